@@ -1,0 +1,214 @@
+"""The vocabulary of genrec: what the parts hand to each other.
+
+Symbols, used everywhere: `B` batch, `T` history length, `N` items (ids 1..N, 0 = none), `D` vector width, `L` SID levels,
+`K` negatives, `M` candidates, `n` a cut-off, `U` users. Tensors are written `name: dtype [shape]`. Items, not tokens, cross
+module borders. Protocols have methods only, so that `isinstance` can check what fills an experiment's field.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy import ndarray
+    from pandas import DataFrame
+    from torch import Generator, Tensor
+
+    from genrec.semantic_ids import SemanticIds
+
+
+class RawTables(NamedTuple):
+    """What a source reads, before any filter. Ids are text and are kept as they are."""
+
+    interactions: DataFrame  # columns user: str, item: str, time: int64 (seconds), optionally rating: float; in file order
+    items: DataFrame  # columns item: str, text: str, optionally more (title, categories, ...); one row an item
+    set_aside: DataFrame | None = None  # columns file: str, line: int, reason: str; the rows that could not be read
+
+
+class SequenceBatch(NamedTuple):
+    """Users' histories and the item each took next."""
+
+    user: Tensor  # int64 [B]
+    history: Tensor  # int64 [B, T]  items, oldest first, left-padded with 0
+    target: Tensor  # int64 [B]
+
+
+class LogProbs(NamedTuple):
+    """Log-probabilities of the positive and of the negatives of a batch."""
+
+    chosen: Tensor  # float32 [B]  log p(item | history), summed over the L codes
+    rejected: Tensor  # float32 [B, K]  -inf where masked
+    length: int = 1  # L, for the losses that average over codes
+
+
+class PreferenceTerms(NamedTuple):
+    """A preference loss, not reduced, and its implicit rewards."""
+
+    loss: Tensor  # float32 [B]
+    chosen_reward: Tensor  # float32 [B]  detached
+    rejected_reward: Tensor  # float32 [B, K]  detached, -inf where masked
+
+
+class Ranking(NamedTuple):
+    """The best items of each user."""
+
+    items: Tensor  # int64 [B, n]  best first, 0 where there are fewer than n
+    scores: Tensor  # float32 [B, n]  -inf where there is no item
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A data set."""
+
+    def load(self, root: Path) -> RawTables:
+        """Read the upstream files; `root` is where fetched ones are kept."""
+        ...
+
+
+@runtime_checkable
+class Split(Protocol):
+    """Which interactions are kept, and which are for training, for validation, for the test."""
+
+    def keep(self, interactions: DataFrame) -> DataFrame:
+        """Raw interactions in file order -> those that stay (minimum rating, k-core, ...), in the same order."""
+        ...
+
+    def assign(self, interactions: DataFrame) -> ndarray:
+        """Interactions sorted by (user, time), stable -> text [rows]: 'train', 'validation' or 'test'."""
+        ...
+
+
+@runtime_checkable
+class ItemEncoder(Protocol):
+    """Vectors of items."""
+
+    def encode(self, items: DataFrame, interactions: DataFrame) -> ndarray:
+        """Items (row i is item i+1) and *training* interactions -> float32 [N, D]."""
+        ...
+
+
+@runtime_checkable
+class FittedQuantizer(Protocol):
+    """A trained tokenizer: encodes the items it was trained on and those that come later."""
+
+    def encode(self, vectors: ndarray) -> ndarray:
+        """float32 [N, D] -> int64 [N, L]."""
+        ...
+
+    def reconstruct(self, codes: ndarray) -> ndarray:
+        """int64 [N, L] -> float32 [N, D], the vectors that the codes stand for."""
+        ...
+
+    def state(self) -> dict[str, ndarray]:
+        """The tensors to store; with the specification they make the quantizer again."""
+        ...
+
+
+@runtime_checkable
+class Quantizer(Protocol):
+    """A tokenizer's specification."""
+
+    def fit(self, vectors: ndarray, generator: Generator) -> FittedQuantizer:
+        """Train on float32 [N, D]."""
+        ...
+
+    def level_sizes(self) -> tuple[int, ...]:
+        """Number of codes of each level."""
+        ...
+
+    def restore(self, state: dict[str, ndarray]) -> FittedQuantizer:
+        """The fitted quantizer again, from its stored tensors."""
+        ...
+
+
+@runtime_checkable
+class Recommender(Protocol):
+    """Whatever can be evaluated."""
+
+    def recommend(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
+        """int64 [B, T] -> the best `n` items of each user; `exclude` int64 [B, E] (0 = none) are never recommended."""
+        ...
+
+
+@runtime_checkable
+class Policy(Recommender, Protocol):
+    """A generative recommender, an nn.Module: p(item | history) over the Semantic IDs' codes."""
+
+    def level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
+        """History int64 [B, T], candidates int64 [B, M] -> float32 [B, M, L]; the history is encoded once for all M."""
+        ...
+
+    def log_prob(self, history: Tensor, items: Tensor) -> Tensor:
+        """The sum of `level_log_prob` over levels, float32 [B, M]; -inf where the candidate is 0."""
+        ...
+
+
+@runtime_checkable
+class PolicySpecification(Protocol):
+    """A policy's architecture; `build` makes it, untrained."""
+
+    def build(self, semantic_ids: SemanticIds) -> Policy:
+        """The policy that writes these Semantic IDs. Its initial weights come from torch's global generator."""
+        ...
+
+
+@runtime_checkable
+class Baseline(Protocol):
+    """A recommender with nothing to train: it is fitted on the training interactions whenever it is evaluated."""
+
+    def fit(self, interactions: DataFrame, item_count: int) -> Recommender:
+        """Training interactions (user, item, time; sorted by user and time) -> a recommender over items 1..item_count."""
+        ...
+
+
+class SamplerContext(NamedTuple):
+    """What a negative sampler may look at. Row 0 of each table belongs to no item, so that an item id is its row."""
+
+    item_count: int  # N
+    interactions: DataFrame  # training interactions: user, item, time (, rating); user and item as int64
+    popularity: Tensor  # int64 [N + 1]  training events of each item
+    vectors: Tensor  # float32 [N + 1, D]  the item encoder's vectors
+    semantic_ids: SemanticIds
+    policy: Policy | None = None  # the frozen SFT policy
+
+
+@runtime_checkable
+class DrawNegatives(Protocol):
+    """Draws negatives for a batch."""
+
+    def __call__(self, batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
+        """int64 [B, count]: real items, distinct in a row; never the target nor an item that the user takes in training.
+
+        Items of the history come only from a sampler that says so. 0 where none is left: a shortfall is masked, never
+        filled with repeats.
+        """
+        ...
+
+
+@runtime_checkable
+class NegativeSampler(Protocol):
+    """A negative sampler's specification: a frozen dataclass."""
+
+    def build(self, context: SamplerContext) -> DrawNegatives:
+        """What draws, for one training set."""
+        ...
+
+
+@runtime_checkable
+class PreferenceLoss(Protocol):
+    """A preference objective: a frozen dataclass, pure, without state."""
+
+    def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
+        """Log-probabilities under the policy and under the frozen reference -> the loss of each example."""
+        ...
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """A ranking metric of one held-out target per user."""
+
+    def __call__(self, rank: Tensor, n: int) -> Tensor:
+        """int64 [U], 1-based, 0 = missed -> float32 [U]."""
+        ...
