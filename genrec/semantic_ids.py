@@ -1,12 +1,13 @@
 """Semantic IDs: the only owner of codes, offsets, the inverse map and the prefix tables.
 
-In: the tokenizer's codes, int64 [N, L]. Out: tokens for the policy, items for whoever asks, and a trie of all real Semantic IDs as
-flat tables (compressed sparse rows, one a level), so that constrained decoding is tensor arithmetic without Python per beam.
+In: the tokenizer's codes, int64 [N, L]. Out: tokens for the policy, items for whoever asks, and a trie of all real Semantic IDs
+as flat tables (compressed sparse rows, one a level), so that constrained decoding is tensor arithmetic without Python per beam.
 
 Tokens: 0 is padding and the decoder's start; level `l`'s code `c` is `1 + offset[l] + c`.
 
-Trie: the nodes of depth `d` are the distinct prefixes of length `d`, numbered in lexicographic order (depth 0 is the root, node 0).
-The children of a node are therefore consecutive nodes of the next depth, and a leaf's number is its Semantic ID's place in that order.
+Trie: the nodes of depth `d` are the distinct prefixes of length `d`, numbered in lexicographic order (depth 0 is the root, node
+0). The children of a node are therefore consecutive nodes of the next depth, and a leaf's number is its Semantic ID's place in
+that order.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class PrefixTable(NamedTuple):
 
 
 class SemanticIds:
-    """The Semantic IDs of items 1..N: codes int64 [N, L], row i for item i+1; two items may share one (`collided` counts them)."""
+    """The Semantic IDs of items 1..N: codes int64 [N, L], row i for item i+1. Two items may share one: `collided` counts them."""
 
     def __init__(self, codes: Tensor, level_sizes: Sequence[int] | None = None) -> None:
         codes = torch.as_tensor(codes, dtype=torch.int64, device="cpu")

@@ -1,0 +1,1 @@
+"""The simple rows that every table needs."""

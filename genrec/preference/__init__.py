@@ -1,0 +1,1 @@
+"""Stage 5: preference losses, and the negatives they are given."""
