@@ -115,7 +115,7 @@ class SemanticIds:
 
     def leaf(self, items: Tensor) -> Tensor:
         """Items int64 [...], each 1..N -> their leaf in the trie, int64 [...]."""
-        self._check_items(items)
+        self._check_items(items, least=1)
         return self._leaf_of_item.to(items.device)[items - 1]
 
     def items_of_leaf(self) -> Tensor:
@@ -129,6 +129,8 @@ class SemanticIds:
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Codes int64 [..., L] -> the item (the lowest id where several share it), int64 [...]; 0 where there is none."""
+        if codes.ndim == 0 or codes.shape[-1] != self.levels:
+            raise InputError(f"Semantic IDs of {self.levels} levels, got codes of {codes.shape[-1] if codes.ndim else 0}")
         node = torch.zeros(codes.shape[:-1], dtype=torch.int64)
         found = torch.ones(codes.shape[:-1], dtype=torch.bool)
         for level, table in enumerate(self.tables):
@@ -151,9 +153,9 @@ class SemanticIds:
         same = (codes[items] == codes[others]).cumprod(-1).sum(-1)
         return same * (items > 0) * (others > 0)
 
-    def _check_items(self, items: Tensor) -> None:
-        if items.numel() and (int(items.min()) < 0 or int(items.max()) > self.items):
-            raise InputError(f"items must lie in 0..{self.items}, got {int(items.min())}..{int(items.max())}")
+    def _check_items(self, items: Tensor, least: int = 0) -> None:
+        if items.numel() and (int(items.min()) < least or int(items.max()) > self.items):
+            raise InputError(f"items must lie in {least}..{self.items}, got {int(items.min())}..{int(items.max())}")
 
     def save(self, path: Path) -> None:
         """Write codes and level sizes as safetensors."""

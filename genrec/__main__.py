@@ -1,0 +1,147 @@
+"""The command line: `genrec run`, `show`, `compare`, `doctor`. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from pathlib import Path
+
+from genrec import __version__
+from genrec.errors import GenrecError, UsageError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code (see `genrec.errors`)."""
+    parser = _parser()
+    options, overrides = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
+    if overrides and options.command != "run":
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    try:
+        code: int = options.call(options, overrides)
+        sys.stdout.flush()
+        return code
+    except GenrecError as error:
+        print(f"genrec: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("genrec: stopped; the same command goes on from the last finished stage or checkpoint", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except MemoryError:
+        print("genrec: out of memory; try a smaller batch (--sft.batch, --align.batch, --evaluate.batch)", file=sys.stderr)
+        return 5
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"genrec: the disk is full ({error}); finished artifacts are whole; free some space and run again", file=sys.stderr)
+        return 5
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="genrec", description="Generative recommendation with Semantic IDs.")
+    parser.add_argument("--version", action="version", version=f"genrec {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser(
+        "run",
+        help="run what is missing of an experiment, or of a list of them, and print the table",
+        description="Run what is missing and print the table. Any field is overridden by its key path, as in "
+        "--seed 1 --align.loss.beta 0.3; '--fields' lists them. An override applies to every experiment of a list that has it.",
+    )
+    run.add_argument("experiment", metavar="FILE.py:FUNCTION", help="where the experiment, or a list of them, is returned")
+    run.add_argument("--dry-run", action="store_true", help="print the stages and what is done already; write nothing")
+    run.add_argument("--refresh", metavar="STAGE", help="build this stage and those after it anew")
+    run.add_argument("--fields", action="store_true", help="list the fields that can be overridden")
+    run.set_defaults(call=_run)
+
+    show = commands.add_parser("show", help="a run's stages, artifacts, metrics and where every value came from")
+    show.add_argument("name", metavar="NAME")
+    show.set_defaults(call=_show)
+
+    compare = commands.add_parser("compare", help="rows beside each other: means, intervals, paired tests, differences")
+    compare.add_argument("names", metavar="NAME", nargs="+")
+    compare.add_argument("--metric", default="ndcg@10", help="tested metric (default: ndcg@10)")
+    compare.add_argument("--reference", metavar="NAME", help="the row that the others are tested against (default: the first)")
+    compare.add_argument("--markdown", metavar="FILE", type=Path, help="also write the table as Markdown")
+    compare.set_defaults(call=_compare)
+
+    doctor = commands.add_parser("doctor", help="versions, devices, threads, free disk: what a bug report needs")
+    doctor.set_defaults(call=_doctor)
+    return parser
+
+
+def _run(options: argparse.Namespace, overrides: list[str]) -> int:
+    from genrec import loading, pipeline, runs
+
+    pipeline.check_stage(options.refresh)
+    found = loading.load(options.experiment)
+    if options.fields:
+        for experiment in found[-1:]:
+            loading.print_fields(experiment)
+        return 0
+    experiments = loading.override(found, overrides)
+    if options.dry_run:
+        for experiment in experiments:
+            print(f"{experiment.name} (seed {experiment.seed})")
+            for stage, key, state in runs.dry_run(experiment):
+                print(f"  {stage:9} {key}  {state}")
+        return 0
+    done: set[str] = set()
+    for experiment in experiments:
+        runs.record(experiment, pipeline.run(experiment, options.refresh, done))
+    seeds = {name: {entry.seed for entry in experiments if entry.name == name} for name in (entry.name for entry in experiments)}
+    trained = [entry.name for entry in experiments if not entry.is_baseline]
+    _print_table(list(seeds), "ndcg@10", (trained or [experiments[0].name])[0], None, seeds)
+    return 0
+
+
+def _print_table(
+    names: list[str], metric: str, reference: str | None, file: Path | None, seeds: dict[str, set[int]] | None = None
+) -> None:
+    from genrec import runs
+    from genrec.evaluation import report
+    from genrec.evaluation.compare import compare
+
+    comparison = compare(runs.outcomes(names, seeds), metric, reference)
+    report.terminal(comparison)
+    if file is not None:
+        file.write_text(report.markdown(comparison), encoding="utf-8")
+
+
+def _show(options: argparse.Namespace, overrides: list[str]) -> int:
+    from genrec import runs
+
+    content = runs.read(options.name)
+    print(content["name"])
+    for title in ("protocol", "configuration"):
+        print(f"\n{title}")
+        for key, value in content[title].items():
+            print(f"  {key} = {value}")
+    for seed, entry in content["seeds"].items():
+        print(f"\nseed {seed}")
+        for stage, key in entry["artifacts"].items():
+            print(f"  {stage:9} {runs.store().folder(stage, key)}  {entry['seconds'][stage]:.1f} s")
+        for name, value in entry["metrics"].items():
+            print(f"  {name} = {value:.6g}")
+    return 0
+
+
+def _compare(options: argparse.Namespace, overrides: list[str]) -> int:
+    if options.reference is not None and options.reference not in options.names:
+        raise UsageError(f"--reference {options.reference} is not among the rows {', '.join(options.names)}")
+    _print_table(options.names, options.metric, options.reference, options.markdown)
+    return 0
+
+
+def _doctor(options: argparse.Namespace, overrides: list[str]) -> int:
+    from genrec import doctor
+
+    return doctor.report()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

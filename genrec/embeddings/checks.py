@@ -1,0 +1,52 @@
+"""Stage 2: what every item encoder's answer must satisfy before it is stored (fault S1).
+
+In: vectors float32 [N, D] and the items' own ids. Out: nothing, an InputError that names items, or a warning.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from numpy import ndarray
+
+from genrec.errors import InputError
+
+SHOWN = 5  # item ids named in a message
+
+
+def check_vectors(vectors: ndarray, item_ids: Sequence[str]) -> None:
+    """Refuse vectors of a wrong shape, and NaN, infinite and all-zero ones; warn of equal ones. `item_ids[i]` belongs to row i."""
+    if vectors.ndim != 2 or len(vectors) != len(item_ids) or vectors.shape[1] == 0 or vectors.dtype.kind != "f":
+        raise InputError(f"item vectors must be float [{len(item_ids)}, D], got {vectors.dtype} {list(vectors.shape)}")
+    for fault, wrong in (
+        ("NaN", np.isnan(vectors).any(1)),
+        ("infinite", np.isinf(vectors).any(1)),
+        ("all-zero", (vectors == 0).all(1)),
+    ):
+        if wrong.any():
+            raise InputError(
+                f"{wrong.sum()} of {len(vectors)} item vectors are {fault}: items {_some(wrong.nonzero()[0], item_ids)}; "
+                "an item encoder must give every item a finite vector that is not zero"
+            )
+    _warn_of_equal(vectors, item_ids)
+
+
+def _warn_of_equal(vectors: ndarray, item_ids: Sequence[str]) -> None:
+    rows = np.ascontiguousarray(vectors + 0.0)  # -0.0 equals 0.0, their bytes do not
+    keys = rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))).ravel()
+    _, group, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    equal = counts[group] > 1
+    if equal.any():
+        largest = np.flatnonzero(group == counts.argmax())
+        warnings.warn(
+            f"{equal.sum()} of {len(vectors)} items share their vector with another item, in {(counts > 1).sum()} groups; the largest "
+            f"has {len(largest)} items: {_some(largest, item_ids)}. No quantizer can tell them apart",
+            stacklevel=3,
+        )
+
+
+def _some(rows: ndarray, item_ids: Sequence[str]) -> str:
+    named = ", ".join(repr(item_ids[row]) for row in rows[:SHOWN])
+    return named + (f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else "")

@@ -1,0 +1,101 @@
+"""An experiment is a value: a frozen dataclass with one field a stage, that the command line overrides field by field.
+
+    def sdpo() -> Experiment:
+        return replace(sft(), name="beauty-sdpo", align=Align(loss=Anchored(SoftmaxDPO(beta=1.0)), negatives=FaissNeighbours()))
+
+Two experiments that agree in a stage and in all before it share that stage's artifact.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from genrec.baselines import ItemKNN, Popularity
+from genrec.data.splits import LeaveOneOut
+from genrec.embeddings import TfidfSvd
+from genrec.errors import UsageError
+from genrec.evaluation.evaluate import Evaluate
+from genrec.model import Tiger
+from genrec.tokenizer import Tokenize
+from genrec.training.recipes import SFT, Align
+from genrec.types import Baseline, ItemEncoder, PolicySpecification, Source, Split
+
+if TYPE_CHECKING:
+    PolicyOrBaseline = PolicySpecification | Baseline
+else:
+    PolicyOrBaseline = object  # the command line follows the value's own class; it cannot read a union of protocols
+
+__all__ = ["SFT", "Align", "Evaluate", "Experiment", "Tokenize", "baselines", "seeds"]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One row of a table: what is trained on what, and how it is measured. All seeds of a row share its name."""
+
+    name: str  # of the row and of data/runs/NAME.json: letters, digits, '-', '_', '.'
+    source: Source  # the data set
+    split: Split = field(default_factory=LeaveOneOut)  # filters, and what is held out
+    embed: ItemEncoder = field(default_factory=TfidfSvd)  # items -> vectors
+    tokenize: Tokenize = field(default_factory=Tokenize)  # vectors -> Semantic IDs
+    policy: PolicyOrBaseline = field(
+        default_factory=Tiger
+    )  # what recommends; a baseline needs none of the stages but data and evaluate
+    sft: SFT = field(default_factory=SFT)  # supervised fine-tuning of the policy
+    align: Align | None = None  # preference alignment after it; None for SFT alone
+    evaluate: Evaluate = field(default_factory=Evaluate)  # the protocol
+    seed: int = 0  # of weights, order, dropout and negatives; the tokenizer and the item encoder have their own
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise UsageError(f"name must be letters, digits, '-', '_' or '.', got {self.name!r}")
+        for name, protocol in (("source", Source), ("split", Split), ("embed", ItemEncoder)):
+            if not isinstance(getattr(self, name), protocol):
+                raise UsageError(f"{name} must be a genrec.types.{protocol.__name__}, got {getattr(self, name)!r}")
+        if not isinstance(self.policy, PolicySpecification | Baseline):
+            raise UsageError(f"policy must be a genrec.types.PolicySpecification or Baseline, got {self.policy!r}")
+        if self.is_baseline and self.align is not None:
+            raise UsageError(f"{self.name}: a baseline has nothing to align; leave align=None")
+        if self.seed < 0:
+            raise UsageError(f"seed must be 0 or more, got {self.seed}")
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether `policy` is fitted in evaluation, without training."""
+        return isinstance(self.policy, Baseline)
+
+
+def baselines(experiment: Experiment) -> list[Experiment]:
+    """The simple rows that every table shows, on this experiment's data and protocol: popularity and ItemKNN."""
+    return [
+        replace(experiment, name=f"{_stem(experiment)}-{name}", policy=policy, align=None, seed=0)
+        for name, policy in (("popularity", Popularity()), ("itemknn", ItemKNN()))
+    ]
+
+
+def seeds(experiments: Sequence[Experiment], numbers: Sequence[int]) -> list[Experiment]:
+    """Every experiment with every seed."""
+    return [replace(experiment, seed=number) for experiment in experiments for number in numbers]
+
+
+def _stem(experiment: Experiment) -> str:
+    """The data set's part of a name: `beauty` of `beauty-sdpo`."""
+    return experiment.name.rsplit("-", 1)[0]
+
+
+def flatten(description: object, path: str = "") -> dict[str, object]:
+    """A description's leaves by key path, as they are named on the command line: {'align.loss.beta': 1.0, ...}."""
+    if isinstance(description, dict):
+        result: dict[str, object] = {}
+        for key, value in description.items():
+            result |= flatten(value, f"{path}.{key}" if path else key)
+        return result
+    return {path: description}
+
+
+def field_names(experiment: Experiment) -> list[str]:
+    """The names of the stages' fields, in order."""
+    return [entry.name for entry in dataclasses.fields(experiment)]

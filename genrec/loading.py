@@ -1,0 +1,126 @@
+"""From `FILE.py:FUNCTION` and overrides to experiments: the file is imported, the fields are parsed by tyro.
+
+A file's own folder can be imported from, so that a sampler beside the experiment is an import. Every error here comes before any
+stage starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import io
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+
+from genrec.errors import GenrecError, UsageError
+from genrec.experiment import Experiment
+
+CONFIG = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
+
+
+def load(where: str) -> list[Experiment]:
+    """The experiments that `FILE.py:FUNCTION` returns."""
+    file, _, function = where.rpartition(":")
+    if not file.endswith(".py") or not function:
+        raise UsageError(f"expected FILE.py:FUNCTION, got {where!r}; for example experiments/quickstart.py:comparison")
+    path = Path(file).resolve()
+    if not path.is_file():
+        raise UsageError(f"there is no file {file}")
+    module_name = path.stem
+    specification = importlib.util.spec_from_file_location(module_name, path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.path.insert(0, str(path.parent))
+    sys.modules[module_name] = module
+    try:
+        specification.loader.exec_module(module)
+        maker = getattr(module, function, None)
+        if maker is None:
+            offered = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+            offered = [name for name in offered if getattr(vars(module)[name], "__module__", None) == module_name]
+            raise UsageError(f"{file} has no function {function!r}; it has: {', '.join(offered) or 'none'}")
+        made = maker()
+    except GenrecError:
+        raise
+    except Exception:
+        raise UsageError(f"{where} failed; its own error:\n{traceback.format_exc()}") from None
+    experiments = made if isinstance(made, list) else [made]
+    for experiment in experiments:
+        if not isinstance(experiment, Experiment):
+            raise UsageError(f"{where} must return an Experiment or a list of them, got {type(experiment).__name__}")
+    if not experiments:
+        raise UsageError(f"{where} returned an empty list")
+    return experiments
+
+
+def override(experiments: Sequence[Experiment], arguments: Sequence[str]) -> list[Experiment]:
+    """Every experiment with the overrides that it has fields for; an override that fits none is refused."""
+    flags = _by_flag(arguments)
+    fitting = {flag[0]: [e for e in experiments if _parse(e, flag) is not None] for flag in flags}
+    for flag in flags:
+        if not fitting[flag[0]]:
+            _refuse(experiments, flag)
+    result: list[Experiment] = []
+    for experiment in experiments:
+        applicable = [token for flag in flags if experiment in fitting[flag[0]] for token in flag]
+        changed = _parse(experiment, applicable)
+        assert changed is not None
+        if changed not in result:  # `--seed 1` makes all seeds of a row one
+            result.append(changed)
+    return result
+
+
+def print_fields(experiment: Experiment) -> None:
+    """Every field that can be overridden, with its default."""
+    with contextlib.suppress(SystemExit):
+        tyro.cli(Experiment, prog="genrec run", default=experiment, args=["--help"], config=CONFIG)
+
+
+def _by_flag(arguments: Sequence[str]) -> list[list[str]]:
+    """['--a', '1', '--b', '2', '3'] -> [['--a', '1'], ['--b', '2', '3']]."""
+    flags: list[list[str]] = []
+    for argument in arguments:
+        if argument.startswith("--"):
+            flags.append(argument.split("=", 1))
+        elif flags:
+            flags[-1].append(argument)
+        else:
+            raise UsageError(f"expected an override such as --align.loss.beta 0.3, got {argument!r}")
+    return flags
+
+
+def _parse(experiment: Experiment, arguments: Sequence[str]) -> Experiment | None:
+    """The experiment with the overrides; None where one does not fit."""
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            return tyro.cli(Experiment, prog="genrec run", default=experiment, args=list(arguments), config=CONFIG)
+    except SystemExit:
+        return None
+
+
+def _refuse(experiments: Sequence[Experiment], flag: list[str]) -> None:
+    """Raise what tyro says of the override, for the experiment with the most stages."""
+    richest = max(experiments, key=lambda e: (e.align is not None, not e.is_baseline))
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.suppress(SystemExit):
+        tyro.cli(Experiment, prog="genrec run", default=richest, args=flag, config=CONFIG)
+    component = _fixed_component(richest, flag[0])
+    if component is not None:
+        raise UsageError(f"{flag[0]}: {component} is no dataclass, so its fields cannot be overridden; make it a frozen dataclass")
+    raise UsageError(f"the override {' '.join(flag)} fits no experiment\n{said.getvalue().rstrip()}")
+
+
+def _fixed_component(experiment: Experiment, flag: str) -> str | None:
+    """The class of the component on the flag's path that is no dataclass, if there is one."""
+    value: object = experiment
+    for name in flag.removeprefix("--").split("."):
+        if not dataclasses.is_dataclass(value):
+            return f"{type(value).__module__}.{type(value).__qualname__}"
+        value = getattr(value, name.replace("-", "_"), None)
+    return None

@@ -1,0 +1,69 @@
+"""Constrained beam search over the trie of real Semantic IDs, as tensor arithmetic: no Python per beam, none per user.
+
+In: a function that gives the next level's log-probabilities, and the prefix tables of `SemanticIds`. Out: leaves of the trie. Beams
+are real items and unique by construction: every candidate is a child of a node, and no two beams are at one node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from genrec.semantic_ids import PrefixTable
+
+
+class NextLevel(Protocol):
+    """A policy's decoder, one level further."""
+
+    def __call__(self, beam: Tensor, code: Tensor) -> Tensor:
+        """Log-probabilities of the next level's codes.
+
+        `beam` int64 [B, W]: which of the last call's beams each beam continues; `code` int64 [B, W]: the code it took there.
+        Returns float32 [B, W, C], over the next level's C codes.
+        """
+        ...
+
+
+class Beams(NamedTuple):
+    """The best leaves of each user."""
+
+    leaf: Tensor  # int64 [B, W]  best first; meaningless where the score is -inf
+    score: Tensor  # float32 [B, W]  log-probability of the whole Semantic ID; -inf where there is no beam
+
+
+def children(table: PrefixTable, node: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes int64 [B, W] -> their children int64 [B, W, branch] and whether each exists, bool [B, W, branch]."""
+    child = table.start[node].unsqueeze(-1) + torch.arange(table.branch, device=node.device)
+    real = child < table.start[node + 1].unsqueeze(-1)
+    return child.clamp(max=len(table.code) - 1), real
+
+
+def beam_search(
+    first: Tensor, advance: NextLevel, tables: Sequence[PrefixTable], width: int, forbidden: Tensor | None = None
+) -> Beams:
+    """The `width` most probable leaves found level by level.
+
+    `first` float32 [B, C1]: log-probabilities of the first level's codes. `forbidden` bool [B, leaves]: leaves never returned.
+    With `width` at least the number of leaves the result is exact.
+    """
+    node = torch.zeros(first.shape[0], 1, dtype=torch.int64, device=first.device)
+    score = first.new_zeros(node.shape, dtype=torch.float32)
+    log_prob = first.unsqueeze(1)
+    for level, table in enumerate(tables):
+        last = level == len(tables) - 1
+        child, real = children(table, node)
+        if last and forbidden is not None:
+            real &= ~forbidden.gather(1, child.flatten(1)).view(child.shape)
+        code = table.code[child]
+        total = score.unsqueeze(-1) + log_prob.gather(-1, code)
+        total = total.masked_fill(~real, -torch.inf).flatten(1)
+        score, place = total.topk(min(width, total.shape[1]), sorted=True)
+        beam = place // table.branch
+        node = child.flatten(1).gather(1, place)
+        if not last:
+            # A beam without a child has no code of its own; it keeps score -inf, whatever follows.
+            log_prob = advance(beam, code.flatten(1).gather(1, place))
+    return Beams(node, score)

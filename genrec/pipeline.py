@@ -1,0 +1,154 @@
+"""The stages, in order: plan an experiment (keys, nothing is run), then build what is missing.
+
+data -> embed -> tokenize -> sft -> align -> evaluate. A stage is a pure step from its parents' artifacts to its own; `plan` gives
+every stage's key from the experiment alone.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from genrec import stages
+from genrec.errors import ArtifactError, UsageError
+from genrec.experiment import Experiment
+from genrec.progress import say
+from genrec.store import Artifact, Store, describe, hash_of
+
+VERSIONS = {"data": 1, "embed": 1, "tokenize": 1, "sft": 1, "align": 1, "evaluate": 1}  # raised when a change changes results
+
+
+class Step(NamedTuple):
+    """A planned stage of an experiment."""
+
+    stage: str
+    key: str
+    specification: dict[str, Any]
+    parents: dict[str, str]  # stage -> key
+
+
+def home() -> Path:
+    """Where artifacts, runs and raw data are: GENREC_HOME, else `data` in the current folder."""
+    return Path(os.environ.get("GENREC_HOME", "data"))
+
+
+def store() -> Store:
+    """The artifacts of `home()`."""
+    return Store(home() / "artifacts")
+
+
+def plan(experiment: Experiment) -> list[Step]:
+    """The experiment's stages with their keys, in order. Reads the source's files for their fingerprint; writes nothing."""
+    root = home() / "raw"
+
+    def part(*names: str) -> dict[str, Any]:
+        return {name: describe(getattr(experiment, name), root, name) for name in names}
+
+    trained = {"history_length": experiment.evaluate.history_length, "seed": experiment.seed}
+    wanted: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [("data", part("source", "split"), ())]
+    if experiment.is_baseline:
+        wanted.append(("evaluate", part("policy", "evaluate"), ("data",)))
+    else:
+        wanted += [
+            ("embed", part("embed"), ("data",)),
+            ("tokenize", part("tokenize"), ("embed",)),
+            ("sft", part("policy", "sft") | trained, ("data", "tokenize")),
+        ]
+        if experiment.align is not None:
+            wanted.append(("align", part("align") | trained, ("data", "embed", "tokenize", "sft")))
+        wanted.append(("evaluate", part("evaluate"), ("data", "tokenize", "align" if experiment.align else "sft")))
+    steps: list[Step] = []
+    keys: dict[str, str] = {}
+    for stage, specification, names in wanted:
+        parents = {name: keys[name] for name in names}
+        keys[stage] = hash_of({"stage": stage, "version": VERSIONS[stage], "specification": specification, "parents": parents})
+        steps.append(Step(stage, keys[stage], specification, parents))
+    return steps
+
+
+def run(experiment: Experiment, refresh: str | None = None, done: set[str] | None = None) -> dict[str, Artifact]:
+    """Build what is missing, from stage `refresh` on in any case; returns the artifacts by stage.
+
+    `done` holds the keys that this command has refreshed already, so that experiments that share a stage refresh it once.
+    """
+    steps, artifacts, where = plan(experiment), {}, store()
+    done = set() if done is None else done
+    check_stage(refresh)
+    anew = False
+    for step in steps:
+        anew = anew or step.stage == refresh
+        if anew and step.key not in done:
+            where.remove(step.stage, step.key)
+        done.add(step.key)
+        if not where.has(step.stage, step.key):
+            _build(experiment, step, artifacts, where)
+        artifacts[step.stage] = where.get(step.stage, step.key)
+    return artifacts
+
+
+def check_stage(name: str | None) -> None:
+    """Refuse a stage that does not exist."""
+    if name is not None and name not in VERSIONS:
+        raise UsageError(f"there is no stage {name!r}; the stages are {', '.join(VERSIONS)}")
+
+
+def _build(experiment: Experiment, step: Step, artifacts: dict[str, Artifact], where: Store) -> None:
+    about = {
+        "version": VERSIONS[step.stage],
+        "specification": step.specification,
+        "parents": step.parents,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": versions(),
+        "git": _git_commit(),
+        "hardware": hardware(),
+    }
+    began = time.monotonic()
+    say(f"{experiment.name} (seed {experiment.seed}): {step.stage} {step.key} ...")
+    with where.create(step.stage, step.key, about) as folder:
+        if folder is not None:
+            stages.BUILDERS[step.stage](experiment, {name: artifact.folder for name, artifact in artifacts.items()}, folder)
+    say(f"{experiment.name} (seed {experiment.seed}): {step.stage} {step.key} made in {time.monotonic() - began:.1f} s")
+
+
+def find(steps: Sequence[Step]) -> dict[str, Artifact]:
+    """The artifacts of planned stages; refuses one that is missing."""
+    where, found = store(), {}
+    for step in steps:
+        if not where.has(step.stage, step.key):
+            raise ArtifactError(f"stage {step.stage} ({step.key}) was not run yet; run the experiment first")
+        found[step.stage] = where.get(step.stage, step.key)
+    return found
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result may depend on."""
+    result = {"python": platform.python_version()}
+    for name in ("genrec", "torch", "pytorch-lightning", "numpy", "pandas", "scikit-learn", "faiss-cpu", "faiss-gpu"):
+        try:
+            result[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return result
+
+
+def hardware() -> dict[str, Any]:
+    """The machine, in words."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"machine": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
+
+
+def _git_commit() -> str | None:
+    """The commit of genrec's own checkout, where it is one."""
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,120 @@
+"""Run files: `data/runs/NAME.json` says what one row of a table is: its configuration, and for every seed its artifacts and metrics.
+
+A name stands for one configuration. A run of another configuration under the same name starts the file afresh and says so; the
+artifacts stay. Outcomes are read back as `compare.Run`, ranks included.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock
+
+from genrec.errors import ArtifactError, UsageError
+from genrec.evaluation.compare import Run
+from genrec.experiment import Experiment, flatten
+from genrec.pipeline import home, plan, store
+from genrec.progress import say
+from genrec.store import Artifact, describe, hash_of, write_json
+
+UNUSED_BY_BASELINES = ("embed", "tokenize", "sft", "align")
+
+
+def configuration(experiment: Experiment) -> dict[str, Any]:
+    """The experiment's fields by key path, without name and seed; a baseline's only where it uses them."""
+    description = describe(experiment, home() / "raw")
+    for name in ("class", "name", "seed", *(UNUSED_BY_BASELINES if experiment.is_baseline else ())):
+        description.pop(name)
+    return flatten(description)
+
+
+def protocol(experiment: Experiment, artifacts: dict[str, Artifact]) -> dict[str, Any]:
+    """What two rows must share to stand in one table."""
+    statistics = json.loads((artifacts["data"].folder / "stats.json").read_text(encoding="utf-8"))
+    spec = experiment.evaluate
+    return {
+        "data": label(experiment.source),
+        "data key": artifacts["data"].key,
+        "split": type(experiment.split).__name__,
+        "users": statistics["users"],
+        "items": statistics["items"],
+        "interactions": statistics["interactions"],
+        "ranking": "full catalogue, item level",
+        "history": spec.history_length,
+        "filter_seen": spec.filter_seen,
+        "cutoffs": list(spec.cutoffs),
+    }
+
+
+def label(component: object) -> str:
+    """A component in words, without its paths: `MovieLens(variant=100k)`."""
+    description = describe(component, home() / "raw")
+    values = [f"{name}={value}" for name, value in description.items() if name not in ("class", "version", "fingerprint")]
+    return f"{type(component).__name__}({', '.join(values)})"
+
+
+def record(experiment: Experiment, artifacts: dict[str, Artifact]) -> None:
+    """Write the outcome of one seed into the row's run file."""
+    path = _path(experiment.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    settings = configuration(experiment)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        content: dict[str, Any] = {"name": experiment.name, "configuration": settings, "seeds": {}}
+        if path.is_file():
+            old = _read(path)
+            if hash_of(old["configuration"]) == hash_of(settings):
+                content["seeds"] = old["seeds"]
+            else:
+                say(f"{experiment.name}: the configuration changed; {path} starts afresh (artifacts are kept)")
+        content["protocol"] = protocol(experiment, artifacts)
+        content["seeds"][str(experiment.seed)] = {
+            "artifacts": {name: artifact.key for name, artifact in artifacts.items()},
+            "seconds": {name: artifact.manifest["seconds"] for name, artifact in artifacts.items()},
+            "metrics": json.loads((artifacts["evaluate"].folder / "metrics.json").read_text(encoding="utf-8")),
+        }
+        write_json(path, content)
+
+
+def read(name: str) -> dict[str, Any]:
+    """A run file's content."""
+    path = _path(name)
+    if not path.is_file():
+        known = sorted(entry.stem for entry in path.parent.glob("*.json"))
+        raise UsageError(f"there is no run {name!r} in {path.parent}; there are: {', '.join(known) or 'none'}")
+    return _read(path)
+
+
+def outcomes(names: Sequence[str], only_seeds: dict[str, set[int]] | None = None) -> list[Run]:
+    """The runs of these rows, every seed (or those given for a name), with the ranks of every user."""
+    where, runs = store(), []
+    for name in dict.fromkeys(names):
+        content = read(name)
+        for seed, entry in sorted(content["seeds"].items(), key=lambda item: int(item[0])):
+            if only_seeds is not None and int(seed) not in only_seeds[name]:
+                continue
+            folder = where.get("evaluate", entry["artifacts"]["evaluate"]).folder
+            ranks = pd.read_parquet(folder / "ranks.parquet")
+            runs.append(Run(name, int(seed), ranks, entry["metrics"], content["protocol"], content["configuration"]))
+    return runs
+
+
+def dry_run(experiment: Experiment) -> list[tuple[str, str, str]]:
+    """The planned stages: name, key, and 'done' or 'to run'."""
+    where = store()
+    return [(step.stage, step.key, "done" if where.has(step.stage, step.key) else "to run") for step in plan(experiment)]
+
+
+def _path(name: str) -> Path:
+    return home() / "runs" / f"{name}.json"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArtifactError(f"{path} is damaged ({error}); remove it and run the experiment again") from None
+    return content

@@ -1,0 +1,189 @@
+"""What each stage does: parents' folders in, payload out. The order and the keys are `pipeline`'s."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from genrec.data.batches import Examples, examples
+from genrec.data.corpus import Corpus
+from genrec.data.prepare import prepare
+from genrec.embeddings.checks import check_vectors
+from genrec.errors import ArtifactError
+from genrec.evaluation.evaluate import Evaluate, evaluate, metrics_of
+from genrec.evaluation.metrics import ndcg
+from genrec.experiment import Experiment
+from genrec.randomness import generator
+from genrec.semantic_ids import SemanticIds
+from genrec.store import write_json
+from genrec.tokenizer import tokenize
+from genrec.training.recipes import SFT, Align
+from genrec.types import Baseline, Policy, PolicySpecification, Recommender, SamplerContext
+
+Parents = dict[str, Path]
+
+
+def build_data(experiment: Experiment, parents: Parents, folder: Path) -> None:
+    """Source -> corpus."""
+    raw = experiment.source.load(folder.parents[2] / "raw")
+    prepare(raw, experiment.split).save(folder)
+
+
+def build_embed(experiment: Experiment, parents: Parents, folder: Path) -> None:
+    """Corpus -> vectors float32 [N, D]."""
+    corpus = Corpus.load(parents["data"])
+    vectors = experiment.embed.encode(corpus.items, corpus.part("train"))
+    check_vectors(vectors, corpus.items["item_id"])
+    save_file({"vectors": torch.from_numpy(vectors).contiguous()}, folder / "vectors.safetensors")
+
+
+def build_tokenize(experiment: Experiment, parents: Parents, folder: Path) -> None:
+    """Vectors -> Semantic IDs, the fitted quantizer, and their health."""
+    vectors = load_file(parents["embed"] / "vectors.safetensors")["vectors"].numpy()
+    semantic_ids, quantizer, health = tokenize(vectors, experiment.tokenize)
+    semantic_ids.save(folder / "codes.safetensors")
+    save_file({name: torch.from_numpy(value) for name, value in quantizer.state().items()}, folder / "quantizer.safetensors")
+    write_json(folder / "health.json", health)
+
+
+def build_sft(experiment: Experiment, parents: Parents, folder: Path) -> None:
+    """Corpus and Semantic IDs -> a policy."""
+    from genrec.training.sft import build_policy, fine_tune
+
+    corpus, semantic_ids = Corpus.load(parents["data"]), SemanticIds.load(parents["tokenize"] / "codes.safetensors")
+    policy = build_policy(cast(PolicySpecification, experiment.policy), semantic_ids, experiment.seed)
+    outcome = fine_tune(
+        policy,
+        examples(corpus, "train", experiment.evaluate.history_length),
+        experiment.sft,
+        experiment.seed,
+        folder / "checkpoint" / "last",
+        validation_score(policy, corpus, experiment, experiment.sft),
+    )
+    _save_policy(policy, outcome.curves, folder)
+
+
+def build_align(experiment: Experiment, parents: Parents, folder: Path) -> None:
+    """The SFT policy, vectors and preferences -> an aligned policy."""
+    from genrec.training.align import align
+
+    assert experiment.align is not None
+    corpus, semantic_ids = Corpus.load(parents["data"]), SemanticIds.load(parents["tokenize"] / "codes.safetensors")
+    policy = load_policy(experiment, semantic_ids, parents["sft"])
+    outcome = align(
+        policy,
+        examples(corpus, "train", experiment.evaluate.history_length),
+        sampler_context(corpus, load_file(parents["embed"] / "vectors.safetensors")["vectors"], semantic_ids),
+        experiment.align,
+        experiment.seed,
+        folder / "checkpoint" / "last",
+        validation_score(policy, corpus, experiment, experiment.align),
+    )
+    _save_policy(policy, outcome.curves, folder)
+    drawn = pd.DataFrame(outcome.curves).filter(regex="^drawn_").mean()
+    write_json(folder / "negatives.json", {str(name).removeprefix("drawn_"): float(value) for name, value in drawn.items()})
+
+
+def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> None:
+    """Whatever recommends -> ranks, lists and metrics of every test user."""
+    corpus = Corpus.load(parents["data"])
+    if isinstance(experiment.policy, Baseline):
+        recommender: Recommender = experiment.policy.fit(corpus.part("train"), corpus.item_count)
+    else:
+        semantic_ids = SemanticIds.load(parents["tokenize"] / "codes.safetensors")
+        policy = load_policy(experiment, semantic_ids, parents["align" if experiment.align else "sft"])
+        recommender = _on_device(policy)
+    spec = experiment.evaluate
+    test = examples(corpus, "test", spec.history_length)
+    result = evaluate(recommender, batches(test, spec.batch, device_of(recommender)), spec, seen_items(corpus))
+    result.ranks.to_parquet(folder / "ranks.parquet", index=False)
+    result.recommendations.to_parquet(folder / "recommendations.parquet", index=False)
+    metrics = metrics_of(result.ranks, result.recommendations, spec.cutoffs, corpus.item_count)
+    write_json(folder / "metrics.json", metrics)
+
+
+BUILDERS: dict[str, Callable[[Experiment, Parents, Path], None]] = {
+    "data": build_data,
+    "embed": build_embed,
+    "tokenize": build_tokenize,
+    "sft": build_sft,
+    "align": build_align,
+    "evaluate": build_evaluate,
+}
+
+
+def batches(entries: Examples, size: int, device: torch.device) -> list[Any]:
+    """All examples once, in order, on the device."""
+    index = torch.arange(len(entries))
+    return [type(batch)(*(part.to(device) for part in batch)) for batch in map(entries.batch, index.split(size))]
+
+
+def validation_score(policy: Policy, corpus: Corpus, experiment: Experiment, recipe: SFT | Align) -> Callable[[], float]:
+    """What gives NDCG@10 on validation users; the users are drawn once and are the same for all seeds and stages."""
+    validation = examples(corpus, "validation", experiment.evaluate.history_length)
+    if 0 < recipe.validation_users < len(validation):
+        drawn = torch.randperm(len(validation), generator=generator(0, "validation users"))[: recipe.validation_users]
+        validation = validation.select(drawn.sort().values)
+    spec = Evaluate(cutoffs=(10,), history_length=experiment.evaluate.history_length, batch=experiment.evaluate.batch)
+
+    def score() -> float:
+        result = evaluate(policy, batches(validation, spec.batch, device_of(policy)), spec)
+        return float(ndcg(torch.from_numpy(result.ranks["rank"].to_numpy(copy=True)), 10).double().mean())
+
+    return score
+
+
+def load_policy(experiment: Experiment, semantic_ids: SemanticIds, folder: Path) -> Policy:
+    """The trained policy of an sft or align artifact, in evaluation mode."""
+    policy = cast(PolicySpecification, experiment.policy).build(semantic_ids)
+    module = cast(nn.Module, policy)
+    try:
+        module.load_state_dict(load_file(folder / "policy.safetensors"))
+    except RuntimeError as error:
+        raise ArtifactError(f"{folder / 'policy.safetensors'} does not fit the policy: {error}") from None
+    module.eval()
+    return policy
+
+
+def sampler_context(corpus: Corpus, vectors: Tensor, semantic_ids: SemanticIds) -> SamplerContext:
+    """What a negative sampler may look at; row 0 of each table is no item."""
+    train = corpus.part("train")
+    popularity = torch.bincount(torch.from_numpy(train["item"].to_numpy(copy=True)), minlength=corpus.item_count + 1)
+    padded = torch.cat([torch.zeros(1, vectors.shape[1]), vectors])
+    return SamplerContext(corpus.item_count, train, popularity, padded, semantic_ids)
+
+
+def seen_items(corpus: Corpus) -> Callable[[Tensor], Tensor]:
+    """Users int64 [B] -> every item they took before the test, int64 [B, E], padded with 0."""
+    before = corpus.interactions[corpus.interactions["part"] != "test"]
+    by_user = before.groupby("user")["item"].agg(list).to_dict()
+
+    def seen(users: Tensor) -> Tensor:
+        rows = [torch.tensor(by_user.get(user, [])) for user in users.tolist()]
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True).long().to(users.device)
+
+    return seen
+
+
+def device_of(recommender: Recommender) -> torch.device:
+    """Where a policy's weights are; the CPU for whatever has none."""
+    if isinstance(recommender, nn.Module):
+        return next(recommender.parameters()).device
+    return torch.device("cpu")
+
+
+def _on_device(policy: Policy) -> Policy:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return cast(Policy, cast(nn.Module, policy).to(device))
+
+
+def _save_policy(policy: Policy, curves: list[dict[str, float]], folder: Path) -> None:
+    state = {name: value.detach().cpu().contiguous() for name, value in cast(nn.Module, policy).state_dict().items()}
+    save_file(state, folder / "policy.safetensors")
+    pd.DataFrame(curves).to_parquet(folder / "curves.parquet", index=False)

@@ -1,0 +1,78 @@
+"""Stage 3: residual quantisation. In: points float32 [N, D] and codebooks float32 [L, C, D]. Out: codes int64 [N, L], and back.
+
+Source: Lee et al. 2022 (2203.01941), equations 2-3: r_0 = z;  k_l = argmin_c |r_{l-1} - e_l(c)|^2;  r_l = r_{l-1} - e_l(k_l).
+What the codes stand for is the sum over l of e_l(k_l).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy import ndarray
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from genrec.errors import InputError, UsageError
+from genrec.tokenizer.kmeans import kmeans, nearest
+
+
+def fit_codebooks(points: Tensor, levels: int, codes: int, iterations: int, generator: Generator) -> Tensor:
+    """Codebooks float32 [L, C, D]: level by level, the centres of a k-means of what the levels before have left over."""
+    codebooks = []
+    for _ in range(levels):
+        codebooks.append(kmeans(points, codes, iterations, generator))
+        points = points - codebooks[-1][nearest(points, codebooks[-1])]
+    return torch.stack(codebooks)
+
+
+def quantise(points: Tensor, codebooks: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes int64 [N, L], and residuals float32 [L, N, D]: what each level had to approximate."""
+    codes, residuals = [], [points]
+    for codebook in codebooks:
+        codes.append(nearest(residuals[-1], codebook))
+        residuals.append(residuals[-1] - codebook[codes[-1]])
+    return torch.stack(codes, 1), torch.stack(residuals[:-1])
+
+
+def chosen_entries(codes: Tensor, codebooks: Tensor) -> Tensor:
+    """The codebooks' entries e_l(k_l), float32 [L, N, D]; their sum over levels is what the codes stand for.
+
+    By `embedding`, whose gradient is the same in every run; that of indexing adds up in the order in which threads come.
+    """
+    return torch.stack([functional.embedding(code, codebook) for codebook, code in zip(codebooks, codes.T, strict=True)])
+
+
+def codebook_size(items: int, codes: int, shrink: bool) -> int:
+    """`codes`, or one a item where there are fewer items and `shrink` allows it (fault S2)."""
+    if items < codes and not shrink:
+        raise InputError(
+            f"{items} items cannot fill codebooks of {codes} codes: ask for at most {items} codes, or for a smaller codebook where "
+            "there are fewer items (shrink=True)"
+        )
+    return min(items, codes)
+
+
+def as_points(vectors: ndarray, width: int | None = None) -> Tensor:
+    """Vectors as a tensor float32 [N, D]; refuses another shape or width, and NaN and infinite ones (fault S1)."""
+    if vectors.ndim != 2 or 0 in vectors.shape or (width is not None and vectors.shape[1] != width):
+        raise InputError(f"a quantizer needs vectors [N, {width or 'D'}], got shape {list(vectors.shape)}")
+    wrong = ~np.isfinite(vectors).all(1)
+    if wrong.any():
+        raise InputError(f"{wrong.sum()} of {len(vectors)} vectors are not finite, the first in row {wrong.argmax()}")
+    return torch.tensor(np.asarray(vectors, dtype=np.float32))
+
+
+def as_codes(codes: ndarray, levels: int, size: int) -> Tensor:
+    """Codes as a tensor int64 [N, L]; refuses another number of levels, and codes outside 0..size-1."""
+    if codes.ndim != 2 or codes.shape[1] != levels:
+        raise InputError(f"this quantizer has codes [N, {levels}], got shape {list(codes.shape)}")
+    if codes.size and (codes.min() < 0 or codes.max() >= size):
+        raise InputError(f"this quantizer's codes lie in 0..{size - 1}, got {codes.min()}..{codes.max()}")
+    return torch.tensor(np.asarray(codes, dtype=np.int64))
+
+
+def check_at_least(owner: object, least: int, *names: str) -> None:
+    """Refuse fields of a specification that are smaller than `least`."""
+    for name in names:
+        if getattr(owner, name) < least:
+            raise UsageError(f"{type(owner).__name__}.{name} must be at least {least}, got {getattr(owner, name)}")

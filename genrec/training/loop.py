@@ -1,0 +1,233 @@
+"""The one training loop, on Lightning: an objective, batches that are a function of the step, and what watches over them.
+
+In: a policy and an objective. Out: the policy with the weights of its best step on validation, and the curves. Lightning gives the
+device, the precision, the backward pass and the clipping; order, learning rate and dropout are functions of (seed, step), so that a
+resumed training is the uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple, Protocol
+
+import pytorch_lightning as lightning
+import torch
+from torch import Tensor, nn
+
+from genrec.data.batches import Examples, epoch_order
+from genrec.errors import NumericsError, Stopped
+from genrec.progress import Progress as Bar
+from genrec.progress import say
+from genrec.randomness import seed_of
+from genrec.training import checkpoint
+from genrec.training.checkpoint import Progress
+from genrec.training.recipes import SFT, Align
+from genrec.types import SequenceBatch
+
+LOG_EVERY = 20  # steps that one row of the curves averages; also how often numbers are checked
+CHECKPOINT_SECONDS = 30.0  # at least between checkpoints, so that saving stays a small share of the time
+
+
+class Objective(Protocol):
+    """What a step minimises."""
+
+    def __call__(self, batch: SequenceBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, a scalar, and what is logged beside it, detached scalars."""
+        ...
+
+
+class Outcome(NamedTuple):
+    """A finished training."""
+
+    curves: list[dict[str, float]]
+    best_step: int
+    best_score: float
+    last_step: int
+
+
+class Batches:
+    """The batches from step `start` on, without end: batch i is a function of (seed, i) alone."""
+
+    def __init__(self, examples: Examples, size: int, seed: int, start: int) -> None:
+        self.examples, self.size, self.seed, self.start = examples, size, seed, start
+
+    def __iter__(self) -> Iterator[SequenceBatch]:
+        an_epoch = math.ceil(len(self.examples) / self.size)
+        epoch, place = divmod(self.start, an_epoch)
+        while True:
+            order = epoch_order(len(self.examples), self.seed, epoch)
+            for batch in range(place, an_epoch):
+                yield self.examples.batch(order[batch * self.size : (batch + 1) * self.size])
+            epoch, place = epoch + 1, 0
+
+
+def learning_rate(recipe: SFT | Align, step: int) -> float:
+    """Linear warm-up, then a cosine to 0 at the last step."""
+    if step < recipe.warmup:
+        return recipe.learning_rate * (step + 1) / recipe.warmup
+    done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+class Training(lightning.LightningModule):
+    """One policy, one objective: what Lightning calls. `step` counts over restarts, unlike the trainer's own count."""
+
+    def __init__(self, policy: nn.Module, objective: Objective, recipe: SFT | Align, seed: int) -> None:
+        super().__init__()
+        self.policy, self.objective, self.recipe, self.seed = policy, objective, recipe, seed
+        self.step = 0
+        self.optimizer_state: dict[int, dict[str, Tensor]] = {}
+        self.logged: dict[str, Tensor] = {}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW over the policy, with the moments of a checkpoint where there was one."""
+        optimizer = torch.optim.AdamW(
+            [parameter for parameter in self.policy.parameters() if parameter.requires_grad],
+            lr=self.recipe.learning_rate,
+            weight_decay=self.recipe.weight_decay,
+        )
+        if self.optimizer_state:
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": self.optimizer_state})
+        return optimizer
+
+    def on_train_batch_start(self, batch: SequenceBatch, batch_idx: int) -> None:
+        """Set what is a function of the step: the learning rate, and the seed of dropout."""
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = learning_rate(self.recipe, self.step)
+        torch.manual_seed(seed_of(self.seed, "dropout", self.step))
+
+    def training_step(self, batch: SequenceBatch, batch_idx: int) -> Tensor:
+        """The objective of one batch."""
+        loss, self.logged = self.objective(batch, self.step)
+        self.logged["loss"] = loss.detach()
+        return loss
+
+
+class Watch(lightning.Callback):
+    """Logs, validates, saves, and stops: for patience, for numbers that are none, for a signal."""
+
+    def __init__(self, progress: Progress, best: dict[str, Tensor], folder: Path, validate: Callable[[], float], bar: Bar) -> None:
+        self.progress, self.best, self.folder, self.validate, self.bar = progress, best, folder, validate, bar
+        self.pending: list[dict[str, Tensor]] = []
+        self.saved = time.monotonic()
+        self.signal: int | None = None
+        self.handlers: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Take SIGINT and SIGTERM, so that the step in hand is finished and saved; validate before the first step."""
+        if threading.current_thread() is threading.main_thread():
+            self.handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        if self.progress.step == 0:
+            self._validate(pl_module)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:  # the second one leaves at once
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.signal = number
+        say("stopping after this step; once more to leave at once")
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """After every step."""
+        assert isinstance(pl_module, Training)
+        pl_module.step += 1
+        self.progress = self.progress._replace(step=pl_module.step)
+        self.pending.append(pl_module.logged)
+        recipe = pl_module.recipe
+        last = pl_module.step == recipe.steps
+        validates = pl_module.step % recipe.validate_every == 0 or last
+        if validates or self.signal is not None or pl_module.step % LOG_EVERY == 0:
+            self._flush()
+        if validates:
+            self._validate(pl_module)
+            trainer.should_stop = self.progress.stale >= recipe.patience
+        self.bar.advance(note=f"ndcg@10 {self.progress.best_score:.4f} at step {self.progress.best_step}")
+        if not self.pending and (self.signal is not None or time.monotonic() - self.saved > CHECKPOINT_SECONDS):
+            checkpoint.save(self.folder, pl_module.policy, trainer.optimizers[0], self.best, self.progress)
+            self.saved = time.monotonic()
+        if self.signal is not None:
+            raise Stopped(self.signal, f"stopped at step {pl_module.step}, saved; the same command goes on from there")
+
+    def _flush(self) -> None:
+        """One row of the curves from the pending steps; refuses numbers that are none, keeping the last checkpoint."""
+        rows = {name: torch.stack([row[name] for row in self.pending]).float().mean().item() for name in self.pending[0]}
+        if not math.isfinite(rows["loss"]):
+            first = self.progress.step - len(self.pending) + 1
+            raise NumericsError(
+                f"the loss is {rows['loss']} in steps {first}..{self.progress.step}; the last good checkpoint is kept in "
+                f"{self.folder}; try a smaller learning rate or clip"
+            )
+        self.progress.curves.append({"step": self.progress.step, **rows})
+        self.pending.clear()
+
+    def _validate(self, pl_module: lightning.LightningModule) -> None:
+        assert isinstance(pl_module, Training)
+        training = pl_module.policy.training
+        pl_module.policy.eval()
+        score = self.validate()
+        pl_module.policy.train(training)
+        if self.progress.curves and self.progress.curves[-1]["step"] == self.progress.step:
+            self.progress.curves[-1]["validation_ndcg@10"] = score
+        else:
+            self.progress.curves.append({"step": self.progress.step, "validation_ndcg@10": score})
+        if score > self.progress.best_score:
+            self.best = checkpoint.weights(pl_module.policy)
+            self.progress = self.progress._replace(best_step=self.progress.step, best_score=score, stale=0)
+        else:
+            self.progress = self.progress._replace(stale=self.progress.stale + 1)
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        self.handlers = {}
+
+
+def train(
+    policy: nn.Module, objective: Objective, examples: Examples, recipe: SFT | Align, seed: int, folder: Path,
+    validate: Callable[[], float], description: str,
+) -> Outcome:  # fmt: skip
+    """Train to the end, from the checkpoint in `folder` where there is one; the policy is left with its best step's weights."""
+    module = Training(policy, objective, recipe, seed)
+    resumed = checkpoint.load(folder, policy)
+    progress, best = Progress(0, 0, -1.0, 0, []), checkpoint.weights(policy)
+    if resumed is not None:
+        progress, best, module.optimizer_state = resumed
+        module.step = progress.step
+        say(f"{description}: goes on from step {progress.step}")
+    with Bar(description, recipe.steps) as bar:
+        bar.done = progress.step
+        watch = Watch(progress, best, folder, validate, bar)
+        if progress.step < recipe.steps and progress.stale < recipe.patience:
+            _quiet_trainer(recipe, recipe.steps - progress.step, watch).fit(
+                module, Batches(examples, recipe.batch, seed, progress.step)
+            )
+    policy.load_state_dict(watch.best)
+    return Outcome(watch.progress.curves, watch.progress.best_step, watch.progress.best_score, watch.progress.step)
+
+
+def _quiet_trainer(recipe: SFT | Align, steps: int, watch: Watch) -> lightning.Trainer:
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    return lightning.Trainer(
+        max_steps=steps,
+        accelerator="auto",
+        devices=1,
+        precision=recipe.precision,
+        gradient_clip_val=recipe.clip,
+        callbacks=[watch],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )

@@ -1,0 +1,71 @@
+"""The specifications of the two training stages: SFT and alignment. No Lightning here, so that an experiment is quick to import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from genrec.errors import UsageError
+from genrec.preference.losses import Anchored, SoftmaxDPO
+from genrec.preference.negatives import Uniform
+from genrec.types import NegativeSampler, PreferenceLoss
+
+Precision = Literal["32-true", "bf16-mixed"]
+
+
+@dataclass(frozen=True)
+class SFT:
+    """Supervised fine-tuning: the likelihood of the next item, one target per prefix; the best step on validation is kept."""
+
+    steps: int = 20_000  # optimiser steps at most
+    batch: int = 256  # targets a step
+    learning_rate: float = 3e-4  # of AdamW, at the end of the warm-up
+    warmup: int = 1_000  # steps of linear warm-up; a cosine to 0 follows
+    weight_decay: float = 0.035  # of AdamW
+    clip: float = 1.0  # largest norm of the gradient
+    validate_every: int = 1_000  # steps between validations
+    patience: int = 15  # validations without a better NDCG@10 after which training stops
+    validation_users: int = 2_000  # drawn for validation; 0 takes all
+    precision: Precision = "32-true"  # of Lightning
+
+    def __post_init__(self) -> None:
+        _check(self, "sft")
+
+
+@dataclass(frozen=True)
+class Align:
+    """Alignment: preferences of the positive over drawn negatives, from the SFT policy, which stays beside as the frozen reference.
+
+    Trained without dropout. The best step on validation is kept, and step 0, the SFT policy itself, is a candidate.
+    """
+
+    loss: PreferenceLoss = field(default_factory=lambda: Anchored(SoftmaxDPO()))  # the objective
+    negatives: NegativeSampler = field(default_factory=Uniform)  # where the rejected items come from
+    count: int = 3  # K, negatives for each positive
+    steps: int = 500  # optimiser steps at most
+    batch: int = 128  # histories a step
+    learning_rate: float = 1e-4  # of AdamW, at the end of the warm-up
+    warmup: int = 50  # steps of linear warm-up; a cosine to 0 follows
+    weight_decay: float = 0.0  # of AdamW
+    clip: float = 1.0  # largest norm of the gradient
+    validate_every: int = 100  # steps between validations
+    patience: int = 1_000  # validations without a better NDCG@10 after which training stops
+    validation_users: int = 2_000  # drawn for validation; 0 takes all
+    precision: Precision = "32-true"  # of Lightning
+
+    def __post_init__(self) -> None:
+        _check(self, "align")
+        if self.count < 1:
+            raise UsageError(f"align.count must be at least 1, got {self.count}")
+
+
+def _check(recipe: SFT | Align, name: str) -> None:
+    for field_name in ("steps", "batch", "validate_every", "patience"):
+        if getattr(recipe, field_name) < 1:
+            raise UsageError(f"{name}.{field_name} must be at least 1, got {getattr(recipe, field_name)}")
+    for field_name in ("learning_rate", "clip"):
+        if not 0 < getattr(recipe, field_name) < float("inf"):
+            raise UsageError(f"{name}.{field_name} must be above 0 and finite, got {getattr(recipe, field_name)}")
+    for field_name in ("warmup", "weight_decay", "validation_users"):
+        if not 0 <= getattr(recipe, field_name) < float("inf"):
+            raise UsageError(f"{name}.{field_name} must be 0 or more, got {getattr(recipe, field_name)}")

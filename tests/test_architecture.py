@@ -1,0 +1,112 @@
+"""The house's rules, read from the syntax tree: imports run one way, and heavy libraries stay in their rooms."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "genrec"
+ROOMS = {path.name.removesuffix(".py") for path in PACKAGE.iterdir()}
+GROUND = {"types", "store", "semantic_ids", "errors", "progress", "randomness"}  # know nothing above them
+FOLDERS = {"data", "embeddings", "tokenizer", "model", "preference", "evaluation", "baselines"}
+TOP = {"experiment", "stages", "pipeline", "runs", "loading", "doctor", "__main__"}  # in order: each imports those before it
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, wherever in the file."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def room(path: Path) -> str:
+    """`data` of `genrec/data/corpus.py`, `store` of `genrec/store.py`."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def allowed(name: str) -> set[str]:
+    if name in GROUND:
+        return GROUND
+    if name in FOLDERS:
+        return GROUND | {name}
+    if name == "training":
+        return GROUND | FOLDERS | {name}
+    if name == "testing":
+        return GROUND | FOLDERS | {name}
+    return GROUND | FOLDERS | {"training"} | TOP
+
+
+def test_imports_run_one_way() -> None:
+    wrong = []
+    for path in PACKAGE.rglob("*.py"):
+        for name in imports(path):
+            parts = name.split(".")
+            if (
+                parts[0] != "genrec"
+                or len(parts) == 1
+                or not ((PACKAGE / parts[1]).is_dir() or (PACKAGE / f"{parts[1]}.py").is_file())
+            ):
+                continue
+            if parts[1] not in allowed(room(path)):
+                wrong.append(f"{path.relative_to(PACKAGE)} imports {name}")
+    assert not wrong
+
+
+def test_heavy_libraries_stay_in_their_rooms() -> None:
+    """Lightning in one folder, faiss in one file, the command line's parser of fields in one file."""
+    where = {library: set() for library in ("pytorch_lightning", "faiss", "tyro", "pickle")}
+    for path in PACKAGE.rglob("*.py"):
+        for library in where:
+            if any(name.split(".")[0] == library for name in imports(path)):
+                where[library].add(str(path.relative_to(PACKAGE)))
+    assert {Path(path).parts[0] for path in where["pytorch_lightning"]} == {"training"}
+    assert len(where["faiss"]) == 1
+    assert where["tyro"] == {"loading.py"}
+    assert not where["pickle"]
+
+
+def test_only_allowed_bases() -> None:
+    """Composition: what is inherited from is torch's, Lightning's, a protocol, a named tuple or an exception."""
+    bases = {
+        "Module",
+        "LightningModule",
+        "Callback",
+        "Protocol",
+        "NamedTuple",
+        "Exception",
+        "GenrecError",
+        "Recommender",
+        "InputError",
+    }
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                for base in node.bases:
+                    name = base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", ast.unparse(base))
+                    assert name in bases, f"{path.name}: {node.name} inherits from {name}"
+
+
+def test_no_file_is_too_long() -> None:
+    assert not [path.name for path in PACKAGE.rglob("*.py") if len(path.read_text(encoding="utf-8").splitlines()) > 300]
+
+
+def test_importing_and_help_are_quick() -> None:
+    """Under half a second, and nothing heavy is loaded (the check that does not depend on the machine)."""
+    code = (
+        "import sys, genrec, genrec.__main__ as m; m._parser(); print([n for n in ('torch', 'pandas', 'faiss') if n in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+    def seconds() -> float:
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "genrec", "--help"], capture_output=True, check=True)
+        return time.perf_counter() - began
+
+    assert min(seconds() for _ in range(3)) < 0.5
