@@ -76,7 +76,7 @@ def build_align(experiment: Experiment, parents: Parents, folder: Path) -> None:
     assert experiment.align is not None
     corpus, semantic_ids = Corpus.load(parents["data"]), SemanticIds.load(parents["tokenize"] / "codes.safetensors")
     policy = load_policy(experiment, semantic_ids, parents["sft"])
-    outcome = align(
+    outcome, drawn = align(
         policy,
         examples(corpus, "train", experiment.evaluate.history_length),
         sampler_context(corpus, load_file(parents["embed"] / "vectors.safetensors")["vectors"], semantic_ids),
@@ -86,8 +86,7 @@ def build_align(experiment: Experiment, parents: Parents, folder: Path) -> None:
         validation_score(policy, corpus, experiment, experiment.align),
     )
     _save_policy(policy, outcome.curves, folder)
-    drawn = pd.DataFrame(outcome.curves).filter(regex="^drawn_").mean()
-    write_json(folder / "negatives.json", {str(name).removeprefix("drawn_"): float(value) for name, value in drawn.items()})
+    write_json(folder / "negatives.json", drawn)
 
 
 def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> None:
@@ -104,7 +103,7 @@ def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> No
     result = evaluate(recommender, batches(test, spec.batch, device_of(recommender)), spec, seen_items(corpus))
     result.ranks.to_parquet(folder / "ranks.parquet", index=False)
     result.recommendations.to_parquet(folder / "recommendations.parquet", index=False)
-    metrics = metrics_of(result.ranks, result.recommendations, spec.cutoffs, corpus.item_count)
+    metrics = metrics_of(result.ranks, result.recommendations, spec.cutoffs, corpus.item_count, popularity_of(corpus))
     write_json(folder / "metrics.json", metrics)
 
 
@@ -153,10 +152,13 @@ def load_policy(experiment: Experiment, semantic_ids: SemanticIds, folder: Path)
 
 def sampler_context(corpus: Corpus, vectors: Tensor, semantic_ids: SemanticIds) -> SamplerContext:
     """What a negative sampler may look at; row 0 of each table is no item."""
-    train = corpus.part("train")
-    popularity = torch.bincount(torch.from_numpy(train["item"].to_numpy(copy=True)), minlength=corpus.item_count + 1)
     padded = torch.cat([torch.zeros(1, vectors.shape[1]), vectors])
-    return SamplerContext(corpus.item_count, train, popularity, padded, semantic_ids)
+    return SamplerContext(corpus.item_count, corpus.part("train"), popularity_of(corpus), padded, semantic_ids)
+
+
+def popularity_of(corpus: Corpus) -> Tensor:
+    """Training events of each item, int64 [N + 1]; entry 0 is no item."""
+    return torch.bincount(torch.from_numpy(corpus.part("train")["item"].to_numpy(copy=True)), minlength=corpus.item_count + 1)
 
 
 def seen_items(corpus: Corpus) -> Callable[[Tensor], Tensor]:

@@ -1,7 +1,7 @@
 """Stage 2: vectors of items from who took them, for catalogues with little text (MovieLens).
 
 In: *training* interactions. Out: float32 [N, D], rows of length 1.
-Source: PureSVD (Cremonesi et al. 2010) of the normalised matrix of GF-CF (Shen et al. 2021, 2108.07567, equation 2).
+Source: PureSVD (Cremonesi et al. 2010) of the normalised matrix of GF-CF (Shen et al. 2021, 2108.07567).
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def svd_vectors(matrix: csr_matrix[Any], width: int, seed: int, lacking: str) ->
     warning that counts them: such items then collide, and nothing is said about them that was not known. `lacking` says in words
     what those items lack. No direction in any row is an InputError.
     """
-    from sklearn.decomposition import TruncatedSVD
+    from sklearn.utils.extmath import randomized_svd
 
     kept = min(width, *matrix.shape)
     if kept < width:
@@ -44,7 +44,8 @@ def svd_vectors(matrix: csr_matrix[Any], width: int, seed: int, lacking: str) ->
             f"vectors get {kept} dimensions instead of {width}: {matrix.shape[0]} items with {matrix.shape[1]} features have no more",
             stacklevel=3,
         )
-    coordinates: ndarray = TruncatedSVD(kept, n_iter=7, random_state=seed).fit_transform(matrix)
+    left, singular, _ = randomized_svd(matrix, kept, n_iter=7, random_state=seed)
+    coordinates: ndarray = left * singular
     length = np.linalg.norm(coordinates, axis=1, keepdims=True)
     empty = length[:, 0] < EMPTY
     if empty.all():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,9 @@ class Tiger:
     encoder_layers: int = 4
     decoder_layers: int = 4
     dropout: float = 0.1  # in [0, 1)
+    history: Literal["codes", "items"] = (
+        "codes"  # what the encoder reads: a token a code (TIGER), or an item's codes summed to one vector
+    )
     beams: int = 50  # of constrained beam search; a ranking never has more items
 
     def __post_init__(self) -> None:
@@ -94,11 +97,15 @@ class TigerPolicy(nn.Module):
 
     def encode(self, history: Tensor) -> History:
         """Items int64 [B, T], left-padded with 0 -> the encoded history."""
-        tokens = self.tokens[history].flatten(1)
-        hidden = torch.zeros(tokens.shape, device=tokens.device).masked_fill(tokens == 0, HIDDEN)[:, None, None, :]
-        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        states = self.embedding(self.tokens[history])
+        if self.specification.history == "items":
+            states, empty = states.sum(2), history == 0
+        else:
+            states, empty = states.flatten(1, 2), (history == 0).repeat_interleave(states.shape[2], 1)
+        hidden = torch.zeros(empty.shape, device=empty.device).masked_fill(empty, HIDDEN)[:, None, None, :]
+        positions = torch.arange(empty.shape[1], device=empty.device)
         bias = self.encoder_bias(positions, positions) + hidden
-        states = self.dropout(self.embedding(tokens))
+        states = self.dropout(states)
         for layer in self.encoder:
             states = layer(states, bias)
         states = self.dropout(self.encoder_norm(states))

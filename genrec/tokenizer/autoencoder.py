@@ -1,6 +1,6 @@
 """Stage 3: the network of the RQ-VAE and its loss. In: vectors float32 [B, D]. Out: codes int64 [B, L], reconstructions, the loss.
 
-Sources: Lee et al. 2022 (2203.01941), equations 2-7; TIGER (Rajput et al. 2023, 2305.05065), section 3.1.
+Sources: Lee et al. 2022 (2203.01941), section 3.1; TIGER (Rajput et al. 2023, 2305.05065), section 3.1.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class ResidualAutoencoder(nn.Module):
 
         x is the standardised vector and x' = decoder(z + sg[sum of e_l - z]) (straight through); squares are summed over
         dimensions (TIGER, section 3.1). The residuals' own codes are constants, so that r_l = z - sg[e_1 + ... + e_{l-1}]
-        (Lee et al., equation 7).
+        (Lee et al., section 3.1, whose commitment loss compares z with e_1 + ... + e_l).
         """
         standardised = (vectors - self.mean) / self.scale
         latents: Tensor = self.encoder(standardised)

@@ -45,7 +45,7 @@ def nearest(points: Tensor, centres: Tensor) -> Tensor:
 
 def _initial_centres(points: Tensor, count: int, generator: Generator) -> Tensor:
     """Greedy k-means++: each next centre is a point drawn with a probability proportional to its squared distance to the centres
-    so far; of 2 + ln(count) such points, the one that leaves the least inertia (the paper's section 4).
+    so far; of 2 + ln(count) such points, the one that leaves the least inertia, as scikit-learn does.
     """
     sample = points
     if len(points) > SAMPLE * count:

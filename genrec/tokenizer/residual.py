@@ -1,6 +1,6 @@
 """Stage 3: residual quantisation. In: points float32 [N, D] and codebooks float32 [L, C, D]. Out: codes int64 [N, L], and back.
 
-Source: Lee et al. 2022 (2203.01941), equations 2-3: r_0 = z;  k_l = argmin_c |r_{l-1} - e_l(c)|^2;  r_l = r_{l-1} - e_l(k_l).
+Source: Lee et al. 2022 (2203.01941), section 3.1: r_0 = z;  k_l = argmin_c |r_{l-1} - e_l(c)|^2;  r_l = r_{l-1} - e_l(k_l).
 What the codes stand for is the sum over l of e_l(k_l).
 """
 

@@ -50,18 +50,19 @@ def tokenize(vectors: ndarray, specification: Tokenize) -> Tokenized:
     """Fit the quantizer, encode every item, separate collisions, and refuse a collapse (fault S2)."""
     sizes = specification.quantizer.level_sizes()
     quantizer = specification.quantizer.fit(vectors, torch.Generator().manual_seed(specification.seed))
-    codes = torch.as_tensor(quantizer.encode(vectors))
-    if codes.shape != (len(vectors), len(sizes)):
+    encoded = quantizer.encode(vectors)
+    if encoded.shape != (len(vectors), len(sizes)) or encoded.dtype.kind != "i":
         raise InputError(
-            f"{type(specification.quantizer).__name__} must encode {len(vectors)} vectors to codes [{len(vectors)}, {len(sizes)}], "
-            f"got shape {list(codes.shape)}"
+            f"{type(specification.quantizer).__name__} must encode {len(vectors)} vectors to codes "
+            f"int64 [{len(vectors)}, {len(sizes)}], got {encoded.dtype} {list(encoded.shape)}"
         )
+    codes = torch.as_tensor(encoded, dtype=torch.int64)
     if specification.separate:
         separated = separate_collisions(codes)
         semantic_ids = SemanticIds(separated, (*sizes, int(separated[:, -1].max()) + 1))
     else:
         semantic_ids = SemanticIds(codes, sizes)
-    figures = health(semantic_ids, vectors, quantizer.reconstruct(codes.numpy()), quantised_levels=len(sizes))
+    figures = health(semantic_ids, vectors, quantizer.reconstruct(encoded), quantised_levels=len(sizes))
     _check_usage(figures, specification.minimum_usage)
     if semantic_ids.collided:
         warnings.warn(

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from genrec.data.batches import Examples
-from genrec.preference.contract import check_draw
-from genrec.preference.drawn import describe
+from genrec.preference.contract import DrawContract
+from genrec.preference.drawn import Drawn, Summary
 from genrec.preference.losses import check_start
 from genrec.randomness import generator
 from genrec.training.loop import Outcome, train
@@ -33,17 +33,22 @@ def log_probs(levels: Tensor) -> LogProbs:
 def align(
     policy: Policy, examples: Examples, context: SamplerContext, recipe: Align, seed: int, folder: Path,
     validate: Callable[[], float],
-) -> Outcome:  # fmt: skip
-    """Train the SFT policy in place; `folder` holds the checkpoint, `validate` gives NDCG@10 on validation."""
+) -> tuple[Outcome, Summary]:  # fmt: skip
+    """Train the SFT policy in place; `folder` holds the checkpoint, `validate` gives NDCG@10 on validation.
+
+    Returns the outcome and a summary of the negatives that were drawn.
+    """
     module = cast(nn.Module, policy).eval()
     frozen = copy.deepcopy(module).requires_grad_(False)
     reference = cast(Policy, frozen)
     draw = recipe.negatives.build(context._replace(policy=reference))
+    contract, drawn = DrawContract(context), Drawn(context)
 
     def objective(batch: SequenceBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         frozen.to(batch.target.device)
         negatives = draw(batch, recipe.count, generator(seed, "negatives", step))
-        check_draw(batch, negatives, recipe.count, context)
+        contract.check(batch, negatives, recipe.count)
+        drawn.update(batch, negatives)
         candidates = torch.cat([batch.target.unsqueeze(1), negatives], 1)
         levels = policy.level_log_prob(batch.history, candidates)
         with torch.no_grad():
@@ -52,13 +57,10 @@ def align(
         if step == 0:
             check_start(ours, theirs)
         terms = recipe.loss(ours, theirs)
-        logged = preference_logs(levels.detach(), reference_levels, negatives)
-        logged |= {f"drawn_{name}": value for name, value in describe(batch, negatives, context).items()}
-        return terms.loss.mean(), logged
+        return terms.loss.mean(), preference_logs(levels.detach(), reference_levels, negatives)
 
-    outcome = train(module, objective, examples, recipe, seed, folder, validate, "alignment")
-    module.eval()
-    return outcome
+    outcome = train(module, objective, examples, recipe, seed, folder, validate, "alignment", drawn.totals)
+    return outcome, drawn.summary()
 
 
 def preference_logs(levels: Tensor, reference: Tensor, negatives: Tensor) -> dict[str, Tensor]:

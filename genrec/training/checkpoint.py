@@ -29,13 +29,30 @@ class Progress(NamedTuple):
     curves: list[dict[str, float]]  # what was logged
 
 
-def save(folder: Path, policy: nn.Module, optimizer: torch.optim.Optimizer, best: dict[str, Tensor], progress: Progress) -> None:
+class Checkpoint(NamedTuple):
+    """A training's state, but for the policy's own weights."""
+
+    progress: Progress
+    best: dict[str, Tensor]  # the weights that are kept
+    moments: dict[int, dict[str, Tensor]]  # the optimiser's state, by parameter
+    counters: dict[str, Tensor]  # what the objective counts over the training
+
+
+def save(
+    folder: Path,
+    policy: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    best: dict[str, Tensor],
+    counters: dict[str, Tensor],
+    progress: Progress,
+) -> None:
     """Write the checkpoint `folder`; an older one is replaced when the new one is whole."""
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save_file(_contiguous(policy.state_dict()), partial / "policy.safetensors")
     save_file(_contiguous(best), partial / "best.safetensors")
+    save_file(_contiguous(counters), partial / "counters.safetensors")
     moments = {f"{index}.{name}": value for index, state in optimizer.state_dict()["state"].items() for name, value in state.items()}
     save_file(_contiguous(moments), partial / "optimizer.safetensors")
     write_json(partial / "progress.json", progress._asdict())
@@ -47,8 +64,8 @@ def save(folder: Path, policy: nn.Module, optimizer: torch.optim.Optimizer, best
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load(folder: Path, policy: nn.Module) -> tuple[Progress, dict[str, Tensor], dict[int, dict[str, Tensor]]] | None:
-    """Load the policy's weights; returns progress, the best weights and the optimiser's state. None where there is no checkpoint."""
+def load(folder: Path, policy: nn.Module) -> Checkpoint | None:
+    """Load the policy's weights in place and return the rest; None where there is no checkpoint."""
     for candidate in (folder, folder.with_name(f"{folder.name}.old")):
         if (candidate / "progress.json").is_file():
             break
@@ -63,7 +80,7 @@ def load(folder: Path, policy: nn.Module) -> tuple[Progress, dict[str, Tensor], 
     for key, value in load_file(candidate / "optimizer.safetensors").items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
-    return progress, load_file(candidate / "best.safetensors"), state
+    return Checkpoint(progress, load_file(candidate / "best.safetensors"), state, load_file(candidate / "counters.safetensors"))
 
 
 def weights(policy: nn.Module) -> dict[str, Tensor]:

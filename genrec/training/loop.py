@@ -153,7 +153,7 @@ class Watch(lightning.Callback):
             trainer.should_stop = self.progress.stale >= recipe.patience
         self.bar.advance(note=f"ndcg@10 {self.progress.best_score:.4f} at step {self.progress.best_step}")
         if not self.pending and (self.signal is not None or time.monotonic() - self.saved > CHECKPOINT_SECONDS):
-            checkpoint.save(self.folder, pl_module.policy, trainer.optimizers[0], self.best, self.progress)
+            checkpoint.save(self.folder, pl_module.policy, trainer.optimizers[0], self.best, self.counters, self.progress)
             self.saved = time.monotonic()
         if self.signal is not None:
             raise Stopped(self.signal, f"stopped at step {pl_module.step}, saved; the same command goes on from there")
@@ -195,19 +195,25 @@ class Watch(lightning.Callback):
 
 def train(
     policy: nn.Module, objective: Objective, examples: Examples, recipe: SFT | Align, seed: int, folder: Path,
-    validate: Callable[[], float], description: str,
+    validate: Callable[[], float], description: str, counters: dict[str, Tensor] | None = None,
 ) -> Outcome:  # fmt: skip
-    """Train to the end, from the checkpoint in `folder` where there is one; the policy is left with its best step's weights."""
+    """Train to the end, from the checkpoint in `folder` where there is one; the policy is left with its best step's weights.
+
+    `counters` are tensors that the objective adds to in place; they are part of a checkpoint.
+    """
     module = Training(policy, objective, recipe, seed)
     resumed = checkpoint.load(folder, policy)
     progress, best = Progress(0, 0, -1.0, 0, []), checkpoint.weights(policy)
+    counters = {} if counters is None else counters
     if resumed is not None:
-        progress, best, module.optimizer_state = resumed
+        progress, best, module.optimizer_state = resumed.progress, resumed.best, resumed.moments
         module.step = progress.step
+        for name, value in resumed.counters.items():
+            counters[name].copy_(value)
         say(f"{description}: goes on from step {progress.step}")
     with Bar(description, recipe.steps) as bar:
         bar.done = progress.step
-        watch = Watch(progress, best, folder, validate, bar)
+        watch = Watch(progress, best, counters, folder, validate, bar)
         if progress.step < recipe.steps and progress.stale < recipe.patience:
             _quiet_trainer(recipe, recipe.steps - progress.step, watch).fit(
                 module, Batches(examples, recipe.batch, seed, progress.step)

@@ -1,0 +1,58 @@
+"""Dense scores -> a `Ranking` in one stated order: by score, then the item that training has more often, then the lower item id.
+
+No two items are equal in that order, so a list depends neither on the batch nor on the sort.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy import ndarray
+from pandas import DataFrame
+from torch import Tensor
+
+from genrec.errors import InputError
+from genrec.types import Ranking
+
+
+def item_counts(interactions: DataFrame, item_count: int) -> ndarray:
+    """Interactions (item) -> how often each of items 1..item_count occurs, int64 [N]; column i is item i+1."""
+    items = interactions["item"].to_numpy(dtype=np.int64)
+    check_items(items, item_count, "interactions")
+    if (items == 0).any():
+        raise InputError("interactions hold item 0, which stands for no item; items begin at 1")
+    return np.bincount(items, minlength=item_count + 1)[1:]
+
+
+def precedence(counts: ndarray) -> ndarray:
+    """Counts int64 [N] -> int64 [N], a permutation of 1..N: N for the item that comes first among items of equal score."""
+    order = np.lexsort((np.arange(len(counts)), -counts))
+    result = np.empty(len(counts), dtype=np.int64)
+    result[order] = np.arange(len(counts), 0, -1)
+    return result
+
+
+def best(scores: ndarray, first: ndarray, n: int, exclude: Tensor | None) -> Ranking:
+    """Scores float32 [B, N], none negative, and `precedence` int64 [N] -> the `n` best items that `exclude` int64 [B, E] allows.
+
+    Both become one integer key: the bits of a float32 that is not negative are in the order of its value.
+    """
+    users, items = scores.shape
+    key = np.zeros((users, items + 1), dtype=np.int64)  # column 0 is no item, and 0 is below every item's key
+    key[:, 1:] = (scores.view(np.int32).astype(np.int64) << 32) + first
+    if exclude is not None:
+        excluded = exclude.cpu().numpy()
+        check_items(excluded, items, "exclude")
+        key[np.arange(users)[:, None], excluded] = 0
+    top = torch.from_numpy(key).topk(min(n, items + 1))
+    some = top.values > 0
+    found = torch.from_numpy(scores).gather(1, (top.indices - 1).clamp(min=0)).masked_fill(~some, -torch.inf)
+    missing = (0, n - found.shape[1])
+    pad = torch.nn.functional.pad
+    return Ranking(pad(top.indices * some, missing), pad(found, missing, value=-torch.inf))
+
+
+def check_items(items: ndarray, item_count: int, what: str) -> None:
+    """Refuse what is not in the catalogue."""
+    if items.size and (items.min() < 0 or items.max() > item_count):
+        raise InputError(f"{what}: items must lie in 0..{item_count}, got {items.min()}..{items.max()}")

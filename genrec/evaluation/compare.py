@@ -1,0 +1,243 @@
+"""Stage 6: rows beside each other. In: runs with every user's rank. Out: means, intervals, paired tests, what differs.
+
+A row is all runs of one name, one per seed. Only runs with the same users, targets and protocol stand in one table. Intervals and
+tests are over users, each user's value averaged over the row's seeds; what the seeds do is the standard deviation beside the mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy import ndarray
+from pandas import DataFrame
+
+from genrec.errors import ArtifactError, UsageError
+from genrec.evaluation import metrics
+from genrec.evaluation.significance import EQUAL, bootstrap_means, bootstrap_p, holm, percentile_interval, undefined
+from genrec.types import Metric
+
+PER_USER: dict[str, Metric] = {"recall": metrics.recall, "ndcg": metrics.ndcg, "mrr": metrics.mrr}
+ABSENT = "-"  # stands for a key that a row's configuration does not have
+
+
+class Run(NamedTuple):
+    """One evaluated experiment."""
+
+    name: str  # of the row
+    seed: int
+    ranks: DataFrame  # user, target, rank: int64; rank 0 = missed
+    metrics: dict[str, float]  # as of `metrics_of`
+    protocol: dict[str, object]  # data set, split, users, items, history, filter_seen, ...: the same for all rows
+    configuration: dict[str, object]  # the experiment's values by key path, as `align.loss.beta`
+
+
+class Spread(NamedTuple):
+    """A metric over a row's seeds."""
+
+    mean: float
+    deviation: float | None  # standard deviation over seeds (n - 1 below); None for one seed
+
+
+class PairedTest(NamedTuple):
+    """A row against the reference, user by user."""
+
+    difference: float  # mean over users, row minus reference
+    interval: tuple[float, float] | None  # 95 %, bootstrap over users; None where `reason` says why
+    p: float | None  # two-sided, paired bootstrap; 1 where no user differs
+    p_holm: float | None  # p with Holm's correction over the table's defined tests
+    reason: str  # why p is not defined; empty where it is
+    wins: int  # users for whom the row is better
+    ties: int
+    losses: int
+
+
+class Row(NamedTuple):
+    """One line of the table."""
+
+    name: str
+    seeds: tuple[int, ...]
+    configuration: dict[str, object]  # of its runs, by key path
+    metrics: dict[str, Spread]  # those that every seed has
+    value: float  # the tested metric, mean over users and seeds
+    interval: tuple[float, float] | None  # its 95 % bootstrap interval over users; None for one user
+    test: PairedTest | None  # None for the reference
+
+
+class Comparison(NamedTuple):
+    """A table."""
+
+    metric: str  # the tested one
+    reference: str  # the row that the others are tested against
+    resamples: int
+    protocol: dict[str, object]
+    rows: tuple[Row, ...]
+    differences: dict[str, dict[str, object]]  # key path -> row -> value, of the keys that differ; `ABSENT` where a row has none
+
+
+def compare(
+    runs: Sequence[Run], metric: str = "ndcg@10", reference: str | None = None, resamples: int = 10_000, seed: int = 0
+) -> Comparison:
+    """Group runs into rows by name, in the order given, and test each against `reference` (default: the first).
+
+    `metric` is recall, ndcg or mrr at any cut-off that the stored lists reach; `seed` is the bootstrap's. Runs with other users,
+    targets or protocol are refused.
+    """
+    groups = _grouped(runs)
+    names = list(groups)
+    reference = names[0] if reference is None else reference
+    if reference not in groups:
+        raise UsageError(f"the reference must be one of the rows {', '.join(names)}; got {reference!r}")
+    if resamples < 1:
+        raise UsageError(f"resamples must be at least 1, got {resamples}")
+    name, cutoff = _parsed(metric, runs)
+    _check_same(runs)
+    values = np.stack([np.mean([_per_user(run, name, cutoff) for run in group], axis=0) for group in groups.values()], axis=1)
+    means = bootstrap_means(values, resamples, seed)
+    base = names.index(reference)
+    tests = [_test(values[:, row] - values[:, base], means[:, row] - means[:, base]) for row in range(len(names)) if row != base]
+    corrected = _corrected(tests)
+    corrected.insert(base, None)
+    rows = tuple(
+        Row(
+            name,
+            tuple(run.seed for run in group),
+            group[0].configuration,
+            _spreads(group),
+            float(values[:, index].mean()),
+            percentile_interval(means[:, index]) if len(values) > 1 else None,
+            corrected[index],
+        )
+        for index, (name, group) in enumerate(groups.items())
+    )
+    return Comparison(metric, reference, resamples, runs[0].protocol, rows, _differences(rows))
+
+
+def _grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs by name; a row's seeds differ and its configurations do not."""
+    if not runs:
+        raise UsageError("compare needs at least one run, got none")
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        group = groups.setdefault(run.name, [])
+        if any(other.seed == run.seed for other in group):
+            raise UsageError(f"row {run.name} has seed {run.seed} twice; give each run once")
+        group.append(run)
+    for name, group in groups.items():
+        for run in group[1:]:
+            for key in sorted(group[0].configuration.keys() | run.configuration.keys()):
+                here, there = (entry.configuration.get(key, ABSENT) for entry in (group[0], run))
+                if key != "seed" and here != there:
+                    raise ArtifactError(
+                        f"row {name}: {key} is {here!r} for seed {group[0].seed} and {there!r} for seed {run.seed}; a row is one "
+                        "configuration with several seeds, give other configurations other names"
+                    )
+    return groups
+
+
+def _parsed(metric: str, runs: Sequence[Run]) -> tuple[str, int]:
+    """'ndcg@10' -> ('ndcg', 10), refused where a list is shorter than the cut-off."""
+    name, _, digits = metric.partition("@")
+    if name not in PER_USER or not digits.isdecimal() or int(digits) < 1:
+        raise UsageError(f"the tested metric must be {', '.join(PER_USER)} with a cut-off, as ndcg@10; got {metric!r}")
+    for run in runs:
+        stored = [int(key.partition("@")[2]) for key in run.metrics if key.startswith("recall@")]
+        if int(digits) > max(stored, default=0):
+            raise UsageError(
+                f"{metric} needs lists of {int(digits)} items, those of {_label(run)} have {max(stored, default=0)}; "
+                "evaluate it with a larger last cut-off (--evaluate.cutoffs)"
+            )
+    return name, int(digits)
+
+
+def _check_same(runs: Sequence[Run]) -> None:
+    """Refuse runs whose users, targets or protocol differ from the first's, naming the difference."""
+    first = runs[0]
+    expected = _targets(first)
+    for run in runs[1:]:
+        pair = f"{_label(first)} and {_label(run)} do not fit into one table"
+        for key in [*first.protocol, *(key for key in run.protocol if key not in first.protocol)]:
+            here, there = first.protocol.get(key, ABSENT), run.protocol.get(key, ABSENT)
+            if here != there:
+                raise ArtifactError(f"{pair}: {key} is {here!r} and {there!r}; run both under one protocol")
+        targets = _targets(run)
+        for these, those, label in ((expected, targets, _label(run)), (targets, expected, _label(first))):
+            missing = sorted(these.keys() - those.keys())
+            if missing:
+                raise ArtifactError(f"{pair}: {len(missing)} test users are missing from {label}, the first is user {missing[0]}")
+        other = [user for user, target in expected.items() if targets[user] != target]
+        if other:
+            raise ArtifactError(
+                f"{pair}: {len(other)} users have other targets, the first is user {other[0]} "
+                f"with item {expected[other[0]]} and item {targets[other[0]]}"
+            )
+
+
+def _targets(run: Run) -> dict[int, int]:
+    """User -> target; each user once."""
+    users = run.ranks["user"]
+    if users.empty:
+        raise ArtifactError(f"{_label(run)} has no test users")
+    if users.duplicated().any():
+        raise ArtifactError(f"{_label(run)} has user {users[users.duplicated()].iloc[0]} twice; each test user is scored once")
+    return dict(zip(users.tolist(), run.ranks["target"].tolist(), strict=True))
+
+
+def _per_user(run: Run, name: str, cutoff: int) -> ndarray:
+    """The metric of every user, float64 [U], by ascending user."""
+    rank = run.ranks.sort_values("user")["rank"].to_numpy(dtype=np.int64, copy=True)
+    return PER_USER[name](torch.from_numpy(rank), cutoff).double().numpy()
+
+
+def _test(differences: ndarray, means: ndarray) -> PairedTest:
+    """Per-user differences float64 [U] and their resampled means -> the test, not yet corrected."""
+    wins, losses = int((differences > EQUAL).sum()), int((differences < -EQUAL).sum())
+    counts = (wins, len(differences) - wins - losses, losses)
+    observed = float(differences.mean())
+    if wins + losses == 0:
+        return PairedTest(0.0, (0.0, 0.0), 1.0, None, "", *counts)
+    reason = undefined(differences)
+    if reason:
+        return PairedTest(observed, None, None, None, reason, *counts)
+    return PairedTest(observed, percentile_interval(means), bootstrap_p(observed, means), None, "", *counts)
+
+
+def _corrected(tests: Sequence[PairedTest]) -> list[PairedTest | None]:
+    """The tests with Holm's p, over those that have a p."""
+    corrected = iter(holm([test.p for test in tests if test.p is not None]))
+    return [test if test.p is None else test._replace(p_holm=next(corrected)) for test in tests]
+
+
+def _spreads(group: Sequence[Run]) -> dict[str, Spread]:
+    """Mean and standard deviation over seeds of each metric that every run has."""
+    result = {}
+    for key in group[0].metrics:
+        if all(key in run.metrics for run in group):
+            found = np.array([run.metrics[key] for run in group], dtype=np.float64)
+            result[key] = Spread(float(found.mean()), float(found.std(ddof=1)) if len(found) > 1 else None)
+    return result
+
+
+def _differences(rows: Sequence[Row]) -> dict[str, dict[str, object]]:
+    """The configuration's keys whose values differ between rows, but for the seed.
+
+    A row without any key of a stage (the part before the first dot), as a baseline is without `sft`, does not use the stage and
+    is not compared there.
+    """
+    stages = {row.name: {_stage(key) for key in row.configuration} for row in rows}
+    result: dict[str, dict[str, object]] = {}
+    for key in dict.fromkeys(key for row in rows for key in row.configuration):
+        values = [row.configuration.get(key, ABSENT) for row in rows if _stage(key) in stages[row.name]]
+        if key != "seed" and any(value != values[0] for value in values):
+            result[key] = {row.name: row.configuration.get(key, ABSENT) for row in rows}
+    return result
+
+
+def _stage(key: str) -> str:
+    return key.partition(".")[0]
+
+
+def _label(run: Run) -> str:
+    return f"{run.name} (seed {run.seed})"

@@ -1,0 +1,86 @@
+"""Stage 6: one batch of lists, checked and scored, slot by slot.
+
+In: a recommender's `Ranking`, and what was held out. Out: the target's rank, and the lists without what does not count. An empty
+slot (item 0) and an item that the list already had are invalid: they keep their slot, so nothing behind them moves up, and become 0.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from genrec.errors import InputError, NumericsError
+from genrec.types import Ranking, SequenceBatch
+
+
+class ScoredLists(NamedTuple):
+    """A batch's outcome, on the CPU."""
+
+    user: Tensor  # int64 [B]
+    target: Tensor  # int64 [B]
+    rank: Tensor  # int64 [B]  the target's slot, 1-based; 0 = missed
+    items: Tensor  # int64 [B, n]  0 where the slot is invalid
+    scores: Tensor  # float32 [B, n]
+    excluded: Tensor  # bool [B]  whether the target was among the items that must not be recommended
+
+
+def score_lists(batch: SequenceBatch, ranking: Ranking, n: int, exclude: Tensor | None) -> ScoredLists:
+    """The rank of each target in lists of `n` slots; `exclude` int64 [B, E] is what the recommender had to leave out."""
+    user, target = batch.user.cpu(), batch.target.cpu()
+    items, scores = ranking.items.cpu(), ranking.scores.cpu().float()
+    _check(user, items, scores, n)
+    excluded = torch.zeros(len(user), dtype=torch.bool)
+    if exclude is not None:
+        forbidden = exclude.cpu()
+        excluded = contains(forbidden, target.unsqueeze(1)).squeeze(1)
+        _check_excluded(user, items, forbidden)
+    items = items.masked_fill(repeated(items), 0)
+    hit = items == target.unsqueeze(1)
+    rank = torch.where(hit.any(1), hit.int().argmax(1) + 1, 0)
+    return ScoredLists(user, target, rank, items, scores, excluded)
+
+
+def repeated(items: Tensor) -> Tensor:
+    """Bool [B, n]: whether a slot's item is in an earlier slot of the same list."""
+    order = items.argsort(dim=1, stable=True)
+    again = torch.zeros_like(items, dtype=torch.bool)
+    in_order = items.gather(1, order)
+    again[:, 1:] = in_order[:, 1:] == in_order[:, :-1]
+    return torch.zeros_like(again).scatter(1, order, again)
+
+
+def contains(rows: Tensor, items: Tensor) -> Tensor:
+    """Bool [B, n]: whether an item of int64 [B, n] is in the same row of int64 [B, E]; 0, which is no item, never is."""
+    if rows.shape[1] == 0:
+        return torch.zeros_like(items, dtype=torch.bool)
+    in_order = rows.sort(dim=1).values
+    place = torch.searchsorted(in_order, items.contiguous()).clamp(max=rows.shape[1] - 1)
+    return (in_order.gather(1, place) == items) & (items > 0)
+
+
+def _check(user: Tensor, items: Tensor, scores: Tensor, n: int) -> None:
+    expected = (len(user), n)
+    if tuple(items.shape) != expected or tuple(scores.shape) != expected:
+        raise InputError(
+            f"recommend must return items and scores of shape {expected}, filled up with item 0 where there are fewer; "
+            f"got {tuple(items.shape)} and {tuple(scores.shape)}"
+        )
+    if items.dtype != torch.int64:
+        raise InputError(f"recommend must return int64 items, got {items.dtype}")
+    if int(items.min()) < 0:
+        raise InputError(f"recommend returned item {int(items.min())}; items are 1 or more, 0 for none")
+    bad = scores.isnan().any(1)
+    if bool(bad.any()):
+        raise NumericsError(f"recommend returned NaN scores for user {int(user[bad][0])} and {int(bad.sum()) - 1} more of its batch")
+
+
+def _check_excluded(user: Tensor, items: Tensor, forbidden: Tensor) -> None:
+    broken = contains(forbidden, items)
+    if bool(broken.any()):
+        row, slot = (int(place[0]) for place in broken.nonzero(as_tuple=True))
+        raise InputError(
+            f"recommend returned item {int(items[row, slot])} to user {int(user[row])} though `exclude` holds it; "
+            "a recommender must leave out what is excluded"
+        )

@@ -1,0 +1,178 @@
+"""Stage 6: a comparison as text, for Markdown files and for the terminal. In: a `Comparison`. Out: the same tables in both.
+
+Names and values come from experiment files: what could be read as markup is escaped, and what is not printable becomes a space.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from genrec.evaluation.compare import ABSENT, Comparison, PairedTest, Row
+
+PREFERRED = {"ndcg": (5, 10), "mrr": (10,), "coverage": (10,)}  # cut-offs shown beside every recall, else the last one
+SHORT = {"recall": "R", "ndcg": "N", "mrr": "MRR", "coverage": "coverage"}
+PIPE_WIDTH = 220  # columns of text that goes to no terminal
+
+
+class Table(NamedTuple):
+    """A table of plain text; a cell may have two lines."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+
+
+def markdown(comparison: Comparison) -> str:
+    """The comparison in GitHub's Markdown."""
+    lines = [_escaped(line) for line in _header(comparison)]
+    for table in _tables(comparison):
+        rule = ["---", *["---:"] * (len(table.columns) - 1)]
+        lines += ["", f"**{_escaped(table.title)}**", "", _line(map(_escaped, table.columns)), _line(rule)]
+        lines += [_line(map(_escaped, row)) for row in table.rows]
+        for note in table.notes:
+            lines += ["", _escaped(note)]
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def terminal(comparison: Comparison) -> None:
+    """Print the comparison on standard output."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=PIPE_WIDTH)
+    for line in _header(comparison):
+        console.print(Text(_plain(line)))
+    for table in _tables(comparison):
+        grid = Grid(title=Text(_plain(table.title)), box=box.SIMPLE, title_justify="left")
+        for place, column in enumerate(table.columns):
+            grid.add_column(Text(_plain(column)), justify="right" if place else "left", overflow="fold")
+        for row in table.rows:
+            grid.add_row(*(Text("\n".join(map(_plain, cell.split("\n")))) for cell in row))
+        console.print(grid)
+        for note in table.notes:
+            console.print(Text(_plain(note), style="dim"))
+
+
+def _header(comparison: Comparison) -> list[str]:
+    """The protocol, in words."""
+    protocol = [f"{key} {_value(value)}" for key, value in comparison.protocol.items()]
+    beams = {row.name: row.configuration["policy.beams"] for row in comparison.rows if "policy.beams" in row.configuration}
+    if len(set(map(str, beams.values()))) == 1:
+        protocol.append(f"beams {next(iter(beams.values()))}")
+    else:
+        protocol += [f"beams of {name} {count}" for name, count in beams.items()]
+    return ["Protocol: " + "; ".join(protocol)]
+
+
+def _tables(comparison: Comparison) -> list[Table]:
+    tables = [_results(comparison)]
+    if len(comparison.rows) > 1:
+        tables.append(_tests(comparison))
+    if comparison.differences:
+        tables.append(_differences(comparison))
+    return tables
+
+
+def _results(comparison: Comparison) -> Table:
+    """A line a row: seeds, metrics, and the tested metric's interval."""
+    shown = _shown(comparison)
+    rows = []
+    for row in comparison.rows:
+        seeds = ", ".join(map(str, row.seeds))
+        interval = _interval(row.interval, "not defined: one user", ".4f")
+        rows.append([row.name, seeds, *(_metric(row, key, comparison.metric) for key in shown), interval])
+    notes = [
+        "R recall, N NDCG, mean over all users and seeds"
+        + ("; ± standard deviation over seeds" if any(len(row.seeds) > 1 for row in comparison.rows) else "")
+        + f"; 95 %: bootstrap interval over users, {comparison.resamples} resamples"
+    ]
+    for row in comparison.rows:
+        invalid = row.metrics.get("invalid")
+        if invalid is not None and invalid.mean > 0:
+            notes.append(f"{row.name}: {invalid.mean:g} slots of its lists were empty or repeated an item; they count as misses")
+    columns = ["", "seeds", *(_short(key) for key in shown), f"{_short(comparison.metric)} 95 %"]
+    return Table("Results", columns, rows, notes)
+
+
+def _tests(comparison: Comparison) -> Table:
+    """A line for each row but the reference."""
+    columns = ["", "difference", "95 %", "p", "p Holm", "win / tie / loss"]
+    rows = [[row.name, *_test(row.test)] for row in comparison.rows if row.test is not None]
+    count = sum(row.test is not None and row.test.p is not None for row in comparison.rows)
+    note = (
+        f"per user, seeds averaged; two-sided paired bootstrap test over users, {comparison.resamples} resamples; "
+        f"Holm's correction over {count} test{'s' if count != 1 else ''}"
+    )
+    return Table(f"{_short(comparison.metric)} against {comparison.reference}", columns, rows, [note])
+
+
+def _test(test: PairedTest) -> list[str]:
+    missing = f"not defined: {test.reason}"
+    return [
+        f"{test.difference:+.5f}",
+        _interval(test.interval, missing, "+.5f"),
+        missing if test.p is None else f"{test.p:.4f}",
+        ABSENT if test.p_holm is None else f"{test.p_holm:.4f}",
+        f"{test.wins} / {test.ties} / {test.losses}",
+    ]
+
+
+def _differences(comparison: Comparison) -> Table:
+    """A line a key, a column a row of the results."""
+    names = [row.name for row in comparison.rows]
+    rows = [[key, *(_value(values[name]) for name in names)] for key, values in comparison.differences.items()]
+    return Table("What differs in the configuration", ["", *names], rows, [])
+
+
+def _shown(comparison: Comparison) -> list[str]:
+    """The metrics of the table: every recall, the preferred cut-offs of the others, and the tested one."""
+    known = list(dict.fromkeys(key for row in comparison.rows for key in row.metrics if "@" in key))
+    shown = [key for key in known if key.startswith("recall@")]
+    for name, cutoffs in PREFERRED.items():
+        all_of_it = [key for key in known if key.startswith(f"{name}@")]
+        shown += [f"{name}@{n}" for n in cutoffs if f"{name}@{n}" in all_of_it] or all_of_it[-1:]
+    return shown if comparison.metric in shown else [*shown, comparison.metric]
+
+
+def _metric(row: Row, key: str, tested: str) -> str:
+    """Mean, and below it the deviation over seeds."""
+    if key not in row.metrics:
+        return f"{row.value:.4f}" if key == tested else ABSENT
+    spread = row.metrics[key]
+    return f"{spread.mean:.4f}" + ("" if spread.deviation is None else f"\n±{spread.deviation:.4f}")
+
+
+def _interval(interval: tuple[float, float] | None, missing: str, number: str) -> str:
+    return missing if interval is None else f"[{interval[0]:{number}}, {interval[1]:{number}}]"
+
+
+def _short(key: str) -> str:
+    """'recall@10' -> 'R@10'."""
+    name, _, cutoff = key.partition("@")
+    return f"{SHORT.get(name, name)}@{cutoff}"
+
+
+def _value(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _plain(text: str) -> str:
+    """One line of printable text: no control character, no escape sequence."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def _escaped(text: str) -> str:
+    """Plain text as Markdown that shows exactly it, in a table's cell too."""
+    text = _plain(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*|$~]|(?<!\w)_|_(?!\w)|(?<=\])\()", r"\\\1", text)

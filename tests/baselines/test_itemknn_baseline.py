@@ -1,0 +1,127 @@
+"""ItemKNN against loops over its formula, and its stated edge cases."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pandas import DataFrame
+
+from genrec.baselines import ItemKNN
+from genrec.baselines.itemknn import cosine
+from genrec.errors import InputError, UsageError
+from genrec.types import Baseline, Recommender
+
+# Users 1..6 by items 1..6: two groups of items that meet in user 6; user 1 takes item 1 twice.
+TAKEN = {1: [1, 1, 2], 2: [1, 2, 3], 3: [2, 3], 4: [4, 5], 5: [4, 5], 6: [3, 4]}
+TRAIN = DataFrame([(user, item) for user, items in TAKEN.items() for item in items], columns=["user", "item"])
+
+
+def loop_cosine(train: DataFrame, items: int) -> list[list[float]]:
+    users = [set(train[train["item"] == item]["user"]) for item in range(1, items + 1)]
+    return [
+        [len(a & b) / math.sqrt(len(a) * len(b)) if a and b and i != j else 0.0 for j, b in enumerate(users)]
+        for i, a in enumerate(users)
+    ]
+
+
+def loop_scores(train: DataFrame, items: int, history: list[int], decay: float, last: int, neighbours: int = 0) -> list[float]:
+    similar = loop_cosine(train, items)
+    for row in similar:
+        kept = sorted(range(items), key=lambda j: (-row[j], j))[: neighbours or items]
+        row[:] = [value if j in kept else 0.0 for j, value in enumerate(row)]
+    recent = [item for item in history if item][-last:][::-1]
+    return [sum(decay**age * similar[item - 1][j] for age, item in enumerate(recent)) for j in range(items)]
+
+
+def test_cosine_by_hand() -> None:
+    found = cosine(TRAIN, 6, 0).toarray()
+    assert found[0, 1] == pytest.approx(2 / math.sqrt(2 * 3))  # users 1, 2 of item 1; 1, 2, 3 of item 2
+    assert found[3, 4] == pytest.approx(2 / math.sqrt(3 * 2))
+    assert found[2, 3] == pytest.approx(1 / math.sqrt(3 * 3))
+    assert found == pytest.approx(np.array(loop_cosine(TRAIN, 6)))
+    assert not found.diagonal().any()
+    assert not found[5].any()  # item 6 was never taken
+
+
+@pytest.mark.parametrize("specification", [ItemKNN(), ItemKNN(decay=0.5, last=2), ItemKNN(decay=1.0, last=1), ItemKNN(neighbours=1)])
+def test_against_loops(specification: ItemKNN) -> None:
+    model = specification.fit(TRAIN, 6)
+    assert isinstance(specification, Baseline)
+    assert isinstance(model, Recommender)
+    popularity = [3, 3, 3, 3, 2, 0]  # item 1: user 1 twice, user 2
+    for history in ([0, 0, 1, 2], [1, 2, 3, 4], [0, 5, 5, 1], [0, 0, 0, 6], [0, 0, 0, 0]):
+        scores = np.float32(loop_scores(TRAIN, 6, history, specification.decay, specification.last, specification.neighbours))
+        expected = sorted(range(6), key=lambda j: (-scores[j], -popularity[j], j))
+        ranking = model.recommend(torch.tensor([history]), 6)
+        assert ranking.items[0].tolist() == [j + 1 for j in expected]
+        assert ranking.scores[0].tolist() == pytest.approx([scores[j] for j in expected], abs=1e-6)
+
+
+@given(
+    pairs=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=25),
+    history=st.lists(st.integers(0, 6), min_size=1, max_size=6),
+    neighbours=st.integers(0, 4),
+)
+def test_scores_on_any_world(pairs: list[tuple[int, int]], history: list[int], neighbours: int) -> None:
+    train = DataFrame(pairs, columns=["user", "item"])
+    padded = sorted(history, key=lambda item: item > 0)  # zeros are on the left
+    ranking = ItemKNN(neighbours=neighbours).fit(train, 6).recommend(torch.tensor([padded]), 6)
+    expected = loop_scores(train, 6, padded, 0.8, 50, neighbours)
+    assert sorted(ranking.items[0].tolist()) == [1, 2, 3, 4, 5, 6]
+    assert ranking.scores[0].tolist() == pytest.approx([expected[item - 1] for item in ranking.items[0].tolist()], abs=1e-6)
+    assert (ranking.scores[0].diff() <= 0).all()
+
+
+def test_lists_do_not_depend_on_the_batch() -> None:
+    rng = np.random.default_rng(0)
+    train = DataFrame({"user": rng.integers(0, 80, 600), "item": rng.integers(1, 41, 600)})
+    history = torch.from_numpy(rng.integers(1, 41, (30, 7)))
+    model = ItemKNN(neighbours=10).fit(train, 40)
+    whole = model.recommend(history, 10, history)
+    for row in range(30):
+        alone = model.recommend(history[row : row + 1], 10, history[row : row + 1])
+        assert torch.equal(alone.items[0], whole.items[row])
+        assert torch.equal(alone.scores[0], whole.scores[row])
+
+
+def test_seen_items_stay_unless_excluded() -> None:
+    model = ItemKNN().fit(TRAIN, 6)
+    history = torch.tensor([[1, 2]])
+    kept = model.recommend(history, 6).items[0].tolist()
+    assert {1, 2} < set(kept)
+    without = model.recommend(history, 6, history)
+    assert without.items[0].tolist() == [*(item for item in kept if item not in (1, 2)), 0, 0]
+    assert without.scores[0, 4:].tolist() == [-torch.inf] * 2
+
+
+def test_empty_history_gets_the_popular_items() -> None:
+    ranking = ItemKNN().fit(TRAIN, 6).recommend(torch.zeros(2, 4, dtype=torch.int64), 3)
+    assert ranking.items.tolist() == [[1, 2, 3]] * 2  # items 1 to 4 were taken three times each
+    assert ranking.scores.tolist() == [[0, 0, 0]] * 2
+
+
+def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    train = DataFrame({"user": rng.integers(0, 50, 400), "item": rng.integers(1, 31, 400)})
+    whole = cosine(train, 30, 5).toarray()
+    monkeypatch.setattr("genrec.baselines.itemknn.BLOCK", 7)
+    assert np.array_equal(cosine(train, 30, 5).toarray(), whole)
+    assert (np.count_nonzero(whole, axis=1) <= 5).all()
+
+
+def test_bad_input() -> None:
+    with pytest.raises(InputError, match=r"history: items must lie in 0\.\.6, got 9\.\.9"):
+        ItemKNN().fit(TRAIN, 6).recommend(torch.tensor([[9]]), 2)
+    with pytest.raises(UsageError, match="neighbours must be 0"):
+        ItemKNN(neighbours=-1)
+    with pytest.raises(UsageError, match=r"decay must lie in \(0, 1\], got 1.5"):
+        ItemKNN(decay=1.5)
+    with pytest.raises(UsageError, match="decay"):
+        ItemKNN(decay=float("nan"))
+    with pytest.raises(UsageError, match="last must be at least 1, got 0"):
+        ItemKNN(last=0)

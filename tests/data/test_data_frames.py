@@ -1,0 +1,175 @@
+"""Tables of one's own: ids are text and stay as they are (FAULTS R4), times, formats."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pandas import DataFrame
+
+from genrec.data.sources import Frames
+from genrec.errors import InputError, UsageError
+from genrec.store import describe
+from genrec.types import Source
+
+ODD = ["007", "7", "nan", "NA", "None", "a b", " lead", "x,y", 'say "hi"', "é", "🙂", "1e3", "-0", "null", "a\u2028b"]
+EVENTS = DataFrame({"user": ODD, "item": ODD[::-1], "time": range(15), "rating": [4.5] * 15})
+ITEMS = DataFrame({"item": ODD, "text": [f"text {number}" for number in range(15)], "colour": ["red"] * 15})
+
+
+def written(folder: Path, form: str) -> Frames:
+    """The two tables in files of a format."""
+    paths = [folder / f"{name}.{form}" for name in ("events", "items")]
+    for frame, path in zip((EVENTS, ITEMS), paths, strict=True):
+        if "json" in form:
+            text = "\n".join(json.dumps(row, ensure_ascii=False) for row in frame.to_dict("records"))
+        elif form == "parquet":
+            frame.to_parquet(path)
+            continue
+        else:
+            text = frame.to_csv(index=False, sep="\t" if "tsv" in form else ",")
+        path.write_bytes(gzip.compress(text.encode()) if form.endswith("gz") else text.encode())
+    return Frames(*paths)
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "csv.gz", "jsonl", "jsonl.gz", "parquet"])
+def test_odd_ids_survive_every_format(tmp_path: Path, form: str) -> None:
+    raw, expected = written(tmp_path, form).load(tmp_path), Frames(EVENTS, ITEMS).load(tmp_path)
+    for table in (raw, expected):
+        assert table.interactions["user"].tolist() == ODD
+        assert table.interactions["item"].tolist() == ODD[::-1]
+        assert table.items["item"].tolist() == ODD
+        assert table.items.columns.tolist() == ["item", "text", "colour"]
+        assert table.set_aside is not None
+        assert not len(table.set_aside)
+    pd.testing.assert_frame_equal(raw.interactions, expected.interactions)
+    pd.testing.assert_frame_equal(raw.items, expected.items)
+
+
+IDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r\n\x85\u2028\u2029"), min_size=1, max_size=8)
+
+
+@given(ids=st.lists(IDS, min_size=1, max_size=20))
+@settings(deadline=None, max_examples=60)
+def test_any_text_is_an_id(tmp_path_factory: pytest.TempPathFactory, ids: list[str]) -> None:
+    path = tmp_path_factory.mktemp("frames") / "events.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, quoting=csv.QUOTE_ALL)
+        writer.writerows([("user", "item"), *((name, name) for name in ids)])
+    for source in (Frames(path), Frames(DataFrame({"user": ids, "item": ids}))):
+        interactions = source.load(path).interactions
+        assert interactions["user"].tolist() == interactions["item"].tolist() == ids
+
+
+def test_integers_become_text_and_fractions_are_refused(tmp_path: Path) -> None:
+    whole = Frames(DataFrame({"user": np.array([3, 1], dtype=np.uint8), "item": [10, 20]})).load(tmp_path).interactions
+    assert whole["user"].tolist() == ["3", "1"]
+    with pytest.raises(InputError, match="neither text nor an integer"):
+        Frames(DataFrame({"user": [1.0, 2.0], "item": ["a", "b"]})).load(tmp_path)
+
+
+def test_without_times_the_order_of_rows_is_time(tmp_path: Path) -> None:
+    frame = EVENTS[["user", "item"]].iloc[::-1]
+    assert Frames(frame).load(tmp_path).interactions["time"].tolist() == list(range(15))
+
+
+def test_dates_become_seconds(tmp_path: Path) -> None:
+    frame = DataFrame(
+        {"user": ["a"] * 3, "item": ["b"] * 3, "time": pd.to_datetime(["1970-01-02", "2020-01-01 00:00:01", "1970-01-01"])}
+    )
+    assert Frames(frame).load(tmp_path).interactions["time"].tolist() == [86_400, 1_577_836_801, 0]
+    zoned = frame.assign(time=frame["time"].dt.tz_localize("Europe/Berlin"))
+    assert Frames(zoned).load(tmp_path).interactions["time"].tolist()[0] == 82_800
+
+
+def test_missing_values_are_set_aside_by_row(tmp_path: Path) -> None:
+    frame = DataFrame({"user": ["a"] * 300, "item": ["b"] * 300, "time": [*range(299), None], "rating": [None, *[3.0] * 299]})
+    frame.loc[1, "user"] = None
+    raw = Frames(frame).load(tmp_path)
+    assert raw.set_aside is not None
+    assert raw.set_aside[["file", "line"]].to_numpy().tolist() == [["interactions (DataFrame)", 2], ["interactions (DataFrame)", 300]]
+    assert raw.interactions["rating"].isna().tolist()[:2] == [True, False]
+
+
+def test_quoted_fields_may_hold_line_breaks_and_a_stray_quote_is_found(tmp_path: Path) -> None:
+    events, items = tmp_path / "events.csv", tmp_path / "items.csv"
+    items.write_text('\ufeffitem,text\na,"two\nlines, <b>one</b> text"\nb,plain\n')
+    events.write_text("user,item\r\n" + "u,a\r\n" * 400 + 'u,"stray\r\nu,b\r\n')
+    raw = Frames(events, items).load(tmp_path)
+    assert raw.items["text"].tolist() == ["two lines, one text", "plain"]
+    assert len(raw.interactions) == 400
+    assert raw.set_aside is not None
+    assert raw.set_aside["line"].tolist() == [402, 403]  # both lines that the quote swallowed
+    events.write_text("user,item\n" + "u,a\n" * 100 + 'u,"stray\n' + "u,b\n" * 50_000)
+    with pytest.raises(InputError, match="are malformed"):
+        Frames(events).load(tmp_path)
+
+
+def test_items_without_a_text_column_are_described_by_the_others(tmp_path: Path) -> None:
+    items = DataFrame({"item": [1, 2], "name": ["Tea &amp; Co", None], "tags": [["hot", "drink"], []], "price": [2.5, np.nan]})
+    loaded = Frames(EVENTS, items).load(tmp_path).items
+    assert loaded["text"].tolist() == ["Tea & Co. hot|drink. 2.5", ""]
+    assert loaded["tags"].tolist() == ["hot|drink", ""]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("user,thing\na,b\n", "needs a column 'item'; it has 'user', 'thing'"),
+        ("user,item,item\na,b,c\n", "two columns of one name"),
+        ("user,item\n", "holds no rows"),
+        ("", "needs a column 'user'; it has none"),
+    ],
+)
+def test_tables_that_do_not_fit(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "events.csv").write_text(content)
+    with pytest.raises(InputError, match=message):
+        Frames(tmp_path / "events.csv").load(tmp_path)
+
+
+def test_paths_that_do_not_fit(tmp_path: Path) -> None:
+    for name in ("table.xlsx", "table"):
+        (tmp_path / name).touch()
+        with pytest.raises(InputError, match=r"expected a name that ends in \.csv"):
+            Frames(tmp_path / name).load(tmp_path)
+    with pytest.raises(InputError, match="there is no file"):
+        Frames(str(tmp_path / "absent.csv")).load(tmp_path)
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match="can't be read as Parquet"):
+        Frames(tmp_path / "broken.parquet").load(tmp_path)
+    with pytest.raises(UsageError, match="DataFrame or a path, got dict"):
+        Frames({"user": []}).load(tmp_path)  # type: ignore[arg-type]
+
+
+def test_fingerprints_follow_the_content(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first, second = written(tmp_path / "a", "csv"), written(tmp_path / "b", "csv")
+    assert first != second
+    assert first.fingerprint(tmp_path) == second.fingerprint(tmp_path)
+    assert describe(Frames(str(first.interactions)), tmp_path) == describe(Frames(str(second.interactions)), tmp_path)
+    frames = Frames(EVENTS, ITEMS)
+    assert isinstance(frames, Source)
+    assert frames.fingerprint(tmp_path) == Frames(EVENTS.copy(), ITEMS).fingerprint(tmp_path)
+    assert frames.fingerprint(tmp_path) != Frames(EVENTS.iloc[::-1], ITEMS).fingerprint(tmp_path)
+    assert frames.fingerprint(tmp_path) != Frames(EVENTS).fingerprint(tmp_path)
+
+
+def test_frames_compare_and_hash() -> None:
+    assert Frames(EVENTS, ITEMS) == Frames(EVENTS, ITEMS)
+    assert Frames(EVENTS) != Frames(EVENTS.copy())
+    assert len({Frames("a.csv"), Frames("a.csv"), Frames("b.csv")}) == 2
+
+
+def test_importing_sources_imports_no_torch() -> None:
+    code = "import sys, genrec.data.sources, genrec.data.worlds, genrec.data.prepare; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,121 @@
+"""MovieLens in miniature: both layouts, archive and folder, malformed rows, a missing archive."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from genrec.data.sources import MovieLens
+from genrec.errors import InputError, NetworkError, UsageError
+from genrec.types import Source
+
+GENRES = b"unknown|0\nAction|1\nComedy|2\n\n"
+ITEMS = "1|Toy Story (1995)|01-Jan-1995||http://x|0|1|1\n2|Café|05-Mar-1996||http://x|0|0|1\n3|unknown||||1|0|0\n".encode("latin-1")
+RATINGS = b"7\t2\t4\t881250949\n7\t1\t5\t881250940\n007\t1\t3\t891717742\n"
+
+
+def folder_100k(path: Path, ratings: bytes = RATINGS, items: bytes = ITEMS) -> Path:
+    path.mkdir(parents=True)
+    for name, content in (("u.data", ratings), ("u.item", items), ("u.genre", GENRES)):
+        (path / name).write_bytes(content)
+    return path
+
+
+def test_100k_from_a_folder(tmp_path: Path) -> None:
+    source = MovieLens("100k", path=folder_100k(tmp_path / "upstream"))
+    assert isinstance(source, Source)
+    interactions, items, set_aside = source.load(tmp_path)
+    assert interactions.to_dict("list") == {
+        "user": ["7", "7", "007"],
+        "item": ["2", "1", "1"],
+        "time": [881250949, 881250940, 891717742],
+        "rating": [4.0, 5.0, 3.0],
+    }
+    assert items.to_dict("records") == [
+        {
+            "item": "1",
+            "text": "Toy Story (1995). Action, Comedy",
+            "title": "Toy Story (1995)",
+            "year": "1995",
+            "genres": "Action|Comedy",
+        },
+        {"item": "2", "text": "Café (1996). Comedy", "title": "Café", "year": "1996", "genres": "Comedy"},
+        {"item": "3", "text": "unknown. unknown", "title": "unknown", "year": "", "genres": "unknown"},
+    ]
+    assert set_aside is not None
+    assert len(set_aside) == 0
+
+
+def test_archive_and_folder_have_one_fingerprint(tmp_path: Path) -> None:
+    folder = folder_100k(tmp_path / "upstream")
+    with zipfile.ZipFile(tmp_path / "ml-100k.zip", "w") as archive:
+        for file in folder.iterdir():
+            archive.write(file, f"deep/er/{file.name}")
+    from_folder, from_root = MovieLens("100k", folder), MovieLens()
+    assert from_folder.fingerprint(tmp_path) == from_root.fingerprint(tmp_path)
+    assert from_folder.load(tmp_path).interactions.equals(from_root.load(tmp_path).interactions)
+    (folder / "u.data").write_bytes(RATINGS + b"8\t1\t3\t891717742\n")
+    assert from_folder.fingerprint(tmp_path) != from_root.fingerprint(tmp_path)
+
+
+def test_1m(tmp_path: Path) -> None:
+    (tmp_path / "ratings.dat").write_bytes(b"1::1193::5::978300760\n1::661::3::978302109\n")
+    (tmp_path / "movies.dat").write_bytes("661::Misérables, Les (1995)::Drama|Musical\n".encode("latin-1"))
+    interactions, items, _ = MovieLens("1m", path=tmp_path).load(tmp_path)
+    assert interactions["item"].tolist() == ["1193", "661"]
+    assert items.to_dict("records") == [
+        {
+            "item": "661",
+            "text": "Misérables, Les (1995). Drama, Musical",
+            "title": "Misérables, Les (1995)",
+            "year": "1995",
+            "genres": "Drama|Musical",
+        }
+    ]
+
+
+def test_malformed_rows_are_set_aside_up_to_one_percent(tmp_path: Path) -> None:
+    good = b"".join(b"%d\t1\t4\t88125%04d\n" % (user, user) for user in range(1, 400))
+    bad = b"1\t2\t3\n9\t1\t4\t88125\x00949\nu\ti\tfive\t5\n"
+    source = MovieLens(path=folder_100k(tmp_path / "upstream", good + bad))
+    interactions, _, set_aside = source.load(tmp_path)
+    assert len(interactions) == 399
+    assert set_aside is not None
+    assert set_aside.to_dict("list") == {
+        "file": ["u.data"] * 3,
+        "line": [400, 401, 402],
+        "reason": ["the line has the wrong number of columns", "the line holds a NUL byte", "the rating is no number"],
+    }
+    strict = MovieLens(path=folder_100k(tmp_path / "again", good + bad * 2))
+    with pytest.raises(InputError, match=r"6 of 405 rows \(1\.5%\) are malformed") as caught:
+        strict.load(tmp_path)
+    assert caught.value.exit_code == 3
+
+
+def test_a_genre_file_that_does_not_fit(tmp_path: Path) -> None:
+    folder = folder_100k(tmp_path / "upstream", items=ITEMS.replace(b"|0|1|1", b"|0|7|1"))
+    with pytest.raises(InputError, match="flag is neither 0 nor 1"):
+        MovieLens(path=folder).load(tmp_path)
+    (folder / "u.genre").write_bytes(b"Action\n")
+    with pytest.raises(InputError, match="GENRE"):
+        MovieLens(path=folder).load(tmp_path)
+
+
+def test_a_missing_archive_says_where_it_belongs(tmp_path: Path) -> None:
+    for call in (MovieLens("1m").load, MovieLens("1m").fingerprint):
+        with pytest.raises(NetworkError, match=r"--source\.path") as caught:
+            call(tmp_path)
+        assert caught.value.exit_code == 7
+        assert str(tmp_path / "ml-1m.zip") in str(caught.value)
+        assert "https://files.grouplens.org/datasets/movielens/ml-1m.zip" in str(caught.value)
+    with pytest.raises(InputError, match="there is no file or folder"):
+        MovieLens(path=tmp_path / "absent.zip").load(tmp_path)
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(UsageError, match="variant"):
+        MovieLens("20m")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="tolerated"):
+        MovieLens(tolerated=1.5)

@@ -1,0 +1,50 @@
+"""Items' text: entities, tags, control characters, nested lists."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genrec.data.sources.text import LIMIT, clean, flat, parts, sentences
+
+
+@pytest.mark.parametrize(
+    ("upstream", "expected"),
+    [
+        ("Toy &amp; Story", "Toy & Story"),
+        ("L&#39;Or&eacute;al", "L'Oréal"),
+        ("<b>Bold</b> <br/>text", "Bold text"),
+        ("&lt;p&gt;escaped tag&lt;/p&gt;", "escaped tag"),
+        ("&amp;quot;twice&amp;quot;", '"twice"'),
+        ("<script>var a = 1 < 2;</script>kept<style>p{}</style>", "kept"),
+        ("<!-- hidden -->seen", "seen"),
+        ("3 < 4 > 2 and i <3 you", "3 < 4 > 2 and i <3 you"),
+        ("a\x00b\tc\n\nd\u00a0e", "a b c d e"),
+        ("half of a pair \ud800", "half of a pair \ufffd"),
+        ("  ", ""),
+    ],
+)
+def test_clean(upstream: str, expected: str) -> None:
+    assert clean(upstream) == expected
+
+
+@given(st.text(alphabet=st.sampled_from("ab <>&;/!-#39ltgamp\x00\n"), max_size=60))
+def test_cleaning_twice_changes_nothing(text: str) -> None:
+    assert clean(clean(text)) == clean(text)
+
+
+def test_hostile_text_is_bounded() -> None:
+    assert len(clean("<script" * 1_000_000)) <= LIMIT
+    assert clean("&" + "amp;" * 3000) == "&"
+
+
+def test_nested_fields_become_distinct_parts() -> None:
+    assert parts([["Beauty", "Hair &amp; Care"], ["Beauty", "Oils", ""], None]) == ["Beauty", "Hair & Care", "Oils"]
+    assert flat([1, 2.5, float("nan"), True], "|") == "1|2.5|True"
+    assert flat(None) == ""
+    assert flat({"a": 1}) == ""
+
+
+def test_sentences_leave_out_what_is_empty() -> None:
+    assert sentences(("", "Brush."), ("brand", ""), ("price", "12.5")) == "Brush. price: 12.5"

@@ -1,0 +1,57 @@
+"""Fault S1: vectors that must not go on, by item id."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+
+from genrec.embeddings import check_vectors
+from genrec.errors import InputError
+
+IDS = ["007", "B 1", "nan", "NA"]
+
+
+def good() -> np.ndarray:
+    return np.arange(1, 9, dtype=np.float32).reshape(4, 2)
+
+
+def test_good_vectors_pass_in_silence() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_vectors(good(), IDS)
+
+
+@pytest.mark.parametrize(("value", "word"), [(np.nan, "NaN"), (np.inf, "infinite"), (-np.inf, "infinite")])
+def test_names_items_with_numbers_that_are_none(value: float, word: str) -> None:
+    vectors = good()
+    vectors[[0, 2], 1] = value
+    with pytest.raises(InputError, match=f"2 of 4 item vectors are {word}: items '007', 'nan';") as error:
+        check_vectors(vectors, IDS)
+    assert error.value.exit_code == 3
+
+
+def test_names_items_of_all_zeros() -> None:
+    vectors = good()
+    vectors[3] = 0
+    with pytest.raises(InputError, match="1 of 4 item vectors are all-zero: items 'NA'"):
+        check_vectors(vectors, IDS)
+
+
+def test_names_five_and_counts_the_rest() -> None:
+    with pytest.raises(InputError, match=r"9 of 9 .*: items '0', '1', '2', '3', '4' and 4 more;"):
+        check_vectors(np.zeros((9, 2), dtype=np.float32), [str(place) for place in range(9)])
+
+
+@pytest.mark.parametrize("vectors", [np.ones((3, 2)), np.ones(4), np.ones((4, 0)), np.ones((4, 2), dtype=np.int64)])
+def test_refuses_a_wrong_shape_or_type(vectors: np.ndarray) -> None:
+    with pytest.raises(InputError, match=r"must be float \[4, D\], got"):
+        check_vectors(vectors, IDS)
+
+
+def test_equal_vectors_are_a_warning_with_counts() -> None:
+    """Rows 0 and 2 are equal, for -0.0 is 0.0; so are 1, 3 and 4."""
+    vectors = np.array([[0.0, 1], [2, 3], [-0.0, 1], [2, 3], [2, 3], [2, 4]], dtype=np.float32)
+    with pytest.warns(UserWarning, match=r"5 of 6 items share .* in 2 groups; the largest has 3 items: 'b', 'd', 'e'"):
+        check_vectors(vectors, list("abcdef"))

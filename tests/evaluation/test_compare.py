@@ -1,0 +1,176 @@
+"""Rows beside each other: grouping, tests against the reference, and what is refused (E3, E4)."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from pandas import DataFrame
+
+from genrec.errors import ArtifactError, UsageError
+from genrec.evaluation.compare import ABSENT, Comparison, PairedTest, Run, compare
+
+PROTOCOL: dict[str, object] = {"data": "toy", "users": 4, "items": 9, "filter_seen": False}
+
+
+def run(name: str, ranks: list[int], seed: int = 0, frame: DataFrame | None = None, **changes: object) -> Run:
+    """A run of users 1, 2, ... with targets 11, 12, ..."""
+    users = np.arange(1, len(ranks) + 1)
+    if frame is None:
+        frame = DataFrame({"user": users, "target": users + 10, "rank": ranks})
+    hits = np.array(ranks)
+    metrics = {"recall@10": float(((hits > 0) & (hits <= 10)).sum() / max(1, len(hits)))}
+    return Run(name, seed, frame, metrics, PROTOCOL, {"sft.steps": 5})._replace(**changes)  # type: ignore[arg-type]
+
+
+def against(comparison: Comparison, name: str) -> PairedTest:
+    test = next(row.test for row in comparison.rows if row.name == name)
+    assert test is not None
+    return test
+
+
+def test_by_hand() -> None:
+    """Recall of SFT: 1 1 0 0, of DPO over two seeds: (1 1 1 0 + 0 1 1 0) / 2 = .5 1 1 0."""
+    runs = [run("sft", [1, 3, 0, 0]), run("dpo", [1, 1, 1, 0]), run("dpo", [0, 1, 1, 0], seed=1)]
+    comparison = compare(runs, "recall@10")
+    sft, dpo = comparison.rows
+    assert (sft.name, sft.seeds, sft.value, sft.test) == ("sft", (0,), 0.5, None)
+    assert (dpo.name, dpo.seeds, dpo.value) == ("dpo", (0, 1), 0.625)
+    assert dpo.metrics["recall@10"].mean == pytest.approx(0.625)  # of .75 and .5
+    assert dpo.metrics["recall@10"].deviation == pytest.approx(0.1767767)  # .25 / sqrt(2)
+    assert sft.metrics["recall@10"].deviation is None
+    test = against(comparison, "dpo")
+    assert test.difference == pytest.approx(0.125)  # (-.5 + 0 + 1 + 0) / 4
+    assert (test.wins, test.ties, test.losses) == (1, 2, 1)
+    assert test.p == test.p_holm
+    assert test.p is not None
+    assert 0.5 < test.p <= 1
+    assert test.interval is not None
+    assert test.interval[0] < 0.125 < test.interval[1]
+    assert dpo.interval is not None
+    assert dpo.interval[0] < 0.625 < dpo.interval[1]
+
+
+def test_reference_may_be_any_row_and_rows_keep_their_order() -> None:
+    runs = [run("a", [1, 0, 2, 3]), run("b", [1, 1, 1, 0]), run("c", [0, 0, 0, 1])]
+    comparison = compare(runs, "recall@10", reference="b")
+    assert [row.name for row in comparison.rows] == ["a", "b", "c"]
+    assert [row.test is None for row in comparison.rows] == [False, True, False]
+    assert compare(runs, "recall@10").reference == "a"
+    assert against(comparison, "a").difference == -against(compare(runs, "recall@10"), "b").difference
+
+
+def test_holm_is_over_the_table() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.integers(0, 12, 300)
+    better = np.where(rng.random(300) < 0.15, 1, base)
+    runs = [run("base", base.tolist()), run("better", better.tolist()), run("other", rng.permutation(base).tolist())]
+    comparison = compare(runs, "ndcg@10", resamples=2000)
+    strong, weak = against(comparison, "better"), against(comparison, "other")
+    assert strong.p is not None
+    assert weak.p is not None
+    assert strong.p_holm == pytest.approx(2 * strong.p)
+    assert weak.p_holm == pytest.approx(max(weak.p, 2 * strong.p))
+    assert strong.p == pytest.approx(1 / 2001)  # never 0
+    assert weak.p > 0.2
+
+
+def test_any_cutoff_that_the_lists_reach() -> None:
+    runs = [run("a", [1, 5, 9, 0]), run("b", [5, 5, 9, 0])]
+    assert compare(runs, "mrr@4").rows[0].value == pytest.approx(0.25)
+    with pytest.raises(UsageError, match=r"recall@20 needs lists of 20 items, those of a \(seed 0\) have 10"):
+        compare(runs, "recall@20")
+    for metric in ("hit@10", "ndcg", "ndcg@0", "ndcg@ten"):
+        with pytest.raises(UsageError, match="recall, ndcg, mrr with a cut-off"):
+            compare(runs, metric)
+
+
+def test_same_users_in_another_order_are_the_same() -> None:
+    one, other = run("a", [1, 2, 3, 0]), run("b", [1, 2, 3, 0])
+    turned = other._replace(ranks=other.ranks.iloc[::-1])
+    assert against(compare([one, turned]), "b") == PairedTest(0.0, (0.0, 0.0), 1.0, 1.0, "", 0, 4, 0)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (run("b", [1, 1, 1, 1], protocol={**PROTOCOL, "filter_seen": True}), "filter_seen is False and True"),
+        (run("b", [1, 1, 1, 1], protocol={**PROTOCOL, "items": 10}), "items is 9 and 10"),
+        (run("b", [1, 1, 1, 1], protocol={**PROTOCOL, "split": "temporal"}), "split is '-' and 'temporal'"),
+        (run("b", [1, 1, 1]), r"1 test users are missing from b \(seed 0\), the first is user 4"),
+        (run("b", [1, 1, 1, 1, 1]), r"1 test users are missing from a \(seed 0\), the first is user 5"),
+        (
+            run("b", [], frame=DataFrame({"user": [1, 2, 3, 4], "target": [11, 12, 99, 14], "rank": 1})),
+            "1 users have other targets, the first is user 3 with item 13 and item 99",
+        ),
+        (run("b", [], frame=DataFrame({"user": [1, 2, 2], "target": 11, "rank": 1})), "user 2 twice"),
+        (run("b", []), "no test users"),
+    ],
+)
+def test_what_does_not_fit_is_refused(other: Run, message: str) -> None:
+    """E3."""
+    with pytest.raises(ArtifactError, match=message) as caught:
+        compare([run("a", [1, 1, 0, 0]), other])
+    assert caught.value.exit_code == 4
+
+
+def test_a_row_is_one_configuration() -> None:
+    with pytest.raises(UsageError, match="row a has seed 0 twice"):
+        compare([run("a", [1]), run("a", [1])])
+    with pytest.raises(ArtifactError, match=r"row a: sft\.steps is 5 for seed 0 and 6 for seed 1"):
+        compare([run("a", [1]), run("a", [1], seed=1, configuration={"sft.steps": 6})])
+    with pytest.raises(UsageError, match="at least one run"):
+        compare([])
+    with pytest.raises(UsageError, match="one of the rows a; got 'b'"):
+        compare([run("a", [1])], reference="b")
+    with pytest.raises(UsageError, match="resamples must be at least 1, got 0"):
+        compare([run("a", [1])], resamples=0)
+
+
+def test_degenerate_tables() -> None:
+    """E4: without a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        same = against(compare([run("a", [1, 2, 0]), run("b", [1, 2, 0])]), "b")
+        assert (same.p, same.p_holm, same.interval, same.reason, same.ties) == (1.0, 1.0, (0.0, 0.0), "", 3)
+        one_user = compare([run("a", [1]), run("b", [2])])
+        test = against(one_user, "b")
+        assert (test.p, test.p_holm, test.interval, test.reason, test.losses) == (None, None, None, "one user", 1)
+        assert one_user.rows[0].interval is None
+        constant = against(compare([run("a", [1, 1, 1]), run("b", [2, 2, 2])]), "b")
+        assert (constant.p, constant.interval, constant.reason) == (None, None, "the difference is the same for every user")
+        assert constant.difference == pytest.approx(1 / np.log2(3) - 1)
+        nothing = compare([run("a", [0, 0]), run("b", [0, 0])])
+        assert against(nothing, "b").p == 1
+        assert nothing.rows[0].interval == (0, 0)
+        alone = compare([run("a", [1, 0])])
+        assert alone.rows[0].test is None
+
+
+def test_tests_without_p_are_not_in_the_correction() -> None:
+    runs = [run("a", [1, 1, 1, 1]), run("same", [1, 1, 1, 1]), run("constant", [2, 2, 2, 2]), run("mixed", [1, 0, 0, 1])]
+    comparison = compare(runs)
+    mixed = against(comparison, "mixed")
+    assert mixed.p is not None
+    assert mixed.p_holm == pytest.approx(min(1, 2 * mixed.p))  # two tests have a p
+    assert against(comparison, "constant").p_holm is None
+
+
+def test_differences_in_the_configuration() -> None:
+    sft = {"policy.class": "Tiger", "sft.steps": 5, "align": None, "seed": 0}
+    dpo = {"policy.class": "Tiger", "sft.steps": 5, "align.loss.beta": 0.1, "seed": 1}
+    popularity = {"policy.class": "Popularity", "seed": 0}
+    runs = [run(name, [1, 0], configuration=found) for name, found in (("sft", sft), ("dpo", dpo), ("popularity", popularity))]
+    assert compare(runs).differences == {
+        "policy.class": {"sft": "Tiger", "dpo": "Tiger", "popularity": "Popularity"},
+        "align": {"sft": None, "dpo": ABSENT, "popularity": ABSENT},
+        "align.loss.beta": {"sft": ABSENT, "dpo": 0.1, "popularity": ABSENT},
+    }
+
+
+def test_deterministic() -> None:
+    rng = np.random.default_rng(0)
+    runs = [run(name, rng.integers(0, 12, 100).tolist()) for name in ("a", "b")]
+    assert compare(runs) == compare(runs)
+    assert against(compare(runs, seed=1), "b").interval != against(compare(runs), "b").interval

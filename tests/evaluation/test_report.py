@@ -1,0 +1,121 @@
+"""A comparison as Markdown and in the terminal: what is in it, and names that would break a table (E5)."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from pandas import DataFrame
+
+from genrec.evaluation import report
+from genrec.evaluation.compare import Comparison, Run, compare
+from genrec.evaluation.evaluate import metrics_of
+
+PROTOCOL: dict[str, object] = {
+    "data": "MovieLens(variant=100k)", "split": "LeaveOneOut", "users": 50, "items": 30, "history": 20, "filter_seen": False,
+    "cutoffs": [1, 5, 10, 20, 50],
+}  # fmt: skip
+
+
+def run(name: str, seed: int, configuration: dict[str, object]) -> Run:
+    rng = np.random.default_rng([seed, len(name)])
+    lists = np.stack([rng.permutation(30)[:20] + 1 for _ in range(50)])
+    target = np.arange(50) % 30 + 1
+    rank = np.where((lists == target[:, None]).any(1), (lists == target[:, None]).argmax(1) + 1, 0)
+    users = np.arange(50)
+    ranks = DataFrame({"user": users, "target": target, "rank": rank})
+    recommendations = DataFrame(
+        {"user": users.repeat(20), "position": np.tile(np.arange(1, 21), 50), "item": lists.ravel(), "score": 0.0}
+    )
+    return Run(name, seed, ranks, metrics_of(ranks, recommendations, (1, 5, 10, 20, 50), 30), PROTOCOL, configuration)
+
+
+@pytest.fixture
+def comparison() -> Comparison:
+    sft = {"policy.beams": 50, "sft.steps": 10, "align": None}
+    sdpo = {"policy.beams": 50, "sft.steps": 10, "align.count": 3}
+    runs = [run("popularity", 0, {"policy.class": "Popularity"})]
+    runs += [run(name, seed, found) for name, found in (("sft", sft), ("s-dpo", sdpo)) for seed in (0, 1)]
+    return compare(runs, reference="sft", resamples=500)
+
+
+def cells(line: str) -> list[str]:
+    """The cells of a line of a Markdown table."""
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def test_markdown(comparison: Comparison) -> None:
+    text = report.markdown(comparison)
+    lines = text.splitlines()
+    assert lines[0] == (
+        "Protocol: data MovieLens(variant=100k); split LeaveOneOut; users 50; items 30; history 20; filter_seen False; "
+        "cutoffs 1, 5, 10, 20, 50; beams 50"
+    )
+    tables = [[cells(line) for line in block.splitlines()] for block in text.split("\n\n") if block.startswith("|")]
+    results, tests, differences = tables
+    assert results[0] == [
+        "", "seeds", "R@1", "R@5", "R@10", "R@20", "R@50", "N@5", "N@10", "MRR@10", "coverage@10", "N@10 95 %",
+    ]  # fmt: skip
+    assert [row[0] for row in results[2:]] == ["popularity", "sft", "s-dpo"]
+    assert [row[1] for row in results[2:]] == ["0", "0, 1", "0, 1"]
+    sft = comparison.rows[1].metrics["recall@10"]
+    assert results[3][4] == f"{sft.mean:.4f} ±{sft.deviation:.4f}"
+    assert "±" not in results[2][4]
+    assert "**N@10 against sft**" in lines
+    assert [row[0] for row in tests[2:]] == ["popularity", "s-dpo"]
+    test = comparison.rows[2].test
+    assert test is not None
+    assert tests[3][1:] == [
+        f"{test.difference:+.5f}", f"[{test.interval[0]:+.5f}, {test.interval[1]:+.5f}]", f"{test.p:.4f}", f"{test.p_holm:.4f}",
+        f"{test.wins} / {test.ties} / {test.losses}",
+    ]  # type: ignore[index]  # fmt: skip
+    assert ["align.count", "-", "-", "3"] in differences
+    assert all(len(row) == len(table[0]) for table in tables for row in table)
+    assert "s-dpo: 1500 slots of its lists were empty" in text  # 50 users, lists of 20 items for a last cut-off of 50
+
+
+def test_terminal_says_the_same(comparison: Comparison, capsys: pytest.CaptureFixture[str]) -> None:
+    report.terminal(comparison)
+    printed = capsys.readouterr().out
+    words = set(re.findall(r"[^\s|*]+", report.markdown(comparison))) - {"---", "---:"}
+    assert words - set(printed.split()) == set()
+
+
+@pytest.mark.parametrize(
+    "name", ["a|b", "[red]x[/red]", "<script>alert(1)</script>", "*b* `c` _d_", "x](http://e.f)", "line\nfeed", "\x1b[31mred"]
+)
+def test_names_cannot_break_a_table(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """E5."""
+    runs = [run("sft", 0, {"policy.beams": 50, "note": name}), run(name, 0, {"policy.beams": 50, "note": "plain"})]
+    comparison = compare(runs, resamples=100)
+    text = report.markdown(comparison)
+    for block in text.split("\n\n"):
+        if block.startswith("|"):
+            assert len({len(cells(line)) for line in block.splitlines()}) == 1
+    assert "<script" not in text
+    assert "](http" not in text
+    assert "\x1b" not in text
+    report.terminal(comparison)
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    if name.isprintable():
+        assert name in printed
+
+
+def test_one_row_and_undefined_tests() -> None:
+    one = run("sft", 0, {"policy.beams": 50})
+    assert "against" not in report.markdown(compare([one], resamples=10))
+    alone = [entry._replace(ranks=entry.ranks.head(1)) for entry in (one, run("s-dpo", 0, {"policy.beams": 50}))]
+    shifted = alone[1]._replace(ranks=alone[1].ranks.assign(rank=1 + alone[0].ranks["rank"]))
+    text = report.markdown(compare([alone[0], shifted], metric="mrr@50", resamples=10))
+    assert "not defined: one user" in text
+
+
+def test_the_tested_metric_is_always_shown() -> None:
+    runs = [run(name, 0, {"policy.beams": beams}) for name, beams in (("a", 50), ("b", 60))]
+    comparison = compare(runs, metric="ndcg@7", resamples=10)
+    text = report.markdown(comparison)
+    assert "| N@7 | N@7 95 % |" in text
+    assert f"{comparison.rows[0].value:.4f} | [" in text
+    assert "beams of a 50; beams of b 60" in text

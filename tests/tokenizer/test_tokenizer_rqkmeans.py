@@ -1,0 +1,165 @@
+"""Residual quantisation against a numpy oracle, and residual k-means: by hand, learnability, restore, faults S1 and S2."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genrec.errors import ArtifactError, InputError, UsageError
+from genrec.tokenizer import RQKMeans
+from genrec.tokenizer.residual import chosen_entries, quantise
+from genrec.tokenizer.rqkmeans import FittedRQKMeans
+from genrec.types import FittedQuantizer, Quantizer
+
+
+def fit(vectors: np.ndarray, specification: RQKMeans, seed: int = 0) -> FittedRQKMeans:
+    return specification.fit(vectors, torch.Generator().manual_seed(seed))
+
+
+def grouped(groups: int = 8, each: int = 25, width: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    """Well separated groups of items."""
+    generator = np.random.default_rng(0)
+    group = np.repeat(np.arange(groups), each)
+    centres = 10 * np.eye(groups, width) + 10 * np.eye(groups, width, k=-width)[:, ::-1] - 5 * (np.arange(groups)[:, None] >= width)
+    return (centres[group] + 0.1 * generator.standard_normal((len(group), width))).astype(np.float32), group
+
+
+def test_satisfies_the_protocols() -> None:
+    assert isinstance(RQKMeans(), Quantizer)
+    assert isinstance(fit(grouped()[0], RQKMeans(codes=4)), FittedQuantizer)
+    assert RQKMeans(levels=2, codes=9).level_sizes() == (9, 9)
+
+
+def test_quantise_by_hand() -> None:
+    """(7, 1): nearest of level 1 is (8, 0), left over (-1, 1), nearest of level 2 is (-1, 2), left over (0, -1)."""
+    codebooks = torch.tensor([[[0.0, 0], [8, 0]], [[-1, 2], [1, -2]]])
+    codes, residuals = quantise(torch.tensor([[7.0, 1]]), codebooks)
+    assert codes.tolist() == [[1, 0]]
+    assert residuals.tolist() == [[[7, 1]], [[-1, 1]]]
+    assert chosen_entries(codes, codebooks).sum(0).tolist() == [[7, 2]]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 30), st.integers(1, 4), st.integers(1, 8), st.integers(1, 6))
+def test_quantise_against_numpy(seed: int, items: int, levels: int, codes: int, width: int) -> None:
+    generator = np.random.default_rng(seed)
+    vectors = generator.standard_normal((items, width)).astype(np.float32)
+    codebooks = generator.standard_normal((levels, codes, width)).astype(np.float32)
+    found = FittedRQKMeans(torch.tensor(codebooks)).encode(vectors)
+    for item, residual in enumerate(vectors.astype(np.float64)):
+        for level, codebook in enumerate(codebooks):
+            squares = ((residual - codebook) ** 2).sum(1)
+            assert squares[found[item, level]] == pytest.approx(squares.min(), rel=1e-4, abs=1e-5)
+            residual = residual - codebook[found[item, level]]
+
+
+def test_codes_types_and_ranges() -> None:
+    vectors, _ = grouped()
+    fitted = fit(vectors, RQKMeans(levels=2, codes=16))
+    codes = fitted.encode(vectors)
+    assert (codes.shape, codes.dtype) == ((200, 2), np.int64)
+    assert codes.min() >= 0
+    assert codes.max() < 16
+    assert (fitted.reconstruct(codes).shape, fitted.reconstruct(codes).dtype) == ((200, 6), np.float32)
+
+
+def test_separated_groups_get_one_first_code_each() -> None:
+    vectors, group = grouped()
+    for seed in range(5):
+        first = fit(vectors, RQKMeans(levels=2, codes=8), seed).encode(vectors)[:, 0]
+        assert len({(one, code) for one, code in zip(group, first, strict=True)}) == len(set(first)) == 8
+
+
+def test_a_world_of_sums_is_recovered_exactly() -> None:
+    """Vectors a_i + b_j with |b| far below |a|, sum of b zero: level 1 finds i, level 2 finds j, nothing is left over."""
+    coarse = np.array([[0, 0], [100, 0], [0, 100], [100, 100]])
+    fine = np.array([[1, 2], [-1, -2], [2, -1], [-2, 1]])
+    vectors = (coarse[:, None] + fine[None]).reshape(16, 2).astype(np.float32)
+    fitted = fit(vectors, RQKMeans(levels=2, codes=4))
+    codes = fitted.encode(vectors)
+    assert len({tuple(row) for row in codes.tolist()}) == 16
+    assert all(len(set(codes[start : start + 4, 0])) == 1 for start in range(0, 16, 4))
+    assert all(len(set(codes[start::4, 1])) == 1 for start in range(4))
+    np.testing.assert_allclose(fitted.reconstruct(codes), vectors, atol=1e-4)
+
+
+def test_every_level_lowers_the_error() -> None:
+    vectors = np.random.default_rng(1).standard_normal((500, 8)).astype(np.float32)
+    fits = [fit(vectors, RQKMeans(levels=levels, codes=16)) for levels in (1, 2, 3)]
+    errors = [float(((each.reconstruct(each.encode(vectors)) - vectors) ** 2).sum()) for each in fits]
+    assert errors[2] < 0.9 * errors[1] < 0.9 * 0.9 * errors[0]
+
+
+def test_same_generator_same_codes() -> None:
+    vectors = np.random.default_rng(1).standard_normal((300, 8)).astype(np.float32)
+    one, same, other = (fit(vectors, RQKMeans(codes=16), seed).encode(vectors) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).any()
+
+
+def test_restored_encodes_the_same_also_new_items() -> None:
+    vectors, _ = grouped()
+    specification = RQKMeans(levels=2, codes=16)
+    fitted = fit(vectors, specification)
+    restored = specification.restore({name: array.copy() for name, array in fitted.state().items()})
+    new = np.random.default_rng(5).standard_normal((50, 6)).astype(np.float32)
+    np.testing.assert_array_equal(restored.encode(new), fitted.encode(new))
+    np.testing.assert_array_equal(restored.reconstruct(restored.encode(new)), fitted.reconstruct(fitted.encode(new)))
+
+
+def test_one_item_encodes_as_in_company() -> None:
+    vectors, _ = grouped()
+    fitted = fit(vectors, RQKMeans(levels=2, codes=8))
+    np.testing.assert_array_equal(np.concatenate([fitted.encode(row[None]) for row in vectors]), fitted.encode(vectors))
+
+
+def test_fewer_items_than_codes() -> None:
+    vectors = np.random.default_rng(0).standard_normal((10, 4)).astype(np.float32)
+    with pytest.raises(InputError, match=r"10 items cannot fill codebooks of 16 codes.*shrink=True") as error:
+        fit(vectors, RQKMeans(codes=16))
+    assert error.value.exit_code == 3
+    specification = RQKMeans(codes=16, shrink=True)
+    fitted = fit(vectors, specification)
+    assert fitted.state()["codebooks"].shape == (3, 10, 4)
+    assert len(set(fitted.encode(vectors)[:, 0])) == 10
+    np.testing.assert_allclose(fitted.reconstruct(fitted.encode(vectors)), vectors, atol=1e-6)
+    np.testing.assert_array_equal(specification.restore(fitted.state()).encode(vectors), fitted.encode(vectors))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_refuses_vectors_that_are_no_numbers(value: float) -> None:
+    vectors, _ = grouped()
+    vectors[17, 2] = value
+    with pytest.raises(InputError, match="1 of 200 vectors are not finite, the first in row 17"):
+        fit(vectors, RQKMeans(codes=8))
+
+
+def test_refuses_another_width_or_shape() -> None:
+    vectors, _ = grouped()
+    fitted = fit(vectors, RQKMeans(codes=8))
+    with pytest.raises(InputError, match=r"vectors \[N, 6\], got shape \[200, 5\]"):
+        fitted.encode(vectors[:, :5])
+    with pytest.raises(InputError, match=r"vectors \[N, D\], got shape \[6\]"):
+        fit(vectors[0], RQKMeans(codes=8))
+    with pytest.raises(InputError, match=r"codes \[N, 3\], got shape \[1, 2\]"):
+        fitted.reconstruct(np.zeros((1, 2), dtype=np.int64))
+    with pytest.raises(InputError, match=r"lie in 0\.\.7, got 8\.\.8"):
+        fitted.reconstruct(np.full((1, 3), 8))
+
+
+def test_refuses_a_state_that_does_not_fit() -> None:
+    state = fit(grouped()[0], RQKMeans(codes=8)).state()
+    for specification in (RQKMeans(levels=2, codes=8), RQKMeans(codes=4)):
+        with pytest.raises(ArtifactError, match=r"needs codebooks .* has \{'codebooks': \[3, 8, 6\]\}"):
+            specification.restore(state)
+    with pytest.raises(ArtifactError, match=r"has \{\}"):
+        RQKMeans().restore({})
+
+
+@pytest.mark.parametrize("field", [{"levels": 0}, {"codes": 0}, {"iterations": 0}])
+def test_refuses_fields_out_of_range(field: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match=rf"RQKMeans\.{next(iter(field))} must be at least 1, got 0"):
+        RQKMeans(**field)  # type: ignore[arg-type]

@@ -1,0 +1,241 @@
+"""RQ-VAE: the loss and its gradients by hand, learnability, dead codes, determinism, restore, faults."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from genrec.errors import ArtifactError, InputError, NumericsError, UsageError
+from genrec.tokenizer import RQVAE
+from genrec.tokenizer.autoencoder import ResidualAutoencoder, initialise
+from genrec.tokenizer.rqvae import FittedRQVAE, _restart_dead_codes
+from genrec.types import FittedQuantizer, Quantizer
+
+SMALL = RQVAE(levels=2, codes=8, hidden=(16,), latent=4, epochs=60, batch=64, learning_rate=3e-3)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def grouped(groups: int = 8, each: int = 25, width: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """Well separated groups of items: corners of a cube in ten dimensions, in shuffled order."""
+    generator = np.random.default_rng(0)
+    group = generator.permutation(np.repeat(np.arange(groups), each))
+    centres = generator.choice([-3.0, 3.0], (groups, width))
+    return (centres[group] + 0.1 * generator.standard_normal((len(group), width))).astype(np.float32), group
+
+
+def relative_error(vectors: np.ndarray, reconstructed: np.ndarray) -> float:
+    return float(((vectors - reconstructed) ** 2).sum() / ((vectors - vectors.mean(0)) ** 2).sum())
+
+
+def identity(codebooks: list[list[list[float]]]) -> ResidualAutoencoder:
+    """An autoencoder of two dimensions whose encoder and decoder change nothing."""
+    model = ResidualAutoencoder(2, (), 2, len(codebooks), len(codebooks[0]))
+    state = {"mean": torch.zeros(2), "scale": torch.ones(2), "codebooks": torch.tensor(codebooks)}
+    for part in ("encoder", "decoder"):
+        state |= {f"{part}.0.weight": torch.eye(2), f"{part}.0.bias": torch.zeros(2)}
+    model.load_state_dict(state)
+    return model
+
+
+def test_satisfies_the_protocols() -> None:
+    assert isinstance(SMALL, Quantizer)
+    assert isinstance(FittedRQVAE(identity([[[0.0, 0]]])), FittedQuantizer)
+    assert SMALL.level_sizes() == (8, 8)
+
+
+def test_loss_by_hand() -> None:
+    """z = (7, 1) takes e_1 = (8, 0), left over (-1, 1), takes e_2 = (-1, 2); x' = (7, 2).
+
+    |x - x'|^2 = 1; |r_1 - e_1|^2 = 2 and |r_2 - e_2|^2 = 1, once for the codebooks and .25 times for the commitment:
+    1 + 3 + .75 = 4.75.
+    """
+    loss, codes = identity([[[0.0, 0], [8, 0]], [[-1, 2], [1, -2]]]).losses(torch.tensor([[7.0, 1]]), commitment=0.25)
+    assert codes.tolist() == [[1, 0]]
+    assert loss.item() == 4.75
+
+
+def test_gradients_by_hand() -> None:
+    """Codebooks: 2 (e_l - r_l), that is 2 (1, -1) and 2 (0, 1); nothing from the decoder, nothing for codes not taken.
+
+    Latents: straight through 2 (x' - x) = (0, 2), and commitment .25 * 2 * ((-1, 1) + (0, -1)) = (-.5, 0).
+    """
+    model = identity([[[0.0, 0], [8, 0]], [[-1, 2], [1, -2]]])
+    model.losses(torch.tensor([[7.0, 1]]), commitment=0.25).loss.backward()
+    assert model.codebooks.grad is not None
+    assert model.codebooks.grad.tolist() == [[[0, 0], [2, -2]], [[0, 2], [0, 0]]]
+    assert model.encoder[0].bias.grad.tolist() == [-0.5, 2]
+    assert model.decoder[0].bias.grad.tolist() == [0, 2]
+
+
+def test_loss_is_the_mean_over_the_batch() -> None:
+    model = identity([[[0.0, 0], [8, 0]], [[-1, 2], [1, -2]]])
+    both = torch.tensor([[7.0, 1], [-1, 3]])
+    one, other = (model.losses(row[None], 0.25).loss.item() for row in both)
+    assert model.losses(both, 0.25).loss.item() == pytest.approx((one + other) / 2)
+
+
+def test_standardises_and_undoes_it() -> None:
+    model = identity([[[0.0, 0], [1, 1]]])
+    model.mean.copy_(torch.tensor([10.0, 20]))
+    model.scale.copy_(torch.tensor([2.0, 4]))
+    fitted = FittedRQVAE(model)
+    assert fitted.encode(np.array([[12, 24], [10, 20]], dtype=np.float32)).tolist() == [[1], [0]]
+    assert fitted.reconstruct(np.array([[1], [0]])).tolist() == [[12, 24], [10, 20]]
+
+
+def test_separated_groups_get_one_first_code_each() -> None:
+    vectors, group = grouped()
+    codes = SMALL.fit(vectors, seeded()).encode(vectors)
+    assert (codes.shape, codes.dtype) == ((200, 2), np.int64)
+    assert len(set(zip(group, codes[:, 0], strict=True))) == len(set(codes[:, 0])) == 8
+
+
+def test_reconstruction_improves_and_beats_random_codebooks() -> None:
+    vectors, _ = grouped()
+    first, last = (replace(SMALL, epochs=epochs).fit(vectors, seeded()) for epochs in (1, 60))
+    error = [relative_error(vectors, each.reconstruct(each.encode(vectors))) for each in (first, last)]
+    state = last.state()
+    state["codebooks"] = torch.randn(state["codebooks"].shape, generator=seeded(7)).numpy() * state["codebooks"].std()
+    random = SMALL.restore(state)
+    assert error[1] < 0.3 * error[0]
+    assert error[1] < 0.3 * relative_error(vectors, random.reconstruct(random.encode(vectors)))
+    assert error[1] < 0.1
+
+
+def test_constant_dimensions_do_no_harm() -> None:
+    vectors, _ = grouped()
+    vectors[:, 3] = 5
+    fitted = replace(SMALL, epochs=2).fit(vectors, seeded())
+    assert np.isfinite(fitted.reconstruct(fitted.encode(vectors))).all()
+    assert fitted.state()["scale"][3] == 1
+
+
+def test_dead_codes_move_to_residuals_and_are_forgotten_by_the_optimizer() -> None:
+    """Both items take code 0 of level 1, so that code 1 begins again at one of them; level 2's live code stays where it is."""
+    model = identity([[[0.0, 0], [50, 50]], [[1, 1], [60, 60]]])
+    points = torch.tensor([[2.0, 0], [0.0, 3]])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-9)
+    loss, codes = model.losses(points, 0.25)
+    loss.backward()
+    optimizer.step()
+    assert codes.tolist() == [[0, 0], [0, 0]]
+    memory = optimizer.state[model.codebooks]["exp_avg"].fill_(1.0)
+    _restart_dead_codes(model, torch.tensor([[False, True], [False, True]]), points, optimizer, seeded())
+    assert model.codebooks[0, 1].tolist() in [pytest.approx(point, abs=1e-6) for point in points.tolist()]
+    torch.testing.assert_close(model.codebooks[:, 0].detach(), torch.tensor([[0.0, 0], [1, 1]]))
+    assert memory[:, :, 0].tolist() == [[1, 0], [1, 0]]
+
+
+def test_restarts_keep_codes_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = np.random.default_rng(0).standard_normal((400, 6)).astype(np.float32)
+    specification = RQVAE(levels=1, codes=64, hidden=(16,), latent=4, epochs=40, batch=64)
+    with_restarts = specification.fit(vectors, seeded()).encode(vectors)
+    monkeypatch.setattr("genrec.tokenizer.rqvae._restart_dead_codes", lambda *_: None)
+    without = specification.fit(vectors, seeded()).encode(vectors)
+    assert len(np.unique(with_restarts)) >= 58
+    assert len(np.unique(without)) <= 52
+
+
+def test_a_function_of_the_generator_alone() -> None:
+    vectors, _ = grouped()
+    quick = replace(SMALL, epochs=3)
+    before = torch.get_rng_state()
+    first = quick.fit(vectors, seeded(1)).state()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(99)
+    second, other = quick.fit(vectors, seeded(1)).state(), quick.fit(vectors, seeded(2)).state()
+    torch.set_rng_state(before)
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, second[name])
+    assert (first["codebooks"] != other["codebooks"]).any()
+
+
+def test_initialise_fills_every_layer_like_torch() -> None:
+    model = ResidualAutoencoder(400, (300,), 100, 1, 2)
+    initialise(model, seeded())
+    for layer in (model.encoder[0], model.encoder[2], model.decoder[0], model.decoder[2]):
+        bound = layer.in_features**-0.5
+        for weights in (layer.weight, layer.bias):
+            assert weights.abs().max().item() <= bound
+            assert weights.std().item() == pytest.approx(bound / 3**0.5, rel=0.15)
+
+
+def test_restored_encodes_the_same_also_new_items() -> None:
+    vectors, _ = grouped()
+    quick = replace(SMALL, epochs=3)
+    fitted = quick.fit(vectors, seeded())
+    restored = quick.restore({name: array.copy() for name, array in fitted.state().items()})
+    new = np.random.default_rng(5).standard_normal((50, 10)).astype(np.float32)
+    np.testing.assert_array_equal(restored.encode(new), fitted.encode(new))
+    np.testing.assert_array_equal(restored.reconstruct(restored.encode(new)), fitted.reconstruct(fitted.encode(new)))
+
+
+def test_fewer_items_than_codes() -> None:
+    vectors = grouped()[0][:5]
+    with pytest.raises(InputError, match="5 items cannot fill codebooks of 8 codes"):
+        SMALL.fit(vectors, seeded())
+    shrunk = replace(SMALL, epochs=2, shrink=True)
+    fitted = shrunk.fit(vectors, seeded())
+    assert fitted.state()["codebooks"].shape == (2, 5, 4)
+    np.testing.assert_array_equal(shrunk.restore(fitted.state()).encode(vectors), fitted.encode(vectors))
+
+
+def test_refuses_vectors_that_are_no_numbers_and_another_width() -> None:
+    vectors, _ = grouped()
+    fitted = replace(SMALL, epochs=1).fit(vectors, seeded())
+    with pytest.raises(InputError, match=r"vectors \[N, 10\], got shape \[200, 9\]"):
+        fitted.encode(vectors[:, :9])
+    vectors[3, 3] = np.nan
+    with pytest.raises(InputError, match="1 of 200 vectors are not finite, the first in row 3"):
+        SMALL.fit(vectors, seeded())
+
+
+def test_a_loss_that_is_no_number_stops() -> None:
+    with pytest.raises(NumericsError, match=r"loss is (nan|inf) in epoch 1 of 60: try a learning_rate below 1e\+30") as error:
+        replace(SMALL, learning_rate=1e30).fit(grouped()[0], seeded())
+    assert error.value.exit_code == 6
+
+
+def test_refuses_a_state_that_does_not_fit() -> None:
+    state = replace(SMALL, epochs=1).fit(grouped()[0], seeded()).state()
+    with pytest.raises(ArtifactError, match="at most 4 codes"):
+        replace(SMALL, codes=4).restore(state)
+    with pytest.raises(ArtifactError, match="do not fit"):
+        replace(SMALL, latent=5).restore(state)
+    with pytest.raises(ArtifactError, match=r"has \['mean'\]"):
+        SMALL.restore({"mean": state["mean"]})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("levels", 0),
+        ("codes", 0),
+        ("latent", 0),
+        ("epochs", 0),
+        ("batch", 255),
+        ("hidden", (512, 0)),
+        ("commitment", -0.1),
+        ("commitment", float("nan")),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("inf")),
+    ],
+)
+def test_refuses_fields_out_of_range(name: str, value: object) -> None:
+    with pytest.raises(UsageError, match=rf"RQVAE\.{name} must be .*, got"):
+        RQVAE(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_trained_on_cuda_encodes_on_the_cpu() -> None:
+    vectors, group = grouped()
+    fitted = SMALL.fit(vectors, seeded())
+    assert fitted.model.codebooks.device.type == "cpu"
+    assert len(set(zip(group, fitted.encode(vectors)[:, 0], strict=True))) == 8
