@@ -113,7 +113,7 @@ def _print_table(
 
 
 def _show(options: argparse.Namespace, overrides: list[str]) -> int:
-    from genrec import runs
+    from genrec import pipeline, runs
 
     content = runs.read(options.name)
     print(content["name"])
@@ -124,7 +124,7 @@ def _show(options: argparse.Namespace, overrides: list[str]) -> int:
     for seed, entry in content["seeds"].items():
         print(f"\nseed {seed}")
         for stage, key in entry["artifacts"].items():
-            print(f"  {stage:9} {runs.store().folder(stage, key)}  {entry['seconds'][stage]:.1f} s")
+            print(f"  {stage:9} {pipeline.store().folder(stage, key)}  {entry['seconds'][stage]:.1f} s")
         for name, value in entry["metrics"].items():
             print(f"  {name} = {value:.6g}")
     return 0

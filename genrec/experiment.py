@@ -8,7 +8,6 @@ Two experiments that agree in a stage and in all before it share that stage's ar
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -94,8 +93,3 @@ def flatten(description: object, path: str = "") -> dict[str, object]:
             result |= flatten(value, f"{path}.{key}" if path else key)
         return result
     return {path: description}
-
-
-def field_names(experiment: Experiment) -> list[str]:
-    """The names of the stages' fields, in order."""
-    return [entry.name for entry in dataclasses.fields(experiment)]

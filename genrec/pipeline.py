@@ -10,13 +10,12 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from genrec import stages
-from genrec.errors import ArtifactError, UsageError
+from genrec.errors import UsageError
 from genrec.experiment import Experiment
 from genrec.progress import say
 from genrec.store import Artifact, Store, describe, hash_of
@@ -77,7 +76,8 @@ def run(experiment: Experiment, refresh: str | None = None, done: set[str] | Non
 
     `done` holds the keys that this command has refreshed already, so that experiments that share a stage refresh it once.
     """
-    steps, artifacts, where = plan(experiment), {}, store()
+    steps, where = plan(experiment), store()
+    artifacts: dict[str, Artifact] = {}
     done = set() if done is None else done
     check_stage(refresh)
     anew = False
@@ -114,16 +114,6 @@ def _build(experiment: Experiment, step: Step, artifacts: dict[str, Artifact], w
         if folder is not None:
             stages.BUILDERS[step.stage](experiment, {name: artifact.folder for name, artifact in artifacts.items()}, folder)
     say(f"{experiment.name} (seed {experiment.seed}): {step.stage} {step.key} made in {time.monotonic() - began:.1f} s")
-
-
-def find(steps: Sequence[Step]) -> dict[str, Artifact]:
-    """The artifacts of planned stages; refuses one that is missing."""
-    where, found = store(), {}
-    for step in steps:
-        if not where.has(step.stage, step.key):
-            raise ArtifactError(f"stage {step.stage} ({step.key}) was not run yet; run the experiment first")
-        found[step.stage] = where.get(step.stage, step.key)
-    return found
 
 
 def versions() -> dict[str, str]:

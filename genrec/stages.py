@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pandas as pd
 import torch
@@ -24,7 +24,7 @@ from genrec.semantic_ids import SemanticIds
 from genrec.store import write_json
 from genrec.tokenizer import tokenize
 from genrec.training.recipes import SFT, Align
-from genrec.types import Baseline, Policy, PolicySpecification, Recommender, SamplerContext
+from genrec.types import Baseline, Policy, PolicySpecification, Recommender, SamplerContext, SequenceBatch
 
 Parents = dict[str, Path]
 
@@ -39,7 +39,7 @@ def build_embed(experiment: Experiment, parents: Parents, folder: Path) -> None:
     """Corpus -> vectors float32 [N, D]."""
     corpus = Corpus.load(parents["data"])
     vectors = experiment.embed.encode(corpus.items, corpus.part("train"))
-    check_vectors(vectors, corpus.items["item_id"])
+    check_vectors(vectors, corpus.items["item_id"].tolist())
     save_file({"vectors": torch.from_numpy(vectors).contiguous()}, folder / "vectors.safetensors")
 
 
@@ -117,10 +117,10 @@ BUILDERS: dict[str, Callable[[Experiment, Parents, Path], None]] = {
 }
 
 
-def batches(entries: Examples, size: int, device: torch.device) -> list[Any]:
+def batches(entries: Examples, size: int, device: torch.device) -> list[SequenceBatch]:
     """All examples once, in order, on the device."""
-    index = torch.arange(len(entries))
-    return [type(batch)(*(part.to(device) for part in batch)) for batch in map(entries.batch, index.split(size))]
+    indices = [torch.arange(begin, min(begin + size, len(entries))) for begin in range(0, len(entries), size)]
+    return [SequenceBatch(*(part.to(device) for part in entries.batch(index))) for index in indices]
 
 
 def validation_score(policy: Policy, corpus: Corpus, experiment: Experiment, recipe: SFT | Align) -> Callable[[], float]:

@@ -149,7 +149,7 @@ class _Pooled:
 
 
 def _without_self(neighbours: Tensor) -> Tensor:
-    """Rows int64 [N, k + 1] of nearest vectors -> int64 [N, k], line i without row i, or without its last where equal vectors hid i."""
+    """Rows int64 [N, k + 1] of nearest vectors -> int64 [N, k], line i without row i, or its last where equal vectors hid i."""
     drop = neighbours == torch.arange(len(neighbours)).unsqueeze(1)
     drop[:, -1] |= ~drop.any(1)
     return neighbours[~drop].view(len(neighbours), -1)

@@ -114,8 +114,12 @@ class Training(lightning.LightningModule):
 class Watch(lightning.Callback):
     """Logs, validates, saves, and stops: for patience, for numbers that are none, for a signal."""
 
-    def __init__(self, progress: Progress, best: dict[str, Tensor], folder: Path, validate: Callable[[], float], bar: Bar) -> None:
-        self.progress, self.best, self.folder, self.validate, self.bar = progress, best, folder, validate, bar
+    def __init__(
+        self, progress: Progress, best: dict[str, Tensor], counters: dict[str, Tensor], folder: Path,
+        validate: Callable[[], float], bar: Bar,
+    ) -> None:  # fmt: skip
+        self.progress, self.best, self.counters, self.folder = progress, best, counters, folder
+        self.validate, self.bar = validate, bar
         self.pending: list[dict[str, Tensor]] = []
         self.saved = time.monotonic()
         self.signal: int | None = None

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import tyro
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pandas import DataFrame
@@ -83,9 +84,7 @@ def test_without_times_the_order_of_rows_is_time(tmp_path: Path) -> None:
 
 
 def test_dates_become_seconds(tmp_path: Path) -> None:
-    frame = DataFrame(
-        {"user": ["a"] * 3, "item": ["b"] * 3, "time": pd.to_datetime(["1970-01-02", "2020-01-01 00:00:01", "1970-01-01"])}
-    )
+    frame = DataFrame({"user": ["a"] * 3, "item": ["b"] * 3, "time": pd.to_datetime([86_400, 1_577_836_801, 0], unit="s")})
     assert Frames(frame).load(tmp_path).interactions["time"].tolist() == [86_400, 1_577_836_801, 0]
     zoned = frame.assign(time=frame["time"].dt.tz_localize("Europe/Berlin"))
     assert Frames(zoned).load(tmp_path).interactions["time"].tolist()[0] == 82_800
@@ -168,6 +167,13 @@ def test_frames_compare_and_hash() -> None:
     assert Frames(EVENTS, ITEMS) == Frames(EVENTS, ITEMS)
     assert Frames(EVENTS) != Frames(EVENTS.copy())
     assert len({Frames("a.csv"), Frames("a.csv"), Frames("b.csv")}) == 2
+
+
+def test_the_command_line_changes_other_fields_and_keeps_the_tables() -> None:
+    changed = tyro.cli(Frames, default=Frames(EVENTS, ITEMS), args=["--tolerated", "0.5"])
+    assert changed.interactions is EVENTS
+    assert changed.items is ITEMS
+    assert changed.tolerated == 0.5
 
 
 def test_importing_sources_imports_no_torch() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import ranx
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
@@ -39,6 +39,7 @@ def test_form(metric: Metric) -> None:
 
 
 @pytest.mark.parametrize("metric", ALL)
+@settings(deadline=None)
 @given(ranks=RANKS, n=st.integers(1, 60))
 def test_bounded_monotone_and_user_by_user(metric: Metric, ranks: list[int], n: int) -> None:
     value = metric(torch.tensor(ranks), n)
@@ -75,6 +76,7 @@ def test_against_ranx(metric: Metric, name: str, n: int) -> None:
     assert float(metric(torch.from_numpy(ranks), n).double().mean()) == pytest.approx(expected, abs=1e-7)
 
 
+@settings(deadline=None)
 @given(rank=st.integers(1, 20), n=st.integers(1, 20))
 def test_ndcg_against_scikit_learn(rank: int, n: int) -> None:
     relevance = np.zeros((1, 20))
@@ -108,6 +110,7 @@ def test_extremes_beyond_accuracy() -> None:
     assert (div_ratio(half, 2), or_ratio(half, 2), entropy(half, 2)) == (0.5, 0.5, pytest.approx(math.log(2)))
 
 
+@settings(deadline=None)
 @given(lists=st.lists(st.lists(st.integers(0, 6), min_size=3, max_size=3), min_size=1, max_size=8))
 def test_beyond_accuracy_is_bounded_and_blind_to_order(lists: list[list[int]]) -> None:
     items = torch.tensor(lists)
