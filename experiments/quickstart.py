@@ -30,7 +30,9 @@ def sft() -> Experiment:
 
 def control() -> Experiment:
     """SFT continued for as many steps as alignment takes, on the same batches: what a gain of alignment has to beat."""
-    return replace(sft(), name="shop-sft-continued", align=Align(loss=ContinuedSFT(), steps=100, validate_every=50, learning_rate=3e-4))
+    return replace(
+        sft(), name="shop-sft-continued", align=Align(loss=ContinuedSFT(), steps=100, validate_every=50, learning_rate=3e-4)
+    )
 
 
 def dpo() -> Experiment:

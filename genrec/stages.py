@@ -104,7 +104,7 @@ def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> No
     result.ranks.to_parquet(folder / "ranks.parquet", index=False)
     result.recommendations.to_parquet(folder / "recommendations.parquet", index=False)
     metrics = metrics_of(result.ranks, result.recommendations, spec.cutoffs, corpus.item_count, popularity_of(corpus))
-    write_json(folder / "metrics.json", metrics)
+    write_json(folder / "metrics.json", metrics | {"excluded_targets": float(result.excluded_targets)})
 
 
 BUILDERS: dict[str, Callable[[Experiment, Parents, Path], None]] = {

@@ -36,6 +36,7 @@ class Tiger:
     history: Literal["codes", "items"] = (
         "codes"  # what the encoder reads: a token a code (TIGER), or an item's codes summed to one vector
     )
+    positions: int = 20  # learnt embeddings of an item's age, older items share the last; 0 leaves relative positions alone, as T5
     beams: int = 50  # of constrained beam search; a ranking never has more items
 
     def __post_init__(self) -> None:
@@ -71,8 +72,11 @@ class TigerPolicy(nn.Module):
         self.decoder_bias = RelativeBias(specification.heads, bidirectional=False)
         self.encoder_norm = nn.RMSNorm(specification.width, eps=1e-6)
         self.decoder_norm = nn.RMSNorm(specification.width, eps=1e-6)
+        self.recency = nn.Embedding(specification.positions, specification.width) if specification.positions else None
         self.dropout = nn.Dropout(specification.dropout)
         self.heads = nn.ModuleList(nn.Linear(specification.width, size, bias=False) for size in semantic_ids.level_sizes)
+        if self.recency is not None:
+            nn.init.normal_(self.recency.weight, std=specification.width**-0.5)
         for module in (self.embedding, self.encoder_bias.table, self.decoder_bias.table, *self.heads):
             nn.init.normal_(module.weight, std=specification.width**-0.5)
         none = torch.zeros(1, dtype=torch.int64)
@@ -98,6 +102,9 @@ class TigerPolicy(nn.Module):
     def encode(self, history: Tensor) -> History:
         """Items int64 [B, T], left-padded with 0 -> the encoded history."""
         states = self.embedding(self.tokens[history])
+        if self.recency is not None:
+            age = torch.arange(history.shape[1] - 1, -1, -1, device=history.device)
+            states = states + self.recency(age.clamp(max=self.specification.positions - 1)).unsqueeze(1)
         if self.specification.history == "items":
             states, empty = states.sum(2), history == 0
         else:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from genrec.errors import UsageError
-from genrec.preference.losses import Anchored, SoftmaxDPO
+from genrec.preference.losses import DPO, Anchored, SoftmaxDPO
 from genrec.preference.negatives import Uniform
 from genrec.types import NegativeSampler, PreferenceLoss
 
@@ -57,6 +57,9 @@ class Align:
         _check(self, "align")
         if self.count < 1:
             raise UsageError(f"align.count must be at least 1, got {self.count}")
+        loss = self.loss.loss if isinstance(self.loss, Anchored) else self.loss
+        if isinstance(loss, DPO) and self.count > 1:
+            raise UsageError(f"DPO takes one negative, got align.count {self.count}: set it to 1, or use SoftmaxDPO (S-DPO)")
 
 
 def _check(recipe: SFT | Align, name: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -58,6 +58,17 @@ def test_probabilities_of_a_catalogue_add_up_to_at_most_one() -> None:
     total = policy.log_prob(histories(4, 6, 50), torch.arange(1, 51).expand(4, 50)).exp().sum(1)
     assert (total < 1).all()
     assert (total > 0).all()
+
+
+@pytest.mark.parametrize("history", ["codes", "items"])
+@pytest.mark.parametrize("positions", [0, 5])
+def test_every_reading_of_the_history_sees_its_order(history: str, positions: int) -> None:
+    """The same items in another order give another distribution; and the beam stays exact."""
+    policy = policy_of(50, replace(SMALL, history=history, positions=positions))
+    there, back = torch.tensor([[3, 7, 9, 11]]), torch.tensor([[11, 9, 7, 3]])
+    items = torch.arange(1, 51).unsqueeze(0)
+    assert (policy.log_prob(there, items) - policy.log_prob(back, items)).abs().max() > 1e-3
+    torch.testing.assert_close(policy.recommend(there, 50).scores, brute_force(policy, there)[1], atol=1e-4, rtol=1e-4)
 
 
 def test_padding_and_batch_change_nothing() -> None:
@@ -204,7 +215,7 @@ def copy_into_t5(policy: TigerPolicy):
 
 
 def test_a_t5_with_the_same_weights_gives_the_same_log_probs() -> None:
-    policy = copy.deepcopy(policy_of(50))
+    policy = policy_of(50, replace(SMALL, positions=0))
     t5 = copy_into_t5(policy)
     history, items = histories(5, 7, 50), torch.tensor([[4], [9], [50], [1], [23]])
     ids = policy.semantic_ids

@@ -1,0 +1,134 @@
+"""The checks of preference losses. In: a loss. Out: nothing, or a `ContractError`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from genrec.errors import UsageError
+from genrec.testing.specification import ContractError, check_specification
+from genrec.types import LogProbs, PreferenceLoss, PreferenceTerms
+
+ROWS = 8  # examples a loss is given
+
+
+def check_loss(loss: PreferenceLoss) -> None:
+    """Refuse a loss that breaks `genrec.types.PreferenceLoss`; one that raises `UsageError` for 3 negatives is checked with 1.
+
+    Checked: a frozen dataclass; one loss an example; finite values and gradients, at log-ratios of 10,000 too; detached rewards; a
+    masked negative counts as none; the order of negatives does not matter; at the start the positive is pushed up and no negative is;
+    inputs left alone; no state.
+    """
+    check_specification(loss, PreferenceLoss, "__call__(policy, reference)")
+    try:
+        loss(*_log_probs(3))
+        counts: tuple[int, ...] = (1, 3)
+    except UsageError:
+        counts = (1,)
+    for count in counts:
+        policy, reference = _log_probs(count)
+        _check_terms(loss, policy, reference)
+        _check_terms(loss, *_extreme(count))
+        _check_masked(loss, policy, reference)
+        _check_start(loss, policy)
+        _check_pure(loss, policy, reference)
+
+
+def _log_probs(count: int) -> tuple[LogProbs, LogProbs]:
+    """Of policy and reference, 3 codes long."""
+    source = torch.Generator().manual_seed(count)
+    draws = [-0.1 - 10 * torch.rand(ROWS, 1 + count, generator=source) for _ in range(2)]
+    ours, theirs = (LogProbs(draw[:, 0], draw[:, 1:], 3) for draw in draws)
+    return ours, theirs
+
+
+def _extreme(count: int) -> tuple[LogProbs, LogProbs]:
+    """Log-ratios of about +10,000 and -10,000 for positive and negatives, in all four combinations."""
+    high = torch.arange(ROWS)
+    chosen, rejected = (torch.where(high // half % 2 == 0, -0.01, -1e4) for half in (1, 2))
+    ours = LogProbs(chosen, rejected.unsqueeze(1).repeat(1, count), 3)
+    return ours, LogProbs(-1e4 - chosen, -1e4 - ours.rejected, 3)
+
+
+def _gradients(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -> tuple[PreferenceTerms, Tensor, Tensor]:
+    """The terms, and the gradients of the losses' sum by the policy's chosen [B] and rejected [B, K]."""
+    chosen, rejected = policy.chosen.clone().requires_grad_(), policy.rejected.clone().requires_grad_()
+    terms = loss(LogProbs(chosen, rejected, policy.length), reference)
+    if not isinstance(terms, PreferenceTerms) or tuple(terms.loss.shape) != tuple(chosen.shape):
+        got = f"loss {list(terms.loss.shape)}" if isinstance(terms, PreferenceTerms) else type(terms).__name__
+        raise ContractError(
+            f"{type(loss).__name__}: must return PreferenceTerms with loss [{ROWS}], one an example, not reduced; got {got}"
+        )
+    if not terms.loss.requires_grad:
+        raise ContractError(f"{type(loss).__name__}: the loss has no gradient; do not detach the policy's log-probabilities")
+    found = torch.autograd.grad(terms.loss.sum(), (chosen, rejected), allow_unused=True, materialize_grads=True)
+    return terms, found[0], found[1]
+
+
+def _check_terms(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -> None:
+    """Shapes, finite numbers, detached rewards."""
+    name = type(loss).__name__
+    terms, chosen, rejected = _gradients(loss, policy, reference)
+    for part, tensor, shape in (
+        ("chosen_reward", terms.chosen_reward, policy.chosen.shape),
+        ("rejected_reward", terms.rejected_reward, policy.rejected.shape),
+    ):
+        if tensor.shape != shape:
+            raise ContractError(f"{name}: {part} must have shape {list(shape)}, got {list(tensor.shape)}")
+        if tensor.requires_grad:
+            raise ContractError(f"{name}: {part} must be detached, since it is only shown; call .detach()")
+    for part, tensor in (("loss", terms.loss), ("gradient of chosen", chosen), ("gradient of rejected", rejected)):
+        if not bool(torch.isfinite(tensor).all()):
+            row = int((~torch.isfinite(tensor)).nonzero()[0, 0])
+            ratio = float(policy.chosen[row] - reference.chosen[row]), float(policy.rejected[row, 0] - reference.rejected[row, 0])
+            raise ContractError(
+                f"{name}: the {part} is not finite at log-ratios {ratio[0]:g} (positive) and {ratio[1]:g} (negative); use logsumexp, "
+                "logsigmoid or log_softmax, and put masked places to 0 before subtracting (-inf minus -inf is NaN)"
+            )
+
+
+def _check_masked(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -> None:
+    """A masked negative has no gradient, an infinitely low reward and no influence; a row may have no negative at all."""
+    name, count = type(loss).__name__, policy.rejected.shape[1]
+    mask = torch.zeros(ROWS, count, dtype=torch.bool)
+    mask[:, 0] = True
+    ours, theirs = (part._replace(rejected=part.rejected.masked_fill(mask, -torch.inf)) for part in (policy, reference))
+    _check_terms(loss, ours, theirs)
+    terms, _, rejected = _gradients(loss, ours, theirs)
+    if bool((rejected[mask] != 0).any()):
+        raise ContractError(f"{name}: a masked negative (-inf under policy and reference) must have a gradient of 0")
+    if not bool(terms.rejected_reward[mask].isneginf().all()):
+        raise ContractError(f"{name}: rejected_reward must be -inf where the negative is masked")
+    if count > 1:
+        ours, theirs = (part._replace(rejected=part.rejected[:, 1:]) for part in (policy, reference))
+        _require_equal(terms.loss, loss(ours, theirs).loss, f"{name}: a masked negative must count as if it were not there")
+
+
+def _check_start(loss: PreferenceLoss, policy: LogProbs) -> None:
+    """Where policy and reference are one, descent raises the positive and raises no negative."""
+    _, chosen, rejected = _gradients(loss, policy, policy)
+    if bool((chosen >= 0).any()) or bool((rejected < 0).any()):
+        raise ContractError(
+            f"{type(loss).__name__}: at the start a step must push the positive up and no negative; got gradients "
+            f"{chosen[0]:g} (chosen) and {rejected[0].tolist()} (rejected): is a sign the wrong way round?"
+        )
+
+
+def _check_pure(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -> None:
+    """The same from the same, in any order of negatives, with inputs left alone."""
+    name = type(loss).__name__
+    kept = [tensor.clone() for tensor in (*policy[:2], *reference[:2])]
+    first = loss(policy, reference).loss
+    if not all(torch.equal(old, new) for old, new in zip(kept, (*policy[:2], *reference[:2]), strict=True)):
+        raise ContractError(f"{name}: the log-probabilities were modified; use no in-place operation on them")
+    loss(*_extreme(policy.rejected.shape[1]))
+    _require_equal(first, loss(policy, reference).loss, f"{name}: the same input gives another loss the second time; keep no state")
+    ours, theirs = (part._replace(rejected=part.rejected.flip(1)) for part in (policy, reference))
+    _require_equal(first, loss(ours, theirs).loss, f"{name}: the order of the negatives must not matter")
+
+
+def _require_equal(first: Tensor, second: Tensor, message: str) -> None:
+    if not torch.allclose(first, second, rtol=1e-4, atol=1e-5):
+        row = int((first - second).abs().argmax())
+        got = f"{first[row].item():g} and {second[row].item():g}"
+        raise ContractError(f"{message}; got {got} in example {row + 1} of {len(first)}")

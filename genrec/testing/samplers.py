@@ -1,0 +1,131 @@
+"""The checks of negative samplers. In: a sampler's specification, and the context to draw in. Out: nothing, or a `ContractError`."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from pandas import concat
+from torch import Tensor
+
+from genrec.errors import GenrecError, InputError
+from genrec.preference.contract import DrawContract
+from genrec.testing.specification import ContractError, check_specification
+from genrec.testing.worlds import batches_of, sampler_context
+from genrec.types import DrawNegatives, NegativeSampler, SamplerContext, SequenceBatch
+
+COUNTS = (1, 5)  # negatives asked for
+EXAMPLES = 256  # looked at, at most
+
+
+def check_sampler(sampler: NegativeSampler, context: SamplerContext | None = None) -> None:
+    """Refuse a sampler that breaks `genrec.types.DrawNegatives`, on a synthetic world or on your own `context`.
+
+    Checked: a frozen dataclass; shape and type; real, distinct items; never the target, an item with its Semantic ID, an item of
+    the history or of the user's training, past or future; equal draws from equal generators and others from other seeds; global
+    random state and inputs left alone; a shortfall of zeros for users who have taken (nearly) everything; one example or many.
+    """
+    check_specification(sampler, NegativeSampler, "build(context)")
+    context = context if context is not None else sampler_context()
+    batch = next(batches_of(context, EXAMPLES), None)
+    if batch is None or context.item_count < 4:
+        raise InputError(f"the context is too small to check a sampler: {context.item_count} items (4 needed), users of 1 item only")
+    one = SequenceBatch(*(tensor[:1] for tensor in batch))
+    crowded, full = _crowded(context)
+    for world, batches in ((context, (batch, one)), (crowded, (full,))):
+        for each in batches:
+            with _left_alone(sampler, world, each):
+                _check_draws(sampler, world, each)
+    _check_randomness(sampler, context, batch)
+
+
+def _check_draws(sampler: NegativeSampler, context: SamplerContext, batch: SequenceBatch) -> None:
+    """Draw for the batch and hold the result against the contract."""
+    name, contract, draw = type(sampler).__name__, DrawContract(context), _build(sampler, context)
+    for count in COUNTS:
+        negatives = _draw(name, draw, batch, count, seed=0)
+        try:
+            contract.check(batch, negatives, count)
+        except InputError as error:
+            raise ContractError(f"{name}: {error}") from None
+
+
+def _check_randomness(sampler: NegativeSampler, context: SamplerContext, batch: SequenceBatch) -> None:
+    """Something is drawn: the same from equal generators, something else from another seed unless every row is short of items."""
+    name, draw = type(sampler).__name__, _build(sampler, context)
+    first = _draw(name, draw, batch, max(COUNTS), seed=1)
+    if not bool(first.any()):
+        raise ContractError(f"{name}: no negative was drawn for any of {len(first)} examples; 0 means that no item is left to draw")
+    for again in (draw, _build(sampler, context)):
+        if not torch.equal(first, _draw(name, again, batch, max(COUNTS), seed=1)):
+            raise ContractError(
+                f"{name}: two draws from generators of one seed differ; take all randomness from the generator that is passed, and "
+                "keep no state between draws"
+            )
+    other = _draw(name, draw, batch, max(COUNTS), seed=2)
+    if torch.equal(first, other) and bool(first[:, -1].any()):
+        raise ContractError(f"{name}: generators of different seeds give the same {len(first)} rows; use the generator that is passed")
+
+
+def _build(sampler: NegativeSampler, context: SamplerContext) -> DrawNegatives:
+    draw = sampler.build(context)
+    if not callable(draw):
+        raise ContractError(
+            f"{type(sampler).__name__}: build must return what draws, called with (batch, count, generator); got {draw!r}"
+        )
+    return draw
+
+
+def _draw(name: str, draw: DrawNegatives, batch: SequenceBatch, count: int, seed: int) -> Tensor:
+    """One draw, whose failure is told with its circumstances."""
+    try:
+        return draw(batch, count, torch.Generator().manual_seed(seed))
+    except GenrecError:
+        raise
+    except Exception as error:
+        size, user = len(batch.target), int(batch.user[0])
+        raise ContractError(f"{name}: a draw of {count} for {size} examples (the first of user {user}) raised {error!r}") from error
+
+
+def _crowded(context: SamplerContext) -> tuple[SamplerContext, SequenceBatch]:
+    """The context with two users more, who have taken all items but the last two, and all; and a batch of the two."""
+    items, last = context.item_count, int(context.interactions["user"].max())
+    taken = np.concatenate([np.arange(1, items - 1), np.arange(1, items + 1)])
+    users = np.repeat([last + 1, last + 2], [items - 2, items])
+    more = context.interactions.iloc[np.zeros(len(taken), dtype=int)].assign(user=users, item=taken, time=taken)
+    interactions = concat([context.interactions, more], ignore_index=True)
+    popularity = context.popularity + torch.bincount(torch.from_numpy(taken), minlength=items + 1)
+    batch = SequenceBatch(torch.tensor([last + 1, last + 2]), torch.tensor([[0, 2], [2, 3]]), torch.tensor([1, 1]))
+    return context._replace(interactions=interactions, popularity=popularity), batch
+
+
+@contextmanager
+def _left_alone(sampler: NegativeSampler, context: SamplerContext, batch: SequenceBatch) -> Iterator[None]:
+    """Refuse a change of global random state, of the context or of the batch."""
+    name = type(sampler).__name__
+    states = _random_states()
+    tables = {"popularity": context.popularity, "vectors": context.vectors, "semantic_ids": context.semantic_ids.codes}
+    tensors = {f"context.{key}": table for key, table in tables.items()} | {f"batch.{key}": t for key, t in batch._asdict().items()}
+    before = {key: tensor.clone() for key, tensor in tensors.items()}
+    interactions = context.interactions.copy()
+    yield
+    for (library, state), now in zip(states.items(), _random_states().values(), strict=True):
+        if state != now:
+            raise ContractError(f"{name}: {library} was drawn from or seeded; draw from the generator that is passed")
+    changed = [key for key, tensor in tensors.items() if not torch.equal(tensor, before[key])]
+    if not context.interactions.equals(interactions):
+        changed.append("context.interactions")
+    if changed:
+        raise ContractError(f"{name}: {changed[0]} was modified, which others read too; work on a copy")
+
+
+def _random_states() -> dict[str, str]:
+    """Global random state, by owner."""
+    return {
+        "torch's global generator": torch.get_rng_state().numpy().tobytes().hex(),
+        "NumPy's global generator": repr([np.asarray(part).tolist() for part in np.random.get_state()]),  # noqa: NPY002
+        "Python's global generator": repr(random.getstate()),
+    }

@@ -1,0 +1,69 @@
+"""Statistics of what was drawn, worked out by hand, and accumulated like one batch."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+
+from genrec.preference.drawn import Drawn, describe
+from genrec.preference.negatives import Uniform
+from genrec.semantic_ids import SemanticIds
+from genrec.testing import batches_of, sampler_context
+from genrec.types import SamplerContext, SequenceBatch
+
+CONTEXT = SamplerContext(
+    item_count=4,
+    interactions=pd.DataFrame({"user": [0], "item": [1], "time": [0]}),
+    popularity=torch.tensor([0, 10, 2, 2, 6]),
+    vectors=torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 3.0], [1.0, 1.0], [-1.0, 0.0]]),
+    semantic_ids=SemanticIds(torch.tensor([[0, 0], [0, 1], [1, 0], [0, 0]])),
+)
+BATCH = SequenceBatch(torch.tensor([0, 1, 2]), torch.zeros(3, 1, dtype=torch.int64), torch.tensor([1, 1, 2]))
+
+
+def test_by_hand() -> None:
+    summary = describe(BATCH, torch.tensor([[2, 3], [4, 0], [0, 0]]), CONTEXT)
+    assert summary == {
+        "examples": 3,
+        "examples_without_negatives": 1,
+        "negatives": 3,
+        "shortfall_share": 0.5,
+        "distinct_items": 3,
+        "catalogue_share": 0.75,
+        "draws_per_item": 1.0,
+        "cosine_to_positive": pytest.approx((0 + 2**-0.5 - 1) / 3),
+        "popularity": pytest.approx((2 + 2 + 6) / 3),
+        "popularity_percentile": pytest.approx((0.25 + 0.25 + 0.625) / 3),  # of 2, 2, 6, 10: the middles of the ranks
+        "prefix_depth_shares": pytest.approx([1 / 3, 1 / 3, 1 / 3]),  # items 3, 2 and 4 against item 1
+    }
+
+
+def test_nothing_drawn() -> None:
+    empty = Drawn(CONTEXT).summary()
+    assert empty["examples"] == empty["negatives"] == 0
+    assert empty["cosine_to_positive"] is None
+    assert empty["prefix_depth_shares"] is None
+    none = describe(BATCH, torch.zeros(3, 2, dtype=torch.int64), CONTEXT)
+    assert none["shortfall_share"] == 1.0
+    assert none["examples_without_negatives"] == 3
+
+
+def test_batches_add_up_and_totals_are_all_there_is() -> None:
+    context = sampler_context()
+    draw = Uniform().build(context)
+    batch = next(batches_of(context, 200))
+    negatives = draw(batch, 3, torch.Generator().manual_seed(0))
+    parts = Drawn(context)
+    for rows in torch.arange(len(batch.target)).split(30):
+        restored = Drawn(context)
+        restored.totals = {name: total.clone() for name, total in parts.totals.items()}
+        parts = restored
+        parts.update(SequenceBatch(*(tensor[rows] for tensor in batch)), negatives[rows])
+    whole = describe(batch, negatives, context)
+    for name, value in parts.summary().items():
+        assert value == pytest.approx(whole[name]), name
+    assert json.loads(json.dumps(whole)) == whole
+    assert sum(whole["prefix_depth_shares"]) == pytest.approx(1)  # type: ignore[arg-type]

@@ -1,0 +1,68 @@
+"""What must not be drawn, and how candidates become negatives, against Python sets."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genrec.preference.forbidden import Forbidden, on_cpu, rows_of, take_first
+from genrec.semantic_ids import SemanticIds
+from genrec.testing import batches_of, sampler_context
+from genrec.types import SequenceBatch
+
+
+@given(st.integers(0, 50))
+def test_forbidden_is_target_semantic_id_history_and_training(seed: int) -> None:
+    context = sampler_context(seed, items=20, users=6)
+    batch = next(batches_of(context, 16))
+    forbidden = Forbidden(context)(batch, torch.arange(context.item_count + 1).expand(len(batch.target), -1))
+    codes = context.semantic_ids.codes.tolist()
+    for row, (user, target) in enumerate(zip(batch.user.tolist(), batch.target.tolist(), strict=True)):
+        training = set(context.interactions.loc[context.interactions["user"] == user, "item"])
+        twins = {item for item in range(1, context.item_count + 1) if codes[item - 1] == codes[target - 1]}
+        expected = {0, target} | training | twins | set(batch.history[row].tolist())
+        assert set(forbidden[row].nonzero().flatten().tolist()) == expected
+
+
+def test_a_history_beyond_training_is_forbidden_too() -> None:
+    context = sampler_context()
+    batch = SequenceBatch(torch.tensor([10_000]), torch.tensor([[0, 7, 9]]), torch.tensor([3]))
+    candidates = torch.tensor([[7, 8, 9]])
+    forbidden = Forbidden(context)
+    assert forbidden.in_training(batch, candidates).tolist() == [[False, False, False]]
+    assert forbidden.in_history(batch, candidates).tolist() == [[True, False, True]]
+    assert not forbidden.in_history(batch._replace(history=torch.zeros(1, 0, dtype=torch.int64)), candidates).any()
+
+
+def test_no_interactions_forbid_nothing() -> None:
+    context = sampler_context()
+    context = context._replace(
+        interactions=context.interactions.iloc[:0], semantic_ids=SemanticIds(torch.arange(context.item_count).unsqueeze(1))
+    )
+    batch = SequenceBatch(torch.tensor([5]), torch.tensor([[2]]), torch.tensor([3]))
+    assert Forbidden(context)(batch, torch.tensor([[0, 1, 2, 3, 60]])).tolist() == [[True, False, True, True, False]]
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 6), min_size=5, max_size=5), min_size=1, max_size=4),
+    st.integers(1, 8),
+    st.sets(st.integers(1, 6)),
+)
+def test_take_first_keeps_the_first_distinct_allowed(rows: list[list[int]], count: int, banned: set[int]) -> None:
+    candidates = torch.tensor(rows)
+    allowed = ~torch.isin(candidates, torch.tensor(sorted(banned), dtype=torch.int64))
+    expected = [[item for item in dict.fromkeys(row) if item > 0 and item not in banned][:count] for row in rows]
+    expected = [row + [0] * (count - len(row)) for row in expected]
+    assert take_first(candidates, allowed, count).tolist() == expected
+
+
+def test_take_first_of_nothing() -> None:
+    none = torch.zeros(2, 0, dtype=torch.int64)
+    assert take_first(none, none.bool(), 3).tolist() == [[0, 0, 0]] * 2
+    assert take_first(none[:0], none[:0].bool(), 3).shape == (0, 3)
+
+
+def test_rows_of_a_batch() -> None:
+    batch = SequenceBatch(torch.tensor([1, 2, 3]), torch.tensor([[4], [5], [6]]), torch.tensor([7, 8, 9]))
+    assert [tensor.tolist() for tensor in rows_of(on_cpu(batch), torch.tensor([2, 0]))] == [[3, 1], [[6], [4]], [9, 7]]

@@ -1,0 +1,211 @@
+"""What samplers draw, and how often: distributions against exact probabilities, neighbours against brute force."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+from torch import Tensor
+
+from genrec.errors import InputError, UsageError
+from genrec.preference import negatives
+from genrec.preference.contract import check_draw
+from genrec.preference.forbidden import Forbidden
+from genrec.preference.negatives import FaissNeighbours, Popularity, Uniform
+from genrec.semantic_ids import SemanticIds
+from genrec.testing import batches_of, sampler_context
+from genrec.types import NegativeSampler, SamplerContext, SequenceBatch
+
+NOTHING: list[tuple[int, int]] = []
+SAMPLERS = [Uniform(), Popularity(), Popularity(0.0), Popularity(3.0), FaissNeighbours(), FaissNeighbours(pool=8, skip=3)]
+
+
+def world(events: list[int], taken: list[tuple[int, int]] = NOTHING, vectors: Tensor | None = None) -> SamplerContext:
+    """A catalogue of distinct Semantic IDs with these training events of each item; `taken` are (user, item) pairs."""
+    count = len(events)
+    return SamplerContext(
+        item_count=count,
+        interactions=pd.DataFrame({"user": [u for u, _ in taken], "item": [i for _, i in taken], "time": 0}, dtype="int64"),
+        popularity=torch.tensor([0, *events]),
+        vectors=vectors if vectors is not None else torch.eye(count + 1),
+        semantic_ids=SemanticIds(torch.arange(count).unsqueeze(1)),
+    )
+
+
+def rows(count: int, target: int = 1, user: int = 0) -> SequenceBatch:
+    """One example again and again, without any history."""
+    return SequenceBatch(torch.full((count,), user), torch.zeros(count, 1, dtype=torch.int64), torch.full((count,), target))
+
+
+def draw(sampler: NegativeSampler, context: SamplerContext, batch: SequenceBatch, count: int, seed: int = 0) -> Tensor:
+    return sampler.build(context)(batch, count, torch.Generator().manual_seed(seed))
+
+
+def successive(weights: dict[int, float], count: int) -> dict[tuple[int, ...], float]:
+    """The probability of every ordered draw of `count` items, one after another without replacement."""
+    result = {}
+    for order in permutations(weights, count):
+        probability, left = 1.0, sum(weights.values())
+        for item in order:
+            probability *= weights[item] / left
+            left -= weights[item]
+        result[order] = probability
+    return result
+
+
+@pytest.mark.parametrize("rounds", [(8, 64), (1,), ()], ids=["with replacement", "both", "exponential race"])
+@pytest.mark.parametrize(
+    ("sampler", "weights"),
+    [
+        (Uniform(), {2: 1, 3: 1, 4: 1, 6: 1}),
+        (Popularity(), {2: 9, 3: 4, 4: 1, 6: 30}),
+        (Popularity(0.5), {2: 3, 3: 2, 4: 1, 6: 30**0.5}),
+        (Popularity(0.0), {2: 1, 3: 1, 4: 1, 6: 1}),
+    ],
+    ids=["uniform", "popularity", "square root", "alpha 0"],
+)
+def test_the_distribution_is_the_documented_one(
+    sampler: NegativeSampler, weights: dict[int, float], rounds: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The joint distribution of ordered draws, whichever way they are made; item 1 is the target and 5 a training item."""
+    monkeypatch.setattr(negatives, "ROUNDS", rounds)
+    drawn = draw(sampler, world([7, 9, 4, 1, 50, 30], [(0, 5)]), rows(20_000), 3)
+    expected = successive(weights, 3)
+    index = {order: place for place, order in enumerate(expected)}
+    counts = torch.bincount(torch.tensor([index[tuple(row)] for row in drawn.tolist()]), minlength=len(index))
+    frequencies = [probability * len(drawn) for probability in expected.values()]
+    assert chisquare(counts.tolist(), frequencies).pvalue > 1e-3
+
+
+def test_rows_of_the_catalogue_are_searched_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(negatives, "ROUNDS", ())
+    monkeypatch.setattr(negatives, "DENSE", 25)
+    drawn = draw(Uniform(), world([1] * 10), rows(31), 4)
+    assert (drawn > 1).all()
+    assert len(set(map(tuple, drawn.tolist()))) > 25
+
+
+def test_neighbours_are_drawn_uniformly() -> None:
+    drawn = draw(FaissNeighbours(pool=4, skip=1), world([1] * 7, vectors=line(7)), rows(20_000), 2)
+    expected = successive({3: 1, 4: 1, 5: 1, 6: 1}, 2)
+    counts = [int((drawn == torch.tensor(order)).all(1).sum()) for order in expected]
+    assert sum(counts) == len(drawn)
+    assert chisquare(counts).pvalue > 1e-3
+
+
+def line(count: int) -> Tensor:
+    """Vectors on an arc, of any length: the neighbours of item 1 are 2, 3, 4, ... in this order."""
+    angle = torch.arange(count + 1) * 0.1
+    return torch.stack([angle.cos(), angle.sin()], 1) * (1 + torch.arange(count + 1) % 3).unsqueeze(1)
+
+
+@pytest.mark.parametrize(
+    ("pool", "skip", "target", "expected"),
+    [
+        (3, 0, 1, {2, 3, 4}),
+        (3, 2, 1, {4, 5, 6}),
+        (1, 0, 9, {8}),
+        (2, 7, 9, {1}),  # rank 8 is the last of 9 items
+        (200, 0, 1, {2, 3, 4, 5, 6, 7, 8, 9}),
+    ],
+)
+def test_the_window_of_neighbours(pool: int, skip: int, target: int, expected: set[int]) -> None:
+    drawn = draw(FaissNeighbours(pool, skip), world([1] * 9, vectors=line(9)), rows(60, target), 8)
+    assert set(drawn.flatten().tolist()) - {0} == expected
+    assert (drawn[:, : len(expected)] > 0).all()
+    assert (drawn[:, len(expected) :] == 0).all()
+
+
+def test_equal_vectors_do_not_make_an_item_its_own_neighbour() -> None:
+    drawn = draw(FaissNeighbours(pool=2), world([1] * 6, vectors=torch.ones(7, 3)), SequenceBatch(
+        torch.arange(6), torch.zeros(6, 1, dtype=torch.int64), torch.arange(1, 7)), 2)  # fmt: skip
+    assert (drawn > 0).all()
+    assert (drawn != torch.arange(1, 7).unsqueeze(1)).all()
+
+
+def test_items_without_events_are_not_popular() -> None:
+    context = world([5, 0, 2, 0, 1])
+    assert set(draw(Popularity(), context, rows(50), 4).flatten().tolist()) == {0, 3, 5}
+    assert set(draw(Popularity(0.0), context, rows(50), 4).flatten().tolist()) == {2, 3, 4, 5}
+
+
+def test_popularity_without_events_is_refused() -> None:
+    with pytest.raises(InputError, match=r"Popularity needs training events.*5 items"):
+        Popularity().build(world([0] * 5))
+
+
+def test_a_large_alpha_does_not_overflow() -> None:
+    assert draw(Popularity(400.0), world([10, 1000, 999, 1000]), rows(5), 2).ne(0).all()
+
+
+def test_a_user_who_has_taken_all_gets_none() -> None:
+    context = world([1] * 6, [(0, item) for item in range(1, 7)] + [(1, item) for item in range(1, 5)])
+    for sampler in (Uniform(), Popularity(), FaissNeighbours()):
+        both = [torch.cat(parts) for parts in zip(rows(3), rows(3, user=1), strict=True)]
+        drawn = draw(sampler, context, SequenceBatch(*both), 4)
+        assert not drawn[:3].any()
+        assert drawn[3:].sort(1).values.tolist() == [[0, 0, 5, 6]] * 3
+        assert (drawn[3:, :2] > 0).all()
+
+
+def test_no_examples_no_negatives() -> None:
+    for sampler in SAMPLERS:
+        assert draw(sampler, sampler_context(), rows(0), 3).shape == (0, 3)
+
+
+def test_only_the_generator_matters() -> None:
+    context = sampler_context()
+    batch = next(batches_of(context, 64))
+    for sampler in SAMPLERS:
+        torch.manual_seed(1)
+        first = draw(sampler, context, batch, 3)
+        torch.manual_seed(2)
+        assert torch.equal(first, draw(sampler, context, batch, 3))
+        assert not torch.equal(first, draw(sampler, context, batch, 3, seed=1))
+
+
+@given(st.integers(0, 2**16), st.integers(20, 60), st.integers(1, 12), st.sampled_from(SAMPLERS), st.integers(1, 40))
+@settings(max_examples=60, deadline=None)
+def test_any_world_any_count(seed: int, items: int, users: int, sampler: NegativeSampler, count: int) -> None:
+    """The contract holds, and a shortfall is no larger than it must be."""
+    context = sampler_context(seed, items, users)
+    batch = next(batches_of(context, 32))
+    drawn = draw(sampler, context, batch, count, seed)
+    check_draw(batch, drawn, count, context)
+    allowed = ~Forbidden(context)(batch, torch.arange(items + 1).expand(len(batch.target), -1))
+    if isinstance(sampler, Popularity) and sampler.alpha > 0:
+        allowed &= context.popularity > 0
+    if not isinstance(sampler, FaissNeighbours) or sampler.pool > items:
+        assert torch.equal((drawn > 0).sum(1), allowed.sum(1).clamp(max=count))
+
+
+@pytest.mark.parametrize("wrong", [-0.5, float("nan"), float("inf")])
+def test_alpha_is_checked(wrong: float) -> None:
+    with pytest.raises(UsageError, match=r"Popularity.alpha must be 0 or more and finite, got"):
+        Popularity(wrong)
+
+
+def test_pool_and_skip_are_checked() -> None:
+    with pytest.raises(UsageError, match=r"FaissNeighbours.pool must be at least 1, got 0"):
+        FaissNeighbours(pool=0)
+    with pytest.raises(UsageError, match=r"FaissNeighbours.skip must be 0 or more, got -1"):
+        FaissNeighbours(skip=-1)
+    with pytest.raises(UsageError, match=r"FaissNeighbours.skip must be below 8.*got 8"):
+        FaissNeighbours(skip=8).build(world([1] * 9))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_negatives_are_where_the_batch_is() -> None:
+    context = sampler_context()
+    batch = next(batches_of(context, 64))
+    there = SequenceBatch(*(tensor.cuda() for tensor in batch))
+    for sampler in SAMPLERS:
+        drawn = draw(sampler, context, there, 3)
+        assert drawn.is_cuda
+        assert torch.equal(drawn.cpu(), draw(sampler, context, batch, 3))

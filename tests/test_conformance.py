@@ -1,0 +1,246 @@
+"""The checks of samplers: all of ours pass, so does one from outside the package, and each broken one is told what it breaks."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from genrec.errors import InputError, ResourceError, UsageError
+from genrec.preference.forbidden import Forbidden, take_first
+from genrec.preference.losses import SoftmaxDPO
+from genrec.preference.negatives import FaissNeighbours, Popularity, Uniform
+from genrec.testing import ContractError, Cyclic, Shop, batches_of, check_sampler, sampler_context
+from genrec.types import DrawNegatives, NegativeSampler, SamplerContext, SequenceBatch
+
+
+@dataclass(frozen=True)
+class RarelyTaken:
+    """A sampler as a user would write it: the less popular an item, the likelier."""
+
+    power: float = 0.5
+
+    def build(self, context: SamplerContext) -> DrawNegatives:
+        weights = 1 / (1 + context.popularity.float()) ** self.power
+        forbidden = Forbidden(context)
+
+        def draw(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
+            everything = torch.arange(context.item_count + 1).expand(len(batch.target), -1)
+            likely = torch.where(forbidden(batch, everything), 0.0, weights)
+            arrival = torch.empty_like(likely).exponential_(generator=generator) / likely
+            order = arrival.argsort(1)
+            return take_first(order, likely.gather(1, order) > 0, count)
+
+        return draw
+
+
+SAMPLERS: list[NegativeSampler] = [
+    Uniform(), Popularity(), Popularity(0.0), Popularity(2.0), FaissNeighbours(), FaissNeighbours(pool=10, skip=5),
+    FaissNeighbours(pool=1), RarelyTaken(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
+def test_our_samplers_keep_the_contract(sampler: NegativeSampler) -> None:
+    check_sampler(sampler)
+    check_sampler(sampler, sampler_context(seed=7, items=200, users=15))
+
+
+Draw = Callable[[SequenceBatch, int, Generator], Tensor]
+Break = Callable[[Draw, SamplerContext], Draw]
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A right sampler, whose draw is then spoilt."""
+
+    spoil: Break
+
+    def build(self, context: SamplerContext) -> DrawNegatives:
+        return self.spoil(Uniform().build(context), context)
+
+
+def after(change: Callable[[Tensor, SequenceBatch, SamplerContext], Tensor]) -> Break:
+    """Spoil what was drawn."""
+    return lambda draw, context: lambda batch, count, generator: change(draw(batch, count, generator), batch, context)
+
+
+def around(action: Callable[[SequenceBatch, SamplerContext], object]) -> Break:
+    """Do something besides."""
+
+    def spoil(draw: Draw, context: SamplerContext) -> Draw:
+        def spoilt(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
+            action(batch, context)
+            return draw(batch, count, generator)
+
+        return spoilt
+
+    return spoil
+
+
+def put_first(negatives: Tensor, items: Tensor) -> Tensor:
+    """These items in the first place, wherever one is given."""
+    return torch.cat([torch.where(items > 0, items, negatives[:, 0]).unsqueeze(1), negatives[:, 1:]], 1)
+
+
+def twin(negatives: Tensor, batch: SequenceBatch, context: SamplerContext) -> Tensor:
+    """Another item with the target's Semantic ID, where there is one."""
+    same = context.semantic_ids.prefix_depth(batch.target.unsqueeze(1), torch.arange(context.item_count + 1)) == 3
+    same &= torch.arange(context.item_count + 1) != batch.target.unsqueeze(1)
+    return put_first(negatives, torch.where(same.any(1), same.long().argmax(1), 0))
+
+
+def past(negatives: Tensor, batch: SequenceBatch, context: SamplerContext) -> Tensor:
+    """The last item of the history, where it has another Semantic ID than the target."""
+    last = batch.history[:, -1]
+    return put_first(negatives, torch.where(context.semantic_ids.prefix_depth(last, batch.target) < 3, last, 0))
+
+
+def later(negatives: Tensor, batch: SequenceBatch, context: SamplerContext) -> Tensor:
+    """An item that the user takes after the target, as from a sampler that leaves out the past only."""
+    rows = []
+    for user, target, history in zip(batch.user.tolist(), batch.target.tolist(), batch.history.tolist(), strict=True):
+        taken = context.interactions.loc[context.interactions["user"] == user, "item"].tolist()
+        left = [item for item in taken if item != target and item not in history]
+        twins = context.semantic_ids.prefix_depth(torch.tensor(left or [0]), torch.tensor(target)) == 3
+        rows.append(next((item for item, same in zip(left, twins.tolist(), strict=False) if not same), 0))
+    return put_first(negatives, torch.tensor(rows))
+
+
+def own_seed(draw: Draw, _: SamplerContext) -> Draw:
+    return lambda batch, count, generator: draw(batch, count, torch.Generator().manual_seed(3))
+
+
+def own_entropy(draw: Draw, _: SamplerContext) -> Draw:
+    return lambda batch, count, generator: draw(batch, count, torch.Generator().manual_seed(time.perf_counter_ns() % 2**40))
+
+
+def stateful(draw: Draw, _: SamplerContext) -> Draw:
+    kept: list[Tensor] = []
+
+    def spoilt(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
+        kept.append(draw(batch, count, generator))
+        return kept[-1] if len(kept) % 2 else draw(batch, count, generator)
+
+    return spoilt
+
+
+def repeats(negatives: Tensor, *_: object) -> Tensor:
+    """A shortfall filled with repeats."""
+    return torch.where(negatives == 0, negatives[:, :1], negatives)
+
+
+BROKEN: dict[str, tuple[Break, str]] = {
+    "target": (after(lambda negatives, batch, _: put_first(negatives, batch.target)), r"target (\d+): negative \1 .*target itself"),
+    "semantic id": (after(twin), r"user \d+, target \d+: negative \d+ .*has the target's Semantic ID"),
+    "history": (after(past), r"user \d+.*is in the history"),
+    "future": (after(later), r"user \d+, .*is a training item of the user, taken before the target or later; .*Forbidden\(context\)"),
+    "repeats": (after(repeats), r"user 40, target 1: negative \d+ .*is drawn twice"),
+    "outside": (after(lambda negatives, *_: negatives + 58), r"negative \d+ .*is not in the catalogue; draw items 1\.\.60"),
+    "zero first": (after(lambda negatives, *_: negatives.flip(1)), r"user 40, .*stands after an empty place"),
+    "short": (after(lambda negatives, *_: negatives[:, :3]), r"must have shape \[256, 5\], got \[256, 3\]"),
+    "flat": (after(lambda negatives, *_: negatives.squeeze()), r"must have shape \[256, 1\], got \[256\]"),
+    "type": (after(lambda negatives, *_: negatives.int()), r"must be int64, got torch.int32"),
+    "numpy": (after(lambda negatives, *_: negatives.numpy()), r"must be a tensor int64 \[256, 1\], got ndarray"),
+    "nothing": (after(lambda negatives, *_: negatives * 0), r"no negative was drawn for any of \d+ examples"),
+    "own seed": (own_seed, r"generators of different seeds give the same \d+ rows"),
+    "own entropy": (own_entropy, r"two draws from generators of one seed differ"),
+    "state": (stateful, r"two draws from generators of one seed differ.*keep no state"),
+    "torch's generator": (around(lambda *_: torch.rand(1)), r"torch's global generator was drawn from or seeded"),
+    "NumPy's generator": (around(lambda *_: np.random.seed(0)), r"NumPy's global generator was drawn from or seeded"),  # noqa: NPY002
+    "Python's generator": (around(lambda *_: random.random()), r"Python's global generator was drawn from or seeded"),
+    "batch": (around(lambda batch, _: batch.history.fill_(2)), r"batch.history was modified"),
+    "context": (around(lambda _, context: context.popularity.add_(1)), r"context.popularity was modified"),
+    "table": (around(lambda _, context: context.interactions.insert(0, "row", 0, True)), r"context.interactions was modified"),
+    "crash": (after(lambda negatives, *_: negatives[:, 9]), r"a draw of 1 for 256 examples \(the first of user \d+\) raised Ind"),
+    "no draw": (lambda *_: None, r"build must return what draws"),  # type: ignore[dict-item, return-value]
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_sampler_is_told_what_it_breaks(name: str) -> None:
+    spoil, message = BROKEN[name]
+    with pytest.raises(ContractError, match=rf"^Broken: .*{message}") as caught:
+        check_sampler(Broken(spoil))
+    assert isinstance(caught.value, InputError)
+
+
+def test_one_row_is_tried_too() -> None:
+    only_many = after(lambda negatives, batch, _: negatives.view(len(batch.target), -1) if len(batch.target) > 1 else negatives[0])
+    with pytest.raises(ContractError, match=r"must have shape \[1, 1\], got \[1\]"):
+        check_sampler(Broken(only_many))
+
+
+@dataclass
+class NotFrozen:
+    def build(self, context: SamplerContext) -> DrawNegatives:
+        return Uniform().build(context)
+
+
+class Plain(NotFrozen):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("plugin", "message"),
+    [
+        (NotFrozen(), r"NotFrozen is no frozen dataclass.*@dataclass\(frozen=True\)"),
+        (Plain(), r"Plain is no frozen dataclass"),
+        (Uniform, r"Uniform is no NegativeSampler: pass an instance, such as Uniform\(\)"),
+        (SoftmaxDPO(), r"SoftmaxDPO is no NegativeSampler.*has build\(context\)"),
+    ],
+)
+def test_a_specification_is_a_frozen_dataclass(plugin: NegativeSampler, message: str) -> None:
+    with pytest.raises(ContractError, match=message):
+        check_sampler(plugin)
+
+
+def test_errors_for_the_user_stay_as_they_are() -> None:
+    def missing(*_: object) -> None:
+        raise ResourceError("needs more memory")
+
+    with pytest.raises(ResourceError, match="needs more memory"):
+        check_sampler(Broken(around(missing)))
+
+
+def test_a_context_too_small_is_refused() -> None:
+    context = sampler_context()
+    with pytest.raises(InputError, match="too small to check a sampler"):
+        check_sampler(Uniform(), context._replace(interactions=context.interactions.drop_duplicates("user")))
+
+
+def test_the_synthetic_context() -> None:
+    context = sampler_context(seed=3, items=50, users=30)
+    assert context.semantic_ids.items == context.item_count == 50
+    assert context.semantic_ids.collided >= 20
+    assert context.popularity.sum() == len(context.interactions)
+    assert context.vectors.shape == (51, 16)
+    assert torch.equal(context.vectors, sampler_context(seed=3, items=50, users=30).vectors)
+    assert not torch.equal(context.vectors, sampler_context(seed=4, items=50, users=30).vectors)
+    with pytest.raises(UsageError, match="at least 20 items, got 19"):
+        sampler_context(items=19)
+
+
+def test_batches_are_all_prefixes() -> None:
+    context = sampler_context(users=9)
+    events = context.interactions.sample(frac=1, random_state=0)  # in any order
+    found = set()
+    for batch in batches_of(context._replace(interactions=events), size=7, length=3):
+        for user, history, target in zip(*(tensor.tolist() for tensor in batch), strict=True):
+            found.add((user, tuple(item for item in history if item), target))
+    expected = set()
+    for user, items in context.interactions.groupby("user")["item"]:
+        taken = items.tolist()
+        expected |= {(user, tuple(taken[max(0, place - 3) : place]), taken[place]) for place in range(1, len(taken))}
+    assert found == expected
+
+
+def test_worlds_are_found_here() -> None:
+    assert Cyclic().items
+    assert Shop().items
