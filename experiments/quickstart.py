@@ -22,9 +22,9 @@ def sft() -> Experiment:
     return Experiment(
         name="shop-sft",
         source=Shop(),
-        tokenize=Tokenize(quantizer=RQKMeans(levels=2, codes=32)),
-        policy=Tiger(width=64, inner=256, heads=4, head_width=16, encoder_layers=2, decoder_layers=2),
-        sft=SFT(steps=600, batch=128, learning_rate=2e-3, warmup=100, validate_every=100, patience=4),
+        tokenize=Tokenize(quantizer=RQKMeans(levels=3, codes=32)),
+        policy=Tiger(width=64, inner=256, heads=4, head_width=16, encoder_layers=2, decoder_layers=2, history="items"),
+        sft=SFT(steps=1_000, batch=128, learning_rate=3e-3, warmup=100, validate_every=200, patience=4),
     )
 
 

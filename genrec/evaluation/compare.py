@@ -223,13 +223,15 @@ def _spreads(group: Sequence[Run]) -> dict[str, Spread]:
 def _differences(rows: Sequence[Row]) -> dict[str, dict[str, object]]:
     """The configuration's keys whose values differ between rows, but for the seed.
 
-    A row without any key of a stage (the part before the first dot), as a baseline is without `sft`, does not use the stage and
-    is not compared there.
+    A component's class is compared among the rows that use its stage (the part before the first dot; a baseline does not use
+    `sft`). Every other key is compared among the rows that have it: fields of a component that only one row has say no more than
+    its class.
     """
     stages = {row.name: {_stage(key) for key in row.configuration} for row in rows}
     result: dict[str, dict[str, object]] = {}
     for key in dict.fromkeys(key for row in rows for key in row.configuration):
-        values = [row.configuration.get(key, ABSENT) for row in rows if _stage(key) in stages[row.name]]
+        compared = [row for row in rows if (_stage(key) in stages[row.name] if key.endswith(".class") else key in row.configuration)]
+        values = [row.configuration.get(key, ABSENT) for row in compared]
         if key != "seed" and any(value != values[0] for value in values):
             result[key] = {row.name: row.configuration.get(key, ABSENT) for row in rows}
     return result

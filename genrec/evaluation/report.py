@@ -131,7 +131,10 @@ def _test(test: PairedTest) -> list[str]:
 def _differences(comparison: Comparison) -> Table:
     """A line a key, a column a row of the results."""
     names = [row.name for row in comparison.rows]
-    rows = [[key, *(_value(values[name]) for name in names)] for key, values in comparison.differences.items()]
+    rows = [
+        [key.removesuffix(".class"), *(_component(key, values[name]) for name in names)]
+        for key, values in comparison.differences.items()
+    ]
     return Table("What differs in the configuration", ["", *names], rows, [])
 
 
@@ -165,6 +168,12 @@ def _short(key: str) -> str:
 
 def _value(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _component(key: str, value: object) -> str:
+    """A value in words; of a class path 'module:Name' the name."""
+    text = _value(value)
+    return text.rpartition(":")[2] if key.endswith(".class") else text
 
 
 def _plain(text: str) -> str:

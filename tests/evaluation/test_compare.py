@@ -159,13 +159,16 @@ def test_tests_without_p_are_not_in_the_correction() -> None:
 
 def test_differences_in_the_configuration() -> None:
     sft = {"policy.class": "Tiger", "sft.steps": 5, "align": None, "seed": 0}
-    dpo = {"policy.class": "Tiger", "sft.steps": 5, "align.loss.beta": 0.1, "seed": 1}
+    dpo = {"policy.class": "Tiger", "sft.steps": 5, "align.loss.class": "m:DPO", "align.loss.beta": 0.1, "align.count": 1, "seed": 1}
+    sdpo = {"policy.class": "Tiger", "sft.steps": 5, "align.loss.class": "m:SoftmaxDPO", "align.loss.alpha": 1, "align.count": 3}
     popularity = {"policy.class": "Popularity", "seed": 0}
-    runs = [run(name, [1, 0], configuration=found) for name, found in (("sft", sft), ("dpo", dpo), ("popularity", popularity))]
+    runs = [
+        run(name, [1, 0], configuration=found) for name, found in (("sft", sft), ("dpo", dpo), ("sdpo", sdpo), ("pop", popularity))
+    ]
     assert compare(runs).differences == {
-        "policy.class": {"sft": "Tiger", "dpo": "Tiger", "popularity": "Popularity"},
-        "align": {"sft": None, "dpo": ABSENT, "popularity": ABSENT},
-        "align.loss.beta": {"sft": ABSENT, "dpo": 0.1, "popularity": ABSENT},
+        "policy.class": {"sft": "Tiger", "dpo": "Tiger", "sdpo": "Tiger", "pop": "Popularity"},
+        "align.loss.class": {"sft": ABSENT, "dpo": "m:DPO", "sdpo": "m:SoftmaxDPO", "pop": ABSENT},
+        "align.count": {"sft": ABSENT, "dpo": 1, "sdpo": 3, "pop": ABSENT},
     }
 
 

@@ -34,7 +34,7 @@ def run(name: str, seed: int, configuration: dict[str, object]) -> Run:
 @pytest.fixture
 def comparison() -> Comparison:
     sft = {"policy.beams": 50, "sft.steps": 10, "align": None}
-    sdpo = {"policy.beams": 50, "sft.steps": 10, "align.count": 3}
+    sdpo = {"policy.beams": 50, "sft.steps": 10, "align.loss.class": "genrec.preference.losses:SoftmaxDPO"}
     runs = [run("popularity", 0, {"policy.class": "Popularity"})]
     runs += [run(name, seed, found) for name, found in (("sft", sft), ("s-dpo", sdpo)) for seed in (0, 1)]
     return compare(runs, reference="sft", resamples=500)
@@ -70,7 +70,7 @@ def test_markdown(comparison: Comparison) -> None:
         f"{test.difference:+.5f}", f"[{test.interval[0]:+.5f}, {test.interval[1]:+.5f}]", f"{test.p:.4f}", f"{test.p_holm:.4f}",
         f"{test.wins} / {test.ties} / {test.losses}",
     ]  # type: ignore[index]  # fmt: skip
-    assert ["align.count", "-", "-", "3"] in differences
+    assert ["align.loss", "-", "-", "SoftmaxDPO"] in differences
     assert all(len(row) == len(table[0]) for table in tables for row in table)
     assert "s-dpo: 1500 slots of its lists were empty" in text  # 50 users, lists of 20 items for a last cut-off of 50
 

@@ -1,0 +1,58 @@
+"""Amazon 2014 Beauty: TIGER with the recipe behind the best open reproduction, S-DPO after it, and a smoke run for a CPU.
+
+    genrec run experiments/amazon.py:smoke --source.path FOLDER    # all six stages on the real data, in minutes on 2 CPU cores
+    genrec run experiments/amazon.py:sdpo --source.path FOLDER     # the full recipe: hours, a GPU is advised
+
+FOLDER holds `reviews_Beauty_5.json.gz` and `meta_Beauty.json.gz`. Cost and result of `smoke`: see experiments/results.md. The full
+recipe has not been run by this project yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from genrec.data.sources import AmazonReviews2014
+from genrec.embeddings import TfidfSvd
+from genrec.experiment import SFT, Align, Experiment, Tokenize, baselines
+from genrec.model import Tiger
+from genrec.preference.losses import Anchored, SoftmaxDPO
+from genrec.preference.negatives import FaissNeighbours
+from genrec.tokenizer import RQVAE, RQKMeans
+
+
+def sft() -> Experiment:
+    """TIGER: RQ-VAE Semantic IDs, 6 + 6 layers, up to 200,000 steps."""
+    return Experiment(
+        name="beauty-sft",
+        source=AmazonReviews2014("Beauty"),
+        embed=TfidfSvd(width=256),
+        tokenize=Tokenize(quantizer=RQVAE()),
+        policy=Tiger(encoder_layers=6, decoder_layers=6, dropout=0.2),
+        sft=SFT(steps=200_000, warmup=10_000, validate_every=2_000, validation_users=0, precision="bf16-mixed"),
+    )
+
+
+def sdpo() -> Experiment:
+    """S-DPO from the SFT checkpoint, one epoch, three neighbours of the positive, anchored."""
+    align = Align(
+        loss=Anchored(SoftmaxDPO(beta=0.5)), negatives=FaissNeighbours(pool=200, skip=5), count=3, steps=512, batch=256,
+        learning_rate=5e-5,
+    )  # fmt: skip
+    return replace(sft(), name="beauty-sdpo", align=align)
+
+
+def smoke() -> list[Experiment]:
+    """Every stage on the real data with a small policy and few steps: it shows that the pipeline runs, not what TIGER can do."""
+    small = replace(
+        sft(),
+        name="beauty-smoke-sft",
+        embed=TfidfSvd(width=64),
+        tokenize=Tokenize(quantizer=RQKMeans()),
+        policy=Tiger(width=64, inner=256, heads=4, head_width=16, encoder_layers=2, decoder_layers=2, history="items"),
+        sft=SFT(steps=2_000, batch=128, learning_rate=2e-3, warmup=200, validate_every=500, validation_users=1_000),
+    )
+    align = Align(
+        loss=Anchored(SoftmaxDPO(beta=0.5)), negatives=FaissNeighbours(pool=200), count=3, steps=100, validate_every=50,
+        validation_users=1_000,
+    )  # fmt: skip
+    return [*baselines(small), small, replace(small, name="beauty-smoke-sdpo", align=align)]
