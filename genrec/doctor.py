@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 import shutil
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +20,7 @@ def report() -> int:
     while not base.exists():
         base = base.absolute().parent
     print(f"{'data folder':20} {home()} ({shutil.disk_usage(base).free / 2**30:.1f} GiB free)")
+    print(f"{'OpenMP':20} {', '.join(_openmp()) or 'none found'}")
     faults = _faults()
     for fault in faults:
         print(f"WRONG: {fault}")
@@ -33,8 +34,9 @@ def _faults() -> list[str]:
         faults.append("faiss-cpu and faiss-gpu share one package name; uninstall both, then install one of them")
     if not installed:
         faults.append("faiss is missing: pip install 'genrec[cpu]', or 'genrec[gpu]' where there is an NVIDIA GPU")
-    if len(_openmp()) > 2 and "KMP_DUPLICATE_LIB_OK" in os.environ:
-        faults.append(f"KMP_DUPLICATE_LIB_OK hides that several OpenMP runtimes are loaded: {', '.join(_openmp())}")
+    families = {re.split("[-.]", name)[0] for name in _openmp()}
+    if len(families) > 1:
+        faults.append(f"several OpenMP runtimes are in one process, which can hang or crash: {', '.join(_openmp())}")
     return faults
 
 
@@ -46,7 +48,8 @@ def _openmp() -> list[str]:
     maps = Path("/proc/self/maps")
     if not maps.is_file():
         return []
-    names = {Path(line.split()[-1]).name for line in maps.read_text().splitlines() if "omp" in line and ".so" in line}
+    paths = {Path(line.split()[-1]).name for line in maps.read_text().splitlines() if ".so" in line}
+    names = {name for name in paths if name.startswith(("libgomp", "libiomp", "libomp"))}
     return sorted(names)
 
 

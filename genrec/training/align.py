@@ -79,7 +79,7 @@ def preference_logs(levels: Tensor, reference: Tensor, negatives: Tensor) -> dic
         "rejected_reward": ratio.sum() / pairs,
         "margin": total.sum() / pairs,
         "accuracy": ((total > 0) & valid).sum() / pairs,
-        "accuracy_all": ((total > 0) | ~valid).all(-1)[valid.any(-1)].float().mean(),
+        "accuracy_all": (((total > 0) | ~valid).all(-1) & valid.any(-1)).sum() / valid.any(-1).sum().clamp(min=1),
         "chosen_log_prob": levels[:, 0].sum(-1).mean(),
         "rejected_log_prob": torch.where(valid, levels[:, 1:].sum(-1), 0.0).sum() / pairs,
     }

@@ -14,6 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, Protocol
@@ -123,12 +124,12 @@ class Watch(lightning.Callback):
         self.pending: list[dict[str, Tensor]] = []
         self.saved = time.monotonic()
         self.signal: int | None = None
-        self.handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Take SIGINT and SIGTERM, so that the step in hand is finished and saved; validate before the first step."""
         if threading.current_thread() is threading.main_thread():
-            self.handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self._on_signal)
         if self.progress.step == 0:
             self._validate(pl_module)
 
@@ -190,12 +191,6 @@ class Watch(lightning.Callback):
         else:
             self.progress = self.progress._replace(stale=self.progress.stale + 1)
 
-    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Give the signals back."""
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
-        self.handlers = {}
-
 
 def train(
     policy: nn.Module, objective: Objective, examples: Examples, recipe: SFT | Align, seed: int, folder: Path,
@@ -219,11 +214,23 @@ def train(
         bar.done = progress.step
         watch = Watch(progress, best, counters, folder, validate, bar)
         if progress.step < recipe.steps and progress.stale < recipe.patience:
-            _quiet_trainer(recipe, recipe.steps - progress.step, watch).fit(
-                module, Batches(examples, recipe.batch, seed, progress.step)
-            )
+            trainer = _quiet_trainer(recipe, recipe.steps - progress.step, watch)
+            with _signals_given_back():
+                trainer.fit(module, Batches(examples, recipe.batch, seed, progress.step))
     policy.load_state_dict(watch.best)
     return Outcome(watch.progress.curves, watch.progress.best_step, watch.progress.best_score, watch.progress.step)
+
+
+@contextmanager
+def _signals_given_back() -> Iterator[None]:
+    """Afterwards SIGINT and SIGTERM do what they did before, also where Lightning leaves its own handlers behind."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _quiet_trainer(recipe: SFT | Align, steps: int, watch: Watch) -> lightning.Trainer:

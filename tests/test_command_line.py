@@ -1,0 +1,234 @@
+"""The command line as a user meets it: what it prints, what it writes, what it refuses and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from safetensors.torch import load_file
+
+from genrec.__main__ import main
+
+PROJECT = Path(__file__).parents[1]
+EXPERIMENTS = """
+from dataclasses import replace
+from genrec.experiment import Align, baselines, seeds
+from worlds import cyclic
+
+def sft():
+    return cyclic()
+
+def slow():
+    return cyclic(steps=400)
+
+def aligned():
+    return replace(cyclic(align_steps=20), name="cyclic-sdpo")
+
+def comparison():
+    return baselines(replace(cyclic(), name="cyclic-sft")) + seeds([sft(), aligned()], (0, 1))
+
+def broken():
+    return 1 / 0
+
+def wrong():
+    return "no experiment"
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an experiment file, and artifacts that the tests of this module share."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "mine.py").write_text(EXPERIMENTS)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def in_project(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    monkeypatch.delenv("GENREC_HOME", raising=False)
+
+
+def artifacts(project: Path) -> set[str]:
+    return {str(path.relative_to(project)) for path in (project / "data").rglob("manifest.json")}
+
+
+def test_a_dry_run_writes_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "mine.py:aligned", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert [line.split()[0] for line in printed.splitlines()[1:]] == ["data", "embed", "tokenize", "sft", "align", "evaluate"]
+    assert printed.count("to run") == 6
+    assert not (project / "data").exists()
+
+
+def test_run_compare_and_show(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A list of experiments shares its stages, a second run builds nothing, and compare and show read what was written."""
+    assert main(["run", "mine.py:comparison"]) == 0
+    first = capsys.readouterr()
+    for name in ("cyclic-popularity", "cyclic-itemknn", "cyclic", "cyclic-sdpo"):
+        assert name in first.out
+    assert "filter_seen False" in first.out
+    assert "N@10 against cyclic" in first.out
+    made = artifacts(project)
+    # 1 corpus, 1 set of vectors, 1 of Semantic IDs; 2 SFT policies, 2 aligned ones; 2 baselines and 4 policies evaluated
+    count = {stage: sum(f"/{stage}/" in path for path in made) for stage in ("data", "embed", "tokenize", "sft", "align", "evaluate")}
+    assert count == {"data": 1, "embed": 1, "tokenize": 1, "sft": 2, "align": 2, "evaluate": 6}
+    assert main(["run", "mine.py:comparison"]) == 0
+    second = capsys.readouterr()
+    assert second.out == first.out
+    assert "made in" not in second.err
+
+    assert main(["compare", "cyclic", "cyclic-sdpo", "--metric", "recall@5", "--markdown", "table.md"]) == 0
+    assert "R@5 against cyclic" in capsys.readouterr().out
+    assert "| cyclic-sdpo | 0, 1 |" in (project / "table.md").read_text()
+    assert main(["compare", "cyclic", "--reference", "other"]) == 2
+    assert main(["compare", "cyclic", "nobody"]) == 2
+    assert "there are: cyclic, cyclic-itemknn" in capsys.readouterr().err
+    assert main(["show", "cyclic-sdpo"]) == 0
+    shown = capsys.readouterr().out
+    assert "align.loss.loss.beta = 1.0" in shown
+    assert "ndcg@10 = " in shown
+
+
+def test_payloads(project: Path) -> None:
+    """Every stage's files, as the design lists them; nothing is pickled."""
+    payload = {
+        "data": {"interactions.parquet", "items.parquet", "users.parquet", "split.parquet", "stats.json", "set_aside.parquet"},
+        "embed": {"vectors.safetensors"},
+        "tokenize": {"codes.safetensors", "quantizer.safetensors", "health.json"},
+        "sft": {"policy.safetensors", "curves.parquet"},
+        "align": {"policy.safetensors", "curves.parquet", "negatives.json"},
+        "evaluate": {"ranks.parquet", "recommendations.parquet", "metrics.json"},
+    }
+    for stage, names in payload.items():
+        for folder in (project / "data" / "artifacts" / stage).glob("[!.]*"):
+            assert {path.name for path in folder.iterdir()} == names | {"manifest.json"}
+    folder = next((project / "data" / "artifacts" / "evaluate").glob("[!.]*"))
+    ranks = pd.read_parquet(folder / "ranks.parquet")
+    assert list(ranks.columns) == ["user", "target", "rank"]
+    assert len(ranks) == 100
+    negatives = next((project / "data" / "artifacts" / "align").glob("[!.]*")) / "negatives.json"
+    assert {"cosine_to_positive", "prefix_depth_shares", "shortfall_share"} <= set(json.loads(negatives.read_text()))
+
+
+def test_refresh_builds_a_stage_and_what_follows_anew(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "mine.py:sft", "--refresh", "sft"]) == 0
+    made = [line.split(": ")[1].split()[0] for line in capsys.readouterr().err.splitlines() if "made in" in line]
+    assert made == ["sft", "evaluate"]
+    assert main(["run", "mine.py:sft", "--refresh", "sftt"]) == 2
+    assert "the stages are data, embed, tokenize, sft, align, evaluate" in capsys.readouterr().err
+
+
+def test_another_configuration_under_a_name_starts_its_file_afresh(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "mine.py:sft", "--sft.steps", "20", "--name", "short"]) == 0
+    assert main(["run", "mine.py:sft", "--sft.steps", "20", "--name", "short", "--seed", "1"]) == 0
+    assert list(json.loads((project / "data" / "runs" / "short.json").read_text())["seeds"]) == ["0", "1"]
+    assert main(["run", "mine.py:sft", "--sft.steps", "21", "--name", "short"]) == 0
+    assert "the configuration changed" in capsys.readouterr().err
+    assert list(json.loads((project / "data" / "runs" / "short.json").read_text())["seeds"]) == ["0"]
+
+
+def test_rows_of_different_protocols_are_not_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "mine.py:sft", "--evaluate.filter-seen", "True", "--name", "filtered"]) == 0
+    assert main(["compare", "cyclic", "filtered"]) == 4
+    assert "filter_seen" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["run", "mine.py:sft", "--sft.stpes", "3"], 2, "--sft.steps INT"),
+        (["run", "mine.py:sft", "--sft.steps", "many"], 2, "invalid literal"),
+        (["run", "mine.py:sft", "--sft.steps", "0"], 2, "sft.steps must be at least 1, got 0"),
+        (["run", "mine.py:aligned", "--align.loss.loss.beta", "nan"], 2, "beta must be above 0 and finite, got nan"),
+        (["run", "mine.py:sft", "stray"], 2, "expected an override"),
+        (["run", "mine.py:sft", "--name", "../up"], 2, "name must be letters"),
+        (["run", "mine.py:nothing"], 2, "it has: "),
+        (["run", "nowhere.py:sft"], 2, "there is no file nowhere.py"),
+        (["run", "mine.py"], 2, "expected FILE.py:FUNCTION"),
+        (["run", "mine.py:broken"], 2, "ZeroDivisionError"),
+        (["run", "mine.py:wrong"], 2, "must return an Experiment or a list of them, got str"),
+        (["show", "nobody"], 2, "there is no run 'nobody'"),
+    ],
+)
+def test_what_is_refused(arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == code
+    assert said in capsys.readouterr().err
+
+
+def test_an_altered_artifact_is_found(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 4, naming the file and the command that mends it; the command then does."""
+    assert main(["run", "mine.py:sft", "--sft.steps", "22", "--name", "altered"]) == 0
+    key = json.loads((project / "data" / "runs" / "altered.json").read_text())["seeds"]["0"]["artifacts"]["sft"]
+    path = project / "data" / "artifacts" / "sft" / key / "policy.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x00\x01")
+    assert main(["run", "mine.py:sft", "--sft.steps", "22", "--name", "altered"]) == 4
+    assert "policy.safetensors is missing or was altered" in capsys.readouterr().err
+    assert main(["run", "mine.py:sft", "--sft.steps", "22", "--name", "altered", "--refresh", "sft"]) == 0
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    assert "torch" in printed
+    assert "GiB free" in printed
+
+
+START = (
+    "import genrec.training.loop as loop; loop.CHECKPOINT_SECONDS = 0.0; from genrec.__main__ import main; raise SystemExit(main())"
+)
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    """`genrec run mine.py:slow` in a process of its own, which saves at every row of the curves."""
+    environment = {**os.environ, "GENREC_HOME": str(folder), "PYTHONPATH": os.pathsep.join([str(PROJECT), str(PROJECT / "tests")])}
+    command = [sys.executable, "-c", START, "run", "mine.py:slow"]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_checkpoint(process: subprocess.Popen[str], folder: Path, step: int) -> None:
+    """Until the SFT has saved a step at or after `step`."""
+    for _ in range(6000):
+        for path in folder.glob("artifacts/sft/.*.partial/checkpoint/last/progress.json"):
+            if json.loads(path.read_text())["step"] >= step:
+                return
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    raise AssertionError("no checkpoint in 60 seconds")
+
+
+def outcome(folder: Path) -> tuple[dict[str, object], pd.DataFrame]:
+    """The final weights and every user's rank."""
+    weights = load_file(next(folder.glob("artifacts/sft/[!.]*/policy.safetensors")))
+    return weights, pd.read_parquet(next(folder.glob("artifacts/evaluate/[!.]*/ranks.parquet")))
+
+
+def test_a_killed_run_goes_on_to_the_same_weights_and_ranks(tmp_path: Path) -> None:
+    """SIGKILL in the middle of SFT, then SIGTERM (exit 143), then the same command: bit for bit the uninterrupted run."""
+    whole = start(tmp_path / "whole")
+    assert whole.wait(timeout=120) == 0
+    parts = tmp_path / "parts"
+    killed = start(parts)
+    wait_for_checkpoint(killed, parts, 60)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait(timeout=60) == -signal.SIGKILL
+    stopped = start(parts)
+    wait_for_checkpoint(stopped, parts, 160)
+    stopped.send_signal(signal.SIGTERM)
+    assert stopped.wait(timeout=60) == 143
+    assert "goes on from step" in stopped.communicate()[1]
+    resumed = start(parts)
+    assert resumed.wait(timeout=120) == 0
+    said = resumed.communicate()[1]
+    assert "SFT: goes on from step" in said
+    weights, ranks = outcome(tmp_path / "whole")
+    again, ranks_again = outcome(parts)
+    assert all(value.equal(again[name]) for name, value in weights.items())  # type: ignore[attr-defined]
+    pd.testing.assert_frame_equal(ranks, ranks_again)

@@ -1,0 +1,156 @@
+"""Alignment: its first step, what is logged, and that it prefers what it should."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from worlds import TINY
+
+from genrec.data.batches import Examples, examples
+from genrec.data.prepare import prepare
+from genrec.data.splits import LeaveOneOut
+from genrec.errors import InputError, NumericsError
+from genrec.model import TigerPolicy
+from genrec.preference.losses import DPO, Anchored, ContinuedSFT, SoftmaxDPO
+from genrec.preference.negatives import Uniform
+from genrec.semantic_ids import SemanticIds
+from genrec.stages import sampler_context
+from genrec.testing import Cyclic
+from genrec.training.align import align, log_probs, preference_logs
+from genrec.training.recipes import Align
+from genrec.training.sft import build_policy
+from genrec.types import DrawNegatives, SamplerContext, SequenceBatch
+
+CORPUS = prepare(Cyclic(items=40, users=60, length=10).load(Path()), LeaveOneOut())
+IDS = SemanticIds(torch.stack(torch.unravel_index(torch.arange(40), (8, 5)), 1), (8, 5))
+
+
+def parts() -> tuple[TigerPolicy, Examples, SamplerContext]:
+    built = build_policy(TINY, IDS, seed=0)
+    assert isinstance(built, TigerPolicy)
+    return built, examples(CORPUS, "train", 8), sampler_context(CORPUS, torch.randn(40, 6), IDS)
+
+
+def recipe(**change: object) -> Align:
+    settings: dict[str, object] = {"loss": SoftmaxDPO(), "count": 3, "steps": 40, "batch": 32, "learning_rate": 1e-3, "warmup": 1}
+    return Align(**(settings | {"validate_every": 20} | change))  # type: ignore[arg-type]
+
+
+def test_log_probs_sum_over_levels() -> None:
+    levels = torch.arange(12.0).view(1, 3, 4)  # candidates (0 1 2 3), (4 5 6 7), (8 9 10 11)
+    ours = log_probs(levels)
+    assert (ours.chosen.tolist(), ours.rejected.tolist(), ours.length) == ([6.0], [[22.0, 38.0]], 4)
+
+
+def test_logs_by_hand() -> None:
+    """One row, two levels. Log-ratios: positive (.5, .5), negative 1 (.2, -.4), negative 2 masked.
+
+    The margins are .5 - .2 = .3 and .5 + .4 = .9, 1.2 in all.
+    """
+    reference = torch.tensor([[[-1.0, -2.0], [-1.0, -1.0], [-9.0, -9.0]]])
+    policy = reference + torch.tensor([[[0.5, 0.5], [0.2, -0.4], [7.0, 7.0]]])
+    policy[:, 2] = reference[:, 2] = -torch.inf
+    logs = {name: round(value.item(), 5) for name, value in preference_logs(policy, reference, torch.tensor([[4, 0]])).items()}
+    assert logs == {
+        "chosen_reward": 1.0, "rejected_reward": -0.2, "margin": 1.2, "margin_level_1": 0.3, "margin_level_2": 0.9,
+        "accuracy": 1.0, "accuracy_all": 1.0, "chosen_log_prob": -2.0, "rejected_log_prob": -2.2,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("loss", "count", "start"), [(SoftmaxDPO(), 3, math.log(4)), (DPO(), 1, math.log(2))])
+def test_the_first_loss_is_the_logarithm_of_the_candidates(loss: SoftmaxDPO | DPO, count: int, start: float, tmp_path: Path) -> None:
+    """With steps of almost nothing the mean of the first 20 losses still is ln(1 + K).
+
+    60 users x 7 targets are 420 examples, an epoch of 13 batches of 32 and one of 4; 6 batches of 32 follow: 612 examples.
+    """
+    built, entries, context = parts()
+    change = {"loss": loss, "count": count, "learning_rate": 1e-12, "steps": 20}
+    outcome, drawn = align(built, entries, context, recipe(**change), 0, tmp_path / "last", lambda: 0.1)
+    assert [row["loss"] for row in outcome.curves if "loss" in row] == pytest.approx([start], abs=1e-4)
+    assert drawn["negatives"] == 612 * count
+
+
+def test_preferences_are_learnt_and_the_reference_stays(tmp_path: Path) -> None:
+    """The margin grows, the accuracy reaches .9, and rewards are measured from the SFT policy."""
+    built, entries, context = parts()
+    scores = iter([0.1, 0.2, 0.3])
+    outcome, _ = align(built, entries, context, recipe(), 0, tmp_path / "last", lambda: next(scores))
+    rows = [row for row in outcome.curves if "loss" in row]
+    assert rows[-1]["loss"] < rows[0]["loss"] < math.log(4)
+    assert rows[-1]["margin"] > rows[0]["margin"] > 0
+    assert rows[-1]["accuracy"] > 0.8
+    assert rows[-1]["margin"] == pytest.approx(rows[-1]["margin_level_1"] + rows[-1]["margin_level_2"], abs=1e-5)
+    assert outcome.best_step == 40
+
+
+def test_a_policy_that_gets_worse_on_validation_stays_the_sft_policy(tmp_path: Path) -> None:
+    built, entries, context = parts()
+    before = {name: value.clone() for name, value in built.state_dict().items()}
+    scores = iter([0.5, 0.4, 0.3])
+    outcome, _ = align(built, entries, context, recipe(), 0, tmp_path / "last", lambda: next(scores))
+    assert outcome.best_step == 0
+    assert all(torch.equal(value, before[name]) for name, value in built.state_dict().items())
+
+
+def test_the_control_raises_the_positive_and_ignores_the_negatives(tmp_path: Path) -> None:
+    results = []
+    for negatives in (Uniform(), Fixed(shift=2)):
+        built, entries, context = parts()
+        scores = iter([0.1, 0.2, 0.3])
+        change = {"loss": ContinuedSFT(), "negatives": negatives, "count": 1}
+        outcome, _ = align(built, entries, context, recipe(**change), 0, tmp_path / str(len(results)), lambda s=scores: next(s))
+        results.append([row["chosen_log_prob"] for row in outcome.curves if "loss" in row])
+    assert results[0] == results[1]
+    assert results[0][-1] > results[0][0]
+
+
+class Fixed:
+    """A sampler outside the package: the item `shift` places after the positive's partner, where that is allowed, else none."""
+
+    def __init__(self, shift: int) -> None:
+        self.shift = shift
+
+    def build(self, context: SamplerContext) -> DrawNegatives:
+        from genrec.preference.forbidden import Forbidden
+
+        forbidden, items = Forbidden(context), context.item_count
+
+        def draw(batch: SequenceBatch, count: int, generator: torch.Generator) -> torch.Tensor:
+            candidates = (batch.target.unsqueeze(1) + self.shift + torch.arange(count)) % items + 1
+            return candidates.masked_fill(forbidden(batch, candidates), 0).sort(1, descending=True).values
+
+        return draw
+
+
+class Positive:
+    """A broken sampler: it offers the target."""
+
+    def build(self, context: SamplerContext) -> DrawNegatives:
+        return lambda batch, count, generator: batch.target.unsqueeze(1).repeat(1, count)
+
+
+def test_a_sampler_that_breaks_the_contract_stops_the_training(tmp_path: Path) -> None:
+    built, entries, context = parts()
+    with pytest.raises(InputError, match=r"user \d+, target \d+: negative \d+ .* is the target itself"):
+        align(built, entries, context, recipe(negatives=Positive(), count=1), 0, tmp_path / "last", lambda: 0.1)
+
+
+def test_dropout_left_on_is_found_in_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built, entries, context = parts()
+    monkeypatch.setattr(type(built), "eval", lambda self: self.train())
+    with pytest.raises(NumericsError, match=r"expected ln\(1 \+ K\).*dropout is left on"):
+        align(built, entries, context, recipe(), 0, tmp_path / "last", lambda: 0.1)
+
+
+def test_anchored_starts_higher_by_the_likelihood(tmp_path: Path) -> None:
+    losses = []
+    for loss in (SoftmaxDPO(), Anchored(SoftmaxDPO(), alpha=0.5)):
+        built, entries, context = parts()
+        outcome, _ = align(
+            built, entries, context, recipe(loss=loss, learning_rate=1e-12, steps=20), 0, tmp_path / str(len(losses)), lambda: 0.1
+        )
+        losses.append(next(row for row in outcome.curves if "loss" in row))
+    assert losses[1]["loss"] - losses[0]["loss"] == pytest.approx(-0.5 * losses[1]["chosen_log_prob"] / 2, abs=1e-4)
