@@ -6,6 +6,7 @@ import argparse
 import errno
 import os
 import sys
+import warnings
 from pathlib import Path
 
 from genrec import __version__
@@ -19,7 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
     if overrides and options.command != "run":
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     try:
-        code: int = options.call(options, overrides)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"genrec: warning: {message}", file=sys.stderr)
+            code: int = options.call(options, overrides)
         sys.stdout.flush()
         return code
     except GenrecError as error:

@@ -20,6 +20,6 @@ def cyclic(steps: int = 60, align_steps: int = 0, seed: int = 0) -> Experiment:
         policy=TINY,
         sft=SFT(steps=steps, batch=64, learning_rate=5e-3, warmup=20, validate_every=40),
         align=Align(loss=Anchored(SoftmaxDPO()), steps=align_steps, batch=32, validate_every=20) if align_steps else None,
-        evaluate=Evaluate(cutoffs=(1, 5, 10), history_length=8),
+        evaluate=Evaluate(cutoffs=(1, 5, 10), history_length=5),
         seed=seed,
     )

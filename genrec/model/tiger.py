@@ -76,7 +76,7 @@ class TigerPolicy(nn.Module):
         self.dropout = nn.Dropout(specification.dropout)
         self.heads = nn.ModuleList(nn.Linear(specification.width, size, bias=False) for size in semantic_ids.level_sizes)
         if self.recency is not None:
-            nn.init.normal_(self.recency.weight, std=specification.width**-0.5)
+            nn.init.zeros_(self.recency.weight)  # an age that no training history reaches then says nothing, instead of noise
         for module in (self.embedding, self.encoder_bias.table, self.decoder_bias.table, *self.heads):
             nn.init.normal_(module.weight, std=specification.width**-0.5)
         none = torch.zeros(1, dtype=torch.int64)

@@ -1,0 +1,57 @@
+"""Every function of every file in experiments/ builds, plans, and says what it costs."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from genrec import loading, pipeline
+from genrec.experiment import Experiment
+from genrec.testing import Shop
+
+FILES = sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))
+
+
+def functions() -> list[str]:
+    """Every public function without parameters, as `FILE.py:FUNCTION`."""
+    found = []
+    for path in FILES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and not node.args.args:
+                found.append(f"{path}:{node.name}")
+    return found
+
+
+@pytest.mark.parametrize("where", functions(), ids=lambda where: where.rpartition("/")[2])
+def test_every_experiment_is_built_and_planned(where: str) -> None:
+    """Planned on the built-in shop, because the real data may not be here; every stage gets a key."""
+    for experiment in loading.load(where):
+        assert isinstance(experiment, Experiment)
+        steps = pipeline.plan(replace(experiment, source=Shop()))
+        assert steps[0].stage == "data"
+        assert steps[-1].stage == "evaluate"
+        assert len({step.key for step in steps}) == len(steps)
+
+
+@pytest.mark.parametrize("where", functions(), ids=lambda where: where.rpartition("/")[2])
+def test_every_field_can_be_named_on_the_command_line(where: str) -> None:
+    """An override of the seed and of the protocol reaches every experiment of the list."""
+    for experiment in loading.override(loading.load(where), ["--seed", "7", "--evaluate.history-length", "9"]):
+        assert (experiment.seed, experiment.evaluate.history_length) == (7, 9)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_file_says_how_to_run_it_and_what_it_costs(path: Path) -> None:
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    assert f"genrec run experiments/{path.name}:" in text
+    assert "Cost" in text
+    assert "experiments/results.md" in text
+
+
+def test_the_stages_are_fields() -> None:
+    assert [field.name for field in fields(Experiment)] == [
+        "name", "source", "split", "embed", "tokenize", "policy", "sft", "align", "evaluate", "seed",
+    ]  # fmt: skip
