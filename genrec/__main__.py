@@ -1,4 +1,4 @@
-"""The command line: `genrec run`, `show`, `compare`, `doctor`. Nothing heavy is imported before it is needed."""
+"""The command line: `genrec run`, `show`, `compare`, `check`, `doctor`. Nothing heavy is imported before it is needed."""
 
 from __future__ import annotations
 
@@ -72,6 +72,10 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--markdown", metavar="FILE", type=Path, help="also write the table as Markdown")
     compare.set_defaults(call=_compare)
 
+    check = commands.add_parser("check", help="whether a sampler or a loss of yours keeps its contract, and if not, why")
+    check.add_argument("component", metavar="FILE.py:CLASS")
+    check.set_defaults(call=_check)
+
     doctor = commands.add_parser("doctor", help="versions, devices, threads, free disk: what a bug report needs")
     doctor.set_defaults(call=_doctor)
     return parser
@@ -137,6 +141,21 @@ def _compare(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.reference is not None and options.reference not in options.names:
         raise UsageError(f"--reference {options.reference} is not among the rows {', '.join(options.names)}")
     _print_table(options.names, options.metric, options.reference, options.markdown)
+    return 0
+
+
+def _check(options: argparse.Namespace, overrides: list[str]) -> int:
+    from genrec import loading, testing
+    from genrec.types import NegativeSampler, PreferenceLoss
+
+    component = loading.component(options.component)
+    if isinstance(component, NegativeSampler):
+        testing.check_sampler(component)
+    elif isinstance(component, PreferenceLoss):
+        testing.check_loss(component)
+    else:
+        raise UsageError(f"{component!r} is neither a NegativeSampler (it has no build) nor a PreferenceLoss (it cannot be called)")
+    print(f"{component!r} keeps its contract")
     return 0
 
 

@@ -14,6 +14,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import tyro
 
@@ -28,35 +30,61 @@ def load(where: str) -> list[Experiment]:
     file, _, function = where.rpartition(":")
     if not file.endswith(".py") or not function:
         raise UsageError(f"expected FILE.py:FUNCTION, got {where!r}; for example experiments/quickstart.py:comparison")
-    path = Path(file).resolve()
-    if not path.is_file():
-        raise UsageError(f"there is no file {file}")
-    module_name = path.stem
-    specification = importlib.util.spec_from_file_location(module_name, path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.path.insert(0, str(path.parent))
-    sys.modules[module_name] = module
-    try:
-        specification.loader.exec_module(module)
-        maker = getattr(module, function, None)
-        if maker is None:
-            offered = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-            offered = [name for name in offered if getattr(vars(module)[name], "__module__", None) == module_name]
-            raise UsageError(f"{file} has no function {function!r}; it has: {', '.join(offered) or 'none'}")
-        made = maker()
-    except GenrecError:
-        raise
-    except Exception:
-        raise UsageError(f"{where} failed; its own error:\n{traceback.format_exc()}") from None
-    experiments = made if isinstance(made, list) else [made]
+    experiments = _call(_module(file), file, function)
     for experiment in experiments:
         if not isinstance(experiment, Experiment):
             raise UsageError(f"{where} must return an Experiment or a list of them, got {type(experiment).__name__}")
     if not experiments:
         raise UsageError(f"{where} returned an empty list")
     return experiments
+
+
+def component(where: str) -> object:
+    """What `FILE.py:CLASS` or `MODULE:CLASS` names, built with its defaults."""
+    module, _, name = where.rpartition(":")
+    if not module or not name:
+        raise UsageError(f"expected FILE.py:CLASS or MODULE:CLASS, got {where!r}")
+    if module.endswith(".py"):
+        return _call(_module(module), module, name)[0]
+    try:
+        return _call(importlib.import_module(module), module, name)[0]
+    except ModuleNotFoundError as error:
+        raise UsageError(f"there is no module {module!r} ({error})") from None
+
+
+def _module(file: str) -> ModuleType:
+    """Import a file; its folder can be imported from."""
+    path = Path(file).resolve()
+    if not path.is_file():
+        raise UsageError(f"there is no file {file}")
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.path.insert(0, str(path.parent))
+    sys.modules[path.stem] = module
+    try:
+        specification.loader.exec_module(module)
+    except GenrecError:
+        raise
+    except Exception:
+        raise UsageError(f"{file} cannot be imported; its own error:\n{traceback.format_exc()}") from None
+    return module
+
+
+def _call(module: ModuleType, file: str, name: str) -> list[Any]:
+    """What the module's function or class returns, as a list."""
+    maker = getattr(module, name, None)
+    if maker is None:
+        own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+        raise UsageError(f"{file} has no {name!r}; it has: {', '.join(key for key in own if key[0] != '_') or 'nothing'}")
+    try:
+        made = maker()
+    except GenrecError:
+        raise
+    except Exception:
+        raise UsageError(f"{file}:{name} failed; its own error:\n{traceback.format_exc()}") from None
+    return made if isinstance(made, list) else [made]
 
 
 def override(experiments: Sequence[Experiment], arguments: Sequence[str]) -> list[Experiment]:

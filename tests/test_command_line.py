@@ -42,6 +42,16 @@ def wrong():
 """
 
 
+PLUGINS = """
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Target:
+    def build(self, context):
+        return lambda batch, count, generator: batch.target[:, None].repeat(1, count)
+"""
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an experiment file, and artifacts that the tests of this module share."""
@@ -150,7 +160,7 @@ def test_rows_of_different_protocols_are_not_compared(capsys: pytest.CaptureFixt
         (["run", "mine.py:aligned", "--align.loss.loss.beta", "nan"], 2, "beta must be above 0 and finite, got nan"),
         (["run", "mine.py:sft", "stray"], 2, "expected an override"),
         (["run", "mine.py:sft", "--name", "../up"], 2, "name must be letters"),
-        (["run", "mine.py:nothing"], 2, "it has: "),
+        (["run", "mine.py:nothing"], 2, "mine.py has no 'nothing'; it has: sft, slow"),
         (["run", "nowhere.py:sft"], 2, "there is no file nowhere.py"),
         (["run", "mine.py"], 2, "expected FILE.py:FUNCTION"),
         (["run", "mine.py:broken"], 2, "ZeroDivisionError"),
@@ -172,6 +182,18 @@ def test_an_altered_artifact_is_found(project: Path, capsys: pytest.CaptureFixtu
     assert main(["run", "mine.py:sft", "--sft.steps", "22", "--name", "altered"]) == 4
     assert "policy.safetensors is missing or was altered" in capsys.readouterr().err
     assert main(["run", "mine.py:sft", "--sft.steps", "22", "--name", "altered", "--refresh", "sft"]) == 0
+
+
+def test_check_finds_what_breaks_the_contract(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "plugins.py").write_text(PLUGINS)
+    assert main(["check", "genrec.preference.negatives:Uniform"]) == 0
+    assert main(["check", "genrec.preference.losses:SoftmaxDPO"]) == 0
+    assert "SoftmaxDPO(beta=1.0) keeps its contract" in capsys.readouterr().out
+    assert main(["check", "plugins.py:Target"]) == 3
+    assert "is the target itself" in capsys.readouterr().err
+    assert main(["check", "plugins.py:Nothing"]) == 2
+    assert main(["check", "genrec.store:Store"]) == 2
+    assert main(["check", "nowhere.at.all:Store"]) == 2
 
 
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from worlds import TINY, cyclic
+from worlds import cyclic
 
 from genrec import pipeline
 from genrec.baselines import ItemKNN, Popularity
@@ -19,6 +19,9 @@ from genrec.preference.negatives import FaissNeighbours
 from genrec.preference.negatives import Popularity as PopularNegatives
 from genrec.testing import Shop
 from genrec.tokenizer import RQVAE, RQKMeans
+
+SOLVER = Tiger(width=64, inner=128, heads=4, head_width=16, encoder_layers=1, decoder_layers=1, dropout=0.0, history="items", beams=20)
+LONG_ENOUGH = SFT(steps=800, batch=64, learning_rate=3e-3, warmup=50, validate_every=200)
 
 
 @pytest.fixture(autouse=True)
@@ -37,11 +40,7 @@ def metrics(experiment: Experiment) -> dict[str, float]:
 def test_the_cyclic_world_is_solved(history: str) -> None:
     """The next item is a function of the last: Recall@1 of at least .95, in under a minute of training."""
     began = time.monotonic()
-    solved = replace(
-        cyclic(),
-        policy=replace(TINY, history=history),
-        sft=SFT(steps=1_000, batch=64, learning_rate=5e-3, warmup=20, validate_every=200),
-    )
+    solved = replace(cyclic(), policy=replace(SOLVER, history=history), sft=LONG_ENOUGH)
     assert metrics(solved)["recall@1"] >= 0.95
     assert time.monotonic() - began < 60
 
@@ -72,7 +71,8 @@ def test_an_rqvae_feeds_the_same_stages() -> None:
     solved = replace(
         cyclic(),
         tokenize=Tokenize(quantizer=quantizer, minimum_usage=0.2),
-        sft=SFT(steps=1_000, batch=64, learning_rate=5e-3, warmup=20, validate_every=200),
+        policy=SOLVER,
+        sft=LONG_ENOUGH,
     )
     assert metrics(solved)["recall@1"] >= 0.95
 
@@ -86,11 +86,14 @@ SHOP = Experiment(
 )
 
 
-def test_golden_run() -> None:
-    """The whole pipeline from a fixed seed: exact where it is arithmetic on integers, within a band where floats decide.
+GOLDEN_COUNTS = (300, 240, 5672)
+GOLDEN_POPULARITY = 0.0173768
+GOLDEN_ITEMKNN = 0.1116651
+GOLDEN_SFT = 0.1507  # another seed gives .1345, another machine something between
 
-    Recorded from this test's own experiment: SFT .264, popularity .0584, ItemKNN .1731 (NDCG@10).
-    """
+
+def test_golden_run() -> None:
+    """The whole pipeline from a fixed seed: exact where it is arithmetic on integers, within a band where floats decide."""
     artifacts = pipeline.run(SHOP)
     statistics = json.loads((artifacts["data"].folder / "stats.json").read_text())
     assert (statistics["users"], statistics["items"], statistics["interactions"]) == GOLDEN_COUNTS
@@ -101,12 +104,6 @@ def test_golden_run() -> None:
     assert knn == pytest.approx(GOLDEN_ITEMKNN, abs=1e-6)
     assert sft == pytest.approx(GOLDEN_SFT, abs=0.04)
     assert popularity < knn < sft
-
-
-GOLDEN_COUNTS = (0, 0, 0)
-GOLDEN_POPULARITY = 0.0
-GOLDEN_ITEMKNN = 0.0
-GOLDEN_SFT = 0.0
 
 
 def test_moving_the_home_changes_no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
