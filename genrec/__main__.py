@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -34,8 +35,10 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except MemoryError:
-        print("genrec: out of memory; try a smaller batch (--sft.batch, --align.batch, --evaluate.batch)", file=sys.stderr)
+    except (MemoryError, RuntimeError) as error:  # torch's errors of memory are RuntimeErrors, on a GPU and on a CPU
+        if isinstance(error, RuntimeError) and not re.search("out of memory|can't allocate memory", str(error), re.IGNORECASE):
+            raise
+        print(f"genrec: out of memory ({error}); try half the batch: --sft.batch or --align.batch", file=sys.stderr)
         return 5
     except OSError as error:
         if error.errno != errno.ENOSPC:

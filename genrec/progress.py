@@ -17,7 +17,12 @@ def say(message: str) -> None:
 
 
 class Progress:
-    """A bar of `total` steps that `advance` moves; use as a context manager. Nothing is shown for work under two seconds."""
+    """A bar of `total` steps that `advance` moves; use as a context manager. Nothing is shown for work under two seconds.
+
+    Inside another one (a validation inside a training) it shows nothing: a terminal has room for one bar, and a log for one voice.
+    """
+
+    _depth = 0  # how many are entered
 
     def __init__(self, description: str, total: int | None) -> None:
         self.description, self.total, self.done = description, total, 0
@@ -25,12 +30,16 @@ class Progress:
         self._bar: object | None = None
 
     def __enter__(self) -> Progress:
+        self._nested = Progress._depth > 0
+        Progress._depth += 1
         return self
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Move on by `steps`; `note` is shown beside the count."""
         self.done += steps
         now = time.monotonic()
+        if self._nested:
+            return
         if sys.stderr.isatty():
             if now - self._began > 2.0:
                 self._draw(note)
@@ -57,6 +66,7 @@ class Progress:
         self._bar.update(self._task, completed=self.done, description=f"{self.description} {note}".rstrip())
 
     def __exit__(self, *_: object) -> None:
+        Progress._depth -= 1
         if self._bar is not None:
             self._bar.stop()  # type: ignore[attr-defined]
 
