@@ -134,7 +134,9 @@ def _show(options: argparse.Namespace, overrides: list[str]) -> int:
     for seed, entry in content["seeds"].items():
         print(f"\nseed {seed}")
         for stage, key in entry["artifacts"].items():
-            print(f"  {stage:9} {pipeline.store().folder(stage, key)}  {entry['seconds'][stage]:.1f} s")
+            about = pipeline.store().get(stage, key).manifest
+            made = f"{about['created']}, {about['seconds']:.1f} s, commit {about['git']}, torch {about['versions']['torch']}"
+            print(f"  {stage:9} {pipeline.store().folder(stage, key)}  made {made}")
         for name, value in entry["metrics"].items():
             print(f"  {name} = {value:.6g}")
     return 0

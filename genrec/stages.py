@@ -100,7 +100,8 @@ def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> No
         recommender = _on_device(policy)
     spec = experiment.evaluate
     test = examples(corpus, "test", spec.history_length)
-    result = evaluate(recommender, batches(test, spec.batch, device_of(recommender)), spec, seen_items(corpus))
+    seen = seen_items(corpus) if spec.filter_seen else None
+    result = evaluate(recommender, batches(test, spec.batch, device_of(recommender)), spec, seen)
     result.ranks.to_parquet(folder / "ranks.parquet", index=False)
     result.recommendations.to_parquet(folder / "recommendations.parquet", index=False)
     metrics = metrics_of(result.ranks, result.recommendations, spec.cutoffs, corpus.item_count, popularity_of(corpus))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from genrec.embeddings import TfidfSvd
 from genrec.experiment import SFT, Align, Evaluate, Experiment, Tokenize
 from genrec.model import Tiger
 from genrec.preference.losses import Anchored, SoftmaxDPO
@@ -16,6 +17,7 @@ def cyclic(steps: int = 60, align_steps: int = 0, seed: int = 0) -> Experiment:
     return Experiment(
         name="cyclic",
         source=Cyclic(items=40, users=100, length=10),
+        embed=TfidfSvd(width=16, minimum_count=1),
         tokenize=Tokenize(quantizer=RQKMeans(levels=2, codes=8)),
         policy=TINY,
         sft=SFT(steps=steps, batch=64, learning_rate=5e-3, warmup=20, validate_every=40),

@@ -21,7 +21,7 @@ from genrec.preference.losses import check_start
 from genrec.randomness import generator
 from genrec.training.loop import Outcome, train
 from genrec.training.recipes import Align
-from genrec.types import LogProbs, Policy, SamplerContext, SequenceBatch
+from genrec.types import LogProbs, Policy, PreferenceTerms, SamplerContext, SequenceBatch
 
 
 def log_probs(levels: Tensor) -> LogProbs:
@@ -57,30 +57,38 @@ def align(
         if step == 0:
             check_start(ours, theirs)
         terms = recipe.loss(ours, theirs)
-        return terms.loss.mean(), preference_logs(levels.detach(), reference_levels, negatives)
+        return terms.loss.mean(), preference_logs(terms, levels.detach(), reference_levels, negatives)
 
     outcome = train(module, objective, examples, recipe, seed, folder, validate, "alignment", drawn.totals)
     return outcome, drawn.summary()
 
 
-def preference_logs(levels: Tensor, reference: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-    """What is seen while training, each a mean over the batch; all in nats, rewards at beta = 1.
+def preference_logs(terms: PreferenceTerms, levels: Tensor, reference: Tensor, negatives: Tensor) -> dict[str, Tensor]:
+    """What is seen while training, each a mean over the batch, in nats.
 
-    Level log-probabilities float32 [B, 1 + K, L] under the policy and the reference; negatives int64 [B, K], 0 where masked.
+    Rewards are the loss's own; drifts are log-ratios to the reference, and a margin is the positive's drift minus a negative's,
+    which for a reward of beta * drift has its sign. Level log-probabilities float32 [B, 1 + K, L] under the policy and the
+    reference; negatives int64 [B, K], 0 where masked.
     """
     valid = negatives > 0
-    pairs = valid.sum().clamp(min=1)
-    ratio = torch.where(valid.unsqueeze(-1), levels[:, 1:] - reference[:, 1:], 0.0)  # log-ratios of the negatives, [B, K, L]
-    chosen = levels[:, 0] - reference[:, 0]  # [B, L]
-    margin = torch.where(valid.unsqueeze(-1), chosen.unsqueeze(1) - ratio, 0.0)  # [B, K, L]
-    total = margin.sum(-1)
+    pairs, rows = valid.sum().clamp(min=1), valid.any(-1)
+
+    def over_pairs(values: Tensor) -> Tensor:
+        return torch.where(valid, values, 0.0).sum() / pairs
+
+    drift = levels - reference  # NaN where masked, which `over_pairs` leaves out
+    chosen, rejected = drift[:, 0], drift[:, 1:]  # [B, L], [B, K, L]
+    margin = chosen.unsqueeze(1) - rejected
+    better = valid & (margin.sum(-1) > 0)
     logs = {
-        "chosen_reward": chosen.sum(-1).mean(),
-        "rejected_reward": ratio.sum() / pairs,
-        "margin": total.sum() / pairs,
-        "accuracy": ((total > 0) & valid).sum() / pairs,
-        "accuracy_all": (((total > 0) | ~valid).all(-1) & valid.any(-1)).sum() / valid.any(-1).sum().clamp(min=1),
+        "chosen_reward": terms.chosen_reward.mean(),
+        "rejected_reward": over_pairs(terms.rejected_reward),
+        "chosen_drift": chosen.sum(-1).mean(),
+        "rejected_drift": over_pairs(rejected.sum(-1)),
+        "margin": over_pairs(margin.sum(-1)),
+        "accuracy": better.sum() / pairs,
+        "accuracy_all": ((better | ~valid).all(-1) & rows).sum() / rows.sum().clamp(min=1),
         "chosen_log_prob": levels[:, 0].sum(-1).mean(),
-        "rejected_log_prob": torch.where(valid, levels[:, 1:].sum(-1), 0.0).sum() / pairs,
+        "rejected_log_prob": over_pairs(levels[:, 1:].sum(-1)),
     }
-    return logs | {f"margin_level_{level + 1}": margin[..., level].sum() / pairs for level in range(levels.shape[-1])}
+    return logs | {f"margin_level_{level + 1}": over_pairs(margin[..., level]) for level in range(levels.shape[-1])}

@@ -48,16 +48,27 @@ def test_log_probs_sum_over_levels() -> None:
 def test_logs_by_hand() -> None:
     """One row, two levels. Log-ratios: positive (.5, .5), negative 1 (.2, -.4), negative 2 masked.
 
-    The margins are .5 - .2 = .3 and .5 + .4 = .9, 1.2 in all.
+    The margins are .5 - .2 = .3 and .5 + .4 = .9, 1.2 in all; at beta = .5 the rewards are .5 * 1.0 and .5 * -.2.
     """
     reference = torch.tensor([[[-1.0, -2.0], [-1.0, -1.0], [-9.0, -9.0]]])
     policy = reference + torch.tensor([[[0.5, 0.5], [0.2, -0.4], [7.0, 7.0]]])
     policy[:, 2] = reference[:, 2] = -torch.inf
-    logs = {name: round(value.item(), 5) for name, value in preference_logs(policy, reference, torch.tensor([[4, 0]])).items()}
-    assert logs == {
-        "chosen_reward": 1.0, "rejected_reward": -0.2, "margin": 1.2, "margin_level_1": 0.3, "margin_level_2": 0.9,
+    terms = SoftmaxDPO(beta=0.5)(log_probs(policy), log_probs(reference))
+    logs = preference_logs(terms, policy, reference, torch.tensor([[4, 0]]))
+    assert {name: round(value.item(), 5) for name, value in logs.items()} == {
+        "chosen_reward": 0.5, "rejected_reward": -0.1, "chosen_drift": 1.0, "rejected_drift": -0.2,
+        "margin": 1.2, "margin_level_1": 0.3, "margin_level_2": 0.9,
         "accuracy": 1.0, "accuracy_all": 1.0, "chosen_log_prob": -2.0, "rejected_log_prob": -2.2,
     }  # fmt: skip
+
+
+def test_logs_of_a_batch_without_negatives_are_numbers() -> None:
+    levels = torch.full((2, 3, 2), -1.0)
+    levels[:, 1:] = -torch.inf
+    terms = SoftmaxDPO()(log_probs(levels), log_probs(levels))
+    assert all(
+        torch.isfinite(value) for value in preference_logs(terms, levels, levels, torch.zeros(2, 2, dtype=torch.int64)).values()
+    )
 
 
 @pytest.mark.parametrize(("loss", "count", "start"), [(SoftmaxDPO(), 3, math.log(4)), (DPO(), 1, math.log(2))])

@@ -1,0 +1,98 @@
+"""What stands between the stages: contexts, seen items, the filter of the protocol, and where alignment starts from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from worlds import cyclic
+
+from genrec import pipeline
+from genrec.baselines import ItemKNN
+from genrec.data.corpus import Corpus
+from genrec.data.prepare import prepare
+from genrec.data.sources import Frames
+from genrec.data.splits import LeaveOneOut
+from genrec.errors import ArtifactError
+from genrec.experiment import Evaluate
+from genrec.semantic_ids import SemanticIds
+from genrec.stages import batches, load_policy, sampler_context, seen_items
+from genrec.testing import Cyclic
+
+
+@pytest.fixture
+def corpus() -> Corpus:
+    """User a takes x y z w, user b takes y x y (the last but one held out for validation, the last for the test)."""
+    events = [("a", item) for item in "xyzw"] + [("b", item) for item in "yxy"]
+    frame = pd.DataFrame(events, columns=["user", "item"]).assign(time=range(len(events)))
+    items = pd.DataFrame({"item": list("xyzw"), "text": ["one", "two", "three", "four"]})
+    return prepare(Frames(frame, items).load(Path()), LeaveOneOut(core=0))
+
+
+def test_context_rows_are_items(corpus: Corpus) -> None:
+    """Training events: x y of a, y of b. Item ids are in order of first appearance: x 1, y 2, z 3, w 4."""
+    vectors = torch.arange(8.0).view(4, 2)
+    context = sampler_context(corpus, vectors, SemanticIds(torch.arange(4).unsqueeze(1)))
+    assert context.item_count == 4
+    assert context.popularity.tolist() == [0, 1, 2, 0, 0]
+    assert context.vectors[0].tolist() == [0, 0]
+    assert torch.equal(context.vectors[1:], vectors)
+    assert context.interactions[["user", "item"]].to_numpy().tolist() == [[1, 1], [1, 2], [2, 2]]
+
+
+def test_seen_items_are_all_before_the_test(corpus: Corpus) -> None:
+    """a had x y z, b had y x; the batch is padded with 0."""
+    seen = seen_items(corpus)(torch.tensor([2, 1]))
+    assert [sorted(set(row)) for row in seen.tolist()] == [[0, 1, 2], [1, 2, 3]]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("policy", ["tiger", "itemknn"])
+def test_filter_seen_leaves_seen_items_out_of_every_list(home: Path, policy: str) -> None:
+    """Seen means the whole history, also what is further back than the three items that the recommender is shown."""
+    experiment = replace(cyclic(steps=20), evaluate=Evaluate(cutoffs=(1, 20), filter_seen=True, history_length=3))
+    if policy == "itemknn":
+        experiment = replace(experiment, policy=ItemKNN())
+    artifacts = pipeline.run(experiment)
+    loaded = Corpus.load(artifacts["data"].folder)
+    recommended = pd.read_parquet(artifacts["evaluate"].folder / "recommendations.parquet")
+    before = loaded.interactions[loaded.interactions["part"] != "test"][["user", "item"]]
+    assert len(recommended.merge(before, on=["user", "item"])) == 0
+    assert len(recommended) == 100 * 20
+
+
+def test_an_aligned_policy_starts_as_the_sft_policy_and_keeps_its_best(home: Path) -> None:
+    """With a step of nothing, the aligned weights are the SFT policy's; the control is the same architecture."""
+    experiment = cyclic(steps=20, align_steps=20)
+    assert experiment.align is not None
+    frozen = replace(experiment, align=replace(experiment.align, learning_rate=1e-12))
+    artifacts = pipeline.run(frozen)
+    before, after = (load_file(artifacts[stage].folder / "policy.safetensors") for stage in ("sft", "align"))
+    for name, value in before.items():
+        torch.testing.assert_close(value, after[name], atol=1e-6, rtol=0)
+    curves = pd.read_parquet(artifacts["align"].folder / "curves.parquet")
+    assert np.isclose(curves["margin"].dropna(), 0, atol=1e-4).all()
+
+
+def test_a_policy_of_other_semantic_ids_is_refused(home: Path) -> None:
+    artifacts = pipeline.run(cyclic(steps=20))
+    with pytest.raises(ArtifactError, match="does not fit the policy"):
+        load_policy(cyclic(), SemanticIds(torch.arange(40).unsqueeze(1)), artifacts["sft"].folder)
+
+
+def test_batches_give_every_example_once(corpus: Corpus) -> None:
+    from genrec.data.batches import examples
+
+    corpus = prepare(Cyclic(items=20, users=23, length=6).load(Path()), LeaveOneOut())
+    users = torch.cat([batch.user for batch in batches(examples(corpus, "test", 3), 5, torch.device("cpu"))])
+    assert sorted(users.tolist()) == list(range(1, 24))
