@@ -29,6 +29,7 @@ class PrefixTable(NamedTuple):
 
     start: Tensor  # int64 [nodes + 1]  children of node i are nodes start[i] .. start[i+1]-1 of the next depth
     code: Tensor  # int64 [children]  the code that leads to each child
+    leaf: Tensor  # int64 [children + 1]  the leaves below child c are leaf[c] .. leaf[c+1]-1
     branch: int  # the largest number of children of a node
 
 
@@ -68,10 +69,13 @@ class SemanticIds:
             parents = node[new]
             counts = torch.bincount(parents, minlength=int(node[-1]) + 1)
             start = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
-            self.tables.append(PrefixTable(start, ordered[new, level], int(counts.max())))
+            rows = torch.cat([new.nonzero().squeeze(1), torch.tensor([items])])  # where each child's items begin
+            self.tables.append(PrefixTable(start, ordered[new, level], rows, int(counts.max())))
             node = new.cumsum(0) - 1
         self._leaf_of_item = torch.empty(items, dtype=torch.int64).scatter_(0, order, node)
-        self._first_of_leaf = torch.cat([new.nonzero().squeeze(1), torch.tensor([items])])
+        self._first_of_leaf = self.tables[-1].leaf
+        leaf_of_row = torch.cat([node, node[-1:] + 1])
+        self.tables = [table._replace(leaf=leaf_of_row[table.leaf]) for table in self.tables]
         self._items_by_leaf = order + 1
 
     @property

@@ -60,7 +60,7 @@ def test_popularity_cannot_solve_it() -> None:
 )
 def test_alignment_helps_a_policy_that_is_half_way(align: Align) -> None:
     """SFT stopped early; 60 steps of anchored alignment bring it nearer to the known answer."""
-    half = replace(cyclic(), sft=SFT(steps=120, batch=64, learning_rate=3e-3, warmup=20, validate_every=40))
+    half = replace(cyclic(), sft=SFT(steps=60, batch=64, learning_rate=3e-3, warmup=20, validate_every=20))
     before = metrics(half)
     after = metrics(replace(half, align=replace(align, learning_rate=3e-3, warmup=5)))
     assert after["ndcg@10"] > before["ndcg@10"] + 0.02

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genrec.semantic_ids import PrefixTable
 
@@ -46,24 +46,26 @@ def beam_search(
 ) -> Beams:
     """The `width` most probable leaves found level by level.
 
-    `first` float32 [B, C1]: log-probabilities of the first level's codes. `forbidden` bool [B, leaves]: leaves never returned.
-    With `width` at least the number of leaves the result is exact.
+    `first` float32 [B, C1]: log-probabilities of the first level's codes. `forbidden` bool [B, leaves]: leaves never returned; a
+    prefix with no other leaf below it is not followed, so that no beam is lost to them. With `width` at least the number of leaves
+    the result is exact.
     """
     node = torch.zeros(first.shape[0], 1, dtype=torch.int64, device=first.device)
     score = first.new_zeros(node.shape, dtype=torch.float32)
     log_prob = first.unsqueeze(1)
+    before = None if forbidden is None else nn.functional.pad(forbidden.cumsum(1), (1, 0))  # forbidden leaves before each leaf
     for level, table in enumerate(tables):
-        last = level == len(tables) - 1
         child, real = children(table, node)
-        if last and forbidden is not None:
-            real &= ~forbidden.gather(1, child.flatten(1)).view(child.shape)
+        if before is not None:
+            first_leaf, end = table.leaf[child].flatten(1), table.leaf[child + 1].flatten(1)
+            real &= (before.gather(1, end) - before.gather(1, first_leaf) < end - first_leaf).view(child.shape)
         code = table.code[child]
         total = score.unsqueeze(-1) + log_prob.gather(-1, code)
         total = total.masked_fill(~real, -torch.inf).flatten(1)
         score, place = total.topk(min(width, total.shape[1]), sorted=True)
         beam = place // table.branch
         node = child.flatten(1).gather(1, place)
-        if not last:
+        if level < len(tables) - 1:
             # A beam without a child has no code of its own; it keeps score -inf, whatever follows.
             log_prob = advance(beam, code.flatten(1).gather(1, place))
     return Beams(node, score)

@@ -90,12 +90,13 @@ class TigerPolicy(nn.Module):
         for level, table in enumerate(semantic_ids.tables):
             self.register_buffer(f"trie_start_{level}", table.start, persistent=False)
             self.register_buffer(f"trie_code_{level}", table.code, persistent=False)
+            self.register_buffer(f"trie_leaf_{level}", table.leaf, persistent=False)
 
     @property
     def tables(self) -> list[PrefixTable]:
         """The trie's tables, on the policy's device."""
         return [
-            PrefixTable(self.get_buffer(f"trie_start_{level}"), self.get_buffer(f"trie_code_{level}"), table.branch)
+            table._replace(**{name: self.get_buffer(f"trie_{name}_{level}") for name in ("start", "code", "leaf")})
             for level, table in enumerate(self.semantic_ids.tables)
         ]
 

@@ -146,6 +146,14 @@ def test_excluded_items_never_come_back() -> None:
         assert row[len(allowed) :] == [0] * (50 - len(allowed))
 
 
+def test_excluding_items_loses_no_beam() -> None:
+    """45 of 50 items excluded: even four beams find four of the five that are left, because no dead prefix is followed."""
+    policy = policy_of(50, replace(SMALL, beams=4))
+    exclude = torch.arange(1, 46).expand(3, 45)
+    ranking = policy.recommend(histories(3, 5, 50), 4, exclude=exclude)
+    assert ((ranking.items > 45) & (ranking.items <= 50)).all()
+
+
 def test_fewer_items_than_asked_for() -> None:
     ranking = policy_of(4).recommend(histories(2, 3, 4), 10)
     assert (ranking.items[:, 4:] == 0).all()
