@@ -95,10 +95,11 @@ class TigerPolicy(nn.Module):
     @property
     def tables(self) -> list[PrefixTable]:
         """The trie's tables, on the policy's device."""
-        return [
-            table._replace(**{name: self.get_buffer(f"trie_{name}_{level}") for name in ("start", "code", "leaf")})
-            for level, table in enumerate(self.semantic_ids.tables)
-        ]
+        result = []
+        for level, table in enumerate(self.semantic_ids.tables):
+            start, code, leaf = (self.get_buffer(f"trie_{name}_{level}") for name in ("start", "code", "leaf"))
+            result.append(PrefixTable(start, code, leaf, table.branch))
+        return result
 
     def encode(self, history: Tensor) -> History:
         """Items int64 [B, T], left-padded with 0 -> the encoded history."""
