@@ -58,6 +58,10 @@ class Experiment:
             raise UsageError(f"policy must be a genrec.types.PolicySpecification or Baseline, got {self.policy!r}")
         if self.is_baseline and self.align is not None:
             raise UsageError(f"{self.name}: a baseline has nothing to align; leave align=None")
+        beams = getattr(self.policy, "beams", None)
+        needed = max(10, *self.evaluate.cutoffs)  # validation ranks ten
+        if beams is not None and beams < needed:
+            raise UsageError(f"policy.beams must be at least {needed}, the most items ranked (evaluate.cutoffs), got {beams}")
         if self.seed < 0:
             raise UsageError(f"seed must be 0 or more, got {self.seed}")
 

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from genrec import loading, pipeline
-from genrec.experiment import Experiment
+from genrec.baselines import Popularity
+from genrec.errors import UsageError
+from genrec.experiment import Align, Experiment
+from genrec.model import Tiger
 from genrec.testing import Shop
 
 FILES = sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))
@@ -49,6 +52,23 @@ def test_every_file_says_how_to_run_it_and_what_it_costs(path: Path) -> None:
     assert f"genrec run experiments/{path.name}:" in text
     assert "Cost" in text
     assert "experiments/results.md" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"name": "a b"}, "name must be letters"),
+        ({"source": "ml-100k.zip"}, r"source must be a genrec\.types\.Source, got 'ml-100k\.zip'"),
+        ({"policy": None}, r"policy must be a genrec\.types\.PolicySpecification or Baseline"),
+        ({"policy": Popularity(), "align": Align()}, "a baseline has nothing to align"),
+        ({"policy": Tiger(beams=20)}, r"policy\.beams must be at least 50, the most items ranked"),
+        ({"seed": -1}, "seed must be 0 or more"),
+    ],
+)
+def test_what_is_no_experiment(change: dict[str, object], said: str) -> None:
+    """Refused when it is built, long before a stage starts."""
+    with pytest.raises(UsageError, match=said):
+        Experiment(**({"name": "shop", "source": Shop()} | change))  # type: ignore[arg-type]
 
 
 def test_the_stages_are_fields() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from worlds import TINY
 from genrec.data.batches import Examples, examples
 from genrec.data.prepare import prepare
 from genrec.data.splits import LeaveOneOut
-from genrec.errors import InputError, NumericsError
+from genrec.errors import InputError, NumericsError, Stopped
 from genrec.model import TigerPolicy
 from genrec.preference.losses import DPO, Anchored, ContinuedSFT, SoftmaxDPO
 from genrec.preference.negatives import Uniform
@@ -31,7 +33,11 @@ IDS = SemanticIds(torch.stack(torch.unravel_index(torch.arange(40), (8, 5)), 1),
 def parts() -> tuple[TigerPolicy, Examples, SamplerContext]:
     built = build_policy(TINY, IDS, seed=0)
     assert isinstance(built, TigerPolicy)
-    return built, examples(CORPUS, "train", 8), sampler_context(CORPUS, torch.randn(40, 6), IDS)
+    return (
+        built,
+        examples(CORPUS, "train", 8),
+        sampler_context(CORPUS, torch.randn(40, 6, generator=torch.Generator().manual_seed(0)), IDS),
+    )
 
 
 def recipe(**change: object) -> Align:
@@ -116,6 +122,33 @@ def test_the_control_raises_the_positive_and_ignores_the_negatives(tmp_path: Pat
         results.append([row["chosen_log_prob"] for row in outcome.curves if "loss" in row])
     assert results[0] == results[1]
     assert results[0][-1] > results[0][0]
+
+
+def test_a_stopped_alignment_goes_on_to_the_same_weights_and_counts(tmp_path: Path) -> None:
+    """The reference is still the SFT policy, the negatives are those of the step, and what was drawn is counted once."""
+
+    def run(folder: str, stop: bool) -> tuple[dict[str, torch.Tensor], object]:
+        built, entries, context = parts()
+        scores = iter([0.1] if stop else [0.1, 0.2, 0.3])
+
+        def validate() -> float:
+            try:
+                return next(scores)
+            except StopIteration:
+                os.kill(os.getpid(), signal.SIGINT)  # in the validation after step 20
+                return 0.2
+
+        _, drawn = align(built, entries, context, recipe(), 0, tmp_path / folder / "last", validate)
+        return built.state_dict(), drawn
+
+    whole, drawn = run("whole", stop=False)
+    with pytest.raises(Stopped, match="stopped at step 20") as stopped:
+        run("parts", stop=True)
+    assert stopped.value.exit_code == 130
+    built, entries, context = parts()
+    _, again = align(built, entries, context, recipe(), 0, tmp_path / "parts" / "last", lambda: 0.3)
+    assert again == drawn
+    assert all(torch.equal(value, whole[name]) for name, value in built.state_dict().items())
 
 
 class Fixed:
