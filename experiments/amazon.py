@@ -49,7 +49,7 @@ def smoke() -> list[Experiment]:
         embed=TfidfSvd(width=64),
         tokenize=Tokenize(quantizer=RQKMeans()),
         policy=Tiger(width=64, inner=256, heads=4, head_width=16, encoder_layers=2, decoder_layers=2, history="items"),
-        sft=SFT(steps=2_000, batch=128, learning_rate=2e-3, warmup=200, validate_every=500, validation_users=1_000),
+        sft=SFT(steps=5_000, batch=128, learning_rate=2e-3, warmup=200, validate_every=1_000, validation_users=1_000),
     )
     align = Align(
         loss=Anchored(SoftmaxDPO(beta=0.5)), negatives=FaissNeighbours(pool=200), count=3, steps=100, validate_every=50,
