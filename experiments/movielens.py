@@ -34,8 +34,10 @@ def sft() -> Experiment:
 
 
 def aligned(name: str, loss: PreferenceLoss, negatives: NegativeSampler, count: int) -> Experiment:
-    """The SFT policy after 300 steps of this loss; all rows take the same steps on the same histories."""
-    align = Align(loss=loss, negatives=negatives, count=count, steps=300, validate_every=100, learning_rate=2e-4, warmup=30)
+    """The SFT policy after exactly 300 steps of this loss: all rows take the same steps on the same histories."""
+    align = Align(
+        loss=loss, negatives=negatives, count=count, steps=300, keep="last", validate_every=100, learning_rate=5e-5, warmup=30
+    )
     return replace(sft(), name=f"ml100k-{name}", align=align)
 
 

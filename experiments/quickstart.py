@@ -15,6 +15,7 @@ from genrec.preference.losses import DPO, Anchored, ContinuedSFT, SoftmaxDPO
 from genrec.preference.negatives import FaissNeighbours, Uniform
 from genrec.testing import Shop
 from genrec.tokenizer import RQKMeans
+from genrec.types import NegativeSampler, PreferenceLoss
 
 
 def sft() -> Experiment:
@@ -28,26 +29,27 @@ def sft() -> Experiment:
     )
 
 
-def control() -> Experiment:
-    """SFT continued for as many steps as alignment takes, on the same batches: what a gain of alignment has to beat."""
-    return replace(
-        sft(), name="shop-sft-continued", align=Align(loss=ContinuedSFT(), steps=100, validate_every=50, learning_rate=3e-4)
+def aligned(name: str, loss: PreferenceLoss, negatives: NegativeSampler, count: int) -> Experiment:
+    """The SFT policy after exactly 100 steps of this loss: all rows take the same steps on the same histories."""
+    align = Align(
+        loss=loss, negatives=negatives, count=count, steps=100, keep="last", validate_every=100, learning_rate=1e-4, warmup=10
     )
+    return replace(sft(), name=f"shop-{name}", align=align)
+
+
+def control() -> Experiment:
+    """SFT continued on alignment's batches: a gain that this row has too is not alignment's."""
+    return aligned("sft-continued", ContinuedSFT(), Uniform(), 1)
 
 
 def dpo() -> Experiment:
     """DPO with one uniform negative."""
-    align = Align(loss=Anchored(DPO(beta=0.5)), negatives=Uniform(), count=1, steps=100, validate_every=50, learning_rate=3e-4)
-    return replace(sft(), name="shop-dpo", align=align)
+    return aligned("dpo", Anchored(DPO(beta=0.5)), Uniform(), 1)
 
 
 def sdpo() -> Experiment:
     """S-DPO with three neighbours of the positive."""
-    align = Align(
-        loss=Anchored(SoftmaxDPO(beta=0.5)), negatives=FaissNeighbours(pool=100), count=3, steps=100, validate_every=50,
-        learning_rate=3e-4,
-    )  # fmt: skip
-    return replace(sft(), name="shop-sdpo", align=align)
+    return aligned("sdpo", Anchored(SoftmaxDPO(beta=0.5)), FaissNeighbours(pool=100), 3)
 
 
 def comparison() -> list[Experiment]:

@@ -196,9 +196,10 @@ def train(
     policy: nn.Module, objective: Objective, examples: Examples, recipe: SFT | Align, seed: int, folder: Path,
     validate: Callable[[], float], description: str, counters: dict[str, Tensor] | None = None,
 ) -> Outcome:  # fmt: skip
-    """Train to the end, from the checkpoint in `folder` where there is one; the policy is left with its best step's weights.
+    """Train to the end, from the checkpoint in `folder` where there is one.
 
-    `counters` are tensors that the objective adds to in place; they are part of a checkpoint.
+    The policy is left with its best step's weights, or with the last step's where the recipe says so. `counters` are tensors that
+    the objective adds to in place; they are part of a checkpoint.
     """
     module = Training(policy, objective, recipe, seed)
     resumed = checkpoint.load(folder, policy)
@@ -217,7 +218,10 @@ def train(
             trainer = _quiet_trainer(recipe, recipe.steps - progress.step, watch)
             with _signals_given_back():
                 trainer.fit(module, Batches(examples, recipe.batch, seed, progress.step))
-    policy.load_state_dict(watch.best)
+    if isinstance(recipe, SFT) or recipe.keep == "best":
+        policy.load_state_dict(watch.best)
+        if watch.progress.best_step == 0:
+            say(f"{description}: no step was better on validation than the policy it began with, which is kept")
     return Outcome(watch.progress.curves, watch.progress.best_step, watch.progress.best_score, watch.progress.step)
 
 

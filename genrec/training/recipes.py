@@ -36,7 +36,7 @@ class SFT:
 class Align:
     """Alignment: preferences of the positive over drawn negatives, from the SFT policy, which stays beside as the frozen reference.
 
-    Trained without dropout. The best step on validation is kept, and step 0, the SFT policy itself, is a candidate.
+    Trained without dropout, so that step 0 is the reference exactly. With keep="best", step 0, the SFT policy itself, is a candidate.
     """
 
     loss: PreferenceLoss = field(default_factory=lambda: Anchored(SoftmaxDPO()))  # the objective
@@ -48,6 +48,7 @@ class Align:
     warmup: int = 50  # steps of linear warm-up; a cosine to 0 follows
     weight_decay: float = 0.0  # of AdamW
     clip: float = 1.0  # largest norm of the gradient
+    keep: Literal["best", "last"] = "best"  # the best step on validation, or the last one, whatever it is worth
     validate_every: int = 100  # steps between validations
     patience: int = 1_000  # validations without a better NDCG@10 after which training stops
     validation_users: int = 2_000  # drawn for validation; 0 takes all

@@ -103,13 +103,24 @@ def test_preferences_are_learnt_and_the_reference_stays(tmp_path: Path) -> None:
     assert outcome.best_step == 40
 
 
-def test_a_policy_that_gets_worse_on_validation_stays_the_sft_policy(tmp_path: Path) -> None:
+def test_a_policy_that_gets_worse_on_validation_stays_the_sft_policy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     built, entries, context = parts()
     before = {name: value.clone() for name, value in built.state_dict().items()}
     scores = iter([0.5, 0.4, 0.3])
     outcome, _ = align(built, entries, context, recipe(), 0, tmp_path / "last", lambda: next(scores))
     assert outcome.best_step == 0
     assert all(torch.equal(value, before[name]) for name, value in built.state_dict().items())
+    assert "no step was better on validation" in capsys.readouterr().err
+
+
+def test_the_last_step_is_kept_where_asked_for(tmp_path: Path) -> None:
+    """The same training twice: the kept weights differ from the SFT policy's only with keep="last"."""
+    built, entries, context = parts()
+    before = {name: value.clone() for name, value in built.state_dict().items()}
+    scores = iter([0.5, 0.4, 0.3])
+    outcome, _ = align(built, entries, context, recipe(keep="last"), 0, tmp_path / "last", lambda: next(scores))
+    assert (outcome.best_step, outcome.last_step) == (0, 40)
+    assert not torch.equal(built.embedding.weight, before["embedding.weight"])
 
 
 def test_the_control_raises_the_positive_and_ignores_the_negatives(tmp_path: Path) -> None:
