@@ -82,14 +82,14 @@ SHOP = Experiment(
     source=Shop(items=240, users=300, seed=3),
     tokenize=Tokenize(quantizer=RQKMeans(levels=2, codes=16)),
     policy=Tiger(width=48, inner=192, heads=4, head_width=12, encoder_layers=1, decoder_layers=1, history="items"),
-    sft=SFT(steps=500, batch=64, learning_rate=4e-3, warmup=50, validate_every=250),
+    sft=SFT(steps=800, batch=64, learning_rate=4e-3, warmup=50, validate_every=200),
 )
 
 
 GOLDEN_COUNTS = (300, 240, 5672)
 GOLDEN_POPULARITY = 0.0173768
 GOLDEN_ITEMKNN = 0.1116651
-GOLDEN_SFT = 0.1507  # another seed gives .1345, another machine something between
+GOLDEN_SFT = 0.17  # seeds 0, 1, 2 gave .191, .152, .171; another machine's floats are as good as another seed
 
 
 def test_golden_run() -> None:
@@ -102,7 +102,7 @@ def test_golden_run() -> None:
     ))  # fmt: skip
     assert popularity == pytest.approx(GOLDEN_POPULARITY, abs=1e-6)
     assert knn == pytest.approx(GOLDEN_ITEMKNN, abs=1e-6)
-    assert sft == pytest.approx(GOLDEN_SFT, abs=0.04)
+    assert sft == pytest.approx(GOLDEN_SFT, abs=0.05)
     assert popularity < knn < sft
 
 
