@@ -52,7 +52,7 @@ def smoke() -> list[Experiment]:
         sft=SFT(steps=5_000, batch=128, learning_rate=2e-3, warmup=200, validate_every=1_000, validation_users=1_000),
     )
     align = Align(
-        loss=Anchored(SoftmaxDPO(beta=0.5)), negatives=FaissNeighbours(pool=200), count=3, steps=100, validate_every=50,
-        validation_users=1_000,
+        loss=Anchored(SoftmaxDPO(beta=0.5)), negatives=FaissNeighbours(pool=200), count=3, steps=100, keep="last", validate_every=100,
+        learning_rate=5e-5, validation_users=1_000,
     )  # fmt: skip
     return [*baselines(small), small, replace(small, name="beauty-smoke-sdpo", align=align)]
