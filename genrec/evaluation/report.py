@@ -114,7 +114,24 @@ def _tests(comparison: Comparison) -> Table:
         f"per user, seeds averaged; two-sided paired bootstrap test over users, {comparison.resamples} resamples; "
         f"Holm's correction over {count} test{'s' if count != 1 else ''}"
     )
-    return Table(f"{_short(comparison.metric)} against {comparison.reference}", columns, rows, [note])
+    title = f"{_short(comparison.metric)} against {comparison.reference}"
+    return Table(title, columns, rows, [note, *_other_seeds(comparison)])
+
+
+def _other_seeds(comparison: Comparison) -> list[str]:
+    """A warning for each trained row whose seeds are not the reference's: a lucky seed would pass for an effect."""
+    reference = next(row for row in comparison.rows if row.name == comparison.reference)
+    wrong = [row for row in comparison.rows if set(row.seeds) != set(reference.seeds) and _trained(row) and _trained(reference)]
+    return [
+        f"{row.name} has seeds {_value(row.seeds)} and the reference {_value(reference.seeds)}: "
+        "run both with the same seeds before you believe the difference"
+        for row in wrong
+    ]
+
+
+def _trained(row: Row) -> bool:
+    """Whether the row's seeds mean anything: a baseline has no stage that draws."""
+    return any(key.startswith("sft.") for key in row.configuration)
 
 
 def _test(test: PairedTest) -> list[str]:

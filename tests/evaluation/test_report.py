@@ -75,6 +75,18 @@ def test_markdown(comparison: Comparison) -> None:
     assert "s-dpo: 1500 slots of its lists were empty" in text  # 50 users, lists of 20 items for a last cut-off of 50
 
 
+def test_other_seeds_than_the_references_are_pointed_out() -> None:
+    """A baseline has no seeds to speak of; a trained row with one of the reference's two seeds has."""
+    trained = {"policy.class": "Tiger", "sft.steps": 10}
+    runs = [run("sft", seed, trained) for seed in (0, 1)] + [
+        run("dpo", 0, trained),
+        run("popularity", 0, {"policy.class": "Popularity"}),
+    ]
+    text = report.markdown(compare(runs, resamples=100))
+    assert "dpo has seeds 0 and the reference 0, 1: run both with the same seeds" in text
+    assert "popularity has seeds" not in text
+
+
 def test_terminal_says_the_same(comparison: Comparison, capsys: pytest.CaptureFixture[str]) -> None:
     report.terminal(comparison)
     printed = capsys.readouterr().out
