@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         "run",
         help="run what is missing of an experiment, or of a list of them, and print the table",
         description="Run what is missing and print the table. Any field is overridden by its key path, as in "
-        "--seed 1 --align.loss.beta 0.3; '--fields' lists them. An override applies to every experiment of a list that has it.",
+        "--seed 1 --align.loss.loss.beta 0.3; '--fields' lists them. An override applies to every experiment of a list that has it.",
     )
     run.add_argument("experiment", metavar="FILE.py:FUNCTION", help="where the experiment, or a list of them, is returned")
     run.add_argument("--dry-run", action="store_true", help="print the stages and what is done already; write nothing")
@@ -90,8 +90,7 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     pipeline.check_stage(options.refresh)
     found = loading.load(options.experiment)
     if options.fields:
-        for experiment in found[-1:]:
-            loading.print_fields(experiment)
+        loading.print_fields(found[-1])
         return 0
     experiments = loading.override(found, overrides)
     if options.dry_run:

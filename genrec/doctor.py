@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from importlib import metadata
 from pathlib import Path
 
 from genrec.pipeline import hardware, home, versions
@@ -20,23 +19,24 @@ def report() -> int:
     while not base.exists():
         base = base.absolute().parent
     print(f"{'data folder':20} {home()} ({shutil.disk_usage(base).free / 2**30:.1f} GiB free)")
-    print(f"{'OpenMP':20} {', '.join(_openmp()) or 'none found'}")
-    faults = _faults()
+    openmp = _openmp()
+    print(f"{'OpenMP':20} {', '.join(openmp) or 'none found'}")
+    faults = _faults(openmp)
     for fault in faults:
         print(f"WRONG: {fault}")
     return 1 if faults else 0
 
 
-def _faults() -> list[str]:
-    installed = {name for name in ("faiss-cpu", "faiss-gpu") if _has(name)}
+def _faults(openmp: list[str]) -> list[str]:
+    installed = {"faiss-cpu", "faiss-gpu"} & set(versions())
     faults = []
     if len(installed) == 2:
         faults.append("faiss-cpu and faiss-gpu share one package name; uninstall both, then install one of them")
     if not installed:
         faults.append("faiss is missing: pip install 'genrec[cpu]', or 'genrec[gpu]' where there is an NVIDIA GPU")
-    families = {re.split("[-.]", name)[0] for name in _openmp()}
+    families = {re.split("[-.]", name)[0] for name in openmp}
     if len(families) > 1:
-        faults.append(f"several OpenMP runtimes are in one process, which can hang or crash: {', '.join(_openmp())}")
+        faults.append(f"several OpenMP runtimes are in one process, which can hang or crash: {', '.join(openmp)}")
     return faults
 
 
@@ -51,11 +51,3 @@ def _openmp() -> list[str]:
     paths = {Path(line.split()[-1]).name for line in maps.read_text().splitlines() if ".so" in line}
     names = {name for name in paths if name.startswith(("libgomp", "libiomp", "libomp"))}
     return sorted(names)
-
-
-def _has(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True

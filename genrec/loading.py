@@ -119,7 +119,7 @@ def _by_flag(arguments: Sequence[str]) -> list[list[str]]:
         elif flags:
             flags[-1].append(argument)
         else:
-            raise UsageError(f"expected an override such as --align.loss.beta 0.3, got {argument!r}")
+            raise UsageError(f"expected an override such as --align.count 3, got {argument!r}")
     return flags
 
 

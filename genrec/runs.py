@@ -19,17 +19,19 @@ from genrec.evaluation.compare import Run
 from genrec.experiment import Experiment, flatten
 from genrec.pipeline import home, plan, store
 from genrec.progress import say
-from genrec.store import Artifact, describe, hash_of, write_json
-
-UNUSED_BY_BASELINES = ("embed", "tokenize", "sft", "align")
+from genrec.store import Artifact, hash_of, write_json
 
 
-def configuration(experiment: Experiment) -> dict[str, Any]:
-    """The experiment's fields by key path, without name and seed; a baseline's only where it uses them."""
-    description = describe(experiment, home() / "raw")
-    for name in ("class", "name", "seed", *(UNUSED_BY_BASELINES if experiment.is_baseline else ())):
-        description.pop(name)
-    return flatten(description)
+def configuration(artifacts: dict[str, Artifact]) -> dict[str, Any]:
+    """The specifications of the stages that were run, by key path, without the seed: what the manifests say."""
+    merged: dict[str, Any] = {}
+    for artifact in artifacts.values():
+        merged |= artifact.manifest["specification"]
+    for name in ("seed", "history_length"):  # one is the row's inside, the other is evaluate's, repeated for the key
+        merged.pop(name, None)
+    if "sft" in merged:
+        merged.setdefault("align", None)
+    return flatten(merged)
 
 
 def protocol(experiment: Experiment, artifacts: dict[str, Artifact]) -> dict[str, Any]:
@@ -37,7 +39,7 @@ def protocol(experiment: Experiment, artifacts: dict[str, Artifact]) -> dict[str
     statistics = json.loads((artifacts["data"].folder / "stats.json").read_text(encoding="utf-8"))
     spec = experiment.evaluate
     return {
-        "data": label(experiment.source),
+        "data": label(artifacts["data"].manifest["specification"]["source"]),
         "data key": artifacts["data"].key,
         "split": type(experiment.split).__name__,
         "users": statistics["users"],
@@ -50,18 +52,17 @@ def protocol(experiment: Experiment, artifacts: dict[str, Artifact]) -> dict[str
     }
 
 
-def label(component: object) -> str:
-    """A component in words, without its paths: `MovieLens(variant=100k)`."""
-    description = describe(component, home() / "raw")
+def label(description: dict[str, Any]) -> str:
+    """A described component in words, without its paths: `MovieLens(variant=100k)`."""
     values = [f"{name}={value}" for name, value in description.items() if name not in ("class", "version", "fingerprint")]
-    return f"{type(component).__name__}({', '.join(values)})"
+    return f"{description['class'].rpartition(':')[2]}({', '.join(values)})"
 
 
 def record(experiment: Experiment, artifacts: dict[str, Artifact]) -> None:
     """Write the outcome of one seed into the row's run file."""
     path = _path(experiment.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    settings = configuration(experiment)
+    settings = configuration(artifacts)
     with FileLock(path.with_name(f".{path.name}.lock")):
         content: dict[str, Any] = {"name": experiment.name, "configuration": settings, "seeds": {}}
         if path.is_file():

@@ -23,6 +23,7 @@ from genrec.randomness import generator
 from genrec.semantic_ids import SemanticIds
 from genrec.store import write_json
 from genrec.tokenizer import tokenize
+from genrec.training.checkpoint import weights
 from genrec.training.recipes import SFT, Align
 from genrec.types import Baseline, Policy, PolicySpecification, Recommender, SamplerContext, SequenceBatch
 
@@ -187,6 +188,5 @@ def _on_device(policy: Policy) -> Policy:
 
 
 def _save_policy(policy: Policy, curves: list[dict[str, float]], folder: Path) -> None:
-    state = {name: value.detach().cpu().contiguous() for name, value in cast(nn.Module, policy).state_dict().items()}
-    save_file(state, folder / "policy.safetensors")
+    save_file(weights(cast(nn.Module, policy)), folder / "policy.safetensors")
     pd.DataFrame(curves).to_parquet(folder / "curves.parquet", index=False)

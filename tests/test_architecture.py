@@ -10,7 +10,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "genrec"
 ROOMS = {path.name.removesuffix(".py") for path in PACKAGE.iterdir()}
-GROUND = {"types", "store", "semantic_ids", "errors", "progress", "randomness"}  # know nothing above them
+GROUND = {"types", "store", "semantic_ids", "errors", "progress", "randomness", "rows"}  # know nothing above them
 FOLDERS = {"data", "embeddings", "tokenizer", "model", "preference", "evaluation", "baselines"}
 TOP = ["experiment", "stages", "pipeline", "runs", "loading", "doctor", "__main__"]  # each imports only those before it
 

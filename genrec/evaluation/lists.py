@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from genrec.errors import InputError, NumericsError
+from genrec.rows import contains, repeated
 from genrec.types import Ranking, SequenceBatch
 
 
@@ -40,24 +41,6 @@ def score_lists(batch: SequenceBatch, ranking: Ranking, n: int, exclude: Tensor 
     hit = items == target.unsqueeze(1)
     rank = torch.where(hit.any(1), hit.int().argmax(1) + 1, 0)
     return ScoredLists(user, target, rank, items, scores, excluded)
-
-
-def repeated(items: Tensor) -> Tensor:
-    """Bool [B, n]: whether a slot's item is in an earlier slot of the same list."""
-    order = items.argsort(dim=1, stable=True)
-    again = torch.zeros_like(items, dtype=torch.bool)
-    in_order = items.gather(1, order)
-    again[:, 1:] = in_order[:, 1:] == in_order[:, :-1]
-    return torch.zeros_like(again).scatter(1, order, again)
-
-
-def contains(rows: Tensor, items: Tensor) -> Tensor:
-    """Bool [B, n]: whether an item of int64 [B, n] is in the same row of int64 [B, E]; 0, which is no item, never is."""
-    if rows.shape[1] == 0:
-        return torch.zeros_like(items, dtype=torch.bool)
-    in_order = rows.sort(dim=1).values
-    place = torch.searchsorted(in_order, items.contiguous()).clamp(max=rows.shape[1] - 1)
-    return (in_order.gather(1, place) == items) & (items > 0)
 
 
 def _check(user: Tensor, items: Tensor, scores: Tensor, n: int) -> None:

@@ -79,13 +79,11 @@ class TigerPolicy(nn.Module):
             nn.init.zeros_(self.recency.weight)  # an age that no training history reaches then says nothing, instead of noise
         for module in (self.embedding, self.encoder_bias.table, self.decoder_bias.table, *self.heads):
             nn.init.normal_(module.weight, std=specification.width**-0.5)
-        none = torch.zeros(1, dtype=torch.int64)
-        tokens = torch.cat([none.expand(1, semantic_ids.levels), semantic_ids.tokens(torch.arange(1, semantic_ids.items + 1))])
         self.tokens: Tensor  # int64 [N + 1, L]
         self.codes: Tensor  # int64 [N + 1, L]
         self.items_of_leaf: Tensor  # int64 [N]
-        self.register_buffer("tokens", tokens, persistent=False)
-        self.register_buffer("codes", torch.cat([none.expand(1, semantic_ids.levels), semantic_ids.codes]), persistent=False)
+        self.register_buffer("tokens", semantic_ids.tokens(torch.arange(semantic_ids.items + 1)), persistent=False)
+        self.register_buffer("codes", nn.functional.pad(semantic_ids.codes, (0, 0, 1, 0)), persistent=False)
         self.register_buffer("items_of_leaf", semantic_ids.items_of_leaf(), persistent=False)
         for level, table in enumerate(semantic_ids.tables):
             self.register_buffer(f"trie_start_{level}", table.start, persistent=False)

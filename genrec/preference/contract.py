@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from genrec.errors import InputError
-from genrec.preference.forbidden import Forbidden, on_cpu, repeated
+from genrec.preference.forbidden import Forbidden, on_cpu
+from genrec.rows import repeated
 from genrec.types import SamplerContext, SequenceBatch
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from genrec.rows import contains, repeated
 from genrec.types import SamplerContext, SequenceBatch
 
 
@@ -47,10 +48,7 @@ class Forbidden:
 
     def in_history(self, batch: SequenceBatch, candidates: Tensor) -> Tensor:
         """Whether a candidate is in the history: bool [B, M]."""
-        end = batch.history.new_full((len(batch.history), 1), self._width)  # larger than any item, as above
-        ordered = torch.cat([batch.history.sort(1).values, end], 1)
-        place = torch.searchsorted(ordered, candidates.contiguous())
-        return (ordered.gather(1, place) == candidates) & (candidates > 0)
+        return contains(batch.history, candidates)
 
 
 def take_first(candidates: Tensor, allowed: Tensor, count: int) -> Tensor:
@@ -63,14 +61,6 @@ def take_first(candidates: Tensor, allowed: Tensor, count: int) -> Tensor:
     place = keep.cumsum(1).sub_(1)
     place = torch.where(keep & (place < count), place, count)  # column `count` takes what is not kept, and is cut off
     return candidates.new_zeros(len(candidates), count + 1).scatter_(1, place, candidates)[:, :count]
-
-
-def repeated(items: Tensor) -> Tensor:
-    """Where an item stands that stood earlier in its row: int64 [B, M] -> bool [B, M]."""
-    ordered, order = items.sort(dim=1, stable=True)  # stable: the first of equal items comes first
-    again = torch.zeros_like(items, dtype=torch.bool)
-    again[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
-    return torch.zeros_like(again).scatter(1, order, again)
 
 
 def on_cpu(batch: SequenceBatch) -> SequenceBatch:

@@ -84,8 +84,8 @@ def load(folder: Path, policy: nn.Module) -> Checkpoint | None:
 
 
 def weights(policy: nn.Module) -> dict[str, Tensor]:
-    """A copy of the policy's weights on the CPU."""
-    return {name: value.detach().cpu().clone() for name, value in policy.state_dict().items()}
+    """A copy of the policy's weights on the CPU, contiguous, as safetensors wants them."""
+    return {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in policy.state_dict().items()}
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
