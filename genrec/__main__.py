@@ -1,4 +1,4 @@
-"""The command line: `genrec run`, `show`, `compare`, `check`, `doctor`. Nothing heavy is imported before it is needed."""
+"""The command line: `genrec run`, `data`, `show`, `compare`, `check`, `doctor`. Nothing heavy is imported before it is needed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code (see `genrec.errors`)."""
     parser = _parser()
     options, overrides = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
-    if overrides and options.command != "run":
+    if overrides and options.command not in ("run", "data"):
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    if getattr(options, "offline", False):
+        os.environ["GENREC_OFFLINE"] = "1"
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(f"genrec: warning: {message}", file=sys.stderr)
@@ -62,7 +64,18 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--dry-run", action="store_true", help="print the stages and what is done already; write nothing")
     run.add_argument("--refresh", metavar="STAGE", help="build this stage and those after it anew")
     run.add_argument("--fields", action="store_true", help="list the fields that can be overridden")
+    run.add_argument("--offline", action="store_true", help="fetch nothing (also GENREC_OFFLINE=1)")
     run.set_defaults(call=_run)
+
+    data = commands.add_parser(
+        "data",
+        help="fetch and check a data set, print and draw its statistics",
+        description="Fetch, check and split the data of an experiment and describe them. Fields are overridden as in 'genrec run'.",
+    )
+    data.add_argument("experiment", metavar="FILE.py:FUNCTION", help="an experiment, or a list of them, on the data")
+    data.add_argument("--picture", metavar="FILE", type=Path, help="the picture (default: in reports/ of the data folder)")
+    data.add_argument("--offline", action="store_true", help="fetch nothing (also GENREC_OFFLINE=1)")
+    data.set_defaults(call=_data)
 
     show = commands.add_parser("show", help="a run's stages, artifacts, metrics and where every value came from")
     show.add_argument("name", metavar="NAME")
@@ -105,6 +118,29 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     seeds = {name: {entry.seed for entry in experiments if entry.name == name} for name in (entry.name for entry in experiments)}
     trained = [entry.name for entry in experiments if not entry.is_baseline]
     _print_table(list(seeds), "ndcg@10", (trained or [experiments[0].name])[0], None, seeds)
+    return 0
+
+
+def _data(options: argparse.Namespace, overrides: list[str]) -> int:
+    from genrec import loading, pipeline, runs
+    from genrec.data import picture, report
+    from genrec.data.corpus import Corpus
+
+    known: set[str] = set()
+    for experiment in loading.override(loading.load(options.experiment), overrides):
+        artifact = pipeline.run(experiment, last="data")["data"]
+        if artifact.key in known:
+            continue
+        known.add(artifact.key)
+        corpus = Corpus.load(artifact.folder)
+        specification = artifact.manifest["specification"]
+        title = f"{runs.label(specification['source'])}, {runs.label(specification['split'])}"
+        print(f"{title}\n{artifact.folder}")
+        for line in report.lines(corpus):
+            print(f"  {line}")
+        path = options.picture or pipeline.home() / "reports" / f"{type(experiment.source).__name__.lower()}-{artifact.key}.png"
+        picture.draw(corpus, title, path)
+        print(f"  picture: {path}")
     return 0
 
 

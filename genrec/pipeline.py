@@ -20,7 +20,7 @@ from genrec.experiment import Experiment
 from genrec.progress import say
 from genrec.store import Artifact, Store, describe, hash_of
 
-VERSIONS = {"data": 1, "embed": 1, "tokenize": 1, "sft": 1, "align": 1, "evaluate": 1}  # raised when a change changes results
+VERSIONS = {"data": 2, "embed": 1, "tokenize": 1, "sft": 1, "align": 1, "evaluate": 1}  # raised when a change changes results
 
 
 class Step(NamedTuple):
@@ -71,8 +71,10 @@ def plan(experiment: Experiment) -> list[Step]:
     return steps
 
 
-def run(experiment: Experiment, refresh: str | None = None, done: set[str] | None = None) -> dict[str, Artifact]:
-    """Build what is missing, from stage `refresh` on in any case; returns the artifacts by stage.
+def run(
+    experiment: Experiment, refresh: str | None = None, done: set[str] | None = None, last: str | None = None
+) -> dict[str, Artifact]:
+    """Build what is missing, from stage `refresh` on in any case, up to stage `last`; returns the artifacts by stage.
 
     `done` holds the keys that this command has refreshed already, so that experiments that share a stage refresh it once.
     """
@@ -89,6 +91,8 @@ def run(experiment: Experiment, refresh: str | None = None, done: set[str] | Non
         if not where.has(step.stage, step.key):
             _build(experiment, step, artifacts, where)
         artifacts[step.stage] = where.get(step.stage, step.key)
+        if step.stage == last:
+            break
     return artifacts
 
 
@@ -119,7 +123,8 @@ def _build(experiment: Experiment, step: Step, artifacts: dict[str, Artifact], w
 def versions() -> dict[str, str]:
     """The versions that a result may depend on."""
     result = {"python": platform.python_version()}
-    for name in ("genrec", "torch", "pytorch-lightning", "numpy", "pandas", "scikit-learn", "faiss-cpu", "faiss-gpu"):
+    recorded = "genrec torch pytorch-lightning numpy pandas scikit-learn duckdb pyarrow faiss-cpu faiss-gpu"
+    for name in recorded.split():
         try:
             result[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from genrec.data.batches import Examples, examples
-from genrec.data.corpus import Corpus
+from genrec.data.corpus import BEGIN, TEST, Corpus
 from genrec.data.prepare import prepare
 from genrec.embeddings.checks import check_vectors
 from genrec.errors import ArtifactError
@@ -25,15 +25,15 @@ from genrec.store import write_json
 from genrec.tokenizer import tokenize
 from genrec.training.checkpoint import weights
 from genrec.training.recipes import SFT, Align
-from genrec.types import Baseline, Policy, PolicySpecification, Recommender, SamplerContext, SequenceBatch
+from genrec.types import Baseline, Policy, PolicySpecification, Recommender, SamplerContext, SequenceBatch, StreamedSource
 
 Parents = dict[str, Path]
 
 
 def build_data(experiment: Experiment, parents: Parents, folder: Path) -> None:
-    """Source -> corpus."""
-    raw = experiment.source.load(folder.parents[2] / "raw")
-    prepare(raw, experiment.split).save(folder)
+    """Source -> corpus; in pieces where the source can."""
+    root, source = folder.parents[2] / "raw", experiment.source
+    prepare(source.stream(root) if isinstance(source, StreamedSource) else source.load(root), experiment.split, folder)
 
 
 def build_embed(experiment: Experiment, parents: Parents, folder: Path) -> None:
@@ -160,17 +160,18 @@ def sampler_context(corpus: Corpus, vectors: Tensor, semantic_ids: SemanticIds) 
 
 def popularity_of(corpus: Corpus) -> Tensor:
     """Training events of each item, int64 [N + 1]; entry 0 is no item."""
-    return torch.bincount(torch.from_numpy(corpus.part("train")["item"].to_numpy(copy=True)), minlength=corpus.item_count + 1)
+    return torch.from_numpy(corpus.popularity("train"))
 
 
 def seen_items(corpus: Corpus) -> Callable[[Tensor], Tensor]:
     """Users int64 [B] -> every item they took before the test, int64 [B, E], padded with 0."""
-    before = corpus.interactions[corpus.interactions["part"] != "test"]
-    by_user = before.groupby("user")["item"].agg(list).to_dict()
+    item, bounds = torch.from_numpy(corpus.item), torch.from_numpy(corpus.bounds)
 
     def seen(users: Tensor) -> Tensor:
-        rows = [torch.tensor(by_user.get(user, [])) for user in users.tolist()]
-        return nn.utils.rnn.pad_sequence(rows, batch_first=True).long().to(users.device)
+        begin, end = bounds[users.cpu() - 1][:, [BEGIN, TEST]].unbind(1)
+        place = begin.unsqueeze(1) + torch.arange(int((end - begin).max()))
+        taken = torch.where(place < end.unsqueeze(1), item[place.clamp(max=len(item) - 1)].long(), 0)
+        return taken.to(users.device)
 
     return seen
 

@@ -8,6 +8,7 @@ folder, and the next try may go on from the `checkpoint` folder in it. Nothing i
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import inspect
 import json
@@ -21,9 +22,12 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock
 
-from genrec.errors import ArtifactError, UsageError
+from genrec.errors import ArtifactError, ResourceError, UsageError
 
 FORMAT = 1  # of the manifest; a reader refuses a newer one
+LARGE = 1 << 26  # bytes; a larger file is not hashed again while its stat signature holds
+_TICK = 20_000_000  # nanoseconds; file systems date a change by a clock this coarse
+Signature = tuple[int, int, int, int]  # size, mtime_ns, ctime_ns (which os.utime can't set back), inode
 NOT_IN_KEY = {"key": False}  # metadata of a field that changes no result: device, workers, batch of evaluation
 
 
@@ -97,6 +101,15 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def signature_of(path: Path) -> Signature:
+    """The file's stat signature. Waits until any later change will have another date, so that it can't go unseen."""
+    status = path.stat()
+    wait = status.st_ctime_ns + _TICK - time.time_ns()
+    if 0 < wait <= _TICK:
+        time.sleep(wait / 1e9)
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
 def write_json(path: Path, value: object) -> None:
     """Write JSON under another name, flush it to the disk and rename it."""
     partial = path.with_name(f".{path.name}.partial")
@@ -122,7 +135,7 @@ class Store:
         return (self.folder(stage, key) / "manifest.json").is_file()
 
     def get(self, stage: str, key: str) -> Artifact:
-        """The artifact, every file of it checked against the manifest's size and sha256."""
+        """The artifact, every file of it checked against the manifest's size and sha256 (a large one, unless it is untouched)."""
         folder = self.folder(stage, key)
         again = f"run the experiment again with --refresh {stage}"
         try:
@@ -138,7 +151,7 @@ class Store:
             )
         for name, expected in manifest["files"].items():
             path = folder / name
-            if not path.is_file() or path.stat().st_size != expected["size"] or file_hash(path) != expected["sha256"]:
+            if not path.is_file() or not _is_unaltered(path, expected):
                 raise ArtifactError(f"{path} is missing or was altered since it was made (sha256 {expected['sha256']}); {again}")
         return Artifact(stage, key, folder, manifest)
 
@@ -156,18 +169,13 @@ class Store:
             if self.has(stage, key):
                 yield None
                 return
-            for path in partial.iterdir() if partial.is_dir() else ():
-                if path.name != "checkpoint":
-                    _remove(path)
+            _clear(partial)
             partial.mkdir(exist_ok=True)
             began = time.monotonic()
-            yield partial
+            with _room(partial):
+                yield partial
             _remove(partial / "checkpoint")
-            files = {
-                path.relative_to(partial).as_posix(): {"size": path.stat().st_size, "sha256": file_hash(path)}
-                for path in sorted(partial.rglob("*"))
-                if path.is_file()
-            }
+            files = {path.relative_to(partial).as_posix(): _content(path) for path in sorted(partial.rglob("*")) if path.is_file()}
             seconds = round(time.monotonic() - began, 3)
             manifest = {"format": FORMAT, "stage": stage, "key": key, **about, "files": files, "seconds": seconds}
             write_json(partial / "manifest.json", manifest)
@@ -182,6 +190,40 @@ class Store:
             _remove(final / "manifest.json")
             _remove(final)
             _remove(final.with_name(f".{key}.partial"))
+
+
+def _clear(partial: Path) -> None:
+    """Remove what a try left, but for its checkpoint."""
+    for path in partial.iterdir() if partial.is_dir() else ():
+        if path.name != "checkpoint":
+            _remove(path)
+
+
+@contextmanager
+def _room(partial: Path) -> Iterator[None]:
+    """Where the disk is full, whichever library says so, nothing half-made stays on it."""
+    try:
+        yield
+    except Exception as error:
+        if getattr(error, "errno", None) != errno.ENOSPC and "no space left on device" not in str(error).lower():
+            raise
+        _clear(partial)
+        raise ResourceError(f"the disk is full ({error}); finished artifacts are whole; free some space and run again") from error
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """What a manifest says of a file."""
+    signature = signature_of(path)
+    large = {"signature": signature} if signature[0] >= LARGE else {}
+    return {"size": signature[0], "sha256": file_hash(path), **large}
+
+
+def _is_unaltered(path: Path, expected: dict[str, Any]) -> bool:
+    """Whether a file is what its manifest says."""
+    if path.stat().st_size != expected["size"]:
+        return False
+    untouched = "signature" in expected and tuple(expected["signature"]) == signature_of(path)
+    return untouched or file_hash(path) == expected["sha256"]
 
 
 def _remove(path: Path) -> None:

@@ -7,9 +7,10 @@ module borders. Protocols have methods only, so that `isinstance` can check what
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from numpy import ndarray
@@ -25,6 +26,18 @@ class RawTables(NamedTuple):
     interactions: DataFrame  # columns user: str, item: str, time: int64 (seconds), optionally rating: float; in file order
     items: DataFrame  # columns item: str, text: str, optionally more (title, categories, ...); one row an item
     set_aside: DataFrame | None = None  # columns file: str, line: int, reason: str; the rows that could not be read
+
+
+class RawStream(NamedTuple):
+    """What a source reads, in pieces, for data larger than memory: each iterator is gone through once, interactions first.
+
+    A piece is a table with the columns of `RawTables`: a pandas DataFrame, a pyarrow Table, or whatever exports Arrow
+    (`__arrow_c_stream__`).
+    """
+
+    interactions: Iterator[Any]
+    items: Iterator[Any]
+    set_aside: Callable[[], DataFrame]  # as in `RawTables`; asked for when both iterators are through
 
 
 class SequenceBatch(NamedTuple):
@@ -68,15 +81,51 @@ class Source(Protocol):
 
 
 @runtime_checkable
-class Split(Protocol):
-    """Which interactions are kept, and which are for training, for validation, for the test."""
+class StreamedSource(Source, Protocol):
+    """A data set that may be larger than memory: the pipeline takes its stream."""
 
-    def keep(self, interactions: DataFrame) -> DataFrame:
-        """Raw interactions in file order -> those that stay (minimum rating, k-core, ...), in the same order."""
+    def stream(self, root: Path) -> RawStream:
+        """What `load` reads, in pieces."""
         ...
+
+
+@runtime_checkable
+class Split(Protocol):
+    """Which interactions are for training, for validation, for the test.
+
+    A split may also have `keep(interactions: DataFrame) -> DataFrame`, which says which raw interactions stay (in file order), or
+    `filters() -> genrec.data.filters.Filters`, the built-in filters as a value, which need no log in memory.
+    """
 
     def assign(self, interactions: DataFrame) -> ndarray:
         """Interactions sorted by (user, time), stable -> text [rows]: 'train', 'validation' or 'test'."""
+        ...
+
+
+@runtime_checkable
+class KeepingSplit(Split, Protocol):
+    """A split with a filter of its own."""
+
+    def keep(self, interactions: DataFrame) -> DataFrame:
+        """Raw interactions in file order -> those that stay, in the same order, all columns as they were."""
+        ...
+
+
+@runtime_checkable
+class FilteringSplit(Split, Protocol):
+    """A split that names built-in filters; the pipeline carries them out without a log in memory."""
+
+    def filters(self) -> Any:
+        """A `genrec.data.filters.Filters`."""
+        ...
+
+
+@runtime_checkable
+class DividingSplit(Split, Protocol):
+    """A split for logs larger than memory; `divide` then stands for `assign`."""
+
+    def divide(self, begin: ndarray, end: ndarray, time: ndarray) -> ndarray:
+        """Each user's events lie at begin..end, int64 [U], by time, int64 [E] -> where validation and test begin, int64 [U, 2]."""
         ...
 
 

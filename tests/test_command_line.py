@@ -110,7 +110,10 @@ def test_run_compare_and_show(project: Path, capsys: pytest.CaptureFixture[str])
 def test_payloads(project: Path) -> None:
     """Every stage's files, as the design lists them; nothing is pickled."""
     payload = {
-        "data": {"interactions.parquet", "items.parquet", "users.parquet", "split.parquet", "stats.json", "set_aside.parquet"},
+        "data": {
+            *("event_item.npy", "event_time.npy", "bounds.npy", "stats.json"),
+            *(f"{name}.parquet" for name in ("interactions", "items", "users", "split", "set_aside")),
+        },
         "embed": {"vectors.safetensors"},
         "tokenize": {"codes.safetensors", "quantizer.safetensors", "health.json"},
         "sft": {"policy.safetensors", "curves.parquet"},

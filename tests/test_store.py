@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec.errors import ArtifactError, UsageError
-from genrec.store import NOT_IN_KEY, Store, describe, hash_of, write_json
+from genrec.errors import ArtifactError, ResourceError, UsageError
+from genrec.store import NOT_IN_KEY, Store, describe, file_hash, hash_of, write_json
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,39 @@ def test_damage_is_found_and_named(tmp_path: Path) -> None:
         store.get("stage", "k1")
     with pytest.raises(ArtifactError, match="there is no artifact stage/k2"):
         store.get("stage", "k2")
+
+
+def test_a_large_file_is_hashed_again_only_when_it_was_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gigabytes must open at once; a change that sets its date back is found all the same."""
+    monkeypatch.setattr("genrec.store.LARGE", 5)
+    store, hashed = Store(tmp_path), []
+    make(store)
+    path = store.folder("stage", "k1") / "a.txt"
+    monkeypatch.setattr("genrec.store.file_hash", lambda path: hashed.append(path) or file_hash(path))
+    store.get("stage", "k1")
+    assert hashed == []
+    status = path.stat()
+    path.write_text("PAYLOAD")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(ArtifactError, match=r"a\.txt is missing or was altered"):
+        store.get("stage", "k1")
+    path.write_text("payload")  # touched, but the same
+    store.get("stage", "k1")
+    assert hashed == [path, path]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), RuntimeError("I/O error: No space left on device (os error 28)")])
+def test_a_full_disk_leaves_no_litter(tmp_path: Path, error: Exception) -> None:
+    store = Store(tmp_path)
+    make(store)
+    with pytest.raises(ResourceError, match="the disk is full") as caught, store.create("stage", "k2", {}) as folder:
+        assert folder is not None
+        (folder / "half").write_text("x")
+        (folder / "checkpoint").mkdir()
+        raise error
+    assert caught.value.exit_code == 5
+    assert [path.name for path in (tmp_path / "stage" / ".k2.partial").iterdir()] == ["checkpoint"]
+    assert (store.get("stage", "k1").folder / "a.txt").read_text() == "payload"
 
 
 def test_an_artifact_of_a_newer_format_is_refused(tmp_path: Path) -> None:

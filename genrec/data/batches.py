@@ -2,50 +2,63 @@
 
 In: a corpus. Out: `SequenceBatch`. An example is a place in the flat array of all users' items: its history ends just before it.
 Training has one example per prefix of length 1 or more; validation and test have one per user, whose history is all that came
-before: S. Rajput et al., "Recommender Systems with Generative Retrieval" (2023), section 4.
+before: S. Rajput et al., "Recommender Systems with Generative Retrieval" (2023), section 4. What is kept in memory is a few
+numbers a user, none an example: the items themselves may be memory-mapped.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from genrec.data.corpus import Corpus
+from genrec.data.corpus import BEGIN, END, TEST, VALIDATION, Corpus
 from genrec.data.splits import PARTS, Part
 from genrec.errors import InputError, UsageError
 from genrec.randomness import generator
 from genrec.types import SequenceBatch
 
+_RUNS = {"train": (BEGIN, VALIDATION), "validation": (VALIDATION, TEST), "test": (TEST, END)}  # where the part begins and ends
+
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """The examples of one part."""
+    """The examples of one part: of each user a run of targets, one after the other."""
 
-    items: Tensor  # int64 [E]  the items of all events, user by user, oldest first
-    user: Tensor  # int64 [X]
-    start: Tensor  # int64 [X]  where the user's events begin in `items`
-    position: Tensor  # int64 [X]  where the target is in `items`; the history is what lies between
+    items: Tensor  # int32 or int64 [E]  the items of all events, user by user, oldest first
+    users: Tensor  # int64 [R]  those with an example, ascending
+    begin: Tensor  # int64 [R]  where the user's events begin in `items`
+    first: Tensor  # int64 [R]  where the user's first target is; the history is what lies between
+    until: Tensor  # int64 [R]  examples of this user and of those before
     history_length: int  # of the history only the last so many items are given
+    chosen: Tensor | None = None  # int64 [X]  the examples that count, where it is not all
 
     def __len__(self) -> int:
-        return len(self.user)
+        if self.chosen is not None:
+            return len(self.chosen)
+        return int(self.until[-1]) if len(self.until) else 0
 
     def batch(self, index: Tensor) -> SequenceBatch:
         """Examples int64 [B], each 0..len-1 -> their batch, as long as its longest history, left-padded with 0."""
-        position = self.position[index]
-        length = (position - self.start[index]).clamp(max=self.history_length)
+        run, position = self.places(index)
+        length = (position - self.begin[run]).clamp(max=self.history_length)
         longest = int(length.max()) if len(length) else 0
-        steps = torch.arange(longest, 0, -1)  # how far before the target
+        steps = torch.arange(longest, 0, -1)  # places back from the target
         place = (position[:, None] - steps).clamp(min=0)
-        history = torch.where(steps <= length[:, None], self.items[place], 0)
-        return SequenceBatch(self.user[index], history, self.items[position])
+        history = torch.where(steps <= length[:, None], self.items[place].long(), 0)
+        return SequenceBatch(self.users[run], history, self.items[position].long())
+
+    def places(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Examples int64 [B] -> the run of each, and where its target is in `items`, int64 [B] each."""
+        number = index if self.chosen is None else self.chosen[index]
+        run = torch.searchsorted(self.until, number, right=True)
+        before = torch.where(run > 0, self.until[run - 1], 0)
+        return run, self.first[run] + number - before
 
     def select(self, index: Tensor) -> Examples:
         """Only these examples, in this order."""
-        return replace(self, user=self.user[index], start=self.start[index], position=self.position[index])
+        return replace(self, chosen=index if self.chosen is None else self.chosen[index])
 
 
 def examples(corpus: Corpus, part: Part, history_length: int) -> Examples:
@@ -57,22 +70,15 @@ def examples(corpus: Corpus, part: Part, history_length: int) -> Examples:
         raise UsageError(f"history_length must be 1 or more, got {history_length}")
     if part not in PARTS:
         raise UsageError(f"a part is one of {', '.join(PARTS)}, got {part!r}")
-    user = corpus.interactions["user"].to_numpy()
-    chosen = corpus.interactions["part"].to_numpy() == part
-    first = np.append(True, user[1:] != user[:-1])
-    start = np.maximum.accumulate(np.where(first, np.arange(len(user)), 0))
-    if part != "train":
-        chosen = chosen & ~(np.append(False, chosen[:-1]) & ~first)  # the first event of the part
-    position = np.flatnonzero(chosen & ~first)
-    if not len(position):
+    bounds = torch.from_numpy(corpus.bounds)
+    begin, first, end = bounds[:, BEGIN], bounds[:, _RUNS[part][0]], bounds[:, _RUNS[part][1]]
+    one = ((end > first) & (first > begin)).long()
+    count = (end - begin - 1).clamp(min=0) if part == "train" else one
+    if not int(count.sum()):
         raise InputError(f"the part {part!r} holds no example: no user has an event before one of its events")
-    return Examples(
-        items=torch.tensor(corpus.interactions["item"].to_numpy()),
-        user=torch.tensor(user[position]),
-        start=torch.tensor(start[position]),
-        position=torch.tensor(position),
-        history_length=history_length,
-    )
+    targets = begin + 1 if part == "train" else first
+    some = count.nonzero().squeeze(1)
+    return Examples(torch.from_numpy(corpus.item), some + 1, begin[some], targets[some], count[some].cumsum(0), history_length)
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:

@@ -1,13 +1,17 @@
-"""Stage 1, its artifact: the data set as every later stage sees it.
+"""Stage 1, its artifact: the data set as every later stage sees it, memory-mapped, so that opening it takes no time.
 
-Payload: `interactions.parquet` (user, item, time, maybe rating), `split.parquet` (the part of every row), `items.parquet` (row i is
-item i+1), `users.parquet` (row u is user u+1), `stats.json`, `set_aside.parquet`. What does not fit together is refused on loading.
+Payload: `event_item.npy`, `event_time.npy`, `event_rating.npy` (where there are ratings), user by user, oldest first; `bounds.npy`,
+where each user's events begin and where their validation, their test and their end are; `items.parquet` (row i is item i+1),
+`users.parquet` (row u is user u+1), `stats.json`, `set_aside.parquet`. For other tools, the same events as tables:
+`interactions.parquet` (user, item, time, maybe rating) and `split.parquet` (the part of every row).
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,102 +20,143 @@ import pandas as pd
 from numpy import ndarray
 from pandas import DataFrame
 
-from genrec.data.splits import PARTS, Part
+from genrec.data.arrays import open_array
+from genrec.data.splits import PARTS, Part, part_of_rows
 from genrec.errors import ArtifactError, UsageError
-from genrec.store import write_json
 
-TABLES = {  # payload without stats.json -> the columns it has at least
-    "interactions": ("user", "item", "time"),
-    "split": ("part",),
-    "items": ("item_id", "text"),
-    "users": ("user_id",),
-    "set_aside": ("file", "line", "reason"),
-}
+CHUNK = 1 << 22  # events in memory at one time
+BEGIN, VALIDATION, TEST, END = range(4)  # columns of `bounds`
 
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Numbered, split interactions and the catalogue."""
+    """Numbered, split interactions and the catalogue. Users are 1..U, items 1..N."""
 
-    interactions: DataFrame  # user, item, time: int64 (, rating: float64), part: str; by user and time, ties in row order
-    items: DataFrame  # item_id, text and more, all str; row i is item i+1
-    user_ids: ndarray  # str [U]  entry u is user u+1
+    folder: Path
+    item: ndarray  # int32 [E]  the items of all events, user by user, oldest first, ties in row order
+    time: ndarray  # int64 [E]  seconds since 1970
+    rating: ndarray | None  # float64 [E], NaN where there is none
+    bounds: ndarray  # int64 [U, 4]  of each user: where events, validation and test begin, and where they end
     statistics: dict[str, Any]  # plain JSON
-    set_aside: DataFrame  # file: str, line: int64, reason: str
+
+    @classmethod
+    def load(cls, folder: Path) -> Corpus:
+        """Open what `prepare` wrote; the events are not read, but what does not fit together is refused."""
+        arrays = {name: _open(folder, name, dtype) for name, dtype in (("item", np.int32), ("time", np.int64))}
+        rating = _open(folder, "rating", np.float64) if (folder / "event_rating.npy").exists() else None
+        try:
+            statistics = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
+            bounds = open_array(folder / "bounds.npy")
+        except (OSError, ValueError) as error:
+            raise _misfit(folder, f"stats.json or bounds.npy can't be read ({error})") from error
+        corpus = cls(folder, arrays["item"], arrays["time"], rating, bounds, statistics)
+        _check(corpus)
+        return corpus
 
     @property
     def item_count(self) -> int:
         """N."""
-        return len(self.items)
+        return int(self.statistics["items"])
 
     @property
     def user_count(self) -> int:
         """U."""
-        return len(self.user_ids)
+        return len(self.bounds)
+
+    @cached_property
+    def items(self) -> DataFrame:
+        """The catalogue: item_id, text and more, all str; row i is item i+1."""
+        items = _table(self.folder, "items", ("item_id", "text"))
+        if len(items) != self.item_count:
+            raise _misfit(self.folder, f"items must be exactly 1..{self.item_count}, but items.parquet has {len(items)} rows")
+        return items
+
+    @cached_property
+    def user_ids(self) -> ndarray:
+        """Text [U]: entry u is user u+1."""
+        users = _table(self.folder, "users", ("user_id",))
+        if len(users) != self.user_count:
+            raise _misfit(self.folder, f"users must be exactly 1..{self.user_count}, but users.parquet has {len(users)} rows")
+        return users["user_id"].to_numpy(dtype=object)
+
+    @cached_property
+    def set_aside(self) -> DataFrame:
+        """The rows that could not be used: file: str, line: int64, reason: str."""
+        return _table(self.folder, "set_aside", ("file", "line", "reason"))
+
+    @property
+    def interactions(self) -> DataFrame:
+        """All events in memory: user, item, time int64 (, rating float64), part str; by user and time."""
+        return self._frame(slice(None), np.array(PARTS, dtype=object)[part_of_rows(self.bounds)])
 
     def part(self, name: Part) -> DataFrame:
-        """The interactions of one part, in the same order."""
+        """The interactions of one part in memory, in the same order: user, item, time int64 (, rating float64), part str."""
         if name not in PARTS:
             raise UsageError(f"a part is one of {', '.join(PARTS)}, got {name!r}")
-        return self.interactions[self.interactions["part"] == name].reset_index(drop=True)
+        chosen = np.flatnonzero(part_of_rows(self.bounds) == PARTS.index(name))
+        return self._frame(chosen, np.full(len(chosen), name, dtype=object))
 
-    def save(self, folder: Path) -> None:
-        """Write the payload into the folder."""
-        folder.mkdir(parents=True, exist_ok=True)
-        tables = {
-            "interactions": self.interactions.drop(columns="part"),
-            "split": self.interactions[["part"]],
-            "items": self.items,
-            "users": DataFrame({"user_id": self.user_ids}),
-            "set_aside": self.set_aside,
-        }
-        for name, frame in tables.items():
-            frame.to_parquet(folder / f"{name}.parquet", index=False)
-        write_json(folder / "stats.json", self.statistics)
+    def _frame(self, rows: ndarray | slice, part: ndarray) -> DataFrame:
+        users = np.repeat(np.arange(1, self.user_count + 1), self.bounds[:, END] - self.bounds[:, BEGIN])
+        columns = {"user": users[rows], "item": self.item[rows].astype(np.int64), "time": np.array(self.time[rows])}
+        if self.rating is not None:
+            columns["rating"] = np.array(self.rating[rows])
+        return DataFrame(columns | {"part": pd.Series(part, dtype=str)})
 
-    @classmethod
-    def load(cls, folder: Path) -> Corpus:
-        """Read what `save` wrote, and check that it fits together."""
-        tables = {name: _table(folder / f"{name}.parquet", columns) for name, columns in TABLES.items()}
-        interactions, split = tables["interactions"], tables["split"]
-        if len(interactions) != len(split):
-            raise _misfit(folder, f"{len(interactions)} interactions but {len(split)} rows of split.parquet")
-        try:
-            statistics = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise _misfit(folder, f"stats.json can't be read ({error})") from error
-        users = tables["users"]["user_id"].to_numpy(dtype=object)
-        corpus = cls(interactions.assign(part=split["part"]), tables["items"], users, statistics, tables["set_aside"])
-        _check(corpus, folder)
-        return corpus
+    def chunks(self) -> Iterator[tuple[slice, ndarray]]:
+        """Runs of events, and the number of each event's part (an index of PARTS), int8."""
+        edges = np.append(0, self.bounds[:, 1:].ravel())
+        parts = np.append(np.tile(np.arange(3, dtype=np.int8), self.user_count), 0)
+        for begin in range(0, len(self.item), CHUNK):
+            rows = slice(begin, min(begin + CHUNK, len(self.item)))
+            yield rows, parts[np.searchsorted(edges, np.arange(rows.start, rows.stop), side="right") - 1]
+
+    def popularity(self, part: Part = "train") -> ndarray:
+        """Events of each item in one part, int64 [N + 1]; entry 0 is no item."""
+        counts = np.zeros(self.item_count + 1, dtype=np.int64)
+        for rows, parts in self.chunks():
+            counts += np.bincount(self.item[rows][parts == PARTS.index(part)], minlength=len(counts))
+        return counts
 
 
-def _table(path: Path, columns: tuple[str, ...]) -> DataFrame:
+def _open(folder: Path, name: str, dtype: type[np.generic]) -> ndarray:
+    path = folder / f"event_{name}.npy"
     try:
-        frame = pd.read_parquet(path)
+        array = open_array(path)
     except (OSError, ValueError) as error:
-        raise _misfit(path.parent, f"{path.name} can't be read ({error})") from error
+        raise _misfit(folder, f"{path.name} can't be read ({error})") from error
+    if array.dtype != dtype or array.ndim != 1:
+        raise _misfit(folder, f"{path.name} must be {np.dtype(dtype)} [events], got {array.dtype} {list(array.shape)}")
+    return array
+
+
+def _table(folder: Path, name: str, columns: tuple[str, ...]) -> DataFrame:
+    try:
+        frame = pd.read_parquet(folder / f"{name}.parquet")
+    except (OSError, ValueError) as error:
+        raise _misfit(folder, f"{name}.parquet can't be read ({error})") from error
     absent = [column for column in columns if column not in frame]
     if absent:
-        raise _misfit(path.parent, f"{path.name} has no column {absent[0]!r}, only {', '.join(map(str, frame.columns))}")
+        raise _misfit(folder, f"{name}.parquet has no column {absent[0]!r}, only {', '.join(map(str, frame.columns))}")
     return frame
 
 
-def _check(corpus: Corpus, folder: Path) -> None:
-    """Refuse tables that do not belong together."""
-    rows = corpus.interactions
-    for column, count in (("user", corpus.user_count), ("item", corpus.item_count)):
-        if rows[column].dtype != np.int64:
-            raise _misfit(folder, f"{column}s must be int64, got {rows[column].dtype}")
-        seen = np.bincount(rows[column].clip(0, count + 1), minlength=count + 1)
-        if len(seen) != count + 1 or seen[0] or not seen[1:].all():
-            raise _misfit(folder, f"{column}s must be exactly 1..{count}, got {rows[column].min()}..{rows[column].max()}")
-    unknown = set(rows["part"].unique()) - set(PARTS)
-    if unknown:
-        raise _misfit(folder, f"unknown part {sorted(map(str, unknown))[0]!r}, expected {', '.join(PARTS)}")
-    user, time = rows["user"].to_numpy(), rows["time"].to_numpy()
-    if ((np.diff(user) < 0) | ((np.diff(user) == 0) & (np.diff(time) < 0))).any():
-        raise _misfit(folder, "interactions are not sorted by user and time")
+def _check(corpus: Corpus) -> None:
+    """Refuse arrays that do not belong together, without reading them: their content is the store's to check, by hash."""
+    folder, bounds, events = corpus.folder, corpus.bounds, len(corpus.item)
+    if bounds.dtype != np.int64 or bounds.ndim != 2 or bounds.shape[1] != 4 or not len(bounds):
+        raise _misfit(folder, f"bounds.npy must be int64 [users, 4], got {bounds.dtype} {list(bounds.shape)}")
+    for name, array in (("time", corpus.time), ("rating", corpus.rating)):
+        if array is not None and len(array) != events:
+            raise _misfit(folder, f"{events} items but {len(array)} of event_{name}.npy")
+    if bounds[0, BEGIN] != 0 or bounds[-1, END] != events:
+        raise _misfit(folder, f"users' events must be 0..{events}, got {bounds[0, BEGIN]}..{bounds[-1, END]}")
+    counted = {"users": len(bounds), "interactions": events}
+    for name, count in counted.items():
+        if corpus.statistics.get(name) != count:
+            raise _misfit(folder, f"stats.json says {corpus.statistics.get(name)} {name}, there are {count}")
+    if not isinstance(corpus.statistics.get("items"), int):
+        raise _misfit(folder, f"stats.json must say how many items there are, got {corpus.statistics.get('items')!r}")
 
 
 def _misfit(folder: Path, found: str) -> ArtifactError:

@@ -1,120 +1,197 @@
-"""Stage 1: raw tables and a split's specification -> a corpus.
+"""Stage 1: a source's tables, whole or in pieces, and a split's specification -> a corpus on the disk.
 
-Order of work: times (see `times`), exact repeats, the split's filters, numbers, sort, parts, the catalogue's text, statistics.
+Order of work: times (see `times`), exact repeats, the split's filters (`keep`), numbers, sort, parts, the catalogue's text,
+statistics. The log of events lies in DuckDB (`log`), so that none of it need fit into memory.
 
-Policies. An event that repeats another in user, item, time and rating is dropped and counted; one that repeats only user and item
-stays. Users are numbered 1..U and items 1..N in the order in which they first appear in the file. An item without metadata, or whose
-text is empty, gets a placeholder and is counted; metadata of items that nobody took are left out and counted.
+Policies. An event that repeats another in user, item, time and rating is dropped and counted (`Filters.repeats`); one that repeats
+only user and item stays. Users are numbered 1..U and items 1..N in the order in which they first appear among the events that are
+kept. An item without metadata, or whose text is empty, gets a placeholder and is counted; metadata of items that nobody took are
+left out and counted.
 """
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy import ndarray
-from pandas import DataFrame, Series
+from pandas import DataFrame
 
+from genrec.data.arrays import ArrayWriter, open_array
+from genrec.data.catalogue import save_items
+from genrec.data.core import Counts
 from genrec.data.corpus import Corpus
-from genrec.data.sources.ledger import empty
-from genrec.data.splits import PARTS, Filtering, not_empty
-from genrec.data.statistics import removed, statistics_of
-from genrec.data.times import settle_times
+from genrec.data.keep import keep
+from genrec.data.log import Log
+from genrec.data.pieces import event_piece
+from genrec.data.sources.ledger import empty, reasons, table
+from genrec.data.splits import PARTS, part_of_rows
+from genrec.data.statistics import statistics_of
+from genrec.data.times import Times
 from genrec.errors import InputError
-from genrec.types import RawTables, Split
+from genrec.progress import Progress
+from genrec.store import write_json
+from genrec.types import DividingSplit, RawStream, RawTables, Split
 
-NO_TEXT = "item without description"  # the same for all: vectors must not tell apart what nothing is known of
+
+def prepare(raw: RawTables | RawStream, split: Split, folder: Path | None = None) -> Corpus:
+    """Filter, number, sort and split the interactions, give every item a text, and write all of it into the folder.
+
+    Without a folder the corpus lies in a temporary one that goes with it.
+    """
+    if folder is None:
+        folder = Path(tempfile.mkdtemp(prefix="genrec-corpus-"))
+        try:
+            corpus = prepare(raw, split, folder)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        weakref.finalize(corpus, shutil.rmtree, folder, ignore_errors=True)
+        return corpus
+    work = folder / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        _write(raw, split, folder, work)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return Corpus.load(folder)
 
 
-def prepare(raw: RawTables, split: Split) -> Corpus:
-    """Filter, number, sort and split the interactions; give every item a text."""
-    _check(raw)
-    columns = [name for name in ("user", "item", "time", "rating") if name in raw.interactions]
-    timed = settle_times(raw.interactions[columns].reset_index(drop=True))
-    first = ~timed.interactions.assign(time=timed.order).duplicated().to_numpy()
-    events = timed.interactions[first].assign(order=timed.order[first])
-    kept, filtered = _filter(events, split)
-    users, items = pd.factorize(kept["user"]), pd.factorize(kept["item"])
-    numbered = kept.assign(user=users[0] + 1, item=items[0] + 1).sort_values(["user", "order"], kind="stable", ignore_index=True)
-    interactions = numbered.drop(columns="order")
-    interactions["part"] = _parts(interactions, split)
-    catalogue, without = _catalogue(raw.items, Series(items[1], dtype=str))
-    set_aside = pd.concat([frame for frame in (raw.set_aside, timed.set_aside) if frame is not None and len(frame)] or [empty()])
+def _write(raw: RawTables | RawStream, split: Split, folder: Path, work: Path) -> None:
+    with Log(work) as log:
+        times = _read(log, raw)
+        kept = keep(log, split)
+        log.renumber(*kept.pairs.first_rows())
+        ends = _write_events(log, folder, kept.pairs.counts)
+        bounds = _bounds(ends, split, folder)
+        about_items = save_items(log, _pieces(raw.items), folder / "items.parquet")
+        _write_names(log, folder / "users.parquet")
+    set_aside = raw.set_aside() if callable(raw.set_aside) else raw.set_aside
+    frames = [frame for frame in (set_aside, table([times.ledger])) if frame is not None and len(frame)]
+    set_aside = pd.concat(frames or [empty()], ignore_index=True)
+    set_aside.to_parquet(folder / "set_aside.parquet", index=False)
     statistics: dict[str, Any] = {
-        **statistics_of(interactions, len(users[1]), len(items[1])),
-        **without,
-        "repeated_events_dropped": int((~first).sum()),
-        "times_in_milliseconds": timed.milliseconds,
-        "removed_by_filter": filtered,
-        "set_aside": {str(reason): int(count) for reason, count in set_aside["reason"].value_counts().items()},
+        **statistics_of(open_array(folder / "event_time.npy"), bounds, int(np.count_nonzero(kept.pairs.counts.items))),
+        **about_items,
+        "repeated_events_dropped": kept.repeats,
+        "times_in_milliseconds": times.milliseconds,
+        "removed_by_filter": kept.removed,
+        "set_aside": reasons(set_aside),
     }
-    return Corpus(interactions, catalogue, np.array(users[1], dtype=object), statistics, set_aside.reset_index(drop=True))
+    write_json(folder / "stats.json", statistics)
 
 
-def _check(raw: RawTables) -> None:
-    """What a source owes."""
-    for name, frame, required in (
-        ("interactions", raw.interactions, ("user", "item", "time")),
-        ("items", raw.items, ("item", "text")),
-    ):
-        absent = [column for column in required if column not in frame]
-        if absent:
-            raise InputError(f"the source's {name} have no column {absent[0]!r}, only {', '.join(map(str, frame.columns))}")
-        for column in set(required) - {"time", "text"}:
-            if not frame[column].map(lambda value: isinstance(value, str)).all():
-                raise InputError(f"the source's {name} must have text in column {column!r}; ids are text, unchanged")
-    if not len(raw.interactions):
+def _pieces(tables: Any) -> Iterable[Any]:
+    return [tables] if isinstance(tables, DataFrame) else tables
+
+
+def _read(log: Log, raw: RawTables | RawStream) -> Times:
+    """Append all events that have a usable time."""
+    times = Times()
+    with Progress("reading events", None) as progress:
+        for piece in _pieces(raw.interactions):
+            events = event_piece(piece)
+            settled = times.settle(events.time)
+            rows = events.table if settled.good.all() else events.table.filter(pa.array(settled.good))
+            log.append(rows.append_column("moment", pa.array(settled.moment)))
+            progress.advance(len(events.time), "events")
+    if not times.rows:
         raise InputError("the source read no interactions")
-    repeated = raw.items["item"].duplicated()
-    if repeated.any():
-        raise InputError(f"the source lists item {raw.items['item'][repeated].iloc[0]!r} twice; expected one row an item")
+    times.check()
+    return times
 
 
-def _filter(events: DataFrame, split: Split) -> tuple[DataFrame, dict[str, dict[str, int]]]:
-    """What the split keeps, and what each of its filters removed."""
-    filters = split.filters() if isinstance(split, Filtering) else [("keep", split.keep)]
-    counts: dict[str, dict[str, int]] = {}
-    for name, keep in filters:
-        before, events = events, keep(events)
-        not_empty(events, before, name)
-        counts[name] = removed(before, events)
-    return events, counts
+def _write_events(log: Log, folder: Path, kept: Counts) -> ndarray:
+    """The sorted events as arrays and as a table; returns where each user's events end, int64 [U]."""
+    types: dict[str, type[np.generic]] = {"item": np.int32, "time": np.int64}
+    if log.has_ratings:
+        types["rating"] = np.float64
+    columns = ["user", *types]
+    schema = pa.schema([(name, pa.float64() if name == "rating" else pa.int64()) for name in columns])
+    counts = np.zeros(np.count_nonzero(kept.users), dtype=np.int64)
+    with ExitStack() as stack, Progress("sorting events", kept.events) as progress:
+        writers = {name: stack.enter_context(ArrayWriter(folder / f"event_{name}.npy", kind)) for name, kind in types.items()}
+        tables = stack.enter_context(_table_writer(folder / "interactions.parquet", schema))
+        for batch in log.sorted_events():
+            for name, writer in writers.items():
+                writer.append(batch.column(name).to_numpy(zero_copy_only=False))
+            tables.write_table(pa.Table.from_batches([batch]).select(columns).cast(schema))
+            users = batch.column("user").to_numpy()
+            counts[users[0] - 1 : users[-1]] += np.bincount(users - users[0])
+            progress.advance(len(batch), "events")
+    return counts.cumsum()
 
 
-def _parts(interactions: DataFrame, split: Split) -> ndarray:
-    """The part of every row; a user's parts must follow each other in time."""
-    parts = np.asarray(split.assign(interactions), dtype=object)
-    if parts.shape != (len(interactions),):
-        raise InputError(f"{type(split).__name__}.assign must give a part for each of {len(interactions)} rows, got {parts.shape}")
-    counts = {name: int((parts == name).sum()) for name in PARTS}
-    if sum(counts.values()) != len(parts):
-        raise InputError(f"{type(split).__name__}.assign must give only {', '.join(PARTS)}, got {sorted(set(map(str, parts)))[:5]}")
-    for name, count in counts.items():
-        if not count:
-            raise InputError(f"{type(split).__name__} leaves no interaction for the part {name!r}; use more data, or another split")
+def _table_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """Differences between neighbours are small: packing them takes half the time and the space of compressing."""
+    packed = {name: "DELTA_BINARY_PACKED" for name in schema.names if name != "rating"}
+    return pq.ParquetWriter(path, schema, compression="none", use_dictionary=["rating"], column_encoding=packed)
+
+
+def _bounds(ends: ndarray, split: Split, folder: Path) -> ndarray:
+    """Where each user's events, validation, test begin, and where they end, int64 [U, 4]; written, with the split's table."""
+    begins = np.append(0, ends[:-1])
+    if isinstance(split, DividingSplit):
+        divided = split.divide(begins, ends, open_array(folder / "event_time.npy"))
+    else:
+        frame = pd.read_parquet(folder / "interactions.parquet")
+        divided = begins[:, None] + _counted(np.asarray(split.assign(frame), dtype=object), frame["user"].to_numpy(), type(split))
+    bounds = np.concatenate([begins[:, None], divided, ends[:, None]], axis=1).astype(np.int64)
+    _check_bounds(bounds, type(split).__name__)
+    np.save(folder / "bounds.npy", bounds, allow_pickle=False)
+    _write_parts(bounds, folder / "split.parquet")
+    return bounds
+
+
+def _counted(parts: ndarray, users: ndarray, split: type) -> ndarray:
+    """The part of every row as text -> each user's events before validation, and before the test, int64 [U, 2]."""
+    if parts.shape != (len(users),):
+        raise InputError(f"{split.__name__}.assign must give a part for each of {len(users)} rows, got {parts.shape}")
+    unknown = set(map(str, parts)) - set(PARTS)
+    if unknown:
+        raise InputError(f"{split.__name__}.assign must give only {', '.join(PARTS)}, got {sorted(unknown)[:5]}")
     place = np.select([parts == "train", parts == "validation"], [0, 1], 2)
-    same = np.diff(interactions["user"].to_numpy()) == 0
-    if (same & (np.diff(place) < 0)).any():
-        raise InputError(f"{type(split).__name__}.assign gives a user's later event to an earlier part; expected {', '.join(PARTS)}")
-    return parts
+    backwards = np.flatnonzero((np.diff(users) == 0) & (np.diff(place) < 0))
+    if len(backwards):
+        row = int(backwards[0])
+        raise InputError(
+            f"{split.__name__} gives user {users[row]} a later event to an earlier part ({parts[row]}, then {parts[row + 1]}); the "
+            "parts of a user follow each other: train, validation, test"
+        )
+    return np.stack([np.bincount(users[place < number], minlength=users.max() + 1)[1:] for number in (1, 2)], axis=1)
 
 
-def _catalogue(items: DataFrame, ids: Series[str]) -> tuple[DataFrame, dict[str, int]]:
-    """The items in the order of their numbers, and counts of what they lack."""
-    listed = items.set_index("item").reindex(ids)
-    unlisted = ~ids.isin(items["item"]).to_numpy()
-    columns = {str(name): _text(listed[name]) for name in items.columns if name != "item"}
-    silent = np.array([not text.strip() for text in columns["text"]], dtype=bool)
-    columns["text"] = np.where(silent, NO_TEXT, columns["text"])
-    counts = {
-        "items_without_metadata": int(unlisted.sum()),
-        "items_without_text": int((silent & ~unlisted).sum()),
-        "metadata_without_events": int((~items["item"].isin(ids)).sum()),
-    }
-    return DataFrame({"item_id": ids.to_numpy(dtype=object), **columns}), counts
+def _check_bounds(bounds: ndarray, split: str) -> None:
+    sizes = np.diff(bounds, axis=1)
+    if (sizes < 0).any():
+        user = int((sizes < 0).any(1).argmax())
+        found = bounds[user].tolist()
+        raise InputError(f"{split}.divide gives user {user + 1} the bounds {found}; expected begin <= validation <= test <= end")
+    for name, count in zip(PARTS, sizes.sum(0).tolist(), strict=True):
+        if not count:
+            raise InputError(f"{split} leaves no interaction for the part {name!r}; use more data, or another split")
 
 
-def _text(column: Series[Any]) -> ndarray:
-    """A column as str, "" where it is missing."""
-    return column.astype(object).where(column.notna(), "").astype(str).to_numpy(dtype=object)
+def _write_parts(bounds: ndarray, path: Path) -> None:
+    """The part of every row, as a table of one text column."""
+    block = 1 << 18  # users at once
+    with pq.ParquetWriter(path, pa.schema([("part", pa.string())])) as writer:
+        for begin in range(0, len(bounds), block):
+            codes = pa.array(part_of_rows(bounds[begin : begin + block]))
+            writer.write_table(pa.table({"part": pa.DictionaryArray.from_arrays(codes, list(PARTS)).cast(pa.string())}))
+
+
+def _write_names(log: Log, path: Path) -> None:
+    with pq.ParquetWriter(path, pa.schema([("user_id", pa.string())])) as writer:
+        for batch in log.names("user"):
+            writer.write_batch(pa.RecordBatch.from_arrays(batch.columns, ["user_id"]))

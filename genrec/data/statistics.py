@@ -1,50 +1,76 @@
-"""Stage 1, what a data set's report says. In: numbered, sorted, split interactions. Out: plain JSON values."""
+"""Stage 1, what a data set's report says. In: the sorted events' times and every user's bounds. Out: plain JSON values."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from pandas import DataFrame
+from numpy import ndarray
 
 from genrec.data.splits import PARTS
 
+_CHUNK = 1 << 22  # events in memory at one time
 
-def statistics_of(interactions: DataFrame, users: int, items: int) -> dict[str, Any]:
-    """Size, shape, and two warnings: how many held-out items a tie in time decides, and how far training looks into the future."""
-    events = np.bincount(interactions["user"])[1:]
+
+def statistics_of(time: ndarray, bounds: ndarray, items: int) -> dict[str, Any]:
+    """Size, shape, and two warnings: how many held-out items a tie in time decides, and how far training looks into the future.
+
+    Times int64 [E], bounds int64 [U, 4] (where each user's events, validation, test begin, and where they end).
+    """
+    events = bounds[:, 3] - bounds[:, 0]
+    users, interactions = len(bounds), int(events.sum())
     return {
         "users": users,
         "items": items,
-        "interactions": len(interactions),
-        "density": len(interactions) / (users * items),
+        "interactions": interactions,
+        "density": interactions / (users * items),
         "events_per_user_mean": float(events.mean()),
         "events_per_user_median": float(np.median(events)),
-        "parts": {name: int((interactions["part"] == name).sum()) for name in PARTS},
-        "share_of_users_with_tied_last_events": _tied(interactions),
-        "leakage_share": _leakage(interactions),
+        "parts": dict(zip(PARTS, np.diff(bounds, axis=1).sum(0).tolist(), strict=True)),
+        "first_time": int(min(block.min() for _, block in _blocks(time))),
+        "last_time": int(max(block.max() for _, block in _blocks(time))),
+        "users_tested": int(np.count_nonzero((bounds[:, 3] > bounds[:, 2]) & (bounds[:, 2] > bounds[:, 0]))),
+        "share_of_users_with_tied_last_events": _tied(time, bounds),
+        **leakage(time, bounds),
     }
 
 
-def removed(before: DataFrame, after: DataFrame) -> dict[str, int]:
-    """How many interactions, users and items a filter removed."""
-    return {
-        "interactions": len(before) - len(after),
-        "users": int(before["user"].nunique() - after["user"].nunique()),
-        "items": int(before["item"].nunique() - after["item"].nunique()),
-    }
+def _blocks(time: ndarray) -> Iterator[tuple[int, ndarray]]:
+    for begin in range(0, len(time), _CHUNK):
+        yield begin, time[begin : begin + _CHUNK]
 
 
-def _tied(interactions: DataFrame) -> float:
+def _tied(time: ndarray, bounds: ndarray) -> float:
     """The share of users whose last two events have one time, so that the order of rows chose the held-out item."""
-    user, time = interactions["user"].to_numpy(), interactions["time"].to_numpy()
-    last = np.flatnonzero(np.append(np.diff(user) != 0, True))
-    last = last[last > 0]
-    tied = (user[last] == user[last - 1]) & (time[last] == time[last - 1])
-    return float(tied.sum() / len(np.unique(user)))
+    last = bounds[bounds[:, 3] - bounds[:, 0] > 1, 3] - 1
+    return float(np.count_nonzero(time[last] == time[last - 1]) / len(bounds))
 
 
-def _leakage(interactions: DataFrame) -> float:
-    """The share of training events that are later than the earliest test event."""
-    first = interactions.loc[interactions["part"] == "test", "time"].min()
-    return float((interactions.loc[interactions["part"] == "train", "time"] > first).mean())
+def leakage(time: ndarray, bounds: ndarray) -> dict[str, float]:
+    """How much of training happened after what is predicted.
+
+    `leakage_share`: training events that are later than the earliest test event. `leakage_share_mean`: the same for one test event,
+    averaged over all of them: what a model has seen of the future of the average prediction.
+    """
+    tests = np.concatenate([block[_inside(bounds[:, 2:], begin, len(block))] for begin, block in _blocks(time)])
+    moments, counts = np.unique(tests, return_counts=True)
+    earlier = np.append(0, counts.cumsum())  # tests before the moment of this place
+    later = pairs = training = 0
+    for begin, block in _blocks(time):
+        train = block[_inside(bounds[:, :2], begin, len(block))]
+        earlier_tests = earlier[np.searchsorted(moments, train, side="left")]
+        training += len(train)
+        later += int(np.count_nonzero(earlier_tests))
+        pairs += int(earlier_tests.sum())
+    return {"leakage_share": later / training, "leakage_share_mean": pairs / (training * len(tests))}
+
+
+def _inside(runs: ndarray, begin: int, length: int) -> ndarray:
+    """Which of the events begin..begin+length lie in one of the runs, int64 [runs, 2] (first, end), ascending: bool [length]."""
+    low, high = np.searchsorted(runs[:, 1], begin, side="right"), np.searchsorted(runs[:, 0], begin + length, side="left")
+    change = np.zeros(length + 1, dtype=np.int64)
+    np.add.at(change, np.maximum(runs[low:high, 0] - begin, 0), 1)
+    np.add.at(change, np.minimum(runs[low:high, 1] - begin, length), -1)
+    inside: ndarray = change[:-1].cumsum() > 0
+    return inside

@@ -1,6 +1,6 @@
 """Stage 1, the policy for times, in one place.
 
-In: interactions as a source read them. Out: times in whole seconds since 1970, and the order they had.
+In: the times of interactions as a source read them, piece by piece. Out: which can be relied on, and the order of these.
 
     null, fractional, not finite    set aside and counted
     negative                        set aside and counted: no such data are older than 1970, and -1 means "unknown" in some
@@ -17,9 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy import ndarray
-from pandas import DataFrame
 
-from genrec.data.sources.ledger import Ledger, table
+from genrec.data.sources.ledger import Ledger
 from genrec.errors import InputError
 
 MILLISECONDS_FROM = 10**11  # in seconds the year 5138, in milliseconds 1973
@@ -27,36 +26,45 @@ REFUSED_FROM = 10**14
 TOLERATED = 0.01  # share of events that may have no usable time
 
 
-class Timed(NamedTuple):
-    """Interactions with times that can be relied on."""
+class Moments(NamedTuple):
+    """The times of one piece."""
 
-    interactions: DataFrame  # time: int64, seconds
-    order: ndarray  # int64 [rows]  milliseconds, to sort by
-    milliseconds: int  # events whose time was converted
-    set_aside: DataFrame  # file, line (the row's number, from 1), reason
+    good: ndarray  # bool [rows]
+    moment: ndarray  # int64 [good rows]  milliseconds since 1970, to sort by; the time is the whole seconds in it
 
 
-def settle_times(interactions: DataFrame) -> Timed:
-    """Apply the policy."""
-    try:
-        numbers = interactions["time"].to_numpy(dtype=np.float64, na_value=np.nan)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"a source's times must be int64 seconds since 1970, got {interactions['time'].dtype} ({error})") from error
-    with np.errstate(invalid="ignore"):
-        whole = np.isfinite(numbers) & (numbers == np.floor(numbers))
-        late = whole & (numbers >= REFUSED_FROM)
-    if late.any():
-        raise InputError(
-            f"row {int(late.argmax()) + 1} has time {numbers[late.argmax()]:.0f}: neither seconds nor milliseconds since 1970; "
-            "divide micro- and nanoseconds before"
-        )
-    ledger = Ledger("interactions")
-    for mask, reason in ((~whole, "the time is null or no whole number of seconds"), (whole & (numbers < 0), "the time is negative")):
-        for place in np.flatnonzero(mask).tolist():
-            ledger.malformed(place + 1, reason)
-    good = whole & (numbers >= 0)
-    ledger.check(int(good.sum()), TOLERATED, "repair the times, or leave the column out where the order of rows is time")
-    exact = np.where(good, numbers, 0).astype(np.int64)[good]
-    fine = exact >= MILLISECONDS_FROM
-    interactions = interactions[good].assign(time=np.where(fine, exact // 1000, exact))
-    return Timed(interactions, np.where(fine, exact, exact * 1000), int(fine.sum()), table([ledger]))
+class Times:
+    """Settles the times of a log piece by piece and counts what it did."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger("interactions")  # line: the row's number in the log, from 1
+        self.rows = self.milliseconds = self.good = 0
+
+    def settle(self, times: ndarray) -> Moments:
+        """Apply the policy to the next piece: int64 or float64 [rows], NaN where there is no time."""
+        before, self.rows = self.rows, self.rows + len(times)
+        whole = np.ones(len(times), dtype=bool)
+        if times.dtype != np.int64:
+            with np.errstate(invalid="ignore"):
+                whole = np.isfinite(times) & (times == np.floor(times))
+        with np.errstate(invalid="ignore"):
+            late = whole & (times >= REFUSED_FROM)
+            negative = whole & (times < 0)
+        if late.any():
+            raise InputError(
+                f"row {before + int(late.argmax()) + 1} has time {times[late.argmax()]:.0f}: neither seconds nor milliseconds since "
+                "1970; divide micro- and nanoseconds before"
+            )
+        for mask, reason in ((~whole, "the time is null or no whole number of seconds"), (negative, "the time is negative")):
+            for place in np.flatnonzero(mask).tolist():
+                self.ledger.malformed(before + place + 1, reason)
+        good = whole & ~negative
+        exact = times[good].astype(np.int64)
+        fine = exact >= MILLISECONDS_FROM
+        self.good += len(exact)
+        self.milliseconds += int(fine.sum())
+        return Moments(good, np.where(fine, exact, exact * 1000))
+
+    def check(self) -> None:
+        """Refuse a log of which too many events have no usable time."""
+        self.ledger.check(self.good, TOLERATED, "repair the times, or leave the column out where the order of rows is time")

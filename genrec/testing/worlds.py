@@ -44,9 +44,9 @@ def batches_of(context: SamplerContext, size: int = 32, length: int = 20) -> Ite
     """All training examples of a context, one per prefix of length 1 or more, in a fixed shuffled order: `size` a batch."""
     table = context.interactions.sort_values(["user", "time"], kind="stable")
     user, item = (torch.from_numpy(table[name].to_numpy("int64", copy=True)) for name in ("user", "item"))
-    start = torch.searchsorted(user, user)
-    position = (torch.arange(len(user)) > start).nonzero().squeeze(1)
-    examples = Examples(item, user[position], start[position], position, length)
-    order = torch.randperm(len(position), generator=torch.Generator().manual_seed(0))
+    users, counts = torch.unique_consecutive(user, return_counts=True)
+    begin, some = counts.cumsum(0) - counts, counts > 1
+    examples = Examples(item, users[some], begin[some], begin[some] + 1, (counts[some] - 1).cumsum(0), length)
+    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(0))
     for begin in range(0, len(order), size):
         yield examples.batch(order[begin : begin + size])

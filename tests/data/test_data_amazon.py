@@ -1,4 +1,4 @@
-"""Amazon 2014 in miniature: JSON and Python literals, rows without ratings, damage."""
+"""Amazon 2014 in miniature: JSON and Python literals, rows without ratings, damage, its three files of interactions."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_rows_without_user_item_or_time_are_set_aside(tmp_path: Path) -> None:
     lines[6] = '{"reviewerID": "\ud800", "asin": "B1", "unixReviewTime": 5}'
     with pytest.raises(InputError, match=r"3 of 200 rows \(1\.5%\)"):
         AmazonReviews2014("Toys", path=folder(tmp_path / "upstream", lines)).load(tmp_path)
-    assert len(AmazonReviews2014("Toys", tmp_path / "upstream", tolerated=0.02).load(tmp_path).interactions) == 197
+    assert len(AmazonReviews2014("Toys", path=tmp_path / "upstream", tolerated=0.02).load(tmp_path).interactions) == 197
 
 
 def test_the_first_record_of_an_item_counts(tmp_path: Path) -> None:
@@ -94,7 +94,37 @@ def test_a_truncated_file_is_no_shorter_data_set(tmp_path: Path) -> None:
         AmazonReviews2014("Toys", path=path.parent).load(tmp_path)
 
 
-def test_paths(tmp_path: Path) -> None:
+def test_all_reviews_and_ratings(tmp_path: Path) -> None:
+    path = folder(tmp_path / "upstream")
+    (path / "reviews_Toys.json").write_text(
+        '{"reviewerID": "A1", "asin": "B000", "overall": 4.0, "unixReviewTime": 9, "helpful": [0, 0]}\n'
+    )
+    (path / "ratings_Toys.csv").write_text("A1,0078764343,5.0,1377302400\nA2,nan,4.0,1372896000\nA2,nan,4.0,1372896000\n")
+    every = AmazonReviews2014("Toys", reviews="all", path=path).load(tmp_path).interactions
+    assert every.to_dict("records") == [{"user": "A1", "item": "B000", "time": 9, "rating": 4.0}]
+    raw = AmazonReviews2014("Toys", reviews="ratings", path=path, metadata=False).load(tmp_path)
+    assert raw.interactions.to_numpy().tolist() == [
+        ["A1", "0078764343", 1377302400, 5.0],
+        ["A2", "nan", 1372896000, 4.0],
+        ["A2", "nan", 1372896000, 4.0],  # repeats stay; `prepare` counts them
+    ]
+    assert raw.items.to_dict("list") == {"item": [], "text": []}
+
+
+def test_unpacked_files_count_as_well(tmp_path: Path) -> None:
+    path = folder(tmp_path / "upstream")
+    packed = AmazonReviews2014("Toys", path=path).load(tmp_path)
+    for file in list(path.iterdir()):
+        file.with_suffix("").write_bytes(gzip.decompress(file.read_bytes()))
+        file.unlink()
+    assert AmazonReviews2014("Toys", path=path).load(tmp_path).items.equals(packed.items)
+    path.rename(tmp_path / "amazon-2014")  # among the fetched files
+    assert AmazonReviews2014("Toys").load(tmp_path).interactions.equals(packed.interactions)
+
+
+def test_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENREC_OFFLINE", "1")
+    monkeypatch.delenv("GENREC_MIRROR", raising=False)
     path = folder(tmp_path / "upstream")
     with pytest.raises(InputError, match=r"is a file; --source\.path is the folder"):
         AmazonReviews2014("Toys", path=path / "meta_Toys.json.gz").load(tmp_path)
@@ -103,13 +133,16 @@ def test_paths(tmp_path: Path) -> None:
     with pytest.raises(NetworkError, match=r"https://snap\.stanford\.edu/.*/reviews_Beauty_5\.json\.gz") as caught:
         AmazonReviews2014().load(tmp_path)
     assert str(tmp_path / "amazon-2014" / "reviews_Beauty_5.json.gz") in str(caught.value)
-    with pytest.raises(UsageError, match="category"):
-        AmazonReviews2014("../Beauty")
+    for category in ("../Beauty", "Beauty/..", "", "-x", "a\\b", "*"):
+        with pytest.raises(UsageError, match="category"):
+            AmazonReviews2014(category)
+    with pytest.raises(UsageError, match="reviews must be one of 5-core, all, ratings, got '0-core'"):
+        AmazonReviews2014(reviews="0-core")  # type: ignore[arg-type]
 
 
 def test_fingerprint_ignores_the_path(tmp_path: Path) -> None:
-    first, second = (AmazonReviews2014("Toys", folder(tmp_path / name)).fingerprint(tmp_path) for name in "ab")
+    first, second = (AmazonReviews2014("Toys", path=folder(tmp_path / name)).fingerprint(tmp_path) for name in "ab")
     folder(tmp_path / "amazon-2014")
     assert first == second == AmazonReviews2014("Toys").fingerprint(tmp_path)
     changed = folder(tmp_path / "c", metadata=METADATA[:2])
-    assert AmazonReviews2014("Toys", changed).fingerprint(tmp_path) != first
+    assert AmazonReviews2014("Toys", path=changed).fingerprint(tmp_path) != first

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy import ndarray
-from pandas import DataFrame, Series
 
 from genrec.data.batches import Examples, epoch_order, examples
 from genrec.data.corpus import Corpus
-from genrec.data.sources.ledger import empty
-from genrec.data.splits import LeaveOneOut, Part
+from genrec.data.splits import Part
 from genrec.errors import InputError, UsageError
 
 
-def corpus(sequences: list[list[int]], parts: ndarray | None = None) -> Corpus:
-    """User u takes the items of sequences[u-1]."""
-    user = np.repeat(np.arange(1, len(sequences) + 1), [len(items) for items in sequences])
-    rows = DataFrame({"user": user, "item": np.concatenate(sequences), "time": np.arange(len(user))})
-    rows["part"] = Series(LeaveOneOut().assign(rows) if parts is None else parts).astype(str)
-    count = int(rows["item"].max())
-    items = DataFrame({"item_id": [str(item) for item in range(1, count + 1)], "text": ["text"] * count})
-    return Corpus(rows, items, np.array([f"u{user}" for user in range(len(sequences))], dtype=object), {}, empty())
+def corpus(sequences: list[list[int]], held: list[tuple[int, int]] | None = None) -> Corpus:
+    """User u takes the items of sequences[u-1], of which the last held[u-1] are for (validation, test): one each by default."""
+    end = np.cumsum([len(items) for items in sequences])
+    validation, test = np.array([(1, 1)] * len(sequences) if held is None else held).T
+    bounds = np.stack([np.append(0, end[:-1]), end - test - validation, end - test, end], axis=1)
+    item = np.concatenate(sequences).astype(np.int32)
+    return Corpus(Path(), item, np.arange(len(item)), None, bounds, {"items": int(item.max())})
 
 
 SEQUENCES = [[1, 2, 3, 4, 5], [6, 7, 8]]
@@ -60,12 +58,12 @@ def test_select_keeps_the_order_asked_for() -> None:
     chosen = entries.select(torch.tensor([1, 0, 1]))
     assert len(chosen) == 3
     assert chosen.batch(torch.arange(3)).target.tolist() == [8, 5, 8]
+    assert chosen.select(torch.tensor([1])).batch(torch.arange(1)).target.tolist() == [5]
 
 
 def test_a_split_in_time_gives_one_target_per_user_with_a_history() -> None:
-    #          user 1: two test events, only the first is a target; user 2: no validation; user 3: no history
-    parts = np.array(["train", "validation", "test", "test", "train", "test", "test", "test"])
-    made = corpus([[1, 2, 3, 4], [5, 6], [7, 8]], parts)
+    # user 1: two test events, only the first is a target; user 2: no validation; user 3: no history
+    made = corpus([[1, 2, 3, 4], [5, 6], [7, 8]], [(1, 2), (0, 1), (0, 2)])
     assert whole(examples(made, "test", 20)) == [(1, [1, 2], 3), (2, [0, 5], 6)]
     assert whole(examples(made, "validation", 20)) == [(1, [1], 2)]
     with pytest.raises(InputError, match="'train' holds no example"):

@@ -1,14 +1,17 @@
-"""The data artifact: an exact round trip, and what is refused on loading."""
+"""The data artifact: what is on the disk, opening it without reading it, and what is refused."""
 
 from __future__ import annotations
 
+import gc
 import json
+import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
-from pandas import DataFrame
 
+from genrec.data.arrays import ArrayWriter, open_array
 from genrec.data.corpus import Corpus
 from genrec.data.prepare import prepare
 from genrec.data.splits import LeaveOneOut
@@ -16,78 +19,144 @@ from genrec.data.worlds import Cyclic, Shop
 from genrec.errors import ArtifactError, UsageError
 
 WORLD = Cyclic(items=12, users=20, length=6)
-FILES = {f"{name}.parquet" for name in ("interactions", "items", "split", "users", "set_aside")} | {"stats.json"}
+ARRAYS = ["event_item.npy", "event_time.npy", "bounds.npy"]
+TABLES = [f"{name}.parquet" for name in ("interactions", "items", "split", "users", "set_aside")]
 
 
-def corpus(source: Cyclic | Shop = WORLD) -> Corpus:
-    return prepare(source.load(Path()), LeaveOneOut())
+def corpus(folder: Path, source: Cyclic | Shop = WORLD) -> Corpus:
+    return prepare(source.load(Path()), LeaveOneOut(), folder)
 
 
-@pytest.mark.parametrize("source", [WORLD, Shop(items=60, users=40)])
-def test_round_trip(tmp_path: Path, source: Cyclic | Shop) -> None:
-    before = corpus(source)
-    before.save(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == FILES
-    after = Corpus.load(tmp_path)
-    pd.testing.assert_frame_equal(after.interactions, before.interactions)
-    pd.testing.assert_frame_equal(after.items, before.items)
-    pd.testing.assert_frame_equal(after.set_aside, before.set_aside)
-    assert after.user_ids.tolist() == before.user_ids.tolist()
-    assert after.statistics == before.statistics
-    assert (after.item_count, after.user_count) == (len(before.items), len(before.user_ids))
+@pytest.mark.parametrize(("source", "rated"), [(WORLD, False), (Shop(items=60, users=40), True)])
+def test_the_tables_say_what_the_arrays_say(tmp_path: Path, source: Cyclic | Shop, rated: bool) -> None:
+    made = corpus(tmp_path, source)
+    expected = {*ARRAYS, *TABLES, "stats.json"} | ({"event_rating.npy"} if rated else set())
+    assert {path.name for path in tmp_path.iterdir()} == expected  # the log's temporary files are gone
+    tables = pd.read_parquet(tmp_path / "interactions.parquet").assign(part=pd.read_parquet(tmp_path / "split.parquet")["part"])
+    pd.testing.assert_frame_equal(made.interactions, tables, check_dtype=False)
+    assert dict(made.interactions.dtypes.astype(str)) == dict(
+        zip(made.interactions.columns, ["int64"] * 3 + ["float64"] * rated + ["str"], strict=True)
+    )
+    assert (made.item.dtype, made.bounds.shape) == (np.int32, (made.user_count, 4))
+    assert len(made.items) == made.item_count
+    assert len(made.user_ids) == made.user_count
 
 
 def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in "ab":
-        corpus().save(tmp_path / name)
-    for name in FILES:
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+        corpus(tmp_path / name)
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
 
-def test_parts_make_up_the_interactions() -> None:
-    made = corpus()
+def test_parts_make_up_the_interactions(tmp_path: Path) -> None:
+    made = corpus(tmp_path)
     parts = [made.part(name) for name in ("train", "validation", "test")]
     assert [len(part) for part in parts] == [80, 20, 20]
-    assert sum(map(len, parts)) == len(made.interactions)
+    together = pd.concat(parts).sort_values(["user", "time"], kind="stable", ignore_index=True)
+    pd.testing.assert_frame_equal(together, made.interactions)
+    assert made.popularity("test").tolist() == np.bincount(parts[2]["item"], minlength=13).tolist()
     with pytest.raises(UsageError, match="a part is one of train, validation, test"):
         made.part("valid")  # type: ignore[arg-type]
 
 
-def change(folder: Path, name: str, frame: DataFrame) -> None:
-    frame.to_parquet(folder / f"{name}.parquet", index=False)
+def test_chunks_give_every_event_its_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = corpus(tmp_path)
+    monkeypatch.setattr("genrec.data.corpus.CHUNK", 7)
+    parts = np.concatenate([parts for _, parts in made.chunks()])
+    assert np.array(["train", "validation", "test"])[parts].tolist() == made.interactions["part"].tolist()
 
 
-@pytest.mark.parametrize("name", sorted(FILES))
+def test_a_corpus_without_a_folder_goes_with_its_temporary_one() -> None:
+    made = prepare(WORLD.load(Path()), LeaveOneOut())
+    folder = made.folder
+    assert len(made.items) == 12
+    del made
+    gc.collect()
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("name", [*ARRAYS, "stats.json", "items.parquet", "users.parquet", "set_aside.parquet"])
 def test_missing_and_damaged_files_are_refused(tmp_path: Path, name: str) -> None:
-    corpus().save(tmp_path)
+    corpus(tmp_path)
+
+    def read() -> None:
+        made = Corpus.load(tmp_path)
+        _ = made.items, made.user_ids, made.set_aside  # tables are read when they are asked for
+
     for damage in (lambda path: path.write_bytes(b"{"), Path.unlink):
         damage(tmp_path / name)
-        with pytest.raises(ArtifactError, match=name.replace(".", r"\.")):
-            Corpus.load(tmp_path)
-
-
-def test_tables_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
-    made = corpus()
-    rows = made.interactions.drop(columns="part")
-    cases = {
-        "120 interactions but 119 rows": ("split", made.interactions[["part"]][1:]),
-        "unknown part 'dev'": ("split", DataFrame({"part": ["dev"] * 120})),
-        r"items must be exactly 1\.\.11, got 1\.\.12": ("items", made.items[1:]),
-        r"items must be exactly 1\.\.13": ("items", pd.concat([made.items, made.items[:1]])),
-        r"users must be exactly 1\.\.19": ("users", DataFrame({"user_id": made.user_ids[1:]})),
-        "users must be int64": ("interactions", rows.astype({"user": "float64"})),
-        r"items must be exactly 1\.\.12, got -1": ("interactions", rows.assign(item=[-1, *rows["item"][1:]])),
-        "not sorted": ("interactions", rows[::-1]),
-        "no column 'time'": ("interactions", rows[["user", "item"]]),
-    }
-    for message, (name, frame) in cases.items():
-        made.save(tmp_path)
-        change(tmp_path, name, frame)
-        with pytest.raises(ArtifactError, match=message) as caught:
-            Corpus.load(tmp_path)
+        with pytest.raises(ArtifactError, match=name.replace(".", r"\.")) as caught:
+            read()
         assert caught.value.exit_code == 4
 
 
+def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
+    good = corpus(tmp_path / "good")
+    bounds, statistics = np.array(good.bounds), good.statistics
+    cases = {
+        "120 items but 119 of event_time": ("event_time.npy", np.array(good.time[1:])),
+        r"event_item\.npy must be int32 \[events\], got float64": ("event_item.npy", np.array(good.item, dtype=np.float64)),
+        r"users' events must be 0\.\.120, got 0\.\.114": ("bounds.npy", bounds[:-1]),
+        r"bounds\.npy must be int64 \[users, 4\], got int64 \[20, 3\]": ("bounds.npy", bounds[:, :3]),
+    }
+    for message, (name, array) in cases.items():
+        corpus(tmp_path / "bad")
+        np.save(tmp_path / "bad" / name, array)
+        with pytest.raises(ArtifactError, match=message):
+            Corpus.load(tmp_path / "bad")
+    corpus(tmp_path / "bad")
+    for change, message in (({"users": 3}, "says 3 users, there are 20"), ({"items": None}, "how many items there are")):
+        (tmp_path / "bad" / "stats.json").write_text(json.dumps(statistics | change))
+        with pytest.raises(ArtifactError, match=message):
+            Corpus.load(tmp_path / "bad")
+    good.items[:5].to_parquet(tmp_path / "good" / "items.parquet")
+    with pytest.raises(ArtifactError, match=r"items must be exactly 1\.\.12, but items\.parquet has 5 rows"):
+        _ = Corpus.load(tmp_path / "good").items
+
+
 def test_statistics_are_plain_json(tmp_path: Path) -> None:
-    made = corpus(Shop(items=60, users=40))
+    made = corpus(tmp_path, Shop(items=60, users=40))
     assert json.loads(json.dumps(made.statistics, allow_nan=False)) == made.statistics
+
+
+@pytest.mark.parametrize("width", [None, 3])
+def test_an_array_written_in_pieces_is_the_array(tmp_path: Path, width: int | None) -> None:
+    pieces = [np.arange(size * (width or 1)).reshape((size, width) if width else (size,)) for size in (0, 4, 1, 7)]
+    with ArrayWriter(tmp_path / "array.npy", np.int32, width) as writer:
+        for piece in pieces:
+            writer.append(piece)
+    whole = np.concatenate(pieces).astype(np.int32)
+    for read in (open_array(tmp_path / "array.npy"), np.load(tmp_path / "array.npy")):
+        assert read.dtype == np.int32
+        np.testing.assert_array_equal(read, whole)
+
+
+def test_a_write_to_an_opened_array_never_reaches_the_file(tmp_path: Path) -> None:
+    with ArrayWriter(tmp_path / "array.npy", np.int64) as writer:
+        writer.append(np.arange(5))
+    opened = open_array(tmp_path / "array.npy")
+    opened[:] = 0
+    assert np.load(tmp_path / "array.npy").tolist() == [0, 1, 2, 3, 4]
+
+
+def sparse_array(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
+    """An array of zeros that takes no space on the disk."""
+    with ArrayWriter(path, dtype, shape[1] if len(shape) > 1 else None) as writer:
+        writer.rows = shape[0]
+    with path.open("ab") as file:
+        file.truncate(128 + int(np.prod(shape)) * np.dtype(dtype).itemsize)
+
+
+def test_opening_a_hundred_million_events_reads_none_of_them(tmp_path: Path) -> None:
+    users, events = 1_000_000, 100_000_000
+    sparse_array(tmp_path / "event_item.npy", np.int32, (events,))
+    sparse_array(tmp_path / "event_time.npy", np.int64, (events,))
+    end = np.arange(100, events + 1, 100)
+    np.save(tmp_path / "bounds.npy", np.stack([end - 100, end - 2, end - 1, end], axis=1))
+    (tmp_path / "stats.json").write_text(json.dumps({"users": users, "items": 5, "interactions": events}))
+    began = time.perf_counter()
+    made = Corpus.load(tmp_path)
+    seconds = time.perf_counter() - began
+    assert (made.user_count, len(made.item)) == (users, events)
+    assert seconds < 0.5

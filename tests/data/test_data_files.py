@@ -126,10 +126,10 @@ def test_json_records_set_aside_what_is_none(tmp_path: Path) -> None:
     path = tmp_path / "records"
     path.write_bytes(b'{"a": 1}\n{"a": \n[1]\n\xff\n' + b"[" * 100_000 + b"\n{'a': 2}\n" + b'{"a": ' + b"9" * 5000 + b"}\n")
     plain, literal = Ledger("records"), Ledger("records")
-    assert list(json_records(UpstreamFile(path), plain)) == [(1, {"a": 1})]
+    assert list(json_records(UpstreamFile(path).lines(plain), plain)) == [(1, {"a": 1})]
     assert [line for line, _ in plain.rows] == [2, 3, 4, 5, 6, 7]
     assert plain.rows[2] == (4, "the line is not UTF-8")
-    assert list(json_records(UpstreamFile(path), literal, literals=True)) == [(1, {"a": 1}), (6, {"a": 2})]
+    assert list(json_records(UpstreamFile(path).lines(literal), literal, literals=True)) == [(1, {"a": 1}), (6, {"a": 2})]
 
 
 def test_literals_are_never_executed_and_have_a_limit(tmp_path: Path) -> None:
@@ -137,6 +137,6 @@ def test_literals_are_never_executed_and_have_a_limit(tmp_path: Path) -> None:
     large = "{'a': '" + "x" * 1_000_000 + "'}"
     path.write_text(f"__import__('pathlib').Path({str(trap)!r}).touch()\n{large}\n{'-' * 50_000}1\n{{'a': None}}\n")
     ledger = Ledger("records")
-    assert list(json_records(UpstreamFile(path), ledger, literals=True)) == [(4, {"a": None})]
+    assert list(json_records(UpstreamFile(path).lines(ledger), ledger, literals=True)) == [(4, {"a": None})]
     assert [line for line, _ in ledger.rows] == [1, 2, 3]
     assert not trap.exists()

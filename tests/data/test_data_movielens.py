@@ -1,4 +1,4 @@
-"""MovieLens in miniature: both layouts, archive and folder, malformed rows, a missing archive."""
+"""MovieLens in miniature: every layout, archive and folder, tags, malformed rows, a missing archive."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from genrec.data.sources import MovieLens
+from genrec.data.sources.files import UpstreamFile
+from genrec.data.sources.movielens import Variant
 from genrec.errors import InputError, NetworkError, UsageError
 from genrec.types import Source
 
@@ -50,14 +52,33 @@ def test_100k_from_a_folder(tmp_path: Path) -> None:
 
 def test_archive_and_folder_have_one_fingerprint(tmp_path: Path) -> None:
     folder = folder_100k(tmp_path / "upstream")
-    with zipfile.ZipFile(tmp_path / "ml-100k.zip", "w") as archive:
+    with zipfile.ZipFile(tmp_path / "any.zip", "w") as archive:
         for file in folder.iterdir():
             archive.write(file, f"deep/er/{file.name}")
-    from_folder, from_root = MovieLens("100k", folder), MovieLens()
-    assert from_folder.fingerprint(tmp_path) == from_root.fingerprint(tmp_path)
-    assert from_folder.load(tmp_path).interactions.equals(from_root.load(tmp_path).interactions)
+    folder_100k(tmp_path / "ml-100k")  # unpacked by hand among the fetched files
+    from_folder, from_archive, from_root = MovieLens("100k", folder), MovieLens("100k", tmp_path / "any.zip"), MovieLens()
+    assert len({source.fingerprint(tmp_path) for source in (from_folder, from_archive, from_root)}) == 1
+    assert from_folder.load(tmp_path).interactions.equals(from_archive.load(tmp_path).interactions)
     (folder / "u.data").write_bytes(RATINGS + b"8\t1\t3\t891717742\n")
-    assert from_folder.fingerprint(tmp_path) != from_root.fingerprint(tmp_path)
+    assert from_folder.fingerprint(tmp_path) != from_archive.fingerprint(tmp_path)
+
+
+def test_an_archive_is_hashed_once_while_it_is_untouched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "any.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in folder_100k(tmp_path / "upstream").iterdir():
+            archive.write(file, file.name)
+    before = MovieLens("100k", path).fingerprint(tmp_path)
+    opened: list[UpstreamFile] = []
+    original = UpstreamFile.open
+    monkeypatch.setattr(UpstreamFile, "open", lambda file: opened.append(file) or original(file))
+    assert MovieLens("100k", path).fingerprint(tmp_path) == before
+    assert not opened
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in (("u.data", RATINGS * 2), ("u.item", ITEMS), ("u.genre", GENRES)):
+            archive.writestr(name, content)
+    assert MovieLens("100k", path).fingerprint(tmp_path) != before
+    assert len(opened) == 3
 
 
 def test_1m(tmp_path: Path) -> None:
@@ -74,6 +95,72 @@ def test_1m(tmp_path: Path) -> None:
             "genres": "Drama|Musical",
         }
     ]
+
+
+def test_10m_is_utf8_with_half_stars_and_tags(tmp_path: Path) -> None:
+    folder = tmp_path / "ml-10M100K"  # what its archive unpacks to
+    folder.mkdir()
+    (folder / "ratings.dat").write_bytes(b"1::122::4.5::838985046\n1::185::5::838983525\n")
+    (folder / "movies.dat").write_text("122::Amélie (Fabuleux destin, Le) (2001)::Comedy|Romance\n", encoding="utf-8")
+    (folder / "tags.dat").write_text("15::122::Paris::1215184630\n16::122::paris ::1\n17::122::whimsical::2\n17::122::a::b::3\n")
+    interactions, items, set_aside = MovieLens("10m", tolerated=0.5).load(tmp_path)
+    assert interactions["rating"].tolist() == [4.5, 5.0]
+    assert items.to_dict("records") == [
+        {
+            "item": "122",
+            "text": "Amélie (Fabuleux destin, Le) (2001). Comedy, Romance. tags: paris, whimsical",
+            "title": "Amélie (Fabuleux destin, Le) (2001)",
+            "year": "2001",
+            "genres": "Comedy|Romance",
+            "tags": "paris|whimsical",
+        }
+    ]
+    assert set_aside is not None
+    assert set_aside.to_numpy().tolist() == [["tags.dat", 4, "the line has the wrong number of columns"]]
+
+
+def folder_csv(path: Path) -> Path:
+    path.mkdir(parents=True)
+    (path / "ratings.csv").write_text("\ufeffuserId,movieId,rating,timestamp\r\n1,2,0.5,1112486027\r\n007,3,4.0,1112484676\r\n")
+    movies = 'movieId,title,genres\n2,"American President, The (1995)",Comedy|Drama\n3,"Say ""hi""",(no genres listed)\n4,Été,Drama\n'
+    (path / "movies.csv").write_text(movies, encoding="utf-8")
+    tags = (
+        'userId,movieId,tag,timestamp\n1,2,Politics,1\n1,2,"a, b",2\n2,2,politics,3\n2,2,<b>zz</b>,4\n2,2,aa,5\n2,9,lost,6\n2,3,,7\n'
+    )
+    (path / "tags.csv").write_text(tags)
+    return path
+
+
+@pytest.mark.parametrize("variant", ["20m", "25m", "32m", "latest-small", "latest"])
+def test_csv_variants(tmp_path: Path, variant: Variant) -> None:
+    source = MovieLens(variant, path=folder_csv(tmp_path / "upstream"), tags=3)
+    interactions, items, set_aside = source.load(tmp_path)
+    assert interactions.to_dict("list") == {
+        "user": ["1", "007"],
+        "item": ["2", "3"],
+        "time": [1112486027, 1112484676],
+        "rating": [0.5, 4.0],
+    }
+    assert items["text"].tolist() == [
+        "American President, The (1995). Comedy, Drama. tags: politics, a, b, zz",  # equally frequent ones as they come
+        'Say "hi"',
+        "Été. Drama",
+    ]
+    assert items["genres"].tolist() == ["Comedy|Drama", "", "Drama"]
+    assert set_aside is not None
+    assert not len(set_aside)
+    without = MovieLens(variant, path=tmp_path / "upstream", tags=0)
+    (tmp_path / "upstream" / "tags.csv").unlink()
+    assert without.load(tmp_path).items.columns.tolist() == ["item", "text", "title", "year", "genres"]
+    with pytest.raises(InputError, match=r"holds no tags\.csv"):
+        source.load(tmp_path)
+
+
+def test_csv_with_another_header(tmp_path: Path) -> None:
+    folder = folder_csv(tmp_path / "upstream")
+    (folder / "ratings.csv").write_text("user,movieId,rating,timestamp\n1,2,3,4\n")
+    with pytest.raises(InputError, match=r"ratings\.csv needs a column 'userId'; it has 'user', 'movieId'"):
+        MovieLens("32m", path=folder).load(tmp_path)
 
 
 def test_malformed_rows_are_set_aside_up_to_one_percent(tmp_path: Path) -> None:
@@ -103,7 +190,9 @@ def test_a_genre_file_that_does_not_fit(tmp_path: Path) -> None:
         MovieLens(path=folder).load(tmp_path)
 
 
-def test_a_missing_archive_says_where_it_belongs(tmp_path: Path) -> None:
+def test_a_missing_archive_says_where_it_belongs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENREC_OFFLINE", "1")
+    monkeypatch.delenv("GENREC_MIRROR", raising=False)
     for call in (MovieLens("1m").load, MovieLens("1m").fingerprint):
         with pytest.raises(NetworkError, match=r"--source\.path") as caught:
             call(tmp_path)
@@ -116,6 +205,8 @@ def test_a_missing_archive_says_where_it_belongs(tmp_path: Path) -> None:
 
 def test_settings_are_checked() -> None:
     with pytest.raises(UsageError, match="variant"):
-        MovieLens("20m")  # type: ignore[arg-type]
+        MovieLens("20M")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="tags"):
+        MovieLens(tags=-1)
     with pytest.raises(UsageError, match="tolerated"):
         MovieLens(tolerated=1.5)

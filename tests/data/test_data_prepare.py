@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pandas import DataFrame, Series
 
-from genrec.data.prepare import NO_TEXT, prepare
+from genrec.data.catalogue import NO_TEXT
+from genrec.data.prepare import prepare
 from genrec.data.splits import LeaveOneOut
 from genrec.errors import InputError
 from genrec.types import RawTables
@@ -57,8 +58,12 @@ def test_statistics_by_hand() -> None:
         "events_per_user_mean": 4.0,
         "events_per_user_median": 4.0,
         "parts": {"train": 2, "validation": 1, "test": 1},
+        "first_time": 0,
+        "last_time": 20,
+        "users_tested": 1,
         "share_of_users_with_tied_last_events": 1.0,
         "leakage_share": 0.0,
+        "leakage_share_mean": 0.0,
         "items_without_metadata": 1,
         "items_without_text": 1,
         "metadata_without_events": 1,
@@ -79,6 +84,7 @@ def test_leakage_and_ties_by_hand() -> None:
     # events one (7) is later. b's last two tie, a's do not.
     corpus = prepare(raw("aaaabbbb", "stuvstuv", [0, 1, 2, 3, 2, 7, 8, 8]), ALL)
     assert corpus.statistics["leakage_share"] == 0.25
+    assert corpus.statistics["leakage_share_mean"] == 0.125  # the test at 3 has the 7 in its future, the test at 8 nothing
     assert corpus.statistics["share_of_users_with_tied_last_events"] == 0.5
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from genrec.data.batches import examples
-from genrec.data.prepare import NO_TEXT, prepare
+from genrec.data.catalogue import NO_TEXT
+from genrec.data.prepare import prepare
 from genrec.data.sources import AmazonReviews2014, Frames, MovieLens
 from genrec.data.splits import LeaveOneOut
 
@@ -64,10 +65,11 @@ def test_no_history_of_beauty_looks_ahead(real_data: Path, tmp_path: Path) -> No
     corpus = prepare(AmazonReviews2014(path=real_data / "amazon-2014").load(tmp_path), LeaveOneOut())
     train, test = examples(corpus, "train", 20), examples(corpus, "test", 20)
     assert len(train) == 198_502 - 3 * 22_363  # one target per prefix of length 1 or more
-    assert bool((train.start < train.position).all())
+    run, position = train.places(torch.arange(len(train)))
+    assert bool((train.begin[run] < position).all())
     last = torch.tensor(corpus.interactions.groupby("user").cumcount(ascending=False).to_numpy())
-    assert int(last[train.position].min()) == 2  # two later events of the user are held out
-    assert bool((test.user == torch.arange(1, 22_364)).all())
+    assert int(last[position].min()) == 2  # two later events of the user are held out
+    assert bool((test.users == torch.arange(1, 22_364)).all())
     batch = test.batch(torch.arange(len(test)))
     assert not (batch.history == batch.target[:, None]).any()  # no test item is in its user's history
 

@@ -1,6 +1,8 @@
-"""Filters and the leave-one-out split."""
+"""The protocols: which events are for training, validation, test; and the settings of the filters."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,54 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pandas import DataFrame
 
-from genrec.data.splits import LeaveOneOut, k_core, long_enough
+from genrec.data.filters import Filters, seconds
+from genrec.data.prepare import prepare
+from genrec.data.splits import GlobalTemporal, LeaveOneOut, latest
+from genrec.data.worlds import Shop
 from genrec.errors import InputError, UsageError
-from genrec.types import Split
+from genrec.types import DividingSplit, FilteringSplit, RawTables, Split
 
-
-def events(*pairs: str) -> DataFrame:
-    """'a1' is user a and item 1."""
-    return DataFrame({"user": [pair[0] for pair in pairs], "item": [pair[1:] for pair in pairs], "time": range(len(pairs))})
-
-
-def pairs_of(frame: DataFrame) -> list[str]:
-    return (frame["user"] + frame["item"]).tolist()
-
-
-def test_k_core_goes_on_until_nothing_changes() -> None:
-    # Item 3 has one event; without it user c has one; without c item 2 still has two.
-    frame = events("a1", "c3", "b1", "a2", "c2", "b2")
-    assert pairs_of(k_core(frame, 2)) == ["a1", "b1", "a2", "b2"]
-    assert pairs_of(k_core(frame, 1)) == pairs_of(frame)
-    assert not len(k_core(frame, 3))
-
-
-def test_k_core_counts_events_not_distinct_items() -> None:
-    assert pairs_of(k_core(events("a1", "a1", "b2"), 2)) == ["a1", "a1"]
-
-
-EVENTS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=60)
-
-
-@given(EVENTS, st.integers(1, 4))
-def test_k_core_is_the_largest_subset_with_enough_events(pairs: list[tuple[int, int]], core: int) -> None:
-    frame = DataFrame(pairs, columns=["user", "item"])
-    kept = k_core(frame, core)
-    assert kept.index.is_monotonic_increasing  # the order stays
-    for column in ("user", "item"):
-        assert (kept[column].value_counts() >= core).all()
-    rest = pairs  # one removal at a time reaches the same set: the core does not depend on the order of removals
-    while True:
-        bad = [
-            place
-            for place, pair in enumerate(rest)
-            if sum(other[0] == pair[0] for other in rest) < core or sum(other[1] == pair[1] for other in rest) < core
-        ]
-        if not bad:
-            break
-        rest = rest[: bad[-1]] + rest[bad[-1] + 1 :]
-    assert list(kept.itertuples(index=False, name=None)) == rest
-    assert len(k_core(kept, core)) == len(kept)
+DAY = 86_400
 
 
 def test_leave_one_out_holds_out_the_last_two() -> None:
@@ -73,38 +35,113 @@ def test_every_user_has_one_test_and_one_validation_event(lengths: list[int]) ->
     assert np.flatnonzero(parts == "validation").tolist() == (ends - 2).tolist()
 
 
-def test_keep_applies_rating_then_core_then_length() -> None:
-    frame = events("a1", "a2", "a3", "b1", "b2", "b3", "c1", "a3").assign(rating=[4, 4, 5, 4, 5, 4, 1, np.nan])
-    kept = LeaveOneOut(core=2, minimum_rating=4).keep(frame)
-    assert pairs_of(kept) == ["a1", "a2", "a3", "b1", "b2", "b3"]
-    assert isinstance(LeaveOneOut(), Split)
+def test_a_global_temporal_split_by_hand() -> None:
+    #               train < day 3         day 3 <= validation < day 5   test from day 5 on
+    frame = DataFrame({"user": [1, 1, 1, 1, 2, 2, 3], "time": [day * DAY for day in (1, 2, 3, 5, 4, 9, 2)]})
+    split = GlobalTemporal(validation_from="1970-01-04", test_from="1970-01-06")
+    assert split.moments(frame["time"].to_numpy()) == (3 * DAY, 5 * DAY)
+    assert split.assign(frame).tolist() == ["train", "train", "validation", "test", "validation", "test", "train"]
 
 
-def test_core_zero_keeps_all_users_with_three_events() -> None:
-    frame = events("a1", "a2", "b3", "a3", "b4", "c5")
-    assert pairs_of(LeaveOneOut(core=0).keep(frame)) == ["a1", "a2", "a3"]
-    assert pairs_of(long_enough(frame, 2)) == ["a1", "a2", "b3", "a3", "b4"]
+def test_shares_give_at_most_so_many_events() -> None:
+    time = np.array([1, 2, 3, 4, 5, 6, 7, 8, 9, 9])
+    # a tenth of ten events is one, but the last two tie: none of them can be the only test event
+    assert GlobalTemporal(test_share=0.1, validation_share=0.2).moments(time)[1] == DAY
+    assert GlobalTemporal(test_share=0.2, validation_share=0.2).moments(time) == (7, 9)
+    assert GlobalTemporal(test_share=0.3, validation_share=0.1).moments(time) == (7, 8)
 
 
-def test_the_filter_that_empties_the_data_is_named() -> None:
-    frame = events("a1", "a2", "b1").assign(rating=[1.0, 2.0, 3.0])
-    for split, name in (
-        (LeaveOneOut(minimum_rating=4), "rating of 4 or more"),
-        (LeaveOneOut(core=3), "3-core of users and items"),
-        (LeaveOneOut(core=0), "users with 3 events or more"),
-    ):
-        with pytest.raises(InputError, match=f"after the filter '{name}'"):
-            split.keep(frame)
+@given(st.lists(st.integers(0, 40 * DAY), min_size=1, max_size=200), st.floats(0.01, 0.9))
+def test_the_latest_events_are_at_most_their_share(times: list[int], share: float) -> None:
+    time = np.array(times)
+    moment, allowed = latest(time, share), max(1, int(share * len(time)))
+    assert np.count_nonzero(time >= moment) <= allowed
+    earlier = time[time < moment]
+    if len(earlier):  # one more moment would be too much
+        assert np.count_nonzero(time >= earlier.max()) > allowed
 
 
-def test_minimum_rating_needs_ratings() -> None:
-    for frame in (events("a1"), events("a1").assign(rating=np.nan)):
-        with pytest.raises(InputError, match="needs ratings, but the data set has none"):
-            LeaveOneOut(minimum_rating=3).keep(frame)
+@given(
+    st.lists(st.lists(st.integers(0, 20), min_size=1, max_size=9), min_size=1, max_size=9),
+    st.integers(1, 19),
+    st.integers(1, 19),
+    st.integers(1, 5),
+)
+def test_nothing_of_the_future_is_trained_on(users: list[list[int]], first: int, second: int, chunk: int) -> None:
+    validation, test = min(first, second), max(first, second) + 1
+    frame = DataFrame([(user, time) for user, times in enumerate(users, 1) for time in sorted(times)], columns=["user", "time"])
+    split = GlobalTemporal(validation_from=f"1970-01-01T00:00:{validation:02}", test_from=f"1970-01-01T00:00:{test:02}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("genrec.data.splits._CHUNK", chunk)  # users are divided in blocks
+        parts = split.assign(frame)
+    expected = np.select([frame["time"] < validation, frame["time"] < test], ["train", "validation"], "test")
+    assert parts.tolist() == expected.tolist()
 
 
-def test_settings_are_checked() -> None:
-    with pytest.raises(UsageError, match="core"):
-        LeaveOneOut(core=-1)
-    with pytest.raises(UsageError, match="minimum_rating"):
-        LeaveOneOut(minimum_rating=float("nan"))
+def test_a_temporal_corpus_tests_only_users_with_a_history_and_leaks_nothing() -> None:
+    corpus = prepare(Shop(items=100, users=200).load(Path()), GlobalTemporal())
+    rows = corpus.interactions
+    times = {part: rows.loc[rows["part"] == part, "time"] for part in ("train", "validation", "test")}
+    assert times["train"].max() < times["validation"].min()
+    assert times["validation"].max() < times["test"].min()
+    assert 0.09 < len(times["test"]) / len(rows) <= 0.1
+    assert corpus.statistics["leakage_share"] == corpus.statistics["leakage_share_mean"] == 0
+    tested = set(rows.loc[rows["part"] == "test", "user"]) & set(rows.loc[rows["part"] != "test", "user"])
+    assert corpus.statistics["users_tested"] == len(tested)
+
+
+def test_a_moment_outside_the_data_leaves_a_part_empty() -> None:
+    raw = Shop(items=100, users=50).load(Path())
+    with pytest.raises(InputError, match="GlobalTemporal leaves no interaction for the part 'test'"):
+        prepare(raw, GlobalTemporal(test_from="2038-01-01"))
+
+
+def test_what_the_splits_can_do() -> None:
+    for split in (LeaveOneOut(), GlobalTemporal()):
+        assert isinstance(split, Split)
+        assert isinstance(split, FilteringSplit)
+        assert isinstance(split, DividingSplit)
+        assert split.filters().cores == (5, 5)
+    assert GlobalTemporal(core=3, item_core=7).filters().cores == (3, 7)
+
+
+def test_moments_are_utc_unless_they_say_otherwise() -> None:
+    assert seconds("1970-01-02", "since") == DAY
+    assert seconds("1970-01-01T01:00:00+01:00", "since") == 0
+    assert seconds(None, "since") is None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"core": -1}, "core must be 0 or more"),
+        ({"item_core": -2}, "item_core must be 0 or more"),
+        ({"minimum_rating": float("nan")}, "minimum_rating must be a number"),
+        ({"since": "yesterday"}, "since must be a date such as 2010-01-31"),
+        ({"since": "2010-01-02", "until": "2010-01-02"}, "since must be before until"),
+        ({"repeats": "some"}, "repeats must be one of keep, exact, first, last"),
+        ({"shortest": -1}, "shortest"),
+        ({"validation_share": 0.0}, "validation_share must lie between 0 and 1"),
+        ({"validation_share": 0.6, "test_share": 0.5}, "must leave a share for training"),
+        ({"validation_from": "2010-01-02", "test_from": "2010-01-02"}, "validation_from must be before test_from"),
+    ],
+)
+def test_settings_are_checked(change: dict[str, object], said: str) -> None:
+    for kind in (Filters, LeaveOneOut, GlobalTemporal):
+        if set(change) <= set(kind.__dataclass_fields__):
+            with pytest.raises(UsageError, match=said):
+                kind(**change)
+
+
+def test_a_moment_bounds_events_of_any_unit() -> None:
+    """The events' times are milliseconds: `since` is included, `until` is not."""
+    frame = DataFrame({"user": "a", "item": list("uvwxyz"), "time": 0})
+    raw = RawTables(frame, DataFrame({"item": list("uvwxyz"), "text": "t"}))
+    since, until = (f"2010-03-03T09:{minute}" for minute in ("00", "50"))
+    moments = {"since": seconds(since, "since"), "until": seconds(until, "until")}
+    raw.interactions["time"] = [moments["since"] * 1000 + shift for shift in (-1, 0, 1)] + [
+        moments["until"] * 1000 + shift for shift in (-1, 0, 1)
+    ]
+    corpus = prepare(raw, LeaveOneOut(core=0, since=since, until=until))
+    assert corpus.items["item_id"].tolist() == ["v", "w", "x"]
+    assert corpus.statistics["removed_by_filter"][f"events before {until}"] == {"interactions": 2, "users": 0, "items": 2}

@@ -1,73 +1,118 @@
-"""Stage 1, Amazon product reviews of 2014: the 5-core of one category, as J. McAuley publishes it.
+"""Stage 1, Amazon product reviews of 2014, 2018 and 2023, one category each, as J. McAuley's group publishes them.
 
-In: a folder with `reviews_CATEGORY_5.json.gz` and `meta_CATEGORY.json.gz`, a record a line; metadata are JSON or Python literals.
-Out: `RawTables`; items have title, brand, categories. J. McAuley et al., "Image-based Recommendations on Styles and
-Substitutes" (2015). The data carry no licence.
+In: a folder with the reviews and the metadata of a category, each packed (.gz) or unpacked. Out: `RawStream` or `RawTables`; items
+have title, brand (2023: store) and categories. J. McAuley et al., "Image-based Recommendations on Styles and Substitutes" (2015); J.
+Ni et al., "Justifying Recommendations using Distantly-Labeled Reviews and Fine-Grained Aspects" (2019); Y. Hou et al., "Bridging
+Language and Items for Retrieval and Recommendation" (2024). The data carry no licence.
 
-Times are whole days and the sort that follows is stable, so the rows' order (ascending ASIN) breaks ties, as in the published files.
+Times are whole days in 2014 and 2018, and milliseconds in 2023. The sort that follows is stable, so the rows' order (in the 2014 files
+ascending ASIN) breaks ties, as in the published sequences.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from genrec.data.sources.files import UpstreamFile, find, fingerprint, locate
-from genrec.data.sources.ledger import Ledger, check_tolerated, table
-from genrec.data.sources.rows import fields_of, json_records
-from genrec.data.sources.tables import catalogue, events
-from genrec.data.sources.text import flat, parts, sentences
-from genrec.errors import InputError, UsageError
-from genrec.types import RawTables
-
-ADDRESS = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
-FOLDER = "amazon-2014"  # of the fetched files
-COLUMNS = ("title", "brand", "categories")  # of every item, besides item and text
+from genrec.data.sources import logs
+from genrec.data.sources.amazon_files import Choice, Edition, Published, bare_ratings, headed_ratings, json_reviews
+from genrec.data.sources.text import flat, is_scraped, parts, sentences
+from genrec.types import RawStream, RawTables
 
 
 @dataclass(frozen=True)
 class AmazonReviews2014:
-    """One category's 5-core reviews and its items' metadata."""
+    """One category's reviews of 1996 to 2014, and its items' metadata."""
 
     category: str = "Beauty"  # as in the upstream file names: Beauty, Sports_and_Outdoors, Toys_and_Games, ...
-    path: Path | None = None  # the folder that holds the two files; None: amazon-2014 among the fetched files
+    path: Path | None = None  # the folder that holds the files; None: amazon-2014 among the fetched files
+    reviews: Literal["5-core", "all", "ratings"] = "5-core"  # which of the published files; ratings are all, without the texts
+    metadata: bool = True  # False: only interactions are read, and items have no text
     tolerated: float = 0.01  # share of a file's rows that may be malformed, 0 to 1
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"\w+", self.category):
-            raise UsageError(f"category must be as in the upstream file names, such as Sports_and_Outdoors, got {self.category!r}")
-        check_tolerated(self.tolerated)
+        self._choice.check()
+
+    def stream(self, root: Path) -> RawStream:
+        """Interactions and items in pieces."""
+        return self._choice.stream(root)
 
     def load(self, root: Path) -> RawTables:
         """Read reviews and metadata."""
-        files = self._files(root)
-        reviews, metadata = (Ledger(file.name) for file in files)
-        rows = fields_of(json_records(files[0], reviews), ("reviewerID", "asin", "unixReviewTime", "overall"))
-        interactions = events(rows, ("user", "item", "time", "rating"), reviews)
-        reviews.check(len(interactions), self.tolerated)
-        entries = ((line, record.get("asin"), _described(record)) for line, record in json_records(files[1], metadata, literals=True))
-        items = catalogue(entries, ("text", *COLUMNS), metadata)
-        metadata.check(len(items), self.tolerated)
-        return RawTables(interactions, items, table((reviews, metadata)))
+        return logs.gather(self.stream(root))
 
     def fingerprint(self, root: Path) -> str:
-        """A hash of the category and of the two files' bytes."""
-        return fingerprint(f"Amazon 2014 {self.category}", self._files(root))
+        """A hash of the category and of the files' bytes."""
+        return self._choice.fingerprint(root)
 
-    def _files(self, root: Path) -> tuple[UpstreamFile, ...]:
-        names = (f"reviews_{self.category}_5.json.gz", f"meta_{self.category}.json.gz")
-        if self.path is None:
-            return tuple(UpstreamFile(locate(None, root / FOLDER, (name,), ADDRESS + name)) for name in names)
-        if Path(self.path).is_file():
-            raise InputError(f"{self.path} is a file; --source.path is the folder that holds {' and '.join(names)}")
-        return tuple(find(Path(self.path), name) for name in names)
+    @property
+    def _choice(self) -> Choice:
+        return Choice(_EDITION_2014, self.category, self.reviews, self.path, self.metadata, self.tolerated)
 
 
-def _described(record: Mapping[str, Any]) -> dict[str, str]:
-    """An item's fields and its text."""
+@dataclass(frozen=True)
+class AmazonReviews2018:
+    """One category's reviews of 1996 to 2018, and its items' metadata."""
+
+    category: str = "All_Beauty"  # as in the upstream file names: Office_Products, Arts_Crafts_and_Sewing, Gift_Cards, ...
+    path: Path | None = None  # the folder that holds the files; None: amazon-2018 among the fetched files
+    reviews: Literal["5-core", "all", "ratings"] = "5-core"  # which of the published files; ratings are all, without the texts
+    metadata: bool = True  # False: only interactions are read, and items have no text
+    tolerated: float = 0.01  # share of a file's rows that may be malformed, 0 to 1
+
+    def __post_init__(self) -> None:
+        self._choice.check()
+
+    def stream(self, root: Path) -> RawStream:
+        """Interactions and items in pieces."""
+        return self._choice.stream(root)
+
+    def load(self, root: Path) -> RawTables:
+        """Read reviews and metadata."""
+        return logs.gather(self.stream(root))
+
+    def fingerprint(self, root: Path) -> str:
+        """A hash of the category and of the files' bytes."""
+        return self._choice.fingerprint(root)
+
+    @property
+    def _choice(self) -> Choice:
+        return Choice(_EDITION_2018, self.category, self.reviews, self.path, self.metadata, self.tolerated)
+
+
+@dataclass(frozen=True)
+class AmazonReviews2023:
+    """One category's reviews of 1996 to 2023, and its items' metadata. An item is a parent ASIN: its variants are one."""
+
+    category: str = "All_Beauty"  # as in the upstream file names: Video_Games, Industrial_and_Scientific, Musical_Instruments, ...
+    path: Path | None = None  # the folder that holds the files; None: amazon-2023 among the fetched files
+    reviews: Literal["all", "5-core", "0-core"] = "all"  # which file: all reviews, or the benchmark's ratings, 5-core or 0-core
+    metadata: bool = True  # False: only interactions are read, and items have no text
+    tolerated: float = 0.01  # share of a file's rows that may be malformed, 0 to 1
+
+    def __post_init__(self) -> None:
+        self._choice.check()
+
+    def stream(self, root: Path) -> RawStream:
+        """Interactions and items in pieces."""
+        return self._choice.stream(root)
+
+    def load(self, root: Path) -> RawTables:
+        """Read reviews and metadata."""
+        return logs.gather(self.stream(root))
+
+    def fingerprint(self, root: Path) -> str:
+        """A hash of the category and of the files' bytes."""
+        return self._choice.fingerprint(root)
+
+    @property
+    def _choice(self) -> Choice:
+        return Choice(_EDITION_2023, self.category, self.reviews, self.path, self.metadata, self.tolerated)
+
+
+def _described_2014(record: Mapping[str, Any]) -> dict[str, str]:
     title, brand, categories = flat(record.get("title")), flat(record.get("brand")), parts(record.get("categories"))
     text = sentences(
         ("", title),
@@ -77,3 +122,94 @@ def _described(record: Mapping[str, Any]) -> dict[str, str]:
         ("", flat(record.get("description"))),
     )
     return {"text": text, "title": title, "brand": brand, "categories": "|".join(categories)}
+
+
+def _described_2018(record: Mapping[str, Any]) -> dict[str, str]:
+    prose = {name: [text for text in parts(record.get(name)) if not is_scraped(text)] for name in _FIELDS_2018}
+    title, brand = " ".join(prose["title"]), " ".join(prose["brand"])
+    text = sentences(
+        ("", title),
+        ("brand", brand),
+        ("categories", ", ".join(prose["category"])),
+        ("price", " ".join(prose["price"])),
+        ("", " ".join(prose["feature"])),
+        ("", " ".join(prose["description"])),
+    )
+    return {"text": text, "title": title, "brand": brand, "categories": "|".join(prose["category"])}
+
+
+def _described_2023(record: Mapping[str, Any]) -> dict[str, str]:
+    title, store, categories = flat(record.get("title")), flat(record.get("store")), parts(record.get("categories"))
+    details = record.get("details")
+    named = details.items() if isinstance(details, dict) else ()
+    text = sentences(
+        ("", title),
+        ("store", store),
+        ("categories", ", ".join(categories or parts(record.get("main_category")))),
+        ("price", flat(record.get("price"))),
+        ("", flat(record.get("features"))),
+        ("", flat(record.get("description"))),
+        ("", "; ".join(f"{flat(name)}: {value}" for name, value in ((name, flat(entry, ", ")) for name, entry in named) if value)),
+    )
+    return {"text": text, "title": title, "store": store, "categories": "|".join(categories)}
+
+
+_FIELDS_2018 = ("title", "brand", "category", "price", "feature", "description")
+_REVIEWS = json_reviews(user="reviewerID", item="asin", time="unixReviewTime", rating="overall")
+_RATINGS_2023 = headed_ratings(user="user_id", item="parent_asin", time="timestamp", rating="rating")
+_EDITION_2014 = Edition(
+    name="Amazon 2014",
+    folder="amazon-2014",
+    addresses=(
+        "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/",
+        "https://mcauleylab.ucsd.edu/public_datasets/data/amazon/categoryFiles/",
+    ),
+    reviews={
+        "5-core": Published("reviews_{}_5.json.gz", _REVIEWS),
+        "all": Published("reviews_{}.json.gz", _REVIEWS),
+        "ratings": Published("ratings_{}.csv", bare_ratings("user", "item", "rating", "time")),
+    },
+    metadata="meta_{}.json.gz",
+    item="asin",
+    columns=("text", "title", "brand", "categories"),
+    describe=_described_2014,
+    literals=True,
+)
+_EDITION_2018 = Edition(
+    name="Amazon 2018",
+    folder="amazon-2018",
+    addresses=(
+        "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_v2/",
+        "https://jmcauley.ucsd.edu/data/amazon_v2/",
+        "https://datarepo.eng.ucsd.edu/mcauley_group/data/amazon_v2/",
+    ),
+    reviews={
+        "5-core": Published("categoryFilesSmall/{}_5.json.gz", _REVIEWS),
+        "all": Published("categoryFiles/{}.json.gz", _REVIEWS),
+        "ratings": Published("categoryFilesSmall/{}.csv", bare_ratings("item", "user", "rating", "time")),
+    },
+    metadata="metaFiles2/meta_{}.json.gz",
+    item="asin",
+    columns=("text", "title", "brand", "categories"),
+    describe=_described_2018,
+)
+_EDITION_2023 = Edition(
+    name="Amazon 2023",
+    folder="amazon-2023",
+    addresses=(
+        "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/",
+        "https://datarepo.eng.ucsd.edu/mcauley_group/data/amazon_2023/",
+    ),
+    reviews={
+        "all": Published(
+            "raw/review_categories/{}.jsonl.gz",
+            json_reviews(user="user_id", item="parent_asin", time="timestamp", rating="rating"),
+        ),
+        "5-core": Published("benchmark/5core/rating_only/{}.csv.gz", _RATINGS_2023, within="5core"),
+        "0-core": Published("benchmark/0core/rating_only/{}.csv.gz", _RATINGS_2023, within="0core"),
+    },
+    metadata="raw/meta_categories/meta_{}.jsonl.gz",
+    item="parent_asin",
+    columns=("text", "title", "store", "categories"),
+    describe=_described_2023,
+)

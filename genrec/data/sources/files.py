@@ -1,7 +1,7 @@
-"""Stage 1, upstream files: where they are, their lines, their hash. Nothing is ever unpacked to the disk.
+"""Stage 1, upstream files: where they are, their blocks and lines, their hash. Nothing is ever unpacked to the disk.
 
-In: a folder or a zip archive, and a file's name. Out: lines as bytes with their numbers. Damage (a truncated gzip, a zip member
-whose checksum does not fit) is an error that names the position, never a shorter data set.
+In: a folder or a zip archive, and a file's name. Out: blocks of whole lines, or lines, as bytes with their numbers. Damage (a
+truncated gzip, a zip member whose checksum does not fit) is an error that names the position, never a shorter data set.
 """
 
 from __future__ import annotations
@@ -9,25 +9,53 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import stat
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
+from genrec.data import fetch
+from genrec.data.records import check_members
 from genrec.data.sources.ledger import Ledger
-from genrec.errors import ArtifactError, InputError, NetworkError
+from genrec.errors import InputError
 from genrec.progress import Progress
+from genrec.store import Signature, signature_of
 
+BLOCK = 1 << 22  # bytes that are read, and parsed, at one time
 LINE_LIMIT = 10_000_000  # bytes; a longer line is no record
-EXPANSION_LIMIT = 200  # a zip member that grows more than this, to over EXPANSION_BYTES, is refused
-EXPANSION_BYTES = 100_000_000
-_BLOCK = 1 << 20
-_REPORT_EVERY = 20_000  # lines
+_BUFFER = 1 << 20
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _DAMAGE = (EOFError, OSError, RuntimeError, zlib.error, zipfile.BadZipFile)
+
+Line = tuple[int, bytes]  # number, from 1, and content
+_member_digests: dict[tuple[str, Signature, str], str] = {}  # by archive, its signature and the member, for this process
+
+
+class Block(NamedTuple):
+    """Whole lines of a file."""
+
+    line: int  # number of the first one, from 1
+    content: bytes  # with line ends; the file's last line may have none
+
+    def lines(self, ledger: Ledger) -> Iterator[Line]:
+        """The lines that are not empty, without line ends; those with a NUL are set aside."""
+        for number, line in enumerate(self.content.split(b"\n"), self.line):
+            if b"\0" in line:
+                ledger.malformed(number, "the line holds a NUL byte")
+            elif content := line.rstrip(b"\r"):
+                yield number, content
+
+    def after(self, line: int) -> Block:
+        """The lines behind the one with this number."""
+        start = 0
+        for _ in range(line + 1 - self.line):
+            start = self.content.find(b"\n", start) + 1 or len(self.content)
+        return Block(max(line + 1, self.line), self.content[start:])
 
 
 @dataclass(frozen=True)
@@ -47,77 +75,118 @@ class UpstreamFile:
         """The file's bytes, decompressed."""
         if self.member:
             with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as stream:
-                yield cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, stream), _BLOCK))
+                yield cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, stream), _BUFFER))
         elif self.path.suffix == ".gz":
             with gzip.open(self.path) as stream:
-                yield cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, stream), _BLOCK))
+                yield cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, stream), _BUFFER))
         else:
-            with self.path.open("rb", buffering=_BLOCK) as stream:
+            with self.path.open("rb", buffering=_BUFFER) as stream:
                 yield stream
 
-    def lines(self, ledger: Ledger) -> Iterator[tuple[int, bytes]]:
-        """Number (from 1) and content of every line that is not empty; too long ones and those with a NUL are set aside."""
-        number = 0
+    def blocks(self, ledger: Ledger, size: int = BLOCK) -> Iterator[Block]:
+        """The file in blocks of about `size` bytes, without a byte order mark; lines that are too long are set aside."""
+        cutter = _Cutter(ledger)
         try:
             with self.open() as stream, Progress(f"reading {self.name}", None) as progress:
-                while line := stream.readline(LINE_LIMIT + 1):
-                    number += 1
-                    if number % _REPORT_EVERY == 0:
-                        progress.advance(_REPORT_EVERY, "lines")
-                    if len(line) > LINE_LIMIT:
-                        while not line.endswith(b"\n") and (line := stream.readline(LINE_LIMIT)):
-                            pass
-                        ledger.malformed(number, f"the line is longer than {LINE_LIMIT // 1_000_000} MB")
-                    elif b"\0" in line:
-                        ledger.malformed(number, "the line holds a NUL byte")
-                    elif content := line.rstrip(b"\r\n"):
-                        yield number, content
+                data = stream.read(max(size, len(_BYTE_ORDER_MARK)))
+                content = data.removeprefix(_BYTE_ORDER_MARK)
+                while data:
+                    before = cutter.line
+                    if (block := cutter.cut(content)).content:
+                        yield block
+                    progress.advance(cutter.line - before, "lines")
+                    content = data = stream.read(size)
         except _DAMAGE as error:
             raise InputError(
-                f"{self.path} is damaged: {self.name} can't be read past line {number} ({_said(error)}); fetch it again"
+                f"{self.path} is damaged: {self.name} can't be read past line {cutter.line - 1} ({_said(error)}); fetch it again"
             ) from error
+        if cutter.rest:
+            yield Block(cutter.line, cutter.rest)
+
+    def lines(self, ledger: Ledger) -> Iterator[Line]:
+        """Number (from 1) and content of every line that is not empty; too long ones and those with a NUL are set aside."""
+        return lines_of(self.blocks(ledger), ledger)
 
     def digest(self) -> str:
         """The sha256 of the file's bytes (of an archive's member: of its content, so that unpacking it changes nothing)."""
+        if not self.member:
+            return fetch.digest(self.path)
         try:
-            if not self.member:
-                with self.path.open("rb") as file:
-                    return hashlib.file_digest(file, "sha256").hexdigest()
-            with self.open() as stream:
-                digest = hashlib.sha256()
-                while block := stream.read(_BLOCK):
-                    digest.update(block)
-                return digest.hexdigest()
+            key = os.path.abspath(self.path), signature_of(self.path), self.member
+            if key not in _member_digests:
+                with self.open() as stream:
+                    _member_digests[key] = hashlib.file_digest(cast(io.BufferedReader, stream), "sha256").hexdigest()
         except _DAMAGE as error:
             raise InputError(f"{self.path} is damaged: {self.name} can't be read ({_said(error)}); fetch it again") from error
+        return _member_digests[key]
 
 
-def find(place: Path, name: str) -> UpstreamFile:
-    """The file called `name`, at any depth of a folder or of a zip archive."""
+class _Cutter:
+    """Cuts what is read at line ends, and counts lines."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.line = 1  # number of the line that `rest` begins
+        self.rest = b""  # what was read of a line whose end is not reached
+        self.skipping = False  # the end of a line that is too long is not reached
+
+    def cut(self, data: bytes) -> Block:
+        if self.skipping:
+            _, found, data = data.partition(b"\n")
+            self.skipping, self.line = not found, self.line + len(found)
+        end = data.rfind(b"\n") + 1
+        content, self.rest = (self.rest + data[:end], data[end:]) if end else (b"", self.rest + data)
+        if (first := content.find(b"\n") + 1) > LINE_LIMIT:
+            self._too_long()
+            self.line, content = self.line + 1, content[first:]
+        block = Block(self.line, content)
+        self.line += content.count(b"\n")
+        if len(self.rest) > LINE_LIMIT:
+            self._too_long()
+            self.rest, self.skipping = b"", True
+        return block
+
+    def _too_long(self) -> None:
+        self.ledger.malformed(self.line, f"the line is longer than {LINE_LIMIT // 1_000_000} MB")
+
+
+def lines_of(blocks: Iterator[Block], ledger: Ledger) -> Iterator[Line]:
+    """The lines of many blocks."""
+    return chain.from_iterable(block.lines(ledger) for block in blocks)
+
+
+UPSTREAM = "expected the upstream archive, or the folder that it unpacks to"
+
+
+def find(place: Path, *names: str, within: str = "", advice: str = UPSTREAM) -> UpstreamFile:
+    """The file called by the first of `names` that is there, at any depth of a folder or of a zip archive.
+
+    Where there are several, the one in a folder called `within`; where there is none, `advice` is part of the error.
+    """
     if place.is_dir():
-        found = [UpstreamFile(path) for path in sorted(place.rglob(name)) if path.is_file()]
+        every = [UpstreamFile(path) for name in names for path in sorted(place.rglob(name)) if path.is_file()]
     elif place.is_file():
-        found = [UpstreamFile(place, member) for member in _members(place) if PurePosixPath(member).name == name]
+        every = [UpstreamFile(place, member) for member in _members(place)]
     else:
         raise InputError(f"there is no file or folder {place}; --source.path names the upstream archive or its unpacked folder")
-    if not found:
-        raise InputError(f"{place} holds no {name}; expected the upstream archive, or the folder that it unpacks to")
-    if len(found) > 1:
-        raise InputError(f"{place} holds {len(found)} files called {name}: {', '.join(f.member or str(f.path) for f in found)}")
-    return found[0]
-
-
-def locate(path: Path | None, root: Path, names: tuple[str, ...], address: str) -> Path:
-    """`path` where one is given, else the first of `names` that exists below `root`; `address` is where to fetch it."""
-    if path is not None:
-        return Path(path)
     for name in names:
-        if (root / name).exists():
-            return root / name
-    raise NetworkError(
-        f"{root / names[0]} is missing, and nothing was fetched: get it from {address} and put it there, or say where it is with "
-        "--source.path"
-    )
+        found = [file for file in every if PurePosixPath(file.member or file.path.as_posix()).name == name]
+        if len(found) > 1:
+            found = [file for file in found if within in (file.path / file.member).parts] or found
+        if len(found) > 1:
+            raise InputError(f"{place} holds {len(found)} files called {name}: {', '.join(f.member or str(f.path) for f in found)}")
+        if found:
+            return found[0]
+    raise InputError(f"{place} holds no {' or '.join(names)}; {advice}")
+
+
+def obtain(archive: fetch.Archive, root: Path, *unpacked: str) -> Path:
+    """What was unpacked by hand below `root`, under the first of these names, else the archive, fetched unless it is there."""
+    if not (root / archive.name).is_file():
+        for name in unpacked:
+            if (root / name).exists():
+                return root / name
+    return fetch.fetch(archive, root)
 
 
 def fingerprint(variant: str, files: tuple[UpstreamFile, ...]) -> str:
@@ -129,15 +198,9 @@ def _members(path: Path) -> list[str]:
     """The names of an archive's files; an archive that reaches outside its folder, or explodes, is refused."""
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
+            entries = check_members(str(path), archive)
     except _DAMAGE as error:
         raise InputError(f"{path} is no zip archive, or is damaged ({_said(error)}); fetch it again") from error
-    for entry in entries:
-        name, kind = PurePosixPath(entry.filename.replace("\\", "/")), stat.S_IFMT(entry.external_attr >> 16)
-        if name.is_absolute() or ".." in name.parts or kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise ArtifactError(f"{path} is refused: {entry.filename!r} is a link, a device, or lies outside the archive's folder")
-        if entry.file_size > max(EXPANSION_BYTES, EXPANSION_LIMIT * entry.compress_size):
-            raise ArtifactError(f"{path} is refused: {entry.filename!r} grows from {entry.compress_size} to {entry.file_size} bytes")
     return [entry.filename for entry in entries if not entry.is_dir()]
 
 

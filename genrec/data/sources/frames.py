@@ -1,34 +1,40 @@
 """Stage 1, any data set: two tables, in memory or in files.
 
 In: interactions with columns user, item (, time) (, rating) and items with columns item (, text) (, ...), each a pandas DataFrame or
-the path of a CSV, TSV, JSON-lines (each also .gz) or Parquet file. Out: `RawTables`. Other columns of interactions are not read.
+the path of a CSV, TSV, JSON-lines (each also .gz) or Parquet file. Out: `RawStream` or `RawTables`. Other columns of interactions are
+not read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from pandas import DataFrame, Series
+from pyarrow import parquet
 
-from genrec.data.sources.files import UpstreamFile
+from genrec.data.sources import logs, quick, rows
+from genrec.data.sources.files import UpstreamFile, lines_of
 from genrec.data.sources.ledger import Ledger, check_tolerated, table
-from genrec.data.sources.rows import Row, fields_of, header_and_rows, json_records
-from genrec.data.sources.tables import events, plain_items
+from genrec.data.sources.logs import EVENT_COLUMNS, PIECE, require
+from genrec.data.sources.rows import Row
+from genrec.data.sources.tables import events, item_table, plain_items
 from genrec.errors import InputError, UsageError
+from genrec.progress import track
 from genrec.store import NOT_IN_KEY
-from genrec.types import RawTables
+from genrec.types import RawStream, RawTables
 
-EVENT_COLUMNS = ("user", "item", "time", "rating")
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".ndjson", ".json")
+NEEDED = ("user", "item")
+_TYPES = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 
 
 @runtime_checkable
@@ -51,24 +57,18 @@ class Frames:
     def __post_init__(self) -> None:
         check_tolerated(self.tolerated)
 
-    def load(self, root: Path) -> RawTables:
-        """Read both tables; ids stay as they are."""
-        ledger = Ledger(_name(self.interactions, "interactions"))
-        columns, rows = _read(self.interactions, ledger)
-        _require(columns, ("user", "item"), ledger.file)
-        wanted = [name for name in EVENT_COLUMNS if name in columns]
-        places = [columns.index(name) for name in wanted]
-        interactions = events(((line, [fields[place] for place in places]) for line, fields in rows), wanted, ledger)
-        ledger.check(len(interactions), self.tolerated)
+    def stream(self, root: Path) -> RawStream:
+        """Both tables in pieces; ids stay as they are."""
+        ledgers = [Ledger(_name(self.interactions, "interactions"))]
+        interactions = logs.log(_events(self.interactions, ledgers[0]), ledgers[0], self.tolerated)
         if self.items is None:
-            empty = DataFrame({"item": Series(dtype=str), "text": Series(dtype=str)})
-            return RawTables(interactions, empty, table((ledger,)))
-        listed = Ledger(_name(self.items, "items"))
-        columns, rows = _read(self.items, listed)
-        _require(columns, ("item",), listed.file)
-        items = plain_items(rows, columns, listed)
-        listed.check(len(items), self.tolerated)
-        return RawTables(interactions, items, table((ledger, listed)))
+            return RawStream(interactions, iter([item_table([], ["text"])]), lambda: table(ledgers))
+        ledgers.append(Ledger(_name(self.items, "items")))
+        return RawStream(interactions, _items(self.items, ledgers[1], self.tolerated), lambda: table(ledgers))
+
+    def load(self, root: Path) -> RawTables:
+        """Read both tables."""
+        return logs.gather(self.stream(root))
 
     def fingerprint(self, root: Path) -> str:
         """A hash of both tables' content."""
@@ -86,58 +86,136 @@ class Frames:
         return (*tables, self.tolerated)
 
 
-class _Content(NamedTuple):
-    """A table, in whatever form it came."""
-
-    columns: list[str]
-    rows: Iterator[Row]
-
-
-def _read(value: object, ledger: Ledger) -> _Content:
+def _events(value: object, ledger: Ledger) -> Iterator[pa.Table]:
+    """The events of a table in whatever form it comes."""
     if isinstance(value, DataFrame):
-        return _frame(value)
-    path = _path(value)
-    kind = [suffix for suffix in path.suffixes if suffix != ".gz"][-1:]
-    suffix = kind[0].lower() if kind else ""
-    if suffix == ".parquet":
+        return _frame_events(_frames(value, EVENT_COLUMNS, ledger.file), ledger)
+    path, kind = _path(value), _kind(_path(value))
+    if kind == ".parquet":
+        return _parquet_events(path, ledger)
+    if kind in SEPARATORS:
+        names = {name: name for name in EVENT_COLUMNS}
+        return logs.read_headed(UpstreamFile(path), SEPARATORS[kind], names, ledger, NEEDED)
+    return _json_events(path, ledger)
+
+
+def _items(value: object, ledger: Ledger, tolerated: float) -> Iterator[pa.Table]:
+    columns, content = _rows(value, ledger)
+    require(columns, ("item",), ledger.file)
+    yield from plain_items(content, columns, ledger, tolerated)
+
+
+def _rows(value: object, ledger: Ledger) -> tuple[list[str], Iterator[Row]]:
+    """The columns and rows of a table in whatever form it comes."""
+    if isinstance(value, DataFrame):
+        return _names(value), _frame_rows(_frames(value))
+    path, kind = _path(value), _kind(_path(value))
+    if kind == ".parquet":
+        file = _parquet(path)
+        return _shown(file), _frame_rows((first, batch.to_pandas(integer_object_nulls=True)) for first, batch in _batches(path, file))
+    blocks = UpstreamFile(path).blocks(ledger)
+    if kind in SEPARATORS:
+        columns, rest = rows.header(blocks, SEPARATORS[kind], ledger)
+        return columns, rows.separated(lines_of(rest, ledger), SEPARATORS[kind], len(columns), ledger)
+    record, rest = rows.first_record(blocks, ledger)
+    return list(record), rows.fields_of(rows.json_records(lines_of(rest, ledger), ledger), list(record))
+
+
+def _json_events(path: Path, ledger: Ledger) -> Iterator[pa.Table]:
+    """The columns, and their usual types, are those of the first record."""
+    record, blocks = rows.first_record(UpstreamFile(path).blocks(ledger), ledger)
+    require(list(record), NEEDED, ledger.file)
+    fields = {name: name for name in EVENT_COLUMNS if name in record}
+    types = {name: _TYPES.get(type(record[name]), pa.string()) for name in fields}
+    if "rating" in record and type(record["rating"]) in (int, type(None)):
+        types["rating"] = pa.float64()
+    yield from logs.read(blocks, logs.json_lines(fields, types), ledger)
+
+
+Chunk = tuple[int, DataFrame]  # number of the first row, from 1, and some rows
+
+
+def _frames(frame: DataFrame, wanted: Iterable[str] | None = None, name: str = "") -> Iterator[Chunk]:
+    """A DataFrame in pieces; with `wanted`, only these columns."""
+    if wanted is not None:
+        columns = _names(frame)
+        require(columns, NEEDED, name)
+        frame = frame.iloc[:, [columns.index(column) for column in wanted if column in columns]]
+    for first in range(0, len(frame), PIECE):
+        yield first + 1, frame.iloc[first : first + PIECE]
+
+
+def _names(frame: DataFrame) -> list[str]:
+    return [str(name) for name in frame.columns]
+
+
+def _frame_events(chunks: Iterable[Chunk], ledger: Ledger) -> Iterator[pa.Table]:
+    for first, frame in chunks:
+        columns = _names(frame)
         try:
-            return _frame(pd.read_parquet(path))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} can't be read as Parquet ({error})") from error
-    if suffix in SEPARATORS:
-        return _Content(*header_and_rows(UpstreamFile(path), SEPARATORS[suffix], ledger))
-    if suffix in JSON_LINES:
-        return _json_lines(UpstreamFile(path), ledger)
-    raise InputError(f"{path}: expected a name that ends in {', '.join((*SEPARATORS, *JSON_LINES))} (, .gz) or .parquet")
+            table = quick.events(pa.table({name: pa.array(_seconds(frame.iloc[:, place])) for place, name in enumerate(columns)}))
+        except (pa.ArrowException, ValueError, TypeError, OverflowError):
+            table = None
+        if table is not None:
+            yield table
+        else:
+            yield from events(_frame_rows([(first, frame)]), columns, ledger)
 
 
-def _frame(frame: DataFrame) -> _Content:
-    """A DataFrame's rows; the line is the row's number, from 1. Missing values become None, dates become seconds."""
-    columns = [_plain(frame.iloc[:, place]) for place in range(frame.shape[1])]
-    return _Content([str(name) for name in frame.columns], iter(enumerate(zip(*columns, strict=True), 1)))
+def _frame_rows(chunks: Iterable[Chunk]) -> Iterator[Row]:
+    """The line of a row is its number, from 1. Missing values become None, dates become seconds."""
+    for first, frame in chunks:
+        columns = [_plain(frame.iloc[:, place]) for place in range(frame.shape[1])]
+        yield from enumerate(zip(*columns, strict=True), first)
+
+
+def _seconds(column: Series[Any]) -> Series[Any]:
+    if isinstance(column.dtype, np.dtype | pd.DatetimeTZDtype) and column.dtype.kind == "M":
+        seconds: Series[Any] = column.dt.as_unit("s").astype("int64").where(column.notna()).astype("Int64")
+        return seconds
+    return column
 
 
 def _plain(column: Series[Any]) -> list[object]:
-    if isinstance(column.dtype, np.dtype | pd.DatetimeTZDtype) and column.dtype.kind == "M":
-        column = column.dt.as_unit("s").astype("int64").where(column.notna()).astype("Int64")
+    column = _seconds(column)
     values: list[object] = column.astype(object).where(column.notna(), None).tolist()
     return [value.tolist() if isinstance(value, np.ndarray | np.generic) else value for value in values]
 
 
-def _json_lines(file: UpstreamFile, ledger: Ledger) -> _Content:
-    """The columns are those of the first record."""
-    records = json_records(file, ledger)
-    first = next(records, None)
-    columns = list(first[1]) if first is not None else []
-    return _Content(columns, fields_of(chain([first], records) if first is not None else records, columns))
+def _parquet_events(path: Path, ledger: Ledger) -> Iterator[pa.Table]:
+    file = _parquet(path)
+    require(_shown(file), NEEDED, ledger.file)
+    wanted = [name for name in EVENT_COLUMNS if name in _shown(file)]
+    for first, batch in track(_batches(path, file, wanted), f"reading {path.name}", -(-file.metadata.num_rows // PIECE)):
+        table = quick.events(batch)
+        if table is not None:
+            yield table
+        else:
+            yield from _frame_events([(first, batch.to_pandas(integer_object_nulls=True))], ledger)
 
 
-def _require(columns: list[str], required: tuple[str, ...], name: str) -> None:
-    if len(set(columns)) != len(columns):
-        raise InputError(f"{name} has two columns of one name: {', '.join(map(repr, columns))}")
-    absent = [column for column in required if column not in columns]
-    if absent:
-        raise InputError(f"{name} needs a column {absent[0]!r}; it has {', '.join(map(repr, columns)) or 'none'}")
+def _parquet(path: Path) -> Any:
+    try:
+        return parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)  # else whole row groups are read
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} can't be read as Parquet ({error})") from error
+
+
+def _shown(file: Any) -> list[str]:
+    """The columns without the index that pandas keeps beside them."""
+    hidden = [name for name in (file.schema_arrow.pandas_metadata or {}).get("index_columns", []) if isinstance(name, str)]
+    return [name for name in file.schema_arrow.names if name not in hidden]
+
+
+def _batches(path: Path, file: Any, columns: list[str] | None = None) -> Iterator[tuple[int, pa.Table]]:
+    """Number of the first row, from 1, and some rows."""
+    first = 1
+    try:
+        for batch in file.iter_batches(PIECE, columns=columns or _shown(file)):
+            yield first, pa.Table.from_batches([batch]).replace_schema_metadata()
+            first += len(batch)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} can't be read as Parquet past row {first - 1} ({error})") from error
 
 
 def _path(value: object) -> Path:
@@ -147,6 +225,13 @@ def _path(value: object) -> Path:
     if not path.is_file():
         raise InputError(f"there is no file {path}; expected a table in CSV, TSV, JSON lines or Parquet")
     return path
+
+
+def _kind(path: Path) -> str:
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"][-1:]
+    if suffixes and suffixes[0] in (*SEPARATORS, *JSON_LINES, ".parquet"):
+        return suffixes[0]
+    raise InputError(f"{path}: expected a name that ends in {', '.join((*SEPARATORS, *JSON_LINES))} (, .gz) or .parquet")
 
 
 def _name(value: object, role: str) -> str:
@@ -159,8 +244,12 @@ def _digest(value: object) -> str:
         return ""
     if not isinstance(value, DataFrame):
         return UpstreamFile(_path(value)).digest()
-    columns, rows = _frame(value)
-    digest = hashlib.sha256(json.dumps(columns).encode())
-    for _, fields in rows:
-        digest.update(json.dumps(fields, default=str).encode() + b"\n")
+    kinds = [[name, str(kind)] for name, kind in zip(_names(value), value.dtypes, strict=True)]
+    digest = hashlib.sha256(json.dumps(kinds).encode())
+    for first, frame in _frames(value):
+        try:
+            digest.update(pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes())
+        except TypeError:  # a column of lists
+            for _, fields in _frame_rows([(first, frame)]):
+                digest.update(json.dumps(fields, default=str).encode() + b"\n")
     return digest.hexdigest()

@@ -1,7 +1,11 @@
-"""Stage 1, rows that are set aside: file, line and reason of each, and the limit above which the whole file is refused."""
+"""Stage 1, rows that are set aside: file, line and reason of each, and the limit above which the whole file is refused.
+
+However many they are, memory is bounded: all are counted, and the first of each file are listed.
+"""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 
@@ -12,6 +16,8 @@ from genrec.errors import InputError, UsageError
 
 ADVICE = "repair the file or fetch it again, or allow more with --source.tolerated"
 COLUMNS = ("file", "line", "reason")
+_MORE = re.compile(r"(.*): (\d+) more rows, not listed")
+LISTED = 10_000  # rows of a file that are listed one by one
 
 
 class Ledger:
@@ -19,17 +25,31 @@ class Ledger:
 
     def __init__(self, file: str) -> None:
         self.file = file
-        self.rows: list[tuple[int, str]] = []
+        self.rows: list[tuple[int, str]] = []  # line and reason; the first LISTED
+        self.counts: Counter[str] = Counter()  # of all rows, by reason
         self._malformed = 0
+        self._first: dict[str, int] = {}  # line, by reason
+        self._unlisted: dict[str, tuple[int, int]] = {}  # line of the first and count, by reason
 
     def malformed(self, line: int, reason: str) -> None:
         """A row that can't be read; it counts towards the limit."""
         self._malformed += 1
-        self.rows.append((line, reason))
+        self.superfluous(line, reason)
 
     def superfluous(self, line: int, reason: str) -> None:
         """A good row that is not needed, such as a second record of one item."""
-        self.rows.append((line, reason))
+        self.counts[reason] += 1
+        self._first[reason] = min(line, self._first.get(reason, line))
+        if len(self.rows) < LISTED:
+            self.rows.append((line, reason))
+        else:
+            first, count = self._unlisted.get(reason, (line, 0))
+            self._unlisted[reason] = min(first, line), count + 1
+
+    def listed(self) -> list[tuple[str, int, str]]:
+        """File, line, reason, by line; then a row for each reason of which there are more."""
+        more = [(line, f"{reason}: {count} more rows, not listed") for reason, (line, count) in self._unlisted.items()]
+        return [(self.file, line, reason) for line, reason in (*sorted(self.rows), *sorted(more))]
 
     def check(self, good: int, tolerated: float, advice: str = ADVICE) -> None:
         """Refuse a file with no good row, or with a larger share of malformed rows than `tolerated`."""
@@ -38,20 +58,25 @@ class Ledger:
         share = self._malformed / (good + self._malformed)
         if good and share <= tolerated:
             return
-        counts = Counter(reason for _, reason in self.rows).most_common(5)
-        reasons = "; ".join(f"{reason}: {count}, first in line {self._first(reason)}" for reason, count in counts)
+        reasons = "; ".join(f"{reason}: {count}, first in line {self._first[reason]}" for reason, count in self.counts.most_common(5))
         raise InputError(
             f"{self.file}: {self._malformed} of {good + self._malformed} rows ({share:.1%}) are malformed, tolerated are "
             f"{tolerated:.1%} ({reasons}); {advice}"
         )
 
-    def _first(self, reason: str) -> int:
-        return min(line for line, other in self.rows if other == reason)
+
+def reasons(set_aside: DataFrame) -> dict[str, int]:
+    """How many rows were set aside for each reason, those that are not listed among them; the most frequent first."""
+    counts: Counter[str] = Counter()
+    for reason in set_aside["reason"]:
+        more = _MORE.fullmatch(reason)
+        counts[more[1] if more else str(reason)] += int(more[2]) if more else 1
+    return dict(counts.most_common())
 
 
 def table(ledgers: Iterable[Ledger]) -> DataFrame:
     """All rows that were set aside: file, line, reason."""
-    rows = [(ledger.file, line, reason) for ledger in ledgers for line, reason in sorted(ledger.rows)]
+    rows = [row for ledger in ledgers for row in ledger.listed()]
     frame = DataFrame(rows, columns=list(COLUMNS))
     return frame.astype({"file": str, "line": "int64", "reason": str}) if rows else empty()
 

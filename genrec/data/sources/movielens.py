@@ -1,31 +1,49 @@
-"""Stage 1, MovieLens 100K and 1M as GroupLens publishes them: a zip archive, or the folder it unpacks to.
+"""Stage 1, MovieLens as GroupLens publishes it: a zip archive, or the folder it unpacks to.
 
-In: `u.data`, `u.item`, `u.genre` (100K) or `ratings.dat`, `movies.dat` (1M), found by name at any depth. Out: `RawTables` with
-ratings; items have title, year, genres. F. M. Harper, J. A. Konstan, "The MovieLens Datasets" (2015). GroupLens forbids to
-redistribute them.
+In: `u.data`, `u.item`, `u.genre` (100K), `ratings.dat`, `movies.dat` (1M, 10M; 10M also `tags.dat`) or `ratings.csv`, `movies.csv`,
+`tags.csv` (20M and later), found by name at any depth. Out: `RawStream` or `RawTables` with ratings; items have title, year, genres
+and, where they are published, tags. F. M. Harper, J. A. Konstan, "The MovieLens Datasets" (2015). GroupLens forbids to redistribute
+them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from sys import intern
 from typing import Literal, NamedTuple, get_args
 
-from genrec.data.sources.files import UpstreamFile, find, fingerprint, locate
+import pyarrow as pa
+
+from genrec.data.fetch import Archive
+from genrec.data.sources import logs, rows
+from genrec.data.sources.files import UPSTREAM, UpstreamFile, find, fingerprint, lines_of, obtain
 from genrec.data.sources.ledger import Ledger, check_tolerated, table
-from genrec.data.sources.rows import delimited
-from genrec.data.sources.tables import catalogue, events
+from genrec.data.sources.rows import Row
+from genrec.data.sources.tables import Entry, catalogue
 from genrec.data.sources.text import clean, sentences
 from genrec.errors import InputError, UsageError
-from genrec.types import RawTables
+from genrec.types import RawStream, RawTables
 
-Variant = Literal["100k", "1m"]
+Variant = Literal["100k", "1m", "10m", "20m", "25m", "32m", "latest-small", "latest"]
 ADDRESS = "https://files.grouplens.org/datasets/movielens/"
-COLUMNS = ("title", "year", "genres")  # of every item, besides item and text
+COLUMNS = ("title", "year", "genres")  # of every item, besides item, text and tags
+NO_GENRES = "(no genres listed)"
+CSV_COLUMNS = {"user": "userId", "item": "movieId", "time": "timestamp", "rating": "rating"}
+MOVIE = ("movieId", "title", "genres")
+TAG = ("userId", "movieId", "tag", "timestamp")
 _YEAR = re.compile(r"\((\d{4})\)\s*$")
-Entry = tuple[int, object, Mapping[str, str]]  # line, id, fields
+_PUBLISHED = {  # bytes, and the MD5 in ml-VARIANT.zip.md5; the sets that are called latest change
+    "100k": (4_924_029, "md5:0e33842e24a9c977be4e0107933c0723"),
+    "1m": (5_917_549, "md5:c4d9eecfca2ab87c1945afe126590906"),
+    "10m": (65_566_137, "md5:ce571fd55effeba0271552578f2648bd"),
+    "20m": (198_702_078, "md5:cd245b17a1ae2cc31bb14903e1204af3"),
+    "25m": (261_978_986, "md5:6b51fb2759a8657d3bfcbfc42b592ada"),
+    "32m": (238_950_008, "md5:d472be332d4daa821edc399621853b57"),
+}
 
 
 class _Layout(NamedTuple):
@@ -33,13 +51,18 @@ class _Layout(NamedTuple):
 
     ratings: str  # file: user, item, rating, time
     movies: str  # file: id, title, ...
-    genres: str | None  # file with the genres' names, where movies hold flags
-    separator: str  # of ratings
+    genres: str | None = None  # file with the genres' names, where movies hold flags
+    tags: str | None = None  # file: user, item, tag, time
+    separator: str = ","  # of ratings; "," stands for CSV with a header
+    encoding: str = "utf-8"
+    folder: str = ""  # what the archive unpacks to, where its name is another
 
 
+_CSV = _Layout("ratings.csv", "movies.csv", tags="tags.csv")
 _LAYOUTS = {
-    "100k": _Layout("u.data", "u.item", "u.genre", "\t"),
-    "1m": _Layout("ratings.dat", "movies.dat", None, "::"),
+    "100k": _Layout("u.data", "u.item", genres="u.genre", separator="\t", encoding="latin-1"),
+    "1m": _Layout("ratings.dat", "movies.dat", separator="::", encoding="latin-1"),
+    "10m": _Layout("ratings.dat", "movies.dat", tags="tags.dat", separator="::", folder="ml-10M100K"),
 }
 
 
@@ -50,46 +73,94 @@ class MovieLens:
     variant: Variant = "100k"  # which of the published sets
     path: Path | None = None  # the upstream zip archive, or its unpacked folder; None: ml-VARIANT.zip among the fetched files
     tolerated: float = 0.01  # share of a file's rows that may be malformed, 0 to 1
+    tags: int = 10  # most frequent tags of a movie in its text, where tags are published; 0: none
 
     def __post_init__(self) -> None:
         if self.variant not in get_args(Variant):
             raise UsageError(f"variant must be one of {', '.join(get_args(Variant))}, got {self.variant!r}")
+        if self.tags < 0:
+            raise UsageError(f"tags is a number of tags, 0 or more, got {self.tags}")
         check_tolerated(self.tolerated)
+
+    def stream(self, root: Path) -> RawStream:
+        """Ratings and movies in pieces."""
+        files = self._files(root)
+        ledgers = {role: Ledger(file.name) for role, file in files.items() if role != "genres"}
+        ratings = logs.log(_ratings(files["ratings"], self._layout, ledgers["ratings"]), ledgers["ratings"], self.tolerated)
+        return RawStream(ratings, self._items(files, ledgers), lambda: table(ledgers.values()))
 
     def load(self, root: Path) -> RawTables:
         """Read the archive."""
-        layout = _LAYOUTS[self.variant]
-        files = self._files(root)
-        ratings, movies = Ledger(files[0].name), Ledger(files[1].name)
-        rows = (
-            (line, (user, item, time, rating))
-            for line, (user, item, rating, time) in delimited(files[0], layout.separator, 4, ratings)
-        )
-        interactions = events(rows, ("user", "item", "time", "rating"), ratings)
-        ratings.check(len(interactions), self.tolerated)
-        entries = _flagged(files[1], files[2], movies) if layout.genres else _listed(files[1], movies)
-        items = catalogue(entries, ("text", *COLUMNS), movies)
-        movies.check(len(items), self.tolerated)
-        return RawTables(interactions, items, table((ratings, movies)))
+        return logs.gather(self.stream(root))
 
     def fingerprint(self, root: Path) -> str:
         """A hash of the variant and of the files' content."""
-        return fingerprint(f"MovieLens {self.variant}", self._files(root))
+        return fingerprint(f"MovieLens {self.variant}", tuple(self._files(root).values()))
 
-    def _files(self, root: Path) -> tuple[UpstreamFile, ...]:
+    @property
+    def _layout(self) -> _Layout:
+        return _LAYOUTS.get(self.variant, _CSV)
+
+    def _files(self, root: Path) -> dict[str, UpstreamFile]:
+        """The files by their role in the layout."""
+        place = Path(self.path) if self.path is not None else self._fetched(root)
+        layout = self._layout
+        names = {
+            "ratings": layout.ratings,
+            "movies": layout.movies,
+            "genres": layout.genres,
+            "tags": layout.tags if self.tags else None,
+        }
+        advice = {"tags": "--source.tags 0 reads none"}
+        return {role: find(place, name, advice=advice.get(role, UPSTREAM)) for role, name in names.items() if name is not None}
+
+    def _fetched(self, root: Path) -> Path:
         name = f"ml-{self.variant}"
-        place = locate(self.path, root, (f"{name}.zip", name), f"{ADDRESS}{name}.zip")
-        layout = _LAYOUTS[self.variant]
-        return tuple(find(place, file) for file in (layout.ratings, layout.movies, layout.genres) if file is not None)
+        size, checksum = _PUBLISHED.get(self.variant, (None, None))
+        return obtain(Archive(f"{name}.zip", (f"{ADDRESS}{name}.zip",), size, checksum), root, self._layout.folder or name)
+
+    def _items(self, files: Mapping[str, UpstreamFile], ledgers: Mapping[str, Ledger]) -> Iterator[pa.Table]:
+        movies, layout = ledgers["movies"], self._layout
+        if "genres" in files:
+            entries = _flagged(files["movies"], files["genres"], movies)
+        elif "tags" not in files:
+            entries = _listed(_fields(files["movies"], layout, MOVIE, MOVIE, movies), None)
+        else:
+            tags = _frequent(_fields(files["tags"], layout, TAG, ("movieId", "tag"), ledgers["tags"]), self.tags)
+            entries = _listed(_fields(files["movies"], layout, MOVIE, MOVIE, movies), tags)
+        columns = ("text", *COLUMNS, *(["tags"] if "tags" in files else []))
+        yield from catalogue(entries, columns, movies, self.tolerated)
+        if "tags" in files and (tags.rows or ledgers["tags"].counts):  # a set may have no tags at all
+            ledgers["tags"].check(tags.rows, self.tolerated)
+
+
+def _ratings(file: UpstreamFile, layout: _Layout, ledger: Ledger) -> Iterator[pa.Table]:
+    if layout.separator == ",":
+        return logs.read_headed(file, ",", CSV_COLUMNS, ledger)
+    form = logs.delimited(layout.separator, ("user", "item", "rating", "time"), layout.encoding)
+    return logs.read(file.blocks(ledger), form, ledger)
+
+
+def _fields(file: UpstreamFile, layout: _Layout, columns: Sequence[str], wanted: Sequence[str], ledger: Ledger) -> Iterator[Row]:
+    """The wanted columns of movies or tags; `columns` is their order where there is no header."""
+    if layout.separator == ",":
+        columns, blocks = rows.header(file.blocks(ledger), ",", ledger)
+        logs.require(columns, wanted, ledger.file)
+        content = rows.separated(lines_of(blocks, ledger), ",", len(columns), ledger)
+    else:
+        content = rows.delimited(file.lines(ledger), layout.separator, len(columns), ledger, layout.encoding)
+    places = [columns.index(name) for name in wanted]
+    for line, fields in content:
+        yield line, [fields[place] for place in places]
 
 
 def _flagged(movies: UpstreamFile, genres: UpstreamFile, ledger: Ledger) -> Iterator[Entry]:
     """100K: id|title|release date|video date|address|one flag a genre."""
     flags = Ledger(genres.name)
-    names = [str(fields[0]) for _, fields in delimited(genres, "|", 2, flags)]
+    names = [str(fields[0]) for _, fields in rows.delimited(genres.lines(flags), "|", 2, flags, "latin-1")]
     if flags.rows or not names:
         raise InputError(f"{genres.name}: expected lines GENRE|NUMBER, but {len(flags.rows)} lines are something else")
-    for line, fields in delimited(movies, "|", 5 + len(names), ledger):
+    for line, fields in rows.delimited(movies.lines(ledger), "|", 5 + len(names), ledger, "latin-1"):
         item, title, released, _, _, *marks = map(str, fields)
         if set(marks) <= {"0", "1"}:
             yield line, item, _described(title, released[-4:], [name for name, mark in zip(names, marks, strict=True) if mark == "1"])
@@ -97,16 +168,37 @@ def _flagged(movies: UpstreamFile, genres: UpstreamFile, ledger: Ledger) -> Iter
             ledger.malformed(line, "a genre's flag is neither 0 nor 1")
 
 
-def _listed(movies: UpstreamFile, ledger: Ledger) -> Iterator[Entry]:
-    """1M: id::title::genre|genre."""
-    for line, (item, title, genres) in delimited(movies, "::", 3, ledger):
-        yield line, item, _described(str(title), "", str(genres).split("|"))
+class _Tags(NamedTuple):
+    """The most frequent tags of movies."""
+
+    of: dict[str, list[str]]  # by movie, most frequent first
+    rows: int  # that were read
 
 
-def _described(title: str, released: str, genres: list[str]) -> dict[str, str]:
+def _frequent(rows_of_tags: Iterator[Row], most: int) -> _Tags:
+    """Rows of (movie, tag) -> tags in small letters; of equally frequent ones the first comes first."""
+    counts: dict[str, Counter[str]] = {}
+    count = 0
+    for _, (movie, tag) in rows_of_tags:
+        count += 1
+        if text := clean(str(tag)).lower():
+            counts.setdefault(str(movie), Counter())[intern(text)] += 1
+    return _Tags({movie: [tag for tag, _ in tags.most_common(most)] for movie, tags in counts.items()}, count)
+
+
+def _listed(movies: Iterator[Row], tags: _Tags | None) -> Iterator[Entry]:
+    """Since 1M: id, title, genre|genre."""
+    for line, (item, title, genres) in movies:
+        named = [] if genres == NO_GENRES else str(genres).split("|")
+        yield line, item, _described(str(title), "", named, None if tags is None else tags.of.get(str(item), []))
+
+
+def _described(title: str, released: str, genres: Sequence[str], tags: Sequence[str] | None = None) -> dict[str, str]:
     """The fields of a movie; its year is the one in the title, "Toy Story (1995)", else that of the release."""
     title = clean(title)
     named = _YEAR.search(title)
     year = named[1] if named else released if released.isdecimal() else ""
-    text = sentences(("", title if named or not year else f"{title} ({year})"), ("", ", ".join(genres)))
-    return {"text": text, "title": title, "year": year, "genres": "|".join(genres)}
+    shown = title if named or not year else f"{title} ({year})"
+    text = sentences(("", shown), ("", ", ".join(genres)), ("tags", ", ".join(tags or [])))
+    fields = {"text": text, "title": title, "year": year, "genres": "|".join(genres)}
+    return fields if tags is None else {**fields, "tags": "|".join(tags)}

@@ -16,6 +16,9 @@ _CODE = re.compile(r"<(script|style)\b.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>|<!doctype[^<>]*>", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_SCRAPED = re.compile(
+    r"\bvar \w+ ?=|\bfunction ?\w*\(|\.getTime\(|[.#][\w.#-]+ ?\{[^{}]*:[^{}]*\}"
+)  # what a page's scripts and styles look like
 _SURROGATE = re.compile(r"[\ud800-\udfff]")  # JSON can hold them, UTF-8 can not
 
 
@@ -65,3 +68,8 @@ def flat(value: object, separator: str = " ") -> str:
 def sentences(*fields: tuple[str, str]) -> str:
     """Named texts as one: ("", "Toy Story"), ("genres", "Comedy") -> "Toy Story. genres: Comedy"; empty ones are left out."""
     return ". ".join(f"{name}: {text}" if name else text.rstrip(". ") for name, text in fields if text)
+
+
+def is_scraped(text: str) -> bool:
+    """Whether a text is a script or a style sheet, which a scraper took for a title or a price."""
+    return _SCRAPED.search(text) is not None
