@@ -88,7 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--markdown", metavar="FILE", type=Path, help="also write the table as Markdown")
     compare.set_defaults(call=_compare)
 
-    check = commands.add_parser("check", help="whether a sampler or a loss of yours keeps its contract, and if not, why")
+    check = commands.add_parser(
+        "check", help="whether a sampler, a loss or a data source of yours keeps its contract, and if not, why"
+    )
     check.add_argument("component", metavar="FILE.py:CLASS")
     check.set_defaults(call=_check)
 
@@ -185,16 +187,20 @@ def _compare(options: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _check(options: argparse.Namespace, overrides: list[str]) -> int:
-    from genrec import loading, testing
-    from genrec.types import NegativeSampler, PreferenceLoss
+    from genrec import loading, pipeline, testing
+    from genrec.types import NegativeSampler, PreferenceLoss, Source
 
     component = loading.component(options.component)
     if isinstance(component, NegativeSampler):
         testing.check_sampler(component)
     elif isinstance(component, PreferenceLoss):
         testing.check_loss(component)
+    elif isinstance(component, Source):
+        testing.check_source(component, pipeline.home() / "raw")
     else:
-        raise UsageError(f"{component!r} is neither a NegativeSampler (it has no build) nor a PreferenceLoss (it cannot be called)")
+        raise UsageError(
+            f"{component!r} is no NegativeSampler (no build), no PreferenceLoss (it can't be called) and no Source (no load)"
+        )
     print(f"{component!r} keeps its contract")
     return 0
 

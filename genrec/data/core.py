@@ -14,7 +14,7 @@ import numpy as np
 from numpy import ndarray
 
 FIELDS = (("user", np.dtype(np.int32)), ("item", np.dtype(np.int32)), ("row", np.dtype(np.int64)))  # codes from 0; place in the log
-REWRITE = 0.9  # survivors are written anew where they are at most this share of the file
+REWRITE = 0.1  # survivors are written anew where at least this share of the file is none
 
 
 class Chunk(NamedTuple):
@@ -69,12 +69,16 @@ class Pairs:
 
     def keep(self, users: ndarray, items: ndarray) -> None:
         """Keep only these, bool [users] and [items], of those that are left."""
+        lost = max(int(self.counts.users[~users].sum()), int(self.counts.items[~items].sum()))  # at least
         self.users &= users
         self.items &= items
-        self.counts = self._count()
-        if self.counts.events <= REWRITE * sum(self._sizes):
+        if sum(self._sizes) - (self.counts.events - lost) < REWRITE * sum(self._sizes):
+            self.counts = self._none()
+            for chunk in self.chunks():
+                self.counts.add(chunk)
+        else:
             survivors = self.path.with_suffix(".new")
-            self._write(survivors, self.chunks())
+            self.counts = self._write(survivors, self.chunks())
             survivors.replace(self.path)
 
     def first_rows(self) -> tuple[ndarray, ndarray]:
@@ -84,12 +88,6 @@ class Pairs:
             np.minimum.at(first[0], chunk.user, chunk.row)
             np.minimum.at(first[1], chunk.item, chunk.row)
         return first[0], first[1]
-
-    def _count(self) -> Counts:
-        counts = self._none()
-        for chunk in self.chunks():
-            counts.add(chunk)
-        return counts
 
     def _write(self, path: Path, chunks: Iterable[Chunk]) -> Counts:
         counts, sizes = self._none(), []
@@ -111,6 +109,9 @@ def k_core(pairs: Pairs, users: int, items: int) -> None:
 
     Those below it are removed by turns until none is left (S. B. Seidman, "Network structure and minimum degree", 1983).
     """
-    before = -1
-    while before != (before := pairs.counts.events):
+    while _any_below(pairs.counts.users, users) or _any_below(pairs.counts.items, items):
         pairs.keep(pairs.counts.users >= users, pairs.counts.items >= items)
+
+
+def _any_below(counts: ndarray, least: int) -> bool:
+    return bool(((counts > 0) & (counts < least)).any())

@@ -21,10 +21,9 @@ from numpy import ndarray
 from pandas import DataFrame
 
 from genrec.data.arrays import open_array
-from genrec.data.splits import PARTS, Part, part_of_rows
+from genrec.data.splits import PARTS, Part, chunks, part_of_rows
 from genrec.errors import ArtifactError, UsageError
 
-CHUNK = 1 << 22  # events in memory at one time
 BEGIN, VALIDATION, TEST, END = range(4)  # columns of `bounds`
 
 
@@ -105,11 +104,7 @@ class Corpus:
 
     def chunks(self) -> Iterator[tuple[slice, ndarray]]:
         """Runs of events, and the number of each event's part (an index of PARTS), int8."""
-        edges = np.append(0, self.bounds[:, 1:].ravel())
-        parts = np.append(np.tile(np.arange(3, dtype=np.int8), self.user_count), 0)
-        for begin in range(0, len(self.item), CHUNK):
-            rows = slice(begin, min(begin + CHUNK, len(self.item)))
-            yield rows, parts[np.searchsorted(edges, np.arange(rows.start, rows.stop), side="right") - 1]
+        return chunks(self.bounds)
 
     def popularity(self, part: Part = "train") -> ndarray:
         """Events of each item in one part, int64 [N + 1]; entry 0 is no item."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import duckdb
 
 MEMORY = "512MB"  # DuckDB's own limit; the process needs about as much again
+INSERTED = 500_000  # events inserted at once, at least
 EVENTS = pa.schema([("user", pa.string()), ("item", pa.string()), ("moment", pa.int64()), ("rating", pa.float64())])
 Named = tuple[str, str]  # a filter's name for people, and the SQL query of what it keeps
 
@@ -38,6 +39,7 @@ class Log:
         self.connection = _connect(work)
         self.work = work
         self.appended = 0
+        self._waiting: list[pa.Table] = []
         self.columns: list[str] = []  # of the metadata, besides the item
         self._run(
             "CREATE TEMP TABLE raw (name_user VARCHAR, name_item VARCHAR, moment BIGINT, rating DOUBLE)",
@@ -52,18 +54,26 @@ class Log:
 
     def append(self, piece: pa.Table) -> None:
         """Add events: user, item text, moment int64 milliseconds, rating float64."""
-        self.connection.register("piece", piece)
-        self._run('INSERT INTO raw SELECT "user", item, moment, rating FROM piece')
-        self.connection.unregister("piece")
+        self._waiting.append(piece)
         self.appended += len(piece)
+        if sum(map(len, self._waiting)) >= INSERTED:
+            self._insert()
+
+    def _insert(self) -> None:
+        if self._waiting:
+            self.connection.register("piece", pa.concat_tables(self._waiting))
+            self._run('INSERT INTO raw SELECT "user", item, moment, rating FROM piece')
+            self.connection.unregister("piece")
+            self._waiting.clear()
 
     def number(self, exact_repeats: bool) -> None:
-        """Give users and items codes from 0; with `exact_repeats` the first of equal events stays, and only it."""
+        """Give users and items codes from 0, in any order; with `exact_repeats` only the first of equal events stays."""
+        self._insert()
         grouped = "min(r.rowid)" if exact_repeats else "r.rowid"
         self._run(
             *(
                 f"CREATE TEMP TABLE {name}s AS SELECT name_{name} AS name, "
-                f"(row_number() OVER (ORDER BY min(rowid)) - 1)::INTEGER AS code FROM raw GROUP BY name_{name}"
+                f"(row_number() OVER () - 1)::INTEGER AS code FROM raw GROUP BY name_{name}"
                 for name in ("user", "item")
             ),
             f"CREATE TEMP TABLE events AS SELECT u.code AS user_code, i.code AS item_code, moment, rating, {grouped} AS row "

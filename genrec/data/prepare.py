@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from numpy import ndarray
 from pandas import DataFrame
 
+from genrec.data.ahead import ahead
 from genrec.data.arrays import ArrayWriter, open_array
 from genrec.data.catalogue import save_items
 from genrec.data.core import Counts
@@ -34,7 +35,7 @@ from genrec.data.keep import keep
 from genrec.data.log import Log
 from genrec.data.pieces import event_piece
 from genrec.data.sources.ledger import empty, reasons, table
-from genrec.data.splits import PARTS, part_of_rows
+from genrec.data.splits import PARTS, chunks
 from genrec.data.statistics import statistics_of
 from genrec.data.times import Times
 from genrec.errors import InputError
@@ -99,7 +100,7 @@ def _read(log: Log, raw: RawTables | RawStream) -> Times:
     """Append all events that have a usable time."""
     times = Times()
     with Progress("reading events", None) as progress:
-        for piece in _pieces(raw.interactions):
+        for piece in ahead(_pieces(raw.interactions)):
             events = event_piece(piece)
             settled = times.settle(events.time)
             rows = events.table if settled.good.all() else events.table.filter(pa.array(settled.good))
@@ -184,11 +185,10 @@ def _check_bounds(bounds: ndarray, split: str) -> None:
 
 def _write_parts(bounds: ndarray, path: Path) -> None:
     """The part of every row, as a table of one text column."""
-    block = 1 << 18  # users at once
-    with pq.ParquetWriter(path, pa.schema([("part", pa.string())])) as writer:
-        for begin in range(0, len(bounds), block):
-            codes = pa.array(part_of_rows(bounds[begin : begin + block]))
-            writer.write_table(pa.table({"part": pa.DictionaryArray.from_arrays(codes, list(PARTS)).cast(pa.string())}))
+    schema = pa.schema([("part", pa.dictionary(pa.int8(), pa.string()))])
+    with pq.ParquetWriter(path, schema, store_schema=False) as writer:  # else the column comes back as categories
+        for _, parts in chunks(bounds):
+            writer.write_table(pa.table([pa.DictionaryArray.from_arrays(parts, list(PARTS))], schema=schema))
 
 
 def _write_names(log: Log, path: Path) -> None:

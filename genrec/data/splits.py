@@ -6,6 +6,7 @@ begin. A split of one's own may be simpler: see `genrec.types.Split`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +21,7 @@ Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")  # in the order of time
 SHORTEST = 3  # events of a user: one of each part
 DAY = 86_400  # seconds
-_CHUNK = 1 << 22  # events in memory at one time
+CHUNK = 1 << 22  # events in memory at one time
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class GlobalTemporal:
         """Each user's events lie at begin..end, int64 [U], at times int64 [E] -> where validation and test begin, int64 [U, 2]."""
         validation, test = self.moments(time)
         result = np.empty((len(begin), 2), dtype=np.int64)
-        for first, last in _user_blocks(end):
+        for first, last in user_blocks(end):
             low, high = int(begin[first]), int(end[last - 1])
             starts = begin[first:last] - low
             for column, moment in enumerate((validation, test)):
@@ -145,16 +146,22 @@ def part_of_rows(bounds: ndarray) -> ndarray:
     return parts
 
 
+def chunks(bounds: ndarray) -> Iterator[tuple[slice, ndarray]]:
+    """Runs of whole users' events that fit into memory, and the number of each event's part (an index of PARTS), int8."""
+    for first, last in user_blocks(bounds[:, 3]):
+        yield slice(int(bounds[first, 0]), int(bounds[last - 1, 3])), part_of_rows(bounds[first:last])
+
+
 def _blocks(time: ndarray) -> list[ndarray]:
-    return [time[begin : begin + _CHUNK] for begin in range(0, len(time), _CHUNK)]
+    return [time[begin : begin + CHUNK] for begin in range(0, len(time), CHUNK)]
 
 
 def _by_day(time: ndarray, days: int) -> list[ndarray]:
     return [np.bincount(block // DAY, minlength=days) for block in _blocks(time)]
 
 
-def _user_blocks(end: ndarray) -> list[tuple[int, int]]:
-    """Runs of users that hold about `_CHUNK` events each."""
-    edges = np.searchsorted(end, np.arange(0, int(end[-1]) + _CHUNK, _CHUNK), side="left") if len(end) else np.zeros(1, dtype=np.int64)
+def user_blocks(end: ndarray) -> list[tuple[int, int]]:
+    """Where each user's events end, int64 [U] -> runs of users (first, last + 1) that hold about `CHUNK` events each."""
+    edges = np.searchsorted(end, np.arange(0, int(end[-1]) + CHUNK, CHUNK), side="left") if len(end) else np.zeros(1, dtype=np.int64)
     edges = np.unique(np.append(edges, len(end)))
     return list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))

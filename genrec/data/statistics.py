@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy import ndarray
 
-from genrec.data.splits import PARTS
-
-_CHUNK = 1 << 22  # events in memory at one time
+from genrec.data.splits import PARTS, chunks
 
 
 def statistics_of(time: ndarray, bounds: ndarray, items: int) -> dict[str, Any]:
@@ -28,17 +25,12 @@ def statistics_of(time: ndarray, bounds: ndarray, items: int) -> dict[str, Any]:
         "events_per_user_mean": float(events.mean()),
         "events_per_user_median": float(np.median(events)),
         "parts": dict(zip(PARTS, np.diff(bounds, axis=1).sum(0).tolist(), strict=True)),
-        "first_time": int(min(block.min() for _, block in _blocks(time))),
-        "last_time": int(max(block.max() for _, block in _blocks(time))),
+        "first_time": int(time[bounds[:, 0]].min()),
+        "last_time": int(time[bounds[:, 3] - 1].max()),
         "users_tested": int(np.count_nonzero((bounds[:, 3] > bounds[:, 2]) & (bounds[:, 2] > bounds[:, 0]))),
         "share_of_users_with_tied_last_events": _tied(time, bounds),
         **leakage(time, bounds),
     }
-
-
-def _blocks(time: ndarray) -> Iterator[tuple[int, ndarray]]:
-    for begin in range(0, len(time), _CHUNK):
-        yield begin, time[begin : begin + _CHUNK]
 
 
 def _tied(time: ndarray, bounds: ndarray) -> float:
@@ -53,24 +45,14 @@ def leakage(time: ndarray, bounds: ndarray) -> dict[str, float]:
     `leakage_share`: training events that are later than the earliest test event. `leakage_share_mean`: the same for one test event,
     averaged over all of them: what a model has seen of the future of the average prediction.
     """
-    tests = np.concatenate([block[_inside(bounds[:, 2:], begin, len(block))] for begin, block in _blocks(time)])
+    tests = np.concatenate([time[rows][parts == PARTS.index("test")] for rows, parts in chunks(bounds)])
     moments, counts = np.unique(tests, return_counts=True)
     earlier = np.append(0, counts.cumsum())  # tests before the moment of this place
     later = pairs = training = 0
-    for begin, block in _blocks(time):
-        train = block[_inside(bounds[:, :2], begin, len(block))]
+    for rows, parts in chunks(bounds):
+        train = time[rows][parts == PARTS.index("train")]
         earlier_tests = earlier[np.searchsorted(moments, train, side="left")]
         training += len(train)
         later += int(np.count_nonzero(earlier_tests))
         pairs += int(earlier_tests.sum())
     return {"leakage_share": later / training, "leakage_share_mean": pairs / (training * len(tests))}
-
-
-def _inside(runs: ndarray, begin: int, length: int) -> ndarray:
-    """Which of the events begin..begin+length lie in one of the runs, int64 [runs, 2] (first, end), ascending: bool [length]."""
-    low, high = np.searchsorted(runs[:, 1], begin, side="right"), np.searchsorted(runs[:, 0], begin + length, side="left")
-    change = np.zeros(length + 1, dtype=np.int64)
-    np.add.at(change, np.maximum(runs[low:high, 0] - begin, 0), 1)
-    np.add.at(change, np.minimum(runs[low:high, 1] - begin, length), -1)
-    inside: ndarray = change[:-1].cumsum() > 0
-    return inside

@@ -62,7 +62,7 @@ def test_parts_make_up_the_interactions(tmp_path: Path) -> None:
 
 def test_chunks_give_every_event_its_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = corpus(tmp_path)
-    monkeypatch.setattr("genrec.data.corpus.CHUNK", 7)
+    monkeypatch.setattr("genrec.data.splits.CHUNK", 7)
     parts = np.concatenate([parts for _, parts in made.chunks()])
     assert np.array(["train", "validation", "test"])[parts].tolist() == made.interactions["part"].tolist()
 

@@ -72,7 +72,7 @@ def test_nothing_of_the_future_is_trained_on(users: list[list[int]], first: int,
     frame = DataFrame([(user, time) for user, times in enumerate(users, 1) for time in sorted(times)], columns=["user", "time"])
     split = GlobalTemporal(validation_from=f"1970-01-01T00:00:{validation:02}", test_from=f"1970-01-01T00:00:{test:02}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("genrec.data.splits._CHUNK", chunk)  # users are divided in blocks
+        patch.setattr("genrec.data.splits.CHUNK", chunk)  # users are divided in blocks
         parts = split.assign(frame)
     expected = np.select([frame["time"] < validation, frame["time"] < test], ["train", "validation"], "test")
     assert parts.tolist() == expected.tolist()
