@@ -1,10 +1,10 @@
 """Amazon 2014 Beauty: TIGER with the recipe behind the best open reproduction, S-DPO after it, and a smoke run for a CPU.
 
-    genrec run experiments/amazon.py:smoke --source.path FOLDER    # all six stages on the real data, in minutes on 2 CPU cores
-    genrec run experiments/amazon.py:sdpo --source.path FOLDER     # the full recipe: hours, a GPU is advised
+    genrec run experiments/amazon.py:smoke    # all six stages on the real data, in minutes on 2 CPU cores
+    genrec run experiments/amazon.py:sdpo     # the full recipe: hours, a GPU is advised
 
-FOLDER holds `reviews_Beauty_5.json.gz` and `meta_Beauty.json.gz`. Cost and result of `smoke`: see experiments/results.md. The full
-recipe has not been run by this project yet.
+The two files are fetched; `--source.path` names a folder that holds `reviews_Beauty_5.json.gz` and `meta_Beauty.json.gz`. Cost and
+result of `smoke`: see experiments/results.md. The full recipe has not been run by this project yet.
 """
 
 from __future__ import annotations

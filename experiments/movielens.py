@@ -1,6 +1,6 @@
 """SFT, its continuation, DPO and S-DPO on MovieLens-100K, with uniform and with FAISS negatives, three seeds.
 
-    genrec run experiments/movielens.py:comparison --source.path ml-100k.zip
+    genrec run experiments/movielens.py:comparison        # fetches ml-100k.zip; --source.path names one that is here
 
 Protocol: leave-one-out, 5-core, full catalogue, seen items kept (`--evaluate.filter-seen True` for the other table).
 MovieLens has little text, so that items are embedded by who watched them, in training only.

@@ -7,6 +7,7 @@ artifacts stay. Outcomes are read back as `compare.Run`, ranks included.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock
 
-from genrec.errors import ArtifactError, UsageError
+from genrec.errors import ArtifactError, NetworkError, UsageError
 from genrec.evaluation.compare import Run
 from genrec.experiment import Experiment, flatten
 from genrec.pipeline import home, plan, store
@@ -54,7 +55,10 @@ def protocol(experiment: Experiment, artifacts: dict[str, Artifact]) -> dict[str
 
 def label(description: dict[str, Any]) -> str:
     """A described component in words, without its paths: `MovieLens(variant=100k)`."""
-    values = [f"{name}={value}" for name, value in description.items() if name not in ("class", "version", "fingerprint")]
+    known = {
+        name: value for name, value in description.items() if name not in ("class", "version", "fingerprint") and value is not None
+    }
+    values = [f"{name}={value}" for name, value in known.items()]
     return f"{description['class'].rpartition(':')[2]}({', '.join(values)})"
 
 
@@ -104,9 +108,17 @@ def outcomes(names: Sequence[str], only_seeds: dict[str, set[int]] | None = None
 
 
 def dry_run(experiment: Experiment) -> list[tuple[str, str, str]]:
-    """The planned stages: name, key, and 'done' or 'to run'."""
-    where = store()
-    return [(step.stage, step.key, "done" if where.has(step.stage, step.key) else "to run") for step in plan(experiment)]
+    """The planned stages: name, key, and 'done' or 'to run'. Keys need the data set's files, and nothing is fetched."""
+    where, before = store(), os.environ.get("GENREC_OFFLINE")
+    os.environ["GENREC_OFFLINE"] = "1"
+    try:
+        return [(step.stage, step.key, "done" if where.has(step.stage, step.key) else "to run") for step in plan(experiment)]
+    except NetworkError as error:
+        raise NetworkError(f"a dry run fetches nothing, 'genrec data' does; {error}") from None
+    finally:
+        os.environ.pop("GENREC_OFFLINE")
+        if before is not None:
+            os.environ["GENREC_OFFLINE"] = before
 
 
 def _path(name: str) -> Path:

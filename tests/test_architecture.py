@@ -52,16 +52,21 @@ def test_imports_run_one_way() -> None:
 
 
 def test_heavy_libraries_stay_in_their_rooms() -> None:
-    """Lightning in one folder, faiss in one file, the command line's parser of fields in one file."""
-    where = {library: set() for library in ("pytorch_lightning", "faiss", "tyro", "pickle")}
+    """Lightning in one folder; faiss, DuckDB, the network and the command line's parser of fields in one file each."""
+    libraries = ("pytorch_lightning", "faiss", "tyro", "pickle", "duckdb", "matplotlib", "urllib.request", "http", "requests")
+    where = {library: set() for library in libraries}
     for path in PACKAGE.rglob("*.py"):
         for library in where:
-            if any(name.split(".")[0] == library for name in imports(path)):
+            if any(f"{name}.".startswith(f"{library}.") for name in imports(path)):
                 where[library].add(str(path.relative_to(PACKAGE)))
     assert {Path(path).parts[0] for path in where["pytorch_lightning"]} == {"training"}
     assert len(where["faiss"]) == 1
     assert where["tyro"] == {"loading.py"}
     assert not where["pickle"]
+    assert where["duckdb"] == {"data/log.py"}
+    assert {Path(path).name for path in where["matplotlib"]} == {"picture.py"}
+    assert where["urllib.request"] | where["http"] == {"data/fetch.py"}
+    assert not where["requests"]
 
 
 def test_only_allowed_bases() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import sys
 from pathlib import Path
@@ -42,7 +43,30 @@ def test_the_readmes_sampler_is_short_and_keeps_its_contract(
         check_draw(batch, found.align.negatives.build(context)(batch, 3, generator(0)), 3, context)
 
 
-@pytest.mark.parametrize("command", sorted(set(re.findall(r"genrec run (experiments/(?!mine)\S+)", README))))
+def test_the_readmes_source_is_short_and_keeps_its_contract(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written outside the package as the README says; checked, described, fetched from a mirror, and run."""
+    source = next(block for block in python_blocks() if "class Plays" in block)
+    experiment = next(block for block in python_blocks() if "def plays" in block)
+    assert len([line for line in source.splitlines() if line.strip()]) <= 25
+    (tmp_path / "plays.py").write_text(source)
+    (tmp_path / "plays_experiment.py").write_text(experiment)
+    lines = [f"{user}\t0{track}\tÉ {track}\t{1_600_000_000 + 9 * user + track}" for user in range(30) for track in range(6)]
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror" / "plays.tsv.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv("GENREC_MIRROR", str(tmp_path / "mirror"))
+    assert main(["check", str(tmp_path / "plays.py:Plays")]) == 0
+    assert "keeps its contract" in capsys.readouterr().out
+    for arguments in ([], ["--source.path", str(tmp_path / "mirror" / "plays.tsv.gz")]):
+        assert main(["data", str(tmp_path / "plays_experiment.py:plays"), "--offline", *arguments]) == 0
+        assert "30 users, 6 items, 180 interactions" in capsys.readouterr().out
+    assert len(list((tmp_path / "data" / "artifacts" / "data").glob("[!.]*"))) == 1  # the same content, wherever it lies
+
+
+@pytest.mark.parametrize("command", sorted(set(re.findall(r"genrec (?:run|data) (experiments/(?!mine|plays)\S+)", README))))
 def test_the_readmes_experiments_exist(command: str) -> None:
     assert loading.load(str(PROJECT / command))
 

@@ -28,18 +28,18 @@ class Chunk(NamedTuple):
 class Counts(NamedTuple):
     """Events of each."""
 
-    users: ndarray  # int64 [users]
-    items: ndarray  # int64 [items]
+    users: ndarray  # int32 [users]
+    items: ndarray  # int32 [items]
 
     @property
     def events(self) -> int:
         """How many there are."""
-        return int(self.users.sum())
+        return int(self.users.sum(dtype=np.int64))
 
     def add(self, chunk: Chunk) -> None:
         """Count these too."""
         for counts, codes in ((self.users, chunk.user), (self.items, chunk.item)):
-            np.add.at(counts, codes, 1)
+            np.add.at(counts, codes, np.int32(1))
 
     def removed(self, after: Counts) -> dict[str, int]:
         """How many interactions, users and items went."""
@@ -69,7 +69,7 @@ class Pairs:
 
     def keep(self, users: ndarray, items: ndarray) -> None:
         """Keep only these, bool [users] and [items], of those that are left."""
-        lost = max(int(self.counts.users[~users].sum()), int(self.counts.items[~items].sum()))  # at least
+        lost = max(int(self.counts.users[~users].sum(dtype=np.int64)), int(self.counts.items[~items].sum(dtype=np.int64)))  # at least
         self.users &= users
         self.items &= items
         if sum(self._sizes) - (self.counts.events - lost) < REWRITE * sum(self._sizes):
@@ -101,7 +101,7 @@ class Pairs:
         return counts
 
     def _none(self) -> Counts:
-        return Counts(np.zeros(len(self.users), dtype=np.int64), np.zeros(len(self.items), dtype=np.int64))
+        return Counts(np.zeros(len(self.users), dtype=np.int32), np.zeros(len(self.items), dtype=np.int32))
 
 
 def k_core(pairs: Pairs, users: int, items: int) -> None:

@@ -22,11 +22,13 @@ from numpy import ndarray
 from genrec.data.core import FIELDS, Chunk, Pairs
 from genrec.data.filters import Filters, seconds
 from genrec.errors import InputError, ResourceError, UsageError
+from genrec.progress import say
 
 if TYPE_CHECKING:
     import duckdb
 
 MEMORY = "512MB"  # DuckDB's own limit; the process needs about as much again
+LARGE = 5_000_000  # events; a smaller log takes a few seconds
 INSERTED = 500_000  # events inserted at once, at least
 EVENTS = pa.schema([("user", pa.string()), ("item", pa.string()), ("moment", pa.int64()), ("rating", pa.float64())])
 Named = tuple[str, str]  # a filter's name for people, and the SQL query of what it keeps
@@ -69,6 +71,7 @@ class Log:
     def number(self, exact_repeats: bool) -> None:
         """Give users and items codes from 0, in any order; with `exact_repeats` only the first of equal events stays."""
         self._insert()
+        self._tell("numbering users and items")
         grouped = "min(r.rowid)" if exact_repeats else "r.rowid"
         self._run(
             *(
@@ -169,6 +172,7 @@ class Log:
 
     def sorted_events(self) -> Iterator[pa.RecordBatch]:
         """The kept events by user, time and file order: user, item int32 (from 1), time int64 seconds, rating float64."""
+        self._tell("sorting events")
         return self._query(
             'SELECT u.number AS "user", i.number AS item, moment // 1000 AS time, rating FROM events '
             "JOIN user_numbers u ON u.code = user_code JOIN item_numbers i ON i.code = item_code ORDER BY u.number, moment, row"
@@ -213,6 +217,11 @@ class Log:
             f"SELECT n.name, m.number IS NOT NULL, {columns} FROM item_numbers n LEFT JOIN metadata m USING (number) ORDER BY n.number"
         )
         return (pa.RecordBatch.from_arrays(batch.columns, names) for batch in self._query(query))
+
+    def _tell(self, work: str) -> None:
+        """What a large log is kept waiting for: DuckDB does not say how far it is."""
+        if self.appended >= LARGE:
+            say(f"{work} ({self.appended:,} events) ...")
 
     def _run(self, *queries: str) -> None:
         for query in queries:

@@ -28,6 +28,7 @@ def draw(corpus: Corpus, title: str, path: Path) -> None:
     figure = Figure(figsize=(15, 8.5), layout="constrained")
     axes = figure.subplots(2, 3)
     said = corpus.statistics
+    title = _wrapped(title, 150)
     figure.suptitle(f"{title}\n{said['users']:,} users, {said['items']:,} items, {said['interactions']:,} interactions", fontsize=12)
     events = events_of_items(corpus)
     _histogram(axes[0, 0], corpus.bounds[:, END] - corpus.bounds[:, BEGIN], "events per user", "users")

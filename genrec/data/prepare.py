@@ -16,6 +16,7 @@ import tempfile
 import weakref
 from collections.abc import Iterable
 from contextlib import ExitStack
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -120,10 +121,12 @@ def _write_events(log: Log, folder: Path, kept: Counts) -> ndarray:
     columns = ["user", *types]
     schema = pa.schema([(name, pa.float64() if name == "rating" else pa.int64()) for name in columns])
     counts = np.zeros(np.count_nonzero(kept.users), dtype=np.int64)
-    with ExitStack() as stack, Progress("sorting events", kept.events) as progress:
+    batches = log.sorted_events()
+    first = list(islice(batches, 1))  # comes when the sort is done
+    with ExitStack() as stack, Progress("writing events", kept.events) as progress:
         writers = {name: stack.enter_context(ArrayWriter(folder / f"event_{name}.npy", kind)) for name, kind in types.items()}
         tables = stack.enter_context(_table_writer(folder / "interactions.parquet", schema))
-        for batch in log.sorted_events():
+        for batch in chain(first, batches):
             for name, writer in writers.items():
                 writer.append(batch.column(name).to_numpy(zero_copy_only=False))
             tables.write_table(pa.Table.from_batches([batch]).select(columns).cast(schema))
