@@ -18,8 +18,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -122,14 +124,33 @@ def measure(side: str, log: Path, folder: Path) -> None:
     import genrec.data.prepare
     import genrec.data.sources  # noqa: F401
 
+    disk = [0.0]
+    threading.Thread(target=_watch, args=(folder, disk), daemon=True).start()
     began = time.perf_counter()
     outcome = run(log, folder)
-    seconds = time.perf_counter() - began
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
-    print(
-        json.dumps({"side": side, "seconds": round(seconds, 2), "memory_gb": round(memory, 3), "result_mb": round(size, 1), **outcome})
-    )
+    figures = {
+        "seconds": round(time.perf_counter() - began, 2),
+        "memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 3),
+        "disk_gb": round(max(disk[0], size_of(folder)), 2),
+        "result_gb": round(size_of(folder), 3),
+    }
+    print(json.dumps({"side": side, **figures, **outcome}))
+
+
+def size_of(folder: Path) -> float:
+    """What a folder takes on the disk, in GB."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # temporary files come and go
+            total += path.stat().st_blocks * 512
+    return total / 1e9
+
+
+def _watch(folder: Path, largest: list[float]) -> None:
+    """Keep the largest size that the folder has had, temporary files included."""
+    while True:
+        largest[0] = max(largest[0], size_of(folder))
+        time.sleep(0.5)
 
 
 def in_turn(counts: list[int], sides: list[str], rounds: int, work: Path) -> Iterator[dict[str, float]]:
@@ -158,19 +179,21 @@ def _run(side: str, log: Path, folder: Path) -> dict[str, float]:
 
 def table(rows: list[dict[str, float]]) -> Iterator[str]:
     """Medians over the rounds."""
-    yield "| events | side | seconds | million events/s | memory, GB | result, MB | opened in, s |"
-    yield "| ---: | --- | ---: | ---: | ---: | ---: | ---: |"
+    yield "| events | side | seconds | million events/s | memory, GB | disk, GB | result, GB | opened in, s |"
+    yield "| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     for count in dict.fromkeys(row["events"] for row in rows):
         of = {side: [row for row in rows if row["events"] == count and row["side"] == side] for side in ("ours", "pandas", "open")}
         for side in ("ours", "pandas"):
             if of[side]:
-                seconds, memory, size = (_median(of[side], name) for name in ("seconds", "memory_gb", "result_mb"))
+                seconds, memory, disk, size = (_median(of[side], name) for name in ("seconds", "memory_gb", "disk_gb", "result_gb"))
                 open_time = f"{_median(of['open'], 'seconds'):.3f}" if side == "ours" else ""
-                yield f"| {count:,} | {side} | {seconds:.1f} | {count / seconds / 1e6:.2f} | {memory:.2f} | {size:.0f} | {open_time} |"
+                rate = f"{seconds:.1f} | {count / seconds / 1e6:.2f}"
+                yield f"| {count:,} | {side} | {rate} | {memory:.2f} | {disk:.1f} | {size:.2f} | {open_time} |"
         if of["ours"] and of["pandas"]:
-            assert {(row["kept"], row["users"], row["items"]) for side in ("ours", "pandas") for row in of[side]}.__len__() == 1
+            outcomes = {(row["kept"], row["users"], row["items"]) for side in ("ours", "pandas") for row in of[side]}
+            assert len(outcomes) == 1, f"the two sides differ: {outcomes}"
             ratios = [a["seconds"] / b["seconds"] for a, b in zip(of["ours"], of["pandas"], strict=True)]
-            yield f"| | ours / pandas | {statistics.median(ratios):.2f} | | | | |"
+            yield f"| | ours / pandas | {statistics.median(ratios):.2f} | | | | | |"
 
 
 def _median(rows: list[dict[str, float]], name: str) -> float:
