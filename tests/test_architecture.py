@@ -65,7 +65,7 @@ def test_heavy_libraries_stay_in_their_rooms() -> None:
     assert not where["pickle"]
     assert where["duckdb"] == {"data/log.py"}
     assert {Path(path).name for path in where["matplotlib"]} == {"picture.py"}
-    assert where["urllib.request"] | where["http"] == {"data/fetch.py"}
+    assert where["urllib.request"] | where["http"] == {"data/fetch/download.py"}
     assert not where["requests"]
 
 

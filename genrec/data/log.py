@@ -268,6 +268,8 @@ def faults() -> Iterator[None]:
     try:
         yield
     except (duckdb.Error, pa.ArrowException, OSError) as error:
+        if isinstance(error, duckdb.InterruptException):
+            raise KeyboardInterrupt from error
         said = str(error).splitlines()[0]
         if isinstance(error, duckdb.OutOfMemoryException) or "out of memory" in said.lower():
             raise ResourceError(

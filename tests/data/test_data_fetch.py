@@ -23,9 +23,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers import HTML, NEW, OLD, SIZE, WHOLE, Handler, Reply, answer, archive, asked, chunked, endless, files, good, serving, sha256
 
-from genrec.data import fetch as module
-from genrec.data import records
-from genrec.data.fetch import Archive, digest, fetch
+from genrec.data.fetch import Archive, digest, fetch, records
+from genrec.data.fetch import download as module
 from genrec.errors import NetworkError, ResourceError
 
 

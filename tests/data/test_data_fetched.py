@@ -20,8 +20,7 @@ from typing import Any
 import pytest
 from servers import HTML, NEW, OLD, SIZE, WHOLE, answer, archive, files, flip, good, serving, sha256
 
-from genrec.data import partial, records
-from genrec.data.fetch import Archive, digest, fetch
+from genrec.data.fetch import Archive, digest, fetch, partial, records
 from genrec.errors import ArtifactError, InputError, NetworkError, ResourceError, UsageError
 
 

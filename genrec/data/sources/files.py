@@ -19,8 +19,8 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple, cast
 
-from genrec.data import fetch
-from genrec.data.records import check_members
+from genrec.data.fetch import Archive, digest, fetch
+from genrec.data.fetch.records import check_members
 from genrec.data.sources.ledger import Ledger
 from genrec.errors import InputError
 from genrec.progress import Progress
@@ -110,7 +110,7 @@ class UpstreamFile:
     def digest(self) -> str:
         """The sha256 of the file's bytes (of an archive's member: of its content, so that unpacking it changes nothing)."""
         if not self.member:
-            return fetch.digest(self.path)
+            return digest(self.path)
         try:
             key = os.path.abspath(self.path), signature_of(self.path), self.member
             if key not in _member_digests:
@@ -180,13 +180,13 @@ def find(place: Path, *names: str, within: str = "", advice: str = UPSTREAM) -> 
     raise InputError(f"{place} holds no {' or '.join(names)}; {advice}")
 
 
-def obtain(archive: fetch.Archive, root: Path, *unpacked: str) -> Path:
+def obtain(archive: Archive, root: Path, *unpacked: str) -> Path:
     """What was unpacked by hand below `root`, under the first of these names, else the archive, fetched unless it is there."""
     if not (root / archive.name).is_file():
         for name in unpacked:
             if (root / name).exists():
                 return root / name
-    return fetch.fetch(archive, root)
+    return fetch(archive, root)
 
 
 def fingerprint(variant: str, files: tuple[UpstreamFile, ...]) -> str:

@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from genrec.data.records import damage, differs, digest, hash_of_file, read_record, write_record
+from genrec.data.fetch.records import damage, differs, digest, hash_of_file, read_record, write_record
 from genrec.errors import ArtifactError, UsageError
 from genrec.store import signature_of
 

@@ -19,14 +19,12 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from genrec import __version__
-from genrec.data.archives import Archive, altered, failure, judge, offline, sources
-from genrec.data.partial import Origin, begin, check_space, discard, publish, read_origin
-from genrec.data.records import digest, hash_of_file, read_record
+from genrec.data.fetch.archives import Archive, altered, failure, judge, offline, sources
+from genrec.data.fetch.partial import Origin, begin, check_space, discard, publish, read_origin
+from genrec.data.fetch.records import hash_of_file, read_record
 from genrec.errors import ArtifactError, NetworkError, ResourceError
 from genrec.progress import Progress, say
 from genrec.store import signature_of
-
-__all__ = ["Archive", "digest", "fetch"]
 
 ATTEMPTS = 4  # requests to one address before the next one is tried
 PAUSE = 0.5  # seconds before the second request; doubled before each further one

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from genrec.data.records import record_place, write_record
+from genrec.data.fetch.records import record_place, write_record
 from genrec.errors import ResourceError
 from genrec.store import signature_of, write_json
 
