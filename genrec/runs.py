@@ -42,8 +42,9 @@ def protocol(experiment: Experiment, artifacts: dict[str, Artifact]) -> dict[str
     return {
         "data": label(artifacts["data"].manifest["specification"]["source"]),
         "data key": artifacts["data"].key,
-        "split": type(experiment.split).__name__,
+        "split": label(artifacts["data"].manifest["specification"]["split"]),
         "users": statistics["users"],
+        "users tested": statistics["users_tested"],
         "items": statistics["items"],
         "interactions": statistics["interactions"],
         "ranking": "full catalogue, item level",

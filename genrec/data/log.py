@@ -88,10 +88,10 @@ class Log:
     def replace(self, events: pa.Table) -> None:
         """Put these events, named as in `append`, in the place of all: what a split of one's own has kept."""
         self._run("DROP TABLE events")
-        self.connection.register("kept", events)
+        self.connection.register("kept", events.append_column("row", pa.array(np.arange(len(events)))))
         self._run(
             "CREATE TEMP TABLE events AS SELECT u.code AS user_code, i.code AS item_code, moment, rating, row FROM "
-            '(SELECT *, row_number() OVER () AS row FROM kept) k JOIN users u ON u.name = k."user" JOIN items i ON i.name = k.item'
+            'kept k JOIN users u ON u.name = k."user" JOIN items i ON i.name = k.item'
         )
         self.connection.unregister("kept")
 
@@ -267,10 +267,10 @@ def faults() -> Iterator[None]:
 
     try:
         yield
-    except (duckdb.Error, pa.ArrowException, OSError) as error:
-        if isinstance(error, duckdb.InterruptException):
+    except (duckdb.Error, pa.ArrowException, OSError, RuntimeError) as error:
+        said = (str(error).splitlines() or [""])[0]
+        if "query interrupted" in said.lower() or isinstance(error, duckdb.InterruptException):
             raise KeyboardInterrupt from error
-        said = str(error).splitlines()[0]
         if isinstance(error, duckdb.OutOfMemoryException) or "out of memory" in said.lower():
             raise ResourceError(
                 f"the log of events does not fit: {said}; allow more memory with GENREC_MEMORY (now {memory_limit()}), or free disk "

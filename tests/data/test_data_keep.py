@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pandas import DataFrame, Series
 
 from genrec.data.core import Chunk, Pairs, k_core
-from genrec.data.log import Log, memory_limit
+from genrec.data.log import Log, faults, memory_limit
 from genrec.data.prepare import prepare
 from genrec.data.splits import LeaveOneOut
 from genrec.errors import InputError, ResourceError, UsageError
@@ -257,3 +257,18 @@ def test_the_log_needs_no_other_process_or_setting(tmp_path: Path) -> None:
     with Log(tmp_path) as log:
         assert log.count("SELECT 1 + 1") == 2
     assert pd.Series(list(tmp_path.iterdir())).empty
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [
+        (RuntimeError("Query interrupted"), KeyboardInterrupt),
+        (OSError("[Errno 28] No space left on device"), ResourceError),
+        (pa.ArrowInvalid("Out of Memory Error: failed to pin block"), ResourceError),
+        (RuntimeError("something else"), RuntimeError),
+        (InputError("the source's own"), InputError),
+    ],
+)
+def test_what_the_log_raises(raised: Exception, expected: type[BaseException]) -> None:
+    with pytest.raises(expected), faults():
+        raise raised
