@@ -13,6 +13,8 @@ from pathlib import Path
 from genrec import __version__
 from genrec.errors import GenrecError, UsageError
 
+PICTURES = (".png", ".pdf", ".svg")
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code (see `genrec.errors`)."""
@@ -128,6 +130,8 @@ def _data(options: argparse.Namespace, overrides: list[str]) -> int:
     from genrec.data import picture, report
     from genrec.data.corpus import Corpus
 
+    if options.picture is not None and options.picture.suffix not in PICTURES:
+        raise UsageError(f"--picture must end in {', '.join(PICTURES)}, got {options.picture}")
     known: set[str] = set()
     for experiment in loading.override(loading.load(options.experiment), overrides):
         artifact = pipeline.run(experiment, last="data")["data"]
@@ -141,7 +145,12 @@ def _data(options: argparse.Namespace, overrides: list[str]) -> int:
         for line in report.lines(corpus):
             print(f"  {line}")
         path = options.picture or pipeline.home() / "reports" / f"{type(experiment.source).__name__.lower()}-{artifact.key}.png"
-        picture.draw(corpus, title, path)
+        if options.picture is not None and len(known) > 1:  # one picture a data set
+            path = path.with_stem(f"{path.stem}-{artifact.key}")
+        try:
+            picture.draw(corpus, title, path)
+        except OSError as error:
+            raise UsageError(f"the picture {path} can't be written ({error}); name another place with --picture") from error
         print(f"  picture: {path}")
     return 0
 

@@ -130,6 +130,8 @@ def _parse(experiment: Experiment, arguments: Sequence[str]) -> Experiment | Non
             return tyro.cli(Experiment, prog="genrec run", default=experiment, args=list(arguments), config=CONFIG)
     except SystemExit:
         return None
+    except UsageError as error:  # a component's own check, which does not know its key path
+        raise UsageError(f"{' '.join(arguments)}: {error}") from None
 
 
 def _refuse(experiments: Sequence[Experiment], flag: list[str]) -> None:

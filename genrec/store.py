@@ -16,7 +16,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -172,7 +172,7 @@ class Store:
             _clear(partial)
             partial.mkdir(exist_ok=True)
             began = time.monotonic()
-            with _room(partial):
+            with _tidy(partial):
                 yield partial
             _remove(partial / "checkpoint")
             files = {path.relative_to(partial).as_posix(): _content(path) for path in sorted(partial.rglob("*")) if path.is_file()}
@@ -200,14 +200,16 @@ def _clear(partial: Path) -> None:
 
 
 @contextmanager
-def _room(partial: Path) -> Iterator[None]:
-    """Where the disk is full, whichever library says so, nothing half-made stays on it."""
+def _tidy(partial: Path) -> Iterator[None]:
+    """Where a stage fails, nothing half-made stays but its checkpoint; a full disk is told, whichever library says so."""
     try:
         yield
-    except Exception as error:
+    except BaseException as error:
+        _clear(partial)
+        with suppress(OSError):  # there is a checkpoint
+            partial.rmdir()
         if getattr(error, "errno", None) != errno.ENOSPC and "no space left on device" not in str(error).lower():
             raise
-        _clear(partial)
         raise ResourceError(f"the disk is full ({error}); finished artifacts are whole; free some space and run again") from error
 
 

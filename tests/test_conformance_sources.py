@@ -79,6 +79,14 @@ class Listed(Given):
         return GOOD, ITEMS  # type: ignore[return-value]
 
 
+@dataclass(frozen=True)
+class Aside(Given):
+    """Sets rows aside in a table of its own form."""
+
+    def load(self, root: Path) -> RawTables:
+        return RawTables(GOOD, ITEMS, DataFrame({"why": ["no"]}))
+
+
 @pytest.mark.parametrize(
     "source", [Given(), Streamed(), Streamed(pieces=(GOOD[:1], GOOD[1:])), Cyclic(), Shop(items=60, users=20), Frames(GOOD, ITEMS)]
 )
@@ -110,6 +118,8 @@ def test_real_data_passes(tmp_path: Path, real_data: Path) -> None:
         (Given(GOOD.assign(time=[0.5, 1.5, np.nan])), r"100\.0% of the times"),
         (Given(GOOD.assign(time=pd.to_datetime(GOOD["time"]))), "times must be int64 seconds"),
         (Given(GOOD.assign(rating="good")), "ratings must be numbers"),
+        (Given(GOOD.assign(time=10**18)), "neither seconds nor milliseconds"),
+        (Aside(), "set_aside must be a DataFrame with the columns file, line, reason, got why"),
         (Given(items=ITEMS[["item"]]), "items have no column 'text'"),
         (Given(items=pd.concat([ITEMS, ITEMS[:1]])), "item 'x' has 2 rows"),
         (Streamed(pieces=(GOOD[:2],)), "the stream gives 2 interactions, load gave 3"),

@@ -29,15 +29,17 @@ def save_items(log: Log, pieces: Iterable[Any], path: Path) -> dict[str, int]:
     twice = log.listed_twice()
     if twice is not None:
         raise InputError(f"the source lists item {twice!r} twice; expected one row an item")
-    schema = pa.schema([(name, pa.string()) for name in ("item_id", *log.columns)])
+    # a column of the source's own that is called item_id would stand beside ours
+    names = [f"{name} (source)" if name == "item_id" else name for name in log.columns]
+    schema = pa.schema([(name, pa.string()) for name in ("item_id", *names)])
     unlisted = silent = 0
     with pq.ParquetWriter(path, schema) as writer:
         for batch in log.catalogue():
-            table, without = _described(pa.Table.from_batches([batch]))
-            listed = table["listed"]
-            unlisted += len(table) - pc.sum(listed, min_count=0).as_py()
+            item, listed, *texts = batch.columns
+            described, without = _described(dict(zip(names, texts, strict=True)))
+            unlisted += len(batch) - pc.sum(listed, min_count=0).as_py()
             silent += pc.sum(pc.and_(without, listed), min_count=0).as_py()
-            writer.write_table(table.select(schema.names).cast(schema))
+            writer.write_table(pa.table({"item_id": item, **described}).cast(schema))
     return {
         "items_without_metadata": unlisted,
         "items_without_text": silent,
@@ -45,11 +47,8 @@ def save_items(log: Log, pieces: Iterable[Any], path: Path) -> dict[str, int]:
     }
 
 
-def _described(table: pa.Table) -> tuple[pa.Table, pa.ChunkedArray]:
-    """The table with "" for what is missing and the placeholder for an empty text, and where the text was empty: bool."""
-    for place, name in enumerate(table.column_names):
-        if name not in ("item_id", "listed"):
-            table = table.set_column(place, name, pc.fill_null(table[name], ""))
-    without = pc.equal(pc.utf8_trim_whitespace(table["text"]), "")
-    text = pc.if_else(without, NO_TEXT, table["text"])
-    return table.set_column(table.column_names.index("text"), "text", text), without
+def _described(texts: dict[str, pa.Array]) -> tuple[dict[str, pa.Array], pa.Array]:
+    """The columns with "" for what is missing and the placeholder for an empty text, and where the text was empty: bool."""
+    filled = {name: pc.fill_null(column, "") for name, column in texts.items()}
+    without = pc.equal(pc.utf8_trim_whitespace(filled["text"]), "")
+    return {**filled, "text": pc.if_else(without, NO_TEXT, filled["text"])}, without

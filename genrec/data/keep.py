@@ -46,7 +46,8 @@ def keep(log: Log, split: Split) -> Kept:
         _note(before, pairs.counts, filters.core_name, removed)
         before = pairs.counts
     if filters.shortest > 1:
-        pairs.keep(before.users >= filters.shortest, np.ones(len(before.items), dtype=bool))
+        users, items = filters.cores
+        k_core(pairs, max(users, filters.shortest), items)  # the items' core holds afterwards too
         _note(before, pairs.counts, f"users with {filters.shortest} events or more", removed)
     return Kept(pairs, removed, repeats)
 
@@ -61,10 +62,16 @@ def _note(before: Counts, after: Counts, name: str, removed: Removed) -> None:
     if not after.events:
         raise InputError(
             f"nothing is left after the filter {name!r}: it removed all {before.events} interactions of "
-            f"{np.count_nonzero(before.users)} users and {np.count_nonzero(before.items)} items; loosen it (--split.core, "
-            "--split.minimum-rating), or use more data"
+            f"{np.count_nonzero(before.users)} users and {np.count_nonzero(before.items)} items; {_advice(name)}"
         )
     removed[name] = before.removed(after)
+
+
+def _advice(name: str) -> str:
+    """What to try where a filter removed everything."""
+    flags = {"rating": "--split.minimum-rating", "events from": "--split.since", "events before": "--split.until", "users with": ""}
+    flag = next((flag for word, flag in flags.items() if name.startswith(word)), "--split.core, --split.item-core")
+    return f"loosen it ({flag}), or use more data" if flag else "use more data: a user needs an event of each part"
 
 
 def _keep_by_hand(log: Log, split: KeepingSplit) -> None:

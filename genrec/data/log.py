@@ -210,13 +210,12 @@ class Log:
         return self.count("SELECT count(*) FROM listed WHERE item NOT IN (SELECT name FROM item_numbers)")
 
     def catalogue(self) -> Iterator[pa.RecordBatch]:
-        """The kept items in the order of their numbers: item_id, whether it is listed, then the columns of the metadata."""
+        """The kept items in the order of their numbers: id, whether it is listed, then the columns of the metadata, by place."""
         columns = _positions(len(self.columns), "m.c{}")
-        names = ["item_id", "listed", *self.columns]
         query = (
             f"SELECT n.name, m.number IS NOT NULL, {columns} FROM item_numbers n LEFT JOIN metadata m USING (number) ORDER BY n.number"
         )
-        return (pa.RecordBatch.from_arrays(batch.columns, names) for batch in self._query(query))
+        return self._query(query)
 
     def _tell(self, work: str) -> None:
         """What a large log is kept waiting for: DuckDB does not say how far it is."""

@@ -48,8 +48,18 @@ def _histogram(axes: Axes, counts: ndarray, name: str, of: str) -> None:
     axes.hist(counts, bins=edges.tolist(), color=PLAIN)
     axes.axvline(float(np.median(counts)), color=RED, label=f"median {np.median(counts):,.0f}, mean {counts.mean():,.1f}")
     axes.set(xscale="log", yscale="log", xlabel=name, ylabel=of, title=name.capitalize())
-    axes.xaxis.set_major_formatter(_thousands)
+    _count_ticks(axes)
     axes.legend(fontsize=8)
+
+
+def _count_ticks(axes: Axes) -> None:
+    """Whole numbers on a logarithmic axis, few enough to be read."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 1_000 else (1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(_thousands)
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _thousands(value: float, place: float) -> str:
@@ -83,7 +93,7 @@ def _times(axes: Axes, corpus: Corpus) -> None:
         axes.bar(edges[:-1], height, np.diff(edges), below, align="edge", color=COLOURS[name], label=name)
         below = below + height
     ticks = np.linspace(first, last, 5)
-    axes.set_xticks(ticks, [date(int(tick)) for tick in ticks], fontsize=8)
+    axes.set_xticks(ticks, [date(int(tick), last - first) for tick in ticks], fontsize=8)
     leaked = corpus.statistics["leakage_share_mean"]
     axes.set(ylabel="events", title=f"Times: {leaked:.0%} of training lies after the average test event")
     axes.yaxis.set_major_formatter(_thousands)
@@ -97,11 +107,12 @@ def _texts(axes: Axes, corpus: Corpus) -> None:
     missing = len(text) - len(characters)
     axes.set_title(f"Text: {len(characters) / len(text):.1%} of the items have one")
     if not len(characters):
+        axes.text(0.5, 0.5, f"none of {len(text):,}", ha="center", transform=axes.transAxes)
         axes.set_axis_off()
         return
     axes.hist(characters, bins=np.geomspace(1, max(2, characters.max()) + 1, 40).tolist(), color=PLAIN)
     axes.set(xscale="log", xlabel="characters of an item's text", ylabel="items")
-    axes.xaxis.set_major_formatter(_thousands)
+    _count_ticks(axes)
     if missing:
         axes.text(0.04, 0.92, f"{missing:,} items have none", transform=axes.transAxes, color=RED, fontsize=9)
 
@@ -115,19 +126,20 @@ def _left_out(axes: Axes, corpus: Corpus) -> None:
         axes.set_axis_off()
         return
     axes.barh([_wrapped(name) for name, _ in rows][::-1], [max(count, 0.5) for _, count in rows][::-1], color=GREY)
-    axes.set(xscale="log", xlabel="rows", xlim=(0.5, 10 * max(count for _, count in rows)))
+    axes.set(xscale="log", xlabel="events (and rows of metadata that can't be read)", xlim=(0.5, 10 * max(count for _, count in rows)))
     for place, (_, count) in enumerate(rows[::-1]):
         axes.text(max(count, 0.5), place, f" {count:,}", va="center", fontsize=8)
     axes.tick_params(axis="y", labelsize=8)
 
 
 def left_out(statistics: dict[str, Any]) -> list[tuple[str, int]]:
-    """Reason and rows, the most frequent first, eight at most."""
+    """Reason and rows, the most frequent first; the ninth and further reasons together."""
     counts = {name: removed["interactions"] for name, removed in statistics["removed_by_filter"].items()}
     counts["exact repeats"] = statistics["repeated_events_dropped"]
-    counts["metadata of items that nobody took"] = statistics["metadata_without_events"]
     counts |= statistics["set_aside"]
-    return sorted(((name, count) for name, count in counts.items() if count), key=lambda row: -row[1])[:8]
+    rows = sorted(((name, count) for name, count in counts.items() if count), key=lambda row: -row[1])
+    others = sum(count for _, count in rows[8:])
+    return rows[:8] + ([(f"{len(rows) - 8} other reasons", others)] if others else [])
 
 
 def _wrapped(text: str, width: int = 22) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from itertools import chain, islice
 from pathlib import Path
@@ -35,7 +35,7 @@ from genrec.data.corpus import Corpus
 from genrec.data.keep import keep
 from genrec.data.log import Log
 from genrec.data.pieces import event_piece
-from genrec.data.sources.ledger import empty, reasons, table
+from genrec.data.sources.ledger import check_set_aside, empty, reasons, table
 from genrec.data.splits import PARTS, chunks
 from genrec.data.statistics import statistics_of
 from genrec.data.times import Times
@@ -50,6 +50,7 @@ def prepare(raw: RawTables | RawStream, split: Split, folder: Path | None = None
 
     Without a folder the corpus lies in a temporary one that goes with it.
     """
+    _check(raw)
     if folder is None:
         folder = Path(tempfile.mkdtemp(prefix="genrec-corpus-"))
         try:
@@ -69,6 +70,16 @@ def prepare(raw: RawTables | RawStream, split: Split, folder: Path | None = None
     return Corpus.load(folder)
 
 
+def _check(raw: Any) -> None:
+    """Refuse what is no answer of a source."""
+    if not isinstance(raw, RawTables | RawStream):
+        raise InputError(f"a source must give genrec.types.RawTables or RawStream, got {type(raw).__name__}")
+    for name in ("interactions", "items"):
+        kind = DataFrame if isinstance(raw, RawTables) else Iterator
+        if not isinstance(getattr(raw, name), kind):
+            raise InputError(f"a source's {name} must be a {kind.__name__}, got {type(getattr(raw, name)).__name__}")
+
+
 def _write(raw: RawTables | RawStream, split: Split, folder: Path, work: Path) -> None:
     with Log(work) as log:
         times = _read(log, raw)
@@ -78,7 +89,7 @@ def _write(raw: RawTables | RawStream, split: Split, folder: Path, work: Path) -
         bounds = _bounds(ends, split, folder)
         about_items = save_items(log, _pieces(raw.items), folder / "items.parquet")
         _write_names(log, folder / "users.parquet")
-    set_aside = raw.set_aside() if callable(raw.set_aside) else raw.set_aside
+    set_aside = check_set_aside(raw.set_aside() if callable(raw.set_aside) else raw.set_aside)
     frames = [frame for frame in (set_aside, table([times.ledger])) if frame is not None and len(frame)]
     set_aside = pd.concat(frames or [empty()], ignore_index=True)
     set_aside.to_parquet(folder / "set_aside.parquet", index=False)
@@ -177,13 +188,14 @@ def _counted(parts: ndarray, users: ndarray, split: type) -> ndarray:
 
 def _check_bounds(bounds: ndarray, split: str) -> None:
     sizes = np.diff(bounds, axis=1)
+    advice = "use more data, another split, or other moments or shares of this one (--split.test-from, --split.test-share, ...)"
     if (sizes < 0).any():
         user = int((sizes < 0).any(1).argmax())
         found = bounds[user].tolist()
         raise InputError(f"{split}.divide gives user {user + 1} the bounds {found}; expected begin <= validation <= test <= end")
     for name, count in zip(PARTS, sizes.sum(0).tolist(), strict=True):
         if not count:
-            raise InputError(f"{split} leaves no interaction for the part {name!r}; use more data, or another split")
+            raise InputError(f"{split} leaves no interaction for the part {name!r}; {advice}")
 
 
 def _write_parts(bounds: ndarray, path: Path) -> None:

@@ -43,9 +43,9 @@ def head_share(events: ndarray, share: float) -> float:
     return float(np.sort(events)[::-1][:count].sum() / events.sum())
 
 
-def date(seconds: int) -> str:
-    """A time as a day, UTC."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")
+def date(seconds: int, span: int = 10**9) -> str:
+    """A time as a day, UTC; with the time of day where the whole span, in seconds, is short."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d" if span > 5 * 86_400 else "%m-%d %H:%M")
 
 
 def _spread(name: str, counts: ndarray) -> Iterator[str]:
@@ -87,7 +87,9 @@ def _cautions(corpus: Corpus) -> Iterator[str]:
             f"beware: for {said['share_of_users_with_tied_last_events']:.1%} of the users the last two events have one time, and the "
             "order of rows decides what is held out"
         )
-    if said["leakage_share"] > 0:
+    if not said["leakage_share"]:
+        yield "leakage: no training event is later than a test event"
+    else:
         yield (
             f"leakage: {said['leakage_share']:.1%} of the training events are later than the earliest test event, and "
             f"{said['leakage_share_mean']:.1%} are later than the average one (a global temporal split has none)"

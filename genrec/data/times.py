@@ -19,6 +19,7 @@ import numpy as np
 from numpy import ndarray
 
 from genrec.data.sources.ledger import Ledger
+from genrec.data.sources.tables import NEGATIVE_TIME, NO_TIME
 from genrec.errors import InputError
 
 MILLISECONDS_FROM = 10**11  # in seconds the year 5138, in milliseconds 1973
@@ -55,7 +56,7 @@ class Times:
                 f"row {before + int(late.argmax()) + 1} has time {times[late.argmax()]:.0f}: neither seconds nor milliseconds since "
                 "1970; divide micro- and nanoseconds before"
             )
-        for mask, reason in ((~whole, "the time is null or no whole number of seconds"), (negative, "the time is negative")):
+        for mask, reason in ((~whole, NO_TIME), (negative, NEGATIVE_TIME)):
             for place in np.flatnonzero(mask).tolist():
                 self.ledger.malformed(before + place + 1, reason)
         good = whole & ~negative

@@ -9,7 +9,10 @@ import pandas as pd
 from pandas import DataFrame
 
 from genrec.data.pieces import event_piece, item_piece
+from genrec.data.sources.ledger import check_set_aside
+from genrec.data.times import Times
 from genrec.errors import InputError, UsageError
+from genrec.progress import say
 from genrec.store import describe
 from genrec.testing.specification import ContractError, check_specification
 from genrec.types import RawStream, RawTables, Source, StreamedSource
@@ -31,6 +34,8 @@ def check_source(source: Source, root: Path) -> None:
         raise ContractError(f"{error} (such as genrec.data.fetch.digest of its file)") from None
     if first != again:
         raise ContractError(f"{name}: two descriptions differ, {first} and {again}; fingerprint(root) must depend on content alone")
+    if not hasattr(source, "fingerprint") and not type(source).__module__.startswith("genrec."):
+        say(f"{name} has no fingerprint(root): where it reads files, their edits go unnoticed, and an old artifact is served")
     raw = source.load(root)
     _check_tables(name, raw)
     _check_same(name, "a second load gives", raw, source.load(root))
@@ -48,6 +53,11 @@ def _check_tables(name: str, raw: Any) -> None:
         raise ContractError(f"{name}: load read no interactions")
     try:
         events, _ = event_piece(raw.interactions), item_piece(raw.items)
+    except InputError as error:
+        raise ContractError(f"{name}: {error}") from None
+    try:
+        Times().settle(events.time)
+        check_set_aside(raw.set_aside)
     except InputError as error:
         raise ContractError(f"{name}: {error}") from None
     odd = (events.time != events.time.round()) | (events.time < 0)

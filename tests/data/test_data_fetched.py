@@ -143,7 +143,7 @@ def test_offline_says_where_the_file_belongs(server: Any, tmp_path: Path, monkey
     monkeypatch.setenv("GENREC_MIRROR", f"{server.address}/mirror")
     with pytest.raises(NetworkError) as failure:
         fetch(archive(server, "folder/a.zip"), tmp_path)
-    for part in (str(tmp_path / "folder" / "a.zip"), f"{server.address}/folder/a.zip", "unset GENREC_OFFLINE", "--source.path"):
+    for part in (str(tmp_path / "folder" / "a.zip"), f"{server.address}/folder/a.zip", "no GENREC_OFFLINE", "--source.path"):
         assert part in str(failure.value)
     assert not server.requests
     assert not list(tmp_path.iterdir())

@@ -84,8 +84,8 @@ def test_without_times_the_order_of_rows_is_time(tmp_path: Path) -> None:
 
 
 def test_dates_become_seconds(tmp_path: Path) -> None:
-    frame = DataFrame({"user": ["a"] * 3, "item": ["b"] * 3, "time": pd.to_datetime([86_400, 1_577_836_801, 0], unit="s")})
-    assert Frames(frame).load(tmp_path).interactions["time"].tolist() == [86_400, 1_577_836_801, 0]
+    frame = DataFrame({"user": ["a"] * 3, "item": ["b"] * 3, "time": pd.to_datetime([86_400, 1_577_836_801, 172_800], unit="s")})
+    assert Frames(frame).load(tmp_path).interactions["time"].tolist() == [86_400, 1_577_836_801, 172_800]
     zoned = frame.assign(time=frame["time"].dt.tz_localize("Europe/Berlin"))
     assert Frames(zoned).load(tmp_path).interactions["time"].tolist()[0] == 82_800
 
@@ -179,3 +179,35 @@ def test_the_command_line_changes_other_fields_and_keeps_the_tables() -> None:
 def test_importing_sources_imports_no_torch() -> None:
     code = "import sys, genrec.data.sources, genrec.data.worlds, genrec.data.prepare; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_field_that_the_first_json_record_lacks_is_not_lost(tmp_path: Path) -> None:
+    """Columns are those of any record; the records without them are set aside, or have no rating."""
+    records = [{"user": "u", "item": f"i{number}", "time": 1000 - number, "rating": 4.0, "note": {"time": 5}} for number in range(300)]
+    del records[0]["time"], records[0]["rating"], records[1]["rating"]
+    path, items = tmp_path / "events.jsonl", tmp_path / "items.jsonl"
+    path.write_text("\n".join(map(json.dumps, records)))
+    items.write_text('{"item": "i1", "title": "one"}\n{"item": "i2", "title": "two", "text": "second", "brand": "b"}\n')
+    raw = Frames(path, items).load(tmp_path)
+    assert raw.interactions["time"].tolist() == [1000 - number for number in range(1, 300)]
+    assert raw.interactions["rating"].isna().sum() == 1
+    assert raw.set_aside is not None
+    assert raw.set_aside[["line", "reason"]].to_numpy().tolist() == [[1, "the time is null or no whole number of seconds"]]
+    assert raw.items.to_dict("list") == {"item": ["i1", "i2"], "text": ["", "second"], "title": ["one", "two"], "brand": ["", "b"]}
+
+
+def test_a_field_inside_another_or_a_value_is_no_column(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text('{"user": "time", "item": "\\"rating\\":", "more": {"time": 7, "rating": 1}}\n' * 3)
+    assert Frames(path).load(tmp_path).interactions.to_dict("list") == {
+        "user": ["time"] * 3,
+        "item": ['"rating":'] * 3,
+        "time": [0, 1, 2],
+    }
+
+
+def test_json_that_is_no_json_lines_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "events.json"
+    path.write_text('[{"user": "a", "item": "b"},\n{"user": "a", "item": "c"}]')
+    with pytest.raises(InputError, match="no line is a JSON object; expected JSON lines"):
+        Frames(path).load(tmp_path)

@@ -86,13 +86,11 @@ def expected(frame: DataFrame, split: LeaveOneOut) -> DataFrame:
         frame = frame.loc[by_time.drop_duplicates(["user", "item"], keep=split.repeats).index.sort_values()]
     users, items = split.filters().cores
     while len(frame):
-        enough = (frame.groupby("user")["item"].transform("size") >= users) & (
-            frame.groupby("item")["user"].transform("size") >= items
-        )
+        size = {name: frame.groupby(name)["time"].transform("size") for name in ("user", "item")}
+        enough = (size["user"] >= max(users, 3)) & (size["item"] >= items)  # three events of a user: one of each part
         if enough.all():
             break
         frame = frame[enough]
-    frame = frame[frame.groupby("user")["item"].transform("size") >= 3] if len(frame) else frame
     number = {name: place for place, name in enumerate(dict.fromkeys(frame["user"]))}
     return frame.assign(order=frame["user"].map(number)).sort_values(["order", "time"], kind="stable").drop(columns="order")
 
@@ -189,6 +187,10 @@ def test_ids_that_differ_in_any_way_are_different() -> None:
     assert corpus.items["text"].tolist()[9:12] == ["nan", "NaN", "NULL"]
     assert corpus.items.columns.tolist() == ["item_id", "text", "Text", "number"]
     assert corpus.items["Text"].eq("other").all()
+    reserved = DataFrame({"item": ids, "text": ids, "item_id": "own", "listed": "yes"})
+    items = prepare(RawTables(frame, reserved), LeaveOneOut(core=0)).items
+    assert items.columns.tolist() == ["item_id", "text", "item_id (source)", "listed"]
+    assert (items["item_id"].tolist(), items["listed"].tolist()) == (ids, ["yes"] * len(ids))
 
 
 @pytest.mark.parametrize("form", ["frame", "table", "batch", "stream"])

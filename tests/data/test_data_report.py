@@ -46,6 +46,7 @@ def test_the_report_by_hand(raw: RawTables) -> None:
         "removed by the filter 'users with 3 events or more': 0 interactions, 0 users, 0 items",
         "set aside, bad: 42 (first in f.csv, line 7)",
         "beware: for 50.0% of the users the last two events have one time, and the order of rows decides what is held out",
+        "leakage: no training event is later than a test event",
     ]
 
 
@@ -63,7 +64,9 @@ def test_popularity_and_its_head(raw: RawTables) -> None:
 
 def test_what_was_left_out_most_frequent_first(raw: RawTables) -> None:
     statistics = prepare(raw, LeaveOneOut(core=0)).statistics | {"repeated_events_dropped": 50}
-    assert left_out(statistics) == [("exact repeats", 50), ("bad", 42), ("metadata of items that nobody took", 1)]
+    assert left_out(statistics) == [("exact repeats", 50), ("bad", 42)]
+    many = statistics | {"set_aside": {f"reason {number}": 100 - number for number in range(10)}}
+    assert left_out(many)[-2:] == [("reason 7", 93), ("3 other reasons", 92 + 91 + 50)]
 
 
 @pytest.mark.parametrize("items", [ITEMS, ITEMS[:0]])
@@ -107,6 +110,10 @@ def test_the_command_describes_each_data_set_once(project: Path, capsys: pytest.
     assert [path.name for path in (project / "data" / "artifacts").iterdir()] == ["data"]  # nothing else was run
     assert main(["data", "experiment.py:mine", "--split.core", "0"]) == 0
     assert len(list((project / "data" / "reports").glob("frames-*.png"))) == 1
+    assert main(["data", "experiment.py:mine", "--picture", "p.xyz"]) == 2
+    assert "--picture must end in .png, .pdf, .svg, got p.xyz" in capsys.readouterr().err
+    assert main(["data", "experiment.py:mine", "--split.core", "0", "--picture", "/proc/p.png"]) == 2
+    assert "can't be written" in capsys.readouterr().err
     assert main(["data", "experiment.py:mine"]) == 3
     assert "nothing is left after the filter '5-core of users and items'" in capsys.readouterr().err
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec.data.sources.text import LIMIT, clean, flat, parts, sentences
+from genrec.data.sources.text import LIMIT, clean, flat, is_scraped, parts, sentences
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,7 @@ from genrec.data.sources.text import LIMIT, clean, flat, parts, sentences
         ("<script>var a = 1 < 2;</script>kept<style>p{}</style>", "kept"),
         ("<!-- hidden -->seen", "seen"),
         ("3 < 4 > 2 and i <3 you", "3 < 4 > 2 and i <3 you"),
+        ("Size <M and >L, <Gold> <i>ring</i>", "Size <M and >L, <Gold> ring"),
         ("a\x00b\tc\n\nd\u00a0e", "a b c d e"),
         ("half of a pair \ud800", "half of a pair \ufffd"),
         ("  ", ""),
@@ -44,6 +45,20 @@ def test_nested_fields_become_distinct_parts() -> None:
     assert flat([1, 2.5, float("nan"), True], "|") == "1|2.5|True"
     assert flat(None) == ""
     assert flat({"a": 1}) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "scraped"),
+    [
+        ("var aPageStart = (new Date()).getTime();", True),
+        ("(function(f) {var _np=(window.P._namespace);", True),
+        (".a-box { color: red }", True),
+        ("Multi-function(4 in 1) Tool", False),
+        ("Integral function(s) of Bessel", False),
+    ],
+)
+def test_scripts_are_told_from_shops_language(text: str, scraped: bool) -> None:
+    assert is_scraped(text) == scraped
 
 
 def test_sentences_leave_out_what_is_empty() -> None:

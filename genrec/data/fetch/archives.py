@@ -87,9 +87,10 @@ def failure(archive: Archive, path: Path, reasons: list[str]) -> str:
     expected = f" (expected {archive.checksum})" if archive.checksum else ""
     tried = "".join(f"\n  {reason}" for reason in reasons) + "\n" if reasons else " "
     places = " or ".join(archive.addresses) or "wherever it is published"
+    allow = " allow it (no --offline, no GENREC_OFFLINE)," if offline() else ""
     return (
         f"{path.absolute()} is needed, and {why}{expected}:{tried}get it from {places} and put it there, let GENREC_MIRROR name a "
-        f"folder or an address that has it,{' unset GENREC_OFFLINE,' if offline() else ''} or say where it is with --source.path"
+        f"folder or an address that has it,{allow} or say where it is with --source.path"
     )
 
 

@@ -13,7 +13,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -71,16 +71,16 @@ class UpstreamFile:
         return f"{self.path.name}:{self.member}" if self.member else self.path.name
 
     @contextmanager
-    def open(self) -> Iterator[BinaryIO]:
+    def open(self, buffer: int = _BUFFER) -> Iterator[BinaryIO]:
         """The file's bytes, decompressed."""
         if self.member:
             with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as stream:
-                yield cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, stream), _BUFFER))
+                yield cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, stream), buffer))
         elif self.path.suffix == ".gz":
             with gzip.open(self.path) as stream:
-                yield cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, stream), _BUFFER))
+                yield cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, stream), buffer))
         else:
-            with self.path.open("rb", buffering=_BUFFER) as stream:
+            with self.path.open("rb", buffering=buffer) as stream:
                 yield stream
 
     def blocks(self, ledger: Ledger, size: int = BLOCK) -> Iterator[Block]:
@@ -98,10 +98,18 @@ class UpstreamFile:
                     content = data = stream.read(size)
         except _DAMAGE as error:
             raise InputError(
-                f"{self.path} is damaged: {self.name} can't be read past line {cutter.line - 1} ({_said(error)}); fetch it again"
+                f"{self.path} is damaged: {self.name} can't be read past line {self._readable()} ({_said(error)}); fetch it again"
             ) from error
         if cutter.rest:
             yield Block(cutter.line, cutter.rest)
+
+    def _readable(self) -> int:
+        """How many whole lines come before the damage."""
+        count = 0
+        with suppress(*_DAMAGE), self.open(buffer=1 << 10) as stream:
+            while line := stream.readline(LINE_LIMIT):
+                count += line.endswith(b"\n")
+        return count
 
     def lines(self, ledger: Ledger) -> Iterator[Line]:
         """Number (from 1) and content of every line that is not empty; too long ones and those with a NUL are set aside."""

@@ -117,19 +117,46 @@ def _rows(value: object, ledger: Ledger) -> tuple[list[str], Iterator[Row]]:
     if kind in SEPARATORS:
         columns, rest = rows.header(blocks, SEPARATORS[kind], ledger)
         return columns, rows.separated(lines_of(rest, ledger), SEPARATORS[kind], len(columns), ledger)
-    record, rest = rows.first_record(blocks, ledger)
-    return list(record), rows.fields_of(rows.json_records(lines_of(rest, ledger), ledger), list(record))
+    columns = _json_columns(path)
+    return columns, rows.fields_of(rows.json_records(lines_of(blocks, ledger), ledger), columns)
 
 
 def _json_events(path: Path, ledger: Ledger) -> Iterator[pa.Table]:
-    """The columns, and their usual types, are those of the first record."""
-    record, blocks = rows.first_record(UpstreamFile(path).blocks(ledger), ledger)
+    """The columns are those that any record has; their usual types are those of the first."""
+    first, blocks = rows.first_record(UpstreamFile(path).blocks(ledger), ledger)
+    if not first:
+        raise InputError(f"{path}: no line is a JSON object; expected JSON lines, one object a line, and no array of them, in UTF-8")
+    record = _with_later_fields(first, path)
     require(list(record), NEEDED, ledger.file)
     fields = {name: name for name in EVENT_COLUMNS if name in record}
     types = {name: _TYPES.get(type(record[name]), pa.string()) for name in fields}
     if "rating" in record and type(record["rating"]) in (int, type(None)):
         types["rating"] = pa.float64()
     yield from logs.read(blocks, logs.json_lines(fields, types), ledger)
+
+
+def _with_later_fields(first: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The first record, with the fields of an event that only later ones have. A record that has them all ends the search."""
+    absent = {name for name in EVENT_COLUMNS if name not in first}
+    found = dict(first)
+    unread = Ledger(path.name)  # what can't be read is noted when it is read for good
+    for block in UpstreamFile(path).blocks(unread) if absent else ():
+        if any(f'"{name}"'.encode() in block.content for name in absent):  # it may be a value, or deeper inside
+            for _, record in rows.json_records(block.lines(unread), unread):
+                found |= {name: record[name] for name in absent & record.keys()}
+                absent -= record.keys()
+        if not absent:
+            break
+    return found
+
+
+def _json_columns(path: Path) -> list[str]:
+    """Every field of any record, in the order of their first appearance."""
+    unread = Ledger(path.name)
+    names: dict[str, None] = {}
+    for _, record in rows.json_records(UpstreamFile(path).lines(unread), unread):
+        names |= dict.fromkeys(record)
+    return list(names)
 
 
 Chunk = tuple[int, DataFrame]  # number of the first row, from 1, and some rows

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 from pandas import DataFrame
@@ -79,6 +80,16 @@ def table(ledgers: Iterable[Ledger]) -> DataFrame:
     rows = [row for ledger in ledgers for row in ledger.listed()]
     frame = DataFrame(rows, columns=list(COLUMNS))
     return frame.astype({"file": str, "line": "int64", "reason": str}) if rows else empty()
+
+
+def check_set_aside(frame: Any) -> DataFrame:
+    """What a source set aside, or nothing; refused where a column is missing."""
+    if frame is None or (isinstance(frame, DataFrame) and not len(frame)):
+        return empty()
+    if not isinstance(frame, DataFrame) or not set(COLUMNS) <= set(frame.columns):
+        found = ", ".join(map(str, frame.columns)) if isinstance(frame, DataFrame) else type(frame).__name__
+        raise InputError(f"a source's set_aside must be a DataFrame with the columns {', '.join(COLUMNS)}, got {found}")
+    return frame[list(COLUMNS)]
 
 
 def empty() -> DataFrame:

@@ -139,7 +139,7 @@ def _times(array: pa.Array) -> pa.Array | None:
     elif not pa.types.is_integer(array.type):
         return None
     times = array.cast(pa.int64())  # safe: a fraction is refused
-    return times if _is_exact(times) else None
+    return times if _is_exact(times) and pc.any(pc.less(times, 0)).as_py() is not True else None
 
 
 def _ratings(array: pa.Array) -> pa.Array | None:

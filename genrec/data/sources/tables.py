@@ -21,6 +21,8 @@ from genrec.data.sources.quick import EXACT
 from genrec.data.sources.rows import Row
 from genrec.data.sources.text import flat
 
+NO_TIME = "the time is null or no whole number of seconds"
+NEGATIVE_TIME = "the time is negative"
 CHUNK = 1 << 16  # rows that are Python objects at one time
 ITEMS = 1 << 14  # items of a piece
 Entry = tuple[int, object, Mapping[str, str]]  # line, id, fields
@@ -62,7 +64,8 @@ def _chunk_of_events(chunk: Sequence[Row], columns: Sequence[str], ledger: Ledge
     if "time" in values:
         numbers = _numbers(values["time"])
         whole = np.isfinite(numbers) & (np.abs(numbers) < EXACT) & (numbers == np.floor(numbers))
-        refuse(~whole, "the time is null or no whole number of seconds")
+        refuse(~whole, NO_TIME)
+        refuse(whole & (numbers < 0), NEGATIVE_TIME)
         result["time"] = pa.array(np.where(whole, numbers, 0).astype(np.int64))
     if "rating" in values:
         ratings = _numbers(values["rating"])

@@ -14,10 +14,16 @@ LIMIT = 20_000  # characters of one field; no item encoder reads as far, and it 
 
 _CODE = re.compile(r"<(script|style)\b.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
-_TAG = re.compile(r"</?[a-zA-Z][^<>]*>|<!doctype[^<>]*>", re.IGNORECASE)
+_ELEMENTS = (  # of HTML; what else stands between < and > is text, such as "Size <M" or "<Gold>"
+    "a abbr address article aside audio b big blockquote body br button center cite code col dd del div dl dt em "
+    "embed figure font footer form frame h1 h2 h3 h4 h5 h6 head header hr html i iframe img input ins label legend "
+    "li link main map meta nav noscript object ol option p param pre q s script section select small source span "
+    "strike strong style sub sup table tbody td textarea tfoot th thead title tr tt u ul video wbr"
+)
+_TAG = re.compile(rf"</?(?:{'|'.join(_ELEMENTS.split())})(?:\s[^<>]*)?/?>|<!doctype[^<>]*>", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SCRAPED = re.compile(
-    r"\bvar \w+ ?=|\bfunction ?\w*\(|\.getTime\(|[.#][\w.#-]+ ?\{[^{}]*:[^{}]*\}"
+    r"\bvar \w+ ?=|\bfunction ?\w*\([\w$, ]*\) ?\{|\.getTime\(|[.#][\w.#-]+ ?\{[^{}]*:[^{}]*\}"
 )  # what a page's scripts and styles look like
 _SURROGATE = re.compile(r"[\ud800-\udfff]")  # JSON can hold them, UTF-8 can not
 
