@@ -28,7 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(f"genrec: warning: {message}", file=sys.stderr)
             code: int = options.call(options, overrides)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by whoever started this
+            sys.stdout.flush()
         return code
     except GenrecError as error:
         print(f"genrec: {error}", file=sys.stderr)
@@ -76,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     data.add_argument("experiment", metavar="FILE.py:FUNCTION", help="an experiment, or a list of them, on the data")
     data.add_argument("--picture", metavar="FILE", type=Path, help="the picture (default: in reports/ of the data folder)")
+    data.add_argument("--refresh", nargs="?", const="data", choices=["data"], help="prepare the data anew")
     data.add_argument("--offline", action="store_true", help="fetch nothing (also GENREC_OFFLINE=1)")
     data.set_defaults(call=_data)
 
@@ -133,8 +135,9 @@ def _data(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.picture is not None and options.picture.suffix not in PICTURES:
         raise UsageError(f"--picture must end in {', '.join(PICTURES)}, got {options.picture}")
     known: set[str] = set()
+    done: set[str] = set()
     for experiment in loading.override(loading.load(options.experiment), overrides):
-        artifact = pipeline.run(experiment, last="data")["data"]
+        artifact = pipeline.run(experiment, options.refresh, done, last="data")["data"]
         if artifact.key in known:
             continue
         known.add(artifact.key)
@@ -150,6 +153,8 @@ def _data(options: argparse.Namespace, overrides: list[str]) -> int:
         try:
             picture.draw(corpus, title, path)
         except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise
             raise UsageError(f"the picture {path} can't be written ({error}); name another place with --picture") from error
         print(f"  picture: {path}")
     return 0

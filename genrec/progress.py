@@ -13,7 +13,8 @@ LINE_EVERY = 15.0  # seconds between plain lines
 
 def say(message: str) -> None:
     """One line for the person who watches, on standard error, so that standard output stays the result."""
-    print(message, file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # closed by whoever started this
+        print(message, file=sys.stderr, flush=True)
 
 
 class Progress:
@@ -40,7 +41,7 @@ class Progress:
         now = time.monotonic()
         if self._nested:
             return
-        if sys.stderr.isatty():
+        if sys.stderr is not None and sys.stderr.isatty():
             if now - self._began > 2.0:
                 self._draw(note)
         elif now - self._spoke > LINE_EVERY:

@@ -144,6 +144,8 @@ class Store:
             raise ArtifactError(f"there is no artifact {stage}/{key} below {self.root}; {again}") from None
         except ValueError as error:
             raise ArtifactError(f"{folder / 'manifest.json'} is damaged ({error}); {again}") from None
+        if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict) or "format" not in manifest:
+            raise ArtifactError(f"{folder / 'manifest.json'} is damaged (it is no manifest); {again}")
         if manifest["format"] > FORMAT:
             raise ArtifactError(
                 f"{folder} was made by genrec {manifest['versions'].get('genrec')} in format {manifest['format']}; "

@@ -54,3 +54,13 @@ def test_an_error_gives_the_terminal_back(clock: None, monkeypatch: pytest.Monke
         bar.advance()
         raise RuntimeError
     assert Progress._depth == 0
+
+
+def test_a_closed_standard_error_is_no_reason_to_fail(
+    clock: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As under some daemons; what was meant for it does not land in the result either."""
+    monkeypatch.setattr(sys, "stderr", None)
+    assert list(track(range(4), "counting")) == [0, 1, 2, 3]
+    progress.say("hello")
+    assert capsys.readouterr().out == ""

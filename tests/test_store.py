@@ -139,6 +139,10 @@ def test_damage_is_found_and_named(tmp_path: Path) -> None:
     (store.folder("stage", "k1") / "manifest.json").write_text("{")
     with pytest.raises(ArtifactError, match=r"manifest\.json is damaged"):
         store.get("stage", "k1")
+    for content in ("[]", "{}", '{"format": 1, "files": []}'):
+        (store.folder("stage", "k1") / "manifest.json").write_text(content)
+        with pytest.raises(ArtifactError, match=r"manifest\.json is damaged \(it is no manifest\)"):
+            store.get("stage", "k1")
     with pytest.raises(ArtifactError, match="there is no artifact stage/k2"):
         store.get("stage", "k2")
 

@@ -246,7 +246,10 @@ def _connect(work: Path) -> duckdb.DuckDBPyConnection:
     limit = memory_limit()
     settings: dict[str, Any] = {"memory_limit": limit, "temp_directory": str(work), "autoinstall_known_extensions": False}
     with faults():
-        connection = duckdb.connect(":memory:", config=settings)
+        try:
+            connection = duckdb.connect(":memory:", config=settings)
+        except duckdb.ParserException as error:
+            raise UsageError(f"GENREC_MEMORY must be a size such as 512MB or 4GB, got {limit!r} ({error})") from None
         connection.execute("SET enable_progress_bar = false").fetchall()
     return connection
 

@@ -265,7 +265,7 @@ def test_a_full_disk_is_found_before_anything_is_written(server: Any, tmp_path: 
         monkeypatch.setenv("GENREC_MIRROR", str(tmp_path / "mirror"))
     server.otherwise = endless
     with pytest.raises(ResourceError, match=f"more than the {SIZE - 1} bytes that are free"):
-        fetch(archive(server, "c.dat"), tmp_path)
+        fetch(archive(server, "c.zip"), tmp_path)
     assert earlier.read_bytes() == OLD
     assert [name for name in files(tmp_path) if not name.endswith(".lock")] == [WHOLE[0], "a.zip", "mirror/mirrored.zip"]
 

@@ -115,6 +115,14 @@ def test_an_archive_that_explodes_is_refused(tmp_path: Path) -> None:
         find(path, "member")
 
 
+def test_a_gzip_that_explodes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.jsonl.gz"
+    path.write_bytes(gzip.compress(b"{}\n" * 60_000_000))
+    with pytest.raises(ArtifactError, match="the whole of it grows from"):
+        for _ in UpstreamFile(path).blocks(Ledger("bomb")):
+            pass
+
+
 def test_the_limit_of_malformed_rows() -> None:
     ledger = Ledger("file")
     ledger.malformed(7, "bad")

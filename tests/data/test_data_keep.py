@@ -229,6 +229,9 @@ def test_a_log_that_does_not_fit_says_what_to_do(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("GENREC_MEMORY", "lots")
     with pytest.raises(UsageError, match="GENREC_MEMORY must be a size such as 512MB"):
         memory_limit()
+    monkeypatch.setenv("GENREC_MEMORY", "99999999TB")
+    with pytest.raises(UsageError, match="GENREC_MEMORY must be a size"):
+        Log(tmp_path)
     monkeypatch.setenv("GENREC_MEMORY", "1MB")
     frame = DataFrame({"user": [str(row) for row in range(200_000)], "item": "x" * 40, "time": 0})
     with pytest.raises(ResourceError, match=r"allow more memory with GENREC_MEMORY \(now 1MB\)") as caught:

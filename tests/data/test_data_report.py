@@ -110,6 +110,11 @@ def test_the_command_describes_each_data_set_once(project: Path, capsys: pytest.
     assert [path.name for path in (project / "data" / "artifacts").iterdir()] == ["data"]  # nothing else was run
     assert main(["data", "experiment.py:mine", "--split.core", "0"]) == 0
     assert len(list((project / "data" / "reports").glob("frames-*.png"))) == 1
+    array = next((project / "data" / "artifacts" / "data").glob("*/event_item.npy"))
+    array.write_bytes(array.read_bytes()[:-1] + b"9")
+    assert main(["data", "experiment.py:mine", "--split.core", "0"]) == 4
+    assert "--refresh data" in capsys.readouterr().err
+    assert main(["data", "experiment.py:mine", "--split.core", "0", "--refresh", "data"]) == 0
     assert main(["data", "experiment.py:mine", "--picture", "p.xyz"]) == 2
     assert "--picture must end in .png, .pdf, .svg, got p.xyz" in capsys.readouterr().err
     assert main(["data", "experiment.py:mine", "--split.core", "0", "--picture", "/proc/p.png"]) == 2

@@ -77,7 +77,7 @@ def _in_folder(folder: Path, names: list[str]) -> list[Path]:
 
 
 def _check_address(address: str) -> None:
-    if not re.match(r"https?://[^/\s]", address):
+    if not re.match(r"https?://[^/\s]", address, re.IGNORECASE):
         raise UsageError(f"an address must begin with http:// or https://, got {address!r}; a folder is named by its plain path")
 
 

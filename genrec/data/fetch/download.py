@@ -20,8 +20,8 @@ from filelock import FileLock, Timeout
 
 from genrec import __version__
 from genrec.data.fetch.archives import Archive, altered, failure, judge, offline, sources
-from genrec.data.fetch.partial import Origin, begin, check_space, discard, publish, read_origin
-from genrec.data.fetch.records import hash_of_file, read_record
+from genrec.data.fetch.partial import Origin, begin, check_space, discard, keep_larger, publish, read_origin
+from genrec.data.fetch.records import hash_of_file, read_record, record_place
 from genrec.errors import ArtifactError, NetworkError, ResourceError
 from genrec.progress import Progress, say
 from genrec.store import signature_of
@@ -73,7 +73,8 @@ def fetch(archive: Archive, root: Path) -> Path:
     if reasons is None:
         return path
     if change and offline():
-        raise ArtifactError(f"{path} {change}; {failure(archive, path, reasons)}")
+        accept = f"remove {record_place(path).name} beside it to use it as it is"
+        raise ArtifactError(f"{path} {change}; {failure(archive, path, reasons)}; {accept}")
     raise NetworkError(failure(archive, path, reasons))
 
 
@@ -106,14 +107,21 @@ def _alone(path: Path) -> Iterator[OSError | None]:
 
 def _obtain(archive: Archive, path: Path, places: list[Path | str]) -> list[str] | None:
     """Put the file in its place from the first that has it; else why each of them failed."""
-    part, reasons = path.with_name(f"{path.name}.part"), []
-    for place in places:
+    first, reasons = path.with_name(f"{path.name}.part"), []
+    if first.is_dir():
+        raise ArtifactError(f"{first} is a folder, expected what was fetched of a file; move it away")
+    begun = read_origin(first).address
+    for place in sorted(places, key=lambda place: str(place) != begun):  # stable: the one that began it, then the others
+        part = first if begun in ("", str(place)) else path.with_name(f"{path.name}.other.part")
         try:
             sha256 = _copy(archive, place, part, path) if isinstance(place, Path) else _download(archive, place, part)
             publish(part, path, sha256, archive.checksum, str(place))
+            discard(first)
             return None
         except _Unusable as error:
             reasons.append(f"{place}: {error}")
+            keep_larger(first, part)
+            begun = read_origin(first).address
         except ArtifactError as error:
             discard(part)
             raise ArtifactError(f"{place}: {error}") from None
@@ -226,6 +234,8 @@ def _understand(archive: Archive, response: Any, part: Path, offset: int, origin
     if status == 200 and (span is None or span[1] in (None, "0")):
         if archive.size is not None and response.length not in (None, archive.size):
             raise _Unusable(f"it announces {response.length} bytes, expected {archive.size}")
+        if response.length is None and not response.chunked and archive.size is None and not archive.checkable:
+            raise _Unusable("it does not say how long the file is, and nothing in such a file would show a cut")
         return _Answer(0, response.length, Origin(origin.address, validator, response.length))
     if status == 206 and offset and span is not None and span[1] is not None:
         start, stop = int(span[1]), int(span[2]) + 1
@@ -233,7 +243,7 @@ def _understand(archive: Archive, response: Any, part: Path, offset: int, origin
         sizes_fit = known in (None, total) and response.length in (None, stop - start) and (total is None or stop <= total)
         if start == offset < stop and sizes_fit and validator == origin.validator:
             return _Answer(start, stop, origin._replace(total=total))
-    if status == 416 and offset and span is not None and span[3] == str(offset):
+    if status == 416 and offset and span is not None and span[3] == str(offset) and origin.total in (None, offset):
         return _Answer(offset, offset, origin)
     if status in (200, 206, 416) and offset:
         discard(part)

@@ -48,6 +48,17 @@ def discard(part: Path) -> None:
     place.with_name(f".{place.name}.partial").unlink(missing_ok=True)
 
 
+def keep_larger(part: Path, other: Path) -> None:
+    """Of two partial files keep the larger one, as `part`: two places that both cut must not undo each other's work."""
+    if part == other:
+        return
+    if other.exists() and (not part.exists() or other.stat().st_size > part.stat().st_size):
+        discard(part)
+        _origin_place(other).replace(_origin_place(part))
+        other.replace(part)
+    discard(other)
+
+
 def publish(part: Path, path: Path, sha256: str, checksum: str | None, address: str) -> None:
     """Give a whole and checked file its name, and remember it."""
     with part.open("rb+") as file:

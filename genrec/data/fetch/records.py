@@ -108,10 +108,11 @@ def damage(path: Path, name: str) -> str:
     Archives that reach outside their folder, or that explode, are refused.
     """
     suffix = PurePosixPath(name).suffix
-    if suffix not in _MAGIC:
-        return ""
     with path.open("rb") as file:
         begins = file.read(60)
+    if suffix not in _MAGIC:
+        page = begins.lstrip().lower().startswith((b"<!doctype html", b"<html"))
+        return "it is empty" if not begins else "it is a page of HTML" if page else ""
     if not begins.startswith(_MAGIC[suffix]):
         return f"it is no {suffix} file, it begins with {begins!r}"
     try:
@@ -130,27 +131,29 @@ def check_members(name: str, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
                 f"{name} is refused: {entry.filename!r} is a link, a device, or lies outside the archive's folder; get it from "
                 "somewhere else"
             )
-        _check_growth(name, entry.filename, entry.compress_size, entry.file_size)
+        check_growth(name, entry.filename, entry.compress_size, entry.file_size)
     return entries
 
 
 def _zip_damage(path: Path, name: str) -> str:
     with zipfile.ZipFile(path) as archive:
         entries = check_members(name, archive)
-        _check_growth(name, "the whole of it", path.stat().st_size, sum(entry.file_size for entry in entries))
+        check_growth(name, "the whole of it", path.stat().st_size, sum(entry.file_size for entry in entries))
         bad = archive.testzip()
     return f"it is damaged (the checksum of {bad} does not fit)" if bad is not None else ""
 
 
 def _gzip_damage(path: Path, name: str) -> str:
-    grown, size = 0, path.stat().st_size
+    grown, size, twice = 0, path.stat().st_size, False
     with gzip.open(path) as stream:
         while block := stream.read(_BLOCK):
+            twice = twice or (not grown and block.startswith(_MAGIC[".gz"]))
             grown += len(block)
-            _check_growth(name, "the whole of it", size, grown)
-    return ""
+            check_growth(name, "the whole of it", size, grown)
+    return "it is packed twice" if twice else ""
 
 
-def _check_growth(name: str, what: str, before: int, after: int) -> None:
+def check_growth(name: str, what: str, before: int, after: int) -> None:
+    """Refuse what grows from so many bytes to so many more."""
     if after > max(EXPANSION_BYTES, EXPANSION_LIMIT * before):
         raise ArtifactError(f"{name} is refused: {what} grows from {before} to {after} bytes or more; get it from somewhere else")

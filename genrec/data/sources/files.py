@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple, cast
 
 from genrec.data.fetch import Archive, digest, fetch
-from genrec.data.fetch.records import check_members
+from genrec.data.fetch.records import check_growth, check_members
 from genrec.data.sources.ledger import Ledger
 from genrec.errors import InputError
 from genrec.progress import Progress
@@ -87,10 +87,14 @@ class UpstreamFile:
         """The file in blocks of about `size` bytes, without a byte order mark; lines that are too long are set aside."""
         cutter = _Cutter(ledger)
         try:
+            grown, packed = 0, self.path.stat().st_size
             with self.open() as stream, Progress(f"reading {self.name}", None) as progress:
                 data = stream.read(max(size, len(_BYTE_ORDER_MARK)))
                 content = data.removeprefix(_BYTE_ORDER_MARK)
                 while data:
+                    if self.path.suffix == ".gz":  # an archive's members are checked when they are found
+                        grown += len(data)
+                        check_growth(self.name, "the whole of it", packed, grown)
                     before = cutter.line
                     if (block := cutter.cut(content)).content:
                         yield block

@@ -15,7 +15,7 @@ from pandas import DataFrame
 
 from genrec.errors import InputError, UsageError
 
-ADVICE = "repair the file or fetch it again, or allow more with --source.tolerated"
+ADVICE = "repair the file, or remove it so that it is fetched again, or allow more with --source.tolerated"
 COLUMNS = ("file", "line", "reason")
 _MORE = re.compile(r"(.*): (\d+) more rows, not listed")
 LISTED = 10_000  # rows of a file that are listed one by one
