@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from genrec.data.batches import Examples, examples
-from genrec.data.corpus import BEGIN, TEST, Corpus
+from genrec.data.corpus import Corpus
 from genrec.data.prepare import prepare
+from genrec.data.splits import BEGIN, TEST
 from genrec.embeddings.checks import check_vectors
 from genrec.errors import ArtifactError
 from genrec.evaluation.evaluate import Evaluate, evaluate, metrics_of

@@ -95,10 +95,10 @@ def hash_of(description: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def file_hash(path: Path) -> str:
-    """The sha256 of a file."""
+def file_hash(path: Path, algorithm: str = "sha256") -> str:
+    """The hexadecimal hash of a file, by `sha256` or, where that is what is published, `md5`."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
 def signature_of(path: Path) -> Signature:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from genrec.data.corpus import BEGIN, END, TEST, VALIDATION, Corpus
-from genrec.data.splits import PARTS, Part
+from genrec.data.corpus import Corpus
+from genrec.data.splits import BEGIN, END, PARTS, TEST, VALIDATION, Part
 from genrec.errors import InputError, UsageError
 from genrec.randomness import generator
 from genrec.types import SequenceBatch

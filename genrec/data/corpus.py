@@ -21,10 +21,8 @@ from numpy import ndarray
 from pandas import DataFrame
 
 from genrec.data.arrays import open_array
-from genrec.data.splits import PARTS, Part, chunks, part_of_rows
+from genrec.data.splits import BEGIN, END, PARTS, Part, chunks, part_of_rows
 from genrec.errors import ArtifactError, UsageError
-
-BEGIN, VALIDATION, TEST, END = range(4)  # columns of `bounds`
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,11 +104,12 @@ class Corpus:
         """Runs of events, and the number of each event's part (an index of PARTS), int8."""
         return chunks(self.bounds)
 
-    def popularity(self, part: Part = "train") -> ndarray:
-        """Events of each item in one part, int64 [N + 1]; entry 0 is no item."""
+    def popularity(self, part: Part | None = "train") -> ndarray:
+        """Events of each item in one part, or (None) in all, int64 [N + 1]; entry 0 is no item."""
         counts = np.zeros(self.item_count + 1, dtype=np.int64)
         for rows, parts in self.chunks():
-            counts += np.bincount(self.item[rows][parts == PARTS.index(part)], minlength=len(counts))
+            taken = self.item[rows] if part is None else self.item[rows][parts == PARTS.index(part)]
+            counts += np.bincount(taken, minlength=len(counts))
         return counts
 
 

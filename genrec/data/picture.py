@@ -9,9 +9,9 @@ import numpy as np
 from numpy import ndarray
 
 from genrec.data.catalogue import NO_TEXT
-from genrec.data.corpus import BEGIN, END, Corpus
+from genrec.data.corpus import Corpus
 from genrec.data.report import date, events_of_items, head_share
-from genrec.data.splits import PARTS
+from genrec.data.splits import BEGIN, END, PARTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,8 +9,8 @@ import numpy as np
 from numpy import ndarray
 
 from genrec.data.catalogue import NO_TEXT
-from genrec.data.corpus import BEGIN, END, Corpus
-from genrec.data.splits import PARTS
+from genrec.data.corpus import Corpus
+from genrec.data.splits import BEGIN, END, PARTS
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
 
@@ -33,8 +33,7 @@ def lines(corpus: Corpus) -> Iterator[str]:
 
 def events_of_items(corpus: Corpus) -> ndarray:
     """Events of each item over all parts, int64 [N]."""
-    counts: ndarray = np.sum([corpus.popularity(part) for part in PARTS], axis=0)[1:]
-    return counts
+    return corpus.popularity(None)[1:]
 
 
 def head_share(events: ndarray, share: float) -> float:

@@ -19,6 +19,7 @@ from genrec.errors import UsageError
 
 Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")  # in the order of time
+BEGIN, VALIDATION, TEST, END = range(4)  # columns of bounds: where a user's events, validation and test begin, and where they end
 SHORTEST = 3  # events of a user: one of each part
 DAY = 86_400  # seconds
 CHUNK = 1 << 22  # events in memory at one time
@@ -148,8 +149,8 @@ def part_of_rows(bounds: ndarray) -> ndarray:
 
 def chunks(bounds: ndarray) -> Iterator[tuple[slice, ndarray]]:
     """Runs of whole users' events that fit into memory, and the number of each event's part (an index of PARTS), int8."""
-    for first, last in user_blocks(bounds[:, 3]):
-        yield slice(int(bounds[first, 0]), int(bounds[last - 1, 3])), part_of_rows(bounds[first:last])
+    for first, last in user_blocks(bounds[:, END]):
+        yield slice(int(bounds[first, BEGIN]), int(bounds[last - 1, END])), part_of_rows(bounds[first:last])
 
 
 def _blocks(time: ndarray) -> list[ndarray]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from genrec.data.splits import PARTS, chunks
+from genrec.data.splits import BEGIN, END, PARTS, TEST, chunks
 
 
 def statistics_of(time: ndarray, bounds: ndarray, items: int) -> dict[str, Any]:
@@ -15,7 +15,7 @@ def statistics_of(time: ndarray, bounds: ndarray, items: int) -> dict[str, Any]:
 
     Times int64 [E], bounds int64 [U, 4] (where each user's events, validation, test begin, and where they end).
     """
-    events = bounds[:, 3] - bounds[:, 0]
+    events = bounds[:, END] - bounds[:, BEGIN]
     users, interactions = len(bounds), int(events.sum())
     return {
         "users": users,
@@ -25,9 +25,9 @@ def statistics_of(time: ndarray, bounds: ndarray, items: int) -> dict[str, Any]:
         "events_per_user_mean": float(events.mean()),
         "events_per_user_median": float(np.median(events)),
         "parts": dict(zip(PARTS, np.diff(bounds, axis=1).sum(0).tolist(), strict=True)),
-        "first_time": int(time[bounds[:, 0]].min()),
-        "last_time": int(time[bounds[:, 3] - 1].max()),
-        "users_tested": int(np.count_nonzero((bounds[:, 3] > bounds[:, 2]) & (bounds[:, 2] > bounds[:, 0]))),
+        "first_time": int(time[bounds[:, BEGIN]].min()),
+        "last_time": int(time[bounds[:, END] - 1].max()),
+        "users_tested": int(np.count_nonzero((bounds[:, END] > bounds[:, TEST]) & (bounds[:, TEST] > bounds[:, BEGIN]))),
         "share_of_users_with_tied_last_events": _tied(time, bounds),
         **leakage(time, bounds),
     }
@@ -35,7 +35,7 @@ def statistics_of(time: ndarray, bounds: ndarray, items: int) -> dict[str, Any]:
 
 def _tied(time: ndarray, bounds: ndarray) -> float:
     """The share of users whose last two events have one time, so that the order of rows chose the held-out item."""
-    last = bounds[bounds[:, 3] - bounds[:, 0] > 1, 3] - 1
+    last = bounds[bounds[:, END] - bounds[:, BEGIN] > 1, END] - 1
     return float(np.count_nonzero(time[last] == time[last - 1]) / len(bounds))
 
 

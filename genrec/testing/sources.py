@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 from pandas import DataFrame
 
 from genrec.data.pieces import event_piece, item_piece
@@ -53,9 +54,6 @@ def _check_tables(name: str, raw: Any) -> None:
         raise ContractError(f"{name}: load read no interactions")
     try:
         events, _ = event_piece(raw.interactions), item_piece(raw.items)
-    except InputError as error:
-        raise ContractError(f"{name}: {error}") from None
-    try:
         Times().settle(events.time)
         check_set_aside(raw.set_aside)
     except InputError as error:
@@ -76,7 +74,7 @@ def _check_tables(name: str, raw: Any) -> None:
 def _gathered(name: str, stream: Any) -> RawTables:
     if not isinstance(stream, RawStream):
         raise ContractError(f"{name}: stream must return genrec.types.RawStream, got {type(stream).__name__}")
-    parts = [[DataFrame(_frame(piece)) for piece in pieces] for pieces in (stream.interactions, stream.items)]
+    parts = [[_frame(piece) for piece in pieces] for pieces in (stream.interactions, stream.items)]
     interactions, items = (pd.concat(part, ignore_index=True) if part else DataFrame() for part in parts)
     stream.set_aside()
     return RawTables(interactions, items)
@@ -85,8 +83,6 @@ def _gathered(name: str, stream: Any) -> RawTables:
 def _frame(piece: Any) -> DataFrame:
     if isinstance(piece, DataFrame):
         return piece
-    import pyarrow as pa
-
     frame: DataFrame = pa.table(piece).to_pandas()
     return frame
 

@@ -43,7 +43,7 @@ def test_a_file_is_fetched_once_and_recorded(server: Any, tmp_path: Path, monkey
     assert (record["address"], record["size"]) == (f"{server.address}/folder/a.zip", len(OLD))
     assert record["sha256"] == hashlib.sha256(OLD).hexdigest()
     assert server.agents == {(f"genrec/{module.__version__}", "identity")}
-    monkeypatch.setattr(records, "hash_of_file", lambda *_: pytest.fail("an untouched file is not read again"))
+    monkeypatch.setattr(records, "file_hash", lambda *_: pytest.fail("an untouched file is not read again"))
     assert fetch(archive(server, "folder/a.zip"), tmp_path) == path
     assert digest(path) == record["sha256"]
     assert len(server.requests) == 1

@@ -16,9 +16,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from genrec.data.fetch.records import damage, differs, digest, hash_of_file, read_record, write_record
+from genrec.data.fetch.records import damage, differs, digest, read_record, write_record
 from genrec.errors import ArtifactError, UsageError
-from genrec.store import signature_of
+from genrec.store import file_hash, signature_of
 
 _CHECKSUM = re.compile(r"(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})", re.IGNORECASE)
 CHECKED_INSIDE = (".zip", ".gz")  # files whose own checksums tell whether they are whole
@@ -96,7 +96,7 @@ def failure(archive: Archive, path: Path, reasons: list[str]) -> str:
 
 def judge(archive: Archive, path: Path) -> tuple[str, str]:
     """The sha256, and why this is not the published file: by its size and checksum, or by its structure where none is published."""
-    sha256 = hash_of_file(path, "sha256")
+    sha256 = file_hash(path)
     wrong = differs(path, sha256, archive.size, archive.checksum)
     return sha256, wrong or ("" if archive.checksum else damage(path, archive.name))
 

@@ -21,10 +21,10 @@ from filelock import FileLock, Timeout
 from genrec import __version__
 from genrec.data.fetch.archives import Archive, altered, failure, judge, offline, sources
 from genrec.data.fetch.partial import Origin, begin, check_space, discard, keep_larger, publish, read_origin
-from genrec.data.fetch.records import hash_of_file, read_record, record_place
+from genrec.data.fetch.records import read_record, record_place
 from genrec.errors import ArtifactError, NetworkError, ResourceError
 from genrec.progress import Progress, say
-from genrec.store import signature_of
+from genrec.store import file_hash, signature_of
 
 ATTEMPTS = 4  # requests to one address before the next one is tried
 PAUSE = 0.5  # seconds before the second request; doubled before each further one
@@ -148,7 +148,7 @@ def _copy(archive: Archive, source: Path, part: Path, path: Path) -> str:
     check_space(part, source.stat().st_size)
     discard(part)
     shutil.copyfile(source, part)
-    if hash_of_file(part, "sha256") != sha256:
+    if file_hash(part) != sha256:
         discard(part)
         raise _Unusable("it changed while it was copied")
     return sha256

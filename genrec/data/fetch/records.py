@@ -8,7 +8,6 @@ counts as none.
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import os
 import stat
@@ -20,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 from genrec.errors import ArtifactError, InputError
-from genrec.store import Signature, signature_of, write_json
+from genrec.store import Signature, file_hash, signature_of, write_json
 
 EXPANSION_LIMIT = 200  # an archive, or a member, that grows more than this, to over EXPANSION_BYTES, is refused
 EXPANSION_BYTES = 100_000_000
@@ -52,17 +51,11 @@ def digest(path: Path) -> str:
         if known is not None and known[0] == signature:
             return known[1]
         record = read_record(path)
-        sha256 = record.sha256 if record is not None and record.signature == signature else hash_of_file(path, "sha256")
+        sha256 = record.sha256 if record is not None and record.signature == signature else file_hash(path)
     except OSError as error:
         raise InputError(f"{path} can't be read ({error}); expected a file") from None
     _seen[place] = signature, sha256
     return sha256
-
-
-def hash_of_file(path: Path, algorithm: str) -> str:
-    """The hexadecimal hash of a file, by `md5` or `sha256`."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
 def record_place(path: Path) -> Path:
@@ -95,7 +88,7 @@ def differs(path: Path, sha256: str, size: int | None, checksum: str | None) -> 
     """Why a file is not the published one, by its size and checksum; "" where it is, or where neither is published."""
     if checksum is not None:
         algorithm, _, expected = checksum.lower().partition(":")
-        got = sha256 if algorithm == "sha256" else hash_of_file(path, algorithm)
+        got = sha256 if algorithm == "sha256" else file_hash(path, algorithm)
         if got != expected:
             return f"its {algorithm} is {got}, expected {expected}"
     found = path.stat().st_size
