@@ -1,4 +1,4 @@
-"""The command line: `genrec run`, `data`, `show`, `compare`, `check`, `doctor`. Nothing heavy is imported before it is needed."""
+"""The command line: `genrec run`, `data`, `tokenize`, `show`, `compare`, `check`, `doctor`. Nothing heavy is imported at its start."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from genrec import __version__
@@ -20,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code (see `genrec.errors`)."""
     parser = _parser()
     options, overrides = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
-    if overrides and options.command not in ("run", "data"):
+    if overrides and options.command not in ("run", "data", "tokenize"):
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     if getattr(options, "offline", False):
         os.environ["GENREC_OFFLINE"] = "1"
@@ -81,6 +83,20 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--offline", action="store_true", help="fetch nothing (also GENREC_OFFLINE=1)")
     data.set_defaults(call=_data)
 
+    tokens = commands.add_parser(
+        "tokenize",
+        help="make the Semantic IDs, print and draw what they are worth",
+        description="Make the Semantic IDs of an experiment and describe them: usage, collisions, what a prefix says of an item. "
+        "Fields are overridden as in 'genrec run'.",
+    )
+    tokens.add_argument("experiment", metavar="FILE.py:FUNCTION", help="an experiment, or a list of them")
+    tokens.add_argument("--picture", metavar="FILE", type=Path, help="the picture (default: in reports/ of the data folder)")
+    tokens.add_argument(
+        "--refresh", nargs="?", const="tokenize", choices=["data", "embed", "tokenize"], help="build from here on anew"
+    )
+    tokens.add_argument("--offline", action="store_true", help="fetch nothing (also GENREC_OFFLINE=1)")
+    tokens.set_defaults(call=_tokenize)
+
     show = commands.add_parser("show", help="a run's stages, artifacts, metrics and where every value came from")
     show.add_argument("name", metavar="NAME")
     show.set_defaults(call=_show)
@@ -93,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.set_defaults(call=_compare)
 
     check = commands.add_parser(
-        "check", help="whether a sampler, a loss or a data source of yours keeps its contract, and if not, why"
+        "check", help="whether a sampler, loss, data source, item encoder or quantizer of yours keeps its contract, and if not, why"
     )
     check.add_argument("component", metavar="FILE.py:CLASS")
     check.set_defaults(call=_check)
@@ -132,8 +148,7 @@ def _data(options: argparse.Namespace, overrides: list[str]) -> int:
     from genrec.data import picture, report
     from genrec.data.corpus import Corpus
 
-    if options.picture is not None and options.picture.suffix not in PICTURES:
-        raise UsageError(f"--picture must end in {', '.join(PICTURES)}, got {options.picture}")
+    _check_picture(options.picture)
     known: set[str] = set()
     done: set[str] = set()
     for experiment in loading.override(loading.load(options.experiment), overrides):
@@ -147,17 +162,65 @@ def _data(options: argparse.Namespace, overrides: list[str]) -> int:
         print(f"{title}\n{artifact.folder}")
         for line in report.lines(corpus):
             print(f"  {line}")
-        path = options.picture or pipeline.home() / "reports" / f"{type(experiment.source).__name__.lower()}-{artifact.key}.png"
-        if options.picture is not None and len(known) > 1:  # one picture a data set
-            path = path.with_stem(f"{path.stem}-{artifact.key}")
-        try:
-            picture.draw(corpus, title, path)
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise
-            raise UsageError(f"the picture {path} can't be written ({error}); name another place with --picture") from error
-        print(f"  picture: {path}")
+        name = f"{type(experiment.source).__name__.lower()}-{artifact.key}"
+        _draw(partial(picture.draw, corpus, title), options.picture, name, artifact.key, first=len(known) == 1)
     return 0
+
+
+def _tokenize(options: argparse.Namespace, overrides: list[str]) -> int:
+    import json
+
+    from genrec import loading, pipeline, runs
+    from genrec.data.corpus import Corpus
+    from genrec.semantic_ids import SemanticIds
+    from genrec.tokenizer import picture, report
+
+    _check_picture(options.picture)
+    found = [each for each in loading.override(loading.load(options.experiment), overrides) if not each.is_baseline]
+    if not found:
+        raise UsageError(f"{options.experiment} has baselines only, which need no Semantic IDs")
+    known: set[str] = set()
+    done: set[str] = set()
+    for experiment in found:
+        artifacts = pipeline.run(experiment, options.refresh, done, last="tokenize")
+        artifact = artifacts["tokenize"]
+        if artifact.key in known:
+            continue
+        known.add(artifact.key)
+        corpus, semantic_ids = Corpus.load(artifacts["data"].folder), SemanticIds.load(artifact.folder / "codes.safetensors")
+        figures = json.loads((artifact.folder / "health.json").read_text(encoding="utf-8"))
+        parts = {name: step.manifest["specification"] for name, step in artifacts.items()}
+        title = ", ".join(
+            runs.label(each) for each in (parts["data"]["source"], parts["embed"]["embed"], parts["tokenize"]["tokenize"]["quantizer"])
+        )
+        print(f"{title}\n{artifact.folder}")
+        for line in report.lines(figures):
+            print(f"  {line}")
+        name = f"{type(experiment.tokenize.quantizer).__name__.lower()}-{artifact.key}"
+        draw = partial(picture.draw, semantic_ids, figures, corpus.items, title)
+        _draw(draw, options.picture, name, artifact.key, first=len(known) == 1)
+    return 0
+
+
+def _check_picture(path: Path | None) -> None:
+    if path is not None and path.suffix not in PICTURES:
+        raise UsageError(f"--picture must end in {', '.join(PICTURES)}, got {path}")
+
+
+def _draw(draw: Callable[[Path], None], wanted: Path | None, name: str, key: str, first: bool) -> None:
+    """Draw where the person said, or in reports/; `first`: whether it is the command's first picture, others get their key."""
+    from genrec import pipeline
+
+    path = wanted or pipeline.home() / "reports" / f"{name}.png"
+    if wanted is not None and not first:
+        path = path.with_stem(f"{path.stem}-{key}")
+    try:
+        draw(path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise UsageError(f"the picture {path} can't be written ({error}); name another place with --picture") from error
+    print(f"  picture: {path}")
 
 
 def _print_table(
@@ -202,7 +265,7 @@ def _compare(options: argparse.Namespace, overrides: list[str]) -> int:
 
 def _check(options: argparse.Namespace, overrides: list[str]) -> int:
     from genrec import loading, pipeline, testing
-    from genrec.types import NegativeSampler, PreferenceLoss, Source
+    from genrec.types import ItemEncoder, NegativeSampler, PreferenceLoss, Quantizer, Source
 
     component = loading.component(options.component)
     if isinstance(component, NegativeSampler):
@@ -211,9 +274,14 @@ def _check(options: argparse.Namespace, overrides: list[str]) -> int:
         testing.check_loss(component)
     elif isinstance(component, Source):
         testing.check_source(component, pipeline.home() / "raw")
+    elif isinstance(component, Quantizer):
+        testing.check_quantizer(component)
+    elif isinstance(component, ItemEncoder):
+        testing.check_encoder(component)
     else:
         raise UsageError(
-            f"{component!r} is no NegativeSampler (no build), no PreferenceLoss (it can't be called) and no Source (no load)"
+            f"{component!r} is no NegativeSampler (no build), no PreferenceLoss (it can't be called), no Source (no load), "
+            "no Quantizer (no fit, level_sizes and restore) and no ItemEncoder (no encode)"
         )
     print(f"{component!r} keeps its contract")
     return 0

@@ -20,7 +20,7 @@ from genrec.experiment import Experiment
 from genrec.progress import say
 from genrec.store import Artifact, Store, describe, hash_of
 
-VERSIONS = {"data": 2, "embed": 1, "tokenize": 1, "sft": 1, "align": 1, "evaluate": 1}  # raised when a change changes results
+VERSIONS = {"data": 2, "embed": 2, "tokenize": 2, "sft": 1, "align": 1, "evaluate": 2}  # raised when a change changes results
 
 
 class Step(NamedTuple):
@@ -56,7 +56,7 @@ def plan(experiment: Experiment) -> list[Step]:
     else:
         wanted += [
             ("embed", part("embed"), ("data",)),
-            ("tokenize", part("tokenize"), ("embed",)),
+            ("tokenize", part("tokenize"), ("data", "embed")),
             ("sft", part("policy", "sft") | trained, ("data", "tokenize")),
         ]
         if experiment.align is not None:
@@ -123,7 +123,7 @@ def _build(experiment: Experiment, step: Step, artifacts: dict[str, Artifact], w
 def versions() -> dict[str, str]:
     """The versions that a result may depend on."""
     result = {"python": platform.python_version()}
-    recorded = "genrec torch pytorch-lightning numpy pandas scikit-learn duckdb pyarrow faiss-cpu faiss-gpu"
+    recorded = "genrec torch pytorch-lightning numpy pandas scikit-learn duckdb pyarrow faiss-cpu faiss-gpu sentence-transformers"
     for name in recorded.split():
         try:
             result[name] = metadata.version(name)

@@ -17,16 +17,28 @@ from genrec.data.prepare import prepare
 from genrec.data.splits import BEGIN, TEST
 from genrec.embeddings.checks import check_vectors
 from genrec.errors import ArtifactError
+from genrec.evaluation.cold import cold_only_metrics
+from genrec.evaluation.cold_ranking import evaluate_unseen
 from genrec.evaluation.evaluate import Evaluate, evaluate, metrics_of
 from genrec.evaluation.metrics import ndcg
+from genrec.evaluation.ties import per_user
 from genrec.experiment import Experiment
 from genrec.randomness import generator
 from genrec.semantic_ids import SemanticIds
 from genrec.store import write_json
-from genrec.tokenizer import tokenize
+from genrec.tokenizer.tokenize import save_tokenized, tokenize
 from genrec.training.checkpoint import weights
 from genrec.training.recipes import SFT, Align
-from genrec.types import Baseline, Policy, PolicySpecification, Recommender, SamplerContext, SequenceBatch, StreamedSource
+from genrec.types import (
+    Baseline,
+    Policy,
+    PolicySpecification,
+    Recommender,
+    ResumableEncoder,
+    SamplerContext,
+    SequenceBatch,
+    StreamedSource,
+)
 
 Parents = dict[str, Path]
 
@@ -40,18 +52,19 @@ def build_data(experiment: Experiment, parents: Parents, folder: Path) -> None:
 def build_embed(experiment: Experiment, parents: Parents, folder: Path) -> None:
     """Corpus -> vectors float32 [N, D]."""
     corpus = Corpus.load(parents["data"])
-    vectors = experiment.embed.encode(corpus.items, corpus.part("train"))
+    encoder, train = experiment.embed, corpus.part("train")
+    if isinstance(encoder, ResumableEncoder):
+        vectors = encoder.encode_into(corpus.items, train, folder / "checkpoint")
+    else:
+        vectors = encoder.encode(corpus.items, train)
     check_vectors(vectors, corpus.items["item_id"].tolist())
     save_file({"vectors": torch.from_numpy(vectors).contiguous()}, folder / "vectors.safetensors")
 
 
 def build_tokenize(experiment: Experiment, parents: Parents, folder: Path) -> None:
     """Vectors -> Semantic IDs, the fitted quantizer, and their health."""
-    vectors = load_file(parents["embed"] / "vectors.safetensors")["vectors"].numpy()
-    semantic_ids, quantizer, health = tokenize(vectors, experiment.tokenize)
-    semantic_ids.save(folder / "codes.safetensors")
-    save_file({name: torch.from_numpy(value) for name, value in quantizer.state().items()}, folder / "quantizer.safetensors")
-    write_json(folder / "health.json", health)
+    corpus, vectors = Corpus.load(parents["data"]), load_file(parents["embed"] / "vectors.safetensors")["vectors"].numpy()
+    save_tokenized(tokenize(vectors, experiment.tokenize, corpus.items, corpus.part("train")), folder)
 
 
 def build_sft(experiment: Experiment, parents: Parents, folder: Path) -> None:
@@ -66,7 +79,7 @@ def build_sft(experiment: Experiment, parents: Parents, folder: Path) -> None:
         experiment.sft,
         experiment.seed,
         folder / "checkpoint" / "last",
-        validation_score(policy, corpus, experiment, experiment.sft),
+        validation_score(policy, corpus, experiment, experiment.sft, semantic_ids),
     )
     _save_policy(policy, outcome.curves, folder)
 
@@ -85,28 +98,33 @@ def build_align(experiment: Experiment, parents: Parents, folder: Path) -> None:
         experiment.align,
         experiment.seed,
         folder / "checkpoint" / "last",
-        validation_score(policy, corpus, experiment, experiment.align),
+        validation_score(policy, corpus, experiment, experiment.align, semantic_ids),
     )
     _save_policy(policy, outcome.curves, folder)
     write_json(folder / "negatives.json", drawn)
 
 
 def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> None:
-    """Whatever recommends -> ranks, lists and metrics of every test user."""
+    """Whatever recommends -> ranks, lists and metrics of every test user; items unseen in training also by themselves."""
     corpus = Corpus.load(parents["data"])
+    shared: Tensor | None = None
     if isinstance(experiment.policy, Baseline):
         recommender: Recommender = experiment.policy.fit(corpus.part("train"), corpus.item_count)
     else:
         semantic_ids = SemanticIds.load(parents["tokenize"] / "codes.safetensors")
         policy = load_policy(experiment, semantic_ids, parents["align" if experiment.align else "sft"])
-        recommender = _on_device(policy)
-    spec = experiment.evaluate
-    test = examples(corpus, "test", spec.history_length)
+        recommender, shared = _on_device(policy), shared_numbers(semantic_ids)
+    spec, popularity = experiment.evaluate, popularity_of(corpus)
+    test = batches(examples(corpus, "test", spec.history_length), spec.batch, device_of(recommender))
     seen = seen_items(corpus) if spec.filter_seen else None
-    result = evaluate(recommender, batches(test, spec.batch, device_of(recommender)), spec, seen)
+    result = evaluate(recommender, test, spec, seen, shared)
     result.ranks.to_parquet(folder / "ranks.parquet", index=False)
     result.recommendations.to_parquet(folder / "recommendations.parquet", index=False)
-    metrics = metrics_of(result.ranks, result.recommendations, spec.cutoffs, corpus.item_count, popularity_of(corpus))
+    metrics = metrics_of(result.ranks, result.recommendations, spec.cutoffs, corpus.item_count, popularity)
+    if "cold_users" in metrics:
+        cold = evaluate_unseen(recommender, test, spec, popularity, seen, shared)
+        cold.to_parquet(folder / "cold.parquet", index=False)
+        metrics |= cold_only_metrics(cold, spec.cutoffs)
     write_json(folder / "metrics.json", metrics | {"excluded_targets": float(result.excluded_targets)})
 
 
@@ -126,19 +144,30 @@ def batches(entries: Examples, size: int, device: torch.device) -> list[Sequence
     return [SequenceBatch(*(part.to(device) for part in entries.batch(index))) for index in indices]
 
 
-def validation_score(policy: Policy, corpus: Corpus, experiment: Experiment, recipe: SFT | Align) -> Callable[[], float]:
-    """What gives NDCG@10 on validation users; the users are drawn once and are the same for all seeds and stages."""
+def validation_score(
+    policy: Policy, corpus: Corpus, experiment: Experiment, recipe: SFT | Align, semantic_ids: SemanticIds
+) -> Callable[[], float]:
+    """What gives NDCG@10 on validation users, of items; the users are drawn once and are the same for all seeds and stages."""
     validation = examples(corpus, "validation", experiment.evaluate.history_length)
     if 0 < recipe.validation_users < len(validation):
         drawn = torch.randperm(len(validation), generator=generator(0, "validation users"))[: recipe.validation_users]
         validation = validation.select(drawn.sort().values)
     spec = Evaluate(cutoffs=(10,), history_length=experiment.evaluate.history_length, batch=experiment.evaluate.batch)
 
+    shared = shared_numbers(semantic_ids)
+
     def score() -> float:
-        result = evaluate(policy, batches(validation, spec.batch, device_of(policy)), spec)
-        return float(ndcg(torch.from_numpy(result.ranks["rank"].to_numpy(copy=True)), 10).double().mean())
+        result = evaluate(policy, batches(validation, spec.batch, device_of(policy)), spec, shared=shared)
+        return float(per_user(ndcg, result.ranks, 10).mean())
 
     return score
+
+
+def shared_numbers(semantic_ids: SemanticIds) -> Tensor | None:
+    """The number of each item's Semantic ID, int64 [N + 1], 0 for row 0, which is no item; None where no two items share one."""
+    if not semantic_ids.collided:
+        return None
+    return torch.cat([torch.zeros(1, dtype=torch.int64), semantic_ids.leaf(torch.arange(1, semantic_ids.items + 1)) + 1])
 
 
 def load_policy(experiment: Experiment, semantic_ids: SemanticIds, folder: Path) -> Policy:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from numpy import ndarray
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from genrec.semantic_ids import SemanticIds
+
+
+NO_TEXT = "item without description"  # an empty text in the catalogue; the same for all, so that nothing tells them apart
 
 
 class RawTables(NamedTuple):
@@ -91,11 +94,7 @@ class StreamedSource(Source, Protocol):
 
 @runtime_checkable
 class Split(Protocol):
-    """Which interactions are for training, for validation, for the test.
-
-    A split may also have `keep(interactions: DataFrame) -> DataFrame`, which says which raw interactions stay (in file order), or
-    `filters() -> genrec.data.filters.Filters`, the built-in filters as a value, which need no log in memory.
-    """
+    """Which interactions are for training, for validation, for the test; it may also be one or two of the three below."""
 
     def assign(self, interactions: DataFrame) -> ndarray:
         """Interactions sorted by (user, time), stable -> text [rows]: 'train', 'validation' or 'test'."""
@@ -139,6 +138,15 @@ class ItemEncoder(Protocol):
 
 
 @runtime_checkable
+class ResumableEncoder(ItemEncoder, Protocol):
+    """An item encoder whose work is long: it keeps what it has, and goes on from there after a kill."""
+
+    def encode_into(self, items: DataFrame, interactions: DataFrame, folder: Path) -> ndarray:
+        """What `encode` returns; `folder`, which may not exist yet, holds what a killed try left, and goes when the stage is done."""
+        ...
+
+
+@runtime_checkable
 class FittedQuantizer(Protocol):
     """A trained tokenizer: encodes the items it was trained on and those that come later."""
 
@@ -156,6 +164,26 @@ class FittedQuantizer(Protocol):
 
 
 @runtime_checkable
+class ListedCodes(FittedQuantizer, Protocol):
+    """A fitted quantizer whose items have codes of their own, which do not follow from their vectors (imported, random)."""
+
+    def listed_codes(self) -> ndarray:
+        """The codes of the items it was fitted on, in their order, int64 [N, L]; `encode` is for items that come later."""
+        ...
+
+
+@runtime_checkable
+class PricedCodes(FittedQuantizer, Protocol):
+    """A fitted quantizer that can say what another last code would cost an item: what reassigning collided items needs."""
+
+    def last_level_costs(self, vectors: ndarray, codes: ndarray) -> ndarray:
+        """Vectors float32 [M, D] and their codes int64 [M, L] -> float32 [M, C]: for each of the last level's C codes the squared
+        error, in the space that is quantised, of the item with that code instead of its own; its other codes stay.
+        """
+        ...
+
+
+@runtime_checkable
 class Quantizer(Protocol):
     """A tokenizer's specification."""
 
@@ -169,6 +197,15 @@ class Quantizer(Protocol):
 
     def restore(self, state: dict[str, ndarray]) -> FittedQuantizer:
         """The fitted quantizer again, from its stored tensors."""
+        ...
+
+
+@runtime_checkable
+class CatalogueQuantizer(Quantizer, Protocol):
+    """A quantizer that must know which item a row is (one that reads published codes)."""
+
+    def fit_catalogue(self, item_ids: Sequence[str], vectors: ndarray, generator: Generator) -> FittedQuantizer:
+        """`fit`, with the items' own ids: `item_ids[i]` is row i's."""
         ...
 
 

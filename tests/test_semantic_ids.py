@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import time
+import warnings
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import Tensor
 
-from genrec.errors import InputError
-from genrec.semantic_ids import SemanticIds
+from genrec.errors import ArtifactError, InputError
+from genrec.semantic_ids import SemanticIds, lowest_free, row_keys
 
 # Items 1..5. Sorted: (0,1) item 3, (0,2) items 2 and 5, (1,0) item 4, (2,1) item 1.
 HAND = torch.tensor([[2, 1], [0, 2], [0, 1], [1, 0], [0, 2]])
@@ -53,12 +57,28 @@ def test_sizes_come_from_the_codes_unless_given() -> None:
 
 def test_one_item() -> None:
     ids = SemanticIds(torch.tensor([[7]]))
-    assert ids.items_of_leaf().tolist() == [1]
+    assert [each.tolist() for each in ids.items_by_leaf()] == [[0, 1], [1]]
     assert ids.lookup(torch.tensor([[7], [6]])).tolist() == [1, 0]
 
 
-def test_items_of_leaf_follow_lexicographic_order() -> None:
-    assert SemanticIds(HAND[:4]).items_of_leaf().tolist() == [3, 2, 4, 1]
+def test_items_by_leaf_follow_lexicographic_order() -> None:
+    start, items = SemanticIds(HAND).items_by_leaf()
+    assert (start.tolist(), items.tolist()) == ([0, 1, 3, 4, 5], [3, 2, 5, 4, 1])
+
+
+def test_shared_by_hand() -> None:
+    assert SemanticIds(HAND).shared(torch.tensor([[1, 2], [5, 0]])).tolist() == [[1, 2], [2, 0]]
+
+
+def test_levels_too_many_for_one_number_are_kept_apart() -> None:
+    """Sixteen levels of 256 codes: 2^128 Semantic IDs, far more than an int64 can number."""
+    codes = torch.randint(0, 256, (300, 16), generator=torch.Generator().manual_seed(0))
+    codes = torch.cat([codes, codes[:50], torch.full((1, 16), 255)])
+    ids = SemanticIds(codes)
+    ordered = sorted(set(map(tuple, codes.tolist())))
+    assert (ids.distinct, ids.collided) == (301, 100)
+    assert [ordered[leaf] for leaf in ids.leaf(torch.arange(1, 352)).tolist()] == list(map(tuple, codes.tolist()))
+    assert len(row_keys(codes).unique()) == 301
 
 
 @relaxed
@@ -109,6 +129,10 @@ def test_counts_against_brute_force(codes: Tensor) -> None:
     groups = Counter(map(tuple, codes.tolist()))
     assert ids.distinct == len(groups)
     assert ids.collided == sum(size for size in groups.values() if size > 1)
+    assert ids.shared(torch.arange(1, len(codes) + 1)).tolist() == [groups[tuple(row)] for row in codes.tolist()]
+    start, items = ids.items_by_leaf()
+    for leaf, sid in enumerate(sorted(groups)):
+        assert items[start[leaf] : start[leaf + 1]].tolist() == [i for i, row in enumerate(codes.tolist(), 1) if tuple(row) == sid]
 
 
 @relaxed
@@ -166,9 +190,9 @@ def test_refuses_items_outside_the_catalogue() -> None:
             ids.prefix_depth(torch.tensor([1]), items)
 
 
-def test_refuses_to_lose_items_that_share_a_semantic_id() -> None:
-    with pytest.raises(InputError, match="2 of 5 items share a Semantic ID"):
-        SemanticIds(HAND).items_of_leaf()
+def test_shared_refuses_items_outside_the_catalogue() -> None:
+    with pytest.raises(InputError, match=r"items must lie in 0\.\.5, got 6\.\.6"):
+        SemanticIds(HAND).shared(torch.tensor([6]))
 
 
 @pytest.mark.parametrize("levels", [1, 3])
@@ -180,3 +204,153 @@ def test_lookup_refuses_another_number_of_levels(levels: int) -> None:
 def test_leaf_refuses_no_item() -> None:
     with pytest.raises(InputError, match=r"1\.\.5"):
         SemanticIds(HAND).leaf(torch.tensor([0, 1]))
+
+
+# A catalogue that grows. (0, 2) is taken with last codes 0, 1 and 3; (1, 1) with 0; the last level has 5 codes.
+TAKEN = torch.tensor([[0, 2, 0], [0, 2, 3], [1, 1, 0], [0, 2, 1]])
+GROWING = (3, 4, 5)
+
+
+def test_extend_by_the_lowest_free_last_code() -> None:
+    """(0, 2) has 2 free, then 4, then 5, which is one more than the level had; (1, 1) has 1; nobody had (2, 0)."""
+    ids = SemanticIds(TAKEN, GROWING)
+    extended = ids.extend(torch.tensor([[0, 2], [1, 1], [0, 2], [2, 0], [0, 2]]))
+    assert extended.codes[:4].tolist() == TAKEN.tolist()
+    assert extended.codes[4:].tolist() == [[0, 2, 2], [1, 1, 1], [0, 2, 4], [2, 0, 0], [0, 2, 5]]
+    assert (extended.level_sizes, extended.collided) == ((3, 4, 6), 0)
+    assert ids.level_sizes == GROWING
+
+
+def test_extend_keeps_codes_as_they_are_and_counts_those_that_share() -> None:
+    ids = SemanticIds(TAKEN, GROWING)
+    with pytest.warns(UserWarning, match="3 of 4 new items share their Semantic ID with another item"):
+        extended = ids.extend(np.array([[0, 2, 3], [2, 3, 4], [2, 2, 2], [2, 2, 2]]))
+    assert (extended.items, extended.collided, extended.level_sizes) == (8, 4, GROWING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert ids.extend(torch.tensor([[0, 2, 2]])).collided == 0
+
+
+def test_extend_by_nothing() -> None:
+    ids = SemanticIds(TAKEN, GROWING)
+    for width in (2, 3):
+        assert ids.extend(torch.empty(0, width, dtype=torch.int64)).fingerprint == ids.fingerprint
+
+
+def test_extend_one_level() -> None:
+    """With one level there is no prefix: new items get the lowest numbers that nobody has."""
+    ids = SemanticIds(torch.tensor([[4], [0], [1]]))
+    assert ids.extend(torch.empty(4, 0, dtype=torch.int64)).codes.squeeze(1).tolist() == [4, 0, 1, 2, 3, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("codes", "message"),
+    [
+        (torch.tensor([[0, 4]]), r"level 2 has codes 0\.\.3, but 1 of 1 new items lie outside, the first in row 0 with 4"),
+        (
+            torch.tensor([[0, 0, 0], [0, 0, 5], [0, 0, 9]]),
+            r"0\.\.4, but 2 of 3 new items lie outside, the first in row 1 with 5",
+        ),
+        (torch.tensor([[-1, 0]]), r"level 1 has codes 0\.\.2"),
+        (torch.tensor([[0]]), r"codes int64 \[items, 3\], or \[items, 2\].*got int64 \[1, 1\]"),
+        (torch.tensor([0, 0]), r"got int64 \[2\]"),
+        (torch.tensor([[0.0, 0.0]]), r"got float32 \[1, 2\]"),
+    ],
+)
+def test_extend_refuses(codes: Tensor, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        SemanticIds(TAKEN, GROWING).extend(codes)
+
+
+@st.composite
+def growing(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
+    """Codes of old items [N, L], and prefixes of new ones [M, L - 1], over a small alphabet."""
+    levels = draw(st.integers(1, 3))
+    old = draw(st.lists(st.lists(st.integers(0, 4), min_size=levels, max_size=levels), min_size=1, max_size=20))
+    new = draw(st.lists(st.lists(st.integers(0, 4), min_size=levels - 1, max_size=levels - 1), max_size=20))
+    return torch.tensor(old), torch.tensor(new, dtype=torch.int64).reshape(len(new), levels - 1)
+
+
+@relaxed
+@given(growing())
+def test_lowest_free_against_a_loop(pair: tuple[Tensor, Tensor]) -> None:
+    taken, prefixes = pair
+    held = {tuple(row) for row in taken.tolist()}
+    expected = []
+    for prefix in prefixes.tolist():
+        code = next(code for code in range(1000) if (*prefix, code) not in held)
+        held.add((*prefix, code))
+        expected.append(code)
+    assert lowest_free(prefixes, taken).tolist() == expected
+
+
+@relaxed
+@given(growing(), st.integers(0, 20))
+def test_extend_twice_is_extend_at_once_and_old_items_keep_their_tokens(pair: tuple[Tensor, Tensor], cut: int) -> None:
+    taken, prefixes = pair
+    ids = SemanticIds(taken, [5] * taken.shape[1])
+    once = ids.extend(prefixes)
+    twice = ids.extend(prefixes[:cut]).extend(prefixes[cut:])
+    assert (once.fingerprint, once.level_sizes) == (twice.fingerprint, twice.level_sizes)
+    old = torch.arange(ids.items + 1)
+    assert torch.equal(once.tokens(old), ids.tokens(old))
+    assert torch.equal(once.offsets, ids.offsets)
+    assert once.extends(ids)
+    assert once.extends(twice)
+    assert ids.extends(once) == (len(prefixes) == 0)
+    assert (once.fingerprint != ids.fingerprint) == (len(prefixes) > 0)
+    new = torch.arange(ids.items + 1, once.items + 1)
+    assert (once.shared(new) == 1).all()
+
+
+def test_extends_asks_for_the_same_codes_and_tokens() -> None:
+    ids = SemanticIds(TAKEN, GROWING)
+    assert SemanticIds(TAKEN, (3, 4, 9)).extends(ids)
+    others = [
+        SemanticIds(TAKEN[:3], GROWING),
+        SemanticIds(TAKEN.flip(0), GROWING),
+        SemanticIds(TAKEN, (3, 4, 4)),
+        SemanticIds(TAKEN, (3, 5, 5)),
+        SemanticIds(TAKEN[:, :2], (3, 4)),
+    ]
+    assert not any(other.extends(ids) for other in others)
+
+
+def test_a_million_items_and_a_hundred_thousand_more() -> None:
+    """About a second of work; the bound is for a machine that does other things too."""
+    source = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 64, (1_000_000, 4), generator=source)
+    codes[:, 3] = lowest_free(codes[:, :3], codes[:0])
+    began = time.process_time()
+    ids = SemanticIds(codes)
+    extended = ids.extend(torch.randint(0, 64, (100_000, 3), generator=source))
+    assert time.process_time() - began < 10
+    assert (ids.collided, extended.collided, extended.items) == (0, 0, 1_100_000)
+    assert extended.extends(ids)
+
+
+def test_load_refuses_what_is_no_table_of_semantic_ids(tmp_path: Path) -> None:
+    path = tmp_path / "codes.safetensors"
+    with pytest.raises(ArtifactError, match=r"codes\.safetensors can't be read"):
+        SemanticIds.load(path)
+    SemanticIds(TAKEN, GROWING).save(path)
+    whole = path.read_bytes()
+    for damaged in (whole[:-8], b"", b"PK\x03\x04" + whole):
+        path.write_bytes(damaged)
+        with pytest.raises(ArtifactError, match=r"codes\.safetensors can't be read") as error:
+            SemanticIds.load(path)
+        assert error.value.exit_code == 4
+    sizes = torch.tensor(GROWING)
+    foreign = [
+        {"vectors": torch.ones(3, 2)},
+        {"codes": TAKEN},
+        {"codes": TAKEN.float(), "level_sizes": sizes},
+        {"codes": sizes.clone(), "level_sizes": sizes},
+    ]
+    for tensors in foreign:
+        save_file(tensors, path)
+        with pytest.raises(ArtifactError, match="holds no Semantic IDs: expected codes int64"):
+            SemanticIds.load(path)
+    save_file({"codes": TAKEN, "level_sizes": torch.tensor([3, 4, 3])}, path)
+    with pytest.raises(ArtifactError, match=r"is damaged: codes of level 3 must lie in 0\.\.2, got 0\.\.3"):
+        SemanticIds.load(path)

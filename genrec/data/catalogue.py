@@ -16,8 +16,7 @@ import pyarrow.parquet as pq
 from genrec.data.log import Log
 from genrec.data.pieces import item_piece
 from genrec.errors import InputError
-
-NO_TEXT = "item without description"  # the same for all: vectors must not tell apart what nothing is known of
+from genrec.types import NO_TEXT
 
 
 def save_items(log: Log, pieces: Iterable[Any], path: Path) -> dict[str, int]:

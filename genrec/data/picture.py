@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy import ndarray
 
-from genrec.data.catalogue import NO_TEXT
 from genrec.data.corpus import Corpus
 from genrec.data.report import date, events_of_items, head_share
 from genrec.data.splits import BEGIN, END, PARTS
+from genrec.types import NO_TEXT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

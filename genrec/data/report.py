@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy import ndarray
 
-from genrec.data.catalogue import NO_TEXT
 from genrec.data.corpus import Corpus
 from genrec.data.splits import BEGIN, END, PARTS
+from genrec.types import NO_TEXT
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
 

@@ -3,6 +3,9 @@
 from genrec.embeddings.checks import check_vectors
 from genrec.embeddings.collaborative import Collaborative
 from genrec.embeddings.concatenated import Concatenated
+from genrec.embeddings.item2vec import Item2Vec
+from genrec.embeddings.precomputed import Precomputed
+from genrec.embeddings.sentence import SentenceEncoder
 from genrec.embeddings.tfidf import TfidfSvd
 
-__all__ = ["Collaborative", "Concatenated", "TfidfSvd", "check_vectors"]
+__all__ = ["Collaborative", "Concatenated", "Item2Vec", "Precomputed", "SentenceEncoder", "TfidfSvd", "check_vectors"]

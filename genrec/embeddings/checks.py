@@ -14,10 +14,15 @@ from numpy import ndarray
 from genrec.errors import InputError
 
 SHOWN = 5  # item ids named in a message
+NEAR = 1e-6  # of a vector's largest entry: a difference up to this is rounding
+BLOCK = 1 << 14  # rows compared at one time
 
 
 def check_vectors(vectors: ndarray, item_ids: Sequence[str]) -> None:
-    """Refuse vectors of a wrong shape, and NaN, infinite and all-zero ones; warn of equal ones. `item_ids[i]` belongs to row i."""
+    """Refuse vectors of a wrong shape, and NaN, infinite and all-zero ones; warn of equal and of nearly equal ones.
+
+    `item_ids[i]` belongs to row i.
+    """
     if vectors.ndim != 2 or len(vectors) != len(item_ids) or vectors.shape[1] == 0 or vectors.dtype.kind != "f":
         raise InputError(f"item vectors must be float [{len(item_ids)}, D], got {vectors.dtype} {list(vectors.shape)}")
     for fault, wrong in (
@@ -31,6 +36,7 @@ def check_vectors(vectors: ndarray, item_ids: Sequence[str]) -> None:
                 "an item encoder must give every item a finite vector that is not zero"
             )
     _warn_of_equal(vectors, item_ids)
+    _warn_of_near(vectors, item_ids)
 
 
 def _warn_of_equal(vectors: ndarray, item_ids: Sequence[str]) -> None:
@@ -43,6 +49,28 @@ def _warn_of_equal(vectors: ndarray, item_ids: Sequence[str]) -> None:
         warnings.warn(
             f"{equal.sum()} of {len(vectors)} items share their vector with another item, in {(counts > 1).sum()} groups; the largest "
             f"has {len(largest)} items: {_some(largest, item_ids)}. No quantizer can tell them apart",
+            stacklevel=3,
+        )
+
+
+def _warn_of_near(vectors: ndarray, item_ids: Sequence[str]) -> None:
+    """Count items whose vector is another's but for rounding, as from one text encoded in two batches.
+
+    Rows are compared with the next one in the order of a projection, where near rows are side by side but for chance: the count is
+    what was found, not all there may be.
+    """
+    direction = np.random.default_rng(0).normal(size=(vectors.shape[1], 1)).astype(vectors.dtype)
+    order = (vectors @ direction)[:, 0].argsort(kind="stable")
+    near = np.zeros(len(vectors), bool)
+    for begin in range(0, len(order) - 1, BLOCK):
+        rows = vectors[order[begin : begin + BLOCK + 1]]
+        apart, size = np.abs(rows[1:] - rows[:-1]).max(1), np.abs(rows[1:]).max(1)
+        found = begin + np.flatnonzero((apart > 0) & (apart <= NEAR * size))
+        near[order[found]] = near[order[found + 1]] = True
+    if near.any():
+        warnings.warn(
+            f"at least {near.sum()} of {len(vectors)} items have a vector within {NEAR:g} of another's, relative to it: "
+            f"{_some(near.nonzero()[0], item_ids)}. No quantizer is likely to tell them apart",
             stacklevel=3,
         )
 

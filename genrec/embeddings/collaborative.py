@@ -26,7 +26,7 @@ class Collaborative:
 
     The degrees D take popularity out: without them the first dimensions only say how popular an item is. Items without a training
     interaction get the mean vector of the others, and a warning counts them. Where there are fewer users or items than `width`,
-    the vectors are narrower, and a warning says so.
+    the vectors are narrower, and a warning says so. `Item2Vec` is the other encoder of interactions.
     """
 
     width: int = 64  # dimensions, at least 1

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from genrec.errors import InputError, UsageError
-from genrec.types import ItemEncoder
+from genrec.types import ItemEncoder, ResumableEncoder
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -23,13 +24,17 @@ if TYPE_CHECKING:
 class Concatenated:
     """Blocks w_k x_k / |x_k|, so that squared distances add up as the sum over k of w_k^2 |x_k/|x_k| - y_k/|y_k||^2.
 
-    A block that is zero for an item stays zero for it.
+    A block that is zero for an item stays zero for it. A `genrec.types.ResumableEncoder`: each of its encoders that is one keeps what
+    it has in a folder of its own.
     """
 
-    encoders: tuple[ItemEncoder, ...]  # at least one
-    weights: tuple[float, ...]  # one for each encoder, above 0: the length of its block
+    encoders: tuple[ItemEncoder, ...]  # at least one; a list will do
+    weights: tuple[float, ...] = ()  # one for each encoder, above 0: the length of its block; (): all 1
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "encoders", tuple(self.encoders))
+        weights = tuple(map(float, self.weights)) or (1.0,) * len(self.encoders)  # 1 and 1.0 are one key
+        object.__setattr__(self, "weights", weights)
         for place, encoder in enumerate(self.encoders):
             if not isinstance(encoder, ItemEncoder):
                 raise UsageError(f"Concatenated.encoders[{place}] must have encode(items, interactions), got {encoder!r}")
@@ -43,9 +48,19 @@ class Concatenated:
 
     def encode(self, items: DataFrame, interactions: DataFrame) -> ndarray:
         """Items (row i is item i+1) and training interactions -> float32 [N, sum of D]."""
+        return self._encode(items, interactions, None)
+
+    def encode_into(self, items: DataFrame, interactions: DataFrame, folder: Path) -> ndarray:
+        """`encode`, where the encoder at place k may keep its work in `folder`/k."""
+        return self._encode(items, interactions, folder)
+
+    def _encode(self, items: DataFrame, interactions: DataFrame, folder: Path | None) -> ndarray:
         blocks = []
-        for encoder, weight in zip(self.encoders, self.weights, strict=True):
-            block = encoder.encode(items, interactions)
+        for place, (encoder, weight) in enumerate(zip(self.encoders, self.weights, strict=True)):
+            if folder is not None and isinstance(encoder, ResumableEncoder):
+                block = encoder.encode_into(items, interactions, folder / str(place))
+            else:
+                block = encoder.encode(items, interactions)
             if block.ndim != 2 or len(block) != len(items):
                 raise InputError(f"{type(encoder).__name__} must give vectors [{len(items)}, D], got shape {block.shape}")
             length = np.linalg.norm(block, axis=1, keepdims=True)

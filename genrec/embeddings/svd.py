@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy import ndarray
 
-from genrec.errors import InputError, UsageError
+from genrec.embeddings.lacking import EMPTY, fill_with_mean
+from genrec.errors import UsageError
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
-
-EMPTY = 1e-6  # a row whose projection is shorter than this has no direction, only rounding error
 
 
 def check_svd_fields(owner: object, width: int, seed: int) -> None:
@@ -47,12 +46,6 @@ def svd_vectors(matrix: csr_matrix[Any], width: int, seed: int, lacking: str) ->
     left, singular, _ = randomized_svd(matrix, kept, n_iter=7, random_state=seed)
     coordinates: ndarray = left * singular
     length = np.linalg.norm(coordinates, axis=1, keepdims=True)
-    empty = length[:, 0] < EMPTY
-    if empty.all():
-        raise InputError(f"none of the {len(empty)} items can be given a vector: all are {lacking}")
+    empty = length[:, 0] < EMPTY  # its projection is only rounding error
     vectors = coordinates / np.where(empty[:, None], 1.0, length)
-    if empty.any():
-        warnings.warn(f"{empty.sum()} of {len(empty)} items are {lacking}: they get the mean vector of the others", stacklevel=3)
-        mean = vectors[~empty].mean(0)
-        vectors[empty] = mean / max(float(np.linalg.norm(mean)), EMPTY)
-    return vectors.astype(np.float32)
+    return fill_with_mean(vectors, empty, lacking).astype(np.float32)

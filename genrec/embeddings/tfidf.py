@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from genrec.embeddings.svd import check_svd_fields, svd_vectors
 from genrec.errors import InputError, UsageError
+from genrec.types import NO_TEXT
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 class TfidfSvd:
     """TF-IDF of words and short phrases, weight (1 + ln tf)(1 + ln((1 + N) / (1 + df))), rows of length 1; then truncated SVD.
 
-    Items with no word that is kept get the mean vector of the others, and a warning counts them. Where the text has fewer distinct
-    phrases (or there are fewer items) than `width`, the vectors are narrower, and a warning says so: nothing is padded.
+    Items without text, or with no word that is kept, get the mean vector of the others, and a warning counts them. Where the text
+    has fewer distinct phrases (or there are fewer items) than `width`, the vectors are narrower, and a warning says so: nothing is
+    padded.
     """
 
     width: int = 64  # dimensions, at least 1
@@ -49,7 +51,7 @@ class TfidfSvd:
             sublinear_tf=True,
         )
         try:
-            matrix = vectorizer.fit_transform(items["text"].fillna(""))
+            matrix = vectorizer.fit_transform(items["text"].fillna("").replace(NO_TEXT, ""))
         except ValueError as error:  # scikit-learn's only word for an empty vocabulary
             raise InputError(
                 f"no word occurs in the text of {self.minimum_count} (TfidfSvd.minimum_count) of {len(items)} items: {error}"

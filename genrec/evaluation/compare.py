@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy import ndarray
 from pandas import DataFrame
 
 from genrec.errors import ArtifactError, UsageError
 from genrec.evaluation import metrics
 from genrec.evaluation.significance import EQUAL, bootstrap_means, bootstrap_p, holm, percentile_interval, undefined
+from genrec.evaluation.ties import per_user
 from genrec.types import Metric
 
 PER_USER: dict[str, Metric] = {"recall": metrics.recall, "ndcg": metrics.ndcg, "mrr": metrics.mrr}
@@ -28,7 +28,7 @@ class Run(NamedTuple):
 
     name: str  # of the row
     seed: int
-    ranks: DataFrame  # user, target, rank: int64; rank 0 = missed
+    ranks: DataFrame  # as of `evaluate`: user, target, rank: int64; rank 0 = missed; maybe what shared Semantic IDs add
     metrics: dict[str, float]  # as of `metrics_of`
     protocol: dict[str, object]  # data set, split, users, items, history, filter_seen, ...: the same for all rows
     configuration: dict[str, object]  # the experiment's values by key path, as `align.loss.beta`
@@ -186,9 +186,9 @@ def _targets(run: Run) -> dict[int, int]:
 
 
 def _per_user(run: Run, name: str, cutoff: int) -> ndarray:
-    """The metric of every user, float64 [U], by ascending user."""
-    rank = run.ranks.sort_values("user")["rank"].to_numpy(dtype=np.int64, copy=True)
-    return PER_USER[name](torch.from_numpy(rank), cutoff).double().numpy()
+    """The metric of every user, float64 [U], by ascending user; where Semantic IDs are shared, its expectation."""
+    values: ndarray = per_user(PER_USER[name], run.ranks.sort_values("user"), cutoff).numpy()
+    return values
 
 
 def _test(differences: ndarray, means: ndarray) -> PairedTest:

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from genrec.errors import InputError, ResourceError, UsageError
 from genrec.evaluation import metrics
+from genrec.evaluation.cold import cold_metrics
 from genrec.evaluation.lists import ScoredLists, score_lists
+from genrec.evaluation.ties import COLUMNS, check_shared, per_user
 from genrec.progress import say, track
 from genrec.store import NOT_IN_KEY
 from genrec.types import Recommender, SequenceBatch
@@ -47,14 +49,23 @@ class Evaluate:
 class Evaluation(NamedTuple):
     """What came of it, sorted by user."""
 
-    ranks: DataFrame  # user, target, rank: int64; rank 0 = missed
+    ranks: DataFrame  # user, target, rank: int64; rank 0 = missed; with shared Semantic IDs also first, ties, sid_rank: see `ties`
     recommendations: DataFrame  # user, position (from 1), item: int64, score: float32; invalid slots are left out
     invalid: int  # slots that were empty or repeated an item of the same list
     excluded_targets: int  # users whose target they had already taken, under `filter_seen`: misses by the protocol
 
 
-def evaluate(recommender: Recommender, batches: Iterable[SequenceBatch], spec: Evaluate, seen: Seen | None = None) -> Evaluation:
+def evaluate(
+    recommender: Recommender,
+    batches: Iterable[SequenceBatch],
+    spec: Evaluate,
+    seen: Seen | None = None,
+    shared: Tensor | None = None,
+) -> Evaluation:
     """Rank every user's target; each user must come once.
+
+    `shared` int64 [N + 1] is given where several items have one Semantic ID: the number of each item's, 1 or more, 0 for row 0. The
+    ranks then say where the target's Semantic ID stands and how many share it; `per_user` knows what that is worth.
 
     With `filter_seen` the recommender is given `seen(users)`, which knows the whole history and not only the last
     `history_length` items. A target that the user had taken before stays excluded and is a miss: letting it through would tell
@@ -62,6 +73,9 @@ def evaluate(recommender: Recommender, batches: Iterable[SequenceBatch], spec: E
     """
     if spec.filter_seen and seen is None:
         raise UsageError("evaluate with filter_seen needs `seen`, which gives the items that users already took; got none")
+    if shared is not None:
+        shared = shared.cpu()
+        check_shared(shared)
     known: set[int] = set()
     parts: list[ScoredLists] = []
     size = spec.batch
@@ -70,7 +84,7 @@ def evaluate(recommender: Recommender, batches: Iterable[SequenceBatch], spec: E
             _check_batch(batch, known)
             while len(batch.user):
                 part = _head(batch, size)
-                scored = _attempt(recommender, part, spec, seen if spec.filter_seen else None)
+                scored = _attempt(recommender, part, spec, seen if spec.filter_seen else None, shared)
                 if scored is None:
                     size = _smaller(len(part.user))
                     continue
@@ -78,26 +92,36 @@ def evaluate(recommender: Recommender, batches: Iterable[SequenceBatch], spec: E
                 batch = SequenceBatch(*(column[size:] for column in batch))
     if not parts:
         raise InputError("evaluate got no users; the split left none to test")
-    return _collect(parts)
+    return _collect(parts, shared is not None)
 
 
 def metrics_of(
     ranks: DataFrame, recommendations: DataFrame, cutoffs: Sequence[int], item_count: int, popularity: Tensor | None = None
 ) -> dict[str, float]:
     """Every metric at every cut-off: recall@n, ndcg@n, mrr@n, coverage@n, gini@n, entropy@n, div_ratio@n, or_ratio@n, then users
-    and invalid (slots of lists of the last cut-off). `popularity` int64 [N + 1] adds popularity@n. Definitions: `metrics`.
+    and invalid (slots of lists of the last cut-off). Definitions: `metrics`.
+
+    `popularity` int64 [N + 1] adds popularity@n, and `cold_metrics` where a target has no training event. Where Semantic IDs are
+    shared, the first three are expectations over the order of the items that share one, and sid_recall@n and sid_ndcg@n stand beside
+    them: the Semantic ID's place among those of the list.
     """
-    rank = torch.from_numpy(ranks["rank"].to_numpy(dtype=np.int64, copy=True))
     lists = _lists(ranks, recommendations, max(cutoffs))
     result: dict[str, float] = {}
     for n in cutoffs:
         for metric in (metrics.recall, metrics.ndcg, metrics.mrr):
-            result[f"{metric.__name__}@{n}"] = float(metric(rank, n).double().mean())
+            result[f"{metric.__name__}@{n}"] = float(per_user(metric, ranks, n).mean())
         top = lists[:, :n]
         for breadth in (metrics.coverage, metrics.gini, metrics.entropy, metrics.div_ratio, metrics.or_ratio):
             result[f"{breadth.__name__}@{n}"] = breadth(top, item_count)
         if popularity is not None:
             result[f"popularity@{n}"] = metrics.average_popularity(top, popularity)
+    if "sid_rank" in ranks:
+        sid_rank = torch.from_numpy(ranks["sid_rank"].to_numpy(dtype=np.int64, copy=True))
+        result |= {
+            f"sid_{m.__name__}@{n}": float(m(sid_rank, n).double().mean()) for n in cutoffs for m in (metrics.recall, metrics.ndcg)
+        }
+    if popularity is not None:
+        result |= cold_metrics(ranks, cutoffs, popularity)
     return result | {"users": float(len(ranks)), "invalid": float((lists == 0).sum())}
 
 
@@ -142,13 +166,15 @@ def _head(batch: SequenceBatch, size: int) -> SequenceBatch:
     return SequenceBatch(*(column[:size] for column in batch))
 
 
-def _attempt(recommender: Recommender, batch: SequenceBatch, spec: Evaluate, seen: Seen | None) -> ScoredLists | None:
+def _attempt(
+    recommender: Recommender, batch: SequenceBatch, spec: Evaluate, seen: Seen | None, shared: Tensor | None
+) -> ScoredLists | None:
     """Score a batch, or None when memory does not suffice."""
     n = spec.cutoffs[-1]
     try:
         exclude = None if seen is None else _excluded(seen, batch.user)
         ranking = recommender.recommend(batch.history[:, -spec.history_length :], n, exclude)
-        return score_lists(batch, ranking, n, exclude)
+        return score_lists(batch, ranking, n, exclude, shared)
     except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError, as is what its CPU allocator raises
         text = str(error).lower()
         if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
@@ -173,15 +199,16 @@ def _smaller(size: int) -> int:
     return size // 2
 
 
-def _collect(parts: list[ScoredLists]) -> Evaluation:
+def _collect(parts: list[ScoredLists], shared: bool) -> Evaluation:
     columns = ScoredLists(*(torch.cat(column) for column in zip(*parts, strict=True)))
     order = columns.user.argsort()
-    user, target, rank, items, scores, excluded = (column[order] for column in columns)
+    result = ScoredLists(*(column[order] for column in columns))
+    user, items, scores, excluded = result.user, result.items, result.scores, result.excluded
     row, slot = items.nonzero(as_tuple=True)
     if bool(excluded.any()):
         say(f"evaluate: {int(excluded.sum())} users had taken their target before; filter_seen makes them misses")
     return Evaluation(
-        DataFrame({"user": user.numpy(), "target": target.numpy(), "rank": rank.numpy()}),
+        DataFrame({name: getattr(result, name).numpy() for name in ("user", "target", "rank", *(COLUMNS if shared else ()))}),
         DataFrame(
             {
                 "user": user[row].numpy(),

@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from genrec.evaluation.compare import ABSENT, Comparison, PairedTest, Row
+from genrec.evaluation.cold import chance
+from genrec.evaluation.compare import ABSENT, PER_USER, Comparison, PairedTest, Row
 
 PREFERRED = {"ndcg": (5, 10), "mrr": (10,), "coverage": (10,)}  # cut-offs shown beside every recall, else the last one
 SHORT = {"recall": "R", "ndcg": "N", "mrr": "MRR", "coverage": "coverage"}
@@ -76,7 +77,7 @@ def _header(comparison: Comparison) -> list[str]:
 
 
 def _tables(comparison: Comparison) -> list[Table]:
-    tables = [_results(comparison)]
+    tables = [_results(comparison), *_semantic_ids(comparison), *_unseen(comparison)]
     if len(comparison.rows) > 1:
         tables.append(_tests(comparison))
     if comparison.differences:
@@ -103,6 +104,43 @@ def _results(comparison: Comparison) -> Table:
             notes.append(f"{row.name}: {invalid.mean:g} slots of its lists were empty or repeated an item; they count as misses")
     columns = ["", "seeds", *(_short(key) for key in shown), f"{_short(comparison.metric)} 95 %"]
     return Table("Results", columns, rows, notes)
+
+
+def _semantic_ids(comparison: Comparison) -> list[Table]:
+    """Where items share Semantic IDs: how well the Semantic IDs were ranked, in a table of its own because it is no item's rank."""
+    rows = [row for row in comparison.rows if any(key.startswith("sid_") for key in row.metrics)]
+    if not rows:
+        return []
+    shown = _ranked(rows, "sid_")
+    cells = [[row.name, *(_metric(row, f"sid_{key}", comparison.metric) for key in shown)] for row in rows]
+    note = (
+        "a hit is any item with the target's Semantic ID; n counts Semantic IDs, as far as the list of items reaches. Not comparable "
+        "with the results above, where a Semantic ID that G items share is worth 1/G of a slot each (the expectation over their order)"
+    )
+    return [Table("Semantic IDs that items share", ["", *(f"SID {_short(key)}" for key in shown)], cells, [note])]
+
+
+def _unseen(comparison: Comparison) -> list[Table]:
+    """Cold start: two lines a row, and what chance gives among unseen items alone."""
+    rows = [row for row in comparison.rows if "cold_users" in row.metrics]
+    if not rows:
+        return []
+    shown, cells = _ranked(rows, "cold_"), []
+    for prefix, among in (("cold_", "all items"), ("cold_only_", "unseen items")):
+        some = [row for row in rows if any(key.startswith(f"{prefix}recall@") for key in row.metrics)]
+        cells += [[row.name, among, *(_metric(row, prefix + key, comparison.metric) for key in shown)] for row in some]
+    users, items = (round(rows[0].metrics[key].mean) for key in ("cold_users", "cold_items"))
+    by_chance = [chance(PER_USER[name], int(cutoff), items) for name, _, cutoff in (key.partition("@") for key in shown)]
+    cells.append(["chance", "unseen items", *(f"{value:.4f}" for value in by_chance)])
+    note = f"mean over the {users} users whose target has no training event; {items} items of the catalogue have none"
+    return [Table("Items unseen in training", ["", "ranked among", *map(_short, shown)], cells, [note])]
+
+
+def _ranked(rows: Iterable[Row], prefix: str) -> list[str]:
+    """Every recall and the preferred NDCGs that a row has under a prefix, without it."""
+    known = list(dict.fromkeys(key.removeprefix(prefix) for row in rows for key in row.metrics if key.startswith(prefix)))
+    recalls, ndcgs = ([key for key in known if key.startswith(f"{name}@")] for name in ("recall", "ndcg"))
+    return recalls + ([f"ndcg@{n}" for n in PREFERRED["ndcg"] if f"ndcg@{n}" in ndcgs] or ndcgs[-1:])
 
 
 def _tests(comparison: Comparison) -> Table:

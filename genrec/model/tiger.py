@@ -1,7 +1,8 @@
 """TIGER: a T5-style encoder-decoder that reads a history's Semantic IDs and writes the next item's (Rajput et al. 2023, 2305.05065).
 
-In: histories and candidates as items. Out: log-probabilities of items, or a ranking of real items. Each level's output is a softmax
-over that level's codes alone. The history is encoded once, for any number of candidates or beams.
+In: histories and candidates as items. Out: log-probabilities of items (of the Semantic ID, where items share it), or a ranking of
+real items. Each level's output is a softmax over that level's codes alone. The history is encoded once, for any number of candidates
+or beams.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from typing import Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from genrec.errors import UsageError
+from genrec.errors import ArtifactError, UsageError
 from genrec.model.generation import beam_search
 from genrec.model.layers import DecoderLayer, EncoderLayer, RelativeBias
+from genrec.model.leaves import LeafItems, allow, rank_items
 from genrec.semantic_ids import PrefixTable, SemanticIds
 from genrec.types import Ranking
 
@@ -81,10 +83,14 @@ class TigerPolicy(nn.Module):
             nn.init.normal_(module.weight, std=specification.width**-0.5)
         self.tokens: Tensor  # int64 [N + 1, L]
         self.codes: Tensor  # int64 [N + 1, L]
-        self.items_of_leaf: Tensor  # int64 [N]
+        self.leaf_start: Tensor  # int64 [leaves + 1]
+        self.leaf_items: Tensor  # int64 [N]
         self.register_buffer("tokens", semantic_ids.tokens(torch.arange(semantic_ids.items + 1)), persistent=False)
         self.register_buffer("codes", nn.functional.pad(semantic_ids.codes, (0, 0, 1, 0)), persistent=False)
-        self.register_buffer("items_of_leaf", semantic_ids.items_of_leaf(), persistent=False)
+        start, items = semantic_ids.items_by_leaf()
+        self.register_buffer("leaf_start", start, persistent=False)
+        self.register_buffer("leaf_items", items, persistent=False)
+        self.largest_leaf = int(start.diff().max())
         for level, table in enumerate(semantic_ids.tables):
             self.register_buffer(f"trie_start_{level}", table.start, persistent=False)
             self.register_buffer(f"trie_code_{level}", table.code, persistent=False)
@@ -98,6 +104,11 @@ class TigerPolicy(nn.Module):
             start, code, leaf = (self.get_buffer(f"trie_{name}_{level}") for name in ("start", "code", "leaf"))
             result.append(PrefixTable(start, code, leaf, table.branch))
         return result
+
+    @property
+    def leaves(self) -> LeafItems:
+        """The items of the trie's leaves, on the policy's device."""
+        return LeafItems(self.leaf_start, self.leaf_items, self.largest_leaf)
 
     def encode(self, history: Tensor) -> History:
         """Items int64 [B, T], left-padded with 0 -> the encoded history."""
@@ -154,7 +165,10 @@ class TigerPolicy(nn.Module):
 
     @torch.no_grad()
     def recommend(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
-        """The `n` best items by constrained beam search: int64 [B, T] -> Ranking [B, n]; `exclude` int64 [B, E] is never returned."""
+        """The `n` best items by constrained beam search: int64 [B, T] -> Ranking [B, n]; `exclude` int64 [B, E] is never returned.
+
+        A beam is a Semantic ID; where several items share it, it fills as many slots of the list.
+        """
         if n > self.specification.beams:
             raise UsageError(f"{n} items need as many beams, got policy.beams = {self.specification.beams}")
         encoded = self.encode(history)
@@ -173,25 +187,37 @@ class TigerPolicy(nn.Module):
             return result
 
         first = self.heads[0](states[:, 0, 0]).float().log_softmax(-1)
-        beams = beam_search(first, advance, self.tables, self.specification.beams, self._forbidden(exclude))
-        return _ranking(self.items_of_leaf[beams.leaf], beams.score, n)
+        leaves = self.leaves
+        allowed = allow(leaves, exclude)
+        forbidden = None if allowed is None else allowed.forbidden
+        beams = beam_search(first, advance, self.tables, self.specification.beams, forbidden)
+        return rank_items(beams, leaves, allowed, n)
 
-    def _forbidden(self, exclude: Tensor | None) -> Tensor | None:
-        """Items int64 [B, E] -> bool [B, leaves]."""
-        if exclude is None:
-            return None
-        items = torch.zeros(exclude.shape[0], len(self.tokens), dtype=torch.bool, device=exclude.device)
-        return items.scatter_(1, exclude, True)[:, self.items_of_leaf]
+    def extended(self, semantic_ids: SemanticIds) -> TigerPolicy:
+        """The same weights over a catalogue that has grown: `semantic_ids` are this policy's own and those of later items.
+
+        Where the last level has grown, its new codes begin as the mean of the level's codes, as input and as output. The
+        probability of an item stays what it was, bit for bit, where no level has grown; where the last has, its softmax has
+        more codes, and all that had probability there lose the same share of it (for one history and prefix).
+        """
+        own = self.semantic_ids
+        if not semantic_ids.extends(own):
+            raise ArtifactError(
+                f"Semantic IDs {semantic_ids.fingerprint} do not extend those of the policy, {own.fingerprint}: the items it knows "
+                "must keep their codes, and only the last level may grow; make them with SemanticIds.extend"
+            )
+        grown = semantic_ids.level_sizes[-1] - own.level_sizes[-1]
+        weights = self.state_dict()
+        head = f"heads.{own.levels - 1}.weight"
+        last = weights["embedding.weight"][-own.level_sizes[-1] :]  # tokens are numbered level by level
+        weights["embedding.weight"] = _with_means(weights["embedding.weight"], last, grown)
+        weights[head] = _with_means(weights[head], weights[head], grown)
+        with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten
+            policy = self.specification.build(semantic_ids)
+        policy.load_state_dict(weights)
+        return policy.to(self.embedding.weight.device).train(self.training)
 
 
-def _ranking(items: Tensor, scores: Tensor, n: int) -> Ranking:
-    """Beams in any order -> the best `n`: by score, equal scores by item id; 0 and -inf where there are fewer."""
-    order = items.argsort(1)
-    order = order.gather(1, scores.gather(1, order).argsort(dim=1, descending=True, stable=True))[:, :n]
-    items, scores = items.gather(1, order), scores.gather(1, order)
-    items = items.masked_fill(scores == -torch.inf, 0)
-    missing = n - items.shape[1]
-    if missing > 0:
-        items = torch.nn.functional.pad(items, (0, missing))
-        scores = torch.nn.functional.pad(scores, (0, missing), value=-torch.inf)
-    return Ranking(items, scores)
+def _with_means(rows: Tensor, level: Tensor, count: int) -> Tensor:
+    """Rows float32 [R, D] and, below them, `count` times the mean of a level's rows [C, D]."""
+    return torch.cat([rows, level.mean(0, keepdim=True).expand(count, -1)])

@@ -15,8 +15,8 @@ from torch.nn.functional import normalize
 
 from genrec.errors import InputError, UsageError
 from genrec.preference.forbidden import Forbidden, on_cpu, rows_of, take_first
-from genrec.preference.neighbours import nearest
 from genrec.types import DrawNegatives, SamplerContext, SequenceBatch
+from genrec.vector_search import largest_inner_products
 
 __all__ = ["FaissNeighbours", "Popularity", "Uniform"]
 
@@ -79,7 +79,7 @@ class FaissNeighbours:
         if self.skip >= reach:
             raise UsageError(f"FaissNeighbours.skip must be below {context.item_count - 1}, the catalogue's ranks, got {self.skip}")
         vectors = normalize(context.vectors[1:].float(), dim=1)
-        neighbours = _without_self(nearest(vectors, vectors, reach + 1)[1])[:, self.skip :] + 1
+        neighbours = _without_self(largest_inner_products(vectors, vectors, reach + 1)[1])[:, self.skip :] + 1
         none = torch.zeros(1, neighbours.shape[1], dtype=torch.int32)
         return _Pooled(Forbidden(context), torch.cat([none, neighbours.int()]))
 

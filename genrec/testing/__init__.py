@@ -1,4 +1,4 @@
-"""For authors of plug-ins: small worlds, and checks of samplers, losses and data sources that say what is wrong and what to do.
+"""For authors of plug-ins: small worlds, and checks of samplers, losses, sources, encoders and quantizers that say what is wrong.
 
     from genrec.testing import check_sampler
     check_sampler(MySampler())
@@ -7,10 +7,24 @@ In: a specification. Out: nothing, or a `ContractError`. `genrec check` runs the
 """
 
 from genrec.data.worlds import Cyclic, Shop
+from genrec.testing.encoders import check_encoder, encoder_world
 from genrec.testing.losses import check_loss
+from genrec.testing.quantizers import check_quantizer
 from genrec.testing.samplers import check_sampler
 from genrec.testing.sources import check_source
 from genrec.testing.specification import ContractError
 from genrec.testing.worlds import batches_of, sampler_context
 
-__all__ = ["ContractError", "Cyclic", "Shop", "batches_of", "check_loss", "check_sampler", "check_source", "sampler_context"]
+__all__ = [
+    "ContractError",
+    "Cyclic",
+    "Shop",
+    "batches_of",
+    "check_encoder",
+    "check_loss",
+    "check_quantizer",
+    "check_sampler",
+    "check_source",
+    "encoder_world",
+    "sampler_context",
+]

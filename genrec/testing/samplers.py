@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from genrec.errors import GenrecError, InputError
 from genrec.preference.contract import DrawContract
-from genrec.testing.specification import ContractError, check_specification
+from genrec.testing.specification import ContractError, check_specification, random_states
 from genrec.testing.worlds import batches_of, sampler_context
 from genrec.types import DrawNegatives, NegativeSampler, SamplerContext, SequenceBatch
 
@@ -106,13 +105,13 @@ def _crowded(context: SamplerContext) -> tuple[SamplerContext, SequenceBatch]:
 def _left_alone(sampler: NegativeSampler, context: SamplerContext, batch: SequenceBatch) -> Iterator[None]:
     """Refuse a change of global random state, of the context or of the batch."""
     name = type(sampler).__name__
-    states = _random_states()
+    states = random_states()
     tables = {"popularity": context.popularity, "vectors": context.vectors, "semantic_ids": context.semantic_ids.codes}
     tensors = {f"context.{key}": table for key, table in tables.items()} | {f"batch.{key}": t for key, t in batch._asdict().items()}
     before = {key: tensor.clone() for key, tensor in tensors.items()}
     interactions = context.interactions.copy()
     yield
-    for (library, state), now in zip(states.items(), _random_states().values(), strict=True):
+    for (library, state), now in zip(states.items(), random_states().values(), strict=True):
         if state != now:
             raise ContractError(f"{name}: {library} was drawn from or seeded; draw from the generator that is passed")
     changed = [key for key, tensor in tensors.items() if not torch.equal(tensor, before[key])]
@@ -120,12 +119,3 @@ def _left_alone(sampler: NegativeSampler, context: SamplerContext, batch: Sequen
         changed.append("context.interactions")
     if changed:
         raise ContractError(f"{name}: {changed[0]} was modified, which others read too; work on a copy")
-
-
-def _random_states() -> dict[str, str]:
-    """Global random state, by owner."""
-    return {
-        "torch's global generator": torch.get_rng_state().numpy().tobytes().hex(),
-        "NumPy's global generator": repr([np.asarray(part).tolist() for part in np.random.get_state()]),  # noqa: NPY002
-        "Python's global generator": repr(random.getstate()),
-    }

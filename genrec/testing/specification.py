@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import is_dataclass
+
+import numpy as np
+import torch
 
 from genrec.errors import InputError
 
@@ -20,3 +24,12 @@ def check_specification(plugin: object, protocol: type, method: str) -> None:
         raise ContractError(
             f"{name} is no frozen dataclass, so that it cannot be stored or compared: put @dataclass(frozen=True) on it"
         )
+
+
+def random_states() -> dict[str, str]:
+    """Global random state, by owner."""
+    return {
+        "torch's global generator": torch.get_rng_state().numpy().tobytes().hex(),
+        "NumPy's global generator": repr([np.asarray(part).tolist() for part in np.random.get_state()]),  # noqa: NPY002
+        "Python's global generator": repr(random.getstate()),
+    }

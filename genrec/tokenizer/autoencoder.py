@@ -1,25 +1,30 @@
 """Stage 3: the network of the RQ-VAE and its loss. In: vectors float32 [B, D]. Out: codes int64 [B, L], reconstructions, the loss.
 
-Sources: Lee et al. 2022 (2203.01941), section 3.1; TIGER (Rajput et al. 2023, 2305.05065), section 3.1.
+Sources: Lee et al. 2022 (2203.01941), section 3.1; TIGER (Rajput et al. 2023, 2305.05065), section 3.1; the rotation trick of
+Fifty et al. 2024 (2410.06424), section 4.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn import functional
 
 from genrec.tokenizer.residual import chosen_entries, quantise
 
+Gradient = Literal["straight-through", "rotation"]
+
 
 class Losses(NamedTuple):
-    """The loss of a batch, and what the restart of dead codes needs to know."""
+    """The loss of a batch, and what the codebooks' upkeep needs to know."""
 
     loss: Tensor  # float32 []
     codes: Tensor  # int64 [B, L]
+    residuals: Tensor  # float32 [L, B, latent]  what each level had to approximate, detached
 
 
 class ResidualAutoencoder(nn.Module):
@@ -27,42 +32,75 @@ class ResidualAutoencoder(nn.Module):
 
     mean: Tensor  # float32 [D]  of the training vectors
     scale: Tensor  # float32 [D]  their standard deviation, 1 where a dimension is constant
+    prices: Tensor  # float32 [L, C]  added to a code's squared distance when codes are chosen
 
     def __init__(self, width: int, hidden: Sequence[int], latent: int, levels: int, codes: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.empty(width))
         self.register_buffer("scale", torch.empty(width))
+        self.register_buffer("prices", torch.zeros(levels, codes))
         self.encoder = _perceptron([width, *hidden, latent])
         self.decoder = _perceptron([latent, *reversed(hidden), width])
         self.codebooks = nn.Parameter(torch.empty(levels, codes, latent))
 
-    def latents(self, vectors: Tensor) -> Tensor:
-        """Vectors float32 [B, D] -> z float32 [B, latent]."""
-        latents: Tensor = self.encoder((vectors - self.mean) / self.scale)
-        return latents
+    def standardise(self, vectors: Tensor) -> Tensor:
+        """Vectors float32 [B, D] -> mean 0 and deviation 1 in every dimension of the training vectors."""
+        return (vectors - self.mean) / self.scale
+
+    def latents(self, standardised: Tensor) -> Tensor:
+        """Standardised vectors [B, D] -> z float32 [B, latent]."""
+        latents: Tensor = self.encoder(standardised)
+        return latents.float()
 
     def reconstruct(self, codes: Tensor) -> Tensor:
         """Codes int64 [B, L] -> float32 [B, D]."""
         decoded: Tensor = self.decoder(chosen_entries(codes, self.codebooks).sum(0))
         return decoded * self.scale + self.mean
 
-    def losses(self, vectors: Tensor, commitment: float) -> Losses:
+    def losses(self, standardised: Tensor, commitment: float, gradient: Gradient = "straight-through") -> Losses:
         """|x - x'|^2 + sum over l of |sg[r_l] - e_l|^2 + commitment |r_l - sg[e_l]|^2, mean over the batch; sg stops the gradient.
 
-        x is the standardised vector and x' = decoder(z + sg[sum of e_l - z]) (straight through); squares are summed over
+        x is the standardised vector and x' = decoder(q), where q is `passed` by the sum of the e_l; squares are summed over
         dimensions (TIGER, section 3.1). The residuals' own codes are constants, so that r_l = z - sg[e_1 + ... + e_{l-1}]
-        (Lee et al., section 3.1, whose commitment loss compares z with e_1 + ... + e_l).
+        (Lee et al., section 3.1, whose commitment loss compares z with e_1 + ... + e_l). Codebooks that take no gradient add
+        their term to the value alone.
         """
-        standardised = (vectors - self.mean) / self.scale
-        latents: Tensor = self.encoder(standardised)
-        with torch.no_grad():
-            codes, residuals = quantise(latents, self.codebooks)
+        latents = self.latents(standardised)
+        with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
+            codes, residuals = quantise(latents, self.codebooks, self.prices)
         entries = chosen_entries(codes, self.codebooks)
         before = latents.detach() - residuals  # e_1 + ... + e_{l-1}, float32 [L, B, latent]
-        reconstruction = (self.decoder(latents + (entries.sum(0) - latents).detach()) - standardised).square().sum(1)
+        passed = PASS[gradient](latents, entries.sum(0).detach())
+        reconstruction = (self.decoder(passed).float() - standardised).square().sum(1)
         codebook = (residuals - entries).square().sum(2).sum(0)
         committed = (latents - before - entries.detach()).square().sum(2).sum(0)
-        return Losses((reconstruction + codebook + commitment * committed).mean(), codes)
+        return Losses((reconstruction + codebook + commitment * committed).mean(), codes, residuals)
+
+
+def straight_through(latents: Tensor, quantised: Tensor) -> Tensor:
+    """Q = z + sg[e - z]: the value is e, the gradient is passed to z unchanged. Both float32 [B, latent]."""
+    return latents + (quantised - latents).detach()
+
+
+def rotation(latents: Tensor, quantised: Tensor) -> Tensor:
+    """Q = sg[|e| / |z| R] z, where R is the rotation in the plane of z and e that turns z's direction into e's.
+
+    The value is e; the gradient turns and stretches with it, so that it keeps its angle to the vector it belongs to. With the
+    unit vectors a = z/|z|, b = e/|e| and r = (a + b)/|a + b|: R z = z - 2 r r'z + 2 b a'z (Fifty et al. 2024, equation 3). Applied
+    once, to the sum over levels. Opposite or zero vectors span no plane: there the gradient is passed unchanged.
+    """
+    with torch.no_grad():
+        length, target = latents.norm(dim=1, keepdim=True), quantised.norm(dim=1, keepdim=True)
+        a, b = latents / length.clamp(min=1e-12), quantised / target.clamp(min=1e-12)
+        middle = a + b
+        plain = (middle.norm(dim=1, keepdim=True) < 1e-3) | (length < 1e-12) | (target < 1e-12)
+        r = functional.normalize(middle, dim=1)
+    turned = latents - 2 * r * (r * latents).sum(1, keepdim=True) + 2 * b * (a * latents).sum(1, keepdim=True)
+    turned = turned * (target / length.clamp(min=1e-12))
+    return torch.where(plain, straight_through(latents, quantised), turned)
+
+
+PASS = {"straight-through": straight_through, "rotation": rotation}
 
 
 def initialise(model: ResidualAutoencoder, generator: Generator) -> None:

@@ -1,6 +1,7 @@
 """Stage 3: k-means. In: points float32 [N, D]. Out: centres float32 [C, D]. Deterministic from the generator.
 
-Sources: Lloyd 1982; k-means++ initialisation (Arthur & Vassilvitskii 2007), here on a sample of the points.
+Sources: Lloyd 1982; k-means++ initialisation (Arthur & Vassilvitskii 2007), here on a sample of the points. Lloyd's iterations look at
+every point. Beside the points, the memory is that of one distance table of `CELLS` entries, however many points there are.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from torch import Generator, Tensor
 
 SAMPLE = 64  # points per centre that the initialisation looks at
 CELLS = 2**24  # entries of the largest distance table
+CLOSE = 1e-4  # relative squared distance below which |x|^2 - 2 x.e + |e|^2 has too few digits left
 
 
 def kmeans(points: Tensor, count: int, iterations: int, generator: Generator) -> Tensor:
@@ -20,60 +22,83 @@ def kmeans(points: Tensor, count: int, iterations: int, generator: Generator) ->
     A centre that has lost all its points moves to the point farthest from its own centre (the second, third, ... farthest for
     more of them).
     """
-    centres = _initial_centres(points, count, generator)
+    return lloyd(points, initial_centres(points, count, generator), iterations)
+
+
+def lloyd(points: Tensor, centres: Tensor, iterations: int) -> Tensor:
+    """The centres after at most so many iterations from these."""
     labels = nearest(points, centres)
     for _ in range(iterations):
-        centres = _means(points, labels, centres)
+        centres = means(points, labels, centres)
         previous, labels = labels, nearest(points, centres)
         if torch.equal(previous, labels):
             break
     return centres
 
 
-def nearest(points: Tensor, centres: Tensor) -> Tensor:
-    """argmin_c |x_i - e_c|^2 for every point, int64 [N]; the lowest c where several are as near.
+def nearest(points: Tensor, centres: Tensor, prices: Tensor | None = None) -> Tensor:
+    """argmin_c |x_i - e_c|^2 + price_c for every point, int64 [N]; the lowest c where several are as near. No prices are zeros [C].
 
     |x - e|^2 = |x|^2 - 2 x.e + |e|^2, and |x|^2 is the same for all c. Both are shifted to the centres' mean first, since the
     formula loses digits far from the origin.
     """
     shift = centres.mean(0)
     centres = centres - shift
-    half_squares = centres.square().sum(1) / 2
+    halves = centres.square().sum(1) / 2
+    if prices is not None:
+        halves = halves + prices / 2
     parts = torch.split(points, max(1, CELLS // len(centres)))
-    return torch.cat([(half_squares - (part - shift) @ centres.T).argmin(1) for part in parts])
+    return torch.cat([torch.addmm(halves, part - shift, centres.T, alpha=-1).argmin(1) for part in parts])
 
 
-def _initial_centres(points: Tensor, count: int, generator: Generator) -> Tensor:
+def squared_distances(points: Tensor, centres: Tensor) -> Tensor:
+    """|x_i - e_c|^2 for every pair, float32 [N, C], at least 0; shifted as in `nearest`."""
+    shift = centres.mean(0)
+    points, centres = points - shift, centres - shift
+    squares = points.square().sum(1, keepdim=True) + centres.square().sum(1)
+    return squares.addmm_(points, centres.T, alpha=-2).clamp_(min=0)
+
+
+def means(points: Tensor, labels: Tensor, centres: Tensor) -> Tensor:
+    """The mean of each centre's points; empty centres move to the points farthest from their own centre."""
+    counts = torch.bincount(labels, minlength=len(centres))
+    result = torch.zeros_like(centres).index_add_(0, labels, points) / counts.clamp(min=1)[:, None]
+    empty = (counts == 0).nonzero()[:, 0]
+    if len(empty):
+        parts = zip(*(torch.split(each, max(1, CELLS // points.shape[1])) for each in (points, labels)), strict=True)
+        distance = torch.cat([(part - centres[label]).square().sum(1) for part, label in parts])
+        result[empty] = points[distance.topk(len(empty)).indices]
+    return result
+
+
+def initial_centres(points: Tensor, count: int, generator: Generator) -> Tensor:
     """Greedy k-means++: each next centre is a point drawn with a probability proportional to its squared distance to the centres
     so far; of 2 + ln(count) such points, the one that leaves the least inertia, as scikit-learn does.
     """
     sample = points
     if len(points) > SAMPLE * count:
         sample = points[torch.randperm(len(points), generator=generator)[: SAMPLE * count]]
+    centred = sample - sample.mean(0)
+    squares = centred.square().sum(1)
     draws = torch.rand(count, 2 + int(math.log(count)), generator=generator, dtype=torch.float64)
     chosen = [int(draws[0, 0] * len(sample))]
-    distance = _squared_distances(sample[chosen], sample)[0]
+    distance = _exact_where_close(_distances(centred, squares, chosen)[0], centred, squares, chosen[0])
     for draw in draws[1:]:
         cumulative = distance.double().cumsum(0)  # all zero once every distinct point is a centre: then the last point again
         places = torch.searchsorted(cumulative, draw * cumulative[-1], right=True).clamp(max=len(sample) - 1)
-        distances = torch.minimum(distance, _squared_distances(sample[places], sample))
+        distances = torch.minimum(distance, _distances(centred, squares, places.tolist()))
         best = int(distances.sum(1).argmin())
         chosen.append(int(places[best]))
-        distance = distances[best]
+        distance = torch.minimum(distance, _exact_where_close(distances[best], centred, squares, chosen[-1]))
     return sample[chosen]
 
 
-def _squared_distances(some: Tensor, points: Tensor) -> Tensor:
-    """float32 [M, D], [N, D] -> [M, N]; exactly 0 between equal points."""
-    return torch.cdist(some, points, compute_mode="donot_use_mm_for_euclid_dist").square()
+def _distances(points: Tensor, squares: Tensor, rows: list[int]) -> Tensor:
+    """Squared distances of these rows to all points, float32 [rows, N], by |x|^2 - 2 x.e + |e|^2."""
+    return torch.addmm(squares, points[rows], points.T, alpha=-2).add_(squares[rows][:, None]).clamp_(min=0)
 
 
-def _means(points: Tensor, labels: Tensor, centres: Tensor) -> Tensor:
-    """The mean of each centre's points; empty centres move to the points farthest from their own centre."""
-    counts = torch.bincount(labels, minlength=len(centres))
-    means = torch.zeros_like(centres).index_add_(0, labels, points) / counts.clamp(min=1)[:, None]
-    empty = (counts == 0).nonzero()[:, 0]
-    if len(empty):
-        distance = (points - centres[labels]).square().sum(1)
-        means[empty] = points[distance.topk(len(empty)).indices]
-    return means
+def _exact_where_close(distance: Tensor, points: Tensor, squares: Tensor, row: int) -> Tensor:
+    """The squared distances of one row, with those of close points computed from the difference: exactly 0 between equal points."""
+    close = (distance <= CLOSE * (squares + squares[row])).nonzero()[:, 0]
+    return distance.index_copy(0, close, (points[close] - points[row]).square().sum(1))

@@ -6,6 +6,9 @@ What the codes stand for is the sum over l of e_l(k_l).
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy import ndarray
@@ -13,25 +16,48 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from genrec.errors import InputError, UsageError
+from genrec.progress import track
 from genrec.tokenizer.kmeans import kmeans, nearest
 
+FitCentres = Callable[[Tensor, int, int, Generator], Tensor]  # points, count, iterations, generator -> centres float32 [count, D]
+ROWS = 65536  # points whose entries are looked up at once
 
-def fit_codebooks(points: Tensor, levels: int, codes: int, iterations: int, generator: Generator) -> Tensor:
+
+def fit_codebooks(points: Tensor, levels: int, codes: int, iterations: int, generator: Generator, fit: FitCentres = kmeans) -> Tensor:
     """Codebooks float32 [L, C, D]: level by level, the centres of a k-means of what the levels before have left over."""
-    codebooks = []
-    for _ in range(levels):
-        codebooks.append(kmeans(points, codes, iterations, generator))
-        points = points - codebooks[-1][nearest(points, codebooks[-1])]
+    codebooks, residuals = [], points.clone()
+    for level in track(range(levels), "codebooks"):
+        codebooks.append(fit(residuals, codes, iterations, generator))
+        if level + 1 < levels:
+            subtract_entries(residuals, nearest(residuals, codebooks[-1]), codebooks[-1])
     return torch.stack(codebooks)
 
 
-def quantise(points: Tensor, codebooks: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes int64 [N, L], and residuals float32 [L, N, D]: what each level had to approximate."""
+def subtract_entries(residuals: Tensor, codes: Tensor, codebook: Tensor) -> None:
+    """r_i -= e(k_i), in place and in parts, since a copy of many points is large."""
+    for part, code in zip(torch.split(residuals, ROWS), torch.split(codes, ROWS), strict=True):
+        part.sub_(codebook[code])
+
+
+def quantise(points: Tensor, codebooks: Tensor, prices: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Codes int64 [N, L], and residuals float32 [L, N, D]: what each level had to approximate. Prices: float32 [L, C]."""
     codes, residuals = [], [points]
-    for codebook in codebooks:
-        codes.append(nearest(residuals[-1], codebook))
+    for level, codebook in enumerate(codebooks):
+        codes.append(nearest(residuals[-1], codebook, None if prices is None else prices[level]))
         residuals.append(residuals[-1] - codebook[codes[-1]])
     return torch.stack(codes, 1), torch.stack(residuals[:-1])
+
+
+def codes_of(points: Tensor, codebooks: Tensor, prices: Tensor | None = None) -> Tensor:
+    """The codes that `quantise` gives, int64 [N, L], in parts and without keeping the residuals of many points."""
+    parts = []
+    for part in torch.split(points, ROWS):
+        residuals, codes = part.clone(), []
+        for level, codebook in enumerate(codebooks):
+            codes.append(nearest(residuals, codebook, None if prices is None else prices[level]))
+            residuals -= codebook[codes[-1]]
+        parts.append(torch.stack(codes, 1))
+    return torch.cat(parts)
 
 
 def chosen_entries(codes: Tensor, codebooks: Tensor) -> Tensor:
@@ -53,13 +79,18 @@ def codebook_size(items: int, codes: int, shrink: bool) -> int:
 
 
 def as_points(vectors: ndarray, width: int | None = None) -> Tensor:
-    """Vectors as a tensor float32 [N, D]; refuses another shape or width, and NaN and infinite ones (fault S1)."""
+    """Vectors as a tensor float32 [N, D]; refuses another shape or width, and NaN and infinite ones (fault S1).
+
+    Nothing is copied where they are float32 in rows: the tensor is to be read only.
+    """
     if vectors.ndim != 2 or 0 in vectors.shape or (width is not None and vectors.shape[1] != width):
         raise InputError(f"a quantizer needs vectors [N, {width or 'D'}], got shape {list(vectors.shape)}")
     wrong = ~np.isfinite(vectors).all(1)
     if wrong.any():
         raise InputError(f"{wrong.sum()} of {len(vectors)} vectors are not finite, the first in row {wrong.argmax()}")
-    return torch.tensor(np.asarray(vectors, dtype=np.float32))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)  # nor is it written
+        return torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
 
 
 def as_codes(codes: ndarray, levels: int, size: int) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,11 +17,18 @@ from torch import Generator, Tensor
 
 from genrec.errors import ArtifactError, NumericsError, UsageError
 from genrec.progress import Progress
-from genrec.tokenizer.autoencoder import ResidualAutoencoder, initialise
-from genrec.tokenizer.residual import as_codes, as_points, check_at_least, codebook_size, fit_codebooks, quantise
+from genrec.tokenizer.autoencoder import Gradient, ResidualAutoencoder, initialise
+from genrec.tokenizer.kmeans import squared_distances
+from genrec.tokenizer.residual import as_codes, as_points, check_at_least, chosen_entries, codebook_size, fit_codebooks, quantise
 
 KMEANS_ITERATIONS = 25  # of the codebooks' initialisation
 ROWS = 65536  # encoded or decoded at once
+CHOICES = {
+    "schedule": ("constant", "cosine"),
+    "gradient": ("straight-through", "rotation"),
+    "codebooks": ("gradient", "ema"),
+    "precision": ("32-true", "bf16-mixed"),
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,12 @@ class RQVAE:
     epochs: int = 8000  # passes over the items, at least 1
     batch: int = 2048  # items per step, at least `codes`: the codebooks begin as a k-means of the first batch
     learning_rate: float = 1e-3  # of AdamW, above 0
+    schedule: Literal["constant", "cosine"] = "constant"  # of the learning rate; cosine ends at 0
+    gradient: Gradient = "straight-through"  # how the decoder's gradient passes the codes: as it is, or turned as z turns into e
+    codebooks: Literal["gradient", "ema"] = "gradient"  # learnt by AdamW, or moving averages of the residuals they stand for
+    decay: float = 0.99  # of the moving averages, in [0, 1)
+    balance: float = 0.0  # how fast crowded codes become dearer in training, at least 0; at 0 an item takes the nearest code
+    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"  # of encoder and decoder while training; codes are always in float32
     shrink: bool = False  # whether fewer items than codes make codebooks of one code an item, instead of an error
 
     def __post_init__(self) -> None:
@@ -48,6 +62,13 @@ class RQVAE:
             raise UsageError(f"RQVAE.commitment must be at least 0 and finite, got {self.commitment}")
         if not 0 < self.learning_rate < math.inf:
             raise UsageError(f"RQVAE.learning_rate must be above 0 and finite, got {self.learning_rate}")
+        if not 0 <= self.balance < math.inf:
+            raise UsageError(f"RQVAE.balance must be at least 0 and finite, got {self.balance}")
+        if not 0 <= self.decay < 1:
+            raise UsageError(f"RQVAE.decay must lie in [0, 1), got {self.decay}")
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise UsageError(f"RQVAE.{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
 
     def level_sizes(self) -> tuple[int, ...]:
         """Number of codes of each level; a codebook that shrank leaves the rest unused."""
@@ -63,7 +84,8 @@ class RQVAE:
         model.mean.copy_(points.mean(0))
         model.scale.copy_(torch.where(deviation > 0, deviation, 1.0))
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        _train(model.to(device), points.to(device), self, generator)
+        model = model.to(device)
+        _train(model, model.standardise(points.to(device)), self, generator)
         return FittedRQVAE(model.cpu())
 
     def restore(self, state: dict[str, ndarray]) -> FittedRQVAE:
@@ -90,7 +112,7 @@ class FittedRQVAE:
     def encode(self, vectors: ndarray) -> ndarray:
         """float32 [N, D] -> int64 [N, L]."""
         parts = torch.split(as_points(vectors, width=len(self.model.mean)), ROWS)
-        return torch.cat([quantise(self.model.latents(part), self.model.codebooks)[0] for part in parts]).numpy()
+        return torch.cat([self._codes(part) for part in parts]).numpy()
 
     def reconstruct(self, codes: ndarray) -> ndarray:
         """int64 [N, L] -> float32 [N, D], what the decoder makes of the sum of the codes' entries."""
@@ -98,38 +120,113 @@ class FittedRQVAE:
         parts = torch.split(as_codes(codes, levels, size), ROWS)
         return torch.cat([self.model.reconstruct(part) for part in parts]).numpy()
 
+    def last_level_costs(self, vectors: ndarray, codes: ndarray) -> ndarray:
+        """|r_L - e_L(c)|^2 float32 [M, C] of the latents, r_L being what the codes before the last have left over."""
+        levels, size, _ = self.model.codebooks.shape
+        points, known = as_points(vectors, width=len(self.model.mean)), as_codes(codes, levels, size)
+        costs = np.empty((len(points), size), dtype=np.float32)
+        for begin in range(0, len(points), ROWS):
+            rows = slice(begin, begin + ROWS)
+            left = self.model.latents(self.model.standardise(points[rows]))
+            if levels > 1:
+                left = left - chosen_entries(known[rows, :-1], self.model.codebooks[:-1]).sum(0)
+            costs[rows] = squared_distances(left, self.model.codebooks[-1]).numpy()
+        return costs
+
     def state(self) -> dict[str, ndarray]:
-        """Weights, codebooks, and the training vectors' mean and standard deviation."""
+        """Weights, codebooks, prices, and the training vectors' mean and standard deviation."""
         return {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in self.model.state_dict().items()}
+
+    def _codes(self, vectors: Tensor) -> Tensor:
+        return quantise(self.model.latents(self.model.standardise(vectors)), self.model.codebooks, self.model.prices)[0]
 
 
 def _train(model: ResidualAutoencoder, points: Tensor, specification: RQVAE, generator: Generator) -> None:
-    """AdamW on shuffled batches; after each epoch but the last, codes that no item used begin again."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=specification.learning_rate)
+    """AdamW on shuffled batches of standardised vectors; after each epoch but the last, codes that no item used begin again."""
+    order = torch.randperm(len(points), generator=generator)
+    _initialise_codebooks(model, points[order[: specification.batch].to(points.device)], generator)
+    model.codebooks.requires_grad_(specification.codebooks == "gradient")
+    learnt = [each for each in model.parameters() if each.requires_grad]
+    optimizer = torch.optim.AdamW(learnt, lr=specification.learning_rate, fused=True)
+    averages = MovingAverages(model.codebooks, specification.decay) if specification.codebooks == "ema" else None
     levels, codes, _ = model.codebooks.shape
     with Progress("RQ-VAE epochs", specification.epochs) as progress:
         for epoch in range(specification.epochs):
-            order = torch.randperm(len(points), generator=generator).to(points.device)
-            if epoch == 0:
-                _initialise_codebooks(model, points[order[: specification.batch]], generator)
+            if epoch > 0:
+                order = torch.randperm(len(points), generator=generator)
             used = torch.zeros(levels, codes, dtype=torch.int64, device=points.device)
             total = torch.zeros((), device=points.device)
-            for rows in torch.split(order, specification.batch):
-                loss, chosen = model.losses(points[rows], specification.commitment)
+            for step, rows in enumerate(torch.split(order.to(points.device), specification.batch)):
+                _set_rate(optimizer, specification, (epoch + step * specification.batch / len(points)) / specification.epochs)
+                with torch.autocast(points.device.type, torch.bfloat16, enabled=specification.precision == "bf16-mixed"):
+                    loss, chosen, residuals = model.losses(points[rows], specification.commitment, specification.gradient)
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
+                if averages is not None:
+                    averages.update(chosen, residuals)
+                if specification.balance:
+                    _raise_prices(model, chosen, residuals, specification.balance)
                 used.scatter_add_(1, chosen.T, torch.ones_like(chosen.T))
                 total += loss.detach() * len(rows)
-            mean = float(total) / len(points)
-            if not math.isfinite(mean):
-                raise NumericsError(
-                    f"the RQ-VAE's loss is {mean} in epoch {epoch + 1} of {specification.epochs}: try a learning_rate below "
-                    f"{specification.learning_rate}, or look for extreme values in the vectors"
-                )
+            mean = _finite(float(total) / len(points), epoch, specification)
             if epoch + 1 < specification.epochs:
-                _restart_dead_codes(model, used == 0, points, optimizer, generator)
+                _restart_dead_codes(model, used == 0, points, optimizer, averages, generator)
             progress.advance(note=f"loss {mean:.4g}")
+
+
+def _finite(loss: float, epoch: int, specification: RQVAE) -> float:
+    if not math.isfinite(loss):
+        raise NumericsError(
+            f"the RQ-VAE's loss is {loss} in epoch {epoch + 1} of {specification.epochs}: try a learning_rate below "
+            f"{specification.learning_rate}, or look for extreme values in the vectors"
+        )
+    return loss
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, specification: RQVAE, done: float) -> None:
+    """The learning rate after the share `done` of the training."""
+    factor = (1 + math.cos(math.pi * done)) / 2 if specification.schedule == "cosine" else 1.0
+    for group in optimizer.param_groups:
+        group["lr"] = specification.learning_rate * factor
+
+
+@torch.no_grad()
+def _raise_prices(model: ResidualAutoencoder, codes: Tensor, residuals: Tensor, rate: float) -> None:
+    """price_c += rate * s * (count_c / mean count - 1), s the batch's mean squared distance to its codes at that level."""
+    for level, (code, residual) in enumerate(zip(codes.T, residuals, strict=True)):
+        share = torch.bincount(code, minlength=model.codebooks.shape[1]) * (model.codebooks.shape[1] / len(code))
+        distance = (residual - model.codebooks[level][code]).square().sum(1).mean()
+        model.prices[level] += rate * distance * (share - 1)
+        model.prices[level] -= model.prices[level].mean()
+
+
+class MovingAverages:
+    """Codebooks as exponential moving averages: n_c = d n_c + (1-d) count_c, m_c = d m_c + (1-d) sum of residuals, e_c = m_c / n_c.
+
+    Source: van den Oord et al. 2017 (1711.00937), appendix A.1. A code that the batch does not use keeps its place: n and m shrink
+    together.
+    """
+
+    def __init__(self, codebooks: Tensor, decay: float) -> None:
+        self.codebooks, self.decay = codebooks, decay
+        self.counts = torch.ones(codebooks.shape[:2], device=codebooks.device)
+        self.sums = codebooks.detach().clone()
+
+    @torch.no_grad()
+    def update(self, codes: Tensor, residuals: Tensor) -> None:
+        """Codes int64 [B, L] and what they stood for, float32 [L, B, latent]."""
+        for level, (code, residual) in enumerate(zip(codes.T, residuals, strict=True)):
+            count = torch.bincount(code, minlength=self.counts.shape[1]).float()
+            total = torch.zeros_like(self.sums[level]).index_add_(0, code, residual)
+            self.counts[level].lerp_(count, 1 - self.decay)
+            self.sums[level].lerp_(total, 1 - self.decay)
+            self.codebooks[level] = self.sums[level] / self.counts[level].clamp(min=1e-12).unsqueeze(1)
+
+    def restart(self, dead: Tensor) -> None:
+        """Forget the averages of codes, bool [L, C], that were moved."""
+        self.counts[dead] = 1.0
+        self.sums[dead] = self.codebooks.detach()[dead]
 
 
 def _initialise_codebooks(model: ResidualAutoencoder, batch: Tensor, generator: Generator) -> None:
@@ -141,15 +238,23 @@ def _initialise_codebooks(model: ResidualAutoencoder, batch: Tensor, generator: 
 
 
 def _restart_dead_codes(
-    model: ResidualAutoencoder, dead: Tensor, points: Tensor, optimizer: torch.optim.Optimizer, generator: Generator
+    model: ResidualAutoencoder,
+    dead: Tensor,
+    points: Tensor,
+    optimizer: torch.optim.Optimizer,
+    averages: MovingAverages | None,
+    generator: Generator,
 ) -> None:
-    """Move the codes marked in `dead` bool [L, C] to residuals of items drawn at random, with the optimizer's memory of them wiped."""
+    """Move the codes marked in `dead` bool [L, C] to residuals of items drawn at random, with all memory of them wiped."""
     if not dead.any():
         return
     with torch.no_grad():
         rows = torch.randperm(len(points), generator=generator)[: dead.shape[1]].to(points.device)
-        _, residuals = quantise(model.latents(points[rows]), model.codebooks)
+        _, residuals = quantise(model.latents(points[rows]), model.codebooks, model.prices)
         model.codebooks[dead] = residuals[dead]
+        model.prices[dead] = 0.0
         for memory in optimizer.state[model.codebooks].values():
             if memory.shape == model.codebooks.shape:
                 memory[dead] = 0
+        if averages is not None:
+            averages.restart(dead)

@@ -1,23 +1,37 @@
 """Stage 3: vectors become Semantic IDs. In: float32 [N, D], row i for item i+1. Out: `SemanticIds`, the quantizer, its health.
 
+    fit ──► encode ──► collisions ──► SemanticIds ──► extend: items that came later ──► health
+    (quantizer)        (append, sinkhorn, reassign, keep)
+
 Source: TIGER (Rajput et al. 2023, 2305.05065), section 3.1.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import warnings
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from numpy import ndarray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from genrec.errors import InputError, NumericsError, UsageError
+from genrec.errors import ArtifactError, InputError, NumericsError, UsageError
 from genrec.semantic_ids import SemanticIds
-from genrec.tokenizer.collisions import separate_collisions
-from genrec.tokenizer.health import health
+from genrec.store import write_json
+from genrec.tokenizer.collisions import Costs, append_level, place_free, reassign, sinkhorn
+from genrec.tokenizer.health import collapse, health
 from genrec.tokenizer.rqkmeans import RQKMeans
-from genrec.types import FittedQuantizer, Quantizer
+from genrec.types import CatalogueQuantizer, FittedQuantizer, ListedCodes, PricedCodes, Quantizer
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
@@ -25,13 +39,19 @@ class Tokenize:
     """How items get their Semantic IDs."""
 
     quantizer: Quantizer = field(default_factory=RQKMeans)  # what turns a vector into codes
-    separate: bool = True  # whether a last level tells apart the items that share their codes
+    # what becomes of items that share their codes: a last level tells them apart; the last code is changed, by optimal transport
+    # (some collisions may stay) or at the least cost (none stays); or they share their Semantic ID
+    collisions: Literal["append", "sinkhorn", "reassign", "keep"] = "append"
+    fit_on: Literal["all", "trained"] = "all"  # "trained": items without a training event get theirs afterwards, as if they came later
     minimum_usage: float = 0.5  # share of the first level's codes that must be used, in [0, 1]; fewer is a collapse
     seed: int = 0  # of the quantizer, 0..2**63-1
 
     def __post_init__(self) -> None:
         if not isinstance(self.quantizer, Quantizer):
             raise UsageError(f"Tokenize.quantizer must have fit, restore and level_sizes, got {self.quantizer!r}")
+        for name, allowed in (("collisions", ("append", "sinkhorn", "reassign", "keep")), ("fit_on", ("all", "trained"))):
+            if getattr(self, name) not in allowed:
+                raise UsageError(f"Tokenize.{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if not 0 <= self.minimum_usage <= 1:
             raise UsageError(f"Tokenize.minimum_usage must lie in [0, 1], got {self.minimum_usage}")
         if not 0 <= self.seed < 2**63:
@@ -43,41 +63,158 @@ class Tokenized(NamedTuple):
 
     semantic_ids: SemanticIds
     quantizer: FittedQuantizer
-    health: dict[str, Any]  # see genrec.tokenizer.health
+    health: dict[str, Any]  # see genrec.tokenizer.health; also the fingerprints of the vectors and of the Semantic IDs
 
 
-def tokenize(vectors: ndarray, specification: Tokenize) -> Tokenized:
-    """Fit the quantizer, encode every item, separate collisions, and refuse a collapse (fault S2)."""
+def tokenize(
+    vectors: ndarray, specification: Tokenize, items: DataFrame | None = None, interactions: DataFrame | None = None
+) -> Tokenized:
+    """Fit the quantizer, encode every item, deal with collisions, and refuse a collapse (fault S2).
+
+    `items` (item_id, text, ...; row i is item i+1) and the *training* `interactions` (user, item) are what prefixes are held
+    against; a quantizer that reads published codes needs the first, `fit_on="trained"` the second.
+    """
+    known = _known(len(vectors), specification, interactions)
+    quantizer = _fit(vectors[known], specification, None if items is None else items["item_id"].iloc[known].tolist())
     sizes = specification.quantizer.level_sizes()
-    quantizer = specification.quantizer.fit(vectors, torch.Generator().manual_seed(specification.seed))
-    encoded = quantizer.encode(vectors)
-    if encoded.shape != (len(vectors), len(sizes)) or encoded.dtype.kind != "i":
-        raise InputError(
-            f"{type(specification.quantizer).__name__} must encode {len(vectors)} vectors to codes "
-            f"int64 [{len(vectors)}, {len(sizes)}], got {encoded.dtype} {list(encoded.shape)}"
-        )
-    codes = torch.as_tensor(encoded, dtype=torch.int64)
-    if specification.separate:
-        separated = separate_collisions(codes)
-        semantic_ids = SemanticIds(separated, (*sizes, int(separated[:, -1].max()) + 1))
-    else:
-        semantic_ids = SemanticIds(codes, sizes)
-    figures = health(semantic_ids, vectors, quantizer.reconstruct(encoded), quantised_levels=len(sizes))
-    _check_usage(figures, specification.minimum_usage)
-    if semantic_ids.collided:
-        warnings.warn(
-            f"{semantic_ids.collided} of {semantic_ids.items} items share their Semantic ID with another item; "
-            "Tokenize(separate=True) tells them apart",
-            stacklevel=2,
-        )
+    first = quantizer.listed_codes() if isinstance(quantizer, ListedCodes) else quantizer.encode(vectors[known])
+    codes = _checked(first, len(known), sizes, specification)
+    semantic_ids = _apart(codes, vectors[known], quantizer, specification)
+    encoded = torch.empty(len(vectors), len(sizes), dtype=torch.int64)
+    encoded[known] = codes
+    later = np.setdiff1d(np.arange(len(vectors)), known)
+    if len(later):
+        encoded[later] = _checked(quantizer.encode(vectors[later]), len(later), sizes, specification)
+        grown = _grown(semantic_ids, encoded[later], vectors[later], quantizer, specification)
+        table = torch.empty_like(grown.codes)
+        table[np.concatenate([known, later])] = grown.codes
+        semantic_ids = SemanticIds(table, grown.level_sizes)
+    figures = health(semantic_ids, vectors, quantizer.reconstruct(encoded.numpy()), encoded, sizes, items, interactions)
+    figures |= {"items_fitted": len(known), "vectors": _fingerprint(vectors), "semantic_ids": semantic_ids.fingerprint}
+    _guard(figures, specification, quantizer)
+    _say_shared(semantic_ids, specification)
     return Tokenized(semantic_ids, quantizer, figures)
 
 
-def _check_usage(figures: dict[str, Any], minimum: float) -> None:
-    """Refuse a first level of which too few codes are used; with fewer items than codes, one code an item is the most."""
-    used, size = figures["levels"][0]["used"], min(figures["levels"][0]["size"], figures["items"])
-    if used < minimum * size:
-        raise NumericsError(
-            f"level 1 uses {used} of {size} codes ({used / size:.1%}), less than the {minimum:.1%} of Tokenize.minimum_usage: the "
-            "Semantic IDs have collapsed. Check that the vectors differ, ask for fewer codes, or lower minimum_usage to allow it"
+def extend(made: Tokenized, specification: Tokenize, vectors: ndarray) -> SemanticIds:
+    """Semantic IDs of items that came later, behind those that are there and stay as they are: float32 [M, D] -> N + M items.
+
+    They are encoded by the quantizer as it is. Under `append` a new item gets the lowest free number among those that share its
+    codes, and the last level grows where it must; under `sinkhorn` and `reassign` the cheapest last code that is free; under
+    `keep` it may share the Semantic ID of another, and a warning counts these. See `SemanticIds.extend`.
+    """
+    encoded = made.quantizer.encode(vectors)
+    codes = _checked(encoded, len(vectors), specification.quantizer.level_sizes(), specification)
+    return _grown(made.semantic_ids, codes, vectors, made.quantizer, specification)
+
+
+def save_tokenized(made: Tokenized, folder: Path) -> None:
+    """Write codes.safetensors, quantizer.safetensors and health.json."""
+    made.semantic_ids.save(folder / "codes.safetensors")
+    save_file({name: torch.from_numpy(value) for name, value in made.quantizer.state().items()}, folder / "quantizer.safetensors")
+    write_json(folder / "health.json", made.health)
+
+
+def load_tokenized(folder: Path, specification: Tokenize, vectors: ndarray | None = None) -> Tokenized:
+    """Read what `save_tokenized` wrote. `vectors`, where given, must be those that the Semantic IDs were made of (fault S4)."""
+    semantic_ids = SemanticIds.load(folder / "codes.safetensors")
+    state = {name: tensor.numpy() for name, tensor in load_file(folder / "quantizer.safetensors").items()}
+    figures = json.loads((folder / "health.json").read_text(encoding="utf-8"))
+    found = {"semantic_ids": semantic_ids.fingerprint} | ({} if vectors is None else {"vectors": _fingerprint(vectors)})
+    for name, fingerprint in found.items():
+        if figures.get(name) != fingerprint:
+            what = "these vectors are not those that" if name == "vectors" else "codes.safetensors is not what"
+            raise ArtifactError(
+                f"{folder}: {what} the Semantic IDs were made of: fingerprint {fingerprint}, expected {figures.get(name)}; "
+                "make the Semantic IDs anew (--refresh tokenize), and what was trained on them"
+            )
+    return Tokenized(semantic_ids, specification.quantizer.restore(state), figures)
+
+
+def _known(count: int, specification: Tokenize, interactions: DataFrame | None) -> ndarray:
+    """The rows that the quantizer is fitted on, int64, ascending."""
+    if specification.fit_on == "all":
+        return np.arange(count)
+    if interactions is None or interactions.empty:
+        raise InputError("Tokenize.fit_on = 'trained' needs training interactions, got none")
+    return np.unique(interactions["item"].to_numpy(np.int64)) - 1
+
+
+def _fit(vectors: ndarray, specification: Tokenize, item_ids: list[str] | None) -> FittedQuantizer:
+    quantizer, generator = specification.quantizer, torch.Generator().manual_seed(specification.seed)
+    if not isinstance(quantizer, CatalogueQuantizer):
+        return quantizer.fit(vectors, generator)
+    if item_ids is None:
+        raise UsageError(f"{type(quantizer).__name__} must know which item a row is: give tokenize the items (a column item_id)")
+    return quantizer.fit_catalogue(item_ids, vectors, generator)
+
+
+def _checked(encoded: ndarray, count: int, sizes: tuple[int, ...], specification: Tokenize) -> Tensor:
+    """What a quantizer says, as int64 [count, L]; refuses another shape or type."""
+    if encoded.shape != (count, len(sizes)) or encoded.dtype.kind != "i":
+        raise InputError(
+            f"{type(specification.quantizer).__name__} must encode {count} vectors to codes "
+            f"int64 [{count}, {len(sizes)}], got {encoded.dtype} {list(encoded.shape)}"
+        )
+    return torch.as_tensor(encoded, dtype=torch.int64)
+
+
+def _apart(codes: Tensor, vectors: ndarray, quantizer: FittedQuantizer, specification: Tokenize) -> SemanticIds:
+    """The items' codes int64 [N, L] as Semantic IDs, after what `collisions` says."""
+    sizes = specification.quantizer.level_sizes()
+    if specification.collisions == "append":
+        appended = append_level(codes)
+        return SemanticIds(appended, (*sizes, int(appended[:, -1].max()) + 1))
+    if specification.collisions == "keep":
+        return SemanticIds(codes, sizes)
+    change = reassign if specification.collisions == "reassign" else sinkhorn
+    costs = _costs(codes, vectors, quantizer, specification)
+    return SemanticIds(change(codes, costs, costs(np.arange(1)).shape[1]), sizes)  # a codebook that shrank has fewer codes
+
+
+def _grown(
+    semantic_ids: SemanticIds, codes: Tensor, vectors: ndarray, quantizer: FittedQuantizer, specification: Tokenize
+) -> SemanticIds:
+    """`semantic_ids` and behind them those of new items with these codes int64 [M, L]."""
+    if specification.collisions in ("append", "keep"):
+        return semantic_ids.extend(codes)
+    costs = _costs(codes, vectors, quantizer, specification)
+    return semantic_ids.extend(place_free(codes, costs, semantic_ids, costs(np.arange(1)).shape[1]))
+
+
+def _costs(codes: Tensor, vectors: ndarray, quantizer: FittedQuantizer, specification: Tokenize) -> Costs:
+    if not isinstance(quantizer, PricedCodes):
+        raise UsageError(
+            f"Tokenize.collisions = {specification.collisions!r} asks what another last code would cost, which "
+            f"{type(specification.quantizer).__name__} cannot say (it has no last_level_costs); use 'append' or 'keep'"
+        )
+    return partial(_costs_of, quantizer, vectors, codes.numpy())
+
+
+def _costs_of(quantizer: PricedCodes, vectors: ndarray, codes: ndarray, rows: ndarray) -> ndarray:
+    return quantizer.last_level_costs(vectors[rows], codes[rows])
+
+
+def _guard(figures: dict[str, Any], specification: Tokenize, quantizer: FittedQuantizer) -> None:
+    """Refuse a collapsed first level and warn of others; codes that are given, not fitted, are what they are: a warning too."""
+    refused, warned = collapse(figures, specification.minimum_usage)
+    if refused is not None and not isinstance(quantizer, ListedCodes):
+        raise NumericsError(refused)
+    for message in (refused, warned):
+        if message is not None:
+            warnings.warn(message, stacklevel=3)
+
+
+def _fingerprint(vectors: ndarray) -> str:
+    digest = hashlib.sha256(repr((vectors.dtype.str, vectors.shape)).encode())
+    digest.update(np.ascontiguousarray(vectors).data)
+    return digest.hexdigest()[:16]
+
+
+def _say_shared(semantic_ids: SemanticIds, specification: Tokenize) -> None:
+    if semantic_ids.collided:
+        warnings.warn(
+            f"{semantic_ids.collided} of {semantic_ids.items} items share their Semantic ID with another item "
+            f"(Tokenize.collisions = {specification.collisions!r}); 'append' and 'reassign' tell them apart",
+            stacklevel=3,
         )

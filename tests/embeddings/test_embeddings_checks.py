@@ -55,3 +55,19 @@ def test_equal_vectors_are_a_warning_with_counts() -> None:
     vectors = np.array([[0.0, 1], [2, 3], [-0.0, 1], [2, 3], [2, 3], [2, 4]], dtype=np.float32)
     with pytest.warns(UserWarning, match=r"5 of 6 items share .* in 2 groups; the largest has 3 items: 'b', 'd', 'e'"):
         check_vectors(vectors, list("abcdef"))
+
+
+def test_nearly_equal_vectors_are_a_warning_with_a_count() -> None:
+    """Rows 10 and 11 of 50 are rows 0 and 1 but for 5e-7 of their largest entry; row 12 is off by 1e-4, which is a difference."""
+    vectors = np.random.default_rng(1).normal(size=(50, 8)).astype(np.float32)
+    vectors[10:13] = vectors[:3] + np.array([[5e-7], [5e-7], [1e-4]]) * np.abs(vectors[:3]).max(1, keepdims=True)
+    with pytest.warns(UserWarning, match=r"at least 4 of 50 items have a vector within 1e-06 .*: '0', '1', '10', '11'\. No") as said:
+        check_vectors(vectors, [str(place) for place in range(50)])
+    assert len(said) == 1  # they are not equal
+
+
+def test_near_vectors_are_found_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("genrec.embeddings.checks.BLOCK", 1)
+    vectors = np.array([[1.0, 1], [2, 2], [1.0000005, 1], [2.0000005, 2]])
+    with pytest.warns(UserWarning, match="at least 4 of 4"):
+        check_vectors(vectors, IDS)

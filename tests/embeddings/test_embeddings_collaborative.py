@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ import pytest
 from genrec.embeddings import Collaborative, Concatenated
 from genrec.embeddings.collaborative import normalised_matrix
 from genrec.errors import InputError, UsageError
+from genrec.store import describe, hash_of
 from genrec.types import ItemEncoder
 
 
@@ -102,3 +104,12 @@ def test_concatenated_refuses_what_does_not_fit() -> None:
         Concatenated((one, 3), (1.0, 1.0))  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"Constant must give vectors \[3, D\], got shape \(1, 1\)"):
         Concatenated((one,), (1.0,)).encode(items(3), interactions())
+
+
+def test_concatenated_takes_lists_and_weighs_all_alike() -> None:
+    encoders = (Constant(((3, 4), (1, 0))), Constant(((-7,), (2,))))
+    plain = Concatenated(list(encoders))  # type: ignore[arg-type]
+    assert plain == Concatenated(encoders, weights=[1, 1])  # type: ignore[arg-type]
+    assert hash(plain)
+    assert hash_of(describe(plain, Path())) == hash_of(describe(Concatenated(encoders, (1.0, 1.0)), Path()))
+    np.testing.assert_allclose(plain.encode(items(2), interactions()), [[0.6, 0.8, -1], [1, 0, 1]], rtol=1e-6)

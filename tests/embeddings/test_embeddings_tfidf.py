@@ -15,7 +15,7 @@ import pytest
 
 from genrec.embeddings import TfidfSvd, check_vectors
 from genrec.errors import InputError, UsageError
-from genrec.types import ItemEncoder
+from genrec.types import NO_TEXT, ItemEncoder
 
 NO_INTERACTIONS = pd.DataFrame({"user": [], "item": []})
 TITLES = ["rose hand cream", "rose face cream", "hand cream", "steel hair clip", "hair clip gold", "steel clip"]
@@ -118,3 +118,12 @@ def test_beauty_titles(real_data: Path) -> None:
     perfume = table["text"].str.contains("Eau De Parfum", case=False).to_numpy()
     similarity = vectors @ vectors[perfume].mean(0)
     assert similarity[perfume].mean() > 5 * similarity[~perfume].mean()
+
+
+def test_items_without_text_get_the_mean_of_the_others_and_are_counted() -> None:
+    """What the catalogue writes for an empty text is no text: it must not make such items a topic of their own."""
+    texts = ["red ink pen", "red ink", "blue ink pen", "blue pen"]
+    with pytest.warns(UserWarning, match="2 of 6 items are without usable text"):
+        vectors = TfidfSvd(width=3).encode(pd.DataFrame({"text": [*texts, NO_TEXT, NO_TEXT]}), pd.DataFrame())
+    mean = vectors[:4].mean(0)
+    np.testing.assert_allclose(vectors[4:], np.stack([mean / np.linalg.norm(mean)] * 2), atol=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -131,3 +132,59 @@ def test_the_tested_metric_is_always_shown() -> None:
     assert "| N@7 | N@7 95 % |" in text
     assert f"{comparison.rows[0].value:.4f} | [" in text
     assert "beams of a 50; beams of b 60" in text
+
+
+def tables_of(text: str) -> dict[str, list[list[str]]]:
+    """Title -> the lines of its table, without the rule."""
+    blocks, found = text.split("\n\n"), {}
+    for title, table in pairwise(blocks):
+        if table.startswith("|"):
+            found[title.strip("*")] = [cells(line) for line in table.splitlines() if not line.startswith("| ---")]
+    return found
+
+
+def test_semantic_ids_stand_in_a_table_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    """Only the row that has such figures is in it, and the items' table is as it was."""
+    plain, shared = run("plain", 0, {}), run("shared", 0, {})
+    before = tables_of(report.markdown(compare([plain, shared], resamples=10)))
+    figures = {f"sid_{name}@{n}": (n + (name == "ndcg")) / 100 for n in (1, 5, 10, 20, 50) for name in ("recall", "ndcg")}
+    comparison = compare([plain, shared._replace(metrics=shared.metrics | figures)], resamples=10)
+    tables = tables_of(report.markdown(comparison))
+    assert list(before) == ["Results", "N@10 against plain"]
+    assert list(tables) == ["Results", "Semantic IDs that items share", "N@10 against plain"]
+    assert tables["Results"] == before["Results"]
+    assert tables["Semantic IDs that items share"] == [
+        ["", "SID R@1", "SID R@5", "SID R@10", "SID R@20", "SID R@50", "SID N@5", "SID N@10"],
+        ["shared", "0.0100", "0.0500", "0.1000", "0.2000", "0.5000", "0.0600", "0.1100"],
+    ]
+    report.terminal(comparison)
+    assert "SID R@10" in capsys.readouterr().out
+
+
+def test_items_unseen_in_training_stand_below_the_results_with_chance(capsys: pytest.CaptureFixture[str]) -> None:
+    """30 unseen items: chance gives R@1 1/30, R@50 1, and an NDCG that is the mean of 1 / log2(1 + place) over the first places."""
+    rows = []
+    for name, level in (("popularity", 0.0), ("sft", 0.5)):
+        figures = {"cold_users": 12.0, "cold_items": 30.0}
+        for n in (1, 5, 10, 20, 50):
+            figures |= {f"cold_recall@{n}": level / 10, f"cold_ndcg@{n}": level / 10}
+            figures |= {f"cold_only_recall@{n}": level, f"cold_only_ndcg@{n}": level}
+        rows += [run(name, seed, {}) for seed in ((0, 1) if level else (0,))]
+        rows = [entry._replace(metrics=entry.metrics | figures) if entry.name == name else entry for entry in rows]
+    comparison = compare(rows, resamples=10)
+    tables = tables_of(report.markdown(comparison))
+    assert list(tables)[:2] == ["Results", "Items unseen in training"]
+    table = tables["Items unseen in training"]
+    assert table[0] == ["", "ranked among", "R@1", "R@5", "R@10", "R@20", "R@50", "N@5", "N@10"]
+    assert [row[:2] for row in table[1:]] == [
+        ["popularity", "all items"], ["sft", "all items"],
+        ["popularity", "unseen items"], ["sft", "unseen items"], ["chance", "unseen items"],
+    ]  # fmt: skip
+    assert table[2][2] == "0.0500 ±0.0000"
+    assert table[3][2:] == ["0.0000"] * 7
+    assert table[4][2] == "0.5000 ±0.0000"
+    n5 = sum(1 / np.log2(1 + place) for place in range(1, 6)) / 30
+    assert table[5][2:8] == ["0.0333", "0.1667", "0.3333", "0.6667", "1.0000", f"{n5:.4f}"]
+    assert "12 users whose target has no training event; 30 items of the catalogue have none" in report.markdown(comparison)
+    report.terminal(comparison)
+    assert "Items unseen in training" in capsys.readouterr().out

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from torch import Generator, Tensor
 
-from genrec.tokenizer.kmeans import _means, kmeans, nearest
+from genrec.tokenizer.balanced import balanced_kmeans, sharp_prices, smooth_prices
+from genrec.tokenizer.kmeans import initial_centres, kmeans, means, nearest, squared_distances
 
 
 def seeded(seed: int = 0) -> Generator:
@@ -86,7 +87,7 @@ def test_every_centre_has_points_and_iterations_never_hurt(seed: int, points: in
 def test_empty_centres_move_to_the_farthest_points() -> None:
     points = torch.tensor([[0.0], [2.0], [30.0]])
     centres = torch.tensor([[1.0], [99.0]])
-    assert _means(points, torch.tensor([0, 0, 0]), centres).flatten().tolist() == pytest.approx([32 / 3, 30])
+    assert means(points, torch.tensor([0, 0, 0]), centres).flatten().tolist() == pytest.approx([32 / 3, 30])
 
 
 @pytest.mark.parametrize("clusters", [None, 40])
@@ -115,3 +116,71 @@ def test_a_function_of_the_generator_alone() -> None:
     assert torch.equal(kmeans(points, 16, 10, seeded(3)), first)
     assert not torch.equal(kmeans(points, 16, 10, seeded(4)), first)
     torch.set_rng_state(state)
+
+
+def test_initial_centres_tell_close_points_apart() -> None:
+    """Pairs 0.001 apart, of two clusters 2,000 apart: |x|^2 - 2 x.e + |e|^2 alone has no digit left for them."""
+    points = torch.tensor([[-1000.0], [-1000.001], [1000.0], [1000.001]]).repeat(5, 1)
+    for seed in range(10):
+        assert len(initial_centres(points, 4, seeded(seed)).unique(dim=0)) == 4
+
+
+def test_squared_distances_by_hand() -> None:
+    points, centres = torch.tensor([[0.0, 0], [3, 4]]) + 1000, torch.tensor([[0.0, 0], [0, 4]]) + 1000
+    torch.testing.assert_close(squared_distances(points, centres), torch.tensor([[0.0, 16], [25, 9]]), atol=1e-3, rtol=1e-5)
+    assert (squared_distances(points, points) >= 0).all()
+
+
+def test_prices_move_the_border() -> None:
+    """Between 0 and 4 the border is where x^2 + 8 = (x - 4)^2, at 1."""
+    points, centres = torch.tensor([[0.9], [1.1], [1.9], [2.1]]), torch.tensor([[0.0], [4.0]])
+    assert nearest(points, centres).tolist() == [0, 0, 0, 1]
+    assert nearest(points, centres, torch.tensor([8.0, 0])).tolist() == [0, 1, 1, 1]
+
+
+def test_balancing_prices_by_hand() -> None:
+    """Points 0, 1, 2, 9 and centres 0 and 9. Balanced, 2 goes to the second: 2^2 + p > (2 - 9)^2, p > 45; and 1 doesn't: p < 63."""
+    costs = torch.tensor([0.0, 1, 2, 9])[:, None].sub(torch.tensor([0.0, 9])).square()
+    prices = sharp_prices(costs, smooth_prices(costs, torch.zeros(2)), 300)
+    assert (costs + prices).argmin(1).tolist() == [0, 0, 1, 1]
+    assert 45 < float(prices[0] - prices[1]) < 63
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**31), st.integers(2, 12), st.integers(1, 6))
+def test_balanced_cells(seed: int, count: int, width: int) -> None:
+    """Lopsided clusters; the labels by prices are the cheapest of all assignments with these cell sizes (checked by exchanges)."""
+    generator = seeded(seed)
+    points = torch.randn(40 * count, width, generator=generator)
+    points[: 20 * count] = points[: 20 * count] * 0.1 + 3
+    centres, prices = balanced_kmeans(points, count, 10, generator)
+    labels = nearest(points, centres, prices)
+    sizes = torch.bincount(labels, minlength=count)
+    assert sizes.max() <= 1.15 * 40
+    assert sizes.min() >= 0.85 * 40
+    costs = squared_distances(points.double(), centres.double())
+    own = costs.gather(1, labels[:, None])
+    gain = (own - costs).max()  # of the best single move
+    swap = (own - costs)[:, labels] + (own - costs)[:, labels].T  # of exchanging the cells of two points
+    assert swap.max() < 1e-3 * (1 + gain.abs())
+
+
+def test_equal_points_stay_together_and_bound_the_prices() -> None:
+    """Half of the points are one: no price can split them, and none may run away trying."""
+    points = torch.randn(400, 4, generator=seeded())
+    points[:200] = 0
+    centres, prices = balanced_kmeans(points, 8, 10, seeded())
+    labels = nearest(points, centres, prices)
+    assert len(labels[:200].unique()) == 1
+    assert torch.bincount(labels, minlength=8).max() < 300
+    assert prices.abs().max() < 100
+    assert inertia(points, centres) < float((points - points.mean(0)).square().sum())
+
+
+def test_balanced_on_equal_points_and_as_many_centres_as_points() -> None:
+    centres, prices = balanced_kmeans(torch.ones(6, 2), 3, 5, seeded())
+    assert centres.tolist() == [[1, 1]] * 3
+    assert prices.tolist() == [0, 0, 0]
+    points = torch.randn(9, 3, generator=seeded())
+    centres, prices = balanced_kmeans(points, 9, 5, seeded())
+    assert sorted(nearest(points, centres, prices).tolist()) == list(range(9))

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from genrec.errors import ArtifactError, InputError, UsageError
 from genrec.tokenizer import RQKMeans
-from genrec.tokenizer.residual import chosen_entries, quantise
+from genrec.tokenizer.residual import as_points, chosen_entries, codes_of, quantise
 from genrec.tokenizer.rqkmeans import FittedRQKMeans
-from genrec.types import FittedQuantizer, Quantizer
+from genrec.types import FittedQuantizer, PricedCodes, Quantizer
 
 
 def fit(vectors: np.ndarray, specification: RQKMeans, seed: int = 0) -> FittedRQKMeans:
@@ -30,6 +30,7 @@ def grouped(groups: int = 8, each: int = 25, width: int = 6) -> tuple[np.ndarray
 def test_satisfies_the_protocols() -> None:
     assert isinstance(RQKMeans(), Quantizer)
     assert isinstance(fit(grouped()[0], RQKMeans(codes=4)), FittedQuantizer)
+    assert isinstance(fit(grouped()[0], RQKMeans(codes=4)), PricedCodes)
     assert RQKMeans(levels=2, codes=9).level_sizes() == (9, 9)
 
 
@@ -163,3 +164,131 @@ def test_refuses_a_state_that_does_not_fit() -> None:
 def test_refuses_fields_out_of_range(field: dict[str, int]) -> None:
     with pytest.raises(UsageError, match=rf"RQKMeans\.{next(iter(field))} must be at least 1, got 0"):
         RQKMeans(**field)  # type: ignore[arg-type]
+
+
+def trained(levels: int = 3, codes: int = 16) -> tuple[np.ndarray, FittedRQKMeans]:
+    vectors = np.random.default_rng(3).standard_normal((600, 8)).astype(np.float32)
+    return vectors, fit(vectors, RQKMeans(levels=levels, codes=codes))
+
+
+def test_codes_are_those_of_faiss() -> None:
+    """faiss's residual quantizer with a beam of 1, given the same codebooks."""
+    faiss = pytest.importorskip("faiss")
+    vectors, fitted = trained()
+    theirs = faiss.ResidualQuantizer(8, 3, 4)
+    theirs.max_beam_size = 1
+    faiss.copy_array_to_vector(fitted.codebooks.numpy().ravel(), theirs.codebooks)
+    theirs.is_trained = True
+    packed = theirs.compute_codes(vectors)
+    codes = np.stack([packed[:, 0] & 15, packed[:, 0] >> 4, packed[:, 1] & 15], 1)  # 4 bits a level
+    np.testing.assert_array_equal(fitted.encode(vectors), codes)
+    np.testing.assert_allclose(fitted.reconstruct(codes), theirs.decode(packed), atol=1e-5)
+
+
+def test_codes_are_those_of_vector_quantize_pytorch() -> None:
+    library = pytest.importorskip("vector_quantize_pytorch")
+    vectors, fitted = trained()
+    theirs = library.ResidualVQ(dim=8, num_quantizers=3, codebook_size=16).eval()
+    for layer, codebook in zip(theirs.layers, fitted.codebooks, strict=True):
+        layer._codebook.embed.data.copy_(codebook[None])
+        layer._codebook.initted.data.fill_(True)
+    with torch.no_grad():
+        quantised, codes, _ = theirs(torch.from_numpy(vectors)[None])
+    np.testing.assert_array_equal(fitted.encode(vectors), codes[0].numpy())
+    np.testing.assert_allclose(fitted.reconstruct(fitted.encode(vectors)), quantised[0].numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_parts_do_not_matter(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, fitted = trained()
+    whole = (
+        fitted.encode(vectors),
+        fitted.reconstruct(fitted.encode(vectors)),
+        fitted.last_level_costs(vectors, fitted.encode(vectors)),
+    )
+    for module in ("residual", "rqkmeans"):
+        monkeypatch.setattr(f"genrec.tokenizer.{module}.ROWS", count)
+    np.testing.assert_array_equal(fitted.encode(vectors), whole[0])
+    np.testing.assert_array_equal(fitted.reconstruct(whole[0]), whole[1])
+    np.testing.assert_allclose(fitted.last_level_costs(vectors, whole[0]), whole[2], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(fit(vectors, RQKMeans(codes=16)).codebooks, fitted.codebooks)
+
+
+def test_the_two_ways_to_codes_agree() -> None:
+    vectors, fitted = trained()
+    points = torch.from_numpy(vectors)
+    prices = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
+    for each in (None, prices):
+        assert torch.equal(codes_of(points, fitted.codebooks, each), quantise(points, fitted.codebooks, each)[0])
+    np.testing.assert_array_equal(points.numpy(), vectors)  # not changed in place
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+def test_last_level_costs_are_errors_of_reconstruction(levels: int) -> None:
+    vectors, fitted = trained(levels)
+    codes = fitted.encode(vectors)
+    costs = fitted.last_level_costs(vectors, codes)
+    assert (costs.shape, costs.dtype) == ((600, 16), np.float32)
+    for code in range(16):
+        other = codes.copy()
+        other[:, -1] = code
+        np.testing.assert_allclose(costs[:, code], ((vectors - fitted.reconstruct(other)) ** 2).sum(1), rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(costs.argmin(1), codes[:, -1])
+
+
+def test_faiss_is_as_good() -> None:
+    pytest.importorskip("faiss")
+    vectors, ours = trained()
+    theirs, again = (fit(vectors, RQKMeans(codes=16, engine="faiss")) for _ in range(2))
+    assert torch.equal(theirs.codebooks, again.codebooks)
+    errors = [float(((each.reconstruct(each.encode(vectors)) - vectors) ** 2).sum()) for each in (ours, theirs)]
+    assert errors[1] == pytest.approx(errors[0], rel=0.03)
+
+
+def test_balanced_cells_on_every_level_and_for_later_items() -> None:
+    source = np.random.default_rng(2)
+    vectors = (source.standard_normal((3000, 6)) * source.exponential(1, (3000, 1))).astype(np.float32)
+    specification = RQKMeans(codes=20, balanced=True)
+    fitted = fit(vectors, specification)
+    plain, even = (np.stack([np.bincount(level, minlength=20) for level in each.encode(vectors).T]) / 150 for each in (
+        fit(vectors, RQKMeans(codes=20)), fitted))  # fmt: skip
+    assert plain.max() > 2
+    assert even.max() < 1.08
+    assert even.min() > 0.92
+    later = (source.standard_normal((3000, 6)) * source.exponential(1, (3000, 1))).astype(np.float32)
+    assert max(np.bincount(level).max() for level in fitted.encode(later).T) < 1.4 * 150  # sampling alone gives 1.25
+    restored = specification.restore({name: array.copy() for name, array in fitted.state().items()})
+    np.testing.assert_array_equal(restored.encode(later), fitted.encode(later))
+    with pytest.raises(ArtifactError, match=r"balanced=False\) needs no prices"):
+        RQKMeans(codes=20).restore(fitted.state())
+    with pytest.raises(ArtifactError, match=r"balanced=True\) needs prices \[3, 20\]"):
+        specification.restore({"codebooks": fitted.codebooks.numpy()})
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_one_item_one_dimension_and_equal_vectors(balanced: bool) -> None:
+    specification = RQKMeans(levels=2, codes=4, shrink=True, balanced=balanced)
+    for vectors in (np.ones((1, 3)), np.arange(9.0)[:, None], np.full((7, 2), 3.0)):
+        fitted = fit(vectors.astype(np.float32), specification)
+        codes = fitted.encode(vectors.astype(np.float32))
+        assert codes.shape == (len(vectors), 2)
+        assert np.isfinite(fitted.reconstruct(codes)).all()
+    assert len({tuple(row) for row in codes.tolist()}) == 1  # equal vectors have equal codes
+    np.testing.assert_allclose(fitted.reconstruct(codes), 3, atol=1e-6)
+
+
+def test_vectors_are_neither_copied_nor_changed() -> None:
+    vectors, _ = trained()
+    kept = vectors.copy()
+    assert as_points(vectors).data_ptr() == vectors.ctypes.data
+    vectors.flags.writeable = False
+    fit(vectors, RQKMeans(codes=16, balanced=True)).encode(vectors)  # the array is read-only
+    np.testing.assert_array_equal(vectors, kept)
+    assert as_points(vectors[:, ::2].astype(np.float64)).dtype == torch.float32
+
+
+def test_refuses_engines_it_does_not_know() -> None:
+    with pytest.raises(UsageError, match=r"engine must be 'torch' or 'faiss', got 'numpy'"):
+        RQKMeans(engine="numpy")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"balanced needs engine='torch'"):
+        RQKMeans(engine="faiss", balanced=True)

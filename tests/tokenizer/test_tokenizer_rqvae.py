@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +11,9 @@ import torch
 
 from genrec.errors import ArtifactError, InputError, NumericsError, UsageError
 from genrec.tokenizer import RQVAE
-from genrec.tokenizer.autoencoder import ResidualAutoencoder, initialise
-from genrec.tokenizer.rqvae import FittedRQVAE, _restart_dead_codes
-from genrec.types import FittedQuantizer, Quantizer
+from genrec.tokenizer.autoencoder import ResidualAutoencoder, initialise, rotation
+from genrec.tokenizer.rqvae import FittedRQVAE, MovingAverages, _restart_dead_codes
+from genrec.types import FittedQuantizer, PricedCodes, Quantizer
 
 SMALL = RQVAE(levels=2, codes=8, hidden=(16,), latent=4, epochs=60, batch=64, learning_rate=3e-3)
 
@@ -37,6 +38,7 @@ def identity(codebooks: list[list[list[float]]]) -> ResidualAutoencoder:
     """An autoencoder of two dimensions whose encoder and decoder change nothing."""
     model = ResidualAutoencoder(2, (), 2, len(codebooks), len(codebooks[0]))
     state = {"mean": torch.zeros(2), "scale": torch.ones(2), "codebooks": torch.tensor(codebooks)}
+    state["prices"] = torch.zeros(len(codebooks), len(codebooks[0]))
     for part in ("encoder", "decoder"):
         state |= {f"{part}.0.weight": torch.eye(2), f"{part}.0.bias": torch.zeros(2)}
     model.load_state_dict(state)
@@ -55,8 +57,9 @@ def test_loss_by_hand() -> None:
     |x - x'|^2 = 1; |r_1 - e_1|^2 = 2 and |r_2 - e_2|^2 = 1, once for the codebooks and .25 times for the commitment:
     1 + 3 + .75 = 4.75.
     """
-    loss, codes = identity([[[0.0, 0], [8, 0]], [[-1, 2], [1, -2]]]).losses(torch.tensor([[7.0, 1]]), commitment=0.25)
+    loss, codes, residuals = identity([[[0.0, 0], [8, 0]], [[-1, 2], [1, -2]]]).losses(torch.tensor([[7.0, 1]]), commitment=0.25)
     assert codes.tolist() == [[1, 0]]
+    assert residuals.tolist() == [[[7, 1]], [[-1, 1]]]
     assert loss.item() == 4.75
 
 
@@ -71,6 +74,115 @@ def test_gradients_by_hand() -> None:
     assert model.codebooks.grad.tolist() == [[[0, 0], [2, -2]], [[0, 2], [0, 0]]]
     assert model.encoder[0].bias.grad.tolist() == [-0.5, 2]
     assert model.decoder[0].bias.grad.tolist() == [0, 2]
+
+
+def test_prices_decide_between_codes() -> None:
+    """z = (7, 1) is 2 from (8, 0) and 50 from (0, 0): at a price of 49 more it takes the other."""
+    model = identity([[[0.0, 0], [8, 0]]])
+    for price, code in ((47.0, 1), (49.0, 0)):
+        model.prices.copy_(torch.tensor([[0.0, price]]))
+        assert FittedRQVAE(model).encode(np.array([[7, 1]], dtype=np.float32)).tolist() == [[code]]
+
+
+def test_last_level_costs_by_hand() -> None:
+    """z = (7, 1) with first code (8, 0) has (-1, 1) left over: 0 + 1 to (-1, 2), 4 + 9 to (1, -2); prices are no part of it."""
+    fitted = FittedRQVAE(identity([[[0.0, 0], [8, 0]], [[-1, 2], [1, -2]]]))
+    fitted.model.prices.fill_(100.0)
+    assert fitted.last_level_costs(np.array([[7, 1]], dtype=np.float32), np.array([[1, 0]])).tolist() == [[1, 13]]
+    assert isinstance(fitted, PricedCodes)
+
+
+def test_rotation_by_hand() -> None:
+    """z = (2, 0), e = (0, 3): a quarter turn, 1.5 times as long; the gradient (1, 0) comes back turned the other way: (0, -1.5)."""
+    latents = torch.tensor([[2.0, 0]], requires_grad=True)
+    passed = rotation(latents, torch.tensor([[0.0, 3]]))
+    torch.testing.assert_close(passed.detach(), torch.tensor([[0.0, 3]]))
+    passed[0, 0].backward()
+    torch.testing.assert_close(latents.grad, torch.tensor([[0.0, -1.5]]))
+
+
+def test_rotation_where_there_is_no_plane() -> None:
+    """Opposite vectors, and zeros: the value is right, the gradient is passed as it is."""
+    latents = torch.tensor([[1.0, 0], [0, 0], [1, 2]], requires_grad=True)
+    quantised = torch.tensor([[-2.0, 0], [1, 1], [0, 0]])
+    passed = rotation(latents, quantised)
+    torch.testing.assert_close(passed.detach(), quantised)
+    passed.sum().backward()
+    assert latents.grad is not None
+    assert latents.grad.tolist() == [[1, 1], [1, 1], [1, 1]]
+
+
+def test_rotation_against_another_implementation() -> None:
+    library = pytest.importorskip("vector_quantize_pytorch.vector_quantize_pytorch", reason="needs vector-quantize-pytorch")
+    latents, quantised, weight = torch.randn(3, 40, 6, generator=seeded())
+    gradients = []
+    for rotate in (rotation, library.rotate_to):
+        leaf = latents.clone().requires_grad_()
+        passed = rotate(leaf, quantised)
+        torch.testing.assert_close(passed.detach(), quantised, atol=1e-5, rtol=1e-5)
+        (passed * weight).sum().backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)
+
+
+def test_moving_averages_by_hand() -> None:
+    """Decay .5; n = 1, m = e before. Code 0 gets (2, 0), (4, 0): n = (1 + 2) / 2, m = ((1, 1) + (6, 0)) / 2; code 1 gets nothing."""
+    codebooks = torch.tensor([[[1.0, 1], [5, 5]]])
+    averages = MovingAverages(codebooks, decay=0.5)
+    averages.update(torch.tensor([[0], [0]]), torch.tensor([[[2.0, 0], [4, 0]]]))
+    torch.testing.assert_close(codebooks, torch.tensor([[[7 / 3, 1 / 3], [5, 5]]]))
+    codebooks[0, 1] = torch.tensor([9.0, 9])
+    averages.restart(torch.tensor([[False, True]]))
+    averages.update(torch.tensor([[1]]), torch.tensor([[[1.0, 1]]]))
+    torch.testing.assert_close(codebooks[0, 1], torch.tensor([5.0, 5]))
+
+
+def test_moving_averages_against_another_implementation() -> None:
+    """The codebook after one update, from averages of equal history: vector-quantize-pytorch's without its Laplace smoothing."""
+    library = pytest.importorskip("vector_quantize_pytorch", reason="needs vector-quantize-pytorch")
+    entries, points = torch.randn(8, 4, generator=seeded()), torch.randn(100, 4, generator=seeded(1))
+    peer = library.VectorQuantize(dim=4, codebook_size=8, decay=0.9, eps=0.0, threshold_ema_dead_code=0)
+    peer._codebook.embed.data.copy_(entries[None])
+    peer._codebook.embed_avg.data.copy_(entries[None])
+    peer._codebook.cluster_size.data.fill_(1.0)
+    peer.train()
+    _, codes, _ = peer(points[None])
+    ours = entries.clone()[None]
+    MovingAverages(ours, decay=0.9).update(codes.view(-1, 1), points[None])
+    torch.testing.assert_close(ours, peer._codebook.embed.data, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"gradient": "rotation"},
+        {"codebooks": "ema", "decay": 0.9},
+        {"schedule": "cosine", "epochs": 120},
+        {"precision": "32-true"},
+        {"balance": 0.02},
+    ],
+    ids=str,
+)
+def test_every_variant_learns_and_is_restored(changed: dict[str, Any]) -> None:
+    vectors, group = grouped()
+    specification = replace(SMALL, **changed)
+    fitted = specification.fit(vectors, seeded())
+    codes = fitted.encode(vectors)
+    assert len(set(zip(group, codes[:, 0], strict=True))) == len(set(codes[:, 0])) == 8
+    assert relative_error(vectors, fitted.reconstruct(codes)) < 0.1
+    np.testing.assert_array_equal(specification.restore(fitted.state()).encode(vectors), codes)
+
+
+def test_balance_evens_out_the_codes() -> None:
+    """Half of the points lie close together: the nearest codes leave these to few."""
+    random = np.random.default_rng(0)
+    vectors = np.concatenate([random.standard_normal((500, 6)) * 0.2, random.standard_normal((500, 6)) * 2]).astype(np.float32)
+    perplexity = []
+    for balance in (0.0, 0.01):
+        specification = RQVAE(levels=1, codes=32, hidden=(), latent=6, epochs=120, batch=500, balance=balance)
+        share = np.bincount(specification.fit(vectors, seeded()).encode(vectors)[:, 0], minlength=32) / 1000
+        perplexity.append(float(np.exp(-(share[share > 0] * np.log(share[share > 0])).sum())))
+    assert perplexity[0] < 24 < 30 < perplexity[1]
 
 
 def test_loss_is_the_mean_over_the_batch() -> None:
@@ -121,12 +233,12 @@ def test_dead_codes_move_to_residuals_and_are_forgotten_by_the_optimizer() -> No
     model = identity([[[0.0, 0], [50, 50]], [[1, 1], [60, 60]]])
     points = torch.tensor([[2.0, 0], [0.0, 3]])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-9)
-    loss, codes = model.losses(points, 0.25)
+    loss, codes, _ = model.losses(points, 0.25)
     loss.backward()
     optimizer.step()
     assert codes.tolist() == [[0, 0], [0, 0]]
     memory = optimizer.state[model.codebooks]["exp_avg"].fill_(1.0)
-    _restart_dead_codes(model, torch.tensor([[False, True], [False, True]]), points, optimizer, seeded())
+    _restart_dead_codes(model, torch.tensor([[False, True], [False, True]]), points, optimizer, None, seeded())
     assert model.codebooks[0, 1].tolist() in [pytest.approx(point, abs=1e-6) for point in points.tolist()]
     torch.testing.assert_close(model.codebooks[:, 0].detach(), torch.tensor([[0.0, 0], [1, 1]]))
     assert memory[:, :, 0].tolist() == [[1, 0], [1, 0]]
@@ -225,10 +337,16 @@ def test_refuses_a_state_that_does_not_fit() -> None:
         ("commitment", float("nan")),
         ("learning_rate", 0.0),
         ("learning_rate", float("inf")),
+        ("balance", -0.1),
+        ("decay", 1.0),
+        ("schedule", "linear"),
+        ("gradient", "gumbel"),
+        ("codebooks", "kmeans"),
+        ("precision", "16"),
     ],
 )
 def test_refuses_fields_out_of_range(name: str, value: object) -> None:
-    with pytest.raises(UsageError, match=rf"RQVAE\.{name} must be .*, got"):
+    with pytest.raises(UsageError, match=rf"RQVAE\.{name} must .*, got"):
         RQVAE(**{name: value})  # type: ignore[arg-type]
 
 

@@ -1,26 +1,31 @@
-"""From vectors to Semantic IDs: collisions, health by hand, the collapse guard, plug-ins, published codes."""
+"""From vectors to Semantic IDs: each way with collisions, the collapse guard, items that come later, storing, plug-ins."""
 
 from __future__ import annotations
 
-import gzip
-import json
 import math
 import warnings
-from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from genrec.errors import InputError, NumericsError, UsageError
+from genrec.errors import ArtifactError, InputError, NumericsError, UsageError
 from genrec.semantic_ids import SemanticIds
-from genrec.tokenizer import RQVAE, RQKMeans, Tokenize, tokenize
-from genrec.tokenizer.collisions import prefix_groups, separate_collisions
-from genrec.tokenizer.health import health
+from genrec.tokenizer import (
+    RQVAE,
+    ProductQuantizer,
+    RQKMeans,
+    Tokenize,
+    Tokenized,
+    extend,
+    load_tokenized,
+    save_tokenized,
+    tokenize,
+)
+from genrec.types import Quantizer
 
 
 @dataclass(frozen=True)
@@ -62,70 +67,6 @@ def normal(items: int = 500, width: int = 8) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((items, width)).astype(np.float32)
 
 
-def test_separate_collisions_by_hand() -> None:
-    codes = torch.tensor([[1, 1], [0, 2], [1, 1], [0, 1], [1, 1], [0, 2]])
-    expected = [[1, 1, 0], [0, 2, 0], [1, 1, 1], [0, 1, 0], [1, 1, 2], [0, 2, 1]]
-    assert separate_collisions(codes).tolist() == expected
-
-
-@settings(deadline=None)
-@given(st.integers(1, 4).flatmap(lambda levels: st.lists(st.tuples(*[st.integers(0, 2)] * levels), min_size=1, max_size=40)))
-def test_separate_collisions_against_a_loop(rows: list[tuple[int, ...]]) -> None:
-    seen: Counter[tuple[int, ...]] = Counter()
-    expected = []
-    for row in rows:
-        expected.append([*row, seen[row]])
-        seen[row] += 1
-    separated = separate_collisions(torch.tensor(rows))
-    assert separated.tolist() == expected
-    assert SemanticIds(separated).collided == 0
-    groups = list(prefix_groups(torch.tensor(rows)))
-    for length, (group, sizes) in enumerate(groups, start=1):
-        counts = Counter(row[:length] for row in rows)
-        assert [sizes[each] for each in group.tolist()] == [counts[row[:length]] for row in rows]
-
-
-def test_a_million_items_are_separated_in_seconds() -> None:
-    codes = torch.randint(0, 60, (1_000_000, 3), generator=torch.Generator().manual_seed(0))
-    assert SemanticIds(separate_collisions(codes)).collided == 0
-
-
-def test_health_by_hand() -> None:
-    """Level 1: codes 0, 0, 1, 1 of 4, two used equally, perplexity 2. Level 2: 0, 0, 0, 1 of 2: p = 3/4, 1/4.
-
-    Reconstructed (1, 0), (1, 0), (1, 2), (1, 2): each item is 1 off, 4 in all; around the mean (1, 1) the spread is 8.
-    """
-    ids = SemanticIds(torch.tensor([[0, 0], [0, 0], [1, 0], [1, 1]]), (4, 2))
-    figures = health(ids, FOUR, np.array([[1, 0], [1, 0], [1, 2], [1, 2]]), quantised_levels=2)
-    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
-    assert figures["levels"] == [
-        {"level": 1, "size": 4, "used": 2, "dead_share": 0.5, "perplexity": pytest.approx(2)},
-        {"level": 2, "size": 2, "used": 2, "dead_share": 0.0, "perplexity": pytest.approx(math.exp(entropy))},
-    ]
-    assert figures["prefixes"] == [
-        {"length": 1, "distinct": 2, "collided_items": 4, "largest_group": 2},
-        {"length": 2, "distinct": 3, "collided_items": 2, "largest_group": 2},
-    ]
-    assert (figures["collided_before_separation"], figures["largest_group_before_separation"], figures["collided"]) == (2, 2, 2)
-    assert figures["reconstruction"] == 0.5
-    assert json.loads(json.dumps(figures)) == figures
-
-
-@pytest.mark.parametrize("codes", [1, 7, 256])
-def test_perplexity_of_uniform_usage_is_the_number_of_codes(codes: int) -> None:
-    ids = SemanticIds(torch.arange(codes).repeat(3)[:, None])
-    vectors = normal(3 * codes)
-    level = health(ids, vectors, vectors, quantised_levels=1)["levels"][0]
-    assert level["perplexity"] == pytest.approx(codes)
-    assert level["dead_share"] == 0
-
-
-def test_reconstruction_is_not_defined_where_all_vectors_are_equal() -> None:
-    ids = SemanticIds(torch.zeros(4, 1, dtype=torch.int64))
-    vectors = np.ones((4, 2), dtype=np.float32)
-    assert health(ids, vectors, vectors, quantised_levels=1)["reconstruction"] is None
-
-
 def test_tokenize_separates_what_the_quantizer_cannot() -> None:
     """Two codes and twelve different items: groups of six at least, told apart by a last level as large as the largest."""
     vectors = normal(12)
@@ -149,13 +90,111 @@ def test_equal_vectors_collide_and_are_separated_in_item_order() -> None:
     assert ids.collided == 0
 
 
-def test_without_separation_collisions_are_said() -> None:
+def test_collisions_that_are_kept_are_said() -> None:
     with pytest.warns(UserWarning, match="12 of 12 items share their Semantic ID"):
-        ids = tokenize(normal(12), Tokenize(RQKMeans(levels=1, codes=2), separate=False)).semantic_ids
+        ids = tokenize(normal(12), Tokenize(RQKMeans(levels=1, codes=2), collisions="keep")).semantic_ids
     assert (ids.levels, ids.level_sizes) == (1, (2,))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert tokenize(normal(12), Tokenize(RQKMeans(levels=1, codes=12), separate=False)).semantic_ids.collided == 0
+        assert tokenize(normal(12), Tokenize(RQKMeans(levels=1, codes=12), collisions="keep")).semantic_ids.collided == 0
+
+
+@pytest.mark.parametrize(
+    "quantizer",
+    [RQKMeans(levels=2, codes=16), RQVAE(levels=2, codes=16, hidden=(16,), latent=4, epochs=3, batch=64), ProductQuantizer(2, 16)],
+    ids=lambda each: type(each).__name__,
+)
+def test_reassigned_items_keep_their_prefix_and_share_nothing(quantizer: Quantizer) -> None:
+    vectors = normal(100)
+    kept, softly, exactly = (
+        quietly(vectors, Tokenize(quantizer, collisions=how, minimum_usage=0)) for how in ("keep", "sinkhorn", "reassign")
+    )
+    assert kept.semantic_ids.collided > softly.semantic_ids.collided >= exactly.semantic_ids.collided == 0
+    for each in (softly, exactly):
+        assert each.semantic_ids.level_sizes == quantizer.level_sizes()
+        assert torch.equal(each.semantic_ids.codes[:, :-1], kept.semantic_ids.codes[:, :-1])
+        assert each.health["moved"] == int((each.semantic_ids.codes != kept.semantic_ids.codes).any(1).sum()) > 0
+        assert each.health["collided_before_separation"] == kept.semantic_ids.collided
+
+
+def test_reassigning_needs_a_quantizer_that_knows_what_codes_cost() -> None:
+    with pytest.raises(UsageError, match=r"Given cannot say .* use 'append' or 'keep'"):
+        tokenize(FOUR, Tokenize(Given(((0,), (0,), (1,), (2,)), (5,)), collisions="reassign"))
+
+
+def test_more_items_on_a_prefix_than_the_last_level_holds() -> None:
+    """One level of two codes, twelve items (fault S3)."""
+    with pytest.raises(InputError, match="12") as error:
+        tokenize(normal(12), Tokenize(RQKMeans(levels=1, codes=2), collisions="reassign"))
+    assert error.value.exit_code == 3
+
+
+def quietly(vectors: np.ndarray, specification: Tokenize, **catalogue: pd.DataFrame) -> Tokenized:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return tokenize(vectors, specification, **catalogue)
+
+
+TRAINED = np.r_[0:150, 170:300]  # rows of items with training events; 20 are without
+
+
+@pytest.mark.parametrize("how", ["append", "sinkhorn", "reassign", "keep"])
+def test_items_without_training_events_come_later(how: str) -> None:
+    """Those that are trained on have the Semantic IDs that they would have if the others did not exist."""
+    vectors = normal(300)
+    interactions = pd.DataFrame({"user": 1, "item": TRAINED + 1})
+    specification = Tokenize(RQKMeans(levels=2, codes=32), collisions=how, fit_on="trained")  # type: ignore[arg-type]
+    whole = quietly(vectors, specification, interactions=interactions)
+    alone = quietly(vectors[TRAINED], replace(specification, fit_on="all"))
+    assert torch.equal(whole.semantic_ids.codes[TRAINED], alone.semantic_ids.codes)
+    assert whole.health["items_fitted"] == 280
+    later = np.setdiff1d(np.arange(300), TRAINED)
+    grown = extend(alone, specification, vectors[later])
+    assert torch.equal(grown.codes[280:], whole.semantic_ids.codes[later])
+    assert grown.extends(alone.semantic_ids)
+    if how in ("append", "reassign"):
+        assert whole.semantic_ids.collided == grown.collided == 0
+
+
+def test_fitting_on_trained_items_needs_training_events() -> None:
+    with pytest.raises(InputError, match="needs training interactions"):
+        tokenize(normal(), Tokenize(fit_on="trained"))
+
+
+def test_a_catalogue_that_grows_twice() -> None:
+    made = tokenize(normal(300)[:200], Tokenize(RQKMeans(levels=2, codes=16)))
+    once = extend(made, Tokenize(RQKMeans(levels=2, codes=16)), normal(300)[200:])
+    twice = extend(made, Tokenize(RQKMeans(levels=2, codes=16)), normal(300)[200:250])
+    twice = extend(made._replace(semantic_ids=twice), Tokenize(RQKMeans(levels=2, codes=16)), normal(300)[250:])
+    assert once.fingerprint == twice.fingerprint
+    assert once.collided == 0
+
+
+def test_stored_and_read_again(tmp_path: Path) -> None:
+    specification = Tokenize(RQKMeans(levels=2, codes=16))
+    made = tokenize(normal(), specification)
+    save_tokenized(made, tmp_path)
+    read = load_tokenized(tmp_path, specification, normal())
+    assert read.semantic_ids.fingerprint == made.semantic_ids.fingerprint
+    assert read.semantic_ids.level_sizes == made.semantic_ids.level_sizes
+    assert read.health == made.health
+    new = normal(600)[500:]
+    assert extend(read, specification, new).fingerprint == extend(made, specification, new).fingerprint
+
+
+def test_other_vectors_or_other_codes_are_refused(tmp_path: Path) -> None:
+    """Fault S4: both fingerprints are named."""
+    specification = Tokenize(RQKMeans(levels=2, codes=16))
+    made = tokenize(normal(), specification)
+    save_tokenized(made, tmp_path)
+    changed = normal()
+    changed[3, 3] += 1e-3
+    with pytest.raises(ArtifactError, match=f"fingerprint [0-9a-f]{{16}}, expected {made.health['vectors']}") as error:
+        load_tokenized(tmp_path, specification, changed)
+    assert error.value.exit_code == 4
+    SemanticIds(made.semantic_ids.codes.flip(0)).save(tmp_path / "codes.safetensors")
+    with pytest.raises(ArtifactError, match=f"expected {made.semantic_ids.fingerprint}"):
+        load_tokenized(tmp_path, specification)
 
 
 def test_level_sizes_are_the_quantizers_even_where_the_largest_code_is_unused() -> None:
@@ -209,23 +248,16 @@ def test_refuses_codes_outside_their_level() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("quantizer", "rqvae"), ("minimum_usage", -0.1), ("minimum_usage", math.nan), ("minimum_usage", 2), ("seed", -1)],
+    [
+        ("quantizer", "rqvae"),
+        ("minimum_usage", -0.1),
+        ("minimum_usage", math.nan),
+        ("minimum_usage", 2),
+        ("seed", -1),
+        ("collisions", "separate"),
+        ("fit_on", "train"),
+    ],
 )
 def test_refuses_fields_out_of_range(name: str, value: object) -> None:
     with pytest.raises(UsageError, match=rf"Tokenize\.{name} must .*, got"):
         Tokenize(**{name: value})  # type: ignore[arg-type]
-
-
-@pytest.mark.realdata
-def test_published_semantic_ids_of_office(real_data: Path) -> None:
-    with gzip.open(real_data / "published-sids" / "Office_Products.index.json.gz", "rt") as file:
-        index = json.load(file)
-    codes = torch.tensor([[int(token[3:-1]) for token in index[str(item)]] for item in range(len(index))])
-    ids = SemanticIds(codes, (256, 256, 256))
-    assert (ids.items, ids.levels, ids.distinct) == (3459, 3, 3444)
-    shared = Counter(map(tuple, codes.tolist()))
-    assert ids.collided == sum(size for size in shared.values() if size > 1) > 3459 - 3444
-    separated = SemanticIds(separate_collisions(codes))
-    assert (separated.collided, separated.distinct) == (0, 3459)
-    assert separated.level_sizes[3] == max(shared.values())
-    assert torch.equal(separated.lookup(separated.codes), torch.arange(1, 3460))

@@ -1,7 +1,6 @@
-"""Stage 5, exact nearest neighbours: the only file that knows faiss.
+"""Ground: exact nearest neighbours and k-means by faiss. The only file that knows faiss; it is imported where it is used.
 
-In: vectors float32 [N, D] and queries float32 [Q, D]. Out: for each query the rows of the `k` vectors of largest inner product.
-Source: Johnson et al. 2017, 1702.08734 (faiss); the index is flat, so that nothing is approximated.
+Source: Johnson et al. 2017, 1702.08734 (faiss). The index of the search is flat, so that nothing is approximated.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ from genrec.errors import InputError, ResourceError, UsageError
 from genrec.progress import Progress
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
 CHUNK = 4096  # queries searched at a time
 GPU_LARGEST_K = 2048  # of faiss's search on a GPU; more neighbours are searched on the CPU, with the same result
 
 
-def nearest(vectors: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def largest_inner_products(vectors: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Vectors float32 [N, D], queries float32 [Q, D] -> inner products float32 [Q, k] and rows 0..N-1 int64 [Q, k], best first.
 
     On all GPUs where the installed faiss has them, on the CPU otherwise.
@@ -44,17 +43,43 @@ def nearest(vectors: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return scores, rows
 
 
+def faiss_lloyd(points: Tensor, centres: Tensor, iterations: int, generator: Generator) -> Tensor:
+    """Centres float32 [C, D] after so many of faiss's k-means iterations from these, over points float32 [N, D], on the CPU.
+
+    Every point is looked at (faiss would take 256 a centre, and warn below 39). A centre without points is moved by faiss beside
+    one with many, along a direction that the generator's seed decides.
+    """
+    faiss = _faiss("engine='faiss'", "or use engine='torch'")
+    seed = int(torch.randint(2**31 - 1, (), generator=generator))
+    clustering = faiss.Kmeans(
+        points.shape[1],
+        len(centres),
+        niter=iterations,
+        seed=seed,
+        min_points_per_centroid=1,
+        max_points_per_centroid=len(points),
+    )
+    clustering.train(points.contiguous().numpy(), init_centroids=centres.contiguous().numpy())
+    return torch.from_numpy(clustering.centroids.copy())
+
+
 def _index(vectors: Tensor, k: int) -> Any:
     """A flat inner-product index of the vectors; not every faiss ships types."""
-    try:
-        import faiss
-    except ImportError as error:
-        raise ResourceError(
-            "nearest neighbours need faiss, which is not installed: pip install 'genrec[cpu]', "
-            "or 'genrec[gpu]' on a machine with an NVIDIA GPU; never both"
-        ) from error
+    faiss = _faiss("nearest neighbours")
     index: Any = faiss.IndexFlatIP(vectors.shape[1])
     if k <= GPU_LARGEST_K and faiss.get_num_gpus() > 0:
         index = faiss.index_cpu_to_all_gpus(index)
     index.add(vectors.float().contiguous().cpu().numpy())
     return index
+
+
+def _faiss(what: str, otherwise: str = "") -> Any:
+    try:
+        import faiss
+    except ImportError as error:
+        verb = "need" if what.endswith("s") else "needs"
+        raise ResourceError(
+            f"{what} {verb} faiss, which is not installed: pip install 'genrec[cpu]', "
+            f"or 'genrec[gpu]' on a machine with an NVIDIA GPU; never both{'; ' + otherwise if otherwise else ''}"
+        ) from error
+    return faiss

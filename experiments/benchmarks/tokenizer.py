@@ -1,0 +1,366 @@
+"""Tokenizers: how fast they are, and what their Semantic IDs are worth, on Amazon 2014 Beauty and on a million generated vectors.
+
+    python experiments/benchmarks/tokenizer.py                                # all parts, one after the other
+    python experiments/benchmarks/tokenizer.py speed million collisions       # some of them
+    python experiments/benchmarks/tokenizer.py quality --beauty FOLDER        # reviews_Beauty_5.json.gz and meta_Beauty.json.gz
+
+| part | what | beside |
+|---|---|---|
+| `speed` | RQ-KMeans of Beauty's 12,101 x 768 vectors, by each engine | scikit-learn's k-means, level by level |
+| `epoch` | an epoch of the RQ-VAE | the same network around vector-quantize-pytorch's ResidualVQ, float32 and bfloat16 |
+| `million` | RQ-KMeans of 1,000,000 x 128, by each engine | faiss's ResidualQuantizer, one beam |
+| `collisions` | 1,000,000 random items told apart, in each way | a dictionary in Python |
+| `quality` | every tokenizer on Beauty: seconds, usage, collisions, what a prefix says of an item | |
+
+Prints a JSON line for every run and a table for every part. Each run is a process of its own; time is of the work, without imports and
+without Beauty's vectors (TF-IDF and SVD of title and categories); memory is the highest resident size of the process, imports
+included. Sides that are compared take turns, medians of `--rounds`. Beauty is fetched unless `--beauty` names its folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+WIDTH = 768  # of Beauty's vectors, as a sentence encoder's
+MILLION = (1_000_000, 128)
+EPOCHS = 3  # timed for `epoch`, after one that is not
+Run = Callable[[Path, argparse.Namespace], dict[str, Any]]
+
+
+def beauty(folder: Path, options: argparse.Namespace) -> Any:
+    """Beauty's corpus, prepared once below `folder`."""
+    from genrec.data.corpus import Corpus
+    from genrec.data.prepare import prepare
+    from genrec.data.sources import AmazonReviews2014
+    from genrec.data.splits import LeaveOneOut
+
+    corpus = folder / "beauty"
+    if not (corpus / "bounds.npy").exists():
+        corpus.mkdir(exist_ok=True)
+        prepare(AmazonReviews2014("Beauty", path=options.beauty).stream(folder / "raw"), LeaveOneOut(), corpus)
+    return Corpus.load(corpus)
+
+
+def beauty_vectors(folder: Path, options: argparse.Namespace) -> np.ndarray:
+    """float32 [12101, 768], computed once below `folder`."""
+    from genrec.embeddings import TfidfSvd
+
+    path = folder / f"beauty-{WIDTH}.npy"
+    if not path.exists():
+        corpus = beauty(folder, options)
+        np.save(path, TfidfSvd(width=WIDTH).encode(corpus.items, corpus.part("train")))
+    return np.load(path)
+
+
+def million_vectors(items: int) -> np.ndarray:
+    """float32 [items, 128]: 2,000 clusters of unequal size and width, rows of length 1, generated in place."""
+    random = np.random.default_rng(0)
+    centres = random.standard_normal((2_000, MILLION[1]), dtype=np.float32)
+    cluster = (2_000 * random.random(items) ** 2).astype(np.int64)
+    vectors = random.standard_normal((items, MILLION[1]), dtype=np.float32)
+    vectors *= random.uniform(0.2, 1.0, (items, 1)).astype(np.float32)
+    for rows in np.array_split(np.arange(items), max(1, items // 50_000)):
+        vectors[rows] += centres[cluster[rows]]
+        vectors[rows] /= np.linalg.norm(vectors[rows], axis=1, keepdims=True)
+    return vectors
+
+
+def error_of(vectors: np.ndarray, reconstructed: np.ndarray) -> float:
+    """Squared error relative to the spread around the mean, in parts."""
+    mean = vectors.mean(0)
+    parts = np.array_split(np.arange(len(vectors)), max(1, len(vectors) // 50_000))
+    lost = sum(float(np.square(vectors[rows] - reconstructed[rows]).sum(dtype=np.float64)) for rows in parts)
+    spread = sum(float(np.square(vectors[rows] - mean).sum(dtype=np.float64)) for rows in parts)
+    return lost / spread
+
+
+def residual_kmeans(engine: str, vectors: np.ndarray, levels: int) -> dict[str, Any]:
+    """Our RQ-KMeans: fit and encode."""
+    import torch
+
+    from genrec.tokenizer import RQKMeans
+
+    quantizer = RQKMeans(levels=levels, engine=engine)
+    began = time.perf_counter()
+    fitted = quantizer.fit(vectors, torch.Generator().manual_seed(0))
+    codes = fitted.encode(vectors)
+    seconds, memory = time.perf_counter() - began, peak_gb()
+    return {"seconds": seconds, "memory_gb": memory, "error": error_of(vectors, fitted.reconstruct(codes))}
+
+
+def scikit_kmeans(vectors: np.ndarray, levels: int) -> dict[str, Any]:
+    """The same levels, codes and iterations by scikit-learn, one start."""
+    from sklearn.cluster import KMeans
+
+    began, residual = time.perf_counter(), vectors.copy()
+    for level in range(levels):
+        found = KMeans(256, n_init=1, max_iter=25, random_state=level).fit(residual)
+        residual -= found.cluster_centers_[found.labels_]
+    return {"seconds": time.perf_counter() - began, "memory_gb": peak_gb(), "error": error_of(vectors, vectors - residual)}
+
+
+def faiss_residual(vectors: np.ndarray, levels: int) -> dict[str, Any]:
+    """The ResidualQuantizer of faiss with one beam and the same iterations, which is residual k-means."""
+    import faiss
+
+    began = time.perf_counter()
+    quantizer = faiss.ResidualQuantizer(vectors.shape[1], levels, 8)
+    quantizer.train_type, quantizer.max_beam_size, quantizer.cp.niter = faiss.ResidualQuantizer.Train_default, 1, 25
+    quantizer.cp.max_points_per_centroid = len(vectors)
+    quantizer.train(vectors)
+    packed = quantizer.compute_codes(vectors)
+    seconds, memory = time.perf_counter() - began, peak_gb()
+    return {"seconds": seconds, "memory_gb": memory, "error": error_of(vectors, quantizer.decode(packed))}
+
+
+def our_epoch(vectors: np.ndarray, precision: str) -> dict[str, Any]:
+    """Seconds of an epoch of the RQ-VAE, four levels: the difference of a longer and a shorter training."""
+    import torch
+
+    from genrec.tokenizer import RQVAE
+
+    def train(epochs: int) -> float:
+        began = time.perf_counter()
+        RQVAE(levels=4, epochs=epochs, precision=precision).fit(vectors, torch.Generator().manual_seed(0))
+        return time.perf_counter() - began
+
+    return {"seconds": (train(1 + EPOCHS) - train(1)) / EPOCHS, "memory_gb": peak_gb()}
+
+
+def peer_epoch(vectors: np.ndarray, precision: str) -> dict[str, Any]:
+    """The same layers, batch, optimiser and losses around ResidualVQ, as its documentation has it."""
+    import torch
+    from torch import nn
+    from vector_quantize_pytorch import ResidualVQ
+
+    torch.manual_seed(0)
+    widths = (WIDTH, 512, 256, 128)
+
+    def layers(sizes: tuple[int, ...]) -> nn.Sequential:
+        parts = [part for pair in pairwise(sizes) for part in (nn.Linear(*pair), nn.ReLU())]
+        return nn.Sequential(*parts[:-1])
+
+    encoder, decoder = layers(widths), layers(widths[::-1])
+    quantizer = ResidualVQ(
+        dim=128,
+        num_quantizers=4,
+        codebook_size=256,
+        kmeans_init=True,
+        kmeans_iters=25,
+        commitment_weight=0.25,
+        threshold_ema_dead_code=1,
+    )
+    parameters = [*encoder.parameters(), *decoder.parameters(), *quantizer.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3)
+    points = torch.from_numpy((vectors - vectors.mean(0)) / vectors.std(0))
+
+    def epoch() -> None:
+        for rows in torch.split(torch.randperm(len(points)), 2048):
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+                batch = points[rows]
+                latents = encoder(batch).unsqueeze(1)
+                quantised, _, commitment = quantizer(latents.float())
+                loss = (decoder(quantised.squeeze(1)) - batch).square().sum(1).mean() + commitment.sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    epoch()
+    began = time.perf_counter()
+    for _ in range(EPOCHS):
+        epoch()
+    return {"seconds": (time.perf_counter() - began) / EPOCHS, "memory_gb": peak_gb()}
+
+
+def told_apart(how: str, items: int) -> dict[str, Any]:
+    """A million items with uniform codes of 3 x 256, and a codebook that prices the last level."""
+    import torch
+
+    from genrec.semantic_ids import SemanticIds
+    from genrec.tokenizer.collisions import append_level, reassign, sinkhorn
+
+    random = np.random.default_rng(0)
+    entries, vectors = random.standard_normal((256, 32), dtype=np.float32), random.standard_normal((items, 32), dtype=np.float32)
+    squares = np.square(entries).sum(1)
+
+    def costs(rows: np.ndarray) -> np.ndarray:
+        found = squares - 2 * vectors[rows] @ entries.T
+        return found + np.square(vectors[rows]).sum(1, keepdims=True)
+
+    last = np.concatenate([costs(rows).argmin(1) for rows in np.array_split(np.arange(items), max(1, items // 50_000))])
+    codes = torch.from_numpy(np.stack([*random.integers(0, 256, (2, items)), last], 1))
+    before = SemanticIds(codes).collided
+    began = time.perf_counter()
+    if how == "a dictionary":
+        seen: dict[tuple[int, ...], int] = {}
+        numbers = []
+        for row in codes.tolist():
+            numbers.append(seen.get(tuple(row), 0))
+            seen[tuple(row)] = numbers[-1] + 1
+        result = torch.cat([codes, torch.tensor(numbers)[:, None]], 1)
+    elif how == "append":
+        result = append_level(codes)
+    else:
+        result = (reassign if how == "reassign" else sinkhorn)(codes, costs, 256)
+    seconds = time.perf_counter() - began
+    return {"seconds": seconds, "memory_gb": peak_gb(), "collided_before": before, "collided": SemanticIds(result).collided}
+
+
+def worth(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds and health of one tokenizer's Semantic IDs on Beauty."""
+    from genrec.tokenizer import Tokenize, tokenize
+
+    corpus, vectors = beauty(folder, options), beauty_vectors(folder, options)
+    specification = Tokenize(quantizer=tokenizers()[name], collisions="keep")
+    began = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # equal vectors and shared Semantic IDs are in the figures
+        figures = tokenize(vectors, specification, corpus.items, corpus.part("train")).health
+    return {"seconds": time.perf_counter() - began, "memory_gb": peak_gb(), "health": figures}
+
+
+def tokenizers() -> dict[str, Any]:
+    """What `quality` compares, all with four levels of 256 codes but where the name says otherwise."""
+    from genrec.tokenizer import RQVAE, ProductQuantizer, RandomCodes, RQKMeans
+
+    return {
+        "RQ-KMeans": RQKMeans(levels=4),
+        "RQ-KMeans, balanced": RQKMeans(levels=4, balanced=True),
+        "OPQ": ProductQuantizer(levels=4),
+        "random codes": RandomCodes(levels=4),
+        "RQ-VAE": RQVAE(levels=4),
+        "RQ-VAE, EMA codebooks": RQVAE(levels=4, codebooks="ema"),
+        "RQ-VAE, rotation trick": RQVAE(levels=4, gradient="rotation"),
+        "RQ-VAE, balanced": RQVAE(levels=4, balance=0.02),
+        "RQ-VAE, 3 levels": RQVAE(),
+    }
+
+
+def peak_gb() -> float:
+    """The highest resident size of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def parts() -> dict[str, dict[str, Run]]:
+    """Part -> side -> what it runs. The last side of a part with several is the one that the others are measured against."""
+    return {
+        "speed": {
+            **{f"ours, {engine}": lambda f, o, e=engine: residual_kmeans(e, beauty_vectors(f, o), 4) for engine in ("faiss", "torch")},
+            "scikit-learn": lambda f, o: scikit_kmeans(beauty_vectors(f, o), 4),
+        },
+        "epoch": {
+            "ours, bf16": lambda f, o: our_epoch(beauty_vectors(f, o), "bf16-mixed"),
+            "ours, float32": lambda f, o: our_epoch(beauty_vectors(f, o), "32-true"),
+            "ResidualVQ, bf16": lambda f, o: peer_epoch(beauty_vectors(f, o), "bf16-mixed"),
+            "ResidualVQ, float32": lambda f, o: peer_epoch(beauty_vectors(f, o), "32-true"),
+        },
+        "million": {
+            **{
+                f"ours, {engine}": lambda f, o, e=engine: residual_kmeans(e, million_vectors(o.items), 3)
+                for engine in ("faiss", "torch")
+            },
+            "faiss ResidualQuantizer": lambda f, o: faiss_residual(million_vectors(o.items), 3),
+        },
+        "collisions": {how: lambda f, o, h=how: told_apart(h, o.items) for how in ("append", "sinkhorn", "reassign", "a dictionary")},
+        "quality": {name: lambda f, o, n=name: worth(n, f, o) for name in tokenizers()},
+    }
+
+
+def in_turn(part: str, sides: list[str], rounds: int, arguments: list[str]) -> list[dict[str, Any]]:
+    """Every side, `rounds` times, in turn."""
+    rows = []
+    for _ in range(rounds):
+        for side in sides:
+            command = [sys.executable, __file__, part, "--side", side, *arguments]
+            line = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
+            print(line, flush=True)
+            rows.append(json.loads(line))
+    return rows
+
+
+def table(part: str, rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Medians over the rounds."""
+    if part == "quality":
+        yield from quality_table(rows)
+        return
+    extra = [name for name in ("error", "collided_before", "collided") if name in rows[0]]
+    sides = list(dict.fromkeys(row["side"] for row in rows))
+    yield f"| {part} | seconds | / {sides[-1]} | memory, GB | " + "".join(f"{name.replace('_', ' ')} | " for name in extra)
+    yield "| --- | ---: | ---: | ---: | " + "---: | " * len(extra)
+    reference = [row["seconds"] for row in rows if row["side"] == sides[-1]]
+    for side in sides:
+        of = [row for row in rows if row["side"] == side]
+        ratio = statistics.median(row["seconds"] / other for row, other in zip(of, reference, strict=True))
+        seconds, memory = (statistics.median(row[name] for row in of) for name in ("seconds", "memory_gb"))
+        values = "".join(f"{of[0][name]:.4g} | " if name == "error" else f"{of[0][name]:,} | " for name in extra)
+        yield f"| {side} | {seconds:.2f} | {ratio:.2f} | {memory:.2f} | {values}"
+
+
+def quality_table(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """What the Semantic IDs are worth, before anything tells collided items apart."""
+    first = rows[0]["health"]
+    equal = first["equal_vectors"]["items"]
+    yield f"{first['items']:,} items, of which {equal} share their vector with another: no quantizer can tell these apart"
+    yield ""
+    yield (
+        "| tokenizer | seconds | used, level 1 | perplexity by level | collided items | of these unequal | reconstruction error | "
+        "category purity of 1, 2 codes (chance) | co-occurrence lift of 1, 2 codes |"
+    )
+    yield "| --- | ---: | ---: | --- | ---: | ---: | ---: | --- | --- |"
+    for row in rows:
+        figures = row["health"]
+        levels = figures["encoded_levels"]
+        collided, unequal = figures["collided_before_separation"], figures["collided_before_separation_unequal"]
+        share = f"{collided:,} ({collided / figures['items']:.1%})"
+        perplexity = ", ".join(f"{level['perplexity']:.0f}" for level in levels)
+        purity = ", ".join(f"{each['purity']:.2f} ({each['chance']:.2f})" for each in figures["category_purity"]["prefixes"][:2])
+        lift = ", ".join(f"{each['lift']:.1f}" for each in figures["co_occurrence"]["prefixes"][:2])
+        yield (
+            f"| {row['side']} | {row['seconds']:.0f} | {levels[0]['used']} | {perplexity} | {share} | {unequal:,} | "
+            f"{figures['reconstruction']:.3f} | {purity} | {lift} |"
+        )
+
+
+def main() -> None:
+    """Run the parts that were asked for, or one side of one of them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(parts())} (default: all)")
+    parser.add_argument("--rounds", type=int, default=3, help="of the parts that compare times")
+    parser.add_argument("--items", type=int, default=MILLION[0], help="of `million` and `collisions`")
+    parser.add_argument("--beauty", type=Path, help="folder of Beauty's two files (default: fetched)")
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "genrec-tokenizer", help="vectors, computed once")
+    parser.add_argument("--side", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    wanted = options.parts or list(parts())
+    if unknown := [part for part in wanted if part not in parts()]:
+        parser.error(f"there is no part {unknown[0]!r}; the parts are {', '.join(parts())}")
+    options.work.mkdir(parents=True, exist_ok=True)
+    if options.side:
+        print(json.dumps({"part": wanted[0], "side": options.side, **parts()[wanted[0]][options.side](options.work, options)}))
+        return
+    if {"speed", "epoch", "quality"} & set(wanted):
+        beauty_vectors(options.work, options)  # before anything is timed
+    arguments = ["--items", str(options.items), "--work", str(options.work)]
+    arguments += ["--beauty", str(options.beauty)] if options.beauty else []
+    for part in wanted:
+        rows = in_turn(part, list(parts()[part]), 1 if part == "quality" else options.rounds, arguments)
+        print()
+        print("\n".join(table(part, rows)), end="\n\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()

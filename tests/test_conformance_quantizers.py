@@ -1,0 +1,226 @@
+"""The checks of quantizers: all of ours pass, so does one from outside the package, and each broken one is told what it breaks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy import ndarray
+from torch import Generator
+
+from genrec.errors import ArtifactError, InputError, UsageError
+from genrec.testing.quantizers import check_quantizer, example_vectors
+from genrec.testing.specification import ContractError
+from genrec.tokenizer import RQVAE, Imported, ProductQuantizer, RandomCodes, RQKMeans
+from genrec.types import Quantizer
+
+
+@dataclass(frozen=True)
+class Signs:
+    """A quantizer as a user would write it: each level says on which side of a random plane through the mean a vector lies."""
+
+    levels: int = 4
+
+    def level_sizes(self) -> tuple[int, ...]:
+        return (2,) * self.levels
+
+    def fit(self, vectors: ndarray, generator: Generator) -> FittedSigns:
+        if not np.isfinite(vectors).all():
+            raise InputError("not finite")
+        planes = torch.randn(vectors.shape[1], self.levels, generator=generator).numpy()
+        return FittedSigns({"planes": planes, "mean": vectors.mean(0)})
+
+    def restore(self, state: dict[str, ndarray]) -> FittedSigns:
+        return FittedSigns(state)
+
+
+@dataclass
+class FittedSigns:
+    tensors: dict[str, ndarray]
+
+    def encode(self, vectors: ndarray) -> ndarray:
+        mean = self.tensors["mean"]
+        if vectors.shape[1] != len(mean) or not np.isfinite(vectors).all():
+            raise InputError("not finite, or of another width")
+        sides = ((vectors - mean)[:, :, None] * self.tensors["planes"][None]).sum(1)
+        return (sides > 0).astype(np.int64)
+
+    def reconstruct(self, codes: ndarray) -> ndarray:
+        return (self.tensors["mean"] + 0.1 * (2 * codes - 1) @ self.tensors["planes"].T).astype(np.float32)
+
+    def state(self) -> dict[str, ndarray]:
+        return self.tensors
+
+
+OURS: list[Quantizer] = [
+    RQKMeans(), RQKMeans(levels=1, codes=5), RQKMeans(codes=16, engine="faiss"), RQKMeans(codes=32, balanced=True),
+    RQKMeans(codes=1000, shrink=True), ProductQuantizer(), ProductQuantizer(levels=5, codes=7, rotation=False),
+    RandomCodes(), RandomCodes(levels=2, codes=3), RQVAE(levels=2, codes=8, hidden=(16,), latent=4, epochs=3, batch=64), Signs(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("quantizer", OURS, ids=repr)
+def test_our_quantizers_keep_the_contract(quantizer: Quantizer) -> None:
+    if quantizer == RQKMeans(codes=16, engine="faiss"):
+        pytest.importorskip("faiss")
+    check_quantizer(quantizer)
+
+
+def test_on_vectors_of_ones_own() -> None:
+    check_quantizer(RQKMeans(codes=8), example_vectors((50,), seed=3)[:, :5].copy())
+
+
+def test_published_codes(tmp_path: Path) -> None:
+    vectors = example_vectors((10,))
+    names = [f"item {row}" for row in range(len(vectors))]
+    path = tmp_path / "published.json"
+    path.write_text(json.dumps({name: [row % 7, row // 7] for row, name in enumerate(names)}))
+    check_quantizer(Imported(path), vectors, names)
+    with pytest.raises(UsageError, match="Imported knows items by their ids: pass check_quantizer vectors and item_ids"):
+        check_quantizer(Imported(path))
+
+
+Spoil = Callable[["Spoilt", Any], Any]
+
+
+@dataclass(frozen=True)
+class Spoilt:
+    """A right quantizer, whose parts are then spoilt."""
+
+    fitting: Callable[[ndarray, Generator], object] = lambda vectors, generator: None
+    encoding: Callable[[FittedSigns, ndarray], ndarray] = FittedSigns.encode
+    reconstructing: Callable[[FittedSigns, ndarray], ndarray] = FittedSigns.reconstruct
+    stating: Callable[[FittedSigns], object] = FittedSigns.state
+    restoring: Callable[[dict[str, ndarray]], dict[str, ndarray]] = lambda state: state
+    sizes: object = (2, 2, 2, 2)
+    fitted: Callable[[Any], Any] = lambda fitted: fitted
+
+    def level_sizes(self) -> Any:
+        return self.sizes
+
+    def fit(self, vectors: ndarray, generator: Generator) -> Any:
+        self.fitting(vectors, generator)
+        return self.fitted(FittedSpoilt(Signs().fit(vectors, generator), self))
+
+    def restore(self, state: dict[str, ndarray]) -> Any:
+        return FittedSpoilt(FittedSigns(self.restoring(state)), self)
+
+
+@dataclass
+class FittedSpoilt:
+    right: FittedSigns
+    by: Spoilt
+
+    def encode(self, vectors: ndarray) -> ndarray:
+        return self.by.encoding(self.right, vectors)
+
+    def reconstruct(self, codes: ndarray) -> ndarray:
+        return self.by.reconstructing(self.right, codes)
+
+    def state(self) -> Any:
+        return self.by.stating(self.right)
+
+
+def by_batch(fitted: FittedSigns, vectors: ndarray) -> ndarray:
+    """Centred on the mean of what is encoded."""
+    FittedSigns.encode(fitted, vectors)
+    return FittedSigns({**fitted.tensors, "mean": vectors.mean(0)}).encode(vectors)
+
+
+def drawn(fitted: FittedSigns, vectors: ndarray) -> ndarray:
+    fitted.encode(vectors)
+    return np.random.default_rng().integers(0, 2, (len(vectors), 4))
+
+
+def careless(fitted: FittedSigns, vectors: ndarray) -> ndarray:
+    """Encodes whatever comes."""
+    return FittedSigns.encode(fitted, np.nan_to_num(vectors, posinf=0.0))
+
+
+def crashing(fitted: FittedSigns, vectors: ndarray) -> ndarray:
+    if vectors.shape[1] != len(fitted.tensors["mean"]):
+        raise ValueError("shapes do not match")
+    return fitted.encode(vectors)
+
+
+def own_planes(fitted: Any) -> Any:
+    source = np.random.default_rng()
+    fitted.right.tensors["planes"] = source.normal(size=fitted.right.tensors["planes"].shape).astype(np.float32)
+    return fitted
+
+
+def listed(fitted: FittedSpoilt) -> Any:
+    fitted.listed_codes = lambda: np.full((3, 4), 0)  # type: ignore[attr-defined]
+    return fitted
+
+
+def priced(fitted: FittedSpoilt) -> Any:
+    fitted.last_level_costs = lambda vectors, codes: np.full((len(codes), 2), -1, dtype=np.float32)  # type: ignore[attr-defined]
+    return fitted
+
+
+RIGHT = Spoilt()
+BROKEN: dict[str, tuple[Spoilt, str]] = {
+    "sizes": (replace(RIGHT, sizes=[2, 2, 2, 2]), r"level_sizes must give a tuple of whole numbers.*got \[2, 2, 2, 2\]"),
+    "levels": (replace(RIGHT, sizes=(2, 2, 2)), r"encode must give a NumPy array int64 \[\d+, 3\], .*got int64 \[\d+, 4\]"),
+    "type": (replace(RIGHT, encoding=lambda f, v: f.encode(v).astype(np.int32)), r"must give a NumPy array int64 .*got int32"),
+    "tensor": (replace(RIGHT, encoding=lambda f, v: torch.tensor(f.encode(v))), r"must give a NumPy array int64 .*got Tensor"),
+    "from one": (replace(RIGHT, encoding=lambda f, v: f.encode(v) + 1), r"gives row \d+ the code 2 on level \d, .* allows 0\.\.1"),
+    "batch": (replace(RIGHT, encoding=by_batch), "an item's codes depend on which others are encoded with it"),
+    "draws": (replace(RIGHT, encoding=drawn), "encoding the same vectors twice gives other codes"),
+    "own randomness": (replace(RIGHT, fitted=own_planes), "fits from generators of one seed give other codes"),
+    "global randomness": (replace(RIGHT, fitting=lambda *_: torch.rand(1)), "torch's global generator was drawn from or seeded"),
+    "reconstruction": (replace(RIGHT, reconstructing=lambda f, c: f.reconstruct(c)[:, 1:]), r"give a NumPy array float32 \[\d+, 1"),
+    "not finite": (replace(RIGHT, reconstructing=lambda f, c: f.reconstruct(c) / 0), r"gives \d+ vectors that are not finite"),
+    "object state": (replace(RIGHT, stating=lambda f: {"self": np.array([f])}), r"state\['self'\] must be a NumPy array of numbers"),
+    "tensor state": (replace(RIGHT, stating=lambda f: {"a": torch.ones(1)}), r"state\['a'\] must be .*got Tensor"),
+    "empty state": (replace(RIGHT, stating=lambda _: {}), r"state must give a dict of NumPy arrays.*got \{\}"),
+    "lossy state": (replace(RIGHT, restoring=lambda s: {**s, "mean": s["mean"] + 1}), r"restore\(state\(\)\) gives other codes"),
+    "modifies": (replace(RIGHT, fitting=lambda v, _: v.__isub__(1)), "the vectors were modified"),
+    "careless": (replace(RIGHT, encoding=careless), r"encode of a vector with nan must be refused .*it went through"),
+    "crash": (replace(RIGHT, encoding=crashing), r"encode of vectors of width 17 .* must be refused .*it raised ValueError"),
+    "no quantizer": (replace(RIGHT, fitted=lambda _: 3), "fit must return what has encode, reconstruct and state; got int"),
+    "fit crashes": (replace(RIGHT, fitting=lambda *_: [][0]), r"fit raised IndexError"),
+    "listed": (replace(RIGHT, fitted=listed), r"listed_codes must give a NumPy array int64 \[\d+, 4\]"),
+    "priced": (replace(RIGHT, fitted=priced), r"last_level_costs are squared errors, finite and from 0"),
+}  # fmt: skip
+
+
+def test_the_unspoilt_one_passes() -> None:
+    check_quantizer(RIGHT)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
+def test_a_broken_quantizer_is_told_what_it_breaks(name: str) -> None:
+    spoilt, message = BROKEN[name]
+    with pytest.raises(ContractError, match=rf"^Spoilt: .*{message}"):
+        check_quantizer(spoilt)
+
+
+@dataclass
+class NotFrozen(Signs.__mro__[-1]):  # type: ignore[misc]
+    level_sizes = Signs.level_sizes
+    fit = Signs.fit
+    restore = Signs.restore
+
+
+def test_a_specification_is_a_frozen_dataclass() -> None:
+    with pytest.raises(ContractError, match="NotFrozen is no frozen dataclass"):
+        check_quantizer(NotFrozen())
+    with pytest.raises(ContractError, match=r"Signs is no Quantizer: pass an instance, such as Signs\(\)"):
+        check_quantizer(Signs)  # type: ignore[arg-type]
+
+
+def test_errors_for_the_user_stay_as_they_are() -> None:
+    def refuse(*_: object) -> None:
+        raise ArtifactError("made by a newer version")
+
+    with pytest.raises(ArtifactError, match="made by a newer version"):
+        check_quantizer(replace(RIGHT, fitting=refuse))

@@ -1,0 +1,94 @@
+"""Random codes: uniform, independent of the vectors; and what listed codes say of later items and of other codes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from genrec.errors import ArtifactError, InputError, UsageError
+from genrec.tokenizer import RandomCodes
+from genrec.tokenizer.listed import FittedListedCodes, restore_listed
+from genrec.types import ListedCodes, Quantizer
+
+
+def fit(vectors: np.ndarray, specification: RandomCodes, seed: int = 0) -> FittedListedCodes:
+    return specification.fit(vectors, torch.Generator().manual_seed(seed))
+
+
+def normal(count: int, width: int = 4, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, width)).astype(np.float32)
+
+
+def test_satisfies_the_protocols() -> None:
+    assert isinstance(RandomCodes(), Quantizer)
+    assert isinstance(fit(normal(5), RandomCodes()), ListedCodes)
+    assert RandomCodes(levels=2, codes=9).level_sizes() == (9, 9)
+
+
+def test_codes_are_uniform_and_know_nothing_of_the_vectors() -> None:
+    """8,000 items of 8 codes: 1,000 each with a deviation of 30; pairs of levels 125 with one of 11."""
+    codes = fit(normal(8000), RandomCodes(levels=2, codes=8)).listed_codes()
+    assert codes.dtype == np.int64
+    assert all(abs(np.bincount(level, minlength=8) - 1000).max() < 130 for level in codes.T)
+    assert abs(np.bincount(codes[:, 0] * 8 + codes[:, 1], minlength=64) - 125).max() < 50
+    np.testing.assert_array_equal(fit(normal(8000, seed=1), RandomCodes(levels=2, codes=8)).listed_codes(), codes)
+    assert (fit(normal(8000), RandomCodes(levels=2, codes=8), seed=1).listed_codes() != codes).mean() > 0.8
+
+
+def test_later_items_get_the_codes_of_the_nearest() -> None:
+    vectors = normal(300)
+    fitted = fit(vectors, RandomCodes())
+    np.testing.assert_array_equal(fitted.encode(vectors), fitted.listed_codes())
+    later = normal(100, seed=5)
+    nearest = ((later[:, None].astype(np.float64) - vectors[None]) ** 2).sum(2).argmin(1)
+    np.testing.assert_array_equal(fitted.encode(later), fitted.listed_codes()[nearest])
+
+
+def test_the_first_of_equals_and_close_ones_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vectors 0.001 apart at 1,000 differ by less than the rounding of their squares."""
+    points = torch.tensor([[1000.0], [1000.001], [1000.0], [-5000.0]])
+    fitted = FittedListedCodes(torch.arange(4)[:, None], points, (4,))
+    monkeypatch.setattr("genrec.tokenizer.listed.CELLS", 5)  # one query at a time
+    assert fitted.encode(points.numpy()).tolist() == [[0], [1], [0], [3]]
+
+
+def test_reconstruction_is_the_mean_of_the_longest_known_prefix() -> None:
+    points = torch.tensor([[0.0], [2], [10], [14], [100]])
+    codes = torch.tensor([[0, 0], [0, 1], [1, 1], [1, 1], [2, 0]])
+    fitted = FittedListedCodes(codes, points, (4, 2))
+    wanted = np.array([[0, 1], [1, 1], [1, 0], [2, 1], [3, 1], [3, 0]])
+    # (0, 1) is one item; (1, 1) two; (1, 0) unknown, so the mean of code 1; (2, 1) that of code 2; 3 begins nothing: the mean of all
+    assert fitted.reconstruct(wanted)[:, 0].tolist() == pytest.approx([2, 12, 12, 100, 25.2, 25.2])
+
+
+def test_restored_is_the_same() -> None:
+    vectors, specification = normal(50), RandomCodes(levels=4, codes=5)
+    fitted = fit(vectors, specification)
+    restored = specification.restore({name: array.copy() for name, array in fitted.state().items()})
+    np.testing.assert_array_equal(restored.listed_codes(), fitted.listed_codes())
+    np.testing.assert_array_equal(restored.encode(normal(9, seed=2)), fitted.encode(normal(9, seed=2)))
+    with pytest.raises(ArtifactError, match=r"level sizes \(5, 5, 5, 5\) do not fit .*\(6, 6, 6, 6\)"):
+        RandomCodes(levels=4, codes=6).restore(fitted.state())
+    with pytest.raises(ArtifactError, match=r"need codes, vectors and level_sizes, the stored state has \['codes'\]"):
+        restore_listed({"codes": fitted.listed_codes()})
+    with pytest.raises(ArtifactError, match="do not fit each other"):
+        restore_listed({**fitted.state(), "vectors": vectors[:49]})
+
+
+def test_refuses_broken_vectors_and_fields() -> None:
+    vectors = normal(9)
+    fitted = fit(vectors, RandomCodes())
+    with pytest.raises(InputError, match=r"vectors \[N, 4\], got shape \[9, 3\]"):
+        fitted.encode(vectors[:, :3])
+    vectors[2, 1] = np.nan
+    with pytest.raises(InputError, match="the first in row 2"):
+        fit(vectors, RandomCodes())
+    with pytest.raises(UsageError, match=r"RandomCodes\.codes must be at least 1, got 0"):
+        RandomCodes(codes=0)
+
+
+def test_changing_what_is_handed_out_changes_nothing() -> None:
+    fitted = fit(normal(5), RandomCodes())
+    fitted.listed_codes()[:] = 0
+    assert fitted.listed_codes().any()
