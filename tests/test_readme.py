@@ -6,14 +6,22 @@ import gzip
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.numpy import load_file
 
-from genrec import loading
+from genrec import loading, pipeline
 from genrec.__main__ import _parser, main
+from genrec.embeddings import TfidfSvd
+from genrec.experiment import SFT, Experiment, Tokenize
+from genrec.model import Tiger
 from genrec.preference.contract import check_draw
 from genrec.randomness import generator
-from genrec.testing import batches_of, sampler_context
+from genrec.testing import Cyclic, batches_of, sampler_context
+from genrec.tokenizer import RQKMeans
+from genrec.types import ItemEncoder
 
 PROJECT = Path(__file__).parents[1]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -81,3 +89,32 @@ def test_links_lead_somewhere() -> None:
         text = (PROJECT / page).read_text(encoding="utf-8")
         for target in re.findall(r"\]\(((?!https?://|#)[^)]+)\)", text):
             assert ((PROJECT / page).parent / target).exists(), f"{page} links to {target}"
+
+
+def test_the_readmes_catalogue_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's function on a tiny world: the policy recommends items that came after its training."""
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path / "data"))
+    code = next(block for block in python_blocks() if "def grown" in block)
+    names: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    experiment = Experiment(
+        name="tiny",
+        source=Cyclic(),
+        embed=TfidfSvd(width=8),
+        tokenize=Tokenize(RQKMeans(levels=2, codes=4)),
+        policy=Tiger(width=16, inner=16, heads=2, head_width=8, encoder_layers=1, decoder_layers=1, beams=50),
+        sft=SFT(steps=2, batch=8, validate_every=2),
+    )
+    vectors = load_file(pipeline.run(experiment, last="embed")["embed"].folder / "vectors.safetensors")["vectors"]
+    policy = names["grown"](experiment, vectors[:3] + 1e-3)
+    assert policy.semantic_ids.items == len(vectors) + 3
+    assert policy.semantic_ids.collided == 0
+    n = min(50, len(vectors) + 3)
+    assert policy.recommend(torch.tensor([[0, 1, 2]]), n).items.max() > len(vectors)
+
+
+def test_the_readmes_encoders_can_be_made() -> None:
+    code = next(block for block in python_blocks() if "text_and_taste" in block)
+    names: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert all(isinstance(names[name], ItemEncoder) for name in ("text_and_taste", "sentences", "published"))

@@ -7,6 +7,7 @@
 | part | what | beside |
 |---|---|---|
 | `speed` | RQ-KMeans of Beauty's 12,101 x 768 vectors, by each engine | scikit-learn's k-means, level by level |
+| `rqvae` | the whole RQ-VAE of the same vectors, four levels | |
 | `epoch` | an epoch of the RQ-VAE | the same network around vector-quantize-pytorch's ResidualVQ, float32 and bfloat16 |
 | `million` | RQ-KMeans of 1,000,000 x 128, by each engine | faiss's ResidualQuantizer, one beam |
 | `collisions` | 1,000,000 random items told apart, in each way | a dictionary in Python |
@@ -55,14 +56,23 @@ def beauty(folder: Path, options: argparse.Namespace) -> Any:
     return Corpus.load(corpus)
 
 
-def beauty_vectors(folder: Path, options: argparse.Namespace) -> np.ndarray:
-    """float32 [12101, 768], computed once below `folder`."""
-    from genrec.embeddings import TfidfSvd
+def beauty_vectors(folder: Path, options: argparse.Namespace, kind: str = "768") -> np.ndarray:
+    """Vectors of Beauty's 12,101 items, computed once below `folder`: float32 [12101, D].
 
-    path = folder / f"beauty-{WIDTH}.npy"
+    `text` is what the experiments take, TF-IDF and SVD of width 256; `768` the same as wide as a sentence encoder's, for timing;
+    `text and taste` adds 64 dimensions from the training interactions.
+    """
+    from genrec.embeddings import Collaborative, Concatenated, TfidfSvd
+
+    encoders = {
+        "text": TfidfSvd(width=256),
+        "768": TfidfSvd(width=WIDTH),
+        "text and taste": Concatenated((TfidfSvd(width=256), Collaborative(width=64)), (1.0, 0.5)),
+    }
+    path = folder / f"beauty-{kind.replace(' ', '-')}.npy"
     if not path.exists():
         corpus = beauty(folder, options)
-        np.save(path, TfidfSvd(width=WIDTH).encode(corpus.items, corpus.part("train")))
+        np.save(path, encoders[kind].encode(corpus.items, corpus.part("train")))
     return np.load(path)
 
 
@@ -125,6 +135,19 @@ def faiss_residual(vectors: np.ndarray, levels: int) -> dict[str, Any]:
     packed = quantizer.compute_codes(vectors)
     seconds, memory = time.perf_counter() - began, peak_gb()
     return {"seconds": seconds, "memory_gb": memory, "error": error_of(vectors, quantizer.decode(packed))}
+
+
+def whole_rqvae(vectors: np.ndarray) -> dict[str, Any]:
+    """The RQ-VAE's recipe, from vectors to codes."""
+    import torch
+
+    from genrec.tokenizer import RQVAE
+
+    began = time.perf_counter()
+    fitted = RQVAE(levels=4).fit(vectors, torch.Generator().manual_seed(0))
+    codes = fitted.encode(vectors)
+    seconds = time.perf_counter() - began
+    return {"seconds": seconds, "memory_gb": peak_gb(), "error": error_of(vectors, fitted.reconstruct(codes))}
 
 
 def our_epoch(vectors: np.ndarray, precision: str) -> dict[str, Any]:
@@ -221,16 +244,34 @@ def told_apart(how: str, items: int) -> dict[str, Any]:
 
 
 def worth(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds and health of one tokenizer's Semantic IDs on Beauty."""
+    """Seconds and health of one tokenizer's Semantic IDs on Beauty, and what optimal transport leaves of its collisions."""
     from genrec.tokenizer import Tokenize, tokenize
 
-    corpus, vectors = beauty(folder, options), beauty_vectors(folder, options)
-    specification = Tokenize(quantizer=tokenizers()[name], collisions="keep")
+    corpus = beauty(folder, options)
+    quantizer, vectors = tokenizers()[name], beauty_vectors(folder, options, "text and taste" if "interactions" in name else "text")
     began = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # equal vectors and shared Semantic IDs are in the figures
-        figures = tokenize(vectors, specification, corpus.items, corpus.part("train")).health
-    return {"seconds": time.perf_counter() - began, "memory_gb": peak_gb(), "health": figures}
+        made = tokenize(vectors, Tokenize(quantizer, collisions="keep"), corpus.items, corpus.part("train"))
+    result = {"seconds": time.perf_counter() - began, "memory_gb": peak_gb(), "health": made.health}
+    return result | {"after_sinkhorn": after_sinkhorn(made, vectors)}
+
+
+def after_sinkhorn(made: Any, vectors: np.ndarray) -> int | None:
+    """Items that still share their codes when optimal transport has chosen the last ones; None where codes have no cost."""
+    from genrec.semantic_ids import SemanticIds
+    from genrec.tokenizer.collisions import sinkhorn
+    from genrec.types import PricedCodes
+
+    if not isinstance(made.quantizer, PricedCodes):
+        return None
+    codes = made.semantic_ids.codes
+
+    def costs(rows: np.ndarray) -> np.ndarray:
+        found: np.ndarray = made.quantizer.last_level_costs(vectors[rows], codes[rows].numpy())
+        return found
+
+    return SemanticIds(sinkhorn(codes, costs, made.semantic_ids.level_sizes[-1])).collided
 
 
 def tokenizers() -> dict[str, Any]:
@@ -245,8 +286,9 @@ def tokenizers() -> dict[str, Any]:
         "RQ-VAE": RQVAE(levels=4),
         "RQ-VAE, EMA codebooks": RQVAE(levels=4, codebooks="ema"),
         "RQ-VAE, rotation trick": RQVAE(levels=4, gradient="rotation"),
-        "RQ-VAE, balanced": RQVAE(levels=4, balance=0.02),
+        "RQ-VAE, balanced": RQVAE(levels=4, balance=0.01),
         "RQ-VAE, 3 levels": RQVAE(),
+        "RQ-VAE, text and interactions": RQVAE(levels=4),
     }
 
 
@@ -262,6 +304,7 @@ def parts() -> dict[str, dict[str, Run]]:
             **{f"ours, {engine}": lambda f, o, e=engine: residual_kmeans(e, beauty_vectors(f, o), 4) for engine in ("faiss", "torch")},
             "scikit-learn": lambda f, o: scikit_kmeans(beauty_vectors(f, o), 4),
         },
+        "rqvae": {"RQ-VAE, 4 levels": lambda f, o: whole_rqvae(beauty_vectors(f, o))},
         "epoch": {
             "ours, bf16": lambda f, o: our_epoch(beauty_vectors(f, o), "bf16-mixed"),
             "ours, float32": lambda f, o: our_epoch(beauty_vectors(f, o), "32-true"),
@@ -317,10 +360,11 @@ def quality_table(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield f"{first['items']:,} items, of which {equal} share their vector with another: no quantizer can tell these apart"
     yield ""
     yield (
-        "| tokenizer | seconds | used, level 1 | perplexity by level | collided items | of these unequal | reconstruction error | "
+        "| tokenizer | seconds | used, level 1 | perplexity by level | collided items | of these unequal | after sinkhorn | "
+        "reconstruction error | "
         "category purity of 1, 2 codes (chance) | co-occurrence lift of 1, 2 codes |"
     )
-    yield "| --- | ---: | ---: | --- | ---: | ---: | ---: | --- | --- |"
+    yield "| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | --- | --- |"
     for row in rows:
         figures = row["health"]
         levels = figures["encoded_levels"]
@@ -328,9 +372,10 @@ def quality_table(rows: list[dict[str, Any]]) -> Iterator[str]:
         share = f"{collided:,} ({collided / figures['items']:.1%})"
         perplexity = ", ".join(f"{level['perplexity']:.0f}" for level in levels)
         purity = ", ".join(f"{each['purity']:.2f} ({each['chance']:.2f})" for each in figures["category_purity"]["prefixes"][:2])
+        left = "" if row["after_sinkhorn"] is None else f"{row['after_sinkhorn']:,}"
         lift = ", ".join(f"{each['lift']:.1f}" for each in figures["co_occurrence"]["prefixes"][:2])
         yield (
-            f"| {row['side']} | {row['seconds']:.0f} | {levels[0]['used']} | {perplexity} | {share} | {unequal:,} | "
+            f"| {row['side']} | {row['seconds']:.0f} | {levels[0]['used']} | {perplexity} | {share} | {unequal:,} | {left} | "
             f"{figures['reconstruction']:.3f} | {purity} | {lift} |"
         )
 
@@ -352,12 +397,13 @@ def main() -> None:
     if options.side:
         print(json.dumps({"part": wanted[0], "side": options.side, **parts()[wanted[0]][options.side](options.work, options)}))
         return
-    if {"speed", "epoch", "quality"} & set(wanted):
-        beauty_vectors(options.work, options)  # before anything is timed
+    if {"speed", "rqvae", "epoch", "quality"} & set(wanted):
+        for kind in ("768", "text", "text and taste"):  # before anything is timed
+            beauty_vectors(options.work, options, kind)
     arguments = ["--items", str(options.items), "--work", str(options.work)]
     arguments += ["--beauty", str(options.beauty)] if options.beauty else []
     for part in wanted:
-        rows = in_turn(part, list(parts()[part]), 1 if part == "quality" else options.rounds, arguments)
+        rows = in_turn(part, list(parts()[part]), 1 if part in ("quality", "rqvae") else options.rounds, arguments)
         print()
         print("\n".join(table(part, rows)), end="\n\n", flush=True)
 
