@@ -1,8 +1,10 @@
-"""Benchmarks compare like with like: both sides of the data benchmark give the same arrays."""
+"""Benchmarks compare like with like, and print what they measured: both sides of the data benchmark give the same arrays."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -14,14 +16,18 @@ import pytest
 FILE = Path(__file__).parents[1] / "experiments" / "benchmarks" / "data.py"
 
 
-@pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("data_benchmark", FILE)
+def loaded(file: Path) -> ModuleType:
+    specification = importlib.util.spec_from_file_location(f"{file.stem}_benchmark", file)
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    return loaded(FILE)
 
 
 def test_both_sides_of_the_data_benchmark_give_the_same(benchmark: ModuleType, tmp_path: Path) -> None:
@@ -48,3 +54,36 @@ def test_the_data_benchmark_runs_and_prints_its_table(
     monkeypatch.setattr(sys, "argv", ["data.py", "--read", "500", "--work", str(tmp_path)])
     benchmark.main()
     assert '"events": 500' in capsys.readouterr().out
+
+
+TOKENIZER = FILE.with_name("tokenizer.py")
+
+
+def test_the_tokenizer_benchmark_runs_and_prints_its_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The parts that need no data set, small; what tells items apart does."""
+    module = loaded(TOKENIZER)
+    arguments = ["tokenizer.py", "million", "collisions", "--rounds", "1", "--items", "30000", "--work", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    module.main()
+    printed = capsys.readouterr().out
+    rows = {row["side"]: row for row in map(json.loads, (line for line in printed.splitlines() if line.startswith("{")))}
+    assert rows["append"]["collided"] == rows["reassign"]["collided"] == 0 < rows["append"]["collided_before"]
+    assert rows["sinkhorn"]["collided"] < rows["sinkhorn"]["collided_before"]
+    assert rows["ours, torch"]["error"] == pytest.approx(rows["faiss ResidualQuantizer"]["error"], rel=0.05)
+    assert "| million | seconds | / faiss ResidualQuantizer |" in printed
+    assert "| collisions | seconds | / a dictionary |" in printed
+
+
+@pytest.mark.realdata
+def test_the_tokenizer_benchmarks_quality_of_beauty(real_data: Path, tmp_path: Path) -> None:
+    module = loaded(TOKENIZER)
+    options = argparse.Namespace(beauty=real_data / "amazon-2014")
+    row = {"side": "random codes", **module.worth("random codes", tmp_path, options)}
+    assert row["health"]["collided_before_separation"] <= 10  # of 12,101 items with 256^4 codes
+    assert row["health"]["equal_vectors"]["items"] == 122
+    table = "\n".join(module.quality_table([row]))
+    assert "12,101 items, of which 122 share their vector" in table
+    lift = row["health"]["co_occurrence"]["prefixes"][0]["lift"]
+    assert lift == pytest.approx(1.0, abs=0.1)  # the control says nothing of items

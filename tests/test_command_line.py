@@ -199,6 +199,48 @@ def test_check_finds_what_breaks_the_contract(project: Path, capsys: pytest.Capt
     assert main(["check", "nowhere.at.all:Store"]) == 2
 
 
+def test_check_knows_encoders_and_quantizers(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("genrec.embeddings:TfidfSvd", "genrec.tokenizer:RQKMeans"):
+        assert main(["check", name]) == 0
+        assert "keeps its contract" in capsys.readouterr().out
+    assert main(["check", "genrec.experiment:Evaluate"]) == 2
+    assert "no Quantizer (no fit, level_sizes and restore) and no ItemEncoder (no encode)" in capsys.readouterr().err
+
+
+def test_tokenize_prints_and_draws_the_semantic_ids(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One description for rows that share their Semantic IDs; figures as the artifact has them."""
+    assert main(["tokenize", "mine.py:comparison", "--picture", "ids.svg"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("picture: ids.svg") == 1
+    assert "RQKMeans(levels=2, codes=8" in printed
+    folder = next(line for line in printed.splitlines() if line.startswith("data/artifacts/tokenize/"))
+    figures = json.loads((project / folder / "health.json").read_text())
+    assert figures["items"] == 40
+    assert f"perplexity {figures['levels'][0]['perplexity']:.1f}" in printed
+    assert "<svg" in (project / "ids.svg").read_text()
+
+
+def test_tokenize_overrides_refreshes_and_refuses(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["tokenize", "mine.py:sft", "--tokenize.collisions", "keep", "--tokenize.quantizer.codes", "4"]
+    assert main(command) == 0
+    assert "made in" in capsys.readouterr().err
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert "made in" not in said.err
+    picture = project / said.out.rpartition("picture: ")[2].strip()
+    assert picture.parent == project / "data" / "reports"
+    assert picture.stat().st_size > 10_000
+    assert main([*command, "--refresh"]) == 0
+    assert "tokenize" in capsys.readouterr().err
+    assert main(["tokenize", "mine.py:sft", "--picture", "ids.gif"]) == 2
+    assert "--picture must end in .png" in capsys.readouterr().err
+    (project / "rows.py").write_text(
+        "from genrec.experiment import baselines\nfrom mine import sft\ndef rows(): return baselines(sft())"
+    )
+    assert main(["tokenize", "rows.py:rows"]) == 2
+    assert "baselines only, which need no Semantic IDs" in capsys.readouterr().err
+
+
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     printed = capsys.readouterr().out

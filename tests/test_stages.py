@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from genrec.baselines import ItemKNN
 from genrec.data.corpus import Corpus
 from genrec.data.prepare import prepare
 from genrec.data.sources import Frames
-from genrec.data.splits import LeaveOneOut
+from genrec.data.splits import GlobalTemporal, LeaveOneOut
 from genrec.errors import ArtifactError
 from genrec.experiment import Evaluate
 from genrec.semantic_ids import SemanticIds
@@ -96,3 +97,39 @@ def test_batches_give_every_example_once(corpus: Corpus) -> None:
     corpus = prepare(Cyclic(items=20, users=23, length=6).load(Path()), LeaveOneOut())
     users = torch.cat([batch.user for batch in batches(examples(corpus, "test", 3), 5, torch.device("cpu"))])
     assert sorted(users.tolist()) == list(range(1, 24))
+
+
+@dataclass(frozen=True)
+class Remembering:
+    """An encoder that is killed in its first try, after it has written something."""
+
+    def encode(self, items: pd.DataFrame, interactions: pd.DataFrame) -> np.ndarray:
+        raise AssertionError("the pipeline takes encode_into where there is one")
+
+    def encode_into(self, items: pd.DataFrame, interactions: pd.DataFrame, folder: Path) -> np.ndarray:
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            (folder / "half").write_text("done")
+            raise KeyboardInterrupt
+        assert (folder / "half").read_text() == "done"
+        return np.random.default_rng(0).standard_normal((len(items), 4)).astype(np.float32)
+
+
+def test_a_resumable_encoder_goes_on_from_what_it_kept(home: Path) -> None:
+    """After a kill its folder is still there; when the stage is done nothing of it is left."""
+    experiment = replace(cyclic(), embed=Remembering())
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(experiment, last="embed")
+    folder = pipeline.run(experiment, last="embed")["embed"].folder
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "vectors.safetensors"]
+
+
+def test_items_without_training_events_are_extended_in_the_pipeline(home: Path) -> None:
+    """Split by time, some of the cycle's items are new: they are encoded by a quantizer that never saw them."""
+    experiment = replace(cyclic(steps=2), split=GlobalTemporal(core=0, validation_share=0.3, test_share=0.3))
+    experiment = replace(experiment, tokenize=replace(experiment.tokenize, fit_on="trained"))
+    artifacts = pipeline.run(experiment, last="tokenize")
+    corpus = Corpus.load(artifacts["data"].folder)
+    figures = json.loads((artifacts["tokenize"].folder / "health.json").read_text())
+    trained = int((corpus.popularity("train")[1:] > 0).sum())
+    assert figures["items_fitted"] == trained <= figures["items"] == corpus.item_count

@@ -284,9 +284,8 @@ def tokenizers() -> dict[str, Any]:
         "OPQ": ProductQuantizer(levels=4),
         "random codes": RandomCodes(levels=4),
         "RQ-VAE": RQVAE(levels=4),
-        "RQ-VAE, EMA codebooks": RQVAE(levels=4, codebooks="ema"),
+        "RQ-VAE, codebooks by gradient": RQVAE(levels=4, codebooks="gradient"),
         "RQ-VAE, rotation trick": RQVAE(levels=4, gradient="rotation"),
-        "RQ-VAE, balanced": RQVAE(levels=4, balance=0.01),
         "RQ-VAE, 3 levels": RQVAE(),
         "RQ-VAE, text and interactions": RQVAE(levels=4),
     }

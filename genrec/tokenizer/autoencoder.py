@@ -32,13 +32,11 @@ class ResidualAutoencoder(nn.Module):
 
     mean: Tensor  # float32 [D]  of the training vectors
     scale: Tensor  # float32 [D]  their standard deviation, 1 where a dimension is constant
-    prices: Tensor  # float32 [L, C]  added to a code's squared distance when codes are chosen
 
     def __init__(self, width: int, hidden: Sequence[int], latent: int, levels: int, codes: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.empty(width))
         self.register_buffer("scale", torch.empty(width))
-        self.register_buffer("prices", torch.zeros(levels, codes))
         self.encoder = _perceptron([width, *hidden, latent])
         self.decoder = _perceptron([latent, *reversed(hidden), width])
         self.codebooks = nn.Parameter(torch.empty(levels, codes, latent))
@@ -67,7 +65,7 @@ class ResidualAutoencoder(nn.Module):
         """
         latents = self.latents(standardised)
         with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
-            codes, residuals = quantise(latents, self.codebooks, self.prices)
+            codes, residuals = quantise(latents, self.codebooks)
         entries = chosen_entries(codes, self.codebooks)
         before = latents.detach() - residuals  # e_1 + ... + e_{l-1}, float32 [L, B, latent]
         passed = PASS[gradient](latents, entries.sum(0).detach())
