@@ -31,7 +31,7 @@ class Kept(NamedTuple):
 def keep(log: Log, split: Split) -> Kept:
     """Number the log's users and items, and carry out the split's filters."""
     filters: Filters = split.filters() if isinstance(split, FilteringSplit) else Filters(core=0)
-    log.number(exact_repeats=filters.repeats != "keep")
+    log.number(filters.repeats)
     pairs, removed = log.pairs(), Removed()
     repeats = log.appended - pairs.counts.events
     for name, query in log.selections(filters):

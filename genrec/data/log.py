@@ -20,7 +20,7 @@ import pyarrow as pa
 from numpy import ndarray
 
 from genrec.data.core import FIELDS, Chunk, Pairs
-from genrec.data.filters import Filters, seconds
+from genrec.data.filters import Filters, Repeats, seconds
 from genrec.errors import InputError, ResourceError, UsageError
 from genrec.progress import say
 
@@ -68,11 +68,11 @@ class Log:
             self.connection.unregister("piece")
             self._waiting.clear()
 
-    def number(self, exact_repeats: bool) -> None:
-        """Give users and items codes from 0, in any order; with `exact_repeats` only the first of equal events stays."""
+    def number(self, repeats: Repeats) -> None:
+        """Give users and items codes from 0, in any order; of equal events the first stays, the last for "last", all for "keep"."""
         self._insert()
         self._tell("numbering users and items")
-        grouped = "min(r.rowid)" if exact_repeats else "r.rowid"
+        grouped = {"keep": "r.rowid", "last": "max(r.rowid)"}.get(repeats, "min(r.rowid)")
         self._run(
             *(
                 f"CREATE TEMP TABLE {name}s AS SELECT name_{name} AS name, "
@@ -81,7 +81,7 @@ class Log:
             ),
             f"CREATE TEMP TABLE events AS SELECT u.code AS user_code, i.code AS item_code, moment, rating, {grouped} AS row "
             "FROM raw r JOIN users u ON u.name = r.name_user JOIN items i ON i.name = r.name_item"
-            + (" GROUP BY ALL" if exact_repeats else ""),
+            + ("" if repeats == "keep" else " GROUP BY ALL"),
             "DROP TABLE raw",
         )
 

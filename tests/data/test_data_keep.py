@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pandas import DataFrame, Series
 
@@ -110,6 +110,7 @@ SPLITS = st.builds(
 
 
 @given(LOGS, SPLITS, st.integers(1, 60))
+@example([("a", "w", 0, 1.0), ("a", "x", 0, 1.0), ("a", "y", 0, 1.0), ("a", "w", 0, 1.0)], LeaveOneOut(core=0, repeats="last"), 1)
 @settings(deadline=None, max_examples=150)
 def test_any_log_is_filtered_as_in_pandas(events: list[tuple[str, str, int, float | None]], split: LeaveOneOut, size: int) -> None:
     """Whatever the filters, and in however many pieces the log comes."""
