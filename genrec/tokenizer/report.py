@@ -12,7 +12,7 @@ def lines(figures: dict[str, Any]) -> list[str]:
         _size(figures) + _later(figures),
         *_usage(figures),
         *_collisions(figures),
-        "reconstruction error: not defined, all vectors are equal"
+        "reconstruction error: not defined (codes that are listed item by item, or equal vectors)"
         if figures["reconstruction"] is None
         else f"reconstruction error: {figures['reconstruction']:.1%} of the vectors' spread",
         *_prefixes(figures),

@@ -91,6 +91,8 @@ def tokenize(
         semantic_ids = SemanticIds(table, grown.level_sizes)
     figures = health(semantic_ids, vectors, quantizer.reconstruct(encoded.numpy()), encoded, sizes, items, interactions)
     figures |= {"items_fitted": len(known), "vectors": _fingerprint(vectors), "semantic_ids": semantic_ids.fingerprint}
+    if isinstance(quantizer, ListedCodes):
+        figures["reconstruction"] = None  # what a listed item's codes stand for is the item itself: an error of 0 would say nothing
     _guard(figures, specification, quantizer)
     _say_shared(semantic_ids, specification)
     return Tokenized(semantic_ids, quantizer, figures)

@@ -17,6 +17,7 @@ from genrec.semantic_ids import SemanticIds
 from genrec.tokenizer import (
     RQVAE,
     ProductQuantizer,
+    RandomCodes,
     RQKMeans,
     Tokenize,
     Tokenized,
@@ -261,3 +262,11 @@ def test_refuses_codes_outside_their_level() -> None:
 def test_refuses_fields_out_of_range(name: str, value: object) -> None:
     with pytest.raises(UsageError, match=rf"Tokenize\.{name} must .*, got"):
         Tokenize(**{name: value})  # type: ignore[arg-type]
+
+
+def test_listed_codes_have_no_reconstruction_error_and_are_never_refused() -> None:
+    """Codes as somebody has given them are what they are: a warning, not the error of a quantizer that has collapsed."""
+    with pytest.warns(UserWarning, match=r"level 1 uses .* have collapsed"):
+        made = tokenize(normal(20), Tokenize(RandomCodes(levels=2, codes=64), minimum_usage=1.0))
+    assert made.health["reconstruction"] is None
+    assert made.semantic_ids.collided == 0
