@@ -78,7 +78,10 @@ class SemanticIds:
     """The Semantic IDs of items 1..N: codes int64 [N, L], row i for item i+1. Two items may share one: `collided` counts them."""
 
     def __init__(self, codes: Tensor, level_sizes: Sequence[int] | None = None) -> None:
-        codes = torch.as_tensor(codes, dtype=torch.int64, device="cpu")
+        codes = torch.as_tensor(codes, device="cpu")
+        if codes.is_floating_point():
+            raise InputError(f"Semantic IDs need codes that are integers, got {codes.dtype}")
+        codes = codes.to(torch.int64)
         if codes.ndim != 2 or 0 in codes.shape:
             raise InputError(f"Semantic IDs need codes [items, levels], got shape {tuple(codes.shape)}")
         largest = codes.amax(0).tolist()
@@ -220,8 +223,8 @@ class SemanticIds:
         sharing = int((extended.shared(torch.arange(self.items + 1, extended.items + 1)) > 1).sum())
         if sharing:
             warnings.warn(
-                f"{sharing} of {len(new)} new items share their Semantic ID with another item; codes of {self.levels - 1} levels "
-                "would get a last one that tells them apart",
+                f"{sharing} of {len(new)} new items share their Semantic ID with another item; given without their last code, they "
+                "get one of their own",
                 stacklevel=2,
             )
         return extended

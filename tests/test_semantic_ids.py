@@ -354,3 +354,8 @@ def test_load_refuses_what_is_no_table_of_semantic_ids(tmp_path: Path) -> None:
     save_file({"codes": TAKEN, "level_sizes": torch.tensor([3, 4, 3])}, path)
     with pytest.raises(ArtifactError, match=r"is damaged: codes of level 3 must lie in 0\.\.2, got 0\.\.3"):
         SemanticIds.load(path)
+
+
+def test_codes_that_are_no_integers_are_refused() -> None:
+    with pytest.raises(InputError, match=r"codes that are integers, got torch\.float32"):
+        SemanticIds(torch.rand(3, 3) * 5)

@@ -196,9 +196,9 @@ class TigerPolicy(nn.Module):
     def extended(self, semantic_ids: SemanticIds) -> TigerPolicy:
         """The same weights over a catalogue that has grown: `semantic_ids` are this policy's own and those of later items.
 
-        Where the last level has grown, its new codes begin as the mean of the level's codes, as input and as output. The
-        probability of an item stays what it was, bit for bit, where no level has grown; where the last has, its softmax has
-        more codes, and all that had probability there lose the same share of it (for one history and prefix).
+        Where the last level has grown, its new codes begin as copies of its last one, as input and as output: an appended number
+        that few items have. The probability of an item stays what it was, bit for bit, where no level has grown; where the last
+        has, its softmax has more codes, and all that had probability there lose the same share of it (for one history and prefix).
         """
         own = self.semantic_ids
         if not semantic_ids.extends(own):
@@ -209,15 +209,9 @@ class TigerPolicy(nn.Module):
         grown = semantic_ids.level_sizes[-1] - own.level_sizes[-1]
         weights = self.state_dict()
         head = f"heads.{own.levels - 1}.weight"
-        last = weights["embedding.weight"][-own.level_sizes[-1] :]  # tokens are numbered level by level
-        weights["embedding.weight"] = _with_means(weights["embedding.weight"], last, grown)
-        weights[head] = _with_means(weights[head], weights[head], grown)
+        for name in ("embedding.weight", head):  # tokens are numbered level by level, so that the last row is the last code's
+            weights[name] = torch.cat([weights[name], weights[name][-1:].expand(grown, -1)])
         with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten
             policy = self.specification.build(semantic_ids)
         policy.load_state_dict(weights)
         return policy.to(self.embedding.weight.device).train(self.training)
-
-
-def _with_means(rows: Tensor, level: Tensor, count: int) -> Tensor:
-    """Rows float32 [R, D] and, below them, `count` times the mean of a level's rows [C, D]."""
-    return torch.cat([rows, level.mean(0, keepdim=True).expand(count, -1)])

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ from genrec.tokenizer.assignment import cheapest_distinct
 from genrec.tokenizer.transport import soft_distinct
 
 Costs = Callable[[ndarray], ndarray]  # rows int64 [M] -> float32 [M, C]
+Settle = Callable[[ndarray, ndarray, ndarray], ndarray]  # costs, group, present codes -> codes
+Crammed = Literal["refuse", "leave", "settle"]
 CHUNK = 1 << 23  # costs that are in memory at once, unless one group has more
 
 
@@ -78,17 +80,18 @@ def sinkhorn(codes: Tensor, costs: Costs, size: int, epsilon: float = 0.0005, ro
     counts them. `epsilon` is the entropy's last weight, in half ranges of a group's costs; `rounds` of prices lead to it.
     """
     settle = partial(soft_distinct, epsilon=epsilon, rounds=rounds)
-    return _settled(codes, codes.new_empty(0, codes.shape[1]), costs, size, settle, fits=False)
+    return _settled(codes, codes.new_empty(0, codes.shape[1]), costs, size, settle, "settle")
 
 
-def place_free(codes: Tensor, costs: Costs, taken: SemanticIds, size: int) -> Tensor:
+def place_free(codes: Tensor, costs: Costs, taken: SemanticIds, size: int, share: bool = False) -> Tensor:
     """Last codes for new items, codes int64 [M, L], such that they share no Semantic ID with `taken` or with each other.
 
     As `reassign`, with the items of `taken` where they are: the least total cost of the new ones among the codes that are free.
+    New items of a prefix without room for them are refused; with `share` they keep their codes, and share.
     """
     if codes.shape[1] != taken.levels:
         raise InputError(f"new items need codes of {taken.levels} levels, as the items before them, got {codes.shape[1]}")
-    return _settled(codes, taken.codes, costs, size, cheapest_distinct)
+    return _settled(codes, taken.codes, costs, size, cheapest_distinct, "leave" if share else "refuse")
 
 
 class Crowded(NamedTuple):
@@ -117,18 +120,19 @@ def _crowded(codes: Tensor, taken: Tensor) -> Crowded:
     return Crowded(rows.numpy(), new[rows].numpy(), pairs[:, 0].contiguous().numpy(), pairs[:, 1].contiguous().numpy())
 
 
-def _settled(
-    codes: Tensor, taken: Tensor, costs: Costs, size: int, settle: Callable[[ndarray, ndarray, ndarray], ndarray], fits: bool = True
-) -> Tensor:
-    """`codes` with the last ones of crowded groups as `settle(costs, group, present)` says; `fits`: whether all must find room."""
+def _settled(codes: Tensor, taken: Tensor, costs: Costs, size: int, settle: Settle, crammed: Crammed = "refuse") -> Tensor:
+    """`codes` with the last ones of crowded groups as `settle(costs, group, present)` says.
+
+    `crammed` is what becomes of groups with more items than codes: refused, left as they are, or settled like the others.
+    """
     if codes.numel() and not 0 <= int(codes[:, -1].min()) <= int(codes[:, -1].max()) < size:
         raise InputError(
             f"the last level has codes 0..{size - 1}, got {int(codes[:, -1].min())}..{int(codes[:, -1].max())}: "
             "the codes and the size belong to different quantizers"
         )
     crowded = _crowded(codes, taken)
-    if fits:
-        _check_room(codes, crowded, size)
+    if crammed != "settle":
+        crowded = _with_room(codes, crowded, size, refuse=crammed == "refuse")
     last = codes[:, -1].numpy().copy()
     with Progress("collisions", len(crowded.rows)) as progress:
         for low, high in _pieces(crowded.group, max(CHUNK // size, 1)):
@@ -173,16 +177,23 @@ def _withhold(priced: ndarray, group: ndarray, crowded: Crowded) -> None:
     priced[held[local]] = np.inf
 
 
-def _check_room(codes: Tensor, crowded: Crowded, size: int) -> None:
-    """Refuse groups with more items than there are codes for them."""
+def _with_room(codes: Tensor, crowded: Crowded, size: int, refuse: bool) -> Crowded:
+    """`crowded` without the groups that have more items than there are codes for them; or refuse these."""
     numbers, first, items = np.unique(crowded.group, return_index=True, return_counts=True)
     held = np.bincount(np.searchsorted(numbers, crowded.taken_group), minlength=len(numbers))
     excess = items + held - size
-    if (excess > 0).any():
+    if not (excess > 0).any():
+        return crowded
+    if refuse:
         worst = int(excess.argmax())
         prefix = tuple(codes[int(crowded.rows[first[worst]]), :-1].tolist())
         others = f", of which other items hold {held[worst]}" if held[worst] else ""
+        many = int((excess > 0).sum())
         raise InputError(
-            f"{items[worst]} items share the prefix {prefix} but the last level has {size} codes{others}; {int((excess > 0).sum())} "
-            "prefixes have too many items. Append a level, which is sized from the data, or ask the quantizer for more codes or levels"
+            f"{items[worst]} items share the prefix {prefix} but the last level has {size} codes{others}; "
+            f"{many} {'prefix has' if many == 1 else 'prefixes have'} too many items. Append a level, which is sized from the data, "
+            "or ask the quantizer for more codes or levels"
         )
+    full = numbers[excess > 0]
+    rows, pairs = ~np.isin(crowded.group, full), ~np.isin(crowded.taken_group, full)
+    return Crowded(crowded.rows[rows], crowded.group[rows], crowded.taken_group[pairs], crowded.taken_code[pairs])

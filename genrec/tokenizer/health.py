@@ -4,7 +4,7 @@ Formulas, for a level of C codes with frequencies p_c over the items:
     perplexity        exp(- sum over c of p_c ln p_c): 1 when one code is used, C when all are used equally
     dead, dead_share  how many of the C codes no item has, and their share
     reconstruction    sum_i |x_i - x'_i|^2 / sum_i |x_i - mean|^2: 0 is perfect, 1 is what the mean vector alone reaches;
-                      null where all vectors are equal
+                      null where all vectors are equal, and for codes that are listed item by item
     could_use         how many of a level's codes the vectors could use: min(C, distinct vectors), counted for later levels over
                       the items whose vector the codes before have not yet told apart from another one
 Items are `collided` where they share all of their codes with another item. Of those, no quantizer can tell equal vectors apart: they

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,14 +20,17 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import torch
 from numpy import ndarray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from genrec.errors import ArtifactError, InputError, NumericsError, UsageError
 from genrec.semantic_ids import SemanticIds
-from genrec.store import write_json
+from genrec.store import hash_of, write_json
 from genrec.tokenizer.collisions import Costs, append_level, place_free, reassign, sinkhorn
 from genrec.tokenizer.health import collapse, health
+from genrec.tokenizer.imported import Imported
+from genrec.tokenizer.random_codes import RandomCodes
 from genrec.tokenizer.rqkmeans import RQKMeans
 from genrec.types import CatalogueQuantizer, FittedQuantizer, ListedCodes, PricedCodes, Quantizer
 
@@ -52,6 +56,11 @@ class Tokenize:
         for name, allowed in (("collisions", ("append", "sinkhorn", "reassign", "keep")), ("fit_on", ("all", "trained"))):
             if getattr(self, name) not in allowed:
                 raise UsageError(f"Tokenize.{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if self.collisions in ("sinkhorn", "reassign") and isinstance(self.quantizer, Imported | RandomCodes):
+            raise UsageError(
+                f"Tokenize.collisions = {self.collisions!r} asks what another code would cost, which {type(self.quantizer).__name__} "
+                "cannot say; use 'append' or 'keep'"
+            )
         if not 0 <= self.minimum_usage <= 1:
             raise UsageError(f"Tokenize.minimum_usage must lie in [0, 1], got {self.minimum_usage}")
         if not 0 <= self.seed < 2**63:
@@ -91,6 +100,7 @@ def tokenize(
         semantic_ids = SemanticIds(table, grown.level_sizes)
     figures = health(semantic_ids, vectors, quantizer.reconstruct(encoded.numpy()), encoded, sizes, items, interactions)
     figures |= {"items_fitted": len(known), "vectors": _fingerprint(vectors), "semantic_ids": semantic_ids.fingerprint}
+    figures |= {"quantizer": _state_fingerprint(quantizer.state()), "collisions": specification.collisions}
     if isinstance(quantizer, ListedCodes):
         figures["reconstruction"] = None  # what a listed item's codes stand for is the item itself: an error of 0 would say nothing
     _guard(figures, specification, quantizer)
@@ -105,9 +115,20 @@ def extend(made: Tokenized, specification: Tokenize, vectors: ndarray) -> Semant
     codes, and the last level grows where it must; under `sinkhorn` and `reassign` the cheapest last code that is free; under
     `keep` it may share the Semantic ID of another, and a warning counts these. See `SemanticIds.extend`.
     """
+    _check_later(vectors)
     encoded = made.quantizer.encode(vectors)
     codes = _checked(encoded, len(vectors), specification.quantizer.level_sizes(), specification)
     return _grown(made.semantic_ids, codes, vectors, made.quantizer, specification)
+
+
+def _check_later(vectors: ndarray) -> None:
+    """Refuse vectors that say nothing (fault S1); a quantizer refuses those that are not finite, or of another width."""
+    zero = (vectors == 0).all(1) if vectors.ndim == 2 else np.zeros(0, dtype=bool)
+    if zero.any():
+        raise InputError(
+            f"{zero.sum()} of {len(vectors)} vectors of new items are all-zero, the first in row {int(zero.argmax())}: "
+            "an item encoder must give every item a vector that is not zero"
+        )
 
 
 def save_tokenized(made: Tokenized, folder: Path) -> None:
@@ -120,17 +141,44 @@ def save_tokenized(made: Tokenized, folder: Path) -> None:
 def load_tokenized(folder: Path, specification: Tokenize, vectors: ndarray | None = None) -> Tokenized:
     """Read what `save_tokenized` wrote. `vectors`, where given, must be those that the Semantic IDs were made of (fault S4)."""
     semantic_ids = SemanticIds.load(folder / "codes.safetensors")
-    state = {name: tensor.numpy() for name, tensor in load_file(folder / "quantizer.safetensors").items()}
-    figures = json.loads((folder / "health.json").read_text(encoding="utf-8"))
-    found = {"semantic_ids": semantic_ids.fingerprint} | ({} if vectors is None else {"vectors": _fingerprint(vectors)})
-    for name, fingerprint in found.items():
+    state, figures = _read(folder / "quantizer.safetensors", _load_arrays), _read(folder / "health.json", _load_figures)
+    found = {"semantic_ids": (semantic_ids.fingerprint, "codes.safetensors is not what was written with")}
+    found["quantizer"] = (_state_fingerprint(state), "quantizer.safetensors is not what was written with")
+    if vectors is not None:
+        found["vectors"] = (_fingerprint(vectors), "these vectors are not those that made")
+    for name, (fingerprint, what) in found.items():
         if figures.get(name) != fingerprint:
-            what = "these vectors are not those that" if name == "vectors" else "codes.safetensors is not what"
             raise ArtifactError(
-                f"{folder}: {what} the Semantic IDs were made of: fingerprint {fingerprint}, expected {figures.get(name)}; "
+                f"{folder}: {what} the Semantic IDs: fingerprint {fingerprint}, expected {figures.get(name)}; "
                 "make the Semantic IDs anew (--refresh tokenize), and what was trained on them"
             )
+    sizes = specification.quantizer.level_sizes()
+    if semantic_ids.level_sizes[: len(sizes)] != sizes or figures.get("collisions") != specification.collisions:
+        raise ArtifactError(
+            f"{folder} holds Semantic IDs of level sizes {semantic_ids.level_sizes}, collisions {figures.get('collisions')!r}; the "
+            f"specification says {sizes} and {specification.collisions!r}: give the one that they were made with"
+        )
     return Tokenized(semantic_ids, specification.quantizer.restore(state), figures)
+
+
+def _read(path: Path, load: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return load(path)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ArtifactError(
+            f"{path} can't be read ({error}); make the Semantic IDs anew (--refresh tokenize), and what was trained on them"
+        ) from error
+
+
+def _load_arrays(path: Path) -> dict[str, Any]:
+    return {name: tensor.numpy() for name, tensor in load_file(path).items()}
+
+
+def _load_figures(path: Path) -> dict[str, Any]:
+    figures = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(figures, dict):
+        raise ValueError("it holds no table of figures")
+    return figures
 
 
 def _known(count: int, specification: Tokenize, interactions: DataFrame | None) -> ndarray:
@@ -181,7 +229,8 @@ def _grown(
     if specification.collisions in ("append", "keep"):
         return semantic_ids.extend(codes)
     costs = _costs(codes, vectors, quantizer, specification)
-    return semantic_ids.extend(place_free(codes, costs, semantic_ids, costs(np.arange(1)).shape[1]))
+    share = specification.collisions == "sinkhorn"
+    return semantic_ids.extend(place_free(codes, costs, semantic_ids, costs(np.arange(1)).shape[1], share))
 
 
 def _costs(codes: Tensor, vectors: ndarray, quantizer: FittedQuantizer, specification: Tokenize) -> Costs:
@@ -211,6 +260,10 @@ def _fingerprint(vectors: ndarray) -> str:
     digest = hashlib.sha256(repr((vectors.dtype.str, vectors.shape)).encode())
     digest.update(np.ascontiguousarray(vectors).data)
     return digest.hexdigest()[:16]
+
+
+def _state_fingerprint(state: dict[str, ndarray]) -> str:
+    return hash_of({name: _fingerprint(array) for name, array in state.items()})
 
 
 def _say_shared(semantic_ids: SemanticIds, specification: Tokenize) -> None:

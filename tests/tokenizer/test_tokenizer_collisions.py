@@ -352,11 +352,19 @@ def test_place_free_then_extend_grows_the_catalogue_without_moving_anyone() -> N
 
 def test_place_free_refuses_a_full_prefix() -> None:
     taken = SemanticIds(torch.tensor([[5, 0], [5, 1], [6, 0]]), (7, 3))
-    message = r"2 items share the prefix \(5,\) but the last level has 3 codes, of which other items hold 2; 1 prefixes"
+    message = r"2 items share the prefix \(5,\) but the last level has 3 codes, of which other items hold 2; 1 prefix has"
     with pytest.raises(InputError, match=message):
         place_free(torch.tensor([[5, 2], [6, 1], [5, 2]]), table(np.ones((3, 3))), taken, 3)
     with pytest.raises(InputError, match="codes of 2 levels, as the items before them, got 3"):
         place_free(torch.zeros(1, 3, dtype=torch.int64), table(np.ones((1, 3))), taken, 3)
+
+
+def test_place_free_shares_where_there_is_no_room_only_if_asked() -> None:
+    """Both new items of prefix 5 keep their code 2 and share it; the one of prefix 6 finds the code that is free and cheapest."""
+    taken = SemanticIds(torch.tensor([[5, 0], [5, 1], [6, 0]]), (7, 3))
+    costs = table(np.array([[1.0, 2, 3], [0, 2, 1], [3, 2, 1]]))
+    placed = place_free(torch.tensor([[5, 2], [6, 0], [5, 2]]), costs, taken, 3, share=True)
+    assert placed.tolist() == [[5, 2], [6, 2], [5, 2]]
 
 
 def test_place_free_nothing() -> None:

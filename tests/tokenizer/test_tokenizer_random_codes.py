@@ -9,10 +9,11 @@ import torch
 from genrec.errors import ArtifactError, InputError, UsageError
 from genrec.tokenizer import RandomCodes
 from genrec.tokenizer.listed import FittedListedCodes, restore_listed
+from genrec.tokenizer.random_codes import FittedRandomCodes
 from genrec.types import ListedCodes, Quantizer
 
 
-def fit(vectors: np.ndarray, specification: RandomCodes, seed: int = 0) -> FittedListedCodes:
+def fit(vectors: np.ndarray, specification: RandomCodes, seed: int = 0) -> FittedRandomCodes:
     return specification.fit(vectors, torch.Generator().manual_seed(seed))
 
 
@@ -36,13 +37,24 @@ def test_codes_are_uniform_and_know_nothing_of_the_vectors() -> None:
     assert (fit(normal(8000), RandomCodes(levels=2, codes=8), seed=1).listed_codes() != codes).mean() > 0.8
 
 
-def test_later_items_get_the_codes_of_the_nearest() -> None:
+def test_later_items_are_drawn_too_and_know_nothing_of_the_vectors() -> None:
+    """Uniform, the same every time, each on its own, and not those of the listed item that is as good as equal."""
+    vectors = normal(4000)
+    fitted = fit(vectors, RandomCodes(levels=2, codes=8))
+    close = fitted.encode(vectors + 1e-4)
+    assert all(abs(np.bincount(level, minlength=8) - 500).max() < 110 for level in close.T)
+    assert (close == fitted.listed_codes()).all(1).mean() == pytest.approx(1 / 64, abs=0.01)
+    np.testing.assert_array_equal(fitted.encode(vectors[7:9] + 1e-4), close[7:9])
+    assert (fit(vectors, RandomCodes(levels=2, codes=8), seed=1).encode(vectors + 1e-4) != close).any(1).mean() > 0.9
+
+
+def test_later_items_of_listed_codes_get_those_of_the_nearest() -> None:
     vectors = normal(300)
-    fitted = fit(vectors, RandomCodes())
-    np.testing.assert_array_equal(fitted.encode(vectors), fitted.listed_codes())
+    listed = fit(vectors, RandomCodes()).listed
+    np.testing.assert_array_equal(listed.encode(vectors), listed.listed_codes())
     later = normal(100, seed=5)
     nearest = ((later[:, None].astype(np.float64) - vectors[None]) ** 2).sum(2).argmin(1)
-    np.testing.assert_array_equal(fitted.encode(later), fitted.listed_codes()[nearest])
+    np.testing.assert_array_equal(listed.encode(later), listed.listed_codes()[nearest])
 
 
 def test_the_first_of_equals_and_close_ones_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,8 +84,10 @@ def test_restored_is_the_same() -> None:
         RandomCodes(levels=4, codes=6).restore(fitted.state())
     with pytest.raises(ArtifactError, match=r"need codes, vectors and level_sizes, the stored state has \['codes'\]"):
         restore_listed({"codes": fitted.listed_codes()})
+    with pytest.raises(ArtifactError, match="needs a seed"):
+        specification.restore(fitted.listed.state())
     with pytest.raises(ArtifactError, match="do not fit each other"):
-        restore_listed({**fitted.state(), "vectors": vectors[:49]})
+        restore_listed({**fitted.listed.state(), "vectors": vectors[:49]})
 
 
 def test_refuses_broken_vectors_and_fields() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from genrec.errors import ArtifactError, InputError, NumericsError, UsageError
 from genrec.semantic_ids import SemanticIds
@@ -121,6 +122,8 @@ def test_reassigned_items_keep_their_prefix_and_share_nothing(quantizer: Quantiz
 def test_reassigning_needs_a_quantizer_that_knows_what_codes_cost() -> None:
     with pytest.raises(UsageError, match=r"Given cannot say .* use 'append' or 'keep'"):
         tokenize(FOUR, Tokenize(Given(((0,), (0,), (1,), (2,)), (5,)), collisions="reassign"))
+    with pytest.raises(UsageError, match=r"RandomCodes cannot say"):
+        Tokenize(RandomCodes(), collisions="sinkhorn")
 
 
 def test_more_items_on_a_prefix_than_the_last_level_holds() -> None:
@@ -196,6 +199,51 @@ def test_other_vectors_or_other_codes_are_refused(tmp_path: Path) -> None:
     SemanticIds(made.semantic_ids.codes.flip(0)).save(tmp_path / "codes.safetensors")
     with pytest.raises(ArtifactError, match=f"expected {made.semantic_ids.fingerprint}"):
         load_tokenized(tmp_path, specification)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[]", b"{"])
+@pytest.mark.parametrize("name", ["quantizer.safetensors", "health.json"])
+def test_damaged_files_are_refused(tmp_path: Path, name: str, content: bytes | None) -> None:
+    specification = Tokenize(RQKMeans(levels=2, codes=16))
+    save_tokenized(tokenize(normal(), specification), tmp_path)
+    if content is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ArtifactError, match=name) as error:
+        load_tokenized(tmp_path, specification)
+    assert error.value.exit_code == 4
+
+
+def test_another_quantizer_or_specification_is_refused(tmp_path: Path) -> None:
+    specification = Tokenize(RQKMeans(levels=2, codes=16))
+    made = tokenize(normal(), specification)
+    save_tokenized(made, tmp_path)
+    for other in (Tokenize(RQKMeans(levels=2, codes=32)), replace(specification, collisions="keep")):
+        with pytest.raises(ArtifactError, match="give the one that they were made with"):
+            load_tokenized(tmp_path, other)
+    codebooks = made.quantizer.state()["codebooks"]
+    save_file({"codebooks": torch.zeros_like(torch.from_numpy(codebooks))}, tmp_path / "quantizer.safetensors")
+    with pytest.raises(ArtifactError, match=f"expected {made.health['quantizer']}"):
+        load_tokenized(tmp_path, specification)
+
+
+def test_new_items_without_a_vector_are_refused() -> None:
+    """Fault S1: all-zero rows are named."""
+    specification = Tokenize(RQKMeans(levels=2, codes=16))
+    new = normal(10)
+    new[[3, 5]] = 0
+    with pytest.raises(InputError, match="2 of 10 vectors of new items are all-zero, the first in row 3"):
+        extend(tokenize(normal(), specification), specification, new)
+
+
+def test_later_items_share_under_sinkhorn_where_a_prefix_is_full() -> None:
+    specification = Tokenize(RQKMeans(levels=2, codes=4), collisions="sinkhorn")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        grown = extend(tokenize(normal(100), specification), specification, normal(150)[100:])
+    assert grown.items == 150
+    assert any("of 50 new items share their Semantic ID" in str(each.message) for each in said)
 
 
 def test_level_sizes_are_the_quantizers_even_where_the_largest_code_is_unused() -> None:
