@@ -52,7 +52,7 @@ class Experiment:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise UsageError(f"name must be letters, digits, '-', '_' or '.', got {self.name!r}")
         for name, protocol in (("source", Source), ("split", Split), ("embed", ItemEncoder)):
-            if not isinstance(getattr(self, name), protocol):
+            if not isinstance(getattr(self, name), protocol) or isinstance(getattr(self, name), str | type):
                 raise UsageError(f"{name} must be a genrec.types.{protocol.__name__}, got {getattr(self, name)!r}")
         if not isinstance(self.policy, PolicySpecification | Baseline):
             raise UsageError(f"policy must be a genrec.types.PolicySpecification or Baseline, got {self.policy!r}")

@@ -188,7 +188,7 @@ class Quantizer(Protocol):
     """A tokenizer's specification."""
 
     def fit(self, vectors: ndarray, generator: Generator) -> FittedQuantizer:
-        """Train on float32 [N, D]."""
+        """Train on float32 [N, D]; refuse NaN, and what it cannot use, by `genrec.errors.InputError`."""
         ...
 
     def level_sizes(self) -> tuple[int, ...]:

@@ -38,7 +38,7 @@ import numpy as np
 
 WIDTH = 768  # of Beauty's vectors, as a sentence encoder's
 MILLION = (1_000_000, 128)
-EPOCHS = 3  # timed for `epoch`, after one that is not
+EPOCHS = 20  # timed for `epoch`, after one that is not
 Run = Callable[[Path, argparse.Namespace], dict[str, Any]]
 
 
@@ -410,14 +410,17 @@ def main() -> None:
     if unknown := [part for part in wanted if part not in parts()]:
         parser.error(f"there is no part {unknown[0]!r}; the parts are {', '.join(parts())}")
     options.work.mkdir(parents=True, exist_ok=True)
+    if options.side == "vectors":
+        for kind in ("768", "text", "text and taste"):
+            beauty_vectors(options.work, options, kind)
+        return
     if options.side:
         print(json.dumps({"part": wanted[0], "side": options.side, **parts()[wanted[0]][options.side](options.work, options)}))
         return
-    if {"speed", "rqvae", "epoch", "quality"} & set(wanted):
-        for kind in ("768", "text", "text and taste"):  # before anything is timed
-            beauty_vectors(options.work, options, kind)
     arguments = ["--items", str(options.items), "--work", str(options.work)]
     arguments += ["--beauty", str(options.beauty)] if options.beauty else []
+    if {"speed", "rqvae", "epoch", "quality"} & set(wanted):  # before anything is timed, and in a process of its own
+        subprocess.run([sys.executable, __file__, "--side", "vectors", *arguments], check=True)
     for part in wanted:
         rows = in_turn(part, list(parts()[part]), 1 if part in ("quality", "rqvae") else options.rounds, arguments)
         print()

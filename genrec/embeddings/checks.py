@@ -13,6 +13,7 @@ from numpy import ndarray
 
 from genrec.errors import InputError
 
+SMALLEST, LARGEST = 1e-12, 1e12  # of a row's largest entry
 SHOWN = 5  # item ids named in a message
 NEAR = 1e-6  # of a vector's largest entry: a difference up to this is rounding
 BLOCK = 1 << 14  # rows compared at one time
@@ -29,14 +30,22 @@ def check_vectors(vectors: ndarray, item_ids: Sequence[str]) -> None:
         ("NaN", np.isnan(vectors).any(1)),
         ("infinite", np.isinf(vectors).any(1)),
         ("all-zero", (vectors == 0).all(1)),
+        (f"of a size outside {SMALLEST:.0e}..{LARGEST:.0e}, whose squares are not exact,", ~_squarable(vectors)),
     ):
         if wrong.any():
             raise InputError(
                 f"{wrong.sum()} of {len(vectors)} item vectors are {fault}: items {_some(wrong.nonzero()[0], item_ids)}; "
-                "an item encoder must give every item a finite vector that is not zero"
+                "an item encoder must give every item a finite vector that is not zero, of a usual scale"
             )
     _warn_of_equal(vectors, item_ids)
     _warn_of_near(vectors, item_ids)
+
+
+def _squarable(vectors: ndarray) -> ndarray:
+    """Bool [N]: whether a row's largest entry is of a size that float32 can square and add up."""
+    largest = np.abs(vectors).max(1)
+    squarable: ndarray = (largest >= SMALLEST) & (largest <= LARGEST)
+    return squarable
 
 
 def _warn_of_equal(vectors: ndarray, item_ids: Sequence[str]) -> None:

@@ -32,11 +32,13 @@ class Concatenated:
     weights: tuple[float, ...] = ()  # one for each encoder, above 0: the length of its block; (): all 1
 
     def __post_init__(self) -> None:
+        if not isinstance(self.encoders, tuple | list):
+            raise UsageError(f"Concatenated.encoders must be a list of item encoders, got {self.encoders!r}")
         object.__setattr__(self, "encoders", tuple(self.encoders))
         weights = tuple(map(float, self.weights)) or (1.0,) * len(self.encoders)  # 1 and 1.0 are one key
         object.__setattr__(self, "weights", weights)
         for place, encoder in enumerate(self.encoders):
-            if not isinstance(encoder, ItemEncoder):
+            if not isinstance(encoder, ItemEncoder) or isinstance(encoder, str | type):  # a text has `encode`, and so has a class
                 raise UsageError(f"Concatenated.encoders[{place}] must have encode(items, interactions), got {encoder!r}")
         if not self.encoders or len(self.encoders) != len(self.weights):
             raise UsageError(

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 def check_svd_fields(owner: object, width: int, seed: int) -> None:
     """Refuse what the decomposition cannot take; the message names the specification and its field."""
     name = type(owner).__name__
+    if isinstance(width, bool) or not isinstance(width, int):
+        raise UsageError(f"{name}.width must be a whole number, got {width!r}")
     if width < 1:
         raise UsageError(f"{name}.width must be at least 1, got {width}")
     if not 0 <= seed < 2**32:

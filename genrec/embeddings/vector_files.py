@@ -100,10 +100,21 @@ def _one_tensor(file: Any, name: str, path: Path, ids: Path | None, id_column: s
     if ids is not None:
         found = _given_ids(path, ids, id_column, shape[0])
     elif own is not None:
-        found = _fitting(path, checked_ids(json.loads(own), path), shape[0], "its metadata's item_ids")
+        found = _fitting(path, checked_ids(_listed(own, path), path), shape[0], "its metadata's item_ids")
     else:
         raise UsageError(f"{path} {BY_POSITION}; the metadata key item_ids (a JSON list) will do as well")
     return Stored(found, shape[1], (block.float().numpy() for block in _slices(tensor, shape[0])))
+
+
+def _listed(text: str, path: Path) -> list[Any]:
+    """The metadata's ids; an object or a text has no order that is the rows'."""
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{path}: the metadata's item_ids are no JSON ({error}); expected a list with an id for each row") from None
+    if not isinstance(found, list):
+        raise InputError(f"{path}: the metadata's item_ids must be a JSON list with an id for each row, got a {type(found).__name__}")
+    return found
 
 
 def _tensors(file: Any, names: list[str]) -> Iterator[ndarray]:
@@ -130,10 +141,14 @@ def _parquet(path: Path, ids: Path | None, id_column_name: str, columns: tuple[s
 
 
 def _vector_columns(schema: Any, own: str, wanted: tuple[str, ...], path: Path) -> list[str]:
-    """The columns that are the vectors: those that are wanted, else the only list, else all of them if they are numbers."""
+    """The columns that are the vectors: those that are wanted, else the only list, else all of them if they are numbers.
+
+    A DataFrame's index, which pandas writes beside its columns, is none.
+    """
     import pyarrow as pa
 
-    kinds = {field.name: field.type for field in schema if field.name != own}
+    numbered = {name for name in (schema.pandas_metadata or {}).get("index_columns", []) if isinstance(name, str)}
+    kinds = {field.name: field.type for field in schema if field.name != own and field.name not in numbered - set(wanted)}
     absent = [name for name in wanted if name not in kinds]
     if absent:
         raise InputError(f"{path} has no columns {absent} (Precomputed.columns); beside {own!r} it has {list(kinds)}")

@@ -20,6 +20,7 @@ from genrec.progress import track
 from genrec.tokenizer.kmeans import kmeans, nearest
 
 FitCentres = Callable[[Tensor, int, int, Generator], Tensor]  # points, count, iterations, generator -> centres float32 [count, D]
+LARGEST = 1e12  # of a vector's entries
 ROWS = 65536  # points whose entries are looked up at once
 
 
@@ -83,14 +84,19 @@ def as_points(vectors: ndarray, width: int | None = None) -> Tensor:
 
     Nothing is copied where they are float32 in rows: the tensor is to be read only.
     """
+    vectors = np.asarray(vectors)
     if vectors.ndim != 2 or 0 in vectors.shape or (width is not None and vectors.shape[1] != width):
         raise InputError(f"a quantizer needs vectors [N, {width or 'D'}], got shape {list(vectors.shape)}")
     wrong = ~np.isfinite(vectors).all(1)
     if wrong.any():
         raise InputError(f"{wrong.sum()} of {len(vectors)} vectors are not finite, the first in row {wrong.argmax()}")
+    if (size := max(float(vectors.max()), -float(vectors.min()))) > LARGEST:
+        raise InputError(
+            f"vectors have entries of up to {size:.3g}, whose squares float32 cannot add up: scale them to below {LARGEST:.0e}"
+        )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)  # nor is it written
-        return torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
+        return torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32).reshape(vectors.shape))
 
 
 def as_codes(codes: ndarray, levels: int, size: int) -> Tensor:
@@ -103,7 +109,10 @@ def as_codes(codes: ndarray, levels: int, size: int) -> Tensor:
 
 
 def check_at_least(owner: object, least: int, *names: str) -> None:
-    """Refuse fields of a specification that are smaller than `least`."""
+    """Refuse fields of a specification that are no whole numbers, or smaller than `least`."""
     for name in names:
-        if getattr(owner, name) < least:
-            raise UsageError(f"{type(owner).__name__}.{name} must be at least {least}, got {getattr(owner, name)}")
+        value = getattr(owner, name)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise UsageError(f"{type(owner).__name__}.{name} must be a whole number, got {value!r}")
+        if value < least:
+            raise UsageError(f"{type(owner).__name__}.{name} must be at least {least}, got {value}")

@@ -28,7 +28,7 @@ from genrec.errors import ArtifactError, InputError, NumericsError, UsageError
 from genrec.semantic_ids import SemanticIds
 from genrec.store import hash_of, write_json
 from genrec.tokenizer.collisions import Costs, append_level, place_free, reassign, sinkhorn
-from genrec.tokenizer.health import collapse, health
+from genrec.tokenizer.health import collapse, equal_rows, health
 from genrec.tokenizer.imported import Imported
 from genrec.tokenizer.random_codes import RandomCodes
 from genrec.tokenizer.rqkmeans import RQKMeans
@@ -86,8 +86,7 @@ def tokenize(
     known = _known(len(vectors), specification, interactions)
     quantizer = _fit(vectors[known], specification, None if items is None else items["item_id"].iloc[known].tolist())
     sizes = specification.quantizer.level_sizes()
-    first = quantizer.listed_codes() if isinstance(quantizer, ListedCodes) else quantizer.encode(vectors[known])
-    codes = _checked(first, len(known), sizes, specification)
+    codes = _codes_of(quantizer, vectors[known], sizes, specification)
     semantic_ids = _apart(codes, vectors[known], quantizer, specification)
     encoded = torch.empty(len(vectors), len(sizes), dtype=torch.int64)
     encoded[known] = codes
@@ -199,6 +198,14 @@ def _fit(vectors: ndarray, specification: Tokenize, item_ids: list[str] | None) 
     return quantizer.fit_catalogue(item_ids, vectors, generator)
 
 
+def _codes_of(quantizer: FittedQuantizer, vectors: ndarray, sizes: tuple[int, ...], specification: Tokenize) -> Tensor:
+    """The codes of the items that the quantizer was fitted on, int64 [N, L]."""
+    if isinstance(quantizer, ListedCodes):
+        return _checked(quantizer.listed_codes(), len(vectors), sizes, specification)
+    codes = _checked(quantizer.encode(vectors), len(vectors), sizes, specification)
+    return _same_for_equal(codes, vectors)
+
+
 def _checked(encoded: ndarray, count: int, sizes: tuple[int, ...], specification: Tokenize) -> Tensor:
     """What a quantizer says, as int64 [count, L]; refuses another shape or type."""
     if encoded.shape != (count, len(sizes)) or encoded.dtype.kind != "i":
@@ -231,6 +238,12 @@ def _grown(
     costs = _costs(codes, vectors, quantizer, specification)
     share = specification.collisions == "sinkhorn"
     return semantic_ids.extend(place_free(codes, costs, semantic_ids, costs(np.arange(1)).shape[1], share))
+
+
+def _same_for_equal(codes: Tensor, vectors: ndarray) -> Tensor:
+    """Items with equal vectors get the codes of the first of them: near a tie, rounding may depend on a row's place."""
+    _, first, group = np.unique(equal_rows(vectors), return_index=True, return_inverse=True)
+    return codes[torch.from_numpy(first[group])]
 
 
 def _costs(codes: Tensor, vectors: ndarray, quantizer: FittedQuantizer, specification: Tokenize) -> Costs:

@@ -71,3 +71,11 @@ def test_near_vectors_are_found_across_blocks(monkeypatch: pytest.MonkeyPatch) -
     vectors = np.array([[1.0, 1], [2, 2], [1.0000005, 1], [2.0000005, 2]])
     with pytest.warns(UserWarning, match="at least 4 of 4"):
         check_vectors(vectors, IDS)
+
+
+@pytest.mark.parametrize("size", [1e20, 1e-25])
+def test_refuses_sizes_that_float32_cannot_square(size: float) -> None:
+    vectors = np.ones((3, 2), dtype=np.float32)
+    vectors[1] *= np.float32(size)
+    with pytest.raises(InputError, match=r"1 of 3 item vectors are of a size outside 1e-12\.\.1e\+12.*'b'"):
+        check_vectors(vectors, ["a", "b", "c"])

@@ -113,3 +113,16 @@ def test_concatenated_takes_lists_and_weighs_all_alike() -> None:
     assert hash(plain)
     assert hash_of(describe(plain, Path())) == hash_of(describe(Concatenated(encoders, (1.0, 1.0)), Path()))
     np.testing.assert_allclose(plain.encode(items(2), interactions()), [[0.6, 0.8, -1], [1, 0, 1]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("encoders", [["TfidfSvd"], [Collaborative], Collaborative()])
+def test_concatenated_refuses_what_only_looks_like_an_encoder(encoders: object) -> None:
+    """A text has `encode`, and so has the class of an encoder."""
+    with pytest.raises(UsageError, match=r"Concatenated\.encoders"):
+        Concatenated(encoders)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("width", [2.5, True, "a"])
+def test_a_width_is_a_whole_number(width: object) -> None:
+    with pytest.raises(UsageError, match=r"Collaborative\.width must be a whole number"):
+        Collaborative(width=width)  # type: ignore[arg-type]

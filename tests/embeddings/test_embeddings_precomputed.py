@@ -338,3 +338,18 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     grown = int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
     assert grown * 1024 < 2.5 * count * 128 * 4
+
+
+@pytest.mark.parametrize("metadata", ['{"a": 1, "b": 0}', "5", '"ab"', "[1,"])
+def test_metadata_that_is_no_list_of_ids_is_refused(tmp_path: Path, metadata: str) -> None:
+    """An object from id to row has an order of its own, which is not the rows'."""
+    save_file({"vectors": VECTORS[:2]}, tmp_path / "v.safetensors", metadata={"item_ids": metadata})
+    with pytest.raises(InputError, match="metadata's item_ids"):
+        Precomputed(tmp_path / "v.safetensors").encode(items(["a", "b"]), NO_INTERACTIONS)
+
+
+def test_the_index_that_pandas_writes_is_no_dimension(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"item_id": list("abcd"), "x": [1.0, 2, 3, 4], "y": [5.0, 6, 7, 8]}).iloc[[2, 0, 3]]
+    frame.to_parquet(tmp_path / "v.parquet")
+    assert "__index_level_0__" in pq.read_schema(tmp_path / "v.parquet").names
+    assert Precomputed(tmp_path / "v.parquet").encode(items(["a", "c"]), NO_INTERACTIONS).tolist() == [[1, 5], [3, 7]]

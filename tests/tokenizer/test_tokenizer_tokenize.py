@@ -318,3 +318,24 @@ def test_listed_codes_have_no_reconstruction_error_and_are_never_refused() -> No
         made = tokenize(normal(20), Tokenize(RandomCodes(levels=2, codes=64), minimum_usage=1.0))
     assert made.health["reconstruction"] is None
     assert made.semantic_ids.collided == 0
+
+
+@pytest.mark.parametrize(
+    "quantizer", [RQKMeans(levels=3, codes=8), RQKMeans(levels=3, codes=8, balanced=True)], ids=["plain", "balanced"]
+)
+def test_equal_vectors_always_collide(quantizer: Quantizer) -> None:
+    """Fewer different vectors than codes leave rounding noise to the later levels, which must not tell equal items apart (S1)."""
+    vectors = normal(5, 6)[np.random.default_rng(0).integers(0, 5, 125)]
+    made = quietly(vectors, Tokenize(quantizer, collisions="keep", minimum_usage=0))
+    assert made.semantic_ids.distinct == len(np.unique(vectors, axis=0)) == 5
+
+
+@pytest.mark.parametrize("quantizer", [RQKMeans(codes=8), RQKMeans(codes=8, engine="faiss"), ProductQuantizer(codes=8)], ids=str)
+def test_vectors_that_float32_cannot_square_are_refused(quantizer: Quantizer) -> None:
+    with pytest.raises(InputError, match=r"entries of up to 1e\+20"):
+        quantizer.fit(np.full((20, 4), 1e20, dtype=np.float32), torch.Generator())
+
+
+def test_numbers_of_codes_are_whole() -> None:
+    with pytest.raises(UsageError, match=r"RQKMeans\.codes must be a whole number, got 64\.5"):
+        RQKMeans(codes=64.5)  # type: ignore[arg-type]
