@@ -78,9 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Fetch, check and split the data of an experiment and describe them. Fields are overridden as in 'genrec run'.",
     )
     data.add_argument("experiment", metavar="FILE.py:FUNCTION", help="an experiment, or a list of them, on the data")
-    data.add_argument("--picture", metavar="FILE", type=Path, help="the picture (default: in reports/ of the data folder)")
-    data.add_argument("--refresh", nargs="?", const="data", choices=["data"], help="prepare the data anew")
-    data.add_argument("--offline", action="store_true", help="fetch nothing (also GENREC_OFFLINE=1)")
+    _describing(data, ["data"], "prepare the data anew")
     data.set_defaults(call=_data)
 
     tokens = commands.add_parser(
@@ -90,11 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         "Fields are overridden as in 'genrec run'.",
     )
     tokens.add_argument("experiment", metavar="FILE.py:FUNCTION", help="an experiment, or a list of them")
-    tokens.add_argument("--picture", metavar="FILE", type=Path, help="the picture (default: in reports/ of the data folder)")
-    tokens.add_argument(
-        "--refresh", nargs="?", const="tokenize", choices=["data", "embed", "tokenize"], help="build from here on anew"
-    )
-    tokens.add_argument("--offline", action="store_true", help="fetch nothing (also GENREC_OFFLINE=1)")
+    _describing(tokens, ["data", "embed", "tokenize"], "build from here on anew")
     tokens.set_defaults(call=_tokenize)
 
     show = commands.add_parser("show", help="a run's stages, artifacts, metrics and where every value came from")
@@ -117,6 +111,13 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="versions, devices, threads, free disk: what a bug report needs")
     doctor.set_defaults(call=_doctor)
     return parser
+
+
+def _describing(parser: argparse.ArgumentParser, stages: list[str], refresh: str) -> None:
+    """The options of a command that builds stages up to the last of these, and describes what it is."""
+    parser.add_argument("--picture", metavar="FILE", type=Path, help="the picture (default: in reports/ of the data folder)")
+    parser.add_argument("--refresh", nargs="?", const=stages[-1], choices=stages, help=refresh)
+    parser.add_argument("--offline", action="store_true", help="fetch nothing (also GENREC_OFFLINE=1)")
 
 
 def _run(options: argparse.Namespace, overrides: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""Stage 2: what every item encoder's answer must satisfy before it is stored (fault S1).
+"""Stage 2: what the encoders of interactions are given, and what every encoder's answer must satisfy before it is stored (fault S1).
 
 In: vectors float32 [N, D] and the items' own ids. Out: nothing, an InputError that names items, or a warning.
 """
@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy import ndarray
 
+from genrec.embeddings.id_files import some
 from genrec.errors import InputError
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 SMALLEST, LARGEST = 1e-12, 1e12  # of a row's largest entry
-SHOWN = 5  # item ids named in a message
 NEAR = 1e-6  # of a vector's largest entry: a difference up to this is rounding
 BLOCK = 1 << 14  # rows compared at one time
 
@@ -34,7 +38,7 @@ def check_vectors(vectors: ndarray, item_ids: Sequence[str]) -> None:
     ):
         if wrong.any():
             raise InputError(
-                f"{wrong.sum()} of {len(vectors)} item vectors are {fault}: items {_some(wrong.nonzero()[0], item_ids)}; "
+                f"{wrong.sum()} of {len(vectors)} item vectors are {fault}: items {_named(wrong, item_ids)}; "
                 "an item encoder must give every item a finite vector that is not zero, of a usual scale"
             )
     _warn_of_equal(vectors, item_ids)
@@ -54,10 +58,9 @@ def _warn_of_equal(vectors: ndarray, item_ids: Sequence[str]) -> None:
     _, group, counts = np.unique(keys, return_inverse=True, return_counts=True)
     equal = counts[group] > 1
     if equal.any():
-        largest = np.flatnonzero(group == counts.argmax())
         warnings.warn(
             f"{equal.sum()} of {len(vectors)} items share their vector with another item, in {(counts > 1).sum()} groups; the largest "
-            f"has {len(largest)} items: {_some(largest, item_ids)}. No quantizer can tell them apart",
+            f"has {counts.max()} items: {_named(group == counts.argmax(), item_ids)}. No quantizer can tell them apart",
             stacklevel=3,
         )
 
@@ -79,11 +82,21 @@ def _warn_of_near(vectors: ndarray, item_ids: Sequence[str]) -> None:
     if near.any():
         warnings.warn(
             f"at least {near.sum()} of {len(vectors)} items have a vector within {NEAR:g} of another's, relative to it: "
-            f"{_some(near.nonzero()[0], item_ids)}. No quantizer is likely to tell them apart",
+            f"{_named(near, item_ids)}. No quantizer is likely to tell them apart",
             stacklevel=3,
         )
 
 
-def _some(rows: ndarray, item_ids: Sequence[str]) -> str:
-    named = ", ".join(repr(item_ids[row]) for row in rows[:SHOWN])
-    return named + (f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else "")
+def _named(rows: ndarray, item_ids: Sequence[str]) -> str:
+    """The first few of the items marked in bool [N]."""
+    return some([item_ids[row] for row in rows.nonzero()[0].tolist()])
+
+
+def training_items(interactions: DataFrame, item_count: int, encoder: str) -> ndarray:
+    """The item of every training interaction, int64 [E], 1..N; `encoder` is who needs them."""
+    if interactions.empty:
+        raise InputError(f"{encoder} needs training interactions, got none")
+    item: ndarray = interactions["item"].to_numpy(np.int64)
+    if item.min() < 1 or item.max() > item_count:
+        raise InputError(f"training interactions must name items 1..{item_count}, got {item.min()}..{item.max()}")
+    return item

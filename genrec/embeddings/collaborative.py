@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from genrec.embeddings.checks import training_items
 from genrec.embeddings.svd import check_svd_fields, svd_vectors
-from genrec.errors import InputError
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -46,11 +46,7 @@ def normalised_matrix(interactions: DataFrame, item_count: int) -> csr_matrix[An
     import pandas as pd
     from scipy.sparse import csr_matrix
 
-    if interactions.empty:
-        raise InputError("Collaborative needs training interactions, got none")
-    item = interactions["item"].to_numpy(np.int64)
-    if item.min() < 1 or item.max() > item_count:
-        raise InputError(f"training interactions must name items 1..{item_count}, got {item.min()}..{item.max()}")
+    item = training_items(interactions, item_count, "Collaborative")
     user, users = pd.factorize(interactions["user"])
     taken = np.unique(np.stack([item - 1, user]), axis=1)
     degree_item = np.bincount(taken[0], minlength=item_count)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from genrec.embeddings.checks import training_items
 from genrec.embeddings.lacking import fill_with_mean
 from genrec.embeddings.svd import check_svd_fields
 from genrec.errors import InputError, UsageError
@@ -82,11 +83,7 @@ def _events(interactions: DataFrame, item_count: int) -> _Events:
     import pandas as pd
     import torch
 
-    if interactions.empty:
-        raise InputError("Item2Vec needs training interactions, got none")
-    item = interactions["item"].to_numpy(np.int64)
-    if item.min() < 1 or item.max() > item_count:
-        raise InputError(f"training interactions must name items 1..{item_count}, got {item.min()}..{item.max()}")
+    item = training_items(interactions, item_count, "Item2Vec")
     user, _ = pd.factorize(interactions["user"])
     return _Events(torch.from_numpy(user.astype(np.int64)), torch.from_numpy(item - 1))
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from genrec.errors import InputError, UsageError
 from genrec.progress import track
-from genrec.tokenizer.kmeans import kmeans, nearest
+from genrec.tokenizer.kmeans import kmeans, nearest, squared_distances
 
 FitCentres = Callable[[Tensor, int, int, Generator], Tensor]  # points, count, iterations, generator -> centres float32 [count, D]
 LARGEST = 1e12  # of a vector's entries
@@ -67,6 +67,12 @@ def chosen_entries(codes: Tensor, codebooks: Tensor) -> Tensor:
     By `embedding`, whose gradient is the same in every run; that of indexing adds up in the order in which threads come.
     """
     return torch.stack([functional.embedding(code, codebook) for codebook, code in zip(codebooks, codes.T, strict=True)])
+
+
+def last_level_costs(points: Tensor, codes: Tensor, codebooks: Tensor) -> Tensor:
+    """|r_L - e_L(c)|^2 float32 [N, C], r_L being what the codes int64 [N, L] before the last have left over of the points."""
+    left = points - chosen_entries(codes[:, :-1], codebooks[:-1]).sum(0) if len(codebooks) > 1 else points
+    return squared_distances(left, codebooks[-1])
 
 
 def codebook_size(items: int, codes: int, shrink: bool) -> int:

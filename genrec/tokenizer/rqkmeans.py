@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from numpy import ndarray
 from torch import Generator, Tensor
@@ -18,7 +17,7 @@ from torch import Generator, Tensor
 from genrec.errors import ArtifactError, UsageError
 from genrec.progress import track
 from genrec.tokenizer.balanced import balanced_kmeans
-from genrec.tokenizer.kmeans import initial_centres, kmeans, nearest, squared_distances
+from genrec.tokenizer.kmeans import initial_centres, kmeans, nearest
 from genrec.tokenizer.residual import (
     ROWS,
     as_codes,
@@ -28,6 +27,7 @@ from genrec.tokenizer.residual import (
     codebook_size,
     codes_of,
     fit_codebooks,
+    last_level_costs,
     subtract_entries,
 )
 from genrec.vector_search import faiss_lloyd
@@ -103,12 +103,8 @@ class FittedRQKMeans:
         """|r_L - e_L(c)|^2 float32 [M, C], r_L being what the codes before the last have left over; prices are no part of it."""
         levels, size, width = self.codebooks.shape
         points, known = as_points(vectors, width), as_codes(codes, levels, size)
-        costs = np.empty((len(points), size), dtype=np.float32)
-        for begin in range(0, len(points), ROWS):
-            rows = slice(begin, begin + ROWS)
-            left = points[rows] - chosen_entries(known[rows, :-1], self.codebooks[:-1]).sum(0) if levels > 1 else points[rows]
-            costs[rows] = squared_distances(left, self.codebooks[-1]).numpy()
-        return costs
+        parts = zip(torch.split(points, ROWS), torch.split(known, ROWS), strict=True)
+        return torch.cat([last_level_costs(part, code, self.codebooks) for part, code in parts]).numpy()
 
     def state(self) -> dict[str, ndarray]:
         """The codebooks, and the prices where there are some."""

@@ -21,11 +21,18 @@ from torch import Generator, Tensor
 from genrec.errors import ArtifactError, NumericsError, UsageError
 from genrec.progress import Progress
 from genrec.tokenizer.autoencoder import Gradient, ResidualAutoencoder, initialise
-from genrec.tokenizer.kmeans import squared_distances
-from genrec.tokenizer.residual import as_codes, as_points, check_at_least, chosen_entries, codebook_size, fit_codebooks, quantise
+from genrec.tokenizer.residual import (
+    ROWS,
+    as_codes,
+    as_points,
+    check_at_least,
+    codebook_size,
+    fit_codebooks,
+    last_level_costs,
+    quantise,
+)
 
 KMEANS_ITERATIONS = 25  # of the codebooks' initialisation
-ROWS = 65536  # encoded or decoded at once
 CHOICES = {
     "schedule": ("constant", "cosine"),
     "gradient": ("straight-through", "rotation"),
@@ -124,21 +131,19 @@ class FittedRQVAE:
         """|r_L - e_L(c)|^2 float32 [M, C] of the latents, r_L being what the codes before the last have left over."""
         levels, size, _ = self.model.codebooks.shape
         points, known = as_points(vectors, width=len(self.model.mean)), as_codes(codes, levels, size)
-        costs = np.empty((len(points), size), dtype=np.float32)
-        for begin in range(0, len(points), ROWS):
-            rows = slice(begin, begin + ROWS)
-            left = self.model.latents(self.model.standardise(points[rows]))
-            if levels > 1:
-                left = left - chosen_entries(known[rows, :-1], self.model.codebooks[:-1]).sum(0)
-            costs[rows] = squared_distances(left, self.model.codebooks[-1]).numpy()
-        return costs
+        parts = zip(torch.split(points, ROWS), torch.split(known, ROWS), strict=True)
+        costs = [last_level_costs(self._latents(part), code, self.model.codebooks) for part, code in parts]
+        return torch.cat(costs).numpy()
 
     def state(self) -> dict[str, ndarray]:
         """Weights, codebooks, and the training vectors' mean and standard deviation."""
         return {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in self.model.state_dict().items()}
 
     def _codes(self, vectors: Tensor) -> Tensor:
-        return quantise(self.model.latents(self.model.standardise(vectors)), self.model.codebooks)[0]
+        return quantise(self._latents(vectors), self.model.codebooks)[0]
+
+    def _latents(self, vectors: Tensor) -> Tensor:
+        return self.model.latents(self.model.standardise(vectors))
 
 
 def _train(model: ResidualAutoencoder, points: Tensor, specification: RQVAE, generator: Generator) -> None:
