@@ -80,6 +80,7 @@ def test_only_allowed_bases() -> None:
         "Exception",
         "GenrecError",
         "Recommender",  # protocols that say more
+        "Policy",
         "Source",
         "Split",
         "ItemEncoder",

@@ -1,28 +1,34 @@
 """Constrained beam search over the trie of real Semantic IDs, as tensor arithmetic: no Python per beam, none per user.
 
-In: a function that gives the next level's log-probabilities, and the prefix tables of `SemanticIds`. Out: leaves of the trie. Beams
+In: a policy that gives the next level's log-probabilities, and the prefix tables of `SemanticIds`. Out: leaves of the trie. Beams
 are real items and unique by construction: every candidate is a child of a node, and no two beams are at one node.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from genrec.semantic_ids import PrefixTable
 
+State = Any  # what a policy keeps of the beams so far; generation only hands it back
 
-class NextLevel(Protocol):
-    """A policy's decoder, one level further."""
 
-    def __call__(self, beam: Tensor, code: Tensor) -> Tensor:
-        """Log-probabilities of the next level's codes.
+class Decoding(Protocol):
+    """A policy that has read the histories of B users and writes Semantic IDs, one level at a time."""
 
-        `beam` int64 [B, W]: which of the last call's beams each beam continues; `code` int64 [B, W]: the code it took there.
-        Returns float32 [B, W, C], over the next level's C codes.
+    def start(self) -> tuple[Tensor, State]:
+        """The first level's log-probabilities, float32 [B, C1], and the state of one empty beam a user."""
+        ...
+
+    def advance(self, level: int, state: State, beam: Tensor, code: Tensor) -> tuple[Tensor, State]:
+        """One level further: the log-probabilities of level `level + 1`, float32 [B, W, C], and the state of the W beams.
+
+        `beam` int64 [B, W]: which of the beams of `state` each continues (any number of times, in any order); `code` int64 [B, W]:
+        the code of level `level` (from 0) that it took.
         """
         ...
 
@@ -41,15 +47,14 @@ def children(table: PrefixTable, node: Tensor) -> tuple[Tensor, Tensor]:
     return child.clamp(max=len(table.code) - 1), real
 
 
-def beam_search(
-    first: Tensor, advance: NextLevel, tables: Sequence[PrefixTable], width: int, forbidden: Tensor | None = None
-) -> Beams:
+def beam_search(decoding: Decoding, tables: Sequence[PrefixTable], width: int, forbidden: Tensor | None = None) -> Beams:
     """The `width` most probable leaves found level by level.
 
-    `first` float32 [B, C1]: log-probabilities of the first level's codes. `forbidden` bool [B, leaves]: leaves never returned; a
+    `forbidden` bool [B, leaves]: leaves never returned; a
     prefix with no other leaf below it is not followed, so that no beam is lost to them. With `width` at least the number of leaves
     the result is exact.
     """
+    first, state = decoding.start()
     node = torch.zeros(first.shape[0], 1, dtype=torch.int64, device=first.device)
     score = first.new_zeros(node.shape, dtype=torch.float32)
     log_prob = first.unsqueeze(1)
@@ -67,5 +72,5 @@ def beam_search(
         node = child.flatten(1).gather(1, place)
         if level < len(tables) - 1:
             # A beam without a child has no code of its own; it keeps score -inf, whatever follows.
-            log_prob = advance(beam, code.flatten(1).gather(1, place))
+            log_prob, state = decoding.advance(level, state, beam, code.flatten(1).gather(1, place))
     return Beams(node, score)

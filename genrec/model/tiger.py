@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from genrec.errors import ArtifactError, UsageError
-from genrec.model.generation import beam_search
 from genrec.model.layers import DecoderLayer, EncoderLayer, RelativeBias
-from genrec.model.leaves import LeafItems, allow, rank_items
-from genrec.semantic_ids import PrefixTable, SemanticIds
+from genrec.model.trie import Trie
+from genrec.semantic_ids import SemanticIds
 from genrec.types import Ranking
 
 HIDDEN = torch.finfo(torch.float32).min / 2  # added to hidden positions; finite, so that a row of padding alone is no NaN
@@ -81,38 +80,11 @@ class TigerPolicy(nn.Module):
             nn.init.zeros_(self.recency.weight)  # an age that no training history reaches then says nothing, instead of noise
         for module in (self.embedding, self.encoder_bias.table, self.decoder_bias.table, *self.heads):
             nn.init.normal_(module.weight, std=specification.width**-0.5)
-        self.tokens: Tensor  # int64 [N + 1, L]
-        self.codes: Tensor  # int64 [N + 1, L]
-        self.leaf_start: Tensor  # int64 [leaves + 1]
-        self.leaf_items: Tensor  # int64 [N]
-        self.register_buffer("tokens", semantic_ids.tokens(torch.arange(semantic_ids.items + 1)), persistent=False)
-        self.register_buffer("codes", nn.functional.pad(semantic_ids.codes, (0, 0, 1, 0)), persistent=False)
-        start, items = semantic_ids.items_by_leaf()
-        self.register_buffer("leaf_start", start, persistent=False)
-        self.register_buffer("leaf_items", items, persistent=False)
-        self.largest_leaf = int(start.diff().max())
-        for level, table in enumerate(semantic_ids.tables):
-            self.register_buffer(f"trie_start_{level}", table.start, persistent=False)
-            self.register_buffer(f"trie_code_{level}", table.code, persistent=False)
-            self.register_buffer(f"trie_leaf_{level}", table.leaf, persistent=False)
-
-    @property
-    def tables(self) -> list[PrefixTable]:
-        """The trie's tables, on the policy's device."""
-        result = []
-        for level, table in enumerate(self.semantic_ids.tables):
-            start, code, leaf = (self.get_buffer(f"trie_{name}_{level}") for name in ("start", "code", "leaf"))
-            result.append(PrefixTable(start, code, leaf, table.branch))
-        return result
-
-    @property
-    def leaves(self) -> LeafItems:
-        """The items of the trie's leaves, on the policy's device."""
-        return LeafItems(self.leaf_start, self.leaf_items, self.largest_leaf)
+        self.trie = Trie(semantic_ids)
 
     def encode(self, history: Tensor) -> History:
         """Items int64 [B, T], left-padded with 0 -> the encoded history."""
-        states = self.embedding(self.tokens[history])
+        states = self.embedding(self.trie.tokens[history])
         if self.recency is not None:
             age = torch.arange(history.shape[1] - 1, -1, -1, device=history.device)
             states = states + self.recency(age.clamp(max=self.specification.positions - 1)).unsqueeze(1)
@@ -149,10 +121,10 @@ class TigerPolicy(nn.Module):
 
         A candidate 0 (none) gets -inf.
         """
-        tokens = self.tokens[items]
+        tokens = self.trie.tokens[items]
         start = torch.zeros_like(tokens[..., :1])
         states, _ = self._decode(torch.cat([start, tokens[..., :-1]], -1), self.encode(history))
-        codes = self.codes[items]
+        codes = self.trie.codes[items]
         levels = [
             head(states[..., level, :]).float().log_softmax(-1).gather(-1, codes[..., level, None])
             for level, head in enumerate(self.heads)
@@ -163,35 +135,14 @@ class TigerPolicy(nn.Module):
         """History int64 [B, T], candidates int64 [B, M] -> float32 [B, M], log p(item | history); -inf where the candidate is 0."""
         return self.level_log_prob(history, items).sum(-1)
 
+    def decoding(self, history: Tensor) -> TigerDecoding:
+        """Read the histories, int64 [B, T], and stand ready to write."""
+        return TigerDecoding(self, self.encode(history))
+
     @torch.no_grad()
     def recommend(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
-        """The `n` best items by constrained beam search: int64 [B, T] -> Ranking [B, n]; `exclude` int64 [B, E] is never returned.
-
-        A beam is a Semantic ID; where several items share it, it fills as many slots of the list.
-        """
-        if n > self.specification.beams:
-            raise UsageError(f"{n} items need as many beams, got policy.beams = {self.specification.beams}")
-        encoded = self.encode(history)
-        states, cache = self._decode(torch.zeros_like(history[:, :1]).unsqueeze(1), encoded)
-        batch, level = history.shape[0], 0
-
-        def advance(beam: Tensor, code: Tensor) -> Tensor:
-            nonlocal cache, level
-            width, before = beam.shape[1], cache[0][0].shape[0] // batch
-            row = (torch.arange(batch, device=beam.device)[:, None] * before + beam).flatten()
-            past = [(keys[row], values[row]) for keys, values in cache]
-            token = code + int(self.semantic_ids.offsets[level]) + 1
-            states, cache = self._decode(token.view(batch, width, 1), encoded, past)
-            level += 1
-            result: Tensor = self.heads[level](states[:, :, 0]).float().log_softmax(-1)
-            return result
-
-        first = self.heads[0](states[:, 0, 0]).float().log_softmax(-1)
-        leaves = self.leaves
-        allowed = allow(leaves, exclude)
-        forbidden = None if allowed is None else allowed.forbidden
-        beams = beam_search(first, advance, self.tables, self.specification.beams, forbidden)
-        return rank_items(beams, leaves, allowed, n)
+        """The `n` best items by constrained beam search: int64 [B, T] -> Ranking [B, n]; `exclude` int64 [B, E] is never returned."""
+        return self.trie.recommend(self.decoding(history), self.specification.beams, n, exclude)
 
     def extended(self, semantic_ids: SemanticIds) -> TigerPolicy:
         """The same weights over a catalogue that has grown: `semantic_ids` are this policy's own and those of later items.
@@ -215,3 +166,32 @@ class TigerPolicy(nn.Module):
             policy = self.specification.build(semantic_ids)
         policy.load_state_dict(weights)
         return policy.to(self.embedding.weight.device).train(self.training)
+
+
+class TigerDecoding:
+    """A `genrec.model.generation.Decoding`; its state is every decoder layer's keys and values, each [B * W, H, codes, head width]."""
+
+    def __init__(self, policy: TigerPolicy, history: History) -> None:
+        self.policy, self.history = policy, history
+        self.batch = len(history.bias)
+
+    def start(self) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """From the start token."""
+        token = torch.zeros(self.batch, 1, 1, dtype=torch.int64, device=self.history.bias.device)
+        states, cache = self.policy._decode(token, self.history)
+        return self._log_prob(0, states)[:, 0], cache
+
+    def advance(
+        self, level: int, state: list[tuple[Tensor, Tensor]], beam: Tensor, code: Tensor
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """One code further."""
+        before = state[0][0].shape[0] // self.batch
+        row = (torch.arange(self.batch, device=beam.device)[:, None] * before + beam).flatten()
+        past = [(keys[row], values[row]) for keys, values in state]
+        token = code + self.policy.trie.first_token(level)
+        states, cache = self.policy._decode(token.unsqueeze(-1), self.history, past)
+        return self._log_prob(level + 1, states), cache
+
+    def _log_prob(self, level: int, states: Tensor) -> Tensor:
+        result: Tensor = self.policy.heads[level](states[:, :, 0]).float().log_softmax(-1)
+        return result

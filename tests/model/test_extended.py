@@ -30,7 +30,7 @@ def test_without_a_new_code_old_probabilities_are_equal_bit_for_bit() -> None:
     grown = policy.extended(policy.semantic_ids.extend(torch.tensor([[2, 2, 1], [0, 1, 1]])))
     assert grown.semantic_ids.level_sizes == (3, 3, 2)
     assert torch.equal(all_items(grown, 6), all_items(policy, 6))
-    assert torch.equal(grown.tokens[:7], policy.tokens)
+    assert torch.equal(grown.trie.tokens[:7], policy.trie.tokens)
 
 
 def test_a_larger_last_level_takes_the_same_share_from_all_codes() -> None:
@@ -64,7 +64,7 @@ def test_a_probable_prefix_makes_its_new_item_known() -> None:
     its code is as likely as the old one's; before, nobody could name it."""
     policy = policy_of(OLD, (3, 3, 2))
     with torch.no_grad():
-        states = policy._decode(policy.tokens[6, :2].new_tensor([[[0, *policy.tokens[6, :2].tolist()]]]), policy.encode(HISTORY[:1]))[
+        states = policy._decode(policy.trie.tokens[6, :2].new_tensor([[[0, *policy.trie.tokens[6, :2].tolist()]]]), policy.encode(HISTORY[:1]))[
             0
         ]
         for level, code in ((0, 2), (1, 1)):
