@@ -8,7 +8,7 @@
 | part | what | beside |
 |---|---|---|
 | `train` | fine-tuning, one target a history, bidirectional encoder: examples/s | the peer |
-| `targets` | fine-tuning, causal encoder, every target of a window in one pass: targets/s | the peer on the same prefixes, one by one |
+| `targets` | causal encoder, every target of a window in one pass: targets/s | the peer, the same prefixes one by one |
 | `align` | S-DPO with K = 3: histories/s | the peer, 1 + K copies of a history |
 | `decode` | 20 beams, 20 items: users/s | the peer, `generate` over a dictionary trie |
 | `history` | ours reading items instead of codes: training, decoding | ours reading codes |
@@ -16,7 +16,7 @@
 | `exact` | the whole catalogue ranked over the trie: users/s | every item's own log-probability |
 | `candidates` | `align` at K = 1, 3, 7, 15, 31 | the peer, and K = 1 |
 | `beams` | `decode` at 10 to 200 beams | the peer, and 10 beams |
-| `catalogue` | `decode` at 1e4, 1e5, 1e6 items; the tables' MB; the search's and the masks' share of the time | the peer, and 1e4 items |
+| `catalogue` | `decode` at 1e4, 1e5, 1e6 items; MB of tables; share of search and of masks | the peer, and 1e4 items |
 | `lengths` | `train` and `decode` at histories of 20, 50, 200 items | the peer, and 20 items |
 | `floor` | operations a unit by arithmetic, over the measured peak of a matrix product | |
 | `profile` | torch's profile of one of our training steps | |
@@ -31,19 +31,17 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import policy_floor as floor
 import torch
 from policy_ours import Ours, gpt, tiger
 from policy_peer import Peer
-from policy_shapes import TINY, Case, Sizes, Step, histories, measure, random_items, semantic_ids, table, timed
-from torch import Tensor
+from policy_shapes import TINY, Case, Sizes, Step, examples, measure, prefixes, semantic_ids, table, timed, users, windows
 
 from genrec.semantic_ids import SemanticIds
 
 Options = argparse.Namespace
-Pairs = list[tuple[Tensor, Tensor]]
-BATCHES = 4  # different ones, over and over
 BEAMS = 20
 
 
@@ -52,72 +50,27 @@ def sizes_of(options: Options) -> Sizes:
     return TINY if options.tiny else Sizes()
 
 
-def examples(options: Options, sizes: Sizes, batch: int, columns: int = 1) -> Pairs:
-    """Batches of histories [B, T] and as many items for each as there are columns: targets [B], or candidates [B, columns]."""
-    result = []
-    for seed in range(BATCHES):
-        history = histories(batch, sizes.history, sizes.items, "train", options.lengths, seed)
-        items = random_items((batch, columns), sizes.items, 1_000 + seed)
-        result.append((history, items[:, 0] if columns == 1 else items))
-    return result
-
-
-def users(options: Options, sizes: Sizes, batch: int) -> list[Tensor]:
-    """Batches of histories to recommend for."""
-    return [histories(batch, sizes.history, sizes.items, "test", options.lengths, seed) for seed in range(BATCHES)]
-
-
-def windows(options: Options, sizes: Sizes, batch: int) -> Pairs:
-    """Batches of training sequences [B, T] and the item after each place [B, T]."""
-    result = []
-    for seed in range(BATCHES):
-        history = histories(batch, sizes.history, sizes.items, "windows", options.lengths, seed)
-        last = random_items((batch, 1), sizes.items, 1_000 + seed)
-        targets = torch.cat([history[:, 1:], last], 1).masked_fill(history == 0, 0)
-        result.append((history, targets))
-    return result
-
-
-def prefixes(pairs: Pairs, batch: int) -> Pairs:
-    """Windows as a trainer of one target a prefix sees them: every prefix apart, shuffled, in batches no longer than their longest."""
-    rows, targets = [], []
-    for window, following in pairs:
-        length = window.shape[1]
-        for place in range(length):
-            cut = torch.nn.functional.pad(window[:, : place + 1], (length - place - 1, 0))
-            rows.append(cut[following[:, place] > 0])
-            targets.append(following[following[:, place] > 0, place])
-    longest = max(row.shape[1] for row in rows)
-    history = torch.cat([torch.nn.functional.pad(row, (longest - row.shape[1], 0)) for row in rows])
-    order = torch.randperm(len(history), generator=torch.Generator().manual_seed(0))
-    result = []
-    for part in order.split(batch)[:BATCHES]:
-        width = int((history[part] > 0).sum(1).max())
-        result.append((history[part][:, longest - width :], torch.cat(targets)[part]))
-    return result
-
-
 def train(options: Options) -> Iterator[Case]:
     """One target a history."""
     sizes = sizes_of(options)
     yield from training_cases(options, sizes, options.batch)
 
 
-def training_cases(options: Options, sizes: Sizes, batch: int, setting: str = "") -> Iterator[Case]:
+def training_cases(options: Options, sizes: Sizes, batch: int, task: str = "", setting: str = "") -> Iterator[Case]:
     """Our fine-tuning beside the peer's."""
-    ids, pairs = semantic_ids(sizes), examples(options, sizes, batch)
+    ids, pairs = semantic_ids(sizes), examples(options.lengths, sizes, batch)
     for precision in options.precision:
         sides: dict[str, Callable[[], Step]] = {
             "ours": lambda p=precision: Ours(tiger(sizes, BEAMS), ids, options.device, p).training(pairs),
             "peer": lambda p=precision: Peer(sizes, ids, options.device, p).training(pairs),
         }
-        yield Case("examples", precision, sides, setting, {"what": "training", "batch": batch})
+        yield Case("examples", precision, sides, task, setting, {"batch": batch})
 
 
 def targets(options: Options) -> Iterator[Case]:
     """Every target of a window in one pass, and one at a time."""
     sizes, count = sizes_of(options), max(1, options.batch // 4)
-    ids, pairs = semantic_ids(sizes), windows(options, sizes, count)
+    ids, pairs = semantic_ids(sizes), windows(options.lengths, sizes, count)
     single = prefixes(pairs, options.batch)
     for precision in options.precision:
         sides: dict[str, Callable[[], Step]] = {
@@ -142,13 +95,13 @@ def candidates(options: Options) -> Iterator[Case]:
 def alignment_cases(options: Options, batch: int, count: int, setting: str = "") -> Iterator[Case]:
     """Our alignment beside the peer's."""
     sizes = sizes_of(options)
-    ids, pairs = semantic_ids(sizes), examples(options, sizes, batch, 1 + count)
+    ids, pairs = semantic_ids(sizes), examples(options.lengths, sizes, batch, 1 + count)
     for precision in options.precision:
         sides: dict[str, Callable[[], Step]] = {
             "ours": lambda p=precision: Ours(tiger(sizes, BEAMS), ids, options.device, p).alignment(pairs),
             "peer": lambda p=precision: Peer(sizes, ids, options.device, p).alignment(pairs),
         }
-        yield Case("histories", precision, sides, setting, {"batch": batch, "negatives": count})
+        yield Case("histories", precision, sides, setting=setting, about={"batch": batch, "negatives": count})
 
 
 def decode(options: Options) -> Iterator[Case]:
@@ -161,18 +114,20 @@ def beams(options: Options) -> Iterator[Case]:
     """More and more beams."""
     sizes = sizes_of(options)
     for width in (5, 8) if options.tiny else (10, 20, 50, 100, 200):
-        yield from decoding_cases(options, sizes, semantic_ids(sizes), max(1, options.batch // 8), width, f"{width} beams")
+        yield from decoding_cases(options, sizes, semantic_ids(sizes), max(1, options.batch // 8), width, setting=f"{width} beams")
 
 
-def decoding_cases(options: Options, sizes: Sizes, ids: SemanticIds, batch: int, width: int, setting: str = "") -> Iterator[Case]:
+def decoding_cases(
+    options: Options, sizes: Sizes, ids: SemanticIds, batch: int, width: int, task: str = "", setting: str = ""
+) -> Iterator[Case]:
     """Our decoding beside the peer's."""
-    histories_ = users(options, sizes, batch)
+    histories_ = users(options.lengths, sizes, batch)
     for precision in options.precision:
         sides: dict[str, Callable[[], Step]] = {
             "ours": lambda p=precision: Ours(tiger(sizes, width), ids, options.device, p).decoding(histories_, width),
             "peer": lambda p=precision: Peer(sizes, ids, options.device, p).decoding(histories_, width),
         }
-        yield Case("users", precision, sides, setting, {"what": "decoding", "batch": batch, "beams": width})
+        yield Case("users", precision, sides, task, setting, {"batch": batch, "beams": width})
 
 
 def catalogue(options: Options) -> Iterator[Case]:
@@ -180,12 +135,12 @@ def catalogue(options: Options) -> Iterator[Case]:
     sizes, batch = sizes_of(options), max(1, options.batch // 2)
     for items in (300, 600) if options.tiny else (10_000, 100_000, 1_000_000):
         ids = semantic_ids(sizes, items)
-        for case in decoding_cases(options, sizes, ids, batch, BEAMS, f"{items:,} items"):
+        for case in decoding_cases(options, sizes, ids, batch, BEAMS, setting=f"{items:,} items"):
             about = case.about | {"of": "ours"}
 
             def measured(case: Case = case, about: dict[str, object] = about, ids: SemanticIds = ids) -> Step:
                 ours = Ours(tiger(sizes, BEAMS), ids, options.device, case.precision)
-                step = ours.decoding(users(options, sizes, batch), BEAMS)
+                step = ours.decoding(users(options.lengths, sizes, batch), BEAMS)
                 about["table_mb"] = sum(each.numel() * each.element_size() for each in ours.policy.trie.buffers()) / 1e6
                 step()
                 with torch.no_grad():
@@ -196,17 +151,17 @@ def catalogue(options: Options) -> Iterator[Case]:
                 about |= {"search_share": search / whole, "masks_share": max(0.0, search - free) / whole}
                 return step
 
-            yield Case(case.unit, case.precision, case.sides | {"ours": measured}, case.setting, about)
+            yield replace(case, sides=case.sides | {"ours": measured}, about=about)
 
 
 def lengths(options: Options) -> Iterator[Case]:
     """Longer and longer histories."""
     batch = max(1, options.batch // 8)
-    several = [Sizes(**{**vars(sizes_of(options)), "history": length}) for length in ((4, 8) if options.tiny else (20, 50, 200))]
+    several = [replace(sizes_of(options), history=length) for length in ((4, 8) if options.tiny else (20, 50, 200))]
     for sizes in several:
-        yield from training_cases(options, sizes, batch, f"training, {sizes.history} items")
+        yield from training_cases(options, sizes, batch, "training", f"{sizes.history} items")
     for sizes in several:
-        yield from decoding_cases(options, sizes, semantic_ids(sizes), batch, BEAMS, f"decoding, {sizes.history} items")
+        yield from decoding_cases(options, sizes, semantic_ids(sizes), batch, BEAMS, "decoding", f"{sizes.history} items")
 
 
 def kinds(options: Options, sizes: Sizes, names: list[str], precision: str) -> dict[str, Callable[[], Ours]]:
@@ -235,22 +190,23 @@ def policies(options: Options) -> Iterator[Case]:
 def side_by_side(options: Options, names: list[str], what: tuple[str, ...]) -> Iterator[Case]:
     """Policies of ours, at each of several tasks."""
     sizes, half = sizes_of(options), max(1, options.batch // 2)
-    tasks: dict[str, Callable[[Ours], Step]] = {
-        "training": lambda ours: ours.training(examples(options, sizes, options.batch)),
-        "all targets": lambda ours: ours.windows(windows(options, sizes, max(1, options.batch // 4))),
-        "alignment": lambda ours: ours.alignment(examples(options, sizes, half, 4)),
-        "decoding": lambda ours: ours.decoding(users(options, sizes, half), BEAMS),
+    tasks: dict[str, tuple[str, Callable[[Ours], Step]]] = {
+        "training": ("examples", lambda ours: ours.training(examples(options.lengths, sizes, options.batch))),
+        "all targets": ("targets", lambda ours: ours.windows(windows(options.lengths, sizes, max(1, options.batch // 4)))),
+        "alignment": ("histories", lambda ours: ours.alignment(examples(options.lengths, sizes, half, 4))),
+        "decoding": ("users", lambda ours: ours.decoding(users(options.lengths, sizes, half), BEAMS)),
     }
     for task in what:
+        unit, begin = tasks[task]
         for precision in options.precision:
             made = kinds(options, sizes, names, precision)
-            yield Case("units", precision, {name: lambda m=make, t=tasks[task]: t(m()) for name, make in made.items()}, task)
+            yield Case(unit, precision, {name: lambda m=make, b=begin: b(m()) for name, make in made.items()}, task)
 
 
 def exact(options: Options) -> Iterator[Case]:
     """The whole catalogue, for a few users."""
     sizes, batch = sizes_of(options), max(1, options.batch // 32)
-    ids, some = semantic_ids(sizes), users(options, sizes, batch)
+    ids, some = semantic_ids(sizes), users(options.lengths, sizes, batch)
     for precision in options.precision:
         sides: dict[str, Callable[[], Step]] = {
             "over the trie": lambda p=precision: Ours(tiger(sizes, BEAMS), ids, options.device, p).exact(some, BEAMS),
@@ -285,7 +241,7 @@ def print_profile(options: Options) -> None:
     for precision in options.precision:
         ours = Ours(tiger(sizes, BEAMS), semantic_ids(sizes), options.device, precision)
         print(f"profile of a training step, batch {options.batch}, {precision}")
-        print(floor.profile(ours.training(examples(options, sizes, options.batch)), options.device), flush=True)
+        print(floor.profile(ours.training(examples(options.lengths, sizes, options.batch)), options.device), flush=True)
 
 
 COMPARED: dict[str, Callable[[Options], Iterator[Case]]] = {
@@ -300,7 +256,14 @@ def compared(part: str, options: Options) -> None:
     rows = []
     for case in COMPARED[part](options):
         for side, rates in measure(case, options.rounds, options.seconds, options.device).items():
-            row = {"part": part, "setting": case.setting, "precision": case.precision, "side": side, "unit": case.unit}
+            row = {
+                "part": part,
+                "task": case.task,
+                "setting": case.setting,
+                "precision": case.precision,
+                "side": side,
+                "unit": case.unit,
+            }
             row |= {"rate": statistics.median(rates), "rates": rates, "device": options.device, "threads": torch.get_num_threads()}
             row |= {"lengths": options.lengths, "reference": list(case.sides)[-1], **case.about}
             if case.about.get("of", side) != side:  # what was found out of the other side

@@ -1,5 +1,7 @@
-"""What the parts of `policy.py` cannot beat: operations by arithmetic over the measured speed of a plain matrix product; and who works
-when a step is taken: the search apart from the network, and torch's profiler."""
+"""What the parts of `policy.py` cannot beat: operations by arithmetic over the measured speed of a plain matrix product.
+
+And where a step's time goes: the search apart from the network, and torch's profiler.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ from torch.nn import functional
 def encoder_operations(sizes: Sizes, tokens: int) -> float:
     """Operations (two a multiplication with its addition) to encode `tokens`, the decoder's keys and values of them included.
 
-    With D the width, P = heads x head width, F inner: a token of a layer takes 4 D P (query, key, value, output) + 2 D F (feed-forward)
-    + 2 S P (scores and mixture over S tokens), and 2 D P more for the keys and values of each decoder layer.
+    With D the width, P = heads x head width, F inner: a token of a layer takes 4 D P (query, key, value, output)
+    + 2 D F (feed-forward) + 2 S P (scores and mixture over S tokens), and 2 D P more for the keys and values of each decoder layer.
     """
     inside = sizes.heads * sizes.head_width
     layer = 4 * sizes.width * inside + 2 * sizes.width * sizes.inner + 2 * tokens * inside

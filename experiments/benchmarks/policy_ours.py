@@ -17,6 +17,7 @@ from genrec.semantic_ids import SemanticIds
 from genrec.training.align import log_probs
 from genrec.training.loop import Training
 from genrec.training.recipes import SFT
+from genrec.training.sft import negative_log_likelihood
 from genrec.types import SequenceBatch
 
 
@@ -81,7 +82,7 @@ class Ours:
         def step() -> int:
             history, target = next(ready)
             with autocast(self.device, self.precision):
-                loss = -self.policy.level_log_prob(history, target.unsqueeze(1)).mean()
+                loss = negative_log_likelihood(self.policy, SequenceBatch(target, history, target))  # users don't count
             self.update(loss, optimiser)
             return len(history)
 

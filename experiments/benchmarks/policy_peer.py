@@ -51,7 +51,7 @@ class Peer:
         return tokens, (tokens > 0).long()
 
     def optimiser(self) -> torch.optim.Optimizer:
-        """torch's default."""
+        """AdamW as torch has it."""
         return torch.optim.AdamW(self.model.parameters(), lr=3e-4, weight_decay=0.035)
 
     def update(self, loss: Tensor, optimiser: torch.optim.Optimizer) -> None:

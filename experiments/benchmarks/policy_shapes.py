@@ -1,4 +1,7 @@
-"""What the sides of `policy.py` have in common: sizes, Semantic IDs, histories, the clock. Seeds are fixed; both sides get the same data."""
+"""What the sides of `policy.py` have in common: sizes, Semantic IDs, histories, the clock, the table.
+
+Seeds are fixed, and both sides get the same data.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ from torch import Tensor
 
 from genrec.semantic_ids import SemanticIds
 
+Pairs = list[tuple[Tensor, Tensor]]
 Step = Callable[[], int]  # does one piece of work, returns how many examples, histories, targets or users that was
+BATCHES = 4  # different ones, over and over
 
 # Beauty's 5-core: 22,363 users, 198,502 events. Of 1,000 histories, how many are 1, 2, ... 19, and 20 or more items long.
 BEAUTY = {
@@ -25,7 +30,7 @@ BEAUTY = {
 
 
 class Missing(Exception):
-    """This genrec, or this machine, has not got what a side needs: it is left out, and said so."""
+    """A side needs what this genrec, or this machine, has not got: it is left out, and said so."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class Case:
     unit: str  # what a rate counts
     precision: str  # float32 or bfloat16
     sides: dict[str, Callable[[], Step]]  # the last one is what the others are measured against
+    task: str = ""  # of a part with several: training, decoding
     setting: str = ""  # of a growth part: K = 3
     about: dict[str, Any] = field(default_factory=dict)  # goes into the JSON lines; what a side finds out is added while it runs
 
@@ -86,6 +92,51 @@ def random_items(shape: tuple[int, ...], items: int, seed: int) -> Tensor:
     return torch.randint(1, items + 1, shape, generator=torch.Generator().manual_seed(seed))
 
 
+def examples(lengths: str, sizes: Sizes, batch: int, columns: int = 1) -> Pairs:
+    """Batches of histories [B, T] and as many items for each as there are columns: targets [B], or candidates [B, columns]."""
+    result = []
+    for seed in range(BATCHES):
+        history = histories(batch, sizes.history, sizes.items, "train", lengths, seed)
+        items = random_items((batch, columns), sizes.items, 1_000 + seed)
+        result.append((history, items[:, 0] if columns == 1 else items))
+    return result
+
+
+def users(lengths: str, sizes: Sizes, batch: int) -> list[Tensor]:
+    """Batches of histories to recommend for."""
+    return [histories(batch, sizes.history, sizes.items, "test", lengths, seed) for seed in range(BATCHES)]
+
+
+def windows(lengths: str, sizes: Sizes, batch: int) -> Pairs:
+    """Batches of training sequences [B, T] and the item after each place [B, T]."""
+    result = []
+    for seed in range(BATCHES):
+        history = histories(batch, sizes.history, sizes.items, "windows", lengths, seed)
+        last = random_items((batch, 1), sizes.items, 1_000 + seed)
+        targets = torch.cat([history[:, 1:], last], 1).masked_fill(history == 0, 0)
+        result.append((history, targets))
+    return result
+
+
+def prefixes(pairs: Pairs, batch: int) -> Pairs:
+    """Windows as a trainer of one target a prefix sees them: every prefix apart, shuffled, in batches no longer than their longest."""
+    rows, targets = [], []
+    for window, following in pairs:
+        length = window.shape[1]
+        for place in range(length):
+            cut = torch.nn.functional.pad(window[:, : place + 1], (length - place - 1, 0))
+            rows.append(cut[following[:, place] > 0])
+            targets.append(following[following[:, place] > 0, place])
+    longest = max(row.shape[1] for row in rows)
+    history = torch.cat([torch.nn.functional.pad(row, (longest - row.shape[1], 0)) for row in rows])
+    order = torch.randperm(len(history), generator=torch.Generator().manual_seed(0))
+    result = []
+    for part in order.split(batch)[:BATCHES]:
+        width = int((history[part] > 0).sum(1).max())
+        result.append((history[part][:, longest - width :], torch.cat(targets)[part]))
+    return result
+
+
 def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
     """Automatic mixed precision where the precision is bfloat16."""
     return torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
@@ -113,11 +164,12 @@ def measure(case: Case, rounds: int, seconds: float, device: str) -> dict[str, l
     A step, or three on a GPU, warms up and is not counted; a round repeats a step until about `seconds` have passed.
     """
     steps, times = {}, {}
+    where = ", ".join(filter(None, (case.task, case.setting, case.precision)))
     for side, make in case.sides.items():
         try:
             step = make()
         except Missing as reason:
-            print(f"{side}{' at ' if case.setting else ''}{case.setting}, {case.precision}: left out, {reason}", flush=True)
+            print(f"{where}: {side} is left out, {reason}", flush=True)
             continue
         for _ in range(3 if device == "cuda" else 1):
             wait(device)
@@ -133,23 +185,24 @@ def measure(case: Case, rounds: int, seconds: float, device: str) -> dict[str, l
 
 
 def table(title: str, rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Medians over the rounds; a ratio is the median of the rounds' ratios, so that a slow spell of the machine hits both sides."""
-    reference = rows[-1]["reference"]
-    grows = len({row["setting"] for row in rows}) > 1
-    extra = [name for name in ("table_mb", "masks_share", "search_share") if any(name in row for row in rows)]
-    yield (
-        f"| {title} | setting | precision | {rows[0]['unit']}/s | / {reference} |"
-        + (" cost / first |" if grows else "")
-        + "".join(f" {name.replace('_', ' ')} |" for name in extra)
-    )
-    yield "| --- | --- | --- | ---: | ---: |" + " ---: |" * (grows + len(extra))
+    """Medians over the rounds; a ratio is the median of the rounds' ratios, so that a slow spell of the machine hits both sides.
+
+    Of a growth part also what a unit costs beside the first setting, of the same side and task.
+    """
+    reference, units = rows[0]["reference"], {row["unit"] for row in rows}
+    grows = any(row["setting"] for row in rows)
+    extra = [name for name in ("table_mb", "search_share", "masks_share") if any(name in row for row in rows)]
+    columns = [title, "task", "precision", f"{units.pop()}/s" if len(units) == 1 else "1/s", f"/ {reference}"]
+    columns += ["cost / first", *(name.replace("_", " ") for name in extra)] if grows else []
+    yield f"| {' | '.join(columns)} |"
+    yield "| --- | --- | --- |" + " ---: |" * (len(columns) - 3)
     for row in rows:
-        same = [each for each in rows if (each["side"], each["precision"]) == (row["side"], row["precision"])]
-        base = [each for each in rows if (each["setting"], each["precision"]) == (row["setting"], row["precision"])]
-        other = [each for each in base if each["side"] == reference]
+        like = [each for each in rows if (each["task"], each["precision"]) == (row["task"], row["precision"])]
+        first = next(each["rate"] for each in like if each["side"] == row["side"])
+        other = [each for each in like if (each["setting"], each["side"]) == (row["setting"], reference)]
         ratio = (
             f"{statistics.median(a / b for a, b in zip(row['rates'], other[0]['rates'], strict=True)):.2f}" if other else "left out"
         )
-        growth = f" {same[0]['rate'] / row['rate']:.2f} |" if grows else ""
-        values = "".join(f" {row[name]:.3g} |" if name in row else " |" for name in extra)
-        yield f"| {row['side']} | {row['setting']} | {row['precision']} | {row['rate']:.4g} | {ratio} |{growth}{values}"
+        values = [row["side"], ", ".join(filter(None, (row["task"], row["setting"]))), row["precision"], f"{row['rate']:.4g}", ratio]
+        values += [f"{first / row['rate']:.2f}", *(f"{row[name]:.3g}" if name in row else "" for name in extra)] if grows else []
+        yield f"| {' | '.join(values)} |"
