@@ -11,6 +11,7 @@
 | `targets` | causal encoder, every target of a window in one pass: targets/s | the peer, the same prefixes one by one |
 | `align` | S-DPO with K = 3: histories/s | the peer, 1 + K copies of a history |
 | `decode` | 20 beams, 20 items: users/s | the peer, `generate` over a dictionary trie |
+| `loop` | `train` by genrec's own loop, with batches, Lightning and all: examples/s | the bare steps |
 | `history` | ours reading items instead of codes: training, decoding | ours reading codes |
 | `policies` | Tiger (codes, items, causal) and Gpt: training, alignment, decoding | Tiger (codes) |
 | `exact` | the whole catalogue ranked over the trie: users/s | every item's own log-probability |
@@ -65,6 +66,21 @@ def training_cases(options: Options, sizes: Sizes, batch: int, task: str = "", s
             "peer": lambda p=precision: Peer(sizes, ids, options.device, p).training(pairs),
         }
         yield Case("examples", precision, sides, task, setting, {"batch": batch})
+
+
+def loop(options: Options) -> Iterator[Case]:
+    """What the training loop costs around a step; histories are full here."""
+    sizes, batch = sizes_of(options), options.batch
+    ids, pairs, steps = semantic_ids(sizes), examples("full", sizes, batch), 300 if options.device == "cuda" else 4
+    history, target = (torch.cat(column) for column in zip(*pairs, strict=True))
+    for precision in options.precision:
+        sides: dict[str, Callable[[], Step]] = {
+            "the loop": lambda p=precision: Ours(tiger(sizes, BEAMS), ids, options.device, p).whole_loop(
+                history, target, batch, steps
+            ),
+            "bare steps": lambda p=precision: Ours(tiger(sizes, BEAMS), ids, options.device, p).training(pairs),
+        }
+        yield Case("examples", precision, sides, about={"batch": batch, "steps": steps})
 
 
 def targets(options: Options) -> Iterator[Case]:
@@ -245,7 +261,8 @@ def print_profile(options: Options) -> None:
 
 
 COMPARED: dict[str, Callable[[Options], Iterator[Case]]] = {
-    each.__name__: each for each in (train, targets, align, decode, history, policies, exact, candidates, beams, catalogue, lengths)
+    each.__name__: each
+    for each in (train, loop, targets, align, decode, history, policies, exact, candidates, beams, catalogue, lengths)
 }
 PRINTED: dict[str, Callable[[Options], None]] = {"floor": print_floor, "profile": print_profile}
 PARTS = [*COMPARED, *PRINTED]

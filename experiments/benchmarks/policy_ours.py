@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import tempfile
+from itertools import count as count_up
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,13 +15,14 @@ from policy_shapes import Missing, Sizes, Step, autocast
 from torch import Tensor
 
 from genrec import model
+from genrec.data.batches import Examples
 from genrec.preference.losses import SoftmaxDPO
 from genrec.semantic_ids import SemanticIds
 from genrec.training.align import log_probs
-from genrec.training.loop import Training
-from genrec.training.recipes import SFT
+from genrec.training.loop import Training, train
+from genrec.training.recipes import SFT, Precision
 from genrec.training.sft import negative_log_likelihood
-from genrec.types import SequenceBatch
+from genrec.types import ExactRecommender, SequenceBatch, SequencePolicy
 
 
 def tiger(sizes: Sizes, beams: int, **choices: Any) -> Any:
@@ -52,16 +56,13 @@ class Ours:
     def __init__(self, specification: Any, semantic_ids: SemanticIds, device: str, precision: str) -> None:
         torch.manual_seed(0)
         self.policy = specification.build(semantic_ids).to(device)
+        self.causal = getattr(specification, "causal", False)
         self.device, self.precision = device, precision
 
     def optimiser(self) -> torch.optim.Optimizer:
         """The training loop's own."""
-        optimiser: torch.optim.Optimizer = Training(self.policy, self._no_objective, SFT(), 0).configure_optimizers()
+        optimiser: torch.optim.Optimizer = Training(self.policy, self._likelihood, SFT(), 0).configure_optimizers()
         return optimiser
-
-    @staticmethod
-    def _no_objective(batch: SequenceBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        raise AssertionError("the optimiser alone is wanted")
 
     def update(self, loss: Tensor, optimiser: torch.optim.Optimizer) -> None:
         """Backward pass, clipping at 1, a step, as the training loop has it."""
@@ -88,10 +89,36 @@ class Ours:
 
         return step
 
+    def whole_loop(self, history: Tensor, target: Tensor, batch: int, steps: int) -> Step:
+        """The same training by genrec's loop with all that is around a step; its start is counted, validation is empty.
+
+        Histories int64 [E, T] without padding, targets [E].
+        """
+        if self.device != ("cuda" if torch.cuda.is_available() else "cpu"):
+            raise Missing("the training loop takes the GPU that there is")
+        count, length = history.shape
+        begin = torch.arange(count) * (length + 1)
+        flat = torch.cat([history, target.unsqueeze(1)], 1).flatten()
+        examples = Examples(flat, torch.arange(1, count + 1), begin, begin + length, torch.arange(1, count + 1), length)
+        precision: Precision = "bf16-mixed" if self.precision == "bfloat16" else "32-true"
+        recipe = SFT(steps=steps, batch=batch, validate_every=steps, precision=precision)
+        score = map(float, count_up())  # every validation better than the last, so that nobody is told that none was
+        self.policy.train()
+
+        def step() -> int:
+            with tempfile.TemporaryDirectory() as folder:
+                train(self.policy, self._likelihood, examples, recipe, 0, Path(folder) / "last", score.__next__, "loop")
+            return steps * batch
+
+        return step
+
+    def _likelihood(self, batch: SequenceBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        return negative_log_likelihood(self.policy, batch), {}
+
     def windows(self, batches: list[tuple[Tensor, Tensor]]) -> Step:
         """Fine-tuning on (history [B, T], targets [B, T]): the item after every place, in one pass."""
-        if not hasattr(self.policy, "sequence_log_prob"):
-            raise Missing(f"{type(self.policy).__name__} has no sequence_log_prob")
+        if not (self.causal and isinstance(self.policy, SequencePolicy)):
+            raise Missing("it reads every prefix apart")
         ready, optimiser = self.ready(batches), self.optimiser()
         count = cycle([int((targets > 0).sum()) for _, targets in batches])
         self.policy.train()
@@ -140,7 +167,7 @@ class Ours:
 
     def exact(self, batches: list[Tensor], n: int) -> Step:
         """The best `n` items with nothing pruned."""
-        if not hasattr(self.policy, "recommend_exactly"):
+        if not isinstance(self.policy, ExactRecommender):
             raise Missing(f"{type(self.policy).__name__} has no recommend_exactly")
         ready = cycle([history.to(self.device) for history in batches])
         self.policy.eval()
