@@ -7,6 +7,7 @@ turned into padded tokens beforehand, as a data loader's workers would: that tim
 from __future__ import annotations
 
 import copy
+from functools import lru_cache
 from itertools import cycle
 from typing import Any
 
@@ -135,6 +136,7 @@ class Peer:
         return step
 
 
+@lru_cache(maxsize=1)
 def dictionary_trie(semantic_ids: SemanticIds) -> tuple[dict[tuple[int, ...], list[int]], dict[tuple[int, ...], int]]:
     """Prefix, the start token first -> the tokens that may follow; and a whole Semantic ID's tokens -> the item."""
     follows: dict[tuple[int, ...], dict[int, None]] = {}
