@@ -135,9 +135,7 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
             for stage, key, state in runs.dry_run(experiment):
                 print(f"  {stage:9} {key}  {state}")
         return 0
-    done: set[str] = set()
-    for experiment in experiments:
-        runs.record(experiment, pipeline.run(experiment, options.refresh, done))
+    runs.run(experiments, options.refresh)
     seeds = {name: {entry.seed for entry in experiments if entry.name == name} for name in (entry.name for entry in experiments)}
     trained = [entry.name for entry in experiments if not entry.is_baseline]
     _print_table(list(seeds), "ndcg@10", (trained or [experiments[0].name])[0], None, seeds)
