@@ -72,7 +72,8 @@ def _outer(grad: Tensor, rows: Tensor) -> Tensor:
     if grad.shape[-1] > rows.shape[-1]:  # the wider one is read as the input, at twice the rate
         return _outer(rows, grad).t()
     shape = (grad.shape[-1], rows.shape[-1])
-    return conv2d_weight(_image(rows), (*shape, 1, 1), _image(grad), dilation=BY_ONEDNN).view(shape)
+    result: Tensor = conv2d_weight(_image(rows), (*shape, 1, 1), _image(grad), dilation=BY_ONEDNN)  # type: ignore[no-untyped-call]
+    return result.view(shape)
 
 
 class _Linear(Function):
@@ -212,11 +213,12 @@ def self_attention(packed: Tensor, bias: Tensor, hidden: Tensor | None = None) -
     return attention(query, keys, values, bias, hidden)
 
 
-def _forward(ctx: Any, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor, hidden: Tensor | None) -> Tensor:
+def _forward(ctx: Any, inputs: Sequence[Tensor], bias: Tensor, hidden: Tensor | None) -> Tensor:
     """Head by head, whose scores stay in a core's cache, and which need not be moved for the products.
 
     Keeps the probabilities. Heads lie side by side in the result, as what follows wants them.
     """
+    query, keys, values = inputs
     batch, heads, queries, width = query.shape
     result = query.new_empty(batch, queries, heads, width).transpose(1, 2)
     added = bias.to(query.dtype).expand(batch, -1, -1, -1)
@@ -230,8 +232,9 @@ def _forward(ctx: Any, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor
     return result
 
 
-def _backward(ctx: Any, grad: Tensor, query: Tensor, keys: Tensor, values: Tensor, towards: Sequence[Tensor]) -> Tensor:
+def _backward(ctx: Any, grad: Tensor, inputs: Sequence[Tensor], towards: Sequence[Tensor]) -> Tensor:
     """Writes the gradients of queries, keys and values into `towards`, and returns that of the bias."""
+    query, keys, values = inputs
     towards_bias = torch.empty_like(ctx.bias)
     for head, weights in enumerate(ctx.kept):
         towards[2][:, head] = torch.bmm(weights.mT, grad[:, head])
@@ -246,14 +249,14 @@ class _BiasedAttention(Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor, hidden: Tensor | None) -> Tensor:
         ctx.save_for_backward(query, keys, values)
-        return _forward(ctx, query, keys, values, bias, hidden)
+        return _forward(ctx, (query, keys, values), bias, hidden)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
         inputs = ctx.saved_tensors
         towards = [torch.empty_like(part) for part in inputs]
-        towards_bias = _backward(ctx, grad, *inputs, towards)
+        towards_bias = _backward(ctx, grad, inputs, towards)
         return towards[0], towards[1], towards[2], towards_bias, None
 
 
@@ -261,7 +264,7 @@ class _BiasedSelfAttention(Function):
     @staticmethod
     def forward(ctx: Any, packed: Tensor, bias: Tensor, hidden: Tensor | None) -> Tensor:
         ctx.save_for_backward(packed)
-        return _forward(ctx, *packed.permute(2, 0, 3, 1, 4).unbind(0), bias, hidden)
+        return _forward(ctx, packed.permute(2, 0, 3, 1, 4).unbind(0), bias, hidden)
 
     @staticmethod
     @once_differentiable
@@ -269,4 +272,4 @@ class _BiasedSelfAttention(Function):
         (packed,) = ctx.saved_tensors
         towards = torch.empty_like(packed)
         inputs, outputs = (part.permute(2, 0, 3, 1, 4).unbind(0) for part in (packed, towards))
-        return towards, _backward(ctx, grad, *inputs, outputs), None
+        return towards, _backward(ctx, grad, inputs, outputs), None

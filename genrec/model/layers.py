@@ -93,18 +93,18 @@ class Attention(nn.Module):
 
     def queries(self, states: Tensor) -> Tensor:
         """Float [B, Q, D] -> [B, H, Q, head width]."""
-        return kernels.linear(states, self.query.weight).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return kernels.linear(states, self.query.weight).view(*states.shape[:2], self.heads, -1).transpose(1, 2)
 
     def keys_values(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """Float [B, S, D] -> keys and values, each [B, H, S, head width]."""
-        both = kernels.linear(states, self.key_value.weight).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        both = kernels.linear(states, self.key_value.weight).view(*states.shape[:2], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
         keys, values = both.unbind(0)
         return keys, values
 
     def to_itself(self, states: Tensor, bias: Tensor, hidden: Tensor | None = None) -> Tensor:
         """`forward` of states [B, S, D] over themselves, by one product."""
         weight = torch.cat([self.query.weight, self.key_value.weight])
-        packed = kernels.linear(states, weight).unflatten(-1, (3, self.heads, -1))
+        packed = kernels.linear(states, weight).view(*states.shape[:2], 3, self.heads, -1)
         return self.merge(kernels.self_attention(packed, bias, hidden))
 
     def merge(self, mixed: Tensor) -> Tensor:
@@ -124,18 +124,18 @@ class Attention(nn.Module):
         queries, length, width = states.shape[1], memory.shape[1], memory.shape[2]
         by_keys = 2 * length * self.head_width * (width + queries)
         if by_keys <= 2 * queries * width * (self.head_width + length):
-            return self(states, *self.keys_values(memory), bias, hidden)
-        inner = self.heads * self.head_width
-        key, value = (part.unflatten(0, (self.heads, -1)) for part in self.key_value.weight.split(inner))  # each [H, head width, D]
+            direct: Tensor = self(states, *self.keys_values(memory), bias, hidden)
+            return direct
+        key, value = self.key_value.weight.view(2, self.heads, -1, width).unbind(0)  # each [H, head width, D]
         batch = len(states)
         query = torch.bmm(self.queries(states).transpose(0, 1).flatten(1, 2), key)  # [H, B * Q, D]: of the memory's width
-        query = query.unflatten(1, (batch, queries)).transpose(0, 1).flatten(1, 2)  # [B, H * Q, D]
+        query = query.view(self.heads, batch, queries, width).transpose(0, 1).flatten(1, 2)  # [B, H * Q, D]
         scores = torch.bmm(query, memory.mT).view(batch, self.heads, queries, length)
         for part in (bias, hidden):
             scores = scores if part is None else scores + part
         found = torch.bmm(torch.softmax(scores, -1).to(memory.dtype).flatten(1, 2), memory)  # [B, H * Q, D]
-        found = found.unflatten(1, (self.heads, queries)).transpose(0, 1).flatten(1, 2)
-        return self.merge(torch.bmm(found, value.mT).unflatten(1, (batch, queries)).transpose(0, 1))
+        found = found.view(batch, self.heads, queries, width).transpose(0, 1).flatten(1, 2)
+        return self.merge(torch.bmm(found, value.mT).view(self.heads, batch, queries, -1).transpose(0, 1))
 
 
 class FeedForward(nn.Module):

@@ -236,7 +236,7 @@ def grouped(history: Tensor) -> list[tuple[Tensor, int]]:
     length = longest - (history != 0).int().argmax(1) if longest else torch.zeros(batch, dtype=torch.int64)
     length = torch.where((history != 0).any(1), length, 1)
     order = length.argsort(stable=True)
-    return [(rows, int(length[rows[-1]])) for rows in order.split(GROUP)]
+    return [(rows, int(length[rows[-1]])) for rows in torch.split(order, GROUP)]
 
 
 class TigerDecoding:
