@@ -51,9 +51,7 @@ class Coarse:
         return found
 
 
-def reference(
-    decoding: Coarse, codes: Tensor, user: int, width: int | None, n: int, out: set[int]
-) -> tuple[list[int], list[float]]:
+def reference(decoding: Coarse, codes: Tensor, user: int, width: int | None, n: int, out: set[int]) -> tuple[list[int], list[float]]:
     """Beam search by the stated rule; `width` None prunes nothing."""
     left = {item: tuple(row) for item, row in enumerate(codes.tolist(), 1) if item not in out}
     beams: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
@@ -61,10 +59,7 @@ def reference(
     for depth in range(1, levels + 1):
         children = {sid[:depth] for sid in left.values()}
         found = [
-            (score + decoding.score(user, prefix)[-1], prefix)
-            for score, beam in beams
-            for prefix in children
-            if prefix[:-1] == beam
+            (score + decoding.score(user, prefix)[-1], prefix) for score, beam in beams for prefix in children if prefix[:-1] == beam
         ]
         if depth < levels:
             found.sort(key=lambda each: (-each[0], each[1]))
