@@ -69,12 +69,13 @@ def protocol(experiment: Experiment, artifacts: dict[str, Artifact]) -> dict[str
     """What two rows must share to stand in one table."""
     statistics = json.loads((artifacts["data"].folder / "stats.json").read_text(encoding="utf-8"))
     spec = experiment.evaluate
+    drawn = spec.users if 0 < spec.users < statistics["users_tested"] else None
     return {
         "data": label(artifacts["data"].manifest["specification"]["source"]),
         "data key": artifacts["data"].key,
         "split": label(artifacts["data"].manifest["specification"]["split"]),
         "users": statistics["users"],
-        "users tested": statistics["users_tested"],
+        "users tested": statistics["users_tested"] if drawn is None else f"{drawn}, drawn of {statistics['users_tested']}",
         "items": statistics["items"],
         "interactions": statistics["interactions"],
         "ranking": "full catalogue, item level",

@@ -204,6 +204,11 @@ class TigerPolicy(nn.Module):
         """The `n` best items by constrained beam search: int64 [B, T] -> Ranking [B, n]; `exclude` int64 [B, E] is never returned."""
         return self.trie.recommend(self.decoding(history), self.specification.beams, n, exclude)
 
+    @torch.no_grad()
+    def recommend_exactly(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
+        """The `n` best of all items, however many beams `recommend` has; arguments as of `recommend`."""
+        return self.trie.recommend_exactly(self.decoding(history), n, exclude)
+
     def extended(self, semantic_ids: SemanticIds) -> TigerPolicy:
         """The same weights over a catalogue that has grown: `semantic_ids` are this policy's own and those of later items.
 
