@@ -79,7 +79,7 @@ def sasrec() -> Experiment:
         sft(),
         name="ml100k-sasrec",
         tokenize=None,
-        policy=SASRec(width=64, inner=64, layers=2, heads=1, dropout=0.2, positions=20),
+        policy=SASRec(width=64, inner=64, layers=2, heads=1, dropout=0.2),
         sft=SFT(
             steps=4_000, batch=64, learning_rate=1e-3, warmup=200, weight_decay=0.0, validate_every=200, patience=5, targets="all"
         ),

@@ -78,6 +78,12 @@ class Experiment:
             )
         if self.tokenize is not None and getattr(self.policy, "items_are_codes", False):
             raise UsageError(f"{self.name}: {type(self.policy).__name__} scores items, not Semantic IDs: set tokenize=None")
+        longest = getattr(self.policy, "longest_history", None)
+        if longest is not None and longest < self.evaluate.history_length:
+            raise UsageError(
+                f"{self.name}: {type(self.policy).__name__} reads {longest} items of a history at most, but "
+                f"evaluate.history_length is {self.evaluate.history_length}: raise policy.positions"
+            )
 
     @property
     def is_baseline(self) -> bool:

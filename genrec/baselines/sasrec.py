@@ -50,6 +50,11 @@ class SASRec:
         if not 0 <= self.dropout < 1:
             raise UsageError(f"policy.dropout must lie in [0, 1), got {self.dropout}")
 
+    @property
+    def longest_history(self) -> int:
+        """Items of the longest history that can be read."""
+        return self.positions
+
     def build(self, semantic_ids: SemanticIds) -> SASRecPolicy:
         """An untrained policy over this many items."""
         items = semantic_ids.items
