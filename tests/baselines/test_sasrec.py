@@ -125,6 +125,14 @@ def test_many_logits_in_pieces_give_the_same_loss_and_gradient(monkeypatch: pyte
         torch.testing.assert_close(one, other)
 
 
+def test_bfloat16_is_near_and_its_probabilities_are_float32() -> None:
+    policy, history, target = built(spread=0.1), torch.tensor([[0, 2, 5, 6]]), torch.tensor([[0, 0, 6, 7]])
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = policy.sequence_log_prob(history, target)
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores, policy.sequence_log_prob(history, target), atol=0.05, rtol=0)
+
+
 def test_no_gradient_reaches_what_is_no_item() -> None:
     policy = built()
     history, target = torch.tensor([[0, 0, 5, 6]]), torch.tensor([[0, 0, 6, 7]])
