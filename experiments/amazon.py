@@ -4,9 +4,10 @@
     genrec run experiments/amazon.py:cold     # items unseen in training: Semantic IDs by extension, small, in minutes
     genrec run experiments/amazon.py:beam_loss  # what 50 and 20 beams lose against scoring every item, small, in minutes
     genrec run experiments/amazon.py:sdpo     # the full recipe: hours, a GPU is advised
+    genrec run experiments/amazon.py:rivals   # popularity, ItemKNN and SASRec, which the full recipe must beat
 
 The two files are fetched; `--source.path` names a folder that holds `reviews_Beauty_5.json.gz` and `meta_Beauty.json.gz`. Cost and
-result of `smoke`: see experiments/results.md. The full recipe has not been run by this project yet.
+result of `smoke`: see experiments/results.md. The full recipe and SASRec have not been run here by this project yet.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
+from genrec.baselines import SASRec
 from genrec.data.sources import AmazonReviews2014
 from genrec.data.splits import GlobalTemporal
 from genrec.embeddings import TfidfSvd
@@ -45,6 +47,30 @@ def sdpo() -> Experiment:
         learning_rate=5e-5,
     )  # fmt: skip
     return replace(sft(), name="beauty-sdpo", align=align)
+
+
+def sasrec() -> Experiment:
+    """SASRec over the items, with the softmax over all of them, trained on every place of windows; its sizes are not tuned here."""
+    return replace(
+        sft(),
+        name="beauty-sasrec",
+        tokenize=None,
+        policy=SASRec(width=128, inner=128, layers=2, heads=2, dropout=0.5),
+        sft=SFT(
+            steps=20_000, batch=128, learning_rate=1e-3, warmup=500, weight_decay=0.0, validate_every=500, validation_users=0,
+            patience=10, targets="all",
+        ),
+    )  # fmt: skip
+
+
+def sasrec_repeated() -> Experiment:
+    """The same with short sequences, which most of Beauty's are, repeated until a window is full."""
+    return replace(sasrec(), name="beauty-sasrec-repeated", sft=replace(sasrec().sft, padding="repeat"))
+
+
+def rivals() -> list[Experiment]:
+    """What a model of Semantic IDs must beat."""
+    return [*baselines(sft()), sasrec(), sasrec_repeated()]
 
 
 def small() -> Experiment:

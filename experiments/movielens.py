@@ -1,6 +1,7 @@
-"""SFT, its continuation, DPO and S-DPO on MovieLens-100K, with uniform and with FAISS negatives, three seeds.
+"""SFT, its continuation, DPO and S-DPO on MovieLens-100K, with uniform and with FAISS negatives, three seeds; and its rivals.
 
     genrec run experiments/movielens.py:comparison        # fetches ml-100k.zip; --source.path names one that is here
+    genrec run experiments/movielens.py:rivals            # the SFT policy beside popularity, ItemKNN and SASRec
 
 Protocol: leave-one-out, 5-core, full catalogue, seen items kept (`--evaluate.filter-seen True` for the other table).
 MovieLens has little text, so that items are embedded by who watched them, in training only.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from genrec.baselines import SASRec
 from genrec.data.sources import MovieLens
 from genrec.embeddings import Collaborative
 from genrec.experiment import SFT, Align, Experiment, Tokenize, baselines, seeds
@@ -69,3 +71,26 @@ def sdpo_faiss() -> Experiment:
 def comparison() -> list[Experiment]:
     """The rows of the table: popularity and ItemKNN, then what is trained, three seeds each."""
     return baselines(sft()) + seeds([sft(), control(), dpo(), dpo_faiss(), sdpo(), sdpo_faiss()], (0, 1, 2))
+
+
+def sasrec() -> Experiment:
+    """SASRec over the items, with the softmax over all of them, trained on every place of windows."""
+    return replace(
+        sft(),
+        name="ml100k-sasrec",
+        tokenize=None,
+        policy=SASRec(width=64, inner=64, layers=2, heads=1, dropout=0.2),
+        sft=SFT(
+            steps=4_000, batch=64, learning_rate=1e-3, warmup=200, weight_decay=0.0, validate_every=200, patience=5, targets="all"
+        ),
+    )
+
+
+def sasrec_repeated() -> Experiment:
+    """The same with short sequences repeated; few users of MovieLens are short."""
+    return replace(sasrec(), name="ml100k-sasrec-repeated", sft=replace(sasrec().sft, padding="repeat"))
+
+
+def rivals() -> list[Experiment]:
+    """What a model of Semantic IDs must beat: three seeds of SASRec and of the SFT policy, beside popularity and ItemKNN."""
+    return baselines(sft()) + seeds([sasrec(), sasrec_repeated(), sft()], (0, 1, 2))

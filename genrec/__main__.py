@@ -175,14 +175,16 @@ def _tokenize(options: argparse.Namespace, overrides: list[str]) -> int:
     from genrec.tokenizer import picture, report
 
     _check_picture(options.picture)
-    found = [each for each in loading.override(loading.load(options.experiment), overrides) if not each.is_baseline]
+    found = [each for each in loading.override(loading.load(options.experiment), overrides) if not each.is_baseline and each.tokenize]
     if not found:
-        raise UsageError(f"{options.experiment} has baselines only, which need no Semantic IDs")
+        without = "baselines only, which need no Semantic IDs, or experiments with tokenize=None, whose items are their own codes"
+        raise UsageError(f"{options.experiment} has {without}")
     known: set[str] = set()
     done: set[str] = set()
     for experiment in found:
         artifacts = pipeline.run(experiment, options.refresh, done, last="tokenize")
         artifact = artifacts["tokenize"]
+        assert experiment.tokenize is not None
         if artifact.key in known:
             continue
         known.add(artifact.key)

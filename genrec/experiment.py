@@ -39,7 +39,9 @@ class Experiment:
     source: Source  # the data set
     split: Split = field(default_factory=LeaveOneOut)  # filters, and what is held out
     embed: ItemEncoder = field(default_factory=TfidfSvd)  # items -> vectors
-    tokenize: Tokenize = field(default_factory=Tokenize)  # vectors -> Semantic IDs
+    tokenize: Tokenize | None = field(
+        default_factory=Tokenize
+    )  # vectors -> Semantic IDs; None: an item is its own code, and nothing is embedded but for alignment
     policy: PolicyOrBaseline = field(
         default_factory=Tiger
     )  # what recommends; a baseline needs none of the stages but data and evaluate
@@ -58,6 +60,8 @@ class Experiment:
             raise UsageError(f"policy must be a genrec.types.PolicySpecification or Baseline, got {self.policy!r}")
         if self.is_baseline and self.align is not None:
             raise UsageError(f"{self.name}: a baseline has nothing to align; leave align=None")
+        if not self.is_baseline:
+            self._check_policy()
         self._check_beams()
         if self.seed < 0:
             raise UsageError(f"seed must be 0 or more, got {self.seed}")
@@ -75,6 +79,22 @@ class Experiment:
             raise UsageError(f"policy.beams must be at least {needed}, the most items ranked (evaluate.cutoffs), got {own}")
         if 0 < spec.beams < most:
             raise UsageError(f"evaluate.beams must be at least {most}, the most items ranked (evaluate.cutoffs), got {spec.beams}")
+
+    def _check_policy(self) -> None:
+        """Refuse a policy that cannot be trained as the other fields say."""
+        if self.sft.targets == "all" and not getattr(self.policy, "causal", False):
+            raise UsageError(
+                f"{self.name}: sft.targets all needs a causal policy, whose every place knows only what came before; "
+                f"{type(self.policy).__name__} reads both ways: set sft.targets one, or take a causal one"
+            )
+        if self.tokenize is not None and getattr(self.policy, "items_are_codes", False):
+            raise UsageError(f"{self.name}: {type(self.policy).__name__} scores items, not Semantic IDs: set tokenize=None")
+        longest = getattr(self.policy, "longest_history", None)
+        if longest is not None and longest < self.evaluate.history_length:
+            raise UsageError(
+                f"{self.name}: {type(self.policy).__name__} reads {longest} items of a history at most, but "
+                f"evaluate.history_length is {self.evaluate.history_length}: raise policy.positions"
+            )
 
     @property
     def is_baseline(self) -> bool:

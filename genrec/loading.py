@@ -143,13 +143,19 @@ def _refuse(experiments: Sequence[Experiment], flag: list[str]) -> None:
     component = _fixed_component(richest, flag[0])
     if component is not None:
         raise UsageError(f"{flag[0]}: {component} is no dataclass, so its fields cannot be overridden; make it a frozen dataclass")
-    raise UsageError(f"the override {' '.join(flag)} fits no experiment\n{said.getvalue().rstrip()}")
+    reason = f"the override {' '.join(flag)} fits no experiment"
+    stage = flag[0].removeprefix("--").split(".")[0].replace("-", "_")
+    if getattr(richest, stage, "") is None:
+        raise UsageError(f"{reason}: {stage} is None in all of them, so it has no fields; set it in the experiment's file")
+    raise UsageError(f"{reason}\n{said.getvalue().rstrip()}")
 
 
 def _fixed_component(experiment: Experiment, flag: str) -> str | None:
     """The class of the component on the flag's path that is no dataclass, if there is one."""
     value: object = experiment
     for name in flag.removeprefix("--").split("."):
+        if value is None:
+            return None
         if not dataclasses.is_dataclass(value):
             return f"{type(value).__module__}.{type(value).__qualname__}"
         value = getattr(value, name.replace("-", "_"), None)

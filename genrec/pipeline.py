@@ -1,7 +1,7 @@
 """The stages, in order: plan an experiment (keys, nothing is run), then build what is missing.
 
 data -> embed -> tokenize -> sft -> align -> evaluate. A stage is a pure step from its parents' artifacts to its own; `plan` gives
-every stage's key from the experiment alone.
+every stage's key from the experiment alone. Where items are their own codes there is no tokenize stage, and embed only before align.
 """
 
 from __future__ import annotations
@@ -54,14 +54,15 @@ def plan(experiment: Experiment) -> list[Step]:
     if experiment.is_baseline:
         wanted.append(("evaluate", part("policy", "evaluate"), ("data",)))
     else:
-        wanted += [
-            ("embed", part("embed"), ("data",)),
-            ("tokenize", part("tokenize"), ("data", "embed")),
-            ("sft", part("policy", "sft") | trained, ("data", "tokenize")),
-        ]
+        coded = () if experiment.tokenize is None else ("tokenize",)
+        if coded or experiment.align is not None:
+            wanted.append(("embed", part("embed"), ("data",)))
+        if coded:
+            wanted.append(("tokenize", part("tokenize"), ("data", "embed")))
+        wanted.append(("sft", part("policy", "sft") | trained, ("data", *coded)))
         if experiment.align is not None:
-            wanted.append(("align", part("align") | trained, ("data", "embed", "tokenize", "sft")))
-        wanted.append(("evaluate", part("evaluate"), ("data", "tokenize", "align" if experiment.align else "sft")))
+            wanted.append(("align", part("align") | trained, ("data", "embed", *coded, "sft")))
+        wanted.append(("evaluate", part("evaluate"), ("data", *coded, "align" if experiment.align else "sft")))
     steps: list[Step] = []
     keys: dict[str, str] = {}
     for stage, specification, names in wanted:
@@ -82,6 +83,8 @@ def run(
     artifacts: dict[str, Artifact] = {}
     done = set() if done is None else done
     check_stage(refresh)
+    if last is not None and last not in [step.stage for step in steps]:
+        raise UsageError(f"{experiment.name} has no stage {last!r}, only {', '.join(step.stage for step in steps)}")
     anew = False
     for step in steps:
         anew = anew or step.stage == refresh

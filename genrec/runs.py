@@ -61,6 +61,7 @@ def configuration(artifacts: dict[str, Artifact]) -> dict[str, Any]:
     for name in ("seed", "history_length"):  # one is the row's inside, the other is evaluate's, repeated for the key
         merged.pop(name, None)
     if "sft" in merged:
+        merged.setdefault("tokenize", None)
         merged.setdefault("align", None)
     return flatten(merged)
 

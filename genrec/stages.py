@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from genrec.data.batches import Examples, examples
+from genrec.data.batches import Examples, examples, windows
 from genrec.data.corpus import Corpus
 from genrec.data.prepare import prepare
 from genrec.data.splits import BEGIN, TEST
@@ -64,6 +64,7 @@ def build_embed(experiment: Experiment, parents: Parents, folder: Path) -> None:
 
 def build_tokenize(experiment: Experiment, parents: Parents, folder: Path) -> None:
     """Vectors -> Semantic IDs, the fitted quantizer, and their health."""
+    assert experiment.tokenize is not None
     corpus, vectors = Corpus.load(parents["data"]), load_file(parents["embed"] / "vectors.safetensors")["vectors"].numpy()
     save_tokenized(tokenize(vectors, experiment.tokenize, corpus.items, corpus.part("train")), folder)
 
@@ -72,15 +73,16 @@ def build_sft(experiment: Experiment, parents: Parents, folder: Path) -> None:
     """Corpus and Semantic IDs -> a policy."""
     from genrec.training.sft import build_policy, fine_tune
 
-    corpus, semantic_ids = Corpus.load(parents["data"]), SemanticIds.load(parents["tokenize"] / "codes.safetensors")
+    corpus, recipe, length = Corpus.load(parents["data"]), experiment.sft, experiment.evaluate.history_length
+    semantic_ids = load_semantic_ids(corpus, parents)
     policy = build_policy(cast(PolicySpecification, experiment.policy), semantic_ids, experiment.seed)
     outcome = fine_tune(
         policy,
-        examples(corpus, "train", experiment.evaluate.history_length),
-        experiment.sft,
+        windows(corpus, length, recipe.padding) if recipe.targets == "all" else examples(corpus, "train", length),
+        recipe,
         experiment.seed,
         folder / "checkpoint" / "last",
-        validation_score(policy, corpus, experiment, experiment.sft, semantic_ids),
+        validation_score(policy, corpus, experiment, recipe, semantic_ids),
     )
     _save_policy(policy, outcome.curves, folder)
 
@@ -90,7 +92,8 @@ def build_align(experiment: Experiment, parents: Parents, folder: Path) -> None:
     from genrec.training.align import align
 
     assert experiment.align is not None
-    corpus, semantic_ids = Corpus.load(parents["data"]), SemanticIds.load(parents["tokenize"] / "codes.safetensors")
+    corpus = Corpus.load(parents["data"])
+    semantic_ids = load_semantic_ids(corpus, parents)
     policy = load_policy(experiment, semantic_ids, parents["sft"])
     outcome, drawn = align(
         policy,
@@ -114,7 +117,7 @@ def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> No
         recommender: Recommender = experiment.policy.fit(corpus.part("train"), corpus.item_count)
         spec = replace(spec, scoring="beam")  # it prunes nothing, so that its `recommend` is exact
     else:
-        semantic_ids = SemanticIds.load(parents["tokenize"] / "codes.safetensors")
+        semantic_ids = load_semantic_ids(corpus, parents)
         policy = load_policy(experiment, semantic_ids, parents["align" if experiment.align else "sft"], spec.beams)
         recommender, shared = _on_device(policy), shared_numbers(semantic_ids)
     test = batches(drawn(examples(corpus, "test", spec.history_length), spec.users, "test"), spec.batch, device_of(recommender))
@@ -178,6 +181,13 @@ def shared_numbers(semantic_ids: SemanticIds) -> Tensor | None:
     if not semantic_ids.collided:
         return None
     return torch.cat([torch.zeros(1, dtype=torch.int64), semantic_ids.leaf(torch.arange(1, semantic_ids.items + 1)) + 1])
+
+
+def load_semantic_ids(corpus: Corpus, parents: Parents) -> SemanticIds:
+    """What the tokenize stage made; without one, one level in which item i has code i - 1."""
+    if "tokenize" in parents:
+        return SemanticIds.load(parents["tokenize"] / "codes.safetensors")
+    return SemanticIds(torch.arange(corpus.item_count).unsqueeze(1), (corpus.item_count,))
 
 
 def load_policy(experiment: Experiment, semantic_ids: SemanticIds, folder: Path, beams: int = 0) -> Policy:

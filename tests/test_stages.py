@@ -13,16 +13,17 @@ import torch
 from safetensors.torch import load_file
 from worlds import cyclic
 
-from genrec import pipeline
+from genrec import loading, pipeline, runs
+from genrec.__main__ import main
 from genrec.baselines import ItemKNN
 from genrec.data.corpus import Corpus
 from genrec.data.prepare import prepare
 from genrec.data.sources import Frames
 from genrec.data.splits import GlobalTemporal, LeaveOneOut
-from genrec.errors import ArtifactError
-from genrec.experiment import Evaluate
+from genrec.errors import ArtifactError, UsageError
+from genrec.experiment import Evaluate, Experiment
 from genrec.semantic_ids import SemanticIds
-from genrec.stages import batches, load_policy, sampler_context, seen_items
+from genrec.stages import batches, load_policy, load_semantic_ids, sampler_context, seen_items
 from genrec.testing import Cyclic
 
 
@@ -133,3 +134,57 @@ def test_items_without_training_events_are_extended_in_the_pipeline(home: Path) 
     figures = json.loads((artifacts["tokenize"].folder / "health.json").read_text())
     trained = int((corpus.popularity("train")[1:] > 0).sum())
     assert figures["items_fitted"] == trained <= figures["items"] == corpus.item_count
+
+
+def stages_of(experiment: Experiment) -> list[tuple[str, tuple[str, ...]]]:
+    return [(step.stage, tuple(step.parents)) for step in pipeline.plan(experiment)]
+
+
+def test_items_as_their_own_codes_need_no_tokenizer(home: Path) -> None:
+    """Nothing is tokenized, and nothing embedded but for alignment; the stages before keep their keys."""
+    experiment = replace(cyclic(), tokenize=None)
+    assert stages_of(experiment) == [("data", ()), ("sft", ("data",)), ("evaluate", ("data", "sft"))]
+    aligned = replace(cyclic(align_steps=20), tokenize=None)
+    assert stages_of(aligned) == [
+        ("data", ()),
+        ("embed", ("data",)),
+        ("sft", ("data",)),
+        ("align", ("data", "embed", "sft")),
+        ("evaluate", ("data", "align")),
+    ]
+    keys, whole = ({step.stage: step.key for step in pipeline.plan(each)} for each in (aligned, cyclic(align_steps=20)))
+    assert [stage for stage in keys if keys[stage] == whole[stage]] == ["data", "embed"]
+    with pytest.raises(UsageError, match=r"cyclic has no stage 'tokenize', only data, sft, evaluate"):
+        pipeline.run(experiment, last="tokenize")
+
+
+def test_tiger_writes_items_as_their_own_codes(home: Path) -> None:
+    """A softmax over the items: one level, item i has code i - 1. SFT, alignment and evaluation run, and the row is recorded."""
+    experiment = replace(cyclic(steps=40, align_steps=20), name="atomic", tokenize=None)
+    artifacts = pipeline.run(experiment)
+    ids = load_semantic_ids(Corpus.load(artifacts["data"].folder), {})
+    assert (ids.level_sizes, ids.codes.flatten().tolist()) == ((40,), list(range(40)))
+    recommended = pd.read_parquet(artifacts["evaluate"].folder / "recommendations.parquet")
+    assert set(recommended.groupby("user")["item"].nunique()) == {10}
+    runs.record(experiment, artifacts)
+    content = runs.read("atomic")
+    assert content["configuration"]["tokenize"] is None
+    assert len(runs.outcomes(["atomic"])) == 1
+
+
+def test_the_command_that_describes_semantic_ids_says_that_there_are_none(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "atomic.py").write_text(
+        "from dataclasses import replace\nfrom genrec.experiment import Experiment\nfrom genrec.testing import Shop\n"
+        "def row(): return Experiment(name='atomic', source=Shop(), tokenize=None)\n"
+        "def both(): return [row(), replace(row(), name='ids', tokenize=Experiment(name='x', source=Shop()).tokenize)]\n"
+    )
+    assert main(["tokenize", f"{tmp_path}/atomic.py:row"]) == 2
+    assert "experiments with tokenize=None, whose items are their own codes" in capsys.readouterr().err
+    one, other = loading.override(loading.load(f"{tmp_path}/atomic.py:both"), ["--tokenize.collisions", "keep", "--seed", "3"])
+    assert (one.tokenize, one.seed, other.seed) == (None, 3, 3)
+    assert other.tokenize is not None
+    assert other.tokenize.collisions == "keep"
+    with pytest.raises(UsageError, match="fits no experiment: tokenize is None in all of them"):
+        loading.override(loading.load(f"{tmp_path}/atomic.py:row"), ["--tokenize.collisions", "keep"])

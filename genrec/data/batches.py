@@ -4,11 +4,14 @@ In: a corpus. Out: `SequenceBatch`. An example is a place in the flat array of a
 Training has one example per prefix of length 1 or more; validation and test have one per user, whose history is all that came
 before: S. Rajput et al., "Recommender Systems with Generative Retrieval" (2023), section 4. What is kept in memory is a few
 numbers a user, none an example: the items themselves may be memory-mapped.
+
+For a policy that scores every place of a sequence at once, training has windows (`WindowBatch`) instead, with the same targets.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,8 +20,9 @@ from genrec.data.corpus import Corpus
 from genrec.data.splits import BEGIN, END, PARTS, TEST, VALIDATION, Part
 from genrec.errors import InputError, UsageError
 from genrec.randomness import generator
-from genrec.types import SequenceBatch
+from genrec.types import SequenceBatch, WindowBatch
 
+Padding = Literal["zero", "repeat"]  # what stands left of a short sequence: nothing, or the sequence again and again
 _RUNS = {"train": (BEGIN, VALIDATION), "validation": (VALIDATION, TEST), "test": (TEST, END)}  # where the part begins and ends
 
 
@@ -66,8 +70,7 @@ def examples(corpus: Corpus, part: Part, history_length: int) -> Examples:
 
     A user whose first event of all is in the part has no history to predict it from, and no example.
     """
-    if history_length < 1:
-        raise UsageError(f"history_length must be 1 or more, got {history_length}")
+    _check_length(history_length)
     if part not in PARTS:
         raise UsageError(f"a part is one of {', '.join(PARTS)}, got {part!r}")
     bounds = torch.from_numpy(corpus.bounds)
@@ -79,6 +82,78 @@ def examples(corpus: Corpus, part: Part, history_length: int) -> Examples:
     targets = begin + 1 if part == "train" else first
     some = count.nonzero().squeeze(1)
     return Examples(torch.from_numpy(corpus.item), some + 1, begin[some], targets[some], count[some].cumsum(0), history_length)
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Training sequences cut into windows; over all windows every training target counts once.
+
+    A user with n targets has n items that are followed by one. Up to `history_length` of them are one window. More are several, each
+    `history_length` long and half of that further on (the last one as far as there are items), and each counts what the one before
+    it did not reach: a target deep in a sequence sees more than half a window before it.
+    """
+
+    items: Tensor  # int32 or int64 [E]  the items of all events, user by user, oldest first
+    users: Tensor  # int64 [R]  those with a training target, ascending
+    begin: Tensor  # int64 [R]  where the user's events begin in `items`
+    count: Tensor  # int64 [R]  n, the user's training targets
+    until: Tensor  # int64 [R]  windows of this user and of those before
+    history_length: int  # items of a window, at most
+    padding: Padding = "zero"  # "repeat" as in `windows`
+
+    def __len__(self) -> int:
+        return int(self.until[-1])
+
+    def batch(self, index: Tensor) -> WindowBatch:
+        """Windows int64 [B], each 0..len-1 -> their batch, as long as its longest, padded on the left."""
+        run = torch.searchsorted(self.until, index, right=True)
+        number = index - torch.where(run > 0, self.until[run - 1], 0)  # among the user's windows
+        count = self.count[run]
+        end = torch.minimum(count, self.history_length + number * self._step)
+        counted = torch.where(number > 0, self.history_length + (number - 1) * self._step, 0)  # the first item whose target counts
+        length = end.clamp(max=self.history_length)
+        width = self.history_length if self.padding == "repeat" else int(length.max()) if len(length) else 0
+        place = end[:, None] - torch.arange(width, 0, -1)  # of each item among the user's; negative where there is none
+        real, counts = place >= (end - length)[:, None], place >= counted[:, None]
+        if self.padding == "repeat":
+            place = place.remainder(count[:, None] + 1)  # a 0 after the user's n items, then they come again
+            real = place < count[:, None]
+            counts = real & (place >= counted[:, None])
+        where = self.begin[run][:, None] + place.clamp(min=0)
+        target = self.items[where + 1 if len(where) else where].long()
+        return WindowBatch(self.users[run], torch.where(real, self.items[where].long(), 0), torch.where(counts, target, 0))
+
+    @property
+    def _step(self) -> int:
+        return (self.history_length + 1) // 2
+
+
+def windows(corpus: Corpus, history_length: int, padding: Padding = "zero") -> Windows:
+    """The training sequences in windows of at most `history_length` items; a user with fewer than two training events has none.
+
+    `padding="repeat"`: a sequence shorter than a window fills it with itself, a 0 between repeats, the leftmost one cut where the
+    window begins; targets count in repeats too, so that short sequences weigh more. Y. Dang et al., "Repeated Padding for Sequential
+    Recommendation" (2024), the form that repeats until the length is reached. Their code instead draws at random, every time, how
+    many repeats (from 1 up to that many) stand there, with or without the 0: here it is always as many as fit.
+    """
+    _check_length(history_length)
+    if padding not in ("zero", "repeat"):
+        raise UsageError(f"padding is 'zero' or 'repeat', got {padding!r}")
+    bounds = torch.from_numpy(corpus.bounds)
+    begin = bounds[:, BEGIN]
+    count = bounds[:, VALIDATION] - begin - 1
+    some = (count > 0).nonzero().squeeze(1)
+    if not len(some):
+        raise InputError("the part 'train' holds no example: no user has two training events")
+    step = (history_length + 1) // 2
+    number = 1 + (count[some] - history_length + step - 1).clamp(min=0) // step
+    items = torch.from_numpy(corpus.item)
+    return Windows(items, some + 1, begin[some], count[some], number.cumsum(0), history_length, padding)
+
+
+def _check_length(history_length: int) -> None:
+    if history_length < 1:
+        raise UsageError(f"history_length must be 1 or more, got {history_length}")
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:

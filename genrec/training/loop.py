@@ -23,7 +23,7 @@ import pytorch_lightning as lightning
 import torch
 from torch import Tensor, nn
 
-from genrec.data.batches import Examples, epoch_order
+from genrec.data.batches import epoch_order
 from genrec.errors import NumericsError, Stopped
 from genrec.progress import Progress as Bar
 from genrec.progress import say
@@ -31,16 +31,25 @@ from genrec.randomness import seed_of
 from genrec.training import checkpoint
 from genrec.training.checkpoint import Progress
 from genrec.training.recipes import SFT, Align
-from genrec.types import SequenceBatch
 
 LOG_EVERY = 20  # steps that one row of the curves averages; also how often numbers are checked
 CHECKPOINT_SECONDS = 30.0  # at least between checkpoints, so that saving stays a small share of the time
 
 
+class Batched(Protocol):
+    """What is trained on: examples by number, `genrec.data.batches.Examples` or `Windows`."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, index: Tensor) -> Any:
+        """Examples int64 [B] -> their batch, a named tuple of tensors."""
+        ...
+
+
 class Objective(Protocol):
     """What a step minimises."""
 
-    def __call__(self, batch: SequenceBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, a scalar, and what is logged beside it, detached scalars."""
         ...
 
@@ -57,10 +66,10 @@ class Outcome(NamedTuple):
 class Batches:
     """The batches from step `start` on, without end: batch i is a function of (seed, i) alone."""
 
-    def __init__(self, examples: Examples, size: int, seed: int, start: int) -> None:
+    def __init__(self, examples: Batched, size: int, seed: int, start: int) -> None:
         self.examples, self.size, self.seed, self.start = examples, size, seed, start
 
-    def __iter__(self) -> Iterator[SequenceBatch]:
+    def __iter__(self) -> Iterator[Any]:
         an_epoch = math.ceil(len(self.examples) / self.size)
         epoch, place = divmod(self.start, an_epoch)
         while True:
@@ -99,13 +108,13 @@ class Training(lightning.LightningModule):
             optimizer.load_state_dict({**optimizer.state_dict(), "state": self.optimizer_state})
         return optimizer
 
-    def on_train_batch_start(self, batch: SequenceBatch, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Set what is a function of the step: the learning rate, and the seed of dropout."""
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = learning_rate(self.recipe, self.step)
         torch.manual_seed(seed_of(self.seed, "dropout", self.step))
 
-    def training_step(self, batch: SequenceBatch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The objective of one batch."""
         loss, self.logged = self.objective(batch, self.step)
         self.logged["loss"] = loss.detach()
@@ -193,7 +202,7 @@ class Watch(lightning.Callback):
 
 
 def train(
-    policy: nn.Module, objective: Objective, examples: Examples, recipe: SFT | Align, seed: int, folder: Path,
+    policy: nn.Module, objective: Objective, examples: Batched, recipe: SFT | Align, seed: int, folder: Path,
     validate: Callable[[], float], description: str, counters: dict[str, Tensor] | None = None,
 ) -> Outcome:  # fmt: skip
     """Train to the end, from the checkpoint in `folder` where there is one.

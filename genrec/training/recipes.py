@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from genrec.data.batches import Padding
 from genrec.errors import UsageError
 from genrec.preference.losses import DPO, Anchored, SoftmaxDPO
 from genrec.preference.negatives import Uniform
@@ -15,10 +16,14 @@ Precision = Literal["32-true", "bf16-mixed"]
 
 @dataclass(frozen=True)
 class SFT:
-    """Supervised fine-tuning: the likelihood of the next item, one target per prefix; the best step on validation is kept."""
+    """Supervised fine-tuning: the likelihood of the next item after every prefix; the best step on validation is kept."""
 
     steps: int = 20_000  # optimiser steps at most
-    batch: int = 256  # targets a step
+    batch: int = 256  # prefixes a step, each with its target; windows a step with targets="all"
+    targets: Literal["one", "all"] = (
+        "one"  # of a sequence read: the item after it, or, by a causal policy in one pass over a window, the item after every place
+    )
+    padding: Padding = "zero"  # left of a window; "repeat" fills it with the sequence again and again, a 0 between
     learning_rate: float = 3e-4  # of AdamW, at the end of the warm-up
     warmup: int = 1_000  # steps of linear warm-up; a cosine to 0 follows
     weight_decay: float = 0.035  # of AdamW
@@ -30,6 +35,8 @@ class SFT:
 
     def __post_init__(self) -> None:
         _check(self, "sft")
+        if self.padding == "repeat" and self.targets == "one":
+            raise UsageError("sft.padding repeat is for windows, which sft.targets all trains on; got sft.targets one")
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,24 @@
-"""Stage 4, SFT: an untrained policy learns to write the next item's Semantic ID; one target per prefix of length one or more."""
+"""Stage 4, SFT: an untrained policy learns to write the next item's Semantic ID, after every prefix of length one or more.
+
+A batch holds prefixes, each with its target, or windows, which a causal policy reads once for all targets in them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from genrec.data.batches import Examples
+from genrec.data.batches import Examples, Windows
+from genrec.errors import UsageError
 from genrec.randomness import seed_of
 from genrec.semantic_ids import SemanticIds
 from genrec.training.loop import Outcome, train
 from genrec.training.recipes import SFT
-from genrec.types import Policy, PolicySpecification, SequenceBatch
+from genrec.types import Policy, PolicySpecification, SequenceBatch, SequencePolicy, WindowBatch
 
 
 def build_policy(specification: PolicySpecification, semantic_ids: SemanticIds, seed: int) -> Policy:
@@ -29,12 +33,28 @@ def negative_log_likelihood(policy: Policy, batch: SequenceBatch) -> Tensor:
     return -policy.level_log_prob(batch.history, batch.target.unsqueeze(1)).mean()
 
 
-def fine_tune(policy: Policy, examples: Examples, recipe: SFT, seed: int, folder: Path, validate: Callable[[], float]) -> Outcome:
+def window_loss(policy: SequencePolicy, batch: WindowBatch) -> Tensor:
+    """The same over every target of the windows: the mean over targets and levels, in nats a code."""
+    levels = policy.sequence_log_prob(batch.history, batch.target)
+    counts = (batch.target > 0).unsqueeze(-1)
+    return -torch.where(counts, levels, 0.0).sum() / (counts.sum() * levels.shape[-1])
+
+
+def fine_tune(
+    policy: Policy, examples: Examples | Windows, recipe: SFT, seed: int, folder: Path, validate: Callable[[], float]
+) -> Outcome:
     """Train the policy in place; `folder` holds the checkpoint, `validate` gives NDCG@10 on validation."""
 
-    def objective(batch: SequenceBatch, step: int) -> tuple[Tensor, dict[str, Any]]:
+    def objective(batch: SequenceBatch | WindowBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        if isinstance(batch, WindowBatch):
+            return window_loss(cast(SequencePolicy, policy), batch), {}
         return negative_log_likelihood(policy, batch), {}
 
+    if isinstance(examples, Windows) and not isinstance(policy, SequencePolicy):
+        raise UsageError(
+            f"sft.targets all needs a policy that scores every place of a sequence (genrec.types.SequencePolicy), got "
+            f"{type(policy).__name__}; set sft.targets one"
+        )
     module = cast(nn.Module, policy)
     module.train()
     outcome = train(module, objective, examples, recipe, seed, folder, validate, "SFT")

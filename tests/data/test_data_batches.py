@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec.data.batches import Examples, epoch_order, examples
+from genrec.data.batches import Examples, Padding, Windows, epoch_order, examples, windows
 from genrec.data.corpus import Corpus
 from genrec.data.splits import Part
 from genrec.errors import InputError, UsageError
@@ -122,3 +123,84 @@ def test_epoch_order_depends_on_seed_and_epoch_only() -> None:
     assert torch.equal(first.sort().values, torch.arange(100))
     assert not torch.equal(first, epoch_order(100, seed=1, epoch=1))
     assert not torch.equal(first, epoch_order(100, seed=2, epoch=0))
+
+
+def test_a_short_sequence_is_one_window() -> None:
+    """Training events 1 2 3 and 6: the first user's items 1, 2 are followed by one; the second user has no target."""
+    cut = windows(corpus(SEQUENCES), 4)
+    assert len(cut) == 1
+    batch = cut.batch(torch.tensor([0]))
+    assert (batch.user.tolist(), batch.history.tolist(), batch.target.tolist()) == ([1], [[1, 2]], [[2, 3]])
+    assert all(part.dtype == torch.int64 for part in batch)
+
+
+def test_a_long_sequence_is_cut_into_windows_that_overlap_by_half() -> None:
+    """Training events 1..8, so 7 targets, in windows of 4: items 1-4, then two further on 3-6, then what is left, 4-7."""
+    cut = windows(corpus([list(range(1, 11)), [11, 12, 13, 14]]), 4)
+    batch = cut.batch(torch.arange(len(cut)))
+    assert batch.user.tolist() == [1, 1, 1, 2]
+    assert batch.history.tolist() == [[1, 2, 3, 4], [3, 4, 5, 6], [4, 5, 6, 7], [0, 0, 0, 11]]
+    assert batch.target.tolist() == [[2, 3, 4, 5], [0, 0, 6, 7], [0, 0, 0, 8], [0, 0, 0, 12]]
+    assert cut.batch(torch.tensor([3])).history.tolist() == [[11]]  # as long as the batch's longest
+    assert cut.batch(torch.tensor([], dtype=torch.int64)).history.shape == (0, 0)
+
+
+def test_repeated_padding_fills_a_window() -> None:
+    """Items 1, 2 with targets 2, 3 in a window of 7: cut where it begins, a 0 between repeats, which is no target's place."""
+    made = corpus([[1, 2, 3, 4, 5], list(range(6, 17))])
+    batch = windows(made, 7, "repeat").batch(torch.arange(2))
+    assert batch.history[0].tolist() == [2, 0, 1, 2, 0, 1, 2]
+    assert batch.target[0].tolist() == [3, 0, 2, 3, 0, 2, 3]
+    assert batch.history[1].tolist() == list(range(6, 13))  # long enough: as without
+    assert batch.target[1].tolist() == list(range(7, 14))
+    alone = windows(made, 7, "repeat").batch(torch.tensor([0]))
+    assert torch.equal(alone.history, batch.history[:1])  # what stands left does not depend on the batch
+
+
+def prefixes(cut: Windows, order: list[int]) -> list[tuple[int, tuple[int, ...], int]]:
+    """Every counted target with the part of its history that its window shows."""
+    user, history, target = cut.batch(torch.tensor(order))
+    found = []
+    for row, place in (target > 0).nonzero().tolist():
+        before = history[row, : place + 1].tolist()
+        while 0 in before:  # padding, or the border of a repeat
+            before = before[before.index(0) + 1 :]
+        found.append((int(user[row]), tuple(before), int(target[row, place])))
+    return found
+
+
+@given(
+    st.lists(st.integers(3, 30), min_size=1, max_size=6),
+    st.integers(1, 9),
+    st.sampled_from(("zero", "repeat")),
+    st.randoms(use_true_random=False),
+)
+def test_every_training_target_counts_once(lengths: list[int], length: int, padding: Padding, random: object) -> None:
+    """By brute force: each prefix is shown once, whole if it fits into the window, else with more than half a window of it."""
+    ends = np.cumsum([0, *lengths])
+    sequences = [list(range(begin + 1, end + 1)) for begin, end in itertools.pairwise(ends)]
+    expected = {(user, items[place]): items[:place] for user, items in enumerate(sequences, 1) for place in range(1, len(items) - 2)}
+    if not expected:
+        with pytest.raises(InputError, match="no user has two training events"):
+            windows(corpus(sequences), length, padding)
+        return
+    cut = windows(corpus(sequences), length, padding)
+    order = list(range(len(cut)))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    found = prefixes(cut, order)
+    if padding == "repeat":
+        whole = set(found)
+        found = [entry for entry in whole if not any(entry[2] == other[2] and len(other[1]) > len(entry[1]) for other in whole)]
+    assert sorted((user, target) for user, _, target in found) == sorted(expected)
+    for user, before, target in found:
+        history = expected[user, target]
+        assert list(before) == history[len(history) - len(before) :]
+        assert len(before) >= min(len(history), length // 2 + 1)
+        assert len(before) <= length
+
+
+def test_windows_check_their_settings() -> None:
+    with pytest.raises(UsageError, match="history_length"):
+        windows(corpus(SEQUENCES), 0)
+    with pytest.raises(UsageError, match="padding is 'zero' or 'repeat'"):
+        windows(corpus(SEQUENCES), 3, "same")  # type: ignore[arg-type]

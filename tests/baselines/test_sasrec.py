@@ -1,0 +1,250 @@
+"""SASRec: the contract of a sequence policy, its arithmetic redone with plain torch, the full ranking, and the world it must solve."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+from worlds import TINY, cyclic
+
+from genrec import pipeline
+from genrec.baselines import SASRec, sasrec
+from genrec.baselines.sasrec import SASRecPolicy, rank_all
+from genrec.errors import UsageError
+from genrec.experiment import SFT, Align, Evaluate, Experiment
+from genrec.preference.losses import DPO, Anchored, SoftmaxDPO
+from genrec.preference.negatives import FaissNeighbours, Uniform
+from genrec.semantic_ids import SemanticIds
+from genrec.training.sft import build_policy, window_loss
+from genrec.types import ExactRecommender, Policy, PolicySpecification, SequencePolicy, WindowBatch
+
+ITEMS = 30
+IDS = SemanticIds(torch.arange(ITEMS).unsqueeze(1), (ITEMS,))
+SMALL = SASRec(width=16, inner=24, layers=2, heads=2, dropout=0.3, positions=12)
+
+
+def built(specification: SASRec = SMALL, spread: float = 0.3) -> SASRecPolicy:
+    """A policy in evaluation mode, its weights so large that positions and attention matter."""
+    policy = build_policy(specification, IDS, seed=1)
+    assert isinstance(policy, SASRecPolicy)
+    with torch.no_grad():
+        for name, weight in policy.named_parameters():
+            if "norm" not in name:
+                weight.normal_(std=spread, generator=torch.Generator().manual_seed(len(name)))
+        policy.embedding.weight[0] = 7.0  # padding must not be read, whatever stands there
+    return policy.eval()
+
+
+def histories(rows: list[list[int]]) -> Tensor:
+    longest = max(map(len, rows))
+    return torch.tensor([[0] * (longest - len(row)) + row for row in rows])
+
+
+def test_it_fills_the_protocols() -> None:
+    policy = built()
+    assert isinstance(SMALL, PolicySpecification)
+    assert SMALL.causal
+    for protocol in (Policy, SequencePolicy, ExactRecommender):
+        assert isinstance(policy, protocol)
+
+
+def test_scores_by_the_papers_equations() -> None:
+    """One block, one head, written out: softmax(Q K^T / sqrt(d)) V, a feed-forward layer, dot products with the embeddings."""
+    policy = built(SASRec(width=8, inner=8, layers=1, heads=1, positions=5))
+    weights, history = policy.state_dict(), [4, 9, 2]
+
+    def norm(states: Tensor, name: str) -> Tensor:
+        return F.layer_norm(states, (8,), weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+    def linear(states: Tensor, name: str) -> Tensor:
+        return states @ weights[f"blocks.0.{name}.weight"].T + weights[f"blocks.0.{name}.bias"]
+
+    x = weights["embedding.weight"][history] * math.sqrt(8) + weights["position.weight"][:3]
+    query, key, value = linear(norm(x, "blocks.0.attention_norm"), "queries_keys_values").chunk(3, -1)
+    attention = (query @ key.T / math.sqrt(8)).masked_fill(torch.ones(3, 3).triu(1).bool(), -torch.inf).softmax(-1)
+    x = x + linear(attention @ value, "out")
+    x = x + linear(linear(norm(x, "blocks.0.forward_norm"), "up").relu(), "down")
+    logits = norm(x, "norm")[-1] @ weights["embedding.weight"][1:].T
+    expected = logits.log_softmax(-1)
+    scores = policy.level_log_prob(torch.tensor([history]), torch.arange(1, ITEMS + 1).unsqueeze(0))
+    assert scores.dtype == torch.float32
+    assert scores.shape == (1, ITEMS, 1)
+    torch.testing.assert_close(scores[0, :, 0], expected)
+    assert policy.log_prob(torch.tensor([history]), torch.tensor([[7, 0]]))[0].tolist() == [
+        pytest.approx(expected[6].item()),
+        -math.inf,
+    ]
+
+
+@given(
+    st.lists(st.lists(st.integers(1, ITEMS), min_size=1, max_size=6), min_size=1, max_size=4),
+    st.integers(0, 3),
+    st.randoms(use_true_random=False),
+)
+def test_every_place_equals_its_prefix(rows: list[list[int]], padding: int, random: object) -> None:
+    """One pass scores what every prefix alone scores; neither padding nor a 0 within (repeated padding) changes that."""
+    policy, history = built(), F.pad(histories(rows), (padding, 0))
+    history = torch.cat([history, torch.zeros(len(rows), 1, dtype=torch.int64), history[:, :2]], 1)[:, -12:]
+    target = torch.tensor([[random.randint(1, ITEMS) if item else 0 for item in row] for row in history.tolist()])  # type: ignore[attr-defined]
+    scores = policy.sequence_log_prob(history, target)
+    assert scores.shape == (*history.shape, 1)
+    for place in range(history.shape[1]):
+        alone = policy.level_log_prob(history[:, : place + 1], target[:, place : place + 1])[:, 0]
+        torch.testing.assert_close(scores[:, place], alone, atol=1e-5, rtol=0)
+
+
+def test_padding_changes_no_score() -> None:
+    policy, rows = built(), [[3, 4, 5], [9]]
+    items = torch.arange(1, ITEMS + 1).expand(2, -1)
+    together = policy.log_prob(F.pad(histories(rows), (4, 0)), items)
+    for row, alone in zip(rows, together, strict=True):
+        torch.testing.assert_close(policy.log_prob(torch.tensor([row]), items[:1])[0], alone, atol=1e-5, rtol=0)
+
+
+def test_many_logits_in_pieces_give_the_same_loss_and_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = WindowBatch(torch.tensor([1, 2]), torch.tensor([[1, 2, 3, 4], [0, 0, 5, 6]]), torch.tensor([[2, 3, 4, 5], [0, 0, 0, 7]]))
+
+    def gradient() -> tuple[Tensor, list[Tensor]]:
+        policy = built()
+        loss = window_loss(policy, batch)
+        return loss, list(torch.autograd.grad(loss, list(policy.parameters())))
+
+    loss, whole = gradient()
+    monkeypatch.setattr(sasrec, "LOGITS", 2 * (ITEMS + 1))  # two rows at once, of five
+    again, parts = gradient()
+    torch.testing.assert_close(again, loss)
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_bfloat16_is_near_and_its_probabilities_are_float32() -> None:
+    policy, history, target = built(spread=0.1), torch.tensor([[0, 2, 5, 6]]), torch.tensor([[0, 0, 6, 7]])
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = policy.sequence_log_prob(history, target)
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores, policy.sequence_log_prob(history, target), atol=0.05, rtol=0)
+
+
+def test_no_gradient_reaches_what_is_no_item() -> None:
+    policy = built()
+    history, target = torch.tensor([[0, 0, 5, 6]]), torch.tensor([[0, 0, 6, 7]])
+    window_loss(policy, WindowBatch(torch.tensor([1]), history, target)).backward()
+    assert policy.embedding.weight.grad is not None
+    assert policy.embedding.weight.grad[0].abs().max() == 0
+    assert torch.isfinite(policy.embedding.weight.grad).all()
+
+
+@given(st.data())
+def test_ranking_equals_a_sort_in_python(data: st.DataObject) -> None:
+    """By score, equal ones by item id; excluded ones and what is missing at the end are 0 and -inf."""
+    values = st.sampled_from([-9.5, -1.0, -0.25, -0.0, 0.0, 3.0, -math.inf])
+    scores = data.draw(st.lists(values, min_size=1, max_size=9))
+    n = data.draw(st.integers(1, 12))
+    ranking = rank_all(torch.tensor([[-math.inf, *scores]]), n)
+    order = sorted((item for item, score in enumerate(scores, 1) if score > -math.inf), key=lambda item: (-scores[item - 1], item))[:n]
+    assert ranking.items[0].tolist() == order + [0] * (n - len(order))
+    assert ranking.scores[0].tolist() == [scores[item - 1] for item in order] + [-math.inf] * (n - len(order))
+
+
+def test_it_ranks_the_whole_catalogue() -> None:
+    policy, history = built(), histories([[3, 4, 5], [9]])
+    everything = policy.recommend(history, ITEMS + 3)
+    scores = policy.log_prob(history, torch.arange(1, ITEMS + 1).expand(2, -1))
+    for row in range(2):
+        assert everything.items[row, :ITEMS].tolist() == (scores[row].argsort(descending=True, stable=True) + 1).tolist()
+    assert everything.items[:, ITEMS:].tolist() == [[0] * 3] * 2
+    exclude = torch.tensor([[int(everything.items[0, 0]), 0], [0, 0]])
+    left = policy.recommend(history, 5, exclude)
+    assert left.items[0].tolist() == everything.items[0, 1:6].tolist()
+    assert left.items[1].tolist() == everything.items[1, :5].tolist()
+    assert torch.equal(policy.recommend_exactly(history, 5, exclude).items, left.items)
+
+
+def test_a_history_longer_than_its_positions_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"a history of 13 items, but policy\.positions is 12"):
+        built().log_prob(torch.ones(1, 13, dtype=torch.int64), torch.ones(1, 1, dtype=torch.int64))
+    with pytest.raises(UsageError, match=r"sasrec: SASRec reads 8 items of a history at most, but evaluate\.history_length is 9"):
+        replace(world(ALL), evaluate=Evaluate(cutoffs=(10,), history_length=9))
+
+
+@pytest.mark.parametrize("ids", [SemanticIds(torch.tensor([[1], [0]])), SemanticIds(torch.tensor([[0, 0], [0, 1]]))])
+def test_semantic_ids_are_refused(ids: SemanticIds) -> None:
+    with pytest.raises(UsageError, match=r"SASRec scores items, not Semantic IDs: set tokenize=None"):
+        SMALL.build(ids)
+    with pytest.raises(UsageError, match=r"cyclic: SASRec scores items, not Semantic IDs: set tokenize=None"):
+        replace(cyclic(), policy=SMALL)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"width": 0}, r"policy\.width must be at least 1, got 0"),
+        ({"heads": 3, "width": 16}, r"policy\.heads must divide policy\.width, got 3 and 16"),
+        ({"dropout": 1.0}, r"policy\.dropout must lie in \[0, 1\), got 1\.0"),
+    ],
+)
+def test_sizes_are_checked(change: dict[str, float], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        SASRec(**change)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One folder for the module, so that experiments share their stages."""
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path_factory.getbasetemp() / "sasrec"))
+
+
+def world(recipe: SFT, align: Align | None = None) -> Experiment:
+    policy = SASRec(width=32, inner=32, layers=1, dropout=0.1, positions=8)
+    return replace(cyclic(), name="sasrec", tokenize=None, policy=policy, sft=recipe, align=align)
+
+
+def metrics(experiment: Experiment) -> dict[str, float]:
+    found: dict[str, float] = json.loads((pipeline.run(experiment)["evaluate"].folder / "metrics.json").read_text())
+    return found
+
+
+ALL = SFT(steps=200, batch=32, learning_rate=1e-2, warmup=20, validate_every=50, targets="all")
+
+
+@pytest.mark.parametrize(
+    "recipe", [ALL, replace(ALL, padding="repeat"), replace(ALL, batch=64, targets="one")], ids=["all", "repeat", "one"]
+)
+@pytest.mark.usefixtures("home")
+def test_it_solves_the_cyclic_world(recipe: SFT) -> None:
+    """The next item is a function of the last, whichever way it is trained."""
+    assert metrics(world(recipe))["recall@1"] >= 0.95
+
+
+@pytest.mark.parametrize(
+    "align",
+    [
+        Align(loss=Anchored(SoftmaxDPO()), negatives=FaissNeighbours(pool=10), count=3, steps=60, batch=32, validate_every=20),
+        Align(loss=Anchored(DPO(beta=0.5)), negatives=Uniform(), count=1, steps=60, batch=32, validate_every=20),
+    ],
+    ids=["s-dpo", "dpo"],
+)
+@pytest.mark.usefixtures("home")
+def test_it_is_aligned_as_every_policy(align: Align) -> None:
+    """SFT stopped early; 60 steps of anchored alignment bring it nearer to the known answer."""
+    half = replace(ALL, steps=25)
+    before = metrics(world(half))
+    after = metrics(world(half, replace(align, learning_rate=3e-3, warmup=5)))
+    assert after["ndcg@10"] > before["ndcg@10"] + 0.02
+
+
+def test_the_world_is_solved_by_the_same_stages_as_tigers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is tokenized or embedded for SASRec; data is shared with TIGER's row."""
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path))
+    rows = {"sasrec": world(ALL), "tiger": replace(cyclic(), policy=TINY)}
+    plans = {name: {step.stage: step.key for step in pipeline.plan(row)} for name, row in rows.items()}
+    assert list(plans["sasrec"]) == ["data", "sft", "evaluate"]
+    assert plans["sasrec"]["data"] == plans["tiger"]["data"]

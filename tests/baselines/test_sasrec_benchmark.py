@@ -1,0 +1,59 @@
+"""The benchmark beside an independent SASRec reads our data as it is, and its figures are those of evaluation."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pandas as pd
+import pytest
+
+from genrec import pipeline
+from genrec.data.corpus import Corpus
+from genrec.testing import Cyclic
+
+FILE = Path(__file__).parents[2] / "experiments" / "benchmarks" / "sasrec.py"
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    specification = importlib.util.spec_from_file_location("sasrec_benchmark", FILE)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules["sasrec_benchmark"] = module  # a dataclass looks its module up
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_the_peer_is_given_our_events_and_our_figures_are_evaluations(
+    benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both sides' figures come from `figures`; for our own lists it gives what the evaluation's metrics say."""
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path))
+    sizes = benchmark.Sizes(width=8, layers=1, batch=64, epochs=2)
+    experiment = replace(benchmark.experiment_of(sizes, None, 700), source=Cyclic(items=40, users=100, length=10))
+    artifacts = pipeline.run(experiment)
+    folder = artifacts["data"].folder
+    expected = json.loads((artifacts["evaluate"].folder / "metrics.json").read_text())
+    found = benchmark.figures(folder, benchmark.ours(experiment))
+    assert found == {name: pytest.approx(expected[name], abs=1e-7) for name in ("recall@10", "ndcg@10")}
+    assert found["recall@10"] > 0
+
+    benchmark.write_atomic_file(folder, tmp_path / "peer")
+    table = pd.read_csv(tmp_path / "peer" / "ours.inter", sep="\t")
+    events = Corpus.load(folder).interactions
+    assert table["user_id:token"].tolist() == events["user"].tolist()
+    assert table["item_id:token"].tolist() == events["item"].tolist()
+    assert table["timestamp:float"].is_monotonic_increasing
+
+
+def test_a_peer_that_fails_says_why(benchmark: ModuleType, tmp_path: Path) -> None:
+    """Here RecBole is missing, or the folder holds no data: either way the peer's own error is shown."""
+    options = type("Options", (), {"peer": sys.executable, **vars(benchmark.Sizes())})()
+    with pytest.raises(SystemExit, match=r"(?s)the peer failed; its own error:.*Error"):
+        benchmark.in_a_process(options, tmp_path, 0)

@@ -1,0 +1,145 @@
+"""SFT on windows: the loss over all places, a stop and a resume, and what cannot be trained so."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+from worlds import cyclic
+
+from genrec import pipeline
+from genrec.baselines import Popularity
+from genrec.data.batches import Windows, examples, windows
+from genrec.data.prepare import prepare
+from genrec.data.splits import LeaveOneOut
+from genrec.errors import Stopped, UsageError
+from genrec.experiment import SFT
+from genrec.model import Tiger
+from genrec.semantic_ids import SemanticIds
+from genrec.testing import Cyclic
+from genrec.training.loop import train
+from genrec.training.sft import build_policy, fine_tune, negative_log_likelihood, window_loss
+from genrec.types import Ranking, SequencePolicy, WindowBatch
+
+CORPUS = prepare(Cyclic(items=40, users=60, length=10).load(Path()), LeaveOneOut())
+IDS = SemanticIds(torch.arange(40).unsqueeze(1), (40,))
+
+
+@dataclass(frozen=True)
+class Bigram:
+    """The smallest causal policy: what comes next depends on the last item alone."""
+
+    causal: ClassVar[bool] = True
+
+    def build(self, semantic_ids: SemanticIds) -> BigramPolicy:
+        return BigramPolicy(semantic_ids.items)
+
+
+class BigramPolicy(nn.Module):
+    """A table of logits, with dropout, so that a resume has something to get wrong."""
+
+    def __init__(self, items: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(items + 1, items + 1)
+        self.dropout = nn.Dropout(0.1)
+
+    def scores(self, history: Tensor) -> Tensor:
+        logits = self.dropout(self.table(history)).clone()
+        logits[..., 0] = -torch.inf
+        return logits.log_softmax(-1)
+
+    def level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
+        return self.scores(history[:, -1]).gather(1, items).unsqueeze(-1)
+
+    def log_prob(self, history: Tensor, items: Tensor) -> Tensor:
+        return self.level_log_prob(history, items).sum(-1)
+
+    def sequence_log_prob(self, history: Tensor, targets: Tensor) -> Tensor:
+        return self.scores(history).gather(2, targets.unsqueeze(-1))
+
+    def recommend(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
+        scores, items = self.scores(history[:, -1]).topk(n)
+        return Ranking(items, scores)
+
+
+RECIPE = SFT(steps=50, batch=7, learning_rate=1e-2, warmup=10, validate_every=20, targets="all")
+
+
+def policy() -> BigramPolicy:
+    built = build_policy(Bigram(), IDS, seed=3)
+    assert isinstance(built, BigramPolicy)
+    assert isinstance(built, SequencePolicy)
+    return built
+
+
+def test_the_loss_of_windows_by_hand() -> None:
+    """The mean of -log p over the targets that count; here 2 and 1 of them in two rows."""
+    built = policy().eval()
+    history = torch.tensor([[1, 2, 3], [0, 0, 4]])
+    target = torch.tensor([[0, 3, 4], [0, 0, 5]])
+    table = built.scores(torch.arange(41))
+    expected = -(table[2, 3] + table[3, 4] + table[4, 5]) / 3
+    assert window_loss(built, WindowBatch(torch.tensor([1, 2]), history, target)).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_windows_and_prefixes_train_the_same() -> None:
+    """Where nothing is cut, the mean over all targets of all windows is the mean over all prefixes, and so is its gradient."""
+    built = policy().eval()
+    prefix, cut = examples(CORPUS, "train", 20), windows(CORPUS, 20)
+    one = negative_log_likelihood(built, prefix.batch(torch.arange(len(prefix))))
+    every = window_loss(built, cut.batch(torch.arange(len(cut))))
+    torch.testing.assert_close(one, every)
+    (first,) = torch.autograd.grad(one, built.table.weight)
+    (second,) = torch.autograd.grad(every, built.table.weight)
+    torch.testing.assert_close(first, second)
+
+
+@pytest.mark.parametrize("cut", [windows(CORPUS, 4), windows(CORPUS, 12, "repeat")], ids=["zero", "repeat"])
+def test_a_stopped_training_on_windows_goes_on_to_the_same_weights(tmp_path: Path, cut: Windows) -> None:
+    """Batches of windows are functions of (seed, step) too: bit for bit, dropout included."""
+
+    def training(built: BigramPolicy, folder: Path, stop: int | None) -> None:
+        def objective(batch: WindowBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+            if step == stop:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return window_loss(built, batch), {}
+
+        built.train()
+        train(built, objective, cut, RECIPE, 5, folder / "last", lambda: float(built.table.weight.detach().abs().mean()), "test")
+
+    whole, resumed = policy(), policy()
+    training(whole, tmp_path / "whole", None)
+    with pytest.raises(Stopped, match="stopped at step 14, saved"):
+        training(policy(), tmp_path / "parts", 13)
+    training(resumed, tmp_path / "parts", None)
+    assert torch.equal(whole.table.weight, resumed.table.weight)
+
+
+def test_a_policy_that_reads_both_ways_is_refused(tmp_path: Path) -> None:
+    tiger = build_policy(Tiger(width=8, inner=8, heads=1, head_width=8, encoder_layers=1, decoder_layers=1), IDS, 0)
+    with pytest.raises(UsageError, match=r"sft\.targets all needs a policy that scores every place.*got TigerPolicy"):
+        fine_tune(tiger, windows(CORPUS, 4), RECIPE, 0, tmp_path / "last", lambda: 0.0)
+    with pytest.raises(UsageError, match=r"cyclic: sft\.targets all needs a causal policy.*Tiger reads both ways"):
+        replace(cyclic(), sft=RECIPE)
+    assert replace(cyclic(), sft=RECIPE, policy=Popularity()).is_baseline  # which trains nothing
+
+
+def test_repeats_are_for_windows() -> None:
+    with pytest.raises(UsageError, match=r"sft\.padding repeat is for windows"):
+        SFT(padding="repeat")
+
+
+@pytest.mark.parametrize("padding", ["zero", "repeat"])
+def test_a_causal_policy_solves_the_cyclic_world_from_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, padding: str) -> None:
+    """Through the pipeline, items as their own codes."""
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path))
+    recipe = SFT(steps=150, batch=32, learning_rate=5e-2, warmup=10, validate_every=50, targets="all", padding=padding)  # type: ignore[arg-type]
+    artifacts = pipeline.run(replace(cyclic(), tokenize=None, policy=Bigram(), sft=recipe))
+    assert json.loads((artifacts["evaluate"].folder / "metrics.json").read_text())["recall@1"] >= 0.95
