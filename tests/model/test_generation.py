@@ -91,7 +91,7 @@ def tables(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-@relaxed
+@settings(deadline=None, max_examples=200)
 @given(worlds(), st.integers(1, 12), st.integers(1, 12), st.sampled_from([1, 2, 5]), st.booleans())
 def test_beams_are_those_of_the_reference(
     world: tuple[Tensor, tuple[int, ...], Tensor], width: int, n: int, grid: int, filtered: bool
@@ -143,6 +143,22 @@ def test_equal_scores_inside_the_search_go_by_the_codes() -> None:
     found = Trie(SemanticIds(codes)).recommend(Coarse((3, 2), 1, grid=1), 2, 2, None)
     assert found.items.tolist() == [[1, 2]]
     assert Trie(SemanticIds(codes)).recommend_exactly(Coarse((3, 2), 1, grid=1), 3, None).items.tolist() == [[1, 2, 3]]
+
+
+class Written(Coarse):
+    """First codes 0 and 1 score -2 and -1; after 0 the codes -1 and -9, after 1 the codes -1 and -2; the last level all -1."""
+
+    def log_prob(self, level: int, path: Tensor) -> Tensor:
+        table = {0: [[-2.0, -1.0]], 1: [[0.0, 0.0], [-1.0, -9.0], [-1.0, -2.0]]}.get(level, [[-1.0, -1.0]])
+        return torch.tensor(table)[path % len(table)]
+
+
+def test_equal_scores_go_by_the_codes_also_where_the_beam_before_was_the_better_one() -> None:
+    """(1, 0) is at -2; (0, 0) and (1, 1) at -3, and two beams keep the lower codes, though 1 was the better first code."""
+    ids = Trie(SemanticIds(torch.tensor([[1, 1, 0], [1, 0, 0], [0, 0, 0]]), (2, 2, 2)))
+    assert ids.recommend(Written((2, 2, 2), 1), 2, 2, None).items.tolist() == [[2, 3]]
+    assert ids.recommend(Written((2, 2, 2), 1), 2, 2, torch.tensor([[3]])).items.tolist() == [[2, 1]]
+    assert ids.recommend(Written((2, 2, 2), 1), 2, 2, torch.tensor([[2]])).items.tolist() == [[1, 3]]
 
 
 def test_an_excluded_item_does_not_lend_its_id_to_the_rest_of_its_leaf() -> None:
