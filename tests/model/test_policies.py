@@ -309,3 +309,20 @@ def test_extending_leaves_the_policy_and_global_randomness_alone(name: str) -> N
     other = SemanticIds(torch.tensor(GROWN[:-1]), (3, 3, 2))
     with pytest.raises(ArtifactError, match=f"{other.fingerprint} do not extend those of .* {policy.semantic_ids.fingerprint}"):
         policy.extended(other)
+
+
+@EVERY
+def test_no_step_waits_for_the_device(name: str) -> None:
+    """On a device without data, reading a value is an error: nothing asks for one, and every tensor is made where the policy is."""
+    policy = policy_of(name).to("meta")
+    history, items = (torch.zeros(3, length, dtype=torch.int64, device="meta") for length in (6, 4))
+    log_probs = policy.level_log_prob(history, items)
+    assert (log_probs.device.type, log_probs.shape) == ("meta", (3, 4, 3))
+    log_probs.sum().backward()
+    decoding = policy.decoding(history)
+    first, state = decoding.start()
+    second, state = decoding.advance(0, state, items, items)
+    third, _ = decoding.advance(1, state, items[:, :2], items[:, :2])
+    assert [tuple(each.shape) for each in (first, second, third)] == [(3, 5), (3, 4, 4), (3, 2, 6)]
+    if name in CAUSAL:
+        assert policy.sequence_log_prob(history, history).shape == (3, 6, 3)
