@@ -70,7 +70,7 @@ def _trial(name: str, specification: PolicySpecification, semantic_ids: Semantic
             policy = _build(specification, semantic_ids)
         except ContractError:
             raise
-        except GenrecError:
+        except GenrecError:  # it takes items as codes of their own; if not, its error is the one it raises now
             semantic_ids = SemanticIds(torch.arange(ITEMS)[:, None])
             policy = _build(specification, semantic_ids)
     else:

@@ -136,6 +136,23 @@ def test_memory_does_not_grow_with_candidates_times_history() -> None:
     assert attention <= largest < copy
 
 
+def test_dropout_is_where_it_is_said_to_be() -> None:
+    """On embeddings, after the last norm, and in each layer on both branches and between the feed-forward layers: of the history, and
+    of what branches off it."""
+    policy, calls = build(GPT, catalogue(50)).train(), 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    for module in policy.modules():
+        if isinstance(module, torch.nn.Dropout):
+            assert module.p == GPT.dropout
+            module.register_forward_hook(count)
+    policy.level_log_prob(histories(2, 4, 50), torch.tensor([[1], [2]]))
+    assert calls == 2 * (2 + 3 * GPT.layers)
+
+
 SOLVER = Gpt(width=64, inner=128, heads=4, head_width=16, layers=2, dropout=0.0, beams=20)
 
 

@@ -291,6 +291,9 @@ def test_a_larger_last_level_takes_the_same_share_from_all_codes(name: str) -> N
     lost = (before - after)[..., 2]
     assert (lost > 0).all()
     torch.testing.assert_close(lost[:, 2], lost[:, 3], atol=1e-5, rtol=0)  # items 3 and 4 are on one prefix
+    old_head, new_head = policy.heads[2].weight, grown.heads[2].weight
+    assert torch.equal(new_head, torch.cat([old_head, old_head[-1:]]))  # the new code begins as a copy of the last one
+    assert torch.equal(grown.embedding.weight, torch.cat([policy.embedding.weight, policy.embedding.weight[-1:]]))
     ranking, (_, scores) = grown.recommend(torch.tensor([[7, 1]]), 7), brute_force(grown, torch.tensor([[7, 1]]))
     torch.testing.assert_close(ranking.scores, scores, atol=1e-4, rtol=1e-4)
 
