@@ -41,7 +41,7 @@ class Gpt:
     inner: int = 1024  # of the feed-forward layers
     heads: int = 6  # attention heads
     head_width: int = 64  # of one head
-    layers: int = 4
+    layers: int = 4  # blocks of attention and feed-forward
     dropout: float = 0.1  # in [0, 1)
     positions: int = 20  # distances in items that have a bias of their own, larger ones share the last; 0 leaves T5's token distances
     beams: int = 50  # of constrained beam search; a ranking never has more items
