@@ -74,14 +74,17 @@ def comparison() -> list[Experiment]:
 
 
 def sasrec() -> Experiment:
-    """SASRec over the items, with the softmax over all of them, trained on every place of windows."""
+    """SASRec over the items, with the softmax over all of them, trained on every place of windows.
+
+    Chosen on validation (NDCG@10, seed 0) among eight settings of width, layers, dropout and learning rate, which gave .061 to .066.
+    """
     return replace(
         sft(),
         name="ml100k-sasrec",
         tokenize=None,
-        policy=SASRec(width=64, inner=64, layers=2, heads=1, dropout=0.2),
+        policy=SASRec(width=64, inner=256, layers=2, heads=2, dropout=0.3),
         sft=SFT(
-            steps=4_000, batch=64, learning_rate=1e-3, warmup=200, weight_decay=0.0, validate_every=200, patience=5, targets="all"
+            steps=4_000, batch=64, learning_rate=3e-3, warmup=200, weight_decay=0.0, validate_every=250, patience=6, targets="all"
         ),
     )
 
