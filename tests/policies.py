@@ -15,6 +15,8 @@ GPT = Gpt(width=32, inner=64, heads=2, head_width=16, layers=2, dropout=0.1, bea
 POLICIES: dict[str, Any] = {  # the specification of each
     "tiger": TIGER,
     "tiger-items": Tiger(**(vars(TIGER) | {"history": "items"})),
+    "tiger-causal": Tiger(**(vars(TIGER) | {"encoder": "causal"})),
+    "tiger-causal-items": Tiger(**(vars(TIGER) | {"encoder": "causal", "history": "items", "positions": 0})),
     "gpt": GPT,
 }
 

@@ -73,6 +73,7 @@ def test_only_allowed_bases() -> None:
     """Composition: what is inherited from is torch's, Lightning's, a protocol, a named tuple or an exception."""
     bases = {
         "Module",
+        "Function",
         "LightningModule",
         "Callback",
         "Protocol",

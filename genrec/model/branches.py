@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 
+from genrec.model import kernels
 from genrec.model.layers import FeedForward, Residual
 
 KeysValues = tuple[Tensor, Tensor]
@@ -31,14 +31,14 @@ class CausalLayer(nn.Module):
         nn.init.normal_(self.query_key_value.weight[: heads * head_width], std=(width * head_width) ** -0.5)
         nn.init.normal_(self.output.weight, std=(heads * head_width) ** -0.5)
 
-    def read(self, states: Tensor, bias: Tensor, keep: int) -> tuple[Tensor, KeysValues]:
-        """History float32 [B, S, D], bias broadcast to [B, H, S, S] -> the states of its last `keep` places, all keys and values.
+    def read(self, states: Tensor, bias: Tensor, hidden: Tensor | None, keep: int) -> tuple[Tensor, KeysValues]:
+        """History float32 [B, S, D], bias and mask as in `kernels.attention` -> the states of its last `keep` places.
 
-        Keys and values are each [B, H, S, head width].
+        Also all keys and values, each [B, H, S, head width].
         """
         query, keys, values = self._split(self.around_attention.norm(states))
-        query, bias = query[:, :, -keep:], bias[:, :, -keep:].to(query.dtype)
-        mixed = scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=1.0)
+        hidden = None if hidden is None else hidden[:, :, -keep:]
+        mixed = kernels.attention(query[:, :, -keep:], keys, values, bias[:, :, -keep:], hidden)
         return self._finish(states[:, -keep:], mixed.transpose(1, 2).flatten(2)), (keys, values)
 
     def branch(
@@ -59,14 +59,14 @@ class CausalLayer(nn.Module):
     def _split(self, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """float32 [R, Q, D] -> queries, keys and values, each [R, H, Q, head width]."""
         rows, length, _ = normed.shape
-        parts = self.query_key_value(normed).view(rows, length, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
-        return parts[0], parts[1], parts[2]
+        packed = kernels.linear(normed, self.query_key_value.weight)
+        query, keys, values = packed.view(rows, length, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4).unbind(0)
+        return query, keys, values
 
     def _finish(self, states: Tensor, mixed: Tensor) -> Tensor:
         """Attention's output projected and added, then the feed-forward layer."""
-        states = states + self.around_attention.dropout(self.output(mixed))
-        result: Tensor = states + self.around_feed_forward.dropout(self.feed_forward(self.around_feed_forward.norm(states)))
-        return result
+        states = self.around_attention.dropout.add(states, kernels.linear(mixed, self.output.weight))
+        return self.around_feed_forward.dropout.add(states, self.feed_forward(self.around_feed_forward.norm(states)))
 
 
 def _attend(query: Tensor, history: KeysValues, own: KeysValues, history_bias: Tensor, own_bias: Tensor) -> Tensor:

@@ -21,14 +21,13 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from genrec.errors import UsageError
+from genrec.model import kernels
 from genrec.model.branches import CausalLayer, KeysValues
 from genrec.model.extension import extended
-from genrec.model.layers import RelativeBias
+from genrec.model.layers import HIDDEN, Dropout, RelativeBias, RMSNorm
 from genrec.model.trie import Trie
 from genrec.semantic_ids import SemanticIds
 from genrec.types import Ranking
-
-HIDDEN = torch.finfo(torch.float32).min / 2  # added to the logits of hidden keys; its weight in a softmax is 0 exactly
 
 
 @dataclass(frozen=True)
@@ -78,8 +77,8 @@ class GptPolicy(nn.Module):
         self.layers = nn.ModuleList(CausalLayer(*layer) for _ in range(specification.layers))
         self.token_bias = RelativeBias(specification.heads, bidirectional=False)
         self.item_bias = nn.Embedding(specification.positions, specification.heads) if specification.positions else None
-        self.norm = nn.RMSNorm(specification.width, eps=1e-6)
-        self.dropout = nn.Dropout(specification.dropout)
+        self.norm = RMSNorm(specification.width)
+        self.dropout = Dropout(specification.dropout)
         self.heads = nn.ModuleList(nn.Linear(specification.width, size, bias=False) for size in semantic_ids.level_sizes)
         if self.item_bias is not None:
             nn.init.zeros_(self.item_bias.weight)  # a distance that no training history reaches then says nothing, instead of noise
@@ -139,6 +138,11 @@ class GptPolicy(nn.Module):
         """The `n` best items by constrained beam search: int64 [B, T] -> Ranking [B, n]; `exclude` int64 [B, E] is never returned."""
         return self.trie.recommend(self.decoding(history), self.specification.beams, n, exclude)
 
+    @torch.no_grad()
+    def recommend_exactly(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
+        """The `n` best of all items, however many beams `recommend` has; arguments as of `recommend`."""
+        return self.trie.recommend_exactly(self.decoding(history), n, exclude)
+
     def extended(self, semantic_ids: SemanticIds) -> GptPolicy:
         """The same weights over a catalogue that has grown (see `genrec.model.extension`)."""
         return extended(self, self.semantic_ids, semantic_ids, self.specification.build)
@@ -152,12 +156,14 @@ class GptPolicy(nn.Module):
         tokens = self.trie.tokens[history].flatten(1)
         tokens = tokens[:, : tokens.shape[1] - cut]
         empty, places = tokens == 0, torch.arange(tokens.shape[1], device=tokens.device)
-        before, itself = places[None, :] < places[:, None], places[None, :] == places[:, None]
-        bias = self._bias(places, places) + self._hidden(~(before & ~empty[:, None, :] | itself)).unsqueeze(1)
+        bias = self._bias(places, places).masked_fill(places[None, :] > places[:, None], HIDDEN)
+        hidden: Tensor | None = None
+        if empty.device.type != "cpu" or bool(empty.any()):
+            hidden = self._hidden(empty[:, None, None, :] & (places[None, :] != places[:, None]))
         states, kept = self.dropout(self.embedding(tokens)), []
         for depth, layer in enumerate(cast(Iterable[CausalLayer], self.layers)):
             last = depth == len(self.layers) - 1
-            states, keys_values = layer.read(states, bias, keep if keep is not None and last else len(places))
+            states, keys_values = layer.read(states, bias, hidden, keep if keep is not None and last else len(places))
             kept.append(keys_values)
         return Read(self.dropout(self.norm(states)), kept, empty)
 
@@ -198,8 +204,7 @@ class GptPolicy(nn.Module):
 
     def _log_prob(self, level: int, states: Tensor) -> Tensor:
         """States float32 [..., D] -> the level's log-probabilities float32 [..., C]."""
-        result: Tensor = self.heads[level](states).float().log_softmax(-1)
-        return result
+        return kernels.linear(states, cast(nn.Linear, self.heads[level]).weight).float().log_softmax(-1)
 
     def _gather(self, first: Tensor, others: Tensor, items: Tensor) -> Tensor:
         """States before the first level [B, M or 1, D] and before the others [B, M, L - 1, D], items int64 [B, M] -> [B, M, L]."""

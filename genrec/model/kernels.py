@@ -46,7 +46,8 @@ def _applied(function: type[Function], *arguments: object) -> Tensor:
 def _precision(states: Tensor) -> torch.dtype:
     """What autocast makes of it."""
     device = states.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
+    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if on else states.dtype
 
 
 def _image(rows: Tensor) -> Tensor:
@@ -194,8 +195,8 @@ def rms_norm(states: Tensor, weight: Tensor, eps: float) -> Tensor:
 def attention(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, hidden: Tensor | None = None) -> Tensor:
     """softmax(Q K' + bias + hidden) V: queries [B, H, Q, d], keys and values [B, H, S, d] -> [B, H, Q, d].
 
-    `bias` [1, H, Q, S] is the same for all rows and may be learnt; `hidden`, broadcast to [B, H, Q, S], is a mask. The products are
-    not scaled (T5).
+    `bias` [1, H, Q or 1, S] is the same for all rows and may be learnt; `hidden`, broadcast to [B, H, Q, S], is a mask. The products
+    are not scaled (T5).
     """
     learns = bias is not None and bias.requires_grad and torch.is_grad_enabled()
     if learns and query.device.type == "cpu":
@@ -221,9 +222,7 @@ def _forward(ctx: Any, inputs: Sequence[Tensor], bias: Tensor, hidden: Tensor | 
     query, keys, values = inputs
     batch, heads, queries, width = query.shape
     result = query.new_empty(batch, queries, heads, width).transpose(1, 2)
-    added = bias.to(query.dtype).expand(batch, -1, -1, -1)
-    if hidden is not None:
-        added = added + hidden
+    added = (bias if hidden is None else bias + hidden).to(query.dtype).expand(batch, -1, queries, -1)
     ctx.bias, ctx.kept = bias, []
     for head in range(heads):
         scores = torch.baddbmm(added[:, head], query[:, head], keys[:, head].mT)
@@ -239,7 +238,7 @@ def _backward(ctx: Any, grad: Tensor, inputs: Sequence[Tensor], towards: Sequenc
     for head, weights in enumerate(ctx.kept):
         towards[2][:, head] = torch.bmm(weights.mT, grad[:, head])
         scores = torch._softmax_backward_data(torch.bmm(grad[:, head], values[:, head].mT), weights, -1, weights.dtype)
-        towards_bias[0, head] = scores.sum(0, dtype=towards_bias.dtype)
+        towards_bias[0, head] = scores.sum(0, dtype=towards_bias.dtype).sum_to_size(towards_bias.shape[2:])
         towards[0][:, head] = torch.bmm(scores, keys[:, head])
         towards[1][:, head] = torch.bmm(scores.mT, query[:, head])
     return towards_bias

@@ -16,6 +16,7 @@ from genrec.model import kernels
 
 BUCKETS = 32  # of relative positions
 EPS = 1e-6  # of the norms
+HIDDEN = -1e30  # added to the logits of hidden keys: their weight is 0, and a row of hidden keys alone is no NaN, in bfloat16 either
 MAX_DISTANCE = 128  # beyond it all positions share the last bucket
 
 

@@ -14,14 +14,14 @@ from typing import Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from genrec.errors import ArtifactError, UsageError
+from genrec.errors import UsageError
 from genrec.model import kernels
-from genrec.model.layers import DecoderLayer, Dropout, EncoderLayer, RelativeBias, RMSNorm
+from genrec.model.extension import extended
+from genrec.model.layers import HIDDEN, DecoderLayer, Dropout, EncoderLayer, RelativeBias, RMSNorm
 from genrec.model.trie import Trie
 from genrec.semantic_ids import SemanticIds
 from genrec.types import Ranking
 
-HIDDEN = -1e30  # added to hidden positions; finite, so that a row of padding alone is no NaN
 GROUP = 64  # rows that a CPU reads at once, of similar length and within its cache
 
 
@@ -66,7 +66,7 @@ class History(NamedTuple):
     """An encoded history: what every candidate's decoder attends to."""
 
     states: Tensor  # float [B, S, D]
-    hidden: Tensor | None  # float32 [B, 1, 1, S]  0, or HIDDEN where padded; None where nothing is
+    empty: Tensor  # bool [B, S]  where padded
     age: Tensor  # int64 [S]  of each place's item: 0 for the latest
 
 
@@ -106,17 +106,14 @@ class TigerPolicy(nn.Module):
         else:
             empty, age = (place.repeat_interleave(states.shape[2], -1) for place in (empty, age))
             states = states.flatten(1, 2)
-        hidden: Tensor | None = None
-        if empty.device.type != "cpu" or bool(empty.any()):
-            hidden = torch.zeros(empty.shape, device=empty.device).masked_fill(empty, HIDDEN)[:, None, None, :]
         positions = torch.arange(len(age), device=age.device)
         bias = self.encoder_bias(positions, positions)
-        if self.specification.causal:
-            bias = bias.masked_fill(age[None, :] < age[:, None], HIDDEN)
+        future = age[None, :] < age[:, None] if self.specification.causal else None
+        hidden = hide(empty, future)
         states = self.dropout(states)
         for layer in self.encoder:
             states = layer(states, bias, hidden)
-        return History(self.dropout(self.encoder_norm(states)), hidden, age)
+        return History(self.dropout(self.encoder_norm(states)), empty, age)
 
     def _clamped(self, age: Tensor) -> Tensor:
         return age.clamp(0, self.specification.positions - 1)
@@ -172,7 +169,7 @@ class TigerPolicy(nn.Module):
         parts, order = [], grouped(history)
         for rows, longest in order:
             encoded = self.encode(history[rows, -longest:])
-            parts.append(self._score(items[rows], encoded, self._age_bias(encoded.age[None, :]), encoded.hidden))
+            parts.append(self._score(items[rows], encoded, self._age_bias(encoded.age[None, :]), hide(encoded.empty)))
         return torch.cat(parts)[torch.cat([rows for rows, _ in order]).argsort()]
 
     def sequence_log_prob(self, history: Tensor, targets: Tensor) -> Tensor:
@@ -187,9 +184,7 @@ class TigerPolicy(nn.Module):
         codes = self.semantic_ids.levels
         asked = torch.arange(history.shape[1] - 1, -1, -1, device=history.device).repeat_interleave(codes)  # age of who asks
         age = encoded.age[None, :] - asked[:, None]  # int64 [T * L, S]  below 0: in the future
-        mask = torch.zeros(age.shape, device=age.device).masked_fill(age < 0, HIDDEN)
-        hidden = mask if encoded.hidden is None else mask + encoded.hidden
-        return self._score(targets, encoded, self._age_bias(age), hidden)
+        return self._score(targets, encoded, self._age_bias(age), hide(encoded.empty, age < 0))
 
     def log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """History int64 [B, T], candidates int64 [B, M] -> float32 [B, M], log p(item | history); -inf where the candidate is 0."""
@@ -210,27 +205,25 @@ class TigerPolicy(nn.Module):
         return self.trie.recommend_exactly(self.decoding(history), n, exclude)
 
     def extended(self, semantic_ids: SemanticIds) -> TigerPolicy:
-        """The same weights over a catalogue that has grown: `semantic_ids` are this policy's own and those of later items.
+        """The same weights over a catalogue that has grown (see `genrec.model.extension`)."""
+        return extended(self, self.semantic_ids, semantic_ids, self.specification.build)
 
-        Where the last level has grown, its new codes begin as copies of its last one, as input and as output: an appended number
-        that few items have. The probability of an item stays what it was, bit for bit, where no level has grown; where the last
-        has, its softmax has more codes, and all that had probability there lose the same share of it (for one history and prefix).
-        """
-        own = self.semantic_ids
-        if not semantic_ids.extends(own):
-            raise ArtifactError(
-                f"Semantic IDs {semantic_ids.fingerprint} do not extend those of the policy, {own.fingerprint}: the items it knows "
-                "must keep their codes, and only the last level may grow; make them with SemanticIds.extend"
-            )
-        grown = semantic_ids.level_sizes[-1] - own.level_sizes[-1]
-        weights = self.state_dict()
-        head = f"heads.{own.levels - 1}.weight"
-        for name in ("embedding.weight", head):  # tokens are numbered level by level, so that the last row is the last code's
-            weights[name] = torch.cat([weights[name], weights[name][-1:].expand(grown, -1)])
-        with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten
-            policy = self.specification.build(semantic_ids)
-        policy.load_state_dict(weights)
-        return policy.to(self.embedding.weight.device).train(self.training)
+
+def hide(empty: Tensor, future: Tensor | None = None) -> Tensor | None:
+    """Where keys are padding, bool [B, S], and whether they come after a query, bool [Q, S] -> float32 [B or 1, 1, Q or 1, S].
+
+    0, or HIDDEN; None where (on a CPU) nothing is hidden. Padding is seen by those who would see nothing else: an empty history.
+    """
+    if empty.device.type == "cpu" and not empty.any():
+        hidden = None if future is None else future[None]
+    elif future is None:
+        hidden = (empty & ~empty.all(1, keepdim=True)).unsqueeze(1)
+    else:
+        others = (~empty.unsqueeze(1) & ~future).any(-1, keepdim=True)
+        hidden = empty.unsqueeze(1) & others | future
+    if hidden is None:
+        return None
+    return torch.zeros(hidden.shape, device=hidden.device).masked_fill(hidden, HIDDEN).unsqueeze(1)
 
 
 def grouped(history: Tensor) -> list[tuple[Tensor, int]]:
@@ -248,7 +241,7 @@ class TigerDecoding:
     """A `genrec.model.generation.Decoding`; its state is every decoder layer's keys and values, each [B * W, H, codes, head width]."""
 
     def __init__(self, policy: TigerPolicy, history: History) -> None:
-        self.policy, self.hidden = policy, history.hidden
+        self.policy, self.hidden = policy, hide(history.empty)
         self.batch, self.device = len(history.states), history.states.device
         self.bias = policy._age_bias(history.age[None, :])
         layers = cast(Iterable[DecoderLayer], policy.decoder)

@@ -64,9 +64,8 @@ def test_a_probable_prefix_makes_its_new_item_known() -> None:
     its code is as likely as the old one's; before, nobody could name it."""
     policy = policy_of(OLD, (3, 3, 2))
     with torch.no_grad():
-        states = policy._decode(policy.trie.tokens[6, :2].new_tensor([[[0, *policy.trie.tokens[6, :2].tolist()]]]), policy.encode(HISTORY[:1]))[
-            0
-        ]
+        tokens = torch.tensor([[[0, *policy.trie.tokens[6, :2].tolist()]]])
+        states = policy._decode(tokens, [policy.encode(HISTORY[:1]).states] * len(policy.decoder), None, None)[0]
         for level, code in ((0, 2), (1, 1)):
             policy.heads[level].weight.zero_()
             policy.heads[level].weight[code] = 10 * states[0, 0, level] / states[0, 0, level].norm()
