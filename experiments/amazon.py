@@ -2,6 +2,7 @@
 
     genrec run experiments/amazon.py:smoke    # all six stages on the real data, in minutes on 2 CPU cores
     genrec run experiments/amazon.py:cold     # items unseen in training: Semantic IDs by extension, small, in minutes
+    genrec run experiments/amazon.py:beam_loss  # what 50 and 20 beams lose against scoring every item, small, in minutes
     genrec run experiments/amazon.py:sdpo     # the full recipe: hours, a GPU is advised
     genrec run experiments/amazon.py:rivals   # popularity, ItemKNN and SASRec, which the full recipe must beat
 
@@ -18,7 +19,7 @@ from genrec.baselines import SASRec
 from genrec.data.sources import AmazonReviews2014
 from genrec.data.splits import GlobalTemporal
 from genrec.embeddings import TfidfSvd
-from genrec.experiment import SFT, Align, Experiment, Tokenize, baselines
+from genrec.experiment import SFT, Align, Evaluate, Experiment, Tokenize, baselines
 from genrec.model import Tiger
 from genrec.preference.losses import Anchored, SoftmaxDPO
 from genrec.preference.negatives import FaissNeighbours
@@ -91,6 +92,15 @@ def smoke() -> list[Experiment]:
         learning_rate=5e-5, validation_users=1_000,
     )  # fmt: skip
     return [*baselines(small()), small(), replace(small(), name="beauty-smoke-sdpo", align=align)]
+
+
+def beam_loss() -> list[Experiment]:
+    """What a beam search loses: the same policy and 1,000 users; every item scored, which is the row that the others are tested
+    against, then 50 and 20 beams. Nothing is trained twice: beams and scoring of `evaluate` are evaluation's alone.
+    """
+    spec = Evaluate(cutoffs=(1, 5, 10, 20), users=1_000)
+    ways = {"exact": replace(spec, scoring="exact"), "50-beams": replace(spec, beams=50), "20-beams": replace(spec, beams=20)}
+    return [replace(small(), name=f"beauty-smoke-{name}", evaluate=way) for name, way in ways.items()]
 
 
 def cold() -> list[Experiment]:

@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.set_defaults(call=_compare)
 
     check = commands.add_parser(
-        "check", help="whether a sampler, loss, data source, item encoder or quantizer of yours keeps its contract, and if not, why"
+        "check", help="whether a sampler, loss, source, item encoder, quantizer or policy of yours keeps its contract, and if not, why"
     )
     check.add_argument("component", metavar="FILE.py:CLASS")
     check.set_defaults(call=_check)
@@ -135,9 +135,7 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
             for stage, key, state in runs.dry_run(experiment):
                 print(f"  {stage:9} {key}  {state}")
         return 0
-    done: set[str] = set()
-    for experiment in experiments:
-        runs.record(experiment, pipeline.run(experiment, options.refresh, done))
+    runs.run(experiments, options.refresh)
     seeds = {name: {entry.seed for entry in experiments if entry.name == name} for name in (entry.name for entry in experiments)}
     trained = [entry.name for entry in experiments if not entry.is_baseline]
     _print_table(list(seeds), "ndcg@10", (trained or [experiments[0].name])[0], None, seeds)
@@ -267,24 +265,9 @@ def _compare(options: argparse.Namespace, overrides: list[str]) -> int:
 
 def _check(options: argparse.Namespace, overrides: list[str]) -> int:
     from genrec import loading, pipeline, testing
-    from genrec.types import ItemEncoder, NegativeSampler, PreferenceLoss, Quantizer, Source
 
     component = loading.component(options.component)
-    if isinstance(component, NegativeSampler):
-        testing.check_sampler(component)
-    elif isinstance(component, PreferenceLoss):
-        testing.check_loss(component)
-    elif isinstance(component, Source):
-        testing.check_source(component, pipeline.home() / "raw")
-    elif isinstance(component, Quantizer):
-        testing.check_quantizer(component)
-    elif isinstance(component, ItemEncoder):
-        testing.check_encoder(component)
-    else:
-        raise UsageError(
-            f"{component!r} is no NegativeSampler (no build), no PreferenceLoss (it can't be called), no Source (no load), "
-            "no Quantizer (no fit, level_sizes and restore) and no ItemEncoder (no encode)"
-        )
+    testing.check_component(component, pipeline.home() / "raw")
     print(f"{component!r} keeps its contract")
     return 0
 

@@ -62,12 +62,23 @@ class Experiment:
             raise UsageError(f"{self.name}: a baseline has nothing to align; leave align=None")
         if not self.is_baseline:
             self._check_policy()
-        beams = getattr(self.policy, "beams", None)
-        needed = max(10, *self.evaluate.cutoffs)  # validation ranks ten
-        if beams is not None and beams < needed:
-            raise UsageError(f"policy.beams must be at least {needed}, the most items ranked (evaluate.cutoffs), got {beams}")
+        self._check_beams()
         if self.seed < 0:
             raise UsageError(f"seed must be 0 or more, got {self.seed}")
+
+    def _check_beams(self) -> None:
+        """A beam search can't rank more items than it has beams; exact scoring can."""
+        own, spec = getattr(self.policy, "beams", None), self.evaluate
+        if own is None:
+            if spec.beams and not self.is_baseline:
+                raise UsageError(f"evaluate.beams = {spec.beams}, but the policy has no beams: {self.policy!r}")
+            return
+        most = spec.cutoffs[-1] if spec.scoring == "beam" else 0
+        needed = 10 if spec.beams else max(10, most)  # validation ranks ten, by the policy's own
+        if own < needed:
+            raise UsageError(f"policy.beams must be at least {needed}, the most items ranked (evaluate.cutoffs), got {own}")
+        if 0 < spec.beams < most:
+            raise UsageError(f"evaluate.beams must be at least {most}, the most items ranked (evaluate.cutoffs), got {spec.beams}")
 
     def _check_policy(self) -> None:
         """Refuse a policy that cannot be trained as the other fields say."""

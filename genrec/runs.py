@@ -18,9 +18,39 @@ from filelock import FileLock
 from genrec.errors import ArtifactError, NetworkError, UsageError
 from genrec.evaluation.compare import Run
 from genrec.experiment import Experiment, flatten
-from genrec.pipeline import home, plan, store
+from genrec.pipeline import VERSIONS, home, plan, store
+from genrec.pipeline import run as build
 from genrec.progress import say
 from genrec.store import Artifact, hash_of, write_json
+
+
+def run(experiments: Sequence[Experiment], refresh: str | None = None) -> None:
+    """Run what is missing of each and record it; then one line says what every stage that was made took."""
+    done: set[str] = set()
+    made: dict[str, Artifact] = {}
+    for experiment in experiments:
+        before = {step.key: _dated(store().folder(step.stage, step.key)) for step in plan(experiment)}
+        artifacts = build(experiment, refresh, done)
+        record(experiment, artifacts)
+        made |= {each.key: each for each in artifacts.values() if _dated(each.folder) != before[each.key]}
+    if made:
+        say(seconds_line(list(made.values())))
+
+
+def _dated(folder: Path) -> int | None:
+    """When an artifact was made, in nanoseconds; None where there is none."""
+    manifest = folder / "manifest.json"
+    return manifest.stat().st_mtime_ns if manifest.is_file() else None
+
+
+def seconds_line(artifacts: Sequence[Artifact]) -> str:
+    """Seconds by stage, in the stages' order, summed where a stage was made for several rows or seeds."""
+    parts = []
+    for stage in VERSIONS:
+        seconds = [artifact.manifest["seconds"] for artifact in artifacts if artifact.stage == stage]
+        if seconds:
+            parts.append(f"{stage} {sum(seconds):.1f}" + (f" ({len(seconds)} times)" if len(seconds) > 1 else ""))
+    return f"seconds of what was made: {', '.join(parts)}"
 
 
 def configuration(artifacts: dict[str, Artifact]) -> dict[str, Any]:
@@ -40,12 +70,13 @@ def protocol(experiment: Experiment, artifacts: dict[str, Artifact]) -> dict[str
     """What two rows must share to stand in one table."""
     statistics = json.loads((artifacts["data"].folder / "stats.json").read_text(encoding="utf-8"))
     spec = experiment.evaluate
+    drawn = spec.users if 0 < spec.users < statistics["users_tested"] else None
     return {
         "data": label(artifacts["data"].manifest["specification"]["source"]),
         "data key": artifacts["data"].key,
         "split": label(artifacts["data"].manifest["specification"]["split"]),
         "users": statistics["users"],
-        "users tested": statistics["users_tested"],
+        "users tested": statistics["users_tested"] if drawn is None else f"{drawn}, drawn of {statistics['users_tested']}",
         "items": statistics["items"],
         "interactions": statistics["interactions"],
         "ranking": "full catalogue, item level",

@@ -29,11 +29,10 @@ from genrec.errors import ArtifactError, InputError
 
 
 class PrefixTable(NamedTuple):
-    """The children of the trie's nodes of one depth."""
+    """The children of the trie's nodes of one depth; int32, because these are the large tables of a large catalogue."""
 
-    start: Tensor  # int64 [nodes + 1]  children of node i are nodes start[i] .. start[i+1]-1 of the next depth
-    code: Tensor  # int64 [children]  the code that leads to each child
-    leaf: Tensor  # int64 [children + 1]  the leaves below child c are leaf[c] .. leaf[c+1]-1
+    start: Tensor  # int32 [nodes + 1]  children of node i are nodes start[i] .. start[i+1]-1 of the next depth
+    code: Tensor  # int32 [children]  the code that leads to each child
     branch: int  # the largest number of children of a node
 
 
@@ -111,14 +110,11 @@ class SemanticIds:
             parents = node[new]
             counts = torch.bincount(parents, minlength=int(node[-1]) + 1)
             start = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
-            rows = torch.cat([new.nonzero().squeeze(1), torch.tensor([items])])  # where each child's items begin
-            self.tables.append(PrefixTable(start, ordered[new, level], rows, int(counts.max())))
+            self.tables.append(PrefixTable(start.int(), ordered[new, level].int(), int(counts.max())))
             node = new.cumsum(0) - 1
-        self._leaf_of_item = torch.empty(items, dtype=torch.int64).scatter_(0, order, node)
-        self._first_of_leaf = self.tables[-1].leaf
-        leaf_of_row = torch.cat([node, node[-1:] + 1])
-        self.tables = [table._replace(leaf=leaf_of_row[table.leaf]) for table in self.tables]
-        self._items_by_leaf = order + 1
+        self._leaf_of_item = torch.empty(items, dtype=torch.int32).scatter_(0, order, node.int())
+        self._first_of_leaf = torch.cat([new.nonzero().squeeze(1), torch.tensor([items])]).int()
+        self._items_by_leaf = (order + 1).int()
 
     @property
     def items(self) -> int:
@@ -156,22 +152,22 @@ class SemanticIds:
     def tokens(self, items: Tensor) -> Tensor:
         """Items int64 [...] (0 = none) -> tokens int64 [..., L]; none becomes L paddings."""
         self._check_items(items)
-        table = torch.cat([torch.zeros(1, self.levels, dtype=torch.int64), self.codes + self.offsets + 1])
-        return table.to(items.device)[items]
+        codes, offsets = self.codes.to(items.device), self.offsets.to(items.device)
+        return (codes[(items - 1).clamp(min=0)] + offsets + 1) * (items > 0).unsqueeze(-1)
 
     def leaf(self, items: Tensor) -> Tensor:
         """Items int64 [...], each 1..N -> their leaf in the trie, int64 [...]."""
         self._check_items(items, least=1)
-        return self._leaf_of_item.to(items.device)[items - 1]
+        return self._leaf_of_item.to(items.device)[items - 1].long()
 
     def shared(self, items: Tensor) -> Tensor:
         """Items int64 [...] (0 = none) -> how many items carry the Semantic ID of each, int64 [...]; 0 for none."""
         self._check_items(items)
-        sizes = self._first_of_leaf.diff()[self._leaf_of_item]
+        sizes = self._first_of_leaf.diff()[self._leaf_of_item].long()
         return torch.cat([torch.zeros(1, dtype=torch.int64), sizes]).to(items.device)[items]
 
     def items_by_leaf(self) -> tuple[Tensor, Tensor]:
-        """The items of leaf `i` are `items[start[i]:start[i+1]]`, ascending: start int64 [distinct + 1], items int64 [N]."""
+        """The items of leaf `i` are `items[start[i]:start[i+1]]`, ascending: start int32 [distinct + 1], items int32 [N]."""
         return self._first_of_leaf, self._items_by_leaf
 
     def lookup(self, codes: Tensor) -> Tensor:
@@ -181,15 +177,14 @@ class SemanticIds:
         node = torch.zeros(codes.shape[:-1], dtype=torch.int64)
         found = torch.ones(codes.shape[:-1], dtype=torch.bool)
         for level, table in enumerate(self.tables):
-            key = table.code + torch.repeat_interleave(torch.arange(len(table.start) - 1), table.start.diff()) * (
-                self.level_sizes[level] + 1
-            )
+            parent = torch.repeat_interleave(torch.arange(len(table.start) - 1), table.start.diff())
+            key = table.code + parent * (self.level_sizes[level] + 1)
             wanted = codes[..., level].cpu().clamp(-1, self.level_sizes[level])
             wanted = wanted + node * (self.level_sizes[level] + 1)
             place = torch.searchsorted(key, wanted).clamp(max=len(key) - 1)
             found &= (key[place] == wanted) & (codes[..., level].cpu() >= 0)
             node = place
-        items = self._items_by_leaf[self._first_of_leaf[node]]
+        items = self._items_by_leaf[self._first_of_leaf[node]].long()
         return torch.where(found, items, 0).to(codes.device)
 
     def prefix_depth(self, items: Tensor, others: Tensor) -> Tensor:

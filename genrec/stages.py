@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pandas as pd
 import torch
@@ -111,14 +112,15 @@ def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> No
     """Whatever recommends -> ranks, lists and metrics of every test user; items unseen in training also by themselves."""
     corpus = Corpus.load(parents["data"])
     shared: Tensor | None = None
+    spec, popularity = experiment.evaluate, popularity_of(corpus)
     if isinstance(experiment.policy, Baseline):
         recommender: Recommender = experiment.policy.fit(corpus.part("train"), corpus.item_count)
+        spec = replace(spec, scoring="beam")  # it prunes nothing, so that its `recommend` is exact
     else:
         semantic_ids = load_semantic_ids(corpus, parents)
-        policy = load_policy(experiment, semantic_ids, parents["align" if experiment.align else "sft"])
+        policy = load_policy(experiment, semantic_ids, parents["align" if experiment.align else "sft"], spec.beams)
         recommender, shared = _on_device(policy), shared_numbers(semantic_ids)
-    spec, popularity = experiment.evaluate, popularity_of(corpus)
-    test = batches(examples(corpus, "test", spec.history_length), spec.batch, device_of(recommender))
+    test = batches(drawn(examples(corpus, "test", spec.history_length), spec.users, "test"), spec.batch, device_of(recommender))
     seen = seen_items(corpus) if spec.filter_seen else None
     result = evaluate(recommender, test, spec, seen, shared)
     result.ranks.to_parquet(folder / "ranks.parquet", index=False)
@@ -142,19 +144,27 @@ BUILDERS: dict[str, Callable[[Experiment, Parents, Path], None]] = {
 
 
 def batches(entries: Examples, size: int, device: torch.device) -> list[SequenceBatch]:
-    """All examples once, in order, on the device."""
-    indices = [torch.arange(begin, min(begin + size, len(entries))) for begin in range(0, len(entries), size)]
-    return [SequenceBatch(*(part.to(device) for part in entries.batch(index))) for index in indices]
+    """All examples once, on the device: the longest histories first, so that a batch holds little padding."""
+    run, place = entries.places(torch.arange(len(entries)))
+    length = (place - entries.begin[run]).clamp(max=entries.history_length)
+    order = length.argsort(descending=True, stable=True)
+    return [SequenceBatch(*(part.to(device) for part in entries.batch(index))) for index in torch.split(order, size)]
+
+
+def drawn(entries: Examples, count: int, part: str) -> Examples:
+    """`count` of the users (0 = all), drawn once: the same for all seeds, rows and stages."""
+    if not 0 < count < len(entries):
+        return entries
+    chosen = torch.randperm(len(entries), generator=generator(0, f"{part} users"))[:count]
+    return entries.select(chosen.sort().values)
 
 
 def validation_score(
     policy: Policy, corpus: Corpus, experiment: Experiment, recipe: SFT | Align, semantic_ids: SemanticIds
 ) -> Callable[[], float]:
     """What gives NDCG@10 on validation users, of items; the users are drawn once and are the same for all seeds and stages."""
-    validation = examples(corpus, "validation", experiment.evaluate.history_length)
-    if 0 < recipe.validation_users < len(validation):
-        drawn = torch.randperm(len(validation), generator=generator(0, "validation users"))[: recipe.validation_users]
-        validation = validation.select(drawn.sort().values)
+    entries = examples(corpus, "validation", experiment.evaluate.history_length)
+    validation = drawn(entries, recipe.validation_users, "validation")
     spec = Evaluate(cutoffs=(10,), history_length=experiment.evaluate.history_length, batch=experiment.evaluate.batch)
 
     shared = shared_numbers(semantic_ids)
@@ -180,9 +190,10 @@ def load_semantic_ids(corpus: Corpus, parents: Parents) -> SemanticIds:
     return SemanticIds(torch.arange(corpus.item_count).unsqueeze(1), (corpus.item_count,))
 
 
-def load_policy(experiment: Experiment, semantic_ids: SemanticIds, folder: Path) -> Policy:
-    """The trained policy of an sft or align artifact, in evaluation mode."""
-    policy = cast(PolicySpecification, experiment.policy).build(semantic_ids)
+def load_policy(experiment: Experiment, semantic_ids: SemanticIds, folder: Path, beams: int = 0) -> Policy:
+    """The trained policy of an sft or align artifact, in evaluation mode; `beams`: of its beam search, 0 = its own."""
+    specification: Any = experiment.policy
+    policy: Policy = (replace(specification, beams=beams) if beams else specification).build(semantic_ids)
     module = cast(nn.Module, policy)
     try:
         module.load_state_dict(load_file(folder / "policy.safetensors"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import json
 import sys
@@ -12,6 +13,10 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from genrec.semantic_ids import SemanticIds
 
 FILE = Path(__file__).parents[1] / "experiments" / "benchmarks" / "data.py"
 
@@ -87,3 +92,115 @@ def test_the_tokenizer_benchmarks_quality_of_beauty(real_data: Path, tmp_path: P
     assert "12,101 items, of which 122 share their vector" in table
     lift = row["health"]["co_occurrence"]["prefixes"][0]["lift"]
     assert lift == pytest.approx(1.0, abs=0.1)  # the control says nothing of items
+
+
+POLICY = FILE.with_name("policy.py")
+COMPARED = {  # part -> what the others are measured against
+    "train": "peer", "loop": "bare steps", "targets": "peer", "align": "peer", "decode": "peer", "history": "Tiger, codes",
+    "policies": "Tiger, codes",
+    "exact": "item by item", "candidates": "peer", "beams": "peer", "catalogue": "peer", "lengths": "peer",
+}  # fmt: skip
+
+
+@pytest.fixture
+def beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files of the policy's benchmark import each other, as they do when one is run as a script."""
+    monkeypatch.syspath_prepend(str(POLICY.parent))
+
+
+@pytest.mark.usefixtures("beside")
+@pytest.mark.parametrize("lengths", ["full", "beauty"])
+def test_every_part_of_the_policy_benchmark_runs_and_prints_its_table(
+    lengths: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers")
+    module = loaded(POLICY)
+    assert {*COMPARED, "floor", "profile"} == set(module.PARTS)
+    monkeypatch.setattr(sys, "argv", ["policy.py", "all", "--tiny", "--lengths", lengths])
+    module.main()
+    printed = capsys.readouterr().out
+    rows = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    for part, reference in COMPARED.items():
+        header = next(line for line in printed.splitlines() if line.startswith(f"| {part} |"))
+        assert f"| / {reference} |" in header
+        mine = [row for row in rows if row["part"] == part]
+        assert {row["precision"] for row in mine} == {"float32", "bfloat16"}
+        assert reference in {row["side"] for row in mine}
+        assert all(len(row["rates"]) == 1 and row["rate"] > 0 for row in mine)
+        ratios = [line for line in printed.splitlines() if line.startswith(f"| {reference} |") and "| 1.00 |" in line]
+        assert ratios  # the reference against itself
+    for part in ("train", "align", "decode", "candidates", "beams", "catalogue", "lengths"):
+        assert {row["side"] for row in rows if row["part"] == part} == {"ours", "peer"}
+    for part, settings in {"candidates": 2, "beams": 2, "catalogue": 2, "lengths": 2}.items():
+        assert len({row["setting"] for row in rows if row["part"] == part}) == settings
+    tables = [row for row in rows if row["part"] == "catalogue" and row["side"] == "ours"]
+    assert all(row["table_mb"] > 0 and 0 <= row["masks_share"] <= row["search_share"] for row in tables)
+    assert "| training example, codes |" in printed
+    assert "AdamW" in printed  # the profile's
+
+
+@pytest.mark.usefixtures("beside")
+def test_the_policy_benchmarks_ratios_are_medians_of_rounds() -> None:
+    """A slow spell in round 2 hits both sides: rates of 30, 3, 20 against 10, 1, 10 are three times as fast in the median round."""
+    shapes = importlib.import_module("policy_shapes")
+    common = {"task": "", "precision": "float32", "unit": "users", "reference": "peer"}
+    rows = [
+        {"side": "ours", "setting": "K = 1", "rate": 20.0, "rates": [30.0, 3.0, 20.0], **common},
+        {"side": "peer", "setting": "K = 1", "rate": 10.0, "rates": [10.0, 1.0, 10.0], **common},
+        {"side": "ours", "setting": "K = 3", "rate": 8.0, "rates": [8.0, 8.0, 8.0], **common},
+    ]
+    lines = list(shapes.table("beams", rows))
+    assert lines[0] == "| beams | task | precision | users/s | / peer | cost / first |"
+    assert lines[2:] == [
+        "| ours | K = 1 | float32 | 20 | 3.00 | 1.00 |",
+        "| peer | K = 1 | float32 | 10 | 1.00 | 1.00 |",
+        "| ours | K = 3 | float32 | 8 | left out | 2.50 |",
+    ]
+
+
+@pytest.mark.usefixtures("beside")
+def test_both_sides_of_the_policy_benchmark_read_the_same_histories() -> None:
+    """The peer's tokens, without padding, are those of our items; every prefix of a window is there once."""
+    pytest.importorskip("transformers")
+    shapes, peer = (importlib.import_module(f"policy_{name}") for name in ("shapes", "peer"))
+    ids = shapes.semantic_ids(shapes.TINY)
+    assert ids.collided == 0
+    history = shapes.histories(50, 4, shapes.TINY.items, "test", "beauty", 0)
+    tokens, mask = peer.Peer(shapes.TINY, ids, "cpu", "float32").tokens(history)
+    for row, given, seen in zip(history, tokens, mask, strict=True):
+        assert given[seen > 0].tolist() == ids.tokens(row[row > 0]).flatten().tolist()
+        assert seen.tolist() == sorted(seen.tolist(), reverse=True)  # padded on the right
+    pairs = [(torch.tensor([[0, 7, 8], [4, 5, 6]]), torch.tensor([[0, 8, 9], [5, 6, 1]]))]
+    cut = shapes.prefixes(pairs, batch=2)
+    single = {(tuple(row[row > 0].tolist()), int(target)) for rows, targets in cut for row, target in zip(rows, targets, strict=True)}
+    assert single == {((7,), 8), ((7, 8), 9), ((4,), 5), ((4, 5), 6), ((4, 5, 6), 1)}
+    assert all(bool((rows[:, 0] > 0).any()) for rows, _ in cut)  # none padded beyond its longest
+
+
+@pytest.mark.usefixtures("beside")
+def test_the_policy_benchmarks_operations_are_those_that_a_t5_does() -> None:
+    """The formula, and torch's own count of the peer's products, whose softmax is over all tokens instead of one level's codes."""
+    pytest.importorskip("transformers")
+    shapes, peer, floor = (importlib.import_module(f"policy_{name}") for name in ("shapes", "peer", "floor"))
+    sizes = shapes.TINY
+    ids = shapes.semantic_ids(sizes)
+    model = peer.Peer(sizes, ids, "cpu", "float32").model.eval()
+    model.set_attn_implementation("eager")  # a fused kernel's products go uncounted
+    tokens = ids.tokens(torch.arange(1, sizes.history + 1)).flatten()[None]
+    with FlopCounterMode(display=False) as counted, torch.no_grad():
+        model(input_ids=tokens, decoder_input_ids=torch.zeros(1, sizes.levels, dtype=torch.int64), use_cache=False)
+    softmax = 2 * sizes.levels * sizes.width * (ids.vocabulary - sizes.codes)
+    forward = floor.encoder_operations(sizes, tokens.shape[1]) + floor.decoder_operations(sizes, tokens.shape[1], sizes.levels, 1)
+    assert counted.get_total_flops() == forward + softmax
+    assert floor.training_operations(sizes, tokens.shape[1]) == 3 * forward
+
+
+@pytest.mark.usefixtures("beside")
+def test_the_policy_benchmarks_peer_decodes_real_items() -> None:
+    """Its trie as a dictionary: every Semantic ID is reached, and nothing else."""
+    shapes, peer = (importlib.import_module(f"policy_{name}") for name in ("shapes", "peer"))
+    ids = SemanticIds(torch.tensor([[0, 1], [0, 0], [1, 1]]), (2, 2))
+    follows, items = peer.dictionary_trie(ids)
+    assert {prefix: set(tokens) for prefix, tokens in follows.items()} == {(0,): {1, 2}, (0, 1): {3, 4}, (0, 2): {4}}
+    assert items == {(1, 4): 1, (1, 3): 2, (2, 4): 3}
+    assert shapes.random_items((2, 3), 5, 0).tolist() == shapes.random_items((2, 3), 5, 0).tolist()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,9 +24,10 @@ from genrec.evaluation.lists import ScoredLists, score_lists
 from genrec.evaluation.ties import COLUMNS, check_shared, per_user
 from genrec.progress import say, track
 from genrec.store import NOT_IN_KEY
-from genrec.types import Recommender, SequenceBatch
+from genrec.types import ExactRecommender, Ranking, Recommender, SequenceBatch
 
 Seen = Callable[[Tensor], Tensor]  # users int64 [B] -> all items each took before the target, int64 [B, E], 0 = none
+Recommend = Callable[[Tensor, int, Tensor | None], Ranking]  # what `Recommender.recommend` is
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,9 @@ class Evaluate:
     cutoffs: tuple[int, ...] = (1, 5, 10, 20, 50)  # of the metrics, ascending; lists are as long as the last
     filter_seen: bool = False  # whether items that the user already took are left out of the list
     history_length: int = 20  # most recent items that the recommender is shown
+    scoring: Literal["beam", "exact"] = "beam"  # of a policy: its beam search, or every item of the catalogue, none pruned
+    beams: int = 0  # of beam search, in evaluation alone; 0 = the policy's own
+    users: int = 0  # of the test users, so many, drawn once for all rows and seeds; 0 = all
     batch: int = field(default=256, metadata=NOT_IN_KEY)  # users at once; changes no result
 
     def __post_init__(self) -> None:
@@ -44,6 +48,13 @@ class Evaluate:
         for name in ("history_length", "batch"):
             if getattr(self, name) < 1:
                 raise UsageError(f"evaluate.{name} must be at least 1, got {getattr(self, name)}")
+        if self.scoring not in ("beam", "exact"):
+            raise UsageError(f"evaluate.scoring must be 'beam' or 'exact', got {self.scoring!r}")
+        for name, default in (("beams", "the policy's own"), ("users", "all")):
+            if getattr(self, name) < 0:
+                raise UsageError(f"evaluate.{name} must be 0 ({default}) or more, got {getattr(self, name)}")
+        if self.beams and self.scoring == "exact":
+            raise UsageError(f"evaluate.scoring 'exact' has no beams, got evaluate.beams = {self.beams}; leave it at 0")
 
 
 class Evaluation(NamedTuple):
@@ -70,12 +81,16 @@ def evaluate(
     With `filter_seen` the recommender is given `seen(users)`, which knows the whole history and not only the last
     `history_length` items. A target that the user had taken before stays excluded and is a miss: letting it through would tell
     which item it is. A batch that does not fit into memory is halved, which changes no figure.
+
+    With scoring "exact" the recommender must be a `genrec.types.ExactRecommender`. `spec.beams` and `spec.users` are for whoever
+    makes recommender and batches.
     """
     if spec.filter_seen and seen is None:
         raise UsageError("evaluate with filter_seen needs `seen`, which gives the items that users already took; got none")
     if shared is not None:
         shared = shared.cpu()
         check_shared(shared)
+    recommend = _recommend(recommender, spec)
     known: set[int] = set()
     parts: list[ScoredLists] = []
     size = spec.batch
@@ -84,7 +99,7 @@ def evaluate(
             _check_batch(batch, known)
             while len(batch.user):
                 part = _head(batch, size)
-                scored = _attempt(recommender, part, spec, seen if spec.filter_seen else None, shared)
+                scored = _attempt(recommend, part, spec, seen if spec.filter_seen else None, shared)
                 if scored is None:
                     size = _smaller(len(part.user))
                     continue
@@ -166,14 +181,26 @@ def _head(batch: SequenceBatch, size: int) -> SequenceBatch:
     return SequenceBatch(*(column[:size] for column in batch))
 
 
+def _recommend(recommender: Recommender, spec: Evaluate) -> Recommend:
+    """How lists are made."""
+    if spec.scoring == "beam":
+        return recommender.recommend
+    if not isinstance(recommender, ExactRecommender):
+        raise UsageError(
+            f"evaluate.scoring 'exact' needs a genrec.types.ExactRecommender, and {type(recommender).__name__} has no "
+            "recommend_exactly; one that prunes nothing is exact by its recommend: leave evaluate.scoring at 'beam'"
+        )
+    return recommender.recommend_exactly
+
+
 def _attempt(
-    recommender: Recommender, batch: SequenceBatch, spec: Evaluate, seen: Seen | None, shared: Tensor | None
+    recommend: Recommend, batch: SequenceBatch, spec: Evaluate, seen: Seen | None, shared: Tensor | None
 ) -> ScoredLists | None:
     """Score a batch, or None when memory does not suffice."""
     n = spec.cutoffs[-1]
     try:
         exclude = None if seen is None else _excluded(seen, batch.user)
-        ranking = recommender.recommend(batch.history[:, -spec.history_length :], n, exclude)
+        ranking = recommend(batch.history[:, -spec.history_length :], n, exclude)
         return score_lists(batch, ranking, n, exclude, shared)
     except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError, as is what its CPU allocator raises
         text = str(error).lower()

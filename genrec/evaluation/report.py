@@ -68,12 +68,19 @@ def terminal(comparison: Comparison) -> None:
 def _header(comparison: Comparison) -> list[str]:
     """The protocol, in words."""
     protocol = [f"{key} {_value(value)}" for key, value in comparison.protocol.items()]
-    beams = {row.name: row.configuration["policy.beams"] for row in comparison.rows if "policy.beams" in row.configuration}
-    if len(set(map(str, beams.values()))) == 1:
+    beams = {row.name: _beams(row.configuration) for row in comparison.rows if "policy.beams" in row.configuration}
+    if len(set(beams.values())) == 1:
         protocol.append(f"beams {next(iter(beams.values()))}")
     else:
         protocol += [f"beams of {name} {count}" for name, count in beams.items()]
     return ["Protocol: " + "; ".join(protocol)]
+
+
+def _beams(configuration: dict[str, object]) -> str:
+    """Of a row's policy. Rows may differ in it: beam against exact is what a beam loses."""
+    if configuration.get("evaluate.scoring") == "exact":
+        return "none, scored exactly"
+    return str(configuration.get("evaluate.beams") or configuration["policy.beams"])
 
 
 def _tables(comparison: Comparison) -> list[Table]:

@@ -1,8 +1,8 @@
 """The layers of T5 (Raffel et al. 2020, arXiv 1910.10683), as the policy needs them: tensors in, tensors out.
 
-Pre-norm residual blocks without biases, unscaled dot-product attention with a learnt relative position bias. One deviation: dropout
-is applied to embeddings, residual branches and the feed-forward layer, not to attention probabilities, so that attention stays one
-fused kernel.
+Pre-norm residual blocks without biases, unscaled dot-product attention with a learnt relative position bias; the arithmetic is
+`kernels`. One deviation: dropout is applied to embeddings, residual branches and the feed-forward layer, not to attention
+probabilities.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from genrec.model import kernels
 
 BUCKETS = 32  # of relative positions
+EPS = 1e-6  # of the norms
 MAX_DISTANCE = 128  # beyond it all positions share the last bucket
 
 
@@ -48,6 +50,34 @@ class RelativeBias(nn.Module):
         return bias.permute(2, 0, 1).unsqueeze(0)
 
 
+class RMSNorm(nn.Module):
+    """Root mean square normalisation with a weight a dimension."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """float32 [..., D] -> [..., D], in autocast's precision."""
+        return kernels.rms_norm(states, self.weight, EPS)
+
+
+class Dropout(nn.Module):
+    """Dropout, and the residual sum that most of it ends in."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Float [...] -> float [...]."""
+        return kernels.dropout(states, self.rate, self.training)
+
+    def add(self, states: Tensor, branch: Tensor) -> Tensor:
+        """`states + dropout(branch)`."""
+        return kernels.add_dropped(states, branch, self.rate, self.training)
+
+
 class Attention(nn.Module):
     """Multi-head attention; keys and values are made apart, so that they can be cached and shared by many queries."""
 
@@ -61,21 +91,51 @@ class Attention(nn.Module):
         nn.init.normal_(self.key_value.weight, std=width**-0.5)
         nn.init.normal_(self.output.weight, std=(heads * head_width) ** -0.5)
 
-    def keys_values(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """float32 [B, S, D] -> keys and values, each float32 [B, H, S, head width]."""
-        batch, length, _ = states.shape
-        both = self.key_value(states).view(batch, length, 2, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
-        return both[0], both[1]
+    def queries(self, states: Tensor) -> Tensor:
+        """Float [B, Q, D] -> [B, H, Q, head width]."""
+        return kernels.linear(states, self.query.weight).view(*states.shape[:2], self.heads, -1).transpose(1, 2)
 
-    def forward(self, states: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
-        """Queries' states float32 [B, Q, D], keys and values [B, H, S, head width], bias broadcast to [B, H, Q, S] -> [B, Q, D]."""
-        batch, length, _ = states.shape
-        query = self.query(states).view(batch, length, self.heads, self.head_width).transpose(1, 2)
-        if bias is not None:
-            bias = bias.to(query.dtype)
-        mixed = functional.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=1.0)
-        result: Tensor = self.output(mixed.transpose(1, 2).reshape(batch, length, -1))
-        return result
+    def keys_values(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Float [B, S, D] -> keys and values, each [B, H, S, head width]."""
+        both = kernels.linear(states, self.key_value.weight).view(*states.shape[:2], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        keys, values = both.unbind(0)
+        return keys, values
+
+    def to_itself(self, states: Tensor, bias: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """`forward` of states [B, S, D] over themselves, by one product."""
+        weight = torch.cat([self.query.weight, self.key_value.weight])
+        packed = kernels.linear(states, weight).view(*states.shape[:2], 3, self.heads, -1)
+        return self.merge(kernels.self_attention(packed, bias, hidden))
+
+    def merge(self, mixed: Tensor) -> Tensor:
+        """What the heads found, [B, H, Q, head width] -> [B, Q, D]."""
+        return kernels.linear(mixed.transpose(1, 2).flatten(2), self.output.weight)
+
+    def forward(self, states: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, hidden: Tensor | None = None) -> Tensor:
+        """Queries' states [B, Q, D], keys and values [B, H, S, head width] -> [B, Q, D]; bias and mask as in `kernels.attention`."""
+        return self.merge(kernels.attention(self.queries(states), keys, values, bias, hidden))
+
+    def over(self, states: Tensor, memory: Tensor, bias: Tensor | None, hidden: Tensor | None) -> Tensor:
+        """`forward` with the keys and values of `memory` [B, S, D], by whichever order of products is cheaper.
+
+        (x Wq) (m Wk)' is also ((x Wq) Wk') m', and softmax(..) (m Wv) is (softmax(..) m) Wv: with few queries it is cheaper to carry
+        these to the memory's width than to make keys and values of all of the memory.
+        """
+        queries, length, width = states.shape[1], memory.shape[1], memory.shape[2]
+        by_keys = 2 * length * self.head_width * (width + queries)
+        if by_keys <= 2 * queries * width * (self.head_width + length):
+            direct: Tensor = self(states, *self.keys_values(memory), bias, hidden)
+            return direct
+        key, value = self.key_value.weight.view(2, self.heads, -1, width).unbind(0)  # each [H, head width, D]
+        batch = len(states)
+        query = torch.bmm(self.queries(states).transpose(0, 1).flatten(1, 2), key)  # [H, B * Q, D]: of the memory's width
+        query = query.view(self.heads, batch, queries, width).transpose(0, 1).flatten(1, 2)  # [B, H * Q, D]
+        scores = torch.bmm(query, memory.mT).view(batch, self.heads, queries, length)
+        for part in (bias, hidden):
+            scores = scores if part is None else scores + part
+        found = torch.bmm(torch.softmax(scores, -1).to(memory.dtype).flatten(1, 2), memory)  # [B, H * Q, D]
+        found = found.view(batch, self.heads, queries, width).transpose(0, 1).flatten(1, 2)
+        return self.merge(torch.bmm(found, value.mT).view(self.heads, batch, queries, -1).transpose(0, 1))
 
 
 class FeedForward(nn.Module):
@@ -85,14 +145,13 @@ class FeedForward(nn.Module):
         super().__init__()
         self.inner = nn.Linear(width, inner, bias=False)
         self.output = nn.Linear(inner, width, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
         nn.init.normal_(self.inner.weight, std=width**-0.5)
         nn.init.normal_(self.output.weight, std=inner**-0.5)
 
     def forward(self, states: Tensor) -> Tensor:
-        """float32 [..., D] -> float32 [..., D]."""
-        result: Tensor = self.output(self.dropout(functional.relu(self.inner(states))))
-        return result
+        """Float [..., D] -> [..., D]."""
+        return kernels.feed_forward(states, self.inner.weight, self.output.weight, self.dropout, self.training)
 
 
 class Residual(nn.Module):
@@ -100,8 +159,8 @@ class Residual(nn.Module):
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(width, eps=1e-6)
-        self.dropout = nn.Dropout(dropout)
+        self.norm = RMSNorm(width)
+        self.dropout = Dropout(dropout)
 
 
 class EncoderLayer(nn.Module):
@@ -114,13 +173,12 @@ class EncoderLayer(nn.Module):
         self.around_attention = Residual(width, dropout)
         self.around_feed_forward = Residual(width, dropout)
 
-    def forward(self, states: Tensor, bias: Tensor) -> Tensor:
-        """float32 [B, S, D], bias [B, H, S, S] -> float32 [B, S, D]."""
-        normed = self.around_attention.norm(states)
-        states = states + self.around_attention.dropout(self.attention(normed, *self.attention.keys_values(normed), bias))
-        normed = self.around_feed_forward.norm(states)
-        result: Tensor = states + self.around_feed_forward.dropout(self.feed_forward(normed))
-        return result
+    def forward(self, states: Tensor, bias: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """float32 [B, S, D], bias [1, H, S, S], a mask that broadcasts to [B, H, S, S] -> float32 [B, S, D]."""
+        attended = self.attention.to_itself(self.around_attention.norm(states), bias, hidden)
+        states = self.around_attention.dropout.add(states, attended)
+        branch = self.feed_forward(self.around_feed_forward.norm(states))
+        return self.around_feed_forward.dropout.add(states, branch)
 
 
 class DecoderLayer(nn.Module):
@@ -142,15 +200,17 @@ class DecoderLayer(nn.Module):
     def forward(
         self,
         states: Tensor,
-        history: tuple[Tensor, Tensor],
-        history_bias: Tensor,
+        history: Tensor | tuple[Tensor, Tensor],
+        history_bias: Tensor | None,
+        history_hidden: Tensor | None,
         bias: Tensor,
         past: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """States float32 [B, M, Q, D] -> the same, and this layer's keys and values, each [B * M, H, past + Q, head width].
 
-        `history`: the encoded history's keys and values, [B, H, S, head width]; `history_bias` [B, 1, 1, S] hides its padding;
-        `bias` [1, H, Q, past + Q] is causal; `past`: the keys and values of the codes before these.
+        `history`: the encoded history [B, S, D], or its keys and values, [B, H, S, head width]; `history_bias` [1, H, M * Q, S] is
+        learnt, `history_hidden` hides, as in `kernels.attention`; `bias` [1, H, Q, past + Q] is causal; `past`: the keys and values
+        of the codes before these.
         """
         batch, candidates, length, width = states.shape
         normed = self.around_attention.norm(states).view(batch * candidates, length, width)
@@ -158,9 +218,12 @@ class DecoderLayer(nn.Module):
         if past is not None:
             keys, values = torch.cat([past[0], keys], 2), torch.cat([past[1], values], 2)
         attended = self.attention(normed, keys, values, bias).view(states.shape)
-        states = states + self.around_attention.dropout(attended)
+        states = self.around_attention.dropout.add(states, attended)
         normed = self.around_history.norm(states).view(batch, candidates * length, width)
-        attended = self.history_attention(normed, *history, history_bias).view(states.shape)
-        states = states + self.around_history.dropout(attended)
-        normed = self.around_feed_forward.norm(states)
-        return states + self.around_feed_forward.dropout(self.feed_forward(normed)), (keys, values)
+        if isinstance(history, Tensor):
+            attended = self.history_attention.over(normed, history, history_bias, history_hidden)
+        else:
+            attended = self.history_attention(normed, *history, history_bias, history_hidden)
+        states = self.around_history.dropout.add(states, attended.view(states.shape))
+        branch = self.feed_forward(self.around_feed_forward.norm(states))
+        return self.around_feed_forward.dropout.add(states, branch), (keys, values)

@@ -7,7 +7,7 @@ or beams.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, cast
 
@@ -15,12 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from genrec.errors import ArtifactError, UsageError
-from genrec.model.layers import DecoderLayer, EncoderLayer, RelativeBias
+from genrec.model import kernels
+from genrec.model.layers import DecoderLayer, Dropout, EncoderLayer, RelativeBias, RMSNorm
 from genrec.model.trie import Trie
 from genrec.semantic_ids import SemanticIds
 from genrec.types import Ranking
 
-HIDDEN = torch.finfo(torch.float32).min / 2  # added to hidden positions; finite, so that a row of padding alone is no NaN
+HIDDEN = -1e30  # added to hidden positions; finite, so that a row of padding alone is no NaN
+GROUP = 64  # rows that a CPU reads at once, of similar length and within its cache
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,10 @@ class Tiger:
     history: Literal["codes", "items"] = (
         "codes"  # what the encoder reads: a token a code (TIGER), or an item's codes summed to one vector
     )
-    positions: int = 20  # learnt embeddings of an item's age, older items share the last; 0 leaves relative positions alone, as T5
+    encoder: Literal["bidirectional", "causal"] = (
+        "bidirectional"  # causal: an item sees those before it, so that a sequence is read once for all of its targets
+    )
+    positions: int = 20  # what is learnt of an item's age, older items share the last; 0 leaves relative positions alone, as T5
     beams: int = 50  # of constrained beam search; a ranking never has more items
 
     def __post_init__(self) -> None:
@@ -47,6 +52,11 @@ class Tiger:
         if not 0 <= self.dropout < 1:
             raise UsageError(f"policy.dropout must lie in [0, 1), got {self.dropout}")
 
+    @property
+    def causal(self) -> bool:
+        """Whether the policy is a `genrec.types.SequencePolicy`."""
+        return self.encoder == "causal"
+
     def build(self, semantic_ids: SemanticIds) -> TigerPolicy:
         """An untrained policy for these Semantic IDs."""
         return TigerPolicy(self, semantic_ids)
@@ -55,81 +65,131 @@ class Tiger:
 class History(NamedTuple):
     """An encoded history: what every candidate's decoder attends to."""
 
-    keys_values: list[tuple[Tensor, Tensor]]  # one pair a decoder layer, each [B, H, S, head width]
-    bias: Tensor  # float32 [B, 1, 1, S]  0, or HIDDEN where padded
+    states: Tensor  # float [B, S, D]
+    hidden: Tensor | None  # float32 [B, 1, 1, S]  0, or HIDDEN where padded; None where nothing is
+    age: Tensor  # int64 [S]  of each place's item: 0 for the latest
 
 
 class TigerPolicy(nn.Module):
-    """A `genrec.types.Policy` over the Semantic IDs it was built for."""
+    """A `genrec.types.Policy` over the Semantic IDs it was built for; with a causal encoder a `SequencePolicy`."""
 
     def __init__(self, specification: Tiger, semantic_ids: SemanticIds) -> None:
         super().__init__()
         self.specification, self.semantic_ids = specification, semantic_ids
-        layer = (specification.width, specification.inner, specification.heads, specification.head_width, specification.dropout)
-        self.embedding = nn.Embedding(semantic_ids.vocabulary, specification.width)
+        width, heads, causal = specification.width, specification.heads, specification.causal
+        layer = (width, specification.inner, heads, specification.head_width, specification.dropout)
+        self.embedding = nn.Embedding(semantic_ids.vocabulary, width)
         self.encoder = nn.ModuleList(EncoderLayer(*layer) for _ in range(specification.encoder_layers))
         self.decoder = nn.ModuleList(DecoderLayer(*layer) for _ in range(specification.decoder_layers))
-        self.encoder_bias = RelativeBias(specification.heads, bidirectional=True)
-        self.decoder_bias = RelativeBias(specification.heads, bidirectional=False)
-        self.encoder_norm = nn.RMSNorm(specification.width, eps=1e-6)
-        self.decoder_norm = nn.RMSNorm(specification.width, eps=1e-6)
-        self.recency = nn.Embedding(specification.positions, specification.width) if specification.positions else None
-        self.dropout = nn.Dropout(specification.dropout)
-        self.heads = nn.ModuleList(nn.Linear(specification.width, size, bias=False) for size in semantic_ids.level_sizes)
+        self.encoder_bias = RelativeBias(heads, bidirectional=True)
+        self.decoder_bias = RelativeBias(heads, bidirectional=False)
+        self.encoder_norm = RMSNorm(width)
+        self.decoder_norm = RMSNorm(width)
+        # Read from both sides, an item's age is the same for all and part of its input; read causally, it depends on who asks.
+        self.recency = nn.Embedding(specification.positions, heads if causal else width) if specification.positions else None
+        self.dropout = Dropout(specification.dropout)
+        self.heads = nn.ModuleList(nn.Linear(width, size, bias=False) for size in semantic_ids.level_sizes)
         if self.recency is not None:
             nn.init.zeros_(self.recency.weight)  # an age that no training history reaches then says nothing, instead of noise
         for module in (self.embedding, self.encoder_bias.table, self.decoder_bias.table, *self.heads):
-            nn.init.normal_(module.weight, std=specification.width**-0.5)
+            nn.init.normal_(module.weight, std=width**-0.5)
         self.trie = Trie(semantic_ids)
 
     def encode(self, history: Tensor) -> History:
         """Items int64 [B, T], left-padded with 0 -> the encoded history."""
-        states = self.embedding(self.trie.tokens[history])
-        if self.recency is not None:
-            age = torch.arange(history.shape[1] - 1, -1, -1, device=history.device)
-            states = states + self.recency(age.clamp(max=self.specification.positions - 1)).unsqueeze(1)
+        states, empty = self.embedding(self.trie.tokens[history]), history == 0
+        age = torch.arange(history.shape[1] - 1, -1, -1, device=history.device)
+        if self.recency is not None and not self.specification.causal:
+            states = states + self.recency(self._clamped(age)).unsqueeze(1)
         if self.specification.history == "items":
-            states, empty = states.sum(2), history == 0
+            states = states.sum(2)
         else:
-            states, empty = states.flatten(1, 2), (history == 0).repeat_interleave(states.shape[2], 1)
-        hidden = torch.zeros(empty.shape, device=empty.device).masked_fill(empty, HIDDEN)[:, None, None, :]
-        positions = torch.arange(empty.shape[1], device=empty.device)
-        bias = self.encoder_bias(positions, positions) + hidden
+            empty, age = (place.repeat_interleave(states.shape[2], -1) for place in (empty, age))
+            states = states.flatten(1, 2)
+        hidden: Tensor | None = None
+        if empty.device.type != "cpu" or bool(empty.any()):
+            hidden = torch.zeros(empty.shape, device=empty.device).masked_fill(empty, HIDDEN)[:, None, None, :]
+        positions = torch.arange(len(age), device=age.device)
+        bias = self.encoder_bias(positions, positions)
+        if self.specification.causal:
+            bias = bias.masked_fill(age[None, :] < age[:, None], HIDDEN)
         states = self.dropout(states)
         for layer in self.encoder:
-            states = layer(states, bias)
-        states = self.dropout(self.encoder_norm(states))
-        layers = cast(Iterable[DecoderLayer], self.decoder)
-        return History([layer.history_attention.keys_values(states) for layer in layers], hidden)
+            states = layer(states, bias, hidden)
+        return History(self.dropout(self.encoder_norm(states)), hidden, age)
+
+    def _clamped(self, age: Tensor) -> Tensor:
+        return age.clamp(0, self.specification.positions - 1)
+
+    def _age_bias(self, age: Tensor) -> Tensor | None:
+        """What a causal policy has learnt of ages int64 [Q, S] -> float32 [1, H, Q, S]."""
+        if self.recency is None or not self.specification.causal:
+            return None
+        bias: Tensor = self.recency(self._clamped(age))
+        return bias.permute(2, 0, 1).unsqueeze(0)
 
     def _decode(
-        self, tokens: Tensor, history: History, past: list[tuple[Tensor, Tensor]] | None = None
+        self,
+        tokens: Tensor,
+        history: Sequence[Tensor | tuple[Tensor, Tensor]],
+        bias: Tensor | None,
+        hidden: Tensor | None,
+        past: list[tuple[Tensor, Tensor]] | None = None,
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """Decoder inputs int64 [B, M, Q] -> states float32 [B, M, Q, D] and every layer's keys and values."""
+        """Decoder inputs int64 [B, M, Q] -> states [B, M, Q, D] and every layer's keys and values.
+
+        `history`: for each layer what `DecoderLayer` takes; `bias` and `hidden` are those of the attention to it.
+        """
         before = 0 if past is None else past[0][0].shape[2]
         keys = torch.arange(before + tokens.shape[2], device=tokens.device)
         queries = keys[before:]
-        bias = self.decoder_bias(queries, keys).masked_fill(keys[None, :] > queries[:, None], HIDDEN)
+        causal = self.decoder_bias(queries, keys).masked_fill(keys[None, :] > queries[:, None], HIDDEN)
         states, cache = self.dropout(self.embedding(tokens)), []
         for depth, layer in enumerate(self.decoder):
-            states, kept = layer(states, history.keys_values[depth], history.bias, bias, None if past is None else past[depth])
+            states, kept = layer(states, history[depth], bias, hidden, causal, None if past is None else past[depth])
             cache.append(kept)
         return self.dropout(self.decoder_norm(states)), cache
+
+    def _score(self, items: Tensor, history: History, bias: Tensor | None, hidden: Tensor | None) -> Tensor:
+        """Candidates int64 [B, M] -> float32 [B, M, L]; `bias` and `hidden` of the attention to the history."""
+        tokens = self.trie.tokens[items]
+        start = torch.zeros_like(tokens[..., :1])
+        inputs = torch.cat([start, tokens[..., :-1]], -1)
+        states, _ = self._decode(inputs, [history.states] * len(self.decoder), bias, hidden)
+        codes = self.trie.codes[items]
+        levels = [
+            kernels.linear(states[..., level, :], cast(nn.Linear, head).weight).float().log_softmax(-1)
+            for level, head in enumerate(self.heads)
+        ]
+        chosen = [log_probs.gather(-1, codes[..., level, None]) for level, log_probs in enumerate(levels)]
+        return torch.cat(chosen, -1).masked_fill((items == 0).unsqueeze(-1), -torch.inf)
 
     def level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """History int64 [B, T], candidates int64 [B, M] -> float32 [B, M, L], each level's log p(code | history, codes before).
 
-        A candidate 0 (none) gets -inf.
+        A candidate 0 (none) gets -inf. On a CPU the rows are read in groups of similar length, so that padding costs little.
         """
-        tokens = self.trie.tokens[items]
-        start = torch.zeros_like(tokens[..., :1])
-        states, _ = self._decode(torch.cat([start, tokens[..., :-1]], -1), self.encode(history))
-        codes = self.trie.codes[items]
-        levels = [
-            head(states[..., level, :]).float().log_softmax(-1).gather(-1, codes[..., level, None])
-            for level, head in enumerate(self.heads)
-        ]
-        return torch.cat(levels, -1).masked_fill((items == 0).unsqueeze(-1), -torch.inf)
+        parts, order = [], grouped(history)
+        for rows, longest in order:
+            encoded = self.encode(history[rows, -longest:])
+            parts.append(self._score(items[rows], encoded, self._age_bias(encoded.age[None, :]), encoded.hidden))
+        return torch.cat(parts)[torch.cat([rows for rows, _ in order]).argsort()]
+
+    def sequence_log_prob(self, history: Tensor, targets: Tensor) -> Tensor:
+        """History int64 [B, T], the item after each place int64 [B, T] (0 = none) -> float32 [B, T, L]; see `SequencePolicy`.
+
+        The encoder is causal by items, so that a place's state is the same whatever follows; a target is a candidate that sees the
+        items up to its place, by a mask.
+        """
+        if not self.specification.causal:
+            raise UsageError('a policy with encoder="bidirectional" reads every prefix apart; use Tiger(encoder="causal")')
+        encoded = self.encode(history)
+        codes = self.semantic_ids.levels
+        asked = torch.arange(history.shape[1] - 1, -1, -1, device=history.device).repeat_interleave(codes)  # age of who asks
+        age = encoded.age[None, :] - asked[:, None]  # int64 [T * L, S]  below 0: in the future
+        mask = torch.zeros(age.shape, device=age.device).masked_fill(age < 0, HIDDEN)
+        hidden = mask if encoded.hidden is None else mask + encoded.hidden
+        return self._score(targets, encoded, self._age_bias(age), hidden)
 
     def log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """History int64 [B, T], candidates int64 [B, M] -> float32 [B, M], log p(item | history); -inf where the candidate is 0."""
@@ -143,6 +203,11 @@ class TigerPolicy(nn.Module):
     def recommend(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
         """The `n` best items by constrained beam search: int64 [B, T] -> Ranking [B, n]; `exclude` int64 [B, E] is never returned."""
         return self.trie.recommend(self.decoding(history), self.specification.beams, n, exclude)
+
+    @torch.no_grad()
+    def recommend_exactly(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
+        """The `n` best of all items, however many beams `recommend` has; arguments as of `recommend`."""
+        return self.trie.recommend_exactly(self.decoding(history), n, exclude)
 
     def extended(self, semantic_ids: SemanticIds) -> TigerPolicy:
         """The same weights over a catalogue that has grown: `semantic_ids` are this policy's own and those of later items.
@@ -168,17 +233,31 @@ class TigerPolicy(nn.Module):
         return policy.to(self.embedding.weight.device).train(self.training)
 
 
+def grouped(history: Tensor) -> list[tuple[Tensor, int]]:
+    """Histories int64 [B, T] -> rows int64 [<= GROUP] of similar length and the longest of each; all rows at once but on a CPU."""
+    batch, longest = history.shape
+    if history.device.type != "cpu":
+        return [(torch.arange(batch, device=history.device), longest)]
+    length = longest - (history != 0).int().argmax(1) if longest else torch.zeros(batch, dtype=torch.int64)
+    length = torch.where((history != 0).any(1), length, 1)
+    order = length.argsort(stable=True)
+    return [(rows, int(length[rows[-1]])) for rows in torch.split(order, GROUP)]
+
+
 class TigerDecoding:
     """A `genrec.model.generation.Decoding`; its state is every decoder layer's keys and values, each [B * W, H, codes, head width]."""
 
     def __init__(self, policy: TigerPolicy, history: History) -> None:
-        self.policy, self.history = policy, history
-        self.batch = len(history.bias)
+        self.policy, self.hidden = policy, history.hidden
+        self.batch, self.device = len(history.states), history.states.device
+        self.bias = policy._age_bias(history.age[None, :])
+        layers = cast(Iterable[DecoderLayer], policy.decoder)
+        self.history = [layer.history_attention.keys_values(history.states) for layer in layers]
 
     def start(self) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """From the start token."""
-        token = torch.zeros(self.batch, 1, 1, dtype=torch.int64, device=self.history.bias.device)
-        states, cache = self.policy._decode(token, self.history)
+        token = torch.zeros(self.batch, 1, 1, dtype=torch.int64, device=self.device)
+        states, cache = self.policy._decode(token, self.history, self.bias, self.hidden)
         return self._log_prob(0, states)[:, 0], cache
 
     def advance(
@@ -189,9 +268,9 @@ class TigerDecoding:
         row = (torch.arange(self.batch, device=beam.device)[:, None] * before + beam).flatten()
         past = [(keys[row], values[row]) for keys, values in state]
         token = code + self.policy.trie.first_token(level)
-        states, cache = self.policy._decode(token.unsqueeze(-1), self.history, past)
+        states, cache = self.policy._decode(token.unsqueeze(-1), self.history, self.bias, self.hidden, past)
         return self._log_prob(level + 1, states), cache
 
     def _log_prob(self, level: int, states: Tensor) -> Tensor:
-        result: Tensor = self.policy.heads[level](states[:, :, 0]).float().log_softmax(-1)
-        return result
+        head = cast(nn.Linear, self.policy.heads[level])
+        return kernels.linear(states[:, :, 0], head.weight).float().log_softmax(-1)

@@ -1,4 +1,4 @@
-"""For authors of plug-ins: small worlds, and checks of samplers, losses, sources, encoders and quantizers that say what is wrong.
+"""For authors of plug-ins: small worlds, and checks of what they write (from samplers to policies) that say what is wrong.
 
     from genrec.testing import check_sampler
     check_sampler(MySampler())
@@ -7,8 +7,10 @@ In: a specification. Out: nothing, or a `ContractError`. `genrec check` runs the
 """
 
 from genrec.data.worlds import Cyclic, Shop
+from genrec.testing.dispatch import check_component
 from genrec.testing.encoders import check_encoder, encoder_world
 from genrec.testing.losses import check_loss
+from genrec.testing.policies import check_policy
 from genrec.testing.quantizers import check_quantizer
 from genrec.testing.samplers import check_sampler
 from genrec.testing.sources import check_source
@@ -20,8 +22,10 @@ __all__ = [
     "Cyclic",
     "Shop",
     "batches_of",
+    "check_component",
     "check_encoder",
     "check_loss",
+    "check_policy",
     "check_quantizer",
     "check_sampler",
     "check_source",

@@ -12,14 +12,16 @@ from torch import Tensor
 
 from genrec.errors import UsageError
 from genrec.model import Tiger, TigerPolicy
-from genrec.model.generation import Beams
-from genrec.model.leaves import LeafItems, allow, rank_items
+from genrec.model.leaves import Beams, LeafItems, forbid, rank_items
 from genrec.semantic_ids import SemanticIds
 
 SMALL = Tiger(width=16, inner=32, heads=2, head_width=8, encoder_layers=1, decoder_layers=1, dropout=0.1, beams=30)
 
 # Leaf 0 is items 4 and 9, leaf 1 item 1, leaf 2 items 2, 3 and 8, leaf 3 items 5, 6 and 7.
-LEAVES = LeafItems(torch.tensor([0, 2, 3, 6, 9]), torch.tensor([4, 9, 1, 2, 3, 8, 5, 6, 7]), 3)
+ITEMS = torch.tensor([4, 9, 1, 2, 3, 8, 5, 6, 7], dtype=torch.int32)
+PLACES = torch.tensor([9, *((item == ITEMS).int().argmax() for item in range(1, 10))], dtype=torch.int32)
+LEAVES = LeafItems(torch.tensor([0, 2, 3, 6, 9], dtype=torch.int32), ITEMS, PLACES, 3)
+STARTS = [torch.tensor([0, 4], dtype=torch.int32)]  # one level: all leaves are children of the root
 
 
 def shared_policy(items: int = 60, sizes: tuple[int, ...] = (3, 2, 4), seed: int = 0, specification: Tiger = SMALL) -> TigerPolicy:
@@ -35,8 +37,8 @@ def histories(batch: int, length: int, items: int, seed: int = 1) -> Tensor:
 
 
 def lists(beams: Beams, n: int, exclude: list[list[int]] | None = None) -> list[list[int]]:
-    allowed = allow(LEAVES, None if exclude is None else torch.tensor(exclude))
-    return rank_items(beams, LEAVES, allowed, n).items.tolist()
+    forbidden = forbid(LEAVES, STARTS, None if exclude is None else torch.tensor(exclude))
+    return rank_items(beams, LEAVES, forbidden, n).items.tolist()
 
 
 def test_leaves_become_their_items() -> None:
@@ -60,9 +62,9 @@ def test_excluded_items_make_room_for_the_rest_of_their_leaf() -> None:
     exclude = [[3, 3, 9, 0], [2, 8, 7, 5]]
     assert lists(beams, 2, exclude) == [[2, 8], [3, 6]]
     assert lists(beams, 5, exclude) == [[2, 8, 4, 1, 0], [3, 6, 1, 0, 0]]
-    allowed = allow(LEAVES, torch.tensor([[4, 9, 1, 2], [5, 6, 7, 9]]))
-    assert allowed is not None
-    assert allowed.forbidden.tolist() == [[True, True, False, False], [False, False, False, True]]
+    forbidden = forbid(LEAVES, STARTS, torch.tensor([[4, 9, 1, 2], [5, 6, 7, 9]]))
+    assert forbidden is not None
+    assert [nodes.tolist() for nodes in forbidden.nodes] == [[[0, 1], [3, 4]]]  # 4 is no leaf, it fills the row
 
 
 @settings(max_examples=25, deadline=None)

@@ -1,0 +1,146 @@
+"""What the parts of `policy.py` cannot beat: operations by arithmetic over the measured speed of a plain matrix product.
+
+And where a step's time goes: the search apart from the network, and torch's profiler.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from policy_shapes import Sizes, Step, wait
+from torch import Tensor
+from torch.nn import functional
+
+
+def encoder_operations(sizes: Sizes, tokens: int) -> float:
+    """Operations (two a multiplication with its addition) to encode `tokens`, the decoder's keys and values of them included.
+
+    With D the width, P = heads x head width, F inner: a token of a layer takes 4 D P (query, key, value, output)
+    + 2 D F (feed-forward) + 2 S P (scores and mixture over S tokens), and 2 D P more for the keys and values of each decoder layer.
+    """
+    inside = sizes.heads * sizes.head_width
+    layer = 4 * sizes.width * inside + 2 * sizes.width * sizes.inner + 2 * tokens * inside
+    return 2.0 * tokens * sizes.layers * (layer + 2 * sizes.width * inside)
+
+
+def decoder_operations(sizes: Sizes, tokens: int, codes: int, candidates: int) -> float:
+    """Operations to decode `candidates` of `codes` codes each over a history of `tokens`, without its keys and values.
+
+    A code of a layer takes 4 D P + 2 D P (its own attention; query and output of the one to the history) + 2 D F
+    + 2 (S + codes) P, and D x (codes of a level) for the softmax at the end.
+    """
+    inside = sizes.heads * sizes.head_width
+    layer = 6 * sizes.width * inside + 2 * sizes.width * sizes.inner + 2 * (tokens + codes) * inside
+    return 2.0 * candidates * codes * (sizes.layers * layer + sizes.width * sizes.codes)
+
+
+def training_operations(sizes: Sizes, tokens: int) -> float:
+    """Operations of one training example: three times the forward pass (the results, their gradients, the weights' gradients)."""
+    return 3 * (encoder_operations(sizes, tokens) + decoder_operations(sizes, tokens, sizes.levels, 1))
+
+
+def alignment_operations(sizes: Sizes, tokens: int, negatives: int) -> float:
+    """Operations of one history's preference: policy forward and backward, reference forward; the history encoded once by each."""
+    return 4 * (encoder_operations(sizes, tokens) + decoder_operations(sizes, tokens, sizes.levels, 1 + negatives))
+
+
+def decoding_operations(sizes: Sizes, tokens: int, beams: int) -> float:
+    """Operations to decode one user: the history once, the first level once, `beams` beams on each level after it."""
+    return encoder_operations(sizes, tokens) + decoder_operations(sizes, tokens, 1, 1 + beams * (sizes.levels - 1))
+
+
+def needs(sizes: Sizes) -> dict[str, float]:
+    """What is done -> its operations, with a history of codes and of items."""
+    result = {}
+    for kind, tokens in (("codes", sizes.history * sizes.levels), ("items", sizes.history)):
+        result[f"training example, {kind}"] = training_operations(sizes, tokens)
+        result[f"S-DPO history, K = 3, {kind}"] = alignment_operations(sizes, tokens, 3)
+        result[f"user, 20 beams, {kind}"] = decoding_operations(sizes, tokens, 20)
+    return result
+
+
+def products(sizes: Sizes, rows: int, precision: str, device: str) -> dict[str, tuple[Callable[[], Tensor], float]]:
+    """Name -> a matrix product at the model's shapes, and its operations."""
+    kind, inside = getattr(torch, precision), sizes.heads * sizes.head_width
+    shapes = [(sizes.width, 3 * inside), (inside, sizes.width), (sizes.width, sizes.inner), (sizes.inner, sizes.width)]
+    result: dict[str, tuple[Callable[[], Tensor], float]] = {}
+    generator = torch.Generator().manual_seed(0)
+    for taken, given in shapes:
+        states = torch.randn(rows, taken, generator=generator).to(device, kind)
+        weight = torch.randn(given, taken, generator=generator).to(device, kind)
+        work = 2.0 * rows * taken * given
+        result[f"linear {taken} to {given}"] = (lambda x=states, w=weight: functional.linear(x, w), work)
+        if precision == "float32":  # on some processors another library, and faster
+            image = states.T.reshape(1, taken, rows, 1).contiguous(memory_format=torch.channels_last)
+            result[f"1x1 conv2d {taken} to {given}"] = (lambda x=image, w=weight[:, :, None, None]: functional.conv2d(x, w), work)
+    return result
+
+
+@torch.no_grad()
+def peak(product: Callable[[], Tensor], operations: float, device: str, seconds: float) -> float:
+    """The best operations a second over short runs that fill `seconds`."""
+    for _ in range(3):
+        product()
+    best, until = 0.0, time.perf_counter() + seconds
+    while best == 0.0 or time.perf_counter() < until:
+        wait(device)
+        began = time.perf_counter()
+        for _ in range(5):
+            product()
+        wait(device)
+        best = max(best, 5 * operations / (time.perf_counter() - began))
+    return best
+
+
+class Canned:
+    """Stands in for a policy that has read its histories: log-probabilities drawn beforehand, so that the search alone is timed."""
+
+    def __init__(self, batch: int, beams: int, sizes: Sizes, device: str) -> None:
+        generator = torch.Generator().manual_seed(0)
+        levels = torch.randn(sizes.levels, batch, beams, sizes.codes, generator=generator).log_softmax(-1)
+        self.levels = levels.to(device)
+
+    def start(self) -> tuple[Tensor, None]:
+        """The first level."""
+        return self.levels[0, :, 0], None
+
+    def advance(self, level: int, state: None, beam: Tensor, code: Tensor) -> tuple[Tensor, None]:
+        """The next one."""
+        return self.levels[level + 1, :, : beam.shape[1]], None
+
+
+def search_steps(policy: Any, batch: int, beams: int, sizes: Sizes, device: str) -> tuple[Step, Step]:
+    """The search over the trie without a network, and the same without a trie: every code is then a child of every beam."""
+    canned = Canned(batch, beams, sizes, device)
+
+    def constrained() -> int:
+        policy.trie.recommend(canned, beams, beams, None)
+        return batch
+
+    def free() -> int:
+        score, code = canned.levels[0, :, 0].topk(min(beams, sizes.codes))
+        for level in range(sizes.levels - 1):
+            following, _ = canned.advance(level, None, code, code)
+            total = (score.unsqueeze(-1) + following).flatten(1)
+            score, code = total.topk(min(beams, total.shape[1]))
+        return batch
+
+    return constrained, free
+
+
+def profile(step: Step, device: str) -> str:
+    """The operators of one step, those that take longest first."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as record
+
+    step()
+    wait(device)
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
+    with record(activities=activities) as recorded:
+        step()
+        wait(device)
+    order = "self_cuda_time_total" if device == "cuda" else "self_cpu_time_total"
+    return str(recorded.key_averages().table(sort_by=order, row_limit=25, max_name_column_width=40))

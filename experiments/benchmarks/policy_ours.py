@@ -1,0 +1,196 @@
+"""Our side of `policy.py`: any policy of genrec, through its public interface, trained as genrec's own loop trains it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import tempfile
+from itertools import count as count_up
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import torch
+from policy_shapes import Missing, Sizes, Step, autocast
+from torch import Tensor
+
+from genrec import model
+from genrec.data.batches import Examples
+from genrec.preference.losses import SoftmaxDPO
+from genrec.semantic_ids import SemanticIds
+from genrec.training.align import log_probs
+from genrec.training.loop import Training, train
+from genrec.training.recipes import SFT, Precision
+from genrec.training.sft import negative_log_likelihood
+from genrec.types import ExactRecommender, SequenceBatch, SequencePolicy
+
+
+def tiger(sizes: Sizes, beams: int, **choices: Any) -> Any:
+    """TIGER of these sizes with T5's relative positions alone, as the peer; `choices` are further fields."""
+    known = {field.name for field in dataclasses.fields(model.Tiger)}
+    if unknown := choices.keys() - known:
+        raise Missing(f"Tiger has no {', '.join(sorted(unknown))}")
+    common = {"width": sizes.width, "inner": sizes.inner, "heads": sizes.heads, "head_width": sizes.head_width}
+    layers = {"encoder_layers": sizes.layers, "decoder_layers": sizes.layers}
+    return model.Tiger(**common, **layers, dropout=sizes.dropout, positions=0, beams=beams, **choices)
+
+
+def gpt(sizes: Sizes, beams: int) -> Any:
+    """A decoder-only policy, as many layers as TIGER's encoder and decoder together."""
+    if not hasattr(model, "Gpt"):
+        raise Missing("genrec.model has no Gpt")
+    names = {field.name for field in dataclasses.fields(model.Gpt)}
+    wanted = {
+        "width": sizes.width,
+        "inner": sizes.inner,
+        "heads": sizes.heads,
+        "head_width": sizes.head_width,
+        "layers": 2 * sizes.layers,
+    }
+    return model.Gpt(**{name: value for name, value in wanted.items() if name in names}, dropout=sizes.dropout, beams=beams)
+
+
+class Ours:
+    """A policy and its steps."""
+
+    def __init__(self, specification: Any, semantic_ids: SemanticIds, device: str, precision: str) -> None:
+        torch.manual_seed(0)
+        self.policy = specification.build(semantic_ids).to(device)
+        self.causal = getattr(specification, "causal", False)
+        self.device, self.precision = device, precision
+
+    def optimiser(self) -> torch.optim.Optimizer:
+        """The training loop's own."""
+        optimiser: torch.optim.Optimizer = Training(self.policy, self._likelihood, SFT(), 0).configure_optimizers()
+        return optimiser
+
+    def update(self, loss: Tensor, optimiser: torch.optim.Optimizer) -> None:
+        """Backward pass, clipping at 1, a step, as the training loop has it."""
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+
+    def ready(self, batches: list[tuple[Tensor, Tensor]]) -> Any:
+        """The batches on the device, over and over."""
+        return cycle([tuple(tensor.to(self.device) for tensor in batch) for batch in batches])
+
+    def training(self, batches: list[tuple[Tensor, Tensor]]) -> Step:
+        """Fine-tuning on (history [B, T], target [B]): one target a history."""
+        ready, optimiser = self.ready(batches), self.optimiser()
+        self.policy.train()
+
+        def step() -> int:
+            history, target = next(ready)
+            with autocast(self.device, self.precision):
+                loss = negative_log_likelihood(self.policy, SequenceBatch(target, history, target))  # users don't count
+            self.update(loss, optimiser)
+            return len(history)
+
+        return step
+
+    def whole_loop(self, history: Tensor, target: Tensor, batch: int, steps: int) -> Step:
+        """The same training by genrec's loop with all that is around a step; its start is counted, validation is empty.
+
+        Histories int64 [E, T] without padding, targets [E].
+        """
+        if self.device != ("cuda" if torch.cuda.is_available() else "cpu"):
+            raise Missing("the training loop takes the GPU that there is")
+        count, length = history.shape
+        begin = torch.arange(count) * (length + 1)
+        flat = torch.cat([history, target.unsqueeze(1)], 1).flatten()
+        examples = Examples(flat, torch.arange(1, count + 1), begin, begin + length, torch.arange(1, count + 1), length)
+        precision: Precision = "bf16-mixed" if self.precision == "bfloat16" else "32-true"
+        recipe = SFT(steps=steps, batch=batch, validate_every=steps, precision=precision)
+        score = map(float, count_up())  # every validation better than the last, so that nobody is told that none was
+        self.policy.train()
+
+        def step() -> int:
+            with tempfile.TemporaryDirectory() as folder:
+                train(self.policy, self._likelihood, examples, recipe, 0, Path(folder) / "last", score.__next__, "loop")
+            return steps * batch
+
+        return step
+
+    def _likelihood(self, batch: SequenceBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        return negative_log_likelihood(self.policy, batch), {}
+
+    def windows(self, batches: list[tuple[Tensor, Tensor]]) -> Step:
+        """Fine-tuning on (history [B, T], targets [B, T]): the item after every place, in one pass."""
+        if not (self.causal and isinstance(self.policy, SequencePolicy)):
+            raise Missing("it reads every prefix apart")
+        ready, optimiser = self.ready(batches), self.optimiser()
+        count = cycle([int((targets > 0).sum()) for _, targets in batches])
+        self.policy.train()
+
+        def step() -> int:
+            history, targets = next(ready)
+            with autocast(self.device, self.precision):
+                levels = self.policy.sequence_log_prob(history, targets)
+                total = -levels.masked_fill((targets == 0).unsqueeze(-1), 0.0).sum()
+                loss = total / ((targets > 0).sum() * levels.shape[-1])
+            self.update(loss, optimiser)
+            return next(count)
+
+        return step
+
+    def alignment(self, batches: list[tuple[Tensor, Tensor]]) -> Step:
+        """S-DPO on (history [B, T], candidates [B, 1 + K], the positive first)."""
+        ready, optimiser, loss_of = self.ready(batches), self.optimiser(), SoftmaxDPO(beta=1.0)
+        self.policy.eval()
+        reference = copy.deepcopy(self.policy).requires_grad_(False)
+
+        def step() -> int:
+            history, candidates = next(ready)
+            with autocast(self.device, self.precision):
+                ours = log_probs(self.policy.level_log_prob(history, candidates))
+                with torch.no_grad():
+                    theirs = log_probs(reference.level_log_prob(history, candidates))
+                loss = loss_of(ours, theirs).loss.mean()
+            self.update(loss, optimiser)
+            return len(history)
+
+        return step
+
+    def decoding(self, batches: list[Tensor], n: int) -> Step:
+        """The best `n` items of histories [B, T], with as many beams as the specification says."""
+        ready = cycle([history.to(self.device) for history in batches])
+        self.policy.eval()
+
+        def step() -> int:
+            history = next(ready)
+            with torch.no_grad(), autocast(self.device, self.precision):
+                self.policy.recommend(history, n)
+            return len(history)
+
+        return step
+
+    def exact(self, batches: list[Tensor], n: int) -> Step:
+        """The best `n` items with nothing pruned."""
+        if not isinstance(self.policy, ExactRecommender):
+            raise Missing(f"{type(self.policy).__name__} has no recommend_exactly")
+        ready = cycle([history.to(self.device) for history in batches])
+        self.policy.eval()
+
+        def step() -> int:
+            history = next(ready)
+            with torch.no_grad(), autocast(self.device, self.precision):
+                self.policy.recommend_exactly(history, n)
+            return len(history)
+
+        return step
+
+    def item_by_item(self, batches: list[Tensor], items: int, n: int, chunk: int = 2_048) -> Step:
+        """The same from every item's own log-probability, without the trie."""
+        ready = cycle([history.to(self.device) for history in batches])
+        self.policy.eval()
+
+        def step() -> int:
+            history = next(ready)
+            with torch.no_grad(), autocast(self.device, self.precision):
+                parts = torch.arange(1, items + 1, device=self.device).split(chunk)
+                scores = [self.policy.log_prob(history, part.expand(len(history), -1)) for part in parts]
+                torch.cat(scores, 1).topk(n)
+            return len(history)
+
+        return step

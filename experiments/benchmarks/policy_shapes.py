@@ -1,0 +1,208 @@
+"""What the sides of `policy.py` have in common: sizes, Semantic IDs, histories, the clock, the table.
+
+Seeds are fixed, and both sides get the same data.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genrec.semantic_ids import SemanticIds
+
+Pairs = list[tuple[Tensor, Tensor]]
+Step = Callable[[], int]  # does one piece of work, returns how many examples, histories, targets or users that was
+BATCHES = 4  # different ones, over and over
+
+# Beauty's 5-core: 22,363 users, 198,502 events. Of 1,000 histories, how many are 1, 2, ... 19, and 20 or more items long.
+BEAUTY = {
+    "train": (170, 170, 116, 84, 63, 49, 39, 32, 27, 23, 19, 17, 15, 13, 11, 10, 9, 9, 8, 115),  # of every prefix in training
+    "windows": (0, 320, 189, 120, 81, 61, 39, 31, 25, 20, 16, 12, 9, 10, 6, 5, 5, 5, 4, 42),  # of every user's training sequence
+    "test": (0, 0, 0, 320, 189, 120, 81, 61, 39, 31, 25, 20, 16, 12, 9, 10, 6, 5, 5, 51),  # of every user to be decoded
+}
+
+
+class Missing(Exception):
+    """A side needs what this genrec, or this machine, has not got: it is left out, and said so."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The policy and its codes: TIGER's, or a toy's with `--tiny`."""
+
+    width: int = 128  # of the residual stream
+    inner: int = 1024  # of the feed-forward layers
+    heads: int = 6  # attention heads
+    head_width: int = 64  # of one head
+    layers: int = 4  # of the encoder, and of the decoder
+    dropout: float = 0.1  # while fine-tuning
+    levels: int = 4  # codes of an item
+    codes: int = 256  # of a level
+    items: int = 12_101  # Beauty's
+    history: int = 20  # items
+
+
+TINY = Sizes(width=16, inner=32, heads=2, head_width=8, layers=1, codes=16, items=300, history=4)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison: what the sides are, what is counted, and how each is made ready."""
+
+    unit: str  # what a rate counts
+    precision: str  # float32 or bfloat16
+    sides: dict[str, Callable[[], Step]]  # the last one is what the others are measured against
+    task: str = ""  # of a part with several: training, decoding
+    setting: str = ""  # of a growth part: K = 3
+    about: dict[str, Any] = field(default_factory=dict)  # goes into the JSON lines; what a side finds out is added while it runs
+
+
+def semantic_ids(sizes: Sizes, items: int | None = None) -> SemanticIds:
+    """Random distinct Semantic IDs."""
+    wanted = sizes.items if items is None else items
+    generator = torch.Generator().manual_seed(0)
+    numbers = torch.randint(sizes.codes**sizes.levels, (2 * wanted,), generator=generator).unique()
+    numbers = numbers[torch.randperm(len(numbers), generator=generator)[:wanted]]
+    assert len(numbers) == wanted, f"{sizes.codes}^{sizes.levels} codes are too few for {wanted} items"
+    places = sizes.codes ** torch.arange(sizes.levels - 1, -1, -1)
+    return SemanticIds(numbers[:, None] // places % sizes.codes, (sizes.codes,) * sizes.levels)
+
+
+def histories(count: int, length: int, items: int, kind: str, lengths: str, seed: int) -> Tensor:
+    """Random histories int64 [count, T], left-padded, no longer than the longest; `lengths` is full, or beauty of one `kind`."""
+    generator = torch.Generator().manual_seed(seed)
+    history = torch.randint(1, items + 1, (count, length), generator=generator)
+    if lengths == "full":
+        return history
+    drawn = 1 + torch.multinomial(torch.tensor(BEAUTY[kind], dtype=torch.float64), count, replacement=True, generator=generator)
+    drawn = drawn.clamp(max=length)
+    history = torch.where(torch.arange(length, 0, -1) <= drawn[:, None], history, 0)
+    return history[:, length - int(drawn.max()) :]
+
+
+def random_items(shape: tuple[int, ...], items: int, seed: int) -> Tensor:
+    """Random items int64, for targets and negatives."""
+    return torch.randint(1, items + 1, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def examples(lengths: str, sizes: Sizes, batch: int, columns: int = 1) -> Pairs:
+    """Batches of histories [B, T] and as many items for each as there are columns: targets [B], or candidates [B, columns]."""
+    result = []
+    for seed in range(BATCHES):
+        history = histories(batch, sizes.history, sizes.items, "train", lengths, seed)
+        items = random_items((batch, columns), sizes.items, 1_000 + seed)
+        result.append((history, items[:, 0] if columns == 1 else items))
+    return result
+
+
+def users(lengths: str, sizes: Sizes, batch: int) -> list[Tensor]:
+    """Batches of histories to recommend for."""
+    return [histories(batch, sizes.history, sizes.items, "test", lengths, seed) for seed in range(BATCHES)]
+
+
+def windows(lengths: str, sizes: Sizes, batch: int) -> Pairs:
+    """Batches of training sequences [B, T] and the item after each place [B, T]."""
+    result = []
+    for seed in range(BATCHES):
+        history = histories(batch, sizes.history, sizes.items, "windows", lengths, seed)
+        last = random_items((batch, 1), sizes.items, 1_000 + seed)
+        targets = torch.cat([history[:, 1:], last], 1).masked_fill(history == 0, 0)
+        result.append((history, targets))
+    return result
+
+
+def prefixes(pairs: Pairs, batch: int) -> Pairs:
+    """Windows as a trainer of one target a prefix sees them: every prefix apart, shuffled, in batches no longer than their longest."""
+    rows, targets = [], []
+    for window, following in pairs:
+        length = window.shape[1]
+        for place in range(length):
+            cut = torch.nn.functional.pad(window[:, : place + 1], (length - place - 1, 0))
+            rows.append(cut[following[:, place] > 0])
+            targets.append(following[following[:, place] > 0, place])
+    longest = max(row.shape[1] for row in rows)
+    history = torch.cat([torch.nn.functional.pad(row, (longest - row.shape[1], 0)) for row in rows])
+    order = torch.randperm(len(history), generator=torch.Generator().manual_seed(0))
+    result = []
+    for part in order.split(batch)[:BATCHES]:
+        width = int((history[part] > 0).sum(1).max())
+        result.append((history[part][:, longest - width :], torch.cat(targets)[part]))
+    return result
+
+
+def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
+    """Automatic mixed precision where the precision is bfloat16."""
+    return torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def wait(device: str) -> None:
+    """Until the device has done what it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def timed(step: Step, times: int, device: str) -> float:
+    """How much a second, over so many steps."""
+    wait(device)
+    began, count = time.perf_counter(), 0
+    for _ in range(times):
+        count += step()
+    wait(device)
+    return count / (time.perf_counter() - began)
+
+
+def measure(case: Case, rounds: int, seconds: float, device: str) -> dict[str, list[float]]:
+    """Side -> its rate in every round; the sides take turns.
+
+    A step, or three on a GPU, warms up and is not counted; a round repeats a step until about `seconds` have passed.
+    """
+    steps, times = {}, {}
+    where = ", ".join(filter(None, (case.task, case.setting, case.precision)))
+    for side, make in case.sides.items():
+        try:
+            step = make()
+        except Missing as reason:
+            print(f"{where}: {side} is left out, {reason}", flush=True)
+            continue
+        for _ in range(3 if device == "cuda" else 1):
+            wait(device)
+            began = time.perf_counter()
+            step()
+            wait(device)
+        steps[side], times[side] = step, max(1, round(seconds / (time.perf_counter() - began)))
+    rates: dict[str, list[float]] = {side: [] for side in steps}
+    for _ in range(rounds):
+        for side, step in steps.items():
+            rates[side].append(timed(step, times[side], device))
+    return rates
+
+
+def table(title: str, rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Medians over the rounds; a ratio is the median of the rounds' ratios, so that a slow spell of the machine hits both sides.
+
+    Of a growth part also what a unit costs beside the first setting, of the same side and task.
+    """
+    reference, units = rows[0]["reference"], {row["unit"] for row in rows}
+    grows = any(row["setting"] for row in rows)
+    extra = [name for name in ("table_mb", "search_share", "masks_share") if any(name in row for row in rows)]
+    columns = [title, "task", "precision", f"{units.pop()}/s" if len(units) == 1 else "1/s", f"/ {reference}"]
+    columns += ["cost / first", *(name.replace("_", " ") for name in extra)] if grows else []
+    yield f"| {' | '.join(columns)} |"
+    yield "| --- | --- | --- |" + " ---: |" * (len(columns) - 3)
+    for row in rows:
+        like = [each for each in rows if (each["task"], each["precision"]) == (row["task"], row["precision"])]
+        first = next(each["rate"] for each in like if each["side"] == row["side"])
+        other = [each for each in like if (each["setting"], each["side"]) == (row["setting"], reference)]
+        ratio = (
+            f"{statistics.median(a / b for a, b in zip(row['rates'], other[0]['rates'], strict=True)):.2f}" if other else "left out"
+        )
+        values = [row["side"], ", ".join(filter(None, (row["task"], row["setting"]))), row["precision"], f"{row['rate']:.4g}", ratio]
+        values += [f"{first / row['rate']:.2f}", *(f"{row[name]:.3g}" if name in row else "" for name in extra)] if grows else []
+        yield f"| {' | '.join(values)} |"

@@ -1,0 +1,42 @@
+"""`genrec check`: which contract a component is held against. In: a component. Out: nothing, or an error that says what is wrong."""
+
+from __future__ import annotations
+
+from inspect import signature
+from pathlib import Path
+
+from genrec.errors import UsageError
+from genrec.testing.encoders import check_encoder
+from genrec.testing.losses import check_loss
+from genrec.testing.policies import check_policy
+from genrec.testing.quantizers import check_quantizer
+from genrec.testing.samplers import check_sampler
+from genrec.testing.sources import check_source
+from genrec.types import ItemEncoder, NegativeSampler, PolicySpecification, PreferenceLoss, Quantizer, Source
+
+
+def check_component(component: object, raw: Path) -> None:
+    """Refuse a component that breaks the contract of what it is; `raw`: where sources find fetched files."""
+    if isinstance(component, PolicySpecification) and builds_policy(component):
+        check_policy(component)
+    elif isinstance(component, NegativeSampler):
+        check_sampler(component)
+    elif isinstance(component, PreferenceLoss):
+        check_loss(component)
+    elif isinstance(component, Source):
+        check_source(component, raw)
+    elif isinstance(component, Quantizer):
+        check_quantizer(component)
+    elif isinstance(component, ItemEncoder):
+        check_encoder(component)
+    else:
+        raise UsageError(
+            f"{component!r} is no NegativeSampler and no PolicySpecification (no build), no PreferenceLoss (it can't be called), no "
+            "Source (no load), no Quantizer (no fit, level_sizes and restore) and no ItemEncoder (no encode)"
+        )
+
+
+def builds_policy(component: PolicySpecification | NegativeSampler) -> bool:
+    """Policies and samplers both have `build`: a policy's takes `semantic_ids`, by that name or by its annotation."""
+    taken = list(signature(component.build).parameters.values())[:1]
+    return any(one.name == "semantic_ids" or "SemanticIds" in str(one.annotation) for one in taken)

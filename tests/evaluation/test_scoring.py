@@ -1,0 +1,162 @@
+"""How users are scored: by beam or exactly, all or a draw, in which batches; and that the table says so."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+from worlds import TINY, cyclic
+
+from genrec import pipeline, runs
+from genrec.baselines import Popularity
+from genrec.data.batches import examples
+from genrec.data.prepare import prepare
+from genrec.data.splits import LeaveOneOut
+from genrec.data.worlds import Shop
+from genrec.errors import ArtifactError, UsageError
+from genrec.evaluation.compare import compare
+from genrec.evaluation.evaluate import Evaluate, evaluate
+from genrec.evaluation.report import markdown
+from genrec.experiment import Experiment
+from genrec.model import Tiger
+from genrec.semantic_ids import SemanticIds
+from genrec.stages import batches, drawn, seen_items, shared_numbers
+from genrec.types import ExactRecommender, Ranking, SequenceBatch
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path))
+    return tmp_path
+
+
+class Both:
+    """A beam that misses, and an exact ranking that does not; with memory for two users."""
+
+    def recommend(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
+        return self.answer(history, n, 8)
+
+    def recommend_exactly(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
+        if len(history) > 2:
+            raise MemoryError
+        return self.answer(history, n, 7)
+
+    def answer(self, history: Tensor, n: int, item: int) -> Ranking:
+        return Ranking(torch.full((len(history), n), item), torch.zeros(len(history), n))
+
+
+class Beam:
+    """Has no exact ranking."""
+
+    recommend = Both.recommend
+    answer = Both.answer
+
+
+def test_exact_scoring_asks_for_the_exact_ranking_and_halves_its_batches() -> None:
+    users = SequenceBatch(torch.arange(1, 6), torch.ones(5, 1, dtype=torch.int64), torch.full((5,), 7))
+    spec = Evaluate(cutoffs=(1,))
+    assert evaluate(Both(), [users], spec).ranks["rank"].tolist() == [0] * 5
+    assert evaluate(Both(), [users], replace(spec, scoring="exact")).ranks["rank"].tolist() == [1] * 5
+    with pytest.raises(UsageError, match=r"needs a genrec\.types\.ExactRecommender, and Beam has no recommend_exactly"):
+        evaluate(Beam(), [users], replace(spec, scoring="exact"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scoring": "sampled"}, "scoring must be 'beam' or 'exact', got 'sampled'"),
+        ({"beams": -1}, r"beams must be 0 \(the policy's own\) or more, got -1"),
+        ({"users": -5}, r"users must be 0 \(all\) or more, got -5"),
+        ({"scoring": "exact", "beams": 20}, "'exact' has no beams, got evaluate.beams = 20"),
+    ],
+)
+def test_specification_is_checked(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Evaluate(**arguments)  # type: ignore[arg-type]
+
+
+def experiment(policy: object, evaluation: Evaluate) -> Experiment:
+    return Experiment(name="shop", source=Shop(), policy=policy, evaluate=evaluation)  # type: ignore[arg-type]
+
+
+def test_beams_are_enough_for_the_list_where_a_beam_makes_it() -> None:
+    lists = Evaluate(cutoffs=(50,))
+    experiment(Tiger(beams=20), replace(lists, scoring="exact"))
+    experiment(Tiger(beams=20), replace(lists, beams=50))
+    experiment(Popularity(), replace(lists, beams=50))
+    for policy, evaluation, message in (
+        (Tiger(beams=20), lists, r"policy\.beams must be at least 50"),
+        (Tiger(beams=5), replace(lists, scoring="exact"), r"policy\.beams must be at least 10"),
+        (Tiger(beams=50), replace(lists, beams=49), r"evaluate\.beams must be at least 50.*got 49"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            experiment(policy, evaluation)
+
+
+def test_batches_hold_the_longest_histories_first_and_give_equal_figures(tmp_path: Path) -> None:
+    """Batches of one history each have no padding at all; those of 16 have little; one of all users has most."""
+    corpus = prepare(Shop(items=60, users=150).load(tmp_path), LeaveOneOut())
+    entries, cpu = examples(corpus, "test", 20), torch.device("cpu")
+    codes = torch.randint(0, 4, (corpus.item_count, 3), generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    ids = SemanticIds(codes, (4, 4, 4))
+    policy = TINY.build(ids).eval()
+    spec = Evaluate(cutoffs=(5, 20), filter_seen=True)
+    parts = batches(entries, 16, cpu)
+    widths = [part.history.shape[1] for part in parts]
+    assert widths == sorted(widths, reverse=True)
+    assert widths[0] > widths[-1]
+    assert all((part.history[0] > 0).all() for part in parts)
+    in_order = [entries.batch(torch.arange(len(entries)))]
+    found = [evaluate(policy, each, spec, seen_items(corpus), shared_numbers(ids)) for each in (parts, in_order)]
+    pd.testing.assert_frame_equal(found[0].ranks, found[1].ranks)
+    pd.testing.assert_frame_equal(found[0].recommendations, found[1].recommendations, rtol=1e-4)
+
+
+def test_users_are_drawn_once(tmp_path: Path) -> None:
+    entries = examples(prepare(Shop(items=60, users=150).load(tmp_path), LeaveOneOut()), "test", 20)
+    some = drawn(entries, 10, "test").batch(torch.arange(10)).user
+    assert torch.equal(some, drawn(entries, 10, "test").batch(torch.arange(10)).user)
+    assert len(set(some.tolist())) == 10
+    assert some.tolist() != list(range(1, 11))
+    assert drawn(entries, 0, "test") is drawn(entries, 150, "test") is entries
+
+
+def test_beam_against_exact_in_one_table(home: Path) -> None:
+    """The policy is trained once; rows of other users are refused, a baseline stands beside rows that are scored exactly."""
+    base = replace(cyclic(steps=20), evaluate=Evaluate(cutoffs=(1, 10), history_length=5, users=30))
+    rows = [
+        replace(base, name="exact", evaluate=replace(base.evaluate, scoring="exact")),
+        replace(base, name="narrow", evaluate=replace(base.evaluate, beams=10)),
+        base,
+    ]
+    rows.append(replace(rows[0], name="popularity", policy=Popularity()))
+    rows.append(replace(base, name="all", evaluate=replace(base.evaluate, users=0)))
+    made = {}
+    for row in rows:
+        made[row.name] = pipeline.run(row)
+        runs.record(row, made[row.name])
+    assert len({made[name]["sft"].key for name in ("exact", "narrow", "cyclic", "all")}) == 1
+    names = ["exact", "narrow", "cyclic", "popularity"]
+    outcomes = runs.outcomes(names)
+    assert {len(run.ranks) for run in outcomes} == {30}
+    text = markdown(compare(outcomes, metric="ndcg@10"))
+    assert "users tested 30, drawn of 100" in text
+    assert "beams of exact none, scored exactly; beams of narrow 10; beams of cyclic 20" in text
+    with pytest.raises(ArtifactError, match="users tested is '30, drawn of 100' and 100"):
+        compare(runs.outcomes(["exact", "all"]), metric="ndcg@10")
+    scores = {
+        name: pd.read_parquet(made[name]["evaluate"].folder / "recommendations.parquet").groupby("user")["score"].sum()
+        for name in ("exact", "narrow")
+    }
+    assert (scores["exact"] >= scores["narrow"] - 1e-4).all()  # no list has a higher probability than the exact one
+    assert json.loads((made["exact"]["evaluate"].folder / "metrics.json").read_text())["users"] == 30
+
+
+def test_a_policy_is_an_exact_recommender() -> None:
+    assert isinstance(TINY.build(SemanticIds(torch.arange(6).view(3, 2))), ExactRecommender)

@@ -1,0 +1,52 @@
+"""Small policies that tests share, and an oracle for what they recommend. A policy that is added here is tested like all others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genrec.model import Gpt, Tiger
+from genrec.semantic_ids import SemanticIds
+
+TIGER = Tiger(width=32, inner=64, heads=2, head_width=16, encoder_layers=2, decoder_layers=2, dropout=0.1, beams=50)
+GPT = Gpt(width=32, inner=64, heads=2, head_width=16, layers=2, dropout=0.1, beams=50)
+POLICIES: dict[str, Any] = {  # the specification of each
+    "tiger": TIGER,
+    "tiger-items": Tiger(**(vars(TIGER) | {"history": "items"})),
+    "gpt": GPT,
+}
+
+
+def catalogue(items: int, seed: int = 0, sizes: tuple[int, ...] = (5, 4, 6)) -> SemanticIds:
+    """Distinct random Semantic IDs."""
+    total = int(torch.tensor(sizes).prod())
+    flat = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:items]
+    codes = torch.stack(torch.unravel_index(flat, sizes), 1)
+    return SemanticIds(codes, sizes)
+
+
+def build(specification: Any, semantic_ids: SemanticIds, seed: int = 0) -> Any:
+    """The untrained policy in evaluation mode; what begins at 0 is drawn too, so that nothing is tested at 0 alone."""
+    torch.manual_seed(seed)
+    policy = specification.build(semantic_ids).eval()
+    for parameter in policy.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.3)
+    return policy
+
+
+def histories(batch: int, length: int, items: int, seed: int = 1) -> Tensor:
+    """Random histories of different lengths, left-padded with 0."""
+    generator = torch.Generator().manual_seed(seed)
+    history = torch.randint(1, items + 1, (batch, length), generator=generator)
+    padding = torch.randint(0, length, (batch, 1), generator=generator)
+    return history.masked_fill(torch.arange(length) < padding, 0)
+
+
+def brute_force(policy: Any, history: Tensor) -> tuple[Tensor, Tensor]:
+    """All items by log-probability, equal ones by id."""
+    scores = policy.log_prob(history, torch.arange(1, policy.semantic_ids.items + 1).expand(len(history), -1))
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    return order + 1, scores.gather(1, order)

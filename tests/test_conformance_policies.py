@@ -1,0 +1,273 @@
+"""The checks of policies: all of ours pass, and each broken one is told what it breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from genrec.__main__ import main
+from genrec.errors import UsageError
+from genrec.model import Gpt, Tiger
+from genrec.preference.negatives import Uniform
+from genrec.semantic_ids import SemanticIds
+from genrec.testing import ContractError, check_policy
+from genrec.testing.dispatch import builds_policy
+from genrec.types import Policy, Ranking, SequencePolicy
+
+SMALL = {"width": 16, "inner": 32, "heads": 2, "head_width": 8}
+
+
+class LastItem(nn.Module):
+    """A right policy in a few lines: a softmax over each level's codes, from the last item and the item before it."""
+
+    def __init__(self, semantic_ids: SemanticIds) -> None:
+        super().__init__()
+        self.semantic_ids, self.items = semantic_ids, semantic_ids.items
+        self.last = nn.Embedding(self.items + 1, 8)
+        self.heads = nn.ModuleList(nn.Linear(8, size) for size in semantic_ids.level_sizes)
+        self.register_buffer("codes", nn.functional.pad(semantic_ids.codes, (0, 0, 1, 0)), persistent=False)
+
+    def states(self, history: Tensor) -> Tensor:
+        two = nn.functional.pad(history, (1, 0))
+        return self.last(two[:, -1]) + 0.5 * self.last(two[:, -2])
+
+    def level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
+        levels = [head(self.states(history)).log_softmax(-1) for head in self.heads]
+        codes = self.codes[items]
+        found = torch.stack([each.gather(1, codes[..., level]) for level, each in enumerate(levels)], -1)
+        return found.masked_fill((items == 0).unsqueeze(-1), -torch.inf)
+
+    def log_prob(self, history: Tensor, items: Tensor) -> Tensor:
+        return self.level_log_prob(history, items).sum(-1)
+
+    @torch.no_grad()
+    def recommend(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
+        scores = self.log_prob(history, torch.arange(self.items + 1).expand(len(history), -1))
+        if exclude is not None:
+            scores = scores.scatter(1, exclude, -torch.inf)
+        scores, items = scores.sort(dim=1, descending=True, stable=True)
+        return Ranking(items[:, :n].masked_fill(scores[:, :n] == -torch.inf, 0), scores[:, :n])
+
+
+class Sequences(LastItem):
+    """The same, of every prefix."""
+
+    def sequence_log_prob(self, history: Tensor, targets: Tensor) -> Tensor:
+        places = range(history.shape[1])
+        return torch.cat([self.level_log_prob(history[:, : t + 1], targets[:, t : t + 1]) for t in places], 1)
+
+
+class Exact(LastItem):
+    def recommend_exactly(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
+        return self.recommend(history, n, exclude)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A specification that builds `kind`, its methods replaced by `methods`; a method is given the policy as it was."""
+
+    kind: Any = LastItem
+    methods: Any = ()
+
+    def build(self, semantic_ids: SemanticIds) -> Policy:
+        policy = self.kind(semantic_ids)
+        for name, method in self.methods:
+            right = getattr(policy, name)
+            setattr(policy, name, lambda *arguments, right=right, method=method, policy=policy: method(policy, right, *arguments))
+        return policy
+
+
+@dataclass(frozen=True)
+class MadeCausal(Made):
+    kind: Any = Sequences
+    causal: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class Atomic(Made):
+    """Refuses Semantic IDs of several levels."""
+
+    def build(self, semantic_ids: SemanticIds) -> Policy:
+        if semantic_ids.levels > 1:
+            raise UsageError("one level only")
+        return super().build(semantic_ids)
+
+
+@pytest.mark.parametrize(
+    "specification",
+    [
+        Tiger(**SMALL, encoder_layers=1, decoder_layers=1), Tiger(**SMALL, encoder_layers=1, decoder_layers=1, history="items"),
+        Gpt(**SMALL, layers=2), Gpt(**SMALL, layers=1, positions=0), Made(), MadeCausal(), Made(Exact), Atomic(),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_right_policies_keep_the_contract(specification: Any) -> None:
+    states = torch.get_rng_state()
+    check_policy(specification)
+    assert torch.equal(states, torch.get_rng_state())
+
+
+def test_semantic_ids_of_your_own() -> None:
+    check_policy(Gpt(**SMALL, layers=1), SemanticIds(torch.cartesian_prod(torch.arange(5), torch.arange(6))))
+
+
+Method = Callable[..., Any]
+
+
+def broken(**methods: Method) -> Made:
+    return Made(methods=tuple(methods.items()))
+
+
+def items_too(change: Callable[[Tensor], Tensor]) -> Method:
+    """Recommend with the items changed."""
+    return lambda policy, right, *a: right(*a)._replace(items=change(right(*a).items))
+
+
+def with_log_prob(level_log_prob: Method) -> Made:
+    """`level_log_prob` replaced, and the rest following from it."""
+    return broken(level_log_prob=level_log_prob)
+
+
+def forgets_exclude(policy: Any, right: Method, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
+    return right(history, n)
+
+
+def first_of_batch(policy: Any, right: Method, history: Tensor, items: Tensor) -> Tensor:
+    """Like a padding mask read off the first user."""
+    return right(history, items) - 0.1 * (history[0] == 0).sum()
+
+
+def beside_others(policy: Any, right: Method, history: Tensor, items: Tensor) -> Tensor:
+    """Normalised over the candidates that happen to be there."""
+    return right(history, items) - 0.01 * items.shape[1]
+
+
+def in_place(policy: Any, right: Method, history: Tensor, items: Tensor) -> Tensor:
+    found = right(history, items)
+    history[:, 0] = 0
+    return found
+
+
+def noisy(policy: Any, right: Method, history: Tensor, items: Tensor) -> Tensor:
+    """Dropout that evaluation does not switch off."""
+    return right(history, items) - torch.rand(()).item()
+
+
+def not_a_distribution(policy: Any, right: Method, history: Tensor, items: Tensor) -> Tensor:
+    return right(history, items) / 3
+
+
+def nan_gradient(policy: Any, right: Method, history: Tensor, items: Tensor) -> Tensor:
+    """The root of a masked place: 0, with a gradient of infinity times 0."""
+    return right(history, items) + (policy.last.weight[0, 0] * 0).sqrt()
+
+
+def sees_the_future(policy: Any, right: Method, history: Tensor, targets: Tensor) -> Tensor:
+    """The whole history at each place: what a forgotten causal mask does."""
+    return policy.level_log_prob(history, targets)
+
+
+def only_next(policy: Any, right: Method, history: Tensor, targets: Tensor) -> Tensor:
+    """Reads the targets off the history."""
+    return right(history, torch.cat([history[:, 1:], targets[:, -1:]], 1).masked_fill(targets == 0, 0))
+
+
+class Hidden(LastItem):
+    """Keeps a learnt number outside the state dict."""
+
+    def __init__(self, semantic_ids: SemanticIds) -> None:
+        super().__init__(semantic_ids)
+        self.temperature = 1 + torch.rand(())
+
+    def states(self, history: Tensor) -> Tensor:
+        return super().states(history) * self.temperature
+
+
+class Unseeded(LastItem):
+    def __init__(self, semantic_ids: SemanticIds) -> None:
+        super().__init__(semantic_ids)
+        nn.init.normal_(self.last.weight, generator=torch.Generator().manual_seed(torch.seed()))
+
+
+class Pruned(Exact):
+    """Exact, but for the best item."""
+
+    def recommend_exactly(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
+        more = self.recommend(history, n + 1, exclude)
+        return Ranking(more.items[:, 1:], more.scores[:, 1:])
+
+
+BROKEN: dict[str, tuple[Any, str]] = {
+    "function": (Uniform, "Uniform is no PolicySpecification: pass an instance"),
+    "not a policy": (Made(lambda ids: nn.Linear(2, 2)), r"build must return a torch.nn.Module with level_log_prob.*got Linear"),
+    "build raises": (Made(lambda ids: 1 / 0), "build raised ZeroDivisionError"),
+    "unseeded": (Made(Unseeded), "two policies built from one seed of torch differ in last.weight"),
+    "hidden state": (Made(Hidden), "a policy of another seed with this one's state_dict gives other log-probabilities"),
+    "undescribed": (Made(methods=(("log_prob", object()),)), "has no stable description"),
+    "shape": (with_log_prob(lambda p, r, *a: r(*a).sum(-1)), r"must give a tensor float32 \[6, 41, 3\], got float32 \[6, 41\]"),
+    "type": (with_log_prob(lambda p, r, *a: r(*a).double()), r"must give a tensor float32 \[6, 41, 3\], got float64"),
+    "none": (with_log_prob(lambda p, r, *a: r(*a).clamp(min=-9)), "candidate 0 .none. must be -inf on every level, got .-9.0, "),
+    "positive": (with_log_prob(lambda p, r, *a: r(*a) + 9), "at most 0 and not NaN"),
+    "more than 1": (with_log_prob(not_a_distribution), r"the probabilities of all 40 items add up to [\d.]+, which is more than 1"),
+    "mean": (broken(log_prob=lambda p, r, *a: r(*a) / 3), "log_prob is not the sum of level_log_prob over levels"),
+    "empty": (with_log_prob(lambda p, r, h, i: r(h, i) - (h > 0).sum(1)[:, None, None].float() ** -1), "a history of padding alone"),
+    "padding": (with_log_prob(lambda p, r, h, i: r(h, i) - 0.01 * h.shape[1]), "alone than padded to 6 beside longer ones"),
+    "batch": (with_log_prob(first_of_batch), "alone than padded to 6 beside longer ones"),
+    "candidates": (with_log_prob(beside_others), "a candidate has other log-probabilities beside other candidates"),
+    "in place": (with_log_prob(in_place), "level_log_prob modified its input"),
+    "noisy": (with_log_prob(noisy), "log_prob is not the sum|the same call gives other log-probabilities"),
+    "detached": (with_log_prob(lambda p, r, *a: r(*a).detach()), "log-probabilities have no gradient"),
+    "NaN gradient": (with_log_prob(nan_gradient), "the gradient of last.weight is not finite beside a candidate 0"),
+    "tuple": (broken(recommend=lambda p, r, *a: tuple(r(*a))), "recommend must give a genrec.types.Ranking .*got tuple"),
+    "list type": (broken(recommend=items_too(Tensor.int)), "recommend must give a genrec.types.Ranking .*got torch.int32"),
+    "unreal": (broken(recommend=items_too(lambda i: i + 40)), r"recommend gives items \d+..\d+, the items are 1..40"),
+    "twice": (broken(recommend=items_too(lambda i: i[:, :1].expand(-1, 10))), "names an item twice in one list"),
+    "unsorted": (
+        broken(recommend=lambda p, r, *a: Ranking(r(*a).items.flip(1), r(*a).scores.flip(1))), "must give the best item first",
+    ),
+    "excluded": (broken(recommend=forgets_exclude), r"names item \d+, which the user must not get"),
+    "scores": (broken(recommend=lambda p, r, *a: r(*a)._replace(scores=r(*a).scores / 3)), "an item's score must be its log_prob"),
+    "short": (broken(recommend=lambda p, r, h, n, e: r(h, n - 1, e)), r"scores float32 \[6, 10\], got torch.int64 \[6, 9\]"),
+    "not exact": (Made(Pruned), "recommend_exactly must give the best of all items"),
+    "not said": (Made(Sequences), "let its specification say so by a class variable causal = True"),
+    "not causal": (MadeCausal(LastItem), "causal is true, but the policy has no sequence_log_prob"),
+    "future": (MadeCausal(methods=(("sequence_log_prob", sees_the_future),)), "targets are its next items is not level_log_prob"),
+    "next only": (MadeCausal(methods=(("sequence_log_prob", only_next),)), "whose targets are any items is not level_log_prob"),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def described(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Policies made of functions have no description, which is not what is tested here; one says that it is."""
+    if "undescribed" not in request.node.name:
+        monkeypatch.setattr("genrec.testing.policies.describe", lambda *arguments: None)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_policy_is_told_what_it_breaks(name: str) -> None:
+    specification, message = BROKEN[name]
+    with pytest.raises(ContractError, match=message):
+        check_policy(specification)
+
+
+def test_the_broken_ones_are_right_but_for_what_breaks_them() -> None:
+    assert isinstance(LastItem(SemanticIds(torch.arange(4)[:, None])), Policy)
+    assert isinstance(Sequences(SemanticIds(torch.arange(4)[:, None])), SequencePolicy)
+
+
+def test_the_command_line_checks_policies(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "genrec.model:Gpt"]) == 0
+    assert "Gpt(width=128, " in capsys.readouterr().out
+    assert main(["check", "genrec.model:Tiger"]) == 0
+    assert main(["check", "genrec.experiment:Evaluate"]) == 2
+    assert "no PolicySpecification (no build)" in capsys.readouterr().err
+
+
+def test_policies_and_samplers_are_told_apart() -> None:
+    assert builds_policy(Gpt())
+    assert not builds_policy(Uniform())
