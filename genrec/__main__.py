@@ -177,8 +177,7 @@ def _tokenize(options: argparse.Namespace, overrides: list[str]) -> int:
     _check_picture(options.picture)
     found = [each for each in loading.override(loading.load(options.experiment), overrides) if not each.is_baseline and each.tokenize]
     if not found:
-        without = "baselines only, which need no Semantic IDs, or experiments with tokenize=None, whose items are their own codes"
-        raise UsageError(f"{options.experiment} has {without}")
+        raise UsageError(f"{options.experiment} has baselines only, which need no Semantic IDs, or items as codes (tokenize=None)")
     known: set[str] = set()
     done: set[str] = set()
     for experiment in found:

@@ -9,7 +9,8 @@ that is best on validation (NDCG@10, all users), and rank the whole catalogue fo
 code computes the figures of both, from their lists. What differs: RecBole's blocks are norm(x + f(x)) and its embeddings normalised
 and not scaled, ours x + f(norm(x)); our learning rate has a warm-up and a cosine; order, initial weights and dropout have other draws.
 
-Prints a JSON line for every training and a table of R@10 and N@10 with the standard deviation over seeds.
+Prints a JSON line for every training and a table of R@10 and N@10 with the standard deviation over seeds. The sizes are small, so
+that three seeds of both take minutes; `--width 64 --layers 2 --epochs 10` and the like make them larger.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ HISTORY = 20
 class Sizes:
     """What both sides share."""
 
-    width: int = 64  # of embeddings, of the residual stream and of the feed-forward layers
-    layers: int = 2
+    width: int = 32  # of embeddings, of the residual stream and of the feed-forward layers
+    layers: int = 1
     heads: int = 1
-    dropout: float = 0.5
+    dropout: float = 0.2
     batch: int = 512  # prefixes a step
-    epochs: int = 10
-    learning_rate: float = 1e-3
+    epochs: int = 6
+    learning_rate: float = 3e-3
 
 
 def peer(folder: Path, out: Path, sizes: Sizes, seed: int) -> np.ndarray:

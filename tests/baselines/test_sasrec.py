@@ -23,6 +23,7 @@ from genrec.experiment import SFT, Align, Evaluate, Experiment
 from genrec.preference.losses import DPO, Anchored, SoftmaxDPO
 from genrec.preference.negatives import FaissNeighbours, Uniform
 from genrec.semantic_ids import SemanticIds
+from genrec.testing import check_policy
 from genrec.training.sft import build_policy, window_loss
 from genrec.types import ExactRecommender, Policy, PolicySpecification, SequencePolicy, WindowBatch
 
@@ -54,6 +55,10 @@ def test_it_fills_the_protocols() -> None:
     assert SMALL.causal
     for protocol in (Policy, SequencePolicy, ExactRecommender):
         assert isinstance(policy, protocol)
+
+
+def test_it_keeps_the_contract_of_policies() -> None:
+    check_policy(SMALL)
 
 
 def test_scores_by_the_papers_equations() -> None:
