@@ -8,7 +8,6 @@ which the CPU's fused kernel doesn't give. On a GPU all of it is PyTorch's own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,14 +18,14 @@ from torch.nn import functional
 from torch.nn.grad import conv2d_weight
 
 FEW = 20_480  # numbers, up to which PyTorch gives a convolution to a slower implementation
+CACHED = 1 << 30  # bytes of hidden states at a time
+INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes a number
 BY_ONEDNN = (2, 1)  # a dilation: of a 1x1 kernel it changes nothing, but without it a single thread would get the slower one, too
 
 
 def linear(states: Tensor, weight: Tensor) -> Tensor:
     """`states @ weight.T`, float [..., in] and [out, in] -> [..., out]; in autocast's precision where that is on."""
-    if states.device.type != "cpu":
-        return functional.linear(states, weight)
-    return _applied(_Linear, states, weight, False, 0.0)
+    return functional.linear(states, weight) if states.device.type != "cpu" else _applied(_Linear, states, weight)
 
 
 def feed_forward(states: Tensor, inner: Tensor, outer: Tensor, rate: float, training: bool) -> Tensor:
@@ -35,7 +34,7 @@ def feed_forward(states: Tensor, inner: Tensor, outer: Tensor, rate: float, trai
     if states.device.type != "cpu":
         hidden = functional.dropout(functional.relu(functional.linear(states, inner)), rate)
         return functional.linear(hidden, outer)
-    return linear(_applied(_Linear, states, inner, True, rate), outer * _scale(rate) if rate else outer)
+    return _applied(_FeedForward, states, inner, outer * _scale(rate) if rate else outer, rate)
 
 
 def _applied(function: type[Function], *arguments: object) -> Tensor:
@@ -78,28 +77,53 @@ def _outer(grad: Tensor, rows: Tensor) -> Tensor:
 
 
 class _Linear(Function):
-    """A product; then ReLU and dropout (without its scale). What is above 0 in the output is what both let through."""
-
     @staticmethod
-    def forward(ctx: Any, states: Tensor, weight: Tensor, relu: bool, rate: float) -> Tensor:
+    def forward(ctx: Any, states: Tensor, weight: Tensor) -> Tensor:
         dtype = _precision(states)
         states, weight = states.to(dtype), weight.to(dtype)
-        result = _product(states, weight)
-        if relu:
-            result.clamp_min_(0)
-            if rate:
-                result.mul_(_keep(result, rate))
-        ctx.save_for_backward(states, weight, result if relu else None)
-        return result
+        ctx.save_for_backward(states, weight)
+        return _product(states, weight)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        states, weight, result = ctx.saved_tensors
-        if result is not None:
-            grad = torch.ops.aten.threshold_backward(grad, result, 0)
-        for_states, for_weight = ctx.needs_input_grad[:2]
-        return _product(grad, weight.t()) if for_states else None, _outer(grad, states) if for_weight else None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        states, weight = ctx.saved_tensors
+        for_states, for_weight = ctx.needs_input_grad
+        return _product(grad, weight.t()) if for_states else None, _outer(grad, states) if for_weight else None
+
+
+class _FeedForward(Function):
+    """Some rows at a time, whose wide hidden states then stay in the cache from one product to the next.
+
+    ReLU and dropout (without its scale) need no masks: what is above 0 in the hidden states is what both let through.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, inner: Tensor, outer: Tensor, rate: float) -> Tensor:
+        dtype = _precision(states)
+        rows, inner, outer = states.to(dtype).flatten(0, -2), inner.to(dtype), outer.to(dtype)
+        parts = rows.split(max(1, CACHED // (len(inner) * dtype.itemsize)))
+        ctx.hidden, results = [], []
+        for part in parts:
+            hidden = _product(part, inner).clamp_min_(0)
+            if rate:
+                _mask_(hidden, _kept(hidden, rate))
+            ctx.hidden.append(hidden)
+            results.append(_product(hidden, outer))
+        ctx.save_for_backward(inner, outer, *parts)
+        return torch.cat(results).view(states.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        inner, outer, *parts = ctx.saved_tensors
+        towards, for_inner, for_outer = [], torch.zeros_like(inner), torch.zeros_like(outer)
+        for part, hidden, above in zip(parts, ctx.hidden, grad.flatten(0, -2).split([len(part) for part in parts]), strict=True):
+            for_outer += _outer(above, hidden)
+            below = torch.ops.aten.threshold_backward(_product(above, outer.t()), hidden, 0)
+            for_inner += _outer(below, part)
+            towards.append(_product(below, inner.t()))
+        return torch.cat(towards).view(grad.shape), for_inner, for_outer, None
 
 
 def _dropped(rate: float) -> int:
@@ -111,25 +135,36 @@ def _scale(rate: float) -> float:
     return 256 / (256 - _dropped(rate))
 
 
-def _keep(states: Tensor, rate: float) -> Tensor:
-    """Bool like `states`, true with probability 1 - rate, rounded to a 256th: a byte of a 64-bit draw for each element."""
+def _kept(states: Tensor, rate: float) -> Tensor:
+    """int16 like `states`: all bits set with probability 1 - rate, to a 256th, else none; a byte of a 64-bit draw for each.
+
+    Integers, because to mask with them is many times faster than with bool.
+    """
     bits = torch.empty((states.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None).view(torch.int8)
-    return (bits[: states.numel()] >= _dropped(rate) - 128).view(states.shape)
+    below = bits[: states.numel()].to(torch.int16).sub_(128 - _dropped(rate))  # below 0 where kept, and of 9 bits
+    return below.bitwise_right_shift_(8).view(states.shape)
+
+
+def _mask_(states: Tensor, kept: Tensor) -> Tensor:
+    """`states` where `kept`, else 0, in place."""
+    kind = INTEGERS[states.element_size()]
+    states.view(kind).bitwise_and_(kept.to(kind))
+    return states
 
 
 class _AddDropped(Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, branch: Tensor, rate: float) -> Tensor:
-        keep = _keep(branch, rate)
-        ctx.save_for_backward(keep)
+        kept = _kept(branch, rate)
+        ctx.save_for_backward(kept)
         ctx.rate, ctx.dtype = rate, branch.dtype
-        return torch.add(states, branch * keep, alpha=_scale(rate))
+        return torch.add(states, _mask_(branch.clone(), kept), alpha=_scale(rate))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        (keep,) = ctx.saved_tensors
-        return grad, (grad * _scale(ctx.rate)).to(ctx.dtype).mul_(keep), None
+        (kept,) = ctx.saved_tensors
+        return grad, _mask_((grad * _scale(ctx.rate)).to(ctx.dtype), kept), None
 
 
 def add_dropped(states: Tensor, branch: Tensor, rate: float, training: bool) -> Tensor:
@@ -144,16 +179,16 @@ def add_dropped(states: Tensor, branch: Tensor, rate: float, training: bool) -> 
 class _Dropout(Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, rate: float) -> Tensor:
-        keep = _keep(states, rate)
-        ctx.save_for_backward(keep)
+        kept = _kept(states, rate)
+        ctx.save_for_backward(kept)
         ctx.rate = rate
-        return (states * _scale(rate)).mul_(keep)
+        return _mask_(states * _scale(rate), kept)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (keep,) = ctx.saved_tensors
-        return (grad * _scale(ctx.rate)).mul_(keep), None
+        (kept,) = ctx.saved_tensors
+        return _mask_(grad * _scale(ctx.rate), kept), None
 
 
 def dropout(states: Tensor, rate: float, training: bool) -> Tensor:
@@ -208,67 +243,31 @@ def attention(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, 
 
 def self_attention(packed: Tensor, bias: Tensor, hidden: Tensor | None = None) -> Tensor:
     """`attention` of queries, keys and values side by side, [B, S, 3, H, d], with themselves -> [B, H, S, d]."""
-    if packed.device.type == "cpu" and bias.requires_grad and torch.is_grad_enabled():
-        return _applied(_BiasedSelfAttention, packed, bias, hidden)
-    query, keys, values = packed.permute(2, 0, 3, 1, 4).unbind(0)
+    apart = packed.permute(2, 0, 3, 1, 4)
+    query, keys, values = (apart.contiguous() if packed.device.type == "cpu" else apart).unbind(0)  # one copy instead of three
     return attention(query, keys, values, bias, hidden)
 
 
-def _forward(ctx: Any, inputs: Sequence[Tensor], bias: Tensor, hidden: Tensor | None) -> Tensor:
-    """Head by head, whose scores stay in a core's cache, and which need not be moved for the products.
-
-    Keeps the probabilities. Heads lie side by side in the result, as what follows wants them.
-    """
-    query, keys, values = inputs
-    batch, heads, queries, width = query.shape
-    result = query.new_empty(batch, queries, heads, width).transpose(1, 2)
-    added = (bias if hidden is None else bias + hidden).to(query.dtype).expand(batch, -1, queries, -1)
-    ctx.bias, ctx.kept = bias, []
-    for head in range(heads):
-        scores = torch.baddbmm(added[:, head], query[:, head], keys[:, head].mT)
-        ctx.kept.append(torch.softmax(scores, -1))
-        result[:, head] = torch.bmm(ctx.kept[-1], values[:, head])
-    return result
-
-
-def _backward(ctx: Any, grad: Tensor, inputs: Sequence[Tensor], towards: Sequence[Tensor]) -> Tensor:
-    """Writes the gradients of queries, keys and values into `towards`, and returns that of the bias."""
-    query, keys, values = inputs
-    towards_bias = torch.empty_like(ctx.bias)
-    for head, weights in enumerate(ctx.kept):
-        towards[2][:, head] = torch.bmm(weights.mT, grad[:, head])
-        scores = torch._softmax_backward_data(torch.bmm(grad[:, head], values[:, head].mT), weights, -1, weights.dtype)
-        towards_bias[0, head] = scores.sum(0, dtype=towards_bias.dtype).sum_to_size(towards_bias.shape[2:])
-        towards[0][:, head] = torch.bmm(scores, keys[:, head])
-        towards[1][:, head] = torch.bmm(scores.mT, query[:, head])
-    return towards_bias
-
-
 class _BiasedAttention(Function):
+    """Keeps the probabilities."""
+
     @staticmethod
     def forward(ctx: Any, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor, hidden: Tensor | None) -> Tensor:
-        ctx.save_for_backward(query, keys, values)
-        return _forward(ctx, (query, keys, values), bias, hidden)
+        query, keys, values = query.contiguous(), keys.contiguous(), values.contiguous()
+        scores = (query @ keys.mT).add_(bias)
+        if hidden is not None:
+            scores.add_(hidden)
+        weights = torch.softmax(scores, -1)
+        ctx.save_for_backward(query, keys, values, weights)
+        ctx.bias = bias.shape, bias.dtype
+        return weights @ values
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
-        inputs = ctx.saved_tensors
-        towards = [torch.empty_like(part) for part in inputs]
-        towards_bias = _backward(ctx, grad, inputs, towards)
-        return towards[0], towards[1], towards[2], towards_bias, None
-
-
-class _BiasedSelfAttention(Function):
-    @staticmethod
-    def forward(ctx: Any, packed: Tensor, bias: Tensor, hidden: Tensor | None) -> Tensor:
-        ctx.save_for_backward(packed)
-        return _forward(ctx, packed.permute(2, 0, 3, 1, 4).unbind(0), bias, hidden)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        (packed,) = ctx.saved_tensors
-        towards = torch.empty_like(packed)
-        inputs, outputs = (part.permute(2, 0, 3, 1, 4).unbind(0) for part in (packed, towards))
-        return towards, _backward(ctx, grad, inputs, outputs), None
+        query, keys, values, weights = ctx.saved_tensors
+        shape, dtype = ctx.bias
+        grad = grad.contiguous()
+        scores = torch._softmax_backward_data(grad @ values.mT, weights, -1, weights.dtype)
+        towards_bias = scores.sum(0, keepdim=True, dtype=dtype).sum_to_size(shape)
+        return scores @ keys, scores.mT @ query, weights.mT @ grad, towards_bias, None
