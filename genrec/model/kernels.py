@@ -2,8 +2,8 @@
 
 Every function is the textbook's, up to rounding. What is not plain PyTorch is there because a profile asked for it (the log in
 `experiments/benchmarks/README.md`): products in float32 on a CPU by way of a convolution, which oneDNN computes, on some processors at
-twice the rate of the library behind `linear`; dropout from eight random bits an element; attention whose learnt bias has a gradient,
-which the CPU's fused kernel doesn't give. On a GPU all of it is PyTorch's own.
+twice the rate of the library behind `linear`; dropout from eight random bits an element; attention in the open, because the CPU's
+fused kernel is slower at these sizes and gives a learnt bias no gradient. On a GPU all of it is PyTorch's own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from torch.nn import functional
 from torch.nn.grad import conv2d_weight
 
 FEW = 20_480  # numbers, up to which PyTorch gives a convolution to a slower implementation
-CACHED = 1 << 30  # bytes of hidden states at a time
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes a number
 BY_ONEDNN = (2, 1)  # a dilation: of a 1x1 kernel it changes nothing, but without it a single thread would get the slower one, too
 
@@ -93,37 +92,24 @@ class _Linear(Function):
 
 
 class _FeedForward(Function):
-    """Some rows at a time, whose wide hidden states then stay in the cache from one product to the next.
-
-    ReLU and dropout (without its scale) need no masks: what is above 0 in the hidden states is what both let through.
-    """
+    """ReLU and dropout (without its scale) need no masks: what is above 0 in the hidden states is what both let through."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, inner: Tensor, outer: Tensor, rate: float) -> Tensor:
         dtype = _precision(states)
-        rows, inner, outer = states.to(dtype).flatten(0, -2), inner.to(dtype), outer.to(dtype)
-        parts = rows.split(max(1, CACHED // (len(inner) * dtype.itemsize)))
-        ctx.hidden, results = [], []
-        for part in parts:
-            hidden = _product(part, inner).clamp_min_(0)
-            if rate:
-                _mask_(hidden, _kept(hidden, rate))
-            ctx.hidden.append(hidden)
-            results.append(_product(hidden, outer))
-        ctx.save_for_backward(inner, outer, *parts)
-        return torch.cat(results).view(states.shape)
+        states, inner, outer = states.to(dtype), inner.to(dtype), outer.to(dtype)
+        hidden = _product(states, inner).clamp_min_(0)
+        if rate:
+            _mask_(hidden, _kept(hidden, rate))
+        ctx.save_for_backward(states, inner, outer, hidden)
+        return _product(hidden, outer)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        inner, outer, *parts = ctx.saved_tensors
-        towards, for_inner, for_outer = [], torch.zeros_like(inner), torch.zeros_like(outer)
-        for part, hidden, above in zip(parts, ctx.hidden, grad.flatten(0, -2).split([len(part) for part in parts]), strict=True):
-            for_outer += _outer(above, hidden)
-            below = torch.ops.aten.threshold_backward(_product(above, outer.t()), hidden, 0)
-            for_inner += _outer(below, part)
-            towards.append(_product(below, inner.t()))
-        return torch.cat(towards).view(grad.shape), for_inner, for_outer, None
+        states, inner, outer, hidden = ctx.saved_tensors
+        below = torch.ops.aten.threshold_backward(_product(grad, outer.t()), hidden, 0)
+        return _product(below, inner.t()), _outer(below, states), _outer(grad, hidden), None
 
 
 def _dropped(rate: float) -> int:
@@ -233,12 +219,11 @@ def attention(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, 
     `bias` [1, H, Q or 1, S] is the same for all rows and may be learnt; `hidden`, broadcast to [B, H, Q, S], is a mask. The products
     are not scaled (T5).
     """
-    learns = bias is not None and bias.requires_grad and torch.is_grad_enabled()
-    if learns and query.device.type == "cpu":
-        return _applied(_BiasedAttention, query, keys, values, bias, hidden)
-    mask = bias if hidden is None else hidden if bias is None else bias + hidden
-    mask = None if mask is None else mask.to(query.dtype)
-    return functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=1.0)
+    if query.device.type != "cpu":
+        mask = bias if hidden is None else hidden if bias is None else bias + hidden
+        mask = None if mask is None else mask.to(query.dtype)
+        return functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=1.0)
+    return _applied(_Attention, query, keys, values, bias, hidden)
 
 
 def self_attention(packed: Tensor, bias: Tensor, hidden: Tensor | None = None) -> Tensor:
@@ -248,26 +233,28 @@ def self_attention(packed: Tensor, bias: Tensor, hidden: Tensor | None = None) -
     return attention(query, keys, values, bias, hidden)
 
 
-class _BiasedAttention(Function):
-    """Keeps the probabilities."""
+class _Attention(Function):
+    """In the open: on a CPU the fused kernel is slower at these sizes, and gives a learnt bias no gradient."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor, hidden: Tensor | None) -> Tensor:
+    def forward(ctx: Any, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, hidden: Tensor | None) -> Tensor:
         query, keys, values = query.contiguous(), keys.contiguous(), values.contiguous()
-        scores = (query @ keys.mT).add_(bias)
-        if hidden is not None:
-            scores.add_(hidden)
-        weights = torch.softmax(scores, -1)
+        scores = query @ keys.mT
+        for added in (bias, hidden):
+            if added is not None:  # in float32, whose softmax is no slower than bfloat16's
+                scores = scores.add_(added) if scores.dtype == added.dtype else scores + added
+        weights = torch.softmax(scores, -1).to(query.dtype)
         ctx.save_for_backward(query, keys, values, weights)
-        ctx.bias = bias.shape, bias.dtype
+        ctx.bias = bias
         return weights @ values
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None, None]:
         query, keys, values, weights = ctx.saved_tensors
-        shape, dtype = ctx.bias
         grad = grad.contiguous()
         scores = torch._softmax_backward_data(grad @ values.mT, weights, -1, weights.dtype)
-        towards_bias = scores.sum(0, keepdim=True, dtype=dtype).sum_to_size(shape)
+        towards_bias = None
+        if ctx.bias is not None and ctx.needs_input_grad[3]:
+            towards_bias = scores.sum(0, keepdim=True, dtype=ctx.bias.dtype).sum_to_size(ctx.bias.shape)
         return scores @ keys, scores.mT @ query, weights.mT @ grad, towards_bias, None
