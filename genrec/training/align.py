@@ -1,6 +1,7 @@
 """Stage 5, alignment: the SFT policy learns to prefer the positive over drawn negatives; its frozen copy is the reference.
 
-The policy encodes a history once for all 1 + K candidates, and so does the reference. Both run without dropout, so that the first
+The policy encodes a history once for all 1 + K candidates, and so does the reference. Negatives are drawn, checked and counted on the
+host, ahead of the step, so that no step of a GPU waits for it. Policy and reference run without dropout, so that the first
 loss is exactly ln(1 + K) (before an anchor): `check_start` asserts it.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,21 @@ from genrec.randomness import generator
 from genrec.training.loop import Outcome, train
 from genrec.training.recipes import Align
 from genrec.types import LogProbs, Policy, PreferenceTerms, SamplerContext, SequenceBatch
+
+
+class OnHost:
+    """What stays where it was drawn when its batch goes to a device, so that counting it waits for nothing; no tuple, no dataclass."""
+
+    def __init__(self, batch: SequenceBatch, negatives: Tensor) -> None:
+        self.batch, self.negatives = batch, negatives
+
+
+class Pairs(NamedTuple):
+    """What a step of alignment takes; drawn on the host, ahead of the step."""
+
+    batch: SequenceBatch
+    negatives: Tensor  # int64 [B, K]
+    host: OnHost
 
 
 def log_probs(levels: Tensor) -> LogProbs:
@@ -44,22 +60,27 @@ def align(
     draw = recipe.negatives.build(context._replace(policy=reference))
     contract, drawn = DrawContract(context), Drawn(context)
 
-    def objective(batch: SequenceBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        frozen.to(batch.target.device)
+    def prepare(batch: SequenceBatch, step: int) -> Pairs:
         negatives = draw(batch, recipe.count, generator(seed, "negatives", step))
         contract.check(batch, negatives, recipe.count)
-        drawn.update(batch, negatives)
-        candidates = torch.cat([batch.target.unsqueeze(1), negatives], 1)
-        levels = policy.level_log_prob(batch.history, candidates)
+        return Pairs(batch, negatives, OnHost(batch, negatives))
+
+    def objective(batch: Pairs, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        (_, history, target), negatives = batch.batch, batch.negatives
+        drawn.update(batch.host.batch, batch.host.negatives)
+        if step == 0 or next(frozen.parameters()).device != negatives.device:
+            frozen.to(negatives.device)
+        candidates = torch.cat([target.unsqueeze(1), negatives], 1)
+        levels = policy.level_log_prob(history, candidates)
         with torch.no_grad():
-            reference_levels = reference.level_log_prob(batch.history, candidates)
+            reference_levels = reference.level_log_prob(history, candidates)
         ours, theirs = log_probs(levels), log_probs(reference_levels)
         if step == 0:
             check_start(ours, theirs)
         terms = recipe.loss(ours, theirs)
         return terms.loss.mean(), preference_logs(terms, levels.detach(), reference_levels, negatives)
 
-    outcome = train(module, objective, examples, recipe, seed, folder, validate, "alignment", drawn.totals)
+    outcome = train(module, objective, examples, recipe, seed, folder, validate, "alignment", drawn.totals, prepare)
     return outcome, drawn.summary()
 
 

@@ -64,19 +64,33 @@ class Outcome(NamedTuple):
 
 
 class Batches:
-    """The batches from step `start` on, without end: batch i is a function of (seed, i) alone."""
+    """The batches from step `start` on, without end: batch i is a function of (seed, i) alone.
 
-    def __init__(self, examples: Batched, size: int, seed: int, start: int) -> None:
-        self.examples, self.size, self.seed, self.start = examples, size, seed, start
+    `prepare` makes of batch i what its objective takes, on the host and ahead of the step. What is made here is in pinned memory where
+    there is a GPU, so that its transfer waits for nothing.
+    """
+
+    def __init__(self, examples: Batched, size: int, seed: int, start: int, prepare: Callable[[Any, int], Any] | None = None) -> None:
+        self.examples, self.size, self.seed, self.start, self.prepare = examples, size, seed, start, prepare
 
     def __iter__(self) -> Iterator[Any]:
         an_epoch = math.ceil(len(self.examples) / self.size)
         epoch, place = divmod(self.start, an_epoch)
         while True:
             order = epoch_order(len(self.examples), self.seed, epoch)
-            for batch in range(place, an_epoch):
-                yield self.examples.batch(order[batch * self.size : (batch + 1) * self.size])
+            for number in range(place, an_epoch):
+                batch = self.examples.batch(order[number * self.size : (number + 1) * self.size])
+                if self.prepare is not None:
+                    batch = self.prepare(batch, epoch * an_epoch + number)
+                yield pinned(batch) if torch.cuda.is_available() else batch
             epoch, place = epoch + 1, 0
+
+
+def pinned(batch: Any) -> Any:
+    """A named tuple, nested or not, with its tensors in pinned memory; what is neither stays as it is."""
+    if isinstance(batch, Tensor):
+        return batch.pin_memory()
+    return type(batch)(*map(pinned, batch)) if isinstance(batch, tuple) else batch
 
 
 def learning_rate(recipe: SFT | Align, step: int) -> float:
@@ -103,6 +117,7 @@ class Training(lightning.LightningModule):
             [parameter for parameter in self.policy.parameters() if parameter.requires_grad],
             lr=self.recipe.learning_rate,
             weight_decay=self.recipe.weight_decay,
+            fused=True,
         )
         if self.optimizer_state:
             optimizer.load_state_dict({**optimizer.state_dict(), "state": self.optimizer_state})
@@ -174,7 +189,9 @@ class Watch(lightning.Callback):
 
     def _flush(self) -> None:
         """One row of the curves from the pending steps; refuses numbers that are none, keeping the last checkpoint."""
-        rows = {name: torch.stack([row[name] for row in self.pending]).float().mean().item() for name in self.pending[0]}
+        names = list(self.pending[0])  # one number after the other to the host would make it wait for each
+        means = torch.stack([torch.stack([row[name].float() for name in names]) for row in self.pending]).mean(0)
+        rows = dict(zip(names, means.tolist(), strict=True))
         if not math.isfinite(rows["loss"]):
             first = self.progress.step - len(self.pending) + 1
             raise NumericsError(
@@ -204,11 +221,12 @@ class Watch(lightning.Callback):
 def train(
     policy: nn.Module, objective: Objective, examples: Batched, recipe: SFT | Align, seed: int, folder: Path,
     validate: Callable[[], float], description: str, counters: dict[str, Tensor] | None = None,
+    prepare: Callable[[Any, int], Any] | None = None,
 ) -> Outcome:  # fmt: skip
     """Train to the end, from the checkpoint in `folder` where there is one.
 
     The policy is left with its best step's weights, or with the last step's where the recipe says so. `counters` are tensors that
-    the objective adds to in place; they are part of a checkpoint.
+    the objective adds to in place; they are part of a checkpoint. `prepare`: see `Batches`.
     """
     module = Training(policy, objective, recipe, seed)
     resumed = checkpoint.load(folder, policy)
@@ -226,7 +244,7 @@ def train(
         if progress.step < recipe.steps and progress.stale < recipe.patience:
             trainer = _quiet_trainer(recipe, recipe.steps - progress.step, watch)
             with _signals_given_back():
-                trainer.fit(module, Batches(examples, recipe.batch, seed, progress.step))
+                trainer.fit(module, Batches(examples, recipe.batch, seed, progress.step, prepare))
     if isinstance(recipe, SFT) or recipe.keep == "best":
         policy.load_state_dict(watch.best)
         if watch.progress.best_step == 0:
