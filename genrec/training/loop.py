@@ -1,7 +1,7 @@
 """The one training loop, on Lightning: an objective, batches that are a function of the step, and what watches over them.
 
 In: a policy and an objective. Out: the policy with the weights of its best step on validation, and the curves. Lightning gives the
-device, the precision, the backward pass and the clipping; order, learning rate and dropout are functions of (seed, step), so that a
+device, the precision and the backward pass; order, learning rate and dropout are functions of (seed, step), so that a
 resumed training is the uninterrupted one.
 """
 
@@ -128,6 +128,12 @@ class Training(lightning.LightningModule):
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = learning_rate(self.recipe, self.step)
         torch.manual_seed(seed_of(self.seed, "dropout", self.step))
+
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """By our own hand: Lightning clips no gradients of a fused optimiser under autocast, though without a scaler nothing is amiss."""
+        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.recipe.clip)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The objective of one batch."""
@@ -272,7 +278,6 @@ def _quiet_trainer(recipe: SFT | Align, steps: int, watch: Watch) -> lightning.T
         accelerator="auto",
         devices=1,
         precision=recipe.precision,
-        gradient_clip_val=recipe.clip,
         callbacks=[watch],
         logger=False,
         enable_checkpointing=False,

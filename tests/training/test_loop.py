@@ -180,3 +180,22 @@ def test_dpo_with_several_negatives_is_refused_before_anything_runs() -> None:
         Align(loss=Anchored(DPO()), count=3)
     with pytest.raises(UsageError, match=r"align\.count must be at least 1"):
         Align(count=0)
+
+
+def test_bfloat16_trains_and_gradients_are_clipped(corpus_examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Autocast, a fused optimiser and clipping at once: the norm that the optimiser is given is the recipe's at most."""
+    norms: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def watched(self: torch.optim.AdamW, *arguments: object, **options: object) -> object:
+        result = step(self, *arguments, **options)
+        gradients = [p.grad.norm() for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(float(torch.stack(gradients).norm()))
+        return result
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    recipe = SFT(steps=5, batch=16, validate_every=5, precision="bf16-mixed", clip=0.05)
+    outcome = fine_tune(policy(), corpus_examples, recipe, 0, tmp_path / "last", lambda: 0.0)
+    assert outcome.last_step == 5
+    assert len(norms) == 5
+    assert max(norms) == pytest.approx(0.05, rel=0.01)
