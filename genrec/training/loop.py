@@ -132,7 +132,7 @@ class Training(lightning.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """By our own hand: Lightning clips no gradients of a fused optimiser under autocast, though without a scaler nothing is amiss."""
+        """By our own hand: under autocast Lightning clips no gradients of a fused optimiser, though without a scaler it could."""
         torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.recipe.clip)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
