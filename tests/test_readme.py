@@ -118,3 +118,11 @@ def test_the_readmes_encoders_can_be_made() -> None:
     names: dict[str, Any] = {}
     exec(compile(code, "README.md", "exec"), names)
     assert all(isinstance(names[name], ItemEncoder) for name in ("text_and_taste", "sentences", "published"))
+
+
+def test_the_readmes_policies_can_be_made() -> None:
+    code = next(block for block in python_blocks() if "rival = Experiment" in block)
+    names: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    for name in ("causal", "rival"):
+        assert [step.stage for step in pipeline.plan(names[name])][-2:] == ["sft", "evaluate"]
