@@ -148,8 +148,9 @@ def decoding_cases(
 
 def catalogue(options: Options) -> Iterator[Case]:
     """More and more items; of ours also the tables' size, and what of the time is search, and what of it masks."""
-    sizes, batch = sizes_of(options), max(1, options.batch // 2)
+    batch = max(1, options.batch // 2)
     for items in (300, 600) if options.tiny else (10_000, 100_000, 1_000_000):
+        sizes = replace(sizes_of(options), items=items)
         ids = semantic_ids(sizes, items)
         for case in decoding_cases(options, sizes, ids, batch, BEAMS, setting=f"{items:,} items"):
             about = case.about | {"of": "ours"}
