@@ -155,7 +155,7 @@ def catalogue(options: Options) -> Iterator[Case]:
         for case in decoding_cases(options, sizes, ids, batch, BEAMS, setting=f"{items:,} items"):
             about = case.about | {"of": "ours"}
 
-            def measured(case: Case = case, about: dict[str, object] = about, ids: SemanticIds = ids) -> Step:
+            def measured(case: Case = case, about: dict[str, object] = about, ids: SemanticIds = ids, sizes: Sizes = sizes) -> Step:
                 ours = Ours(tiger(sizes, BEAMS), ids, options.device, case.precision)
                 step = ours.decoding(users(options.lengths, sizes, batch), BEAMS)
                 about["table_mb"] = sum(each.numel() * each.element_size() for each in ours.policy.trie.buffers()) / 1e6
