@@ -10,7 +10,9 @@ import torch
 from numpy import ndarray
 from pandas import DataFrame
 from torch import Tensor
+from torch.nn.functional import pad
 
+from genrec import rows
 from genrec.errors import InputError
 from genrec.types import Ranking
 
@@ -33,23 +35,17 @@ def precedence(counts: ndarray) -> ndarray:
 
 
 def best(scores: ndarray, first: ndarray, n: int, exclude: Tensor | None) -> Ranking:
-    """Scores float32 [B, N], none negative, and `precedence` int64 [N] -> the `n` best items that `exclude` int64 [B, E] allows.
-
-    Both become one integer key: the bits of a float32 that is not negative are in the order of its value.
-    """
-    users, items = scores.shape
-    key = np.zeros((users, items + 1), dtype=np.int64)  # column 0 is no item, and 0 is below every item's key
-    key[:, 1:] = (scores.view(np.int32).astype(np.int64) << 32) + first
+    """Scores float32 [B, N] and `precedence` int64 [N] -> the `n` best items that `exclude` int64 [B, E] allows."""
+    items = scores.shape[1]
+    allowed = pad(torch.from_numpy(scores), (1, 0), value=-torch.inf)  # column 0 is no item
     if exclude is not None:
-        excluded = exclude.cpu().numpy()
-        check_items(excluded, items, "exclude")
-        key[np.arange(users)[:, None], excluded] = 0
-    top = torch.from_numpy(key).topk(min(n, items + 1))
-    some = top.values > 0
-    found = torch.from_numpy(scores).gather(1, (top.indices - 1).clamp(min=0)).masked_fill(~some, -torch.inf)
+        excluded = exclude.cpu()
+        check_items(excluded.numpy(), items, "exclude")
+        allowed = allowed.scatter(1, excluded, -torch.inf)
+    key, place = rows.best(rows.keys(allowed, pad(items - torch.from_numpy(first), (1, 0), value=items)), n)
+    found = rows.scores(key)
     missing = (0, n - found.shape[1])
-    pad = torch.nn.functional.pad
-    return Ranking(pad(top.indices * some, missing), pad(found, missing, value=-torch.inf))
+    return Ranking(pad(place.masked_fill(found == -torch.inf, 0), missing), pad(found, missing, value=-torch.inf))
 
 
 def check_items(items: ndarray, item_count: int, what: str) -> None:

@@ -22,6 +22,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 from genrec.errors import UsageError
+from genrec.rows import keys, ranking
 from genrec.semantic_ids import SemanticIds
 from genrec.types import Ranking
 
@@ -183,15 +184,5 @@ class SASRecPolicy(nn.Module):
 
 
 def rank_all(scores: Tensor, n: int) -> Ranking:
-    """Scores float32 [B, N + 1], column 0 of no item and -inf where none may be -> the `n` best; equal scores by lower item id.
-
-    Score and id become one integer key, so that no two are equal: the bits of a float, those of a negative one turned over, are in
-    the order of its value.
-    """
-    bits = (scores + 0.0).view(torch.int32)  # + 0.0: there is one zero
-    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
-    columns = torch.arange(scores.shape[1], device=scores.device)
-    items = ((ordered << 32) - columns).topk(min(n, scores.shape[1]), dim=1).indices
-    found = scores.gather(1, items)
-    missing = (0, n - items.shape[1])
-    return Ranking(pad(items.masked_fill(found == -torch.inf, 0), missing), pad(found, missing, value=-torch.inf))
+    """Scores float32 [B, N + 1], column 0 of no item and -inf where none may be -> the `n` best; equal scores by lower item id."""
+    return ranking(keys(scores, torch.arange(scores.shape[1], device=scores.device)), n, scores.isnan().any(1))

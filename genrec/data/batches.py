@@ -106,11 +106,11 @@ class Windows:
 
     def batch(self, index: Tensor) -> WindowBatch:
         """Windows int64 [B], each 0..len-1 -> their batch, as long as its longest, padded on the left."""
-        run = torch.searchsorted(self.until, index, right=True)
+        run, step = torch.searchsorted(self.until, index, right=True), _stride(self.history_length)
         number = index - torch.where(run > 0, self.until[run - 1], 0)  # among the user's windows
         count = self.count[run]
-        end = torch.minimum(count, self.history_length + number * self._step)
-        counted = torch.where(number > 0, self.history_length + (number - 1) * self._step, 0)  # the first item whose target counts
+        end = torch.minimum(count, self.history_length + number * step)
+        counted = torch.where(number > 0, self.history_length + (number - 1) * step, 0)  # the first item whose target counts
         length = end.clamp(max=self.history_length)
         width = self.history_length if self.padding == "repeat" else int(length.max()) if len(length) else 0
         place = end[:, None] - torch.arange(width, 0, -1)  # of each item among the user's; negative where there is none
@@ -122,10 +122,6 @@ class Windows:
         where = self.begin[run][:, None] + place.clamp(min=0)
         target = self.items[where + 1 if len(where) else where].long()
         return WindowBatch(self.users[run], torch.where(real, self.items[where].long(), 0), torch.where(counts, target, 0))
-
-    @property
-    def _step(self) -> int:
-        return (self.history_length + 1) // 2
 
 
 def windows(corpus: Corpus, history_length: int, padding: Padding = "zero") -> Windows:
@@ -145,10 +141,15 @@ def windows(corpus: Corpus, history_length: int, padding: Padding = "zero") -> W
     some = (count > 0).nonzero().squeeze(1)
     if not len(some):
         raise InputError("the part 'train' holds no example: no user has two training events")
-    step = (history_length + 1) // 2
+    step = _stride(history_length)
     number = 1 + (count[some] - history_length + step - 1).clamp(min=0) // step
     items = torch.from_numpy(corpus.item)
     return Windows(items, some + 1, begin[some], count[some], number.cumsum(0), history_length, padding)
+
+
+def _stride(history_length: int) -> int:
+    """From one window of a sequence to the next, in items."""
+    return (history_length + 1) // 2
 
 
 def _check_length(history_length: int) -> None:

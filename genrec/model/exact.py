@@ -11,6 +11,7 @@ depth, and of the leaves the best `n` so far.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -18,8 +19,8 @@ from torch import Tensor
 
 from genrec.model.generation import Decoding, Level, State
 from genrec.model.leaves import LeafItems, parents
-from genrec.model.order import best, keys, ranking
 from genrec.progress import Progress
+from genrec.rows import best, keys, ranking
 from genrec.semantic_ids import SemanticIds
 from genrec.types import Ranking
 
@@ -38,27 +39,20 @@ def exact_search(
     """The `n` best of all items: by score, equal scores by item id; `excluded` int64 [B, E], places as of `leaves.Forbidden`."""
     log_prob, state = decoding.start()
     with Progress("exact scoring", semantic_ids.distinct) as progress:
-        search = _Search(decoding, levels, leaves, semantic_ids, n, excluded, progress)
-        return search.run(log_prob.unsqueeze(1), state)
+        return _Search(decoding, levels, leaves, semantic_ids, n, excluded, progress).run(log_prob.unsqueeze(1), state)
 
 
+@dataclass
 class _Search:
-    """What the pieces share: the trie, and the best items so far."""
+    """What the pieces share: the arguments of `exact_search`, and the best items so far."""
 
-    def __init__(
-        self,
-        decoding: Decoding,
-        levels: Sequence[Level],
-        leaves: LeafItems,
-        semantic_ids: SemanticIds,
-        n: int,
-        excluded: Tensor | None,
-        progress: Progress,
-    ) -> None:
-        self.decoding, self.levels, self.leaves, self.n, self.excluded = decoding, levels, leaves, n, excluded
-        self.starts = [table.start for table in semantic_ids.tables]  # on the CPU, where pieces are cut
-        self.leaf_start = semantic_ids.items_by_leaf()[0]
-        self.progress = progress
+    decoding: Decoding
+    levels: Sequence[Level]
+    leaves: LeafItems
+    semantic_ids: SemanticIds  # its tables are on the CPU, where pieces are cut
+    n: int
+    excluded: Tensor | None
+    progress: Progress
 
     def run(self, log_prob: Tensor, state: State) -> Ranking:
         """From the root, whose log-probabilities float32 [B, 1, C] and state are given."""
@@ -70,7 +64,7 @@ class _Search:
 
     def _visit(self, depth: int, node: int, score: Tensor, log_prob: Tensor, state: State) -> None:
         """The nodes of one depth from `node` on: scores float32 [B, M], log-probabilities float32 [B, M, C], and their state."""
-        level, start = self.levels[depth], self.starts[depth]
+        level, start = self.levels[depth], self.semantic_ids.tables[depth].start
         self.broken = self.broken | log_prob[..., 0].isnan().any(1)
         last = depth == len(self.levels) - 1
         for begin, end in self._pieces(depth, int(start[node]), int(start[node + score.shape[1]]), len(score)):
@@ -93,7 +87,8 @@ class _Search:
 
     def _offer(self, score: Tensor, begin: int, end: int) -> None:
         """Leaves `begin` .. `end` - 1 with their scores float32 [B, M]: their items, against the best so far."""
-        first, until = int(self.leaf_start[begin]), int(self.leaf_start[end])
+        leaf_start, _ = self.semantic_ids.items_by_leaf()
+        first, until = int(leaf_start[begin]), int(leaf_start[end])
         if until - first > end - begin:  # a shared leaf's score is that of all its items
             score = score[:, parents(torch.arange(first, until, device=score.device), self.leaves.start) - begin]
         if self.excluded is not None:

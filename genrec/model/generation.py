@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from genrec.model.leaves import Beams, Forbidden, LeafItems, parents
-from genrec.model.order import best, keys, scores
+from genrec.rows import best, keys, scores
 
 __all__ = ["Beams", "Decoding", "Level", "State", "beam_search"]
 

@@ -21,10 +21,9 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from genrec.errors import UsageError
-from genrec.model import kernels
 from genrec.model.branches import CausalLayer, KeysValues
 from genrec.model.extension import extended
-from genrec.model.layers import HIDDEN, Dropout, RelativeBias, RMSNorm
+from genrec.model.layers import HIDDEN, Dropout, RelativeBias, RMSNorm, code_log_probs, hidden_where
 from genrec.model.trie import Trie
 from genrec.semantic_ids import SemanticIds
 from genrec.types import Ranking
@@ -93,7 +92,7 @@ class GptPolicy(nn.Module):
         """
         read = self._read(history, keep=1)
         queries, keys = self._places(read, self.semantic_ids.levels - 1)
-        bias = (self._bias(queries, keys) + self._hidden(read.empty)[:, None, None, :]).unsqueeze(2)
+        bias = (self._bias(queries, keys) + hidden_where(read.empty)[:, None, None, :]).unsqueeze(2)
         states, _ = self._branch(self.trie.tokens[items][..., :-1], read, bias)
         return self._gather(read.states, states, items)
 
@@ -125,7 +124,7 @@ class GptPolicy(nn.Module):
         end = torch.arange(levels, len(keys) + 1, levels, device=keys.device)  # how many tokens each branch sees
         queries = end[:, None] + queries - len(keys)
         bias = self._bias(queries.flatten(), keys).view(1, self.specification.heads, *queries.shape, len(keys))
-        hidden = self._hidden(read.empty[:, None, :] | (keys >= end[:, None]))
+        hidden = hidden_where(read.empty[:, None, :] | (keys >= end[:, None]))
         states, _ = self._branch(self.trie.tokens[targets][..., :-1], read, bias + hidden[:, None, :, None, :])
         return self._gather(read.states[:, levels - 1 :: levels], states, targets)
 
@@ -159,7 +158,7 @@ class GptPolicy(nn.Module):
         bias = self._bias(places, places).masked_fill(places[None, :] > places[:, None], HIDDEN)
         hidden: Tensor | None = None
         if empty.device.type != "cpu" or bool(empty.any()):
-            hidden = self._hidden(empty[:, None, None, :] & (places[None, :] != places[:, None]))
+            hidden = hidden_where(empty[:, None, None, :] & (places[None, :] != places[:, None]))
         states, kept = self.dropout(self.embedding(tokens)), []
         for depth, layer in enumerate(cast(Iterable[CausalLayer], self.layers)):
             last = depth == len(self.layers) - 1
@@ -198,19 +197,11 @@ class GptPolicy(nn.Module):
         places = torch.arange(size + written, device=read.empty.device)
         return places[size:], places[:size]
 
-    def _hidden(self, mask: Tensor) -> Tensor:
-        """Bool -> float32, HIDDEN where true."""
-        return torch.zeros(mask.shape, device=mask.device).masked_fill(mask, HIDDEN)
-
-    def _log_prob(self, level: int, states: Tensor) -> Tensor:
-        """States float32 [..., D] -> the level's log-probabilities float32 [..., C]."""
-        return kernels.linear(states, cast(nn.Linear, self.heads[level]).weight).float().log_softmax(-1)
-
     def _gather(self, first: Tensor, others: Tensor, items: Tensor) -> Tensor:
         """States before the first level [B, M or 1, D] and before the others [B, M, L - 1, D], items int64 [B, M] -> [B, M, L]."""
         codes = self.trie.codes[items]
-        log_probs = [self._log_prob(0, first).expand(*items.shape, -1)]
-        log_probs += [self._log_prob(level, others[:, :, level - 1]) for level in range(1, codes.shape[-1])]
+        log_probs = [code_log_probs(first, self.heads[0]).expand(*items.shape, -1)]
+        log_probs += [code_log_probs(others[:, :, level - 1], self.heads[level]) for level in range(1, codes.shape[-1])]
         found = [each.gather(-1, codes[..., level, None]) for level, each in enumerate(log_probs)]
         return torch.cat(found, -1).masked_fill((items == 0).unsqueeze(-1), -torch.inf)
 
@@ -220,11 +211,11 @@ class GptDecoding:
 
     def __init__(self, policy: GptPolicy, read: Read) -> None:
         self.policy, self.read = policy, read
-        self.hidden = policy._hidden(read.empty)[:, None, None, :]
+        self.hidden = hidden_where(read.empty)[:, None, None, :]
 
     def start(self) -> tuple[Tensor, list[KeysValues] | None]:
         """From the history's last token; nothing has been written."""
-        return self.policy._log_prob(0, self.read.states[:, 0]), None
+        return code_log_probs(self.read.states[:, 0], self.policy.heads[0]), None
 
     def advance(self, level: int, state: list[KeysValues] | None, beam: Tensor, code: Tensor) -> tuple[Tensor, list[KeysValues]]:
         """One code further."""
@@ -234,7 +225,7 @@ class GptDecoding:
         bias = (self.policy._bias(queries[level:], keys) + self.hidden).unsqueeze(2)
         tokens = (code + self.policy.trie.first_token(level)).unsqueeze(-1)
         states, state = self.policy._branch(tokens, self.read, bias, past)
-        return self.policy._log_prob(level + 1, states[:, :, 0]), state
+        return code_log_probs(states[:, :, 0], self.policy.heads[level + 1]), state
 
 
 def follows(history: Tensor, targets: Tensor) -> bool:

@@ -8,6 +8,7 @@ probabilities.
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,16 @@ def relative_buckets(queries: Tensor, keys: Tensor, bidirectional: bool) -> Tens
     scaled = torch.log(distance.clamp(min=1).float() / exact) / math.log(MAX_DISTANCE / exact) * (buckets - exact)
     far = (exact + scaled.long()).clamp(max=buckets - 1)
     return result + torch.where(distance < exact, distance, far)
+
+
+def hidden_where(mask: Tensor) -> Tensor:
+    """Bool -> float32 to add to logits: HIDDEN where true, else 0."""
+    return torch.zeros(mask.shape, device=mask.device).masked_fill(mask, HIDDEN)
+
+
+def code_log_probs(states: Tensor, head: nn.Module) -> Tensor:
+    """States [..., D] and the output layer of one level's C codes -> float32 [..., C]."""
+    return kernels.linear(states, cast(nn.Linear, head).weight).float().log_softmax(-1)
 
 
 class RelativeBias(nn.Module):

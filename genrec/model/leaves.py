@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from genrec.model.order import keys, ranking
+from genrec.rows import keys, ranking, repeated
 from genrec.types import Ranking
 
 
@@ -133,10 +133,7 @@ def _complete(children: Tensor, start: Tensor) -> Tensor:
 
 def _distinct(numbers: Tensor, none: int) -> Tensor:
     """Each number of int64 [B, E] once, ascending, filled up with `none`, which is above all others."""
-    numbers = numbers.sort(1).values
-    again = torch.zeros_like(numbers, dtype=torch.bool)
-    again[:, 1:] = numbers[:, 1:] == numbers[:, :-1]
-    return _trimmed(numbers.masked_fill(again, none), none)
+    return _trimmed(numbers.masked_fill(repeated(numbers), none), none)
 
 
 def _trimmed(numbers: Tensor, none: int) -> Tensor:

@@ -15,9 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from genrec.errors import UsageError
-from genrec.model import kernels
 from genrec.model.extension import extended
-from genrec.model.layers import HIDDEN, DecoderLayer, Dropout, EncoderLayer, RelativeBias, RMSNorm
+from genrec.model.layers import (
+    HIDDEN,
+    DecoderLayer,
+    Dropout,
+    EncoderLayer,
+    RelativeBias,
+    RMSNorm,
+    code_log_probs,
+    hidden_where,
+)
 from genrec.model.trie import Trie
 from genrec.semantic_ids import SemanticIds
 from genrec.types import Ranking
@@ -155,11 +163,9 @@ class TigerPolicy(nn.Module):
         states, _ = self._decode(inputs, [history.states] * len(self.decoder), bias, hidden)
         codes = self.trie.codes[items]
         levels = [
-            kernels.linear(states[..., level, :], cast(nn.Linear, head).weight).float().log_softmax(-1)
-            for level, head in enumerate(self.heads)
+            code_log_probs(states[..., level, :], head).gather(-1, codes[..., level, None]) for level, head in enumerate(self.heads)
         ]
-        chosen = [log_probs.gather(-1, codes[..., level, None]) for level, log_probs in enumerate(levels)]
-        return torch.cat(chosen, -1).masked_fill((items == 0).unsqueeze(-1), -torch.inf)
+        return torch.cat(levels, -1).masked_fill((items == 0).unsqueeze(-1), -torch.inf)
 
     def level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """History int64 [B, T], candidates int64 [B, M] -> float32 [B, M, L], each level's log p(code | history, codes before).
@@ -223,7 +229,7 @@ def hide(empty: Tensor, future: Tensor | None = None) -> Tensor | None:
         hidden = empty.unsqueeze(1) & others | future
     if hidden is None:
         return None
-    return torch.zeros(hidden.shape, device=hidden.device).masked_fill(hidden, HIDDEN).unsqueeze(1)
+    return hidden_where(hidden).unsqueeze(1)
 
 
 def grouped(history: Tensor) -> list[tuple[Tensor, int]]:
@@ -251,7 +257,7 @@ class TigerDecoding:
         """From the start token."""
         token = torch.zeros(self.batch, 1, 1, dtype=torch.int64, device=self.device)
         states, cache = self.policy._decode(token, self.history, self.bias, self.hidden)
-        return self._log_prob(0, states)[:, 0], cache
+        return code_log_probs(states[:, 0, 0], self.policy.heads[0]), cache
 
     def advance(
         self, level: int, state: list[tuple[Tensor, Tensor]], beam: Tensor, code: Tensor
@@ -262,8 +268,4 @@ class TigerDecoding:
         past = [(keys[row], values[row]) for keys, values in state]
         token = code + self.policy.trie.first_token(level)
         states, cache = self.policy._decode(token.unsqueeze(-1), self.history, self.bias, self.hidden, past)
-        return self._log_prob(level + 1, states), cache
-
-    def _log_prob(self, level: int, states: Tensor) -> Tensor:
-        head = cast(nn.Linear, self.policy.heads[level])
-        return kernels.linear(states[:, :, 0], head.weight).float().log_softmax(-1)
+        return code_log_probs(states[:, :, 0], self.policy.heads[level + 1]), cache

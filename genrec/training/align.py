@@ -68,7 +68,7 @@ def align(
     def objective(batch: Pairs, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         (_, history, target), negatives = batch.batch, batch.negatives
         drawn.update(batch.host.batch, batch.host.negatives)
-        if step == 0 or next(frozen.parameters()).device != negatives.device:
+        if next(frozen.parameters()).device != negatives.device:
             frozen.to(negatives.device)
         candidates = torch.cat([target.unsqueeze(1), negatives], 1)
         levels = policy.level_log_prob(history, candidates)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from genrec.errors import UsageError
 from genrec.model import exact, generation, trie
-from genrec.model.order import keys, numbers, ranking, scores
 from genrec.model.trie import Trie
+from genrec.rows import keys, numbers, ranking, scores
 from genrec.semantic_ids import SemanticIds
 
 relaxed = settings(deadline=None, max_examples=80)
