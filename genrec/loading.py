@@ -88,20 +88,50 @@ def _call(module: ModuleType, file: str, name: str) -> list[Any]:
 
 
 def override(experiments: Sequence[Experiment], arguments: Sequence[str]) -> list[Experiment]:
-    """Every experiment with the overrides that it has fields for; an override that fits none is refused."""
+    """Every experiment with the overrides that it has fields for; an override that fits none is refused.
+
+    Values are checked together: what an experiment refuses of one override may be right beside another.
+    """
     flags = _by_flag(arguments)
-    fitting = {flag[0]: [e for e in experiments if _parse(e, flag) is not None] for flag in flags}
+    fitting = {flag[0]: [e for e in experiments if _fits(e, flag)] for flag in flags}
     for flag in flags:
         if not fitting[flag[0]]:
             _refuse(experiments, flag)
     result: list[Experiment] = []
     for experiment in experiments:
-        applicable = [token for flag in flags if experiment in fitting[flag[0]] for token in flag]
-        changed = _parse(experiment, applicable)
+        changed = _all(experiment, [flag for flag in flags if experiment in fitting[flag[0]]])
         assert changed is not None
         if changed not in result:  # `--seed 1` makes all seeds of a row one
             result.append(changed)
     return result
+
+
+def _fits(experiment: Experiment, flag: list[str]) -> bool:
+    """Whether the experiment has this field, and it can hold such a value."""
+    try:
+        return _parse(experiment, flag) is not None
+    except UsageError:
+        return True
+
+
+def _all(experiment: Experiment, flags: list[list[str]]) -> Experiment | None:
+    """The experiment with all overrides; where they are refused, the error names the one without which they are not, or all."""
+    try:
+        return _parse(experiment, _tokens(flags))
+    except UsageError as error:
+        at_fault = [flag for flag in flags if _valid(experiment, [other for other in flags if other is not flag])]
+        raise UsageError(f"{' '.join(_tokens(at_fault[:1] or flags))}: {error}") from None
+
+
+def _valid(experiment: Experiment, flags: list[list[str]]) -> bool:
+    try:
+        return _parse(experiment, _tokens(flags)) is not None
+    except UsageError:
+        return False
+
+
+def _tokens(flags: list[list[str]]) -> list[str]:
+    return [token for flag in flags for token in flag]
 
 
 def print_fields(experiment: Experiment) -> None:
@@ -124,14 +154,12 @@ def _by_flag(arguments: Sequence[str]) -> list[list[str]]:
 
 
 def _parse(experiment: Experiment, arguments: Sequence[str]) -> Experiment | None:
-    """The experiment with the overrides; None where one does not fit."""
+    """The experiment with the overrides; None where one does not fit. What a component itself refuses, without a key path, is raised."""
     try:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             return tyro.cli(Experiment, prog="genrec run", default=experiment, args=list(arguments), config=CONFIG)
     except SystemExit:
         return None
-    except UsageError as error:  # a component's own check, which does not know its key path
-        raise UsageError(f"{' '.join(arguments)}: {error}") from None
 
 
 def _refuse(experiments: Sequence[Experiment], flag: list[str]) -> None:

@@ -75,3 +75,14 @@ def test_the_stages_are_fields() -> None:
     assert [field.name for field in fields(Experiment)] == [
         "name", "source", "split", "embed", "tokenize", "policy", "sft", "align", "evaluate", "seed",
     ]  # fmt: skip
+
+
+def test_overrides_are_checked_together() -> None:
+    """Either of the first two alone is refused, or asks for the other; a value that is wrong by itself is named by itself."""
+    quick = loading.load(str(FILES[0].parent / "quickstart.py:sft"))
+    (found,) = loading.override(quick, ["--sft.targets", "all", "--policy.encoder", "causal"])
+    assert (found.sft.targets, found.policy.encoder) == ("all", "causal")
+    with pytest.raises(UsageError, match=r"^--sft.targets all: .*needs a causal policy"):
+        loading.override(quick, ["--seed", "3", "--sft.targets", "all"])
+    with pytest.raises(UsageError, match=r"^--sft.steps -1: "):
+        loading.override(quick, ["--sft.targets", "all", "--policy.encoder", "causal", "--sft.steps", "-1"])
