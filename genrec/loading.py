@@ -154,7 +154,7 @@ def _by_flag(arguments: Sequence[str]) -> list[list[str]]:
 
 
 def _parse(experiment: Experiment, arguments: Sequence[str]) -> Experiment | None:
-    """The experiment with the overrides; None where one does not fit. What a component itself refuses, without a key path, is raised."""
+    """The experiment with the overrides; None where one does not fit. What a component refuses, which knows no key path, is raised."""
     try:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             return tyro.cli(Experiment, prog="genrec run", default=experiment, args=list(arguments), config=CONFIG)
