@@ -78,6 +78,33 @@ class SequencePolicy(Policy, Protocol):
 
 
 @runtime_checkable
+class ConstrainedPolicy(Policy, Protocol):
+    """A policy that can also normalise over the codes that lead to a real item: the probabilities of all items then add up to 1."""
+
+    def constrained_level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
+        """`level_log_prob` with every level's softmax over the children of the candidate's prefix alone, float32 [B, M, L]."""
+        ...
+
+
+@runtime_checkable
+class PrefixPolicy(Policy, Protocol):
+    """A policy that can search below a prefix."""
+
+    def recommend_below(self, history: Tensor, items: Tensor, depth: int, n: int) -> Ranking:
+        """The `n` best items that share the first `depth` codes with items int64 [B]; int64 [B, T] -> Ranking [B, n]."""
+        ...
+
+
+@runtime_checkable
+class VectorPolicy(Policy, Protocol):
+    """A policy that has learnt a vector for every item."""
+
+    def item_vectors(self) -> Tensor:
+        """float32 [N + 1, D], row 0 zeros; detached."""
+        ...
+
+
+@runtime_checkable
 class PolicySpecification(Protocol):
     """A policy's architecture; `build` makes it, untrained.
 

@@ -5,19 +5,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pandas import DataFrame
     from torch import Generator, Tensor
 
     from genrec.semantic_ids import SemanticIds
     from genrec.types.policy import Policy, SequenceBatch
 
+    Refuses = Callable[[SequenceBatch, Tensor], Tensor]  # a batch, candidates int64 [B, M] -> bool [B, M], true: not wanted
+    Rates = Callable[[SequenceBatch, Tensor], Tensor]  # a batch, items int64 [B, M] (0 = none) -> float32 [B, M], higher is better
+
 
 class LogProbs(NamedTuple):
-    """Log-probabilities of the positive and of the negatives of a batch."""
+    """Log-probabilities of the positive and of the negatives of a batch, and what some losses ask for beside them."""
 
     chosen: Tensor  # float32 [B]  log p(item | history), summed over the L codes
     rejected: Tensor  # float32 [B, K]  -inf where masked
     length: int = 1  # L, for the losses that average over codes
+    mismatched: Tensor | None = (
+        None  # float32 [B]  of another example's positive, -inf where masked; for a loss with `mismatched` true
+    )
+    rewards: Tensor | None = None  # float32 [B, 1 + K]  of the positive and the negatives, by the loss's own `reward`
 
 
 class PreferenceTerms(NamedTuple):
@@ -36,12 +45,22 @@ class SamplerContext(NamedTuple):
     popularity: Tensor  # int64 [N + 1]  training events of each item
     vectors: Tensor  # float32 [N + 1, D]  the item encoder's vectors
     semantic_ids: SemanticIds
-    policy: Policy | None = None  # the frozen SFT policy
+    policy: Policy | None = None  # frozen: the reference, or a copy of the policy that is refreshed as the sampler says
+    items: DataFrame | None = None  # the catalogue, row i is item i + 1: item_id, text and what else is known
+    filters: tuple[Refuses, ...] = ()  # what else must not be drawn; `genrec.preference.forbidden.Forbidden` asks them
 
 
 @runtime_checkable
 class DrawNegatives(Protocol):
-    """Draws negatives for a batch."""
+    """Draws negatives for a batch. What is special about it, it says by attributes, all of them optional:
+
+    `by_example`, true: an example's negatives do not depend on the batch it is in (`genrec.preference.streams`), so that the generator
+    that is passed is the epoch's, and a draw a function of (seed, epoch, example); else it is the step's.
+    `offers_history`, true: items of the history are drawn on purpose.
+    `refresh_every`, int: it reads `context.policy`, which becomes the policy in training every so many steps; 0: it stays the
+    reference. With `refresh_unit = "epochs"` it counts epochs.
+    `at(progress)`: what draws when so much of the training is done, 0 <= progress < 1, for a sampler that changes as it goes on.
+    """
 
     def __call__(self, batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
         """int64 [B, count]: real items, distinct in a row; never the target nor an item that the user takes in training.
@@ -62,8 +81,39 @@ class NegativeSampler(Protocol):
 
 
 @runtime_checkable
+class CandidateFilter(Protocol):
+    """What else must not be drawn: a frozen dataclass, see `genrec.preference.filters`."""
+
+    def refuse(self, context: SamplerContext) -> Refuses:
+        """What says which candidates are not wanted, for one training set."""
+        ...
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """How good an item is for a user, by whatever measure: a frozen dataclass, see `genrec.preference.rewards`."""
+
+    def rate(self, context: SamplerContext) -> Rates:
+        """What rates items, for one training set. It is deterministic, and nothing it returns is NaN but for item 0."""
+        ...
+
+
+@runtime_checkable
+class ItemVectors(Protocol):
+    """By what items are near each other: a frozen dataclass, see `genrec.preference.vectors`."""
+
+    def vectors(self, context: SamplerContext) -> Tensor:
+        """float32 [N + 1, D], row 0 zeros."""
+        ...
+
+
+@runtime_checkable
 class PreferenceLoss(Protocol):
-    """A preference objective: a frozen dataclass, pure, without state."""
+    """A preference objective: a frozen dataclass, pure, without state.
+
+    What it needs beside log-probabilities it says by attributes, both optional: `mismatched`, true: `LogProbs.mismatched`; `reward`, a
+    `Reward` or None: `LogProbs.rewards`. A composition holds the loss it wraps as `loss`, and need not repeat what that says.
+    """
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         """Log-probabilities under the policy and under the frozen reference -> the loss of each example."""

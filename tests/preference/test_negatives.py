@@ -13,10 +13,9 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from genrec.errors import InputError, UsageError
-from genrec.preference import negatives
 from genrec.preference.contract import check_draw
 from genrec.preference.forbidden import Forbidden
-from genrec.preference.negatives import FaissNeighbours, Popularity, Uniform
+from genrec.preference.negatives import FaissNeighbours, Popularity, Uniform, weighted
 from genrec.semantic_ids import SemanticIds
 from genrec.testing import batches_of, sampler_context
 from genrec.types import NegativeSampler, SamplerContext, SequenceBatch
@@ -73,7 +72,7 @@ def test_the_distribution_is_the_documented_one(
     sampler: NegativeSampler, weights: dict[int, float], rounds: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The joint distribution of ordered draws, whichever way they are made; item 1 is the target and 5 a training item."""
-    monkeypatch.setattr(negatives, "ROUNDS", rounds)
+    monkeypatch.setattr(weighted, "ROUNDS", rounds)
     drawn = draw(sampler, world([7, 9, 4, 1, 50, 30], [(0, 5)]), rows(20_000), 3)
     expected = successive(weights, 3)
     index = {order: place for place, order in enumerate(expected)}
@@ -83,8 +82,8 @@ def test_the_distribution_is_the_documented_one(
 
 
 def test_rows_of_the_catalogue_are_searched_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(negatives, "ROUNDS", ())
-    monkeypatch.setattr(negatives, "DENSE", 25)
+    monkeypatch.setattr(weighted, "ROUNDS", ())
+    monkeypatch.setattr(weighted, "DENSE", 25)
     drawn = draw(Uniform(), world([1] * 10), rows(31), 4)
     assert (drawn > 1).all()
     assert len(set(map(tuple, drawn.tolist()))) > 25
