@@ -2,6 +2,8 @@
 
     genrec run experiments/movielens.py:comparison        # fetches ml-100k.zip; --source.path names one that is here
     genrec run experiments/movielens.py:rivals            # the SFT policy beside popularity, ItemKNN and SASRec
+    genrec run experiments/movielens.py:grid              # every objective x every kind of negatives, on 100K and on 1M: hours
+    genrec run experiments/movielens.py:grid_100k         # its first half
 
 Protocol: leave-one-out, 5-core, full catalogue, seen items kept (`--evaluate.filter-seen True` for the other table).
 MovieLens has little text, so that items are embedded by who watched them, in training only.
@@ -14,11 +16,12 @@ from dataclasses import replace
 
 from genrec.baselines import SASRec
 from genrec.data.sources import MovieLens
+from genrec.data.splits import LeaveOneOut
 from genrec.embeddings import Collaborative
 from genrec.experiment import SFT, Align, Experiment, Tokenize, baselines, seeds
 from genrec.model import Tiger
-from genrec.preference.losses import DPO, Anchored, ContinuedSFT, SoftmaxDPO
-from genrec.preference.negatives import FaissNeighbours, Uniform
+from genrec.preference.losses import DPO, IPO, KTO, Anchored, ContinuedSFT, SoftmaxDPO
+from genrec.preference.negatives import AlreadySeen, FaissNeighbours, ModelBeams, Popularity, PrefixNeighbours, Uniform
 from genrec.tokenizer import RQKMeans
 from genrec.types import NegativeSampler, PreferenceLoss
 
@@ -97,3 +100,71 @@ def sasrec_repeated() -> Experiment:
 def rivals() -> list[Experiment]:
     """What a model of Semantic IDs must beat: three seeds of SASRec and of the SFT policy, beside popularity and ItemKNN."""
     return baselines(sft()) + seeds([sasrec(), sasrec_repeated(), sft()], (0, 1, 2))
+
+
+# --- The grid -------------------------------------------------------------------------------------------------------------------
+
+STEPS = 300  # of every row, the control too
+
+
+def large() -> Experiment:
+    """MovieLens-1M, ratings of 4 or more."""
+    base = replace(sft(), name="ml1m-sft", source=MovieLens("1m"), split=LeaveOneOut(minimum_rating=4))
+    return replace(base, sft=replace(base.sft, steps=5_000, validate_every=1_000))
+
+
+def objectives() -> dict[str, Align]:
+    """What is compared, anchored alike, on the same histories, for as many steps. `sprec` has three rounds, half of each SFT."""
+    common = Align(steps=STEPS, keep="last", validate_every=100, learning_rate=2e-4, warmup=30, count=1)
+    dpo = replace(common, loss=Anchored(DPO(beta=0.5)))
+    return {
+        "dpo": dpo,
+        "ipo": replace(common, loss=Anchored(IPO(beta=0.5))),
+        "kto": replace(common, loss=Anchored(KTO(beta=0.5))),
+        "sdpo3": replace(common, loss=Anchored(SoftmaxDPO(beta=0.5)), count=3),
+        "sdpo15": replace(common, loss=Anchored(SoftmaxDPO(beta=0.5)), count=15),
+        "sprec": replace(dpo, rounds=3, round_sft=STEPS // 6),
+    }
+
+
+def samplers() -> dict[str, NegativeSampler]:
+    """Where negatives come from, from easy to hard. Beams are the reference's: in `sprec` those of the round's SFT policy."""
+    return {
+        "uniform": Uniform(),
+        "popularity": Popularity(),
+        "faiss": FaissNeighbours(pool=50),
+        "prefix": PrefixNeighbours(depth=1),
+        "beams": ModelBeams(beams=20),
+        "seen": AlreadySeen(),
+    }
+
+
+def crossed(base: Experiment) -> list[Experiment]:
+    """SFT, the control, and every objective with every kind of negatives; three seeds."""
+    stem = base.name.removesuffix("-sft")
+    continued = replace(objectives()["dpo"], loss=ContinuedSFT(), negatives=Uniform())
+    rows = [base, replace(base, name=f"{stem}-control", align=continued)]
+    for objective, align in objectives().items():
+        for kind, negatives in samplers().items():
+            rows.append(replace(base, name=f"{stem}-{objective}-{kind}", align=replace(align, negatives=negatives)))
+    return baselines(base) + seeds(rows, (0, 1, 2))
+
+
+def filtered(experiments: list[Experiment]) -> list[Experiment]:
+    """The same rows evaluated without the items that a user has seen: another protocol, and so another table."""
+    return [replace(each, name=f"{each.name}-filtered", evaluate=replace(each.evaluate, filter_seen=True)) for each in experiments]
+
+
+def grid_100k() -> list[Experiment]:
+    """MovieLens-100K, seen items kept and filtered."""
+    return crossed(sft()) + filtered(crossed(sft()))
+
+
+def grid_1m() -> list[Experiment]:
+    """MovieLens-1M, ratings of 4 or more, seen items kept and filtered."""
+    return crossed(large()) + filtered(crossed(large()))
+
+
+def grid() -> list[Experiment]:
+    """Both data sets: four tables. What is there already is not run again, and a killed run goes on where it was."""
+    return grid_100k() + grid_1m()

@@ -13,10 +13,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from movielens import sasrec, sft
+from movielens import large, sasrec, sft
 
-from genrec.data.sources import MovieLens
-from genrec.data.splits import LeaveOneOut
 from genrec.experiment import SFT, Experiment, baselines, seeds
 from genrec.model import Gpt, Tiger
 
@@ -55,7 +53,6 @@ def movielens_100k() -> list[Experiment]:
 
 def movielens_1m() -> list[Experiment]:
     """About four minutes of training on one core for either encoder, three seeds."""
-    base = replace(sft(), name="ml1m-sft", source=MovieLens("1m"), split=LeaveOneOut(minimum_rating=4))
-    base = replace(base, sft=replace(base.sft, steps=5_000, validate_every=1_000))
+    base = large()
     all_targets = replace(causal(base), sft=replace(ALL, steps=2_600, validate_every=520))
     return baselines(base) + seeds([base, all_targets], (0, 1, 2))

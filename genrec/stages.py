@@ -206,7 +206,7 @@ def load_policy(experiment: Experiment, semantic_ids: SemanticIds, folder: Path,
 def sampler_context(corpus: Corpus, vectors: Tensor, semantic_ids: SemanticIds) -> SamplerContext:
     """What a negative sampler may look at; row 0 of each table is no item."""
     padded = torch.cat([torch.zeros(1, vectors.shape[1]), vectors])
-    return SamplerContext(corpus.item_count, corpus.part("train"), popularity_of(corpus), padded, semantic_ids)
+    return SamplerContext(corpus.item_count, corpus.part("train"), popularity_of(corpus), padded, semantic_ids, items=corpus.items)
 
 
 def popularity_of(corpus: Corpus) -> Tensor:

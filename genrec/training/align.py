@@ -1,14 +1,21 @@
 """Stage 5, alignment: the SFT policy learns to prefer the positive over drawn negatives; its frozen copy is the reference.
 
-The policy encodes a history once for all 1 + K candidates, and so does the reference. Negatives are drawn, checked and counted on the
-host, ahead of the step, so that no step of a GPU waits for it. Policy and reference run without dropout, so that the first
-loss is exactly ln(1 + K) (before an anchor): `check_start` asserts it.
+    examples ──► batch ──► negatives ──► policy and reference score ──► loss, rewards ──► step
+                 by step   drawn, checked,   1 + K candidates of one        of each example
+                           counted           encoded history
+
+Negatives are drawn, checked and counted on the host, ahead of the step, so that no step of a GPU waits for it; those of a sampler
+that reads the policy, and rewards that a loss asks for, are made in the step, since they depend on weights. Policy and reference run
+without dropout, so that the first loss of a round is exactly ln(1 + K) (before an anchor): `check_start` asserts it.
+
+In rounds (`Align.rounds`) the reference is the policy of the round's beginning, after the round's steps of SFT where there are any.
+Frozen weights that change while training are in the checkpoint, beside the policy's own.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -16,100 +23,204 @@ import torch
 from torch import Tensor, nn
 
 from genrec.data.batches import Examples
+from genrec.errors import UsageError
+from genrec.model.probe import probe
 from genrec.preference.contract import DrawContract
 from genrec.preference.drawn import Drawn, Summary
-from genrec.preference.losses import check_start
+from genrec.preference.losses import ContinuedSFT, asked, check_start
 from genrec.randomness import generator
 from genrec.training.loop import Outcome, train
+from genrec.training.preference_logs import preference_logs
 from genrec.training.recipes import Align
-from genrec.types import LogProbs, Policy, PreferenceTerms, SamplerContext, SequenceBatch
+from genrec.types import ConstrainedPolicy, DrawNegatives, LogProbs, Policy, Reward, SamplerContext, SequenceBatch
+
+PROBED = 256  # histories whose next Semantic IDs are sampled at every validation, to see entropy, KL and the share of valid ones
 
 
 class OnHost:
-    """What stays where it was drawn when its batch goes to a device, so that counting it waits for nothing; no tuple, no dataclass."""
+    """What stays where it was made when its batch goes to a device, so that reading it waits for nothing; no tuple, no dataclass."""
 
-    def __init__(self, batch: SequenceBatch, negatives: Tensor) -> None:
+    def __init__(self, batch: SequenceBatch, negatives: Tensor | None) -> None:
         self.batch, self.negatives = batch, negatives
 
 
 class Pairs(NamedTuple):
-    """What a step of alignment takes; drawn on the host, ahead of the step."""
+    """What a step of alignment takes."""
 
     batch: SequenceBatch
-    negatives: Tensor  # int64 [B, K]
+    negatives: Tensor | None  # int64 [B, K]  None: to be drawn in the step
     host: OnHost
 
 
-def log_probs(levels: Tensor) -> LogProbs:
-    """Level log-probabilities float32 [B, 1 + K, L], the positive first -> LogProbs."""
+class Round(NamedTuple):
+    """Where a step is in its round."""
+
+    supervised: bool  # whether this is a step of the round's SFT
+    begins: bool  # whether it is the first step of preferences, before which the reference becomes the policy
+
+
+def round_of(recipe: Align, step: int) -> Round:
+    """Rounds are of equal length."""
+    place = step % (recipe.steps // recipe.rounds)
+    return Round(place < recipe.round_sft, place == recipe.round_sft)
+
+
+def log_probs(levels: Tensor, negatives: int, rewards: Tensor | None = None) -> LogProbs:
+    """Level log-probabilities float32 [B, 1 + K (+ 1), L] of the positive, K negatives (and a mismatched item) -> LogProbs."""
     total = levels.sum(-1)
-    return LogProbs(total[:, 0], total[:, 1:], levels.shape[-1])
+    mismatched = total[:, 1 + negatives] if total.shape[1] > 1 + negatives else None
+    return LogProbs(total[:, 0], total[:, 1 : 1 + negatives], levels.shape[-1], mismatched, rewards)
+
+
+class Drawing:
+    """Negatives of a step: drawn as the sampler says, checked."""
+
+    def __init__(self, recipe: Align, context: SamplerContext, an_epoch: int, seed: int) -> None:
+        self.recipe, self.an_epoch, self.seed = recipe, an_epoch, seed
+        self.draw = recipe.negatives.build(context)
+        self.contract = DrawContract(context, offers_history=getattr(self.draw, "offers_history", False))
+        self.reads_policy = getattr(self.draw, "refresh_every", None) is not None
+        unit = an_epoch if getattr(self.draw, "refresh_unit", "steps") == "epochs" else 1
+        self.refresh_every = unit * (getattr(self.draw, "refresh_every", 0) or 0)
+
+    def __call__(self, batch: SequenceBatch, step: int) -> Tensor:
+        """int64 [B, K]."""
+        at = getattr(self.draw, "at", None)
+        draw: DrawNegatives = self.draw if at is None else at(step / self.recipe.steps)
+        key = ("negatives", "epoch", step // self.an_epoch) if getattr(self.draw, "by_example", False) else ("negatives", step)
+        negatives = draw(batch, self.recipe.count, generator(self.seed, *key))
+        self.contract.check(batch, negatives, self.recipe.count)
+        return negatives
+
+
+class Alignment:
+    """The objective of a training, and what it keeps: the reference, the policy that is sampled from, what was drawn."""
+
+    def __init__(self, policy: Policy, context: SamplerContext, recipe: Align, seed: int, an_epoch: int) -> None:
+        self.policy, self.recipe = policy, recipe
+        self.reference, self.sampled = frozen(policy), frozen(policy)
+        self.drawing = Drawing(recipe, context._replace(policy=self.sampled), an_epoch, seed)
+        reward = asked(recipe.loss, "reward")
+        self.rate = None if reward is None else cast(Reward, reward).rate(context._replace(policy=self.reference))
+        self.mismatches = bool(asked(recipe.loss, "mismatched"))
+        self.drawn = Drawn(context)
+        self.counters = dict(self.drawn.totals)
+        self._keep()
+
+    @property
+    def in_step(self) -> bool:
+        """Whether negatives are drawn in the step."""
+        return self.drawing.reads_policy or self.rate is not None
+
+    def _keep(self) -> None:
+        """Frozen weights that change while training, for the checkpoint."""
+        if self.recipe.rounds > 1 or self.recipe.round_sft or self.drawing.refresh_every:
+            for name, policy in (("reference", self.reference), ("sampled", self.sampled)):
+                self.counters |= {f"{name}.{key}": value for key, value in module_of(policy).state_dict().items()}
+
+    def prepare(self, batch: SequenceBatch, step: int) -> Pairs:
+        """On the host, ahead of the step."""
+        negatives = None if self.in_step or round_of(self.recipe, step).supervised else self.drawing(batch, step)
+        return Pairs(batch, negatives, OnHost(batch, negatives))
+
+    def refresh(self, step: int) -> None:
+        """Bring the reference up to date where a round begins, and what is sampled from as the sampler says, or with the reference."""
+        begins, every = round_of(self.recipe, step).begins, self.drawing.refresh_every
+        if begins:
+            module_of(self.reference).load_state_dict(module_of(self.policy).state_dict())
+        if step % every == 0 if every else begins:
+            module_of(self.sampled).load_state_dict(module_of(self.policy).state_dict())
+
+    def __call__(self, pairs: Pairs, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a step, and what is logged beside it."""
+        batch = pairs.batch
+        self._follow(batch.target.device)
+        self.refresh(step)
+        now = round_of(self.recipe, step)
+        if now.supervised:
+            levels = self._score(self.policy, batch.history, batch.target.unsqueeze(1))
+            ours = log_probs(levels, 0)
+            return ContinuedSFT()(ours, ours).loss.mean(), {"chosen_log_prob": ours.chosen.detach().mean()}
+        on_host, negatives = pairs.host.negatives, pairs.negatives
+        if negatives is None:
+            on_host = self.drawing(pairs.host.batch, step)
+            negatives = on_host.to(batch.target.device)
+        assert on_host is not None
+        logs = self.drawn.update(pairs.host.batch, on_host)
+        candidates = torch.cat([batch.target.unsqueeze(1), negatives], 1)
+        rewards = None if self.rate is None else self.rate(batch, candidates)
+        if self.mismatches:
+            other = mismatched(pairs.host.batch, self.drawing.contract)
+            candidates = torch.cat([candidates, other.to(candidates.device).unsqueeze(1)], 1)
+        levels = self._score(self.policy, batch.history, candidates)
+        with torch.no_grad():
+            reference_levels = self._score(self.reference, batch.history, candidates)
+        ours, theirs = (log_probs(each, negatives.shape[1], rewards) for each in (levels, reference_levels))
+        if now.begins:
+            check_start(ours, theirs)
+        terms = self.recipe.loss(ours, theirs)
+        shown = slice(0, 1 + negatives.shape[1])
+        return terms.loss.mean(), preference_logs(terms, levels[:, shown].detach(), reference_levels[:, shown], negatives) | logs
+
+    def _score(self, policy: Policy, history: Tensor, items: Tensor) -> Tensor:
+        """float32 [B, M, L], normalised as the recipe says."""
+        if self.recipe.normalise == "codes":
+            return policy.level_log_prob(history, items)
+        return cast(ConstrainedPolicy, policy).constrained_level_log_prob(history, items)
+
+    def _follow(self, device: torch.device) -> None:
+        """Take the frozen policies to the device of the one in training."""
+        if next(module_of(self.reference).parameters()).device != device:
+            for each in (self.reference, self.sampled):
+                module_of(each).to(device)
+            self._keep()
+
+    def seen(self, histories: Tensor, seed: int) -> dict[str, float]:
+        """Entropy, KL to the reference, share of valid Semantic IDs without constraint: of what the policy would write."""
+        device = next(module_of(self.policy).parameters()).device
+        self._follow(device)
+        return probe(self.policy, self.reference, histories.to(device), 1, generator(seed, "probe"))
 
 
 def align(
     policy: Policy, examples: Examples, context: SamplerContext, recipe: Align, seed: int, folder: Path,
-    validate: Callable[[], float],
+    validate: Callable[[], Mapping[str, float]],
 ) -> tuple[Outcome, Summary]:  # fmt: skip
-    """Train the SFT policy in place; `folder` holds the checkpoint, `validate` gives NDCG@10 on validation.
+    """Train the SFT policy in place; `folder` holds the checkpoint, `validate` gives NDCG@10 on validation, and whatever else.
 
     Returns the outcome and a summary of the negatives that were drawn.
     """
-    module = cast(nn.Module, policy).eval()
-    frozen = copy.deepcopy(module).requires_grad_(False)
-    reference = cast(Policy, frozen)
-    draw = recipe.negatives.build(context._replace(policy=reference))
-    contract, drawn = DrawContract(context), Drawn(context)
+    if recipe.normalise == "children" and not isinstance(policy, ConstrainedPolicy):
+        raise UsageError(
+            f"align.normalise children needs a policy with constrained_level_log_prob (genrec.types.ConstrainedPolicy), got "
+            f"{type(policy).__name__}; set align.normalise codes"
+        )
+    module_of(policy).eval()
+    objective = Alignment(policy, context, recipe, seed, -(-len(examples) // recipe.batch))
+    chosen = torch.randperm(len(examples), generator=generator(0, "probed histories"))[:PROBED]
+    histories = examples.batch(chosen).history
 
-    def prepare(batch: SequenceBatch, step: int) -> Pairs:
-        negatives = draw(batch, recipe.count, generator(seed, "negatives", step))
-        contract.check(batch, negatives, recipe.count)
-        return Pairs(batch, negatives, OnHost(batch, negatives))
+    def validated() -> dict[str, float]:
+        return {**validate(), **objective.seen(histories, seed)}
 
-    def objective(batch: Pairs, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        (_, history, target), negatives = batch.batch, batch.negatives
-        drawn.update(batch.host.batch, batch.host.negatives)
-        if next(frozen.parameters()).device != negatives.device:
-            frozen.to(negatives.device)
-        candidates = torch.cat([target.unsqueeze(1), negatives], 1)
-        levels = policy.level_log_prob(history, candidates)
-        with torch.no_grad():
-            reference_levels = reference.level_log_prob(history, candidates)
-        ours, theirs = log_probs(levels), log_probs(reference_levels)
-        if step == 0:
-            check_start(ours, theirs)
-        terms = recipe.loss(ours, theirs)
-        return terms.loss.mean(), preference_logs(terms, levels.detach(), reference_levels, negatives)
-
-    outcome = train(module, objective, examples, recipe, seed, folder, validate, "alignment", drawn.totals, prepare)
-    return outcome, drawn.summary()
+    outcome = train(
+        module_of(policy), objective, examples, recipe, seed, folder, validated, "alignment", objective.counters, objective.prepare
+    )
+    return outcome, objective.drawn.summary()
 
 
-def preference_logs(terms: PreferenceTerms, levels: Tensor, reference: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-    """What is seen while training, each a mean over the batch, in nats.
+def mismatched(batch: SequenceBatch, contract: DrawContract) -> Tensor:
+    """For each history the next example's positive, int64 [B], 0 where it has the Semantic ID of its own: KTO's baseline."""
+    other = batch.target.roll(1)
+    same = contract.forbidden.shares_semantic_id(batch, other.unsqueeze(1)).squeeze(1)
+    return other.masked_fill(same, 0)
 
-    Rewards are the loss's own; drifts are log-ratios to the reference, and a margin is the positive's drift minus a negative's,
-    which for a reward of beta * drift has its sign. Level log-probabilities float32 [B, 1 + K, L] under the policy and the
-    reference; negatives int64 [B, K], 0 where masked.
-    """
-    valid = negatives > 0
-    pairs, rows = valid.sum().clamp(min=1), valid.any(-1)
 
-    def over_pairs(values: Tensor) -> Tensor:
-        return torch.where(valid, values, 0.0).sum() / pairs
+def frozen(policy: Policy) -> Policy:
+    """A copy that is not trained."""
+    return cast(Policy, copy.deepcopy(module_of(policy)).requires_grad_(False).eval())
 
-    drift = levels - reference  # NaN where masked, which `over_pairs` leaves out
-    chosen, rejected = drift[:, 0], drift[:, 1:]  # [B, L], [B, K, L]
-    margin = chosen.unsqueeze(1) - rejected
-    better = valid & (margin.sum(-1) > 0)
-    logs = {
-        "chosen_reward": terms.chosen_reward.mean(),
-        "rejected_reward": over_pairs(terms.rejected_reward),
-        "chosen_drift": chosen.sum(-1).mean(),
-        "rejected_drift": over_pairs(rejected.sum(-1)),
-        "margin": over_pairs(margin.sum(-1)),
-        "accuracy": better.sum() / pairs,
-        "accuracy_all": ((better | ~valid).all(-1) & rows).sum() / rows.sum().clamp(min=1),
-        "chosen_log_prob": levels[:, 0].sum(-1).mean(),
-        "rejected_log_prob": over_pairs(levels[:, 1:].sum(-1)),
-    }
-    return logs | {f"margin_level_{level + 1}": over_pairs(margin[..., level]) for level in range(levels.shape[-1])}
+
+def module_of(policy: Policy) -> nn.Module:
+    """A policy is an nn.Module, which a protocol cannot say."""
+    return cast(nn.Module, policy)

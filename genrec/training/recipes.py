@@ -49,6 +49,11 @@ class Align:
     loss: PreferenceLoss = field(default_factory=lambda: Anchored(SoftmaxDPO()))  # the objective
     negatives: NegativeSampler = field(default_factory=Uniform)  # where the rejected items come from
     count: int = 3  # K, negatives for each positive
+    normalise: Literal["codes", "children"] = (
+        "codes"  # each level's softmax: over all of its codes, or over those alone that lead to a real item
+    )
+    rounds: int = 1  # equal ones, `steps` long all together; at the beginning of each the reference becomes the policy
+    round_sft: int = 0  # steps of each round that are SFT, before the reference becomes the policy and preferences begin (SPRec)
     steps: int = 500  # optimiser steps at most
     batch: int = 128  # histories a step
     learning_rate: float = 1e-4  # of AdamW, at the end of the warm-up
@@ -65,7 +70,15 @@ class Align:
         _check(self, "align")
         if self.count < 1:
             raise UsageError(f"align.count must be at least 1, got {self.count}")
-        loss = self.loss.loss if isinstance(self.loss, Anchored) else self.loss
+        if self.rounds < 1 or self.steps % self.rounds:
+            raise UsageError(f"align.rounds must be 1 or more and divide align.steps = {self.steps}, got {self.rounds}")
+        if not 0 <= self.round_sft < self.steps // self.rounds:
+            raise UsageError(
+                f"align.round_sft must lie in 0..{self.steps // self.rounds - 1}, less than a round's steps, got {self.round_sft}"
+            )
+        loss = self.loss
+        while (inner := getattr(loss, "loss", None)) is not None:
+            loss = inner
         if isinstance(loss, DPO) and self.count > 1:
             raise UsageError(f"DPO takes one negative, got align.count {self.count}: set it to 1, or use SoftmaxDPO (S-DPO)")
 
