@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,8 @@ from genrec.preference.negatives import Uniform
 from genrec.semantic_ids import SemanticIds
 from genrec.stages import sampler_context
 from genrec.testing import Cyclic
-from genrec.training.align import align, log_probs, preference_logs
+from genrec.training.align import align, log_probs
+from genrec.training.preference_logs import preference_logs
 from genrec.training.recipes import Align
 from genrec.training.sft import build_policy
 from genrec.types import DrawNegatives, SamplerContext, SequenceBatch
@@ -45,10 +47,24 @@ def recipe(**change: object) -> Align:
     return Align(**(settings | {"validate_every": 20} | change))  # type: ignore[arg-type]
 
 
+def steady() -> dict[str, float]:
+    """A validation that never changes."""
+    return {"ndcg@10": 0.1}
+
+
+def following(scores: Iterator[float]) -> Callable[[], dict[str, float]]:
+    """A validation that gives one score after another."""
+    return lambda: {"ndcg@10": next(scores)}
+
+
 def test_log_probs_sum_over_levels() -> None:
     levels = torch.arange(12.0).view(1, 3, 4)  # candidates (0 1 2 3), (4 5 6 7), (8 9 10 11)
-    ours = log_probs(levels)
+    ours = log_probs(levels, 2)
     assert (ours.chosen.tolist(), ours.rejected.tolist(), ours.length) == ([6.0], [[22.0, 38.0]], 4)
+    assert ours.mismatched is None
+    other = log_probs(levels, 1)  # the last candidate is a mismatched one
+    assert other.mismatched is not None
+    assert (other.rejected.tolist(), other.mismatched.tolist()) == ([[22.0]], [38.0])
 
 
 def test_logs_by_hand() -> None:
@@ -59,7 +75,7 @@ def test_logs_by_hand() -> None:
     reference = torch.tensor([[[-1.0, -2.0], [-1.0, -1.0], [-9.0, -9.0]]])
     policy = reference + torch.tensor([[[0.5, 0.5], [0.2, -0.4], [7.0, 7.0]]])
     policy[:, 2] = reference[:, 2] = -torch.inf
-    terms = SoftmaxDPO(beta=0.5)(log_probs(policy), log_probs(reference))
+    terms = SoftmaxDPO(beta=0.5)(log_probs(policy, 2), log_probs(reference, 2))
     logs = preference_logs(terms, policy, reference, torch.tensor([[4, 0]]))
     assert {name: round(value.item(), 5) for name, value in logs.items()} == {
         "chosen_reward": 0.5, "rejected_reward": -0.1, "chosen_drift": 1.0, "rejected_drift": -0.2,
@@ -71,7 +87,7 @@ def test_logs_by_hand() -> None:
 def test_logs_of_a_batch_without_negatives_are_numbers() -> None:
     levels = torch.full((2, 3, 2), -1.0)
     levels[:, 1:] = -torch.inf
-    terms = SoftmaxDPO()(log_probs(levels), log_probs(levels))
+    terms = SoftmaxDPO()(log_probs(levels, 2), log_probs(levels, 2))
     assert all(
         torch.isfinite(value) for value in preference_logs(terms, levels, levels, torch.zeros(2, 2, dtype=torch.int64)).values()
     )
@@ -85,7 +101,7 @@ def test_the_first_loss_is_the_logarithm_of_the_candidates(loss: SoftmaxDPO | DP
     """
     built, entries, context = parts()
     change = {"loss": loss, "count": count, "learning_rate": 1e-12, "steps": 20}
-    outcome, drawn = align(built, entries, context, recipe(**change), 0, tmp_path / "last", lambda: 0.1)
+    outcome, drawn = align(built, entries, context, recipe(**change), 0, tmp_path / "last", steady)
     assert [row["loss"] for row in outcome.curves if "loss" in row] == pytest.approx([start], abs=1e-4)
     assert drawn["negatives"] == 612 * count
 
@@ -94,7 +110,7 @@ def test_preferences_are_learnt_and_the_reference_stays(tmp_path: Path) -> None:
     """The margin grows, the accuracy reaches .9, and rewards are measured from the SFT policy."""
     built, entries, context = parts()
     scores = iter([0.1, 0.2, 0.3])
-    outcome, _ = align(built, entries, context, recipe(), 0, tmp_path / "last", lambda: next(scores))
+    outcome, _ = align(built, entries, context, recipe(), 0, tmp_path / "last", following(scores))
     rows = [row for row in outcome.curves if "loss" in row]
     assert rows[-1]["loss"] < rows[0]["loss"] < math.log(4)
     assert rows[-1]["margin"] > rows[0]["margin"] > 0
@@ -107,7 +123,7 @@ def test_a_policy_that_gets_worse_on_validation_stays_the_sft_policy(tmp_path: P
     built, entries, context = parts()
     before = {name: value.clone() for name, value in built.state_dict().items()}
     scores = iter([0.5, 0.4, 0.3])
-    outcome, _ = align(built, entries, context, recipe(), 0, tmp_path / "last", lambda: next(scores))
+    outcome, _ = align(built, entries, context, recipe(), 0, tmp_path / "last", following(scores))
     assert outcome.best_step == 0
     assert all(torch.equal(value, before[name]) for name, value in built.state_dict().items())
     assert "no step was better on validation" in capsys.readouterr().err
@@ -118,7 +134,7 @@ def test_the_last_step_is_kept_where_asked_for(tmp_path: Path) -> None:
     built, entries, context = parts()
     before = {name: value.clone() for name, value in built.state_dict().items()}
     scores = iter([0.5, 0.4, 0.3])
-    outcome, _ = align(built, entries, context, recipe(keep="last"), 0, tmp_path / "last", lambda: next(scores))
+    outcome, _ = align(built, entries, context, recipe(keep="last"), 0, tmp_path / "last", following(scores))
     assert (outcome.best_step, outcome.last_step) == (0, 40)
     assert not torch.equal(built.embedding.weight, before["embedding.weight"])
 
@@ -129,7 +145,7 @@ def test_the_control_raises_the_positive_and_ignores_the_negatives(tmp_path: Pat
         built, entries, context = parts()
         scores = iter([0.1, 0.2, 0.3])
         change = {"loss": ContinuedSFT(), "negatives": negatives, "count": 1}
-        outcome, _ = align(built, entries, context, recipe(**change), 0, tmp_path / str(len(results)), lambda s=scores: next(s))
+        outcome, _ = align(built, entries, context, recipe(**change), 0, tmp_path / str(len(results)), following(scores))
         results.append([row["chosen_log_prob"] for row in outcome.curves if "loss" in row])
     assert results[0] == results[1]
     assert results[0][-1] > results[0][0]
@@ -142,12 +158,12 @@ def test_a_stopped_alignment_goes_on_to_the_same_weights_and_counts(tmp_path: Pa
         built, entries, context = parts()
         scores = iter([0.1] if stop else [0.1, 0.2, 0.3])
 
-        def validate() -> float:
+        def validate() -> dict[str, float]:
             try:
-                return next(scores)
+                return {"ndcg@10": next(scores)}
             except StopIteration:
                 os.kill(os.getpid(), signal.SIGINT)  # in the validation after step 20
-                return 0.2
+                return {"ndcg@10": 0.2}
 
         _, drawn = align(built, entries, context, recipe(), 0, tmp_path / folder / "last", validate)
         return built.state_dict(), drawn
@@ -157,7 +173,7 @@ def test_a_stopped_alignment_goes_on_to_the_same_weights_and_counts(tmp_path: Pa
         run("parts", stop=True)
     assert stopped.value.exit_code == 130
     built, entries, context = parts()
-    _, again = align(built, entries, context, recipe(), 0, tmp_path / "parts" / "last", lambda: 0.3)
+    _, again = align(built, entries, context, recipe(), 0, tmp_path / "parts" / "last", lambda: {"ndcg@10": 0.3})
     assert again == drawn
     assert all(torch.equal(value, whole[name]) for name, value in built.state_dict().items())
 
@@ -190,14 +206,14 @@ class Positive:
 def test_a_sampler_that_breaks_the_contract_stops_the_training(tmp_path: Path) -> None:
     built, entries, context = parts()
     with pytest.raises(InputError, match=r"user \d+, target \d+: negative \d+ .* is the target itself"):
-        align(built, entries, context, recipe(negatives=Positive(), count=1), 0, tmp_path / "last", lambda: 0.1)
+        align(built, entries, context, recipe(negatives=Positive(), count=1), 0, tmp_path / "last", steady)
 
 
 def test_dropout_left_on_is_found_in_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built, entries, context = parts()
     monkeypatch.setattr(type(built), "eval", lambda self: self.train())
     with pytest.raises(NumericsError, match=r"expected ln\(1 \+ K\).*dropout is left on"):
-        align(built, entries, context, recipe(), 0, tmp_path / "last", lambda: 0.1)
+        align(built, entries, context, recipe(), 0, tmp_path / "last", steady)
 
 
 def test_anchored_starts_higher_by_the_likelihood(tmp_path: Path) -> None:
@@ -205,7 +221,13 @@ def test_anchored_starts_higher_by_the_likelihood(tmp_path: Path) -> None:
     for loss in (SoftmaxDPO(), Anchored(SoftmaxDPO(), alpha=0.5)):
         built, entries, context = parts()
         outcome, _ = align(
-            built, entries, context, recipe(loss=loss, learning_rate=1e-12, steps=20), 0, tmp_path / str(len(losses)), lambda: 0.1
+            built,
+            entries,
+            context,
+            recipe(loss=loss, learning_rate=1e-12, steps=20),
+            0,
+            tmp_path / str(len(losses)),
+            steady,
         )
         losses.append(next(row for row in outcome.curves if "loss" in row))
     assert losses[1]["loss"] - losses[0]["loss"] == pytest.approx(-0.5 * losses[1]["chosen_log_prob"] / 2, abs=1e-4)
