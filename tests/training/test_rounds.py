@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_align import IDS, parts, recipe, steady
+from alignments import IDS, parts, recipe, steady
 from torch import Generator, Tensor
 
 from genrec.errors import Stopped, UsageError

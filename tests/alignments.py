@@ -1,0 +1,49 @@
+"""A small alignment that tests share: an untrained policy on the cyclic world, its examples, and a recipe of 40 steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from worlds import TINY
+
+from genrec.data.batches import Examples, examples
+from genrec.data.prepare import prepare
+from genrec.data.splits import LeaveOneOut
+from genrec.model import TigerPolicy
+from genrec.preference.losses import SoftmaxDPO
+from genrec.semantic_ids import SemanticIds
+from genrec.stages import sampler_context
+from genrec.testing import Cyclic
+from genrec.training.recipes import Align
+from genrec.training.sft import build_policy
+from genrec.types import SamplerContext
+
+CORPUS = prepare(Cyclic(items=40, users=60, length=10).load(Path()), LeaveOneOut())
+IDS = SemanticIds(torch.stack(torch.unravel_index(torch.arange(40), (8, 5)), 1), (8, 5))
+
+
+def parts() -> tuple[TigerPolicy, Examples, SamplerContext]:
+    built = build_policy(TINY, IDS, seed=0)
+    assert isinstance(built, TigerPolicy)
+    return (
+        built,
+        examples(CORPUS, "train", 8),
+        sampler_context(CORPUS, torch.randn(40, 6, generator=torch.Generator().manual_seed(0)), IDS),
+    )
+
+
+def recipe(**change: object) -> Align:
+    settings: dict[str, object] = {"loss": SoftmaxDPO(), "count": 3, "steps": 40, "batch": 32, "learning_rate": 1e-3, "warmup": 1}
+    return Align(**(settings | {"validate_every": 20} | change))  # type: ignore[arg-type]
+
+
+def steady() -> dict[str, float]:
+    """A validation that never changes."""
+    return {"ndcg@10": 0.1}
+
+
+def following(scores: Iterator[float]) -> Callable[[], dict[str, float]]:
+    """A validation that gives one score after another."""
+    return lambda: {"ndcg@10": next(scores)}
