@@ -8,7 +8,6 @@ loss is exactly ln(1 + K) (before an anchor): `check_start` asserts it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -20,7 +19,8 @@ from genrec.preference.contract import DrawContract
 from genrec.preference.drawn import Drawn, Summary
 from genrec.preference.losses import check_start
 from genrec.randomness import generator
-from genrec.training.loop import Outcome, train
+from genrec.training.curves import OnRow
+from genrec.training.loop import Outcome, Validate, train
 from genrec.training.recipes import Align
 from genrec.types import LogProbs, Policy, PreferenceTerms, SamplerContext, SequenceBatch
 
@@ -48,9 +48,9 @@ def log_probs(levels: Tensor) -> LogProbs:
 
 def align(
     policy: Policy, examples: Examples, context: SamplerContext, recipe: Align, seed: int, folder: Path,
-    validate: Callable[[], float],
+    validate: Validate, on_row: OnRow | None = None,
 ) -> tuple[Outcome, Summary]:  # fmt: skip
-    """Train the SFT policy in place; `folder` holds the checkpoint, `validate` gives NDCG@10 on validation.
+    """Train the SFT policy in place; `folder` holds the checkpoint, `validate` gives metrics on validation, `on_row` sees every row.
 
     Returns the outcome and a summary of the negatives that were drawn.
     """
@@ -80,7 +80,7 @@ def align(
         terms = recipe.loss(ours, theirs)
         return terms.loss.mean(), preference_logs(terms, levels.detach(), reference_levels, negatives)
 
-    outcome = train(module, objective, examples, recipe, seed, folder, validate, "alignment", drawn.totals, prepare)
+    outcome = train(module, objective, examples, recipe, seed, folder, validate, "alignment", drawn.totals, prepare, on_row)
     return outcome, drawn.summary()
 
 
