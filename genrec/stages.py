@@ -21,7 +21,7 @@ from genrec.errors import ArtifactError
 from genrec.evaluation.cold import cold_only_metrics
 from genrec.evaluation.cold_ranking import evaluate_unseen
 from genrec.evaluation.evaluate import Evaluate, evaluate, metrics_of
-from genrec.evaluation.metrics import ndcg
+from genrec.evaluation.metrics import ndcg, recall
 from genrec.evaluation.ties import per_user
 from genrec.experiment import Experiment
 from genrec.randomness import generator
@@ -161,17 +161,22 @@ def drawn(entries: Examples, count: int, part: str) -> Examples:
 
 def validation_score(
     policy: Policy, corpus: Corpus, experiment: Experiment, recipe: SFT | Align, semantic_ids: SemanticIds
-) -> Callable[[], float]:
-    """What gives NDCG@10 on validation users, of items; the users are drawn once and are the same for all seeds and stages."""
+) -> Callable[[], dict[str, float]]:
+    """What gives metrics on validation users, of items: ndcg@10, which chooses the step that is kept, and recall@1, @10 and @50, or
+    as far as the policy's beams and the catalogue reach. The users are drawn once and are the same for all seeds and stages.
+    """
     entries = examples(corpus, "validation", experiment.evaluate.history_length)
     validation = drawn(entries, recipe.validation_users, "validation")
-    spec = Evaluate(cutoffs=(10,), history_length=experiment.evaluate.history_length, batch=experiment.evaluate.batch)
+    reach = max(10, min(50, semantic_ids.items, getattr(experiment.policy, "beams", 50)))
+    cutoffs = tuple(sorted({1, 10, reach}))
+    spec = Evaluate(cutoffs=cutoffs, history_length=experiment.evaluate.history_length, batch=experiment.evaluate.batch)
 
     shared = shared_numbers(semantic_ids)
 
-    def score() -> float:
-        result = evaluate(policy, batches(validation, spec.batch, device_of(policy)), spec, shared=shared)
-        return float(per_user(ndcg, result.ranks, 10).mean())
+    def score() -> dict[str, float]:
+        ranks = evaluate(policy, batches(validation, spec.batch, device_of(policy)), spec, shared=shared).ranks
+        found = {f"recall@{n}": float(per_user(recall, ranks, n).mean()) for n in cutoffs}
+        return {"ndcg@10": float(per_user(ndcg, ranks, 10).mean()), **found}
 
     return score
 

@@ -15,7 +15,6 @@ Frozen weights that change while training are in the checkpoint, beside the poli
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -29,7 +28,8 @@ from genrec.preference.contract import DrawContract
 from genrec.preference.drawn import Drawn, Summary
 from genrec.preference.losses import ContinuedSFT, asked, check_start
 from genrec.randomness import generator
-from genrec.training.loop import Outcome, train
+from genrec.training.curves import OnRow
+from genrec.training.loop import Outcome, Validate, train
 from genrec.training.preference_logs import preference_logs
 from genrec.training.recipes import Align
 from genrec.types import ConstrainedPolicy, DrawNegatives, LogProbs, Policy, Reward, SamplerContext, SequenceBatch
@@ -184,9 +184,9 @@ class Alignment:
 
 def align(
     policy: Policy, examples: Examples, context: SamplerContext, recipe: Align, seed: int, folder: Path,
-    validate: Callable[[], Mapping[str, float]],
+    validate: Validate, on_row: OnRow | None = None,
 ) -> tuple[Outcome, Summary]:  # fmt: skip
-    """Train the SFT policy in place; `folder` holds the checkpoint, `validate` gives NDCG@10 on validation, and whatever else.
+    """Train the SFT policy in place; `folder` holds the checkpoint, `validate` gives metrics on validation, `on_row` sees every row.
 
     Returns the outcome and a summary of the negatives that were drawn.
     """
@@ -204,8 +204,9 @@ def align(
         return {**validate(), **objective.seen(histories, seed)}
 
     outcome = train(
-        module_of(policy), objective, examples, recipe, seed, folder, validated, "alignment", objective.counters, objective.prepare
-    )
+        module_of(policy), objective, examples, recipe, seed, folder, validated, "alignment", objective.counters, objective.prepare,
+        on_row,
+    )  # fmt: skip
     return outcome, objective.drawn.summary()
 
 

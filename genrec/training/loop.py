@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -23,27 +23,21 @@ import pytorch_lightning as lightning
 import torch
 from torch import Tensor, nn
 
-from genrec.data.batches import epoch_order
 from genrec.errors import NumericsError, Stopped
 from genrec.progress import Progress as Bar
 from genrec.progress import say
 from genrec.randomness import seed_of
 from genrec.training import checkpoint
+from genrec.training.batches import Batched, Batches
 from genrec.training.checkpoint import Progress
+from genrec.training.curves import SELECTED, Curves, OnRow, Row, Watcher, scores
 from genrec.training.recipes import SFT, Align
 
 LOG_EVERY = 20  # steps that one row of the curves averages; also how often numbers are checked
 CHECKPOINT_SECONDS = 30.0  # at least between checkpoints, so that saving stays a small share of the time
 
 
-class Batched(Protocol):
-    """What is trained on: examples by number, `genrec.data.batches.Examples` or `Windows`."""
-
-    def __len__(self) -> int: ...
-
-    def batch(self, index: Tensor) -> Any:
-        """Examples int64 [B] -> their batch, a named tuple of tensors."""
-        ...
+Validate = Callable[[], Mapping[str, float]]  # metrics on validation; `SELECTED` is among them
 
 
 class Objective(Protocol):
@@ -57,40 +51,10 @@ class Objective(Protocol):
 class Outcome(NamedTuple):
     """A finished training."""
 
-    curves: list[dict[str, float]]
+    curves: list[Row]
     best_step: int
     best_score: float
     last_step: int
-
-
-class Batches:
-    """The batches from step `start` on, without end: batch i is a function of (seed, i) alone.
-
-    `prepare` makes of batch i what its objective takes, on the host and ahead of the step. What is made here is in pinned memory where
-    there is a GPU, so that its transfer waits for nothing.
-    """
-
-    def __init__(self, examples: Batched, size: int, seed: int, start: int, prepare: Callable[[Any, int], Any] | None = None) -> None:
-        self.examples, self.size, self.seed, self.start, self.prepare = examples, size, seed, start, prepare
-
-    def __iter__(self) -> Iterator[Any]:
-        an_epoch = math.ceil(len(self.examples) / self.size)
-        epoch, place = divmod(self.start, an_epoch)
-        while True:
-            order = epoch_order(len(self.examples), self.seed, epoch)
-            for number in range(place, an_epoch):
-                batch = self.examples.batch(order[number * self.size : (number + 1) * self.size])
-                if self.prepare is not None:
-                    batch = self.prepare(batch, epoch * an_epoch + number)
-                yield pinned(batch) if torch.cuda.is_available() else batch
-            epoch, place = epoch + 1, 0
-
-
-def pinned(batch: Any) -> Any:
-    """A named tuple, nested or not, with its tensors in pinned memory; what is neither stays as it is."""
-    if isinstance(batch, Tensor):
-        return batch.pin_memory()
-    return type(batch)(*map(pinned, batch)) if isinstance(batch, tuple) else batch
 
 
 def learning_rate(recipe: SFT | Align, step: int) -> float:
@@ -147,11 +111,10 @@ class Watch(lightning.Callback):
 
     def __init__(
         self, progress: Progress, best: dict[str, Tensor], counters: dict[str, Tensor], folder: Path,
-        validate: Callable[[], float], bar: Bar,
+        validate: Validate, bar: Bar, curves: Curves,
     ) -> None:  # fmt: skip
         self.progress, self.best, self.counters, self.folder = progress, best, counters, folder
-        self.validate, self.bar = validate, bar
-        self.pending: list[dict[str, Tensor]] = []
+        self.validate, self.bar, self.curves = validate, bar, curves
         self.saved = time.monotonic()
         self.signal: int | None = None
 
@@ -162,6 +125,7 @@ class Watch(lightning.Callback):
                 signal.signal(number, self._on_signal)
         if self.progress.step == 0:
             self._validate(pl_module)
+            self._tell()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:  # the second one leaves at once
@@ -177,7 +141,7 @@ class Watch(lightning.Callback):
         assert isinstance(pl_module, Training)
         pl_module.step += 1
         self.progress = self.progress._replace(step=pl_module.step)
-        self.pending.append(pl_module.logged)
+        self.curves.pending.append(pl_module.logged)
         recipe = pl_module.recipe
         last = pl_module.step == recipe.steps
         validates = pl_module.step % recipe.validate_every == 0 or last
@@ -186,53 +150,52 @@ class Watch(lightning.Callback):
         if validates:
             self._validate(pl_module)
             trainer.should_stop = self.progress.stale >= recipe.patience
-        self.bar.advance(note=f"ndcg@10 {self.progress.best_score:.4f} at step {self.progress.best_step}")
-        if not self.pending and (self.signal is not None or time.monotonic() - self.saved > CHECKPOINT_SECONDS):
+        self._tell()
+        self.bar.advance(note=f"{SELECTED} {self.progress.best_score:.4f} at step {self.progress.best_step}")
+        if not self.curves.pending and (self.signal is not None or time.monotonic() - self.saved > CHECKPOINT_SECONDS):
             checkpoint.save(self.folder, pl_module.policy, trainer.optimizers[0], self.best, self.counters, self.progress)
             self.saved = time.monotonic()
         if self.signal is not None:
             raise Stopped(self.signal, f"stopped at step {pl_module.step}, saved; the same command goes on from there")
 
     def _flush(self) -> None:
-        """One row of the curves from the pending steps; refuses numbers that are none, keeping the last checkpoint."""
-        names = list(self.pending[0])  # one number after the other to the host would make it wait for each
-        means = torch.stack([torch.stack([row[name].float() for name in names]) for row in self.pending]).mean(0)
-        rows = dict(zip(names, means.tolist(), strict=True))
-        if not math.isfinite(rows["loss"]):
-            first = self.progress.step - len(self.pending) + 1
+        """One row of the curves; refuses numbers that are none, keeping the last checkpoint."""
+        first = self.progress.step - len(self.curves.pending) + 1
+        loss = self.curves.flush(self.progress.step)["loss"]
+        if not math.isfinite(loss):
             raise NumericsError(
-                f"the loss is {rows['loss']} in steps {first}..{self.progress.step}; the last good checkpoint is kept in "
+                f"the loss is {loss} in steps {first}..{self.progress.step}; the last good checkpoint is kept in "
                 f"{self.folder}; try a smaller learning rate or clip"
             )
-        self.progress.curves.append({"step": self.progress.step, **rows})
-        self.pending.clear()
+
+    def _tell(self) -> None:
+        for said in self.curves.tell():
+            say(said)
 
     def _validate(self, pl_module: lightning.LightningModule) -> None:
         assert isinstance(pl_module, Training)
         training = pl_module.policy.training
         pl_module.policy.eval()
-        score = self.validate()
+        found = self.validate()
         pl_module.policy.train(training)
-        if self.progress.curves and self.progress.curves[-1]["step"] == self.progress.step:
-            self.progress.curves[-1]["validation_ndcg@10"] = score
-        else:
-            self.progress.curves.append({"step": self.progress.step, "validation_ndcg@10": score})
-        if score > self.progress.best_score:
+        self.curves.validated(self.progress.step, found)
+        if found[SELECTED] > self.progress.best_score:
             self.best = checkpoint.weights(pl_module.policy)
-            self.progress = self.progress._replace(best_step=self.progress.step, best_score=score, stale=0)
+            self.progress = self.progress._replace(best_step=self.progress.step, best_score=found[SELECTED], stale=0)
         else:
             self.progress = self.progress._replace(stale=self.progress.stale + 1)
 
 
 def train(
     policy: nn.Module, objective: Objective, examples: Batched, recipe: SFT | Align, seed: int, folder: Path,
-    validate: Callable[[], float], description: str, counters: dict[str, Tensor] | None = None,
-    prepare: Callable[[Any, int], Any] | None = None,
+    validate: Validate, description: str, counters: dict[str, Tensor] | None = None,
+    prepare: Callable[[Any, int], Any] | None = None, on_row: OnRow | None = None, watchers: Sequence[Watcher] = (),
 ) -> Outcome:  # fmt: skip
     """Train to the end, from the checkpoint in `folder` where there is one.
 
     The policy is left with its best step's weights, or with the last step's where the recipe says so. `counters` are tensors that
-    the objective adds to in place; they are part of a checkpoint. `prepare`: see `Batches`.
+    the objective adds to in place; they are part of a checkpoint. `prepare`: see `Batches`. `on_row` is given every row of the curves,
+    and what a watcher says of one is said aloud: see `Curves`.
     """
     module = Training(policy, objective, recipe, seed)
     resumed = checkpoint.load(folder, policy)
@@ -246,7 +209,7 @@ def train(
         say(f"{description}: goes on from step {progress.step}")
     with Bar(description, recipe.steps) as bar:
         bar.done = progress.step
-        watch = Watch(progress, best, counters, folder, validate, bar)
+        watch = Watch(progress, best, counters, folder, validate, bar, Curves(progress.curves, on_row, watchers))
         if progress.step < recipe.steps and progress.stale < recipe.patience:
             trainer = _quiet_trainer(recipe, recipe.steps - progress.step, watch)
             with _signals_given_back():
@@ -255,7 +218,22 @@ def train(
         policy.load_state_dict(watch.best)
         if watch.progress.best_step == 0:
             say(f"{description}: no step was better on validation than the policy it began with, which is kept")
+    else:
+        _say_if_worse(description, watch.progress)
     return Outcome(watch.progress.curves, watch.progress.best_step, watch.progress.best_score, watch.progress.step)
+
+
+def _say_if_worse(description: str, progress: Progress) -> None:
+    """Where the last step is kept whatever it is worth: that it is worth less than step 0, if it is, and what would have been kept."""
+    found = scores(progress.curves)
+    (_, before), (last, after) = min(found.items()), max(found.items())
+    if after < before:
+        best = f"step {progress.best_step} ({progress.best_score:.4f})" if progress.best_step else "the policy that it began with"
+        name = SELECTED.upper()
+        say(
+            f"{description} made {name} on validation worse: {before:.4f} at step 0 -> {after:.4f} at step {last}, "
+            f"which is kept because keep='last' says so; keep='best' would have kept {best}"
+        )
 
 
 @contextmanager

@@ -5,7 +5,6 @@ A batch holds prefixes, each with its target, or windows, which a causal policy 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -16,7 +15,8 @@ from genrec.data.batches import Examples, Windows
 from genrec.errors import UsageError
 from genrec.randomness import seed_of
 from genrec.semantic_ids import SemanticIds
-from genrec.training.loop import Outcome, train
+from genrec.training.curves import OnRow
+from genrec.training.loop import Outcome, Validate, train
 from genrec.training.recipes import SFT
 from genrec.types import Policy, PolicySpecification, SequenceBatch, SequencePolicy, WindowBatch
 
@@ -41,9 +41,9 @@ def window_loss(policy: SequencePolicy, batch: WindowBatch) -> Tensor:
 
 
 def fine_tune(
-    policy: Policy, examples: Examples | Windows, recipe: SFT, seed: int, folder: Path, validate: Callable[[], float]
+    policy: Policy, examples: Examples | Windows, recipe: SFT, seed: int, folder: Path, validate: Validate, on_row: OnRow | None = None
 ) -> Outcome:
-    """Train the policy in place; `folder` holds the checkpoint, `validate` gives NDCG@10 on validation."""
+    """Train the policy in place; `folder` holds the checkpoint, `validate` gives metrics on validation, `on_row` sees every row."""
 
     def objective(batch: SequenceBatch | WindowBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         if isinstance(batch, WindowBatch):
@@ -57,6 +57,6 @@ def fine_tune(
         )
     module = cast(nn.Module, policy)
     module.train()
-    outcome = train(module, objective, examples, recipe, seed, folder, validate, "SFT")
+    outcome = train(module, objective, examples, recipe, seed, folder, validate, "SFT", on_row=on_row)
     module.eval()
     return outcome

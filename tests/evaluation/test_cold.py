@@ -182,7 +182,7 @@ def test_validation_scores_items_not_semantic_ids(tmp_path: Path) -> None:
     experiment = cyclic()
     policy = load_policy(experiment, ids, parents["sft"])
     found = validation_score(policy, corpus, experiment, experiment.sft, ids)()
-    assert found == pytest.approx(sum(1 / math.log2(1 + place) for place in range(1, 11)) / 14)
+    assert found["ndcg@10"] == pytest.approx(sum(1 / math.log2(1 + place) for place in range(1, 11)) / 14)
 
 
 def test_without_unseen_targets_there_is_no_second_ranking(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from genrec.preference.losses import DPO, Anchored
 from genrec.semantic_ids import SemanticIds
 from genrec.testing import Cyclic
 from genrec.training import checkpoint, loop
-from genrec.training.loop import Batches, learning_rate, train
+from genrec.training.batches import Batches
+from genrec.training.loop import learning_rate, train
 from genrec.training.recipes import SFT, Align
 from genrec.training.sft import build_policy, fine_tune, negative_log_likelihood
 from genrec.types import SequenceBatch
@@ -92,8 +93,8 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path, corpus_e
                 os.kill(os.getpid(), signal.SIGTERM)
             return negative_log_likelihood(built, batch), {}
 
-        def validate() -> float:  # a function of the weights alone, as a real one is
-            return float(built.embedding.weight.detach().abs().mean())
+        def validate() -> dict[str, float]:  # a function of the weights alone, as a real one is
+            return {"ndcg@10": float(built.embedding.weight.detach().abs().mean()), "recall@1": 0.5}
 
         built.train()
         return train(built, objective, corpus_examples, RECIPE, 5, folder / "last", validate, "test")
@@ -123,11 +124,11 @@ def test_the_best_step_is_kept_and_patience_stops(tmp_path: Path, corpus_example
     built, kept = policy(), {}
     recipe = SFT(steps=400, batch=16, warmup=1, validate_every=20, patience=2)
 
-    def validate() -> float:
+    def validate() -> dict[str, float]:
         score = next(scores)
         if score == 0.3:
             kept.update(checkpoint.weights(built))
-        return score
+        return {"recall@10": 1 - score, "ndcg@10": score}
 
     outcome = fine_tune(built, corpus_examples, recipe, 0, tmp_path / "last", validate)
     assert (outcome.best_step, outcome.best_score, outcome.last_step) == (20, 0.3, 60)
@@ -146,7 +147,7 @@ def test_numbers_that_are_none_stop_the_training_and_keep_the_checkpoint(
         return (loss * float("nan") if step == 30 else loss), {}
 
     with pytest.raises(NumericsError, match=r"the loss is nan in steps 21\.\.40; the last good checkpoint is kept"):
-        train(built, objective, corpus_examples, RECIPE, 5, tmp_path / "last", lambda: 0.1, "test")
+        train(built, objective, corpus_examples, RECIPE, 5, tmp_path / "last", lambda: {"ndcg@10": 0.1}, "test")
     kept = checkpoint.load(tmp_path / "last", policy())
     assert kept is not None
     assert kept.progress.step == 20
@@ -195,7 +196,7 @@ def test_bfloat16_trains_and_gradients_are_clipped(corpus_examples: Examples, tm
 
     monkeypatch.setattr(torch.optim.AdamW, "step", watched)
     recipe = SFT(steps=5, batch=16, validate_every=5, precision="bf16-mixed", clip=0.05)
-    outcome = fine_tune(policy(), corpus_examples, recipe, 0, tmp_path / "last", lambda: 0.0)
+    outcome = fine_tune(policy(), corpus_examples, recipe, 0, tmp_path / "last", lambda: {"ndcg@10": 0.0})
     assert outcome.last_step == 5
     assert len(norms) == 5
     assert max(norms) == pytest.approx(0.05, rel=0.01)

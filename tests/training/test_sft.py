@@ -116,8 +116,11 @@ def test_a_stopped_training_on_windows_goes_on_to_the_same_weights(tmp_path: Pat
                 os.kill(os.getpid(), signal.SIGTERM)
             return window_loss(built, batch), {}
 
+        def validate() -> dict[str, float]:
+            return {"ndcg@10": float(built.table.weight.detach().abs().mean())}
+
         built.train()
-        train(built, objective, cut, RECIPE, 5, folder / "last", lambda: float(built.table.weight.detach().abs().mean()), "test")
+        train(built, objective, cut, RECIPE, 5, folder / "last", validate, "test")
 
     whole, resumed = policy(), policy()
     training(whole, tmp_path / "whole", None)
@@ -130,7 +133,7 @@ def test_a_stopped_training_on_windows_goes_on_to_the_same_weights(tmp_path: Pat
 def test_a_policy_that_reads_both_ways_is_refused(tmp_path: Path) -> None:
     """By its specification when the experiment is built; and by what it can do, where it is given by hand."""
     with pytest.raises(UsageError, match=r"sft\.targets all needs a policy that scores every place.*got PrefixPolicy"):
-        fine_tune(PrefixPolicy(), windows(CORPUS, 4), RECIPE, 0, tmp_path / "last", lambda: 0.0)
+        fine_tune(PrefixPolicy(), windows(CORPUS, 4), RECIPE, 0, tmp_path / "last", lambda: {"ndcg@10": 0.0})
     with pytest.raises(UsageError, match=r"cyclic: sft\.targets all needs a causal policy.*Tiger reads both ways"):
         replace(cyclic(), sft=RECIPE)
     assert replace(cyclic(), sft=RECIPE, policy=Popularity()).is_baseline  # which trains nothing
