@@ -135,6 +135,14 @@ class SASRecPolicy(nn.Module):
         scores = self._log_prob(self._last(history)).gather(1, (items - 1).clamp(min=0))
         return scores.masked_fill(items == 0, -torch.inf).unsqueeze(-1)
 
+    def constrained_level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
+        """`level_log_prob`: every code is an item."""
+        return self.level_log_prob(history, items)
+
+    def item_vectors(self) -> Tensor:
+        """The items' embeddings, float32 [N + 1, D], row 0 zeros; a copy."""
+        return self.embedding.weight.detach().clone()
+
     def log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """History int64 [B, T], candidates int64 [B, M] -> float32 [B, M], log p(item | history); -inf where the candidate is 0."""
         return self.level_log_prob(history, items).squeeze(-1)

@@ -22,7 +22,7 @@ from torch.nn.functional import pad
 from genrec.model.leaves import Beams, Forbidden, LeafItems, parents
 from genrec.rows import best, keys, scores
 
-__all__ = ["Beams", "Decoding", "Level", "State", "beam_search"]
+__all__ = ["Beams", "Decoding", "Level", "Prefix", "State", "beam_search"]
 
 State = Any  # what a policy keeps of the beams so far; generation only hands it back
 CELLS = {"cpu": 2**19}  # candidates that are looked at at once: on a CPU they stay in its caches
@@ -65,6 +65,14 @@ class Level(NamedTuple):
         return self.full or self.child is not None
 
 
+class Prefix(NamedTuple):
+    """The first codes that every beam of a user has, and the node that they lead to."""
+
+    code: Tensor  # int64 [B, depth]
+    node: Tensor  # int64 [B]
+    real: Tensor  # bool [B]  false: this user gets no beam
+
+
 class Candidates(NamedTuple):
     """What a level offers: beam after beam, the children of each in the order of their codes."""
 
@@ -84,19 +92,21 @@ class Kept(NamedTuple):
 
 
 def beam_search(
-    decoding: Decoding, levels: Sequence[Level], leaves: LeafItems, width: int, forbidden: Forbidden | None = None
+    decoding: Decoding,
+    levels: Sequence[Level],
+    leaves: LeafItems,
+    width: int,
+    forbidden: Forbidden | None = None,
+    prefix: Prefix | None = None,
 ) -> Beams:
-    """The `width` most probable leaves found level by level; `forbidden` says what each user must not get.
+    """The `width` most probable leaves found level by level; `forbidden` says what each user must not get, `prefix` where it begins.
 
     A prefix with nothing else below it is not followed, so that no beam is lost to it. With `width` at least the number of leaves
     the result is exact.
     """
-    log_prob, state = decoding.start()
-    log_prob = log_prob.unsqueeze(1)
-    node = torch.zeros(log_prob.shape[0], 1, dtype=torch.int64, device=log_prob.device)
-    score = torch.zeros(node.shape, device=node.device)
-    broken = torch.zeros(len(node), dtype=torch.bool, device=node.device)
-    for depth, level in enumerate(levels):
+    node, score, log_prob, state = _begin(decoding, prefix, len(levels))
+    broken, written = score.isnan().any(1), 0 if prefix is None else prefix.code.shape[1]
+    for depth, level in enumerate(levels[written:], written):
         broken = broken | log_prob[..., 0].isnan().any(1)  # a softmax that is NaN anywhere is NaN everywhere
         last = depth == len(levels) - 1
         size = max(1, CELLS.get(node.device.type, CELLS_ELSEWHERE) // log_prob[0].numel())
@@ -111,6 +121,25 @@ def beam_search(
         if not last:
             log_prob, state = decoding.advance(depth, state, beam, code)
     return Beams(node, score.masked_fill(broken.unsqueeze(1), torch.nan))
+
+
+def _begin(decoding: Decoding, prefix: Prefix | None, levels: int) -> tuple[Tensor, Tensor, Tensor, State]:
+    """One beam a user, with the prefix written: its node and score [B, 1], the next level's log-probabilities [B, 1, C], its state.
+
+    After a prefix of all `levels` there is no next level, and the last two are those of the level before.
+    """
+    log_prob, state = decoding.start()
+    log_prob = log_prob.unsqueeze(1)
+    node = torch.zeros(len(log_prob), 1, dtype=torch.int64, device=log_prob.device)
+    score = torch.zeros(node.shape, device=node.device)
+    if prefix is None:
+        return node, score, log_prob, state
+    for depth in range(prefix.code.shape[1]):
+        code = prefix.code[:, depth, None]
+        score = score + log_prob.gather(2, code.unsqueeze(-1)).squeeze(-1)
+        if depth < levels - 1:
+            log_prob, state = decoding.advance(depth, state, node, code)
+    return prefix.node.unsqueeze(1), score.masked_fill(~prefix.real.unsqueeze(1), -torch.inf), log_prob, state
 
 
 def _all_codes(level: Level, node: Tensor, score: Tensor, log_prob: Tensor) -> Candidates:

@@ -90,11 +90,18 @@ class GptPolicy(nn.Module):
 
         A candidate 0 (none) gets -inf. The history is read once: its last token gives the first level, a candidate's codes the others.
         """
+        return self._level_log_prob(history, items, constrained=False)
+
+    def constrained_level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
+        """`level_log_prob`, every level's softmax over the children of the candidate's prefix alone: all items then add up to 1."""
+        return self._level_log_prob(history, items, constrained=True)
+
+    def _level_log_prob(self, history: Tensor, items: Tensor, constrained: bool) -> Tensor:
         read = self._read(history, keep=1)
         queries, keys = self._places(read, self.semantic_ids.levels - 1)
         bias = (self._bias(queries, keys) + hidden_where(read.empty)[:, None, None, :]).unsqueeze(2)
         states, _ = self._branch(self.trie.tokens[items][..., :-1], read, bias)
-        return self._gather(read.states, states, items)
+        return self._gather(read.states, states, items, constrained)
 
     def log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """History int64 [B, T], candidates int64 [B, M] -> float32 [B, M], log p(item | history); -inf where the candidate is 0."""
@@ -141,6 +148,15 @@ class GptPolicy(nn.Module):
     def recommend_exactly(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
         """The `n` best of all items, however many beams `recommend` has; arguments as of `recommend`."""
         return self.trie.recommend_exactly(self.decoding(history), n, exclude)
+
+    @torch.no_grad()
+    def recommend_below(self, history: Tensor, items: Tensor, depth: int, n: int) -> Ranking:
+        """The `n` best items that share the first `depth` codes with items int64 [B]: a beam search below that prefix."""
+        return self.trie.recommend_below(self.decoding(history), self.specification.beams, items, depth, n)
+
+    def item_vectors(self) -> Tensor:
+        """The sum of an item's code embeddings, float32 [N + 1, D], row 0 zeros; detached."""
+        return self.trie.item_vectors(self.embedding.weight)
 
     def extended(self, semantic_ids: SemanticIds) -> GptPolicy:
         """The same weights over a catalogue that has grown (see `genrec.model.extension`)."""
@@ -197,13 +213,11 @@ class GptPolicy(nn.Module):
         places = torch.arange(size + written, device=read.empty.device)
         return places[size:], places[:size]
 
-    def _gather(self, first: Tensor, others: Tensor, items: Tensor) -> Tensor:
+    def _gather(self, first: Tensor, others: Tensor, items: Tensor, constrained: bool = False) -> Tensor:
         """States before the first level [B, M or 1, D] and before the others [B, M, L - 1, D], items int64 [B, M] -> [B, M, L]."""
-        codes = self.trie.codes[items]
-        log_probs = [code_log_probs(first, self.heads[0]).expand(*items.shape, -1)]
-        log_probs += [code_log_probs(others[:, :, level - 1], self.heads[level]) for level in range(1, codes.shape[-1])]
-        found = [each.gather(-1, codes[..., level, None]) for level, each in enumerate(log_probs)]
-        return torch.cat(found, -1).masked_fill((items == 0).unsqueeze(-1), -torch.inf)
+        states = (first, *others.unbind(2))
+        levels = (code_log_probs(before, head) for before, head in zip(states, self.heads, strict=True))
+        return self.trie.item_log_probs(levels, items, constrained)
 
 
 class GptDecoding:

@@ -155,27 +155,32 @@ class TigerPolicy(nn.Module):
             cache.append(kept)
         return self.dropout(self.decoder_norm(states)), cache
 
-    def _score(self, items: Tensor, history: History, bias: Tensor | None, hidden: Tensor | None) -> Tensor:
+    def _score(self, items: Tensor, history: History, bias: Tensor | None, hidden: Tensor | None, constrained: bool = False) -> Tensor:
         """Candidates int64 [B, M] -> float32 [B, M, L]; `bias` and `hidden` of the attention to the history."""
         tokens = self.trie.tokens[items]
         start = torch.zeros_like(tokens[..., :1])
         inputs = torch.cat([start, tokens[..., :-1]], -1)
         states, _ = self._decode(inputs, [history.states] * len(self.decoder), bias, hidden)
-        codes = self.trie.codes[items]
-        levels = [
-            code_log_probs(states[..., level, :], head).gather(-1, codes[..., level, None]) for level, head in enumerate(self.heads)
-        ]
-        return torch.cat(levels, -1).masked_fill((items == 0).unsqueeze(-1), -torch.inf)
+        levels = (code_log_probs(states[..., level, :], head) for level, head in enumerate(self.heads))
+        return self.trie.item_log_probs(levels, items, constrained)
 
     def level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """History int64 [B, T], candidates int64 [B, M] -> float32 [B, M, L], each level's log p(code | history, codes before).
 
         A candidate 0 (none) gets -inf. On a CPU the rows are read in groups of similar length, so that padding costs little.
         """
+        return self._level_log_prob(history, items, constrained=False)
+
+    def constrained_level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
+        """`level_log_prob`, every level's softmax over the children of the candidate's prefix alone: all items then add up to 1."""
+        return self._level_log_prob(history, items, constrained=True)
+
+    def _level_log_prob(self, history: Tensor, items: Tensor, constrained: bool) -> Tensor:
         parts, order = [], grouped(history)
         for rows, longest in order:
             encoded = self.encode(history[rows, -longest:])
-            parts.append(self._score(items[rows], encoded, self._age_bias(encoded.age[None, :]), hide(encoded.empty)))
+            bias, hidden = self._age_bias(encoded.age[None, :]), hide(encoded.empty)
+            parts.append(self._score(items[rows], encoded, bias, hidden, constrained))
         return torch.cat(parts)[torch.cat([rows for rows, _ in order]).argsort()]
 
     def sequence_log_prob(self, history: Tensor, targets: Tensor) -> Tensor:
@@ -209,6 +214,15 @@ class TigerPolicy(nn.Module):
     def recommend_exactly(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
         """The `n` best of all items, however many beams `recommend` has; arguments as of `recommend`."""
         return self.trie.recommend_exactly(self.decoding(history), n, exclude)
+
+    @torch.no_grad()
+    def recommend_below(self, history: Tensor, items: Tensor, depth: int, n: int) -> Ranking:
+        """The `n` best items that share the first `depth` codes with items int64 [B]: a beam search below that prefix."""
+        return self.trie.recommend_below(self.decoding(history), self.specification.beams, items, depth, n)
+
+    def item_vectors(self) -> Tensor:
+        """The sum of an item's code embeddings, float32 [N + 1, D], row 0 zeros; detached."""
+        return self.trie.item_vectors(self.embedding.weight)
 
     def extended(self, semantic_ids: SemanticIds) -> TigerPolicy:
         """The same weights over a catalogue that has grown (see `genrec.model.extension`)."""
