@@ -5,7 +5,8 @@ int64 [B, count] on the batch's device: real items, distinct in a row, never wha
 none is left.
 """
 
+from genrec.preference.negatives.beams import ModelBeams
 from genrec.preference.negatives.neighbours import FaissNeighbours
 from genrec.preference.negatives.weighted import Popularity, Uniform
 
-__all__ = ["FaissNeighbours", "Popularity", "Uniform"]
+__all__ = ["FaissNeighbours", "ModelBeams", "Popularity", "Uniform"]

@@ -1,0 +1,248 @@
+"""Negatives of the policy's own beams: the list by brute force, what is never drawn, locked prefixes, and refreshed policies."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from policies import TIGER, build
+from scipy.stats import chisquare
+from torch import Tensor, nn
+
+from genrec.errors import UsageError
+from genrec.preference.contract import check_draw
+from genrec.preference.forbidden import Forbidden
+from genrec.preference.negatives import ModelBeams, beams
+from genrec.semantic_ids import SemanticIds
+from genrec.testing import batches_of, check_sampler, sampler_context
+from genrec.types import Ranking, SamplerContext, SequenceBatch
+
+
+class Table(nn.Module):
+    """A policy whose score of an item is a number for the last item of the history and that item."""
+
+    def __init__(self, score: Tensor, semantic_ids: SemanticIds) -> None:
+        super().__init__()
+        self.score, self.semantic_ids = nn.Parameter(score), semantic_ids  # float32 [N + 1, N + 1]
+
+    def level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
+        return self.score[history[:, -1:], items].unsqueeze(-1)
+
+    def log_prob(self, history: Tensor, items: Tensor) -> Tensor:
+        return self.level_log_prob(history, items).sum(-1)
+
+    def recommend(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
+        score = self.score[history[:, -1]].clone()
+        score[:, 0] = -torch.inf
+        return _best(score if exclude is None else score.scatter(1, exclude, -torch.inf), n)
+
+    def recommend_below(self, history: Tensor, items: Tensor, depth: int, n: int) -> Ranking:
+        everything = torch.arange(self.score.shape[1]).expand(len(items), -1)
+        inside = self.semantic_ids.prefix_depth(everything, items.unsqueeze(1)) >= depth
+        return _best(self.score[history[:, -1]].masked_fill(~inside | (everything == 0), -torch.inf), n)
+
+
+def _best(score: Tensor, n: int) -> Ranking:
+    kept = score.sort(dim=1, descending=True, stable=True)
+    pad = nn.functional.pad(kept.indices[:, :n], (0, max(0, n - score.shape[1])))
+    value = nn.functional.pad(kept.values[:, :n], (0, max(0, n - score.shape[1])), value=-torch.inf)
+    return Ranking(pad.masked_fill(value == -torch.inf, 0), value)
+
+
+def world(taken: tuple[tuple[int, int], ...] = ()) -> SamplerContext:
+    """Items 1..8, with codes (0, 0), (0, 1), ..., (1, 3); after whatever history, item 8 is the best and 1 the worst."""
+    ids = SemanticIds(torch.stack(torch.unravel_index(torch.arange(8), (2, 4)), 1), (2, 4))
+    return SamplerContext(
+        item_count=8,
+        interactions=pd.DataFrame({"user": [u for u, _ in taken], "item": [i for _, i in taken], "time": 0}, dtype="int64"),
+        popularity=torch.ones(9, dtype=torch.int64),
+        vectors=torch.eye(9),
+        semantic_ids=ids,
+        policy=Table(torch.arange(9.0).expand(9, -1).clone(), ids).eval(),
+    )
+
+
+def rows(count: int, history: list[int], target: int) -> SequenceBatch:
+    """One example of user 0, again and again (with another user each, so that each has random numbers of its own)."""
+    return SequenceBatch(torch.arange(count), torch.tensor([history]).repeat(count, 1), torch.full((count,), target))
+
+
+def draw(sampler: ModelBeams, context: SamplerContext, batch: SequenceBatch, count: int, seed: int = 0) -> Tensor:
+    return sampler.build(context)(batch, count, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    ("sampler", "expected"),
+    [
+        (ModelBeams(beams=1), set()),  # 6
+        (ModelBeams(beams=2), {5}),  # 6, 5
+        (ModelBeams(beams=3), {5, 4}),  # 6, 5, 4
+        (ModelBeams(beams=3, seen=True), {8, 5}),  # 8, 6, 5
+        (ModelBeams(beams=3, locked=1), set()),  # 8, 7, 6, which begin with code 1 as 7 does
+        (ModelBeams(beams=4, locked=1), {5}),  # 8, 7, 6, 5
+        (ModelBeams(beams=4, locked=1, seen=True), {8, 5}),
+        (ModelBeams(beams=20), {5, 4, 3, 2, 1}),
+        (ModelBeams(beams=20, locked=1), {5}),  # 8, 7, 6, 5 are all there are
+    ],
+)
+def test_the_list_that_is_drawn_from(sampler: ModelBeams, expected: set[int]) -> None:
+    """History 8, target 7, and the user takes 6 later: 6 has a place of the list, and is not drawn."""
+    drawn = draw(sampler, world(tuple((user, 6) for user in range(60))), rows(60, [0, 8], 7), 6)
+    assert set(drawn.flatten().tolist()) - {0} == expected
+    assert (drawn[:, : len(expected)] > 0).all()
+    assert not drawn[:, len(expected) :].any()
+
+
+def test_draws_are_uniform_without_replacement() -> None:
+    drawn = draw(ModelBeams(beams=3), world(), rows(6_000, [0, 1], 8), 2)
+    counts = [int((drawn == torch.tensor(order)).all(1).sum()) for order in permutations((5, 6, 7), 2)]
+    assert sum(counts) == len(drawn)
+    assert chisquare(counts).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("locked", [0, 1, 2])
+@pytest.mark.parametrize("seen", [False, True])
+@given(st.integers(0, 2**16), st.integers(1, 30), st.integers(1, 8))
+@settings(max_examples=15, deadline=None)
+def test_equal_to_brute_force(locked: int, seen: bool, seed: int, width: int, count: int) -> None:
+    """All of the row's allowed items of the list are drawn if so many are asked for; fewer are part of them."""
+    context = sampler_context(seed)
+    source = torch.Generator().manual_seed(seed)
+    policy = Table(torch.randn(context.item_count + 1, context.item_count + 1, generator=source), context.semantic_ids)
+    context = context._replace(policy=policy)
+    batch = next(batches_of(context, 32))
+    sampler = ModelBeams(beams=width, locked=locked, seen=seen)
+    drawn, few = draw(sampler, context, batch, width, seed), draw(sampler, context, batch, count, seed)
+    if not seen:
+        check_draw(batch, drawn, width, context)
+    own = {(user, item) for user, item in context.interactions[["user", "item"]].itertuples(index=False)}
+    codes = [(-1,), *map(tuple, context.semantic_ids.codes.tolist())]
+    for user, history, target, all_of_them, some in zip(*(t.tolist() for t in (*batch, drawn, few)), strict=True):
+        order = sorted(range(1, context.item_count + 1), key=lambda item: -float(policy.score.data[history[-1], item]))
+        out = set() if locked else {target, *(() if seen else history)}
+        listed = [item for item in order if item not in out and codes[item][:locked] == codes[target][:locked]][:width]
+        expected = {
+            item
+            for item in listed
+            if codes[item] != codes[target] and ((user, item) not in own or item in history) and (seen or item not in history)
+        }
+        assert set(all_of_them) - {0} == expected
+        assert set(some) - {0} <= expected
+        assert sum(item > 0 for item in some) == min(count, len(expected))
+
+
+def test_it_says_what_it_is() -> None:
+    plain, other = (
+        sampler.build(world()) for sampler in (ModelBeams(), ModelBeams(seen=True, refresh_every=3, refresh_unit="epochs"))
+    )
+    assert [getattr(plain, name) for name in ("by_example", "offers_history", "refresh_every", "refresh_unit")] == [
+        True,
+        False,
+        0,
+        "steps",
+    ]
+    assert [getattr(other, name) for name in ("offers_history", "refresh_every", "refresh_unit")] == [True, 3, "epochs"]
+
+
+def test_the_policy_is_read_as_it_is_at_the_draw() -> None:
+    """Weights that are changed in place, as a refresh does: the worst items become the best."""
+    context = world()
+    sampler, batch = ModelBeams(beams=2).build(context), rows(9, [0, 4], 5)
+    before = sampler(batch, 2, torch.Generator().manual_seed(0))
+    context.policy.score.data.neg_()
+    after = sampler(batch, 2, torch.Generator().manual_seed(0))
+    assert before.sort(1).values.tolist() == [[7, 8]] * 9
+    assert after.sort(1).values.tolist() == [[1, 2]] * 9
+
+
+def test_filters_are_asked_whether_or_not_the_history_is_offered() -> None:
+    even = lambda batch, candidates: candidates % 2 == 0  # noqa: E731
+    context = world()._replace(filters=(even,))
+    drawn = draw(ModelBeams(beams=6, seen=True), context, rows(9, [0, 3], 1), 6)
+    assert drawn.sort(1).values.tolist() == [[0, 0, 0, 3, 5, 7]] * 9
+
+
+@pytest.mark.parametrize("locked", [0, 1])
+def test_a_row_does_not_depend_on_the_batch(locked: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a real policy where it searches freely; alone, in parts of two, without padding."""
+    context = sampler_context()
+    policy = Table(torch.randn(61, 61, generator=torch.Generator().manual_seed(0)), context.semantic_ids)
+    distinct = SemanticIds(torch.stack(torch.unravel_index(torch.randperm(64)[:60], (4, 4, 4)), 1), (4, 4, 4))
+    context = context._replace(policy=policy if locked else build(TIGER, distinct), semantic_ids=distinct)
+    policy.semantic_ids = distinct
+    sampler, batch = ModelBeams(beams=10, locked=locked).build(context), next(batches_of(context, 7))
+    together = sampler(batch, 3, torch.Generator().manual_seed(5))
+    monkeypatch.setattr(beams, "ROWS", 2)
+    assert torch.equal(sampler(batch, 3, torch.Generator().manual_seed(5)), together)
+    for row in range(7):
+        length = int((batch.history[row] > 0).sum())
+        alone = SequenceBatch(batch.user[row : row + 1], batch.history[row : row + 1, -length:], batch.target[row : row + 1])
+        assert torch.equal(sampler(alone, 3, torch.Generator().manual_seed(5)), together[row : row + 1])
+    assert not torch.equal(sampler(batch, 3, torch.Generator().manual_seed(6)), together)
+
+
+@pytest.mark.parametrize("sampler", [ModelBeams(beams=30), ModelBeams(beams=5)])
+def test_the_contract(sampler: ModelBeams) -> None:
+    context = sampler_context()
+    source = torch.Generator().manual_seed(0)
+    table = torch.randn(context.item_count + 1, context.item_count + 1, generator=source)
+    check_sampler(sampler, context._replace(policy=Table(table, context.semantic_ids)))
+
+
+def test_no_rows_no_negatives() -> None:
+    assert draw(ModelBeams(), world(), rows(0, [0, 1], 2), 3).shape == (0, 3)
+
+
+def test_no_gradient_and_no_random_number_of_others() -> None:
+    torch.manual_seed(1)
+    first = draw(ModelBeams(beams=5), world(), rows(5, [0, 1], 2), 3)
+    torch.manual_seed(2)
+    assert torch.equal(first, draw(ModelBeams(beams=5), world(), rows(5, [0, 1], 2), 3))
+    assert not first.requires_grad
+
+
+def test_what_it_cannot_draw_from_is_refused() -> None:
+    context, small = world(), build(TIGER, world().semantic_ids)
+    with pytest.raises(UsageError, match=r"ModelBeams draws from a policy's beams, got a context without a policy"):
+        ModelBeams().build(context._replace(policy=None))
+    with pytest.raises(UsageError, match=r"ModelBeams.beams must be at most policy.beams = 50, got 51"):
+        ModelBeams(beams=51).build(context._replace(policy=small))
+    with pytest.raises(UsageError, match=r"ModelBeams.locked must be below 2, the number of codes of an item, got 2"):
+        ModelBeams(locked=2).build(context)
+    flat = Table(torch.zeros(9, 9), context.semantic_ids)
+    bare = type("Bare", (nn.Module,), {name: getattr(Table, name) for name in ("level_log_prob", "log_prob", "recommend")})()
+    bare.score = flat.score
+    with pytest.raises(
+        UsageError, match=r"ModelBeams.locked = 1 needs a policy that searches below a prefix.*got Bare.*use locked = 0"
+    ):
+        ModelBeams(locked=1).build(context._replace(policy=bare))
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong", "message"),
+    [
+        ("beams", 0, r"ModelBeams.beams must be at least 1, got 0"),
+        ("locked", -1, r"ModelBeams.locked must be at least 0, got -1"),
+        ("refresh_every", -1, r"ModelBeams.refresh_every must be at least 0, got -1"),
+        ("refresh_unit", "hours", r"ModelBeams.refresh_unit must be 'steps' or 'epochs', got 'hours'"),
+    ],
+)
+def test_fields_are_checked(field: str, wrong: object, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        ModelBeams(**{field: wrong})
+
+
+def test_forbidden_items_are_never_drawn_whatever_is_offered() -> None:
+    """The target's Semantic ID and items taken outside the history stay forbidden with `seen`."""
+    context = sampler_context(3)
+    table = torch.randn(context.item_count + 1, context.item_count + 1, generator=torch.Generator().manual_seed(0))
+    context = context._replace(policy=Table(table, context.semantic_ids))
+    batch, forbidden = next(batches_of(context, 64)), Forbidden(context)
+    drawn = draw(ModelBeams(beams=60, seen=True), context, batch, 60)
+    assert bool((forbidden.in_history(batch, drawn)).any())
+    assert not bool(forbidden.shares_semantic_id(batch, drawn).any())
+    assert not bool((forbidden.in_training(batch, drawn) & ~forbidden.in_history(batch, drawn)).any())
