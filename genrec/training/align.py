@@ -97,6 +97,7 @@ class Alignment:
     """The objective of a training, and what it keeps: the reference, the policy that is sampled from, what was drawn."""
 
     def __init__(self, policy: Policy, context: SamplerContext, recipe: Align, seed: int, an_epoch: int) -> None:
+        module_of(policy).eval()
         self.policy, self.recipe = policy, recipe
         self.reference, self.sampled = frozen(policy), frozen(policy)
         self.drawing = Drawing(recipe, context._replace(policy=self.sampled), an_epoch, seed)
@@ -195,7 +196,6 @@ def align(
             f"align.normalise children needs a policy with constrained_level_log_prob (genrec.types.ConstrainedPolicy), got "
             f"{type(policy).__name__}; set align.normalise codes"
         )
-    module_of(policy).eval()
     objective = Alignment(policy, context, recipe, seed, -(-len(examples) // recipe.batch))
     chosen = torch.randperm(len(examples), generator=generator(0, "probed histories"))[:PROBED]
     histories = examples.batch(chosen).history

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from genrec.preference.negatives import ModelBeams, Uniform
 from genrec.semantic_ids import SemanticIds
 from genrec.training.align import Alignment, Drawing, Pairs, align, mismatched, module_of, round_of
 from genrec.training.recipes import Align
-from genrec.types import DrawNegatives, LogProbs, Policy, PreferenceTerms, Rates, Reward, SamplerContext, SequenceBatch
+from genrec.types import DrawNegatives, LogProbs, Policy, PreferenceTerms, Reward, SamplerContext, SequenceBatch
 
 
 def test_a_round_is_sft_and_then_preferences() -> None:
@@ -167,7 +168,7 @@ def test_kto_learns_with_its_baseline(tmp_path: Path) -> None:
 class ItemNumber:
     """A reward of one's own."""
 
-    def rate(self, context: SamplerContext) -> Rates:
+    def rate(self, context: SamplerContext) -> Callable[[SequenceBatch, Tensor], Tensor]:
         return lambda batch, items: items.float()
 
 
