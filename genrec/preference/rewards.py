@@ -61,9 +61,9 @@ class Similarity:
 class RatingRecency:
     """The user's own rating, the less the longer the wait: `phi = rating / (1 + days)^decay`, for `RecPO` (2506.02261).
 
-    `days` lie between the user's last event of the history and the event of the item, the later event where an item was taken twice. An
-    item without a rating of the user's in training has `default`. The paper asks that phi grow with the rating and fall with the delay;
-    this form of it, which stays above 0, is ours.
+    `days` lie between the user's last event of the history and the event of the item, the later event where an item was taken twice.
+    An item without a rating of the user's in training has `default`. The paper asks that phi grow with the rating and fall with the
+    delay; this form of it, which stays above 0, is ours.
     """
 
     default: float = 1.0  # phi of an item that the user never rated, on the scale of the ratings, above 0

@@ -37,10 +37,11 @@ class Anchored:
 
 @dataclass(frozen=True)
 class Smoothed:
-    """Label smoothing of a loss of pairs, `(1-e) loss(w, l) + e loss(l, w)`, the mean over the pairs; with DPO it is `ConservativeDPO`.
+    """Label smoothing of a loss of pairs, `(1-e) loss(w, l) + e loss(l, w)`, the mean over the pairs.
 
-    The loss sees each pair by itself, so that DPO takes any number of negatives, and S-DPO is DPO. An NLL in the loss (CPO, ORPO,
-    Anchored) would be smoothed with it, raising the negative: put the anchor outside, `Anchored(Smoothed(CPO(alpha=0)))`.
+    With DPO it is `ConservativeDPO`. The loss sees each pair by itself, so that DPO takes any number of negatives, and S-DPO is DPO.
+    An NLL in the loss (CPO, ORPO, Anchored) would be smoothed with it, raising the negative: put the anchor outside,
+    `Anchored(Smoothed(CPO(alpha=0)))`.
     """
 
     loss: PreferenceLoss  # the preference objective that is smoothed

@@ -24,11 +24,11 @@ class KTO:
     log-ratio is in general: the batch's mean of `lp - lp_ref` on mismatched pairs, at least 0. It is 0 where `LogProbs.mismatched` is
     None, as it is at the start.
 
-    `paired`: a row's positive and its negatives are examples of one history that weigh the same, half the desirable part plus half the
-    mean over the negatives, so that the paper's balance of the two kinds (Eq. 9) holds at any K; a row without either is no pair, and 0.
-    Not `paired`: every item is an example of its own and weighs the same, as in the authors' code; a row may have no positive
-    (`chosen` -inf under policy and reference) or no negatives. Its loss is then `B / N * (sum over its examples)`, N being the examples
-    of the batch, so that the batch's mean over its B rows is the mean over its N examples. At K = 1 the two are the same.
+    `paired`: a row's positive and its negatives are examples of one history that weigh the same: half the desirable part plus half the
+    mean over the negatives, so that the paper's balance of the two kinds (Eq. 9) holds at any K. A row without either is no pair,
+    and 0. Not `paired`: every item is an example of its own and weighs the same, as in the authors' code; a row may have no positive
+    (`chosen` -inf under policy and reference) or no negatives. Its loss is then `B / N * (sum over its examples)`, N being the
+    examples of the batch, so that the mean over its B rows is the mean over its N examples. At K = 1 the two are the same.
     """
 
     mismatched: ClassVar[bool] = True  # what training has to score as well

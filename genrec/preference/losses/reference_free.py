@@ -70,8 +70,8 @@ class CPO:
 class ORPO:
     """Odds-ratio preference optimisation, `NLL(y_w) - weight * log s(log_odds_w - log_odds_l)` (Hong et al. 2024, 2403.07691, Eq. 6).
 
-    `log_odds = a - log(1 - exp(a))` with `a = lp / L`; the NLL is -a. `weight` is the paper's lambda. A row without negatives keeps its
-    NLL. A deviation: `a` is at most -1e-6 in the odds, since at a = 0 they are infinite; above it they have no gradient.
+    `log_odds = a - log(1 - exp(a))` with `a = lp / L`; the NLL is -a. `weight` is the paper's lambda. A row without negatives keeps
+    its NLL. A deviation: `a` is at most -1e-6 in the odds, since at a = 0 they are infinite; above it they have no gradient.
     """
 
     weight: float = 0.1  # of the odds ratio, beside the NLL's 1; 0 or more

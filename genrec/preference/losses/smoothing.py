@@ -7,7 +7,7 @@ works for whatever loss (`both_ways`), so that `Smoothed` shares it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,11 @@ from genrec.preference.losses.scores import check_range, log_probabilities, over
 from genrec.preference.losses.softmax import DPO
 from genrec.types import LogProbs, PreferenceLoss, PreferenceTerms, Reward
 
+if TYPE_CHECKING:
+    RewardOrNone = Reward | None
+else:
+    RewardOrNone = object  # the command line follows the value's own class; it cannot read a protocol or None
+
 LARGEST = 0.49  # smoothing that RosePO's reward can lead to; at 0.5 a pair would teach nothing, above it the reverse
 
 
@@ -24,7 +29,7 @@ LARGEST = 0.49  # smoothing that RosePO's reward can lead to; at 0.5 a pair woul
 class ConservativeDPO:
     """cDPO, `-(1-e) log s(beta D) - e log s(-beta D)` (Mitchell 2023, "A note on DPO with noisy preferences", Eq. 3).
 
-    The label is taken to be wrong with probability e, so that the gradient vanishes where `s(beta D) = 1 - e` and pushes back above it.
+    The label is taken to be wrong with probability e: the gradient vanishes where `s(beta D) = 1 - e` and pushes back above it.
     """
 
     beta: float = 0.1  # strength of the tie to the reference, above 0
@@ -62,14 +67,15 @@ class RobustDPO:
 class RosePO:
     """cDPO with a smoothing a pair, from a scorer of how likely its label is wrong (RosePO, Liao et al. 2024, 2410.12519).
 
-    `e_k = 2 * epsilon * s(r_k - r_w)`, at most 0.49: `epsilon` where the reward finds both alike, less where it sides with the positive,
-    up to twice as much where it sides with the negative. A deviation: the paper trains an oracle for it; here it is any `Reward`, and
-    how a smoothing follows from one is ours. With `epsilon` near 0.5 it is the Bradley-Terry probability that the label is wrong.
+    `e_k = 2 * epsilon * s(r_k - r_w)`, at most 0.49: `epsilon` where the reward finds both alike, less where it sides with the
+    positive, up to twice as much where it sides with the negative. A deviation: the paper trains an oracle for it; here it is any
+    `Reward`, and how a smoothing follows from one is ours. With `epsilon` near 0.5 it is the Bradley-Terry probability that the label
+    is wrong.
     """
 
     beta: float = 0.1  # strength of the tie to the reference, above 0
     epsilon: float = 0.1  # smoothing where the reward finds both alike, in [0, 0.5)
-    reward: Reward | None = None  # r, the scorer; None: every pair has `epsilon`, which is cDPO
+    reward: RewardOrNone = None  # r, the scorer; None: every pair has `epsilon`, which is cDPO
 
     def __post_init__(self) -> None:
         check_range(self, "beta", 0, above=True)

@@ -80,8 +80,8 @@ class DMPO:
 class RecPO:
     """S-DPO with a margin a negative, `log(1 + sum_k exp(gamma_k + beta (D_k - D_w)))` (RecPO, Ouyang et al. 2025, 2506.02261).
 
-    The better the positive was for the user beside a negative, the further apart they must be: `gamma_k = weight * phi_w / phi_k`, where
-    phi, above 0, comes from `reward`. At the start the loss is `log(1 + sum_k exp(gamma_k))`, above ln(1 + K).
+    The better the positive was for the user beside a negative, the further apart they must be: `gamma_k = weight * phi_w / phi_k`,
+    where phi, above 0, comes from `reward`. At the start the loss is `log(1 + sum_k exp(gamma_k))`, above ln(1 + K).
     """
 
     beta: float = 1.0  # strength of the tie to the reference, above 0
@@ -99,9 +99,8 @@ class RecPO:
         scores = log_ratios(policy, reference)
         chosen, rejected = rewards_of(policy, scores.valid, "RecPO")
         if not bool((chosen > 0).all() & (rejected > 0).all()):
-            raise InputError(
-                f"RecPO divides rewards, which must be above 0; {self.reward!r} gave {float(torch.cat([chosen, rejected.flatten()]).min()):g}"
-            )
+            lowest = float(torch.cat([chosen, rejected.flatten()]).min())
+            raise InputError(f"RecPO divides rewards, which must be above 0, got {lowest:g} from {self.reward!r}: take another reward")
         margins = self.weight * chosen.unsqueeze(1) / rejected
         return terms(softmax_loss(scores, self.beta, margins), scores, self.beta)
 
