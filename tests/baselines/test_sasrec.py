@@ -25,7 +25,7 @@ from genrec.preference.negatives import FaissNeighbours, Uniform
 from genrec.semantic_ids import SemanticIds
 from genrec.testing import check_policy
 from genrec.training.sft import build_policy, window_loss
-from genrec.types import ExactRecommender, Policy, PolicySpecification, SequencePolicy, WindowBatch
+from genrec.types import ConstrainedPolicy, ExactRecommender, Policy, PolicySpecification, SequencePolicy, VectorPolicy, WindowBatch
 
 ITEMS = 30
 IDS = SemanticIds(torch.arange(ITEMS).unsqueeze(1), (ITEMS,))
@@ -53,8 +53,27 @@ def test_it_fills_the_protocols() -> None:
     policy = built()
     assert isinstance(SMALL, PolicySpecification)
     assert SMALL.causal
-    for protocol in (Policy, SequencePolicy, ExactRecommender):
+    for protocol in (Policy, SequencePolicy, ExactRecommender, ConstrainedPolicy, VectorPolicy):
         assert isinstance(policy, protocol)
+
+
+def test_every_code_is_an_item() -> None:
+    """One level of which all codes are real: normalised over them, nothing changes, and all 30 probabilities add up to 1."""
+    policy, history = built(), histories([[3, 4], [5], [0]])
+    items = torch.arange(ITEMS + 1).expand(3, -1)
+    found = policy.constrained_level_log_prob(history, items)
+    assert torch.equal(found, policy.level_log_prob(history, items))
+    torch.testing.assert_close(found[:, 1:].exp().sum((1, 2)), torch.ones(3))
+
+
+def test_item_vectors_are_a_copy_of_the_embeddings() -> None:
+    policy = SMALL.build(IDS)
+    found = policy.item_vectors()
+    assert (tuple(found.shape), found.dtype, found.requires_grad) == ((ITEMS + 1, 16), torch.float32, False)
+    assert torch.equal(found, policy.embedding.weight)
+    assert not found[0].any()
+    found += 1
+    assert not torch.equal(found, policy.embedding.weight)
 
 
 def test_it_keeps_the_contract_of_policies() -> None:
