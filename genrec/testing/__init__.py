@@ -12,6 +12,7 @@ from genrec.testing.encoders import check_encoder, encoder_world
 from genrec.testing.losses import check_loss
 from genrec.testing.policies import check_policy
 from genrec.testing.quantizers import check_quantizer
+from genrec.testing.rewards import check_reward
 from genrec.testing.samplers import check_sampler
 from genrec.testing.sources import check_source
 from genrec.testing.specification import ContractError
@@ -27,6 +28,7 @@ __all__ = [
     "check_loss",
     "check_policy",
     "check_quantizer",
+    "check_reward",
     "check_sampler",
     "check_source",
     "encoder_world",

@@ -10,9 +10,10 @@ from genrec.testing.encoders import check_encoder
 from genrec.testing.losses import check_loss
 from genrec.testing.policies import check_policy
 from genrec.testing.quantizers import check_quantizer
+from genrec.testing.rewards import check_reward
 from genrec.testing.samplers import check_sampler
 from genrec.testing.sources import check_source
-from genrec.types import ItemEncoder, NegativeSampler, PolicySpecification, PreferenceLoss, Quantizer, Source
+from genrec.types import ItemEncoder, NegativeSampler, PolicySpecification, PreferenceLoss, Quantizer, Reward, Source
 
 
 def check_component(component: object, raw: Path) -> None:
@@ -23,6 +24,8 @@ def check_component(component: object, raw: Path) -> None:
         check_sampler(component)
     elif isinstance(component, PreferenceLoss):
         check_loss(component)
+    elif isinstance(component, Reward):
+        check_reward(component)
     elif isinstance(component, Source):
         check_source(component, raw)
     elif isinstance(component, Quantizer):
@@ -32,7 +35,7 @@ def check_component(component: object, raw: Path) -> None:
     else:
         raise UsageError(
             f"{component!r} is no NegativeSampler and no PolicySpecification (no build), no PreferenceLoss (it can't be called), no "
-            "Source (no load), no Quantizer (no fit, level_sizes and restore) and no ItemEncoder (no encode)"
+            "Reward (no rate), no Source (no load), no Quantizer (no fit, level_sizes and restore) and no ItemEncoder (no encode)"
         )
 
 

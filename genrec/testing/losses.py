@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genrec.errors import UsageError
+from genrec.errors import GenrecError, UsageError
+from genrec.preference.losses import asked
 from genrec.testing.specification import ContractError, check_specification
 from genrec.types import LogProbs, PreferenceLoss, PreferenceTerms
 
@@ -17,43 +18,82 @@ def check_loss(loss: PreferenceLoss) -> None:
 
     Checked: a frozen dataclass; one loss an example; finite values and gradients, at log-ratios of 10,000 too; detached rewards; a
     masked negative counts as none; the order of negatives does not matter; at the start the positive is pushed up and no negative is;
-    inputs left alone; no state.
+    inputs left alone; no state. What the loss asks for by `mismatched` or `reward`, and nothing else, is there.
     """
     check_specification(loss, PreferenceLoss, "__call__(policy, reference)")
     try:
-        loss(*_log_probs(3))
+        _ask(loss, *_log_probs(loss, 3))
         counts: tuple[int, ...] = (1, 3)
     except UsageError:
         counts = (1,)
     for count in counts:
-        policy, reference = _log_probs(count)
+        policy, reference = _log_probs(loss, count)
         _check_terms(loss, policy, reference)
-        _check_terms(loss, *_extreme(count))
+        _check_terms(loss, *_extreme(loss, count))
         _check_masked(loss, policy, reference)
         _check_start(loss, policy)
         _check_pure(loss, policy, reference)
 
 
-def _log_probs(count: int) -> tuple[LogProbs, LogProbs]:
-    """Of policy and reference, 3 codes long."""
+def _log_probs(loss: PreferenceLoss, count: int) -> tuple[LogProbs, LogProbs]:
+    """Of policy and reference, 3 codes long, with what the loss asks for; the last row has no mismatched pair."""
     source = torch.Generator().manual_seed(count)
-    draws = [-0.1 - 10 * torch.rand(ROWS, 1 + count, generator=source) for _ in range(2)]
-    ours, theirs = (LogProbs(draw[:, 0], draw[:, 1:], 3) for draw in draws)
+    draws = [-0.1 - 10 * torch.rand(ROWS, 2 + count, generator=source) for _ in range(2)]
+    rewards = 0.5 + 4.5 * torch.rand(ROWS, 1 + count, generator=source) if asked(loss, "reward") else None
+    for draw in draws:
+        draw[-1, -1] = -torch.inf
+    mismatched = [draw[:, -1] if asked(loss, "mismatched") else None for draw in draws]
+    ours, theirs = (LogProbs(draw[:, 0], draw[:, 1:-1], 3, other, rewards) for draw, other in zip(draws, mismatched, strict=True))
     return ours, theirs
 
 
-def _extreme(count: int) -> tuple[LogProbs, LogProbs]:
-    """Log-ratios of about +10,000 and -10,000 for positive and negatives, in all four combinations."""
+def _extreme(loss: PreferenceLoss, count: int) -> tuple[LogProbs, LogProbs]:
+    """Log-ratios of about +10,000 and -10,000 for positive and negatives, in all four combinations, and rewards far apart."""
     high = torch.arange(ROWS)
-    chosen, rejected = (torch.where(high // half % 2 == 0, -0.01, -1e4) for half in (1, 2))
-    ours = LogProbs(chosen, rejected.unsqueeze(1).repeat(1, count), 3)
-    return ours, LogProbs(-1e4 - chosen, -1e4 - ours.rejected, 3)
+    chosen, rejected, other = (torch.where(high // half % 2 == 0, -0.01, -1e4) for half in (1, 2, 4))
+    rewards = torch.where(high // 4 % 2 == 0, 1e-2, 1e2).unsqueeze(1).repeat(1, 1 + count) if asked(loss, "reward") else None
+    if rewards is not None:
+        rewards[:, 0] = 1.0
+    mismatched = other if asked(loss, "mismatched") else None
+    ours = LogProbs(chosen, rejected.unsqueeze(1).repeat(1, count), 3, mismatched, rewards)
+    return ours, ours._replace(
+        chosen=-1e4 - chosen, rejected=-1e4 - ours.rejected, mismatched=None if mismatched is None else -1e4 - mismatched
+    )
+
+
+def _columns(part: LogProbs, places: list[int]) -> LogProbs:
+    """The negatives at these places alone, in this order."""
+    rewards = None if part.rewards is None else part.rewards[:, [0, *(1 + place for place in places)]]
+    return part._replace(rejected=part.rejected[:, places], rewards=rewards)
+
+
+def _without(part: LogProbs, mask: Tensor) -> LogProbs:
+    """The negatives masked, and with them their rewards, where bool [B, K] is true."""
+    rewards = None
+    if part.rewards is not None:
+        rewards = torch.cat([part.rewards[:, :1], part.rewards[:, 1:].masked_fill(mask, -torch.inf)], 1)
+    return part._replace(rejected=part.rejected.masked_fill(mask, -torch.inf), rewards=rewards)
+
+
+def _ask(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
+    """Call the loss; a failure is told with what it was given."""
+    try:
+        return loss(policy, reference)
+    except GenrecError:
+        raise
+    except Exception as error:
+        there = [name for name in ("mismatched", "rewards") if getattr(policy, name) is not None]
+        raise ContractError(
+            f"{type(loss).__name__}: for {ROWS} examples of {policy.rejected.shape[1]} negatives, with "
+            f"{' and '.join(there) or 'neither mismatched nor rewards'}, it raised {error!r}; LogProbs.mismatched is there only if the "
+            "loss has an attribute mismatched, true, and LogProbs.rewards only if its attribute reward is a Reward"
+        ) from error
 
 
 def _gradients(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -> tuple[PreferenceTerms, Tensor, Tensor]:
     """The terms, and the gradients of the losses' sum by the policy's chosen [B] and rejected [B, K]."""
     chosen, rejected = policy.chosen.clone().requires_grad_(), policy.rejected.clone().requires_grad_()
-    terms = loss(LogProbs(chosen, rejected, policy.length), reference)
+    terms = _ask(loss, policy._replace(chosen=chosen, rejected=rejected), reference)
     if not isinstance(terms, PreferenceTerms) or tuple(terms.loss.shape) != tuple(chosen.shape):
         got = f"loss {list(terms.loss.shape)}" if isinstance(terms, PreferenceTerms) else type(terms).__name__
         raise ContractError(
@@ -92,7 +132,7 @@ def _check_masked(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -
     name, count = type(loss).__name__, policy.rejected.shape[1]
     mask = torch.zeros(ROWS, count, dtype=torch.bool)
     mask[:, 0] = True
-    ours, theirs = (part._replace(rejected=part.rejected.masked_fill(mask, -torch.inf)) for part in (policy, reference))
+    ours, theirs = _without(policy, mask), _without(reference, mask)
     _check_terms(loss, ours, theirs)
     terms, _, rejected = _gradients(loss, ours, theirs)
     if bool((rejected[mask] != 0).any()):
@@ -100,13 +140,14 @@ def _check_masked(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -
     if not bool(terms.rejected_reward[mask].isneginf().all()):
         raise ContractError(f"{name}: rejected_reward must be -inf where the negative is masked")
     if count > 1:
-        ours, theirs = (part._replace(rejected=part.rejected[:, 1:]) for part in (policy, reference))
+        ours, theirs = (_columns(part, list(range(1, count))) for part in (policy, reference))
         _require_equal(terms.loss, loss(ours, theirs).loss, f"{name}: a masked negative must count as if it were not there")
 
 
 def _check_start(loss: PreferenceLoss, policy: LogProbs) -> None:
-    """Where policy and reference are one, descent raises the positive and raises no negative."""
-    _, chosen, rejected = _gradients(loss, policy, policy)
+    """Where policy and reference are one and all items are as likely, descent raises the positive and raises no negative."""
+    level = policy._replace(rejected=policy.chosen.unsqueeze(1).repeat(1, policy.rejected.shape[1]))
+    _, chosen, rejected = _gradients(loss, level, level)
     if bool((chosen >= 0).any()) or bool((rejected < 0).any()):
         raise ContractError(
             f"{type(loss).__name__}: at the start a step must push the positive up and no negative; got gradients "
@@ -117,13 +158,14 @@ def _check_start(loss: PreferenceLoss, policy: LogProbs) -> None:
 def _check_pure(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -> None:
     """The same from the same, in any order of negatives, with inputs left alone."""
     name = type(loss).__name__
-    kept = [tensor.clone() for tensor in (*policy[:2], *reference[:2])]
+    given = [part for part in (*policy, *reference) if isinstance(part, Tensor)]
+    kept = [tensor.clone() for tensor in given]
     first = loss(policy, reference).loss
-    if not all(torch.equal(old, new) for old, new in zip(kept, (*policy[:2], *reference[:2]), strict=True)):
+    if not all(torch.equal(old, new) for old, new in zip(kept, given, strict=True)):
         raise ContractError(f"{name}: the log-probabilities were modified; use no in-place operation on them")
-    loss(*_extreme(policy.rejected.shape[1]))
+    loss(*_extreme(loss, policy.rejected.shape[1]))
     _require_equal(first, loss(policy, reference).loss, f"{name}: the same input gives another loss the second time; keep no state")
-    ours, theirs = (part._replace(rejected=part.rejected.flip(1)) for part in (policy, reference))
+    ours, theirs = (_columns(part, list(reversed(range(policy.rejected.shape[1])))) for part in (policy, reference))
     _require_equal(first, loss(ours, theirs).loss, f"{name}: the order of the negatives must not matter")
 
 

@@ -1,0 +1,142 @@
+"""The checks of rewards. In: a reward's specification, and the context to rate in. Out: nothing, or a `ContractError`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from genrec.errors import GenrecError, InputError
+from genrec.model import Tiger
+from genrec.testing.specification import ContractError, check_specification, random_states
+from genrec.testing.worlds import batches_of, sampler_context
+from genrec.types import Reward, SamplerContext, SequenceBatch
+
+if TYPE_CHECKING:
+    from genrec.types.preference import Rates
+
+EXAMPLES = 64  # looked at, at most
+ITEMS = 5  # rated for each
+POLICY = Tiger(width=16, inner=16, heads=2, head_width=8, encoder_layers=1, decoder_layers=1, dropout=0.0, history="items", beams=8)
+
+
+def check_reward(reward: Reward, context: SamplerContext | None = None) -> None:
+    """Refuse a reward that breaks `genrec.types.Reward`, on a synthetic world with ratings and a policy, or on your own `context`.
+
+    Checked: a frozen dataclass; shape, type and device; detached; a finite number for every real item; the same from the same, built
+    once or twice; a row that does not depend on the batch around it; global random state and inputs left alone.
+    """
+    check_specification(reward, Reward, "rate(context)")
+    context = context if context is not None else reward_context()
+    batch = next(batches_of(context, EXAMPLES), None)
+    if batch is None:
+        raise InputError("the context is too small to check a reward: users of 1 item only")
+    items = _items(context, batch)
+    with _left_alone(reward, context, batch, items):
+        rates = _rates(reward, context)
+        rewards = _rate(reward, rates, batch, items)
+        _check_form(reward, rewards, items)
+        _check_same(reward, context, rates, batch, items, rewards)
+
+
+def reward_context() -> SamplerContext:
+    """The world of samplers, with ratings from 1 to 5 and an untrained policy."""
+    context = sampler_context()
+    ratings = np.random.default_rng(0).integers(1, 6, len(context.interactions)).astype("float64")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        policy = POLICY.build(context.semantic_ids)
+    assert isinstance(policy, nn.Module)
+    policy.eval().requires_grad_(False)
+    return context._replace(interactions=context.interactions.assign(rating=ratings), policy=policy)
+
+
+def _items(context: SamplerContext, batch: SequenceBatch) -> Tensor:
+    """The target, the last item of the history, others at random, and nothing at the end of every other row: int64 [B, ITEMS]."""
+    source = torch.Generator().manual_seed(0)
+    others = torch.randint(1, context.item_count + 1, (len(batch.target), ITEMS - 2), generator=source)
+    others[::2, -1] = 0
+    return torch.cat([batch.target.unsqueeze(1), batch.history[:, -1:], others], 1)
+
+
+def _rates(reward: Reward, context: SamplerContext) -> Rates:
+    rates = reward.rate(context)
+    if not callable(rates):
+        raise ContractError(f"{type(reward).__name__}: rate must return what rates, called with (batch, items); got {rates!r}")
+    return rates
+
+
+def _rate(reward: Reward, rates: Rates, batch: SequenceBatch, items: Tensor) -> Tensor:
+    """One call, whose failure is told with its circumstances."""
+    try:
+        return rates(batch, items)
+    except GenrecError:
+        raise
+    except Exception as error:
+        raise ContractError(
+            f"{type(reward).__name__}: rating {items.shape[1]} items (0 = none) for {len(items)} examples raised {error!r}"
+        ) from error
+
+
+def _check_form(reward: Reward, rewards: Tensor, items: Tensor) -> None:
+    """Shape, type, device, no gradient, finite for real items."""
+    name, wanted = type(reward).__name__, f"float32 {list(items.shape)} on {items.device}, one an item"
+    if not isinstance(rewards, Tensor):
+        raise ContractError(f"{name}: must return {wanted}; got {type(rewards).__name__}")
+    if rewards.shape != items.shape or rewards.dtype != torch.float32 or rewards.device != items.device:
+        got = f"{str(rewards.dtype).removeprefix('torch.')} {list(rewards.shape)} on {rewards.device}"
+        raise ContractError(f"{name}: must return {wanted}; got {got}")
+    if rewards.requires_grad:
+        raise ContractError(f"{name}: rewards must be detached, since no loss learns through them; use torch.no_grad()")
+    wrong = ~rewards.isfinite() & (items > 0)
+    if bool(wrong.any()):
+        row, place = wrong.nonzero()[0].tolist()
+        raise ContractError(
+            f"{name}: a real item must have a finite reward; item {int(items[row, place])} of example {row + 1} has "
+            f"{float(rewards[row, place])}: what it is not known for needs a default"
+        )
+
+
+def _check_same(
+    reward: Reward, context: SamplerContext, rates: Rates, batch: SequenceBatch, items: Tensor, first: Tensor
+) -> None:  # fmt: skip
+    """The same rewards again, from what is built again, and for some of the rows in another order."""
+    name = type(reward).__name__
+    again = _rate(reward, rates, batch, items), _rate(reward, _rates(reward, context), batch, items)
+    if not all(_alike(first, other, items) for other in again):
+        raise ContractError(
+            f"{name}: the same items of the same batch are rated differently the second time; draw nothing, keep no state"
+        )
+    rows = torch.arange(len(items)).flip(0)[: (len(items) + 1) // 2]
+    part = SequenceBatch(*(tensor[rows] for tensor in batch))
+    if not _alike(first[rows], _rate(reward, rates, part, items[rows]), items[rows]):
+        raise ContractError(
+            f"{name}: an example is rated differently in another batch; a row must not depend on the rows around it, nor on its place"
+        )
+
+
+def _alike(first: Tensor, second: Tensor, items: Tensor) -> bool:
+    """Equal for real items, but for rounding."""
+    return first.shape == second.shape and torch.allclose(first[items > 0], second[items > 0], rtol=1e-4, atol=1e-5)
+
+
+@contextmanager
+def _left_alone(reward: Reward, context: SamplerContext, batch: SequenceBatch, items: Tensor) -> Iterator[None]:
+    """Refuse a change of global random state, of the context, of the batch or of the items."""
+    name, states, interactions = type(reward).__name__, random_states(), context.interactions.copy()
+    tensors = {"context.popularity": context.popularity, "context.vectors": context.vectors, "items": items}
+    tensors |= {f"batch.{key}": tensor for key, tensor in batch._asdict().items()}
+    before = {key: tensor.clone() for key, tensor in tensors.items()}
+    yield
+    for (library, state), now in zip(states.items(), random_states().values(), strict=True):
+        if state != now:
+            raise ContractError(f"{name}: {library} was drawn from or seeded; a reward is deterministic")
+    changed = [key for key, tensor in tensors.items() if not torch.equal(tensor, before[key])]
+    if not context.interactions.equals(interactions):
+        changed.append("context.interactions")
+    if changed:
+        raise ContractError(f"{name}: {changed[0]} was modified, which others read too; work on a copy")
