@@ -15,7 +15,15 @@ from torch import Generator, Tensor
 from genrec.errors import InputError, ResourceError, UsageError
 from genrec.preference.forbidden import Forbidden, take_first
 from genrec.preference.losses import SoftmaxDPO
-from genrec.preference.negatives import FaissNeighbours, Popularity, Uniform
+from genrec.preference.negatives import (
+    AlreadySeen,
+    Disliked,
+    FaissNeighbours,
+    InBatch,
+    Popularity,
+    PrefixNeighbours,
+    Uniform,
+)  # fmt: skip
 from genrec.testing import ContractError, Cyclic, Shop, batches_of, check_sampler, sampler_context
 from genrec.types import DrawNegatives, NegativeSampler, SamplerContext, SequenceBatch
 
@@ -42,7 +50,8 @@ class RarelyTaken:
 
 SAMPLERS: list[NegativeSampler] = [
     Uniform(), Popularity(), Popularity(0.0), Popularity(2.0), FaissNeighbours(), FaissNeighbours(pool=10, skip=5),
-    FaissNeighbours(pool=1), RarelyTaken(),
+    FaissNeighbours(pool=1), RarelyTaken(), InBatch(), PrefixNeighbours(), PrefixNeighbours(2), AlreadySeen(), AlreadySeen(recent=2),
+    Disliked(), Disliked(3.5),
 ]  # fmt: skip
 
 

@@ -18,10 +18,15 @@ from genrec.types import SamplerContext, SequenceBatch
 
 
 class DrawContract:
-    """The rules of `genrec.types.DrawNegatives` for one training set, whose items are sorted once, here."""
+    """The rules of `genrec.types.DrawNegatives` for one training set, whose items are sorted once, here.
 
-    def __init__(self, context: SamplerContext) -> None:
+    Items are compared by their ids, and with the target by Semantic ID; `Forbidden`, which finds what may be drawn, is stricter where
+    items share Semantic IDs. `offers_history`: items of the row's history are allowed, as from a draw that says so.
+    """
+
+    def __init__(self, context: SamplerContext, offers_history: bool = False) -> None:
         self.items = context.item_count
+        self.offers_history = offers_history
         self.forbidden = Forbidden(context)
 
     def check(self, batch: SequenceBatch, negatives: Tensor, count: int) -> None:
@@ -47,16 +52,18 @@ class DrawContract:
             f"has the target's Semantic ID, so that the pair teaches nothing; {remedy}",
             self.forbidden.shares_semantic_id(rows, drawn),
         )
-        yield f"is in the history, which only a sampler that says so may offer; {remedy}", self.forbidden.in_history(rows, drawn)
+        past = self.forbidden.in_history(rows, drawn)
+        if not self.offers_history:
+            yield f"is in the history, which only a draw with offers_history = True may offer; {remedy}", past
         yield (
             f"is a training item of the user, taken before the target or later; {remedy}",
-            self.forbidden.in_training(rows, drawn),
+            self.forbidden.in_training(rows, drawn) & ~past,
         )
 
 
-def check_draw(batch: SequenceBatch, negatives: Tensor, count: int, context: SamplerContext) -> None:
+def check_draw(batch: SequenceBatch, negatives: Tensor, count: int, context: SamplerContext, offers_history: bool = False) -> None:
     """Check one draw; for many draws on one training set keep a `DrawContract`, which sorts its items only once."""
-    DrawContract(context).check(batch, negatives, count)
+    DrawContract(context, offers_history).check(batch, negatives, count)
 
 
 def _check_form(batch: SequenceBatch, negatives: Tensor, count: int) -> None:

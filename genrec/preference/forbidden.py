@@ -14,50 +14,76 @@ from genrec.types import SamplerContext, SequenceBatch
 
 
 class Forbidden:
-    """The items no row may be given: the target, items with the target's Semantic ID, the history, the user's training items.
+    """The items no row may be given: the target, the history, the user's training items, what has the Semantic ID of one of them, and
+    what `context.filters` refuse.
 
-    Training items count whether the user took them before the target or takes them after it. Validation and test items are
-    not known here, and so not forbidden: leaving them out would tell the policy what they are.
+    A policy knows an item by its Semantic ID alone, so that items are compared by it. Training items count whether the user took them
+    before the target or takes them after it. Validation and test items are not known here, and so not forbidden: leaving them out
+    would tell the policy what they are.
     """
 
     def __init__(self, context: SamplerContext) -> None:
-        self._width = context.item_count + 1
         users, items = (torch.from_numpy(context.interactions[name].to_numpy("int64", copy=True)) for name in ("user", "item"))
-        end = torch.tensor([torch.iinfo(torch.int64).max])  # larger than any key, so that a search always ends on a key
-        self._keys = torch.cat([torch.unique(users * self._width + items), end])  # sorted: one key a (user, item)
-        real = torch.arange(1, context.item_count + 1)
-        self._leaf = torch.cat([torch.tensor([-1]), context.semantic_ids.leaf(real)])  # int64 [N + 1]
+        self.one = _one_of_each(context)  # int64 [N + 1]  the item that stands for all with its Semantic ID: the lowest
+        self._taken = Pairs(users, items, context.item_count)
+        shared = context.semantic_ids.collided > 0
+        self._taken_ids = Pairs(users, self.one[items], context.item_count) if shared else self._taken
+        self._filters = context.filters
 
     def __call__(self, batch: SequenceBatch, candidates: Tensor) -> Tensor:
         """A batch and candidates int64 [B, M], 0..N -> bool [B, M]; 0 (none) is forbidden."""
+        ids = self.one[candidates]
         return (
-            (candidates == 0)
-            | self.shares_semantic_id(batch, candidates)
-            | self.in_training(batch, candidates)
-            | self.in_history(batch, candidates)
+            self.refused(batch, candidates)
+            | self._taken_ids.contain(batch.user.unsqueeze(1), ids)
+            | contains(self.one[batch.history], ids)
         )
+
+    def refused(self, batch: SequenceBatch, candidates: Tensor) -> Tensor:
+        """What even a sampler that offers items of the history must not draw: bool [B, M]."""
+        refused = (candidates == 0) | self.shares_semantic_id(batch, candidates)
+        for refuses in self._filters:
+            refused = refused | refuses(batch, candidates)
+        return refused
+
+    def take(self, batch: SequenceBatch, candidates: Tensor, count: int) -> Tensor:
+        """The first `count` allowed candidates of each row, no two of one Semantic ID: int64 [B, count], 0 where there are fewer."""
+        return take_first(candidates, ~self(batch, candidates), count, self.one)
 
     def shares_semantic_id(self, batch: SequenceBatch, candidates: Tensor) -> Tensor:
         """Whether a candidate is the target, or another item with its Semantic ID: bool [B, M]."""
-        return (self._leaf[candidates] == self._leaf[batch.target].unsqueeze(1)) & (candidates > 0)
+        return (self.one[candidates] == self.one[batch.target].unsqueeze(1)) & (candidates > 0)
 
     def in_training(self, batch: SequenceBatch, candidates: Tensor) -> Tensor:
-        """Whether the user takes a candidate anywhere in training: bool [B, M]."""
-        wanted = batch.user.unsqueeze(1) * self._width + candidates
-        return self._keys[torch.searchsorted(self._keys, wanted)] == wanted
+        """Whether the user takes a candidate, this very item, anywhere in training: bool [B, M]."""
+        return self._taken.contain(batch.user.unsqueeze(1), candidates)
 
     def in_history(self, batch: SequenceBatch, candidates: Tensor) -> Tensor:
-        """Whether a candidate is in the history: bool [B, M]."""
+        """Whether a candidate, this very item, is in the history: bool [B, M]."""
         return contains(batch.history, candidates)
 
 
-def take_first(candidates: Tensor, allowed: Tensor, count: int) -> Tensor:
+class Pairs:
+    """A set of (user, item) pairs, sorted once."""
+
+    def __init__(self, users: Tensor, items: Tensor, item_count: int) -> None:
+        self._width = item_count + 1
+        end = torch.tensor([torch.iinfo(torch.int64).max])  # larger than any key, so that a search always ends on a key
+        self._keys = torch.cat([torch.unique(users * self._width + items), end])  # one key a pair
+
+    def contain(self, users: Tensor, items: Tensor) -> Tensor:
+        """Whether a pair is one of them: bool, shapes broadcast."""
+        wanted = users * self._width + items
+        return self._keys[torch.searchsorted(self._keys, wanted)] == wanted
+
+
+def take_first(candidates: Tensor, allowed: Tensor, count: int, one: Tensor | None = None) -> Tensor:
     """Candidates int64 [B, M] and allowed bool [B, M] -> the first `count` distinct allowed ones of each row, int64 [B, count].
 
-    0 at the end of the row where there are fewer.
+    0 at the end of the row where there are fewer. `one` int64 [N + 1] (`Forbidden.one`): items of one Semantic ID are not distinct.
     """
     candidates = torch.where(allowed, candidates, 0)
-    keep = (candidates > 0) & ~repeated(candidates)
+    keep = (candidates > 0) & ~repeated(candidates if one is None else one[candidates])
     place = keep.cumsum(1).sub_(1)
     place = torch.where(keep & (place < count), place, count)  # column `count` takes what is not kept, and is cut off
     return candidates.new_zeros(len(candidates), count + 1).scatter_(1, place, candidates)[:, :count]
@@ -71,3 +97,10 @@ def on_cpu(batch: SequenceBatch) -> SequenceBatch:
 def rows_of(batch: SequenceBatch, rows: Tensor) -> SequenceBatch:
     """Some rows of a batch, int64 [rows]."""
     return SequenceBatch(*(tensor[rows] for tensor in batch))
+
+
+def _one_of_each(context: SamplerContext) -> Tensor:
+    """For each item the lowest with its Semantic ID: int64 [N + 1], 0 for 0."""
+    start, items = context.semantic_ids.items_by_leaf()
+    lowest = torch.repeat_interleave(items[start[:-1].long()].long(), start.diff().long())
+    return torch.zeros(context.item_count + 1, dtype=torch.int64).scatter_(0, items.long(), lowest)

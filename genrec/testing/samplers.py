@@ -43,7 +43,8 @@ def check_sampler(sampler: NegativeSampler, context: SamplerContext | None = Non
 
 def _check_draws(sampler: NegativeSampler, context: SamplerContext, batch: SequenceBatch) -> None:
     """Draw for the batch and hold the result against the contract."""
-    name, contract, draw = type(sampler).__name__, DrawContract(context), _build(sampler, context)
+    name, draw = type(sampler).__name__, _build(sampler, context)
+    contract = DrawContract(context, getattr(draw, "offers_history", False))
     for count in COUNTS:
         negatives = _draw(name, draw, batch, count, seed=0)
         try:
@@ -90,9 +91,14 @@ def _draw(name: str, draw: DrawNegatives, batch: SequenceBatch, count: int, seed
 
 
 def _crowded(context: SamplerContext) -> tuple[SamplerContext, SequenceBatch]:
-    """The context with two users more, who have taken all items but the last two, and all; and a batch of the two."""
+    """The context with two users more, who have taken all items but two, and all; and a batch of the two.
+
+    The two items left are the last that share their Semantic ID with no other, if there are such.
+    """
     items, last = context.item_count, int(context.interactions["user"].max())
-    taken = np.concatenate([np.arange(1, items - 1), np.arange(1, items + 1)])
+    alone = context.semantic_ids.shared(torch.arange(items + 1)) == 1
+    left = (torch.arange(items + 1) * (alone.long() * items + 1)).topk(2).indices.numpy()
+    taken = np.concatenate([np.setdiff1d(np.arange(1, items + 1), left), np.arange(1, items + 1)])
     users = np.repeat([last + 1, last + 2], [items - 2, items])
     more = context.interactions.iloc[np.zeros(len(taken), dtype=int)].assign(user=users, item=taken, time=taken)
     interactions = concat([context.interactions, more], ignore_index=True)

@@ -35,6 +35,7 @@ def sampler_context(seed: int = 0, items: int = 60, users: int = 40) -> SamplerC
             "time": np.concatenate([np.arange(len(row)) for row in taken]),
         }
     )
+    interactions["rating"] = source.integers(1, 6, len(interactions)).astype(float)
     popularity = torch.bincount(torch.from_numpy(interactions["item"].to_numpy(copy=True)), minlength=items + 1)
     vectors_ = torch.from_numpy(vectors).float()
     return SamplerContext(items, interactions, popularity, vectors_, SemanticIds(torch.from_numpy(codes), (4, 4, 4)))

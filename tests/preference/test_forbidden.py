@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec.preference.forbidden import Forbidden, on_cpu, rows_of, take_first
@@ -13,16 +13,41 @@ from genrec.types import SequenceBatch
 
 
 @given(st.integers(0, 50))
-def test_forbidden_is_target_semantic_id_history_and_training(seed: int) -> None:
+@settings(deadline=None)
+def test_forbidden_is_target_history_and_training_by_semantic_id(seed: int) -> None:
     context = sampler_context(seed, items=20, users=6)
     batch = next(batches_of(context, 16))
     forbidden = Forbidden(context)(batch, torch.arange(context.item_count + 1).expand(len(batch.target), -1))
     codes = context.semantic_ids.codes.tolist()
     for row, (user, target) in enumerate(zip(batch.user.tolist(), batch.target.tolist(), strict=True)):
         training = set(context.interactions.loc[context.interactions["user"] == user, "item"])
-        twins = {item for item in range(1, context.item_count + 1) if codes[item - 1] == codes[target - 1]}
-        expected = {0, target} | training | twins | set(batch.history[row].tolist())
+        taken = [codes[item - 1] for item in {target} | training | set(batch.history[row].tolist()) - {0}]
+        expected = {0} | {item for item in range(1, context.item_count + 1) if codes[item - 1] in taken}
         assert set(forbidden[row].nonzero().flatten().tolist()) == expected
+
+
+def test_what_a_filter_refuses_is_forbidden_and_asked_of_history_too() -> None:
+    """Items of even number are refused; item 7 is in the history."""
+    context = sampler_context()._replace(
+        filters=(lambda _, candidates: candidates % 2 == 0,), semantic_ids=SemanticIds(torch.arange(60).unsqueeze(1))
+    )
+    batch = SequenceBatch(torch.tensor([10_000]), torch.tensor([[7, 8]]), torch.tensor([3]))
+    candidates = torch.tensor([[3, 4, 5, 7, 8, 9]])
+    forbidden = Forbidden(context)
+    assert forbidden(batch, candidates).tolist() == [[True, True, False, True, True, False]]
+    assert forbidden.refused(batch, candidates).tolist() == [[True, True, False, False, True, False]]
+    assert forbidden.take(batch, candidates, 3).tolist() == [[5, 9, 0]]
+
+
+def test_no_two_negatives_of_one_semantic_id() -> None:
+    """Items 1 and 3 share a Semantic ID, and so do 2 and 4; 5 is the target."""
+    context = sampler_context(items=20)
+    codes = torch.arange(20).unsqueeze(1)
+    codes[2], codes[3] = codes[0], codes[1]
+    forbidden = Forbidden(context._replace(interactions=context.interactions.iloc[:0], semantic_ids=SemanticIds(codes)))
+    batch = SequenceBatch(torch.tensor([0]), torch.tensor([[0]]), torch.tensor([5]))
+    assert forbidden.take(batch, torch.tensor([[3, 4, 2, 1, 6]]), 4).tolist() == [[3, 4, 6, 0]]
+    assert forbidden(batch._replace(history=torch.tensor([[3]])), torch.tensor([[1, 2, 3]])).tolist() == [[True, False, True]]
 
 
 def test_a_history_beyond_training_is_forbidden_too() -> None:

@@ -14,14 +14,27 @@ from torch import Tensor
 
 from genrec.errors import InputError, UsageError
 from genrec.preference.contract import check_draw
-from genrec.preference.forbidden import Forbidden
-from genrec.preference.negatives import FaissNeighbours, Popularity, Uniform, weighted
+from genrec.preference.forbidden import Forbidden, rows_of
+from genrec.preference.negatives import (
+    AlreadySeen,
+    Disliked,
+    FaissNeighbours,
+    InBatch,
+    Popularity,
+    PrefixNeighbours,
+    Uniform,
+    successive,
+)
 from genrec.semantic_ids import SemanticIds
 from genrec.testing import batches_of, sampler_context
 from genrec.types import NegativeSampler, SamplerContext, SequenceBatch
 
 NOTHING: list[tuple[int, int]] = []
-SAMPLERS = [Uniform(), Popularity(), Popularity(0.0), Popularity(3.0), FaissNeighbours(), FaissNeighbours(pool=8, skip=3)]
+SAMPLERS = [
+    Uniform(), Popularity(), Popularity(0.0), Popularity(3.0), FaissNeighbours(), FaissNeighbours(pool=8, skip=3), InBatch(),
+    PrefixNeighbours(), PrefixNeighbours(2), AlreadySeen(), AlreadySeen(recent=2), Disliked(3.0),
+]  # fmt: skip
+ANYTHING = (Uniform, Popularity)  # whose candidates are all items
 
 
 def world(events: list[int], taken: list[tuple[int, int]] = NOTHING, vectors: Tensor | None = None) -> SamplerContext:
@@ -36,16 +49,18 @@ def world(events: list[int], taken: list[tuple[int, int]] = NOTHING, vectors: Te
     )
 
 
-def rows(count: int, target: int = 1, user: int = 0) -> SequenceBatch:
-    """One example again and again, without any history."""
-    return SequenceBatch(torch.full((count,), user), torch.zeros(count, 1, dtype=torch.int64), torch.full((count,), target))
+def rows(count: int, target: int = 1, user: int = 0, history: tuple[int, ...] = (0,)) -> SequenceBatch:
+    """One history and target of so many users, the first of them `user`: examples that draw for themselves."""
+    return SequenceBatch(
+        torch.arange(user, user + count), torch.tensor(history).expand(count, -1).clone(), torch.full((count,), target)
+    )
 
 
 def draw(sampler: NegativeSampler, context: SamplerContext, batch: SequenceBatch, count: int, seed: int = 0) -> Tensor:
     return sampler.build(context)(batch, count, torch.Generator().manual_seed(seed))
 
 
-def successive(weights: dict[int, float], count: int) -> dict[tuple[int, ...], float]:
+def ordered_draws(weights: dict[int, float], count: int) -> dict[tuple[int, ...], float]:
     """The probability of every ordered draw of `count` items, one after another without replacement."""
     result = {}
     for order in permutations(weights, count):
@@ -57,7 +72,9 @@ def successive(weights: dict[int, float], count: int) -> dict[tuple[int, ...], f
     return result
 
 
-@pytest.mark.parametrize("rounds", [(8, 64), (1,), ()], ids=["with replacement", "both", "exponential race"])
+@pytest.mark.parametrize(
+    ("rounds", "few"), [((8, 64), 0), ((1,), 0), ((), 0), ((8, 64), 8)], ids=["with replacement", "both", "exponential race", "few"]
+)
 @pytest.mark.parametrize(
     ("sampler", "weights"),
     [
@@ -69,12 +86,13 @@ def successive(weights: dict[int, float], count: int) -> dict[tuple[int, ...], f
     ids=["uniform", "popularity", "square root", "alpha 0"],
 )
 def test_the_distribution_is_the_documented_one(
-    sampler: NegativeSampler, weights: dict[int, float], rounds: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+    sampler: NegativeSampler, weights: dict[int, float], rounds: tuple[int, ...], few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The joint distribution of ordered draws, whichever way they are made; item 1 is the target and 5 a training item."""
-    monkeypatch.setattr(weighted, "ROUNDS", rounds)
-    drawn = draw(sampler, world([7, 9, 4, 1, 50, 30], [(0, 5)]), rows(20_000), 3)
-    expected = successive(weights, 3)
+    """The joint distribution of ordered draws, whichever way they are made; item 1 is the target and 5 in the history."""
+    monkeypatch.setattr(successive, "ROUNDS", rounds)
+    monkeypatch.setattr(successive, "FEW", few)
+    drawn = draw(sampler, world([7, 9, 4, 1, 50, 30]), rows(20_000, history=(0, 5)), 3)
+    expected = ordered_draws(weights, 3)
     index = {order: place for place, order in enumerate(expected)}
     counts = torch.bincount(torch.tensor([index[tuple(row)] for row in drawn.tolist()]), minlength=len(index))
     frequencies = [probability * len(drawn) for probability in expected.values()]
@@ -82,8 +100,7 @@ def test_the_distribution_is_the_documented_one(
 
 
 def test_rows_of_the_catalogue_are_searched_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weighted, "ROUNDS", ())
-    monkeypatch.setattr(weighted, "DENSE", 25)
+    monkeypatch.setattr(successive, "DENSE", 25)
     drawn = draw(Uniform(), world([1] * 10), rows(31), 4)
     assert (drawn > 1).all()
     assert len(set(map(tuple, drawn.tolist()))) > 25
@@ -91,7 +108,7 @@ def test_rows_of_the_catalogue_are_searched_in_parts(monkeypatch: pytest.MonkeyP
 
 def test_neighbours_are_drawn_uniformly() -> None:
     drawn = draw(FaissNeighbours(pool=4, skip=1), world([1] * 7, vectors=line(7)), rows(20_000), 2)
-    expected = successive({3: 1, 4: 1, 5: 1, 6: 1}, 2)
+    expected = ordered_draws({3: 1, 4: 1, 5: 1, 6: 1}, 2)
     counts = [int((drawn == torch.tensor(order)).all(1).sum()) for order in expected]
     assert sum(counts) == len(drawn)
     assert chisquare(counts).pvalue > 1e-3
@@ -143,10 +160,11 @@ def test_a_large_alpha_does_not_overflow() -> None:
 
 
 def test_a_user_who_has_taken_all_gets_none() -> None:
-    context = world([1] * 6, [(0, item) for item in range(1, 7)] + [(1, item) for item in range(1, 5)])
+    """Users 0 to 2 have taken all, 3 to 5 all but items 5 and 6."""
+    taken = [(user, item) for user in range(6) for item in range(1, 7 if user < 3 else 5)]
+    context = world([1] * 6, taken)
     for sampler in (Uniform(), Popularity(), FaissNeighbours()):
-        both = [torch.cat(parts) for parts in zip(rows(3), rows(3, user=1), strict=True)]
-        drawn = draw(sampler, context, SequenceBatch(*both), 4)
+        drawn = draw(sampler, context, rows(6), 4)
         assert not drawn[:3].any()
         assert drawn[3:].sort(1).values.tolist() == [[0, 0, 5, 6]] * 3
         assert (drawn[3:, :2] > 0).all()
@@ -164,7 +182,7 @@ def test_only_the_generator_matters() -> None:
         torch.manual_seed(1)
         first = draw(sampler, context, batch, 3)
         torch.manual_seed(2)
-        assert torch.equal(first, draw(sampler, context, batch, 3))
+        assert torch.equal(first, draw(sampler, context, batch, 3)), sampler
         assert not torch.equal(first, draw(sampler, context, batch, 3, seed=1))
 
 
@@ -175,12 +193,17 @@ def test_any_world_any_count(seed: int, items: int, users: int, sampler: Negativ
     context = sampler_context(seed, items, users)
     batch = next(batches_of(context, 32))
     drawn = draw(sampler, context, batch, count, seed)
-    check_draw(batch, drawn, count, context)
+    check_draw(batch, drawn, count, context, offers_history=isinstance(sampler, AlreadySeen | Disliked))
     allowed = ~Forbidden(context)(batch, torch.arange(items + 1).expand(len(batch.target), -1))
     if isinstance(sampler, Popularity) and sampler.alpha > 0:
         allowed &= context.popularity > 0
-    if not isinstance(sampler, FaissNeighbours) or sampler.pool > items:
-        assert torch.equal((drawn > 0).sum(1), allowed.sum(1).clamp(max=count))
+    if isinstance(sampler, ANYTHING):
+        assert (drawn > 0).sum(1).tolist() == [min(count, len(set(ids))) for ids in semantic_ids_of(context, allowed)]
+
+
+def semantic_ids_of(context: SamplerContext, items: Tensor) -> list[list[int]]:
+    """The leaves of each row's items, bool [B, N + 1]: two items of one Semantic ID are one negative at most."""
+    return [context.semantic_ids.leaf(row.nonzero().squeeze(1)).tolist() for row in items]
 
 
 @pytest.mark.parametrize("wrong", [-0.5, float("nan"), float("inf")])
@@ -208,3 +231,22 @@ def test_negatives_are_where_the_batch_is() -> None:
         drawn = draw(sampler, context, there, 3)
         assert drawn.is_cuda
         assert torch.equal(drawn.cpu(), draw(sampler, context, batch, 3))
+
+
+@pytest.mark.parametrize("sampler", [each for each in SAMPLERS if not isinstance(each, InBatch | FaissNeighbours)], ids=repr)
+def test_a_draw_is_of_the_example(sampler: NegativeSampler) -> None:
+    """A row alone, in another order, or in a batch with longer histories is given the same negatives."""
+    context = sampler_context()
+    batch = next(batches_of(context, 64))
+    drawn = draw(sampler, context, batch, 3)
+    assert sampler.build(context).by_example  # type: ignore[attr-defined]
+    for some in (torch.tensor([5]), torch.arange(63, -1, -1), torch.tensor([1, 1, 60])):
+        assert torch.equal(draw(sampler, context, rows_of(batch, some), 3), drawn[some])
+    padded = batch._replace(history=torch.cat([torch.zeros(64, 3, dtype=torch.int64), batch.history], 1))
+    assert torch.equal(draw(sampler, context, padded, 3), drawn)
+
+
+def test_successive_calls_draw_afresh() -> None:
+    context, generator = sampler_context(), torch.Generator().manual_seed(0)
+    batch, sampler = next(batches_of(context, 64)), Uniform().build(context)
+    assert not torch.equal(sampler(batch, 3, generator), sampler(batch, 3, generator))
