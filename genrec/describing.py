@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import groupby
+from math import nan
 from pathlib import Path
 
 import pandas as pd
@@ -92,9 +93,8 @@ def curves(options: argparse.Namespace) -> int:
     if options.csv is not None:
         _write_csv(found, options.csv)
     key = hash_of([each.artifact.key for each in found])
-    draw = partial(
-        picture.draw, {name: [each.curves for each in seeds] for name, seeds in rows.items()}, f"{stage}: {', '.join(rows)}"
-    )
+    tables = {name: [each.curves for each in seeds] for name, seeds in rows.items()}
+    draw = partial(picture.draw, tables, f"{stage}: {', '.join(rows)}")
     _draw(draw, options.picture, f"{'-'.join(rows)[:100]}-{stage}-curves-{key}", key, first=True)
     return 0
 
@@ -113,7 +113,7 @@ def _curves_lines(seeds: Sequence[runs.Trained]) -> list[str]:
     last = [last_values(each.curves) for each in seeds]
     lines.append("last values" + (f", seeds {', '.join(str(each.seed) for each in seeds)}" if len(seeds) > 1 else ""))
     width = max(map(len, last[0]))
-    return lines + [f"  {name:{width}}" + "".join(f" {values[name]:11.5g}" for values in last if name in values) for name in last[0]]
+    return lines + [f"  {name:{width}}" + "".join(f" {values.get(name, nan):11.5g}" for values in last) for name in last[0]]
 
 
 def _write_csv(found: Sequence[runs.Trained], path: Path) -> None:
@@ -121,8 +121,9 @@ def _write_csv(found: Sequence[runs.Trained], path: Path) -> None:
     tables = []
     for each in found:
         table = each.curves.copy()
-        for place, (name, value) in enumerate((("name", each.name), ("seed", each.seed), ("stage", each.artifact.stage))):
-            table.insert(place, name, value)
+        table.insert(0, "name", each.name)
+        table.insert(1, "seed", each.seed)
+        table.insert(2, "stage", each.artifact.stage)
         tables.append(table)
     try:
         pd.concat(tables, ignore_index=True).to_csv(path, index=False)

@@ -36,7 +36,7 @@ class Trained(NamedTuple):
 
 
 def run(experiments: Sequence[Experiment], refresh: str | None = None) -> None:
-    """Run what is missing of each and record it; curves are drawn when a policy is trained. Then one line says what each stage took."""
+    """Run what is missing of each and record it; curves are drawn once a policy is trained. One line then says what stages took."""
     done: set[str] = set()
     made: dict[str, Artifact] = {}
     for experiment in experiments:

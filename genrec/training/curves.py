@@ -93,9 +93,11 @@ def save(rows: Sequence[Row], folder: Path) -> None:
 
 
 def best_step(curves: DataFrame) -> tuple[int, float]:
-    """The first step with the best selection metric on validation, and what it was; training keeps it where it keeps the best."""
-    found = curves.set_index("step")[f"{VALIDATION}{SELECTED}"].dropna()
-    return int(found.idxmax()), float(found.max())
+    """The first step with the best NDCG@10 on validation, and what it was: what training keeps where it keeps the best."""
+    name = f"{VALIDATION}{SELECTED}"
+    found = curves[["step", name]].dropna()
+    place = int(found[name].to_numpy().argmax())
+    return int(found["step"].iloc[place]), float(found[name].iloc[place])
 
 
 def last_values(curves: DataFrame) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Stages 4 and 5, curves as a picture, the only file of the folder that knows matplotlib.
 
-In: tables of curves, by row of a table of results and seed. Out: a file, PNG, SVG or PDF by its suffix; a panel for each kind of number.
+In: tables of curves, by row (of a table of results) and seed. Out: a file, PNG, SVG or PDF by its suffix; a panel for each kind of
+number.
 """
 
 from __future__ import annotations

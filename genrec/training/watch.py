@@ -46,6 +46,6 @@ class Falling:
         return (
             f"alignment takes probability from the positives: by step {step} their log-probability fell by {before - chosen:.2f} nats "
             f"a Semantic ID ({before:.2f} -> {chosen:.2f}), the negatives' by {other - rejected:.2f} ({other:.2f} -> {rejected:.2f}). "
-            "A preference loss sees only the difference of the two: the margin grows while both fall, and what they lose goes to items "
-            f"that nobody chose. {REMEDIES}"
+            "A preference loss sees only the difference of the two: the margin grows while both fall, and what they lose goes to "
+            f"items that nobody chose. {REMEDIES}"
         )
