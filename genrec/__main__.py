@@ -1,4 +1,7 @@
-"""The command line: `genrec run`, `data`, `tokenize`, `show`, `compare`, `check`, `doctor`. Nothing heavy is imported at its start."""
+"""The command line: `genrec run`, `data`, `tokenize`, `show`, `compare`, `curves`, `check`, `doctor`.
+
+Nothing heavy is imported at its start.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,10 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from genrec import __version__
 from genrec.errors import GenrecError, UsageError
-
-PICTURES = (".png", ".pdf", ".svg")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -102,6 +101,18 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--markdown", metavar="FILE", type=Path, help="also write the table as Markdown")
     compare.set_defaults(call=_compare)
 
+    curves = commands.add_parser(
+        "curves",
+        help="what was seen while policies were trained: last values, best step, a picture of several rows over each other",
+        description="Print where the curves of a training are, their last values and the best step on validation, and draw them: one "
+        "row by itself, or several over each other, each as the mean over its seeds.",
+    )
+    curves.add_argument("names", metavar="NAME", nargs="+")
+    curves.add_argument("--stage", choices=["align", "sft"], help="whose curves (default: align, where every row has it)")
+    curves.add_argument("--picture", metavar="FILE", type=Path, help="the picture (default: in reports/ of the data folder)")
+    curves.add_argument("--csv", metavar="FILE", type=Path, help="also write all of them as one table, a row for each seed and step")
+    curves.set_defaults(call=_curves)
+
     check = commands.add_parser(
         "check", help="whether a sampler, loss, source, item encoder, quantizer or policy of yours keeps its contract, and if not, why"
     )
@@ -143,84 +154,21 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _data(options: argparse.Namespace, overrides: list[str]) -> int:
-    from genrec import loading, pipeline, runs
-    from genrec.data import picture, report
-    from genrec.data.corpus import Corpus
+    from genrec import describing
 
-    _check_picture(options.picture)
-    known: set[str] = set()
-    done: set[str] = set()
-    for experiment in loading.override(loading.load(options.experiment), overrides):
-        artifact = pipeline.run(experiment, options.refresh, done, last="data")["data"]
-        if artifact.key in known:
-            continue
-        known.add(artifact.key)
-        corpus = Corpus.load(artifact.folder)
-        specification = artifact.manifest["specification"]
-        title = f"{runs.label(specification['source'])}, {runs.label(specification['split'])}"
-        print(f"{title}\n{artifact.folder}")
-        for line in report.lines(corpus):
-            print(f"  {line}")
-        name = f"{type(experiment.source).__name__.lower()}-{artifact.key}"
-        _draw(partial(picture.draw, corpus, title), options.picture, name, artifact.key, first=len(known) == 1)
-    return 0
+    return describing.data(options, overrides)
 
 
 def _tokenize(options: argparse.Namespace, overrides: list[str]) -> int:
-    import json
+    from genrec import describing
 
-    from genrec import loading, pipeline, runs
-    from genrec.data.corpus import Corpus
-    from genrec.semantic_ids import SemanticIds
-    from genrec.tokenizer import picture, report
-
-    _check_picture(options.picture)
-    found = [each for each in loading.override(loading.load(options.experiment), overrides) if not each.is_baseline and each.tokenize]
-    if not found:
-        raise UsageError(f"{options.experiment} has baselines only, which need no Semantic IDs, or items as codes (tokenize=None)")
-    known: set[str] = set()
-    done: set[str] = set()
-    for experiment in found:
-        artifacts = pipeline.run(experiment, options.refresh, done, last="tokenize")
-        artifact = artifacts["tokenize"]
-        assert experiment.tokenize is not None
-        if artifact.key in known:
-            continue
-        known.add(artifact.key)
-        corpus, semantic_ids = Corpus.load(artifacts["data"].folder), SemanticIds.load(artifact.folder / "codes.safetensors")
-        figures = json.loads((artifact.folder / "health.json").read_text(encoding="utf-8"))
-        parts = {name: step.manifest["specification"] for name, step in artifacts.items()}
-        title = ", ".join(
-            runs.label(each) for each in (parts["data"]["source"], parts["embed"]["embed"], parts["tokenize"]["tokenize"]["quantizer"])
-        )
-        print(f"{title}\n{artifact.folder}")
-        for line in report.lines(figures):
-            print(f"  {line}")
-        name = f"{type(experiment.tokenize.quantizer).__name__.lower()}-{artifact.key}"
-        draw = partial(picture.draw, semantic_ids, figures, corpus.items, title)
-        _draw(draw, options.picture, name, artifact.key, first=len(known) == 1)
-    return 0
+    return describing.tokenize(options, overrides)
 
 
-def _check_picture(path: Path | None) -> None:
-    if path is not None and path.suffix not in PICTURES:
-        raise UsageError(f"--picture must end in {', '.join(PICTURES)}, got {path}")
+def _curves(options: argparse.Namespace, overrides: list[str]) -> int:
+    from genrec import describing
 
-
-def _draw(draw: Callable[[Path], None], wanted: Path | None, name: str, key: str, first: bool) -> None:
-    """Draw where the person said, or in reports/; `first`: whether it is the command's first picture, others get their key."""
-    from genrec import pipeline
-
-    path = wanted or pipeline.home() / "reports" / f"{name}.png"
-    if wanted is not None and not first:
-        path = path.with_stem(f"{path.stem}-{key}")
-    try:
-        draw(path)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise
-        raise UsageError(f"the picture {path} can't be written ({error}); name another place with --picture") from error
-    print(f"  picture: {path}")
+    return describing.curves(options)
 
 
 def _print_table(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from importlib import metadata
 from pathlib import Path
 
 from genrec.pipeline import hardware, home, versions
@@ -13,6 +14,7 @@ def report() -> int:
     """Print versions, devices, threads and free disk; returns 1 where something is wrong."""
     for name, version in versions().items():
         print(f"{name:20} {version}")
+    print(f"{'tensorboard':20} {_tensorboard()}")
     for name, value in hardware().items():
         print(f"{name:20} {value}")
     base = home()
@@ -25,6 +27,14 @@ def report() -> int:
     for fault in faults:
         print(f"WRONG: {fault}")
     return 1 if faults else 0
+
+
+def _tensorboard() -> str:
+    """Its version. Results don't depend on it, so that manifests don't name it."""
+    try:
+        return metadata.version("tensorboard")
+    except metadata.PackageNotFoundError:
+        return "not installed: pip install 'genrec[track]' shows curves while a policy is trained"
 
 
 def _faults(openmp: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from filelock import FileLock
@@ -23,18 +23,49 @@ from genrec.pipeline import run as build
 from genrec.progress import say
 from genrec.store import Artifact, hash_of, write_json
 
+TRAINED = ("sft", "align")  # the stages that have curves
+
+
+class Trained(NamedTuple):
+    """One finished training."""
+
+    name: str
+    seed: int
+    artifact: Artifact
+    curves: pd.DataFrame  # `genrec.training.curves.table`
+
 
 def run(experiments: Sequence[Experiment], refresh: str | None = None) -> None:
-    """Run what is missing of each and record it; then one line says what every stage that was made took."""
+    """Run what is missing of each and record it; curves are drawn once a policy is trained. One line then says what stages took."""
     done: set[str] = set()
     made: dict[str, Artifact] = {}
     for experiment in experiments:
         before = {step.key: _dated(store().folder(step.stage, step.key)) for step in plan(experiment)}
+        for step in plan(experiment):
+            if step.stage in TRAINED:
+                _draw(experiment, build(experiment, refresh, done, last=step.stage)[step.stage])
         artifacts = build(experiment, refresh, done)
         record(experiment, artifacts)
         made |= {each.key: each for each in artifacts.values() if _dated(each.folder) != before[each.key]}
     if made:
         say(seconds_line(list(made.values())))
+
+
+def _draw(experiment: Experiment, artifact: Artifact) -> None:
+    """The curves of a training into reports/, unless a row that shares it drew them. A picture is no result: without one, go on."""
+    from genrec.training import picture
+
+    reports, made = home() / "reports", _dated(artifact.folder) or 0
+    if any(old.stat().st_mtime_ns >= made for old in reports.glob(f"*-{artifact.stage}-{artifact.key}.png")):
+        return
+    path = reports / f"{experiment.name}-seed-{experiment.seed}-{artifact.stage}-{artifact.key}.png"
+    title = f"{experiment.name} (seed {experiment.seed}): {artifact.stage} {artifact.key}"
+    try:
+        picture.draw({experiment.name: [pd.read_parquet(artifact.folder / "curves.parquet")]}, title, path)
+    except (ImportError, OSError) as error:
+        say(f"{title}: its curves could not be drawn ({error})")
+    else:
+        say(f"{title}: curves drawn in {path}")
 
 
 def _dated(folder: Path) -> int | None:
@@ -138,6 +169,21 @@ def outcomes(names: Sequence[str], only_seeds: dict[str, set[int]] | None = None
             ranks = pd.read_parquet(folder / "ranks.parquet")
             runs.append(Run(name, int(seed), ranks, entry["metrics"], content["protocol"], content["configuration"]))
     return runs
+
+
+def trainings(names: Sequence[str], stage: str | None = None) -> list[Trained]:
+    """Every seed's training of these rows: of one stage, alignment where all of them have it."""
+    contents = {name: read(name) for name in dict.fromkeys(names)}
+    kept = [entry["artifacts"] for content in contents.values() for entry in content["seeds"].values()]
+    stage = stage or ("align" if all("align" in keys for keys in kept) else "sft")
+    where, found = store(), []
+    for name, content in contents.items():
+        for seed, entry in sorted(content["seeds"].items(), key=lambda item: int(item[0])):
+            if stage not in entry["artifacts"]:
+                raise UsageError(f"{name} has no curves of a stage {stage!r}; it has the stages {', '.join(entry['artifacts'])}")
+            artifact = where.get(stage, entry["artifacts"][stage])
+            found.append(Trained(name, int(seed), artifact, pd.read_parquet(artifact.folder / "curves.parquet")))
+    return found
 
 
 def dry_run(experiment: Experiment) -> list[tuple[str, str, str]]:

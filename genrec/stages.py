@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -28,8 +28,10 @@ from genrec.randomness import generator
 from genrec.semantic_ids import SemanticIds
 from genrec.store import write_json
 from genrec.tokenizer.tokenize import save_tokenized, tokenize
+from genrec.training import curves
 from genrec.training.checkpoint import weights
 from genrec.training.recipes import SFT, Align
+from genrec.training.tracking import tensorboard
 from genrec.types import (
     Baseline,
     Policy,
@@ -76,14 +78,16 @@ def build_sft(experiment: Experiment, parents: Parents, folder: Path) -> None:
     corpus, recipe, length = Corpus.load(parents["data"]), experiment.sft, experiment.evaluate.history_length
     semantic_ids = load_semantic_ids(corpus, parents)
     policy = build_policy(cast(PolicySpecification, experiment.policy), semantic_ids, experiment.seed)
-    outcome = fine_tune(
-        policy,
-        windows(corpus, length, recipe.padding) if recipe.targets == "all" else examples(corpus, "train", length),
-        recipe,
-        experiment.seed,
-        folder / "checkpoint" / "last",
-        validation_score(policy, corpus, experiment, recipe, semantic_ids),
-    )
+    with _tracked(experiment, "sft", folder) as on_row:
+        outcome = fine_tune(
+            policy,
+            windows(corpus, length, recipe.padding) if recipe.targets == "all" else examples(corpus, "train", length),
+            recipe,
+            experiment.seed,
+            folder / "checkpoint" / "last",
+            validation_score(policy, corpus, experiment, recipe, semantic_ids),
+            on_row,
+        )
     _save_policy(policy, outcome.curves, folder)
 
 
@@ -95,15 +99,17 @@ def build_align(experiment: Experiment, parents: Parents, folder: Path) -> None:
     corpus = Corpus.load(parents["data"])
     semantic_ids = load_semantic_ids(corpus, parents)
     policy = load_policy(experiment, semantic_ids, parents["sft"])
-    outcome, drawn = align(
-        policy,
-        examples(corpus, "train", experiment.evaluate.history_length),
-        sampler_context(corpus, load_file(parents["embed"] / "vectors.safetensors")["vectors"], semantic_ids),
-        experiment.align,
-        experiment.seed,
-        folder / "checkpoint" / "last",
-        validation_score(policy, corpus, experiment, experiment.align, semantic_ids),
-    )
+    with _tracked(experiment, "align", folder) as on_row:
+        outcome, drawn = align(
+            policy,
+            examples(corpus, "train", experiment.evaluate.history_length),
+            sampler_context(corpus, load_file(parents["embed"] / "vectors.safetensors")["vectors"], semantic_ids),
+            experiment.align,
+            experiment.seed,
+            folder / "checkpoint" / "last",
+            validation_score(policy, corpus, experiment, experiment.align, semantic_ids),
+            on_row,
+        )
     _save_policy(policy, outcome.curves, folder)
     write_json(folder / "negatives.json", drawn)
 
@@ -244,6 +250,12 @@ def _on_device(policy: Policy) -> Policy:
     return cast(Policy, cast(nn.Module, policy).to(device))
 
 
-def _save_policy(policy: Policy, curves: list[dict[str, float]], folder: Path) -> None:
+def _save_policy(policy: Policy, rows: list[curves.Row], folder: Path) -> None:
     save_file(weights(cast(nn.Module, policy)), folder / "policy.safetensors")
-    pd.DataFrame(curves).to_parquet(folder / "curves.parquet", index=False)
+    curves.save(rows, folder)
+
+
+def _tracked(experiment: Experiment, stage: str, folder: Path) -> AbstractContextManager[curves.OnRow | None]:
+    """What shows the rows of a training in TensorBoard: beside the artifacts, since a picture of them is no result."""
+    key = folder.name.removeprefix(".").removesuffix(".partial")
+    return tensorboard(folder.parents[2] / "tensorboard" / experiment.name / f"seed-{experiment.seed}-{stage}-{key}")

@@ -7,8 +7,10 @@ told of a row once it is whole. A resumed training goes on with the rows of its 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import torch
+from pandas import DataFrame
 from torch import Tensor
 
 from genrec.errors import UsageError
@@ -74,3 +76,30 @@ def means(steps: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
 def scores(rows: Sequence[Row], name: str = SELECTED) -> dict[int, float]:
     """Step -> what validation gave there."""
     return {int(row["step"]): row[f"{VALIDATION}{name}"] for row in rows if f"{VALIDATION}{name}" in row}
+
+
+def table(rows: Sequence[Row]) -> DataFrame:
+    """One row a step, NaN where nothing was logged; step and loss first, then what steps logged, then what validations gave."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    rank = {"step": 0, "loss": 1}
+    return DataFrame(rows, columns=sorted(names, key=lambda name: rank.get(name, 3 if name.startswith(VALIDATION) else 2)))
+
+
+def save(rows: Sequence[Row], folder: Path) -> None:
+    """The table twice: `curves.parquet`, and `curves.csv` for spreadsheets and eyes, empty where nothing was logged."""
+    found = table(rows)
+    found.to_parquet(folder / "curves.parquet", index=False)
+    found.to_csv(folder / "curves.csv", index=False)
+
+
+def best_step(curves: DataFrame) -> tuple[int, float]:
+    """The first step with the best NDCG@10 on validation, and what it was: what training keeps where it keeps the best."""
+    name = f"{VALIDATION}{SELECTED}"
+    found = curves[["step", name]].dropna()
+    place = int(found[name].to_numpy().argmax())
+    return int(found["step"].iloc[place]), float(found[name].iloc[place])
+
+
+def last_values(curves: DataFrame) -> dict[str, float]:
+    """The last value of every column that has one, in their order."""
+    return {str(name): float(column.dropna().iloc[-1]) for name, column in curves.items() if name != "step" and column.notna().any()}
