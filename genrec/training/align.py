@@ -32,6 +32,7 @@ from genrec.training.curves import OnRow
 from genrec.training.loop import Outcome, Validate, train
 from genrec.training.preference_logs import preference_logs
 from genrec.training.recipes import Align
+from genrec.training.watch import Falling
 from genrec.types import ConstrainedPolicy, DrawNegatives, LogProbs, Policy, Reward, SamplerContext, SequenceBatch
 
 PROBED = 256  # histories whose next Semantic IDs are sampled at every validation, to see entropy, KL and the share of valid ones
@@ -205,7 +206,7 @@ def align(
 
     outcome = train(
         module_of(policy), objective, examples, recipe, seed, folder, validated, "alignment", objective.counters, objective.prepare,
-        on_row,
+        on_row, [Falling()],
     )  # fmt: skip
     return outcome, objective.drawn.summary()
 
