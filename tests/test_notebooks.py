@@ -1,0 +1,102 @@
+"""The notebook's cells, run in order as a plain script; what its prose says of them is so. No Jupyter is needed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from genrec.testing import check_loss, check_sampler, sampler_context
+from genrec.types import Reward
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+FILES = ("my_plugins.py", "my_experiment.py", "plugins.ipynb")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the notebooks, where modules are found and artifacts are written; both are forgotten afterwards."""
+    for name in FILES:
+        shutil.copy(NOTEBOOKS / name, tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    for name in ("my_plugins", "my_experiment"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def read() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((NOTEBOOKS / "plugins.ipynb").read_text(encoding="utf-8"))
+    return content
+
+
+def test_it_is_a_notebook_without_outputs() -> None:
+    """What the format asks of a notebook of version 4.5, and no output that could go stale."""
+    content = read()
+    assert (content["nbformat"], content["nbformat_minor"]) == (4, 5)
+    names = [cell["id"] for cell in content["cells"]]
+    assert len(set(names)) == len(names)
+    for cell in content["cells"]:
+        assert cell["cell_type"] in ("markdown", "code")
+        assert isinstance(cell["source"], list)
+        if cell["cell_type"] == "code":
+            assert (cell["outputs"], cell["execution_count"]) == ([], None)
+
+
+def test_the_cells_run_and_the_prose_is_right(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    space: dict[str, Any] = {"__name__": "notebook"}
+    for cell in read()["cells"]:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), cell["id"], "exec"), space)
+    printed = capsys.readouterr().out
+    assert all(row in printed for row in ("my-sft", "my-control", "my-aligned"))
+    assert "Careless" in space["told"]
+    assert "is the target itself" in space["told"]
+    assert space["at_start"] == pytest.approx(1.3133, abs=1e-4)  # ln(1 + e)
+    assert space["later"] == pytest.approx(0.3133, abs=1e-4)  # ln(1 + 1/e)
+    control, ours = (space["curves"][name]["margin"].dropna().iloc[-1] for name in ("my-control", "my-aligned"))
+    assert ours > max(control, 0.0)
+    first = {name: curve["loss"].dropna().iloc[0] for name, curve in space["curves"].items()}
+    assert first["my-aligned"] - first["my-control"] == pytest.approx(1.3133, abs=0.05)
+    popularity = {name: figures["popularity"] for name, figures in space["drawn"].items()}
+    assert popularity["my-aligned"] > popularity["my-control"]
+    assert (folder / "data" / "runs" / "my-aligned.json").is_file()
+
+
+def test_the_plug_ins_keep_their_contracts(folder: Path) -> None:
+    import my_plugins
+
+    check_sampler(my_plugins.RoadsNotTaken(tries=1))
+    check_loss(my_plugins.MarginDPO(beta=2.0, margin=0.0))
+    assert isinstance(my_plugins.Novelty(), Reward)
+
+
+def test_the_sampler_offers_what_others_took(folder: Path) -> None:
+    """Users 0 and 1 went from item 1 to items 2 and 3, user 2 from item 4 to 5. After item 1 user 0 is offered 3 first, then any."""
+    import my_plugins
+    import pandas as pd
+
+    from genrec.types import SequenceBatch
+
+    log = pd.DataFrame({"user": [0, 0, 1, 1, 2, 2], "item": [1, 2, 1, 3, 4, 5], "time": [0, 1, 0, 1, 0, 1]})
+    context = sampler_context()._replace(interactions=log)
+    draw = my_plugins.RoadsNotTaken(tries=20).build(context)
+    found = draw(SequenceBatch(torch.tensor([0]), torch.tensor([[0, 1]]), torch.tensor([2])), 3, torch.Generator().manual_seed(0))
+    assert found[0, 0] == 3
+    assert not {0, 1, 2} & set(found[0].tolist())
+
+
+def test_the_reward_is_self_information(folder: Path) -> None:
+    """Events 3, 1 and 0 of three items, one more for each: shares 4/7, 2/7 and 1/7, each half of the one before, a bit apart."""
+    import my_plugins
+
+    context = sampler_context()._replace(popularity=torch.tensor([0, 3, 1, 0]))
+    bits = my_plugins.Novelty().rate(context)(None, torch.tensor([[1, 2, 3]]))
+    torch.testing.assert_close(bits.diff(), torch.ones(1, 2))
+    assert float(bits[0, 0]) == pytest.approx(0.8074, abs=1e-4)  # log2(7/4)
