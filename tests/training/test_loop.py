@@ -6,6 +6,7 @@ import math
 import os
 import signal
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from genrec.semantic_ids import SemanticIds
 from genrec.testing import Cyclic
 from genrec.training import checkpoint, loop
 from genrec.training.batches import Batches
+from genrec.training.curves import Row, scores
 from genrec.training.loop import learning_rate, train
 from genrec.training.recipes import SFT, Align
 from genrec.training.sft import build_policy, fine_tune, negative_log_likelihood
@@ -84,8 +86,10 @@ def test_likelihood_by_hand(corpus_examples: Examples) -> None:
 
 
 @pytest.mark.parametrize("stop_at", [0, 13, 39])
-def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path, corpus_examples: Examples, stop_at: int) -> None:
+def test_a_stopped_training_goes_on_to_the_same_weights_and_curves(tmp_path: Path, corpus_examples: Examples, stop_at: int) -> None:
     """SIGTERM finishes the step, saves and says 143; the resumed run equals the uninterrupted one bit for bit, dropout included."""
+
+    told: list[Row] = []
 
     def constant(built: TigerPolicy, folder: Path, stop: int | None) -> loop.Outcome:
         def objective(batch: SequenceBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -97,7 +101,8 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path, corpus_e
             return {"ndcg@10": float(built.embedding.weight.detach().abs().mean()), "recall@1": 0.5}
 
         built.train()
-        return train(built, objective, corpus_examples, RECIPE, 5, folder / "last", validate, "test")
+        told.clear()
+        return train(built, objective, corpus_examples, RECIPE, 5, folder / "last", validate, "test", on_row=told.append)
 
     before = signal.getsignal(signal.SIGTERM)
     whole = policy()
@@ -113,9 +118,61 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path, corpus_e
     assert (outcome.best_step, outcome.best_score, outcome.last_step) == (
         uninterrupted.best_step, uninterrupted.best_score, uninterrupted.last_step,
     )  # fmt: skip
-    assert [row["validation_ndcg@10"] for row in outcome.curves if "validation_ndcg@10" in row] == [
-        row["validation_ndcg@10"] for row in uninterrupted.curves if "validation_ndcg@10" in row
-    ]
+    assert scores(outcome.curves) == scores(uninterrupted.curves)
+    assert scores(outcome.curves, "recall@1") == {0: 0.5, 20: 0.5, 40: 0.5, 50: 0.5}
+    assert [row["step"] for row in outcome.curves] == sorted({0, 20, 40, 50, stop_at + 1})  # a stop ends a row, and no other
+    assert told == [row for row in outcome.curves if row["step"] > stop_at]  # the last kept row again, then each new one
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((0.5, 0.6, 0.4), ["worse: 0.5000 at step 0 -> 0.4000 at step 40", "keep='best' would have kept step 20 (0.6000)"]),
+        ((0.5, 0.4, 0.3), ["worse: 0.5000 at step 0 -> 0.3000 at step 40", "would have kept the policy that it began with"]),
+        ((0.5, 0.9, 0.6), []),  # worse than the best, but not than what it began with
+        ((0.5, 0.5, 0.5), []),
+    ],
+)
+def test_keeping_the_last_step_although_it_is_worse_is_said(
+    tmp_path: Path, corpus_examples: Examples, capsys: pytest.CaptureFixture[str], given: tuple[float, ...], said: list[str]
+) -> None:
+    built = policy()
+
+    def objective(batch: SequenceBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        return negative_log_likelihood(built, batch), {}
+
+    def printed(keep: Literal["best", "last"]) -> str:
+        found = iter(given)
+        recipe = Align(steps=40, batch=16, validate_every=20, keep=keep)
+        train(built, objective, corpus_examples, recipe, 0, tmp_path / keep, lambda: {"ndcg@10": next(found)}, "test")
+        return capsys.readouterr().err
+
+    last = printed("last")
+    assert ("worse" in last) == bool(said)
+    assert all(part in last for part in said)
+    assert "worse" not in printed("best")
+
+
+def test_what_a_watcher_says_of_a_row_is_said(tmp_path: Path, corpus_examples: Examples, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is given every row when it is whole; None is not said."""
+    seen: list[Row] = []
+
+    def watcher(row: Row) -> str | None:
+        seen.append(dict(row))
+        return f"row {row['step']:g} has a loss" if "loss" in row else None
+
+    built = policy()
+
+    def objective(batch: SequenceBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        return negative_log_likelihood(built, batch), {}
+
+    def validate() -> dict[str, float]:
+        return {"ndcg@10": 0.1}
+
+    outcome = train(built, objective, corpus_examples, RECIPE, 0, tmp_path / "last", validate, "test", watchers=[watcher])
+    assert seen == outcome.curves
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("row")]
+    assert said == [f"row {step} has a loss" for step in (20, 40, 50)]
 
 
 def test_the_best_step_is_kept_and_patience_stops(tmp_path: Path, corpus_examples: Examples) -> None:
