@@ -157,6 +157,14 @@ def read(name: str) -> dict[str, Any]:
     return _read(path)
 
 
+def by_protocol(names: Sequence[str]) -> list[list[str]]:
+    """The names of each table, in order: rows of other data or of another protocol stand in another table."""
+    tables: dict[str, list[str]] = {}
+    for name in names:
+        tables.setdefault(hash_of(read(name)["protocol"]), []).append(name)
+    return list(tables.values())
+
+
 def outcomes(names: Sequence[str], only_seeds: dict[str, set[int]] | None = None) -> list[Run]:
     """The runs of these rows, every seed (or those given for a name), with the ranks of every user."""
     where, runs = store(), []

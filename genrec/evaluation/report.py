@@ -191,13 +191,13 @@ def _test(test: PairedTest) -> list[str]:
 
 
 def _differences(comparison: Comparison) -> Table:
-    """A line a key, a column a row of the results."""
-    names = [row.name for row in comparison.rows]
-    rows = [
-        [key.removesuffix(".class"), *(_component(key, values[name]) for name in names)]
-        for key, values in comparison.differences.items()
-    ]
-    return Table("What differs in the configuration", ["", *names], rows, [])
+    """A line a key, a column a row of the results; the other way round where there are more rows than keys."""
+    names, title = [row.name for row in comparison.rows], "What differs in the configuration"
+    keys = [key.removesuffix(".class") for key in comparison.differences]
+    lines = [[_component(key, values[name]) for name in names] for key, values in comparison.differences.items()]
+    if len(names) > len(keys):
+        return Table(title, ["", *keys], [[name, *column] for name, *column in zip(names, *lines, strict=True)], [])
+    return Table(title, ["", *names], [[key, *line] for key, line in zip(keys, lines, strict=True)], [])
 
 
 def _shown(comparison: Comparison) -> list[str]:
