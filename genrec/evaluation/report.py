@@ -14,6 +14,7 @@ from genrec.evaluation.compare import ABSENT, PER_USER, Comparison, PairedTest, 
 
 PREFERRED = {"ndcg": (5, 10), "mrr": (10,), "coverage": (10,)}  # cut-offs shown beside every recall, else the last one
 SHORT = {"recall": "R", "ndcg": "N", "mrr": "MRR", "coverage": "coverage"}
+COLUMNS = 8  # rows of results that may stand side by side as columns
 PIPE_WIDTH = 220  # columns of text that goes to no terminal
 
 
@@ -191,11 +192,11 @@ def _test(test: PairedTest) -> list[str]:
 
 
 def _differences(comparison: Comparison) -> Table:
-    """A line a key, a column a row of the results; the other way round where there are more rows than keys."""
+    """A line a key, a column a row of the results; the other way round where there are many rows."""
     names, title = [row.name for row in comparison.rows], "What differs in the configuration"
     keys = [key.removesuffix(".class") for key in comparison.differences]
     lines = [[_component(key, values[name]) for name in names] for key, values in comparison.differences.items()]
-    if len(names) > len(keys):
+    if len(names) > max(len(keys), COLUMNS):
         return Table(title, ["", *keys], [[name, *column] for name, *column in zip(names, *lines, strict=True)], [])
     return Table(title, ["", *names], [[key, *line] for key, line in zip(keys, lines, strict=True)], [])
 

@@ -46,6 +46,15 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
 
 
+def test_many_rows_are_lines() -> None:
+    """Ten rows that differ in one key: a line each, instead of ten columns."""
+    rows = [run(f"row{number}", 0, {"policy.beams": 50, "align.count": number}) for number in range(10)]
+    text = report.markdown(compare(rows, resamples=100))
+    found = [cells(line) for line in text.split("**What differs in the configuration**")[1].strip().splitlines()]
+    assert found[0] == ["", "align.count"]
+    assert found[2:] == [[f"row{number}", str(number)] for number in range(10)]
+
+
 def test_markdown(comparison: Comparison) -> None:
     text = report.markdown(comparison)
     lines = text.splitlines()
