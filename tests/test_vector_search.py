@@ -6,10 +6,24 @@ import sys
 
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from genrec import vector_search
 from genrec.errors import InputError, ResourceError, UsageError
-from genrec.vector_search import faiss_lloyd, largest_inner_products
+from genrec.vector_search import Kind, VectorIndex, faiss_lloyd, largest_inner_products
+
+
+def clustered(count: int, width: int = 16, seed: int = 0) -> torch.Tensor:
+    """Unit vectors around 50 centres."""
+    source = torch.Generator().manual_seed(seed)
+    centres = torch.randn(50, width, generator=source)
+    places = torch.randint(50, (count,), generator=source)
+    return normalize(centres[places] + 0.4 * torch.randn(count, width, generator=source), dim=1)
+
+
+def recall(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The share of expected int64 [Q, k] that is among found int64 [Q, k]."""
+    return float((expected.unsqueeze(2) == found.unsqueeze(1)).any(2).double().mean())
 
 
 @pytest.mark.parametrize("chunk", [7, 4096])
@@ -31,6 +45,64 @@ def test_all_of_them_in_half_precision_and_any_layout() -> None:
     assert (scores.diff(dim=1) <= 0).all()
 
 
+@pytest.mark.parametrize(("kind", "least"), [("flat", 1.0), ("ivf", 0.9), ("hnsw", 0.95)])
+def test_approximations_find_most_neighbours(kind: Kind, least: float) -> None:
+    """And what they find has the products that it should have: exactly, or to a byte a number."""
+    vectors = clustered(4000)
+    queries = vectors[::40]
+    expected = (queries @ vectors.T).topk(50, dim=1).indices
+    scores, rows = VectorIndex(vectors, 50, kind).search(queries)
+    assert recall(rows, expected) >= least
+    assert (scores.diff(dim=1) <= 0).all()
+    exact = (queries.unsqueeze(1) * vectors[rows]).sum(-1)
+    torch.testing.assert_close(scores, exact, rtol=0, atol=0.01 if kind == "ivf" else 1e-5)
+
+
+@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
+def test_more_effort_finds_more(kind: Kind) -> None:
+    vectors = clustered(3000)
+    expected = (vectors[:200] @ vectors.T).topk(20, dim=1).indices
+    little, all_of_it = (recall(VectorIndex(vectors, 20, kind, effort).search(vectors[:200])[1], expected) for effort in (1, 3000))
+    assert little < 0.9 < all_of_it
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
+def test_the_same_index_from_the_same_vectors(kind: Kind) -> None:
+    """Whatever the global random state, and however many threads there are."""
+    vectors = clustered(3000)
+    one, other = (VectorIndex(vectors, 20, kind).search(vectors[:100]) for seed in (1, 2) if torch.manual_seed(seed))
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
+def test_indices_of_few_vectors(kind: Kind) -> None:
+    """Down to one: there is one list, and everything is found."""
+    for count in (1, 5, 60):
+        vectors = clustered(count)
+        assert VectorIndex(vectors, count, kind).search(vectors[:1])[1].sort(1).values.tolist() == [list(range(count))]
+
+
+def test_a_list_may_hold_fewer_than_asked_for() -> None:
+    """50 groups far apart, of 80 each; one list is looked at, and 500 are asked for."""
+    scores, rows = VectorIndex(clustered(4000), 500, "ivf", effort=1).search(clustered(4000)[:10])
+    assert (rows[:, -1] == -1).all()
+    assert (scores[rows < 0] == -torch.inf).all()
+    assert (rows[:, 0] >= 0).all()
+
+
+@pytest.mark.gpu
+def test_flat_search_on_a_gpu_is_that_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    faiss = pytest.importorskip("faiss")
+    if faiss.get_num_gpus() == 0:
+        pytest.skip("the installed faiss has no GPU")
+    vectors, queries = torch.randn(5000, 32, generator=torch.Generator().manual_seed(0)), torch.randn(100, 32)
+    there = VectorIndex(vectors, 50).search(queries)
+    monkeypatch.setattr(vector_search, "GPU_LARGEST_K", 0)
+    here = VectorIndex(vectors, 50).search(queries)
+    torch.testing.assert_close(there[0], here[0], rtol=1e-5, atol=1e-4)
+    assert recall(there[1], here[1]) > 0.999  # near ties may change places
+
+
 @pytest.mark.parametrize("k", [0, 6])
 def test_more_neighbours_than_vectors_are_refused(k: int) -> None:
     with pytest.raises(UsageError, match=rf"k must lie in 1\.\.5.*got {k}"):
@@ -42,6 +114,8 @@ def test_broken_vectors_are_refused() -> None:
     vectors[3, 1] = float("nan")
     with pytest.raises(InputError, match=r"vectors must be finite, got 1 of 5 rows with NaN or infinity, first row 3"):
         largest_inner_products(vectors, torch.ones(1, 2), 2)
+    with pytest.raises(InputError, match=r"queries must be finite, got 1 of 5 rows"):
+        VectorIndex(torch.ones(5, 2), 2).search(vectors)
 
 
 def test_missing_faiss_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

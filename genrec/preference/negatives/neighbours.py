@@ -1,64 +1,172 @@
-"""Stage 5, negatives near the positive: neighbours of item vectors, by faiss."""
+"""Stage 5, negatives near the positive or near the history: neighbours of item vectors, by faiss.
+
+Source of the margin: NV-Retriever's positive-aware mining, TopK-PercPos (Moreira et al. 2024, arXiv 2407.15831).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 from torch.nn.functional import normalize
 
-from genrec.errors import UsageError
-from genrec.preference.forbidden import Forbidden, on_cpu, take_first
-from genrec.types import DrawNegatives, SamplerContext, SequenceBatch
-from genrec.vector_search import largest_inner_products
+from genrec.errors import InputError, UsageError
+from genrec.preference.forbidden import Forbidden, on_cpu, rows_of, take_first
+from genrec.preference.streams import Streams
+from genrec.preference.vectors import Content
+from genrec.progress import track
+from genrec.types import DrawNegatives, ItemVectors, SamplerContext, SequenceBatch
+from genrec.vector_search import Kind, VectorIndex
+
+EXACT = 2**17  # items up to which `index="auto"` is exact, and the neighbours of all items are found once
+CELLS = 2**25  # neighbours of all items that are kept at most: 128 MB
+FIRST = 4  # candidates looked at for each negative asked for, before the whole pool is
+ROWS = 4096  # items whose neighbours are found at a time
 
 
 @dataclass(frozen=True)
 class FaissNeighbours:
-    """A uniform draw without replacement among the target's neighbours of rank `skip + 1` to `skip + pool`, the allowed ones of them.
+    """A uniform draw without replacement among the neighbours of rank `skip + 1` to `skip + pool`, the allowed ones of them.
 
-    Neighbours are ranked by the cosine of the item encoder's vectors, exactly, the target itself left out. A catalogue of N items
-    has N - 1 ranks; a row whose pool holds fewer than `count` allowed items has a shortfall.
+    Neighbours of the target are ranked by cosine, the target itself left out: a catalogue of N items has N - 1 ranks. With
+    `of="history"` all N items are ranked by their cosine to the history, the mean of its items' unit vectors, each weighted by
+    `recency` to the power of its age; a row without history has no neighbours. Of these ranks, `max_similarity` and `margin` leave
+    out those that are too near. A row whose pool holds fewer than `count` allowed items has a shortfall; with a margin to the history
+    it often has unless `pool` is large, since what is nearer than the target fills the first ranks.
     """
 
     pool: int = 200  # neighbours to draw among, at least 1
     skip: int = 0  # nearest neighbours left out, 0 or more: near-duplicates teach nothing
+    of: Literal["positive", "history"] = "positive"  # whose neighbours
+    recency: float = 1.0  # weight of an item beside the one after it in the history, over 0 to 1; 1: the plain mean
+    vectors: ItemVectors = field(default_factory=Content)  # by what items are near each other
+    max_similarity: float = 1.0  # largest cosine of a neighbour, -1 to 1
+    margin: float | None = None  # share of the positive's own cosine by which a neighbour's must be smaller, 0 to 1; None: no matter
+    index: Literal["auto", "flat", "ivf", "hnsw"] = "auto"  # of faiss; auto is flat (exact) up to 131,072 items, ivf beyond
+    effort: int = 0  # lists that ivf looks into, candidates that hnsw keeps; 0: 8 lists, twice as many candidates as neighbours
 
     def __post_init__(self) -> None:
         if self.pool < 1:
             raise UsageError(f"FaissNeighbours.pool must be at least 1, got {self.pool}")
-        if self.skip < 0:
-            raise UsageError(f"FaissNeighbours.skip must be 0 or more, got {self.skip}")
+        for name in ("skip", "effort"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"FaissNeighbours.{name} must be 0 or more, got {getattr(self, name)}")
+        for name, known in (("of", ("positive", "history")), ("index", ("auto", "flat", "ivf", "hnsw"))):
+            if getattr(self, name) not in known:
+                raise UsageError(f"FaissNeighbours.{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if not 0 < self.recency <= 1:
+            raise UsageError(f"FaissNeighbours.recency must be over 0 and at most 1, got {self.recency}")
+        if not -1 <= self.max_similarity <= 1:
+            raise UsageError(f"FaissNeighbours.max_similarity must lie in -1..1, got {self.max_similarity}")
+        if self.margin is not None and not 0 <= self.margin <= 1:
+            raise UsageError(f"FaissNeighbours.margin must lie in 0..1, or be None, got {self.margin}")
+        if not isinstance(self.vectors, ItemVectors):
+            raise UsageError(f"FaissNeighbours.vectors must have vectors(context) (genrec.types.ItemVectors), got {self.vectors!r}")
 
     def build(self, context: SamplerContext) -> DrawNegatives:
-        """What draws; the neighbours of all items are found here, once."""
-        reach = min(self.skip + self.pool, context.item_count - 1)
-        if self.skip >= reach:
-            raise UsageError(f"FaissNeighbours.skip must be below {context.item_count - 1}, the catalogue's ranks, got {self.skip}")
-        vectors = normalize(context.vectors[1:].float(), dim=1)
-        neighbours = _without_self(largest_inner_products(vectors, vectors, reach + 1)[1])[:, self.skip :] + 1
-        none = torch.zeros(1, neighbours.shape[1], dtype=torch.int32)
-        return _Pooled(Forbidden(context), torch.cat([none, neighbours.int()]))
+        """What draws; the neighbours of all items are found here, once, where that is worth its time and memory."""
+        ranks = context.item_count - (self.of == "positive")
+        if self.skip >= ranks:
+            raise UsageError(f"FaissNeighbours.skip must be below {ranks}, the catalogue's ranks, got {self.skip}")
+        vectors = self.vectors.vectors(context)
+        if len(vectors) != context.item_count + 1:
+            raise InputError(f"{self.vectors!r} must give a row for none and {context.item_count} items, got {len(vectors)} rows")
+        near = _Near(self, vectors, min(self.skip + self.pool, ranks))
+        if self.of == "history" or context.item_count > EXACT or context.item_count * near.width > CELLS:
+            return _Pooled(Forbidden(context), near)
+        table = _of_all_items(near, context.item_count)
+        return _Pooled(Forbidden(context), lambda rows: table[rows.target].long())
+
+
+class _Near:
+    """Finds the pools of rows: their items in ascending order, so that a draw does not hang on the order of near ties."""
+
+    def __init__(self, specification: FaissNeighbours, vectors: Tensor, reach: int) -> None:
+        self.specification, self.width = specification, reach - specification.skip
+        self.unit = normalize(vectors.detach().float().cpu(), dim=1)  # float32 [N + 1, D]
+        items = len(vectors) - 1
+        kind: Kind = ("flat" if items <= EXACT else "ivf") if specification.index == "auto" else specification.index
+        self.index = VectorIndex(self.unit[1:], reach + (specification.of == "positive"), kind, specification.effort)
+
+    def __call__(self, rows: SequenceBatch) -> Tensor:
+        """A batch -> items int64 [B, width], 0 for none."""
+        asked = self.specification
+        query = self.unit[rows.target] if asked.of == "positive" else self._of_history(rows.history)
+        pool = self.index.search(query)[1] + 1
+        if asked.of == "positive":
+            pool = _without(pool, rows.target)
+        pool = pool[:, asked.skip :]
+        if asked.of == "history":
+            pool = pool.masked_fill((rows.history == 0).all(1, keepdim=True), 0)
+        if asked.max_similarity < 1 or asked.margin is not None:
+            pool = pool.masked_fill(self._too_near(query, pool, rows.target), 0)
+        return pool.sort(1).values
+
+    def _of_history(self, history: Tensor) -> Tensor:
+        """Items int64 [B, T], newest last -> unit vectors float32 [B, D]."""
+        age = torch.arange(history.shape[1] - 1, -1, -1)
+        weight = self.specification.recency**age * (history > 0)
+        return normalize(torch.einsum("bt,btd->bd", weight.float(), self.unit[history]), dim=1)
+
+    def _too_near(self, query: Tensor, pool: Tensor, target: Tensor) -> Tensor:
+        """Whether an item's cosine is larger than it may be, bool [B, width]; exactly, whatever the index.
+
+        Where the positive's cosine s is below 0, (1 - margin) s would be nearer than s itself: the limit is s - margin |s|.
+        """
+        cosine = torch.einsum("bd,bpd->bp", query, self.unit[pool])
+        limit = torch.full((len(query), 1), self.specification.max_similarity)
+        if self.specification.margin is not None:
+            own = (query * self.unit[target]).sum(1, keepdim=True)
+            limit = limit.minimum(own - self.specification.margin * own.abs())
+        return cosine > limit
 
 
 class _Pooled:
-    """Draws uniformly among the allowed items of the target's pool."""
+    """Draws uniformly among the allowed items of each row's pool.
 
-    def __init__(self, forbidden: Forbidden, pools: Tensor) -> None:
-        self.forbidden = forbidden
-        self.pools = pools  # int32 [N + 1, P]  half the memory of int64
+    An example's negatives do not depend on its batch; where neighbours are found a batch at a time, but for the rounding of
+    similarities at the end of the pool.
+    """
+
+    by_example = True
+
+    def __init__(self, forbidden: Forbidden, pools: Callable[[SequenceBatch], Tensor]) -> None:
+        self.forbidden, self.pools = forbidden, pools
 
     def __call__(self, batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
-        """Shuffle each row's pool and take the first `count` allowed."""
+        """Shuffle each row's pool and take the first `count` allowed; a few candidates do for most rows, the others look at all."""
         rows = on_cpu(batch)
-        pool = self.pools[rows.target].long()
-        candidates = pool.gather(1, torch.rand(pool.shape, generator=generator).argsort(1))
-        return take_first(candidates, ~self.forbidden(rows, candidates), count).to(batch.target.device)
+        pool = self.pools(rows)
+        order = Streams(rows, generator).uniform(pool.shape[1]).argsort(1)
+        negatives = self._take(rows, pool, order[:, : FIRST * count], count)
+        short = (negatives[:, -1] == 0).nonzero().squeeze(1)
+        negatives[short] = self._take(rows_of(rows, short), pool[short], order[short], count)
+        return negatives.to(batch.target.device)
+
+    def _take(self, rows: SequenceBatch, pool: Tensor, order: Tensor, count: int) -> Tensor:
+        """The first `count` allowed items of pools int64 [B, P] in an order int64 [B, M]."""
+        candidates = pool.gather(1, order)
+        return take_first(candidates, ~self.forbidden(rows, candidates), count)
 
 
-def _without_self(neighbours: Tensor) -> Tensor:
-    """Rows int64 [N, k + 1] of nearest vectors -> int64 [N, k], line i without row i, or its last where equal vectors hid i."""
-    drop = neighbours == torch.arange(len(neighbours)).unsqueeze(1)
+def _of_all_items(near: _Near, items: int) -> Tensor:
+    """The pools of all items, int32 [N + 1, width]; half the memory of int64."""
+    parts = [torch.zeros(1, near.width, dtype=torch.int32)]
+    for begin in track(range(1, items + 1, ROWS), "nearest neighbours"):
+        target = torch.arange(begin, min(begin + ROWS, items + 1))
+        none = torch.zeros_like(target)
+        parts.append(near(SequenceBatch(none, none.unsqueeze(1), target)).int())
+    return torch.cat(parts)
+
+
+def _without(neighbours: Tensor, own: Tensor) -> Tensor:
+    """Neighbours int64 [B, k + 1] of items int64 [B] -> int64 [B, k], without the item itself, or the last where it is not there.
+
+    It is not where equal vectors hide it, or an approximate search misses it.
+    """
+    drop = neighbours == own.unsqueeze(1)
     drop[:, -1] |= ~drop.any(1)
-    return neighbours[~drop].view(len(neighbours), -1)
+    return neighbours[~drop].view(len(neighbours), neighbours.shape[1] - 1)

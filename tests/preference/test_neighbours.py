@@ -1,0 +1,278 @@
+"""Neighbours as negatives: every field against brute force, approximate indices, and what a draw depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import permutations
+
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from genrec.errors import InputError, UsageError
+from genrec.preference.contract import check_draw
+from genrec.preference.forbidden import Forbidden
+from genrec.preference.negatives import FaissNeighbours, neighbours
+from genrec.semantic_ids import SemanticIds
+from genrec.testing import batches_of, check_sampler, sampler_context
+from genrec.types import SamplerContext, SequenceBatch
+
+NOBODY = pd.DataFrame({"user": [], "item": [], "time": []}, dtype="int64")
+
+
+def world(vectors: Tensor) -> SamplerContext:
+    """Items with these vectors, float32 [N, D], and Semantic IDs of their own; nobody has taken anything."""
+    count = len(vectors)
+    popularity, ids = torch.ones(count + 1, dtype=torch.int64), SemanticIds(torch.arange(count).unsqueeze(1))
+    return SamplerContext(count, NOBODY, popularity, torch.cat([torch.zeros(1, vectors.shape[1]), vectors]), ids)
+
+
+def circle(*degrees: float) -> Tensor:
+    angle = torch.tensor(degrees).deg2rad()
+    return torch.stack([angle.cos(), angle.sin()], 1)
+
+
+def rows(count: int, history: list[int], target: int) -> SequenceBatch:
+    """One example of as many users."""
+    return SequenceBatch(torch.arange(count), torch.tensor([history]).repeat(count, 1), torch.full((count,), target))
+
+
+def draw(sampler: FaissNeighbours, context: SamplerContext, batch: SequenceBatch, count: int, seed: int = 0) -> Tensor:
+    return sampler.build(context)(batch, count, torch.Generator().manual_seed(seed))
+
+
+def pool(sampler: FaissNeighbours, context: SamplerContext, batch: SequenceBatch) -> list[set[int]]:
+    """What each row can get: everything is asked for."""
+    return [set(row) - {0} for row in draw(sampler, context, batch, context.item_count).tolist()]
+
+
+FAN = circle(0, 10, 30, 60, 100, 150)  # items 1..6; cosines to item 1: 1, .985, .866, .5, -.174, -.866
+
+
+@pytest.mark.parametrize(
+    ("sampler", "expected"),
+    [
+        (FaissNeighbours(), {2, 3, 4, 5, 6}),
+        (FaissNeighbours(pool=2, skip=1), {3, 4}),
+        (FaissNeighbours(max_similarity=0.9), {3, 4, 5, 6}),
+        (FaissNeighbours(pool=2, max_similarity=0.9), {3}),  # ranks 1 and 2, of which one is too near
+        (FaissNeighbours(margin=0.4), {4, 5, 6}),  # at most .6
+        (FaissNeighbours(margin=0.4, max_similarity=0.0), {5, 6}),
+    ],
+)
+def test_neighbours_of_the_positive(sampler: FaissNeighbours, expected: set[int]) -> None:
+    assert pool(sampler, world(FAN), rows(3, [0, 0], 1)) == [expected] * 3
+
+
+@pytest.mark.parametrize(
+    ("sampler", "expected"),
+    [
+        # items 1 and 4, at 0 and 60 degrees: their mean points at 30, where item 3 is; target 5 has cosine .342, 2 .940, 6 -.5
+        (FaissNeighbours(of="history", pool=1), {3}),
+        (FaissNeighbours(of="history", pool=2), {3, 2}),
+        (FaissNeighbours(of="history", pool=4), {3, 2}),  # 1 and 4 have ranks 3 and 4, and are forbidden
+        (FaissNeighbours(of="history"), {3, 2, 6}),
+        (FaissNeighbours(of="history", max_similarity=0.95), {2, 6}),
+        (FaissNeighbours(of="history", margin=0.05), {6}),  # at most .95 x .342 = .325
+        # item 1 counts a tenth beside item 4: atan2(.866, .6) = 55 degrees; cosines: 4 .996, 3 .905, 2 and 5 .707, 1 .57, 6 -.09
+        (FaissNeighbours(of="history", recency=0.1, pool=2), {3}),
+    ],
+)
+def test_neighbours_of_the_history(sampler: FaissNeighbours, expected: set[int]) -> None:
+    assert pool(sampler, world(FAN), rows(2, [0, 1, 4], 5)) == [expected] * 2
+
+
+def test_a_margin_below_zero_is_still_a_margin() -> None:
+    """The history is item 1, the positive 6, at -.866; 7 is at -.94. At most -.866 - .5 x .866 = -1.3: none, not at most -.433."""
+    context = world(circle(0, 10, 30, 60, 100, 150, 160))
+    assert pool(FaissNeighbours(of="history", margin=0.0), context, rows(1, [1], 6)) == [{7}]
+    assert pool(FaissNeighbours(of="history", margin=0.5), context, rows(1, [1], 6)) == [set()]
+
+
+def test_no_history_no_neighbours() -> None:
+    batch = SequenceBatch(torch.arange(2), torch.tensor([[0, 0], [0, 1]]), torch.tensor([5, 5]))
+    assert pool(FaissNeighbours(of="history"), world(FAN), batch) == [set(), {2, 3, 4, 6}]
+
+
+@given(
+    st.integers(0, 2**16),
+    st.integers(1, 60),
+    st.integers(0, 20),
+    st.sampled_from(["positive", "history"]),
+    st.sampled_from([1.0, 0.5]),
+    st.sampled_from([1.0, 0.9, 0.3]),
+    st.sampled_from([None, 0.0, 0.05, 0.5]),
+    st.integers(1, 12),
+)
+@settings(max_examples=60, deadline=None)
+def test_equal_to_brute_force(
+    seed: int, size: int, skip: int, of: str, recency: float, largest: float, margin: float | None, count: int
+) -> None:
+    """The pool, item by item in float64, and a draw that takes as many of it as it can."""
+    context = sampler_context(seed)
+    batch = next(batches_of(context, 16))
+    sampler = FaissNeighbours(size, skip, of=of, recency=recency, max_similarity=largest, margin=margin)
+    allowed = ~Forbidden(context)(batch, torch.arange(61).expand(len(batch.target), -1))
+    found, drawn = pool(sampler, context, batch), draw(sampler, context, batch, count, seed)
+    check_draw(batch, drawn, count, context)
+    unit = normalize(context.vectors.double(), dim=1)
+    for row, (history, target) in enumerate(zip(batch.history.tolist(), batch.target.tolist(), strict=True)):
+        query = unit[target]
+        if of == "history":
+            query = normalize(sum(recency**age * unit[item] for age, item in enumerate(reversed(history)) if item), dim=0)
+        cosine = (unit @ query).tolist()
+        order = sorted((item for item in range(1, 61) if of == "history" or item != target), key=lambda item: -cosine[item])
+        limit = largest if margin is None else min(largest, cosine[target] - margin * abs(cosine[target]))
+        clear = [item for item in order[skip : skip + size] if abs(cosine[item] - limit) > 1e-6]  # what rounding cannot turn
+        expected = {item for item in clear if (cosine[item] < limit or limit == 1) and bool(allowed[row, item])}
+        assert expected <= found[row]
+        assert {item for item in found[row] if item in clear} == expected
+        assert set(drawn[row].tolist()) - {0} <= found[row]
+        assert int((drawn[row] > 0).sum()) == min(count, len(found[row]))
+
+
+def test_draws_are_uniform_without_replacement() -> None:
+    """Of items 3, 4 and 5 two, in every order; whether few candidates do or the whole pool is shuffled."""
+    for first in (4, 0):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(neighbours, "FIRST", first)
+            drawn = draw(FaissNeighbours(pool=3, skip=1), world(FAN), rows(6_000, [0], 1), 2)
+        counts = [int((drawn == torch.tensor(order)).all(1).sum()) for order in permutations((3, 4, 5), 2)]
+        assert sum(counts) == len(drawn)
+        assert chisquare(counts).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("limits", [{"EXACT": 0}, {"CELLS": 0}, {"FIRST": 0}, {"ROWS": 7}, {"FIRST": 1000}])
+@pytest.mark.parametrize(
+    "sampler", [FaissNeighbours(pool=20, index="flat"), FaissNeighbours(pool=8, skip=3, index="flat", margin=0.1)]
+)
+def test_how_it_is_found_changes_no_draw(sampler: FaissNeighbours, limits: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neighbours of all items at once or of a batch's; few candidates first or all."""
+    context = sampler_context()
+    batch = next(batches_of(context, 64))
+    expected = draw(sampler, context, batch, 3)
+    for name, value in limits.items():
+        monkeypatch.setattr(neighbours, name, value)
+    assert torch.equal(draw(sampler, context, batch, 3), expected)
+
+
+@pytest.mark.parametrize("of", ["positive", "history"])
+@pytest.mark.parametrize("index", ["flat", "ivf", "hnsw"])
+def test_a_row_does_not_depend_on_the_batch(of: str, index: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "EXACT", 0)  # found a batch at a time
+    context = sampler_context()
+    sampler, batch = FaissNeighbours(pool=15, of=of, index=index).build(context), next(batches_of(context, 24))
+    assert sampler.by_example
+    together = sampler(batch, 3, torch.Generator().manual_seed(4))
+    for row in range(24):
+        length = int((batch.history[row] > 0).sum())
+        alone = SequenceBatch(batch.user[row : row + 1], batch.history[row : row + 1, -length:], batch.target[row : row + 1])
+        assert torch.equal(sampler(alone, 3, torch.Generator().manual_seed(4)), together[row : row + 1])
+    assert not torch.equal(sampler(batch, 3, torch.Generator().manual_seed(5)), together)
+
+
+@pytest.mark.parametrize("index", ["ivf", "hnsw"])
+def test_approximate_indices_offer_most_neighbours(index: str) -> None:
+    """3,000 items around 60 centres: of the 20 nearest, nine in ten are among those found."""
+    source = torch.Generator().manual_seed(0)
+    centres = torch.randn(60, 16, generator=source)
+    context = world(centres[torch.randint(60, (3000,), generator=source)] + 0.3 * torch.randn(3000, 16, generator=source))
+    batch = SequenceBatch(torch.arange(100), torch.zeros(100, 1, dtype=torch.int64), torch.arange(1, 3001, 30))
+    near, exact = (FaissNeighbours(pool=20, index=kind).build(context)(batch, 20, torch.Generator()) for kind in (index, "flat"))
+    hits = (exact.unsqueeze(2) == near.unsqueeze(1)).any(2)
+    assert float(hits.double().mean()) > 0.9
+    assert (near != batch.target.unsqueeze(1)).all()
+
+
+def test_auto_is_exact_for_small_catalogues_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = []
+    search = neighbours.VectorIndex
+
+    def noted(vectors: Tensor, k: int, kind: str, effort: int) -> object:
+        kinds.append((kind, effort))
+        return search(vectors, k, kind, effort)
+
+    monkeypatch.setattr(neighbours, "VectorIndex", noted)
+    FaissNeighbours().build(world(FAN))
+    monkeypatch.setattr(neighbours, "EXACT", 5)
+    FaissNeighbours(effort=7).build(world(FAN))
+    FaissNeighbours(index="hnsw").build(world(FAN))
+    assert kinds == [("flat", 0), ("ivf", 7), ("hnsw", 0)]
+
+
+@dataclass(frozen=True)
+class Reversed:
+    """Vectors of items in the opposite order."""
+
+    rows: int = 7
+
+    def vectors(self, context: SamplerContext) -> Tensor:
+        return torch.cat([context.vectors[:1], context.vectors[1:].flip(0)])[: self.rows]
+
+
+def test_other_vectors_give_other_neighbours() -> None:
+    """Item 2, at 10 degrees between 0 and 30 (items 1 and 3), then stands at 100: 3 is at 60, 1 at 150, 4 at 30."""
+    sampler = FaissNeighbours(pool=1, vectors=Reversed())
+    assert pool(sampler, world(FAN), rows(1, [0], 2)) == [{3}]
+    assert pool(FaissNeighbours(pool=1), world(FAN), rows(1, [0], 2)) == [{1}]
+    with pytest.raises(InputError, match=r"Reversed\(rows=6\) must give a row for none and 6 items, got 6 rows"):
+        replace(sampler, vectors=Reversed(6)).build(world(FAN))
+
+
+def test_equal_vectors_are_no_reason_to_differ_or_to_repeat() -> None:
+    context = world(torch.ones(40, 3))
+    batch = SequenceBatch(torch.arange(40), torch.zeros(40, 1, dtype=torch.int64), torch.arange(1, 41))
+    for sampler in (FaissNeighbours(pool=5), FaissNeighbours(pool=5, index="ivf"), FaissNeighbours(pool=5, index="hnsw")):
+        first, again = (draw(sampler, context, batch, 4) for _ in range(2))
+        assert torch.equal(first, again)
+        check_draw(batch, first, 4, context)
+        assert (first > 0).all()
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        FaissNeighbours(of="history"),
+        FaissNeighbours(of="history", recency=0.5, pool=30, max_similarity=0.99),
+        FaissNeighbours(index="ivf"),
+        FaissNeighbours(index="hnsw", max_similarity=0.999),
+    ],
+)
+def test_the_contract(sampler: FaissNeighbours) -> None:
+    check_sampler(sampler)
+
+
+def test_no_rows_no_negatives(monkeypatch: pytest.MonkeyPatch) -> None:
+    for of in ("positive", "history"):
+        for exact in (100, 0):
+            monkeypatch.setattr(neighbours, "EXACT", exact)
+            assert draw(FaissNeighbours(of=of, margin=0.1), world(FAN), rows(0, [0, 1], 2), 3).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong", "message"),
+    [
+        ("effort", -1, r"FaissNeighbours.effort must be 0 or more, got -1"),
+        ("of", "target", r"FaissNeighbours.of must be one of positive, history, got 'target'"),
+        ("index", "lsh", r"FaissNeighbours.index must be one of auto, flat, ivf, hnsw, got 'lsh'"),
+        ("recency", 0.0, r"FaissNeighbours.recency must be over 0 and at most 1, got 0.0"),
+        ("max_similarity", 1.5, r"FaissNeighbours.max_similarity must lie in -1..1, got 1.5"),
+        ("margin", float("nan"), r"FaissNeighbours.margin must lie in 0..1, or be None, got nan"),
+        ("vectors", "content", r"FaissNeighbours.vectors must have vectors\(context\).*got 'content'"),
+    ],
+)
+def test_fields_are_checked(field: str, wrong: object, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        FaissNeighbours(**{field: wrong})
+
+
+def test_ranks_there_are_not_are_refused() -> None:
+    assert pool(FaissNeighbours(skip=5, of="history"), world(FAN), rows(1, [1], 2)) == [{6}]
+    for of, ranks in (("positive", 5), ("history", 6)):
+        with pytest.raises(UsageError, match=rf"FaissNeighbours.skip must be below {ranks}, the catalogue's ranks, got {ranks}"):
+            FaissNeighbours(skip=ranks, of=of).build(world(FAN))
