@@ -241,11 +241,86 @@ def test_tokenize_overrides_refreshes_and_refuses(project: Path, capsys: pytest.
     assert "baselines only, which need no Semantic IDs" in capsys.readouterr().err
 
 
+def test_curves_are_drawn_when_a_policy_is_trained(project: Path) -> None:
+    """One picture for each training, also where rows share it; and what TensorBoard shows, beside the artifacts."""
+    data = project / "data"
+    trained = {f"{path.parent.name}-{path.name}" for stage in ("sft", "align") for path in (data / "artifacts" / stage).glob("[!.]*")}
+    drawn = [path.stem for path in (data / "reports").glob("*-seed-*.png")]
+    assert sorted(name.partition("-seed-")[2][2:] for name in drawn) == sorted(trained)  # seeds have one digit
+    pytest.importorskip("tensorboard")
+    shown = [path.parent.name for path in (data / "tensorboard").rglob("events.*")]
+    assert {name.removeprefix("seed-")[2:] for name in shown} == trained
+    assert (data / "tensorboard" / "cyclic-sdpo").is_dir()
+
+
+def test_curves_prints_draws_and_writes_trainings(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Alignment where every row has it, else SFT; the table has a row for each seed and step, and the values of the artifacts."""
+    assert main(["run", "mine.py:comparison"]) == 0
+    capsys.readouterr()
+    assert main(["curves", "cyclic-sdpo", "--csv", "curves.csv", "--picture", "curves.svg"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("cyclic-sdpo, align\n  seed 0: 20 steps, best on validation: step ")
+    assert "last values, seeds 0, 1" in printed
+    assert "picture: curves.svg" in printed
+    assert "<!-- Log-probabilities -->" in (project / "curves.svg").read_text()
+    table = pd.read_csv(project / "curves.csv")
+    assert list(table.columns[:5]) == ["name", "seed", "stage", "step", "loss"]
+    assert table[["seed", "step"]].to_numpy().tolist() == [[0, 0], [0, 20], [1, 0], [1, 20]]
+    keys = json.loads((project / "data" / "runs" / "cyclic-sdpo.json").read_text())["seeds"]
+    for seed, entry in keys.items():
+        folder = project / "data" / "artifacts" / "align" / entry["artifacts"]["align"]
+        kept = pd.read_csv(folder / "curves.csv")
+        assert str(folder.relative_to(project)) in printed
+        assert f"{kept['chosen_log_prob'].iloc[-1]:.5g}" in printed
+        own = table[table["seed"] == int(seed)].drop(columns=["name", "seed", "stage"]).reset_index(drop=True)
+        pd.testing.assert_frame_equal(own, kept)
+
+    assert main(["curves", "cyclic", "cyclic-sdpo"]) == 0
+    printed = capsys.readouterr().out
+    assert "cyclic, sft" in printed
+    assert "cyclic-sdpo, sft" in printed
+    assert Path(printed.rpartition("picture: ")[2].strip()).parent == Path("data/reports")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nobody"], "there is no run 'nobody'"),
+        (["cyclic-sdpo", "cyclic-popularity"], "cyclic-popularity has no curves of a stage 'sft'; it has the stages data, evaluate"),
+        (["cyclic", "--stage", "align"], "cyclic has no curves of a stage 'align'; it has the stages data, embed, tokenize, sft"),
+        (["cyclic", "--picture", "curves.gif"], "--picture must end in .png"),
+        (["cyclic", "--csv", "nowhere/curves.csv"], "nowhere/curves.csv can't be written"),
+    ],
+)
+def test_curves_that_are_refused(project: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+    assert main(["run", "mine.py:comparison"]) == 0
+    capsys.readouterr()
+    assert main(["curves", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_picture_that_cannot_be_drawn_stops_no_run(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Matplotlib is missing; the next run draws what this one did not."""
+    command = ["run", "mine.py:sft", "--sft.steps", "23", "--name", "undrawn"]
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "matplotlib.figure", None)
+        assert main(command) == 0
+    assert "its curves could not be drawn" in capsys.readouterr().err
+    assert not list((project / "data" / "reports").glob("undrawn-*"))
+    assert main(command) == 0
+    assert "curves drawn in" in capsys.readouterr().err
+    assert main(command) == 0
+    assert "curves drawn in" not in capsys.readouterr().err
+
+
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     printed = capsys.readouterr().out
     assert "torch" in printed
     assert "GiB free" in printed
+    assert "tensorboard" in printed
 
 
 START = (

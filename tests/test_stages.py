@@ -15,15 +15,17 @@ from worlds import cyclic
 
 from genrec import loading, pipeline, runs
 from genrec.__main__ import main
-from genrec.baselines import ItemKNN
+from genrec.baselines import ItemKNN, Popularity
+from genrec.data.batches import examples
 from genrec.data.corpus import Corpus
 from genrec.data.prepare import prepare
 from genrec.data.sources import Frames
 from genrec.data.splits import GlobalTemporal, LeaveOneOut
 from genrec.errors import ArtifactError, UsageError
+from genrec.evaluation.evaluate import evaluate, metrics_of
 from genrec.experiment import Evaluate, Experiment
 from genrec.semantic_ids import SemanticIds
-from genrec.stages import batches, load_policy, load_semantic_ids, sampler_context, seen_items
+from genrec.stages import batches, load_policy, load_semantic_ids, sampler_context, seen_items, validation_score
 from genrec.testing import Cyclic
 
 
@@ -86,6 +88,23 @@ def test_an_aligned_policy_starts_as_the_sft_policy_and_keeps_its_best(home: Pat
     assert np.isclose(curves["margin"].dropna(), 0, atol=1e-4).all()
 
 
+@pytest.mark.parametrize(("beams", "widest"), [(10, 10), (20, 20), (60, 40), (None, 40)])
+def test_validation_reaches_as_far_as_beams_and_catalogue(home: Path, beams: int | None, widest: int) -> None:
+    """Of 40 items at most 40 are recommended, by 20 beams 20. Each metric is what `metrics_of` says of the same users' lists."""
+    experiment = cyclic(steps=2)
+    artifacts = pipeline.run(experiment, last="sft")
+    corpus, ids = Corpus.load(artifacts["data"].folder), SemanticIds.load(artifacts["tokenize"].folder / "codes.safetensors")
+    policy = load_policy(experiment, ids, artifacts["sft"].folder, beams or 60)
+    without = Popularity() if beams is None else replace(experiment.policy, beams=beams)  # of which only the beams are asked for
+    found = validation_score(policy, corpus, replace(experiment, policy=without), experiment.sft, ids)()
+    cutoffs = tuple(sorted({1, 10, widest}))
+    assert list(found) == ["ndcg@10", *(f"recall@{n}" for n in cutoffs)]
+    users = batches(examples(corpus, "validation", experiment.evaluate.history_length), 64, torch.device("cpu"))
+    result = evaluate(policy, users, Evaluate(cutoffs=cutoffs, history_length=5))
+    expected = metrics_of(result.ranks, result.recommendations, cutoffs, 40)
+    assert found == pytest.approx({name: expected[name] for name in found})
+
+
 def test_a_policy_of_other_semantic_ids_is_refused(home: Path) -> None:
     artifacts = pipeline.run(cyclic(steps=20))
     with pytest.raises(ArtifactError, match="does not fit the policy"):
@@ -93,8 +112,6 @@ def test_a_policy_of_other_semantic_ids_is_refused(home: Path) -> None:
 
 
 def test_batches_give_every_example_once(corpus: Corpus) -> None:
-    from genrec.data.batches import examples
-
     corpus = prepare(Cyclic(items=20, users=23, length=6).load(Path()), LeaveOneOut())
     users = torch.cat([batch.user for batch in batches(examples(corpus, "test", 3), 5, torch.device("cpu"))])
     assert sorted(users.tolist()) == list(range(1, 24))
