@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from genrec.errors import InputError, UsageError
 from genrec.preference.forbidden import Forbidden, Pairs, on_cpu, take_first
 from genrec.preference.negatives.successive import Candidates, draw_successively
+from genrec.preference.prefixes import first_leaves
 from genrec.preference.streams import Streams
 from genrec.rows import repeated
 from genrec.types import DrawNegatives, SamplerContext, SequenceBatch
@@ -71,9 +72,7 @@ class _InPrefix:
         self.forbidden = forbidden
         self.ids = context.semantic_ids
         first_of_leaf, self.items = self.ids.items_by_leaf()
-        self.leaves = torch.arange(len(self.ids.tables[depth].start))  # int64 [nodes + 1]  the first leaf below each node of the depth
-        for table in self.ids.tables[depth:]:
-            self.leaves = table.start[self.leaves].long()
+        self.leaves = first_leaves(self.ids, depth)
         self.begin = first_of_leaf[self.leaves].long()  # int64 [nodes + 1]  where its items begin
 
     def __call__(self, batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
