@@ -25,6 +25,7 @@ class Forbidden:
     def __init__(self, context: SamplerContext) -> None:
         users, items = (torch.from_numpy(context.interactions[name].to_numpy("int64", copy=True)) for name in ("user", "item"))
         self.one = one_of_each(context)  # int64 [N + 1]  the item that stands for all with its Semantic ID: the lowest
+        self.largest = int(torch.bincount(self.one[1:]).max())  # the most items that share one Semantic ID, itself among them
         self._taken = Pairs(users, items, context.item_count)
         shared = context.semantic_ids.collided > 0
         self._taken_ids = Pairs(users, self.one[items], context.item_count) if shared else self._taken

@@ -66,7 +66,7 @@ class _Best:
             raise UsageError(f"BestOf.candidates must be at least the negatives asked for, {count}, got {self.candidates}")
         drawn = self.draw(batch, self.candidates, generator)
         with torch.no_grad():
-            reward = self.rates(batch, drawn)
+            reward = self.rates(batch, drawn).to(drawn.device)
         if bool((reward.isnan() & (drawn > 0)).any()):
             raise InputError("BestOf.reward gave NaN for an item; a reward is a number for every item but 0")
         order = reward.masked_fill(drawn == 0, -torch.inf).argsort(dim=1, descending=True, stable=True)  # zeros were last, and stay so

@@ -33,7 +33,8 @@ class _InBatch:
         self.forbidden = forbidden
 
     def __call__(self, batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
-        rows, streams = on_cpu(batch), Streams(batch, generator)
+        rows = on_cpu(batch)
+        streams = Streams(rows, generator)
         targets = torch.unique(rows.target)
         candidates = Candidates(torch.full_like(rows.target, len(targets)), lambda _, places: targets[places])
         return draw_successively(rows, count, candidates, self.forbidden, streams).to(batch.target.device)
@@ -76,7 +77,8 @@ class _InPrefix:
         self.begin = first_of_leaf[self.leaves].long()  # int64 [nodes + 1]  where its items begin
 
     def __call__(self, batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
-        rows, streams = on_cpu(batch), Streams(batch, generator)
+        rows = on_cpu(batch)
+        streams = Streams(rows, generator)
         node = torch.searchsorted(self.leaves, self.ids.leaf(rows.target), right=True) - 1
         begin, end = self.begin[node], self.begin[node + 1]
 
@@ -141,7 +143,8 @@ class _OfHistory:
         self.forbidden, self.recent, self.among = forbidden, recent, among
 
     def __call__(self, batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
-        rows, streams = on_cpu(batch), Streams(batch, generator)
+        rows = on_cpu(batch)
+        streams = Streams(rows, generator)
         past = rows.history.flip(1)[:, : self.recent]  # the newest first, so that a number belongs to an age, whatever the padding
         past = past.masked_fill(repeated(past), 0)  # an item taken twice is no likelier
         past = past.gather(1, streams.uniform(past.shape[1]).argsort(1))
