@@ -32,7 +32,7 @@ class Drawn:
         }
 
     def update(self, batch: SequenceBatch, negatives: Tensor) -> dict[str, Tensor]:
-        """Add the negatives of a batch. Out: what this batch adds to curves, scalars; means over its negatives, 0 without any."""
+        """Add the negatives of a batch. Out: what it says for curves, float32 [] each; means over its negatives, 0 without any."""
         target, drawn = on_cpu(batch).target, negatives.cpu()
         row, place = (drawn > 0).nonzero(as_tuple=True)
         items, positives = drawn[row, place], target[row]
@@ -46,10 +46,10 @@ class Drawn:
         self.totals["depths"] += torch.bincount(depth, minlength=len(self.totals["depths"]))
         some = max(1, len(items))
         return {
-            "drawn_depth": depth.double().sum() / some,  # codes shared with the positive
-            "drawn_popularity": self.percentiles[items].sum() / some,  # percentile, 0..1
-            "drawn_cosine": similarity.double().sum() / some,  # to the positive
-            "drawn_shortfall": (drawn == 0).double().mean() if drawn.numel() else torch.zeros((), dtype=torch.float64),  # share
+            "drawn_depth": depth.float().sum() / some,  # codes shared with the positive
+            "drawn_popularity": self.percentiles[items].float().sum() / some,  # percentile, 0..1
+            "drawn_cosine": similarity.float().sum() / some,  # to the positive
+            "drawn_shortfall": (drawn == 0).float().sum() / max(1, drawn.numel()),  # share
         }
 
     def summary(self) -> Summary:

@@ -52,7 +52,7 @@ def test_curves_by_hand() -> None:
         "drawn_cosine": pytest.approx((0 + 2**-0.5 - 1) / 3),
         "drawn_shortfall": 0.5,
     }
-    assert all(value.shape == () and not value.requires_grad for value in curves.values())
+    assert all(value.shape == () and value.dtype == torch.float32 and not value.requires_grad for value in curves.values())
 
 
 def test_curves_of_nothing_are_zeros() -> None:

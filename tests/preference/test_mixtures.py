@@ -55,7 +55,7 @@ class ItemNumber:
 
     def rate(self, context: SamplerContext) -> Callable[[SequenceBatch, Tensor], Tensor]:
         table = torch.arange(float(context.item_count + 1)) if self.table is None else torch.tensor(self.table)
-        return lambda _, items: table[items]
+        return lambda _, items: table[items.cpu()]
 
 
 @dataclass(frozen=True)
@@ -246,6 +246,26 @@ SAMPLERS: list[NegativeSampler] = [
 def test_they_keep_the_contract(sampler: NegativeSampler) -> None:
     check_sampler(sampler)
     check_sampler(sampler, sampler_context(seed=7, items=100, users=15))
+
+
+def test_no_examples_no_negatives() -> None:
+    for sampler in SAMPLERS:
+        assert draw(sampler.build(sampler_context()), rows(0), 3).shape == (0, 3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_negatives_are_where_the_batch_is() -> None:
+    """Those that ask no policy, which would be on the device too; the reward here answers on the CPU."""
+    context = sampler_context()
+    batch = next(batches_of(context, 64))
+    there = SequenceBatch(*(tensor.cuda() for tensor in batch))
+    for sampler in SAMPLERS:
+        drawing = sampler.build(context)
+        if not hasattr(drawing, "refresh_every"):
+            drawn = draw(drawing, there, 3)
+            assert drawn.is_cuda
+            assert torch.equal(drawn.cpu(), draw(drawing, batch, 3))
 
 
 @pytest.mark.parametrize(
