@@ -229,6 +229,11 @@ def test_the_synthetic_context() -> None:
     assert context.semantic_ids.items == context.item_count == 50
     assert context.semantic_ids.collided >= 20
     assert context.popularity.sum() == len(context.interactions)
+    assert set(context.interactions.columns) == {"user", "item", "time", "rating"}
+    assert context.interactions["rating"].between(1, 5).all()
+    assert context.items is not None
+    assert context.items.columns.tolist() == ["item_id", "text"]
+    assert len(context.items) == 50
     assert context.vectors.shape == (51, 16)
     assert torch.equal(context.vectors, sampler_context(seed=3, items=50, users=30).vectors)
     assert not torch.equal(context.vectors, sampler_context(seed=4, items=50, users=30).vectors)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from genrec.preference.forbidden import on_cpu
+from genrec.preference.popularity import percentiles
 from genrec.types import SamplerContext, SequenceBatch
 
 Summary = dict[str, float | int | list[float] | None]
@@ -20,6 +21,7 @@ class Drawn:
 
     def __init__(self, context: SamplerContext) -> None:
         self.context = context
+        self.percentiles = percentiles(context.popularity)  # float64 [N + 1]
         self.totals = {
             "rows": torch.zeros((), dtype=torch.int64),  # examples seen
             "places": torch.zeros((), dtype=torch.int64),  # negatives asked for
@@ -29,8 +31,8 @@ class Drawn:
             "depths": torch.zeros(context.semantic_ids.levels + 1, dtype=torch.int64),  # negatives by shared codes, 0..L
         }
 
-    def update(self, batch: SequenceBatch, negatives: Tensor) -> None:
-        """Add the negatives of a batch."""
+    def update(self, batch: SequenceBatch, negatives: Tensor) -> dict[str, Tensor]:
+        """Add the negatives of a batch. Out: what it says for curves, float32 [] each; means over its negatives, 0 without any."""
         target, drawn = on_cpu(batch).target, negatives.cpu()
         row, place = (drawn > 0).nonzero(as_tuple=True)
         items, positives = drawn[row, place], target[row]
@@ -42,6 +44,13 @@ class Drawn:
         self.totals["draws"] += torch.bincount(drawn.flatten(), minlength=len(self.totals["draws"]))
         self.totals["cosine"] += similarity.double().sum()
         self.totals["depths"] += torch.bincount(depth, minlength=len(self.totals["depths"]))
+        some = max(1, len(items))
+        return {
+            "drawn_depth": depth.float().sum() / some,  # codes shared with the positive
+            "drawn_popularity": self.percentiles[items].float().sum() / some,  # percentile, 0..1
+            "drawn_cosine": similarity.float().sum() / some,  # to the positive
+            "drawn_shortfall": (drawn == 0).float().sum() / max(1, drawn.numel()),  # share
+        }
 
     def summary(self) -> Summary:
         """Shares and means over the negatives drawn so far, None where there are none; JSON-serialisable."""
@@ -58,7 +67,7 @@ class Drawn:
             "draws_per_item": _ratio(negatives, int((draws > 0).sum())),  # overlap: how often a drawn item was drawn
             "cosine_to_positive": _ratio(float(self.totals["cosine"]), negatives),
             "popularity": _ratio(float(draws.double() @ popularity), negatives),  # mean training events
-            "popularity_percentile": _ratio(float(draws.double() @ _percentile(popularity)), negatives),  # mean, 0..1
+            "popularity_percentile": _ratio(float(draws.double() @ self.percentiles[1:]), negatives),  # mean, 0..1
             "prefix_depth_shares": [float(count) / negatives for count in self.totals["depths"]] if negatives else None,  # 0..L codes
         }
 
@@ -68,14 +77,6 @@ def describe(batch: SequenceBatch, negatives: Tensor, context: SamplerContext) -
     drawn = Drawn(context)
     drawn.update(batch, negatives)
     return drawn.summary()
-
-
-def _percentile(popularity: Tensor) -> Tensor:
-    """The share of the catalogue that is less popular, ties counting half: float64 [N], mean 0.5 over the catalogue."""
-    ordered = popularity.sort().values
-    below = torch.searchsorted(ordered, popularity)
-    not_above = torch.searchsorted(ordered, popularity, right=True)
-    return (below + not_above).double() / (2 * len(popularity))
 
 
 def _ratio(part: float, whole: int) -> float | None:

@@ -24,7 +24,8 @@ class Forbidden:
 
     def __init__(self, context: SamplerContext) -> None:
         users, items = (torch.from_numpy(context.interactions[name].to_numpy("int64", copy=True)) for name in ("user", "item"))
-        self.one = _one_of_each(context)  # int64 [N + 1]  the item that stands for all with its Semantic ID: the lowest
+        self.one = one_of_each(context)  # int64 [N + 1]  the item that stands for all with its Semantic ID: the lowest
+        self.largest = int(torch.bincount(self.one[1:]).max())  # the most items that share one Semantic ID, itself among them
         self._taken = Pairs(users, items, context.item_count)
         shared = context.semantic_ids.collided > 0
         self._taken_ids = Pairs(users, self.one[items], context.item_count) if shared else self._taken
@@ -99,7 +100,7 @@ def rows_of(batch: SequenceBatch, rows: Tensor) -> SequenceBatch:
     return SequenceBatch(*(tensor[rows] for tensor in batch))
 
 
-def _one_of_each(context: SamplerContext) -> Tensor:
+def one_of_each(context: SamplerContext) -> Tensor:
     """For each item the lowest with its Semantic ID: int64 [N + 1], 0 for 0."""
     start, items = context.semantic_ids.items_by_leaf()
     lowest = torch.repeat_interleave(items[start[:-1].long()].long(), start.diff().long())

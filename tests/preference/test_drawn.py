@@ -41,6 +41,30 @@ def test_by_hand() -> None:
     }
 
 
+def test_curves_by_hand() -> None:
+    """Item 3 shares no code with item 1, item 2 one and item 4 two; percentiles and cosines as above; 3 of 6 places are empty."""
+    drawn = Drawn(CONTEXT)
+    drawn.update(BATCH, torch.tensor([[4, 4], [4, 4], [4, 4]]))
+    curves = drawn.update(BATCH, torch.tensor([[2, 3], [4, 0], [0, 0]]))
+    assert {name: value.item() for name, value in curves.items()} == {
+        "drawn_depth": pytest.approx((1 + 0 + 2) / 3),
+        "drawn_popularity": pytest.approx((0.25 + 0.25 + 0.625) / 3),
+        "drawn_cosine": pytest.approx((0 + 2**-0.5 - 1) / 3),
+        "drawn_shortfall": 0.5,
+    }
+    assert all(value.shape == () and value.dtype == torch.float32 and not value.requires_grad for value in curves.values())
+
+
+def test_curves_of_nothing_are_zeros() -> None:
+    drawn = Drawn(CONTEXT)
+    nothing = drawn.update(BATCH, torch.zeros(3, 2, dtype=torch.int64))
+    assert {name: value.item() for name, value in nothing.items()} == {
+        "drawn_depth": 0, "drawn_popularity": 0, "drawn_cosine": 0, "drawn_shortfall": 1,
+    }  # fmt: skip
+    empty = drawn.update(SequenceBatch(*(tensor[:0] for tensor in BATCH)), torch.zeros(0, 2, dtype=torch.int64))
+    assert not any(value.item() for value in empty.values())
+
+
 def test_nothing_drawn() -> None:
     empty = Drawn(CONTEXT).summary()
     assert empty["examples"] == empty["negatives"] == 0

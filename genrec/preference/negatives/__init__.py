@@ -6,8 +6,23 @@ that offers it), 0 at the end of a row where none is left.
 """
 
 from genrec.preference.negatives.beams import ModelBeams
+from genrec.preference.negatives.chosen import BestOf, Filtered
+from genrec.preference.negatives.mixed import Curriculum, Mix
 from genrec.preference.negatives.neighbours import FaissNeighbours
 from genrec.preference.negatives.simple import AlreadySeen, Disliked, InBatch, PrefixNeighbours
 from genrec.preference.negatives.weighted import Popularity, Uniform
 
-__all__ = ["AlreadySeen", "Disliked", "FaissNeighbours", "InBatch", "ModelBeams", "Popularity", "PrefixNeighbours", "Uniform"]
+__all__ = [
+    "AlreadySeen",
+    "BestOf",
+    "Curriculum",
+    "Disliked",
+    "FaissNeighbours",
+    "Filtered",
+    "InBatch",
+    "Mix",
+    "ModelBeams",
+    "Popularity",
+    "PrefixNeighbours",
+    "Uniform",
+]

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from genrec.errors import InputError, UsageError
 from genrec.preference.forbidden import Forbidden, Pairs, on_cpu, take_first
 from genrec.preference.negatives.successive import Candidates, draw_successively
+from genrec.preference.prefixes import first_leaves
 from genrec.preference.streams import Streams
 from genrec.rows import repeated
 from genrec.types import DrawNegatives, SamplerContext, SequenceBatch
@@ -32,7 +33,8 @@ class _InBatch:
         self.forbidden = forbidden
 
     def __call__(self, batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
-        rows, streams = on_cpu(batch), Streams(batch, generator)
+        rows = on_cpu(batch)
+        streams = Streams(rows, generator)
         targets = torch.unique(rows.target)
         candidates = Candidates(torch.full_like(rows.target, len(targets)), lambda _, places: targets[places])
         return draw_successively(rows, count, candidates, self.forbidden, streams).to(batch.target.device)
@@ -71,13 +73,12 @@ class _InPrefix:
         self.forbidden = forbidden
         self.ids = context.semantic_ids
         first_of_leaf, self.items = self.ids.items_by_leaf()
-        self.leaves = torch.arange(len(self.ids.tables[depth].start))  # int64 [nodes + 1]  the first leaf below each node of the depth
-        for table in self.ids.tables[depth:]:
-            self.leaves = table.start[self.leaves].long()
+        self.leaves = first_leaves(self.ids, depth)
         self.begin = first_of_leaf[self.leaves].long()  # int64 [nodes + 1]  where its items begin
 
     def __call__(self, batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
-        rows, streams = on_cpu(batch), Streams(batch, generator)
+        rows = on_cpu(batch)
+        streams = Streams(rows, generator)
         node = torch.searchsorted(self.leaves, self.ids.leaf(rows.target), right=True) - 1
         begin, end = self.begin[node], self.begin[node + 1]
 
@@ -142,7 +143,8 @@ class _OfHistory:
         self.forbidden, self.recent, self.among = forbidden, recent, among
 
     def __call__(self, batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
-        rows, streams = on_cpu(batch), Streams(batch, generator)
+        rows = on_cpu(batch)
+        streams = Streams(rows, generator)
         past = rows.history.flip(1)[:, : self.recent]  # the newest first, so that a number belongs to an age, whatever the padding
         past = past.masked_fill(repeated(past), 0)  # an item taken twice is no likelier
         past = past.gather(1, streams.uniform(past.shape[1]).argsort(1))

@@ -46,8 +46,10 @@ def draw_successively(rows: SequenceBatch, count: int, candidates: Candidates, f
         short = ((negatives[:, -1] == 0) & many).nonzero().squeeze(1)
         if len(short):
             extend(short, _with_replacement(candidates, short, streams.uniform(factor * count, label, short)))
+    most = 2 * count * forbidden.largest  # what `count` new ones need, if all that are drawn already, and twins of both, come first
     for short, width in _parts((negatives[:, -1] == 0).nonzero().squeeze(1), candidates.size):
-        extend(short, _in_order(candidates, short, streams.uniform(width, ALL, short)))
+        numbers = streams.uniform(width, ALL, short)
+        extend(short, _in_order(candidates, short, numbers, forbidden, rows_of(rows, short), most))
     return negatives
 
 
@@ -61,17 +63,18 @@ def _with_replacement(candidates: Candidates, some: Tensor, numbers: Tensor) -> 
     return candidates.item(some, torch.minimum(place, last))
 
 
-def _in_order(candidates: Candidates, some: Tensor, numbers: Tensor) -> Tensor:
-    """All candidates in the order of an exact successive draw: a number each, float64 [R, W] -> items int64 [R, W], 0 at the end.
+def _in_order(candidates: Candidates, some: Tensor, numbers: Tensor, forbidden: Forbidden, rows: SequenceBatch, most: int) -> Tensor:
+    """The first `most` allowed candidates of an exact successive draw, in order: a number each, float64 [R, W] -> items, 0 at the end.
 
     An exponential race (the Gumbel-top-k trick of Kool et al. 2019, 1903.06059, without the logarithm): place i arrives after an
     exponential time of rate `weights[i]`, and the order of arrival is that of successive draws. Equal weights need no logarithm.
     """
-    size = candidates.size[some].unsqueeze(1)
+    size, place = candidates.size[some].unsqueeze(1), torch.arange(numbers.shape[1])
+    items = candidates.item(some, torch.minimum(place, size - 1))
     arrival = numbers if candidates.weights is None else -torch.log1p(-numbers) / candidates.weights
-    arrival = torch.where(torch.arange(numbers.shape[1]) < size, arrival, torch.inf)
-    place = arrival.argsort(1)
-    return candidates.item(some, torch.minimum(place, size - 1)) * (place < size)
+    arrival = torch.where((place < size) & ~forbidden(rows, items), arrival, torch.inf)
+    first = arrival.topk(min(most, len(place)), largest=False)
+    return items.gather(1, first.indices) * (first.values < torch.inf)
 
 
 def _parts(some: Tensor, size: Tensor) -> Iterator[tuple[Tensor, int]]:

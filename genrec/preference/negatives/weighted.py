@@ -60,7 +60,8 @@ class _Weighted:
         self.cumulative = None if weights is None else weights.cumsum(0)
 
     def __call__(self, batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
-        rows, streams = on_cpu(batch), Streams(batch, generator)
+        rows = on_cpu(batch)
+        streams = Streams(rows, generator)
         size = torch.full((len(rows.target),), len(self.items))
         candidates = Candidates(size, lambda _, places: self.items[places], self.weights, self.cumulative)
         return draw_successively(rows, count, candidates, self.forbidden, streams).to(batch.target.device)

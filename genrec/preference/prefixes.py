@@ -1,0 +1,23 @@
+"""Stage 5, items by the first codes of their Semantic IDs: the nodes of one depth of the trie, as runs of its leaves."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from genrec.semantic_ids import SemanticIds
+
+
+def first_leaves(semantic_ids: SemanticIds, depth: int) -> Tensor:
+    """The first leaf below each node of a depth, and where the last one's end: int64 [nodes + 1]."""
+    leaves = torch.arange(len(semantic_ids.tables[depth].start))
+    for table in semantic_ids.tables[depth:]:
+        leaves = table.start[leaves].long()
+    return leaves
+
+
+def nodes(semantic_ids: SemanticIds, depth: int) -> Tensor:
+    """Each item's node of a depth: int64 [N + 1], equal where items share the first `depth` codes; -1 for item 0."""
+    leaf = semantic_ids.leaf(torch.arange(1, semantic_ids.items + 1))
+    node = torch.searchsorted(first_leaves(semantic_ids, depth), leaf, right=True) - 1
+    return torch.cat([torch.tensor([-1]), node])
