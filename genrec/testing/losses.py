@@ -85,8 +85,8 @@ def _ask(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -> Prefere
         there = [name for name in ("mismatched", "rewards") if getattr(policy, name) is not None]
         raise ContractError(
             f"{type(loss).__name__}: for {ROWS} examples of {policy.rejected.shape[1]} negatives, with "
-            f"{' and '.join(there) or 'neither mismatched nor rewards'}, it raised {error!r}; LogProbs.mismatched is there only if the "
-            "loss has an attribute mismatched, true, and LogProbs.rewards only if its attribute reward is a Reward"
+            f"{' and '.join(there) or 'neither mismatched nor rewards'}, it raised {error!r}; LogProbs.mismatched is there only if "
+            "the loss has an attribute mismatched, true, and LogProbs.rewards only if its attribute reward is a Reward"
         ) from error
 
 

@@ -39,6 +39,7 @@ def check_reward(reward: Reward, context: SamplerContext | None = None) -> None:
     with _left_alone(reward, context, batch, items):
         rates = _rates(reward, context)
         rewards = _rate(reward, rates, batch, items)
+    with _left_alone(reward, context, batch, items):
         _check_form(reward, rewards, items)
         _check_same(reward, context, rates, batch, items, rewards)
 

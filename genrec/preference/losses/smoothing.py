@@ -127,10 +127,10 @@ def _pairs(part: LogProbs, valid: Tensor) -> LogProbs:
     count = valid.shape[1]
     rejected = part.rejected.masked_fill(~valid, 0.0).reshape(-1, 1)
     mismatched = None if part.mismatched is None else part.mismatched.repeat_interleave(count)
-    rewards = part.rewards
-    if rewards is not None:
-        positive = rewards[:, :1].expand(valid.shape)
-        rewards = torch.stack([positive, torch.where(valid, rewards[:, 1:], positive)], 2).reshape(-1, 2)
+    rewards = None
+    if part.rewards is not None:
+        positive, negative = rewards_of(part, valid, "a pair")
+        rewards = torch.stack([positive.unsqueeze(1).expand_as(negative), negative], 2).reshape(-1, 2)
     return LogProbs(part.chosen.repeat_interleave(count), rejected, part.length, mismatched, rewards)
 
 

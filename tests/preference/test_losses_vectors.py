@@ -1,0 +1,263 @@
+"""Every loss against numbers worked out by hand: D_w = 1.8, D_l = -1.3, so D = 3.1, unless said otherwise; double precision."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from genrec.errors import InputError, UsageError
+from genrec.preference.losses import (
+    CPO,
+    DMPO,
+    DPO,
+    IPO,
+    ORPO,
+    ConservativeDPO,
+    Hinge,
+    RecPO,
+    RobustDPO,
+    RosePO,
+    SimPO,
+    Smoothed,
+    SoftmaxDPO,
+)
+from genrec.preference.losses.reference_free import log_odds
+from genrec.preference.losses.scores import Scores
+from genrec.preference.losses.smoothing import LARGEST, both_ways, smooth, wrongness
+from genrec.preference.losses.softmax import softmax_loss
+from genrec.preference.rewards import Popular
+from genrec.types import LogProbs, PreferenceLoss
+
+D_W, D_L = 1.8, -1.3
+SEVERAL = (-1.3, 0.4, 2.0)  # log-ratios of three negatives
+INFINITY = float("inf")
+
+
+def double(values: list[float] | list[list[float]]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def pair(chosen: float, rejected: tuple[float, ...], length: int = 1) -> tuple[LogProbs, LogProbs]:
+    """A policy with these log-ratios to a reference; one example."""
+    reference = LogProbs(double([-5.0]), double([[-7.0] * len(rejected)]), length)
+    return LogProbs(reference.chosen + chosen, reference.rejected + double([list(rejected)]), length), reference
+
+
+def alone(chosen: float, rejected: tuple[float, ...], length: int) -> tuple[LogProbs, LogProbs]:
+    """A policy with these log-probabilities, beside a reference that must not matter."""
+    policy = LogProbs(double([chosen]), double([list(rejected)]), length)
+    return policy, LogProbs(policy.chosen - 3, policy.rejected + 4, length)
+
+
+def value(loss: PreferenceLoss, chosen: float = D_W, rejected: tuple[float, ...] = (D_L,), length: int = 1) -> float:
+    return float(loss(*pair(chosen, rejected, length)).loss)
+
+
+def rated(parts: tuple[LogProbs, LogProbs], rewards: list[float]) -> tuple[LogProbs, LogProbs]:
+    policy, reference = parts
+    return policy._replace(rewards=double([rewards])), reference
+
+
+@pytest.mark.parametrize(("epsilon", "expected"), [(0.1, 0.581111886), (0.2, 0.612111886)])
+def test_conservative_dpo_vectors(epsilon: float, expected: float) -> None:
+    """-log s(.31) + e * .31 = .550111886 + e * .31."""
+    assert value(ConservativeDPO(0.1, epsilon)) == pytest.approx(expected, abs=5e-10)
+
+
+def test_robust_dpo_vector() -> None:
+    """(.9 * .550111886 - .1 * .860111886) / .8."""
+    assert value(RobustDPO(0.1, 0.1)) == pytest.approx(0.511361886, abs=5e-10)
+    by_hand = (0.9 * 0.550111886 - 0.1 * 0.860111886) / 0.8
+    assert by_hand == pytest.approx(0.511361886, abs=5e-9)
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 0.3])
+def test_robust_dpo_is_dpo_in_expectation(epsilon: float) -> None:
+    """With labels flipped with probability e: (1-e) l(D) + e l(-D) is the DPO loss of the right label."""
+    loss = RobustDPO(0.5, epsilon)
+    flipped = (1 - epsilon) * value(loss) + epsilon * value(loss, D_L, (D_W,))
+    assert flipped == pytest.approx(value(DPO(0.5)))
+
+
+@pytest.mark.parametrize(("beta", "expected"), [(0.1, 3.61), (0.5, 4.41)])
+def test_ipo_vectors(beta: float, expected: float) -> None:
+    """(3.1 - 5)^2 and (3.1 - 1)^2."""
+    assert value(IPO(beta)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_ipo_averages_over_codes_where_it_is_told_to() -> None:
+    """L = 4: the sum is 3.1 off 5, the mean .775 off 5, so that its target is D = 20."""
+    assert value(IPO(0.1), length=4) == pytest.approx(3.61)
+    assert value(IPO(0.1, reduction="mean"), length=4) == pytest.approx((0.775 - 5) ** 2)
+    assert value(IPO(0.1, reduction="mean"), 20.0, (0.0,), length=4) == pytest.approx(0, abs=1e-12)
+    assert IPO(0.1, reduction="mean")(*pair(D_W, (D_L,), 4)).chosen_reward.tolist() == pytest.approx([0.1 * D_W / 4])
+
+
+@pytest.mark.parametrize(("beta", "expected"), [(0.1, 0.69), (0.3, 0.07), (0.5, 0.0)])
+def test_hinge(beta: float, expected: float) -> None:
+    """max(0, 1 - .31), max(0, 1 - .93), max(0, 1 - 1.55)."""
+    assert value(Hinge(beta)) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("beta", "expected"), [(0.1, 0.624046374), (1.0, 0.213911106)])
+def test_dmpo_vectors(beta: float, expected: float) -> None:
+    """The mean of the negatives is 1.1 / 3 = .3666667: -log s(beta * 1.4333333)."""
+    assert value(DMPO(beta), D_W, SEVERAL) == pytest.approx(expected, abs=5e-10)
+    assert math.log1p(math.exp(-beta * (1.8 - 1.1 / 3))) == pytest.approx(expected, abs=5e-10)
+
+
+def test_simpo_vector() -> None:
+    """Averages -.9 and -1.4: 2 * .5 - 1 = 0, -log s(0) = ln 2; over 4 codes."""
+    terms = SimPO(beta=2.0, gamma=1.0)(*alone(-3.6, (-5.6,), 4))
+    assert float(terms.loss) == pytest.approx(0.693147181, abs=5e-10)
+    assert terms.chosen_reward.tolist() == pytest.approx([-1.8])  # 2 * -.9
+    assert terms.rejected_reward[0].tolist() == pytest.approx([-2.8])
+
+
+@pytest.mark.parametrize(("alpha", "expected"), [(0.0, 0.598138869), (1.0, 1.498138869), (2.0, 2.398138869)])
+def test_cpo_vectors(alpha: float, expected: float) -> None:
+    """-log s(.1 * 2) + alpha * 3.6 / 4."""
+    terms = CPO(0.1, alpha)(*alone(-3.6, (-5.6,), 4))
+    assert float(terms.loss) == pytest.approx(expected, abs=5e-10)
+    assert terms.chosen_reward.tolist() == pytest.approx([-0.36])
+
+
+def test_orpo_vector() -> None:
+    """Odds of e^-.9 and of e^-1.4: .9 - .1 * log s(log_odds_w - log_odds_l)."""
+    terms = ORPO(0.1)(*alone(-3.6, (-5.6,), 4))
+    assert float(terms.loss) == pytest.approx(0.939051652, abs=5e-10)
+    odds = [math.exp(a) / (1 - math.exp(a)) for a in (-0.9, -1.4)]
+    assert 0.9 - 0.1 * math.log(odds[0] / (odds[0] + odds[1])) == pytest.approx(0.939051652, abs=5e-10)
+    assert terms.chosen_reward.tolist() == pytest.approx([-0.09])
+
+
+def test_recpo_vector() -> None:
+    """log(1 + e^(4 - 3.1) + e^(2 - 1.4) + e^(2.5 + .2))."""
+    scores = Scores(double([D_W]), double([list(SEVERAL)]), torch.ones(1, 3, dtype=torch.bool))
+    found = softmax_loss(scores, 1.0, double([[4.0, 2.0, 2.5]]))
+    assert float(found) == pytest.approx(3.003772546, abs=5e-10)
+    assert math.log(1 + math.exp(0.9) + math.exp(0.6) + math.exp(2.7)) == pytest.approx(3.003772546, abs=5e-10)
+
+
+def test_recpo_margins_are_ratios_of_rewards() -> None:
+    """A positive of phi 4 beside negatives of phi 1, 2 and 1.6 has the margins 4, 2 and 2.5."""
+    parts = rated(pair(D_W, SEVERAL), [4.0, 1.0, 2.0, 1.6])
+    assert float(RecPO(1.0)(*parts).loss) == pytest.approx(3.003772546, abs=5e-10)
+    assert float(RecPO(1.0, weight=0.0)(*parts).loss) == pytest.approx(value(SoftmaxDPO(1.0), D_W, SEVERAL))
+    halved = math.log(1 + math.exp(2 - 3.1) + math.exp(1 - 1.4) + math.exp(1.25 + 0.2))
+    assert float(RecPO(1.0, weight=0.5)(*parts).loss) == pytest.approx(halved)
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan")])
+def test_recpo_refuses_rewards_that_cannot_be_divided(wrong: float) -> None:
+    with pytest.raises(InputError, match=r"must be above 0, got .* from RatingRecency"):
+        RecPO()(*rated(pair(D_W, SEVERAL), [4.0, 1.0, wrong, 1.6]))
+    with pytest.raises(InputError, match="must be above 0"):
+        RecPO()(*rated(pair(D_W, SEVERAL), [wrong, 1.0, 1.0, 1.6]))
+
+
+def test_recpo_does_not_look_at_rewards_of_masked_negatives() -> None:
+    policy, reference = (part._replace(rejected=double([[-7.0, -INFINITY]])) for part in pair(D_W, (0.0, 0.0)))
+    for nothing in (-INFINITY, float("nan"), 0.0):
+        terms = RecPO()(*rated((policy, reference), [3.0, 1.5, nothing]))
+        assert float(terms.loss) == pytest.approx(math.log1p(math.exp(2.0 - 1.8)))  # gamma = 3 / 1.5, D_l = 0
+
+
+def test_rosepo_is_cdpo_with_a_smoothing_a_pair() -> None:
+    """Smoothings .1 and .2 of the pair D = 3.1: the mean of .581111886 and .612111886."""
+    parts = pair(D_W, (D_L, D_L))
+    found = smooth(both_ways(DPO(0.1), *parts), double([[0.1, 0.2]]))
+    assert float(found.loss) == pytest.approx((0.581111886 + 0.612111886) / 2, abs=5e-10)
+    assert value(RosePO(0.1, 0.2)) == pytest.approx(0.612111886, abs=5e-10)  # no reward: cDPO
+
+
+def test_rosepo_smooths_where_the_reward_sides_with_the_negative() -> None:
+    """2 * .1 * s(r_k - r_w) for r_k - r_w = 0, ln 3, -ln 3: .1, .2 * .75, .2 * .25."""
+    found = wrongness(double([1.0]), double([[1.0, 1.0 + math.log(3), 1.0 - math.log(3)]]), 0.1)
+    assert found[0].tolist() == pytest.approx([0.1, 0.15, 0.05])
+    assert wrongness(double([0.0]), double([[50.0]]), 0.4).tolist() == [[LARGEST]]
+    loss = RosePO(0.1, 0.1, reward=Popular())
+    got = loss(*rated(pair(D_W, (D_L,)), [0.0, math.log(3)]))
+    assert float(got.loss) == pytest.approx(0.550111886 + 0.15 * 0.31, abs=5e-10)  # identity 6
+
+
+@pytest.mark.parametrize("loss", [RosePO(reward=Popular()), RecPO()])
+def test_rewards_that_are_missing_or_of_another_shape_are_refused(loss: PreferenceLoss) -> None:
+    name = type(loss).__name__
+    with pytest.raises(UsageError, match=rf"{name} needs LogProbs.rewards, got None: rate .* by {name}.reward"):
+        loss(*pair(D_W, SEVERAL))
+    with pytest.raises(UsageError, match=r"must be \[B, 1 \+ K\] = \[1, 4\], the positive first, got \[1, 3\]"):
+        loss(*rated(pair(D_W, SEVERAL), [1.0, 1.0, 1.0]))
+
+
+ratios = st.floats(-20, 20)
+
+
+@given(ratios, ratios, st.floats(0.01, 2), st.floats(0, 0.499))
+@settings(deadline=None)
+def test_identity_6_cdpo_is_dpo_plus_e_beta_d(chosen: float, rejected: float, beta: float, epsilon: float) -> None:
+    expected = value(DPO(beta), chosen, (rejected,)) + epsilon * beta * (chosen - rejected)
+    for loss in (ConservativeDPO(beta, epsilon), Smoothed(DPO(beta), epsilon), RosePO(beta, epsilon)):
+        assert value(loss, chosen, (rejected,)) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("loss", [ConservativeDPO(0.5), RobustDPO(0.5), IPO(0.5), Hinge(0.2)], ids=repr)
+def test_several_negatives_are_the_mean_over_pairs(loss: PreferenceLoss) -> None:
+    each = [value(loss, D_W, (rejected,)) for rejected in SEVERAL]
+    assert value(loss, D_W, SEVERAL) == pytest.approx(sum(each) / 3)
+    assert len({round(one, 6) for one in each}) == 3
+
+
+@pytest.mark.parametrize("loss", [SimPO(), CPO(alpha=0.0), CPO(), ORPO()], ids=repr)
+def test_several_negatives_without_a_reference_are_the_mean_over_pairs(loss: PreferenceLoss) -> None:
+    each = [float(loss(*alone(-3.6, (one,), 4)).loss) for one in (-5.6, -3.0, -8.0)]
+    assert float(loss(*alone(-3.6, (-5.6, -3.0, -8.0), 4)).loss) == pytest.approx(sum(each) / 3)
+
+
+@pytest.mark.parametrize("loss", [SimPO(), CPO(), ORPO()], ids=repr)
+def test_the_reference_does_not_matter(loss: PreferenceLoss) -> None:
+    policy, reference = alone(-3.6, (-5.6,), 4)
+    assert float(loss(policy, reference).loss) == float(loss(policy, policy).loss)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+@pytest.mark.parametrize("average", [-1e-7, -1e-6, -1e-5, -0.01, -0.69, -0.7, -1.0, -50.0, -1e4, 0.0])
+def test_log_odds_are_stable(average: float, kind: torch.dtype) -> None:
+    """Against a - log(-expm1(a)), a at most -1e-6; the derivative is 1 / (1 - exp(a)), and 0 above -1e-6."""
+    a = torch.tensor([average], dtype=kind, requires_grad=True)
+    found = log_odds(a)
+    (slope,) = torch.autograd.grad(found.sum(), a)
+    inside = min(average, -1e-6)
+    assert float(found.detach()) == pytest.approx(inside - math.log(-math.expm1(inside)), rel=1e-5, abs=1e-6)
+    assert float(slope) == pytest.approx(-1 / math.expm1(average) if average < -1e-6 else slope.item(), rel=1e-3)
+    assert math.isfinite(float(slope))
+    assert (float(slope) == 0) == (average > -1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ConservativeDPO(epsilon=0.5), r"ConservativeDPO.epsilon must be in \[0, 0.5\), got 0.5"),
+        (lambda: RobustDPO(epsilon=-0.1), r"RobustDPO.epsilon must be in \[0, 0.5\), got -0.1"),
+        (lambda: RosePO(epsilon=float("nan")), r"RosePO.epsilon must be in \[0, 0.5\), got nan"),
+        (lambda: RosePO(reward=3), r"RosePO.reward must be None or a reward such as .*, got 3"),
+        (lambda: RosePO(reward=Popular), r"RosePO.reward must be None or a reward"),
+        (lambda: RecPO(reward=None), r"RecPO.reward must be a reward such as .* got None; without one use SoftmaxDPO"),
+        (lambda: RecPO(weight=-1.0), r"RecPO.weight must be 0 or more and finite, got -1.0"),
+        (lambda: IPO(beta=0.0), r"IPO.beta must be above 0 and finite, got 0.0"),
+        (lambda: IPO(reduction="max"), r"IPO.reduction must be 'sum' or 'mean', got 'max'"),
+        (lambda: Hinge(beta=INFINITY), r"Hinge.beta must be above 0 and finite"),
+        (lambda: DMPO(beta=-1.0), r"DMPO.beta must be above 0 and finite"),
+        (lambda: SimPO(gamma=-0.1), r"SimPO.gamma must be 0 or more and finite"),
+        (lambda: CPO(alpha=-0.1), r"CPO.alpha must be 0 or more and finite"),
+        (lambda: ORPO(weight=-0.1), r"ORPO.weight must be 0 or more and finite"),
+    ],
+)  # fmt: skip
+def test_fields_are_checked(make: object, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make()  # type: ignore[operator]

@@ -1,0 +1,184 @@
+"""Rewards against numbers worked out by hand, and against a loop over examples."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pandas import DataFrame
+from torch import Tensor, nn
+
+from genrec.errors import InputError, UsageError
+from genrec.preference.losses import RecPO, RosePO
+from genrec.preference.rewards import LogProbability, Popular, RatingRecency, Similarity
+from genrec.semantic_ids import SemanticIds
+from genrec.testing.rewards import reward_context
+from genrec.types import LogProbs, Policy, SamplerContext, SequenceBatch
+
+DAY = 86_400
+NAN = float("nan")
+
+
+def context(rows: list[tuple[int, int, int, float]], policy: Policy | None = None) -> SamplerContext:
+    """4 items with vectors (1, 0), (0, 2), (-3, 0), zeros; events (user, item, time, rating)."""
+    interactions = DataFrame(rows, columns=["user", "item", "time", "rating"])
+    popularity = torch.bincount(torch.tensor([row[1] for row in rows] or [0]), minlength=5)
+    vectors = torch.tensor([[7.0, 7.0], [1.0, 0.0], [0.0, 2.0], [-3.0, 0.0], [0.0, 0.0]])  # row 0 is no item and no zeros
+    return SamplerContext(4, interactions, popularity, vectors, SemanticIds(torch.tensor([[0], [1], [2], [3]]), (4,)), policy)
+
+
+def batch(*rows: tuple[int, list[int], int]) -> SequenceBatch:
+    """Rows of (user, history, target)."""
+    users, histories, targets = zip(*rows, strict=True)
+    return SequenceBatch(torch.tensor(users), torch.tensor(histories), torch.tensor(targets))
+
+
+EVENTS = [(1, 1, 0, 5.0), (1, 2, 3 * DAY, 4.0), (1, 3, 11 * DAY, 2.0), (2, 3, 5 * DAY, 3.0), (2, 1, 5 * DAY, NAN)]
+
+
+def test_similarity_is_the_cosine_with_the_mean_of_the_history() -> None:
+    """History {1, 2}: mean (.5, 1), of length sqrt 1.25. Item 1: .5 / sqrt 1.25; 2: 1 / sqrt 1.25; 3: -.5 / sqrt 1.25; 4: zeros."""
+    rates = Similarity().rate(context(EVENTS))
+    found = rates(batch((1, [0, 1, 2], 3), (2, [0, 0, 0], 1)), torch.tensor([[1, 2, 3, 4, 0], [1, 2, 3, 4, 0]]))
+    long = math.sqrt(1.25)
+    assert found[0].tolist() == pytest.approx([0.5 / long, 1 / long, -0.5 / long, 0, -math.inf])
+    assert found[1].tolist() == pytest.approx([0, 0, 0, 0, -math.inf])  # nothing is known of an empty history
+
+
+def test_popular_is_a_power_of_the_events() -> None:
+    """Events 2, 1, 2, 0: one more, to the power."""
+    for alpha, expected in ((1.0, [3, 2, 3, 1]), (0.5, [3**0.5, 2**0.5, 3**0.5, 1]), (-1.0, [1 / 3, 1 / 2, 1 / 3, 1]), (0.0, [1] * 4)):
+        found = Popular(alpha).rate(context(EVENTS))(batch((9, [1], 1)), torch.tensor([[1, 2, 3, 4, 0]]))
+        assert found[0].tolist() == pytest.approx([*expected, -math.inf])
+
+
+def test_rating_recency_by_hand() -> None:
+    """User 1 after item 2, on day 3: item 3 came 8 days later with 2 stars, item 1 came 3 days before with 5, item 2 is no wait."""
+    rates = RatingRecency(default=1.5, decay=0.5).rate(context(EVENTS))
+    found = rates(batch((1, [1, 2], 3)), torch.tensor([[3, 1, 2, 4, 0]]))
+    assert found[0].tolist() == pytest.approx([2 / 3, 5 / 2, 4.0, 1.5, -math.inf])
+    plain = RatingRecency(default=1.5, decay=0.0).rate(context(EVENTS))
+    assert plain(batch((1, [1, 2], 3)), torch.tensor([[3, 1, 2, 4, 0]]))[0].tolist() == pytest.approx([2, 5, 4, 1.5, -math.inf])
+
+
+def test_what_was_not_rated_has_the_default() -> None:
+    """User 2 took item 1 without a rating and never items 2 and 4; user 7 took nothing."""
+    rates = RatingRecency(default=2.5).rate(context(EVENTS))
+    found = rates(batch((2, [0, 3], 1), (7, [0, 1], 2)), torch.tensor([[1, 2, 3, 4], [1, 2, 3, 4]]))
+    assert found.tolist() == [[2.5, 2.5, 3.0, 2.5], [2.5] * 4]
+
+
+def test_without_a_last_event_there_is_no_wait() -> None:
+    """The history is empty, or of items that are not in the training events."""
+    rates = RatingRecency().rate(context(EVENTS))
+    found = rates(batch((1, [0, 0], 3), (1, [0, 4], 3)), torch.tensor([[1, 3], [1, 3]]))
+    assert found.tolist() == [[5.0, 2.0], [5.0, 2.0]]
+
+
+def test_of_two_events_the_later_counts() -> None:
+    rows = [(1, 1, 0, 5.0), (1, 2, 9 * DAY, 1.0), (1, 2, 3 * DAY, 4.0)]
+    found = RatingRecency(decay=1.0).rate(context(rows))(batch((1, [1], 2)), torch.tensor([[2]]))
+    assert float(found) == pytest.approx(1.0 / 10)
+
+
+events = st.lists(
+    st.tuples(st.integers(0, 4), st.integers(1, 4), st.integers(0, 40), st.sampled_from([NAN, 1.0, 3.0, 5.0])), min_size=1
+)
+
+
+@given(events, st.floats(0, 2), st.integers(0, 2**31))
+@settings(deadline=None, max_examples=40)
+def test_rating_recency_against_a_loop(rows: list[tuple[int, int, int, float]], decay: float, seed: int) -> None:
+    rows = list({(user, item): (user, item, days * DAY, rating) for user, item, days, rating in rows}.values())
+    source = torch.Generator().manual_seed(seed)
+    items, history = (torch.randint(0, 5, (6, 3), generator=source) for _ in range(2))
+    users = torch.randint(0, 6, (6,), generator=source)
+    found = RatingRecency(2.0, decay).rate(context(rows))(SequenceBatch(users, history, items[:, 0]), items)
+    known = {(user, item): (time, rating) for user, item, time, rating in rows}
+    for row in range(6):
+        last = known.get((int(users[row]), int(history[row, -1])))
+        for place in range(3):
+            item = int(items[row, place])
+            event = known.get((int(users[row]), item))
+            expected = -math.inf if item == 0 else 2.0
+            if event is not None and not math.isnan(event[1]):
+                days = abs(event[0] - last[0]) / DAY if last is not None else 0.0
+                expected = event[1] * (1 + days) ** -decay
+            assert float(found[row, place]) == pytest.approx(expected, rel=1e-6)
+
+
+class Fixed(nn.Module):
+    """A policy that says -item, and that item 0 is likely, which no reward may repeat."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def log_prob(self, history: Tensor, items: Tensor) -> Tensor:
+        return -self.weight * items - history[:, -1:]
+
+
+def test_log_probability_is_the_policy_s_without_its_gradient() -> None:
+    rates = LogProbability().rate(context(EVENTS, Fixed()))  # type: ignore[arg-type]
+    found = rates(batch((1, [0, 2], 3), (1, [0, 3], 3)), torch.tensor([[1, 4, 0], [2, 0, 3]]))
+    assert found.tolist() == [[-3.0, -6.0, -math.inf], [-5.0, -math.inf, -6.0]]
+    assert not found.requires_grad
+
+
+def test_log_probability_of_a_real_policy() -> None:
+    made = reward_context()
+    assert made.policy is not None
+    history, items = torch.tensor([[0, 3, 5]]), torch.tensor([[1, 2, 60, 0]])
+    found = LogProbability().rate(made)(SequenceBatch(torch.tensor([0]), history, items[:, 0]), items)
+    torch.testing.assert_close(found, made.policy.log_prob(history, items))
+    assert found[0, 3] == -math.inf
+
+
+def test_what_a_reward_lacks_is_said() -> None:
+    bare = context(EVENTS)
+    with pytest.raises(InputError, match=r"LogProbability rates by the policy, and the context has none.*after SFT"):
+        LogProbability().rate(bare)
+    with pytest.raises(InputError, match=r"RatingRecency needs ratings.* only user, item, time: take a source with ratings"):
+        RatingRecency().rate(bare._replace(interactions=bare.interactions.drop(columns="rating")))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: RatingRecency(default=0.0), r"RatingRecency.default must be above 0 and finite, got 0.0"),
+        (lambda: RatingRecency(default=NAN), r"RatingRecency.default must be above 0 and finite, got nan"),
+        (lambda: RatingRecency(decay=-1.0), r"RatingRecency.decay must be 0 or more and finite, got -1.0"),
+        (lambda: Popular(math.inf), r"Popular.alpha must be finite, got inf"),
+    ],
+)
+def test_fields_are_checked(make: object, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("loss", [RecPO(), RosePO(reward=Similarity()), RosePO(reward=Popular(0.2)), RosePO(reward=LogProbability())])
+def test_rewards_and_losses_fit(loss: RecPO | RosePO) -> None:
+    """What training does: rate the positive and the negatives, then ask the loss."""
+    made = reward_context()
+    source = np.random.default_rng(0)
+    items = torch.from_numpy(source.integers(1, 61, (5, 4)))
+    items[2, 3] = 0
+    histories = torch.from_numpy(source.integers(1, 61, (5, 6)))
+    rows = SequenceBatch(torch.arange(5), histories, items[:, 0])
+    assert made.policy is not None
+    assert loss.reward is not None
+    scores = made.policy.log_prob(histories, items)
+    policy = LogProbs(scores[:, 0], scores[:, 1:], 3, None, loss.reward.rate(made)(rows, items))
+    assert loss(policy, policy).loss.isfinite().all()
+
+
+def test_importing_losses_stays_light() -> None:
+    """An experiment imports losses, and with them rewards."""
+    code = "import sys, genrec.preference.losses; print([n for n in ('faiss', 'sklearn', 'pandas') if n in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

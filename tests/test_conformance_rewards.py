@@ -1,0 +1,165 @@
+"""The checks of rewards: all of ours pass, and each broken one is told what it breaks."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from genrec.errors import InputError, UsageError
+from genrec.preference.losses import DPO
+from genrec.preference.rewards import LogProbability, Popular, RatingRecency, Similarity
+from genrec.testing import ContractError, check_component, check_reward, sampler_context
+from genrec.types import Reward, SamplerContext, SequenceBatch
+
+REWARDS: list[Reward] = [LogProbability(), Similarity(), RatingRecency(), RatingRecency(2.0, 0.0), Popular(), Popular(-0.5)]
+
+
+@pytest.mark.parametrize("reward", REWARDS, ids=repr)
+def test_our_rewards_keep_the_contract(reward: Reward) -> None:
+    check_reward(reward)
+
+
+@pytest.mark.parametrize("reward", [Similarity(), Popular()], ids=repr)
+def test_a_reward_is_checked_in_a_context_of_ones_own(reward: Reward) -> None:
+    check_reward(reward, sampler_context(seed=3, items=30, users=5))
+
+
+Rate = Callable[[SamplerContext, SequenceBatch, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class MyReward:
+    """How many times the item stands in the history, and its events: a good one of an author's."""
+
+    function: Rate = lambda context, batch, items: (
+        (batch.history.unsqueeze(1) == items.unsqueeze(2)).sum(2) + context.popularity[items]
+    ).float()
+
+    def rate(self, context: SamplerContext) -> Callable[[SequenceBatch, Tensor], Tensor]:
+        return lambda batch, items: self.function(context, batch, items)
+
+
+def right(context: SamplerContext, batch: SequenceBatch, items: Tensor) -> Tensor:
+    return context.popularity[items].float()
+
+
+def with_state() -> Rate:
+    calls = [0]
+
+    def function(context: SamplerContext, batch: SequenceBatch, items: Tensor) -> Tensor:
+        calls[0] += 1
+        return right(context, batch, items) + calls[0]
+
+    return function
+
+
+def draws(context: SamplerContext, batch: SequenceBatch, items: Tensor) -> Tensor:
+    """By a generator of its own, whose seed is the system's."""
+    own = torch.Generator().manual_seed(random.SystemRandom().getrandbits(40))
+    return torch.rand(items.shape, generator=own)
+
+
+def numpy_draw(context: SamplerContext, batch: SequenceBatch, items: Tensor) -> Tensor:
+    np.random.rand()  # noqa: NPY002
+    return right(context, batch, items)
+
+
+def python_draw(context: SamplerContext, batch: SequenceBatch, items: Tensor) -> Tensor:
+    random.random()
+    return right(context, batch, items)
+
+
+def torch_seed(context: SamplerContext, batch: SequenceBatch, items: Tensor) -> Tensor:
+    torch.manual_seed(0)
+    return right(context, batch, items)
+
+
+def forgets_times(context: SamplerContext, batch: SequenceBatch, items: Tensor) -> Tensor:
+    context.interactions.loc[:, "time"] = 0
+    return right(context, batch, items)
+
+
+def learns(context: SamplerContext, batch: SequenceBatch, items: Tensor) -> Tensor:
+    return right(context, batch, items).requires_grad_()
+
+
+def in_place(context: SamplerContext, batch: SequenceBatch, items: Tensor) -> Tensor:
+    rewards = right(context, batch, items)
+    items.clamp_(min=1)
+    return rewards
+
+
+def changes_vectors(context: SamplerContext, batch: SequenceBatch, items: Tensor) -> Tensor:
+    context.vectors.div_(2)
+    return right(context, batch, items)
+
+
+BROKEN: dict[str, tuple[Rate, str]] = {
+    "shape": (lambda c, b, i: right(c, b, i).sum(1), r"must return float32 \[64, 5\] on cpu, one an item; got float32 \[64\]"),
+    "dtype": (lambda c, b, i: right(c, b, i).double(), r"must return float32 \[64, 5\] on cpu, one an item; got float64 \[64, 5\]"),
+    "no tensor": (lambda c, b, i: 1.0, r"must return float32 .*; got float"),  # type: ignore[dict-item, return-value]
+    "attached": (learns, r"rewards must be detached"),
+    "NaN": (lambda c, b, i: right(c, b, i) / 0 * 0, r"a real item must have a finite reward; item \d+ of example 1 has nan"),
+    "infinite": (lambda c, b, i: (right(c, b, i) - 1).clamp(min=0).log(), r"a real item must have a finite reward; item \d+ .* -inf"),
+    "random": (draws, r"rated differently the second time; draw nothing"),
+    "state": (with_state(), r"rated differently the second time.*keep no state"),
+    "batch": (lambda c, b, i: right(c, b, i) - right(c, b, i)[i > 0].mean(), r"rated differently in another batch"),
+    "place": (lambda c, b, i: right(c, b, i) + torch.arange(len(i))[:, None], r"not depend on the rows around it, nor on its place"),
+    "numpy": (numpy_draw, r"NumPy's global generator was drawn from or seeded; a reward is deterministic"),
+    "python": (python_draw, r"Python's global generator was drawn from"),
+    "seed": (torch_seed, r"torch's global generator was drawn from or seeded"),
+    "interactions": (forgets_times, r"context.interactions was modified"),
+    "items": (in_place, r"items was modified"),
+    "vectors": (changes_vectors, r"context.vectors was modified"),
+    "raises": (lambda c, b, i: right(c, b, i + 100), r"rating 5 items \(0 = none\) for 64 examples raised IndexError"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_reward_is_told_what_it_breaks(name: str) -> None:
+    function, message = BROKEN[name]
+    with pytest.raises(ContractError, match=rf"^MyReward: .*{message}"):
+        check_reward(MyReward(function))
+
+
+def test_a_good_one_passes_and_is_found_by_what_it_has(tmp_path: Path) -> None:
+    check_reward(MyReward())
+    check_component(MyReward(), tmp_path)
+    with pytest.raises(ContractError, match="one an item"):
+        check_component(MyReward(BROKEN["shape"][0]), tmp_path)
+    with pytest.raises(UsageError, match=r"no Reward \(no rate\)"):
+        check_component(object(), tmp_path)
+
+
+def test_a_reward_is_a_frozen_dataclass_that_gives_a_function() -> None:
+    @dataclass(frozen=True)
+    class Table:
+        def rate(self, context: SamplerContext) -> Tensor:
+            return context.popularity
+
+    with pytest.raises(ContractError, match=r"Table: rate must return what rates, called with \(batch, items\); got tensor"):
+        check_reward(Table())  # type: ignore[arg-type]
+    with pytest.raises(ContractError, match=r"DPO is no Reward.*has rate\(context\)"):
+        check_reward(DPO())  # type: ignore[arg-type]
+
+    class Loose:
+        def rate(self, context: SamplerContext) -> Callable[[SequenceBatch, Tensor], Tensor]:
+            return Popular().rate(context)
+
+    with pytest.raises(ContractError, match=r"Loose is no frozen dataclass"):
+        check_reward(Loose())
+
+
+def test_what_a_context_lacks_is_the_reward_s_own_word() -> None:
+    with pytest.raises(InputError, match="RatingRecency needs ratings"):
+        check_reward(RatingRecency(), sampler_context())
+    one = sampler_context(users=1)
+    with pytest.raises(InputError, match="too small to check a reward"):
+        check_reward(Popular(), one._replace(interactions=one.interactions.iloc[:1]))
