@@ -204,3 +204,22 @@ def test_the_policy_benchmarks_peer_decodes_real_items() -> None:
     assert {prefix: set(tokens) for prefix, tokens in follows.items()} == {(0,): {1, 2}, (0, 1): {3, 4}, (0, 2): {4}}
     assert items == {(1, 4): 1, (1, 3): 2, (2, 4): 3}
     assert shapes.random_items((2, 3), 5, 0).tolist() == shapes.random_items((2, 3), 5, 0).tolist()
+
+
+NEGATIVES = FILE.with_name("negatives.py")
+
+
+def test_the_negatives_benchmark_runs_and_prints_its_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = loaded(NEGATIVES)
+    monkeypatch.setattr(sys, "argv", ["negatives.py", "--tiny"])
+    module.main()
+    printed = capsys.readouterr().out
+    rows = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    assert [(row["side"], row["count"]) for row in rows] == [(side, count) for side in module.SIDES for count in (3, 15)]
+    found = {row["side"]: row["recall"] for row in rows}
+    assert found["flat"] == 1.0
+    assert all(0.7 < found[side] <= 1.0 for side in ("ivf", "hnsw"))
+    assert "| negatives | K | ms a batch | / flat |" in printed
+    assert sum("| 1.0000 |" in line for line in printed.splitlines()) == 2  # the reference against itself

@@ -1,0 +1,161 @@
+"""What drawing negatives costs, and what an approximate search for neighbours gives up for its speed.
+
+    python experiments/benchmarks/negatives.py                       # 1,000,000 items x 128; flat, ivf and hnsw build for minutes
+    python experiments/benchmarks/negatives.py --sides ivf --effort 16
+    python experiments/benchmarks/negatives.py --tiny                # seconds; shows that it runs, measures nothing
+
+A generated catalogue: unit vectors around centres that lie around centres themselves (200, then one a hundred items), since nothing
+can search pure noise; popularity by rank; users with 20 items of the catalogue each. Every side draws K negatives for the same batch
+of targets, each a random item, through the public interface: search, shuffle, what is forbidden. `flat` is exact and the reference.
+
+Prints a JSON line a measurement and a table: the median milliseconds of a batch, their ratio to `flat`, the share of the exact pool's
+allowed items that the side offers (of 64 rows, by brute force), the memory that building took at its peak beyond what was there, and
+the seconds of building. Each side has a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from genrec.preference.forbidden import Forbidden
+from genrec.preference.negatives import FaissNeighbours, Popularity, Uniform
+from genrec.semantic_ids import SemanticIds
+from genrec.types import NegativeSampler, SamplerContext, SequenceBatch
+
+SIDES = ("flat", "ivf", "hnsw", "uniform", "popularity")
+HISTORY = 20
+CHECKED = 64  # rows whose pool is compared with brute force
+
+
+def world(items: int, width: int, users: int) -> SamplerContext:
+    """The catalogue and its training set."""
+    source = torch.Generator().manual_seed(0)
+    centres = torch.randn(200, width, generator=source)
+    few = max(1, items // 100)
+    centres = centres[torch.randint(200, (few,), generator=source)] + 0.7 * torch.randn(few, width, generator=source)
+    vectors = torch.randn(items + 1, width, generator=source).mul_(0.5)
+    vectors[1:] += centres[torch.randint(few, (items,), generator=source)]
+    vectors[0] = 0
+    popularity = torch.cat([torch.zeros(1), 1e6 / (10.0 + torch.randperm(items, generator=source))]).ceil().long()
+    codes = torch.stack(torch.unravel_index(torch.arange(items), (1000, 1000)), 1)
+    taken = torch.randint(1, items + 1, (users * HISTORY,), generator=source)
+    events = {"user": torch.arange(users).repeat_interleave(HISTORY), "item": taken, "time": torch.arange(len(taken))}
+    interactions = pd.DataFrame({name: column.numpy() for name, column in events.items()})
+    return SamplerContext(items, interactions, popularity, normalize(vectors, dim=1), SemanticIds(codes, (1000, 1000)))
+
+
+def batch_of(context: SamplerContext, size: int) -> SequenceBatch:
+    """The first users' histories, and a random item for each."""
+    history = torch.from_numpy(context.interactions["item"].to_numpy(copy=True)).view(-1, HISTORY)[:size]
+    target = torch.randint(1, context.item_count + 1, (size,), generator=torch.Generator().manual_seed(1))
+    return SequenceBatch(torch.arange(size), history, target)
+
+
+def sampler_of(side: str, options: argparse.Namespace) -> NegativeSampler:
+    """The specification that a side stands for."""
+    plain: dict[str, NegativeSampler] = {"uniform": Uniform(), "popularity": Popularity()}
+    return plain.get(side) or FaissNeighbours(pool=options.pool, index=side, effort=0 if side == "flat" else options.effort)
+
+
+def recall(context: SamplerContext, rows: SequenceBatch, offered: Tensor, pool: int) -> float:
+    """The share of the exact pools' allowed items that is among those offered, int64 [B, pool]."""
+    cosine = context.vectors[rows.target] @ context.vectors.T
+    cosine.scatter_(1, rows.target.unsqueeze(1), -torch.inf)[:, 0] = -torch.inf
+    exact = cosine.topk(pool, dim=1).indices
+    allowed = ~Forbidden(context)(rows, exact)
+    there = (exact.unsqueeze(2) == offered.unsqueeze(1)).any(2)
+    return float((there & allowed).sum() / allowed.sum())
+
+
+def memory_gb() -> float:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
+
+
+def measure(side: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Build one side and draw for one batch, for every K."""
+    context = world(options.items, options.width, 10 * options.batch)
+    batch, before, began = batch_of(context, options.batch), memory_gb(), time.perf_counter()
+    draw = sampler_of(side, options).build(context)
+    about: dict[str, Any] = {
+        "side": side,
+        "items": options.items,
+        "width": options.width,
+        "batch": options.batch,
+        "pool": options.pool,
+    }
+    about |= {"threads": torch.get_num_threads(), "build_seconds": round(time.perf_counter() - began, 1)}
+    about |= {"memory_gb": round(memory_gb() - before, 2), "recall": None}
+    if side in SIDES[:3]:
+        some = SequenceBatch(*(tensor[:CHECKED] for tensor in batch))
+        about["recall"] = recall(context, some, draw(some, options.pool, torch.Generator()), options.pool)
+    rows = []
+    for count in options.counts:
+        times, until = [], time.perf_counter() + options.seconds
+        while not times or (len(times) < options.rounds and time.perf_counter() < until):
+            began = time.perf_counter()
+            draw(batch, count, torch.Generator().manual_seed(len(times)))
+            times.append(1000 * (time.perf_counter() - began))
+        rows.append({**about, "count": count, "ms": statistics.median(times), "all_ms": [round(each, 2) for each in times]})
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """One line for each side and K."""
+    yield "| negatives | K | ms a batch | / flat | recall | memory, GB | build, s |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    exact = {row["count"]: row["ms"] for row in rows if row["side"] == "flat"}
+    for row in rows:
+        ratio = f"{row['ms'] / exact[row['count']]:.4f}" if row["count"] in exact else ""
+        share = "" if row["recall"] is None else f"{row['recall']:.3f}"
+        cells = (row["side"], row["count"], f"{row['ms']:.1f}", ratio, share, f"{row['memory_gb']:.2f}", f"{row['build_seconds']:.1f}")
+        yield "| " + " | ".join(map(str, cells)) + " |"
+
+
+def main() -> None:
+    """See the head of this file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--items", type=lambda text: int(float(text)), default=1_000_000)
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=1024)
+    parser.add_argument("--pool", type=int, default=200)
+    parser.add_argument("--counts", type=int, nargs="+", default=[3, 15], help="K")
+    parser.add_argument("--effort", type=int, default=0, help="of ivf and hnsw; 0: the default")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=20.0, help="no further round of a side after so long")
+    parser.add_argument("--tiny", action="store_true", help="toy sizes, one round, one process")
+    parser.add_argument("--measure", choices=SIDES, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.tiny:
+        options.items, options.width, options.batch, options.pool, options.rounds = 3000, 16, 100, 20, 1
+    rows = []
+    for side in [options.measure] if options.measure else options.sides:
+        if options.measure or options.tiny:
+            found = measure(side, options)
+        else:
+            command = [sys.executable, __file__, *sys.argv[1:], "--measure", side]
+            lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+            found = [json.loads(line) for line in lines]
+        for row in found:
+            print(json.dumps(row), flush=True)
+        rows += found
+    if not options.measure:
+        print("\n" + "\n".join(table(rows)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
