@@ -37,7 +37,8 @@ class Panel(NamedTuple):
 
 PANELS = (
     Panel("Loss", "loss", "loss"),
-    Panel("Validation: NDCG and Recall", "mean over users", VALIDATION + r"(ndcg|recall)@\d+"),
+    Panel("Validation: NDCG", "mean over users", VALIDATION + r"ndcg@\d+"),
+    Panel("Validation: Recall", "mean over users", VALIDATION + r"recall@\d+"),
     Panel("Log-probabilities", "nats a Semantic ID", "(chosen|rejected)_log_prob"),
     Panel("Drift from the reference", "nats a Semantic ID", "(chosen|rejected)_drift"),
     Panel("Implicit rewards", "reward", "(chosen|rejected)_reward"),

@@ -73,8 +73,8 @@ def test_new_items_are_recommended_to_whom_they_suit(tmp_path: Path) -> None:
     recipe = SFT(steps=500, batch=128, learning_rate=4e-3, warmup=50, validate_every=500)
     validation = examples(corpus, "validation", LENGTH).batch(torch.arange(200))
 
-    def score() -> float:
-        return float(per_user(ndcg, evaluate(policy, [validation], Evaluate(cutoffs=(10,))).ranks, 10).mean())
+    def score() -> dict[str, float]:
+        return {"ndcg@10": float(per_user(ndcg, evaluate(policy, [validation], Evaluate(cutoffs=(10,))).ranks, 10).mean())}
 
     fine_tune(policy, examples(corpus, "train", LENGTH), recipe, 0, tmp_path / "checkpoint", score)
 
