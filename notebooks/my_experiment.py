@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from my_plugins import MarginDPO, RoadsNotTaken
+from my_plugins import MarginDPO, Novelty, RoadsNotTaken
 
 from genrec.embeddings import TfidfSvd
 from genrec.experiment import SFT, Align, Evaluate, Experiment, Tokenize
 from genrec.model import Tiger
 from genrec.preference.losses import Anchored, ContinuedSFT
-from genrec.preference.negatives import Uniform
+from genrec.preference.negatives import BestOf, Uniform
 from genrec.testing import Shop
 from genrec.tokenizer import RQKMeans
 from genrec.types import NegativeSampler, PreferenceLoss
@@ -52,6 +52,11 @@ def mine() -> Experiment:
     return aligned("my-aligned", Anchored(MarginDPO()), RoadsNotTaken())
 
 
+def novel() -> Experiment:
+    """The same, with the three most novel of twelve of our sampler's candidates."""
+    return aligned("my-novel", Anchored(MarginDPO()), BestOf(RoadsNotTaken(), reward=Novelty(), candidates=12))
+
+
 def comparison() -> list[Experiment]:
     """The rows of the table."""
-    return [sft(), control(), mine()]
+    return [sft(), control(), mine(), novel()]

@@ -102,7 +102,9 @@ class Ours:
         examples = Examples(flat, torch.arange(1, count + 1), begin, begin + length, torch.arange(1, count + 1), length)
         precision: Precision = "bf16-mixed" if self.precision == "bfloat16" else "32-true"
         recipe = SFT(steps=steps, batch=batch, validate_every=steps, precision=precision)
-        score = map(float, count_up())  # every validation better than the last, so that nobody is told that none was
+        score = (
+            {"ndcg@10": float(number)} for number in count_up()
+        )  # every validation better than the last, so that nobody is told that none was
         self.policy.train()
 
         def step() -> int:

@@ -9,6 +9,7 @@ In: a specification. Out: nothing, or a `ContractError`. `genrec check` runs the
 from genrec.data.worlds import Cyclic, Shop
 from genrec.testing.dispatch import check_component
 from genrec.testing.encoders import check_encoder, encoder_world
+from genrec.testing.filters import check_filter
 from genrec.testing.losses import check_loss
 from genrec.testing.policies import check_policy
 from genrec.testing.quantizers import check_quantizer
@@ -25,6 +26,7 @@ __all__ = [
     "batches_of",
     "check_component",
     "check_encoder",
+    "check_filter",
     "check_loss",
     "check_policy",
     "check_quantizer",

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from genrec.errors import UsageError
 from genrec.testing.encoders import check_encoder
+from genrec.testing.filters import check_filter
 from genrec.testing.losses import check_loss
 from genrec.testing.policies import check_policy
 from genrec.testing.quantizers import check_quantizer
 from genrec.testing.rewards import check_reward
 from genrec.testing.samplers import check_sampler
 from genrec.testing.sources import check_source
-from genrec.types import ItemEncoder, NegativeSampler, PolicySpecification, PreferenceLoss, Quantizer, Reward, Source
+from genrec.types import CandidateFilter, ItemEncoder, NegativeSampler, PolicySpecification, PreferenceLoss, Quantizer, Reward, Source
 
 
 def check_component(component: object, raw: Path) -> None:
@@ -26,6 +27,8 @@ def check_component(component: object, raw: Path) -> None:
         check_loss(component)
     elif isinstance(component, Reward):
         check_reward(component)
+    elif isinstance(component, CandidateFilter):
+        check_filter(component)
     elif isinstance(component, Source):
         check_source(component, raw)
     elif isinstance(component, Quantizer):
@@ -35,7 +38,8 @@ def check_component(component: object, raw: Path) -> None:
     else:
         raise UsageError(
             f"{component!r} is no NegativeSampler and no PolicySpecification (no build), no PreferenceLoss (it can't be called), no "
-            "Reward (no rate), no Source (no load), no Quantizer (no fit, level_sizes and restore) and no ItemEncoder (no encode)"
+            "Reward (no rate), no CandidateFilter (no refuse), no Source (no load), no Quantizer (no fit, level_sizes and restore) "
+            "and no ItemEncoder (no encode)"
         )
 
 

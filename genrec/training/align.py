@@ -133,30 +133,31 @@ class Alignment:
         if step % every == 0 if every else begins:
             module_of(self.sampled).load_state_dict(module_of(self.policy).state_dict())
 
-    def __call__(self, pairs: Pairs, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, batch: Pairs, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a step, and what is logged beside it."""
-        batch = pairs.batch
-        self._follow(batch.target.device)
+        _, history, target = batch.batch
+        host = batch.host
+        self._follow(target.device)
         self.refresh(step)
         now = round_of(self.recipe, step)
         if now.supervised:
-            levels = self._score(self.policy, batch.history, batch.target.unsqueeze(1))
+            levels = self._score(self.policy, history, target.unsqueeze(1))
             ours = log_probs(levels, 0)
             return ContinuedSFT()(ours, ours).loss.mean(), {"chosen_log_prob": ours.chosen.detach().mean()}
-        on_host, negatives = pairs.host.negatives, pairs.negatives
+        on_host, negatives = host.negatives, batch.negatives
         if negatives is None:
-            on_host = self.drawing(pairs.host.batch, step)
-            negatives = on_host.to(batch.target.device)
+            on_host = self.drawing(host.batch, step)
+            negatives = on_host.to(target.device)
         assert on_host is not None
-        logs = self.drawn.update(pairs.host.batch, on_host)
-        candidates = torch.cat([batch.target.unsqueeze(1), negatives], 1)
-        rewards = None if self.rate is None else self.rate(batch, candidates)
+        logs = self.drawn.update(host.batch, on_host)
+        candidates = torch.cat([target.unsqueeze(1), negatives], 1)
+        rewards = None if self.rate is None else self.rate(batch.batch, candidates)
         if self.mismatches:
-            other = mismatched(pairs.host.batch, self.drawing.contract)
+            other = mismatched(host.batch, self.drawing.contract)
             candidates = torch.cat([candidates, other.to(candidates.device).unsqueeze(1)], 1)
-        levels = self._score(self.policy, batch.history, candidates)
+        levels = self._score(self.policy, history, candidates)
         with torch.no_grad():
-            reference_levels = self._score(self.reference, batch.history, candidates)
+            reference_levels = self._score(self.reference, history, candidates)
         ours, theirs = (log_probs(each, negatives.shape[1], rewards) for each in (levels, reference_levels))
         if now.begins:
             check_start(ours, theirs)

@@ -77,8 +77,8 @@ class Align:
                 f"align.round_sft must lie in 0..{self.steps // self.rounds - 1}, less than a round's steps, got {self.round_sft}"
             )
         loss = self.loss
-        while (inner := getattr(loss, "loss", None)) is not None:
-            loss = inner
+        while isinstance(loss, Anchored):
+            loss = loss.loss
         if isinstance(loss, DPO) and self.count > 1:
             raise UsageError(f"DPO takes one negative, got align.count {self.count}: set it to 1, or use SoftmaxDPO (S-DPO)")
 

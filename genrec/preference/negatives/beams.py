@@ -75,7 +75,7 @@ class _Searched:
 
     def __init__(self, specification: ModelBeams, context: SamplerContext, policy: Policy) -> None:
         self.specification, self.policy = specification, policy
-        self.forbidden, self.filters = Forbidden(context), context.filters
+        self.forbidden = Forbidden(context)
         self.refresh_every, self.refresh_unit = specification.refresh_every, specification.refresh_unit
         self.offers_history = specification.seen
 
@@ -85,7 +85,7 @@ class _Searched:
         listed = self._search(rows)
         order = Streams(rows, generator).uniform(listed.shape[1]).argsort(1)
         candidates = listed.gather(1, order)
-        return take_first(candidates, ~self._refused(rows, candidates), count).to(batch.target.device)
+        return take_first(candidates, ~self._refused(rows, candidates), count, self.forbidden.one).to(batch.target.device)
 
     @torch.no_grad()
     def _search(self, rows: SequenceBatch) -> Tensor:
@@ -111,11 +111,8 @@ class _Searched:
         forbidden = self.forbidden
         if not self.offers_history:
             return forbidden(rows, candidates)
-        other = forbidden.in_training(rows, candidates) & ~forbidden.in_history(rows, candidates)
-        refused = (candidates == 0) | forbidden.shares_semantic_id(rows, candidates) | other
-        for refuses in self.filters:
-            refused = refused | refuses(rows, candidates)
-        return refused
+        elsewhere = forbidden.in_training(rows, candidates) & ~forbidden.in_history(rows, candidates)
+        return forbidden.refused(rows, candidates) | elsewhere
 
 
 def _device(policy: Policy) -> torch.device:

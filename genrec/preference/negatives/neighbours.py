@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import normalize
 
 from genrec.errors import InputError, UsageError
-from genrec.preference.forbidden import Forbidden, on_cpu, rows_of, take_first
+from genrec.preference.forbidden import Forbidden, on_cpu, rows_of
 from genrec.preference.streams import Streams
 from genrec.preference.vectors import Content
 from genrec.progress import track
@@ -148,8 +148,7 @@ class _Pooled:
 
     def _take(self, rows: SequenceBatch, pool: Tensor, order: Tensor, count: int) -> Tensor:
         """The first `count` allowed items of pools int64 [B, P] in an order int64 [B, M]."""
-        candidates = pool.gather(1, order)
-        return take_first(candidates, ~self.forbidden(rows, candidates), count)
+        return self.forbidden.take(rows, pool.gather(1, order), count)
 
 
 def _of_all_items(near: _Near, items: int) -> Tensor:
