@@ -3,19 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import Tensor
 
-from genrec.preference.losses import DPO, Anchored, ContinuedSFT, SoftmaxDPO
+from genrec.preference.losses import (
+    CPO,
+    DMPO,
+    DPO,
+    IPO,
+    KTO,
+    ORPO,
+    Anchored,
+    ConservativeDPO,
+    ContinuedSFT,
+    Hinge,
+    RecPO,
+    RobustDPO,
+    RosePO,
+    SimPO,
+    Smoothed,
+    SoftmaxDPO,
+)
 from genrec.preference.negatives import Uniform
+from genrec.preference.rewards import Popular
 from genrec.testing import ContractError, check_loss
-from genrec.types import LogProbs, PreferenceLoss, PreferenceTerms
+from genrec.types import LogProbs, PreferenceLoss, PreferenceTerms, Reward
 
 LOSSES: list[PreferenceLoss] = [
     DPO(), DPO(2.0), SoftmaxDPO(), SoftmaxDPO(0.1), Anchored(SoftmaxDPO()), Anchored(DPO(), alpha=0.2), ContinuedSFT(),
+    ConservativeDPO(), ConservativeDPO(epsilon=0.4), RobustDPO(), RobustDPO(2.0, 0.4), IPO(), IPO(reduction="mean"), Hinge(),
+    Hinge(2.0), DMPO(), KTO(), KTO(2.0, 1.5, 0.5), KTO(paired=False), SimPO(), SimPO(10.0, 0.0), CPO(), CPO(alpha=0.0), ORPO(),
+    ORPO(2.0), RosePO(), RosePO(reward=Popular()), RosePO(epsilon=0.49, reward=Popular()), RecPO(), RecPO(0.1, weight=0.0),
+    Smoothed(DPO()), Smoothed(SimPO(), 0.3), Smoothed(KTO()), Smoothed(RecPO()), Anchored(KTO()), Anchored(Smoothed(CPO(alpha=0.0))),
+    Anchored(RecPO()),
 ]  # fmt: skip
 
 
@@ -86,6 +110,38 @@ def swapped(policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
     return terms._replace(loss=-terms.loss)
 
 
+def positive_counts_twice(policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
+    """It means to raise the positive, and raises the negatives with it."""
+    terms = RIGHT(policy, reference)
+    valid = ~policy.rejected.isneginf()
+    return terms._replace(loss=terms.loss - policy.rejected.masked_fill(~valid, 0.0).sum(1) - policy.chosen)
+
+
+def gradient_where_masked(policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
+    """Nothing in the loss, but 1 in the gradient of a masked negative."""
+    terms = RIGHT(policy, reference)
+    return terms._replace(loss=terms.loss + _straight(policy.rejected, policy.rejected.isneginf()).sum(1))
+
+
+def _straight(rejected: Tensor, masked: Tensor) -> Tensor:
+    class Through(torch.autograd.Function):
+        @staticmethod
+        def forward(context: object, given: Tensor) -> Tensor:
+            return torch.zeros_like(given)
+
+        @staticmethod
+        def backward(context: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
+            return gradient * masked
+
+    return Through.apply(rejected)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def unasked(policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
+    """It reads rewards that it does not ask for."""
+    terms = RIGHT(policy, reference)
+    return terms._replace(loss=terms.loss * policy.rewards[:, 0])  # type: ignore[index]
+
+
 BROKEN_LOSSES: dict[str, tuple[Spoil, str]] = {
     "reduced": (lambda p, r: rewards(p, r, loss=RIGHT(p, r).loss.mean()), r"loss \[8\], one an example, not reduced; got loss \[\]"),
     "tensor": (lambda p, r: RIGHT(p, r).loss, r"must return PreferenceTerms .*got Tensor"),  # type: ignore[dict-item, return-value]
@@ -102,6 +158,10 @@ BROKEN_LOSSES: dict[str, tuple[Spoil, str]] = {
     "order": (first_counts_more, r"the order of the negatives must not matter"),
     "sign": (swapped, r"push the positive up and no negative.*wrong way round"),
     "in place": (in_place, r"the log-probabilities were modified"),
+    "raises negatives": (positive_counts_twice, r"push the positive up and no negative"),
+    "masked gradient": (gradient_where_masked, r"a masked negative .* must have a gradient of 0"),
+    "rejected shape": (lambda p, r: rewards(p, r, rejected_reward=p.chosen.detach()), r"rejected_reward must have .* got \[8\]"),
+    "unasked": (unasked, r"with neither mismatched nor rewards, it raised TypeError.*only if its attribute reward is a Reward"),
     "state": (with_state(), r"the same input gives another loss the second time"),
 }  # fmt: skip
 
@@ -111,6 +171,48 @@ def test_a_broken_loss_is_told_what_it_breaks(name: str) -> None:
     function, message = BROKEN_LOSSES[name]
     with pytest.raises(ContractError, match=rf"^BrokenLoss: .*{message}"):
         check_loss(BrokenLoss(function))
+
+
+@dataclass(frozen=True)
+class BrokenByWhatItAsks:
+    """S-DPO times a factor that comes from what it asks for."""
+
+    function: Callable[[LogProbs, LogProbs], Tensor]
+    reward: Reward = field(default_factory=Popular)
+    mismatched: ClassVar[bool] = True
+
+    def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
+        terms = RIGHT(policy, reference)
+        return terms._replace(loss=terms.loss * self.function(policy, reference))
+
+
+def reads(part: LogProbs) -> tuple[Tensor, Tensor]:
+    assert part.rewards is not None
+    assert part.mismatched is not None
+    return part.rewards, part.mismatched
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda p, r: reads(p)[0].sum(1), r"is not finite at"),  # the reward of a masked negative is -inf
+        (lambda p, r: reads(p)[0][:, 1:].nan_to_num(neginf=0.0).mean(1), r"a masked negative must count as if it were not there"),
+        (lambda p, r: reads(p)[0][:, 1] if p.rejected.shape[1] > 1 else 1.0, r"is not finite at|order of the negatives"),
+        (lambda p, r: reads(p)[1] - reads(r)[1], r"is not finite at"),  # a mismatched pair may be masked
+        (lambda p, r: reads(p)[1].exp() - reads(p)[0][:, 0], r"wrong way round|push the positive up"),
+        (lambda p, r: (reads(p)[0].sub_(1.0), 1.0)[1], r"is not finite at|were modified"),
+        (lambda p, r: 1.0 + (reads(r)[1].sub_(1.0) * 0).nan_to_num(), r"were modified"),
+    ],
+)  # fmt: skip
+def test_a_loss_is_told_what_it_does_wrong_with_what_it_asks_for(
+    function: Callable[[LogProbs, LogProbs], Tensor], message: str
+) -> None:
+    with pytest.raises(ContractError, match=rf"^BrokenByWhatItAsks: .*({message})"):
+        check_loss(BrokenByWhatItAsks(function))
+
+
+def test_a_loss_that_asks_for_all_and_uses_it_well_passes() -> None:
+    check_loss(BrokenByWhatItAsks(lambda p, r: reads(p)[0][:, 0] + (reads(p)[1].exp()).mean()))
 
 
 def test_a_loss_for_one_negative_is_checked_with_one() -> None:
