@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 from torch.nn.functional import normalize
@@ -103,7 +104,7 @@ class _Near:
             pool = pool.masked_fill((rows.history == 0).all(1, keepdim=True), 0)
         if asked.max_similarity < 1 or asked.margin is not None:
             pool = pool.masked_fill(self._too_near(query, pool, rows.target), 0)
-        return pool.sort(1).values
+        return torch.from_numpy(np.sort(pool.numpy(), 1))  # which for short rows is several times as fast as torch
 
     def _of_history(self, history: Tensor) -> Tensor:
         """Items int64 [B, T], newest last -> unit vectors float32 [B, D]."""
@@ -140,7 +141,7 @@ class _Pooled:
         """Shuffle each row's pool and take the first `count` allowed; a few candidates do for most rows, the others look at all."""
         rows = on_cpu(batch)
         pool = self.pools(rows)
-        order = Streams(rows, generator).uniform(pool.shape[1]).argsort(1)
+        order = torch.from_numpy(np.argsort(Streams(rows, generator).uniform(pool.shape[1]).numpy(), 1))
         negatives = self._take(rows, pool, order[:, : FIRST * count], count)
         short = (negatives[:, -1] == 0).nonzero().squeeze(1)
         negatives[short] = self._take(rows_of(rows, short), pool[short], order[short], count)
