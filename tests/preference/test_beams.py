@@ -121,17 +121,25 @@ def test_equal_to_brute_force(locked: int, seen: bool, seed: int, width: int, co
         check_draw(batch, drawn, width, context)
     own = {(user, item) for user, item in context.interactions[["user", "item"]].itertuples(index=False)}
     codes = [(-1,), *map(tuple, context.semantic_ids.codes.tolist())]
+    taken = {(user, codes[item]) for user, item in own}
     for user, history, target, all_of_them, some in zip(*(t.tolist() for t in (*batch, drawn, few)), strict=True):
         order = sorted(range(1, context.item_count + 1), key=lambda item: -float(policy.score.data[history[-1], item]))
         out = set() if locked else {target, *(() if seen else history)}
         listed = [item for item in order if item not in out and codes[item][:locked] == codes[target][:locked]][:width]
+        past = {codes[item] for item in history if item}
         expected = {
-            item
+            codes[item]  # of items that share a Semantic ID one is drawn, any of them
             for item in listed
-            if codes[item] != codes[target] and ((user, item) not in own or item in history) and (seen or item not in history)
+            if codes[item] != codes[target]
+            and (
+                ((user, item) not in own or item in history)
+                if seen
+                else ((user, codes[item]) not in taken | {(user, c) for c in past})
+            )
         }
-        assert set(all_of_them) - {0} == expected
-        assert set(some) - {0} <= expected
+        found = [codes[item] for item in all_of_them if item]
+        assert sorted(found) == sorted(expected)
+        assert {codes[item] for item in some if item} <= expected
         assert sum(item > 0 for item in some) == min(count, len(expected))
 
 

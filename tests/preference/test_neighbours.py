@@ -118,6 +118,7 @@ def test_equal_to_brute_force(
     batch = next(batches_of(context, 16))
     sampler = FaissNeighbours(size, skip, of=of, recency=recency, max_similarity=largest, margin=margin)
     allowed = ~Forbidden(context)(batch, torch.arange(61).expand(len(batch.target), -1))
+    one = Forbidden(context).one.tolist()
     found, drawn = pool(sampler, context, batch), draw(sampler, context, batch, count, seed)
     check_draw(batch, drawn, count, context)
     unit = normalize(context.vectors.double(), dim=1)
@@ -130,10 +131,11 @@ def test_equal_to_brute_force(
         limit = largest if margin is None else min(largest, cosine[target] - margin * abs(cosine[target]))
         clear = [item for item in order[skip : skip + size] if abs(cosine[item] - limit) > 1e-6]  # what rounding cannot turn
         expected = {item for item in clear if (cosine[item] < limit or limit == 1) and bool(allowed[row, item])}
-        assert expected <= found[row]
-        assert {item for item in found[row] if item in clear} == expected
-        assert set(drawn[row].tolist()) - {0} <= found[row]
-        assert int((drawn[row] > 0).sum()) == min(count, len(found[row]))
+        found_ids, drawn_ids = ({one[item] for item in items if item} for items in (found[row], drawn[row].tolist()))
+        assert {one[item] for item in expected} <= found_ids  # of items that share a Semantic ID one, any of them
+        assert {item for item in found[row] if item in clear} <= expected
+        assert drawn_ids <= found_ids
+        assert int((drawn[row] > 0).sum()) == len(drawn_ids) == min(count, len(found_ids))
 
 
 def test_draws_are_uniform_without_replacement() -> None:
