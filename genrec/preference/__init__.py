@@ -1,1 +1,1 @@
-"""Stage 5: preference losses, and the negatives they are given."""
+"""Stage 5: preference losses, the negatives they are given, and rewards."""
