@@ -8,10 +8,10 @@ A generated catalogue: unit vectors around centres that lie around centres thems
 can search pure noise; popularity by rank; users with 20 items of the catalogue each. Every side draws K negatives for the same batch
 of targets, each a random item, through the public interface: search, shuffle, what is forbidden. `flat` is exact and the reference.
 
-Prints a JSON line a measurement and a table: the median milliseconds of a batch, those of all processors together
-(which other work on the machine changes less; see them with OMP_NUM_THREADS=1), the ratio to `flat`, the share of the exact pool's
-allowed items that the side offers (of 64 rows, by brute force), the memory that building took at its peak beyond what was there, and
-the seconds of building. Each side has a process of its own.
+Prints a JSON line a measurement and a table: the median milliseconds of a batch, those of all processors together (which other work
+on the machine changes less; see them with OMP_NUM_THREADS=1), the ratio to `flat`, the share of the exact pool's allowed items that
+the side offers (of 64 rows, by brute force), the memory that what draws takes beside the catalogue, and the seconds of building. Each
+side has a process of its own.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -38,6 +39,7 @@ from genrec.types import NegativeSampler, SamplerContext, SequenceBatch
 
 SIDES = ("flat", "ivf", "hnsw", "uniform", "popularity")
 HISTORY = 20
+STATM = Path("/proc/self/statm")
 CHECKED = 64  # rows whose pool is compared with brute force
 
 
@@ -82,7 +84,9 @@ def recall(context: SamplerContext, rows: SequenceBatch, offered: Tensor, pool: 
 
 
 def memory_gb() -> float:
-    """The most memory that this process has had."""
+    """The memory that this process has now, where Linux tells it; elsewhere the most it has had."""
+    if STATM.exists():
+        return int(STATM.read_text(encoding="ascii").split()[1]) * resource.getpagesize() / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
 
 
