@@ -23,7 +23,7 @@ def aligned(name: str, align: Align) -> Experiment:
     return replace(sft(), name=f"shop-{name}", align=align)
 
 
-def base() -> Align:
+def _dpo() -> Align:
     """DPO against one of the reference's own wrong beams."""
     return Align(
         loss=Anchored(DPO(beta=0.5)), negatives=ModelBeams(beams=10), count=1, steps=120, keep="last", validate_every=40,
@@ -33,27 +33,27 @@ def base() -> Align:
 
 def control() -> Experiment:
     """SFT continued on alignment's batches: a gain that this row has too is not alignment's."""
-    return aligned("continued", replace(base(), loss=ContinuedSFT(), negatives=Uniform()))
+    return aligned("continued", replace(_dpo(), loss=ContinuedSFT(), negatives=Uniform()))
 
 
 def offline() -> Experiment:
     """Not iterated: beams of the SFT policy, which is the reference throughout."""
-    return aligned("dpo-beams", base())
+    return aligned("dpo-beams", _dpo())
 
 
 def sprec() -> Experiment:
     """Self-play: three rounds of 20 steps of SFT and 20 of DPO."""
-    return aligned("sprec", replace(base(), rounds=3, round_sft=20))
+    return aligned("sprec", replace(_dpo(), rounds=3, round_sft=20))
 
 
 def refreshed_reference() -> Experiment:
     """The reference becomes the policy at the beginning of each of three rounds; so do the beams' policy."""
-    return aligned("refreshed-reference", replace(base(), rounds=3))
+    return aligned("refreshed-reference", replace(_dpo(), rounds=3))
 
 
 def refreshed_beams() -> Experiment:
     """The reference stays the SFT policy; S-DPO against three beams of a copy of the policy that is refreshed every 20 steps."""
-    align = replace(base(), loss=Anchored(SoftmaxDPO(beta=0.5)), negatives=ModelBeams(beams=10, refresh_every=20), count=3)
+    align = replace(_dpo(), loss=Anchored(SoftmaxDPO(beta=0.5)), negatives=ModelBeams(beams=10, refresh_every=20), count=3)
     return aligned("refreshed-beams", align)
 
 

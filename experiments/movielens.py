@@ -104,7 +104,7 @@ def rivals() -> list[Experiment]:
 
 # --- The grid -------------------------------------------------------------------------------------------------------------------
 
-STEPS = 300  # of every row, the control too
+STEPS = 180  # of every row, the control too
 
 
 def large() -> Experiment:
@@ -113,9 +113,9 @@ def large() -> Experiment:
     return replace(base, sft=replace(base.sft, steps=5_000, validate_every=1_000))
 
 
-def objectives() -> dict[str, Align]:
+def _objectives() -> dict[str, Align]:
     """What is compared, anchored alike, on the same histories, for as many steps. `sprec` has three rounds, half of each SFT."""
-    common = Align(steps=STEPS, keep="last", validate_every=100, learning_rate=2e-4, warmup=30, count=1)
+    common = Align(steps=STEPS, keep="last", validate_every=STEPS, learning_rate=1e-4, warmup=20, count=1)
     dpo = replace(common, loss=Anchored(DPO(beta=0.5)))
     return {
         "dpo": dpo,
@@ -127,7 +127,7 @@ def objectives() -> dict[str, Align]:
     }
 
 
-def samplers() -> dict[str, NegativeSampler]:
+def _samplers() -> dict[str, NegativeSampler]:
     """Where negatives come from, from easy to hard. Beams are the reference's: in `sprec` those of the round's SFT policy."""
     return {
         "uniform": Uniform(),
@@ -142,10 +142,10 @@ def samplers() -> dict[str, NegativeSampler]:
 def crossed(base: Experiment) -> list[Experiment]:
     """SFT, the control, and every objective with every kind of negatives; three seeds."""
     stem = base.name.removesuffix("-sft")
-    continued = replace(objectives()["dpo"], loss=ContinuedSFT(), negatives=Uniform())
+    continued = replace(_objectives()["dpo"], loss=ContinuedSFT(), negatives=Uniform())
     rows = [base, replace(base, name=f"{stem}-control", align=continued)]
-    for objective, align in objectives().items():
-        for kind, negatives in samplers().items():
+    for objective, align in _objectives().items():
+        for kind, negatives in _samplers().items():
             rows.append(replace(base, name=f"{stem}-{objective}-{kind}", align=replace(align, negatives=negatives)))
     return baselines(base) + seeds(rows, (0, 1, 2))
 
