@@ -47,7 +47,7 @@ PANELS = (
     Panel("Validation: entropy and KL to the reference", "nats", VALIDATION + "(entropy|kl)"),
     Panel("Validation: generated freely, real items", "share", VALIDATION + "valid_share"),
     Panel("Drawn negatives: codes shared with the positive", "levels", "drawn_depth"),
-    Panel("Drawn negatives: popularity", "training events", "drawn_popularity"),
+    Panel("Drawn negatives: popularity", "percentile, 0 to 1", "drawn_popularity"),
     Panel("Drawn negatives: likeness to the positive", "cosine", "drawn_cosine"),
     Panel("Drawn negatives: that could not be drawn", "share", "drawn_shortfall"),
 )
