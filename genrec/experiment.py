@@ -19,9 +19,11 @@ from genrec.embeddings import TfidfSvd
 from genrec.errors import UsageError
 from genrec.evaluation.evaluate import Evaluate
 from genrec.model import Tiger
+from genrec.preference.negatives import ModelBeams, PrefixNeighbours
+from genrec.preference.negatives.traits import inside
 from genrec.tokenizer import Tokenize
 from genrec.training.recipes import SFT, Align
-from genrec.types import Baseline, ItemEncoder, PolicySpecification, Source, Split
+from genrec.types import Baseline, ItemEncoder, NegativeSampler, PolicySpecification, Source, Split
 
 if TYPE_CHECKING:
     PolicyOrBaseline = PolicySpecification | Baseline
@@ -63,6 +65,8 @@ class Experiment:
         if not self.is_baseline:
             self._check_policy()
         self._check_beams()
+        if self.align is not None:
+            self._check_negatives(self.align.negatives)
         if self.seed < 0:
             raise UsageError(f"seed must be 0 or more, got {self.seed}")
 
@@ -79,6 +83,19 @@ class Experiment:
             raise UsageError(f"policy.beams must be at least {needed}, the most items ranked (evaluate.cutoffs), got {own}")
         if 0 < spec.beams < most:
             raise UsageError(f"evaluate.beams must be at least {most}, the most items ranked (evaluate.cutoffs), got {spec.beams}")
+
+    def _check_negatives(self, sampler: NegativeSampler) -> None:
+        """Refuse what can be known, before any stage, to be more than the policy or its Semantic IDs have."""
+        beams, levels = getattr(self.policy, "beams", None), getattr(getattr(self.tokenize, "quantizer", None), "levels", None)
+        if isinstance(sampler, ModelBeams) and beams is not None and sampler.beams > beams:
+            raise UsageError(f"align.negatives: ModelBeams.beams must be at most policy.beams = {beams}, got {sampler.beams}")
+        depth = getattr(sampler, "locked" if isinstance(sampler, ModelBeams) else "depth", 0)
+        if isinstance(sampler, ModelBeams | PrefixNeighbours) and levels is not None and self.tokenize is not None:
+            levels += self.tokenize.collisions == "append"
+            if depth >= levels:
+                raise UsageError(f"align.negatives: {sampler!r} must share fewer codes than the {levels} of a Semantic ID")
+        for inner in inside(sampler):
+            self._check_negatives(inner)
 
     def _check_policy(self) -> None:
         """Refuse a policy that cannot be trained as the other fields say."""

@@ -159,7 +159,19 @@ def test_a_reward_is_a_frozen_dataclass_that_gives_a_function() -> None:
 
 def test_what_a_context_lacks_is_the_reward_s_own_word() -> None:
     with pytest.raises(InputError, match="RatingRecency needs ratings"):
-        check_reward(RatingRecency(), sampler_context())
+        world = sampler_context()
+        check_reward(RatingRecency(), world._replace(interactions=world.interactions.drop(columns="rating")))
     one = sampler_context(users=1)
     with pytest.raises(InputError, match="too small to check a reward"):
         check_reward(Popular(), one._replace(interactions=one.interactions.iloc[:1]))
+
+
+def test_a_reward_that_reads_the_policy_must_say_so() -> None:
+    @dataclass(frozen=True)
+    class Silent:
+        def rate(self, context: SamplerContext) -> Callable[[SequenceBatch, Tensor], Tensor]:
+            return LogProbability().rate(context)
+
+    check_reward(LogProbability())
+    with pytest.raises(ContractError, match=r"Silent: it rates by context\.policy.*reads_policy = True"):
+        check_reward(Silent())

@@ -21,7 +21,8 @@ class DrawContract:
     """The rules of `genrec.types.DrawNegatives` for one training set, whose items are sorted once, here.
 
     Items are compared by their ids, and with the target by Semantic ID; `Forbidden`, which finds what may be drawn, is stricter where
-    items share Semantic IDs. `offers_history`: items of the row's history are allowed, as from a draw that says so.
+    items share Semantic IDs. `offers_history`: items of the row's history are allowed, as from a draw that says so, unless the user
+    takes them oftener than it shows.
     """
 
     def __init__(self, context: SamplerContext, offers_history: bool = False) -> None:
@@ -52,13 +53,17 @@ class DrawContract:
             f"has the target's Semantic ID, so that the pair teaches nothing; {remedy}",
             self.forbidden.shares_semantic_id(rows, drawn),
         )
+        if self.offers_history:
+            remedy = "Forbidden(context).elsewhere(batch, candidates) finds what a draw that offers the history must leave out"
+            taken = self.forbidden.elsewhere(rows, drawn) & (drawn > 0)
+            yield (
+                f"has the Semantic ID of a training item of the user that the history does not show, or not as often; {remedy}",
+                taken,
+            )
+            return
         past = self.forbidden.in_history(rows, drawn)
-        if not self.offers_history:
-            yield f"is in the history, which only a draw with offers_history = True may offer; {remedy}", past
-        yield (
-            f"is a training item of the user, taken before the target or later; {remedy}",
-            self.forbidden.in_training(rows, drawn) & ~past,
-        )
+        yield f"is in the history, which only a draw with offers_history = True may offer; {remedy}", past
+        yield f"is a training item of the user, taken before the target or later; {remedy}", self.forbidden.in_training(rows, drawn)
 
 
 def check_draw(batch: SequenceBatch, negatives: Tensor, count: int, context: SamplerContext, offers_history: bool = False) -> None:

@@ -47,6 +47,14 @@ class Forbidden:
             refused = refused | refuses(batch, candidates)
         return refused
 
+    def elsewhere(self, batch: SequenceBatch, candidates: Tensor) -> Tensor:
+        """Whether the user takes a candidate's Semantic ID in training oftener than the history shows it, later or long before: bool
+        [B, M]. What a sampler must not draw that offers items of the history, beside what is `refused`.
+        """
+        ids = self.one[candidates]
+        shown = (self.one[batch.history].unsqueeze(1) == ids.unsqueeze(2)).sum(2)
+        return self._taken_ids.count(batch.user.unsqueeze(1), ids) > shown
+
     def take(self, batch: SequenceBatch, candidates: Tensor, count: int) -> Tensor:
         """The first `count` allowed candidates of each row, no two of one Semantic ID: int64 [B, count], 0 where there are fewer."""
         return take_first(candidates, ~self(batch, candidates), count, self.one)
@@ -65,17 +73,23 @@ class Forbidden:
 
 
 class Pairs:
-    """A set of (user, item) pairs, sorted once."""
+    """A multiset of (user, item) pairs, sorted once."""
 
     def __init__(self, users: Tensor, items: Tensor, item_count: int) -> None:
         self._width = item_count + 1
+        keys, counts = torch.unique(users * self._width + items, return_counts=True)
         end = torch.tensor([torch.iinfo(torch.int64).max])  # larger than any key, so that a search always ends on a key
-        self._keys = torch.cat([torch.unique(users * self._width + items), end])  # one key a pair
+        self._keys, self._counts = torch.cat([keys, end]), torch.cat([counts, torch.zeros(1, dtype=torch.int64)])
 
     def contain(self, users: Tensor, items: Tensor) -> Tensor:
         """Whether a pair is one of them: bool, shapes broadcast."""
+        return self.count(users, items) > 0
+
+    def count(self, users: Tensor, items: Tensor) -> Tensor:
+        """How often a pair is one of them: int64, shapes broadcast."""
         wanted = users * self._width + items
-        return self._keys[torch.searchsorted(self._keys, wanted)] == wanted
+        place = torch.searchsorted(self._keys, wanted)
+        return torch.where(self._keys[place] == wanted, self._counts[place], 0)
 
 
 def take_first(candidates: Tensor, allowed: Tensor, count: int, one: Tensor | None = None) -> Tensor:

@@ -7,7 +7,7 @@ Tables are read where the context has them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,9 @@ DAY = 86_400.0  # seconds
 
 @dataclass(frozen=True)
 class LogProbability:
-    """`log p(item | history)` under the context's frozen policy, the reference: below 0."""
+    """`log p(item | history)` under the context's frozen policy: below 0."""
+
+    reads_policy: ClassVar[bool] = True
 
     def rate(self, context: SamplerContext) -> Rates:
         """What rates items."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from genrec.errors import GenrecError, InputError
-from genrec.model import Tiger
 from genrec.testing.specification import ContractError, check_specification, random_states
 from genrec.testing.worlds import batches_of, sampler_context
 from genrec.types import Reward, SamplerContext, SequenceBatch
@@ -21,17 +20,17 @@ if TYPE_CHECKING:
 
 EXAMPLES = 64  # looked at, at most
 ITEMS = 5  # rated for each
-POLICY = Tiger(width=16, inner=16, heads=2, head_width=8, encoder_layers=1, decoder_layers=1, dropout=0.0, history="items", beams=8)
 
 
 def check_reward(reward: Reward, context: SamplerContext | None = None) -> None:
     """Refuse a reward that breaks `genrec.types.Reward`, on a synthetic world with ratings and a policy, or on your own `context`.
 
     Checked: a frozen dataclass; shape, type and device; detached; a finite number for every real item; the same from the same, built
-    once or twice; a row that does not depend on the batch around it; global random state and inputs left alone.
+    once or twice; a row that does not depend on the batch around it; `reads_policy` where it does; global random state and inputs left
+    alone.
     """
     check_specification(reward, Reward, "rate(context)")
-    context = context if context is not None else reward_context()
+    context = context if context is not None else sampler_context()
     batch = next(batches_of(context, EXAMPLES), None)
     if batch is None:
         raise InputError("the context is too small to check a reward: users of 1 item only")
@@ -42,18 +41,7 @@ def check_reward(reward: Reward, context: SamplerContext | None = None) -> None:
     with _left_alone(reward, context, batch, items):
         _check_form(reward, rewards, items)
         _check_same(reward, context, rates, batch, items, rewards)
-
-
-def reward_context() -> SamplerContext:
-    """The world of samplers, with ratings from 1 to 5 and an untrained policy."""
-    context = sampler_context()
-    ratings = np.random.default_rng(0).integers(1, 6, len(context.interactions)).astype("float64")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        policy = POLICY.build(context.semantic_ids)
-    assert isinstance(policy, nn.Module)
-    policy.eval().requires_grad_(False)
-    return context._replace(interactions=context.interactions.assign(rating=ratings), policy=policy)
+        _check_policy(reward, context, batch, items, rewards)
 
 
 def _items(context: SamplerContext, batch: SequenceBatch) -> Tensor:
@@ -117,6 +105,20 @@ def _check_same(
     if not _alike(first[rows], _rate(reward, rates, part, items[rows]), items[rows]):
         raise ContractError(
             f"{name}: an example is rated differently in another batch; a row must not depend on the rows around it, nor on its place"
+        )
+
+
+def _check_policy(reward: Reward, context: SamplerContext, batch: SequenceBatch, items: Tensor, first: Tensor) -> None:
+    """One that rates otherwise by another policy reads it, and must say so."""
+    if getattr(reward, "reads_policy", False) or not isinstance(context.policy, nn.Module):
+        return
+    other = copy.deepcopy(context.policy)
+    for number, parameter in enumerate(other.parameters()):
+        parameter.data += torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)).to(parameter)
+    if not _alike(first, _rate(reward, _rates(reward, context._replace(policy=other)), batch, items), items):
+        raise ContractError(
+            f"{type(reward).__name__}: it rates by context.policy, which training refreshes, and does not say so: give it a class "
+            "attribute reads_policy = True"
         )
 
 

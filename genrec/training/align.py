@@ -35,7 +35,7 @@ from genrec.training.recipes import Align
 from genrec.training.watch import Falling
 from genrec.types import ConstrainedPolicy, DrawNegatives, LogProbs, Policy, Reward, SamplerContext, SequenceBatch
 
-PROBED = 256  # histories whose next Semantic IDs are sampled at every validation, to see entropy, KL and the share of valid ones
+PROBED = 256  # training examples that every validation looks at: see `Alignment.seen`
 
 
 class OnHost:
@@ -143,7 +143,8 @@ class Alignment:
         if now.supervised:
             levels = self._score(self.policy, history, target.unsqueeze(1))
             ours = log_probs(levels, 0)
-            return ContinuedSFT()(ours, ours).loss.mean(), {"chosen_log_prob": ours.chosen.detach().mean()}
+            loss = ContinuedSFT()(ours, ours).loss.mean()
+            return loss, {"sft_loss": loss.detach()}
         on_host, negatives = host.negatives, batch.negatives
         if negatives is None:
             on_host = self.drawing(host.batch, step)
@@ -178,11 +179,16 @@ class Alignment:
                 module_of(each).to(device)
             self._keep()
 
-    def seen(self, histories: Tensor, seed: int) -> dict[str, float]:
-        """Entropy, KL to the reference, share of valid Semantic IDs without constraint: of what the policy would write."""
+    @torch.no_grad()
+    def seen(self, probed: SequenceBatch, seed: int) -> dict[str, float]:
+        """Of some examples, always the same: the positive's log-probability, which thus compares with that at step 0 whatever the
+        reference is by now; and what the policy would write freely: its entropy, KL to the reference, share of valid Semantic IDs.
+        """
         device = next(module_of(self.policy).parameters()).device
         self._follow(device)
-        return probe(self.policy, self.reference, histories.to(device), 1, generator(seed, "probe"))
+        history, target = probed.history.to(device), probed.target.to(device)
+        chosen = self._score(self.policy, history, target.unsqueeze(1)).sum(-1).mean()
+        return {"chosen_log_prob": float(chosen)} | probe(self.policy, self.reference, history, 1, generator(seed, "probe"))
 
 
 def align(
@@ -199,11 +205,10 @@ def align(
             f"{type(policy).__name__}; set align.normalise codes"
         )
     objective = Alignment(policy, context, recipe, seed, -(-len(examples) // recipe.batch))
-    chosen = torch.randperm(len(examples), generator=generator(0, "probed histories"))[:PROBED]
-    histories = examples.batch(chosen).history
+    probed = examples.batch(torch.randperm(len(examples), generator=generator(0, "probed examples"))[:PROBED])
 
     def validated() -> dict[str, float]:
-        return {**validate(), **objective.seen(histories, seed)}
+        return {**validate(), **objective.seen(probed, seed)}
 
     outcome = train(
         module_of(policy), objective, examples, recipe, seed, folder, validated, "alignment", objective.counters, objective.prepare,

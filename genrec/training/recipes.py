@@ -8,7 +8,8 @@ from typing import Literal
 from genrec.data.batches import Padding
 from genrec.errors import UsageError
 from genrec.preference.losses import DPO, Anchored, SoftmaxDPO
-from genrec.preference.negatives import Uniform
+from genrec.preference.negatives import BestOf, Uniform
+from genrec.preference.negatives.traits import inside
 from genrec.types import NegativeSampler, PreferenceLoss
 
 Precision = Literal["32-true", "bf16-mixed"]
@@ -81,6 +82,17 @@ class Align:
             loss = loss.loss
         if isinstance(loss, DPO) and self.count > 1:
             raise UsageError(f"DPO takes one negative, got align.count {self.count}: set it to 1, or use SoftmaxDPO (S-DPO)")
+        _check_candidates(self.negatives, self.count, "align.count")
+
+
+def _check_candidates(sampler: NegativeSampler, count: int, name: str) -> None:
+    """Refuse a `BestOf`, however deep, that has fewer candidates than it is asked for."""
+    if isinstance(sampler, BestOf):
+        if sampler.candidates < count:
+            raise UsageError(f"BestOf.candidates must be at least {name} = {count}, the negatives asked for, got {sampler.candidates}")
+        count, name = sampler.candidates, "candidates"
+    for inner in inside(sampler):
+        _check_candidates(inner, count, name)
 
 
 def _check(recipe: SFT | Align, name: str) -> None:

@@ -17,13 +17,14 @@ REMEDIES = (
 class Falling:
     """A `genrec.training.curves.Watcher`: says once, in words, when alignment takes probability from the positives.
 
-    What is compared is the positive's log-probability, not its drift, which starts at 0 again whenever the reference is refreshed. At
-    step 0 it was `chosen_log_prob - chosen_drift` of the first row: the reference is the policy of step 0 then, and these are the
-    same examples. Rows without these names (validation at step 0, SFT) are passed over.
+    What is compared is the positive's log-probability, not its drift, which starts at 0 again whenever the reference is refreshed.
+    Before the first step of preferences it was `chosen_log_prob - chosen_drift` of the first row that has them: the reference is the
+    policy as it was then, the SFT policy or, in self-play, that of the first round's SFT, and these are the same examples. Rows
+    without these names (validation at step 0, steps of SFT) are passed over.
     """
 
     def __init__(self) -> None:
-        self.start: tuple[float, float] | None = None  # log-probabilities at step 0, of the positive and the mean negative
+        self.start: tuple[float, float] | None = None  # log-probabilities before preferences, of the positive and the mean negative
         self.rows = 0  # rows in a row that lie too low
         self.said = False
 

@@ -91,7 +91,10 @@ class CandidateFilter(Protocol):
 
 @runtime_checkable
 class Reward(Protocol):
-    """How good an item is for a user, by whatever measure: a frozen dataclass, see `genrec.preference.rewards`."""
+    """How good an item is for a user, by whatever measure: a frozen dataclass, see `genrec.preference.rewards`.
+
+    One that reads `context.policy` says so by an attribute `reads_policy`, true: what it says then changes as that is refreshed.
+    """
 
     def rate(self, context: SamplerContext) -> Rates:
         """What rates items, for one training set. It is deterministic, and nothing it returns is NaN but for item 0."""

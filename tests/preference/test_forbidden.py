@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,6 +38,22 @@ def test_what_a_filter_refuses_is_forbidden_and_asked_of_history_too() -> None:
     assert forbidden(batch, candidates).tolist() == [[True, True, False, True, True, False]]
     assert forbidden.refused(batch, candidates).tolist() == [[True, True, False, False, True, False]]
     assert forbidden.take(batch, candidates, 3).tolist() == [[5, 9, 0]]
+
+
+def test_what_is_taken_elsewhere() -> None:
+    """The user takes 1, 2, 1, 3, 4, 5; items 4 and 6 share a Semantic ID, and so do 2 and 7.
+
+    Of the history 1, 2: item 1 is taken once more, 2 (and so 7) is not, 3, 4 (and so 6) and 5 are taken later, 8 never.
+    """
+    codes = torch.arange(20).unsqueeze(1)
+    codes[5], codes[6] = codes[3], codes[1]
+    taken = pd.DataFrame({"user": 1, "item": [1, 2, 1, 3, 4, 5], "time": range(6)})
+    forbidden = Forbidden(sampler_context(items=20)._replace(interactions=taken, semantic_ids=SemanticIds(codes)))
+    batch = SequenceBatch(torch.tensor([1]), torch.tensor([[0, 1, 2]]), torch.tensor([5]))
+    candidates = torch.arange(1, 9).unsqueeze(0)
+    assert forbidden.elsewhere(batch, candidates).tolist() == [[True, False, True, True, True, True, False, False]]
+    shown_twice = batch._replace(history=torch.tensor([[1, 2, 1]]))
+    assert forbidden.elsewhere(shown_twice, candidates).tolist() == [[False, False, True, True, True, True, False, False]]
 
 
 def test_no_two_negatives_of_one_semantic_id() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pandas as pd
 import pytest
@@ -61,6 +62,8 @@ class ItemNumber:
 @dataclass(frozen=True)
 class HowLikely:
     """The policy's own log-probability: what it finds hardest."""
+
+    reads_policy: ClassVar[bool] = True
 
     def rate(self, context: SamplerContext) -> Callable[[SequenceBatch, Tensor], Tensor]:
         assert context.policy is not None
@@ -187,7 +190,7 @@ def test_the_best_refuse_what_they_cannot_do() -> None:
         draw(BestOf(Fixed((2,)), nan).build(world(6)), rows(1), 1)
     with pytest.raises(UsageError, match=r"BestOf.candidates must be at least the negatives asked for, 5, got 4"):
         draw(BestOf(Uniform(), ItemNumber(), candidates=4).build(world(6)), rows(1), 5)
-    with pytest.raises(InputError, match=r"BestOf.refresh_every says that the reward reads the policy, but the context has none"):
+    with pytest.raises(InputError, match=r"BestOf.reward HowLikely\(\) reads the policy, but the context has none"):
         BestOf(Uniform(), HowLikely(), refresh_every=10).build(world(6))
 
 
@@ -287,6 +290,7 @@ def test_negatives_are_where_the_batch_is() -> None:
         (lambda: BestOf(Uniform(), Uniform()), r"BestOf.reward must have rate\(context\), got Uniform\(\)"),
         (lambda: BestOf(Uniform(), ItemNumber(), candidates=0), r"BestOf.candidates must be at least 1, got 0"),
         (lambda: BestOf(Uniform(), ItemNumber(), refresh_every=-1), r"BestOf.refresh_every must be 0 \(the reference\) or more"),
+        (lambda: BestOf(Uniform(), ItemNumber(), refresh_every=5), r"is for a reward that reads the policy"),
         (lambda: Filtered(None, (Even(),)), r"Filtered.sampler must be a sampler"),
         (lambda: Filtered(Uniform(), ()), r"Filtered.filters must be a tuple of filters, such as \(NearDuplicates\(\),\), got \(\)"),
         (lambda: Filtered(Uniform(), Even()), r"Filtered.filters must be a tuple of filters"),

@@ -18,7 +18,7 @@ from genrec.errors import InputError, UsageError
 from genrec.preference.losses import RecPO, RosePO
 from genrec.preference.rewards import LogProbability, Popular, RatingRecency, Similarity
 from genrec.semantic_ids import SemanticIds
-from genrec.testing.rewards import reward_context
+from genrec.testing import sampler_context
 from genrec.types import LogProbs, Policy, SamplerContext, SequenceBatch
 
 DAY = 86_400
@@ -132,7 +132,7 @@ def test_log_probability_is_the_policy_s_without_its_gradient() -> None:
 
 
 def test_log_probability_of_a_real_policy() -> None:
-    made = reward_context()
+    made = sampler_context()
     assert made.policy is not None
     history, items = torch.tensor([[0, 3, 5]]), torch.tensor([[1, 2, 60, 0]])
     found = LogProbability().rate(made)(SequenceBatch(torch.tensor([0]), history, items[:, 0]), items)
@@ -165,7 +165,7 @@ def test_fields_are_checked(make: object, message: str) -> None:
 @pytest.mark.parametrize("loss", [RecPO(), RosePO(reward=Similarity()), RosePO(reward=Popular(0.2)), RosePO(reward=LogProbability())])
 def test_rewards_and_losses_fit(loss: RecPO | RosePO) -> None:
     """What training does: rate the positive and the negatives, then ask the loss."""
-    made = reward_context()
+    made = sampler_context()
     source = np.random.default_rng(0)
     items = torch.from_numpy(source.integers(1, 61, (5, 4)))
     items[2, 3] = 0

@@ -84,7 +84,7 @@ def test_supervised_steps_see_no_negatives() -> None:
     objective, batch = started(recipe(steps=10, rounds=1, round_sft=4))
     before = module_of(objective.reference).state_dict()["embedding.weight"].clone()
     nudge(objective.policy)
-    assert set(take(objective, batch, 3)) == {"chosen_log_prob"}
+    assert set(take(objective, batch, 3)) == {"sft_loss"}
     assert objective.drawn.summary()["examples"] == 0
     assert torch.equal(module_of(objective.reference).state_dict()["embedding.weight"], before)
     assert take(objective, batch, 4)["chosen_drift"] == 0  # this round's SFT policy is the reference

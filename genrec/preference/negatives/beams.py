@@ -111,8 +111,7 @@ class _Searched:
         forbidden = self.forbidden
         if not self.offers_history:
             return forbidden(rows, candidates)
-        elsewhere = forbidden.in_training(rows, candidates) & ~forbidden.in_history(rows, candidates)
-        return forbidden.refused(rows, candidates) | elsewhere
+        return forbidden.refused(rows, candidates) | forbidden.elsewhere(rows, candidates)
 
 
 def _device(policy: Policy) -> torch.device:

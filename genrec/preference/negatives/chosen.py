@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 class BestOf:
     """Dynamic negatives: of `candidates` drawn by `sampler` those with the highest reward, best first.
 
-    With a reward of the policy's own scores these are the hardest for it. Such a reward reads `context.policy`: say with
-    `refresh_every` when that becomes the policy in training. W. Zhang et al., "Optimizing top-n collaborative filtering via dynamic
-    negative item sampling" (2013), with the reward in place of the model's score.
+    With a reward of the policy's own scores, such as `LogProbability`, these are the hardest for it: for the reference, or with
+    `refresh_every` for a copy of the policy that is so many steps old at most. W. Zhang et al., "Optimizing top-n collaborative
+    filtering via dynamic negative item sampling" (2013), with the reward in place of the model's score.
     """
 
     sampler: NegativeSampler
     reward: Reward
     candidates: int = 16  # drawn for each row, at least the negatives asked for
-    refresh_every: int | None = None  # None: the reward does not read the policy; 0: it reads the reference; else how often
+    refresh_every: int = 0  # of a reward that reads the policy (its `reads_policy`): 0: it reads the reference; else how often
     refresh_unit: Literal["steps", "epochs"] = "steps"
 
     def __post_init__(self) -> None:
@@ -37,16 +37,18 @@ class BestOf:
             raise UsageError(f"BestOf.reward must have rate(context), got {self.reward!r}")
         if self.candidates < 1:
             raise UsageError(f"BestOf.candidates must be at least 1, got {self.candidates}")
-        if self.refresh_every is not None and self.refresh_every < 0:
-            raise UsageError(f"BestOf.refresh_every must be 0 (the reference) or more, or None, got {self.refresh_every}")
+        if self.refresh_every < 0:
+            raise UsageError(f"BestOf.refresh_every must be 0 (the reference) or more, got {self.refresh_every}")
+        if self.refresh_every and not getattr(self.reward, "reads_policy", False):
+            raise UsageError(f"BestOf.refresh_every is for a reward that reads the policy (reads_policy = True), got {self.reward!r}")
 
     def build(self, context: SamplerContext) -> DrawNegatives:
         """What draws."""
-        if self.refresh_every is not None and context.policy is None:
-            raise InputError("BestOf.refresh_every says that the reward reads the policy, but the context has none")
-        draw = self.sampler.build(context)
+        draw, reads = self.sampler.build(context), bool(getattr(self.reward, "reads_policy", False))
+        if reads and context.policy is None:
+            raise InputError(f"BestOf.reward {self.reward!r} reads the policy, but the context has none")
         # what a policy says of an example differs by rounding from batch to batch, and with it, which of two like candidates is better
-        own = Traits(self.refresh_every is None, False, self.refresh_every, self.refresh_unit)
+        own = Traits(not reads, False, self.refresh_every if reads else None, self.refresh_unit)
         said = together("BestOf", [traits(draw), own])
         return _Best(draw, self.reward.rate(context), self.candidates, said)
 

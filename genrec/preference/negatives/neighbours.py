@@ -71,6 +71,8 @@ class FaissNeighbours:
     def build(self, context: SamplerContext) -> DrawNegatives:
         """What draws; the neighbours of all items are found here, once, where that is worth its time and memory."""
         ranks = context.item_count - (self.of == "positive")
+        if ranks < 1:
+            raise InputError(f"FaissNeighbours needs a catalogue with neighbours, got {context.item_count} item(s)")
         if self.skip >= ranks:
             raise UsageError(f"FaissNeighbours.skip must be below {ranks}, the catalogue's ranks, got {self.skip}")
         vectors = self.vectors.vectors(context)

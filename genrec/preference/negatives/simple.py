@@ -134,7 +134,7 @@ class Disliked:
 
 
 class _OfHistory:
-    """Draws items of the history: the last `recent`, and of those the ones `among` some pairs of user and item."""
+    """Draws items of the history that the user does not take again: the last `recent`, and of those the ones `among` some pairs."""
 
     by_example = True
     offers_history = True
@@ -148,7 +148,7 @@ class _OfHistory:
         past = rows.history.flip(1)[:, : self.recent]  # the newest first, so that a number belongs to an age, whatever the padding
         past = past.masked_fill(repeated(past), 0)  # an item taken twice is no likelier
         past = past.gather(1, streams.uniform(past.shape[1]).argsort(1))
-        allowed = ~self.forbidden.refused(rows, past)
+        allowed = ~(self.forbidden.refused(rows, past) | self.forbidden.elsewhere(rows, past))
         if self.among is not None:
             allowed &= self.among.contain(rows.user.unsqueeze(1), past)
         return take_first(past, allowed, count, self.forbidden.one).to(batch.target.device)

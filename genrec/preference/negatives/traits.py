@@ -55,6 +55,12 @@ def at(draw: DrawNegatives, progress: float) -> DrawNegatives:
     return moved
 
 
+def inside(sampler: NegativeSampler) -> list[NegativeSampler]:
+    """The samplers that a composition holds, as `sampler` or `samplers`; none of one that is no composition."""
+    one, several = getattr(sampler, "sampler", None), getattr(sampler, "samplers", ())
+    return [*several] if one is None else [one, *several]
+
+
 def check_samplers(name: str, samplers: Sequence[NegativeSampler]) -> None:
     """Refuse a composition of nothing, or of what is no sampler."""
     if not isinstance(samplers, tuple) or not samplers:
