@@ -27,7 +27,9 @@ from genrec.model.probe import probe
 from genrec.preference.contract import DrawContract
 from genrec.preference.drawn import Drawn, Summary
 from genrec.preference.losses import ContinuedSFT, asked, check_start
+from genrec.progress import say
 from genrec.randomness import generator
+from genrec.training import plugins
 from genrec.training.curves import OnRow
 from genrec.training.loop import Outcome, Validate, train
 from genrec.training.preference_logs import preference_logs
@@ -35,6 +37,7 @@ from genrec.training.recipes import Align
 from genrec.training.watch import Falling
 from genrec.types import ConstrainedPolicy, DrawNegatives, LogProbs, Policy, Reward, SamplerContext, SequenceBatch
 
+FEW = 0.5  # share of examples without a negative above which the run says so
 PROBED = 256  # training examples that every validation looks at: see `Alignment.seen`
 
 
@@ -78,7 +81,8 @@ class Drawing:
 
     def __init__(self, recipe: Align, context: SamplerContext, an_epoch: int, seed: int) -> None:
         self.recipe, self.an_epoch, self.seed = recipe, an_epoch, seed
-        self.draw = recipe.negatives.build(context)
+        with plugins.of(recipe.negatives, "while it was built"):
+            self.draw = recipe.negatives.build(context)
         self.contract = DrawContract(context, offers_history=getattr(self.draw, "offers_history", False))
         self.reads_policy = getattr(self.draw, "refresh_every", None) is not None
         unit = an_epoch if getattr(self.draw, "refresh_unit", "steps") == "epochs" else 1
@@ -87,9 +91,10 @@ class Drawing:
     def __call__(self, batch: SequenceBatch, step: int) -> Tensor:
         """int64 [B, K]."""
         at = getattr(self.draw, "at", None)
-        draw: DrawNegatives = self.draw if at is None else at(step / self.recipe.steps)
         key = ("negatives", "epoch", step // self.an_epoch) if getattr(self.draw, "by_example", False) else ("negatives", step)
-        negatives = draw(batch, self.recipe.count, generator(self.seed, *key))
+        with plugins.of(self.recipe.negatives, f"while it drew for step {step}"):
+            draw: DrawNegatives = self.draw if at is None else at(step / self.recipe.steps)
+            negatives = draw(batch, self.recipe.count, generator(self.seed, *key))
         self.contract.check(batch, negatives, self.recipe.count)
         return negatives
 
@@ -103,7 +108,10 @@ class Alignment:
         self.reference, self.sampled = frozen(policy), frozen(policy)
         self.drawing = Drawing(recipe, context._replace(policy=self.sampled), an_epoch, seed)
         reward = asked(recipe.loss, "reward")
-        self.rate = None if reward is None else cast(Reward, reward).rate(context._replace(policy=self.reference))
+        if reward is not None and not isinstance(reward, Reward):
+            raise UsageError(f"align.loss: what a loss names as its reward must be a genrec.types.Reward, got {reward!r}")
+        with plugins.of(recipe.loss, "while its reward was built"):
+            self.rate = None if reward is None else reward.rate(context._replace(policy=self.reference))
         self.mismatches = bool(asked(recipe.loss, "mismatched"))
         self.drawn = Drawn(context)
         self.counters = dict(self.drawn.totals)
@@ -152,7 +160,8 @@ class Alignment:
         assert on_host is not None
         logs = self.drawn.update(host.batch, on_host)
         candidates = torch.cat([target.unsqueeze(1), negatives], 1)
-        rewards = None if self.rate is None else self.rate(batch.batch, candidates)
+        with plugins.of(self.recipe.loss, f"while its reward rated items in step {step}"):
+            rewards = None if self.rate is None else self.rate(batch.batch, candidates)
         if self.mismatches:
             other = mismatched(host.batch, self.drawing.contract)
             candidates = torch.cat([candidates, other.to(candidates.device).unsqueeze(1)], 1)
@@ -162,7 +171,10 @@ class Alignment:
         ours, theirs = (log_probs(each, negatives.shape[1], rewards) for each in (levels, reference_levels))
         if now.begins:
             check_start(ours, theirs)
-        terms = self.recipe.loss(ours, theirs)
+        with plugins.of(self.recipe.loss, f"in step {step}"):
+            terms = self.recipe.loss(ours, theirs)
+        if now.begins:
+            plugins.check_terms(self.recipe.loss, terms, ours)
         shown = slice(0, 1 + negatives.shape[1])
         return terms.loss.mean(), preference_logs(terms, levels[:, shown].detach(), reference_levels[:, shown], negatives) | logs
 
@@ -214,7 +226,19 @@ def align(
         module_of(policy), objective, examples, recipe, seed, folder, validated, "alignment", objective.counters, objective.prepare,
         on_row, [Falling()],
     )  # fmt: skip
-    return outcome, objective.drawn.summary()
+    summary = objective.drawn.summary()
+    _say_shortfall(summary)
+    return outcome, summary
+
+
+def _say_shortfall(summary: Summary) -> None:
+    """Where most examples had nothing to be compared with, alignment was mostly its anchor."""
+    examples, without = cast(int, summary["examples"]), cast(int, summary["examples_without_negatives"])
+    if without > FEW * examples:
+        say(
+            f"alignment: {without} of {examples} examples got no negative, which leaves them the anchor alone, if there is one; let "
+            "the sampler draw from more, or refuse less"
+        )
 
 
 def mismatched(batch: SequenceBatch, contract: DrawContract) -> Tensor:

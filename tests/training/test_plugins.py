@@ -1,0 +1,101 @@
+"""Plug-ins that fail while training: told as theirs, by name, with what was wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from alignments import parts, recipe, steady
+
+from genrec.errors import InputError, UsageError
+from genrec.preference.filters import SimilarityWindow
+from genrec.preference.losses import Anchored, SoftmaxDPO
+from genrec.preference.negatives import BestOf, Filtered, Uniform
+from genrec.training import plugins
+from genrec.training.align import align
+from genrec.types import DrawNegatives, LogProbs, PreferenceTerms, SamplerContext, SequenceBatch
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Of one's own; breaks in the place that is named."""
+
+    where: str
+
+    def build(self, context: SamplerContext) -> DrawNegatives:
+        if self.where == "build":
+            raise KeyError("weights")
+        draw = Uniform().build(context)
+        if self.where == "arity":
+            return lambda batch, count: draw(batch, count, torch.Generator())  # type: ignore[misc, return-value]
+        return draw
+
+
+@dataclass(frozen=True)
+class Reward:
+    def rate(self, context: SamplerContext) -> Callable[[SequenceBatch, torch.Tensor], torch.Tensor]:
+        return lambda batch, items: torch.zeros(3).view(2)
+
+
+@dataclass(frozen=True)
+class Loss:
+    make: Callable[[PreferenceTerms], object]
+
+    def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
+        return self.make(SoftmaxDPO()(policy, reference))  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Asks(Loss):
+    reward: object = 1.0
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"negatives": Sampler("build")}, r"Sampler\(where='build'\) raised KeyError\('weights'\) while it was built(?s:.*)Traceback"),
+        ({"negatives": Filtered(Sampler("arity"), (SimilarityWindow(),))}, r"Filtered.* raised TypeError.* while it drew for step 0"),
+        ({"negatives": BestOf(Uniform(), Reward())}, r"BestOf.* raised RuntimeError.* while it drew for step 0"),
+        ({"loss": Anchored(Loss(lambda terms: terms.nothing))}, r"Anchored.* raised AttributeError.* in step 0"),
+        ({"loss": Loss(lambda terms: terms.loss)}, "Loss must return genrec.types.PreferenceTerms, got Tensor"),
+        ({"loss": Loss(lambda terms: terms._replace(loss=terms.loss.mean()))}, r"Loss: loss must be a tensor \[32\].*got \[\]"),
+        ({"loss": Loss(lambda terms: terms._replace(rejected_reward=[1]))}, r"rejected_reward must be a tensor \[32, 3\].*got list"),
+        ({"loss": Loss(lambda terms: terms._replace(loss=terms.loss.detach()))}, "the loss has no gradient"),
+    ],
+    ids=str,
+)
+def test_a_plug_in_that_fails_is_named(change: dict[str, object], said: str, tmp_path: Path) -> None:
+    built, entries, context = parts()
+    with pytest.raises(InputError, match=said):
+        align(built, entries, context, recipe(**change), 0, tmp_path / "last", steady)
+
+
+def test_a_reward_is_a_reward(tmp_path: Path) -> None:
+    built, entries, context = parts()
+    with pytest.raises(UsageError, match=r"must be a genrec\.types\.Reward, got 1\.0"):
+        align(built, entries, context, recipe(loss=Asks(lambda terms: terms)), 0, tmp_path / "last", steady)
+
+
+def test_a_bug_of_ours_stays_one() -> None:
+    with pytest.raises(ZeroDivisionError), plugins.of(Anchored(SoftmaxDPO()), "in step 3"):
+        _ = 1 / 0
+    with pytest.raises(RuntimeError, match="out of memory"), plugins.of(Sampler("draw"), "in step 3"):
+        raise RuntimeError("CUDA out of memory")
+
+
+def test_what_is_from_outside() -> None:
+    assert not plugins.is_foreign(Filtered(Uniform(), (SimilarityWindow(),)))
+    assert plugins.is_foreign(Filtered(Sampler("draw"), (SimilarityWindow(),)))
+    assert plugins.is_foreign(Anchored(Loss(lambda terms: terms)))
+
+
+def test_an_alignment_without_negatives_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A filter that leaves nothing: the policy stays what it was, and the run says why."""
+    built, entries, context = parts()
+    nothing = Filtered(Uniform(), (SimilarityWindow(high=-1.0),))
+    _, drawn = align(built, entries, context, recipe(negatives=nothing), 0, tmp_path / "last", steady)
+    assert drawn["negatives"] == 0
+    assert "examples got no negative" in capsys.readouterr().err
