@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import permutations
 
 import pandas as pd
@@ -119,24 +120,17 @@ def test_equal_to_brute_force(locked: int, seen: bool, seed: int, width: int, co
     drawn, few = draw(sampler, context, batch, width, seed), draw(sampler, context, batch, count, seed)
     if not seen:
         check_draw(batch, drawn, width, context)
-    own = {(user, item) for user, item in context.interactions[["user", "item"]].itertuples(index=False)}
     codes = [(-1,), *map(tuple, context.semantic_ids.codes.tolist())]
-    taken = {(user, codes[item]) for user, item in own}
+    taken = Counter((user, codes[item]) for user, item in context.interactions[["user", "item"]].itertuples(index=False))
     for user, history, target, all_of_them, some in zip(*(t.tolist() for t in (*batch, drawn, few)), strict=True):
         order = sorted(range(1, context.item_count + 1), key=lambda item: -float(policy.score.data[history[-1], item]))
         out = set() if locked else {target, *(() if seen else history)}
         listed = [item for item in order if item not in out and codes[item][:locked] == codes[target][:locked]][:width]
-        past = {codes[item] for item in history if item}
-        expected = {
-            codes[item]  # of items that share a Semantic ID one is drawn, any of them
-            for item in listed
-            if codes[item] != codes[target]
-            and (
-                ((user, item) not in own or item in history)
-                if seen
-                else ((user, codes[item]) not in taken | {(user, c) for c in past})
-            )
-        }
+        past = Counter(codes[item] for item in history if item) if seen else Counter()
+        hidden = set() if seen else {codes[item] for item in history if item}
+        expected = {  # of items that share a Semantic ID one is drawn, any of them
+            code for code in map(codes.__getitem__, listed) if code != codes[target] and taken[user, code] <= past[code]
+        } - hidden
         found = [codes[item] for item in all_of_them if item]
         assert sorted(found) == sorted(expected)
         assert {codes[item] for item in some if item} <= expected

@@ -121,13 +121,20 @@ def test_what_was_disliked_by_hand() -> None:
             "rating": [1, 5, 4, 2, 2.5, 1, float("nan")],
         }
     )
-    context, batch = world([[item] for item in range(6)], table), rows([[2, 3, 4], [2, 5, 6]], [6, 1])
+    context, batch = world([[item] for item in range(6)], table), rows([[2, 3, 4, 3, 2], [0, 0, 2, 5, 6]], [6, 1])
     assert sets(draw(Disliked(), context, batch, 3)) == [{3}, {2}]
     assert sets(draw(Disliked(2.5), context, batch, 3)) == [{3, 4}, {2}]
     with pytest.raises(InputError, match=r"Disliked.at_most 0.5 leaves no rating: the lowest is 1"):
         Disliked(0.5).build(context)
     with pytest.raises(InputError, match=r"Disliked needs .* a rating, got the columns user, item, time; use AlreadySeen"):
         Disliked().build(context._replace(interactions=table.drop(columns="rating")))
+
+
+def test_what_is_taken_again_is_no_negative_of_the_past() -> None:
+    """Both users take items 2, 3, 2, 4: of the history 2, 3 only 3 may be offered, since 2 is taken again; of 2, 3, 2 both may."""
+    table = pd.DataFrame({"user": [0] * 4 + [1] * 4, "item": [2, 3, 2, 4] * 2, "time": [0, 1, 2, 3] * 2})
+    context = world([[item] for item in range(6)], table)
+    assert sets(draw(AlreadySeen(), context, rows([[0, 2, 3], [2, 3, 2]], [5, 5]), 3)) == [{3}, {2, 3}]
 
 
 def test_fields_are_checked() -> None:

@@ -66,7 +66,7 @@ def test_learnt_vectors_are_the_policys() -> None:
 
 def test_what_is_missing_is_named() -> None:
     with pytest.raises(UsageError, match=r"Encoded\(Halves\) needs the catalogue.*pass SamplerContext.items"):
-        Encoded(Halves()).vectors(sampler_context())
+        Encoded(Halves()).vectors(sampler_context()._replace(items=None))
     with pytest.raises(InputError, match=r"Short must give float32 \[60, D\], a row for each item, got \[59, 3\]"):
         Encoded(Short()).vectors(context())
     with pytest.raises(UsageError, match=r"Learnt needs a policy with vectors of items.*got a context without a policy; use Content"):
