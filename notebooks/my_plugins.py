@@ -52,7 +52,7 @@ class MarginDPO:
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         """The loss of each example."""
-        masked = policy.rejected.isneginf()  # no negative here; put to 0 before subtracting, as -inf minus -inf is NaN
+        masked = policy.rejected.isneginf() | reference.rejected.isneginf()  # no negative; 0 before subtracting: -inf + inf is NaN
         chosen = self.beta * (policy.chosen - reference.chosen)  # float32 [B]
         rejected = self.beta * (policy.rejected.masked_fill(masked, 0) - reference.rejected.masked_fill(masked, 0))
         pairs = softplus(self.margin - (chosen.unsqueeze(1) - rejected)).masked_fill(masked, 0)  # float32 [B, K]

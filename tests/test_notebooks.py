@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from genrec.testing import check_loss, check_sampler, sampler_context
-from genrec.types import Reward
+from genrec.preference.negatives import BestOf
+from genrec.testing import check_loss, check_reward, check_sampler, sampler_context
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 FILES = ("my_plugins.py", "my_experiment.py", "plugins.ipynb")
@@ -55,18 +56,34 @@ def test_the_cells_run_and_the_prose_is_right(folder: Path, capsys: pytest.Captu
         if cell["cell_type"] == "code":
             exec(compile("".join(cell["source"]), cell["id"], "exec"), space)
     printed = capsys.readouterr().out
-    assert all(row in printed for row in ("my-sft", "my-control", "my-aligned"))
+    results = printed.split("against my-sft")[0].split("Results")[1]
+    assert re.findall(r"^ *(my-[a-z]+) +0 ", results, re.MULTILINE) == ["my-sft", "my-control", "my-aligned", "my-novel"]
     assert "Careless" in space["told"]
     assert "is the target itself" in space["told"]
     assert space["at_start"] == pytest.approx(1.3133, abs=1e-4)  # ln(1 + e)
     assert space["later"] == pytest.approx(0.3133, abs=1e-4)  # ln(1 + 1/e)
-    control, ours = (space["curves"][name]["margin"].dropna().iloc[-1] for name in ("my-control", "my-aligned"))
-    assert ours > max(control, 0.0)
+    margin = {name: curve["margin"].dropna().iloc[-1] for name, curve in space["curves"].items()}
     first = {name: curve["loss"].dropna().iloc[0] for name, curve in space["curves"].items()}
-    assert first["my-aligned"] - first["my-control"] == pytest.approx(1.3133, abs=0.05)
+    for name in ("my-aligned", "my-novel"):
+        assert margin[name] > max(margin["my-control"], 0.0)
+        assert first[name] - first["my-control"] == pytest.approx(1.3133, abs=0.05)
     popularity = {name: figures["popularity"] for name, figures in space["drawn"].items()}
-    assert popularity["my-aligned"] > popularity["my-control"]
+    assert popularity["my-aligned"] > popularity["my-control"] > popularity["my-novel"]
     assert (folder / "data" / "runs" / "my-aligned.json").is_file()
+
+
+def test_the_prose_names_the_rows_of_the_experiment(folder: Path) -> None:
+    """Of the cell on the experiment, and of no other number."""
+    import my_experiment
+
+    prose = "".join(next(cell["source"] for cell in read()["cells"] if cell["source"][0] == "## The experiment\n"))
+    rows = my_experiment.comparison()
+    assert re.findall(r"^- `(my-[a-z]+)`", prose, re.MULTILINE) == [row.name for row in rows]
+    assert f"has {('no', 'one', 'two', 'three', 'four', 'five')[len(rows)]} rows" in prose
+    align = my_experiment.novel().align
+    assert align is not None
+    assert isinstance(align.negatives, BestOf)
+    assert (align.negatives.candidates, align.count) == (12, 3)  # twelve candidates, three kept
 
 
 def test_the_plug_ins_keep_their_contracts(folder: Path) -> None:
@@ -74,7 +91,7 @@ def test_the_plug_ins_keep_their_contracts(folder: Path) -> None:
 
     check_sampler(my_plugins.RoadsNotTaken(tries=1))
     check_loss(my_plugins.MarginDPO(beta=2.0, margin=0.0))
-    assert isinstance(my_plugins.Novelty(), Reward)
+    check_reward(my_plugins.Novelty(smoothing=2.0))
 
 
 def test_the_sampler_offers_what_others_took(folder: Path) -> None:

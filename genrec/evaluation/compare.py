@@ -223,18 +223,25 @@ def _spreads(group: Sequence[Run]) -> dict[str, Spread]:
 def _differences(rows: Sequence[Row]) -> dict[str, dict[str, object]]:
     """The configuration's keys whose values differ between rows, but for the seed.
 
-    A component's class is compared among the rows that use its stage (the part before the first dot; a baseline does not use
-    `sft`). Every other key is compared among the rows that have it: fields of a component that only one row has say no more than
-    its class.
+    A component's class, and a list of components, is compared among the rows that use its stage (the part before the first dot; a
+    baseline does not use `sft`). Every other key is compared among the rows that have it: fields of a component that only one row
+    has say no more than its class.
     """
     stages = {row.name: {_stage(key) for key in row.configuration} for row in rows}
     result: dict[str, dict[str, object]] = {}
     for key in dict.fromkeys(key for row in rows for key in row.configuration):
-        compared = [row for row in rows if (_stage(key) in stages[row.name] if key.endswith(".class") else key in row.configuration)]
+        having = [row for row in rows if key in row.configuration]
+        says_what = key.endswith(".class") or any(_components(row.configuration[key]) for row in having)
+        compared = [row for row in rows if _stage(key) in stages[row.name]] if says_what else having
         values = [row.configuration.get(key, ABSENT) for row in compared]
         if key != "seed" and any(value != values[0] for value in values):
             result[key] = {row.name: row.configuration.get(key, ABSENT) for row in rows}
     return result
+
+
+def _components(value: object) -> bool:
+    """Whether a value is a list of components, such as a sampler's filters, each a dictionary with its class."""
+    return isinstance(value, list) and any(isinstance(entry, dict) and "class" in entry for entry in value)
 
 
 def _stage(key: str) -> str:

@@ -15,6 +15,7 @@ from genrec.evaluation.compare import ABSENT, PER_USER, Comparison, PairedTest, 
 PREFERRED = {"ndcg": (5, 10), "mrr": (10,), "coverage": (10,)}  # cut-offs shown beside every recall, else the last one
 SHORT = {"recall": "R", "ndcg": "N", "mrr": "MRR", "coverage": "coverage"}
 COLUMNS = 8  # rows of results that may stand side by side as columns
+UNSAID = ("version", "source", "fingerprint")  # of a component, unless nothing else differs
 PIPE_WIDTH = 220  # columns of text that goes to no terminal
 
 
@@ -195,7 +196,7 @@ def _differences(comparison: Comparison) -> Table:
     """A line a key, a column a row of the results; the other way round where there are many rows."""
     names, title = [row.name for row in comparison.rows], "What differs in the configuration"
     keys = [key.removesuffix(".class") for key in comparison.differences]
-    lines = [[_component(key, values[name]) for name in names] for key, values in comparison.differences.items()]
+    lines = [_line_of(key, [values[name] for name in names]) for key, values in comparison.differences.items()]
     if len(names) > max(len(keys), COLUMNS):
         return Table(title, ["", *keys], [[name, *column] for name, *column in zip(names, *lines, strict=True)], [])
     return Table(title, ["", *names], [[key, *line] for key, line in zip(keys, lines, strict=True)], [])
@@ -233,10 +234,27 @@ def _value(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _component(key: str, value: object) -> str:
-    """A value in words; of a class path 'module:Name' the name."""
-    text = _value(value)
-    return text.rpartition(":")[2] if key.endswith(".class") else text
+def _line_of(key: str, values: list[object]) -> list[str]:
+    """A key's values in words, those that differ in different words; of a class path 'module:Name' the name."""
+    if key.endswith(".class"):
+        return [_value(value).rpartition(":")[2] for value in values]
+    texts = [_words(value) for value in values]
+    told = len(set(texts)) == len(set(map(repr, values)))
+    return texts if told else [_words(value, hidden=()) for value in values]
+
+
+def _words(value: object, hidden: tuple[str, ...] = UNSAID) -> str:
+    """A value in which components may stand: `OddOnly(flip=0), NearDuplicates(codes=1)`."""
+    if isinstance(value, dict) and "class" in value:
+        known = {name: entry for name, entry in value.items() if name != "class" and name not in hidden and entry is not None}
+        fields = [f"{name}={_field(entry, hidden)}" for name, entry in known.items()]
+        return f"{str(value['class']).rpartition(':')[2]}({', '.join(fields)})"
+    return ", ".join(_words(entry, hidden) for entry in value) if isinstance(value, list | tuple) else str(value)
+
+
+def _field(value: object, hidden: tuple[str, ...]) -> str:
+    """As an argument: a list in brackets."""
+    return f"[{_words(value, hidden)}]" if isinstance(value, list | tuple) else _words(value, hidden)
 
 
 def _plain(text: str) -> str:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from genrec.errors import InputError, UsageError
+from genrec.errors import InputError
+from genrec.preference.ranges import check_range
 from genrec.types import SamplerContext, SequenceBatch
 
 if TYPE_CHECKING:
@@ -72,10 +73,8 @@ class RatingRecency:
     decay: float = 0.5  # power of the delay, 0 or more; 0 leaves the rating alone
 
     def __post_init__(self) -> None:
-        if not 0 < self.default < float("inf"):
-            raise UsageError(f"RatingRecency.default must be above 0 and finite, got {self.default}")
-        if not 0 <= self.decay < float("inf"):
-            raise UsageError(f"RatingRecency.decay must be 0 or more and finite, got {self.decay}")
+        check_range(self, "default", 0, above=True)
+        check_range(self, "decay", 0)
 
     def rate(self, context: SamplerContext) -> Rates:
         """What rates items."""
@@ -99,8 +98,7 @@ class Popular:
     alpha: float = 1.0  # finite; above 0 the popular are better, below 0 the rare
 
     def __post_init__(self) -> None:
-        if not abs(self.alpha) < float("inf"):
-            raise UsageError(f"Popular.alpha must be finite, got {self.alpha}")
+        check_range(self, "alpha")
 
     def rate(self, context: SamplerContext) -> Rates:
         """What rates items."""

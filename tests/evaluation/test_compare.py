@@ -172,6 +172,24 @@ def test_differences_in_the_configuration() -> None:
     }
 
 
+def test_a_list_of_components_differs_where_a_row_has_none() -> None:
+    """As a class does, among the rows that use its stage: filters of one row alone. A list of numbers is a field as any other."""
+    odd, near = ({"class": f"m:{name}", "source": "1f"} for name in ("OddOnly", "Near"))
+    plain = {"align.negatives.class": "m:Uniform", "align.count": 1}
+    filtered = {"align.negatives.class": "m:Filtered", "align.negatives.filters": [odd], "align.negatives.weights": [1.0, 2.0]}
+    other = filtered | {"align.negatives.filters": [odd, near]}
+
+    def found(**rows: dict[str, object]) -> dict[str, dict[str, object]]:
+        return compare([run(name, [1, 0], configuration=values) for name, values in rows.items()]).differences
+
+    assert found(a={**plain}, b={**filtered}, pop={"policy.class": "m:Popularity"}) == {
+        "align.negatives.class": {"a": "m:Uniform", "b": "m:Filtered", "pop": ABSENT},
+        "align.negatives.filters": {"a": ABSENT, "b": [odd], "pop": ABSENT},
+    }
+    assert found(b={**filtered}, c={**other}) == {"align.negatives.filters": {"b": [odd], "c": [odd, near]}}
+    assert found(b={**filtered}, again={**filtered}, pop={"policy.class": "m:Popularity"}) == {}
+
+
 def test_deterministic() -> None:
     rng = np.random.default_rng(0)
     runs = [run(name, rng.integers(0, 12, 100).tolist()) for name in ("a", "b")]

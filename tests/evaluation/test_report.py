@@ -55,6 +55,34 @@ def test_many_rows_are_lines() -> None:
     assert found[2:] == [[f"row{number}", str(number)] for number in range(10)]
 
 
+def differing(**rows: object) -> dict[str, list[str]]:
+    """The lines of what differs, by key."""
+    made = [run(name, 0, {"policy.beams": 50, "align.negatives.filters": value}) for name, value in rows.items()]
+    text = report.markdown(compare(made, resamples=100)).split("**What differs in the configuration**")[1]
+    return {key: line for key, *line in map(cells, text.strip().splitlines()[2:])}
+
+
+def test_components_in_a_list_are_words() -> None:
+    """As `OddOnly(flip=0)`, without the hash of a plug-in's source; nested ones too."""
+    odd = {"class": "plug:OddOnly", "source": "2b" * 32, "flip": 0}
+    near = {"class": "genrec.preference.filters:NearDuplicates", "version": 2, "codes": 1, "unit": None}
+    both = {"class": "plug:Both", "parts": [odd, near], "weights": [1.0, 0.5]}
+    assert differing(a=[odd], b=[odd, near], c=[both]) == {
+        "align.negatives.filters": [
+            "OddOnly(flip=0)",
+            "OddOnly(flip=0), NearDuplicates(codes=1)",
+            "Both(parts=[OddOnly(flip=0), NearDuplicates(codes=1)], weights=[1.0, 0.5])",
+        ]
+    }
+    assert differing(a=[1, 2], b=[3]) == {"align.negatives.filters": ["1, 2", "3"]}
+
+
+def test_components_that_differ_in_their_source_alone_show_it() -> None:
+    """What the table says differs, a reader sees differ."""
+    odd, edited = ({"class": "plug:OddOnly", "source": source, "flip": 0} for source in ("1f", "2b"))
+    assert differing(a=[odd], b=[edited]) == {"align.negatives.filters": ["OddOnly(source=1f, flip=0)", "OddOnly(source=2b, flip=0)"]}
+
+
 def test_markdown(comparison: Comparison) -> None:
     text = report.markdown(comparison)
     lines = text.splitlines()

@@ -221,11 +221,23 @@ def test_dpo_refuses_several_negatives() -> None:
         DPO()(*pair(D_W, SEVERAL))
 
 
-@pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan"), INFINITY])
-def test_beta_is_checked(wrong: float) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "got"),
+    [
+        (0.0, "0.0"), (-1.0, "-1.0"), (float("nan"), "nan"), (INFINITY, "inf"), ("x", "'x'"), (None, "None"), (True, "True"),
+        (torch.tensor(1.0), r"tensor\(1.\)"), (10**400, "a whole number that no float can hold"), (10**5000, "a whole number"),
+    ],
+    ids=["0", "-1", "nan", "inf", "text", "none", "bool", "tensor", "1e400", "1e5000"],
+)  # fmt: skip
+def test_beta_is_checked(wrong: object, got: str) -> None:
     for kind in (DPO, SoftmaxDPO):
-        with pytest.raises(UsageError, match=rf"{kind.__name__}.beta must be above 0 and finite, got"):
-            kind(beta=wrong)
+        with pytest.raises(UsageError, match=rf"{kind.__name__}.beta must be above 0 and finite, got {got}"):
+            kind(beta=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("beta", [1, 0.5, 10**300])
+def test_whole_numbers_are_numbers(beta: float) -> None:
+    assert SoftmaxDPO(beta).beta == beta
 
 
 @pytest.mark.parametrize("wrong", [-0.1, float("nan"), INFINITY])

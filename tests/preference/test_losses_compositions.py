@@ -72,6 +72,28 @@ def test_the_reference_point(mismatched: list[float] | None, expected: float) ->
     assert float(reference_point(*ratios([0.0] * 3, [[0.0]] * 3, mismatched))) == pytest.approx(expected)
 
 
+def test_a_mismatched_pair_masked_on_one_side_is_none() -> None:
+    """Log-ratios 1, .5 and 2, of which the reference lacks the first and the policy the last: the mean over .5 alone."""
+    policy, reference = ratios([0.0] * 3, [[0.0]] * 3, [1.0, 0.5, -INFINITY])
+    theirs = double([-INFINITY, -5.0, -5.0])
+    assert float(reference_point(policy, reference._replace(mismatched=theirs))) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_positive_masked_on_one_side_is_none(paired: bool, side: int) -> None:
+    """As where both say so: the loss, and a gradient of 0 at the masked place."""
+    parts = list(ratios([1.8, -INFINITY], [[-1.3], [0.4]]))
+    expected = KTO(paired=paired)(*parts)
+    parts[1 - side] = parts[1 - side]._replace(chosen=parts[1 - side].chosen.nan_to_num(neginf=-4.0))
+    chosen = parts[0].chosen.clone().requires_grad_()
+    terms = KTO(paired=paired)(parts[0]._replace(chosen=chosen), parts[1])
+    torch.testing.assert_close(tuple(terms), tuple(expected), rtol=0, atol=0)
+    (slope,) = torch.autograd.grad(terms.loss.sum(), chosen)
+    assert float(slope[0]) < 0
+    assert float(slope[1]) == 0
+
+
 def test_the_reference_point_has_no_gradient_and_is_the_batch_s() -> None:
     policy, reference = ratios([1.8, 0.3], [[-1.3], [0.4]], [1.0, 3.0])
     assert policy.mismatched is not None
@@ -128,6 +150,11 @@ def test_mismatched_pairs_must_fit() -> None:
 def test_fields_of_kto_are_checked(name: str) -> None:
     with pytest.raises(UsageError, match=rf"KTO.{name} must be .* got -1"):
         KTO(**{name: -1.0})
+
+
+def test_kto_is_paired_or_it_is_not() -> None:
+    with pytest.raises(UsageError, match=r"KTO\.paired must be True or False, got 'no'"):
+        KTO(paired="no")  # type: ignore[arg-type]
 
 
 SEVERAL = ratios([1.8, 0.2], [[-1.3, 0.4, 2.0], [1.0, -INFINITY, -0.5]])

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -125,6 +125,24 @@ def test_a_masked_negative_is_none_and_a_row_depends_on_itself_alone(loss: Prefe
     assert (by_rejected[mask] == 0).all()
     assert terms.rejected_reward[mask].isneginf().all()
     assert terms.rejected_reward[~mask].isfinite().all()
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+@given(ours=st.integers(0, 2**12 - 1), theirs=st.integers(0, 2**12 - 1), seed=st.integers(0, 5))
+@example(ours=2**12 - 1, theirs=0, seed=0)
+@example(ours=0, theirs=2**12 - 1, seed=0)
+@settings(deadline=None, max_examples=8)
+def test_masked_on_one_side_is_masked(loss: PreferenceLoss, ours: int, theirs: int, seed: int) -> None:
+    """-inf under the policy alone, or under the reference alone, is -inf under both: loss, rewards, and a gradient of 0 there."""
+    policy, reference = drawn(loss, seed=seed)
+    mine, other = (mask_of(bits, count_of(loss)) for bits in (ours, theirs))
+    both = mine | other
+    terms, by_chosen, by_rejected = gradients(loss, masked(policy, mine), masked(reference, other))
+    expected = gradients(loss, masked(policy, both), masked(reference, both))
+    torch.testing.assert_close((*terms, by_chosen, by_rejected), (*expected[0], *expected[1:]), rtol=0, atol=0)
+    assert torch.cat([terms.loss, by_chosen, by_rejected.flatten()]).isfinite().all()
+    assert not by_rejected[both].any()
+    assert terms.rejected_reward.isneginf().equal(both)
 
 
 @pytest.mark.parametrize("loss", FOR_SEVERAL, ids=repr)

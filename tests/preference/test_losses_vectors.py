@@ -153,11 +153,11 @@ def test_recpo_margins_are_ratios_of_rewards() -> None:
     assert float(RecPO(1.0, weight=0.5)(*parts).loss) == pytest.approx(halved)
 
 
-@pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan"), INFINITY])
 def test_recpo_refuses_rewards_that_cannot_be_divided(wrong: float) -> None:
-    with pytest.raises(InputError, match=r"must be above 0, got .* from RatingRecency"):
+    with pytest.raises(InputError, match=r"must be above 0 and finite, got .* from RatingRecency.* for negative 1 of row 0"):
         RecPO()(*rated(pair(D_W, SEVERAL), [4.0, 1.0, wrong, 1.6]))
-    with pytest.raises(InputError, match="must be above 0"):
+    with pytest.raises(InputError, match="for the positive of row 0"):
         RecPO()(*rated(pair(D_W, SEVERAL), [wrong, 1.0, 1.0, 1.6]))
 
 
@@ -184,6 +184,22 @@ def test_rosepo_smooths_where_the_reward_sides_with_the_negative() -> None:
     loss = RosePO(0.1, 0.1, reward=Popular())
     got = loss(*rated(pair(D_W, (D_L,)), [0.0, math.log(3)]))
     assert float(got.loss) == pytest.approx(0.550111886 + 0.15 * 0.31, abs=5e-10)  # identity 6
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), INFINITY, -INFINITY])
+def test_rosepo_names_a_reward_that_is_not_finite(wrong: float) -> None:
+    """Of the two rows, the second's; where masked, a reward is not looked at."""
+    rejected = double([[-7.0, -6.0], [-7.0, -INFINITY]])
+    policy, reference = (LogProbs(part.chosen.repeat(2), rejected) for part in pair(D_W, (0.0, 0.0)))
+    loss = RosePO(reward=Popular())
+    right = double([[1.0, 2.0, 3.0], [1.0, 2.0, wrong]])
+    assert loss(policy._replace(rewards=right), reference).loss.isfinite().all()
+    for place, which in ((0, "the positive"), (1, "negative 0")):
+        rewards = right.clone()
+        rewards[1, place] = wrong
+        message = rf"RosePO compares rewards, which must be finite, got -?(nan|inf) from Popular\(alpha=1.0\) for {which} of row 1"
+        with pytest.raises(InputError, match=message):
+            loss(policy._replace(rewards=rewards), reference)
 
 
 @pytest.mark.parametrize("loss", [RosePO(reward=Popular()), RecPO()])
@@ -245,6 +261,8 @@ def test_log_odds_are_stable(average: float, kind: torch.dtype) -> None:
         (lambda: ConservativeDPO(epsilon=0.5), r"ConservativeDPO.epsilon must be in \[0, 0.5\), got 0.5"),
         (lambda: RobustDPO(epsilon=-0.1), r"RobustDPO.epsilon must be in \[0, 0.5\), got -0.1"),
         (lambda: RosePO(epsilon=float("nan")), r"RosePO.epsilon must be in \[0, 0.5\), got nan"),
+        (lambda: RosePO(epsilon=None), r"RosePO.epsilon must be in \[0, 0.5\), got None"),
+        (lambda: Hinge(beta=True), r"Hinge.beta must be above 0 and finite, got True"),
         (lambda: RosePO(reward=3), r"RosePO.reward must be None or a reward such as .*, got 3"),
         (lambda: RosePO(reward=Popular), r"RosePO.reward must be None or a reward"),
         (lambda: RecPO(reward=None), r"RecPO.reward must be a reward such as .* got None; without one use SoftmaxDPO"),

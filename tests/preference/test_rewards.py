@@ -154,6 +154,9 @@ def test_what_a_reward_lacks_is_said() -> None:
         (lambda: RatingRecency(default=0.0), r"RatingRecency.default must be above 0 and finite, got 0.0"),
         (lambda: RatingRecency(default=NAN), r"RatingRecency.default must be above 0 and finite, got nan"),
         (lambda: RatingRecency(decay=-1.0), r"RatingRecency.decay must be 0 or more and finite, got -1.0"),
+        (lambda: RatingRecency(decay="x"), r"RatingRecency.decay must be 0 or more and finite, got 'x'"),
+        (lambda: Popular(None), r"Popular.alpha must be finite, got None"),
+        (lambda: Popular(-(10**400)), r"Popular.alpha must be finite, got a whole number that no float can hold"),
         (lambda: Popular(math.inf), r"Popular.alpha must be finite, got inf"),
     ],
 )

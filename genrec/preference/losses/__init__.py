@@ -4,9 +4,10 @@ In: `LogProbs` of the positive `y_w` and its negatives `y_1..y_K` under the poli
 each the sum over the L codes. Out: `PreferenceTerms`, one loss an example; a batch is their mean.
 `D_y = lp(y) - lp_ref(y)` is the log-ratio and `beta * D_y` the implicit reward.
 
-A masked negative is -inf under the policy and under the reference: it counts for nothing, as if it were not there, and has a
-gradient of 0. A row without negatives adds 0 to the preference part. A loss that its paper has for one pair takes K negatives as the
-mean over their pairs; `DPO` refuses them, since S-DPO is its loss for several.
+A masked negative is -inf under the policy, under the reference, or under both: it counts for nothing, as if it were not there, and
+has a gradient of 0. One side is enough, since an item that is impossible under it has no finite log-ratio; losses without a
+reference leave out the same. A row without negatives adds 0 to the preference part. A loss that its paper has for one pair takes
+K negatives as the mean over their pairs; `DPO` refuses them, since S-DPO is its loss for several.
 """
 
 from genrec.preference.losses.compositions import Anchored, Smoothed, asked

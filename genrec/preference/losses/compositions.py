@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from genrec.errors import UsageError
-from genrec.preference.losses.scores import check_range, negative_log_likelihood
+from genrec.preference.losses.scores import negative_log_likelihood
 from genrec.preference.losses.smoothing import both_ways, smooth
+from genrec.preference.ranges import check_range
 from genrec.types import LogProbs, PreferenceLoss, PreferenceTerms
 
 

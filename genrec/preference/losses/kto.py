@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from genrec.errors import UsageError
-from genrec.preference.losses.scores import Scores, check_range, log_ratios, over_pairs, single, terms
+from genrec.preference.losses.scores import Scores, log_ratios, missing, over_pairs, single, terms
+from genrec.preference.ranges import check_range
 from genrec.types import LogProbs, PreferenceTerms
 
 
@@ -27,7 +28,7 @@ class KTO:
     `paired`: a row's positive and its negatives are examples of one history that weigh the same: half the desirable part plus half the
     mean over the negatives, so that the paper's balance of the two kinds (Eq. 9) holds at any K. A row without either is no pair,
     and 0. Not `paired`: every item is an example of its own and weighs the same, as in the authors' code; a row may have no positive
-    (`chosen` -inf under policy and reference) or no negatives. Its loss is then `B / N * (sum over its examples)`, N being the
+    (`chosen` -inf under policy or reference) or no negatives. Its loss is then `B / N * (sum over its examples)`, N being the
     examples of the batch, so that the mean over its B rows is the mean over its N examples. At K = 1 the two are the same.
     """
 
@@ -42,10 +43,12 @@ class KTO:
         check_range(self, "beta", 0, above=True)
         check_range(self, "desirable", 0)
         check_range(self, "undesirable", 0)
+        if not isinstance(self.paired, bool):
+            raise UsageError(f"KTO.paired must be True or False, got {self.paired!r}")
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         """The loss of each example, which depends on its batch through z0, and where not `paired` through N."""
-        present = ~(policy.chosen.isneginf() & reference.chosen.isneginf())
+        present = ~missing(policy.chosen, reference.chosen)
         scores = log_ratios(_without(policy, present), _without(reference, present))
         positive, negative = kto_parts(scores, reference_point(policy, reference), self.beta)
         positive, negative = self.desirable * positive, self.undesirable * negative
@@ -69,7 +72,7 @@ def reference_point(policy: LogProbs, reference: LogProbs) -> Tensor:
         raise UsageError(
             f"LogProbs.mismatched must be [B], or None, under policy and reference alike, got {shapes[0]} and {shapes[1]}"
         )
-    valid = ~(ours.isneginf() & theirs.isneginf())
+    valid = ~missing(ours, theirs)
     ratios = single(ours.detach()).masked_fill(~valid, 0.0) - single(theirs.detach()).masked_fill(~valid, 0.0)
     return over_pairs(ratios.unsqueeze(0), valid.unsqueeze(0))[0].clamp(min=0.0)
 

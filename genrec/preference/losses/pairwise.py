@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from genrec.errors import UsageError
-from genrec.preference.losses.scores import check_range, gap, log_ratios, over_pairs, terms
+from genrec.preference.losses.scores import gap, log_ratios, over_pairs, terms
+from genrec.preference.ranges import check_range
 from genrec.types import LogProbs, PreferenceTerms
 
 

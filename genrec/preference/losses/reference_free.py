@@ -14,7 +14,6 @@ from torch.nn.functional import logsigmoid
 
 from genrec.preference.losses.scores import (
     Scores,
-    check_range,
     gap,
     log_probabilities,
     log_ratios,
@@ -22,6 +21,7 @@ from genrec.preference.losses.scores import (
     over_pairs,
     terms,
 )
+from genrec.preference.ranges import check_range
 from genrec.types import LogProbs, PreferenceTerms
 
 LIKELIEST = -1e-6  # largest log-probability of a code, on average, of which ORPO takes the odds; 1 - p vanishes above it

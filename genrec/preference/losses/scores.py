@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from genrec.errors import UsageError
+from genrec.errors import InputError, UsageError
 from genrec.types import LogProbs, PreferenceTerms
 
 
@@ -30,10 +30,15 @@ def log_ratios(policy: LogProbs, reference: LogProbs) -> Scores:
 
 
 def log_probabilities(policy: LogProbs, reference: LogProbs) -> Scores:
-    """`lp(y)` under the policy; the reference only says, with it, what is masked: -inf under both."""
+    """`lp(y)` under the policy; the reference only says, with it, what is masked."""
     _check_shapes(policy, reference)
-    masked = policy.rejected.isneginf() & reference.rejected.isneginf()
+    masked = missing(policy.rejected, reference.rejected)
     return Scores(single(policy.chosen), single(policy.rejected.masked_fill(masked, 0.0)), ~masked)
+
+
+def missing(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Where there is no log-ratio: -inf under the policy or under the reference, bool as they."""
+    return ours.isneginf() | theirs.isneginf()
 
 
 def single(values: Tensor) -> Tensor:
@@ -75,16 +80,13 @@ def rewards_of(policy: LogProbs, valid: Tensor, name: str) -> tuple[Tensor, Tens
     return rewards[:, 0], torch.where(valid, rewards[:, 1:], rewards[:, :1])
 
 
-def check_range(loss: object, name: str, low: float, high: float = float("inf"), above: bool = False) -> None:
-    """Refuse a field outside [low, high), or with `above` outside (low, high)."""
-    value = getattr(loss, name)
-    if low <= value < high and not (above and value == low):
+def refuse_rewards(rewards: Tensor, wrong: Tensor, rule: str, reward: object) -> None:
+    """Refuse the first of rewards float32 [B, 1 + K] where bool [B, 1 + K] is true. Looking makes a GPU's host wait."""
+    if not bool(wrong.any()):
         return
-    if high < float("inf"):
-        wanted = f"in {'(' if above else '['}{low:g}, {high:g})"
-    else:
-        wanted = f"above {low:g} and finite" if above else f"{low:g} or more and finite"
-    raise UsageError(f"{type(loss).__name__}.{name} must be {wanted}, got {value}")
+    row, place = (int(index) for index in wrong.nonzero()[0])
+    which = "the positive" if place == 0 else f"negative {place - 1}"
+    raise InputError(f"{rule}, got {float(rewards[row, place]):g} from {reward!r} for {which} of row {row}: take another reward")
 
 
 def _check_shapes(policy: LogProbs, reference: LogProbs) -> None:

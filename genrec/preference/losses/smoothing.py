@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from genrec.errors import UsageError
-from genrec.preference.losses.scores import check_range, log_probabilities, over_pairs, rewards_of
+from genrec.preference.losses.scores import log_probabilities, over_pairs, refuse_rewards, rewards_of
 from genrec.preference.losses.softmax import DPO
+from genrec.preference.ranges import check_range
 from genrec.types import LogProbs, PreferenceLoss, PreferenceTerms, Reward
 
 if TYPE_CHECKING:
@@ -84,11 +85,14 @@ class RosePO:
             raise UsageError(f"RosePO.reward must be None or a reward such as LogProbability(), got {self.reward!r}")
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
-        """The loss of each example."""
+        """The loss of each example. With a reward, looking whether it is finite makes a GPU's host wait."""
         pairs = both_ways(DPO(self.beta), policy, reference)
         if self.reward is None:
             return smooth(pairs, self.epsilon)
-        return smooth(pairs, wrongness(*rewards_of(policy, pairs.valid, "RosePO"), self.epsilon))
+        chosen, rejected = rewards_of(policy, pairs.valid, "RosePO")
+        both = torch.cat([chosen.unsqueeze(1), rejected], 1)
+        refuse_rewards(both, ~both.isfinite(), "RosePO compares rewards, which must be finite", self.reward)
+        return smooth(pairs, wrongness(chosen, rejected, self.epsilon))
 
 
 class BothWays(NamedTuple):

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from genrec.errors import InputError, UsageError
-from genrec.preference.losses.scores import Scores, check_range, log_ratios, over_pairs, rewards_of, terms
+from genrec.errors import UsageError
+from genrec.preference.losses.scores import Scores, log_ratios, over_pairs, refuse_rewards, rewards_of, terms
+from genrec.preference.ranges import check_range
 from genrec.preference.rewards import RatingRecency
 from genrec.types import LogProbs, PreferenceTerms, Reward
 
@@ -95,12 +96,12 @@ class RecPO:
             raise UsageError(f"RecPO.reward must be a reward such as RatingRecency(), got {self.reward!r}; without one use SoftmaxDPO")
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
-        """The loss of each example. Looking whether phi is above 0 makes a GPU's host wait."""
+        """The loss of each example. Looking whether phi is above 0 and finite makes a GPU's host wait."""
         scores = log_ratios(policy, reference)
         chosen, rejected = rewards_of(policy, scores.valid, "RecPO")
-        if not bool((chosen > 0).all() & (rejected > 0).all()):
-            lowest = float(torch.cat([chosen, rejected.flatten()]).min())
-            raise InputError(f"RecPO divides rewards, which must be above 0, got {lowest:g} from {self.reward!r}: take another reward")
+        both = torch.cat([chosen.unsqueeze(1), rejected], 1)
+        wrong = ~((both > 0) & both.isfinite())
+        refuse_rewards(both, wrong, "RecPO divides rewards, which must be above 0 and finite", self.reward)
         margins = self.weight * chosen.unsqueeze(1) / rejected
         return terms(softmax_loss(scores, self.beta, margins), scores, self.beta)
 
