@@ -106,9 +106,10 @@ def twin(negatives: Tensor, batch: SequenceBatch, context: SamplerContext) -> Te
 
 
 def past(negatives: Tensor, batch: SequenceBatch, context: SamplerContext) -> Tensor:
-    """The last item of the history, where it has another Semantic ID than the target."""
-    last = batch.history[:, -1]
-    return put_first(negatives, torch.where(context.semantic_ids.prefix_depth(last, batch.target) < 3, last, 0))
+    """The last item of the history, where it has another Semantic ID than the target and than what is taken elsewhere."""
+    last = batch.history[:, -1:]
+    again = Forbidden(context).elsewhere(batch, last) | Forbidden(context).shares_semantic_id(batch, last)
+    return put_first(negatives, last.masked_fill(again, 0)[:, 0])
 
 
 def later(negatives: Tensor, batch: SequenceBatch, context: SamplerContext) -> Tensor:
@@ -122,8 +123,72 @@ def later(negatives: Tensor, batch: SequenceBatch, context: SamplerContext) -> T
     return put_first(negatives, torch.tensor(rows))
 
 
-def own_seed(draw: Draw, _: SamplerContext) -> Draw:
-    return lambda batch, count, generator: draw(batch, count, torch.Generator().manual_seed(3))
+def by_rows(context: SamplerContext, generator: Generator | None) -> Draw:
+    """All rows' numbers are drawn at once, and few for each: by the generator that is passed, or by one of its own."""
+    forbidden = Forbidden(context)
+
+    def draw(batch: SequenceBatch, count: int, passed: Generator) -> Tensor:
+        source = passed if generator is None else generator.manual_seed(3)
+        drawn = torch.randint(1, context.item_count + 1, (len(batch.target), 10 * count), generator=source)
+        return forbidden.take(batch, drawn, count)
+
+    return draw
+
+
+def own_seed(_: Draw, context: SamplerContext) -> Draw:
+    return by_rows(context, torch.Generator())
+
+
+def without_use(draw: Draw, context: SamplerContext) -> Draw:
+    """It draws, and then does not look at what it drew."""
+
+    def spoilt(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
+        torch.rand(1, generator=generator)
+        return nearest(draw, context)(batch, count, generator)
+
+    return spoilt
+
+
+def nearest(_: Draw, context: SamplerContext) -> Draw:
+    """The next items by number, without any randomness."""
+    forbidden = Forbidden(context)
+
+    def draw(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
+        return forbidden.take(batch, (batch.target[:, None] + torch.arange(context.item_count)) % context.item_count + 1, count)
+
+    return draw
+
+
+def half(draw: Draw, _: SamplerContext) -> Draw:
+    """Nothing for every other row of the batch."""
+
+    def spoilt(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
+        negatives = draw(batch, count, generator).clone()
+        negatives[::2] = 0
+        return negatives
+
+    return spoilt
+
+
+def fewer_tried(change: Callable[[Tensor], Tensor]) -> Break:
+    """A sampler that tries few candidates, so that users with hardly an item left are given nothing by some seeds."""
+    return lambda _, context: lambda batch, count, generator: change(by_rows(context, None)(batch, count, generator))
+
+
+def listed_by_policy(_: Draw, context: SamplerContext) -> Draw:
+    """From the policy's list at the time of the draw, and it does not say so."""
+    policy, forbidden = context.policy, Forbidden(context)
+
+    def draw(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
+        listed = policy.recommend(batch.history, 20).items  # type: ignore[union-attr]
+        order = torch.rand(listed.shape, generator=generator).argsort(1)
+        return forbidden.take(batch, listed.gather(1, order), count)
+
+    return draw
+
+
+def trains(_: SequenceBatch, context: SamplerContext) -> None:
+    context.policy.train()  # type: ignore[union-attr]
 
 
 def own_entropy(draw: Draw, _: SamplerContext) -> Draw:
@@ -158,7 +223,13 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "type": (after(lambda negatives, *_: negatives.int()), r"must be int64, got torch.int32"),
     "numpy": (after(lambda negatives, *_: negatives.numpy()), r"must be a tensor int64 \[256, 1\], got ndarray"),
     "nothing": (after(lambda negatives, *_: negatives * 0), r"no negative was drawn for any of \d+ examples"),
-    "own seed": (own_seed, r"generators of different seeds give the same \d+ rows"),
+    "own seed": (own_seed, r"generators of different seeds give the same \d+ rows, but something is drawn"),
+    "unused": (without_use, r"generators of different seeds give the same \d+ rows, but something is drawn, since the generator was"),
+    "half": (half, r"is given \d negatives, and \d elsewhere in the same batch, as are 256 of 256 rows"),
+    "repeats of few": (fewer_tried(lambda drawn: torch.where(drawn == 0, drawn[:, :1], drawn)), r"user 4\d, .*is drawn twice"),
+    "zeros first of few": (fewer_tried(lambda drawn: drawn.flip(1)), r"user 4\d, .*stands after an empty place"),
+    "silent": (listed_by_policy, r"it draws by context.policy and does not say so: .*attribute refresh_every"),
+    "mode": (around(trains), r"context.policy was left in another mode"),
     "own entropy": (own_entropy, r"two draws from generators of one seed differ"),
     "state": (stateful, r"two draws from generators of one seed differ.*keep no state"),
     "torch's generator": (around(lambda *_: torch.rand(1)), r"torch's global generator was drawn from or seeded"),
@@ -168,6 +239,9 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "context": (around(lambda _, context: context.popularity.add_(1)), r"context.popularity was modified"),
     "table": (around(lambda _, context: context.interactions.insert(0, "row", 0, True)), r"context.interactions was modified"),
     "crash": (after(lambda negatives, *_: negatives[:, 9]), r"a draw of 1 for 256 examples \(the first of user \d+\) raised Ind"),
+    "catalogue": (around(lambda _, context: context.items.insert(0, "row", 0, True)), r"context.items was modified"),
+    "no tensor": (after(lambda negatives, *_: negatives.tolist()), r"must be a tensor int64 \[256, 1\], got list"),
+    "arity of a draw": (lambda *_: lambda batch, count: batch.target, r"a draw of 1 for .* raised TypeError.*positional"),
     "no draw": (lambda *_: None, r"build must return what draws"),  # type: ignore[dict-item, return-value]
 }  # fmt: skip
 
@@ -178,6 +252,29 @@ def test_a_broken_sampler_is_told_what_it_breaks(name: str) -> None:
     with pytest.raises(ContractError, match=rf"^Broken: .*{message}") as caught:
         check_sampler(Broken(spoil))
     assert isinstance(caught.value, InputError)
+
+
+def test_a_draw_without_randomness_is_lawful() -> None:
+    check_sampler(Broken(nearest))
+    check_sampler(Broken(lambda _, context: by_rows(context, None)))
+
+
+@dataclass(frozen=True)
+class Unbuilt:
+    def build(self, context: SamplerContext) -> DrawNegatives:
+        raise KeyError("weights")
+
+
+@dataclass(frozen=True)
+class WithoutContext:
+    def build(self) -> DrawNegatives:
+        return Uniform().build(sampler_context())
+
+
+@pytest.mark.parametrize(("sampler", "raised"), [(Unbuilt(), "KeyError"), (WithoutContext(), "TypeError.*positional")])
+def test_what_build_raises_is_told(sampler: NegativeSampler, raised: str) -> None:
+    with pytest.raises(ContractError, match=rf"^{type(sampler).__name__}: build\(context\) raised {raised}"):
+        check_sampler(sampler)
 
 
 def test_one_row_is_tried_too() -> None:

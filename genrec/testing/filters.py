@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from genrec.errors import GenrecError, InputError
+from genrec.errors import InputError
 from genrec.preference.forbidden import rows_of
-from genrec.testing.specification import ContractError, check_specification, random_states
+from genrec.testing.guards import left_alone, told
+from genrec.testing.specification import ContractError, check_specification
 from genrec.testing.worlds import batches_of, sampler_context
 from genrec.types import CandidateFilter, SamplerContext, SequenceBatch
 
@@ -23,7 +24,8 @@ def check_filter(candidate_filter: CandidateFilter, context: SamplerContext | No
     """Refuse a filter that breaks `genrec.types.CandidateFilter`, on a synthetic world or on your own `context`.
 
     Checked: a frozen dataclass; bool [B, M] for any M, item 0 among the candidates; the same answer twice; that neither other rows nor
-    other candidates change it; that not everything is refused; batch, candidates and global random state left alone.
+    other candidates change it; that not everything is refused; batch, candidates, context and global random state left alone. What
+    the filter raises is told with the call that raised it.
     """
     check_specification(candidate_filter, CandidateFilter, "refuse(context)")
     name = type(candidate_filter).__name__
@@ -31,18 +33,16 @@ def check_filter(candidate_filter: CandidateFilter, context: SamplerContext | No
     batch = next(batches_of(context, EXAMPLES), None)
     if batch is None:
         raise InputError("the context is too small to check a filter: no user has two items")
-    refuses = candidate_filter.refuse(context)
-    if not callable(refuses):
-        raise ContractError(f"{name}: refuse must return what refuses, called with (batch, candidates); got {refuses!r}")
     everything = torch.arange(context.item_count + 1).repeat(len(batch.target), 1)
-    states = random_states()
-    whole = _ask(name, refuses, batch, everything)
-    for (library, state), now in zip(states.items(), random_states().values(), strict=True):
-        if state != now:
-            raise ContractError(f"{name}: {library} was drawn from or seeded; a filter draws nothing")
+    with left_alone(name, context, {}, "a filter draws nothing"):
+        refuses = told(name, "refuse(context)", lambda: candidate_filter.refuse(context))
+        if not callable(refuses):
+            raise ContractError(f"{name}: refuse must return what refuses, called with (batch, candidates); got {refuses!r}")
+        whole = _ask(name, refuses, batch, everything)
     if bool(whole[:, 1:].all()):
         raise ContractError(f"{name}: every one of {context.item_count} items is refused for all of {len(whole)} examples")
-    _check_company(name, refuses, batch, everything, whole)
+    with left_alone(name, context, {}, "a filter draws nothing"):
+        _check_company(name, refuses, batch, everything, whole)
 
 
 def _check_company(name: str, refuses: Refuses, batch: SequenceBatch, items: Tensor, whole: Tensor) -> None:
@@ -62,12 +62,7 @@ def _check_company(name: str, refuses: Refuses, batch: SequenceBatch, items: Ten
 def _ask(name: str, refuses: Refuses, batch: SequenceBatch, candidates: Tensor) -> Tensor:
     """The answer, of the right form, and what was asked as it was."""
     given = SequenceBatch(*(tensor.clone() for tensor in batch)), candidates.clone()
-    try:
-        answer = refuses(*given)
-    except GenrecError:
-        raise
-    except Exception as error:
-        raise ContractError(f"{name}: asked of candidates {list(candidates.shape)}, it raised {error!r}") from error
+    answer = told(name, f"asked of candidates {list(candidates.shape)}, it", lambda: refuses(*given))
     if not isinstance(answer, Tensor) or answer.dtype != torch.bool or answer.shape != candidates.shape:
         got = (
             f"{str(answer.dtype).removeprefix('torch.')} {list(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__

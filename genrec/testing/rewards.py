@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from genrec.errors import GenrecError, InputError
-from genrec.testing.specification import ContractError, check_specification, random_states
+from genrec.errors import InputError
+from genrec.testing.guards import change_weights, copied, left_alone, told
+from genrec.testing.specification import ContractError, check_specification
 from genrec.testing.worlds import batches_of, sampler_context
 from genrec.types import Reward, SamplerContext, SequenceBatch
 
@@ -26,8 +24,9 @@ def check_reward(reward: Reward, context: SamplerContext | None = None) -> None:
     """Refuse a reward that breaks `genrec.types.Reward`, on a synthetic world with ratings and a policy, or on your own `context`.
 
     Checked: a frozen dataclass; shape, type and device; detached; a finite number for every real item; the same from the same, built
-    once or twice; a row that does not depend on the batch around it; `reads_policy` where it does; global random state and inputs left
-    alone.
+    once or twice; a row that does not depend on the batch around it, nor an item's reward on the others of its row, their number or
+    its place; `reads_policy` where it does; global random state, context (the policy's mode too) and inputs left alone. What the
+    reward raises is told with the call that raised it.
     """
     check_specification(reward, Reward, "rate(context)")
     context = context if context is not None else sampler_context()
@@ -35,12 +34,14 @@ def check_reward(reward: Reward, context: SamplerContext | None = None) -> None:
     if batch is None:
         raise InputError("the context is too small to check a reward: users of 1 item only")
     items = _items(context, batch)
-    with _left_alone(reward, context, batch, items):
+    name, given = type(reward).__name__, {"items": items} | {f"batch.{key}": tensor for key, tensor in batch._asdict().items()}
+    with left_alone(name, context, given, "a reward is deterministic"):
         rates = _rates(reward, context)
         rewards = _rate(reward, rates, batch, items)
-    with _left_alone(reward, context, batch, items):
-        _check_form(reward, rewards, items)
+    _check_form(reward, rewards, items)
+    with left_alone(name, context, given, "a reward is deterministic"):
         _check_same(reward, context, rates, batch, items, rewards)
+        _check_row(reward, rates, batch, items, rewards)
         _check_policy(reward, context, batch, items, rewards)
 
 
@@ -53,7 +54,7 @@ def _items(context: SamplerContext, batch: SequenceBatch) -> Tensor:
 
 
 def _rates(reward: Reward, context: SamplerContext) -> Rates:
-    rates = reward.rate(context)
+    rates = told(type(reward).__name__, "rate(context)", lambda: reward.rate(context))
     if not callable(rates):
         raise ContractError(f"{type(reward).__name__}: rate must return what rates, called with (batch, items); got {rates!r}")
     return rates
@@ -61,14 +62,8 @@ def _rates(reward: Reward, context: SamplerContext) -> Rates:
 
 def _rate(reward: Reward, rates: Rates, batch: SequenceBatch, items: Tensor) -> Tensor:
     """One call, whose failure is told with its circumstances."""
-    try:
-        return rates(batch, items)
-    except GenrecError:
-        raise
-    except Exception as error:
-        raise ContractError(
-            f"{type(reward).__name__}: rating {items.shape[1]} items (0 = none) for {len(items)} examples raised {error!r}"
-        ) from error
+    what = f"rating {items.shape[1]} items (0 = none) for {len(items)} examples"
+    return told(type(reward).__name__, what, lambda: rates(batch, items))
 
 
 def _check_form(reward: Reward, rewards: Tensor, items: Tensor) -> None:
@@ -108,14 +103,26 @@ def _check_same(
         )
 
 
+def _check_row(reward: Reward, rates: Rates, batch: SequenceBatch, items: Tensor, first: Tensor) -> None:
+    """The same rewards in another order of the row, and for some of its items alone."""
+    for columns in ([*reversed(range(ITEMS))], [1, 0], [2]):
+        given = items[:, columns]
+        rewards = _rate(reward, rates, batch, given)
+        _check_form(reward, rewards, given)
+        if not _alike(first[:, columns], rewards, given):
+            raise ContractError(
+                f"{type(reward).__name__}: an item is rated differently beside other items, or in another place of the row; its "
+                "reward must come from the user, the history, the target and the item alone"
+            )
+
+
 def _check_policy(reward: Reward, context: SamplerContext, batch: SequenceBatch, items: Tensor, first: Tensor) -> None:
     """One that rates otherwise by another policy reads it, and must say so."""
-    if getattr(reward, "reads_policy", False) or not isinstance(context.policy, nn.Module):
+    other = copied(context)
+    if getattr(reward, "reads_policy", False) or other is None:
         return
-    other = copy.deepcopy(context.policy)
-    for number, parameter in enumerate(other.parameters()):
-        parameter.data += torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)).to(parameter)
-    if not _alike(first, _rate(reward, _rates(reward, context._replace(policy=other)), batch, items), items):
+    change_weights(other)
+    if not _alike(first, _rate(reward, _rates(reward, other), batch, items), items):
         raise ContractError(
             f"{type(reward).__name__}: it rates by context.policy, which training refreshes, and does not say so: give it a class "
             "attribute reads_policy = True"
@@ -125,21 +132,3 @@ def _check_policy(reward: Reward, context: SamplerContext, batch: SequenceBatch,
 def _alike(first: Tensor, second: Tensor, items: Tensor) -> bool:
     """Equal for real items, but for rounding."""
     return first.shape == second.shape and torch.allclose(first[items > 0], second[items > 0], rtol=1e-4, atol=1e-5)
-
-
-@contextmanager
-def _left_alone(reward: Reward, context: SamplerContext, batch: SequenceBatch, items: Tensor) -> Iterator[None]:
-    """Refuse a change of global random state, of the context, of the batch or of the items."""
-    name, states, interactions = type(reward).__name__, random_states(), context.interactions.copy()
-    tensors = {"context.popularity": context.popularity, "context.vectors": context.vectors, "items": items}
-    tensors |= {f"batch.{key}": tensor for key, tensor in batch._asdict().items()}
-    before = {key: tensor.clone() for key, tensor in tensors.items()}
-    yield
-    for (library, state), now in zip(states.items(), random_states().values(), strict=True):
-        if state != now:
-            raise ContractError(f"{name}: {library} was drawn from or seeded; a reward is deterministic")
-    changed = [key for key, tensor in tensors.items() if not torch.equal(tensor, before[key])]
-    if not context.interactions.equals(interactions):
-        changed.append("context.interactions")
-    if changed:
-        raise ContractError(f"{name}: {changed[0]} was modified, which others read too; work on a copy")

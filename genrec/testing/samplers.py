@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from functools import partial
 
 import numpy as np
 import torch
 from pandas import concat
-from torch import Tensor, nn
+from torch import Generator, Tensor
 
-from genrec.errors import GenrecError, InputError
+from genrec.errors import InputError
 from genrec.preference.contract import DrawContract
 from genrec.preference.forbidden import rows_of
-from genrec.testing.specification import ContractError, check_specification, random_states
+from genrec.testing.guards import change_weights, copied, left_alone, told
+from genrec.testing.specification import ContractError, check_specification
 from genrec.testing.worlds import batches_of, sampler_context
 from genrec.types import DrawNegatives, NegativeSampler, SamplerContext, SequenceBatch
 
 COUNTS = (1, 5)  # negatives asked for
+SEEDS = 8  # of the draws for users with hardly an item left, who are given nothing by some
 EXAMPLES = 256  # looked at, at most
 ALONE = 8  # examples drawn for by themselves
 PROGRESS = (0.0, 0.5, 0.99)  # of a training
@@ -27,10 +29,16 @@ def check_sampler(sampler: NegativeSampler, context: SamplerContext | None = Non
     """Refuse a sampler that breaks `genrec.types.DrawNegatives`, on a synthetic world or on your own `context`.
 
     Checked: a frozen dataclass; shape and type; real, distinct items; never the target, an item with its Semantic ID, an item of
-    the history (but from a draw with `offers_history`) or of the user's training, past or future; equal draws from equal generators
-    and others from other seeds; global random state and inputs left alone; a shortfall of zeros for users who have taken (nearly)
-    everything; one example or many. Of `by_example`, that a row alone is given what it is given in a batch; of `at`, that what it
-    returns keeps the contract too and leaves the draw as it was; of `refresh_every`, that it counts and that there is a policy.
+    the history (but from a draw with `offers_history`) or of the user's training, past or future; equal draws from equal generators;
+    global random state, context (the policy's mode too) and batch left alone; a shortfall of zeros for users who have taken (nearly)
+    everything; one example or many, in any order. Of `by_example`, that a row alone is given what it is given in a batch; of `at`,
+    that what it returns keeps the contract too and leaves the draw as it was; of `refresh_every`, that it counts, that there is a
+    policy, and that a draw which changes with the policy's weights says it. What the sampler raises is told with the call.
+
+    Generators of other seeds must give something else, but for a draw without randomness, which the contract allows: one that does
+    not touch the generator and gives a row the same wherever in the batch it stands. (A seed of the sampler's own that is spread over
+    examples, as by `Streams`, can't be told from that.) How many negatives a row must be given is not
+    checked: a pool may be small, and what is in it only the sampler knows.
     """
     check_specification(sampler, NegativeSampler, "build(context)")
     context = context if context is not None else sampler_context()
@@ -39,26 +47,29 @@ def check_sampler(sampler: NegativeSampler, context: SamplerContext | None = Non
         raise InputError(f"the context is too small to check a sampler: {context.item_count} items (4 needed), users of 1 item only")
     one = SequenceBatch(*(tensor[:1] for tensor in batch))
     crowded, full = _crowded(context)
-    for world, batches in ((context, (batch, one)), (crowded, (full,))):
-        for each in batches:
-            with _left_alone(sampler, world, each):
-                _check_draws(sampler, world, each)
-    _check_attributes(sampler, context)
-    _check_randomness(sampler, context, batch)
-    _check_by_example(sampler, context, batch)
-    _check_progress(sampler, context, batch)
+    for world, each, seeds in ((context, batch, 1), (context, one, 1), (crowded, full, SEEDS)):
+        with _left_alone(sampler, world, each):
+            _check_draws(sampler, world, each, seeds)
+    with _left_alone(sampler, context, batch):
+        _check_attributes(sampler, context)
+        _check_randomness(sampler, context, batch)
+        _check_place(sampler, context, batch)
+        _check_by_example(sampler, context, batch)
+        _check_progress(sampler, context, batch)
+        _check_policy(sampler, context, batch)
 
 
-def _check_draws(sampler: NegativeSampler, context: SamplerContext, batch: SequenceBatch) -> None:
-    """Draw for the batch and hold the result against the contract."""
+def _check_draws(sampler: NegativeSampler, context: SamplerContext, batch: SequenceBatch, seeds: int) -> None:
+    """Draw for the batch and hold the results against the contract."""
     name, draw = type(sampler).__name__, _build(sampler, context)
     contract = DrawContract(context, getattr(draw, "offers_history", False))
     for count in COUNTS:
-        _check_draw(name, contract, draw, batch, count)
+        for seed in range(seeds):
+            _check_draw(name, contract, draw, batch, count, seed)
 
 
-def _check_draw(name: str, contract: DrawContract, draw: DrawNegatives, batch: SequenceBatch, count: int) -> None:
-    negatives = _draw(name, draw, batch, count, seed=0)
+def _check_draw(name: str, contract: DrawContract, draw: DrawNegatives, batch: SequenceBatch, count: int, seed: int) -> None:
+    negatives = _draw(name, draw, batch, count, seed)
     try:
         contract.check(batch, negatives, count)
     except InputError as error:
@@ -74,7 +85,7 @@ def _check_attributes(sampler: NegativeSampler, context: SamplerContext) -> None
     if not hasattr(draw, "refresh_every"):
         return
     every, unit = draw.refresh_every, getattr(draw, "refresh_unit", "steps")
-    if not isinstance(every, int) or every < 0 or unit not in ("steps", "epochs"):
+    if not isinstance(every, int) or isinstance(every, bool) or every < 0 or unit not in ("steps", "epochs"):
         raise ContractError(
             f"{name}: refresh_every of what draws must count steps or epochs, 0 or more (0 = always the reference), and "
             f'refresh_unit be "steps" or "epochs"; got {every!r} and {unit!r}'
@@ -107,10 +118,10 @@ def _check_progress(sampler: NegativeSampler, context: SamplerContext, batch: Se
     first = _draw(name, draw, batch, max(COUNTS), seed=1)
     contract = DrawContract(context, getattr(draw, "offers_history", False))
     for progress in PROGRESS:
-        then = draw.at(progress)
+        then = told(name, f"at({progress})", partial(draw.at, progress))
         if not callable(then):
             raise ContractError(f"{name}: at({progress}) must return what draws then, called as the draw itself; got {then!r}")
-        _check_draw(f"{name} at {progress} of the training", contract, then, batch, max(COUNTS))
+        _check_draw(f"{name} at {progress} of the training", contract, then, batch, max(COUNTS), seed=0)
     if not torch.equal(first, _draw(name, draw, batch, max(COUNTS), seed=1)):
         raise ContractError(
             f"{name}: at(progress) changes what it is asked of; return another draw, since a resumed run asks only once"
@@ -129,13 +140,60 @@ def _check_randomness(sampler: NegativeSampler, context: SamplerContext, batch: 
                 f"{name}: two draws from generators of one seed differ; take all randomness from the generator that is passed, and "
                 "keep no state between draws"
             )
-    other = _draw(name, draw, batch, max(COUNTS), seed=2)
-    if torch.equal(first, other) and bool(first[:, -1].any()):
-        raise ContractError(f"{name}: generators of different seeds give the same {len(first)} rows; use the generator that is passed")
+    generator = torch.Generator().manual_seed(2)
+    before = generator.get_state()
+    other = _draw_from(name, draw, batch, max(COUNTS), generator)
+    if not torch.equal(first, other) or not bool(first[:, -1].any()):
+        return
+    if not torch.equal(before, generator.get_state()) or not torch.equal(first, _turned(name, draw, batch, seed=1, by=0)):
+        raise ContractError(
+            f"{name}: generators of different seeds give the same {len(first)} rows, but something is drawn, since the generator was "
+            "used or rows in another order get others; draw from the generator that is passed, and from no other"
+        )
+
+
+def _check_place(sampler: NegativeSampler, context: SamplerContext, batch: SequenceBatch) -> None:
+    """Which rows get nothing does not depend on where in the batch they stand; luck may decide for a few, not for a quarter."""
+    name, draw = type(sampler).__name__, _build(sampler, context)
+    got = (_draw(name, draw, batch, max(COUNTS), seed=1) > 0).sum(1)
+    for by in (0, 1):
+        turned = (_turned(name, draw, batch, seed=1, by=by) > 0).sum(1)
+        wrong = (torch.minimum(got, turned) == 0) & (torch.maximum(got, turned) == max(COUNTS))
+        if 4 * int(wrong.sum()) >= len(got) > 1:
+            row = int(wrong.nonzero()[0])
+            raise ContractError(
+                f"{name}: user {int(batch.user[row])}, target {int(batch.target[row])} is given {int(got[row])} negatives, and "
+                f"{int(turned[row])} elsewhere in the same batch, as are {int(wrong.sum())} of {len(got)} rows; 0 means that no item "
+                "is left for the user"
+            )
+
+
+def _turned(name: str, draw: DrawNegatives, batch: SequenceBatch, seed: int, by: int) -> Tensor:
+    """Drawn with the rows moved on `by` places, or with 0 the last first, and put back: int64 [B, 5]."""
+    order = torch.arange(len(batch.target))
+    order = order.roll(by) if by else order.flip(0)
+    return _draw(name, draw, rows_of(batch, order), max(COUNTS), seed)[order.argsort()]
+
+
+def _check_policy(sampler: NegativeSampler, context: SamplerContext, batch: SequenceBatch) -> None:
+    """One that draws otherwise when the policy's weights change reads it, and must say how often it is to be refreshed."""
+    other = copied(context)
+    if other is None:
+        return
+    name, draw = type(sampler).__name__, _build(sampler, other)
+    if hasattr(draw, "refresh_every"):
+        return
+    first = _draw(name, draw, batch, max(COUNTS), seed=1)
+    change_weights(other)
+    if not torch.equal(first, _draw(name, draw, batch, max(COUNTS), seed=1)):
+        raise ContractError(
+            f"{name}: it draws by context.policy and does not say so: give what draws an attribute refresh_every, the steps after "
+            "which the policy becomes the one in training (0: it stays the reference)"
+        )
 
 
 def _build(sampler: NegativeSampler, context: SamplerContext) -> DrawNegatives:
-    draw = sampler.build(context)
+    draw = told(type(sampler).__name__, "build(context)", lambda: sampler.build(context))
     if not callable(draw):
         raise ContractError(
             f"{type(sampler).__name__}: build must return what draws, called with (batch, count, generator); got {draw!r}"
@@ -144,14 +202,13 @@ def _build(sampler: NegativeSampler, context: SamplerContext) -> DrawNegatives:
 
 
 def _draw(name: str, draw: DrawNegatives, batch: SequenceBatch, count: int, seed: int) -> Tensor:
+    return _draw_from(name, draw, batch, count, torch.Generator().manual_seed(seed))
+
+
+def _draw_from(name: str, draw: DrawNegatives, batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
     """One draw, whose failure is told with its circumstances."""
-    try:
-        return draw(batch, count, torch.Generator().manual_seed(seed))
-    except GenrecError:
-        raise
-    except Exception as error:
-        size, user = len(batch.target), int(batch.user[0])
-        raise ContractError(f"{name}: a draw of {count} for {size} examples (the first of user {user}) raised {error!r}") from error
+    what = f"a draw of {count} for {len(batch.target)} examples (the first of user {int(batch.user[0])})"
+    return told(name, what, lambda: draw(batch, count, generator))
 
 
 def _crowded(context: SamplerContext) -> tuple[SamplerContext, SequenceBatch]:
@@ -171,23 +228,6 @@ def _crowded(context: SamplerContext) -> tuple[SamplerContext, SequenceBatch]:
     return context._replace(interactions=interactions, popularity=popularity), batch
 
 
-@contextmanager
-def _left_alone(sampler: NegativeSampler, context: SamplerContext, batch: SequenceBatch) -> Iterator[None]:
-    """Refuse a change of global random state, of the context or of the batch."""
-    name = type(sampler).__name__
-    states = random_states()
-    tables = {"popularity": context.popularity, "vectors": context.vectors, "semantic_ids": context.semantic_ids.codes}
-    tensors = {f"context.{key}": table for key, table in tables.items()} | {f"batch.{key}": t for key, t in batch._asdict().items()}
-    if isinstance(context.policy, nn.Module):
-        tensors |= {f"context.policy's {key}": tensor for key, tensor in context.policy.state_dict().items()}
-    before = {key: tensor.clone() for key, tensor in tensors.items()}
-    interactions = context.interactions.copy()
-    yield
-    for (library, state), now in zip(states.items(), random_states().values(), strict=True):
-        if state != now:
-            raise ContractError(f"{name}: {library} was drawn from or seeded; draw from the generator that is passed")
-    changed = [key for key, tensor in tensors.items() if not torch.equal(tensor, before[key])]
-    if not context.interactions.equals(interactions):
-        changed.append("context.interactions")
-    if changed:
-        raise ContractError(f"{name}: {changed[0]} was modified, which others read too; work on a copy")
+def _left_alone(sampler: NegativeSampler, context: SamplerContext, batch: SequenceBatch) -> AbstractContextManager[None]:
+    given = {f"batch.{key}": tensor for key, tensor in batch._asdict().items()}
+    return left_alone(type(sampler).__name__, context, given, "draw from the generator that is passed")
