@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import functools
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -44,12 +45,17 @@ def whole(experiment: Experiment, flags: Sequence[Sequence[str]]) -> Experiment 
         return None
 
 
-def attempt(experiment: Experiment, flags: Sequence[Sequence[str]]) -> Experiment | str | None:
+@functools.cache
+def attempted(experiment: Experiment, flags: tuple[tuple[str, ...], ...]) -> Experiment | str | None:
     """The same, or what a component says against it."""
     try:
         return whole(experiment, flags)
     except UsageError as error:
         return str(error)
+
+
+def attempt(experiment: Experiment, flags: Sequence[Sequence[str]]) -> Experiment | str | None:
+    return attempted(experiment, tuple(tuple(flag) for flag in flags))
 
 
 def slow(experiments: Sequence[Experiment], flags: Sequence[Sequence[str]]) -> list[Experiment] | str:
@@ -115,15 +121,15 @@ def leaves(value: Any, path: str = "-") -> Iterator[tuple[str, object]]:
 
 
 def every_field() -> list[tuple[Experiment, str, object]]:
-    """Every field of every experiment in experiments/ and of ROWS; those of the same components only once."""
+    """Every field of every experiment in experiments/ and of ROWS; a field of the same component only once, wherever it is."""
     found: dict[tuple[object, ...], tuple[Experiment, str, object]] = {}
     for path in FILES:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name[0] != "_" and not node.args.args]
         for experiment in [*ROWS, *(each for name in names for each in loading.load(f"{path}:{name}"))]:
             for flag, value in leaves(experiment):
-                on_path = loading._followed(experiment, flag)[:-1]
-                found.setdefault((flag, type(value), *map(type, on_path)), (experiment, flag, value))
+                owner = loading._followed(experiment, flag)[-2]
+                found.setdefault((flag.rpartition(".")[2], type(owner), type(value)), (experiment, flag, value))
     return list(found.values())
 
 
@@ -134,13 +140,8 @@ def test_every_field_of_every_experiment_is_set_as_tyro_sets_it() -> None:
     changed = 0
     for experiment, flag, value in cases:
         tokens = [flag.replace("_", "-"), *another(value)]
-        expected, found = slow([experiment], [tokens]), fast([experiment], [tokens])
-        if isinstance(expected, str) and expected.endswith("fits no experiment"):
-            assert isinstance(found, str)
-            assert found.startswith(expected)
-        else:
-            assert repr(found) == repr(expected)
-            changed += expected != [experiment]
+        check_same([experiment], [tokens])
+        changed += slow([experiment], [tokens]) != [experiment]
     assert changed > 90
 
 
@@ -173,7 +174,7 @@ FLAGS = [
 ]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.lists(st.sampled_from(FLAGS), min_size=1, max_size=3, unique_by=lambda flag: flag[0]))
 @example([["--sft.targets", "all"], ["--policy.encoder", "causal"]])
 @example([["--seed", "5"], ["--align.negatives.samplers.1.pool", "9"], ["--align.negatives.samplers.1.skip", "9"]])
@@ -207,7 +208,7 @@ def test_a_value_is_read_once_for_a_list_of_any_length(monkeypatch: pytest.Monke
     grid = loading.load(f"{FILES[0].parent / 'movielens.py'}:grid")
     assert len(grid) > 400
     assert fast(grid, [["--align.count", "0"]]) == "--align.count 0: align.count must be at least 1, got 0"
-    assert read == [["--align.count", "0"]] * 4
+    assert sorted(read) == [["--align.count", "0"], *[["--count", "0"]] * 3]
     assert str(fast(grid, [["--align.cuont", "1"]])).startswith("the override --align.cuont 1 fits no experiment: Align has no field")
     assert len(read) == 5
 
