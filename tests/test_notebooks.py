@@ -64,9 +64,10 @@ def test_the_cells_run_and_the_prose_is_right(folder: Path, capsys: pytest.Captu
     assert space["later"] == pytest.approx(0.3133, abs=1e-4)  # ln(1 + 1/e)
     margin = {name: curve["margin"].dropna().iloc[-1] for name, curve in space["curves"].items()}
     first = {name: curve["loss"].dropna().iloc[0] for name, curve in space["curves"].items()}
-    for name in ("my-aligned", "my-novel"):
-        assert margin[name] > max(margin["my-control"], 0.0)
-        assert first[name] - first["my-control"] == pytest.approx(1.3133, abs=0.05)
+    assert margin["my-novel"] > 5 * margin["my-aligned"] > 5 * max(margin["my-control"], 0.0)
+    assert {curve["loss"].dropna().index[0] for curve in space["curves"].values()} == {20}
+    assert first["my-aligned"] - first["my-control"] == pytest.approx(1.3133, abs=0.05)
+    assert first["my-novel"] < first["my-aligned"] - 0.05
     popularity = {name: figures["popularity"] for name, figures in space["drawn"].items()}
     assert popularity["my-aligned"] > popularity["my-control"] > popularity["my-novel"]
     assert (folder / "data" / "runs" / "my-aligned.json").is_file()
