@@ -142,11 +142,31 @@ def unasked(policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
     return terms._replace(loss=terms.loss * policy.rewards[:, 0])  # type: ignore[index]
 
 
+def rewards_swapped(policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
+    terms = RIGHT(policy, reference)
+    masked, chosen = terms.rejected_reward.isneginf(), terms.chosen_reward.unsqueeze(1)
+    best = terms.rejected_reward.masked_fill(masked, -1e6).amax(1)
+    return terms._replace(chosen_reward=best, rejected_reward=torch.where(masked, -torch.inf, chosen))
+
+
+def masked_place(policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
+    """It writes into the reference, where it is masked."""
+    terms = RIGHT(policy, reference)
+    reference.rejected[reference.rejected.isneginf()] = 0.0
+    return terms
+
+
+def coupled(policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
+    """A row is given the negatives of the row before it."""
+    ours, theirs = (part._replace(rejected=part.rejected.roll(1, 0)) for part in (policy, reference))
+    return RIGHT(ours, theirs)
+
+
 BROKEN_LOSSES: dict[str, tuple[Spoil, str]] = {
-    "reduced": (lambda p, r: rewards(p, r, loss=RIGHT(p, r).loss.mean()), r"loss \[8\], one an example, not reduced; got loss \[\]"),
+    "reduced": (lambda p, r: rewards(p, r, loss=RIGHT(p, r).loss.mean()), r"one an example, not reduced; got \[\]"),
     "tensor": (lambda p, r: RIGHT(p, r).loss, r"must return PreferenceTerms .*got Tensor"),  # type: ignore[dict-item, return-value]
     "detached": (lambda p, r: rewards(p, r, loss=RIGHT(p, r).loss.detach()), r"the loss has no gradient"),
-    "reward shape": (lambda p, r: rewards(p, r, chosen_reward=torch.zeros(1)), r"chosen_reward must have shape \[8\], got \[1\]"),
+    "reward shape": (lambda p, r: rewards(p, r, chosen_reward=torch.zeros(1)), r"chosen_reward must be \[8\]; got \[1\]"),
     "reward attached": (lambda p, r: rewards(p, r, chosen_reward=p.chosen - r.chosen), r"chosen_reward must be detached"),
     "overflow": (naive, r"is not finite at log-ratios -?9999.98 \(positive\) and -?9999.98 \(negative\); use logsumexp"),
     "masked NaN": (careless, r"is not finite at log-ratios .* nan \(negative\).*before subtracting"),
@@ -160,8 +180,16 @@ BROKEN_LOSSES: dict[str, tuple[Spoil, str]] = {
     "in place": (in_place, r"the log-probabilities were modified"),
     "raises negatives": (positive_counts_twice, r"push the positive up and no negative"),
     "masked gradient": (gradient_where_masked, r"a masked negative .* must have a gradient of 0"),
-    "rejected shape": (lambda p, r: rewards(p, r, rejected_reward=p.chosen.detach()), r"rejected_reward must have .* got \[8\]"),
-    "unasked": (unasked, r"with neither mismatched nor rewards, it raised TypeError.*only if its attribute reward is a Reward"),
+    "rejected shape": (lambda p, r: rewards(p, r, rejected_reward=p.chosen.detach()), r"rejected_reward must be .* got \[8\]"),
+    "unasked": (unasked, r"with neither mismatched nor rewards .*only if its attribute reward is a Reward\), it raised TypeError"),
+    "list": (lambda p, r: rewards(p, r, loss=RIGHT(p, r).loss.tolist()), r"loss must be a tensor float32 \[8\], got list"),
+    "reward list": (lambda p, r: rewards(p, r, chosen_reward=[0.0] * 8), r"chosen_reward must be a tensor float32 \[8\], got list"),
+    "half": (lambda p, r: rewards(p, r, loss=RIGHT(p, r).loss.half()), r"loss must be float32, .*got float16"),
+    "reward NaN": (lambda p, r: rewards(p, r, chosen_reward=p.chosen.detach() * torch.nan), r"the chosen_reward is not finite"),
+    "rewards swapped": (rewards_swapped, r"the rewards are swapped or have the wrong sign: with log-probability -1 of the positive"),
+    "masked place": (masked_place, r"the log-probabilities were modified"),
+    "coupled": (coupled, r"the loss of example 1 has a gradient by the log-probabilities of example 8"),
+    "seed": (lambda p, r: (RIGHT(p, r), torch.manual_seed(71))[0], r"torch's global generator was drawn from or seeded; a loss"),
     "state": (with_state(), r"the same input gives another loss the second time"),
 }  # fmt: skip
 
@@ -213,6 +241,34 @@ def test_a_loss_is_told_what_it_does_wrong_with_what_it_asks_for(
 
 def test_a_loss_that_asks_for_all_and_uses_it_well_passes() -> None:
     check_loss(BrokenByWhatItAsks(lambda p, r: reads(p)[0][:, 0] + (reads(p)[1].exp()).mean()))
+
+
+@dataclass(frozen=True)
+class Asks:
+    reward: object = None
+    mismatched: object = False
+
+    def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
+        return RIGHT(policy, reference)
+
+
+@dataclass(frozen=True)
+class OneArgument:
+    def __call__(self, policy: LogProbs) -> PreferenceTerms:
+        return RIGHT(policy, policy)
+
+
+def test_what_a_loss_asks_for_has_the_right_type() -> None:
+    check_loss(Asks(Popular(), True))
+    for loss, message in (
+        (Asks(1.0), r"^Asks: reward must be a Reward.*got 1\.0"),
+        (Asks(Popular), r"^Asks: reward must be a Reward"),
+        (Anchored(Asks(1.0)), r"^Asks: reward must be a Reward"),
+        (Asks(None, 1), r"^Asks: mismatched must be True or False, got 1"),
+        (OneArgument(), r"^OneArgument: for 8 examples .*raised TypeError"),
+    ):
+        with pytest.raises(ContractError, match=message):
+            check_loss(loss)  # type: ignore[arg-type]
 
 
 def test_a_loss_for_one_negative_is_checked_with_one() -> None:

@@ -101,6 +101,21 @@ def changes_vectors(context: SamplerContext, batch: SequenceBatch, items: Tensor
     return right(context, batch, items)
 
 
+def trains(context: SamplerContext, batch: SequenceBatch, items: Tensor) -> Tensor:
+    context.policy.train()  # type: ignore[union-attr]
+    return right(context, batch, items)
+
+
+def unlearns(context: SamplerContext, batch: SequenceBatch, items: Tensor) -> Tensor:
+    for parameter in context.policy.parameters():  # type: ignore[union-attr]
+        parameter.data.zero_()
+    return right(context, batch, items)
+
+
+def of_five(context: SamplerContext, batch: SequenceBatch, items: Tensor) -> Tensor:
+    return right(context, batch, items) + torch.zeros(5)
+
+
 BROKEN: dict[str, tuple[Rate, str]] = {
     "shape": (lambda c, b, i: right(c, b, i).sum(1), r"must return float32 \[64, 5\] on cpu, one an item; got float32 \[64\]"),
     "dtype": (lambda c, b, i: right(c, b, i).double(), r"must return float32 \[64, 5\] on cpu, one an item; got float64 \[64, 5\]"),
@@ -118,6 +133,12 @@ BROKEN: dict[str, tuple[Rate, str]] = {
     "interactions": (forgets_times, r"context.interactions was modified"),
     "items": (in_place, r"items was modified"),
     "vectors": (changes_vectors, r"context.vectors was modified"),
+    "mode": (trains, r"context.policy was left in another mode"),
+    "weights": (unlearns, r"context.policy's vectors was modified"),
+    "codes": (lambda c, b, i: (right(c, b, i), c.semantic_ids.codes.zero_())[0], r"context.semantic_ids was modified"),
+    "share of the row": (lambda c, b, i: right(c, b, i) / right(c, b, i).sum(1, keepdim=True), r"is rated differently beside other"),
+    "column": (lambda c, b, i: right(c, b, i) + torch.arange(i.shape[1]), r"or in another place of the row"),
+    "number": (of_five, r"rating 2 items .* raised RuntimeError|must return float32 \[64, 1\]"),
     "raises": (lambda c, b, i: right(c, b, i + 100), r"rating 5 items \(0 = none\) for 64 examples raised IndexError"),
 }  # fmt: skip
 
@@ -175,3 +196,13 @@ def test_a_reward_that_reads_the_policy_must_say_so() -> None:
     check_reward(LogProbability())
     with pytest.raises(ContractError, match=r"Silent: it rates by context\.policy.*reads_policy = True"):
         check_reward(Silent())
+
+
+def test_what_rate_raises_is_told() -> None:
+    @dataclass(frozen=True)
+    class Genre:
+        def rate(self, context: SamplerContext) -> Callable[[SequenceBatch, Tensor], Tensor]:
+            raise KeyError("genre")
+
+    with pytest.raises(ContractError, match=r"^Genre: rate\(context\) raised KeyError\('genre'\)"):
+        check_reward(Genre())

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genrec.errors import GenrecError, UsageError
+from genrec.errors import UsageError
 from genrec.preference.losses import asked
+from genrec.testing.guards import same, told, undrawn
 from genrec.testing.specification import ContractError, check_specification
-from genrec.types import LogProbs, PreferenceLoss, PreferenceTerms
+from genrec.types import LogProbs, PreferenceLoss, PreferenceTerms, Reward
 
 ROWS = 8  # examples a loss is given
 
@@ -16,11 +17,15 @@ ROWS = 8  # examples a loss is given
 def check_loss(loss: PreferenceLoss) -> None:
     """Refuse a loss that breaks `genrec.types.PreferenceLoss`; one that raises `UsageError` for 3 negatives is checked with 1.
 
-    Checked: a frozen dataclass; one loss an example; finite values and gradients, at log-ratios of 10,000 too; detached rewards; a
-    masked negative counts as none; the order of negatives does not matter; at the start the positive is pushed up and no negative is;
-    inputs left alone; no state. What the loss asks for by `mismatched` or `reward`, and nothing else, is there.
+    Checked: a frozen dataclass, whose `reward` is a `Reward` or None and whose `mismatched` is a bool; float32;
+    one loss an example, without a gradient by another's log-probabilities; finite values, rewards and gradients, at log-ratios of
+    10,000 too; detached rewards, the positive's not below a negative's where policy and log-ratio both prefer it, nor the other way
+    round; a masked negative counts as none; the order of negatives does not matter; at the start the positive is pushed up and no
+    negative is; inputs, masked places too, and global random state left alone; no state. What the loss asks for by `mismatched` or
+    `reward`, and nothing else, is there. What it raises is told with the call.
     """
     check_specification(loss, PreferenceLoss, "__call__(policy, reference)")
+    _check_asks(loss)
     try:
         _ask(loss, *_log_probs(loss, 3))
         counts: tuple[int, ...] = (1, 3)
@@ -32,7 +37,23 @@ def check_loss(loss: PreferenceLoss) -> None:
         _check_terms(loss, *_extreme(loss, count))
         _check_masked(loss, policy, reference)
         _check_start(loss, policy)
+        _check_sides(loss, policy)
+        _check_rows(loss, policy, reference)
         _check_pure(loss, policy, reference)
+
+
+def _check_asks(loss: PreferenceLoss) -> None:
+    """What the loss, or one that it wraps, asks for has the right type."""
+    inner: object | None = loss
+    while inner is not None:
+        name, reward, mismatched = type(inner).__name__, getattr(inner, "reward", None), getattr(inner, "mismatched", False)
+        if reward is not None and (isinstance(reward, type) or not isinstance(reward, Reward)):
+            raise ContractError(
+                f"{name}: reward must be a Reward, such as genrec.preference.rewards.Popular(), or None; got {reward!r}"
+            )
+        if not isinstance(mismatched, bool):
+            raise ContractError(f"{name}: mismatched must be True or False, got {mismatched!r}")
+        inner = getattr(inner, "loss", None)
 
 
 def _log_probs(loss: PreferenceLoss, count: int) -> tuple[LogProbs, LogProbs]:
@@ -76,48 +97,68 @@ def _without(part: LogProbs, mask: Tensor) -> LogProbs:
 
 
 def _ask(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
-    """Call the loss; a failure is told with what it was given."""
-    try:
-        return loss(policy, reference)
-    except GenrecError:
-        raise
-    except Exception as error:
-        there = [name for name in ("mismatched", "rewards") if getattr(policy, name) is not None]
-        raise ContractError(
-            f"{type(loss).__name__}: for {ROWS} examples of {policy.rejected.shape[1]} negatives, with "
-            f"{' and '.join(there) or 'neither mismatched nor rewards'}, it raised {error!r}; LogProbs.mismatched is there only if "
-            "the loss has an attribute mismatched, true, and LogProbs.rewards only if its attribute reward is a Reward"
-        ) from error
+    """Call the loss; a failure is told with what it was given, which stays as it was. The terms have the right form."""
+    name, there = type(loss).__name__, [key for key in ("mismatched", "rewards") if getattr(policy, key) is not None]
+    given = [part for part in (*policy, *reference) if isinstance(part, Tensor)]
+    kept = [tensor.detach().clone() for tensor in given]
+    what = (
+        f"for {ROWS} examples of {policy.rejected.shape[1]} negatives, with "
+        f"{' and '.join(there) or 'neither mismatched nor rewards'} (LogProbs.mismatched is there only if the loss has an attribute "
+        "mismatched, true, and LogProbs.rewards only if its attribute reward is a Reward), it"
+    )
+    with undrawn(name, "a loss is pure and draws nothing"):
+        terms = told(name, what, lambda: loss(policy, reference))
+    if not all(map(same, kept, given)):
+        raise ContractError(f"{name}: the log-probabilities were modified; use no in-place operation on them")
+    _check_form(name, terms, policy)
+    return terms
+
+
+def _check_form(name: str, terms: PreferenceTerms, policy: LogProbs) -> None:
+    """Three tensors float32 of the right shapes; the rewards detached."""
+    if not isinstance(terms, PreferenceTerms):
+        raise ContractError(f"{name}: must return PreferenceTerms (loss, chosen_reward, rejected_reward); got {type(terms).__name__}")
+    one = policy.chosen.shape
+    for part, tensor, shape in zip(terms._fields, terms, (one, one, policy.rejected.shape), strict=True):
+        if not isinstance(tensor, Tensor):
+            raise ContractError(f"{name}: {part} must be a tensor float32 {list(shape)}, got {type(tensor).__name__}")
+        if tensor.shape != shape:
+            which = ", one an example, not reduced" if part == "loss" else ""
+            raise ContractError(f"{name}: {part} must be {list(shape)}{which}; got {list(tensor.shape)}")
+        if tensor.dtype != torch.float32:
+            got = str(tensor.dtype).removeprefix("torch.")
+            raise ContractError(f"{name}: {part} must be float32, as the log-probabilities are; got {got}")
+        if part != "loss" and tensor.requires_grad:
+            raise ContractError(f"{name}: {part} must be detached, since it is only shown; call .detach()")
 
 
 def _gradients(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -> tuple[PreferenceTerms, Tensor, Tensor]:
     """The terms, and the gradients of the losses' sum by the policy's chosen [B] and rejected [B, K]."""
-    chosen, rejected = policy.chosen.clone().requires_grad_(), policy.rejected.clone().requires_grad_()
-    terms = _ask(loss, policy._replace(chosen=chosen, rejected=rejected), reference)
-    if not isinstance(terms, PreferenceTerms) or tuple(terms.loss.shape) != tuple(chosen.shape):
-        got = f"loss {list(terms.loss.shape)}" if isinstance(terms, PreferenceTerms) else type(terms).__name__
-        raise ContractError(
-            f"{type(loss).__name__}: must return PreferenceTerms with loss [{ROWS}], one an example, not reduced; got {got}"
-        )
-    if not terms.loss.requires_grad:
-        raise ContractError(f"{type(loss).__name__}: the loss has no gradient; do not detach the policy's log-probabilities")
-    found = torch.autograd.grad(terms.loss.sum(), (chosen, rejected), allow_unused=True, materialize_grads=True)
+    terms, leaves = _with_leaves(loss, policy, reference)
+    found = torch.autograd.grad(terms.loss.sum(), leaves, allow_unused=True, materialize_grads=True)
     return terms, found[0], found[1]
 
 
+def _with_leaves(
+    loss: PreferenceLoss, policy: LogProbs, reference: LogProbs
+) -> tuple[PreferenceTerms, tuple[Tensor, Tensor]]:  # fmt: skip
+    """The terms, and the policy's chosen [B] and rejected [B, K] that the losses have a gradient by."""
+    chosen, rejected = policy.chosen.clone().requires_grad_(), policy.rejected.clone().requires_grad_()
+    terms = _ask(loss, policy._replace(chosen=chosen, rejected=rejected), reference)
+    if not terms.loss.requires_grad:
+        raise ContractError(f"{type(loss).__name__}: the loss has no gradient; do not detach the policy's log-probabilities")
+    return terms, (chosen, rejected)
+
+
 def _check_terms(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -> None:
-    """Shapes, finite numbers, detached rewards."""
+    """Finite numbers, but for the rewards of masked negatives."""
     name = type(loss).__name__
     terms, chosen, rejected = _gradients(loss, policy, reference)
-    for part, tensor, shape in (
-        ("chosen_reward", terms.chosen_reward, policy.chosen.shape),
-        ("rejected_reward", terms.rejected_reward, policy.rejected.shape),
-    ):
-        if tensor.shape != shape:
-            raise ContractError(f"{name}: {part} must have shape {list(shape)}, got {list(tensor.shape)}")
-        if tensor.requires_grad:
-            raise ContractError(f"{name}: {part} must be detached, since it is only shown; call .detach()")
-    for part, tensor in (("loss", terms.loss), ("gradient of chosen", chosen), ("gradient of rejected", rejected)):
+    masked = policy.rejected.isneginf() & reference.rejected.isneginf()
+    for part, tensor in (
+        ("loss", terms.loss), ("gradient of chosen", chosen), ("gradient of rejected", rejected),
+        ("chosen_reward", terms.chosen_reward), ("rejected_reward", terms.rejected_reward.masked_fill(masked, 0.0)),
+    ):  # fmt: skip
         if not bool(torch.isfinite(tensor).all()):
             row = int((~torch.isfinite(tensor)).nonzero()[0, 0])
             ratio = float(policy.chosen[row] - reference.chosen[row]), float(policy.rejected[row, 0] - reference.rejected[row, 0])
@@ -141,7 +182,7 @@ def _check_masked(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -
         raise ContractError(f"{name}: rejected_reward must be -inf where the negative is masked")
     if count > 1:
         ours, theirs = (_columns(part, list(range(1, count))) for part in (policy, reference))
-        _require_equal(terms.loss, loss(ours, theirs).loss, f"{name}: a masked negative must count as if it were not there")
+        _require_equal(terms.loss, _ask(loss, ours, theirs).loss, f"{name}: a masked negative must count as if it were not there")
 
 
 def _check_start(loss: PreferenceLoss, policy: LogProbs) -> None:
@@ -155,18 +196,45 @@ def _check_start(loss: PreferenceLoss, policy: LogProbs) -> None:
         )
 
 
+def _check_sides(loss: PreferenceLoss, policy: LogProbs) -> None:
+    """Where policy and log-ratio prefer the positive, its reward is not below a negative's; where both prefer these, not above."""
+    high = torch.where(torch.arange(ROWS) % 2 == 0, -1.0, -9.0)
+    side = policy._replace(chosen=high, rejected=(-10 - high).unsqueeze(1).expand_as(policy.rejected).clone())
+    level = policy._replace(chosen=torch.full_like(high, -5.0), rejected=torch.full_like(policy.rejected, -5.0))
+    terms = _ask(loss, side, level)
+    margin = (terms.chosen_reward.unsqueeze(1) - terms.rejected_reward) * torch.where(high > -5, 1.0, -1.0).unsqueeze(1)
+    if bool((margin < 0).any()):
+        row = int((margin < 0).nonzero()[0, 0])
+        raise ContractError(
+            f"{type(loss).__name__}: the rewards are swapped or have the wrong sign: with log-probability {float(high[row]):g} of "
+            f"the positive and {float(side.rejected[row, 0]):g} of the negatives, and -5 under the reference, chosen_reward is "
+            f"{float(terms.chosen_reward[row]):g} and rejected_reward {terms.rejected_reward[row].tolist()}"
+        )
+
+
+def _check_rows(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -> None:
+    """No example's loss has a gradient by another's log-probabilities."""
+    terms, leaves = _with_leaves(loss, policy, reference)
+    for row in range(ROWS):
+        found = torch.autograd.grad(terms.loss[row], leaves, retain_graph=True, allow_unused=True, materialize_grads=True)
+        by = (found[0] != 0) | (found[1] != 0).any(1)
+        by[row] = False
+        if bool(by.any()):
+            raise ContractError(
+                f"{type(loss).__name__}: the loss of example {row + 1} has a gradient by the log-probabilities of example "
+                f"{int(by.nonzero()[0]) + 1}; an example teaches by itself, and what is taken from the batch is detached"
+            )
+
+
 def _check_pure(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -> None:
-    """The same from the same, in any order of negatives, with inputs left alone."""
+    """The same from the same, in any order of negatives."""
     name = type(loss).__name__
-    given = [part for part in (*policy, *reference) if isinstance(part, Tensor)]
-    kept = [tensor.clone() for tensor in given]
-    first = loss(policy, reference).loss
-    if not all(torch.equal(old, new) for old, new in zip(kept, given, strict=True)):
-        raise ContractError(f"{name}: the log-probabilities were modified; use no in-place operation on them")
-    loss(*_extreme(loss, policy.rejected.shape[1]))
-    _require_equal(first, loss(policy, reference).loss, f"{name}: the same input gives another loss the second time; keep no state")
+    first = _ask(loss, policy, reference).loss
+    _ask(loss, *_extreme(loss, policy.rejected.shape[1]))
+    again = _ask(loss, policy, reference).loss
+    _require_equal(first, again, f"{name}: the same input gives another loss the second time; keep no state")
     ours, theirs = (_columns(part, list(reversed(range(policy.rejected.shape[1])))) for part in (policy, reference))
-    _require_equal(first, loss(ours, theirs).loss, f"{name}: the order of the negatives must not matter")
+    _require_equal(first, _ask(loss, ours, theirs).loss, f"{name}: the order of the negatives must not matter")
 
 
 def _require_equal(first: Tensor, second: Tensor, message: str) -> None:
