@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 class LogProbs(NamedTuple):
-    """Log-probabilities of the positive and of the negatives of a batch, and what some losses ask for beside them."""
+    """Log-probabilities of the positive and of the negatives of a batch, and what some losses ask for beside them.
+
+    A negative that is -inf under the policy or under the reference is none: masked, without influence or gradient.
+    """
 
     chosen: Tensor  # float32 [B]  log p(item | history), summed over the L codes
     rejected: Tensor  # float32 [B, K]  -inf where masked
