@@ -69,11 +69,15 @@ def round_of(recipe: Align, step: int) -> Round:
     return Round(place < recipe.round_sft, place == recipe.round_sft)
 
 
-def log_probs(levels: Tensor, negatives: int, rewards: Tensor | None = None) -> LogProbs:
-    """Level log-probabilities float32 [B, 1 + K (+ 1), L] of the positive, K negatives (and a mismatched item) -> LogProbs."""
+def log_probs(levels: Tensor, negatives: int | None = None, rewards: Tensor | None = None) -> LogProbs:
+    """Level log-probabilities float32 [B, 1 + K (+ 1), L] of the positive, K negatives (and a mismatched item) -> LogProbs.
+
+    `negatives` is K; None: all but the positive.
+    """
     total = levels.sum(-1)
-    mismatched = total[:, 1 + negatives] if total.shape[1] > 1 + negatives else None
-    return LogProbs(total[:, 0], total[:, 1 : 1 + negatives], levels.shape[-1], mismatched, rewards)
+    count = total.shape[1] - 1 if negatives is None else negatives
+    mismatched = total[:, 1 + count] if total.shape[1] > 1 + count else None
+    return LogProbs(total[:, 0], total[:, 1 : 1 + count], levels.shape[-1], mismatched, rewards)
 
 
 class Drawing:
