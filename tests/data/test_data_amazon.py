@@ -24,8 +24,8 @@ METADATA = (
 def folder(path: Path, reviews: list[str] | None = None, metadata: tuple[str, ...] = METADATA) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(review) for review in REVIEWS] if reviews is None else reviews
-    (path / "reviews_Toys_5.json.gz").write_bytes(gzip.compress("\n".join(lines).encode("utf-8", "surrogatepass")))
-    (path / "meta_Toys.json.gz").write_bytes(gzip.compress("\n".join(metadata).encode()))
+    (path / "reviews_Toys_5.json.gz").write_bytes(gzip.compress("\n".join(lines).encode("utf-8", "surrogatepass"), mtime=0))
+    (path / "meta_Toys.json.gz").write_bytes(gzip.compress("\n".join(metadata).encode(), mtime=0))
     return path
 
 
