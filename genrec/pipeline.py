@@ -10,6 +10,7 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,11 +74,16 @@ def plan(experiment: Experiment) -> list[Step]:
 
 
 def run(
-    experiment: Experiment, refresh: str | None = None, done: set[str] | None = None, last: str | None = None
+    experiment: Experiment,
+    refresh: str | None = None,
+    done: set[str] | None = None,
+    last: str | None = None,
+    ready: Callable[[Artifact], None] | None = None,
 ) -> dict[str, Artifact]:
     """Build what is missing, from stage `refresh` on in any case, up to stage `last`; returns the artifacts by stage.
 
-    `done` holds the keys that this command has refreshed already, so that experiments that share a stage refresh it once.
+    `ready` is given every artifact as soon as it is there, before the next stage. `done` holds the keys that this command has
+    refreshed already, so that experiments that share a stage refresh it once.
     """
     steps, where = plan(experiment), store()
     artifacts: dict[str, Artifact] = {}
@@ -94,6 +100,8 @@ def run(
         if not where.has(step.stage, step.key):
             _build(experiment, step, artifacts, where)
         artifacts[step.stage] = where.get(step.stage, step.key)
+        if ready is not None:
+            ready(artifacts[step.stage])
         if step.stage == last:
             break
     return artifacts

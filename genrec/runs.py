@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,10 +42,7 @@ def run(experiments: Sequence[Experiment], refresh: str | None = None) -> None:
     made: dict[str, Artifact] = {}
     for experiment in experiments:
         before = {step.key: _dated(store().folder(step.stage, step.key)) for step in plan(experiment)}
-        for step in plan(experiment):
-            if step.stage in TRAINED:
-                _draw(experiment, build(experiment, refresh, done, last=step.stage)[step.stage])
-        artifacts = build(experiment, refresh, done)
+        artifacts = build(experiment, refresh, done, ready=partial(_draw, experiment))
         record(experiment, artifacts)
         made |= {each.key: each for each in artifacts.values() if _dated(each.folder) != before[each.key]}
     if made:
@@ -52,9 +50,13 @@ def run(experiments: Sequence[Experiment], refresh: str | None = None) -> None:
 
 
 def _draw(experiment: Experiment, artifact: Artifact) -> None:
-    """The curves of a training into reports/, unless a row that shares it drew them. A picture is no result: without one, go on."""
+    """The curves of a training into reports/, unless a row that shares it drew them; nothing for other stages. A picture is no result:
+    without one, go on.
+    """
     from genrec.training import picture
 
+    if artifact.stage not in TRAINED:
+        return
     reports, made = home() / "reports", _dated(artifact.folder) or 0
     if any(old.stat().st_mtime_ns >= made for old in reports.glob(f"*-{artifact.stage}-{artifact.key}.png")):
         return

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from genrec.errors import InputError, ResourceError, UsageError
-from genrec.progress import Progress
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -52,12 +51,10 @@ class VectorIndex:
         """
         _check("queries", queries)
         scores, rows = torch.empty(len(queries), self.k), torch.empty(len(queries), self.k, dtype=torch.int64)
-        with Progress("nearest neighbours", len(queries)) as progress:
-            for begin in range(0, len(queries), CHUNK):
-                chunk = slice(begin, begin + CHUNK)
-                found = self.index.search(queries[chunk].float().contiguous().cpu().numpy(), self.k)
-                scores[chunk], rows[chunk] = (torch.from_numpy(part) for part in found)
-                progress.advance(len(queries[chunk]))
+        for begin in range(0, len(queries), CHUNK):
+            chunk = slice(begin, begin + CHUNK)
+            found = self.index.search(queries[chunk].float().contiguous().cpu().numpy(), self.k)
+            scores[chunk], rows[chunk] = (torch.from_numpy(part) for part in found)
         return scores.masked_fill_(rows < 0, -torch.inf), rows
 
     def _flat(self, vectors: Tensor, effort: int) -> Any:
@@ -93,11 +90,6 @@ class VectorIndex:
         if self.k > GPU_LARGEST_K or self.faiss.get_num_gpus() == 0:
             return index
         return self.faiss.index_cpu_to_all_gpus(index)
-
-
-def largest_inner_products(vectors: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Vectors float32 [N, D], queries float32 [Q, D] -> inner products float32 [Q, k] and rows 0..N-1 int64 [Q, k], best first."""
-    return VectorIndex(vectors, k).search(queries)
 
 
 def faiss_lloyd(points: Tensor, centres: Tensor, iterations: int, generator: Generator) -> Tensor:

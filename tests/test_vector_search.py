@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from genrec import vector_search
 from genrec.errors import InputError, ResourceError, UsageError
-from genrec.vector_search import Kind, VectorIndex, faiss_lloyd, largest_inner_products
+from genrec.vector_search import Kind, VectorIndex, faiss_lloyd
 
 
 def clustered(count: int, width: int = 16, seed: int = 0) -> torch.Tensor:
@@ -31,7 +31,7 @@ def test_equal_to_brute_force(chunk: int, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(vector_search, "CHUNK", chunk)
     source = torch.Generator().manual_seed(0)
     vectors, queries = torch.randn(300, 12, generator=source), torch.randn(50, 12, generator=source)
-    scores, rows = largest_inner_products(vectors, queries, 20)
+    scores, rows = VectorIndex(vectors, 20).search(queries)
     expected = (queries @ vectors.T).topk(20, dim=1)
     torch.testing.assert_close(scores, expected.values, rtol=1e-5, atol=1e-5)
     assert torch.equal(rows, expected.indices)
@@ -40,7 +40,7 @@ def test_equal_to_brute_force(chunk: int, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_all_of_them_in_half_precision_and_any_layout() -> None:
     vectors = torch.randn(6, 9, generator=torch.Generator().manual_seed(1)).half().T
-    scores, rows = largest_inner_products(vectors, vectors[:4], 9)
+    scores, rows = VectorIndex(vectors, 9).search(vectors[:4])
     assert rows.sort(1).values.tolist() == [list(range(9))] * 4
     assert (scores.diff(dim=1) <= 0).all()
 
@@ -106,14 +106,14 @@ def test_flat_search_on_a_gpu_is_that_on_the_cpu(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("k", [0, 6])
 def test_more_neighbours_than_vectors_are_refused(k: int) -> None:
     with pytest.raises(UsageError, match=rf"k must lie in 1\.\.5.*got {k}"):
-        largest_inner_products(torch.ones(5, 2), torch.ones(1, 2), k)
+        VectorIndex(torch.ones(5, 2), k).search(torch.ones(1, 2))
 
 
 def test_broken_vectors_are_refused() -> None:
     vectors = torch.ones(5, 2)
     vectors[3, 1] = float("nan")
     with pytest.raises(InputError, match=r"vectors must be finite, got 1 of 5 rows with NaN or infinity, first row 3"):
-        largest_inner_products(vectors, torch.ones(1, 2), 2)
+        VectorIndex(vectors, 2).search(torch.ones(1, 2))
     with pytest.raises(InputError, match=r"queries must be finite, got 1 of 5 rows"):
         VectorIndex(torch.ones(5, 2), 2).search(vectors)
 
@@ -121,7 +121,7 @@ def test_broken_vectors_are_refused() -> None:
 def test_missing_faiss_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ResourceError, match=r"genrec\[cpu\].*genrec\[gpu\]"):
-        largest_inner_products(torch.ones(5, 2), torch.ones(1, 2), 2)
+        VectorIndex(torch.ones(5, 2), 2).search(torch.ones(1, 2))
 
 
 def test_iterations_by_hand() -> None:

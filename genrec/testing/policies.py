@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from genrec.errors import GenrecError, UsageError
 from genrec.semantic_ids import SemanticIds
 from genrec.store import describe
+from genrec.testing.guards import told
 from genrec.testing.rankings import check_rankings
 from genrec.testing.specification import ContractError, check_specification
 from genrec.types import Policy, PolicySpecification, SequencePolicy
@@ -92,7 +92,7 @@ def _build(specification: PolicySpecification, semantic_ids: SemanticIds, seed: 
     name = type(specification).__name__
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        policy = _told(name, "build", lambda: specification.build(semantic_ids))
+        policy = told(name, "build", lambda: specification.build(semantic_ids))
     if not isinstance(policy, nn.Module) or not isinstance(policy, Policy):
         raise ContractError(
             f"{name}: build must return a torch.nn.Module with level_log_prob, log_prob and recommend; got {type(policy).__name__}"
@@ -132,7 +132,7 @@ def _levels(trial: Trial, history: Tensor | None = None, items: Tensor | None = 
     """The policy's answer, float32 [B, M, L], for all items if none are named."""
     history, items = trial.history if history is None else history, _everything(trial) if items is None else items
     given = history.clone(), items.clone()
-    found = _told(trial.name, "level_log_prob", lambda: trial.policy.level_log_prob(history, items))
+    found = told(trial.name, "level_log_prob", lambda: trial.policy.level_log_prob(history, items))
     answer = _check_tensor(trial.name, "level_log_prob", found, (*items.shape, trial.semantic_ids.levels))
     if not torch.equal(history, given[0]) or not torch.equal(items, given[1]):
         raise ContractError(f"{trial.name}: level_log_prob modified its input, which others read too; work on a copy")
@@ -163,7 +163,7 @@ def _check_log_probs(trial: Trial) -> Tensor:
             f"{name}: the probabilities of all {trial.semantic_ids.items} items add up to {total.max():g}, which is more than 1; each "
             "level is a softmax over that level's codes, given the codes before"
         )
-    sums = _told(name, "log_prob", lambda: trial.policy.log_prob(trial.history, _everything(trial)))
+    sums = told(name, "log_prob", lambda: trial.policy.log_prob(trial.history, _everything(trial)))
     _check_tensor(name, "log_prob", sums, tuple(levels.shape[:2]))
     _check_same(trial, "log_prob is not the sum of level_log_prob over levels", levels.sum(-1), sums)
     empty = _levels(trial, torch.zeros_like(trial.history[:1]), torch.arange(1, 3)[None])
@@ -220,7 +220,7 @@ def _check_sequence(trial: Trial, specification: PolicySpecification) -> None:
         ("with a 0 between its items", gap, following),
     ):
         given = history.clone(), targets.clone()
-        found = _told(name, "sequence_log_prob", lambda: policy.sequence_log_prob(*given))  # noqa: B023
+        found = told(name, "sequence_log_prob", lambda: policy.sequence_log_prob(*given))  # noqa: B023
         _check_tensor(name, "sequence_log_prob", found, (*history.shape, trial.semantic_ids.levels))
         places = range(history.shape[1])
         apart = torch.cat([_levels(trial, history[:, : t + 1], targets[:, t : t + 1]) for t in places], 1)
@@ -257,13 +257,3 @@ def _check_gradients(trial: Trial) -> None:
                 "exp, log and division, and to -inf only at the end"
             )
     module.zero_grad()
-
-
-def _told(name: str, what: str, call: Callable[[], Any]) -> Any:
-    """The call's answer; an exception of the plug-in is told with its circumstances."""
-    try:
-        return call()
-    except GenrecError:
-        raise
-    except Exception as error:
-        raise ContractError(f"{name}: {what} raised {error!r}") from error

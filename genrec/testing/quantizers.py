@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy import ndarray
 
-from genrec.errors import GenrecError, InputError, UsageError
-from genrec.testing.specification import ContractError, check_specification, random_states
+from genrec.errors import InputError, UsageError
+from genrec.testing.guards import told, undrawn
+from genrec.testing.specification import ContractError, check_specification
 from genrec.types import CatalogueQuantizer, FittedQuantizer, ListedCodes, PricedCodes, Quantizer
 
-Answer = TypeVar("Answer")
 TIES = 0.02  # share of rows whose codes may change with the company: those at a border between cells, by rounding
 ALONE = 16  # rows encoded one by one
 COSTED = 32  # rows whose last-level costs are looked at
@@ -65,16 +64,16 @@ def _fit(quantizer: Quantizer, vectors: ndarray, item_ids: Sequence[str] | None)
     name, generator = type(quantizer).__name__, torch.Generator().manual_seed(1)
     if isinstance(quantizer, CatalogueQuantizer) and item_ids is not None:
         ids = item_ids
-        fitted = _told(name, "fit_catalogue", lambda: quantizer.fit_catalogue(ids, vectors, generator))
+        fitted = told(name, "fit_catalogue", lambda: quantizer.fit_catalogue(ids, vectors, generator))
     else:
-        fitted = _told(name, "fit", lambda: quantizer.fit(vectors, generator))
+        fitted = told(name, "fit", lambda: quantizer.fit(vectors, generator))
     if not isinstance(fitted, FittedQuantizer):
         raise ContractError(f"{name}: fit must return what has encode, reconstruct and state; got {type(fitted).__name__}")
     return fitted
 
 
 def _encode(name: str, fitted: FittedQuantizer, vectors: ndarray, sizes: tuple[int, ...]) -> ndarray:
-    codes = _told(name, f"encode of {len(vectors)} vectors", lambda: fitted.encode(vectors))
+    codes = told(name, f"encode of {len(vectors)} vectors", lambda: fitted.encode(vectors))
     _check_codes(name, codes, len(vectors), sizes, "encode")
     return codes
 
@@ -110,7 +109,7 @@ def _check_rows(name: str, fitted: FittedQuantizer, vectors: ndarray, codes: nda
 
 
 def _check_reconstruction(name: str, fitted: FittedQuantizer, vectors: ndarray, codes: ndarray) -> None:
-    found = _told(name, "reconstruct", lambda: fitted.reconstruct(codes))
+    found = told(name, "reconstruct", lambda: fitted.reconstruct(codes))
     if not isinstance(found, ndarray) or found.dtype != np.float32 or found.shape != vectors.shape:
         got = f"{found.dtype} {list(found.shape)}" if isinstance(found, ndarray) else type(found).__name__
         raise ContractError(f"{name}: reconstruct must give a NumPy array float32 {list(vectors.shape)}, one vector a row; got {got}")
@@ -126,7 +125,7 @@ def _check_extras(name: str, fitted: FittedQuantizer, vectors: ndarray, codes: n
         _check_codes(name, fitted.listed_codes(), len(vectors), sizes, "listed_codes")
     if isinstance(fitted, PricedCodes):
         some = slice(0, COSTED)
-        costs = _told(name, "last_level_costs", lambda: fitted.last_level_costs(vectors[some], codes[some]))
+        costs = told(name, "last_level_costs", lambda: fitted.last_level_costs(vectors[some], codes[some]))
         shape = (len(codes[some]), int(codes[:, -1].max()) + 1)
         if costs.dtype != np.float32 or len(costs.shape) != 2 or len(costs) != shape[0] or not shape[1] <= costs.shape[1] <= sizes[-1]:
             raise ContractError(
@@ -146,7 +145,7 @@ def _check_state(quantizer: Quantizer, fitted: FittedQuantizer, vectors: ndarray
             got = value.dtype if isinstance(value, ndarray) else type(value).__name__
             raise ContractError(f"{name}: state[{key!r}] must be a NumPy array of numbers, since nothing is pickled; got {got}")
     copied = {key: value.copy() for key, value in state.items()}
-    restored = _told(name, "restore", lambda: quantizer.restore(copied))
+    restored = told(name, "restore", lambda: quantizer.restore(copied))
     _check_same(name, restored, vectors, codes, "restore(state()) gives other codes")
     if isinstance(fitted, ListedCodes) and not (
         isinstance(restored, ListedCodes) and np.array_equal(restored.listed_codes(), fitted.listed_codes())
@@ -155,7 +154,7 @@ def _check_state(quantizer: Quantizer, fitted: FittedQuantizer, vectors: ndarray
 
 
 def _check_same(name: str, other: FittedQuantizer, vectors: ndarray, codes: ndarray, what: str) -> None:
-    if not np.array_equal(_told(name, "encode", lambda: other.encode(vectors)), codes):
+    if not np.array_equal(told(name, "encode", lambda: other.encode(vectors)), codes):
         raise ContractError(f"{name}: {what}; what encode needs belongs into state, all randomness into the generator passed")
 
 
@@ -185,23 +184,11 @@ def _must_refuse(name: str, what: str, action: Callable[[], object]) -> None:
     raise ContractError(f"{name}: {what} must be refused by a genrec.errors.InputError; it went through")
 
 
-def _told(name: str, what: str, action: Callable[[], Answer]) -> Answer:
-    """A call, whose failure is told with its circumstances."""
-    try:
-        return action()
-    except GenrecError:
-        raise
-    except Exception as error:
-        raise ContractError(f"{name}: {what} raised {error!r}") from error
-
-
 @contextmanager
 def _left_alone(name: str, vectors: ndarray) -> Iterator[None]:
     """Refuse a change of global random state or of the vectors."""
-    before, states = vectors.copy(), random_states()
-    yield
-    for (library, state), now in zip(states.items(), random_states().values(), strict=True):
-        if state != now:
-            raise ContractError(f"{name}: {library} was drawn from or seeded; draw from the generator that is passed")
+    before = vectors.copy()
+    with undrawn(name, "draw from the generator that is passed"):
+        yield
     if not np.array_equal(before, vectors):
         raise ContractError(f"{name}: the vectors were modified, which others read too; work on a copy")

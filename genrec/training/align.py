@@ -27,6 +27,7 @@ from genrec.model.probe import probe
 from genrec.preference.contract import DrawContract
 from genrec.preference.drawn import Drawn, Summary
 from genrec.preference.losses import ContinuedSFT, asked, check_start
+from genrec.preference.negatives.traits import at, traits
 from genrec.progress import say
 from genrec.randomness import generator
 from genrec.training import plugins
@@ -35,7 +36,7 @@ from genrec.training.loop import Outcome, Validate, train
 from genrec.training.preference_logs import preference_logs
 from genrec.training.recipes import Align
 from genrec.training.watch import Falling
-from genrec.types import ConstrainedPolicy, DrawNegatives, LogProbs, Policy, Reward, SamplerContext, SequenceBatch
+from genrec.types import ConstrainedPolicy, LogProbs, Policy, Reward, SamplerContext, SequenceBatch
 
 FEW = 0.5  # share of examples without a negative above which the run says so
 PROBED = 256  # training examples that every validation looks at: see `Alignment.seen`
@@ -87,18 +88,16 @@ class Drawing:
         self.recipe, self.an_epoch, self.seed = recipe, an_epoch, seed
         with plugins.of(recipe.negatives, "while it was built"):
             self.draw = recipe.negatives.build(context)
-        self.contract = DrawContract(context, offers_history=getattr(self.draw, "offers_history", False))
-        self.reads_policy = getattr(self.draw, "refresh_every", None) is not None
-        unit = an_epoch if getattr(self.draw, "refresh_unit", "steps") == "epochs" else 1
-        self.refresh_every = unit * (getattr(self.draw, "refresh_every", 0) or 0)
+        self.traits = traits(self.draw)
+        self.contract = DrawContract(context, self.traits.offers_history)
+        unit = an_epoch if self.traits.refresh_unit == "epochs" else 1
+        self.refresh_every = unit * (self.traits.refresh_every or 0)
 
     def __call__(self, batch: SequenceBatch, step: int) -> Tensor:
         """int64 [B, K]."""
-        at = getattr(self.draw, "at", None)
-        key = ("negatives", "epoch", step // self.an_epoch) if getattr(self.draw, "by_example", False) else ("negatives", step)
+        key = ("negatives", "epoch", step // self.an_epoch) if self.traits.by_example else ("negatives", step)
         with plugins.of(self.recipe.negatives, f"while it drew for step {step}"):
-            draw: DrawNegatives = self.draw if at is None else at(step / self.recipe.steps)
-            negatives = draw(batch, self.recipe.count, generator(self.seed, *key))
+            negatives = at(self.draw, step / self.recipe.steps)(batch, self.recipe.count, generator(self.seed, *key))
         self.contract.check(batch, negatives, self.recipe.count)
         return negatives
 
@@ -124,7 +123,7 @@ class Alignment:
     @property
     def in_step(self) -> bool:
         """Whether negatives are drawn in the step."""
-        return self.drawing.reads_policy or self.rate is not None
+        return self.drawing.traits.refresh_every is not None or self.rate is not None
 
     def _keep(self) -> None:
         """Frozen weights that change while training, for the checkpoint."""

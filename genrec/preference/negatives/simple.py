@@ -11,6 +11,7 @@ from genrec.errors import InputError, UsageError
 from genrec.preference.forbidden import Forbidden, Pairs, on_cpu, take_first
 from genrec.preference.negatives.successive import Candidates, draw_successively
 from genrec.preference.prefixes import first_leaves
+from genrec.preference.ranges import check_range
 from genrec.preference.streams import Streams
 from genrec.rows import repeated
 from genrec.types import DrawNegatives, SamplerContext, SequenceBatch
@@ -113,8 +114,7 @@ class Disliked:
     at_most: float = 2.0  # the highest rating that says dislike, on the data set's scale
 
     def __post_init__(self) -> None:
-        if not abs(self.at_most) < float("inf"):
-            raise UsageError(f"Disliked.at_most must be finite, got {self.at_most}")
+        check_range(self, "at_most")
 
     def build(self, context: SamplerContext) -> DrawNegatives:
         """What draws."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from genrec.errors import InputError, UsageError
+from genrec.errors import InputError
 from genrec.preference.forbidden import Forbidden, on_cpu
 from genrec.preference.negatives.successive import Candidates, draw_successively
+from genrec.preference.ranges import check_range
 from genrec.preference.streams import Streams
 from genrec.types import DrawNegatives, SamplerContext, SequenceBatch
 
@@ -35,8 +36,7 @@ class Popularity:
     alpha: float = 1.0  # 0 or more; 0 is uniform, 1 proportional to popularity
 
     def __post_init__(self) -> None:
-        if not 0 <= self.alpha < float("inf"):
-            raise UsageError(f"Popularity.alpha must be 0 or more and finite, got {self.alpha}")
+        check_range(self, "alpha", 0)
 
     def build(self, context: SamplerContext) -> DrawNegatives:
         """What draws."""
