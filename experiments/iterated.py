@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from quickstart import sft
 
-from genrec.experiment import Align, Experiment, baselines, seeds
+from genrec.experiment import Align, Experiment, Optimization, Validation, baselines, seeds
 from genrec.preference.losses import DPO, Anchored, ContinuedSFT, SoftmaxDPO
 from genrec.preference.negatives import ModelBeams, Uniform
 
@@ -26,9 +26,13 @@ def aligned(name: str, align: Align) -> Experiment:
 def _dpo() -> Align:
     """DPO against one of the reference's own wrong beams."""
     return Align(
-        loss=Anchored(DPO(beta=0.5)), negatives=ModelBeams(beams=10), count=1, steps=120, keep="last", validate_every=40,
-        learning_rate=1e-4, warmup=10,
-    )  # fmt: skip
+        loss=Anchored(DPO(beta=0.5)),
+        negatives=ModelBeams(num_beams=10),
+        num_negatives=1,
+        keep="last",
+        optimization=Optimization(max_steps=120, batch_size=128, learning_rate=1e-4, warmup_steps=10),
+        validation=Validation(every=40),
+    )
 
 
 def control() -> Experiment:
@@ -43,7 +47,7 @@ def offline() -> Experiment:
 
 def sprec() -> Experiment:
     """Self-play: three rounds of 20 steps of SFT and 20 of DPO."""
-    return aligned("sprec", replace(_dpo(), rounds=3, round_sft=20))
+    return aligned("sprec", replace(_dpo(), rounds=3, round_sft_steps=20))
 
 
 def refreshed_reference() -> Experiment:
@@ -53,7 +57,7 @@ def refreshed_reference() -> Experiment:
 
 def refreshed_beams() -> Experiment:
     """The reference stays the SFT policy; S-DPO against three beams of a copy of the policy that is refreshed every 20 steps."""
-    align = replace(_dpo(), loss=Anchored(SoftmaxDPO(beta=0.5)), negatives=ModelBeams(beams=10, refresh_every=20), count=3)
+    align = replace(_dpo(), loss=Anchored(SoftmaxDPO(beta=0.5)), negatives=ModelBeams(num_beams=10, refresh_every=20), num_negatives=3)
     return aligned("refreshed-beams", align)
 
 

@@ -6,7 +6,7 @@
     genrec run experiments/movielens.py:grid_100k         # its first half
     genrec run experiments/movielens.py:seen              # items of the history as negatives, for longer, on 1M
 
-Protocol: leave-one-out, 5-core, full catalogue, seen items kept (`--evaluate.filter-seen True` for the other table).
+Protocol: leave-one-out, 5-core, full catalog, seen items kept (`--evaluate.filter-seen True` for the other table).
 MovieLens has little text, so that items are embedded by who watched them, in training only.
 Cost and result: see experiments/results.md.
 """
@@ -19,10 +19,10 @@ from genrec.baselines import SASRec
 from genrec.data.sources import MovieLens
 from genrec.data.splits import LeaveOneOut
 from genrec.embeddings import Collaborative
-from genrec.experiment import SFT, Align, Experiment, Tokenize, baselines, seeds
+from genrec.experiment import SFT, Align, Experiment, Optimization, Tokenize, Validation, baselines, seeds
 from genrec.model import Tiger
 from genrec.preference.losses import DPO, IPO, KTO, Anchored, ContinuedSFT, SoftmaxDPO
-from genrec.preference.negatives import AlreadySeen, FaissNeighbours, ModelBeams, Popularity, PrefixNeighbours, Uniform
+from genrec.preference.negatives import AlreadySeen, FaissNeighbors, ModelBeams, Popularity, PrefixNeighbors, Uniform
 from genrec.tokenizer import RQKMeans
 from genrec.types import NegativeSampler, PreferenceLoss
 
@@ -32,17 +32,25 @@ def sft() -> Experiment:
     return Experiment(
         name="ml100k-sft",
         source=MovieLens("100k"),
-        embed=Collaborative(width=64),
-        tokenize=Tokenize(quantizer=RQKMeans(levels=3, codes=64)),
-        policy=Tiger(width=64, inner=256, heads=4, head_width=16, encoder_layers=2, decoder_layers=2, history="items"),
-        sft=SFT(steps=6_000, batch=128, learning_rate=2e-3, warmup=200, validate_every=500, patience=6),
+        embed=Collaborative(dim=64),
+        tokenize=Tokenize(quantizer=RQKMeans(num_levels=3, codebook_size=64)),
+        policy=Tiger(d_model=64, d_ff=256, num_heads=4, d_kv=16, num_encoder_layers=2, num_decoder_layers=2, history="items"),
+        sft=SFT(
+            optimization=Optimization(max_steps=6_000, batch_size=128, learning_rate=2e-3, warmup_steps=200, weight_decay=0.035),
+            validation=Validation(every=500, patience=6),
+        ),
     )
 
 
 def aligned(name: str, loss: PreferenceLoss, negatives: NegativeSampler, count: int) -> Experiment:
     """The SFT policy after exactly 300 steps of this loss: all rows take the same steps on the same histories."""
     align = Align(
-        loss=loss, negatives=negatives, count=count, steps=300, keep="last", validate_every=100, learning_rate=5e-5, warmup=30
+        loss=loss,
+        negatives=negatives,
+        num_negatives=count,
+        keep="last",
+        optimization=Optimization(max_steps=300, batch_size=128, learning_rate=5e-5, warmup_steps=30),
+        validation=Validation(every=100),
     )
     return replace(sft(), name=f"ml100k-{name}", align=align)
 
@@ -58,8 +66,8 @@ def dpo() -> Experiment:
 
 
 def dpo_faiss() -> Experiment:
-    """DPO, one neighbour of the positive."""
-    return aligned("dpo-faiss", Anchored(DPO(beta=0.5)), FaissNeighbours(pool=200), 1)
+    """DPO, one neighbor of the positive."""
+    return aligned("dpo-faiss", Anchored(DPO(beta=0.5)), FaissNeighbors(pool_size=200), 1)
 
 
 def sdpo() -> Experiment:
@@ -68,8 +76,8 @@ def sdpo() -> Experiment:
 
 
 def sdpo_faiss() -> Experiment:
-    """S-DPO, three neighbours of the positive."""
-    return aligned("sdpo-faiss", Anchored(SoftmaxDPO(beta=0.5)), FaissNeighbours(pool=200), 3)
+    """S-DPO, three neighbors of the positive."""
+    return aligned("sdpo-faiss", Anchored(SoftmaxDPO(beta=0.5)), FaissNeighbors(pool_size=200), 3)
 
 
 def comparison() -> list[Experiment]:
@@ -86,9 +94,11 @@ def sasrec() -> Experiment:
         sft(),
         name="ml100k-sasrec",
         tokenize=None,
-        policy=SASRec(width=64, inner=256, layers=2, heads=2, dropout=0.3),
+        policy=SASRec(d_model=64, d_ff=256, num_layers=2, num_heads=2, dropout=0.3),
         sft=SFT(
-            steps=4_000, batch=64, learning_rate=3e-3, warmup=200, weight_decay=0.0, validate_every=250, patience=6, targets="all"
+            targets="all",
+            optimization=Optimization(max_steps=4_000, batch_size=64, learning_rate=3e-3, warmup_steps=200, weight_decay=0.0),
+            validation=Validation(every=250, patience=6),
         ),
     )
 
@@ -110,21 +120,33 @@ STEPS = 180  # of every row, the control too
 
 def large() -> Experiment:
     """MovieLens-1M, ratings of 4 or more."""
-    base = replace(sft(), name="ml1m-sft", source=MovieLens("1m"), split=LeaveOneOut(minimum_rating=4))
-    return replace(base, sft=replace(base.sft, steps=5_000, validate_every=1_000))
+    base = replace(sft(), name="ml1m-sft", source=MovieLens("1m"), split=LeaveOneOut(min_rating=4))
+    return replace(
+        base,
+        sft=replace(
+            base.sft,
+            optimization=replace(base.sft.optimization, max_steps=5_000),
+            validation=replace(base.sft.validation, every=1_000),
+        ),
+    )
 
 
 def _objectives(learning_rate: float) -> dict[str, Align]:
     """What is compared, anchored alike, on the same histories, for as many steps. `sprec` has three rounds, half of each SFT."""
-    common = Align(steps=STEPS, keep="last", validate_every=STEPS, learning_rate=learning_rate, warmup=20, count=1)
+    common = Align(
+        keep="last",
+        num_negatives=1,
+        optimization=Optimization(max_steps=STEPS, batch_size=128, learning_rate=learning_rate, warmup_steps=20),
+        validation=Validation(every=STEPS),
+    )
     dpo = replace(common, loss=Anchored(DPO(beta=0.5)))
     return {
         "dpo": dpo,
         "ipo": replace(common, loss=Anchored(IPO(beta=0.5))),
         "kto": replace(common, loss=Anchored(KTO(beta=0.5))),
-        "sdpo3": replace(common, loss=Anchored(SoftmaxDPO(beta=0.5)), count=3),
-        "sdpo15": replace(common, loss=Anchored(SoftmaxDPO(beta=0.5)), count=15),
-        "sprec": replace(dpo, rounds=3, round_sft=STEPS // 6),
+        "sdpo3": replace(common, loss=Anchored(SoftmaxDPO(beta=0.5)), num_negatives=3),
+        "sdpo15": replace(common, loss=Anchored(SoftmaxDPO(beta=0.5)), num_negatives=15),
+        "sprec": replace(dpo, rounds=3, round_sft_steps=STEPS // 6),
     }
 
 
@@ -133,9 +155,9 @@ def _samplers() -> dict[str, NegativeSampler]:
     return {
         "uniform": Uniform(),
         "popularity": Popularity(),
-        "faiss": FaissNeighbours(pool=50),
-        "prefix": PrefixNeighbours(depth=1),
-        "beams": ModelBeams(beams=20),
+        "faiss": FaissNeighbors(pool_size=50),
+        "prefix": PrefixNeighbors(depth=1),
+        "beams": ModelBeams(num_beams=20),
         "seen": AlreadySeen(),
     }
 
@@ -173,8 +195,14 @@ def seen() -> list[Experiment]:
 
     Chosen on validation (2,000 users, seed 0) among negatives that are seen, uniform or near the positive.
     """
-    align = replace(_objectives(3e-4)["sdpo3"], negatives=AlreadySeen(), steps=400, validate_every=400)
-    continued = replace(align, loss=ContinuedSFT(), negatives=Uniform(), count=1)
+    base = _objectives(3e-4)["sdpo3"]
+    align = replace(
+        base,
+        negatives=AlreadySeen(),
+        optimization=replace(base.optimization, max_steps=400),
+        validation=replace(base.validation, every=400),
+    )
+    continued = replace(align, loss=ContinuedSFT(), negatives=Uniform(), num_negatives=1)
     base = large()
     rows = [base, replace(base, name="ml1m-control-400", align=continued), replace(base, name="ml1m-seen-400", align=align)]
     rows = baselines(base) + seeds(rows, (0, 1, 2))

@@ -15,10 +15,14 @@ from dataclasses import replace
 
 from movielens import large, sasrec, sft
 
-from genrec.experiment import SFT, Experiment, baselines, seeds
+from genrec.experiment import SFT, Experiment, Optimization, Validation, baselines, seeds
 from genrec.model import Gpt, Tiger
 
-ALL = SFT(targets="all", steps=4_000, batch=64, learning_rate=2e-3, warmup=100, validate_every=200, patience=6)
+ALL = SFT(
+    targets="all",
+    optimization=Optimization(max_steps=4_000, batch_size=64, learning_rate=2e-3, warmup_steps=100, weight_decay=0.035),
+    validation=Validation(every=200, patience=6),
+)
 
 
 def causal(base: Experiment) -> Experiment:
@@ -35,13 +39,17 @@ def codes(base: Experiment) -> Experiment:
 
 def gpt(base: Experiment) -> Experiment:
     """A decoder alone over the codes, as deep as TIGER's two stacks together, trained on every place of a window."""
-    policy = Gpt(width=64, inner=256, heads=4, head_width=16, layers=4)
+    policy = Gpt(d_model=64, d_ff=256, num_heads=4, d_kv=16, num_layers=4)
     return replace(base, name=base.name.replace("-sft", "-gpt"), policy=policy, sft=ALL)
 
 
 def short(experiment: Experiment, steps: int) -> Experiment:
     """Stopped early, its learning rate falling to 0 by then."""
-    recipe = replace(experiment.sft, steps=steps, validate_every=steps // 5)
+    recipe = replace(
+        experiment.sft,
+        optimization=replace(experiment.sft.optimization, max_steps=steps),
+        validation=replace(experiment.sft.validation, every=steps // 5),
+    )
     return replace(experiment, name=f"{experiment.name}-short", sft=recipe)
 
 
@@ -54,5 +62,8 @@ def movielens_100k() -> list[Experiment]:
 def movielens_1m() -> list[Experiment]:
     """About four minutes of training on one core for either encoder, three seeds."""
     base = large()
-    all_targets = replace(causal(base), sft=replace(ALL, steps=2_600, validate_every=520))
+    all_targets = replace(
+        causal(base),
+        sft=replace(ALL, optimization=replace(ALL.optimization, max_steps=2_600), validation=replace(ALL.validation, every=520)),
+    )
     return baselines(base) + seeds([base, all_targets], (0, 1, 2))

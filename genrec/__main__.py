@@ -44,7 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:  # torch's errors of memory are RuntimeErrors, on a GPU and on a CPU
         if isinstance(error, RuntimeError) and not re.search("out of memory|can't allocate memory", str(error), re.IGNORECASE):
             raise
-        print(f"genrec: out of memory ({error}); try half the batch: --sft.batch or --align.batch", file=sys.stderr)
+        print(
+            f"genrec: out of memory ({error}); try half the batch: --sft.optimization.batch_size or --align.optimization.batch_size",
+            file=sys.stderr,
+        )
         return 5
     except OSError as error:
         if error.errno != errno.ENOSPC:
@@ -155,34 +158,34 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _data(options: argparse.Namespace, overrides: list[str]) -> int:
-    from genrec import describing
+    from genrec import inspect_commands
 
-    return describing.data(options, overrides)
+    return inspect_commands.data(options, overrides)
 
 
 def _tokenize(options: argparse.Namespace, overrides: list[str]) -> int:
-    from genrec import describing
+    from genrec import inspect_commands
 
-    return describing.tokenize(options, overrides)
+    return inspect_commands.tokenize(options, overrides)
 
 
 def _curves(options: argparse.Namespace, overrides: list[str]) -> int:
-    from genrec import describing
+    from genrec import inspect_commands
 
-    return describing.curves(options)
+    return inspect_commands.curves(options)
 
 
 def _print_table(
     names: list[str], metric: str, reference: str | None, file: Path | None, seeds: dict[str, set[int]] | None = None
 ) -> None:
     from genrec import runs
-    from genrec.evaluation import report
+    from genrec.evaluation import comparison_report
     from genrec.evaluation.compare import compare
 
     comparison = compare(runs.outcomes(names, seeds), metric, reference)
-    report.terminal(comparison)
+    comparison_report.terminal(comparison)
     if file is not None:
-        file.write_text(report.markdown(comparison), encoding="utf-8")
+        file.write_text(comparison_report.markdown(comparison), encoding="utf-8")
 
 
 def _show(options: argparse.Namespace, overrides: list[str]) -> int:

@@ -1,7 +1,7 @@
 """An experiment is a value: a frozen dataclass with one field a stage, that the command line overrides field by field.
 
     def sdpo() -> Experiment:
-        return replace(sft(), name="beauty-sdpo", align=Align(loss=Anchored(SoftmaxDPO(beta=1.0)), negatives=FaissNeighbours()))
+        return replace(sft(), name="beauty-sdpo", align=Align(loss=Anchored(SoftmaxDPO(beta=1.0)), negatives=FaissNeighbors()))
 
 Two experiments that agree in a stage and in all before it share that stage's artifact.
 """
@@ -19,10 +19,10 @@ from genrec.embeddings import TfidfSvd
 from genrec.errors import UsageError
 from genrec.evaluation.evaluate import Evaluate
 from genrec.model import Tiger
-from genrec.preference.negatives import ModelBeams, PrefixNeighbours
-from genrec.preference.negatives.traits import inside
+from genrec.preference.negatives import ModelBeams, PrefixNeighbors
+from genrec.preference.negatives.capabilities import inside
 from genrec.tokenizer import Tokenize
-from genrec.training.recipes import SFT, Align
+from genrec.training.recipes import SFT, Align, Optimization, Validation
 from genrec.types import Baseline, ItemEncoder, NegativeSampler, PolicySpecification, Source, Split
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 else:
     PolicyOrBaseline = object  # the command line follows the value's own class; it cannot read a union of protocols
 
-__all__ = ["SFT", "Align", "Evaluate", "Experiment", "Tokenize", "baselines", "seeds"]
+__all__ = ["SFT", "Align", "Evaluate", "Experiment", "Optimization", "Tokenize", "Validation", "baselines", "seeds"]
 
 
 @dataclass(frozen=True)
@@ -74,23 +74,27 @@ class Experiment:
         """A beam search can't rank more items than it has beams; exact scoring can."""
         own, spec = getattr(self.policy, "beams", None), self.evaluate
         if own is None:
-            if spec.beams and not self.is_baseline:
-                raise UsageError(f"evaluate.beams = {spec.beams}, but the policy has no beams: {self.policy!r}")
+            if spec.num_beams and not self.is_baseline:
+                raise UsageError(f"evaluate.num_beams = {spec.num_beams}, but the policy has no beams: {self.policy!r}")
             return
         most = spec.cutoffs[-1] if spec.scoring == "beam" else 0
-        needed = 10 if spec.beams else max(10, most)  # validation ranks ten, by the policy's own
+        needed = 10 if spec.num_beams else max(10, most)  # validation ranks ten, by the policy's own
         if own < needed:
-            raise UsageError(f"policy.beams must be at least {needed}, the most items ranked (evaluate.cutoffs), got {own}")
-        if 0 < spec.beams < most:
-            raise UsageError(f"evaluate.beams must be at least {most}, the most items ranked (evaluate.cutoffs), got {spec.beams}")
+            raise UsageError(f"policy.num_beams must be at least {needed}, the most items ranked (evaluate.cutoffs), got {own}")
+        if 0 < spec.num_beams < most:
+            raise UsageError(
+                f"evaluate.num_beams must be at least {most}, the most items ranked (evaluate.cutoffs), got {spec.num_beams}"
+            )
 
     def _check_negatives(self, sampler: NegativeSampler) -> None:
         """Refuse what can be known, before any stage, to be more than the policy or its Semantic IDs have."""
         beams, levels = getattr(self.policy, "beams", None), getattr(getattr(self.tokenize, "quantizer", None), "levels", None)
-        if isinstance(sampler, ModelBeams) and beams is not None and sampler.beams > beams:
-            raise UsageError(f"align.negatives: ModelBeams.beams must be at most policy.beams = {beams}, got {sampler.beams}")
+        if isinstance(sampler, ModelBeams) and beams is not None and sampler.num_beams > beams:
+            raise UsageError(
+                f"align.negatives: ModelBeams.num_beams must be at most policy.num_beams = {beams}, got {sampler.num_beams}"
+            )
         depth = getattr(sampler, "locked" if isinstance(sampler, ModelBeams) else "depth", 0)
-        if isinstance(sampler, ModelBeams | PrefixNeighbours) and levels is not None and self.tokenize is not None:
+        if isinstance(sampler, ModelBeams | PrefixNeighbors) and levels is not None and self.tokenize is not None:
             levels += self.tokenize.collisions == "append"
             if depth >= levels:
                 raise UsageError(f"align.negatives: {sampler!r} must share fewer codes than the {levels} of a Semantic ID")
@@ -110,7 +114,7 @@ class Experiment:
         if longest is not None and longest < self.evaluate.history_length:
             raise UsageError(
                 f"{self.name}: {type(self.policy).__name__} reads {longest} items of a history at most, but "
-                f"evaluate.history_length is {self.evaluate.history_length}: raise policy.positions"
+                f"evaluate.history_length is {self.evaluate.history_length}: raise policy.max_positions"
             )
 
     @property

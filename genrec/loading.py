@@ -220,7 +220,7 @@ def _by_flag(arguments: Sequence[str]) -> list[list[str]]:
         elif flags:
             flags[-1].append(argument)
         else:
-            raise UsageError(f"expected an override such as --align.count 3, got {argument!r}")
+            raise UsageError(f"expected an override such as --align.num_negatives 3, got {argument!r}")
     return flags
 
 

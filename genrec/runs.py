@@ -53,7 +53,7 @@ def _draw(experiment: Experiment, artifact: Artifact) -> None:
     """The curves of a training into reports/, unless a row that shares it drew them; nothing for other stages. A picture is no result:
     without one, go on.
     """
-    from genrec.training import picture
+    from genrec.training import curve_plots
 
     if artifact.stage not in TRAINED:
         return
@@ -63,7 +63,7 @@ def _draw(experiment: Experiment, artifact: Artifact) -> None:
     path = reports / f"{experiment.name}-seed-{experiment.seed}-{artifact.stage}-{artifact.key}.png"
     title = f"{experiment.name} (seed {experiment.seed}): {artifact.stage} {artifact.key}"
     try:
-        picture.draw({experiment.name: [pd.read_parquet(artifact.folder / "curves.parquet")]}, title, path)
+        curve_plots.draw({experiment.name: [pd.read_parquet(artifact.folder / "curves.parquet")]}, title, path)
     except (ImportError, OSError) as error:
         say(f"{title}: its curves could not be drawn ({error})")
     else:
@@ -103,7 +103,7 @@ def protocol(experiment: Experiment, artifacts: dict[str, Artifact]) -> dict[str
     """What two rows must share to stand in one table."""
     statistics = json.loads((artifacts["data"].folder / "stats.json").read_text(encoding="utf-8"))
     spec = experiment.evaluate
-    drawn = spec.users if 0 < spec.users < statistics["users_tested"] else None
+    drawn = spec.max_users if 0 < spec.max_users < statistics["users_tested"] else None
     return {
         "data": label(artifacts["data"].manifest["specification"]["source"]),
         "data key": artifacts["data"].key,
@@ -112,7 +112,7 @@ def protocol(experiment: Experiment, artifacts: dict[str, Artifact]) -> dict[str
         "users tested": statistics["users_tested"] if drawn is None else f"{drawn}, drawn of {statistics['users_tested']}",
         "items": statistics["items"],
         "interactions": statistics["interactions"],
-        "ranking": "full catalogue, item level",
+        "ranking": "full catalog, item level",
         "history": spec.history_length,
         "filter_seen": spec.filter_seen,
         "cutoffs": list(spec.cutoffs),

@@ -12,17 +12,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from genrec.data.batches import Examples, examples, windows
 from genrec.data.corpus import Corpus
-from genrec.data.prepare import prepare
+from genrec.data.corpus_builder import prepare
+from genrec.data.examples import Examples, examples, windows
 from genrec.data.splits import BEGIN, TEST
-from genrec.embeddings.checks import check_vectors
+from genrec.embeddings.vector_checks import check_vectors
 from genrec.errors import ArtifactError
-from genrec.evaluation.cold import cold_only_metrics
+from genrec.evaluation.cold_metrics import cold_only_metrics
 from genrec.evaluation.cold_ranking import evaluate_unseen
 from genrec.evaluation.evaluate import Evaluate, evaluate, metrics_of
 from genrec.evaluation.metrics import ndcg, recall
-from genrec.evaluation.ties import per_user
+from genrec.evaluation.shared_id_ties import per_user
 from genrec.experiment import Experiment
 from genrec.randomness import generator
 from genrec.semantic_ids import SemanticIds
@@ -31,7 +31,7 @@ from genrec.tokenizer.tokenize import save_tokenized, tokenize
 from genrec.training import curves
 from genrec.training.checkpoint import weights
 from genrec.training.recipes import SFT, Align
-from genrec.training.tracking import tensorboard
+from genrec.training.tensorboard_log import tensorboard
 from genrec.types import (
     Baseline,
     Policy,
@@ -124,9 +124,11 @@ def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> No
         spec = replace(spec, scoring="beam")  # it prunes nothing, so that its `recommend` is exact
     else:
         semantic_ids = load_semantic_ids(corpus, parents)
-        policy = load_policy(experiment, semantic_ids, parents["align" if experiment.align else "sft"], spec.beams)
+        policy = load_policy(experiment, semantic_ids, parents["align" if experiment.align else "sft"], spec.num_beams)
         recommender, shared = _on_device(policy), shared_numbers(semantic_ids)
-    test = batches(drawn(examples(corpus, "test", spec.history_length), spec.users, "test"), spec.batch, device_of(recommender))
+    test = batches(
+        drawn(examples(corpus, "test", spec.history_length), spec.max_users, "test"), spec.batch_size, device_of(recommender)
+    )
     seen = seen_items(corpus) if spec.filter_seen else None
     result = evaluate(recommender, test, spec, seen, shared)
     result.ranks.to_parquet(folder / "ranks.parquet", index=False)
@@ -169,18 +171,18 @@ def validation_score(
     policy: Policy, corpus: Corpus, experiment: Experiment, recipe: SFT | Align, semantic_ids: SemanticIds
 ) -> Callable[[], dict[str, float]]:
     """What gives metrics on validation users, of items: ndcg@10, which chooses the step that is kept, and recall@1, @10 and @50, or
-    as far as the policy's beams and the catalogue reach. The users are drawn once and are the same for all seeds and stages.
+    as far as the policy's beams and the catalog reach. The users are drawn once and are the same for all seeds and stages.
     """
     entries = examples(corpus, "validation", experiment.evaluate.history_length)
-    validation = drawn(entries, recipe.validation_users, "validation")
-    reach = max(10, min(50, semantic_ids.items, getattr(experiment.policy, "beams", 50)))
+    validation = drawn(entries, recipe.validation.users, "validation")
+    reach = max(10, min(50, semantic_ids.items, getattr(experiment.policy, "num_beams", 50)))
     cutoffs = tuple(sorted({1, 10, reach}))
-    spec = Evaluate(cutoffs=cutoffs, history_length=experiment.evaluate.history_length, batch=experiment.evaluate.batch)
+    spec = Evaluate(cutoffs=cutoffs, history_length=experiment.evaluate.history_length, batch_size=experiment.evaluate.batch_size)
 
     shared = shared_numbers(semantic_ids)
 
     def score() -> dict[str, float]:
-        ranks = evaluate(policy, batches(validation, spec.batch, device_of(policy)), spec, shared=shared).ranks
+        ranks = evaluate(policy, batches(validation, spec.batch_size, device_of(policy)), spec, shared=shared).ranks
         found = {f"recall@{n}": float(per_user(recall, ranks, n).mean()) for n in cutoffs}
         return {"ndcg@10": float(per_user(ndcg, ranks, 10).mean()), **found}
 

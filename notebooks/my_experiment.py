@@ -12,7 +12,7 @@ from dataclasses import replace
 from my_plugins import MarginDPO, Novelty, RoadsNotTaken
 
 from genrec.embeddings import TfidfSvd
-from genrec.experiment import SFT, Align, Evaluate, Experiment, Tokenize
+from genrec.experiment import SFT, Align, Evaluate, Experiment, Optimization, Tokenize, Validation
 from genrec.model import Tiger
 from genrec.preference.losses import Anchored, ContinuedSFT
 from genrec.preference.negatives import BestOf, Uniform
@@ -25,11 +25,16 @@ def sft() -> Experiment:
     """A tiny TIGER policy, trained by SFT."""
     return Experiment(
         name="my-sft",
-        source=Shop(items=200, users=300),
-        embed=TfidfSvd(width=32),
-        tokenize=Tokenize(quantizer=RQKMeans(levels=2, codes=16)),
-        policy=Tiger(width=32, inner=64, heads=2, head_width=16, encoder_layers=1, decoder_layers=1, history="items", beams=20),
-        sft=SFT(steps=400, batch=64, learning_rate=5e-3, warmup=40, validate_every=100),
+        source=Shop(num_items=200, num_users=300),
+        embed=TfidfSvd(dim=32),
+        tokenize=Tokenize(quantizer=RQKMeans(num_levels=2, codebook_size=16)),
+        policy=Tiger(
+            d_model=32, d_ff=64, num_heads=2, d_kv=16, num_encoder_layers=1, num_decoder_layers=1, history="items", num_beams=20
+        ),
+        sft=SFT(
+            optimization=Optimization(max_steps=400, batch_size=64, learning_rate=5e-3, warmup_steps=40, weight_decay=0.035),
+            validation=Validation(every=100, patience=15),
+        ),
         evaluate=Evaluate(cutoffs=(1, 5, 10), history_length=10),
     )
 
@@ -37,7 +42,12 @@ def sft() -> Experiment:
 def aligned(name: str, loss: PreferenceLoss, negatives: NegativeSampler) -> Experiment:
     """The SFT policy after 60 steps of this loss: all rows take the same steps on the same histories."""
     align = Align(
-        loss=loss, negatives=negatives, count=3, steps=60, batch=64, keep="last", validate_every=30, learning_rate=1e-3, warmup=10
+        loss=loss,
+        negatives=negatives,
+        num_negatives=3,
+        keep="last",
+        optimization=Optimization(max_steps=60, batch_size=64, learning_rate=1e-3, warmup_steps=10),
+        validation=Validation(every=30),
     )
     return replace(sft(), name=name, align=align)
 
@@ -54,7 +64,7 @@ def mine() -> Experiment:
 
 def novel() -> Experiment:
     """The same, with the three most novel of twelve of our sampler's candidates."""
-    return aligned("my-novel", Anchored(MarginDPO()), BestOf(RoadsNotTaken(), reward=Novelty(), candidates=12))
+    return aligned("my-novel", Anchored(MarginDPO()), BestOf(RoadsNotTaken(), reward=Novelty(), num_candidates=12))
 
 
 def comparison() -> list[Experiment]:

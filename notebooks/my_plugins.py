@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import softplus
 
-from genrec.preference.forbidden import Forbidden, take_first
+from genrec.preference.exclusions import Exclusions, take_first
 from genrec.types import DrawNegatives, LogProbs, PreferenceTerms, SamplerContext, SequenceBatch
 
 
@@ -23,7 +23,7 @@ class RoadsNotTaken:
 
     def build(self, context: SamplerContext) -> DrawNegatives:
         """Sort all pairs of an item and the one after it by the first; an item's followers are then side by side."""
-        forbidden, items = Forbidden(context), context.item_count
+        forbidden, items = Exclusions(context), context.item_count
         log = context.interactions.sort_values(["user", "time"], kind="stable")
         user, item = (torch.from_numpy(log[name].to_numpy("int64", copy=True)) for name in ("user", "item"))
         follows = user[1:] == user[:-1]

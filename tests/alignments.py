@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from worlds import TINY
 
-from genrec.data.batches import Examples, examples
-from genrec.data.prepare import prepare
+from genrec.data.corpus_builder import prepare
+from genrec.data.examples import Examples, examples
 from genrec.data.splits import LeaveOneOut
 from genrec.model import TigerPolicy
 from genrec.preference.losses import SoftmaxDPO
@@ -20,7 +20,7 @@ from genrec.training.recipes import Align
 from genrec.training.sft import build_policy
 from genrec.types import SamplerContext
 
-CORPUS = prepare(Cyclic(items=40, users=60, length=10).load(Path()), LeaveOneOut())
+CORPUS = prepare(Cyclic(num_items=40, num_users=60, length=10).load(Path()), LeaveOneOut())
 IDS = SemanticIds(torch.stack(torch.unravel_index(torch.arange(40), (8, 5)), 1), (8, 5))
 
 

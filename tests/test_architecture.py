@@ -63,9 +63,9 @@ def test_heavy_libraries_stay_in_their_rooms() -> None:
     assert where["faiss"] == {"vector_search.py"}
     assert where["tyro"] == {"loading.py"}
     assert not where["pickle"]
-    assert where["duckdb"] == {"data/log.py"}
+    assert where["duckdb"] == {"data/event_log.py"}
     assert {Path(path).name for path in where["matplotlib"]} == {"picture.py"}
-    assert where["urllib.request"] | where["http"] == {"data/fetch/download.py"}
+    assert where["urllib.request"] | where["http"] == {"data/download/http_download.py"}
     assert not where["requests"]
 
 

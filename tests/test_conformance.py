@@ -13,15 +13,15 @@ import torch
 from torch import Generator, Tensor
 
 from genrec.errors import InputError, ResourceError, UsageError
-from genrec.preference.forbidden import Forbidden, take_first
+from genrec.preference.exclusions import Exclusions, take_first
 from genrec.preference.losses import SoftmaxDPO
 from genrec.preference.negatives import (
     AlreadySeen,
     Disliked,
-    FaissNeighbours,
+    FaissNeighbors,
     InBatch,
     Popularity,
-    PrefixNeighbours,
+    PrefixNeighbors,
     Uniform,
 )  # fmt: skip
 from genrec.testing import ContractError, Cyclic, Shop, batches_of, check_sampler, sampler_context
@@ -36,7 +36,7 @@ class RarelyTaken:
 
     def build(self, context: SamplerContext) -> DrawNegatives:
         weights = 1 / (1 + context.popularity.float()) ** self.power
-        forbidden = Forbidden(context)
+        forbidden = Exclusions(context)
 
         def draw(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
             everything = torch.arange(context.item_count + 1).expand(len(batch.target), -1)
@@ -49,8 +49,8 @@ class RarelyTaken:
 
 
 SAMPLERS: list[NegativeSampler] = [
-    Uniform(), Popularity(), Popularity(0.0), Popularity(2.0), FaissNeighbours(), FaissNeighbours(pool=10, skip=5),
-    FaissNeighbours(pool=1), RarelyTaken(), InBatch(), PrefixNeighbours(), PrefixNeighbours(2), AlreadySeen(), AlreadySeen(recent=2),
+    Uniform(), Popularity(), Popularity(0.0), Popularity(2.0), FaissNeighbors(), FaissNeighbors(pool_size=10, skip=5),
+    FaissNeighbors(pool_size=1), RarelyTaken(), InBatch(), PrefixNeighbors(), PrefixNeighbors(2), AlreadySeen(), AlreadySeen(recent=2),
     Disliked(), Disliked(3.5),
 ]  # fmt: skip
 
@@ -108,7 +108,7 @@ def twin(negatives: Tensor, batch: SequenceBatch, context: SamplerContext) -> Te
 def past(negatives: Tensor, batch: SequenceBatch, context: SamplerContext) -> Tensor:
     """The last item of the history, where it has another Semantic ID than the target and than what is taken elsewhere."""
     last = batch.history[:, -1:]
-    again = Forbidden(context).elsewhere(batch, last) | Forbidden(context).shares_semantic_id(batch, last)
+    again = Exclusions(context).elsewhere(batch, last) | Exclusions(context).shares_semantic_id(batch, last)
     return put_first(negatives, last.masked_fill(again, 0)[:, 0])
 
 
@@ -125,7 +125,7 @@ def later(negatives: Tensor, batch: SequenceBatch, context: SamplerContext) -> T
 
 def by_rows(context: SamplerContext, generator: Generator | None) -> Draw:
     """All rows' numbers are drawn at once, and few for each: by the generator that is passed, or by one of its own."""
-    forbidden = Forbidden(context)
+    forbidden = Exclusions(context)
 
     def draw(batch: SequenceBatch, count: int, passed: Generator) -> Tensor:
         source = passed if generator is None else generator.manual_seed(3)
@@ -151,7 +151,7 @@ def without_use(draw: Draw, context: SamplerContext) -> Draw:
 
 def nearest(_: Draw, context: SamplerContext) -> Draw:
     """The next items by number, without any randomness."""
-    forbidden = Forbidden(context)
+    forbidden = Exclusions(context)
 
     def draw(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
         return forbidden.take(batch, (batch.target[:, None] + torch.arange(context.item_count)) % context.item_count + 1, count)
@@ -177,7 +177,7 @@ def fewer_tried(change: Callable[[Tensor], Tensor]) -> Break:
 
 def listed_by_policy(_: Draw, context: SamplerContext) -> Draw:
     """From the policy's list at the time of the draw, and it does not say so."""
-    policy, forbidden = context.policy, Forbidden(context)
+    policy, forbidden = context.policy, Exclusions(context)
 
     def draw(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
         listed = policy.recommend(batch.history, 20).items  # type: ignore[union-attr]
@@ -214,9 +214,9 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "target": (after(lambda negatives, batch, _: put_first(negatives, batch.target)), r"target (\d+): negative \1 .*target itself"),
     "semantic id": (after(twin), r"user \d+, target \d+: negative \d+ .*has the target's Semantic ID"),
     "history": (after(past), r"user \d+.*is in the history"),
-    "future": (after(later), r"user \d+, .*is a training item of the user, taken before the target or later; .*Forbidden\(context\)"),
+    "future": (after(later), r"user \d+, .*is a training item of the user, taken before the target or later; .*Exclusions\(context\)"),
     "repeats": (after(repeats), r"user 40, target 1: negative \d+ .*is drawn twice"),
-    "outside": (after(lambda negatives, *_: negatives + 58), r"negative \d+ .*is not in the catalogue; draw items 1\.\.60"),
+    "outside": (after(lambda negatives, *_: negatives + 58), r"negative \d+ .*is not in the catalog; draw items 1\.\.60"),
     "zero first": (after(lambda negatives, *_: negatives.flip(1)), r"user 40, .*stands after an empty place"),
     "short": (after(lambda negatives, *_: negatives[:, :3]), r"must have shape \[256, 5\], got \[256, 3\]"),
     "flat": (after(lambda negatives, *_: negatives.squeeze()), r"must have shape \[256, 1\], got \[256\]"),
@@ -239,7 +239,7 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "context": (around(lambda _, context: context.popularity.add_(1)), r"context.popularity was modified"),
     "table": (around(lambda _, context: context.interactions.insert(0, "row", 0, True)), r"context.interactions was modified"),
     "crash": (after(lambda negatives, *_: negatives[:, 9]), r"a draw of 1 for 256 examples \(the first of user \d+\) raised Ind"),
-    "catalogue": (around(lambda _, context: context.items.insert(0, "row", 0, True)), r"context.items was modified"),
+    "catalog": (around(lambda _, context: context.items.insert(0, "row", 0, True)), r"context.items was modified"),
     "no tensor": (after(lambda negatives, *_: negatives.tolist()), r"must be a tensor int64 \[256, 1\], got list"),
     "arity of a draw": (lambda *_: lambda batch, count: batch.target, r"a draw of 1 for .* raised TypeError.*positional"),
     "no draw": (lambda *_: None, r"build must return what draws"),  # type: ignore[dict-item, return-value]
@@ -353,5 +353,5 @@ def test_batches_are_all_prefixes() -> None:
 
 
 def test_worlds_are_found_here() -> None:
-    assert Cyclic().items
-    assert Shop().items
+    assert Cyclic().num_items
+    assert Shop().num_items

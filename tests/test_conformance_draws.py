@@ -67,7 +67,7 @@ def touches_the_policy(_: SequenceBatch, context: SamplerContext) -> None:
 
 
 def late(progress: float) -> Draw:
-    """Out of the catalogue in the second half of the training."""
+    """Out of the catalog in the second half of the training."""
     draw = Uniform().build(sampler_context())
     return draw if progress < 0.5 else lambda *given: draw(*given) + 60
 
@@ -86,7 +86,7 @@ SAYING: dict[str, tuple[Break, str]] = {
     "at gives nothing": (saying(at=lambda progress: None)(right), r"at\(0.0\) must return what draws then"),
     "at raises": (saying(at=lambda progress: [][0])(right), r"at\(0.0\) raised IndexError"),
     "at is wrong": (saying(at=lambda: right)(right), r"at\(0.0\) raised TypeError"),
-    "at breaks the rules": (saying(at=late)(right), r"at 0.5 of the training: .*is not in the catalogue"),
+    "at breaks the rules": (saying(at=late)(right), r"at 0.5 of the training: .*is not in the catalog"),
     "at moves the draw": (restless, r"at\(progress\) changes what it is asked of"),
     "policy": (around(touches_the_policy), r"context.policy's vectors was modified"),
 }  # fmt: skip

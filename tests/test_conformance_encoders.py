@@ -17,11 +17,11 @@ import torch
 from numpy import ndarray
 from pandas import DataFrame
 
-from genrec.data.catalogue import NO_TEXT
+from genrec.data.catalog import NO_TEXT
 from genrec.embeddings import Collaborative, Concatenated, Item2Vec, Precomputed, TfidfSvd
 from genrec.errors import InputError, UsageError
-from genrec.testing.encoders import check_encoder, encoder_world
-from genrec.testing.specification import ContractError
+from genrec.testing.encoder_checks import check_encoder, encoder_world
+from genrec.testing.specification_checks import ContractError
 
 CALLS = count()
 
@@ -215,10 +215,10 @@ class Littering(Kept):
         Letters(),
         Kept(),
         Same(),
-        TfidfSvd(width=8, minimum_count=1),
-        Collaborative(width=8),
-        Item2Vec(width=8, epochs=2),
-        Concatenated((TfidfSvd(width=4), Collaborative(width=4), Kept()), (1.0, 0.5, 2.0)),
+        TfidfSvd(dim=8, min_df=1),
+        Collaborative(dim=8),
+        Item2Vec(dim=8, epochs=2),
+        Concatenated((TfidfSvd(dim=4), Collaborative(dim=4), Kept()), (1.0, 0.5, 2.0)),
     ],
     ids=lambda encoder: type(encoder).__name__,
 )
@@ -228,7 +228,7 @@ def test_good_encoders_pass_in_silence(encoder: Any) -> None:
         check_encoder(encoder)
 
 
-def test_stored_vectors_pass_on_a_catalogue_of_ones_own(tmp_path: Path) -> None:
+def test_stored_vectors_pass_on_a_catalog_of_ones_own(tmp_path: Path) -> None:
     items, interactions = encoder_world()
     pd.DataFrame({"item_id": items["item_id"], "vector": letters(items).tolist()})[::-1].to_parquet(tmp_path / "v.parquet")
     check_encoder(Precomputed(tmp_path / "v.parquet"), items, interactions)
@@ -270,7 +270,7 @@ def test_every_broken_encoder_is_told_what_is_wrong(encoder: Any, said: str) -> 
 
 
 def test_the_world_holds_what_encoders_stumble_over() -> None:
-    """Two items with the catalogue's placeholder for a text, one of them never taken; users keep to one kind of item."""
+    """Two items with the catalog's placeholder for a text, one of them never taken; users keep to one kind of item."""
     items, interactions = encoder_world()
     assert (items["text"] == NO_TEXT).tolist() == [False] * 34 + [True] * 2
     assert 36 not in interactions["item"].to_numpy()

@@ -88,7 +88,8 @@ class Aside(Given):
 
 
 @pytest.mark.parametrize(
-    "source", [Given(), Streamed(), Streamed(pieces=(GOOD[:1], GOOD[1:])), Cyclic(), Shop(items=60, users=20), Frames(GOOD, ITEMS)]
+    "source",
+    [Given(), Streamed(), Streamed(pieces=(GOOD[:1], GOOD[1:])), Cyclic(), Shop(num_items=60, num_users=20), Frames(GOOD, ITEMS)],
 )
 def test_good_sources_pass(tmp_path: Path, source: Given) -> None:
     check_source(source, tmp_path)

@@ -14,7 +14,7 @@ from genrec.errors import UsageError
 from genrec.experiment import Align, Experiment
 from genrec.model import Tiger
 from genrec.preference.filters import NearDuplicates
-from genrec.preference.negatives import BestOf, Filtered, Mix, ModelBeams, PrefixNeighbours, Uniform
+from genrec.preference.negatives import BestOf, Filtered, Mix, ModelBeams, PrefixNeighbors, Uniform
 from genrec.preference.rewards import Popular
 from genrec.testing import Shop
 
@@ -64,13 +64,13 @@ def test_every_file_says_how_to_run_it_and_what_it_costs(path: Path) -> None:
         ({"source": "ml-100k.zip"}, r"source must be a genrec\.types\.Source, got 'ml-100k\.zip'"),
         ({"policy": None}, r"policy must be a genrec\.types\.PolicySpecification or Baseline"),
         ({"policy": Popularity(), "align": Align()}, "a baseline has nothing to align"),
-        ({"policy": Tiger(beams=20)}, r"policy\.beams must be at least 50, the most items ranked"),
+        ({"policy": Tiger(num_beams=20)}, r"policy\.beams must be at least 50, the most items ranked"),
         (
-            {"align": Align(negatives=Mix((Uniform(), ModelBeams(beams=60)), (1, 1)))},
+            {"align": Align(negatives=Mix((Uniform(), ModelBeams(num_beams=60)), (1, 1)))},
             r"ModelBeams\.beams must be at most policy\.beams = 50",
         ),
-        ({"align": Align(negatives=ModelBeams(locked=4))}, r"must share fewer codes than the 4 of a Semantic ID"),
-        ({"align": Align(negatives=PrefixNeighbours(9))}, r"must share fewer codes than the 4 of a Semantic ID"),
+        ({"align": Align(negatives=ModelBeams(locked_levels=4))}, r"must share fewer codes than the 4 of a Semantic ID"),
+        ({"align": Align(negatives=PrefixNeighbors(9))}, r"must share fewer codes than the 4 of a Semantic ID"),
         ({"seed": -1}, "seed must be 0 or more"),
     ],
 )
@@ -82,11 +82,11 @@ def test_what_is_no_experiment(change: dict[str, object], said: str) -> None:
 
 def test_candidates_are_at_least_the_negatives_asked_for() -> None:
     """In compositions too: the outer one asks the inner one for as many as it chooses from."""
-    Align(negatives=BestOf(Uniform(), Popular(), candidates=3), count=3)
+    Align(negatives=BestOf(Uniform(), Popular(), num_candidates=3), num_negatives=3)
     with pytest.raises(UsageError, match=r"BestOf\.candidates must be at least align\.count = 3"):
-        Align(negatives=Filtered(BestOf(Uniform(), Popular(), candidates=2), (NearDuplicates(),)), count=3)
+        Align(negatives=Filtered(BestOf(Uniform(), Popular(), num_candidates=2), (NearDuplicates(),)), num_negatives=3)
     with pytest.raises(UsageError, match=r"must be at least candidates = 9"):
-        Align(negatives=BestOf(BestOf(Uniform(), Popular(), candidates=8), Popular(), candidates=9), count=3)
+        Align(negatives=BestOf(BestOf(Uniform(), Popular(), num_candidates=8), Popular(), num_candidates=9), num_negatives=3)
 
 
 def test_the_stages_are_fields() -> None:
@@ -102,5 +102,5 @@ def test_overrides_are_checked_together() -> None:
     assert (found.sft.targets, found.policy.encoder) == ("all", "causal")
     with pytest.raises(UsageError, match=r"^--sft.targets all: .*needs a causal policy"):
         loading.override(quick, ["--seed", "3", "--sft.targets", "all"])
-    with pytest.raises(UsageError, match=r"^--sft.steps -1: "):
-        loading.override(quick, ["--sft.targets", "all", "--policy.encoder", "causal", "--sft.steps", "-1"])
+    with pytest.raises(UsageError, match=r"^--sft.optimization.max_steps -1: "):
+        loading.override(quick, ["--sft.targets", "all", "--policy.encoder", "causal", "--sft.optimization.max_steps", "-1"])

@@ -21,15 +21,15 @@ from genrec import loading
 from genrec.errors import UsageError
 from genrec.experiment import Align, Experiment, baselines, seeds
 from genrec.preference.losses import DPO, Anchored
-from genrec.preference.negatives import FaissNeighbours, Mix, Uniform
+from genrec.preference.negatives import FaissNeighbors, Mix, Uniform
 from genrec.testing import Shop
 
 FILES = sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))
 BASE = Experiment(name="shop-sft", source=Shop())
-MIXED = Mix(samplers=(Uniform(), FaissNeighbours()), weights=(1.0, 1.0))
+MIXED = Mix(samplers=(Uniform(), FaissNeighbors()), weights=(1.0, 1.0))
 ROWS = [
     *baselines(BASE)[:1],
-    *seeds([replace(BASE, name="shop-dpo", align=Align(loss=Anchored(DPO()), count=1))], (0, 1)),
+    *seeds([replace(BASE, name="shop-dpo", align=Align(loss=Anchored(DPO()), num_negatives=1))], (0, 1)),
     replace(BASE, name="shop-mixed", align=Align(negatives=MIXED)),
     replace(BASE, name="shop-atomic", tokenize=None),
 ]
@@ -150,17 +150,17 @@ FLAGS = [
     ["--seed", "-1"],
     ["--seed", "one"],
     ["--name", "other"],
-    ["--sft.steps", "7"],
-    ["--sft.steps", "7", "8"],
-    ["--sft.learning_rate", "1"],
+    ["--sft.optimization.max_steps", "7"],
+    ["--sft.optimization.max_steps", "7", "8"],
+    ["--sft.optimization.learning_rate", "1"],
     ["--sft.targets", "all"],
     ["--policy.encoder", "causal"],
-    ["--policy.width", "32"],
+    ["--policy.d_model", "32"],
     ["--tokenize.collisions", "keep"],
     ["--tokenize", "None"],
     ["--align", "None"],
-    ["--align.count", "1"],
-    ["--align.count", "0"],
+    ["--align.num_negatives", "1"],
+    ["--align.num_negatives", "0"],
     ["--align.loss.loss.beta", "0.5"],
     ["--align.loss.loss.beta", "nan"],
     ["--align.negatives.samplers.1.pool", "9"],
@@ -178,7 +178,7 @@ FLAGS = [
 @given(st.lists(st.sampled_from(FLAGS), min_size=1, max_size=3, unique_by=lambda flag: flag[0]))
 @example([["--sft.targets", "all"], ["--policy.encoder", "causal"]])
 @example([["--seed", "5"], ["--align.negatives.samplers.1.pool", "9"], ["--align.negatives.samplers.1.skip", "9"]])
-@example([["--seed", "5"], ["--align.count", "0"]])
+@example([["--seed", "5"], ["--align.num_negatives", "0"]])
 def test_overrides_of_a_list_are_those_of_its_whole_experiments(flags: list[list[str]]) -> None:
     """Which rows have the field, which become one, what is refused and whose fault it is."""
     check_same(ROWS, flags)
@@ -191,8 +191,8 @@ def test_one_override_of_a_list(flag: list[str]) -> None:
 
 def test_the_last_of_two_values_of_one_field_counts() -> None:
     """As tyro has it, whichever of them by itself is refused."""
-    (found,) = loading.override([BASE], ["--sft.steps", "0", "--sft.steps", "9"])
-    assert found.sft.steps == 9
+    (found,) = loading.override([BASE], ["--sft.optimization.max_steps", "0", "--sft.optimization.max_steps", "9"])
+    assert found.sft.optimization.max_steps == 9
 
 
 def test_a_value_is_read_once_for_a_list_of_any_length(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,8 +207,8 @@ def test_a_value_is_read_once_for_a_list_of_any_length(monkeypatch: pytest.Monke
     monkeypatch.setattr(loading, "_parse", counted)
     grid = loading.load(f"{FILES[0].parent / 'movielens.py'}:grid")
     assert len(grid) > 400
-    assert fast(grid, [["--align.count", "0"]]) == "--align.count 0: align.count must be at least 1, got 0"
-    assert sorted(read) == [["--align.count", "0"], *[["--count", "0"]] * 3]
+    assert fast(grid, [["--align.num_negatives", "0"]]) == "--align.num_negatives 0: align.num_negatives must be at least 1, got 0"
+    assert sorted(read) == [["--align.num_negatives", "0"], *[["--count", "0"]] * 3]
     assert str(fast(grid, [["--align.cuont", "1"]])).startswith("the override --align.cuont 1 fits no experiment: Align has no field")
     assert len(read) == 5
 
@@ -229,19 +229,19 @@ class Foreign:
 
 def test_what_another_component_refuses_is_named() -> None:
     rows = [replace(BASE, embed=Foreign()), BASE]
-    with pytest.raises(UsageError, match=r"^--embed.width 0: too narrow$"):
-        loading.override(rows, ["--embed.width", "0"])
+    with pytest.raises(UsageError, match=r"^--embed.dim 0: too narrow$"):
+        loading.override(rows, ["--embed.dim", "0"])
 
 
 @pytest.mark.parametrize(
     ("flag", "said"),
     [
         ("--align.negatives.samplers.0.alpha", "Uniform has no field 'alpha'; it has none"),
-        ("--align.negatives.samplers.1.pol", "FaissNeighbours has no field 'pol'; the nearest: pool"),
+        ("--align.negatives.samplers.1.pol", "FaissNeighbors has no field 'pol'; the nearest: pool"),
         ("--align.negatives.samplers.2.pool", "align.negatives.samplers has no place '2'; its 2 are counted from 0"),
         ("--align.negatives.final-weights.0", "align.negatives.final-weights is None in all of them"),
         ("--align.stpes", "Align has no field 'stpes'; the nearest: steps"),
-        ("--source.colour", "Shop has no field 'colour'; it has items, users, seed"),
+        ("--source.color", "Shop has no field 'color'; it has items, users, seed"),
         ("--seed.x", "seed is 0, which has no fields"),
         ("--seed", "invalid literal"),
     ],

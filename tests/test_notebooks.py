@@ -84,7 +84,7 @@ def test_the_prose_names_the_rows_of_the_experiment(folder: Path) -> None:
     align = my_experiment.novel().align
     assert align is not None
     assert isinstance(align.negatives, BestOf)
-    assert (align.negatives.candidates, align.count) == (12, 3)  # twelve candidates, three kept
+    assert (align.negatives.num_candidates, align.num_negatives) == (12, 3)  # twelve candidates, three kept
 
 
 def test_the_plug_ins_keep_their_contracts(folder: Path) -> None:

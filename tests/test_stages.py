@@ -16,9 +16,9 @@ from worlds import cyclic
 from genrec import loading, pipeline, runs
 from genrec.__main__ import main
 from genrec.baselines import ItemKNN, Popularity
-from genrec.data.batches import examples
 from genrec.data.corpus import Corpus
-from genrec.data.prepare import prepare
+from genrec.data.corpus_builder import prepare
+from genrec.data.examples import examples
 from genrec.data.sources import Frames
 from genrec.data.splits import GlobalTemporal, LeaveOneOut
 from genrec.errors import ArtifactError, UsageError
@@ -79,7 +79,9 @@ def test_an_aligned_policy_starts_as_the_sft_policy_and_keeps_its_best(home: Pat
     """With a step of nothing, the aligned weights are the SFT policy's; the control is the same architecture."""
     experiment = cyclic(steps=20, align_steps=20)
     assert experiment.align is not None
-    frozen = replace(experiment, align=replace(experiment.align, learning_rate=1e-12))
+    frozen = replace(
+        experiment, align=replace(experiment.align, optimization=replace(experiment.align.optimization, learning_rate=1e-12))
+    )
     artifacts = pipeline.run(frozen)
     before, after = (load_file(artifacts[stage].folder / "policy.safetensors") for stage in ("sft", "align"))
     for name, value in before.items():
@@ -89,7 +91,7 @@ def test_an_aligned_policy_starts_as_the_sft_policy_and_keeps_its_best(home: Pat
 
 
 @pytest.mark.parametrize(("beams", "widest"), [(10, 10), (20, 20), (60, 40), (None, 40)])
-def test_validation_reaches_as_far_as_beams_and_catalogue(home: Path, beams: int | None, widest: int) -> None:
+def test_validation_reaches_as_far_as_beams_and_catalog(home: Path, beams: int | None, widest: int) -> None:
     """Of 40 items at most 40 are recommended, by 20 beams 20. Each metric is what `metrics_of` says of the same users' lists."""
     experiment = cyclic(steps=2)
     artifacts = pipeline.run(experiment, last="sft")
@@ -112,7 +114,7 @@ def test_a_policy_of_other_semantic_ids_is_refused(home: Path) -> None:
 
 
 def test_batches_give_every_example_once(corpus: Corpus) -> None:
-    corpus = prepare(Cyclic(items=20, users=23, length=6).load(Path()), LeaveOneOut())
+    corpus = prepare(Cyclic(num_items=20, num_users=23, length=6).load(Path()), LeaveOneOut())
     users = torch.cat([batch.user for batch in batches(examples(corpus, "test", 3), 5, torch.device("cpu"))])
     assert sorted(users.tolist()) == list(range(1, 24))
 

@@ -20,14 +20,14 @@ import pandas as pd
 from numpy import ndarray
 from pandas import DataFrame
 
-from genrec.data.arrays import open_array
+from genrec.data.array_files import open_array
 from genrec.data.splits import BEGIN, END, PARTS, Part, chunks, part_of_rows
 from genrec.errors import ArtifactError, UsageError
 
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Numbered, split interactions and the catalogue. Users are 1..U, items 1..N."""
+    """Numbered, split interactions and the catalog. Users are 1..U, items 1..N."""
 
     folder: Path
     item: ndarray  # int32 [E]  the items of all events, user by user, oldest first, ties in row order
@@ -62,7 +62,7 @@ class Corpus:
 
     @cached_property
     def items(self) -> DataFrame:
-        """The catalogue: item_id, text and more, all str; row i is item i+1."""
+        """The catalog: item_id, text and more, all str; row i is item i+1."""
         items = _table(self.folder, "items", ("item_id", "text"))
         if len(items) != self.item_count:
             raise _misfit(self.folder, f"items must be exactly 1..{self.item_count}, but items.parquet has {len(items)} rows")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy import ndarray
 from pandas import DataFrame
 
-from genrec.data.filters import Filters, Repeats, seconds
+from genrec.data.event_filters import Filters, Repeats, seconds
 from genrec.errors import UsageError
 
 Part = Literal["train", "validation", "test"]
@@ -31,7 +31,7 @@ class LeaveOneOut:
 
     core: int = 5  # events that every user and every item keeps at least; 0 keeps all
     item_core: int | None = None  # the same for items, where it differs
-    minimum_rating: float | None = None  # events below it are dropped, and so are events without a rating; None keeps all
+    min_rating: float | None = None  # events below it are dropped, and so are events without a rating; None keeps all
     since: str | None = None  # events from this moment on, as "2010-01-31" or "2010-01-31T12:00" (UTC)
     until: str | None = None  # events before this moment
     repeats: Repeats = "exact"  # dropped: none; repeats in user, item, time and rating; all but the first (last) of user and item
@@ -41,7 +41,7 @@ class LeaveOneOut:
 
     def filters(self) -> Filters:
         """What is kept; a user needs an event of each part."""
-        return Filters(self.core, self.item_core, self.minimum_rating, self.since, self.until, self.repeats, SHORTEST)
+        return Filters(self.core, self.item_core, self.min_rating, self.since, self.until, self.repeats, SHORTEST)
 
     def divide(self, begin: ndarray, end: ndarray, time: ndarray) -> ndarray:
         """Each user's events lie at begin..end, int64 [U] -> where validation and test begin, int64 [U, 2]."""
@@ -66,7 +66,7 @@ class GlobalTemporal:
     test_share: float = 0.1  # of the events, at most, where no moment is given; above 0
     core: int = 5  # events that every user and every item keeps at least; 0 keeps all
     item_core: int | None = None  # the same for items, where it differs
-    minimum_rating: float | None = None  # events below it are dropped, and so are events without a rating; None keeps all
+    min_rating: float | None = None  # events below it are dropped, and so are events without a rating; None keeps all
     since: str | None = None  # events from this moment on
     until: str | None = None  # events before this moment
     repeats: Repeats = "exact"  # dropped: none; repeats in user, item, time and rating; all but the first (last) of user and item
@@ -85,7 +85,7 @@ class GlobalTemporal:
 
     def filters(self) -> Filters:
         """What is kept."""
-        return Filters(self.core, self.item_core, self.minimum_rating, self.since, self.until, self.repeats)
+        return Filters(self.core, self.item_core, self.min_rating, self.since, self.until, self.repeats)
 
     def moments(self, time: ndarray) -> tuple[int, int]:
         """When validation and when the test begins, in seconds, for events at these times, int64 [E]."""

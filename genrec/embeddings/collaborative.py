@@ -1,7 +1,7 @@
-"""Stage 2: vectors of items from who took them, for catalogues with little text (MovieLens).
+"""Stage 2: vectors of items from who took them, for catalogs with little text (MovieLens).
 
 In: *training* interactions. Out: float32 [N, D], rows of length 1.
-Source: PureSVD (Cremonesi et al. 2010) of the normalised matrix of GF-CF (Shen et al. 2021, 2108.07567).
+Source: PureSVD (Cremonesi et al. 2010) of the normalized matrix of GF-CF (Shen et al. 2021, 2108.07567).
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genrec.embeddings.checks import training_items
-from genrec.embeddings.svd import check_svd_fields, svd_vectors
+from genrec.embeddings.truncated_svd import check_svd_fields, svd_vectors
+from genrec.embeddings.vector_checks import training_items
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -29,19 +29,19 @@ class Collaborative:
     the vectors are narrower, and a warning says so. `Item2Vec` is the other encoder of interactions.
     """
 
-    width: int = 64  # dimensions, at least 1
-    seed: int = 0  # of the randomised SVD, 0..2**32-1
+    dim: int = 64  # dimensions, at least 1
+    seed: int = 0  # of the randomized SVD, 0..2**32-1
 
     def __post_init__(self) -> None:
-        check_svd_fields(self, self.width, self.seed)
+        check_svd_fields(self, self.dim, self.seed)
 
     def encode(self, items: DataFrame, interactions: DataFrame) -> ndarray:
         """Items (row i is item i+1) and training interactions (user, item; item in 1..N) -> float32 [N, D]."""
-        matrix = normalised_matrix(interactions, len(items))
-        return svd_vectors(matrix, self.width, self.seed, lacking="without training interactions")
+        matrix = normalized_matrix(interactions, len(items))
+        return svd_vectors(matrix, self.dim, self.seed, lacking="without training interactions")
 
 
-def normalised_matrix(interactions: DataFrame, item_count: int) -> csr_matrix[Any]:
+def normalized_matrix(interactions: DataFrame, item_count: int) -> csr_matrix[Any]:
     """Interactions -> sparse [N, users] with 1 / sqrt(degree of the item * degree of the user) where the user took the item."""
     import pandas as pd
     from scipy.sparse import csr_matrix

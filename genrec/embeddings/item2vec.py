@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from genrec.embeddings.checks import training_items
-from genrec.embeddings.lacking import fill_with_mean
-from genrec.embeddings.svd import check_svd_fields
+from genrec.embeddings.mean_fill import fill_with_mean
+from genrec.embeddings.truncated_svd import check_svd_fields
+from genrec.embeddings.vector_checks import training_items
 from genrec.errors import InputError, UsageError
 from genrec.progress import Progress
 from genrec.randomness import generator
@@ -35,23 +35,23 @@ STEPS = 32  # in an epoch, at least, where there are enough events: a small log 
 
 @dataclass(frozen=True)
 class Item2Vec:
-    """Items whose neighbours in users' histories are alike become near.
+    """Items whose neighbors in users' histories are alike become near.
 
     `Collaborative` asks who took an item; this asks beside what. Items without a training pair get the mean vector of the others,
     and a warning counts them. On one machine the same seed gives the same bits.
     """
 
-    width: int = 64  # dimensions, at least 1
+    dim: int = 64  # dimensions, at least 1
     window: int = 5  # events before and after an event that are its context, at least 1
     epochs: int = 10  # passes over the training interactions, at least 1
-    negatives: int = 10  # drawn for each event, at least 1
+    num_negatives: int = 10  # drawn for each event, at least 1
     exponent: float = 0.75  # of the negatives' popularity, finite: 0 is uniform, 1 as often as taken
     learning_rate: float = 0.3  # of Adagrad, above 0
     seed: int = 0  # of the first vectors, the order and the negatives, 0..2**32-1
 
     def __post_init__(self) -> None:
-        check_svd_fields(self, self.width, self.seed)
-        for name in ("window", "epochs", "negatives"):
+        check_svd_fields(self, self.dim, self.seed)
+        for name in ("window", "epochs", "num_negatives"):
             if getattr(self, name) < 1:
                 raise UsageError(f"Item2Vec.{name} must be at least 1, got {getattr(self, name)}")
         if not np.isfinite(self.exponent):
@@ -112,9 +112,9 @@ def _train(spec: Item2Vec, events: _Events, item_count: int) -> Tensor:
     import torch
 
     source = generator(spec.seed, "item2vec")
-    inner = torch.nn.Parameter((torch.rand(item_count, spec.width, generator=source) - 0.5) / spec.width)
-    outer = torch.nn.Parameter(torch.zeros(item_count, spec.width))
-    optimiser = torch.optim.Adagrad([inner, outer], lr=spec.learning_rate)
+    inner = torch.nn.Parameter((torch.rand(item_count, spec.dim, generator=source) - 0.5) / spec.dim)
+    outer = torch.nn.Parameter(torch.zeros(item_count, spec.dim))
+    optimizer = torch.optim.Adagrad([inner, outer], lr=spec.learning_rate)
     weight = torch.bincount(events.item, minlength=item_count).double()
     ladder = torch.where(weight > 0, weight.pow(spec.exponent), 0.0).cumsum(0)
     batch = min(BATCH, max(1, len(events.item) // STEPS))
@@ -122,11 +122,11 @@ def _train(spec: Item2Vec, events: _Events, item_count: int) -> Tensor:
     with unchecked, Progress("item2vec", spec.epochs * len(events.item)) as progress:
         for _ in range(spec.epochs):
             for center in torch.split(torch.randperm(len(events.item), generator=source), batch):
-                drawn = _draw(ladder, (len(center), spec.negatives), source)
+                drawn = _draw(ladder, (len(center), spec.num_negatives), source)
                 loss = _loss(inner, outer, events, center, drawn, spec.window)
-                optimiser.zero_grad()
+                optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
+                optimizer.step()
                 progress.advance(len(center))
     return inner.detach()
 

@@ -1,4 +1,4 @@
-"""Stage 2: vectors that were made elsewhere, joined to the catalogue by item id.
+"""Stage 2: vectors that were made elsewhere, joined to the catalog by item id.
 
 In: a `.npy`, `.parquet` or `.safetensors` file, and the items' ids. Out: float32 [N, D], as stored; float16 and float64
 are converted.
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from genrec.embeddings.contents import content_hash
+from genrec.embeddings.content_hashes import content_hash
 from genrec.embeddings.id_files import READERS as ID_FILES
 from genrec.embeddings.id_files import some
-from genrec.embeddings.lacking import fill_with_mean
+from genrec.embeddings.mean_fill import fill_with_mean
 from genrec.embeddings.vector_files import BY_POSITION, READERS, open_vectors, readable
 from genrec.errors import InputError, UsageError
 from genrec.progress import Progress, say
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Precomputed:
-    """Vectors from a file. Their order does not matter, and neither do rows of items that the catalogue lacks, which are counted.
+    """Vectors from a file. Their order does not matter, and neither do rows of items that the catalog lacks, which are counted.
 
     `.npy`: float [M, D], with `ids`. `.parquet`: a column of ids, and one of lists or several of numbers. `.safetensors`: one tensor
     [M, D], with `ids` or with a JSON list as metadata `item_ids`; or one tensor [D] for each item, under its id.
@@ -67,7 +67,7 @@ class Precomputed:
         absent[rows[rows >= 0]] = False
         self._check_join(wanted, stored.ids, absent)
         if (rows < 0).any():
-            say(f"{self.path}: {(rows < 0).sum()} of its {len(rows)} vectors are of items that the catalogue lacks; they are not used")
+            say(f"{self.path}: {(rows < 0).sum()} of its {len(rows)} vectors are of items that the catalog lacks; they are not used")
         vectors = np.zeros((len(wanted), stored.width), np.float32)
         begin = 0
         with readable(self.path), Progress(f"reading {self.path.name}", len(rows)) as progress, np.errstate(over="ignore"):
@@ -82,7 +82,7 @@ class Precomputed:
         """Refuse a file that is of other items, or that lacks some unless that is allowed."""
         if absent.all():
             raise InputError(
-                f"{self.path} has no vector of any of the catalogue's {len(wanted)} items: its ids are {some(found)}, the catalogue's "
+                f"{self.path} has no vector of any of the catalog's {len(wanted)} items: its ids are {some(found)}, the catalog's "
                 f"{some(wanted)}; expected the same ids as in the interactions"
             )
         if self.missing == "refuse" and absent.any():

@@ -18,7 +18,7 @@ from numpy import ndarray
 from genrec.errors import InputError, NetworkError, ResourceError, UsageError
 
 if TYPE_CHECKING:
-    from genrec.embeddings.sentence import SentenceEncoder
+    from genrec.embeddings.sentence_encoder import SentenceEncoder
 
 LIBRARIES = ("sentence-transformers", "transformers", "torch")  # their versions may change a vector
 
@@ -63,7 +63,7 @@ def load_model(spec: SentenceEncoder) -> Any:
                 revision=None if folder is not None else spec.revision,
                 local_files_only=offline or folder is not None,
                 trust_remote_code=spec.trust_remote_code,
-                truncate_dim=spec.width,
+                truncate_dim=spec.dim,
                 model_kwargs={"use_safetensors": True, "dtype": spec.precision},
             )
     except (MemoryError, torch.OutOfMemoryError):
@@ -72,8 +72,8 @@ def load_model(spec: SentenceEncoder) -> Any:
         if getattr(error, "errno", None) == errno.ENOSPC:
             raise
         raise _not_loaded(spec, folder is not None, offline, error) from error
-    if spec.maximum_tokens is not None:
-        model.max_seq_length = spec.maximum_tokens
+    if spec.max_seq_length is not None:
+        model.max_seq_length = spec.max_seq_length
     return model
 
 
@@ -83,25 +83,25 @@ def sentence_vectors(spec: SentenceEncoder, model: Any, texts: list[str]) -> nda
 
     try:
         found = model.encode(
-            texts, prompt=spec.prompt, batch_size=spec.batch, show_progress_bar=False, normalize_embeddings=spec.normalise
+            texts, prompt=spec.prompt, batch_size=spec.batch_size, show_progress_bar=False, normalize_embeddings=spec.normalize
         )
     except torch.OutOfMemoryError as error:
         raise ResourceError(
-            f"out of memory with {spec.model!r} ({error}); try SentenceEncoder(batch={max(1, spec.batch // 2)}): "
+            f"out of memory with {spec.model!r} ({error}); try SentenceEncoder(batch={max(1, spec.batch_size // 2)}): "
             "the vectors stay the same, and finished chunks are kept"
         ) from error
     except (IndexError, RuntimeError) as error:
-        if spec.maximum_tokens is None:
+        if spec.max_seq_length is None:
             raise
         raise UsageError(
-            f"{spec.model!r} failed on texts of up to {spec.maximum_tokens} tokens ({error}); set SentenceEncoder.maximum_tokens to "
+            f"{spec.model!r} failed on texts of up to {spec.max_seq_length} tokens ({error}); set SentenceEncoder.max_seq_length to "
             "no more than the model was made for"
         ) from error
     vectors = np.asarray(found, dtype=np.float32)
-    if vectors.ndim != 2 or len(vectors) != len(texts) or spec.width not in (None, vectors.shape[1]):
+    if vectors.ndim != 2 or len(vectors) != len(texts) or spec.dim not in (None, vectors.shape[1]):
         raise InputError(
             f"{spec.model!r} gave vectors of shape {list(vectors.shape)} for {len(texts)} texts; expected [{len(texts)}, "
-            f"{spec.width or 'D'}]"
+            f"{spec.dim or 'D'}]"
         )
     return vectors
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from genrec.embeddings.svd import check_svd_fields, svd_vectors
+from genrec.embeddings.truncated_svd import check_svd_fields, svd_vectors
 from genrec.errors import InputError, UsageError
 from genrec.types import NO_TEXT
 
@@ -27,14 +27,14 @@ class TfidfSvd:
     padded.
     """
 
-    width: int = 64  # dimensions, at least 1
-    phrase: int = 2  # words in the longest phrase counted, at least 1
-    minimum_count: int = 2  # items a word or phrase must occur in, at least 1; one that occurs once relates no two items
-    seed: int = 0  # of the randomised SVD, 0..2**32-1
+    dim: int = 64  # dimensions, at least 1
+    max_ngram: int = 2  # words in the longest phrase counted, at least 1
+    min_df: int = 2  # items a word or phrase must occur in, at least 1; one that occurs once relates no two items
+    seed: int = 0  # of the randomized SVD, 0..2**32-1
 
     def __post_init__(self) -> None:
-        check_svd_fields(self, self.width, self.seed)
-        for name in ("phrase", "minimum_count"):
+        check_svd_fields(self, self.dim, self.seed)
+        for name in ("max_ngram", "min_df"):
             if getattr(self, name) < 1:
                 raise UsageError(f"TfidfSvd.{name} must be at least 1, got {getattr(self, name)}")
 
@@ -46,14 +46,14 @@ class TfidfSvd:
             raise InputError(f"TfidfSvd reads the column 'text' of the items, got columns {list(items.columns)}")
         vectorizer = TfidfVectorizer(
             token_pattern=r"(?u)\b\w+\b",  # one-letter words too: "3" and "X" tell titles apart
-            ngram_range=(1, self.phrase),
-            min_df=self.minimum_count,
+            ngram_range=(1, self.max_ngram),
+            min_df=self.min_df,
             sublinear_tf=True,
         )
         try:
             matrix = vectorizer.fit_transform(items["text"].fillna("").replace(NO_TEXT, ""))
         except ValueError as error:  # scikit-learn's only word for an empty vocabulary
             raise InputError(
-                f"no word occurs in the text of {self.minimum_count} (TfidfSvd.minimum_count) of {len(items)} items: {error}"
+                f"no word occurs in the text of {self.min_df} (TfidfSvd.min_df) of {len(items)} items: {error}"
             ) from error
-        return svd_vectors(matrix, self.width, self.seed, lacking="without usable text")
+        return svd_vectors(matrix, self.dim, self.seed, lacking="without usable text")

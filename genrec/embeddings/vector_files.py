@@ -19,7 +19,7 @@ from genrec.errors import InputError, UsageError
 
 BLOCK = 1 << 14  # rows read at one time
 BY_POSITION = (
-    "needs ids, a file with the id of each row: vectors are joined by item id, never by position alone, since the catalogue's order "
+    "needs ids, a file with the id of each row: vectors are joined by item id, never by position alone, since the catalog's order "
     "and size depend on filters, and a wrong join can't be seen in the numbers"
 )
 

@@ -1,7 +1,7 @@
 """Stage 6: a recommender -> the rank of every user's held-out item, and everybody's list.
 
 In: anything that is a `genrec.types.Recommender`, and batches of users. Out: `ranks.parquet`, `recommendations.parquet`,
-`metrics.json`. Ranking is over the full catalogue and of items, one target per user; averages are over users, never over batches.
+`metrics.json`. Ranking is over the full catalog and of items, one target per user; averages are over users, never over batches.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from genrec.errors import InputError, ResourceError, UsageError
 from genrec.evaluation import metrics
-from genrec.evaluation.cold import cold_metrics
-from genrec.evaluation.lists import ScoredLists, score_lists
-from genrec.evaluation.ties import COLUMNS, check_shared, per_user
+from genrec.evaluation.cold_metrics import cold_metrics
+from genrec.evaluation.scored_lists import ScoredLists, score_lists
+from genrec.evaluation.shared_id_ties import COLUMNS, check_shared, per_user
 from genrec.progress import say, track
 from genrec.store import NOT_IN_KEY
 from genrec.types import ExactRecommender, Ranking, Recommender, SequenceBatch
@@ -37,24 +37,24 @@ class Evaluate:
     cutoffs: tuple[int, ...] = (1, 5, 10, 20, 50)  # of the metrics, ascending; lists are as long as the last
     filter_seen: bool = False  # whether items that the user already took are left out of the list
     history_length: int = 20  # most recent items that the recommender is shown
-    scoring: Literal["beam", "exact"] = "beam"  # of a policy: its beam search, or every item of the catalogue, none pruned
-    beams: int = 0  # of beam search, in evaluation alone; 0 = the policy's own
-    users: int = 0  # of the test users, so many, drawn once for all rows and seeds; 0 = all
-    batch: int = field(default=256, metadata=NOT_IN_KEY)  # users at once; changes no result
+    scoring: Literal["beam", "exact"] = "beam"  # of a policy: its beam search, or every item of the catalog, none pruned
+    num_beams: int = 0  # of beam search, in evaluation alone; 0 = the policy's own
+    max_users: int = 0  # of the test users, so many, drawn once for all rows and seeds; 0 = all
+    batch_size: int = field(default=256, metadata=NOT_IN_KEY)  # users at once; changes no result
 
     def __post_init__(self) -> None:
         if not self.cutoffs or self.cutoffs[0] < 1 or any(a >= b for a, b in zip(self.cutoffs, self.cutoffs[1:], strict=False)):
             raise UsageError(f"evaluate.cutoffs must be ascending numbers from 1 on, got {self.cutoffs}")
-        for name in ("history_length", "batch"):
+        for name in ("history_length", "batch_size"):
             if getattr(self, name) < 1:
                 raise UsageError(f"evaluate.{name} must be at least 1, got {getattr(self, name)}")
         if self.scoring not in ("beam", "exact"):
             raise UsageError(f"evaluate.scoring must be 'beam' or 'exact', got {self.scoring!r}")
-        for name, default in (("beams", "the policy's own"), ("users", "all")):
+        for name, default in (("num_beams", "the policy's own"), ("max_users", "all")):
             if getattr(self, name) < 0:
                 raise UsageError(f"evaluate.{name} must be 0 ({default}) or more, got {getattr(self, name)}")
-        if self.beams and self.scoring == "exact":
-            raise UsageError(f"evaluate.scoring 'exact' has no beams, got evaluate.beams = {self.beams}; leave it at 0")
+        if self.num_beams and self.scoring == "exact":
+            raise UsageError(f"evaluate.scoring 'exact' has no beams, got evaluate.num_beams = {self.num_beams}; leave it at 0")
 
 
 class Evaluation(NamedTuple):
@@ -93,7 +93,7 @@ def evaluate(
     recommend = _recommend(recommender, spec)
     known: set[int] = set()
     parts: list[ScoredLists] = []
-    size = spec.batch
+    size = spec.batch_size
     with _evaluation_mode(recommender), torch.no_grad():
         for batch in track(batches, "evaluate"):
             _check_batch(batch, known)

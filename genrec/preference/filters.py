@@ -1,7 +1,7 @@
 """Stage 5, what else must not be drawn: filters of candidates, as frozen specifications that build what refuses.
 
 In: a `SamplerContext` once, then a batch and candidates int64 [B, M] (0 = none), on the CPU. Out: bool [B, M], true where a candidate
-is not wanted. A filter looks at each candidate by itself. `Filtered` puts filters on a sampler, and `Forbidden` asks them.
+is not wanted. A filter looks at each candidate by itself. `Filtered` puts filters on a sampler, and `Exclusions` asks them.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from genrec.errors import UsageError
-from genrec.preference.popularity import percentiles
-from genrec.preference.prefixes import nodes
+from genrec.preference.popularity_percentiles import percentiles
+from genrec.preference.prefix_groups import nodes
 from genrec.types import SamplerContext, SequenceBatch
 
 if TYPE_CHECKING:
@@ -27,18 +27,18 @@ CHUNK = 1 << 24  # numbers of item vectors held at a time
 class NearDuplicates:
     """Refuses items that differ from the positive only in their last `codes` codes: to the policy, they are nearly the positive."""
 
-    codes: int = 1  # last codes that do not count as a difference, 1 to L - 1
+    num_codes: int = 1  # last codes that do not count as a difference, 1 to L - 1
 
     def __post_init__(self) -> None:
-        if self.codes < 1:
-            raise UsageError(f"NearDuplicates.codes must be at least 1, got {self.codes}")
+        if self.num_codes < 1:
+            raise UsageError(f"NearDuplicates.num_codes must be at least 1, got {self.num_codes}")
 
     def refuse(self, context: SamplerContext) -> Refuses:
         """What refuses."""
         levels = context.semantic_ids.levels
-        if self.codes >= levels:
-            raise UsageError(f"NearDuplicates.codes must be below {levels}, the levels of a Semantic ID, got {self.codes}")
-        node = nodes(context.semantic_ids, levels - self.codes)
+        if self.num_codes >= levels:
+            raise UsageError(f"NearDuplicates.num_codes must be below {levels}, the levels of a Semantic ID, got {self.num_codes}")
+        node = nodes(context.semantic_ids, levels - self.num_codes)
         return lambda batch, candidates: node[candidates] == node[batch.target].unsqueeze(1)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from genrec.errors import InputError
-from genrec.preference.ranges import check_range
+from genrec.preference.range_checks import check_range
 from genrec.types import SamplerContext, SequenceBatch
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Stage 5, by what items are near each other: content, any item encoder's vectors, or what the policy itself has learnt.
+"""Stage 5, by what items are near each other: content, any item encoder's vectors, or what the policy itself has learned.
 
 In: a `SamplerContext`. Out: item vectors float32 [N + 1, D], row 0 zeros, so that an item id is its row.
 """
@@ -30,10 +30,10 @@ class Encoded:
     encoder: ItemEncoder  # asked once, when the sampler is built
 
     def vectors(self, context: SamplerContext) -> Tensor:
-        """The encoder's vectors of the catalogue."""
+        """The encoder's vectors of the catalog."""
         name = type(self.encoder).__name__
         if context.items is None:
-            raise UsageError(f"Encoded({name}) needs the catalogue, got a context without one: pass SamplerContext.items")
+            raise UsageError(f"Encoded({name}) needs the catalog, got a context without one: pass SamplerContext.items")
         found = torch.from_numpy(self.encoder.encode(context.items, context.interactions)).float()
         if found.ndim != 2 or len(found) != context.item_count:
             raise InputError(f"{name} must give float32 [{context.item_count}, D], a row for each item, got {list(found.shape)}")
@@ -41,15 +41,15 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Learnt:
-    """The vectors that `context.policy` has learnt for items, as they are when the sampler is built."""
+class LearnedVectors:
+    """The vectors that `context.policy` has learned for items, as they are when the sampler is built."""
 
     def vectors(self, context: SamplerContext) -> Tensor:
         """`item_vectors()` of the policy."""
         if not isinstance(context.policy, VectorPolicy):
             got = "a context without a policy" if context.policy is None else type(context.policy).__name__
             raise UsageError(
-                f"Learnt needs a policy with vectors of items (genrec.types.VectorPolicy, which has item_vectors), got {got}; "
+                f"LearnedVectors needs a policy with vectors of items (genrec.types.VectorPolicy, which has item_vectors), got {got}; "
                 "use Content() or Encoded(...)"
             )
         return context.policy.item_vectors()

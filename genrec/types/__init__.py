@@ -8,7 +8,7 @@ module borders. Protocols have methods only, so that `isinstance` can check what
 from genrec.types.data import DividingSplit, FilteringSplit, KeepingSplit, RawStream, RawTables, Source, Split, StreamedSource
 from genrec.types.items import (
     NO_TEXT,
-    CatalogueQuantizer,
+    CatalogQuantizer,
     FittedQuantizer,
     ItemEncoder,
     ListedCodes,
@@ -47,7 +47,7 @@ __all__ = [
     "NO_TEXT",
     "Baseline",
     "CandidateFilter",
-    "CatalogueQuantizer",
+    "CatalogQuantizer",
     "ConstrainedPolicy",
     "DividingSplit",
     "DrawNegatives",

@@ -73,7 +73,7 @@ class FilteringSplit(Split, Protocol):
     """A split that names built-in filters; the pipeline carries them out without a log in memory."""
 
     def filters(self) -> Any:
-        """A `genrec.data.filters.Filters`."""
+        """A `genrec.data.event_filters.Filters`."""
         ...
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Generator
 
 
-NO_TEXT = "item without description"  # an empty text in the catalogue; the same for all, so that nothing tells them apart
+NO_TEXT = "item without description"  # an empty text in the catalog; the same for all, so that nothing tells them apart
 
 
 @runtime_checkable
@@ -66,7 +66,7 @@ class PricedCodes(FittedQuantizer, Protocol):
 
     def last_level_costs(self, vectors: ndarray, codes: ndarray) -> ndarray:
         """Vectors float32 [M, D] and their codes int64 [M, L] -> float32 [M, C]: for each of the last level's C codes the squared
-        error, in the space that is quantised, of the item with that code instead of its own; its other codes stay.
+        error, in the space that is quantized, of the item with that code instead of its own; its other codes stay.
         """
         ...
 
@@ -89,9 +89,9 @@ class Quantizer(Protocol):
 
 
 @runtime_checkable
-class CatalogueQuantizer(Quantizer, Protocol):
+class CatalogQuantizer(Quantizer, Protocol):
     """A quantizer that must know which item a row is (one that reads published codes)."""
 
-    def fit_catalogue(self, item_ids: Sequence[str], vectors: ndarray, generator: Generator) -> FittedQuantizer:
+    def fit_catalog(self, item_ids: Sequence[str], vectors: ndarray, generator: Generator) -> FittedQuantizer:
         """`fit`, with the items' own ids: `item_ids[i]` is row i's."""
         ...

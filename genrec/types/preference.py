@@ -49,15 +49,15 @@ class SamplerContext(NamedTuple):
     vectors: Tensor  # float32 [N + 1, D]  the item encoder's vectors
     semantic_ids: SemanticIds
     policy: Policy | None = None  # frozen: the reference, or a copy of the policy that is refreshed as the sampler says
-    items: DataFrame | None = None  # the catalogue, row i is item i + 1: item_id, text and what else is known
-    filters: tuple[Refuses, ...] = ()  # what else must not be drawn; `genrec.preference.forbidden.Forbidden` asks them
+    items: DataFrame | None = None  # the catalog, row i is item i + 1: item_id, text and what else is known
+    filters: tuple[Refuses, ...] = ()  # what else must not be drawn; `genrec.preference.exclusions.Exclusions` asks them
 
 
 @runtime_checkable
 class DrawNegatives(Protocol):
     """Draws negatives for a batch. What is special about it, it says by attributes, all of them optional:
 
-    `by_example`, true: an example's negatives do not depend on the batch it is in (`genrec.preference.streams`), so that the generator
+    `by_example`, true: an example's negatives do not depend on the batch it is in (`genrec.preference.example_randomness`), so that the generator
     that is passed is the epoch's, and a draw a function of (seed, epoch, example); else it is the step's.
     `offers_history`, true: items of the history are drawn on purpose.
     `refresh_every`, int: it reads `context.policy`, which becomes the policy in training every so many steps; 0: it stays the

@@ -76,7 +76,7 @@ def test_rows_without_user_item_or_time_are_set_aside(tmp_path: Path) -> None:
     lines[6] = '{"reviewerID": "\ud800", "asin": "B1", "unixReviewTime": 5}'
     with pytest.raises(InputError, match=r"3 of 200 rows \(1\.5%\)"):
         AmazonReviews2014("Toys", path=folder(tmp_path / "upstream", lines)).load(tmp_path)
-    assert len(AmazonReviews2014("Toys", path=tmp_path / "upstream", tolerated=0.02).load(tmp_path).interactions) == 197
+    assert len(AmazonReviews2014("Toys", path=tmp_path / "upstream", max_bad_rows=0.02).load(tmp_path).interactions) == 197
 
 
 def test_the_first_record_of_an_item_counts(tmp_path: Path) -> None:

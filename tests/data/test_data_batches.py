@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec.data.batches import Examples, Padding, Windows, epoch_order, examples, windows
 from genrec.data.corpus import Corpus
+from genrec.data.examples import Examples, Padding, Windows, epoch_order, examples, windows
 from genrec.data.splits import Part
 from genrec.errors import InputError, UsageError
 

@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from genrec.data.arrays import ArrayWriter, open_array
+from genrec.data.array_files import ArrayWriter, open_array
 from genrec.data.corpus import Corpus
-from genrec.data.prepare import prepare
+from genrec.data.corpus_builder import prepare
 from genrec.data.splits import LeaveOneOut
 from genrec.data.worlds import Cyclic, Shop
 from genrec.errors import ArtifactError, UsageError
 
-WORLD = Cyclic(items=12, users=20, length=6)
+WORLD = Cyclic(num_items=12, num_users=20, length=6)
 ARRAYS = ["event_item.npy", "event_time.npy", "bounds.npy"]
 TABLES = [f"{name}.parquet" for name in ("interactions", "items", "split", "users", "set_aside")]
 
@@ -27,7 +27,7 @@ def corpus(folder: Path, source: Cyclic | Shop = WORLD) -> Corpus:
     return prepare(source.load(Path()), LeaveOneOut(), folder)
 
 
-@pytest.mark.parametrize(("source", "rated"), [(WORLD, False), (Shop(items=60, users=40), True)])
+@pytest.mark.parametrize(("source", "rated"), [(WORLD, False), (Shop(num_items=60, num_users=40), True)])
 def test_the_tables_say_what_the_arrays_say(tmp_path: Path, source: Cyclic | Shop, rated: bool) -> None:
     made = corpus(tmp_path, source)
     expected = {*ARRAYS, *TABLES, "stats.json"} | ({"event_rating.npy"} if rated else set())
@@ -116,7 +116,7 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
 
 
 def test_statistics_are_plain_json(tmp_path: Path) -> None:
-    made = corpus(tmp_path, Shop(items=60, users=40))
+    made = corpus(tmp_path, Shop(num_items=60, num_users=40))
     assert json.loads(json.dumps(made.statistics, allow_nan=False)) == made.statistics
 
 

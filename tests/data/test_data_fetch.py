@@ -23,8 +23,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers import HTML, NEW, OLD, SIZE, WHOLE, Handler, Reply, answer, archive, asked, chunked, endless, files, good, serving, sha256
 
-from genrec.data.fetch import Archive, digest, fetch, records
-from genrec.data.fetch import download as module
+from genrec.data.download import Archive, digest, fetch, records
+from genrec.data.download import download as module
 from genrec.errors import NetworkError, ResourceError
 
 
@@ -117,7 +117,7 @@ def test_the_part_of_one_address_is_not_continued_at_another(server: Any, tmp_pa
     server.script = [answer(404, b""), *(good(OLD, 5_000, ETag='"1"') for _ in range(4))]
     server.otherwise = good(NEW, ETag='"1"')
     two = Archive("a.zip", (f"{server.address}/first", f"{server.address}/second"))
-    assert fetch(Archive("a.zip", (*two.addresses, f"{server.address}/third")), tmp_path).read_bytes() == NEW
+    assert fetch(Archive("a.zip", (*two.urls, f"{server.address}/third")), tmp_path).read_bytes() == NEW
     assert [path for path, _, _ in server.requests] == ["/first", *["/second"] * 4, "/third"]
     assert server.requests[-1] == ("/third", None, None)
 
@@ -311,7 +311,7 @@ def test_two_processes_download_once(server: Any, tmp_path: Path) -> None:
         good(OLD)(handler)
 
     server.otherwise = slow
-    code = f"from pathlib import Path; from genrec.data.fetch import *; print(fetch({archive(server)!r}, Path({str(tmp_path)!r})))"
+    code = f"from pathlib import Path; from genrec.data.download import *; print(fetch({archive(server)!r}, Path({str(tmp_path)!r})))"
     options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     processes = [subprocess.Popen([sys.executable, "-c", code], **options) for _ in range(2)]
     speaking, _, _ = select.select([process.stderr for process in processes], [], [], 20)

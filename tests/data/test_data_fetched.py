@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from servers import HTML, NEW, OLD, SIZE, WHOLE, answer, archive, files, flip, good, serving, sha256
 
-from genrec.data.fetch import Archive, digest, fetch, partial, records
+from genrec.data.download import Archive, digest, fetch, partial, records
 from genrec.errors import ArtifactError, InputError, NetworkError, ResourceError, UsageError
 
 
@@ -293,5 +293,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
 
 
 def test_importing_opens_no_network() -> None:
-    code = "import sys, genrec.data.fetch; print([n for n in ('socket', 'ssl', 'urllib.request', 'http.client') if n in sys.modules])"
+    code = (
+        "import sys, genrec.data.download; print([n for n in ('socket', 'ssl', 'urllib.request', 'http.client') if n in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from genrec.data.sources.files import LINE_LIMIT, UpstreamFile, find
-from genrec.data.sources.ledger import Ledger
-from genrec.data.sources.rows import json_records
+from genrec.data.readers.bad_rows import BadRows
+from genrec.data.readers.line_rows import json_records
+from genrec.data.readers.upstream_files import LINE_LIMIT, UpstreamFile, find
 from genrec.errors import ArtifactError, InputError
 
 LINES = [f"line {number} ".encode() + bytes(str(number**9), "ascii") for number in range(20_000)]
@@ -26,7 +26,7 @@ def write_zip(path: Path, **members: bytes) -> Path:
 
 
 def read(file: UpstreamFile) -> list[tuple[int, bytes]]:
-    return list(file.lines(Ledger(file.name)))
+    return list(file.lines(BadRows(file.name)))
 
 
 def test_one_content_from_zip_gzip_and_plain_file(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_one_content_from_zip_gzip_and_plain_file(tmp_path: Path) -> None:
 def test_lines_that_are_too_long_or_hold_nul_are_set_aside_with_their_numbers(tmp_path: Path) -> None:
     path = tmp_path / "lines"
     path.write_bytes(b"good\n\n" + b"x" * (LINE_LIMIT + 5) + b"\nnul\0\nlast")
-    ledger = Ledger("lines")
+    ledger = BadRows("lines")
     assert list(UpstreamFile(path).lines(ledger)) == [(1, b"good"), (5, b"last")]
     assert ledger.rows == [(3, "the line is longer than 10 MB"), (4, "the line holds a NUL byte")]
 
@@ -119,12 +119,12 @@ def test_a_gzip_that_explodes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bomb.jsonl.gz"
     path.write_bytes(gzip.compress(b"{}\n" * 60_000_000))
     with pytest.raises(ArtifactError, match="the whole of it grows from"):
-        for _ in UpstreamFile(path).blocks(Ledger("bomb")):
+        for _ in UpstreamFile(path).blocks(BadRows("bomb")):
             pass
 
 
 def test_the_limit_of_malformed_rows() -> None:
-    ledger = Ledger("file")
+    ledger = BadRows("file")
     ledger.malformed(7, "bad")
     ledger.check(99, 0.01)  # 1 of 100
     with pytest.raises(InputError, match=r"1 of 99 rows \(1\.0%\) are malformed.*bad: 1, first in line 7"):
@@ -132,13 +132,13 @@ def test_the_limit_of_malformed_rows() -> None:
     with pytest.raises(InputError, match="malformed"):
         ledger.check(0, 1.0)
     with pytest.raises(InputError, match="holds no rows"):
-        Ledger("file").check(0, 0.01)
+        BadRows("file").check(0, 0.01)
 
 
 def test_json_records_set_aside_what_is_none(tmp_path: Path) -> None:
     path = tmp_path / "records"
     path.write_bytes(b'{"a": 1}\n{"a": \n[1]\n\xff\n' + b"[" * 100_000 + b"\n{'a': 2}\n" + b'{"a": ' + b"9" * 5000 + b"}\n")
-    plain, literal = Ledger("records"), Ledger("records")
+    plain, literal = BadRows("records"), BadRows("records")
     assert list(json_records(UpstreamFile(path).lines(plain), plain)) == [(1, {"a": 1})]
     assert [line for line, _ in plain.rows] == [2, 3, 4, 5, 6, 7]
     assert plain.rows[2] == (4, "the line is not UTF-8")
@@ -149,7 +149,7 @@ def test_literals_are_never_executed_and_have_a_limit(tmp_path: Path) -> None:
     path, trap = tmp_path / "records", tmp_path / "trap"
     large = "{'a': '" + "x" * 1_000_000 + "'}"
     path.write_text(f"__import__('pathlib').Path({str(trap)!r}).touch()\n{large}\n{'-' * 50_000}1\n{{'a': None}}\n")
-    ledger = Ledger("records")
+    ledger = BadRows("records")
     assert list(json_records(UpstreamFile(path).lines(ledger), ledger, literals=True)) == [(4, {"a": None})]
     assert [line for line, _ in ledger.rows] == [1, 2, 3]
     assert not trap.exists()

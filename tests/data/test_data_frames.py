@@ -24,7 +24,7 @@ from genrec.types import Source
 
 ODD = ["007", "7", "nan", "NA", "None", "a b", " lead", "x,y", 'say "hi"', "é", "🙂", "1e3", "-0", "null", "a\u2028b"]
 EVENTS = DataFrame({"user": ODD, "item": ODD[::-1], "time": range(15), "rating": [4.5] * 15})
-ITEMS = DataFrame({"item": ODD, "text": [f"text {number}" for number in range(15)], "colour": ["red"] * 15})
+ITEMS = DataFrame({"item": ODD, "text": [f"text {number}" for number in range(15)], "color": ["red"] * 15})
 
 
 def written(folder: Path, form: str) -> Frames:
@@ -49,7 +49,7 @@ def test_odd_ids_survive_every_format(tmp_path: Path, form: str) -> None:
         assert table.interactions["user"].tolist() == ODD
         assert table.interactions["item"].tolist() == ODD[::-1]
         assert table.items["item"].tolist() == ODD
-        assert table.items.columns.tolist() == ["item", "text", "colour"]
+        assert table.items.columns.tolist() == ["item", "text", "color"]
         assert table.set_aside is not None
         assert not len(table.set_aside)
     pd.testing.assert_frame_equal(raw.interactions, expected.interactions)
@@ -173,11 +173,11 @@ def test_the_command_line_changes_other_fields_and_keeps_the_tables() -> None:
     changed = tyro.cli(Frames, default=Frames(EVENTS, ITEMS), args=["--tolerated", "0.5"])
     assert changed.interactions is EVENTS
     assert changed.items is ITEMS
-    assert changed.tolerated == 0.5
+    assert changed.max_bad_rows == 0.5
 
 
 def test_importing_sources_imports_no_torch() -> None:
-    code = "import sys, genrec.data.sources, genrec.data.worlds, genrec.data.prepare; assert 'torch' not in sys.modules"
+    code = "import sys, genrec.data.sources, genrec.data.worlds, genrec.data.corpus_builder; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

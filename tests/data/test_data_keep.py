@@ -12,9 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pandas import DataFrame, Series
 
-from genrec.data.core import Chunk, Pairs, k_core
-from genrec.data.log import Log, faults, memory_limit
-from genrec.data.prepare import prepare
+from genrec.data.corpus_builder import prepare
+from genrec.data.event_log import Log, faults, memory_limit
+from genrec.data.k_core import Chunk, Pairs, k_core
 from genrec.data.splits import LeaveOneOut
 from genrec.errors import InputError, ResourceError, UsageError
 from genrec.types import RawStream, RawTables
@@ -76,8 +76,8 @@ def expected(frame: DataFrame, split: LeaveOneOut) -> DataFrame:
     """The same policy in pandas: user, item, time, rating as text and numbers, sorted, ties in the order of rows."""
     if split.repeats == "exact":
         frame = frame.drop_duplicates()
-    if split.minimum_rating is not None:
-        frame = frame[frame["rating"] >= split.minimum_rating]
+    if split.min_rating is not None:
+        frame = frame[frame["rating"] >= split.min_rating]
     for bound, inside in ((split.since, frame["time"].ge), (split.until, frame["time"].lt)):
         if bound is not None:
             frame = frame[inside(int(bound[-2:])).reindex(frame.index)]
@@ -148,7 +148,7 @@ def log_of(*pairs: str) -> RawTables:
 def test_what_each_filter_removed_is_counted() -> None:
     raw = log_of("a1", "a2", "a3", "b1", "b2", "b3", "c1", "a3", "a4", "d9")
     raw.interactions["rating"] = [4, 4, 5, 4, 5, 4, 1, np.nan, 4, 5]
-    corpus = prepare(raw, LeaveOneOut(core=2, minimum_rating=4))
+    corpus = prepare(raw, LeaveOneOut(core=2, min_rating=4))
     assert corpus.statistics["removed_by_filter"] == {
         "rating of 4 or more": {"interactions": 2, "users": 1, "items": 0},
         "2-core of users and items": {"interactions": 2, "users": 1, "items": 2},
@@ -161,7 +161,7 @@ def test_the_filter_that_empties_the_data_is_named() -> None:
     raw = log_of("a1", "a2", "b1")
     raw.interactions["rating"] = [1.0, 2.0, 3.0]
     for split, name in (
-        (LeaveOneOut(minimum_rating=4), "rating of 4 or more"),
+        (LeaveOneOut(min_rating=4), "rating of 4 or more"),
         (LeaveOneOut(core=3), "3-core of users and items"),
         (LeaveOneOut(core=3, item_core=2), "3-core of users, 2-core of items"),
         (LeaveOneOut(core=0), "users with 3 events or more"),
@@ -177,7 +177,7 @@ def test_minimum_rating_needs_ratings() -> None:
     without = log_of("a1")
     for raw in (without, without._replace(interactions=without.interactions.assign(rating=np.nan))):
         with pytest.raises(InputError, match="needs ratings, but the data set has none"):
-            prepare(raw, LeaveOneOut(minimum_rating=3))
+            prepare(raw, LeaveOneOut(min_rating=3))
 
 
 def test_ids_that_differ_in_any_way_are_different() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from genrec.data.readers.upstream_files import UpstreamFile
 from genrec.data.sources import MovieLens
-from genrec.data.sources.files import UpstreamFile
 from genrec.data.sources.movielens import Variant
 from genrec.errors import InputError, NetworkError, UsageError
 from genrec.types import Source
@@ -103,7 +103,7 @@ def test_10m_is_utf8_with_half_stars_and_tags(tmp_path: Path) -> None:
     (folder / "ratings.dat").write_bytes(b"1::122::4.5::838985046\n1::185::5::838983525\n")
     (folder / "movies.dat").write_text("122::Amélie (Fabuleux destin, Le) (2001)::Comedy|Romance\n", encoding="utf-8")
     (folder / "tags.dat").write_text("15::122::Paris::1215184630\n16::122::paris ::1\n17::122::whimsical::2\n17::122::a::b::3\n")
-    interactions, items, set_aside = MovieLens("10m", tolerated=0.5).load(tmp_path)
+    interactions, items, set_aside = MovieLens("10m", max_bad_rows=0.5).load(tmp_path)
     assert interactions["rating"].tolist() == [4.5, 5.0]
     assert items.to_dict("records") == [
         {
@@ -133,7 +133,7 @@ def folder_csv(path: Path) -> Path:
 
 @pytest.mark.parametrize("variant", ["20m", "25m", "32m", "latest-small", "latest"])
 def test_csv_variants(tmp_path: Path, variant: Variant) -> None:
-    source = MovieLens(variant, path=folder_csv(tmp_path / "upstream"), tags=3)
+    source = MovieLens(variant, path=folder_csv(tmp_path / "upstream"), num_tags=3)
     interactions, items, set_aside = source.load(tmp_path)
     assert interactions.to_dict("list") == {
         "user": ["1", "007"],
@@ -149,7 +149,7 @@ def test_csv_variants(tmp_path: Path, variant: Variant) -> None:
     assert items["genres"].tolist() == ["Comedy|Drama", "", "Drama"]
     assert set_aside is not None
     assert not len(set_aside)
-    without = MovieLens(variant, path=tmp_path / "upstream", tags=0)
+    without = MovieLens(variant, path=tmp_path / "upstream", num_tags=0)
     (tmp_path / "upstream" / "tags.csv").unlink()
     assert without.load(tmp_path).items.columns.tolist() == ["item", "text", "title", "year", "genres"]
     with pytest.raises(InputError, match=r"holds no tags\.csv"):
@@ -207,6 +207,6 @@ def test_settings_are_checked() -> None:
     with pytest.raises(UsageError, match="variant"):
         MovieLens("20M")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="tags"):
-        MovieLens(tags=-1)
+        MovieLens(num_tags=-1)
     with pytest.raises(UsageError, match="tolerated"):
-        MovieLens(tolerated=1.5)
+        MovieLens(max_bad_rows=1.5)

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pandas import DataFrame, Series
 
-from genrec.data.catalogue import NO_TEXT
-from genrec.data.prepare import prepare
+from genrec.data.catalog import NO_TEXT
+from genrec.data.corpus_builder import prepare
 from genrec.data.splits import LeaveOneOut
 from genrec.errors import InputError
 from genrec.types import RawTables
@@ -45,7 +45,7 @@ def test_numbers_follow_the_first_appearance_and_the_sort_is_stable() -> None:
 
 
 def test_statistics_by_hand() -> None:
-    listed = DataFrame({"item": ["z", "y", "q"], "text": ["zed", " ", "queue"], "colour": ["red", None, "blue"]})
+    listed = DataFrame({"item": ["z", "y", "q"], "text": ["zed", " ", "queue"], "color": ["red", None, "blue"]})
     tables = raw("aaaabbbc", "zyxzzzyq", [0, 10, 20, 20, 5, 5, 9, 1], listed)
     set_aside = DataFrame({"file": ["f", "f"], "line": [3, 4], "reason": ["bad", "bad"]})
     corpus = prepare(tables._replace(set_aside=set_aside), ALL)
@@ -75,7 +75,7 @@ def test_statistics_by_hand() -> None:
     assert corpus.items.to_dict("list") == {
         "item_id": ["z", "y", "x"],
         "text": ["zed", NO_TEXT, NO_TEXT],
-        "colour": ["red", "", ""],
+        "color": ["red", "", ""],
     }
 
 

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 import torch
 
-from genrec.data.batches import examples
-from genrec.data.catalogue import NO_TEXT
-from genrec.data.prepare import prepare
+from genrec.data.catalog import NO_TEXT
+from genrec.data.corpus_builder import prepare
+from genrec.data.examples import examples
 from genrec.data.sources import AmazonReviews2014, Frames, MovieLens
 from genrec.data.splits import LeaveOneOut
 

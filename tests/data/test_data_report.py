@@ -11,10 +11,10 @@ import pytest
 from pandas import DataFrame
 
 from genrec.__main__ import main
-from genrec.data.ahead import ahead
-from genrec.data.picture import draw, left_out
-from genrec.data.prepare import prepare
-from genrec.data.report import events_of_items, head_share, lines
+from genrec.data.corpus_builder import prepare
+from genrec.data.data_plots import draw, left_out
+from genrec.data.data_report import events_of_items, head_share, lines
+from genrec.data.prefetch import ahead
 from genrec.data.splits import LeaveOneOut
 from genrec.errors import InputError
 from genrec.types import RawTables

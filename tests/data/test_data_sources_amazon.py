@@ -55,7 +55,7 @@ def folder_2018(path: Path) -> Path:
 
 
 def test_2018(tmp_path: Path) -> None:
-    raw = AmazonReviews2018("Gift_Cards", path=folder_2018(tmp_path / "upstream"), tolerated=0.5).load(tmp_path)
+    raw = AmazonReviews2018("Gift_Cards", path=folder_2018(tmp_path / "upstream"), max_bad_rows=0.5).load(tmp_path)
     assert raw.interactions["user"].tolist() == ["A1", "A1", "A🙂"]
     assert raw.interactions["item"].tolist() == ["B1", "B1", "0007"]
     assert raw.interactions["time"].tolist() == [9, 9, 8]

@@ -13,29 +13,31 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pandas import DataFrame
 
-from genrec.data.sources import logs, quick
+from genrec.data.readers import arrow_blocks, event_tables
+from genrec.data.readers.bad_rows import LISTED, BadRows, reasons, table
+from genrec.data.readers.event_tables import Format
+from genrec.data.readers.raw_tables import events
+from genrec.data.readers.upstream_files import UpstreamFile
 from genrec.data.sources.amazon_files import REVIEW_TYPES
-from genrec.data.sources.files import UpstreamFile
 from genrec.data.sources.frames import _frame_events, _frame_rows
-from genrec.data.sources.ledger import LISTED, Ledger, reasons, table
-from genrec.data.sources.logs import Format
-from genrec.data.sources.tables import events
 from genrec.errors import InputError
 
 COLUMNS = ("user", "item", "rating", "time")
 FORMATS = {
-    "tab": logs.delimited("\t", COLUMNS, "latin-1"),
-    "colons": logs.delimited("::", COLUMNS, "utf-8"),
-    "csv": logs.separated(",", ("item", "", "user", "time", "rating")),
-    "json": logs.json_lines({"user": "u", "item": "i", "time": "t", "rating": "r"}, REVIEW_TYPES),
-    "whole": logs.json_lines({"user": "u", "item": "i", "time": "t"}, {"user": pa.int64(), "item": pa.string(), "time": pa.float64()}),
+    "tab": event_tables.delimited("\t", COLUMNS, "latin-1"),
+    "colons": event_tables.delimited("::", COLUMNS, "utf-8"),
+    "csv": event_tables.separated(",", ("item", "", "user", "time", "rating")),
+    "json": event_tables.json_lines({"user": "u", "item": "i", "time": "t", "rating": "r"}, REVIEW_TYPES),
+    "whole": event_tables.json_lines(
+        {"user": "u", "item": "i", "time": "t"}, {"user": pa.int64(), "item": pa.string(), "time": pa.float64()}
+    ),
 }
 
 
 def outcome(path: Path, form: Format, size: int) -> tuple[list[dict[str, object]], list[tuple[int, str]]]:
     """The events and what was set aside; NaN compares by its text."""
-    ledger = Ledger("log")
-    tables = list(logs.read(UpstreamFile(path).blocks(ledger, size), form, ledger))
+    ledger = BadRows("log")
+    tables = list(event_tables.read(UpstreamFile(path).blocks(ledger, size), form, ledger))
     assert len({tuple(table.schema) for table in tables}) <= 1
     return [row for table in tables for row in table.to_pylist()], sorted(ledger.rows)
 
@@ -112,7 +114,7 @@ def test_data_frames(columns: list) -> None:
     kinds = ["object" if "\ud800" in values else kind for values, kind in columns]  # pandas makes no text of half a pair
     series = [pd.Series(values, dtype=kind) for (values, _), kind in zip(columns, kinds, strict=True)]
     frame = DataFrame(dict(zip(COLUMNS, series, strict=True)))
-    quickly, slowly = Ledger("frame"), Ledger("frame")
+    quickly, slowly = BadRows("frame"), BadRows("frame")
     first = [row for table in _frame_events([(1, frame)], quickly) for row in table.to_pylist()]
     second = [row for table in events(_frame_rows([(1, frame)]), COLUMNS, slowly) for row in table.to_pylist()]
     assert [sorted(row.items()) for row in first] == [sorted(row.items()) for row in second]
@@ -141,7 +143,7 @@ def test_line_numbers_over_blocks(tmp_path: Path) -> None:
 
 
 def test_lines_that_are_too_long_in_small_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("genrec.data.sources.files.LINE_LIMIT", 20)
+    monkeypatch.setattr("genrec.data.readers.upstream_files.LINE_LIMIT", 20)
     content = b"u\ti\t5\t1\n" + b"x" * 90 + b"\nu\ti\t5\t2\n" + b"x" * 21
     for size in (3, 7, 20):
         (tmp_path / "log").write_bytes(content)
@@ -159,25 +161,25 @@ def test_concatenated_gzips_are_one_file(tmp_path: Path) -> None:
 
 
 def test_pieces_have_one_schema_and_a_decent_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "PIECE", 10)
+    monkeypatch.setattr(event_tables, "PIECE", 10)
     small = pa.table({"item": ["i"] * 4, "user": ["u"] * 4, "rating": pa.nulls(4, pa.float64())})
-    pieces = list(logs.log([small] * 6, Ledger("log"), 0.01))
+    pieces = list(event_tables.log([small] * 6, BadRows("log"), 0.01))
     assert [len(piece) for piece in pieces] == [12, 12]
     assert pieces[0].column_names == ["user", "item", "time", "rating"]
     assert [time for piece in pieces for time in piece["time"].to_pylist()] == list(range(24))
 
 
 def test_limits_hold_at_the_end_of_a_stream() -> None:
-    ledger = Ledger("log")
+    ledger = BadRows("log")
     ledger.malformed(3, "bad")
-    pieces = logs.log([pa.table({"user": ["u"], "item": ["i"], "time": [1]})], ledger, 0.01)
+    pieces = event_tables.log([pa.table({"user": ["u"], "item": ["i"], "time": [1]})], ledger, 0.01)
     assert len(next(pieces)) == 1
     with pytest.raises(InputError, match="1 of 2 rows"):
         next(pieces)
 
 
 def test_a_ledger_counts_more_than_it_lists() -> None:
-    ledger = Ledger("log")
+    ledger = BadRows("log")
     for line in range(LISTED + 5, 0, -1):
         ledger.malformed(line, "bad")
     frame = table([ledger])
@@ -195,5 +197,5 @@ def test_an_integer_that_no_float_holds_is_set_aside(tmp_path: Path) -> None:
 
 
 def test_a_field_over_the_limit_of_csv_is_set_aside(tmp_path: Path) -> None:
-    assert quick.delimited(b"i,z,u,9,5\n" + b"x" * 140_000 + b",z,u,9,5\n", ",", ("item", "", "user", "time", "rating")) is None
+    assert arrow_blocks.delimited(b"i,z,u,9,5\n" + b"x" * 140_000 + b",z,u,9,5\n", ",", ("item", "", "user", "time", "rating")) is None
     assert len(agree(tmp_path / "log", b"i,z,u,9,5\n" + b"x" * 140_000 + b",z,u,9,5\n", "csv")) == 1

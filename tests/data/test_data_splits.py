@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pandas import DataFrame
 
-from genrec.data.filters import Filters, seconds
-from genrec.data.prepare import prepare
+from genrec.data.corpus_builder import prepare
+from genrec.data.event_filters import Filters, seconds
 from genrec.data.splits import GlobalTemporal, LeaveOneOut, latest
 from genrec.data.worlds import Shop
 from genrec.errors import InputError, UsageError
@@ -79,7 +79,7 @@ def test_nothing_of_the_future_is_trained_on(users: list[list[int]], first: int,
 
 
 def test_a_temporal_corpus_tests_only_users_with_a_history_and_leaks_nothing() -> None:
-    corpus = prepare(Shop(items=100, users=200).load(Path()), GlobalTemporal())
+    corpus = prepare(Shop(num_items=100, num_users=200).load(Path()), GlobalTemporal())
     rows = corpus.interactions
     times = {part: rows.loc[rows["part"] == part, "time"] for part in ("train", "validation", "test")}
     assert times["train"].max() < times["validation"].min()
@@ -91,7 +91,7 @@ def test_a_temporal_corpus_tests_only_users_with_a_history_and_leaks_nothing() -
 
 
 def test_a_moment_outside_the_data_leaves_a_part_empty() -> None:
-    raw = Shop(items=100, users=50).load(Path())
+    raw = Shop(num_items=100, num_users=50).load(Path())
     with pytest.raises(InputError, match="GlobalTemporal leaves no interaction for the part 'test'"):
         prepare(raw, GlobalTemporal(test_from="2038-01-01"))
 

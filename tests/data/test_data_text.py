@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec.data.sources.text import LIMIT, clean, flat, is_scraped, parts, sentences
+from genrec.data.readers.item_text import LIMIT, clean, flat, is_scraped, parts, sentences
 
 
 @pytest.mark.parametrize(

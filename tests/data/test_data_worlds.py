@@ -10,7 +10,7 @@ import pytest
 from numpy import ndarray
 
 from genrec.data.corpus import Corpus
-from genrec.data.prepare import prepare
+from genrec.data.corpus_builder import prepare
 from genrec.data.splits import LeaveOneOut
 from genrec.data.worlds import Cyclic, Shop
 from genrec.errors import UsageError
@@ -18,7 +18,7 @@ from genrec.types import Source
 
 
 def test_cyclic_has_one_right_answer() -> None:
-    world = Cyclic(items=15, users=40, length=8, seed=3)
+    world = Cyclic(num_items=15, num_users=40, length=8, seed=3)
     assert isinstance(world, Source)
     corpus = prepare(world.load(Path()), LeaveOneOut())
     assert (corpus.item_count, corpus.user_count) == (15, 40)
@@ -35,7 +35,7 @@ def test_cyclic_has_one_right_answer() -> None:
     assert corpus.items["title"].nunique() == 15
 
 
-@pytest.mark.parametrize("world", [Cyclic(), Shop(items=200, users=50)])
+@pytest.mark.parametrize("world", [Cyclic(), Shop(num_items=200, num_users=50)])
 def test_a_world_is_a_function_of_its_fields(world: Cyclic | Shop) -> None:
     first, again, other = (made.load(Path()) for made in (world, replace(world), replace(world, seed=1)))
     assert first.interactions.equals(again.interactions)
@@ -45,7 +45,7 @@ def test_a_world_is_a_function_of_its_fields(world: Cyclic | Shop) -> None:
 
 @pytest.mark.parametrize("items", [60, 219, 220, 400, 1000])
 def test_shop_of_any_size(items: int) -> None:
-    world = Shop(items=items, users=30)
+    world = Shop(num_items=items, num_users=30)
     raw, transitions = world.load(Path()), world.transitions()
     assert raw.items["title"].nunique() == len(raw.items) == items
     assert set(raw.interactions["item"]) <= set(raw.items["item"])
@@ -60,7 +60,12 @@ def test_shop_of_any_size(items: int) -> None:
 
 
 def test_settings_are_checked() -> None:
-    for make in (lambda: Cyclic(items=1), lambda: Shop(items=10), lambda: Shop(following=0.9, noise=0.2), lambda: Shop(longest=7)):
+    for make in (
+        lambda: Cyclic(num_items=1),
+        lambda: Shop(num_items=10),
+        lambda: Shop(following=0.9, noise=0.2),
+        lambda: Shop(max_length=7),
+    ):
         with pytest.raises(UsageError):
             make()
 

@@ -67,7 +67,7 @@ def test_nearly_equal_vectors_are_a_warning_with_a_count() -> None:
 
 
 def test_near_vectors_are_found_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("genrec.embeddings.checks.BLOCK", 1)
+    monkeypatch.setattr("genrec.embeddings.vector_checks.BLOCK", 1)
     vectors = np.array([[1.0, 1], [2, 2], [1.0000005, 1], [2.0000005, 2]])
     with pytest.warns(UserWarning, match="at least 4 of 4"):
         check_vectors(vectors, IDS)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from genrec.embeddings import Collaborative, Concatenated
-from genrec.embeddings.collaborative import normalised_matrix
+from genrec.embeddings.collaborative import normalized_matrix
 from genrec.errors import InputError, UsageError
 from genrec.store import describe, hash_of
 from genrec.types import ItemEncoder
@@ -35,16 +35,16 @@ class Constant:
         return np.array(self.rows, dtype=np.float32)
 
 
-def test_normalised_matrix_by_hand() -> None:
+def test_normalized_matrix_by_hand() -> None:
     """User 7 took items 1 and 2 (1 twice), user 9 item 2: degrees of users 2, 1, of items 1, 2, 0."""
-    matrix = normalised_matrix(interactions((7, 1), (7, 2), (9, 2), (7, 1)), 3).toarray()
+    matrix = normalized_matrix(interactions((7, 1), (7, 2), (9, 2), (7, 1)), 3).toarray()
     np.testing.assert_allclose(matrix, [[1 / math.sqrt(2), 0], [1 / 2, 1 / math.sqrt(2)], [0, 0]])
 
 
 def test_items_of_the_same_users_are_near() -> None:
     """Two groups of users who share no item: cosines are 1 within a group's items and 0 across, whatever their popularity."""
     pairs = [(user, item) for user in range(6) for item in (1, 2, 3)] + [(user, item) for user in (6, 7) for item in (4, 5)]
-    vectors = Collaborative(width=2).encode(items(5), interactions(*pairs))
+    vectors = Collaborative(dim=2).encode(items(5), interactions(*pairs))
     assert vectors.dtype == np.float32
     same = np.array([[1, 1, 1, 0, 0]] * 3 + [[0, 0, 0, 1, 1]] * 2)
     np.testing.assert_allclose(vectors @ vectors.T, same, atol=1e-6)
@@ -52,21 +52,21 @@ def test_items_of_the_same_users_are_near() -> None:
 
 def test_item_without_interactions_gets_the_mean_and_is_counted() -> None:
     with pytest.warns(UserWarning, match="1 of 3 items are without training interactions"):
-        vectors = Collaborative(width=2).encode(items(3), interactions((1, 1), (2, 2), (3, 1)))
+        vectors = Collaborative(dim=2).encode(items(3), interactions((1, 1), (2, 2), (3, 1)))
     np.testing.assert_allclose(vectors[2], (vectors[0] + vectors[1]) / math.sqrt(2), atol=1e-6)
 
 
 def test_same_seed_same_vectors() -> None:
     generator = np.random.default_rng(0)
     table = interactions(*zip(generator.integers(0, 50, 600), generator.integers(1, 41, 600), strict=True))
-    first, second = (Collaborative(width=8).encode(items(40), table) for _ in range(2))
+    first, second = (Collaborative(dim=8).encode(items(40), table) for _ in range(2))
     np.testing.assert_array_equal(first, second)
     renamed = table.assign(user="u" + table["user"].astype(str))
-    np.testing.assert_allclose(Collaborative(width=8).encode(items(40), renamed), first, atol=1e-6)
+    np.testing.assert_allclose(Collaborative(dim=8).encode(items(40), renamed), first, atol=1e-6)
 
 
 @pytest.mark.parametrize("item", [0, 4])
-def test_refuses_items_outside_the_catalogue(item: int) -> None:
+def test_refuses_items_outside_the_catalog(item: int) -> None:
     with pytest.raises(InputError, match=r"items 1\.\.3"):
         Collaborative().encode(items(3), interactions((1, 1), (1, item)))
 
@@ -125,4 +125,4 @@ def test_concatenated_refuses_what_only_looks_like_an_encoder(encoders: object) 
 @pytest.mark.parametrize("width", [2.5, True, "a"])
 def test_a_width_is_a_whole_number(width: object) -> None:
     with pytest.raises(UsageError, match=r"Collaborative\.width must be a whole number"):
-        Collaborative(width=width)  # type: ignore[arg-type]
+        Collaborative(dim=width)  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from genrec.embeddings.item2vec import _context, _draw, _events, _loss
 from genrec.errors import InputError, UsageError
 from genrec.types import ItemEncoder
 
-QUICK = Item2Vec(width=8, window=2, epochs=5)
+QUICK = Item2Vec(dim=8, window=2, epochs=5)
 
 
 def items(count: int) -> pd.DataFrame:
@@ -74,7 +74,7 @@ def test_draws_follow_the_weights_and_never_hit_zero() -> None:
 
 
 def test_learns_which_items_belong_together() -> None:
-    vectors = Item2Vec(width=16).encode(items(30), clusters())
+    vectors = Item2Vec(dim=16).encode(items(30), clusters())
     assert isinstance(Item2Vec(), ItemEncoder)
     assert vectors.shape == (30, 16)
     assert vectors.dtype == np.float32
@@ -91,7 +91,7 @@ def test_says_nothing_where_nothing_is_wrong(recwarn: pytest.WarningsRecorder) -
 def test_order_counts_within_the_window_only() -> None:
     """All users take items 1..20 in a circle: an item is nearer to the one beside it than to the one opposite."""
     table = histories(*[[(start + step) % 20 + 1 for step in range(10)] for start in range(20) for _ in range(10)])
-    vectors = Item2Vec(width=16, window=2).encode(items(20), table)
+    vectors = Item2Vec(dim=16, window=2).encode(items(20), table)
     cosines = vectors @ vectors.T
     beside, opposite = (np.mean([cosines[item, (item + step) % 20] for item in range(20)]) for step in (1, 10))
     assert beside > opposite + 0.3
@@ -104,7 +104,7 @@ def test_the_seed_is_all_the_randomness() -> None:
     torch.set_rng_state(before)
     QUICK.encode(items(30), clusters())
     assert torch.equal(torch.get_rng_state(), before)
-    assert not np.array_equal(Item2Vec(width=8, window=2, epochs=5, seed=1).encode(items(30), clusters()), first)
+    assert not np.array_equal(Item2Vec(dim=8, window=2, epochs=5, seed=1).encode(items(30), clusters()), first)
 
 
 def test_same_bits_in_another_process() -> None:

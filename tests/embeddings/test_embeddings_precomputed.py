@@ -29,7 +29,7 @@ from genrec.types import ItemEncoder
 NO_INTERACTIONS = pd.DataFrame({"user": [], "item": []})
 IDS = ["00123", "123", "NA", 'item, with "comma"', "🧴"]
 VECTORS = np.arange(10, dtype=np.float32).reshape(5, 2) + 1
-CATALOGUE = ["🧴", "NA", "00123"]
+CATALOG = ["🧴", "NA", "00123"]
 EXPECTED = VECTORS[[4, 2, 0]]
 
 
@@ -102,17 +102,17 @@ FORMATS = [as_lists, as_fixed_lists, as_columns, as_named_columns, as_tensor, as
 def test_every_format_is_joined_by_id(tmp_path: Path, make: Callable[[Path], Precomputed], capsys: pytest.CaptureFixture[str]) -> None:
     encoder = make(tmp_path)
     assert isinstance(encoder, ItemEncoder)
-    vectors = encoder.encode(items(CATALOGUE), NO_INTERACTIONS)
+    vectors = encoder.encode(items(CATALOG), NO_INTERACTIONS)
     assert vectors.dtype == np.float32
     np.testing.assert_array_equal(vectors, EXPECTED)
-    assert "2 of its 5 vectors are of items that the catalogue lacks" in capsys.readouterr().err
+    assert "2 of its 5 vectors are of items that the catalog lacks" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".json", ".csv", ".tsv", ".parquet", ".npy"])
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, ">f4"])
 def test_npy_with_every_file_of_ids(tmp_path: Path, suffix: str, dtype: Any) -> None:
     encoder = Precomputed(npy(tmp_path, np.asfortranarray(VECTORS.astype(dtype))), ids=ids_file(tmp_path, suffix))
-    vectors = encoder.encode(items(CATALOGUE), NO_INTERACTIONS)
+    vectors = encoder.encode(items(CATALOG), NO_INTERACTIONS)
     assert vectors.dtype == np.float32
     np.testing.assert_array_equal(vectors, EXPECTED)
 
@@ -130,7 +130,7 @@ def test_position_alone_is_refused_with_the_reason(tmp_path: Path) -> None:
         Precomputed(npy(tmp_path))
     save_file({"vectors": VECTORS}, tmp_path / "v.safetensors")
     with pytest.raises(UsageError, match=r"never by position alone.*metadata key item_ids"):
-        Precomputed(tmp_path / "v.safetensors").encode(items(CATALOGUE), NO_INTERACTIONS)
+        Precomputed(tmp_path / "v.safetensors").encode(items(CATALOG), NO_INTERACTIONS)
 
 
 def test_missing_items_are_named_or_get_the_mean(tmp_path: Path) -> None:
@@ -142,9 +142,7 @@ def test_missing_items_are_named_or_get_the_mean(tmp_path: Path) -> None:
         vectors = Precomputed(path, ids=ids, missing="mean").encode(wanted, NO_INTERACTIONS)
     np.testing.assert_array_equal(vectors, [[5, 6], [4, 5], [3, 4], [4, 5]])  # (5, 6) and (3, 4) have the mean (4, 5)
     for missing in ("refuse", "mean"):
-        with pytest.raises(
-            InputError, match=r"no vector of any of the catalogue's 1 items: its ids are '00123', .*, the catalogue's '0'"
-        ):
+        with pytest.raises(InputError, match=r"no vector of any of the catalog's 1 items: its ids are '00123', .*, the catalog's '0'"):
             Precomputed(path, ids=ids, missing=missing).encode(items(["0"]), NO_INTERACTIONS)  # type: ignore[arg-type]
 
 
@@ -171,7 +169,7 @@ def test_numbers_that_are_none_are_named_by_the_stages_check(tmp_path: Path) -> 
 def test_refuses_other_arrays(tmp_path: Path, vectors: np.ndarray, said: str) -> None:
     encoder = Precomputed(npy(tmp_path, vectors), ids=ids_file(tmp_path))
     with pytest.raises(InputError, match=said):
-        encoder.encode(items(CATALOGUE), NO_INTERACTIONS)
+        encoder.encode(items(CATALOG), NO_INTERACTIONS)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +193,7 @@ def test_refuses_other_ids(tmp_path: Path, suffix: str, content: str | bytes, sa
     path = tmp_path / f"ids{suffix}"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(InputError, match=said) as error:
-        Precomputed(npy(tmp_path), ids=path).encode(items(CATALOGUE), NO_INTERACTIONS)
+        Precomputed(npy(tmp_path), ids=path).encode(items(CATALOG), NO_INTERACTIONS)
     assert error.value.exit_code == 3
     assert str(path) in str(error.value)
 
@@ -223,20 +221,20 @@ def test_ids_that_are_whole_numbers_are_taken_in_decimal(tmp_path: Path) -> None
 )
 def test_refuses_other_tables(tmp_path: Path, columns: dict[str, Any], options: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        Precomputed(parquet(tmp_path, **columns), **options).encode(items(CATALOGUE), NO_INTERACTIONS)
+        Precomputed(parquet(tmp_path, **columns), **options).encode(items(CATALOG), NO_INTERACTIONS)
 
 
 def test_lists_of_another_length_in_a_later_block_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("genrec.embeddings.vector_files.BLOCK", 2)
     path = parquet(tmp_path, item_id=IDS[:4], v=[[1.0, 2.0]] * 2 + [[1.0]] * 2)
     with pytest.raises(InputError, match=r"lengths \[2, 1\]; expected one length"):
-        Precomputed(path).encode(items(CATALOGUE[1:]), NO_INTERACTIONS)
+        Precomputed(path).encode(items(CATALOG[1:]), NO_INTERACTIONS)
 
 
 @pytest.mark.parametrize("make", FORMATS)
 def test_small_blocks_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Precomputed]) -> None:
     monkeypatch.setattr("genrec.embeddings.vector_files.BLOCK", 2)
-    np.testing.assert_array_equal(make(tmp_path).encode(items(CATALOGUE), NO_INTERACTIONS), EXPECTED)
+    np.testing.assert_array_equal(make(tmp_path).encode(items(CATALOG), NO_INTERACTIONS), EXPECTED)
 
 
 def test_refuses_other_tensors(tmp_path: Path) -> None:
@@ -248,10 +246,10 @@ def test_refuses_other_tensors(tmp_path: Path) -> None:
     ):
         save_file(tensors, path, metadata={"item_ids": json.dumps(IDS)})
         with pytest.raises(InputError, match=said):
-            Precomputed(path).encode(items(CATALOGUE), NO_INTERACTIONS)
+            Precomputed(path).encode(items(CATALOG), NO_INTERACTIONS)
     save_file({"a": VECTORS}, path, metadata={"item_ids": json.dumps(IDS[:4])})
     with pytest.raises(InputError, match="holds 5 vectors, its metadata's item_ids 4 ids"):
-        Precomputed(path).encode(items(CATALOGUE), NO_INTERACTIONS)
+        Precomputed(path).encode(items(CATALOG), NO_INTERACTIONS)
 
 
 @pytest.mark.parametrize("make", [as_lists, as_tensor, as_tensors, lambda folder: Precomputed(npy(folder), ids=ids_file(folder))])
@@ -265,7 +263,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, make: Callable[[Path], Precompu
         with pytest.raises(InputError, match=r"can't be read"):
             encoder.fingerprint(tmp_path)
     with pytest.raises(InputError, match=rf"{encoder.path.name} can't be read"):
-        encoder.encode(items(CATALOGUE), NO_INTERACTIONS)
+        encoder.encode(items(CATALOG), NO_INTERACTIONS)
 
 
 def test_nothing_is_ever_unpickled(tmp_path: Path) -> None:
@@ -280,10 +278,10 @@ def test_nothing_is_ever_unpickled(tmp_path: Path) -> None:
         ids_file(tmp_path, ".npy")
         (tmp_path / name).write_bytes(pickle.dumps(Trap()))
         with pytest.raises(InputError):
-            Precomputed(tmp_path / "vectors.npy", ids=tmp_path / "ids.npy").encode(items(CATALOGUE), NO_INTERACTIONS)
+            Precomputed(tmp_path / "vectors.npy", ids=tmp_path / "ids.npy").encode(items(CATALOG), NO_INTERACTIONS)
         np.save(tmp_path / name, np.array([Trap()] * 5, dtype=object), allow_pickle=True)
         with pytest.raises(InputError):
-            Precomputed(tmp_path / "vectors.npy", ids=tmp_path / "ids.npy").encode(items(CATALOGUE), NO_INTERACTIONS)
+            Precomputed(tmp_path / "vectors.npy", ids=tmp_path / "ids.npy").encode(items(CATALOG), NO_INTERACTIONS)
     assert not (tmp_path / "sprung").exists()
 
 
@@ -316,7 +314,7 @@ def test_refuses_fields_and_tables_that_it_cannot_use(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"Precomputed\.missing must be"):
         Precomputed(Path("v.parquet"), missing="zero")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="has its ids in a column"):
-        Precomputed(as_lists(tmp_path).path, ids=ids_file(tmp_path)).encode(items(CATALOGUE), NO_INTERACTIONS)
+        Precomputed(as_lists(tmp_path).path, ids=ids_file(tmp_path)).encode(items(CATALOG), NO_INTERACTIONS)
     with pytest.raises(InputError, match="joins by the items' column 'item_id'"):
         as_lists(tmp_path).encode(pd.DataFrame({"item": ["a"]}), NO_INTERACTIONS)
 

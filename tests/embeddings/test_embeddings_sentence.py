@@ -15,16 +15,16 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from genrec.data.catalogue import NO_TEXT as CATALOGUE_PLACEHOLDER
+from genrec.data.catalog import NO_TEXT as CATALOG_PLACEHOLDER
 from genrec.embeddings import Concatenated, SentenceEncoder, TfidfSvd, check_vectors
-from genrec.embeddings.sentence import NO_TEXT
+from genrec.embeddings.sentence_encoder import NO_TEXT
 from genrec.errors import InputError, NetworkError, ResourceError, UsageError
 from genrec.store import describe, hash_of
 from genrec.types import ResumableEncoder
 
 NO_INTERACTIONS = pd.DataFrame({"user": [], "item": []})
 TEXTS = [f"item number {place}" for place in range(10)]
-SPEC = SentenceEncoder("org/model", chunk=4, batch=2)
+SPEC = SentenceEncoder("org/model", chunk_size=4, batch_size=2)
 
 
 def items(texts: list[str], **more: list[str]) -> pd.DataFrame:
@@ -75,13 +75,13 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Library:
     return made
 
 
-def test_the_placeholder_is_the_catalogues() -> None:
-    assert NO_TEXT == CATALOGUE_PLACEHOLDER
+def test_the_placeholder_is_the_catalogs() -> None:
+    assert NO_TEXT == CATALOG_PLACEHOLDER
 
 
 def test_shape_type_length_and_what_is_asked_of_the_library(library: Library) -> None:
     state = torch.get_rng_state()
-    vectors = replace(SPEC, revision="abc", width=5, prompt="passage: ", device="cpu").encode(items(TEXTS), NO_INTERACTIONS)
+    vectors = replace(SPEC, revision="abc", dim=5, prompt="passage: ", device="cpu").encode(items(TEXTS), NO_INTERACTIONS)
     assert vectors.shape == (10, 5)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)
@@ -95,8 +95,8 @@ def test_shape_type_length_and_what_is_asked_of_the_library(library: Library) ->
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_vectors_need_not_be_normalised(library: Library) -> None:
-    vectors = replace(SPEC, normalise=False).encode(items(["a", "b", ""]), NO_INTERACTIONS)
+def test_vectors_need_not_be_normalized(library: Library) -> None:
+    vectors = replace(SPEC, normalize=False).encode(items(["a", "b", ""]), NO_INTERACTIONS)
     assert np.linalg.norm(vectors[0]) > 10
     np.testing.assert_allclose(vectors[2], (vectors[0] + vectors[1]) / 2, rtol=1e-5)  # the mean, as it is
 
@@ -158,7 +158,7 @@ def test_changed_text_is_encoded_anew_and_the_other_chunks_stay(library: Library
     np.testing.assert_array_equal(vectors, SPEC.encode(items(changed), NO_INTERACTIONS))
 
 
-@pytest.mark.parametrize("change", [{"prompt": "p: "}, {"model": "org/other"}, {"revision": "v2"}, {"normalise": False}, {"width": 3}])
+@pytest.mark.parametrize("change", [{"prompt": "p: "}, {"model": "org/other"}, {"revision": "v2"}, {"normalize": False}, {"width": 3}])
 def test_chunks_of_other_settings_are_not_used(library: Library, tmp_path: Path, change: dict[str, Any]) -> None:
     SPEC.encode_into(items(TEXTS), NO_INTERACTIONS, tmp_path)
     library.encoded = []
@@ -214,7 +214,7 @@ def test_the_key_holds_the_model_and_no_speed(tmp_path: Path) -> None:
         return hash_of(describe(spec, tmp_path))
 
     spec = SentenceEncoder("org/model")
-    assert key(spec) == key(replace(spec, batch=1, chunk=1, device="cpu"))
+    assert key(spec) == key(replace(spec, batch_size=1, chunk_size=1, device="cpu"))
     others = [replace(spec, **change) for change in ({"model": "org/b"}, {"revision": "v"}, {"columns": ("title",)}, {"prompt": ""})]
     assert len({key(entry) for entry in (spec, *others)}) == 5
     assert key(replace(spec, columns=["title"])) == key(others[2])  # type: ignore[arg-type]
@@ -263,7 +263,7 @@ def test_out_of_memory_names_a_smaller_batch(library: Library) -> None:
 def test_a_width_that_the_model_has_not_is_refused(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Model, "encode", lambda self, texts, **options: np.ones((len(texts), 6)))
     with pytest.raises(InputError, match=r"gave vectors of shape \[4, 6\] for 4 texts; expected \[4, 512\]"):
-        replace(SPEC, width=512).encode(items(TEXTS), NO_INTERACTIONS)
+        replace(SPEC, dim=512).encode(items(TEXTS), NO_INTERACTIONS)
 
 
 @pytest.mark.parametrize("field", [{"width": 0}, {"maximum_tokens": 0}, {"batch": 0}, {"chunk": 0}, {"columns": ()}, {"model": " "}])
@@ -273,7 +273,7 @@ def test_refuses_fields_out_of_range(field: dict[str, Any]) -> None:
 
 
 def test_inside_a_concatenation_it_keeps_its_chunks_in_its_own_folder(library: Library, tmp_path: Path) -> None:
-    both = Concatenated([TfidfSvd(width=2, minimum_count=1), SPEC, replace(SPEC, prompt="p")])  # type: ignore[arg-type]
+    both = Concatenated([TfidfSvd(dim=2, min_df=1), SPEC, replace(SPEC, prompt="p")])  # type: ignore[arg-type]
     assert isinstance(both, ResumableEncoder)
     vectors = both.encode_into(items(TEXTS), NO_INTERACTIONS, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
@@ -287,7 +287,7 @@ def test_the_real_library_with_a_tiny_model(tmp_path: Path) -> None:
     """A BERT of one layer, drawn here and stored: no download. Resumed, moved or at another batch size, it says the same."""
     library = pytest.importorskip("sentence_transformers")
     model = _tiny_model(library, tmp_path)
-    spec = SentenceEncoder(str(model), chunk=4, batch=2, device="cpu")
+    spec = SentenceEncoder(str(model), chunk_size=4, batch_size=2, device="cpu")
     texts = ["rose hand cream", "hair clip", "", "rose", "hand cream " * 40, "steel hair clip", "rose hand cream"]
     with pytest.warns(UserWarning, match="1 of 7 items are without usable text"):
         vectors = spec.encode(items(texts), NO_INTERACTIONS)
@@ -298,9 +298,9 @@ def test_the_real_library_with_a_tiny_model(tmp_path: Path) -> None:
     spec.encode_into(items(texts), NO_INTERACTIONS, tmp_path / "work")
     (tmp_path / "work" / "chunk-000000.safetensors").unlink()
     np.testing.assert_array_equal(spec.encode_into(items(texts), NO_INTERACTIONS, tmp_path / "work"), vectors)
-    np.testing.assert_allclose(replace(spec, batch=7).encode(items(texts), NO_INTERACTIONS), vectors, atol=1e-5)
+    np.testing.assert_allclose(replace(spec, batch_size=7).encode(items(texts), NO_INTERACTIONS), vectors, atol=1e-5)
     with pytest.raises(UsageError, match="maximum_tokens to no more than the model was made for"):
-        replace(spec, maximum_tokens=64).encode(items(texts), NO_INTERACTIONS)
+        replace(spec, max_seq_length=64).encode(items(texts), NO_INTERACTIONS)
     with pytest.raises(InputError, match="can't be loaded"):
         replace(spec, model=str(tmp_path / "work")).encode(items(texts), NO_INTERACTIONS)
 

@@ -30,7 +30,7 @@ def test_is_an_item_encoder() -> None:
 
 
 def test_shape_type_and_length() -> None:
-    vectors = TfidfSvd(width=3).encode(items(TITLES), NO_INTERACTIONS)
+    vectors = TfidfSvd(dim=3).encode(items(TITLES), NO_INTERACTIONS)
     assert vectors.shape == (6, 3)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)
@@ -38,14 +38,14 @@ def test_shape_type_and_length() -> None:
 
 def test_two_dimensions_are_the_two_subjects() -> None:
     """No word of the creams occurs among the clips, so the two largest components are one each, and cosines are 1 or 0."""
-    vectors = TfidfSvd(width=2).encode(items(TITLES), NO_INTERACTIONS)
+    vectors = TfidfSvd(dim=2).encode(items(TITLES), NO_INTERACTIONS)
     same = np.array([[1, 1, 1, 0, 0, 0]] * 3 + [[0, 0, 0, 1, 1, 1]] * 3)
     np.testing.assert_allclose(vectors @ vectors.T, same, atol=1e-6)
 
 
 def test_full_width_keeps_the_cosines_of_tfidf() -> None:
     """By hand: words a and b occur in 2 of 3 texts, so both weigh the same; cosine(a, a b) = 1 / sqrt(2), cosine(a, b) = 0."""
-    vectors = TfidfSvd(width=2, phrase=1, minimum_count=1).encode(items(["a", "a b", "b"]), NO_INTERACTIONS)
+    vectors = TfidfSvd(dim=2, max_ngram=1, min_df=1).encode(items(["a", "a b", "b"]), NO_INTERACTIONS)
     half = 2**-0.5
     np.testing.assert_allclose(vectors @ vectors.T, [[1, half, 0], [half, 1, half], [0, half, 1]], atol=1e-6)
 
@@ -56,14 +56,14 @@ def test_same_seed_same_vectors_also_in_another_process() -> None:
         f"v = TfidfSvd(width=3).encode(pd.DataFrame({{'text': {TITLES!r}}}), pd.DataFrame()); sys.stdout.write(v.tobytes().hex())"
     )
     other = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    here = TfidfSvd(width=3).encode(items(TITLES), NO_INTERACTIONS)
+    here = TfidfSvd(dim=3).encode(items(TITLES), NO_INTERACTIONS)
     np.testing.assert_allclose(np.frombuffer(bytes.fromhex(other), np.float32).reshape(6, 3), here, atol=1e-6)
-    np.testing.assert_array_equal(TfidfSvd(width=3).encode(items(TITLES), NO_INTERACTIONS), here)
+    np.testing.assert_array_equal(TfidfSvd(dim=3).encode(items(TITLES), NO_INTERACTIONS), here)
 
 
 def test_items_without_usable_text_get_the_mean_direction_and_are_counted() -> None:
     with pytest.warns(UserWarning, match="3 of 9 items are without usable text"):
-        vectors = TfidfSvd(width=2).encode(items([*TITLES, "", "!!", "unseen"]), NO_INTERACTIONS)
+        vectors = TfidfSvd(dim=2).encode(items([*TITLES, "", "!!", "unseen"]), NO_INTERACTIONS)
     mean = vectors[:6].mean(0)
     np.testing.assert_allclose(vectors[6:], np.tile(mean / np.linalg.norm(mean), (3, 1)), atol=1e-6)
 
@@ -72,18 +72,18 @@ def test_missing_text_is_no_text() -> None:
     table = items([*TITLES, "x"])
     table.loc[6, "text"] = None
     with pytest.warns(UserWarning, match="1 of 7 items are without usable text"):
-        assert np.isfinite(TfidfSvd(width=2).encode(table, NO_INTERACTIONS)).all()
+        assert np.isfinite(TfidfSvd(dim=2).encode(table, NO_INTERACTIONS)).all()
 
 
 def test_a_small_vocabulary_makes_narrower_vectors_and_says_so() -> None:
     with pytest.warns(UserWarning, match="get 2 dimensions instead of 64: 3 items with 2 features"):
-        vectors = TfidfSvd(phrase=1, minimum_count=1).encode(items(["a", "a b", "b"]), NO_INTERACTIONS)
+        vectors = TfidfSvd(max_ngram=1, min_df=1).encode(items(["a", "a b", "b"]), NO_INTERACTIONS)
     assert vectors.shape == (3, 2)
 
 
 def test_one_word_and_one_item() -> None:
     with pytest.warns(UserWarning, match="1 dimensions"):
-        assert TfidfSvd(minimum_count=1).encode(items(["word"]), NO_INTERACTIONS).tolist() == [[1.0]]
+        assert TfidfSvd(min_df=1).encode(items(["word"]), NO_INTERACTIONS).tolist() == [[1.0]]
 
 
 @pytest.mark.parametrize("texts", [["", ""], ["one", "two"]])
@@ -121,9 +121,9 @@ def test_beauty_titles(real_data: Path) -> None:
 
 
 def test_items_without_text_get_the_mean_of_the_others_and_are_counted() -> None:
-    """What the catalogue writes for an empty text is no text: it must not make such items a topic of their own."""
+    """What the catalog writes for an empty text is no text: it must not make such items a topic of their own."""
     texts = ["red ink pen", "red ink", "blue ink pen", "blue pen"]
     with pytest.warns(UserWarning, match="2 of 6 items are without usable text"):
-        vectors = TfidfSvd(width=3).encode(pd.DataFrame({"text": [*texts, NO_TEXT, NO_TEXT]}), pd.DataFrame())
+        vectors = TfidfSvd(dim=3).encode(pd.DataFrame({"text": [*texts, NO_TEXT, NO_TEXT]}), pd.DataFrame())
     mean = vectors[:4].mean(0)
     np.testing.assert_allclose(vectors[4:], np.stack([mean / np.linalg.norm(mean)] * 2), atol=1e-6)

@@ -15,9 +15,9 @@ from scipy.stats import chisquare
 from torch import Tensor, nn
 
 from genrec.errors import UsageError
-from genrec.preference.contract import check_draw
-from genrec.preference.forbidden import Forbidden
-from genrec.preference.negatives import ModelBeams, beams
+from genrec.preference.draw_contract import check_draw
+from genrec.preference.exclusions import Exclusions
+from genrec.preference.negatives import ModelBeams, model_beams
 from genrec.semantic_ids import SemanticIds
 from genrec.testing import batches_of, check_sampler, sampler_context
 from genrec.types import Ranking, SamplerContext, SequenceBatch
@@ -79,15 +79,15 @@ def draw(sampler: ModelBeams, context: SamplerContext, batch: SequenceBatch, cou
 @pytest.mark.parametrize(
     ("sampler", "expected"),
     [
-        (ModelBeams(beams=1), set()),  # 6
-        (ModelBeams(beams=2), {5}),  # 6, 5
-        (ModelBeams(beams=3), {5, 4}),  # 6, 5, 4
-        (ModelBeams(beams=3, seen=True), {8, 5}),  # 8, 6, 5
-        (ModelBeams(beams=3, locked=1), set()),  # 8, 7, 6, which begin with code 1 as 7 does
-        (ModelBeams(beams=4, locked=1), {5}),  # 8, 7, 6, 5
-        (ModelBeams(beams=4, locked=1, seen=True), {8, 5}),
-        (ModelBeams(beams=20), {5, 4, 3, 2, 1}),
-        (ModelBeams(beams=20, locked=1), {5}),  # 8, 7, 6, 5 are all there are
+        (ModelBeams(num_beams=1), set()),  # 6
+        (ModelBeams(num_beams=2), {5}),  # 6, 5
+        (ModelBeams(num_beams=3), {5, 4}),  # 6, 5, 4
+        (ModelBeams(num_beams=3, seen=True), {8, 5}),  # 8, 6, 5
+        (ModelBeams(num_beams=3, locked_levels=1), set()),  # 8, 7, 6, which begin with code 1 as 7 does
+        (ModelBeams(num_beams=4, locked_levels=1), {5}),  # 8, 7, 6, 5
+        (ModelBeams(num_beams=4, locked_levels=1, seen=True), {8, 5}),
+        (ModelBeams(num_beams=20), {5, 4, 3, 2, 1}),
+        (ModelBeams(num_beams=20, locked_levels=1), {5}),  # 8, 7, 6, 5 are all there are
     ],
 )
 def test_the_list_that_is_drawn_from(sampler: ModelBeams, expected: set[int]) -> None:
@@ -99,7 +99,7 @@ def test_the_list_that_is_drawn_from(sampler: ModelBeams, expected: set[int]) ->
 
 
 def test_draws_are_uniform_without_replacement() -> None:
-    drawn = draw(ModelBeams(beams=3), world(), rows(6_000, [0, 1], 8), 2)
+    drawn = draw(ModelBeams(num_beams=3), world(), rows(6_000, [0, 1], 8), 2)
     counts = [int((drawn == torch.tensor(order)).all(1).sum()) for order in permutations((5, 6, 7), 2)]
     assert sum(counts) == len(drawn)
     assert chisquare(counts).pvalue > 1e-3
@@ -116,7 +116,7 @@ def test_equal_to_brute_force(locked: int, seen: bool, seed: int, width: int, co
     policy = Table(torch.randn(context.item_count + 1, context.item_count + 1, generator=source), context.semantic_ids)
     context = context._replace(policy=policy)
     batch = next(batches_of(context, 32))
-    sampler = ModelBeams(beams=width, locked=locked, seen=seen)
+    sampler = ModelBeams(num_beams=width, locked_levels=locked, seen=seen)
     drawn, few = draw(sampler, context, batch, width, seed), draw(sampler, context, batch, count, seed)
     if not seen:
         check_draw(batch, drawn, width, context)
@@ -153,7 +153,7 @@ def test_it_says_what_it_is() -> None:
 def test_the_policy_is_read_as_it_is_at_the_draw() -> None:
     """Weights that are changed in place, as a refresh does: the worst items become the best."""
     context = world()
-    sampler, batch = ModelBeams(beams=2).build(context), rows(9, [0, 4], 5)
+    sampler, batch = ModelBeams(num_beams=2).build(context), rows(9, [0, 4], 5)
     before = sampler(batch, 2, torch.Generator().manual_seed(0))
     context.policy.score.data.neg_()
     after = sampler(batch, 2, torch.Generator().manual_seed(0))
@@ -164,7 +164,7 @@ def test_the_policy_is_read_as_it_is_at_the_draw() -> None:
 def test_filters_are_asked_whether_or_not_the_history_is_offered() -> None:
     even = lambda batch, candidates: candidates % 2 == 0  # noqa: E731
     context = world()._replace(filters=(even,))
-    drawn = draw(ModelBeams(beams=6, seen=True), context, rows(9, [0, 3], 1), 6)
+    drawn = draw(ModelBeams(num_beams=6, seen=True), context, rows(9, [0, 3], 1), 6)
     assert drawn.sort(1).values.tolist() == [[0, 0, 0, 3, 5, 7]] * 9
 
 
@@ -176,9 +176,9 @@ def test_a_row_does_not_depend_on_the_batch(locked: int, monkeypatch: pytest.Mon
     distinct = SemanticIds(torch.stack(torch.unravel_index(torch.randperm(64)[:60], (4, 4, 4)), 1), (4, 4, 4))
     context = context._replace(policy=policy if locked else build(TIGER, distinct), semantic_ids=distinct)
     policy.semantic_ids = distinct
-    sampler, batch = ModelBeams(beams=10, locked=locked).build(context), next(batches_of(context, 7))
+    sampler, batch = ModelBeams(num_beams=10, locked_levels=locked).build(context), next(batches_of(context, 7))
     together = sampler(batch, 3, torch.Generator().manual_seed(5))
-    monkeypatch.setattr(beams, "ROWS", 2)
+    monkeypatch.setattr(model_beams, "ROWS", 2)
     assert torch.equal(sampler(batch, 3, torch.Generator().manual_seed(5)), together)
     for row in range(7):
         length = int((batch.history[row] > 0).sum())
@@ -187,7 +187,7 @@ def test_a_row_does_not_depend_on_the_batch(locked: int, monkeypatch: pytest.Mon
     assert not torch.equal(sampler(batch, 3, torch.Generator().manual_seed(6)), together)
 
 
-@pytest.mark.parametrize("sampler", [ModelBeams(beams=30), ModelBeams(beams=5)])
+@pytest.mark.parametrize("sampler", [ModelBeams(num_beams=30), ModelBeams(num_beams=5)])
 def test_the_contract(sampler: ModelBeams) -> None:
     context = sampler_context()
     source = torch.Generator().manual_seed(0)
@@ -201,9 +201,9 @@ def test_no_rows_no_negatives() -> None:
 
 def test_no_gradient_and_no_random_number_of_others() -> None:
     torch.manual_seed(1)
-    first = draw(ModelBeams(beams=5), world(), rows(5, [0, 1], 2), 3)
+    first = draw(ModelBeams(num_beams=5), world(), rows(5, [0, 1], 2), 3)
     torch.manual_seed(2)
-    assert torch.equal(first, draw(ModelBeams(beams=5), world(), rows(5, [0, 1], 2), 3))
+    assert torch.equal(first, draw(ModelBeams(num_beams=5), world(), rows(5, [0, 1], 2), 3))
     assert not first.requires_grad
 
 
@@ -211,24 +211,24 @@ def test_what_it_cannot_draw_from_is_refused() -> None:
     context, small = world(), build(TIGER, world().semantic_ids)
     with pytest.raises(UsageError, match=r"ModelBeams draws from a policy's beams, got a context without a policy"):
         ModelBeams().build(context._replace(policy=None))
-    with pytest.raises(UsageError, match=r"ModelBeams.beams must be at most policy.beams = 50, got 51"):
-        ModelBeams(beams=51).build(context._replace(policy=small))
-    with pytest.raises(UsageError, match=r"ModelBeams.locked must be below 2, the number of codes of an item, got 2"):
-        ModelBeams(locked=2).build(context)
+    with pytest.raises(UsageError, match=r"ModelBeams.num_beams must be at most policy.num_beams = 50, got 51"):
+        ModelBeams(num_beams=51).build(context._replace(policy=small))
+    with pytest.raises(UsageError, match=r"ModelBeams.locked_levels must be below 2, the number of codes of an item, got 2"):
+        ModelBeams(locked_levels=2).build(context)
     flat = Table(torch.zeros(9, 9), context.semantic_ids)
     bare = type("Bare", (nn.Module,), {name: getattr(Table, name) for name in ("level_log_prob", "log_prob", "recommend")})()
     bare.score = flat.score
     with pytest.raises(
-        UsageError, match=r"ModelBeams.locked = 1 needs a policy that searches below a prefix.*got Bare.*use locked = 0"
+        UsageError, match=r"ModelBeams.locked_levels = 1 needs a policy that searches below a prefix.*got Bare.*use locked = 0"
     ):
-        ModelBeams(locked=1).build(context._replace(policy=bare))
+        ModelBeams(locked_levels=1).build(context._replace(policy=bare))
 
 
 @pytest.mark.parametrize(
     ("field", "wrong", "message"),
     [
-        ("beams", 0, r"ModelBeams.beams must be at least 1, got 0"),
-        ("locked", -1, r"ModelBeams.locked must be at least 0, got -1"),
+        ("beams", 0, r"ModelBeams.num_beams must be at least 1, got 0"),
+        ("locked", -1, r"ModelBeams.locked_levels must be at least 0, got -1"),
         ("refresh_every", -1, r"ModelBeams.refresh_every must be at least 0, got -1"),
         ("refresh_unit", "hours", r"ModelBeams.refresh_unit must be 'steps' or 'epochs', got 'hours'"),
     ],
@@ -243,8 +243,8 @@ def test_forbidden_items_are_never_drawn_whatever_is_offered() -> None:
     context = sampler_context(3)
     table = torch.randn(context.item_count + 1, context.item_count + 1, generator=torch.Generator().manual_seed(0))
     context = context._replace(policy=Table(table, context.semantic_ids))
-    batch, forbidden = next(batches_of(context, 64)), Forbidden(context)
-    drawn = draw(ModelBeams(beams=60, seen=True), context, batch, 60)
+    batch, forbidden = next(batches_of(context, 64)), Exclusions(context)
+    drawn = draw(ModelBeams(num_beams=60, seen=True), context, batch, 60)
     assert bool((forbidden.in_history(batch, drawn)).any())
     assert not bool(forbidden.shares_semantic_id(batch, drawn).any())
     assert not bool((forbidden.in_training(batch, drawn) & ~forbidden.in_history(batch, drawn)).any())

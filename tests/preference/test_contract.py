@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from genrec.errors import InputError
-from genrec.preference.contract import DrawContract, check_draw
+from genrec.preference.draw_contract import DrawContract, check_draw
 from genrec.semantic_ids import SemanticIds
 from genrec.types import SamplerContext, SequenceBatch
 
@@ -26,8 +26,8 @@ BATCH = SequenceBatch(torch.tensor([71, 70]), torch.tensor([[4], [2]]), torch.te
 @pytest.mark.parametrize(
     ("second", "rule"),
     [
-        ([7, 9], r"negative 9 \(place 2 of 2\) is not in the catalogue; draw items 1\.\.8"),
-        ([-1, 7], r"negative -1 \(place 1 of 2\) is not in the catalogue"),
+        ([7, 9], r"negative 9 \(place 2 of 2\) is not in the catalog; draw items 1\.\.8"),
+        ([-1, 7], r"negative -1 \(place 1 of 2\) is not in the catalog"),
         ([0, 7], r"negative 7 \(place 2 of 2\) stands after an empty place"),
         ([7, 7], r"negative 7 \(place 2 of 2\) is drawn twice"),
         ([7, 1], r"negative 1 \(place 2 of 2\) is the target itself"),

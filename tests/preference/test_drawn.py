@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from genrec.preference.drawn import Drawn, describe
+from genrec.preference.negative_statistics import Drawn, describe
 from genrec.preference.negatives import Uniform
 from genrec.semantic_ids import SemanticIds
 from genrec.testing import batches_of, sampler_context
@@ -32,7 +32,7 @@ def test_by_hand() -> None:
         "negatives": 3,
         "shortfall_share": 0.5,
         "distinct_items": 3,
-        "catalogue_share": 0.75,
+        "catalog_share": 0.75,
         "draws_per_item": 1.0,
         "cosine_to_positive": pytest.approx((0 + 2**-0.5 - 1) / 3),
         "popularity": pytest.approx((2 + 2 + 6) / 3),

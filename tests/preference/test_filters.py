@@ -15,7 +15,7 @@ from genrec.preference import filters
 from genrec.preference.filters import NearDuplicates, PopularityWindow, SimilarityWindow
 from genrec.semantic_ids import SemanticIds
 from genrec.testing import ContractError, sampler_context
-from genrec.testing.filters import check_filter
+from genrec.testing.filter_checks import check_filter
 from genrec.types import CandidateFilter, SamplerContext, SequenceBatch
 
 # Semantic IDs (0 0 0), (0 0 1), (0 1 0), (1 0 0); events 10, 2, 2, 6; vectors at 0, 90, 45 and 180 degrees, of any length.
@@ -128,9 +128,9 @@ def test_what_is_no_filter() -> None:
 
 
 def test_fields_are_checked() -> None:
-    with pytest.raises(UsageError, match=r"NearDuplicates.codes must be at least 1, got 0"):
+    with pytest.raises(UsageError, match=r"NearDuplicates.num_codes must be at least 1, got 0"):
         NearDuplicates(0)
-    with pytest.raises(UsageError, match=r"NearDuplicates.codes must be below 3, the levels of a Semantic ID, got 3"):
+    with pytest.raises(UsageError, match=r"NearDuplicates.num_codes must be below 3, the levels of a Semantic ID, got 3"):
         NearDuplicates(3).refuse(CONTEXT)
     for wrong in ((-2, 1), (0.5, 0.4), (0, 1.1), (float("nan"), 1)):
         with pytest.raises(UsageError, match=r"SimilarityWindow.low and high must lie in -1..1, low not above high, got"):

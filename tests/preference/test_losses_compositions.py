@@ -13,7 +13,7 @@ from torch import Tensor
 from genrec.errors import UsageError
 from genrec.preference.losses import CPO, DPO, KTO, Anchored, ConservativeDPO, RosePO, SimPO, Smoothed, SoftmaxDPO, asked
 from genrec.preference.losses.kto import kto_parts, reference_point
-from genrec.preference.losses.scores import Scores
+from genrec.preference.losses.log_ratios import Scores
 from genrec.preference.rewards import Popular, Similarity
 from genrec.types import LogProbs, PreferenceLoss, PreferenceTerms
 
@@ -51,7 +51,7 @@ def test_kto_vectors() -> None:
 def test_kto_weighs_a_pair_half_and_half() -> None:
     """z0 = .5 from mismatched ratios 1 and 0; lambdas 2 and 3: half of 2 * .467545694 + 3 * .455121108."""
     parts = ratios([1.8, 1.8], [[-1.3], [-1.3]], [1.0, 0.0])
-    terms = KTO(0.1, desirable=2.0, undesirable=3.0)(*parts)
+    terms = KTO(0.1, desirable_weight=2.0, undesirable_weight=3.0)(*parts)
     assert terms.loss.tolist() == pytest.approx([(2 * 0.467545694 + 3 * 0.455121108) / 2] * 2, abs=5e-9)
     assert terms.chosen_reward.tolist() == pytest.approx([0.18] * 2)
     assert terms.rejected_reward.flatten().tolist() == pytest.approx([-0.13] * 2)
@@ -120,7 +120,7 @@ def test_examples_of_their_own_weigh_the_same() -> None:
     """Rows of 1 + 2, 0 + 1, 1 + 0 and 0 + 0 examples: the mean over the rows is the mean over the 5 examples."""
     nothing = -INFINITY
     parts = ratios([1.8, nothing, 0.5, nothing], [[-1.3, 0.4], [2.0, nothing], [nothing, nothing], [nothing, nothing]])
-    loss = KTO(0.1, desirable=2.0, paired=False)(*parts).loss
+    loss = KTO(0.1, desirable_weight=2.0, paired=False)(*parts).loss
     examples = [2 * sigmoid(-0.18), sigmoid(-0.13), sigmoid(0.04), sigmoid(0.2), 2 * sigmoid(-0.05)]
     assert float(loss.mean()) == pytest.approx(sum(examples) / 5)
     assert loss.tolist() == pytest.approx([0.8 * sum(examples[:3]), 0.8 * examples[3], 0.8 * examples[4], 0.0])  # B / N = 4 / 5
@@ -249,5 +249,5 @@ def test_a_loss_that_says_no_is_passed_over() -> None:
 def test_the_smoothed_loss_is_checked(wrong: object) -> None:
     with pytest.raises(UsageError, match=r"Smoothed.loss must be a preference loss"):
         Smoothed(wrong)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=r"Smoothed.epsilon must be in \[0, 0.5\), got 0.5"):
+    with pytest.raises(UsageError, match=r"Smoothed.label_smoothing must be in \[0, 0.5\), got 0.5"):
         Smoothed(DPO(), 0.5)

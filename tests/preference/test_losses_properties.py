@@ -36,7 +36,7 @@ INFINITY = float("inf")
 FOR_ONE: list[PreferenceLoss] = [DPO(), DPO(2.0), Anchored(DPO())]
 FOR_SEVERAL: list[PreferenceLoss] = [
     ConservativeDPO(), RobustDPO(0.3, 0.2), IPO(), IPO(reduction="mean"), Hinge(), SoftmaxDPO(), DMPO(), KTO(),
-    KTO(desirable=0.5, undesirable=2.0), KTO(paired=False), SimPO(), CPO(), ORPO(), RosePO(), RosePO(reward=Popular()), RecPO(),
+    KTO(desirable_weight=0.5, undesirable_weight=2.0), KTO(paired=False), SimPO(), CPO(), ORPO(), RosePO(), RosePO(reward=Popular()), RecPO(),
     RecPO(0.1), ContinuedSFT(), Anchored(SoftmaxDPO(0.2), 0.7), Anchored(KTO()), Smoothed(DPO()), Smoothed(SimPO(), 0.2),
     Smoothed(RecPO()), Smoothed(KTO()), Anchored(Smoothed(CPO(alpha=0.0))),
 ]  # fmt: skip

@@ -26,8 +26,8 @@ from genrec.preference.losses import (
     Smoothed,
     SoftmaxDPO,
 )
+from genrec.preference.losses.log_ratios import Scores
 from genrec.preference.losses.reference_free import log_odds
-from genrec.preference.losses.scores import Scores
 from genrec.preference.losses.smoothing import LARGEST, both_ways, smooth, wrongness
 from genrec.preference.losses.softmax import softmax_loss
 from genrec.preference.rewards import Popular
@@ -258,10 +258,10 @@ def test_log_odds_are_stable(average: float, kind: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ConservativeDPO(epsilon=0.5), r"ConservativeDPO.epsilon must be in \[0, 0.5\), got 0.5"),
-        (lambda: RobustDPO(epsilon=-0.1), r"RobustDPO.epsilon must be in \[0, 0.5\), got -0.1"),
-        (lambda: RosePO(epsilon=float("nan")), r"RosePO.epsilon must be in \[0, 0.5\), got nan"),
-        (lambda: RosePO(epsilon=None), r"RosePO.epsilon must be in \[0, 0.5\), got None"),
+        (lambda: ConservativeDPO(label_smoothing=0.5), r"ConservativeDPO.label_smoothing must be in \[0, 0.5\), got 0.5"),
+        (lambda: RobustDPO(label_smoothing=-0.1), r"RobustDPO.label_smoothing must be in \[0, 0.5\), got -0.1"),
+        (lambda: RosePO(label_smoothing=float("nan")), r"RosePO.label_smoothing must be in \[0, 0.5\), got nan"),
+        (lambda: RosePO(label_smoothing=None), r"RosePO.label_smoothing must be in \[0, 0.5\), got None"),
         (lambda: Hinge(beta=True), r"Hinge.beta must be above 0 and finite, got True"),
         (lambda: RosePO(reward=3), r"RosePO.reward must be None or a reward such as .*, got 3"),
         (lambda: RosePO(reward=Popular), r"RosePO.reward must be None or a reward"),

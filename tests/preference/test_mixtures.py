@@ -15,9 +15,9 @@ from scipy.stats import chisquare
 from torch import Generator, Tensor
 
 from genrec.errors import InputError, UsageError
-from genrec.preference.contract import check_draw
+from genrec.preference.draw_contract import check_draw
 from genrec.preference.filters import NearDuplicates
-from genrec.preference.negatives import AlreadySeen, BestOf, Curriculum, Filtered, InBatch, Mix, Popularity, PrefixNeighbours, Uniform
+from genrec.preference.negatives import AlreadySeen, BestOf, Curriculum, Filtered, InBatch, Mix, Popularity, PrefixNeighbors, Uniform
 from genrec.semantic_ids import SemanticIds
 from genrec.testing import batches_of, check_sampler, sampler_context
 from genrec.types import DrawNegatives, NegativeSampler, Reward, SamplerContext, SequenceBatch
@@ -131,7 +131,7 @@ def test_a_mixture_is_short_only_if_all_are(seed: int, count: int, progress: flo
     """With `Uniform` in it, a row has as many as `Uniform` alone can give."""
     context = sampler_context(seed)
     batch = next(batches_of(context, 24))
-    mix = Mix((PrefixNeighbours(2), Uniform(), Popularity()), (3, 1, 1), (1, 1, 1)).build(context).at(progress)  # type: ignore[attr-defined]
+    mix = Mix((PrefixNeighbors(2), Uniform(), Popularity()), (3, 1, 1), (1, 1, 1)).build(context).at(progress)  # type: ignore[attr-defined]
     drawn = draw(mix, batch, count, seed)
     check_draw(batch, drawn, count, context)
     assert torch.equal((drawn > 0).sum(1), (draw(Uniform().build(context), batch, count, seed) > 0).sum(1))
@@ -166,11 +166,11 @@ def test_the_default_curriculum_gets_harder() -> None:
 def test_the_best_of_many() -> None:
     """Of 4, 9, 2, 7 and 5 by number the first two are 9 and 7; of rewards alike the first drawn; item 4 alone has -infinity."""
     context, five = world(9), Fixed((4, 9, 2, 7, 5))
-    assert draw(BestOf(five, ItemNumber(), candidates=5).build(context), rows(2), 2).tolist() == [[9, 7]] * 2
-    assert draw(BestOf(five, ItemNumber(), candidates=3).build(context), rows(1), 3).tolist() == [[9, 4, 2]]
-    assert draw(BestOf(five, ItemNumber(), candidates=8).build(context), rows(1), 7).tolist() == [[9, 7, 5, 4, 2, 0, 0]]
+    assert draw(BestOf(five, ItemNumber(), num_candidates=5).build(context), rows(2), 2).tolist() == [[9, 7]] * 2
+    assert draw(BestOf(five, ItemNumber(), num_candidates=3).build(context), rows(1), 3).tolist() == [[9, 4, 2]]
+    assert draw(BestOf(five, ItemNumber(), num_candidates=8).build(context), rows(1), 7).tolist() == [[9, 7, 5, 4, 2, 0, 0]]
     alike = (float("nan"), *[1.0] * 3, -float("inf"), *[1.0] * 5)
-    assert draw(BestOf(five, ItemNumber(alike), candidates=7).build(context), rows(1), 6).tolist() == [[9, 2, 7, 5, 4, 0]]
+    assert draw(BestOf(five, ItemNumber(alike), num_candidates=7).build(context), rows(1), 6).tolist() == [[9, 2, 7, 5, 4, 0]]
 
 
 def test_the_best_by_brute_force() -> None:
@@ -179,7 +179,7 @@ def test_the_best_by_brute_force() -> None:
     batch = next(batches_of(context, 40))
     assert context.policy is not None
     everything = draw(Uniform().build(context), batch, 60)
-    drawn = draw(BestOf(Uniform(), HowLikely(), candidates=60, refresh_every=0).build(context), batch, 3)
+    drawn = draw(BestOf(Uniform(), HowLikely(), num_candidates=60, refresh_every=0).build(context), batch, 3)
     best = context.policy.log_prob(batch.history, everything).sort(1, descending=True).values[:, :3]
     torch.testing.assert_close(context.policy.log_prob(batch.history, drawn), best)
 
@@ -188,8 +188,8 @@ def test_the_best_refuse_what_they_cannot_do() -> None:
     nan = ItemNumber((0.0, 1.0, float("nan"), 3.0, 4.0, 5.0, 6.0))
     with pytest.raises(InputError, match=r"BestOf.reward gave NaN"):
         draw(BestOf(Fixed((2,)), nan).build(world(6)), rows(1), 1)
-    with pytest.raises(UsageError, match=r"BestOf.candidates must be at least the negatives asked for, 5, got 4"):
-        draw(BestOf(Uniform(), ItemNumber(), candidates=4).build(world(6)), rows(1), 5)
+    with pytest.raises(UsageError, match=r"BestOf.num_candidates must be at least the negatives asked for, 5, got 4"):
+        draw(BestOf(Uniform(), ItemNumber(), num_candidates=4).build(world(6)), rows(1), 5)
     with pytest.raises(InputError, match=r"BestOf.reward HowLikely\(\) reads the policy, but the context has none"):
         BestOf(Uniform(), HowLikely(), refresh_every=10).build(world(6))
 
@@ -197,8 +197,8 @@ def test_the_best_refuse_what_they_cannot_do() -> None:
 def test_filters_hold_in_the_samplers_that_ask_forbidden() -> None:
     """Items 1, 2, 3 share their first code and differ in the last one only; with the filter none is left by prefix."""
     context = world(9)
-    assert set(draw(PrefixNeighbours().build(context), rows(5), 2).flatten().tolist()) == {2, 3}
-    filtered = Filtered(PrefixNeighbours(), (NearDuplicates(),)).build(context)
+    assert set(draw(PrefixNeighbors().build(context), rows(5), 2).flatten().tolist()) == {2, 3}
+    filtered = Filtered(PrefixNeighbors(), (NearDuplicates(),)).build(context)
     assert not draw(filtered, rows(5), 2).any()
     assert set(draw(Filtered(Uniform(), (NearDuplicates(),)).build(context), rows(50), 6).flatten().tolist()) == set(range(4, 10))
     both = Filtered(Filtered(Uniform(), (Even(),)), (NearDuplicates(),)).build(context)
@@ -238,9 +238,9 @@ def test_what_parts_say_of_themselves_is_passed_on() -> None:
 
 
 SAMPLERS: list[NegativeSampler] = [
-    Mix((Uniform(), PrefixNeighbours(), AlreadySeen()), (1, 2, 1), (0, 0, 1)), Mix((Uniform(), InBatch()), (1, 1)), Curriculum(),
+    Mix((Uniform(), PrefixNeighbors(), AlreadySeen()), (1, 2, 1), (0, 0, 1)), Mix((Uniform(), InBatch()), (1, 1)), Curriculum(),
     Curriculum((Mix((Uniform(), Popularity()), (1, 0), (0, 1)), InBatch()), until=(0.8,)), BestOf(Uniform(), ItemNumber()),
-    BestOf(Curriculum(), HowLikely(), candidates=9, refresh_every=20, refresh_unit="epochs"), Filtered(Uniform(), (NearDuplicates(),)),
+    BestOf(Curriculum(), HowLikely(), num_candidates=9, refresh_every=20, refresh_unit="epochs"), Filtered(Uniform(), (NearDuplicates(),)),
     Filtered(Mix((AlreadySeen(), Popularity()), (1, 1)), (Even(), NearDuplicates(2))),
 ]  # fmt: skip
 
@@ -288,7 +288,7 @@ def test_negatives_are_where_the_batch_is() -> None:
         (lambda: Curriculum(until=(0.5, 1.0)), r"Curriculum.until must hold 2 rising"),
         (lambda: BestOf(3, ItemNumber()), r"BestOf.sampler must be a sampler"),
         (lambda: BestOf(Uniform(), Uniform()), r"BestOf.reward must have rate\(context\), got Uniform\(\)"),
-        (lambda: BestOf(Uniform(), ItemNumber(), candidates=0), r"BestOf.candidates must be at least 1, got 0"),
+        (lambda: BestOf(Uniform(), ItemNumber(), num_candidates=0), r"BestOf.num_candidates must be at least 1, got 0"),
         (lambda: BestOf(Uniform(), ItemNumber(), refresh_every=-1), r"BestOf.refresh_every must be 0 \(the reference\) or more"),
         (lambda: BestOf(Uniform(), ItemNumber(), refresh_every=5), r"is for a reward that reads the policy"),
         (lambda: Filtered(None, (Even(),)), r"Filtered.sampler must be a sampler"),

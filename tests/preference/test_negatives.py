@@ -1,4 +1,4 @@
-"""What samplers draw, and how often: distributions against exact probabilities, neighbours against brute force."""
+"""What samplers draw, and how often: distributions against exact probabilities, neighbors against brute force."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from genrec.errors import InputError, UsageError
-from genrec.preference.contract import check_draw
-from genrec.preference.forbidden import Forbidden, rows_of
+from genrec.preference.draw_contract import check_draw
+from genrec.preference.exclusions import Exclusions, rows_of
 from genrec.preference.negatives import (
     AlreadySeen,
     Disliked,
-    FaissNeighbours,
+    FaissNeighbors,
     InBatch,
     Popularity,
-    PrefixNeighbours,
+    PrefixNeighbors,
     Uniform,
     successive,
 )
@@ -31,14 +31,14 @@ from genrec.types import NegativeSampler, SamplerContext, SequenceBatch
 
 NOTHING: list[tuple[int, int]] = []
 SAMPLERS = [
-    Uniform(), Popularity(), Popularity(0.0), Popularity(3.0), FaissNeighbours(), FaissNeighbours(pool=8, skip=3), InBatch(),
-    PrefixNeighbours(), PrefixNeighbours(2), AlreadySeen(), AlreadySeen(recent=2), Disliked(3.0),
+    Uniform(), Popularity(), Popularity(0.0), Popularity(3.0), FaissNeighbors(), FaissNeighbors(pool_size=8, skip=3), InBatch(),
+    PrefixNeighbors(), PrefixNeighbors(2), AlreadySeen(), AlreadySeen(recent=2), Disliked(3.0),
 ]  # fmt: skip
 ANYTHING = (Uniform, Popularity)  # whose candidates are all items
 
 
 def world(events: list[int], taken: list[tuple[int, int]] = NOTHING, vectors: Tensor | None = None) -> SamplerContext:
-    """A catalogue of distinct Semantic IDs with these training events of each item; `taken` are (user, item) pairs."""
+    """A catalog of distinct Semantic IDs with these training events of each item; `taken` are (user, item) pairs."""
     count = len(events)
     return SamplerContext(
         item_count=count,
@@ -99,15 +99,15 @@ def test_the_distribution_is_the_documented_one(
     assert chisquare(counts.tolist(), frequencies).pvalue > 1e-3
 
 
-def test_rows_of_the_catalogue_are_searched_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_the_catalog_are_searched_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(successive, "DENSE", 25)
     drawn = draw(Uniform(), world([1] * 10), rows(31), 4)
     assert (drawn > 1).all()
     assert len(set(map(tuple, drawn.tolist()))) > 25
 
 
-def test_neighbours_are_drawn_uniformly() -> None:
-    drawn = draw(FaissNeighbours(pool=4, skip=1), world([1] * 7, vectors=line(7)), rows(20_000), 2)
+def test_neighbors_are_drawn_uniformly() -> None:
+    drawn = draw(FaissNeighbors(pool_size=4, skip=1), world([1] * 7, vectors=line(7)), rows(20_000), 2)
     expected = ordered_draws({3: 1, 4: 1, 5: 1, 6: 1}, 2)
     counts = [int((drawn == torch.tensor(order)).all(1).sum()) for order in expected]
     assert sum(counts) == len(drawn)
@@ -115,7 +115,7 @@ def test_neighbours_are_drawn_uniformly() -> None:
 
 
 def line(count: int) -> Tensor:
-    """Vectors on an arc, of any length: the neighbours of item 1 are 2, 3, 4, ... in this order."""
+    """Vectors on an arc, of any length: the neighbors of item 1 are 2, 3, 4, ... in this order."""
     angle = torch.arange(count + 1) * 0.1
     return torch.stack([angle.cos(), angle.sin()], 1) * (1 + torch.arange(count + 1) % 3).unsqueeze(1)
 
@@ -130,15 +130,15 @@ def line(count: int) -> Tensor:
         (200, 0, 1, {2, 3, 4, 5, 6, 7, 8, 9}),
     ],
 )
-def test_the_window_of_neighbours(pool: int, skip: int, target: int, expected: set[int]) -> None:
-    drawn = draw(FaissNeighbours(pool, skip), world([1] * 9, vectors=line(9)), rows(60, target), 8)
+def test_the_window_of_neighbors(pool: int, skip: int, target: int, expected: set[int]) -> None:
+    drawn = draw(FaissNeighbors(pool, skip), world([1] * 9, vectors=line(9)), rows(60, target), 8)
     assert set(drawn.flatten().tolist()) - {0} == expected
     assert (drawn[:, : len(expected)] > 0).all()
     assert (drawn[:, len(expected) :] == 0).all()
 
 
-def test_equal_vectors_do_not_make_an_item_its_own_neighbour() -> None:
-    drawn = draw(FaissNeighbours(pool=2), world([1] * 6, vectors=torch.ones(7, 3)), SequenceBatch(
+def test_equal_vectors_do_not_make_an_item_its_own_neighbor() -> None:
+    drawn = draw(FaissNeighbors(pool_size=2), world([1] * 6, vectors=torch.ones(7, 3)), SequenceBatch(
         torch.arange(6), torch.zeros(6, 1, dtype=torch.int64), torch.arange(1, 7)), 2)  # fmt: skip
     assert (drawn > 0).all()
     assert (drawn != torch.arange(1, 7).unsqueeze(1)).all()
@@ -163,7 +163,7 @@ def test_a_user_who_has_taken_all_gets_none() -> None:
     """Users 0 to 2 have taken all, 3 to 5 all but items 5 and 6."""
     taken = [(user, item) for user in range(6) for item in range(1, 7 if user < 3 else 5)]
     context = world([1] * 6, taken)
-    for sampler in (Uniform(), Popularity(), FaissNeighbours()):
+    for sampler in (Uniform(), Popularity(), FaissNeighbors()):
         drawn = draw(sampler, context, rows(6), 4)
         assert not drawn[:3].any()
         assert drawn[3:].sort(1).values.tolist() == [[0, 0, 5, 6]] * 3
@@ -194,7 +194,7 @@ def test_any_world_any_count(seed: int, items: int, users: int, sampler: Negativ
     batch = next(batches_of(context, 32))
     drawn = draw(sampler, context, batch, count, seed)
     check_draw(batch, drawn, count, context, offers_history=isinstance(sampler, AlreadySeen | Disliked))
-    allowed = ~Forbidden(context)(batch, torch.arange(items + 1).expand(len(batch.target), -1))
+    allowed = ~Exclusions(context)(batch, torch.arange(items + 1).expand(len(batch.target), -1))
     if isinstance(sampler, Popularity) and sampler.alpha > 0:
         allowed &= context.popularity > 0
     if isinstance(sampler, ANYTHING):
@@ -213,12 +213,12 @@ def test_alpha_is_checked(wrong: float) -> None:
 
 
 def test_pool_and_skip_are_checked() -> None:
-    with pytest.raises(UsageError, match=r"FaissNeighbours.pool must be at least 1, got 0"):
-        FaissNeighbours(pool=0)
-    with pytest.raises(UsageError, match=r"FaissNeighbours.skip must be 0 or more, got -1"):
-        FaissNeighbours(skip=-1)
-    with pytest.raises(UsageError, match=r"FaissNeighbours.skip must be below 8.*got 8"):
-        FaissNeighbours(skip=8).build(world([1] * 9))
+    with pytest.raises(UsageError, match=r"FaissNeighbors.pool_size must be at least 1, got 0"):
+        FaissNeighbors(pool_size=0)
+    with pytest.raises(UsageError, match=r"FaissNeighbors.skip must be 0 or more, got -1"):
+        FaissNeighbors(skip=-1)
+    with pytest.raises(UsageError, match=r"FaissNeighbors.skip must be below 8.*got 8"):
+        FaissNeighbors(skip=8).build(world([1] * 9))
 
 
 @pytest.mark.gpu
@@ -233,7 +233,7 @@ def test_negatives_are_where_the_batch_is() -> None:
         assert torch.equal(drawn.cpu(), draw(sampler, context, batch, 3))
 
 
-@pytest.mark.parametrize("sampler", [each for each in SAMPLERS if not isinstance(each, InBatch | FaissNeighbours)], ids=repr)
+@pytest.mark.parametrize("sampler", [each for each in SAMPLERS if not isinstance(each, InBatch | FaissNeighbors)], ids=repr)
 def test_a_draw_is_of_the_example(sampler: NegativeSampler) -> None:
     """A row alone, in another order, or in a batch with longer histories is given the same negatives."""
     context = sampler_context()

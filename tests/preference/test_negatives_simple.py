@@ -11,8 +11,8 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from genrec.errors import InputError, UsageError
-from genrec.preference.forbidden import Forbidden
-from genrec.preference.negatives import AlreadySeen, Disliked, InBatch, PrefixNeighbours, successive
+from genrec.preference.exclusions import Exclusions
+from genrec.preference.negatives import AlreadySeen, Disliked, InBatch, PrefixNeighbors, without_replacement
 from genrec.semantic_ids import SemanticIds
 from genrec.testing import batches_of, sampler_context
 from genrec.types import NegativeSampler, SamplerContext, SequenceBatch
@@ -60,24 +60,24 @@ def test_targets_of_the_batch_are_alike() -> None:
 
 
 @pytest.mark.parametrize(("depth", "expected"), [(1, {2, 3, 4}), (2, {2, 4})])
-def test_neighbours_by_prefix_by_hand(depth: int, expected: set[int]) -> None:
+def test_neighbors_by_prefix_by_hand(depth: int, expected: set[int]) -> None:
     """Item 1 is (0, 0, 0): 2 (0, 0, 1) and 4 (0, 0, 2) share two codes with it, 3 (0, 1, 0) one, 5 (1, 0, 0) none."""
     context = world([[0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 0, 2], [1, 0, 0]])
-    assert sets(draw(PrefixNeighbours(depth), context, rows([[0]], [1]), 4)) == [expected]
-    assert sets(draw(PrefixNeighbours(depth), context, rows([[2]], [1]), 4)) == [expected - {2}]
-    assert sets(draw(PrefixNeighbours(depth), context, rows([[0]], [5]), 4)) == [set()]
+    assert sets(draw(PrefixNeighbors(depth), context, rows([[0]], [1]), 4)) == [expected]
+    assert sets(draw(PrefixNeighbors(depth), context, rows([[2]], [1]), 4)) == [expected - {2}]
+    assert sets(draw(PrefixNeighbors(depth), context, rows([[0]], [5]), 4)) == [set()]
 
 
 @given(st.integers(0, 2**16), st.integers(1, 2), st.sampled_from([0, 8]))
 @settings(max_examples=30, deadline=None)
-def test_neighbours_by_prefix_are_all_that_share_it(seed: int, depth: int, few: int) -> None:
-    """Asked for as many as there are items, each row gets its whole group but what is forbidden: by brute force over the catalogue."""
+def test_neighbors_by_prefix_are_all_that_share_it(seed: int, depth: int, few: int) -> None:
+    """Asked for as many as there are items, each row gets its whole group but what is forbidden: by brute force over the catalog."""
     context = sampler_context(seed)
     batch, everything = next(batches_of(context, 32)), torch.arange(61)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(successive, "FEW", few)
-        drawn = draw(PrefixNeighbours(depth), context, batch, 60, seed)
-    allowed = ~Forbidden(context)(batch, everything.expand(len(batch.target), -1))
+        patch.setattr(without_replacement, "FEW", few)
+        drawn = draw(PrefixNeighbors(depth), context, batch, 60, seed)
+    allowed = ~Exclusions(context)(batch, everything.expand(len(batch.target), -1))
     allowed &= context.semantic_ids.prefix_depth(batch.target.unsqueeze(1), everything) >= depth
     leaf = torch.cat([torch.tensor([-1]), context.semantic_ids.leaf(everything[1:])])
     for got, wanted in zip(drawn, allowed, strict=True):
@@ -86,10 +86,10 @@ def test_neighbours_by_prefix_are_all_that_share_it(seed: int, depth: int, few: 
 
 
 @pytest.mark.parametrize("few", [0, 8])
-def test_neighbours_by_prefix_are_alike(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(successive, "FEW", few)
+def test_neighbors_by_prefix_are_alike(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(without_replacement, "FEW", few)
     context = world([[0, code] for code in range(6)] + [[1, code] for code in range(4)])
-    drawn = draw(PrefixNeighbours(), context, rows([[2]] * 12_000, [1] * 12_000), 2)
+    drawn = draw(PrefixNeighbors(), context, rows([[2]] * 12_000, [1] * 12_000), 2)
     for place in (0, 1):
         assert chisquare(torch.bincount(drawn[:, place], minlength=7)[3:].tolist()).pvalue > 1e-3
     assert drawn.max() == 6
@@ -124,7 +124,7 @@ def test_what_was_disliked_by_hand() -> None:
     context, batch = world([[item] for item in range(6)], table), rows([[2, 3, 4, 3, 2], [0, 0, 2, 5, 6]], [6, 1])
     assert sets(draw(Disliked(), context, batch, 3)) == [{3}, {2}]
     assert sets(draw(Disliked(2.5), context, batch, 3)) == [{3, 4}, {2}]
-    with pytest.raises(InputError, match=r"Disliked.at_most 0.5 leaves no rating: the lowest is 1"):
+    with pytest.raises(InputError, match=r"Disliked.max_rating 0.5 leaves no rating: the lowest is 1"):
         Disliked(0.5).build(context)
     with pytest.raises(InputError, match=r"Disliked needs .* a rating, got the columns user, item, time; use AlreadySeen"):
         Disliked().build(context._replace(interactions=table.drop(columns="rating")))
@@ -138,11 +138,11 @@ def test_what_is_taken_again_is_no_negative_of_the_past() -> None:
 
 
 def test_fields_are_checked() -> None:
-    with pytest.raises(UsageError, match=r"PrefixNeighbours.depth must be at least 1, got 0"):
-        PrefixNeighbours(0)
-    with pytest.raises(UsageError, match=r"PrefixNeighbours.depth must be below 3, the levels of a Semantic ID, got 3"):
-        PrefixNeighbours(3).build(sampler_context())
+    with pytest.raises(UsageError, match=r"PrefixNeighbors.depth must be at least 1, got 0"):
+        PrefixNeighbors(0)
+    with pytest.raises(UsageError, match=r"PrefixNeighbors.depth must be below 3, the levels of a Semantic ID, got 3"):
+        PrefixNeighbors(3).build(sampler_context())
     with pytest.raises(UsageError, match=r"AlreadySeen.recent must be 0 \(all of the history\) or more, got -1"):
         AlreadySeen(recent=-1)
-    with pytest.raises(UsageError, match=r"Disliked.at_most must be finite, got nan"):
+    with pytest.raises(UsageError, match=r"Disliked.max_rating must be finite, got nan"):
         Disliked(float("nan"))

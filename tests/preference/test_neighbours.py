@@ -1,4 +1,4 @@
-"""Neighbours as negatives: every field against brute force, approximate indices, and what a draw depends on."""
+"""Neighbors as negatives: every field against brute force, approximate indices, and what a draw depends on."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from genrec.errors import InputError, UsageError
-from genrec.preference.contract import check_draw
-from genrec.preference.forbidden import Forbidden
-from genrec.preference.negatives import FaissNeighbours, neighbours
+from genrec.preference.draw_contract import check_draw
+from genrec.preference.exclusions import Exclusions
+from genrec.preference.negatives import FaissNeighbors, faiss_neighbors
 from genrec.semantic_ids import SemanticIds
 from genrec.testing import batches_of, check_sampler, sampler_context
 from genrec.types import SamplerContext, SequenceBatch
@@ -42,11 +42,11 @@ def rows(count: int, history: list[int], target: int) -> SequenceBatch:
     return SequenceBatch(torch.arange(count), torch.tensor([history]).repeat(count, 1), torch.full((count,), target))
 
 
-def draw(sampler: FaissNeighbours, context: SamplerContext, batch: SequenceBatch, count: int, seed: int = 0) -> Tensor:
+def draw(sampler: FaissNeighbors, context: SamplerContext, batch: SequenceBatch, count: int, seed: int = 0) -> Tensor:
     return sampler.build(context)(batch, count, torch.Generator().manual_seed(seed))
 
 
-def pool(sampler: FaissNeighbours, context: SamplerContext, batch: SequenceBatch) -> list[set[int]]:
+def pool(sampler: FaissNeighbors, context: SamplerContext, batch: SequenceBatch) -> list[set[int]]:
     """What each row can get: everything is asked for."""
     return [set(row) - {0} for row in draw(sampler, context, batch, context.item_count).tolist()]
 
@@ -57,15 +57,15 @@ FAN = circle(0, 10, 30, 60, 100, 150)  # items 1..6; cosines to item 1: 1, .985,
 @pytest.mark.parametrize(
     ("sampler", "expected"),
     [
-        (FaissNeighbours(), {2, 3, 4, 5, 6}),
-        (FaissNeighbours(pool=2, skip=1), {3, 4}),
-        (FaissNeighbours(max_similarity=0.9), {3, 4, 5, 6}),
-        (FaissNeighbours(pool=2, max_similarity=0.9), {3}),  # ranks 1 and 2, of which one is too near
-        (FaissNeighbours(margin=0.4), {4, 5, 6}),  # at most .6
-        (FaissNeighbours(margin=0.4, max_similarity=0.0), {5, 6}),
+        (FaissNeighbors(), {2, 3, 4, 5, 6}),
+        (FaissNeighbors(pool_size=2, skip=1), {3, 4}),
+        (FaissNeighbors(max_similarity=0.9), {3, 4, 5, 6}),
+        (FaissNeighbors(pool_size=2, max_similarity=0.9), {3}),  # ranks 1 and 2, of which one is too near
+        (FaissNeighbors(margin=0.4), {4, 5, 6}),  # at most .6
+        (FaissNeighbors(margin=0.4, max_similarity=0.0), {5, 6}),
     ],
 )
-def test_neighbours_of_the_positive(sampler: FaissNeighbours, expected: set[int]) -> None:
+def test_neighbors_of_the_positive(sampler: FaissNeighbors, expected: set[int]) -> None:
     assert pool(sampler, world(FAN), rows(3, [0, 0], 1)) == [expected] * 3
 
 
@@ -73,30 +73,30 @@ def test_neighbours_of_the_positive(sampler: FaissNeighbours, expected: set[int]
     ("sampler", "expected"),
     [
         # items 1 and 4, at 0 and 60 degrees: their mean points at 30, where item 3 is; target 5 has cosine .342, 2 .940, 6 -.5
-        (FaissNeighbours(of="history", pool=1), {3}),
-        (FaissNeighbours(of="history", pool=2), {3, 2}),
-        (FaissNeighbours(of="history", pool=4), {3, 2}),  # 1 and 4 have ranks 3 and 4, and are forbidden
-        (FaissNeighbours(of="history"), {3, 2, 6}),
-        (FaissNeighbours(of="history", max_similarity=0.95), {2, 6}),
-        (FaissNeighbours(of="history", margin=0.05), {6}),  # at most .95 x .342 = .325
+        (FaissNeighbors(of="history", pool_size=1), {3}),
+        (FaissNeighbors(of="history", pool_size=2), {3, 2}),
+        (FaissNeighbors(of="history", pool_size=4), {3, 2}),  # 1 and 4 have ranks 3 and 4, and are forbidden
+        (FaissNeighbors(of="history"), {3, 2, 6}),
+        (FaissNeighbors(of="history", max_similarity=0.95), {2, 6}),
+        (FaissNeighbors(of="history", margin=0.05), {6}),  # at most .95 x .342 = .325
         # item 1 counts a tenth beside item 4: atan2(.866, .6) = 55 degrees; cosines: 4 .996, 3 .905, 2 and 5 .707, 1 .57, 6 -.09
-        (FaissNeighbours(of="history", recency=0.1, pool=2), {3}),
+        (FaissNeighbors(of="history", recency=0.1, pool_size=2), {3}),
     ],
 )
-def test_neighbours_of_the_history(sampler: FaissNeighbours, expected: set[int]) -> None:
+def test_neighbors_of_the_history(sampler: FaissNeighbors, expected: set[int]) -> None:
     assert pool(sampler, world(FAN), rows(2, [0, 1, 4], 5)) == [expected] * 2
 
 
 def test_a_margin_below_zero_is_still_a_margin() -> None:
     """The history is item 1, the positive 6, at -.866; 7 is at -.94. At most -.866 - .5 x .866 = -1.3: none, not at most -.433."""
     context = world(circle(0, 10, 30, 60, 100, 150, 160))
-    assert pool(FaissNeighbours(of="history", margin=0.0), context, rows(1, [1], 6)) == [{7}]
-    assert pool(FaissNeighbours(of="history", margin=0.5), context, rows(1, [1], 6)) == [set()]
+    assert pool(FaissNeighbors(of="history", margin=0.0), context, rows(1, [1], 6)) == [{7}]
+    assert pool(FaissNeighbors(of="history", margin=0.5), context, rows(1, [1], 6)) == [set()]
 
 
-def test_no_history_no_neighbours() -> None:
+def test_no_history_no_neighbors() -> None:
     batch = SequenceBatch(torch.arange(2), torch.tensor([[0, 0], [0, 1]]), torch.tensor([5, 5]))
-    assert pool(FaissNeighbours(of="history"), world(FAN), batch) == [set(), {2, 3, 4, 6}]
+    assert pool(FaissNeighbors(of="history"), world(FAN), batch) == [set(), {2, 3, 4, 6}]
 
 
 @given(
@@ -116,9 +116,9 @@ def test_equal_to_brute_force(
     """The pool, item by item in float64, and a draw that takes as many of it as it can."""
     context = sampler_context(seed)
     batch = next(batches_of(context, 16))
-    sampler = FaissNeighbours(size, skip, of=of, recency=recency, max_similarity=largest, margin=margin)
-    allowed = ~Forbidden(context)(batch, torch.arange(61).expand(len(batch.target), -1))
-    one = Forbidden(context).one.tolist()
+    sampler = FaissNeighbors(size, skip, of=of, recency=recency, max_similarity=largest, margin=margin)
+    allowed = ~Exclusions(context)(batch, torch.arange(61).expand(len(batch.target), -1))
+    one = Exclusions(context).one.tolist()
     found, drawn = pool(sampler, context, batch), draw(sampler, context, batch, count, seed)
     check_draw(batch, drawn, count, context)
     unit = normalize(context.vectors.double(), dim=1)
@@ -142,8 +142,8 @@ def test_draws_are_uniform_without_replacement() -> None:
     """Of items 3, 4 and 5 two, in every order; whether few candidates do or the whole pool is shuffled."""
     for first in (4, 0):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(neighbours, "FIRST", first)
-            drawn = draw(FaissNeighbours(pool=3, skip=1), world(FAN), rows(6_000, [0], 1), 2)
+            patch.setattr(faiss_neighbors, "FIRST", first)
+            drawn = draw(FaissNeighbors(pool_size=3, skip=1), world(FAN), rows(6_000, [0], 1), 2)
         counts = [int((drawn == torch.tensor(order)).all(1).sum()) for order in permutations((3, 4, 5), 2)]
         assert sum(counts) == len(drawn)
         assert chisquare(counts).pvalue > 1e-3
@@ -151,24 +151,24 @@ def test_draws_are_uniform_without_replacement() -> None:
 
 @pytest.mark.parametrize("limits", [{"EXACT": 0}, {"CELLS": 0}, {"FIRST": 0}, {"ROWS": 7}, {"FIRST": 1000}])
 @pytest.mark.parametrize(
-    "sampler", [FaissNeighbours(pool=20, index="flat"), FaissNeighbours(pool=8, skip=3, index="flat", margin=0.1)]
+    "sampler", [FaissNeighbors(pool_size=20, index="flat"), FaissNeighbors(pool_size=8, skip=3, index="flat", margin=0.1)]
 )
-def test_how_it_is_found_changes_no_draw(sampler: FaissNeighbours, limits: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neighbours of all items at once or of a batch's; few candidates first or all."""
+def test_how_it_is_found_changes_no_draw(sampler: FaissNeighbors, limits: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neighbors of all items at once or of a batch's; few candidates first or all."""
     context = sampler_context()
     batch = next(batches_of(context, 64))
     expected = draw(sampler, context, batch, 3)
     for name, value in limits.items():
-        monkeypatch.setattr(neighbours, name, value)
+        monkeypatch.setattr(faiss_neighbors, name, value)
     assert torch.equal(draw(sampler, context, batch, 3), expected)
 
 
 @pytest.mark.parametrize("of", ["positive", "history"])
 @pytest.mark.parametrize("index", ["flat", "ivf", "hnsw"])
 def test_a_row_does_not_depend_on_the_batch(of: str, index: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "EXACT", 0)  # found a batch at a time
+    monkeypatch.setattr(faiss_neighbors, "EXACT", 0)  # found a batch at a time
     context = sampler_context()
-    sampler, batch = FaissNeighbours(pool=15, of=of, index=index).build(context), next(batches_of(context, 24))
+    sampler, batch = FaissNeighbors(pool_size=15, of=of, index=index).build(context), next(batches_of(context, 24))
     assert sampler.by_example
     together = sampler(batch, 3, torch.Generator().manual_seed(4))
     for row in range(24):
@@ -179,31 +179,31 @@ def test_a_row_does_not_depend_on_the_batch(of: str, index: str, monkeypatch: py
 
 
 @pytest.mark.parametrize("index", ["ivf", "hnsw"])
-def test_approximate_indices_offer_most_neighbours(index: str) -> None:
-    """3,000 items around 60 centres: of the 20 nearest, nine in ten are among those found."""
+def test_approximate_indices_offer_most_neighbors(index: str) -> None:
+    """3,000 items around 60 centers: of the 20 nearest, nine in ten are among those found."""
     source = torch.Generator().manual_seed(0)
-    centres = torch.randn(60, 16, generator=source)
-    context = world(centres[torch.randint(60, (3000,), generator=source)] + 0.3 * torch.randn(3000, 16, generator=source))
+    centers = torch.randn(60, 16, generator=source)
+    context = world(centers[torch.randint(60, (3000,), generator=source)] + 0.3 * torch.randn(3000, 16, generator=source))
     batch = SequenceBatch(torch.arange(100), torch.zeros(100, 1, dtype=torch.int64), torch.arange(1, 3001, 30))
-    near, exact = (FaissNeighbours(pool=20, index=kind).build(context)(batch, 20, torch.Generator()) for kind in (index, "flat"))
+    near, exact = (FaissNeighbors(pool_size=20, index=kind).build(context)(batch, 20, torch.Generator()) for kind in (index, "flat"))
     hits = (exact.unsqueeze(2) == near.unsqueeze(1)).any(2)
     assert float(hits.double().mean()) > 0.9
     assert (near != batch.target.unsqueeze(1)).all()
 
 
-def test_auto_is_exact_for_small_catalogues_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_exact_for_small_catalogs_only(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = []
-    search = neighbours.VectorIndex
+    search = faiss_neighbors.VectorIndex
 
     def noted(vectors: Tensor, k: int, kind: str, effort: int) -> object:
         kinds.append((kind, effort))
         return search(vectors, k, kind, effort)
 
-    monkeypatch.setattr(neighbours, "VectorIndex", noted)
-    FaissNeighbours().build(world(FAN))
-    monkeypatch.setattr(neighbours, "EXACT", 5)
-    FaissNeighbours(effort=7).build(world(FAN))
-    FaissNeighbours(index="hnsw").build(world(FAN))
+    monkeypatch.setattr(faiss_neighbors, "VectorIndex", noted)
+    FaissNeighbors().build(world(FAN))
+    monkeypatch.setattr(faiss_neighbors, "EXACT", 5)
+    FaissNeighbors(effort=7).build(world(FAN))
+    FaissNeighbors(index="hnsw").build(world(FAN))
     assert kinds == [("flat", 0), ("ivf", 7), ("hnsw", 0)]
 
 
@@ -217,11 +217,11 @@ class Reversed:
         return torch.cat([context.vectors[:1], context.vectors[1:].flip(0)])[: self.rows]
 
 
-def test_other_vectors_give_other_neighbours() -> None:
+def test_other_vectors_give_other_neighbors() -> None:
     """Item 2, at 10 degrees between 0 and 30 (items 1 and 3), then stands at 100: 3 is at 60, 1 at 150, 4 at 30."""
-    sampler = FaissNeighbours(pool=1, vectors=Reversed())
+    sampler = FaissNeighbors(pool_size=1, vectors=Reversed())
     assert pool(sampler, world(FAN), rows(1, [0], 2)) == [{3}]
-    assert pool(FaissNeighbours(pool=1), world(FAN), rows(1, [0], 2)) == [{1}]
+    assert pool(FaissNeighbors(pool_size=1), world(FAN), rows(1, [0], 2)) == [{1}]
     with pytest.raises(InputError, match=r"Reversed\(rows=6\) must give a row for none and 6 items, got 6 rows"):
         replace(sampler, vectors=Reversed(6)).build(world(FAN))
 
@@ -229,7 +229,11 @@ def test_other_vectors_give_other_neighbours() -> None:
 def test_equal_vectors_are_no_reason_to_differ_or_to_repeat() -> None:
     context = world(torch.ones(40, 3))
     batch = SequenceBatch(torch.arange(40), torch.zeros(40, 1, dtype=torch.int64), torch.arange(1, 41))
-    for sampler in (FaissNeighbours(pool=5), FaissNeighbours(pool=5, index="ivf"), FaissNeighbours(pool=5, index="hnsw")):
+    for sampler in (
+        FaissNeighbors(pool_size=5),
+        FaissNeighbors(pool_size=5, index="ivf"),
+        FaissNeighbors(pool_size=5, index="hnsw"),
+    ):
         first, again = (draw(sampler, context, batch, 4) for _ in range(2))
         assert torch.equal(first, again)
         check_draw(batch, first, 4, context)
@@ -239,42 +243,42 @@ def test_equal_vectors_are_no_reason_to_differ_or_to_repeat() -> None:
 @pytest.mark.parametrize(
     "sampler",
     [
-        FaissNeighbours(of="history"),
-        FaissNeighbours(of="history", recency=0.5, pool=30, max_similarity=0.99),
-        FaissNeighbours(index="ivf"),
-        FaissNeighbours(index="hnsw", max_similarity=0.999),
+        FaissNeighbors(of="history"),
+        FaissNeighbors(of="history", recency=0.5, pool_size=30, max_similarity=0.99),
+        FaissNeighbors(index="ivf"),
+        FaissNeighbors(index="hnsw", max_similarity=0.999),
     ],
 )
-def test_the_contract(sampler: FaissNeighbours) -> None:
+def test_the_contract(sampler: FaissNeighbors) -> None:
     check_sampler(sampler)
 
 
 def test_no_rows_no_negatives(monkeypatch: pytest.MonkeyPatch) -> None:
     for of in ("positive", "history"):
         for exact in (100, 0):
-            monkeypatch.setattr(neighbours, "EXACT", exact)
-            assert draw(FaissNeighbours(of=of, margin=0.1), world(FAN), rows(0, [0, 1], 2), 3).shape == (0, 3)
+            monkeypatch.setattr(faiss_neighbors, "EXACT", exact)
+            assert draw(FaissNeighbors(of=of, margin=0.1), world(FAN), rows(0, [0, 1], 2), 3).shape == (0, 3)
 
 
 @pytest.mark.parametrize(
     ("field", "wrong", "message"),
     [
-        ("effort", -1, r"FaissNeighbours.effort must be 0 or more, got -1"),
-        ("of", "target", r"FaissNeighbours.of must be one of positive, history, got 'target'"),
-        ("index", "lsh", r"FaissNeighbours.index must be one of auto, flat, ivf, hnsw, got 'lsh'"),
-        ("recency", 0.0, r"FaissNeighbours.recency must be over 0 and at most 1, got 0.0"),
-        ("max_similarity", 1.5, r"FaissNeighbours.max_similarity must lie in -1..1, got 1.5"),
-        ("margin", float("nan"), r"FaissNeighbours.margin must lie in 0..1, or be None, got nan"),
-        ("vectors", "content", r"FaissNeighbours.vectors must have vectors\(context\).*got 'content'"),
+        ("effort", -1, r"FaissNeighbors.effort must be 0 or more, got -1"),
+        ("of", "target", r"FaissNeighbors.of must be one of positive, history, got 'target'"),
+        ("index", "lsh", r"FaissNeighbors.index must be one of auto, flat, ivf, hnsw, got 'lsh'"),
+        ("recency", 0.0, r"FaissNeighbors.recency must be over 0 and at most 1, got 0.0"),
+        ("max_similarity", 1.5, r"FaissNeighbors.max_similarity must lie in -1..1, got 1.5"),
+        ("margin", float("nan"), r"FaissNeighbors.margin must lie in 0..1, or be None, got nan"),
+        ("vectors", "content", r"FaissNeighbors.vectors must have vectors\(context\).*got 'content'"),
     ],
 )
 def test_fields_are_checked(field: str, wrong: object, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        FaissNeighbours(**{field: wrong})
+        FaissNeighbors(**{field: wrong})
 
 
 def test_ranks_there_are_not_are_refused() -> None:
-    assert pool(FaissNeighbours(skip=5, of="history"), world(FAN), rows(1, [1], 2)) == [{6}]
+    assert pool(FaissNeighbors(skip=5, of="history"), world(FAN), rows(1, [1], 2)) == [{6}]
     for of, ranks in (("positive", 5), ("history", 6)):
-        with pytest.raises(UsageError, match=rf"FaissNeighbours.skip must be below {ranks}, the catalogue's ranks, got {ranks}"):
-            FaissNeighbours(skip=ranks, of=of).build(world(FAN))
+        with pytest.raises(UsageError, match=rf"FaissNeighbors.skip must be below {ranks}, the catalog's ranks, got {ranks}"):
+            FaissNeighbors(skip=ranks, of=of).build(world(FAN))

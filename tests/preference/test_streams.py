@@ -6,16 +6,16 @@ import torch
 from scipy.stats import kstest
 from torch import Tensor
 
-from genrec.preference.forbidden import rows_of
-from genrec.preference.streams import Streams
+from genrec.preference.example_randomness import ExampleRandomness
+from genrec.preference.exclusions import rows_of
 from genrec.testing import batches_of, sampler_context
 from genrec.types import SequenceBatch
 
 BATCH = next(batches_of(sampler_context(users=200), 512))
 
 
-def streams(batch: SequenceBatch, seed: int = 0) -> Streams:
-    return Streams(batch, torch.Generator().manual_seed(seed))
+def streams(batch: SequenceBatch, seed: int = 0) -> ExampleRandomness:
+    return ExampleRandomness(batch, torch.Generator().manual_seed(seed))
 
 
 def correlation(first: Tensor, second: Tensor) -> float:
@@ -72,7 +72,11 @@ def test_another_example_another_number() -> None:
         one._replace(history=torch.tensor([[4, 4, 7]])),
     ]
     source = torch.Generator().manual_seed(0)
-    found = [streams(batch) for batch in (one, *others)] + [streams(one, 1)] + [Streams(one, source), Streams(one, source)][1:]
+    found = (
+        [streams(batch) for batch in (one, *others)]
+        + [streams(one, 1)]
+        + [ExampleRandomness(one, source), ExampleRandomness(one, source)][1:]
+    )
     assert len({float(each.uniform(1)) for each in found}) == 8
 
 

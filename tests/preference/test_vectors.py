@@ -1,4 +1,4 @@
-"""Item vectors that neighbours are found by: the experiment's own, an encoder's, the policy's."""
+"""Item vectors that neighbors are found by: the experiment's own, an encoder's, the policy's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from genrec.embeddings import Collaborative
 from genrec.errors import InputError, UsageError
-from genrec.preference.vectors import Content, Encoded, Learnt
+from genrec.preference.vectors import Content, Encoded, LearnedVectors
 from genrec.testing import sampler_context
 from genrec.types import ItemVectors, SamplerContext
 
@@ -39,7 +39,7 @@ def test_content_is_the_contexts_own() -> None:
     assert torch.equal(Content().vectors(given), given.vectors)
 
 
-def test_an_encoder_is_asked_about_the_catalogue() -> None:
+def test_an_encoder_is_asked_about_the_catalog() -> None:
     """Row 0 is no item; item i has i / 2."""
     found = Encoded(Halves()).vectors(context())
     assert found.dtype == torch.float32
@@ -47,36 +47,38 @@ def test_an_encoder_is_asked_about_the_catalogue() -> None:
 
 
 def test_collaborative_vectors_are_those_of_training() -> None:
-    given, encoder = context(), Collaborative(width=8)
+    given, encoder = context(), Collaborative(dim=8)
     found = Encoded(encoder).vectors(given)
     np.testing.assert_array_equal(found[1:].numpy(), encoder.encode(given.items, given.interactions))
     assert found.shape == (61, 8)
     assert not found[0].any()
 
 
-def test_learnt_vectors_are_the_policys() -> None:
+def test_learned_vectors_are_the_policys() -> None:
     own = torch.randn(61, 4)
 
     def nothing(*_: object) -> None:
         raise AssertionError
 
     policy = SimpleNamespace(recommend=nothing, level_log_prob=nothing, log_prob=nothing, item_vectors=lambda: own)
-    assert torch.equal(Learnt().vectors(context(policy=policy)), own)
+    assert torch.equal(LearnedVectors().vectors(context(policy=policy)), own)
 
 
 def test_what_is_missing_is_named() -> None:
-    with pytest.raises(UsageError, match=r"Encoded\(Halves\) needs the catalogue.*pass SamplerContext.items"):
+    with pytest.raises(UsageError, match=r"Encoded\(Halves\) needs the catalog.*pass SamplerContext.items"):
         Encoded(Halves()).vectors(sampler_context()._replace(items=None))
     with pytest.raises(InputError, match=r"Short must give float32 \[60, D\], a row for each item, got \[59, 3\]"):
         Encoded(Short()).vectors(context())
-    with pytest.raises(UsageError, match=r"Learnt needs a policy with vectors of items.*got a context without a policy; use Content"):
-        Learnt().vectors(context(policy=None))
+    with pytest.raises(
+        UsageError, match=r"LearnedVectors needs a policy with vectors of items.*got a context without a policy; use Content"
+    ):
+        LearnedVectors().vectors(context(policy=None))
     bare = SimpleNamespace(recommend=print, level_log_prob=print, log_prob=print)
-    with pytest.raises(UsageError, match=r"Learnt needs a policy with vectors of items.*got SimpleNamespace"):
-        Learnt().vectors(context(policy=bare))
+    with pytest.raises(UsageError, match=r"LearnedVectors needs a policy with vectors of items.*got SimpleNamespace"):
+        LearnedVectors().vectors(context(policy=bare))
 
 
 def test_all_are_item_vectors() -> None:
-    parts: list[ItemVectors] = [Content(), Encoded(Halves()), Learnt()]
+    parts: list[ItemVectors] = [Content(), Encoded(Halves()), LearnedVectors()]
     assert all(isinstance(part, ItemVectors) for part in parts)
     assert isinstance(Content().vectors(context()), Tensor)

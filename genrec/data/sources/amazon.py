@@ -3,7 +3,7 @@
 In: a folder with the reviews and the metadata of a category, each packed (.gz) or unpacked. Out: `RawStream` or `RawTables`; items
 have title, brand (2023: store) and categories. J. McAuley et al., "Image-based Recommendations on Styles and Substitutes" (2015); J.
 Ni et al., "Justifying Recommendations using Distantly-Labeled Reviews and Fine-Grained Aspects" (2019); Y. Hou et al., "Bridging
-Language and Items for Retrieval and Recommendation" (2024). The data carry no licence.
+Language and Items for Retrieval and Recommendation" (2024). The data carry no license.
 
 Times are whole days in 2014 and 2018, and milliseconds in 2023. The sort that follows is stable, so the rows' order (in the 2014 files
 ascending ASIN) breaks ties, as in the published sequences.
@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from genrec.data.sources import logs
+from genrec.data.readers import event_tables
+from genrec.data.readers.item_text import flat, is_scraped, parts, sentences
 from genrec.data.sources.amazon_files import Choice, Edition, Published, bare_ratings, headed_ratings, json_reviews
-from genrec.data.sources.text import flat, is_scraped, parts, sentences
 from genrec.types import RawStream, RawTables
 
 
@@ -30,7 +30,7 @@ class AmazonReviews2014:
     path: Path | None = None  # the folder that holds the files; None: amazon-2014 among the fetched files
     reviews: Literal["5-core", "all", "ratings"] = "5-core"  # which of the published files; ratings are all, without the texts
     metadata: bool = True  # False: only interactions are read, and items have no text
-    tolerated: float = 0.01  # share of a file's rows that may be malformed, 0 to 1
+    max_bad_rows: float = 0.01  # share of a file's rows that may be malformed, 0 to 1
 
     def __post_init__(self) -> None:
         self._choice.check()
@@ -41,7 +41,7 @@ class AmazonReviews2014:
 
     def load(self, root: Path) -> RawTables:
         """Read reviews and metadata."""
-        return logs.gather(self.stream(root))
+        return event_tables.gather(self.stream(root))
 
     def fingerprint(self, root: Path) -> str:
         """A hash of the category and of the files' bytes."""
@@ -49,7 +49,7 @@ class AmazonReviews2014:
 
     @property
     def _choice(self) -> Choice:
-        return Choice(_EDITION_2014, self.category, self.reviews, self.path, self.metadata, self.tolerated)
+        return Choice(_EDITION_2014, self.category, self.reviews, self.path, self.metadata, self.max_bad_rows)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class AmazonReviews2018:
     path: Path | None = None  # the folder that holds the files; None: amazon-2018 among the fetched files
     reviews: Literal["5-core", "all", "ratings"] = "5-core"  # which of the published files; ratings are all, without the texts
     metadata: bool = True  # False: only interactions are read, and items have no text
-    tolerated: float = 0.01  # share of a file's rows that may be malformed, 0 to 1
+    max_bad_rows: float = 0.01  # share of a file's rows that may be malformed, 0 to 1
 
     def __post_init__(self) -> None:
         self._choice.check()
@@ -71,7 +71,7 @@ class AmazonReviews2018:
 
     def load(self, root: Path) -> RawTables:
         """Read reviews and metadata."""
-        return logs.gather(self.stream(root))
+        return event_tables.gather(self.stream(root))
 
     def fingerprint(self, root: Path) -> str:
         """A hash of the category and of the files' bytes."""
@@ -79,7 +79,7 @@ class AmazonReviews2018:
 
     @property
     def _choice(self) -> Choice:
-        return Choice(_EDITION_2018, self.category, self.reviews, self.path, self.metadata, self.tolerated)
+        return Choice(_EDITION_2018, self.category, self.reviews, self.path, self.metadata, self.max_bad_rows)
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class AmazonReviews2023:
     path: Path | None = None  # the folder that holds the files; None: amazon-2023 among the fetched files
     reviews: Literal["all", "5-core", "0-core"] = "all"  # which file: all reviews, or the benchmark's ratings, 5-core or 0-core
     metadata: bool = True  # False: only interactions are read, and items have no text
-    tolerated: float = 0.01  # share of a file's rows that may be malformed, 0 to 1
+    max_bad_rows: float = 0.01  # share of a file's rows that may be malformed, 0 to 1
 
     def __post_init__(self) -> None:
         self._choice.check()
@@ -101,7 +101,7 @@ class AmazonReviews2023:
 
     def load(self, root: Path) -> RawTables:
         """Read reviews and metadata."""
-        return logs.gather(self.stream(root))
+        return event_tables.gather(self.stream(root))
 
     def fingerprint(self, root: Path) -> str:
         """A hash of the category and of the files' bytes."""
@@ -109,7 +109,7 @@ class AmazonReviews2023:
 
     @property
     def _choice(self) -> Choice:
-        return Choice(_EDITION_2023, self.category, self.reviews, self.path, self.metadata, self.tolerated)
+        return Choice(_EDITION_2023, self.category, self.reviews, self.path, self.metadata, self.max_bad_rows)
 
 
 def _described_2014(record: Mapping[str, Any]) -> dict[str, str]:

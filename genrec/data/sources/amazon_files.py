@@ -1,6 +1,6 @@
 """Stage 1, what the three editions of Amazon's reviews share: files of reviews and of metadata, as J. McAuley's group publishes them.
 
-In: an edition (its addresses and formats), and what was chosen of it. Out: `RawStream`, a fingerprint. The data carry no licence.
+In: an edition (its addresses and formats), and what was chosen of it. Out: `RawStream`, a fingerprint. The data carry no license.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from urllib.parse import quote
 
 import pyarrow as pa
 
-from genrec.data.fetch import Archive
-from genrec.data.sources import logs
-from genrec.data.sources.files import UpstreamFile, find, fingerprint, obtain
-from genrec.data.sources.ledger import Ledger, check_tolerated, table
-from genrec.data.sources.rows import json_records
-from genrec.data.sources.tables import catalogue, item_table
+from genrec.data.download import Archive
+from genrec.data.readers import event_tables
+from genrec.data.readers.bad_rows import BadRows, check_tolerated, table
+from genrec.data.readers.line_rows import json_records
+from genrec.data.readers.raw_tables import catalog, item_table
+from genrec.data.readers.upstream_files import UpstreamFile, find, fingerprint, obtain
 from genrec.errors import InputError, UsageError
 from genrec.types import RawStream
 
@@ -30,7 +30,7 @@ class Published(NamedTuple):
     """A file of which there is one for every category."""
 
     path: str  # below an edition's addresses; {} stands for the category
-    read: Callable[[UpstreamFile, Ledger], Iterator[pa.Table]]  # its events
+    read: Callable[[UpstreamFile, BadRows], Iterator[pa.Table]]  # its events
     within: str = ""  # the folder that tells it from another file of its name
 
 
@@ -58,7 +58,7 @@ class Choice:
     reviews: str
     path: Path | None
     metadata: bool
-    tolerated: float
+    max_bad_rows: float
 
     def check(self) -> None:
         """Refuse what is not published."""
@@ -66,14 +66,14 @@ class Choice:
             raise UsageError(f"category must be as in the upstream file names, such as Toys_and_Games, got {self.category!r}")
         if self.reviews not in self.edition.reviews:
             raise UsageError(f"reviews must be one of {', '.join(self.edition.reviews)}, got {self.reviews!r}")
-        check_tolerated(self.tolerated)
+        check_tolerated(self.max_bad_rows)
 
     def stream(self, root: Path) -> RawStream:
         """Interactions and items in pieces."""
         files = self._files(root)
-        ledgers = [Ledger(file.name) for file in files]
+        ledgers = [BadRows(file.name) for file in files]
         events = self.edition.reviews[self.reviews].read(files[0], ledgers[0])
-        interactions = logs.log(events, ledgers[0], self.tolerated)
+        interactions = event_tables.log(events, ledgers[0], self.max_bad_rows)
         items = self._items(files[1], ledgers[1]) if self.metadata else iter([item_table([], ["text"])])
         return RawStream(interactions, items, lambda: table(ledgers))
 
@@ -81,10 +81,10 @@ class Choice:
         """A hash of the category and of the files' bytes."""
         return fingerprint(f"{self.edition.name} {self.category}", self._files(root))
 
-    def _items(self, file: UpstreamFile, ledger: Ledger) -> Iterator[pa.Table]:
+    def _items(self, file: UpstreamFile, ledger: BadRows) -> Iterator[pa.Table]:
         records = json_records(file.lines(ledger), ledger, self.edition.literals)
         entries = ((line, record.get(self.edition.item), self.edition.describe(record)) for line, record in records)
-        yield from catalogue(entries, self.edition.columns, ledger, self.tolerated)
+        yield from catalog(entries, self.edition.columns, ledger, self.max_bad_rows)
 
     def _files(self, root: Path) -> tuple[UpstreamFile, ...]:
         """The reviews and, where they are wanted, the metadata."""
@@ -113,18 +113,18 @@ def _names(path: str) -> tuple[str, ...]:
     return (name, name.removesuffix(".gz")) if name.endswith(".gz") else (name, f"{name}.gz")
 
 
-def json_reviews(**fields: str) -> Callable[[UpstreamFile, Ledger], Iterator[pa.Table]]:
+def json_reviews(**fields: str) -> Callable[[UpstreamFile, BadRows], Iterator[pa.Table]]:
     """A review a line; `fields` are the upstream names of user, item, time and rating."""
-    form = logs.json_lines(fields, REVIEW_TYPES)
-    return lambda file, ledger: logs.read(file.blocks(ledger), form, ledger)
+    form = event_tables.json_lines(fields, REVIEW_TYPES)
+    return lambda file, ledger: event_tables.read(file.blocks(ledger), form, ledger)
 
 
-def bare_ratings(*columns: str) -> Callable[[UpstreamFile, Ledger], Iterator[pa.Table]]:
+def bare_ratings(*columns: str) -> Callable[[UpstreamFile, BadRows], Iterator[pa.Table]]:
     """CSV without a header."""
-    form = logs.separated(",", columns)
-    return lambda file, ledger: logs.read(file.blocks(ledger), form, ledger)
+    form = event_tables.separated(",", columns)
+    return lambda file, ledger: event_tables.read(file.blocks(ledger), form, ledger)
 
 
-def headed_ratings(**names: str) -> Callable[[UpstreamFile, Ledger], Iterator[pa.Table]]:
+def headed_ratings(**names: str) -> Callable[[UpstreamFile, BadRows], Iterator[pa.Table]]:
     """CSV with a header."""
-    return lambda file, ledger: logs.read_headed(file, ",", names, ledger)
+    return lambda file, ledger: event_tables.read_headed(file, ",", names, ledger)

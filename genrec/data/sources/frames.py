@@ -20,12 +20,12 @@ import pyarrow as pa
 from pandas import DataFrame, Series
 from pyarrow import parquet
 
-from genrec.data.sources import logs, quick, rows
-from genrec.data.sources.files import UpstreamFile, lines_of
-from genrec.data.sources.ledger import Ledger, check_tolerated, table
-from genrec.data.sources.logs import EVENT_COLUMNS, PIECE, require
-from genrec.data.sources.rows import Row
-from genrec.data.sources.tables import events, item_table, plain_items
+from genrec.data.readers import arrow_blocks, event_tables, line_rows
+from genrec.data.readers.bad_rows import BadRows, check_tolerated, table
+from genrec.data.readers.event_tables import EVENT_COLUMNS, PIECE, require
+from genrec.data.readers.line_rows import Row
+from genrec.data.readers.raw_tables import events, item_table, plain_items
+from genrec.data.readers.upstream_files import UpstreamFile, lines_of
 from genrec.errors import InputError, UsageError
 from genrec.progress import track
 from genrec.store import NOT_IN_KEY
@@ -52,23 +52,23 @@ class Frames:
 
     interactions: Table | Path | str = field(metadata=NOT_IN_KEY)  # user, item (, time in seconds, else row order) (, rating)
     items: Table | Path | str | None = field(default=None, metadata=NOT_IN_KEY)  # item (, text) (, more, which else are the text)
-    tolerated: float = 0.01  # share of a table's rows that may be malformed, 0 to 1
+    max_bad_rows: float = 0.01  # share of a table's rows that may be malformed, 0 to 1
 
     def __post_init__(self) -> None:
-        check_tolerated(self.tolerated)
+        check_tolerated(self.max_bad_rows)
 
     def stream(self, root: Path) -> RawStream:
         """Both tables in pieces; ids stay as they are."""
-        ledgers = [Ledger(_name(self.interactions, "interactions"))]
-        interactions = logs.log(_events(self.interactions, ledgers[0]), ledgers[0], self.tolerated)
+        ledgers = [BadRows(_name(self.interactions, "interactions"))]
+        interactions = event_tables.log(_events(self.interactions, ledgers[0]), ledgers[0], self.max_bad_rows)
         if self.items is None:
             return RawStream(interactions, iter([item_table([], ["text"])]), lambda: table(ledgers))
-        ledgers.append(Ledger(_name(self.items, "items")))
-        return RawStream(interactions, _items(self.items, ledgers[1], self.tolerated), lambda: table(ledgers))
+        ledgers.append(BadRows(_name(self.items, "items")))
+        return RawStream(interactions, _items(self.items, ledgers[1], self.max_bad_rows), lambda: table(ledgers))
 
     def load(self, root: Path) -> RawTables:
         """Read both tables."""
-        return logs.gather(self.stream(root))
+        return event_tables.gather(self.stream(root))
 
     def fingerprint(self, root: Path) -> str:
         """A hash of both tables' content."""
@@ -83,10 +83,10 @@ class Frames:
 
     def _identity(self) -> tuple[object, ...]:
         tables = (id(value) if isinstance(value, DataFrame) else value for value in (self.interactions, self.items))
-        return (*tables, self.tolerated)
+        return (*tables, self.max_bad_rows)
 
 
-def _events(value: object, ledger: Ledger) -> Iterator[pa.Table]:
+def _events(value: object, ledger: BadRows) -> Iterator[pa.Table]:
     """The events of a table in whatever form it comes."""
     if isinstance(value, DataFrame):
         return _frame_events(_frames(value, EVENT_COLUMNS, ledger.file), ledger)
@@ -95,17 +95,17 @@ def _events(value: object, ledger: Ledger) -> Iterator[pa.Table]:
         return _parquet_events(path, ledger)
     if kind in SEPARATORS:
         names = {name: name for name in EVENT_COLUMNS}
-        return logs.read_headed(UpstreamFile(path), SEPARATORS[kind], names, ledger, NEEDED)
+        return event_tables.read_headed(UpstreamFile(path), SEPARATORS[kind], names, ledger, NEEDED)
     return _json_events(path, ledger)
 
 
-def _items(value: object, ledger: Ledger, tolerated: float) -> Iterator[pa.Table]:
+def _items(value: object, ledger: BadRows, tolerated: float) -> Iterator[pa.Table]:
     columns, content = _rows(value, ledger)
     require(columns, ("item",), ledger.file)
     yield from plain_items(content, columns, ledger, tolerated)
 
 
-def _rows(value: object, ledger: Ledger) -> tuple[list[str], Iterator[Row]]:
+def _rows(value: object, ledger: BadRows) -> tuple[list[str], Iterator[Row]]:
     """The columns and rows of a table in whatever form it comes."""
     if isinstance(value, DataFrame):
         return _names(value), _frame_rows(_frames(value))
@@ -115,15 +115,15 @@ def _rows(value: object, ledger: Ledger) -> tuple[list[str], Iterator[Row]]:
         return _shown(file), _frame_rows((first, batch.to_pandas(integer_object_nulls=True)) for first, batch in _batches(path, file))
     blocks = UpstreamFile(path).blocks(ledger)
     if kind in SEPARATORS:
-        columns, rest = rows.header(blocks, SEPARATORS[kind], ledger)
-        return columns, rows.separated(lines_of(rest, ledger), SEPARATORS[kind], len(columns), ledger)
+        columns, rest = line_rows.header(blocks, SEPARATORS[kind], ledger)
+        return columns, line_rows.separated(lines_of(rest, ledger), SEPARATORS[kind], len(columns), ledger)
     columns = _json_columns(path)
-    return columns, rows.fields_of(rows.json_records(lines_of(blocks, ledger), ledger), columns)
+    return columns, line_rows.fields_of(line_rows.json_records(lines_of(blocks, ledger), ledger), columns)
 
 
-def _json_events(path: Path, ledger: Ledger) -> Iterator[pa.Table]:
+def _json_events(path: Path, ledger: BadRows) -> Iterator[pa.Table]:
     """The columns are those that any record has; their usual types are those of the first."""
-    first, blocks = rows.first_record(UpstreamFile(path).blocks(ledger), ledger)
+    first, blocks = line_rows.first_record(UpstreamFile(path).blocks(ledger), ledger)
     if not first:
         raise InputError(f"{path}: no line is a JSON object; expected JSON lines, one object a line, and no array of them, in UTF-8")
     record = _with_later_fields(first, path)
@@ -132,17 +132,17 @@ def _json_events(path: Path, ledger: Ledger) -> Iterator[pa.Table]:
     types = {name: _TYPES.get(type(record[name]), pa.string()) for name in fields}
     if "rating" in record and type(record["rating"]) in (int, type(None)):
         types["rating"] = pa.float64()
-    yield from logs.read(blocks, logs.json_lines(fields, types), ledger)
+    yield from event_tables.read(blocks, event_tables.json_lines(fields, types), ledger)
 
 
 def _with_later_fields(first: dict[str, Any], path: Path) -> dict[str, Any]:
     """The first record, with the fields of an event that only later ones have. A record that has them all ends the search."""
     absent = {name for name in EVENT_COLUMNS if name not in first}
     found = dict(first)
-    unread = Ledger(path.name)  # what can't be read is noted when it is read for good
+    unread = BadRows(path.name)  # what can't be read is noted when it is read for good
     for block in UpstreamFile(path).blocks(unread) if absent else ():
         if any(f'"{name}"'.encode() in block.content for name in absent):  # it may be a value, or deeper inside
-            for _, record in rows.json_records(block.lines(unread), unread):
+            for _, record in line_rows.json_records(block.lines(unread), unread):
                 found |= {name: record[name] for name in absent & record.keys()}
                 absent -= record.keys()
         if not absent:
@@ -152,9 +152,9 @@ def _with_later_fields(first: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def _json_columns(path: Path) -> list[str]:
     """Every field of any record, in the order of their first appearance."""
-    unread = Ledger(path.name)
+    unread = BadRows(path.name)
     names: dict[str, None] = {}
-    for _, record in rows.json_records(UpstreamFile(path).lines(unread), unread):
+    for _, record in line_rows.json_records(UpstreamFile(path).lines(unread), unread):
         names |= dict.fromkeys(record)
     return list(names)
 
@@ -176,11 +176,13 @@ def _names(frame: DataFrame) -> list[str]:
     return [str(name) for name in frame.columns]
 
 
-def _frame_events(chunks: Iterable[Chunk], ledger: Ledger) -> Iterator[pa.Table]:
+def _frame_events(chunks: Iterable[Chunk], ledger: BadRows) -> Iterator[pa.Table]:
     for first, frame in chunks:
         columns = _names(frame)
         try:
-            table = quick.events(pa.table({name: pa.array(_seconds(frame.iloc[:, place])) for place, name in enumerate(columns)}))
+            table = arrow_blocks.events(
+                pa.table({name: pa.array(_seconds(frame.iloc[:, place])) for place, name in enumerate(columns)})
+            )
         except (pa.ArrowException, ValueError, TypeError, OverflowError):
             table = None
         if table is not None:
@@ -209,12 +211,12 @@ def _plain(column: Series[Any]) -> list[object]:
     return [value.tolist() if isinstance(value, np.ndarray | np.generic) else value for value in values]
 
 
-def _parquet_events(path: Path, ledger: Ledger) -> Iterator[pa.Table]:
+def _parquet_events(path: Path, ledger: BadRows) -> Iterator[pa.Table]:
     file = _parquet(path)
     require(_shown(file), NEEDED, ledger.file)
     wanted = [name for name in EVENT_COLUMNS if name in _shown(file)]
     for first, batch in track(_batches(path, file, wanted), f"reading {path.name}", -(-file.metadata.num_rows // PIECE)):
-        table = quick.events(batch)
+        table = arrow_blocks.events(batch)
         if table is not None:
             yield table
         else:

@@ -18,13 +18,13 @@ from typing import Literal, NamedTuple, get_args
 
 import pyarrow as pa
 
-from genrec.data.fetch import Archive
-from genrec.data.sources import logs, rows
-from genrec.data.sources.files import UPSTREAM, UpstreamFile, find, fingerprint, lines_of, obtain
-from genrec.data.sources.ledger import Ledger, check_tolerated, table
-from genrec.data.sources.rows import Row
-from genrec.data.sources.tables import Entry, catalogue
-from genrec.data.sources.text import clean, sentences
+from genrec.data.download import Archive
+from genrec.data.readers import event_tables, line_rows
+from genrec.data.readers.bad_rows import BadRows, check_tolerated, table
+from genrec.data.readers.item_text import clean, sentences
+from genrec.data.readers.line_rows import Row
+from genrec.data.readers.raw_tables import Entry, catalog
+from genrec.data.readers.upstream_files import UPSTREAM, UpstreamFile, find, fingerprint, lines_of, obtain
 from genrec.errors import InputError, UsageError
 from genrec.types import RawStream, RawTables
 
@@ -72,26 +72,26 @@ class MovieLens:
 
     variant: Variant = "100k"  # which of the published sets
     path: Path | None = None  # the upstream zip archive, or its unpacked folder; None: ml-VARIANT.zip among the fetched files
-    tolerated: float = 0.01  # share of a file's rows that may be malformed, 0 to 1
-    tags: int = 10  # most frequent tags of a movie in its text, where tags are published; 0: none
+    max_bad_rows: float = 0.01  # share of a file's rows that may be malformed, 0 to 1
+    num_tags: int = 10  # most frequent tags of a movie in its text, where tags are published; 0: none
 
     def __post_init__(self) -> None:
         if self.variant not in get_args(Variant):
             raise UsageError(f"variant must be one of {', '.join(get_args(Variant))}, got {self.variant!r}")
-        if self.tags < 0:
-            raise UsageError(f"tags is a number of tags, 0 or more, got {self.tags}")
-        check_tolerated(self.tolerated)
+        if self.num_tags < 0:
+            raise UsageError(f"tags is a number of tags, 0 or more, got {self.num_tags}")
+        check_tolerated(self.max_bad_rows)
 
     def stream(self, root: Path) -> RawStream:
         """Ratings and movies in pieces."""
         files = self._files(root)
-        ledgers = {role: Ledger(file.name) for role, file in files.items() if role != "genres"}
-        ratings = logs.log(_ratings(files["ratings"], self._layout, ledgers["ratings"]), ledgers["ratings"], self.tolerated)
+        ledgers = {role: BadRows(file.name) for role, file in files.items() if role != "genres"}
+        ratings = event_tables.log(_ratings(files["ratings"], self._layout, ledgers["ratings"]), ledgers["ratings"], self.max_bad_rows)
         return RawStream(ratings, self._items(files, ledgers), lambda: table(ledgers.values()))
 
     def load(self, root: Path) -> RawTables:
         """Read the archive."""
-        return logs.gather(self.stream(root))
+        return event_tables.gather(self.stream(root))
 
     def fingerprint(self, root: Path) -> str:
         """A hash of the variant and of the files' content."""
@@ -109,9 +109,9 @@ class MovieLens:
             "ratings": layout.ratings,
             "movies": layout.movies,
             "genres": layout.genres,
-            "tags": layout.tags if self.tags else None,
+            "num_tags": layout.tags if self.num_tags else None,
         }
-        advice = {"tags": "--source.tags 0 reads none"}
+        advice = {"num_tags": "--source.num_tags 0 reads none"}
         return {role: find(place, name, advice=advice.get(role, UPSTREAM)) for role, name in names.items() if name is not None}
 
     def _fetched(self, root: Path) -> Path:
@@ -119,48 +119,48 @@ class MovieLens:
         size, checksum = _PUBLISHED.get(self.variant, (None, None))
         return obtain(Archive(f"{name}.zip", (f"{ADDRESS}{name}.zip",), size, checksum), root, self._layout.folder or name)
 
-    def _items(self, files: Mapping[str, UpstreamFile], ledgers: Mapping[str, Ledger]) -> Iterator[pa.Table]:
+    def _items(self, files: Mapping[str, UpstreamFile], ledgers: Mapping[str, BadRows]) -> Iterator[pa.Table]:
         movies, layout = ledgers["movies"], self._layout
         if "genres" in files:
             entries = _flagged(files["movies"], files["genres"], movies)
-        elif "tags" not in files:
+        elif "num_tags" not in files:
             entries = _listed(_fields(files["movies"], layout, MOVIE, MOVIE, movies), None)
         else:
-            tags = _frequent(_fields(files["tags"], layout, TAG, ("movieId", "tag"), ledgers["tags"]), self.tags)
+            tags = _frequent(_fields(files["num_tags"], layout, TAG, ("movieId", "tag"), ledgers["num_tags"]), self.num_tags)
             entries = _listed(_fields(files["movies"], layout, MOVIE, MOVIE, movies), tags)
-        columns = ("text", *COLUMNS, *(["tags"] if "tags" in files else []))
-        yield from catalogue(entries, columns, movies, self.tolerated)
-        if "tags" in files and (tags.rows or ledgers["tags"].counts):  # a set may have no tags at all
-            ledgers["tags"].check(tags.rows, self.tolerated)
+        columns = ("text", *COLUMNS, *(["num_tags"] if "num_tags" in files else []))
+        yield from catalog(entries, columns, movies, self.max_bad_rows)
+        if "num_tags" in files and (tags.rows or ledgers["num_tags"].counts):  # a set may have no tags at all
+            ledgers["num_tags"].check(tags.rows, self.max_bad_rows)
 
 
-def _ratings(file: UpstreamFile, layout: _Layout, ledger: Ledger) -> Iterator[pa.Table]:
+def _ratings(file: UpstreamFile, layout: _Layout, ledger: BadRows) -> Iterator[pa.Table]:
     if layout.separator == ",":
-        return logs.read_headed(file, ",", CSV_COLUMNS, ledger)
-    form = logs.delimited(layout.separator, ("user", "item", "rating", "time"), layout.encoding)
-    return logs.read(file.blocks(ledger), form, ledger)
+        return event_tables.read_headed(file, ",", CSV_COLUMNS, ledger)
+    form = event_tables.delimited(layout.separator, ("user", "item", "rating", "time"), layout.encoding)
+    return event_tables.read(file.blocks(ledger), form, ledger)
 
 
-def _fields(file: UpstreamFile, layout: _Layout, columns: Sequence[str], wanted: Sequence[str], ledger: Ledger) -> Iterator[Row]:
+def _fields(file: UpstreamFile, layout: _Layout, columns: Sequence[str], wanted: Sequence[str], ledger: BadRows) -> Iterator[Row]:
     """The wanted columns of movies or tags; `columns` is their order where there is no header."""
     if layout.separator == ",":
-        columns, blocks = rows.header(file.blocks(ledger), ",", ledger)
-        logs.require(columns, wanted, ledger.file)
-        content = rows.separated(lines_of(blocks, ledger), ",", len(columns), ledger)
+        columns, blocks = line_rows.header(file.blocks(ledger), ",", ledger)
+        event_tables.require(columns, wanted, ledger.file)
+        content = line_rows.separated(lines_of(blocks, ledger), ",", len(columns), ledger)
     else:
-        content = rows.delimited(file.lines(ledger), layout.separator, len(columns), ledger, layout.encoding)
+        content = line_rows.delimited(file.lines(ledger), layout.separator, len(columns), ledger, layout.encoding)
     places = [columns.index(name) for name in wanted]
     for line, fields in content:
         yield line, [fields[place] for place in places]
 
 
-def _flagged(movies: UpstreamFile, genres: UpstreamFile, ledger: Ledger) -> Iterator[Entry]:
+def _flagged(movies: UpstreamFile, genres: UpstreamFile, ledger: BadRows) -> Iterator[Entry]:
     """100K: id|title|release date|video date|address|one flag a genre."""
-    flags = Ledger(genres.name)
-    names = [str(fields[0]) for _, fields in rows.delimited(genres.lines(flags), "|", 2, flags, "latin-1")]
+    flags = BadRows(genres.name)
+    names = [str(fields[0]) for _, fields in line_rows.delimited(genres.lines(flags), "|", 2, flags, "latin-1")]
     if flags.rows or not names:
         raise InputError(f"{genres.name}: expected lines GENRE|NUMBER, but {len(flags.rows)} lines are something else")
-    for line, fields in rows.delimited(movies.lines(ledger), "|", 5 + len(names), ledger, "latin-1"):
+    for line, fields in line_rows.delimited(movies.lines(ledger), "|", 5 + len(names), ledger, "latin-1"):
         item, title, released, _, _, *marks = map(str, fields)
         if set(marks) <= {"0", "1"}:
             yield line, item, _described(title, released[-4:], [name for name, mark in zip(names, marks, strict=True) if mark == "1"])

@@ -2,7 +2,7 @@
 
 Items are a grid of categories, brands and models, all named in their text, and what follows from an item is a function of these
 three. Popularity, co-occurrence and the order of purchases are therefore worth something each, in this order, and the last can be
-learnt from text or from Semantic IDs. Out: `RawTables`; `transitions` is what an oracle of first order knows.
+learned from text or from Semantic IDs. Out: `RawTables`; `transitions` is what an oracle of first order knows.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from numpy import ndarray
 from numpy.random import Generator
 from pandas import DataFrame
 
-from genrec.data.sources.text import sentences
-from genrec.data.worlds.common import ADJECTIVES, BEGIN, DAY, check_at_least, item_id, log, word
+from genrec.data.readers.item_text import sentences
+from genrec.data.worlds.generated_log import ADJECTIVES, BEGIN, DAY, check_at_least, item_id, log, word
 from genrec.errors import UsageError
 from genrec.types import RawTables
 
@@ -44,53 +44,55 @@ class Shop:
     """Every purchase follows from the last one, or is noise (any item), or is a matter of taste."""
 
     VERSION: ClassVar[int] = 1
-    items: int = 1000  # 60 or more
-    users: int = 1000  # 1 or more
+    num_items: int = 1000  # 60 or more
+    num_users: int = 1000  # 1 or more
     seed: int = 0  # of everything that is drawn
     following: float = 0.5  # probability that a purchase follows from the last item, 0 to 1
     noise: float = 0.2  # probability that a purchase is noise, 0 to 1; the rest is taste
-    shortest: int = 8  # events of a user, 3 or more
-    longest: int = 30  # events of a user, `shortest` or more
+    min_length: int = 8  # events of a user, 3 or more
+    max_length: int = 30  # events of a user, `shortest` or more
 
     def __post_init__(self) -> None:
-        check_at_least(self, items=60, users=1, seed=0, shortest=3, longest=self.shortest)
+        check_at_least(self, items=60, users=1, seed=0, shortest=3, longest=self.min_length)
         if not (self.following >= 0 and self.noise >= 0 and self.following + self.noise <= 1):
             raise UsageError(f"following and noise are probabilities of one choice, got {self.following} and {self.noise}")
 
     def load(self, root: Path) -> RawTables:
         """Generate the world; nothing is read."""
         random = np.random.default_rng(self.seed)
-        lengths = random.integers(self.shortest, self.longest + 1, self.users)
+        lengths = random.integers(self.min_length, self.max_length + 1, self.num_users)
         taken, ratings = self._purchases(random)
         gaps = 1 + random.exponential(6 * DAY, taken.shape).astype(np.int64)
-        times = BEGIN + random.integers(0, 400 * DAY, (self.users, 1)) + gaps.cumsum(1)
-        return RawTables(log(taken, times, lengths, ratings), _catalogue(self.items))
+        times = BEGIN + random.integers(0, 400 * DAY, (self.num_users, 1)) + gaps.cumsum(1)
+        return RawTables(log(taken, times, lengths, ratings), _catalog(self.num_items))
 
     def transitions(self) -> ndarray:
         """float64 [N, N]: the next item's probability after every item, over users of average taste; rows sum to 1."""
-        result = np.full((self.items, self.items), self.noise / self.items)
-        for share, following in zip(FOLLOWING, _followers(self.items), strict=True):
-            result[np.arange(self.items), following] += self.following * share
-        category = _grid(self.items)[0]
-        within = _popularity(self.items)[np.arange(self.items) // len(CATEGORIES), category]
+        result = np.full((self.num_items, self.num_items), self.noise / self.num_items)
+        for share, following in zip(FOLLOWING, _followers(self.num_items), strict=True):
+            result[np.arange(self.num_items), following] += self.following * share
+        category = _grid(self.num_items)[0]
+        within = _popularity(self.num_items)[np.arange(self.num_items) // len(CATEGORIES), category]
         result += (1 - self.following - self.noise) * _drift()[category][:, category] * within
         return result
 
     def _purchases(self, random: Generator) -> tuple[ndarray, ndarray]:
         """Items int64 [users, longest] and ratings, 1 to 5: noise disappoints."""
-        shape = (self.users, self.longest)
+        shape = (self.num_users, self.max_length)
         kind = random.choice(3, shape, p=[self.following, self.noise, 1 - self.following - self.noise])
         kind[:, 0] = np.where(kind[:, 0] == 0, 2, kind[:, 0])  # nothing to follow from
-        followers, taste = _followers(self.items), _Taste(self.items, self.users, random)
-        deck = np.concatenate([random.permutation(self.items) for _ in range(-(-kind.size // self.items))])[: kind.size].reshape(shape)
+        followers, taste = _followers(self.num_items), _Taste(self.num_items, self.num_users, random)
+        deck = np.concatenate([random.permutation(self.num_items) for _ in range(-(-kind.size // self.num_items))])[
+            : kind.size
+        ].reshape(shape)
         taken = np.zeros(shape, dtype=np.int64)
         last: ndarray | None = None
-        for step in range(self.longest):
+        for step in range(self.max_length):
             liked = taste.draw(last, random)
-            followed = liked if last is None else followers[random.choice(3, self.users, p=FOLLOWING), last]
+            followed = liked if last is None else followers[random.choice(3, self.num_users, p=FOLLOWING), last]
             item = np.choose(kind[:, step], (followed, deck[:, step], liked))
             again = (taken[:, :step] == item[:, None]).any(1)
-            last = taken[:, step] = np.where(again, random.integers(0, self.items, self.users), item)
+            last = taken[:, step] = np.where(again, random.integers(0, self.num_items, self.num_users), item)
         return taken, np.choose(kind, (4, 1, 3)) + random.integers(0, 2, shape)
 
 
@@ -154,7 +156,7 @@ def _zipf(count: int) -> ndarray:
     return weights
 
 
-def _catalogue(items: int) -> DataFrame:
+def _catalog(items: int) -> DataFrame:
     """Ids, titles, brands, categories and text."""
     rows = []
     for number, (category, brand, model) in enumerate(zip(*_grid(items), strict=True)):

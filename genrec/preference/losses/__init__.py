@@ -10,13 +10,13 @@ reference leave out the same. A row without negatives adds 0 to the preference p
 K negatives as the mean over their pairs; `DPO` refuses them, since S-DPO is its loss for several.
 """
 
-from genrec.preference.losses.compositions import Anchored, Smoothed, asked
+from genrec.preference.losses.composed_losses import Anchored, Smoothed, asked
 from genrec.preference.losses.kto import KTO
 from genrec.preference.losses.pairwise import IPO, Hinge
 from genrec.preference.losses.reference_free import CPO, ORPO, ContinuedSFT, SimPO
 from genrec.preference.losses.smoothing import ConservativeDPO, RobustDPO, RosePO
 from genrec.preference.losses.softmax import DMPO, DPO, RecPO, SoftmaxDPO
-from genrec.preference.losses.start import check_start, starting_loss
+from genrec.preference.losses.starting_loss import check_start, starting_loss
 
 __all__ = [
     "CPO",

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from genrec.errors import UsageError
-from genrec.preference.losses.scores import Scores, log_ratios, missing, over_pairs, single, terms
-from genrec.preference.ranges import check_range
+from genrec.preference.losses.log_ratios import Scores, log_ratios, missing, over_pairs, single, terms
+from genrec.preference.range_checks import check_range
 from genrec.types import LogProbs, PreferenceTerms
 
 
 @dataclass(frozen=True)
 class KTO:
-    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, 2402.01306, Eq. 8): desirable and undesirable examples.
+    """Kahneman-Tversky optimization (Ethayarajh et al. 2024, 2402.01306, Eq. 8): desirable and undesirable examples.
 
     `desirable * (1 - s(beta (D_w - z0)))` and `undesirable * (1 - s(beta (z0 - D_l)))`, where `z0`, detached, is what an item's
     log-ratio is in general: the batch's mean of `lp - lp_ref` on mismatched pairs, at least 0. It is 0 where `LogProbs.mismatched` is
@@ -35,14 +35,14 @@ class KTO:
     mismatched: ClassVar[bool] = True  # what training has to score as well
 
     beta: float = 0.1  # strength of the tie to the reference, above 0
-    desirable: float = 1.0  # lambda_D, weight of positives, 0 or more
-    undesirable: float = 1.0  # lambda_U, weight of negatives, 0 or more
+    desirable_weight: float = 1.0  # lambda_D, weight of positives, 0 or more
+    undesirable_weight: float = 1.0  # lambda_U, weight of negatives, 0 or more
     paired: bool = True  # whether positives and negatives weigh the same, or every item
 
     def __post_init__(self) -> None:
         check_range(self, "beta", 0, above=True)
-        check_range(self, "desirable", 0)
-        check_range(self, "undesirable", 0)
+        check_range(self, "desirable_weight", 0)
+        check_range(self, "undesirable_weight", 0)
         if not isinstance(self.paired, bool):
             raise UsageError(f"KTO.paired must be True or False, got {self.paired!r}")
 
@@ -51,7 +51,7 @@ class KTO:
         present = ~missing(policy.chosen, reference.chosen)
         scores = log_ratios(_without(policy, present), _without(reference, present))
         positive, negative = kto_parts(scores, reference_point(policy, reference), self.beta)
-        positive, negative = self.desirable * positive, self.undesirable * negative
+        positive, negative = self.desirable_weight * positive, self.undesirable_weight * negative
         combine = pairs_loss if self.paired else examples_loss
         made = terms(combine(positive, negative, present, scores.valid), scores, self.beta)
         return made._replace(chosen_reward=made.chosen_reward.masked_fill(~present, -torch.inf))

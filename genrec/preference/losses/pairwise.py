@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from genrec.errors import UsageError
-from genrec.preference.losses.scores import gap, log_ratios, over_pairs, terms
-from genrec.preference.ranges import check_range
+from genrec.preference.losses.log_ratios import gap, log_ratios, over_pairs, terms
+from genrec.preference.range_checks import check_range
 from genrec.types import LogProbs, PreferenceTerms
 
 
 @dataclass(frozen=True)
 class IPO:
-    """Identity preference optimisation, `(D - 1 / (2 beta))^2` (Azar et al. 2023, 2310.12036, Eq. 17).
+    """Identity preference optimization, `(D - 1 / (2 beta))^2` (Azar et al. 2023, 2310.12036, Eq. 17).
 
     The target margin 1 / (2 beta), 5 at beta .1, is one of nats a Semantic ID with `sum`, as in the paper, and of nats a code with
     `mean`, where the log-ratios are averaged over the L codes: L times as far in all.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from genrec.preference.losses.scores import (
+from genrec.preference.losses.log_ratios import (
     Scores,
     gap,
     log_probabilities,
@@ -21,7 +21,7 @@ from genrec.preference.losses.scores import (
     over_pairs,
     terms,
 )
-from genrec.preference.ranges import check_range
+from genrec.preference.range_checks import check_range
 from genrec.types import LogProbs, PreferenceTerms
 
 LIKELIEST = -1e-6  # largest log-probability of a code, on average, of which ORPO takes the odds; 1 - p vanishes above it
@@ -29,7 +29,7 @@ LIKELIEST = -1e-6  # largest log-probability of a code, on average, of which ORP
 
 @dataclass(frozen=True)
 class SimPO:
-    """Simple preference optimisation, `-log s(beta (lp_w / L - lp_l / L) - gamma)` (Meng et al. 2024, 2405.14734, Eq. 6)."""
+    """Simple preference optimization, `-log s(beta (lp_w / L - lp_l / L) - gamma)` (Meng et al. 2024, 2405.14734, Eq. 6)."""
 
     beta: float = 2.0  # scale of the average log-probabilities, above 0
     gamma: float = 1.0  # target margin, in the loss's logits, 0 or more
@@ -47,7 +47,7 @@ class SimPO:
 
 @dataclass(frozen=True)
 class CPO:
-    """Contrastive preference optimisation, `-log s(beta (lp_w - lp_l)) + alpha * NLL(y_w)` (Xu et al. 2024, 2401.08417).
+    """Contrastive preference optimization, `-log s(beta (lp_w - lp_l)) + alpha * NLL(y_w)` (Xu et al. 2024, 2401.08417).
 
     Log-probabilities are sums over the L codes, and the NLL is their mean, as in `Anchored`. A row without negatives keeps its NLL.
     """
@@ -68,7 +68,7 @@ class CPO:
 
 @dataclass(frozen=True)
 class ORPO:
-    """Odds-ratio preference optimisation, `NLL(y_w) - weight * log s(log_odds_w - log_odds_l)` (Hong et al. 2024, 2403.07691, Eq. 6).
+    """Odds-ratio preference optimization, `NLL(y_w) - weight * log s(log_odds_w - log_odds_l)` (Hong et al. 2024, 2403.07691, Eq. 6).
 
     `log_odds = a - log(1 - exp(a))` with `a = lp / L`; the NLL is -a. `weight` is the paper's lambda. A row without negatives keeps
     its NLL. A deviation: `a` is at most -1e-6 in the odds, since at a = 0 they are infinite; above it they have no gradient.

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from genrec.errors import UsageError
-from genrec.preference.losses.scores import log_probabilities, over_pairs, refuse_rewards, rewards_of
+from genrec.preference.losses.log_ratios import log_probabilities, over_pairs, refuse_rewards, rewards_of
 from genrec.preference.losses.softmax import DPO
-from genrec.preference.ranges import check_range
+from genrec.preference.range_checks import check_range
 from genrec.types import LogProbs, PreferenceLoss, PreferenceTerms, Reward
 
 if TYPE_CHECKING:
@@ -34,15 +34,15 @@ class ConservativeDPO:
     """
 
     beta: float = 0.1  # strength of the tie to the reference, above 0
-    epsilon: float = 0.1  # smoothing e, in [0, 0.5); 0 is DPO
+    label_smoothing: float = 0.1  # smoothing e, in [0, 0.5); 0 is DPO
 
     def __post_init__(self) -> None:
         check_range(self, "beta", 0, above=True)
-        check_range(self, "epsilon", 0, 0.5)
+        check_range(self, "label_smoothing", 0, 0.5)
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         """The loss of each example."""
-        return smooth(both_ways(DPO(self.beta), policy, reference), self.epsilon)
+        return smooth(both_ways(DPO(self.beta), policy, reference), self.label_smoothing)
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,15 @@ class RobustDPO:
     """
 
     beta: float = 0.1  # strength of the tie to the reference, above 0
-    epsilon: float = 0.1  # share e of flipped labels, in [0, 0.5); 0 is DPO
+    label_smoothing: float = 0.1  # share e of flipped labels, in [0, 0.5); 0 is DPO
 
     def __post_init__(self) -> None:
         check_range(self, "beta", 0, above=True)
-        check_range(self, "epsilon", 0, 0.5)
+        check_range(self, "label_smoothing", 0, 0.5)
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         """The loss of each example."""
-        return smooth(both_ways(DPO(self.beta), policy, reference), -self.epsilon / (1 - 2 * self.epsilon))
+        return smooth(both_ways(DPO(self.beta), policy, reference), -self.label_smoothing / (1 - 2 * self.label_smoothing))
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,12 @@ class RosePO:
     """
 
     beta: float = 0.1  # strength of the tie to the reference, above 0
-    epsilon: float = 0.1  # smoothing where the reward finds both alike, in [0, 0.5)
+    label_smoothing: float = 0.1  # smoothing where the reward finds both alike, in [0, 0.5)
     reward: RewardOrNone = None  # r, the scorer; None: every pair has `epsilon`, which is cDPO
 
     def __post_init__(self) -> None:
         check_range(self, "beta", 0, above=True)
-        check_range(self, "epsilon", 0, 0.5)
+        check_range(self, "label_smoothing", 0, 0.5)
         if self.reward is not None and (isinstance(self.reward, type) or not isinstance(self.reward, Reward)):
             raise UsageError(f"RosePO.reward must be None or a reward such as LogProbability(), got {self.reward!r}")
 
@@ -88,15 +88,15 @@ class RosePO:
         """The loss of each example. With a reward, looking whether it is finite makes a GPU's host wait."""
         pairs = both_ways(DPO(self.beta), policy, reference)
         if self.reward is None:
-            return smooth(pairs, self.epsilon)
+            return smooth(pairs, self.label_smoothing)
         chosen, rejected = rewards_of(policy, pairs.valid, "RosePO")
         both = torch.cat([chosen.unsqueeze(1), rejected], 1)
         refuse_rewards(both, ~both.isfinite(), "RosePO compares rewards, which must be finite", self.reward)
-        return smooth(pairs, wrongness(chosen, rejected, self.epsilon))
+        return smooth(pairs, wrongness(chosen, rejected, self.label_smoothing))
 
 
 class BothWays(NamedTuple):
-    """A loss of every pair by itself, as it is labelled and the other way round."""
+    """A loss of every pair by itself, as it is labeled and the other way round."""
 
     kept: Tensor  # float32 [B, K]  loss(w, l)
     swapped: Tensor  # float32 [B, K]  loss(l, w)

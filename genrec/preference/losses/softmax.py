@@ -12,15 +12,15 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from genrec.errors import UsageError
-from genrec.preference.losses.scores import Scores, log_ratios, over_pairs, refuse_rewards, rewards_of, terms
-from genrec.preference.ranges import check_range
+from genrec.preference.losses.log_ratios import Scores, log_ratios, over_pairs, refuse_rewards, rewards_of, terms
+from genrec.preference.range_checks import check_range
 from genrec.preference.rewards import RatingRecency
 from genrec.types import LogProbs, PreferenceTerms, Reward
 
 
 @dataclass(frozen=True)
 class DPO:
-    """Direct preference optimisation, `-log s(beta * (D_w - D_l))` (Rafailov et al. 2023, 2305.18290, Eq. 7): S-DPO at K = 1.
+    """Direct preference optimization, `-log s(beta * (D_w - D_l))` (Rafailov et al. 2023, 2305.18290, Eq. 7): S-DPO at K = 1.
 
     One negative a positive; more are refused, because the paper has no loss for them.
     """
@@ -35,7 +35,7 @@ class DPO:
         if policy.rejected.ndim == 2 and policy.rejected.shape[1] > 1:
             raise UsageError(
                 f"DPO compares the positive with one negative, got K = {policy.rejected.shape[1]}: "
-                "set align.count to 1, or use SoftmaxDPO (S-DPO), which takes any number"
+                "set align.num_negatives to 1, or use SoftmaxDPO (S-DPO), which takes any number"
             )
         return SoftmaxDPO(self.beta)(policy, reference)
 
@@ -60,7 +60,7 @@ class SoftmaxDPO:
 
 @dataclass(frozen=True)
 class DMPO:
-    """Direct multi-preference optimisation, `-log s(beta D_w - (1/K) sum_k beta D_k)` (Bai et al. 2024, 2405.16127).
+    """Direct multi-preference optimization, `-log s(beta D_w - (1/K) sum_k beta D_k)` (Bai et al. 2024, 2405.16127).
 
     The mean is over the negatives that are there.
     """

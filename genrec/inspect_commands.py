@@ -1,0 +1,153 @@
+"""The commands that describe what a stage made, in lines and a picture: `genrec data`, `genrec tokenize`, `genrec curves`."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import groupby
+from math import nan
+from pathlib import Path
+
+import pandas as pd
+
+from genrec import loading, pipeline, runs
+from genrec.errors import UsageError
+from genrec.store import hash_of
+
+PICTURES = (".png", ".pdf", ".svg")
+
+
+def data(options: argparse.Namespace, overrides: list[str]) -> int:
+    """`genrec data`: each data set of the experiments."""
+    from genrec.data import data_plots, data_report
+    from genrec.data.corpus import Corpus
+
+    _check_picture(options.picture)
+    known: set[str] = set()
+    done: set[str] = set()
+    for experiment in loading.override(loading.load(options.experiment), overrides):
+        artifact = pipeline.run(experiment, options.refresh, done, last="data")["data"]
+        if artifact.key in known:
+            continue
+        known.add(artifact.key)
+        corpus = Corpus.load(artifact.folder)
+        specification = artifact.manifest["specification"]
+        title = f"{runs.label(specification['source'])}, {runs.label(specification['split'])}"
+        print(f"{title}\n{artifact.folder}")
+        for line in data_report.lines(corpus):
+            print(f"  {line}")
+        name = f"{type(experiment.source).__name__.lower()}-{artifact.key}"
+        _draw(partial(data_plots.draw, corpus, title), options.picture, name, artifact.key, first=len(known) == 1)
+    return 0
+
+
+def tokenize(options: argparse.Namespace, overrides: list[str]) -> int:
+    """`genrec tokenize`: the Semantic IDs of the experiments."""
+    from genrec.data.corpus import Corpus
+    from genrec.semantic_ids import SemanticIds
+    from genrec.tokenizer import health_report, semantic_id_plots
+
+    _check_picture(options.picture)
+    found = [each for each in loading.override(loading.load(options.experiment), overrides) if not each.is_baseline and each.tokenize]
+    if not found:
+        raise UsageError(f"{options.experiment} has baselines only, which need no Semantic IDs, or items as codes (tokenize=None)")
+    known: set[str] = set()
+    done: set[str] = set()
+    for experiment in found:
+        artifacts = pipeline.run(experiment, options.refresh, done, last="tokenize")
+        artifact = artifacts["tokenize"]
+        assert experiment.tokenize is not None
+        if artifact.key in known:
+            continue
+        known.add(artifact.key)
+        corpus, semantic_ids = Corpus.load(artifacts["data"].folder), SemanticIds.load(artifact.folder / "codes.safetensors")
+        figures = json.loads((artifact.folder / "health.json").read_text(encoding="utf-8"))
+        parts = {name: step.manifest["specification"] for name, step in artifacts.items()}
+        title = ", ".join(
+            runs.label(each) for each in (parts["data"]["source"], parts["embed"]["embed"], parts["tokenize"]["tokenize"]["quantizer"])
+        )
+        print(f"{title}\n{artifact.folder}")
+        for line in health_report.lines(figures):
+            print(f"  {line}")
+        name = f"{type(experiment.tokenize.quantizer).__name__.lower()}-{artifact.key}"
+        draw = partial(semantic_id_plots.draw, semantic_ids, figures, corpus.items, title)
+        _draw(draw, options.picture, name, artifact.key, first=len(known) == 1)
+    return 0
+
+
+def curves(options: argparse.Namespace) -> int:
+    """`genrec curves`: trainings of rows that were run."""
+    from genrec.training import curve_plots
+
+    _check_picture(options.picture)
+    found = runs.trainings(options.names, options.stage)
+    stage = found[0].artifact.stage
+    rows = {name: list(group) for name, group in groupby(found, key=lambda each: each.name)}
+    for name, seeds in rows.items():
+        print(f"{name}, {stage}")
+        for line in _curves_lines(seeds):
+            print(f"  {line}")
+    if options.csv is not None:
+        _write_csv(found, options.csv)
+    key = hash_of([each.artifact.key for each in found])
+    tables = {name: [each.curves for each in seeds] for name, seeds in rows.items()}
+    draw = partial(curve_plots.draw, tables, f"{stage}: {', '.join(rows)}")
+    _draw(draw, options.picture, f"{'-'.join(rows)[:100]}-{stage}-curves-{key}", key, first=True)
+    return 0
+
+
+def _curves_lines(seeds: Sequence[runs.Trained]) -> list[str]:
+    """Where the curves of a row are, the best step of each seed, and every column's last values."""
+    from genrec.training.curves import best_step, last_values
+
+    lines = []
+    for each in seeds:
+        best, score = best_step(each.curves)
+        lines += [
+            f"seed {each.seed}: {int(each.curves['step'].max())} steps, best on validation: step {best}, ndcg@10 {score:.4f}",
+            f"  {each.artifact.folder}: curves.parquet, curves.csv",
+        ]
+    last = [last_values(each.curves) for each in seeds]
+    lines.append("last values" + (f", seeds {', '.join(str(each.seed) for each in seeds)}" if len(seeds) > 1 else ""))
+    width = max(map(len, last[0]))
+    return lines + [f"  {name:{width}}" + "".join(f" {values.get(name, nan):11.5g}" for values in last) for name in last[0]]
+
+
+def _write_csv(found: Sequence[runs.Trained], path: Path) -> None:
+    """All curves in one table: name, seed, stage, then the columns of the curves."""
+    tables = []
+    for each in found:
+        table = each.curves.copy()
+        table.insert(0, "name", each.name)
+        table.insert(1, "seed", each.seed)
+        table.insert(2, "stage", each.artifact.stage)
+        tables.append(table)
+    try:
+        pd.concat(tables, ignore_index=True).to_csv(path, index=False)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise UsageError(f"the table {path} can't be written ({error}); name another place with --csv") from error
+    print(f"  table: {path}")
+
+
+def _check_picture(path: Path | None) -> None:
+    if path is not None and path.suffix not in PICTURES:
+        raise UsageError(f"--picture must end in {', '.join(PICTURES)}, got {path}")
+
+
+def _draw(draw: Callable[[Path], None], wanted: Path | None, name: str, key: str, first: bool) -> None:
+    """Draw where the person said, or in reports/; `first`: whether it is the command's first picture, others get their key."""
+    path = wanted or pipeline.home() / "reports" / f"{name}.png"
+    if wanted is not None and not first:
+        path = path.with_stem(f"{path.stem}-{key}")
+    try:
+        draw(path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise UsageError(f"the picture {path} can't be written ({error}); name another place with --picture") from error
+    print(f"  picture: {path}")
