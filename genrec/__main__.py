@@ -151,7 +151,7 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
         return 0
     runs.run(experiments, options.refresh)
     seeds = {name: {entry.seed for entry in experiments if entry.name == name} for name in (entry.name for entry in experiments)}
-    trained = {entry.name for entry in experiments if not entry.is_baseline}
+    trained = {entry.name for entry in experiments if "sft" in entry.stages}
     for names in runs.by_protocol(list(seeds)):
         _print_table(names, "ndcg@10", next((name for name in names if name in trained), names[0]), None, seeds)
     return 0

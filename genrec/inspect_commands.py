@@ -51,7 +51,7 @@ def tokenize(options: argparse.Namespace, overrides: list[str]) -> int:
     from genrec.tokenizer import health_report, semantic_id_plots
 
     _check_picture(options.picture)
-    found = [each for each in loading.override(loading.load(options.experiment), overrides) if not each.is_baseline and each.tokenize]
+    found = [each for each in loading.override(loading.load(options.experiment), overrides) if "tokenize" in each.stages]
     if not found:
         raise UsageError(f"{options.experiment} has baselines only, which need no Semantic IDs, or items as codes (tokenize=None)")
     known: set[str] = set()

@@ -235,7 +235,7 @@ def _parse(kind: Any, default: Any, arguments: list[str]) -> Any:
 
 def _refuse(experiments: Sequence[Experiment], flag: list[str]) -> None:
     """Raise what tyro says of the override, for the experiment that has most of its path; of several, the one with most stages."""
-    richest = max(experiments, key=lambda e: (len(_followed(e, flag[0])), e.align is not None, not e.is_baseline))
+    richest = max(experiments, key=lambda e: (len(_followed(e, flag[0])), len(e.stages)))
     said = io.StringIO()
     with contextlib.redirect_stderr(said), contextlib.suppress(SystemExit):
         tyro.cli(Experiment, prog="genrec run", default=richest, args=flag, config=CONFIG)

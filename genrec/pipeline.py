@@ -50,24 +50,24 @@ def plan(experiment: Experiment) -> list[Step]:
     def part(*names: str) -> dict[str, Any]:
         return {name: describe(getattr(experiment, name), root, name) for name in names}
 
-    trained = {"history_length": experiment.evaluate.history_length, "seed": experiment.seed}
-    wanted: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [("data", part("source", "split"), ())]
-    if experiment.is_baseline:
-        wanted.append(("evaluate", part("policy", "evaluate"), ("data",)))
-    else:
-        coded = () if experiment.tokenize is None else ("tokenize",)
-        if coded or experiment.align is not None:
-            wanted.append(("embed", part("embed"), ("data",)))
-        if coded:
-            wanted.append(("tokenize", part("tokenize"), ("data", "embed")))
-        wanted.append(("sft", part("policy", "sft") | trained, ("data", *coded)))
-        if experiment.align is not None:
-            wanted.append(("align", part("align") | trained, ("data", "embed", *coded, "sft")))
-        wanted.append(("evaluate", part("evaluate"), ("data", *coded, "align" if experiment.align else "sft")))
+    names = set(experiment.stages)
+    policy = () if "sft" in names else ("policy",)  # a baseline is fitted in evaluation
+    length = {"history_length": experiment.history_length}
+    training = length | {"seed": experiment.seed}
+    inputs: dict[str, tuple[tuple[str, ...], dict[str, int], tuple[str, ...]]] = {  # fields, further settings, stages that it reads
+        "data": (("source", "split"), {}, ()),
+        "embed": (("embed",), {}, ("data",)),
+        "tokenize": (("tokenize",), {}, ("data", "embed")),
+        "sft": (("policy", "sft"), training, ("data", "tokenize")),
+        "align": (("align",), training, ("data", "embed", "tokenize", "sft")),
+        "evaluate": ((*policy, "evaluate"), length, ("data", "tokenize", "align" if "align" in names else "sft")),
+    }
     steps: list[Step] = []
     keys: dict[str, str] = {}
-    for stage, specification, names in wanted:
-        parents = {name: keys[name] for name in names}
+    for stage in experiment.stages:
+        fields, settings, reads = inputs[stage]
+        specification = part(*fields) | settings
+        parents = {name: keys[name] for name in reads if name in keys}
         keys[stage] = hash_of({"stage": stage, "version": VERSIONS[stage], "specification": specification, "parents": parents})
         steps.append(Step(stage, keys[stage], specification, parents))
     return steps

@@ -91,8 +91,7 @@ def configuration(artifacts: dict[str, Artifact]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for artifact in artifacts.values():
         merged |= artifact.manifest["specification"]
-    for name in ("seed", "history_length"):  # one is the row's inside, the other is evaluate's, repeated for the key
-        merged.pop(name, None)
+    merged.pop("seed", None)  # a row holds all of its seeds
     if "sft" in merged:
         merged.setdefault("tokenize", None)
         merged.setdefault("align", None)
@@ -113,7 +112,7 @@ def protocol(experiment: Experiment, artifacts: dict[str, Artifact]) -> dict[str
         "items": statistics["items"],
         "interactions": statistics["interactions"],
         "ranking": "full catalog, item level",
-        "history": spec.history_length,
+        "history": experiment.history_length,
         "filter_seen": spec.filter_seen,
         "cutoffs": list(spec.cutoffs),
     }

@@ -75,7 +75,7 @@ def build_sft(experiment: Experiment, parents: Parents, folder: Path) -> None:
     """Corpus and Semantic IDs -> a policy."""
     from genrec.training.sft import build_policy, fine_tune
 
-    corpus, recipe, length = Corpus.load(parents["data"]), experiment.sft, experiment.evaluate.history_length
+    corpus, recipe, length = Corpus.load(parents["data"]), experiment.sft, experiment.history_length
     semantic_ids = load_semantic_ids(corpus, parents)
     policy = build_policy(cast(PolicySpecification, experiment.policy), semantic_ids, experiment.seed)
     with _tracked(experiment, "sft", folder) as on_row:
@@ -102,7 +102,7 @@ def build_align(experiment: Experiment, parents: Parents, folder: Path) -> None:
     with _tracked(experiment, "align", folder) as on_row:
         outcome, drawn = align(
             policy,
-            examples(corpus, "train", experiment.evaluate.history_length),
+            examples(corpus, "train", experiment.history_length),
             sampler_context(corpus, load_file(parents["embed"] / "vectors.safetensors")["vectors"], semantic_ids),
             experiment.align,
             experiment.seed,
@@ -117,18 +117,12 @@ def build_align(experiment: Experiment, parents: Parents, folder: Path) -> None:
 def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> None:
     """Whatever recommends -> ranks, lists and metrics of every test user; items unseen in training also by themselves."""
     corpus = Corpus.load(parents["data"])
-    shared: Tensor | None = None
     spec, popularity = experiment.evaluate, popularity_of(corpus)
-    if isinstance(experiment.policy, Baseline):
-        recommender: Recommender = experiment.policy.fit(corpus.part("train"), corpus.item_count)
-        spec = replace(spec, scoring="beam")  # it prunes nothing, so that its `recommend` is exact
-    else:
-        semantic_ids = load_semantic_ids(corpus, parents)
-        policy = load_policy(experiment, semantic_ids, parents["align" if experiment.align else "sft"], spec.num_beams)
-        recommender, shared = _on_device(policy), shared_numbers(semantic_ids)
-    test = batches(
-        drawn(examples(corpus, "test", spec.history_length), spec.max_users, "test"), spec.batch_size, device_of(recommender)
-    )
+    recommender, shared = load_recommender(experiment, corpus, parents)
+    if "sft" not in experiment.stages:
+        spec = replace(spec, scoring="beam")  # `recommend` of a baseline is exact: it prunes nothing
+    entries = select_users(examples(corpus, "test", experiment.history_length), spec.max_users, "test")
+    test = batches(entries, spec.batch_size, device_of(recommender))
     seen = seen_items(corpus) if spec.filter_seen else None
     result = evaluate(recommender, test, spec, seen, shared)
     result.ranks.to_parquet(folder / "ranks.parquet", index=False)
@@ -159,7 +153,7 @@ def batches(entries: Examples, size: int, device: torch.device) -> list[Sequence
     return [SequenceBatch(*(part.to(device) for part in entries.batch(index))) for index in torch.split(order, size)]
 
 
-def drawn(entries: Examples, count: int, part: str) -> Examples:
+def select_users(entries: Examples, count: int, part: str) -> Examples:
     """`count` of the users (0 = all), drawn once: the same for all seeds, rows and stages."""
     if not 0 < count < len(entries):
         return entries
@@ -173,11 +167,11 @@ def validation_score(
     """What gives metrics on validation users, of items: ndcg@10, which chooses the step that is kept, and recall@1, @10 and @50, or
     as far as the policy's beams and the catalog reach. The users are drawn once and are the same for all seeds and stages.
     """
-    entries = examples(corpus, "validation", experiment.evaluate.history_length)
-    validation = drawn(entries, recipe.validation.users, "validation")
+    entries = examples(corpus, "validation", experiment.history_length)
+    validation = select_users(entries, recipe.validation.users, "validation")
     reach = max(10, min(50, semantic_ids.items, getattr(experiment.policy, "num_beams", 50)))
     cutoffs = tuple(sorted({1, 10, reach}))
-    spec = Evaluate(cutoffs=cutoffs, history_length=experiment.evaluate.history_length, batch_size=experiment.evaluate.batch_size)
+    spec = Evaluate(cutoffs=cutoffs, batch_size=experiment.evaluate.batch_size)
 
     shared = shared_numbers(semantic_ids)
 
@@ -201,6 +195,16 @@ def load_semantic_ids(corpus: Corpus, parents: Parents) -> SemanticIds:
     if "tokenize" in parents:
         return SemanticIds.load(parents["tokenize"] / "codes.safetensors")
     return SemanticIds(torch.arange(corpus.item_count).unsqueeze(1), (corpus.item_count,))
+
+
+def load_recommender(experiment: Experiment, corpus: Corpus, parents: Parents) -> tuple[Recommender, Tensor | None]:
+    """Return the fitted baseline or the trained policy, and the numbers of shared Semantic IDs (see `shared_numbers`)."""
+    if isinstance(experiment.policy, Baseline):
+        return experiment.policy.fit(corpus.part("train"), corpus.item_count), None
+    semantic_ids = load_semantic_ids(corpus, parents)
+    trained = parents["align" if experiment.align else "sft"]
+    policy = load_policy(experiment, semantic_ids, trained, experiment.evaluate.num_beams)
+    return _on_device(policy), shared_numbers(semantic_ids)
 
 
 def load_policy(experiment: Experiment, semantic_ids: SemanticIds, folder: Path, beams: int = 0) -> Policy:

@@ -46,7 +46,7 @@ def test_every_experiment_is_built_and_planned(where: str) -> None:
 def test_every_field_can_be_named_on_the_command_line(where: str) -> None:
     """An override of the seed and of the protocol reaches every experiment of the list."""
     for experiment in loading.override(loading.load(where), ["--seed", "7", "--evaluate.history-length", "9"]):
-        assert (experiment.seed, experiment.evaluate.history_length) == (7, 9)
+        assert (experiment.seed, experiment.history_length) == (7, 9)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

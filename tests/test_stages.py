@@ -64,7 +64,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("policy", ["tiger", "itemknn"])
 def test_filter_seen_leaves_seen_items_out_of_every_list(home: Path, policy: str) -> None:
     """Seen means the whole history, also what is further back than the three items that the recommender is shown."""
-    experiment = replace(cyclic(steps=20), evaluate=Evaluate(cutoffs=(1, 20), filter_seen=True, history_length=3))
+    experiment = replace(cyclic(steps=20), history_length=3, evaluate=Evaluate(cutoffs=(1, 20), filter_seen=True))
     if policy == "itemknn":
         experiment = replace(experiment, policy=ItemKNN())
     artifacts = pipeline.run(experiment)
@@ -101,8 +101,8 @@ def test_validation_reaches_as_far_as_beams_and_catalog(home: Path, beams: int |
     found = validation_score(policy, corpus, replace(experiment, policy=without), experiment.sft, ids)()
     cutoffs = tuple(sorted({1, 10, widest}))
     assert list(found) == ["ndcg@10", *(f"recall@{n}" for n in cutoffs)]
-    users = batches(examples(corpus, "validation", experiment.evaluate.history_length), 64, torch.device("cpu"))
-    result = evaluate(policy, users, Evaluate(cutoffs=cutoffs, history_length=5))
+    users = batches(examples(corpus, "validation", experiment.history_length), 64, torch.device("cpu"))
+    result = evaluate(policy, users, Evaluate(cutoffs=cutoffs))
     expected = metrics_of(result.ranks, result.recommendations, cutoffs, 40)
     assert found == pytest.approx({name: expected[name] for name in found})
 

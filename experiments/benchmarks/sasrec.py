@@ -133,7 +133,7 @@ def experiment_of(sizes: Sizes, path: Path | None, targets: int) -> Any:
             d_model=sizes.width, d_ff=sizes.width, num_layers=sizes.layers, num_heads=sizes.heads, dropout=sizes.dropout, max_positions=HISTORY
         ),
         sft=SFT(optimization=Optimization(max_steps=sizes.epochs * an_epoch, batch_size=sizes.batch, learning_rate=sizes.learning_rate, warmup_steps=an_epoch // 4, weight_decay=0.0, max_grad_norm=1e9), validation=Validation(every=an_epoch, patience=sizes.epochs, users=0)),
-        evaluate=Evaluate(cutoffs=(1, 5, TOP), history_length=HISTORY),
+        history_length=HISTORY, evaluate=Evaluate(cutoffs=(1, 5, TOP)),
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,6 @@ class SASRec:
     """The architecture of a SASRec policy; it needs an experiment with `tokenize=None`."""
 
     causal: ClassVar[bool] = True
-    items_are_codes: ClassVar[bool] = True
     d_model: int = 64  # of the residual stream and of an item's embedding, which is its output row too
     d_ff: int = 64  # of the feed-forward layers; the paper's is the width
     num_layers: int = 2  # blocks
@@ -51,10 +50,15 @@ class SASRec:
         if not 0 <= self.dropout < 1:
             raise UsageError(f"policy.dropout must lie in [0, 1), got {self.dropout}")
 
-    @property
-    def longest_history(self) -> int:
-        """Items of the longest history that can be read."""
-        return self.max_positions
+    def check(self, experiment: Any) -> None:
+        """Raise UsageError unless the experiment has no tokenizer and its histories fit the learned positions."""
+        if experiment.tokenize is not None:
+            raise UsageError(f"{experiment.name}: SASRec scores items, not Semantic IDs: set tokenize=None")
+        if self.max_positions < experiment.history_length:
+            raise UsageError(
+                f"{experiment.name}: SASRec reads at most policy.max_positions = {self.max_positions} items, but history_length is "
+                f"{experiment.history_length}: raise policy.max_positions"
+            )
 
     def build(self, semantic_ids: SemanticIds) -> SASRecPolicy:
         """An untrained policy over this many items."""
@@ -118,7 +122,7 @@ class SASRecPolicy(nn.Module):
         if longest > self.specification.max_positions:
             raise UsageError(
                 f"a history of {longest} items, but policy.max_positions is {self.specification.max_positions}: set it to "
-                "evaluate.history_length or more"
+                "history_length or more"
             )
         states = self.embedding(history) * self.specification.d_model**0.5 + self.position(position.clamp(min=0))
         states = self.dropout(states)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from genrec.errors import UsageError
 from genrec.semantic_ids import SemanticIds
 
 
@@ -21,3 +24,13 @@ def nodes(semantic_ids: SemanticIds, depth: int) -> Tensor:
     leaf = semantic_ids.leaf(torch.arange(1, semantic_ids.items + 1))
     node = torch.searchsorted(first_leaves(semantic_ids, depth), leaf, right=True) - 1
     return torch.cat([torch.tensor([-1]), node])
+
+
+def check_depth(sampler: object, depth: int, experiment: Any) -> None:
+    """Raise UsageError if the experiment's Semantic IDs are known to have no more than `depth` levels."""
+    levels = getattr(getattr(experiment.tokenize, "quantizer", None), "num_levels", None)
+    if levels is None:
+        return
+    levels += experiment.tokenize.collisions == "append"
+    if depth >= levels:
+        raise UsageError(f"align.negatives: {sampler!r} must share fewer codes than the {levels} of a Semantic ID")

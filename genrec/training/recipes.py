@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from genrec.data.examples import Padding
 from genrec.errors import UsageError
 from genrec.preference.losses import DPO, Anchored, SoftmaxDPO
 from genrec.preference.negatives import BestOf, Uniform
 from genrec.preference.negatives.capabilities import inside
-from genrec.types import NegativeSampler, PreferenceLoss
+from genrec.types import Baseline, NegativeSampler, PreferenceLoss
 
 Precision = Literal["32-true", "bf16-mixed"]
 
@@ -67,6 +67,14 @@ class SFT:
         if self.padding == "repeat" and self.targets == "one":
             raise UsageError("sft.padding repeat is for windows, which sft.targets all trains on; got sft.targets one")
 
+    def check(self, experiment: Any) -> None:
+        """Raise UsageError if all targets of a window are to be trained at once, but the policy is not causal."""
+        if self.targets == "all" and not getattr(experiment.policy, "causal", False) and not isinstance(experiment.policy, Baseline):
+            raise UsageError(
+                f"{experiment.name}: sft.targets all needs a causal policy, in which each place sees only the items before it; "
+                f"{type(experiment.policy).__name__} reads both ways: set sft.targets one, or choose a causal policy"
+            )
+
 
 @dataclass(frozen=True)
 class Align:
@@ -95,7 +103,8 @@ class Align:
             raise UsageError(f"align.rounds must be 1 or more and divide align.optimization.max_steps = {steps}, got {self.rounds}")
         if not 0 <= self.round_sft_steps < steps // self.rounds:
             raise UsageError(
-                f"align.round_sft_steps must lie in 0..{steps // self.rounds - 1}, less than a round's steps, got {self.round_sft_steps}"
+                f"align.round_sft_steps must lie in 0..{steps // self.rounds - 1}, less than a round's steps, "
+                f"got {self.round_sft_steps}"
             )
         loss = self.loss
         while isinstance(loss, Anchored):

@@ -42,12 +42,14 @@ from genrec.types.preference import (
     Reward,
     SamplerContext,
 )
+from genrec.types.specification import CheckedSpecification
 
 __all__ = [
     "NO_TEXT",
     "Baseline",
     "CandidateFilter",
     "CatalogQuantizer",
+    "CheckedSpecification",
     "ConstrainedPolicy",
     "DividingSplit",
     "DrawNegatives",

@@ -108,9 +108,8 @@ class VectorPolicy(Policy, Protocol):
 class PolicySpecification(Protocol):
     """A policy's architecture; `build` makes it, untrained.
 
-    One that builds a `SequencePolicy` says so by an attribute `causal`, true; one that can only take items as their own codes, and so
-    needs an experiment with `tokenize=None`, by an attribute `items_are_codes`, true; one that can read so many items and no more, by
-    an int `longest_history`.
+    A specification that builds a `SequencePolicy` has an attribute `causal` that is true. One that fits some experiments only has a method
+    `check` (see `genrec.types.CheckedSpecification`).
     """
 
     def build(self, semantic_ids: SemanticIds) -> Policy:

@@ -47,7 +47,7 @@ def measure(baseline: Baseline, beauty: Beauty, fitted_on: DataFrame, filter_see
     def seen(user: Tensor) -> Tensor:
         return beauty.test.history[user]
 
-    spec = Evaluate(cutoffs=(5, 10), filter_seen=filter_seen, history_length=50)
+    spec = Evaluate(cutoffs=(5, 10), filter_seen=filter_seen)
     result = evaluate(baseline.fit(fitted_on, beauty.items), [beauty.test], spec, seen)
     assert result.excluded_targets == 0  # no test item of Beauty is in its user's history
     return metrics_of(result.ranks, result.recommendations, spec.cutoffs, beauty.items)

@@ -195,8 +195,8 @@ def test_it_ranks_the_whole_catalog() -> None:
 def test_a_history_longer_than_its_positions_is_refused() -> None:
     with pytest.raises(UsageError, match=r"a history of 13 items, but policy\.positions is 12"):
         built().log_prob(torch.ones(1, 13, dtype=torch.int64), torch.ones(1, 1, dtype=torch.int64))
-    with pytest.raises(UsageError, match=r"sasrec: SASRec reads 8 items of a history at most, but evaluate\.history_length is 9"):
-        replace(world(ALL), evaluate=Evaluate(cutoffs=(10,), history_length=9))
+    with pytest.raises(UsageError, match=r"sasrec: SASRec reads at most policy\.max_positions = 8 items, but history_length is 9"):
+        replace(world(ALL), history_length=9, evaluate=Evaluate(cutoffs=(10,)))
 
 
 @pytest.mark.parametrize("ids", [SemanticIds(torch.tensor([[1], [0]])), SemanticIds(torch.tensor([[0, 0], [0, 1]]))])

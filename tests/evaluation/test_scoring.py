@@ -129,7 +129,7 @@ def test_users_are_drawn_once(tmp_path: Path) -> None:
 
 def test_beam_against_exact_in_one_table(home: Path) -> None:
     """The policy is trained once; rows of other users are refused, a baseline stands beside rows that are scored exactly."""
-    base = replace(cyclic(steps=20), evaluate=Evaluate(cutoffs=(1, 10), history_length=5, max_users=30))
+    base = replace(cyclic(steps=20), history_length=5, evaluate=Evaluate(cutoffs=(1, 10), max_users=30))
     rows = [
         replace(base, name="exact", evaluate=replace(base.evaluate, scoring="exact")),
         replace(base, name="narrow", evaluate=replace(base.evaluate, num_beams=10)),

@@ -85,7 +85,7 @@ def test_new_items_are_recommended_to_whom_they_suit(tmp_path: Path) -> None:
 
     grown = policy.extended(ids.extend(quantizer.encode(vectors[known:])))
     users = first_purchases_of_new_items(raw.interactions, number, known)
-    spec = Evaluate(cutoffs=(5, 10), history_length=LENGTH)
+    spec = Evaluate(cutoffs=(5, 10))
     popularity = torch.cat([torch.from_numpy(corpus.popularity("train")), torch.zeros(len(number) - known, dtype=torch.int64)])
     before = evaluate(policy, [users], spec).ranks
     assert (before["rank"] == 0).all()  # without Semantic IDs new items can't be named

@@ -7,7 +7,7 @@ from the positive only in its later codes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -15,6 +15,7 @@ from torch import Generator, Tensor, nn
 from genrec.errors import UsageError
 from genrec.preference.example_randomness import ExampleRandomness
 from genrec.preference.exclusions import Exclusions, on_cpu, take_first
+from genrec.preference.prefix_groups import check_depth
 from genrec.types import DrawNegatives, Policy, PrefixPolicy, SamplerContext, SequenceBatch
 
 ROWS = 256  # histories that the policy searches for at once
@@ -44,6 +45,13 @@ class ModelBeams:
         if self.refresh_unit not in ("steps", "epochs"):
             raise UsageError(f"ModelBeams.refresh_unit must be 'steps' or 'epochs', got {self.refresh_unit!r}")
 
+    def check(self, experiment: Any) -> None:
+        """Raise UsageError if the policy has fewer beams, or a Semantic ID no more levels than are locked."""
+        own = getattr(experiment.policy, "num_beams", None)
+        if own is not None and self.num_beams > own:
+            raise UsageError(f"align.negatives: ModelBeams.num_beams must be at most policy.num_beams = {own}, got {self.num_beams}")
+        check_depth(self, self.locked_levels, experiment)
+
     def build(self, context: SamplerContext) -> DrawNegatives:
         """What draws, with the policy as it is at the time of the draw."""
         policy = context.policy
@@ -57,7 +65,7 @@ class ModelBeams:
         if self.locked_levels and not isinstance(policy, PrefixPolicy):
             raise UsageError(
                 f"ModelBeams.locked_levels = {self.locked_levels} needs a policy that searches below a prefix (genrec.types.PrefixPolicy), "
-                f"got {type(policy).__name__}, which has no recommend_below; use locked = 0"
+                f"got {type(policy).__name__}, which has no recommend_below; use locked_levels = 0"
             )
         if self.num_beams > own:
             raise UsageError(

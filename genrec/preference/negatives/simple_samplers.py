@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -12,7 +13,7 @@ from genrec.item_rows import repeated
 from genrec.preference.example_randomness import ExampleRandomness
 from genrec.preference.exclusions import Exclusions, Pairs, on_cpu, take_first
 from genrec.preference.negatives.without_replacement import Candidates, draw_successively
-from genrec.preference.prefix_groups import first_leaves
+from genrec.preference.prefix_groups import check_depth, first_leaves
 from genrec.preference.range_checks import check_range
 from genrec.types import DrawNegatives, SamplerContext, SequenceBatch
 
@@ -54,6 +55,10 @@ class PrefixNeighbors:
     def __post_init__(self) -> None:
         if self.depth < 1:
             raise UsageError(f"PrefixNeighbors.depth must be at least 1, got {self.depth}")
+
+    def check(self, experiment: Any) -> None:
+        """Raise UsageError if a Semantic ID has no more levels than the positive shares with its negatives."""
+        check_depth(self, self.depth, experiment)
 
     def build(self, context: SamplerContext) -> DrawNegatives:
         """What draws."""
