@@ -35,7 +35,8 @@ def sft() -> Experiment:
             optimization=Optimization(max_steps=400, batch_size=64, learning_rate=5e-3, warmup_steps=40, weight_decay=0.035),
             validation=Validation(every=100, patience=15),
         ),
-        history_length=10, evaluate=Evaluate(cutoffs=(1, 5, 10)),
+        history_length=10,
+        evaluate=Evaluate(cutoffs=(1, 5, 10)),
     )
 
 

@@ -16,7 +16,7 @@ POLICIES: dict[str, Any] = {  # the specification of each
     "tiger": TIGER,
     "tiger-items": Tiger(**(vars(TIGER) | {"history": "items"})),
     "tiger-causal": Tiger(**(vars(TIGER) | {"encoder": "causal"})),
-    "tiger-causal-items": Tiger(**(vars(TIGER) | {"encoder": "causal", "history": "items", "positions": 0})),
+    "tiger-causal-items": Tiger(**(vars(TIGER) | {"encoder": "causal", "history": "items", "recency_positions": 0})),
     "gpt": GPT,
 }
 

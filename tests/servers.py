@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from genrec.data.download import Archive
-from genrec.data.download import download as module
+from genrec.data.download import http_download as module
 
 HTML = b"<!DOCTYPE html><title>Not here</title>" + b" " * 3000
 Reply = Callable[["Handler"], None]

@@ -19,7 +19,7 @@ from genrec.testing import ContractError, check_policy
 from genrec.testing.component_checks import builds_policy
 from genrec.types import Policy, Ranking, SequencePolicy
 
-SMALL = {"width": 16, "inner": 32, "heads": 2, "head_width": 8}
+SMALL = {"d_model": 16, "d_ff": 32, "num_heads": 2, "d_kv": 8}
 
 
 class LastItem(nn.Module):

@@ -33,6 +33,7 @@ def cyclic(steps: int = 60, align_steps: int = 0, seed: int = 0) -> Experiment:
         )
         if align_steps
         else None,
-        history_length=5, evaluate=Evaluate(cutoffs=(1, 5, 10)),
+        history_length=5,
+        evaluate=Evaluate(cutoffs=(1, 5, 10)),
         seed=seed,
     )

@@ -36,7 +36,7 @@ KMEANS_ITERATIONS = 25  # of the codebooks' initialization
 CHOICES = {
     "schedule": ("constant", "cosine"),
     "gradient": ("straight-through", "rotation"),
-    "codebooks": ("gradient", "ema"),
+    "codebook_update": ("gradient", "ema"),
     "precision": ("32-true", "bf16-mixed"),
 }
 

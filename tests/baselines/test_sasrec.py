@@ -210,8 +210,8 @@ def test_semantic_ids_are_refused(ids: SemanticIds) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"width": 0}, r"policy\.width must be at least 1, got 0"),
-        ({"heads": 3, "width": 16}, r"policy\.heads must divide policy\.width, got 3 and 16"),
+        ({"d_model": 0}, r"policy\.d_model must be at least 1, got 0"),
+        ({"num_heads": 3, "d_model": 16}, r"policy\.num_heads must divide policy\.d_model, got 3 and 16"),
         ({"dropout": 1.0}, r"policy\.dropout must lie in \[0, 1\), got 1\.0"),
     ],
 )

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from servers import HTML, NEW, OLD, SIZE, WHOLE, Handler, Reply, answer, archive, asked, chunked, endless, files, good, serving, sha256
 
 from genrec.data.download import Archive, digest, fetch, records
-from genrec.data.download import download as module
+from genrec.data.download import http_download as module
 from genrec.errors import NetworkError, ResourceError
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from servers import NEW, OLD, answer, archive, files, good, serving
 
-from genrec.data.download import download as module
 from genrec.data.download import fetch, records
+from genrec.data.download import http_download as module
 from genrec.errors import ArtifactError, NetworkError
 
 

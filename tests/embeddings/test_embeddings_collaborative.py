@@ -76,7 +76,7 @@ def test_refuses_no_interactions() -> None:
         Collaborative().encode(items(3), interactions())
 
 
-@pytest.mark.parametrize("field", [{"width": 0}, {"seed": -1}])
+@pytest.mark.parametrize("field", [{"dim": 0}, {"seed": -1}])
 def test_refuses_fields_out_of_range(field: dict[str, int]) -> None:
     with pytest.raises(UsageError, match=rf"Collaborative\.{next(iter(field))} must"):
         Collaborative(**field)

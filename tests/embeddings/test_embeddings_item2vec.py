@@ -145,7 +145,7 @@ def test_refuses_what_has_no_pairs() -> None:
 @pytest.mark.parametrize(
     "field",
     [
-        {"width": 0},
+        {"dim": 0},
         {"window": 0},
         {"epochs": 0},
         {"negatives": 0},

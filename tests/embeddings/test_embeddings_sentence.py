@@ -158,7 +158,7 @@ def test_changed_text_is_encoded_anew_and_the_other_chunks_stay(library: Library
     np.testing.assert_array_equal(vectors, SPEC.encode(items(changed), NO_INTERACTIONS))
 
 
-@pytest.mark.parametrize("change", [{"prompt": "p: "}, {"model": "org/other"}, {"revision": "v2"}, {"normalize": False}, {"width": 3}])
+@pytest.mark.parametrize("change", [{"prompt": "p: "}, {"model": "org/other"}, {"revision": "v2"}, {"normalize": False}, {"dim": 3}])
 def test_chunks_of_other_settings_are_not_used(library: Library, tmp_path: Path, change: dict[str, Any]) -> None:
     SPEC.encode_into(items(TEXTS), NO_INTERACTIONS, tmp_path)
     library.encoded = []
@@ -266,7 +266,9 @@ def test_a_width_that_the_model_has_not_is_refused(library: Library, monkeypatch
         replace(SPEC, dim=512).encode(items(TEXTS), NO_INTERACTIONS)
 
 
-@pytest.mark.parametrize("field", [{"width": 0}, {"maximum_tokens": 0}, {"batch": 0}, {"chunk": 0}, {"columns": ()}, {"model": " "}])
+@pytest.mark.parametrize(
+    "field", [{"dim": 0}, {"max_seq_length": 0}, {"batch_size": 0}, {"chunk_size": 0}, {"columns": ()}, {"model": " "}]
+)
 def test_refuses_fields_out_of_range(field: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=rf"SentenceEncoder\.{next(iter(field))} must"):
         SentenceEncoder(**{"model": "m", **field})

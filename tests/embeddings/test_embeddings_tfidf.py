@@ -97,7 +97,7 @@ def test_refuses_a_table_without_text() -> None:
         TfidfSvd().encode(pd.DataFrame({"item": ["a"]}), NO_INTERACTIONS)
 
 
-@pytest.mark.parametrize("field", [{"width": 0}, {"phrase": 0}, {"minimum_count": 0}, {"seed": -1}, {"seed": 2**32}])
+@pytest.mark.parametrize("field", [{"dim": 0}, {"max_ngram": 0}, {"min_df": 0}, {"seed": -1}, {"seed": 2**32}])
 def test_refuses_fields_out_of_range(field: dict[str, int]) -> None:
     name, value = next(iter(field.items()))
     with pytest.raises(UsageError, match=rf"TfidfSvd\.{name} must .*, got {value}"):

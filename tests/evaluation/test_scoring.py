@@ -70,9 +70,9 @@ def test_exact_scoring_asks_for_the_exact_ranking_and_halves_its_batches() -> No
     ("arguments", "message"),
     [
         ({"scoring": "sampled"}, "scoring must be 'beam' or 'exact', got 'sampled'"),
-        ({"beams": -1}, r"beams must be 0 \(the policy's own\) or more, got -1"),
+        ({"num_beams": -1}, r"beams must be 0 \(the policy's own\) or more, got -1"),
         ({"users": -5}, r"users must be 0 \(all\) or more, got -5"),
-        ({"scoring": "exact", "beams": 20}, "'exact' has no beams, got evaluate.num_beams = 20"),
+        ({"scoring": "exact", "num_beams": 20}, "'exact' has no beams, got evaluate.num_beams = 20"),
     ],
 )
 def test_specification_is_checked(arguments: dict[str, object], message: str) -> None:

@@ -114,7 +114,7 @@ def test_no_history_at_all() -> None:
     torch.testing.assert_close(none, policy.log_prob(torch.zeros(1, 5, dtype=torch.int64), items), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("field", "value"), [("layers", 0), ("positions", -1), ("beams", 0), ("dropout", -0.1)])
+@pytest.mark.parametrize(("field", "value"), [("num_layers", 0), ("recency_positions", -1), ("num_beams", 0), ("dropout", -0.1)])
 def test_errors(field: str, value: float) -> None:
     with pytest.raises(UsageError, match=rf"policy\.{field} must .*got {value}"):
         replace(GPT, **{field: value})

@@ -63,7 +63,7 @@ def test_probabilities_of_a_catalog_add_up_to_less_than_one(name: str) -> None:
 @pytest.mark.parametrize("positions", [0, 5])
 def test_the_order_of_a_history_is_seen(name: str, positions: int) -> None:
     """The same items in another order give another distribution; and the beam stays exact."""
-    policy = policy_of(name, positions=positions)
+    policy = policy_of(name, recency_positions=positions)
     there, back = torch.tensor([[3, 7, 9, 11]]), torch.tensor([[11, 9, 7, 3]])
     items = torch.arange(1, 51).unsqueeze(0)
     assert (policy.log_prob(there, items) - policy.log_prob(back, items)).abs().max() > 1e-3

@@ -227,7 +227,7 @@ def test_what_it_cannot_draw_from_is_refused() -> None:
 @pytest.mark.parametrize(
     ("field", "wrong", "message"),
     [
-        ("beams", 0, r"ModelBeams.num_beams must be at least 1, got 0"),
+        ("num_beams", 0, r"ModelBeams.num_beams must be at least 1, got 0"),
         ("locked", -1, r"ModelBeams.locked_levels must be at least 0, got -1"),
         ("refresh_every", -1, r"ModelBeams.refresh_every must be at least 0, got -1"),
         ("refresh_unit", "hours", r"ModelBeams.refresh_unit must be 'steps' or 'epochs', got 'hours'"),

@@ -186,7 +186,7 @@ def test_anchored_starts_higher_by_the_likelihood(tmp_path: Path) -> None:
             built,
             entries,
             context,
-            recipe(loss=loss, learning_rate=1e-12, steps=20),
+            recipe(loss=loss, learning_rate=1e-12, max_steps=20),
             0,
             tmp_path / str(len(losses)),
             steady,

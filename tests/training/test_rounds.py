@@ -26,10 +26,10 @@ from genrec.types import DrawNegatives, LogProbs, Policy, PreferenceTerms, Rewar
 
 def test_a_round_is_sft_and_then_preferences() -> None:
     """Twelve steps in three rounds of four, the first of each SFT: preferences begin at steps 1, 5 and 9."""
-    scheme = recipe(steps=12, rounds=3, round_sft=1)
+    scheme = recipe(max_steps=12, rounds=3, round_sft_steps=1)
     assert [step for step in range(12) if round_of(scheme, step).supervised] == [0, 4, 8]
     assert [step for step in range(12) if round_of(scheme, step).begins] == [1, 5, 9]
-    plain = recipe(steps=12)
+    plain = recipe(max_steps=12)
     assert [step for step in range(12) if round_of(plain, step).begins] == [0]
     assert not any(round_of(plain, step).supervised for step in range(12))
 
@@ -70,7 +70,7 @@ def take(objective: Alignment, batch: SequenceBatch, step: int) -> dict[str, Ten
 
 def test_the_reference_is_the_rounds_own() -> None:
     """Refreshed at step 5, not at 4: there the drift starts from zero again, and it is not trained."""
-    objective, batch = started(recipe(steps=10, rounds=2))
+    objective, batch = started(recipe(max_steps=10, rounds=2))
     nudge(objective.policy)
     assert take(objective, batch, 4)["chosen_drift"].abs() > 1e-4
     assert not same(objective.policy, objective.reference)
@@ -81,7 +81,7 @@ def test_the_reference_is_the_rounds_own() -> None:
 
 
 def test_supervised_steps_see_no_negatives() -> None:
-    objective, batch = started(recipe(steps=10, rounds=1, round_sft=4))
+    objective, batch = started(recipe(max_steps=10, rounds=1, round_sft_steps=4))
     before = module_of(objective.reference).state_dict()["embedding.weight"].clone()
     nudge(objective.policy)
     assert set(take(objective, batch, 3)) == {"sft_loss"}

@@ -24,7 +24,7 @@ class Cyclic:
     seed: int = 0  # of the cycle and of where each user begins
 
     def __post_init__(self) -> None:
-        check_at_least(self, items=2, users=1, length=3, seed=0)
+        check_at_least(self, num_items=2, num_users=1, length=3, seed=0)
 
     def load(self, root: Path) -> RawTables:
         """Generate the world; nothing is read."""

@@ -53,7 +53,7 @@ class Shop:
     max_length: int = 30  # events of a user, `shortest` or more
 
     def __post_init__(self) -> None:
-        check_at_least(self, items=60, users=1, seed=0, shortest=3, longest=self.min_length)
+        check_at_least(self, num_items=60, num_users=1, seed=0, min_length=3, max_length=self.min_length)
         if not (self.following >= 0 and self.noise >= 0 and self.following + self.noise <= 1):
             raise UsageError(f"following and noise are probabilities of one choice, got {self.following} and {self.noise}")
 
