@@ -2,9 +2,9 @@
 
     genrec run experiments/iterated.py:comparison     # nothing is downloaded
 
-All rows take the same 120 steps on the same histories. `sprec` is the scheme of Gao et al. 2024 (arXiv 2412.09243): each round is SFT,
-then DPO against the model's own outputs, with the SFT policy of the round as reference. Cost: 7 minutes on one thread of a busy machine.
-Result: see experiments/results.md.
+All rows take the same 120 steps on the same histories. `sprec` is the scheme of Gao et al. 2024 (arXiv 2412.09243): each round is
+SFT, then DPO against the model's own outputs, with the SFT policy of the round as reference. Cost: 7 minutes on one thread of a busy
+machine. Result: see experiments/results.md.
 """
 
 from __future__ import annotations

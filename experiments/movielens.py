@@ -131,7 +131,7 @@ def large() -> Experiment:
 
 
 def _objectives(learning_rate: float) -> dict[str, Align]:
-    """Return the objectives of the grid, with one anchor, the same histories and equal steps. `sprec` has three rounds, half of each SFT."""
+    """Return the objectives of the grid, with one anchor and equal steps. `sprec` has three rounds, half of each SFT."""
     common = Align(
         keep="last",
         num_negatives=1,
@@ -190,10 +190,10 @@ def grid_1m() -> list[Experiment]:
 
 
 def seen() -> list[Experiment]:
-    """Return S-DPO against three items of the history on MovieLens-1M, with more steps than in the grid, beside its control; three seeds.
+    """Return S-DPO against three items of the history on MovieLens-1M, with more steps than in the grid, and its control; three seeds.
 
-    Chosen on validation (2,000 users, seed 0) among seen, uniform and neighboring negatives. The grid's test figures at seed 0 had picked
-    the kind of negatives before.
+    Chosen on validation (2,000 users, seed 0) among seen, uniform and neighboring negatives. The grid's test figures at seed 0 had
+    picked the kind of negatives before.
     """
     base = _objectives(3e-4)["sdpo3"]
     align = replace(

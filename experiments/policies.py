@@ -3,9 +3,9 @@
     genrec run experiments/policies.py:movielens_100k     # downloads ml-100k.zip; --source.path names a local copy
     genrec run experiments/policies.py:movielens_1m       # ratings of 4 or more
 
-`...-sft` rows have a bidirectional encoder and train on one target per prefix. `...-causal` rows have a causal encoder and train on all
-targets of a window in one pass. `...-short` rows stop after about equal time: 1,450 steps of the first and 750 of the second took 66 to
-76 seconds on one core. All rows of a data set share their Semantic IDs. Cost and result: see experiments/results.md.
+`...-sft` rows have a bidirectional encoder and train on one target per prefix. `...-causal` rows have a causal encoder and train on
+all targets of a window in one pass. `...-short` rows stop after about equal time: 1,450 steps of the first and 750 of the second took
+66 to 76 seconds on one core. All rows of a data set share their Semantic IDs. Cost and result: see experiments/results.md.
 """
 
 from __future__ import annotations
