@@ -19,8 +19,8 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple, cast
 
-from genrec.data.download import Archive, digest, fetch
-from genrec.data.download.file_records import check_growth, check_members
+from genrec.data.download import Archive, digest, download
+from genrec.data.download.file_records import check_expansion, check_members
 from genrec.data.readers.bad_rows import BadRows
 from genrec.errors import InputError
 from genrec.progress import Progress
@@ -94,7 +94,7 @@ class UpstreamFile:
                 while data:
                     if self.path.suffix == ".gz":  # an archive's members are checked when they are found
                         grown += len(data)
-                        check_growth(self.name, "the whole of it", packed, grown)
+                        check_expansion(self.name, "the whole of it", packed, grown)
                     before = cutter.line
                     if (block := cutter.cut(content)).content:
                         yield block
@@ -198,7 +198,7 @@ def obtain(archive: Archive, root: Path, *unpacked: str) -> Path:
         for name in unpacked:
             if (root / name).exists():
                 return root / name
-    return fetch(archive, root)
+    return download(archive, root)
 
 
 def fingerprint(variant: str, files: tuple[UpstreamFile, ...]) -> str:
