@@ -70,7 +70,7 @@ def test_rows_without_user_item_or_time_are_set_aside(tmp_path: Path) -> None:
     assert raw.set_aside is not None
     assert raw.set_aside[["line", "reason"]].to_numpy().tolist() == [
         [3, "the user is empty, or neither text nor an integer"],
-        [5, "the time is null or no whole number of seconds"],
+        [5, "the time is missing or not a whole number of seconds"],
     ]
     assert len(raw.interactions) == 198
     lines[6] = '{"reviewerID": "\ud800", "asin": "B1", "unixReviewTime": 5}'
@@ -84,7 +84,7 @@ def test_the_first_record_of_an_item_counts(tmp_path: Path) -> None:
     _, items, set_aside = AmazonReviews2014("Toys", path=path).load(tmp_path)
     assert items["title"].tolist() == ["first"]
     assert set_aside is not None
-    assert set_aside["reason"].tolist() == ["the item is listed before; its first record counts"]
+    assert set_aside["reason"].tolist() == ["the item has an earlier row; the first row is used"]
 
 
 def test_a_truncated_file_is_no_shorter_data_set(tmp_path: Path) -> None:

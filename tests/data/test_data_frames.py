@@ -124,7 +124,7 @@ def test_items_without_a_text_column_are_described_by_the_others(tmp_path: Path)
     ("content", "message"),
     [
         ("user,thing\na,b\n", "needs a column 'item'; it has 'user', 'thing'"),
-        ("user,item,item\na,b,c\n", "two columns of one name"),
+        ("user,item,item\na,b,c\n", "several columns with the same name"),
         ("user,item\n", "holds no rows"),
         ("", "needs a column 'user'; it has none"),
     ],
@@ -170,7 +170,7 @@ def test_frames_compare_and_hash() -> None:
 
 
 def test_the_command_line_changes_other_fields_and_keeps_the_tables() -> None:
-    changed = tyro.cli(Frames, default=Frames(EVENTS, ITEMS), args=["--tolerated", "0.5"])
+    changed = tyro.cli(Frames, default=Frames(EVENTS, ITEMS), args=["--max-bad-rows", "0.5"])
     assert changed.interactions is EVENTS
     assert changed.items is ITEMS
     assert changed.max_bad_rows == 0.5
@@ -192,7 +192,7 @@ def test_a_field_that_the_first_json_record_lacks_is_not_lost(tmp_path: Path) ->
     assert raw.interactions["time"].tolist() == [1000 - number for number in range(1, 300)]
     assert raw.interactions["rating"].isna().sum() == 1
     assert raw.set_aside is not None
-    assert raw.set_aside[["line", "reason"]].to_numpy().tolist() == [[1, "the time is null or no whole number of seconds"]]
+    assert raw.set_aside[["line", "reason"]].to_numpy().tolist() == [[1, "the time is missing or not a whole number of seconds"]]
     assert raw.items.to_dict("list") == {"item": ["i1", "i2"], "text": ["", "second"], "title": ["one", "two"], "brand": ["", "b"]}
 
 

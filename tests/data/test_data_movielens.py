@@ -173,7 +173,7 @@ def test_malformed_rows_are_set_aside_up_to_one_percent(tmp_path: Path) -> None:
     assert set_aside.to_dict("list") == {
         "file": ["u.data"] * 3,
         "line": [400, 401, 402],
-        "reason": ["the line has the wrong number of columns", "the line holds a NUL byte", "the rating is no number"],
+        "reason": ["the line has the wrong number of columns", "the line holds a NUL byte", "the rating is not a finite number"],
     }
     strict = MovieLens(path=folder_100k(tmp_path / "again", good + bad * 2))
     with pytest.raises(InputError, match=r"6 of 405 rows \(1\.5%\) are malformed") as caught:
@@ -206,7 +206,7 @@ def test_a_missing_archive_says_where_it_belongs(tmp_path: Path, monkeypatch: py
 def test_settings_are_checked() -> None:
     with pytest.raises(UsageError, match="variant"):
         MovieLens("20M")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="tags"):
+    with pytest.raises(UsageError, match="num_tags must be 0 or more"):
         MovieLens(num_tags=-1)
-    with pytest.raises(UsageError, match="tolerated"):
+    with pytest.raises(UsageError, match="max_bad_rows must be a share"):
         MovieLens(max_bad_rows=1.5)

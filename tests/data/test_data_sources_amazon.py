@@ -72,7 +72,7 @@ def test_2018(tmp_path: Path) -> None:
     ]
     assert raw.set_aside is not None
     assert raw.set_aside.to_numpy().tolist() == [
-        ["meta_Gift_Cards.json.gz", 3, "the item is listed before; its first record counts"],
+        ["meta_Gift_Cards.json.gz", 3, "the item has an earlier row; the first row is used"],
         ["meta_Gift_Cards.json.gz", 4, "the item is empty, or neither text nor an integer"],
     ]
 

@@ -14,21 +14,21 @@ from hypothesis import strategies as st
 from pandas import DataFrame
 
 from genrec.data.readers import arrow_blocks, event_tables
-from genrec.data.readers.bad_rows import LISTED, BadRows, reasons, table
+from genrec.data.readers.bad_rows import LISTED, BadRows, count_reasons, set_aside_table
 from genrec.data.readers.event_tables import Format
-from genrec.data.readers.raw_tables import events
+from genrec.data.readers.raw_tables import event_tables_from_rows
 from genrec.data.readers.upstream_files import UpstreamFile
 from genrec.data.sources.amazon_files import REVIEW_TYPES
-from genrec.data.sources.frames import _frame_events, _frame_rows
+from genrec.data.sources.frames import _frame_event_tables, _frame_rows
 from genrec.errors import InputError
 
 COLUMNS = ("user", "item", "rating", "time")
 FORMATS = {
-    "tab": event_tables.delimited("\t", COLUMNS, "latin-1"),
-    "colons": event_tables.delimited("::", COLUMNS, "utf-8"),
-    "csv": event_tables.separated(",", ("item", "", "user", "time", "rating")),
-    "json": event_tables.json_lines({"user": "u", "item": "i", "time": "t", "rating": "r"}, REVIEW_TYPES),
-    "whole": event_tables.json_lines(
+    "tab": event_tables.delimited_format("\t", COLUMNS, "latin-1"),
+    "colons": event_tables.delimited_format("::", COLUMNS, "utf-8"),
+    "csv": event_tables.csv_format(",", ("item", "", "user", "time", "rating")),
+    "json": event_tables.json_lines_format({"user": "u", "item": "i", "time": "t", "rating": "r"}, REVIEW_TYPES),
+    "whole": event_tables.json_lines_format(
         {"user": "u", "item": "i", "time": "t"}, {"user": pa.int64(), "item": pa.string(), "time": pa.float64()}
     ),
 }
@@ -37,7 +37,7 @@ FORMATS = {
 def outcome(path: Path, form: Format, size: int) -> tuple[list[dict[str, object]], list[tuple[int, str]]]:
     """The events and what was set aside; NaN compares by its text."""
     ledger = BadRows("log")
-    tables = list(event_tables.read(UpstreamFile(path).blocks(ledger, size), form, ledger))
+    tables = list(event_tables.read_events(UpstreamFile(path).blocks(ledger, size), form, ledger))
     assert len({tuple(table.schema) for table in tables}) <= 1
     return [row for table in tables for row in table.to_pylist()], sorted(ledger.rows)
 
@@ -45,7 +45,7 @@ def outcome(path: Path, form: Format, size: int) -> tuple[list[dict[str, object]
 def agree(path: Path, content: bytes, name: str, size: int = 40) -> list[dict[str, object]]:
     path.write_bytes(content)
     form = FORMATS[name]
-    careful = outcome(path, form._replace(quick=lambda content: None), 1 << 20)
+    careful = outcome(path, form._replace(parse_block=lambda content: None), 1 << 20)
     for blocks in (size, 1 << 20):
         assert outcome(path, form, blocks) == careful
     return careful[0]
@@ -115,8 +115,8 @@ def test_data_frames(columns: list) -> None:
     series = [pd.Series(values, dtype=kind) for (values, _), kind in zip(columns, kinds, strict=True)]
     frame = DataFrame(dict(zip(COLUMNS, series, strict=True)))
     quickly, slowly = BadRows("frame"), BadRows("frame")
-    first = [row for table in _frame_events([(1, frame)], quickly) for row in table.to_pylist()]
-    second = [row for table in events(_frame_rows([(1, frame)]), COLUMNS, slowly) for row in table.to_pylist()]
+    first = [row for table in _frame_event_tables([(1, frame)], quickly) for row in table.to_pylist()]
+    second = [row for table in event_tables_from_rows(_frame_rows([(1, frame)]), COLUMNS, slowly) for row in table.to_pylist()]
     assert [sorted(row.items()) for row in first] == [sorted(row.items()) for row in second]
     assert quickly.rows == slowly.rows
 
@@ -131,7 +131,7 @@ def test_data_frames(columns: list) -> None:
     ],
 )
 def test_regular_files_take_the_quick_way(tmp_path: Path, name: str, content: bytes) -> None:
-    assert FORMATS[name].quick(content) is not None
+    assert FORMATS[name].parse_block(content) is not None
     assert len(agree(tmp_path / "log", content, name)) == 2
 
 
@@ -161,9 +161,9 @@ def test_concatenated_gzips_are_one_file(tmp_path: Path) -> None:
 
 
 def test_pieces_have_one_schema_and_a_decent_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_tables, "PIECE", 10)
+    monkeypatch.setattr(event_tables, "EVENTS_PER_TABLE", 10)
     small = pa.table({"item": ["i"] * 4, "user": ["u"] * 4, "rating": pa.nulls(4, pa.float64())})
-    pieces = list(event_tables.log([small] * 6, BadRows("log"), 0.01))
+    pieces = list(event_tables.merge_event_tables([small] * 6, BadRows("log"), 0.01))
     assert [len(piece) for piece in pieces] == [12, 12]
     assert pieces[0].column_names == ["user", "item", "time", "rating"]
     assert [time for piece in pieces for time in piece["time"].to_pylist()] == list(range(24))
@@ -172,7 +172,7 @@ def test_pieces_have_one_schema_and_a_decent_size(monkeypatch: pytest.MonkeyPatc
 def test_limits_hold_at_the_end_of_a_stream() -> None:
     ledger = BadRows("log")
     ledger.malformed(3, "bad")
-    pieces = event_tables.log([pa.table({"user": ["u"], "item": ["i"], "time": [1]})], ledger, 0.01)
+    pieces = event_tables.merge_event_tables([pa.table({"user": ["u"], "item": ["i"], "time": [1]})], ledger, 0.01)
     assert len(next(pieces)) == 1
     with pytest.raises(InputError, match="1 of 2 rows"):
         next(pieces)
@@ -182,10 +182,10 @@ def test_a_ledger_counts_more_than_it_lists() -> None:
     ledger = BadRows("log")
     for line in range(LISTED + 5, 0, -1):
         ledger.malformed(line, "bad")
-    frame = table([ledger])
+    frame = set_aside_table([ledger])
     assert len(frame) == LISTED + 1
     assert frame.iloc[-1].tolist() == ["log", 1, "bad: 5 more rows, not listed"]
-    assert reasons(frame)["bad"] == (frame["reason"] == "bad").sum() + 5
+    assert count_reasons(frame)["bad"] == (frame["reason"] == "bad").sum() + 5
     assert ledger.counts == {"bad": LISTED + 5}
     with pytest.raises(InputError, match=rf"bad: {LISTED + 5}, first in line 1\)"):
         ledger.check(1, 0.01)
@@ -197,5 +197,5 @@ def test_an_integer_that_no_float_holds_is_set_aside(tmp_path: Path) -> None:
 
 
 def test_a_field_over_the_limit_of_csv_is_set_aside(tmp_path: Path) -> None:
-    assert arrow_blocks.delimited(b"i,z,u,9,5\n" + b"x" * 140_000 + b",z,u,9,5\n", ",", ("item", "", "user", "time", "rating")) is None
+    assert arrow_blocks.parse_delimited_block(b"i,z,u,9,5\n" + b"x" * 140_000 + b",z,u,9,5\n", ",", ("item", "", "user", "time", "rating")) is None
     assert len(agree(tmp_path / "log", b"i,z,u,9,5\n" + b"x" * 140_000 + b",z,u,9,5\n", "csv")) == 1

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec.data.readers.item_text import LIMIT, clean, flat, is_scraped, parts, sentences
+from genrec.data.readers.item_text import MAX_CHARACTERS, clean, flat_text, is_page_code, sentences, text_parts
 
 
 @pytest.mark.parametrize(
@@ -36,15 +36,15 @@ def test_cleaning_twice_changes_nothing(text: str) -> None:
 
 
 def test_hostile_text_is_bounded() -> None:
-    assert len(clean("<script" * 1_000_000)) <= LIMIT
+    assert len(clean("<script" * 1_000_000)) <= MAX_CHARACTERS
     assert clean("&" + "amp;" * 3000) == "&"
 
 
 def test_nested_fields_become_distinct_parts() -> None:
-    assert parts([["Beauty", "Hair &amp; Care"], ["Beauty", "Oils", ""], None]) == ["Beauty", "Hair & Care", "Oils"]
-    assert flat([1, 2.5, float("nan"), True], "|") == "1|2.5|True"
-    assert flat(None) == ""
-    assert flat({"a": 1}) == ""
+    assert text_parts([["Beauty", "Hair &amp; Care"], ["Beauty", "Oils", ""], None]) == ["Beauty", "Hair & Care", "Oils"]
+    assert flat_text([1, 2.5, float("nan"), True], "|") == "1|2.5|True"
+    assert flat_text(None) == ""
+    assert flat_text({"a": 1}) == ""
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_nested_fields_become_distinct_parts() -> None:
     ],
 )
 def test_scripts_are_told_from_shops_language(text: str, scraped: bool) -> None:
-    assert is_scraped(text) == scraped
+    assert is_page_code(text) == scraped
 
 
 def test_sentences_leave_out_what_is_empty() -> None:

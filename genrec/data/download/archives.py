@@ -110,9 +110,7 @@ def verify(archive: Archive, path: Path) -> tuple[str, str]:
 def verify_existing(archive: Archive, path: Path) -> str:
     """Return the reason to download an existing file again, "" if it is right; its record is then brought up to date.
 
-    Raises:
-        ArtifactError: the file was placed there by hand and is not the published one.
-
+    Raise ArtifactError if the file was placed there by hand and is not the published one.
     """
     record, signature = read_record(path), signature_of(path)
     sha256 = digest(path)

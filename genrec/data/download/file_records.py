@@ -42,12 +42,7 @@ class Record:
 
 
 def digest(path: Path) -> str:
-    """Return the sha256 of a file; it is cached until the file changes.
-
-    Raises:
-        InputError: the file cannot be read.
-
-    """
+    """Return the sha256 of a file, cached until the file changes; raise InputError if it cannot be read."""
     key = os.path.abspath(path)
     try:
         signature = signature_of(path)
@@ -102,9 +97,7 @@ def find_mismatch(path: Path, sha256: str, size: int | None, checksum: str | Non
 def find_damage(path: Path, name: str) -> str:
     """Check a file against the format of its name by its first bytes and the checksums inside; return the problem, "" if none.
 
-    Raises:
-        ArtifactError: a member lies outside the archive's folder, or the archive expands beyond the limits.
-
+    Raise ArtifactError if a member lies outside the archive's folder, or if the archive expands beyond the limits.
     """
     suffix = PurePosixPath(name).suffix
     with path.open("rb") as file:

@@ -52,11 +52,8 @@ class _Incomplete(Exception):
 def download(archive: Archive, root: Path) -> Path:
     """Return the path root/archive.name; the file is downloaded unless an unchanged copy exists.
 
-    Raises:
-        NetworkError: no location has the file.
-        ArtifactError: the existing file or the downloaded one is not the published file.
-        ResourceError: the disk is full, or the folder is not writable.
-
+    Raise NetworkError if no location has the file, ArtifactError if the existing file is not the published one, and ResourceError if
+    the disk is full or the folder is not writable.
     """
     path = Path(root) / archive.name
     if path.is_dir():
