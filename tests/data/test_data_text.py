@@ -1,4 +1,4 @@
-"""Items' text: entities, tags, control characters, nested lists."""
+"""Item texts: HTML entities and tags, control characters, nested lists."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_cleaning_twice_changes_nothing(text: str) -> None:
     assert clean(clean(text)) == clean(text)
 
 
-def test_hostile_text_is_bounded() -> None:
+def test_the_length_of_hostile_text_is_limited() -> None:
     assert len(clean("<script" * 1_000_000)) <= MAX_CHARACTERS
     assert clean("&" + "amp;" * 3000) == "&"
 
@@ -48,7 +48,7 @@ def test_nested_fields_become_distinct_parts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "scraped"),
+    ("text", "expected"),
     [
         ("var aPageStart = (new Date()).getTime();", True),
         ("(function(f) {var _np=(window.P._namespace);", True),
@@ -57,9 +57,9 @@ def test_nested_fields_become_distinct_parts() -> None:
         ("Integral function(s) of Bessel", False),
     ],
 )
-def test_scripts_are_told_from_shops_language(text: str, scraped: bool) -> None:
-    assert is_page_code(text) == scraped
+def test_page_code_is_recognized(text: str, expected: bool) -> None:
+    assert is_page_code(text) == expected
 
 
-def test_sentences_leave_out_what_is_empty() -> None:
+def test_sentences_omit_empty_texts() -> None:
     assert sentences(("", "Brush."), ("brand", ""), ("price", "12.5")) == "Brush. price: 12.5"
