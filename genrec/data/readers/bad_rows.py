@@ -1,4 +1,4 @@
-"""Rows that are set aside: their file, line and reason, and the limit above which a file is refused.
+"""Rows that are set aside: their file, line and reason, and the limit above which they are an error.
 
 Memory is bounded: all rows are counted, but only the first `LISTED` rows of a file are listed one by one.
 """
