@@ -36,7 +36,7 @@ from genrec.data.filtering import keep
 from genrec.data.k_core import Counts
 from genrec.data.normalization import event_piece
 from genrec.data.prefetch import ahead
-from genrec.data.readers.bad_rows import check_set_aside, empty, reasons, table
+from genrec.data.readers.bad_rows import check_set_aside, count_reasons, empty_set_aside, set_aside_table
 from genrec.data.splits import PARTS, chunks
 from genrec.data.timestamps import Times
 from genrec.errors import InputError
@@ -90,8 +90,8 @@ def _write(raw: RawTables | RawStream, split: Split, folder: Path, work: Path) -
         about_items = save_items(log, _pieces(raw.items), folder / "items.parquet")
         _write_names(log, folder / "users.parquet")
     set_aside = check_set_aside(raw.set_aside() if callable(raw.set_aside) else raw.set_aside)
-    frames = [frame for frame in (set_aside, table([times.ledger])) if frame is not None and len(frame)]
-    set_aside = pd.concat(frames or [empty()], ignore_index=True)
+    frames = [frame for frame in (set_aside, set_aside_table([times.ledger])) if frame is not None and len(frame)]
+    set_aside = pd.concat(frames or [empty_set_aside()], ignore_index=True)
     set_aside.to_parquet(folder / "set_aside.parquet", index=False)
     statistics: dict[str, Any] = {
         **statistics_of(open_array(folder / "event_time.npy"), bounds, int(np.count_nonzero(kept.pairs.counts.items))),
@@ -99,7 +99,7 @@ def _write(raw: RawTables | RawStream, split: Split, folder: Path, work: Path) -
         "repeated_events_dropped": kept.repeats,
         "times_in_milliseconds": times.milliseconds,
         "removed_by_filter": kept.removed,
-        "set_aside": reasons(set_aside),
+        "set_aside": count_reasons(set_aside),
     }
     write_json(folder / "stats.json", statistics)
 

@@ -111,7 +111,7 @@ def test_other_times_are_set_aside_or_refused() -> None:
     assert corpus.set_aside.to_dict("list") == {
         "file": ["interactions"] * 3,
         "line": [401, 402, 403],
-        "reason": ["the time is negative", *["the time is null or no whole number of seconds"] * 2],
+        "reason": ["the time is negative", *["the time is missing or not a whole number of seconds"] * 2],
     }
     assert corpus.statistics["set_aside"]["the time is negative"] == 1
     with pytest.raises(InputError, match=r"2 of 5 rows \(40\.0%\) are malformed.*time is negative"):
