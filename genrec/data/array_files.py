@@ -1,4 +1,4 @@
-"""Stage 1, arrays on the disk: written in pieces, opened memory-mapped in no time whatever their size. One `.npy` file each."""
+"""Arrays in `.npy` files, written in parts and opened memory-mapped."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from types import TracebackType
 import numpy as np
 from numpy import ndarray
 
-HEADER = 128  # bytes of a .npy header of version 1, whatever the length: rewritten when the length is known
+HEADER = 128  # bytes of a .npy header of version 1 for any number of rows; written again when that number is known
 
 
 class ArrayWriter:
-    """Appends to one array, [rows] or [rows, width]; use as a context manager."""
+    """A context manager that appends to one array, [rows] or [rows, width]."""
 
     def __init__(self, path: Path, dtype: type[np.generic], width: int | None = None) -> None:
         self.path, self.dtype, self.width, self.rows = path, np.dtype(dtype), width, 0
@@ -20,7 +20,7 @@ class ArrayWriter:
         self._file.write(bytes(HEADER))
 
     def append(self, values: ndarray) -> None:
-        """Add rows; they are cast to the array's type."""
+        """Append rows, cast to the array's type."""
         self._file.write(np.ascontiguousarray(values, dtype=self.dtype).tobytes())
         self.rows += len(values)
 
@@ -36,6 +36,6 @@ class ArrayWriter:
 
 
 def open_array(path: Path) -> ndarray:
-    """The array, memory-mapped; a write changes the process's own pages and never the file."""
+    """Open an array memory-mapped, copy on write: assignments change this process's memory and never the file."""
     array: ndarray = np.load(path, mmap_mode="c", allow_pickle=False)
     return array
