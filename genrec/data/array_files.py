@@ -1,4 +1,4 @@
-"""Arrays in `.npy` files, written in parts and opened memory-mapped."""
+"""Arrays in `.npy` files: a writer that appends, and memory-mapped opening."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ HEADER = 128  # bytes of a .npy header of version 1 for any number of rows; writ
 
 
 class ArrayWriter:
-    """A context manager that appends to one array, [rows] or [rows, width]."""
+    """A context manager that appends to an array of one dimension."""
 
-    def __init__(self, path: Path, dtype: type[np.generic], width: int | None = None) -> None:
-        self.path, self.dtype, self.width, self.rows = path, np.dtype(dtype), width, 0
+    def __init__(self, path: Path, dtype: type[np.generic]) -> None:
+        self.path, self.dtype, self.rows = path, np.dtype(dtype), 0
         self._file = path.open("wb")
         self._file.write(bytes(HEADER))
 
     def append(self, values: ndarray) -> None:
-        """Append rows, cast to the array's type."""
+        """Append values [rows], cast to the array's type."""
         self._file.write(np.ascontiguousarray(values, dtype=self.dtype).tobytes())
         self.rows += len(values)
 
@@ -28,8 +28,7 @@ class ArrayWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        shape = f"({self.rows},)" if self.width is None else f"({self.rows}, {self.width})"
-        header = f"{{'descr': {self.dtype.str!r}, 'fortran_order': False, 'shape': {shape}, }}".encode("ascii")
+        header = f"{{'descr': {self.dtype.str!r}, 'fortran_order': False, 'shape': ({self.rows},), }}".encode("ascii")
         self._file.seek(0)
         self._file.write(b"\x93NUMPY\x01\x00" + (HEADER - 10).to_bytes(2, "little") + header.ljust(HEADER - 11) + b"\n")
         self._file.close()

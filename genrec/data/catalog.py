@@ -27,7 +27,7 @@ def write_catalog(log: EventLog, tables: Iterable[Any], path: Path) -> dict[str,
         log.add_items(pa.table({"item": pa.array([], pa.string()), "text": pa.array([], pa.string())}))
     duplicate = log.duplicate_item()
     if duplicate is not None:
-        raise InputError(f"the source lists item {duplicate!r} twice; expected one row an item")
+        raise InputError(f"the source lists item {duplicate!r} twice; expected one row per item")
     # item_id is our column: the source's column of that name is renamed
     names = [f"{name} (source)" if name == "item_id" else name for name in log.metadata_columns]
     schema = pa.schema([(name, pa.string()) for name in ("item_id", *names)])

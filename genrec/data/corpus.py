@@ -32,7 +32,10 @@ from genrec.errors import ArtifactError, UsageError
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """A data set: events sorted by user and time, with users numbered 1..U and items 1..N, their parts, and the catalog."""
+    """A data set: events sorted by user and time, with users numbered 1..U and items 1..N, their parts, and the catalog.
+
+    The arrays are memory-mapped. `interactions` and `part` return the same events as DataFrames in memory.
+    """
 
     folder: Path
     item: ndarray  # int32 [E]  items of all events by user, then time; ties in the source's order

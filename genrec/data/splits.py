@@ -121,8 +121,8 @@ class GlobalTemporal:
 def start_of_latest(time: ndarray, share: float) -> int:
     """Return the earliest moment, in seconds, such that at most this share of the times int64 [E] is at or after it.
 
-    At least one event is allowed. If more events tie for the last time, none is at or after the result. The moment is found by day
-    and then within one day, which avoids a sorted copy of all times.
+    The share allows at least one event. If more events than allowed tie for the last time, no event is at or after the result. The
+    moment is found by day and then within that day, which avoids a sorted copy of all times.
     """
     allowed = max(1, int(share * len(time)))
     days: ndarray = np.sum(_by_day(time, int(time.max()) // DAY + 1), axis=0)

@@ -85,14 +85,14 @@ def scores_of_popularity(corpus: Corpus) -> ndarray:
 def scores_of_item_knn(corpus: Corpus) -> ndarray:
     """Return cosine similarities over training users, summed over the last 50 items of the history with the weight 0.8^age."""
     train, rows = corpus.part("train"), corpus.interactions
-    taken = np.zeros((corpus.user_count, corpus.item_count))
-    taken[train["user"] - 1, train["item"] - 1] = 1
-    norm = np.maximum(np.sqrt(taken.sum(0)), 1)
-    similarity = taken.T @ taken / norm / norm[:, None]
+    matrix = np.zeros((corpus.user_count, corpus.item_count))
+    matrix[train["user"] - 1, train["item"] - 1] = 1
+    norm = np.maximum(np.sqrt(matrix.sum(0)), 1)
+    similarity = matrix.T @ matrix / norm / norm[:, None]
     np.fill_diagonal(similarity, 0)
     history = rows[rows["part"] != "test"]
     age = history.groupby("user").cumcount(ascending=False)
-    weights = np.zeros_like(taken)
+    weights = np.zeros_like(matrix)
     np.add.at(weights, (history["user"] - 1, history["item"] - 1), np.where(age < 50, 0.8**age, 0))
     return weights @ similarity
 

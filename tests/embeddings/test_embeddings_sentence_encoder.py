@@ -40,11 +40,11 @@ class Library:
         self.prompts: list[str | None] = []
         self.fail_after: int | None = None  # texts
         self.failure: Exception = KeyboardInterrupt()  # type: ignore[assignment]
-        self.refuse: Exception | None = None
+        self.load_error: Exception | None = None
 
     def SentenceTransformer(self, model: str, **options: Any) -> Any:
-        if self.refuse is not None:
-            raise self.refuse
+        if self.load_error is not None:
+            raise self.load_error
         torch.rand(3)  # a real model initializes its layers at random
         self.loaded.append({"model": model, **options})
         return Model(self, options["truncate_dim"] or 6)
@@ -145,7 +145,7 @@ def test_an_interrupted_run_resumes_from_its_chunks_with_the_same_bits(library: 
 
 def test_a_finished_run_needs_no_model(library: Library, tmp_path: Path) -> None:
     whole = SPEC.encode_into(items(TEXTS), NO_INTERACTIONS, tmp_path)
-    library.refuse = OSError("gone")
+    library.load_error = OSError("gone")
     np.testing.assert_array_equal(SPEC.encode_into(items(TEXTS), NO_INTERACTIONS, tmp_path), whole)
 
 
@@ -238,13 +238,13 @@ def test_offline_mode_downloads_nothing(library: Library, monkeypatch: pytest.Mo
     monkeypatch.setenv(name, "1")
     SPEC.encode(items(TEXTS), NO_INTERACTIONS)
     assert library.loaded[0]["local_files_only"]
-    library.refuse = OSError("not in the cache")
+    library.load_error = OSError("not in the cache")
     with pytest.raises(NetworkError, match=r"'org/model' can't be loaded \(OSError: not in the cache\); .*forbids downloads"):
         SPEC.encode(items(TEXTS), NO_INTERACTIONS)
 
 
 def test_a_model_that_cannot_be_loaded_is_an_error(library: Library, tmp_path: Path) -> None:
-    library.refuse = ValueError("no such thing")
+    library.load_error = ValueError("no such thing")
     with pytest.raises(NetworkError, match=r"'org/model' can't be loaded .*check the name"):
         SPEC.encode(items(TEXTS), NO_INTERACTIONS)
     with pytest.raises(InputError, match=r"can't be loaded .*expected a folder that sentence-transformers can read"):

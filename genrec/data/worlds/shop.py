@@ -33,9 +33,7 @@ CELL = len(CATEGORIES) * BRANDS  # items of one model; the number of an item is 
 COMPLEMENTS = (3, 8)  # distance of an item's two complements, in categories, for the first brand
 FOLLOWER_SHARES = (0.60, 0.25, 0.15)  # probability of the first complement, second complement and next model
 SKEW = 1.0  # Zipf exponent of the popularity of categories, brands and models
-DRIFT = (
-    0.6  # probability that a taste purchase drifts from the last item's category; otherwise the category is one that the user likes
-)
+DRIFT = 0.6  # probability that a taste purchase drifts from the last item's category; otherwise the user likes its category
 LIKED_CATEGORIES = 3  # of a user
 LIKED_BRANDS = 2  # of a user
 BRAND_BOOST = 6.0  # factor on the weight of a liked brand
