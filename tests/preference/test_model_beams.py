@@ -219,7 +219,7 @@ def test_what_it_cannot_draw_from_is_refused() -> None:
     bare = type("Bare", (nn.Module,), {name: getattr(Table, name) for name in ("level_log_prob", "log_prob", "recommend")})()
     bare.score = flat.score
     with pytest.raises(
-        UsageError, match=r"ModelBeams.locked_levels = 1 needs a policy that searches below a prefix.*got Bare.*use locked = 0"
+        UsageError, match=r"ModelBeams.locked_levels = 1 needs a policy that searches below a prefix.*got Bare.*use locked_levels = 0"
     ):
         ModelBeams(locked_levels=1).build(context._replace(policy=bare))
 
@@ -228,7 +228,7 @@ def test_what_it_cannot_draw_from_is_refused() -> None:
     ("field", "wrong", "message"),
     [
         ("num_beams", 0, r"ModelBeams.num_beams must be at least 1, got 0"),
-        ("locked", -1, r"ModelBeams.locked_levels must be at least 0, got -1"),
+        ("locked_levels", -1, r"ModelBeams.locked_levels must be at least 0, got -1"),
         ("refresh_every", -1, r"ModelBeams.refresh_every must be at least 0, got -1"),
         ("refresh_unit", "hours", r"ModelBeams.refresh_unit must be 'steps' or 'epochs', got 'hours'"),
     ],

@@ -23,7 +23,7 @@ from genrec.preference.negatives import (
     Popularity,
     PrefixNeighbors,
     Uniform,
-    successive,
+    without_replacement,
 )
 from genrec.semantic_ids import SemanticIds
 from genrec.testing import batches_of, sampler_context
@@ -89,8 +89,8 @@ def test_the_distribution_is_the_documented_one(
     sampler: NegativeSampler, weights: dict[int, float], rounds: tuple[int, ...], few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The joint distribution of ordered draws, whichever way they are made; item 1 is the target and 5 in the history."""
-    monkeypatch.setattr(successive, "ROUNDS", rounds)
-    monkeypatch.setattr(successive, "FEW", few)
+    monkeypatch.setattr(without_replacement, "ROUNDS", rounds)
+    monkeypatch.setattr(without_replacement, "FEW", few)
     drawn = draw(sampler, world([7, 9, 4, 1, 50, 30]), rows(20_000, history=(0, 5)), 3)
     expected = ordered_draws(weights, 3)
     index = {order: place for place, order in enumerate(expected)}
@@ -100,7 +100,7 @@ def test_the_distribution_is_the_documented_one(
 
 
 def test_rows_of_the_catalog_are_searched_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(successive, "DENSE", 25)
+    monkeypatch.setattr(without_replacement, "DENSE", 25)
     drawn = draw(Uniform(), world([1] * 10), rows(31), 4)
     assert (drawn > 1).all()
     assert len(set(map(tuple, drawn.tolist()))) > 25

@@ -146,7 +146,7 @@ def test_mismatched_pairs_must_fit() -> None:
         KTO()(policy._replace(mismatched=torch.zeros(1)), reference._replace(mismatched=torch.zeros(1)))
 
 
-@pytest.mark.parametrize("name", ["beta", "desirable", "undesirable"])
+@pytest.mark.parametrize("name", ["beta", "desirable_weight", "undesirable_weight"])
 def test_fields_of_kto_are_checked(name: str) -> None:
     with pytest.raises(UsageError, match=rf"KTO.{name} must be .* got -1"):
         KTO(**{name: -1.0})
