@@ -23,7 +23,7 @@ class RoadsNotTaken:
 
     def build(self, context: SamplerContext) -> DrawNegatives:
         """Sort all pairs of an item and the one after it by the first; an item's followers are then side by side."""
-        forbidden, items = Exclusions(context), context.item_count
+        exclusions, items = Exclusions(context), context.item_count
         log = context.interactions.sort_values(["user", "time"], kind="stable")
         user, item = (torch.from_numpy(log[name].to_numpy("int64", copy=True)) for name in ("user", "item"))
         follows = user[1:] == user[:-1]
@@ -31,14 +31,14 @@ class RoadsNotTaken:
         after = item[1:][follows][order]
         start = torch.searchsorted(before, torch.arange(items + 2))  # int64 [N + 2]: where an item's followers begin
 
-        def draw(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
+        def draw(batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
             last, shape = batch.history[:, -1:], (len(batch.target), self.tries * count)
             begin, end = start[last], start[last + 1]  # int64 [B, 1]
             place = begin + (torch.rand(shape, generator=generator) * (end - begin)).long()
             others = after[place.clamp(max=len(after) - 1)].masked_fill(begin == end, 0)
             anything = torch.randint(1, items + 1, shape, generator=generator)
             candidates = torch.cat([others, anything], 1)  # int64 [B, 2 x tries x count]
-            return take_first(candidates, ~forbidden(batch, candidates), count)
+            return take_first(candidates, ~exclusions(batch, candidates), count)
 
         return draw
 

@@ -36,14 +36,14 @@ class RarelyTaken:
 
     def build(self, context: SamplerContext) -> DrawNegatives:
         weights = 1 / (1 + context.popularity.float()) ** self.power
-        forbidden = Exclusions(context)
+        exclusions = Exclusions(context)
 
-        def draw(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
+        def draw(batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
             everything = torch.arange(context.item_count + 1).expand(len(batch.target), -1)
-            likely = torch.where(forbidden(batch, everything), 0.0, weights)
+            likely = torch.where(exclusions(batch, everything), 0.0, weights)
             arrival = torch.empty_like(likely).exponential_(generator=generator) / likely
             order = arrival.argsort(1)
-            return take_first(order, likely.gather(1, order) > 0, count)
+            return take_first(order, likely.gather(1, order) > 0, num_negatives)
 
         return draw
 
@@ -77,16 +77,16 @@ class Broken:
 
 def after(change: Callable[[Tensor, SequenceBatch, SamplerContext], Tensor]) -> Break:
     """Spoil what was drawn."""
-    return lambda draw, context: lambda batch, count, generator: change(draw(batch, count, generator), batch, context)
+    return lambda draw, context: lambda batch, num_negatives, generator: change(draw(batch, num_negatives, generator), batch, context)
 
 
 def around(action: Callable[[SequenceBatch, SamplerContext], object]) -> Break:
     """Do something besides."""
 
     def spoil(draw: Draw, context: SamplerContext) -> Draw:
-        def spoilt(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
+        def spoilt(batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
             action(batch, context)
-            return draw(batch, count, generator)
+            return draw(batch, num_negatives, generator)
 
         return spoilt
 
@@ -108,7 +108,7 @@ def twin(negatives: Tensor, batch: SequenceBatch, context: SamplerContext) -> Te
 def past(negatives: Tensor, batch: SequenceBatch, context: SamplerContext) -> Tensor:
     """The last item of the history, where it has another Semantic ID than the target and than what is taken elsewhere."""
     last = batch.history[:, -1:]
-    again = Exclusions(context).elsewhere(batch, last) | Exclusions(context).shares_semantic_id(batch, last)
+    again = Exclusions(context).outside_history(batch, last) | Exclusions(context).shares_semantic_id(batch, last)
     return put_first(negatives, last.masked_fill(again, 0)[:, 0])
 
 
@@ -125,12 +125,12 @@ def later(negatives: Tensor, batch: SequenceBatch, context: SamplerContext) -> T
 
 def by_rows(context: SamplerContext, generator: Generator | None) -> Draw:
     """All rows' numbers are drawn at once, and few for each: by the generator that is passed, or by one of its own."""
-    forbidden = Exclusions(context)
+    exclusions = Exclusions(context)
 
-    def draw(batch: SequenceBatch, count: int, passed: Generator) -> Tensor:
+    def draw(batch: SequenceBatch, num_negatives: int, passed: Generator) -> Tensor:
         source = passed if generator is None else generator.manual_seed(3)
-        drawn = torch.randint(1, context.item_count + 1, (len(batch.target), 10 * count), generator=source)
-        return forbidden.take(batch, drawn, count)
+        drawn = torch.randint(1, context.item_count + 1, (len(batch.target), 10 * num_negatives), generator=source)
+        return exclusions.take_allowed(batch, drawn, num_negatives)
 
     return draw
 
@@ -142,19 +142,21 @@ def own_seed(_: Draw, context: SamplerContext) -> Draw:
 def without_use(draw: Draw, context: SamplerContext) -> Draw:
     """It draws, and then does not look at what it drew."""
 
-    def spoilt(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
+    def spoilt(batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
         torch.rand(1, generator=generator)
-        return nearest(draw, context)(batch, count, generator)
+        return nearest(draw, context)(batch, num_negatives, generator)
 
     return spoilt
 
 
 def nearest(_: Draw, context: SamplerContext) -> Draw:
     """The next items by number, without any randomness."""
-    forbidden = Exclusions(context)
+    exclusions = Exclusions(context)
 
-    def draw(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
-        return forbidden.take(batch, (batch.target[:, None] + torch.arange(context.item_count)) % context.item_count + 1, count)
+    def draw(batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
+        return exclusions.take_allowed(
+            batch, (batch.target[:, None] + torch.arange(context.item_count)) % context.item_count + 1, num_negatives
+        )
 
     return draw
 
@@ -162,8 +164,8 @@ def nearest(_: Draw, context: SamplerContext) -> Draw:
 def half(draw: Draw, _: SamplerContext) -> Draw:
     """Nothing for every other row of the batch."""
 
-    def spoilt(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
-        negatives = draw(batch, count, generator).clone()
+    def spoilt(batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
+        negatives = draw(batch, num_negatives, generator).clone()
         negatives[::2] = 0
         return negatives
 
@@ -172,17 +174,17 @@ def half(draw: Draw, _: SamplerContext) -> Draw:
 
 def fewer_tried(change: Callable[[Tensor], Tensor]) -> Break:
     """A sampler that tries few candidates, so that users with hardly an item left are given nothing by some seeds."""
-    return lambda _, context: lambda batch, count, generator: change(by_rows(context, None)(batch, count, generator))
+    return lambda _, context: lambda batch, num_negatives, generator: change(by_rows(context, None)(batch, num_negatives, generator))
 
 
 def listed_by_policy(_: Draw, context: SamplerContext) -> Draw:
     """From the policy's list at the time of the draw, and it does not say so."""
-    policy, forbidden = context.policy, Exclusions(context)
+    policy, exclusions = context.policy, Exclusions(context)
 
-    def draw(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
+    def draw(batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
         listed = policy.recommend(batch.history, 20).items  # type: ignore[union-attr]
         order = torch.rand(listed.shape, generator=generator).argsort(1)
-        return forbidden.take(batch, listed.gather(1, order), count)
+        return exclusions.take_allowed(batch, listed.gather(1, order), num_negatives)
 
     return draw
 
@@ -192,15 +194,17 @@ def trains(_: SequenceBatch, context: SamplerContext) -> None:
 
 
 def own_entropy(draw: Draw, _: SamplerContext) -> Draw:
-    return lambda batch, count, generator: draw(batch, count, torch.Generator().manual_seed(time.perf_counter_ns() % 2**40))
+    return lambda batch, num_negatives, generator: draw(
+        batch, num_negatives, torch.Generator().manual_seed(time.perf_counter_ns() % 2**40)
+    )
 
 
 def stateful(draw: Draw, _: SamplerContext) -> Draw:
     kept: list[Tensor] = []
 
-    def spoilt(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
-        kept.append(draw(batch, count, generator))
-        return kept[-1] if len(kept) % 2 else draw(batch, count, generator)
+    def spoilt(batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
+        kept.append(draw(batch, num_negatives, generator))
+        return kept[-1] if len(kept) % 2 else draw(batch, num_negatives, generator)
 
     return spoilt
 
@@ -214,35 +218,35 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "target": (after(lambda negatives, batch, _: put_first(negatives, batch.target)), r"target (\d+): negative \1 .*target itself"),
     "semantic id": (after(twin), r"user \d+, target \d+: negative \d+ .*has the target's Semantic ID"),
     "history": (after(past), r"user \d+.*is in the history"),
-    "future": (after(later), r"user \d+, .*is a training item of the user, taken before the target or later; .*Exclusions\(context\)"),
-    "repeats": (after(repeats), r"user 40, target 1: negative \d+ .*is drawn twice"),
+    "future": (after(later), r"user \d+, .*is a training item of the user, before or after the target; .*Exclusions\(context\)"),
+    "repeats": (after(repeats), r"user 40, target 1: negative \d+ .*is repeated"),
     "outside": (after(lambda negatives, *_: negatives + 58), r"negative \d+ .*is not in the catalog; draw items 1\.\.60"),
-    "zero first": (after(lambda negatives, *_: negatives.flip(1)), r"user 40, .*stands after an empty place"),
+    "zero first": (after(lambda negatives, *_: negatives.flip(1)), r"user 40, .*comes after a 0"),
     "short": (after(lambda negatives, *_: negatives[:, :3]), r"must have shape \[256, 5\], got \[256, 3\]"),
     "flat": (after(lambda negatives, *_: negatives.squeeze()), r"must have shape \[256, 1\], got \[256\]"),
     "type": (after(lambda negatives, *_: negatives.int()), r"must be int64, got torch.int32"),
     "numpy": (after(lambda negatives, *_: negatives.numpy()), r"must be a tensor int64 \[256, 1\], got ndarray"),
     "nothing": (after(lambda negatives, *_: negatives * 0), r"no negative was drawn for any of \d+ examples"),
-    "own seed": (own_seed, r"generators of different seeds give the same \d+ rows, but something is drawn"),
-    "unused": (without_use, r"generators of different seeds give the same \d+ rows, but something is drawn, since the generator was"),
-    "half": (half, r"is given \d negatives, and \d elsewhere in the same batch, as are 256 of 256 rows"),
-    "repeats of few": (fewer_tried(lambda drawn: torch.where(drawn == 0, drawn[:, :1], drawn)), r"user 4\d, .*is drawn twice"),
-    "zeros first of few": (fewer_tried(lambda drawn: drawn.flip(1)), r"user 4\d, .*stands after an empty place"),
-    "silent": (listed_by_policy, r"it draws by context.policy and does not say so: .*attribute refresh_every"),
+    "own seed": (own_seed, r"generators with different seeds give the same \d+ rows, although the draw is random"),
+    "unused": (without_use, r"generators with different seeds give the same \d+ rows, although the draw is random: it used the generator"),
+    "half": (half, r"gets \d negatives, and \d in another place of the same batch, like 256 of 256 rows"),
+    "repeats of few": (fewer_tried(lambda drawn: torch.where(drawn == 0, drawn[:, :1], drawn)), r"user 4\d, .*is repeated"),
+    "zeros first of few": (fewer_tried(lambda drawn: drawn.flip(1)), r"user 4\d, .*comes after a 0"),
+    "silent": (listed_by_policy, r"the negatives depend on context.policy; .*attribute refresh_every"),
     "mode": (around(trains), r"context.policy was left in another mode"),
-    "own entropy": (own_entropy, r"two draws from generators of one seed differ"),
-    "state": (stateful, r"two draws from generators of one seed differ.*keep no state"),
+    "own entropy": (own_entropy, r"two draws from generators with the same seed differ"),
+    "state": (stateful, r"two draws from generators with the same seed differ.*keep no state"),
     "torch's generator": (around(lambda *_: torch.rand(1)), r"torch's global generator was drawn from or seeded"),
     "NumPy's generator": (around(lambda *_: np.random.seed(0)), r"NumPy's global generator was drawn from or seeded"),  # noqa: NPY002
     "Python's generator": (around(lambda *_: random.random()), r"Python's global generator was drawn from or seeded"),
     "batch": (around(lambda batch, _: batch.history.fill_(2)), r"batch.history was modified"),
     "context": (around(lambda _, context: context.popularity.add_(1)), r"context.popularity was modified"),
     "table": (around(lambda _, context: context.interactions.insert(0, "row", 0, True)), r"context.interactions was modified"),
-    "crash": (after(lambda negatives, *_: negatives[:, 9]), r"a draw of 1 for 256 examples \(the first of user \d+\) raised Ind"),
+    "crash": (after(lambda negatives, *_: negatives[:, 9]), r"a draw with num_negatives = 1 for 256 examples \(the first of user \d+\) raised Ind"),
     "catalog": (around(lambda _, context: context.items.insert(0, "row", 0, True)), r"context.items was modified"),
     "no tensor": (after(lambda negatives, *_: negatives.tolist()), r"must be a tensor int64 \[256, 1\], got list"),
-    "arity of a draw": (lambda *_: lambda batch, count: batch.target, r"a draw of 1 for .* raised TypeError.*positional"),
-    "no draw": (lambda *_: None, r"build must return what draws"),  # type: ignore[dict-item, return-value]
+    "arity of a draw": (lambda *_: lambda batch, num_negatives: batch.target, r"a draw with num_negatives = 1 for .* raised TypeError.*positional"),
+    "no draw": (lambda *_: None, r"build\(context\) must return a callable draw\(batch, num_negatives, generator\), got None"),  # type: ignore[dict-item, return-value]
 }  # fmt: skip
 
 
@@ -296,10 +300,10 @@ class Plain(NotFrozen):
 @pytest.mark.parametrize(
     ("plugin", "message"),
     [
-        (NotFrozen(), r"NotFrozen is no frozen dataclass.*@dataclass\(frozen=True\)"),
-        (Plain(), r"Plain is no frozen dataclass"),
-        (Uniform, r"Uniform is no NegativeSampler: pass an instance, such as Uniform\(\)"),
-        (SoftmaxDPO(), r"SoftmaxDPO is no NegativeSampler.*has build\(context\)"),
+        (NotFrozen(), r"NotFrozen is not a frozen dataclass.*@dataclass\(frozen=True\)"),
+        (Plain(), r"Plain is not a frozen dataclass"),
+        (Uniform, r"Uniform does not implement NegativeSampler: pass an instance, such as Uniform\(\)"),
+        (SoftmaxDPO(), r"SoftmaxDPO does not implement NegativeSampler.*with build\(context\)"),
     ],
 )
 def test_a_specification_is_a_frozen_dataclass(plugin: NegativeSampler, message: str) -> None:

@@ -23,8 +23,8 @@ def saying(**attributes: object) -> Callable[[Break], Break]:
         def build(draw: Draw, context: SamplerContext) -> Draw:
             spoilt = spoil(draw, context)
 
-            def function(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
-                return spoilt(batch, count, generator)
+            def function(batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
+                return spoilt(batch, num_negatives, generator)
 
             function.__dict__.update(attributes)
             return function
@@ -41,8 +41,8 @@ def right(draw: Draw, _: SamplerContext) -> Draw:
 def by_rows(draw: Draw, _: SamplerContext) -> Draw:
     """The seed is of the batch's size."""
 
-    def spoilt(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
-        return draw(batch, count, torch.Generator().manual_seed(generator.initial_seed() + len(batch.user)))
+    def spoilt(batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
+        return draw(batch, num_negatives, torch.Generator().manual_seed(generator.initial_seed() + len(batch.user)))
 
     return spoilt
 
@@ -51,8 +51,8 @@ def restless(draw: Draw, _: SamplerContext) -> Draw:
     """`at` changes the draw itself."""
     offset = [0]
 
-    def spoilt(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
-        return draw(batch, count, torch.Generator().manual_seed(generator.initial_seed() + offset[0]))
+    def spoilt(batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
+        return draw(batch, num_negatives, torch.Generator().manual_seed(generator.initial_seed() + offset[0]))
 
     def at(progress: float) -> Draw:
         offset[0] += 1
@@ -73,21 +73,21 @@ def late(progress: float) -> Draw:
 
 
 SAYING: dict[str, tuple[Break, str]] = {
-    "by example": (saying(by_example=True)(by_rows), r"says by_example, but what user \d+, target \d+ is given depends on the batch"),
-    "by example as a word": (saying(by_example="yes")(right), r"by_example of what draws must be True or False, got 'yes'"),
-    "history as a number": (saying(offers_history=1)(right), r"offers_history of what draws must be True or False, got 1"),
-    "history and the future": (saying(offers_history=True)(after(later)), r"has the Semantic ID of a training item of the user"),
+    "by example": (saying(by_example=True)(by_rows), r"the draw has by_example = True, but the negatives of user \d+, target \d+ depend on the rest of the batch"),
+    "by example as a word": (saying(by_example="yes")(right), r"the draw's by_example must be True or False, got 'yes'"),
+    "history as a number": (saying(offers_history=1)(right), r"the draw's offers_history must be True or False, got 1"),
+    "history and the future": (saying(offers_history=True)(after(later)), r"has the Semantic ID of a training item that the user takes outside"),
     "history and the target": (
         saying(offers_history=True)(after(lambda negatives, batch, _: put_first(negatives, batch.target))), r"is the target itself"),
-    "refresh below 0": (saying(refresh_every=-1)(right), r"refresh_every of what draws must count.*got -1 and 'steps'"),
-    "refresh as a truth": (saying(refresh_every=True)(right), r"refresh_every of what draws must count.*got True"),
-    "refresh as a share": (saying(refresh_every=0.5)(right), r"refresh_every of what draws must count.*got 0.5"),
-    "refresh each hour": (saying(refresh_every=1, refresh_unit="hours")(right), r'be "steps" or "epochs"; got 1 and \'hours'),
-    "at gives nothing": (saying(at=lambda progress: None)(right), r"at\(0.0\) must return what draws then"),
+    "refresh below 0": (saying(refresh_every=-1)(right), r"the draw's refresh_every must be an int.*got -1 and 'steps'"),
+    "refresh as a truth": (saying(refresh_every=True)(right), r"the draw's refresh_every must be an int.*got True"),
+    "refresh as a share": (saying(refresh_every=0.5)(right), r"the draw's refresh_every must be an int.*got 0.5"),
+    "refresh each hour": (saying(refresh_every=1, refresh_unit="hours")(right), r'refresh_unit "steps" or "epochs"; got 1 and \'hours'),
+    "at gives nothing": (saying(at=lambda progress: None)(right), r"at\(0.0\) must return a callable draw\(batch, num_negatives, generator\), got None"),
     "at raises": (saying(at=lambda progress: [][0])(right), r"at\(0.0\) raised IndexError"),
     "at is wrong": (saying(at=lambda: right)(right), r"at\(0.0\) raised TypeError"),
-    "at breaks the rules": (saying(at=late)(right), r"at 0.5 of the training: .*is not in the catalog"),
-    "at moves the draw": (restless, r"at\(progress\) changes what it is asked of"),
+    "at breaks the rules": (saying(at=late)(right), r"at\(0\.5\): .*is not in the catalog"),
+    "at moves the draw": (restless, r"at\(progress\) changes the draw that it is called on"),
     "policy": (around(touches_the_policy), r"context.policy's vectors was modified"),
 }  # fmt: skip
 
@@ -107,7 +107,7 @@ def test_what_a_draw_may_say_of_itself() -> None:
 
 
 def test_who_reads_the_policy_needs_one() -> None:
-    with pytest.raises(InputError, match=r"Broken says by refresh_every that it reads context.policy, but this context has none"):
+    with pytest.raises(InputError, match=r"Broken has refresh_every, so it reads context.policy, but this context has no policy"):
         check_sampler(Broken(saying(refresh_every=0)(right)), sampler_context()._replace(policy=None))
 
 

@@ -163,34 +163,34 @@ def coupled(policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
 
 
 BROKEN_LOSSES: dict[str, tuple[Spoil, str]] = {
-    "reduced": (lambda p, r: rewards(p, r, loss=RIGHT(p, r).loss.mean()), r"one an example, not reduced; got \[\]"),
-    "tensor": (lambda p, r: RIGHT(p, r).loss, r"must return PreferenceTerms .*got Tensor"),  # type: ignore[dict-item, return-value]
+    "reduced": (lambda p, r: rewards(p, r, loss=RIGHT(p, r).loss.mean()), r"one loss per example, not reduced; got \[\]"),
+    "tensor": (lambda p, r: RIGHT(p, r).loss, r"must return PreferenceTerms\(.*got Tensor"),  # type: ignore[dict-item, return-value]
     "detached": (lambda p, r: rewards(p, r, loss=RIGHT(p, r).loss.detach()), r"the loss has no gradient"),
     "reward shape": (lambda p, r: rewards(p, r, chosen_reward=torch.zeros(1)), r"chosen_reward must be \[8\]; got \[1\]"),
     "reward attached": (lambda p, r: rewards(p, r, chosen_reward=p.chosen - r.chosen), r"chosen_reward must be detached"),
     "overflow": (naive, r"is not finite at log-ratios -?9999.98 \(positive\) and -?9999.98 \(negative\); use logsumexp"),
     "masked NaN": (careless, r"is not finite at log-ratios .* nan \(negative\).*before subtracting"),
-    "masked counts": (mean_over_all, r"a masked negative must count as if it were not there; got .* in example \d of 8"),
+    "masked counts": (mean_over_all, r"a masked negative must not change the loss; got .* in example \d of 8"),
     "masked reward": (
         lambda p, r: rewards(p, r, rejected_reward=RIGHT(p, r).rejected_reward.nan_to_num(neginf=0.0)),
         r"rejected_reward must be -inf where the negative is masked",
     ),
     "order": (first_counts_more, r"the order of the negatives must not matter"),
-    "sign": (swapped, r"push the positive up and no negative.*wrong way round"),
+    "sign": (swapped, r"must raise the positive and no negative.*check the sign"),
     "in place": (in_place, r"the log-probabilities were modified"),
-    "raises negatives": (positive_counts_twice, r"push the positive up and no negative"),
-    "masked gradient": (gradient_where_masked, r"a masked negative .* must have a gradient of 0"),
+    "raises negatives": (positive_counts_twice, r"must raise the positive and no negative"),
+    "masked gradient": (gradient_where_masked, r"the gradient of a masked negative .* must be 0"),
     "rejected shape": (lambda p, r: rewards(p, r, rejected_reward=p.chosen.detach()), r"rejected_reward must be .* got \[8\]"),
-    "unasked": (unasked, r"with neither mismatched nor rewards .*only if its attribute reward is a Reward\), it raised TypeError"),
+    "unasked": (unasked, r"and no optional input .*LogProbs.rewards only if it has a reward\) raised TypeError"),
     "list": (lambda p, r: rewards(p, r, loss=RIGHT(p, r).loss.tolist()), r"loss must be a tensor float32 \[8\], got list"),
     "reward list": (lambda p, r: rewards(p, r, chosen_reward=[0.0] * 8), r"chosen_reward must be a tensor float32 \[8\], got list"),
-    "half": (lambda p, r: rewards(p, r, loss=RIGHT(p, r).loss.half()), r"loss must be float32, .*got float16"),
+    "half": (lambda p, r: rewards(p, r, loss=RIGHT(p, r).loss.half()), r"loss must be float32 like the log-probabilities; got float16"),
     "reward NaN": (lambda p, r: rewards(p, r, chosen_reward=p.chosen.detach() * torch.nan), r"the chosen_reward is not finite"),
-    "rewards swapped": (rewards_swapped, r"the rewards are swapped or have the wrong sign: with log-probability -1 of the positive"),
+    "rewards swapped": (rewards_swapped, r"the rewards are swapped or have the wrong sign: for log-probabilities -1 of the positive"),
     "masked place": (masked_place, r"the log-probabilities were modified"),
-    "coupled": (coupled, r"the loss of example 1 has a gradient by the log-probabilities of example 8"),
+    "coupled": (coupled, r"the loss of example 1 has a gradient with respect to the log-probabilities of example 8"),
     "seed": (lambda p, r: (RIGHT(p, r), torch.manual_seed(71))[0], r"torch's global generator was drawn from or seeded; a loss"),
-    "state": (with_state(), r"the same input gives another loss the second time"),
+    "state": (with_state(), r"a second call with the same inputs gives another loss"),
 }  # fmt: skip
 
 
@@ -224,10 +224,10 @@ def reads(part: LogProbs) -> tuple[Tensor, Tensor]:
     ("function", "message"),
     [
         (lambda p, r: reads(p)[0].sum(1), r"is not finite at"),  # the reward of a masked negative is -inf
-        (lambda p, r: reads(p)[0][:, 1:].nan_to_num(neginf=0.0).mean(1), r"a masked negative must count as if it were not there"),
+        (lambda p, r: reads(p)[0][:, 1:].nan_to_num(neginf=0.0).mean(1), r"a masked negative must not change the loss"),
         (lambda p, r: reads(p)[0][:, 1] if p.rejected.shape[1] > 1 else 1.0, r"is not finite at|order of the negatives"),
         (lambda p, r: reads(p)[1] - reads(r)[1], r"is not finite at"),  # a mismatched pair may be masked
-        (lambda p, r: reads(p)[1].exp() - reads(p)[0][:, 0], r"wrong way round|push the positive up"),
+        (lambda p, r: reads(p)[1].exp() - reads(p)[0][:, 0], r"must raise the positive and no negative"),
         (lambda p, r: (reads(p)[0].sub_(1.0), 1.0)[1], r"is not finite at|were modified"),
         (lambda p, r: 1.0 + (reads(r)[1].sub_(1.0) * 0).nan_to_num(), r"were modified"),
     ],
@@ -261,11 +261,11 @@ class OneArgument:
 def test_what_a_loss_asks_for_has_the_right_type() -> None:
     check_loss(Asks(Popular(), True))
     for loss, message in (
-        (Asks(1.0), r"^Asks: reward must be a Reward.*got 1\.0"),
-        (Asks(Popular), r"^Asks: reward must be a Reward"),
-        (Anchored(Asks(1.0)), r"^Asks: reward must be a Reward"),
+        (Asks(1.0), r"^Asks: reward must be None or a Reward.*got 1\.0"),
+        (Asks(Popular), r"^Asks: reward must be None or a Reward"),
+        (Anchored(Asks(1.0)), r"^Asks: reward must be None or a Reward"),
         (Asks(None, 1), r"^Asks: mismatched must be True or False, got 1"),
-        (OneArgument(), r"^OneArgument: for 8 examples .*raised TypeError"),
+        (OneArgument(), r"^OneArgument: a call with 8 examples, 3 negatives each .*raised TypeError"),
     ):
         with pytest.raises(ContractError, match=message):
             check_loss(loss)  # type: ignore[arg-type]
@@ -275,12 +275,12 @@ def test_a_loss_for_one_negative_is_checked_with_one() -> None:
     def only_one(policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         return swapped(policy, reference) if policy.rejected.shape[1] == 1 else DPO()(policy, reference)
 
-    with pytest.raises(ContractError, match="wrong way round"):
+    with pytest.raises(ContractError, match="check the sign"):
         check_loss(BrokenLoss(only_one))
 
 
 def test_a_loss_is_a_frozen_dataclass() -> None:
-    with pytest.raises(ContractError, match=r"Uniform is no PreferenceLoss.*has __call__"):
+    with pytest.raises(ContractError, match=r"Uniform does not implement PreferenceLoss.*with __call__"):
         check_loss(Uniform())  # type: ignore[arg-type]
-    with pytest.raises(ContractError, match="function is no frozen dataclass"):
+    with pytest.raises(ContractError, match="function is not a frozen dataclass"):
         check_loss(naive)

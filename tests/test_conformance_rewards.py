@@ -117,17 +117,17 @@ def of_five(context: SamplerContext, batch: SequenceBatch, items: Tensor) -> Ten
 
 
 BROKEN: dict[str, tuple[Rate, str]] = {
-    "shape": (lambda c, b, i: right(c, b, i).sum(1), r"must return float32 \[64, 5\] on cpu, one an item; got float32 \[64\]"),
-    "dtype": (lambda c, b, i: right(c, b, i).double(), r"must return float32 \[64, 5\] on cpu, one an item; got float64 \[64, 5\]"),
+    "shape": (lambda c, b, i: right(c, b, i).sum(1), r"must return float32 \[64, 5\] on cpu, one reward per item; got float32 \[64\]"),
+    "dtype": (lambda c, b, i: right(c, b, i).double(), r"must return float32 \[64, 5\] on cpu, one reward per item; got float64 \[64, 5\]"),
     "no tensor": (lambda c, b, i: 1.0, r"must return float32 .*; got float"),  # type: ignore[dict-item, return-value]
     "attached": (learns, r"rewards must be detached"),
-    "NaN": (lambda c, b, i: right(c, b, i) / 0 * 0, r"a real item must have a finite reward; item \d+ of example 1 has nan"),
-    "infinite": (lambda c, b, i: (right(c, b, i) - 1).clamp(min=0).log(), r"a real item must have a finite reward; item \d+ .* -inf"),
-    "random": (draws, r"rated differently the second time; draw nothing"),
-    "state": (with_state(), r"rated differently the second time.*keep no state"),
-    "batch": (lambda c, b, i: right(c, b, i) - right(c, b, i)[i > 0].mean(), r"rated differently in another batch"),
-    "place": (lambda c, b, i: right(c, b, i) + torch.arange(len(i))[:, None], r"not depend on the rows around it, nor on its place"),
-    "numpy": (numpy_draw, r"NumPy's global generator was drawn from or seeded; a reward is deterministic"),
+    "NaN": (lambda c, b, i: right(c, b, i) / 0 * 0, r"the reward of a real item must be finite, got nan for item \d+ of example 1;"),
+    "infinite": (lambda c, b, i: (right(c, b, i) - 1).clamp(min=0).log(), r"the reward of a real item must be finite, got -inf for item \d+"),
+    "random": (draws, r"a second call with the same batch gives other rewards; draw nothing"),
+    "state": (with_state(), r"a second call with the same batch gives other rewards; .*keep no state"),
+    "batch": (lambda c, b, i: right(c, b, i) - right(c, b, i)[i > 0].mean(), r"an example gets other rewards in another batch"),
+    "place": (lambda c, b, i: right(c, b, i) + torch.arange(len(i))[:, None], r"not depend on the other rows, nor on its place"),
+    "numpy": (numpy_draw, r"NumPy's global generator was drawn from or seeded; a reward must be deterministic"),
     "python": (python_draw, r"Python's global generator was drawn from"),
     "seed": (torch_seed, r"torch's global generator was drawn from or seeded"),
     "interactions": (forgets_times, r"context.interactions was modified"),
@@ -136,10 +136,10 @@ BROKEN: dict[str, tuple[Rate, str]] = {
     "mode": (trains, r"context.policy was left in another mode"),
     "weights": (unlearns, r"context.policy's vectors was modified"),
     "codes": (lambda c, b, i: (right(c, b, i), c.semantic_ids.codes.zero_())[0], r"context.semantic_ids was modified"),
-    "share of the row": (lambda c, b, i: right(c, b, i) / right(c, b, i).sum(1, keepdim=True), r"is rated differently beside other"),
+    "share of the row": (lambda c, b, i: right(c, b, i) / right(c, b, i).sum(1, keepdim=True), r"an item gets another reward beside other items"),
     "column": (lambda c, b, i: right(c, b, i) + torch.arange(i.shape[1]), r"or in another place of the row"),
     "number": (of_five, r"rating 2 items .* raised RuntimeError|must return float32 \[64, 1\]"),
-    "raises": (lambda c, b, i: right(c, b, i + 100), r"rating 5 items \(0 = none\) for 64 examples raised IndexError"),
+    "raises": (lambda c, b, i: right(c, b, i + 100), r"rating 5 items \(0 = padding\) for 64 examples raised IndexError"),
 }  # fmt: skip
 
 
@@ -153,9 +153,9 @@ def test_a_broken_reward_is_told_what_it_breaks(name: str) -> None:
 def test_a_good_one_passes_and_is_found_by_what_it_has(tmp_path: Path) -> None:
     check_reward(MyReward())
     check_component(MyReward(), tmp_path)
-    with pytest.raises(ContractError, match="one an item"):
+    with pytest.raises(ContractError, match="one reward per item"):
         check_component(MyReward(BROKEN["shape"][0]), tmp_path)
-    with pytest.raises(UsageError, match=r"no Reward \(no rate\)"):
+    with pytest.raises(UsageError, match=r"implements none of the protocols .*Reward \(rate\)"):
         check_component(object(), tmp_path)
 
 
@@ -165,16 +165,18 @@ def test_a_reward_is_a_frozen_dataclass_that_gives_a_function() -> None:
         def rate(self, context: SamplerContext) -> Tensor:
             return context.popularity
 
-    with pytest.raises(ContractError, match=r"Table: rate must return what rates, called with \(batch, items\); got tensor"):
+    with pytest.raises(
+        ContractError, match=r"Table: rate\(context\) must return a callable with arguments \(batch, items\), got tensor"
+    ):
         check_reward(Table())  # type: ignore[arg-type]
-    with pytest.raises(ContractError, match=r"DPO is no Reward.*has rate\(context\)"):
+    with pytest.raises(ContractError, match=r"DPO does not implement Reward.*with rate\(context\)"):
         check_reward(DPO())  # type: ignore[arg-type]
 
     class Loose:
         def rate(self, context: SamplerContext) -> Callable[[SequenceBatch, Tensor], Tensor]:
             return Popular().rate(context)
 
-    with pytest.raises(ContractError, match=r"Loose is no frozen dataclass"):
+    with pytest.raises(ContractError, match=r"Loose is not a frozen dataclass"):
         check_reward(Loose())
 
 
@@ -194,7 +196,7 @@ def test_a_reward_that_reads_the_policy_must_say_so() -> None:
             return LogProbability().rate(context)
 
     check_reward(LogProbability())
-    with pytest.raises(ContractError, match=r"Silent: it rates by context\.policy.*reads_policy = True"):
+    with pytest.raises(ContractError, match=r"Silent: the rewards depend on context\.policy.*reads_policy: ClassVar\[bool\] = True"):
         check_reward(Silent())
 
 

@@ -28,12 +28,12 @@ BATCH = SequenceBatch(torch.tensor([71, 70]), torch.tensor([[4], [2]]), torch.te
     [
         ([7, 9], r"negative 9 \(place 2 of 2\) is not in the catalog; draw items 1\.\.8"),
         ([-1, 7], r"negative -1 \(place 1 of 2\) is not in the catalog"),
-        ([0, 7], r"negative 7 \(place 2 of 2\) stands after an empty place"),
-        ([7, 7], r"negative 7 \(place 2 of 2\) is drawn twice"),
+        ([0, 7], r"negative 7 \(place 2 of 2\) comes after a 0"),
+        ([7, 7], r"negative 7 \(place 2 of 2\) is repeated"),
         ([7, 1], r"negative 1 \(place 2 of 2\) is the target itself"),
         ([5, 7], r"negative 5 \(place 1 of 2\) has the target's Semantic ID"),
         ([7, 2], r"negative 2 \(place 2 of 2\) is in the history"),
-        ([3, 7], r"negative 3 \(place 1 of 2\) is a training item of the user, taken before the target or later"),
+        ([3, 7], r"negative 3 \(place 1 of 2\) is a training item of the user, before or after the target"),
     ],
 )
 def test_each_rule(second: list[int], rule: str) -> None:

@@ -51,7 +51,7 @@ def pool(sampler: FaissNeighbors, context: SamplerContext, batch: SequenceBatch)
     return [set(row) - {0} for row in draw(sampler, context, batch, context.item_count).tolist()]
 
 
-FAN = circle(0, 10, 30, 60, 100, 150)  # items 1..6; cosines to item 1: 1, .985, .866, .5, -.174, -.866
+FAN = circle(0, 10, 30, 60, 100, 150)  # items 1..6; cosines to item 1: 1, 0.985, 0.866, 0.5, -0.174, -0.866
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ FAN = circle(0, 10, 30, 60, 100, 150)  # items 1..6; cosines to item 1: 1, .985,
         (FaissNeighbors(pool_size=2, skip=1), {3, 4}),
         (FaissNeighbors(max_similarity=0.9), {3, 4, 5, 6}),
         (FaissNeighbors(pool_size=2, max_similarity=0.9), {3}),  # ranks 1 and 2, of which one is too near
-        (FaissNeighbors(margin=0.4), {4, 5, 6}),  # at most .6
+        (FaissNeighbors(margin=0.4), {4, 5, 6}),  # at most 0.6
         (FaissNeighbors(margin=0.4, max_similarity=0.0), {5, 6}),
     ],
 )
@@ -72,14 +72,14 @@ def test_neighbors_of_the_positive(sampler: FaissNeighbors, expected: set[int]) 
 @pytest.mark.parametrize(
     ("sampler", "expected"),
     [
-        # items 1 and 4, at 0 and 60 degrees: their mean points at 30, where item 3 is; target 5 has cosine .342, 2 .940, 6 -.5
+        # items 1 and 4, at 0 and 60 degrees: their mean points at 30, where item 3 is; target 5 has cosine 0.342, 2 0.940, 6 -0.5
         (FaissNeighbors(of="history", pool_size=1), {3}),
         (FaissNeighbors(of="history", pool_size=2), {3, 2}),
-        (FaissNeighbors(of="history", pool_size=4), {3, 2}),  # 1 and 4 have ranks 3 and 4, and are forbidden
+        (FaissNeighbors(of="history", pool_size=4), {3, 2}),  # 1 and 4 have ranks 3 and 4, and are exclusions
         (FaissNeighbors(of="history"), {3, 2, 6}),
         (FaissNeighbors(of="history", max_similarity=0.95), {2, 6}),
-        (FaissNeighbors(of="history", margin=0.05), {6}),  # at most .95 x .342 = .325
-        # item 1 counts a tenth beside item 4: atan2(.866, .6) = 55 degrees; cosines: 4 .996, 3 .905, 2 and 5 .707, 1 .57, 6 -.09
+        (FaissNeighbors(of="history", margin=0.05), {6}),  # at most 0.95 x 0.342 = 0.325
+        # item 1 counts a tenth beside item 4: atan2(0.866, 0.6) = 55 degrees; cosines: 4 0.996, 3 0.905, 2 and 5 0.707, 1 0.57, 6 -0.09
         (FaissNeighbors(of="history", recency=0.1, pool_size=2), {3}),
     ],
 )
@@ -88,7 +88,7 @@ def test_neighbors_of_the_history(sampler: FaissNeighbors, expected: set[int]) -
 
 
 def test_a_margin_below_zero_is_still_a_margin() -> None:
-    """The history is item 1, the positive 6, at -.866; 7 is at -.94. At most -.866 - .5 x .866 = -1.3: none, not at most -.433."""
+    """The history is item 1, the positive 6, at -0.866; 7 is at -0.94. At most -0.866 - 0.5 x 0.866 = -1.3: none, not at most -0.433."""
     context = world(circle(0, 10, 30, 60, 100, 150, 160))
     assert pool(FaissNeighbors(of="history", margin=0.0), context, rows(1, [1], 6)) == [{7}]
     assert pool(FaissNeighbors(of="history", margin=0.5), context, rows(1, [1], 6)) == [set()]
@@ -118,7 +118,7 @@ def test_equal_to_brute_force(
     batch = next(batches_of(context, 16))
     sampler = FaissNeighbors(size, skip, of=of, recency=recency, max_similarity=largest, margin=margin)
     allowed = ~Exclusions(context)(batch, torch.arange(61).expand(len(batch.target), -1))
-    one = Exclusions(context).one.tolist()
+    one = Exclusions(context).representative.tolist()
     found, drawn = pool(sampler, context, batch), draw(sampler, context, batch, count, seed)
     check_draw(batch, drawn, count, context)
     unit = normalize(context.vectors.double(), dim=1)
@@ -142,14 +142,17 @@ def test_draws_are_uniform_without_replacement() -> None:
     """Of items 3, 4 and 5 two, in every order; whether few candidates do or the whole pool is shuffled."""
     for first in (4, 0):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(faiss_neighbors, "FIRST", first)
+            patch.setattr(faiss_neighbors, "FIRST_CANDIDATES", first)
             drawn = draw(FaissNeighbors(pool_size=3, skip=1), world(FAN), rows(6_000, [0], 1), 2)
         counts = [int((drawn == torch.tensor(order)).all(1).sum()) for order in permutations((3, 4, 5), 2)]
         assert sum(counts) == len(drawn)
         assert chisquare(counts).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("limits", [{"EXACT": 0}, {"CELLS": 0}, {"FIRST": 0}, {"ROWS": 7}, {"FIRST": 1000}])
+@pytest.mark.parametrize(
+    "limits",
+    [{"MAX_EXACT_ITEMS": 0}, {"MAX_TABLE_CELLS": 0}, {"FIRST_CANDIDATES": 0}, {"SEARCH_CHUNK": 7}, {"FIRST_CANDIDATES": 1000}],
+)
 @pytest.mark.parametrize(
     "sampler", [FaissNeighbors(pool_size=20, index="flat"), FaissNeighbors(pool_size=8, skip=3, index="flat", margin=0.1)]
 )
@@ -166,7 +169,7 @@ def test_how_it_is_found_changes_no_draw(sampler: FaissNeighbors, limits: dict[s
 @pytest.mark.parametrize("of", ["positive", "history"])
 @pytest.mark.parametrize("index", ["flat", "ivf", "hnsw"])
 def test_a_row_does_not_depend_on_the_batch(of: str, index: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faiss_neighbors, "EXACT", 0)  # found a batch at a time
+    monkeypatch.setattr(faiss_neighbors, "MAX_EXACT_ITEMS", 0)  # found a batch at a time
     context = sampler_context()
     sampler, batch = FaissNeighbors(pool_size=15, of=of, index=index).build(context), next(batches_of(context, 24))
     assert sampler.by_example
@@ -201,7 +204,7 @@ def test_auto_is_exact_for_small_catalogs_only(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(faiss_neighbors, "VectorIndex", noted)
     FaissNeighbors().build(world(FAN))
-    monkeypatch.setattr(faiss_neighbors, "EXACT", 5)
+    monkeypatch.setattr(faiss_neighbors, "MAX_EXACT_ITEMS", 5)
     FaissNeighbors(effort=7).build(world(FAN))
     FaissNeighbors(index="hnsw").build(world(FAN))
     assert kinds == [("flat", 0), ("ivf", 7), ("hnsw", 0)]
@@ -222,7 +225,7 @@ def test_other_vectors_give_other_neighbors() -> None:
     sampler = FaissNeighbors(pool_size=1, vectors=Reversed())
     assert pool(sampler, world(FAN), rows(1, [0], 2)) == [{3}]
     assert pool(FaissNeighbors(pool_size=1), world(FAN), rows(1, [0], 2)) == [{1}]
-    with pytest.raises(InputError, match=r"Reversed\(rows=6\) must give a row for none and 6 items, got 6 rows"):
+    with pytest.raises(InputError, match=r"Reversed\(rows=6\) must return 7 rows, one for padding and one per item, got 6"):
         replace(sampler, vectors=Reversed(6)).build(world(FAN))
 
 
@@ -256,7 +259,7 @@ def test_the_contract(sampler: FaissNeighbors) -> None:
 def test_no_rows_no_negatives(monkeypatch: pytest.MonkeyPatch) -> None:
     for of in ("positive", "history"):
         for exact in (100, 0):
-            monkeypatch.setattr(faiss_neighbors, "EXACT", exact)
+            monkeypatch.setattr(faiss_neighbors, "MAX_EXACT_ITEMS", exact)
             assert draw(FaissNeighbors(of=of, margin=0.1), world(FAN), rows(0, [0, 1], 2), 3).shape == (0, 3)
 
 
@@ -266,10 +269,10 @@ def test_no_rows_no_negatives(monkeypatch: pytest.MonkeyPatch) -> None:
         ("effort", -1, r"FaissNeighbors.effort must be 0 or more, got -1"),
         ("of", "target", r"FaissNeighbors.of must be one of positive, history, got 'target'"),
         ("index", "lsh", r"FaissNeighbors.index must be one of auto, flat, ivf, hnsw, got 'lsh'"),
-        ("recency", 0.0, r"FaissNeighbors.recency must be over 0 and at most 1, got 0.0"),
-        ("max_similarity", 1.5, r"FaissNeighbors.max_similarity must lie in -1..1, got 1.5"),
-        ("margin", float("nan"), r"FaissNeighbors.margin must lie in 0..1, or be None, got nan"),
-        ("vectors", "content", r"FaissNeighbors.vectors must have vectors\(context\).*got 'content'"),
+        ("recency", 0.0, r"FaissNeighbors.recency must be above 0 and at most 1, got 0.0"),
+        ("max_similarity", 1.5, r"FaissNeighbors.max_similarity must be in -1..1, got 1.5"),
+        ("margin", float("nan"), r"FaissNeighbors.margin must be None or in 0..1, got nan"),
+        ("vectors", "content", r"FaissNeighbors.vectors must be item vectors such as Content\(\).*got 'content'"),
     ],
 )
 def test_fields_are_checked(field: str, wrong: object, message: str) -> None:
@@ -280,5 +283,7 @@ def test_fields_are_checked(field: str, wrong: object, message: str) -> None:
 def test_ranks_there_are_not_are_refused() -> None:
     assert pool(FaissNeighbors(skip=5, of="history"), world(FAN), rows(1, [1], 2)) == [{6}]
     for of, ranks in (("positive", 5), ("history", 6)):
-        with pytest.raises(UsageError, match=rf"FaissNeighbors.skip must be below {ranks}, the catalog's ranks, got {ranks}"):
+        with pytest.raises(
+            UsageError, match=rf"FaissNeighbors.skip must be below {ranks}, the number of neighbors in the catalog, got {ranks}"
+        ):
             FaissNeighbors(skip=ranks, of=of).build(world(FAN))

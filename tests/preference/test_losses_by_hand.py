@@ -28,7 +28,7 @@ from genrec.preference.losses import (
 )
 from genrec.preference.losses.log_ratios import Scores
 from genrec.preference.losses.reference_free import log_odds
-from genrec.preference.losses.smoothing import LARGEST, both_ways, smooth, wrongness
+from genrec.preference.losses.smoothing import MAX_SMOOTHING, pair_losses, smooth, flip_probability
 from genrec.preference.losses.softmax import softmax_loss
 from genrec.preference.rewards import Popular
 from genrec.types import LogProbs, PreferenceLoss
@@ -65,12 +65,12 @@ def rated(parts: tuple[LogProbs, LogProbs], rewards: list[float]) -> tuple[LogPr
 
 @pytest.mark.parametrize(("epsilon", "expected"), [(0.1, 0.581111886), (0.2, 0.612111886)])
 def test_conservative_dpo_vectors(epsilon: float, expected: float) -> None:
-    """-log s(.31) + e * .31 = .550111886 + e * .31."""
+    """-log s(0.31) + e * 0.31 = 0.550111886 + e * 0.31."""
     assert value(ConservativeDPO(0.1, epsilon)) == pytest.approx(expected, abs=5e-10)
 
 
 def test_robust_dpo_vector() -> None:
-    """(.9 * .550111886 - .1 * .860111886) / .8."""
+    """(0.9 * 0.550111886 - 0.1 * 0.860111886) / 0.8."""
     assert value(RobustDPO(0.1, 0.1)) == pytest.approx(0.511361886, abs=5e-10)
     by_hand = (0.9 * 0.550111886 - 0.1 * 0.860111886) / 0.8
     assert by_hand == pytest.approx(0.511361886, abs=5e-9)
@@ -91,7 +91,7 @@ def test_ipo_vectors(beta: float, expected: float) -> None:
 
 
 def test_ipo_averages_over_codes_where_it_is_told_to() -> None:
-    """L = 4: the sum is 3.1 off 5, the mean .775 off 5, so that its target is D = 20."""
+    """L = 4: the sum is 3.1 off 5, the mean 0.775 off 5, so that its target is D = 20."""
     assert value(IPO(0.1), length=4) == pytest.approx(3.61)
     assert value(IPO(0.1, reduction="mean"), length=4) == pytest.approx((0.775 - 5) ** 2)
     assert value(IPO(0.1, reduction="mean"), 20.0, (0.0,), length=4) == pytest.approx(0, abs=1e-12)
@@ -100,35 +100,35 @@ def test_ipo_averages_over_codes_where_it_is_told_to() -> None:
 
 @pytest.mark.parametrize(("beta", "expected"), [(0.1, 0.69), (0.3, 0.07), (0.5, 0.0)])
 def test_hinge(beta: float, expected: float) -> None:
-    """max(0, 1 - .31), max(0, 1 - .93), max(0, 1 - 1.55)."""
+    """max(0, 1 - 0.31), max(0, 1 - 0.93), max(0, 1 - 1.55)."""
     assert value(Hinge(beta)) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(("beta", "expected"), [(0.1, 0.624046374), (1.0, 0.213911106)])
 def test_dmpo_vectors(beta: float, expected: float) -> None:
-    """The mean of the negatives is 1.1 / 3 = .3666667: -log s(beta * 1.4333333)."""
+    """The mean of the negatives is 1.1 / 3 = 0.3666667: -log s(beta * 1.4333333)."""
     assert value(DMPO(beta), D_W, SEVERAL) == pytest.approx(expected, abs=5e-10)
     assert math.log1p(math.exp(-beta * (1.8 - 1.1 / 3))) == pytest.approx(expected, abs=5e-10)
 
 
 def test_simpo_vector() -> None:
-    """Averages -.9 and -1.4: 2 * .5 - 1 = 0, -log s(0) = ln 2; over 4 codes."""
+    """Averages -0.9 and -1.4: 2 * 0.5 - 1 = 0, -log s(0) = ln 2; over 4 codes."""
     terms = SimPO(beta=2.0, gamma=1.0)(*alone(-3.6, (-5.6,), 4))
     assert float(terms.loss) == pytest.approx(0.693147181, abs=5e-10)
-    assert terms.chosen_reward.tolist() == pytest.approx([-1.8])  # 2 * -.9
+    assert terms.chosen_reward.tolist() == pytest.approx([-1.8])  # 2 * -0.9
     assert terms.rejected_reward[0].tolist() == pytest.approx([-2.8])
 
 
 @pytest.mark.parametrize(("alpha", "expected"), [(0.0, 0.598138869), (1.0, 1.498138869), (2.0, 2.398138869)])
 def test_cpo_vectors(alpha: float, expected: float) -> None:
-    """-log s(.1 * 2) + alpha * 3.6 / 4."""
+    """-log s(0.1 * 2) + alpha * 3.6 / 4."""
     terms = CPO(0.1, alpha)(*alone(-3.6, (-5.6,), 4))
     assert float(terms.loss) == pytest.approx(expected, abs=5e-10)
     assert terms.chosen_reward.tolist() == pytest.approx([-0.36])
 
 
 def test_orpo_vector() -> None:
-    """Odds of e^-.9 and of e^-1.4: .9 - .1 * log s(log_odds_w - log_odds_l)."""
+    """Odds of e^-0.9 and of e^-1.4: 0.9 - 0.1 * log s(log_odds_w - log_odds_l)."""
     terms = ORPO(0.1)(*alone(-3.6, (-5.6,), 4))
     assert float(terms.loss) == pytest.approx(0.939051652, abs=5e-10)
     odds = [math.exp(a) / (1 - math.exp(a)) for a in (-0.9, -1.4)]
@@ -137,7 +137,7 @@ def test_orpo_vector() -> None:
 
 
 def test_recpo_vector() -> None:
-    """log(1 + e^(4 - 3.1) + e^(2 - 1.4) + e^(2.5 + .2))."""
+    """log(1 + e^(4 - 3.1) + e^(2 - 1.4) + e^(2.5 + 0.2))."""
     scores = Scores(double([D_W]), double([list(SEVERAL)]), torch.ones(1, 3, dtype=torch.bool))
     found = softmax_loss(scores, 1.0, double([[4.0, 2.0, 2.5]]))
     assert float(found) == pytest.approx(3.003772546, abs=5e-10)
@@ -169,18 +169,18 @@ def test_recpo_does_not_look_at_rewards_of_masked_negatives() -> None:
 
 
 def test_rosepo_is_cdpo_with_a_smoothing_a_pair() -> None:
-    """Smoothings .1 and .2 of the pair D = 3.1: the mean of .581111886 and .612111886."""
+    """Smoothings 0.1 and 0.2 of the pair D = 3.1: the mean of 0.581111886 and 0.612111886."""
     parts = pair(D_W, (D_L, D_L))
-    found = smooth(both_ways(DPO(0.1), *parts), double([[0.1, 0.2]]))
+    found = smooth(pair_losses(DPO(0.1), *parts), double([[0.1, 0.2]]))
     assert float(found.loss) == pytest.approx((0.581111886 + 0.612111886) / 2, abs=5e-10)
     assert value(RosePO(0.1, 0.2)) == pytest.approx(0.612111886, abs=5e-10)  # no reward: cDPO
 
 
 def test_rosepo_smooths_where_the_reward_sides_with_the_negative() -> None:
-    """2 * .1 * s(r_k - r_w) for r_k - r_w = 0, ln 3, -ln 3: .1, .2 * .75, .2 * .25."""
-    found = wrongness(double([1.0]), double([[1.0, 1.0 + math.log(3), 1.0 - math.log(3)]]), 0.1)
+    """2 * 0.1 * s(r_k - r_w) for r_k - r_w = 0, ln 3, -ln 3: 0.1, 0.2 * 0.75, 0.2 * 0.25."""
+    found = flip_probability(double([1.0]), double([[1.0, 1.0 + math.log(3), 1.0 - math.log(3)]]), 0.1)
     assert found[0].tolist() == pytest.approx([0.1, 0.15, 0.05])
-    assert wrongness(double([0.0]), double([[50.0]]), 0.4).tolist() == [[LARGEST]]
+    assert flip_probability(double([0.0]), double([[50.0]]), 0.4).tolist() == [[MAX_SMOOTHING]]
     loss = RosePO(0.1, 0.1, reward=Popular())
     got = loss(*rated(pair(D_W, (D_L,)), [0.0, math.log(3)]))
     assert float(got.loss) == pytest.approx(0.550111886 + 0.15 * 0.31, abs=5e-10)  # identity 6
@@ -197,7 +197,7 @@ def test_rosepo_names_a_reward_that_is_not_finite(wrong: float) -> None:
     for place, which in ((0, "the positive"), (1, "negative 0")):
         rewards = right.clone()
         rewards[1, place] = wrong
-        message = rf"RosePO compares rewards, which must be finite, got -?(nan|inf) from Popular\(alpha=1.0\) for {which} of row 1"
+        message = rf"RosePO needs finite rewards, got -?(nan|inf) from Popular\(alpha=1.0\) for {which} of row 1"
         with pytest.raises(InputError, match=message):
             loss(policy._replace(rewards=rewards), reference)
 
@@ -205,7 +205,7 @@ def test_rosepo_names_a_reward_that_is_not_finite(wrong: float) -> None:
 @pytest.mark.parametrize("loss", [RosePO(reward=Popular()), RecPO()])
 def test_rewards_that_are_missing_or_of_another_shape_are_refused(loss: PreferenceLoss) -> None:
     name = type(loss).__name__
-    with pytest.raises(UsageError, match=rf"{name} needs LogProbs.rewards, got None: rate .* by {name}.reward"):
+    with pytest.raises(UsageError, match=rf"{name} needs LogProbs.rewards, got None: rate .* with {name}.reward"):
         loss(*pair(D_W, SEVERAL))
     with pytest.raises(UsageError, match=r"must be \[B, 1 \+ K\] = \[1, 4\], the positive first, got \[1, 3\]"):
         loss(*rated(pair(D_W, SEVERAL), [1.0, 1.0, 1.0]))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from genrec.errors import UsageError
-from genrec.preference.losses import CPO, DPO, KTO, Anchored, ConservativeDPO, RosePO, SimPO, Smoothed, SoftmaxDPO, asked
+from genrec.preference.losses import CPO, DPO, KTO, Anchored, ConservativeDPO, RosePO, SimPO, Smoothed, SoftmaxDPO, find_requirement
 from genrec.preference.losses.kto import kto_parts, reference_point
 from genrec.preference.losses.log_ratios import Scores
 from genrec.preference.rewards import Popular, Similarity
@@ -41,7 +41,7 @@ def sigmoid(x: float) -> float:
 
 
 def test_kto_vectors() -> None:
-    """1 - s(.1 * 1.3) and 1 - s(.1 * 1.8) for D_w = 1.8, D_l = -1.3, z0 = .5."""
+    """1 - s(0.1 * 1.3) and 1 - s(0.1 * 1.8) for D_w = 1.8, D_l = -1.3, z0 = 0.5."""
     scores = Scores(double([1.8]), double([[-1.3]]), torch.tensor([[True]]))
     positive, negative = kto_parts(scores, 0.5, 0.1)
     assert float(positive) == pytest.approx(0.467545694, abs=5e-10)
@@ -49,7 +49,7 @@ def test_kto_vectors() -> None:
 
 
 def test_kto_weighs_a_pair_half_and_half() -> None:
-    """z0 = .5 from mismatched ratios 1 and 0; lambdas 2 and 3: half of 2 * .467545694 + 3 * .455121108."""
+    """z0 = 0.5 from mismatched ratios 1 and 0; lambdas 2 and 3: half of 2 * 0.467545694 + 3 * 0.455121108."""
     parts = ratios([1.8, 1.8], [[-1.3], [-1.3]], [1.0, 0.0])
     terms = KTO(0.1, desirable_weight=2.0, undesirable_weight=3.0)(*parts)
     assert terms.loss.tolist() == pytest.approx([(2 * 0.467545694 + 3 * 0.455121108) / 2] * 2, abs=5e-9)
@@ -73,7 +73,7 @@ def test_the_reference_point(mismatched: list[float] | None, expected: float) ->
 
 
 def test_a_mismatched_pair_masked_on_one_side_is_none() -> None:
-    """Log-ratios 1, .5 and 2, of which the reference lacks the first and the policy the last: the mean over .5 alone."""
+    """Log-ratios 1, 0.5 and 2, of which the reference lacks the first and the policy the last: the mean over 0.5 alone."""
     policy, reference = ratios([0.0] * 3, [[0.0]] * 3, [1.0, 0.5, -INFINITY])
     theirs = double([-INFINITY, -5.0, -5.0])
     assert float(reference_point(policy, reference._replace(mismatched=theirs))) == pytest.approx(0.5)
@@ -109,7 +109,7 @@ def test_the_reference_point_has_no_gradient_and_is_the_batch_s() -> None:
 
 
 def test_a_pair_weighs_its_two_kinds_the_same_at_any_number_of_negatives() -> None:
-    """z0 = 0: (1 - s(.18)) / 2 + mean of s(.1 D_k) / 2, over the two negatives that are there; a row without a positive is no pair."""
+    """z0 = 0: (1 - s(0.18)) / 2 + mean of s(0.1 D_k) / 2, over the two negatives that are there; a row without a positive is no pair."""
     terms = KTO(0.1)(*ratios([1.8, -INFINITY, 0.5], [[-1.3, 0.4, -INFINITY]] * 2 + [[-INFINITY] * 3]))
     expected = (1 - sigmoid(0.18)) / 2 + (sigmoid(-0.13) + sigmoid(0.04)) / 4
     assert terms.loss.tolist() == pytest.approx([expected, 0.0, 0.0])
@@ -140,7 +140,7 @@ def test_no_example_at_all_gives_no_loss() -> None:
 
 def test_mismatched_pairs_must_fit() -> None:
     policy, reference = ratios([0.0, 0.0], [[0.0], [0.0]], [1.0, 1.0])
-    with pytest.raises(UsageError, match=r"must be \[B\], or None, under policy and reference alike, got \[2\] and None"):
+    with pytest.raises(UsageError, match=r"must be \[B\] for policy and reference, or None for both, got \[2\] and None"):
         KTO()(policy, reference._replace(mismatched=None))
     with pytest.raises(UsageError, match=r"got \[1\] and \[1\]"):
         KTO()(policy._replace(mismatched=torch.zeros(1)), reference._replace(mismatched=torch.zeros(1)))
@@ -166,21 +166,21 @@ def test_conservative_dpo_is_smoothed_dpo() -> None:
 
 
 def test_smoothing_by_zero_is_the_mean_over_pairs() -> None:
-    """Pairs D = 3.1, 1.4, -.2, and .2 - 1, .2 + .5 where one is masked."""
+    """Pairs D = 3.1, 1.4, -0.2, and 0.2 - 1, 0.2 + 0.5 where one is masked."""
     found = Smoothed(DPO(1.0), 0.0)(*SEVERAL).loss
     each = [[3.1, 1.4, -0.2], [-0.8, 0.7]]
     assert found.tolist() == pytest.approx([sum(math.log1p(math.exp(-d)) for d in row) / len(row) for row in each])
 
 
 def test_smoothing_of_any_loss_asks_it_for_both_directions() -> None:
-    """SimPO of averages -.9 and -1.4: .8 * -log s(0) + .2 * -log s(-2)."""
+    """SimPO of averages -0.9 and -1.4: 0.8 * -log s(0) + 0.2 * -log s(-2)."""
     policy = LogProbs(double([-3.6]), double([[-5.6]]), 4)
     found = float(Smoothed(SimPO(2.0, 1.0), 0.2)(policy, policy).loss)
     assert found == pytest.approx(0.8 * math.log(2) + 0.2 * math.log1p(math.exp(2)))
 
 
 def test_smoothing_turns_rewards_round_with_the_pair() -> None:
-    """RosePO smooths the reversed pair by the reversed rewards: 2 * .1 * s(ln 3) = .15 and 2 * .1 * s(-ln 3) = .05."""
+    """RosePO smooths the reversed pair by the reversed rewards: 2 * 0.1 * s(ln 3) = 0.15 and 2 * 0.1 * s(-ln 3) = 0.05."""
     policy, reference = ratios([1.8], [[-1.3]])
     policy = policy._replace(rewards=double([[0.0, math.log(3)]]))
     kept = 0.85 * math.log1p(math.exp(-0.31)) + 0.15 * math.log1p(math.exp(0.31))
@@ -190,7 +190,7 @@ def test_smoothing_turns_rewards_round_with_the_pair() -> None:
 
 
 def test_an_anchor_may_be_outside_or_inside_the_smoothing() -> None:
-    """lp_w = -3.2, lp_l = -6.3: outside the NLL is the positive's alone; inside it is .9 * 3.2 + .1 * 6.3."""
+    """lp_w = -3.2, lp_l = -6.3: outside the NLL is the positive's alone; inside it is 0.9 * 3.2 + 0.1 * 6.3."""
     parts = ratios([1.8], [[-1.3]])
     plain = float(Smoothed(DPO())(*parts).loss)
     assert float(Anchored(Smoothed(DPO()))(*parts).loss) == pytest.approx(plain + 3.2)
@@ -228,8 +228,8 @@ class Whole:
     ids=repr,
 )
 def test_what_a_loss_asks_for_is_found_through_compositions(loss: PreferenceLoss, mismatched: object, reward: object) -> None:
-    assert asked(loss, "mismatched") == mismatched
-    assert asked(loss, "reward") == reward
+    assert find_requirement(loss, "mismatched") == mismatched
+    assert find_requirement(loss, "reward") == reward
 
 
 def test_a_loss_that_says_no_is_passed_over() -> None:
@@ -241,8 +241,8 @@ def test_a_loss_that_says_no_is_passed_over() -> None:
         def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
             return self.loss(policy, reference)
 
-    assert asked(Outer(), "mismatched") is True
-    assert asked(Outer(), "reward") == Similarity()
+    assert find_requirement(Outer(), "mismatched") is True
+    assert find_requirement(Outer(), "reward") == Similarity()
 
 
 @pytest.mark.parametrize("wrong", [DPO, 1.0])

@@ -27,7 +27,7 @@ from genrec.preference.losses import (
     SimPO,
     Smoothed,
     SoftmaxDPO,
-    asked,
+    find_requirement,
 )
 from genrec.preference.rewards import Popular
 from genrec.types import LogProbs, PreferenceLoss, PreferenceTerms
@@ -52,10 +52,14 @@ def drawn(loss: PreferenceLoss, rows: int = 4, seed: int = 0, dtype: torch.dtype
     """Policy and reference, 4 codes long, with what the loss asks for."""
     source, count = torch.Generator().manual_seed(seed), count_of(loss)
     parts = [-0.1 - 4 * torch.rand(rows, 2 + count, generator=source, dtype=torch.float64) for _ in range(2)]
-    rewards = (0.5 + torch.rand(rows, 1 + count, generator=source)).to(dtype) if asked(loss, "reward") else None
+    rewards = (0.5 + torch.rand(rows, 1 + count, generator=source)).to(dtype) if find_requirement(loss, "reward") else None
     ours, theirs = (
         LogProbs(
-            part[:, 0].to(dtype), part[:, 1:-1].to(dtype), 4, part[:, -1].to(dtype) if asked(loss, "mismatched") else None, rewards
+            part[:, 0].to(dtype),
+            part[:, 1:-1].to(dtype),
+            4,
+            part[:, -1].to(dtype) if find_requirement(loss, "mismatched") else None,
+            rewards,
         )
         for part in parts
     )
@@ -106,7 +110,7 @@ def test_gradcheck_with_masks(loss: PreferenceLoss) -> None:
 def test_a_masked_negative_is_none_and_a_row_depends_on_itself_alone(loss: PreferenceLoss, bits: int, seed: int) -> None:
     """Each row alone, without its masked negatives, has the same loss, gradients and rewards. KTO: with z0 = 0."""
     policy, reference = drawn(loss, seed=seed)
-    if asked(loss, "mismatched"):
+    if find_requirement(loss, "mismatched"):
         policy, reference = policy._replace(mismatched=None), reference._replace(mismatched=None)
     mask = mask_of(bits, count_of(loss))
     terms, by_chosen, by_rejected = gradients(loss, masked(policy, mask), masked(reference, mask))
@@ -161,8 +165,8 @@ def test_finite_at_huge_log_ratios(loss: PreferenceLoss, dtype: torch.dtype) -> 
     """Log-ratios of +-10,000, in all combinations of positive, negatives and mismatched pair."""
     count, row = count_of(loss), torch.arange(8)
     chosen, rejected, other = (torch.where(row // half % 2 == 0, 0.0, -1e4).to(dtype) for half in (1, 2, 4))
-    rewards = torch.full((8, 1 + count), 2.0, dtype=dtype) if asked(loss, "reward") else None
-    mismatched = other if asked(loss, "mismatched") else None
+    rewards = torch.full((8, 1 + count), 2.0, dtype=dtype) if find_requirement(loss, "reward") else None
+    mismatched = other if find_requirement(loss, "mismatched") else None
     policy = LogProbs(chosen, rejected.unsqueeze(1).repeat(1, count), 4, mismatched, rewards)
     reference = policy._replace(
         chosen=-1e4 - chosen, rejected=-1e4 - policy.rejected, mismatched=None if mismatched is None else -1e4 - mismatched
@@ -190,12 +194,12 @@ def test_a_row_without_negatives_adds_its_nll_alone(loss: PreferenceLoss, count:
         return
     policy = LogProbs(
         torch.tensor([-2.0, -3.0]), torch.full((2, count), -INFINITY), 4,
-        torch.tensor([-1.0, -2.0]) if asked(loss, "mismatched") else None, torch.ones(2, 1 + count) if asked(loss, "reward") else None,
+        torch.tensor([-1.0, -2.0]) if find_requirement(loss, "mismatched") else None, torch.ones(2, 1 + count) if find_requirement(loss, "reward") else None,
     )  # fmt: skip
     reference = policy._replace(chosen=torch.tensor([-2.5, -2.0]))
     terms, by_chosen, by_rejected = gradients(loss, policy, reference)
     assert not by_rejected.any()
-    if loss == KTO(paired=False):  # an example of its own: 1 - s(.1 * D_w), D_w = .5 and -1
+    if loss == KTO(paired=False):  # an example of its own: 1 - s(0.1 * D_w), D_w = 0.5 and -1
         assert terms.loss.tolist() == pytest.approx([1 - torch.tensor(0.05).sigmoid().item(), 1 - torch.tensor(-0.1).sigmoid().item()])
     else:
         alpha = (0.7 if loss == Anchored(SoftmaxDPO(0.2), 0.7) else 1.0) if isinstance(loss, MASKED_ROW_KEEPS) else 0.0
@@ -229,11 +233,11 @@ def test_descending_a_loss_raises_the_margin(loss: PreferenceLoss) -> None:
     source, count = torch.Generator().manual_seed(0), count_of(loss)
     start = 0.3 * torch.randn(6, 8, generator=source)
     logits = start.clone().requires_grad_()
-    rewards = torch.tensor([[3.0] + [1.0] * count] * 6) if asked(loss, "reward") else None
+    rewards = torch.tensor([[3.0] + [1.0] * count] * 6) if find_requirement(loss, "reward") else None
 
     def read(table: Tensor) -> LogProbs:
         scores = table.log_softmax(1)
-        other = scores[:, -1].detach() if asked(loss, "mismatched") else None
+        other = scores[:, -1].detach() if find_requirement(loss, "mismatched") else None
         return LogProbs(scores[:, 0], scores[:, 1 : 1 + count], 1, other, rewards)
 
     reference, optimizer = read(start), torch.optim.Adam([logits], 0.02)

@@ -43,8 +43,8 @@ class _Fixed:
         if said.refresh_every is not None:
             self.refresh_every, self.refresh_unit = said.refresh_every, said.unit
 
-    def __call__(self, batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
-        row = torch.tensor([*self.items, *[0] * count])[:count]
+    def __call__(self, batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
+        row = torch.tensor([*self.items, *[0] * num_negatives])[:num_negatives]
         return row.repeat(len(batch.target), 1)
 
 
@@ -186,11 +186,11 @@ def test_the_best_by_brute_force() -> None:
 
 def test_the_best_refuse_what_they_cannot_do() -> None:
     nan = ItemNumber((0.0, 1.0, float("nan"), 3.0, 4.0, 5.0, 6.0))
-    with pytest.raises(InputError, match=r"BestOf.reward gave NaN"):
+    with pytest.raises(InputError, match=r"BestOf.reward returned NaN"):
         draw(BestOf(Fixed((2,)), nan).build(world(6)), rows(1), 1)
-    with pytest.raises(UsageError, match=r"BestOf.num_candidates must be at least the negatives asked for, 5, got 4"):
+    with pytest.raises(UsageError, match=r"BestOf.num_candidates must be at least the number of negatives, 5, got 4"):
         draw(BestOf(Uniform(), ItemNumber(), num_candidates=4).build(world(6)), rows(1), 5)
-    with pytest.raises(InputError, match=r"BestOf.reward HowLikely\(\) reads the policy, but the context has none"):
+    with pytest.raises(InputError, match=r"BestOf.reward HowLikely\(\) reads the policy, got a context without one"):
         BestOf(Uniform(), HowLikely(), refresh_every=10).build(world(6))
 
 
@@ -231,7 +231,7 @@ def test_what_parts_say_of_themselves_is_passed_on() -> None:
         assert (drawing.at(0.1).refresh_every, drawing.by_example) == (5, True)  # type: ignore[attr-defined]
     assert BestOf(Uniform(), HowLikely(), refresh_every=7).build(context).refresh_every == 7  # type: ignore[attr-defined]
     assert BestOf(Uniform(), HowLikely(), refresh_every=7).build(context).by_example is False  # type: ignore[attr-defined]
-    with pytest.raises(UsageError, match=r"Mix: its samplers read one copy of the policy.*refreshed every 5 epochs and never"):
+    with pytest.raises(UsageError, match=r"Mix: its samplers share one copy of the policy.*refreshed every 5 epochs and never"):
         Mix((refreshed, Fixed((3,), 0)), (1, 1)).build(context)
     with pytest.raises(UsageError, match=r"BestOf: .*every 5 epochs and every 5 steps"):
         BestOf(refreshed, HowLikely(), refresh_every=5).build(context)
@@ -276,21 +276,21 @@ def test_negatives_are_where_the_batch_is() -> None:
     [
         (lambda: Mix((), ()), r"Mix.samplers must be a tuple of samplers, got \(\)"),
         (lambda: Mix((Uniform, Uniform()), (1, 1)), r"Mix.samplers\[0\] must be a sampler, such as Uniform\(\), got <class"),
-        (lambda: Mix((Uniform(),), (1, 1)), r"Mix.weights must hold a weight for each of 1 samplers, got \(1, 1\)"),
+        (lambda: Mix((Uniform(),), (1, 1)), r"Mix.weights must have one weight for each of the 1 samplers, got \(1, 1\)"),
         (lambda: Mix((Uniform(),), (0,)), r"Mix.weights must be 0 or more and finite, not all 0, got \(0,\)"),
         (lambda: Mix((Uniform(),), (1,), (-1,)), r"Mix.final_weights must be 0 or more"),
         (lambda: Mix((Uniform(),), (float("nan"),)), r"Mix.weights must be 0 or more"),
         (lambda: Curriculum([Uniform()]), r"Curriculum.samplers must be a tuple"),
         (lambda: Curriculum((Uniform(), 3)), r"Curriculum.samplers\[1\] must be a sampler"),
-        (lambda: Curriculum(until=(0.5,)), r"Curriculum.until must hold 2 rising numbers between 0 and 1.*got \(0.5,\)"),
-        (lambda: Curriculum(until=(0.5, 0.2)), r"Curriculum.until must hold 2 rising"),
-        (lambda: Curriculum(until=(0.0, 0.2)), r"Curriculum.until must hold 2 rising"),
-        (lambda: Curriculum(until=(0.5, 1.0)), r"Curriculum.until must hold 2 rising"),
+        (lambda: Curriculum(until=(0.5,)), r"Curriculum.until must have 2 increasing numbers between 0 and 1.*got \(0.5,\)"),
+        (lambda: Curriculum(until=(0.5, 0.2)), r"Curriculum.until must have 2 increasing"),
+        (lambda: Curriculum(until=(0.0, 0.2)), r"Curriculum.until must have 2 increasing"),
+        (lambda: Curriculum(until=(0.5, 1.0)), r"Curriculum.until must have 2 increasing"),
         (lambda: BestOf(3, ItemNumber()), r"BestOf.sampler must be a sampler"),
-        (lambda: BestOf(Uniform(), Uniform()), r"BestOf.reward must have rate\(context\), got Uniform\(\)"),
+        (lambda: BestOf(Uniform(), Uniform()), r"BestOf.reward must be a reward with rate\(context\), such as Popular\(\), got Uniform\(\)"),
         (lambda: BestOf(Uniform(), ItemNumber(), num_candidates=0), r"BestOf.num_candidates must be at least 1, got 0"),
         (lambda: BestOf(Uniform(), ItemNumber(), refresh_every=-1), r"BestOf.refresh_every must be 0 \(the reference\) or more"),
-        (lambda: BestOf(Uniform(), ItemNumber(), refresh_every=5), r"is for a reward that reads the policy"),
+        (lambda: BestOf(Uniform(), ItemNumber(), refresh_every=5), r"BestOf.refresh_every needs a reward that reads the policy"),
         (lambda: Filtered(None, (Even(),)), r"Filtered.sampler must be a sampler"),
         (lambda: Filtered(Uniform(), ()), r"Filtered.filters must be a tuple of filters, such as \(NearDuplicates\(\),\), got \(\)"),
         (lambda: Filtered(Uniform(), Even()), r"Filtered.filters must be a tuple of filters"),

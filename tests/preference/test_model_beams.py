@@ -178,7 +178,7 @@ def test_a_row_does_not_depend_on_the_batch(locked: int, monkeypatch: pytest.Mon
     policy.semantic_ids = distinct
     sampler, batch = ModelBeams(num_beams=10, locked_levels=locked).build(context), next(batches_of(context, 7))
     together = sampler(batch, 3, torch.Generator().manual_seed(5))
-    monkeypatch.setattr(model_beams, "ROWS", 2)
+    monkeypatch.setattr(model_beams, "SEARCH_CHUNK", 2)
     assert torch.equal(sampler(batch, 3, torch.Generator().manual_seed(5)), together)
     for row in range(7):
         length = int((batch.history[row] > 0).sum())
@@ -213,7 +213,7 @@ def test_what_it_cannot_draw_from_is_refused() -> None:
         ModelBeams().build(context._replace(policy=None))
     with pytest.raises(UsageError, match=r"ModelBeams.num_beams must be at most policy.num_beams = 50, got 51"):
         ModelBeams(num_beams=51).build(context._replace(policy=small))
-    with pytest.raises(UsageError, match=r"ModelBeams.locked_levels must be below 2, the number of codes of an item, got 2"):
+    with pytest.raises(UsageError, match=r"ModelBeams.locked_levels must be below 2, the levels of a Semantic ID, got 2"):
         ModelBeams(locked_levels=2).build(context)
     flat = Table(torch.zeros(9, 9), context.semantic_ids)
     bare = type("Bare", (nn.Module,), {name: getattr(Table, name) for name in ("level_log_prob", "log_prob", "recommend")})()
@@ -239,12 +239,12 @@ def test_fields_are_checked(field: str, wrong: object, message: str) -> None:
 
 
 def test_forbidden_items_are_never_drawn_whatever_is_offered() -> None:
-    """The target's Semantic ID and items taken outside the history stay forbidden with `seen`."""
+    """The target's Semantic ID and items taken outside the history stay exclusions with `seen`."""
     context = sampler_context(3)
     table = torch.randn(context.item_count + 1, context.item_count + 1, generator=torch.Generator().manual_seed(0))
     context = context._replace(policy=Table(table, context.semantic_ids))
-    batch, forbidden = next(batches_of(context, 64)), Exclusions(context)
+    batch, exclusions = next(batches_of(context, 64)), Exclusions(context)
     drawn = draw(ModelBeams(num_beams=60, seen=True), context, batch, 60)
-    assert bool((forbidden.in_history(batch, drawn)).any())
-    assert not bool(forbidden.shares_semantic_id(batch, drawn).any())
-    assert not bool((forbidden.in_training(batch, drawn) & ~forbidden.in_history(batch, drawn)).any())
+    assert bool((exclusions.in_history(batch, drawn)).any())
+    assert not bool(exclusions.shares_semantic_id(batch, drawn).any())
+    assert not bool((exclusions.in_training(batch, drawn) & ~exclusions.in_history(batch, drawn)).any())

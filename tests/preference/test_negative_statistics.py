@@ -7,8 +7,9 @@ import json
 import pandas as pd
 import pytest
 import torch
+from torch import Tensor
 
-from genrec.preference.negative_statistics import Drawn, describe
+from genrec.preference.negative_statistics import NegativeStatistics, Summary
 from genrec.preference.negatives import Uniform
 from genrec.semantic_ids import SemanticIds
 from genrec.testing import batches_of, sampler_context
@@ -24,8 +25,15 @@ CONTEXT = SamplerContext(
 BATCH = SequenceBatch(torch.tensor([0, 1, 2]), torch.zeros(3, 1, dtype=torch.int64), torch.tensor([1, 1, 2]))
 
 
+def summary_of(batch: SequenceBatch, negatives: Tensor, context: SamplerContext) -> Summary:
+    """The statistics of one batch."""
+    statistics = NegativeStatistics(context)
+    statistics.update(batch, negatives)
+    return statistics.summary()
+
+
 def test_by_hand() -> None:
-    summary = describe(BATCH, torch.tensor([[2, 3], [4, 0], [0, 0]]), CONTEXT)
+    summary = summary_of(BATCH, torch.tensor([[2, 3], [4, 0], [0, 0]]), CONTEXT)
     assert summary == {
         "examples": 3,
         "examples_without_negatives": 1,
@@ -43,7 +51,7 @@ def test_by_hand() -> None:
 
 def test_curves_by_hand() -> None:
     """Item 3 shares no code with item 1, item 2 one and item 4 two; percentiles and cosines as above; 3 of 6 places are empty."""
-    drawn = Drawn(CONTEXT)
+    drawn = NegativeStatistics(CONTEXT)
     drawn.update(BATCH, torch.tensor([[4, 4], [4, 4], [4, 4]]))
     curves = drawn.update(BATCH, torch.tensor([[2, 3], [4, 0], [0, 0]]))
     assert {name: value.item() for name, value in curves.items()} == {
@@ -56,7 +64,7 @@ def test_curves_by_hand() -> None:
 
 
 def test_curves_of_nothing_are_zeros() -> None:
-    drawn = Drawn(CONTEXT)
+    drawn = NegativeStatistics(CONTEXT)
     nothing = drawn.update(BATCH, torch.zeros(3, 2, dtype=torch.int64))
     assert {name: value.item() for name, value in nothing.items()} == {
         "drawn_depth": 0, "drawn_popularity": 0, "drawn_cosine": 0, "drawn_shortfall": 1,
@@ -66,11 +74,11 @@ def test_curves_of_nothing_are_zeros() -> None:
 
 
 def test_nothing_drawn() -> None:
-    empty = Drawn(CONTEXT).summary()
+    empty = NegativeStatistics(CONTEXT).summary()
     assert empty["examples"] == empty["negatives"] == 0
     assert empty["cosine_to_positive"] is None
     assert empty["prefix_depth_shares"] is None
-    none = describe(BATCH, torch.zeros(3, 2, dtype=torch.int64), CONTEXT)
+    none = summary_of(BATCH, torch.zeros(3, 2, dtype=torch.int64), CONTEXT)
     assert none["shortfall_share"] == 1.0
     assert none["examples_without_negatives"] == 3
 
@@ -80,13 +88,13 @@ def test_batches_add_up_and_totals_are_all_there_is() -> None:
     draw = Uniform().build(context)
     batch = next(batches_of(context, 200))
     negatives = draw(batch, 3, torch.Generator().manual_seed(0))
-    parts = Drawn(context)
+    parts = NegativeStatistics(context)
     for rows in torch.arange(len(batch.target)).split(30):
-        restored = Drawn(context)
+        restored = NegativeStatistics(context)
         restored.totals = {name: total.clone() for name, total in parts.totals.items()}
         parts = restored
         parts.update(SequenceBatch(*(tensor[rows] for tensor in batch)), negatives[rows])
-    whole = describe(batch, negatives, context)
+    whole = summary_of(batch, negatives, context)
     for name, value in parts.summary().items():
         assert value == pytest.approx(whole[name]), name
     assert json.loads(json.dumps(whole)) == whole

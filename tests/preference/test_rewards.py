@@ -43,7 +43,7 @@ EVENTS = [(1, 1, 0, 5.0), (1, 2, 3 * DAY, 4.0), (1, 3, 11 * DAY, 2.0), (2, 3, 5 
 
 
 def test_similarity_is_the_cosine_with_the_mean_of_the_history() -> None:
-    """History {1, 2}: mean (.5, 1), of length sqrt 1.25. Item 1: .5 / sqrt 1.25; 2: 1 / sqrt 1.25; 3: -.5 / sqrt 1.25; 4: zeros."""
+    """History {1, 2}: mean (0.5, 1), of length sqrt 1.25. Item 1: 0.5 / sqrt 1.25; 2: 1 / sqrt 1.25; 3: -0.5 / sqrt 1.25; 4: zeros."""
     rates = Similarity().rate(context(EVENTS))
     found = rates(batch((1, [0, 1, 2], 3), (2, [0, 0, 0], 1)), torch.tensor([[1, 2, 3, 4, 0], [1, 2, 3, 4, 0]]))
     long = math.sqrt(1.25)
@@ -142,9 +142,9 @@ def test_log_probability_of_a_real_policy() -> None:
 
 def test_what_a_reward_lacks_is_said() -> None:
     bare = context(EVENTS)
-    with pytest.raises(InputError, match=r"LogProbability rates by the policy, and the context has none.*after SFT"):
+    with pytest.raises(InputError, match=r"LogProbability needs a policy, got a context without one.*the SFT policy"):
         LogProbability().rate(bare)
-    with pytest.raises(InputError, match=r"RatingRecency needs ratings.* only user, item, time: take a source with ratings"):
+    with pytest.raises(InputError, match=r"RatingRecency needs ratings.* columns user, item, time: use a source with ratings"):
         RatingRecency().rate(bare._replace(interactions=bare.interactions.drop(columns="rating")))
 
 
@@ -156,7 +156,7 @@ def test_what_a_reward_lacks_is_said() -> None:
         (lambda: RatingRecency(decay=-1.0), r"RatingRecency.decay must be 0 or more and finite, got -1.0"),
         (lambda: RatingRecency(decay="x"), r"RatingRecency.decay must be 0 or more and finite, got 'x'"),
         (lambda: Popular(None), r"Popular.alpha must be finite, got None"),
-        (lambda: Popular(-(10**400)), r"Popular.alpha must be finite, got a whole number that no float can hold"),
+        (lambda: Popular(-(10**400)), r"Popular.alpha must be finite, got an integer too large for a float"),
         (lambda: Popular(math.inf), r"Popular.alpha must be finite, got inf"),
     ],
 )

@@ -90,7 +90,7 @@ def test_the_distribution_is_the_documented_one(
 ) -> None:
     """The joint distribution of ordered draws, whichever way they are made; item 1 is the target and 5 in the history."""
     monkeypatch.setattr(without_replacement, "ROUNDS", rounds)
-    monkeypatch.setattr(without_replacement, "FEW", few)
+    monkeypatch.setattr(without_replacement, "EXACT_FACTOR", few)
     drawn = draw(sampler, world([7, 9, 4, 1, 50, 30]), rows(20_000, history=(0, 5)), 3)
     expected = ordered_draws(weights, 3)
     index = {order: place for place, order in enumerate(expected)}
@@ -100,7 +100,7 @@ def test_the_distribution_is_the_documented_one(
 
 
 def test_rows_of_the_catalog_are_searched_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(without_replacement, "DENSE", 25)
+    monkeypatch.setattr(without_replacement, "MAX_CELLS", 25)
     drawn = draw(Uniform(), world([1] * 10), rows(31), 4)
     assert (drawn > 1).all()
     assert len(set(map(tuple, drawn.tolist()))) > 25

@@ -71,11 +71,11 @@ def test_neighbors_by_prefix_by_hand(depth: int, expected: set[int]) -> None:
 @given(st.integers(0, 2**16), st.integers(1, 2), st.sampled_from([0, 8]))
 @settings(max_examples=30, deadline=None)
 def test_neighbors_by_prefix_are_all_that_share_it(seed: int, depth: int, few: int) -> None:
-    """Asked for as many as there are items, each row gets its whole group but what is forbidden: by brute force over the catalog."""
+    """Asked for as many as there are items, each row gets its whole group but what is exclusions: by brute force over the catalog."""
     context = sampler_context(seed)
     batch, everything = next(batches_of(context, 32)), torch.arange(61)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(without_replacement, "FEW", few)
+        patch.setattr(without_replacement, "EXACT_FACTOR", few)
         drawn = draw(PrefixNeighbors(depth), context, batch, 60, seed)
     allowed = ~Exclusions(context)(batch, everything.expand(len(batch.target), -1))
     allowed &= context.semantic_ids.prefix_depth(batch.target.unsqueeze(1), everything) >= depth
@@ -87,7 +87,7 @@ def test_neighbors_by_prefix_are_all_that_share_it(seed: int, depth: int, few: i
 
 @pytest.mark.parametrize("few", [0, 8])
 def test_neighbors_by_prefix_are_alike(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(without_replacement, "FEW", few)
+    monkeypatch.setattr(without_replacement, "EXACT_FACTOR", few)
     context = world([[0, code] for code in range(6)] + [[1, code] for code in range(4)])
     drawn = draw(PrefixNeighbors(), context, rows([[2]] * 12_000, [1] * 12_000), 2)
     for place in (0, 1):
@@ -124,7 +124,7 @@ def test_what_was_disliked_by_hand() -> None:
     context, batch = world([[item] for item in range(6)], table), rows([[2, 3, 4, 3, 2], [0, 0, 2, 5, 6]], [6, 1])
     assert sets(draw(Disliked(), context, batch, 3)) == [{3}, {2}]
     assert sets(draw(Disliked(2.5), context, batch, 3)) == [{3, 4}, {2}]
-    with pytest.raises(InputError, match=r"Disliked.max_rating 0.5 leaves no rating: the lowest is 1"):
+    with pytest.raises(InputError, match=r"Disliked.max_rating = 0.5 matches no rating, the lowest is 1"):
         Disliked(0.5).build(context)
     with pytest.raises(InputError, match=r"Disliked needs .* a rating, got the columns user, item, time; use AlreadySeen"):
         Disliked().build(context._replace(interactions=table.drop(columns="rating")))

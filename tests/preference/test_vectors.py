@@ -67,14 +67,14 @@ def test_learned_vectors_are_the_policys() -> None:
 def test_what_is_missing_is_named() -> None:
     with pytest.raises(UsageError, match=r"Encoded\(Halves\) needs the catalog.*pass SamplerContext.items"):
         Encoded(Halves()).vectors(sampler_context()._replace(items=None))
-    with pytest.raises(InputError, match=r"Short must give float32 \[60, D\], a row for each item, got \[59, 3\]"):
+    with pytest.raises(InputError, match=r"Short must return float32 \[60, D\], one row per item, got \[59, 3\]"):
         Encoded(Short()).vectors(context())
     with pytest.raises(
-        UsageError, match=r"LearnedVectors needs a policy with vectors of items.*got a context without a policy; use Content"
+        UsageError, match=r"LearnedVectors needs a policy with item vectors.*got a context without a policy; use Content"
     ):
         LearnedVectors().vectors(context(policy=None))
     bare = SimpleNamespace(recommend=print, level_log_prob=print, log_prob=print)
-    with pytest.raises(UsageError, match=r"LearnedVectors needs a policy with vectors of items.*got SimpleNamespace"):
+    with pytest.raises(UsageError, match=r"LearnedVectors needs a policy with item vectors.*got SimpleNamespace"):
         LearnedVectors().vectors(context(policy=bare))
 
 
