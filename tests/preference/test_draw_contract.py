@@ -1,4 +1,4 @@
-"""The runtime check names the user and the rule, for each rule."""
+"""The runtime check of draws names the user, the target, the negative and the broken rule."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def test_each_rule(second: list[int], rule: str) -> None:
         ([[1, 2], [7, 8]], r"must be a tensor int64 \[2, 2\], got list"),
     ],
 )
-def test_the_form(negatives: Tensor, message: str) -> None:
+def test_shape_dtype_and_device(negatives: Tensor, message: str) -> None:
     with pytest.raises(InputError, match=message):
         check_draw(BATCH, negatives, 2, CONTEXT)
 
 
-def test_what_is_right_passes() -> None:
+def test_valid_negatives_pass() -> None:
     contract = DrawContract(CONTEXT)
     contract.check(BATCH, torch.tensor([[1, 2], [7, 8]]), 2)
     contract.check(BATCH, torch.tensor([[3, 0], [0, 0]]), 2)
