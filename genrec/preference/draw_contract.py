@@ -18,7 +18,7 @@ from genrec.types import SamplerContext, SequenceBatch
 
 
 class DrawContract:
-    """The rules of `genrec.types.DrawNegatives` for one training set, whose interactions are sorted once, on construction.
+    """The rules of `genrec.types.DrawNegatives` for one training set. Its interactions are sorted once, on construction.
 
     Items are compared by id, and with the target by Semantic ID. `Exclusions`, which samplers use, is stricter where items share a
     Semantic ID. With `offers_history`, items of the history are allowed unless the user takes them more often than the history

@@ -161,7 +161,7 @@ def test_draws_are_uniform_without_replacement() -> None:
 def test_draws_do_not_depend_on_the_search_limits(
     sampler: FaissNeighbors, limits: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neighbors of all items at once or of a batch's; few candidates first or all."""
+    """Pools of all items at once or per batch, and a first pass over few or all candidates."""
     context = sampler_context()
     batch = next(batches_of(context, 64))
     expected = draw(sampler, context, batch, 3)
