@@ -255,7 +255,7 @@ def test_stored_vectors_pass_on_a_catalog_of_ones_own(tmp_path: Path) -> None:
         by_position,
         another_column,
         (Letters, "pass an instance"),
-        (Loose(), "no frozen dataclass"),
+        (Loose(), "is not a frozen dataclass"),
         (object(), "does not implement ItemEncoder"),
         (Pathed(), r"Pathed\.path is a .*Path, .*give it a method fingerprint\(root\) -> str"),
         (Fickle(), r"fingerprint\(root\) must depend on content alone"),

@@ -104,7 +104,7 @@ def test_real_data_passes(tmp_path: Path, real_data: Path) -> None:
     ("source", "said"),
     [
         (Given, "pass an instance"),
-        (Loose(), "no frozen dataclass"),
+        (Loose(), "is not a frozen dataclass"),
         (object(), "does not implement Source"),
         (Pathed(), r"Pathed\.path is a .*Path, .*give it a method fingerprint\(root\) -> str \(such as genrec\.data\.fetch\.digest"),
         (Fickle(), r"fingerprint\(root\) must depend on content alone"),
