@@ -203,7 +203,7 @@ class Pruned(Exact):
 
 
 BROKEN: dict[str, tuple[Any, str]] = {
-    "function": (Uniform, "Uniform is no PolicySpecification: pass an instance"),
+    "function": (Uniform, "Uniform does not implement PolicySpecification: pass an instance"),
     "not a policy": (Made(lambda ids: nn.Linear(2, 2)), r"build must return a torch.nn.Module with level_log_prob.*got Linear"),
     "build raises": (Made(lambda ids: 1 / 0), "build raised ZeroDivisionError"),
     "unseeded": (Made(Unseeded), "two policies built from one seed of torch differ in last.weight"),

@@ -212,9 +212,9 @@ class NotFrozen(Signs.__mro__[-1]):  # type: ignore[misc]
 
 
 def test_a_specification_is_a_frozen_dataclass() -> None:
-    with pytest.raises(ContractError, match="NotFrozen is no frozen dataclass"):
+    with pytest.raises(ContractError, match="NotFrozen is not a frozen dataclass"):
         check_quantizer(NotFrozen())
-    with pytest.raises(ContractError, match=r"Signs is no Quantizer: pass an instance, such as Signs\(\)"):
+    with pytest.raises(ContractError, match=r"Signs does not implement Quantizer: pass an instance, such as Signs\(\)"):
         check_quantizer(Signs)  # type: ignore[arg-type]
 
 

@@ -9,9 +9,9 @@ import pandas as pd
 import pyarrow as pa
 from pandas import DataFrame
 
-from genrec.data.normalization import event_piece, item_piece
+from genrec.data.normalization import normalize_interactions, normalize_items
 from genrec.data.readers.bad_rows import check_set_aside
-from genrec.data.timestamps import Times
+from genrec.data.timestamps import TimeNormalizer
 from genrec.errors import InputError, UsageError
 from genrec.progress import say
 from genrec.store import describe
@@ -56,8 +56,8 @@ def _check_tables(name: str, raw: Any) -> None:
     if not len(raw.interactions):
         raise ContractError(f"{name}: load read no interactions")
     try:
-        events, _ = event_piece(raw.interactions), item_piece(raw.items)
-        Times().settle(events.time)
+        events, _ = normalize_interactions(raw.interactions), normalize_items(raw.items)
+        TimeNormalizer().normalize(events.time)
         check_set_aside(raw.set_aside)
     except InputError as error:
         raise ContractError(f"{name}: {error}") from None
