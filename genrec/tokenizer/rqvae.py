@@ -97,7 +97,7 @@ class RQVAE:
 
     def restore(self, state: dict[str, ndarray]) -> FittedRQVAE:
         """The fitted quantizer again, from its stored weights."""
-        codebooks, mean = state.get("codebook_update"), state.get("mean")
+        codebooks, mean = state.get("codebooks"), state.get("mean")
         if codebooks is None or mean is None or codebooks.ndim != 3 or codebooks.shape[1] > self.codebook_size:
             raise ArtifactError(
                 f"RQVAE needs codebooks of at most {self.codebook_size} codes and a mean, the stored state has {sorted(state)}"

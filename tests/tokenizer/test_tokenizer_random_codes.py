@@ -98,7 +98,7 @@ def test_refuses_broken_vectors_and_fields() -> None:
     vectors[2, 1] = np.nan
     with pytest.raises(InputError, match="the first in row 2"):
         fit(vectors, RandomCodes())
-    with pytest.raises(UsageError, match=r"RandomCodes\.codes must be at least 1, got 0"):
+    with pytest.raises(UsageError, match=r"RandomCodes\.codebook_size must be at least 1, got 0"):
         RandomCodes(codebook_size=0)
 
 

@@ -160,7 +160,7 @@ def test_refuses_a_state_that_does_not_fit() -> None:
         RQKMeans().restore({})
 
 
-@pytest.mark.parametrize("field", [{"levels": 0}, {"codes": 0}, {"iterations": 0}])
+@pytest.mark.parametrize("field", [{"num_levels": 0}, {"codebook_size": 0}, {"iterations": 0}])
 def test_refuses_fields_out_of_range(field: dict[str, int]) -> None:
     with pytest.raises(UsageError, match=rf"RQKMeans\.{next(iter(field))} must be at least 1, got 0"):
         RQKMeans(**field)  # type: ignore[arg-type]
@@ -206,7 +206,7 @@ def test_parts_do_not_matter(count: int, monkeypatch: pytest.MonkeyPatch) -> Non
         fitted.reconstruct(fitted.encode(vectors)),
         fitted.last_level_costs(vectors, fitted.encode(vectors)),
     )
-    for module in ("residual", "rqkmeans"):
+    for module in ("residual_quantization", "rqkmeans"):
         monkeypatch.setattr(f"genrec.tokenizer.{module}.ROWS", count)
     np.testing.assert_array_equal(fitted.encode(vectors), whole[0])
     np.testing.assert_array_equal(fitted.reconstruct(whole[0]), whole[1])

@@ -303,9 +303,9 @@ def test_refuses_codes_outside_their_level() -> None:
     ("name", "value"),
     [
         ("quantizer", "rqvae"),
-        ("minimum_usage", -0.1),
-        ("minimum_usage", math.nan),
-        ("minimum_usage", 2),
+        ("min_usage", -0.1),
+        ("min_usage", math.nan),
+        ("min_usage", 2),
         ("seed", -1),
         ("collisions", "separate"),
         ("fit_on", "train"),
@@ -345,5 +345,5 @@ def test_vectors_that_float32_cannot_square_are_refused(quantizer: Quantizer) ->
 
 
 def test_numbers_of_codes_are_whole() -> None:
-    with pytest.raises(UsageError, match=r"RQKMeans\.codes must be a whole number, got 64\.5"):
+    with pytest.raises(UsageError, match=r"RQKMeans\.codebook_size must be a whole number, got 64\.5"):
         RQKMeans(codebook_size=64.5)  # type: ignore[arg-type]

@@ -164,7 +164,7 @@ def test_refuses_what_it_cannot_quantize() -> None:
         fitted.reconstruct(np.full((1, 4), 8))
 
 
-@pytest.mark.parametrize("field", [{"levels": 0}, {"codes": 0}, {"rounds": 0}, {"iterations": 0}])
+@pytest.mark.parametrize("field", [{"num_levels": 0}, {"codebook_size": 0}, {"rounds": 0}, {"iterations": 0}])
 def test_refuses_fields_out_of_range(field: dict[str, int]) -> None:
     with pytest.raises(UsageError, match=rf"ProductQuantizer\.{next(iter(field))} must be at least 1, got 0"):
         ProductQuantizer(**field)  # type: ignore[arg-type]
