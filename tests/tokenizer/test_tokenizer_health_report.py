@@ -1,4 +1,4 @@
-"""Health of Semantic IDs in words: what is said, with which figures, and what is left out where there is nothing to say."""
+"""The report of `genrec tokenize`: its lines and figures, and missing figures."""
 
 from __future__ import annotations
 
@@ -23,65 +23,68 @@ def figures(codes: torch.Tensor, sizes: tuple[int, ...], **more: Any) -> dict[st
     return health(SemanticIds(codes, sizes), VECTORS, VECTORS, ENCODED, (2, 4), **more)
 
 
-def test_what_is_said() -> None:
-    """Purity of the first code: p, p, q, p of 4 and r, q of 2, so (3 + 1) / 6. Pairs: (1, 2), (2, 5), (3, 4): two of three agree.
+def test_lines_of_the_report() -> None:
+    """Purity of the first code: p, p, q, p of 4 and r, q of 2, so (3 + 1) / 6. Pairs: two of (1, 2), (2, 5), (3, 4) share a code.
 
     Of the nine combinations of a first and a second item one is (2, 2); five of the other eight share a code: lift (2/3) / (5/8).
     """
-    said = lines(figures(SEPARATED, (2, 4, 2), items=ITEMS, interactions=EVENTS))
-    text = "\n".join(said)
-    assert said[0] == "6 items, Semantic IDs of 3 levels (2 x 4 x 2)"
-    assert "level 1: 2 of 2 codes used, perplexity 1.9" in said
-    assert "level 2: 2 of 4 codes used, perplexity 2.0" in said
-    assert "level 3: 2 of 2 codes used, perplexity 1.9 (tells apart what collided)" in said
-    assert "collisions: 4 items (66.7%) shared all codes of the quantizer, up to 2 at once; 2 of them with equal vectors only" in said
-    assert "  now no item shares a Semantic ID (a level was added)" in said
-    assert "equal vectors: 2 items in 1 group of up to 2; no quantizer tells them apart" in said
-    assert "reconstruction error: 0.0% of the vectors' spread" in said
-    table = said[said.index("items by their first codes:") + 1 :]
+    report = lines(figures(SEPARATED, (2, 4, 2), items=ITEMS, interactions=EVENTS))
+    text = "\n".join(report)
+    assert report[0] == "6 items, Semantic IDs of 3 levels (2 x 4 x 2)"
+    assert "level 1: 2 of 2 codes used, perplexity 1.9" in report
+    assert "level 2: 2 of 4 codes used, perplexity 2.0" in report
+    assert "level 3: 2 of 2 codes used, perplexity 1.9 (added to separate collisions)" in report
+    assert (
+        "collisions: the quantizer gave 4 items (66.7%) the same codes as another item, up to 2 items at once; 2 of them with equal "
+        "vectors" in report
+    )
+    assert "  after separation: no item shares a Semantic ID (a level was added)" in report
+    assert "equal vectors: 2 items in 1 group of up to 2; no quantizer can distinguish them" in report
+    assert "reconstruction error: 0.0% of the variance of the vectors" in report
+    table = report[report.index("groups of items that share their first codes:") + 1 :]
     assert table[0].split("  ")[1:3] == ["codes", "groups"]
     assert [row.split()[:4] for row in table[1:3]] == [["1", "2", "4", "100.0%"], ["2", "4", "2", "66.7%"]]
     assert "66.7% (" in table[1]
     assert table[1].split()[-1] == "1.1"
-    assert table[3].strip().startswith("purity: ")  # the third length is shared by no items, and has no row
-    assert "left out, since most items have it: 't'" in text
-    assert "pairs: 3, consecutive different items of users in training" in text
-    assert all(len(line) < 140 for line in said)
+    assert table[3].strip().startswith("purity: ")  # no items share three codes, so that length has no row
+    assert "labels ignored because most items have them: 't'" in text
+    assert "pairs together: share of 3 pairs of consecutive training items that are in the same group" in text
+    assert all(len(line) < 140 for line in report)
 
 
-def test_columns_without_figures_are_left_out_and_the_reason_is_said() -> None:
-    said = lines(figures(SEPARATED, (2, 4, 2)))
-    assert said[-2:] == ["no category purity: no table of items was given", "no co-occurrence: no training interactions were given"]
-    assert not any("purity (shuffled)" in line or "lift" in line for line in said)
+def test_columns_without_figures_are_omitted_with_a_reason() -> None:
+    report = lines(figures(SEPARATED, (2, 4, 2)))
+    assert report[-2:] == ["no category purity: no table of items was given", "no co-occurrence: no training interactions were given"]
+    assert not any("purity (shuffled)" in line or "lift" in line for line in report)
 
 
-def test_codes_that_were_changed_or_left() -> None:
+def test_collisions_that_were_changed_or_kept() -> None:
     moved = ENCODED.clone()
     moved[1, 1], moved[3, 1] = 2, 3
-    said = lines(figures(moved, (2, 4)))
-    assert "  now no item shares a Semantic ID (2 items got another code)" in said
-    assert "  level 2 after items got another code: 4 of 4 codes used, perplexity 3.8" in said
-    assert "  now 4 items (66.7%) share a Semantic ID (left as it is)" in lines(figures(ENCODED, (2, 4)))
+    report = lines(figures(moved, (2, 4)))
+    assert "  after separation: no item shares a Semantic ID (2 items got another code)" in report
+    assert "  level 2 after separation: 4 of 4 codes used, perplexity 3.8" in report
+    assert "  after separation: 4 items (66.7%) share a Semantic ID (collisions were kept)" in lines(figures(ENCODED, (2, 4)))
 
 
-def test_no_collision_is_said() -> None:
+def test_a_report_without_collisions() -> None:
     codes = torch.arange(6)[:, None]
     vectors = np.arange(6, dtype=np.float32)[:, None]
-    told = health(SemanticIds(codes), vectors, vectors, codes, (6,))
-    assert "collisions: the quantizer gave every item codes of its own" in lines(told)
-    assert not any(line.startswith(("  now", "items by")) for line in lines(told))
-    assert len(summary(told)) == 2
+    results = health(SemanticIds(codes), vectors, vectors, codes, (6,))
+    assert "collisions: none, the quantizer gave every item different codes" in lines(results)
+    assert not any(line.startswith(("  after separation", "groups of")) for line in lines(results))
+    assert len(summary(results)) == 2
 
 
-def test_what_the_vectors_could_use_and_items_that_came_later() -> None:
+def test_usable_codes_and_new_items() -> None:
     codes = torch.arange(3)[:, None]
     vectors = np.arange(3, dtype=np.float32)[:, None]
-    told = health(SemanticIds(codes, (1_024,)), vectors, vectors, codes, (1_024,)) | {"items_fitted": 2}
-    assert lines(told)[0] == "3 items, Semantic IDs of 1 level (1,024); 1 of them came after the quantizer was fitted"
-    assert lines(told)[1] == "level 1: 3 of 1,024 codes used (the vectors could use 3), perplexity 3.0"
+    results = health(SemanticIds(codes, (1_024,)), vectors, vectors, codes, (1_024,)) | {"items_fitted": 2}
+    assert lines(results)[0] == "3 items, Semantic IDs of 1 level (1,024); the quantizer was fitted without 1 of them"
+    assert lines(results)[1] == "level 1: 3 of 1,024 codes used (at most 3 possible with these vectors), perplexity 3.0"
 
 
-def test_the_summary_is_what_a_picture_has_room_for() -> None:
+def test_the_summary_has_at_most_three_lines() -> None:
     short = summary(figures(SEPARATED, (2, 4, 2)))
     assert [line.split(":")[0] for line in short[1:]] == ["collisions", "equal vectors"]
     assert short[0].endswith("; reconstruction error 0.0%")
@@ -90,5 +93,5 @@ def test_the_summary_is_what_a_picture_has_room_for() -> None:
 def test_many_levels_are_shortened() -> None:
     codes = torch.zeros(2, 32, dtype=torch.int64)
     codes[1] = 1
-    told = health(SemanticIds(codes), VECTORS[3:5], VECTORS[3:5], codes, (2,) * 32)
-    assert lines(told)[0] == "2 items, Semantic IDs of 32 levels (2 x 2 x 2 x 2 x ... x 2)"
+    results = health(SemanticIds(codes), VECTORS[3:5], VECTORS[3:5], codes, (2,) * 32)
+    assert lines(results)[0] == "2 items, Semantic IDs of 32 levels (2 x 2 x 2 x 2 x ... x 2)"
