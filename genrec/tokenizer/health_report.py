@@ -35,11 +35,11 @@ def _collisions(figures: dict[str, Any]) -> Iterator[str]:
     items, before, equal = figures["items"], figures["collided_before_separation"], figures["equal_vectors"]
     if before:
         unequal, near = figures["collided_before_separation_unequal"], figures["collided_before_separation_near_equal"]
-        causes = [f"{before - unequal:,} of them with equal vectors"] if before > unequal else []
-        causes += [f"{near:,} with nearly equal vectors"] if near else []
+        causes = [f"{before - unequal:,} of them only with items of equal vectors"] if before > unequal else []
+        causes += [f"{near:,} with items of nearly equal vectors"] if near else []
         yield (
-            f"collisions: the quantizer gave {_counted(before, 'item')} ({before / items:.1%}) the same codes as another item, up to "
-            f"{figures['largest_group_before_separation']:,} items at once{''.join(f'; {cause}' for cause in causes)}"
+            f"collisions: {_counted(before, 'item')} ({before / items:.1%}) got the same codes as another item, up to "
+            f"{figures['largest_group_before_separation']:,} at once{''.join(f'; {cause}' for cause in causes)}"
         )
     else:
         yield "collisions: none, the quantizer gave every item different codes"
@@ -71,7 +71,7 @@ def _usage(figures: dict[str, Any]) -> Iterator[str]:
     if figures["moved"]:
         last = figures["levels"][len(own) - 1]
         yield f"  level {last['level']} after separation: {_used(last)}"
-    yield "  perplexity: effective number of codes; equal to the number of codes if all are used equally"
+    yield "  perplexity: effective number of codes in use; equal use of all codes gives the number of codes"
 
 
 def _prefixes(figures: dict[str, Any]) -> Iterator[str]:
@@ -87,7 +87,7 @@ def _prefixes(figures: dict[str, Any]) -> Iterator[str]:
     purity, together = figures["category_purity"], figures["co_occurrence"]
     if purity["prefixes"]:
         labels = f"{_counted(purity['labels'], 'label')} in {purity['column']}"
-        yield f"  purity: share of items with the most frequent label of their group, of {labels}; shuffled: of shuffled items"
+        yield f"  purity: share of items with the most frequent label of their group, of {labels}; shuffled: by chance"
         if purity["left_out"]:
             yield f"  labels ignored because most items have them: {', '.join(map(repr, purity['left_out'][:3]))}"
     if together["prefixes"]:
@@ -95,7 +95,7 @@ def _prefixes(figures: dict[str, Any]) -> Iterator[str]:
         yield "  chance: the same share for independent items; lift: pairs together / chance"
 
 
-_HEAD = ("codes", "groups", "largest", "items in shared groups", "purity (shuffled)", "pairs together (chance)", "lift")
+_HEAD = ("first codes", "groups", "largest group", "items in shared groups", "purity (shuffled)", "pairs together (chance)", "lift")
 
 
 def _row(figures: dict[str, Any], place: int) -> list[str]:

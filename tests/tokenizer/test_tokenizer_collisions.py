@@ -267,7 +267,7 @@ def test_sinkhorn_takes_no_code_of_another_item() -> None:
 
 
 def test_sinkhorn_lowers_collisions_at_little_cost() -> None:
-    """The prefixes are three quarters full and a third of the items collide. Under a tenth of these remain, at nearly the exact cost."""
+    """Prefixes are three quarters full and a third of the items collide. Under a tenth of these remain, at nearly the exact cost."""
     codes, costs = catalog(2400, 50, 64)
     soft, exact = sinkhorn(codes, table(costs), 64), reassign(codes, table(costs), 64)
     before, after = SemanticIds(codes).collided, SemanticIds(soft).collided
