@@ -38,15 +38,15 @@ class FittedListedCodes:
 
         If no item has the first code, return the mean of all vectors.
         """
-        wanted = as_codes(codes, len(self.level_sizes), max(self.level_sizes))
-        result = self.points.mean(0).expand(len(wanted), -1).clone()
-        node, place = torch.zeros(len(self.codes), dtype=torch.int64), torch.zeros(len(wanted), dtype=torch.int64)
-        known = torch.ones(len(wanted), dtype=torch.bool)
+        requested = as_codes(codes, len(self.level_sizes), max(self.level_sizes))
+        result = self.points.mean(0).expand(len(requested), -1).clone()
+        node, place = torch.zeros(len(self.codes), dtype=torch.int64), torch.zeros(len(requested), dtype=torch.int64)
+        known = torch.ones(len(requested), dtype=torch.bool)
         for level, size in enumerate(self.level_sizes):
             keys, node = torch.unique(node * size + self.codes[:, level], return_inverse=True)
-            key = place * size + wanted[:, level]
+            key = place * size + requested[:, level]
             place = torch.searchsorted(keys, key).clamp(max=len(keys) - 1)
-            known &= (keys[place] == key) & (wanted[:, level] < size)
+            known &= (keys[place] == key) & (requested[:, level] < size)
             sums = torch.zeros(len(keys), self.points.shape[1]).index_add_(0, node, self.points)
             means = sums / torch.bincount(node, minlength=len(keys))[:, None]
             result[known] = means[place[known]]
