@@ -278,9 +278,7 @@ class SemanticIds:
         kinds = {name: (tensor.dtype, tensor.ndim) for name, tensor in tensors.items()}
         if kinds != {"codes": (torch.int64, 2), "level_sizes": (torch.int64, 1)}:
             found = ", ".join(f"{name}: {str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for name, t in tensors.items())
-            raise ArtifactError(
-                f"{path} holds no Semantic IDs: expected codes int64 [N, L] and level_sizes int64 [L], got {found}"
-            )
+            raise ArtifactError(f"{path} holds no Semantic IDs: expected codes int64 [N, L] and level_sizes int64 [L], got {found}")
         try:
             return cls(tensors["codes"], tensors["level_sizes"].tolist())
         except InputError as error:
