@@ -262,7 +262,7 @@ def test_the_broken_ones_are_right_but_for_what_breaks_them() -> None:
 
 def test_the_command_line_checks_policies(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "genrec.model:Gpt"]) == 0
-    assert "Gpt(width=128, " in capsys.readouterr().out
+    assert "Gpt(d_model=128, " in capsys.readouterr().out
     assert main(["check", "genrec.model:Tiger"]) == 0
     assert main(["check", "genrec.experiment:Evaluate"]) == 2
     assert "no PolicySpecification (no build)" in capsys.readouterr().err

@@ -193,7 +193,7 @@ def test_it_ranks_the_whole_catalog() -> None:
 
 
 def test_a_history_longer_than_its_positions_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"a history of 13 items, but policy\.positions is 12"):
+    with pytest.raises(UsageError, match=r"a history of 13 items, but policy\.max_positions is 12"):
         built().log_prob(torch.ones(1, 13, dtype=torch.int64), torch.ones(1, 1, dtype=torch.int64))
     with pytest.raises(UsageError, match=r"sasrec: SASRec reads at most policy\.max_positions = 8 items, but history_length is 9"):
         replace(world(ALL), history_length=9, evaluate=Evaluate(cutoffs=(10,)))
