@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from genrec.data.examples import Examples
 from genrec.errors import UsageError
-from genrec.model.unconstrained_sampling import probe
+from genrec.model.unconstrained_sampling import unconstrained_statistics
 from genrec.preference.draw_contract import DrawContract
 from genrec.preference.losses import ContinuedSFT, check_start, find_requirement
 from genrec.preference.negative_statistics import NegativeStatistics, Summary
@@ -205,7 +205,9 @@ class Alignment:
         self._follow(device)
         history, target = probed.history.to(device), probed.target.to(device)
         chosen = self._score(self.policy, history, target.unsqueeze(1)).sum(-1).mean()
-        return {"chosen_log_prob": float(chosen)} | probe(self.policy, self.reference, history, 1, generator(seed, "probe"))
+        return {"chosen_log_prob": float(chosen)} | unconstrained_statistics(
+            self.policy, self.reference, history, 1, generator(seed, "probe")
+        )
 
 
 def align(
