@@ -99,8 +99,8 @@ def test_candidates_are_independent(name: str) -> None:
     history = histories(3, 5, 50)
     together = policy.level_log_prob(history, torch.tensor([[1, 2, 3]] * 3))
     for place in range(3):
-        apart = policy.level_log_prob(history, torch.full((3, 1), place + 1))
-        torch.testing.assert_close(together[:, place : place + 1], apart, atol=1e-5, rtol=1e-5)
+        separate = policy.level_log_prob(history, torch.full((3, 1), place + 1))
+        torch.testing.assert_close(together[:, place : place + 1], separate, atol=1e-5, rtol=1e-5)
 
 
 @EVERY
