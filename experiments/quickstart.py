@@ -1,6 +1,7 @@
 """SFT, its continuation, DPO and S-DPO on a built-in shop of 1,000 items, beside popularity and ItemKNN: nothing is downloaded.
 
     genrec run experiments/quickstart.py:comparison
+    genrec run genrec.quickstart:comparison             # the same, outside a checkout
 
 Cost: about 4 minutes on 2 CPU cores. Expected: see experiments/results.md.
 """

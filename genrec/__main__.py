@@ -13,13 +13,14 @@ import sys
 import warnings
 from pathlib import Path
 
-from genrec import __version__
+from genrec import __version__, completion
 from genrec.errors import GenrecError, UsageError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code (see `genrec.errors`)."""
     parser = _parser()
+    completion.answer(parser)
     options, overrides = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
     if overrides and options.command not in ("run", "data", "tokenize"):
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")

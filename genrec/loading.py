@@ -1,4 +1,4 @@
-"""From `FILE.py:FUNCTION` and overrides to experiments: the file is imported, the fields are parsed by tyro.
+"""From `FILE.py:FUNCTION` or `MODULE:FUNCTION` and overrides to experiments: the file is imported, the fields are parsed by tyro.
 
 A file's own folder can be imported from, so that a sampler beside the experiment is an import. Every error here comes before any
 stage starts.
@@ -29,10 +29,10 @@ CONFIG = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
 
 
 def load(where: str) -> list[Experiment]:
-    """The experiments that `FILE.py:FUNCTION` returns."""
+    """Return the experiments of `FILE.py:FUNCTION` or `MODULE:FUNCTION`."""
     file, _, function = where.rpartition(":")
-    if not file.endswith(".py") or not function:
-        raise UsageError(f"expected FILE.py:FUNCTION, got {where!r}; for example experiments/quickstart.py:comparison")
+    if not file or not function:
+        raise UsageError(f"expected FILE.py:FUNCTION or MODULE:FUNCTION, got {where!r}; for example genrec.quickstart:comparison")
     experiments = _call(_module(file), file, function)
     for experiment in experiments:
         if not isinstance(experiment, Experiment):
@@ -47,16 +47,18 @@ def component(where: str) -> object:
     module, _, name = where.rpartition(":")
     if not module or not name:
         raise UsageError(f"expected FILE.py:CLASS or MODULE:CLASS, got {where!r}")
-    if module.endswith(".py"):
-        return _call(_module(module), module, name)[0]
-    try:
-        return _call(importlib.import_module(module), module, name)[0]
-    except ModuleNotFoundError as error:
-        raise UsageError(f"there is no module {module!r} ({error})") from None
+    return _call(_module(module), module, name)[0]
 
 
 def _module(file: str) -> ModuleType:
-    """Import a file; its folder can be imported from."""
+    """Import a file, and make its folder importable; or import a module by its dotted name."""
+    if not file.endswith(".py"):
+        if not all(name.isidentifier() for name in file.split(".")):
+            raise UsageError(f"expected FILE.py:FUNCTION or MODULE:FUNCTION, got {file!r}, neither a .py file nor a module")
+        try:
+            return importlib.import_module(file)
+        except ModuleNotFoundError as error:
+            raise UsageError(f"there is no module {file!r} ({error}); expected FILE.py:FUNCTION or MODULE:FUNCTION") from None
     path = Path(file).resolve()
     if not path.is_file():
         raise UsageError(f"there is no file {file}")

@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "genrec"
 ROOMS = {path.name.removesuffix(".py") for path in PACKAGE.iterdir()}
 GROUND = {"types", "store", "semantic_ids", "errors", "progress", "randomness", "rows", "vector_search"}  # know nothing above them
 FOLDERS = {"data", "embeddings", "tokenizer", "model", "preference", "evaluation", "baselines"}
-TOP = ["experiment", "stages", "pipeline", "runs", "loading", "describing", "doctor", "__main__"]  # each imports only those before it
+# each imports only those before it
+TOP = ["completion", "experiment", "quickstart", "stages", "pipeline", "runs", "loading", "describing", "doctor", "__main__"]
 
 
 def imports(path: Path) -> set[str]:
