@@ -69,9 +69,9 @@ $(VENV)/installed-test: $(VENV)/installed
 	@began=$$(date +%s); set -e; $(EDITABLE) '.[$(FAISS),test]'; touch $@; $(ELAPSED)
 
 $(VENV)/installed-dev: $(VENV)/installed-test
-	@echo "Installing pre-commit and 6 other packages: about 10 MB to download."
+	@echo "Installing pre-commit and 7 other packages: about 10 MB to download."
 	@began=$$(date +%s); set -e; $(EDITABLE) '.[$(FAISS),test,dev]'; touch $@; $(ELAPSED)
 
 $(VENV)/installed-docs: $(VENV)/installed
-	@echo "Installing Sphinx and about 25 other packages for the documentation: about 15 MB to download."
+	@echo "Installing Sphinx and about 25 other packages for the documentation: about 20 MB to download."
 	@began=$$(date +%s); set -e; $(EDITABLE) '.[$(FAISS),docs]'; touch $@; $(ELAPSED)
