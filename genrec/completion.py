@@ -38,8 +38,9 @@ def classes(prefix: str, **_: object) -> list[str]:
 
 def runs(prefix: str, **_: object) -> list[str]:
     """Return the names of the runs in the data folder."""
-    folder = Path(os.environ.get("GENREC_HOME", "data")) / "runs"  # as `genrec.pipeline.home`, which imports torch
-    return [path.stem for path in folder.glob("*.json")]
+    from genrec.workspace import runs_folder
+
+    return [path.stem for path in runs_folder().glob("*.json")]
 
 
 def _members(prefix: str, kind: type[ast.FunctionDef] | type[ast.ClassDef]) -> list[str]:

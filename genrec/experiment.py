@@ -1,16 +1,16 @@
-"""An experiment is a value: a frozen dataclass with one field a stage, that the command line overrides field by field.
+"""The `Experiment`: a frozen dataclass with one field per stage. The command line overrides single fields.
 
     def sdpo() -> Experiment:
-        return replace(sft(), name="beauty-sdpo", align=Align(loss=Anchored(SoftmaxDPO(beta=1.0)), negatives=FaissNeighbours()))
+        return replace(sft(), name="beauty-sdpo", align=Align(loss=Anchored(SoftmaxDPO(beta=1.0)), negatives=FaissNeighbors()))
 
-Two experiments that agree in a stage and in all before it share that stage's artifact.
+Experiments with equal settings in a stage and in all stages before it share the artifact of that stage.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING
 
 from genrec.baselines import ItemKNN, Popularity
@@ -19,38 +19,37 @@ from genrec.embeddings import TfidfSvd
 from genrec.errors import UsageError
 from genrec.evaluation.evaluate import Evaluate
 from genrec.model import Tiger
-from genrec.preference.negatives import ModelBeams, PrefixNeighbours
-from genrec.preference.negatives.traits import inside
 from genrec.tokenizer import Tokenize
-from genrec.training.recipes import SFT, Align
-from genrec.types import Baseline, ItemEncoder, NegativeSampler, PolicySpecification, Source, Split
+from genrec.training.recipes import SFT, Align, Optimization, Validation
+from genrec.types import Baseline, CheckedSpecification, ItemEncoder, PolicySpecification, Source, Split
 
 if TYPE_CHECKING:
     PolicyOrBaseline = PolicySpecification | Baseline
 else:
-    PolicyOrBaseline = object  # the command line follows the value's own class; it cannot read a union of protocols
+    PolicyOrBaseline = object  # tyro follows the class of the value; it cannot read a union of protocols
 
-__all__ = ["SFT", "Align", "Evaluate", "Experiment", "Tokenize", "baselines", "seeds"]
+__all__ = ["SFT", "Align", "Evaluate", "Experiment", "Optimization", "Tokenize", "Validation", "baselines", "seeds"]
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One row of a table: what is trained on what, and how it is measured. All seeds of a row share its name."""
+    """The settings of one row of a results table. All seeds of a row share its name.
 
-    name: str  # of the row and of data/runs/NAME.json: letters, digits, '-', '_', '.'
+    Every component with a method `check(experiment)` checks itself against the experiment, so a plug-in can refuse an experiment
+    before any stage runs (see `genrec.types.CheckedSpecification`).
+    """
+
+    name: str  # name of the row and of data/runs/NAME.json: letters, digits, '-', '_', '.'
     source: Source  # the data set
-    split: Split = field(default_factory=LeaveOneOut)  # filters, and what is held out
+    split: Split = field(default_factory=LeaveOneOut)  # filters, and which interactions are held out
     embed: ItemEncoder = field(default_factory=TfidfSvd)  # items -> vectors
-    tokenize: Tokenize | None = field(
-        default_factory=Tokenize
-    )  # vectors -> Semantic IDs; None: an item is its own code, and nothing is embedded but for alignment
-    policy: PolicyOrBaseline = field(
-        default_factory=Tiger
-    )  # what recommends; a baseline needs none of the stages but data and evaluate
-    sft: SFT = field(default_factory=SFT)  # supervised fine-tuning of the policy
-    align: Align | None = None  # preference alignment after it; None for SFT alone
-    evaluate: Evaluate = field(default_factory=Evaluate)  # the protocol
-    seed: int = 0  # of weights, order, dropout and negatives; the tokenizer and the item encoder have their own
+    tokenize: Tokenize | None = field(default_factory=Tokenize)  # vectors -> Semantic IDs; None: each item is one code
+    policy: PolicyOrBaseline = field(default_factory=Tiger)  # the recommender; a baseline needs the stages data and evaluate alone
+    history_length: int = 20  # most recent items of a user that the policy reads, in training and in evaluation
+    sft: SFT = field(default_factory=SFT)  # supervised fine-tuning
+    align: Align | None = None  # preference alignment after SFT; None for SFT alone
+    evaluate: Evaluate = field(default_factory=Evaluate)  # the evaluation protocol
+    seed: int = 0  # seed of weights, order, dropout and negatives; item encoder and tokenizer have seeds of their own
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
@@ -60,67 +59,42 @@ class Experiment:
                 raise UsageError(f"{name} must be a genrec.types.{protocol.__name__}, got {getattr(self, name)!r}")
         if not isinstance(self.policy, PolicySpecification | Baseline):
             raise UsageError(f"policy must be a genrec.types.PolicySpecification or Baseline, got {self.policy!r}")
-        if self.is_baseline and self.align is not None:
-            raise UsageError(f"{self.name}: a baseline has nothing to align; leave align=None")
-        if not self.is_baseline:
-            self._check_policy()
-        self._check_beams()
-        if self.align is not None:
-            self._check_negatives(self.align.negatives)
+        if isinstance(self.policy, Baseline) and self.align is not None:
+            raise UsageError(f"{self.name}: a baseline cannot be aligned; set align=None")
+        if self.history_length < 1:
+            raise UsageError(f"history_length must be at least 1, got {self.history_length}")
         if self.seed < 0:
             raise UsageError(f"seed must be 0 or more, got {self.seed}")
-
-    def _check_beams(self) -> None:
-        """A beam search can't rank more items than it has beams; exact scoring can."""
-        own, spec = getattr(self.policy, "beams", None), self.evaluate
-        if own is None:
-            if spec.beams and not self.is_baseline:
-                raise UsageError(f"evaluate.beams = {spec.beams}, but the policy has no beams: {self.policy!r}")
-            return
-        most = spec.cutoffs[-1] if spec.scoring == "beam" else 0
-        needed = 10 if spec.beams else max(10, most)  # validation ranks ten, by the policy's own
-        if own < needed:
-            raise UsageError(f"policy.beams must be at least {needed}, the most items ranked (evaluate.cutoffs), got {own}")
-        if 0 < spec.beams < most:
-            raise UsageError(f"evaluate.beams must be at least {most}, the most items ranked (evaluate.cutoffs), got {spec.beams}")
-
-    def _check_negatives(self, sampler: NegativeSampler) -> None:
-        """Refuse what can be known, before any stage, to be more than the policy or its Semantic IDs have."""
-        beams, levels = getattr(self.policy, "beams", None), getattr(getattr(self.tokenize, "quantizer", None), "levels", None)
-        if isinstance(sampler, ModelBeams) and beams is not None and sampler.beams > beams:
-            raise UsageError(f"align.negatives: ModelBeams.beams must be at most policy.beams = {beams}, got {sampler.beams}")
-        depth = getattr(sampler, "locked" if isinstance(sampler, ModelBeams) else "depth", 0)
-        if isinstance(sampler, ModelBeams | PrefixNeighbours) and levels is not None and self.tokenize is not None:
-            levels += self.tokenize.collisions == "append"
-            if depth >= levels:
-                raise UsageError(f"align.negatives: {sampler!r} must share fewer codes than the {levels} of a Semantic ID")
-        for inner in inside(sampler):
-            self._check_negatives(inner)
-
-    def _check_policy(self) -> None:
-        """Refuse a policy that cannot be trained as the other fields say."""
-        if self.sft.targets == "all" and not getattr(self.policy, "causal", False):
-            raise UsageError(
-                f"{self.name}: sft.targets all needs a causal policy, whose every place knows only what came before; "
-                f"{type(self.policy).__name__} reads both ways: set sft.targets one, or take a causal one"
-            )
-        if self.tokenize is not None and getattr(self.policy, "items_are_codes", False):
-            raise UsageError(f"{self.name}: {type(self.policy).__name__} scores items, not Semantic IDs: set tokenize=None")
-        longest = getattr(self.policy, "longest_history", None)
-        if longest is not None and longest < self.evaluate.history_length:
-            raise UsageError(
-                f"{self.name}: {type(self.policy).__name__} reads {longest} items of a history at most, but "
-                f"evaluate.history_length is {self.evaluate.history_length}: raise policy.positions"
-            )
+        for component in _components(self):
+            if isinstance(component, CheckedSpecification) and not isinstance(component, type):
+                component.check(self)
 
     @property
-    def is_baseline(self) -> bool:
-        """Whether `policy` is fitted in evaluation, without training."""
-        return isinstance(self.policy, Baseline)
+    def stages(self) -> tuple[str, ...]:
+        """The names of the stages that this experiment runs, in order."""
+        if isinstance(self.policy, Baseline):
+            return ("data", "evaluate")
+        embed = ("embed",) if self.tokenize is not None or self.align is not None else ()
+        tokenize = ("tokenize",) if self.tokenize is not None else ()
+        align = ("align",) if self.align is not None else ()
+        return ("data", *embed, *tokenize, "sft", *align, "evaluate")
+
+
+def _components(value: object) -> Iterator[object]:
+    """Iterate over everything that a dataclass holds, however deep, in tuples and lists too."""
+    if is_dataclass(value) and not isinstance(value, type):
+        children: Sequence[object] = [getattr(value, each.name) for each in fields(value)]
+    elif isinstance(value, tuple | list):
+        children = value
+    else:
+        return
+    for child in children:
+        yield child
+        yield from _components(child)
 
 
 def baselines(experiment: Experiment) -> list[Experiment]:
-    """The simple rows that every table shows, on this experiment's data and protocol: popularity and ItemKNN."""
+    """Return the baseline rows of every table, popularity and ItemKNN, on this experiment's data and protocol."""
     return [
         replace(experiment, name=f"{_stem(experiment)}-{name}", policy=policy, align=None, seed=0)
         for name, policy in (("popularity", Popularity()), ("itemknn", ItemKNN()))
@@ -128,17 +102,17 @@ def baselines(experiment: Experiment) -> list[Experiment]:
 
 
 def seeds(experiments: Sequence[Experiment], numbers: Sequence[int]) -> list[Experiment]:
-    """Every experiment with every seed."""
+    """Return every experiment with every seed."""
     return [replace(experiment, seed=number) for experiment in experiments for number in numbers]
 
 
 def _stem(experiment: Experiment) -> str:
-    """The data set's part of a name: `beauty` of `beauty-sdpo`."""
+    """Return the data set's part of a name: `beauty` of `beauty-sdpo`."""
     return experiment.name.rsplit("-", 1)[0]
 
 
 def flatten(description: object, path: str = "") -> dict[str, object]:
-    """A description's leaves by key path, as they are named on the command line: {'align.loss.beta': 1.0, ...}."""
+    """Return the leaves of a nested description by key path, named as on the command line: {'align.loss.beta': 1.0, ...}."""
     if isinstance(description, dict):
         result: dict[str, object] = {}
         for key, value in description.items():

@@ -29,7 +29,7 @@ from genrec.errors import ArtifactError, InputError
 
 
 class PrefixTable(NamedTuple):
-    """The children of the trie's nodes of one depth; int32, because these are the large tables of a large catalogue."""
+    """The children of the trie's nodes of one depth; int32, because these are the large tables of a large catalog."""
 
     start: Tensor  # int32 [nodes + 1]  children of node i are nodes start[i] .. start[i+1]-1 of the next depth
     code: Tensor  # int32 [children]  the code that leads to each child

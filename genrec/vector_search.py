@@ -1,4 +1,4 @@
-"""Ground: nearest neighbours, exact or approximate, and k-means by faiss. The only file that knows faiss, imported where it is used.
+"""Ground: nearest neighbors, exact or approximate, and k-means by faiss. The only file that knows faiss, imported where it is used.
 
 Source: Johnson et al. 2017, 1702.08734 (faiss); Malkov and Yashunin 2016, 1603.09320 (HNSW).
 """
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 Kind = Literal["flat", "ivf", "hnsw"]
 CHUNK = 4096  # queries searched at a time
-GPU_LARGEST_K = 2048  # of faiss's search on a GPU; more neighbours are searched on the CPU, with the same result
+GPU_LARGEST_K = 2048  # of faiss's search on a GPU; more neighbors are searched on the CPU, with the same result
 LISTS = 4.0  # lists of an inverted file, in square roots of the vectors
-SAMPLE = 40  # vectors a list that its centres are trained on; faiss warns below 39
+SAMPLE = 40  # vectors a list that its centers are trained on; faiss warns below 39
 ITERATIONS = 6  # of that training
 PROBES = 8  # lists looked at
 LINKS = 16  # of an HNSW node
@@ -40,7 +40,7 @@ class VectorIndex:
         if not 1 <= k <= len(vectors):
             raise UsageError(f"k must lie in 1..{len(vectors)}, the number of vectors; got {k}")
         _check("vectors", vectors)
-        self.faiss, self.k = _faiss("nearest neighbours"), k
+        self.faiss, self.k = _faiss("nearest neighbors"), k
         array = vectors.float().contiguous().cpu()
         self.index: Any = {"flat": self._flat, "ivf": self._lists, "hnsw": self._graph}[kind](array, effort)
 
@@ -92,23 +92,23 @@ class VectorIndex:
         return self.faiss.index_cpu_to_all_gpus(index)
 
 
-def faiss_lloyd(points: Tensor, centres: Tensor, iterations: int, generator: Generator) -> Tensor:
-    """Centres float32 [C, D] after so many of faiss's k-means iterations from these, over points float32 [N, D], on the CPU.
+def faiss_lloyd(points: Tensor, centers: Tensor, iterations: int, generator: Generator) -> Tensor:
+    """Centers float32 [C, D] after so many of faiss's k-means iterations from these, over points float32 [N, D], on the CPU.
 
-    Every point is looked at (faiss would take 256 a centre, and warn below 39). A centre without points is moved by faiss beside
+    Every point is looked at (faiss would take 256 a center, and warn below 39). A center without points is moved by faiss beside
     one with many, along a direction that the generator's seed decides.
     """
     faiss = _faiss("engine='faiss'", "or use engine='torch'")
     seed = int(torch.randint(2**31 - 1, (), generator=generator))
     clustering = faiss.Kmeans(
         points.shape[1],
-        len(centres),
+        len(centers),
         niter=iterations,
         seed=seed,
         min_points_per_centroid=1,
         max_points_per_centroid=len(points),
     )
-    clustering.train(points.contiguous().numpy(), init_centroids=centres.contiguous().numpy())
+    clustering.train(points.contiguous().numpy(), init_centroids=centers.contiguous().numpy())
     return torch.from_numpy(clustering.centroids.copy())
 
 

@@ -1,8 +1,8 @@
-"""SFT, its continuation, and alignment with the plug-ins of `my_plugins.py`, on a small built-in shop.
+"""SFT, a control, and alignment with the plug-ins of `my_plugins.py`, on a small synthetic shop.
 
     genrec run my_experiment.py:comparison
 
-Cost: about 20 seconds on 2 CPU cores. Expected: what `plugins.ipynb` says.
+Cost: about 20 seconds on 2 CPU cores. `plugins.ipynb` describes the expected result.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import replace
 from my_plugins import MarginDPO, Novelty, RoadsNotTaken
 
 from genrec.embeddings import TfidfSvd
-from genrec.experiment import SFT, Align, Evaluate, Experiment, Tokenize
+from genrec.experiment import SFT, Align, Evaluate, Experiment, Optimization, Tokenize, Validation
 from genrec.model import Tiger
 from genrec.preference.losses import Anchored, ContinuedSFT
 from genrec.preference.negatives import BestOf, Uniform
@@ -22,41 +22,52 @@ from genrec.types import NegativeSampler, PreferenceLoss
 
 
 def sft() -> Experiment:
-    """A tiny TIGER policy, trained by SFT."""
+    """Return SFT of a tiny TIGER policy."""
     return Experiment(
         name="my-sft",
-        source=Shop(items=200, users=300),
-        embed=TfidfSvd(width=32),
-        tokenize=Tokenize(quantizer=RQKMeans(levels=2, codes=16)),
-        policy=Tiger(width=32, inner=64, heads=2, head_width=16, encoder_layers=1, decoder_layers=1, history="items", beams=20),
-        sft=SFT(steps=400, batch=64, learning_rate=5e-3, warmup=40, validate_every=100),
-        evaluate=Evaluate(cutoffs=(1, 5, 10), history_length=10),
+        source=Shop(num_items=200, num_users=300),
+        embed=TfidfSvd(dim=32),
+        tokenize=Tokenize(quantizer=RQKMeans(num_levels=2, codebook_size=16)),
+        policy=Tiger(
+            d_model=32, d_ff=64, num_heads=2, d_kv=16, num_encoder_layers=1, num_decoder_layers=1, history="items", num_beams=20
+        ),
+        sft=SFT(
+            optimization=Optimization(max_steps=400, batch_size=64, learning_rate=5e-3, warmup_steps=40, weight_decay=0.035),
+            validation=Validation(every=100, patience=15),
+        ),
+        history_length=10,
+        evaluate=Evaluate(cutoffs=(1, 5, 10)),
     )
 
 
 def aligned(name: str, loss: PreferenceLoss, negatives: NegativeSampler) -> Experiment:
-    """The SFT policy after 60 steps of this loss: all rows take the same steps on the same histories."""
+    """Return alignment of the SFT policy with this loss, for 60 steps. All rows train on the same histories."""
     align = Align(
-        loss=loss, negatives=negatives, count=3, steps=60, batch=64, keep="last", validate_every=30, learning_rate=1e-3, warmup=10
+        loss=loss,
+        negatives=negatives,
+        num_negatives=3,
+        keep="last",
+        optimization=Optimization(max_steps=60, batch_size=64, learning_rate=1e-3, warmup_steps=10),
+        validation=Validation(every=30),
     )
     return replace(sft(), name=name, align=align)
 
 
 def control() -> Experiment:
-    """SFT continued on alignment's batches: a gain that this row has too is not alignment's."""
+    """Return the control, SFT continued on the batches of alignment. A gain that it shares is not due to alignment."""
     return aligned("my-control", ContinuedSFT(), Uniform())
 
 
 def mine() -> Experiment:
-    """Our own loss, anchored, with our own sampler."""
+    """Return alignment with the custom loss, anchored, and the custom sampler."""
     return aligned("my-aligned", Anchored(MarginDPO()), RoadsNotTaken())
 
 
 def novel() -> Experiment:
-    """The same, with the three most novel of twelve of our sampler's candidates."""
-    return aligned("my-novel", Anchored(MarginDPO()), BestOf(RoadsNotTaken(), reward=Novelty(), candidates=12))
+    """Return the same with the three most novel of twelve candidates of the sampler."""
+    return aligned("my-novel", Anchored(MarginDPO()), BestOf(RoadsNotTaken(), reward=Novelty(), num_candidates=12))
 
 
 def comparison() -> list[Experiment]:
-    """The rows of the table."""
+    """Return the rows of the table."""
     return [sft(), control(), mine(), novel()]

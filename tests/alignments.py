@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 from worlds import TINY
 
-from genrec.data.batches import Examples, examples
-from genrec.data.prepare import prepare
+from genrec.data.corpus_builder import prepare
+from genrec.data.examples import Examples, examples
 from genrec.data.splits import LeaveOneOut
 from genrec.model import TigerPolicy
 from genrec.preference.losses import SoftmaxDPO
 from genrec.semantic_ids import SemanticIds
 from genrec.stages import sampler_context
 from genrec.testing import Cyclic
-from genrec.training.recipes import Align
+from genrec.training.recipes import Align, Optimization, Validation
 from genrec.training.sft import build_policy
 from genrec.types import SamplerContext
 
-CORPUS = prepare(Cyclic(items=40, users=60, length=10).load(Path()), LeaveOneOut())
+CORPUS = prepare(Cyclic(num_items=40, num_users=60, length=10).load(Path()), LeaveOneOut())
 IDS = SemanticIds(torch.stack(torch.unravel_index(torch.arange(40), (8, 5)), 1), (8, 5))
 
 
@@ -35,8 +36,20 @@ def parts() -> tuple[TigerPolicy, Examples, SamplerContext]:
 
 
 def recipe(**change: object) -> Align:
-    settings: dict[str, object] = {"loss": SoftmaxDPO(), "count": 3, "steps": 40, "batch": 32, "learning_rate": 1e-3, "warmup": 1}
-    return Align(**(settings | {"validate_every": 20} | change))  # type: ignore[arg-type]
+    """A short alignment; fields of `Optimization` and `Validation` are given by their own names."""
+    settings: dict[str, object] = {
+        "loss": SoftmaxDPO(), "num_negatives": 3, "max_steps": 40, "batch_size": 32, "learning_rate": 1e-3, "warmup_steps": 1, "every": 20,
+    }  # fmt: skip
+    return Align(**nested(settings | change))  # type: ignore[arg-type]
+
+
+def nested(settings: dict[str, object]) -> dict[str, object]:
+    """Flat settings of a recipe -> its keyword arguments: what belongs to `Optimization` and `Validation` in one of each."""
+    result = dict(settings)
+    for name, kind in (("optimization", Optimization), ("validation", Validation)):
+        parts = {field.name: result.pop(field.name) for field in fields(kind) if field.name in result}
+        result[name] = kind(**parts)  # type: ignore[arg-type]
+    return result
 
 
 def steady() -> dict[str, float]:

@@ -10,18 +10,18 @@ from torch import Tensor
 from genrec.model import Gpt, Tiger
 from genrec.semantic_ids import SemanticIds
 
-TIGER = Tiger(width=32, inner=64, heads=2, head_width=16, encoder_layers=2, decoder_layers=2, dropout=0.1, beams=50)
-GPT = Gpt(width=32, inner=64, heads=2, head_width=16, layers=2, dropout=0.1, beams=50)
+TIGER = Tiger(d_model=32, d_ff=64, num_heads=2, d_kv=16, num_encoder_layers=2, num_decoder_layers=2, dropout=0.1, num_beams=50)
+GPT = Gpt(d_model=32, d_ff=64, num_heads=2, d_kv=16, num_layers=2, dropout=0.1, num_beams=50)
 POLICIES: dict[str, Any] = {  # the specification of each
     "tiger": TIGER,
     "tiger-items": Tiger(**(vars(TIGER) | {"history": "items"})),
     "tiger-causal": Tiger(**(vars(TIGER) | {"encoder": "causal"})),
-    "tiger-causal-items": Tiger(**(vars(TIGER) | {"encoder": "causal", "history": "items", "positions": 0})),
+    "tiger-causal-items": Tiger(**(vars(TIGER) | {"encoder": "causal", "history": "items", "recency_positions": 0})),
     "gpt": GPT,
 }
 
 
-def catalogue(items: int, seed: int = 0, sizes: tuple[int, ...] = (5, 4, 6)) -> SemanticIds:
+def catalog(items: int, seed: int = 0, sizes: tuple[int, ...] = (5, 4, 6)) -> SemanticIds:
     """Distinct random Semantic IDs."""
     total = int(torch.tensor(sizes).prod())
     flat = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:items]

@@ -98,7 +98,7 @@ POLICY = FILE.with_name("policy.py")
 COMPARED = {  # part -> what the others are measured against
     "train": "peer", "loop": "bare steps", "targets": "peer", "align": "peer", "decode": "peer", "history": "Tiger, codes",
     "policies": "Tiger, codes",
-    "exact": "item by item", "candidates": "peer", "beams": "peer", "catalogue": "peer", "lengths": "peer",
+    "exact": "item by item", "candidates": "peer", "beams": "peer", "catalog": "peer", "lengths": "peer",
 }  # fmt: skip
 
 
@@ -129,11 +129,11 @@ def test_every_part_of_the_policy_benchmark_runs_and_prints_its_table(
         assert all(len(row["rates"]) == 1 and row["rate"] > 0 for row in mine)
         ratios = [line for line in printed.splitlines() if line.startswith(f"| {reference} |") and "| 1.00 |" in line]
         assert ratios  # the reference against itself
-    for part in ("train", "align", "decode", "candidates", "beams", "catalogue", "lengths"):
+    for part in ("train", "align", "decode", "candidates", "beams", "catalog", "lengths"):
         assert {row["side"] for row in rows if row["part"] == part} == {"ours", "peer"}
-    for part, settings in {"candidates": 2, "beams": 2, "catalogue": 2, "lengths": 2}.items():
+    for part, settings in {"candidates": 2, "beams": 2, "catalog": 2, "lengths": 2}.items():
         assert len({row["setting"] for row in rows if row["part"] == part}) == settings
-    tables = [row for row in rows if row["part"] == "catalogue" and row["side"] == "ours"]
+    tables = [row for row in rows if row["part"] == "catalog" and row["side"] == "ours"]
     assert all(row["table_mb"] > 0 and 0 <= row["masks_share"] <= row["search_share"] for row in tables)
     assert "| training example, codes |" in printed
     assert "AdamW" in printed  # the profile's

@@ -93,7 +93,7 @@ def test_run_compare_and_show(project: Path, capsys: pytest.CaptureFixture[str])
     assert main(["run", "mine.py:comparison"]) == 0
     second = capsys.readouterr()
     assert second.out == first.out
-    assert "made in" not in second.err
+    assert "finished in" not in second.err
 
     assert main(["compare", "cyclic", "cyclic-sdpo", "--metric", "recall@5", "--markdown", "table.md"]) == 0
     assert "R@5 against cyclic" in capsys.readouterr().out
@@ -133,18 +133,18 @@ def test_payloads(project: Path) -> None:
 
 def test_refresh_builds_a_stage_and_what_follows_anew(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "mine.py:sft", "--refresh", "sft"]) == 0
-    made = [line.split(": ")[1].split()[0] for line in capsys.readouterr().err.splitlines() if "made in" in line]
+    made = [line.split(": ")[1].split()[0] for line in capsys.readouterr().err.splitlines() if "finished in" in line]
     assert made == ["sft", "evaluate"]
     assert main(["run", "mine.py:sft", "--refresh", "sftt"]) == 2
     assert "the stages are data, embed, tokenize, sft, align, evaluate" in capsys.readouterr().err
 
 
 def test_another_configuration_under_a_name_starts_its_file_afresh(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", "mine.py:sft", "--sft.steps", "20", "--name", "short"]) == 0
-    assert main(["run", "mine.py:sft", "--sft.steps", "20", "--name", "short", "--seed", "1"]) == 0
+    assert main(["run", "mine.py:sft", "--sft.optimization.max-steps", "20", "--name", "short"]) == 0
+    assert main(["run", "mine.py:sft", "--sft.optimization.max-steps", "20", "--name", "short", "--seed", "1"]) == 0
     assert list(json.loads((project / "data" / "runs" / "short.json").read_text())["seeds"]) == ["0", "1"]
-    assert main(["run", "mine.py:sft", "--sft.steps", "21", "--name", "short"]) == 0
-    assert "the configuration changed" in capsys.readouterr().err
+    assert main(["run", "mine.py:sft", "--sft.optimization.max-steps", "21", "--name", "short"]) == 0
+    assert "the configuration has changed" in capsys.readouterr().err
     assert list(json.loads((project / "data" / "runs" / "short.json").read_text())["seeds"]) == ["0"]
 
 
@@ -157,9 +157,13 @@ def test_rows_of_different_protocols_are_not_compared(capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["run", "mine.py:sft", "--sft.stpes", "3"], 2, "--sft.steps INT"),
-        (["run", "mine.py:sft", "--sft.steps", "many"], 2, "invalid literal"),
-        (["run", "mine.py:sft", "--sft.steps", "0"], 2, "sft.steps must be at least 1, got 0"),
+        (["run", "mine.py:sft", "--sft.stpes", "3"], 2, "the nearest: optimization.max-steps"),
+        (["run", "mine.py:sft", "--sft.optimization.max-steps", "many"], 2, "invalid literal"),
+        (
+            ["run", "mine.py:sft", "--sft.optimization.max-steps", "0"],
+            2,
+            "optimization.max_steps must be at least 1 and finite, got 0",
+        ),
         (["run", "mine.py:aligned", "--align.loss.loss.beta", "nan"], 2, "beta must be above 0 and finite, got nan"),
         (["run", "mine.py:sft", "stray"], 2, "expected an override"),
         (["run", "mine.py:sft", "--name", "../up"], 2, "name must be letters"),
@@ -178,13 +182,13 @@ def test_what_is_refused(arguments: list[str], code: int, said: str, capsys: pyt
 
 def test_an_altered_artifact_is_found(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit 4, naming the file and the command that mends it; the command then does."""
-    assert main(["run", "mine.py:sft", "--sft.steps", "22", "--name", "altered"]) == 0
+    assert main(["run", "mine.py:sft", "--sft.optimization.max-steps", "22", "--name", "altered"]) == 0
     key = json.loads((project / "data" / "runs" / "altered.json").read_text())["seeds"]["0"]["artifacts"]["sft"]
     path = project / "data" / "artifacts" / "sft" / key / "policy.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x00\x01")
-    assert main(["run", "mine.py:sft", "--sft.steps", "22", "--name", "altered"]) == 4
+    assert main(["run", "mine.py:sft", "--sft.optimization.max-steps", "22", "--name", "altered"]) == 4
     assert "policy.safetensors is missing or was altered" in capsys.readouterr().err
-    assert main(["run", "mine.py:sft", "--sft.steps", "22", "--name", "altered", "--refresh", "sft"]) == 0
+    assert main(["run", "mine.py:sft", "--sft.optimization.max-steps", "22", "--name", "altered", "--refresh", "sft"]) == 0
 
 
 def test_check_finds_what_breaks_the_contract(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,7 +208,7 @@ def test_check_knows_encoders_and_quantizers(capsys: pytest.CaptureFixture[str])
         assert main(["check", name]) == 0
         assert "keeps its contract" in capsys.readouterr().out
     assert main(["check", "genrec.experiment:Evaluate"]) == 2
-    assert "no Quantizer (no fit, level_sizes and restore) and no ItemEncoder (no encode)" in capsys.readouterr().err
+    assert "Quantizer (fit, level_sizes, restore) or ItemEncoder (encode)" in capsys.readouterr().err
 
 
 def test_tokenize_prints_and_draws_the_semantic_ids(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,7 +216,7 @@ def test_tokenize_prints_and_draws_the_semantic_ids(project: Path, capsys: pytes
     assert main(["tokenize", "mine.py:comparison", "--picture", "ids.svg"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("picture: ids.svg") == 1
-    assert "RQKMeans(levels=2, codes=8" in printed
+    assert "RQKMeans(num_levels=2, codebook_size=8" in printed
     folder = next(line for line in printed.splitlines() if line.startswith("data/artifacts/tokenize/"))
     figures = json.loads((project / folder / "health.json").read_text())
     assert figures["items"] == 40
@@ -221,12 +225,12 @@ def test_tokenize_prints_and_draws_the_semantic_ids(project: Path, capsys: pytes
 
 
 def test_tokenize_overrides_refreshes_and_refuses(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["tokenize", "mine.py:sft", "--tokenize.collisions", "keep", "--tokenize.quantizer.codes", "4"]
+    command = ["tokenize", "mine.py:sft", "--tokenize.collisions", "keep", "--tokenize.quantizer.codebook_size", "4"]
     assert main(command) == 0
-    assert "made in" in capsys.readouterr().err
+    assert "finished in" in capsys.readouterr().err
     assert main(command) == 0
     said = capsys.readouterr()
-    assert "made in" not in said.err
+    assert "finished in" not in said.err
     picture = project / said.out.rpartition("picture: ")[2].strip()
     assert picture.parent == project / "data" / "reports"
     assert picture.stat().st_size > 10_000
@@ -234,10 +238,10 @@ def test_tokenize_overrides_refreshes_and_refuses(project: Path, capsys: pytest.
     assert "tokenize" in capsys.readouterr().err
     assert main(["tokenize", "mine.py:sft", "--picture", "ids.gif"]) == 2
     assert "--picture must end in .png" in capsys.readouterr().err
-    (project / "rows.py").write_text(
+    (project / "item_rows.py").write_text(
         "from genrec.experiment import baselines\nfrom mine import sft\ndef rows(): return baselines(sft())"
     )
-    assert main(["tokenize", "rows.py:rows"]) == 2
+    assert main(["tokenize", "item_rows.py:rows"]) == 2
     assert "baselines only, which need no Semantic IDs" in capsys.readouterr().err
 
 
@@ -289,7 +293,7 @@ def test_curves_prints_draws_and_writes_trainings(project: Path, capsys: pytest.
         (["cyclic-sdpo", "cyclic-popularity"], "cyclic-popularity has no curves of a stage 'sft'; it has the stages data, evaluate"),
         (["cyclic", "--stage", "align"], "cyclic has no curves of a stage 'align'; it has the stages data, embed, tokenize, sft"),
         (["cyclic", "--picture", "curves.gif"], "--picture must end in .png"),
-        (["cyclic", "--csv", "nowhere/curves.csv"], "nowhere/curves.csv can't be written"),
+        (["cyclic", "--csv", "nowhere/curves.csv"], "nowhere/curves.csv cannot be written"),
     ],
 )
 def test_curves_that_are_refused(project: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
@@ -303,11 +307,11 @@ def test_a_picture_that_cannot_be_drawn_stops_no_run(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Matplotlib is missing; the next run draws what this one did not."""
-    command = ["run", "mine.py:sft", "--sft.steps", "23", "--name", "undrawn"]
+    command = ["run", "mine.py:sft", "--sft.optimization.max-steps", "23", "--name", "undrawn"]
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "matplotlib.figure", None)
         assert main(command) == 0
-    assert "its curves could not be drawn" in capsys.readouterr().err
+    assert "the training curves could not be drawn" in capsys.readouterr().err
     assert not list((project / "data" / "reports").glob("undrawn-*"))
     assert main(command) == 0
     assert "curves drawn in" in capsys.readouterr().err

@@ -16,10 +16,10 @@ from genrec.model import Gpt, Tiger
 from genrec.preference.negatives import Uniform
 from genrec.semantic_ids import SemanticIds
 from genrec.testing import ContractError, check_policy
-from genrec.testing.dispatch import builds_policy
+from genrec.testing.component_checks import builds_policy
 from genrec.types import Policy, Ranking, SequencePolicy
 
-SMALL = {"width": 16, "inner": 32, "heads": 2, "head_width": 8}
+SMALL = {"d_model": 16, "d_ff": 32, "num_heads": 2, "d_kv": 8}
 
 
 class LastItem(nn.Module):
@@ -101,8 +101,8 @@ class Atomic(Made):
 @pytest.mark.parametrize(
     "specification",
     [
-        Tiger(**SMALL, encoder_layers=1, decoder_layers=1), Tiger(**SMALL, encoder_layers=1, decoder_layers=1, history="items"),
-        Gpt(**SMALL, layers=2), Gpt(**SMALL, layers=1, positions=0), Made(), MadeCausal(), Made(Exact), Atomic(),
+        Tiger(**SMALL, num_encoder_layers=1, num_decoder_layers=1), Tiger(**SMALL, num_encoder_layers=1, num_decoder_layers=1, history="items"),
+        Gpt(**SMALL, num_layers=2), Gpt(**SMALL, num_layers=1, recency_positions=0), Made(), MadeCausal(), Made(Exact), Atomic(),
     ],
     ids=repr,
 )  # fmt: skip
@@ -113,7 +113,7 @@ def test_right_policies_keep_the_contract(specification: Any) -> None:
 
 
 def test_semantic_ids_of_your_own() -> None:
-    check_policy(Gpt(**SMALL, layers=1), SemanticIds(torch.cartesian_prod(torch.arange(5), torch.arange(6))))
+    check_policy(Gpt(**SMALL, num_layers=1), SemanticIds(torch.cartesian_prod(torch.arange(5), torch.arange(6))))
 
 
 Method = Callable[..., Any]
@@ -143,7 +143,7 @@ def first_of_batch(policy: Any, right: Method, history: Tensor, items: Tensor) -
 
 
 def beside_others(policy: Any, right: Method, history: Tensor, items: Tensor) -> Tensor:
-    """Normalised over the candidates that happen to be there."""
+    """Normalized over the candidates that happen to be there."""
     return right(history, items) - 0.01 * items.shape[1]
 
 
@@ -178,7 +178,7 @@ def only_next(policy: Any, right: Method, history: Tensor, targets: Tensor) -> T
 
 
 class Hidden(LastItem):
-    """Keeps a learnt number outside the state dict."""
+    """Keeps a learned number outside the state dict."""
 
     def __init__(self, semantic_ids: SemanticIds) -> None:
         super().__init__(semantic_ids)
@@ -203,7 +203,7 @@ class Pruned(Exact):
 
 
 BROKEN: dict[str, tuple[Any, str]] = {
-    "function": (Uniform, "Uniform is no PolicySpecification: pass an instance"),
+    "function": (Uniform, "Uniform does not implement PolicySpecification: pass an instance"),
     "not a policy": (Made(lambda ids: nn.Linear(2, 2)), r"build must return a torch.nn.Module with level_log_prob.*got Linear"),
     "build raises": (Made(lambda ids: 1 / 0), "build raised ZeroDivisionError"),
     "unseeded": (Made(Unseeded), "two policies built from one seed of torch differ in last.weight"),
@@ -245,7 +245,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
 def described(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Policies made of functions have no description, which is not what is tested here; one says that it is."""
     if "undescribed" not in request.node.name:
-        monkeypatch.setattr("genrec.testing.policies.describe", lambda *arguments: None)
+        monkeypatch.setattr("genrec.testing.policy_checks.describe", lambda *arguments: None)
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -15,8 +15,8 @@ from numpy import ndarray
 from torch import Generator
 
 from genrec.errors import ArtifactError, InputError, UsageError
-from genrec.testing.quantizers import check_quantizer, example_vectors
-from genrec.testing.specification import ContractError
+from genrec.testing.quantizer_checks import check_quantizer, example_vectors
+from genrec.testing.specification_checks import ContractError
 from genrec.tokenizer import RQVAE, Imported, ProductQuantizer, RandomCodes, RQKMeans
 from genrec.types import Quantizer
 
@@ -59,21 +59,21 @@ class FittedSigns:
 
 
 OURS: list[Quantizer] = [
-    RQKMeans(), RQKMeans(levels=1, codes=5), RQKMeans(codes=16, engine="faiss"), RQKMeans(codes=32, balanced=True),
-    RQKMeans(codes=1000, shrink=True), ProductQuantizer(), ProductQuantizer(levels=5, codes=7, rotation=False),
-    RandomCodes(), RandomCodes(levels=2, codes=3), RQVAE(levels=2, codes=8, hidden=(16,), latent=4, epochs=3, batch=64), Signs(),
+    RQKMeans(), RQKMeans(num_levels=1, codebook_size=5), RQKMeans(codebook_size=16, engine="faiss"), RQKMeans(codebook_size=32, balanced=True),
+    RQKMeans(codebook_size=1000, shrink=True), ProductQuantizer(), ProductQuantizer(num_levels=5, codebook_size=7, rotation=False),
+    RandomCodes(), RandomCodes(num_levels=2, codebook_size=3), RQVAE(num_levels=2, codebook_size=8, hidden_dims=(16,), latent_dim=4, epochs=3, batch_size=64), Signs(),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("quantizer", OURS, ids=repr)
 def test_our_quantizers_keep_the_contract(quantizer: Quantizer) -> None:
-    if quantizer == RQKMeans(codes=16, engine="faiss"):
+    if quantizer == RQKMeans(codebook_size=16, engine="faiss"):
         pytest.importorskip("faiss")
     check_quantizer(quantizer)
 
 
 def test_on_vectors_of_ones_own() -> None:
-    check_quantizer(RQKMeans(codes=8), example_vectors((50,), seed=3)[:, :5].copy())
+    check_quantizer(RQKMeans(codebook_size=8), example_vectors((50,), seed=3)[:, :5].copy())
 
 
 def test_published_codes(tmp_path: Path) -> None:
@@ -212,9 +212,9 @@ class NotFrozen(Signs.__mro__[-1]):  # type: ignore[misc]
 
 
 def test_a_specification_is_a_frozen_dataclass() -> None:
-    with pytest.raises(ContractError, match="NotFrozen is no frozen dataclass"):
+    with pytest.raises(ContractError, match="NotFrozen is not a frozen dataclass"):
         check_quantizer(NotFrozen())
-    with pytest.raises(ContractError, match=r"Signs is no Quantizer: pass an instance, such as Signs\(\)"):
+    with pytest.raises(ContractError, match=r"Signs does not implement Quantizer: pass an instance, such as Signs\(\)"):
         check_quantizer(Signs)  # type: ignore[arg-type]
 
 

@@ -12,16 +12,21 @@ from worlds import cyclic
 
 from genrec import pipeline
 from genrec.baselines import ItemKNN, Popularity
-from genrec.experiment import SFT, Align, Experiment, Tokenize
+from genrec.experiment import SFT, Align, Experiment, Optimization, Tokenize, Validation
 from genrec.model import Tiger
 from genrec.preference.losses import DPO, Anchored, SoftmaxDPO
-from genrec.preference.negatives import FaissNeighbours, ModelBeams
+from genrec.preference.negatives import FaissNeighbors, ModelBeams
 from genrec.preference.negatives import Popularity as PopularNegatives
 from genrec.testing import Shop
 from genrec.tokenizer import RQVAE, RQKMeans
 
-SOLVER = Tiger(width=64, inner=128, heads=4, head_width=16, encoder_layers=1, decoder_layers=1, dropout=0.0, history="items", beams=20)
-LONG_ENOUGH = SFT(steps=800, batch=64, learning_rate=3e-3, warmup=50, validate_every=200)
+SOLVER = Tiger(
+    d_model=64, d_ff=128, num_heads=4, d_kv=16, num_encoder_layers=1, num_decoder_layers=1, dropout=0.0, history="items", num_beams=20
+)
+LONG_ENOUGH = SFT(
+    optimization=Optimization(max_steps=800, batch_size=64, learning_rate=3e-3, warmup_steps=50, weight_decay=0.035),
+    validation=Validation(every=200, patience=15),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -53,45 +58,73 @@ def test_popularity_cannot_solve_it() -> None:
 @pytest.mark.parametrize(
     "align",
     [
-        Align(loss=Anchored(SoftmaxDPO()), negatives=FaissNeighbours(pool=10), count=3, steps=60, batch=32, validate_every=20),
-        Align(loss=Anchored(DPO(beta=0.5)), negatives=PopularNegatives(), count=1, steps=60, batch=32, validate_every=20),
+        Align(
+            loss=Anchored(SoftmaxDPO()),
+            negatives=FaissNeighbors(pool_size=10),
+            num_negatives=3,
+            optimization=Optimization(max_steps=60, batch_size=32, learning_rate=1e-4, warmup_steps=50),
+            validation=Validation(every=20),
+        ),
+        Align(
+            loss=Anchored(DPO(beta=0.5)),
+            negatives=PopularNegatives(),
+            num_negatives=1,
+            optimization=Optimization(max_steps=60, batch_size=32, learning_rate=1e-4, warmup_steps=50),
+            validation=Validation(every=20),
+        ),
     ],
     ids=["s-dpo", "dpo"],
 )
 def test_alignment_helps_a_policy_that_is_half_way(align: Align) -> None:
     """SFT stopped early; 60 steps of anchored alignment bring it nearer to the known answer."""
-    half = replace(cyclic(), sft=SFT(steps=60, batch=64, learning_rate=3e-3, warmup=20, validate_every=20))
+    half = replace(
+        cyclic(),
+        sft=SFT(
+            optimization=Optimization(max_steps=60, batch_size=64, learning_rate=3e-3, warmup_steps=20, weight_decay=0.035),
+            validation=Validation(every=20, patience=15),
+        ),
+    )
     before = metrics(half)
-    after = metrics(replace(half, align=replace(align, learning_rate=3e-3, warmup=5)))
+    after = metrics(replace(half, align=replace(align, optimization=replace(align.optimization, learning_rate=3e-3, warmup_steps=5))))
     assert after["ndcg@10"] > before["ndcg@10"] + 0.02
 
 
 SELF = Align(
-    loss=DPO(beta=0.5), negatives=ModelBeams(beams=10), count=1, steps=60, batch=32, validate_every=20, learning_rate=3e-3, warmup=5,
+    loss=DPO(beta=0.5),
+    negatives=ModelBeams(num_beams=10),
+    num_negatives=1,
     keep="last",
-)  # fmt: skip
+    optimization=Optimization(max_steps=60, batch_size=32, learning_rate=3e-3, warmup_steps=5),
+    validation=Validation(every=20),
+)
 
 
 @pytest.mark.parametrize(
     "align",
     [
-        replace(SELF, rounds=3, round_sft=10),
+        replace(SELF, rounds=3, round_sft_steps=10),
         replace(SELF, loss=Anchored(DPO(beta=0.5)), rounds=3),
-        replace(SELF, loss=Anchored(SoftmaxDPO()), negatives=ModelBeams(beams=10, refresh_every=10), count=3),
+        replace(SELF, loss=Anchored(SoftmaxDPO()), negatives=ModelBeams(num_beams=10, refresh_every=10), num_negatives=3),
     ],
     ids=["self-play", "reference refreshed", "beams refreshed"],
 )
 def test_iterated_alignment_helps_a_policy_that_is_half_way(align: Align) -> None:
     """From its own wrong answers: each scheme brings a policy whose SFT stopped early nearer to the known answer."""
-    half = replace(cyclic(), sft=SFT(steps=60, batch=64, learning_rate=3e-3, warmup=20, validate_every=20))
+    half = replace(
+        cyclic(),
+        sft=SFT(
+            optimization=Optimization(max_steps=60, batch_size=64, learning_rate=3e-3, warmup_steps=20, weight_decay=0.035),
+            validation=Validation(every=20, patience=15),
+        ),
+    )
     assert metrics(replace(half, align=align))["ndcg@10"] > metrics(half)["ndcg@10"] + 0.05
 
 
 def test_an_rqvae_feeds_the_same_stages() -> None:
-    quantizer = RQVAE(levels=2, codes=8, hidden=(32,), latent=8, epochs=60, batch=64)
+    quantizer = RQVAE(num_levels=2, codebook_size=8, hidden_dims=(32,), latent_dim=8, epochs=60, batch_size=64)
     solved = replace(
         cyclic(),
-        tokenize=Tokenize(quantizer=quantizer, minimum_usage=0.2),
+        tokenize=Tokenize(quantizer=quantizer, min_usage=0.2),
         policy=SOLVER,
         sft=LONG_ENOUGH,
     )
@@ -100,10 +133,13 @@ def test_an_rqvae_feeds_the_same_stages() -> None:
 
 SHOP = Experiment(
     name="shop",
-    source=Shop(items=240, users=300, seed=3),
-    tokenize=Tokenize(quantizer=RQKMeans(levels=2, codes=16)),
-    policy=Tiger(width=48, inner=192, heads=4, head_width=12, encoder_layers=1, decoder_layers=1, history="items"),
-    sft=SFT(steps=800, batch=64, learning_rate=4e-3, warmup=50, validate_every=200),
+    source=Shop(num_items=240, num_users=300, seed=3),
+    tokenize=Tokenize(quantizer=RQKMeans(num_levels=2, codebook_size=16)),
+    policy=Tiger(d_model=48, d_ff=192, num_heads=4, d_kv=12, num_encoder_layers=1, num_decoder_layers=1, history="items"),
+    sft=SFT(
+        optimization=Optimization(max_steps=800, batch_size=64, learning_rate=4e-3, warmup_steps=50, weight_decay=0.035),
+        validation=Validation(every=200, patience=15),
+    ),
 )
 
 
@@ -140,7 +176,7 @@ def test_what_a_key_depends_on() -> None:
         return [a.stage for a, b in zip(pipeline.plan(SHOP), pipeline.plan(experiment), strict=True) if a.key != b.key]
 
     assert changed(replace(SHOP, name="other")) == []
-    assert changed(replace(SHOP, evaluate=replace(SHOP.evaluate, batch=7))) == []
+    assert changed(replace(SHOP, evaluate=replace(SHOP.evaluate, batch_size=7))) == []
     assert changed(replace(SHOP, seed=1)) == ["sft", "evaluate"]
     assert changed(replace(SHOP, evaluate=replace(SHOP.evaluate, filter_seen=True))) == ["evaluate"]
     assert changed(replace(SHOP, tokenize=replace(SHOP.tokenize, seed=1))) == ["tokenize", "sft", "evaluate"]

@@ -15,9 +15,10 @@ from safetensors.numpy import load_file
 from genrec import loading, pipeline
 from genrec.__main__ import _parser, main
 from genrec.embeddings import TfidfSvd
-from genrec.experiment import SFT, Experiment, Tokenize
+from genrec.experiment import SFT, Experiment, Optimization, Tokenize, Validation
 from genrec.model import Tiger
-from genrec.preference.contract import check_draw
+from genrec.overrides import override
+from genrec.preference.draw_contract import check_draw
 from genrec.randomness import generator
 from genrec.testing import Cyclic, batches_of, sampler_context
 from genrec.tokenizer import RQKMeans
@@ -44,7 +45,7 @@ def test_the_readmes_sampler_is_short_and_keeps_its_contract(
     monkeypatch.setattr(sys, "path", list(sys.path))
     assert main(["check", str(tmp_path / "mine.py:SimilarPopularity")]) == 0
     assert "SimilarPopularity(window=50) keeps its contract" in capsys.readouterr().out
-    (found,) = loading.override(loading.load(str(tmp_path / "mine_experiment.py:similar")), ["--align.negatives.window", "20"])
+    (found,) = override(loading.load(str(tmp_path / "mine_experiment.py:similar")), ["--align.negatives.window", "20"])
     assert found.align is not None
     context = sampler_context()
     for batch in batches_of(context):
@@ -91,7 +92,7 @@ def test_links_lead_somewhere() -> None:
             assert ((PROJECT / page).parent / target).exists(), f"{page} links to {target}"
 
 
-def test_the_readmes_catalogue_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_readmes_catalog_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The README's function on a tiny world: the policy recommends items that came after its training."""
     monkeypatch.setenv("GENREC_HOME", str(tmp_path / "data"))
     code = next(block for block in python_blocks() if "def grown" in block)
@@ -100,10 +101,13 @@ def test_the_readmes_catalogue_grows(tmp_path: Path, monkeypatch: pytest.MonkeyP
     experiment = Experiment(
         name="tiny",
         source=Cyclic(),
-        embed=TfidfSvd(width=8),
-        tokenize=Tokenize(RQKMeans(levels=2, codes=4)),
-        policy=Tiger(width=16, inner=16, heads=2, head_width=8, encoder_layers=1, decoder_layers=1, beams=50),
-        sft=SFT(steps=2, batch=8, validate_every=2),
+        embed=TfidfSvd(dim=8),
+        tokenize=Tokenize(RQKMeans(num_levels=2, codebook_size=4)),
+        policy=Tiger(d_model=16, d_ff=16, num_heads=2, d_kv=8, num_encoder_layers=1, num_decoder_layers=1, num_beams=50),
+        sft=SFT(
+            optimization=Optimization(max_steps=2, batch_size=8, learning_rate=3e-4, warmup_steps=1_000, weight_decay=0.035),
+            validation=Validation(every=2, patience=15),
+        ),
     )
     vectors = load_file(pipeline.run(experiment, last="embed")["embed"].folder / "vectors.safetensors")["vectors"]
     policy = names["grown"](experiment, vectors[:3] + 1e-3)

@@ -181,7 +181,7 @@ def test_refuses_codes_that_do_not_fit(codes: Tensor, sizes: tuple[int, ...] | N
         SemanticIds(codes, sizes)
 
 
-def test_refuses_items_outside_the_catalogue() -> None:
+def test_refuses_items_outside_the_catalog() -> None:
     ids = SemanticIds(HAND)
     for items in (torch.tensor([6]), torch.tensor([-1])):
         with pytest.raises(InputError, match=r"items must lie in 0\.\.5"):
@@ -190,7 +190,7 @@ def test_refuses_items_outside_the_catalogue() -> None:
             ids.prefix_depth(torch.tensor([1]), items)
 
 
-def test_shared_refuses_items_outside_the_catalogue() -> None:
+def test_shared_refuses_items_outside_the_catalog() -> None:
     with pytest.raises(InputError, match=r"items must lie in 0\.\.5, got 6\.\.6"):
         SemanticIds(HAND).shared(torch.tensor([6]))
 
@@ -206,7 +206,7 @@ def test_leaf_refuses_no_item() -> None:
         SemanticIds(HAND).leaf(torch.tensor([0, 1]))
 
 
-# A catalogue that grows. (0, 2) is taken with last codes 0, 1 and 3; (1, 1) with 0; the last level has 5 codes.
+# A catalog that grows. (0, 2) is taken with last codes 0, 1 and 3; (1, 1) with 0; the last level has 5 codes.
 TAKEN = torch.tensor([[0, 2, 0], [0, 2, 3], [1, 1, 0], [0, 2, 1]])
 GROWING = (3, 4, 5)
 

@@ -13,17 +13,18 @@ import torch
 from safetensors.torch import load_file
 from worlds import cyclic
 
-from genrec import loading, pipeline, runs
+from genrec import loading, pipeline, run_files
 from genrec.__main__ import main
 from genrec.baselines import ItemKNN, Popularity
-from genrec.data.batches import examples
 from genrec.data.corpus import Corpus
-from genrec.data.prepare import prepare
+from genrec.data.corpus_builder import prepare
+from genrec.data.examples import examples
 from genrec.data.sources import Frames
 from genrec.data.splits import GlobalTemporal, LeaveOneOut
 from genrec.errors import ArtifactError, UsageError
 from genrec.evaluation.evaluate import evaluate, metrics_of
 from genrec.experiment import Evaluate, Experiment
+from genrec.overrides import override
 from genrec.semantic_ids import SemanticIds
 from genrec.stages import batches, load_policy, load_semantic_ids, sampler_context, seen_items, validation_score
 from genrec.testing import Cyclic
@@ -64,7 +65,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("policy", ["tiger", "itemknn"])
 def test_filter_seen_leaves_seen_items_out_of_every_list(home: Path, policy: str) -> None:
     """Seen means the whole history, also what is further back than the three items that the recommender is shown."""
-    experiment = replace(cyclic(steps=20), evaluate=Evaluate(cutoffs=(1, 20), filter_seen=True, history_length=3))
+    experiment = replace(cyclic(steps=20), history_length=3, evaluate=Evaluate(cutoffs=(1, 20), filter_seen=True))
     if policy == "itemknn":
         experiment = replace(experiment, policy=ItemKNN())
     artifacts = pipeline.run(experiment)
@@ -79,7 +80,9 @@ def test_an_aligned_policy_starts_as_the_sft_policy_and_keeps_its_best(home: Pat
     """With a step of nothing, the aligned weights are the SFT policy's; the control is the same architecture."""
     experiment = cyclic(steps=20, align_steps=20)
     assert experiment.align is not None
-    frozen = replace(experiment, align=replace(experiment.align, learning_rate=1e-12))
+    frozen = replace(
+        experiment, align=replace(experiment.align, optimization=replace(experiment.align.optimization, learning_rate=1e-12))
+    )
     artifacts = pipeline.run(frozen)
     before, after = (load_file(artifacts[stage].folder / "policy.safetensors") for stage in ("sft", "align"))
     for name, value in before.items():
@@ -89,18 +92,18 @@ def test_an_aligned_policy_starts_as_the_sft_policy_and_keeps_its_best(home: Pat
 
 
 @pytest.mark.parametrize(("beams", "widest"), [(10, 10), (20, 20), (60, 40), (None, 40)])
-def test_validation_reaches_as_far_as_beams_and_catalogue(home: Path, beams: int | None, widest: int) -> None:
+def test_validation_reaches_as_far_as_beams_and_catalog(home: Path, beams: int | None, widest: int) -> None:
     """Of 40 items at most 40 are recommended, by 20 beams 20. Each metric is what `metrics_of` says of the same users' lists."""
     experiment = cyclic(steps=2)
     artifacts = pipeline.run(experiment, last="sft")
     corpus, ids = Corpus.load(artifacts["data"].folder), SemanticIds.load(artifacts["tokenize"].folder / "codes.safetensors")
     policy = load_policy(experiment, ids, artifacts["sft"].folder, beams or 60)
-    without = Popularity() if beams is None else replace(experiment.policy, beams=beams)  # of which only the beams are asked for
+    without = Popularity() if beams is None else replace(experiment.policy, num_beams=beams)  # of which only the beams are asked for
     found = validation_score(policy, corpus, replace(experiment, policy=without), experiment.sft, ids)()
     cutoffs = tuple(sorted({1, 10, widest}))
     assert list(found) == ["ndcg@10", *(f"recall@{n}" for n in cutoffs)]
-    users = batches(examples(corpus, "validation", experiment.evaluate.history_length), 64, torch.device("cpu"))
-    result = evaluate(policy, users, Evaluate(cutoffs=cutoffs, history_length=5))
+    users = batches(examples(corpus, "validation", experiment.history_length), 64, torch.device("cpu"))
+    result = evaluate(policy, users, Evaluate(cutoffs=cutoffs))
     expected = metrics_of(result.ranks, result.recommendations, cutoffs, 40)
     assert found == pytest.approx({name: expected[name] for name in found})
 
@@ -112,7 +115,7 @@ def test_a_policy_of_other_semantic_ids_is_refused(home: Path) -> None:
 
 
 def test_batches_give_every_example_once(corpus: Corpus) -> None:
-    corpus = prepare(Cyclic(items=20, users=23, length=6).load(Path()), LeaveOneOut())
+    corpus = prepare(Cyclic(num_items=20, num_users=23, length=6).load(Path()), LeaveOneOut())
     users = torch.cat([batch.user for batch in batches(examples(corpus, "test", 3), 5, torch.device("cpu"))])
     assert sorted(users.tolist()) == list(range(1, 24))
 
@@ -183,10 +186,10 @@ def test_tiger_writes_items_as_their_own_codes(home: Path) -> None:
     assert (ids.level_sizes, ids.codes.flatten().tolist()) == ((40,), list(range(40)))
     recommended = pd.read_parquet(artifacts["evaluate"].folder / "recommendations.parquet")
     assert set(recommended.groupby("user")["item"].nunique()) == {10}
-    runs.record(experiment, artifacts)
-    content = runs.read("atomic")
+    run_files.record(experiment, artifacts)
+    content = run_files.read("atomic")
     assert content["configuration"]["tokenize"] is None
-    assert len(runs.outcomes(["atomic"])) == 1
+    assert len(run_files.outcomes(["atomic"])) == 1
 
 
 def test_the_command_that_describes_semantic_ids_says_that_there_are_none(
@@ -199,9 +202,9 @@ def test_the_command_that_describes_semantic_ids_says_that_there_are_none(
     )
     assert main(["tokenize", f"{tmp_path}/atomic.py:row"]) == 2
     assert "or items as codes (tokenize=None)" in capsys.readouterr().err
-    one, other = loading.override(loading.load(f"{tmp_path}/atomic.py:both"), ["--tokenize.collisions", "keep", "--seed", "3"])
+    one, other = override(loading.load(f"{tmp_path}/atomic.py:both"), ["--tokenize.collisions", "keep", "--seed", "3"])
     assert (one.tokenize, one.seed, other.seed) == (None, 3, 3)
     assert other.tokenize is not None
     assert other.tokenize.collisions == "keep"
     with pytest.raises(UsageError, match="fits no experiment: tokenize is None in all of them"):
-        loading.override(loading.load(f"{tmp_path}/atomic.py:row"), ["--tokenize.collisions", "keep"])
+        override(loading.load(f"{tmp_path}/atomic.py:row"), ["--tokenize.collisions", "keep"])

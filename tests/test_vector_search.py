@@ -1,4 +1,4 @@
-"""Nearest neighbours equal brute force; k-means iterations by faiss."""
+"""Nearest neighbors equal brute force; k-means iterations by faiss."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from genrec.vector_search import Kind, VectorIndex, faiss_lloyd
 
 
 def clustered(count: int, width: int = 16, seed: int = 0) -> torch.Tensor:
-    """Unit vectors around 50 centres."""
+    """Unit vectors around 50 centers."""
     source = torch.Generator().manual_seed(seed)
-    centres = torch.randn(50, width, generator=source)
+    centers = torch.randn(50, width, generator=source)
     places = torch.randint(50, (count,), generator=source)
-    return normalize(centres[places] + 0.4 * torch.randn(count, width, generator=source), dim=1)
+    return normalize(centers[places] + 0.4 * torch.randn(count, width, generator=source), dim=1)
 
 
 def recall(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -46,7 +46,7 @@ def test_all_of_them_in_half_precision_and_any_layout() -> None:
 
 
 @pytest.mark.parametrize(("kind", "least"), [("flat", 1.0), ("ivf", 0.9), ("hnsw", 0.95)])
-def test_approximations_find_most_neighbours(kind: Kind, least: float) -> None:
+def test_approximations_find_most_neighbors(kind: Kind, least: float) -> None:
     """And what they find has the products that it should have: exactly, or to a byte a number."""
     vectors = clustered(4000)
     queries = vectors[::40]
@@ -104,7 +104,7 @@ def test_flat_search_on_a_gpu_is_that_on_the_cpu(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("k", [0, 6])
-def test_more_neighbours_than_vectors_are_refused(k: int) -> None:
+def test_more_neighbors_than_vectors_are_refused(k: int) -> None:
     with pytest.raises(UsageError, match=rf"k must lie in 1\.\.5.*got {k}"):
         VectorIndex(torch.ones(5, 2), k).search(torch.ones(1, 2))
 
@@ -127,12 +127,12 @@ def test_missing_faiss_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> No
 def test_iterations_by_hand() -> None:
     """Means of 0 and 2, and of 10 and 14, from any start that tells the two groups apart."""
     points = torch.tensor([[0.0], [2.0], [10.0], [14.0]])
-    centres = faiss_lloyd(points, torch.tensor([[0.0], [10.0]]), 5, torch.Generator().manual_seed(0))
-    assert centres.tolist() == [[1.0], [12.0]]
+    centers = faiss_lloyd(points, torch.tensor([[0.0], [10.0]]), 5, torch.Generator().manual_seed(0))
+    assert centers.tolist() == [[1.0], [12.0]]
 
 
 def test_iterations_look_at_every_point_and_are_quiet(capfd: pytest.CaptureFixture[str]) -> None:
-    """600 points of one centre, of which faiss would take 256; and fewer than 39 of each of two, at which it would warn."""
+    """600 points of one center, of which faiss would take 256; and fewer than 39 of each of two, at which it would warn."""
     points = torch.randn(600, 3, generator=torch.Generator().manual_seed(0))
     one = faiss_lloyd(points, points[:1], 2, torch.Generator().manual_seed(0))
     torch.testing.assert_close(one[0], points.mean(0), rtol=1e-4, atol=1e-5)

@@ -59,7 +59,7 @@ def generate(path: Path, events: int, seed: int = 0) -> None:
 
 def ours(log: Path, folder: Path) -> dict[str, int]:
     """The data stage: everything that `genrec run` does before item vectors, statistics and tables included."""
-    from genrec.data.prepare import prepare
+    from genrec.data.corpus_builder import prepare
     from genrec.data.sources import Frames
     from genrec.data.splits import LeaveOneOut
 
@@ -104,8 +104,8 @@ def opened(folder: Path) -> float:
     """Seconds to open the corpus and its training examples, and to gather a first batch of 256."""
     import torch
 
-    from genrec.data.batches import examples
     from genrec.data.corpus import Corpus
+    from genrec.data.examples import examples
 
     began = time.perf_counter()
     entries = examples(Corpus.load(folder), "train", 20)
@@ -116,12 +116,12 @@ def opened(folder: Path) -> float:
 def measure(side: str, log: Path, folder: Path) -> None:
     """One run in this process; prints its JSON line."""
     if side == "open":
-        import genrec.data.batches  # imports are no part of the time
+        import genrec.data.examples  # imports are no part of the time
 
         print(json.dumps({"side": side, "seconds": round(opened(folder), 3)}))
         return
     run = {"ours": ours, "pandas": in_pandas}[side]
-    import genrec.data.prepare
+    import genrec.data.corpus_builder
     import genrec.data.sources  # noqa: F401
 
     disk = [0.0]

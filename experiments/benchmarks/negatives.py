@@ -1,16 +1,16 @@
-"""What drawing negatives costs, and what an approximate search for neighbours gives up for its speed.
+"""What drawing negatives costs, and what an approximate search for neighbors gives up for its speed.
 
     python experiments/benchmarks/negatives.py                       # 1,000,000 items x 128; flat, ivf and hnsw build for minutes
     python experiments/benchmarks/negatives.py --sides ivf --effort 16
     python experiments/benchmarks/negatives.py --tiny                # seconds; shows that it runs, measures nothing
 
-A generated catalogue: unit vectors around centres that lie around centres themselves (200, then one a hundred items), since nothing
-can search pure noise; popularity by rank; users with 20 items of the catalogue each. Every side draws K negatives for the same batch
+A generated catalog: unit vectors around centers that lie around centers themselves (200, then one a hundred items), since nothing
+can search pure noise; popularity by rank; users with 20 items of the catalog each. Every side draws K negatives for the same batch
 of targets, each a random item, through the public interface: search, shuffle, what is forbidden. `flat` is exact and the reference.
 
 Prints a JSON line a measurement and a table: the median milliseconds of a batch, those of all processors together (which other work
 on the machine changes less; see them with OMP_NUM_THREADS=1), the ratio to `flat`, the share of the exact pool's allowed items that
-the side offers (of 64 rows, by brute force), the memory that what draws takes beside the catalogue, and the seconds of building. Each
+the side offers (of 64 rows, by brute force), the memory that what draws takes beside the catalog, and the seconds of building. Each
 side has a process of its own.
 """
 
@@ -32,8 +32,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from genrec.preference.forbidden import Forbidden
-from genrec.preference.negatives import FaissNeighbours, Popularity, Uniform
+from genrec.preference.exclusions import Exclusions
+from genrec.preference.negatives import FaissNeighbors, Popularity, Uniform
 from genrec.semantic_ids import SemanticIds
 from genrec.types import NegativeSampler, SamplerContext, SequenceBatch
 
@@ -44,13 +44,13 @@ CHECKED = 64  # rows whose pool is compared with brute force
 
 
 def world(items: int, width: int, users: int) -> SamplerContext:
-    """The catalogue and its training set."""
+    """The catalog and its training set."""
     source = torch.Generator().manual_seed(0)
-    centres = torch.randn(200, width, generator=source)
+    centers = torch.randn(200, width, generator=source)
     few = max(1, items // 100)
-    centres = centres[torch.randint(200, (few,), generator=source)] + 0.7 * torch.randn(few, width, generator=source)
+    centers = centers[torch.randint(200, (few,), generator=source)] + 0.7 * torch.randn(few, width, generator=source)
     vectors = torch.randn(items + 1, width, generator=source).mul_(0.5)
-    vectors[1:] += centres[torch.randint(few, (items,), generator=source)]
+    vectors[1:] += centers[torch.randint(few, (items,), generator=source)]
     vectors[0] = 0
     popularity = torch.cat([torch.zeros(1), 1e6 / (10.0 + torch.randperm(items, generator=source))]).ceil().long()
     codes = torch.stack(torch.unravel_index(torch.arange(items), (1000, 1000)), 1)
@@ -70,7 +70,7 @@ def batch_of(context: SamplerContext, size: int) -> SequenceBatch:
 def sampler_of(side: str, options: argparse.Namespace) -> NegativeSampler:
     """The specification that a side stands for."""
     plain: dict[str, NegativeSampler] = {"uniform": Uniform(), "popularity": Popularity()}
-    return plain.get(side) or FaissNeighbours(pool=options.pool, index=side, effort=0 if side == "flat" else options.effort)
+    return plain.get(side) or FaissNeighbors(pool_size=options.pool, index=side, effort=0 if side == "flat" else options.effort)
 
 
 def recall(context: SamplerContext, rows: SequenceBatch, offered: Tensor, pool: int) -> float:
@@ -78,7 +78,7 @@ def recall(context: SamplerContext, rows: SequenceBatch, offered: Tensor, pool: 
     cosine = context.vectors[rows.target] @ context.vectors.T
     cosine.scatter_(1, rows.target.unsqueeze(1), -torch.inf)[:, 0] = -torch.inf
     exact = cosine.topk(pool, dim=1).indices
-    allowed = ~Forbidden(context)(rows, exact)
+    allowed = ~Exclusions(context)(rows, exact)
     there = (exact.unsqueeze(2) == offered.unsqueeze(1)).any(2)
     return float((there & allowed).sum() / allowed.sum())
 

@@ -14,10 +14,10 @@
 | `loop` | `train` by genrec's own loop, with batches, Lightning and all: examples/s | the bare steps |
 | `history` | ours reading items instead of codes: training, decoding | ours reading codes |
 | `policies` | Tiger (codes, items, causal) and Gpt: training, alignment, decoding | Tiger (codes) |
-| `exact` | the whole catalogue ranked over the trie: users/s | every item's own log-probability |
+| `exact` | the whole catalog ranked over the trie: users/s | every item's own log-probability |
 | `candidates` | `align` at K = 1, 3, 7, 15, 31 | the peer, and K = 1 |
 | `beams` | `decode` at 10 to 200 beams | the peer, and 10 beams |
-| `catalogue` | `decode` at 1e4, 1e5, 1e6 items; MB of tables; share of search and of masks | the peer, and 1e4 items |
+| `catalog` | `decode` at 1e4, 1e5, 1e6 items; MB of tables; share of search and of masks | the peer, and 1e4 items |
 | `lengths` | `train` and `decode` at histories of 20, 50, 200 items | the peer, and 20 items |
 | `floor` | operations a unit by arithmetic, over the measured peak of a matrix product | |
 | `profile` | torch's profile of one of our training steps | |
@@ -146,7 +146,7 @@ def decoding_cases(
         yield Case("users", precision, sides, task, setting, {"batch": batch, "beams": width})
 
 
-def catalogue(options: Options) -> Iterator[Case]:
+def catalog(options: Options) -> Iterator[Case]:
     """More and more items; of ours also the tables' size, and what of the time is search, and what of it masks."""
     batch = max(1, options.batch // 2)
     for items in (300, 600) if options.tiny else (10_000, 100_000, 1_000_000):
@@ -222,7 +222,7 @@ def side_by_side(options: Options, names: list[str], what: tuple[str, ...]) -> I
 
 
 def exact(options: Options) -> Iterator[Case]:
-    """The whole catalogue, for a few users."""
+    """The whole catalog, for a few users."""
     sizes, batch = sizes_of(options), max(1, options.batch // 32)
     ids, some = semantic_ids(sizes), users(options.lengths, sizes, batch)
     for precision in options.precision:
@@ -264,7 +264,7 @@ def print_profile(options: Options) -> None:
 
 COMPARED: dict[str, Callable[[Options], Iterator[Case]]] = {
     each.__name__: each
-    for each in (train, loop, targets, align, decode, history, policies, exact, candidates, beams, catalogue, lengths)
+    for each in (train, loop, targets, align, decode, history, policies, exact, candidates, beams, catalog, lengths)
 }
 PRINTED: dict[str, Callable[[Options], None]] = {"floor": print_floor, "profile": print_profile}
 PARTS = [*COMPARED, *PRINTED]

@@ -15,12 +15,12 @@ from policy_shapes import Missing, Sizes, Step, autocast
 from torch import Tensor
 
 from genrec import model
-from genrec.data.batches import Examples
+from genrec.data.examples import Examples
 from genrec.preference.losses import SoftmaxDPO
 from genrec.semantic_ids import SemanticIds
 from genrec.training.align import log_probs
 from genrec.training.loop import Training, train
-from genrec.training.recipes import SFT, Precision
+from genrec.training.recipes import SFT, Optimization, Precision, Validation
 from genrec.training.sft import negative_log_likelihood
 from genrec.types import ExactRecommender, SequenceBatch, SequencePolicy
 
@@ -30,9 +30,9 @@ def tiger(sizes: Sizes, beams: int, **choices: Any) -> Any:
     known = {field.name for field in dataclasses.fields(model.Tiger)}
     if unknown := choices.keys() - known:
         raise Missing(f"Tiger has no {', '.join(sorted(unknown))}")
-    common = {"width": sizes.width, "inner": sizes.inner, "heads": sizes.heads, "head_width": sizes.head_width}
-    layers = {"encoder_layers": sizes.layers, "decoder_layers": sizes.layers}
-    return model.Tiger(**common, **layers, dropout=sizes.dropout, positions=0, beams=beams, **choices)
+    common = {"d_model": sizes.width, "d_ff": sizes.inner, "num_heads": sizes.heads, "d_kv": sizes.head_width}
+    layers = {"num_encoder_layers": sizes.layers, "num_decoder_layers": sizes.layers}
+    return model.Tiger(**common, **layers, dropout=sizes.dropout, recency_positions=0, num_beams=beams, **choices)
 
 
 def gpt(sizes: Sizes, beams: int) -> Any:
@@ -41,13 +41,13 @@ def gpt(sizes: Sizes, beams: int) -> Any:
         raise Missing("genrec.model has no Gpt")
     names = {field.name for field in dataclasses.fields(model.Gpt)}
     wanted = {
-        "width": sizes.width,
-        "inner": sizes.inner,
-        "heads": sizes.heads,
-        "head_width": sizes.head_width,
-        "layers": 2 * sizes.layers,
+        "d_model": sizes.width,
+        "d_ff": sizes.inner,
+        "num_heads": sizes.heads,
+        "d_kv": sizes.head_width,
+        "num_layers": 2 * sizes.layers,
     }
-    return model.Gpt(**{name: value for name, value in wanted.items() if name in names}, dropout=sizes.dropout, beams=beams)
+    return model.Gpt(**{name: value for name, value in wanted.items() if name in names}, dropout=sizes.dropout, num_beams=beams)
 
 
 class Ours:
@@ -59,17 +59,17 @@ class Ours:
         self.causal = getattr(specification, "causal", False)
         self.device, self.precision = device, precision
 
-    def optimiser(self) -> torch.optim.Optimizer:
+    def optimizer(self) -> torch.optim.Optimizer:
         """The training loop's own."""
-        optimiser: torch.optim.Optimizer = Training(self.policy, self._likelihood, SFT(), 0).configure_optimizers()
-        return optimiser
+        optimizer: torch.optim.Optimizer = Training(self.policy, self._likelihood, SFT(), 0).configure_optimizers()
+        return optimizer
 
-    def update(self, loss: Tensor, optimiser: torch.optim.Optimizer) -> None:
+    def update(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
         """Backward pass, clipping at 1, a step, as the training loop has it."""
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.policy.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
 
     def ready(self, batches: list[tuple[Tensor, Tensor]]) -> Any:
         """The batches on the device, over and over."""
@@ -77,14 +77,14 @@ class Ours:
 
     def training(self, batches: list[tuple[Tensor, Tensor]]) -> Step:
         """Fine-tuning on (history [B, T], target [B]): one target a history."""
-        ready, optimiser = self.ready(batches), self.optimiser()
+        ready, optimizer = self.ready(batches), self.optimizer()
         self.policy.train()
 
         def step() -> int:
             history, target = next(ready)
             with autocast(self.device, self.precision):
                 loss = negative_log_likelihood(self.policy, SequenceBatch(target, history, target))  # users don't count
-            self.update(loss, optimiser)
+            self.update(loss, optimizer)
             return len(history)
 
         return step
@@ -101,7 +101,12 @@ class Ours:
         flat = torch.cat([history, target.unsqueeze(1)], 1).flatten()
         examples = Examples(flat, torch.arange(1, count + 1), begin, begin + length, torch.arange(1, count + 1), length)
         precision: Precision = "bf16-mixed" if self.precision == "bfloat16" else "32-true"
-        recipe = SFT(steps=steps, batch=batch, validate_every=steps, precision=precision)
+        recipe = SFT(
+            optimization=Optimization(
+                max_steps=steps, batch_size=batch, learning_rate=3e-4, warmup_steps=1_000, weight_decay=0.035, precision=precision
+            ),
+            validation=Validation(every=steps, patience=15),
+        )
         score = (
             {"ndcg@10": float(number)} for number in count_up()
         )  # every validation better than the last, so that nobody is told that none was
@@ -121,7 +126,7 @@ class Ours:
         """Fine-tuning on (history [B, T], targets [B, T]): the item after every place, in one pass."""
         if not (self.causal and isinstance(self.policy, SequencePolicy)):
             raise Missing("it reads every prefix apart")
-        ready, optimiser = self.ready(batches), self.optimiser()
+        ready, optimizer = self.ready(batches), self.optimizer()
         count = cycle([int((targets > 0).sum()) for _, targets in batches])
         self.policy.train()
 
@@ -131,14 +136,14 @@ class Ours:
                 levels = self.policy.sequence_log_prob(history, targets)
                 total = -levels.masked_fill((targets == 0).unsqueeze(-1), 0.0).sum()
                 loss = total / ((targets > 0).sum() * levels.shape[-1])
-            self.update(loss, optimiser)
+            self.update(loss, optimizer)
             return next(count)
 
         return step
 
     def alignment(self, batches: list[tuple[Tensor, Tensor]]) -> Step:
         """S-DPO on (history [B, T], candidates [B, 1 + K], the positive first)."""
-        ready, optimiser, loss_of = self.ready(batches), self.optimiser(), SoftmaxDPO(beta=1.0)
+        ready, optimizer, loss_of = self.ready(batches), self.optimizer(), SoftmaxDPO(beta=1.0)
         self.policy.eval()
         reference = copy.deepcopy(self.policy).requires_grad_(False)
 
@@ -149,7 +154,7 @@ class Ours:
                 with torch.no_grad():
                     theirs = log_probs(reference.level_log_prob(history, candidates))
                 loss = loss_of(ours, theirs).loss.mean()
-            self.update(loss, optimiser)
+            self.update(loss, optimizer)
             return len(history)
 
         return step

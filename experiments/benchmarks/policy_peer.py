@@ -51,28 +51,28 @@ class Peer:
         tokens = self.semantic_ids.tokens(history.gather(1, order)[:, :longest]).flatten(1).to(self.device)
         return tokens, (tokens > 0).long()
 
-    def optimiser(self) -> torch.optim.Optimizer:
+    def optimizer(self) -> torch.optim.Optimizer:
         """AdamW as torch has it."""
         return torch.optim.AdamW(self.model.parameters(), lr=3e-4, weight_decay=0.035)
 
-    def update(self, loss: Tensor, optimiser: torch.optim.Optimizer) -> None:
+    def update(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
         """Backward pass, clipping at 1, a step."""
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
 
     def training(self, batches: list[tuple[Tensor, Tensor]]) -> Step:
         """Fine-tuning on (history [B, T], target [B]): one target a history."""
         ready = cycle([(*self.tokens(history), self.semantic_ids.tokens(target).to(self.device)) for history, target in batches])
-        optimiser = self.optimiser()
+        optimizer = self.optimizer()
         self.model.train()
 
         def step() -> int:
             tokens, mask, labels = next(ready)
             with autocast(self.device, self.precision):
                 loss = self.model(input_ids=tokens, attention_mask=mask, labels=labels).loss
-            self.update(loss, optimiser)
+            self.update(loss, optimizer)
             return len(tokens)
 
         return step
@@ -85,7 +85,7 @@ class Peer:
             labels = self.semantic_ids.tokens(candidates).flatten(0, 1).to(self.device)
             ready.append((tokens, mask, labels, candidates.shape[1]))
         turns = cycle(ready)
-        optimiser = self.optimiser()
+        optimizer = self.optimizer()
         self.model.eval()  # dropout is off, TRL's default for preferences
         reference = copy.deepcopy(self.model).requires_grad_(False)
 
@@ -102,7 +102,7 @@ class Peer:
                 with torch.no_grad():
                     theirs = log_prob(reference, tokens, mask, labels)
             rewards = (ours - theirs).view(-1, candidates)
-            self.update(-rewards.log_softmax(1)[:, 0].mean(), optimiser)
+            self.update(-rewards.log_softmax(1)[:, 0].mean(), optimizer)
             return len(rewards)
 
         return step

@@ -5,8 +5,8 @@
 
 Both read the same `data` artifact: events in our order, the last two of each user held out, histories of 20 items. Both learn one
 target a prefix with the softmax over all items, with Adam at one learning rate, the same batch and number of epochs, keep the epoch
-that is best on validation (NDCG@10, all users), and rank the whole catalogue for the same test users, seen items kept. One piece of
-code computes the figures of both, from their lists. What differs: RecBole's blocks are norm(x + f(x)) and its embeddings normalised
+that is best on validation (NDCG@10, all users), and rank the whole catalog for the same test users, seen items kept. One piece of
+code computes the figures of both, from their lists. What differs: RecBole's blocks are norm(x + f(x)) and its embeddings normalized
 and not scaled, ours x + f(norm(x)); our learning rate has a warm-up and a cosine; order, initial weights and dropout have other draws.
 
 Prints a JSON line for every training and a table of R@10 and N@10 with the standard deviation over seeds. The sizes are small, so
@@ -122,7 +122,7 @@ def experiment_of(sizes: Sizes, path: Path | None, targets: int) -> Any:
     """Our side, for a training set of so many targets: one target a prefix, an epoch between validations."""
     from genrec.baselines import SASRec
     from genrec.data.sources import MovieLens
-    from genrec.experiment import SFT, Evaluate, Experiment
+    from genrec.experiment import SFT, Evaluate, Experiment, Optimization, Validation
 
     an_epoch = -(-targets // sizes.batch)
     return Experiment(
@@ -130,13 +130,10 @@ def experiment_of(sizes: Sizes, path: Path | None, targets: int) -> Any:
         source=MovieLens("100k", path=path),
         tokenize=None,
         policy=SASRec(
-            width=sizes.width, inner=sizes.width, layers=sizes.layers, heads=sizes.heads, dropout=sizes.dropout, positions=HISTORY
+            d_model=sizes.width, d_ff=sizes.width, num_layers=sizes.layers, num_heads=sizes.heads, dropout=sizes.dropout, max_positions=HISTORY
         ),
-        sft=SFT(
-            steps=sizes.epochs * an_epoch, batch=sizes.batch, learning_rate=sizes.learning_rate, warmup=an_epoch // 4,
-            weight_decay=0.0, clip=1e9, validate_every=an_epoch, patience=sizes.epochs, validation_users=0,
-        ),
-        evaluate=Evaluate(cutoffs=(1, 5, TOP), history_length=HISTORY),
+        sft=SFT(optimization=Optimization(max_steps=sizes.epochs * an_epoch, batch_size=sizes.batch, learning_rate=sizes.learning_rate, warmup_steps=an_epoch // 4, weight_decay=0.0, max_grad_norm=1e9), validation=Validation(every=an_epoch, patience=sizes.epochs, users=0)),
+        history_length=HISTORY, evaluate=Evaluate(cutoffs=(1, 5, TOP)),
     )  # fmt: skip
 
 
@@ -144,8 +141,8 @@ def figures(folder: Path, lists: np.ndarray) -> dict[str, float]:
     """Lists int64 [U, TOP] -> R@10 and N@10 over the test users, from the rank of each one's held-out item."""
     import torch
 
-    from genrec.data.batches import examples
     from genrec.data.corpus import Corpus
+    from genrec.data.examples import examples
     from genrec.evaluation.metrics import ndcg, recall
 
     test = examples(Corpus.load(folder), "test", HISTORY)
@@ -158,8 +155,8 @@ def figures(folder: Path, lists: np.ndarray) -> dict[str, float]:
 def compare(options: argparse.Namespace) -> None:
     """Every seed on both sides, and the table."""
     from genrec import pipeline
-    from genrec.data.batches import examples
     from genrec.data.corpus import Corpus
+    from genrec.data.examples import examples
 
     sizes = Sizes(**{field.name: getattr(options, field.name) for field in fields(Sizes)})
     folder = pipeline.run(experiment_of(sizes, options.path, 1), last="data")["data"].folder

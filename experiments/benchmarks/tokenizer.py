@@ -45,7 +45,7 @@ Run = Callable[[Path, argparse.Namespace], dict[str, Any]]
 def beauty(folder: Path, options: argparse.Namespace) -> Any:
     """Beauty's corpus, prepared once below `folder`."""
     from genrec.data.corpus import Corpus
-    from genrec.data.prepare import prepare
+    from genrec.data.corpus_builder import prepare
     from genrec.data.sources import AmazonReviews2014
     from genrec.data.splits import LeaveOneOut
 
@@ -65,9 +65,9 @@ def beauty_vectors(folder: Path, options: argparse.Namespace, kind: str = "768")
     from genrec.embeddings import Collaborative, Concatenated, TfidfSvd
 
     encoders = {
-        "text": TfidfSvd(width=256),
-        "768": TfidfSvd(width=WIDTH),
-        "text and taste": Concatenated((TfidfSvd(width=256), Collaborative(width=64)), (1.0, 0.5)),
+        "text": TfidfSvd(dim=256),
+        "768": TfidfSvd(dim=WIDTH),
+        "text and taste": Concatenated((TfidfSvd(dim=256), Collaborative(dim=64)), (1.0, 0.5)),
     }
     path = folder / f"beauty-{kind.replace(' ', '-')}.npy"
     if not path.exists():
@@ -79,12 +79,12 @@ def beauty_vectors(folder: Path, options: argparse.Namespace, kind: str = "768")
 def million_vectors(items: int) -> np.ndarray:
     """float32 [items, 128]: 2,000 clusters of unequal size and width, rows of length 1, generated in place."""
     random = np.random.default_rng(0)
-    centres = random.standard_normal((2_000, MILLION[1]), dtype=np.float32)
+    centers = random.standard_normal((2_000, MILLION[1]), dtype=np.float32)
     cluster = (2_000 * random.random(items) ** 2).astype(np.int64)
     vectors = random.standard_normal((items, MILLION[1]), dtype=np.float32)
     vectors *= random.uniform(0.2, 1.0, (items, 1)).astype(np.float32)
     for rows in np.array_split(np.arange(items), max(1, items // 50_000)):
-        vectors[rows] += centres[cluster[rows]]
+        vectors[rows] += centers[cluster[rows]]
         vectors[rows] /= np.linalg.norm(vectors[rows], axis=1, keepdims=True)
     return vectors
 
@@ -104,7 +104,7 @@ def residual_kmeans(engine: str, vectors: np.ndarray, levels: int) -> dict[str, 
 
     from genrec.tokenizer import RQKMeans
 
-    quantizer = RQKMeans(levels=levels, engine=engine)
+    quantizer = RQKMeans(num_levels=levels, engine=engine)
     began = time.perf_counter()
     fitted = quantizer.fit(vectors, torch.Generator().manual_seed(0))
     codes = fitted.encode(vectors)
@@ -144,7 +144,7 @@ def whole_rqvae(vectors: np.ndarray) -> dict[str, Any]:
     from genrec.tokenizer import RQVAE
 
     began = time.perf_counter()
-    fitted = RQVAE(levels=4).fit(vectors, torch.Generator().manual_seed(0))
+    fitted = RQVAE(num_levels=4).fit(vectors, torch.Generator().manual_seed(0))
     codes = fitted.encode(vectors)
     seconds = time.perf_counter() - began
     return {"seconds": seconds, "memory_gb": peak_gb(), "error": error_of(vectors, fitted.reconstruct(codes))}
@@ -158,14 +158,14 @@ def our_epoch(vectors: np.ndarray, precision: str) -> dict[str, Any]:
 
     def train(epochs: int) -> float:
         began = time.perf_counter()
-        RQVAE(levels=4, epochs=epochs, precision=precision).fit(vectors, torch.Generator().manual_seed(0))
+        RQVAE(num_levels=4, epochs=epochs, precision=precision).fit(vectors, torch.Generator().manual_seed(0))
         return time.perf_counter() - began
 
     return {"seconds": (train(1 + EPOCHS) - train(1)) / EPOCHS, "memory_gb": peak_gb()}
 
 
 def peer_epoch(vectors: np.ndarray, precision: str) -> dict[str, Any]:
-    """The same layers, batch, optimiser and losses around ResidualVQ, as its documentation has it."""
+    """The same layers, batch, optimizer and losses around ResidualVQ, as its documentation has it."""
     import torch
     from torch import nn
     from vector_quantize_pytorch import ResidualVQ
@@ -196,8 +196,8 @@ def peer_epoch(vectors: np.ndarray, precision: str) -> dict[str, Any]:
             with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
                 batch = points[rows]
                 latents = encoder(batch).unsqueeze(1)
-                quantised, _, commitment = quantizer(latents.float())
-                loss = (decoder(quantised.squeeze(1)) - batch).square().sum(1).mean() + commitment.sum()
+                quantized, _, commitment = quantizer(latents.float())
+                loss = (decoder(quantized.squeeze(1)) - batch).square().sum(1).mean() + commitment.sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -293,15 +293,15 @@ def tokenizers() -> dict[str, Any]:
     from genrec.tokenizer import RQVAE, ProductQuantizer, RandomCodes, RQKMeans
 
     return {
-        "RQ-KMeans": RQKMeans(levels=4),
-        "RQ-KMeans, balanced": RQKMeans(levels=4, balanced=True),
-        "OPQ": ProductQuantizer(levels=4),
-        "random codes": RandomCodes(levels=4),
-        "RQ-VAE": RQVAE(levels=4),
-        "RQ-VAE, codebooks by gradient": RQVAE(levels=4, codebooks="gradient"),
-        "RQ-VAE, rotation trick": RQVAE(levels=4, gradient="rotation"),
+        "RQ-KMeans": RQKMeans(num_levels=4),
+        "RQ-KMeans, balanced": RQKMeans(num_levels=4, balanced=True),
+        "OPQ": ProductQuantizer(num_levels=4),
+        "random codes": RandomCodes(num_levels=4),
+        "RQ-VAE": RQVAE(num_levels=4),
+        "RQ-VAE, codebooks by gradient": RQVAE(num_levels=4, codebook_update="gradient"),
+        "RQ-VAE, rotation trick": RQVAE(num_levels=4, gradient="rotation"),
         "RQ-VAE, 3 levels": RQVAE(),
-        "RQ-VAE, text and interactions": RQVAE(levels=4),
+        "RQ-VAE, text and interactions": RQVAE(num_levels=4),
     }
 
 

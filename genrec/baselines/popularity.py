@@ -13,7 +13,7 @@ from numpy import ndarray
 from pandas import DataFrame
 from torch import Tensor
 
-from genrec.baselines.ranking import best, item_counts, precedence
+from genrec.baselines.dense_ranking import best, item_counts, precedence
 from genrec.types import Ranking
 
 

@@ -1,11 +1,11 @@
-"""SASRec: causal self-attention over item ids, trained with the full softmax over the catalogue; the rival of Semantic IDs.
+"""SASRec: causal self-attention over item ids, trained with the full softmax over the catalog; the rival of Semantic IDs.
 
 In: histories and candidates as items. Out: log p(item | history) of items, or the ranking of all of them. It is a policy like any
 other (one level, item i has code i - 1), so that the same loop trains, aligns and evaluates it. Source: W.-C. Kang and J. McAuley,
 "Self-Attentive Sequential Recommendation" (2018), 1808.09781. Deviations:
 
 - the loss is the cross-entropy over all items (theirs: binary, one drawn negative a place);
-- a block is x + f(norm(x)), its keys and values normalised too (in their code only the queries are);
+- a block is x + f(norm(x)), its keys and values normalized too (in their code only the queries are);
 - an item's position counts the items before it in what is read (theirs: places of a sequence of fixed length, padding included), so
   that the score after a prefix depends on neither padding nor what follows.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 from genrec.errors import UsageError
-from genrec.rows import keys, ranking
+from genrec.item_rows import keys, ranking
 from genrec.semantic_ids import SemanticIds
 from genrec.types import Ranking
 
@@ -34,27 +34,31 @@ class SASRec:
     """The architecture of a SASRec policy; it needs an experiment with `tokenize=None`."""
 
     causal: ClassVar[bool] = True
-    items_are_codes: ClassVar[bool] = True
-    width: int = 64  # of the residual stream and of an item's embedding, which is its output row too
-    inner: int = 64  # of the feed-forward layers; the paper's is the width
-    layers: int = 2  # blocks
-    heads: int = 1  # attention heads; they divide the width
+    d_model: int = 64  # of the residual stream and of an item's embedding, which is its output row too
+    d_ff: int = 64  # of the feed-forward layers; the paper's is the width
+    num_layers: int = 2  # blocks
+    num_heads: int = 1  # attention heads; they divide the width
     dropout: float = 0.2  # of embeddings, attention weights and both branches of a block, in [0, 1)
-    positions: int = 50  # learnt positions: the longest history that can be read
+    max_positions: int = 50  # learned positions: the longest history that can be read
 
     def __post_init__(self) -> None:
-        for name in ("width", "inner", "layers", "heads", "positions"):
+        for name in ("d_model", "d_ff", "num_layers", "num_heads", "max_positions"):
             if getattr(self, name) < 1:
                 raise UsageError(f"policy.{name} must be at least 1, got {getattr(self, name)}")
-        if self.width % self.heads:
-            raise UsageError(f"policy.heads must divide policy.width, got {self.heads} and {self.width}")
+        if self.d_model % self.num_heads:
+            raise UsageError(f"policy.num_heads must divide policy.d_model, got {self.num_heads} and {self.d_model}")
         if not 0 <= self.dropout < 1:
             raise UsageError(f"policy.dropout must lie in [0, 1), got {self.dropout}")
 
-    @property
-    def longest_history(self) -> int:
-        """Items of the longest history that can be read."""
-        return self.positions
+    def check(self, experiment: Any) -> None:
+        """Raise UsageError unless the experiment has no tokenizer and its histories fit the learned positions."""
+        if experiment.tokenize is not None:
+            raise UsageError(f"{experiment.name}: SASRec scores items, not Semantic IDs: set tokenize=None")
+        if self.max_positions < experiment.history_length:
+            raise UsageError(
+                f"{experiment.name}: SASRec reads at most policy.max_positions = {self.max_positions} items, but history_length is "
+                f"{experiment.history_length}: raise policy.max_positions"
+            )
 
     def build(self, semantic_ids: SemanticIds) -> SASRecPolicy:
         """An untrained policy over this many items."""
@@ -72,7 +76,7 @@ class Block(nn.Module):
 
     def __init__(self, specification: SASRec) -> None:
         super().__init__()
-        width, inner, self.heads = specification.width, specification.inner, specification.heads
+        width, inner, self.heads = specification.d_model, specification.d_ff, specification.num_heads
         self.attention_norm, self.forward_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.queries_keys_values, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, inner), nn.Linear(inner, width)
@@ -97,10 +101,10 @@ class SASRecPolicy(nn.Module):
     def __init__(self, specification: SASRec, items: int) -> None:
         super().__init__()
         self.specification = specification
-        self.embedding = nn.Embedding(items + 1, specification.width, padding_idx=0)
-        self.position = nn.Embedding(specification.positions, specification.width)
-        self.blocks = nn.ModuleList(Block(specification) for _ in range(specification.layers))
-        self.norm = nn.LayerNorm(specification.width)
+        self.embedding = nn.Embedding(items + 1, specification.d_model, padding_idx=0)
+        self.position = nn.Embedding(specification.max_positions, specification.d_model)
+        self.blocks = nn.ModuleList(Block(specification) for _ in range(specification.num_layers))
+        self.norm = nn.LayerNorm(specification.d_model)
         self.dropout = nn.Dropout(specification.dropout)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
@@ -115,12 +119,12 @@ class SASRecPolicy(nn.Module):
         real = history > 0
         position = real.cumsum(1) - 1
         longest = history.shape[1]
-        if longest > self.specification.positions:
+        if longest > self.specification.max_positions:
             raise UsageError(
-                f"a history of {longest} items, but policy.positions is {self.specification.positions}: set it to "
-                "evaluate.history_length or more"
+                f"a history of {longest} items, but policy.max_positions is {self.specification.max_positions}: set it to "
+                "history_length or more"
             )
-        states = self.embedding(history) * self.specification.width**0.5 + self.position(position.clamp(min=0))
+        states = self.embedding(history) * self.specification.d_model**0.5 + self.position(position.clamp(min=0))
         states = self.dropout(states)
         place = torch.arange(longest, device=history.device)
         visible = (place[None, :] <= place[:, None]) & real.unsqueeze(1)

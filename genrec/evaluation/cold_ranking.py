@@ -37,7 +37,7 @@ def evaluate_unseen(
     user already took.
     """
     known = popularity[1:].nonzero().squeeze(1) + 1
-    size = min(spec.batch, max(1, EXCLUDE_BYTES // (8 * max(1, len(known)))))
+    size = min(spec.batch_size, max(1, EXCLUDE_BYTES // (8 * max(1, len(known)))))
     if 8 * len(known) > EXCLUDE_BYTES:
         say(f"evaluate: {len(known)} items have training events; excluding them takes {8 * len(known) >> 20} MB a user, one at a time")
     batch = _users_of(batches, popularity)
@@ -48,7 +48,7 @@ def evaluate_unseen(
         rows = known.to(users.device).expand(len(users), -1)
         return torch.cat([rows, seen(users)], 1) if spec.filter_seen and seen is not None else rows.contiguous()
 
-    return evaluate(recommender, _chunks(batch, size), replace(spec, filter_seen=True, batch=size), exclude, shared).ranks
+    return evaluate(recommender, _chunks(batch, size), replace(spec, filter_seen=True, batch_size=size), exclude, shared).ranks
 
 
 def _users_of(batches: Iterable[SequenceBatch], popularity: Tensor) -> SequenceBatch:

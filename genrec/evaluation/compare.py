@@ -15,8 +15,8 @@ from pandas import DataFrame
 
 from genrec.errors import ArtifactError, UsageError
 from genrec.evaluation import metrics
+from genrec.evaluation.shared_id_ties import per_user
 from genrec.evaluation.significance import EQUAL, bootstrap_means, bootstrap_p, holm, percentile_interval, undefined
-from genrec.evaluation.ties import per_user
 from genrec.types import Metric
 
 PER_USER: dict[str, Metric] = {"recall": metrics.recall, "ndcg": metrics.ndcg, "mrr": metrics.mrr}

@@ -1,7 +1,7 @@
 """Stage 6: a recommender -> the rank of every user's held-out item, and everybody's list.
 
 In: anything that is a `genrec.types.Recommender`, and batches of users. Out: `ranks.parquet`, `recommendations.parquet`,
-`metrics.json`. Ranking is over the full catalogue and of items, one target per user; averages are over users, never over batches.
+`metrics.json`. Ranking is over the full catalog and of items, one target per user; averages are over users, never over batches.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from genrec.errors import InputError, ResourceError, UsageError
 from genrec.evaluation import metrics
-from genrec.evaluation.cold import cold_metrics
-from genrec.evaluation.lists import ScoredLists, score_lists
-from genrec.evaluation.ties import COLUMNS, check_shared, per_user
+from genrec.evaluation.cold_metrics import cold_metrics
+from genrec.evaluation.scored_lists import ScoredLists, score_lists
+from genrec.evaluation.shared_id_ties import COLUMNS, check_shared, per_user
 from genrec.progress import say, track
 from genrec.store import NOT_IN_KEY
-from genrec.types import ExactRecommender, Ranking, Recommender, SequenceBatch
+from genrec.types import Baseline, ExactRecommender, Ranking, Recommender, SequenceBatch
 
 Seen = Callable[[Tensor], Tensor]  # users int64 [B] -> all items each took before the target, int64 [B, E], 0 = none
 Recommend = Callable[[Tensor, int, Tensor | None], Ranking]  # what `Recommender.recommend` is
@@ -36,25 +36,39 @@ class Evaluate:
 
     cutoffs: tuple[int, ...] = (1, 5, 10, 20, 50)  # of the metrics, ascending; lists are as long as the last
     filter_seen: bool = False  # whether items that the user already took are left out of the list
-    history_length: int = 20  # most recent items that the recommender is shown
-    scoring: Literal["beam", "exact"] = "beam"  # of a policy: its beam search, or every item of the catalogue, none pruned
-    beams: int = 0  # of beam search, in evaluation alone; 0 = the policy's own
-    users: int = 0  # of the test users, so many, drawn once for all rows and seeds; 0 = all
-    batch: int = field(default=256, metadata=NOT_IN_KEY)  # users at once; changes no result
+    scoring: Literal["beam", "exact"] = "beam"  # of a policy: its beam search, or every item of the catalog, none pruned
+    num_beams: int = 0  # of beam search, in evaluation alone; 0 = the policy's own
+    max_users: int = 0  # of the test users, so many, drawn once for all rows and seeds; 0 = all
+    batch_size: int = field(default=256, metadata=NOT_IN_KEY)  # users at once; changes no result
 
     def __post_init__(self) -> None:
         if not self.cutoffs or self.cutoffs[0] < 1 or any(a >= b for a, b in zip(self.cutoffs, self.cutoffs[1:], strict=False)):
             raise UsageError(f"evaluate.cutoffs must be ascending numbers from 1 on, got {self.cutoffs}")
-        for name in ("history_length", "batch"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"evaluate.{name} must be at least 1, got {getattr(self, name)}")
+        if self.batch_size < 1:
+            raise UsageError(f"evaluate.batch_size must be at least 1, got {self.batch_size}")
         if self.scoring not in ("beam", "exact"):
             raise UsageError(f"evaluate.scoring must be 'beam' or 'exact', got {self.scoring!r}")
-        for name, default in (("beams", "the policy's own"), ("users", "all")):
+        for name, default in (("num_beams", "the policy's own"), ("max_users", "all")):
             if getattr(self, name) < 0:
                 raise UsageError(f"evaluate.{name} must be 0 ({default}) or more, got {getattr(self, name)}")
-        if self.beams and self.scoring == "exact":
-            raise UsageError(f"evaluate.scoring 'exact' has no beams, got evaluate.beams = {self.beams}; leave it at 0")
+        if self.num_beams and self.scoring == "exact":
+            raise UsageError(f"evaluate.scoring 'exact' has no beams, got evaluate.num_beams = {self.num_beams}; leave it at 0")
+
+    def check(self, experiment: Any) -> None:
+        """Raise UsageError if a beam search would have to rank more items than it has beams. Exact scoring ranks any number."""
+        own = getattr(experiment.policy, "num_beams", None)
+        if own is None:
+            if self.num_beams and not isinstance(experiment.policy, Baseline):
+                raise UsageError(f"evaluate.num_beams = {self.num_beams}, but the policy has no beams: {experiment.policy!r}")
+            return
+        ranked = self.cutoffs[-1] if self.scoring == "beam" else 0
+        needed = 10 if self.num_beams else max(10, ranked)  # validation ranks ten items with the policy's own beams
+        if own < needed:
+            raise UsageError(f"policy.num_beams must be at least {needed}, the most items ranked (evaluate.cutoffs), got {own}")
+        if 0 < self.num_beams < ranked:
+            raise UsageError(
+                f"evaluate.num_beams must be at least {ranked}, the most items ranked (evaluate.cutoffs), got {self.num_beams}"
+            )
 
 
 class Evaluation(NamedTuple):
@@ -93,7 +107,7 @@ def evaluate(
     recommend = _recommend(recommender, spec)
     known: set[int] = set()
     parts: list[ScoredLists] = []
-    size = spec.batch
+    size = spec.batch_size
     with _evaluation_mode(recommender), torch.no_grad():
         for batch in track(batches, "evaluate"):
             _check_batch(batch, known)
@@ -200,7 +214,7 @@ def _attempt(
     n = spec.cutoffs[-1]
     try:
         exclude = None if seen is None else _excluded(seen, batch.user)
-        ranking = recommend(batch.history[:, -spec.history_length :], n, exclude)
+        ranking = recommend(batch.history, n, exclude)
         return score_lists(batch, ranking, n, exclude, shared)
     except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError, as is what its CPU allocator raises
         text = str(error).lower()

@@ -36,7 +36,7 @@ def coverage(items: Tensor, item_count: int) -> float:
 
 
 def gini(items: Tensor, item_count: int) -> float:
-    """How unequally recommendations fall on the catalogue, items that are never recommended included. int64 [U, n] -> [0, 1).
+    """How unequally recommendations fall on the catalog, items that are never recommended included. int64 [U, n] -> [0, 1).
 
     With the counts c_1 <= ... <= c_N: sum_i (2i - N - 1) c_i / (N sum_i c_i). 0 when all items are recommended equally often,
     which includes lists that are all empty; (N - 1) / N when only one item ever is.

@@ -52,7 +52,7 @@ def undefined(differences: ndarray) -> str:
 def bootstrap_p(observed: float, means: ndarray) -> float:
     """Two-sided p of the mean difference `observed` from its resampled means.
 
-    The resamples are shifted so that their centre is 0, as if there were no difference:
+    The resamples are shifted so that their center is 0, as if there were no difference:
     p = (1 + #{b: |mean_b - observed| >= |observed|}) / (1 + resamples), hence never 0.
     """
     extreme = np.abs(means - observed) >= abs(observed) - EQUAL

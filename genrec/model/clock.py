@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from genrec.model.generation import Decoding, State
+from genrec.model.beam_search import Decoding, State
 from genrec.model.trie import Trie
 
 Result = TypeVar("Result")

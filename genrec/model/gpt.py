@@ -4,7 +4,7 @@ In: histories and candidates as items. Out: log-probabilities of items, or a ran
 history, the log-probabilities of the item after each of its places. A sequence is the history's codes, L tokens an item, oldest
 first, then the next item's. Each level's output is a softmax over that level's codes alone. The layers are T5's (see `branches`).
 
-Positions are relative only, a learnt bias per head added to attention: T5's buckets of the distance in tokens, and, exactly, the
+Positions are relative only, a learned bias per head added to attention: T5's buckets of the distance in tokens, and, exactly, the
 distance in items. A bias by distance is the same wherever a sequence stands, so that left padding changes nothing, and an item has
 the same part in every prefix that holds it, which one pass over all prefixes needs; absolute positions, or ages counted from the
 history's end, give neither. A level needs no embedding of its own, since every level has its own tokens.
@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from genrec.errors import UsageError
-from genrec.model.branches import CausalLayer, KeysValues
-from genrec.model.extension import extended
-from genrec.model.layers import HIDDEN, Dropout, RelativeBias, RMSNorm, code_log_probs, hidden_where
+from genrec.model.catalog_extension import extended
+from genrec.model.shared_history_layers import CausalLayer, KeysValues
+from genrec.model.t5_layers import HIDDEN, Dropout, RelativeBias, RMSNorm, code_log_probs, hidden_where
 from genrec.model.trie import Trie
 from genrec.semantic_ids import SemanticIds
 from genrec.types import Ranking
@@ -35,18 +35,20 @@ class Gpt:
 
     causal: ClassVar[bool] = True  # one pass scores the item after every prefix
 
-    width: int = 128  # of the residual stream
-    inner: int = 1024  # of the feed-forward layers
-    heads: int = 6  # attention heads
-    head_width: int = 64  # of one head
-    layers: int = 4  # blocks of attention and feed-forward
+    d_model: int = 128  # of the residual stream
+    d_ff: int = 1024  # of the feed-forward layers
+    num_heads: int = 6  # attention heads
+    d_kv: int = 64  # of one head
+    num_layers: int = 4  # blocks of attention and feed-forward
     dropout: float = 0.1  # in [0, 1)
-    positions: int = 20  # distances in items that have a bias of their own, larger ones share the last; 0 leaves T5's token distances
-    beams: int = 50  # of constrained beam search; a ranking never has more items
+    recency_positions: int = (
+        20  # distances in items that have a bias of their own, larger ones share the last; 0 leaves T5's token distances
+    )
+    num_beams: int = 50  # of constrained beam search; a ranking never has more items
 
     def __post_init__(self) -> None:
-        for name in ("width", "inner", "heads", "head_width", "layers", "positions", "beams"):
-            least = 0 if name == "positions" else 1
+        for name in ("d_model", "d_ff", "num_heads", "d_kv", "num_layers", "recency_positions", "num_beams"):
+            least = 0 if name == "recency_positions" else 1
             if getattr(self, name) < least:
                 raise UsageError(f"policy.{name} must be at least {least}, got {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
@@ -71,18 +73,20 @@ class GptPolicy(nn.Module):
     def __init__(self, specification: Gpt, semantic_ids: SemanticIds) -> None:
         super().__init__()
         self.specification, self.semantic_ids = specification, semantic_ids
-        layer = (specification.width, specification.inner, specification.heads, specification.head_width, specification.dropout)
-        self.embedding = nn.Embedding(semantic_ids.vocabulary, specification.width)
-        self.layers = nn.ModuleList(CausalLayer(*layer) for _ in range(specification.layers))
-        self.token_bias = RelativeBias(specification.heads, bidirectional=False)
-        self.item_bias = nn.Embedding(specification.positions, specification.heads) if specification.positions else None
-        self.norm = RMSNorm(specification.width)
+        layer = (specification.d_model, specification.d_ff, specification.num_heads, specification.d_kv, specification.dropout)
+        self.embedding = nn.Embedding(semantic_ids.vocabulary, specification.d_model)
+        self.layers = nn.ModuleList(CausalLayer(*layer) for _ in range(specification.num_layers))
+        self.token_bias = RelativeBias(specification.num_heads, bidirectional=False)
+        self.item_bias = (
+            nn.Embedding(specification.recency_positions, specification.num_heads) if specification.recency_positions else None
+        )
+        self.norm = RMSNorm(specification.d_model)
         self.dropout = Dropout(specification.dropout)
-        self.heads = nn.ModuleList(nn.Linear(specification.width, size, bias=False) for size in semantic_ids.level_sizes)
+        self.heads = nn.ModuleList(nn.Linear(specification.d_model, size, bias=False) for size in semantic_ids.level_sizes)
         if self.item_bias is not None:
             nn.init.zeros_(self.item_bias.weight)  # a distance that no training history reaches then says nothing, instead of noise
         for module in (self.embedding, self.token_bias.table, *self.heads):
-            nn.init.normal_(module.weight, std=specification.width**-0.5)
+            nn.init.normal_(module.weight, std=specification.d_model**-0.5)
         self.trie = Trie(semantic_ids)
 
     def level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
@@ -130,7 +134,7 @@ class GptPolicy(nn.Module):
         queries, keys = self._places(read, levels - 1)
         end = torch.arange(levels, len(keys) + 1, levels, device=keys.device)  # how many tokens each branch sees
         queries = end[:, None] + queries - len(keys)
-        bias = self._bias(queries.flatten(), keys).view(1, self.specification.heads, *queries.shape, len(keys))
+        bias = self._bias(queries.flatten(), keys).view(1, self.specification.num_heads, *queries.shape, len(keys))
         hidden = hidden_where(read.empty[:, None, :] | (keys >= end[:, None]))
         states, _ = self._branch(self.trie.tokens[targets][..., :-1], read, bias + hidden[:, None, :, None, :])
         return self._gather(read.states[:, levels - 1 :: levels], states, targets)
@@ -142,7 +146,7 @@ class GptPolicy(nn.Module):
     @torch.no_grad()
     def recommend(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
         """The `n` best items by constrained beam search: int64 [B, T] -> Ranking [B, n]; `exclude` int64 [B, E] is never returned."""
-        return self.trie.recommend(self.decoding(history), self.specification.beams, n, exclude)
+        return self.trie.recommend(self.decoding(history), self.specification.num_beams, n, exclude)
 
     @torch.no_grad()
     def recommend_exactly(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
@@ -152,14 +156,14 @@ class GptPolicy(nn.Module):
     @torch.no_grad()
     def recommend_below(self, history: Tensor, items: Tensor, depth: int, n: int) -> Ranking:
         """The `n` best items that share the first `depth` codes with items int64 [B]: a beam search below that prefix."""
-        return self.trie.recommend_below(self.decoding(history), self.specification.beams, items, depth, n)
+        return self.trie.recommend_below(self.decoding(history), self.specification.num_beams, items, depth, n)
 
     def item_vectors(self) -> Tensor:
         """The sum of an item's code embeddings, float32 [N + 1, D], row 0 zeros; detached."""
         return self.trie.item_vectors(self.embedding.weight)
 
     def extended(self, semantic_ids: SemanticIds) -> GptPolicy:
-        """The same weights over a catalogue that has grown (see `genrec.model.extension`)."""
+        """The same weights over a catalog that has grown (see `genrec.model.catalog_extension`)."""
         return extended(self, self.semantic_ids, semantic_ids, self.specification.build)
 
     def _read(self, history: Tensor, keep: int | None, cut: int = 0) -> Read:
@@ -204,7 +208,7 @@ class GptPolicy(nn.Module):
         if self.item_bias is not None:
             levels = self.semantic_ids.levels
             distance = queries[:, None] // levels - keys[None, :] // levels
-            bias = bias + self.item_bias(distance.clamp(0, self.specification.positions - 1)).permute(2, 0, 1)
+            bias = bias + self.item_bias(distance.clamp(0, self.specification.recency_positions - 1)).permute(2, 0, 1)
         return bias
 
     def _places(self, read: Read, written: int) -> tuple[Tensor, Tensor]:
@@ -221,7 +225,7 @@ class GptPolicy(nn.Module):
 
 
 class GptDecoding:
-    """A `genrec.model.generation.Decoding`; its state is every layer's keys and values of the beams' own codes."""
+    """A `genrec.model.beam_search.Decoding`; its state is every layer's keys and values of the beams' own codes."""
 
     def __init__(self, policy: GptPolicy, read: Read) -> None:
         self.policy, self.read = policy, read

@@ -3,7 +3,7 @@
 Every function is the textbook's, up to rounding. What is not plain PyTorch is there because a profile asked for it (the log in
 `experiments/benchmarks/README.md`): products in float32 on a CPU by way of a convolution, which oneDNN computes, on some processors at
 twice the rate of the library behind `linear`; dropout from eight random bits an element; attention in the open, because the CPU's
-fused kernel is slower at these sizes and gives a learnt bias no gradient. On a GPU all of it is PyTorch's own.
+fused kernel is slower at these sizes and gives a learned bias no gradient. On a GPU all of it is PyTorch's own.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ def rms_norm(states: Tensor, weight: Tensor, eps: float) -> Tensor:
 def attention(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, hidden: Tensor | None = None) -> Tensor:
     """softmax(Q K' + bias + hidden) V: queries [B, H, Q, d], keys and values [B, H, S, d] -> [B, H, Q, d].
 
-    `bias` [1, H, Q or 1, S] is the same for all rows and may be learnt; `hidden`, broadcast to [B, H, Q, S], is a mask. The products
+    `bias` [1, H, Q or 1, S] is the same for all rows and may be learned; `hidden`, broadcast to [B, H, Q, S], is a mask. The products
     are not scaled (T5).
     """
     if query.device.type != "cpu":
@@ -234,7 +234,7 @@ def self_attention(packed: Tensor, bias: Tensor, hidden: Tensor | None = None) -
 
 
 class _Attention(Function):
-    """In the open: on a CPU the fused kernel is slower at these sizes, and gives a learnt bias no gradient."""
+    """In the open: on a CPU the fused kernel is slower at these sizes, and gives a learned bias no gradient."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, hidden: Tensor | None) -> Tensor:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from genrec.errors import UsageError
-from genrec.model.extension import extended
-from genrec.model.layers import (
+from genrec.model.catalog_extension import extended
+from genrec.model.t5_layers import (
     HIDDEN,
     DecoderLayer,
     Dropout,
@@ -37,12 +37,12 @@ GROUP = 64  # rows that a CPU reads at once, of similar length and within its ca
 class Tiger:
     """The architecture of a TIGER policy. The defaults are the paper's sizes with the best reproduction's dropout."""
 
-    width: int = 128  # of the residual stream
-    inner: int = 1024  # of the feed-forward layers
-    heads: int = 6  # attention heads
-    head_width: int = 64  # of one head
-    encoder_layers: int = 4
-    decoder_layers: int = 4
+    d_model: int = 128  # of the residual stream
+    d_ff: int = 1024  # of the feed-forward layers
+    num_heads: int = 6  # attention heads
+    d_kv: int = 64  # of one head
+    num_encoder_layers: int = 4
+    num_decoder_layers: int = 4
     dropout: float = 0.1  # in [0, 1)
     history: Literal["codes", "items"] = (
         "codes"  # what the encoder reads: a token a code (TIGER), or an item's codes summed to one vector
@@ -50,11 +50,13 @@ class Tiger:
     encoder: Literal["bidirectional", "causal"] = (
         "bidirectional"  # causal: an item sees those before it, so that a sequence is read once for all of its targets
     )
-    positions: int = 20  # what is learnt of an item's age, older items share the last; 0 leaves relative positions alone, as T5
-    beams: int = 50  # of constrained beam search; a ranking never has more items
+    recency_positions: int = (
+        20  # what is learned of an item's age, older items share the last; 0 leaves relative positions alone, as T5
+    )
+    num_beams: int = 50  # of constrained beam search; a ranking never has more items
 
     def __post_init__(self) -> None:
-        for name in ("width", "inner", "heads", "head_width", "encoder_layers", "decoder_layers", "beams"):
+        for name in ("d_model", "d_ff", "num_heads", "d_kv", "num_encoder_layers", "num_decoder_layers", "num_beams"):
             if getattr(self, name) < 1:
                 raise UsageError(f"policy.{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
@@ -84,17 +86,19 @@ class TigerPolicy(nn.Module):
     def __init__(self, specification: Tiger, semantic_ids: SemanticIds) -> None:
         super().__init__()
         self.specification, self.semantic_ids = specification, semantic_ids
-        width, heads, causal = specification.width, specification.heads, specification.causal
-        layer = (width, specification.inner, heads, specification.head_width, specification.dropout)
+        width, heads, causal = specification.d_model, specification.num_heads, specification.causal
+        layer = (width, specification.d_ff, heads, specification.d_kv, specification.dropout)
         self.embedding = nn.Embedding(semantic_ids.vocabulary, width)
-        self.encoder = nn.ModuleList(EncoderLayer(*layer) for _ in range(specification.encoder_layers))
-        self.decoder = nn.ModuleList(DecoderLayer(*layer) for _ in range(specification.decoder_layers))
+        self.encoder = nn.ModuleList(EncoderLayer(*layer) for _ in range(specification.num_encoder_layers))
+        self.decoder = nn.ModuleList(DecoderLayer(*layer) for _ in range(specification.num_decoder_layers))
         self.encoder_bias = RelativeBias(heads, bidirectional=True)
         self.decoder_bias = RelativeBias(heads, bidirectional=False)
         self.encoder_norm = RMSNorm(width)
         self.decoder_norm = RMSNorm(width)
         # Read from both sides, an item's age is the same for all and part of its input; read causally, it depends on who asks.
-        self.recency = nn.Embedding(specification.positions, heads if causal else width) if specification.positions else None
+        self.recency = (
+            nn.Embedding(specification.recency_positions, heads if causal else width) if specification.recency_positions else None
+        )
         self.dropout = Dropout(specification.dropout)
         self.heads = nn.ModuleList(nn.Linear(width, size, bias=False) for size in semantic_ids.level_sizes)
         if self.recency is not None:
@@ -124,10 +128,10 @@ class TigerPolicy(nn.Module):
         return History(self.dropout(self.encoder_norm(states)), empty, age)
 
     def _clamped(self, age: Tensor) -> Tensor:
-        return age.clamp(0, self.specification.positions - 1)
+        return age.clamp(0, self.specification.recency_positions - 1)
 
     def _age_bias(self, age: Tensor) -> Tensor | None:
-        """What a causal policy has learnt of ages int64 [Q, S] -> float32 [1, H, Q, S]."""
+        """What a causal policy has learned of ages int64 [Q, S] -> float32 [1, H, Q, S]."""
         if self.recency is None or not self.specification.causal:
             return None
         bias: Tensor = self.recency(self._clamped(age))
@@ -208,7 +212,7 @@ class TigerPolicy(nn.Module):
     @torch.no_grad()
     def recommend(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
         """The `n` best items by constrained beam search: int64 [B, T] -> Ranking [B, n]; `exclude` int64 [B, E] is never returned."""
-        return self.trie.recommend(self.decoding(history), self.specification.beams, n, exclude)
+        return self.trie.recommend(self.decoding(history), self.specification.num_beams, n, exclude)
 
     @torch.no_grad()
     def recommend_exactly(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
@@ -218,14 +222,14 @@ class TigerPolicy(nn.Module):
     @torch.no_grad()
     def recommend_below(self, history: Tensor, items: Tensor, depth: int, n: int) -> Ranking:
         """The `n` best items that share the first `depth` codes with items int64 [B]: a beam search below that prefix."""
-        return self.trie.recommend_below(self.decoding(history), self.specification.beams, items, depth, n)
+        return self.trie.recommend_below(self.decoding(history), self.specification.num_beams, items, depth, n)
 
     def item_vectors(self) -> Tensor:
         """The sum of an item's code embeddings, float32 [N + 1, D], row 0 zeros; detached."""
         return self.trie.item_vectors(self.embedding.weight)
 
     def extended(self, semantic_ids: SemanticIds) -> TigerPolicy:
-        """The same weights over a catalogue that has grown (see `genrec.model.extension`)."""
+        """The same weights over a catalog that has grown (see `genrec.model.catalog_extension`)."""
         return extended(self, self.semantic_ids, semantic_ids, self.specification.build)
 
 
@@ -258,7 +262,7 @@ def grouped(history: Tensor) -> list[tuple[Tensor, int]]:
 
 
 class TigerDecoding:
-    """A `genrec.model.generation.Decoding`; its state is every decoder layer's keys and values, each [B * W, H, codes, head width]."""
+    """A `genrec.model.beam_search.Decoding`; its state is every decoder layer's keys and values, each [B * W, H, codes, head width]."""
 
     def __init__(self, policy: TigerPolicy, history: History) -> None:
         self.policy, self.hidden = policy, hide(history.empty)

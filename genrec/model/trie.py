@@ -1,7 +1,7 @@
 """What every policy over Semantic IDs needs of them, on its device: tokens and codes of items, and the trie to decode over.
 
 In: a policy that has read histories (`Decoding`). Out: a ranking of real items, by constrained beam search (also below a prefix) or
-exactly. In: log-probabilities of a level's codes. Out: those of items' codes, as they are or normalised over the codes that lead to a
+exactly. In: log-probabilities of a level's codes. Out: those of items' codes, as they are or normalized over the codes that lead to a
 real item.
 
 Tables are int32, and nothing is kept that follows from another one: about 40 bytes an item with four levels (a test bounds them).
@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
 from genrec.errors import UsageError
-from genrec.model.exact import exact_search
-from genrec.model.generation import Decoding, Level, Prefix, beam_search
-from genrec.model.leaves import LeafItems, forbid, parents, rank_items
+from genrec.model.beam_search import Decoding, Level, Prefix, beam_search
+from genrec.model.exact_search import exact_search
+from genrec.model.item_lists import LeafItems, forbid, parents, rank_items
 from genrec.semantic_ids import PrefixTable, SemanticIds
 from genrec.types import Ranking
 
-SMALL = 2**16  # cells of a dense table that no catalogue is too small for
+SMALL = 2**16  # cells of a dense table that no catalog is too small for
 SPARSE = 4  # a dense table has at most so many cells a child: masking a cell costs about a quarter of gathering a child
 
 
@@ -101,7 +101,7 @@ class Trie(nn.Module):
     def item_log_probs(self, levels: Iterable[Tensor], items: Tensor, constrained: bool) -> Tensor:
         """Log-probabilities of codes, float32 [B, M or 1, C] each level -> of items int64 [B, M], float32 [B, M, L]; -inf for item 0.
 
-        `constrained`: each level is normalised anew, over the children of the item's prefix alone. The levels are gone through one by
+        `constrained`: each level is normalized anew, over the children of the item's prefix alone. The levels are gone through one by
         one, so that an iterator may make them as they are needed.
         """
         real = items.clamp(min=1)
@@ -166,7 +166,7 @@ class Trie(nn.Module):
 
 def _check_beams(n: int, beams: int) -> None:
     if n > beams:
-        raise UsageError(f"{n} items need as many beams, got policy.beams = {beams}")
+        raise UsageError(f"{n} items need as many beams, got policy.num_beams = {beams}")
 
 
 def _dense(table: PrefixTable, codes: int, items: int) -> Tensor | None:

@@ -1,23 +1,24 @@
-"""For authors of plug-ins: small worlds, and checks of what they write (from samplers to policies) that say what is wrong.
+"""Contract checks and small synthetic data sets for authors of plug-ins.
 
     from genrec.testing import check_sampler
     check_sampler(MySampler())
 
-In: a specification. Out: nothing, or a `ContractError`. `genrec check` runs the same checks.
+Each check takes an instance of a plug-in and raises `ContractError`, with the broken rule and a remedy, or returns None. `genrec
+check` runs the same checks.
 """
 
 from genrec.data.worlds import Cyclic, Shop
-from genrec.testing.dispatch import check_component
-from genrec.testing.encoders import check_encoder, encoder_world
-from genrec.testing.filters import check_filter
-from genrec.testing.losses import check_loss
-from genrec.testing.policies import check_policy
-from genrec.testing.quantizers import check_quantizer
-from genrec.testing.rewards import check_reward
-from genrec.testing.samplers import check_sampler
-from genrec.testing.sources import check_source
-from genrec.testing.specification import ContractError
-from genrec.testing.worlds import batches_of, sampler_context
+from genrec.testing.check_worlds import batches_of, sampler_context
+from genrec.testing.component_checks import check_component
+from genrec.testing.encoder_checks import check_encoder, encoder_world
+from genrec.testing.filter_checks import check_filter
+from genrec.testing.loss_checks import check_loss
+from genrec.testing.policy_checks import check_policy
+from genrec.testing.quantizer_checks import check_quantizer
+from genrec.testing.reward_checks import check_reward
+from genrec.testing.sampler_checks import check_sampler
+from genrec.testing.source_checks import check_source
+from genrec.testing.specification_checks import ContractError
 
 __all__ = [
     "ContractError",

@@ -1,7 +1,7 @@
 """Stage 3: vectors become Semantic IDs."""
 
 from genrec.tokenizer.imported import Imported
-from genrec.tokenizer.product import ProductQuantizer
+from genrec.tokenizer.product_quantizer import ProductQuantizer
 from genrec.tokenizer.random_codes import RandomCodes
 from genrec.tokenizer.rqkmeans import RQKMeans
 from genrec.tokenizer.rqvae import RQVAE

@@ -1,6 +1,6 @@
 """Stage 3: the cheapest way to give the items of a group codes that differ. In: what each code would cost each item. Out: codes.
 
-The problem is the assignment problem (Kuhn 1955), one a group. Most groups of a real catalogue have one or two items too many on
+The problem is the assignment problem (Kuhn 1955), one a group. Most groups of a real catalog have one or two items too many on
 a code; for those a bound that is read off the costs, for all groups at once, proves the obvious move optimal (`_by_regret`). The
 others are solved one by one, exactly, by shortest augmenting paths (Crouse 2016, as in scipy).
 """

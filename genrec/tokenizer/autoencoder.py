@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from genrec.tokenizer.residual import chosen_entries, quantise
+from genrec.tokenizer.residual_quantization import chosen_entries, quantize
 
 Gradient = Literal["straight-through", "rotation"]
 
@@ -28,7 +28,7 @@ class Losses(NamedTuple):
 
 
 class ResidualAutoencoder(nn.Module):
-    """Encoder, codebooks, decoder. The parameters hold no values until `initialise` or `load_state_dict` gives them some."""
+    """Encoder, codebooks, decoder. The parameters hold no values until `initialize` or `load_state_dict` gives them some."""
 
     mean: Tensor  # float32 [D]  of the training vectors
     scale: Tensor  # float32 [D]  their standard deviation, 1 where a dimension is constant
@@ -41,13 +41,13 @@ class ResidualAutoencoder(nn.Module):
         self.decoder = _perceptron([latent, *reversed(hidden), width])
         self.codebooks = nn.Parameter(torch.empty(levels, codes, latent))
 
-    def standardise(self, vectors: Tensor) -> Tensor:
+    def standardize(self, vectors: Tensor) -> Tensor:
         """Vectors float32 [B, D] -> mean 0 and deviation 1 in every dimension of the training vectors."""
         return (vectors - self.mean) / self.scale
 
-    def latents(self, standardised: Tensor) -> Tensor:
-        """Standardised vectors [B, D] -> z float32 [B, latent]."""
-        latents: Tensor = self.encoder(standardised)
+    def latents(self, standardized: Tensor) -> Tensor:
+        """Standardized vectors [B, D] -> z float32 [B, latent]."""
+        latents: Tensor = self.encoder(standardized)
         return latents.float()
 
     def reconstruct(self, codes: Tensor) -> Tensor:
@@ -55,32 +55,32 @@ class ResidualAutoencoder(nn.Module):
         decoded: Tensor = self.decoder(chosen_entries(codes, self.codebooks).sum(0))
         return decoded * self.scale + self.mean
 
-    def losses(self, standardised: Tensor, commitment: float, gradient: Gradient = "straight-through") -> Losses:
+    def losses(self, standardized: Tensor, commitment: float, gradient: Gradient = "straight-through") -> Losses:
         """|x - x'|^2 + sum over l of |sg[r_l] - e_l|^2 + commitment |r_l - sg[e_l]|^2, mean over the batch; sg stops the gradient.
 
-        x is the standardised vector and x' = decoder(q), where q is `passed` by the sum of the e_l; squares are summed over
+        x is the standardized vector and x' = decoder(q), where q is `passed` by the sum of the e_l; squares are summed over
         dimensions (TIGER, section 3.1). The residuals' own codes are constants, so that r_l = z - sg[e_1 + ... + e_{l-1}]
         (Lee et al., section 3.1, whose commitment loss compares z with e_1 + ... + e_l). Codebooks that take no gradient add
         their term to the value alone.
         """
-        latents = self.latents(standardised)
+        latents = self.latents(standardized)
         with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
-            codes, residuals = quantise(latents, self.codebooks)
+            codes, residuals = quantize(latents, self.codebooks)
         entries = chosen_entries(codes, self.codebooks)
         before = latents.detach() - residuals  # e_1 + ... + e_{l-1}, float32 [L, B, latent]
         passed = PASS[gradient](latents, entries.sum(0).detach())
-        reconstruction = (self.decoder(passed).float() - standardised).square().sum(1)
+        reconstruction = (self.decoder(passed).float() - standardized).square().sum(1)
         codebook = (residuals - entries).square().sum(2).sum(0)
         committed = (latents - before - entries.detach()).square().sum(2).sum(0)
         return Losses((reconstruction + codebook + commitment * committed).mean(), codes, residuals)
 
 
-def straight_through(latents: Tensor, quantised: Tensor) -> Tensor:
+def straight_through(latents: Tensor, quantized: Tensor) -> Tensor:
     """Q = z + sg[e - z]: the value is e, the gradient is passed to z unchanged. Both float32 [B, latent]."""
-    return latents + (quantised - latents).detach()
+    return latents + (quantized - latents).detach()
 
 
-def rotation(latents: Tensor, quantised: Tensor) -> Tensor:
+def rotation(latents: Tensor, quantized: Tensor) -> Tensor:
     """Q = sg[|e| / |z| R] z, where R is the rotation in the plane of z and e that turns z's direction into e's.
 
     The value is e; the gradient turns and stretches with it, so that it keeps its angle to the vector it belongs to. With the
@@ -88,20 +88,20 @@ def rotation(latents: Tensor, quantised: Tensor) -> Tensor:
     once, to the sum over levels. Opposite or zero vectors span no plane: there the gradient is passed unchanged.
     """
     with torch.no_grad():
-        length, target = latents.norm(dim=1, keepdim=True), quantised.norm(dim=1, keepdim=True)
-        a, b = latents / length.clamp(min=1e-12), quantised / target.clamp(min=1e-12)
+        length, target = latents.norm(dim=1, keepdim=True), quantized.norm(dim=1, keepdim=True)
+        a, b = latents / length.clamp(min=1e-12), quantized / target.clamp(min=1e-12)
         middle = a + b
         plain = (middle.norm(dim=1, keepdim=True) < 1e-3) | (length < 1e-12) | (target < 1e-12)
         r = functional.normalize(middle, dim=1)
     turned = latents - 2 * r * (r * latents).sum(1, keepdim=True) + 2 * b * (a * latents).sum(1, keepdim=True)
     turned = turned * (target / length.clamp(min=1e-12))
-    return torch.where(plain, straight_through(latents, quantised), turned)
+    return torch.where(plain, straight_through(latents, quantized), turned)
 
 
 PASS = {"straight-through": straight_through, "rotation": rotation}
 
 
-def initialise(model: ResidualAutoencoder, generator: Generator) -> None:
+def initialize(model: ResidualAutoencoder, generator: Generator) -> None:
     """Kaiming-uniform weights and uniform biases, torch's own choice for linear layers, drawn from the generator alone."""
     for layer in [*model.encoder, *model.decoder]:
         if isinstance(layer, nn.Linear):

@@ -28,7 +28,7 @@ from genrec.errors import InputError, NumericsError
 from genrec.progress import Progress
 from genrec.semantic_ids import SemanticIds, lowest_free, row_keys
 from genrec.tokenizer.assignment import cheapest_distinct
-from genrec.tokenizer.transport import soft_distinct
+from genrec.tokenizer.optimal_transport import soft_distinct
 
 Costs = Callable[[ndarray], ndarray]  # rows int64 [M] -> float32 [M, C]
 Settle = Callable[[ndarray, ndarray, ndarray], ndarray]  # costs, group, present codes -> codes
@@ -73,7 +73,7 @@ def reassign(codes: Tensor, costs: Costs, size: int) -> Tensor:
 
 
 def sinkhorn(codes: Tensor, costs: Costs, size: int, epsilon: float = 0.0005, rounds: int = 80) -> Tensor:
-    """Last codes by entropic optimal transport (`genrec.tokenizer.transport`): fewer collisions; int64 [N, L] -> [N, L].
+    """Last codes by entropic optimal transport (`genrec.tokenizer.optimal_transport`): fewer collisions; int64 [N, L] -> [N, L].
 
     Only items of a group with a collision move. Never more items share a Semantic ID than before, but some may: those with equal
     costs always, as no plan tells them apart, and all that are too many in a group with more items than codes. `SemanticIds`

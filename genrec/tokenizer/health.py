@@ -28,7 +28,7 @@ from genrec.semantic_ids import SemanticIds
 from genrec.tokenizer.collisions import Groups, prefix_groups
 from genrec.tokenizer.purity import category_purity, co_occurrence
 
-NEAR = 1e-3  # vectors so far apart are near, in units of the catalogue's root mean square distance from its mean
+NEAR = 1e-3  # vectors so far apart are near, in units of the catalog's root mean square distance from its mean
 ROWS = 1 << 16  # vectors at a time
 LOW_PERPLEXITY = 0.5  # of the least usage: a level with a lower perplexity is warned of
 
@@ -52,7 +52,7 @@ def health(
     """Plain values for JSON. `levels` and `prefixes` describe the Semantic IDs, `encoded_levels` the quantizer's own codes.
 
     `encoded` int64 [N, Lq] are those codes, from before collisions were dealt with, `sizes` their levels' sizes, and `reconstructed`
-    float32 [N, D] what they stand for. `items`: the catalogue, for its categories. `interactions`: *training* events, in the order of
+    float32 [N, D] what they stand for. `items`: the catalog, for its categories. `interactions`: *training* events, in the order of
     user and time.
     """
     _check(semantic_ids, vectors, reconstructed, encoded, sizes)
@@ -71,7 +71,7 @@ def health(
                 for level, could in zip(_levels(encoded, sizes), could_use, strict=True)
             ],
             "prefixes": [_prefix(length, each.sizes) for length, each in enumerate(groups, start=1)],
-            "quantised_levels": len(sizes),
+            "quantized_levels": len(sizes),
         }
         progress.advance()
         figures |= _collisions(own[-1], vectors, vector, spread) | {
@@ -96,7 +96,7 @@ def collapse(figures: dict[str, Any], minimum_usage: float) -> Collapse:
     error = None
     if first["used"] < minimum_usage * first["could_use"]:
         error = (
-            f"{_share_used(first)}, less than the {minimum_usage:.1%} of Tokenize.minimum_usage: the Semantic IDs have collapsed. "
+            f"{_share_used(first)}, less than the {minimum_usage:.1%} of Tokenize.min_usage: the Semantic IDs have collapsed. "
             + (f"All {figures['items']:,} vectors are equal. " if figures["distinct_vectors"] == 1 else "")
             + "Check that the vectors differ, ask for fewer codes, or lower minimum_usage to allow it"
         )

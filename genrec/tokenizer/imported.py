@@ -1,6 +1,6 @@
-"""Stage 3: Semantic IDs that somebody has published. In: their file, and the catalogue's item ids. Out: codes int64 [N, L].
+"""Stage 3: Semantic IDs that somebody has published. In: their file, and the catalog's item ids. Out: codes int64 [N, L].
 
-Which files are read: see `genrec.tokenizer.published`.
+Which files are read: see `genrec.tokenizer.published_ids`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch import Generator
 
 from genrec.errors import InputError, UsageError
 from genrec.progress import say
-from genrec.tokenizer.listed import FittedListedCodes, restore_listed
-from genrec.tokenizer.published import Published, content_hash, read_ids, read_published
-from genrec.tokenizer.residual import as_points
+from genrec.tokenizer.listed_codes import FittedListedCodes, restore_listed
+from genrec.tokenizer.published_ids import Published, content_hash, read_ids, read_published
+from genrec.tokenizer.residual_quantization import as_points
 
 SHOWN = 5  # ids in a message
 
@@ -31,8 +31,8 @@ class Imported:
     """
 
     path: Path  # JSON from an item's key to its codes, packed by gzip or not
-    ids: Path | None = None  # from the catalogue's item id to the file's key (JSON, or a table of tabs or commas); None: they are one
-    columns: tuple[int, int] = (0, 1)  # of `ids`: where the catalogue's item id stands, and where the key; from 0
+    ids: Path | None = None  # from the catalog's item id to the file's key (JSON, or a table of tabs or commas); None: they are one
+    columns: tuple[int, int] = (0, 1)  # of `ids`: where the catalog's item id stands, and where the key; from 0
 
     def __post_init__(self) -> None:
         if min(self.columns) < 0 or self.columns[0] == self.columns[1]:
@@ -48,16 +48,16 @@ class Imported:
 
     def fit(self, vectors: ndarray, generator: Generator) -> FittedListedCodes:
         """Refused: published codes are joined by item id."""
-        raise UsageError("Imported joins published codes by item id, which vectors lack: use fit_catalogue(item_ids, vectors, ...)")
+        raise UsageError("Imported joins published codes by item id, which vectors lack: use fit_catalog(item_ids, vectors, ...)")
 
-    def fit_catalogue(self, item_ids: Sequence[str], vectors: ndarray, generator: Generator) -> FittedListedCodes:
+    def fit_catalog(self, item_ids: Sequence[str], vectors: ndarray, generator: Generator) -> FittedListedCodes:
         """The codes of these items; row i of float32 [N, D] is `item_ids[i]`. Nothing is drawn."""
         points, published = as_points(vectors), read_published(self.path)
         if len(item_ids) != len(points):
             raise UsageError(f"Imported needs an item id for each of {len(points)} vectors, got {len(item_ids)}")
         keys = self._keys([str(item) for item in item_ids], published)
         if surplus := len(published.rows) - len(keys):
-            say(f"{self.path.name}: {surplus} of {len(published.rows)} published items are not in the catalogue")
+            say(f"{self.path.name}: {surplus} of {len(published.rows)} published items are not in the catalog")
         codes = torch.from_numpy(published.codes[[published.rows[key] for key in keys]])
         return FittedListedCodes(codes, points, self.level_sizes())
 
@@ -71,7 +71,7 @@ class Imported:
         missing = [item for item in items if table.get(item) not in published.rows]
         if missing:
             raise InputError(
-                f"{len(missing)} of {len(items)} items of the catalogue have no codes in {self.path}: {_some(missing)}; its keys are "
+                f"{len(missing)} of {len(items)} items of the catalog have no codes in {self.path}: {_some(missing)}; its keys are "
                 f"like {_some(list(published.rows))}. {self._advice(items, published)}"
             )
         owners: dict[str, str] = {}
@@ -79,7 +79,7 @@ class Imported:
             if (other := owners.setdefault(table[item], item)) != item:
                 raise InputError(f"{self.ids}: items {other!r} and {item!r} have one key, {table[item]!r}")
         if len(owners) < len(items):
-            raise UsageError(f"Imported.fit_catalogue got {len(items)} item ids, of which {len(owners)} are distinct")
+            raise UsageError(f"Imported.fit_catalog got {len(items)} item ids, of which {len(owners)} are distinct")
         return [table[item] for item in items]
 
     def _advice(self, items: list[str], published: Published) -> str:
@@ -92,7 +92,7 @@ class Imported:
             if all(turned.get(item) in published.rows for item in items):
                 return f"The table fits the other way round: columns={other_way}"
         unlisted = [item for item in items if item not in read_ids(self.ids, self.columns)]
-        return f"{len(unlisted)} of them are not in {self.ids}" if unlisted else "Filter the catalogue as the publisher did"
+        return f"{len(unlisted)} of them are not in {self.ids}" if unlisted else "Filter the catalog as the publisher did"
 
 
 def _some(names: list[str]) -> str:

@@ -1,7 +1,7 @@
 """Stage 3: whether items that share first codes belong together. In: groups of items by prefix. Out: plain values for `health.json`.
 
 Category purity, for groups of at least two items with a label: the share of those items that have the most frequent label of their
-group. An item may have several labels. Those that more than half of the catalogue has tell nothing and are left out. Purity grows by
+group. An item may have several labels. Those that more than half of the catalog has tell nothing and are left out. Purity grows by
 itself with the number of groups, so beside it stands `chance`, what the same items have when they are shuffled over the same groups.
 Vectors that were made of texts which name the categories cannot but be pure; co-occurrence knows nothing of texts.
 
@@ -36,7 +36,7 @@ SHUFFLED = 100_000  # items that are shuffled at least, in at most twenty shuffl
 class Labels(NamedTuple):
     """Which items have which labels."""
 
-    column: str  # of the catalogue
+    column: str  # of the catalog
     names: list[str]  # of the labels that are kept, by number: the rarest first
     left_out: list[str]  # labels that more than half of the items have, the most frequent first
     rows: ndarray  # int64 [M]  items with a label that is kept, ascending; row i is item i+1
@@ -45,11 +45,11 @@ class Labels(NamedTuple):
 
 
 class Dominant(NamedTuple):
-    """The groups that hold a labelled item, ascending."""
+    """The groups that hold a labeled item, ascending."""
 
     group: ndarray  # int64 [G]
-    items: ndarray  # int64 [G]  labelled items
-    label: ndarray  # int64 [G]  the most frequent label, of equally frequent ones the rarest in the catalogue
+    items: ndarray  # int64 [G]  labeled items
+    label: ndarray  # int64 [G]  the most frequent label, of equally frequent ones the rarest in the catalog
     having: ndarray  # int64 [G]  how many items have it
 
 
@@ -57,19 +57,19 @@ def category_purity(groups: Sequence[ndarray], items: DataFrame | None) -> dict[
     """Groups int64 [N] for the prefix lengths 1, 2, ... -> purity and chance; `prefixes` is null where `reason` says why."""
     labels = labels_of(items)
     if isinstance(labels, str):
-        return {"column": None, "labels": 0, "left_out": [], "labelled_items": 0, "prefixes": None, "reason": labels}
+        return {"column": None, "labels": 0, "left_out": [], "labeled_items": 0, "prefixes": None, "reason": labels}
     return {
         "column": labels.column,
         "labels": len(labels.names),
         "left_out": labels.left_out,
-        "labelled_items": len(labels.rows),
+        "labeled_items": len(labels.rows),
         "prefixes": [{"length": length, **_purity(group[labels.rows], labels)} for length, group in enumerate(groups, start=1)],
         "reason": None,
     }
 
 
 def _purity(group: ndarray, labels: Labels) -> dict[str, Any]:
-    """Of the groups int64 [M] of labelled items; purity and chance are null where no two items share a group."""
+    """Of the groups int64 [M] of labeled items; purity and chance are null where no two items share a group."""
     sizes = np.bincount(group)
     shared = sizes > 1
     said: dict[str, Any] = {"groups": int(shared.sum()), "items": int(sizes[shared].sum()), "purity": None, "chance": None}
@@ -89,7 +89,7 @@ def _hits(group: ndarray, labels: Labels) -> int:
 
 
 def dominant(group: ndarray, labels: Labels) -> Dominant:
-    """The most frequent label of each group; `group` int64 [M] is that of each labelled item."""
+    """The most frequent label of each group; `group` int64 [M] is that of each labeled item."""
     keys, counts = np.unique(group[labels.item] * len(labels.names) + labels.label, return_counts=True)
     of = keys // len(labels.names)
     begin = np.flatnonzero(np.append(True, of[1:] != of[:-1]))
@@ -100,7 +100,7 @@ def dominant(group: ndarray, labels: Labels) -> Dominant:
 
 
 def labels_of(items: DataFrame | None) -> Labels | str:
-    """The catalogue's labels, or why there are none."""
+    """The catalog's labels, or why there are none."""
     if items is None:
         return "no table of items was given"
     column = next((name for name in COLUMNS if name in items and (items[name].fillna("").str.strip() != "").any()), None)

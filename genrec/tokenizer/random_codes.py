@@ -14,28 +14,28 @@ from numpy import ndarray
 from torch import Generator
 
 from genrec.errors import ArtifactError
-from genrec.tokenizer.listed import FittedListedCodes, restore_listed
-from genrec.tokenizer.residual import as_points, check_at_least
+from genrec.tokenizer.listed_codes import FittedListedCodes, restore_listed
+from genrec.tokenizer.residual_quantization import as_points, check_at_least
 
 
 @dataclass(frozen=True)
 class RandomCodes:
     """Every code of every item is drawn uniformly, on its own; those of items that come later too."""
 
-    levels: int = 3  # L, at least 1
-    codes: int = 256  # codes of each level, at least 1
+    num_levels: int = 3  # L, at least 1
+    codebook_size: int = 256  # codes of each level, at least 1
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "levels", "codes")
+        check_at_least(self, 1, "num_levels", "codebook_size")
 
     def level_sizes(self) -> tuple[int, ...]:
         """Number of codes of each level."""
-        return (self.codes,) * self.levels
+        return (self.codebook_size,) * self.num_levels
 
     def fit(self, vectors: ndarray, generator: Generator) -> FittedRandomCodes:
         """Draw codes for the rows of float32 [N, D]."""
         points = as_points(vectors)
-        codes = torch.randint(self.codes, (len(points), self.levels), generator=generator)
+        codes = torch.randint(self.codebook_size, (len(points), self.num_levels), generator=generator)
         seed = int(torch.randint(2**62, (), generator=generator))
         return FittedRandomCodes(FittedListedCodes(codes, points, self.level_sizes()), seed)
 

@@ -1,7 +1,7 @@
 """Stage 3: residual k-means, the tokenizer that needs no network. In: float32 [N, D]. Out: codes int64 [N, L].
 
-Source: the residual quantisation of Lee et al. 2022 (2203.01941) with each level's codebook fitted by k-means, as in OneRec
-(Deng et al. 2025, 2502.18965); how its balancing differs from OneRec's: see `genrec.tokenizer.balanced`. Seconds instead of an
+Source: the residual quantization of Lee et al. 2022 (2203.01941) with each level's codebook fitted by k-means, as in OneRec
+(Deng et al. 2025, 2502.18965); how its balancing differs from OneRec's: see `genrec.tokenizer.balanced_kmeans`. Seconds instead of an
 RQ-VAE's half an hour or more.
 """
 
@@ -16,9 +16,9 @@ from torch import Generator, Tensor
 
 from genrec.errors import ArtifactError, UsageError
 from genrec.progress import track
-from genrec.tokenizer.balanced import balanced_kmeans
-from genrec.tokenizer.kmeans import initial_centres, kmeans, nearest
-from genrec.tokenizer.residual import (
+from genrec.tokenizer.balanced_kmeans import balanced_kmeans
+from genrec.tokenizer.kmeans import initial_centers, kmeans, nearest
+from genrec.tokenizer.residual_quantization import (
     ROWS,
     as_codes,
     as_points,
@@ -40,18 +40,18 @@ class RQKMeans:
     `balanced` makes the cells of every level nearly equal on the training vectors: with up to 512 vectors a code, the largest cell is
     within about 8 % of the mean (without: 5 times it on level 1 of Amazon Beauty, 40 to 80 times below), with more, as prices are
     found on 512 a code, within about 15 %. Equal vectors can't be split, and lengths that differ by orders of magnitude are balanced
-    less. It costs some 2 to 3 times the seconds. Both engines begin with the same k-means++ centres and look at every vector.
+    less. It costs some 2 to 3 times the seconds. Both engines begin with the same k-means++ centers and look at every vector.
     """
 
-    levels: int = 3  # L, at least 1
-    codes: int = 256  # codes of each level, at least 1
+    num_levels: int = 3  # L, at least 1
+    codebook_size: int = 256  # codes of each level, at least 1
     iterations: int = 25  # most iterations of each level's k-means, at least 1
     shrink: bool = False  # whether fewer items than codes make codebooks of one code an item, instead of an error
     engine: Literal["torch", "faiss"] = "torch"  # whose k-means; faiss's is as good and no slower, but is not installed everywhere
     balanced: bool = False  # whether all codes of a level get nearly as many items; by torch only
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "levels", "codes", "iterations")
+        check_at_least(self, 1, "num_levels", "codebook_size", "iterations")
         if self.engine not in ("torch", "faiss"):
             raise UsageError(f"RQKMeans.engine must be 'torch' or 'faiss', got {self.engine!r}")
         if self.balanced and self.engine == "faiss":
@@ -59,23 +59,23 @@ class RQKMeans:
 
     def level_sizes(self) -> tuple[int, ...]:
         """Number of codes of each level; a codebook that shrank leaves the rest unused."""
-        return (self.codes,) * self.levels
+        return (self.codebook_size,) * self.num_levels
 
     def fit(self, vectors: ndarray, generator: Generator) -> FittedRQKMeans:
         """Train on float32 [N, D]."""
         points = as_points(vectors)
-        codes = codebook_size(len(points), self.codes, self.shrink)
+        codes = codebook_size(len(points), self.codebook_size, self.shrink)
         if self.balanced:
-            return FittedRQKMeans(*_balanced_codebooks(points, self.levels, codes, self.iterations, generator))
+            return FittedRQKMeans(*_balanced_codebooks(points, self.num_levels, codes, self.iterations, generator))
         fit = kmeans if self.engine == "torch" else _faiss_kmeans
-        return FittedRQKMeans(fit_codebooks(points, self.levels, codes, self.iterations, generator, fit))
+        return FittedRQKMeans(fit_codebooks(points, self.num_levels, codes, self.iterations, generator, fit))
 
     def restore(self, state: dict[str, ndarray]) -> FittedRQKMeans:
         """The fitted quantizer again, from its stored codebooks (and prices)."""
         codebooks, prices = state.get("codebooks"), state.get("prices")
-        if codebooks is None or codebooks.ndim != 3 or len(codebooks) != self.levels or codebooks.shape[1] > self.codes:
+        if codebooks is None or codebooks.ndim != 3 or len(codebooks) != self.num_levels or codebooks.shape[1] > self.codebook_size:
             raise ArtifactError(
-                f"RQKMeans needs codebooks [{self.levels}, at most {self.codes}, D], the stored state has {_shapes(state)}"
+                f"RQKMeans needs codebooks [{self.num_levels}, at most {self.codebook_size}, D], the stored state has {_shapes(state)}"
             )
         if self.balanced != (prices is not None) or (prices is not None and prices.shape != codebooks.shape[:2]):
             wanted = f"prices {list(codebooks.shape[:2])}" if self.balanced else "no prices"
@@ -113,8 +113,8 @@ class FittedRQKMeans:
 
 
 def _faiss_kmeans(points: Tensor, count: int, iterations: int, generator: Generator) -> Tensor:
-    """Our initial centres, faiss's iterations: its own k-means++ ends some 10 % worse on items' vectors."""
-    return faiss_lloyd(points, initial_centres(points, count, generator), iterations, generator)
+    """Our initial centers, faiss's iterations: its own k-means++ ends some 10 % worse on items' vectors."""
+    return faiss_lloyd(points, initial_centers(points, count, generator), iterations, generator)
 
 
 def _balanced_codebooks(points: Tensor, levels: int, codes: int, iterations: int, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -123,8 +123,8 @@ def _balanced_codebooks(points: Tensor, levels: int, codes: int, iterations: int
     for level in track(range(levels), "balanced codebooks"):
         fits.append(balanced_kmeans(residuals, codes, iterations, generator))
         if level + 1 < levels:
-            subtract_entries(residuals, nearest(residuals, *fits[-1]), fits[-1].centres)
-    return torch.stack([fit.centres for fit in fits]), torch.stack([fit.prices for fit in fits])
+            subtract_entries(residuals, nearest(residuals, *fits[-1]), fits[-1].centers)
+    return torch.stack([fit.centers for fit in fits]), torch.stack([fit.prices for fit in fits])
 
 
 def _shapes(state: dict[str, ndarray]) -> dict[str, list[int]]:

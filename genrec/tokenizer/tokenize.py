@@ -32,7 +32,7 @@ from genrec.tokenizer.health import collapse, equal_rows, health
 from genrec.tokenizer.imported import Imported
 from genrec.tokenizer.random_codes import RandomCodes
 from genrec.tokenizer.rqkmeans import RQKMeans
-from genrec.types import CatalogueQuantizer, FittedQuantizer, ListedCodes, PricedCodes, Quantizer
+from genrec.types import CatalogQuantizer, FittedQuantizer, ListedCodes, PricedCodes, Quantizer
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -47,7 +47,7 @@ class Tokenize:
     # (some collisions may stay) or at the least cost (none stays); or they share their Semantic ID
     collisions: Literal["append", "sinkhorn", "reassign", "keep"] = "append"
     fit_on: Literal["all", "trained"] = "all"  # "trained": items without a training event get theirs afterwards, as if they came later
-    minimum_usage: float = 0.5  # share of the first level's codes that must be used, in [0, 1]; fewer is a collapse
+    min_usage: float = 0.5  # share of the first level's codes that must be used, in [0, 1]; fewer is a collapse
     seed: int = 0  # of the quantizer, 0..2**63-1
 
     def __post_init__(self) -> None:
@@ -61,8 +61,8 @@ class Tokenize:
                 f"Tokenize.collisions = {self.collisions!r} asks what another code would cost, which {type(self.quantizer).__name__} "
                 "cannot say; use 'append' or 'keep'"
             )
-        if not 0 <= self.minimum_usage <= 1:
-            raise UsageError(f"Tokenize.minimum_usage must lie in [0, 1], got {self.minimum_usage}")
+        if not 0 <= self.min_usage <= 1:
+            raise UsageError(f"Tokenize.min_usage must lie in [0, 1], got {self.min_usage}")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"Tokenize.seed must lie in 0..2**63-1, got {self.seed}")
 
@@ -191,11 +191,11 @@ def _known(count: int, specification: Tokenize, interactions: DataFrame | None) 
 
 def _fit(vectors: ndarray, specification: Tokenize, item_ids: list[str] | None) -> FittedQuantizer:
     quantizer, generator = specification.quantizer, torch.Generator().manual_seed(specification.seed)
-    if not isinstance(quantizer, CatalogueQuantizer):
+    if not isinstance(quantizer, CatalogQuantizer):
         return quantizer.fit(vectors, generator)
     if item_ids is None:
         raise UsageError(f"{type(quantizer).__name__} must know which item a row is: give tokenize the items (a column item_id)")
-    return quantizer.fit_catalogue(item_ids, vectors, generator)
+    return quantizer.fit_catalog(item_ids, vectors, generator)
 
 
 def _codes_of(quantizer: FittedQuantizer, vectors: ndarray, sizes: tuple[int, ...], specification: Tokenize) -> Tensor:
@@ -261,7 +261,7 @@ def _costs_of(quantizer: PricedCodes, vectors: ndarray, codes: ndarray, rows: nd
 
 def _guard(figures: dict[str, Any], specification: Tokenize, quantizer: FittedQuantizer) -> None:
     """Refuse a collapsed first level and warn of others; codes that are given, not fitted, are what they are: a warning too."""
-    refused, warned = collapse(figures, specification.minimum_usage)
+    refused, warned = collapse(figures, specification.min_usage)
     if refused is not None and not isinstance(quantizer, ListedCodes):
         raise NumericsError(refused)
     for message in (refused, warned):

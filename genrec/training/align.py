@@ -21,21 +21,21 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from genrec.data.batches import Examples
+from genrec.data.examples import Examples
 from genrec.errors import UsageError
-from genrec.model.probe import probe
-from genrec.preference.contract import DrawContract
-from genrec.preference.drawn import Drawn, Summary
-from genrec.preference.losses import ContinuedSFT, asked, check_start
-from genrec.preference.negatives.traits import at, traits
+from genrec.model.unconstrained_sampling import probe
+from genrec.preference.draw_contract import DrawContract
+from genrec.preference.losses import ContinuedSFT, check_start, find_requirement
+from genrec.preference.negative_statistics import NegativeStatistics, Summary
+from genrec.preference.negatives.capabilities import at, capabilities
 from genrec.progress import say
 from genrec.randomness import generator
-from genrec.training import plugins
+from genrec.training import plugin_errors
+from genrec.training.curve_warnings import FallingPositives
 from genrec.training.curves import OnRow
 from genrec.training.loop import Outcome, Validate, train
 from genrec.training.preference_logs import preference_logs
 from genrec.training.recipes import Align
-from genrec.training.watch import Falling
 from genrec.types import ConstrainedPolicy, LogProbs, Policy, Reward, SamplerContext, SequenceBatch
 
 FEW = 0.5  # share of examples without a negative above which the run says so
@@ -66,8 +66,8 @@ class Round(NamedTuple):
 
 def round_of(recipe: Align, step: int) -> Round:
     """Rounds are of equal length."""
-    place = step % (recipe.steps // recipe.rounds)
-    return Round(place < recipe.round_sft, place == recipe.round_sft)
+    place = step % (recipe.optimization.max_steps // recipe.rounds)
+    return Round(place < recipe.round_sft_steps, place == recipe.round_sft_steps)
 
 
 def log_probs(levels: Tensor, negatives: int | None = None, rewards: Tensor | None = None) -> LogProbs:
@@ -86,19 +86,21 @@ class Drawing:
 
     def __init__(self, recipe: Align, context: SamplerContext, an_epoch: int, seed: int) -> None:
         self.recipe, self.an_epoch, self.seed = recipe, an_epoch, seed
-        with plugins.of(recipe.negatives, "while it was built"):
+        with plugin_errors.of(recipe.negatives, "while it was built"):
             self.draw = recipe.negatives.build(context)
-        self.traits = traits(self.draw)
-        self.contract = DrawContract(context, self.traits.offers_history)
-        unit = an_epoch if self.traits.refresh_unit == "epochs" else 1
-        self.refresh_every = unit * (self.traits.refresh_every or 0)
+        self.capabilities = capabilities(self.draw)
+        self.contract = DrawContract(context, self.capabilities.offers_history)
+        unit = an_epoch if self.capabilities.refresh_unit == "epochs" else 1
+        self.refresh_every = unit * (self.capabilities.refresh_every or 0)
 
     def __call__(self, batch: SequenceBatch, step: int) -> Tensor:
         """int64 [B, K]."""
-        key = ("negatives", "epoch", step // self.an_epoch) if self.traits.by_example else ("negatives", step)
-        with plugins.of(self.recipe.negatives, f"while it drew for step {step}"):
-            negatives = at(self.draw, step / self.recipe.steps)(batch, self.recipe.count, generator(self.seed, *key))
-        self.contract.check(batch, negatives, self.recipe.count)
+        key = ("negatives", "epoch", step // self.an_epoch) if self.capabilities.by_example else ("negatives", step)
+        with plugin_errors.of(self.recipe.negatives, f"while it drew for step {step}"):
+            negatives = at(self.draw, step / self.recipe.optimization.max_steps)(
+                batch, self.recipe.num_negatives, generator(self.seed, *key)
+            )
+        self.contract.check(batch, negatives, self.recipe.num_negatives)
         return negatives
 
 
@@ -110,24 +112,24 @@ class Alignment:
         self.policy, self.recipe = policy, recipe
         self.reference, self.sampled = frozen(policy), frozen(policy)
         self.drawing = Drawing(recipe, context._replace(policy=self.sampled), an_epoch, seed)
-        reward = asked(recipe.loss, "reward")
+        reward = find_requirement(recipe.loss, "reward")
         if reward is not None and not isinstance(reward, Reward):
             raise UsageError(f"align.loss: what a loss names as its reward must be a genrec.types.Reward, got {reward!r}")
-        with plugins.of(recipe.loss, "while its reward was built"):
+        with plugin_errors.of(recipe.loss, "while its reward was built"):
             self.rate = None if reward is None else reward.rate(context._replace(policy=self.reference))
-        self.mismatches = bool(asked(recipe.loss, "mismatched"))
-        self.drawn = Drawn(context)
+        self.mismatches = bool(find_requirement(recipe.loss, "mismatched"))
+        self.drawn = NegativeStatistics(context)
         self.counters = dict(self.drawn.totals)
         self._keep()
 
     @property
     def in_step(self) -> bool:
         """Whether negatives are drawn in the step."""
-        return self.drawing.traits.refresh_every is not None or self.rate is not None
+        return self.drawing.capabilities.refresh_every is not None or self.rate is not None
 
     def _keep(self) -> None:
         """Frozen weights that change while training, for the checkpoint."""
-        if self.recipe.rounds > 1 or self.recipe.round_sft or self.drawing.refresh_every:
+        if self.recipe.rounds > 1 or self.recipe.round_sft_steps or self.drawing.refresh_every:
             for name, policy in (("reference", self.reference), ("sampled", self.sampled)):
                 self.counters |= {f"{name}.{key}": value for key, value in module_of(policy).state_dict().items()}
 
@@ -163,7 +165,7 @@ class Alignment:
         assert on_host is not None
         logs = self.drawn.update(host.batch, on_host)
         candidates = torch.cat([target.unsqueeze(1), negatives], 1)
-        with plugins.of(self.recipe.loss, f"while its reward rated items in step {step}"):
+        with plugin_errors.of(self.recipe.loss, f"while its reward rated items in step {step}"):
             rewards = None if self.rate is None else self.rate(batch.batch, candidates)
         if self.mismatches:
             other = mismatched(host.batch, self.drawing.contract)
@@ -174,16 +176,16 @@ class Alignment:
         ours, theirs = (log_probs(each, negatives.shape[1], rewards) for each in (levels, reference_levels))
         if now.begins:
             check_start(ours, theirs)
-        with plugins.of(self.recipe.loss, f"in step {step}"):
+        with plugin_errors.of(self.recipe.loss, f"in step {step}"):
             terms = self.recipe.loss(ours, theirs)
         if now.begins:
-            plugins.check_terms(self.recipe.loss, terms, ours)
+            plugin_errors.check_terms(self.recipe.loss, terms, ours)
         shown = slice(0, 1 + negatives.shape[1])
         return terms.loss.mean(), preference_logs(terms, levels[:, shown].detach(), reference_levels[:, shown], negatives) | logs
 
     def _score(self, policy: Policy, history: Tensor, items: Tensor) -> Tensor:
-        """float32 [B, M, L], normalised as the recipe says."""
-        if self.recipe.normalise == "codes":
+        """float32 [B, M, L], normalized as the recipe says."""
+        if self.recipe.normalize == "codes":
             return policy.level_log_prob(history, items)
         return cast(ConstrainedPolicy, policy).constrained_level_log_prob(history, items)
 
@@ -214,12 +216,12 @@ def align(
 
     Returns the outcome and a summary of the negatives that were drawn.
     """
-    if recipe.normalise == "children" and not isinstance(policy, ConstrainedPolicy):
+    if recipe.normalize == "children" and not isinstance(policy, ConstrainedPolicy):
         raise UsageError(
-            f"align.normalise children needs a policy with constrained_level_log_prob (genrec.types.ConstrainedPolicy), got "
-            f"{type(policy).__name__}; set align.normalise codes"
+            f"align.normalize children needs a policy with constrained_level_log_prob (genrec.types.ConstrainedPolicy), got "
+            f"{type(policy).__name__}; set align.normalize codes"
         )
-    objective = Alignment(policy, context, recipe, seed, -(-len(examples) // recipe.batch))
+    objective = Alignment(policy, context, recipe, seed, -(-len(examples) // recipe.optimization.batch_size))
     probed = examples.batch(torch.randperm(len(examples), generator=generator(0, "probed examples"))[:PROBED])
 
     def validated() -> dict[str, float]:
@@ -227,7 +229,7 @@ def align(
 
     outcome = train(
         module_of(policy), objective, examples, recipe, seed, folder, validated, "alignment", objective.counters, objective.prepare,
-        on_row, [Falling()],
+        on_row, [FallingPositives()],
     )  # fmt: skip
     summary = objective.drawn.summary()
     _say_shortfall(summary)
@@ -247,7 +249,7 @@ def _say_shortfall(summary: Summary) -> None:
 def mismatched(batch: SequenceBatch, contract: DrawContract) -> Tensor:
     """For each history the next example's positive, int64 [B], 0 where it has the Semantic ID of its own: KTO's baseline."""
     other = batch.target.roll(1)
-    same = contract.forbidden.shares_semantic_id(batch, other.unsqueeze(1)).squeeze(1)
+    same = contract.exclusions.shares_semantic_id(batch, other.unsqueeze(1)).squeeze(1)
     return other.masked_fill(same, 0)
 
 

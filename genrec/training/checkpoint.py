@@ -1,4 +1,4 @@
-"""A training's state on disk: safetensors for weights and optimiser moments, JSON for the rest. Written beside, then renamed.
+"""A training's state on disk: safetensors for weights and optimizer moments, JSON for the rest. Written beside, then renamed.
 
 A checkpoint is a folder; the one with the final name is complete. Resuming gives the uninterrupted run's numbers, because batches,
 dropout and negatives are functions of (seed, step) and everything else is here.
@@ -22,7 +22,7 @@ from genrec.store import write_json
 class Progress(NamedTuple):
     """How far a training is."""
 
-    step: int  # optimiser steps done
+    step: int  # optimizer steps done
     best_step: int  # the step whose weights are kept
     best_score: float  # its NDCG@10 on validation
     stale: int  # validations since
@@ -34,7 +34,7 @@ class Checkpoint(NamedTuple):
 
     progress: Progress
     best: dict[str, Tensor]  # the weights that are kept
-    moments: dict[int, dict[str, Tensor]]  # the optimiser's state, by parameter
+    moments: dict[int, dict[str, Tensor]]  # the optimizer's state, by parameter
     counters: dict[str, Tensor]  # what the objective counts over the training
 
 

@@ -28,7 +28,7 @@ from genrec.progress import Progress as Bar
 from genrec.progress import say
 from genrec.randomness import seed_of
 from genrec.training import checkpoint
-from genrec.training.batches import Batched, Batches
+from genrec.training.batch_stream import Batched, Batches
 from genrec.training.checkpoint import Progress
 from genrec.training.curves import SELECTED, Curves, OnRow, Row, Watcher, scores
 from genrec.training.recipes import SFT, Align
@@ -41,7 +41,7 @@ Validate = Callable[[], Mapping[str, float]]  # metrics on validation; `SELECTED
 
 
 class Objective(Protocol):
-    """What a step minimises."""
+    """What a step minimizes."""
 
     def __call__(self, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, a scalar, and what is logged beside it, detached scalars."""
@@ -59,10 +59,10 @@ class Outcome(NamedTuple):
 
 def learning_rate(recipe: SFT | Align, step: int) -> float:
     """Linear warm-up, then a cosine to 0 at the last step."""
-    if step < recipe.warmup:
-        return recipe.learning_rate * (step + 1) / recipe.warmup
-    done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
-    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    if step < recipe.optimization.warmup_steps:
+        return recipe.optimization.learning_rate * (step + 1) / recipe.optimization.warmup_steps
+    done = (step - recipe.optimization.warmup_steps) / max(1, recipe.optimization.max_steps - recipe.optimization.warmup_steps)
+    return recipe.optimization.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
 class Training(lightning.LightningModule):
@@ -79,8 +79,8 @@ class Training(lightning.LightningModule):
         """AdamW over the policy, with the moments of a checkpoint where there was one."""
         optimizer = torch.optim.AdamW(
             [parameter for parameter in self.policy.parameters() if parameter.requires_grad],
-            lr=self.recipe.learning_rate,
-            weight_decay=self.recipe.weight_decay,
+            lr=self.recipe.optimization.learning_rate,
+            weight_decay=self.recipe.optimization.weight_decay,
             fused=True,
         )
         if self.optimizer_state:
@@ -96,8 +96,8 @@ class Training(lightning.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """By our own hand: under autocast Lightning clips no gradients of a fused optimiser, though without a scaler it could."""
-        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.recipe.clip)
+        """By our own hand: under autocast Lightning clips no gradients of a fused optimizer, though without a scaler it could."""
+        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.recipe.optimization.max_grad_norm)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The objective of one batch."""
@@ -106,7 +106,7 @@ class Training(lightning.LightningModule):
         return loss
 
 
-class Watch(lightning.Callback):
+class TrainingCallback(lightning.Callback):
     """Logs, validates, saves, and stops: for patience, for numbers that are none, for a signal."""
 
     def __init__(
@@ -143,13 +143,13 @@ class Watch(lightning.Callback):
         self.progress = self.progress._replace(step=pl_module.step)
         self.curves.pending.append(pl_module.logged)
         recipe = pl_module.recipe
-        last = pl_module.step == recipe.steps
-        validates = pl_module.step % recipe.validate_every == 0 or last
+        last = pl_module.step == recipe.optimization.max_steps
+        validates = pl_module.step % recipe.validation.every == 0 or last
         if validates or self.signal is not None or pl_module.step % LOG_EVERY == 0:
             self._flush()
         if validates:
             self._validate(pl_module)
-            trainer.should_stop = self.progress.stale >= recipe.patience
+            trainer.should_stop = _out_of_patience(self.progress, recipe)
         self._tell()
         self.bar.advance(note=f"{SELECTED} {self.progress.best_score:.4f} at step {self.progress.best_step}")
         if not self.curves.pending and (self.signal is not None or time.monotonic() - self.saved > CHECKPOINT_SECONDS):
@@ -207,13 +207,13 @@ def train(
         for name, value in resumed.counters.items():
             counters[name].copy_(value)
         say(f"{description}: goes on from step {progress.step}")
-    with Bar(description, recipe.steps) as bar:
+    with Bar(description, recipe.optimization.max_steps) as bar:
         bar.done = progress.step
-        watch = Watch(progress, best, counters, folder, validate, bar, Curves(progress.curves, on_row, watchers))
-        if progress.step < recipe.steps and progress.stale < recipe.patience:
-            trainer = _quiet_trainer(recipe, recipe.steps - progress.step, watch)
+        watch = TrainingCallback(progress, best, counters, folder, validate, bar, Curves(progress.curves, on_row, watchers))
+        if progress.step < recipe.optimization.max_steps and not _out_of_patience(progress, recipe):
+            trainer = _quiet_trainer(recipe, recipe.optimization.max_steps - progress.step, watch)
             with _signals_given_back():
-                trainer.fit(module, Batches(examples, recipe.batch, seed, progress.step, prepare))
+                trainer.fit(module, Batches(examples, recipe.optimization.batch_size, seed, progress.step, prepare))
     if isinstance(recipe, SFT) or recipe.keep == "best":
         policy.load_state_dict(watch.best)
         if watch.progress.best_step == 0:
@@ -221,6 +221,11 @@ def train(
     else:
         _say_if_worse(description, watch.progress)
     return Outcome(watch.progress.curves, watch.progress.best_step, watch.progress.best_score, watch.progress.step)
+
+
+def _out_of_patience(progress: Progress, recipe: SFT | Align) -> bool:
+    """Return whether training stops early: the last `patience` validations brought no better score."""
+    return recipe.validation.patience is not None and progress.stale >= recipe.validation.patience
 
 
 def _say_if_worse(description: str, progress: Progress) -> None:
@@ -248,14 +253,14 @@ def _signals_given_back() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
-def _quiet_trainer(recipe: SFT | Align, steps: int, watch: Watch) -> lightning.Trainer:
+def _quiet_trainer(recipe: SFT | Align, steps: int, watch: TrainingCallback) -> lightning.Trainer:
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     return lightning.Trainer(
         max_steps=steps,
         accelerator="auto",
         devices=1,
-        precision=recipe.precision,
+        precision=recipe.optimization.precision,
         callbacks=[watch],
         logger=False,
         enable_checkpointing=False,

@@ -3,105 +3,132 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from genrec.data.batches import Padding
+from genrec.data.examples import Padding
 from genrec.errors import UsageError
 from genrec.preference.losses import DPO, Anchored, SoftmaxDPO
 from genrec.preference.negatives import BestOf, Uniform
-from genrec.preference.negatives.traits import inside
-from genrec.types import NegativeSampler, PreferenceLoss
+from genrec.preference.negatives.capabilities import inner_samplers
+from genrec.types import Baseline, NegativeSampler, PreferenceLoss
 
 Precision = Literal["32-true", "bf16-mixed"]
 
 
-@dataclass(frozen=True)
-class SFT:
-    """Supervised fine-tuning: the likelihood of the next item after every prefix; the best step on validation is kept."""
+@dataclass(frozen=True, kw_only=True)
+class Optimization:
+    """AdamW with linear warm-up, cosine decay to 0 and gradient clipping."""
 
-    steps: int = 20_000  # optimiser steps at most
-    batch: int = 256  # prefixes a step, each with its target; windows a step with targets="all"
-    targets: Literal["one", "all"] = (
-        "one"  # of a sequence read: the item after it, or, by a causal policy in one pass over a window, the item after every place
-    )
-    padding: Padding = "zero"  # left of a window; "repeat" fills it with the sequence again and again, a 0 between
-    learning_rate: float = 3e-4  # of AdamW, at the end of the warm-up
-    warmup: int = 1_000  # steps of linear warm-up; a cosine to 0 follows
-    weight_decay: float = 0.035  # of AdamW
-    clip: float = 1.0  # largest norm of the gradient
-    validate_every: int = 1_000  # steps between validations
-    patience: int = 15  # validations without a better NDCG@10 after which training stops
-    validation_users: int = 2_000  # drawn for validation; 0 takes all
-    precision: Precision = "32-true"  # of Lightning
+    max_steps: int  # optimizer steps, at least 1
+    batch_size: int  # examples per step, at least 1
+    learning_rate: float  # peak learning rate, reached at the end of the warm-up
+    warmup_steps: int = 0  # steps of linear warm-up
+    weight_decay: float = 0.0  # of AdamW
+    max_grad_norm: float = 1.0  # gradients are clipped to this norm
+    precision: Precision = "32-true"  # Lightning's name for it
 
     def __post_init__(self) -> None:
-        _check(self, "sft")
+        _check_at_least(self, "optimization", 1, "max_steps", "batch_size")
+        for name in ("learning_rate", "max_grad_norm"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise UsageError(f"optimization.{name} must be above 0 and finite, got {getattr(self, name)}")
+        _check_at_least(self, "optimization", 0, "warmup_steps", "weight_decay")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """How often a policy is validated during training, on how many users, and when training stops early."""
+
+    every: int  # steps between validations, at least 1
+    patience: int | None = None  # stop after this many validations without a better NDCG@10; None never stops early
+    users: int = 2_000  # users drawn for validation, the same for all seeds and stages; 0 takes all
+
+    def __post_init__(self) -> None:
+        _check_at_least(self, "validation", 1, "every")
+        _check_at_least(self, "validation", 0, "users")
+        if self.patience is not None:
+            _check_at_least(self, "validation", 1, "patience")
+
+
+@dataclass(frozen=True)
+class SFT:
+    """Supervised fine-tuning: maximize the likelihood of the next item after every prefix. The best step on validation is kept."""
+
+    optimization: Optimization = field(  # batch_size counts prefixes, or windows with targets="all"
+        default_factory=lambda: Optimization(
+            max_steps=20_000, batch_size=256, learning_rate=3e-4, warmup_steps=1_000, weight_decay=0.035
+        )
+    )
+    validation: Validation = field(default_factory=lambda: Validation(every=1_000, patience=15))
+    targets: Literal["one", "all"] = "one"  # one target per prefix, or, for a causal policy, every target of a window in one pass
+    padding: Padding = "zero"  # on the left of a window; "repeat" fills it with repetitions of the sequence, separated by a 0
+
+    def __post_init__(self) -> None:
         if self.padding == "repeat" and self.targets == "one":
             raise UsageError("sft.padding repeat is for windows, which sft.targets all trains on; got sft.targets one")
+
+    def check(self, experiment: Any) -> None:
+        """Raise UsageError if all targets of a window are to be trained at once, but the policy is not causal."""
+        if self.targets == "all" and not getattr(experiment.policy, "causal", False) and not isinstance(experiment.policy, Baseline):
+            raise UsageError(
+                f"{experiment.name}: sft.targets all needs a causal policy, in which each place sees only the items before it; "
+                f"{type(experiment.policy).__name__} reads both ways: set sft.targets one, or choose a causal policy"
+            )
 
 
 @dataclass(frozen=True)
 class Align:
-    """Alignment: preferences of the positive over drawn negatives, from the SFT policy, which stays beside as the frozen reference.
+    """Preference alignment of the SFT policy: prefer the next item over sampled negatives. The frozen SFT policy is the reference.
 
-    Trained without dropout, so that step 0 is the reference exactly. With keep="best", step 0, the SFT policy itself, is a candidate.
+    Training runs without dropout, so that the policy equals the reference at step 0. With keep="best", step 0 is a candidate too.
     """
 
     loss: PreferenceLoss = field(default_factory=lambda: Anchored(SoftmaxDPO()))  # the objective
-    negatives: NegativeSampler = field(default_factory=Uniform)  # where the rejected items come from
-    count: int = 3  # K, negatives for each positive
-    normalise: Literal["codes", "children"] = (
-        "codes"  # each level's softmax: over all of its codes, or over those alone that lead to a real item
+    negatives: NegativeSampler = field(default_factory=Uniform)  # the sampler of rejected items
+    num_negatives: int = 3  # K, negatives per positive
+    normalize: Literal["codes", "children"] = "codes"  # each level's softmax: over all codes, or over the codes that lead to an item
+    rounds: int = 1  # rounds of equal length; the reference becomes the policy at the beginning of each
+    round_sft_steps: int = 0  # SFT steps at the beginning of each round, before the reference is refreshed (SPRec)
+    optimization: Optimization = field(  # batch_size counts histories
+        default_factory=lambda: Optimization(max_steps=500, batch_size=128, learning_rate=1e-4, warmup_steps=50)
     )
-    rounds: int = 1  # equal ones, `steps` long all together; at the beginning of each the reference becomes the policy
-    round_sft: int = 0  # steps of each round that are SFT, before the reference becomes the policy and preferences begin (SPRec)
-    steps: int = 500  # optimiser steps at most
-    batch: int = 128  # histories a step
-    learning_rate: float = 1e-4  # of AdamW, at the end of the warm-up
-    warmup: int = 50  # steps of linear warm-up; a cosine to 0 follows
-    weight_decay: float = 0.0  # of AdamW
-    clip: float = 1.0  # largest norm of the gradient
-    keep: Literal["best", "last"] = "best"  # the best step on validation, or the last one, whatever it is worth
-    validate_every: int = 100  # steps between validations
-    patience: int = 1_000  # validations without a better NDCG@10 after which training stops
-    validation_users: int = 2_000  # drawn for validation; 0 takes all
-    precision: Precision = "32-true"  # of Lightning
+    validation: Validation = field(default_factory=lambda: Validation(every=100))
+    keep: Literal["best", "last"] = "best"  # keep the best step on validation, or the last step
 
     def __post_init__(self) -> None:
-        _check(self, "align")
-        if self.count < 1:
-            raise UsageError(f"align.count must be at least 1, got {self.count}")
-        if self.rounds < 1 or self.steps % self.rounds:
-            raise UsageError(f"align.rounds must be 1 or more and divide align.steps = {self.steps}, got {self.rounds}")
-        if not 0 <= self.round_sft < self.steps // self.rounds:
+        if self.num_negatives < 1:
+            raise UsageError(f"align.num_negatives must be at least 1, got {self.num_negatives}")
+        steps = self.optimization.max_steps
+        if self.rounds < 1 or steps % self.rounds:
+            raise UsageError(f"align.rounds must be 1 or more and divide align.optimization.max_steps = {steps}, got {self.rounds}")
+        if not 0 <= self.round_sft_steps < steps // self.rounds:
             raise UsageError(
-                f"align.round_sft must lie in 0..{self.steps // self.rounds - 1}, less than a round's steps, got {self.round_sft}"
+                f"align.round_sft_steps must lie in 0..{steps // self.rounds - 1}, less than a round's steps, "
+                f"got {self.round_sft_steps}"
             )
         loss = self.loss
         while isinstance(loss, Anchored):
             loss = loss.loss
-        if isinstance(loss, DPO) and self.count > 1:
-            raise UsageError(f"DPO takes one negative, got align.count {self.count}: set it to 1, or use SoftmaxDPO (S-DPO)")
-        _check_candidates(self.negatives, self.count, "align.count")
+        if isinstance(loss, DPO) and self.num_negatives > 1:
+            raise UsageError(
+                f"DPO takes one negative, got align.num_negatives {self.num_negatives}: set it to 1, or use SoftmaxDPO (S-DPO)"
+            )
+        _check_candidates(self.negatives, self.num_negatives, "align.num_negatives")
+
+
+def _check_at_least(specification: Optimization | Validation, name: str, least: int, *fields: str) -> None:
+    for field_name in fields:
+        if not least <= getattr(specification, field_name) < float("inf"):
+            raise UsageError(f"{name}.{field_name} must be at least {least} and finite, got {getattr(specification, field_name)}")
 
 
 def _check_candidates(sampler: NegativeSampler, count: int, name: str) -> None:
     """Refuse a `BestOf`, however deep, that has fewer candidates than it is asked for."""
     if isinstance(sampler, BestOf):
-        if sampler.candidates < count:
-            raise UsageError(f"BestOf.candidates must be at least {name} = {count}, the negatives asked for, got {sampler.candidates}")
-        count, name = sampler.candidates, "candidates"
-    for inner in inside(sampler):
+        if sampler.num_candidates < count:
+            raise UsageError(
+                f"BestOf.num_candidates must be at least {name} = {count}, the negatives asked for, got {sampler.num_candidates}"
+            )
+        count, name = sampler.num_candidates, "num_candidates"
+    for inner in inner_samplers(sampler):
         _check_candidates(inner, count, name)
-
-
-def _check(recipe: SFT | Align, name: str) -> None:
-    for field_name in ("steps", "batch", "validate_every", "patience"):
-        if getattr(recipe, field_name) < 1:
-            raise UsageError(f"{name}.{field_name} must be at least 1, got {getattr(recipe, field_name)}")
-    for field_name in ("learning_rate", "clip"):
-        if not 0 < getattr(recipe, field_name) < float("inf"):
-            raise UsageError(f"{name}.{field_name} must be above 0 and finite, got {getattr(recipe, field_name)}")
-    for field_name in ("warmup", "weight_decay", "validation_users"):
-        if not 0 <= getattr(recipe, field_name) < float("inf"):
-            raise UsageError(f"{name}.{field_name} must be 0 or more, got {getattr(recipe, field_name)}")

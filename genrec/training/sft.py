@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from genrec.data.batches import Examples, Windows
+from genrec.data.examples import Examples, Windows
 from genrec.errors import UsageError
 from genrec.randomness import seed_of
 from genrec.semantic_ids import SemanticIds

@@ -45,7 +45,7 @@ class Recommender(Protocol):
 
 @runtime_checkable
 class ExactRecommender(Recommender, Protocol):
-    """A recommender whose `recommend` prunes (a beam) and that can also score the whole catalogue."""
+    """A recommender whose `recommend` prunes (a beam) and that can also score the whole catalog."""
 
     def recommend_exactly(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
         """What `recommend` returns if nothing is pruned: the `n` best of all items."""
@@ -79,7 +79,7 @@ class SequencePolicy(Policy, Protocol):
 
 @runtime_checkable
 class ConstrainedPolicy(Policy, Protocol):
-    """A policy that can also normalise over the codes that lead to a real item: the probabilities of all items then add up to 1."""
+    """A policy that can also normalize over the codes that lead to a real item: the probabilities of all items then add up to 1."""
 
     def constrained_level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """`level_log_prob` with every level's softmax over the children of the candidate's prefix alone, float32 [B, M, L]."""
@@ -97,7 +97,7 @@ class PrefixPolicy(Policy, Protocol):
 
 @runtime_checkable
 class VectorPolicy(Policy, Protocol):
-    """A policy that has learnt a vector for every item."""
+    """A policy that has learned a vector for every item."""
 
     def item_vectors(self) -> Tensor:
         """float32 [N + 1, D], row 0 zeros; detached."""
@@ -108,9 +108,8 @@ class VectorPolicy(Policy, Protocol):
 class PolicySpecification(Protocol):
     """A policy's architecture; `build` makes it, untrained.
 
-    One that builds a `SequencePolicy` says so by an attribute `causal`, true; one that can only take items as their own codes, and so
-    needs an experiment with `tokenize=None`, by an attribute `items_are_codes`, true; one that can read so many items and no more, by
-    an int `longest_history`.
+    A specification that builds a `SequencePolicy` has an attribute `causal` that is true. One that fits some experiments only has a method
+    `check` (see `genrec.types.CheckedSpecification`).
     """
 
     def build(self, semantic_ids: SemanticIds) -> Policy:

@@ -29,10 +29,10 @@ def loop_cosine(train: DataFrame, items: int) -> list[list[float]]:
     ]
 
 
-def loop_scores(train: DataFrame, items: int, history: list[int], decay: float, last: int, neighbours: int = 0) -> list[float]:
+def loop_scores(train: DataFrame, items: int, history: list[int], decay: float, last: int, neighbors: int = 0) -> list[float]:
     similar = loop_cosine(train, items)
     for row in similar:
-        kept = sorted(range(items), key=lambda j: (-row[j], j))[: neighbours or items]
+        kept = sorted(range(items), key=lambda j: (-row[j], j))[: neighbors or items]
         row[:] = [value if j in kept else 0.0 for j, value in enumerate(row)]
     recent = [item for item in history if item][-last:][::-1]
     return [sum(decay**age * similar[item - 1][j] for age, item in enumerate(recent)) for j in range(items)]
@@ -48,14 +48,18 @@ def test_cosine_by_hand() -> None:
     assert not found[5].any()  # item 6 was never taken
 
 
-@pytest.mark.parametrize("specification", [ItemKNN(), ItemKNN(decay=0.5, last=2), ItemKNN(decay=1.0, last=1), ItemKNN(neighbours=1)])
+@pytest.mark.parametrize(
+    "specification", [ItemKNN(), ItemKNN(decay=0.5, max_history=2), ItemKNN(decay=1.0, max_history=1), ItemKNN(num_neighbors=1)]
+)
 def test_against_loops(specification: ItemKNN) -> None:
     model = specification.fit(TRAIN, 6)
     assert isinstance(specification, Baseline)
     assert isinstance(model, Recommender)
     popularity = [3, 3, 3, 3, 2, 0]  # item 1: user 1 twice, user 2
     for history in ([0, 0, 1, 2], [1, 2, 3, 4], [0, 5, 5, 1], [0, 0, 0, 6], [0, 0, 0, 0]):
-        scores = np.float32(loop_scores(TRAIN, 6, history, specification.decay, specification.last, specification.neighbours))
+        scores = np.float32(
+            loop_scores(TRAIN, 6, history, specification.decay, specification.max_history, specification.num_neighbors)
+        )
         expected = sorted(range(6), key=lambda j: (-scores[j], -popularity[j], j))
         ranking = model.recommend(torch.tensor([history]), 6)
         assert ranking.items[0].tolist() == [j + 1 for j in expected]
@@ -66,13 +70,13 @@ def test_against_loops(specification: ItemKNN) -> None:
 @given(
     pairs=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=25),
     history=st.lists(st.integers(0, 6), min_size=1, max_size=6),
-    neighbours=st.integers(0, 4),
+    neighbors=st.integers(0, 4),
 )
-def test_scores_on_any_world(pairs: list[tuple[int, int]], history: list[int], neighbours: int) -> None:
+def test_scores_on_any_world(pairs: list[tuple[int, int]], history: list[int], neighbors: int) -> None:
     train = DataFrame(pairs, columns=["user", "item"])
     padded = sorted(history, key=lambda item: item > 0)  # zeros are on the left
-    ranking = ItemKNN(neighbours=neighbours).fit(train, 6).recommend(torch.tensor([padded]), 6)
-    expected = loop_scores(train, 6, padded, 0.8, 50, neighbours)
+    ranking = ItemKNN(num_neighbors=neighbors).fit(train, 6).recommend(torch.tensor([padded]), 6)
+    expected = loop_scores(train, 6, padded, 0.8, 50, neighbors)
     assert sorted(ranking.items[0].tolist()) == [1, 2, 3, 4, 5, 6]
     assert ranking.scores[0].tolist() == pytest.approx([expected[item - 1] for item in ranking.items[0].tolist()], abs=1e-6)
     assert (ranking.scores[0].diff() <= 0).all()
@@ -82,7 +86,7 @@ def test_lists_do_not_depend_on_the_batch() -> None:
     rng = np.random.default_rng(0)
     train = DataFrame({"user": rng.integers(0, 80, 600), "item": rng.integers(1, 41, 600)})
     history = torch.from_numpy(rng.integers(1, 41, (30, 7)))
-    model = ItemKNN(neighbours=10).fit(train, 40)
+    model = ItemKNN(num_neighbors=10).fit(train, 40)
     whole = model.recommend(history, 10, history)
     for row in range(30):
         alone = model.recommend(history[row : row + 1], 10, history[row : row + 1])
@@ -118,11 +122,11 @@ def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_input() -> None:
     with pytest.raises(InputError, match=r"history: items must lie in 0\.\.6, got 9\.\.9"):
         ItemKNN().fit(TRAIN, 6).recommend(torch.tensor([[9]]), 2)
-    with pytest.raises(UsageError, match="neighbours must be 0"):
-        ItemKNN(neighbours=-1)
+    with pytest.raises(UsageError, match="neighbors must be 0"):
+        ItemKNN(num_neighbors=-1)
     with pytest.raises(UsageError, match=r"decay must lie in \(0, 1\], got 1.5"):
         ItemKNN(decay=1.5)
     with pytest.raises(UsageError, match="decay"):
         ItemKNN(decay=float("nan"))
     with pytest.raises(UsageError, match="last must be at least 1, got 0"):
-        ItemKNN(last=0)
+        ItemKNN(max_history=0)

@@ -1,4 +1,4 @@
-"""Popularity: counts, ties, what is excluded, lists longer than the catalogue."""
+"""Popularity: counts, ties, what is excluded, lists longer than the catalog."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_against_sorting(items: list[int], n: int, exclude: set[int]) -> None:
     assert found == (expected + [0] * 35)[:n]
 
 
-def test_items_outside_the_catalogue_are_refused() -> None:
+def test_items_outside_the_catalog_are_refused() -> None:
     with pytest.raises(InputError, match=r"interactions: items must lie in 0\.\.3, got 1\.\.4"):
         Popularity().fit(TRAIN, 3)
     with pytest.raises(InputError, match="item 0"):

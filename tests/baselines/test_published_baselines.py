@@ -47,18 +47,18 @@ def measure(baseline: Baseline, beauty: Beauty, fitted_on: DataFrame, filter_see
     def seen(user: Tensor) -> Tensor:
         return beauty.test.history[user]
 
-    spec = Evaluate(cutoffs=(5, 10), filter_seen=filter_seen, history_length=50)
+    spec = Evaluate(cutoffs=(5, 10), filter_seen=filter_seen)
     result = evaluate(baseline.fit(fitted_on, beauty.items), [beauty.test], spec, seen)
     assert result.excluded_targets == 0  # no test item of Beauty is in its user's history
     return metrics_of(result.ranks, result.recommendations, spec.cutoffs, beauty.items)
 
 
 @pytest.mark.parametrize(("filter_seen", "recall", "ndcg"), [(False, 0.0551, 0.0308), (True, 0.0642, 0.0385)])
-@pytest.mark.parametrize("neighbours", [0, 1000])
-def test_itemknn(beauty: Beauty, neighbours: int, filter_seen: bool, recall: float, ndcg: float) -> None:
-    found = measure(ItemKNN(neighbours=neighbours), beauty, beauty.train, filter_seen)
+@pytest.mark.parametrize("neighbors", [0, 1000])
+def test_itemknn(beauty: Beauty, neighbors: int, filter_seen: bool, recall: float, ndcg: float) -> None:
+    found = measure(ItemKNN(num_neighbors=neighbors), beauty, beauty.train, filter_seen)
     assert found["users"] == 22_363
-    tolerance = 5e-5 if neighbours == 0 else 2e-4
+    tolerance = 5e-5 if neighbors == 0 else 2e-4
     assert found["recall@10"] == pytest.approx(recall, abs=tolerance)
     assert found["ndcg@10"] == pytest.approx(ndcg, abs=tolerance)
 

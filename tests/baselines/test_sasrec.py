@@ -19,9 +19,9 @@ from genrec import pipeline
 from genrec.baselines import SASRec, sasrec
 from genrec.baselines.sasrec import SASRecPolicy, rank_all
 from genrec.errors import UsageError
-from genrec.experiment import SFT, Align, Evaluate, Experiment
+from genrec.experiment import SFT, Align, Evaluate, Experiment, Optimization, Validation
 from genrec.preference.losses import DPO, Anchored, SoftmaxDPO
-from genrec.preference.negatives import FaissNeighbours, Uniform
+from genrec.preference.negatives import FaissNeighbors, Uniform
 from genrec.semantic_ids import SemanticIds
 from genrec.testing import check_policy
 from genrec.training.sft import build_policy, window_loss
@@ -29,7 +29,7 @@ from genrec.types import ConstrainedPolicy, ExactRecommender, Policy, PolicySpec
 
 ITEMS = 30
 IDS = SemanticIds(torch.arange(ITEMS).unsqueeze(1), (ITEMS,))
-SMALL = SASRec(width=16, inner=24, layers=2, heads=2, dropout=0.3, positions=12)
+SMALL = SASRec(d_model=16, d_ff=24, num_layers=2, num_heads=2, dropout=0.3, max_positions=12)
 
 
 def built(specification: SASRec = SMALL, spread: float = 0.3) -> SASRecPolicy:
@@ -58,7 +58,7 @@ def test_it_fills_the_protocols() -> None:
 
 
 def test_every_code_is_an_item() -> None:
-    """One level of which all codes are real: normalised over them, nothing changes, and all 30 probabilities add up to 1."""
+    """One level of which all codes are real: normalized over them, nothing changes, and all 30 probabilities add up to 1."""
     policy, history = built(), histories([[3, 4], [5], [0]])
     items = torch.arange(ITEMS + 1).expand(3, -1)
     found = policy.constrained_level_log_prob(history, items)
@@ -82,7 +82,7 @@ def test_it_keeps_the_contract_of_policies() -> None:
 
 def test_scores_by_the_papers_equations() -> None:
     """One block, one head, written out: softmax(Q K^T / sqrt(d)) V, a feed-forward layer, dot products with the embeddings."""
-    policy = built(SASRec(width=8, inner=8, layers=1, heads=1, positions=5))
+    policy = built(SASRec(d_model=8, d_ff=8, num_layers=1, num_heads=1, max_positions=5))
     weights, history = policy.state_dict(), [4, 9, 2]
 
     def norm(states: Tensor, name: str) -> Tensor:
@@ -178,7 +178,7 @@ def test_ranking_equals_a_sort_in_python(data: st.DataObject) -> None:
     assert ranking.scores[0].tolist() == [scores[item - 1] for item in order] + [-math.inf] * (n - len(order))
 
 
-def test_it_ranks_the_whole_catalogue() -> None:
+def test_it_ranks_the_whole_catalog() -> None:
     policy, history = built(), histories([[3, 4, 5], [9]])
     everything = policy.recommend(history, ITEMS + 3)
     scores = policy.log_prob(history, torch.arange(1, ITEMS + 1).expand(2, -1))
@@ -195,8 +195,8 @@ def test_it_ranks_the_whole_catalogue() -> None:
 def test_a_history_longer_than_its_positions_is_refused() -> None:
     with pytest.raises(UsageError, match=r"a history of 13 items, but policy\.positions is 12"):
         built().log_prob(torch.ones(1, 13, dtype=torch.int64), torch.ones(1, 1, dtype=torch.int64))
-    with pytest.raises(UsageError, match=r"sasrec: SASRec reads 8 items of a history at most, but evaluate\.history_length is 9"):
-        replace(world(ALL), evaluate=Evaluate(cutoffs=(10,), history_length=9))
+    with pytest.raises(UsageError, match=r"sasrec: SASRec reads at most policy\.max_positions = 8 items, but history_length is 9"):
+        replace(world(ALL), history_length=9, evaluate=Evaluate(cutoffs=(10,)))
 
 
 @pytest.mark.parametrize("ids", [SemanticIds(torch.tensor([[1], [0]])), SemanticIds(torch.tensor([[0, 0], [0, 1]]))])
@@ -210,8 +210,8 @@ def test_semantic_ids_are_refused(ids: SemanticIds) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"width": 0}, r"policy\.width must be at least 1, got 0"),
-        ({"heads": 3, "width": 16}, r"policy\.heads must divide policy\.width, got 3 and 16"),
+        ({"d_model": 0}, r"policy\.d_model must be at least 1, got 0"),
+        ({"num_heads": 3, "d_model": 16}, r"policy\.num_heads must divide policy\.d_model, got 3 and 16"),
         ({"dropout": 1.0}, r"policy\.dropout must lie in \[0, 1\), got 1\.0"),
     ],
 )
@@ -227,7 +227,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 
 
 def world(recipe: SFT, align: Align | None = None) -> Experiment:
-    policy = SASRec(width=32, inner=32, layers=1, dropout=0.1, positions=8)
+    policy = SASRec(d_model=32, d_ff=32, num_layers=1, dropout=0.1, max_positions=8)
     return replace(cyclic(), name="sasrec", tokenize=None, policy=policy, sft=recipe, align=align)
 
 
@@ -236,11 +236,17 @@ def metrics(experiment: Experiment) -> dict[str, float]:
     return found
 
 
-ALL = SFT(steps=200, batch=32, learning_rate=1e-2, warmup=20, validate_every=50, targets="all")
+ALL = SFT(
+    targets="all",
+    optimization=Optimization(max_steps=200, batch_size=32, learning_rate=1e-2, warmup_steps=20, weight_decay=0.035),
+    validation=Validation(every=50, patience=15),
+)
 
 
 @pytest.mark.parametrize(
-    "recipe", [ALL, replace(ALL, padding="repeat"), replace(ALL, batch=64, targets="one")], ids=["all", "repeat", "one"]
+    "recipe",
+    [ALL, replace(ALL, padding="repeat"), replace(ALL, targets="one", optimization=replace(ALL.optimization, batch_size=64))],
+    ids=["all", "repeat", "one"],
 )
 @pytest.mark.usefixtures("home")
 def test_it_solves_the_cyclic_world(recipe: SFT) -> None:
@@ -251,17 +257,29 @@ def test_it_solves_the_cyclic_world(recipe: SFT) -> None:
 @pytest.mark.parametrize(
     "align",
     [
-        Align(loss=Anchored(SoftmaxDPO()), negatives=FaissNeighbours(pool=10), count=3, steps=60, batch=32, validate_every=20),
-        Align(loss=Anchored(DPO(beta=0.5)), negatives=Uniform(), count=1, steps=60, batch=32, validate_every=20),
+        Align(
+            loss=Anchored(SoftmaxDPO()),
+            negatives=FaissNeighbors(pool_size=10),
+            num_negatives=3,
+            optimization=Optimization(max_steps=60, batch_size=32, learning_rate=1e-4, warmup_steps=50),
+            validation=Validation(every=20),
+        ),
+        Align(
+            loss=Anchored(DPO(beta=0.5)),
+            negatives=Uniform(),
+            num_negatives=1,
+            optimization=Optimization(max_steps=60, batch_size=32, learning_rate=1e-4, warmup_steps=50),
+            validation=Validation(every=20),
+        ),
     ],
     ids=["s-dpo", "dpo"],
 )
 @pytest.mark.usefixtures("home")
 def test_it_is_aligned_as_every_policy(align: Align) -> None:
     """SFT stopped early; 60 steps of anchored alignment bring it nearer to the known answer."""
-    half = replace(ALL, steps=25)
+    half = replace(ALL, optimization=replace(ALL.optimization, max_steps=25))
     before = metrics(world(half))
-    after = metrics(world(half, replace(align, learning_rate=3e-3, warmup=5)))
+    after = metrics(world(half, replace(align, optimization=replace(align.optimization, learning_rate=3e-3, warmup_steps=5))))
     assert after["ndcg@10"] > before["ndcg@10"] + 0.02
 
 

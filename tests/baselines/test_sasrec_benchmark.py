@@ -36,7 +36,7 @@ def test_the_peer_is_given_our_events_and_our_figures_are_evaluations(
     """Both sides' figures come from `figures`; for our own lists it gives what the evaluation's metrics say."""
     monkeypatch.setenv("GENREC_HOME", str(tmp_path))
     sizes = benchmark.Sizes(width=8, layers=1, batch=64, epochs=2)
-    experiment = replace(benchmark.experiment_of(sizes, None, 700), source=Cyclic(items=40, users=100, length=10))
+    experiment = replace(benchmark.experiment_of(sizes, None, 700), source=Cyclic(num_items=40, num_users=100, length=10))
     artifacts = pipeline.run(experiment)
     folder = artifacts["data"].folder
     expected = json.loads((artifacts["evaluate"].folder / "metrics.json").read_text())

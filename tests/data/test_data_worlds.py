@@ -1,4 +1,4 @@
-"""Generated worlds: what they promise about popularity, co-occurrence and order."""
+"""Generated worlds: how well popularity, co-occurrence and order predict the next item."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from numpy import ndarray
 
 from genrec.data.corpus import Corpus
-from genrec.data.prepare import prepare
+from genrec.data.corpus_builder import prepare
 from genrec.data.splits import LeaveOneOut
 from genrec.data.worlds import Cyclic, Shop
 from genrec.errors import UsageError
@@ -18,7 +18,7 @@ from genrec.types import Source
 
 
 def test_cyclic_has_one_right_answer() -> None:
-    world = Cyclic(items=15, users=40, length=8, seed=3)
+    world = Cyclic(num_items=15, num_users=40, length=8, seed=3)
     assert isinstance(world, Source)
     corpus = prepare(world.load(Path()), LeaveOneOut())
     assert (corpus.item_count, corpus.user_count) == (15, 40)
@@ -35,7 +35,7 @@ def test_cyclic_has_one_right_answer() -> None:
     assert corpus.items["title"].nunique() == 15
 
 
-@pytest.mark.parametrize("world", [Cyclic(), Shop(items=200, users=50)])
+@pytest.mark.parametrize("world", [Cyclic(), Shop(num_items=200, num_users=50)])
 def test_a_world_is_a_function_of_its_fields(world: Cyclic | Shop) -> None:
     first, again, other = (made.load(Path()) for made in (world, replace(world), replace(world, seed=1)))
     assert first.interactions.equals(again.interactions)
@@ -45,14 +45,14 @@ def test_a_world_is_a_function_of_its_fields(world: Cyclic | Shop) -> None:
 
 @pytest.mark.parametrize("items", [60, 219, 220, 400, 1000])
 def test_shop_of_any_size(items: int) -> None:
-    world = Shop(items=items, users=30)
+    world = Shop(num_items=items, num_users=30)
     raw, transitions = world.load(Path()), world.transitions()
     assert raw.items["title"].nunique() == len(raw.items) == items
     assert set(raw.interactions["item"]) <= set(raw.items["item"])
     lengths = raw.interactions["user"].value_counts()
     assert lengths.between(8, 30).all()
     assert len(lengths) == 30
-    assert raw.interactions["time"].is_monotonic_increasing  # a shop's log
+    assert raw.interactions["time"].is_monotonic_increasing  # sorted by time
     assert not raw.interactions.duplicated(["user", "time"]).any()
     assert raw.interactions["rating"].between(1, 5).all()
     np.testing.assert_allclose(transitions.sum(1), 1)
@@ -60,15 +60,20 @@ def test_shop_of_any_size(items: int) -> None:
 
 
 def test_settings_are_checked() -> None:
-    for make in (lambda: Cyclic(items=1), lambda: Shop(items=10), lambda: Shop(following=0.9, noise=0.2), lambda: Shop(longest=7)):
+    for make in (
+        lambda: Cyclic(num_items=1),
+        lambda: Shop(num_items=10),
+        lambda: Shop(following=0.9, noise=0.2),
+        lambda: Shop(max_length=7),
+    ):
         with pytest.raises(UsageError):
             make()
 
 
 def ndcg10(scores: ndarray, target: ndarray) -> float:
-    """Full ranking, seen items kept; of equal scores half are before the target. scores: float [U, N], target: int [U], from 0."""
-    mine = scores[np.arange(len(target)), target][:, None]
-    rank = 1 + (scores > mine).sum(1) + ((scores == mine).sum(1) - 1) / 2
+    """Return NDCG@10 over all items, seen ones included; a tie counts half. scores: float [U, N], target: int [U], from 0."""
+    target_score = scores[np.arange(len(target)), target][:, None]
+    rank = 1 + (scores > target_score).sum(1) + ((scores == target_score).sum(1) - 1) / 2
     return float(np.where(rank <= 10, 1 / np.log2(1 + rank), 0.0).mean())
 
 
@@ -78,16 +83,16 @@ def scores_of_popularity(corpus: Corpus) -> ndarray:
 
 
 def scores_of_item_knn(corpus: Corpus) -> ndarray:
-    """Cosine over training users; the last 50 items of the history weigh .8^age."""
+    """Return cosine similarities over training users, summed over the last 50 items of the history with the weight 0.8^age."""
     train, rows = corpus.part("train"), corpus.interactions
-    taken = np.zeros((corpus.user_count, corpus.item_count))
-    taken[train["user"] - 1, train["item"] - 1] = 1
-    norm = np.maximum(np.sqrt(taken.sum(0)), 1)
-    similarity = taken.T @ taken / norm / norm[:, None]
+    matrix = np.zeros((corpus.user_count, corpus.item_count))
+    matrix[train["user"] - 1, train["item"] - 1] = 1
+    norm = np.maximum(np.sqrt(matrix.sum(0)), 1)
+    similarity = matrix.T @ matrix / norm / norm[:, None]
     np.fill_diagonal(similarity, 0)
     history = rows[rows["part"] != "test"]
     age = history.groupby("user").cumcount(ascending=False)
-    weights = np.zeros_like(taken)
+    weights = np.zeros_like(matrix)
     np.add.at(weights, (history["user"] - 1, history["item"] - 1), np.where(age < 50, 0.8**age, 0))
     return weights @ similarity
 

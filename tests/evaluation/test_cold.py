@@ -19,12 +19,12 @@ from worlds import TINY, cyclic
 
 from genrec.baselines import ItemKNN, Popularity
 from genrec.data.corpus import Corpus
-from genrec.data.prepare import prepare
+from genrec.data.corpus_builder import prepare
 from genrec.data.sources import Frames
 from genrec.data.splits import LeaveOneOut
 from genrec.errors import InputError
 from genrec.evaluation import cold_ranking
-from genrec.evaluation.cold import chance, cold_metrics, cold_only_metrics
+from genrec.evaluation.cold_metrics import chance, cold_metrics, cold_only_metrics
 from genrec.evaluation.cold_ranking import evaluate_unseen
 from genrec.evaluation.evaluate import Evaluate, evaluate, metrics_of
 from genrec.evaluation.metrics import ndcg, recall
@@ -189,7 +189,7 @@ def test_without_unseen_targets_there_is_no_second_ranking(tmp_path: Path) -> No
     from genrec.testing import Cyclic
 
     (tmp_path / "data").mkdir()
-    prepare(Cyclic(items=20, users=60, length=8).load(tmp_path), LeaveOneOut(), tmp_path / "data")
+    prepare(Cyclic(num_items=20, num_users=60, length=8).load(tmp_path), LeaveOneOut(), tmp_path / "data")
     build_evaluate(replace(cyclic(), policy=Popularity(), evaluate=Evaluate(cutoffs=(5,))), {"data": tmp_path / "data"}, tmp_path)
     assert not (tmp_path / "cold.parquet").exists()
     assert "cold_users" not in json.loads((tmp_path / "metrics.json").read_text())

@@ -21,7 +21,7 @@ def run(name: str, ranks: list[int], seed: int = 0, frame: DataFrame | None = No
         frame = DataFrame({"user": users, "target": users + 10, "rank": ranks})
     hits = np.array(ranks)
     metrics = {"recall@10": float(((hits > 0) & (hits <= 10)).sum() / max(1, len(hits)))}
-    return Run(name, seed, frame, metrics, PROTOCOL, {"sft.steps": 5})._replace(**changes)  # type: ignore[arg-type]
+    return Run(name, seed, frame, metrics, PROTOCOL, {"sft.optimization.max_steps": 5})._replace(**changes)  # type: ignore[arg-type]
 
 
 def against(comparison: Comparison, name: str) -> PairedTest:
@@ -119,7 +119,7 @@ def test_a_row_is_one_configuration() -> None:
     with pytest.raises(UsageError, match="row a has seed 0 twice"):
         compare([run("a", [1]), run("a", [1])])
     with pytest.raises(ArtifactError, match=r"row a: sft\.steps is 5 for seed 0 and 6 for seed 1"):
-        compare([run("a", [1]), run("a", [1], seed=1, configuration={"sft.steps": 6})])
+        compare([run("a", [1]), run("a", [1], seed=1, configuration={"sft.optimization.max_steps": 6})])
     with pytest.raises(UsageError, match="at least one run"):
         compare([])
     with pytest.raises(UsageError, match="one of the rows a; got 'b'"):
@@ -158,9 +158,22 @@ def test_tests_without_p_are_not_in_the_correction() -> None:
 
 
 def test_differences_in_the_configuration() -> None:
-    sft = {"policy.class": "Tiger", "sft.steps": 5, "align": None, "seed": 0}
-    dpo = {"policy.class": "Tiger", "sft.steps": 5, "align.loss.class": "m:DPO", "align.loss.beta": 0.1, "align.count": 1, "seed": 1}
-    sdpo = {"policy.class": "Tiger", "sft.steps": 5, "align.loss.class": "m:SoftmaxDPO", "align.loss.alpha": 1, "align.count": 3}
+    sft = {"policy.class": "Tiger", "sft.optimization.max_steps": 5, "align": None, "seed": 0}
+    dpo = {
+        "policy.class": "Tiger",
+        "sft.optimization.max_steps": 5,
+        "align.loss.class": "m:DPO",
+        "align.loss.beta": 0.1,
+        "align.num_negatives": 1,
+        "seed": 1,
+    }
+    sdpo = {
+        "policy.class": "Tiger",
+        "sft.optimization.max_steps": 5,
+        "align.loss.class": "m:SoftmaxDPO",
+        "align.loss.alpha": 1,
+        "align.num_negatives": 3,
+    }
     popularity = {"policy.class": "Popularity", "seed": 0}
     runs = [
         run(name, [1, 0], configuration=found) for name, found in (("sft", sft), ("dpo", dpo), ("sdpo", sdpo), ("pop", popularity))
@@ -168,14 +181,14 @@ def test_differences_in_the_configuration() -> None:
     assert compare(runs).differences == {
         "policy.class": {"sft": "Tiger", "dpo": "Tiger", "sdpo": "Tiger", "pop": "Popularity"},
         "align.loss.class": {"sft": ABSENT, "dpo": "m:DPO", "sdpo": "m:SoftmaxDPO", "pop": ABSENT},
-        "align.count": {"sft": ABSENT, "dpo": 1, "sdpo": 3, "pop": ABSENT},
+        "align.num_negatives": {"sft": ABSENT, "dpo": 1, "sdpo": 3, "pop": ABSENT},
     }
 
 
 def test_a_list_of_components_differs_where_a_row_has_none() -> None:
     """As a class does, among the rows that use its stage: filters of one row alone. A list of numbers is a field as any other."""
     odd, near = ({"class": f"m:{name}", "source": "1f"} for name in ("OddOnly", "Near"))
-    plain = {"align.negatives.class": "m:Uniform", "align.count": 1}
+    plain = {"align.negatives.class": "m:Uniform", "align.num_negatives": 1}
     filtered = {"align.negatives.class": "m:Filtered", "align.negatives.filters": [odd], "align.negatives.weights": [1.0, 2.0]}
     other = filtered | {"align.negatives.filters": [odd, near]}
 

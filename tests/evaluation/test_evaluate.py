@@ -110,7 +110,7 @@ def test_every_user_once() -> None:
 def test_protocol_is_applied() -> None:
     """The recommender sees `history_length` items and at most `batch` users, whatever the batches hold."""
     model = Fixed([[1]] * 7)
-    evaluate(model, [users([1] * 7, width=9)], Evaluate(cutoffs=(1,), history_length=4, batch=3))
+    evaluate(model, [users([1] * 7, width=9)], Evaluate(cutoffs=(1,), history_length=4, batch_size=3))
     assert (model.widths, model.sizes) == ([4, 4, 4], [3, 3, 1])
 
 

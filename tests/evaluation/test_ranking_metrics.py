@@ -120,7 +120,7 @@ def test_beyond_accuracy_is_bounded_and_blind_to_order(lists: list[list[int]]) -
     assert 0 <= entropy(items, 6) <= math.log(6) + 1e-9
 
 
-def test_lists_outside_the_catalogue_are_refused() -> None:
+def test_lists_outside_the_catalog_are_refused() -> None:
     with pytest.raises(InputError, match=r"0\.\.3, got 1\.\.4"):
         coverage(LISTS, 3)
     with pytest.raises(InputError, match="shape"):

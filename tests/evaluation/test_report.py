@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pandas import DataFrame
 
-from genrec.evaluation import report
+from genrec.evaluation import comparison_report
 from genrec.evaluation.compare import Comparison, Run, compare
 from genrec.evaluation.evaluate import metrics_of
 
@@ -34,8 +34,8 @@ def run(name: str, seed: int, configuration: dict[str, object]) -> Run:
 
 @pytest.fixture
 def comparison() -> Comparison:
-    sft = {"policy.beams": 50, "sft.steps": 10, "align": None}
-    sdpo = {"policy.beams": 50, "sft.steps": 10, "align.loss.class": "genrec.preference.losses:SoftmaxDPO"}
+    sft = {"policy.num_beams": 50, "sft.optimization.max_steps": 10, "align": None}
+    sdpo = {"policy.num_beams": 50, "sft.optimization.max_steps": 10, "align.loss.class": "genrec.preference.losses:SoftmaxDPO"}
     runs = [run("popularity", 0, {"policy.class": "Popularity"})]
     runs += [run(name, seed, found) for name, found in (("sft", sft), ("s-dpo", sdpo)) for seed in (0, 1)]
     return compare(runs, reference="sft", resamples=500)
@@ -48,17 +48,17 @@ def cells(line: str) -> list[str]:
 
 def test_many_rows_are_lines() -> None:
     """Ten rows that differ in one key: a line each, instead of ten columns."""
-    rows = [run(f"row{number}", 0, {"policy.beams": 50, "align.count": number}) for number in range(10)]
-    text = report.markdown(compare(rows, resamples=100))
+    rows = [run(f"row{number}", 0, {"policy.num_beams": 50, "align.num_negatives": number}) for number in range(10)]
+    text = comparison_report.markdown(compare(rows, resamples=100))
     found = [cells(line) for line in text.split("**What differs in the configuration**")[1].strip().splitlines()]
-    assert found[0] == ["", "align.count"]
+    assert found[0] == ["", "align.num_negatives"]
     assert found[2:] == [[f"row{number}", str(number)] for number in range(10)]
 
 
 def differing(**rows: object) -> dict[str, list[str]]:
     """The lines of what differs, by key."""
-    made = [run(name, 0, {"policy.beams": 50, "align.negatives.filters": value}) for name, value in rows.items()]
-    text = report.markdown(compare(made, resamples=100)).split("**What differs in the configuration**")[1]
+    made = [run(name, 0, {"policy.num_beams": 50, "align.negatives.filters": value}) for name, value in rows.items()]
+    text = comparison_report.markdown(compare(made, resamples=100)).split("**What differs in the configuration**")[1]
     return {key: line for key, *line in map(cells, text.strip().splitlines()[2:])}
 
 
@@ -84,7 +84,7 @@ def test_components_that_differ_in_their_source_alone_show_it() -> None:
 
 
 def test_markdown(comparison: Comparison) -> None:
-    text = report.markdown(comparison)
+    text = comparison_report.markdown(comparison)
     lines = text.splitlines()
     assert lines[0] == (
         "Protocol: data MovieLens(variant=100k); split LeaveOneOut; users 50; items 30; history 20; filter_seen False; "
@@ -115,20 +115,20 @@ def test_markdown(comparison: Comparison) -> None:
 
 def test_other_seeds_than_the_references_are_pointed_out() -> None:
     """A baseline has no seeds to speak of; a trained row with one of the reference's two seeds has."""
-    trained = {"policy.class": "Tiger", "sft.steps": 10}
+    trained = {"policy.class": "Tiger", "sft.optimization.max_steps": 10}
     runs = [run("sft", seed, trained) for seed in (0, 1)] + [
         run("dpo", 0, trained),
         run("popularity", 0, {"policy.class": "Popularity"}),
     ]
-    text = report.markdown(compare(runs, resamples=100))
+    text = comparison_report.markdown(compare(runs, resamples=100))
     assert "dpo has seeds 0 and the reference 0, 1: run both with the same seeds" in text
     assert "popularity has seeds" not in text
 
 
 def test_terminal_says_the_same(comparison: Comparison, capsys: pytest.CaptureFixture[str]) -> None:
-    report.terminal(comparison)
+    comparison_report.terminal(comparison)
     printed = capsys.readouterr().out
-    words = set(re.findall(r"[^\s|*]+", report.markdown(comparison))) - {"---", "---:"}
+    words = set(re.findall(r"[^\s|*]+", comparison_report.markdown(comparison))) - {"---", "---:"}
     assert words - set(printed.split()) == set()
 
 
@@ -137,16 +137,16 @@ def test_terminal_says_the_same(comparison: Comparison, capsys: pytest.CaptureFi
 )
 def test_names_cannot_break_a_table(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """E5."""
-    runs = [run("sft", 0, {"policy.beams": 50, "note": name}), run(name, 0, {"policy.beams": 50, "note": "plain"})]
+    runs = [run("sft", 0, {"policy.num_beams": 50, "note": name}), run(name, 0, {"policy.num_beams": 50, "note": "plain"})]
     comparison = compare(runs, resamples=100)
-    text = report.markdown(comparison)
+    text = comparison_report.markdown(comparison)
     for block in text.split("\n\n"):
         if block.startswith("|"):
             assert len({len(cells(line)) for line in block.splitlines()}) == 1
     assert "<script" not in text
     assert "](http" not in text
     assert "\x1b" not in text
-    report.terminal(comparison)
+    comparison_report.terminal(comparison)
     printed = capsys.readouterr().out
     assert "\x1b" not in printed
     if name.isprintable():
@@ -154,18 +154,18 @@ def test_names_cannot_break_a_table(name: str, capsys: pytest.CaptureFixture[str
 
 
 def test_one_row_and_undefined_tests() -> None:
-    one = run("sft", 0, {"policy.beams": 50})
-    assert "against" not in report.markdown(compare([one], resamples=10))
-    alone = [entry._replace(ranks=entry.ranks.head(1)) for entry in (one, run("s-dpo", 0, {"policy.beams": 50}))]
+    one = run("sft", 0, {"policy.num_beams": 50})
+    assert "against" not in comparison_report.markdown(compare([one], resamples=10))
+    alone = [entry._replace(ranks=entry.ranks.head(1)) for entry in (one, run("s-dpo", 0, {"policy.num_beams": 50}))]
     shifted = alone[1]._replace(ranks=alone[1].ranks.assign(rank=1 + alone[0].ranks["rank"]))
-    text = report.markdown(compare([alone[0], shifted], metric="mrr@50", resamples=10))
+    text = comparison_report.markdown(compare([alone[0], shifted], metric="mrr@50", resamples=10))
     assert "not defined: one user" in text
 
 
 def test_the_tested_metric_is_always_shown() -> None:
-    runs = [run(name, 0, {"policy.beams": beams}) for name, beams in (("a", 50), ("b", 60))]
+    runs = [run(name, 0, {"policy.num_beams": beams}) for name, beams in (("a", 50), ("b", 60))]
     comparison = compare(runs, metric="ndcg@7", resamples=10)
-    text = report.markdown(comparison)
+    text = comparison_report.markdown(comparison)
     assert "| N@7 | N@7 95 % |" in text
     assert f"{comparison.rows[0].value:.4f} | [" in text
     assert "beams of a 50; beams of b 60" in text
@@ -183,10 +183,10 @@ def tables_of(text: str) -> dict[str, list[list[str]]]:
 def test_semantic_ids_stand_in_a_table_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
     """Only the row that has such figures is in it, and the items' table is as it was."""
     plain, shared = run("plain", 0, {}), run("shared", 0, {})
-    before = tables_of(report.markdown(compare([plain, shared], resamples=10)))
+    before = tables_of(comparison_report.markdown(compare([plain, shared], resamples=10)))
     figures = {f"sid_{name}@{n}": (n + (name == "ndcg")) / 100 for n in (1, 5, 10, 20, 50) for name in ("recall", "ndcg")}
     comparison = compare([plain, shared._replace(metrics=shared.metrics | figures)], resamples=10)
-    tables = tables_of(report.markdown(comparison))
+    tables = tables_of(comparison_report.markdown(comparison))
     assert list(before) == ["Results", "N@10 against plain"]
     assert list(tables) == ["Results", "Semantic IDs that items share", "N@10 against plain"]
     assert tables["Results"] == before["Results"]
@@ -194,7 +194,7 @@ def test_semantic_ids_stand_in_a_table_of_their_own(capsys: pytest.CaptureFixtur
         ["", "SID R@1", "SID R@5", "SID R@10", "SID R@20", "SID R@50", "SID N@5", "SID N@10"],
         ["shared", "0.0100", "0.0500", "0.1000", "0.2000", "0.5000", "0.0600", "0.1100"],
     ]
-    report.terminal(comparison)
+    comparison_report.terminal(comparison)
     assert "SID R@10" in capsys.readouterr().out
 
 
@@ -209,7 +209,7 @@ def test_items_unseen_in_training_stand_below_the_results_with_chance(capsys: py
         rows += [run(name, seed, {}) for seed in ((0, 1) if level else (0,))]
         rows = [entry._replace(metrics=entry.metrics | figures) if entry.name == name else entry for entry in rows]
     comparison = compare(rows, resamples=10)
-    tables = tables_of(report.markdown(comparison))
+    tables = tables_of(comparison_report.markdown(comparison))
     assert list(tables)[:2] == ["Results", "Items unseen in training"]
     table = tables["Items unseen in training"]
     assert table[0] == ["", "ranked among", "R@1", "R@5", "R@10", "R@20", "R@50", "N@5", "N@10"]
@@ -222,6 +222,6 @@ def test_items_unseen_in_training_stand_below_the_results_with_chance(capsys: py
     assert table[4][2] == "0.5000 ±0.0000"
     n5 = sum(1 / np.log2(1 + place) for place in range(1, 6)) / 30
     assert table[5][2:8] == ["0.0333", "0.1667", "0.3333", "0.6667", "1.0000", f"{n5:.4f}"]
-    assert "12 users whose target has no training event; 30 items of the catalogue have none" in report.markdown(comparison)
-    report.terminal(comparison)
+    assert "12 users whose target has no training event; 30 items of the catalog have none" in comparison_report.markdown(comparison)
+    comparison_report.terminal(comparison)
     assert "Items unseen in training" in capsys.readouterr().out

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 from worlds import TINY, cyclic
 
-from genrec import pipeline, runs
+from genrec import pipeline, run_files
 from genrec.baselines import Popularity
-from genrec.data.batches import examples
-from genrec.data.prepare import prepare
+from genrec.data.corpus_builder import prepare
+from genrec.data.examples import examples
 from genrec.data.splits import LeaveOneOut
 from genrec.data.worlds import Shop
 from genrec.errors import ArtifactError, UsageError
 from genrec.evaluation.compare import compare
+from genrec.evaluation.comparison_report import markdown
 from genrec.evaluation.evaluate import Evaluate, evaluate
-from genrec.evaluation.report import markdown
 from genrec.experiment import Experiment
 from genrec.model import Tiger
 from genrec.semantic_ids import SemanticIds
@@ -70,9 +70,9 @@ def test_exact_scoring_asks_for_the_exact_ranking_and_halves_its_batches() -> No
     ("arguments", "message"),
     [
         ({"scoring": "sampled"}, "scoring must be 'beam' or 'exact', got 'sampled'"),
-        ({"beams": -1}, r"beams must be 0 \(the policy's own\) or more, got -1"),
+        ({"num_beams": -1}, r"beams must be 0 \(the policy's own\) or more, got -1"),
         ({"users": -5}, r"users must be 0 \(all\) or more, got -5"),
-        ({"scoring": "exact", "beams": 20}, "'exact' has no beams, got evaluate.beams = 20"),
+        ({"scoring": "exact", "num_beams": 20}, "'exact' has no beams, got evaluate.num_beams = 20"),
     ],
 )
 def test_specification_is_checked(arguments: dict[str, object], message: str) -> None:
@@ -86,13 +86,13 @@ def experiment(policy: object, evaluation: Evaluate) -> Experiment:
 
 def test_beams_are_enough_for_the_list_where_a_beam_makes_it() -> None:
     lists = Evaluate(cutoffs=(50,))
-    experiment(Tiger(beams=20), replace(lists, scoring="exact"))
-    experiment(Tiger(beams=20), replace(lists, beams=50))
-    experiment(Popularity(), replace(lists, beams=50))
+    experiment(Tiger(num_beams=20), replace(lists, scoring="exact"))
+    experiment(Tiger(num_beams=20), replace(lists, num_beams=50))
+    experiment(Popularity(), replace(lists, num_beams=50))
     for policy, evaluation, message in (
-        (Tiger(beams=20), lists, r"policy\.beams must be at least 50"),
-        (Tiger(beams=5), replace(lists, scoring="exact"), r"policy\.beams must be at least 10"),
-        (Tiger(beams=50), replace(lists, beams=49), r"evaluate\.beams must be at least 50.*got 49"),
+        (Tiger(num_beams=20), lists, r"policy\.beams must be at least 50"),
+        (Tiger(num_beams=5), replace(lists, scoring="exact"), r"policy\.beams must be at least 10"),
+        (Tiger(num_beams=50), replace(lists, num_beams=49), r"evaluate\.beams must be at least 50.*got 49"),
     ):
         with pytest.raises(UsageError, match=message):
             experiment(policy, evaluation)
@@ -100,7 +100,7 @@ def test_beams_are_enough_for_the_list_where_a_beam_makes_it() -> None:
 
 def test_batches_hold_the_longest_histories_first_and_give_equal_figures(tmp_path: Path) -> None:
     """Batches of one history each have no padding at all; those of 16 have little; one of all users has most."""
-    corpus = prepare(Shop(items=60, users=150).load(tmp_path), LeaveOneOut())
+    corpus = prepare(Shop(num_items=60, num_users=150).load(tmp_path), LeaveOneOut())
     entries, cpu = examples(corpus, "test", 20), torch.device("cpu")
     codes = torch.randint(0, 4, (corpus.item_count, 3), generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
@@ -119,7 +119,7 @@ def test_batches_hold_the_longest_histories_first_and_give_equal_figures(tmp_pat
 
 
 def test_users_are_drawn_once(tmp_path: Path) -> None:
-    entries = examples(prepare(Shop(items=60, users=150).load(tmp_path), LeaveOneOut()), "test", 20)
+    entries = examples(prepare(Shop(num_items=60, num_users=150).load(tmp_path), LeaveOneOut()), "test", 20)
     some = drawn(entries, 10, "test").batch(torch.arange(10)).user
     assert torch.equal(some, drawn(entries, 10, "test").batch(torch.arange(10)).user)
     assert len(set(some.tolist())) == 10
@@ -129,27 +129,27 @@ def test_users_are_drawn_once(tmp_path: Path) -> None:
 
 def test_beam_against_exact_in_one_table(home: Path) -> None:
     """The policy is trained once; rows of other users are refused, a baseline stands beside rows that are scored exactly."""
-    base = replace(cyclic(steps=20), evaluate=Evaluate(cutoffs=(1, 10), history_length=5, users=30))
+    base = replace(cyclic(steps=20), history_length=5, evaluate=Evaluate(cutoffs=(1, 10), max_users=30))
     rows = [
         replace(base, name="exact", evaluate=replace(base.evaluate, scoring="exact")),
-        replace(base, name="narrow", evaluate=replace(base.evaluate, beams=10)),
+        replace(base, name="narrow", evaluate=replace(base.evaluate, num_beams=10)),
         base,
     ]
     rows.append(replace(rows[0], name="popularity", policy=Popularity()))
-    rows.append(replace(base, name="all", evaluate=replace(base.evaluate, users=0)))
+    rows.append(replace(base, name="all", evaluate=replace(base.evaluate, max_users=0)))
     made = {}
     for row in rows:
         made[row.name] = pipeline.run(row)
-        runs.record(row, made[row.name])
+        run_files.record(row, made[row.name])
     assert len({made[name]["sft"].key for name in ("exact", "narrow", "cyclic", "all")}) == 1
     names = ["exact", "narrow", "cyclic", "popularity"]
-    outcomes = runs.outcomes(names)
+    outcomes = run_files.outcomes(names)
     assert {len(run.ranks) for run in outcomes} == {30}
     text = markdown(compare(outcomes, metric="ndcg@10"))
     assert "users tested 30, drawn of 100" in text
     assert "beams of exact none, scored exactly; beams of narrow 10; beams of cyclic 20" in text
     with pytest.raises(ArtifactError, match="users tested is '30, drawn of 100' and 100"):
-        compare(runs.outcomes(["exact", "all"]), metric="ndcg@10")
+        compare(run_files.outcomes(["exact", "all"]), metric="ndcg@10")
     scores = {
         name: pd.read_parquet(made[name]["evaluate"].folder / "recommendations.parquet").groupby("user")["score"].sum()
         for name in ("exact", "narrow")

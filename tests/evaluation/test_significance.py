@@ -26,7 +26,7 @@ def test_holm_against_statsmodels(count: int) -> None:
 
 
 def test_grouped_draws_have_the_bootstrap_distribution() -> None:
-    """The means of 20,000 grouped draws against as many draws of users one by one: centre, spread and tails."""
+    """The means of 20,000 grouped draws against as many draws of users one by one: center, spread and tails."""
     rng = np.random.default_rng(1)
     values = np.stack([rng.choice([0, 0.5, 1.0], 60), rng.choice([0, 0.3], 60)], axis=1)
     grouped = bootstrap_means(values, 20_000, seed=0)

@@ -16,7 +16,7 @@ from genrec.errors import ArtifactError, InputError
 from genrec.evaluation.compare import Run, compare
 from genrec.evaluation.evaluate import Evaluate, Evaluation, evaluate, metrics_of
 from genrec.evaluation.metrics import mrr, ndcg, recall
-from genrec.evaluation.ties import per_user, places
+from genrec.evaluation.shared_id_ties import per_user, places
 from genrec.types import Ranking, SequenceBatch
 
 # Items 1..9 on four Semantic IDs: 1 2 3 | 4 | 5 6 | 7 8 9

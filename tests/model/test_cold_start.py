@@ -10,26 +10,28 @@ import pytest
 import torch
 from torch import Tensor
 
-from genrec.data.batches import examples
-from genrec.data.prepare import prepare
+from genrec.data.corpus_builder import prepare
+from genrec.data.examples import examples
 from genrec.data.sources import Frames
 from genrec.data.splits import LeaveOneOut
 from genrec.data.worlds import Shop
 from genrec.embeddings import TfidfSvd
-from genrec.evaluation.cold import chance, cold_metrics, cold_only_metrics
+from genrec.evaluation.cold_metrics import chance, cold_metrics, cold_only_metrics
 from genrec.evaluation.cold_ranking import evaluate_unseen
 from genrec.evaluation.evaluate import Evaluate, evaluate
 from genrec.evaluation.metrics import ndcg, recall
-from genrec.evaluation.ties import per_user
+from genrec.evaluation.shared_id_ties import per_user
 from genrec.model import Tiger
 from genrec.model.tiger import TigerPolicy
 from genrec.semantic_ids import SemanticIds
 from genrec.tokenizer import RQKMeans
-from genrec.training.recipes import SFT
+from genrec.training.recipes import SFT, Optimization, Validation
 from genrec.training.sft import build_policy, fine_tune
 from genrec.types import SequenceBatch
 
-SOLVER = Tiger(width=64, inner=128, heads=4, head_width=16, encoder_layers=1, decoder_layers=1, dropout=0.1, history="items", beams=50)
+SOLVER = Tiger(
+    d_model=64, d_ff=128, num_heads=4, d_kv=16, num_encoder_layers=1, num_decoder_layers=1, dropout=0.1, history="items", num_beams=50
+)
 LENGTH = 6  # of histories
 
 
@@ -54,7 +56,7 @@ def first_purchases_of_new_items(events: pd.DataFrame, number: dict[str, int], k
 def test_new_items_are_recommended_to_whom_they_suit(tmp_path: Path) -> None:
     """In the shop every purchase says which category and brand comes next. A fifth of the items is held back, with every purchase of
     them; the policy is trained on the rest, and the new items' Semantic IDs come from the quantizer of the old ones."""
-    raw = Shop(items=400, users=2500, following=0.9, noise=0.0, seed=1).load(tmp_path)
+    raw = Shop(num_items=400, num_users=2500, following=0.9, noise=0.0, seed=1).load(tmp_path)
     held_back = set(raw.items["item"].sample(frac=0.2, random_state=0))
     is_new = raw.items["item"].isin(held_back)
     old_events = raw.interactions[~raw.interactions["item"].isin(held_back)]
@@ -63,14 +65,17 @@ def test_new_items_are_recommended_to_whom_they_suit(tmp_path: Path) -> None:
     number = {item: place for place, item in enumerate([*corpus.items["item_id"], *raw.items["item"][is_new]], start=1)}
     items = raw.items.set_index("item").loc[list(number)].reset_index().rename(columns={"item": "item_id"})
 
-    encoder = TfidfSvd(width=32, minimum_count=1)
+    encoder = TfidfSvd(dim=32, min_df=1)
     vectors = encoder.encode(items, corpus.part("train"))
-    quantizer = RQKMeans(levels=2, codes=20).fit(vectors[:known], torch.Generator().manual_seed(0))
+    quantizer = RQKMeans(num_levels=2, codebook_size=20).fit(vectors[:known], torch.Generator().manual_seed(0))
     codes = numbered(np.asarray(quantizer.encode(vectors[:known])))
     ids = SemanticIds(codes, (20, 20, int(codes[:, -1].max()) + 1))
     policy = build_policy(SOLVER, ids, 0)
     assert isinstance(policy, TigerPolicy)
-    recipe = SFT(steps=500, batch=128, learning_rate=4e-3, warmup=50, validate_every=500)
+    recipe = SFT(
+        optimization=Optimization(max_steps=500, batch_size=128, learning_rate=4e-3, warmup_steps=50, weight_decay=0.035),
+        validation=Validation(every=500, patience=15),
+    )
     validation = examples(corpus, "validation", LENGTH).batch(torch.arange(200))
 
     def score() -> dict[str, float]:
@@ -80,7 +85,7 @@ def test_new_items_are_recommended_to_whom_they_suit(tmp_path: Path) -> None:
 
     grown = policy.extended(ids.extend(quantizer.encode(vectors[known:])))
     users = first_purchases_of_new_items(raw.interactions, number, known)
-    spec = Evaluate(cutoffs=(5, 10), history_length=LENGTH)
+    spec = Evaluate(cutoffs=(5, 10))
     popularity = torch.cat([torch.from_numpy(corpus.popularity("train")), torch.zeros(len(number) - known, dtype=torch.int64)])
     before = evaluate(policy, [users], spec).ranks
     assert (before["rank"] == 0).all()  # without Semantic IDs new items can't be named

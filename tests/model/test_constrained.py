@@ -1,4 +1,4 @@
-"""Log-probabilities normalised over the trie, search below a prefix and vectors of items, against brute force."""
+"""Log-probabilities normalized over the trie, search below a prefix and vectors of items, against brute force."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from policies import POLICIES, build, catalogue, histories
+from policies import POLICIES, build, catalog, histories
 from torch import Tensor
 
 from genrec.errors import UsageError
@@ -99,7 +99,7 @@ def test_nodes_are_the_numbers_of_prefixes(ids: SemanticIds) -> None:
 
 @EVERY
 def test_protocols(name: str) -> None:
-    policy = build(POLICIES[name], catalogue(50))
+    policy = build(POLICIES[name], catalog(50))
     assert isinstance(policy, ConstrainedPolicy)
     assert isinstance(policy, PrefixPolicy)
     assert isinstance(policy, VectorPolicy)
@@ -108,7 +108,7 @@ def test_protocols(name: str) -> None:
 @EVERY
 def test_probabilities_of_all_items_add_up_to_one(name: str) -> None:
     """To 1 over the trie, to less than 1 over all codes, since 50 of 120 code sequences are items."""
-    policy, history = build(POLICIES[name], catalogue(50)), histories(4, 6, 50)
+    policy, history = build(POLICIES[name], catalog(50)), histories(4, 6, 50)
     items = everything(policy, 4)
     constrained = policy.constrained_level_log_prob(history, items)
     torch.testing.assert_close(constrained.sum(-1).exp().sum(1), torch.ones(4))
@@ -120,7 +120,7 @@ def test_probabilities_of_all_items_add_up_to_one(name: str) -> None:
 @EVERY
 def test_a_full_trie_changes_nothing(name: str) -> None:
     """All 120 code sequences are items: every code is a sibling."""
-    policy, history = build(POLICIES[name], catalogue(120)), histories(3, 6, 120)
+    policy, history = build(POLICIES[name], catalog(120)), histories(3, 6, 120)
     items = everything(policy, 3)
     found = policy.constrained_level_log_prob(history, items)
     torch.testing.assert_close(found, policy.level_log_prob(history, items), atol=1e-5, rtol=0)
@@ -128,7 +128,7 @@ def test_a_full_trie_changes_nothing(name: str) -> None:
 
 @EVERY
 def test_no_candidate_is_minus_infinity_and_has_no_gradient(name: str) -> None:
-    policy = build(POLICIES[name], catalogue(50))
+    policy = build(POLICIES[name], catalog(50))
     found = policy.constrained_level_log_prob(histories(2, 4, 50), torch.tensor([[1, 0], [0, 3]]))
     assert ((found == -torch.inf).all(-1) == torch.tensor([[False, True], [True, False]])).all()
     found.masked_fill(found == -torch.inf, 0.0).sum().backward()
@@ -161,7 +161,7 @@ def test_gradients_are_those_of_a_masked_softmax_and_of_finite_differences(ids: 
 @EVERY
 def test_a_step_along_the_gradient_is_what_it_says(name: str) -> None:
     """A central difference in float64 along a random direction of all weights."""
-    policy, history = build(POLICIES[name], catalogue(30)).double(), histories(2, 4, 30)
+    policy, history = build(POLICIES[name], catalog(30)).double(), histories(2, 4, 30)
     items = torch.tensor([[1, 9, 20], [4, 0, 30]])
 
     def total() -> Tensor:
@@ -187,19 +187,19 @@ def test_a_step_along_the_gradient_is_what_it_says(name: str) -> None:
 
 @EVERY
 def test_bf16_autocast_is_near(name: str) -> None:
-    policy, history = build(POLICIES[name], catalogue(50)), histories(4, 6, 50)
+    policy, history = build(POLICIES[name], catalog(50)), histories(4, 6, 50)
     items = everything(policy, 4)
     exact = policy.constrained_level_log_prob(history, items)
     with torch.autocast("cpu", torch.bfloat16):
         rough = policy.constrained_level_log_prob(history, items)
     assert rough.dtype == torch.float32
     torch.testing.assert_close(rough, exact, atol=0.1, rtol=0)
-    torch.testing.assert_close(rough.sum(-1).exp().sum(1), torch.ones(4), atol=1e-5, rtol=0)  # normalised after rounding
+    torch.testing.assert_close(rough.sum(-1).exp().sum(1), torch.ones(4), atol=1e-5, rtol=0)  # normalized after rounding
 
 
 @EVERY
 def test_no_step_waits_for_the_device(name: str) -> None:
-    policy = build(POLICIES[name], catalogue(50)).to("meta")
+    policy = build(POLICIES[name], catalog(50)).to("meta")
     history, items = (torch.zeros(3, length, dtype=torch.int64, device="meta") for length in (6, 4))
     found = policy.constrained_level_log_prob(history, items)
     assert (found.device.type, found.shape) == ("meta", (3, 4, 3))
@@ -229,7 +229,7 @@ def below(policy: Any, history: Tensor, items: Tensor, depth: int, n: int) -> tu
 def test_search_below_a_prefix_is_the_exact_list_filtered(name: str, shared: bool, seed: int, n: int) -> None:
     """At every depth, 0 and the whole Semantic ID included; the last row's item is none. Beams: as many as items."""
     sizes = (3, 2, 4) if shared else SIZES
-    ids = catalogue(50, seed % 7) if not shared else SemanticIds(random_codes(40, sizes, seed), sizes)
+    ids = catalog(50, seed % 7) if not shared else SemanticIds(random_codes(40, sizes, seed), sizes)
     policy = build(replace(POLICIES[name], beams=50), ids, seed)
     history = histories(4, 5, ids.items, seed)
     items = torch.cat([torch.randint(1, ids.items + 1, (3,), generator=torch.Generator().manual_seed(seed)), torch.tensor([0])])
@@ -248,7 +248,7 @@ def random_codes(items: int, sizes: tuple[int, ...], seed: int) -> Tensor:
 
 def test_narrow_beams_lose_nothing_to_other_prefixes() -> None:
     """Two beams: below a prefix of one code they find two items of that prefix, whatever is more likely elsewhere."""
-    policy = build(replace(POLICIES["tiger"], beams=2), catalogue(120))
+    policy = build(replace(POLICIES["tiger"], beams=2), catalog(120))
     history, items = histories(6, 5, 120), torch.arange(1, 7)
     found = policy.recommend_below(history, items, 1, 2)
     assert (policy.semantic_ids.prefix_depth(items.unsqueeze(1), found.items) >= 1).all()
@@ -258,7 +258,7 @@ def test_narrow_beams_lose_nothing_to_other_prefixes() -> None:
 
 def test_log_probabilities_that_are_none_come_out_as_none() -> None:
     """Also where they are those of the prefix alone."""
-    policy = build(POLICIES["gpt"], catalogue(50))
+    policy = build(POLICIES["gpt"], catalog(50))
     with torch.no_grad():
         policy.heads[0].weight.fill_(torch.nan)
     for depth in (0, 2, 3):
@@ -266,7 +266,7 @@ def test_log_probabilities_that_are_none_come_out_as_none() -> None:
 
 
 def test_errors() -> None:
-    policy = build(POLICIES["gpt"], catalogue(50))
+    policy = build(POLICIES["gpt"], catalog(50))
     with pytest.raises(UsageError, match=r"depth must lie in 0\.\.3.*got 4"):
         policy.recommend_below(histories(1, 3, 50), torch.tensor([1]), 4, 5)
     with pytest.raises(UsageError, match="51 items need as many beams"):

@@ -1,4 +1,4 @@
-"""Exact scoring and beam search of a real policy against every item's log-probability; what the tables of a large catalogue take."""
+"""Exact scoring and beam search of a real policy against every item's log-probability; what the tables of a large catalog take."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from genrec.model import Tiger, TigerPolicy, exact
+from genrec.model import Tiger, TigerPolicy, exact_search
+from genrec.model.beam_search import Level
 from genrec.model.clock import decoding_time
-from genrec.model.generation import Level
 from genrec.model.trie import Trie
 from genrec.semantic_ids import SemanticIds
 
-SMALL = Tiger(width=16, inner=32, heads=2, head_width=8, encoder_layers=1, decoder_layers=1, dropout=0.1, beams=5)
+SMALL = Tiger(d_model=16, d_ff=32, num_heads=2, d_kv=8, num_encoder_layers=1, num_decoder_layers=1, dropout=0.1, num_beams=5)
 LARGE = 1_000_000
 
 
@@ -43,7 +43,7 @@ def test_exact_scoring_is_every_items_log_probability(seed: int, n: int, filtere
     expected = policy.log_prob(history, torch.arange(1, 61).expand(3, -1))
     if taken is not None:
         expected = torch.nn.functional.pad(expected, (1, 0)).scatter(1, taken, -torch.inf)[:, 1:]
-    with mock.patch.object(exact, "ROWS", rows):
+    with mock.patch.object(exact_search, "ROWS", rows):
         found = policy.recommend_exactly(history, n, taken)
     best = torch.nn.functional.pad(expected.sort(dim=1, descending=True).values, (0, 80), value=-torch.inf)[:, :n]
     torch.testing.assert_close(found.scores, best, atol=1e-4, rtol=1e-4)
@@ -114,7 +114,7 @@ class Given:
 @pytest.mark.parametrize("beams", [20, 50])
 def test_the_trie_is_a_small_part_of_decoding_a_million_items(large: Trie, beams: int) -> None:
     """CPU seconds of the trie's arithmetic against those of one policy step of the same size: TIGER's, 64 users."""
-    policy = Tiger(beams=beams).build(SemanticIds(torch.arange(1024).view(256, 4) % 256, (256,) * 4)).eval()
+    policy = Tiger(num_beams=beams).build(SemanticIds(torch.arange(1024).view(256, 4) % 256, (256,) * 4)).eval()
     history, given_decoding = histories(64, 20, 256), Given(64, beams, (256,) * 4)
     seconds = []
     for call in (

@@ -1,4 +1,4 @@
-"""A policy over a catalogue that has grown: the same weights, the old probabilities, and items that come later."""
+"""A policy over a catalog that has grown: the same weights, the old probabilities, and items that come later."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from genrec.errors import ArtifactError
 from genrec.model import Tiger, TigerPolicy
 from genrec.semantic_ids import SemanticIds
 
-SMALL = Tiger(width=16, inner=32, heads=2, head_width=8, encoder_layers=1, decoder_layers=1, dropout=0.1, beams=20)
+SMALL = Tiger(d_model=16, d_ff=32, num_heads=2, d_kv=8, num_encoder_layers=1, num_decoder_layers=1, dropout=0.1, num_beams=20)
 HISTORY = torch.tensor([[0, 1, 2, 3], [4, 3, 2, 1]])
 OLD = [[0, 0, 0], [0, 1, 0], [1, 0, 0], [1, 0, 1], [1, 2, 0], [2, 1, 0]]
 
@@ -51,7 +51,7 @@ def test_a_larger_last_level_takes_the_same_share_from_all_codes() -> None:
 
 
 def test_probabilities_on_the_extended_trie_add_up_to_one() -> None:
-    """All 2 x 2 x 3 codes are items once the catalogue has grown."""
+    """All 2 x 2 x 3 codes are items once the catalog has grown."""
     old = [[a, b, c] for a in range(2) for b in range(2) for c in range(2)]
     policy = policy_of(old, (2, 2, 2))
     grown = policy.extended(policy.semantic_ids.extend(torch.tensor([[a, b] for a in range(2) for b in range(2)])))

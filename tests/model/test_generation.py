@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from genrec.errors import UsageError
-from genrec.model import exact, generation, trie
+from genrec.item_rows import keys, numbers, ranking, scores
+from genrec.model import beam_search, exact_search, trie
 from genrec.model.trie import Trie
-from genrec.rows import keys, numbers, ranking, scores
 from genrec.semantic_ids import SemanticIds
 
 relaxed = settings(deadline=None, max_examples=80)
@@ -87,7 +87,7 @@ def tables(request: pytest.FixtureRequest) -> Iterator[None]:
     """Every test runs with a dense table for each level, and with none; users are searched one or two at a time."""
     cells = {"dense": (2**16, 10**6), "sparse": (0, 0)}[request.param]
     changed = (mock.patch.object(trie, "SMALL", cells[0]), mock.patch.object(trie, "SPARSE", cells[1]))
-    with changed[0], changed[1], mock.patch.dict(generation.CELLS, cpu=20), mock.patch.object(exact, "ROWS", 7):
+    with changed[0], changed[1], mock.patch.dict(beam_search.CELLS, cpu=20), mock.patch.object(exact_search, "ROWS", 7):
         yield
 
 
@@ -113,7 +113,7 @@ def test_exact_scoring_is_the_reference_without_pruning(
 ) -> None:
     codes, sizes, exclude = world
     decoding = Coarse(sizes, 3, grid)
-    with mock.patch.object(exact, "CELLS", cells):
+    with mock.patch.object(exact_search, "CELLS", cells):
         found = Trie(SemanticIds(codes, sizes)).recommend_exactly(decoding, n, exclude if filtered else None)
     for user in range(3):
         items, values = reference(decoding, codes, user, None, n, set(exclude[user].tolist()) if filtered else set())

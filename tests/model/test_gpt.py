@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from policies import GPT, build, catalogue, histories
+from policies import GPT, build, catalog, histories
 from torch import Tensor
 from worlds import cyclic
 
 from genrec import pipeline
 from genrec.errors import UsageError
-from genrec.experiment import SFT
+from genrec.experiment import SFT, Optimization, Validation
 from genrec.model import Gpt, GptPolicy, kernels
 from genrec.model.gpt import follows
-from genrec.model.layers import Dropout, FeedForward
+from genrec.model.t5_layers import Dropout, FeedForward
 from genrec.semantic_ids import SemanticIds
 
 
@@ -30,7 +30,7 @@ def plain_logits(policy: GptPolicy, tokens: list[int]) -> list[Tensor]:
     square; the bias of a distance is looked up by hand.
     """
     spec, levels = policy.specification, policy.semantic_ids.levels
-    width = spec.head_width
+    width = spec.d_kv
 
     def norm(x: Tensor, weight: Tensor) -> Tensor:
         return x / (x.pow(2).mean() + 1e-6).sqrt() * weight
@@ -38,17 +38,17 @@ def plain_logits(policy: GptPolicy, tokens: list[int]) -> list[Tensor]:
     def bias(head: int, query: int, key: int) -> Tensor:
         near = query - key  # exact below 16 of the 32 buckets, then by logarithm up to 128
         bucket = near if near < 16 else min(31, 16 + int(math.log(near / 16) / math.log(8) * 16))
-        items = min(query // levels - key // levels, spec.positions - 1)
+        items = min(query // levels - key // levels, spec.recency_positions - 1)
         return policy.token_bias.table.weight[bucket, head] + policy.item_bias.weight[items, head]
 
     states = [policy.embedding.weight[token] for token in tokens]
     for layer in policy.layers:
-        split = layer.query_key_value.weight.view(3, spec.heads, width, -1)
+        split = layer.query_key_value.weight.view(3, spec.num_heads, width, -1)
         normed = [norm(state, layer.around_attention.norm.weight) for state in states]
         after = []
         for place, state in enumerate(states):
             mixed = []
-            for head in range(spec.heads):
+            for head in range(spec.num_heads):
                 query = split[0, head] @ normed[place]
                 keys = torch.stack([query @ (split[1, head] @ normed[k]) + bias(head, place, k) for k in range(place + 1)])
                 values = torch.stack([split[2, head] @ normed[k] for k in range(place + 1)])
@@ -63,7 +63,7 @@ def plain_logits(policy: GptPolicy, tokens: list[int]) -> list[Tensor]:
 @pytest.mark.parametrize(("sizes", "length"), [((5, 4, 6), 9), ((60,), 3)])
 def test_a_plain_transformer_of_the_same_weights_gives_the_same_log_probs(sizes: tuple[int, ...], length: int) -> None:
     """9 items of 3 codes are 27 tokens, so that far buckets are met; padded by 2 in ours, not in the plain one."""
-    policy = build(replace(GPT, positions=4), catalogue(50, sizes=sizes))
+    policy = build(replace(GPT, recency_positions=4), catalog(50, sizes=sizes))
     ids = policy.semantic_ids
     history, items = torch.arange(1, length + 1), torch.tensor([[4, 0, 9, 50]])
     with torch.no_grad():
@@ -82,7 +82,7 @@ def test_a_plain_transformer_of_the_same_weights_gives_the_same_log_probs(sizes:
 
 def test_both_passes_over_a_sequence_agree() -> None:
     """The one that reads targets off the history, and the one with a branch a place, which takes any."""
-    policy, history = build(GPT, catalogue(50)), histories(6, 8, 50)
+    policy, history = build(GPT, catalog(50)), histories(6, 8, 50)
     targets = torch.cat([history[:, 1:], torch.tensor([[3], [4], [5], [6], [7], [0]])], 1)
     assert follows(history, targets)
     one, branches = policy._one_pass(history, targets), policy._pass_and_branches(history, targets)
@@ -101,7 +101,7 @@ def test_what_follows() -> None:
 
 def test_far_items_share_a_bias() -> None:
     """With 2 distances there is the item itself, and all before it, which only the bias by tokens then tells apart."""
-    policy = build(replace(GPT, positions=2), catalogue(50))
+    policy = build(replace(GPT, recency_positions=2), catalog(50))
     bias = policy._bias(torch.tensor([9]), torch.arange(9))[0, :, 0] - policy.token_bias(torch.tensor([9]), torch.arange(9))[0, :, 0]
     assert torch.allclose(bias[:, :6], policy.item_bias.weight[1][:, None].expand(-1, 6))  # items 0 and 1, seen from item 3
     assert torch.allclose(bias[:, 6:], policy.item_bias.weight[1][:, None].expand(-1, 3))  # item 2
@@ -109,12 +109,12 @@ def test_far_items_share_a_bias() -> None:
 
 def test_no_history_at_all() -> None:
     """A tensor without a column is a history of padding."""
-    policy, items = build(GPT, catalogue(50)), torch.tensor([[1, 2]])
+    policy, items = build(GPT, catalog(50)), torch.tensor([[1, 2]])
     none = policy.log_prob(torch.zeros(1, 0, dtype=torch.int64), items)
     torch.testing.assert_close(none, policy.log_prob(torch.zeros(1, 5, dtype=torch.int64), items), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("field", "value"), [("layers", 0), ("positions", -1), ("beams", 0), ("dropout", -0.1)])
+@pytest.mark.parametrize(("field", "value"), [("num_layers", 0), ("recency_positions", -1), ("num_beams", 0), ("dropout", -0.1)])
 def test_errors(field: str, value: float) -> None:
     with pytest.raises(UsageError, match=rf"policy\.{field} must .*got {value}"):
         replace(GPT, **{field: value})
@@ -122,7 +122,7 @@ def test_errors(field: str, value: float) -> None:
 
 def test_memory_does_not_grow_with_candidates_times_history() -> None:
     """The history's keys are not copied for candidates: nothing that is kept for the gradient is as large as such a copy."""
-    policy, largest = build(replace(GPT, layers=1), catalogue(50)), 0
+    policy, largest = build(replace(GPT, num_layers=1), catalog(50)), 0
     batch, candidates, length = 2, 40, 30
 
     def pack(tensor: Tensor) -> Tensor:
@@ -132,15 +132,17 @@ def test_memory_does_not_grow_with_candidates_times_history() -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         policy.level_log_prob(histories(batch, length, 50), torch.randint(1, 51, (batch, candidates)))
-    copy = batch * candidates * GPT.heads * length * 3 * GPT.head_width
-    attention = batch * candidates * GPT.heads * 2 * (length * 3 + 2)  # two codes a candidate attend to the history and to themselves
+    copy = batch * candidates * GPT.num_heads * length * 3 * GPT.d_kv
+    attention = (
+        batch * candidates * GPT.num_heads * 2 * (length * 3 + 2)
+    )  # two codes a candidate attend to the history and to themselves
     assert attention <= largest < copy
 
 
 def test_dropout_is_where_it_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """On embeddings, after the last norm, and in each layer on both branches and between the feed-forward layers: of the history, and
     of what branches off it."""
-    policy, calls = build(GPT, catalogue(50)).train(), 0
+    policy, calls = build(GPT, catalog(50)).train(), 0
 
     def count(*_: object) -> None:
         nonlocal calls
@@ -153,10 +155,10 @@ def test_dropout_is_where_it_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> N
         original = getattr(kernels, name)
         monkeypatch.setattr(kernels, name, lambda *arguments, original=original: (count(), original(*arguments))[1])
     policy.level_log_prob(histories(2, 4, 50), torch.tensor([[1], [2]]))
-    assert calls == 2 * (2 + 3 * GPT.layers)
+    assert calls == 2 * (2 + 3 * GPT.num_layers)
 
 
-SOLVER = Gpt(width=64, inner=128, heads=4, head_width=16, layers=2, dropout=0.0, beams=20)
+SOLVER = Gpt(d_model=64, d_ff=128, num_heads=4, d_kv=16, num_layers=2, dropout=0.0, num_beams=20)
 
 
 def metrics(folder: Path) -> dict[str, float]:
@@ -168,7 +170,10 @@ def test_the_cyclic_world_is_solved(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """Through every stage: the next item is a function of the last, Recall@1 of at least .95."""
     monkeypatch.setenv("GENREC_HOME", str(tmp_path))
     began = time.monotonic()
-    recipe = SFT(steps=500, batch=64, learning_rate=3e-3, warmup=50, validate_every=250)
+    recipe = SFT(
+        optimization=Optimization(max_steps=500, batch_size=64, learning_rate=3e-3, warmup_steps=50, weight_decay=0.035),
+        validation=Validation(every=250, patience=15),
+    )
     solved = replace(cyclic(), policy=SOLVER, sft=recipe)
     assert metrics(pipeline.run(solved)["evaluate"].folder)["recall@1"] >= 0.95
     assert time.monotonic() - began < 90
@@ -177,7 +182,7 @@ def test_the_cyclic_world_is_solved(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_alignment_takes_it_as_any_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """S-DPO after a short SFT; the policy that is stored is the one that is loaded."""
     monkeypatch.setenv("GENREC_HOME", str(tmp_path))
-    half = replace(cyclic(steps=60, align_steps=40), policy=replace(SOLVER, layers=1))
+    half = replace(cyclic(steps=60, align_steps=40), policy=replace(SOLVER, num_layers=1))
     before = metrics(pipeline.run(replace(half, align=None))["evaluate"].folder)
     after = metrics(pipeline.run(half)["evaluate"].folder)
     assert after["ndcg@10"] >= before["ndcg@10"] - 0.02
@@ -185,7 +190,9 @@ def test_alignment_takes_it_as_any_policy(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_weights_are_named_and_sized_as_they_are_stored() -> None:
     """What a stored policy holds; a change here makes old artifacts unreadable, and needs another version of the stage."""
-    policy = Gpt(width=8, inner=16, heads=2, head_width=4, layers=1, positions=3).build(SemanticIds(torch.tensor([[0, 0], [1, 2]])))
+    policy = Gpt(d_model=8, d_ff=16, num_heads=2, d_kv=4, num_layers=1, recency_positions=3).build(
+        SemanticIds(torch.tensor([[0, 0], [1, 2]]))
+    )
     assert {name: tuple(value.shape) for name, value in policy.state_dict().items()} == {
         "embedding.weight": (6, 8), "token_bias.table.weight": (32, 2), "item_bias.weight": (3, 2), "norm.weight": (8,),
         "layers.0.query_key_value.weight": (24, 8), "layers.0.output.weight": (8, 8),

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from genrec.model import kernels
-from genrec.model.layers import HIDDEN, Attention, Dropout, FeedForward, RMSNorm
+from genrec.model.t5_layers import HIDDEN, Attention, Dropout, FeedForward, RMSNorm
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -76,7 +76,7 @@ def test_norm_is_pytorchs() -> None:
 @pytest.mark.parametrize("queries", [1, 9])
 @pytest.mark.parametrize("hides", [False, True])
 def test_attention_is_pytorchs(queries: int, hides: bool) -> None:
-    """With a learnt bias for all queries, or one for each, and a mask; double precision for the gradient of the bias."""
+    """With a learned bias for all queries, or one for each, and a mask; double precision for the gradient of the bias."""
     query, keys, values = (random(3, 2, 9, 8, seed=seed, dtype=torch.float64) for seed in range(3))
     bias = random(1, 2, queries, 9, seed=3, dtype=torch.float64)
     mask = torch.zeros(3, 1, 1, 9, dtype=torch.float64)

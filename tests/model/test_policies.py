@@ -1,4 +1,4 @@
-"""What every policy owes, against oracles: brute force over a small catalogue, prefixes one by one, candidates one by one."""
+"""What every policy owes, against oracles: brute force over a small catalog, prefixes one by one, candidates one by one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from policies import POLICIES, brute_force, build, catalogue, histories
+from policies import POLICIES, brute_force, build, catalog, histories
 from torch import Tensor
 
 from genrec.errors import ArtifactError, UsageError
@@ -24,7 +24,7 @@ GROWN = [[0, 0, 0], [0, 1, 0], [1, 0, 0], [1, 0, 1], [1, 2, 0], [2, 1, 0]]  # co
 
 
 def policy_of(name: str, items: int = 50, seed: int = 0, sizes: tuple[int, ...] = (5, 4, 6), **change: Any) -> Any:
-    return build(replace(POLICIES[name], **change), catalogue(items, seed, sizes), seed)
+    return build(replace(POLICIES[name], **change), catalog(items, seed, sizes), seed)
 
 
 def finite(log_probs: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def test_probabilities_of_all_codes_add_up_to_one(name: str) -> None:
 
 
 @EVERY
-def test_probabilities_of_a_catalogue_add_up_to_less_than_one(name: str) -> None:
+def test_probabilities_of_a_catalog_add_up_to_less_than_one(name: str) -> None:
     total = policy_of(name).log_prob(histories(4, 6, 50), torch.arange(1, 51).expand(4, 50)).exp().sum(1)
     assert (total < 1).all()
     assert (total > 0).all()
@@ -63,7 +63,7 @@ def test_probabilities_of_a_catalogue_add_up_to_less_than_one(name: str) -> None
 @pytest.mark.parametrize("positions", [0, 5])
 def test_the_order_of_a_history_is_seen(name: str, positions: int) -> None:
     """The same items in another order give another distribution; and the beam stays exact."""
-    policy = policy_of(name, positions=positions)
+    policy = policy_of(name, recency_positions=positions)
     there, back = torch.tensor([[3, 7, 9, 11]]), torch.tensor([[11, 9, 7, 3]])
     items = torch.arange(1, 51).unsqueeze(0)
     assert (policy.log_prob(there, items) - policy.log_prob(back, items)).abs().max() > 1e-3
@@ -136,7 +136,7 @@ def test_bf16_autocast_is_near(name: str) -> None:
 @EVERY
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 6))
-def test_a_beam_as_wide_as_the_catalogue_is_brute_force(name: str, seed: int, length: int) -> None:
+def test_a_beam_as_wide_as_the_catalog_is_brute_force(name: str, seed: int, length: int) -> None:
     """Step-by-step decoding with a key/value cache gives the teacher-forced log-probabilities of all 50 items."""
     policy = policy_of(name, seed=seed)
     history = histories(3, length, 50, seed)
@@ -266,7 +266,7 @@ def test_zeros_inside_a_history_hide_themselves_and_nothing_else(name: str) -> N
 
 
 def extended_pair(name: str, more: list[list[int]]) -> tuple[Any, Any]:
-    """A policy of items 1..6 and the same over a catalogue with later ones."""
+    """A policy of items 1..6 and the same over a catalog with later ones."""
     policy = build(replace(POLICIES[name], beams=20), SemanticIds(torch.tensor(GROWN), (3, 3, 2)))
     return policy, policy.extended(policy.semantic_ids.extend(torch.tensor(more)))
 

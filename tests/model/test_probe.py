@@ -9,13 +9,13 @@ from unittest import mock
 
 import pytest
 import torch
-from policies import POLICIES, build, catalogue, histories
+from policies import POLICIES, build, catalog, histories
 from torch import Tensor
 
 from genrec.baselines import SASRec
 from genrec.errors import UsageError
-from genrec.model import probe as module
-from genrec.model.probe import probe
+from genrec.model import unconstrained_sampling as module
+from genrec.model.unconstrained_sampling import probe
 from genrec.semantic_ids import SemanticIds
 
 NAMES = ["tiger", "gpt"]
@@ -29,8 +29,8 @@ def seeded(seed: int = 0) -> torch.Generator:
 def pair(name: str) -> tuple[Any, Any, Tensor]:
     """A policy of 50 items, another one of the same codes, and histories."""
     return (
-        build(POLICIES[name], catalogue(ITEMS)),
-        build(POLICIES[name], catalogue(ITEMS), seed=1),
+        build(POLICIES[name], catalog(ITEMS)),
+        build(POLICIES[name], catalog(ITEMS), seed=1),
         histories(3, 5, ITEMS),
     )
 
@@ -40,7 +40,7 @@ def log_probs(policy: Any, history: Tensor) -> Tensor:
     sequences = torch.cartesian_prod(*(torch.arange(size) for size in SIZES))
     full = policy.specification.build(SemanticIds(sequences, SIZES)).eval()
     full.load_state_dict(policy.state_dict())
-    place = policy.semantic_ids.codes @ torch.tensor([24, 6, 1])  # the same histories, as items of the full catalogue
+    place = policy.semantic_ids.codes @ torch.tensor([24, 6, 1])  # the same histories, as items of the full catalog
     renamed = torch.cat([torch.zeros(1, dtype=torch.int64), place + 1])[history]
     return full.log_prob(renamed, torch.arange(1, 121).expand(len(history), -1)).detach()
 
@@ -103,7 +103,7 @@ def test_the_divergence_of_equal_models_is_zero(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_one_level_has_no_sampling_error(name: str) -> None:
     """Entropy and divergence of the first level need no sample: one is as good as a thousand."""
-    policy, other = (build(POLICIES[name], catalogue(50, sizes=(60,)), seed) for seed in (0, 1))
+    policy, other = (build(POLICIES[name], catalog(50, sizes=(60,)), seed) for seed in (0, 1))
     history = histories(3, 5, 50)
     few, many = (probe(policy, other, history, samples, seeded()) for samples in (1, 1000))
     assert few["entropy"] == pytest.approx(many["entropy"], rel=1e-9)
@@ -138,7 +138,7 @@ def test_without_a_reference_there_is_no_divergence() -> None:
 
 
 def test_what_writes_no_codes_is_not_probed() -> None:
-    policy = SASRec(width=8, inner=8, positions=6).build(SemanticIds(torch.arange(10).unsqueeze(1)))
+    policy = SASRec(d_model=8, d_ff=8, max_positions=6).build(SemanticIds(torch.arange(10).unsqueeze(1)))
     assert probe(policy, None, histories(2, 4, 10), 5, seeded()) == {}
 
 
@@ -147,4 +147,4 @@ def test_errors() -> None:
     with pytest.raises(UsageError, match="at least 1 history and 1 sample"):
         probe(policy, None, history, 0, seeded())
     with pytest.raises(UsageError, match=r"levels of \(5, 4, 6\), got \(60,\)"):
-        probe(policy, build(replace(POLICIES["gpt"]), catalogue(50, sizes=(60,))), history, 3, seeded())
+        probe(policy, build(replace(POLICIES["gpt"]), catalog(50, sizes=(60,))), history, 3, seeded())

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from genrec.errors import UsageError
 from genrec.model import Tiger, TigerPolicy
-from genrec.model.leaves import Beams, LeafItems, forbid, rank_items
+from genrec.model.item_lists import Beams, LeafItems, forbid, rank_items
 from genrec.semantic_ids import SemanticIds
 
-SMALL = Tiger(width=16, inner=32, heads=2, head_width=8, encoder_layers=1, decoder_layers=1, dropout=0.1, beams=30)
+SMALL = Tiger(d_model=16, d_ff=32, num_heads=2, d_kv=8, num_encoder_layers=1, num_decoder_layers=1, dropout=0.1, num_beams=30)
 
 # Leaf 0 is items 4 and 9, leaf 1 item 1, leaf 2 items 2, 3 and 8, leaf 3 items 5, 6 and 7.
 ITEMS = torch.tensor([4, 9, 1, 2, 3, 8, 5, 6, 7], dtype=torch.int32)
@@ -93,7 +93,7 @@ def test_a_beam_as_wide_as_the_leaves_is_brute_force(seed: int, n: int, exclude:
 def test_one_leaf_may_fill_the_list() -> None:
     """One Semantic ID for 40 items, another for 2: the first n ids of the likelier one, whatever the beams."""
     ids = SemanticIds(torch.tensor([[0]] * 40 + [[1]] * 2), (2,))
-    policy = replace(SMALL, beams=10).build(ids).eval()
+    policy = replace(SMALL, num_beams=10).build(ids).eval()
     with torch.no_grad():
         policy.heads[0].weight.zero_()
     history = torch.ones(1, 3, dtype=torch.int64)
@@ -105,7 +105,7 @@ def test_one_leaf_may_fill_the_list() -> None:
 
 def test_no_beam_is_lost_to_a_leaf_that_is_taken_whole() -> None:
     """Two beams, three leaves; the user had all items of the likeliest one: both others are found."""
-    policy = replace(SMALL, beams=2).build(SemanticIds(torch.tensor([[0], [0], [1], [2]]), (3,))).eval()
+    policy = replace(SMALL, num_beams=2).build(SemanticIds(torch.tensor([[0], [0], [1], [2]]), (3,))).eval()
     with torch.no_grad():
         policy.heads[0].weight.zero_()
     assert policy.recommend(torch.tensor([[1]]), 2, torch.tensor([[1, 2]])).items.tolist() == [[3, 4]]

@@ -6,18 +6,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from policies import TIGER, build, catalogue, histories
+from policies import TIGER, build, catalog, histories
 from torch import Tensor
 
 from genrec.errors import UsageError
 from genrec.model import Tiger, TigerPolicy, tiger
-from genrec.model.layers import relative_buckets
+from genrec.model.t5_layers import relative_buckets
 from genrec.model.tiger import hide
 from genrec.semantic_ids import SemanticIds
 
 
 def policy_of(items: int = 50, specification: Tiger = TIGER) -> TigerPolicy:
-    policy: TigerPolicy = build(specification, catalogue(items))
+    policy: TigerPolicy = build(specification, catalog(items))
     return policy
 
 
@@ -34,15 +34,15 @@ def copy_into_t5(policy: TigerPolicy):
     transformers = pytest.importorskip("transformers")
     spec, ids = policy.specification, policy.semantic_ids
     config = transformers.T5Config(
-        vocab_size=ids.vocabulary, d_model=spec.width, d_kv=spec.head_width, d_ff=spec.inner, num_layers=spec.encoder_layers,
-        num_decoder_layers=spec.decoder_layers, num_heads=spec.heads, dropout_rate=0.0, feed_forward_proj="relu",
+        vocab_size=ids.vocabulary, d_model=spec.d_model, d_kv=spec.d_kv, d_ff=spec.d_ff, num_layers=spec.num_encoder_layers,
+        num_decoder_layers=spec.num_decoder_layers, num_heads=spec.num_heads, dropout_rate=0.0, feed_forward_proj="relu",
         tie_word_embeddings=False, decoder_start_token_id=0, pad_token_id=0, use_cache=False,
     )  # fmt: skip
     t5 = transformers.T5Model(config).eval()
     with torch.no_grad():
         for module in (t5.shared, t5.encoder.embed_tokens, t5.decoder.embed_tokens):
             module.weight.copy_(policy.embedding.weight)
-        inner = spec.heads * spec.head_width
+        inner = spec.num_heads * spec.d_kv
 
         def attention(theirs, ours) -> None:
             theirs.q.weight.copy_(ours.query.weight)
@@ -64,7 +64,7 @@ def copy_into_t5(policy: TigerPolicy):
     return t5
 
 
-PAPER = Tiger(positions=0, dropout=0.0)  # the paper's sizes, and nothing that T5 has not
+PAPER = Tiger(recency_positions=0, dropout=0.0)  # the paper's sizes, and nothing that T5 has not
 SIZES = (256, 256, 256, 256)
 WIDE = SemanticIds(torch.randint(0, 256, (50, 4), generator=torch.Generator().manual_seed(0)), SIZES)
 
@@ -90,7 +90,7 @@ def t5_levels(policy: TigerPolicy, t5, history: Tensor, items: Tensor) -> Tensor
 @pytest.mark.parametrize("paper", [False, True])
 def test_a_t5_with_the_same_weights_gives_the_same_logits_and_log_probs(paper: bool) -> None:
     """Histories of different lengths, three candidates each, the T5 reading the history once for every one of them."""
-    policy = build(PAPER, WIDE) if paper else policy_of(50, replace(TIGER, positions=0))
+    policy = build(PAPER, WIDE) if paper else policy_of(50, replace(TIGER, recency_positions=0))
     t5 = copy_into_t5(policy)
     history, items = histories(5, 7, 50), torch.randint(1, 51, (5, 3), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
@@ -107,10 +107,10 @@ def test_a_t5_with_the_same_weights_gives_the_same_logits_and_log_probs(paper: b
 
 def test_a_t5_with_the_same_weights_has_the_same_gradients() -> None:
     """Of the training loss: what is trained is the same model, by the same gradient, whatever way it is computed."""
-    policy = policy_of(50, replace(TIGER, positions=0, dropout=0.0))
+    policy = policy_of(50, replace(TIGER, recency_positions=0, dropout=0.0))
     t5 = copy_into_t5(policy)
     history, items = histories(9, 7, 50), torch.arange(1, 10)
-    inner = policy.specification.heads * policy.specification.head_width
+    inner = policy.specification.num_heads * policy.specification.d_kv
     theirs = {
         "encoder_bias.table.weight": t5.encoder.block[0].layer[0].SelfAttention.relative_attention_bias,
         "decoder_bias.table.weight": t5.decoder.block[0].layer[0].SelfAttention.relative_attention_bias,

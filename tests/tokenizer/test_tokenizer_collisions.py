@@ -23,7 +23,7 @@ from genrec.semantic_ids import SemanticIds
 from genrec.tokenizer import collisions
 from genrec.tokenizer.assignment import cheapest_distinct
 from genrec.tokenizer.collisions import append_level, place_free, prefix_groups, reassign, sinkhorn
-from genrec.tokenizer.transport import soft_distinct
+from genrec.tokenizer.optimal_transport import soft_distinct
 
 relaxed = settings(deadline=None)
 
@@ -43,7 +43,7 @@ def distances(vectors: np.ndarray, book: np.ndarray) -> np.ndarray:
     return np.float32(np.square(vectors).sum(1)[:, None] + np.square(book).sum(1) - 2 * vectors @ book.T).clip(0)
 
 
-def catalogue(items: int, prefixes: int, size: int, width: int = 8, seed: int = 0) -> tuple[Tensor, np.ndarray]:
+def catalog(items: int, prefixes: int, size: int, width: int = 8, seed: int = 0) -> tuple[Tensor, np.ndarray]:
     """Codes [items, 2], about as many of each prefix, the last one the nearest entry of a codebook; and the costs [items, size]."""
     source = np.random.default_rng(seed)
     book = source.standard_normal((size, width))
@@ -192,7 +192,7 @@ def test_reassign_of_cheapest_codes_has_the_least_total_of_all(example: tuple[Te
 
 @pytest.mark.parametrize(("items", "prefixes", "size"), [(3000, 60, 256), (3000, 15, 256), (500, 2, 256), (2000, 900, 8)])
 def test_reassign_against_scipy(items: int, prefixes: int, size: int) -> None:
-    codes, costs = catalogue(items, prefixes, size)
+    codes, costs = catalog(items, prefixes, size)
     moved = reassign(codes, table(costs), size)
     assert SemanticIds(moved).collided == 0
     least = 0.0
@@ -204,7 +204,7 @@ def test_reassign_against_scipy(items: int, prefixes: int, size: int) -> None:
 
 @pytest.mark.parametrize("settle", [reassign, sinkhorn])
 def test_pieces_of_work_change_nothing(settle: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
-    codes, costs = catalogue(1000, 20, 64)
+    codes, costs = catalog(1000, 20, 64)
     once = settle(codes, table(costs), 64)
     monkeypatch.setattr(collisions, "CHUNK", 64)  # one row at a time, so one group at a time
     assert torch.equal(settle(codes, table(costs), 64), once)
@@ -213,7 +213,7 @@ def test_pieces_of_work_change_nothing(settle: Callable[..., Tensor], monkeypatc
 @relaxed
 @given(st.integers(0, 2**31), st.integers(2, 60))
 def test_the_order_of_items_does_not_matter_without_ties(seed: int, items: int) -> None:
-    codes, costs = catalogue(items, 3, 64, seed=seed)
+    codes, costs = catalog(items, 3, 64, seed=seed)
     order = np.random.default_rng(seed).permutation(items)
     assert torch.equal(reassign(codes[order], table(costs[order]), 64), reassign(codes, table(costs), 64)[order])
 
@@ -267,7 +267,7 @@ def test_sinkhorn_takes_no_code_that_another_item_holds() -> None:
 
 def test_sinkhorn_lowers_collisions_at_little_cost() -> None:
     """Three quarters full: a third of the items share; the plan leaves under a tenth of these, no dearer than the exact answer."""
-    codes, costs = catalogue(2400, 50, 64)
+    codes, costs = catalog(2400, 50, 64)
     soft, exact = sinkhorn(codes, table(costs), 64), reassign(codes, table(costs), 64)
     before, after = SemanticIds(codes).collided, SemanticIds(soft).collided
     assert before > 600
@@ -302,7 +302,7 @@ def test_sinkhorn_of_more_items_than_codes_counts_what_is_left() -> None:
 
 @pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
 def test_sinkhorn_does_not_depend_on_the_unit_of_costs(scale: float) -> None:
-    _, costs = catalogue(200, 1, 256)
+    _, costs = catalog(200, 1, 256)
     group, present = np.zeros(200, dtype=np.int64), costs.argmin(1)
     expected = soft_distinct(costs * np.float32(2.0**10), group, present, 0.0005, 80)
     np.testing.assert_array_equal(
@@ -342,8 +342,8 @@ def test_place_free_against_every_possible_choice(example: tuple[Tensor, np.ndar
         assert total(costs[rows], placed[rows]) == min(costs[rows, choice].sum() for choice in choices)
 
 
-def test_place_free_then_extend_grows_the_catalogue_without_moving_anyone() -> None:
-    codes, costs = catalogue(4000, 30, 256)
+def test_place_free_then_extend_grows_the_catalog_without_moving_anyone() -> None:
+    codes, costs = catalog(4000, 30, 256)
     old = SemanticIds(reassign(codes[:3000], table(costs[:3000]), 256), (30, 256))
     grown = old.extend(place_free(codes[3000:], table(costs[3000:]), old, 256))
     assert (grown.items, grown.collided, grown.level_sizes) == (4000, 0, (30, 256))
@@ -379,7 +379,7 @@ def test_codes_that_are_held_are_never_given_by_the_exact_solver() -> None:
     assert sorted(chosen.tolist()) == [1, 3, 4]
 
 
-# At the size of a large catalogue, and real ones
+# At the size of a large catalog, and real ones
 
 
 def million() -> tuple[Tensor, Callable[[np.ndarray], np.ndarray]]:

@@ -59,7 +59,7 @@ def test_health_by_hand() -> None:
         {"length": 2, "distinct": 3, "collided_items": 2, "largest_group": 2},
         {"length": 3, "distinct": 4, "collided_items": 0, "largest_group": 1},
     ]
-    assert (figures["items"], figures["quantised_levels"], figures["moved"], figures["collided"]) == (4, 2, 0, 0)
+    assert (figures["items"], figures["quantized_levels"], figures["moved"], figures["collided"]) == (4, 2, 0, 0)
     assert (figures["collided_before_separation"], figures["largest_group_before_separation"]) == (2, 2)
     assert (figures["distinct_before_separation"], figures["collided_before_separation_unequal"]) == (3, 2)
     assert figures["reconstruction"] == 0.5
@@ -149,10 +149,10 @@ SIX = ("all|a|x", "all|a", "all|b", "all|b", "all|c", "c", "", "")
 def test_purity_by_hand() -> None:
     """`all` is on 5 of 8 items and left out; six items keep a label.
 
-    Code 0 has a, a, b: 2 of 3; code 1 has b, c: 1 of 2; code 2 has one labelled item, which is no group.
+    Code 0 has a, a, b: 2 of 3; code 1 has b, c: 1 of 2; code 2 has one labeled item, which is no group.
     """
     figures = category_purity([np.array([0, 0, 0, 1, 1, 2, 2, 0]), np.arange(8)], categories(*SIX))
-    assert (figures["column"], figures["labels"], figures["labelled_items"], figures["left_out"]) == ("categories", 4, 6, ["all"])
+    assert (figures["column"], figures["labels"], figures["labeled_items"], figures["left_out"]) == ("categories", 4, 6, ["all"])
     first, second = figures["prefixes"]
     assert (first["length"], first["groups"], first["items"], first["purity"]) == (1, 2, 5, 0.6)
     assert second == {"length": 2, "groups": 0, "items": 0, "purity": None, "chance": None}
@@ -299,7 +299,7 @@ def test_a_first_level_of_few_codes_is_a_collapse() -> None:
     figures = figures_of([[0, 0], [0, 1], [1, 0], [0, 2]], (8, 3), FOUR)
     found = collapse(figures, 0.6)
     assert found.error is not None
-    assert found.error.startswith("level 1 uses 2 of 4 codes (50.0%), less than the 60.0% of Tokenize.minimum_usage")
+    assert found.error.startswith("level 1 uses 2 of 4 codes (50.0%), less than the 60.0% of Tokenize.min_usage")
     assert found.warning is None
     assert collapse(figures, 0.5) == (None, None)
 

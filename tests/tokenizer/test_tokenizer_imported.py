@@ -14,8 +14,8 @@ import torch
 from genrec.errors import InputError, UsageError
 from genrec.store import describe
 from genrec.tokenizer import Imported
-from genrec.tokenizer.listed import FittedListedCodes
-from genrec.types import CatalogueQuantizer, ListedCodes
+from genrec.tokenizer.listed_codes import FittedListedCodes
+from genrec.types import CatalogQuantizer, ListedCodes
 
 VECTORS = np.arange(6, dtype=np.float32).reshape(3, 2)
 
@@ -27,7 +27,7 @@ def written(folder: Path, content: Any, name: str = "codes.json") -> Path:
 
 
 def fit(specification: Imported, items: list[str], vectors: np.ndarray = VECTORS) -> FittedListedCodes:
-    return specification.fit_catalogue(items, vectors, torch.Generator())
+    return specification.fit_catalog(items, vectors, torch.Generator())
 
 
 WAYS: dict[str, list[Any]] = {
@@ -57,7 +57,7 @@ def test_every_way_to_write_codes(way: str, tmp_path: Path) -> None:
 
 def test_satisfies_the_protocols(tmp_path: Path) -> None:
     specification = Imported(written(tmp_path, {"x": [1]}))
-    assert isinstance(specification, CatalogueQuantizer)
+    assert isinstance(specification, CatalogQuantizer)
     assert isinstance(fit(specification, ["x"], VECTORS[:1]), ListedCodes)
     with pytest.raises(UsageError, match="joins published codes by item id"):
         specification.fit(VECTORS, torch.Generator())
@@ -112,10 +112,8 @@ def test_packed_damaged_and_missing(tmp_path: Path) -> None:
 def test_missing_and_surplus_items(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     specification = Imported(written(tmp_path, {str(row): [row] for row in range(9)}))
     assert fit(specification, ["8", "3", "5"]).listed_codes().tolist() == [[8], [3], [5]]
-    assert "6 of 9 published items are not in the catalogue" in capsys.readouterr().err
-    with pytest.raises(
-        InputError, match=r"2 of 3 items of the catalogue have no codes .*: 'B01', '9'; its keys .*'0', .*Imported\.ids"
-    ):
+    assert "6 of 9 published items are not in the catalog" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"2 of 3 items of the catalog have no codes .*: 'B01', '9'; its keys .*'0', .*Imported\.ids"):
         fit(specification, ["B01", "3", "9"])
     with pytest.raises(UsageError, match="an item id for each of 3 vectors, got 2"):
         fit(specification, ["1", "2"])
@@ -133,7 +131,7 @@ def test_missing_and_surplus_items(tmp_path: Path, capsys: pytest.CaptureFixture
         ("ids.json", {"2": "B01", "0": "B02", "1": "B,3"}, (1, 0)),
     ],
 )
-def test_ids_of_the_catalogue(name: str, content: Any, columns: tuple[int, int], tmp_path: Path) -> None:
+def test_ids_of_the_catalog(name: str, content: Any, columns: tuple[int, int], tmp_path: Path) -> None:
     specification = Imported(
         written(tmp_path, {"0": [10], "1": [11], "2": [12]}), ids=written(tmp_path, content, name), columns=columns
     )
@@ -145,7 +143,7 @@ def test_ids_that_do_not_fit(tmp_path: Path) -> None:
     ids = written(tmp_path, "B01\t0\nB02\t1\nB03\t9\nB04\t0\n", "x.item2id")
     for items, message in (
         (["B01", "B02", "B07"], r"1 of 3 items .*'B07'.*1 of them are not in"),
-        (["B01", "B02", "B03"], r"1 of 3 items .*'B03'.*Filter the catalogue"),
+        (["B01", "B02", "B03"], r"1 of 3 items .*'B03'.*Filter the catalog"),
         (["B01", "B02", "B04"], r"items 'B01' and 'B04' have one key, '0'"),
     ):
         with pytest.raises(InputError, match=message):

@@ -12,47 +12,47 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from torch import Generator, Tensor
 
-from genrec.tokenizer.balanced import balanced_kmeans, sharp_prices, smooth_prices
-from genrec.tokenizer.kmeans import initial_centres, kmeans, means, nearest, squared_distances
+from genrec.tokenizer.balanced_kmeans import balanced_kmeans, sharp_prices, smooth_prices
+from genrec.tokenizer.kmeans import initial_centers, kmeans, means, nearest, squared_distances
 
 
 def seeded(seed: int = 0) -> Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def inertia(points: Tensor, centres: Tensor) -> float:
-    return float((points - centres[nearest(points, centres)]).square().sum())
+def inertia(points: Tensor, centers: Tensor) -> float:
+    return float((points - centers[nearest(points, centers)]).square().sum())
 
 
 def test_two_clusters_by_hand() -> None:
     """Means of (0, 0), (0, 2) and of (10, 0), (10, 2), (10, 4)."""
     points = torch.tensor([[0.0, 0], [10, 0], [0, 2], [10, 2], [10, 4]])
     for seed in range(20):
-        centres = kmeans(points, 2, 25, seeded(seed))
-        assert sorted(centres.tolist()) == [[0, 1], [10, 2]]
+        centers = kmeans(points, 2, 25, seeded(seed))
+        assert sorted(centers.tolist()) == [[0, 1], [10, 2]]
 
 
-def test_as_many_centres_as_distinct_points() -> None:
+def test_as_many_centers_as_distinct_points() -> None:
     points = torch.tensor([[1.0], [5], [9]]).repeat(4, 1)
     assert sorted(kmeans(points, 3, 25, seeded()).tolist()) == [[1], [5], [9]]
 
 
-def test_more_centres_than_distinct_points() -> None:
+def test_more_centers_than_distinct_points() -> None:
     points = torch.tensor([[1.0], [5]]).repeat(4, 1)
-    centres = kmeans(points, 4, 25, seeded())
-    assert {row[0] for row in centres.tolist()} == {1, 5}
-    assert inertia(points, centres) == 0
+    centers = kmeans(points, 4, 25, seeded())
+    assert {row[0] for row in centers.tolist()} == {1, 5}
+    assert inertia(points, centers) == 0
 
 
-def test_equal_points_and_one_centre() -> None:
+def test_equal_points_and_one_center() -> None:
     assert kmeans(torch.full((6, 2), 3.0), 4, 25, seeded()).tolist() == [[3, 3]] * 4
     assert kmeans(torch.tensor([[1.0, 2], [3, 6]]), 1, 25, seeded()).tolist() == [[2, 4]]
 
 
 def test_nearest_far_from_the_origin() -> None:
     """At 10,000 the squares alone would leave float32 no digit for differences of 0.01."""
-    centres = torch.tensor([[0.0, 0.0], [0.02, 0.0], [0.0, 0.02]]) + 10000
-    assert nearest(centres.clone(), centres).tolist() == [0, 1, 2]
+    centers = torch.tensor([[0.0, 0.0], [0.02, 0.0], [0.0, 0.02]]) + 10000
+    assert nearest(centers.clone(), centers).tolist() == [0, 1, 2]
 
 
 def test_nearest_takes_the_lowest_of_equals() -> None:
@@ -61,33 +61,33 @@ def test_nearest_takes_the_lowest_of_equals() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 40), st.integers(1, 8), st.integers(1, 5))
-def test_nearest_against_brute_force(seed: int, points: int, centres: int, width: int) -> None:
-    x, e = torch.randn(points, width, generator=seeded(seed)), torch.randn(centres, width, generator=seeded(seed + 1))
+def test_nearest_against_brute_force(seed: int, points: int, centers: int, width: int) -> None:
+    x, e = torch.randn(points, width, generator=seeded(seed)), torch.randn(centers, width, generator=seeded(seed + 1))
     squares = ((x.double()[:, None] - e.double()[None]) ** 2).sum(2)
     torch.testing.assert_close(squares[torch.arange(points), nearest(x, e)], squares.amin(1), rtol=1e-5, atol=1e-6)
 
 
 def test_parts_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    points, centres = torch.randn(500, 4, generator=seeded(1)), torch.randn(16, 4, generator=seeded(2))
-    whole = nearest(points, centres)
+    points, centers = torch.randn(500, 4, generator=seeded(1)), torch.randn(16, 4, generator=seeded(2))
+    whole = nearest(points, centers)
     monkeypatch.setattr("genrec.tokenizer.kmeans.CELLS", 16 * 7)
-    assert torch.equal(nearest(points, centres), whole)
+    assert torch.equal(nearest(points, centers), whole)
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31), st.integers(5, 60), st.integers(1, 5))
-def test_every_centre_has_points_and_iterations_never_hurt(seed: int, points: int, count: int) -> None:
+def test_every_center_has_points_and_iterations_never_hurt(seed: int, points: int, count: int) -> None:
     x = torch.randn(points, 3, generator=seeded(seed))
     fits = [kmeans(x, count, iterations, seeded(seed)) for iterations in (0, 1, 5, 50)]
     assert len(nearest(x, fits[-1]).unique()) == count
-    figures = [inertia(x, centres) for centres in fits]
+    figures = [inertia(x, centers) for centers in fits]
     assert all(later <= earlier * (1 + 1e-5) for earlier, later in pairwise(figures))
 
 
-def test_empty_centres_move_to_the_farthest_points() -> None:
+def test_empty_centers_move_to_the_farthest_points() -> None:
     points = torch.tensor([[0.0], [2.0], [30.0]])
-    centres = torch.tensor([[1.0], [99.0]])
-    assert means(points, torch.tensor([0, 0, 0]), centres).flatten().tolist() == pytest.approx([32 / 3, 30])
+    centers = torch.tensor([[1.0], [99.0]])
+    assert means(points, torch.tensor([0, 0, 0]), centers).flatten().tolist() == pytest.approx([32 / 3, 30])
 
 
 @pytest.mark.parametrize("clusters", [None, 40])
@@ -100,7 +100,7 @@ def test_inertia_is_that_of_scikit_learn(clusters: int | None) -> None:
     assert ours < 1.02 * theirs
 
 
-def test_initialisation_on_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_initialization_on_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     points = torch.randn(4000, 4, generator=seeded())
     whole = inertia(points, kmeans(points, 16, 25, seeded()))
     monkeypatch.setattr("genrec.tokenizer.kmeans.SAMPLE", 4)
@@ -118,28 +118,28 @@ def test_a_function_of_the_generator_alone() -> None:
     torch.set_rng_state(state)
 
 
-def test_initial_centres_tell_close_points_apart() -> None:
+def test_initial_centers_tell_close_points_apart() -> None:
     """Pairs 0.001 apart, of two clusters 2,000 apart: |x|^2 - 2 x.e + |e|^2 alone has no digit left for them."""
     points = torch.tensor([[-1000.0], [-1000.001], [1000.0], [1000.001]]).repeat(5, 1)
     for seed in range(10):
-        assert len(initial_centres(points, 4, seeded(seed)).unique(dim=0)) == 4
+        assert len(initial_centers(points, 4, seeded(seed)).unique(dim=0)) == 4
 
 
 def test_squared_distances_by_hand() -> None:
-    points, centres = torch.tensor([[0.0, 0], [3, 4]]) + 1000, torch.tensor([[0.0, 0], [0, 4]]) + 1000
-    torch.testing.assert_close(squared_distances(points, centres), torch.tensor([[0.0, 16], [25, 9]]), atol=1e-3, rtol=1e-5)
+    points, centers = torch.tensor([[0.0, 0], [3, 4]]) + 1000, torch.tensor([[0.0, 0], [0, 4]]) + 1000
+    torch.testing.assert_close(squared_distances(points, centers), torch.tensor([[0.0, 16], [25, 9]]), atol=1e-3, rtol=1e-5)
     assert (squared_distances(points, points) >= 0).all()
 
 
 def test_prices_move_the_border() -> None:
     """Between 0 and 4 the border is where x^2 + 8 = (x - 4)^2, at 1."""
-    points, centres = torch.tensor([[0.9], [1.1], [1.9], [2.1]]), torch.tensor([[0.0], [4.0]])
-    assert nearest(points, centres).tolist() == [0, 0, 0, 1]
-    assert nearest(points, centres, torch.tensor([8.0, 0])).tolist() == [0, 1, 1, 1]
+    points, centers = torch.tensor([[0.9], [1.1], [1.9], [2.1]]), torch.tensor([[0.0], [4.0]])
+    assert nearest(points, centers).tolist() == [0, 0, 0, 1]
+    assert nearest(points, centers, torch.tensor([8.0, 0])).tolist() == [0, 1, 1, 1]
 
 
 def test_balancing_prices_by_hand() -> None:
-    """Points 0, 1, 2, 9 and centres 0 and 9. Balanced, 2 goes to the second: 2^2 + p > (2 - 9)^2, p > 45; and 1 doesn't: p < 63."""
+    """Points 0, 1, 2, 9 and centers 0 and 9. Balanced, 2 goes to the second: 2^2 + p > (2 - 9)^2, p > 45; and 1 doesn't: p < 63."""
     costs = torch.tensor([0.0, 1, 2, 9])[:, None].sub(torch.tensor([0.0, 9])).square()
     prices = sharp_prices(costs, smooth_prices(costs, torch.zeros(2)), 300)
     assert (costs + prices).argmin(1).tolist() == [0, 0, 1, 1]
@@ -153,12 +153,12 @@ def test_balanced_cells(seed: int, count: int, width: int) -> None:
     generator = seeded(seed)
     points = torch.randn(40 * count, width, generator=generator)
     points[: 20 * count] = points[: 20 * count] * 0.1 + 3
-    centres, prices = balanced_kmeans(points, count, 10, generator)
-    labels = nearest(points, centres, prices)
+    centers, prices = balanced_kmeans(points, count, 10, generator)
+    labels = nearest(points, centers, prices)
     sizes = torch.bincount(labels, minlength=count)
     assert sizes.max() <= 1.15 * 40
     assert sizes.min() >= 0.85 * 40
-    costs = squared_distances(points.double(), centres.double())
+    costs = squared_distances(points.double(), centers.double())
     own = costs.gather(1, labels[:, None])
     gain = (own - costs).max()  # of the best single move
     swap = (own - costs)[:, labels] + (own - costs)[:, labels].T  # of exchanging the cells of two points
@@ -169,18 +169,18 @@ def test_equal_points_stay_together_and_bound_the_prices() -> None:
     """Half of the points are one: no price can split them, and none may run away trying."""
     points = torch.randn(400, 4, generator=seeded())
     points[:200] = 0
-    centres, prices = balanced_kmeans(points, 8, 10, seeded())
-    labels = nearest(points, centres, prices)
+    centers, prices = balanced_kmeans(points, 8, 10, seeded())
+    labels = nearest(points, centers, prices)
     assert len(labels[:200].unique()) == 1
     assert torch.bincount(labels, minlength=8).max() < 300
     assert prices.abs().max() < 100
-    assert inertia(points, centres) < float((points - points.mean(0)).square().sum())
+    assert inertia(points, centers) < float((points - points.mean(0)).square().sum())
 
 
-def test_balanced_on_equal_points_and_as_many_centres_as_points() -> None:
-    centres, prices = balanced_kmeans(torch.ones(6, 2), 3, 5, seeded())
-    assert centres.tolist() == [[1, 1]] * 3
+def test_balanced_on_equal_points_and_as_many_centers_as_points() -> None:
+    centers, prices = balanced_kmeans(torch.ones(6, 2), 3, 5, seeded())
+    assert centers.tolist() == [[1, 1]] * 3
     assert prices.tolist() == [0, 0, 0]
     points = torch.randn(9, 3, generator=seeded())
-    centres, prices = balanced_kmeans(points, 9, 5, seeded())
-    assert sorted(nearest(points, centres, prices).tolist()) == list(range(9))
+    centers, prices = balanced_kmeans(points, 9, 5, seeded())
+    assert sorted(nearest(points, centers, prices).tolist()) == list(range(9))

@@ -14,9 +14,9 @@ from pandas import DataFrame
 
 from genrec.semantic_ids import SemanticIds
 from genrec.tokenizer.collisions import prefix_groups
-from genrec.tokenizer.examples import Example, examples
 from genrec.tokenizer.health import health
-from genrec.tokenizer.picture import draw
+from genrec.tokenizer.prefix_examples import Example, examples
+from genrec.tokenizer.semantic_id_plots import draw
 
 ODD = [
     "$\\nosuch{x}$ costs",
@@ -79,7 +79,7 @@ def test_titles_of_any_kind(tmp_path: Path) -> None:
         torch.tensor([[0], [999_999]]),  # a million codes, two used
     ],
 )
-def test_codes_of_any_shape_without_a_catalogue(tmp_path: Path, codes: torch.Tensor) -> None:
+def test_codes_of_any_shape_without_a_catalog(tmp_path: Path, codes: torch.Tensor) -> None:
     assert len(drawn(tmp_path / "picture.png", codes)) > 20_000
     assert len(drawn(tmp_path / "picture.png", codes, table(len(codes)))) > 20_000
 

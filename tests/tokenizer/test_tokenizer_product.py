@@ -1,4 +1,4 @@
-"""Product quantisation: by hand, against faiss's OPQ, what the rotation is worth, widths, costs, restore, faults."""
+"""Product quantization: by hand, against faiss's OPQ, what the rotation is worth, widths, costs, restore, faults."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from genrec.errors import ArtifactError, InputError, UsageError
 from genrec.tokenizer import ProductQuantizer
-from genrec.tokenizer.product import FittedProductQuantizer
+from genrec.tokenizer.product_quantizer import FittedProductQuantizer
 from genrec.types import PricedCodes, Quantizer
 
 
@@ -29,8 +29,8 @@ def correlated(count: int = 3000, width: int = 16) -> np.ndarray:
 
 def test_satisfies_the_protocols() -> None:
     assert isinstance(ProductQuantizer(), Quantizer)
-    assert isinstance(fit(correlated(), ProductQuantizer(codes=8)), PricedCodes)
-    assert ProductQuantizer(levels=2, codes=9).level_sizes() == (9, 9)
+    assert isinstance(fit(correlated(), ProductQuantizer(codebook_size=8)), PricedCodes)
+    assert ProductQuantizer(num_levels=2, codebook_size=9).level_sizes() == (9, 9)
 
 
 def test_by_hand() -> None:
@@ -47,7 +47,7 @@ def test_a_world_of_parts_is_recovered_exactly() -> None:
     """Four values in each of two subspaces, all sixteen pairs."""
     values = np.array([0.0, 1, 5, 9])
     vectors = np.stack([np.repeat(values, 4), np.tile(values, 4)], 1).astype(np.float32)
-    fitted = fit(vectors, ProductQuantizer(levels=2, codes=4, rotation=False))
+    fitted = fit(vectors, ProductQuantizer(num_levels=2, codebook_size=4, rotation=False))
     assert len({tuple(row) for row in fitted.encode(vectors).tolist()}) == 16
     np.testing.assert_allclose(fitted.reconstruct(fitted.encode(vectors)), vectors, atol=1e-6)
 
@@ -57,7 +57,7 @@ def test_error_is_that_of_faiss() -> None:
     faiss = pytest.importorskip("faiss")
     vectors = correlated()
     for rotation in (False, True):
-        ours = error(vectors, fit(vectors, ProductQuantizer(levels=4, codes=64, rotation=rotation)))
+        ours = error(vectors, fit(vectors, ProductQuantizer(num_levels=4, codebook_size=64, rotation=rotation)))
         turned = vectors
         if rotation:
             matrix = faiss.OPQMatrix(16, 4)
@@ -73,14 +73,16 @@ def test_error_is_that_of_faiss() -> None:
 
 def test_rotation_beats_none_on_correlated_vectors() -> None:
     vectors = correlated()
-    with_rotation, without = (error(vectors, fit(vectors, ProductQuantizer(codes=32, rotation=each))) for each in (True, False))
+    with_rotation, without = (
+        error(vectors, fit(vectors, ProductQuantizer(codebook_size=32, rotation=each))) for each in (True, False)
+    )
     assert with_rotation < 0.85 * without
 
 
 @pytest.mark.parametrize("width", [4, 5, 7, 16])
 def test_any_width_and_orthonormal_rotation(width: int) -> None:
     vectors = correlated(600, width)
-    fitted = fit(vectors, ProductQuantizer(codes=10, rounds=3))
+    fitted = fit(vectors, ProductQuantizer(codebook_size=10, rounds=3))
     assert fitted.rotation.shape == (width, -(-width // 4) * 4)
     torch.testing.assert_close(fitted.rotation @ fitted.rotation.T, torch.eye(width), atol=1e-4, rtol=0)
     assert fitted.encode(vectors).shape == (600, 4)
@@ -91,13 +93,13 @@ def test_padding_changes_nothing_without_rotation() -> None:
     """Seven dimensions in subspaces of 2: an eighth of zeros says nothing."""
     vectors = correlated(500, 7)
     padded = np.concatenate([vectors, np.zeros((500, 1), dtype=np.float32)], 1)
-    codes = [fit(each, ProductQuantizer(codes=10, rotation=False)).encode(each) for each in (vectors, padded)]
+    codes = [fit(each, ProductQuantizer(codebook_size=10, rotation=False)).encode(each) for each in (vectors, padded)]
     np.testing.assert_array_equal(*codes)
 
 
 def test_last_level_costs_are_errors_of_reconstruction() -> None:
     vectors = correlated(300)
-    fitted = fit(vectors, ProductQuantizer(codes=12, rounds=3))
+    fitted = fit(vectors, ProductQuantizer(codebook_size=12, rounds=3))
     codes = fitted.encode(vectors)
     costs = fitted.last_level_costs(vectors, codes)
     for code in range(12):
@@ -109,27 +111,27 @@ def test_last_level_costs_are_errors_of_reconstruction() -> None:
 
 def test_same_generator_same_codes() -> None:
     vectors = correlated(500)
-    one, same, other = (fit(vectors, ProductQuantizer(codes=16, rounds=3), seed).encode(vectors) for seed in (0, 0, 1))
+    one, same, other = (fit(vectors, ProductQuantizer(codebook_size=16, rounds=3), seed).encode(vectors) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, same)
     assert (one != other).any()
 
 
 def test_the_rotation_is_found_on_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = correlated()
-    whole = error(vectors, fit(vectors, ProductQuantizer(codes=16)))
-    monkeypatch.setattr("genrec.tokenizer.product.SAMPLE", 40)
-    assert error(vectors, fit(vectors, ProductQuantizer(codes=16))) < 1.1 * whole
+    whole = error(vectors, fit(vectors, ProductQuantizer(codebook_size=16)))
+    monkeypatch.setattr("genrec.tokenizer.product_quantizer.SAMPLE", 40)
+    assert error(vectors, fit(vectors, ProductQuantizer(codebook_size=16))) < 1.1 * whole
 
 
 def test_restored_encodes_the_same_also_new_items() -> None:
     vectors = correlated(500, 10)
-    specification = ProductQuantizer(levels=3, codes=16, rounds=3)
+    specification = ProductQuantizer(num_levels=3, codebook_size=16, rounds=3)
     fitted = fit(vectors, specification)
     restored = specification.restore({name: array.copy() for name, array in fitted.state().items()})
     new = correlated(50, 10) + np.float32(0.1)
     np.testing.assert_array_equal(restored.encode(new), fitted.encode(new))
     np.testing.assert_array_equal(restored.reconstruct(restored.encode(new)), fitted.reconstruct(fitted.encode(new)))
-    for other in (ProductQuantizer(levels=4, codes=16), ProductQuantizer(levels=3, codes=8)):
+    for other in (ProductQuantizer(num_levels=4, codebook_size=16), ProductQuantizer(num_levels=3, codebook_size=8)):
         with pytest.raises(ArtifactError, match=r"ProductQuantizer needs codebooks .*state has \{'codebooks': \[3, 16, 4\]"):
             other.restore(fitted.state())
     with pytest.raises(ArtifactError, match=r"the stored state has \{\}"):
@@ -138,7 +140,7 @@ def test_restored_encodes_the_same_also_new_items() -> None:
 
 @pytest.mark.parametrize("rotation", [False, True])
 def test_one_item_equal_vectors_and_few_items(rotation: bool) -> None:
-    specification = ProductQuantizer(levels=1, codes=4, shrink=True, rotation=rotation, rounds=2)
+    specification = ProductQuantizer(num_levels=1, codebook_size=4, shrink=True, rotation=rotation, rounds=2)
     for vectors in (np.ones((1, 3)), np.arange(9.0)[:, None], np.full((7, 2), 3.0)):
         fitted = fit(vectors.astype(np.float32), specification)
         assert np.isfinite(fitted.reconstruct(fitted.encode(vectors.astype(np.float32)))).all()
@@ -147,15 +149,15 @@ def test_one_item_equal_vectors_and_few_items(rotation: bool) -> None:
         fit(correlated(3), ProductQuantizer(rotation=rotation))
 
 
-def test_refuses_what_it_cannot_quantise() -> None:
+def test_refuses_what_it_cannot_quantize() -> None:
     with pytest.raises(InputError, match="vectors of 3 dimensions have no 4 subspaces: ask for fewer levels"):
         fit(correlated(width=3), ProductQuantizer())
-    fitted = fit(correlated(300), ProductQuantizer(codes=8, rounds=1))
+    fitted = fit(correlated(300), ProductQuantizer(codebook_size=8, rounds=1))
     with pytest.raises(InputError, match=r"vectors \[N, 16\], got shape \[300, 5\]"):
         fitted.encode(correlated(300, 5))
     broken = correlated(300)
     broken[4, 2] = np.nan
-    for action in (lambda: fitted.encode(broken), lambda: fit(broken, ProductQuantizer(codes=8))):
+    for action in (lambda: fitted.encode(broken), lambda: fit(broken, ProductQuantizer(codebook_size=8))):
         with pytest.raises(InputError, match="1 of 300 vectors are not finite, the first in row 4"):
             action()
     with pytest.raises(InputError, match=r"lie in 0\.\.7, got 8\.\.8"):

@@ -8,7 +8,7 @@ import torch
 
 from genrec.errors import ArtifactError, InputError, UsageError
 from genrec.tokenizer import RandomCodes
-from genrec.tokenizer.listed import FittedListedCodes, restore_listed
+from genrec.tokenizer.listed_codes import FittedListedCodes, restore_listed
 from genrec.tokenizer.random_codes import FittedRandomCodes
 from genrec.types import ListedCodes, Quantizer
 
@@ -24,28 +24,28 @@ def normal(count: int, width: int = 4, seed: int = 0) -> np.ndarray:
 def test_satisfies_the_protocols() -> None:
     assert isinstance(RandomCodes(), Quantizer)
     assert isinstance(fit(normal(5), RandomCodes()), ListedCodes)
-    assert RandomCodes(levels=2, codes=9).level_sizes() == (9, 9)
+    assert RandomCodes(num_levels=2, codebook_size=9).level_sizes() == (9, 9)
 
 
 def test_codes_are_uniform_and_know_nothing_of_the_vectors() -> None:
     """8,000 items of 8 codes: 1,000 each with a deviation of 30; pairs of levels 125 with one of 11."""
-    codes = fit(normal(8000), RandomCodes(levels=2, codes=8)).listed_codes()
+    codes = fit(normal(8000), RandomCodes(num_levels=2, codebook_size=8)).listed_codes()
     assert codes.dtype == np.int64
     assert all(abs(np.bincount(level, minlength=8) - 1000).max() < 130 for level in codes.T)
     assert abs(np.bincount(codes[:, 0] * 8 + codes[:, 1], minlength=64) - 125).max() < 50
-    np.testing.assert_array_equal(fit(normal(8000, seed=1), RandomCodes(levels=2, codes=8)).listed_codes(), codes)
-    assert (fit(normal(8000), RandomCodes(levels=2, codes=8), seed=1).listed_codes() != codes).mean() > 0.8
+    np.testing.assert_array_equal(fit(normal(8000, seed=1), RandomCodes(num_levels=2, codebook_size=8)).listed_codes(), codes)
+    assert (fit(normal(8000), RandomCodes(num_levels=2, codebook_size=8), seed=1).listed_codes() != codes).mean() > 0.8
 
 
 def test_later_items_are_drawn_too_and_know_nothing_of_the_vectors() -> None:
     """Uniform, the same every time, each on its own, and not those of the listed item that is as good as equal."""
     vectors = normal(4000)
-    fitted = fit(vectors, RandomCodes(levels=2, codes=8))
+    fitted = fit(vectors, RandomCodes(num_levels=2, codebook_size=8))
     close = fitted.encode(vectors + 1e-4)
     assert all(abs(np.bincount(level, minlength=8) - 500).max() < 110 for level in close.T)
     assert (close == fitted.listed_codes()).all(1).mean() == pytest.approx(1 / 64, abs=0.01)
     np.testing.assert_array_equal(fitted.encode(vectors[7:9] + 1e-4), close[7:9])
-    assert (fit(vectors, RandomCodes(levels=2, codes=8), seed=1).encode(vectors + 1e-4) != close).any(1).mean() > 0.9
+    assert (fit(vectors, RandomCodes(num_levels=2, codebook_size=8), seed=1).encode(vectors + 1e-4) != close).any(1).mean() > 0.9
 
 
 def test_later_items_of_listed_codes_get_those_of_the_nearest() -> None:
@@ -61,7 +61,7 @@ def test_the_first_of_equals_and_close_ones_told_apart(monkeypatch: pytest.Monke
     """Vectors 0.001 apart at 1,000 differ by less than the rounding of their squares."""
     points = torch.tensor([[1000.0], [1000.001], [1000.0], [-5000.0]])
     fitted = FittedListedCodes(torch.arange(4)[:, None], points, (4,))
-    monkeypatch.setattr("genrec.tokenizer.listed.CELLS", 5)  # one query at a time
+    monkeypatch.setattr("genrec.tokenizer.listed_codes.CELLS", 5)  # one query at a time
     assert fitted.encode(points.numpy()).tolist() == [[0], [1], [0], [3]]
 
 
@@ -75,13 +75,13 @@ def test_reconstruction_is_the_mean_of_the_longest_known_prefix() -> None:
 
 
 def test_restored_is_the_same() -> None:
-    vectors, specification = normal(50), RandomCodes(levels=4, codes=5)
+    vectors, specification = normal(50), RandomCodes(num_levels=4, codebook_size=5)
     fitted = fit(vectors, specification)
     restored = specification.restore({name: array.copy() for name, array in fitted.state().items()})
     np.testing.assert_array_equal(restored.listed_codes(), fitted.listed_codes())
     np.testing.assert_array_equal(restored.encode(normal(9, seed=2)), fitted.encode(normal(9, seed=2)))
     with pytest.raises(ArtifactError, match=r"level sizes \(5, 5, 5, 5\) do not fit .*\(6, 6, 6, 6\)"):
-        RandomCodes(levels=4, codes=6).restore(fitted.state())
+        RandomCodes(num_levels=4, codebook_size=6).restore(fitted.state())
     with pytest.raises(ArtifactError, match=r"need codes, vectors and level_sizes, the stored state has \['codes'\]"):
         restore_listed({"codes": fitted.listed_codes()})
     with pytest.raises(ArtifactError, match="needs a seed"):
@@ -99,7 +99,7 @@ def test_refuses_broken_vectors_and_fields() -> None:
     with pytest.raises(InputError, match="the first in row 2"):
         fit(vectors, RandomCodes())
     with pytest.raises(UsageError, match=r"RandomCodes\.codes must be at least 1, got 0"):
-        RandomCodes(codes=0)
+        RandomCodes(codebook_size=0)
 
 
 def test_changing_what_is_handed_out_changes_nothing() -> None:

@@ -10,7 +10,7 @@ from pandas import DataFrame
 
 from genrec.semantic_ids import SemanticIds
 from genrec.tokenizer.health import health
-from genrec.tokenizer.report import lines, summary
+from genrec.tokenizer.health_report import lines, summary
 
 VECTORS = np.array([[0, 0], [0, 0], [2, 0], [0, 2], [2, 2], [3, 3]], dtype=np.float32)
 ENCODED = torch.tensor([[0, 0], [0, 0], [0, 1], [0, 1], [1, 0], [1, 1]])

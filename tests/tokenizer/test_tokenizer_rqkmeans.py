@@ -1,4 +1,4 @@
-"""Residual quantisation against a numpy oracle, and residual k-means: by hand, learnability, restore, faults S1 and S2."""
+"""Residual quantization against a numpy oracle, and residual k-means: by hand, learnability, restore, faults S1 and S2."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from genrec.errors import ArtifactError, InputError, UsageError
 from genrec.tokenizer import RQKMeans
-from genrec.tokenizer.residual import as_points, chosen_entries, codes_of, quantise
+from genrec.tokenizer.residual_quantization import as_points, chosen_entries, codes_of, quantize
 from genrec.tokenizer.rqkmeans import FittedRQKMeans
 from genrec.types import FittedQuantizer, PricedCodes, Quantizer
 
@@ -23,21 +23,21 @@ def grouped(groups: int = 8, each: int = 25, width: int = 6) -> tuple[np.ndarray
     """Well separated groups of items."""
     generator = np.random.default_rng(0)
     group = np.repeat(np.arange(groups), each)
-    centres = 10 * np.eye(groups, width) + 10 * np.eye(groups, width, k=-width)[:, ::-1] - 5 * (np.arange(groups)[:, None] >= width)
-    return (centres[group] + 0.1 * generator.standard_normal((len(group), width))).astype(np.float32), group
+    centers = 10 * np.eye(groups, width) + 10 * np.eye(groups, width, k=-width)[:, ::-1] - 5 * (np.arange(groups)[:, None] >= width)
+    return (centers[group] + 0.1 * generator.standard_normal((len(group), width))).astype(np.float32), group
 
 
 def test_satisfies_the_protocols() -> None:
     assert isinstance(RQKMeans(), Quantizer)
-    assert isinstance(fit(grouped()[0], RQKMeans(codes=4)), FittedQuantizer)
-    assert isinstance(fit(grouped()[0], RQKMeans(codes=4)), PricedCodes)
-    assert RQKMeans(levels=2, codes=9).level_sizes() == (9, 9)
+    assert isinstance(fit(grouped()[0], RQKMeans(codebook_size=4)), FittedQuantizer)
+    assert isinstance(fit(grouped()[0], RQKMeans(codebook_size=4)), PricedCodes)
+    assert RQKMeans(num_levels=2, codebook_size=9).level_sizes() == (9, 9)
 
 
-def test_quantise_by_hand() -> None:
+def test_quantize_by_hand() -> None:
     """(7, 1): nearest of level 1 is (8, 0), left over (-1, 1), nearest of level 2 is (-1, 2), left over (0, -1)."""
     codebooks = torch.tensor([[[0.0, 0], [8, 0]], [[-1, 2], [1, -2]]])
-    codes, residuals = quantise(torch.tensor([[7.0, 1]]), codebooks)
+    codes, residuals = quantize(torch.tensor([[7.0, 1]]), codebooks)
     assert codes.tolist() == [[1, 0]]
     assert residuals.tolist() == [[[7, 1]], [[-1, 1]]]
     assert chosen_entries(codes, codebooks).sum(0).tolist() == [[7, 2]]
@@ -45,7 +45,7 @@ def test_quantise_by_hand() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 30), st.integers(1, 4), st.integers(1, 8), st.integers(1, 6))
-def test_quantise_against_numpy(seed: int, items: int, levels: int, codes: int, width: int) -> None:
+def test_quantize_against_numpy(seed: int, items: int, levels: int, codes: int, width: int) -> None:
     generator = np.random.default_rng(seed)
     vectors = generator.standard_normal((items, width)).astype(np.float32)
     codebooks = generator.standard_normal((levels, codes, width)).astype(np.float32)
@@ -59,7 +59,7 @@ def test_quantise_against_numpy(seed: int, items: int, levels: int, codes: int, 
 
 def test_codes_types_and_ranges() -> None:
     vectors, _ = grouped()
-    fitted = fit(vectors, RQKMeans(levels=2, codes=16))
+    fitted = fit(vectors, RQKMeans(num_levels=2, codebook_size=16))
     codes = fitted.encode(vectors)
     assert (codes.shape, codes.dtype) == ((200, 2), np.int64)
     assert codes.min() >= 0
@@ -70,7 +70,7 @@ def test_codes_types_and_ranges() -> None:
 def test_separated_groups_get_one_first_code_each() -> None:
     vectors, group = grouped()
     for seed in range(5):
-        first = fit(vectors, RQKMeans(levels=2, codes=8), seed).encode(vectors)[:, 0]
+        first = fit(vectors, RQKMeans(num_levels=2, codebook_size=8), seed).encode(vectors)[:, 0]
         assert len({(one, code) for one, code in zip(group, first, strict=True)}) == len(set(first)) == 8
 
 
@@ -79,7 +79,7 @@ def test_a_world_of_sums_is_recovered_exactly() -> None:
     coarse = np.array([[0, 0], [100, 0], [0, 100], [100, 100]])
     fine = np.array([[1, 2], [-1, -2], [2, -1], [-2, 1]])
     vectors = (coarse[:, None] + fine[None]).reshape(16, 2).astype(np.float32)
-    fitted = fit(vectors, RQKMeans(levels=2, codes=4))
+    fitted = fit(vectors, RQKMeans(num_levels=2, codebook_size=4))
     codes = fitted.encode(vectors)
     assert len({tuple(row) for row in codes.tolist()}) == 16
     assert all(len(set(codes[start : start + 4, 0])) == 1 for start in range(0, 16, 4))
@@ -89,21 +89,21 @@ def test_a_world_of_sums_is_recovered_exactly() -> None:
 
 def test_every_level_lowers_the_error() -> None:
     vectors = np.random.default_rng(1).standard_normal((500, 8)).astype(np.float32)
-    fits = [fit(vectors, RQKMeans(levels=levels, codes=16)) for levels in (1, 2, 3)]
+    fits = [fit(vectors, RQKMeans(num_levels=levels, codebook_size=16)) for levels in (1, 2, 3)]
     errors = [float(((each.reconstruct(each.encode(vectors)) - vectors) ** 2).sum()) for each in fits]
     assert errors[2] < 0.9 * errors[1] < 0.9 * 0.9 * errors[0]
 
 
 def test_same_generator_same_codes() -> None:
     vectors = np.random.default_rng(1).standard_normal((300, 8)).astype(np.float32)
-    one, same, other = (fit(vectors, RQKMeans(codes=16), seed).encode(vectors) for seed in (0, 0, 1))
+    one, same, other = (fit(vectors, RQKMeans(codebook_size=16), seed).encode(vectors) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, same)
     assert (one != other).any()
 
 
 def test_restored_encodes_the_same_also_new_items() -> None:
     vectors, _ = grouped()
-    specification = RQKMeans(levels=2, codes=16)
+    specification = RQKMeans(num_levels=2, codebook_size=16)
     fitted = fit(vectors, specification)
     restored = specification.restore({name: array.copy() for name, array in fitted.state().items()})
     new = np.random.default_rng(5).standard_normal((50, 6)).astype(np.float32)
@@ -113,16 +113,16 @@ def test_restored_encodes_the_same_also_new_items() -> None:
 
 def test_one_item_encodes_as_in_company() -> None:
     vectors, _ = grouped()
-    fitted = fit(vectors, RQKMeans(levels=2, codes=8))
+    fitted = fit(vectors, RQKMeans(num_levels=2, codebook_size=8))
     np.testing.assert_array_equal(np.concatenate([fitted.encode(row[None]) for row in vectors]), fitted.encode(vectors))
 
 
 def test_fewer_items_than_codes() -> None:
     vectors = np.random.default_rng(0).standard_normal((10, 4)).astype(np.float32)
     with pytest.raises(InputError, match=r"10 items cannot fill codebooks of 16 codes.*shrink=True") as error:
-        fit(vectors, RQKMeans(codes=16))
+        fit(vectors, RQKMeans(codebook_size=16))
     assert error.value.exit_code == 3
-    specification = RQKMeans(codes=16, shrink=True)
+    specification = RQKMeans(codebook_size=16, shrink=True)
     fitted = fit(vectors, specification)
     assert fitted.state()["codebooks"].shape == (3, 10, 4)
     assert len(set(fitted.encode(vectors)[:, 0])) == 10
@@ -135,16 +135,16 @@ def test_refuses_vectors_that_are_no_numbers(value: float) -> None:
     vectors, _ = grouped()
     vectors[17, 2] = value
     with pytest.raises(InputError, match="1 of 200 vectors are not finite, the first in row 17"):
-        fit(vectors, RQKMeans(codes=8))
+        fit(vectors, RQKMeans(codebook_size=8))
 
 
 def test_refuses_another_width_or_shape() -> None:
     vectors, _ = grouped()
-    fitted = fit(vectors, RQKMeans(codes=8))
+    fitted = fit(vectors, RQKMeans(codebook_size=8))
     with pytest.raises(InputError, match=r"vectors \[N, 6\], got shape \[200, 5\]"):
         fitted.encode(vectors[:, :5])
     with pytest.raises(InputError, match=r"vectors \[N, D\], got shape \[6\]"):
-        fit(vectors[0], RQKMeans(codes=8))
+        fit(vectors[0], RQKMeans(codebook_size=8))
     with pytest.raises(InputError, match=r"codes \[N, 3\], got shape \[1, 2\]"):
         fitted.reconstruct(np.zeros((1, 2), dtype=np.int64))
     with pytest.raises(InputError, match=r"lie in 0\.\.7, got 8\.\.8"):
@@ -152,8 +152,8 @@ def test_refuses_another_width_or_shape() -> None:
 
 
 def test_refuses_a_state_that_does_not_fit() -> None:
-    state = fit(grouped()[0], RQKMeans(codes=8)).state()
-    for specification in (RQKMeans(levels=2, codes=8), RQKMeans(codes=4)):
+    state = fit(grouped()[0], RQKMeans(codebook_size=8)).state()
+    for specification in (RQKMeans(num_levels=2, codebook_size=8), RQKMeans(codebook_size=4)):
         with pytest.raises(ArtifactError, match=r"needs codebooks .* has \{'codebooks': \[3, 8, 6\]\}"):
             specification.restore(state)
     with pytest.raises(ArtifactError, match=r"has \{\}"):
@@ -168,7 +168,7 @@ def test_refuses_fields_out_of_range(field: dict[str, int]) -> None:
 
 def trained(levels: int = 3, codes: int = 16) -> tuple[np.ndarray, FittedRQKMeans]:
     vectors = np.random.default_rng(3).standard_normal((600, 8)).astype(np.float32)
-    return vectors, fit(vectors, RQKMeans(levels=levels, codes=codes))
+    return vectors, fit(vectors, RQKMeans(num_levels=levels, codebook_size=codes))
 
 
 def test_codes_are_those_of_faiss() -> None:
@@ -193,9 +193,9 @@ def test_codes_are_those_of_vector_quantize_pytorch() -> None:
         layer._codebook.embed.data.copy_(codebook[None])
         layer._codebook.initted.data.fill_(True)
     with torch.no_grad():
-        quantised, codes, _ = theirs(torch.from_numpy(vectors)[None])
+        quantized, codes, _ = theirs(torch.from_numpy(vectors)[None])
     np.testing.assert_array_equal(fitted.encode(vectors), codes[0].numpy())
-    np.testing.assert_allclose(fitted.reconstruct(fitted.encode(vectors)), quantised[0].numpy(), atol=1e-5)
+    np.testing.assert_allclose(fitted.reconstruct(fitted.encode(vectors)), quantized[0].numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("count", [1, 7])
@@ -211,7 +211,7 @@ def test_parts_do_not_matter(count: int, monkeypatch: pytest.MonkeyPatch) -> Non
     np.testing.assert_array_equal(fitted.encode(vectors), whole[0])
     np.testing.assert_array_equal(fitted.reconstruct(whole[0]), whole[1])
     np.testing.assert_allclose(fitted.last_level_costs(vectors, whole[0]), whole[2], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(fit(vectors, RQKMeans(codes=16)).codebooks, fitted.codebooks)
+    torch.testing.assert_close(fit(vectors, RQKMeans(codebook_size=16)).codebooks, fitted.codebooks)
 
 
 def test_the_two_ways_to_codes_agree() -> None:
@@ -219,7 +219,7 @@ def test_the_two_ways_to_codes_agree() -> None:
     points = torch.from_numpy(vectors)
     prices = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
     for each in (None, prices):
-        assert torch.equal(codes_of(points, fitted.codebooks, each), quantise(points, fitted.codebooks, each)[0])
+        assert torch.equal(codes_of(points, fitted.codebooks, each), quantize(points, fitted.codebooks, each)[0])
     np.testing.assert_array_equal(points.numpy(), vectors)  # not changed in place
 
 
@@ -239,7 +239,7 @@ def test_last_level_costs_are_errors_of_reconstruction(levels: int) -> None:
 def test_faiss_is_as_good() -> None:
     pytest.importorskip("faiss")
     vectors, ours = trained()
-    theirs, again = (fit(vectors, RQKMeans(codes=16, engine="faiss")) for _ in range(2))
+    theirs, again = (fit(vectors, RQKMeans(codebook_size=16, engine="faiss")) for _ in range(2))
     assert torch.equal(theirs.codebooks, again.codebooks)
     errors = [float(((each.reconstruct(each.encode(vectors)) - vectors) ** 2).sum()) for each in (ours, theirs)]
     assert errors[1] == pytest.approx(errors[0], rel=0.03)
@@ -248,10 +248,10 @@ def test_faiss_is_as_good() -> None:
 def test_balanced_cells_on_every_level_and_for_later_items() -> None:
     source = np.random.default_rng(2)
     vectors = (source.standard_normal((3000, 6)) * source.exponential(1, (3000, 1))).astype(np.float32)
-    specification = RQKMeans(codes=20, balanced=True)
+    specification = RQKMeans(codebook_size=20, balanced=True)
     fitted = fit(vectors, specification)
     plain, even = (np.stack([np.bincount(level, minlength=20) for level in each.encode(vectors).T]) / 150 for each in (
-        fit(vectors, RQKMeans(codes=20)), fitted))  # fmt: skip
+        fit(vectors, RQKMeans(codebook_size=20)), fitted))  # fmt: skip
     assert plain.max() > 2
     assert even.max() < 1.08
     assert even.min() > 0.92
@@ -260,14 +260,14 @@ def test_balanced_cells_on_every_level_and_for_later_items() -> None:
     restored = specification.restore({name: array.copy() for name, array in fitted.state().items()})
     np.testing.assert_array_equal(restored.encode(later), fitted.encode(later))
     with pytest.raises(ArtifactError, match=r"balanced=False\) needs no prices"):
-        RQKMeans(codes=20).restore(fitted.state())
+        RQKMeans(codebook_size=20).restore(fitted.state())
     with pytest.raises(ArtifactError, match=r"balanced=True\) needs prices \[3, 20\]"):
         specification.restore({"codebooks": fitted.codebooks.numpy()})
 
 
 @pytest.mark.parametrize("balanced", [False, True])
 def test_one_item_one_dimension_and_equal_vectors(balanced: bool) -> None:
-    specification = RQKMeans(levels=2, codes=4, shrink=True, balanced=balanced)
+    specification = RQKMeans(num_levels=2, codebook_size=4, shrink=True, balanced=balanced)
     for vectors in (np.ones((1, 3)), np.arange(9.0)[:, None], np.full((7, 2), 3.0)):
         fitted = fit(vectors.astype(np.float32), specification)
         codes = fitted.encode(vectors.astype(np.float32))
@@ -282,7 +282,7 @@ def test_vectors_are_neither_copied_nor_changed() -> None:
     kept = vectors.copy()
     assert as_points(vectors).data_ptr() == vectors.ctypes.data
     vectors.flags.writeable = False
-    fit(vectors, RQKMeans(codes=16, balanced=True)).encode(vectors)  # the array is read-only
+    fit(vectors, RQKMeans(codebook_size=16, balanced=True)).encode(vectors)  # the array is read-only
     np.testing.assert_array_equal(vectors, kept)
     assert as_points(vectors[:, ::2].astype(np.float64)).dtype == torch.float32
 

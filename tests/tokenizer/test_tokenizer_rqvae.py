@@ -11,11 +11,11 @@ import torch
 
 from genrec.errors import ArtifactError, InputError, NumericsError, UsageError
 from genrec.tokenizer import RQVAE
-from genrec.tokenizer.autoencoder import ResidualAutoencoder, initialise, rotation
+from genrec.tokenizer.autoencoder import ResidualAutoencoder, initialize, rotation
 from genrec.tokenizer.rqvae import FittedRQVAE, MovingAverages, _restart_dead_codes
 from genrec.types import FittedQuantizer, PricedCodes, Quantizer
 
-SMALL = RQVAE(levels=2, codes=8, hidden=(16,), latent=4, epochs=60, batch=64, learning_rate=3e-3)
+SMALL = RQVAE(num_levels=2, codebook_size=8, hidden_dims=(16,), latent_dim=4, epochs=60, batch_size=64, learning_rate=3e-3)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -26,8 +26,8 @@ def grouped(groups: int = 8, each: int = 25, width: int = 10) -> tuple[np.ndarra
     """Well separated groups of items: corners of a cube in ten dimensions, in shuffled order."""
     generator = np.random.default_rng(0)
     group = generator.permutation(np.repeat(np.arange(groups), each))
-    centres = generator.choice([-3.0, 3.0], (groups, width))
-    return (centres[group] + 0.1 * generator.standard_normal((len(group), width))).astype(np.float32), group
+    centers = generator.choice([-3.0, 3.0], (groups, width))
+    return (centers[group] + 0.1 * generator.standard_normal((len(group), width))).astype(np.float32), group
 
 
 def relative_error(vectors: np.ndarray, reconstructed: np.ndarray) -> float:
@@ -94,9 +94,9 @@ def test_rotation_by_hand() -> None:
 def test_rotation_where_there_is_no_plane() -> None:
     """Opposite vectors, and zeros: the value is right, the gradient is passed as it is."""
     latents = torch.tensor([[1.0, 0], [0, 0], [1, 2]], requires_grad=True)
-    quantised = torch.tensor([[-2.0, 0], [1, 1], [0, 0]])
-    passed = rotation(latents, quantised)
-    torch.testing.assert_close(passed.detach(), quantised)
+    quantized = torch.tensor([[-2.0, 0], [1, 1], [0, 0]])
+    passed = rotation(latents, quantized)
+    torch.testing.assert_close(passed.detach(), quantized)
     passed.sum().backward()
     assert latents.grad is not None
     assert latents.grad.tolist() == [[1, 1], [1, 1], [1, 1]]
@@ -104,12 +104,12 @@ def test_rotation_where_there_is_no_plane() -> None:
 
 def test_rotation_against_another_implementation() -> None:
     library = pytest.importorskip("vector_quantize_pytorch.vector_quantize_pytorch", reason="needs vector-quantize-pytorch")
-    latents, quantised, weight = torch.randn(3, 40, 6, generator=seeded())
+    latents, quantized, weight = torch.randn(3, 40, 6, generator=seeded())
     gradients = []
     for rotate in (rotation, library.rotate_to):
         leaf = latents.clone().requires_grad_()
-        passed = rotate(leaf, quantised)
-        torch.testing.assert_close(passed.detach(), quantised, atol=1e-5, rtol=1e-5)
+        passed = rotate(leaf, quantized)
+        torch.testing.assert_close(passed.detach(), quantized, atol=1e-5, rtol=1e-5)
         (passed * weight).sum().backward()
         gradients.append(leaf.grad)
     torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)
@@ -170,7 +170,7 @@ def test_loss_is_the_mean_over_the_batch() -> None:
     assert model.losses(both, 0.25).loss.item() == pytest.approx((one + other) / 2)
 
 
-def test_standardises_and_undoes_it() -> None:
+def test_standardizes_and_undoes_it() -> None:
     model = identity([[[0.0, 0], [1, 1]]])
     model.mean.copy_(torch.tensor([10.0, 20]))
     model.scale.copy_(torch.tensor([2.0, 4]))
@@ -224,7 +224,7 @@ def test_dead_codes_move_to_residuals_and_are_forgotten_by_the_optimizer() -> No
 
 def test_restarts_keep_codes_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = np.random.default_rng(0).standard_normal((400, 6)).astype(np.float32)
-    specification = RQVAE(levels=1, codes=64, hidden=(16,), latent=4, epochs=40, batch=64)
+    specification = RQVAE(num_levels=1, codebook_size=64, hidden_dims=(16,), latent_dim=4, epochs=40, batch_size=64)
     with_restarts = specification.fit(vectors, seeded()).encode(vectors)
     monkeypatch.setattr("genrec.tokenizer.rqvae._restart_dead_codes", lambda *_: None)
     without = specification.fit(vectors, seeded()).encode(vectors)
@@ -246,9 +246,9 @@ def test_a_function_of_the_generator_alone() -> None:
     assert (first["codebooks"] != other["codebooks"]).any()
 
 
-def test_initialise_fills_every_layer_like_torch() -> None:
+def test_initialize_fills_every_layer_like_torch() -> None:
     model = ResidualAutoencoder(400, (300,), 100, 1, 2)
-    initialise(model, seeded())
+    initialize(model, seeded())
     for layer in (model.encoder[0], model.encoder[2], model.decoder[0], model.decoder[2]):
         bound = layer.in_features**-0.5
         for weights in (layer.weight, layer.bias):
@@ -295,9 +295,9 @@ def test_a_loss_that_is_no_number_stops() -> None:
 def test_refuses_a_state_that_does_not_fit() -> None:
     state = replace(SMALL, epochs=1).fit(grouped()[0], seeded()).state()
     with pytest.raises(ArtifactError, match="at most 4 codes"):
-        replace(SMALL, codes=4).restore(state)
+        replace(SMALL, codebook_size=4).restore(state)
     with pytest.raises(ArtifactError, match="do not fit"):
-        replace(SMALL, latent=5).restore(state)
+        replace(SMALL, latent_dim=5).restore(state)
     with pytest.raises(ArtifactError, match=r"has \['mean'\]"):
         SMALL.restore({"mean": state["mean"]})
 

@@ -72,20 +72,20 @@ def normal(items: int = 500, width: int = 8) -> np.ndarray:
 def test_tokenize_separates_what_the_quantizer_cannot() -> None:
     """Two codes and twelve different items: groups of six at least, told apart by a last level as large as the largest."""
     vectors = normal(12)
-    ids, quantizer, figures = tokenize(vectors, Tokenize(RQKMeans(levels=1, codes=2)))
+    ids, quantizer, figures = tokenize(vectors, Tokenize(RQKMeans(num_levels=1, codebook_size=2)))
     assert ids.levels == 2
     assert ids.collided == 0
     assert ids.level_sizes == (2, figures["largest_group_before_separation"])
     np.testing.assert_array_equal(quantizer.encode(vectors), ids.codes[:, :1].numpy())
     assert figures["collided_before_separation"] == 12
     assert figures["collided"] == 0
-    assert figures["quantised_levels"] == 1
+    assert figures["quantized_levels"] == 1
 
 
 def test_equal_vectors_collide_and_are_separated_in_item_order() -> None:
     vectors = normal(300)
     vectors[[20, 150, 299]] = vectors[7]
-    ids = tokenize(vectors, Tokenize(RQKMeans(levels=3, codes=32))).semantic_ids
+    ids = tokenize(vectors, Tokenize(RQKMeans(num_levels=3, codebook_size=32))).semantic_ids
     assert (ids.codes[[7, 20, 150, 299], :3] == ids.codes[7, :3]).all()
     last = ids.codes[[7, 20, 150, 299], 3].tolist()
     assert last == sorted(last)
@@ -94,22 +94,26 @@ def test_equal_vectors_collide_and_are_separated_in_item_order() -> None:
 
 def test_collisions_that_are_kept_are_said() -> None:
     with pytest.warns(UserWarning, match="12 of 12 items share their Semantic ID"):
-        ids = tokenize(normal(12), Tokenize(RQKMeans(levels=1, codes=2), collisions="keep")).semantic_ids
+        ids = tokenize(normal(12), Tokenize(RQKMeans(num_levels=1, codebook_size=2), collisions="keep")).semantic_ids
     assert (ids.levels, ids.level_sizes) == (1, (2,))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert tokenize(normal(12), Tokenize(RQKMeans(levels=1, codes=12), collisions="keep")).semantic_ids.collided == 0
+        assert tokenize(normal(12), Tokenize(RQKMeans(num_levels=1, codebook_size=12), collisions="keep")).semantic_ids.collided == 0
 
 
 @pytest.mark.parametrize(
     "quantizer",
-    [RQKMeans(levels=2, codes=16), RQVAE(levels=2, codes=16, hidden=(16,), latent=4, epochs=3, batch=64), ProductQuantizer(2, 16)],
+    [
+        RQKMeans(num_levels=2, codebook_size=16),
+        RQVAE(num_levels=2, codebook_size=16, hidden_dims=(16,), latent_dim=4, epochs=3, batch_size=64),
+        ProductQuantizer(2, 16),
+    ],
     ids=lambda each: type(each).__name__,
 )
 def test_reassigned_items_keep_their_prefix_and_share_nothing(quantizer: Quantizer) -> None:
     vectors = normal(100)
     kept, softly, exactly = (
-        quietly(vectors, Tokenize(quantizer, collisions=how, minimum_usage=0)) for how in ("keep", "sinkhorn", "reassign")
+        quietly(vectors, Tokenize(quantizer, collisions=how, min_usage=0)) for how in ("keep", "sinkhorn", "reassign")
     )
     assert kept.semantic_ids.collided > softly.semantic_ids.collided >= exactly.semantic_ids.collided == 0
     for each in (softly, exactly):
@@ -129,14 +133,14 @@ def test_reassigning_needs_a_quantizer_that_knows_what_codes_cost() -> None:
 def test_more_items_on_a_prefix_than_the_last_level_holds() -> None:
     """One level of two codes, twelve items (fault S3)."""
     with pytest.raises(InputError, match="12") as error:
-        tokenize(normal(12), Tokenize(RQKMeans(levels=1, codes=2), collisions="reassign"))
+        tokenize(normal(12), Tokenize(RQKMeans(num_levels=1, codebook_size=2), collisions="reassign"))
     assert error.value.exit_code == 3
 
 
-def quietly(vectors: np.ndarray, specification: Tokenize, **catalogue: pd.DataFrame) -> Tokenized:
+def quietly(vectors: np.ndarray, specification: Tokenize, **catalog: pd.DataFrame) -> Tokenized:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return tokenize(vectors, specification, **catalogue)
+        return tokenize(vectors, specification, **catalog)
 
 
 TRAINED = np.r_[0:150, 170:300]  # rows of items with training events; 20 are without
@@ -147,7 +151,7 @@ def test_items_without_training_events_come_later(how: str) -> None:
     """Those that are trained on have the Semantic IDs that they would have if the others did not exist."""
     vectors = normal(300)
     interactions = pd.DataFrame({"user": 1, "item": TRAINED + 1})
-    specification = Tokenize(RQKMeans(levels=2, codes=32), collisions=how, fit_on="trained")  # type: ignore[arg-type]
+    specification = Tokenize(RQKMeans(num_levels=2, codebook_size=32), collisions=how, fit_on="trained")  # type: ignore[arg-type]
     whole = quietly(vectors, specification, interactions=interactions)
     alone = quietly(vectors[TRAINED], replace(specification, fit_on="all"))
     assert torch.equal(whole.semantic_ids.codes[TRAINED], alone.semantic_ids.codes)
@@ -165,17 +169,17 @@ def test_fitting_on_trained_items_needs_training_events() -> None:
         tokenize(normal(), Tokenize(fit_on="trained"))
 
 
-def test_a_catalogue_that_grows_twice() -> None:
-    made = tokenize(normal(300)[:200], Tokenize(RQKMeans(levels=2, codes=16)))
-    once = extend(made, Tokenize(RQKMeans(levels=2, codes=16)), normal(300)[200:])
-    twice = extend(made, Tokenize(RQKMeans(levels=2, codes=16)), normal(300)[200:250])
-    twice = extend(made._replace(semantic_ids=twice), Tokenize(RQKMeans(levels=2, codes=16)), normal(300)[250:])
+def test_a_catalog_that_grows_twice() -> None:
+    made = tokenize(normal(300)[:200], Tokenize(RQKMeans(num_levels=2, codebook_size=16)))
+    once = extend(made, Tokenize(RQKMeans(num_levels=2, codebook_size=16)), normal(300)[200:])
+    twice = extend(made, Tokenize(RQKMeans(num_levels=2, codebook_size=16)), normal(300)[200:250])
+    twice = extend(made._replace(semantic_ids=twice), Tokenize(RQKMeans(num_levels=2, codebook_size=16)), normal(300)[250:])
     assert once.fingerprint == twice.fingerprint
     assert once.collided == 0
 
 
 def test_stored_and_read_again(tmp_path: Path) -> None:
-    specification = Tokenize(RQKMeans(levels=2, codes=16))
+    specification = Tokenize(RQKMeans(num_levels=2, codebook_size=16))
     made = tokenize(normal(), specification)
     save_tokenized(made, tmp_path)
     read = load_tokenized(tmp_path, specification, normal())
@@ -188,7 +192,7 @@ def test_stored_and_read_again(tmp_path: Path) -> None:
 
 def test_other_vectors_or_other_codes_are_refused(tmp_path: Path) -> None:
     """Fault S4: both fingerprints are named."""
-    specification = Tokenize(RQKMeans(levels=2, codes=16))
+    specification = Tokenize(RQKMeans(num_levels=2, codebook_size=16))
     made = tokenize(normal(), specification)
     save_tokenized(made, tmp_path)
     changed = normal()
@@ -204,7 +208,7 @@ def test_other_vectors_or_other_codes_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [None, b"", b"[]", b"{"])
 @pytest.mark.parametrize("name", ["quantizer.safetensors", "health.json"])
 def test_damaged_files_are_refused(tmp_path: Path, name: str, content: bytes | None) -> None:
-    specification = Tokenize(RQKMeans(levels=2, codes=16))
+    specification = Tokenize(RQKMeans(num_levels=2, codebook_size=16))
     save_tokenized(tokenize(normal(), specification), tmp_path)
     if content is None:
         (tmp_path / name).unlink()
@@ -216,10 +220,10 @@ def test_damaged_files_are_refused(tmp_path: Path, name: str, content: bytes | N
 
 
 def test_another_quantizer_or_specification_is_refused(tmp_path: Path) -> None:
-    specification = Tokenize(RQKMeans(levels=2, codes=16))
+    specification = Tokenize(RQKMeans(num_levels=2, codebook_size=16))
     made = tokenize(normal(), specification)
     save_tokenized(made, tmp_path)
-    for other in (Tokenize(RQKMeans(levels=2, codes=32)), replace(specification, collisions="keep")):
+    for other in (Tokenize(RQKMeans(num_levels=2, codebook_size=32)), replace(specification, collisions="keep")):
         with pytest.raises(ArtifactError, match="give the one that they were made with"):
             load_tokenized(tmp_path, other)
     codebooks = made.quantizer.state()["codebooks"]
@@ -230,7 +234,7 @@ def test_another_quantizer_or_specification_is_refused(tmp_path: Path) -> None:
 
 def test_new_items_without_a_vector_are_refused() -> None:
     """Fault S1: all-zero rows are named."""
-    specification = Tokenize(RQKMeans(levels=2, codes=16))
+    specification = Tokenize(RQKMeans(num_levels=2, codebook_size=16))
     new = normal(10)
     new[[3, 5]] = 0
     with pytest.raises(InputError, match="2 of 10 vectors of new items are all-zero, the first in row 3"):
@@ -238,7 +242,7 @@ def test_new_items_without_a_vector_are_refused() -> None:
 
 
 def test_later_items_share_under_sinkhorn_where_a_prefix_is_full() -> None:
-    specification = Tokenize(RQKMeans(levels=2, codes=4), collisions="sinkhorn")
+    specification = Tokenize(RQKMeans(num_levels=2, codebook_size=4), collisions="sinkhorn")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         grown = extend(tokenize(normal(100), specification), specification, normal(150)[100:])
@@ -252,13 +256,13 @@ def test_level_sizes_are_the_quantizers_even_where_the_largest_code_is_unused() 
 
 
 def test_the_seed_decides() -> None:
-    specifications = [Tokenize(RQKMeans(codes=16), seed=seed) for seed in (3, 3, 4)]
+    specifications = [Tokenize(RQKMeans(codebook_size=16), seed=seed) for seed in (3, 3, 4)]
     first, same, other = (tokenize(normal(), each).semantic_ids.fingerprint for each in specifications)
     assert first == same != other
 
 
 def test_rqvae_in_the_same_place() -> None:
-    quantizer = RQVAE(levels=2, codes=8, hidden=(16,), latent=4, epochs=3, batch=64)
+    quantizer = RQVAE(num_levels=2, codebook_size=8, hidden_dims=(16,), latent_dim=4, epochs=3, batch_size=64)
     ids, fitted, figures = tokenize(normal(), Tokenize(quantizer))
     assert ids.collided == 0
     assert len(figures["levels"]) == 3
@@ -268,19 +272,19 @@ def test_rqvae_in_the_same_place() -> None:
 def test_collapse_is_refused_unless_allowed() -> None:
     collapsed = Given(((0,), (0,), (1,), (0,)), (8,))
     with pytest.raises(NumericsError, match=r"level 1 uses 2 of 4 codes \(50\.0%\), less than the 60\.0%.*minimum_usage") as error:
-        tokenize(FOUR, Tokenize(collapsed, minimum_usage=0.6))
+        tokenize(FOUR, Tokenize(collapsed, min_usage=0.6))
     assert error.value.exit_code == 6
-    assert tokenize(FOUR, Tokenize(collapsed, minimum_usage=0.5)).health["levels"][0]["used"] == 2
-    assert tokenize(FOUR, Tokenize(collapsed, minimum_usage=0)).semantic_ids.collided == 0
+    assert tokenize(FOUR, Tokenize(collapsed, min_usage=0.5)).health["levels"][0]["used"] == 2
+    assert tokenize(FOUR, Tokenize(collapsed, min_usage=0)).semantic_ids.collided == 0
 
 
 def test_equal_vectors_alone_are_a_collapse() -> None:
     with pytest.raises(NumericsError, match=r"level 1 uses 1 of 16 codes \(6\.2%\)"):
-        tokenize(np.ones((50, 4), dtype=np.float32), Tokenize(RQKMeans(codes=16)))
+        tokenize(np.ones((50, 4), dtype=np.float32), Tokenize(RQKMeans(codebook_size=16)))
 
 
 def test_fewer_items_than_codes_are_no_collapse_where_shrinking_was_asked_for() -> None:
-    ids = tokenize(normal(10), Tokenize(RQKMeans(codes=256, shrink=True))).semantic_ids
+    ids = tokenize(normal(10), Tokenize(RQKMeans(codebook_size=256, shrink=True))).semantic_ids
     assert ids.level_sizes == (256, 256, 256, 1)
 
 
@@ -315,22 +319,26 @@ def test_refuses_fields_out_of_range(name: str, value: object) -> None:
 def test_listed_codes_have_no_reconstruction_error_and_are_never_refused() -> None:
     """Codes as somebody has given them are what they are: a warning, not the error of a quantizer that has collapsed."""
     with pytest.warns(UserWarning, match=r"level 1 uses .* have collapsed"):
-        made = tokenize(normal(20), Tokenize(RandomCodes(levels=2, codes=64), minimum_usage=1.0))
+        made = tokenize(normal(20), Tokenize(RandomCodes(num_levels=2, codebook_size=64), min_usage=1.0))
     assert made.health["reconstruction"] is None
     assert made.semantic_ids.collided == 0
 
 
 @pytest.mark.parametrize(
-    "quantizer", [RQKMeans(levels=3, codes=8), RQKMeans(levels=3, codes=8, balanced=True)], ids=["plain", "balanced"]
+    "quantizer",
+    [RQKMeans(num_levels=3, codebook_size=8), RQKMeans(num_levels=3, codebook_size=8, balanced=True)],
+    ids=["plain", "balanced"],
 )
 def test_equal_vectors_always_collide(quantizer: Quantizer) -> None:
     """Fewer different vectors than codes leave rounding noise to the later levels, which must not tell equal items apart (S1)."""
     vectors = normal(5, 6)[np.random.default_rng(0).integers(0, 5, 125)]
-    made = quietly(vectors, Tokenize(quantizer, collisions="keep", minimum_usage=0))
+    made = quietly(vectors, Tokenize(quantizer, collisions="keep", min_usage=0))
     assert made.semantic_ids.distinct == len(np.unique(vectors, axis=0)) == 5
 
 
-@pytest.mark.parametrize("quantizer", [RQKMeans(codes=8), RQKMeans(codes=8, engine="faiss"), ProductQuantizer(codes=8)], ids=str)
+@pytest.mark.parametrize(
+    "quantizer", [RQKMeans(codebook_size=8), RQKMeans(codebook_size=8, engine="faiss"), ProductQuantizer(codebook_size=8)], ids=str
+)
 def test_vectors_that_float32_cannot_square_are_refused(quantizer: Quantizer) -> None:
     with pytest.raises(InputError, match=r"entries of up to 1e\+20"):
         quantizer.fit(np.full((20, 4), 1e20, dtype=np.float32), torch.Generator())
@@ -338,4 +346,4 @@ def test_vectors_that_float32_cannot_square_are_refused(quantizer: Quantizer) ->
 
 def test_numbers_of_codes_are_whole() -> None:
     with pytest.raises(UsageError, match=r"RQKMeans\.codes must be a whole number, got 64\.5"):
-        RQKMeans(codes=64.5)  # type: ignore[arg-type]
+        RQKMeans(codebook_size=64.5)  # type: ignore[arg-type]

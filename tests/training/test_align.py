@@ -68,7 +68,7 @@ def test_the_first_loss_is_the_logarithm_of_the_candidates(loss: SoftmaxDPO | DP
     assert drawn["negatives"] == 612 * count
 
 
-def test_preferences_are_learnt_and_the_reference_stays(tmp_path: Path) -> None:
+def test_preferences_are_learned_and_the_reference_stays(tmp_path: Path) -> None:
     """The margin grows, the accuracy reaches .9, and rewards are measured from the SFT policy."""
     built, entries, context = parts()
     scores = iter([0.1, 0.2, 0.3])
@@ -147,9 +147,9 @@ class Fixed:
         self.shift = shift
 
     def build(self, context: SamplerContext) -> DrawNegatives:
-        from genrec.preference.forbidden import Forbidden
+        from genrec.preference.exclusions import Exclusions
 
-        forbidden, items = Forbidden(context), context.item_count
+        forbidden, items = Exclusions(context), context.item_count
 
         def draw(batch: SequenceBatch, count: int, generator: torch.Generator) -> torch.Tensor:
             candidates = (batch.target.unsqueeze(1) + self.shift + torch.arange(count)) % items + 1
@@ -186,7 +186,7 @@ def test_anchored_starts_higher_by_the_likelihood(tmp_path: Path) -> None:
             built,
             entries,
             context,
-            recipe(loss=loss, learning_rate=1e-12, steps=20),
+            recipe(loss=loss, learning_rate=1e-12, max_steps=20),
             0,
             tmp_path / str(len(losses)),
             steady,

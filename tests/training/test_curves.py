@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec.errors import UsageError
-from genrec.training import picture
+from genrec.training import curve_plots
 from genrec.training.curves import Curves, Row, best_step, last_values, means, save, scores, table
 
 
@@ -115,12 +115,12 @@ ALIGNED: Sequence[str] = (
 
 
 def test_every_column_is_in_one_panel() -> None:
-    found = picture.panels(["step", *ALIGNED])
+    found = curve_plots.panels(["step", *ALIGNED])
     names = [name for _, panel in found for name in panel]
     assert sorted(names) == sorted(ALIGNED)
     assert next(panel for kind, panel in found if kind.title.startswith("Margin")) == ["margin", "margin_level_1", "margin_level_2"]
     assert found[-1][1] == ["mine"]
-    assert [panel for _, panel in picture.panels(["step", "loss", "validation_ndcg@10"])] == [["loss"], ["validation_ndcg@10"]]
+    assert [panel for _, panel in curve_plots.panels(["step", "loss", "validation_ndcg@10"])] == [["loss"], ["validation_ndcg@10"]]
 
 
 def test_one_training_and_rows_over_each_other_are_drawn(tmp_path: Path) -> None:
@@ -129,12 +129,12 @@ def test_one_training_and_rows_over_each_other_are_drawn(tmp_path: Path) -> None
     def curves(shift: float) -> pd.DataFrame:
         return table([{"step": step, **dict.fromkeys(ALIGNED, step / 100 + shift)} for step in (0, 20, 40)])
 
-    picture.draw({"one": [curves(0.0)]}, "one $training$", tmp_path / "folder" / "one.svg")
+    curve_plots.draw({"one": [curves(0.0)]}, "one $training$", tmp_path / "folder" / "one.svg")
     one = (tmp_path / "folder" / "one.svg").read_text()
-    for panel, _ in picture.panels(list(ALIGNED)):
+    for panel, _ in curve_plots.panels(list(ALIGNED)):
         assert f"<!-- {panel.title} -->" in one
     assert "<!-- one (1) -->" not in one
-    picture.draw({"one": [curves(0.0)], "two": [curves(1.0), curves(1.5)]}, "both", tmp_path / "both.svg")
+    curve_plots.draw({"one": [curves(0.0)], "two": [curves(1.0), curves(1.5)]}, "both", tmp_path / "both.svg")
     both = (tmp_path / "both.svg").read_text()
     assert "<!-- one (1) -->" in both
     assert "<!-- two (2) -->" in both
@@ -147,7 +147,7 @@ def test_the_mean_over_seeds_is_drawn_with_each_seed_thinly(tmp_path: Path) -> N
 
     axes = Figure().subplots()
     seeds = [pd.DataFrame({"step": [20], "loss": [1.0]}), pd.DataFrame({"step": [20, 40], "loss": [3.0, 5.0]})]
-    picture._panel(axes, picture.PANELS[0], ["loss"], {"row": seeds})
+    curve_plots._panel(axes, curve_plots.PANELS[0], ["loss"], {"row": seeds})
     mean, *thin = axes.get_lines()
     assert (list(mean.get_xdata()), list(mean.get_ydata())) == ([20, 40], [2.0, 5.0])
     assert [list(line.get_ydata()) for line in thin] == [[1.0], [3.0, 5.0]]

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from worlds import TINY
 
-from genrec.data.batches import Examples, examples
-from genrec.data.prepare import prepare
+from genrec.data.corpus_builder import prepare
+from genrec.data.examples import Examples, examples
 from genrec.data.splits import LeaveOneOut
 from genrec.errors import ArtifactError, NumericsError, Stopped, UsageError
 from genrec.model import TigerPolicy
@@ -22,17 +22,17 @@ from genrec.preference.losses import DPO, Anchored
 from genrec.semantic_ids import SemanticIds
 from genrec.testing import Cyclic
 from genrec.training import checkpoint, loop
-from genrec.training.batches import Batches
+from genrec.training.batch_stream import Batches
 from genrec.training.curves import Row, scores
 from genrec.training.loop import learning_rate, train
-from genrec.training.recipes import SFT, Align
+from genrec.training.recipes import SFT, Align, Optimization, Validation
 from genrec.training.sft import build_policy, fine_tune, negative_log_likelihood
 from genrec.types import SequenceBatch
 
 
 @pytest.fixture(scope="module")
 def corpus_examples() -> Examples:
-    corpus = prepare(Cyclic(items=40, users=60, length=10).load(Path()), LeaveOneOut())
+    corpus = prepare(Cyclic(num_items=40, num_users=60, length=10).load(Path()), LeaveOneOut())
     return examples(corpus, "train", 8)
 
 
@@ -43,7 +43,10 @@ def policy() -> TigerPolicy:
     return built
 
 
-RECIPE = SFT(steps=50, batch=16, learning_rate=1e-3, warmup=10, validate_every=20)
+RECIPE = SFT(
+    optimization=Optimization(max_steps=50, batch_size=16, learning_rate=1e-3, warmup_steps=10, weight_decay=0.035),
+    validation=Validation(every=20, patience=15),
+)
 
 
 def test_learning_rate_by_hand() -> None:
@@ -143,7 +146,11 @@ def test_keeping_the_last_step_although_it_is_worse_is_said(
 
     def printed(keep: Literal["best", "last"]) -> str:
         found = iter(given)
-        recipe = Align(steps=40, batch=16, validate_every=20, keep=keep)
+        recipe = Align(
+            keep=keep,
+            optimization=Optimization(max_steps=40, batch_size=16, learning_rate=1e-4, warmup_steps=50),
+            validation=Validation(every=20),
+        )
         train(built, objective, corpus_examples, recipe, 0, tmp_path / keep, lambda: {"ndcg@10": next(found)}, "test")
         return capsys.readouterr().err
 
@@ -179,7 +186,10 @@ def test_the_best_step_is_kept_and_patience_stops(tmp_path: Path, corpus_example
     """Validation says .1 (step 0), .3 (step 20), .2, .2, .2: with patience 2 training stops at step 60 with the weights of step 20."""
     scores = iter([0.1, 0.3, 0.2, 0.2, 0.2, 0.2])
     built, kept = policy(), {}
-    recipe = SFT(steps=400, batch=16, warmup=1, validate_every=20, patience=2)
+    recipe = SFT(
+        optimization=Optimization(max_steps=400, batch_size=16, learning_rate=3e-4, warmup_steps=1, weight_decay=0.035),
+        validation=Validation(every=20, patience=2),
+    )
 
     def validate() -> dict[str, float]:
         score = next(scores)
@@ -235,13 +245,13 @@ def test_recipes_refuse_values_out_of_range(change: dict[str, float], said: str)
 
 def test_dpo_with_several_negatives_is_refused_before_anything_runs() -> None:
     with pytest.raises(UsageError, match=r"DPO takes one negative, got align\.count 3"):
-        Align(loss=Anchored(DPO()), count=3)
+        Align(loss=Anchored(DPO()), num_negatives=3)
     with pytest.raises(UsageError, match=r"align\.count must be at least 1"):
-        Align(count=0)
+        Align(num_negatives=0)
 
 
 def test_bfloat16_trains_and_gradients_are_clipped(corpus_examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Autocast, a fused optimiser and clipping at once: the norm that the optimiser is given is the recipe's at most."""
+    """Autocast, a fused optimizer and clipping at once: the norm that the optimizer is given is the recipe's at most."""
     norms: list[float] = []
     step = torch.optim.AdamW.step
 
@@ -252,7 +262,18 @@ def test_bfloat16_trains_and_gradients_are_clipped(corpus_examples: Examples, tm
         return result
 
     monkeypatch.setattr(torch.optim.AdamW, "step", watched)
-    recipe = SFT(steps=5, batch=16, validate_every=5, precision="bf16-mixed", clip=0.05)
+    recipe = SFT(
+        optimization=Optimization(
+            max_steps=5,
+            batch_size=16,
+            learning_rate=3e-4,
+            warmup_steps=1_000,
+            weight_decay=0.035,
+            max_grad_norm=0.05,
+            precision="bf16-mixed",
+        ),
+        validation=Validation(every=5, patience=15),
+    )
     outcome = fine_tune(policy(), corpus_examples, recipe, 0, tmp_path / "last", lambda: {"ndcg@10": 0.0})
     assert outcome.last_step == 5
     assert len(norms) == 5

@@ -14,7 +14,7 @@ from genrec.errors import InputError, UsageError
 from genrec.preference.filters import SimilarityWindow
 from genrec.preference.losses import Anchored, SoftmaxDPO
 from genrec.preference.negatives import BestOf, Filtered, Uniform
-from genrec.training import plugins
+from genrec.training import plugin_errors
 from genrec.training.align import align
 from genrec.types import DrawNegatives, LogProbs, PreferenceTerms, SamplerContext, SequenceBatch
 
@@ -80,16 +80,16 @@ def test_a_reward_is_a_reward(tmp_path: Path) -> None:
 
 
 def test_a_bug_of_ours_stays_one() -> None:
-    with pytest.raises(ZeroDivisionError), plugins.of(Anchored(SoftmaxDPO()), "in step 3"):
+    with pytest.raises(ZeroDivisionError), plugin_errors.of(Anchored(SoftmaxDPO()), "in step 3"):
         _ = 1 / 0
-    with pytest.raises(RuntimeError, match="out of memory"), plugins.of(Sampler("draw"), "in step 3"):
+    with pytest.raises(RuntimeError, match="out of memory"), plugin_errors.of(Sampler("draw"), "in step 3"):
         raise RuntimeError("CUDA out of memory")
 
 
 def test_what_is_from_outside() -> None:
-    assert not plugins.is_foreign(Filtered(Uniform(), (SimilarityWindow(),)))
-    assert plugins.is_foreign(Filtered(Sampler("draw"), (SimilarityWindow(),)))
-    assert plugins.is_foreign(Anchored(Loss(lambda terms: terms)))
+    assert not plugin_errors.is_foreign(Filtered(Uniform(), (SimilarityWindow(),)))
+    assert plugin_errors.is_foreign(Filtered(Sampler("draw"), (SimilarityWindow(),)))
+    assert plugin_errors.is_foreign(Anchored(Loss(lambda terms: terms)))
 
 
 def test_an_alignment_without_negatives_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,9 +14,9 @@ from alignments import IDS, parts, recipe, steady
 from torch import Generator, Tensor
 
 from genrec.errors import Stopped, UsageError
-from genrec.preference.contract import DrawContract
-from genrec.preference.drawn import Summary
+from genrec.preference.draw_contract import DrawContract
 from genrec.preference.losses import DPO, KTO, Anchored, SoftmaxDPO
+from genrec.preference.negative_statistics import Summary
 from genrec.preference.negatives import ModelBeams, Uniform
 from genrec.semantic_ids import SemanticIds
 from genrec.training.align import Alignment, Drawing, Pairs, align, mismatched, module_of, round_of
@@ -26,10 +26,10 @@ from genrec.types import DrawNegatives, LogProbs, Policy, PreferenceTerms, Rewar
 
 def test_a_round_is_sft_and_then_preferences() -> None:
     """Twelve steps in three rounds of four, the first of each SFT: preferences begin at steps 1, 5 and 9."""
-    scheme = recipe(steps=12, rounds=3, round_sft=1)
+    scheme = recipe(max_steps=12, rounds=3, round_sft_steps=1)
     assert [step for step in range(12) if round_of(scheme, step).supervised] == [0, 4, 8]
     assert [step for step in range(12) if round_of(scheme, step).begins] == [1, 5, 9]
-    plain = recipe(steps=12)
+    plain = recipe(max_steps=12)
     assert [step for step in range(12) if round_of(plain, step).begins] == [0]
     assert not any(round_of(plain, step).supervised for step in range(12))
 
@@ -70,7 +70,7 @@ def take(objective: Alignment, batch: SequenceBatch, step: int) -> dict[str, Ten
 
 def test_the_reference_is_the_rounds_own() -> None:
     """Refreshed at step 5, not at 4: there the drift starts from zero again, and it is not trained."""
-    objective, batch = started(recipe(steps=10, rounds=2))
+    objective, batch = started(recipe(max_steps=10, rounds=2))
     nudge(objective.policy)
     assert take(objective, batch, 4)["chosen_drift"].abs() > 1e-4
     assert not same(objective.policy, objective.reference)
@@ -81,7 +81,7 @@ def test_the_reference_is_the_rounds_own() -> None:
 
 
 def test_supervised_steps_see_no_negatives() -> None:
-    objective, batch = started(recipe(steps=10, rounds=1, round_sft=4))
+    objective, batch = started(recipe(max_steps=10, rounds=1, round_sft_steps=4))
     before = module_of(objective.reference).state_dict()["embedding.weight"].clone()
     nudge(objective.policy)
     assert set(take(objective, batch, 3)) == {"sft_loss"}
@@ -93,7 +93,7 @@ def test_supervised_steps_see_no_negatives() -> None:
 
 def test_what_is_sampled_from_is_refreshed_as_the_sampler_says() -> None:
     """Every four steps, while the reference stays the SFT policy; a batch drawn in the step, not ahead of it."""
-    objective, batch = started(recipe(negatives=ModelBeams(beams=10, refresh_every=4)))
+    objective, batch = started(recipe(negatives=ModelBeams(num_beams=10, refresh_every=4)))
     assert objective.prepare(batch, 1).negatives is None
     nudge(objective.policy)
     for step in range(1, 4):
@@ -107,7 +107,7 @@ def test_what_is_sampled_from_is_refreshed_as_the_sampler_says() -> None:
 def test_epochs_are_counted_in_steps() -> None:
     _, _, context = parts()
     policy, _, _ = parts()
-    sampler = ModelBeams(beams=10, refresh_every=2, refresh_unit="epochs")
+    sampler = ModelBeams(num_beams=10, refresh_every=2, refresh_unit="epochs")
     assert Drawing(recipe(negatives=sampler), context._replace(policy=policy), 14, 0).refresh_every == 28
 
 
@@ -198,7 +198,7 @@ def test_a_loss_gets_the_reward_it_asks_for() -> None:
 
 def test_probabilities_over_real_items_alone() -> None:
     """With `children` the log-probabilities of all items add up to one; the first loss still is ln(1 + K)."""
-    objective, batch = started(recipe(normalise="children"))
+    objective, batch = started(recipe(normalize="children"))
     take(objective, batch, 0)
     everything = torch.arange(1, 41).expand(16, -1)
     total = objective._score(objective.policy, batch.history, everything).sum(-1).exp().sum(1)
@@ -208,8 +208,8 @@ def test_probabilities_over_real_items_alone() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"rounds": 2, "round_sft": 10, "negatives": ModelBeams(beams=10), "count": 1, "loss": DPO()},
-        {"negatives": ModelBeams(beams=10, refresh_every=15)},
+        {"rounds": 2, "round_sft": 10, "negatives": ModelBeams(num_beams=10), "count": 1, "loss": DPO()},
+        {"negatives": ModelBeams(num_beams=10, refresh_every=15)},
     ],
     ids=["self-play", "refreshed beams"],
 )

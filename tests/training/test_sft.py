@@ -16,18 +16,18 @@ from worlds import cyclic
 
 from genrec import pipeline
 from genrec.baselines import Popularity
-from genrec.data.batches import Windows, examples, windows
-from genrec.data.prepare import prepare
+from genrec.data.corpus_builder import prepare
+from genrec.data.examples import Windows, examples, windows
 from genrec.data.splits import LeaveOneOut
 from genrec.errors import Stopped, UsageError
-from genrec.experiment import SFT
+from genrec.experiment import SFT, Optimization, Validation
 from genrec.semantic_ids import SemanticIds
 from genrec.testing import Cyclic
 from genrec.training.loop import train
 from genrec.training.sft import build_policy, fine_tune, negative_log_likelihood, window_loss
 from genrec.types import Ranking, SequencePolicy, WindowBatch
 
-CORPUS = prepare(Cyclic(items=40, users=60, length=10).load(Path()), LeaveOneOut())
+CORPUS = prepare(Cyclic(num_items=40, num_users=60, length=10).load(Path()), LeaveOneOut())
 IDS = SemanticIds(torch.arange(40).unsqueeze(1), (40,))
 
 
@@ -74,7 +74,11 @@ class PrefixPolicy(nn.Module):
     level_log_prob, log_prob, recommend = BigramPolicy.level_log_prob, BigramPolicy.log_prob, BigramPolicy.recommend
 
 
-RECIPE = SFT(steps=50, batch=7, learning_rate=1e-2, warmup=10, validate_every=20, targets="all")
+RECIPE = SFT(
+    targets="all",
+    optimization=Optimization(max_steps=50, batch_size=7, learning_rate=1e-2, warmup_steps=10, weight_decay=0.035),
+    validation=Validation(every=20, patience=15),
+)
 
 
 def policy() -> BigramPolicy:
@@ -148,6 +152,11 @@ def test_repeats_are_for_windows() -> None:
 def test_a_causal_policy_solves_the_cyclic_world_from_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, padding: str) -> None:
     """Through the pipeline, items as their own codes."""
     monkeypatch.setenv("GENREC_HOME", str(tmp_path))
-    recipe = SFT(steps=150, batch=32, learning_rate=5e-2, warmup=10, validate_every=50, targets="all", padding=padding)  # type: ignore[arg-type]
+    recipe = SFT(
+        targets="all",
+        padding=padding,
+        optimization=Optimization(max_steps=150, batch_size=32, learning_rate=5e-2, warmup_steps=10, weight_decay=0.035),
+        validation=Validation(every=50, patience=15),
+    )  # type: ignore[arg-type]
     artifacts = pipeline.run(replace(cyclic(), tokenize=None, policy=Bigram(), sft=recipe))
     assert json.loads((artifacts["evaluate"].folder / "metrics.json").read_text())["recall@1"] >= 0.95

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from genrec.training.curves import Curves, Row
-from genrec.training.tracking import tag, tensorboard
+from genrec.training.tensorboard_log import tag, tensorboard
 
 EVENTS = "tensorboard.backend.event_processing.event_accumulator"
 

@@ -1,0 +1,158 @@
+"""The commands that print and plot the result of a stage: `genrec data`, `genrec tokenize` and `genrec curves`."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import groupby
+from math import nan
+from pathlib import Path
+
+import pandas as pd
+
+from genrec import loading, pipeline, run_files
+from genrec.errors import UsageError
+from genrec.overrides import override
+from genrec.store import hash_of
+from genrec.workspace import reports_folder
+
+PICTURES = (".png", ".pdf", ".svg")
+
+
+def data(options: argparse.Namespace, flags: list[str]) -> int:
+    """Print and plot the statistics of each data set of the experiments (`genrec data`)."""
+    from genrec.data import data_plots, data_report
+    from genrec.data.corpus import Corpus
+
+    _check_picture(options.picture)
+    known: set[str] = set()
+    done: set[str] = set()
+    for experiment in override(loading.load(options.experiment), flags):
+        artifact = pipeline.run(experiment, options.refresh, done, last="data")["data"]
+        if artifact.key in known:
+            continue
+        known.add(artifact.key)
+        corpus = Corpus.load(artifact.folder)
+        specification = artifact.manifest["specification"]
+        title = f"{run_files.label(specification['source'])}, {run_files.label(specification['split'])}"
+        print(f"{title}\n{artifact.folder}")
+        for line in data_report.lines(corpus):
+            print(f"  {line}")
+        name = f"{type(experiment.source).__name__.lower()}-{artifact.key}"
+        _draw(partial(data_plots.draw, corpus, title), options.picture, name, artifact.key, first=len(known) == 1)
+    return 0
+
+
+def tokenize(options: argparse.Namespace, flags: list[str]) -> int:
+    """Print and plot the health of the Semantic IDs of the experiments (`genrec tokenize`)."""
+    from genrec.data.corpus import Corpus
+    from genrec.semantic_ids import SemanticIds
+    from genrec.tokenizer import health_report, semantic_id_plots
+
+    _check_picture(options.picture)
+    found = [each for each in override(loading.load(options.experiment), flags) if "tokenize" in each.stages]
+    if not found:
+        raise UsageError(
+            f"{options.experiment} has no experiment with Semantic IDs: baselines have none, and tokenize=None uses items as codes"
+        )
+    known: set[str] = set()
+    done: set[str] = set()
+    for experiment in found:
+        artifacts = pipeline.run(experiment, options.refresh, done, last="tokenize")
+        artifact = artifacts["tokenize"]
+        assert experiment.tokenize is not None
+        if artifact.key in known:
+            continue
+        known.add(artifact.key)
+        corpus, semantic_ids = Corpus.load(artifacts["data"].folder), SemanticIds.load(artifact.folder / "codes.safetensors")
+        figures = json.loads((artifact.folder / "health.json").read_text(encoding="utf-8"))
+        parts = {name: step.manifest["specification"] for name, step in artifacts.items()}
+        title = ", ".join(
+            run_files.label(each)
+            for each in (parts["data"]["source"], parts["embed"]["embed"], parts["tokenize"]["tokenize"]["quantizer"])
+        )
+        print(f"{title}\n{artifact.folder}")
+        for line in health_report.lines(figures):
+            print(f"  {line}")
+        name = f"{type(experiment.tokenize.quantizer).__name__.lower()}-{artifact.key}"
+        draw = partial(semantic_id_plots.draw, semantic_ids, figures, corpus.items, title)
+        _draw(draw, options.picture, name, artifact.key, first=len(known) == 1)
+    return 0
+
+
+def curves(options: argparse.Namespace) -> int:
+    """Print and plot the training curves of rows (`genrec curves`)."""
+    from genrec.training import curve_plots
+
+    _check_picture(options.picture)
+    found = run_files.trainings(options.names, options.stage)
+    stage = found[0].artifact.stage
+    rows = {name: list(group) for name, group in groupby(found, key=lambda each: each.name)}
+    for name, seeds in rows.items():
+        print(f"{name}, {stage}")
+        for line in _curves_lines(seeds):
+            print(f"  {line}")
+    if options.csv is not None:
+        _write_csv(found, options.csv)
+    key = hash_of([each.artifact.key for each in found])
+    tables = {name: [each.curves for each in seeds] for name, seeds in rows.items()}
+    draw = partial(curve_plots.draw, tables, f"{stage}: {', '.join(rows)}")
+    _draw(draw, options.picture, f"{'-'.join(rows)[:100]}-{stage}-curves-{key}", key, first=True)
+    return 0
+
+
+def _curves_lines(seeds: Sequence[run_files.Training]) -> list[str]:
+    """Return lines with the files of a row's curves, the best step of each seed, and the last value of each column."""
+    from genrec.training.curves import best_step, last_values
+
+    lines = []
+    for each in seeds:
+        best, score = best_step(each.curves)
+        lines += [
+            f"seed {each.seed}: {int(each.curves['step'].max())} steps, best on validation: step {best}, ndcg@10 {score:.4f}",
+            f"  {each.artifact.folder}: curves.parquet, curves.csv",
+        ]
+    last = [last_values(each.curves) for each in seeds]
+    lines.append("last values" + (f", seeds {', '.join(str(each.seed) for each in seeds)}" if len(seeds) > 1 else ""))
+    width = max(map(len, last[0]))
+    return lines + [f"  {name:{width}}" + "".join(f" {values.get(name, nan):11.5g}" for values in last) for name in last[0]]
+
+
+def _write_csv(found: Sequence[run_files.Training], path: Path) -> None:
+    """Write all curves as one table: name, seed, stage, then the columns of the curves."""
+    tables = []
+    for each in found:
+        table = each.curves.copy()
+        table.insert(0, "name", each.name)
+        table.insert(1, "seed", each.seed)
+        table.insert(2, "stage", each.artifact.stage)
+        tables.append(table)
+    try:
+        pd.concat(tables, ignore_index=True).to_csv(path, index=False)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise UsageError(f"the table {path} cannot be written ({error}); choose another file with --csv") from error
+    print(f"  table: {path}")
+
+
+def _check_picture(path: Path | None) -> None:
+    if path is not None and path.suffix not in PICTURES:
+        raise UsageError(f"--picture must end in {', '.join(PICTURES)}, got {path}")
+
+
+def _draw(draw: Callable[[Path], None], wanted: Path | None, name: str, key: str, first: bool) -> None:
+    """Draw to the requested file, or into reports/. All plots of a command but the first get their key in the file name."""
+    path = wanted or reports_folder() / f"{name}.png"
+    if wanted is not None and not first:
+        path = path.with_stem(f"{path.stem}-{key}")
+    try:
+        draw(path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise UsageError(f"the picture {path} cannot be written ({error}); choose another file with --picture") from error
+    print(f"  picture: {path}")

@@ -1,0 +1,96 @@
+"""Runtime check of drawn negatives against the rules of `genrec.types.DrawNegatives`.
+
+The check is cheap enough to run in every training step, so a bug in a plug-in stops the run instead of training on wrong pairs.
+`check_draw` is public: use it in tests of your own sampler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from genrec.errors import InputError
+from genrec.item_rows import repeated
+from genrec.preference.exclusions import Exclusions, on_cpu
+from genrec.types import SamplerContext, SequenceBatch
+
+
+class DrawContract:
+    """The rules of `genrec.types.DrawNegatives` for one training set. Its interactions are sorted once, on construction.
+
+    Items are compared by id, and with the target by Semantic ID. `Exclusions`, which samplers use, is stricter where items share a
+    Semantic ID. With `offers_history`, items of the history are allowed unless the user takes them more often than the history
+    shows.
+    """
+
+    def __init__(self, context: SamplerContext, offers_history: bool = False) -> None:
+        self.item_count = context.item_count
+        self.offers_history = offers_history
+        self.exclusions = Exclusions(context)
+
+    def check(self, batch: SequenceBatch, negatives: Tensor, num_negatives: int) -> None:
+        """Raise InputError if negatives int64 [B, num_negatives] break a rule. The error names the first user and the first rule."""
+        _check_form(batch, negatives, num_negatives)
+        cpu_batch, drawn = on_cpu(batch), negatives.cpu()
+        for rule, broken in self._rules(cpu_batch, drawn):
+            if bool(broken.any()):
+                row, place = broken.nonzero()[0].tolist()
+                raise InputError(
+                    f"user {int(cpu_batch.user[row])}, target {int(cpu_batch.target[row])}: negative {int(drawn[row, place])} "
+                    f"(place {place + 1} of {num_negatives}) {rule}"
+                )
+
+    def _rules(self, batch: SequenceBatch, drawn: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Yield each rule with the places that break it, bool [B, num_negatives]. A rule may rely on the rules before it."""
+        remedy = "to find all excluded items, call genrec.preference.exclusions.Exclusions(context)(batch, candidates)"
+        yield (
+            f"is not in the catalog; draw items 1..{self.item_count}, and pad a short row with 0",
+            (drawn < 0) | (drawn > self.item_count),
+        )
+        yield "comes after a 0; put the zeros at the end of the row", (drawn > 0) & ((drawn == 0).cumsum(1) > 0)
+        yield "is repeated; draw distinct items, and pad a short row with 0", repeated(drawn) & (drawn > 0)
+        yield f"is the target itself; {remedy}", (drawn == batch.target.unsqueeze(1)) & (drawn > 0)
+        yield (
+            f"has the target's Semantic ID, so the policy cannot tell the two apart; {remedy}",
+            self.exclusions.shares_semantic_id(batch, drawn),
+        )
+        if self.offers_history:
+            remedy = "to find these items, call Exclusions(context).outside_history(batch, candidates)"
+            outside = self.exclusions.outside_history(batch, drawn) & (drawn > 0)
+            yield (
+                f"has the Semantic ID of a training item that the user takes outside the history; {remedy}",
+                outside,
+            )
+            return
+        in_history = self.exclusions.in_history(batch, drawn)
+        yield f"is in the history, which is allowed only for a draw with offers_history = True; {remedy}", in_history
+        yield f"is a training item of the user, before or after the target; {remedy}", self.exclusions.in_training(batch, drawn)
+
+
+def check_draw(
+    batch: SequenceBatch, negatives: Tensor, num_negatives: int, context: SamplerContext, offers_history: bool = False
+) -> None:
+    """Check a single draw, for example in a test. For many draws from one training set, reuse a `DrawContract`."""
+    DrawContract(context, offers_history).check(batch, negatives, num_negatives)
+
+
+def _check_form(batch: SequenceBatch, negatives: Tensor, num_negatives: int) -> None:
+    """Raise InputError unless `negatives` is an int64 [B, num_negatives] tensor on the batch's device."""
+    expected = (len(batch.target), num_negatives)
+    if not isinstance(negatives, Tensor):
+        raise InputError(f"negatives must be a tensor int64 {list(expected)}, got {type(negatives).__name__}")
+    got = tuple(negatives.shape)
+    if got != expected:
+        users = f"users {int(batch.user[0])}..{int(batch.user[-1])}" if len(batch.user) else "no users"
+        raise InputError(
+            f"negatives of {users} must have shape {list(expected)}, got {list(got)}: return one row per example and one column per "
+            "negative, with 0 where no candidate remains"
+        )
+    if negatives.dtype != torch.int64:
+        raise InputError(f"negatives must be int64, got {negatives.dtype}: return item ids, not scores or masks")
+    if negatives.device != batch.target.device:
+        raise InputError(
+            f"negatives must be on the batch's device {batch.target.device}, got {negatives.device}: use .to(batch.target.device)"
+        )

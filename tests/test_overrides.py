@@ -1,0 +1,254 @@
+"""Overrides: each field is read by itself and once, which must give what tyro gives of every whole experiment."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import functools
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tyro
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from genrec import loading, overrides
+from genrec.errors import UsageError
+from genrec.experiment import Align, Experiment, baselines, seeds
+from genrec.preference.losses import DPO, Anchored
+from genrec.preference.negatives import FaissNeighbors, Mix, Uniform
+from genrec.testing import Shop
+
+FILES = sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))
+BASE = Experiment(name="shop-sft", source=Shop())
+MIXED = Mix(samplers=(Uniform(), FaissNeighbors()), weights=(1.0, 1.0))
+ROWS = [
+    *baselines(BASE)[:1],
+    *seeds([replace(BASE, name="shop-dpo", align=Align(loss=Anchored(DPO()), num_negatives=1))], (0, 1)),
+    replace(BASE, name="shop-mixed", align=Align(negatives=MIXED)),
+    replace(BASE, name="shop-atomic", tokenize=None),
+]
+
+
+def whole(experiment: Experiment, flags: Sequence[Sequence[str]]) -> Experiment | None:
+    """What tyro makes of the experiment as a whole; None where it refuses."""
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            arguments = [token for flag in flags for token in flag]
+            return tyro.cli(Experiment, prog="genrec run", default=experiment, args=arguments, config=overrides.CONFIG)
+    except SystemExit:
+        return None
+
+
+@functools.cache
+def attempted(experiment: Experiment, flags: tuple[tuple[str, ...], ...]) -> Experiment | str | None:
+    """The same, or what a component says against it."""
+    try:
+        return whole(experiment, flags)
+    except UsageError as error:
+        return str(error)
+
+
+def attempt(experiment: Experiment, flags: Sequence[Sequence[str]]) -> Experiment | str | None:
+    return attempted(experiment, tuple(tuple(flag) for flag in flags))
+
+
+def slow(experiments: Sequence[Experiment], flags: Sequence[Sequence[str]]) -> list[Experiment] | str:
+    """The overrides by their definition: every flag and all together, for every whole experiment; or the message."""
+    result: list[Experiment] = []
+    for flag in flags:
+        if all(attempt(experiment, [flag]) is None for experiment in experiments):
+            return f"the override {' '.join(flag)} fits no experiment"
+    for experiment in experiments:
+        fitting = [flag for flag in flags if attempt(experiment, [flag]) is not None]
+        changed = attempt(experiment, fitting)
+        if isinstance(changed, str):
+            others = [[other for other in fitting if other is not flag] for flag in fitting]
+            right = [flag for flag, rest in zip(fitting, others, strict=True) if isinstance(attempt(experiment, rest), Experiment)]
+            return f"{' '.join(token for flag in right[:1] or fitting for token in flag)}: {changed}"
+        assert changed is not None
+        if changed not in result:
+            result.append(changed)
+    return result
+
+
+def fast(experiments: Sequence[Experiment], flags: Sequence[Sequence[str]]) -> list[Experiment] | str:
+    try:
+        return overrides.override(experiments, [token for flag in flags for token in flag])
+    except UsageError as error:
+        return str(error)
+
+
+def check_same(experiments: Sequence[Experiment], flags: Sequence[Sequence[str]]) -> None:
+    """The same experiments to the type of every value, or the same message (what fits none is explained at more length)."""
+    expected, found = slow(experiments, flags), fast(experiments, flags)
+    if isinstance(expected, str) and expected.endswith("fits no experiment"):
+        assert isinstance(found, str)
+        assert found.startswith(expected)
+    else:
+        assert repr(found) == repr(expected)
+
+
+def another(value: object) -> list[str]:
+    """Tokens for a value of the same type, another one where that is easily said; many are refused by the component."""
+    if isinstance(value, bool):
+        return [str(not value)]
+    if isinstance(value, int | float):
+        return [str(value + type(value)(1))]
+    if isinstance(value, tuple):
+        return [token for each in value for token in another(each)]
+    return [str(value)]
+
+
+def leaves(value: Any, path: str = "-") -> Iterator[tuple[str, object]]:
+    """Every field that holds no dataclass, as a flag; what tuples hold is followed."""
+    places = (
+        enumerate(value)
+        if isinstance(value, tuple)
+        else ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+    )
+    for name, inner in places:
+        flag = f"{path}-{name}" if path == "-" else f"{path}.{name}"
+        if dataclasses.is_dataclass(inner) or (isinstance(inner, tuple) and any(map(dataclasses.is_dataclass, inner))):
+            yield from leaves(inner, flag)
+        else:
+            yield flag, inner
+
+
+def every_field() -> list[tuple[Experiment, str, object]]:
+    """Every field of every experiment in experiments/ and of ROWS; a field of the same component only once, wherever it is."""
+    found: dict[tuple[object, ...], tuple[Experiment, str, object]] = {}
+    for path in FILES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name[0] != "_" and not node.args.args]
+        for experiment in [*ROWS, *(each for name in names for each in loading.load(f"{path}:{name}"))]:
+            for flag, value in leaves(experiment):
+                owner = overrides._followed(experiment, flag)[-2]
+                found.setdefault((flag.rpartition(".")[2], type(owner), type(value)), (experiment, flag, value))
+    return list(found.values())
+
+
+def test_every_field_of_every_experiment_is_set_as_tyro_sets_it() -> None:
+    """One flag each, its name with hyphens where tyro writes them; and it is not the value there was, unless that cannot be said."""
+    cases = every_field()
+    assert len(cases) > 140
+    changed = 0
+    for experiment, flag, value in cases:
+        tokens = [flag.replace("_", "-"), *another(value)]
+        check_same([experiment], [tokens])
+        changed += slow([experiment], [tokens]) != [experiment]
+    assert changed > 90
+
+
+FLAGS = [
+    ["--seed", "1"],
+    ["--seed", "-1"],
+    ["--seed", "one"],
+    ["--name", "other"],
+    ["--sft.optimization.max-steps", "7"],
+    ["--sft.optimization.max-steps", "7", "8"],
+    ["--sft.optimization.learning-rate", "1"],
+    ["--sft.targets", "all"],
+    ["--policy.encoder", "causal"],
+    ["--policy.d-model", "32"],
+    ["--tokenize.collisions", "keep"],
+    ["--tokenize", "None"],
+    ["--align", "None"],
+    ["--align.num-negatives", "1"],
+    ["--align.num-negatives", "0"],
+    ["--align.loss.loss.beta", "0.5"],
+    ["--align.loss.loss.beta", "nan"],
+    ["--align.negatives.samplers.1.pool-size", "9"],
+    ["--align.negatives.samplers.1.skip", "-1"],
+    ["--align.negatives.samplers.0.pool-size", "9"],
+    ["--align.negatives.weights", "2", "3"],
+    ["--align.negatives.weights", "2"],
+    ["--evaluate.cutoffs", "1", "5"],
+    ["--evaluate.filter-seen", "True"],
+    ["--no-such-field", "1"],
+]
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.lists(st.sampled_from(FLAGS), min_size=1, max_size=3, unique_by=lambda flag: flag[0]))
+@example([["--sft.targets", "all"], ["--policy.encoder", "causal"]])
+@example([["--seed", "5"], ["--align.negatives.samplers.1.pool-size", "9"], ["--align.negatives.samplers.1.skip", "9"]])
+@example([["--seed", "5"], ["--align.num-negatives", "0"]])
+def test_overrides_of_a_list_are_those_of_its_whole_experiments(flags: list[list[str]]) -> None:
+    """Which rows have the field, which become one, what is refused and whose fault it is."""
+    check_same(ROWS, flags)
+
+
+@pytest.mark.parametrize("flag", FLAGS, ids=" ".join)
+def test_one_override_of_a_list(flag: list[str]) -> None:
+    check_same(ROWS, [flag])
+
+
+def test_the_last_of_two_values_of_one_field_counts() -> None:
+    """As tyro has it, whichever of them by itself is refused."""
+    (found,) = overrides.override([BASE], ["--sft.optimization.max-steps", "0", "--sft.optimization.max-steps", "9"])
+    assert found.sft.optimization.max_steps == 9
+
+
+def test_a_value_is_read_once_for_a_list_of_any_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """464 rows take a parse for each default that the field has in them (1, 3, 15), and one for the rows without alignment."""
+    read: list[list[str]] = []
+    parse = overrides._parse
+
+    def counted(kind: Any, default: Any, arguments: list[str]) -> Any:
+        read.append(arguments)
+        return parse(kind, default, arguments)
+
+    monkeypatch.setattr(overrides, "_parse", counted)
+    grid = loading.load(f"{FILES[0].parent / 'movielens.py'}:grid")
+    assert len(grid) > 400
+    assert fast(grid, [["--align.num-negatives", "0"]]) == "--align.num-negatives 0: align.num_negatives must be at least 1, got 0"
+    assert sorted(read) == [["--align.num-negatives", "0"], *[["--num_negatives", "0"]] * 3]
+    assert str(fast(grid, [["--align.cuont", "1"]])).startswith("the override --align.cuont 1 fits no experiment: Align has no field")
+    assert len(read) == 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Foreign:
+    """Another's item encoder, which refuses with Python's own error."""
+
+    width: int = 4
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise ValueError("too narrow")
+
+    def encode(self, items: Any, interactions: Any) -> Any:
+        raise NotImplementedError
+
+
+def test_what_another_component_refuses_is_named() -> None:
+    rows = [replace(BASE, embed=Foreign()), BASE]
+    with pytest.raises(UsageError, match=r"^--embed.width 0: too narrow$"):
+        overrides.override(rows, ["--embed.width", "0"])
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--align.negatives.samplers.0.alpha", "Uniform has no field 'alpha'; it has none"),
+        ("--align.negatives.samplers.1.pol", "FaissNeighbors has no field 'pol'; the nearest: pool-size"),
+        ("--align.negatives.samplers.2.pool-size", "align.negatives.samplers has no position '2'; it has 2 entries, counted from 0"),
+        ("--align.negatives.final-weights.0", "align.negatives.final-weights is None in all of them"),
+        ("--align.stpes", "Align has no field 'stpes'; the nearest: round-sft-steps, optimization.max-steps"),
+        ("--source.color", "Shop has no field 'color'; it has num-items, num-users, seed"),
+        ("--seed.x", "seed is 0, which has no fields"),
+        ("--seed", "invalid literal"),
+    ],
+)
+def test_what_is_said_of_a_field_that_is_not_there(flag: str, said: str) -> None:
+    """By the row that has most of the path: the third of four has the mixture."""
+    with pytest.raises(UsageError) as refused:
+        overrides.override(ROWS, [flag, "one"])
+    assert str(refused.value).startswith(f"the override {flag} one fits no experiment")
+    assert said in str(refused.value)
