@@ -365,11 +365,11 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_ranks(tmp_path: Path) -> N
     wait_for_checkpoint(stopped, parts, 160)
     stopped.send_signal(signal.SIGTERM)
     assert stopped.wait(timeout=60) == 143
-    assert "goes on from step" in stopped.communicate()[1]
+    assert "resuming from step" in stopped.communicate()[1]
     resumed = start(parts)
     assert resumed.wait(timeout=120) == 0
     said = resumed.communicate()[1]
-    assert "SFT: goes on from step" in said
+    assert "SFT: resuming from step" in said
     weights, ranks = outcome(tmp_path / "whole")
     again, ranks_again = outcome(parts)
     assert all(value.equal(again[name]) for name, value in weights.items())  # type: ignore[attr-defined]
