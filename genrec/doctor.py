@@ -7,7 +7,8 @@ import shutil
 from importlib import metadata
 from pathlib import Path
 
-from genrec.pipeline import hardware, home, versions
+from genrec.environment import hardware, versions
+from genrec.workspace import home
 
 
 def report() -> int:

@@ -13,14 +13,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from genrec import loading, pipeline, runs
+from genrec import loading, pipeline, run_files
 from genrec.errors import UsageError
+from genrec.overrides import override
 from genrec.store import hash_of
+from genrec.workspace import reports_folder
 
 PICTURES = (".png", ".pdf", ".svg")
 
 
-def data(options: argparse.Namespace, overrides: list[str]) -> int:
+def data(options: argparse.Namespace, flags: list[str]) -> int:
     """`genrec data`: each data set of the experiments."""
     from genrec.data import data_plots, data_report
     from genrec.data.corpus import Corpus
@@ -28,14 +30,14 @@ def data(options: argparse.Namespace, overrides: list[str]) -> int:
     _check_picture(options.picture)
     known: set[str] = set()
     done: set[str] = set()
-    for experiment in loading.override(loading.load(options.experiment), overrides):
+    for experiment in override(loading.load(options.experiment), flags):
         artifact = pipeline.run(experiment, options.refresh, done, last="data")["data"]
         if artifact.key in known:
             continue
         known.add(artifact.key)
         corpus = Corpus.load(artifact.folder)
         specification = artifact.manifest["specification"]
-        title = f"{runs.label(specification['source'])}, {runs.label(specification['split'])}"
+        title = f"{run_files.label(specification['source'])}, {run_files.label(specification['split'])}"
         print(f"{title}\n{artifact.folder}")
         for line in data_report.lines(corpus):
             print(f"  {line}")
@@ -44,14 +46,14 @@ def data(options: argparse.Namespace, overrides: list[str]) -> int:
     return 0
 
 
-def tokenize(options: argparse.Namespace, overrides: list[str]) -> int:
+def tokenize(options: argparse.Namespace, flags: list[str]) -> int:
     """`genrec tokenize`: the Semantic IDs of the experiments."""
     from genrec.data.corpus import Corpus
     from genrec.semantic_ids import SemanticIds
     from genrec.tokenizer import health_report, semantic_id_plots
 
     _check_picture(options.picture)
-    found = [each for each in loading.override(loading.load(options.experiment), overrides) if "tokenize" in each.stages]
+    found = [each for each in override(loading.load(options.experiment), flags) if "tokenize" in each.stages]
     if not found:
         raise UsageError(f"{options.experiment} has baselines only, which need no Semantic IDs, or items as codes (tokenize=None)")
     known: set[str] = set()
@@ -67,7 +69,8 @@ def tokenize(options: argparse.Namespace, overrides: list[str]) -> int:
         figures = json.loads((artifact.folder / "health.json").read_text(encoding="utf-8"))
         parts = {name: step.manifest["specification"] for name, step in artifacts.items()}
         title = ", ".join(
-            runs.label(each) for each in (parts["data"]["source"], parts["embed"]["embed"], parts["tokenize"]["tokenize"]["quantizer"])
+            run_files.label(each)
+            for each in (parts["data"]["source"], parts["embed"]["embed"], parts["tokenize"]["tokenize"]["quantizer"])
         )
         print(f"{title}\n{artifact.folder}")
         for line in health_report.lines(figures):
@@ -83,7 +86,7 @@ def curves(options: argparse.Namespace) -> int:
     from genrec.training import curve_plots
 
     _check_picture(options.picture)
-    found = runs.trainings(options.names, options.stage)
+    found = run_files.trainings(options.names, options.stage)
     stage = found[0].artifact.stage
     rows = {name: list(group) for name, group in groupby(found, key=lambda each: each.name)}
     for name, seeds in rows.items():
@@ -99,7 +102,7 @@ def curves(options: argparse.Namespace) -> int:
     return 0
 
 
-def _curves_lines(seeds: Sequence[runs.Trained]) -> list[str]:
+def _curves_lines(seeds: Sequence[run_files.Training]) -> list[str]:
     """Where the curves of a row are, the best step of each seed, and every column's last values."""
     from genrec.training.curves import best_step, last_values
 
@@ -116,7 +119,7 @@ def _curves_lines(seeds: Sequence[runs.Trained]) -> list[str]:
     return lines + [f"  {name:{width}}" + "".join(f" {values.get(name, nan):11.5g}" for values in last) for name in last[0]]
 
 
-def _write_csv(found: Sequence[runs.Trained], path: Path) -> None:
+def _write_csv(found: Sequence[run_files.Training], path: Path) -> None:
     """All curves in one table: name, seed, stage, then the columns of the curves."""
     tables = []
     for each in found:
@@ -141,7 +144,7 @@ def _check_picture(path: Path | None) -> None:
 
 def _draw(draw: Callable[[Path], None], wanted: Path | None, name: str, key: str, first: bool) -> None:
     """Draw where the person said, or in reports/; `first`: whether it is the command's first picture, others get their key."""
-    path = wanted or pipeline.home() / "reports" / f"{name}.png"
+    path = wanted or reports_folder() / f"{name}.png"
     if wanted is not None and not first:
         path = path.with_stem(f"{path.stem}-{key}")
     try:

@@ -1,51 +1,40 @@
-"""The stages, in order: plan an experiment (keys, nothing is run), then build what is missing.
+"""The pipeline of one experiment: data -> embed -> tokenize -> sft -> align -> evaluate.
 
-data -> embed -> tokenize -> sft -> align -> evaluate. A stage is a pure step from its parents' artifacts to its own; `plan` gives
-every stage's key from the experiment alone. Where items are their own codes there is no tokenize stage, and embed only before align.
+`plan` returns the stages of an experiment with their keys, without running anything; `run` builds the artifacts that are missing.
+An experiment without a tokenizer has no tokenize stage and embeds items only for alignment. A baseline has the stages data and
+evaluate.
 """
 
 from __future__ import annotations
 
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable
-from importlib import metadata
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from genrec import stages
-from genrec.errors import UsageError
+from genrec.environment import git_commit, hardware, versions
+from genrec.errors import NetworkError, UsageError
 from genrec.experiment import Experiment
 from genrec.progress import say
 from genrec.store import Artifact, Store, describe, hash_of
+from genrec.workspace import raw_folder, store
 
-VERSIONS = {"data": 3, "embed": 2, "tokenize": 2, "sft": 2, "align": 3, "evaluate": 2}  # raised when a change changes results
+VERSIONS = {"data": 3, "embed": 2, "tokenize": 2, "sft": 2, "align": 3, "evaluate": 2}  # of each stage; raised when results change
 
 
 class Step(NamedTuple):
     """A planned stage of an experiment."""
 
-    stage: str
-    key: str
-    specification: dict[str, Any]
-    parents: dict[str, str]  # stage -> key
-
-
-def home() -> Path:
-    """Where artifacts, runs and raw data are: GENREC_HOME, else `data` in the current folder."""
-    return Path(os.environ.get("GENREC_HOME", "data"))
-
-
-def store() -> Store:
-    """The artifacts of `home()`."""
-    return Store(home() / "artifacts")
+    stage: str  # name of the stage
+    key: str  # 16 hexadecimal digits, the hash of specification and parents
+    specification: dict[str, Any]  # the settings that the result depends on
+    parents: dict[str, str]  # stage -> key of the artifacts that this stage reads
 
 
 def plan(experiment: Experiment) -> list[Step]:
-    """The experiment's stages with their keys, in order. Reads the source's files for their fingerprint; writes nothing."""
-    root = home() / "raw"
+    """Return the experiment's stages with their keys, in order. Reads the source's files for their fingerprint and writes nothing."""
+    root = raw_folder()
 
     def part(*names: str) -> dict[str, Any]:
         return {name: describe(getattr(experiment, name), root, name) for name in names}
@@ -73,88 +62,82 @@ def plan(experiment: Experiment) -> list[Step]:
     return steps
 
 
+def preview(experiment: Experiment) -> list[tuple[str, str, str]]:
+    """Return the name and key of each stage with 'done' or 'to run'.
+
+    Nothing is downloaded: raises NetworkError if the data set's files are missing.
+    """
+    artifacts, before = store(), os.environ.get("GENREC_OFFLINE")
+    os.environ["GENREC_OFFLINE"] = "1"
+    try:
+        return [(step.stage, step.key, "done" if artifacts.has(step.stage, step.key) else "to run") for step in plan(experiment)]
+    except NetworkError as error:
+        raise NetworkError(f"a dry run downloads nothing; run 'genrec data' first to download the data set; {error}") from None
+    finally:
+        os.environ.pop("GENREC_OFFLINE")
+        if before is not None:
+            os.environ["GENREC_OFFLINE"] = before
+
+
 def run(
     experiment: Experiment,
     refresh: str | None = None,
-    done: set[str] | None = None,
+    refreshed: set[str] | None = None,
     last: str | None = None,
-    ready: Callable[[Artifact], None] | None = None,
+    on_artifact: Callable[[Artifact], None] | None = None,
 ) -> dict[str, Artifact]:
-    """Build what is missing, from stage `refresh` on in any case, up to stage `last`; returns the artifacts by stage.
+    """Build the missing artifacts of an experiment and return all of its artifacts by stage.
 
-    `ready` is given every artifact as soon as it is there, before the next stage. `done` holds the keys that this command has
-    refreshed already, so that experiments that share a stage refresh it once.
+    Args:
+        experiment: the experiment.
+        refresh: rebuild this stage and all later ones, even if their artifacts exist.
+        refreshed: keys that were handled before, so that experiments that share a stage rebuild it once; extended in place.
+        last: stop after this stage.
+        on_artifact: called with each artifact as soon as it exists, before the next stage runs.
+
     """
-    steps, where = plan(experiment), store()
+    steps, existing = plan(experiment), store()
     artifacts: dict[str, Artifact] = {}
-    done = set() if done is None else done
+    refreshed = set() if refreshed is None else refreshed
     check_stage(refresh)
-    if last is not None and last not in [step.stage for step in steps]:
-        raise UsageError(f"{experiment.name} has no stage {last!r}, only {', '.join(step.stage for step in steps)}")
-    anew = False
+    if last is not None and last not in experiment.stages:
+        raise UsageError(f"{experiment.name} has no stage {last!r}, only {', '.join(experiment.stages)}")
+    rebuild = False
     for step in steps:
-        anew = anew or step.stage == refresh
-        if anew and step.key not in done:
-            where.remove(step.stage, step.key)
-        done.add(step.key)
-        if not where.has(step.stage, step.key):
-            _build(experiment, step, artifacts, where)
-        artifacts[step.stage] = where.get(step.stage, step.key)
-        if ready is not None:
-            ready(artifacts[step.stage])
+        rebuild = rebuild or step.stage == refresh
+        if rebuild and step.key not in refreshed:
+            existing.remove(step.stage, step.key)
+        refreshed.add(step.key)
+        if not existing.has(step.stage, step.key):
+            _build(experiment, step, artifacts, existing)
+        artifacts[step.stage] = existing.get(step.stage, step.key)
+        if on_artifact is not None:
+            on_artifact(artifacts[step.stage])
         if step.stage == last:
             break
     return artifacts
 
 
 def check_stage(name: str | None) -> None:
-    """Refuse a stage that does not exist."""
+    """Raise UsageError if there is no stage of this name."""
     if name is not None and name not in VERSIONS:
         raise UsageError(f"there is no stage {name!r}; the stages are {', '.join(VERSIONS)}")
 
 
-def _build(experiment: Experiment, step: Step, artifacts: dict[str, Artifact], where: Store) -> None:
+def _build(experiment: Experiment, step: Step, artifacts: dict[str, Artifact], existing: Store) -> None:
+    """Run one stage and store its artifact."""
     about = {
         "version": VERSIONS[step.stage],
         "specification": step.specification,
         "parents": step.parents,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": versions(),
-        "git": _git_commit(),
+        "git": git_commit(),
         "hardware": hardware(),
     }
-    began = time.monotonic()
+    start = time.monotonic()
     say(f"{experiment.name} (seed {experiment.seed}): {step.stage} {step.key} ...")
-    with where.create(step.stage, step.key, about) as folder:
+    with existing.create(step.stage, step.key, about) as folder:
         if folder is not None:
             stages.BUILDERS[step.stage](experiment, {name: artifact.folder for name, artifact in artifacts.items()}, folder)
-    say(f"{experiment.name} (seed {experiment.seed}): {step.stage} {step.key} made in {time.monotonic() - began:.1f} s")
-
-
-def versions() -> dict[str, str]:
-    """The versions that a result may depend on."""
-    result = {"python": platform.python_version()}
-    recorded = "genrec torch pytorch-lightning numpy pandas scikit-learn duckdb pyarrow faiss-cpu faiss-gpu sentence-transformers"
-    for name in recorded.split():
-        try:
-            result[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return result
-
-
-def hardware() -> dict[str, Any]:
-    """The machine, in words."""
-    import torch
-
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"machine": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
-
-
-def _git_commit() -> str | None:
-    """The commit of genrec's own checkout, where it is one."""
-    try:
-        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
+    say(f"{experiment.name} (seed {experiment.seed}): {step.stage} {step.key} finished in {time.monotonic() - start:.1f} s")

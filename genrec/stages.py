@@ -1,4 +1,7 @@
-"""What each stage does: parents' folders in, payload out. The order and the keys are `pipeline`'s."""
+"""The work of each stage: read the artifacts of earlier stages, write the files of this one.
+
+The order of the stages and the keys of their artifacts are in `genrec.pipeline`.
+"""
 
 from __future__ import annotations
 
@@ -42,18 +45,19 @@ from genrec.types import (
     SequenceBatch,
     StreamedSource,
 )
+from genrec.workspace import raw_folder, tensorboard_folder
 
-Parents = dict[str, Path]
+Parents = dict[str, Path]  # stage -> folder of its artifact
 
 
 def build_data(experiment: Experiment, parents: Parents, folder: Path) -> None:
-    """Source -> corpus; in pieces where the source can."""
-    root, source = folder.parents[2] / "raw", experiment.source
+    """Read the source, in pieces if it can be streamed, and write the corpus."""
+    root, source = raw_folder(), experiment.source
     prepare(source.stream(root) if isinstance(source, StreamedSource) else source.load(root), experiment.split, folder)
 
 
 def build_embed(experiment: Experiment, parents: Parents, folder: Path) -> None:
-    """Corpus -> vectors float32 [N, D]."""
+    """Encode the items of the corpus and write their vectors, float32 [N, D]."""
     corpus = Corpus.load(parents["data"])
     encoder, train = experiment.embed, corpus.part("train")
     if isinstance(encoder, ResumableEncoder):
@@ -65,14 +69,14 @@ def build_embed(experiment: Experiment, parents: Parents, folder: Path) -> None:
 
 
 def build_tokenize(experiment: Experiment, parents: Parents, folder: Path) -> None:
-    """Vectors -> Semantic IDs, the fitted quantizer, and their health."""
+    """Turn vectors into Semantic IDs; write the codes, the fitted quantizer and the health figures."""
     assert experiment.tokenize is not None
     corpus, vectors = Corpus.load(parents["data"]), load_file(parents["embed"] / "vectors.safetensors")["vectors"].numpy()
     save_tokenized(tokenize(vectors, experiment.tokenize, corpus.items, corpus.part("train")), folder)
 
 
 def build_sft(experiment: Experiment, parents: Parents, folder: Path) -> None:
-    """Corpus and Semantic IDs -> a policy."""
+    """Train a policy by SFT on the corpus and write its weights and training curves."""
     from genrec.training.sft import build_policy, fine_tune
 
     corpus, recipe, length = Corpus.load(parents["data"]), experiment.sft, experiment.history_length
@@ -92,7 +96,7 @@ def build_sft(experiment: Experiment, parents: Parents, folder: Path) -> None:
 
 
 def build_align(experiment: Experiment, parents: Parents, folder: Path) -> None:
-    """The SFT policy, vectors and preferences -> an aligned policy."""
+    """Align the SFT policy; write its weights, training curves and statistics of the negatives."""
     from genrec.training.align import align
 
     assert experiment.align is not None
@@ -115,7 +119,10 @@ def build_align(experiment: Experiment, parents: Parents, folder: Path) -> None:
 
 
 def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> None:
-    """Whatever recommends -> ranks, lists and metrics of every test user; items unseen in training also by themselves."""
+    """Rank the test items with the policy or the baseline; write ranks, lists and metrics.
+
+    If some test items do not occur in training, their ranks among the unseen items alone are written too.
+    """
     corpus = Corpus.load(parents["data"])
     spec, popularity = experiment.evaluate, popularity_of(corpus)
     recommender, shared = load_recommender(experiment, corpus, parents)
@@ -146,7 +153,7 @@ BUILDERS: dict[str, Callable[[Experiment, Parents, Path], None]] = {
 
 
 def batches(entries: Examples, size: int, device: torch.device) -> list[SequenceBatch]:
-    """All examples once, on the device: the longest histories first, so that a batch holds little padding."""
+    """Return all examples in batches on the device, the longest histories first, so that batches hold little padding."""
     run, place = entries.places(torch.arange(len(entries)))
     length = (place - entries.begin[run]).clamp(max=entries.history_length)
     order = length.argsort(descending=True, stable=True)
@@ -154,7 +161,7 @@ def batches(entries: Examples, size: int, device: torch.device) -> list[Sequence
 
 
 def select_users(entries: Examples, count: int, part: str) -> Examples:
-    """`count` of the users (0 = all), drawn once: the same for all seeds, rows and stages."""
+    """Return a random sample of `count` users (0 = all). The sample is the same for all seeds, rows and stages."""
     if not 0 < count < len(entries):
         return entries
     chosen = torch.randperm(len(entries), generator=generator(0, f"{part} users"))[:count]
@@ -164,8 +171,10 @@ def select_users(entries: Examples, count: int, part: str) -> Examples:
 def validation_score(
     policy: Policy, corpus: Corpus, experiment: Experiment, recipe: SFT | Align, semantic_ids: SemanticIds
 ) -> Callable[[], dict[str, float]]:
-    """What gives metrics on validation users, of items: ndcg@10, which chooses the step that is kept, and recall@1, @10 and @50, or
-    as far as the policy's beams and the catalog reach. The users are drawn once and are the same for all seeds and stages.
+    """Return a function that computes item-level metrics of the policy on the validation users.
+
+    The metrics are ndcg@10, which selects the best step, and recall@1, @10 and @50. The last cutoff is smaller if the policy has fewer
+    beams or the catalog fewer items.
     """
     entries = examples(corpus, "validation", experiment.history_length)
     validation = select_users(entries, recipe.validation.users, "validation")
@@ -184,14 +193,14 @@ def validation_score(
 
 
 def shared_numbers(semantic_ids: SemanticIds) -> Tensor | None:
-    """The number of each item's Semantic ID, int64 [N + 1], 0 for row 0, which is no item; None where no two items share one."""
+    """Return the number of each item's Semantic ID, int64 [N + 1], 0 for the padding row 0; None if all Semantic IDs are unique."""
     if not semantic_ids.collided:
         return None
     return torch.cat([torch.zeros(1, dtype=torch.int64), semantic_ids.leaf(torch.arange(1, semantic_ids.items + 1)) + 1])
 
 
 def load_semantic_ids(corpus: Corpus, parents: Parents) -> SemanticIds:
-    """What the tokenize stage made; without one, one level in which item i has code i - 1."""
+    """Load the Semantic IDs of the tokenize stage. Without that stage, return one level in which item i has code i - 1."""
     if "tokenize" in parents:
         return SemanticIds.load(parents["tokenize"] / "codes.safetensors")
     return SemanticIds(torch.arange(corpus.item_count).unsqueeze(1), (corpus.item_count,))
@@ -207,10 +216,10 @@ def load_recommender(experiment: Experiment, corpus: Corpus, parents: Parents) -
     return _on_device(policy), shared_numbers(semantic_ids)
 
 
-def load_policy(experiment: Experiment, semantic_ids: SemanticIds, folder: Path, beams: int = 0) -> Policy:
-    """The trained policy of an sft or align artifact, in evaluation mode; `beams`: of its beam search, 0 = its own."""
+def load_policy(experiment: Experiment, semantic_ids: SemanticIds, folder: Path, num_beams: int = 0) -> Policy:
+    """Load the trained policy of an sft or align artifact in evaluation mode. `num_beams` replaces the policy's own unless it is 0."""
     specification: Any = experiment.policy
-    policy: Policy = (replace(specification, beams=beams) if beams else specification).build(semantic_ids)
+    policy: Policy = (replace(specification, num_beams=num_beams) if num_beams else specification).build(semantic_ids)
     module = cast(nn.Module, policy)
     try:
         module.load_state_dict(load_file(folder / "policy.safetensors"))
@@ -221,18 +230,18 @@ def load_policy(experiment: Experiment, semantic_ids: SemanticIds, folder: Path,
 
 
 def sampler_context(corpus: Corpus, vectors: Tensor, semantic_ids: SemanticIds) -> SamplerContext:
-    """What a negative sampler may look at; row 0 of each table is no item."""
+    """Return the data that a negative sampler may read. Row 0 of each table is padding."""
     padded = torch.cat([torch.zeros(1, vectors.shape[1]), vectors])
     return SamplerContext(corpus.item_count, corpus.part("train"), popularity_of(corpus), padded, semantic_ids, items=corpus.items)
 
 
 def popularity_of(corpus: Corpus) -> Tensor:
-    """Training events of each item, int64 [N + 1]; entry 0 is no item."""
+    """Return the number of training events of each item, int64 [N + 1]; entry 0 is padding."""
     return torch.from_numpy(corpus.popularity("train"))
 
 
 def seen_items(corpus: Corpus) -> Callable[[Tensor], Tensor]:
-    """Users int64 [B] -> every item they took before the test, int64 [B, E], padded with 0."""
+    """Return a function from users int64 [B] to all items of their events before the test, int64 [B, E], padded with 0."""
     item, bounds = torch.from_numpy(corpus.item), torch.from_numpy(corpus.bounds)
 
     def seen(users: Tensor) -> Tensor:
@@ -245,7 +254,7 @@ def seen_items(corpus: Corpus) -> Callable[[Tensor], Tensor]:
 
 
 def device_of(recommender: Recommender) -> torch.device:
-    """Where a policy's weights are; the CPU for whatever has none."""
+    """Return the device of a policy's weights, or the CPU for a recommender without weights."""
     if isinstance(recommender, nn.Module):
         return next(recommender.parameters()).device
     return torch.device("cpu")
@@ -262,6 +271,6 @@ def _save_policy(policy: Policy, rows: list[curves.Row], folder: Path) -> None:
 
 
 def _tracked(experiment: Experiment, stage: str, folder: Path) -> AbstractContextManager[curves.OnRow | None]:
-    """What shows the rows of a training in TensorBoard: beside the artifacts, since a picture of them is no result."""
+    """Return a context that writes training curves for TensorBoard. Its files lie outside the artifacts, since they are no result."""
     key = folder.name.removeprefix(".").removesuffix(".partial")
-    return tensorboard(folder.parents[2] / "tensorboard" / experiment.name / f"seed-{experiment.seed}-{stage}-{key}")
+    return tensorboard(tensorboard_folder() / experiment.name / f"seed-{experiment.seed}-{stage}-{key}")

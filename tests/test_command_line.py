@@ -93,7 +93,7 @@ def test_run_compare_and_show(project: Path, capsys: pytest.CaptureFixture[str])
     assert main(["run", "mine.py:comparison"]) == 0
     second = capsys.readouterr()
     assert second.out == first.out
-    assert "made in" not in second.err
+    assert "finished in" not in second.err
 
     assert main(["compare", "cyclic", "cyclic-sdpo", "--metric", "recall@5", "--markdown", "table.md"]) == 0
     assert "Difference in Recall@5 to cyclic" in capsys.readouterr().out
@@ -133,18 +133,18 @@ def test_payloads(project: Path) -> None:
 
 def test_refresh_builds_a_stage_and_what_follows_anew(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "mine.py:sft", "--refresh", "sft"]) == 0
-    made = [line.split(": ")[1].split()[0] for line in capsys.readouterr().err.splitlines() if "made in" in line]
+    made = [line.split(": ")[1].split()[0] for line in capsys.readouterr().err.splitlines() if "finished in" in line]
     assert made == ["sft", "evaluate"]
     assert main(["run", "mine.py:sft", "--refresh", "sftt"]) == 2
     assert "the stages are data, embed, tokenize, sft, align, evaluate" in capsys.readouterr().err
 
 
 def test_another_configuration_under_a_name_starts_its_file_afresh(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", "mine.py:sft", "--sft.optimization.max_steps", "20", "--name", "short"]) == 0
-    assert main(["run", "mine.py:sft", "--sft.optimization.max_steps", "20", "--name", "short", "--seed", "1"]) == 0
+    assert main(["run", "mine.py:sft", "--sft.optimization.max-steps", "20", "--name", "short"]) == 0
+    assert main(["run", "mine.py:sft", "--sft.optimization.max-steps", "20", "--name", "short", "--seed", "1"]) == 0
     assert list(json.loads((project / "data" / "runs" / "short.json").read_text())["seeds"]) == ["0", "1"]
-    assert main(["run", "mine.py:sft", "--sft.optimization.max_steps", "21", "--name", "short"]) == 0
-    assert "the configuration changed" in capsys.readouterr().err
+    assert main(["run", "mine.py:sft", "--sft.optimization.max-steps", "21", "--name", "short"]) == 0
+    assert "the configuration has changed" in capsys.readouterr().err
     assert list(json.loads((project / "data" / "runs" / "short.json").read_text())["seeds"]) == ["0"]
 
 
@@ -157,9 +157,13 @@ def test_rows_of_different_protocols_are_not_compared(capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["run", "mine.py:sft", "--sft.stpes", "3"], 2, "--sft.optimization.max_steps INT"),
-        (["run", "mine.py:sft", "--sft.optimization.max_steps", "many"], 2, "invalid literal"),
-        (["run", "mine.py:sft", "--sft.optimization.max_steps", "0"], 2, "sft.optimization.max_steps must be at least 1, got 0"),
+        (["run", "mine.py:sft", "--sft.stpes", "3"], 2, "the nearest: optimization.max-steps"),
+        (["run", "mine.py:sft", "--sft.optimization.max-steps", "many"], 2, "invalid literal"),
+        (
+            ["run", "mine.py:sft", "--sft.optimization.max-steps", "0"],
+            2,
+            "optimization.max_steps must be at least 1 and finite, got 0",
+        ),
         (["run", "mine.py:aligned", "--align.loss.loss.beta", "nan"], 2, "beta must be above 0 and finite, got nan"),
         (["run", "mine.py:sft", "stray"], 2, "expected an override"),
         (["run", "mine.py:sft", "--name", "../up"], 2, "name must be letters"),
@@ -178,13 +182,13 @@ def test_what_is_refused(arguments: list[str], code: int, said: str, capsys: pyt
 
 def test_an_altered_artifact_is_found(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit 4, naming the file and the command that mends it; the command then does."""
-    assert main(["run", "mine.py:sft", "--sft.optimization.max_steps", "22", "--name", "altered"]) == 0
+    assert main(["run", "mine.py:sft", "--sft.optimization.max-steps", "22", "--name", "altered"]) == 0
     key = json.loads((project / "data" / "runs" / "altered.json").read_text())["seeds"]["0"]["artifacts"]["sft"]
     path = project / "data" / "artifacts" / "sft" / key / "policy.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x00\x01")
-    assert main(["run", "mine.py:sft", "--sft.optimization.max_steps", "22", "--name", "altered"]) == 4
+    assert main(["run", "mine.py:sft", "--sft.optimization.max-steps", "22", "--name", "altered"]) == 4
     assert "policy.safetensors is missing or was altered" in capsys.readouterr().err
-    assert main(["run", "mine.py:sft", "--sft.optimization.max_steps", "22", "--name", "altered", "--refresh", "sft"]) == 0
+    assert main(["run", "mine.py:sft", "--sft.optimization.max-steps", "22", "--name", "altered", "--refresh", "sft"]) == 0
 
 
 def test_check_finds_what_breaks_the_contract(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -223,10 +227,10 @@ def test_tokenize_prints_and_draws_the_semantic_ids(project: Path, capsys: pytes
 def test_tokenize_overrides_refreshes_and_refuses(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["tokenize", "mine.py:sft", "--tokenize.collisions", "keep", "--tokenize.quantizer.codebook_size", "4"]
     assert main(command) == 0
-    assert "made in" in capsys.readouterr().err
+    assert "finished in" in capsys.readouterr().err
     assert main(command) == 0
     said = capsys.readouterr()
-    assert "made in" not in said.err
+    assert "finished in" not in said.err
     picture = project / said.out.rpartition("picture: ")[2].strip()
     assert picture.parent == project / "data" / "reports"
     assert picture.stat().st_size > 10_000
@@ -303,7 +307,7 @@ def test_a_picture_that_cannot_be_drawn_stops_no_run(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Matplotlib is missing; the next run draws what this one did not."""
-    command = ["run", "mine.py:sft", "--sft.optimization.max_steps", "23", "--name", "check_no_global_draws"]
+    command = ["run", "mine.py:sft", "--sft.optimization.max-steps", "23", "--name", "check_no_global_draws"]
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "matplotlib.figure", None)
         assert main(command) == 0

@@ -13,6 +13,7 @@ from genrec.baselines import Popularity
 from genrec.errors import UsageError
 from genrec.experiment import Align, Experiment
 from genrec.model import Tiger
+from genrec.overrides import override
 from genrec.preference.filters import NearDuplicates
 from genrec.preference.negatives import BestOf, Filtered, Mix, ModelBeams, PrefixNeighbors, Uniform
 from genrec.preference.rewards import Popular
@@ -45,7 +46,7 @@ def test_every_experiment_is_built_and_planned(where: str) -> None:
 @pytest.mark.parametrize("where", functions(), ids=lambda where: where.rpartition("/")[2])
 def test_every_field_can_be_named_on_the_command_line(where: str) -> None:
     """An override of the seed and of the protocol reaches every experiment of the list."""
-    for experiment in loading.override(loading.load(where), ["--seed", "7", "--evaluate.history-length", "9"]):
+    for experiment in override(loading.load(where), ["--seed", "7", "--history-length", "9"]):
         assert (experiment.seed, experiment.history_length) == (7, 9)
 
 
@@ -63,11 +64,11 @@ def test_every_file_says_how_to_run_it_and_what_it_costs(path: Path) -> None:
         ({"name": "a b"}, "name must be letters"),
         ({"source": "ml-100k.zip"}, r"source must be a genrec\.types\.Source, got 'ml-100k\.zip'"),
         ({"policy": None}, r"policy must be a genrec\.types\.PolicySpecification or Baseline"),
-        ({"policy": Popularity(), "align": Align()}, "a baseline has nothing to align"),
-        ({"policy": Tiger(num_beams=20)}, r"policy\.beams must be at least 50, the most items ranked"),
+        ({"policy": Popularity(), "align": Align()}, "a baseline cannot be aligned"),
+        ({"policy": Tiger(num_beams=20)}, r"policy\.num_beams must be at least 50, the most items ranked"),
         (
             {"align": Align(negatives=Mix((Uniform(), ModelBeams(num_beams=60)), (1, 1)))},
-            r"ModelBeams\.beams must be at most policy\.beams = 50",
+            r"ModelBeams\.num_beams must be at most policy\.num_beams = 50",
         ),
         ({"align": Align(negatives=ModelBeams(locked_levels=4))}, r"must share fewer codes than the 4 of a Semantic ID"),
         ({"align": Align(negatives=PrefixNeighbors(9))}, r"must share fewer codes than the 4 of a Semantic ID"),
@@ -83,24 +84,24 @@ def test_what_is_no_experiment(change: dict[str, object], said: str) -> None:
 def test_candidates_are_at_least_the_negatives_asked_for() -> None:
     """In compositions too: the outer one asks the inner one for as many as it chooses from."""
     Align(negatives=BestOf(Uniform(), Popular(), num_candidates=3), num_negatives=3)
-    with pytest.raises(UsageError, match=r"BestOf\.candidates must be at least align\.count = 3"):
+    with pytest.raises(UsageError, match=r"BestOf\.num_candidates must be at least align\.num_negatives = 3"):
         Align(negatives=Filtered(BestOf(Uniform(), Popular(), num_candidates=2), (NearDuplicates(),)), num_negatives=3)
-    with pytest.raises(UsageError, match=r"must be at least candidates = 9"):
+    with pytest.raises(UsageError, match=r"must be at least num_candidates = 9"):
         Align(negatives=BestOf(BestOf(Uniform(), Popular(), num_candidates=8), Popular(), num_candidates=9), num_negatives=3)
 
 
 def test_the_stages_are_fields() -> None:
     assert [field.name for field in fields(Experiment)] == [
-        "name", "source", "split", "embed", "tokenize", "policy", "sft", "align", "evaluate", "seed",
+        "name", "source", "split", "embed", "tokenize", "policy", "history_length", "sft", "align", "evaluate", "seed",
     ]  # fmt: skip
 
 
 def test_overrides_are_checked_together() -> None:
     """Either of the first two alone is refused, or asks for the other; a value that is wrong by itself is named by itself."""
     quick = loading.load(str(FILES[0].parent / "quickstart.py:sft"))
-    (found,) = loading.override(quick, ["--sft.targets", "all", "--policy.encoder", "causal"])
+    (found,) = override(quick, ["--sft.targets", "all", "--policy.encoder", "causal"])
     assert (found.sft.targets, found.policy.encoder) == ("all", "causal")
     with pytest.raises(UsageError, match=r"^--sft.targets all: .*needs a causal policy"):
-        loading.override(quick, ["--seed", "3", "--sft.targets", "all"])
-    with pytest.raises(UsageError, match=r"^--sft.optimization.max_steps -1: "):
-        loading.override(quick, ["--sft.targets", "all", "--policy.encoder", "causal", "--sft.optimization.max_steps", "-1"])
+        override(quick, ["--seed", "3", "--sft.targets", "all"])
+    with pytest.raises(UsageError, match=r"^--sft.optimization.max-steps -1: "):
+        override(quick, ["--sft.targets", "all", "--policy.encoder", "causal", "--sft.optimization.max-steps", "-1"])

@@ -17,6 +17,7 @@ from genrec.__main__ import _parser, main
 from genrec.embeddings import TfidfSvd
 from genrec.experiment import SFT, Experiment, Optimization, Tokenize, Validation
 from genrec.model import Tiger
+from genrec.overrides import override
 from genrec.preference.draw_contract import check_draw
 from genrec.randomness import generator
 from genrec.testing import Cyclic, batches_of, sampler_context
@@ -44,7 +45,7 @@ def test_the_readmes_sampler_is_short_and_keeps_its_contract(
     monkeypatch.setattr(sys, "path", list(sys.path))
     assert main(["check", str(tmp_path / "mine.py:SimilarPopularity")]) == 0
     assert "SimilarPopularity(window=50) keeps its contract" in capsys.readouterr().out
-    (found,) = loading.override(loading.load(str(tmp_path / "mine_experiment.py:similar")), ["--align.negatives.window", "20"])
+    (found,) = override(loading.load(str(tmp_path / "mine_experiment.py:similar")), ["--align.negatives.window", "20"])
     assert found.align is not None
     context = sampler_context()
     for batch in batches_of(context):

@@ -1,4 +1,4 @@
-"""After a run: one line with the seconds of what was made, and nothing where nothing was."""
+"""After a run: one line with the seconds per stage was made, and nothing where nothing was."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from worlds import cyclic
 
-from genrec import runs
+from genrec import run_experiments
 from genrec.store import Artifact
 
 
@@ -18,16 +18,16 @@ def test_a_run_ends_with_the_seconds_of_what_it_made(
 ) -> None:
     monkeypatch.setenv("GENREC_HOME", str(tmp_path))
     first = cyclic(steps=2)
-    runs.run([first])
+    run_experiments.run([first])
     line = capsys.readouterr().err.splitlines()[-1]
-    assert re.fullmatch(r"seconds of what was made: data \d+\.\d, embed \S+, tokenize \S+, sft \S+, evaluate \d+\.\d", line)
-    runs.run([first])
-    assert "seconds of what" not in capsys.readouterr().err
-    runs.run([first, replace(first, seed=1), replace(first, seed=2)])  # what they share was there
+    assert re.fullmatch(r"seconds per stage: data \d+\.\d, embed \S+, tokenize \S+, sft \S+, evaluate \d+\.\d", line)
+    run_experiments.run([first])
+    assert "seconds per stage" not in capsys.readouterr().err
+    run_experiments.run([first, replace(first, seed=1), replace(first, seed=2)])  # what they share was there
     line = capsys.readouterr().err.splitlines()[-1]
-    assert re.fullmatch(r"seconds of what was made: sft \d+\.\d \(2 times\), evaluate \d+\.\d \(2 times\)", line)
-    runs.run([first], refresh="evaluate")
-    assert re.fullmatch(r"seconds of what was made: evaluate \d+\.\d", capsys.readouterr().err.splitlines()[-1])
+    assert re.fullmatch(r"seconds per stage: sft \d+\.\d \(2 artifacts\), evaluate \d+\.\d \(2 artifacts\)", line)
+    run_experiments.run([first], refresh="evaluate")
+    assert re.fullmatch(r"seconds per stage: evaluate \d+\.\d", capsys.readouterr().err.splitlines()[-1])
 
 
 def test_seconds_of_a_stage_are_summed() -> None:
@@ -35,4 +35,4 @@ def test_seconds_of_a_stage_are_summed() -> None:
     made = [Artifact(stage, str(key), Path(), {"seconds": seconds}) for key, (stage, seconds) in enumerate(
         [("evaluate", 0.5), ("sft", 1.26), ("sft", 2.0)]
     )]  # fmt: skip
-    assert runs.seconds_line(made) == "seconds of what was made: sft 3.3 (2 times), evaluate 0.5"
+    assert run_experiments.seconds_line(made) == "seconds per stage: sft 3.3 (2 artifacts), evaluate 0.5"

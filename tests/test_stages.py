@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from worlds import cyclic
 
-from genrec import loading, pipeline, runs
+from genrec import loading, pipeline, run_files
 from genrec.__main__ import main
 from genrec.baselines import ItemKNN, Popularity
 from genrec.data.corpus import Corpus
@@ -24,6 +24,7 @@ from genrec.data.splits import GlobalTemporal, LeaveOneOut
 from genrec.errors import ArtifactError, UsageError
 from genrec.evaluation.evaluate import evaluate, metrics_of
 from genrec.experiment import Evaluate, Experiment
+from genrec.overrides import override
 from genrec.semantic_ids import SemanticIds
 from genrec.stages import batches, load_policy, load_semantic_ids, sampler_context, seen_items, validation_score
 from genrec.testing import Cyclic
@@ -185,10 +186,10 @@ def test_tiger_writes_items_as_their_own_codes(home: Path) -> None:
     assert (ids.level_sizes, ids.codes.flatten().tolist()) == ((40,), list(range(40)))
     recommended = pd.read_parquet(artifacts["evaluate"].folder / "recommendations.parquet")
     assert set(recommended.groupby("user")["item"].nunique()) == {10}
-    runs.record(experiment, artifacts)
-    content = runs.read("atomic")
+    run_files.record(experiment, artifacts)
+    content = run_files.read("atomic")
     assert content["configuration"]["tokenize"] is None
-    assert len(runs.outcomes(["atomic"])) == 1
+    assert len(run_files.outcomes(["atomic"])) == 1
 
 
 def test_the_command_that_describes_semantic_ids_says_that_there_are_none(
@@ -201,9 +202,9 @@ def test_the_command_that_describes_semantic_ids_says_that_there_are_none(
     )
     assert main(["tokenize", f"{tmp_path}/atomic.py:row"]) == 2
     assert "or items as codes (tokenize=None)" in capsys.readouterr().err
-    one, other = loading.override(loading.load(f"{tmp_path}/atomic.py:both"), ["--tokenize.collisions", "keep", "--seed", "3"])
+    one, other = override(loading.load(f"{tmp_path}/atomic.py:both"), ["--tokenize.collisions", "keep", "--seed", "3"])
     assert (one.tokenize, one.seed, other.seed) == (None, 3, 3)
     assert other.tokenize is not None
     assert other.tokenize.collisions == "keep"
     with pytest.raises(UsageError, match="fits no experiment: tokenize is None in all of them"):
-        loading.override(loading.load(f"{tmp_path}/atomic.py:row"), ["--tokenize.collisions", "keep"])
+        override(loading.load(f"{tmp_path}/atomic.py:row"), ["--tokenize.collisions", "keep"])

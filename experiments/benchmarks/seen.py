@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from genrec import pipeline, runs
+from genrec import run_files
 from genrec.data.corpus import Corpus
 from genrec.data.splits import BEGIN, TEST
+from genrec.workspace import store
 
 PLACES = 10
 
@@ -45,9 +46,9 @@ def main() -> None:
     """One line a row and seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", metavar="NAME", nargs="+", help="rows, as of genrec compare")
-    where = pipeline.store()
+    where = store()
     for name in parser.parse_args().names:
-        content = runs.read(name)
+        content = run_files.read(name)
         for seed, entry in content["seeds"].items():
             keys = entry["artifacts"]
             corpus = Corpus.load(where.folder("data", keys["data"]))

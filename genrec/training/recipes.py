@@ -136,6 +136,6 @@ def _check_candidates(sampler: NegativeSampler, count: int, name: str) -> None:
             raise UsageError(
                 f"BestOf.num_candidates must be at least {name} = {count}, the negatives that it selects, got {sampler.num_candidates}"
             )
-        count, name = sampler.num_candidates, "candidates"
+        count, name = sampler.num_candidates, "num_candidates"
     for inner in inside(sampler):
         _check_candidates(inner, count, name)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from worlds import TINY, cyclic
 
-from genrec import pipeline, runs
+from genrec import pipeline, run_files
 from genrec.baselines import Popularity
 from genrec.data.corpus_builder import prepare
 from genrec.data.examples import examples
@@ -140,16 +140,16 @@ def test_beam_against_exact_in_one_table(home: Path) -> None:
     made = {}
     for row in rows:
         made[row.name] = pipeline.run(row)
-        runs.record(row, made[row.name])
+        run_files.record(row, made[row.name])
     assert len({made[name]["sft"].key for name in ("exact", "narrow", "cyclic", "all")}) == 1
     names = ["exact", "narrow", "cyclic", "popularity"]
-    outcomes = runs.outcomes(names)
+    outcomes = run_files.outcomes(names)
     assert {len(run.ranks) for run in outcomes} == {30}
     text = markdown(compare(outcomes, metric="ndcg@10"))
     assert "users tested 30, drawn of 100" in text
     assert "beams of exact none (exact scoring); beams of narrow 10; beams of cyclic 20" in text
     with pytest.raises(ArtifactError, match="users tested is '30, drawn of 100' and 100"):
-        compare(runs.outcomes(["exact", "all"]), metric="ndcg@10")
+        compare(run_files.outcomes(["exact", "all"]), metric="ndcg@10")
     scores = {
         name: pd.read_parquet(made[name]["evaluate"].folder / "recommendations.parquet").groupby("user")["score"].sum()
         for name in ("exact", "narrow")

@@ -1,0 +1,145 @@
+"""Former names of modules, classes and fields. Files that still use them fail with a message that gives the present name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+_RECIPE = {
+    "steps": "optimization.max_steps",
+    "batch": "optimization.batch_size",
+    "learning_rate": "optimization.learning_rate",
+    "warmup": "optimization.warmup_steps",
+    "weight_decay": "optimization.weight_decay",
+    "clip": "optimization.max_grad_norm",
+    "precision": "optimization.precision",
+    "validate_every": "validation.every",
+    "patience": "validation.patience",
+    "validation_users": "validation.users",
+}
+FIELDS: dict[str, dict[str, str]] = {  # class -> former field -> present path, below the component that held the former field
+    "SFT": _RECIPE,
+    "Align": _RECIPE | {"count": "num_negatives", "normalise": "normalize", "round_sft": "round_sft_steps"},
+    "Evaluate": {"beams": "num_beams", "users": "max_users", "batch": "batch_size"},
+    "Tiger": {
+        "width": "d_model",
+        "inner": "d_ff",
+        "heads": "num_heads",
+        "head_width": "d_kv",
+        "encoder_layers": "num_encoder_layers",
+        "decoder_layers": "num_decoder_layers",
+        "positions": "recency_positions",
+        "beams": "num_beams",
+    },
+    "Gpt": {
+        "width": "d_model",
+        "inner": "d_ff",
+        "heads": "num_heads",
+        "head_width": "d_kv",
+        "layers": "num_layers",
+        "positions": "recency_positions",
+        "beams": "num_beams",
+    },
+    "SASRec": {"width": "d_model", "inner": "d_ff", "layers": "num_layers", "heads": "num_heads", "positions": "max_positions"},
+    "ItemKNN": {"neighbours": "num_neighbors", "last": "max_history"},
+    "Archive": {"addresses": "urls"},
+    "LeaveOneOut": {"minimum_rating": "min_rating"},
+    "GlobalTemporal": {"minimum_rating": "min_rating"},
+    "AmazonReviews2014": {"tolerated": "max_bad_rows"},
+    "AmazonReviews2018": {"tolerated": "max_bad_rows"},
+    "AmazonReviews2023": {"tolerated": "max_bad_rows"},
+    "MovieLens": {"tolerated": "max_bad_rows", "tags": "num_tags"},
+    "Frames": {"tolerated": "max_bad_rows"},
+    "Cyclic": {"items": "num_items", "users": "num_users"},
+    "Shop": {"items": "num_items", "users": "num_users", "shortest": "min_length", "longest": "max_length"},
+    "TfidfSvd": {"width": "dim", "phrase": "max_ngram", "minimum_count": "min_df"},
+    "Collaborative": {"width": "dim"},
+    "Item2Vec": {"width": "dim", "negatives": "num_negatives"},
+    "SentenceEncoder": {
+        "normalise": "normalize",
+        "width": "dim",
+        "maximum_tokens": "max_seq_length",
+        "batch": "batch_size",
+        "chunk": "chunk_size",
+    },
+    "RQKMeans": {"levels": "num_levels", "codes": "codebook_size"},
+    "RQVAE": {
+        "levels": "num_levels",
+        "codes": "codebook_size",
+        "hidden": "hidden_dims",
+        "latent": "latent_dim",
+        "commitment": "commitment_weight",
+        "batch": "batch_size",
+        "codebooks": "codebook_update",
+        "decay": "ema_decay",
+    },
+    "ProductQuantizer": {"levels": "num_levels", "codes": "codebook_size"},
+    "RandomCodes": {"levels": "num_levels", "codes": "codebook_size"},
+    "Tokenize": {"minimum_usage": "min_usage"},
+    "Smoothed": {"epsilon": "label_smoothing"},
+    "ConservativeDPO": {"epsilon": "label_smoothing"},
+    "RobustDPO": {"epsilon": "label_smoothing"},
+    "RosePO": {"epsilon": "label_smoothing"},
+    "KTO": {"desirable": "desirable_weight", "undesirable": "undesirable_weight"},
+    "FaissNeighbors": {"pool": "pool_size"},
+    "ModelBeams": {"beams": "num_beams", "locked": "locked_levels"},
+    "BestOf": {"candidates": "num_candidates"},
+    "Disliked": {"at_most": "max_rating"},
+    "NearDuplicates": {"codes": "num_codes"},
+}
+MOVED = {("Evaluate", "history_length"): "Experiment.history_length"}  # to another component
+CLASSES = {
+    "FaissNeighbours": "FaissNeighbors",
+    "PrefixNeighbours": "PrefixNeighbors",
+    "Learnt": "LearnedVectors",
+    "Forbidden": "Exclusions",
+    "Streams": "ExampleRandomness",
+    "CatalogueQuantizer": "CatalogQuantizer",
+}
+FUNCTIONS = {"fetch": "download"}
+MODULES = {
+    "genrec.data.batches": "genrec.data.examples",
+    "genrec.data.fetch": "genrec.data.download",
+    "genrec.data.prepare": "genrec.data.corpus_builder",
+    "genrec.pipeline.home": "genrec.workspace.home",
+    "genrec.preference.forbidden": "genrec.preference.exclusions",
+    "genrec.preference.streams": "genrec.preference.example_randomness",
+    "genrec.rows": "genrec.item_rows",
+    "genrec.runs": "genrec.run_files",
+}
+
+
+def present_name(component: str, field: str) -> str | None:
+    """Return the present name of a class's former field, or None if there was no such field."""
+    return MOVED.get((component, field)) or FIELDS.get(component, {}).get(field)
+
+
+def explain(error: BaseException) -> str | None:
+    """Return a sentence with the present name if the error comes from a former name, else None."""
+    message = str(error)
+    if isinstance(error, ModuleNotFoundError) and error.name in MODULES:
+        return f"{error.name} is now {MODULES[error.name]}"
+    imported = re.search(r"cannot import name '(\w+)'", message)
+    if isinstance(error, ImportError) and imported:
+        name = (CLASSES | FUNCTIONS).get(imported[1])
+        return f"{imported[1]} is now {name}" if name else None
+    used = re.search(
+        r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'|'(\w+)' object has no attribute '(\w+)'", message
+    )
+    if isinstance(error, TypeError | AttributeError) and used:
+        component, field = used[1] or used[3], used[2] or used[4]
+        name = present_name(component, field)
+        return f"{component}.{field} is now {name if '.' in name and name[0].isupper() else f'{component}.{name}'}" if name else None
+    return None
+
+
+def examples(configuration: Mapping[str, object], count: int = 3) -> str:
+    """Return the first former key paths of a configuration with their present names, in parentheses, or '' if there are none."""
+    found = []
+    for path in configuration:
+        parent, _, field = path.rpartition(".")
+        component = str(configuration.get(f"{parent}.class", "")).rpartition(":")[2]
+        name = present_name(component, field)
+        if name:
+            found.append(f"{path} is now {name.removeprefix('Experiment.') if name[0].isupper() else f'{parent}.{name}'}")
+    return f" ({', '.join(found[:count])}{', ...' if len(found) > count else ''})" if found else ""

@@ -1,0 +1,71 @@
+"""`genrec run`: run a list of experiments, draw their training curves, and record each seed in the run file of its row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from genrec import pipeline, run_files
+from genrec.experiment import Experiment
+from genrec.progress import say
+from genrec.store import Artifact
+from genrec.workspace import reports_folder, store
+
+
+def run(experiments: Sequence[Experiment], refresh: str | None = None) -> None:
+    """Run the missing stages of each experiment and record the results. Log the seconds of all new artifacts at the end.
+
+    Args:
+        experiments: the experiments; those that share a stage build it once.
+        refresh: rebuild this stage and all later ones.
+
+    """
+    for name in dict.fromkeys(experiment.name for experiment in experiments):
+        run_files.check_readable(name)
+    refreshed: set[str] = set()
+    new: dict[str, Artifact] = {}
+    for experiment in experiments:
+        before = {step.key: _modified(store().folder(step.stage, step.key)) for step in pipeline.plan(experiment)}
+        artifacts = pipeline.run(experiment, refresh, refreshed, on_artifact=partial(_draw_curves, experiment))
+        run_files.record(experiment, artifacts)
+        new |= {each.key: each for each in artifacts.values() if _modified(each.folder) != before[each.key]}
+    if new:
+        say(seconds_line(list(new.values())))
+
+
+def _draw_curves(experiment: Experiment, artifact: Artifact) -> None:
+    """Draw the curves of a training into reports/, unless a row that shares the artifact has drawn them. Errors are only logged."""
+    from genrec.training import curve_plots
+
+    if artifact.stage not in run_files.TRAINING_STAGES:
+        return
+    reports, modified = reports_folder(), _modified(artifact.folder) or 0
+    if any(old.stat().st_mtime_ns >= modified for old in reports.glob(f"*-{artifact.stage}-{artifact.key}.png")):
+        return
+    path = reports / f"{experiment.name}-seed-{experiment.seed}-{artifact.stage}-{artifact.key}.png"
+    title = f"{experiment.name} (seed {experiment.seed}): {artifact.stage} {artifact.key}"
+    try:
+        curve_plots.draw({experiment.name: [pd.read_parquet(artifact.folder / "curves.parquet")]}, title, path)
+    except (ImportError, OSError) as error:
+        say(f"{title}: the training curves could not be drawn ({error})")
+    else:
+        say(f"{title}: training curves drawn in {path}")
+
+
+def _modified(folder: Path) -> int | None:
+    """Return when an artifact was finished, in nanoseconds, or None if it does not exist."""
+    manifest = folder / "manifest.json"
+    return manifest.stat().st_mtime_ns if manifest.is_file() else None
+
+
+def seconds_line(artifacts: Sequence[Artifact]) -> str:
+    """Return one line with the seconds of each stage, summed over rows and seeds."""
+    parts = []
+    for stage in pipeline.VERSIONS:
+        seconds = [artifact.manifest["seconds"] for artifact in artifacts if artifact.stage == stage]
+        if seconds:
+            parts.append(f"{stage} {sum(seconds):.1f}" + (f" ({len(seconds)} artifacts)" if len(seconds) > 1 else ""))
+    return f"seconds per stage: {', '.join(parts)}"
