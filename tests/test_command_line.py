@@ -85,7 +85,7 @@ def test_run_compare_and_show(project: Path, capsys: pytest.CaptureFixture[str])
     for name in ("cyclic-popularity", "cyclic-itemknn", "cyclic", "cyclic-sdpo"):
         assert name in first.out
     assert "filter_seen False" in first.out
-    assert "Difference in NDCG@10 to cyclic" in first.out
+    assert "NDCG@10 compared with cyclic" in first.out
     made = artifacts(project)
     # 1 corpus, 1 set of vectors, 1 of Semantic IDs; 2 SFT policies, 2 aligned ones; 2 baselines and 4 policies evaluated
     count = {stage: sum(f"/{stage}/" in path for path in made) for stage in ("data", "embed", "tokenize", "sft", "align", "evaluate")}
@@ -96,7 +96,7 @@ def test_run_compare_and_show(project: Path, capsys: pytest.CaptureFixture[str])
     assert "finished in" not in second.err
 
     assert main(["compare", "cyclic", "cyclic-sdpo", "--metric", "recall@5", "--markdown", "table.md"]) == 0
-    assert "Difference in Recall@5 to cyclic" in capsys.readouterr().out
+    assert "Recall@5 compared with cyclic" in capsys.readouterr().out
     assert "| cyclic-sdpo | 0, 1 |" in (project / "table.md").read_text()
     assert main(["compare", "cyclic", "--reference", "other"]) == 2
     assert main(["compare", "cyclic", "nobody"]) == 2

@@ -180,6 +180,7 @@ def test_keys_depend_on_the_specification_and_the_parents() -> None:
     assert changed(replace(SHOP, name="other")) == []
     assert changed(replace(SHOP, evaluate=replace(SHOP.evaluate, batch_size=7))) == []
     assert changed(replace(SHOP, seed=1)) == ["sft", "evaluate"]
+    assert changed(replace(SHOP, history_length=5)) == ["sft", "evaluate"]
     assert changed(replace(SHOP, evaluate=replace(SHOP.evaluate, filter_seen=True))) == ["evaluate"]
     assert changed(replace(SHOP, tokenize=replace(SHOP.tokenize, seed=1))) == ["tokenize", "sft", "evaluate"]
     assert changed(replace(SHOP, source=Shop(seed=9))) == ["data", "embed", "tokenize", "sft", "evaluate"]

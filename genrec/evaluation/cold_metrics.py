@@ -1,4 +1,4 @@
-"""Cold-start metrics: recall and NDCG of the users whose target has no training interaction."""
+"""Cold-start metrics: recall and NDCG for targets without a training interaction."""
 
 from __future__ import annotations
 

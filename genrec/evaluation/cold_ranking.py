@@ -54,7 +54,7 @@ def evaluate_unseen(
 
 
 def _cold_users(batches: Iterable[SequenceBatch], popularity: Tensor) -> SequenceBatch:
-    """Return the users whose target has no training interaction, as one batch."""
+    """Return the users with a cold target (no training interaction), as one batch."""
     parts = []
     for batch in batches:
         chosen = popularity[batch.target.cpu()] == 0

@@ -142,7 +142,7 @@ def _unseen(comparison: Comparison) -> list[Table]:
     users, items = (round(rows[0].metrics[key].mean) for key in ("cold_users", "cold_items"))
     random = [chance(PER_USER[name], int(cutoff), items) for name, _, cutoff in (key.partition("@") for key in shown)]
     cells.append(["random order", "unseen items", *(f"{value:.4f}" for value in random)])
-    note = f"Means over the {users} users whose target has no training interaction. {items} items of the catalog have none."
+    note = f"Means over the {users} users with a target that has no training interaction. {items} items of the catalog have none."
     return [Table("Items unseen in training (cold start)", ["Row", "Ranked among", *map(_title, shown)], cells, [note])]
 
 
@@ -159,10 +159,11 @@ def _tests(comparison: Comparison) -> Table:
     rows = [[row.name, *_test(row.test)] for row in comparison.rows if row.test is not None]
     count = sum(row.test is not None and row.test.p is not None for row in comparison.rows)
     note = (
-        f"Two-sided paired bootstrap test over users with {comparison.resamples} resamples, each user's metric averaged over seeds. "
+        f"Differences are row minus reference. The test is a two-sided paired bootstrap over users with {comparison.resamples} "
+        "resamples, each user's metric averaged over seeds. "
         f"p (Holm) is corrected for {count} test{'s' if count != 1 else ''}. Win, tie and loss count users."
     )
-    title = f"Difference in {_title(comparison.metric)} to {comparison.reference}"
+    title = f"{_title(comparison.metric)} compared with {comparison.reference}"
     return Table(title, columns, rows, [note, *_other_seeds(comparison)])
 
 

@@ -261,7 +261,7 @@ def mismatched_items(batch: SequenceBatch, contract: DrawContract) -> Tensor:
 
 
 def frozen_copy(policy: Policy) -> Policy:
-    """Return a copy of the policy in evaluation mode whose weights need no gradient."""
+    """Return a copy of the policy in evaluation mode, with weights that need no gradient."""
     return cast(Policy, copy.deepcopy(as_module(policy)).requires_grad_(False).eval())
 
 

@@ -17,7 +17,7 @@ def preference_logs(terms: PreferenceTerms, levels: Tensor, reference: Tensor, n
     - `chosen_drift`, `rejected_drift`: log-ratio to the reference, log p(y) - log p_ref(y).
     - `margin`: drift of the positive minus drift of a negative, mean over pairs. `margin_level_i` is the part of level i.
     - `accuracy`: share of pairs with a margin above 0. For a reward of beta * drift these are the pairs in the right order.
-    - `accuracy_all`: share of the examples with negatives whose pairs all have a margin above 0.
+    - `accuracy_all`: share of examples in which all pairs have a margin above 0, among examples with negatives.
     - `chosen_log_prob`, `rejected_log_prob`: log-probability under the policy.
 
     Arguments: `levels` and `reference` float32 [B, 1 + K, L] are level log-probabilities under the policy and the reference;

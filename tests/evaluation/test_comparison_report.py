@@ -101,7 +101,7 @@ def test_markdown(comparison: Comparison) -> None:
     sft = comparison.rows[1].metrics["recall@10"]
     assert results[3][4] == f"{sft.mean:.4f} ±{sft.deviation:.4f}"
     assert "±" not in results[2][4]
-    assert "**Difference in NDCG@10 to sft**" in lines
+    assert "**NDCG@10 compared with sft**" in lines
     assert tests[0] == ["Row", "Difference", "95 % interval", "p", "p (Holm)", "Win / tie / loss"]
     assert differences[0] == ["Setting", "popularity", "sft", "s-dpo"]
     assert [row[0] for row in tests[2:]] == ["popularity", "s-dpo"]
@@ -158,7 +158,7 @@ def test_names_cannot_break_a_table(name: str, capsys: pytest.CaptureFixture[str
 
 def test_one_row_and_undefined_tests() -> None:
     one = run("sft", 0, {"policy.num_beams": 50})
-    assert "Difference in" not in comparison_report.markdown(compare([one], resamples=10))
+    assert "compared with" not in comparison_report.markdown(compare([one], resamples=10))
     alone = [entry._replace(ranks=entry.ranks.head(1)) for entry in (one, run("s-dpo", 0, {"policy.num_beams": 50}))]
     shifted = alone[1]._replace(ranks=alone[1].ranks.assign(rank=1 + alone[0].ranks["rank"]))
     text = comparison_report.markdown(compare([alone[0], shifted], metric="mrr@50", resamples=10))
@@ -190,8 +190,8 @@ def test_the_ranking_of_semantic_ids_is_a_separate_table(capsys: pytest.CaptureF
     figures = {f"sid_{name}@{n}": (n + (name == "ndcg")) / 100 for n in (1, 5, 10, 20, 50) for name in ("recall", "ndcg")}
     comparison = compare([plain, shared._replace(metrics=shared.metrics | figures)], resamples=10)
     tables = tables_of(comparison_report.markdown(comparison))
-    assert list(before) == ["Results", "Difference in NDCG@10 to plain"]
-    assert list(tables) == ["Results", "Ranking of Semantic IDs", "Difference in NDCG@10 to plain"]
+    assert list(before) == ["Results", "NDCG@10 compared with plain"]
+    assert list(tables) == ["Results", "Ranking of Semantic IDs", "NDCG@10 compared with plain"]
     assert tables["Results"] == before["Results"]
     assert tables["Ranking of Semantic IDs"] == [
         ["Row", *(f"SID Recall@{n}" for n in (1, 5, 10, 20, 50)), "SID NDCG@5", "SID NDCG@10"],
@@ -225,7 +225,7 @@ def test_the_cold_start_table_shows_a_random_order(capsys: pytest.CaptureFixture
     assert table[4][2] == "0.5000 ±0.0000"
     n5 = sum(1 / np.log2(1 + place) for place in range(1, 6)) / 30
     assert table[5][2:8] == ["0.0333", "0.1667", "0.3333", "0.6667", "1.0000", f"{n5:.4f}"]
-    assert "12 users whose target has no training interaction. 30 items of the catalog have none." in comparison_report.markdown(
+    assert "12 users with a target that has no training interaction. 30 items of the catalog have none." in comparison_report.markdown(
         comparison
     )
     comparison_report.terminal(comparison)
