@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from stable_ids import stable_id
 from torch import Generator, Tensor
 
 from genrec.errors import InputError, ResourceError, UsageError
@@ -55,7 +56,7 @@ SAMPLERS: list[NegativeSampler] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=stable_id)
 def test_built_in_samplers_keep_the_contract(sampler: NegativeSampler) -> None:
     check_sampler(sampler)
     check_sampler(sampler, sampler_context(seed=7, items=200, users=15))

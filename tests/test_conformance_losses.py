@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from stable_ids import stable_id
 from torch import Tensor
 
 from genrec.preference.losses import (
@@ -43,7 +44,7 @@ LOSSES: list[PreferenceLoss] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+@pytest.mark.parametrize("loss", LOSSES, ids=stable_id)
 def test_built_in_losses_keep_the_contract(loss: PreferenceLoss) -> None:
     check_loss(loss)
 

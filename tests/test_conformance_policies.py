@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from stable_ids import stable_id
 from torch import Tensor, nn
 
 from genrec.__main__ import main
@@ -105,7 +106,7 @@ class Atomic(Made):
         Tiger(**SMALL, num_encoder_layers=1, num_decoder_layers=1, history="items"),
         Gpt(**SMALL, num_layers=2), Gpt(**SMALL, num_layers=1, recency_positions=0), Made(), MadeCausal(), Made(Exact), Atomic(),
     ],
-    ids=repr,
+    ids=stable_id,
 )  # fmt: skip
 def test_correct_policies_pass(specification: Any) -> None:
     states = torch.get_rng_state()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy import ndarray
+from stable_ids import stable_id
 from torch import Generator
 
 from genrec.errors import ArtifactError, InputError, UsageError
@@ -73,7 +74,7 @@ OURS: list[Quantizer] = [
 ]
 
 
-@pytest.mark.parametrize("quantizer", OURS, ids=repr)
+@pytest.mark.parametrize("quantizer", OURS, ids=stable_id)
 def test_package_quantizers_keep_the_contract(quantizer: Quantizer) -> None:
     if quantizer == RQKMeans(codebook_size=16, engine="faiss"):
         pytest.importorskip("faiss")

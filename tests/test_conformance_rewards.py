@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from stable_ids import stable_id
 from torch import Tensor
 
 from genrec.errors import InputError, UsageError
@@ -21,12 +22,12 @@ from genrec.types import Reward, SamplerContext, SequenceBatch
 REWARDS: list[Reward] = [LogProbability(), Similarity(), RatingRecency(), RatingRecency(2.0, 0.0), Popular(), Popular(-0.5)]
 
 
-@pytest.mark.parametrize("reward", REWARDS, ids=repr)
+@pytest.mark.parametrize("reward", REWARDS, ids=stable_id)
 def test_built_in_rewards_keep_the_contract(reward: Reward) -> None:
     check_reward(reward)
 
 
-@pytest.mark.parametrize("reward", [Similarity(), Popular()], ids=repr)
+@pytest.mark.parametrize("reward", [Similarity(), Popular()], ids=stable_id)
 def test_a_custom_context(reward: Reward) -> None:
     check_reward(reward, sampler_context(seed=3, items=30, users=5))
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from pandas import DataFrame
+from stable_ids import stable_id
 
 from genrec.data.sources import Frames, MovieLens
 from genrec.testing import ContractError, Cyclic, Shop, check_source
@@ -127,7 +128,7 @@ def test_real_data_passes(tmp_path: Path, real_data: Path) -> None:
         (Streamed(tables=(GOOD.assign(item=["x", "y", "y"]),)), "with item 'y' in row 3, load gave 'x'"),
         (Streamed(tables=(GOOD.drop(columns="time"),)), "without the column 'time'"),
     ],
-    ids=str,
+    ids=stable_id,
 )
 def test_each_violation_has_its_message(tmp_path: Path, source: InMemory, message: str) -> None:
     with pytest.raises(ContractError, match=message):

@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_tensors
+from stable_ids import stable_id
 
 from genrec.embeddings import Precomputed, check_vectors
 from genrec.errors import InputError, UsageError
@@ -301,7 +302,7 @@ def test_the_key_depends_on_contents_and_not_on_paths(tmp_path: Path) -> None:
 
 
 def test_paths_may_be_text_and_columns_a_list(tmp_path: Path) -> None:
-    specification = Precomputed(str(npy(tmp_path)), ids=str(ids_file(tmp_path)), columns=["a"])  # type: ignore[arg-type]
+    specification = Precomputed(str(npy(tmp_path)), ids=stable_id(ids_file(tmp_path)), columns=["a"])  # type: ignore[arg-type]
     assert specification == Precomputed(tmp_path / "vectors.npy", ids=tmp_path / "ids.json", columns=("a",))
     assert hash(specification)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 import pytest
 import torch
+from stable_ids import stable_id
 from torch import Tensor
 
 from genrec.errors import UsageError
@@ -43,7 +44,7 @@ EVERYTHING = torch.arange(1, 5).repeat(2, 1)
         (PopularityWindow(low=0.3), {2, 3}, {2, 3}),  # percentiles 0.875, 0.25, 0.25, 0.625
         (PopularityWindow(0.25, 0.7), {1}, {1}),
     ],
-    ids=repr,
+    ids=stable_id,
 )  # fmt: skip
 def test_by_hand(candidate_filter: CandidateFilter, first: set[int], second: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
     for chunk in (1 << 24, 1):
@@ -61,7 +62,7 @@ def test_a_zero_vector_has_cosine_0() -> None:
 FILTERS = [NearDuplicates(), NearDuplicates(2), SimilarityWindow(-0.5, 0.8), PopularityWindow(0.2, 0.9)]
 
 
-@pytest.mark.parametrize("candidate_filter", FILTERS, ids=repr)
+@pytest.mark.parametrize("candidate_filter", FILTERS, ids=stable_id)
 def test_built_in_filters_keep_the_contract(candidate_filter: CandidateFilter) -> None:
     check_filter(candidate_filter)
     check_filter(candidate_filter, sampler_context(seed=3, items=100))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stable_ids import stable_id
 from torch import Tensor
 
 from genrec.errors import InputError, UsageError
@@ -222,20 +223,20 @@ def test_identity_6_cdpo_is_dpo_plus_e_beta_d(chosen: float, rejected: float, be
         assert value(loss, chosen, (rejected,)) == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
-@pytest.mark.parametrize("loss", [ConservativeDPO(0.5), RobustDPO(0.5), IPO(0.5), Hinge(0.2)], ids=repr)
+@pytest.mark.parametrize("loss", [ConservativeDPO(0.5), RobustDPO(0.5), IPO(0.5), Hinge(0.2)], ids=stable_id)
 def test_several_negatives_are_the_mean_over_pairs(loss: PreferenceLoss) -> None:
     each = [value(loss, D_W, (rejected,)) for rejected in SEVERAL]
     assert value(loss, D_W, SEVERAL) == pytest.approx(sum(each) / 3)
     assert len({round(one, 6) for one in each}) == 3
 
 
-@pytest.mark.parametrize("loss", [SimPO(), CPO(alpha=0.0), CPO(), ORPO()], ids=repr)
+@pytest.mark.parametrize("loss", [SimPO(), CPO(alpha=0.0), CPO(), ORPO()], ids=stable_id)
 def test_several_negatives_without_a_reference_are_the_mean_over_pairs(loss: PreferenceLoss) -> None:
     each = [float(loss(*without_reference(-3.6, (one,), 4)).loss) for one in (-5.6, -3.0, -8.0)]
     assert float(loss(*without_reference(-3.6, (-5.6, -3.0, -8.0), 4)).loss) == pytest.approx(sum(each) / 3)
 
 
-@pytest.mark.parametrize("loss", [SimPO(), CPO(), ORPO()], ids=repr)
+@pytest.mark.parametrize("loss", [SimPO(), CPO(), ORPO()], ids=stable_id)
 def test_the_reference_does_not_matter(loss: PreferenceLoss) -> None:
     policy, reference = without_reference(-3.6, (-5.6,), 4)
     assert float(loss(policy, reference).loss) == float(loss(policy, policy).loss)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stable_ids import stable_id
 from torch import Tensor
 
 from genrec.errors import UsageError
@@ -227,7 +228,7 @@ class NeedsBoth:
         (Anchored(Smoothed(RosePO(reward=Popular(2.0)))), None, Popular(2.0)),
         (Anchored(NeedsBoth()), True, Similarity()),
     ],
-    ids=repr,
+    ids=stable_id,
 )
 def test_requirements_are_found_through_compositions(loss: PreferenceLoss, mismatched: object, reward: object) -> None:
     assert find_requirement(loss, "mismatched") == mismatched

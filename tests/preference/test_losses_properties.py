@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from stable_ids import stable_id
 from torch import Tensor
 
 from genrec.preference.losses import (
@@ -112,7 +113,7 @@ def mask_of(bits: int, count: int) -> Tensor:
     return torch.tensor([bool(bits >> place & 1) for place in range(4 * count)]).view(4, count)
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+@pytest.mark.parametrize("loss", LOSSES, ids=stable_id)
 def test_gradcheck_with_masks(loss: PreferenceLoss) -> None:
     policy, reference = random_inputs(loss)
     mask = mask_of(0b001_101_000_010 if count_of(loss) == 3 else 0b0010, count_of(loss))
@@ -125,7 +126,7 @@ def test_gradcheck_with_masks(loss: PreferenceLoss) -> None:
     assert torch.autograd.gradcheck(of, inputs)
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+@pytest.mark.parametrize("loss", LOSSES, ids=stable_id)
 @given(bits=st.integers(0, 2**12 - 1), seed=st.integers(0, 5))
 @settings(deadline=None, max_examples=12)
 def test_masked_negatives_and_other_rows_have_no_influence(loss: PreferenceLoss, bits: int, seed: int) -> None:
@@ -152,7 +153,7 @@ def test_masked_negatives_and_other_rows_have_no_influence(loss: PreferenceLoss,
     assert terms.rejected_reward[~mask].isfinite().all()
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+@pytest.mark.parametrize("loss", LOSSES, ids=stable_id)
 @given(ours=st.integers(0, 2**12 - 1), theirs=st.integers(0, 2**12 - 1), seed=st.integers(0, 5))
 @example(ours=2**12 - 1, theirs=0, seed=0)
 @example(ours=0, theirs=2**12 - 1, seed=0)
@@ -170,7 +171,7 @@ def test_masked_on_one_side_is_masked(loss: PreferenceLoss, ours: int, theirs: i
     assert terms.rejected_reward.isneginf().equal(both)
 
 
-@pytest.mark.parametrize("loss", ANY_NEGATIVES, ids=repr)
+@pytest.mark.parametrize("loss", ANY_NEGATIVES, ids=stable_id)
 @given(order=st.permutations([0, 1, 2]), seed=st.integers(0, 5))
 @settings(deadline=None, max_examples=6)
 def test_the_order_of_negatives_does_not_matter(loss: PreferenceLoss, order: list[int], seed: int) -> None:
@@ -180,7 +181,7 @@ def test_the_order_of_negatives_does_not_matter(loss: PreferenceLoss, order: lis
     torch.testing.assert_close(shuffled.rejected_reward, loss(policy, reference).rejected_reward[:, order])
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+@pytest.mark.parametrize("loss", LOSSES, ids=stable_id)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_finite_at_huge_log_ratios(loss: PreferenceLoss, dtype: torch.dtype) -> None:
     """Log-ratios of +-10,000 in all combinations of positive, negatives and mismatched pair."""
@@ -198,7 +199,7 @@ def test_finite_at_huge_log_ratios(loss: PreferenceLoss, dtype: torch.dtype) -> 
     assert {part.dtype for part in terms} == {dtype}
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+@pytest.mark.parametrize("loss", LOSSES, ids=stable_id)
 def test_half_precision_is_computed_in_float32(loss: PreferenceLoss) -> None:
     policy, reference = random_inputs(loss, dtype=torch.bfloat16)
     terms, by_chosen, _ = gradients(loss, policy, reference)
@@ -208,7 +209,7 @@ def test_half_precision_is_computed_in_float32(loss: PreferenceLoss) -> None:
     torch.testing.assert_close(terms.loss, loss(*upcast).loss, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+@pytest.mark.parametrize("loss", LOSSES, ids=stable_id)
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_a_row_without_negatives_has_only_its_nll(loss: PreferenceLoss, count: int) -> None:
     if count > 1 and loss in ONE_NEGATIVE:
@@ -231,7 +232,7 @@ def test_a_row_without_negatives_has_only_its_nll(loss: PreferenceLoss, count: i
         assert by_chosen.tolist() == pytest.approx([-alpha / 4] * 2)
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+@pytest.mark.parametrize("loss", LOSSES, ids=stable_id)
 def test_rewards_are_detached_and_inputs_unchanged(loss: PreferenceLoss) -> None:
     policy, reference = random_inputs(loss)
     inputs = [part for part in (*policy, *reference) if isinstance(part, Tensor)]
@@ -243,7 +244,9 @@ def test_rewards_are_detached_and_inputs_unchanged(loss: PreferenceLoss) -> None
     assert all(torch.equal(old, new) for old, new in zip(copies, inputs, strict=True))
 
 
-@pytest.mark.parametrize("loss", [SoftmaxDPO(0.3), DMPO(0.3), RecPO(0.3), ConservativeDPO(0.3), RobustDPO(0.3), Hinge(0.3)], ids=repr)
+@pytest.mark.parametrize(
+    "loss", [SoftmaxDPO(0.3), DMPO(0.3), RecPO(0.3), ConservativeDPO(0.3), RobustDPO(0.3), Hinge(0.3)], ids=stable_id
+)
 def test_gradients_sum_to_zero_where_only_differences_count(loss: PreferenceLoss) -> None:
     """Identity 5, for every loss of differences of log-ratios."""
     _, by_chosen, by_rejected = gradients(loss, *random_inputs(loss))
@@ -251,7 +254,7 @@ def test_gradients_sum_to_zero_where_only_differences_count(loss: PreferenceLoss
     assert (by_chosen < 0).all()
 
 
-@pytest.mark.parametrize("loss", [one for one in LOSSES if not isinstance(one, ContinuedSFT)], ids=repr)
+@pytest.mark.parametrize("loss", [one for one in LOSSES if not isinstance(one, ContinuedSFT)], ids=stable_id)
 def test_descent_raises_the_margin(loss: PreferenceLoss) -> None:
     """30 steps of Adam on logits [users, items], from the reference. Item 0 is the positive, the next items are negatives."""
     source, count = torch.Generator().manual_seed(0), count_of(loss)

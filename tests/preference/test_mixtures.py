@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
+from stable_ids import stable_id
 from torch import Generator, Tensor
 
 from genrec.errors import InputError, UsageError
@@ -257,7 +258,7 @@ SAMPLERS: list[NegativeSampler] = [
 ]
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=stable_id)
 def test_compositions_keep_the_contract(sampler: NegativeSampler) -> None:
     check_sampler(sampler)
     check_sampler(sampler, sampler_context(seed=7, items=100, users=15))

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
+from stable_ids import stable_id
 from torch import Tensor
 
 from genrec.errors import InputError, UsageError
@@ -235,7 +236,7 @@ def test_negatives_are_on_the_batch_s_device() -> None:
         assert torch.equal(drawn.cpu(), draw(sampler, context, batch, 3))
 
 
-@pytest.mark.parametrize("sampler", [each for each in SAMPLERS if not isinstance(each, InBatch | FaissNeighbors)], ids=repr)
+@pytest.mark.parametrize("sampler", [each for each in SAMPLERS if not isinstance(each, InBatch | FaissNeighbors)], ids=stable_id)
 def test_negatives_of_an_example_do_not_depend_on_its_batch(sampler: NegativeSampler) -> None:
     """A row alone, in another order, or in a batch with longer histories gets the same negatives."""
     context = sampler_context()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from stable_ids import stable_id
 
 from genrec.errors import ArtifactError, InputError, NumericsError, UsageError
 from genrec.tokenizer import RQVAE
@@ -153,7 +154,7 @@ def test_moving_averages_against_another_implementation() -> None:
         {"schedule": "cosine", "epochs": 120},
         {"precision": "32-true"},
     ],
-    ids=str,
+    ids=stable_id,
 )
 def test_every_variant_learns_and_is_restored(changed: dict[str, Any]) -> None:
     vectors, group = grouped()

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
+from stable_ids import stable_id
 
 from genrec.errors import ArtifactError, InputError, NumericsError, UsageError
 from genrec.semantic_ids import SemanticIds
@@ -336,7 +337,9 @@ def test_equal_vectors_always_collide(quantizer: Quantizer) -> None:
 
 
 @pytest.mark.parametrize(
-    "quantizer", [RQKMeans(codebook_size=8), RQKMeans(codebook_size=8, engine="faiss"), ProductQuantizer(codebook_size=8)], ids=str
+    "quantizer",
+    [RQKMeans(codebook_size=8), RQKMeans(codebook_size=8, engine="faiss"), ProductQuantizer(codebook_size=8)],
+    ids=stable_id,
 )
 def test_vectors_that_are_too_large_raise(quantizer: Quantizer) -> None:
     with pytest.raises(InputError, match=r"entries of up to 1e\+20"):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from alignments import constant, parts, recipe
+from stable_ids import stable_id
 
 from genrec.errors import InputError, UsageError
 from genrec.preference.filters import SimilarityWindow
@@ -72,7 +73,7 @@ class LossWithReward(Loss):
         ({"loss": Loss(lambda terms: terms._replace(rejected_reward=[1]))}, r"rejected_reward must be a tensor \[32, 3\].*got list"),
         ({"loss": Loss(lambda terms: terms._replace(loss=terms.loss.detach()))}, "the loss has no gradient"),
     ],
-    ids=str,
+    ids=stable_id,
 )
 def test_a_failing_plug_in_is_named(change: dict[str, object], message: str, tmp_path: Path) -> None:
     built, entries, context = parts()
