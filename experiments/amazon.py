@@ -1,13 +1,13 @@
-"""Amazon 2014 Beauty: TIGER with the recipe behind the best open reproduction, S-DPO after it, and a smoke run for a CPU.
+"""Amazon 2014 Beauty: TIGER with the recipe of the best open reproduction, S-DPO after it, and small runs for a CPU.
 
-    genrec run experiments/amazon.py:smoke    # all six stages on the real data, in minutes on 2 CPU cores
-    genrec run experiments/amazon.py:cold     # items unseen in training: Semantic IDs by extension, small, in minutes
-    genrec run experiments/amazon.py:beam_loss  # what 50 and 20 beams lose against scoring every item, small, in minutes
-    genrec run experiments/amazon.py:sdpo     # the full recipe: hours, a GPU is advised
-    genrec run experiments/amazon.py:rivals   # popularity, ItemKNN and SASRec, which the full recipe must beat
+    genrec run experiments/amazon.py:smoke      # all six stages on the real data, in minutes on 2 CPU cores
+    genrec run experiments/amazon.py:cold       # items unseen in training get Semantic IDs by extension; minutes
+    genrec run experiments/amazon.py:beam_loss  # 50 and 20 beams against exact scoring; minutes
+    genrec run experiments/amazon.py:sdpo       # the full recipe: hours, use a GPU
+    genrec run experiments/amazon.py:rivals     # popularity, ItemKNN and SASRec
 
-The two files are fetched; `--source.path` names a folder that holds `reviews_Beauty_5.json.gz` and `meta_Beauty.json.gz`. Cost and
-result of `smoke`: see experiments/results.md. The full recipe and SASRec have not been run here by this project yet.
+The two files are downloaded; `--source.path` names a folder with `reviews_Beauty_5.json.gz` and `meta_Beauty.json.gz`. Cost and result
+of the small runs: see experiments/results.md. The full recipe and SASRec have not been run yet.
 """
 
 from __future__ import annotations
@@ -25,11 +25,14 @@ from genrec.preference.losses import Anchored, SoftmaxDPO
 from genrec.preference.negatives import FaissNeighbors
 from genrec.tokenizer import RQVAE, RQKMeans
 
-WAYS: dict[Literal["append", "reassign"], int] = {"append": 3, "reassign": 4}  # collisions -> the quantizer's levels: four in all
+WAYS: dict[Literal["append", "reassign"], int] = {
+    "append": 3,
+    "reassign": 4,
+}  # collisions -> levels of the quantizer; four levels in total
 
 
 def sft() -> Experiment:
-    """TIGER: RQ-VAE Semantic IDs, 6 + 6 layers, up to 200,000 steps."""
+    """Return TIGER with RQ-VAE Semantic IDs, 6 + 6 layers and up to 200,000 steps."""
     return Experiment(
         name="beauty-sft",
         source=AmazonReviews2014("Beauty"),
@@ -46,7 +49,7 @@ def sft() -> Experiment:
 
 
 def sdpo() -> Experiment:
-    """S-DPO from the SFT checkpoint, one epoch, three neighbors of the positive, anchored."""
+    """Return one epoch of S-DPO with three nearest neighbors of the positive and an NLL anchor."""
     align = Align(
         loss=Anchored(SoftmaxDPO(beta=0.5)),
         negatives=FaissNeighbors(pool_size=200, skip=5),
@@ -57,28 +60,32 @@ def sdpo() -> Experiment:
 
 
 def sasrec() -> Experiment:
-    """SASRec over the items, with the softmax over all of them, trained on every place of windows; its sizes are not tuned here."""
+    """Return SASRec with the full softmax, trained on all targets of a window. Its sizes are not tuned."""
     return replace(
         sft(),
         name="beauty-sasrec",
         tokenize=None,
         policy=SASRec(d_model=128, d_ff=128, num_layers=2, num_heads=2, dropout=0.5),
-        sft=SFT(targets="all", optimization=Optimization(max_steps=20_000, batch_size=128, learning_rate=1e-3, warmup_steps=500, weight_decay=0.0), validation=Validation(every=500, patience=10, users=0)),
-    )  # fmt: skip
+        sft=SFT(
+            targets="all",
+            optimization=Optimization(max_steps=20_000, batch_size=128, learning_rate=1e-3, warmup_steps=500),
+            validation=Validation(every=500, patience=10, users=0),
+        ),
+    )
 
 
 def sasrec_repeated() -> Experiment:
-    """The same with short sequences, which most of Beauty's are, repeated until a window is full."""
+    """Return SASRec with short sequences repeated until a window is full (RepPad)."""
     return replace(sasrec(), name="beauty-sasrec-repeated", sft=replace(sasrec().sft, padding="repeat"))
 
 
 def rivals() -> list[Experiment]:
-    """What a model of Semantic IDs must beat."""
+    """Return the baselines of the full recipe."""
     return [*baselines(sft()), sasrec(), sasrec_repeated()]
 
 
 def small() -> Experiment:
-    """A small policy and few steps, on the real data."""
+    """Return a small policy with few steps, on the real data."""
     return replace(
         sft(),
         name="beauty-smoke-sft",
@@ -93,7 +100,7 @@ def small() -> Experiment:
 
 
 def smoke() -> list[Experiment]:
-    """Every stage on the real data with a small policy and few steps: it shows that the pipeline runs, not what TIGER can do."""
+    """Return every stage on the real data with a small policy: it shows that the pipeline runs, not what TIGER can reach."""
     align = Align(
         loss=Anchored(SoftmaxDPO(beta=0.5)),
         negatives=FaissNeighbors(pool_size=200),
@@ -106,8 +113,9 @@ def smoke() -> list[Experiment]:
 
 
 def beam_loss() -> list[Experiment]:
-    """What a beam search loses: the same policy and 1,000 users; every item scored, which is the row that the others are tested
-    against, then 50 and 20 beams. Nothing is trained twice: beams and scoring of `evaluate` are evaluation's alone.
+    """Return one policy evaluated on 1,000 users with exact scoring (the reference row), 50 beams and 20 beams.
+
+    The policy is trained once, since the evaluation's settings are not part of its key.
     """
     spec = Evaluate(cutoffs=(1, 5, 10, 20), max_users=1_000)
     ways = {"exact": replace(spec, scoring="exact"), "50-beams": replace(spec, num_beams=50), "20-beams": replace(spec, num_beams=20)}
@@ -115,9 +123,9 @@ def beam_loss() -> list[Experiment]:
 
 
 def cold() -> list[Experiment]:
-    """Split by time, so that test users take items without a training event. These get Semantic IDs by the tokenizer as it was.
+    """Return rows split by time, so that some test items have no training event. The fitted tokenizer gives them Semantic IDs.
 
-    Two ways to tell apart items that share their codes: an appended level, and the cheapest last code that is free.
+    The rows differ in how collisions are resolved: by an appended level, or by reassigning the last code.
     """
     rows = [
         replace(

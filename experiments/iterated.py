@@ -1,10 +1,10 @@
-"""Iterated alignment on the built-in shop: self-play (SPRec), a reference that is refreshed, beams that follow the policy.
+"""Iterated alignment on the built-in world: self-play (SPRec), a refreshed reference, and negatives from a refreshed policy.
 
     genrec run experiments/iterated.py:comparison     # nothing is downloaded
 
-All rows take the same 120 steps on the same histories. `sprec` is the scheme of Gao et al. 2024, 2412.09243: in each round SFT, then
-DPO against the model's own outputs, with this round's SFT policy as the reference. Cost: about 4 minutes on 2 CPU cores. Result: see
-experiments/results.md.
+All rows take the same 120 steps on the same histories. `sprec` is the scheme of Gao et al. 2024 (arXiv 2412.09243): each round is
+SFT, then DPO against the model's own outputs, with the SFT policy of the round as reference. Cost: 7 minutes on one thread of a busy
+machine. Result: see experiments/results.md.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from genrec.preference.negatives import ModelBeams, Uniform
 
 
 def aligned(name: str, align: Align) -> Experiment:
-    """The quick start's SFT policy, aligned."""
+    """Return the SFT policy of the quick start with this alignment."""
     return replace(sft(), name=f"shop-{name}", align=align)
 
 
 def _dpo() -> Align:
-    """DPO against one of the reference's own wrong beams."""
+    """Return DPO with one negative from the reference policy's own beams."""
     return Align(
         loss=Anchored(DPO(beta=0.5)),
         negatives=ModelBeams(num_beams=10),
@@ -36,31 +36,31 @@ def _dpo() -> Align:
 
 
 def control() -> Experiment:
-    """SFT continued on alignment's batches: a gain that this row has too is not alignment's."""
+    """Return the control: continued SFT on the batches of the alignment. A gain of this row is no gain of preferences."""
     return aligned("continued", replace(_dpo(), loss=ContinuedSFT(), negatives=Uniform()))
 
 
 def offline() -> Experiment:
-    """Not iterated: beams of the SFT policy, which is the reference throughout."""
+    """Return DPO that is not iterated: beams of the SFT policy, which stays the reference."""
     return aligned("dpo-beams", _dpo())
 
 
 def sprec() -> Experiment:
-    """Self-play: three rounds of 20 steps of SFT and 20 of DPO."""
+    """Return self-play (SPRec): three rounds of 20 steps of SFT and 20 steps of DPO."""
     return aligned("sprec", replace(_dpo(), rounds=3, round_sft_steps=20))
 
 
 def refreshed_reference() -> Experiment:
-    """The reference becomes the policy at the beginning of each of three rounds; so do the beams' policy."""
+    """Return DPO in three rounds; reference and searching policy become the current policy at the beginning of each round."""
     return aligned("refreshed-reference", replace(_dpo(), rounds=3))
 
 
 def refreshed_beams() -> Experiment:
-    """The reference stays the SFT policy; S-DPO against three beams of a copy of the policy that is refreshed every 20 steps."""
+    """Return S-DPO with three beams of a copy of the policy that is refreshed every 20 steps. The SFT policy stays the reference."""
     align = replace(_dpo(), loss=Anchored(SoftmaxDPO(beta=0.5)), negatives=ModelBeams(num_beams=10, refresh_every=20), num_negatives=3)
     return aligned("refreshed-beams", align)
 
 
 def comparison() -> list[Experiment]:
-    """The rows of the table, two seeds of each that is trained."""
+    """Return the rows of the table, two seeds of each trained row."""
     return baselines(sft()) + seeds([sft(), control(), offline(), sprec(), refreshed_reference(), refreshed_beams()], (0, 1))

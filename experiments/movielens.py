@@ -1,14 +1,13 @@
-"""SFT, its continuation, DPO and S-DPO on MovieLens-100K, with uniform and with FAISS negatives, three seeds; and its rivals.
+"""MovieLens: SFT, continued SFT, DPO and S-DPO with uniform and with FAISS negatives; SASRec; and grids of objectives and negatives.
 
-    genrec run experiments/movielens.py:comparison        # fetches ml-100k.zip; --source.path names one that is here
-    genrec run experiments/movielens.py:rivals            # the SFT policy beside popularity, ItemKNN and SASRec
+    genrec run experiments/movielens.py:comparison        # 100K, three seeds; downloads ml-100k.zip (--source.path: a local copy)
+    genrec run experiments/movielens.py:rivals            # SFT beside popularity, ItemKNN and SASRec
     genrec run experiments/movielens.py:grid              # every objective x every kind of negatives, on 100K and on 1M: hours
-    genrec run experiments/movielens.py:grid_100k         # its first half
-    genrec run experiments/movielens.py:seen              # items of the history as negatives, for longer, on 1M
+    genrec run experiments/movielens.py:grid_100k         # the first half of the grid
+    genrec run experiments/movielens.py:seen              # items of the history as negatives, more steps, on 1M
 
-Protocol: leave-one-out, 5-core, full catalog, seen items kept (`--evaluate.filter-seen True` for the other table).
-MovieLens has little text, so that items are embedded by who watched them, in training only.
-Cost and result: see experiments/results.md.
+Protocol: leave-one-out, 5-core, full catalog, seen items kept (`--evaluate.filter-seen True` filters them). Item vectors come from
+training interactions, since MovieLens has little text. Cost and result: see experiments/results.md.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from genrec.types import NegativeSampler, PreferenceLoss
 
 
 def sft() -> Experiment:
-    """A small TIGER policy that reads one vector an item, trained by SFT for about eight epochs."""
+    """Return a small TIGER policy with one input vector per item, trained by SFT for about eight epochs."""
     return Experiment(
         name="ml100k-sft",
         source=MovieLens("100k"),
@@ -43,7 +42,7 @@ def sft() -> Experiment:
 
 
 def aligned(name: str, loss: PreferenceLoss, negatives: NegativeSampler, count: int) -> Experiment:
-    """The SFT policy after exactly 300 steps of this loss: all rows take the same steps on the same histories."""
+    """Return the SFT policy aligned with this loss for exactly 300 steps. All rows take the same steps on the same histories."""
     align = Align(
         loss=loss,
         negatives=negatives,
@@ -56,39 +55,39 @@ def aligned(name: str, loss: PreferenceLoss, negatives: NegativeSampler, count: 
 
 
 def control() -> Experiment:
-    """SFT continued on alignment's batches: a gain that this row has too is not alignment's."""
+    """Return the control: continued SFT on the batches of the alignment. A gain of this row is no gain of preferences."""
     return aligned("sft-continued", ContinuedSFT(), Uniform(), 1)
 
 
 def dpo() -> Experiment:
-    """DPO, one uniform negative."""
+    """Return DPO with one uniform negative."""
     return aligned("dpo-uniform", Anchored(DPO(beta=0.5)), Uniform(), 1)
 
 
 def dpo_faiss() -> Experiment:
-    """DPO, one neighbor of the positive."""
+    """Return DPO with one nearest neighbor of the positive."""
     return aligned("dpo-faiss", Anchored(DPO(beta=0.5)), FaissNeighbors(pool_size=200), 1)
 
 
 def sdpo() -> Experiment:
-    """S-DPO, three uniform negatives."""
+    """Return S-DPO with three uniform negatives."""
     return aligned("sdpo-uniform", Anchored(SoftmaxDPO(beta=0.5)), Uniform(), 3)
 
 
 def sdpo_faiss() -> Experiment:
-    """S-DPO, three neighbors of the positive."""
+    """Return S-DPO with three nearest neighbors of the positive."""
     return aligned("sdpo-faiss", Anchored(SoftmaxDPO(beta=0.5)), FaissNeighbors(pool_size=200), 3)
 
 
 def comparison() -> list[Experiment]:
-    """The rows of the table: popularity and ItemKNN, then what is trained, three seeds each."""
+    """Return the rows of the table: popularity, ItemKNN and the trained rows with three seeds each."""
     return baselines(sft()) + seeds([sft(), control(), dpo(), dpo_faiss(), sdpo(), sdpo_faiss()], (0, 1, 2))
 
 
 def sasrec() -> Experiment:
-    """SASRec over the items, with the softmax over all of them, trained on every place of windows.
+    """Return SASRec with the full softmax, trained on all targets of a window.
 
-    Chosen on validation (NDCG@10, seed 0) among eight settings of width, layers, dropout and learning rate, which gave .061 to .066.
+    Chosen among eight settings of width, layers, dropout and learning rate by validation NDCG@10 (seed 0: 0.061 to 0.066).
     """
     return replace(
         sft(),
@@ -97,29 +96,29 @@ def sasrec() -> Experiment:
         policy=SASRec(d_model=64, d_ff=256, num_layers=2, num_heads=2, dropout=0.3),
         sft=SFT(
             targets="all",
-            optimization=Optimization(max_steps=4_000, batch_size=64, learning_rate=3e-3, warmup_steps=200, weight_decay=0.0),
+            optimization=Optimization(max_steps=4_000, batch_size=64, learning_rate=3e-3, warmup_steps=200),
             validation=Validation(every=250, patience=6),
         ),
     )
 
 
 def sasrec_repeated() -> Experiment:
-    """The same with short sequences repeated; few users of MovieLens are short."""
+    """Return SASRec with short sequences repeated (RepPad)."""
     return replace(sasrec(), name="ml100k-sasrec-repeated", sft=replace(sasrec().sft, padding="repeat"))
 
 
 def rivals() -> list[Experiment]:
-    """What a model of Semantic IDs must beat: three seeds of SASRec and of the SFT policy, beside popularity and ItemKNN."""
+    """Return three seeds of SASRec and of the SFT policy, beside popularity and ItemKNN."""
     return baselines(sft()) + seeds([sasrec(), sasrec_repeated(), sft()], (0, 1, 2))
 
 
 # --- The grid -------------------------------------------------------------------------------------------------------------------
 
-STEPS = 180  # of every row, the control too
+STEPS = 180  # of each aligned row and of the control
 
 
 def large() -> Experiment:
-    """MovieLens-1M, ratings of 4 or more."""
+    """Return SFT on MovieLens-1M, ratings of 4 or more."""
     base = replace(sft(), name="ml1m-sft", source=MovieLens("1m"), split=LeaveOneOut(min_rating=4))
     return replace(
         base,
@@ -132,7 +131,7 @@ def large() -> Experiment:
 
 
 def _objectives(learning_rate: float) -> dict[str, Align]:
-    """What is compared, anchored alike, on the same histories, for as many steps. `sprec` has three rounds, half of each SFT."""
+    """Return the objectives of the grid, with one anchor and equal steps. `sprec` has three rounds, half of each SFT."""
     common = Align(
         keep="last",
         num_negatives=1,
@@ -151,7 +150,7 @@ def _objectives(learning_rate: float) -> dict[str, Align]:
 
 
 def _samplers() -> dict[str, NegativeSampler]:
-    """Where negatives come from, from easy to hard. Beams are the reference's: in `sprec` those of the round's SFT policy."""
+    """Return the samplers of the grid. Beams are those of the reference: in `sprec`, of the SFT policy of the round."""
     return {
         "uniform": Uniform(),
         "popularity": Popularity(),
@@ -163,7 +162,7 @@ def _samplers() -> dict[str, NegativeSampler]:
 
 
 def crossed(base: Experiment, learning_rate: float) -> list[Experiment]:
-    """SFT, the control, and every objective with every kind of negatives; three seeds."""
+    """Return SFT, the control, and every objective with every sampler; three seeds."""
     stem, objectives = base.name.removesuffix("-sft"), _objectives(learning_rate)
     continued = replace(objectives["dpo"], loss=ContinuedSFT(), negatives=Uniform())
     rows = [base, replace(base, name=f"{stem}-control", align=continued)]
@@ -174,26 +173,27 @@ def crossed(base: Experiment, learning_rate: float) -> list[Experiment]:
 
 
 def filtered(experiments: list[Experiment]) -> list[Experiment]:
-    """The same rows evaluated without the items that a user has seen: another protocol, and so another table."""
+    """Return the same rows with seen items filtered out, which is another protocol and another table."""
     return [replace(each, name=f"{each.name}-filtered", evaluate=replace(each.evaluate, filter_seen=True)) for each in experiments]
 
 
 def grid_100k() -> list[Experiment]:
-    """MovieLens-100K, seen items kept and filtered; it is small, so that the policy is moved little."""
+    """Return the grid on MovieLens-100K, seen items kept and filtered."""
     rows = crossed(sft(), learning_rate=1e-4)
     return rows + filtered(rows)
 
 
 def grid_1m() -> list[Experiment]:
-    """MovieLens-1M, ratings of 4 or more, seen items kept and filtered."""
+    """Return the grid on MovieLens-1M, ratings of 4 or more, seen items kept and filtered."""
     rows = crossed(large(), learning_rate=3e-4)
     return rows + filtered(rows)
 
 
 def seen() -> list[Experiment]:
-    """MovieLens-1M: S-DPO against three items of the history, for longer than in the grid, beside its control; three seeds.
+    """Return S-DPO against three items of the history on MovieLens-1M, with more steps than in the grid, and its control; three seeds.
 
-    Chosen on validation (2,000 users, seed 0) among negatives that are seen, uniform or near the positive.
+    Chosen on validation (2,000 users, seed 0) among seen, uniform and neighboring negatives. The grid's test figures at seed 0 had
+    picked the kind of negatives before.
     """
     base = _objectives(3e-4)["sdpo3"]
     align = replace(
@@ -210,5 +210,5 @@ def seen() -> list[Experiment]:
 
 
 def grid() -> list[Experiment]:
-    """Both data sets: four tables. What is there already is not run again, and a killed run goes on where it was."""
+    """Return the grids on both data sets: four tables. Finished rows are not run again, and an interrupted run is resumed."""
     return grid_100k() + grid_1m()

@@ -1,12 +1,11 @@
-"""Policies side by side on MovieLens: how the history is read (items or codes, from both sides or causally), a decoder alone, SASRec.
+"""Policies on MovieLens: a bidirectional or causal encoder, items or codes as its input, a decoder-only policy, and SASRec.
 
-    genrec run experiments/policies.py:movielens_100k     # ml-100k.zip is fetched; --source.path names one that is here
+    genrec run experiments/policies.py:movielens_100k     # downloads ml-100k.zip; --source.path names a local copy
     genrec run experiments/policies.py:movielens_1m       # ratings of 4 or more
 
-`...-sft` has an encoder that reads the history from both sides and is trained on one target a prefix; `...-causal` reads it item by
-item and is trained on all targets of a window in one pass. `...-short` rows stop after about equal time: 1,450 steps of the first and
-750 of the second take about 65 seconds each on one core. All rows of a data set share their Semantic IDs. Cost and result: see
-experiments/results.md.
+`...-sft` rows have a bidirectional encoder and train on one target per prefix. `...-causal` rows have a causal encoder and train on
+all targets of a window in one pass. `...-short` rows stop after about equal time: 1,450 steps of the first and 750 of the second took
+66 to 76 seconds on one core. All rows of a data set share their Semantic IDs. Cost and result: see experiments/results.md.
 """
 
 from __future__ import annotations
@@ -26,25 +25,25 @@ ALL = SFT(
 
 
 def causal(base: Experiment) -> Experiment:
-    """The same layers with an encoder that reads item by item, trained on every place of a window."""
+    """Return the policy with a causal encoder, trained on all targets of a window."""
     assert isinstance(base.policy, Tiger)
     return replace(base, name=base.name.replace("-sft", "-causal"), policy=replace(base.policy, encoder="causal"), sft=ALL)
 
 
 def codes(base: Experiment) -> Experiment:
-    """TIGER's own reading, a token a code: the encoder's sequence is as many times longer as there are levels."""
+    """Return the policy with one input token per code, as in TIGER, instead of one per item."""
     assert isinstance(base.policy, Tiger)
     return replace(base, name=base.name.replace("-sft", "-codes"), policy=replace(base.policy, history="codes"))
 
 
 def gpt(base: Experiment) -> Experiment:
-    """A decoder alone over the codes, as deep as TIGER's two stacks together, trained on every place of a window."""
+    """Return a decoder-only policy as deep as TIGER's encoder and decoder together, trained on all targets of a window."""
     policy = Gpt(d_model=64, d_ff=256, num_heads=4, d_kv=16, num_layers=4)
     return replace(base, name=base.name.replace("-sft", "-gpt"), policy=policy, sft=ALL)
 
 
 def short(experiment: Experiment, steps: int) -> Experiment:
-    """Stopped early, its learning rate falling to 0 by then."""
+    """Return the experiment with fewer steps; the learning rate falls to 0 within them."""
     recipe = replace(
         experiment.sft,
         optimization=replace(experiment.sft.optimization, max_steps=steps),
@@ -54,13 +53,13 @@ def short(experiment: Experiment, steps: int) -> Experiment:
 
 
 def movielens_100k() -> list[Experiment]:
-    """Three seeds of each; of the decoder alone, and of codes trained to the end, one."""
+    """Return three seeds of each row, but one seed of the decoder-only policy and of codes trained to the end."""
     quick = [short(sft(), 1_450), short(causal(sft()), 750), short(codes(sft()), 1_450)]
     return baselines(sft()) + seeds([sft(), causal(sft()), *quick, sasrec()], (0, 1, 2)) + seeds([codes(sft()), gpt(sft())], (0,))
 
 
 def movielens_1m() -> list[Experiment]:
-    """About four minutes of training on one core for either encoder, three seeds."""
+    """Return both encoders, each trained for about four minutes on one core, three seeds."""
     base = large()
     all_targets = replace(
         causal(base),

@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     curves = commands.add_parser(
         "curves",
         help="training curves: last values, best step, a plot of one or several rows",
-        description="Print the files, last values and best validation step of training curves, and plot them, each row as the mean over "
+        description="Print the files, last values and best validation step of training curves. Plot them, each row as the mean over "
         "its seeds.",
     )
     curves.add_argument("names", metavar="NAME", nargs="+")

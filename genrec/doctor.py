@@ -1,4 +1,4 @@
-"""`genrec doctor`: what a bug report needs, and the faults of an installation that are easy to see."""
+"""`genrec doctor`: the versions and devices that a bug report needs, and common faults of an installation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from genrec.workspace import home
 
 
 def report() -> int:
-    """Print versions, devices, threads and free disk; returns 1 where something is wrong."""
+    """Print versions, devices, threads and free disk space. Return 1 if a fault was found, else 0."""
     for name, version in versions().items():
         print(f"{name:20} {version}")
     print(f"{'tensorboard':20} {_tensorboard()}")
@@ -31,11 +31,11 @@ def report() -> int:
 
 
 def _tensorboard() -> str:
-    """Its version. Results don't depend on it, so that manifests don't name it."""
+    """Return TensorBoard's version. It is not in the manifests, since no result depends on it."""
     try:
         return metadata.version("tensorboard")
     except metadata.PackageNotFoundError:
-        return "not installed: pip install 'genrec[track]' shows curves while a policy is trained"
+        return "not installed: pip install 'genrec[track]' shows training curves"
 
 
 def _faults(openmp: list[str]) -> list[str]:
@@ -44,7 +44,7 @@ def _faults(openmp: list[str]) -> list[str]:
     if len(installed) == 2:
         faults.append("faiss-cpu and faiss-gpu share one package name; uninstall both, then install one of them")
     if not installed:
-        faults.append("faiss is missing: pip install 'genrec[cpu]', or 'genrec[gpu]' where there is an NVIDIA GPU")
+        faults.append("faiss is missing: pip install 'genrec[cpu]', or 'genrec[gpu]' with an NVIDIA GPU")
     families = {re.split("[-.]", name)[0] for name in openmp}
     if len(families) > 1:
         faults.append(f"several OpenMP runtimes are in one process, which can hang or crash: {', '.join(openmp)}")
@@ -52,7 +52,7 @@ def _faults(openmp: list[str]) -> list[str]:
 
 
 def _openmp() -> list[str]:
-    """The OpenMP runtimes that torch, scikit-learn and faiss bring into one process."""
+    """Return the OpenMP runtimes that torch, scikit-learn and faiss load into one process."""
     import sklearn.cluster  # noqa: F401
     import torch  # noqa: F401
 

@@ -35,8 +35,8 @@ __all__ = ["SFT", "Align", "Evaluate", "Experiment", "Optimization", "Tokenize",
 class Experiment:
     """The settings of one row of a results table. All seeds of a row share its name.
 
-    Every component with a method `check(experiment)` checks itself against the experiment. So a plug-in can refuse an experiment before any
-    stage runs (see `genrec.types.CheckedSpecification`).
+    Every component with a method `check(experiment)` checks itself against the experiment, so a plug-in can refuse an experiment
+    before any stage runs (see `genrec.types.CheckedSpecification`).
     """
 
     name: str  # name of the row and of data/runs/NAME.json: letters, digits, '-', '_', '.'

@@ -1,4 +1,4 @@
-"""The commands that describe what a stage made, in lines and a picture: `genrec data`, `genrec tokenize`, `genrec curves`."""
+"""The commands that print and plot the result of a stage: `genrec data`, `genrec tokenize` and `genrec curves`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PICTURES = (".png", ".pdf", ".svg")
 
 
 def data(options: argparse.Namespace, flags: list[str]) -> int:
-    """`genrec data`: each data set of the experiments."""
+    """Print and plot the statistics of each data set of the experiments (`genrec data`)."""
     from genrec.data import data_plots, data_report
     from genrec.data.corpus import Corpus
 
@@ -47,7 +47,7 @@ def data(options: argparse.Namespace, flags: list[str]) -> int:
 
 
 def tokenize(options: argparse.Namespace, flags: list[str]) -> int:
-    """`genrec tokenize`: the Semantic IDs of the experiments."""
+    """Print and plot the health of the Semantic IDs of the experiments (`genrec tokenize`)."""
     from genrec.data.corpus import Corpus
     from genrec.semantic_ids import SemanticIds
     from genrec.tokenizer import health_report, semantic_id_plots
@@ -55,7 +55,9 @@ def tokenize(options: argparse.Namespace, flags: list[str]) -> int:
     _check_picture(options.picture)
     found = [each for each in override(loading.load(options.experiment), flags) if "tokenize" in each.stages]
     if not found:
-        raise UsageError(f"{options.experiment} has baselines only, which need no Semantic IDs, or items as codes (tokenize=None)")
+        raise UsageError(
+            f"{options.experiment} has no experiment with Semantic IDs: baselines have none, and tokenize=None uses items as codes"
+        )
     known: set[str] = set()
     done: set[str] = set()
     for experiment in found:
@@ -82,7 +84,7 @@ def tokenize(options: argparse.Namespace, flags: list[str]) -> int:
 
 
 def curves(options: argparse.Namespace) -> int:
-    """`genrec curves`: trainings of rows that were run."""
+    """Print and plot the training curves of rows (`genrec curves`)."""
     from genrec.training import curve_plots
 
     _check_picture(options.picture)
@@ -103,7 +105,7 @@ def curves(options: argparse.Namespace) -> int:
 
 
 def _curves_lines(seeds: Sequence[run_files.Training]) -> list[str]:
-    """Where the curves of a row are, the best step of each seed, and every column's last values."""
+    """Return lines with the files of a row's curves, the best step of each seed, and the last value of each column."""
     from genrec.training.curves import best_step, last_values
 
     lines = []
@@ -120,7 +122,7 @@ def _curves_lines(seeds: Sequence[run_files.Training]) -> list[str]:
 
 
 def _write_csv(found: Sequence[run_files.Training], path: Path) -> None:
-    """All curves in one table: name, seed, stage, then the columns of the curves."""
+    """Write all curves as one table: name, seed, stage, then the columns of the curves."""
     tables = []
     for each in found:
         table = each.curves.copy()
@@ -133,7 +135,7 @@ def _write_csv(found: Sequence[run_files.Training], path: Path) -> None:
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise
-        raise UsageError(f"the table {path} can't be written ({error}); name another place with --csv") from error
+        raise UsageError(f"the table {path} cannot be written ({error}); choose another file with --csv") from error
     print(f"  table: {path}")
 
 
@@ -143,7 +145,7 @@ def _check_picture(path: Path | None) -> None:
 
 
 def _draw(draw: Callable[[Path], None], wanted: Path | None, name: str, key: str, first: bool) -> None:
-    """Draw where the person said, or in reports/; `first`: whether it is the command's first picture, others get their key."""
+    """Draw to the requested file, or into reports/. All plots of a command but the first get their key in the file name."""
     path = wanted or reports_folder() / f"{name}.png"
     if wanted is not None and not first:
         path = path.with_stem(f"{path.stem}-{key}")
@@ -152,5 +154,5 @@ def _draw(draw: Callable[[Path], None], wanted: Path | None, name: str, key: str
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise
-        raise UsageError(f"the picture {path} can't be written ({error}); name another place with --picture") from error
+        raise UsageError(f"the picture {path} cannot be written ({error}); choose another file with --picture") from error
     print(f"  picture: {path}")

@@ -119,8 +119,10 @@ def explain(error: BaseException) -> str | None:
     message = str(error)
     if isinstance(error, ModuleNotFoundError) and error.name in MODULES:
         return f"{error.name} is now {MODULES[error.name]}"
-    imported = re.search(r"cannot import name '(\w+)'", message)
+    imported = re.search(r"cannot import name '(\w+)' from '([\w.]+)'", message)
     if isinstance(error, ImportError) and imported:
+        if imported[2] in MODULES:  # an empty folder of a former module is left in the checkout
+            return f"{imported[2]} is now {MODULES[imported[2]]}"
         name = (CLASSES | FUNCTIONS).get(imported[1])
         return f"{imported[1]} is now {name}" if name else None
     used = re.search(

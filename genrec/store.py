@@ -1,8 +1,8 @@
-"""Content-addressed artifacts: a stage's key is the hash of its specification and of its parents' keys.
+"""A store of artifacts, addressed by the hash of a stage's specification and of its parents' keys.
 
-`<root>/<stage>/<key>/` holds the payload and `manifest.json`, which is written last. A stage works in `.<key>.partial` beside it,
-under a lock, and the folder is renamed when it is whole: what has its final name is complete. A killed stage leaves its partial
-folder, and the next try may go on from the `checkpoint` folder in it. Nothing is pickled.
+`<root>/<stage>/<key>/` holds the files of a stage and `manifest.json`, which is written last. A stage writes to `.<key>.partial` under
+a lock; the folder is renamed when the stage has finished, so a folder with its final name is complete. An interrupted stage leaves its
+partial folder, and the next run may resume from the `checkpoint` folder in it. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -24,28 +24,29 @@ from filelock import FileLock
 
 from genrec.errors import ArtifactError, ResourceError, UsageError
 
-FORMAT = 1  # of the manifest; a reader refuses a newer one
-LARGE = 1 << 26  # bytes; a larger file is not hashed again while its stat signature holds
-_TICK = 20_000_000  # nanoseconds; file systems date a change by a clock this coarse
-Signature = tuple[int, int, int, int]  # size, mtime_ns, ctime_ns (which os.utime can't set back), inode
-NOT_IN_KEY = {"key": False}  # metadata of a field that changes no result: device, workers, batch of evaluation
+FORMAT = 2  # version of the manifest; format 1 has former field names in its specification
+LARGE = 1 << 26  # bytes; a larger file is hashed again only if its stat signature has changed
+_TICK = 20_000_000  # nanoseconds; resolution of a file system's clock
+Signature = tuple[int, int, int, int]  # size, mtime_ns, ctime_ns (which os.utime cannot set), inode
+NOT_IN_KEY = {"key": False}  # metadata of a field that changes no result, such as a device or the batch size of an evaluation
 
 
 class Artifact(NamedTuple):
-    """A finished stage."""
+    """The result of a finished stage."""
 
-    stage: str
-    key: str
-    folder: Path
-    manifest: dict[str, Any]
+    stage: str  # name of the stage
+    key: str  # 16 hexadecimal digits
+    folder: Path  # the folder that holds the files
+    manifest: dict[str, Any]  # the content of manifest.json
 
 
 def describe(value: object, root: Path, name: str = "experiment") -> Any:
-    """A specification as JSON: class paths and fields, equal for equal results. `root` is where sources find fetched files.
+    """Return a specification as JSON: class paths and fields. Equal descriptions give equal results.
 
-    An object with `fingerprint(root)` is described by that and its plain fields, so that moving a file changes no key. A class
-    attribute `VERSION` is part of the description: raise it when the code gives other results. A class from outside genrec is
-    also described by a hash of its own source, so that editing a plug-in runs it anew. What cannot be described is refused.
+    An object with `fingerprint(root)` is described by its fingerprint and its plain fields, so that moving a file changes no key. A
+    class attribute `VERSION` is part of the description: raise it when the code gives other results. A class from outside genrec is
+    also described by a hash of its source, so that editing a plug-in reruns it. `root` is the folder of downloaded files, `name` the
+    key path for error messages. Raises UsageError if the value is no dataclass, plain value or object with a fingerprint.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -82,7 +83,7 @@ def _describe_component(value: Any, root: Path, name: str) -> dict[str, Any]:
 
 
 def _source_hash(kind: type) -> str | None:
-    """A hash of the class's source text; None where there is none to read (a class typed into an interpreter)."""
+    """Return a hash of the class's source text, or None if it has none, as a class that was typed into an interpreter."""
     try:
         return hash_of(inspect.getsource(kind))
     except (OSError, TypeError):
@@ -90,19 +91,19 @@ def _source_hash(kind: type) -> str | None:
 
 
 def hash_of(description: object) -> str:
-    """16 hexadecimal digits of a JSON value."""
+    """Return a hash of a JSON value, 16 hexadecimal digits."""
     text = json.dumps(description, sort_keys=True, separators=(",", ":"), allow_nan=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def file_hash(path: Path, algorithm: str = "sha256") -> str:
-    """The hexadecimal hash of a file, by `sha256` or, where that is what is published, `md5`."""
+    """Return the hexadecimal hash of a file, by `sha256` or `md5`."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
 def signature_of(path: Path) -> Signature:
-    """The file's stat signature. Waits until any later change will have another date, so that it can't go unseen."""
+    """Return the file's stat signature. Waits until a later change would get another timestamp, so that it is always detected."""
     status = path.stat()
     wait = status.st_ctime_ns + _TICK - time.time_ns()
     if 0 < wait <= _TICK:
@@ -111,7 +112,7 @@ def signature_of(path: Path) -> Signature:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON under another name, flush it to the disk and rename it."""
+    """Write JSON to a temporary file, flush it to the disk and rename it."""
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("w", encoding="utf-8") as file:
         json.dump(value, file, indent=1, ensure_ascii=False)
@@ -121,21 +122,24 @@ def write_json(path: Path, value: object) -> None:
 
 
 class Store:
-    """The artifacts below `root`."""
+    """The artifacts below a folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def folder(self, stage: str, key: str) -> Path:
-        """Where the artifact is, or will be."""
+        """Return the folder of an artifact, whether it exists or not."""
         return self.root / stage / key
 
     def has(self, stage: str, key: str) -> bool:
-        """Whether the artifact is complete."""
+        """Return whether the artifact exists and is complete."""
         return (self.folder(stage, key) / "manifest.json").is_file()
 
     def get(self, stage: str, key: str) -> Artifact:
-        """The artifact, every file of it checked against the manifest's size and sha256 (a large one, unless it is untouched)."""
+        """Return the artifact after checking the size and sha256 of its files; large files only if their signature has changed.
+
+        Raises ArtifactError if the artifact is missing, damaged, or written by another version of the format.
+        """
         folder = self.folder(stage, key)
         again = f"run the experiment again with --refresh {stage}"
         try:
@@ -145,24 +149,25 @@ class Store:
         except ValueError as error:
             raise ArtifactError(f"{folder / 'manifest.json'} is damaged ({error}); {again}") from None
         if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict) or "format" not in manifest:
-            raise ArtifactError(f"{folder / 'manifest.json'} is damaged (it is no manifest); {again}")
-        if manifest["format"] > FORMAT:
+            raise ArtifactError(f"{folder / 'manifest.json'} is damaged (it is not a manifest); {again}")
+        if manifest["format"] != FORMAT:
+            advice = "upgrade genrec" if manifest["format"] > FORMAT else "field names have changed since"
             raise ArtifactError(
-                f"{folder} was made by genrec {manifest['versions'].get('genrec')} in format {manifest['format']}; "
-                f"this genrec reads up to {FORMAT}: upgrade it, or {again}"
+                f"{folder} was written by genrec {manifest['versions'].get('genrec')} in format {manifest['format']}, this version "
+                f"reads format {FORMAT} ({advice}); {again}"
             )
         for name, expected in manifest["files"].items():
             path = folder / name
             if not path.is_file() or not _is_unaltered(path, expected):
-                raise ArtifactError(f"{path} is missing or was altered since it was made (sha256 {expected['sha256']}); {again}")
+                raise ArtifactError(f"{path} is missing or has changed since it was written (sha256 {expected['sha256']}); {again}")
         return Artifact(stage, key, folder, manifest)
 
     @contextmanager
     def create(self, stage: str, key: str, about: dict[str, Any]) -> Iterator[Path | None]:
-        """A folder to write the payload into; it becomes the artifact when the block ends well. `about` goes into the manifest.
+        """Yield a folder to write the artifact's files to; it becomes the artifact if the block ends without an error.
 
-        Yields None when another process made the artifact meanwhile. Whatever a killed try left is removed, but for the folder
-        `checkpoint`, which is the stage's to go on from and no part of the payload.
+        Yields None if another process has built the artifact in the meantime. The remains of an interrupted run are removed, except
+        the folder `checkpoint`, from which the stage may resume; it is no part of the artifact. `about` is added to the manifest.
         """
         final = self.folder(stage, key)
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -185,7 +190,7 @@ class Store:
             partial.rename(final)
 
     def remove(self, stage: str, key: str) -> None:
-        """Remove the artifact and whatever a killed try left of it."""
+        """Remove the artifact and the remains of an interrupted run."""
         final = self.folder(stage, key)
         final.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(final.with_name(f".{key}.lock")):
@@ -195,7 +200,7 @@ class Store:
 
 
 def _clear(partial: Path) -> None:
-    """Remove what a try left, but for its checkpoint."""
+    """Remove the remains of an interrupted run except its checkpoint."""
     for path in partial.iterdir() if partial.is_dir() else ():
         if path.name != "checkpoint":
             _remove(path)
@@ -203,27 +208,27 @@ def _clear(partial: Path) -> None:
 
 @contextmanager
 def _tidy(partial: Path) -> Iterator[None]:
-    """Where a stage fails, nothing half-made stays but its checkpoint; a full disk is told, whichever library says so."""
+    """Remove all files of a failed stage except its checkpoint. Raise ResourceError if the disk is full."""
     try:
         yield
     except BaseException as error:
         _clear(partial)
-        with suppress(OSError):  # there is a checkpoint
+        with suppress(OSError):  # the folder is not empty if there is a checkpoint
             partial.rmdir()
         if getattr(error, "errno", None) != errno.ENOSPC and "no space left on device" not in str(error).lower():
             raise
-        raise ResourceError(f"the disk is full ({error}); finished artifacts are whole; free some space and run again") from error
+        raise ResourceError(f"the disk is full ({error}); finished artifacts are intact; free some space and run again") from error
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """What a manifest says of a file."""
+    """Return the manifest's entry of a file."""
     signature = signature_of(path)
     large = {"signature": signature} if signature[0] >= LARGE else {}
     return {"size": signature[0], "sha256": file_hash(path), **large}
 
 
 def _is_unaltered(path: Path, expected: dict[str, Any]) -> bool:
-    """Whether a file is what its manifest says."""
+    """Return whether a file agrees with its manifest entry."""
     if path.stat().st_size != expected["size"]:
         return False
     untouched = "signature" in expected and tuple(expected["signature"]) == signature_of(path)

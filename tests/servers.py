@@ -1,4 +1,4 @@
-"""A real server on this machine whose answers follow a script: it cuts, lies and changes; and files to fetch from it."""
+"""A local HTTP server with scripted, partly faulty responses, and files to download from it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from typing import Any
 
 import pytest
 
-from genrec.data.download import Archive
-from genrec.data.download import http_download as module
+from genrec.data.download import Archive, http_download
 
 HTML = b"<!DOCTYPE html><title>Not here</title>" + b" " * 3000
 Reply = Callable[["Handler"], None]
@@ -36,7 +35,7 @@ def sha256(content: bytes) -> str:
 
 OLD, NEW = (zipped(random.Random(seed).randbytes(50_000)) for seed in (0, 1))
 SIZE = len(OLD)
-WHOLE = [".a.zip.fetched.json", ".a.zip.lock", "a.zip"]  # the folder once a.zip is fetched
+WHOLE = [".a.zip.downloaded.json", ".a.zip.lock", "a.zip"]  # the folder after the download of a.zip
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -45,15 +44,15 @@ class Handler(BaseHTTPRequestHandler):
         server.requests.append((self.path, self.headers.get("Range"), self.headers.get("If-Range")))
         server.agents.add((self.headers["User-Agent"], self.headers["Accept-Encoding"]))
         reply = server.script.pop(0) if server.script else server.otherwise
-        with contextlib.suppress(ConnectionError):  # the client may hang up on a body without end
+        with contextlib.suppress(ConnectionError):  # the client may close the connection of an endless body
             reply(self)
 
     def log_message(self, *_: object) -> None:
         pass
 
 
-def answer(status: int, body: bytes, length: int | None = None, cut: int | None = None, **headers: str) -> Reply:
-    """Exactly this; `length` is announced (-1: none is), and the connection ends after `cut` bytes of the body."""
+def response(status: int, body: bytes, length: int | None = None, cut: int | None = None, **headers: str) -> Reply:
+    """Send exactly this response: announce `length` bytes (-1: no length), and close after `cut` bytes of the body."""
 
     def reply(handler: Handler) -> None:
         handler.send_response(status)
@@ -68,16 +67,16 @@ def answer(status: int, body: bytes, length: int | None = None, cut: int | None 
 
 
 def good(body: bytes, cut: int | None = None, **headers: str) -> Reply:
-    """A server that knows ranges, and the validators among its headers."""
+    """Send `body`, or the range that a request asks for if its `If-Range` matches one of the headers."""
 
     def reply(handler: Handler) -> None:
-        asked, condition = handler.headers.get("Range"), handler.headers.get("If-Range")
-        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
+        requested, condition = handler.headers.get("Range"), handler.headers.get("If-Range")
+        start = int(requested.removeprefix("bytes=").removesuffix("-")) if requested else 0
         if start and condition in (None, *headers.values()):
             span = f"bytes {start}-{len(body) - 1}/{len(body)}"
-            answer(206, body[start:], cut=cut, Content_Range=span, **headers)(handler)
+            response(206, body[start:], cut=cut, Content_Range=span, **headers)(handler)
         else:
-            answer(200, body, cut=cut, **headers)(handler)
+            response(200, body, cut=cut, **headers)(handler)
 
     return reply
 
@@ -104,28 +103,31 @@ def endless(handler: Handler) -> None:
 
 @contextlib.contextmanager
 def serving() -> Iterator[Any]:
-    """A server that answers with its `script`, then with `otherwise`, and lists its `requests`; no pauses, no mirrors, no proxy."""
+    """Run a server that sends the responses of `script`, then `otherwise`, and lists its `requests`.
+
+    Pauses, mirrors and proxies are switched off meanwhile.
+    """
     server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.script, server.requests, server.agents, server.otherwise = [], [], set(), good(OLD, ETag='"1"')
-    server.address = f"http://127.0.0.1:{server.server_port}"
+    server.url = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     with pytest.MonkeyPatch.context() as patch:
         for name in ("GENREC_MIRROR", "GENREC_OFFLINE"):
             patch.delenv(name, raising=False)
         patch.setenv("no_proxy", "127.0.0.1")
-        patch.setattr(module, "PAUSE", 0)
-        patch.setattr(module, "TIMEOUT", 5)
+        patch.setattr(http_download, "PAUSE", 0)
+        patch.setattr(http_download, "TIMEOUT", 5)
         yield server
     server.shutdown()
     server.server_close()
 
 
 def archive(server: Any, name: str = "a.zip", **published: Any) -> Archive:
-    return Archive(name, (f"{server.address}/{name}",), **published)
+    return Archive(name, (f"{server.url}/{name}",), **published)
 
 
-def asked(server: Any) -> list[str | None]:
-    """The `Range` of every request."""
+def requested_ranges(server: Any) -> list[str | None]:
+    """Return the `Range` header of every request."""
     return [span for _, span, _ in server.requests]
 
 
@@ -134,7 +136,7 @@ def files(folder: Path) -> list[str]:
 
 
 def flip(path: Path) -> None:
-    """Change one byte and set the time of the last change back."""
+    """Change one byte and restore the modification time."""
     status, content = path.stat(), bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)

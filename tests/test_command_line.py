@@ -216,7 +216,7 @@ def test_tokenize_prints_and_draws_the_semantic_ids(project: Path, capsys: pytes
     assert main(["tokenize", "mine.py:comparison", "--picture", "ids.svg"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("picture: ids.svg") == 1
-    assert "RQKMeans(levels=2, codes=8" in printed
+    assert "RQKMeans(num_levels=2, codebook_size=8" in printed
     folder = next(line for line in printed.splitlines() if line.startswith("data/artifacts/tokenize/"))
     figures = json.loads((project / folder / "health.json").read_text())
     assert figures["items"] == 40
@@ -307,12 +307,12 @@ def test_a_picture_that_cannot_be_drawn_stops_no_run(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Matplotlib is missing; the next run draws what this one did not."""
-    command = ["run", "mine.py:sft", "--sft.optimization.max-steps", "23", "--name", "check_no_global_draws"]
+    command = ["run", "mine.py:sft", "--sft.optimization.max-steps", "23", "--name", "undrawn"]
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "matplotlib.figure", None)
         assert main(command) == 0
-    assert "its curves could not be drawn" in capsys.readouterr().err
-    assert not list((project / "data" / "reports").glob("check_no_global_draws-*"))
+    assert "the training curves could not be drawn" in capsys.readouterr().err
+    assert not list((project / "data" / "reports").glob("undrawn-*"))
     assert main(command) == 0
     assert "curves drawn in" in capsys.readouterr().err
     assert main(command) == 0

@@ -1,4 +1,4 @@
-"""The checks of item encoders: the built-in ones pass, and every way to break the contract is named."""
+"""The checks of item encoders: the built-in ones pass, and each violation of the contract is an error that names it."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ CALLS = count()
 
 
 def letters(items: DataFrame) -> ndarray:
-    """How often each of three letters occurs, and a one."""
+    """Return a 1 and the counts of three letters, float32 [N, 4]."""
     return np.array([[1, *(text.count(letter) for letter in "aes")] for text in items["text"]], dtype=np.float32)
 
 
 @dataclass(frozen=True)
 class Letters:
-    """A good encoder."""
+    """A valid encoder."""
 
     def encode(self, items: DataFrame, interactions: DataFrame) -> ndarray:
         return letters(items)
 
 
 @dataclass(frozen=True)
-class Kept(Letters):
-    """Keeps its work."""
+class Resumable(Letters):
+    """A valid resumable encoder."""
 
     def encode_into(self, items: DataFrame, interactions: DataFrame, folder: Path) -> ndarray:
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,117 +51,117 @@ class Kept(Letters):
 
 
 @dataclass(frozen=True)
-class Same(Letters):
-    """Says nothing of anything, which is allowed."""
+class Constant(Letters):
+    """A valid encoder with the same vector for all items."""
 
     def encode(self, items: DataFrame, interactions: DataFrame) -> ndarray:
         return np.ones((len(items), 3), np.float32)
 
 
 @dataclass(frozen=True)
-class Worse(Letters):
-    """Does something to a good answer."""
+class Invalid(Letters):
+    """An encoder that modifies the vectors of a valid one."""
 
     def encode(self, items: DataFrame, interactions: DataFrame) -> ndarray:
-        return self.spoil(letters(items), items, interactions)
+        return self.modify(letters(items), items, interactions)
 
-    def spoil(self, vectors: ndarray, items: DataFrame, interactions: DataFrame) -> Any:
+    def modify(self, vectors: ndarray, items: DataFrame, interactions: DataFrame) -> Any:
         raise NotImplementedError
 
 
-def worse(said: str) -> Callable[[Callable[[ndarray, DataFrame, DataFrame], Any]], Any]:
-    """An encoder with that fault, and what must be said of it."""
+def invalid(message: str) -> Callable[[Callable[[ndarray, DataFrame, DataFrame], Any]], Any]:
+    """Turn a function that modifies vectors into a test case: an invalid encoder and the expected message."""
 
-    def made(spoil: Callable[[ndarray, DataFrame, DataFrame], Any]) -> Any:
-        kind = type(spoil.__name__, (Worse,), {"spoil": lambda self, *parts: spoil(*parts), "__module__": __name__})
-        return pytest.param(dataclass(frozen=True)(kind)(), said, id=spoil.__name__)
+    def case(modify: Callable[[ndarray, DataFrame, DataFrame], Any]) -> Any:
+        kind = type(modify.__name__, (Invalid,), {"modify": lambda self, *args: modify(*args), "__module__": __name__})
+        return pytest.param(dataclass(frozen=True)(kind)(), message, id=modify.__name__)
 
-    return made
+    return case
 
 
-@worse(r"float32 \[36, D\], one row an item, got float64 \[36, 4\]")
+@invalid(r"float32 \[36, D\], one row per item, got float64 \[36, 4\]")
 def doubles(vectors: ndarray, items: DataFrame, interactions: DataFrame) -> Any:
     return vectors.astype(float)
 
 
-@worse(r"got float32 \[35, 4\]")
-def one_short(vectors: ndarray, items: DataFrame, interactions: DataFrame) -> Any:
+@invalid(r"got float32 \[35, 4\]")
+def too_few_rows(vectors: ndarray, items: DataFrame, interactions: DataFrame) -> Any:
     return vectors[:-1]
 
 
-@worse(r"got float32 \[37, 4\]")
-def with_a_row_for_none(vectors: ndarray, items: DataFrame, interactions: DataFrame) -> Any:
+@invalid(r"got float32 \[37, 4\]")
+def too_many_rows(vectors: ndarray, items: DataFrame, interactions: DataFrame) -> Any:
     return np.concatenate([vectors[:1], vectors])
 
 
-@worse("got Tensor")
+@invalid("got Tensor")
 def tensors(vectors: ndarray, items: DataFrame, interactions: DataFrame) -> Any:
     return torch.from_numpy(vectors)
 
 
-@worse(r"2 of 36 item vectors are NaN: items '034', '035'; .*give it the mean")
-def nothing_known(vectors: ndarray, items: DataFrame, interactions: DataFrame) -> Any:
+@invalid(r"2 of 36 item vectors are NaN: items '034', '035'; .*give it the mean")
+def nan_without_text(vectors: ndarray, items: DataFrame, interactions: DataFrame) -> Any:
     vectors[items["text"] == NO_TEXT] = np.nan
     return vectors
 
 
-@worse("1 of 36 item vectors are all-zero: items '035'")
-def never_taken(vectors: ndarray, items: DataFrame, interactions: DataFrame) -> Any:
+@invalid("1 of 36 item vectors are all-zero: items '035'")
+def zero_without_interactions(vectors: ndarray, items: DataFrame, interactions: DataFrame) -> Any:
     return vectors * np.isin(np.arange(1, 37), interactions["item"])[:, None]
 
 
-@worse("a second call gives item 1 another vector, up to .* off; take randomness from a seed")
-def drawn(vectors: ndarray, items: DataFrame, interactions: DataFrame) -> Any:
+@invalid("a second call gives item 1 another vector, with a difference of up to .*; take randomness from a seed")
+def unseeded(vectors: ndarray, items: DataFrame, interactions: DataFrame) -> Any:
     return vectors + np.random.default_rng().random(vectors.shape, np.float32)
 
 
-@worse("a second call gives shape")
+@invalid("a second call gives shape")
 def growing(vectors: ndarray, items: DataFrame, interactions: DataFrame) -> Any:
     return np.repeat(vectors, 1 + next(CALLS), axis=1)
 
 
-@worse("torch's global generator was drawn from or seeded")
+@invalid("torch's global generator was drawn from or seeded")
 def torch_seeded(vectors: ndarray, items: DataFrame, interactions: DataFrame) -> Any:
     torch.manual_seed(next(CALLS))
     return vectors
 
 
-@worse("NumPy's global generator was drawn from or seeded")
+@invalid("NumPy's global generator was drawn from or seeded")
 def numpy_drawn(vectors: ndarray, items: DataFrame, interactions: DataFrame) -> Any:
     np.random.rand()  # noqa: NPY002
     return vectors
 
 
-@worse("Python's global generator was drawn from or seeded")
+@invalid("Python's global generator was drawn from or seeded")
 def python_drawn(vectors: ndarray, items: DataFrame, interactions: DataFrame) -> Any:
     random.random()
     return vectors
 
 
-@worse("the items were modified")
+@invalid("the items were modified")
 def filled_in(vectors: ndarray, items: DataFrame, interactions: DataFrame) -> Any:
     items["length"] = items["text"].str.len()
     return vectors
 
 
-@worse("the interactions were modified")
+@invalid("the interactions were modified")
 def sorted_in_place(vectors: ndarray, items: DataFrame, interactions: DataFrame) -> Any:
     interactions.sort_values("item", inplace=True)  # noqa: PD002
     return vectors
 
 
-@worse("row 1, first of item '000', is now of '035'; derive a vector from its item")
+@invalid("row 1, which was the vector of item '000', is now that of '035'; derive a vector from its item")
 def by_position(vectors: ndarray, items: DataFrame, interactions: DataFrame) -> Any:
     return np.random.default_rng(0).random((len(items), 4), np.float32)
 
 
-@worse(r"encoding 36 items with 360 events raised KeyError\('brand'\)")
+@invalid(r"encoding 36 items with 360 events raised KeyError\('brand'\)")
 def another_column(vectors: ndarray, items: DataFrame, interactions: DataFrame) -> Any:
     return items["brand"]
 
 
-class Loose:
-    """No dataclass."""
+class NoDataclass:
+    """An encoder that is no dataclass."""
 
     def encode(self, items: DataFrame, interactions: DataFrame) -> ndarray:
         return letters(items)
@@ -169,30 +169,30 @@ class Loose:
 
 @dataclass(frozen=True)
 class Pathed(Letters):
-    """Has a path and no fingerprint."""
+    """An encoder with a path and without a fingerprint."""
 
     path: Path = Path("file")
 
 
 @dataclass(frozen=True)
-class Fickle(Letters):
-    """Has another fingerprint every time."""
+class UnstableFingerprint(Letters):
+    """An encoder with another fingerprint in every call."""
 
     def fingerprint(self, root: Path) -> str:
         return str(next(CALLS))
 
 
 @dataclass(frozen=True)
-class Other(Kept):
-    """Gives something else when it may keep its work."""
+class OtherInto(Resumable):
+    """An encoder with other vectors in `encode_into`."""
 
     def encode_into(self, items: DataFrame, interactions: DataFrame, folder: Path) -> ndarray:
         return letters(items) * 2
 
 
 @dataclass(frozen=True)
-class Forgetful(Kept):
-    """Cannot stand its own folder."""
+class NewFolderOnly(Resumable):
+    """An encoder that fails if its folder exists."""
 
     def encode_into(self, items: DataFrame, interactions: DataFrame, folder: Path) -> ndarray:
         folder.mkdir(parents=True)
@@ -200,8 +200,8 @@ class Forgetful(Kept):
 
 
 @dataclass(frozen=True)
-class Littering(Kept):
-    """Writes beside its folder."""
+class WritesOutside(Resumable):
+    """An encoder that writes outside its folder."""
 
     def encode_into(self, items: DataFrame, interactions: DataFrame, folder: Path) -> ndarray:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -213,22 +213,22 @@ class Littering(Kept):
     "encoder",
     [
         Letters(),
-        Kept(),
-        Same(),
+        Resumable(),
+        Constant(),
         TfidfSvd(dim=8, min_df=1),
         Collaborative(dim=8),
         Item2Vec(dim=8, epochs=2),
-        Concatenated((TfidfSvd(dim=4), Collaborative(dim=4), Kept()), (1.0, 0.5, 2.0)),
+        Concatenated((TfidfSvd(dim=4), Collaborative(dim=4), Resumable()), (1.0, 0.5, 2.0)),
     ],
     ids=lambda encoder: type(encoder).__name__,
 )
-def test_good_encoders_pass_in_silence(encoder: Any) -> None:
+def test_valid_encoders_pass_without_a_warning(encoder: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_encoder(encoder)
 
 
-def test_stored_vectors_pass_on_a_catalog_of_ones_own(tmp_path: Path) -> None:
+def test_precomputed_vectors_pass_on_a_custom_catalog(tmp_path: Path) -> None:
     items, interactions = encoder_world()
     pd.DataFrame({"item_id": items["item_id"], "vector": letters(items).tolist()})[::-1].to_parquet(tmp_path / "v.parquet")
     check_encoder(Precomputed(tmp_path / "v.parquet"), items, interactions)
@@ -237,15 +237,15 @@ def test_stored_vectors_pass_on_a_catalog_of_ones_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("encoder", "said"),
+    ("encoder", "message"),
     [
         doubles,
-        one_short,
-        with_a_row_for_none,
+        too_few_rows,
+        too_many_rows,
         tensors,
-        nothing_known,
-        never_taken,
-        drawn,
+        nan_without_text,
+        zero_without_interactions,
+        unseeded,
         growing,
         torch_seeded,
         numpy_drawn,
@@ -255,22 +255,22 @@ def test_stored_vectors_pass_on_a_catalog_of_ones_own(tmp_path: Path) -> None:
         by_position,
         another_column,
         (Letters, "pass an instance"),
-        (Loose(), "no frozen dataclass"),
+        (NoDataclass(), "no frozen dataclass"),
         (object(), "is no ItemEncoder"),
         (Pathed(), r"Pathed\.path is a .*Path, .*give it a method fingerprint\(root\) -> str"),
-        (Fickle(), r"fingerprint\(root\) must depend on content alone"),
-        (Other(), "encode_into gives item 1 another vector"),
-        (Forgetful(), "raised FileExistsError"),
-        (Littering(), r"left \['cache'\] beside its folder"),
+        (UnstableFingerprint(), r"fingerprint\(root\) must depend on content alone"),
+        (OtherInto(), "encode_into gives item 1 another vector"),
+        (NewFolderOnly(), "raised FileExistsError"),
+        (WritesOutside(), r"left \['cache'\] outside its folder"),
     ],
 )
-def test_every_broken_encoder_is_told_what_is_wrong(encoder: Any, said: str) -> None:
-    with pytest.raises(ContractError, match=said):
+def test_each_violation_has_its_message(encoder: Any, message: str) -> None:
+    with pytest.raises(ContractError, match=message):
         check_encoder(encoder)
 
 
-def test_the_world_holds_what_encoders_stumble_over() -> None:
-    """Two items with the catalog's placeholder for a text, one of them never taken; users keep to one kind of item."""
+def test_the_world_has_items_without_text_and_without_interactions() -> None:
+    """Two items have the placeholder as text, and one of them has no interaction; each user has one kind of item."""
     items, interactions = encoder_world()
     assert (items["text"] == NO_TEXT).tolist() == [False] * 34 + [True] * 2
     assert 36 not in interactions["item"].to_numpy()
@@ -278,7 +278,7 @@ def test_the_world_holds_what_encoders_stumble_over() -> None:
     assert interactions.equals(interactions.sort_values(["user", "time"]))
 
 
-def test_refuses_half_a_world_and_one_that_is_too_small() -> None:
+def test_incomplete_and_too_small_worlds_are_an_error() -> None:
     items, interactions = encoder_world()
     with pytest.raises(UsageError, match="together"):
         check_encoder(Letters(), items)

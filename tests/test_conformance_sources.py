@@ -1,4 +1,4 @@
-"""The checks of data sources: the built-in ones pass, and every way to break the contract is named."""
+"""Contract checks for data sources: built-in sources pass, and each violation has its own message."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ CALLS = count()
 
 
 @dataclass(frozen=True)
-class Given:
-    """Gives what it is told to."""
+class InMemory:
+    """A source that returns the given tables."""
 
     interactions: object = field(default=None, metadata={"key": False})
     items: object = field(default=None, metadata={"key": False})
@@ -32,56 +32,56 @@ class Given:
 
 
 @dataclass(frozen=True)
-class Streamed(Given):
-    """Gives other pieces than `load` does."""
+class Streamed(InMemory):
+    """A source whose stream may differ from `load`."""
 
-    pieces: object = field(default=(GOOD,), metadata={"key": False})
+    tables: object = field(default=(GOOD,), metadata={"key": False})
 
     def stream(self, root: Path) -> RawStream:
-        return RawStream(iter(self.pieces), iter([ITEMS]), lambda: DataFrame())  # type: ignore[call-overload]
+        return RawStream(iter(self.tables), iter([ITEMS]), lambda: DataFrame())  # type: ignore[call-overload]
 
 
-class Loose:
-    """No dataclass."""
+class PlainClass:
+    """A source that is not a dataclass."""
 
     def load(self, root: Path) -> RawTables:
         return RawTables(GOOD, ITEMS)
 
 
 @dataclass(frozen=True)
-class Pathed(Given):
-    """Has a path and no fingerprint."""
+class WithPath(InMemory):
+    """A source with a path but without a fingerprint."""
 
     path: Path = Path("file")
 
 
 @dataclass(frozen=True)
-class Fickle(Given):
-    """Has another fingerprint every time."""
+class ChangingFingerprint(InMemory):
+    """A source with a different fingerprint at each call."""
 
     def fingerprint(self, root: Path) -> str:
         return str(next(CALLS))
 
 
 @dataclass(frozen=True)
-class Drawn(Given):
-    """Draws what it gives."""
+class RandomTimes(InMemory):
+    """A source with different times at each call."""
 
     def load(self, root: Path) -> RawTables:
         return RawTables(GOOD.assign(time=np.random.default_rng().integers(0, 10**9, 3)), ITEMS)
 
 
 @dataclass(frozen=True)
-class Listed(Given):
-    """Returns a tuple."""
+class ReturnsTuple(InMemory):
+    """A source that returns a tuple."""
 
     def load(self, root: Path) -> RawTables:
         return GOOD, ITEMS  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
-class Aside(Given):
-    """Sets rows aside in a table of its own form."""
+class WrongSetAside(InMemory):
+    """A source with other columns in its set_aside table."""
 
     def load(self, root: Path) -> RawTables:
         return RawTables(GOOD, ITEMS, DataFrame({"why": ["no"]}))
@@ -89,9 +89,9 @@ class Aside(Given):
 
 @pytest.mark.parametrize(
     "source",
-    [Given(), Streamed(), Streamed(pieces=(GOOD[:1], GOOD[1:])), Cyclic(), Shop(num_items=60, num_users=20), Frames(GOOD, ITEMS)],
+    [InMemory(), Streamed(), Streamed(tables=(GOOD[:1], GOOD[1:])), Cyclic(), Shop(num_items=60, num_users=20), Frames(GOOD, ITEMS)],
 )
-def test_good_sources_pass(tmp_path: Path, source: Given) -> None:
+def test_good_sources_pass(tmp_path: Path, source: InMemory) -> None:
     check_source(source, tmp_path)
 
 
@@ -101,34 +101,34 @@ def test_real_data_passes(tmp_path: Path, real_data: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
-        (Given, "pass an instance"),
-        (Loose(), "no frozen dataclass"),
+        (InMemory, "pass an instance"),
+        (PlainClass(), "no frozen dataclass"),
         (object(), "is no Source"),
-        (Pathed(), r"Pathed\.path is a .*Path, .*give it a method fingerprint\(root\) -> str \(such as genrec\.data\.fetch\.digest"),
-        (Fickle(), r"fingerprint\(root\) must depend on content alone"),
-        (Listed(), "must return genrec.types.RawTables"),
-        (Drawn(), "a second load gives interactions whose row 1 has time"),
-        (Given([1, 2]), "interactions as a pandas DataFrame, got list"),
-        (Given(GOOD[:0]), "read no interactions"),
-        (Given(GOOD[["user", "item"]]), "have no column 'time'"),
-        (Given(GOOD.assign(user=[1, 1, 2])), "must have text in column 'user', got int64"),
-        (Given(GOOD.assign(item=["x", None, "y"])), "must have text in column 'item', got 1 missing"),
-        (Given(GOOD.assign(time=["1", "2", "3"])), "times must be int64 seconds"),
-        (Given(GOOD.assign(time=[0.5, 1.5, np.nan])), r"100\.0% of the times"),
-        (Given(GOOD.assign(time=pd.to_datetime(GOOD["time"]))), "times must be int64 seconds"),
-        (Given(GOOD.assign(rating="good")), "ratings must be numbers"),
-        (Given(GOOD.assign(time=10**18)), "neither seconds nor milliseconds"),
-        (Aside(), "set_aside must be a DataFrame with the columns file, line, reason, got why"),
-        (Given(items=ITEMS[["item"]]), "items have no column 'text'"),
-        (Given(items=pd.concat([ITEMS, ITEMS[:1]])), "item 'x' has 2 rows"),
-        (Streamed(pieces=(GOOD[:2],)), "the stream gives 2 interactions, load gave 3"),
-        (Streamed(pieces=(GOOD.assign(item=["x", "y", "y"]),)), "whose row 3 has item 'y', load gave 'x'"),
-        (Streamed(pieces=(GOOD.drop(columns="time"),)), "without the column 'time'"),
+        (WithPath(), r"WithPath\.path is a .*Path, .*fingerprint\(root\) -> str \(such as genrec\.data\.download\.digest"),
+        (ChangingFingerprint(), r"fingerprint\(root\) must depend only on the content"),
+        (ReturnsTuple(), "must return genrec.types.RawTables"),
+        (RandomTimes(), r"a second load gives interactions with time .* in row 1"),
+        (InMemory([1, 2]), "interactions as a pandas DataFrame, got list"),
+        (InMemory(GOOD[:0]), "read no interactions"),
+        (InMemory(GOOD[["user", "item"]]), "have no column 'time'"),
+        (InMemory(GOOD.assign(user=[1, 1, 2])), "must have text in column 'user', got int64"),
+        (InMemory(GOOD.assign(item=["x", None, "y"])), "must have text in column 'item', got 1 missing"),
+        (InMemory(GOOD.assign(time=["1", "2", "3"])), "times must be int64 seconds"),
+        (InMemory(GOOD.assign(time=[0.5, 1.5, np.nan])), r"100\.0% of the times"),
+        (InMemory(GOOD.assign(time=pd.to_datetime(GOOD["time"]))), "times must be int64 seconds"),
+        (InMemory(GOOD.assign(rating="good")), "ratings must be numbers"),
+        (InMemory(GOOD.assign(time=10**18)), "neither seconds nor milliseconds"),
+        (WrongSetAside(), "set_aside must be a DataFrame with the columns file, line, reason, got why"),
+        (InMemory(items=ITEMS[["item"]]), "items have no column 'text'"),
+        (InMemory(items=pd.concat([ITEMS, ITEMS[:1]])), "item 'x' has 2 rows"),
+        (Streamed(tables=(GOOD[:2],)), "the stream gives 2 interactions, load gave 3"),
+        (Streamed(tables=(GOOD.assign(item=["x", "y", "y"]),)), "with item 'y' in row 3, load gave 'x'"),
+        (Streamed(tables=(GOOD.drop(columns="time"),)), "without the column 'time'"),
     ],
     ids=str,
 )
-def test_every_broken_source_is_told_what_is_wrong(tmp_path: Path, source: Given, said: str) -> None:
-    with pytest.raises(ContractError, match=said):
+def test_each_violation_has_its_message(tmp_path: Path, source: InMemory, message: str) -> None:
+    with pytest.raises(ContractError, match=message):
         check_source(source, tmp_path)

@@ -98,7 +98,7 @@ def test_validation_reaches_as_far_as_beams_and_catalog(home: Path, beams: int |
     artifacts = pipeline.run(experiment, last="sft")
     corpus, ids = Corpus.load(artifacts["data"].folder), SemanticIds.load(artifacts["tokenize"].folder / "codes.safetensors")
     policy = load_policy(experiment, ids, artifacts["sft"].folder, beams or 60)
-    without = Popularity() if beams is None else replace(experiment.policy, beams=beams)  # of which only the beams are asked for
+    without = Popularity() if beams is None else replace(experiment.policy, num_beams=beams)  # of which only the beams are asked for
     found = validation_score(policy, corpus, replace(experiment, policy=without), experiment.sft, ids)()
     cutoffs = tuple(sorted({1, 10, widest}))
     assert list(found) == ["ndcg@10", *(f"recall@{n}" for n in cutoffs)]

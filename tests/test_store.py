@@ -131,7 +131,7 @@ def test_damage_is_found_and_named(tmp_path: Path) -> None:
     make(store)
     path = store.folder("stage", "k1") / "a.txt"
     path.write_text("PAYLOAD")  # the same size
-    with pytest.raises(ArtifactError, match=r"a\.txt is missing or was altered.*--refresh stage"):
+    with pytest.raises(ArtifactError, match=r"a\.txt is missing or has changed.*--refresh stage"):
         store.get("stage", "k1")
     path.unlink()
     with pytest.raises(ArtifactError, match="missing"):
@@ -141,7 +141,7 @@ def test_damage_is_found_and_named(tmp_path: Path) -> None:
         store.get("stage", "k1")
     for content in ("[]", "{}", '{"format": 1, "files": []}'):
         (store.folder("stage", "k1") / "manifest.json").write_text(content)
-        with pytest.raises(ArtifactError, match=r"manifest\.json is damaged \(it is no manifest\)"):
+        with pytest.raises(ArtifactError, match=r"manifest\.json is damaged \(it is not a manifest\)"):
             store.get("stage", "k1")
     with pytest.raises(ArtifactError, match="there is no artifact stage/k2"):
         store.get("stage", "k2")
@@ -159,7 +159,7 @@ def test_a_large_file_is_hashed_again_only_when_it_was_touched(tmp_path: Path, m
     status = path.stat()
     path.write_text("PAYLOAD")
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    with pytest.raises(ArtifactError, match=r"a\.txt is missing or was altered"):
+    with pytest.raises(ArtifactError, match=r"a\.txt is missing or has changed"):
         store.get("stage", "k1")
     path.write_text("payload")  # touched, but the same
     store.get("stage", "k1")

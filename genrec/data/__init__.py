@@ -1,1 +1,1 @@
-"""Stage 1: a source's raw tables become a corpus: filtered, numbered, split, served in batches."""
+"""Data sets: sources, splits, and the corpus that all later stages read."""

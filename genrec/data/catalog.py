@@ -1,7 +1,4 @@
-"""Stage 1, the catalog: the kept items in the order of their numbers, each with a text.
-
-In: a log whose items are numbered, and the source's items in pieces. Out: `items.parquet` and counts of what the items lack.
-"""
+"""The catalog: a table of the kept items by number, each with a text."""
 
 from __future__ import annotations
 
@@ -13,41 +10,44 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from genrec.data.event_log import Log
-from genrec.data.normalization import item_piece
+from genrec.data.event_log import EventLog
+from genrec.data.normalization import normalize_items
 from genrec.errors import InputError
 from genrec.types import NO_TEXT
 
 
-def save_items(log: Log, pieces: Iterable[Any], path: Path) -> dict[str, int]:
-    """Write the items' table: item_id, text, and the source's other columns, all text."""
-    for piece in pieces:
-        log.list_items(item_piece(piece))
-    if not log.columns:
-        log.list_items(pa.table({"item": pa.array([], pa.string()), "text": pa.array([], pa.string())}))
-    twice = log.listed_twice()
-    if twice is not None:
-        raise InputError(f"the source lists item {twice!r} twice; expected one row an item")
-    # a column of the source's own that is called item_id would stand beside ours
-    names = [f"{name} (source)" if name == "item_id" else name for name in log.columns]
+def write_catalog(log: EventLog, tables: Iterable[Any], path: Path) -> dict[str, int]:
+    """Write item_id, text and the source's other columns, all text; return counts of missing and unused metadata.
+
+    `tables` are the source's tables of items. An item without metadata or with an empty text gets the text `NO_TEXT`.
+    """
+    for table in tables:
+        log.add_items(normalize_items(table))
+    if not log.metadata_columns:
+        log.add_items(pa.table({"item": pa.array([], pa.string()), "text": pa.array([], pa.string())}))
+    duplicate = log.duplicate_item()
+    if duplicate is not None:
+        raise InputError(f"the source lists item {duplicate!r} twice; expected one row per item")
+    # item_id is our column: the source's column of that name is renamed
+    names = [f"{name} (source)" if name == "item_id" else name for name in log.metadata_columns]
     schema = pa.schema([(name, pa.string()) for name in ("item_id", *names)])
-    unlisted = silent = 0
+    without_metadata = without_text = 0
     with pq.ParquetWriter(path, schema) as writer:
         for batch in log.catalog():
-            item, listed, *texts = batch.columns
-            described, without = _described(dict(zip(names, texts, strict=True)))
-            unlisted += len(batch) - pc.sum(listed, min_count=0).as_py()
-            silent += pc.sum(pc.and_(without, listed), min_count=0).as_py()
-            writer.write_table(pa.table({"item_id": item, **described}).cast(schema))
+            item_id, has_metadata, *columns = batch.columns
+            filled, empty = _fill(dict(zip(names, columns, strict=True)))
+            without_metadata += len(batch) - pc.sum(has_metadata, min_count=0).as_py()
+            without_text += pc.sum(pc.and_(empty, has_metadata), min_count=0).as_py()
+            writer.write_table(pa.table({"item_id": item_id, **filled}).cast(schema))
     return {
-        "items_without_metadata": unlisted,
-        "items_without_text": silent,
+        "items_without_metadata": without_metadata,
+        "items_without_text": without_text,
         "metadata_without_events": log.metadata_without_events(),
     }
 
 
-def _described(texts: dict[str, pa.Array]) -> tuple[dict[str, pa.Array], pa.Array]:
-    """The columns with "" for what is missing and the placeholder for an empty text, and where the text was empty: bool."""
-    filled = {name: pc.fill_null(column, "") for name, column in texts.items()}
-    without = pc.equal(pc.utf8_trim_whitespace(filled["text"]), "")
-    return {**filled, "text": pc.if_else(without, NO_TEXT, filled["text"])}, without
+def _fill(columns: dict[str, pa.Array]) -> tuple[dict[str, pa.Array], pa.Array]:
+    """Replace null by "" and an empty text by `NO_TEXT`; also return where the text was empty, bool [rows]."""
+    filled = {name: pc.fill_null(column, "") for name, column in columns.items()}
+    empty = pc.equal(pc.utf8_trim_whitespace(filled["text"]), "")
+    return {**filled, "text": pc.if_else(empty, NO_TEXT, filled["text"])}, empty

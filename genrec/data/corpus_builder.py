@@ -1,12 +1,21 @@
-"""Stage 1: a source's tables, whole or in pieces, and a split's specification -> a corpus on the disk.
+"""Building a corpus from a source's tables.
 
-Order of work: times (see `times`), exact repeats, the split's filters (`keep`), numbers, sort, parts, the catalog's text,
-statistics. The log of events lies in DuckDB (`log`), so that none of it need fit into memory.
+The path of an interaction, and the terms for it:
 
-Policies. An event that repeats another in user, item, time and rating is dropped and counted (`Filters.repeats`); one that repeats
-only user and item stays. Users are numbered 1..U and items 1..N in the order in which they first appear among the events that are
-kept. An item without metadata, or whose text is empty, gets a placeholder and is counted; metadata of items that nobody took are
-left out and counted.
+1. A source returns *tables* of *interactions* and of *items* (`RawTables`, or one after the other in a `RawStream`). Users and items
+   have *ids*, which are text.
+2. `normalization` converts a table to Arrow; `timestamps` removes interactions without a usable time.
+3. `event_log.EventLog` appends the others as *events*. An event's *row* is its position in the source's order. Each id gets an
+   *index*, a temporary integer from 0. Events that repeat another in user, item, time and rating are dropped (`Filters.repeats`).
+4. `filtering` applies the split's filters to the log, then the k-core to a file of (user index, item index, row) (`k_core`).
+5. The remaining users and items get a *number*, 1..U and 1..N, in the order of their first event. This is the integer that
+   `Corpus`, batches and models use. Events are sorted by user number, time and row.
+6. This module writes the sorted events as arrays and as a table, and the split divides each user's events into *parts*. `catalog`
+   writes the items: an item without metadata or text gets a placeholder; metadata of other items are counted and dropped.
+7. `corpus.Corpus` opens the result; `examples` gathers batches from it.
+
+A step needs the complete result of the one before it: indices need all ids, the k-core needs all events, numbers need the k-core, and
+the sort needs the numbers. The log is therefore read once for each step.
 """
 
 from __future__ import annotations
@@ -28,17 +37,17 @@ from numpy import ndarray
 from pandas import DataFrame
 
 from genrec.data.array_files import ArrayWriter, open_array
-from genrec.data.catalog import save_items
+from genrec.data.catalog import write_catalog
 from genrec.data.corpus import Corpus
 from genrec.data.corpus_statistics import statistics_of
-from genrec.data.event_log import Log
-from genrec.data.filtering import keep
-from genrec.data.k_core import Counts
-from genrec.data.normalization import event_piece
-from genrec.data.prefetch import ahead
-from genrec.data.readers.bad_rows import check_set_aside, empty, reasons, table
+from genrec.data.event_log import EventLog
+from genrec.data.filtering import apply_filters
+from genrec.data.k_core import EventCounts
+from genrec.data.normalization import normalize_interactions
+from genrec.data.prefetch import prefetch
+from genrec.data.readers.bad_rows import check_set_aside, count_reasons, empty_set_aside, set_aside_table
 from genrec.data.splits import PARTS, chunks
-from genrec.data.timestamps import Times
+from genrec.data.timestamps import TimeNormalizer
 from genrec.errors import InputError
 from genrec.progress import Progress
 from genrec.store import write_json
@@ -46,11 +55,11 @@ from genrec.types import DividingSplit, RawStream, RawTables, Split
 
 
 def prepare(raw: RawTables | RawStream, split: Split, folder: Path | None = None) -> Corpus:
-    """Filter, number, sort and split the interactions, give every item a text, and write all of it into the folder.
+    """Filter, number, sort and split the interactions of a source, and write the corpus into the folder.
 
-    Without a folder the corpus lies in a temporary one that goes with it.
+    Without a folder the corpus lies in a temporary one, which is deleted with the returned object.
     """
-    _check(raw)
+    _check_raw(raw)
     if folder is None:
         folder = Path(tempfile.mkdtemp(prefix="genrec-corpus-"))
         try:
@@ -64,103 +73,105 @@ def prepare(raw: RawTables | RawStream, split: Split, folder: Path | None = None
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
-        _write(raw, split, folder, work)
+        _build(raw, split, folder, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return Corpus.load(folder)
 
 
-def _check(raw: Any) -> None:
-    """Refuse what is no answer of a source."""
+def _check_raw(raw: Any) -> None:
+    """Raise InputError if a source returned something else than tables."""
     if not isinstance(raw, RawTables | RawStream):
-        raise InputError(f"a source must give genrec.types.RawTables or RawStream, got {type(raw).__name__}")
+        raise InputError(f"a source must return genrec.types.RawTables or RawStream, got {type(raw).__name__}")
     for name in ("interactions", "items"):
         kind = DataFrame if isinstance(raw, RawTables) else Iterator
         if not isinstance(getattr(raw, name), kind):
             raise InputError(f"a source's {name} must be a {kind.__name__}, got {type(getattr(raw, name)).__name__}")
 
 
-def _write(raw: RawTables | RawStream, split: Split, folder: Path, work: Path) -> None:
-    with Log(work) as log:
-        times = _read(log, raw)
-        kept = keep(log, split)
-        log.renumber(*kept.pairs.first_rows())
-        ends = _write_events(log, folder, kept.pairs.counts)
-        bounds = _bounds(ends, split, folder)
-        about_items = save_items(log, _pieces(raw.items), folder / "items.parquet")
-        _write_names(log, folder / "users.parquet")
-    set_aside = check_set_aside(raw.set_aside() if callable(raw.set_aside) else raw.set_aside)
-    frames = [frame for frame in (set_aside, table([times.ledger])) if frame is not None and len(frame)]
-    set_aside = pd.concat(frames or [empty()], ignore_index=True)
-    set_aside.to_parquet(folder / "set_aside.parquet", index=False)
+def _build(raw: RawTables | RawStream, split: Split, folder: Path, work: Path) -> None:
+    with EventLog(work) as log:
+        times = _append_interactions(log, _tables(raw.interactions))
+        filtered = apply_filters(log, split)
+        log.assign_numbers(*filtered.events.first_rows())
+        counts = filtered.events.counts
+        ends = _write_events(log, folder, counts)
+        bounds = _write_bounds(ends, split, folder)
+        catalog_counts = write_catalog(log, _tables(raw.items), folder / "items.parquet")
+        _write_user_ids(log, folder / "users.parquet")
+    set_aside = _write_set_aside(raw, times, folder / "set_aside.parquet")
     statistics: dict[str, Any] = {
-        **statistics_of(open_array(folder / "event_time.npy"), bounds, int(np.count_nonzero(kept.pairs.counts.items))),
-        **about_items,
-        "repeated_events_dropped": kept.repeats,
-        "times_in_milliseconds": times.milliseconds,
-        "removed_by_filter": kept.removed,
-        "set_aside": reasons(set_aside),
+        **statistics_of(open_array(folder / "event_time.npy"), bounds, counts.num_items),
+        **catalog_counts,
+        "repeated_events_dropped": filtered.repeats_dropped,
+        "times_in_milliseconds": times.num_milliseconds,
+        "removed_by_filter": filtered.removed,
+        "set_aside": count_reasons(set_aside),
     }
     write_json(folder / "stats.json", statistics)
 
 
-def _pieces(tables: Any) -> Iterable[Any]:
+def _tables(tables: Any) -> Iterable[Any]:
+    """Return an iterable of tables, from one table or several."""
     return [tables] if isinstance(tables, DataFrame) else tables
 
 
-def _read(log: Log, raw: RawTables | RawStream) -> Times:
-    """Append all events that have a usable time."""
-    times = Times()
+def _append_interactions(log: EventLog, tables: Iterable[Any]) -> TimeNormalizer:
+    """Append all interactions with a usable time to the log."""
+    times = TimeNormalizer()
     with Progress("reading events", None) as progress:
-        for piece in ahead(_pieces(raw.interactions)):
-            events = event_piece(piece)
-            settled = times.settle(events.time)
-            rows = events.table if settled.good.all() else events.table.filter(pa.array(settled.good))
-            log.append(rows.append_column("moment", pa.array(settled.moment)))
-            progress.advance(len(events.time), "events")
-    if not times.rows:
+        for table in prefetch(tables):
+            interactions = normalize_interactions(table)
+            normalized = times.normalize(interactions.time)
+            events = interactions.table
+            if not normalized.usable.all():
+                events = events.filter(pa.array(normalized.usable))
+            log.append(events.append_column("time_ms", pa.array(normalized.time_ms)))
+            progress.advance(len(interactions.time), "events")
+    if not times.num_rows:
         raise InputError("the source read no interactions")
     times.check()
     return times
 
 
-def _write_events(log: Log, folder: Path, kept: Counts) -> ndarray:
-    """The sorted events as arrays and as a table; returns where each user's events end, int64 [U]."""
+def _write_events(log: EventLog, folder: Path, counts: EventCounts) -> ndarray:
+    """Write the sorted events as arrays and as a table; return where each user's events end, int64 [U]."""
     types: dict[str, type[np.generic]] = {"item": np.int32, "time": np.int64}
     if log.has_ratings:
         types["rating"] = np.float64
     columns = ["user", *types]
     schema = pa.schema([(name, pa.float64() if name == "rating" else pa.int64()) for name in columns])
-    counts = np.zeros(np.count_nonzero(kept.users), dtype=np.int64)
+    lengths = np.zeros(counts.num_users, dtype=np.int64)
     batches = log.sorted_events()
-    first = list(islice(batches, 1))  # comes when the sort is done
-    with ExitStack() as stack, Progress("writing events", kept.events) as progress:
-        writers = {name: stack.enter_context(ArrayWriter(folder / f"event_{name}.npy", kind)) for name, kind in types.items()}
-        tables = stack.enter_context(_table_writer(folder / "interactions.parquet", schema))
+    first = list(islice(batches, 1))  # waits for the sort, before the progress bar begins
+    with ExitStack() as stack, Progress("writing events", counts.total) as progress:
+        arrays = {name: stack.enter_context(ArrayWriter(folder / f"event_{name}.npy", dtype)) for name, dtype in types.items()}
+        table = stack.enter_context(_event_table_writer(folder / "interactions.parquet", schema))
         for batch in chain(first, batches):
-            for name, writer in writers.items():
-                writer.append(batch.column(name).to_numpy(zero_copy_only=False))
-            tables.write_table(pa.Table.from_batches([batch]).select(columns).cast(schema))
+            for name, array in arrays.items():
+                array.append(batch.column(name).to_numpy(zero_copy_only=False))
+            table.write_table(pa.Table.from_batches([batch]).select(columns).cast(schema))
             users = batch.column("user").to_numpy()
-            counts[users[0] - 1 : users[-1]] += np.bincount(users - users[0])
+            lengths[users[0] - 1 : users[-1]] += np.bincount(users - users[0])
             progress.advance(len(batch), "events")
-    return counts.cumsum()
+    return lengths.cumsum()
 
 
-def _table_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    """Differences between neighbors are small: packing them takes half the time and the space of compressing."""
-    packed = {name: "DELTA_BINARY_PACKED" for name in schema.names if name != "rating"}
-    return pq.ParquetWriter(path, schema, compression="none", use_dictionary=["rating"], column_encoding=packed)
+def _event_table_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """Open a writer with delta encoding: it takes half the time and space of compression, because neighbors are similar."""
+    encodings = {name: "DELTA_BINARY_PACKED" for name in schema.names if name != "rating"}
+    return pq.ParquetWriter(path, schema, compression="none", use_dictionary=["rating"], column_encoding=encodings)
 
 
-def _bounds(ends: ndarray, split: Split, folder: Path) -> ndarray:
-    """Where each user's events, validation, test begin, and where they end, int64 [U, 4]; written, with the split's table."""
+def _write_bounds(ends: ndarray, split: Split, folder: Path) -> ndarray:
+    """Write and return where each user's events, validation and test begin, and where they end, int64 [U, 4]."""
     begins = np.append(0, ends[:-1])
     if isinstance(split, DividingSplit):
         divided = split.divide(begins, ends, open_array(folder / "event_time.npy"))
     else:
         frame = pd.read_parquet(folder / "interactions.parquet")
-        divided = begins[:, None] + _counted(np.asarray(split.assign(frame), dtype=object), frame["user"].to_numpy(), type(split))
+        parts = np.asarray(split.assign(frame), dtype=object)
+        divided = begins[:, None] + _events_before(parts, frame["user"].to_numpy(), type(split))
     bounds = np.concatenate([begins[:, None], divided, ends[:, None]], axis=1).astype(np.int64)
     _check_bounds(bounds, type(split).__name__)
     np.save(folder / "bounds.npy", bounds, allow_pickle=False)
@@ -168,45 +179,56 @@ def _bounds(ends: ndarray, split: Split, folder: Path) -> ndarray:
     return bounds
 
 
-def _counted(parts: ndarray, users: ndarray, split: type) -> ndarray:
-    """The part of every row as text -> each user's events before validation, and before the test, int64 [U, 2]."""
+def _events_before(parts: ndarray, users: ndarray, split: type) -> ndarray:
+    """Return each user's number of events before validation and before the test, int64 [U, 2], from the part of every event."""
     if parts.shape != (len(users),):
-        raise InputError(f"{split.__name__}.assign must give a part for each of {len(users)} rows, got {parts.shape}")
+        raise InputError(f"{split.__name__}.assign must return a part for each of {len(users)} rows, got {parts.shape}")
     unknown = set(map(str, parts)) - set(PARTS)
     if unknown:
-        raise InputError(f"{split.__name__}.assign must give only {', '.join(PARTS)}, got {sorted(unknown)[:5]}")
-    place = np.select([parts == "train", parts == "validation"], [0, 1], 2)
-    backwards = np.flatnonzero((np.diff(users) == 0) & (np.diff(place) < 0))
+        raise InputError(f"{split.__name__}.assign must return only {', '.join(PARTS)}, got {sorted(unknown)[:5]}")
+    position = np.select([parts == "train", parts == "validation"], [0, 1], 2)
+    backwards = np.flatnonzero((np.diff(users) == 0) & (np.diff(position) < 0))
     if len(backwards):
         row = int(backwards[0])
         raise InputError(
-            f"{split.__name__} gives user {users[row]} a later event to an earlier part ({parts[row]}, then {parts[row + 1]}); the "
-            "parts of a user follow each other: train, validation, test"
+            f"{split.__name__} assigns a later event of user {users[row]} to an earlier part ({parts[row]}, then {parts[row + 1]}); "
+            "expected the order train, validation, test"
         )
-    return np.stack([np.bincount(users[place < number], minlength=users.max() + 1)[1:] for number in (1, 2)], axis=1)
+    return np.stack([np.bincount(users[position < part], minlength=users.max() + 1)[1:] for part in (1, 2)], axis=1)
 
 
 def _check_bounds(bounds: ndarray, split: str) -> None:
     sizes = np.diff(bounds, axis=1)
-    advice = "use more data, another split, or other moments or shares of this one (--split.test-from, --split.test-share, ...)"
     if (sizes < 0).any():
         user = int((sizes < 0).any(1).argmax())
         found = bounds[user].tolist()
-        raise InputError(f"{split}.divide gives user {user + 1} the bounds {found}; expected begin <= validation <= test <= end")
+        raise InputError(f"{split}.divide returns the bounds {found} for user {user + 1}; expected begin <= validation <= test <= end")
     for name, count in zip(PARTS, sizes.sum(0).tolist(), strict=True):
         if not count:
-            raise InputError(f"{split} leaves no interaction for the part {name!r}; {advice}")
+            raise InputError(
+                f"{split} leaves no interaction for the part {name!r}; use more data, another split, or other moments or shares "
+                "(--split.test-from, --split.test-share, ...)"
+            )
 
 
 def _write_parts(bounds: ndarray, path: Path) -> None:
-    """The part of every row, as a table of one text column."""
+    """Write the part of every event as a table of one text column."""
     schema = pa.schema([("part", pa.dictionary(pa.int8(), pa.string()))])
-    with pq.ParquetWriter(path, schema, store_schema=False) as writer:  # else the column comes back as categories
+    with pq.ParquetWriter(path, schema, store_schema=False) as writer:  # with the schema pandas would read categories
         for _, parts in chunks(bounds):
             writer.write_table(pa.table([pa.DictionaryArray.from_arrays(parts, list(PARTS))], schema=schema))
 
 
-def _write_names(log: Log, path: Path) -> None:
+def _write_user_ids(log: EventLog, path: Path) -> None:
     with pq.ParquetWriter(path, pa.schema([("user_id", pa.string())])) as writer:
-        for batch in log.names("user"):
+        for batch in log.ids("user"):
             writer.write_batch(pa.RecordBatch.from_arrays(batch.columns, ["user_id"]))
+
+
+def _write_set_aside(raw: RawTables | RawStream, times: TimeNormalizer, path: Path) -> DataFrame:
+    """Write and return the rows that the source and the time normalizer set aside."""
+    from_source = check_set_aside(raw.set_aside() if callable(raw.set_aside) else raw.set_aside)
+    frames = [frame for frame in (from_source, set_aside_table([times.bad_rows])) if frame is not None and len(frame)]
+    set_aside = pd.concat(frames or [empty_set_aside()], ignore_index=True)
+    set_aside.to_parquet(path, index=False)
+    return set_aside

@@ -1,4 +1,4 @@
-"""Stage 1, the data set's report for people. In: a corpus. Out: lines of text; `picture` draws the same."""
+"""The text report of a data set, printed by `genrec data`. `data_plots` draws the same figures."""
 
 from __future__ import annotations
 
@@ -12,84 +12,87 @@ from genrec.data.corpus import Corpus
 from genrec.data.splits import BEGIN, END, PARTS
 from genrec.types import NO_TEXT
 
-QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
+QUANTILES = {"min": 0.0, "25th percentile": 0.25, "median": 0.5, "75th percentile": 0.75, "95th percentile": 0.95, "max": 1.0}
+TIED_SHARE = 0.01  # share of users with tied last events above which the report warns
+DAY = 86_400  # seconds
 
 
 def lines(corpus: Corpus) -> Iterator[str]:
-    """The report: size, shape, times, parts, text, what was removed and why, and what to beware of."""
-    said = corpus.statistics
-    yield f"{said['users']:,} users, {said['items']:,} items, {said['interactions']:,} interactions, density {said['density']:.4%}"
-    yield from _spread("events per user", corpus.bounds[:, END] - corpus.bounds[:, BEGIN])
+    """Yield the report: size, shape, times, parts, text, removed rows with their reasons, and warnings."""
+    stats = corpus.statistics
+    yield f"{stats['users']:,} users, {stats['items']:,} items, {stats['interactions']:,} interactions, density {stats['density']:.4%}"
+    yield _distribution("events per user", corpus.bounds[:, END] - corpus.bounds[:, BEGIN])
     events = events_of_items(corpus)
-    yield from _spread("events per item", events)
-    yield f"the most popular 1 % of items have {head_share(events, 0.01):.1%} of the events, 20 % have {head_share(events, 0.2):.1%}"
-    yield f"times from {date(said['first_time'])} to {date(said['last_time'])}"
-    parts = ", ".join(f"{name} {said['parts'][name]:,}" for name in PARTS)
-    yield f"parts: {parts}; users tested: {said['users_tested']:,}"
+    yield _distribution("events per item", events)
+    top_1, top_20 = head_share(events, 0.01), head_share(events, 0.2)
+    yield f"popularity: the top 1 % of items have {top_1:.1%} of the events, the top 20 % {top_20:.1%}"
+    yield f"times: {date(stats['first_time'])} to {date(stats['last_time'])} (UTC)"
+    parts = ", ".join(f"{name} {stats['parts'][name]:,}" for name in PARTS)
+    yield f"events per part: {parts}; users tested: {stats['users_tested']:,}"
     yield from _text(corpus)
     yield from _removed(corpus)
-    yield from _cautions(corpus)
+    yield from _warnings(corpus)
 
 
 def events_of_items(corpus: Corpus) -> ndarray:
-    """Events of each item over all parts, int64 [N]."""
+    """Return each item's number of events in all parts, int64 [N]."""
     return corpus.popularity(None)[1:]
 
 
 def head_share(events: ndarray, share: float) -> float:
-    """The share of all events that the most popular `share` of the items has (at least one item)."""
+    """Return the share of all events that belong to the most popular `share` of the items, at least one item."""
     count = max(1, round(share * len(events)))
     return float(np.sort(events)[::-1][:count].sum() / events.sum())
 
 
 def date(seconds: int, span: int = 10**9) -> str:
-    """A time as a day, UTC; with the time of day where the whole span, in seconds, is short."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d" if span > 5 * 86_400 else "%m-%d %H:%M")
+    """Format a time in seconds since 1970 as a date (UTC), or with the time of day for a span of at most 5 days, in seconds."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d" if span > 5 * DAY else "%m-%d %H:%M")
 
 
-def _spread(name: str, counts: ndarray) -> Iterator[str]:
-    values = np.quantile(counts, QUANTILES, method="nearest").astype(int)
-    words = ("least", "25 %", "median", "75 %", "95 %", "most")
-    yield f"{name}: mean {counts.mean():.1f}; " + ", ".join(f"{word} {value:,}" for word, value in zip(words, values, strict=True))
+def _distribution(name: str, counts: ndarray) -> str:
+    values = np.quantile(counts, list(QUANTILES.values()), method="nearest").astype(int)
+    quantiles = ", ".join(f"{label} {value:,}" for label, value in zip(QUANTILES, values, strict=True))
+    return f"{name}: mean {counts.mean():.1f}, {quantiles}"
 
 
 def _text(corpus: Corpus) -> Iterator[str]:
-    said, text = corpus.statistics, corpus.items["text"]
+    stats, text = corpus.statistics, corpus.items["text"]
     characters = text[text != NO_TEXT].str.len()
     share = len(characters) / len(text)
-    yield f"text: {share:.1%} of the items have one" + (f", median {characters.median():.0f} characters" if len(characters) else "")
+    yield f"text: {share:.1%} of the items have text" + (f", median {characters.median():.0f} characters" if len(characters) else "")
     for name in ("items_without_metadata", "items_without_text", "metadata_without_events"):
-        if said[name]:
-            yield f"  {name.replace('_', ' ')}: {said[name]:,}"
+        if stats[name]:
+            yield f"  {name.replace('_', ' ')}: {stats[name]:,}"
 
 
 def _removed(corpus: Corpus) -> Iterator[str]:
-    said = corpus.statistics
-    for name, counts in said["removed_by_filter"].items():
-        yield f"removed by the filter {name!r}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items())
-    noted = {"repeated_events_dropped": "exact repeats dropped", "times_in_milliseconds": "times in milliseconds, converted"}
-    for key, word in noted.items():
-        if said[key]:
-            yield f"{word}: {said[key]:,}"
-    for reason, count in said["set_aside"].items():
+    stats = corpus.statistics
+    for name, counts in stats["removed_by_filter"].items():
+        yield f"removed by the filter {name!r}: " + ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
+    labels = {"repeated_events_dropped": "exact repeats dropped", "times_in_milliseconds": "times converted from milliseconds"}
+    for key, label in labels.items():
+        if stats[key]:
+            yield f"{label}: {stats[key]:,}"
+    for reason, count in stats["set_aside"].items():
         rows = corpus.set_aside[corpus.set_aside["reason"] == reason]
         where = f" (first in {rows['file'].iloc[0]}, line {rows['line'].iloc[0]})" if len(rows) else ""
-        yield f"set aside, {reason}: {count:,}{where}"
-    if not said["set_aside"]:
-        yield "no row was set aside"
+        yield f"rows set aside, {reason}: {count:,}{where}"
+    if not stats["set_aside"]:
+        yield "rows set aside: 0"
 
 
-def _cautions(corpus: Corpus) -> Iterator[str]:
-    said = corpus.statistics
-    if said["share_of_users_with_tied_last_events"] > 0.01:
+def _warnings(corpus: Corpus) -> Iterator[str]:
+    stats = corpus.statistics
+    if stats["share_of_users_with_tied_last_events"] > TIED_SHARE:
         yield (
-            f"beware: for {said['share_of_users_with_tied_last_events']:.1%} of the users the last two events have one time, and the "
-            "order of rows decides what is held out"
+            f"warning: the last two events of {stats['share_of_users_with_tied_last_events']:.1%} of the users have the same time, so "
+            "the order of rows decides which one is held out"
         )
-    if not said["leakage_share"]:
+    if not stats["leakage_share"]:
         yield "leakage: no training event is later than a test event"
     else:
         yield (
-            f"leakage: {said['leakage_share']:.1%} of the training events are later than the earliest test event, and "
-            f"{said['leakage_share_mean']:.1%} are later than the average one (a global temporal split has none)"
+            f"leakage: {stats['leakage_share']:.1%} of the training events are later than the earliest test event, and on average "
+            f"{stats['leakage_share_mean']:.1%} are later than a test event (0 % with GlobalTemporal)"
         )

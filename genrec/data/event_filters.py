@@ -1,7 +1,7 @@
-"""Stage 1, filters: which events a split keeps, as a value that the log of events (`log`) carries out.
+"""The filters of a split, as a frozen value. `filtering` applies them.
 
-Order: repeats, minimum rating, time range, one event a pair, k-core, users with too few events. The published default of the
-Amazon and MovieLens tables is the 5-core of users and items, with all ratings.
+Order: repeats, minimum rating, time range, first or last event of a user with an item, k-core, users with too few events. The
+published default of the Amazon and MovieLens tables is the 5-core of users and items with all ratings.
 """
 
 from __future__ import annotations
@@ -18,24 +18,26 @@ Repeats = Literal["keep", "exact", "first", "last"]
 
 @dataclass(frozen=True)
 class Filters:
-    """What is kept. `interactions` that pass all filters keep their order."""
+    """Which interactions are kept. Those that pass all filters keep their order.
 
-    core: int = 5  # events that every user keeps at least; 0 and 1 keep all
-    item_core: int | None = None  # the same for items; None: as for users
-    min_rating: float | None = None  # events below it are dropped, and so are events without a rating; None keeps all
-    since: str | None = None  # events from this moment on, as "2010-01-31" or "2010-01-31T12:00" (UTC)
-    until: str | None = None  # events before this moment
-    repeats: Repeats = (
-        "exact"  # events to drop: none; repeats in user, item, time and rating; all but the first (last) of user and item
-    )
-    min_events: int = 0  # events of a user, after all other filters
+    `repeats` is one of "keep" (keep all), "exact" (drop repeats with the same user, item, time and rating), "first" and "last" (keep
+    one event of a user with an item).
+    """
+
+    core: int = 5  # minimum number of events of a user; 0 and 1 keep all
+    item_core: int | None = None  # minimum number of events of an item; None: as for users
+    min_rating: float | None = None  # drop events with a lower rating or without one; None keeps all
+    since: str | None = None  # drop events before this time, such as "2010-01-31" or "2010-01-31T12:00" (UTC)
+    until: str | None = None  # drop events at or after this time
+    repeats: Repeats = "exact"  # which repeated events are dropped
+    min_events: int = 0  # minimum number of events of a user after all other filters
 
     def __post_init__(self) -> None:
         for name in ("core", "item_core", "min_events"):
             if (getattr(self, name) or 0) < 0:
                 raise UsageError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if self.min_rating is not None and not math.isfinite(self.min_rating):
-            raise UsageError(f"minimum_rating must be a number, got {self.min_rating}")
+            raise UsageError(f"min_rating must be a finite number, got {self.min_rating}")
         if self.repeats not in get_args(Repeats):
             raise UsageError(f"repeats must be one of {', '.join(get_args(Repeats))}, got {self.repeats!r}")
         since, until = seconds(self.since, "since"), seconds(self.until, "until")
@@ -44,18 +46,21 @@ class Filters:
 
     @property
     def cores(self) -> tuple[int, int]:
-        """Events that every user, and every item, keeps at least."""
+        """Minimum number of events of a user and of an item."""
         return self.core, self.core if self.item_core is None else self.item_core
 
     @property
     def core_name(self) -> str:
-        """The k-core in words."""
+        """Name of the k-core in reports and messages."""
         users, items = self.cores
         return f"{users}-core of users and items" if users == items else f"{users}-core of users, {items}-core of items"
 
 
 def seconds(moment: str | None, name: str) -> int | None:
-    """An ISO date or date and time, UTC where it names no zone -> whole seconds since 1970."""
+    """Convert an ISO date, or date and time, to whole seconds since 1970. Without a time zone it is UTC.
+
+    `name` is the field that a UsageError names.
+    """
     if moment is None:
         return None
     try:

@@ -1,8 +1,8 @@
-"""Stage 1, the log of events in DuckDB, the only file that knows it: larger than memory, within a limit.
+"""The event log: all events of a data set in DuckDB, which may be larger than memory. No other file imports DuckDB.
 
-In: pieces of interactions and of items, as a source gives them. Out: filtered, numbered, sorted events and the catalog, in pieces.
-Tables live in memory up to the limit (GENREC_MEMORY, such as "4GB") and beyond it in temporary files below the work folder. Every
-result is a function of the events and their order: sorts are by unique keys, and numbers follow the first appearance.
+DuckDB holds its tables in memory up to a limit, GENREC_MEMORY (such as "4GB"), and beyond it in temporary files in the work folder.
+`corpus_builder` defines the terms id, index, number and row. Results depend on the events and their order alone: all sort keys are
+unique, and users and items are numbered by first appearance.
 """
 
 from __future__ import annotations
@@ -13,223 +13,223 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy import ndarray
 
 from genrec.data.event_filters import Filters, Repeats, seconds
-from genrec.data.k_core import FIELDS, Chunk, Pairs
+from genrec.data.k_core import FIELDS, NO_ROW, EventChunk, IndexedEvents
 from genrec.errors import InputError, ResourceError, UsageError
 from genrec.progress import say
 
 if TYPE_CHECKING:
     import duckdb
 
-MEMORY = "512MB"  # DuckDB's own limit; the process needs about as much again
-LARGE = 5_000_000  # events; a smaller log takes a few seconds
-INSERTED = 500_000  # events inserted at once, at least
-EVENTS = pa.schema([("user", pa.string()), ("item", pa.string()), ("moment", pa.int64()), ("rating", pa.float64())])
-Named = tuple[str, str]  # a filter's name for people, and the SQL query of what it keeps
+MEMORY = "512MB"  # default memory limit of DuckDB; the whole process needs about twice as much
+LARGE = 5_000_000  # events from which on slow queries are reported
+INSERTED = 500_000  # events inserted with one query, at least
+EVENTS = pa.schema([("user", pa.string()), ("item", pa.string()), ("time_ms", pa.int64()), ("rating", pa.float64())])
+NamedQuery = tuple[str, str]  # name of a filter in reports, and the SQL query of the events that it keeps
 
 
-class Log:
-    """One log: append all pieces, `number` them, filter, and read them back sorted."""
+class EventLog:
+    """A context manager of one log. Call `append` for every table, `index_ids`, filters, `assign_numbers`, `sorted_events`."""
 
     def __init__(self, work: Path) -> None:
         self.connection = _connect(work)
         self.work = work
-        self.appended = 0
+        self.num_appended = 0
+        self.metadata_columns: list[str] = []  # of the items, without the id
         self._waiting: list[pa.Table] = []
-        self.columns: list[str] = []  # of the metadata, besides the item
         self._run(
-            "CREATE TEMP TABLE raw (name_user VARCHAR, name_item VARCHAR, moment BIGINT, rating DOUBLE)",
-            "CREATE TEMP TABLE listed (item VARCHAR)",
+            "CREATE TEMP TABLE raw (user_id VARCHAR, item_id VARCHAR, time_ms BIGINT, rating DOUBLE)",
+            "CREATE TEMP TABLE listed (item_id VARCHAR)",
         )
 
-    def __enter__(self) -> Log:
+    def __enter__(self) -> EventLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.connection.close()
 
-    def append(self, piece: pa.Table) -> None:
-        """Add events: user, item text, moment int64 milliseconds, rating float64."""
-        self._waiting.append(piece)
-        self.appended += len(piece)
+    def append(self, events: pa.Table) -> None:
+        """Append events with the columns of `EVENTS`, in any order."""
+        self._waiting.append(events)
+        self.num_appended += len(events)
         if sum(map(len, self._waiting)) >= INSERTED:
             self._insert()
 
     def _insert(self) -> None:
         if self._waiting:
-            self.connection.register("piece", pa.concat_tables(self._waiting))
-            self._run('INSERT INTO raw SELECT "user", item, moment, rating FROM piece')
-            self.connection.unregister("piece")
+            self.connection.register("appended", pa.concat_tables(self._waiting))
+            self._run('INSERT INTO raw SELECT "user", item, time_ms, rating FROM appended')
+            self.connection.unregister("appended")
             self._waiting.clear()
 
-    def number(self, repeats: Repeats) -> None:
-        """Give users and items codes from 0, in any order; of equal events the first stays, the last for "last", all for "keep"."""
+    def index_ids(self, repeats: Repeats) -> None:
+        """Give users and items an index, and drop exact repeats.
+
+        The first of equal events stays; for "last" the last one, for "keep" all.
+        """
         self._insert()
-        self._tell("numbering users and items")
-        grouped = {"keep": "r.rowid", "last": "max(r.rowid)"}.get(repeats, "min(r.rowid)")
+        self._report("indexing users and items")
+        row = {"keep": "raw.rowid", "last": "max(raw.rowid)"}.get(repeats, "min(raw.rowid)")
         self._run(
             *(
-                f"CREATE TEMP TABLE {name}s AS SELECT name_{name} AS name, "
-                f"(row_number() OVER () - 1)::INTEGER AS code FROM raw GROUP BY name_{name}"
-                for name in ("user", "item")
+                f"CREATE TEMP TABLE {kind}s AS SELECT {kind}_id, (row_number() OVER () - 1)::INTEGER AS {kind}_index "
+                f"FROM raw GROUP BY {kind}_id"
+                for kind in ("user", "item")
             ),
-            f"CREATE TEMP TABLE events AS SELECT u.code AS user_code, i.code AS item_code, moment, rating, {grouped} AS row "
-            "FROM raw r JOIN users u ON u.name = r.name_user JOIN items i ON i.name = r.name_item"
-            + ("" if repeats == "keep" else " GROUP BY ALL"),
+            f"CREATE TEMP TABLE events AS SELECT user_index, item_index, time_ms, rating, {row} AS row "
+            "FROM raw JOIN users USING (user_id) JOIN items USING (item_id)" + ("" if repeats == "keep" else " GROUP BY ALL"),
             "DROP TABLE raw",
         )
 
     def replace(self, events: pa.Table) -> None:
-        """Put these events, named as in `append`, in the place of all: what a split of one's own has kept."""
+        """Replace all events by these, which have the columns of `EVENTS` and no new ids."""
         self._run("DROP TABLE events")
-        self.connection.register("kept", events.append_column("row", pa.array(np.arange(len(events)))))
+        self.connection.register("replacement", events.append_column("row", pa.array(np.arange(len(events)))))
         self._run(
-            "CREATE TEMP TABLE events AS SELECT u.code AS user_code, i.code AS item_code, moment, rating, row FROM "
-            'kept k JOIN users u ON u.name = k."user" JOIN items i ON i.name = k.item'
+            "CREATE TEMP TABLE events AS SELECT user_index, item_index, time_ms, rating, row FROM replacement r "
+            'JOIN users ON user_id = r."user" JOIN items ON item_id = r.item'
         )
-        self.connection.unregister("kept")
+        self.connection.unregister("replacement")
 
-    def named(self) -> pa.Table:
-        """All events in file order, in memory: user, item, moment, rating."""
+    def to_table(self) -> pa.Table:
+        """Return all events in memory, in the source's order, with the columns of `EVENTS`."""
         batches = self._query(
-            'SELECT u.name AS "user", i.name AS item, moment, rating FROM events JOIN users u ON u.code = user_code '
-            "JOIN items i ON i.code = item_code ORDER BY row"
+            'SELECT user_id AS "user", item_id AS item, time_ms, rating FROM events JOIN users USING (user_index) '
+            "JOIN items USING (item_index) ORDER BY row"
         )
         return pa.Table.from_batches(batches, EVENTS)
 
     def count(self, query: str) -> int:
-        """The one number that a query gives."""
+        """Return the result of a query for one number."""
         (row,) = self._rows(query)
         return int(row[0])
 
     @property
-    def events(self) -> int:
-        """How many there are now."""
-        return self.count("SELECT count(*) FROM events")
-
-    @property
     def has_ratings(self) -> bool:
-        """Whether any event has one."""
+        """Whether at least one event has a rating."""
         return self.count("SELECT count(rating) FROM events") > 0
 
-    def selections(self, filters: Filters) -> list[Named]:
-        """The filters that look at single events, or at a user's events with one item."""
-        named: list[Named] = []
+    def filter_queries(self, filters: Filters) -> list[NamedQuery]:
+        """Return the queries of the filters on rating, time, and repeats of a user with an item."""
+        queries: list[NamedQuery] = []
         if filters.min_rating is not None:
             if not self.has_ratings:
                 raise InputError(
-                    f"minimum_rating={filters.min_rating:g} needs ratings, but the data set has none; leave --split.min-rating None"
+                    f"min_rating={filters.min_rating:g} needs ratings, but the data set has none; leave --split.min-rating None"
                 )
-            named.append((f"rating of {filters.min_rating:g} or more", f"SELECT * FROM events WHERE rating >= {filters.min_rating!r}"))
+            condition = f"rating >= {filters.min_rating!r}"
+            queries.append((f"rating of {filters.min_rating:g} or more", f"SELECT * FROM events WHERE {condition}"))
         since, until = seconds(filters.since, "since"), seconds(filters.until, "until")
         if since is not None:
-            named.append((f"events from {filters.since} on", f"SELECT * FROM events WHERE moment >= {since * 1000}"))
+            queries.append((f"events from {filters.since} on", f"SELECT * FROM events WHERE time_ms >= {since * 1000}"))
         if until is not None:
-            named.append((f"events before {filters.until}", f"SELECT * FROM events WHERE moment < {until * 1000}"))
+            queries.append((f"events before {filters.until}", f"SELECT * FROM events WHERE time_ms < {until * 1000}"))
         if filters.repeats in ("first", "last"):
             order = "ASC" if filters.repeats == "first" else "DESC"
-            window = f"OVER (PARTITION BY user_code, item_code ORDER BY moment {order}, row {order})"
-            named.append(
-                (f"{filters.repeats} event of a user with an item", f"SELECT * FROM events QUALIFY row_number() {window} = 1")
-            )
-        return named
+            window = f"OVER (PARTITION BY user_index, item_index ORDER BY time_ms {order}, row {order})"
+            name = f"{filters.repeats} event of a user with an item"
+            queries.append((name, f"SELECT * FROM events QUALIFY row_number() {window} = 1"))
+        return queries
 
-    def select(self, query: str) -> None:
-        """Keep what the query gives."""
-        self._run(f"CREATE TEMP TABLE chosen AS {query}", "DROP TABLE events", "ALTER TABLE chosen RENAME TO events")
+    def keep(self, query: str) -> None:
+        """Keep the events that the query returns."""
+        self._run(f"CREATE TEMP TABLE kept AS {query}", "DROP TABLE events", "ALTER TABLE kept RENAME TO events")
 
-    def pairs(self) -> Pairs:
-        """The events' codes, to count and to filter."""
-        users, items = (self.count(f"SELECT count(*) FROM {table}") for table in ("users", "items"))
-        return Pairs(self.work / "pairs", self._codes(), users, items)
+    def indexed_events(self) -> IndexedEvents:
+        """Write the events' indices and rows to a file, in which they are counted and reduced to a k-core."""
+        num_users, num_items = (self.count(f"SELECT count(*) FROM {table}") for table in ("users", "items"))
+        return IndexedEvents(self.work / "events", self._chunks(), num_users, num_items)
 
-    def _codes(self) -> Iterator[Chunk]:
-        for batch in self._query("SELECT user_code, item_code, row FROM events"):
-            yield Chunk(*(batch.column(place).to_numpy().astype(kind, copy=False) for place, (_, kind) in enumerate(FIELDS)))
+    def _chunks(self) -> Iterator[EventChunk]:
+        for batch in self._query("SELECT user_index, item_index, row FROM events"):
+            arrays = (batch.column(place).to_numpy().astype(dtype, copy=False) for place, (_, dtype) in enumerate(FIELDS))
+            yield EventChunk(*arrays)
 
-    def renumber(self, users: ndarray, items: ndarray) -> None:
-        """The place of each user's and item's first event, int64 (a large number for none) -> numbers from 1 in this order."""
-        none = np.iinfo(np.int64).max
-        for name, first in (("user", users), ("item", items)):
-            order = np.argsort(first, kind="stable")
-            order = order[: np.count_nonzero(first != none)]
-            numbers = pa.table({"code": order.astype(np.int32), "number": np.arange(1, len(order) + 1, dtype=np.int32)})
-            self.connection.register("numbers", numbers)
+    def assign_numbers(self, first_user_rows: ndarray, first_item_rows: ndarray) -> None:
+        """Number users and items from 1 by the row of their first event, int64 by index; drop those with `NO_ROW`."""
+        for kind, first_rows in (("user", first_user_rows), ("item", first_item_rows)):
+            order = np.argsort(first_rows, kind="stable")
+            order = order[: np.count_nonzero(first_rows != NO_ROW)]
+            numbers = np.arange(1, len(order) + 1, dtype=np.int32)
+            self.connection.register("numbers", pa.table({f"{kind}_index": order.astype(np.int32), f"{kind}_number": numbers}))
             self._run(
-                f"CREATE TEMP TABLE {name}_numbers AS SELECT code, number, name FROM numbers JOIN {name}s USING (code)",
-                f"DROP TABLE {name}s",
+                f"CREATE TEMP TABLE {kind}_numbers AS SELECT {kind}_index, {kind}_number, {kind}_id FROM numbers "
+                f"JOIN {kind}s USING ({kind}_index)",
+                f"DROP TABLE {kind}s",
             )
             self.connection.unregister("numbers")
 
     def sorted_events(self) -> Iterator[pa.RecordBatch]:
-        """The kept events by user, time and file order: user, item int32 (from 1), time int64 seconds, rating float64."""
-        self._tell("sorting events")
+        """Yield the events of numbered users and items by user, time and row: user, item int32, time int64 (s), rating float64."""
+        self._report("sorting events")
         return self._query(
-            'SELECT u.number AS "user", i.number AS item, moment // 1000 AS time, rating FROM events '
-            "JOIN user_numbers u ON u.code = user_code JOIN item_numbers i ON i.code = item_code ORDER BY u.number, moment, row"
+            'SELECT user_number AS "user", item_number AS item, time_ms // 1000 AS time, rating FROM events '
+            "JOIN user_numbers USING (user_index) JOIN item_numbers USING (item_index) ORDER BY user_number, time_ms, row"
         )
 
-    def names(self, name: str) -> Iterator[pa.RecordBatch]:
-        """The kept users' or items' ids, in the order of their numbers; `name` is "user" or "item"."""
-        return self._query(f"SELECT name FROM {name}_numbers ORDER BY number")
+    def ids(self, kind: Literal["user", "item"]) -> Iterator[pa.RecordBatch]:
+        """Yield the ids of the numbered users or items in the order of their numbers."""
+        return self._query(f"SELECT {kind}_id FROM {kind}_numbers ORDER BY {kind}_number")
 
-    def list_items(self, piece: pa.Table) -> None:
-        """Add metadata: `item`, then text columns, the same ones in every piece; only those of kept items are stored."""
-        columns = [name for name in piece.column_names if name != "item"]
-        if not self.columns:
-            self.columns = columns
-            self._run(f"CREATE TEMP TABLE metadata (number INTEGER, {_positions(len(columns), 'c{} VARCHAR')})")
-        if columns != self.columns:
-            raise InputError(f"a piece of the source's items has the columns {columns}, those before it had {self.columns}")
-        # by place: DuckDB takes names of other case for the same one
-        self.connection.register(
-            "piece", piece.select(["item", *columns]).rename_columns(["item", *map("c{}".format, range(len(columns)))])
-        )
+    def add_items(self, items: pa.Table) -> None:
+        """Add metadata: column `item`, then text columns, the same ones in every table. Only numbered items are stored."""
+        columns = [name for name in items.column_names if name != "item"]
+        if not self.metadata_columns:
+            self.metadata_columns = columns
+            self._run(f"CREATE TEMP TABLE metadata (item_number INTEGER, {_positions(len(columns), 'c{} VARCHAR')})")
+        if columns != self.metadata_columns:
+            raise InputError(
+                f"a table of the source's items has the columns {columns}, those before it had {self.metadata_columns}; expected the "
+                "same columns in every table"
+            )
+        # columns get names by position, because DuckDB ignores the case of column names
+        names = ["item_id", *map("c{}".format, range(len(columns)))]
+        self.connection.register("added", items.select(["item", *columns]).rename_columns(names))
         self._run(
-            "INSERT INTO listed SELECT item FROM piece",
-            "INSERT INTO metadata SELECT n.number, p.* EXCLUDE (item) FROM piece p JOIN item_numbers n ON n.name = p.item",
+            "INSERT INTO listed SELECT item_id FROM added",
+            "INSERT INTO metadata SELECT item_number, added.* EXCLUDE (item_id) FROM added JOIN item_numbers USING (item_id)",
         )
-        self.connection.unregister("piece")
+        self.connection.unregister("added")
 
-    def listed_twice(self) -> str | None:
-        """An item with two rows of metadata, if there is one."""
-        rows = self._rows("SELECT item FROM listed GROUP BY item HAVING count(*) > 1 ORDER BY item LIMIT 1")
+    def duplicate_item(self) -> str | None:
+        """Return the id of an item with two rows of metadata, or None."""
+        rows = self._rows("SELECT item_id FROM listed GROUP BY item_id HAVING count(*) > 1 ORDER BY item_id LIMIT 1")
         return str(rows[0][0]) if rows else None
 
     def metadata_without_events(self) -> int:
-        """Rows of metadata of items that are not kept."""
-        return self.count("SELECT count(*) FROM listed WHERE item NOT IN (SELECT name FROM item_numbers)")
+        """Return the number of rows of metadata of items that have no number."""
+        return self.count("SELECT count(*) FROM listed WHERE item_id NOT IN (SELECT item_id FROM item_numbers)")
 
     def catalog(self) -> Iterator[pa.RecordBatch]:
-        """The kept items in the order of their numbers: id, whether it is listed, then the columns of the metadata, by place."""
-        columns = _positions(len(self.columns), "m.c{}")
-        query = (
-            f"SELECT n.name, m.number IS NOT NULL, {columns} FROM item_numbers n LEFT JOIN metadata m USING (number) ORDER BY n.number"
+        """Yield the items in the order of their numbers: id, whether metadata exist, then the columns of the metadata by position."""
+        columns = _positions(len(self.metadata_columns), "m.c{}")
+        return self._query(
+            f"SELECT n.item_id, m.item_number IS NOT NULL, {columns} FROM item_numbers n LEFT JOIN metadata m USING (item_number) "
+            "ORDER BY n.item_number"
         )
-        return self._query(query)
 
-    def _tell(self, work: str) -> None:
-        """What a large log is kept waiting for: DuckDB does not say how far it is."""
-        if self.appended >= LARGE:
-            say(f"{work} ({self.appended:,} events) ...")
+    def _report(self, work: str) -> None:
+        """Print a line before a slow query, since DuckDB reports no progress."""
+        if self.num_appended >= LARGE:
+            say(f"{work} ({self.num_appended:,} events) ...")
 
     def _run(self, *queries: str) -> None:
         for query in queries:
             self._rows(query)
 
     def _rows(self, query: str) -> list[tuple[Any, ...]]:
-        """All rows, so that the result is finished with."""
-        with faults():
+        """Run a query and return all its rows, which also releases its result."""
+        with translated_errors():
             return self.connection.execute(query).fetchall()
 
     def _query(self, query: str) -> Iterator[pa.RecordBatch]:
-        with faults():
+        with translated_errors():
             yield from pa.RecordBatchReader.from_stream(self.connection.sql(query))
 
 
@@ -242,7 +242,7 @@ def _connect(work: Path) -> duckdb.DuckDBPyConnection:
 
     limit = memory_limit()
     settings: dict[str, Any] = {"memory_limit": limit, "temp_directory": str(work), "autoinstall_known_extensions": False}
-    with faults():
+    with translated_errors():
         try:
             connection = duckdb.connect(":memory:", config=settings)
         except duckdb.ParserException as error:
@@ -252,7 +252,7 @@ def _connect(work: Path) -> duckdb.DuckDBPyConnection:
 
 
 def memory_limit() -> str:
-    """DuckDB's limit: GENREC_MEMORY, or `MEMORY`."""
+    """Return the memory limit of DuckDB: GENREC_MEMORY, or `MEMORY`."""
     limit = os.environ.get("GENREC_MEMORY") or MEMORY
     if not re.fullmatch(r"\d+(\.\d+)? ?[KMGT]i?B", limit, re.IGNORECASE):
         raise UsageError(f"GENREC_MEMORY must be a size such as 512MB or 4GB, got {limit!r}")
@@ -260,21 +260,21 @@ def memory_limit() -> str:
 
 
 @contextmanager
-def faults() -> Iterator[None]:
-    """DuckDB's errors of memory and disk, its own or passed on by Arrow -> ours."""
+def translated_errors() -> Iterator[None]:
+    """Raise ResourceError for DuckDB's errors of memory and disk, also for those that Arrow passes on."""
     import duckdb
 
     try:
         yield
     except (duckdb.Error, pa.ArrowException, OSError, RuntimeError) as error:
-        said = (str(error).splitlines() or [""])[0]
-        if "query interrupted" in said.lower() or isinstance(error, duckdb.InterruptException):
+        message = (str(error).splitlines() or [""])[0]
+        if "query interrupted" in message.lower() or isinstance(error, duckdb.InterruptException):
             raise KeyboardInterrupt from error
-        if isinstance(error, duckdb.OutOfMemoryException) or "out of memory" in said.lower():
+        if isinstance(error, duckdb.OutOfMemoryException) or "out of memory" in message.lower():
             raise ResourceError(
-                f"the log of events does not fit: {said}; allow more memory with GENREC_MEMORY (now {memory_limit()}), or free disk "
-                "for temporary files"
+                f"the event log does not fit: {message}; allow more memory with GENREC_MEMORY (now {memory_limit()}), or free disk "
+                "space for temporary files"
             ) from error
-        if "no space left" in said.lower():
-            raise ResourceError(f"the disk is full: {said}; free some space for temporary files and run again") from error
+        if "no space left" in message.lower():
+            raise ResourceError(f"the disk is full: {message}; free some space for temporary files and run again") from error
         raise

@@ -1,7 +1,4 @@
-"""Stage 1, what a split keeps: its filters carried out on the log, one by one, with what each removed.
-
-In: a log of all events. Out: the codes of those that are kept.
-"""
+"""Filtering of the event log: applies a split's filters one after the other and counts how many events each removed."""
 
 from __future__ import annotations
 
@@ -11,76 +8,75 @@ import numpy as np
 import pyarrow as pa
 
 from genrec.data.event_filters import Filters
-from genrec.data.event_log import EVENTS, Log
-from genrec.data.k_core import Counts, Pairs, k_core
-from genrec.data.normalization import event_piece
+from genrec.data.event_log import EVENTS, EventLog
+from genrec.data.k_core import EventCounts, IndexedEvents, k_core
+from genrec.data.normalization import normalize_interactions
 from genrec.errors import InputError
 from genrec.types import FilteringSplit, KeepingSplit, Split
 
-Removed = dict[str, dict[str, int]]  # a filter's name -> interactions, users, items
+Removed = dict[str, dict[str, int]]  # name of a filter -> number of interactions, users and items that it removed
 
 
-class Kept(NamedTuple):
-    """What the filters left."""
+class FilteredEvents(NamedTuple):
+    """The events that passed all filters."""
 
-    pairs: Pairs
+    events: IndexedEvents
     removed: Removed
-    repeats: int  # exact repeats that were dropped before
+    repeats_dropped: int  # repeated events that were dropped before the first filter
 
 
-def keep(log: Log, split: Split) -> Kept:
-    """Number the log's users and items, and carry out the split's filters."""
+def apply_filters(log: EventLog, split: Split) -> FilteredEvents:
+    """Index the users and items of the log, then apply the split's filters."""
     filters: Filters = split.filters() if isinstance(split, FilteringSplit) else Filters(core=0)
-    log.number(filters.repeats)
-    pairs, removed = log.pairs(), Removed()
-    repeats = log.appended - pairs.counts.events
-    for name, query in log.selections(filters):
-        log.select(query)
-        pairs = _narrowed(pairs, log.pairs(), name, removed)
+    log.index_ids(filters.repeats)
+    events, removed = log.indexed_events(), Removed()
+    repeats_dropped = log.num_appended - events.counts.total
+    for name, query in log.filter_queries(filters):
+        before = events.counts
+        log.keep(query)
+        events = log.indexed_events()
+        _record(name, before, events.counts, removed)
     if isinstance(split, KeepingSplit):
-        _keep_by_hand(log, split)
-        pairs = _narrowed(pairs, log.pairs(), "keep", removed)
-    before = pairs.counts
-    if max(filters.cores) > 1:
-        k_core(pairs, *filters.cores)
-        _note(before, pairs.counts, filters.core_name, removed)
-        before = pairs.counts
+        before = events.counts
+        _apply_keep(log, split)
+        events = log.indexed_events()
+        _record("keep", before, events.counts, removed)
+    users, items = filters.cores
+    if max(users, items) > 1:
+        before = events.counts
+        k_core(events, users, items)
+        _record(filters.core_name, before, events.counts, removed)
     if filters.min_events > 1:
-        users, items = filters.cores
-        k_core(pairs, max(users, filters.min_events), items)  # the items' core holds afterwards too
-        _note(before, pairs.counts, f"users with {filters.min_events} events or more", removed)
-    return Kept(pairs, removed, repeats)
+        before = events.counts
+        k_core(events, max(users, filters.min_events), items)  # removing users must not break the core of the items
+        _record(f"users with {filters.min_events} events or more", before, events.counts, removed)
+    return FilteredEvents(events, removed, repeats_dropped)
 
 
-def _narrowed(before: Pairs, after: Pairs, name: str, removed: Removed) -> Pairs:
-    _note(before.counts, after.counts, name, removed)
-    return after
-
-
-def _note(before: Counts, after: Counts, name: str, removed: Removed) -> None:
-    """Note what a filter removed, or refuse that it removed everything."""
-    if not after.events:
+def _record(name: str, before: EventCounts, after: EventCounts, removed: Removed) -> None:
+    """Record how much a filter removed; raise InputError if it removed everything."""
+    if not after.total:
         raise InputError(
-            f"nothing is left after the filter {name!r}: it removed all {before.events} interactions of "
-            f"{np.count_nonzero(before.users)} users and {np.count_nonzero(before.items)} items; {_advice(name)}"
+            f"nothing is left after the filter {name!r}: it removed all {before.total} interactions of {before.num_users} users and "
+            f"{before.num_items} items; {_advice(name)}"
         )
     removed[name] = before.removed(after)
 
 
 def _advice(name: str) -> str:
-    """What to try where a filter removed everything."""
+    """Return what to change if a filter removed everything."""
     flags = {"rating": "--split.min-rating", "events from": "--split.since", "events before": "--split.until", "users with": ""}
-    flag = next((flag for word, flag in flags.items() if name.startswith(word)), "--split.core, --split.item-core")
-    return f"loosen it ({flag}), or use more data" if flag else "use more data: a user needs an event of each part"
+    flag = next((flag for prefix, flag in flags.items() if name.startswith(prefix)), "--split.core, --split.item-core")
+    return f"loosen it ({flag}), or use more data" if flag else "use more data: every user needs one event in each part"
 
 
-def _keep_by_hand(log: Log, split: KeepingSplit) -> None:
-    """Let a split of one's own choose among the events, in memory."""
-    frame = log.named().to_pandas()
-    frame.insert(2, "time", frame["moment"] // 1000)
+def _apply_keep(log: EventLog, split: KeepingSplit) -> None:
+    """Replace the events by those that the split's `keep` returns. All events are in memory."""
+    frame = log.to_table().to_pandas()
+    frame.insert(2, "time", frame["time_ms"] // 1000)
     kept = split.keep(frame if frame["rating"].notna().any() else frame.drop(columns="rating"))
-    absent = {"user", "item", "time", "moment"} - set(kept.columns)
+    absent = {"user", "item", "time", "time_ms"} - set(kept.columns)
     if absent:
-        raise InputError(f"{type(split).__name__}.keep must leave all columns as they were; {sorted(absent)[0]!r} is gone")
-    events = event_piece(kept).table.append_column("moment", pa.array(kept["moment"].to_numpy(np.int64)))
+        raise InputError(f"{type(split).__name__}.keep must return all columns unchanged; {sorted(absent)[0]!r} is missing")
+    events = normalize_interactions(kept).table.append_column("time_ms", pa.array(kept["time_ms"].to_numpy(np.int64)))
     log.replace(events.select(EVENTS.names))

@@ -1,6 +1,6 @@
-"""Stage 1, what a source hands over: pieces in whatever form -> Arrow tables of one form. What a source owes is checked here.
+"""Normalization of a source's tables: a DataFrame or an Arrow table of any kind becomes an Arrow table with fixed column types.
 
-In: pandas DataFrames, pyarrow Tables, or whatever exports Arrow. Out: events with text ids, or items with text columns.
+Raises InputError if a table lacks a column, or if a column has the wrong type.
 """
 
 from __future__ import annotations
@@ -20,41 +20,41 @@ from genrec.errors import InputError
 TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 
 
-class Events(NamedTuple):
-    """A piece of interactions."""
+class NormalizedInteractions(NamedTuple):
+    """One table of interactions. Times are still as the source gave them."""
 
-    table: pa.Table  # user, item: string; rating: float64, null where there is none
-    time: ndarray  # int64 or float64 [rows], NaN where there is none
-
-
-def event_piece(piece: Any) -> Events:
-    """A piece of interactions: user, item, time (, rating), other columns are left out."""
-    table = _table(piece, ("user", "item", "time"), ("rating",), "interactions")
-    rating = _floats(table["rating"]) if "rating" in table.column_names else pa.nulls(len(table), pa.float64())
-    ids = {name: _ids(table[name], name, "interactions") for name in ("user", "item")}
-    return Events(pa.table({**ids, "rating": rating}), _times(table["time"]))
+    table: pa.Table  # user, item: string; rating: float64, null where missing
+    time: ndarray  # int64 or float64 [rows], NaN where missing
 
 
-def item_piece(piece: Any) -> pa.Table:
-    """A piece of items: item, text, and more columns, all as text, "" where they are missing."""
-    if isinstance(piece, DataFrame):
-        names = [str(name) for name in piece.columns]
+def normalize_interactions(table: Any) -> NormalizedInteractions:
+    """Normalize a table with the columns user, item, time and optionally rating; drop its other columns."""
+    arrow = _arrow_table(table, ("user", "item", "time"), ("rating",), "interactions")
+    rating = _ratings(arrow["rating"]) if "rating" in arrow.column_names else pa.nulls(len(arrow), pa.float64())
+    ids = {name: _ids(arrow[name], name, "interactions") for name in ("user", "item")}
+    return NormalizedInteractions(pa.table({**ids, "rating": rating}), _times(arrow["time"]))
+
+
+def normalize_items(table: Any) -> pa.Table:
+    """Normalize a table with the columns item, text and any others: all become strings, "" where missing."""
+    if isinstance(table, DataFrame):
+        names = [str(name) for name in table.columns]
         _require(names, ("item", "text"), "items")
-        columns = {name: _text(piece[own]) for name, own in zip(names, piece.columns, strict=True) if name != "item"}
-        return pa.table({"item": _ids(_table(piece, ("item",), (), "items")["item"], "item", "items"), **columns})
-    table = _table(piece, ("item", "text"), None, "items")
-    texts = {name: pc.fill_null(table[name].cast(pa.string()), "") for name in table.column_names if name != "item"}
-    return pa.table({"item": _ids(table["item"], "item", "items"), **texts})
+        columns = {name: _text(table[label]) for name, label in zip(names, table.columns, strict=True) if name != "item"}
+        return pa.table({"item": _ids(_arrow_table(table, ("item",), (), "items")["item"], "item", "items"), **columns})
+    arrow = _arrow_table(table, ("item", "text"), None, "items")
+    texts = {name: pc.fill_null(arrow[name].cast(pa.string()), "") for name in arrow.column_names if name != "item"}
+    return pa.table({"item": _ids(arrow["item"], "item", "items"), **texts})
 
 
-def _table(piece: Any, required: tuple[str, ...], optional: tuple[str, ...] | None, what: str) -> pa.Table:
-    """The piece with the required columns, and those of the optional ones that it has (None: all)."""
-    if not isinstance(piece, DataFrame | pa.RecordBatch) and not hasattr(piece, "__arrow_c_stream__"):
-        raise InputError(f"a piece of the source's {what} must be a DataFrame or an Arrow table, got {type(piece).__qualname__}")
-    batch = pa.Table.from_batches([piece]) if isinstance(piece, pa.RecordBatch) else piece
-    whole = batch if isinstance(batch, DataFrame) else pa.table(batch)
+def _arrow_table(table: Any, required: tuple[str, ...], optional: tuple[str, ...] | None, kind: str) -> pa.Table:
+    """Convert to Arrow with the required columns and those optional ones that exist (None: all columns)."""
+    if not isinstance(table, DataFrame | pa.RecordBatch) and not hasattr(table, "__arrow_c_stream__"):
+        raise InputError(f"the source's {kind} must be DataFrames or Arrow tables, got {type(table).__qualname__}")
+    exported = pa.Table.from_batches([table]) if isinstance(table, pa.RecordBatch) else table
+    whole = exported if isinstance(exported, DataFrame) else pa.table(exported)
     names = list(whole.columns) if isinstance(whole, DataFrame) else whole.column_names
-    _require(names, required, what)
+    _require(names, required, kind)
     wanted = [name for name in names if optional is None or name in (*required, *optional)]
     if not isinstance(whole, DataFrame):
         return whole.select(wanted)
@@ -62,29 +62,29 @@ def _table(piece: Any, required: tuple[str, ...], optional: tuple[str, ...] | No
         return pa.Table.from_pandas(whole[wanted], preserve_index=False)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise InputError(
-            f"the source's {what} must have one type a column: ids are text, unchanged, and times int64 seconds since 1970 ({error})"
+            f"each column of the source's {kind} must have one type: ids are text, times are int64 seconds since 1970 ({error})"
         ) from error
 
 
-def _require(names: Sequence[str], required: tuple[str, ...], what: str) -> None:
+def _require(names: Sequence[str], required: tuple[str, ...], kind: str) -> None:
     absent = [column for column in required if column not in names]
     if absent:
-        raise InputError(f"the source's {what} have no column {absent[0]!r}, only {', '.join(map(str, names))}")
+        raise InputError(f"the source's {kind} have no column {absent[0]!r}, only {', '.join(map(str, names))}")
 
 
-def _ids(column: pa.ChunkedArray, name: str, what: str) -> pa.ChunkedArray:
+def _ids(column: pa.ChunkedArray, name: str, kind: str) -> pa.ChunkedArray:
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if pa.types.is_null(column.type) and not len(column):
         column = column.cast(pa.string())
     if not any(is_text(column.type) for is_text in TEXT) or column.null_count:
-        found = f"{column.null_count} missing" if column.null_count else str(column.type)
-        raise InputError(f"the source's {what} must have text in column {name!r}, got {found}; ids are text, unchanged")
+        found = f"{column.null_count} missing values" if column.null_count else str(column.type)
+        raise InputError(f"the source's {kind} must have text in column {name!r}, got {found}; ids are text, unchanged")
     return column
 
 
 def _times(column: pa.ChunkedArray) -> ndarray:
-    """int64 where all are there, else float64."""
+    """Return int64 if no time is missing, else float64 with NaN."""
     if pa.types.is_null(column.type):
         return np.full(len(column), np.nan)
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
@@ -94,8 +94,8 @@ def _times(column: pa.ChunkedArray) -> ndarray:
     return np.asarray(column.to_numpy(), dtype=np.float64)
 
 
-def _floats(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """float64, null where it is missing or NaN."""
+def _ratings(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return float64, null where the rating is missing or NaN."""
     try:
         floats = column.cast(pa.float64())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:

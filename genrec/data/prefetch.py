@@ -1,4 +1,4 @@
-"""Stage 1, reading ahead: while one piece is worked on, the next is read by another thread (unpacking and parsing hold no lock)."""
+"""Prefetch an iterator in a background thread. Decompression and parsing release the GIL, so reading overlaps with processing."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from queue import Queue
 from typing import NamedTuple, TypeVar
 
 Item = TypeVar("Item")
-DEPTH = 2  # pieces that wait at most
+DEPTH = 2  # items in the queue, at most
 
 
 class _End(NamedTuple):
-    """Nothing follows; `error` is why, where it is not the end."""
+    """The last entry of the queue."""
 
-    error: BaseException | None
+    error: BaseException | None  # the error that ended the iteration; None at the regular end
 
 
-def ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """The same items in the same order; an error comes where it came. Where the reader stops early, so does the thread."""
+def prefetch(items: Iterable[Item]) -> Iterator[Item]:
+    """Yield the same items in the same order, read ahead by a thread.
+
+    An error of `items` is raised at its position. The thread stops when the generator is closed.
+    """
     queue: Queue[Item | _End] = Queue(DEPTH)
     stopped = threading.Event()
 
@@ -29,11 +32,11 @@ def ahead(items: Iterable[Item]) -> Iterator[Item]:
                 queue.put(item)
                 if stopped.is_set():
                     break
-        except BaseException as error:  # passed on, whatever it is
+        except BaseException as error:  # raised again by the consumer
             end = _End(error)
         queue.put(end)
 
-    thread = threading.Thread(target=read, name="reading ahead", daemon=True)
+    thread = threading.Thread(target=read, name="prefetch", daemon=True)
     thread.start()
     try:
         while not isinstance(item := queue.get(), _End):
@@ -42,7 +45,7 @@ def ahead(items: Iterable[Item]) -> Iterator[Item]:
             raise item.error
     finally:
         stopped.set()
-        while thread.is_alive():  # room for what the thread still wants to put
+        while thread.is_alive():  # empty the queue so that a blocked put returns
             if not queue.empty():
                 queue.get()
             thread.join(0.001)

@@ -1,7 +1,7 @@
-"""Stage 1, protocol: which interactions are kept, and which of them are for training, for validation, for the test.
+"""Splits: which events are for training, validation and test.
 
-In: filters as fields, and the log of kept events, user by user in the order of time. Out: for every user where validation and test
-begin. A split of one's own may be simpler: see `genrec.types.Split`.
+A split is a frozen dataclass with filters as fields. From the sorted events of all users it computes where each user's validation and
+test begin. Your own split may be simpler: see `genrec.types.Split`.
 """
 
 from __future__ import annotations
@@ -18,58 +18,58 @@ from genrec.data.event_filters import Filters, Repeats, seconds
 from genrec.errors import UsageError
 
 Part = Literal["train", "validation", "test"]
-PARTS: tuple[Part, ...] = ("train", "validation", "test")  # in the order of time
+PARTS: tuple[Part, ...] = ("train", "validation", "test")  # in temporal order
 BEGIN, VALIDATION, TEST, END = range(4)  # columns of bounds: where a user's events, validation and test begin, and where they end
-SHORTEST = 3  # events of a user: one of each part
+MIN_EVENTS = 3  # of a user: one event in each part
 DAY = 86_400  # seconds
-CHUNK = 1 << 22  # events in memory at one time
+CHUNK = 1 << 22  # events in memory at once
 
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """Of every user the last event is the test, the one before it validation, the rest training."""
+    """Leave-one-out: each user's last event is the test, the one before it validation, the others training."""
 
-    core: int = 5  # events that every user and every item keeps at least; 0 keeps all
-    item_core: int | None = None  # the same for items, where it differs
-    min_rating: float | None = None  # events below it are dropped, and so are events without a rating; None keeps all
-    since: str | None = None  # events from this moment on, as "2010-01-31" or "2010-01-31T12:00" (UTC)
-    until: str | None = None  # events before this moment
-    repeats: Repeats = "exact"  # dropped: none; repeats in user, item, time and rating; all but the first (last) of user and item
+    core: int = 5  # minimum number of events of a user and of an item; 0 keeps all
+    item_core: int | None = None  # minimum number of events of an item; None: as for users
+    min_rating: float | None = None  # drop events with a lower rating or without one; None keeps all
+    since: str | None = None  # drop events before this time, such as "2010-01-31" or "2010-01-31T12:00" (UTC)
+    until: str | None = None  # drop events at or after this time
+    repeats: Repeats = "exact"  # keep all repeats, drop exact ones, or keep the first or last event of a user with an item
 
     def __post_init__(self) -> None:
         self.filters()
 
     def filters(self) -> Filters:
-        """What is kept; a user needs an event of each part."""
-        return Filters(self.core, self.item_core, self.min_rating, self.since, self.until, self.repeats, SHORTEST)
+        """Return the filters; every user keeps at least one event for each part."""
+        return Filters(self.core, self.item_core, self.min_rating, self.since, self.until, self.repeats, MIN_EVENTS)
 
     def divide(self, begin: ndarray, end: ndarray, time: ndarray) -> ndarray:
-        """Each user's events lie at begin..end, int64 [U] -> where validation and test begin, int64 [U, 2]."""
+        """Return where each user's validation and test begin, int64 [U, 2]; the user's events are begin..end, int64 [U]."""
         return np.stack([np.maximum(end - 2, begin), np.maximum(end - 1, begin)], axis=1)
 
     def assign(self, interactions: DataFrame) -> ndarray:
-        """Interactions sorted by user and time -> text [rows]: the part of each."""
-        return assigned(self, interactions)
+        """Return the part of each row, str [rows]; the rows are sorted by user and time."""
+        return assign_parts(self, interactions)
 
 
 @dataclass(frozen=True)
 class GlobalTemporal:
-    """Before one moment is training, from another on is the test, for all users alike: nothing of the future is trained on.
+    """A split at two moments that are the same for all users, so that no training event is later than a test event.
 
-    A user's target is the first event of the part, and all events before it are the history; users without one are not tested.
-    Filters see the whole log, as in the published protocols.
+    Only a user's first event in a part is a target; all events before it are the history. Users without an event in the test part
+    are not tested. Filters apply to all events before the split, as in the published protocols.
     """
 
-    validation_from: str | None = None  # a moment such as "2013-10-01"; None: from the share
-    test_from: str | None = None  # a later moment; None: from the share
-    validation_share: float = 0.1  # of the events, at most, where no moment is given; above 0
-    test_share: float = 0.1  # of the events, at most, where no moment is given; above 0
-    core: int = 5  # events that every user and every item keeps at least; 0 keeps all
-    item_core: int | None = None  # the same for items, where it differs
-    min_rating: float | None = None  # events below it are dropped, and so are events without a rating; None keeps all
-    since: str | None = None  # events from this moment on
-    until: str | None = None  # events before this moment
-    repeats: Repeats = "exact"  # dropped: none; repeats in user, item, time and rating; all but the first (last) of user and item
+    validation_from: str | None = None  # begin of validation, such as "2013-10-01"; None: from `validation_share`
+    test_from: str | None = None  # begin of the test, later than `validation_from`; None: from `test_share`
+    validation_share: float = 0.1  # maximum share of the events in validation, between 0 and 1
+    test_share: float = 0.1  # maximum share of the events in the test, between 0 and 1
+    core: int = 5  # minimum number of events of a user and of an item; 0 keeps all
+    item_core: int | None = None  # minimum number of events of an item; None: as for users
+    min_rating: float | None = None  # drop events with a lower rating or without one; None keeps all
+    since: str | None = None  # drop events before this time, such as "2010-01-31" or "2010-01-31T12:00" (UTC)
+    until: str | None = None  # drop events at or after this time
+    repeats: Repeats = "exact"  # keep all repeats, drop exact ones, or keep the first or last event of a user with an item
 
     def __post_init__(self) -> None:
         self.filters()
@@ -84,25 +84,28 @@ class GlobalTemporal:
             raise UsageError(f"validation_from must be before test_from, got {self.validation_from} and {self.test_from}")
 
     def filters(self) -> Filters:
-        """What is kept."""
+        """Return the filters."""
         return Filters(self.core, self.item_core, self.min_rating, self.since, self.until, self.repeats)
 
     def moments(self, time: ndarray) -> tuple[int, int]:
-        """When validation and when the test begins, in seconds, for events at these times, int64 [E]."""
+        """Return when validation and the test begin, in seconds since 1970, for events at the times int64 [E]."""
         test = seconds(self.test_from, "test_from")
         if test is None:
-            test = latest(time, self.test_share)
+            test = start_of_latest(time, self.test_share)
         validation = seconds(self.validation_from, "validation_from")
         if validation is None:
-            earlier = np.count_nonzero(time >= test) / len(time)
-            validation = latest(time, self.validation_share + earlier)
+            tested = np.count_nonzero(time >= test) / len(time)
+            validation = start_of_latest(time, self.validation_share + tested)
         return min(validation, test), test
 
     def divide(self, begin: ndarray, end: ndarray, time: ndarray) -> ndarray:
-        """Each user's events lie at begin..end, int64 [U], at times int64 [E] -> where validation and test begin, int64 [U, 2]."""
+        """Return where each user's validation and test begin, int64 [U, 2].
+
+        The user's events are begin..end, int64 [U], of the times int64 [E].
+        """
         validation, test = self.moments(time)
         result = np.empty((len(begin), 2), dtype=np.int64)
-        for first, last in user_blocks(end):
+        for first, last in user_chunks(end):
             low, high = int(begin[first]), int(end[last - 1])
             starts = begin[first:last] - low
             for column, moment in enumerate((validation, test)):
@@ -111,58 +114,59 @@ class GlobalTemporal:
         return result
 
     def assign(self, interactions: DataFrame) -> ndarray:
-        """Interactions sorted by user and time -> text [rows]: the part of each."""
-        return assigned(self, interactions)
+        """Return the part of each row, str [rows]; the rows are sorted by user and time."""
+        return assign_parts(self, interactions)
 
 
-def latest(time: ndarray, share: float) -> int:
-    """The earliest moment from which on at most this share of the events int64 [E] lies, above 0 events where that is possible.
+def start_of_latest(time: ndarray, share: float) -> int:
+    """Return the earliest moment, in seconds, such that at most this share of the times int64 [E] is at or after it.
 
-    Found in two passes, by day and then within one day, so that no copy of all times is sorted.
+    The share allows at least one event. If more events than allowed tie for the last time, no event is at or after the result. The
+    moment is found by day and then within that day, which avoids a sorted copy of all times.
     """
     allowed = max(1, int(share * len(time)))
     days: ndarray = np.sum(_by_day(time, int(time.max()) // DAY + 1), axis=0)
-    later = np.cumsum(days[::-1])[::-1]  # events of this day and after it
-    day = int(np.flatnonzero(later > allowed).max(initial=0))
-    after = int(later[day + 1]) if day + 1 < len(later) else 0
-    within = np.concatenate([block[block // DAY == day] for block in _blocks(time)])
-    moments, counts = np.unique(within, return_counts=True)
+    from_day = np.cumsum(days[::-1])[::-1]  # events on each day and after it
+    day = int(np.flatnonzero(from_day > allowed).max(initial=0))
+    after = int(from_day[day + 1]) if day + 1 < len(from_day) else 0
+    on_day = np.concatenate([chunk[chunk // DAY == day] for chunk in _time_chunks(time)])
+    moments, counts = np.unique(on_day, return_counts=True)
     fitting = np.flatnonzero(after + np.cumsum(counts[::-1])[::-1] <= allowed)
     return int(moments[fitting[0]]) if len(fitting) else (day + 1) * DAY
 
 
-def assigned(split: LeaveOneOut | GlobalTemporal, interactions: DataFrame) -> ndarray:
-    """The part of each row of interactions sorted by user and time, as text, by the split's own `divide`."""
+def assign_parts(split: LeaveOneOut | GlobalTemporal, interactions: DataFrame) -> ndarray:
+    """Return the part of each row, str [rows], from the split's `divide`; the rows are sorted by user and time."""
     user = interactions["user"].to_numpy()
     begin = np.flatnonzero(np.append(True, user[1:] != user[:-1])) if len(user) else np.zeros(0, dtype=np.int64)
     end = np.append(begin[1:], len(user))
     bounds = np.concatenate([begin[:, None], split.divide(begin, end, interactions["time"].to_numpy()), end[:, None]], axis=1)
-    parts: ndarray = np.array(PARTS)[part_of_rows(bounds)]
+    parts: ndarray = np.array(PARTS)[part_of_events(bounds)]
     return parts
 
 
-def part_of_rows(bounds: ndarray) -> ndarray:
-    """Where each user's events, validation, test begin, and where they end, int64 [U, 4] -> number of the part, int8 [E]."""
+def part_of_events(bounds: ndarray) -> ndarray:
+    """Return the part of each event as an index of PARTS, int8 [E], from the bounds int64 [U, 4]."""
     parts: ndarray = np.repeat(np.tile(np.arange(3, dtype=np.int8), len(bounds)), np.diff(bounds, axis=1).ravel())
     return parts
 
 
 def chunks(bounds: ndarray) -> Iterator[tuple[slice, ndarray]]:
-    """Runs of whole users' events that fit into memory, and the number of each event's part (an index of PARTS), int8."""
-    for first, last in user_blocks(bounds[:, END]):
-        yield slice(int(bounds[first, BEGIN]), int(bounds[last - 1, END])), part_of_rows(bounds[first:last])
+    """Yield slices of whole users' events that fit into memory, and the part of each event as an index of PARTS, int8."""
+    for first, last in user_chunks(bounds[:, END]):
+        yield slice(int(bounds[first, BEGIN]), int(bounds[last - 1, END])), part_of_events(bounds[first:last])
 
 
-def _blocks(time: ndarray) -> list[ndarray]:
+def _time_chunks(time: ndarray) -> list[ndarray]:
     return [time[begin : begin + CHUNK] for begin in range(0, len(time), CHUNK)]
 
 
 def _by_day(time: ndarray, days: int) -> list[ndarray]:
-    return [np.bincount(block // DAY, minlength=days) for block in _blocks(time)]
+    return [np.bincount(chunk // DAY, minlength=days) for chunk in _time_chunks(time)]
 
 
-def user_blocks(end: ndarray) -> list[tuple[int, int]]:
-    """Where each user's events end, int64 [U] -> runs of users (first, last + 1) that hold about `CHUNK` events each."""
+def user_chunks(end: ndarray) -> list[tuple[int, int]]:
+    """Return ranges of users (first, last + 1) with about `CHUNK` events each, from where each user's events end, int64 [U]."""
     edges = np.searchsorted(end, np.arange(0, int(end[-1]) + CHUNK, CHUNK), side="left") if len(end) else np.zeros(1, dtype=np.int64)
     edges = np.unique(np.append(edges, len(end)))
     return list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))

@@ -1,14 +1,12 @@
-"""Stage 1, the policy for times, in one place.
-
-In: the times of interactions as a source read them, piece by piece. Out: which can be relied on, and the order of these.
+"""Normalization of timestamps.
 
     null, fractional, not finite    set aside and counted
-    negative                        set aside and counted: no such data are older than 1970, and -1 means "unknown" in some
-    milliseconds (from 10^11 on)    converted by dropping the fraction, and counted; the order within a second stays
-    larger than 10^14               refused: micro- or nanoseconds, which the source has to convert
-    ties                            the order of rows decides: every sort is stable
+    negative                        set aside and counted: no data set is older than 1970, and -1 means "unknown" in some
+    milliseconds (10^11 or more)    converted to seconds and counted; the order within a second is kept
+    10^14 or more                   an InputError: micro- or nanoseconds, which the source must convert
+    ties                            stay in the source's order, because every sort is stable
 
-Above 1 % set aside, the data are refused.
+More than 1 % of rows set aside is an InputError.
 """
 
 from __future__ import annotations
@@ -24,48 +22,50 @@ from genrec.errors import InputError
 
 MILLISECONDS_FROM = 10**11  # in seconds the year 5138, in milliseconds 1973
 REFUSED_FROM = 10**14
-TOLERATED = 0.01  # share of events that may have no usable time
+MAX_BAD_TIMES = 0.01  # share of interactions without a usable time, 0 to 1
 
 
-class Moments(NamedTuple):
-    """The times of one piece."""
+class NormalizedTimes(NamedTuple):
+    """The times of one table of interactions."""
 
-    good: ndarray  # bool [rows]
-    moment: ndarray  # int64 [good rows]  milliseconds since 1970, to sort by; the time is the whole seconds in it
+    usable: ndarray  # bool [rows]
+    time_ms: ndarray  # int64 [usable rows]  milliseconds since 1970
 
 
-class Times:
-    """Settles the times of a log piece by piece and counts what it did."""
+class TimeNormalizer:
+    """Normalizes the times of consecutive tables and counts bad and converted ones."""
 
     def __init__(self) -> None:
-        self.ledger = BadRows("interactions")  # line: the row's number in the log, from 1
-        self.rows = self.milliseconds = self.good = 0
+        self.bad_rows = BadRows("interactions")  # by row number over all tables, from 1
+        self.num_rows = self.num_usable = self.num_milliseconds = 0
 
-    def settle(self, times: ndarray) -> Moments:
-        """Apply the policy to the next piece: int64 or float64 [rows], NaN where there is no time."""
-        before, self.rows = self.rows, self.rows + len(times)
+    def normalize(self, times: ndarray) -> NormalizedTimes:
+        """Normalize the times of the next table: int64 or float64 [rows], NaN for a missing time."""
+        before, self.num_rows = self.num_rows, self.num_rows + len(times)
         whole = np.ones(len(times), dtype=bool)
         if times.dtype != np.int64:
             with np.errstate(invalid="ignore"):
                 whole = np.isfinite(times) & (times == np.floor(times))
         with np.errstate(invalid="ignore"):
-            late = whole & (times >= REFUSED_FROM)
+            too_large = whole & (times >= REFUSED_FROM)
             negative = whole & (times < 0)
-        if late.any():
+        if too_large.any():
             raise InputError(
-                f"row {before + int(late.argmax()) + 1} has time {times[late.argmax()]:.0f}: neither seconds nor milliseconds since "
-                "1970; divide micro- and nanoseconds before"
+                f"row {before + int(too_large.argmax()) + 1} has time {times[too_large.argmax()]:.0f}: neither seconds nor "
+                "milliseconds since 1970; divide micro- and nanoseconds in the source"
             )
         for mask, reason in ((~whole, NO_TIME), (negative, NEGATIVE_TIME)):
             for place in np.flatnonzero(mask).tolist():
-                self.ledger.malformed(before + place + 1, reason)
-        good = whole & ~negative
-        exact = times[good].astype(np.int64)
-        fine = exact >= MILLISECONDS_FROM
-        self.good += len(exact)
-        self.milliseconds += int(fine.sum())
-        return Moments(good, np.where(fine, exact, exact * 1000))
+                self.bad_rows.malformed(before + place + 1, reason)
+        usable = whole & ~negative
+        values = times[usable].astype(np.int64)
+        in_milliseconds = values >= MILLISECONDS_FROM
+        self.num_usable += len(values)
+        self.num_milliseconds += int(in_milliseconds.sum())
+        return NormalizedTimes(usable, np.where(in_milliseconds, values, values * 1000))
 
     def check(self) -> None:
-        """Refuse a log of which too many events have no usable time."""
-        self.ledger.check(self.good, TOLERATED, "repair the times, or leave the column out where the order of rows is time")
+        """Raise InputError if too many interactions have no usable time."""
+        self.bad_rows.check(
+            self.num_usable, MAX_BAD_TIMES, "repair the times, or leave the column out if the rows are in the order of time"
+        )

@@ -1,4 +1,4 @@
-"""Stage 2: items become vectors."""
+"""Item encoders: vectors from texts, from interactions, or from files."""
 
 from genrec.embeddings.collaborative import Collaborative
 from genrec.embeddings.concatenated import Concatenated

@@ -1,6 +1,5 @@
-"""Stage 2: vectors of items from who took them, for catalogs with little text (MovieLens).
+"""Item vectors from the users of each item, for catalogs with little text (MovieLens).
 
-In: *training* interactions. Out: float32 [N, D], rows of length 1.
 Source: PureSVD (Cremonesi et al. 2010) of the normalized matrix of GF-CF (Shen et al. 2021, 2108.07567).
 """
 
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genrec.embeddings.truncated_svd import check_svd_fields, svd_vectors
+from genrec.embeddings.truncated_svd import check_dim_and_seed, svd_vectors
 from genrec.embeddings.vector_checks import training_items
 
 if TYPE_CHECKING:
@@ -22,34 +21,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Collaborative:
-    """Truncated SVD of D_item^-1/2 R' D_user^-1/2, where R [users, items] is 1 where a user took an item (repeats count once).
+    """Truncated SVD of D_item^-1/2 R' D_user^-1/2, where R [users, items] is 1 if the user has the item (repeats count once).
 
-    The degrees D take popularity out: without them the first dimensions only say how popular an item is. Items without a training
-    interaction get the mean vector of the others, and a warning counts them. Where there are fewer users or items than `width`,
-    the vectors are narrower, and a warning says so. `Item2Vec` is the other encoder of interactions.
+    Dividing by the degrees D removes popularity, which would otherwise dominate the first dimensions. Rows have length 1. Items
+    without training interactions get the mean vector of the others, with a warning. If there are fewer than `dim` users or items, the
+    vectors are narrower, with a warning. `Item2Vec` also encodes interactions.
     """
 
-    dim: int = 64  # dimensions, at least 1
-    seed: int = 0  # of the randomized SVD, 0..2**32-1
+    dim: int = 64  # number of dimensions, at least 1
+    seed: int = 0  # seed of the randomized SVD, 0..2**32-1
 
     def __post_init__(self) -> None:
-        check_svd_fields(self, self.dim, self.seed)
+        check_dim_and_seed(self, self.dim, self.seed)
 
     def encode(self, items: DataFrame, interactions: DataFrame) -> ndarray:
-        """Items (row i is item i+1) and training interactions (user, item; item in 1..N) -> float32 [N, D]."""
+        """Return vectors float32 [N, D] from training interactions with the columns user and item (1..N)."""
         matrix = normalized_matrix(interactions, len(items))
-        return svd_vectors(matrix, self.dim, self.seed, lacking="without training interactions")
+        return svd_vectors(matrix, self.dim, self.seed, reason="without training interactions")
 
 
-def normalized_matrix(interactions: DataFrame, item_count: int) -> csr_matrix[Any]:
-    """Interactions -> sparse [N, users] with 1 / sqrt(degree of the item * degree of the user) where the user took the item."""
+def normalized_matrix(interactions: DataFrame, num_items: int) -> csr_matrix[Any]:
+    """Return a sparse matrix [N, users] with 1 / sqrt(degree of the item * degree of the user) for every pair that interacted."""
     import pandas as pd
     from scipy.sparse import csr_matrix
 
-    item = training_items(interactions, item_count, "Collaborative")
+    item = training_items(interactions, num_items, "Collaborative")
     user, users = pd.factorize(interactions["user"])
-    taken = np.unique(np.stack([item - 1, user]), axis=1)
-    degree_item = np.bincount(taken[0], minlength=item_count)
-    degree_user = np.bincount(taken[1], minlength=len(users))
-    weight = 1.0 / np.sqrt(degree_item[taken[0]] * degree_user[taken[1]])
-    return csr_matrix((weight, (taken[0], taken[1])), shape=(item_count, len(users)))
+    pairs = np.unique(np.stack([item - 1, user]), axis=1)
+    degree_item = np.bincount(pairs[0], minlength=num_items)
+    degree_user = np.bincount(pairs[1], minlength=len(users))
+    weight = 1.0 / np.sqrt(degree_item[pairs[0]] * degree_user[pairs[1]])
+    return csr_matrix((weight, (pairs[0], pairs[1])), shape=(num_items, len(users)))

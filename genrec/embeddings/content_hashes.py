@@ -1,7 +1,4 @@
-"""Stage 2, files that vectors come from: their hash, which is part of an encoder's key, so that moving a file changes no key.
-
-In: a file or a folder. Out: its sha256, by content; in one process a file is read again only when it was touched.
-"""
+"""SHA-256 hashes of files and folders by content, for the keys of encoders: moving a file does not change a key."""
 
 from __future__ import annotations
 
@@ -14,7 +11,10 @@ from genrec.store import Signature, file_hash, signature_of
 
 
 def content_hash(path: Path) -> str:
-    """The sha256 of a file, or of the names and contents of a folder's files (hidden ones, such as `.git`, don't count)."""
+    """Return the SHA-256 of a file, or of the names and contents of all files in a folder except hidden ones such as `.git`.
+
+    Within a process, a file is read again only if its size, times or inode have changed.
+    """
     try:
         if not path.is_dir():
             return _file_hash(str(path.absolute()), signature_of(path))

@@ -1,6 +1,6 @@
-"""Stage 2, the ids of stored vectors: which item a row belongs to. In: a file of ids. Out: them as text, in order, all different.
+"""Files with the item ids of stored vectors.
 
-Ids are text and stay as they are: "00123" is not "123", and "NA" is an id. Whole numbers are taken in decimal; nothing is unpickled.
+Ids are text and are kept unchanged: "00123" differs from "123", and "NA" is an id. Integers become decimal text. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -15,42 +15,42 @@ import numpy as np
 
 from genrec.errors import InputError
 
-SHOWN = 5  # ids named in a message
+SHOWN = 5  # maximum number of ids in a message
 
 
 def read_ids(path: Path, column: str) -> list[str]:
-    """The ids in a file, by its suffix; `column` is where they are in a table."""
+    """Read the ids in a file, by its suffix. `column` is the column of ids in a table."""
     try:
         return checked_ids(READERS[path.suffix.lower()](path, column), path)
-    except (OSError, ValueError, EOFError) as error:  # pyarrow's, NumPy's, JSON's and pandas's words for damage are ValueErrors
-        raise InputError(f"{path} can't be read as ids ({error}); expected what its suffix {path.suffix} says, in UTF-8") from error
+    except (OSError, ValueError, EOFError) as error:  # pyarrow, NumPy, JSON and pandas raise ValueError for damaged files
+        raise InputError(f"{path} can't be read as ids ({error}); expected a valid {path.suffix} file in UTF-8") from error
 
 
 def checked_ids(values: Iterable[Any], path: Path) -> list[str]:
-    """Values as text; an InputError names what is no id, and ids that occur twice."""
-    ids = [_as_text(value, place, path) for place, value in enumerate(values, 1)]
+    """Convert values to text; raise InputError for invalid and repeated ids."""
+    ids = [_as_text(value, number, path) for number, value in enumerate(values, 1)]
     if len(set(ids)) < len(ids):
-        twice = [name for name, count in Counter(ids).items() if count > 1]
-        raise InputError(f"{path}: {len(twice)} ids occur more than once: {some(twice)}; expected one row an item")
+        repeated = [name for name, count in Counter(ids).items() if count > 1]
+        raise InputError(f"{path}: {len(repeated)} ids occur more than once: {preview(repeated)}; expected one row per item")
     return ids
 
 
-def some(ids: list[str]) -> str:
-    """The first few of many ids, and how many more."""
+def preview(ids: list[str]) -> str:
+    """Return the first few ids and the number of others, for messages."""
     return ", ".join(map(repr, ids[:SHOWN])) + (f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else "")
 
 
 def id_column(names: list[str], column: str, path: Path) -> str:
-    """`column`, if the table has it."""
+    """Return `column` if it is one of `names`, else raise InputError."""
     if column not in names:
-        raise InputError(f"{path} has no column {column!r} for the ids; it has {names}; name it with Precomputed(id_column=...)")
+        raise InputError(f"{path} has no column {column!r} for the ids; it has {names}; set it with Precomputed(id_column=...)")
     return column
 
 
-def _as_text(value: Any, place: int, path: Path) -> str:
+def _as_text(value: Any, number: int, path: Path) -> str:
     if isinstance(value, str | int | np.integer) and not isinstance(value, bool) and str(value) != "":
         return str(value)
-    raise InputError(f"{path}: id {place} is {value!r}; expected text that is not empty (a number with a point is no id)")
+    raise InputError(f"{path}: id {number} is {value!r}; expected text that is not empty, or an integer")
 
 
 def _lines(path: Path, column: str) -> list[str]:
@@ -71,8 +71,8 @@ def _table(separator: str) -> Callable[[Path, str], list[str]]:
 
         options: dict[str, Any] = {"keep_default_na": False, "na_filter": False, "skip_blank_lines": False, "index_col": False}
         table = pd.read_csv(path, sep=separator, dtype=str, encoding="utf-8-sig", **options)
-        found: list[str] = table[id_column(list(table.columns), column, path)].tolist()
-        return found
+        ids: list[str] = table[id_column(list(table.columns), column, path)].tolist()
+        return ids
 
     return read
 
@@ -82,8 +82,8 @@ def _parquet(path: Path, column: str) -> list[Any]:
 
     with pq.ParquetFile(path) as file:
         name = id_column(file.schema_arrow.names, column, path)
-        found: list[Any] = file.read(columns=[name])[name].to_pylist()
-        return found
+        ids: list[Any] = file.read(columns=[name])[name].to_pylist()
+        return ids
 
 
 def _npy(path: Path, column: str) -> list[Any]:

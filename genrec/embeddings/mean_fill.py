@@ -1,7 +1,4 @@
-"""Stage 2: items that an encoder knows nothing of get the mean vector of the others, so that nothing is said about them.
-
-In: float [N, D] and which rows lack. Out: the same array, filled, and a warning that counts the rows. Such items share one vector.
-"""
+"""Mean vectors for items about which an encoder knows nothing. All such items share one vector."""
 
 from __future__ import annotations
 
@@ -12,19 +9,19 @@ from numpy import ndarray
 
 from genrec.errors import InputError
 
-EMPTY = 1e-6  # a direction shorter than this is none, only rounding error
+MIN_LENGTH = 1e-6  # a shorter vector has no direction but rounding error
 
 
-def fill_with_mean(vectors: ndarray, lacking: ndarray, words: str, unit: bool = True) -> ndarray:
-    """Fill rows `lacking`, bool [N], of `vectors` [N, D] in place; with `unit` the mean is scaled to length 1.
+def fill_with_mean(vectors: ndarray, missing: ndarray, reason: str, unit: bool = True) -> ndarray:
+    """Set the rows `missing`, bool [N], of `vectors`, float [N, D], to the mean of the others, in place, and warn.
 
-    `words` says in words what those items lack. An InputError where all rows lack.
+    `reason` completes the warning "n of N items are ...". With `unit` the mean is scaled to length 1. Raise InputError if all rows
+    are missing.
     """
-    if lacking.all():
-        raise InputError(f"none of the {len(lacking)} items can be given a vector: all are {words}")
-    if lacking.any():
-        warnings.warn(f"{lacking.sum()} of {len(lacking)} items are {words}: they get the mean vector of the others", stacklevel=3)
-        known = ~lacking[:, None]
-        mean = vectors.mean(0, where=known, dtype=np.float64)
-        vectors[lacking] = mean / max(float(np.linalg.norm(mean)), EMPTY) if unit else mean
+    if missing.all():
+        raise InputError(f"none of the {len(missing)} items can be given a vector: all are {reason}")
+    if missing.any():
+        warnings.warn(f"{missing.sum()} of {len(missing)} items are {reason}: they get the mean vector of the others", stacklevel=3)
+        mean = vectors.mean(0, where=~missing[:, None], dtype=np.float64)
+        vectors[missing] = mean / max(float(np.linalg.norm(mean)), MIN_LENGTH) if unit else mean
     return vectors

@@ -1,7 +1,6 @@
-"""Stage 2: items' text becomes vectors by TF-IDF and truncated SVD (latent semantic analysis, Deerwester et al. 1990).
+"""Item vectors from texts by TF-IDF and truncated SVD (latent semantic analysis, Deerwester et al. 1990).
 
-In: items with a column `text`. Out: float32 [N, D], rows of length 1. No download and no GPU: seconds for 10,000 titles. A sentence
-encoder's vectors carry more; these are enough for tests, for the quick start and as the baseline that it has to beat.
+Needs no download and no GPU; 10,000 titles take seconds. It serves tests, the quick start, and as a baseline for sentence encoders.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from genrec.embeddings.truncated_svd import check_svd_fields, svd_vectors
+from genrec.embeddings.truncated_svd import check_dim_and_seed, svd_vectors
 from genrec.errors import InputError, UsageError
 from genrec.types import NO_TEXT
 
@@ -20,40 +19,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TfidfSvd:
-    """TF-IDF of words and short phrases, weight (1 + ln tf)(1 + ln((1 + N) / (1 + df))), rows of length 1; then truncated SVD.
+    """TF-IDF of words and n-grams with the weight (1 + ln tf)(1 + ln((1 + N) / (1 + df))), rows of length 1; then truncated SVD.
 
-    Items without text, or with no word that is kept, get the mean vector of the others, and a warning counts them. Where the text
-    has fewer distinct phrases (or there are fewer items) than `width`, the vectors are narrower, and a warning says so: nothing is
-    padded.
+    Items without text, or without a counted word, get the mean vector of the others, with a warning. If there are fewer than `dim`
+    distinct n-grams or items, the vectors are narrower, with a warning; they are not padded.
     """
 
-    dim: int = 64  # dimensions, at least 1
-    max_ngram: int = 2  # words in the longest phrase counted, at least 1
-    min_df: int = 2  # items a word or phrase must occur in, at least 1; one that occurs once relates no two items
-    seed: int = 0  # of the randomized SVD, 0..2**32-1
+    dim: int = 64  # number of dimensions, at least 1
+    max_ngram: int = 2  # maximum number of words in an n-gram, at least 1
+    min_df: int = 2  # minimum number of items with an n-gram, at least 1; an n-gram of one item relates no items
+    seed: int = 0  # seed of the randomized SVD, 0..2**32-1
 
     def __post_init__(self) -> None:
-        check_svd_fields(self, self.dim, self.seed)
+        check_dim_and_seed(self, self.dim, self.seed)
         for name in ("max_ngram", "min_df"):
             if getattr(self, name) < 1:
                 raise UsageError(f"TfidfSvd.{name} must be at least 1, got {getattr(self, name)}")
 
     def encode(self, items: DataFrame, interactions: DataFrame) -> ndarray:
-        """Items (row i is item i+1) -> float32 [N, D]; the interactions are not looked at."""
+        """Return vectors float32 [N, D] from the items' column `text`; interactions are not used."""
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         if "text" not in items:
-            raise InputError(f"TfidfSvd reads the column 'text' of the items, got columns {list(items.columns)}")
+            raise InputError(f"TfidfSvd needs the items' column 'text', got the columns {list(items.columns)}")
         vectorizer = TfidfVectorizer(
-            token_pattern=r"(?u)\b\w+\b",  # one-letter words too: "3" and "X" tell titles apart
+            token_pattern=r"(?u)\b\w+\b",  # keeps words of one letter: "3" and "X" distinguish titles
             ngram_range=(1, self.max_ngram),
             min_df=self.min_df,
             sublinear_tf=True,
         )
         try:
             matrix = vectorizer.fit_transform(items["text"].fillna("").replace(NO_TEXT, ""))
-        except ValueError as error:  # scikit-learn's only word for an empty vocabulary
+        except ValueError as error:  # scikit-learn raises ValueError for an empty vocabulary
             raise InputError(
-                f"no word occurs in the text of {self.min_df} (TfidfSvd.min_df) of {len(items)} items: {error}"
+                f"no word occurs in the text of {self.min_df} or more (TfidfSvd.min_df) of {len(items)} items: {error}"
             ) from error
-        return svd_vectors(matrix, self.dim, self.seed, lacking="without usable text")
+        return svd_vectors(matrix, self.dim, self.seed, reason="without usable text")

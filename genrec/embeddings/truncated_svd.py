@@ -1,7 +1,7 @@
-"""Stage 2: the step that the SVD encoders share. In: a sparse matrix [N, features]. Out: float32 [N, width], rows of length 1.
+"""Truncated SVD of a sparse matrix, which the encoders `TfidfSvd` and `Collaborative` share.
 
-Source: latent semantic analysis (Deerwester et al. 1990), by the randomized algorithm of Halko et al. 2011 (0909.4061), whose signs
-scikit-learn fixes, so that a seed gives the same vectors every time.
+Source: latent semantic analysis (Deerwester et al. 1990), by the randomized algorithm of Halko et al. 2011 (0909.4061). scikit-learn
+fixes the signs, so that a seed determines the vectors.
 """
 
 from __future__ import annotations
@@ -12,42 +12,41 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy import ndarray
 
-from genrec.embeddings.mean_fill import EMPTY, fill_with_mean
+from genrec.embeddings.mean_fill import MIN_LENGTH, fill_with_mean
 from genrec.errors import UsageError
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 
-def check_svd_fields(owner: object, width: int, seed: int) -> None:
-    """Refuse what the decomposition cannot take; the message names the specification and its field."""
-    name = type(owner).__name__
-    if isinstance(width, bool) or not isinstance(width, int):
-        raise UsageError(f"{name}.width must be a whole number, got {width!r}")
-    if width < 1:
-        raise UsageError(f"{name}.width must be at least 1, got {width}")
+def check_dim_and_seed(specification: object, dim: int, seed: int) -> None:
+    """Raise UsageError, with the name of the specification and its field, if `dim` or `seed` is out of range."""
+    name = type(specification).__name__
+    if isinstance(dim, bool) or not isinstance(dim, int):
+        raise UsageError(f"{name}.dim must be a whole number, got {dim!r}")
+    if dim < 1:
+        raise UsageError(f"{name}.dim must be at least 1, got {dim}")
     if not 0 <= seed < 2**32:
         raise UsageError(f"{name}.seed must lie in 0..2**32-1, got {seed}")
 
 
-def svd_vectors(matrix: csr_matrix[Any], width: int, seed: int, lacking: str) -> ndarray:
-    """Matrix [N, features] ~ U S V' -> the rows of U S scaled to length 1, float32 [N, min(width, N, features)].
+def svd_vectors(matrix: csr_matrix[Any], dim: int, seed: int, reason: str) -> ndarray:
+    """Return the rows of U S of the matrix [N, features] ~ U S V', scaled to length 1, float32 [N, min(dim, N, features)].
 
-    Rows without a direction (empty ones, or orthogonal to every component kept) get the mean direction of the others, with a
-    warning that counts them: such items then collide, and nothing is said about them that was not known. `lacking` says in words
-    what those items lack. No direction in any row is an InputError.
+    Rows of length 0 (empty ones, or orthogonal to all kept components) get the mean direction of the others, with a warning that
+    `reason` completes. Such items share one vector. Raise InputError if all rows have length 0.
     """
     from sklearn.utils.extmath import randomized_svd
 
-    kept = min(width, *matrix.shape)
-    if kept < width:
+    kept = min(dim, *matrix.shape)
+    if kept < dim:
         warnings.warn(
-            f"vectors get {kept} dimensions instead of {width}: {matrix.shape[0]} items with {matrix.shape[1]} features have no more",
+            f"vectors get {kept} dimensions instead of {dim}: {matrix.shape[0]} items with {matrix.shape[1]} features have no more",
             stacklevel=3,
         )
     left, singular, _ = randomized_svd(matrix, kept, n_iter=7, random_state=seed)
     coordinates: ndarray = left * singular
     length = np.linalg.norm(coordinates, axis=1, keepdims=True)
-    empty = length[:, 0] < EMPTY  # its projection is only rounding error
-    vectors = coordinates / np.where(empty[:, None], 1.0, length)
-    return fill_with_mean(vectors, empty, lacking).astype(np.float32)
+    missing = length[:, 0] < MIN_LENGTH
+    vectors = coordinates / np.where(missing[:, None], 1.0, length)
+    return fill_with_mean(vectors, missing, reason).astype(np.float32)

@@ -1,7 +1,6 @@
-"""Stage 2, long work in pieces: vectors that were computed are kept on the disk, so that a killed stage goes on from them.
+"""Chunks of computed vectors on the disk, from which an interrupted stage resumes.
 
-In: rows of vectors, and a fingerprint of all that they follow from. Out: the same rows, where the file is whole and the fingerprint is
-the one expected; whatever else lies there counts as nothing. A file is written under another name, flushed and renamed.
+A chunk holds a fingerprint of its inputs and a hash of its contents. It is written under a temporary name, flushed and renamed.
 """
 
 from __future__ import annotations
@@ -16,33 +15,33 @@ from numpy import ndarray
 
 
 def write_chunk(folder: Path, number: int, vectors: ndarray, fingerprint: str) -> None:
-    """Keep float32 [rows, D] as chunk `number`."""
+    """Write float32 [rows, D] as chunk `number`. `fingerprint` identifies the inputs of the vectors."""
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    path = _place(folder, number)
+    path = _chunk_path(folder, number)
     partial = path.with_name(f".{path.name}.partial")
-    about = {"fingerprint": fingerprint, "sha256": sha256(vectors.tobytes()).hexdigest()}
-    save_file({"vectors": np.ascontiguousarray(vectors)}, partial, metadata={"chunk": json.dumps(about)})
+    header = {"fingerprint": fingerprint, "sha256": sha256(vectors.tobytes()).hexdigest()}
+    save_file({"vectors": np.ascontiguousarray(vectors)}, partial, metadata={"chunk": json.dumps(header)})
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
     partial.replace(path)
 
 
 def read_chunk(folder: Path, number: int, rows: int, fingerprint: str) -> ndarray | None:
-    """Chunk `number`, float32 [rows, D]; None where it is missing, damaged or follows from something else."""
+    """Return chunk `number`, float32 [rows, D]; None if it is missing, damaged or has another fingerprint."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(_place(folder, number), framework="numpy") as file:
-            about = json.loads((file.metadata() or {})["chunk"])
+        with safe_open(_chunk_path(folder, number), framework="numpy") as file:
+            header = json.loads((file.metadata() or {})["chunk"])
             vectors: ndarray = file.get_tensor("vectors")
     except (OSError, SafetensorError, ValueError, KeyError):
         return None
-    if about.get("fingerprint") != fingerprint or vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != rows:
+    if header.get("fingerprint") != fingerprint or vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != rows:
         return None
-    return vectors if about.get("sha256") == sha256(vectors.tobytes()).hexdigest() else None
+    return vectors if header.get("sha256") == sha256(vectors.tobytes()).hexdigest() else None
 
 
-def _place(folder: Path, number: int) -> Path:
+def _chunk_path(folder: Path, number: int) -> Path:
     return folder / f"chunk-{number:06}.safetensors"

@@ -1,4 +1,4 @@
-"""Data sets: what a source reads, and how it is split."""
+"""Protocols of data sets: sources and splits."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ if TYPE_CHECKING:
 
 
 class RawTables(NamedTuple):
-    """What a source reads, before any filter. Ids are text and are kept as they are."""
+    """The tables of a source, before any filter. Ids are text and are kept unchanged."""
 
-    interactions: DataFrame  # columns user: str, item: str, time: int64 (seconds), optionally rating: float; in file order
-    items: DataFrame  # columns item: str, text: str, optionally more (title, categories, ...); one row an item
-    set_aside: DataFrame | None = None  # columns file: str, line: int, reason: str; the rows that could not be read
+    interactions: DataFrame  # columns user: str, item: str, time: int64 (seconds since 1970), optionally rating: float
+    items: DataFrame  # columns item: str, text: str, optionally more (title, categories, ...); one row per item
+    set_aside: DataFrame | None = None  # rows that could not be read; columns file: str, line: int, reason: str
 
 
 class RawStream(NamedTuple):
-    """What a source reads, in pieces, for data larger than memory: each iterator is gone through once, interactions first.
+    """The tables of a source as iterators, for data larger than memory. Interactions are consumed first, then items.
 
-    A piece is a table with the columns of `RawTables`: a pandas DataFrame, a pyarrow Table, or whatever exports Arrow
+    Each table has the columns of `RawTables`. It is a pandas DataFrame, a pyarrow Table, or another object that exports Arrow
     (`__arrow_c_stream__`).
     """
 
     interactions: Iterator[Any]
     items: Iterator[Any]
-    set_aside: Callable[[], DataFrame]  # as in `RawTables`; asked for when both iterators are through
+    set_aside: Callable[[], DataFrame]  # as in `RawTables`; called after both iterators are exhausted
 
 
 @runtime_checkable
@@ -37,50 +37,57 @@ class Source(Protocol):
     """A data set."""
 
     def load(self, root: Path) -> RawTables:
-        """Read the upstream files; `root` is where fetched ones are kept."""
+        """Read the data set; `root` is the folder of downloaded files."""
         ...
 
 
 @runtime_checkable
 class StreamedSource(Source, Protocol):
-    """A data set that may be larger than memory: the pipeline takes its stream."""
+    """A data set that may be larger than memory. The pipeline calls `stream` instead of `load`."""
 
     def stream(self, root: Path) -> RawStream:
-        """What `load` reads, in pieces."""
+        """Return the tables of `load` one after the other."""
         ...
 
 
 @runtime_checkable
 class Split(Protocol):
-    """Which interactions are for training, for validation, for the test; it may also be one or two of the three below."""
+    """A split into training, validation and test. It may also implement the protocols below."""
 
     def assign(self, interactions: DataFrame) -> ndarray:
-        """Interactions sorted by (user, time), stable -> text [rows]: 'train', 'validation' or 'test'."""
+        """Return 'train', 'validation' or 'test' for each row, str [rows].
+
+        The interactions are sorted by user and time; ties keep the source's order. A user's parts must follow each other in the order
+        train, validation, test.
+        """
         ...
 
 
 @runtime_checkable
 class KeepingSplit(Split, Protocol):
-    """A split with a filter of its own."""
+    """A split with a custom filter. All interactions are in memory for it."""
 
     def keep(self, interactions: DataFrame) -> DataFrame:
-        """Raw interactions in file order -> those that stay, in the same order, all columns as they were."""
+        """Return the interactions to keep, with all columns and in the order given, which is the source's."""
         ...
 
 
 @runtime_checkable
 class FilteringSplit(Split, Protocol):
-    """A split that names built-in filters; the pipeline carries them out without a log in memory."""
+    """A split with built-in filters, which the pipeline applies without loading all interactions into memory."""
 
     def filters(self) -> Any:
-        """A `genrec.data.event_filters.Filters`."""
+        """Return a `genrec.data.event_filters.Filters`."""
         ...
 
 
 @runtime_checkable
 class DividingSplit(Split, Protocol):
-    """A split for logs larger than memory; `divide` then stands for `assign`."""
+    """A split for data larger than memory. The pipeline calls `divide` instead of `assign`."""
 
     def divide(self, begin: ndarray, end: ndarray, time: ndarray) -> ndarray:
-        """Each user's events lie at begin..end, int64 [U], by time, int64 [E] -> where validation and test begin, int64 [U, 2]."""
+        """Return where each user's validation and test begin, int64 [U, 2].
+
+        A user's events are those at begin..end, int64 [U] each, with the times int64 [E] in seconds since 1970, sorted.
+        """
         ...

@@ -1,4 +1,4 @@
-"""Items: their vectors, and the tokenizers that turn them into codes."""
+"""Protocols of items: encoders, which give items vectors, and quantizers, which give vectors codes."""
 
 from __future__ import annotations
 
@@ -13,85 +13,89 @@ if TYPE_CHECKING:
     from torch import Generator
 
 
-NO_TEXT = "item without description"  # an empty text in the catalog; the same for all, so that nothing tells them apart
+NO_TEXT = "item without description"  # text in the catalog of every item without text; encoders treat it as empty
 
 
 @runtime_checkable
 class ItemEncoder(Protocol):
-    """Vectors of items."""
+    """An item encoder."""
 
     def encode(self, items: DataFrame, interactions: DataFrame) -> ndarray:
-        """Items (row i is item i+1) and *training* interactions -> float32 [N, D]."""
+        """Return item vectors, float32 [N, D], from the catalog (row i is item i+1) and the training interactions."""
         ...
 
 
 @runtime_checkable
 class ResumableEncoder(ItemEncoder, Protocol):
-    """An item encoder whose work is long: it keeps what it has, and goes on from there after a kill."""
+    """An item encoder that saves intermediate results and resumes from them after an interruption."""
 
     def encode_into(self, items: DataFrame, interactions: DataFrame, folder: Path) -> ndarray:
-        """What `encode` returns; `folder`, which may not exist yet, holds what a killed try left, and goes when the stage is done."""
+        """Return the vectors of `encode`, with intermediate results in `folder`.
+
+        The folder may not exist yet, or may hold the results of an interrupted run. It is deleted after the stage.
+        """
         ...
 
 
 @runtime_checkable
 class FittedQuantizer(Protocol):
-    """A trained tokenizer: encodes the items it was trained on and those that come later."""
+    """A trained quantizer. It encodes the items it was trained on and items that are added later."""
 
     def encode(self, vectors: ndarray) -> ndarray:
-        """float32 [N, D] -> int64 [N, L]."""
+        """Return the codes of vectors float32 [N, D], int64 [N, L]."""
         ...
 
     def reconstruct(self, codes: ndarray) -> ndarray:
-        """int64 [N, L] -> float32 [N, D], the vectors that the codes stand for."""
+        """Return the vectors that codes int64 [N, L] represent, float32 [N, D]."""
         ...
 
     def state(self) -> dict[str, ndarray]:
-        """The tensors to store; with the specification they make the quantizer again."""
+        """Return the arrays to store, for `Quantizer.restore`."""
         ...
 
 
 @runtime_checkable
 class ListedCodes(FittedQuantizer, Protocol):
-    """A fitted quantizer whose items have codes of their own, which do not follow from their vectors (imported, random)."""
+    """A fitted quantizer with codes that do not depend on the vectors, such as imported or random ones."""
 
     def listed_codes(self) -> ndarray:
-        """The codes of the items it was fitted on, in their order, int64 [N, L]; `encode` is for items that come later."""
+        """Return the codes of the items it was fitted on, in their order, int64 [N, L]. `encode` is for items added later."""
         ...
 
 
 @runtime_checkable
 class PricedCodes(FittedQuantizer, Protocol):
-    """A fitted quantizer that can say what another last code would cost an item: what reassigning collided items needs."""
+    """A fitted quantizer that knows the cost of another last code for an item. Reassigning collided items needs it."""
 
     def last_level_costs(self, vectors: ndarray, codes: ndarray) -> ndarray:
-        """Vectors float32 [M, D] and their codes int64 [M, L] -> float32 [M, C]: for each of the last level's C codes the squared
-        error, in the space that is quantized, of the item with that code instead of its own; its other codes stay.
+        """Return the squared quantization error of each item for each of the C codes of the last level, float32 [M, C].
+
+        `vectors` is float32 [M, D] and `codes` int64 [M, L]; the other codes of an item stay the same.
         """
         ...
 
 
 @runtime_checkable
 class Quantizer(Protocol):
-    """A tokenizer's specification."""
+    """The specification of a quantizer."""
 
     def fit(self, vectors: ndarray, generator: Generator) -> FittedQuantizer:
-        """Train on float32 [N, D]; refuse NaN, and what it cannot use, by `genrec.errors.InputError`."""
+        """Train on vectors float32 [N, D]; raise `genrec.errors.InputError` for NaN and unusable vectors."""
         ...
 
     def level_sizes(self) -> tuple[int, ...]:
-        """Number of codes of each level."""
+        """Return the number of codes of each level."""
         ...
 
     def restore(self, state: dict[str, ndarray]) -> FittedQuantizer:
-        """The fitted quantizer again, from its stored tensors."""
+        """Return the fitted quantizer from the arrays of its `state`."""
         ...
 
 
 @runtime_checkable
 class CatalogQuantizer(Quantizer, Protocol):
-    """A quantizer that must know which item a row is (one that reads published codes)."""
+    """A quantizer that needs the items' ids, such as one that reads published codes."""
 
     def fit_catalog(self, item_ids: Sequence[str], vectors: ndarray, generator: Generator) -> FittedQuantizer:
-        """`fit`, with the items' own ids: `item_ids[i]` is row i's."""
+        """Train like `fit`; `item_ids[i]` is the id of row i."""
         ...

@@ -1,4 +1,4 @@
-"""The data artifact: what is on the disk, opening it without reading it, and what is refused."""
+"""The corpus artifact: its files, opening it without reading the events, and errors for damaged files."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def corpus(folder: Path, source: Cyclic | Shop = WORLD) -> Corpus:
 
 
 @pytest.mark.parametrize(("source", "rated"), [(WORLD, False), (Shop(num_items=60, num_users=40), True)])
-def test_the_tables_say_what_the_arrays_say(tmp_path: Path, source: Cyclic | Shop, rated: bool) -> None:
+def test_tables_and_arrays_hold_the_same_events(tmp_path: Path, source: Cyclic | Shop, rated: bool) -> None:
     made = corpus(tmp_path, source)
     expected = {*ARRAYS, *TABLES, "stats.json"} | ({"event_rating.npy"} if rated else set())
-    assert {path.name for path in tmp_path.iterdir()} == expected  # the log's temporary files are gone
+    assert {path.name for path in tmp_path.iterdir()} == expected  # the event log's temporary files are deleted
     tables = pd.read_parquet(tmp_path / "interactions.parquet").assign(part=pd.read_parquet(tmp_path / "split.parquet")["part"])
     pd.testing.assert_frame_equal(made.interactions, tables, check_dtype=False)
     assert dict(made.interactions.dtypes.astype(str)) == dict(
@@ -67,7 +67,7 @@ def test_chunks_give_every_event_its_part(tmp_path: Path, monkeypatch: pytest.Mo
     assert np.array(["train", "validation", "test"])[parts].tolist() == made.interactions["part"].tolist()
 
 
-def test_a_corpus_without_a_folder_goes_with_its_temporary_one() -> None:
+def test_a_temporary_corpus_is_deleted_with_its_object() -> None:
     made = prepare(WORLD.load(Path()), LeaveOneOut())
     folder = made.folder
     assert len(made.items) == 12
@@ -77,12 +77,12 @@ def test_a_corpus_without_a_folder_goes_with_its_temporary_one() -> None:
 
 
 @pytest.mark.parametrize("name", [*ARRAYS, "stats.json", "items.parquet", "users.parquet", "set_aside.parquet"])
-def test_missing_and_damaged_files_are_refused(tmp_path: Path, name: str) -> None:
+def test_missing_and_damaged_files_are_an_error(tmp_path: Path, name: str) -> None:
     corpus(tmp_path)
 
     def read() -> None:
         made = Corpus.load(tmp_path)
-        _ = made.items, made.user_ids, made.set_aside  # tables are read when they are asked for
+        _ = made.items, made.user_ids, made.set_aside  # tables are read on first access
 
     for damage in (lambda path: path.write_bytes(b"{"), Path.unlink):
         damage(tmp_path / name)
@@ -91,13 +91,13 @@ def test_missing_and_damaged_files_are_refused(tmp_path: Path, name: str) -> Non
         assert caught.value.exit_code == 4
 
 
-def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
+def test_files_that_do_not_match_are_an_error(tmp_path: Path) -> None:
     good = corpus(tmp_path / "good")
     bounds, statistics = np.array(good.bounds), good.statistics
     cases = {
-        "120 items but 119 of event_time": ("event_time.npy", np.array(good.time[1:])),
+        r"event_item\.npy has 120 entries, but event_time\.npy has 119": ("event_time.npy", np.array(good.time[1:])),
         r"event_item\.npy must be int32 \[events\], got float64": ("event_item.npy", np.array(good.item, dtype=np.float64)),
-        r"users' events must be 0\.\.120, got 0\.\.114": ("bounds.npy", bounds[:-1]),
+        r"bounds\.npy must cover the events 0\.\.120, got 0\.\.114": ("bounds.npy", bounds[:-1]),
         r"bounds\.npy must be int64 \[users, 4\], got int64 \[20, 3\]": ("bounds.npy", bounds[:, :3]),
     }
     for message, (name, array) in cases.items():
@@ -106,7 +106,7 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ArtifactError, match=message):
             Corpus.load(tmp_path / "bad")
     corpus(tmp_path / "bad")
-    for change, message in (({"users": 3}, "says 3 users, there are 20"), ({"items": None}, "how many items there are")):
+    for change, message in (({"users": 3}, "has 3 users, the arrays have 20"), ({"items": None}, "must have the number of items")):
         (tmp_path / "bad" / "stats.json").write_text(json.dumps(statistics | change))
         with pytest.raises(ArtifactError, match=message):
             Corpus.load(tmp_path / "bad")
@@ -120,19 +120,18 @@ def test_statistics_are_plain_json(tmp_path: Path) -> None:
     assert json.loads(json.dumps(made.statistics, allow_nan=False)) == made.statistics
 
 
-@pytest.mark.parametrize("width", [None, 3])
-def test_an_array_written_in_pieces_is_the_array(tmp_path: Path, width: int | None) -> None:
-    pieces = [np.arange(size * (width or 1)).reshape((size, width) if width else (size,)) for size in (0, 4, 1, 7)]
-    with ArrayWriter(tmp_path / "array.npy", np.int32, width) as writer:
-        for piece in pieces:
-            writer.append(piece)
-    whole = np.concatenate(pieces).astype(np.int32)
+def test_an_array_may_be_written_in_parts(tmp_path: Path) -> None:
+    parts = [np.arange(size) for size in (0, 4, 1, 7)]
+    with ArrayWriter(tmp_path / "array.npy", np.int32) as writer:
+        for part in parts:
+            writer.append(part)
+    whole = np.concatenate(parts).astype(np.int32)
     for read in (open_array(tmp_path / "array.npy"), np.load(tmp_path / "array.npy")):
         assert read.dtype == np.int32
         np.testing.assert_array_equal(read, whole)
 
 
-def test_a_write_to_an_opened_array_never_reaches_the_file(tmp_path: Path) -> None:
+def test_assignments_to_an_opened_array_do_not_change_the_file(tmp_path: Path) -> None:
     with ArrayWriter(tmp_path / "array.npy", np.int64) as writer:
         writer.append(np.arange(5))
     opened = open_array(tmp_path / "array.npy")
@@ -140,18 +139,18 @@ def test_a_write_to_an_opened_array_never_reaches_the_file(tmp_path: Path) -> No
     assert np.load(tmp_path / "array.npy").tolist() == [0, 1, 2, 3, 4]
 
 
-def sparse_array(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
-    """An array of zeros that takes no space on the disk."""
-    with ArrayWriter(path, dtype, shape[1] if len(shape) > 1 else None) as writer:
-        writer.rows = shape[0]
+def sparse_array(path: Path, dtype: type[np.generic], rows: int) -> None:
+    """Write an array of zeros as a sparse file."""
+    with ArrayWriter(path, dtype) as writer:
+        writer.rows = rows
     with path.open("ab") as file:
-        file.truncate(128 + int(np.prod(shape)) * np.dtype(dtype).itemsize)
+        file.truncate(128 + rows * np.dtype(dtype).itemsize)
 
 
-def test_opening_a_hundred_million_events_reads_none_of_them(tmp_path: Path) -> None:
+def test_opening_a_corpus_of_a_hundred_million_events_takes_less_than_half_a_second(tmp_path: Path) -> None:
     users, events = 1_000_000, 100_000_000
-    sparse_array(tmp_path / "event_item.npy", np.int32, (events,))
-    sparse_array(tmp_path / "event_time.npy", np.int64, (events,))
+    sparse_array(tmp_path / "event_item.npy", np.int32, events)
+    sparse_array(tmp_path / "event_time.npy", np.int64, events)
     end = np.arange(100, events + 1, 100)
     np.save(tmp_path / "bounds.npy", np.stack([end - 100, end - 2, end - 1, end], axis=1))
     (tmp_path / "stats.json").write_text(json.dumps({"users": users, "items": 5, "interactions": events}))

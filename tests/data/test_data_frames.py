@@ -1,4 +1,4 @@
-"""Tables of one's own: ids are text and stay as they are (FAULTS R4), times, formats."""
+"""Data sets from your own tables: ids stay unchanged, times, file formats, invalid tables."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from genrec.errors import InputError, UsageError
 from genrec.store import describe
 from genrec.types import Source
 
-ODD = ["007", "7", "nan", "NA", "None", "a b", " lead", "x,y", 'say "hi"', "é", "🙂", "1e3", "-0", "null", "a\u2028b"]
-EVENTS = DataFrame({"user": ODD, "item": ODD[::-1], "time": range(15), "rating": [4.5] * 15})
-ITEMS = DataFrame({"item": ODD, "text": [f"text {number}" for number in range(15)], "color": ["red"] * 15})
+UNUSUAL = ["007", "7", "nan", "NA", "None", "a b", " lead", "x,y", 'say "hi"', "é", "🙂", "1e3", "-0", "null", "a\u2028b"]
+EVENTS = DataFrame({"user": UNUSUAL, "item": UNUSUAL[::-1], "time": range(15), "rating": [4.5] * 15})
+ITEMS = DataFrame({"item": UNUSUAL, "text": [f"text {number}" for number in range(15)], "color": ["red"] * 15})
 
 
-def written(folder: Path, form: str) -> Frames:
-    """The two tables in files of a format."""
+def write(folder: Path, form: str) -> Frames:
+    """Write both tables to files of a format."""
     paths = [folder / f"{name}.{form}" for name in ("events", "items")]
     for frame, path in zip((EVENTS, ITEMS), paths, strict=True):
         if "json" in form:
@@ -43,12 +43,12 @@ def written(folder: Path, form: str) -> Frames:
 
 
 @pytest.mark.parametrize("form", ["csv", "tsv", "csv.gz", "jsonl", "jsonl.gz", "parquet"])
-def test_odd_ids_survive_every_format(tmp_path: Path, form: str) -> None:
-    raw, expected = written(tmp_path, form).load(tmp_path), Frames(EVENTS, ITEMS).load(tmp_path)
+def test_unusual_ids_are_kept_in_every_format(tmp_path: Path, form: str) -> None:
+    raw, expected = write(tmp_path, form).load(tmp_path), Frames(EVENTS, ITEMS).load(tmp_path)
     for table in (raw, expected):
-        assert table.interactions["user"].tolist() == ODD
-        assert table.interactions["item"].tolist() == ODD[::-1]
-        assert table.items["item"].tolist() == ODD
+        assert table.interactions["user"].tolist() == UNUSUAL
+        assert table.interactions["item"].tolist() == UNUSUAL[::-1]
+        assert table.items["item"].tolist() == UNUSUAL
         assert table.items.columns.tolist() == ["item", "text", "color"]
         assert table.set_aside is not None
         assert not len(table.set_aside)
@@ -71,14 +71,14 @@ def test_any_text_is_an_id(tmp_path_factory: pytest.TempPathFactory, ids: list[s
         assert interactions["user"].tolist() == interactions["item"].tolist() == ids
 
 
-def test_integers_become_text_and_fractions_are_refused(tmp_path: Path) -> None:
+def test_integer_ids_become_text_and_fractions_are_errors(tmp_path: Path) -> None:
     whole = Frames(DataFrame({"user": np.array([3, 1], dtype=np.uint8), "item": [10, 20]})).load(tmp_path).interactions
     assert whole["user"].tolist() == ["3", "1"]
     with pytest.raises(InputError, match="neither text nor an integer"):
         Frames(DataFrame({"user": [1.0, 2.0], "item": ["a", "b"]})).load(tmp_path)
 
 
-def test_without_times_the_order_of_rows_is_time(tmp_path: Path) -> None:
+def test_without_times_the_row_number_is_the_time(tmp_path: Path) -> None:
     frame = EVENTS[["user", "item"]].iloc[::-1]
     assert Frames(frame).load(tmp_path).interactions["time"].tolist() == list(range(15))
 
@@ -90,7 +90,7 @@ def test_dates_become_seconds(tmp_path: Path) -> None:
     assert Frames(zoned).load(tmp_path).interactions["time"].tolist()[0] == 82_800
 
 
-def test_missing_values_are_set_aside_by_row(tmp_path: Path) -> None:
+def test_rows_with_missing_values_are_set_aside(tmp_path: Path) -> None:
     frame = DataFrame({"user": ["a"] * 300, "item": ["b"] * 300, "time": [*range(299), None], "rating": [None, *[3.0] * 299]})
     frame.loc[1, "user"] = None
     raw = Frames(frame).load(tmp_path)
@@ -99,7 +99,7 @@ def test_missing_values_are_set_aside_by_row(tmp_path: Path) -> None:
     assert raw.interactions["rating"].isna().tolist()[:2] == [True, False]
 
 
-def test_quoted_fields_may_hold_line_breaks_and_a_stray_quote_is_found(tmp_path: Path) -> None:
+def test_quoted_line_breaks_are_read_and_a_stray_quote_is_set_aside(tmp_path: Path) -> None:
     events, items = tmp_path / "events.csv", tmp_path / "items.csv"
     items.write_text('\ufeffitem,text\na,"two\nlines, <b>one</b> text"\nb,plain\n')
     events.write_text("user,item\r\n" + "u,a\r\n" * 400 + 'u,"stray\r\nu,b\r\n')
@@ -107,13 +107,13 @@ def test_quoted_fields_may_hold_line_breaks_and_a_stray_quote_is_found(tmp_path:
     assert raw.items["text"].tolist() == ["two lines, one text", "plain"]
     assert len(raw.interactions) == 400
     assert raw.set_aside is not None
-    assert raw.set_aside["line"].tolist() == [402, 403]  # both lines that the quote swallowed
+    assert raw.set_aside["line"].tolist() == [402, 403]  # both lines that the stray quote joins
     events.write_text("user,item\n" + "u,a\n" * 100 + 'u,"stray\n' + "u,b\n" * 50_000)
     with pytest.raises(InputError, match="are malformed"):
         Frames(events).load(tmp_path)
 
 
-def test_items_without_a_text_column_are_described_by_the_others(tmp_path: Path) -> None:
+def test_without_a_text_column_the_other_columns_are_the_text(tmp_path: Path) -> None:
     items = DataFrame({"item": [1, 2], "name": ["Tea &amp; Co", None], "tags": [["hot", "drink"], []], "price": [2.5, np.nan]})
     loaded = Frames(EVENTS, items).load(tmp_path).items
     assert loaded["text"].tolist() == ["Tea & Co. hot|drink. 2.5", ""]
@@ -124,18 +124,18 @@ def test_items_without_a_text_column_are_described_by_the_others(tmp_path: Path)
     ("content", "message"),
     [
         ("user,thing\na,b\n", "needs a column 'item'; it has 'user', 'thing'"),
-        ("user,item,item\na,b,c\n", "two columns of one name"),
+        ("user,item,item\na,b,c\n", "several columns with the same name"),
         ("user,item\n", "holds no rows"),
         ("", "needs a column 'user'; it has none"),
     ],
 )
-def test_tables_that_do_not_fit(tmp_path: Path, content: str, message: str) -> None:
+def test_invalid_columns(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "events.csv").write_text(content)
     with pytest.raises(InputError, match=message):
         Frames(tmp_path / "events.csv").load(tmp_path)
 
 
-def test_paths_that_do_not_fit(tmp_path: Path) -> None:
+def test_invalid_paths(tmp_path: Path) -> None:
     for name in ("table.xlsx", "table"):
         (tmp_path / name).touch()
         with pytest.raises(InputError, match=r"expected a name that ends in \.csv"):
@@ -149,10 +149,10 @@ def test_paths_that_do_not_fit(tmp_path: Path) -> None:
         Frames({"user": []}).load(tmp_path)  # type: ignore[arg-type]
 
 
-def test_fingerprints_follow_the_content(tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_the_content(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    first, second = written(tmp_path / "a", "csv"), written(tmp_path / "b", "csv")
+    first, second = write(tmp_path / "a", "csv"), write(tmp_path / "b", "csv")
     assert first != second
     assert first.fingerprint(tmp_path) == second.fingerprint(tmp_path)
     assert describe(Frames(str(first.interactions)), tmp_path) == describe(Frames(str(second.interactions)), tmp_path)
@@ -163,14 +163,14 @@ def test_fingerprints_follow_the_content(tmp_path: Path) -> None:
     assert frames.fingerprint(tmp_path) != Frames(EVENTS).fingerprint(tmp_path)
 
 
-def test_frames_compare_and_hash() -> None:
+def test_frames_are_comparable_and_hashable() -> None:
     assert Frames(EVENTS, ITEMS) == Frames(EVENTS, ITEMS)
     assert Frames(EVENTS) != Frames(EVENTS.copy())
     assert len({Frames("a.csv"), Frames("a.csv"), Frames("b.csv")}) == 2
 
 
-def test_the_command_line_changes_other_fields_and_keeps_the_tables() -> None:
-    changed = tyro.cli(Frames, default=Frames(EVENTS, ITEMS), args=["--tolerated", "0.5"])
+def test_the_command_line_keeps_the_tables() -> None:
+    changed = tyro.cli(Frames, default=Frames(EVENTS, ITEMS), args=["--max-bad-rows", "0.5"])
     assert changed.interactions is EVENTS
     assert changed.items is ITEMS
     assert changed.max_bad_rows == 0.5
@@ -181,22 +181,22 @@ def test_importing_sources_imports_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_field_that_the_first_json_record_lacks_is_not_lost(tmp_path: Path) -> None:
-    """Columns are those of any record; the records without them are set aside, or have no rating."""
-    records = [{"user": "u", "item": f"i{number}", "time": 1000 - number, "rating": 4.0, "note": {"time": 5}} for number in range(300)]
-    del records[0]["time"], records[0]["rating"], records[1]["rating"]
+def test_a_column_missing_in_the_first_json_object_is_read(tmp_path: Path) -> None:
+    """Any object may add a column. Objects without a required column are set aside; a rating may be missing."""
+    objects = [{"user": "u", "item": f"i{number}", "time": 1000 - number, "rating": 4.0, "note": {"time": 5}} for number in range(300)]
+    del objects[0]["time"], objects[0]["rating"], objects[1]["rating"]
     path, items = tmp_path / "events.jsonl", tmp_path / "items.jsonl"
-    path.write_text("\n".join(map(json.dumps, records)))
+    path.write_text("\n".join(map(json.dumps, objects)))
     items.write_text('{"item": "i1", "title": "one"}\n{"item": "i2", "title": "two", "text": "second", "brand": "b"}\n')
     raw = Frames(path, items).load(tmp_path)
     assert raw.interactions["time"].tolist() == [1000 - number for number in range(1, 300)]
     assert raw.interactions["rating"].isna().sum() == 1
     assert raw.set_aside is not None
-    assert raw.set_aside[["line", "reason"]].to_numpy().tolist() == [[1, "the time is null or no whole number of seconds"]]
+    assert raw.set_aside[["line", "reason"]].to_numpy().tolist() == [[1, "the time is missing or not a whole number of seconds"]]
     assert raw.items.to_dict("list") == {"item": ["i1", "i2"], "text": ["", "second"], "title": ["one", "two"], "brand": ["", "b"]}
 
 
-def test_a_field_inside_another_or_a_value_is_no_column(tmp_path: Path) -> None:
+def test_nested_names_and_values_are_not_columns(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_text('{"user": "time", "item": "\\"rating\\":", "more": {"time": 7, "rating": 1}}\n' * 3)
     assert Frames(path).load(tmp_path).interactions.to_dict("list") == {
@@ -206,7 +206,7 @@ def test_a_field_inside_another_or_a_value_is_no_column(tmp_path: Path) -> None:
     }
 
 
-def test_json_that_is_no_json_lines_is_told(tmp_path: Path) -> None:
+def test_a_json_array_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "events.json"
     path.write_text('[{"user": "a", "item": "b"},\n{"user": "a", "item": "c"}]')
     with pytest.raises(InputError, match="no line is a JSON object; expected JSON lines"):

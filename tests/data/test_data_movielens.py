@@ -1,4 +1,4 @@
-"""MovieLens in miniature: every layout, archive and folder, tags, malformed rows, a missing archive."""
+"""Small files in every MovieLens format: archive and folder, tags, malformed rows, a missing archive."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def test_100k_from_a_folder(tmp_path: Path) -> None:
     assert len(set_aside) == 0
 
 
-def test_archive_and_folder_have_one_fingerprint(tmp_path: Path) -> None:
+def test_archive_and_folder_have_the_same_fingerprint(tmp_path: Path) -> None:
     folder = folder_100k(tmp_path / "upstream")
     with zipfile.ZipFile(tmp_path / "any.zip", "w") as archive:
         for file in folder.iterdir():
             archive.write(file, f"deep/er/{file.name}")
-    folder_100k(tmp_path / "ml-100k")  # unpacked by hand among the fetched files
+    folder_100k(tmp_path / "ml-100k")  # unpacked by hand in the folder of downloaded files
     from_folder, from_archive, from_root = MovieLens("100k", folder), MovieLens("100k", tmp_path / "any.zip"), MovieLens()
     assert len({source.fingerprint(tmp_path) for source in (from_folder, from_archive, from_root)}) == 1
     assert from_folder.load(tmp_path).interactions.equals(from_archive.load(tmp_path).interactions)
@@ -63,7 +63,7 @@ def test_archive_and_folder_have_one_fingerprint(tmp_path: Path) -> None:
     assert from_folder.fingerprint(tmp_path) != from_archive.fingerprint(tmp_path)
 
 
-def test_an_archive_is_hashed_once_while_it_is_untouched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unchanged_archive_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "any.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for file in folder_100k(tmp_path / "upstream").iterdir():
@@ -98,7 +98,7 @@ def test_1m(tmp_path: Path) -> None:
 
 
 def test_10m_is_utf8_with_half_stars_and_tags(tmp_path: Path) -> None:
-    folder = tmp_path / "ml-10M100K"  # what its archive unpacks to
+    folder = tmp_path / "ml-10M100K"  # the folder inside the published archive
     folder.mkdir()
     (folder / "ratings.dat").write_bytes(b"1::122::4.5::838985046\n1::185::5::838983525\n")
     (folder / "movies.dat").write_text("122::Amélie (Fabuleux destin, Le) (2001)::Comedy|Romance\n", encoding="utf-8")
@@ -142,7 +142,7 @@ def test_csv_variants(tmp_path: Path, variant: Variant) -> None:
         "rating": [0.5, 4.0],
     }
     assert items["text"].tolist() == [
-        "American President, The (1995). Comedy, Drama. tags: politics, a, b, zz",  # equally frequent ones as they come
+        "American President, The (1995). Comedy, Drama. tags: politics, a, b, zz",  # equally frequent tags in file order
         'Say "hi"',
         "Été. Drama",
     ]
@@ -156,7 +156,7 @@ def test_csv_variants(tmp_path: Path, variant: Variant) -> None:
         source.load(tmp_path)
 
 
-def test_csv_with_another_header(tmp_path: Path) -> None:
+def test_a_csv_with_another_header_is_an_error(tmp_path: Path) -> None:
     folder = folder_csv(tmp_path / "upstream")
     (folder / "ratings.csv").write_text("user,movieId,rating,timestamp\n1,2,3,4\n")
     with pytest.raises(InputError, match=r"ratings\.csv needs a column 'userId'; it has 'user', 'movieId'"):
@@ -173,7 +173,7 @@ def test_malformed_rows_are_set_aside_up_to_one_percent(tmp_path: Path) -> None:
     assert set_aside.to_dict("list") == {
         "file": ["u.data"] * 3,
         "line": [400, 401, 402],
-        "reason": ["the line has the wrong number of columns", "the line holds a NUL byte", "the rating is no number"],
+        "reason": ["the line has the wrong number of columns", "the line holds a NUL byte", "the rating is not a finite number"],
     }
     strict = MovieLens(path=folder_100k(tmp_path / "again", good + bad * 2))
     with pytest.raises(InputError, match=r"6 of 405 rows \(1\.5%\) are malformed") as caught:
@@ -181,7 +181,7 @@ def test_malformed_rows_are_set_aside_up_to_one_percent(tmp_path: Path) -> None:
     assert caught.value.exit_code == 3
 
 
-def test_a_genre_file_that_does_not_fit(tmp_path: Path) -> None:
+def test_invalid_genre_flags_and_files(tmp_path: Path) -> None:
     folder = folder_100k(tmp_path / "upstream", items=ITEMS.replace(b"|0|1|1", b"|0|7|1"))
     with pytest.raises(InputError, match="flag is neither 0 nor 1"):
         MovieLens(path=folder).load(tmp_path)
@@ -190,7 +190,7 @@ def test_a_genre_file_that_does_not_fit(tmp_path: Path) -> None:
         MovieLens(path=folder).load(tmp_path)
 
 
-def test_a_missing_archive_says_where_it_belongs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_message_names_the_missing_archive_and_its_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENREC_OFFLINE", "1")
     monkeypatch.delenv("GENREC_MIRROR", raising=False)
     for call in (MovieLens("1m").load, MovieLens("1m").fingerprint):
@@ -203,10 +203,10 @@ def test_a_missing_archive_says_where_it_belongs(tmp_path: Path, monkeypatch: py
         MovieLens(path=tmp_path / "absent.zip").load(tmp_path)
 
 
-def test_settings_are_checked() -> None:
+def test_invalid_settings() -> None:
     with pytest.raises(UsageError, match="variant"):
         MovieLens("20M")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="tags"):
+    with pytest.raises(UsageError, match="num_tags must be 0 or more"):
         MovieLens(num_tags=-1)
-    with pytest.raises(UsageError, match="tolerated"):
+    with pytest.raises(UsageError, match="max_bad_rows must be a share"):
         MovieLens(max_bad_rows=1.5)

@@ -1,4 +1,4 @@
-"""Real data: published counts, the published order of Beauty, and speed of reading by the way."""
+"""Real data: published counts, and the published order of Beauty."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_beauty_has_the_published_counts_and_order(real_data: Path, tmp_path: Pa
     assert corpus.statistics["repeated_events_dropped"] == 0
     assert 0.42 < corpus.statistics["share_of_users_with_tied_last_events"] < 0.44
     assert (corpus.items["title"] == "").sum() == 7
-    assert NO_TEXT not in set(corpus.items["text"])  # those seven have categories
+    assert NO_TEXT not in set(corpus.items["text"])  # the seven items without a title have categories
     assert not corpus.items["text"].str.contains("&amp;|&#", regex=True).any()
 
     names = pd.read_csv(folder / "Beauty_id_map.csv.gz", dtype=str, keep_default_na=False)
@@ -61,7 +61,7 @@ def test_beauty_has_the_published_counts_and_order(real_data: Path, tmp_path: Pa
     assert ours == published
 
 
-def test_no_history_of_beauty_looks_ahead(real_data: Path, tmp_path: Path) -> None:
+def test_no_history_of_beauty_has_a_future_item(real_data: Path, tmp_path: Path) -> None:
     corpus = prepare(AmazonReviews2014(path=real_data / "amazon-2014").load(tmp_path), LeaveOneOut())
     train, test = examples(corpus, "train", 20), examples(corpus, "test", 20)
     assert len(train) == 198_502 - 3 * 22_363  # one target per prefix of length 1 or more

@@ -1,4 +1,4 @@
-"""What every source owes: a stream that is what `load` reads, and a fingerprint that knows no path."""
+"""Every source: `stream` and `load` read the same, and the fingerprint does not depend on paths."""
 
 from __future__ import annotations
 
@@ -54,26 +54,26 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", list(SOURCES))
-def test_the_stream_is_what_load_reads(folder: Path, name: str) -> None:
+def test_stream_and_load_read_the_same(folder: Path, name: str) -> None:
     source = SOURCES[name](folder)
     assert isinstance(source, StreamedSource)
     stream, raw = source.stream(folder), source.load(folder)
     events, items = list(stream.interactions), list(stream.items)
-    assert all(isinstance(piece, pa.Table) for piece in (*events, *items))
+    assert all(isinstance(table, pa.Table) for table in (*events, *items))
     assert [str(kind) for kind in events[0].schema.types[:3]] == ["string", "string", "int64"]
     assert "rating" not in events[0].column_names or events[0].schema.field("rating").type == pa.float64()
-    frame = pd.concat([piece.to_pandas() for piece in events], ignore_index=True)
+    frame = pd.concat([table.to_pandas() for table in events], ignore_index=True)
     pd.testing.assert_frame_equal(frame[raw.interactions.columns], raw.interactions)
-    pd.testing.assert_frame_equal(pd.concat([piece.to_pandas() for piece in items], ignore_index=True), raw.items)
+    pd.testing.assert_frame_equal(pd.concat([table.to_pandas() for table in items], ignore_index=True), raw.items)
     assert stream.set_aside().equals(raw.set_aside)
     assert raw.interactions.dtypes[["user", "item"]].eq(pd.Series(dtype=str).dtype).all()
     assert raw.items.dtypes.eq(pd.Series(dtype=str).dtype).all()
     assert raw.items.columns[0] == "item"
-    raw.interactions.loc[0, "time"] = 3  # what was read can be changed
+    raw.interactions.loc[0, "time"] = 3  # loaded tables are writable
 
 
 @pytest.mark.parametrize("name", [name for name in SOURCES if name != "frames"])
-def test_the_fingerprint_knows_no_path(folder: Path, name: str) -> None:
+def test_the_fingerprint_ignores_the_path(folder: Path, name: str) -> None:
     before = SOURCES[name](folder).fingerprint(folder)
     moved = Path(shutil.copytree(folder, folder.parent / "else" / "where"))
     assert SOURCES[name](moved).fingerprint(folder.parent) == before
@@ -86,8 +86,8 @@ def test_the_fingerprint_knows_no_path(folder: Path, name: str) -> None:
     assert SOURCES[name](moved).fingerprint(folder) != before
 
 
-def test_a_stream_reads_a_large_file_in_little_memory(tmp_path: Path) -> None:
-    """5 million events, 100 MB: a child's peak stays far below the file and its tables."""
+def test_a_stream_needs_little_memory(tmp_path: Path) -> None:
+    """A process that streams 5 million events (100 MB) grows by less than 150 MB."""
     block = b"".join(b"user %d,item %d,4.5,1529193%03d\n" % (row % 977, row % 331, row % 1000) for row in range(100_000))
     with gzip.open(tmp_path / "events.csv.gz", "wb", compresslevel=1) as file:
         file.write(b"user,item,rating,time\n")
@@ -95,12 +95,12 @@ def test_a_stream_reads_a_large_file_in_little_memory(tmp_path: Path) -> None:
             file.write(block)
     code = (
         "import resource, sys; from pathlib import Path; from genrec.data.sources import Frames\n"
-        "pieces = Frames(sys.argv[1]).stream(Path('.')).interactions; next(pieces)\n"
+        "tables = Frames(sys.argv[1]).stream(Path('.')).interactions; next(tables)\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "count = sum(len(piece) for piece in pieces)\n"
+        "count = sum(len(table) for table in tables)\n"
         "print(count, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"
     )
-    told = subprocess.run([sys.executable, "-c", code, str(tmp_path / "events.csv.gz")], capture_output=True, text=True, check=True)
-    count, grown = map(int, told.stdout.split())
+    process = subprocess.run([sys.executable, "-c", code, str(tmp_path / "events.csv.gz")], capture_output=True, text=True, check=True)
+    count, grown = map(int, process.stdout.split())
     assert 4_600_000 < count < 5_000_000
     assert grown < 150

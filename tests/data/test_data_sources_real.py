@@ -1,4 +1,4 @@
-"""Real data, as the sources read them: published counts, the published order of Beauty, what is set aside."""
+"""Sources on real data: published counts, the published order of Beauty, rows that are set aside."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.realdata
 
 
 def counts(raw: RawTables) -> tuple[int, int, int, int]:
-    """Events, users, items among them, listed items; nothing may be set aside."""
+    """Return the numbers of events, users, items with events, and items; no row may be set aside."""
     assert raw.set_aside is not None
     assert not len(raw.set_aside)
     return len(raw.interactions), raw.interactions["user"].nunique(), raw.interactions["item"].nunique(), len(raw.items)
@@ -33,7 +33,7 @@ def test_movielens_1m_ratings_of_four_and_more(real_data: Path, tmp_path: Path) 
     raw = MovieLens("1m", path=real_data / "movielens" / "ml-1m-ge4.zip").load(tmp_path)
     assert counts(raw) == (575_281, 6_038, 3_533, 3_883)
     assert raw.interactions["rating"].min() == 4
-    assert raw.interactions["user"].iloc[[0, -1]].tolist() == ["1", "6040"]  # in upstream's order
+    assert raw.interactions["user"].iloc[[0, -1]].tolist() == ["1", "6040"]  # in the order of the file
 
 
 def test_beauty_keeps_the_published_order(real_data: Path, tmp_path: Path) -> None:
@@ -42,15 +42,15 @@ def test_beauty_keeps_the_published_order(real_data: Path, tmp_path: Path) -> No
     assert counts(raw) == (198_502, 22_363, 12_101, 12_101)
     assert (raw.items["title"] == "").sum() == 7
     assert "rating" not in raw.interactions
-    names = pd.read_csv(folder / "Beauty_id_map.csv.gz", dtype=str, keep_default_na=False)
-    user_name, item_name = (names[names["kind"] == kind].set_index("s3rec_id")["amazon_id"].to_dict() for kind in ("user", "item"))
+    id_map = pd.read_csv(folder / "Beauty_id_map.csv.gz", dtype=str, keep_default_na=False)
+    user_name, item_name = (id_map[id_map["kind"] == kind].set_index("s3rec_id")["amazon_id"].to_dict() for kind in ("user", "item"))
     rows = raw.interactions.sort_values("time", kind="stable")
-    ours = {user: items.tolist() for user, items in rows.groupby("user")["item"]}
+    sequences = {user: items.tolist() for user, items in rows.groupby("user")["item"]}
     with gzip.open(folder / "Beauty.txt.gz", "rt") as file:
-        assert ours == {user_name[user]: [item_name[item] for item in items] for user, *items in map(str.split, file)}
+        assert sequences == {user_name[user]: [item_name[item] for item in items] for user, *items in map(str.split, file)}
 
 
-def test_gift_cards_of_2018(real_data: Path, tmp_path: Path) -> None:
+def test_gift_cards_2018(real_data: Path, tmp_path: Path) -> None:
     raw = AmazonReviews2018("Gift_Cards", path=real_data / "amazon-2018").load(tmp_path)
     assert counts(raw) == (2_972, 458, 148, 1_547)
     assert raw.interactions.duplicated().sum() == 3
@@ -60,10 +60,10 @@ def test_gift_cards_of_2018(real_data: Path, tmp_path: Path) -> None:
     assert not raw.items["text"].str.contains(r"getTime\(|background-color|&amp;|&#", regex=True).any()
 
 
-def test_an_upstream_file_as_a_frame_is_the_same(real_data: Path, tmp_path: Path) -> None:
+def test_frames_and_amazon_read_the_same(real_data: Path, tmp_path: Path) -> None:
     frame = pd.read_json(real_data / "amazon-2018" / "Gift_Cards_5.json.gz", lines=True)
     names = {"reviewerID": "user", "asin": "item", "unixReviewTime": "time", "overall": "rating"}
-    ours = Frames(frame.rename(columns=names)).load(tmp_path).interactions
+    interactions = Frames(frame.rename(columns=names)).load(tmp_path).interactions
     pd.testing.assert_frame_equal(
-        ours, AmazonReviews2018("Gift_Cards", path=real_data / "amazon-2018").load(tmp_path).interactions, check_dtype=False
+        interactions, AmazonReviews2018("Gift_Cards", path=real_data / "amazon-2018").load(tmp_path).interactions, check_dtype=False
     )

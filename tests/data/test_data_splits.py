@@ -1,4 +1,4 @@
-"""The protocols: which events are for training, validation, test; and the settings of the filters."""
+"""Splits: which events are for training, validation and test; and the checks of the filters' fields."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pandas import DataFrame
 
 from genrec.data.corpus_builder import prepare
 from genrec.data.event_filters import Filters, seconds
-from genrec.data.splits import GlobalTemporal, LeaveOneOut, latest
+from genrec.data.splits import GlobalTemporal, LeaveOneOut, start_of_latest
 from genrec.data.worlds import Shop
 from genrec.errors import InputError, UsageError
 from genrec.types import DividingSplit, FilteringSplit, RawTables, Split
@@ -43,9 +43,9 @@ def test_a_global_temporal_split_by_hand() -> None:
     assert split.assign(frame).tolist() == ["train", "train", "validation", "test", "validation", "test", "train"]
 
 
-def test_shares_give_at_most_so_many_events() -> None:
+def test_shares_are_upper_bounds() -> None:
     time = np.array([1, 2, 3, 4, 5, 6, 7, 8, 9, 9])
-    # a tenth of ten events is one, but the last two tie: none of them can be the only test event
+    # a tenth of ten events is one, but the last two tie, so that the test part stays empty
     assert GlobalTemporal(test_share=0.1, validation_share=0.2).moments(time)[1] == DAY
     assert GlobalTemporal(test_share=0.2, validation_share=0.2).moments(time) == (7, 9)
     assert GlobalTemporal(test_share=0.3, validation_share=0.1).moments(time) == (7, 8)
@@ -54,10 +54,10 @@ def test_shares_give_at_most_so_many_events() -> None:
 @given(st.lists(st.integers(0, 40 * DAY), min_size=1, max_size=200), st.floats(0.01, 0.9))
 def test_the_latest_events_are_at_most_their_share(times: list[int], share: float) -> None:
     time = np.array(times)
-    moment, allowed = latest(time, share), max(1, int(share * len(time)))
+    moment, allowed = start_of_latest(time, share), max(1, int(share * len(time)))
     assert np.count_nonzero(time >= moment) <= allowed
     earlier = time[time < moment]
-    if len(earlier):  # one more moment would be too much
+    if len(earlier):  # an earlier start would exceed the share
         assert np.count_nonzero(time >= earlier.max()) > allowed
 
 
@@ -72,7 +72,7 @@ def test_nothing_of_the_future_is_trained_on(users: list[list[int]], first: int,
     frame = DataFrame([(user, time) for user, times in enumerate(users, 1) for time in sorted(times)], columns=["user", "time"])
     split = GlobalTemporal(validation_from=f"1970-01-01T00:00:{validation:02}", test_from=f"1970-01-01T00:00:{test:02}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("genrec.data.splits.CHUNK", chunk)  # users are divided in blocks
+        patch.setattr("genrec.data.splits.CHUNK", chunk)  # users are divided in chunks
         parts = split.assign(frame)
     expected = np.select([frame["time"] < validation, frame["time"] < test], ["train", "validation"], "test")
     assert parts.tolist() == expected.tolist()
@@ -96,7 +96,7 @@ def test_a_moment_outside_the_data_leaves_a_part_empty() -> None:
         prepare(raw, GlobalTemporal(test_from="2038-01-01"))
 
 
-def test_what_the_splits_can_do() -> None:
+def test_the_splits_implement_the_optional_protocols() -> None:
     for split in (LeaveOneOut(), GlobalTemporal()):
         assert isinstance(split, Split)
         assert isinstance(split, FilteringSplit)
@@ -105,36 +105,36 @@ def test_what_the_splits_can_do() -> None:
     assert GlobalTemporal(core=3, item_core=7).filters().cores == (3, 7)
 
 
-def test_moments_are_utc_unless_they_say_otherwise() -> None:
+def test_moments_without_a_time_zone_are_utc() -> None:
     assert seconds("1970-01-02", "since") == DAY
     assert seconds("1970-01-01T01:00:00+01:00", "since") == 0
     assert seconds(None, "since") is None
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"core": -1}, "core must be 0 or more"),
         ({"item_core": -2}, "item_core must be 0 or more"),
-        ({"minimum_rating": float("nan")}, "minimum_rating must be a number"),
+        ({"min_rating": float("nan")}, "min_rating must be a finite number"),
         ({"since": "yesterday"}, "since must be a date such as 2010-01-31"),
         ({"since": "2010-01-02", "until": "2010-01-02"}, "since must be before until"),
         ({"repeats": "some"}, "repeats must be one of keep, exact, first, last"),
-        ({"shortest": -1}, "shortest"),
+        ({"min_events": -1}, "min_events must be 0 or more"),
         ({"validation_share": 0.0}, "validation_share must lie between 0 and 1"),
         ({"validation_share": 0.6, "test_share": 0.5}, "must leave a share for training"),
         ({"validation_from": "2010-01-02", "test_from": "2010-01-02"}, "validation_from must be before test_from"),
     ],
 )
-def test_settings_are_checked(change: dict[str, object], said: str) -> None:
+def test_settings_are_checked(change: dict[str, object], message: str) -> None:
     for kind in (Filters, LeaveOneOut, GlobalTemporal):
         if set(change) <= set(kind.__dataclass_fields__):
-            with pytest.raises(UsageError, match=said):
+            with pytest.raises(UsageError, match=message):
                 kind(**change)
 
 
-def test_a_moment_bounds_events_of_any_unit() -> None:
-    """The events' times are milliseconds: `since` is included, `until` is not."""
+def test_since_and_until_work_with_milliseconds() -> None:
+    """`since` is inclusive, `until` is exclusive."""
     frame = DataFrame({"user": "a", "item": list("uvwxyz"), "time": 0})
     raw = RawTables(frame, DataFrame({"item": list("uvwxyz"), "text": "t"}))
     since, until = (f"2010-03-03T09:{minute}" for minute in ("00", "50"))

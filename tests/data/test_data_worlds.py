@@ -1,4 +1,4 @@
-"""Generated worlds: what they promise about popularity, co-occurrence and order."""
+"""Generated worlds: how well popularity, co-occurrence and order predict the next item."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_shop_of_any_size(items: int) -> None:
     lengths = raw.interactions["user"].value_counts()
     assert lengths.between(8, 30).all()
     assert len(lengths) == 30
-    assert raw.interactions["time"].is_monotonic_increasing  # a shop's log
+    assert raw.interactions["time"].is_monotonic_increasing  # sorted by time
     assert not raw.interactions.duplicated(["user", "time"]).any()
     assert raw.interactions["rating"].between(1, 5).all()
     np.testing.assert_allclose(transitions.sum(1), 1)
@@ -71,9 +71,9 @@ def test_settings_are_checked() -> None:
 
 
 def ndcg10(scores: ndarray, target: ndarray) -> float:
-    """Full ranking, seen items kept; of equal scores half are before the target. scores: float [U, N], target: int [U], from 0."""
-    mine = scores[np.arange(len(target)), target][:, None]
-    rank = 1 + (scores > mine).sum(1) + ((scores == mine).sum(1) - 1) / 2
+    """Return NDCG@10 over all items, seen ones included; a tie counts half. scores: float [U, N], target: int [U], from 0."""
+    target_score = scores[np.arange(len(target)), target][:, None]
+    rank = 1 + (scores > target_score).sum(1) + ((scores == target_score).sum(1) - 1) / 2
     return float(np.where(rank <= 10, 1 / np.log2(1 + rank), 0.0).mean())
 
 
@@ -83,16 +83,16 @@ def scores_of_popularity(corpus: Corpus) -> ndarray:
 
 
 def scores_of_item_knn(corpus: Corpus) -> ndarray:
-    """Cosine over training users; the last 50 items of the history weigh .8^age."""
+    """Return cosine similarities over training users, summed over the last 50 items of the history with the weight 0.8^age."""
     train, rows = corpus.part("train"), corpus.interactions
-    taken = np.zeros((corpus.user_count, corpus.item_count))
-    taken[train["user"] - 1, train["item"] - 1] = 1
-    norm = np.maximum(np.sqrt(taken.sum(0)), 1)
-    similarity = taken.T @ taken / norm / norm[:, None]
+    matrix = np.zeros((corpus.user_count, corpus.item_count))
+    matrix[train["user"] - 1, train["item"] - 1] = 1
+    norm = np.maximum(np.sqrt(matrix.sum(0)), 1)
+    similarity = matrix.T @ matrix / norm / norm[:, None]
     np.fill_diagonal(similarity, 0)
     history = rows[rows["part"] != "test"]
     age = history.groupby("user").cumcount(ascending=False)
-    weights = np.zeros_like(taken)
+    weights = np.zeros_like(matrix)
     np.add.at(weights, (history["user"] - 1, history["item"] - 1), np.where(age < 50, 0.8**age, 0))
     return weights @ similarity
 

@@ -27,7 +27,7 @@ def interactions(*pairs: tuple[int, int]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Constant:
-    """An encoder that somebody else wrote."""
+    """A custom encoder."""
 
     rows: tuple[tuple[float, ...], ...]
 
@@ -36,13 +36,13 @@ class Constant:
 
 
 def test_normalized_matrix_by_hand() -> None:
-    """User 7 took items 1 and 2 (1 twice), user 9 item 2: degrees of users 2, 1, of items 1, 2, 0."""
+    """User 7 has items 1 and 2 (1 twice), user 9 has item 2: degrees 2, 1 of the users and 1, 2, 0 of the items."""
     matrix = normalized_matrix(interactions((7, 1), (7, 2), (9, 2), (7, 1)), 3).toarray()
     np.testing.assert_allclose(matrix, [[1 / math.sqrt(2), 0], [1 / 2, 1 / math.sqrt(2)], [0, 0]])
 
 
 def test_items_of_the_same_users_are_near() -> None:
-    """Two groups of users who share no item: cosines are 1 within a group's items and 0 across, whatever their popularity."""
+    """Two groups of users without a common item: cosines are 1 within a group and 0 across, for any popularity."""
     pairs = [(user, item) for user in range(6) for item in (1, 2, 3)] + [(user, item) for user in (6, 7) for item in (4, 5)]
     vectors = Collaborative(dim=2).encode(items(5), interactions(*pairs))
     assert vectors.dtype == np.float32
@@ -50,7 +50,7 @@ def test_items_of_the_same_users_are_near() -> None:
     np.testing.assert_allclose(vectors @ vectors.T, same, atol=1e-6)
 
 
-def test_item_without_interactions_gets_the_mean_and_is_counted() -> None:
+def test_items_without_interactions_get_the_mean() -> None:
     with pytest.warns(UserWarning, match="1 of 3 items are without training interactions"):
         vectors = Collaborative(dim=2).encode(items(3), interactions((1, 1), (2, 2), (3, 1)))
     np.testing.assert_allclose(vectors[2], (vectors[0] + vectors[1]) / math.sqrt(2), atol=1e-6)
@@ -66,18 +66,18 @@ def test_same_seed_same_vectors() -> None:
 
 
 @pytest.mark.parametrize("item", [0, 4])
-def test_refuses_items_outside_the_catalog(item: int) -> None:
+def test_items_outside_the_catalog_are_an_error(item: int) -> None:
     with pytest.raises(InputError, match=r"items 1\.\.3"):
         Collaborative().encode(items(3), interactions((1, 1), (1, item)))
 
 
-def test_refuses_no_interactions() -> None:
+def test_no_interactions_are_an_error() -> None:
     with pytest.raises(InputError, match="got none"):
         Collaborative().encode(items(3), interactions())
 
 
 @pytest.mark.parametrize("field", [{"dim": 0}, {"seed": -1}])
-def test_refuses_fields_out_of_range(field: dict[str, int]) -> None:
+def test_fields_out_of_range_are_an_error(field: dict[str, int]) -> None:
     with pytest.raises(UsageError, match=rf"Collaborative\.{next(iter(field))} must"):
         Collaborative(**field)
 
@@ -91,7 +91,7 @@ def test_concatenated_blocks_by_hand() -> None:
     np.testing.assert_allclose(vectors, [[1.2, 1.6, -0.5], [0, 0, 0.5]], rtol=1e-6)
 
 
-def test_concatenated_refuses_what_does_not_fit() -> None:
+def test_invalid_fields_of_concatenated_are_an_error() -> None:
     one = Constant(((1.0,),))
     with pytest.raises(UsageError, match="1 encoders and 2 weights"):
         Concatenated((one,), (1.0, 1.0))
@@ -102,11 +102,11 @@ def test_concatenated_refuses_what_does_not_fit() -> None:
             Concatenated((one,), (weight,))
     with pytest.raises(UsageError, match=r"encoders\[1\].*got 3"):
         Concatenated((one, 3), (1.0, 1.0))  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"Constant must give vectors \[3, D\], got shape \(1, 1\)"):
+    with pytest.raises(InputError, match=r"Constant must return vectors \[3, D\], got shape \(1, 1\)"):
         Concatenated((one,), (1.0,)).encode(items(3), interactions())
 
 
-def test_concatenated_takes_lists_and_weighs_all_alike() -> None:
+def test_concatenated_accepts_lists_and_has_equal_default_weights() -> None:
     encoders = (Constant(((3, 4), (1, 0))), Constant(((-7,), (2,))))
     plain = Concatenated(list(encoders))  # type: ignore[arg-type]
     assert plain == Concatenated(encoders, weights=[1, 1])  # type: ignore[arg-type]
@@ -116,13 +116,13 @@ def test_concatenated_takes_lists_and_weighs_all_alike() -> None:
 
 
 @pytest.mark.parametrize("encoders", [["TfidfSvd"], [Collaborative], Collaborative()])
-def test_concatenated_refuses_what_only_looks_like_an_encoder(encoders: object) -> None:
-    """A text has `encode`, and so has the class of an encoder."""
+def test_concatenated_needs_instances_of_encoders(encoders: object) -> None:
+    """str and the class of an encoder also have `encode`."""
     with pytest.raises(UsageError, match=r"Concatenated\.encoders"):
         Concatenated(encoders)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("width", [2.5, True, "a"])
-def test_a_width_is_a_whole_number(width: object) -> None:
-    with pytest.raises(UsageError, match=r"Collaborative\.width must be a whole number"):
-        Collaborative(dim=width)  # type: ignore[arg-type]
+@pytest.mark.parametrize("dim", [2.5, True, "a"])
+def test_dim_is_a_whole_number(dim: object) -> None:
+    with pytest.raises(UsageError, match=r"Collaborative\.dim must be a whole number"):
+        Collaborative(dim=dim)  # type: ignore[arg-type]

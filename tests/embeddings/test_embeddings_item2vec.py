@@ -1,4 +1,4 @@
-"""Vectors from what stands beside what in users' histories: pairs by hand, the loss by hand, worlds with a known answer."""
+"""Item2Vec: pairs and loss by hand, data with known neighbors, determinism, errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def histories(*rows: list[int]) -> pd.DataFrame:
 
 
 def clusters(seed: int = 0, size: int = 10) -> pd.DataFrame:
-    """Users who stay in one of three groups of items."""
+    """Return histories of users who each stay in one of three groups of items."""
     source = np.random.default_rng(seed)
     return histories(*[list(source.choice(size, 6, replace=False) + 1 + size * (user % 3)) for user in range(150)])
 
@@ -43,7 +43,7 @@ def within_and_across(vectors: np.ndarray, size: int = 10) -> tuple[float, float
 
 
 def test_pairs_by_hand() -> None:
-    """Users (5, 6, 5) and (7, 5), window 2: the first event's contexts are 6 (a repeat of 5 is no pair), the last one's is 7."""
+    """Users (5, 6, 5) and (7, 5), window 2: the first event has the context 6 (a repeat of 5 is no pair), the last one has 7."""
     events = _events(histories([5, 6, 5], [7, 5]), 7)
     item, pair = _context(events, torch.tensor([0, 1, 2, 3, 4]), 2)
     found = [sorted((row[mask] + 1).tolist()) for row, mask in zip(item, pair, strict=True)]
@@ -51,7 +51,7 @@ def test_pairs_by_hand() -> None:
 
 
 def test_loss_by_hand() -> None:
-    """One event of item 1 beside item 2, negatives 3 and 2: 2 is the context, so that only 3 counts."""
+    """One event of item 1 next to item 2, negatives 3 and 2: 2 is the context, so that only 3 counts."""
     inner, outer = torch.tensor([[1.0, 2.0], [0, 0], [0, 0]]), torch.tensor([[0.0, 0.0], [0.5, 1.0], [-1.0, 1.0]])
     events = _events(histories([1, 2]), 3)
     loss = _loss(inner, outer, events, torch.tensor([0]), torch.tensor([[2, 1]]), window=1)
@@ -59,16 +59,16 @@ def test_loss_by_hand() -> None:
     assert loss.item() == pytest.approx(by_hand, rel=1e-6)
 
 
-def test_negatives_weigh_as_many_as_there_are_pairs() -> None:
-    """Two contexts with zero vectors everywhere: 2 ln 2 for the pairs, 2 ln 2 for the one negative."""
+def test_negatives_are_weighted_by_the_number_of_pairs() -> None:
+    """Two contexts, all vectors zero: 2 ln 2 for the pairs, 2 ln 2 for the one negative."""
     zeros = torch.zeros(4, 2)
     loss = _loss(zeros, zeros, _events(histories([2, 1, 3]), 4), torch.tensor([1]), torch.tensor([[3]]), window=1)
     assert loss.item() == pytest.approx(4 * math.log(2), rel=1e-6)
 
 
-def test_draws_follow_the_weights_and_never_hit_zero() -> None:
-    ladder = torch.tensor([0.0, 1.0, 0.0, 3.0, 0.0], dtype=torch.float64).cumsum(0)
-    counts = torch.bincount(_draw(ladder, (100, 100), torch.Generator().manual_seed(0)).flatten(), minlength=5)
+def test_draws_follow_the_weights() -> None:
+    cumulative = torch.tensor([0.0, 1.0, 0.0, 3.0, 0.0], dtype=torch.float64).cumsum(0)
+    counts = torch.bincount(_draw(cumulative, (100, 100), torch.Generator().manual_seed(0)).flatten(), minlength=5)
     assert counts[[0, 2, 4]].tolist() == [0, 0, 0]
     assert 0.23 < counts[1] / 10_000 < 0.27
 
@@ -83,18 +83,18 @@ def test_learns_which_items_belong_together() -> None:
     assert nearest > furthest + 0.2
 
 
-def test_says_nothing_where_nothing_is_wrong(recwarn: pytest.WarningsRecorder) -> None:
+def test_no_warning_for_good_data(recwarn: pytest.WarningsRecorder) -> None:
     QUICK.encode(items(30), clusters())
     assert not list(recwarn)
 
 
 def test_order_counts_within_the_window_only() -> None:
-    """All users take items 1..20 in a circle: an item is nearer to the one beside it than to the one opposite."""
+    """All users go through items 1..20 in a circle: an item is nearer to the next one than to the opposite one."""
     table = histories(*[[(start + step) % 20 + 1 for step in range(10)] for start in range(20) for _ in range(10)])
     vectors = Item2Vec(dim=16, window=2).encode(items(20), table)
     cosines = vectors @ vectors.T
-    beside, opposite = (np.mean([cosines[item, (item + step) % 20] for item in range(20)]) for step in (1, 10))
-    assert beside > opposite + 0.3
+    adjacent, opposite = (np.mean([cosines[item, (item + step) % 20] for item in range(20)]) for step in (1, 10))
+    assert adjacent > opposite + 0.3
 
 
 def test_the_seed_is_all_the_randomness() -> None:
@@ -111,15 +111,15 @@ def test_same_bits_in_another_process() -> None:
     code = (
         "import sys, pandas as pd; from genrec.embeddings import Item2Vec;"
         "t = pd.DataFrame({'user': [0, 0, 1, 1, 1], 'item': [1, 2, 3, 1, 2]});"
-        "v = Item2Vec(width=4, epochs=3).encode(pd.DataFrame(index=range(3)), t); sys.stdout.write(v.tobytes().hex())"
+        "v = Item2Vec(dim=4, epochs=3).encode(pd.DataFrame(index=range(3)), t); sys.stdout.write(v.tobytes().hex())"
     )
     first, second = (subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout for _ in range(2))
     assert first == second
     assert len(first) == 3 * 4 * 4 * 2
 
 
-def test_items_without_a_pair_get_the_mean_and_are_counted() -> None:
-    """Item 31 is never taken, item 32 only by a user of one item."""
+def test_items_without_a_pair_get_the_mean() -> None:
+    """Item 31 has no event, item 32 only one of a user with one event."""
     table = pd.concat([clusters(), histories([32]).assign(user=999)], ignore_index=True)
     with pytest.warns(UserWarning, match="2 of 32 items are without a pair of training interactions"):
         vectors = QUICK.encode(items(32), table)
@@ -127,13 +127,13 @@ def test_items_without_a_pair_get_the_mean_and_are_counted() -> None:
     np.testing.assert_allclose(vectors[30:], np.tile(mean / np.linalg.norm(mean), (2, 1)), atol=1e-5)
 
 
-def test_users_may_be_named_by_text() -> None:
+def test_user_ids_may_be_text() -> None:
     table = clusters()
     named = table.assign(user="u" + table["user"].astype(str))
     np.testing.assert_array_equal(QUICK.encode(items(30), named), QUICK.encode(items(30), table))
 
 
-def test_refuses_what_has_no_pairs() -> None:
+def test_data_without_pairs_are_an_error() -> None:
     with pytest.raises(InputError, match="got none"):
         QUICK.encode(items(3), histories())
     with pytest.raises(InputError, match="two different items"):
@@ -148,21 +148,21 @@ def test_refuses_what_has_no_pairs() -> None:
         {"dim": 0},
         {"window": 0},
         {"epochs": 0},
-        {"negatives": 0},
+        {"num_negatives": 0},
         {"exponent": math.nan},
         {"learning_rate": 0.0},
         {"learning_rate": math.inf},
         {"seed": -1},
     ],
 )
-def test_refuses_fields_out_of_range(field: dict[str, float]) -> None:
+def test_fields_out_of_range_are_an_error(field: dict[str, float]) -> None:
     with pytest.raises(UsageError, match=rf"Item2Vec\.{next(iter(field))} must"):
         Item2Vec(**field)  # type: ignore[arg-type]
 
 
 @pytest.mark.realdata
-def test_beauty_in_seconds_and_next_to_svd(real_data: Path) -> None:
-    """The item taken next is among the 20 nearest of the last one nearly as often as with the SVD, for which who took it is all."""
+def test_beauty_compared_with_svd(real_data: Path) -> None:
+    """The next item is among the 20 nearest of the last one nearly as often as with the vectors of `Collaborative`."""
     import gzip
 
     with gzip.open(real_data / "amazon-2014" / "Beauty.txt.gz", "rt") as file:
@@ -170,10 +170,10 @@ def test_beauty_in_seconds_and_next_to_svd(real_data: Path) -> None:
     count, table = max(map(max, rows)), histories(*[row[:-2] for row in rows])
     began = time.process_time()
     vectors = Item2Vec().encode(items(count), table)
-    assert time.process_time() - began < 60  # of one core's work, whatever else the machine does
+    assert time.process_time() - began < 60  # seconds of CPU time
     last, following = (np.array([row[place] for row in rows]) - 1 for place in (-3, -2))
 
-    def found(vectors: np.ndarray) -> float:
+    def hit_rate(vectors: np.ndarray) -> float:
         hits = 0
         for part in np.array_split(np.arange(len(rows)), 20):
             scores = vectors[last[part]] @ vectors.T
@@ -181,4 +181,4 @@ def test_beauty_in_seconds_and_next_to_svd(real_data: Path) -> None:
             hits += (np.argpartition(-scores, 20, axis=1)[:, :20] == following[part, None]).any(1).sum()
         return hits / len(rows)
 
-    assert found(vectors) > 0.8 * found(Collaborative().encode(items(count), table)) > 0.05
+    assert hit_rate(vectors) > 0.8 * hit_rate(Collaborative().encode(items(count), table)) > 0.05

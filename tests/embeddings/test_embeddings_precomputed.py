@@ -1,4 +1,4 @@
-"""Vectors from files: every format, the join by id, and what is refused by name."""
+"""Vectors from files: every format, the join by id, and errors that name the file."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_every_format_is_joined_by_id(tmp_path: Path, make: Callable[[Path], Pre
     vectors = encoder.encode(items(CATALOG), NO_INTERACTIONS)
     assert vectors.dtype == np.float32
     np.testing.assert_array_equal(vectors, EXPECTED)
-    assert "2 of its 5 vectors are of items that the catalog lacks" in capsys.readouterr().err
+    assert "2 of its 5 vectors are of items outside the catalog" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".json", ".csv", ".tsv", ".parquet", ".npy"])
@@ -125,7 +125,7 @@ def test_the_order_of_the_file_does_not_matter(tmp_path: Path, order: list[int],
     np.testing.assert_array_equal(encoder.encode(items([IDS[row] for row in chosen]), NO_INTERACTIONS), VECTORS[chosen])
 
 
-def test_position_alone_is_refused_with_the_reason(tmp_path: Path) -> None:
+def test_vectors_without_ids_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"vectors\.npy needs ids.*never by position alone, since .* filters"):
         Precomputed(npy(tmp_path))
     save_file({"vectors": VECTORS}, tmp_path / "v.safetensors")
@@ -140,13 +140,13 @@ def test_missing_items_are_named_or_get_the_mean(tmp_path: Path) -> None:
         Precomputed(path, ids=ids).encode(wanted, NO_INTERACTIONS)
     with pytest.warns(UserWarning, match=r"2 of 4 items are without a vector in .*vectors\.npy"):
         vectors = Precomputed(path, ids=ids, missing="mean").encode(wanted, NO_INTERACTIONS)
-    np.testing.assert_array_equal(vectors, [[5, 6], [4, 5], [3, 4], [4, 5]])  # (5, 6) and (3, 4) have the mean (4, 5)
+    np.testing.assert_array_equal(vectors, [[5, 6], [4, 5], [3, 4], [4, 5]])  # the mean of (5, 6) and (3, 4) is (4, 5)
     for missing in ("refuse", "mean"):
         with pytest.raises(InputError, match=r"no vector of any of the catalog's 1 items: its ids are '00123', .*, the catalog's '0'"):
             Precomputed(path, ids=ids, missing=missing).encode(items(["0"]), NO_INTERACTIONS)  # type: ignore[arg-type]
 
 
-def test_numbers_that_are_none_are_named_by_the_stages_check(tmp_path: Path) -> None:
+def test_non_finite_numbers_are_left_to_check_vectors(tmp_path: Path) -> None:
     encoder = Precomputed(parquet(tmp_path, item_id=["a", "b"], v=[[1.0, None], [1e300, 2.0]]))
     vectors = encoder.encode(items(["a", "b"]), NO_INTERACTIONS)
     with pytest.raises(InputError, match="NaN: items 'a'"):
@@ -156,7 +156,7 @@ def test_numbers_that_are_none_are_named_by_the_stages_check(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("vectors", "said"),
+    ("vectors", "message"),
     [
         (np.array([[{}, 1]], dtype=object), "holds Python objects, which are never unpickled"),
         (np.ones(5, np.float32), r"holds float32 \[5\]; expected floating-point numbers \[M, D\]"),
@@ -166,14 +166,14 @@ def test_numbers_that_are_none_are_named_by_the_stages_check(tmp_path: Path) -> 
         (np.ones((5, 0), np.float32), r"vectors\.npy"),
     ],
 )
-def test_refuses_other_arrays(tmp_path: Path, vectors: np.ndarray, said: str) -> None:
+def test_other_arrays_are_an_error(tmp_path: Path, vectors: np.ndarray, message: str) -> None:
     encoder = Precomputed(npy(tmp_path, vectors), ids=ids_file(tmp_path))
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         encoder.encode(items(CATALOG), NO_INTERACTIONS)
 
 
 @pytest.mark.parametrize(
-    ("suffix", "content", "said"),
+    ("suffix", "content", "message"),
     [
         (".json", '["a", "b", "a", "b", "c"]', "2 ids occur more than once: 'a', 'b'"),
         (".json", '{"a": 1}', "JSON dict; expected a list"),
@@ -189,23 +189,23 @@ def test_refuses_other_arrays(tmp_path: Path, vectors: np.ndarray, said: str) ->
         (".npy", b"\x80\x04pickle", "can't be read as ids"),
     ],
 )
-def test_refuses_other_ids(tmp_path: Path, suffix: str, content: str | bytes, said: str) -> None:
+def test_invalid_ids_are_an_error(tmp_path: Path, suffix: str, content: str | bytes, message: str) -> None:
     path = tmp_path / f"ids{suffix}"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(InputError, match=said) as error:
+    with pytest.raises(InputError, match=message) as error:
         Precomputed(npy(tmp_path), ids=path).encode(items(CATALOG), NO_INTERACTIONS)
     assert error.value.exit_code == 3
     assert str(path) in str(error.value)
 
 
-def test_ids_that_are_whole_numbers_are_taken_in_decimal(tmp_path: Path) -> None:
+def test_integer_ids_become_decimal_text(tmp_path: Path) -> None:
     np.save(tmp_path / "ids.npy", np.arange(5))
     vectors = Precomputed(npy(tmp_path), ids=tmp_path / "ids.npy").encode(items(["3", "0"]), NO_INTERACTIONS)
     np.testing.assert_array_equal(vectors, VECTORS[[3, 0]])
 
 
 @pytest.mark.parametrize(
-    ("columns", "options", "said"),
+    ("columns", "options", "message"),
     [
         ({"asin": IDS, "v": VECTORS.tolist()}, {}, r"no column 'item_id' for the ids; it has \['asin', 'v'\]"),
         ({"item_id": IDS, "v": VECTORS.tolist(), "w": VECTORS.tolist()}, {}, r"not clear; .*'v': 'list<.*Precomputed\(columns"),
@@ -219,12 +219,12 @@ def test_ids_that_are_whole_numbers_are_taken_in_decimal(tmp_path: Path) -> None
         ({"item_id": [0.5, 1, 2, 3, 4], "v": VECTORS.tolist()}, {}, "id 1 is 0.5"),
     ],
 )
-def test_refuses_other_tables(tmp_path: Path, columns: dict[str, Any], options: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_other_tables_are_an_error(tmp_path: Path, columns: dict[str, Any], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         Precomputed(parquet(tmp_path, **columns), **options).encode(items(CATALOG), NO_INTERACTIONS)
 
 
-def test_lists_of_another_length_in_a_later_block_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_of_another_length_in_a_later_block_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("genrec.embeddings.vector_files.BLOCK", 2)
     path = parquet(tmp_path, item_id=IDS[:4], v=[[1.0, 2.0]] * 2 + [[1.0]] * 2)
     with pytest.raises(InputError, match=r"lengths \[2, 1\]; expected one length"):
@@ -232,20 +232,20 @@ def test_lists_of_another_length_in_a_later_block_are_refused(tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("make", FORMATS)
-def test_small_blocks_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Precomputed]) -> None:
+def test_the_block_size_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Precomputed]) -> None:
     monkeypatch.setattr("genrec.embeddings.vector_files.BLOCK", 2)
     np.testing.assert_array_equal(make(tmp_path).encode(items(CATALOG), NO_INTERACTIONS), EXPECTED)
 
 
-def test_refuses_other_tensors(tmp_path: Path) -> None:
+def test_other_tensors_are_an_error(tmp_path: Path) -> None:
     path = tmp_path / "v.safetensors"
-    for tensors, said in (
+    for tensors, message in (
         ({"a": VECTORS, "b": VECTORS}, r"holds 2 tensors, .*expected one \[M, D\] with ids"),
         ({"a": VECTORS[0], "b": VECTORS[0, :1]}, r"items 'b' have another width than 2"),
         ({"a": VECTORS.astype(np.int32)}, r"holds I32 \[5, 2\]"),
     ):
         save_file(tensors, path, metadata={"item_ids": json.dumps(IDS)})
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             Precomputed(path).encode(items(CATALOG), NO_INTERACTIONS)
     save_file({"a": VECTORS}, path, metadata={"item_ids": json.dumps(IDS[:4])})
     with pytest.raises(InputError, match="holds 5 vectors, its metadata's item_ids 4 ids"):
@@ -267,7 +267,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, make: Callable[[Path], Precompu
 
 
 def test_nothing_is_ever_unpickled(tmp_path: Path) -> None:
-    """A pickle under the name of a .npy file, which would leave a file behind."""
+    """A pickle with the suffix .npy would create a file if it were loaded."""
 
     class Trap:
         def __reduce__(self) -> Any:
@@ -285,7 +285,7 @@ def test_nothing_is_ever_unpickled(tmp_path: Path) -> None:
     assert not (tmp_path / "sprung").exists()
 
 
-def test_the_key_is_the_content_and_not_the_place(tmp_path: Path) -> None:
+def test_the_key_depends_on_contents_and_not_on_paths(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         npy(tmp_path / name)
@@ -301,12 +301,12 @@ def test_the_key_is_the_content_and_not_the_place(tmp_path: Path) -> None:
 
 
 def test_paths_may_be_text_and_columns_a_list(tmp_path: Path) -> None:
-    given_ = Precomputed(str(npy(tmp_path)), ids=str(ids_file(tmp_path)), columns=["a"])  # type: ignore[arg-type]
-    assert given_ == Precomputed(tmp_path / "vectors.npy", ids=tmp_path / "ids.json", columns=("a",))
-    assert hash(given_)
+    specification = Precomputed(str(npy(tmp_path)), ids=str(ids_file(tmp_path)), columns=["a"])  # type: ignore[arg-type]
+    assert specification == Precomputed(tmp_path / "vectors.npy", ids=tmp_path / "ids.json", columns=("a",))
+    assert hash(specification)
 
 
-def test_refuses_fields_and_tables_that_it_cannot_use(tmp_path: Path) -> None:
+def test_invalid_fields_and_tables_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"Precomputed\.path must end in \.npy, \.parquet, \.safetensors, got v\.pt"):
         Precomputed(Path("v.pt"))
     with pytest.raises(UsageError, match=r"Precomputed\.ids must end in .*, got ids\.pkl"):
@@ -319,8 +319,8 @@ def test_refuses_fields_and_tables_that_it_cannot_use(tmp_path: Path) -> None:
         as_lists(tmp_path).encode(pd.DataFrame({"item": ["a"]}), NO_INTERACTIONS)
 
 
-def test_a_large_file_takes_twice_its_size_of_memory(tmp_path: Path) -> None:
-    """400,000 x 128 float32 are 205 MB; the process may grow by twice that, mapped pages of the file included."""
+def test_memory_is_at_most_two_and_a_half_times_the_file(tmp_path: Path) -> None:
+    """400,000 x 128 float32 are 205 MB; the growth of the process includes mapped pages of the file."""
     count = 400_000
     np.save(tmp_path / "v.npy", np.random.default_rng(0).random((count, 128), np.float32))
     (tmp_path / "ids.txt").write_text("".join(f"{row}\n" for row in range(count)))
@@ -339,14 +339,14 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 @pytest.mark.parametrize("metadata", ['{"a": 1, "b": 0}', "5", '"ab"', "[1,"])
-def test_metadata_that_is_no_list_of_ids_is_refused(tmp_path: Path, metadata: str) -> None:
-    """An object from id to row has an order of its own, which is not the rows'."""
+def test_metadata_without_a_list_of_ids_is_an_error(tmp_path: Path, metadata: str) -> None:
+    """A JSON object of ids does not define the order of the rows."""
     save_file({"vectors": VECTORS[:2]}, tmp_path / "v.safetensors", metadata={"item_ids": metadata})
     with pytest.raises(InputError, match="metadata's item_ids"):
         Precomputed(tmp_path / "v.safetensors").encode(items(["a", "b"]), NO_INTERACTIONS)
 
 
-def test_the_index_that_pandas_writes_is_no_dimension(tmp_path: Path) -> None:
+def test_the_index_column_of_pandas_is_ignored(tmp_path: Path) -> None:
     frame = pd.DataFrame({"item_id": list("abcd"), "x": [1.0, 2, 3, 4], "y": [5.0, 6, 7, 8]}).iloc[[2, 0, 3]]
     frame.to_parquet(tmp_path / "v.parquet")
     assert "__index_level_0__" in pq.read_schema(tmp_path / "v.parquet").names

@@ -1,4 +1,4 @@
-"""TF-IDF vectors: what they say about titles, determinism, items without text, narrow vocabularies."""
+"""TF-IDF vectors: similar titles, determinism, items without text, small vocabularies."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def test_shape_type_and_length() -> None:
 
 
 def test_two_dimensions_are_the_two_subjects() -> None:
-    """No word of the creams occurs among the clips, so the two largest components are one each, and cosines are 1 or 0."""
+    """Creams and clips have no common word, so each of the two components is one of the groups, and cosines are 1 or 0."""
     vectors = TfidfSvd(dim=2).encode(items(TITLES), NO_INTERACTIONS)
     same = np.array([[1, 1, 1, 0, 0, 0]] * 3 + [[0, 0, 0, 1, 1, 1]] * 3)
     np.testing.assert_allclose(vectors @ vectors.T, same, atol=1e-6)
 
 
 def test_full_width_keeps_the_cosines_of_tfidf() -> None:
-    """By hand: words a and b occur in 2 of 3 texts, so both weigh the same; cosine(a, a b) = 1 / sqrt(2), cosine(a, b) = 0."""
+    """By hand: words a and b occur in 2 of 3 texts and have the same weight; cosine(a, a b) = 1 / sqrt(2), cosine(a, b) = 0."""
     vectors = TfidfSvd(dim=2, max_ngram=1, min_df=1).encode(items(["a", "a b", "b"]), NO_INTERACTIONS)
     half = 2**-0.5
     np.testing.assert_allclose(vectors @ vectors.T, [[1, half, 0], [half, 1, half], [0, half, 1]], atol=1e-6)
@@ -53,7 +53,7 @@ def test_full_width_keeps_the_cosines_of_tfidf() -> None:
 def test_same_seed_same_vectors_also_in_another_process() -> None:
     code = (
         "import sys, pandas as pd; from genrec.embeddings import TfidfSvd;"
-        f"v = TfidfSvd(width=3).encode(pd.DataFrame({{'text': {TITLES!r}}}), pd.DataFrame()); sys.stdout.write(v.tobytes().hex())"
+        f"v = TfidfSvd(dim=3).encode(pd.DataFrame({{'text': {TITLES!r}}}), pd.DataFrame()); sys.stdout.write(v.tobytes().hex())"
     )
     other = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     here = TfidfSvd(dim=3).encode(items(TITLES), NO_INTERACTIONS)
@@ -61,21 +61,21 @@ def test_same_seed_same_vectors_also_in_another_process() -> None:
     np.testing.assert_array_equal(TfidfSvd(dim=3).encode(items(TITLES), NO_INTERACTIONS), here)
 
 
-def test_items_without_usable_text_get_the_mean_direction_and_are_counted() -> None:
+def test_items_without_usable_text_get_the_mean_direction() -> None:
     with pytest.warns(UserWarning, match="3 of 9 items are without usable text"):
         vectors = TfidfSvd(dim=2).encode(items([*TITLES, "", "!!", "unseen"]), NO_INTERACTIONS)
     mean = vectors[:6].mean(0)
     np.testing.assert_allclose(vectors[6:], np.tile(mean / np.linalg.norm(mean), (3, 1)), atol=1e-6)
 
 
-def test_missing_text_is_no_text() -> None:
+def test_a_missing_text_is_an_empty_text() -> None:
     table = items([*TITLES, "x"])
     table.loc[6, "text"] = None
     with pytest.warns(UserWarning, match="1 of 7 items are without usable text"):
         assert np.isfinite(TfidfSvd(dim=2).encode(table, NO_INTERACTIONS)).all()
 
 
-def test_a_small_vocabulary_makes_narrower_vectors_and_says_so() -> None:
+def test_a_small_vocabulary_gives_narrower_vectors_and_a_warning() -> None:
     with pytest.warns(UserWarning, match="get 2 dimensions instead of 64: 3 items with 2 features"):
         vectors = TfidfSvd(max_ngram=1, min_df=1).encode(items(["a", "a b", "b"]), NO_INTERACTIONS)
     assert vectors.shape == (3, 2)
@@ -87,18 +87,18 @@ def test_one_word_and_one_item() -> None:
 
 
 @pytest.mark.parametrize("texts", [["", ""], ["one", "two"]])
-def test_refuses_text_without_a_shared_word(texts: list[str]) -> None:
+def test_texts_without_a_common_word_are_an_error(texts: list[str]) -> None:
     with pytest.raises(InputError, match=r"no word occurs in the text of 2 .* of 2 items"):
         TfidfSvd().encode(items(texts), NO_INTERACTIONS)
 
 
-def test_refuses_a_table_without_text() -> None:
+def test_a_table_without_text_is_an_error() -> None:
     with pytest.raises(InputError, match=r"column 'text'.*\['item'\]"):
         TfidfSvd().encode(pd.DataFrame({"item": ["a"]}), NO_INTERACTIONS)
 
 
 @pytest.mark.parametrize("field", [{"dim": 0}, {"max_ngram": 0}, {"min_df": 0}, {"seed": -1}, {"seed": 2**32}])
-def test_refuses_fields_out_of_range(field: dict[str, int]) -> None:
+def test_fields_out_of_range_are_an_error(field: dict[str, int]) -> None:
     name, value = next(iter(field.items()))
     with pytest.raises(UsageError, match=rf"TfidfSvd\.{name} must .*, got {value}"):
         TfidfSvd(**field)
@@ -120,8 +120,8 @@ def test_beauty_titles(real_data: Path) -> None:
     assert similarity[perfume].mean() > 5 * similarity[~perfume].mean()
 
 
-def test_items_without_text_get_the_mean_of_the_others_and_are_counted() -> None:
-    """What the catalog writes for an empty text is no text: it must not make such items a topic of their own."""
+def test_the_placeholder_of_the_catalog_is_no_text() -> None:
+    """Otherwise the placeholder would be a topic of its own."""
     texts = ["red ink pen", "red ink", "blue ink pen", "blue pen"]
     with pytest.warns(UserWarning, match="2 of 6 items are without usable text"):
         vectors = TfidfSvd(dim=3).encode(pd.DataFrame({"text": [*texts, NO_TEXT, NO_TEXT]}), pd.DataFrame())

@@ -1,8 +1,8 @@
-"""Stage 1, formats, a block at a time: regular blocks -> tables of events, by Arrow.
+"""Parse whole blocks to event tables with Arrow.
 
-In: the bytes of whole lines, or columns of a table. Out: user: string, item: string (, time: int64) (, rating: float64, may be null),
-or None where anything is irregular; then the rows are read one by one (see `rows`), with the same result. What no one asked for in a
-JSON record is skipped here without a limit to its depth and digits, and may hold `Inf`, which Python's reader refuses.
+The functions return None for anything irregular; the block is then parsed row by row by `line_rows`, with the same result. One
+difference: members of a JSON object that are not used are skipped here without a limit on their depth and digits, and may hold `Inf`,
+which Python's parser rejects.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pyarrow import csv, json
 
 from genrec.data.readers.line_rows import FIELD_LIMIT
 
-EXACT = 2**53  # whole numbers below it are exact as a float
-_DIGITS = 15  # characters of a number's text that every reader turns into the same float
-_SEPARATOR = "\x1f"  # takes the place of a separator of several characters
-_PARSED = 1 << 20  # bytes that one thread parses at a time
-_REFUSED = (pa.ArrowException, ValueError, TypeError, OverflowError)
+EXACT_LIMIT = 2**53  # integers below it are exact in float64
+_MAX_DIGITS = 15  # characters of a number that every parser converts to the same float
+_SEPARATOR = "\x1f"  # replaces a separator of several characters, which Arrow does not support
+_PARSE_SIZE = 1 << 20  # bytes that one thread parses at a time
+_ARROW_ERRORS = (pa.ArrowException, ValueError, TypeError, OverflowError)
 
 
-def delimited(content: bytes, separator: str, names: Sequence[str], encoding: str = "utf-8") -> pa.Table | None:
-    """Lines of fields without quotes; `names` are the columns of events, "" for others."""
+def parse_delimited_block(content: bytes, separator: str, names: Sequence[str], encoding: str = "utf-8") -> pa.Table | None:
+    """Parse whole lines, of fields without quotes, to an event table. `names` is the event column of each field, "" if unused."""
     if not _is_regular(content) or not (content.isascii() if encoding == "latin-1" else _is_utf8(content)):
         return None
     if len(separator) > 1:
@@ -33,49 +33,52 @@ def delimited(content: bytes, separator: str, names: Sequence[str], encoding: st
             return None
         content, separator = content.replace(separator.encode(), _SEPARATOR.encode()), _SEPARATOR
     columns = [name or f"column {place}" for place, name in enumerate(names)]
-    wanted = {name: pa.string() for name in names if name}
+    used = {name: pa.string() for name in names if name}
     try:
         table = csv.read_csv(
             pa.BufferReader(content),
-            csv.ReadOptions(column_names=columns, block_size=_PARSED),
+            csv.ReadOptions(column_names=columns, block_size=_PARSE_SIZE),
             csv.ParseOptions(delimiter=separator, quote_char=False),
-            csv.ConvertOptions(column_types=wanted, include_columns=list(wanted), strings_can_be_null=True, null_values=[""]),
+            csv.ConvertOptions(column_types=used, include_columns=list(used), strings_can_be_null=True, null_values=[""]),
         )
-    except _REFUSED:
+    except _ARROW_ERRORS:
         return None
-    return events(table) if len(table) == _line_count(content) else None
+    return cast_to_event_table(table) if len(table) == _line_count(content) else None
 
 
-def json_lines(content: bytes, fields: Mapping[str, str], types: Mapping[str, pa.DataType]) -> pa.Table | None:
-    """A JSON object a line; `fields` are the records' names of the columns of events, `types` those of their values."""
+def parse_json_block(content: bytes, members: Mapping[str, str], types: Mapping[str, pa.DataType]) -> pa.Table | None:
+    """Parse whole lines, each a JSON object, to an event table.
+
+    `members` maps event columns to names in the JSON objects, `types` to the Arrow types of their values.
+    """
     if b"\r" in content:
         content = content.replace(b"\r\n", b"\n")
     count, ends = _line_count(content), (b"}", b"}\n")
     if b"\0" in content or b"\\u0000" in content or not _is_utf8(content):
         return None
     if not content.startswith(b"{") or not content.endswith(ends) or content.count(b"}\n{") != count - 1:
-        return None  # elsewhere a line may hold several objects, or an object take several lines
-    schema = pa.schema([(fields[name], types[name]) for name in fields])
+        return None  # a line may hold several objects, or an object may span several lines
+    schema = pa.schema([(members[name], types[name]) for name in members])
     try:
         table = json.read_json(
             pa.BufferReader(content),
-            json.ReadOptions(block_size=_PARSED),
+            json.ReadOptions(block_size=_PARSE_SIZE),
             json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
         )
-    except _REFUSED:
+    except _ARROW_ERRORS:
         return None
-    return events(table.rename_columns(list(fields))) if len(table) == count else None
+    return cast_to_event_table(table.rename_columns(list(members))) if len(table) == count else None
 
 
-def events(table: pa.Table) -> pa.Table | None:
-    """Columns user, item (, time) (, rating) of any type -> events, where every row is good."""
-    readers = {"user": _identifiers, "item": _identifiers, "time": _times, "rating": _ratings}
+def cast_to_event_table(table: pa.Table) -> pa.Table | None:
+    """Cast the columns user, item, and optionally time and rating from any type; None if a value of any row is not valid."""
+    casts = {"user": _cast_ids, "item": _cast_ids, "time": _cast_times, "rating": _cast_ratings}
     columns = {}
-    for name, read in readers.items():
+    for name, cast in casts.items():
         if name in table.column_names:
             try:
-                column = read(_array(table[name]))
-            except _REFUSED:
+                column = cast(_combine(table[name]))
+            except _ARROW_ERRORS:
                 return None
             if column is None:
                 return None
@@ -84,7 +87,7 @@ def events(table: pa.Table) -> pa.Table | None:
 
 
 def _is_regular(content: bytes) -> bool:
-    """No NUL, one kind of line end, no line so long that a field could be over the limit."""
+    """Return whether there is no NUL, one kind of line end, and no line in which a field could exceed the limit of CSV fields."""
     window = FIELD_LIMIT // 2
     return (
         b"\0" not in content
@@ -104,33 +107,33 @@ def _line_count(content: bytes) -> int:
     return content.count(b"\n") + (not content.endswith(b"\n"))
 
 
-def _array(column: pa.ChunkedArray) -> pa.Array:
-    """A column as one array, without dictionary."""
+def _combine(column: pa.ChunkedArray) -> pa.Array:
+    """Return a column as one array, without dictionary encoding."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     array = column.combine_chunks()
     return array if isinstance(array, pa.Array) else array.chunk(0)
 
 
-def _identifiers(array: pa.Array) -> pa.Array | None:
+def _cast_ids(array: pa.Array) -> pa.Array | None:
     if array.null_count:
         return None
     if pa.types.is_integer(array.type):
         return array.cast(pa.string())
-    if not _is_text(array.type):
+    if not _is_string_type(array.type):
         return None
     array = array.cast(pa.string())
     array.validate(full=True)
-    lengths, characters = _text(array)
+    lengths, characters = _string_bytes(array)
     return None if (lengths == 0).any() or (characters == 0).any() else array
 
 
-def _times(array: pa.Array) -> pa.Array | None:
+def _cast_times(array: pa.Array) -> pa.Array | None:
     if array.null_count:
         return None
-    if _is_text(array.type):
+    if _is_string_type(array.type):
         array = array.cast(pa.string())
-        if not _is_number(array, b"-"):
+        if not _is_plain_number(array, b"-"):
             return None
     elif pa.types.is_floating(array.type):
         numbers = array.cast(pa.float64()).to_numpy()
@@ -138,14 +141,14 @@ def _times(array: pa.Array) -> pa.Array | None:
             return None
     elif not pa.types.is_integer(array.type):
         return None
-    times = array.cast(pa.int64())  # safe: a fraction is refused
+    times = array.cast(pa.int64())  # a safe cast, which raises an error for a fraction
     return times if _is_exact(times) and pc.any(pc.less(times, 0)).as_py() is not True else None
 
 
-def _ratings(array: pa.Array) -> pa.Array | None:
-    if _is_text(array.type):
+def _cast_ratings(array: pa.Array) -> pa.Array | None:
+    if _is_string_type(array.type):
         array = array.cast(pa.string())
-        if not _is_number(array, b"-."):
+        if not _is_plain_number(array, b"-."):
             return None
     elif not (pa.types.is_floating(array.type) or pa.types.is_integer(array.type) or pa.types.is_null(array.type)):
         return None
@@ -153,27 +156,27 @@ def _ratings(array: pa.Array) -> pa.Array | None:
     return ratings if pc.all(pc.is_finite(ratings)).as_py() is not False and _is_exact(ratings) else None
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def _is_string_type(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _text(array: pa.Array) -> tuple[ndarray, ndarray]:
-    """Lengths in bytes, and all bytes, of an array of strings."""
+def _string_bytes(array: pa.Array) -> tuple[ndarray, ndarray]:
+    """Return the length in bytes of each string, and all bytes."""
     _, offsets, content = array.buffers()
-    places = (
+    bounds = (
         np.frombuffer(offsets, dtype=np.int32)[array.offset : array.offset + len(array) + 1] if len(array) else np.zeros(1, np.int32)
     )
     characters = np.frombuffer(content, dtype=np.uint8) if content is not None else np.zeros(0, dtype=np.uint8)
-    return np.diff(places), characters[places[0] : places[-1]]
+    return np.diff(bounds), characters[bounds[0] : bounds[-1]]
 
 
-def _is_number(array: pa.Array, others: bytes) -> bool:
-    """Nothing but digits and these characters, and few of them: hexadecimal, infinite and padded numbers are left to `rows`."""
-    lengths, characters = _text(array)
-    odd = (characters < ord("0")) | (characters > ord("9"))
-    return bool(np.isin(characters[odd], list(others)).all()) and (not len(lengths) or int(lengths.max()) <= _DIGITS)
+def _is_plain_number(array: pa.Array, others: bytes) -> bool:
+    """Return whether all strings are short and hold only digits and `others`; `line_rows` reads hexadecimal and padded numbers."""
+    lengths, characters = _string_bytes(array)
+    not_digits = (characters < ord("0")) | (characters > ord("9"))
+    return bool(np.isin(characters[not_digits], list(others)).all()) and (not len(lengths) or int(lengths.max()) <= _MAX_DIGITS)
 
 
 def _is_exact(numbers: pa.Array) -> bool:
-    least, most = pc.min_max(numbers).as_py().values()
-    return bool(least is None or -EXACT < least <= most < EXACT)
+    smallest, largest = pc.min_max(numbers).as_py().values()
+    return bool(smallest is None or -EXACT_LIMIT < smallest <= largest < EXACT_LIMIT)

@@ -1,6 +1,6 @@
-"""Stage 1, rows that are set aside: file, line and reason of each, and the limit above which the whole file is refused.
+"""Rows that are set aside: their file, line and reason, and the limit above which they are an error.
 
-However many they are, memory is bounded: all are counted, and the first of each file are listed.
+Memory is bounded: all rows are counted, but only the first `LISTED` rows of a file are listed one by one.
 """
 
 from __future__ import annotations
@@ -15,89 +15,92 @@ from pandas import DataFrame
 
 from genrec.errors import InputError, UsageError
 
-ADVICE = "repair the file, or remove it so that it is fetched again, or allow more with --source.max_bad_rows"
+ADVICE = "repair the file, or remove it so that it is downloaded again, or raise the limit with --source.max-bad-rows"
 COLUMNS = ("file", "line", "reason")
-_MORE = re.compile(r"(.*): (\d+) more rows, not listed")
+_NOT_LISTED = re.compile(r"(.*): (\d+) more rows, not listed")
 LISTED = 10_000  # rows of a file that are listed one by one
 
 
 class BadRows:
-    """What was set aside of one file. Reasons are kinds, so that they can be counted."""
+    """The rows of one file that are set aside. Reasons are fixed texts, so that they can be counted."""
 
     def __init__(self, file: str) -> None:
         self.file = file
-        self.rows: list[tuple[int, str]] = []  # line and reason; the first LISTED
-        self.counts: Counter[str] = Counter()  # of all rows, by reason
-        self._malformed = 0
-        self._first: dict[str, int] = {}  # line, by reason
-        self._unlisted: dict[str, tuple[int, int]] = {}  # line of the first and count, by reason
+        self.rows: list[tuple[int, str]] = []  # line and reason of the first LISTED rows
+        self.counts: Counter[str] = Counter()  # reason -> number of rows, listed or not
+        self._num_malformed = 0
+        self._first_line: dict[str, int] = {}  # reason -> line
+        self._not_listed: dict[str, tuple[int, int]] = {}  # reason -> first line, number of rows
 
     def malformed(self, line: int, reason: str) -> None:
-        """A row that can't be read; it counts towards the limit."""
-        self._malformed += 1
-        self.superfluous(line, reason)
+        """Add a row that cannot be read. It counts towards the limit of `check`."""
+        self._num_malformed += 1
+        self.redundant(line, reason)
 
-    def superfluous(self, line: int, reason: str) -> None:
-        """A good row that is not needed, such as a second record of one item."""
+    def redundant(self, line: int, reason: str) -> None:
+        """Add a well-formed row that is not used, such as a second row of one item. It does not count towards the limit."""
         self.counts[reason] += 1
-        self._first[reason] = min(line, self._first.get(reason, line))
+        self._first_line[reason] = min(line, self._first_line.get(reason, line))
         if len(self.rows) < LISTED:
             self.rows.append((line, reason))
         else:
-            first, count = self._unlisted.get(reason, (line, 0))
-            self._unlisted[reason] = min(first, line), count + 1
+            first, count = self._not_listed.get(reason, (line, 0))
+            self._not_listed[reason] = min(first, line), count + 1
 
     def listed(self) -> list[tuple[str, int, str]]:
-        """File, line, reason, by line; then a row for each reason of which there are more."""
-        more = [(line, f"{reason}: {count} more rows, not listed") for reason, (line, count) in self._unlisted.items()]
+        """Return file, line and reason of the listed rows by line, then one summary for each reason with more rows."""
+        more = [(line, f"{reason}: {count} more rows, not listed") for reason, (line, count) in self._not_listed.items()]
         return [(self.file, line, reason) for line, reason in (*sorted(self.rows), *sorted(more))]
 
-    def check(self, good: int, tolerated: float, advice: str = ADVICE) -> None:
-        """Refuse a file with no good row, or with a larger share of malformed rows than `tolerated`."""
-        if not good and not self._malformed:
+    def check(self, num_good: int, max_share: float, advice: str = ADVICE) -> None:
+        """Raise InputError if the file has no good row, or if the share of malformed rows is above `max_share`."""
+        if not num_good and not self._num_malformed:
             raise InputError(f"{self.file} holds no rows")
-        share = self._malformed / (good + self._malformed)
-        if good and share <= tolerated:
+        num_rows = num_good + self._num_malformed
+        share = self._num_malformed / num_rows
+        if num_good and share <= max_share:
             return
-        reasons = "; ".join(f"{reason}: {count}, first in line {self._first[reason]}" for reason, count in self.counts.most_common(5))
+        reasons = "; ".join(
+            f"{reason}: {count}, first in line {self._first_line[reason]}" for reason, count in self.counts.most_common(5)
+        )
         raise InputError(
-            f"{self.file}: {self._malformed} of {good + self._malformed} rows ({share:.1%}) are malformed, tolerated are "
-            f"{tolerated:.1%} ({reasons}); {advice}"
+            f"{self.file}: {self._num_malformed} of {num_rows} rows ({share:.1%}) are malformed, expected at most {max_share:.1%} "
+            f"({reasons}); {advice}"
         )
 
 
-def reasons(set_aside: DataFrame) -> dict[str, int]:
-    """How many rows were set aside for each reason, those that are not listed among them; the most frequent first."""
+def count_reasons(set_aside: DataFrame) -> dict[str, int]:
+    """Return the number of rows for each reason, most frequent first, including the rows that are not listed."""
     counts: Counter[str] = Counter()
     for reason in set_aside["reason"]:
-        more = _MORE.fullmatch(reason)
+        more = _NOT_LISTED.fullmatch(reason)
         counts[more[1] if more else str(reason)] += int(more[2]) if more else 1
     return dict(counts.most_common())
 
 
-def table(ledgers: Iterable[BadRows]) -> DataFrame:
-    """All rows that were set aside: file, line, reason."""
-    rows = [row for ledger in ledgers for row in ledger.listed()]
+def set_aside_table(files: Iterable[BadRows]) -> DataFrame:
+    """Return the rows of several files that are set aside, with the columns file, line and reason."""
+    rows = [row for bad_rows in files for row in bad_rows.listed()]
     frame = DataFrame(rows, columns=list(COLUMNS))
-    return frame.astype({"file": str, "line": "int64", "reason": str}) if rows else empty()
+    return frame.astype({"file": str, "line": "int64", "reason": str}) if rows else empty_set_aside()
 
 
 def check_set_aside(frame: Any) -> DataFrame:
-    """What a source set aside, or nothing; refused where a column is missing."""
+    """Return a source's set_aside table, empty for None; raise InputError if a column is missing."""
     if frame is None or (isinstance(frame, DataFrame) and not len(frame)):
-        return empty()
+        return empty_set_aside()
     if not isinstance(frame, DataFrame) or not set(COLUMNS) <= set(frame.columns):
         found = ", ".join(map(str, frame.columns)) if isinstance(frame, DataFrame) else type(frame).__name__
         raise InputError(f"a source's set_aside must be a DataFrame with the columns {', '.join(COLUMNS)}, got {found}")
     return frame[list(COLUMNS)]
 
 
-def empty() -> DataFrame:
-    """Nothing was set aside."""
+def empty_set_aside() -> DataFrame:
+    """Return a set_aside table without rows."""
     return DataFrame({"file": pd.Series(dtype=str), "line": pd.Series(dtype="int64"), "reason": pd.Series(dtype=str)})
 
 
-def check_tolerated(tolerated: float) -> None:
-    """Refuse a limit that is no share."""
-    if not 0 <= tolerated <= 1:
-        raise UsageError(f"tolerated is a share of rows, 0 to 1, got {tolerated}")
+def check_max_bad_rows(max_bad_rows: float) -> None:
+    """Raise UsageError if the limit is not a share between 0 and 1."""
+    if not 0 <= max_bad_rows <= 1:
+        raise UsageError(f"max_bad_rows must be a share of rows between 0 and 1, got {max_bad_rows}")

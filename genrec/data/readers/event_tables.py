@@ -1,6 +1,6 @@
-"""Stage 1, logs: an upstream file of events -> tables of events, as fast as Arrow reads them; and streams, put together.
+"""Read files of events to event tables, and combine event tables to a source's stream.
 
-A regular block is parsed as a whole (`quick`), another one row by row (`rows`): which way it was makes no difference to the result.
+A regular block is parsed by Arrow (`arrow_blocks`), any other block row by row (`line_rows`). The result is the same.
 """
 
 from __future__ import annotations
@@ -16,107 +16,116 @@ import pyarrow as pa
 from genrec.data.readers import arrow_blocks, line_rows
 from genrec.data.readers.bad_rows import BadRows
 from genrec.data.readers.line_rows import Row
-from genrec.data.readers.raw_tables import events
+from genrec.data.readers.raw_tables import event_tables_from_rows
 from genrec.data.readers.upstream_files import Block, Line, UpstreamFile, lines_of
 from genrec.errors import InputError
 from genrec.types import RawStream, RawTables
 
-PIECE = 1 << 17  # events of a piece, at least; the last one may be shorter
+EVENTS_PER_TABLE = 1 << 17  # minimum; the last table of a stream may have fewer
 EVENT_COLUMNS = ("user", "item", "time", "rating")
 
 
 class Format(NamedTuple):
-    """How blocks become events."""
+    """A file format of events, with a fast and a careful way to parse it."""
 
-    columns: Sequence[str]  # of a row; "" for those that are not of an event
-    quick: Callable[[bytes], pa.Table | None]  # a regular block's events; None for others
-    rows: Callable[[Iterable[Line], BadRows], Iterator[Row]]
-    spanning: bytes = b""  # from a block that holds it on, a row may take several lines
+    columns: Sequence[str]  # column of each field of a row; "" for fields that are not used
+    parse_block: Callable[[bytes], pa.Table | None]  # a regular block -> event table; None for an irregular block
+    parse_lines: Callable[[Iterable[Line], BadRows], Iterator[Row]]
+    quote: bytes = b""  # from the first block that holds it, a row may take several lines
 
 
-def delimited(separator: str, columns: Sequence[str], encoding: str) -> Format:
-    """Fields without quotes."""
+def delimited_format(separator: str, columns: Sequence[str], encoding: str) -> Format:
+    """Return the format of lines whose fields have no quotes."""
     return Format(
         columns,
-        partial(arrow_blocks.delimited, separator=separator, names=columns, encoding=encoding),
-        lambda lines, ledger: line_rows.delimited(lines, separator, len(columns), ledger, encoding),
+        partial(arrow_blocks.parse_delimited_block, separator=separator, names=columns, encoding=encoding),
+        lambda lines, bad_rows: line_rows.parse_delimited(lines, separator, len(columns), bad_rows, encoding),
     )
 
 
-def separated(separator: str, columns: Sequence[str]) -> Format:
-    """CSV or TSV in UTF-8, after its header."""
+def csv_format(separator: str, columns: Sequence[str]) -> Format:
+    """Return the format of a CSV or TSV file in UTF-8, without its header."""
     return Format(
         columns,
-        partial(arrow_blocks.delimited, separator=separator, names=columns),
-        lambda lines, ledger: line_rows.separated(lines, separator, len(columns), ledger),
+        partial(arrow_blocks.parse_delimited_block, separator=separator, names=columns),
+        lambda lines, bad_rows: line_rows.parse_csv(lines, separator, len(columns), bad_rows),
         b'"',
     )
 
 
-def json_lines(fields: Mapping[str, str], types: Mapping[str, Any]) -> Format:
-    """A JSON object a line: the fields of user, item (, time) (, rating), and the usual types of their values."""
+def json_lines_format(members: Mapping[str, str], types: Mapping[str, Any]) -> Format:
+    """Return the format of one JSON object per line.
+
+    `members` maps event columns (user, item, optionally time and rating) to names in the JSON objects, `types` to the usual Arrow
+    types of their values.
+    """
     return Format(
-        list(fields),
-        partial(arrow_blocks.json_lines, fields=fields, types=types),
-        lambda lines, ledger: line_rows.fields_of(line_rows.json_records(lines, ledger), list(fields.values())),
+        list(members),
+        partial(arrow_blocks.parse_json_block, members=members, types=types),
+        lambda lines, bad_rows: line_rows.select_fields(line_rows.parse_json_lines(lines, bad_rows), list(members.values())),
     )
 
 
-def read(blocks: Iterator[Block], form: Format, ledger: BadRows) -> Iterator[pa.Table]:
-    """The events of a file, in its order."""
+def read_events(blocks: Iterator[Block], form: Format, bad_rows: BadRows) -> Iterator[pa.Table]:
+    """Yield the event tables of a file, in file order."""
     for block in blocks:
-        if form.spanning and form.spanning in block.content:
-            yield from events(form.rows(lines_of(chain([block], blocks), ledger), ledger), form.columns, ledger)
+        if form.quote and form.quote in block.content:
+            rows = form.parse_lines(lines_of(chain([block], blocks), bad_rows), bad_rows)
+            yield from event_tables_from_rows(rows, form.columns, bad_rows)
             return
-        table = form.quick(block.content)
+        table = form.parse_block(block.content)
         if table is not None:
             yield table
         else:
-            yield from events(form.rows(block.lines(ledger), ledger), form.columns, ledger)
+            yield from event_tables_from_rows(form.parse_lines(block.lines(bad_rows), bad_rows), form.columns, bad_rows)
 
 
-def read_headed(
-    file: UpstreamFile, separator: str, names: Mapping[str, str], ledger: BadRows, needed: Sequence[str] = EVENT_COLUMNS
+def read_csv_events(
+    file: UpstreamFile, separator: str, names: Mapping[str, str], bad_rows: BadRows, required: Sequence[str] = EVENT_COLUMNS
 ) -> Iterator[pa.Table]:
-    """The events of a CSV or TSV with a header; `names` are its names of the columns of events, of which some are needed."""
-    columns, blocks = line_rows.header(file.blocks(ledger), separator, ledger)
-    require(columns, [names[name] for name in needed], ledger.file)
-    ours = {name: ours for ours, name in names.items()}
-    yield from read(blocks, separated(separator, [ours.get(name, "") for name in columns]), ledger)
+    """Yield the event tables of a CSV or TSV file with a header.
 
-
-def require(columns: Sequence[str], needed: Sequence[str], file: str) -> None:
-    """Refuse a table that lacks a column, or has two of one name."""
-    if len(set(columns)) != len(columns):
-        raise InputError(f"{file} has two columns of one name: {', '.join(map(repr, columns))}")
-    absent = [name for name in needed if name not in columns]
-    if absent:
-        raise InputError(f"{file} needs a column {absent[0]!r}; it has {', '.join(map(repr, columns)) or 'none'}")
-
-
-def log(tables: Iterable[pa.Table], ledger: BadRows, tolerated: float) -> Iterator[pa.Table]:
-    """Tables of events as pieces of one schema and a decent size; at the end the ledger is checked.
-
-    Without times the order of the rows is time: row 0, 1, 2, ...
+    `names` maps event columns to column names in the file; `required` lists the event columns that the file must have.
     """
-    count, held, waiting = 0, 0, list[pa.Table]()
+    columns, blocks = line_rows.read_csv_header(file.blocks(bad_rows), separator, bad_rows)
+    check_columns(columns, [names[name] for name in required], bad_rows.file)
+    event_column = {name: column for column, name in names.items()}
+    yield from read_events(blocks, csv_format(separator, [event_column.get(name, "") for name in columns]), bad_rows)
+
+
+def check_columns(columns: Sequence[str], required: Sequence[str], file: str) -> None:
+    """Raise InputError if a required column is missing, or if two columns have the same name."""
+    if len(set(columns)) != len(columns):
+        raise InputError(f"{file} has several columns with the same name: {', '.join(map(repr, columns))}")
+    missing = [name for name in required if name not in columns]
+    if missing:
+        raise InputError(f"{file} needs a column {missing[0]!r}; it has {', '.join(map(repr, columns)) or 'none'}")
+
+
+def merge_event_tables(tables: Iterable[pa.Table], bad_rows: BadRows, max_bad_rows: float) -> Iterator[pa.Table]:
+    """Merge small event tables to tables of at least EVENTS_PER_TABLE rows with one schema.
+
+    Without times, an event's time is its position: 0, 1, 2, ... After the last table, raise InputError if the share of malformed rows
+    is above `max_bad_rows`.
+    """
+    total, num_waiting, waiting = 0, 0, list[pa.Table]()
     for table in tables:
         if not len(table):
             continue
         if "time" not in table.column_names:
-            table = table.add_column(2, "time", pa.array(np.arange(count, count + len(table))))
+            table = table.add_column(2, "time", pa.array(np.arange(total, total + len(table))))
         waiting.append(table.select([name for name in EVENT_COLUMNS if name in table.column_names]))
-        count, held = count + len(table), held + len(table)
-        if held >= PIECE:
+        total, num_waiting = total + len(table), num_waiting + len(table)
+        if num_waiting >= EVENTS_PER_TABLE:
             yield pa.concat_tables(waiting).combine_chunks()
-            held, waiting = 0, []
+            num_waiting, waiting = 0, []
     if waiting:
         yield pa.concat_tables(waiting).combine_chunks()
-    ledger.check(count, tolerated)
+    bad_rows.check(total, max_bad_rows)
 
 
-def gather(stream: RawStream) -> RawTables:
-    """A stream, put together in memory; ratings that are all missing are left out."""
+def load_stream(stream: RawStream) -> RawTables:
+    """Load a whole stream into memory. The rating column is dropped if all ratings are missing."""
     interactions = pa.concat_tables(stream.interactions)
     if "rating" in interactions.column_names and interactions["rating"].null_count == len(interactions):
         interactions = interactions.drop_columns("rating")

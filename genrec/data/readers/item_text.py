@@ -1,6 +1,6 @@
-"""Stage 1, items' text: what shops write (entities, tags, control characters, nested lists) -> one clean line.
+"""Clean the texts of items: HTML entities and tags, control characters and nested lists become one line of text.
 
-In: a field of an upstream record. Out: str; "" where there is nothing, which `prepare` counts and replaces by a placeholder.
+A missing text is ""; the corpus counts such items and gives them a placeholder.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import math
 import re
 from collections.abc import Iterator
 
-LIMIT = 20_000  # characters of one field; no item encoder reads as far, and it bounds the work on hostile input
+MAX_CHARACTERS = 20_000  # of one field; more than any item encoder reads, and a bound on the work for hostile input
 
 _CODE = re.compile(r"<(script|style)\b.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
-_ELEMENTS = (  # of HTML; what else stands between < and > is text, such as "Size <M" or "<Gold>"
+_ELEMENTS = (  # of HTML; anything else between < and > is text, such as "Size <M" or "<Gold>"
     "a abbr address article aside audio b big blockquote body br button center cite code col dd del div dl dt em "
     "embed figure font footer form frame h1 h2 h3 h4 h5 h6 head header hr html i iframe img input ins label legend "
     "li link main map meta nav noscript object ol option p param pre q s script section select small source span "
@@ -22,23 +22,23 @@ _ELEMENTS = (  # of HTML; what else stands between < and > is text, such as "Siz
 )
 _TAG = re.compile(rf"</?(?:{'|'.join(_ELEMENTS.split())})(?:\s[^<>]*)?/?>|<!doctype[^<>]*>", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_SCRAPED = re.compile(
+_PAGE_CODE = re.compile(
     r"\bvar \w+ ?=|\bfunction ?\w*\([\w$, ]*\) ?\{|\.getTime\(|[.#][\w.#-]+ ?\{[^{}]*:[^{}]*\}"
-)  # what a page's scripts and styles look like
-_SURROGATE = re.compile(r"[\ud800-\udfff]")  # JSON can hold them, UTF-8 can not
+)  # patterns of scripts and style sheets
+_SURROGATE = re.compile(r"[\ud800-\udfff]")  # valid in JSON, not in UTF-8
 
 
 def clean(text: str) -> str:
-    """Entities resolved, tags and control characters removed, white space single; cleaning twice changes nothing."""
-    text = text[:LIMIT]
+    """Resolve entities, remove tags and control characters, and collapse white space. Cleaning twice changes nothing."""
+    text = text[:MAX_CHARACTERS]
     while True:
-        cleaned = _once(text)
+        cleaned = _clean_once(text)
         if cleaned == text:
             return cleaned
         text = cleaned
 
 
-def _once(text: str) -> str:
+def _clean_once(text: str) -> str:
     if "&" in text:
         text = html.unescape(text)
     if "<" in text:
@@ -48,8 +48,8 @@ def _once(text: str) -> str:
     return " ".join(text.split())
 
 
-def parts(value: object) -> list[str]:
-    """The distinct clean texts in a field: a text, a number, or lists of them nested in any way; in order."""
+def text_parts(value: object) -> list[str]:
+    """Return the distinct clean texts in a field, in order: of a text, a number, or nested lists of them."""
     return list(dict.fromkeys(text for text in map(clean, _leaves(value)) if text))
 
 
@@ -66,16 +66,16 @@ def _leaves(value: object) -> Iterator[str]:
             yield from _leaves(entry)
 
 
-def flat(value: object, separator: str = " ") -> str:
-    """A field as one text: `parts`, joined."""
-    return separator.join(parts(value))
+def flat_text(value: object, separator: str = " ") -> str:
+    """Return a field as one text: its `text_parts`, joined."""
+    return separator.join(text_parts(value))
 
 
 def sentences(*fields: tuple[str, str]) -> str:
-    """Named texts as one: ("", "Toy Story"), ("genres", "Comedy") -> "Toy Story. genres: Comedy"; empty ones are left out."""
+    """Join named texts, leaving out empty ones: ("", "Toy Story"), ("genres", "Comedy") -> "Toy Story. genres: Comedy"."""
     return ". ".join(f"{name}: {text}" if name else text.rstrip(". ") for name, text in fields if text)
 
 
-def is_scraped(text: str) -> bool:
-    """Whether a text is a script or a style sheet, which a scraper took for a title or a price."""
-    return _SCRAPED.search(text) is not None
+def is_page_code(text: str) -> bool:
+    """Return whether a text is a script or a style sheet, which the data set's scraper stored as a title or price."""
+    return _PAGE_CODE.search(text) is not None

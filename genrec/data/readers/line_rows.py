@@ -1,8 +1,8 @@
-"""Stage 1, formats, one row at a time: lines -> rows of fields, each with its line number. What can't be read is set aside.
+"""Parse lines to rows, one at a time. Lines that cannot be parsed are set aside.
 
-Formats: fields between a separator without quotes (MovieLens), CSV and TSV, JSON lines, and the Python literals that Amazon's 2014
-metadata is written in. Only literals are evaluated, and only up to a size. This is the one definition of what a good row is; `quick`
-reads regular blocks faster, to the same result.
+Formats: fields between a separator without quotes (MovieLens), CSV and TSV, JSON lines, and the Python literals of Amazon's 2014
+metadata, which are never executed. This module defines which rows are well formed; `arrow_blocks` is a faster way to the same result
+for regular blocks.
 """
 
 from __future__ import annotations
@@ -17,134 +17,137 @@ from genrec.data.readers.bad_rows import BadRows
 from genrec.data.readers.upstream_files import Block, Line
 
 Row = tuple[int, Sequence[object]]  # line number, fields
-FIELD_LIMIT = csv.field_size_limit()  # characters of a field of a CSV
-LITERAL_LIMIT = 1_000_000  # bytes of a Python literal; evaluating one takes many times its memory
+JsonObject = tuple[int, dict[str, Any]]  # line number, members
+FIELD_LIMIT = csv.field_size_limit()  # characters of a CSV field
+LITERAL_LIMIT = 1_000_000  # bytes of a Python literal; parsing one takes many times its memory
 NOT_UTF8 = "the line is not UTF-8"
 COLUMN_COUNT = "the line has the wrong number of columns"
 
 
-def delimited(lines: Iterable[Line], separator: str, width: int, ledger: BadRows, encoding: str = "utf-8") -> Iterator[Row]:
-    """Rows of exactly `width` fields, without quotes or header."""
+def parse_delimited(
+    lines: Iterable[Line], separator: str, num_columns: int, bad_rows: BadRows, encoding: str = "utf-8"
+) -> Iterator[Row]:
+    """Yield rows of exactly `num_columns` fields from lines without quotes."""
     for number, line in lines:
-        text = _decoded(line, number, ledger, encoding)
+        text = _decode(line, number, bad_rows, encoding)
         if text is None:
             continue
         fields = text.split(separator)
-        if len(fields) == width:
+        if len(fields) == num_columns:
             yield number, fields
         else:
-            ledger.malformed(number, COLUMN_COUNT)
+            bad_rows.malformed(number, COLUMN_COUNT)
 
 
-class Records:
-    """A CSV reader that knows which lines a record came from: the module's own count misses lines that were set aside."""
+class _CsvParser:
+    """A CSV parser that records the lines of each row. The count of `csv.reader` would omit lines that were set aside before."""
 
-    def __init__(self, lines: Iterable[Line], separator: str, ledger: BadRows) -> None:
-        self.ledger = ledger
-        self.taken: list[int] = []  # lines of the record
-        self._records = csv.reader(self._text(lines), delimiter=separator, strict=True)
+    def __init__(self, lines: Iterable[Line], separator: str, bad_rows: BadRows) -> None:
+        self.bad_rows = bad_rows
+        self.row_lines: list[int] = []  # numbers of the current row's lines
+        self._fields = csv.reader(self._texts(lines), delimiter=separator, strict=True)
 
-    def _text(self, lines: Iterable[Line]) -> Iterator[str]:
+    def _texts(self, lines: Iterable[Line]) -> Iterator[str]:
         for number, line in lines:
-            text = _decoded(line, number, self.ledger)
+            text = _decode(line, number, self.bad_rows)
             if text is not None:
-                self.taken.append(number)
+                self.row_lines.append(number)
                 yield text + "\n"
 
-    def rows(self, width: int | None) -> Iterator[tuple[int, list[str]]]:
-        """Last line and fields of every record of `width` fields; None: of every record."""
+    def rows(self, num_columns: int | None) -> Iterator[tuple[int, list[str]]]:
+        """Yield the last line number and the fields of each row of `num_columns` fields, of any row for None."""
         while True:
-            self.taken.clear()
+            self.row_lines.clear()
             try:
-                fields = next(self._records)
+                fields = next(self._fields)
             except StopIteration:
                 return
             except csv.Error as error:
-                self._set_aside(f"the line is no CSV: {str(error).split('(')[0].strip()}")
+                self._set_aside(f"the line is not valid CSV: {str(error).split('(')[0].strip()}")
                 continue
-            if width is None or len(fields) == width:
-                yield self.taken[-1], fields
+            if num_columns is None or len(fields) == num_columns:
+                yield self.row_lines[-1], fields
             else:
                 self._set_aside(COLUMN_COUNT)
 
     def _set_aside(self, reason: str) -> None:
-        """Every line that the record swallowed: a stray quote may take many."""
-        for line in self.taken:
-            self.ledger.malformed(line, reason)
+        """Set aside every line of the row. A stray quote can join many lines to one row."""
+        for line in self.row_lines:
+            self.bad_rows.malformed(line, reason)
 
 
-def separated(lines: Iterable[Line], separator: str, width: int, ledger: BadRows) -> Iterator[Row]:
-    """Rows of a CSV or TSV in UTF-8; quoted fields may hold separators and line breaks."""
-    return Records(lines, separator, ledger).rows(width)
+def parse_csv(lines: Iterable[Line], separator: str, num_columns: int, bad_rows: BadRows) -> Iterator[Row]:
+    """Yield the rows of a CSV or TSV file in UTF-8. Quoted fields may hold separators and line breaks."""
+    return _CsvParser(lines, separator, bad_rows).rows(num_columns)
 
 
-def header(blocks: Iterator[Block], separator: str, ledger: BadRows) -> tuple[list[str], Iterator[Block]]:
-    """The column names of a CSV or TSV, and what follows them."""
-    rest = _Rest(blocks, ledger)
-    last, names = next(Records(rest.lines(), separator, ledger).rows(None), (0, []))
-    return names, rest.after(last)
+def read_csv_header(blocks: Iterator[Block], separator: str, bad_rows: BadRows) -> tuple[list[str], Iterator[Block]]:
+    """Return the column names of a CSV or TSV file, and the blocks that follow the header."""
+    splitter = _BlockSplitter(blocks, bad_rows)
+    last, names = next(_CsvParser(splitter.lines(), separator, bad_rows).rows(None), (0, []))
+    return names, splitter.blocks_after(last)
 
 
-def first_record(blocks: Iterator[Block], ledger: BadRows) -> tuple[dict[str, Any], Iterator[Block]]:
-    """The first object of JSON lines, and the blocks from its line on."""
-    rest = _Rest(blocks, ledger)
-    line, record = next(json_records(rest.lines(), ledger), (1, {}))
-    return record, rest.after(line - 1)
+def read_first_object(blocks: Iterator[Block], bad_rows: BadRows) -> tuple[dict[str, Any], Iterator[Block]]:
+    """Return the first JSON object of a file ({} if there is none), and the blocks from its line on."""
+    splitter = _BlockSplitter(blocks, bad_rows)
+    line, first = next(parse_json_lines(splitter.lines(), bad_rows), (1, {}))
+    return first, splitter.blocks_after(line - 1)
 
 
-class _Rest:
-    """Blocks whose first lines are read one by one, and the others as blocks."""
+class _BlockSplitter:
+    """Reads the first lines of a file one by one, and the rest in blocks."""
 
-    def __init__(self, blocks: Iterator[Block], ledger: BadRows) -> None:
-        self.blocks, self.ledger, self.current = blocks, ledger, Block(1, b"")
+    def __init__(self, blocks: Iterator[Block], bad_rows: BadRows) -> None:
+        self.blocks, self.bad_rows, self.current = blocks, bad_rows, Block(1, b"")
 
     def lines(self) -> Iterator[Line]:
         for block in self.blocks:
             self.current = block
-            yield from block.lines(self.ledger)
+            yield from block.lines(self.bad_rows)
 
-    def after(self, line: int) -> Iterator[Block]:
+    def blocks_after(self, line: int) -> Iterator[Block]:
         yield self.current.after(line)
         yield from self.blocks
 
 
-def json_records(lines: Iterable[Line], ledger: BadRows, literals: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
-    """JSON objects, one a line; with `literals` also Python dictionaries."""
+def parse_json_lines(lines: Iterable[Line], bad_rows: BadRows, python_literals: bool = False) -> Iterator[JsonObject]:
+    """Yield the JSON object of each line; with `python_literals`, a line may also be a Python dictionary."""
     for number, line in lines:
-        text = _decoded(line, number, ledger)
+        text = _decode(line, number, bad_rows)
         if text is None:
             continue
-        record = _json(text)
-        if record is None and literals and len(line) <= LITERAL_LIMIT:
-            record = _literal(text)
-        if isinstance(record, dict):
-            yield number, record
+        value = _parse_json(text)
+        if value is None and python_literals and len(line) <= LITERAL_LIMIT:
+            value = _parse_literal(text)
+        if isinstance(value, dict):
+            yield number, value
         else:
-            ledger.malformed(number, "the line is no JSON object" + (" and no Python dictionary" if literals else ""))
+            bad_rows.malformed(number, "the line is not a JSON object" + (" or a Python dictionary" if python_literals else ""))
 
 
-def fields_of(records: Iterable[tuple[int, dict[str, Any]]], names: Sequence[str]) -> Iterator[Row]:
-    """The named fields of JSON records, None where one is absent."""
-    for number, record in records:
-        yield number, [record.get(name) for name in names]
+def select_fields(objects: Iterable[JsonObject], names: Sequence[str]) -> Iterator[Row]:
+    """Yield the named members of JSON objects as rows, None for a missing member."""
+    for number, members in objects:
+        yield number, [members.get(name) for name in names]
 
 
-def _decoded(line: bytes, number: int, ledger: BadRows, encoding: str = "utf-8") -> str | None:
+def _decode(line: bytes, number: int, bad_rows: BadRows, encoding: str = "utf-8") -> str | None:
     try:
         return line.decode(encoding)
     except UnicodeDecodeError:
-        ledger.malformed(number, NOT_UTF8)
+        bad_rows.malformed(number, NOT_UTF8)
         return None
 
 
-def _json(text: str) -> object:
+def _parse_json(text: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
 
 
-def _literal(text: str) -> object:
+def _parse_literal(text: str) -> object:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):

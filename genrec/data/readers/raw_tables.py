@@ -1,7 +1,7 @@
-"""Stage 1, tables: rows of any format -> the interactions and items of `RawTables`, in pieces.
+"""Convert rows to event tables and item tables.
 
-Ids are text and stay as they are: "007", "nan", "a b" and emoji are ids. Integers become their digits. An event whose user, item or
-time can't be read is set aside; a rating may be missing.
+Ids are text and stay unchanged: "007", "nan", "a b" and emoji are ids. Integers are written in decimal digits. A row without a
+readable user, item or time is set aside; a rating may be missing.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import pyarrow as pa
 from numpy import ndarray
 from pandas import Series
 
-from genrec.data.readers.arrow_blocks import EXACT
+from genrec.data.readers.arrow_blocks import EXACT_LIMIT
 from genrec.data.readers.bad_rows import BadRows
-from genrec.data.readers.item_text import flat
+from genrec.data.readers.item_text import flat_text
 from genrec.data.readers.line_rows import Row
 
-NO_TIME = "the time is null or no whole number of seconds"
+NO_TIME = "the time is missing or not a whole number of seconds"
 NEGATIVE_TIME = "the time is negative"
-CHUNK = 1 << 16  # rows that are Python objects at one time
-ITEMS = 1 << 14  # items of a piece
-Entry = tuple[int, object, Mapping[str, str]]  # line, id, fields
+ROWS_PER_TABLE = 1 << 16  # rows that are Python objects at once
+ITEMS_PER_TABLE = 1 << 14
+ItemRow = tuple[int, object, Mapping[str, str]]  # line number, item id, text columns
 
 
-def identifier(value: object) -> str | None:
-    """An id as text, unchanged; None for what is no id."""
+def id_text(value: object) -> str | None:
+    """Return an id as text; None if the value is not an id."""
     if isinstance(value, str):
         if not value.isascii():
             try:
@@ -40,90 +40,98 @@ def identifier(value: object) -> str | None:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def events(rows: Iterable[Row], columns: Sequence[str], ledger: BadRows) -> Iterator[pa.Table]:
-    """Rows of fields, named by `columns`, of which user, item, time and rating are taken -> tables of events, in file order."""
-    source = iter(rows)
-    while chunk := list(islice(source, CHUNK)):
-        yield _chunk_of_events(chunk, columns, ledger)
+def event_tables_from_rows(rows: Iterable[Row], columns: Sequence[str], bad_rows: BadRows) -> Iterator[pa.Table]:
+    """Yield event tables in file order. `columns` names the fields of a row; user, item, time and rating are used."""
+    remaining = iter(rows)
+    while table_rows := list(islice(remaining, ROWS_PER_TABLE)):
+        yield _event_table(table_rows, columns, bad_rows)
 
 
-def _chunk_of_events(chunk: Sequence[Row], columns: Sequence[str], ledger: BadRows) -> pa.Table:
-    values: dict[str, list[object]] = {name: [fields[place] for _, fields in chunk] for place, name in enumerate(columns) if name}
+def _event_table(rows: Sequence[Row], columns: Sequence[str], bad_rows: BadRows) -> pa.Table:
+    values: dict[str, list[object]] = {name: [fields[place] for _, fields in rows] for place, name in enumerate(columns) if name}
     result: dict[str, pa.Array] = {}
-    good = np.ones(len(chunk), dtype=bool)
+    good = np.ones(len(rows), dtype=bool)
 
-    def refuse(bad: ndarray, reason: str) -> None:
+    def set_aside(bad: ndarray, reason: str) -> None:
         for place in np.flatnonzero(bad & good).tolist():
-            ledger.malformed(chunk[place][0], reason)
+            bad_rows.malformed(rows[place][0], reason)
         good[bad] = False
 
     for name in ("user", "item"):
-        ids = [identifier(value) for value in values[name]]
-        refuse(np.array([value is None for value in ids], dtype=bool), f"the {name} is empty, or neither text nor an integer")
+        ids = [id_text(value) for value in values[name]]
+        set_aside(np.array([value is None for value in ids], dtype=bool), f"the {name} is empty, or neither text nor an integer")
         result[name] = pa.array(ids, pa.string())
     if "time" in values:
         numbers = _numbers(values["time"])
-        whole = np.isfinite(numbers) & (np.abs(numbers) < EXACT) & (numbers == np.floor(numbers))
-        refuse(~whole, NO_TIME)
-        refuse(whole & (numbers < 0), NEGATIVE_TIME)
+        whole = np.isfinite(numbers) & (np.abs(numbers) < EXACT_LIMIT) & (numbers == np.floor(numbers))
+        set_aside(~whole, NO_TIME)
+        set_aside(whole & (numbers < 0), NEGATIVE_TIME)
         result["time"] = pa.array(np.where(whole, numbers, 0).astype(np.int64))
     if "rating" in values:
         ratings = _numbers(values["rating"])
         missing = np.array([value in (None, "") or value is np.nan for value in values["rating"]], dtype=bool)
-        refuse(~missing & ~np.isfinite(ratings), "the rating is no number")
+        set_aside(~missing & ~np.isfinite(ratings), "the rating is not a finite number")
         result["rating"] = pa.array(ratings, mask=missing)
     return pa.table(result).filter(pa.array(good))
 
 
 def _numbers(values: list[object]) -> ndarray:
-    """Numbers and texts of numbers -> float64, NaN for the rest."""
+    """Convert numbers and texts of numbers to float64, NaN for any other value."""
     try:
         numbers = pd.to_numeric(Series(values, dtype=object), errors="coerce")
-    except OverflowError:  # an integer that no float can hold
-        return _numbers([math.inf if isinstance(value, int) and abs(value) >= EXACT else value for value in values])
+    except OverflowError:  # an integer above the largest float
+        return _numbers([math.inf if isinstance(value, int) and abs(value) >= EXACT_LIMIT else value for value in values])
     return numbers.to_numpy(dtype=np.float64)
 
 
-def catalog(entries: Iterable[Entry], columns: Sequence[str], ledger: BadRows, tolerated: float) -> Iterator[pa.Table]:
-    """Entries of (line, id, fields) -> tables of items, one row an item: its first record counts. At least one table."""
-    good = _first_records(entries, ledger)
+def item_tables_from_rows(
+    rows: Iterable[ItemRow], columns: Sequence[str], bad_rows: BadRows, max_bad_rows: float
+) -> Iterator[pa.Table]:
+    """Yield at least one item table with the given text columns. The first row of an item is used, later ones are set aside."""
+    items = _first_rows(rows, bad_rows)
     count = 0
     while True:
-        batch = list(islice(good, ITEMS))
-        if batch or not count:
-            yield item_table(batch, columns)
-        count += len(batch)
-        if len(batch) < ITEMS:
+        table_items = list(islice(items, ITEMS_PER_TABLE))
+        if table_items or not count:
+            yield item_table(table_items, columns)
+        count += len(table_items)
+        if len(table_items) < ITEMS_PER_TABLE:
             break
-    ledger.check(count, tolerated)
+    bad_rows.check(count, max_bad_rows)
 
 
 def item_table(items: Sequence[tuple[str, Mapping[str, str]]], columns: Sequence[str]) -> pa.Table:
-    """Ids and fields of items as a table; without items, an empty one."""
+    """Return an item table of ids and text columns."""
     texts = {name: pa.array([fields[name] for _, fields in items], pa.string()) for name in columns}
     return pa.table({"item": pa.array([item for item, _ in items], pa.string()), **texts})
 
 
-def _first_records(entries: Iterable[Entry], ledger: BadRows) -> Iterator[tuple[str, Mapping[str, str]]]:
+def _first_rows(rows: Iterable[ItemRow], bad_rows: BadRows) -> Iterator[tuple[str, Mapping[str, str]]]:
     seen: set[str] = set()
-    for line, value, fields in entries:
-        item = identifier(value)
+    for line, value, fields in rows:
+        item = id_text(value)
         if item is None:
-            ledger.malformed(line, "the item is empty, or neither text nor an integer")
+            bad_rows.malformed(line, "the item is empty, or neither text nor an integer")
         elif item in seen:
-            ledger.superfluous(line, "the item is listed before; its first record counts")
+            bad_rows.redundant(line, "the item has an earlier row; the first row is used")
         else:
             seen.add(item)
             yield item, fields
 
 
-def plain_items(rows: Iterable[Row], columns: Sequence[str], ledger: BadRows, tolerated: float) -> Iterator[pa.Table]:
-    """Rows with a column `item`, and others that are taken as text; where there is no `text`, the others together are it."""
-    key = list(columns).index("item")
+def item_tables_from_plain_rows(
+    rows: Iterable[Row], columns: Sequence[str], bad_rows: BadRows, max_bad_rows: float
+) -> Iterator[pa.Table]:
+    """Yield item tables from rows with a column `item`; the other columns become text.
 
-    def entries() -> Iterator[Entry]:
+    Without a column `text`, it is made of the other columns.
+    """
+    item_place = list(columns).index("item")
+
+    def item_rows() -> Iterator[ItemRow]:
         for line, fields in rows:
-            record = {name: flat(value, "|") for name, value in zip(columns, fields, strict=True) if name != "item"}
-            yield line, fields[key], {"text": ". ".join(text for text in record.values() if text), **record}
+            texts = {name: flat_text(value, "|") for name, value in zip(columns, fields, strict=True) if name != "item"}
+            yield line, fields[item_place], {"text": ". ".join(text for text in texts.values() if text), **texts}
 
-    return catalog(entries(), ["text", *(name for name in columns if name not in ("item", "text"))], ledger, tolerated)
+    names = ["text", *(name for name in columns if name not in ("item", "text"))]
+    return item_tables_from_rows(item_rows(), names, bad_rows, max_bad_rows)

@@ -1,7 +1,7 @@
-"""Stage 1, upstream files: where they are, their blocks and lines, their hash. Nothing is ever unpacked to the disk.
+"""Upstream files: find them, read them in blocks or lines, and hash them. Nothing is unpacked to the disk.
 
-In: a folder or a zip archive, and a file's name. Out: blocks of whole lines, or lines, as bytes with their numbers. Damage (a
-truncated gzip, a zip member whose checksum does not fit) is an error that names the position, never a shorter data set.
+Damage (a truncated gzip file, a zip member with a wrong checksum) raises InputError with the position; data are never cut short
+silently.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple, cast
 
-from genrec.data.download import Archive, digest, fetch
-from genrec.data.download.file_records import check_growth, check_members
+from genrec.data.download import Archive, digest, download
+from genrec.data.download.file_records import check_expansion, check_members
 from genrec.data.readers.bad_rows import BadRows
 from genrec.errors import InputError
 from genrec.progress import Progress
 from genrec.store import Signature, signature_of
 
-BLOCK = 1 << 22  # bytes that are read, and parsed, at one time
-LINE_LIMIT = 10_000_000  # bytes; a longer line is no record
-_BUFFER = 1 << 20
+BLOCK_SIZE = 1 << 22  # bytes that are read and parsed at once
+LINE_LIMIT = 10_000_000  # bytes; longer lines are set aside
+_BUFFER_SIZE = 1 << 20  # bytes
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _DAMAGE = (EOFError, OSError, RuntimeError, zlib.error, zipfile.BadZipFile)
 
-Line = tuple[int, bytes]  # number, from 1, and content
-_member_digests: dict[tuple[str, Signature, str], str] = {}  # by archive, its signature and the member, for this process
+Line = tuple[int, bytes]  # number, from 1, and content without line end
+_member_digests: dict[tuple[str, Signature, str], str] = {}  # archive, its signature and the member -> sha256, in this process
 
 
 class Block(NamedTuple):
-    """Whole lines of a file."""
+    """Some whole lines of a file."""
 
-    line: int  # number of the first one, from 1
-    content: bytes  # with line ends; the file's last line may have none
+    line: int  # number of the first line, from 1
+    content: bytes  # with line ends; the last line of the file may have none
 
-    def lines(self, ledger: BadRows) -> Iterator[Line]:
-        """The lines that are not empty, without line ends; those with a NUL are set aside."""
+    def lines(self, bad_rows: BadRows) -> Iterator[Line]:
+        """Yield the lines that are not empty, without line ends. Lines with a NUL byte are set aside."""
         for number, line in enumerate(self.content.split(b"\n"), self.line):
             if b"\0" in line:
-                ledger.malformed(number, "the line holds a NUL byte")
+                bad_rows.malformed(number, "the line holds a NUL byte")
             elif content := line.rstrip(b"\r"):
                 yield number, content
 
     def after(self, line: int) -> Block:
-        """The lines behind the one with this number."""
+        """Return the lines that follow the line with this number."""
         start = 0
         for _ in range(line + 1 - self.line):
             start = self.content.find(b"\n", start) + 1 or len(self.content)
@@ -60,19 +60,19 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class UpstreamFile:
-    """One upstream file, on its own or inside a zip archive."""
+    """A plain or gzip file, or a member of a zip archive."""
 
     path: Path  # the file, or the archive that holds it
-    member: str = ""  # its name in the archive; "" for a file of its own
+    member: str = ""  # name inside the archive; "" for a file on its own
 
     @property
     def name(self) -> str:
-        """For messages and for the rows that are set aside."""
+        """The name in messages and in the table of rows that are set aside."""
         return f"{self.path.name}:{self.member}" if self.member else self.path.name
 
     @contextmanager
-    def open(self, buffer: int = _BUFFER) -> Iterator[BinaryIO]:
-        """The file's bytes, decompressed."""
+    def open(self, buffer: int = _BUFFER_SIZE) -> Iterator[BinaryIO]:
+        """Open the decompressed file."""
         if self.member:
             with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as stream:
                 yield cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, stream), buffer))
@@ -83,18 +83,18 @@ class UpstreamFile:
             with self.path.open("rb", buffering=buffer) as stream:
                 yield stream
 
-    def blocks(self, ledger: BadRows, size: int = BLOCK) -> Iterator[Block]:
-        """The file in blocks of about `size` bytes, without a byte order mark; lines that are too long are set aside."""
-        cutter = _Cutter(ledger)
+    def blocks(self, bad_rows: BadRows, size: int = BLOCK_SIZE) -> Iterator[Block]:
+        """Yield blocks of about `size` bytes, without a byte order mark. Lines that are too long are set aside."""
+        cutter = _BlockCutter(bad_rows)
         try:
-            grown, packed = 0, self.path.stat().st_size
+            unpacked, packed = 0, self.path.stat().st_size
             with self.open() as stream, Progress(f"reading {self.name}", None) as progress:
                 data = stream.read(max(size, len(_BYTE_ORDER_MARK)))
                 content = data.removeprefix(_BYTE_ORDER_MARK)
                 while data:
-                    if self.path.suffix == ".gz":  # an archive's members are checked when they are found
-                        grown += len(data)
-                        check_growth(self.name, "the whole of it", packed, grown)
+                    if self.path.suffix == ".gz":  # the members of zip archives are checked by `find_file`
+                        unpacked += len(data)
+                        check_expansion(self.name, "the whole file", packed, unpacked)
                     before = cutter.line
                     if (block := cutter.cut(content)).content:
                         yield block
@@ -102,25 +102,26 @@ class UpstreamFile:
                     content = data = stream.read(size)
         except _DAMAGE as error:
             raise InputError(
-                f"{self.path} is damaged: {self.name} can't be read past line {self._readable()} ({_said(error)}); fetch it again"
+                f"{self.path} is damaged: {self.name} can't be read past line {self._count_readable_lines()} ({_describe(error)}); "
+                "download it again"
             ) from error
         if cutter.rest:
             yield Block(cutter.line, cutter.rest)
 
-    def _readable(self) -> int:
-        """How many whole lines come before the damage."""
+    def _count_readable_lines(self) -> int:
+        """Return the number of whole lines before the damage."""
         count = 0
         with suppress(*_DAMAGE), self.open(buffer=1 << 10) as stream:
             while line := stream.readline(LINE_LIMIT):
                 count += line.endswith(b"\n")
         return count
 
-    def lines(self, ledger: BadRows) -> Iterator[Line]:
-        """Number (from 1) and content of every line that is not empty; too long ones and those with a NUL are set aside."""
-        return lines_of(self.blocks(ledger), ledger)
+    def lines(self, bad_rows: BadRows) -> Iterator[Line]:
+        """Yield the lines that are not empty. Lines that are too long or hold a NUL byte are set aside."""
+        return lines_of(self.blocks(bad_rows), bad_rows)
 
     def digest(self) -> str:
-        """The sha256 of the file's bytes (of an archive's member: of its content, so that unpacking it changes nothing)."""
+        """Return the sha256 of the file; for a member of an archive, of its content, so that unpacking changes no hash."""
         if not self.member:
             return digest(self.path)
         try:
@@ -129,18 +130,18 @@ class UpstreamFile:
                 with self.open() as stream:
                     _member_digests[key] = hashlib.file_digest(cast(io.BufferedReader, stream), "sha256").hexdigest()
         except _DAMAGE as error:
-            raise InputError(f"{self.path} is damaged: {self.name} can't be read ({_said(error)}); fetch it again") from error
+            raise InputError(f"{self.path} is damaged: {self.name} can't be read ({_describe(error)}); download it again") from error
         return _member_digests[key]
 
 
-class _Cutter:
-    """Cuts what is read at line ends, and counts lines."""
+class _BlockCutter:
+    """Cuts consecutive bytes of a file at line ends, and counts lines."""
 
-    def __init__(self, ledger: BadRows) -> None:
-        self.ledger = ledger
+    def __init__(self, bad_rows: BadRows) -> None:
+        self.bad_rows = bad_rows
         self.line = 1  # number of the line that `rest` begins
-        self.rest = b""  # what was read of a line whose end is not reached
-        self.skipping = False  # the end of a line that is too long is not reached
+        self.rest = b""  # beginning of a line that is not complete yet
+        self.skipping = False  # inside a line that is too long
 
     def cut(self, data: bytes) -> Block:
         if self.skipping:
@@ -149,72 +150,73 @@ class _Cutter:
         end = data.rfind(b"\n") + 1
         content, self.rest = (self.rest + data[:end], data[end:]) if end else (b"", self.rest + data)
         if (first := content.find(b"\n") + 1) > LINE_LIMIT:
-            self._too_long()
+            self._set_aside()
             self.line, content = self.line + 1, content[first:]
         block = Block(self.line, content)
         self.line += content.count(b"\n")
         if len(self.rest) > LINE_LIMIT:
-            self._too_long()
+            self._set_aside()
             self.rest, self.skipping = b"", True
         return block
 
-    def _too_long(self) -> None:
-        self.ledger.malformed(self.line, f"the line is longer than {LINE_LIMIT // 1_000_000} MB")
+    def _set_aside(self) -> None:
+        self.bad_rows.malformed(self.line, f"the line is longer than {LINE_LIMIT // 1_000_000} MB")
 
 
-def lines_of(blocks: Iterator[Block], ledger: BadRows) -> Iterator[Line]:
-    """The lines of many blocks."""
-    return chain.from_iterable(block.lines(ledger) for block in blocks)
+def lines_of(blocks: Iterator[Block], bad_rows: BadRows) -> Iterator[Line]:
+    """Yield the lines of several blocks."""
+    return chain.from_iterable(block.lines(bad_rows) for block in blocks)
 
 
-UPSTREAM = "expected the upstream archive, or the folder that it unpacks to"
+ARCHIVE_ADVICE = "expected the upstream archive, or the folder with its unpacked files"
 
 
-def find(place: Path, *names: str, within: str = "", advice: str = UPSTREAM) -> UpstreamFile:
-    """The file called by the first of `names` that is there, at any depth of a folder or of a zip archive.
+def find_file(path: Path, *names: str, folder: str = "", advice: str = ARCHIVE_ADVICE) -> UpstreamFile:
+    """Find a file by name at any depth of a folder or zip archive; earlier names are preferred.
 
-    Where there are several, the one in a folder called `within`; where there is none, `advice` is part of the error.
+    If several files have the name, the one in a folder called `folder` is returned. Raise InputError if there are still several, or if
+    there is none; the message then ends with `advice`.
     """
-    if place.is_dir():
-        every = [UpstreamFile(path) for name in names for path in sorted(place.rglob(name)) if path.is_file()]
-    elif place.is_file():
-        every = [UpstreamFile(place, member) for member in _members(place)]
+    if path.is_dir():
+        files = [UpstreamFile(file) for name in names for file in sorted(path.rglob(name)) if file.is_file()]
+    elif path.is_file():
+        files = [UpstreamFile(path, member) for member in _members(path)]
     else:
-        raise InputError(f"there is no file or folder {place}; --source.path names the upstream archive or its unpacked folder")
+        raise InputError(f"there is no file or folder {path}; pass the upstream archive or its unpacked folder with --source.path")
     for name in names:
-        found = [file for file in every if PurePosixPath(file.member or file.path.as_posix()).name == name]
+        found = [file for file in files if PurePosixPath(file.member or file.path.as_posix()).name == name]
         if len(found) > 1:
-            found = [file for file in found if within in (file.path / file.member).parts] or found
+            found = [file for file in found if folder in (file.path / file.member).parts] or found
         if len(found) > 1:
-            raise InputError(f"{place} holds {len(found)} files called {name}: {', '.join(f.member or str(f.path) for f in found)}")
+            raise InputError(f"{path} holds {len(found)} files called {name}: {', '.join(f.member or str(f.path) for f in found)}")
         if found:
             return found[0]
-    raise InputError(f"{place} holds no {' or '.join(names)}; {advice}")
+    raise InputError(f"{path} holds no {' or '.join(names)}; {advice}")
 
 
-def obtain(archive: Archive, root: Path, *unpacked: str) -> Path:
-    """What was unpacked by hand below `root`, under the first of these names, else the archive, fetched unless it is there."""
+def locate_or_download(archive: Archive, root: Path, *unpacked: str) -> Path:
+    """Return the first of the `unpacked` paths below `root` that exists, else the archive, downloaded if it is missing."""
     if not (root / archive.name).is_file():
         for name in unpacked:
             if (root / name).exists():
                 return root / name
-    return fetch(archive, root)
+    return download(archive, root)
 
 
-def fingerprint(variant: str, files: tuple[UpstreamFile, ...]) -> str:
-    """A hash of the data set's variant and of its files' bytes, wherever they lie."""
+def fingerprint_of(variant: str, files: tuple[UpstreamFile, ...]) -> str:
+    """Return a hash of the data set's variant and the content of its files. It does not depend on their paths."""
     return hashlib.sha256("\n".join((variant, *(file.digest() for file in files))).encode()).hexdigest()
 
 
 def _members(path: Path) -> list[str]:
-    """The names of an archive's files; an archive that reaches outside its folder, or explodes, is refused."""
+    """Return the names of the files in a zip archive; raise ArtifactError if a member is unsafe."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = check_members(str(path), archive)
     except _DAMAGE as error:
-        raise InputError(f"{path} is no zip archive, or is damaged ({_said(error)}); fetch it again") from error
+        raise InputError(f"{path} is not a zip archive, or is damaged ({_describe(error)}); download it again") from error
     return [entry.filename for entry in entries if not entry.is_dir()]
 
 
-def _said(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"

@@ -1,7 +1,7 @@
-"""Stage 1, data sets: each is a frozen dataclass with `stream(root)`, `load(root)` and `fingerprint(root) -> str`.
+"""Data sets. Each is a frozen dataclass with `stream(root)`, `load(root)` and `fingerprint(root) -> str`.
 
-A data set of your own needs nothing from here: any frozen dataclass with `load` is a `genrec.types.Source`, and with `stream` a
-`genrec.types.StreamedSource`. `genrec.data.download` fetches its files.
+Your own data set needs nothing from this package: any frozen dataclass with `load` is a `genrec.types.Source`, and with `stream` also
+a `genrec.types.StreamedSource`. Use `genrec.data.download` to download its files.
 """
 
 from genrec.data.sources.amazon import AmazonReviews2014, AmazonReviews2018, AmazonReviews2023

@@ -1,6 +1,6 @@
-"""Stage 1, what the three editions of Amazon's reviews share: files of reviews and of metadata, as J. McAuley's group publishes them.
+"""Files of the Amazon review data: what the editions of 2014, 2018 and 2023 have in common.
 
-In: an edition (its addresses and formats), and what was chosen of it. Out: `RawStream`, a fingerprint. The data carry no license.
+An `Edition` lists the published files and their formats; `CategoryFiles` reads one category of it.
 """
 
 from __future__ import annotations
@@ -16,42 +16,43 @@ import pyarrow as pa
 
 from genrec.data.download import Archive
 from genrec.data.readers import event_tables
-from genrec.data.readers.bad_rows import BadRows, check_tolerated, table
-from genrec.data.readers.line_rows import json_records
-from genrec.data.readers.raw_tables import catalog, item_table
-from genrec.data.readers.upstream_files import UpstreamFile, find, fingerprint, obtain
+from genrec.data.readers.bad_rows import BadRows, check_max_bad_rows, set_aside_table
+from genrec.data.readers.line_rows import parse_json_lines
+from genrec.data.readers.raw_tables import item_table, item_tables_from_rows
+from genrec.data.readers.upstream_files import UpstreamFile, find_file, fingerprint_of, locate_or_download
 from genrec.errors import InputError, UsageError
 from genrec.types import RawStream
 
 REVIEW_TYPES = {"user": pa.string(), "item": pa.string(), "time": pa.int64(), "rating": pa.float64()}
+EventReader = Callable[[UpstreamFile, BadRows], Iterator[pa.Table]]  # a file -> its event tables
 
 
-class Published(NamedTuple):
-    """A file of which there is one for every category."""
+class ReviewFile(NamedTuple):
+    """A published file of reviews, one for each category."""
 
-    path: str  # below an edition's addresses; {} stands for the category
-    read: Callable[[UpstreamFile, BadRows], Iterator[pa.Table]]  # its events
-    within: str = ""  # the folder that tells it from another file of its name
+    path: str  # below a base URL; {} stands for the category
+    read: EventReader
+    folder: str = ""  # parent folder, where two files of an edition have the same name
 
 
 @dataclass(frozen=True)
 class Edition:
-    """One year's data."""
+    """The published files of one year."""
 
     name: str  # "Amazon 2014"
-    folder: str  # of the fetched files
-    addresses: tuple[str, ...]  # each holds all files
-    reviews: Mapping[str, Published]  # by what they are called on the command line
-    metadata: str  # path of the metadata; {} stands for the category
-    item: str  # the metadata's field of the item's id
-    columns: tuple[str, ...]  # of every item, besides item
-    describe: Callable[[Mapping[str, Any]], dict[str, str]]  # a record of metadata -> the columns
-    literals: bool = False  # metadata may be Python literals
+    download_folder: str  # below the folder of downloaded files
+    base_urls: tuple[str, ...]  # each has all files
+    reviews: Mapping[str, ReviewFile]  # value of the source's field `reviews` -> file
+    metadata: str  # path of the metadata below a base URL; {} stands for the category
+    item_field: str  # member of a metadata object that holds the item's id
+    columns: tuple[str, ...]  # columns of the item table besides item
+    item_fields: Callable[[Mapping[str, Any]], dict[str, str]]  # a metadata object -> these columns
+    python_literals: bool = False  # whether lines of metadata may be Python dictionaries
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What is read of an edition: the fields of a source."""
+class CategoryFiles:
+    """The files of one category of an edition; the fields are those of the data sets in `amazon`."""
 
     edition: Edition
     category: str
@@ -61,70 +62,73 @@ class Choice:
     max_bad_rows: float
 
     def check(self) -> None:
-        """Refuse what is not published."""
+        """Raise UsageError if the fields name no published file."""
         if not re.fullmatch(r"\w[\w&,' -]*", self.category):
-            raise UsageError(f"category must be as in the upstream file names, such as Toys_and_Games, got {self.category!r}")
+            raise UsageError(f"category must be a name as in the upstream files, such as Toys_and_Games, got {self.category!r}")
         if self.reviews not in self.edition.reviews:
             raise UsageError(f"reviews must be one of {', '.join(self.edition.reviews)}, got {self.reviews!r}")
-        check_tolerated(self.max_bad_rows)
+        check_max_bad_rows(self.max_bad_rows)
 
     def stream(self, root: Path) -> RawStream:
-        """Interactions and items in pieces."""
+        """Return interactions and items as streams of tables."""
         files = self._files(root)
-        ledgers = [BadRows(file.name) for file in files]
-        events = self.edition.reviews[self.reviews].read(files[0], ledgers[0])
-        interactions = event_tables.log(events, ledgers[0], self.max_bad_rows)
-        items = self._items(files[1], ledgers[1]) if self.metadata else iter([item_table([], ["text"])])
-        return RawStream(interactions, items, lambda: table(ledgers))
+        bad_rows = [BadRows(file.name) for file in files]
+        events = self.edition.reviews[self.reviews].read(files[0], bad_rows[0])
+        interactions = event_tables.merge_event_tables(events, bad_rows[0], self.max_bad_rows)
+        items = self._items(files[1], bad_rows[1]) if self.metadata else iter([item_table([], ["text"])])
+        return RawStream(interactions, items, lambda: set_aside_table(bad_rows))
 
     def fingerprint(self, root: Path) -> str:
-        """A hash of the category and of the files' bytes."""
-        return fingerprint(f"{self.edition.name} {self.category}", self._files(root))
+        """Return a hash of the category and the content of the files."""
+        return fingerprint_of(f"{self.edition.name} {self.category}", self._files(root))
 
-    def _items(self, file: UpstreamFile, ledger: BadRows) -> Iterator[pa.Table]:
-        records = json_records(file.lines(ledger), ledger, self.edition.literals)
-        entries = ((line, record.get(self.edition.item), self.edition.describe(record)) for line, record in records)
-        yield from catalog(entries, self.edition.columns, ledger, self.max_bad_rows)
+    def _items(self, file: UpstreamFile, bad_rows: BadRows) -> Iterator[pa.Table]:
+        objects = parse_json_lines(file.lines(bad_rows), bad_rows, self.edition.python_literals)
+        rows = ((line, metadata.get(self.edition.item_field), self.edition.item_fields(metadata)) for line, metadata in objects)
+        yield from item_tables_from_rows(rows, self.edition.columns, bad_rows, self.max_bad_rows)
 
     def _files(self, root: Path) -> tuple[UpstreamFile, ...]:
-        """The reviews and, where they are wanted, the metadata."""
+        """Return the file of reviews and, if it is read, the file of metadata."""
         reviews = self.edition.reviews[self.reviews]
-        wanted = [(reviews.path, reviews.within), *([(self.edition.metadata, "")] if self.metadata else [])]
-        paths = [(path.format(self.category), within) for path, within in wanted]
+        templates = [(reviews.path, reviews.folder), *([(self.edition.metadata, "")] if self.metadata else [])]
+        paths = [(template.format(self.category), folder) for template, folder in templates]
         if self.path is None:
-            return tuple(UpstreamFile(self._fetched(root, path, within)) for path, within in paths)
+            return tuple(UpstreamFile(self._downloaded(root, path, folder)) for path, folder in paths)
         if Path(self.path).is_file():
             names = " and ".join(PurePosixPath(path).name for path, _ in paths)
-            raise InputError(f"{self.path} is a file; --source.path is the folder that holds {names}")
-        advice = (f"the other choices of --source.reviews are {', '.join(self.edition.reviews)}", "--source.metadata False reads none")
+            raise InputError(f"{self.path} is a file; --source.path must be the folder that holds {names}")
+        advice = (
+            f"--source.reviews can also be one of {', '.join(self.edition.reviews)}",
+            "--source.metadata False reads interactions only",
+        )
         return tuple(
-            find(Path(self.path), *_names(path), within=within, advice=said)
-            for (path, within), said in zip(paths, advice, strict=False)
+            find_file(Path(self.path), *_file_names(path), folder=folder, advice=text)
+            for (path, folder), text in zip(paths, advice, strict=False)
         )
 
-    def _fetched(self, root: Path, path: str, within: str) -> Path:
-        packed, *unpacked = (str(PurePosixPath(self.edition.folder, within, name)) for name in _names(path))
-        return obtain(Archive(packed, tuple(address + quote(path) for address in self.edition.addresses)), root, *unpacked)
+    def _downloaded(self, root: Path, path: str, folder: str) -> Path:
+        packed, *unpacked = (str(PurePosixPath(self.edition.download_folder, folder, name)) for name in _file_names(path))
+        return locate_or_download(Archive(packed, tuple(url + quote(path) for url in self.edition.base_urls)), root, *unpacked)
 
 
-def _names(path: str) -> tuple[str, ...]:
-    """A file's published name, and the one it is unpacked to."""
+def _file_names(path: str) -> tuple[str, ...]:
+    """Return the published name of a file, and its name without or with .gz."""
     name = PurePosixPath(path).name
     return (name, name.removesuffix(".gz")) if name.endswith(".gz") else (name, f"{name}.gz")
 
 
-def json_reviews(**fields: str) -> Callable[[UpstreamFile, BadRows], Iterator[pa.Table]]:
-    """A review a line; `fields` are the upstream names of user, item, time and rating."""
-    form = event_tables.json_lines(fields, REVIEW_TYPES)
-    return lambda file, ledger: event_tables.read(file.blocks(ledger), form, ledger)
+def json_reviews(**members: str) -> EventReader:
+    """Return the reader of JSON lines; `members` maps user, item, time and rating to the names in the file."""
+    form = event_tables.json_lines_format(members, REVIEW_TYPES)
+    return lambda file, bad_rows: event_tables.read_events(file.blocks(bad_rows), form, bad_rows)
 
 
-def bare_ratings(*columns: str) -> Callable[[UpstreamFile, BadRows], Iterator[pa.Table]]:
-    """CSV without a header."""
-    form = event_tables.separated(",", columns)
-    return lambda file, ledger: event_tables.read(file.blocks(ledger), form, ledger)
+def csv_ratings(*columns: str) -> EventReader:
+    """Return the reader of a CSV file without a header; `columns` are user, item, rating and time in the order of the file."""
+    form = event_tables.csv_format(",", columns)
+    return lambda file, bad_rows: event_tables.read_events(file.blocks(bad_rows), form, bad_rows)
 
 
-def headed_ratings(**names: str) -> Callable[[UpstreamFile, BadRows], Iterator[pa.Table]]:
-    """CSV with a header."""
-    return lambda file, ledger: event_tables.read_headed(file, ",", names, ledger)
+def csv_ratings_with_header(**names: str) -> EventReader:
+    """Return the reader of a CSV file with a header; `names` maps user, item, time and rating to its column names."""
+    return lambda file, bad_rows: event_tables.read_csv_events(file, ",", names, bad_rows)

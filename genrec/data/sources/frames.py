@@ -1,8 +1,7 @@
-"""Stage 1, any data set: two tables, in memory or in files.
+"""A data set from two tables, in memory or in files: interactions, and optionally items.
 
-In: interactions with columns user, item (, time) (, rating) and items with columns item (, text) (, ...), each a pandas DataFrame or
-the path of a CSV, TSV, JSON-lines (each also .gz) or Parquet file. Out: `RawStream` or `RawTables`. Other columns of interactions are
-not read.
+Interactions have the columns user, item, and optionally time and rating; other columns are not read. Items have a column item, and
+optionally text and more. Each table is a pandas DataFrame or the path of a CSV, TSV, JSON-lines (each also .gz) or Parquet file.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from pandas import DataFrame, Series
 from pyarrow import parquet
 
 from genrec.data.readers import arrow_blocks, event_tables, line_rows
-from genrec.data.readers.bad_rows import BadRows, check_tolerated, table
-from genrec.data.readers.event_tables import EVENT_COLUMNS, PIECE, require
+from genrec.data.readers.bad_rows import BadRows, check_max_bad_rows, set_aside_table
+from genrec.data.readers.event_tables import EVENT_COLUMNS, EVENTS_PER_TABLE, check_columns
 from genrec.data.readers.line_rows import Row
-from genrec.data.readers.raw_tables import events, item_table, plain_items
+from genrec.data.readers.raw_tables import event_tables_from_rows, item_table, item_tables_from_plain_rows
 from genrec.data.readers.upstream_files import UpstreamFile, lines_of
 from genrec.errors import InputError, UsageError
 from genrec.progress import track
@@ -33,249 +32,249 @@ from genrec.types import RawStream, RawTables
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".ndjson", ".json")
-NEEDED = ("user", "item")
-_TYPES = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
+REQUIRED = ("user", "item")  # columns of interactions
+_ARROW_TYPES = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
+FrameSlice = tuple[int, DataFrame]  # number of the first row, from 1, and some rows of a table
 
 
 @runtime_checkable
 class Table(Protocol):
-    """A pandas DataFrame, by what it can do: the command line reads annotations, and can't read those of DataFrame itself."""
+    """A pandas DataFrame. This protocol stands for it because the command line cannot evaluate DataFrame's own annotations."""
 
     def itertuples(self) -> Any:
-        """Its rows."""
+        """Iterate over the rows."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Frames:
-    """A data set from two tables of your own."""
+    """A data set from your own tables."""
 
-    interactions: Table | Path | str = field(metadata=NOT_IN_KEY)  # user, item (, time in seconds, else row order) (, rating)
-    items: Table | Path | str | None = field(default=None, metadata=NOT_IN_KEY)  # item (, text) (, more, which else are the text)
-    max_bad_rows: float = 0.01  # share of a table's rows that may be malformed, 0 to 1
+    interactions: Table | Path | str = field(metadata=NOT_IN_KEY)  # user, item (, time in s; default: row order) (, rating)
+    items: Table | Path | str | None = field(default=None, metadata=NOT_IN_KEY)  # item (, text; default: the other columns) (, ...)
+    max_bad_rows: float = 0.01  # largest share of malformed rows of a table, 0 to 1
 
     def __post_init__(self) -> None:
-        check_tolerated(self.max_bad_rows)
+        check_max_bad_rows(self.max_bad_rows)
 
     def stream(self, root: Path) -> RawStream:
-        """Both tables in pieces; ids stay as they are."""
-        ledgers = [BadRows(_name(self.interactions, "interactions"))]
-        interactions = event_tables.log(_events(self.interactions, ledgers[0]), ledgers[0], self.max_bad_rows)
+        """Return interactions and items as streams of tables."""
+        bad_rows = [BadRows(_display_name(self.interactions, "interactions"))]
+        interactions = event_tables.merge_event_tables(_event_tables(self.interactions, bad_rows[0]), bad_rows[0], self.max_bad_rows)
         if self.items is None:
-            return RawStream(interactions, iter([item_table([], ["text"])]), lambda: table(ledgers))
-        ledgers.append(BadRows(_name(self.items, "items")))
-        return RawStream(interactions, _items(self.items, ledgers[1], self.max_bad_rows), lambda: table(ledgers))
+            return RawStream(interactions, iter([item_table([], ["text"])]), lambda: set_aside_table(bad_rows))
+        bad_rows.append(BadRows(_display_name(self.items, "items")))
+        items = _item_tables(self.items, bad_rows[1], self.max_bad_rows)
+        return RawStream(interactions, items, lambda: set_aside_table(bad_rows))
 
     def load(self, root: Path) -> RawTables:
-        """Read both tables."""
-        return event_tables.gather(self.stream(root))
+        """Read both tables into memory."""
+        return event_tables.load_stream(self.stream(root))
 
     def fingerprint(self, root: Path) -> str:
-        """A hash of both tables' content."""
+        """Return a hash of the content of both tables."""
         return hashlib.sha256("\n".join(map(_digest, (self.interactions, self.items))).encode()).hexdigest()
 
     def __eq__(self, other: object) -> bool:
-        """The same paths, or the very same DataFrames."""
+        """Return whether both have equal paths, or the identical DataFrame objects, and the same limit."""
         return isinstance(other, Frames) and self._identity() == other._identity()
 
     def __hash__(self) -> int:
         return hash(self._identity())
 
     def _identity(self) -> tuple[object, ...]:
-        tables = (id(value) if isinstance(value, DataFrame) else value for value in (self.interactions, self.items))
+        tables = (id(table) if isinstance(table, DataFrame) else table for table in (self.interactions, self.items))
         return (*tables, self.max_bad_rows)
 
 
-def _events(value: object, ledger: BadRows) -> Iterator[pa.Table]:
-    """The events of a table in whatever form it comes."""
-    if isinstance(value, DataFrame):
-        return _frame_events(_frames(value, EVENT_COLUMNS, ledger.file), ledger)
-    path, kind = _path(value), _kind(_path(value))
-    if kind == ".parquet":
-        return _parquet_events(path, ledger)
-    if kind in SEPARATORS:
+def _event_tables(table: object, bad_rows: BadRows) -> Iterator[pa.Table]:
+    """Yield the event tables of a DataFrame or file."""
+    if isinstance(table, DataFrame):
+        columns = _column_names(table)
+        check_columns(columns, REQUIRED, bad_rows.file)
+        used = table.iloc[:, [columns.index(name) for name in EVENT_COLUMNS if name in columns]]
+        return _frame_event_tables(_frame_slices(used), bad_rows)
+    path, suffix = _checked_path(table), _suffix(_checked_path(table))
+    if suffix == ".parquet":
+        return _parquet_event_tables(path, bad_rows)
+    if suffix in SEPARATORS:
         names = {name: name for name in EVENT_COLUMNS}
-        return event_tables.read_headed(UpstreamFile(path), SEPARATORS[kind], names, ledger, NEEDED)
-    return _json_events(path, ledger)
+        return event_tables.read_csv_events(UpstreamFile(path), SEPARATORS[suffix], names, bad_rows, REQUIRED)
+    return _json_event_tables(path, bad_rows)
 
 
-def _items(value: object, ledger: BadRows, tolerated: float) -> Iterator[pa.Table]:
-    columns, content = _rows(value, ledger)
-    require(columns, ("item",), ledger.file)
-    yield from plain_items(content, columns, ledger, tolerated)
+def _item_tables(table: object, bad_rows: BadRows, max_bad_rows: float) -> Iterator[pa.Table]:
+    columns, rows = _columns_and_rows(table, bad_rows)
+    check_columns(columns, ("item",), bad_rows.file)
+    yield from item_tables_from_plain_rows(rows, columns, bad_rows, max_bad_rows)
 
 
-def _rows(value: object, ledger: BadRows) -> tuple[list[str], Iterator[Row]]:
-    """The columns and rows of a table in whatever form it comes."""
-    if isinstance(value, DataFrame):
-        return _names(value), _frame_rows(_frames(value))
-    path, kind = _path(value), _kind(_path(value))
-    if kind == ".parquet":
-        file = _parquet(path)
-        return _shown(file), _frame_rows((first, batch.to_pandas(integer_object_nulls=True)) for first, batch in _batches(path, file))
-    blocks = UpstreamFile(path).blocks(ledger)
-    if kind in SEPARATORS:
-        columns, rest = line_rows.header(blocks, SEPARATORS[kind], ledger)
-        return columns, line_rows.separated(lines_of(rest, ledger), SEPARATORS[kind], len(columns), ledger)
+def _columns_and_rows(table: object, bad_rows: BadRows) -> tuple[list[str], Iterator[Row]]:
+    """Return the column names and rows of a DataFrame or file."""
+    if isinstance(table, DataFrame):
+        return _column_names(table), _frame_rows(_frame_slices(table))
+    path, suffix = _checked_path(table), _suffix(_checked_path(table))
+    if suffix == ".parquet":
+        file = _open_parquet(path)
+        slices = ((first, part.to_pandas(integer_object_nulls=True)) for first, part in _parquet_slices(path, file))
+        return _data_columns(file), _frame_rows(slices)
+    blocks = UpstreamFile(path).blocks(bad_rows)
+    if suffix in SEPARATORS:
+        columns, rest = line_rows.read_csv_header(blocks, SEPARATORS[suffix], bad_rows)
+        return columns, line_rows.parse_csv(lines_of(rest, bad_rows), SEPARATORS[suffix], len(columns), bad_rows)
     columns = _json_columns(path)
-    return columns, line_rows.fields_of(line_rows.json_records(lines_of(blocks, ledger), ledger), columns)
+    return columns, line_rows.select_fields(line_rows.parse_json_lines(lines_of(blocks, bad_rows), bad_rows), columns)
 
 
-def _json_events(path: Path, ledger: BadRows) -> Iterator[pa.Table]:
-    """The columns are those that any record has; their usual types are those of the first."""
-    first, blocks = line_rows.first_record(UpstreamFile(path).blocks(ledger), ledger)
+def _json_event_tables(path: Path, bad_rows: BadRows) -> Iterator[pa.Table]:
+    """Yield the event tables of JSON lines. Any object may add a column; the first object with a column sets its usual type."""
+    first, blocks = line_rows.read_first_object(UpstreamFile(path).blocks(bad_rows), bad_rows)
     if not first:
-        raise InputError(f"{path}: no line is a JSON object; expected JSON lines, one object a line, and no array of them, in UTF-8")
-    record = _with_later_fields(first, path)
-    require(list(record), NEEDED, ledger.file)
-    fields = {name: name for name in EVENT_COLUMNS if name in record}
-    types = {name: _TYPES.get(type(record[name]), pa.string()) for name in fields}
-    if "rating" in record and type(record["rating"]) in (int, type(None)):
+        raise InputError(f"{path}: no line is a JSON object; expected JSON lines: one object per line, not an array, in UTF-8")
+    example = _with_later_columns(first, path)
+    check_columns(list(example), REQUIRED, bad_rows.file)
+    members = {name: name for name in EVENT_COLUMNS if name in example}
+    types = {name: _ARROW_TYPES.get(type(example[name]), pa.string()) for name in members}
+    if "rating" in example and type(example["rating"]) in (int, type(None)):
         types["rating"] = pa.float64()
-    yield from event_tables.read(blocks, event_tables.json_lines(fields, types), ledger)
+    yield from event_tables.read_events(blocks, event_tables.json_lines_format(members, types), bad_rows)
 
 
-def _with_later_fields(first: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The first record, with the fields of an event that only later ones have. A record that has them all ends the search."""
-    absent = {name for name in EVENT_COLUMNS if name not in first}
+def _with_later_columns(first: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Add the event columns that only later objects have to the first object. The search ends when none is missing."""
+    missing = {name for name in EVENT_COLUMNS if name not in first}
     found = dict(first)
-    unread = BadRows(path.name)  # what can't be read is noted when it is read for good
-    for block in UpstreamFile(path).blocks(unread) if absent else ():
-        if any(f'"{name}"'.encode() in block.content for name in absent):  # it may be a value, or deeper inside
-            for _, record in line_rows.json_records(block.lines(unread), unread):
-                found |= {name: record[name] for name in absent & record.keys()}
-                absent -= record.keys()
-        if not absent:
+    ignored = BadRows(path.name)  # bad rows are reported when the file is read again
+    for block in UpstreamFile(path).blocks(ignored) if missing else ():
+        if any(f'"{name}"'.encode() in block.content for name in missing):  # it may also be a value or a nested name
+            for _, members in line_rows.parse_json_lines(block.lines(ignored), ignored):
+                found |= {name: members[name] for name in missing & members.keys()}
+                missing -= members.keys()
+        if not missing:
             break
     return found
 
 
 def _json_columns(path: Path) -> list[str]:
-    """Every field of any record, in the order of their first appearance."""
-    unread = BadRows(path.name)
+    """Return the names of all members of any object, in the order of their first appearance."""
+    ignored = BadRows(path.name)
     names: dict[str, None] = {}
-    for _, record in line_rows.json_records(UpstreamFile(path).lines(unread), unread):
-        names |= dict.fromkeys(record)
+    for _, members in line_rows.parse_json_lines(UpstreamFile(path).lines(ignored), ignored):
+        names |= dict.fromkeys(members)
     return list(names)
 
 
-Chunk = tuple[int, DataFrame]  # number of the first row, from 1, and some rows
+def _frame_slices(frame: DataFrame) -> Iterator[FrameSlice]:
+    for first in range(0, len(frame), EVENTS_PER_TABLE):
+        yield first + 1, frame.iloc[first : first + EVENTS_PER_TABLE]
 
 
-def _frames(frame: DataFrame, wanted: Iterable[str] | None = None, name: str = "") -> Iterator[Chunk]:
-    """A DataFrame in pieces; with `wanted`, only these columns."""
-    if wanted is not None:
-        columns = _names(frame)
-        require(columns, NEEDED, name)
-        frame = frame.iloc[:, [columns.index(column) for column in wanted if column in columns]]
-    for first in range(0, len(frame), PIECE):
-        yield first + 1, frame.iloc[first : first + PIECE]
-
-
-def _names(frame: DataFrame) -> list[str]:
+def _column_names(frame: DataFrame) -> list[str]:
     return [str(name) for name in frame.columns]
 
 
-def _frame_events(chunks: Iterable[Chunk], ledger: BadRows) -> Iterator[pa.Table]:
-    for first, frame in chunks:
-        columns = _names(frame)
+def _frame_event_tables(slices: Iterable[FrameSlice], bad_rows: BadRows) -> Iterator[pa.Table]:
+    for first, frame in slices:
+        columns = _column_names(frame)
         try:
-            table = arrow_blocks.events(
-                pa.table({name: pa.array(_seconds(frame.iloc[:, place])) for place, name in enumerate(columns)})
+            table = arrow_blocks.cast_to_event_table(
+                pa.table({name: pa.array(_dates_to_seconds(frame.iloc[:, place])) for place, name in enumerate(columns)})
             )
         except (pa.ArrowException, ValueError, TypeError, OverflowError):
             table = None
         if table is not None:
             yield table
         else:
-            yield from events(_frame_rows([(first, frame)]), columns, ledger)
+            yield from event_tables_from_rows(_frame_rows([(first, frame)]), columns, bad_rows)
 
 
-def _frame_rows(chunks: Iterable[Chunk]) -> Iterator[Row]:
-    """The line of a row is its number, from 1. Missing values become None, dates become seconds."""
-    for first, frame in chunks:
-        columns = [_plain(frame.iloc[:, place]) for place in range(frame.shape[1])]
+def _frame_rows(slices: Iterable[FrameSlice]) -> Iterator[Row]:
+    """Yield rows with the row's number, from 1, as line. Missing values become None, dates become seconds."""
+    for first, frame in slices:
+        columns = [_python_values(frame.iloc[:, place]) for place in range(frame.shape[1])]
         yield from enumerate(zip(*columns, strict=True), first)
 
 
-def _seconds(column: Series[Any]) -> Series[Any]:
+def _dates_to_seconds(column: Series[Any]) -> Series[Any]:
     if isinstance(column.dtype, np.dtype | pd.DatetimeTZDtype) and column.dtype.kind == "M":
         seconds: Series[Any] = column.dt.as_unit("s").astype("int64").where(column.notna()).astype("Int64")
         return seconds
     return column
 
 
-def _plain(column: Series[Any]) -> list[object]:
-    column = _seconds(column)
+def _python_values(column: Series[Any]) -> list[object]:
+    column = _dates_to_seconds(column)
     values: list[object] = column.astype(object).where(column.notna(), None).tolist()
     return [value.tolist() if isinstance(value, np.ndarray | np.generic) else value for value in values]
 
 
-def _parquet_events(path: Path, ledger: BadRows) -> Iterator[pa.Table]:
-    file = _parquet(path)
-    require(_shown(file), NEEDED, ledger.file)
-    wanted = [name for name in EVENT_COLUMNS if name in _shown(file)]
-    for first, batch in track(_batches(path, file, wanted), f"reading {path.name}", -(-file.metadata.num_rows // PIECE)):
-        table = arrow_blocks.events(batch)
+def _parquet_event_tables(path: Path, bad_rows: BadRows) -> Iterator[pa.Table]:
+    file = _open_parquet(path)
+    check_columns(_data_columns(file), REQUIRED, bad_rows.file)
+    used = [name for name in EVENT_COLUMNS if name in _data_columns(file)]
+    num_slices = -(-file.metadata.num_rows // EVENTS_PER_TABLE)
+    for first, part in track(_parquet_slices(path, file, used), f"reading {path.name}", num_slices):
+        table = arrow_blocks.cast_to_event_table(part)
         if table is not None:
             yield table
         else:
-            yield from _frame_events([(first, batch.to_pandas(integer_object_nulls=True))], ledger)
+            yield from _frame_event_tables([(first, part.to_pandas(integer_object_nulls=True))], bad_rows)
 
 
-def _parquet(path: Path) -> Any:
+def _open_parquet(path: Path) -> Any:
     try:
-        return parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)  # else whole row groups are read
+        return parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)  # the defaults read whole row groups
     except (OSError, ValueError) as error:
         raise InputError(f"{path} can't be read as Parquet ({error})") from error
 
 
-def _shown(file: Any) -> list[str]:
-    """The columns without the index that pandas keeps beside them."""
-    hidden = [name for name in (file.schema_arrow.pandas_metadata or {}).get("index_columns", []) if isinstance(name, str)]
-    return [name for name in file.schema_arrow.names if name not in hidden]
+def _data_columns(file: Any) -> list[str]:
+    """Return the columns of a Parquet file without a pandas index."""
+    index = [name for name in (file.schema_arrow.pandas_metadata or {}).get("index_columns", []) if isinstance(name, str)]
+    return [name for name in file.schema_arrow.names if name not in index]
 
 
-def _batches(path: Path, file: Any, columns: list[str] | None = None) -> Iterator[tuple[int, pa.Table]]:
-    """Number of the first row, from 1, and some rows."""
+def _parquet_slices(path: Path, file: Any, columns: list[str] | None = None) -> Iterator[tuple[int, pa.Table]]:
+    """Yield the number of the first row, from 1, and some rows."""
     first = 1
     try:
-        for batch in file.iter_batches(PIECE, columns=columns or _shown(file)):
+        for batch in file.iter_batches(EVENTS_PER_TABLE, columns=columns or _data_columns(file)):
             yield first, pa.Table.from_batches([batch]).replace_schema_metadata()
             first += len(batch)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} can't be read as Parquet past row {first - 1} ({error})") from error
 
 
-def _path(value: object) -> Path:
-    if not isinstance(value, Path | str):
-        raise UsageError(f"a table must be a pandas DataFrame or a path, got {type(value).__qualname__}")
-    path = Path(value)
+def _checked_path(table: object) -> Path:
+    if not isinstance(table, Path | str):
+        raise UsageError(f"a table must be a pandas DataFrame or a path, got {type(table).__qualname__}")
+    path = Path(table)
     if not path.is_file():
         raise InputError(f"there is no file {path}; expected a table in CSV, TSV, JSON lines or Parquet")
     return path
 
 
-def _kind(path: Path) -> str:
+def _suffix(path: Path) -> str:
+    """Return the suffix that names the format, without .gz."""
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"][-1:]
     if suffixes and suffixes[0] in (*SEPARATORS, *JSON_LINES, ".parquet"):
         return suffixes[0]
     raise InputError(f"{path}: expected a name that ends in {', '.join((*SEPARATORS, *JSON_LINES))} (, .gz) or .parquet")
 
 
-def _name(value: object, role: str) -> str:
-    return f"{role} (DataFrame)" if isinstance(value, DataFrame) else _path(value).name
+def _display_name(table: object, role: str) -> str:
+    return f"{role} (DataFrame)" if isinstance(table, DataFrame) else _checked_path(table).name
 
 
-def _digest(value: object) -> str:
-    """The sha256 of a file, or of a DataFrame's names and values."""
-    if value is None:
+def _digest(table: object) -> str:
+    """Return the sha256 of a file, or of the column names, types and values of a DataFrame."""
+    if table is None:
         return ""
-    if not isinstance(value, DataFrame):
-        return UpstreamFile(_path(value)).digest()
-    kinds = [[name, str(kind)] for name, kind in zip(_names(value), value.dtypes, strict=True)]
-    digest = hashlib.sha256(json.dumps(kinds).encode())
-    for first, frame in _frames(value):
+    if not isinstance(table, DataFrame):
+        return UpstreamFile(_checked_path(table)).digest()
+    types = [[name, str(dtype)] for name, dtype in zip(_column_names(table), table.dtypes, strict=True)]
+    digest = hashlib.sha256(json.dumps(types).encode())
+    for first, frame in _frame_slices(table):
         try:
             digest.update(pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes())
         except TypeError:  # a column of lists

@@ -1,4 +1,4 @@
-"""Stage 1, data sets that are generated: worlds with a known answer, for tests and for a first run without any download."""
+"""Worlds: generated data sets with a known best prediction, for tests and for a first run without a download."""
 
 from genrec.data.worlds.cyclic import Cyclic
 from genrec.data.worlds.shop import Shop

@@ -1,4 +1,4 @@
-"""Stage 1, what generated worlds share: names, the log of events, and the check of their settings."""
+"""Shared parts of generated worlds: words, the table of interactions, and a check of fields."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from pandas import DataFrame, Series
 from genrec.errors import UsageError
 
 DAY = 86_400  # seconds
-BEGIN = 1_600_000_000  # the earliest event, seconds since 1970
+BEGIN = 1_600_000_000  # time of the earliest event, in seconds since 1970
 ADJECTIVES = ("compact", "classic", "light", "robust", "silent", "folding", "travel", "premium")
 _SYLLABLES = ("ba", "del", "fi", "gor", "hu", "ka", "len", "mi", "nor", "pu", "ras", "sol", "ta", "ver", "wi", "zo")
 
 
 def word(number: int) -> str:
-    """A made-up word, another one for every number of 0 or more."""
+    """Return a made-up word, a different one for every number from 0."""
     low, high = number % len(_SYLLABLES), number // len(_SYLLABLES)
     return (word(high - 1) if high else "") + _SYLLABLES[low]
 
 
-def log(taken: ndarray, times: ndarray, lengths: ndarray, ratings: ndarray | None = None) -> DataFrame:
-    """Items, times (and ratings) [U, longest], of which each user has the first `lengths` -> interactions in the order of time."""
-    happened = np.arange(taken.shape[1]) < lengths[:, None]
-    user = np.nonzero(happened)[0]
-    order = np.argsort(times[happened], kind="stable")
+def interaction_table(sequences: ndarray, times: ndarray, lengths: ndarray, ratings: ndarray | None = None) -> DataFrame:
+    """Return interactions sorted by time, from items, times and ratings [U, L] with `lengths` int64 [U] valid entries in each row."""
+    valid = np.arange(sequences.shape[1]) < lengths[:, None]
+    user = np.nonzero(valid)[0]
+    order = np.argsort(times[valid], kind="stable")
     columns = {
         "user": Series([f"user-{number}" for number in user[order]], dtype=str),
-        "item": Series([item_id(number) for number in taken[happened][order]], dtype=str),
-        "time": times[happened][order].astype(np.int64),
+        "item": Series([item_id(number) for number in sequences[valid][order]], dtype=str),
+        "time": times[valid][order].astype(np.int64),
     }
     if ratings is not None:
-        columns["rating"] = ratings[happened][order].astype(np.float64)
+        columns["rating"] = ratings[valid][order].astype(np.float64)
     return DataFrame(columns)
 
 
 def item_id(number: int) -> str:
-    """The id of the item in row `number` of the items table."""
+    """Return the id of the item in row `number` of the items table."""
     return f"item-{number}"
 
 
-def check_at_least(world: object, **least: int) -> None:
-    """Refuse settings that are too small for a world."""
-    for name, bound in least.items():
-        if getattr(world, name) < bound:
-            raise UsageError(f"{type(world).__name__}: {name} must be {bound} or more, got {getattr(world, name)}")
+def check_at_least(world: object, **minimums: int) -> None:
+    """Raise UsageError if a field of a world is below its minimum."""
+    for name, minimum in minimums.items():
+        if getattr(world, name) < minimum:
+            raise UsageError(f"{type(world).__name__}: {name} must be {minimum} or more, got {getattr(world, name)}")

@@ -1,4 +1,4 @@
-"""Batches: one example per prefix, no item of the future in a history, padding on the left."""
+"""Examples and windows: one example per prefix, no future item in a history, padding on the left."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from genrec.errors import InputError, UsageError
 
 
 def corpus(sequences: list[list[int]], held: list[tuple[int, int]] | None = None) -> Corpus:
-    """User u takes the items of sequences[u-1], of which the last held[u-1] are for (validation, test): one each by default."""
+    """Return a corpus in which user u has the items sequences[u-1]; the last held[u-1] are (validation, test), by default one each."""
     end = np.cumsum([len(items) for items in sequences])
     validation, test = np.array([(1, 1)] * len(sequences) if held is None else held).T
     bounds = np.stack([np.append(0, end[:-1]), end - test - validation, end - test, end], axis=1)
@@ -35,7 +35,7 @@ def whole(entries: Examples) -> list[tuple[int, list[int], int]]:
 
 
 def test_training_has_one_example_per_prefix() -> None:
-    # user 1 trains on 1, 2, 3; user 2 on 6 alone, a prefix without target
+    # user 1 trains on 1, 2, 3; user 2 has only 6, which gives no example
     assert whole(examples(corpus(SEQUENCES), "train", 20)) == [(1, [0, 1], 2), (1, [1, 2], 3)]
 
 
@@ -54,7 +54,7 @@ def test_a_batch_is_as_long_as_its_longest_history() -> None:
     assert none.history.shape == (0, 0)
 
 
-def test_select_keeps_the_order_asked_for() -> None:
+def test_select_keeps_the_requested_order() -> None:
     entries = examples(corpus(SEQUENCES), "test", 20)
     chosen = entries.select(torch.tensor([1, 0, 1]))
     assert len(chosen) == 3
@@ -63,7 +63,7 @@ def test_select_keeps_the_order_asked_for() -> None:
 
 
 def test_a_split_in_time_gives_one_target_per_user_with_a_history() -> None:
-    # user 1: two test events, only the first is a target; user 2: no validation; user 3: no history
+    # user 1 has two test events, and only the first is a target; user 2 has no validation event; user 3 has no history
     made = corpus([[1, 2, 3, 4], [5, 6], [7, 8]], [(1, 2), (0, 1), (0, 2)])
     assert whole(examples(made, "test", 20)) == [(1, [1, 2], 3), (2, [0, 5], 6)]
     assert whole(examples(made, "validation", 20)) == [(1, [1], 2)]
@@ -106,7 +106,7 @@ def test_batches_equal_slices(sequences: list[list[int]], length: int, part: Par
 @given(st.lists(st.integers(4, 12), min_size=1, max_size=8))
 def test_no_training_history_holds_an_item_of_the_future(lengths: list[int]) -> None:
     ends = np.cumsum(lengths)
-    sequences = [list(range(end - length + 1, end + 1)) for end, length in zip(ends, lengths, strict=True)]  # items count up
+    sequences = [list(range(end - length + 1, end + 1)) for end, length in zip(ends, lengths, strict=True)]  # increasing items
     batch = (entries := examples(corpus(sequences), "train", 50)).batch(torch.arange(len(entries)))
     assert bool((batch.history < batch.target[:, None]).all())
     held_out = torch.tensor(np.concatenate([ends, ends - 1]))
@@ -119,14 +119,14 @@ def test_epoch_order_depends_on_seed_and_epoch_only() -> None:
     torch.manual_seed(5)
     state = torch.get_rng_state()
     assert torch.equal(first, epoch_order(100, seed=1, epoch=0))
-    assert torch.equal(state, torch.get_rng_state())  # global state is not touched
+    assert torch.equal(state, torch.get_rng_state())  # the global state is unchanged
     assert torch.equal(first.sort().values, torch.arange(100))
     assert not torch.equal(first, epoch_order(100, seed=1, epoch=1))
     assert not torch.equal(first, epoch_order(100, seed=2, epoch=0))
 
 
 def test_a_short_sequence_is_one_window() -> None:
-    """Training events 1 2 3 and 6: the first user's items 1, 2 are followed by one; the second user has no target."""
+    """Training events are 1, 2, 3 and 6: the first user has the items 1, 2 with the targets 2, 3; the second has no target."""
     cut = windows(corpus(SEQUENCES), 4)
     assert len(cut) == 1
     batch = cut.batch(torch.tensor([0]))
@@ -135,35 +135,35 @@ def test_a_short_sequence_is_one_window() -> None:
 
 
 def test_a_long_sequence_is_cut_into_windows_that_overlap_by_half() -> None:
-    """Training events 1..8, so 7 targets, in windows of 4: items 1-4, then two further on 3-6, then what is left, 4-7."""
+    """Training events 1..8 have 7 targets. In windows of 4 with a stride of 2 these are the items 1-4, 3-6 and the rest, 4-7."""
     cut = windows(corpus([list(range(1, 11)), [11, 12, 13, 14]]), 4)
     batch = cut.batch(torch.arange(len(cut)))
     assert batch.user.tolist() == [1, 1, 1, 2]
     assert batch.history.tolist() == [[1, 2, 3, 4], [3, 4, 5, 6], [4, 5, 6, 7], [0, 0, 0, 11]]
     assert batch.target.tolist() == [[2, 3, 4, 5], [0, 0, 6, 7], [0, 0, 0, 8], [0, 0, 0, 12]]
-    assert cut.batch(torch.tensor([3])).history.tolist() == [[11]]  # as long as the batch's longest
+    assert cut.batch(torch.tensor([3])).history.tolist() == [[11]]  # as long as the longest window of the batch
     assert cut.batch(torch.tensor([], dtype=torch.int64)).history.shape == (0, 0)
 
 
 def test_repeated_padding_fills_a_window() -> None:
-    """Items 1, 2 with targets 2, 3 in a window of 7: cut where it begins, a 0 between repeats, which is no target's place."""
+    """Items 1, 2 with targets 2, 3 in a window of 7: a 0 separates repeats and has no target, and the leftmost repeat is cut."""
     made = corpus([[1, 2, 3, 4, 5], list(range(6, 17))])
     batch = windows(made, 7, "repeat").batch(torch.arange(2))
     assert batch.history[0].tolist() == [2, 0, 1, 2, 0, 1, 2]
     assert batch.target[0].tolist() == [3, 0, 2, 3, 0, 2, 3]
-    assert batch.history[1].tolist() == list(range(6, 13))  # long enough: as without
+    assert batch.history[1].tolist() == list(range(6, 13))  # long enough: no padding
     assert batch.target[1].tolist() == list(range(7, 14))
     alone = windows(made, 7, "repeat").batch(torch.tensor([0]))
-    assert torch.equal(alone.history, batch.history[:1])  # what stands left does not depend on the batch
+    assert torch.equal(alone.history, batch.history[:1])  # padding does not depend on the batch
 
 
 def prefixes(cut: Windows, order: list[int]) -> list[tuple[int, tuple[int, ...], int]]:
-    """Every counted target with the part of its history that its window shows."""
+    """Return every counted target with its history in the window: (user, history, target)."""
     user, history, target = cut.batch(torch.tensor(order))
     found = []
     for row, place in (target > 0).nonzero().tolist():
         before = history[row, : place + 1].tolist()
-        while 0 in before:  # padding, or the border of a repeat
+        while 0 in before:  # padding, or the separator of repeats
             before = before[before.index(0) + 1 :]
         found.append((int(user[row]), tuple(before), int(target[row, place])))
     return found
@@ -176,7 +176,7 @@ def prefixes(cut: Windows, order: list[int]) -> list[tuple[int, tuple[int, ...],
     st.randoms(use_true_random=False),
 )
 def test_every_training_target_counts_once(lengths: list[int], length: int, padding: Padding, random: object) -> None:
-    """By brute force: each prefix is shown once, whole if it fits into the window, else with more than half a window of it."""
+    """Brute force: each prefix occurs once, whole if it fits into the window, else with more than half a window of items."""
     ends = np.cumsum([0, *lengths])
     sequences = [list(range(begin + 1, end + 1)) for begin, end in itertools.pairwise(ends)]
     expected = {(user, items[place]): items[:place] for user, items in enumerate(sequences, 1) for place in range(1, len(items) - 2)}

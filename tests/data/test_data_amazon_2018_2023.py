@@ -1,4 +1,4 @@
-"""Amazon 2018 and 2023 in miniature: their formats, scraped junk, milliseconds, damage."""
+"""Small files in the formats of Amazon 2018 and 2023: scraped page code, milliseconds, missing files."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ METADATA_2018 = [
 ]  # fmt: skip
 
 
-def pack(path: Path, records: list[dict[str, object]]) -> None:
+def write_gzip(path: Path, objects: list[dict[str, object]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()))
+    path.write_bytes(gzip.compress("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in objects).encode()))
 
 
 def folder_2018(path: Path) -> Path:
-    pack(path / "Gift_Cards_5.json.gz", REVIEWS_2018)
-    pack(path / "meta_Gift_Cards.json.gz", METADATA_2018)
+    write_gzip(path / "Gift_Cards_5.json.gz", REVIEWS_2018)
+    write_gzip(path / "meta_Gift_Cards.json.gz", METADATA_2018)
     return path
 
 
@@ -68,22 +68,22 @@ def test_2018(tmp_path: Path) -> None:
             "brand": "Acme",
             "categories": "Gift Cards|Gift & More",
         },
-        {"item": "0007", "text": "", "title": "", "brand": "", "categories": ""},  # scripts and style sheets are no text
+        {"item": "0007", "text": "", "title": "", "brand": "", "categories": ""},  # scripts and style sheets are removed
     ]
     assert raw.set_aside is not None
     assert raw.set_aside.to_numpy().tolist() == [
-        ["meta_Gift_Cards.json.gz", 3, "the item is listed before; its first record counts"],
+        ["meta_Gift_Cards.json.gz", 3, "the item has an earlier row; the first row is used"],
         ["meta_Gift_Cards.json.gz", 4, "the item is empty, or neither text nor an integer"],
     ]
 
 
-def test_2018_ratings_name_the_item_first(tmp_path: Path) -> None:
+def test_2018_ratings_have_the_item_first(tmp_path: Path) -> None:
     (tmp_path / "Gift_Cards.csv").write_text("B001GXRQW0,APV13CM0919JD,1.0,1229644800\n")
     source = AmazonReviews2018("Gift_Cards", reviews="ratings", path=tmp_path, metadata=False)
     assert source.load(tmp_path).interactions.to_dict("records") == [
         {"user": "APV13CM0919JD", "item": "B001GXRQW0", "time": 1229644800, "rating": 1.0}
     ]
-    pack(tmp_path / "Gift_Cards.json.gz", REVIEWS_2018[:1])
+    write_gzip(tmp_path / "Gift_Cards.json.gz", REVIEWS_2018[:1])
     assert len(AmazonReviews2018("Gift_Cards", tmp_path, "all", metadata=False).load(tmp_path).interactions) == 1
 
 
@@ -108,8 +108,8 @@ def test_2023(tmp_path: Path) -> None:
         "timestamp": 1588687728923,
         "images": [],
     }
-    pack(tmp_path / "Video_Games.jsonl.gz", [review])
-    pack(tmp_path / "meta_Video_Games.jsonl.gz", METADATA_2023)
+    write_gzip(tmp_path / "Video_Games.jsonl.gz", [review])
+    write_gzip(tmp_path / "meta_Video_Games.jsonl.gz", METADATA_2023)
     raw = AmazonReviews2023("Video_Games", tmp_path).load(tmp_path)
     assert raw.interactions.to_dict("records") == [{"user": "AE2", "item": "B1", "time": 1588687728923, "rating": 4.0}]
     assert raw.items.to_dict("records") == [
@@ -124,7 +124,7 @@ def test_2023(tmp_path: Path) -> None:
     ]
 
 
-def test_2023_benchmark_files_share_a_name(tmp_path: Path) -> None:
+def test_2023_benchmark_files_have_the_same_name(tmp_path: Path) -> None:
     for core, count in (("5core", 1), ("0core", 2)):
         path = tmp_path / "upstream" / "benchmark" / core / "rating_only" / "Software.csv.gz"
         path.parent.mkdir(parents=True)
@@ -138,7 +138,7 @@ def test_2023_benchmark_files_share_a_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "place", "address"),
+    ("source", "path", "url"),
     [
         (AmazonReviews2018("Toys"), "amazon-2018/Toys_5.json.gz", "amazon_v2/categoryFilesSmall/Toys_5.json.gz"),
         (AmazonReviews2018("A&B", reviews="all"), "amazon-2018/A&B.json.gz", "amazon_v2/categoryFiles/A%26B.json.gz"),
@@ -150,28 +150,28 @@ def test_2023_benchmark_files_share_a_name(tmp_path: Path) -> None:
         (AmazonReviews2023("Books"), "amazon-2023/Books.jsonl.gz", "amazon_2023/raw/review_categories/Books.jsonl.gz"),
     ],
 )  # fmt: skip
-def test_what_is_missing_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: AmazonReviews2018, place: str, address: str
+def test_the_message_names_the_missing_file_and_its_url(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: AmazonReviews2018, path: str, url: str
 ) -> None:
     monkeypatch.setenv("GENREC_OFFLINE", "1")
     monkeypatch.delenv("GENREC_MIRROR", raising=False)
     with pytest.raises(NetworkError) as caught:
         source.load(tmp_path)
-    assert str(tmp_path / place) in str(caught.value)
-    assert f"https://mcauleylab.ucsd.edu/public_datasets/data/{address}" in str(caught.value)
+    assert str(tmp_path / path) in str(caught.value)
+    assert f"https://mcauleylab.ucsd.edu/public_datasets/data/{url}" in str(caught.value)
 
 
-def test_settings_and_paths(tmp_path: Path) -> None:
+def test_invalid_settings_and_paths(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="reviews must be one of all, 5-core, 0-core"):
         AmazonReviews2023(reviews="ratings")  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"holds no Gift_Cards_5\.json\.gz or Gift_Cards_5\.json"):
         AmazonReviews2018("Gift_Cards", path=tmp_path).load(tmp_path)
 
 
-def test_metadata_can_be_left_out(tmp_path: Path) -> None:
+def test_metadata_is_optional(tmp_path: Path) -> None:
     path = folder_2018(tmp_path / "upstream")
-    whole = AmazonReviews2018("Gift_Cards", path=path).fingerprint(tmp_path)
+    with_metadata = AmazonReviews2018("Gift_Cards", path=path).fingerprint(tmp_path)
     (path / "meta_Gift_Cards.json.gz").unlink()
     source = AmazonReviews2018("Gift_Cards", path=path, metadata=False)
     assert source.load(tmp_path).items.to_dict("list") == {"item": [], "text": []}
-    assert source.fingerprint(tmp_path) != whole
+    assert source.fingerprint(tmp_path) != with_metadata

@@ -1,4 +1,4 @@
-"""Amazon 2014 in miniature: JSON and Python literals, rows without ratings, damage, its three files of interactions."""
+"""Small files in the format of Amazon 2014: JSON and Python literals, missing ratings, damage, three files of interactions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def folder(path: Path, reviews: list[str] | None = None, metadata: tuple[str, ..
     return path
 
 
-def test_text_of_items(tmp_path: Path) -> None:
+def test_item_texts(tmp_path: Path) -> None:
     source = AmazonReviews2014("Toys", path=folder(tmp_path / "upstream"))
     assert isinstance(source, Source)
     items = source.load(tmp_path).items
@@ -53,7 +53,7 @@ def test_text_of_items(tmp_path: Path) -> None:
     ]
 
 
-def test_ratings_are_optional_as_a_whole_and_one_by_one(tmp_path: Path) -> None:
+def test_all_or_some_ratings_may_be_missing(tmp_path: Path) -> None:
     without = AmazonReviews2014("Toys", path=folder(tmp_path / "a")).load(tmp_path).interactions
     assert list(without.columns) == ["user", "item", "time"]
     lines = [json.dumps({**review, "overall": 4.0} if number else review) for number, review in enumerate(REVIEWS)]
@@ -70,7 +70,7 @@ def test_rows_without_user_item_or_time_are_set_aside(tmp_path: Path) -> None:
     assert raw.set_aside is not None
     assert raw.set_aside[["line", "reason"]].to_numpy().tolist() == [
         [3, "the user is empty, or neither text nor an integer"],
-        [5, "the time is null or no whole number of seconds"],
+        [5, "the time is missing or not a whole number of seconds"],
     ]
     assert len(raw.interactions) == 198
     lines[6] = '{"reviewerID": "\ud800", "asin": "B1", "unixReviewTime": 5}'
@@ -79,15 +79,15 @@ def test_rows_without_user_item_or_time_are_set_aside(tmp_path: Path) -> None:
     assert len(AmazonReviews2014("Toys", path=tmp_path / "upstream", max_bad_rows=0.02).load(tmp_path).interactions) == 197
 
 
-def test_the_first_record_of_an_item_counts(tmp_path: Path) -> None:
+def test_the_first_row_of_an_item_is_used(tmp_path: Path) -> None:
     path = folder(tmp_path / "upstream", metadata=('{"asin": "B1", "title": "first"}', '{"asin": "B1", "title": "second"}'))
     _, items, set_aside = AmazonReviews2014("Toys", path=path).load(tmp_path)
     assert items["title"].tolist() == ["first"]
     assert set_aside is not None
-    assert set_aside["reason"].tolist() == ["the item is listed before; its first record counts"]
+    assert set_aside["reason"].tolist() == ["the item has an earlier row; the first row is used"]
 
 
-def test_a_truncated_file_is_no_shorter_data_set(tmp_path: Path) -> None:
+def test_a_truncated_file_is_an_error(tmp_path: Path) -> None:
     path = folder(tmp_path / "upstream") / "reviews_Toys_5.json.gz"
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(InputError, match=r"reviews_Toys_5\.json\.gz is damaged.*past line \d+"):
@@ -100,33 +100,33 @@ def test_all_reviews_and_ratings(tmp_path: Path) -> None:
         '{"reviewerID": "A1", "asin": "B000", "overall": 4.0, "unixReviewTime": 9, "helpful": [0, 0]}\n'
     )
     (path / "ratings_Toys.csv").write_text("A1,0078764343,5.0,1377302400\nA2,nan,4.0,1372896000\nA2,nan,4.0,1372896000\n")
-    every = AmazonReviews2014("Toys", reviews="all", path=path).load(tmp_path).interactions
-    assert every.to_dict("records") == [{"user": "A1", "item": "B000", "time": 9, "rating": 4.0}]
+    reviews = AmazonReviews2014("Toys", reviews="all", path=path).load(tmp_path).interactions
+    assert reviews.to_dict("records") == [{"user": "A1", "item": "B000", "time": 9, "rating": 4.0}]
     raw = AmazonReviews2014("Toys", reviews="ratings", path=path, metadata=False).load(tmp_path)
     assert raw.interactions.to_numpy().tolist() == [
         ["A1", "0078764343", 1377302400, 5.0],
         ["A2", "nan", 1372896000, 4.0],
-        ["A2", "nan", 1372896000, 4.0],  # repeats stay; `prepare` counts them
+        ["A2", "nan", 1372896000, 4.0],  # repeats stay; the corpus builder counts them
     ]
     assert raw.items.to_dict("list") == {"item": [], "text": []}
 
 
-def test_unpacked_files_count_as_well(tmp_path: Path) -> None:
+def test_unpacked_files_are_read(tmp_path: Path) -> None:
     path = folder(tmp_path / "upstream")
     packed = AmazonReviews2014("Toys", path=path).load(tmp_path)
     for file in list(path.iterdir()):
         file.with_suffix("").write_bytes(gzip.decompress(file.read_bytes()))
         file.unlink()
     assert AmazonReviews2014("Toys", path=path).load(tmp_path).items.equals(packed.items)
-    path.rename(tmp_path / "amazon-2014")  # among the fetched files
+    path.rename(tmp_path / "amazon-2014")  # in the folder of downloaded files
     assert AmazonReviews2014("Toys").load(tmp_path).interactions.equals(packed.interactions)
 
 
-def test_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_paths_and_categories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENREC_OFFLINE", "1")
     monkeypatch.delenv("GENREC_MIRROR", raising=False)
     path = folder(tmp_path / "upstream")
-    with pytest.raises(InputError, match=r"is a file; --source\.path is the folder"):
+    with pytest.raises(InputError, match=r"is a file; --source\.path must be the folder"):
         AmazonReviews2014("Toys", path=path / "meta_Toys.json.gz").load(tmp_path)
     with pytest.raises(InputError, match="holds no reviews_Beauty_5"):
         AmazonReviews2014(path=path).load(tmp_path)
@@ -140,7 +140,7 @@ def test_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         AmazonReviews2014(reviews="0-core")  # type: ignore[arg-type]
 
 
-def test_fingerprint_ignores_the_path(tmp_path: Path) -> None:
+def test_the_fingerprint_ignores_the_path(tmp_path: Path) -> None:
     first, second = (AmazonReviews2014("Toys", path=folder(tmp_path / name)).fingerprint(tmp_path) for name in "ab")
     folder(tmp_path / "amazon-2014")
     assert first == second == AmazonReviews2014("Toys").fingerprint(tmp_path)

@@ -1,4 +1,4 @@
-"""Upstream files: damage and archives that must not be trusted (FAULTS R1, R2, D4)."""
+"""Upstream files: lines, damage, hostile archives, and the limit of malformed rows."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from genrec.data.readers.bad_rows import BadRows
-from genrec.data.readers.line_rows import json_records
-from genrec.data.readers.upstream_files import LINE_LIMIT, UpstreamFile, find
+from genrec.data.readers.line_rows import parse_json_lines
+from genrec.data.readers.upstream_files import LINE_LIMIT, UpstreamFile, find_file
 from genrec.errors import ArtifactError, InputError
 
 LINES = [f"line {number} ".encode() + bytes(str(number**9), "ascii") for number in range(20_000)]
@@ -25,26 +25,27 @@ def write_zip(path: Path, **members: bytes) -> Path:
     return path
 
 
-def read(file: UpstreamFile) -> list[tuple[int, bytes]]:
+def read_lines(file: UpstreamFile) -> list[tuple[int, bytes]]:
     return list(file.lines(BadRows(file.name)))
 
 
-def test_one_content_from_zip_gzip_and_plain_file(tmp_path: Path) -> None:
+def test_zip_gzip_and_plain_files_have_the_same_lines(tmp_path: Path) -> None:
     content = b"\r\n".join(LINES[:5])
     (tmp_path / "plain.txt").write_bytes(content)
     (tmp_path / "packed.txt.gz").write_bytes(gzip.compress(content))
     write_zip(tmp_path / "archive.zip", member=content)
-    files = [UpstreamFile(tmp_path / "plain.txt"), UpstreamFile(tmp_path / "packed.txt.gz"), find(tmp_path / "archive.zip", "member")]
-    assert [read(file) for file in files] == [list(enumerate(LINES[:5], 1))] * 3
-    assert files[0].digest() == files[2].digest()  # unpacking an archive changes no key
+    files = [UpstreamFile(tmp_path / name) for name in ("plain.txt", "packed.txt.gz")]
+    files.append(find_file(tmp_path / "archive.zip", "member"))
+    assert [read_lines(file) for file in files] == [list(enumerate(LINES[:5], 1))] * 3
+    assert files[0].digest() == files[2].digest()  # unpacking an archive changes no hash
 
 
-def test_lines_that_are_too_long_or_hold_nul_are_set_aside_with_their_numbers(tmp_path: Path) -> None:
+def test_long_lines_and_lines_with_nul_are_set_aside(tmp_path: Path) -> None:
     path = tmp_path / "lines"
     path.write_bytes(b"good\n\n" + b"x" * (LINE_LIMIT + 5) + b"\nnul\0\nlast")
-    ledger = BadRows("lines")
-    assert list(UpstreamFile(path).lines(ledger)) == [(1, b"good"), (5, b"last")]
-    assert ledger.rows == [(3, "the line is longer than 10 MB"), (4, "the line holds a NUL byte")]
+    bad_rows = BadRows("lines")
+    assert list(UpstreamFile(path).lines(bad_rows)) == [(1, b"good"), (5, b"last")]
+    assert bad_rows.rows == [(3, "the line is longer than 10 MB"), (4, "the line holds a NUL byte")]
 
 
 @pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
@@ -53,50 +54,50 @@ def test_a_truncated_gzip_names_the_position(tmp_path: Path, share: float) -> No
     path = tmp_path / "reviews.json.gz"
     path.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(InputError, match=r"reviews\.json\.gz is damaged.*past line \d+") as caught:
-        read(UpstreamFile(path))
-    named = int(str(caught.value).split("past line ")[1].split()[0])
+        read_lines(UpstreamFile(path))
+    reported = int(str(caught.value).split("past line ")[1].split()[0])
     readable = zlib.decompressobj(31).decompress(path.read_bytes()).count(b"\n")
-    assert readable - 1_000 <= named <= readable  # a buffer's worth of lines, at most
-    assert share < 0.5 or named > 5_000
+    assert readable - 1_000 <= reported <= readable  # within one buffer
+    assert share < 0.5 or reported > 5_000
 
 
-def test_a_flipped_bit_in_a_zip_member_is_found(tmp_path: Path) -> None:
+def test_a_flipped_bit_in_a_zip_member_is_detected(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "archive.zip", member=b"\n".join(LINES))
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"archive\.zip is damaged"):
-        read(find(path, "member"))
+        read_lines(find_file(path, "member"))
     with pytest.raises(InputError, match=r"archive\.zip is damaged"):
-        find(path, "member").digest()
+        find_file(path, "member").digest()
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04"])
-def test_what_is_no_zip_is_an_input_error(tmp_path: Path, content: bytes) -> None:
+def test_an_invalid_zip_is_an_input_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "archive.zip").write_bytes(content)
-    with pytest.raises(InputError, match="no zip archive"):
-        find(tmp_path / "archive.zip", "member")
+    with pytest.raises(InputError, match="is not a zip archive"):
+        find_file(tmp_path / "archive.zip", "member")
 
 
-def test_find_refuses_none_and_several(tmp_path: Path) -> None:
+def test_no_file_and_several_files_of_a_name_are_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no file or folder"):
-        find(tmp_path / "absent", "u.data")
+        find_file(tmp_path / "absent", "u.data")
     with pytest.raises(InputError, match=r"holds no u\.data"):
-        find(tmp_path, "u.data")
+        find_file(tmp_path, "u.data")
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "u.data").touch()
     with pytest.raises(InputError, match="holds 2 files called"):
-        find(tmp_path, "u.data")
+        find_file(tmp_path, "u.data")
 
 
 @pytest.mark.parametrize("name", ["../escape", "/absolute", "folder/../../escape", "..\\escape"])
-def test_archives_that_reach_outside_are_refused(tmp_path: Path, name: str) -> None:
+def test_archives_with_members_outside_are_refused(tmp_path: Path, name: str) -> None:
     with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
         archive.writestr("member", b"good")
         archive.writestr(zipfile.ZipInfo(name), b"bad")
     with pytest.raises(ArtifactError, match="refused"):
-        find(tmp_path / "archive.zip", "member")
+        find_file(tmp_path / "archive.zip", "member")
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFBLK])
@@ -106,50 +107,50 @@ def test_archives_with_links_and_devices_are_refused(tmp_path: Path, kind: int) 
     with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
         archive.writestr(entry, "/etc/hostname")
     with pytest.raises(ArtifactError, match="a link, a device"):
-        find(tmp_path / "archive.zip", "member")
+        find_file(tmp_path / "archive.zip", "member")
 
 
-def test_an_archive_that_explodes_is_refused(tmp_path: Path) -> None:
+def test_a_zip_bomb_is_refused(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "archive.zip", member=bytes(150_000_000))
-    with pytest.raises(ArtifactError, match="grows from"):
-        find(path, "member")
+    with pytest.raises(ArtifactError, match="expands from"):
+        find_file(path, "member")
 
 
-def test_a_gzip_that_explodes_is_refused(tmp_path: Path) -> None:
+def test_a_gzip_bomb_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bomb.jsonl.gz"
     path.write_bytes(gzip.compress(b"{}\n" * 60_000_000))
-    with pytest.raises(ArtifactError, match="the whole of it grows from"):
+    with pytest.raises(ArtifactError, match="the whole file expands from"):
         for _ in UpstreamFile(path).blocks(BadRows("bomb")):
             pass
 
 
 def test_the_limit_of_malformed_rows() -> None:
-    ledger = BadRows("file")
-    ledger.malformed(7, "bad")
-    ledger.check(99, 0.01)  # 1 of 100
+    bad_rows = BadRows("file")
+    bad_rows.malformed(7, "bad")
+    bad_rows.check(99, 0.01)  # 1 of 100
     with pytest.raises(InputError, match=r"1 of 99 rows \(1\.0%\) are malformed.*bad: 1, first in line 7"):
-        ledger.check(98, 0.01)
+        bad_rows.check(98, 0.01)
     with pytest.raises(InputError, match="malformed"):
-        ledger.check(0, 1.0)
+        bad_rows.check(0, 1.0)
     with pytest.raises(InputError, match="holds no rows"):
         BadRows("file").check(0, 0.01)
 
 
-def test_json_records_set_aside_what_is_none(tmp_path: Path) -> None:
+def test_lines_that_are_not_json_objects_are_set_aside(tmp_path: Path) -> None:
     path = tmp_path / "records"
     path.write_bytes(b'{"a": 1}\n{"a": \n[1]\n\xff\n' + b"[" * 100_000 + b"\n{'a': 2}\n" + b'{"a": ' + b"9" * 5000 + b"}\n")
     plain, literal = BadRows("records"), BadRows("records")
-    assert list(json_records(UpstreamFile(path).lines(plain), plain)) == [(1, {"a": 1})]
+    assert list(parse_json_lines(UpstreamFile(path).lines(plain), plain)) == [(1, {"a": 1})]
     assert [line for line, _ in plain.rows] == [2, 3, 4, 5, 6, 7]
     assert plain.rows[2] == (4, "the line is not UTF-8")
-    assert list(json_records(UpstreamFile(path).lines(literal), literal, literals=True)) == [(1, {"a": 1}), (6, {"a": 2})]
+    assert list(parse_json_lines(UpstreamFile(path).lines(literal), literal, python_literals=True)) == [(1, {"a": 1}), (6, {"a": 2})]
 
 
-def test_literals_are_never_executed_and_have_a_limit(tmp_path: Path) -> None:
+def test_python_literals_are_not_executed_and_have_a_limit(tmp_path: Path) -> None:
     path, trap = tmp_path / "records", tmp_path / "trap"
     large = "{'a': '" + "x" * 1_000_000 + "'}"
     path.write_text(f"__import__('pathlib').Path({str(trap)!r}).touch()\n{large}\n{'-' * 50_000}1\n{{'a': None}}\n")
-    ledger = BadRows("records")
-    assert list(json_records(UpstreamFile(path).lines(ledger), ledger, literals=True)) == [(4, {"a": None})]
-    assert [line for line, _ in ledger.rows] == [1, 2, 3]
+    bad_rows = BadRows("records")
+    assert list(parse_json_lines(UpstreamFile(path).lines(bad_rows), bad_rows, python_literals=True)) == [(4, {"a": None})]
+    assert [line for line, _ in bad_rows.rows] == [1, 2, 3]
     assert not trap.exists()

@@ -1,4 +1,4 @@
-"""The sentence encoder, mostly with a library that is made up: texts become vectors by hashing, and calls are counted."""
+"""The sentence encoder, mostly with a fake library that hashes texts to vectors and records calls."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def items(texts: list[str], **more: list[str]) -> pd.DataFrame:
 
 
 class Library:
-    """What the made-up library was asked for, and what it should do."""
+    """A fake sentence_transformers: records calls and raises errors on request."""
 
     def __init__(self) -> None:
         self.loaded: list[dict[str, Any]] = []
@@ -40,12 +40,12 @@ class Library:
         self.prompts: list[str | None] = []
         self.fail_after: int | None = None  # texts
         self.failure: Exception = KeyboardInterrupt()  # type: ignore[assignment]
-        self.refuse: Exception | None = None
+        self.load_error: Exception | None = None
 
     def SentenceTransformer(self, model: str, **options: Any) -> Any:
-        if self.refuse is not None:
-            raise self.refuse
-        torch.rand(3)  # a real one draws its layers before it reads them
+        if self.load_error is not None:
+            raise self.load_error
+        torch.rand(3)  # a real model initializes its layers at random
         self.loaded.append({"model": model, **options})
         return Model(self, options["truncate_dim"] or 6)
 
@@ -75,30 +75,30 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Library:
     return made
 
 
-def test_the_placeholder_is_the_catalogs() -> None:
+def test_the_placeholder_is_that_of_the_catalog() -> None:
     assert NO_TEXT == CATALOG_PLACEHOLDER
 
 
-def test_shape_type_length_and_what_is_asked_of_the_library(library: Library) -> None:
+def test_shape_type_length_and_arguments_of_the_library(library: Library) -> None:
     state = torch.get_rng_state()
     vectors = replace(SPEC, revision="abc", dim=5, prompt="passage: ", device="cpu").encode(items(TEXTS), NO_INTERACTIONS)
     assert vectors.shape == (10, 5)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)
     assert library.prompts == ["passage: "] * 3  # chunks of 4, 4 and 2
-    (asked,) = library.loaded
-    assert asked["model"] == "org/model"
-    assert asked["revision"] == "abc"
-    assert asked["model_kwargs"] == {"use_safetensors": True, "dtype": "float32"}
-    assert not asked["trust_remote_code"]
-    assert not asked["local_files_only"]
+    (loaded,) = library.loaded
+    assert loaded["model"] == "org/model"
+    assert loaded["revision"] == "abc"
+    assert loaded["model_kwargs"] == {"use_safetensors": True, "dtype": "float32"}
+    assert not loaded["trust_remote_code"]
+    assert not loaded["local_files_only"]
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_vectors_need_not_be_normalized(library: Library) -> None:
+def test_vectors_without_normalization(library: Library) -> None:
     vectors = replace(SPEC, normalize=False).encode(items(["a", "b", ""]), NO_INTERACTIONS)
     assert np.linalg.norm(vectors[0]) > 10
-    np.testing.assert_allclose(vectors[2], (vectors[0] + vectors[1]) / 2, rtol=1e-5)  # the mean, as it is
+    np.testing.assert_allclose(vectors[2], (vectors[0] + vectors[1]) / 2, rtol=1e-5)  # the mean, not scaled
 
 
 def test_equal_texts_are_encoded_once_and_get_the_same_bits(library: Library) -> None:
@@ -107,12 +107,12 @@ def test_equal_texts_are_encoded_once_and_get_the_same_bits(library: Library) ->
     np.testing.assert_array_equal(vectors[[2, 3]], vectors[[0, 0]])
 
 
-def test_items_without_text_get_the_mean_of_the_others_and_are_counted(library: Library) -> None:
+def test_items_without_text_get_the_mean(library: Library) -> None:
     table = items(["a", "", "b", NO_TEXT, "  ", "zero"])
     table.loc[len(table)] = {"item_id": "x", "text": None}
     with pytest.warns(UserWarning, match="5 of 7 items are without usable text"):
         vectors = SPEC.encode(table, NO_INTERACTIONS)
-    assert library.encoded == ["a", "b", "zero"]  # the placeholder is no text
+    assert library.encoded == ["a", "b", "zero"]  # not the placeholder
     mean = vectors[[0, 2]].mean(0)
     np.testing.assert_allclose(vectors[[1, 3, 4, 5, 6]], np.tile(mean / np.linalg.norm(mean), (5, 1)), atol=1e-6)
 
@@ -121,17 +121,17 @@ def test_columns_are_joined_and_empty_ones_left_out(library: Library) -> None:
     spec = replace(SPEC, columns=("title", "text"), separator=" | ")
     spec.encode(items(["red", NO_TEXT, "blue"], title=["Rose", "Clip", ""]), NO_INTERACTIONS)
     assert library.encoded == ["Rose | red", "Clip", "blue"]
-    with pytest.raises(InputError, match=r"reads the columns \['title'\] of the items, got columns \['item_id', 'text'\]"):
+    with pytest.raises(InputError, match=r"needs the items' columns \['title'\], got the columns \['item_id', 'text'\]"):
         spec.encode(items(TEXTS), NO_INTERACTIONS)
 
 
-def test_no_text_at_all_is_refused(library: Library) -> None:
+def test_no_text_at_all_is_an_error(library: Library) -> None:
     with pytest.raises(InputError, match="none of the 2 items has text in text"):
         SPEC.encode(items(["", NO_TEXT]), NO_INTERACTIONS)
     assert not library.loaded
 
 
-def test_a_killed_run_goes_on_from_its_chunks_with_the_same_bits(library: Library, tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_from_its_chunks_with_the_same_bits(library: Library, tmp_path: Path) -> None:
     whole = SPEC.encode(items(TEXTS), NO_INTERACTIONS)
     assert isinstance(SPEC, ResumableEncoder)
     library.encoded, library.fail_after = [], 8
@@ -145,11 +145,11 @@ def test_a_killed_run_goes_on_from_its_chunks_with_the_same_bits(library: Librar
 
 def test_a_finished_run_needs_no_model(library: Library, tmp_path: Path) -> None:
     whole = SPEC.encode_into(items(TEXTS), NO_INTERACTIONS, tmp_path)
-    library.refuse = OSError("gone")
+    library.load_error = OSError("gone")
     np.testing.assert_array_equal(SPEC.encode_into(items(TEXTS), NO_INTERACTIONS, tmp_path), whole)
 
 
-def test_changed_text_is_encoded_anew_and_the_other_chunks_stay(library: Library, tmp_path: Path) -> None:
+def test_only_chunks_with_changed_texts_are_encoded_again(library: Library, tmp_path: Path) -> None:
     SPEC.encode_into(items(TEXTS), NO_INTERACTIONS, tmp_path)
     changed = [*TEXTS[:5], "another", *TEXTS[6:]]
     library.encoded = []
@@ -178,19 +178,19 @@ def _flip(path: Path) -> None:
 
 
 def _foreign(path: Path) -> None:
-    save_file(load_file(path), path)  # the right vectors, but nothing says of what
+    save_file(load_file(path), path)  # the same vectors without a fingerprint
 
 
 def _nonsense(path: Path) -> None:
     path.write_bytes(b"\x80\x04pickle")
 
 
-def _folder(path: Path) -> None:
+def _delete(path: Path) -> None:
     path.unlink()
 
 
-@pytest.mark.parametrize("damage", [_truncate, _flip, _foreign, _nonsense, _folder])
-def test_a_damaged_or_foreign_chunk_is_made_anew(library: Library, tmp_path: Path, damage: Any) -> None:
+@pytest.mark.parametrize("damage", [_truncate, _flip, _foreign, _nonsense, _delete])
+def test_a_damaged_or_foreign_chunk_is_encoded_again(library: Library, tmp_path: Path, damage: Any) -> None:
     whole = SPEC.encode_into(items(TEXTS), NO_INTERACTIONS, tmp_path)
     damage(tmp_path / "chunk-000001.safetensors")
     library.encoded = []
@@ -209,7 +209,7 @@ def test_a_half_written_chunk_never_has_the_final_name(library: Library, tmp_pat
     assert not list(tmp_path.glob("chunk-*"))
 
 
-def test_the_key_holds_the_model_and_no_speed(tmp_path: Path) -> None:
+def test_the_key_depends_on_the_model_and_not_on_speed(tmp_path: Path) -> None:
     def key(spec: SentenceEncoder) -> str:
         return hash_of(describe(spec, tmp_path))
 
@@ -227,24 +227,24 @@ def test_the_key_holds_the_model_and_no_speed(tmp_path: Path) -> None:
     assert key(first) != key(moved)
 
 
-def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_an_error_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(ResourceError, match=r"pip install 'genrec\[text\]'"):
         SPEC.encode(items(TEXTS), NO_INTERACTIONS)
 
 
 @pytest.mark.parametrize("name", ["GENREC_OFFLINE", "HF_HUB_OFFLINE"])
-def test_offline_is_honoured_and_said(library: Library, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_offline_mode_downloads_nothing(library: Library, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "1")
     SPEC.encode(items(TEXTS), NO_INTERACTIONS)
     assert library.loaded[0]["local_files_only"]
-    library.refuse = OSError("not in the cache")
-    with pytest.raises(NetworkError, match=r"'org/model' can't be loaded \(OSError: not in the cache\); .*forbids to fetch it"):
+    library.load_error = OSError("not in the cache")
+    with pytest.raises(NetworkError, match=r"'org/model' can't be loaded \(OSError: not in the cache\); .*forbids downloads"):
         SPEC.encode(items(TEXTS), NO_INTERACTIONS)
 
 
-def test_a_model_that_cant_be_loaded_is_named(library: Library, tmp_path: Path) -> None:
-    library.refuse = ValueError("no such thing")
+def test_a_model_that_cannot_be_loaded_is_an_error(library: Library, tmp_path: Path) -> None:
+    library.load_error = ValueError("no such thing")
     with pytest.raises(NetworkError, match=r"'org/model' can't be loaded .*check the name"):
         SPEC.encode(items(TEXTS), NO_INTERACTIONS)
     with pytest.raises(InputError, match=r"can't be loaded .*expected a folder that sentence-transformers can read"):
@@ -254,27 +254,27 @@ def test_a_model_that_cant_be_loaded_is_named(library: Library, tmp_path: Path) 
             replace(SPEC, model=path).fingerprint(tmp_path)
 
 
-def test_out_of_memory_names_a_smaller_batch(library: Library) -> None:
+def test_out_of_memory_suggests_a_smaller_batch(library: Library) -> None:
     library.fail_after, library.failure = 0, torch.OutOfMemoryError("CUDA out of memory")
-    with pytest.raises(ResourceError, match=r"SentenceEncoder\(batch=1\)"):
+    with pytest.raises(ResourceError, match=r"SentenceEncoder\(batch_size=1\)"):
         SPEC.encode(items(TEXTS), NO_INTERACTIONS)
 
 
-def test_a_width_that_the_model_has_not_is_refused(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_dimensions_than_the_model_has_are_an_error(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Model, "encode", lambda self, texts, **options: np.ones((len(texts), 6)))
-    with pytest.raises(InputError, match=r"gave vectors of shape \[4, 6\] for 4 texts; expected \[4, 512\]"):
+    with pytest.raises(InputError, match=r"returned vectors of shape \[4, 6\] for 4 texts; expected \[4, 512\]"):
         replace(SPEC, dim=512).encode(items(TEXTS), NO_INTERACTIONS)
 
 
 @pytest.mark.parametrize(
     "field", [{"dim": 0}, {"max_seq_length": 0}, {"batch_size": 0}, {"chunk_size": 0}, {"columns": ()}, {"model": " "}]
 )
-def test_refuses_fields_out_of_range(field: dict[str, Any]) -> None:
+def test_fields_out_of_range_are_an_error(field: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=rf"SentenceEncoder\.{next(iter(field))} must"):
         SentenceEncoder(**{"model": "m", **field})
 
 
-def test_inside_a_concatenation_it_keeps_its_chunks_in_its_own_folder(library: Library, tmp_path: Path) -> None:
+def test_in_a_concatenation_each_encoder_has_its_own_folder(library: Library, tmp_path: Path) -> None:
     both = Concatenated([TfidfSvd(dim=2, min_df=1), SPEC, replace(SPEC, prompt="p")])  # type: ignore[arg-type]
     assert isinstance(both, ResumableEncoder)
     vectors = both.encode_into(items(TEXTS), NO_INTERACTIONS, tmp_path)
@@ -286,7 +286,7 @@ def test_inside_a_concatenation_it_keeps_its_chunks_in_its_own_folder(library: L
 
 
 def test_the_real_library_with_a_tiny_model(tmp_path: Path) -> None:
-    """A BERT of one layer, drawn here and stored: no download. Resumed, moved or at another batch size, it says the same."""
+    """A random BERT with one layer, without a download. Resuming and the batch size do not change the vectors."""
     library = pytest.importorskip("sentence_transformers")
     model = _tiny_model(library, tmp_path)
     spec = SentenceEncoder(str(model), chunk_size=4, batch_size=2, device="cpu")
@@ -301,7 +301,7 @@ def test_the_real_library_with_a_tiny_model(tmp_path: Path) -> None:
     (tmp_path / "work" / "chunk-000000.safetensors").unlink()
     np.testing.assert_array_equal(spec.encode_into(items(texts), NO_INTERACTIONS, tmp_path / "work"), vectors)
     np.testing.assert_allclose(replace(spec, batch_size=7).encode(items(texts), NO_INTERACTIONS), vectors, atol=1e-5)
-    with pytest.raises(UsageError, match="maximum_tokens to no more than the model was made for"):
+    with pytest.raises(UsageError, match="max_seq_length to at most the model's own limit"):
         replace(spec, max_seq_length=64).encode(items(texts), NO_INTERACTIONS)
     with pytest.raises(InputError, match="can't be loaded"):
         replace(spec, model=str(tmp_path / "work")).encode(items(texts), NO_INTERACTIONS)

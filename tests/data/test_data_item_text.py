@@ -1,4 +1,4 @@
-"""Items' text: entities, tags, control characters, nested lists."""
+"""Item texts: HTML entities and tags, control characters, nested lists."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec.data.readers.item_text import LIMIT, clean, flat, is_scraped, parts, sentences
+from genrec.data.readers.item_text import MAX_CHARACTERS, clean, flat_text, is_page_code, sentences, text_parts
 
 
 @pytest.mark.parametrize(
@@ -35,20 +35,20 @@ def test_cleaning_twice_changes_nothing(text: str) -> None:
     assert clean(clean(text)) == clean(text)
 
 
-def test_hostile_text_is_bounded() -> None:
-    assert len(clean("<script" * 1_000_000)) <= LIMIT
+def test_the_length_of_hostile_text_is_limited() -> None:
+    assert len(clean("<script" * 1_000_000)) <= MAX_CHARACTERS
     assert clean("&" + "amp;" * 3000) == "&"
 
 
 def test_nested_fields_become_distinct_parts() -> None:
-    assert parts([["Beauty", "Hair &amp; Care"], ["Beauty", "Oils", ""], None]) == ["Beauty", "Hair & Care", "Oils"]
-    assert flat([1, 2.5, float("nan"), True], "|") == "1|2.5|True"
-    assert flat(None) == ""
-    assert flat({"a": 1}) == ""
+    assert text_parts([["Beauty", "Hair &amp; Care"], ["Beauty", "Oils", ""], None]) == ["Beauty", "Hair & Care", "Oils"]
+    assert flat_text([1, 2.5, float("nan"), True], "|") == "1|2.5|True"
+    assert flat_text(None) == ""
+    assert flat_text({"a": 1}) == ""
 
 
 @pytest.mark.parametrize(
-    ("text", "scraped"),
+    ("text", "expected"),
     [
         ("var aPageStart = (new Date()).getTime();", True),
         ("(function(f) {var _np=(window.P._namespace);", True),
@@ -57,9 +57,9 @@ def test_nested_fields_become_distinct_parts() -> None:
         ("Integral function(s) of Bessel", False),
     ],
 )
-def test_scripts_are_told_from_shops_language(text: str, scraped: bool) -> None:
-    assert is_scraped(text) == scraped
+def test_page_code_is_recognized(text: str, expected: bool) -> None:
+    assert is_page_code(text) == expected
 
 
-def test_sentences_leave_out_what_is_empty() -> None:
+def test_sentences_omit_empty_texts() -> None:
     assert sentences(("", "Brush."), ("brand", ""), ("price", "12.5")) == "Brush. price: 12.5"

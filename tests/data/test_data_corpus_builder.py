@@ -1,4 +1,4 @@
-"""From raw tables to a corpus: policies for times, repeats, ties and missing text (FAULTS R3, R5, R6), and the statistics."""
+"""From raw tables to a corpus: rules for times, repeats, ties and missing text (FAULTS R3, R5, R6), and the statistics."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pandas import DataFrame, Series
 
@@ -22,7 +22,7 @@ NOTHING = DataFrame({"item": Series(dtype=str), "text": Series(dtype=str)})
 
 
 def raw(users: str, items: str, times: list[object] | None = None, listed: DataFrame = NOTHING) -> RawTables:
-    """One event a letter."""
+    """Return tables with one event for each letter."""
     return RawTables(
         DataFrame({"user": list(users), "item": list(items), "time": range(len(users)) if times is None else times}), listed
     )
@@ -49,7 +49,7 @@ def test_statistics_by_hand() -> None:
     tables = raw("aaaabbbc", "zyxzzzyq", [0, 10, 20, 20, 5, 5, 9, 1], listed)
     set_aside = DataFrame({"file": ["f", "f"], "line": [3, 4], "reason": ["bad", "bad"]})
     corpus = prepare(tables._replace(set_aside=set_aside), ALL)
-    # One of b's three events is an exact repeat; b with two and c with one event are too short: a's four events are left.
+    # One of b's three events is an exact repeat. Then b has two events and c one, which is too few; a's four events stay.
     assert corpus.statistics == {
         "users": 1,
         "items": 3,
@@ -80,15 +80,17 @@ def test_statistics_by_hand() -> None:
 
 
 def test_leakage_and_ties_by_hand() -> None:
-    # a: train 0, 1, validation 2, test 3; b: train 2, 7, validation 8, test 8. The first test event is at 3; of 4 training
-    # events one (7) is later. b's last two tie, a's do not.
+    # a: train 0, 1, validation 2, test 3; b: train 2, 7, validation 8, test 8. The first test event is at 3. One of the 4
+    # training events (7) is later. The last two events tie for b and not for a.
     corpus = prepare(raw("aaaabbbb", "stuvstuv", [0, 1, 2, 3, 2, 7, 8, 8]), ALL)
     assert corpus.statistics["leakage_share"] == 0.25
-    assert corpus.statistics["leakage_share_mean"] == 0.125  # the test at 3 has the 7 in its future, the test at 8 nothing
+    assert (
+        corpus.statistics["leakage_share_mean"] == 0.125
+    )  # the training event at 7 is later than the test at 3; none is later than the test at 8
     assert corpus.statistics["share_of_users_with_tied_last_events"] == 0.5
 
 
-def test_exact_repeats_go_and_other_repeats_stay() -> None:
+def test_exact_repeats_are_dropped_and_other_repeats_kept() -> None:
     frame = DataFrame({"user": "a", "item": "x", "time": [1, 1, 1, 2, 3], "rating": [5.0, 5.0, 4.0, 5.0, 5.0]})
     corpus = prepare(RawTables(frame, NOTHING), ALL)
     assert corpus.interactions["time"].tolist() == [1, 1, 2, 3]
@@ -104,14 +106,14 @@ def test_milliseconds_are_converted_counted_and_keep_their_order() -> None:
     assert corpus.statistics["times_in_milliseconds"] == 3
 
 
-def test_other_times_are_set_aside_or_refused() -> None:
+def test_bad_times_are_set_aside_or_an_error() -> None:
     times: list[object] = [*range(400), -1, None, 2.5]
     corpus = prepare(raw("a" * 403, "x" * 403, times), ALL)
     assert len(corpus.interactions) == 400
     assert corpus.set_aside.to_dict("list") == {
         "file": ["interactions"] * 3,
         "line": [401, 402, 403],
-        "reason": ["the time is negative", *["the time is null or no whole number of seconds"] * 2],
+        "reason": ["the time is negative", *["the time is missing or not a whole number of seconds"] * 2],
     }
     assert corpus.statistics["set_aside"]["the time is negative"] == 1
     with pytest.raises(InputError, match=r"2 of 5 rows \(40\.0%\) are malformed.*time is negative"):
@@ -122,7 +124,7 @@ def test_other_times_are_set_aside_or_refused() -> None:
         prepare(raw("aaa", "xyz", ["today", "now", "then"]), ALL)
 
 
-def test_what_a_source_owes() -> None:
+def test_invalid_tables_of_a_source_are_an_error() -> None:
     tables = raw("aaa", "xyz")
     with pytest.raises(InputError, match="no column 'time'"):
         prepare(tables._replace(interactions=tables.interactions[["user", "item"]]), ALL)
@@ -135,8 +137,8 @@ def test_what_a_source_owes() -> None:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """A split of one's own that gives what it is told to."""
+class FixedParts:
+    """A custom split that returns the given parts; without any it drops all events."""
 
     parts: tuple[str, ...]
 
@@ -152,18 +154,18 @@ class Answers:
     [
         ((), "after the filter 'keep'"),
         (("train", "test"), "a part for each of 3 rows"),
-        (("train", "valid", "test"), "must give only train, validation, test"),
+        (("train", "valid", "test"), "must return only train, validation, test"),
         (("train", "train", "test"), "no interaction for the part 'validation'"),
-        (("test", "validation", "train"), "later event to an earlier part"),
+        (("test", "validation", "train"), "later event of user 1 to an earlier part"),
     ],
 )
-def test_what_a_split_owes(parts: tuple[str, ...], message: str) -> None:
+def test_invalid_parts_of_a_split_are_an_error(parts: tuple[str, ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        prepare(raw("aaa", "xyz"), Answers(parts))
+        prepare(raw("aaa", "xyz"), FixedParts(parts))
 
 
-def test_a_split_of_ones_own() -> None:
-    corpus = prepare(raw("aaa", "xyz"), Answers(("train", "validation", "test")))
+def test_a_custom_split() -> None:
+    corpus = prepare(raw("aaa", "xyz"), FixedParts(("train", "validation", "test")))
     assert corpus.statistics["removed_by_filter"] == {"keep": {"interactions": 0, "users": 0, "items": 0}}
 
 
@@ -171,6 +173,7 @@ EVENTS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("wxyz"), st.
 
 
 @given(EVENTS)
+@settings(deadline=None)
 def test_any_events_become_a_corpus_or_an_input_error(events: list[tuple[str, str, int]]) -> None:
     frame = DataFrame(events, columns=["user", "item", "time"])
     try:

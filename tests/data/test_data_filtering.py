@@ -1,4 +1,4 @@
-"""Filters on a log in DuckDB, against pandas and by hand: order, counts, numbers, ties."""
+"""Filters on the event log, compared with pandas and by hand: order, counts, numbers, ties; k-cores; errors of DuckDB."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pandas import DataFrame, Series
 
 from genrec.data.corpus_builder import prepare
-from genrec.data.event_log import Log, faults, memory_limit
-from genrec.data.k_core import Chunk, Pairs, k_core
+from genrec.data.event_log import EventLog, memory_limit, translated_errors
+from genrec.data.k_core import EventChunk, IndexedEvents, k_core
 from genrec.data.splits import LeaveOneOut
 from genrec.errors import InputError, ResourceError, UsageError
 from genrec.types import RawStream, RawTables
@@ -23,28 +23,27 @@ NOTHING = DataFrame({"item": Series(dtype=str), "text": Series(dtype=str)})
 SECOND = "1970-01-01T00:00:{:02}"
 
 
-def pairs_of(path: Path, events: list[tuple[int, int]], size: int = 3) -> Pairs:
-    """Events in chunks of some size."""
-    user, item = np.array(events or np.empty((0, 2)), dtype=np.int32).T
+def indexed(path: Path, pairs: list[tuple[int, int]], size: int = 3) -> IndexedEvents:
+    """(User index, item index) pairs as events, in chunks of `size`."""
+    user, item = np.array(pairs or np.empty((0, 2)), dtype=np.int32).T
     row = np.arange(len(user))
-    chunks = (Chunk(*(part[begin : begin + size] for part in (user, item, row))) for begin in range(0, len(user), size))
-    return Pairs(path / "pairs", chunks, 7, 7)
+    chunks = (EventChunk(*(part[begin : begin + size] for part in (user, item, row))) for begin in range(0, len(user), size))
+    return IndexedEvents(path / "events", chunks, 7, 7)
 
 
-def left(pairs: Pairs) -> list[int]:
-    return [row for chunk in pairs.chunks() for row in chunk.row.tolist()]
+def kept_rows(events: IndexedEvents) -> list[int]:
+    return [row for chunk in events.chunks() for row in chunk.row.tolist()]
 
 
-def test_k_core_goes_on_until_nothing_changes(tmp_path: Path) -> None:
-    # Item 3 has one event; without it user 2 has one; without user 2 item 2 still has two.
-    events = [(0, 1), (2, 3), (1, 1), (0, 2), (2, 2), (1, 2)]
-    pairs = pairs_of(tmp_path, events)
-    k_core(pairs, 2, 2)
-    assert left(pairs) == [0, 2, 3, 5]
-    assert pairs.counts.events == 4
-    assert [first.tolist()[:3] for first in pairs.first_rows()] == [[0, 2, 2**63 - 1], [2**63 - 1, 0, 3]]
-    k_core(pairs, 3, 0)
-    assert left(pairs) == []
+def test_k_core_repeats_until_nothing_changes(tmp_path: Path) -> None:
+    # Item 3 has one event. Without it user 2 has one event. Without user 2 item 2 still has two.
+    events = indexed(tmp_path, [(0, 1), (2, 3), (1, 1), (0, 2), (2, 2), (1, 2)])
+    k_core(events, 2, 2)
+    assert kept_rows(events) == [0, 2, 3, 5]
+    assert events.counts.total == 4
+    assert [first.tolist()[:3] for first in events.first_rows()] == [[0, 2, 2**63 - 1], [2**63 - 1, 0, 3]]
+    k_core(events, 3, 0)
+    assert kept_rows(events) == []
 
 
 EVENTS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=60)
@@ -53,27 +52,27 @@ EVENTS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=60)
 @given(EVENTS, st.integers(1, 4), st.integers(1, 4), st.integers(1, 70))
 @settings(deadline=None)
 def test_k_core_is_the_largest_subset_with_enough_events(
-    tmp_path_factory: pytest.TempPathFactory, events: list[tuple[int, int]], users: int, items: int, size: int
+    tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[int, int]], users: int, items: int, size: int
 ) -> None:
-    pairs = pairs_of(tmp_path_factory.mktemp("core"), events, size)
-    k_core(pairs, users, items)
-    rest = list(range(len(events)))  # one removal at a time reaches the same set: the core does not depend on their order
+    events = indexed(tmp_path_factory.mktemp("core"), pairs, size)
+    k_core(events, users, items)
+    rows = list(range(len(pairs)))  # removing one event at a time, in any order, gives the same core
     while True:
-        bad = [
+        below = [
             row
-            for row in rest
-            if sum(events[other][0] == events[row][0] for other in rest) < users
-            or sum(events[other][1] == events[row][1] for other in rest) < items
+            for row in rows
+            if sum(pairs[other][0] == pairs[row][0] for other in rows) < users
+            or sum(pairs[other][1] == pairs[row][1] for other in rows) < items
         ]
-        if not bad:
+        if not below:
             break
-        rest.remove(bad[-1])
-    assert left(pairs) == rest
-    assert pairs.counts.users.tolist() == np.bincount([events[row][0] for row in rest], minlength=7).tolist()
+        rows.remove(below[-1])
+    assert kept_rows(events) == rows
+    assert events.counts.users.tolist() == np.bincount([pairs[row][0] for row in rows], minlength=7).tolist()
 
 
 def expected(frame: DataFrame, split: LeaveOneOut) -> DataFrame:
-    """The same policy in pandas: user, item, time, rating as text and numbers, sorted, ties in the order of rows."""
+    """Apply the split's filters with pandas: user, item, time, rating, sorted, ties in the order of rows."""
     if split.repeats == "exact":
         frame = frame.drop_duplicates()
     if split.min_rating is not None:
@@ -87,7 +86,7 @@ def expected(frame: DataFrame, split: LeaveOneOut) -> DataFrame:
     users, items = split.filters().cores
     while len(frame):
         size = {name: frame.groupby(name)["time"].transform("size") for name in ("user", "item")}
-        enough = (size["user"] >= max(users, 3)) & (size["item"] >= items)  # three events of a user: one of each part
+        enough = (size["user"] >= max(users, 3)) & (size["item"] >= items)  # a user needs one event in each part
         if enough.all():
             break
         frame = frame[enough]
@@ -102,7 +101,7 @@ SPLITS = st.builds(
     LeaveOneOut,
     core=st.integers(0, 4),
     item_core=st.none() | st.integers(0, 3),
-    minimum_rating=st.none() | st.just(4.0),
+    min_rating=st.none() | st.just(4.0),
     since=st.none() | st.integers(0, 3).map(SECOND.format),
     until=st.none() | st.integers(5, 9).map(SECOND.format),
     repeats=st.sampled_from(["keep", "exact", "first", "last"]),
@@ -113,15 +112,15 @@ SPLITS = st.builds(
 @example([("a", "w", 0, 1.0), ("a", "x", 0, 1.0), ("a", "y", 0, 1.0), ("a", "w", 0, 1.0)], LeaveOneOut(core=0, repeats="last"), 1)
 @settings(deadline=None, max_examples=150)
 def test_any_log_is_filtered_as_in_pandas(events: list[tuple[str, str, int, float | None]], split: LeaveOneOut, size: int) -> None:
-    """Whatever the filters, and in however many pieces the log comes."""
+    """For all filters, and for any number of tables in the stream."""
     frame = DataFrame(events, columns=["user", "item", "time", "rating"]).astype({"rating": float, "user": str, "item": str})
-    pieces = [frame[begin : begin + size] for begin in range(0, len(frame), size)]
-    raw = RawStream(iter(pieces), iter([]), lambda: DataFrame())
+    tables = [frame[begin : begin + size] for begin in range(0, len(frame), size)]
+    raw = RawStream(iter(tables), iter([]), lambda: DataFrame())
     try:
         corpus = prepare(raw, split)
     except InputError as error:
-        expectable = any(part in str(error) for part in ("read no interactions", "nothing is left after", "needs ratings"))
-        if not expectable or not (frame["rating"].isna().all() or expected(frame, split).empty):
+        known_error = any(part in str(error) for part in ("read no interactions", "nothing is left after", "needs ratings"))
+        if not known_error or not (frame["rating"].isna().all() or expected(frame, split).empty):
             raise
         return
     wanted, rows = expected(frame, split), corpus.interactions
@@ -139,13 +138,13 @@ def test_any_log_is_filtered_as_in_pandas(events: list[tuple[str, str, int, floa
 
 
 def log_of(*pairs: str) -> RawTables:
-    """'a1' is user a and item 1."""
+    """Return one event a pair: 'a1' is user a and item 1."""
     return RawTables(
         DataFrame({"user": [pair[0] for pair in pairs], "item": [pair[1:] for pair in pairs], "time": range(len(pairs))}), NOTHING
     )
 
 
-def test_what_each_filter_removed_is_counted() -> None:
+def test_events_removed_by_each_filter_are_counted() -> None:
     raw = log_of("a1", "a2", "a3", "b1", "b2", "b3", "c1", "a3", "a4", "d9")
     raw.interactions["rating"] = [4, 4, 5, 4, 5, 4, 1, np.nan, 4, 5]
     corpus = prepare(raw, LeaveOneOut(core=2, min_rating=4))
@@ -173,7 +172,7 @@ def test_the_filter_that_empties_the_data_is_named() -> None:
         assert caught.value.exit_code == 3
 
 
-def test_minimum_rating_needs_ratings() -> None:
+def test_min_rating_needs_ratings() -> None:
     without = log_of("a1")
     for raw in (without, without._replace(interactions=without.interactions.assign(rating=np.nan))):
         with pytest.raises(InputError, match="needs ratings, but the data set has none"):
@@ -195,7 +194,7 @@ def test_ids_that_differ_in_any_way_are_different() -> None:
 
 
 @pytest.mark.parametrize("form", ["frame", "table", "batch", "stream"])
-def test_pieces_come_in_any_form(form: str) -> None:
+def test_a_stream_takes_tables_of_any_kind(form: str) -> None:
     raw = log_of("a1", "a2", "a3")
     table = pa.Table.from_pandas(raw.interactions, preserve_index=False)
     forms = {
@@ -206,14 +205,14 @@ def test_pieces_come_in_any_form(form: str) -> None:
     }
     corpus = prepare(RawStream(iter([forms[form]]), iter([]), lambda: DataFrame()), LeaveOneOut(core=0))
     assert corpus.items["item_id"].tolist() == ["1", "2", "3"]
-    with pytest.raises(InputError, match="must be a DataFrame or an Arrow table, got list"):
+    with pytest.raises(InputError, match="must be DataFrames or Arrow tables, got list"):
         prepare(RawStream(iter([[1, 2]]), iter([]), lambda: DataFrame()), LeaveOneOut())
 
 
-def test_a_piece_of_items_with_other_columns_is_refused() -> None:
-    pieces = [DataFrame({"item": ["1"], "text": ["one"]}), DataFrame({"item": ["2"], "text": ["two"], "more": [""]})]
+def test_tables_of_items_with_different_columns_are_an_error() -> None:
+    tables = [DataFrame({"item": ["1"], "text": ["one"]}), DataFrame({"item": ["2"], "text": ["two"], "more": [""]})]
     with pytest.raises(InputError, match=r"has the columns \['text', 'more'\], those before it had \['text'\]"):
-        prepare(RawStream(iter([log_of("a1", "a2", "a3").interactions]), iter(pieces), lambda: DataFrame()), LeaveOneOut(core=0))
+        prepare(RawStream(iter([log_of("a1", "a2", "a3").interactions]), iter(tables), lambda: DataFrame()), LeaveOneOut(core=0))
 
 
 def test_an_error_of_the_source_is_passed_on_and_leaves_no_temporary_file(tmp_path: Path) -> None:
@@ -226,13 +225,13 @@ def test_an_error_of_the_source_is_passed_on_and_leaves_no_temporary_file(tmp_pa
     assert list((tmp_path / "corpus").iterdir()) == []
 
 
-def test_a_log_that_does_not_fit_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_larger_than_memory_and_disk_is_a_resource_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENREC_MEMORY", "lots")
     with pytest.raises(UsageError, match="GENREC_MEMORY must be a size such as 512MB"):
         memory_limit()
     monkeypatch.setenv("GENREC_MEMORY", "99999999TB")
     with pytest.raises(UsageError, match="GENREC_MEMORY must be a size"):
-        Log(tmp_path)
+        EventLog(tmp_path)
     monkeypatch.setenv("GENREC_MEMORY", "1MB")
     frame = DataFrame({"user": [str(row) for row in range(200_000)], "item": "x" * 40, "time": 0})
     with pytest.raises(ResourceError, match=r"allow more memory with GENREC_MEMORY \(now 1MB\)") as caught:
@@ -240,8 +239,8 @@ def test_a_log_that_does_not_fit_says_what_to_do(tmp_path: Path, monkeypatch: py
     assert caught.value.exit_code == 5
 
 
-def test_the_log_spills_to_its_folder_and_gives_the_same_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A log several times the limit: what comes out does not depend on the memory."""
+def test_the_corpus_does_not_depend_on_the_memory_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log several times larger than the limit spills to its folder."""
     source = np.random.default_rng(0)
     count = 400_000
     frame = DataFrame(
@@ -259,8 +258,8 @@ def test_the_log_spills_to_its_folder_and_gives_the_same_corpus(tmp_path: Path, 
         assert path.read_bytes() == (tmp_path / "4GB" / path.name).read_bytes(), path.name
 
 
-def test_the_log_needs_no_other_process_or_setting(tmp_path: Path) -> None:
-    with Log(tmp_path) as log:
+def test_an_empty_log_leaves_no_file(tmp_path: Path) -> None:
+    with EventLog(tmp_path) as log:
         assert log.count("SELECT 1 + 1") == 2
     assert pd.Series(list(tmp_path.iterdir())).empty
 
@@ -275,6 +274,6 @@ def test_the_log_needs_no_other_process_or_setting(tmp_path: Path) -> None:
         (InputError("the source's own"), InputError),
     ],
 )
-def test_what_the_log_raises(raised: Exception, expected: type[BaseException]) -> None:
-    with pytest.raises(expected), faults():
+def test_errors_of_the_log_are_translated(raised: Exception, expected: type[BaseException]) -> None:
+    with pytest.raises(expected), translated_errors():
         raise raised

@@ -1,0 +1,121 @@
+"""Former names: files that still use them fail with a message that gives the present name."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+import genrec.baselines
+import genrec.embeddings
+import genrec.experiment
+import genrec.model
+import genrec.preference.filters
+import genrec.preference.losses
+import genrec.preference.negatives
+import genrec.testing
+import genrec.tokenizer
+from genrec import loading, renamed, run_experiments, run_files
+from genrec.data import download, splits
+from genrec.data import sources as data_sources
+from genrec.errors import ArtifactError, UsageError
+from genrec.experiment import Experiment
+from genrec.overrides import override
+from genrec.testing import Shop
+
+HOUSES = [
+    genrec.experiment, genrec.model, genrec.baselines, genrec.tokenizer, genrec.embeddings, genrec.preference.losses,
+    genrec.preference.negatives, genrec.preference.filters, genrec.testing, data_sources, splits, download,
+]  # fmt: skip
+
+
+def component(name: str) -> type:
+    """The class of this name, wherever a user imports it from."""
+    return next(getattr(house, name) for house in HOUSES if hasattr(house, name))
+
+
+def field_names(kind: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind)}
+
+
+@pytest.mark.parametrize("name", sorted(renamed.FIELDS))
+def test_former_fields_are_gone_and_present_ones_exist(name: str) -> None:
+    kind = component(name)
+    for former, present in renamed.FIELDS[name].items():
+        head, _, tail = present.partition(".")
+        assert former not in field_names(kind)
+        assert head in field_names(kind)
+        if tail:
+            holder = genrec.experiment.Optimization if head == "optimization" else genrec.experiment.Validation
+            assert tail in field_names(holder)
+
+
+def test_present_modules_exist() -> None:
+    for present in renamed.MODULES.values():
+        head, _, tail = present.rpartition(".")
+        try:
+            importlib.import_module(present)
+        except ModuleNotFoundError:
+            assert hasattr(importlib.import_module(head), tail)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("from genrec.experiment import SFT\ndef row():\n    return SFT(steps=3)", "SFT.steps is now SFT.optimization.max_steps"),
+        ("from genrec.experiment import Align\ndef row():\n    return Align(count=3)", "Align.count is now Align.num_negatives"),
+        (
+            "from genrec.experiment import Evaluate\ndef row():\n    return Evaluate(history_length=9)",
+            "Evaluate.history_length is now Experiment.history_length",
+        ),
+        ("from genrec.model import Tiger\ndef row():\n    return Tiger().width", "Tiger.width is now Tiger.d_model"),
+        ("from genrec.preference.negatives import FaissNeighbours", "FaissNeighbours is now FaissNeighbors"),
+        ("from genrec.data.fetch import Archive", "genrec.data.fetch is now genrec.data.download"),
+    ],
+)
+def test_an_experiment_file_with_a_former_name_fails_with_the_present_one(tmp_path: Path, code: str, message: str) -> None:
+    (tmp_path / "former.py").write_text(code)
+    with pytest.raises(UsageError) as error:
+        loading.load(f"{tmp_path / 'former.py'}:row")
+    assert message in str(error.value)
+    assert "Traceback" in str(error.value)
+
+
+def test_other_errors_of_an_experiment_file_get_no_hint() -> None:
+    for error in (TypeError("SFT.__init__() got an unexpected keyword argument 'colour'"), ValueError("steps"), ImportError("no")):
+        assert renamed.explain(error) is None
+
+
+def test_an_override_with_a_former_name_fails_with_the_present_one() -> None:
+    row = Experiment(name="shop", source=Shop())
+    for flag, present in (
+        ("--sft.steps", "SFT.steps is now optimization.max-steps"),
+        ("--policy.width", "Tiger.width is now d-model"),
+        ("--evaluate.history-length", "Evaluate.history-length is now Experiment.history-length"),
+    ):
+        with pytest.raises(UsageError) as error:
+            override([row], [flag, "3"])
+        assert present in str(error.value)
+
+
+def test_a_run_file_with_former_names_is_refused_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path))
+    (tmp_path / "runs").mkdir()
+    configuration = {
+        "sft.class": "genrec.training.recipes:SFT",
+        "sft.steps": 9,
+        "evaluate.class": "m:Evaluate",
+        "evaluate.history_length": 5,
+    }
+    (tmp_path / "runs" / "shop.json").write_text(json.dumps({"name": "shop", "configuration": configuration, "seeds": {}}))
+    expected = (
+        r"earlier version of genrec .*sft\.steps is now sft\.optimization\.max_steps, evaluate\.history_length is now history_length"
+    )
+    with pytest.raises(ArtifactError, match=expected):
+        run_files.read("shop")
+    with pytest.raises(ArtifactError, match="move the file away"):
+        run_experiments.run([Experiment(name="shop", source=Shop())])
+    assert not (tmp_path / "artifacts").exists()
