@@ -55,7 +55,7 @@ def commands(parser: argparse.ArgumentParser) -> Iterator[str]:
         command.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=100)
         usage = command.format_usage().removeprefix("usage: ").rstrip()
         description = command.description or helps[name]
-        yield from [f"## genrec {name}", "", "```text", usage, "```", "", sentence(description), ""]
+        yield from [f"### genrec {name}", "", "```text", usage, "```", "", sentence(description), ""]
         rows = [action for action in command._actions if action.help and not isinstance(action, argparse._HelpAction)]
         if rows:
             yield from ["| argument | meaning |", "|---|---|", *(row(action) for action in rows), ""]
