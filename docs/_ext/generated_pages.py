@@ -63,7 +63,7 @@ def commands(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 def row(action: argparse.Action) -> str:
     """Return the table row of an argument."""
-    value = action.metavar or ("{" + ",".join(map(str, action.choices)) + "}" if action.choices else "")
+    value = action.metavar or ("{" + ",".join(map(str, action.choices)) + "}" if action.choices else action.dest.upper())
     names = ", ".join(action.option_strings) or str(action.metavar or action.dest)
     shown = f"{names} {value}" if action.option_strings and value and action.nargs != 0 else names
     return f"| `{shown}` | {cell(action.help or '')} |"
