@@ -1,55 +1,55 @@
-"""What goes wrong, by kind: each class is one exit code of the command line.
+"""The package's exceptions. Each class has an exit code of the command line.
 
-A message says what was found, where, what was expected and what to try next.
+A message states the value that was found, where, the value that was expected, and the next step.
 """
 
 from __future__ import annotations
 
 
 class GenrecError(Exception):
-    """Something the user can act on; the command line prints the message and exits with `exit_code`."""
+    """Base class of errors that the user can fix. The command line prints the message and exits with `exit_code`."""
 
     exit_code = 1
 
 
 class UsageError(GenrecError):
-    """The call or the configuration is wrong."""
+    """Invalid call or configuration."""
 
     exit_code = 2
 
 
 class InputError(GenrecError):
-    """The input data, or a plug-in's answer, breaks its contract."""
+    """Invalid input data, or a plug-in result that breaks the plug-in's contract."""
 
     exit_code = 3
 
 
 class ArtifactError(GenrecError):
-    """A stored artifact is damaged, or does not fit what asks for it."""
+    """A stored artifact is damaged or does not match the settings that request it."""
 
     exit_code = 4
 
 
 class ResourceError(GenrecError):
-    """Memory, disk or a device is missing."""
+    """Missing memory, disk space, device or optional package."""
 
     exit_code = 5
 
 
 class NumericsError(GenrecError):
-    """NaN, infinity, collapse: numbers that must not go on."""
+    """Non-finite values, or collapsed Semantic IDs."""
 
     exit_code = 6
 
 
 class NetworkError(GenrecError):
-    """Something had to be fetched and could not be."""
+    """A download failed."""
 
     exit_code = 7
 
 
 class Stopped(GenrecError):
-    """Stopped by a signal after the work was saved; `exit_code` is 128 + the signal's number."""
+    """The run was stopped by a signal after its work was saved. `exit_code` is 128 plus the signal number."""
 
     def __init__(self, signal_number: int, message: str) -> None:
         super().__init__(message)

@@ -1,8 +1,8 @@
-"""Rows of items, int64 [B, n] with 0 for none: which repeat, which stand in another row, which come first. No Python per row.
+"""Operations on rows of items, int64 [B, n] with 0 for no item: repetitions, membership, and the best n of a row.
 
-There is one order of candidates: by score, equal scores by number. Score and number become one integer key, and no two keys of
-different numbers are equal, so that what is kept never depends on how a library's top-k treats equal values, on the device or on the
-batch. The bits of a float32, read as an integer, are in the order of its value (those below 0 turned round).
+Candidates are ordered by score; equal scores are ordered by number. Score and number are packed into one integer key, and keys of
+different numbers are never equal. The selection therefore does not depend on how `topk` treats equal values, on the device or on the
+batch. The bits of a float32, read as an integer, sort like its value once the bits of negative values are inverted.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from torch.nn.functional import pad
 
 from genrec.types import Ranking
 
-HIGH = 2**32  # a key is HIGH x (bits of the score, best lowest) + number
+HIGH = 2**32  # a key is HIGH x (bits of the negated score) + number
 
 
 def repeated(items: Tensor) -> Tensor:
-    """Where an item stands that stood earlier in its row: int64 [B, M] -> bool [B, M]."""
-    ordered, order = items.sort(dim=1, stable=True)  # stable: the first of equal items comes first
-    again = torch.zeros_like(items, dtype=torch.bool)
-    again[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
-    return torch.zeros_like(again).scatter(1, order, again)
+    """Return where an item has occurred earlier in its row: int64 [B, M] -> bool [B, M]."""
+    ordered, order = items.sort(dim=1, stable=True)  # stable: equal items keep their order
+    repeats = torch.zeros_like(items, dtype=torch.bool)
+    repeats[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+    return torch.zeros_like(repeats).scatter(1, order, repeats)
 
 
 def contains(rows: Tensor, items: Tensor) -> Tensor:
-    """Whether an item of int64 [B, M] is in the same row of int64 [B, E]: bool [B, M]; 0, which is no item, never is."""
+    """Return whether each item of int64 [B, M] occurs in the same row of int64 [B, E]: bool [B, M], false for item 0."""
     if rows.shape[1] == 0:
         return torch.zeros_like(items, dtype=torch.bool)
     ordered = rows.sort(dim=1).values
@@ -34,36 +34,39 @@ def contains(rows: Tensor, items: Tensor) -> Tensor:
 
 
 def keys(score: Tensor, number: Tensor) -> Tensor:
-    """Scores float32 and numbers int64 of 0 .. 2^31 - 1, shapes broadcast -> int64, lower is better."""
-    return torch.add(number, _turned((0.0 - score).view(torch.int32)), alpha=HIGH)  # 0 - score is never the other zero, -0
+    """Return sorting keys, int64, lower is better, of float32 scores and int64 numbers in 0 .. 2^31 - 1; shapes are broadcast."""
+    return torch.add(number, _sortable((0.0 - score).view(torch.int32)), alpha=HIGH)  # 0 - score is never -0
 
 
 def scores(key: Tensor) -> Tensor:
-    """The scores that keys were made of, float32."""
-    return 0.0 - _turned((key >> 32).int()).view(torch.float32)
+    """Return the scores of keys, float32."""
+    return 0.0 - _sortable((key >> 32).int()).view(torch.float32)
 
 
 def numbers(key: Tensor) -> Tensor:
-    """The numbers that keys were made of, int64."""
+    """Return the numbers of keys, int64."""
     return key & (HIGH - 1)
 
 
 def best(key: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Keys int64 [B, X] -> the best of each row, sorted, and their places, int64 [B, min(count, X)] each."""
-    found = key.topk(min(count, key.shape[1]), largest=False, sorted=True)
-    return found.values, found.indices
+    """Return the best keys of each row of int64 [B, X], sorted, and their places, int64 [B, min(count, X)] each."""
+    lowest = key.topk(min(count, key.shape[1]), largest=False, sorted=True)
+    return lowest.values, lowest.indices
 
 
-def ranking(key: Tensor, n: int, broken: Tensor) -> Ranking:
-    """Keys of items int64 [B, X] -> the `n` best; item 0 and -inf where there are fewer, NaN all through where bool [B] `broken`."""
+def ranking(key: Tensor, n: int, has_nan: Tensor) -> Ranking:
+    """Return the `n` best items of each row of keys int64 [B, X].
+
+    Lists with fewer items end in item 0 with score -inf. All scores of a row are NaN where `has_nan`, bool [B], is true.
+    """
     kept, _ = best(key, n)
     kept = pad(kept, (0, n - kept.shape[1]), value=torch.iinfo(torch.int64).max)
     score = scores(kept)
-    nothing = ~(score > -torch.inf)
-    score = score.masked_fill(nothing, -torch.inf).masked_fill(broken.unsqueeze(1), torch.nan)
-    return Ranking(numbers(kept).masked_fill(nothing, 0), score)
+    empty = ~(score > -torch.inf)
+    score = score.masked_fill(empty, -torch.inf).masked_fill(has_nan.unsqueeze(1), torch.nan)
+    return Ranking(numbers(kept).masked_fill(empty, 0), score)
 
 
-def _turned(bits: Tensor) -> Tensor:
-    """Bits of a float32 <-> an integer in the order of its value, int32; its own inverse."""
+def _sortable(bits: Tensor) -> Tensor:
+    """Map the bits of a float32 to an int32 that sorts like its value; the function is its own inverse."""
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a plain line every so often elsewhere (logs, CI)."""
+"""Progress of long work: a progress bar on a terminal, and a plain line every `LINE_INTERVAL` seconds in logs and CI."""
 
 from __future__ import annotations
 
@@ -8,26 +8,31 @@ from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 Item = TypeVar("Item")
-LINE_EVERY = 15.0  # seconds between plain lines
+LINE_INTERVAL = 15.0  # seconds between plain lines
+BAR_DELAY = 2.0  # seconds before a bar appears
 
 
 def say(message: str) -> None:
-    """One line for the person who watches, on standard error, so that standard output stays the result."""
-    if sys.stderr is not None:  # closed by whoever started this
+    """Print a line to standard error, so that standard output holds the result only."""
+    if sys.stderr is not None:  # None if the parent process closed it
         print(message, file=sys.stderr, flush=True)
 
 
 class Progress:
-    """A bar of `total` steps that `advance` moves; use as a context manager. Nothing is shown for work under two seconds.
+    """A progress bar, used as a context manager.
 
-    Inside another one (a validation inside a training) it shows nothing: a terminal has room for one bar, and a log for one voice.
+    Nothing is shown for work under two seconds, or inside another `Progress` (a validation during training): a terminal shows one
+    bar at a time.
+
+    - `description`: text in front of the bar.
+    - `total`: number of steps; None if unknown.
     """
 
-    _depth = 0  # how many are entered
+    _depth = 0  # number of active instances
 
     def __init__(self, description: str, total: int | None) -> None:
         self.description, self.total, self.done = description, total, 0
-        self._began = self._spoke = time.monotonic()
+        self._started = self._last_line = time.monotonic()
         self._bar: object | None = None
 
     def __enter__(self) -> Progress:
@@ -36,26 +41,28 @@ class Progress:
         return self
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Move on by `steps`; `note` is shown beside the count."""
+        """Advance by `steps` and show `note` after the count."""
         self.done += steps
         now = time.monotonic()
         if self._nested:
             return
         if sys.stderr is not None and sys.stderr.isatty():
-            if now - self._began > 2.0:
+            if now - self._started > BAR_DELAY:
                 self._draw(note)
-        elif now - self._spoke > LINE_EVERY:
-            self._spoke = now
+        elif now - self._last_line > LINE_INTERVAL:
+            self._last_line = now
             say(self._line(note, now))
 
     def _line(self, note: str, now: float) -> str:
-        seconds = now - self._began
+        """Return the plain line, with the estimated remaining time if the total is known."""
+        seconds = now - self._started
         if not self.total:
             return f"{self.description}: {self.done} ({seconds:.0f} s) {note}".rstrip()
         left = seconds * (self.total - self.done) / max(self.done, 1)
         return f"{self.description}: {self.done}/{self.total} ({seconds:.0f} s, about {left:.0f} s left) {note}".rstrip()
 
     def _draw(self, note: str) -> None:
+        """Show or update the bar."""
         from rich.console import Console
         from rich.progress import Progress as Bar
 
@@ -73,7 +80,7 @@ class Progress:
 
 
 def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
-    """Iterate with progress shown; `total` is the count where `items` has no length."""
+    """Iterate over `items` and show progress. Pass `total` if `items` has no length."""
     if total is None and isinstance(items, Sized):
         total = len(items)
     with Progress(description, total) as progress:

@@ -1,6 +1,6 @@
-"""Ground: nearest neighbors, exact or approximate, and k-means by faiss. The only file that knows faiss, imported where it is used.
+"""Nearest neighbors, exact or approximate, and k-means with faiss. No other file imports faiss.
 
-Source: Johnson et al. 2017, 1702.08734 (faiss); Malkov and Yashunin 2016, 1603.09320 (HNSW).
+Sources: Johnson et al. 2017, 1702.08734 (faiss); Malkov and Yashunin 2016, 1603.09320 (HNSW).
 """
 
 from __future__ import annotations
@@ -16,38 +16,41 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 Kind = Literal["flat", "ivf", "hnsw"]
-CHUNK = 4096  # queries searched at a time
-GPU_LARGEST_K = 2048  # of faiss's search on a GPU; more neighbors are searched on the CPU, with the same result
-LISTS = 4.0  # lists of an inverted file, in square roots of the vectors
-SAMPLE = 40  # vectors a list that its centers are trained on; faiss warns below 39
-ITERATIONS = 6  # of that training
-PROBES = 8  # lists looked at
-LINKS = 16  # of an HNSW node
+CHUNK = 4096  # queries per search
+GPU_LARGEST_K = 2048  # most neighbors that faiss finds on a GPU; larger searches run on the CPU, with the same result
+LISTS = 4.0  # lists of an inverted file, in multiples of the square root of the number of vectors
+SAMPLE = 40  # training vectors per list; faiss warns below 39
+ITERATIONS = 6  # k-means iterations when the lists are trained
+PROBES = 8  # lists searched per query, by default
+LINKS = 16  # links per HNSW node
 BUILD_EFFORT = 80  # candidates kept while an HNSW graph is built
 
 
 class VectorIndex:
-    """Vectors float32 [N, D] that are indexed once and searched many times, for the `k` largest inner products.
+    """An index of vectors float32 [N, D] that finds the `k` largest inner products of each query.
 
-    `flat` is exact. `ivf`, an inverted file of about 4 sqrt(N) lists, looks into the `effort` nearest of them, 8 if that is 0; it
-    keeps a byte a number, so that products of unit vectors are off by some thousandths. `hnsw`, a graph, keeps `effort` candidates
-    while it searches, 2 k if that is 0; it is built by one thread, since several would link it another way each time. Flat and
-    inverted files are on all GPUs where the installed faiss has them, graphs on the CPU. On the CPU what is found is a function of
-    the vectors.
+    On the CPU, the result depends on the vectors only. `flat` and `ivf` indexes run on all GPUs if the installed faiss supports them.
+
+    - `vectors`: float32 [N, D].
+    - `k`: number of neighbors per query, 1..N.
+    - `kind`: `flat` is exact. `ivf` is an inverted file of about 4 sqrt(N) lists; it stores one byte per number, so that inner
+      products of unit vectors have errors of some thousandths. `hnsw` is a graph on the CPU; it is built by one thread,
+      because several threads would build a different graph each time.
+    - `effort`: `ivf`: lists searched per query, 0 for 8. `hnsw`: candidates kept during a search, 0 for 2 k. Ignored by `flat`.
     """
 
     def __init__(self, vectors: Tensor, k: int, kind: Kind = "flat", effort: int = 0) -> None:
         if not 1 <= k <= len(vectors):
             raise UsageError(f"k must lie in 1..{len(vectors)}, the number of vectors; got {k}")
         _check("vectors", vectors)
-        self.faiss, self.k = _faiss("nearest neighbors"), k
+        self.faiss, self.k = _faiss("nearest-neighbor search"), k
         array = vectors.float().contiguous().cpu()
         self.index: Any = {"flat": self._flat, "ivf": self._lists, "hnsw": self._graph}[kind](array, effort)
 
     def search(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries float32 [Q, D] -> inner products float32 [Q, k] and rows 0..N-1 int64 [Q, k], best first.
+        """Return inner products float32 [Q, k] and rows int64 [Q, k] in 0..N-1 for queries float32 [Q, D], best first.
 
-        Where an approximate search finds fewer, -inf and row -1.
+        If an approximate search finds fewer than `k`, the remaining places have score -inf and row -1.
         """
         _check("queries", queries)
         scores, rows = torch.empty(len(queries), self.k), torch.empty(len(queries), self.k, dtype=torch.int64)
@@ -58,11 +61,13 @@ class VectorIndex:
         return scores.masked_fill_(rows < 0, -torch.inf), rows
 
     def _flat(self, vectors: Tensor, effort: int) -> Any:
+        """Build an exact index."""
         index = self._on_gpus(self.faiss.IndexFlatIP(vectors.shape[1]))
         index.add(vectors.numpy())
         return index
 
     def _lists(self, vectors: Tensor, effort: int) -> Any:
+        """Build an inverted file."""
         faiss, (count, width) = self.faiss, vectors.shape
         lists = max(1, min(int(LISTS * math.sqrt(count)), count // SAMPLE))
         coarse = faiss.IndexFlatIP(width)
@@ -76,6 +81,7 @@ class VectorIndex:
         return index
 
     def _graph(self, vectors: Tensor, effort: int) -> Any:
+        """Build an HNSW graph with one thread."""
         index = self.faiss.IndexHNSWFlat(vectors.shape[1], LINKS, self.faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction, index.hnsw.efSearch = BUILD_EFFORT, effort or 2 * self.k
         threads = self.faiss.omp_get_max_threads()
@@ -93,10 +99,10 @@ class VectorIndex:
 
 
 def faiss_lloyd(points: Tensor, centers: Tensor, iterations: int, generator: Generator) -> Tensor:
-    """Centers float32 [C, D] after so many of faiss's k-means iterations from these, over points float32 [N, D], on the CPU.
+    """Return the centers float32 [C, D] after `iterations` of faiss's k-means on points float32 [N, D], on the CPU.
 
-    Every point is looked at (faiss would take 256 a center, and warn below 39). A center without points is moved by faiss beside
-    one with many, along a direction that the generator's seed decides.
+    All points are used; by default faiss samples 256 points per center and warns below 39. faiss moves a center without points next
+    to one with many points, in a direction drawn from the generator.
     """
     faiss = _faiss("engine='faiss'", "or use engine='torch'")
     seed = int(torch.randint(2**31 - 1, (), generator=generator))
@@ -113,19 +119,19 @@ def faiss_lloyd(points: Tensor, centers: Tensor, iterations: int, generator: Gen
 
 
 def _check(name: str, rows: Tensor) -> None:
-    """Refuse NaN and infinity."""
+    """Raise `InputError` if a row contains NaN or infinity."""
     broken = (~torch.isfinite(rows).all(1)).nonzero().flatten().tolist()
     if broken:
         raise InputError(f"{name} must be finite, got {len(broken)} of {len(rows)} rows with NaN or infinity, first row {broken[0]}")
 
 
-def _faiss(what: str, otherwise: str = "") -> Any:
+def _faiss(feature: str, alternative: str = "") -> Any:
+    """Import faiss. Raise `ResourceError` with installation instructions if it is not installed."""
     try:
         import faiss
     except ImportError as error:
-        verb = "need" if what.endswith("s") else "needs"
         raise ResourceError(
-            f"{what} {verb} faiss, which is not installed: pip install 'genrec[cpu]', "
-            f"or 'genrec[gpu]' on a machine with an NVIDIA GPU; never both{'; ' + otherwise if otherwise else ''}"
+            f"{feature} needs faiss, which is not installed: pip install 'genrec[cpu]', "
+            f"or 'genrec[gpu]' on a machine with an NVIDIA GPU (never both){'; ' + alternative if alternative else ''}"
         ) from error
     return faiss

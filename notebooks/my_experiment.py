@@ -1,8 +1,8 @@
-"""SFT, its continuation, and alignment with the plug-ins of `my_plugins.py`, on a small built-in shop.
+"""SFT, a control, and alignment with the plug-ins of `my_plugins.py`, on a small synthetic shop.
 
     genrec run my_experiment.py:comparison
 
-Cost: about 20 seconds on 2 CPU cores. Expected: what `plugins.ipynb` says.
+Cost: about 20 seconds on 2 CPU cores. `plugins.ipynb` describes the expected result.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from genrec.types import NegativeSampler, PreferenceLoss
 
 
 def sft() -> Experiment:
-    """A tiny TIGER policy, trained by SFT."""
+    """Return SFT of a tiny TIGER policy."""
     return Experiment(
         name="my-sft",
         source=Shop(num_items=200, num_users=300),
@@ -41,7 +41,7 @@ def sft() -> Experiment:
 
 
 def aligned(name: str, loss: PreferenceLoss, negatives: NegativeSampler) -> Experiment:
-    """The SFT policy after 60 steps of this loss: all rows take the same steps on the same histories."""
+    """Return alignment of the SFT policy with this loss, for 60 steps. All rows train on the same histories."""
     align = Align(
         loss=loss,
         negatives=negatives,
@@ -54,20 +54,20 @@ def aligned(name: str, loss: PreferenceLoss, negatives: NegativeSampler) -> Expe
 
 
 def control() -> Experiment:
-    """SFT continued on alignment's batches: a gain that this row has too is not alignment's."""
+    """Return the control, SFT continued on the batches of alignment. A gain that it shares is not due to alignment."""
     return aligned("my-control", ContinuedSFT(), Uniform())
 
 
 def mine() -> Experiment:
-    """Our own loss, anchored, with our own sampler."""
+    """Return alignment with the custom loss, anchored, and the custom sampler."""
     return aligned("my-aligned", Anchored(MarginDPO()), RoadsNotTaken())
 
 
 def novel() -> Experiment:
-    """The same, with the three most novel of twelve of our sampler's candidates."""
+    """Return the same with the three most novel of twelve candidates of the sampler."""
     return aligned("my-novel", Anchored(MarginDPO()), BestOf(RoadsNotTaken(), reward=Novelty(), num_candidates=12))
 
 
 def comparison() -> list[Experiment]:
-    """The rows of the table."""
+    """Return the rows of the table."""
     return [sft(), control(), mine(), novel()]

@@ -1,4 +1,4 @@
-"""Benchmarks compare like with like, and print what they measured: both sides of the data benchmark give the same arrays."""
+"""Benchmarks run, print their tables, and give both sides the same work."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from genrec.semantic_ids import SemanticIds
 FILE = Path(__file__).parents[1] / "experiments" / "benchmarks" / "data.py"
 
 
-def loaded(file: Path) -> ModuleType:
+def load(file: Path) -> ModuleType:
+    """Import a benchmark by its path."""
     specification = importlib.util.spec_from_file_location(f"{file.stem}_benchmark", file)
     assert specification is not None
     assert specification.loader is not None
@@ -32,7 +33,7 @@ def loaded(file: Path) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    return loaded(FILE)
+    return load(FILE)
 
 
 def test_both_sides_of_the_data_benchmark_give_the_same(benchmark: ModuleType, tmp_path: Path) -> None:
@@ -67,8 +68,8 @@ TOKENIZER = FILE.with_name("tokenizer.py")
 def test_the_tokenizer_benchmark_runs_and_prints_its_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The parts that need no data set, small; what tells items apart does."""
-    module = loaded(TOKENIZER)
+    """The parts without a data set, at small sizes; `append` and `reassign` leave no collision."""
+    module = load(TOKENIZER)
     arguments = ["tokenizer.py", "million", "collisions", "--rounds", "1", "--items", "30000", "--work", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", arguments)
     module.main()
@@ -83,19 +84,19 @@ def test_the_tokenizer_benchmark_runs_and_prints_its_tables(
 
 @pytest.mark.realdata
 def test_the_tokenizer_benchmarks_quality_of_beauty(real_data: Path, tmp_path: Path) -> None:
-    module = loaded(TOKENIZER)
+    module = load(TOKENIZER)
     options = argparse.Namespace(beauty=real_data / "amazon-2014")
-    row = {"side": "random codes", **module.worth("random codes", tmp_path, options)}
+    row = {"side": "random codes", **module.quality("random codes", tmp_path, options)}
     assert row["health"]["collided_before_separation"] <= 10  # of 12,101 items with 256^4 codes
     assert row["health"]["equal_vectors"]["items"] == 122
     table = "\n".join(module.quality_table([row]))
-    assert "12,101 items, of which 122 share their vector" in table
+    assert "12,101 items, of which 122 have the vector of another item" in table
     lift = row["health"]["co_occurrence"]["prefixes"][0]["lift"]
-    assert lift == pytest.approx(1.0, abs=0.1)  # the control says nothing of items
+    assert lift == pytest.approx(1.0, abs=0.1)  # random codes are independent of the items
 
 
 POLICY = FILE.with_name("policy.py")
-COMPARED = {  # part -> what the others are measured against
+COMPARED = {  # part -> the reference of its ratios
     "train": "peer", "loop": "bare steps", "targets": "peer", "align": "peer", "decode": "peer", "history": "Tiger, codes",
     "policies": "Tiger, codes",
     "exact": "item by item", "candidates": "peer", "beams": "peer", "catalog": "peer", "lengths": "peer",
@@ -104,7 +105,7 @@ COMPARED = {  # part -> what the others are measured against
 
 @pytest.fixture
 def beside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files of the policy's benchmark import each other, as they do when one is run as a script."""
+    """Let the files of the policy benchmark import each other, as in a script."""
     monkeypatch.syspath_prepend(str(POLICY.parent))
 
 
@@ -114,7 +115,7 @@ def test_every_part_of_the_policy_benchmark_runs_and_prints_its_table(
     lengths: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("transformers")
-    module = loaded(POLICY)
+    module = load(POLICY)
     assert {*COMPARED, "floor", "profile"} == set(module.PARTS)
     monkeypatch.setattr(sys, "argv", ["policy.py", "all", "--tiny", "--lengths", lengths])
     module.main()
@@ -128,7 +129,7 @@ def test_every_part_of_the_policy_benchmark_runs_and_prints_its_table(
         assert reference in {row["side"] for row in mine}
         assert all(len(row["rates"]) == 1 and row["rate"] > 0 for row in mine)
         ratios = [line for line in printed.splitlines() if line.startswith(f"| {reference} |") and "| 1.00 |" in line]
-        assert ratios  # the reference against itself
+        assert ratios  # the reference relative to itself
     for part in ("train", "align", "decode", "candidates", "beams", "catalog", "lengths"):
         assert {row["side"] for row in rows if row["part"] == part} == {"ours", "peer"}
     for part, settings in {"candidates": 2, "beams": 2, "catalog": 2, "lengths": 2}.items():
@@ -136,12 +137,12 @@ def test_every_part_of_the_policy_benchmark_runs_and_prints_its_table(
     tables = [row for row in rows if row["part"] == "catalog" and row["side"] == "ours"]
     assert all(row["table_mb"] > 0 and 0 <= row["masks_share"] <= row["search_share"] for row in tables)
     assert "| training example, codes |" in printed
-    assert "AdamW" in printed  # the profile's
+    assert "AdamW" in printed  # from the profile
 
 
 @pytest.mark.usefixtures("beside")
 def test_the_policy_benchmarks_ratios_are_medians_of_rounds() -> None:
-    """A slow spell in round 2 hits both sides: rates of 30, 3, 20 against 10, 1, 10 are three times as fast in the median round."""
+    """Round 2 is slow for both sides: rates of 30, 3, 20 against 10, 1, 10 have a median ratio of 3."""
     shapes = importlib.import_module("policy_shapes")
     common = {"task": "", "precision": "float32", "unit": "users", "reference": "peer"}
     rows = [
@@ -160,7 +161,7 @@ def test_the_policy_benchmarks_ratios_are_medians_of_rounds() -> None:
 
 @pytest.mark.usefixtures("beside")
 def test_both_sides_of_the_policy_benchmark_read_the_same_histories() -> None:
-    """The peer's tokens, without padding, are those of our items; every prefix of a window is there once."""
+    """Without padding, the peer's tokens are those of our items; every prefix of a window occurs once."""
     pytest.importorskip("transformers")
     shapes, peer = (importlib.import_module(f"policy_{name}") for name in ("shapes", "peer"))
     ids = shapes.semantic_ids(shapes.TINY)
@@ -169,23 +170,23 @@ def test_both_sides_of_the_policy_benchmark_read_the_same_histories() -> None:
     tokens, mask = peer.Peer(shapes.TINY, ids, "cpu", "float32").tokens(history)
     for row, given, seen in zip(history, tokens, mask, strict=True):
         assert given[seen > 0].tolist() == ids.tokens(row[row > 0]).flatten().tolist()
-        assert seen.tolist() == sorted(seen.tolist(), reverse=True)  # padded on the right
+        assert seen.tolist() == sorted(seen.tolist(), reverse=True)  # right padding
     pairs = [(torch.tensor([[0, 7, 8], [4, 5, 6]]), torch.tensor([[0, 8, 9], [5, 6, 1]]))]
     cut = shapes.prefixes(pairs, batch=2)
     single = {(tuple(row[row > 0].tolist()), int(target)) for rows, targets in cut for row, target in zip(rows, targets, strict=True)}
     assert single == {((7,), 8), ((7, 8), 9), ((4,), 5), ((4, 5), 6), ((4, 5, 6), 1)}
-    assert all(bool((rows[:, 0] > 0).any()) for rows, _ in cut)  # none padded beyond its longest
+    assert all(bool((rows[:, 0] > 0).any()) for rows, _ in cut)  # no batch is padded beyond its longest row
 
 
 @pytest.mark.usefixtures("beside")
-def test_the_policy_benchmarks_operations_are_those_that_a_t5_does() -> None:
-    """The formula, and torch's own count of the peer's products, whose softmax is over all tokens instead of one level's codes."""
+def test_the_policy_benchmarks_operations_are_those_of_a_t5() -> None:
+    """The formula equals torch's count for the peer, except that the peer's softmax is over all tokens instead of one level."""
     pytest.importorskip("transformers")
     shapes, peer, floor = (importlib.import_module(f"policy_{name}") for name in ("shapes", "peer", "floor"))
     sizes = shapes.TINY
     ids = shapes.semantic_ids(sizes)
     model = peer.Peer(sizes, ids, "cpu", "float32").model.eval()
-    model.set_attn_implementation("eager")  # a fused kernel's products go uncounted
+    model.set_attn_implementation("eager")  # the products of a fused kernel are not counted
     tokens = ids.tokens(torch.arange(1, sizes.history + 1)).flatten()[None]
     with FlopCounterMode(display=False) as counted, torch.no_grad():
         model(input_ids=tokens, decoder_input_ids=torch.zeros(1, sizes.levels, dtype=torch.int64), use_cache=False)
@@ -197,7 +198,7 @@ def test_the_policy_benchmarks_operations_are_those_that_a_t5_does() -> None:
 
 @pytest.mark.usefixtures("beside")
 def test_the_policy_benchmarks_peer_decodes_real_items() -> None:
-    """Its trie as a dictionary: every Semantic ID is reached, and nothing else."""
+    """Its dictionary of prefixes reaches exactly the Semantic IDs of the catalog."""
     shapes, peer = (importlib.import_module(f"policy_{name}") for name in ("shapes", "peer"))
     ids = SemanticIds(torch.tensor([[0, 1], [0, 0], [1, 1]]), (2, 2))
     follows, items = peer.dictionary_trie(ids)
@@ -212,7 +213,7 @@ NEGATIVES = FILE.with_name("negatives.py")
 def test_the_negatives_benchmark_runs_and_prints_its_table(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module = loaded(NEGATIVES)
+    module = load(NEGATIVES)
     monkeypatch.setattr(sys, "argv", ["negatives.py", "--tiny"])
     module.main()
     printed = capsys.readouterr().out
@@ -221,5 +222,5 @@ def test_the_negatives_benchmark_runs_and_prints_its_table(
     found = {row["side"]: row["recall"] for row in rows}
     assert found["flat"] == 1.0
     assert all(0.7 < found[side] <= 1.0 for side in ("ivf", "hnsw"))
-    assert "| negatives | K | ms a batch | of processors | / flat |" in printed
+    assert "| sampler | K | ms per batch | processor ms | time / flat |" in printed
     assert sum("| 1.0000 |" in line for line in printed.splitlines()) == 2  # the reference against itself

@@ -1,4 +1,4 @@
-"""The checks of samplers: all of ours pass, so does one from outside the package, and each broken one is told what it breaks."""
+"""check_sampler: built-in samplers and one written as by a user pass, and each broken sampler raises its message."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ from genrec.types import DrawNegatives, NegativeSampler, SamplerContext, Sequenc
 
 @dataclass(frozen=True)
 class RarelyTaken:
-    """A sampler as a user would write it: the less popular an item, the likelier."""
+    """A sampler as a user would write it: less popular items are more likely."""
 
     power: float = 0.5
 
     def build(self, context: SamplerContext) -> DrawNegatives:
         weights = 1 / (1 + context.popularity.float()) ** self.power
-        forbidden = Exclusions(context)
+        exclusions = Exclusions(context)
 
-        def draw(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
+        def draw(batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
             everything = torch.arange(context.item_count + 1).expand(len(batch.target), -1)
-            likely = torch.where(forbidden(batch, everything), 0.0, weights)
+            likely = torch.where(exclusions(batch, everything), 0.0, weights)
             arrival = torch.empty_like(likely).exponential_(generator=generator) / likely
             order = arrival.argsort(1)
-            return take_first(order, likely.gather(1, order) > 0, count)
+            return take_first(order, likely.gather(1, order) > 0, num_negatives)
 
         return draw
 
@@ -56,7 +56,7 @@ SAMPLERS: list[NegativeSampler] = [
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
-def test_our_samplers_keep_the_contract(sampler: NegativeSampler) -> None:
+def test_built_in_samplers_keep_the_contract(sampler: NegativeSampler) -> None:
     check_sampler(sampler)
     check_sampler(sampler, sampler_context(seed=7, items=200, users=15))
 
@@ -67,122 +67,124 @@ Break = Callable[[Draw, SamplerContext], Draw]
 
 @dataclass(frozen=True)
 class Broken:
-    """A right sampler, whose draw is then spoilt."""
+    """Uniform, with its draw replaced by a broken one."""
 
-    spoil: Break
+    breaks: Break
 
     def build(self, context: SamplerContext) -> DrawNegatives:
-        return self.spoil(Uniform().build(context), context)
+        return self.breaks(Uniform().build(context), context)
 
 
 def after(change: Callable[[Tensor, SequenceBatch, SamplerContext], Tensor]) -> Break:
-    """Spoil what was drawn."""
-    return lambda draw, context: lambda batch, count, generator: change(draw(batch, count, generator), batch, context)
+    """Change the negatives after each draw."""
+    return lambda draw, context: lambda batch, num_negatives, generator: change(draw(batch, num_negatives, generator), batch, context)
 
 
 def around(action: Callable[[SequenceBatch, SamplerContext], object]) -> Break:
-    """Do something besides."""
+    """Run an action before each draw."""
 
-    def spoil(draw: Draw, context: SamplerContext) -> Draw:
-        def spoilt(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
+    def wrap(draw: Draw, context: SamplerContext) -> Draw:
+        def broken(batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
             action(batch, context)
-            return draw(batch, count, generator)
+            return draw(batch, num_negatives, generator)
 
-        return spoilt
+        return broken
 
-    return spoil
+    return wrap
 
 
 def put_first(negatives: Tensor, items: Tensor) -> Tensor:
-    """These items in the first place, wherever one is given."""
+    """Put these items in the first place, except where they are 0."""
     return torch.cat([torch.where(items > 0, items, negatives[:, 0]).unsqueeze(1), negatives[:, 1:]], 1)
 
 
-def twin(negatives: Tensor, batch: SequenceBatch, context: SamplerContext) -> Tensor:
-    """Another item with the target's Semantic ID, where there is one."""
+def same_semantic_id(negatives: Tensor, batch: SequenceBatch, context: SamplerContext) -> Tensor:
+    """Draw another item with the target's Semantic ID, where there is one."""
     same = context.semantic_ids.prefix_depth(batch.target.unsqueeze(1), torch.arange(context.item_count + 1)) == 3
     same &= torch.arange(context.item_count + 1) != batch.target.unsqueeze(1)
     return put_first(negatives, torch.where(same.any(1), same.long().argmax(1), 0))
 
 
 def past(negatives: Tensor, batch: SequenceBatch, context: SamplerContext) -> Tensor:
-    """The last item of the history, where it has another Semantic ID than the target and than what is taken elsewhere."""
+    """Draw the last item of the history, unless it shares the target's Semantic ID or is taken outside the history."""
     last = batch.history[:, -1:]
-    again = Exclusions(context).elsewhere(batch, last) | Exclusions(context).shares_semantic_id(batch, last)
+    again = Exclusions(context).outside_history(batch, last) | Exclusions(context).shares_semantic_id(batch, last)
     return put_first(negatives, last.masked_fill(again, 0)[:, 0])
 
 
 def later(negatives: Tensor, batch: SequenceBatch, context: SamplerContext) -> Tensor:
-    """An item that the user takes after the target, as from a sampler that leaves out the past only."""
+    """Draw an item that the user takes after the target, like a sampler that excludes only the history."""
     rows = []
     for user, target, history in zip(batch.user.tolist(), batch.target.tolist(), batch.history.tolist(), strict=True):
         taken = context.interactions.loc[context.interactions["user"] == user, "item"].tolist()
-        left = [item for item in taken if item != target and item not in history]
-        twins = context.semantic_ids.prefix_depth(torch.tensor(left or [0]), torch.tensor(target)) == 3
-        rows.append(next((item for item, same in zip(left, twins.tolist(), strict=False) if not same), 0))
+        future = [item for item in taken if item != target and item not in history]
+        shared = context.semantic_ids.prefix_depth(torch.tensor(future or [0]), torch.tensor(target)) == 3
+        rows.append(next((item for item, same in zip(future, shared.tolist(), strict=False) if not same), 0))
     return put_first(negatives, torch.tensor(rows))
 
 
 def by_rows(context: SamplerContext, generator: Generator | None) -> Draw:
-    """All rows' numbers are drawn at once, and few for each: by the generator that is passed, or by one of its own."""
-    forbidden = Exclusions(context)
+    """Draw few candidates per row, all at once, from the generator argument or from a generator with a fixed seed."""
+    exclusions = Exclusions(context)
 
-    def draw(batch: SequenceBatch, count: int, passed: Generator) -> Tensor:
-        source = passed if generator is None else generator.manual_seed(3)
-        drawn = torch.randint(1, context.item_count + 1, (len(batch.target), 10 * count), generator=source)
-        return forbidden.take(batch, drawn, count)
+    def draw(batch: SequenceBatch, num_negatives: int, argument: Generator) -> Tensor:
+        source = argument if generator is None else generator.manual_seed(3)
+        drawn = torch.randint(1, context.item_count + 1, (len(batch.target), 10 * num_negatives), generator=source)
+        return exclusions.take_allowed(batch, drawn, num_negatives)
 
     return draw
 
 
-def own_seed(_: Draw, context: SamplerContext) -> Draw:
+def fixed_seed(_: Draw, context: SamplerContext) -> Draw:
     return by_rows(context, torch.Generator())
 
 
 def without_use(draw: Draw, context: SamplerContext) -> Draw:
-    """It draws, and then does not look at what it drew."""
+    """Draw a random number and ignore it."""
 
-    def spoilt(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
+    def broken(batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
         torch.rand(1, generator=generator)
-        return nearest(draw, context)(batch, count, generator)
+        return nearest(draw, context)(batch, num_negatives, generator)
 
-    return spoilt
+    return broken
 
 
 def nearest(_: Draw, context: SamplerContext) -> Draw:
-    """The next items by number, without any randomness."""
-    forbidden = Exclusions(context)
+    """Draw the next items by id, without randomness."""
+    exclusions = Exclusions(context)
 
-    def draw(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
-        return forbidden.take(batch, (batch.target[:, None] + torch.arange(context.item_count)) % context.item_count + 1, count)
+    def draw(batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
+        return exclusions.take_allowed(
+            batch, (batch.target[:, None] + torch.arange(context.item_count)) % context.item_count + 1, num_negatives
+        )
 
     return draw
 
 
 def half(draw: Draw, _: SamplerContext) -> Draw:
-    """Nothing for every other row of the batch."""
+    """Draw nothing for every other row of the batch."""
 
-    def spoilt(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
-        negatives = draw(batch, count, generator).clone()
+    def broken(batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
+        negatives = draw(batch, num_negatives, generator).clone()
         negatives[::2] = 0
         return negatives
 
-    return spoilt
+    return broken
 
 
-def fewer_tried(change: Callable[[Tensor], Tensor]) -> Break:
-    """A sampler that tries few candidates, so that users with hardly an item left are given nothing by some seeds."""
-    return lambda _, context: lambda batch, count, generator: change(by_rows(context, None)(batch, count, generator))
+def few_candidates(change: Callable[[Tensor], Tensor]) -> Break:
+    """Draw few candidates, so that some seeds give nothing to users with two items left."""
+    return lambda _, context: lambda batch, num_negatives, generator: change(by_rows(context, None)(batch, num_negatives, generator))
 
 
-def listed_by_policy(_: Draw, context: SamplerContext) -> Draw:
-    """From the policy's list at the time of the draw, and it does not say so."""
-    policy, forbidden = context.policy, Exclusions(context)
+def undeclared_policy(_: Draw, context: SamplerContext) -> Draw:
+    """Draw from the policy's list without declaring `refresh_every`."""
+    policy, exclusions = context.policy, Exclusions(context)
 
-    def draw(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
+    def draw(batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
         listed = policy.recommend(batch.history, 20).items  # type: ignore[union-attr]
         order = torch.rand(listed.shape, generator=generator).argsort(1)
-        return forbidden.take(batch, listed.gather(1, order), count)
+        return exclusions.take_allowed(batch, listed.gather(1, order), num_negatives)
 
     return draw
 
@@ -191,76 +193,87 @@ def trains(_: SequenceBatch, context: SamplerContext) -> None:
     context.policy.train()  # type: ignore[union-attr]
 
 
-def own_entropy(draw: Draw, _: SamplerContext) -> Draw:
-    return lambda batch, count, generator: draw(batch, count, torch.Generator().manual_seed(time.perf_counter_ns() % 2**40))
+def clock_seed(draw: Draw, _: SamplerContext) -> Draw:
+    return lambda batch, num_negatives, generator: draw(
+        batch, num_negatives, torch.Generator().manual_seed(time.perf_counter_ns() % 2**40)
+    )
 
 
 def stateful(draw: Draw, _: SamplerContext) -> Draw:
-    kept: list[Tensor] = []
+    drawn: list[Tensor] = []
 
-    def spoilt(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
-        kept.append(draw(batch, count, generator))
-        return kept[-1] if len(kept) % 2 else draw(batch, count, generator)
+    def broken(batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
+        drawn.append(draw(batch, num_negatives, generator))
+        return drawn[-1] if len(drawn) % 2 else draw(batch, num_negatives, generator)
 
-    return spoilt
+    return broken
 
 
 def repeats(negatives: Tensor, *_: object) -> Tensor:
-    """A shortfall filled with repeats."""
+    """Fill the shortfall with repeats."""
     return torch.where(negatives == 0, negatives[:, :1], negatives)
 
 
 BROKEN: dict[str, tuple[Break, str]] = {
     "target": (after(lambda negatives, batch, _: put_first(negatives, batch.target)), r"target (\d+): negative \1 .*target itself"),
-    "semantic id": (after(twin), r"user \d+, target \d+: negative \d+ .*has the target's Semantic ID"),
+    "semantic id": (after(same_semantic_id), r"user \d+, target \d+: negative \d+ .*has the target's Semantic ID"),
     "history": (after(past), r"user \d+.*is in the history"),
-    "future": (after(later), r"user \d+, .*is a training item of the user, taken before the target or later; .*Exclusions\(context\)"),
-    "repeats": (after(repeats), r"user 40, target 1: negative \d+ .*is drawn twice"),
+    "future": (after(later), r"user \d+, .*is a training item of the user, before or after the target; .*Exclusions\(context\)"),
+    "repeats": (after(repeats), r"user 40, target 1: negative \d+ .*is repeated"),
     "outside": (after(lambda negatives, *_: negatives + 58), r"negative \d+ .*is not in the catalog; draw items 1\.\.60"),
-    "zero first": (after(lambda negatives, *_: negatives.flip(1)), r"user 40, .*stands after an empty place"),
+    "zero first": (after(lambda negatives, *_: negatives.flip(1)), r"user 40, .*comes after a 0"),
     "short": (after(lambda negatives, *_: negatives[:, :3]), r"must have shape \[256, 5\], got \[256, 3\]"),
     "flat": (after(lambda negatives, *_: negatives.squeeze()), r"must have shape \[256, 1\], got \[256\]"),
     "type": (after(lambda negatives, *_: negatives.int()), r"must be int64, got torch.int32"),
     "numpy": (after(lambda negatives, *_: negatives.numpy()), r"must be a tensor int64 \[256, 1\], got ndarray"),
     "nothing": (after(lambda negatives, *_: negatives * 0), r"no negative was drawn for any of \d+ examples"),
-    "own seed": (own_seed, r"generators of different seeds give the same \d+ rows, but something is drawn"),
-    "unused": (without_use, r"generators of different seeds give the same \d+ rows, but something is drawn, since the generator was"),
-    "half": (half, r"is given \d negatives, and \d elsewhere in the same batch, as are 256 of 256 rows"),
-    "repeats of few": (fewer_tried(lambda drawn: torch.where(drawn == 0, drawn[:, :1], drawn)), r"user 4\d, .*is drawn twice"),
-    "zeros first of few": (fewer_tried(lambda drawn: drawn.flip(1)), r"user 4\d, .*stands after an empty place"),
-    "silent": (listed_by_policy, r"it draws by context.policy and does not say so: .*attribute refresh_every"),
+    "fixed seed": (fixed_seed, r"generators with different seeds give the same \d+ rows, although the draw is random"),
+    "unused": (
+        without_use,
+        r"generators with different seeds give the same \d+ rows, although the draw is random: it used the generator",
+    ),
+    "half": (half, r"gets \d negatives, and \d in another place of the same batch, like 256 of 256 rows"),
+    "repeats of few": (few_candidates(lambda drawn: torch.where(drawn == 0, drawn[:, :1], drawn)), r"user 4\d, .*is repeated"),
+    "zeros first of few": (few_candidates(lambda drawn: drawn.flip(1)), r"user 4\d, .*comes after a 0"),
+    "undeclared policy": (undeclared_policy, r"the negatives depend on context.policy; .*attribute refresh_every"),
     "mode": (around(trains), r"context.policy was left in another mode"),
-    "own entropy": (own_entropy, r"two draws from generators of one seed differ"),
-    "state": (stateful, r"two draws from generators of one seed differ.*keep no state"),
+    "clock seed": (clock_seed, r"two draws from generators with the same seed differ"),
+    "state": (stateful, r"two draws from generators with the same seed differ.*keep no state"),
     "torch's generator": (around(lambda *_: torch.rand(1)), r"torch's global generator was drawn from or seeded"),
     "NumPy's generator": (around(lambda *_: np.random.seed(0)), r"NumPy's global generator was drawn from or seeded"),  # noqa: NPY002
     "Python's generator": (around(lambda *_: random.random()), r"Python's global generator was drawn from or seeded"),
     "batch": (around(lambda batch, _: batch.history.fill_(2)), r"batch.history was modified"),
     "context": (around(lambda _, context: context.popularity.add_(1)), r"context.popularity was modified"),
     "table": (around(lambda _, context: context.interactions.insert(0, "row", 0, True)), r"context.interactions was modified"),
-    "crash": (after(lambda negatives, *_: negatives[:, 9]), r"a draw of 1 for 256 examples \(the first of user \d+\) raised Ind"),
+    "crash": (
+        after(lambda negatives, *_: negatives[:, 9]),
+        r"a draw with num_negatives = 1 for 256 examples \(the first of user \d+\) raised Ind",
+    ),
     "catalog": (around(lambda _, context: context.items.insert(0, "row", 0, True)), r"context.items was modified"),
     "no tensor": (after(lambda negatives, *_: negatives.tolist()), r"must be a tensor int64 \[256, 1\], got list"),
-    "arity of a draw": (lambda *_: lambda batch, count: batch.target, r"a draw of 1 for .* raised TypeError.*positional"),
-    "no draw": (lambda *_: None, r"build must return what draws"),  # type: ignore[dict-item, return-value]
-}  # fmt: skip
+    "arity of a draw": (
+        lambda *_: lambda batch, num_negatives: batch.target,
+        r"a draw with num_negatives = 1 for .* raised TypeError.*positional",
+    ),
+    "no draw": (lambda *_: None, r"build\(context\) must return a callable draw\(batch, num_negatives, generator\), got None"),  # type: ignore[dict-item, return-value]
+}
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_sampler_is_told_what_it_breaks(name: str) -> None:
-    spoil, message = BROKEN[name]
+def test_a_broken_sampler_raises_its_message(name: str) -> None:
+    breaks, message = BROKEN[name]
     with pytest.raises(ContractError, match=rf"^Broken: .*{message}") as caught:
-        check_sampler(Broken(spoil))
+        check_sampler(Broken(breaks))
     assert isinstance(caught.value, InputError)
 
 
-def test_a_draw_without_randomness_is_lawful() -> None:
+def test_a_draw_without_randomness_passes() -> None:
     check_sampler(Broken(nearest))
     check_sampler(Broken(lambda _, context: by_rows(context, None)))
 
 
 @dataclass(frozen=True)
-class Unbuilt:
+class BuildRaises:
     def build(self, context: SamplerContext) -> DrawNegatives:
         raise KeyError("weights")
 
@@ -271,13 +284,13 @@ class WithoutContext:
         return Uniform().build(sampler_context())
 
 
-@pytest.mark.parametrize(("sampler", "raised"), [(Unbuilt(), "KeyError"), (WithoutContext(), "TypeError.*positional")])
-def test_what_build_raises_is_told(sampler: NegativeSampler, raised: str) -> None:
+@pytest.mark.parametrize(("sampler", "raised"), [(BuildRaises(), "KeyError"), (WithoutContext(), "TypeError.*positional")])
+def test_exceptions_of_build_are_named(sampler: NegativeSampler, raised: str) -> None:
     with pytest.raises(ContractError, match=rf"^{type(sampler).__name__}: build\(context\) raised {raised}"):
         check_sampler(sampler)
 
 
-def test_one_row_is_tried_too() -> None:
+def test_a_single_row_is_checked() -> None:
     only_many = after(lambda negatives, batch, _: negatives.view(len(batch.target), -1) if len(batch.target) > 1 else negatives[0])
     with pytest.raises(ContractError, match=r"must have shape \[1, 1\], got \[1\]"):
         check_sampler(Broken(only_many))
@@ -296,10 +309,10 @@ class Plain(NotFrozen):
 @pytest.mark.parametrize(
     ("plugin", "message"),
     [
-        (NotFrozen(), r"NotFrozen is no frozen dataclass.*@dataclass\(frozen=True\)"),
-        (Plain(), r"Plain is no frozen dataclass"),
-        (Uniform, r"Uniform is no NegativeSampler: pass an instance, such as Uniform\(\)"),
-        (SoftmaxDPO(), r"SoftmaxDPO is no NegativeSampler.*has build\(context\)"),
+        (NotFrozen(), r"NotFrozen is not a frozen dataclass.*@dataclass\(frozen=True\)"),
+        (Plain(), r"Plain is not a frozen dataclass"),
+        (Uniform, r"Uniform does not implement NegativeSampler: pass an instance, such as Uniform\(\)"),
+        (SoftmaxDPO(), r"SoftmaxDPO does not implement NegativeSampler.*with build\(context\)"),
     ],
 )
 def test_a_specification_is_a_frozen_dataclass(plugin: NegativeSampler, message: str) -> None:
@@ -307,7 +320,7 @@ def test_a_specification_is_a_frozen_dataclass(plugin: NegativeSampler, message:
         check_sampler(plugin)
 
 
-def test_errors_for_the_user_stay_as_they_are() -> None:
+def test_genrec_errors_pass_unchanged() -> None:
     def missing(*_: object) -> None:
         raise ResourceError("needs more memory")
 
@@ -315,7 +328,7 @@ def test_errors_for_the_user_stay_as_they_are() -> None:
         check_sampler(Broken(around(missing)))
 
 
-def test_a_context_too_small_is_refused() -> None:
+def test_a_small_context_raises() -> None:
     context = sampler_context()
     with pytest.raises(InputError, match="too small to check a sampler"):
         check_sampler(Uniform(), context._replace(interactions=context.interactions.drop_duplicates("user")))
@@ -340,7 +353,7 @@ def test_the_synthetic_context() -> None:
 
 def test_batches_are_all_prefixes() -> None:
     context = sampler_context(users=9)
-    events = context.interactions.sample(frac=1, random_state=0)  # in any order
+    events = context.interactions.sample(frac=1, random_state=0)  # shuffled
     found = set()
     for batch in batches_of(context._replace(interactions=events), size=7, length=3):
         for user, history, target in zip(*(tensor.tolist() for tensor in batch), strict=True):
@@ -352,6 +365,6 @@ def test_batches_are_all_prefixes() -> None:
     assert found == expected
 
 
-def test_worlds_are_found_here() -> None:
+def test_worlds_are_exported() -> None:
     assert Cyclic().num_items
     assert Shop().num_items

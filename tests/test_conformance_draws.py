@@ -1,4 +1,4 @@
-"""What a draw says of itself is held against it: by example, with the history, as training goes on, with the policy."""
+"""check_sampler: the optional attributes of a draw, by_example, offers_history, at and refresh_every, are checked."""
 
 from __future__ import annotations
 
@@ -16,103 +16,117 @@ from genrec.types import Policy, SamplerContext, SequenceBatch
 from genrec.types.policy import PrefixPolicy, VectorPolicy
 
 
-def saying(**attributes: object) -> Callable[[Break], Break]:
-    """The draw says so of itself."""
+def with_attributes(**attributes: object) -> Callable[[Break], Break]:
+    """Set attributes on the draw."""
 
-    def with_attributes(spoil: Break) -> Break:
+    def decorate(breaks: Break) -> Break:
         def build(draw: Draw, context: SamplerContext) -> Draw:
-            spoilt = spoil(draw, context)
+            broken = breaks(draw, context)
 
-            def function(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
-                return spoilt(batch, count, generator)
+            def function(batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
+                return broken(batch, num_negatives, generator)
 
             function.__dict__.update(attributes)
             return function
 
         return build
 
-    return with_attributes
+    return decorate
 
 
-def right(draw: Draw, _: SamplerContext) -> Draw:
+def valid(draw: Draw, _: SamplerContext) -> Draw:
     return draw
 
 
-def by_rows(draw: Draw, _: SamplerContext) -> Draw:
-    """The seed is of the batch's size."""
+def by_batch_size(draw: Draw, _: SamplerContext) -> Draw:
+    """Seed the draw with the batch size."""
 
-    def spoilt(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
-        return draw(batch, count, torch.Generator().manual_seed(generator.initial_seed() + len(batch.user)))
+    def broken(batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
+        return draw(batch, num_negatives, torch.Generator().manual_seed(generator.initial_seed() + len(batch.user)))
 
-    return spoilt
+    return broken
 
 
-def restless(draw: Draw, _: SamplerContext) -> Draw:
-    """`at` changes the draw itself."""
+def changed_by_at(draw: Draw, _: SamplerContext) -> Draw:
+    """`at` changes the draw that it is called on."""
     offset = [0]
 
-    def spoilt(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
-        return draw(batch, count, torch.Generator().manual_seed(generator.initial_seed() + offset[0]))
+    def broken(batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
+        return draw(batch, num_negatives, torch.Generator().manual_seed(generator.initial_seed() + offset[0]))
 
     def at(progress: float) -> Draw:
         offset[0] += 1
-        return spoilt
+        return broken
 
-    spoilt.at = at  # type: ignore[attr-defined]
-    return spoilt
+    broken.at = at  # type: ignore[attr-defined]
+    return broken
 
 
 def touches_the_policy(_: SequenceBatch, context: SamplerContext) -> None:
     next(context.policy.parameters()).data.add_(1)  # type: ignore[union-attr]
 
 
-def late(progress: float) -> Draw:
-    """Out of the catalog in the second half of the training."""
+def outside_catalog_later(progress: float) -> Draw:
+    """Draw items outside the catalog in the second half of the training."""
     draw = Uniform().build(sampler_context())
-    return draw if progress < 0.5 else lambda *given: draw(*given) + 60
+    return draw if progress < 0.5 else lambda *arguments: draw(*arguments) + 60
 
 
-SAYING: dict[str, tuple[Break, str]] = {
-    "by example": (saying(by_example=True)(by_rows), r"says by_example, but what user \d+, target \d+ is given depends on the batch"),
-    "by example as a word": (saying(by_example="yes")(right), r"by_example of what draws must be True or False, got 'yes'"),
-    "history as a number": (saying(offers_history=1)(right), r"offers_history of what draws must be True or False, got 1"),
-    "history and the future": (saying(offers_history=True)(after(later)), r"has the Semantic ID of a training item of the user"),
+BROKEN: dict[str, tuple[Break, str]] = {
+    "by example": (
+        with_attributes(by_example=True)(by_batch_size),
+        r"the draw has by_example = True, but the negatives of user \d+, target \d+ depend on the rest of the batch",
+    ),
+    "by example as a string": (with_attributes(by_example="yes")(valid), r"the draw's by_example must be True or False, got 'yes'"),
+    "history as a number": (with_attributes(offers_history=1)(valid), r"the draw's offers_history must be True or False, got 1"),
+    "history and the future": (
+        with_attributes(offers_history=True)(after(later)),
+        r"has the Semantic ID of a training item that the user takes outside",
+    ),
     "history and the target": (
-        saying(offers_history=True)(after(lambda negatives, batch, _: put_first(negatives, batch.target))), r"is the target itself"),
-    "refresh below 0": (saying(refresh_every=-1)(right), r"refresh_every of what draws must count.*got -1 and 'steps'"),
-    "refresh as a truth": (saying(refresh_every=True)(right), r"refresh_every of what draws must count.*got True"),
-    "refresh as a share": (saying(refresh_every=0.5)(right), r"refresh_every of what draws must count.*got 0.5"),
-    "refresh each hour": (saying(refresh_every=1, refresh_unit="hours")(right), r'be "steps" or "epochs"; got 1 and \'hours'),
-    "at gives nothing": (saying(at=lambda progress: None)(right), r"at\(0.0\) must return what draws then"),
-    "at raises": (saying(at=lambda progress: [][0])(right), r"at\(0.0\) raised IndexError"),
-    "at is wrong": (saying(at=lambda: right)(right), r"at\(0.0\) raised TypeError"),
-    "at breaks the rules": (saying(at=late)(right), r"at 0.5 of the training: .*is not in the catalog"),
-    "at moves the draw": (restless, r"at\(progress\) changes what it is asked of"),
+        with_attributes(offers_history=True)(after(lambda negatives, batch, _: put_first(negatives, batch.target))),
+        r"is the target itself",
+    ),
+    "refresh below 0": (with_attributes(refresh_every=-1)(valid), r"the draw's refresh_every must be an int.*got -1 and 'steps'"),
+    "refresh as a bool": (with_attributes(refresh_every=True)(valid), r"the draw's refresh_every must be an int.*got True"),
+    "refresh as a float": (with_attributes(refresh_every=0.5)(valid), r"the draw's refresh_every must be an int.*got 0.5"),
+    "refresh each hour": (
+        with_attributes(refresh_every=1, refresh_unit="hours")(valid),
+        r'refresh_unit "steps" or "epochs"; got 1 and \'hours',
+    ),
+    "at returns None": (
+        with_attributes(at=lambda progress: None)(valid),
+        r"at\(0.0\) must return a callable draw\(batch, num_negatives, generator\), got None",
+    ),
+    "at raises": (with_attributes(at=lambda progress: [][0])(valid), r"at\(0.0\) raised IndexError"),
+    "at without argument": (with_attributes(at=lambda: valid)(valid), r"at\(0.0\) raised TypeError"),
+    "at breaks the rules": (with_attributes(at=outside_catalog_later)(valid), r"at\(0\.5\): .*is not in the catalog"),
+    "at changes the draw": (changed_by_at, r"at\(progress\) changes the draw that it is called on"),
     "policy": (around(touches_the_policy), r"context.policy's vectors was modified"),
-}  # fmt: skip
+}
 
 
-@pytest.mark.parametrize("name", SAYING)
-def test_a_draw_is_held_to_what_it_says_of_itself(name: str) -> None:
-    spoil, message = SAYING[name]
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_attribute_raises_its_message(name: str) -> None:
+    breaks, message = BROKEN[name]
     with pytest.raises(ContractError, match=rf"^Broken.*{message}"):
-        check_sampler(Broken(spoil))
+        check_sampler(Broken(breaks))
 
 
-def test_what_a_draw_may_say_of_itself() -> None:
-    """The past may be offered by one who says so; by example, moving and refreshed is fine where it is true."""
-    check_sampler(Broken(saying(offers_history=True)(after(past))))
-    check_sampler(Broken(saying(by_example=True, refresh_every=0, at=lambda _: Uniform().build(sampler_context()))(right)))
-    check_sampler(Broken(saying(refresh_every=3, refresh_unit="epochs")(right)))
+def test_valid_attributes_pass() -> None:
+    """Items of the history with `offers_history`, and true values of `by_example`, `at` and `refresh_every`."""
+    check_sampler(Broken(with_attributes(offers_history=True)(after(past))))
+    check_sampler(Broken(with_attributes(by_example=True, refresh_every=0, at=lambda _: Uniform().build(sampler_context()))(valid)))
+    check_sampler(Broken(with_attributes(refresh_every=3, refresh_unit="epochs")(valid)))
 
 
-def test_who_reads_the_policy_needs_one() -> None:
-    with pytest.raises(InputError, match=r"Broken says by refresh_every that it reads context.policy, but this context has none"):
-        check_sampler(Broken(saying(refresh_every=0)(right)), sampler_context()._replace(policy=None))
+def test_refresh_every_needs_a_policy() -> None:
+    with pytest.raises(InputError, match=r"Broken has refresh_every, so it reads context.policy, but this context has no policy"):
+        check_sampler(Broken(with_attributes(refresh_every=0)(valid)), sampler_context()._replace(policy=None))
 
 
-def test_the_policy_of_the_world_is_one() -> None:
-    """A policy, whose lists are those of its log-probabilities: all items, none of the excluded, and those below a prefix alone."""
+def test_the_policy_of_the_synthetic_context() -> None:
+    """Its lists agree with its log-probabilities, leave out excluded items, and stay below a prefix."""
     context = sampler_context()
     policy, batch = context.policy, next(batches_of(context, 8))
     assert isinstance(policy, Policy)

@@ -1,4 +1,4 @@
-"""The checks of filters: what `refuse` raises is told, and the context is guarded; `tests/preference/test_filters.py` has the rest."""
+"""check_filter: exceptions of `refuse` are named and the context is watched; see also `tests/preference/test_filters.py`."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from genrec.types import SamplerContext, SequenceBatch
 
 @dataclass(frozen=True)
 class Odd:
-    """Refuses odd items, and does something to the context besides."""
+    """Rejects odd items, and runs an action on the context."""
 
     action: Callable[[SamplerContext], object]
-    late: bool = False  # when it is asked, and not when it is built
+    late: bool = False  # True: the action runs on each call; False: in `refuse`
 
     def refuse(self, context: SamplerContext) -> Callable[[SequenceBatch, Tensor], Tensor]:
         if not self.late:
             self.action(context)
 
-        def refuses(batch: SequenceBatch, candidates: Tensor) -> Tensor:
+        def rejects(batch: SequenceBatch, candidates: Tensor) -> Tensor:
             if self.late:
                 self.action(context)
             return candidates % 2 == 1
 
-        return refuses
+        return rejects
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -39,13 +39,13 @@ class Odd:
         (lambda context: context.popularity.add_(1), r"context\.popularity was modified"),
         (lambda context: context.semantic_ids.codes.zero_(), r"context\.semantic_ids was modified"),
         (lambda context: context.policy.train(), r"context\.policy was left in another mode"),
-        (lambda context: {}["x"], r"(refuse\(context\)|asked of candidates \[64, 61\], it) raised KeyError\('x'\)"),
+        (lambda context: {}["x"], r"(refuse\(context\)|a call with candidates \[64, 61\]) raised KeyError\('x'\)"),
     ],
 )
-def test_a_filter_leaves_the_context_alone(action: Callable[[SamplerContext], object], message: str, late: bool) -> None:
+def test_a_filter_must_not_change_the_context(action: Callable[[SamplerContext], object], message: str, late: bool) -> None:
     with pytest.raises(ContractError, match=rf"^Odd: {message}"):
         check_filter(Odd(action, late))
 
 
-def test_one_that_does_nothing_else_passes() -> None:
+def test_a_filter_without_side_effects_passes() -> None:
     check_filter(Odd(lambda _: None))

@@ -203,41 +203,41 @@ class Pruned(Exact):
 
 
 BROKEN: dict[str, tuple[Any, str]] = {
-    "function": (Uniform, "Uniform is no PolicySpecification: pass an instance"),
+    "function": (Uniform, "Uniform does not implement PolicySpecification: pass an instance"),
     "not a policy": (Made(lambda ids: nn.Linear(2, 2)), r"build must return a torch.nn.Module with level_log_prob.*got Linear"),
     "build raises": (Made(lambda ids: 1 / 0), "build raised ZeroDivisionError"),
-    "unseeded": (Made(Unseeded), "two policies built from one seed of torch differ in last.weight"),
-    "hidden state": (Made(Hidden), "a policy of another seed with this one's state_dict gives other log-probabilities"),
+    "unseeded": (Made(Unseeded), "two policies built with the same torch seed differ in last.weight"),
+    "hidden state": (Made(Hidden), "a policy of another seed that has loaded this one's state_dict gives other log-probabilities"),
     "undescribed": (Made(methods=(("log_prob", object()),)), "has no stable description"),
-    "shape": (with_log_prob(lambda p, r, *a: r(*a).sum(-1)), r"must give a tensor float32 \[6, 41, 3\], got float32 \[6, 41\]"),
-    "type": (with_log_prob(lambda p, r, *a: r(*a).double()), r"must give a tensor float32 \[6, 41, 3\], got float64"),
+    "shape": (with_log_prob(lambda p, r, *a: r(*a).sum(-1)), r"must return a tensor float32 \[6, 41, 3\], got float32 \[6, 41\]"),
+    "type": (with_log_prob(lambda p, r, *a: r(*a).double()), r"must return a tensor float32 \[6, 41, 3\], got float64"),
     "none": (with_log_prob(lambda p, r, *a: r(*a).clamp(min=-9)), "candidate 0 .none. must be -inf on every level, got .-9.0, "),
-    "positive": (with_log_prob(lambda p, r, *a: r(*a) + 9), "at most 0 and not NaN"),
+    "positive": (with_log_prob(lambda p, r, *a: r(*a) + 9), "must be at most 0 and not NaN"),
     "more than 1": (with_log_prob(not_a_distribution), r"the probabilities of all 40 items add up to [\d.]+, which is more than 1"),
     "mean": (broken(log_prob=lambda p, r, *a: r(*a) / 3), "log_prob is not the sum of level_log_prob over levels"),
-    "empty": (with_log_prob(lambda p, r, h, i: r(h, i) - (h > 0).sum(1)[:, None, None].float() ** -1), "a history of padding alone"),
-    "padding": (with_log_prob(lambda p, r, h, i: r(h, i) - 0.01 * h.shape[1]), "alone than padded to 6 beside longer ones"),
-    "batch": (with_log_prob(first_of_batch), "alone than padded to 6 beside longer ones"),
-    "candidates": (with_log_prob(beside_others), "a candidate has other log-probabilities beside other candidates"),
+    "empty": (with_log_prob(lambda p, r, h, i: r(h, i) - (h > 0).sum(1)[:, None, None].float() ** -1), "an empty history .all 0. must have finite log-probabilities"),
+    "padding": (with_log_prob(lambda p, r, h, i: r(h, i) - 0.01 * h.shape[1]), "alone than padded to 6 in a batch of longer ones"),
+    "batch": (with_log_prob(first_of_batch), "alone than padded to 6 in a batch of longer ones"),
+    "candidates": (with_log_prob(beside_others), "a candidate has other log-probabilities when other candidates change"),
     "in place": (with_log_prob(in_place), "level_log_prob modified its input"),
-    "noisy": (with_log_prob(noisy), "log_prob is not the sum|the same call gives other log-probabilities"),
+    "noisy": (with_log_prob(noisy), "log_prob is not the sum|level_log_prob returns other values when it is called again"),
     "detached": (with_log_prob(lambda p, r, *a: r(*a).detach()), "log-probabilities have no gradient"),
-    "NaN gradient": (with_log_prob(nan_gradient), "the gradient of last.weight is not finite beside a candidate 0"),
-    "tuple": (broken(recommend=lambda p, r, *a: tuple(r(*a))), "recommend must give a genrec.types.Ranking .*got tuple"),
-    "list type": (broken(recommend=items_too(Tensor.int)), "recommend must give a genrec.types.Ranking .*got torch.int32"),
-    "unreal": (broken(recommend=items_too(lambda i: i + 40)), r"recommend gives items \d+..\d+, the items are 1..40"),
-    "twice": (broken(recommend=items_too(lambda i: i[:, :1].expand(-1, 10))), "names an item twice in one list"),
+    "NaN gradient": (with_log_prob(nan_gradient), "the gradient of last.weight is not finite in a row with a candidate 0"),
+    "tuple": (broken(recommend=lambda p, r, *a: tuple(r(*a))), "recommend must return a genrec.types.Ranking .*got tuple"),
+    "list type": (broken(recommend=items_too(Tensor.int)), "recommend must return a genrec.types.Ranking .*got torch.int32"),
+    "unreal": (broken(recommend=items_too(lambda i: i + 40)), r"recommend returned items \d+..\d+; items are 1..40"),
+    "twice": (broken(recommend=items_too(lambda i: i[:, :1].expand(-1, 10))), "returned an item twice in one list"),
     "unsorted": (
-        broken(recommend=lambda p, r, *a: Ranking(r(*a).items.flip(1), r(*a).scores.flip(1))), "must give the best item first",
+        broken(recommend=lambda p, r, *a: Ranking(r(*a).items.flip(1), r(*a).scores.flip(1))), "must return the best item first",
     ),
-    "excluded": (broken(recommend=forgets_exclude), r"names item \d+, which the user must not get"),
-    "scores": (broken(recommend=lambda p, r, *a: r(*a)._replace(scores=r(*a).scores / 3)), "an item's score must be its log_prob"),
+    "excluded": (broken(recommend=forgets_exclude), r"returned item \d+, which `exclude` contains"),
+    "scores": (broken(recommend=lambda p, r, *a: r(*a)._replace(scores=r(*a).scores / 3)), "the score of an item must be its log_prob"),
     "short": (broken(recommend=lambda p, r, h, n, e: r(h, n - 1, e)), r"scores float32 \[6, 10\], got torch.int64 \[6, 9\]"),
-    "not exact": (Made(Pruned), "recommend_exactly must give the best of all items"),
-    "not said": (Made(Sequences), "let its specification say so by a class variable causal = True"),
+    "not exact": (Made(Pruned), "recommend_exactly must return the best of all items"),
+    "not said": (Made(Sequences), "give its specification a class variable causal = True"),
     "not causal": (MadeCausal(LastItem), "causal is true, but the policy has no sequence_log_prob"),
-    "future": (MadeCausal(methods=(("sequence_log_prob", sees_the_future),)), "targets are its next items is not level_log_prob"),
-    "next only": (MadeCausal(methods=(("sequence_log_prob", only_next),)), "whose targets are any items is not level_log_prob"),
+    "future": (MadeCausal(methods=(("sequence_log_prob", sees_the_future),)), "with its next items as targets is not level_log_prob"),
+    "next only": (MadeCausal(methods=(("sequence_log_prob", only_next),)), "with arbitrary targets is not level_log_prob"),
 }  # fmt: skip
 
 
@@ -262,7 +262,7 @@ def test_the_broken_ones_are_right_but_for_what_breaks_them() -> None:
 
 def test_the_command_line_checks_policies(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "genrec.model:Gpt"]) == 0
-    assert "Gpt(width=128, " in capsys.readouterr().out
+    assert "Gpt(d_model=128, " in capsys.readouterr().out
     assert main(["check", "genrec.model:Tiger"]) == 0
     assert main(["check", "genrec.experiment:Evaluate"]) == 2
     assert "no PolicySpecification (no build)" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The checks of quantizers: all of ours pass, so does one from outside the package, and each broken one is told what it breaks."""
+"""`check_quantizer` accepts the package's quantizers and one from outside, and names the fault of each broken quantizer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from genrec.types import Quantizer
 
 @dataclass(frozen=True)
 class Signs:
-    """A quantizer as a user would write it: each level says on which side of a random plane through the mean a vector lies."""
+    """A quantizer as a user would write it: each level is the side of a random plane through the mean on which a vector lies."""
 
     levels: int = 4
 
@@ -32,7 +32,7 @@ class Signs:
 
     def fit(self, vectors: ndarray, generator: Generator) -> FittedSigns:
         if not np.isfinite(vectors).all():
-            raise InputError("not finite")
+            raise InputError("non-finite")
         planes = torch.randn(vectors.shape[1], self.levels, generator=generator).numpy()
         return FittedSigns({"planes": planes, "mean": vectors.mean(0)})
 
@@ -47,7 +47,7 @@ class FittedSigns:
     def encode(self, vectors: ndarray) -> ndarray:
         mean = self.tensors["mean"]
         if vectors.shape[1] != len(mean) or not np.isfinite(vectors).all():
-            raise InputError("not finite, or of another width")
+            raise InputError("non-finite, or of another width")
         sides = ((vectors - mean)[:, :, None] * self.tensors["planes"][None]).sum(1)
         return (sides > 0).astype(np.int64)
 
@@ -59,20 +59,28 @@ class FittedSigns:
 
 
 OURS: list[Quantizer] = [
-    RQKMeans(), RQKMeans(num_levels=1, codebook_size=5), RQKMeans(codebook_size=16, engine="faiss"), RQKMeans(codebook_size=32, balanced=True),
-    RQKMeans(codebook_size=1000, shrink=True), ProductQuantizer(), ProductQuantizer(num_levels=5, codebook_size=7, rotation=False),
-    RandomCodes(), RandomCodes(num_levels=2, codebook_size=3), RQVAE(num_levels=2, codebook_size=8, hidden_dims=(16,), latent_dim=4, epochs=3, batch_size=64), Signs(),
-]  # fmt: skip
+    RQKMeans(),
+    RQKMeans(num_levels=1, codebook_size=5),
+    RQKMeans(codebook_size=16, engine="faiss"),
+    RQKMeans(codebook_size=32, balanced=True),
+    RQKMeans(codebook_size=1000, shrink=True),
+    ProductQuantizer(),
+    ProductQuantizer(num_levels=5, codebook_size=7, rotation=False),
+    RandomCodes(),
+    RandomCodes(num_levels=2, codebook_size=3),
+    RQVAE(num_levels=2, codebook_size=8, hidden_dims=(16,), latent_dim=4, epochs=3, batch_size=64),
+    Signs(),
+]
 
 
 @pytest.mark.parametrize("quantizer", OURS, ids=repr)
-def test_our_quantizers_keep_the_contract(quantizer: Quantizer) -> None:
+def test_package_quantizers_keep_the_contract(quantizer: Quantizer) -> None:
     if quantizer == RQKMeans(codebook_size=16, engine="faiss"):
         pytest.importorskip("faiss")
     check_quantizer(quantizer)
 
 
-def test_on_vectors_of_ones_own() -> None:
+def test_on_vectors_of_the_caller() -> None:
     check_quantizer(RQKMeans(codebook_size=8), example_vectors((50,), seed=3)[:, :5].copy())
 
 
@@ -82,16 +90,13 @@ def test_published_codes(tmp_path: Path) -> None:
     path = tmp_path / "published.json"
     path.write_text(json.dumps({name: [row % 7, row // 7] for row, name in enumerate(names)}))
     check_quantizer(Imported(path), vectors, names)
-    with pytest.raises(UsageError, match="Imported knows items by their ids: pass check_quantizer vectors and item_ids"):
+    with pytest.raises(UsageError, match="Imported looks items up by id: pass vectors and item_ids with known codes"):
         check_quantizer(Imported(path))
 
 
-Spoil = Callable[["Spoilt", Any], Any]
-
-
 @dataclass(frozen=True)
-class Spoilt:
-    """A right quantizer, whose parts are then spoilt."""
+class Broken:
+    """A valid quantizer in which single methods can be replaced by faulty ones."""
 
     fitting: Callable[[ndarray, Generator], object] = lambda vectors, generator: None
     encoding: Callable[[FittedSigns, ndarray], ndarray] = FittedSigns.encode
@@ -106,40 +111,40 @@ class Spoilt:
 
     def fit(self, vectors: ndarray, generator: Generator) -> Any:
         self.fitting(vectors, generator)
-        return self.fitted(FittedSpoilt(Signs().fit(vectors, generator), self))
+        return self.fitted(FittedBroken(Signs().fit(vectors, generator), self))
 
     def restore(self, state: dict[str, ndarray]) -> Any:
-        return FittedSpoilt(FittedSigns(self.restoring(state)), self)
+        return FittedBroken(FittedSigns(self.restoring(state)), self)
 
 
 @dataclass
-class FittedSpoilt:
-    right: FittedSigns
-    by: Spoilt
+class FittedBroken:
+    valid: FittedSigns
+    methods: Broken
 
     def encode(self, vectors: ndarray) -> ndarray:
-        return self.by.encoding(self.right, vectors)
+        return self.methods.encoding(self.valid, vectors)
 
     def reconstruct(self, codes: ndarray) -> ndarray:
-        return self.by.reconstructing(self.right, codes)
+        return self.methods.reconstructing(self.valid, codes)
 
     def state(self) -> Any:
-        return self.by.stating(self.right)
+        return self.methods.stating(self.valid)
 
 
-def by_batch(fitted: FittedSigns, vectors: ndarray) -> ndarray:
-    """Centred on the mean of what is encoded."""
+def batch_dependent(fitted: FittedSigns, vectors: ndarray) -> ndarray:
+    """Center the vectors on the mean of the batch."""
     FittedSigns.encode(fitted, vectors)
     return FittedSigns({**fitted.tensors, "mean": vectors.mean(0)}).encode(vectors)
 
 
-def drawn(fitted: FittedSigns, vectors: ndarray) -> ndarray:
+def random_codes(fitted: FittedSigns, vectors: ndarray) -> ndarray:
     fitted.encode(vectors)
     return np.random.default_rng().integers(0, 2, (len(vectors), 4))
 
 
-def careless(fitted: FittedSigns, vectors: ndarray) -> ndarray:
-    """Encodes whatever comes."""
+def unchecked(fitted: FittedSigns, vectors: ndarray) -> ndarray:
+    """Encode non-finite vectors too."""
     return FittedSigns.encode(fitted, np.nan_to_num(vectors, posinf=0.0))
 
 
@@ -149,59 +154,59 @@ def crashing(fitted: FittedSigns, vectors: ndarray) -> ndarray:
     return fitted.encode(vectors)
 
 
-def own_planes(fitted: Any) -> Any:
+def unseeded_planes(fitted: Any) -> Any:
     source = np.random.default_rng()
-    fitted.right.tensors["planes"] = source.normal(size=fitted.right.tensors["planes"].shape).astype(np.float32)
+    fitted.valid.tensors["planes"] = source.normal(size=fitted.valid.tensors["planes"].shape).astype(np.float32)
     return fitted
 
 
-def listed(fitted: FittedSpoilt) -> Any:
+def listed(fitted: FittedBroken) -> Any:
     fitted.listed_codes = lambda: np.full((3, 4), 0)  # type: ignore[attr-defined]
     return fitted
 
 
-def priced(fitted: FittedSpoilt) -> Any:
+def priced(fitted: FittedBroken) -> Any:
     fitted.last_level_costs = lambda vectors, codes: np.full((len(codes), 2), -1, dtype=np.float32)  # type: ignore[attr-defined]
     return fitted
 
 
-RIGHT = Spoilt()
-BROKEN: dict[str, tuple[Spoilt, str]] = {
-    "sizes": (replace(RIGHT, sizes=[2, 2, 2, 2]), r"level_sizes must give a tuple of whole numbers.*got \[2, 2, 2, 2\]"),
-    "levels": (replace(RIGHT, sizes=(2, 2, 2)), r"encode must give a NumPy array int64 \[\d+, 3\], .*got int64 \[\d+, 4\]"),
-    "type": (replace(RIGHT, encoding=lambda f, v: f.encode(v).astype(np.int32)), r"must give a NumPy array int64 .*got int32"),
-    "tensor": (replace(RIGHT, encoding=lambda f, v: torch.tensor(f.encode(v))), r"must give a NumPy array int64 .*got Tensor"),
-    "from one": (replace(RIGHT, encoding=lambda f, v: f.encode(v) + 1), r"gives row \d+ the code 2 on level \d, .* allows 0\.\.1"),
-    "batch": (replace(RIGHT, encoding=by_batch), "an item's codes depend on which others are encoded with it"),
-    "draws": (replace(RIGHT, encoding=drawn), "encoding the same vectors twice gives other codes"),
-    "own randomness": (replace(RIGHT, fitted=own_planes), "fits from generators of one seed give other codes"),
-    "global randomness": (replace(RIGHT, fitting=lambda *_: torch.rand(1)), "torch's global generator was drawn from or seeded"),
-    "reconstruction": (replace(RIGHT, reconstructing=lambda f, c: f.reconstruct(c)[:, 1:]), r"give a NumPy array float32 \[\d+, 1"),
-    "not finite": (replace(RIGHT, reconstructing=lambda f, c: f.reconstruct(c) / 0), r"gives \d+ vectors that are not finite"),
-    "object state": (replace(RIGHT, stating=lambda f: {"self": np.array([f])}), r"state\['self'\] must be a NumPy array of numbers"),
-    "tensor state": (replace(RIGHT, stating=lambda f: {"a": torch.ones(1)}), r"state\['a'\] must be .*got Tensor"),
-    "empty state": (replace(RIGHT, stating=lambda _: {}), r"state must give a dict of NumPy arrays.*got \{\}"),
-    "lossy state": (replace(RIGHT, restoring=lambda s: {**s, "mean": s["mean"] + 1}), r"restore\(state\(\)\) gives other codes"),
-    "modifies": (replace(RIGHT, fitting=lambda v, _: v.__isub__(1)), "the vectors were modified"),
-    "careless": (replace(RIGHT, encoding=careless), r"encode of a vector with nan must be refused .*it went through"),
-    "crash": (replace(RIGHT, encoding=crashing), r"encode of vectors of width 17 .* must be refused .*it raised ValueError"),
-    "no quantizer": (replace(RIGHT, fitted=lambda _: 3), "fit must return what has encode, reconstruct and state; got int"),
-    "fit crashes": (replace(RIGHT, fitting=lambda *_: [][0]), r"fit raised IndexError"),
-    "listed": (replace(RIGHT, fitted=listed), r"listed_codes must give a NumPy array int64 \[\d+, 4\]"),
-    "priced": (replace(RIGHT, fitted=priced), r"last_level_costs are squared errors, finite and from 0"),
+VALID = Broken()
+BROKEN: dict[str, tuple[Broken, str]] = {
+    "sizes": (replace(VALID, sizes=[2, 2, 2, 2]), r"level_sizes must return a tuple of integers.*got \[2, 2, 2, 2\]"),
+    "levels": (replace(VALID, sizes=(2, 2, 2)), r"encode must return a NumPy array int64 \[\d+, 3\], .*got int64 \[\d+, 4\]"),
+    "type": (replace(VALID, encoding=lambda f, v: f.encode(v).astype(np.int32)), r"must return a NumPy array int64 .*got int32"),
+    "tensor": (replace(VALID, encoding=lambda f, v: torch.tensor(f.encode(v))), r"must return a NumPy array int64 .*got Tensor"),
+    "from one": (replace(VALID, encoding=lambda f, v: f.encode(v) + 1), r"gives row \d+ the code 2 on level \d, .* allows 0\.\.1"),
+    "batch": (replace(VALID, encoding=batch_dependent), "an item's codes depend on the other items of the batch"),
+    "random codes": (replace(VALID, encoding=random_codes), "encoding the same vectors twice gives different codes"),
+    "unseeded": (replace(VALID, fitted=unseeded_planes), "two fits with equal generators give different codes"),
+    "global randomness": (replace(VALID, fitting=lambda *_: torch.rand(1)), "torch's global generator was drawn from or seeded"),
+    "reconstruction": (replace(VALID, reconstructing=lambda f, c: f.reconstruct(c)[:, 1:]), r"return a NumPy array float32 \[\d+, 1"),
+    "not finite": (replace(VALID, reconstructing=lambda f, c: f.reconstruct(c) / 0), r"returns \d+ non-finite vectors"),
+    "object state": (replace(VALID, stating=lambda f: {"self": np.array([f])}), r"state\['self'\] must be a NumPy array of numbers"),
+    "tensor state": (replace(VALID, stating=lambda f: {"a": torch.ones(1)}), r"state\['a'\] must be .*got Tensor"),
+    "empty state": (replace(VALID, stating=lambda _: {}), r"state must return a dict of NumPy arrays.*got \{\}"),
+    "lossy state": (replace(VALID, restoring=lambda s: {**s, "mean": s["mean"] + 1}), r"restore\(state\(\)\) gives different codes"),
+    "modifies": (replace(VALID, fitting=lambda v, _: v.__isub__(1)), "the input vectors were modified"),
+    "unchecked": (replace(VALID, encoding=unchecked), r"encode of a vector with nan must raise .*it raised nothing"),
+    "crash": (replace(VALID, encoding=crashing), r"encode of vectors of width 17 .* must raise .*it raised ValueError"),
+    "no quantizer": (replace(VALID, fitted=lambda _: 3), "fit must return an object with encode, reconstruct and state; got int"),
+    "fit crashes": (replace(VALID, fitting=lambda *_: [][0]), r"fit raised IndexError"),
+    "listed": (replace(VALID, fitted=listed), r"listed_codes must return a NumPy array int64 \[\d+, 4\]"),
+    "priced": (replace(VALID, fitted=priced), r"last_level_costs must be squared errors, finite and at least 0"),
 }  # fmt: skip
 
 
-def test_the_unspoilt_one_passes() -> None:
-    check_quantizer(RIGHT)
+def test_a_valid_quantizer_passes() -> None:
+    check_quantizer(VALID)
 
 
 @pytest.mark.parametrize("name", BROKEN)
 @pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
-def test_a_broken_quantizer_is_told_what_it_breaks(name: str) -> None:
-    spoilt, message = BROKEN[name]
-    with pytest.raises(ContractError, match=rf"^Spoilt: .*{message}"):
-        check_quantizer(spoilt)
+def test_the_error_names_the_broken_rule(name: str) -> None:
+    broken, message = BROKEN[name]
+    with pytest.raises(ContractError, match=rf"^Broken: .*{message}"):
+        check_quantizer(broken)
 
 
 @dataclass
@@ -212,15 +217,15 @@ class NotFrozen(Signs.__mro__[-1]):  # type: ignore[misc]
 
 
 def test_a_specification_is_a_frozen_dataclass() -> None:
-    with pytest.raises(ContractError, match="NotFrozen is no frozen dataclass"):
+    with pytest.raises(ContractError, match="NotFrozen is not a frozen dataclass"):
         check_quantizer(NotFrozen())
-    with pytest.raises(ContractError, match=r"Signs is no Quantizer: pass an instance, such as Signs\(\)"):
+    with pytest.raises(ContractError, match=r"Signs does not implement Quantizer: pass an instance, such as Signs\(\)"):
         check_quantizer(Signs)  # type: ignore[arg-type]
 
 
-def test_errors_for_the_user_stay_as_they_are() -> None:
-    def refuse(*_: object) -> None:
+def test_errors_of_the_package_are_passed_on() -> None:
+    def fail(*_: object) -> None:
         raise ArtifactError("made by a newer version")
 
     with pytest.raises(ArtifactError, match="made by a newer version"):
-        check_quantizer(replace(RIGHT, fitting=refuse))
+        check_quantizer(replace(VALID, fitting=fail))

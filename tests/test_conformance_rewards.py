@@ -1,4 +1,4 @@
-"""The checks of rewards: all of ours pass, and each broken one is told what it breaks."""
+"""check_reward: built-in rewards pass, and each broken reward raises its message."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ REWARDS: list[Reward] = [LogProbability(), Similarity(), RatingRecency(), Rating
 
 
 @pytest.mark.parametrize("reward", REWARDS, ids=repr)
-def test_our_rewards_keep_the_contract(reward: Reward) -> None:
+def test_built_in_rewards_keep_the_contract(reward: Reward) -> None:
     check_reward(reward)
 
 
 @pytest.mark.parametrize("reward", [Similarity(), Popular()], ids=repr)
-def test_a_reward_is_checked_in_a_context_of_ones_own(reward: Reward) -> None:
+def test_a_custom_context(reward: Reward) -> None:
     check_reward(reward, sampler_context(seed=3, items=30, users=5))
 
 
@@ -36,7 +36,7 @@ Rate = Callable[[SamplerContext, SequenceBatch, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class MyReward:
-    """How many times the item stands in the history, and its events: a good one of an author's."""
+    """A valid reward as a user would write it: occurrences in the history plus training events."""
 
     function: Rate = lambda context, batch, items: (
         (batch.history.unsqueeze(1) == items.unsqueeze(2)).sum(2) + context.popularity[items]
@@ -46,7 +46,7 @@ class MyReward:
         return lambda batch, items: self.function(context, batch, items)
 
 
-def right(context: SamplerContext, batch: SequenceBatch, items: Tensor) -> Tensor:
+def valid(context: SamplerContext, batch: SequenceBatch, items: Tensor) -> Tensor:
     return context.popularity[items].float()
 
 
@@ -55,79 +55,85 @@ def with_state() -> Rate:
 
     def function(context: SamplerContext, batch: SequenceBatch, items: Tensor) -> Tensor:
         calls[0] += 1
-        return right(context, batch, items) + calls[0]
+        return valid(context, batch, items) + calls[0]
 
     return function
 
 
 def draws(context: SamplerContext, batch: SequenceBatch, items: Tensor) -> Tensor:
-    """By a generator of its own, whose seed is the system's."""
+    """Draw from a generator with a random seed."""
     own = torch.Generator().manual_seed(random.SystemRandom().getrandbits(40))
     return torch.rand(items.shape, generator=own)
 
 
 def numpy_draw(context: SamplerContext, batch: SequenceBatch, items: Tensor) -> Tensor:
     np.random.rand()  # noqa: NPY002
-    return right(context, batch, items)
+    return valid(context, batch, items)
 
 
 def python_draw(context: SamplerContext, batch: SequenceBatch, items: Tensor) -> Tensor:
     random.random()
-    return right(context, batch, items)
+    return valid(context, batch, items)
 
 
 def torch_seed(context: SamplerContext, batch: SequenceBatch, items: Tensor) -> Tensor:
     torch.manual_seed(0)
-    return right(context, batch, items)
+    return valid(context, batch, items)
 
 
 def forgets_times(context: SamplerContext, batch: SequenceBatch, items: Tensor) -> Tensor:
     context.interactions.loc[:, "time"] = 0
-    return right(context, batch, items)
+    return valid(context, batch, items)
 
 
 def learns(context: SamplerContext, batch: SequenceBatch, items: Tensor) -> Tensor:
-    return right(context, batch, items).requires_grad_()
+    return valid(context, batch, items).requires_grad_()
 
 
 def in_place(context: SamplerContext, batch: SequenceBatch, items: Tensor) -> Tensor:
-    rewards = right(context, batch, items)
+    rewards = valid(context, batch, items)
     items.clamp_(min=1)
     return rewards
 
 
 def changes_vectors(context: SamplerContext, batch: SequenceBatch, items: Tensor) -> Tensor:
     context.vectors.div_(2)
-    return right(context, batch, items)
+    return valid(context, batch, items)
 
 
 def trains(context: SamplerContext, batch: SequenceBatch, items: Tensor) -> Tensor:
     context.policy.train()  # type: ignore[union-attr]
-    return right(context, batch, items)
+    return valid(context, batch, items)
 
 
 def unlearns(context: SamplerContext, batch: SequenceBatch, items: Tensor) -> Tensor:
     for parameter in context.policy.parameters():  # type: ignore[union-attr]
         parameter.data.zero_()
-    return right(context, batch, items)
+    return valid(context, batch, items)
 
 
 def of_five(context: SamplerContext, batch: SequenceBatch, items: Tensor) -> Tensor:
-    return right(context, batch, items) + torch.zeros(5)
+    return valid(context, batch, items) + torch.zeros(5)
 
 
 BROKEN: dict[str, tuple[Rate, str]] = {
-    "shape": (lambda c, b, i: right(c, b, i).sum(1), r"must return float32 \[64, 5\] on cpu, one an item; got float32 \[64\]"),
-    "dtype": (lambda c, b, i: right(c, b, i).double(), r"must return float32 \[64, 5\] on cpu, one an item; got float64 \[64, 5\]"),
+    "shape": (lambda c, b, i: valid(c, b, i).sum(1), r"must return float32 \[64, 5\] on cpu, one reward per item; got float32 \[64\]"),
+    "dtype": (
+        lambda c, b, i: valid(c, b, i).double(),
+        r"must return float32 \[64, 5\] on cpu, one reward per item; got float64 \[64, 5\]",
+    ),
     "no tensor": (lambda c, b, i: 1.0, r"must return float32 .*; got float"),  # type: ignore[dict-item, return-value]
     "attached": (learns, r"rewards must be detached"),
-    "NaN": (lambda c, b, i: right(c, b, i) / 0 * 0, r"a real item must have a finite reward; item \d+ of example 1 has nan"),
-    "infinite": (lambda c, b, i: (right(c, b, i) - 1).clamp(min=0).log(), r"a real item must have a finite reward; item \d+ .* -inf"),
-    "random": (draws, r"rated differently the second time; draw nothing"),
-    "state": (with_state(), r"rated differently the second time.*keep no state"),
-    "batch": (lambda c, b, i: right(c, b, i) - right(c, b, i)[i > 0].mean(), r"rated differently in another batch"),
-    "place": (lambda c, b, i: right(c, b, i) + torch.arange(len(i))[:, None], r"not depend on the rows around it, nor on its place"),
-    "numpy": (numpy_draw, r"NumPy's global generator was drawn from or seeded; a reward is deterministic"),
+    "NaN": (lambda c, b, i: valid(c, b, i) / 0 * 0, r"the reward of a real item must be finite, got nan for item \d+ of example 1;"),
+    "infinite": (
+        lambda c, b, i: (valid(c, b, i) - 1).clamp(min=0).log(),
+        r"the reward of a real item must be finite, got -inf for item \d+",
+    ),
+    "random": (draws, r"a second call with the same batch gives other rewards; draw nothing"),
+    "state": (with_state(), r"a second call with the same batch gives other rewards; .*keep no state"),
+    "batch": (lambda c, b, i: valid(c, b, i) - valid(c, b, i)[i > 0].mean(), r"an example gets other rewards in another batch"),
+    "place": (lambda c, b, i: valid(c, b, i) + torch.arange(len(i))[:, None], r"not depend on the other rows, nor on its place"),
+    "numpy": (numpy_draw, r"NumPy's global generator was drawn from or seeded; a reward must be deterministic"),
     "python": (python_draw, r"Python's global generator was drawn from"),
     "seed": (torch_seed, r"torch's global generator was drawn from or seeded"),
     "interactions": (forgets_times, r"context.interactions was modified"),
@@ -135,50 +141,55 @@ BROKEN: dict[str, tuple[Rate, str]] = {
     "vectors": (changes_vectors, r"context.vectors was modified"),
     "mode": (trains, r"context.policy was left in another mode"),
     "weights": (unlearns, r"context.policy's vectors was modified"),
-    "codes": (lambda c, b, i: (right(c, b, i), c.semantic_ids.codes.zero_())[0], r"context.semantic_ids was modified"),
-    "share of the row": (lambda c, b, i: right(c, b, i) / right(c, b, i).sum(1, keepdim=True), r"is rated differently beside other"),
-    "column": (lambda c, b, i: right(c, b, i) + torch.arange(i.shape[1]), r"or in another place of the row"),
+    "codes": (lambda c, b, i: (valid(c, b, i), c.semantic_ids.codes.zero_())[0], r"context.semantic_ids was modified"),
+    "share of the row": (
+        lambda c, b, i: valid(c, b, i) / valid(c, b, i).sum(1, keepdim=True),
+        r"an item gets another reward beside other items",
+    ),
+    "column": (lambda c, b, i: valid(c, b, i) + torch.arange(i.shape[1]), r"or in another place of the row"),
     "number": (of_five, r"rating 2 items .* raised RuntimeError|must return float32 \[64, 1\]"),
-    "raises": (lambda c, b, i: right(c, b, i + 100), r"rating 5 items \(0 = none\) for 64 examples raised IndexError"),
-}  # fmt: skip
+    "raises": (lambda c, b, i: valid(c, b, i + 100), r"rating 5 items \(0 = padding\) for 64 examples raised IndexError"),
+}
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_reward_is_told_what_it_breaks(name: str) -> None:
+def test_a_broken_reward_raises_its_message(name: str) -> None:
     function, message = BROKEN[name]
     with pytest.raises(ContractError, match=rf"^MyReward: .*{message}"):
         check_reward(MyReward(function))
 
 
-def test_a_good_one_passes_and_is_found_by_what_it_has(tmp_path: Path) -> None:
+def test_a_valid_reward_passes_and_is_recognized(tmp_path: Path) -> None:
     check_reward(MyReward())
     check_component(MyReward(), tmp_path)
-    with pytest.raises(ContractError, match="one an item"):
+    with pytest.raises(ContractError, match="one reward per item"):
         check_component(MyReward(BROKEN["shape"][0]), tmp_path)
-    with pytest.raises(UsageError, match=r"no Reward \(no rate\)"):
+    with pytest.raises(UsageError, match=r"implements none of the protocols .*Reward \(rate\)"):
         check_component(object(), tmp_path)
 
 
-def test_a_reward_is_a_frozen_dataclass_that_gives_a_function() -> None:
+def test_a_reward_is_a_frozen_dataclass_that_returns_a_function() -> None:
     @dataclass(frozen=True)
     class Table:
         def rate(self, context: SamplerContext) -> Tensor:
             return context.popularity
 
-    with pytest.raises(ContractError, match=r"Table: rate must return what rates, called with \(batch, items\); got tensor"):
+    with pytest.raises(
+        ContractError, match=r"Table: rate\(context\) must return a callable with arguments \(batch, items\), got tensor"
+    ):
         check_reward(Table())  # type: ignore[arg-type]
-    with pytest.raises(ContractError, match=r"DPO is no Reward.*has rate\(context\)"):
+    with pytest.raises(ContractError, match=r"DPO does not implement Reward.*with rate\(context\)"):
         check_reward(DPO())  # type: ignore[arg-type]
 
     class Loose:
         def rate(self, context: SamplerContext) -> Callable[[SequenceBatch, Tensor], Tensor]:
             return Popular().rate(context)
 
-    with pytest.raises(ContractError, match=r"Loose is no frozen dataclass"):
+    with pytest.raises(ContractError, match=r"Loose is not a frozen dataclass"):
         check_reward(Loose())
 
 
-def test_what_a_context_lacks_is_the_reward_s_own_word() -> None:
+def test_genrec_errors_of_a_reward_pass_unchanged() -> None:
     with pytest.raises(InputError, match="RatingRecency needs ratings"):
         world = sampler_context()
         check_reward(RatingRecency(), world._replace(interactions=world.interactions.drop(columns="rating")))
@@ -187,18 +198,20 @@ def test_what_a_context_lacks_is_the_reward_s_own_word() -> None:
         check_reward(Popular(), one._replace(interactions=one.interactions.iloc[:1]))
 
 
-def test_a_reward_that_reads_the_policy_must_say_so() -> None:
+def test_a_reward_that_reads_the_policy_must_declare_it() -> None:
     @dataclass(frozen=True)
-    class Silent:
+    class Undeclared:
         def rate(self, context: SamplerContext) -> Callable[[SequenceBatch, Tensor], Tensor]:
             return LogProbability().rate(context)
 
     check_reward(LogProbability())
-    with pytest.raises(ContractError, match=r"Silent: it rates by context\.policy.*reads_policy = True"):
-        check_reward(Silent())
+    with pytest.raises(
+        ContractError, match=r"Undeclared: the rewards depend on context\.policy.*reads_policy: ClassVar\[bool\] = True"
+    ):
+        check_reward(Undeclared())
 
 
-def test_what_rate_raises_is_told() -> None:
+def test_exceptions_of_rate_are_named() -> None:
     @dataclass(frozen=True)
     class Genre:
         def rate(self, context: SamplerContext) -> Callable[[SequenceBatch, Tensor], Tensor]:

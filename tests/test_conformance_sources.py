@@ -104,8 +104,8 @@ def test_real_data_passes(tmp_path: Path, real_data: Path) -> None:
     ("source", "message"),
     [
         (InMemory, "pass an instance"),
-        (PlainClass(), "no frozen dataclass"),
-        (object(), "is no Source"),
+        (PlainClass(), "is not a frozen dataclass"),
+        (object(), "does not implement Source"),
         (WithPath(), r"WithPath\.path is a .*Path, .*fingerprint\(root\) -> str \(such as genrec\.data\.download\.digest"),
         (ChangingFingerprint(), r"fingerprint\(root\) must depend only on the content"),
         (ReturnsTuple(), "must return genrec.types.RawTables"),

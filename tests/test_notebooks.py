@@ -1,4 +1,4 @@
-"""The notebook's cells, run in order as a plain script; what its prose says of them is so. No Jupyter is needed."""
+"""The notebook runs in order as a plain script, without Jupyter, and its prose matches the results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILES = ("my_plugins.py", "my_experiment.py", "plugins.ipynb")
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the notebooks, where modules are found and artifacts are written; both are forgotten afterwards."""
+    """Copy the notebooks to a folder that is on the import path and holds the artifacts."""
     for name in FILES:
         shutil.copy(NOTEBOOKS / name, tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
@@ -38,7 +38,7 @@ def read() -> dict[str, Any]:
 
 
 def test_it_is_a_notebook_without_outputs() -> None:
-    """What the format asks of a notebook of version 4.5, and no output that could go stale."""
+    """The file follows notebook format 4.5 and keeps no outputs."""
     content = read()
     assert (content["nbformat"], content["nbformat_minor"]) == (4, 5)
     names = [cell["id"] for cell in content["cells"]]
@@ -50,7 +50,7 @@ def test_it_is_a_notebook_without_outputs() -> None:
             assert (cell["outputs"], cell["execution_count"]) == ([], None)
 
 
-def test_the_cells_run_and_the_prose_is_right(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_cells_run_and_the_prose_matches_the_results(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     space: dict[str, Any] = {"__name__": "notebook"}
     for cell in read()["cells"]:
         if cell["cell_type"] == "code":
@@ -58,8 +58,8 @@ def test_the_cells_run_and_the_prose_is_right(folder: Path, capsys: pytest.Captu
     printed = capsys.readouterr().out
     results = printed.split("against my-sft")[0].split("Results")[1]
     assert re.findall(r"^ *(my-[a-z]+) +0 ", results, re.MULTILINE) == ["my-sft", "my-control", "my-aligned", "my-novel"]
-    assert "Careless" in space["told"]
-    assert "is the target itself" in space["told"]
+    assert "Careless" in space["message"]
+    assert "is the target itself" in space["message"]
     assert space["at_start"] == pytest.approx(1.3133, abs=1e-4)  # ln(1 + e)
     assert space["later"] == pytest.approx(0.3133, abs=1e-4)  # ln(1 + 1/e)
     margin = {name: curve["margin"].dropna().iloc[-1] for name, curve in space["curves"].items()}
@@ -68,13 +68,13 @@ def test_the_cells_run_and_the_prose_is_right(folder: Path, capsys: pytest.Captu
     assert {curve["loss"].dropna().index[0] for curve in space["curves"].values()} == {20}
     assert first["my-aligned"] - first["my-control"] == pytest.approx(1.3133, abs=0.05)
     assert first["my-novel"] < first["my-aligned"] - 0.05
-    popularity = {name: figures["popularity"] for name, figures in space["drawn"].items()}
+    popularity = {name: figures["popularity"] for name, figures in space["statistics"].items()}
     assert popularity["my-aligned"] > popularity["my-control"] > popularity["my-novel"]
     assert (folder / "data" / "runs" / "my-aligned.json").is_file()
 
 
 def test_the_prose_names_the_rows_of_the_experiment(folder: Path) -> None:
-    """Of the cell on the experiment, and of no other number."""
+    """The cell on the experiment names every row, and the counts in its text are right."""
     import my_experiment
 
     prose = "".join(next(cell["source"] for cell in read()["cells"] if cell["source"][0] == "## The experiment\n"))
@@ -95,8 +95,8 @@ def test_the_plug_ins_keep_their_contracts(folder: Path) -> None:
     check_reward(my_plugins.Novelty(smoothing=2.0))
 
 
-def test_the_sampler_offers_what_others_took(folder: Path) -> None:
-    """Users 0 and 1 went from item 1 to items 2 and 3, user 2 from item 4 to 5. After item 1 user 0 is offered 3 first, then any."""
+def test_the_sampler_draws_next_items_of_other_users(folder: Path) -> None:
+    """Users 0 and 1 take items 2 and 3 after item 1, user 2 takes 5 after 4. After item 1, user 0 gets 3 first, then random items."""
     import my_plugins
     import pandas as pd
 
@@ -111,7 +111,7 @@ def test_the_sampler_offers_what_others_took(folder: Path) -> None:
 
 
 def test_the_reward_is_self_information(folder: Path) -> None:
-    """Events 3, 1 and 0 of three items, one more for each: shares 4/7, 2/7 and 1/7, each half of the one before, a bit apart."""
+    """Events 3, 1 and 0, plus 1 each: the shares 4/7, 2/7 and 1/7 halve, so the rewards are 1 bit apart."""
     import my_plugins
 
     context = sampler_context()._replace(popularity=torch.tensor([0, 3, 1, 0]))

@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal, lines in a log, and one voice at a time."""
+"""Progress: a bar on a terminal, lines in a log, and one bar at a time."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every look at the clock is ten seconds later."""
+    """Make every reading of the clock 10 s later than the last."""
     now = iter(range(0, 10_000, 10))
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(now)))
 
 
 def test_lines_in_a_log(clock: None, capsys: pytest.CaptureFixture[str]) -> None:
-    """10 seconds a step, a line after more than 15: at 20 s, after step 2 of 4, about as much is left."""
+    """10 s per step and a line after more than 15 s: the first line is at 20 s, after step 2 of 4, with 20 s left."""
     assert list(track(range(4), "counting")) == [0, 1, 2, 3]
     assert capsys.readouterr().err.splitlines() == [
         "counting: 2/4 (20 s, about 20 s left)",
@@ -37,8 +37,8 @@ def test_without_a_total(clock: None, capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().err == "reading: 2 (20 s)\n"
 
 
-def test_a_bar_within_a_bar_is_silent_and_harmless(clock: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A terminal can hold one live display; a validation inside a training must not start another."""
+def test_a_nested_bar_is_silent(clock: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal shows one live display; a validation during training must not start another."""
     monkeypatch.setattr(sys, "stderr", Terminal())
     with Progress("outer", 3) as outer:
         outer.advance()
@@ -48,7 +48,7 @@ def test_a_bar_within_a_bar_is_silent_and_harmless(clock: None, monkeypatch: pyt
     assert "inner" not in sys.stderr.getvalue()  # type: ignore[attr-defined]
 
 
-def test_an_error_gives_the_terminal_back(clock: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_closes_the_bar(clock: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal())
     with pytest.raises(RuntimeError), Progress("failing", 3) as bar:
         bar.advance()
@@ -56,10 +56,8 @@ def test_an_error_gives_the_terminal_back(clock: None, monkeypatch: pytest.Monke
     assert Progress._depth == 0
 
 
-def test_a_closed_standard_error_is_no_reason_to_fail(
-    clock: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As under some daemons; what was meant for it does not land in the result either."""
+def test_a_closed_standard_error_is_ignored(clock: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Some daemons close standard error; its lines must not appear on standard output."""
     monkeypatch.setattr(sys, "stderr", None)
     assert list(track(range(4), "counting")) == [0, 1, 2, 3]
     progress.say("hello")

@@ -1,4 +1,4 @@
-"""Semantic IDs: codes, tokens, the inverse map, collisions and the trie, by hand and against brute force."""
+"""Semantic IDs: codes, tokens, lookup, collisions and the trie, by hand and against brute force."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from genrec.semantic_ids import SemanticIds, lowest_free, row_keys
 # Items 1..5. Sorted: (0,1) item 3, (0,2) items 2 and 5, (1,0) item 4, (2,1) item 1.
 HAND = torch.tensor([[2, 1], [0, 2], [0, 1], [1, 0], [0, 2]])
 
-relaxed = settings(deadline=None)  # the first example pays for imports, and other work may hold the cores
+relaxed = settings(deadline=None)  # the first example includes imports, and the machine may be busy
 
 
 @st.composite
 def code_tables(draw: st.DrawFn) -> Tensor:
-    """Codes [N, L] over a small alphabet, so that collisions and shared prefixes are common."""
+    """Draw codes [N, L] from a small alphabet, so that collisions and shared prefixes are common."""
     levels = draw(st.integers(1, 4))
     rows = draw(st.lists(st.lists(st.integers(0, 3), min_size=levels, max_size=levels), min_size=1, max_size=30))
     return torch.tensor(rows)
@@ -50,7 +50,7 @@ def test_trie_by_hand() -> None:
     assert {tensor.dtype for tensor in (root.start, root.code, second.start, second.code)} == {torch.int32}
 
 
-def test_sizes_come_from_the_codes_unless_given() -> None:
+def test_level_sizes_default_to_the_largest_code_plus_one() -> None:
     assert SemanticIds(HAND).level_sizes == (3, 3)
     assert SemanticIds(HAND, [256, 256]).level_sizes == (256, 256)
 
@@ -70,8 +70,8 @@ def test_shared_by_hand() -> None:
     assert SemanticIds(HAND).shared(torch.tensor([[1, 2], [5, 0]])).tolist() == [[1, 2], [2, 0]]
 
 
-def test_levels_too_many_for_one_number_are_kept_apart() -> None:
-    """Sixteen levels of 256 codes: 2^128 Semantic IDs, far more than an int64 can number."""
+def test_keys_of_more_semantic_ids_than_an_int64_can_number() -> None:
+    """Sixteen levels of 256 codes: 2^128 possible Semantic IDs."""
     codes = torch.randint(0, 256, (300, 16), generator=torch.Generator().manual_seed(0))
     codes = torch.cat([codes, codes[:50], torch.full((1, 16), 255)])
     ids = SemanticIds(codes)
@@ -97,10 +97,10 @@ def test_tokens_and_lookup_are_inverse(codes: Tensor) -> None:
 @given(code_tables(), st.data())
 def test_lookup_of_any_codes(codes: Tensor, data: st.DataObject) -> None:
     levels = codes.shape[1]
-    asked = data.draw(st.lists(st.lists(st.integers(-2, 6), min_size=levels, max_size=levels), min_size=1, max_size=20))
+    requested = data.draw(st.lists(st.lists(st.integers(-2, 6), min_size=levels, max_size=levels), min_size=1, max_size=20))
     known = codes.tolist()
-    expected = [known.index(row) + 1 if row in known else 0 for row in asked]
-    assert SemanticIds(codes).lookup(torch.tensor(asked)).tolist() == expected
+    expected = [known.index(row) + 1 if row in known else 0 for row in requested]
+    assert SemanticIds(codes).lookup(torch.tensor(requested)).tolist() == expected
 
 
 @relaxed
@@ -160,7 +160,7 @@ def test_save_and_load(tmp_path_factory: pytest.TempPathFactory, codes: Tensor) 
     assert (loaded.level_sizes, loaded.fingerprint) == (ids.level_sizes, ids.fingerprint)
 
 
-def test_fingerprint_tells_codes_sizes_and_order_apart() -> None:
+def test_fingerprint_depends_on_codes_sizes_and_order() -> None:
     ids = [SemanticIds(HAND, (3, 4)), SemanticIds(HAND, (3, 5)), SemanticIds(HAND.flip(0), (3, 4)), SemanticIds(HAND[:4], (3, 4))]
     assert len({each.fingerprint for each in ids}) == 4
     assert SemanticIds(HAND.clone(), (3, 4)).fingerprint == ids[0].fingerprint
@@ -176,12 +176,12 @@ def test_fingerprint_tells_codes_sizes_and_order_apart() -> None:
         (HAND - 1, (3, 3), r"level 1 must lie in 0\.\.2, got -1\.\.1"),
     ],
 )
-def test_refuses_codes_that_do_not_fit(codes: Tensor, sizes: tuple[int, ...] | None, message: str) -> None:
+def test_invalid_codes_raise(codes: Tensor, sizes: tuple[int, ...] | None, message: str) -> None:
     with pytest.raises(InputError, match=message):
         SemanticIds(codes, sizes)
 
 
-def test_refuses_items_outside_the_catalog() -> None:
+def test_items_outside_the_catalog_raise() -> None:
     ids = SemanticIds(HAND)
     for items in (torch.tensor([6]), torch.tensor([-1])):
         with pytest.raises(InputError, match=r"items must lie in 0\.\.5"):
@@ -190,29 +190,29 @@ def test_refuses_items_outside_the_catalog() -> None:
             ids.prefix_depth(torch.tensor([1]), items)
 
 
-def test_shared_refuses_items_outside_the_catalog() -> None:
+def test_shared_raises_for_items_outside_the_catalog() -> None:
     with pytest.raises(InputError, match=r"items must lie in 0\.\.5, got 6\.\.6"):
         SemanticIds(HAND).shared(torch.tensor([6]))
 
 
 @pytest.mark.parametrize("levels", [1, 3])
-def test_lookup_refuses_another_number_of_levels(levels: int) -> None:
+def test_lookup_raises_for_another_number_of_levels(levels: int) -> None:
     with pytest.raises(InputError, match=f"2 levels, got codes of {levels}"):
         SemanticIds(HAND).lookup(torch.zeros(4, levels, dtype=torch.int64))
 
 
-def test_leaf_refuses_no_item() -> None:
+def test_leaf_raises_for_item_0() -> None:
     with pytest.raises(InputError, match=r"1\.\.5"):
         SemanticIds(HAND).leaf(torch.tensor([0, 1]))
 
 
-# A catalog that grows. (0, 2) is taken with last codes 0, 1 and 3; (1, 1) with 0; the last level has 5 codes.
+# Extending a catalog. Prefix (0, 2) has taken last codes 0, 1 and 3, prefix (1, 1) has 0; the last level has 5 codes.
 TAKEN = torch.tensor([[0, 2, 0], [0, 2, 3], [1, 1, 0], [0, 2, 1]])
 GROWING = (3, 4, 5)
 
 
 def test_extend_by_the_lowest_free_last_code() -> None:
-    """(0, 2) has 2 free, then 4, then 5, which is one more than the level had; (1, 1) has 1; nobody had (2, 0)."""
+    """(0, 2) gets 2, 4 and then 5, which enlarges the level; (1, 1) gets 1; the new prefix (2, 0) gets 0."""
     ids = SemanticIds(TAKEN, GROWING)
     extended = ids.extend(torch.tensor([[0, 2], [1, 1], [0, 2], [2, 0], [0, 2]]))
     assert extended.codes[:4].tolist() == TAKEN.tolist()
@@ -221,7 +221,7 @@ def test_extend_by_the_lowest_free_last_code() -> None:
     assert ids.level_sizes == GROWING
 
 
-def test_extend_keeps_codes_as_they_are_and_counts_those_that_share() -> None:
+def test_extend_keeps_complete_codes_and_warns_of_shared_ones() -> None:
     ids = SemanticIds(TAKEN, GROWING)
     with pytest.warns(UserWarning, match="3 of 4 new items share their Semantic ID with another item"):
         extended = ids.extend(np.array([[0, 2, 3], [2, 3, 4], [2, 2, 2], [2, 2, 2]]))
@@ -231,14 +231,14 @@ def test_extend_keeps_codes_as_they_are_and_counts_those_that_share() -> None:
         assert ids.extend(torch.tensor([[0, 2, 2]])).collided == 0
 
 
-def test_extend_by_nothing() -> None:
+def test_extend_by_no_items() -> None:
     ids = SemanticIds(TAKEN, GROWING)
     for width in (2, 3):
         assert ids.extend(torch.empty(0, width, dtype=torch.int64)).fingerprint == ids.fingerprint
 
 
 def test_extend_one_level() -> None:
-    """With one level there is no prefix: new items get the lowest numbers that nobody has."""
+    """With one level there is no prefix: new items get the lowest unused codes."""
     ids = SemanticIds(torch.tensor([[4], [0], [1]]))
     assert ids.extend(torch.empty(4, 0, dtype=torch.int64)).codes.squeeze(1).tolist() == [4, 0, 1, 2, 3, 5, 6]
 
@@ -257,14 +257,14 @@ def test_extend_one_level() -> None:
         (torch.tensor([[0.0, 0.0]]), r"got float32 \[1, 2\]"),
     ],
 )
-def test_extend_refuses(codes: Tensor, message: str) -> None:
+def test_extend_raises(codes: Tensor, message: str) -> None:
     with pytest.raises(InputError, match=message):
         SemanticIds(TAKEN, GROWING).extend(codes)
 
 
 @st.composite
 def growing(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
-    """Codes of old items [N, L], and prefixes of new ones [M, L - 1], over a small alphabet."""
+    """Draw codes [N, L] of existing items and prefixes [M, L - 1] of new items from a small alphabet."""
     levels = draw(st.integers(1, 3))
     old = draw(st.lists(st.lists(st.integers(0, 4), min_size=levels, max_size=levels), min_size=1, max_size=20))
     new = draw(st.lists(st.lists(st.integers(0, 4), min_size=levels - 1, max_size=levels - 1), max_size=20))
@@ -286,7 +286,7 @@ def test_lowest_free_against_a_loop(pair: tuple[Tensor, Tensor]) -> None:
 
 @relaxed
 @given(growing(), st.integers(0, 20))
-def test_extend_twice_is_extend_at_once_and_old_items_keep_their_tokens(pair: tuple[Tensor, Tensor], cut: int) -> None:
+def test_extending_twice_equals_extending_once_and_existing_tokens_stay(pair: tuple[Tensor, Tensor], cut: int) -> None:
     taken, prefixes = pair
     ids = SemanticIds(taken, [5] * taken.shape[1])
     once = ids.extend(prefixes)
@@ -303,7 +303,7 @@ def test_extend_twice_is_extend_at_once_and_old_items_keep_their_tokens(pair: tu
     assert (once.shared(new) == 1).all()
 
 
-def test_extends_asks_for_the_same_codes_and_tokens() -> None:
+def test_extends_requires_equal_codes_and_tokens() -> None:
     ids = SemanticIds(TAKEN, GROWING)
     assert SemanticIds(TAKEN, (3, 4, 9)).extends(ids)
     others = [
@@ -316,8 +316,8 @@ def test_extends_asks_for_the_same_codes_and_tokens() -> None:
     assert not any(other.extends(ids) for other in others)
 
 
-def test_a_million_items_and_a_hundred_thousand_more() -> None:
-    """About a second of work; the bound is for a machine that does other things too."""
+def test_a_million_items_and_a_hundred_thousand_new_items() -> None:
+    """Takes about 1 s; the bound of 10 s leaves room for other work on the machine."""
     source = torch.Generator().manual_seed(0)
     codes = torch.randint(0, 64, (1_000_000, 4), generator=source)
     codes[:, 3] = lowest_free(codes[:, :3], codes[:0])
@@ -329,7 +329,7 @@ def test_a_million_items_and_a_hundred_thousand_more() -> None:
     assert extended.extends(ids)
 
 
-def test_load_refuses_what_is_no_table_of_semantic_ids(tmp_path: Path) -> None:
+def test_load_raises_for_damaged_and_foreign_files(tmp_path: Path) -> None:
     path = tmp_path / "codes.safetensors"
     with pytest.raises(ArtifactError, match=r"codes\.safetensors can't be read"):
         SemanticIds.load(path)
@@ -356,6 +356,6 @@ def test_load_refuses_what_is_no_table_of_semantic_ids(tmp_path: Path) -> None:
         SemanticIds.load(path)
 
 
-def test_codes_that_are_no_integers_are_refused() -> None:
-    with pytest.raises(InputError, match=r"codes that are integers, got torch\.float32"):
+def test_float_codes_raise() -> None:
+    with pytest.raises(InputError, match=r"Semantic IDs need integer codes, got torch\.float32"):
         SemanticIds(torch.rand(3, 3) * 5)

@@ -1,11 +1,11 @@
-"""Filtering, the k-core and sequences of a generated log: genrec beside the same work in pandas, each in a process of its own.
+"""Filtering, k-core and sequences of a generated log: genrec compared with the same work in pandas.
 
-    python experiments/benchmarks/data.py                        # 20 million events, ours and pandas, three times in turn
-    python experiments/benchmarks/data.py --events 2e6 20e6 100e6 --only ours      # how time, memory and disk grow
-    python experiments/benchmarks/data.py --read 1e6             # reading reviews in JSON, as Amazon's are published
+    python experiments/benchmarks/data.py                        # 20 million events, genrec and pandas, three rounds; about 5 minutes
+    python experiments/benchmarks/data.py --events 2e6 20e6 100e6 --only ours      # growth of time, memory and disk
+    python experiments/benchmarks/data.py --read 1e6             # read reviews in JSON, in the format of Amazon Reviews 2023
 
-Prints a JSON line for every run and a table at the end. Time is of the work, without imports; memory is the highest resident size of
-the process, imports included. The log is written once, as Parquet, below `--work`. Cost: about 5 minutes for the first.
+Prints a JSON line per run and a table at the end. Each run is a separate process. Time excludes imports; memory is the peak resident
+size of the process, imports included. The log is written once, as Parquet, below `--work`.
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ from pathlib import Path
 
 import numpy as np
 
-CORE = 5
+CORE = 5  # least interactions per user and item
 BATCH = 1_000_000  # events generated at once
-FIELDS = ("user", "item", "time", "rating")
 
 
 def generate(path: Path, events: int, seed: int = 0) -> None:
-    """A log as a shop's: 8 events a user and 40 an item, both skewed, ids of 10 to 14 characters, days as times, 1 % exact repeats."""
+    """Write a log of events as Parquet.
+
+    It has 8 events per user and 40 per item, both skewed, ids of 10 to 14 characters, times of whole days and 1 % exact repeats.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -58,7 +60,7 @@ def generate(path: Path, events: int, seed: int = 0) -> None:
 
 
 def ours(log: Path, folder: Path) -> dict[str, int]:
-    """The data stage: everything that `genrec run` does before item vectors, statistics and tables included."""
+    """Run the data stage: all work of `genrec run` before item vectors, including statistics and tables."""
     from genrec.data.corpus_builder import prepare
     from genrec.data.sources import Frames
     from genrec.data.splits import LeaveOneOut
@@ -68,7 +70,7 @@ def ours(log: Path, folder: Path) -> dict[str, int]:
 
 
 def in_pandas(log: Path, folder: Path) -> dict[str, int]:
-    """The same filters, numbers, sort and arrays, as one would write them well: ids become codes before anything is compared."""
+    """Apply the same filters, numbering, sort and arrays in pandas, with ids converted to integers first."""
     import pandas as pd
 
     frame = pd.read_parquet(log)
@@ -101,7 +103,7 @@ def in_pandas(log: Path, folder: Path) -> dict[str, int]:
 
 
 def opened(folder: Path) -> float:
-    """Seconds to open the corpus and its training examples, and to gather a first batch of 256."""
+    """Return the seconds to open the corpus and its training examples, and to gather a batch of 256."""
     import torch
 
     from genrec.data.corpus import Corpus
@@ -114,9 +116,9 @@ def opened(folder: Path) -> float:
 
 
 def measure(side: str, log: Path, folder: Path) -> None:
-    """One run in this process; prints its JSON line."""
+    """Run one side in this process and print its JSON line."""
     if side == "open":
-        import genrec.data.examples  # imports are no part of the time
+        import genrec.data.examples  # imported before timing
 
         print(json.dumps({"side": side, "seconds": round(opened(folder), 3)}))
         return
@@ -138,23 +140,23 @@ def measure(side: str, log: Path, folder: Path) -> None:
 
 
 def size_of(folder: Path) -> float:
-    """What a folder takes on the disk, in GB."""
+    """Return the disk space of a folder in GB."""
     total = 0
     for path in folder.rglob("*"):
-        with suppress(OSError):  # temporary files come and go
+        with suppress(OSError):  # temporary files may disappear
             total += path.stat().st_blocks * 512
     return total / 1e9
 
 
 def _watch(folder: Path, largest: list[float]) -> None:
-    """Keep the largest size that the folder has had, temporary files included."""
+    """Record the largest size of the folder, including temporary files."""
     while True:
         largest[0] = max(largest[0], size_of(folder))
         time.sleep(0.5)
 
 
 def in_turn(counts: list[int], sides: list[str], rounds: int, work: Path) -> Iterator[dict[str, float]]:
-    """Every count, `rounds` times, the sides in turn, each in a process of its own."""
+    """Run every number of events `rounds` times with alternating sides, each run in a separate process."""
     for count in counts:
         log = work / f"log-{count}.parquet"
         if not log.exists():
@@ -170,6 +172,7 @@ def in_turn(counts: list[int], sides: list[str], rounds: int, work: Path) -> Ite
 
 
 def _run(side: str, log: Path, folder: Path) -> dict[str, float]:
+    """Run one side in a new process and return its figures."""
     command = [sys.executable, __file__, "--measure", side, str(log), str(folder)]
     line = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
     print(line, flush=True)
@@ -178,8 +181,8 @@ def _run(side: str, log: Path, folder: Path) -> dict[str, float]:
 
 
 def table(rows: list[dict[str, float]]) -> Iterator[str]:
-    """Medians over the rounds."""
-    yield "| events | side | seconds | million events/s | memory, GB | disk, GB | result, GB | opened in, s |"
+    """Yield the lines of the table: medians over the rounds."""
+    yield "| events | side | seconds | million events/s | peak memory, GB | peak disk, GB | result, GB | opening time, s |"
     yield "| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     for count in dict.fromkeys(row["events"] for row in rows):
         of = {side: [row for row in rows if row["events"] == count and row["side"] == side] for side in ("ours", "pandas", "open")}
@@ -197,11 +200,12 @@ def table(rows: list[dict[str, float]]) -> Iterator[str]:
 
 
 def _median(rows: list[dict[str, float]], name: str) -> float:
+    """Return the median of a figure."""
     return statistics.median(row[name] for row in rows)
 
 
 def read_reviews(count: int, work: Path) -> None:
-    """Generate reviews as Amazon 2023 publishes them, packed, and read their events; prints a JSON line."""
+    """Generate gzipped reviews in the format of Amazon Reviews 2023, read their events and print a JSON line."""
     import gzip
 
     from genrec.data.sources import AmazonReviews2023
@@ -245,13 +249,13 @@ def read_reviews(count: int, work: Path) -> None:
 
 
 def main() -> None:
-    """See the head of this file."""
+    """Run the benchmark; see the module docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--events", type=float, nargs="+", default=[20e6])
-    parser.add_argument("--only", choices=["ours", "pandas"])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--read", type=float, help="measure reading so many reviews instead")
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "genrec-benchmark")
+    parser.add_argument("--events", type=float, nargs="+", default=[20e6], help="numbers of events")
+    parser.add_argument("--only", choices=["ours", "pandas"], help="run a single side")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds per side")
+    parser.add_argument("--read", type=float, help="measure reading this number of reviews instead")
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "genrec-benchmark", help="folder of generated logs")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:

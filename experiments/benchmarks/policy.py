@@ -1,29 +1,29 @@
-"""The policy: training, alignment and decoding, beside a T5 from transformers with a preference trainer that repeats the history.
+"""Benchmark of policies: training, alignment and decoding, compared with a T5 from transformers (the peer).
 
-    python experiments/benchmarks/policy.py                              # train, align and decode, float32 and bfloat16
-    python experiments/benchmarks/policy.py train decode --rounds 5 --precision float32
-    python experiments/benchmarks/policy.py all --device cuda
-    python experiments/benchmarks/policy.py decode --lengths beauty      # histories as long as Beauty's, not all of 20 items
+    python experiments/benchmarks/policy.py                              # train, align and decode, float32 and bfloat16 python
+    experiments/benchmarks/policy.py train decode --rounds 5 --precision float32 python experiments/benchmarks/policy.py all
+    --device cuda python experiments/benchmarks/policy.py decode --lengths beauty      # history lengths as in Amazon Beauty instead
+    of always 20 items
 
-| part | what | beside |
+| part | measurement | compared with |
 |---|---|---|
-| `train` | fine-tuning, one target a history, bidirectional encoder: examples/s | the peer |
+| `train` | fine-tuning, one target per history, bidirectional encoder: examples/s | the peer |
 | `targets` | causal encoder, every target of a window in one pass: targets/s | the peer, the same prefixes one by one |
-| `align` | S-DPO with K = 3: histories/s | the peer, 1 + K copies of a history |
+| `align` | S-DPO with K = 3: histories/s | the peer, with 1 + K copies of a history |
 | `decode` | 20 beams, 20 items: users/s | the peer, `generate` over a dictionary trie |
-| `loop` | `train` by genrec's own loop, with batches, Lightning and all: examples/s | the bare steps |
-| `history` | ours reading items instead of codes: training, decoding | ours reading codes |
+| `loop` | `train` by genrec's training loop, with data loading and Lightning: examples/s | the training steps only |
+| `history` | genrec with an encoder of items instead of codes: training, decoding | genrec with an encoder of codes |
 | `policies` | Tiger (codes, items, causal) and Gpt: training, alignment, decoding | Tiger (codes) |
-| `exact` | the whole catalog ranked over the trie: users/s | every item's own log-probability |
+| `exact` | ranking of the whole catalog over the trie: users/s | scoring item by item |
 | `candidates` | `align` at K = 1, 3, 7, 15, 31 | the peer, and K = 1 |
 | `beams` | `decode` at 10 to 200 beams | the peer, and 10 beams |
 | `catalog` | `decode` at 1e4, 1e5, 1e6 items; MB of tables; share of search and of masks | the peer, and 1e4 items |
 | `lengths` | `train` and `decode` at histories of 20, 50, 200 items | the peer, and 20 items |
-| `floor` | operations a unit by arithmetic, over the measured peak of a matrix product | |
-| `profile` | torch's profile of one of our training steps | |
+| `floor` | computed operations per unit of work, divided by the measured peak of a matrix product | |
+| `profile` | torch's profile of one training step of genrec | |
 
-Both sides run in one process and take turns; warm-up is not counted; medians over the rounds. Prints a JSON line for every measurement
-and a table for every part. How to read it, and what was measured: README.md beside this file.
+Both sides run in one process and alternate; warm-up is not counted; rates are medians over the rounds. The script prints a JSON
+line per measurement and a table per part. README.md in this folder explains the columns and has the results.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ BEAMS = 20
 
 
 def sizes_of(options: Options) -> Sizes:
-    """TIGER's, or a toy's."""
+    """Return TIGER's sizes, or toy sizes with `--tiny`."""
     return TINY if options.tiny else Sizes()
 
 
 def train(options: Options) -> Iterator[Case]:
-    """One target a history."""
+    """Compare fine-tuning with one target per history."""
     sizes = sizes_of(options)
     yield from training_cases(options, sizes, options.batch)
 
 
 def training_cases(options: Options, sizes: Sizes, batch: int, task: str = "", setting: str = "") -> Iterator[Case]:
-    """Our fine-tuning beside the peer's."""
+    """Compare fine-tuning with the peer's."""
     ids, pairs = semantic_ids(sizes), examples(options.lengths, sizes, batch)
     for precision in options.precision:
         sides: dict[str, Callable[[], Step]] = {
@@ -69,7 +69,7 @@ def training_cases(options: Options, sizes: Sizes, batch: int, task: str = "", s
 
 
 def loop(options: Options) -> Iterator[Case]:
-    """What the training loop costs around a step; histories are full here."""
+    """Measure the overhead of the training loop; all histories have full length."""
     sizes, batch = sizes_of(options), options.batch
     ids, pairs, steps = semantic_ids(sizes), examples("full", sizes, batch), 300 if options.device == "cuda" else 4
     history, target = (torch.cat(column) for column in zip(*pairs, strict=True))
@@ -84,7 +84,7 @@ def loop(options: Options) -> Iterator[Case]:
 
 
 def targets(options: Options) -> Iterator[Case]:
-    """Every target of a window in one pass, and one at a time."""
+    """Compare all targets of a window in one pass with one target at a time."""
     sizes, count = sizes_of(options), max(1, options.batch // 4)
     ids, pairs = semantic_ids(sizes), windows(options.lengths, sizes, count)
     single = prefixes(pairs, options.batch)
@@ -98,18 +98,18 @@ def targets(options: Options) -> Iterator[Case]:
 
 
 def align(options: Options) -> Iterator[Case]:
-    """S-DPO with three negatives."""
+    """Compare S-DPO with three negatives."""
     yield from alignment_cases(options, max(1, options.batch // 2), 3)
 
 
 def candidates(options: Options) -> Iterator[Case]:
-    """S-DPO with more and more negatives."""
+    """Compare S-DPO with an increasing number of negatives."""
     for count in (1, 3) if options.tiny else (1, 3, 7, 15, 31):
         yield from alignment_cases(options, max(1, options.batch // 8), count, f"K = {count}")
 
 
 def alignment_cases(options: Options, batch: int, count: int, setting: str = "") -> Iterator[Case]:
-    """Our alignment beside the peer's."""
+    """Compare alignment with the peer's."""
     sizes = sizes_of(options)
     ids, pairs = semantic_ids(sizes), examples(options.lengths, sizes, batch, 1 + count)
     for precision in options.precision:
@@ -121,13 +121,13 @@ def alignment_cases(options: Options, batch: int, count: int, setting: str = "")
 
 
 def decode(options: Options) -> Iterator[Case]:
-    """As many items as beams."""
+    """Compare beam search, with as many items as beams."""
     sizes = sizes_of(options)
     yield from decoding_cases(options, sizes, semantic_ids(sizes), max(1, options.batch // 2), BEAMS)
 
 
 def beams(options: Options) -> Iterator[Case]:
-    """More and more beams."""
+    """Compare beam search with an increasing number of beams."""
     sizes = sizes_of(options)
     for width in (5, 8) if options.tiny else (10, 20, 50, 100, 200):
         yield from decoding_cases(options, sizes, semantic_ids(sizes), max(1, options.batch // 8), width, setting=f"{width} beams")
@@ -136,18 +136,18 @@ def beams(options: Options) -> Iterator[Case]:
 def decoding_cases(
     options: Options, sizes: Sizes, ids: SemanticIds, batch: int, width: int, task: str = "", setting: str = ""
 ) -> Iterator[Case]:
-    """Our decoding beside the peer's."""
-    histories_ = users(options.lengths, sizes, batch)
+    """Compare decoding with the peer's."""
+    histories = users(options.lengths, sizes, batch)
     for precision in options.precision:
         sides: dict[str, Callable[[], Step]] = {
-            "ours": lambda p=precision: Ours(tiger(sizes, width), ids, options.device, p).decoding(histories_, width),
-            "peer": lambda p=precision: Peer(sizes, ids, options.device, p).decoding(histories_, width),
+            "ours": lambda p=precision: Ours(tiger(sizes, width), ids, options.device, p).decoding(histories, width),
+            "peer": lambda p=precision: Peer(sizes, ids, options.device, p).decoding(histories, width),
         }
         yield Case("users", precision, sides, task, setting, {"batch": batch, "beams": width})
 
 
 def catalog(options: Options) -> Iterator[Case]:
-    """More and more items; of ours also the tables' size, and what of the time is search, and what of it masks."""
+    """Compare decoding with an increasing number of items; of genrec also the size of tables and the shares of search and of masks."""
     batch = max(1, options.batch // 2)
     for items in (300, 600) if options.tiny else (10_000, 100_000, 1_000_000):
         sizes = replace(sizes_of(options), items=items)
@@ -164,16 +164,18 @@ def catalog(options: Options) -> Iterator[Case]:
                     steps = (step, *floor.search_steps(ours.policy, batch, BEAMS, sizes, options.device))
                     for each in steps[1:]:
                         each()
-                    tries = range(1 if options.tiny else 7)  # the best of several, as a slow spell would hit one of the three only
-                    whole, search, free = (min(batch / timed(each, 1, options.device) for _ in tries) for each in steps)
-                about |= {"search_share": search / whole, "masks_share": max(0.0, search - free) / whole}
+                    tries = range(
+                        1 if options.tiny else 7
+                    )  # the best of several, since a temporary slowdown would affect only one of the three
+                    whole, search, unconstrained = (min(batch / timed(each, 1, options.device) for _ in tries) for each in steps)
+                about |= {"search_share": search / whole, "masks_share": max(0.0, search - unconstrained) / whole}
                 return step
 
             yield replace(case, sides=case.sides | {"ours": measured}, about=about)
 
 
 def lengths(options: Options) -> Iterator[Case]:
-    """Longer and longer histories."""
+    """Compare training and decoding with an increasing history length."""
     batch = max(1, options.batch // 8)
     several = [replace(sizes_of(options), history=length) for length in ((4, 8) if options.tiny else (20, 50, 200))]
     for sizes in several:
@@ -182,31 +184,31 @@ def lengths(options: Options) -> Iterator[Case]:
         yield from decoding_cases(options, sizes, semantic_ids(sizes), batch, BEAMS, "decoding", f"{sizes.history} items")
 
 
-def kinds(options: Options, sizes: Sizes, names: list[str], precision: str) -> dict[str, Callable[[], Ours]]:
-    """Policies of ours by name, the first one being what the others are measured against."""
+def policy_makers(options: Options, sizes: Sizes, names: list[str], precision: str) -> dict[str, Callable[[], Ours]]:
+    """Return functions that build genrec's policies, in reverse order, so that the first name is the reference of the comparison."""
     ids = semantic_ids(sizes)
-    every = {
+    specifications = {
         "Tiger, codes": lambda: tiger(sizes, BEAMS),
         "Tiger, items": lambda: tiger(sizes, BEAMS, history="items"),
         "Tiger, causal": lambda: tiger(sizes, BEAMS, encoder="causal"),
         "Gpt": lambda: gpt(sizes, BEAMS),
     }
-    return {name: lambda made=every[name]: Ours(made(), ids, options.device, precision) for name in reversed(names)}
+    return {name: lambda make=specifications[name]: Ours(make(), ids, options.device, precision) for name in reversed(names)}
 
 
 def history(options: Options) -> Iterator[Case]:
-    """A vector an item beside a vector a code."""
+    """Compare an encoder of items with an encoder of codes."""
     yield from side_by_side(options, ["Tiger, codes", "Tiger, items"], ("training", "decoding"))
 
 
 def policies(options: Options) -> Iterator[Case]:
-    """Every policy of ours."""
+    """Compare all policies of genrec."""
     names = ["Tiger, codes", "Tiger, items", "Tiger, causal", "Gpt"]
     yield from side_by_side(options, names, ("training", "all targets", "alignment", "decoding"))
 
 
-def side_by_side(options: Options, names: list[str], what: tuple[str, ...]) -> Iterator[Case]:
-    """Policies of ours, at each of several tasks."""
+def side_by_side(options: Options, names: list[str], task_names: tuple[str, ...]) -> Iterator[Case]:
+    """Compare policies of genrec in each of several tasks."""
     sizes, half = sizes_of(options), max(1, options.batch // 2)
     tasks: dict[str, tuple[str, Callable[[Ours], Step]]] = {
         "training": ("examples", lambda ours: ours.training(examples(options.lengths, sizes, options.batch))),
@@ -214,47 +216,50 @@ def side_by_side(options: Options, names: list[str], what: tuple[str, ...]) -> I
         "alignment": ("histories", lambda ours: ours.alignment(examples(options.lengths, sizes, half, 4))),
         "decoding": ("users", lambda ours: ours.decoding(users(options.lengths, sizes, half), BEAMS)),
     }
-    for task in what:
-        unit, begin = tasks[task]
+    for task in task_names:
+        unit, make_step = tasks[task]
         for precision in options.precision:
-            made = kinds(options, sizes, names, precision)
-            yield Case(unit, precision, {name: lambda m=make, b=begin: b(m()) for name, make in made.items()}, task)
+            makers = policy_makers(options, sizes, names, precision)
+            sides = {name: lambda make=make, step=make_step: step(make()) for name, make in makers.items()}
+            yield Case(unit, precision, sides, task)
 
 
 def exact(options: Options) -> Iterator[Case]:
-    """The whole catalog, for a few users."""
+    """Compare the ranking of the whole catalog over the trie with scoring item by item, for a few users."""
     sizes, batch = sizes_of(options), max(1, options.batch // 32)
-    ids, some = semantic_ids(sizes), users(options.lengths, sizes, batch)
+    ids, histories = semantic_ids(sizes), users(options.lengths, sizes, batch)
     for precision in options.precision:
         sides: dict[str, Callable[[], Step]] = {
-            "over the trie": lambda p=precision: Ours(tiger(sizes, BEAMS), ids, options.device, p).exact(some, BEAMS),
+            "over the trie": lambda p=precision: Ours(tiger(sizes, BEAMS), ids, options.device, p).exact(histories, BEAMS),
             "item by item": lambda p=precision: Ours(tiger(sizes, BEAMS), ids, options.device, p).item_by_item(
-                some, sizes.items, BEAMS
+                histories, sizes.items, BEAMS
             ),
         }
         yield Case("users", precision, sides, about={"batch": batch})
 
 
 def print_floor(options: Options) -> None:
-    """Operations of each unit of work, and how many of it the measured peak allows."""
+    """Print the operations of each unit of work, and the rate that the measured peak allows."""
     sizes = sizes_of(options)
     rows = options.batch * sizes.history * sizes.levels
-    best = {}
+    peaks = {}
     for precision in options.precision:
-        found = {}
+        gflops = {}
         for name, (product, work) in floor.products(sizes, rows, precision, options.device).items():
-            found[name] = floor.peak(product, work, options.device, 0.01 if options.tiny else options.seconds) / 1e9
-            print(json.dumps({"part": "floor", "what": name, "precision": precision, "rows": rows, "gflops": found[name]}), flush=True)
-        best[precision] = max(found.values())
-    print("\n| floor | Mop | " + " | ".join(f"{each} at {peak:.0f} Gop/s, 1/s" for each, peak in best.items()) + " |")
-    print("| --- | ---: |" + " ---: |" * len(best))
+            gflops[name] = floor.peak(product, work, options.device, 0.01 if options.tiny else options.seconds) / 1e9
+            print(
+                json.dumps({"part": "floor", "what": name, "precision": precision, "rows": rows, "gflops": gflops[name]}), flush=True
+            )
+        peaks[precision] = max(gflops.values())
+    print("\n| floor | Mop | " + " | ".join(f"{each} at {peak:.0f} Gop/s, 1/s" for each, peak in peaks.items()) + " |")
+    print("| --- | ---: |" + " ---: |" * len(peaks))
     for name, work in floor.needs(sizes).items():
-        print(f"| {name} | {work / 1e6:.4g} | " + " | ".join(f"{peak * 1e9 / work:.4g}" for peak in best.values()) + " |")
+        print(f"| {name} | {work / 1e6:.4g} | " + " | ".join(f"{peak * 1e9 / work:.4g}" for peak in peaks.values()) + " |")
     print(flush=True)
 
 
 def print_profile(options: Options) -> None:
-    """One training step of ours."""
+    """Print the profile of one training step of genrec."""
     sizes = sizes_of(options)
     for precision in options.precision:
         ours = Ours(tiger(sizes, BEAMS), semantic_ids(sizes), options.device, precision)
@@ -271,7 +276,7 @@ PARTS = [*COMPARED, *PRINTED]
 
 
 def compared(part: str, options: Options) -> None:
-    """Measure the part's cases one after the other, then print their table."""
+    """Measure the cases of a part, then print their table."""
     rows = []
     for case in COMPARED[part](options):
         for side, rates in measure(case, options.rounds, options.seconds, options.device).items():
@@ -285,7 +290,7 @@ def compared(part: str, options: Options) -> None:
             }
             row |= {"rate": statistics.median(rates), "rates": rates, "device": options.device, "threads": torch.get_num_threads()}
             row |= {"lengths": options.lengths, "reference": list(case.sides)[-1], **case.about}
-            if case.about.get("of", side) != side:  # what was found out of the other side
+            if case.about.get("of", side) != side:  # values of the other side only
                 row = {name: value for name, value in row.items() if name not in ("table_mb", "search_share", "masks_share")}
             rows.append(row)
             print(json.dumps(row), flush=True)
@@ -294,27 +299,34 @@ def compared(part: str, options: Options) -> None:
 
 
 def main() -> None:
-    """Run the parts that were asked for."""
+    """Run the requested parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)}, or all (default: train align decode)")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)}, or all (default: train align decode)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
-    parser.add_argument("--rounds", type=int, default=3, help="the sides take turns so often")
-    parser.add_argument("--seconds", type=float, default=1.0, help="about how long a side is timed in a round; one step at least")
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds, in which the sides alternate")
     parser.add_argument(
-        "--batch", type=int, help="training examples a step, other parts take a share of it (default: 64, on CUDA 256)"
+        "--seconds",
+        type=float,
+        default=1.0,
+        help="approximate duration of a side's measurement in a round, in seconds; at least one step",
     )
-    parser.add_argument("--lengths", choices=("full", "beauty"), default="full", help="of histories: all of 20 items, or as in Beauty")
-    parser.add_argument("--tiny", action="store_true", help="toy sizes and one round: shows that it runs, measures nothing")
+    parser.add_argument(
+        "--batch", type=int, help="training examples per step; other parts use a fraction of it (default: 64, on CUDA 256)"
+    )
+    parser.add_argument(
+        "--lengths", choices=("full", "beauty"), default="full", help="length of histories: always 20 items, or as in Amazon Beauty"
+    )
+    parser.add_argument("--tiny", action="store_true", help="toy sizes and one round: a test run without meaningful timings")
     options = parser.parse_args()
-    wanted = PARTS if options.parts == ["all"] else options.parts or ["train", "align", "decode"]
-    if unknown := [part for part in wanted if part not in PARTS]:
-        parser.error(f"there is no part {unknown[0]!r}; the parts are {', '.join(PARTS)}, and all")
+    parts = PARTS if options.parts == ["all"] else options.parts or ["train", "align", "decode"]
+    if unknown := [part for part in parts if part not in PARTS]:
+        parser.error(f"unknown part {unknown[0]!r}; expected {', '.join(PARTS)}, or all")
     if options.batch is None:
         options.batch = 8 if options.tiny else 256 if options.device == "cuda" else 64
     if options.tiny:
         options.rounds, options.seconds = 1, 0.0
-    for part in wanted:
+    for part in parts:
         if part in COMPARED:
             compared(part, options)
         else:

@@ -1,6 +1,6 @@
-"""What the parts of `policy.py` cannot beat: operations by arithmetic over the measured speed of a plain matrix product.
+"""Lower bounds for `policy.py`: computed operations divided by the measured speed of a matrix product.
 
-And where a step's time goes: the search apart from the network, and torch's profiler.
+Also the time of the search without the network, and torch's profile of a step.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch.nn import functional
 
 
 def encoder_operations(sizes: Sizes, tokens: int) -> float:
-    """Operations (two a multiplication with its addition) to encode `tokens`, the decoder's keys and values of them included.
+    """Return the operations (two per multiply-add) to encode `tokens` tokens, with the decoder's keys and values of them.
 
-    With D the width, P = heads x head width, F inner: a token of a layer takes 4 D P (query, key, value, output)
+    With D the width, P = heads x head width and F the inner width, a token of a layer takes 4 D P (query, key, value, output)
     + 2 D F (feed-forward) + 2 S P (scores and mixture over S tokens), and 2 D P more for the keys and values of each decoder layer.
     """
     inside = sizes.heads * sizes.head_width
@@ -27,9 +27,9 @@ def encoder_operations(sizes: Sizes, tokens: int) -> float:
 
 
 def decoder_operations(sizes: Sizes, tokens: int, codes: int, candidates: int) -> float:
-    """Operations to decode `candidates` of `codes` codes each over a history of `tokens`, without its keys and values.
+    """Return the operations to decode `candidates` of `codes` codes each over a history of `tokens`, without its keys and values.
 
-    A code of a layer takes 4 D P + 2 D P (its own attention; query and output of the one to the history) + 2 D F
+    A code of a layer takes 4 D P + 2 D P (self-attention; query and output of the attention to the history) + 2 D F
     + 2 (S + codes) P, and D x (codes of a level) for the softmax at the end.
     """
     inside = sizes.heads * sizes.head_width
@@ -38,22 +38,22 @@ def decoder_operations(sizes: Sizes, tokens: int, codes: int, candidates: int) -
 
 
 def training_operations(sizes: Sizes, tokens: int) -> float:
-    """Operations of one training example: three times the forward pass (the results, their gradients, the weights' gradients)."""
+    """Return the operations of one training example: three forward passes (outputs, gradients of inputs and of weights)."""
     return 3 * (encoder_operations(sizes, tokens) + decoder_operations(sizes, tokens, sizes.levels, 1))
 
 
 def alignment_operations(sizes: Sizes, tokens: int, negatives: int) -> float:
-    """Operations of one history's preference: policy forward and backward, reference forward; the history encoded once by each."""
+    """Return the operations of one preference: policy forward and backward, reference forward; each encodes the history once."""
     return 4 * (encoder_operations(sizes, tokens) + decoder_operations(sizes, tokens, sizes.levels, 1 + negatives))
 
 
 def decoding_operations(sizes: Sizes, tokens: int, beams: int) -> float:
-    """Operations to decode one user: the history once, the first level once, `beams` beams on each level after it."""
+    """Return the operations to decode one user: the history once, the first level once, `beams` beams on each later level."""
     return encoder_operations(sizes, tokens) + decoder_operations(sizes, tokens, 1, 1 + beams * (sizes.levels - 1))
 
 
 def needs(sizes: Sizes) -> dict[str, float]:
-    """What is done -> its operations, with a history of codes and of items."""
+    """Return the operations of each unit of work, with a history of codes and of items."""
     result = {}
     for kind, tokens in (("codes", sizes.history * sizes.levels), ("items", sizes.history)):
         result[f"training example, {kind}"] = training_operations(sizes, tokens)
@@ -63,25 +63,25 @@ def needs(sizes: Sizes) -> dict[str, float]:
 
 
 def products(sizes: Sizes, rows: int, precision: str, device: str) -> dict[str, tuple[Callable[[], Tensor], float]]:
-    """Name -> a matrix product at the model's shapes, and its operations."""
-    kind, inside = getattr(torch, precision), sizes.heads * sizes.head_width
+    """Return matrix products of the model's shapes by name, with their operations."""
+    dtype, inside = getattr(torch, precision), sizes.heads * sizes.head_width
     shapes = [(sizes.width, 3 * inside), (inside, sizes.width), (sizes.width, sizes.inner), (sizes.inner, sizes.width)]
     result: dict[str, tuple[Callable[[], Tensor], float]] = {}
     generator = torch.Generator().manual_seed(0)
-    for taken, given in shapes:
-        states = torch.randn(rows, taken, generator=generator).to(device, kind)
-        weight = torch.randn(given, taken, generator=generator).to(device, kind)
-        work = 2.0 * rows * taken * given
-        result[f"linear {taken} to {given}"] = (lambda x=states, w=weight: functional.linear(x, w), work)
-        if precision == "float32":  # on some processors another library, and faster
-            image = states.T.reshape(1, taken, rows, 1).contiguous(memory_format=torch.channels_last)
-            result[f"1x1 conv2d {taken} to {given}"] = (lambda x=image, w=weight[:, :, None, None]: functional.conv2d(x, w), work)
+    for inputs, outputs in shapes:
+        states = torch.randn(rows, inputs, generator=generator).to(device, dtype)
+        weight = torch.randn(outputs, inputs, generator=generator).to(device, dtype)
+        work = 2.0 * rows * inputs * outputs
+        result[f"linear {inputs} to {outputs}"] = (lambda x=states, w=weight: functional.linear(x, w), work)
+        if precision == "float32":  # uses another library, which is faster on some processors
+            image = states.T.reshape(1, inputs, rows, 1).contiguous(memory_format=torch.channels_last)
+            result[f"1x1 conv2d {inputs} to {outputs}"] = (lambda x=image, w=weight[:, :, None, None]: functional.conv2d(x, w), work)
     return result
 
 
 @torch.no_grad()
 def peak(product: Callable[[], Tensor], operations: float, device: str, seconds: float) -> float:
-    """The best operations a second over short runs that fill `seconds`."""
+    """Return the highest rate, in operations per second, of short runs that fill `seconds`."""
     for _ in range(3):
         product()
     best, until = 0.0, time.perf_counter() + seconds
@@ -95,8 +95,8 @@ def peak(product: Callable[[], Tensor], operations: float, device: str, seconds:
     return best
 
 
-class Canned:
-    """Stands in for a policy that has read its histories: log-probabilities drawn beforehand, so that the search alone is timed."""
+class RandomDecoding:
+    """A `Decoding` with log-probabilities drawn in advance, so that only the search is timed."""
 
     def __init__(self, batch: int, beams: int, sizes: Sizes, device: str) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -104,35 +104,35 @@ class Canned:
         self.levels = levels.to(device)
 
     def start(self) -> tuple[Tensor, None]:
-        """The first level."""
+        """Return the first level."""
         return self.levels[0, :, 0], None
 
     def advance(self, level: int, state: None, beam: Tensor, code: Tensor) -> tuple[Tensor, None]:
-        """The next one."""
+        """Return the next level."""
         return self.levels[level + 1, :, : beam.shape[1]], None
 
 
 def search_steps(policy: Any, batch: int, beams: int, sizes: Sizes, device: str) -> tuple[Step, Step]:
-    """The search over the trie without a network, and the same without a trie: every code is then a child of every beam."""
-    canned = Canned(batch, beams, sizes, device)
+    """Return a step of the search over the trie without a network, and one without the trie, in which all codes are candidates."""
+    decoding = RandomDecoding(batch, beams, sizes, device)
 
     def constrained() -> int:
-        policy.trie.recommend(canned, beams, beams, None)
+        policy.trie.recommend(decoding, beams, beams, None)
         return batch
 
-    def free() -> int:
-        score, code = canned.levels[0, :, 0].topk(min(beams, sizes.codes))
+    def unconstrained() -> int:
+        score, code = decoding.levels[0, :, 0].topk(min(beams, sizes.codes))
         for level in range(sizes.levels - 1):
-            following, _ = canned.advance(level, None, code, code)
+            following, _ = decoding.advance(level, None, code, code)
             total = (score.unsqueeze(-1) + following).flatten(1)
             score, code = total.topk(min(beams, total.shape[1]))
         return batch
 
-    return constrained, free
+    return constrained, unconstrained
 
 
 def profile(step: Step, device: str) -> str:
-    """The operators of one step, those that take longest first."""
+    """Return the operators of one step, the slowest first."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as record
 

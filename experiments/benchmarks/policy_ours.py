@@ -1,9 +1,8 @@
-"""Our side of `policy.py`: any policy of genrec, through its public interface, trained as genrec's own loop trains it."""
+"""genrec's side of `policy.py`: policies through their public interface, trained as by genrec's training loop."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import tempfile
 from itertools import count as count_up
 from itertools import cycle
@@ -26,32 +25,22 @@ from genrec.types import ExactRecommender, SequenceBatch, SequencePolicy
 
 
 def tiger(sizes: Sizes, beams: int, **choices: Any) -> Any:
-    """TIGER of these sizes with T5's relative positions alone, as the peer; `choices` are further fields."""
-    known = {field.name for field in dataclasses.fields(model.Tiger)}
-    if unknown := choices.keys() - known:
-        raise Missing(f"Tiger has no {', '.join(sorted(unknown))}")
+    """Return a TIGER specification of these sizes, with relative positions only, like the peer; `choices` are further fields."""
     common = {"d_model": sizes.width, "d_ff": sizes.inner, "num_heads": sizes.heads, "d_kv": sizes.head_width}
     layers = {"num_encoder_layers": sizes.layers, "num_decoder_layers": sizes.layers}
     return model.Tiger(**common, **layers, dropout=sizes.dropout, recency_positions=0, num_beams=beams, **choices)
 
 
 def gpt(sizes: Sizes, beams: int) -> Any:
-    """A decoder-only policy, as many layers as TIGER's encoder and decoder together."""
-    if not hasattr(model, "Gpt"):
-        raise Missing("genrec.model has no Gpt")
-    names = {field.name for field in dataclasses.fields(model.Gpt)}
-    wanted = {
-        "d_model": sizes.width,
-        "d_ff": sizes.inner,
-        "num_heads": sizes.heads,
-        "d_kv": sizes.head_width,
-        "num_layers": 2 * sizes.layers,
-    }
-    return model.Gpt(**{name: value for name, value in wanted.items() if name in names}, dropout=sizes.dropout, num_beams=beams)
+    """Return a decoder-only specification with as many layers as TIGER's encoder and decoder together."""
+    return model.Gpt(
+        d_model=sizes.width, d_ff=sizes.inner, num_heads=sizes.heads, d_kv=sizes.head_width, num_layers=2 * sizes.layers,
+        dropout=sizes.dropout, num_beams=beams,
+    )  # fmt: skip
 
 
 class Ours:
-    """A policy and its steps."""
+    """A policy of genrec and its benchmark steps."""
 
     def __init__(self, specification: Any, semantic_ids: SemanticIds, device: str, precision: str) -> None:
         torch.manual_seed(0)
@@ -60,42 +49,42 @@ class Ours:
         self.device, self.precision = device, precision
 
     def optimizer(self) -> torch.optim.Optimizer:
-        """The training loop's own."""
+        """Return the training loop's optimizer."""
         optimizer: torch.optim.Optimizer = Training(self.policy, self._likelihood, SFT(), 0).configure_optimizers()
         return optimizer
 
     def update(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
-        """Backward pass, clipping at 1, a step, as the training loop has it."""
+        """Run the backward pass, clip gradients at 1 and take an optimizer step, as the training loop does."""
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.policy.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
 
     def ready(self, batches: list[tuple[Tensor, Tensor]]) -> Any:
-        """The batches on the device, over and over."""
+        """Return the batches on the device, repeated forever."""
         return cycle([tuple(tensor.to(self.device) for tensor in batch) for batch in batches])
 
     def training(self, batches: list[tuple[Tensor, Tensor]]) -> Step:
-        """Fine-tuning on (history [B, T], target [B]): one target a history."""
+        """Return a fine-tuning step on (history [B, T], target [B]): one target per history."""
         ready, optimizer = self.ready(batches), self.optimizer()
         self.policy.train()
 
         def step() -> int:
             history, target = next(ready)
             with autocast(self.device, self.precision):
-                loss = negative_log_likelihood(self.policy, SequenceBatch(target, history, target))  # users don't count
+                loss = negative_log_likelihood(self.policy, SequenceBatch(target, history, target))  # users are not used
             self.update(loss, optimizer)
             return len(history)
 
         return step
 
     def whole_loop(self, history: Tensor, target: Tensor, batch: int, steps: int) -> Step:
-        """The same training by genrec's loop with all that is around a step; its start is counted, validation is empty.
+        """Return a run of genrec's training loop, with its start-up and an empty validation.
 
-        Histories int64 [E, T] without padding, targets [E].
+        Histories are int64 [E, T] without padding, targets [E].
         """
         if self.device != ("cuda" if torch.cuda.is_available() else "cpu"):
-            raise Missing("the training loop takes the GPU that there is")
+            raise Missing("the training loop always uses a GPU if there is one")
         count, length = history.shape
         begin = torch.arange(count) * (length + 1)
         flat = torch.cat([history, target.unsqueeze(1)], 1).flatten()
@@ -107,9 +96,7 @@ class Ours:
             ),
             validation=Validation(every=steps, patience=15),
         )
-        score = (
-            {"ndcg@10": float(number)} for number in count_up()
-        )  # every validation better than the last, so that nobody is told that none was
+        score = ({"ndcg@10": float(number)} for number in count_up())  # improves at every validation, so that no warning is printed
         self.policy.train()
 
         def step() -> int:
@@ -123,9 +110,9 @@ class Ours:
         return negative_log_likelihood(self.policy, batch), {}
 
     def windows(self, batches: list[tuple[Tensor, Tensor]]) -> Step:
-        """Fine-tuning on (history [B, T], targets [B, T]): the item after every place, in one pass."""
+        """Return a fine-tuning step on (history [B, T], targets [B, T]): the item after every place, in one pass."""
         if not (self.causal and isinstance(self.policy, SequencePolicy)):
-            raise Missing("it reads every prefix apart")
+            raise Missing("it encodes every prefix separately")
         ready, optimizer = self.ready(batches), self.optimizer()
         count = cycle([int((targets > 0).sum()) for _, targets in batches])
         self.policy.train()
@@ -142,7 +129,7 @@ class Ours:
         return step
 
     def alignment(self, batches: list[tuple[Tensor, Tensor]]) -> Step:
-        """S-DPO on (history [B, T], candidates [B, 1 + K], the positive first)."""
+        """Return an S-DPO step on (history [B, T], candidates [B, 1 + K], the positive first)."""
         ready, optimizer, loss_of = self.ready(batches), self.optimizer(), SoftmaxDPO(beta=1.0)
         self.policy.eval()
         reference = copy.deepcopy(self.policy).requires_grad_(False)
@@ -160,7 +147,7 @@ class Ours:
         return step
 
     def decoding(self, batches: list[Tensor], n: int) -> Step:
-        """The best `n` items of histories [B, T], with as many beams as the specification says."""
+        """Return a beam search for the `n` best items of histories [B, T], with the specification's number of beams."""
         ready = cycle([history.to(self.device) for history in batches])
         self.policy.eval()
 
@@ -173,7 +160,7 @@ class Ours:
         return step
 
     def exact(self, batches: list[Tensor], n: int) -> Step:
-        """The best `n` items with nothing pruned."""
+        """Return an exact search for the `n` best items of histories [B, T]."""
         if not isinstance(self.policy, ExactRecommender):
             raise Missing(f"{type(self.policy).__name__} has no recommend_exactly")
         ready = cycle([history.to(self.device) for history in batches])
@@ -188,7 +175,7 @@ class Ours:
         return step
 
     def item_by_item(self, batches: list[Tensor], items: int, n: int, chunk: int = 2_048) -> Step:
-        """The same from every item's own log-probability, without the trie."""
+        """Return an exact search that scores item by item, without the trie."""
         ready = cycle([history.to(self.device) for history in batches])
         self.policy.eval()
 

@@ -1,7 +1,8 @@
-"""The peer of `policy.py`: TIGER as it is put together today from transformers, and a preference trainer in the manner of TRL.
+"""The peer of `policy.py`: TIGER built from transformers, with preference training as in TRL.
 
-`T5ForConditionalGeneration` over the codes' tokens, AdamW as torch has it, `generate` with a dictionary as the trie. Histories are
-turned into padded tokens beforehand, as a data loader's workers would: that time is not counted.
+It is `T5ForConditionalGeneration` over the codes' tokens, torch's AdamW, and `generate` with a dictionary as the trie. Preference
+training repeats the history for every candidate. Histories are converted to padded tokens in advance, as by the workers of a data
+loader; that time is not counted.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from genrec.semantic_ids import SemanticIds
 
 
 class Peer:
-    """A T5 of the same sizes; 0 is padding and the decoder's start, and nothing ends a Semantic ID but its length."""
+    """A T5 of the same sizes; token 0 is padding and the decoder's start, and there is no end token."""
 
     def __init__(self, sizes: Sizes, semantic_ids: SemanticIds, device: str, precision: str) -> None:
         try:
@@ -45,25 +46,25 @@ class Peer:
         self.semantic_ids, self.device, self.precision = semantic_ids, device, precision
 
     def tokens(self, history: Tensor) -> tuple[Tensor, Tensor]:
-        """Left-padded items int64 [B, T] -> tokens int64 [B, S], padded on the right to the longest, and their mask."""
+        """Return the tokens of left-padded items int64 [B, T], int64 [B, S], right-padded to the longest row, and their mask."""
         order = (history == 0).long().argsort(dim=1, stable=True)
         longest = int((history > 0).sum(1).max())
         tokens = self.semantic_ids.tokens(history.gather(1, order)[:, :longest]).flatten(1).to(self.device)
         return tokens, (tokens > 0).long()
 
     def optimizer(self) -> torch.optim.Optimizer:
-        """AdamW as torch has it."""
+        """Return torch's AdamW."""
         return torch.optim.AdamW(self.model.parameters(), lr=3e-4, weight_decay=0.035)
 
     def update(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
-        """Backward pass, clipping at 1, a step."""
+        """Run the backward pass, clip gradients at 1 and take an optimizer step."""
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
 
     def training(self, batches: list[tuple[Tensor, Tensor]]) -> Step:
-        """Fine-tuning on (history [B, T], target [B]): one target a history."""
+        """Return a fine-tuning step on (history [B, T], target [B]): one target per history."""
         ready = cycle([(*self.tokens(history), self.semantic_ids.tokens(target).to(self.device)) for history, target in batches])
         optimizer = self.optimizer()
         self.model.train()
@@ -78,7 +79,7 @@ class Peer:
         return step
 
     def alignment(self, batches: list[tuple[Tensor, Tensor]]) -> Step:
-        """S-DPO on (history [B, T], candidates [B, 1 + K], the positive first): the history repeated for each candidate."""
+        """Return an S-DPO step on (history [B, T], candidates [B, 1 + K], the positive first); each candidate repeats the history."""
         ready = []
         for history, candidates in batches:
             tokens, mask = self.tokens(history)
@@ -86,7 +87,7 @@ class Peer:
             ready.append((tokens, mask, labels, candidates.shape[1]))
         turns = cycle(ready)
         optimizer = self.optimizer()
-        self.model.eval()  # dropout is off, TRL's default for preferences
+        self.model.eval()  # without dropout, TRL's default for preference training
         reference = copy.deepcopy(self.model).requires_grad_(False)
 
         def log_prob(model: Any, tokens: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
@@ -108,19 +109,19 @@ class Peer:
         return step
 
     def decoding(self, batches: list[Tensor], beams: int) -> Step:
-        """The best `beams` items of histories [B, T] by constrained beam search."""
+        """Return a constrained beam search for the best `beams` items of histories [B, T]."""
         ready = cycle([self.tokens(history) for history in batches])
         follows, items = dictionary_trie(self.semantic_ids)
-        none = [0]
+        no_continuation = [0]
         self.model.eval()
 
         def allowed(batch: int, prefix: Tensor) -> list[int]:
-            return follows.get(tuple(prefix.tolist()), none)
+            return follows.get(tuple(prefix.tolist()), no_continuation)
 
         def step() -> int:
             tokens, mask = next(ready)
             with torch.no_grad(), autocast(self.device, self.precision):
-                found = self.model.generate(
+                sequences = self.model.generate(
                     input_ids=tokens,
                     attention_mask=mask,
                     num_beams=beams,
@@ -129,7 +130,7 @@ class Peer:
                     do_sample=False,
                     prefix_allowed_tokens_fn=allowed,
                 )
-            for row in found[:, 1:].tolist():
+            for row in sequences[:, 1:].tolist():
                 items.get(tuple(row), 0)
             return len(tokens)
 
@@ -138,7 +139,7 @@ class Peer:
 
 @lru_cache(maxsize=1)
 def dictionary_trie(semantic_ids: SemanticIds) -> tuple[dict[tuple[int, ...], list[int]], dict[tuple[int, ...], int]]:
-    """Prefix, the start token first -> the tokens that may follow; and a whole Semantic ID's tokens -> the item."""
+    """Return the tokens that may follow each prefix (which begins with the start token), and the item of each Semantic ID's tokens."""
     follows: dict[tuple[int, ...], dict[int, None]] = {}
     items: dict[tuple[int, ...], int] = {}
     for item, row in enumerate(semantic_ids.tokens(torch.arange(1, semantic_ids.items + 1)).tolist(), start=1):

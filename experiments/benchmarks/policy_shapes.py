@@ -1,7 +1,4 @@
-"""What the sides of `policy.py` have in common: sizes, Semantic IDs, histories, the clock, the table.
-
-Seeds are fixed, and both sides get the same data.
-"""
+"""Common parts of `policy.py`: sizes, Semantic IDs, histories, timing and the table. Both sides get the same seeded data."""
 
 from __future__ import annotations
 
@@ -18,35 +15,35 @@ from torch import Tensor
 from genrec.semantic_ids import SemanticIds
 
 Pairs = list[tuple[Tensor, Tensor]]
-Step = Callable[[], int]  # does one piece of work, returns how many examples, histories, targets or users that was
-BATCHES = 4  # different ones, over and over
+Step = Callable[[], int]  # does one unit of work; returns its number of examples, histories, targets or users
+BATCHES = 4  # distinct batches, repeated forever
 
-# Beauty's 5-core: 22,363 users, 198,502 events. Of 1,000 histories, how many are 1, 2, ... 19, and 20 or more items long.
+# Beauty's 5-core, 22,363 users, 198,502 events: the number of histories, of 1,000, that are 1, 2, ... 19, and 20 or more items long.
 BEAUTY = {
-    "train": (170, 170, 116, 84, 63, 49, 39, 32, 27, 23, 19, 17, 15, 13, 11, 10, 9, 9, 8, 115),  # of every prefix in training
-    "windows": (0, 320, 189, 120, 81, 61, 39, 31, 25, 20, 16, 12, 9, 10, 6, 5, 5, 5, 4, 42),  # of every user's training sequence
-    "test": (0, 0, 0, 320, 189, 120, 81, 61, 39, 31, 25, 20, 16, 12, 9, 10, 6, 5, 5, 51),  # of every user to be decoded
+    "train": (170, 170, 116, 84, 63, 49, 39, 32, 27, 23, 19, 17, 15, 13, 11, 10, 9, 9, 8, 115),  # all prefixes in training
+    "windows": (0, 320, 189, 120, 81, 61, 39, 31, 25, 20, 16, 12, 9, 10, 6, 5, 5, 5, 4, 42),  # training sequences of all users
+    "test": (0, 0, 0, 320, 189, 120, 81, 61, 39, 31, 25, 20, 16, 12, 9, 10, 6, 5, 5, 51),  # test histories of all users
 }
 
 
 class Missing(Exception):
-    """A side needs what this genrec, or this machine, has not got: it is left out, and said so."""
+    """A side cannot run on this machine or with this version; it is left out and reported."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """The policy and its codes: TIGER's, or a toy's with `--tiny`."""
+    """The sizes of the policy and of its codes: TIGER's by default, toy sizes with `--tiny`."""
 
-    width: int = 128  # of the residual stream
-    inner: int = 1024  # of the feed-forward layers
+    width: int = 128  # width of the residual stream
+    inner: int = 1024  # width of the feed-forward layers
     heads: int = 6  # attention heads
-    head_width: int = 64  # of one head
-    layers: int = 4  # of the encoder, and of the decoder
-    dropout: float = 0.1  # while fine-tuning
-    levels: int = 4  # codes of an item
-    codes: int = 256  # of a level
-    items: int = 12_101  # Beauty's
-    history: int = 20  # items
+    head_width: int = 64  # width of one head
+    layers: int = 4  # layers of the encoder, and of the decoder
+    dropout: float = 0.1  # rate in fine-tuning
+    levels: int = 4  # codes per item
+    codes: int = 256  # codes per level
+    items: int = 12_101  # items of Amazon Beauty
+    history: int = 20  # items of the longest history
 
 
 TINY = Sizes(width=16, inner=32, heads=2, head_width=8, layers=1, codes=16, items=300, history=4)
@@ -54,29 +51,29 @@ TINY = Sizes(width=16, inner=32, heads=2, head_width=8, layers=1, codes=16, item
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison: what the sides are, what is counted, and how each is made ready."""
+    """One comparison of several sides."""
 
-    unit: str  # what a rate counts
+    unit: str  # unit of the rates: examples, histories, targets or users
     precision: str  # float32 or bfloat16
-    sides: dict[str, Callable[[], Step]]  # the last one is what the others are measured against
-    task: str = ""  # of a part with several: training, decoding
-    setting: str = ""  # of a growth part: K = 3
-    about: dict[str, Any] = field(default_factory=dict)  # goes into the JSON lines; what a side finds out is added while it runs
+    sides: dict[str, Callable[[], Step]]  # functions that prepare each side's step; the last side is the reference
+    task: str = ""  # in a part with several tasks: training, decoding
+    setting: str = ""  # in a part with a growing size: K = 3
+    about: dict[str, Any] = field(default_factory=dict)  # further fields of the JSON lines; a side may add to it while it runs
 
 
 def semantic_ids(sizes: Sizes, items: int | None = None) -> SemanticIds:
-    """Random distinct Semantic IDs."""
-    wanted = sizes.items if items is None else items
+    """Return random distinct Semantic IDs."""
+    count = sizes.items if items is None else items
     generator = torch.Generator().manual_seed(0)
-    numbers = torch.randint(sizes.codes**sizes.levels, (2 * wanted,), generator=generator).unique()
-    numbers = numbers[torch.randperm(len(numbers), generator=generator)[:wanted]]
-    assert len(numbers) == wanted, f"{sizes.codes}^{sizes.levels} codes are too few for {wanted} items"
+    numbers = torch.randint(sizes.codes**sizes.levels, (2 * count,), generator=generator).unique()
+    numbers = numbers[torch.randperm(len(numbers), generator=generator)[:count]]
+    assert len(numbers) == count, f"{sizes.codes}^{sizes.levels} codes are too few for {count} items"
     places = sizes.codes ** torch.arange(sizes.levels - 1, -1, -1)
     return SemanticIds(numbers[:, None] // places % sizes.codes, (sizes.codes,) * sizes.levels)
 
 
 def histories(count: int, length: int, items: int, kind: str, lengths: str, seed: int) -> Tensor:
-    """Random histories int64 [count, T], left-padded, no longer than the longest; `lengths` is full, or beauty of one `kind`."""
+    """Return random histories int64 [count, T], left-padded to the longest; `lengths` is full, or beauty with a `kind` of `BEAUTY`."""
     generator = torch.Generator().manual_seed(seed)
     history = torch.randint(1, items + 1, (count, length), generator=generator)
     if lengths == "full":
@@ -88,12 +85,12 @@ def histories(count: int, length: int, items: int, kind: str, lengths: str, seed
 
 
 def random_items(shape: tuple[int, ...], items: int, seed: int) -> Tensor:
-    """Random items int64, for targets and negatives."""
+    """Return random items int64, for targets and negatives."""
     return torch.randint(1, items + 1, shape, generator=torch.Generator().manual_seed(seed))
 
 
 def examples(lengths: str, sizes: Sizes, batch: int, columns: int = 1) -> Pairs:
-    """Batches of histories [B, T] and as many items for each as there are columns: targets [B], or candidates [B, columns]."""
+    """Return batches of histories [B, T] with targets [B] (one column) or candidates [B, columns]."""
     result = []
     for seed in range(BATCHES):
         history = histories(batch, sizes.history, sizes.items, "train", lengths, seed)
@@ -103,12 +100,12 @@ def examples(lengths: str, sizes: Sizes, batch: int, columns: int = 1) -> Pairs:
 
 
 def users(lengths: str, sizes: Sizes, batch: int) -> list[Tensor]:
-    """Batches of histories to recommend for."""
+    """Return batches of test histories."""
     return [histories(batch, sizes.history, sizes.items, "test", lengths, seed) for seed in range(BATCHES)]
 
 
 def windows(lengths: str, sizes: Sizes, batch: int) -> Pairs:
-    """Batches of training sequences [B, T] and the item after each place [B, T]."""
+    """Return batches of training sequences [B, T] and the item after each place [B, T]."""
     result = []
     for seed in range(BATCHES):
         history = histories(batch, sizes.history, sizes.items, "windows", lengths, seed)
@@ -119,7 +116,7 @@ def windows(lengths: str, sizes: Sizes, batch: int) -> Pairs:
 
 
 def prefixes(pairs: Pairs, batch: int) -> Pairs:
-    """Windows as a trainer of one target a prefix sees them: every prefix apart, shuffled, in batches no longer than their longest."""
+    """Split windows into one example per prefix: shuffled, in batches padded to their longest prefix."""
     rows, targets = [], []
     for window, following in pairs:
         length = window.shape[1]
@@ -138,18 +135,18 @@ def prefixes(pairs: Pairs, batch: int) -> Pairs:
 
 
 def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
-    """Automatic mixed precision where the precision is bfloat16."""
+    """Return autocast, enabled for bfloat16."""
     return torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def wait(device: str) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device is idle."""
     if device == "cuda":
         torch.cuda.synchronize()
 
 
 def timed(step: Step, times: int, device: str) -> float:
-    """How much a second, over so many steps."""
+    """Return the rate per second over `times` steps."""
     wait(device)
     began, count = time.perf_counter(), 0
     for _ in range(times):
@@ -159,9 +156,9 @@ def timed(step: Step, times: int, device: str) -> float:
 
 
 def measure(case: Case, rounds: int, seconds: float, device: str) -> dict[str, list[float]]:
-    """Side -> its rate in every round; the sides take turns.
+    """Return the rates of each side, one per round; the sides alternate.
 
-    A step, or three on a GPU, warms up and is not counted; a round repeats a step until about `seconds` have passed.
+    One step (three on a GPU) warms up and is not counted. A round repeats the step for about `seconds`.
     """
     steps, times = {}, {}
     where = ", ".join(filter(None, (case.task, case.setting, case.precision)))
@@ -185,9 +182,10 @@ def measure(case: Case, rounds: int, seconds: float, device: str) -> dict[str, l
 
 
 def table(title: str, rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Medians over the rounds; a ratio is the median of the rounds' ratios, so that a slow spell of the machine hits both sides.
+    """Return the lines of a table with medians over the rounds.
 
-    Of a growth part also what a unit costs beside the first setting, of the same side and task.
+    A ratio is the median of the rounds' ratios, so that a temporary slowdown affects both sides. A part with a growing size also
+    has the cost of a unit relative to the first setting of the same side and task.
     """
     reference, units = rows[0]["reference"], {row["unit"] for row in rows}
     grows = any(row["setting"] for row in rows)

@@ -1,16 +1,18 @@
-"""SASRec beside an independent implementation: RecBole's, with the same sizes, loss, histories, targets and test users.
+"""Comparison of SASRec with an independent implementation, RecBole's: same sizes, loss, histories, targets and test users.
 
-    python3 -m venv peer && peer/bin/pip install recbole==1.2.1        # an environment of its own
-    python experiments/benchmarks/sasrec.py --peer peer/bin/python     # MovieLens-100K is fetched unless --path names ml-100k.zip
+    python3 -m venv peer && peer/bin/pip install recbole==1.2.1        # a separate environment
+    python experiments/benchmarks/sasrec.py --peer peer/bin/python     # downloads MovieLens-100K unless --path is ml-100k.zip
 
-Both read the same `data` artifact: events in our order, the last two of each user held out, histories of 20 items. Both learn one
-target a prefix with the softmax over all items, with Adam at one learning rate, the same batch and number of epochs, keep the epoch
-that is best on validation (NDCG@10, all users), and rank the whole catalog for the same test users, seen items kept. One piece of
-code computes the figures of both, from their lists. What differs: RecBole's blocks are norm(x + f(x)) and its embeddings normalized
-and not scaled, ours x + f(norm(x)); our learning rate has a warm-up and a cosine; order, initial weights and dropout have other draws.
+Both sides read the same `data` artifact: the same events, the last two of each user held out, histories of 20 items. Both train on one
+target per prefix with the softmax over all items, with Adam at the same learning rate, batch size and number of epochs. Both keep the
+best epoch on validation (NDCG@10, all users) and rank the whole catalog for the same test users, seen items kept. The same function
+computes the metrics of both from their lists.
 
-Prints a JSON line for every training and a table of R@10 and N@10 with the standard deviation over seeds. The sizes are small, so
-that three seeds of both take minutes; `--width 64 --layers 2 --epochs 10` and the like make them larger.
+Differences: RecBole's blocks are norm(x + f(x)) and its embeddings are normalized and not scaled, genrec's blocks are x + f(norm(x)).
+genrec's learning rate has a warm-up and a cosine decay. Order, initial weights and dropout are drawn differently.
+
+The script prints a JSON line per training run, and a table of R@10 and N@10 with the standard deviation over seeds. With the
+default sizes three seeds of both sides take minutes; `--width 64 --layers 2 --epochs 10`, for example, makes them larger.
 """
 
 from __future__ import annotations
@@ -30,27 +32,27 @@ from typing import Any
 import numpy as np
 
 TOP = 10  # items of a list
-HISTORY = 20
+HISTORY = 20  # items of a history
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What both sides share."""
+    """Sizes and settings of both sides."""
 
-    width: int = 32  # of embeddings, of the residual stream and of the feed-forward layers
-    layers: int = 1
-    heads: int = 1
-    dropout: float = 0.2
-    batch: int = 512  # prefixes a step
+    width: int = 32  # width of embeddings, residual stream and feed-forward layers
+    layers: int = 1  # blocks
+    heads: int = 1  # attention heads
+    dropout: float = 0.2  # rate
+    batch: int = 512  # prefixes per step
     epochs: int = 6
-    learning_rate: float = 3e-3
+    learning_rate: float = 3e-3  # peak of the schedule on genrec's side
 
 
 def peer(folder: Path, out: Path, sizes: Sizes, seed: int) -> np.ndarray:
-    """RecBole's SASRec on the artifact in `folder` -> the best items of users 1, 2, ..., int64 [U, TOP]. Runs where RecBole is."""
-    for name, kind in (("float_", np.float64), ("complex_", np.complex128), ("unicode_", np.str_)):
-        if not hasattr(np, name):  # RecBole 1.2.1 reads names that NumPy 2 no longer has
-            setattr(np, name, kind)
+    """Train RecBole's SASRec on the artifact in `folder` and return the best items of users 1, 2, ..., int64 [U, TOP]."""
+    for name, numpy_type in (("float_", np.float64), ("complex_", np.complex128), ("unicode_", np.str_)):
+        if not hasattr(np, name):  # RecBole 1.2.1 uses names that NumPy 2 has removed
+            setattr(np, name, numpy_type)
     import torch
     from recbole.config import Config
     from recbole.data import create_dataset, data_preparation
@@ -96,7 +98,7 @@ def peer(folder: Path, out: Path, sizes: Sizes, seed: int) -> np.ndarray:
 
 
 def write_atomic_file(folder: Path, out: Path) -> None:
-    """Our events as RecBole reads them; the number of an event stands for its time, so that ties stay in our order."""
+    """Write the events in RecBole's format; an event's number replaces its time, so that ties keep their order."""
     items, bounds = np.load(folder / "event_item.npy"), np.load(folder / "bounds.npy")
     users = np.repeat(np.arange(1, len(bounds) + 1), bounds[:, 3] - bounds[:, 0])
     out.mkdir(parents=True, exist_ok=True)
@@ -105,7 +107,7 @@ def write_atomic_file(folder: Path, out: Path) -> None:
 
 
 def ours(experiment: Any) -> np.ndarray:
-    """Our SASRec through the pipeline -> the best items of users 1, 2, ..., int64 [U, TOP]."""
+    """Run genrec's pipeline and return the best items of users 1, 2, ..., int64 [U, TOP]."""
     import pandas as pd
 
     from genrec import pipeline
@@ -119,26 +121,33 @@ def ours(experiment: Any) -> np.ndarray:
 
 
 def experiment_of(sizes: Sizes, path: Path | None, targets: int) -> Any:
-    """Our side, for a training set of so many targets: one target a prefix, an epoch between validations."""
+    """Return genrec's experiment for a training set of `targets` targets: one target per prefix, one validation per epoch."""
     from genrec.baselines import SASRec
     from genrec.data.sources import MovieLens
     from genrec.experiment import SFT, Evaluate, Experiment, Optimization, Validation
 
-    an_epoch = -(-targets // sizes.batch)
+    epoch_steps = -(-targets // sizes.batch)
+    optimization = Optimization(
+        max_steps=sizes.epochs * epoch_steps, batch_size=sizes.batch, learning_rate=sizes.learning_rate,
+        warmup_steps=epoch_steps // 4, weight_decay=0.0, max_grad_norm=1e9,
+    )  # fmt: skip
+    policy = SASRec(
+        d_model=sizes.width, d_ff=sizes.width, num_layers=sizes.layers, num_heads=sizes.heads, dropout=sizes.dropout,
+        max_positions=HISTORY,
+    )  # fmt: skip
     return Experiment(
         name="ml100k-sasrec-as-recbole",
         source=MovieLens("100k", path=path),
         tokenize=None,
-        policy=SASRec(
-            d_model=sizes.width, d_ff=sizes.width, num_layers=sizes.layers, num_heads=sizes.heads, dropout=sizes.dropout, max_positions=HISTORY
-        ),
-        sft=SFT(optimization=Optimization(max_steps=sizes.epochs * an_epoch, batch_size=sizes.batch, learning_rate=sizes.learning_rate, warmup_steps=an_epoch // 4, weight_decay=0.0, max_grad_norm=1e9), validation=Validation(every=an_epoch, patience=sizes.epochs, users=0)),
-        history_length=HISTORY, evaluate=Evaluate(cutoffs=(1, 5, TOP)),
-    )  # fmt: skip
+        policy=policy,
+        history_length=HISTORY,
+        sft=SFT(optimization=optimization, validation=Validation(every=epoch_steps, patience=sizes.epochs, users=0)),
+        evaluate=Evaluate(cutoffs=(1, 5, TOP)),
+    )
 
 
 def figures(folder: Path, lists: np.ndarray) -> dict[str, float]:
-    """Lists int64 [U, TOP] -> R@10 and N@10 over the test users, from the rank of each one's held-out item."""
+    """Return R@10 and N@10 over the test users, from lists int64 [U, TOP]."""
     import torch
 
     from genrec.data.corpus import Corpus
@@ -153,7 +162,7 @@ def figures(folder: Path, lists: np.ndarray) -> dict[str, float]:
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Every seed on both sides, and the table."""
+    """Run every seed on both sides and print the table."""
     from genrec import pipeline
     from genrec.data.corpus import Corpus
     from genrec.data.examples import examples
@@ -161,42 +170,42 @@ def compare(options: argparse.Namespace) -> None:
     sizes = Sizes(**{field.name: getattr(options, field.name) for field in fields(Sizes)})
     folder = pipeline.run(experiment_of(sizes, options.path, 1), last="data")["data"].folder
     experiment = experiment_of(sizes, options.path, len(examples(Corpus.load(folder), "train", HISTORY)))
-    found: dict[str, list[dict[str, float]]] = {"genrec": [], "recbole": []}
+    results: dict[str, list[dict[str, float]]] = {"genrec": [], "recbole": []}
     for seed in options.seeds:
         for side in options.sides:
             began = time.monotonic()
             lists = ours(replace(experiment, seed=seed)) if side == "genrec" else in_a_process(options, folder, seed)
-            found[side].append(figures(folder, lists))
-            line = {"side": side, "seed": seed, **found[side][-1], "seconds": round(time.monotonic() - began, 1), **vars(sizes)}
+            results[side].append(figures(folder, lists))
+            line = {"side": side, "seed": seed, **results[side][-1], "seconds": round(time.monotonic() - began, 1), **vars(sizes)}
             print(json.dumps(line), flush=True)
     print(f"\n| {sizes} | seeds | R@10 | N@10 |\n|---|---|---|---|")
     for side in options.sides:
-        cells = [spread([row[name] for row in found[side]]) for name in ("recall@10", "ndcg@10")]
+        cells = [spread([row[name] for row in results[side]]) for name in ("recall@10", "ndcg@10")]
         print(f"| {side} | {', '.join(map(str, options.seeds))} | {' | '.join(cells)} |")
 
 
 def in_a_process(options: argparse.Namespace, folder: Path, seed: int) -> np.ndarray:
-    """The peer's lists, from its own interpreter."""
+    """Run the peer in its Python interpreter and return its lists."""
     with tempfile.TemporaryDirectory() as out:
         sizes = [token for field in fields(Sizes) for token in (f"--{field.name}", str(getattr(options, field.name)))]
         command = [options.peer, __file__, "--as-peer", str(folder.resolve()), out, "--seeds", str(seed), *sizes]
-        done = subprocess.run(command, cwd=out, capture_output=True, text=True, env=os.environ | {"PYTHONWARNINGS": "ignore"})
-        if done.returncode:
-            raise SystemExit(f"the peer failed; its own error:\n{done.stderr[-2000:]}")
+        process = subprocess.run(command, cwd=out, capture_output=True, text=True, env=os.environ | {"PYTHONWARNINGS": "ignore"})
+        if process.returncode:
+            raise SystemExit(f"the peer failed with this error:\n{process.stderr[-2000:]}")
         lists: np.ndarray = np.load(Path(out) / "lists.npy")
     return lists
 
 
 def spread(values: list[float]) -> str:
-    """Mean and standard deviation in words."""
+    """Format mean and standard deviation."""
     return f"{statistics.mean(values):.4f}" + (f" ±{statistics.stdev(values):.4f}" if len(values) > 1 else "")
 
 
 def main() -> None:
-    """Read the command line; as the peer, train and write the lists."""
+    """Run the comparison, or, in the peer's process, train and write the lists."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", default=sys.executable, help="a Python that has RecBole")
-    parser.add_argument("--path", type=Path, help="ml-100k.zip; fetched without")
+    parser.add_argument("--peer", default=sys.executable, help="Python interpreter with RecBole installed")
+    parser.add_argument("--path", type=Path, help="ml-100k.zip; downloaded if not given")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--sides", nargs="+", choices=("genrec", "recbole"), default=["genrec", "recbole"])
     parser.add_argument("--as-peer", type=Path, nargs=2, help=argparse.SUPPRESS)

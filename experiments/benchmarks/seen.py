@@ -1,10 +1,10 @@
-"""How much of what rows recommend their users have had already, and which level of the codes alignment moved to change it.
+"""Share of recommended items that the user already interacted with, and the margins of alignment by level.
 
-    python experiments/benchmarks/seen.py ml1m-sft ml1m-control ml1m-ipo-seen     # of rows that `genrec run` has made; seconds
+    python experiments/benchmarks/seen.py ml1m-sft ml1m-control ml1m-ipo-seen     # names of rows of `genrec run`; takes seconds
 
-Prints a line a row and seed: the share of the first ten places that hold an item of the history's last so many, as many as the
-policy reads, and of those before; for an aligned row the margin of the positive over its negatives in the last row of the curves,
-nats, level by level.
+Prints a line per row and seed: the share of the first ten positions with an item of the history that the policy reads (recent), and
+with an item before that (older). For an aligned row, the line also has the last margins of the positive over its negatives, in nats,
+in total and by level.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ from pathlib import Path
 
 import pandas as pd
 
-from genrec import run_files
+from genrec import run_files, workspace
 from genrec.data.corpus import Corpus
 from genrec.data.splits import BEGIN, TEST
-from genrec.workspace import store
 
-PLACES = 10
+POSITIONS = 10  # first positions of each list that are counted
 
 
 def shares(corpus: Corpus, lists: pd.DataFrame, window: int) -> tuple[float, float]:
-    """Lists (user, position, item) -> shares of places: an item of the last `window` before the test, and one of those before."""
-    lists = lists[lists["position"] <= PLACES]
+    """Return the shares of positions with a recent and with an older item, for lists (user, position, item).
+
+    Recent items are the last `window` before the test interaction; older items are those before.
+    """
+    lists = lists[lists["position"] <= POSITIONS]
     near = old = 0
     for user, items in lists.groupby("user")["item"]:
         begin, test = corpus.bounds[user - 1][[BEGIN, TEST]]
@@ -36,26 +38,26 @@ def shares(corpus: Corpus, lists: pd.DataFrame, window: int) -> tuple[float, flo
 
 
 def margins(folder: Path) -> str:
-    """The last margins of a training's curves, all and by level."""
+    """Return the last margins of the training curves as text."""
     table = pd.read_parquet(folder / "curves.parquet").dropna(subset=["loss"])
     last = table.iloc[-1]
     return ", ".join(f"{name} {last[name]:+.3f}" for name in table.columns if name.startswith("margin"))
 
 
 def main() -> None:
-    """One line a row and seed."""
+    """Print one line per row and seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", metavar="NAME", nargs="+", help="rows, as of genrec compare")
-    where = store()
+    parser.add_argument("names", metavar="NAME", nargs="+", help="names of rows, as for genrec compare")
+    store = workspace.store()
     for name in parser.parse_args().names:
         content = run_files.read(name)
         for seed, entry in content["seeds"].items():
             keys = entry["artifacts"]
-            corpus = Corpus.load(where.folder("data", keys["data"]))
-            lists = pd.read_parquet(where.folder("evaluate", keys["evaluate"]) / "recommendations.parquet")
+            corpus = Corpus.load(store.folder("data", keys["data"]))
+            lists = pd.read_parquet(store.folder("evaluate", keys["evaluate"]) / "recommendations.parquet")
             near, old = shares(corpus, lists, content["protocol"]["history"])
-            said = f"{name} (seed {seed}): of {PLACES} places {near:.3f} recent, {old:.3f} older"
-            print(said + (f"; {margins(where.folder('align', keys['align']))}" if "align" in keys else ""))
+            line = f"{name} (seed {seed}): of {POSITIONS} positions, {near:.3f} recent and {old:.3f} older items"
+            print(line + (f"; {margins(store.folder('align', keys['align']))}" if "align" in keys else ""))
 
 
 if __name__ == "__main__":

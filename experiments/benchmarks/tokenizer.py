@@ -1,21 +1,21 @@
-"""Tokenizers: how fast they are, and what their Semantic IDs are worth, on Amazon 2014 Beauty and on a million generated vectors.
+"""Speed of tokenizers and quality of their Semantic IDs, on Amazon 2014 Beauty and on a million generated vectors.
 
-    python experiments/benchmarks/tokenizer.py                                # all parts, one after the other
+    python experiments/benchmarks/tokenizer.py                                # all parts
     python experiments/benchmarks/tokenizer.py speed million collisions       # some of them
     python experiments/benchmarks/tokenizer.py quality --beauty FOLDER        # reviews_Beauty_5.json.gz and meta_Beauty.json.gz
 
-| part | what | beside |
+| part | measures | compared with |
 |---|---|---|
-| `speed` | RQ-KMeans of Beauty's 12,101 x 768 vectors, by each engine | scikit-learn's k-means, level by level |
-| `rqvae` | the whole RQ-VAE of the same vectors, four levels | |
-| `epoch` | an epoch of the RQ-VAE | the same network around vector-quantize-pytorch's ResidualVQ, float32 and bfloat16 |
-| `million` | RQ-KMeans of 1,000,000 x 128, by each engine | faiss's ResidualQuantizer, one beam |
-| `collisions` | 1,000,000 random items told apart, in each way | a dictionary in Python |
-| `quality` | every tokenizer on Beauty: seconds, usage, collisions, what a prefix says of an item | |
+| `speed` | RQ-KMeans on Beauty's 12,101 x 768 vectors, with each engine | scikit-learn's k-means, level by level |
+| `rqvae` | training of the RQ-VAE on the same vectors, four levels | |
+| `epoch` | an epoch of the RQ-VAE | the same network with ResidualVQ of vector-quantize-pytorch, float32 and bfloat16 |
+| `million` | RQ-KMeans on 1,000,000 x 128, with each engine | faiss's ResidualQuantizer with one beam |
+| `collisions` | each treatment of collisions on 1,000,000 random items | a dictionary in Python |
+| `quality` | every tokenizer on Beauty: seconds, code usage, collisions, category purity, co-occurrence | |
 
-Prints a JSON line for every run and a table for every part. Each run is a process of its own; time is of the work, without imports and
-without Beauty's vectors (TF-IDF and SVD of title and categories); memory is the highest resident size of the process, imports
-included. Sides that are compared take turns, medians of `--rounds`. Beauty is fetched unless `--beauty` names its folder.
+Prints a JSON line per run and a table per part. Each run is a separate process. Time excludes imports and the computation of Beauty's
+vectors (TF-IDF and SVD of title and categories). Memory is the peak resident size of the process, imports included. Compared sides
+alternate, and tables show medians of `--rounds`. Beauty is downloaded unless `--beauty` is its folder.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from typing import Any
 
 import numpy as np
 
-WIDTH = 768  # of Beauty's vectors, as a sentence encoder's
+WIDTH = 768  # width of Beauty's vectors, that of a sentence encoder
 MILLION = (1_000_000, 128)
-EPOCHS = 20  # timed for `epoch`, after one that is not
+EPOCHS = 20  # timed epochs of `epoch`, after one warm-up epoch
 Run = Callable[[Path, argparse.Namespace], dict[str, Any]]
 
 
 def beauty(folder: Path, options: argparse.Namespace) -> Any:
-    """Beauty's corpus, prepared once below `folder`."""
+    """Return Beauty's corpus, prepared once below `folder`."""
     from genrec.data.corpus import Corpus
     from genrec.data.corpus_builder import prepare
     from genrec.data.sources import AmazonReviews2014
@@ -57,17 +57,17 @@ def beauty(folder: Path, options: argparse.Namespace) -> Any:
 
 
 def beauty_vectors(folder: Path, options: argparse.Namespace, kind: str = "768") -> np.ndarray:
-    """Vectors of Beauty's 12,101 items, computed once below `folder`: float32 [12101, D].
+    """Return vectors of Beauty's 12,101 items, computed once below `folder`: float32 [12101, D].
 
-    `text` is what the experiments take, TF-IDF and SVD of width 256; `768` the same as wide as a sentence encoder's, for timing;
-    `text and taste` adds 64 dimensions from the training interactions.
+    `text` is TF-IDF and SVD of width 256, as in the experiments; `768` is the same with the width of a sentence encoder, for timing;
+    `text and interactions` adds 64 dimensions from the training interactions.
     """
     from genrec.embeddings import Collaborative, Concatenated, TfidfSvd
 
     encoders = {
         "text": TfidfSvd(dim=256),
         "768": TfidfSvd(dim=WIDTH),
-        "text and taste": Concatenated((TfidfSvd(dim=256), Collaborative(dim=64)), (1.0, 0.5)),
+        "text and interactions": Concatenated((TfidfSvd(dim=256), Collaborative(dim=64)), (1.0, 0.5)),
     }
     path = folder / f"beauty-{kind.replace(' ', '-')}.npy"
     if not path.exists():
@@ -77,7 +77,7 @@ def beauty_vectors(folder: Path, options: argparse.Namespace, kind: str = "768")
 
 
 def million_vectors(items: int) -> np.ndarray:
-    """float32 [items, 128]: 2,000 clusters of unequal size and width, rows of length 1, generated in place."""
+    """Generate unit vectors in 2,000 clusters of unequal size and width: float32 [items, 128]."""
     random = np.random.default_rng(0)
     centers = random.standard_normal((2_000, MILLION[1]), dtype=np.float32)
     cluster = (2_000 * random.random(items) ** 2).astype(np.int64)
@@ -90,7 +90,7 @@ def million_vectors(items: int) -> np.ndarray:
 
 
 def error_of(vectors: np.ndarray, reconstructed: np.ndarray) -> float:
-    """Squared error relative to the spread around the mean, in parts."""
+    """Return the squared error relative to the squared distances from the mean, computed in chunks."""
     mean = vectors.mean(0)
     parts = np.array_split(np.arange(len(vectors)), max(1, len(vectors) // 50_000))
     lost = sum(float(np.square(vectors[rows] - reconstructed[rows]).sum(dtype=np.float64)) for rows in parts)
@@ -99,7 +99,7 @@ def error_of(vectors: np.ndarray, reconstructed: np.ndarray) -> float:
 
 
 def residual_kmeans(engine: str, vectors: np.ndarray, levels: int) -> dict[str, Any]:
-    """Our RQ-KMeans: fit and encode."""
+    """Fit RQKMeans and encode the vectors."""
     import torch
 
     from genrec.tokenizer import RQKMeans
@@ -113,7 +113,7 @@ def residual_kmeans(engine: str, vectors: np.ndarray, levels: int) -> dict[str, 
 
 
 def scikit_kmeans(vectors: np.ndarray, levels: int) -> dict[str, Any]:
-    """The same levels, codes and iterations by scikit-learn, one start."""
+    """Run the same levels, codes and iterations with scikit-learn and one start."""
     from sklearn.cluster import KMeans
 
     began, residual = time.perf_counter(), vectors.copy()
@@ -124,7 +124,7 @@ def scikit_kmeans(vectors: np.ndarray, levels: int) -> dict[str, Any]:
 
 
 def faiss_residual(vectors: np.ndarray, levels: int) -> dict[str, Any]:
-    """The ResidualQuantizer of faiss with one beam and the same iterations, which is residual k-means."""
+    """Run faiss's ResidualQuantizer with one beam and the same iterations, which is residual k-means."""
     import faiss
 
     began = time.perf_counter()
@@ -138,7 +138,7 @@ def faiss_residual(vectors: np.ndarray, levels: int) -> dict[str, Any]:
 
 
 def whole_rqvae(vectors: np.ndarray) -> dict[str, Any]:
-    """The RQ-VAE's recipe, from vectors to codes."""
+    """Train the RQ-VAE with default settings and encode the vectors."""
     import torch
 
     from genrec.tokenizer import RQVAE
@@ -151,7 +151,7 @@ def whole_rqvae(vectors: np.ndarray) -> dict[str, Any]:
 
 
 def our_epoch(vectors: np.ndarray, precision: str) -> dict[str, Any]:
-    """Seconds of an epoch of the RQ-VAE, four levels: the difference of a longer and a shorter training."""
+    """Measure the seconds per epoch of the RQ-VAE with four levels, as the difference of a longer and a shorter training."""
     import torch
 
     from genrec.tokenizer import RQVAE
@@ -165,7 +165,7 @@ def our_epoch(vectors: np.ndarray, precision: str) -> dict[str, Any]:
 
 
 def peer_epoch(vectors: np.ndarray, precision: str) -> dict[str, Any]:
-    """The same layers, batch, optimizer and losses around ResidualVQ, as its documentation has it."""
+    """Measure the same layers, batch size, optimizer and losses with ResidualVQ, used as in its documentation."""
     import torch
     from torch import nn
     from vector_quantize_pytorch import ResidualVQ
@@ -209,8 +209,8 @@ def peer_epoch(vectors: np.ndarray, precision: str) -> dict[str, Any]:
     return {"seconds": (time.perf_counter() - began) / EPOCHS, "memory_gb": peak_gb()}
 
 
-def told_apart(how: str, items: int) -> dict[str, Any]:
-    """A million items with uniform codes of 3 x 256, and a codebook that prices the last level."""
+def resolve_collisions(method: str, items: int) -> dict[str, Any]:
+    """Resolve the collisions of items with uniform codes of 3 x 256; a codebook gives the costs of the last level."""
     import torch
 
     from genrec.semantic_ids import SemanticIds
@@ -228,37 +228,41 @@ def told_apart(how: str, items: int) -> dict[str, Any]:
     codes = torch.from_numpy(np.stack([*random.integers(0, 256, (2, items)), last], 1))
     before = SemanticIds(codes).collided
     began = time.perf_counter()
-    if how == "a dictionary":
+    if method == "a dictionary":
         seen: dict[tuple[int, ...], int] = {}
         numbers = []
         for row in codes.tolist():
             numbers.append(seen.get(tuple(row), 0))
             seen[tuple(row)] = numbers[-1] + 1
         result = torch.cat([codes, torch.tensor(numbers)[:, None]], 1)
-    elif how == "append":
+    elif method == "append":
         result = append_level(codes)
     else:
-        result = (reassign if how == "reassign" else sinkhorn)(codes, costs, 256)
+        result = (reassign if method == "reassign" else sinkhorn)(codes, costs, 256)
     seconds = time.perf_counter() - began
     return {"seconds": seconds, "memory_gb": peak_gb(), "collided_before": before, "collided": SemanticIds(result).collided}
 
 
-def worth(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds and health of one tokenizer's Semantic IDs on Beauty, and what optimal transport leaves of its collisions."""
+def quality(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Return seconds and diagnostics of a tokenizer on Beauty, and the collisions that remain after optimal transport."""
     from genrec.tokenizer import Tokenize, tokenize
 
     corpus = beauty(folder, options)
-    quantizer, vectors = tokenizers()[name], beauty_vectors(folder, options, "text and taste" if "interactions" in name else "text")
+    kind = "text and interactions" if "interactions" in name else "text"
+    quantizer, vectors = tokenizers()[name], beauty_vectors(folder, options, kind)
     began = time.perf_counter()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # equal vectors and shared Semantic IDs are in the figures
+        warnings.simplefilter("ignore")  # equal vectors and shared Semantic IDs are part of the diagnostics
         made = tokenize(vectors, Tokenize(quantizer, collisions="keep"), corpus.items, corpus.part("train"))
     result = {"seconds": time.perf_counter() - began, "memory_gb": peak_gb(), "health": made.health}
-    return result | {"after_sinkhorn": after_sinkhorn(made, vectors), "apart": apart(made.semantic_ids.codes.numpy(), vectors)}
+    return result | {
+        "after_sinkhorn": after_sinkhorn(made, vectors),
+        "twin_distance": twin_distance(made.semantic_ids.codes.numpy(), vectors),
+    }
 
 
-def apart(codes: np.ndarray, vectors: np.ndarray) -> float | None:
-    """Median squared distance from an item to its nearest twin, of items that share all codes, in parts of the mean spread."""
+def twin_distance(codes: np.ndarray, vectors: np.ndarray) -> float | None:
+    """Return the median squared distance from a collided item to its nearest item with equal codes, relative to the variance."""
     _, group = np.unique(codes, axis=0, return_inverse=True)
     order = np.argsort(group, kind="stable")
     nearest = []
@@ -272,7 +276,7 @@ def apart(codes: np.ndarray, vectors: np.ndarray) -> float | None:
 
 
 def after_sinkhorn(made: Any, vectors: np.ndarray) -> int | None:
-    """Items that still share their codes when optimal transport has chosen the last ones; None where codes have no cost."""
+    """Count the items that share their codes after optimal transport; None for quantizers without last-level costs."""
     from genrec.semantic_ids import SemanticIds
     from genrec.tokenizer.collisions import sinkhorn
     from genrec.types import PricedCodes
@@ -289,7 +293,7 @@ def after_sinkhorn(made: Any, vectors: np.ndarray) -> int | None:
 
 
 def tokenizers() -> dict[str, Any]:
-    """What `quality` compares, all with four levels of 256 codes but where the name says otherwise."""
+    """Return the tokenizers of `quality`, with four levels of 256 codes unless the name states another number."""
     from genrec.tokenizer import RQVAE, ProductQuantizer, RandomCodes, RQKMeans
 
     return {
@@ -306,12 +310,12 @@ def tokenizers() -> dict[str, Any]:
 
 
 def peak_gb() -> float:
-    """The highest resident size of this process so far."""
+    """Return the peak resident size of this process in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def parts() -> dict[str, dict[str, Run]]:
-    """Part -> side -> what it runs. The last side of a part with several is the one that the others are measured against."""
+    """Return the function to run for each part and side. The last side of a part is the reference of its ratios."""
     return {
         "speed": {
             **{f"ours, {engine}": lambda f, o, e=engine: residual_kmeans(e, beauty_vectors(f, o), 4) for engine in ("faiss", "torch")},
@@ -331,13 +335,16 @@ def parts() -> dict[str, dict[str, Run]]:
             },
             "faiss ResidualQuantizer": lambda f, o: faiss_residual(million_vectors(o.items), 3),
         },
-        "collisions": {how: lambda f, o, h=how: told_apart(h, o.items) for how in ("append", "sinkhorn", "reassign", "a dictionary")},
-        "quality": {name: lambda f, o, n=name: worth(n, f, o) for name in tokenizers()},
+        "collisions": {
+            method: lambda f, o, m=method: resolve_collisions(m, o.items)
+            for method in ("append", "sinkhorn", "reassign", "a dictionary")
+        },
+        "quality": {name: lambda f, o, n=name: quality(n, f, o) for name in tokenizers()},
     }
 
 
 def in_turn(part: str, sides: list[str], rounds: int, arguments: list[str]) -> list[dict[str, Any]]:
-    """Every side, `rounds` times, in turn."""
+    """Run every side `rounds` times, alternating."""
     rows = []
     for _ in range(rounds):
         for side in sides:
@@ -349,7 +356,7 @@ def in_turn(part: str, sides: list[str], rounds: int, arguments: list[str]) -> l
 
 
 def table(part: str, rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Medians over the rounds."""
+    """Yield the lines of a part's table: medians over the rounds."""
     if part == "quality":
         yield from quality_table(rows)
         return
@@ -359,23 +366,24 @@ def table(part: str, rows: list[dict[str, Any]]) -> Iterator[str]:
     yield "| --- | ---: | ---: | ---: | " + "---: | " * len(extra)
     reference = [row["seconds"] for row in rows if row["side"] == sides[-1]]
     for side in sides:
-        of = [row for row in rows if row["side"] == side]
-        ratio = statistics.median(row["seconds"] / other for row, other in zip(of, reference, strict=True))
-        seconds, memory = (statistics.median(row[name] for row in of) for name in ("seconds", "memory_gb"))
-        values = "".join(f"{of[0][name]:.4g} | " if name == "error" else f"{of[0][name]:,} | " for name in extra)
+        runs = [row for row in rows if row["side"] == side]
+        ratio = statistics.median(row["seconds"] / other for row, other in zip(runs, reference, strict=True))
+        seconds, memory = (statistics.median(row[name] for row in runs) for name in ("seconds", "memory_gb"))
+        values = "".join(f"{runs[0][name]:.4g} | " if name == "error" else f"{runs[0][name]:,} | " for name in extra)
         yield f"| {side} | {seconds:.2f} | {ratio:.2f} | {memory:.2f} | {values}"
 
 
 def quality_table(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """What the Semantic IDs are worth, before anything tells collided items apart."""
+    """Yield the table of diagnostics before collisions are resolved."""
     first = rows[0]["health"]
     equal = first["equal_vectors"]["items"]
-    yield f"{first['items']:,} items, of which {equal} share their vector with another: no quantizer can tell these apart."
-    yield "apart: median squared distance of a collided item to its nearest twin, in parts of the spread (two items at random: 200 %)."
+    yield f"{first['items']:,} items, of which {equal} have the vector of another item: no quantizer can distinguish these."
+    yield "twin distance: median squared distance of a collided item to the nearest item with equal codes, relative to the variance"
+    yield "of the vectors (200 % for two random items)."
     yield ""
     yield (
-        "| tokenizer | seconds | used, level 1 | perplexity by level | collided items | of these unequal | apart | after sinkhorn | "
-        "reconstruction error | "
+        "| tokenizer | seconds | codes used, level 1 | perplexity by level | collided items | of these with unequal vectors | "
+        "twin distance | collided after sinkhorn | reconstruction error | "
         "category purity of 1, 2 codes (chance) | co-occurrence lift of 1, 2 codes |"
     )
     yield "| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | --- | --- |"
@@ -387,41 +395,44 @@ def quality_table(rows: list[dict[str, Any]]) -> Iterator[str]:
         perplexity = ", ".join(f"{level['perplexity']:.0f}" for level in levels)
         purity = ", ".join(f"{each['purity']:.2f} ({each['chance']:.2f})" for each in figures["category_purity"]["prefixes"][:2])
         error = "" if figures["reconstruction"] is None else f"{figures['reconstruction']:.3f}"
-        distance = "" if row["apart"] is None else f"{row['apart']:.1%}"
-        left = "" if row["after_sinkhorn"] is None else f"{row['after_sinkhorn']:,}"
+        distance = "" if row["twin_distance"] is None else f"{row['twin_distance']:.1%}"
+        remaining = "" if row["after_sinkhorn"] is None else f"{row['after_sinkhorn']:,}"
         lift = ", ".join(f"{each['lift']:.1f}" for each in figures["co_occurrence"]["prefixes"][:2])
         yield (
             f"| {row['side']} | {row['seconds']:.0f} | {levels[0]['used']} | {perplexity} | {share} | {unequal:,} | {distance} | "
-            f"{left} | {error} | {purity} | {lift} |"
+            f"{remaining} | {error} | {purity} | {lift} |"
         )
 
 
 def main() -> None:
-    """Run the parts that were asked for, or one side of one of them."""
+    """Run the requested parts, or one side of one part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(parts())} (default: all)")
-    parser.add_argument("--rounds", type=int, default=3, help="of the parts that compare times")
-    parser.add_argument("--items", type=int, default=MILLION[0], help="of `million` and `collisions`")
-    parser.add_argument("--beauty", type=Path, help="folder of Beauty's two files (default: fetched)")
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "genrec-tokenizer", help="vectors, computed once")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of the parts that compare times")
+    parser.add_argument("--items", type=int, default=MILLION[0], help="number of items of `million` and `collisions`")
+    parser.add_argument("--beauty", type=Path, help="folder of Beauty's two files (default: download)")
+    parser.add_argument(
+        "--work", type=Path, default=Path(tempfile.gettempdir()) / "genrec-tokenizer", help="folder of the vectors, computed once"
+    )
     parser.add_argument("--side", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    wanted = options.parts or list(parts())
-    if unknown := [part for part in wanted if part not in parts()]:
-        parser.error(f"there is no part {unknown[0]!r}; the parts are {', '.join(parts())}")
+    requested = options.parts or list(parts())
+    if unknown := [part for part in requested if part not in parts()]:
+        parser.error(f"unknown part {unknown[0]!r}; the parts are {', '.join(parts())}")
     options.work.mkdir(parents=True, exist_ok=True)
     if options.side == "vectors":
-        for kind in ("768", "text", "text and taste"):
+        for kind in ("768", "text", "text and interactions"):
             beauty_vectors(options.work, options, kind)
         return
     if options.side:
-        print(json.dumps({"part": wanted[0], "side": options.side, **parts()[wanted[0]][options.side](options.work, options)}))
+        result = parts()[requested[0]][options.side](options.work, options)
+        print(json.dumps({"part": requested[0], "side": options.side, **result}))
         return
     arguments = ["--items", str(options.items), "--work", str(options.work)]
     arguments += ["--beauty", str(options.beauty)] if options.beauty else []
-    if {"speed", "rqvae", "epoch", "quality"} & set(wanted):  # before anything is timed, and in a process of its own
+    if {"speed", "rqvae", "epoch", "quality"} & set(requested):  # before timing, in a separate process
         subprocess.run([sys.executable, __file__, "--side", "vectors", *arguments], check=True)
-    for part in wanted:
+    for part in requested:
         rows = in_turn(part, list(parts()[part]), 1 if part in ("quality", "rqvae") else options.rounds, arguments)
         print()
         print("\n".join(table(part, rows)), end="\n\n", flush=True)

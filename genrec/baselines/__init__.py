@@ -1,4 +1,9 @@
-"""The rows that every table needs: two that are fitted, and SASRec, a policy over items."""
+"""Recommenders to compare with: popularity and ItemKNN, which are fitted at evaluation, and SASRec, a trained policy over items.
+
+`Popularity` and `ItemKNN` are `genrec.types.Baseline` specifications: `fit` returns a recommender, and the experiment has only the
+stages `data` and `evaluate`. `SASRec` is a `genrec.types.PolicySpecification`: it is trained, aligned and evaluated like any other
+policy.
+"""
 
 from genrec.baselines.itemknn import ItemKNN
 from genrec.baselines.popularity import Popularity

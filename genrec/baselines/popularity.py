@@ -1,7 +1,7 @@
-"""Popularity: everybody is shown the items that occur most often in training.
+"""Popularity: recommend the items with the most training interactions to every user.
 
-On Amazon Beauty (leave-one-out, seen items kept) R@10 .01118, N@10 .00527; the published .01145 and .00535 also count the
-validation interactions, which a recommender fitted on training data does not know.
+On Amazon Beauty (leave-one-out, seen items kept) R@10 is 0.01118 and N@10 0.00527. The published 0.01145 and 0.00535 also count the
+validation interactions, which are not part of the training data.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from genrec.types import Ranking
 
 @dataclass(frozen=True)
 class Popularity:
-    """A `genrec.types.Baseline`: score = the number of training events of the item; equal scores by lower item id."""
+    """A `genrec.types.Baseline`: the score is the number of training interactions; equal scores are ordered by the lower item id."""
 
     def fit(self, interactions: DataFrame, item_count: int) -> FittedPopularity:
-        """Training interactions (item) -> what recommends items 1..item_count, those without an event last."""
+        """Return a recommender of items 1..item_count; items without training interactions come last."""
         return FittedPopularity(item_counts(interactions, item_count))
 
 
 class FittedPopularity:
-    """A `genrec.types.Recommender` from counts int64 [N]."""
+    """A `genrec.types.Recommender` built from counts int64 [N]."""
 
     def __init__(self, counts: ndarray) -> None:
-        self.scores, self.first = counts.astype(np.float32), precedence(counts)
+        self.scores, self.precedence = counts.astype(np.float32), precedence(counts)
 
     def recommend(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
-        """The same list for everybody, but for what `exclude` int64 [B, E] takes out."""
+        """Return the same `n` items for every user, except for the items of `exclude` int64 [B, E]."""
         scores = np.tile(self.scores, (len(history), 1))
-        ranking = best(scores, self.first, n, exclude)
+        ranking = best(scores, self.precedence, n, exclude)
         return Ranking(ranking.items.to(history.device), ranking.scores.to(history.device))

@@ -1,13 +1,13 @@
-"""Constrained beam search over the trie of real Semantic IDs, as tensor arithmetic: no Python per beam, none per user.
+"""Constrained beam search over the trie of real Semantic IDs, as tensor operations without a Python loop over beams or users.
 
-In: a policy that gives the next level's log-probabilities, and the trie's levels. Out: leaves of the trie. Beams are real items and
-unique by construction: every candidate is a child of a node, and no two beams are at one node.
+The input is a `Decoding`, which gives the next level's log-probabilities, and the levels of the trie; the output is leaves of the
+trie. Every candidate is the child of a node and no two beams share a node, so that beams are real and distinct by construction.
 
-Which candidates survive a level is one order, whatever the device or the batch: by score; equal scores by node, that is by the
-codes so far, lexicographically; on the last level, where a node is a Semantic ID, by the lowest item that the user may get of it.
+Candidates have one order on every device and in every batch: by score; equal scores by node, which is lexicographic order of the codes
+so far; on the last level, where a node is a Semantic ID, equal scores by the lowest item of it that the user may get.
 
-A level offers at most (children of a node) x beams candidates. Where most nodes have most of the level's codes, all codes are
-candidates, and those without a child are masked by a dense table; elsewhere the children there are stand side by side.
+A level has at most (children of a node) x beams candidates. Where most nodes have children for most codes, all codes are candidates,
+and a dense table masks those without a child. Elsewhere the existing children are laid out side by side.
 """
 
 from __future__ import annotations
@@ -24,71 +24,71 @@ from genrec.model.item_lists import Beams, ExcludedPlaces, LeafItems, parents
 
 __all__ = ["Beams", "Decoding", "Level", "Prefix", "State", "beam_search"]
 
-State = Any  # what a policy keeps of the beams so far; generation only hands it back
-CELLS = {"cpu": 2**19}  # candidates that are looked at at once: on a CPU they stay in its caches
-CELLS_ELSEWHERE = 2**25
+State = Any  # a policy's state of the beams so far, opaque to the search
+MAX_CELLS = {"cpu": 2**19}  # candidates that are processed at once; on a CPU they stay in its caches
+DEFAULT_MAX_CELLS = 2**25  # on other devices
 
 
 class Decoding(Protocol):
-    """A policy that has read the histories of B users and writes Semantic IDs, one level at a time."""
+    """Step-by-step generation of Semantic IDs, one level at a time, for B users with encoded histories."""
 
     def start(self) -> tuple[Tensor, State]:
-        """The first level's log-probabilities, float32 [B, C1], and the state of one empty beam a user."""
+        """Return the first level's log-probabilities, float32 [B, C1], and the state of one empty beam per user."""
         ...
 
     def advance(self, level: int, state: State, beam: Tensor, code: Tensor) -> tuple[Tensor, State]:
-        """One level further: the log-probabilities of level `level + 1`, float32 [B, W, C], and the state of the W beams.
+        """Append a code to beams; return the log-probabilities of level `level + 1`, float32 [B, W, C], and the state of the W beams.
 
-        `beam` int64 [B, W]: which of the beams of `state` each continues (any number of times, in any order); `code` int64 [B, W]:
-        the code of level `level` (from 0) that it took. `state` is left as it is: it may be continued again.
+        `beam` int64 [B, W] is the beam of `state` that each new beam continues, repeated and in any order; `code` int64 [B, W] is its
+        code of level `level` (from 0). `state` must not be modified: it may be continued again.
         """
         ...
 
 
 class Level(NamedTuple):
-    """The trie's nodes of one depth and their children."""
+    """The nodes of one depth of the trie and their children."""
 
-    start: Tensor  # int32 [nodes + 1]  children of node i are nodes start[i] .. start[i+1]-1 of the next depth
+    start: Tensor  # int32 [nodes + 1]  the children of node i are nodes start[i] .. start[i+1]-1 of the next depth
     code: Tensor  # int32 [children]  the code that leads to each child
-    codes: int  # C, the level's codes
-    full: bool  # whether every node has a child for every code, which then is node x C + code
-    child: Tensor | None  # int32 [nodes, C]  the child of each code, -1 where there is none; None where full, or not worth a table
+    num_codes: int  # C, the number of codes of the level
+    full: bool  # whether every node has a child for every code; the child then is node x C + code
+    child: Tensor | None  # int32 [nodes, C]  dense table of children, -1 where there is none; None where `full` or too large
 
     @property
-    def nodes(self) -> int:
-        """How many nodes there are at this depth."""
+    def num_nodes(self) -> int:
+        """Return the number of nodes at this depth."""
         return len(self.start) - 1
 
     @property
     def dense(self) -> bool:
-        """Whether all codes are candidates."""
+        """Return whether all codes are candidates."""
         return self.full or self.child is not None
 
 
 class Prefix(NamedTuple):
-    """The first codes that every beam of a user has, and the node that they lead to."""
+    """The first codes of all beams of a user, and the node that they lead to."""
 
     code: Tensor  # int64 [B, depth]
     node: Tensor  # int64 [B]
-    real: Tensor  # bool [B]  false: this user gets no beam
+    valid: Tensor  # bool [B]  a user where it is false gets no beams
 
 
 class Candidates(NamedTuple):
-    """What a level offers: beam after beam, the children of each in the order of their codes."""
+    """The candidates of one level, beam after beam, the children of each in the order of their codes."""
 
     score: Tensor  # float32 [B, X]  -inf where there is no child
-    first: Tensor  # int64 [B, W]  where those of each beam begin
-    beam: Tensor | None  # int64 [B, X]  the beam that each continues, and
-    child: Tensor | None  # int64 [B, X]  the node that it is; None on a dense level, where both follow from its place
+    first: Tensor  # int64 [B, W]  the place of each beam's first candidate
+    beam: Tensor | None  # int64 [B, X]  the beam that each candidate continues; None on a dense level, where it follows from the place
+    child: Tensor | None  # int64 [B, X]  the node of each candidate; None on a dense level
 
 
-class Kept(NamedTuple):
-    """The beams that a level leaves: ascending by node, but best first on the last level."""
+class SelectedBeams(NamedTuple):
+    """The beams that survive a level: ascending by node, but best first on the last level."""
 
-    node: Tensor  # int64 [B, W]  one beyond the others where there is no beam
+    node: Tensor  # int64 [B, W]  the number of nodes where there is no beam
     score: Tensor  # float32 [B, W]  -inf where there is no beam
-    beam: Tensor  # int64 [B, W]  the one of the level before that each continues
-    code: Tensor  # int64 [B, W]  the code that it took
+    beam: Tensor  # int64 [B, W]  the beam of the level before that each continues
+    code: Tensor  # int64 [B, W]  the code that each appends
 
 
 def beam_search(
@@ -96,37 +96,37 @@ def beam_search(
     levels: Sequence[Level],
     leaves: LeafItems,
     width: int,
-    forbidden: ExcludedPlaces | None = None,
+    excluded: ExcludedPlaces | None = None,
     prefix: Prefix | None = None,
 ) -> Beams:
-    """The `width` most probable leaves found level by level; `forbidden` says what each user must not get, `prefix` where it begins.
+    """Return the `width` most probable leaves, found level by level.
 
-    A prefix with nothing else below it is not followed, so that no beam is lost to it. With `width` at least the number of leaves
-    the result is exact.
+    `excluded` rules out items per user; a node with excluded items only is never followed, so that it costs no beam. `prefix` is where
+    each user's search begins. The result is exact if `width` is at least the number of leaves.
     """
-    node, score, log_prob, state = _begin(decoding, prefix, len(levels))
-    broken, written = score.isnan().any(1), 0 if prefix is None else prefix.code.shape[1]
-    for depth, level in enumerate(levels[written:], written):
-        broken = broken | log_prob[..., 0].isnan().any(1)  # a softmax that is NaN anywhere is NaN everywhere
+    node, score, log_prob, state = _initial_beams(decoding, prefix, len(levels))
+    has_nan, prefix_length = score.isnan().any(1), 0 if prefix is None else prefix.code.shape[1]
+    for depth, level in enumerate(levels[prefix_length:], prefix_length):
+        has_nan = has_nan | log_prob[..., 0].isnan().any(1)  # a softmax with a NaN anywhere is NaN everywhere
         last = depth == len(levels) - 1
-        size = max(1, CELLS.get(node.device.type, CELLS_ELSEWHERE) // log_prob[0].numel())
+        chunk = max(1, MAX_CELLS.get(node.device.type, DEFAULT_MAX_CELLS) // log_prob[0].numel())
         parts = []
-        for rows in (slice(begin, begin + size) for begin in range(0, len(node), size)):
-            found = (_all_codes if level.dense else _children)(level, node[rows], score[rows], log_prob[rows])
-            number = _numbers(level, node[rows], found, leaves if last else None, shared_root=depth == 0)
-            if forbidden is not None:
-                number = _forbid(level, node[rows], found, number, forbidden.rows(rows), depth, last)
-            parts.append(_keep(level, node[rows], found, number, width, last))
-        node, score, beam, code = _side_by_side(parts, len(level.code))
+        for rows in (slice(begin, begin + chunk) for begin in range(0, len(node), chunk)):
+            candidates = (_all_codes if level.dense else _existing_children)(level, node[rows], score[rows], log_prob[rows])
+            number = _tie_breakers(level, node[rows], candidates, leaves if last else None, shared_root=depth == 0)
+            if excluded is not None:
+                number = _mask_excluded(level, node[rows], candidates, number, excluded.rows(rows), depth, last)
+            parts.append(_select(level, node[rows], candidates, number, width, last))
+        node, score, beam, code = _concatenate(parts, len(level.code))
         if not last:
             log_prob, state = decoding.advance(depth, state, beam, code)
-    return Beams(node, score.masked_fill(broken.unsqueeze(1), torch.nan))
+    return Beams(node, score.masked_fill(has_nan.unsqueeze(1), torch.nan))
 
 
-def _begin(decoding: Decoding, prefix: Prefix | None, levels: int) -> tuple[Tensor, Tensor, Tensor, State]:
-    """One beam a user, with the prefix written: its node and score [B, 1], the next level's log-probabilities [B, 1, C], its state.
+def _initial_beams(decoding: Decoding, prefix: Prefix | None, num_levels: int) -> tuple[Tensor, Tensor, Tensor, State]:
+    """Return one beam per user after the prefix: node and score [B, 1], the next level's log-probabilities [B, 1, C], and the state.
 
-    After a prefix of all `levels` there is no next level, and the last two are those of the level before.
+    After a prefix of all levels there is no next level, and the last two belong to the last level.
     """
     log_prob, state = decoding.start()
     log_prob = log_prob.unsqueeze(1)
@@ -137,23 +137,23 @@ def _begin(decoding: Decoding, prefix: Prefix | None, levels: int) -> tuple[Tens
     for depth in range(prefix.code.shape[1]):
         code = prefix.code[:, depth, None]
         score = score + log_prob.gather(2, code.unsqueeze(-1)).squeeze(-1)
-        if depth < levels - 1:
+        if depth < num_levels - 1:
             log_prob, state = decoding.advance(depth, state, node, code)
-    return prefix.node.unsqueeze(1), score.masked_fill(~prefix.real.unsqueeze(1), -torch.inf), log_prob, state
+    return prefix.node.unsqueeze(1), score.masked_fill(~prefix.valid.unsqueeze(1), -torch.inf), log_prob, state
 
 
 def _all_codes(level: Level, node: Tensor, score: Tensor, log_prob: Tensor) -> Candidates:
-    """Every code of every beam: nodes int64 [B, W], scores float32 [B, W], log-probabilities float32 [B, W, C]."""
+    """Return every code of every beam, of nodes int64 [B, W], scores float32 [B, W] and log-probabilities float32 [B, W, C]."""
     total = score.unsqueeze(-1) + log_prob
     if level.child is not None:
-        total.masked_fill_(level.child[node.clamp(max=level.nodes - 1)] < 0, -torch.inf)
-    first = torch.arange(0, total[0].numel(), level.codes, device=node.device).expand(len(node), -1)
+        total.masked_fill_(level.child[node.clamp(max=level.num_nodes - 1)] < 0, -torch.inf)
+    first = torch.arange(0, total[0].numel(), level.num_codes, device=node.device).expand(len(node), -1)
     return Candidates(total.flatten(1), first, None, None)
 
 
-def _children(level: Level, node: Tensor, score: Tensor, log_prob: Tensor) -> Candidates:
-    """The children that there are, as many as the user with most of them has; arguments as of `_all_codes`."""
-    known = node.clamp(max=level.nodes - 1)
+def _existing_children(level: Level, node: Tensor, score: Tensor, log_prob: Tensor) -> Candidates:
+    """Return the existing children of every beam, as wide as the user with most of them; arguments as in `_all_codes`."""
+    known = node.clamp(max=level.num_nodes - 1)
     begin = level.start[known].long()
     count = (level.start[known + 1] - begin).masked_fill(score == -torch.inf, 0)
     until = count.cumsum(1)
@@ -161,65 +161,67 @@ def _children(level: Level, node: Tensor, score: Tensor, log_prob: Tensor) -> Ca
     beam = torch.searchsorted(until, place.contiguous(), right=True).clamp(max=node.shape[1] - 1)
     first = until - count
     child = (place + (begin - first).gather(1, beam)).clamp(max=len(level.code) - 1)
-    total = score.gather(1, beam) + log_prob.flatten(1).gather(1, beam * level.codes + level.code[child])
+    total = score.gather(1, beam) + log_prob.flatten(1).gather(1, beam * level.num_codes + level.code[child])
     return Candidates(total.masked_fill_(place >= until[:, -1:], -torch.inf), first, beam, child)
 
 
-def _at(level: Level, node: Tensor, found: Candidates, place: Tensor) -> tuple[Tensor, Tensor]:
-    """Candidates at `place` int64 [B, X] -> the beam that each continues and the child that it is, int64 [B, X] each."""
-    if found.beam is not None and found.child is not None:
-        return found.beam.gather(1, place), found.child.gather(1, place)
-    beam, code = place // level.codes, place % level.codes
-    parent = node.gather(1, beam).clamp(max=level.nodes - 1)
-    return beam, parent * level.codes + code if level.child is None else level.child[parent, code].long().clamp(min=0)
+def _beam_and_child(level: Level, node: Tensor, candidates: Candidates, place: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the beam that the candidates at `place` int64 [B, X] continue, and their nodes, int64 [B, X] each."""
+    if candidates.beam is not None and candidates.child is not None:
+        return candidates.beam.gather(1, place), candidates.child.gather(1, place)
+    beam, code = place // level.num_codes, place % level.num_codes
+    parent = node.gather(1, beam).clamp(max=level.num_nodes - 1)
+    return beam, parent * level.num_codes + code if level.child is None else level.child[parent, code].long().clamp(min=0)
 
 
-def _numbers(level: Level, node: Tensor, found: Candidates, leaves: LeafItems | None, shared_root: bool) -> Tensor:
-    """What orders candidates of equal score, int64 [B or 1, X]: their place, on the last level the lowest item of each."""
-    place = torch.arange(found.score.shape[1], device=node.device).unsqueeze(0)
+def _tie_breakers(level: Level, node: Tensor, candidates: Candidates, leaves: LeafItems | None, shared_root: bool) -> Tensor:
+    """Return the numbers that order candidates of equal score, int64 [B or 1, X]: their place, or with `leaves` their lowest item."""
+    place = torch.arange(candidates.score.shape[1], device=node.device).unsqueeze(0)
     if leaves is None:
         return place
-    if shared_root and found.child is None:  # all users stand at the root
+    if shared_root and candidates.child is None:  # all users are at the root
         node = node[:1]
-    return leaves.first(_at(level, node, found, place.expand(len(node), -1))[1])
+    return leaves.lowest_item(_beam_and_child(level, node, candidates, place.expand(len(node), -1))[1])
 
 
-def _forbid(
-    level: Level, node: Tensor, found: Candidates, number: Tensor, forbidden: ExcludedPlaces, depth: int, last: bool
+def _mask_excluded(
+    level: Level, node: Tensor, candidates: Candidates, number: Tensor, excluded: ExcludedPlaces, depth: int, last: bool
 ) -> Tensor:
-    """Take forbidden children out of the scores; the numbers, where a leaf has lost its lowest item with its next one."""
-    slot, there = _slots(level, node, found, forbidden.nodes[depth])
-    out = torch.where(there, -torch.inf, torch.inf)
-    found.score.scatter_reduce_(1, slot, out, "amin")
-    if not last or forbidden.touched is None or forbidden.lowest is None:
+    """Set the scores of excluded children to -inf, in place; return the tie-breakers without excluded items."""
+    place, found = _find_children(level, node, candidates, excluded.nodes[depth])
+    bound = torch.where(found, -torch.inf, torch.inf)
+    candidates.score.scatter_reduce_(1, place, bound, "amin")
+    if not last or excluded.leaf is None or excluded.lowest_item is None:
         return number
-    slot, there = _slots(level, node, found, forbidden.touched)
-    return number.expand(found.score.shape).scatter_reduce(1, slot, forbidden.lowest * there, "amax")
+    place, found = _find_children(level, node, candidates, excluded.leaf)
+    return number.expand(candidates.score.shape).scatter_reduce(1, place, excluded.lowest_item * found, "amax")
 
 
-def _slots(level: Level, node: Tensor, found: Candidates, child: Tensor) -> tuple[Tensor, Tensor]:
-    """Where children int64 [B, F] stand among the candidates, and whether they do (else the place is 0)."""
+def _find_children(level: Level, node: Tensor, candidates: Candidates, child: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the places of children int64 [B, F] among the candidates, and whether they are candidates (the place is 0 if not)."""
     parent = parents(child, level.start)
     beam = torch.searchsorted(node, parent).clamp(max=node.shape[1] - 1)
-    there = (node.gather(1, beam) == parent) & (parent < level.nodes)
+    found = (node.gather(1, beam) == parent) & (parent < level.num_nodes)
     known = child.clamp(max=len(level.code) - 1)
-    step = level.code[known] if level.dense else known - level.start[parent.clamp(max=level.nodes - 1)]
-    return (found.first.gather(1, beam) + step).masked_fill(~there, 0), there
+    offset = level.code[known] if level.dense else known - level.start[parent.clamp(max=level.num_nodes - 1)]
+    return (candidates.first.gather(1, beam) + offset).masked_fill(~found, 0), found
 
 
-def _keep(level: Level, node: Tensor, found: Candidates, number: Tensor, width: int, last: bool) -> Kept:
-    """The best `width` candidates."""
-    key, place = best(keys(found.score, number), width)
+def _select(level: Level, node: Tensor, candidates: Candidates, number: Tensor, width: int, last: bool) -> SelectedBeams:
+    """Return the `width` best candidates."""
+    key, place = best(keys(candidates.score, number), width)
     score = scores(key)
     if not last:
-        place, order = place.masked_fill(score == -torch.inf, found.score.shape[1]).sort(1)
-        place, score = place.clamp(max=found.score.shape[1] - 1), score.gather(1, order)
-    beam, child = _at(level, node, found, place)
-    return Kept(child.masked_fill(score == -torch.inf, len(level.code)), score, beam, level.code[child].long())
+        place, order = place.masked_fill(score == -torch.inf, candidates.score.shape[1]).sort(1)
+        place, score = place.clamp(max=candidates.score.shape[1] - 1), score.gather(1, order)
+    beam, child = _beam_and_child(level, node, candidates, place)
+    return SelectedBeams(child.masked_fill(score == -torch.inf, len(level.code)), score, beam, level.code[child].long())
 
 
-def _side_by_side(parts: list[Kept], none: int) -> Kept:
-    """Users' beams in one piece again, as wide as the widest part's."""
+def _concatenate(parts: list[SelectedBeams], no_node: int) -> SelectedBeams:
+    """Concatenate the beams of all users, padded to the widest part; `no_node` fills the nodes."""
     widest = max(part.node.shape[1] for part in parts)
-    columns = zip(zip(*parts, strict=True), (none, -torch.inf, 0, 0), strict=True)
-    return Kept(*(torch.cat([pad(part, (0, widest - part.shape[1]), value=empty) for part in column]) for column, empty in columns))
+    columns = zip(zip(*parts, strict=True), (no_node, -torch.inf, 0, 0), strict=True)
+    return SelectedBeams(
+        *(torch.cat([pad(part, (0, widest - part.shape[1]), value=fill) for part in column]) for column, fill in columns)
+    )

@@ -1,4 +1,4 @@
-"""A policy over a catalog that has grown. In: a policy and the extended Semantic IDs. Out: the same weights over the new ones."""
+"""Extension of a trained policy to a larger catalog: the same weights over the extended Semantic IDs."""
 
 from __future__ import annotations
 
@@ -14,27 +14,29 @@ from genrec.semantic_ids import SemanticIds
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def extended(policy: Module, own: SemanticIds, grown: SemanticIds, build: Callable[[SemanticIds], Module]) -> Module:
-    """`policy`, which knows the items of `own`, over `grown`: its items and later ones. `build` makes a policy of its specification.
+def extend_policy(policy: Module, old: SemanticIds, extended: SemanticIds, build: Callable[[SemanticIds], Module]) -> Module:
+    """Return a policy over `extended`, which has all items of `old` and later ones, with the weights of `policy`.
 
-    The policy's tokens are the rows of `embedding`, and its last level's codes those of the last of `heads`. Where that level has
-    grown, its new codes begin as copies of its last one, as input and as output: an appended number that few items have. The
-    probability of an item stays what it was, bit for bit, where no level has grown; where the last has, its softmax has more codes,
-    and all that had probability there lose the same share of it (for one history and prefix).
+    `old` are the Semantic IDs of `policy`; `build` builds an untrained policy of its specification. The policy must have the tokens as
+    rows of `embedding`, and the codes of level l as rows of `heads[l]`.
+
+    Where the last level has grown, the input and output rows of each new code start as copies of the level's last row, since an
+    appended number has few items. If no level has grown, the probability of every item stays bit-equal. Otherwise the last level's
+    softmax has more codes, and all codes of one history and prefix lose the same share of their probability.
+
+    Raises ArtifactError if `extended` does not extend `old`.
     """
-    if not grown.extends(own):
+    if not extended.extends(old):
         raise ArtifactError(
-            f"Semantic IDs {grown.fingerprint} do not extend those of the policy, {own.fingerprint}: the items it knows "
-            "must keep their codes, and only the last level may grow; make them with SemanticIds.extend"
+            f"Semantic IDs {extended.fingerprint} do not extend those of the policy, {old.fingerprint}: known items must keep their "
+            "codes, and only the last level may grow; make them with SemanticIds.extend"
         )
-    more = grown.level_sizes[-1] - own.level_sizes[-1]
+    new_codes = extended.level_sizes[-1] - old.level_sizes[-1]
     weights = policy.state_dict()
-    for name in (
-        "embedding.weight",
-        f"heads.{own.levels - 1}.weight",
-    ):  # tokens are numbered level by level: the last row is the last code's
-        weights[name] = torch.cat([weights[name], weights[name][-1:].expand(more, -1)])
-    with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten
-        result = build(grown)
+    # Tokens are numbered level by level, so that the last row of the embedding belongs to the last code of the last level.
+    for name in ("embedding.weight", f"heads.{old.levels - 1}.weight"):
+        weights[name] = torch.cat([weights[name], weights[name][-1:].expand(new_codes, -1)])
+    with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten
+        result = build(extended)
     result.load_state_dict(weights)
     return result.to(next(policy.parameters()).device).train(policy.training)

@@ -1,13 +1,13 @@
-"""A decoder-only policy: one causal transformer reads the history's Semantic IDs and goes on to write the next item's.
+"""A decoder-only policy: one causal transformer reads the history's Semantic IDs and generates the next item's.
 
-In: histories and candidates as items. Out: log-probabilities of items, or a ranking of real items; also, from one pass over a
-history, the log-probabilities of the item after each of its places. A sequence is the history's codes, L tokens an item, oldest
-first, then the next item's. Each level's output is a softmax over that level's codes alone. The layers are T5's (see `branches`).
+A sequence is the history's codes, L tokens per item, oldest item first, then the codes of the next item. Each level's output is a
+softmax over the codes of that level only. One pass over a history also gives the log-probabilities of the item after each of its
+places. The layers are T5's (see `shared_history_layers`).
 
-Positions are relative only, a learned bias per head added to attention: T5's buckets of the distance in tokens, and, exactly, the
-distance in items. A bias by distance is the same wherever a sequence stands, so that left padding changes nothing, and an item has
-the same part in every prefix that holds it, which one pass over all prefixes needs; absolute positions, or ages counted from the
-history's end, give neither. A level needs no embedding of its own, since every level has its own tokens.
+Positions are relative: a learned attention bias per head, of T5's buckets of the distance in tokens, and of the exact distance in
+items. A bias of distances does not depend on where a sequence starts. Left padding therefore changes nothing, and an item has the
+same part in every prefix that holds it, which scoring all prefixes in one pass needs. Absolute positions, or ages counted from the
+history's end, do not have this property. Levels need no embedding, since every level has its own tokens.
 """
 
 from __future__ import annotations
@@ -20,51 +20,47 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from genrec.errors import UsageError
-from genrec.model.catalog_extension import extended
+from genrec.model import semantic_id_policy
+from genrec.model.catalog_extension import extend_policy
 from genrec.model.shared_history_layers import CausalLayer, KeysValues
-from genrec.model.t5_layers import HIDDEN, Dropout, RelativeBias, RMSNorm, code_log_probs, hidden_where
+from genrec.model.t5_layers import MASK_VALUE, Dropout, RelativeBias, RMSNorm, additive_mask, code_log_probs
 from genrec.model.trie import Trie
 from genrec.semantic_ids import SemanticIds
 from genrec.types import Ranking
+from genrec.types.specification import check_at_least, check_dropout
 
 
 @dataclass(frozen=True)
 class Gpt:
-    """The architecture of a decoder-only policy. The defaults are TIGER's sizes, and as many layers as its encoder has."""
+    """The architecture of a decoder-only policy. The defaults are TIGER's sizes, with the number of its encoder layers."""
 
-    causal: ClassVar[bool] = True  # one pass scores the item after every prefix
+    causal: ClassVar[bool] = True  # the policy is a `genrec.types.SequencePolicy`
 
-    d_model: int = 128  # of the residual stream
-    d_ff: int = 1024  # of the feed-forward layers
+    d_model: int = 128  # width of the residual stream
+    d_ff: int = 1024  # width of the feed-forward layers
     num_heads: int = 6  # attention heads
-    d_kv: int = 64  # of one head
+    d_kv: int = 64  # width of one head
     num_layers: int = 4  # blocks of attention and feed-forward
-    dropout: float = 0.1  # in [0, 1)
-    recency_positions: int = (
-        20  # distances in items that have a bias of their own, larger ones share the last; 0 leaves T5's token distances
-    )
-    num_beams: int = 50  # of constrained beam search; a ranking never has more items
+    dropout: float = 0.1  # rate, in [0, 1)
+    recency_positions: int = 20  # distances in items with a bias each, larger ones share the last; 0: T5's distances in tokens only
+    num_beams: int = 50  # of constrained beam search; the longest list of `recommend`
 
     def __post_init__(self) -> None:
-        for name in ("d_model", "d_ff", "num_heads", "d_kv", "num_layers", "recency_positions", "num_beams"):
-            least = 0 if name == "recency_positions" else 1
-            if getattr(self, name) < least:
-                raise UsageError(f"policy.{name} must be at least {least}, got {getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise UsageError(f"policy.dropout must lie in [0, 1), got {self.dropout}")
+        check_at_least(self, "policy", 1, "d_model", "d_ff", "num_heads", "d_kv", "num_layers", "num_beams")
+        check_at_least(self, "policy", 0, "recency_positions")
+        check_dropout(self.dropout, "policy")
 
     def build(self, semantic_ids: SemanticIds) -> GptPolicy:
-        """An untrained policy for these Semantic IDs."""
+        """Return an untrained policy for these Semantic IDs."""
         return GptPolicy(self, semantic_ids)
 
 
-class Read(NamedTuple):
-    """A history that has been read: what branches of it attend to."""
+class EncodedHistory(NamedTuple):
+    """The history's states and the cache to which its branches attend."""
 
-    states: Tensor  # float32 [B, kept, D]  of its last tokens, the final norm applied
-    keys_values: list[KeysValues]  # one pair a layer, each [B, H, S, head width]
-    empty: Tensor  # bool [B, S]  tokens of padding
+    states: Tensor  # float32 [B, states kept, D]  of the last tokens, after the final norm
+    keys_values: list[KeysValues]  # one pair per layer, each [B, H, S, head width]
+    empty: Tensor  # bool [B, S]  true for tokens of padding
 
 
 class GptPolicy(nn.Module):
@@ -84,126 +80,126 @@ class GptPolicy(nn.Module):
         self.dropout = Dropout(specification.dropout)
         self.heads = nn.ModuleList(nn.Linear(specification.d_model, size, bias=False) for size in semantic_ids.level_sizes)
         if self.item_bias is not None:
-            nn.init.zeros_(self.item_bias.weight)  # a distance that no training history reaches then says nothing, instead of noise
+            nn.init.zeros_(self.item_bias.weight)  # a distance beyond all training histories then has no effect
         for module in (self.embedding, self.token_bias.table, *self.heads):
             nn.init.normal_(module.weight, std=specification.d_model**-0.5)
         self.trie = Trie(semantic_ids)
 
     def level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
-        """History int64 [B, T], candidates int64 [B, M] -> float32 [B, M, L], each level's log p(code | history, codes before).
+        """Return log p(code | history, codes before) of every level: int64 [B, T] and candidates int64 [B, M] -> float32 [B, M, L].
 
-        A candidate 0 (none) gets -inf. The history is read once: its last token gives the first level, a candidate's codes the others.
+        The candidate 0 (none) gets -inf. The history is encoded once: the first level follows from its last token, the other levels
+        from the candidate's codes.
         """
         return self._level_log_prob(history, items, constrained=False)
 
     def constrained_level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
-        """`level_log_prob`, every level's softmax over the children of the candidate's prefix alone: all items then add up to 1."""
+        """Return `level_log_prob` with each softmax over the children of the candidate's prefix only: all items add up to 1."""
         return self._level_log_prob(history, items, constrained=True)
 
     def _level_log_prob(self, history: Tensor, items: Tensor, constrained: bool) -> Tensor:
-        read = self._read(history, keep=1)
-        queries, keys = self._places(read, self.semantic_ids.levels - 1)
-        bias = (self._bias(queries, keys) + hidden_where(read.empty)[:, None, None, :]).unsqueeze(2)
-        states, _ = self._branch(self.trie.tokens[items][..., :-1], read, bias)
-        return self._gather(read.states, states, items, constrained)
+        encoded = self._encode(history, num_states=1)
+        queries, keys = self._token_positions(encoded, self.semantic_ids.levels - 1)
+        bias = (self._bias(queries, keys) + additive_mask(encoded.empty)[:, None, None, :]).unsqueeze(2)
+        states, _ = self._encode_branches(self.trie.tokens[items][..., :-1], encoded, bias)
+        return self._item_log_probs(encoded.states, states, items, constrained)
 
     def log_prob(self, history: Tensor, items: Tensor) -> Tensor:
-        """History int64 [B, T], candidates int64 [B, M] -> float32 [B, M], log p(item | history); -inf where the candidate is 0."""
+        """Return log p(item | history), int64 [B, T] and candidates int64 [B, M] -> float32 [B, M]; -inf where the candidate is 0."""
         return self.level_log_prob(history, items).sum(-1)
 
     def sequence_log_prob(self, history: Tensor, targets: Tensor) -> Tensor:
-        """History int64 [B, T], the item after each place int64 [B, T] (0 = none) -> float32 [B, T, L], -inf where there is none.
+        """Score the target after every place: history and targets int64 [B, T] (0 = none) -> float32 [B, T, L]; see `SequencePolicy`.
 
-        Usually the item after a place is the history's next one, which the pass over the history has then scored already. On a CPU
-        that is looked at, and worth half the time; elsewhere the look would make the host wait.
+        The target of a place is usually the next item of the history, which the pass over the history scores at no extra cost. On a
+        CPU this is checked, and halves the time. On other devices the check would make the host wait, and is skipped.
         """
-        if history.device.type == "cpu" and follows(history, targets):
+        if history.device.type == "cpu" and targets_follow_history(history, targets):
             return self._one_pass(history, targets)
         return self._pass_and_branches(history, targets)
 
     def _one_pass(self, history: Tensor, targets: Tensor) -> Tensor:
-        """Targets that are the history's next items, or 0, but for the last one: a pass over the history and that one."""
+        """Score targets that are the history's next items or 0, except for the last one: one pass over history and last target."""
         levels = self.semantic_ids.levels
-        states = self._read(torch.cat([history, targets[:, -1:]], 1), None, cut=1).states
+        states = self._encode(torch.cat([history, targets[:, -1:]], 1), None, drop_last=1).states
         states = states[:, levels - 1 :].reshape(*targets.shape, levels, -1)
-        return self._gather(states[:, :, 0], states[:, :, 1:], targets)
+        return self._item_log_probs(states[:, :, 0], states[:, :, 1:], targets)
 
     def _pass_and_branches(self, history: Tensor, targets: Tensor) -> Tensor:
-        """Any targets: a pass over the history, and a branch at each of its places, which sees no later one."""
-        levels, read = self.semantic_ids.levels, self._read(history, None)
-        queries, keys = self._places(read, levels - 1)
-        end = torch.arange(levels, len(keys) + 1, levels, device=keys.device)  # how many tokens each branch sees
+        """Score any targets: one pass over the history, and a branch at each place that attends to no later place."""
+        levels, encoded = self.semantic_ids.levels, self._encode(history, None)
+        queries, keys = self._token_positions(encoded, levels - 1)
+        end = torch.arange(levels, len(keys) + 1, levels, device=keys.device)  # number of tokens that each branch attends to
         queries = end[:, None] + queries - len(keys)
         bias = self._bias(queries.flatten(), keys).view(1, self.specification.num_heads, *queries.shape, len(keys))
-        hidden = hidden_where(read.empty[:, None, :] | (keys >= end[:, None]))
-        states, _ = self._branch(self.trie.tokens[targets][..., :-1], read, bias + hidden[:, None, :, None, :])
-        return self._gather(read.states[:, levels - 1 :: levels], states, targets)
+        mask = additive_mask(encoded.empty[:, None, :] | (keys >= end[:, None]))
+        states, _ = self._encode_branches(self.trie.tokens[targets][..., :-1], encoded, bias + mask[:, None, :, None, :])
+        return self._item_log_probs(encoded.states[:, levels - 1 :: levels], states, targets)
 
     def decoding(self, history: Tensor) -> GptDecoding:
-        """Read the histories, int64 [B, T], and stand ready to write."""
-        return GptDecoding(self, self._read(history, keep=1))
+        """Encode histories int64 [B, T] and return a decoding of them."""
+        return GptDecoding(self, self._encode(history, num_states=1))
 
-    @torch.no_grad()
     def recommend(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
-        """The `n` best items by constrained beam search: int64 [B, T] -> Ranking [B, n]; `exclude` int64 [B, E] is never returned."""
-        return self.trie.recommend(self.decoding(history), self.specification.num_beams, n, exclude)
+        """Return the `n` best items by constrained beam search; see `genrec.types.Recommender`."""
+        return semantic_id_policy.recommend(self, history, n, exclude, self.specification.num_beams)
 
-    @torch.no_grad()
     def recommend_exactly(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
-        """The `n` best of all items, however many beams `recommend` has; arguments as of `recommend`."""
-        return self.trie.recommend_exactly(self.decoding(history), n, exclude)
+        """Return the `n` best of all items, whatever `num_beams` is; see `genrec.types.ExactRecommender`."""
+        return semantic_id_policy.recommend_exactly(self, history, n, exclude)
 
-    @torch.no_grad()
     def recommend_below(self, history: Tensor, items: Tensor, depth: int, n: int) -> Ranking:
-        """The `n` best items that share the first `depth` codes with items int64 [B]: a beam search below that prefix."""
-        return self.trie.recommend_below(self.decoding(history), self.specification.num_beams, items, depth, n)
+        """Return the `n` best items below a prefix by beam search; see `genrec.types.PrefixPolicy`."""
+        return semantic_id_policy.recommend_below(self, history, items, depth, n, self.specification.num_beams)
 
     def item_vectors(self) -> Tensor:
-        """The sum of an item's code embeddings, float32 [N + 1, D], row 0 zeros; detached."""
+        """Return the sum of each item's code embeddings, float32 [N + 1, D], detached; row 0 is zero."""
         return self.trie.item_vectors(self.embedding.weight)
 
     def extended(self, semantic_ids: SemanticIds) -> GptPolicy:
-        """The same weights over a catalog that has grown (see `genrec.model.catalog_extension`)."""
-        return extended(self, self.semantic_ids, semantic_ids, self.specification.build)
+        """Return a policy with the same weights over a larger catalog; see `genrec.model.catalog_extension`."""
+        return extend_policy(self, self.semantic_ids, semantic_ids, self.specification.build)
 
-    def _read(self, history: Tensor, keep: int | None, cut: int = 0) -> Read:
-        """Items int64 [B, T] -> the history, read; the states of its last `keep` tokens, or of all, without the last `cut` tokens.
+    def _encode(self, history: Tensor, num_states: int | None, drop_last: int = 0) -> EncodedHistory:
+        """Encode histories of items, int64 [B, T], without their last `drop_last` tokens.
 
-        A token sees itself and the items before it. What is 0 is seen by itself alone, which keeps an empty history finite.
+        Only the states of the last `num_states` tokens are computed, or all if it is None. A token attends to itself and to earlier
+        tokens. Padding attends to itself only, so that an empty history is finite.
         """
         history = history if history.shape[1] else pad(history, (1, 0))
         tokens = self.trie.tokens[history].flatten(1)
-        tokens = tokens[:, : tokens.shape[1] - cut]
+        tokens = tokens[:, : tokens.shape[1] - drop_last]
         empty, places = tokens == 0, torch.arange(tokens.shape[1], device=tokens.device)
-        bias = self._bias(places, places).masked_fill(places[None, :] > places[:, None], HIDDEN)
-        hidden: Tensor | None = None
+        bias = self._bias(places, places).masked_fill(places[None, :] > places[:, None], MASK_VALUE)
+        mask: Tensor | None = None
         if empty.device.type != "cpu" or bool(empty.any()):
-            hidden = hidden_where(empty[:, None, None, :] & (places[None, :] != places[:, None]))
-        states, kept = self.dropout(self.embedding(tokens)), []
+            mask = additive_mask(empty[:, None, None, :] & (places[None, :] != places[:, None]))
+        states, cache = self.dropout(self.embedding(tokens)), []
         for depth, layer in enumerate(cast(Iterable[CausalLayer], self.layers)):
             last = depth == len(self.layers) - 1
-            states, keys_values = layer.read(states, bias, hidden, keep if keep is not None and last else len(places))
-            kept.append(keys_values)
-        return Read(self.dropout(self.norm(states)), kept, empty)
+            kept = num_states if num_states is not None and last else len(places)
+            states, keys_values = layer.encode_history(states, bias, mask, kept)
+            cache.append(keys_values)
+        return EncodedHistory(self.dropout(self.norm(states)), cache, empty)
 
-    def _branch(
-        self, tokens: Tensor, read: Read, history_bias: Tensor, past: list[KeysValues] | None = None
+    def _encode_branches(
+        self, tokens: Tensor, history: EncodedHistory, history_bias: Tensor, past: list[KeysValues] | None = None
     ) -> tuple[Tensor, list[KeysValues]]:
-        """Branches' tokens int64 [B, M, Q] -> states float32 [B, M, Q, D] and every layer's keys and values."""
+        """Return the states of branches' tokens int64 [B, M, Q], float32 [B, M, Q, D], and the keys and values of every layer."""
         before = 0 if past is None else past[0][0].shape[3]
         keys = torch.arange(before + tokens.shape[2], device=tokens.device)
         queries = keys[before:]
-        own_bias = self._bias(queries, keys)[0].masked_fill(keys[None, :] > queries[:, None], HIDDEN)
-        states, kept = self.dropout(self.embedding(tokens)), []
+        branch_bias = self._bias(queries, keys)[0].masked_fill(keys[None, :] > queries[:, None], MASK_VALUE)
+        states, cache = self.dropout(self.embedding(tokens)), []
         for depth, layer in enumerate(cast(Iterable[CausalLayer], self.layers)):
-            states, keys_values = layer.branch(
-                states, read.keys_values[depth], history_bias, own_bias, None if past is None else past[depth]
+            states, keys_values = layer.encode_branches(
+                states, history.keys_values[depth], history_bias, branch_bias, None if past is None else past[depth]
             )
-            kept.append(keys_values)
-        return self.dropout(self.norm(states)), kept
+            cache.append(keys_values)
+        return self.dropout(self.norm(states)), cache
 
     def _bias(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """Places of tokens int64 [Q] and [S], items beginning at multiples of L -> float32 [1, H, Q, S]."""
+        """Return the bias of token positions int64 [Q] and [S], float32 [1, H, Q, S]; items start at multiples of L."""
         bias: Tensor = self.token_bias(queries, keys)
         if self.item_bias is not None:
             levels = self.semantic_ids.levels
@@ -211,41 +207,44 @@ class GptPolicy(nn.Module):
             bias = bias + self.item_bias(distance.clamp(0, self.specification.recency_positions - 1)).permute(2, 0, 1)
         return bias
 
-    def _places(self, read: Read, written: int) -> tuple[Tensor, Tensor]:
-        """The places of the `written` tokens after a history, int64 [Q], and of the history's own, int64 [S]."""
-        size = read.empty.shape[1]
-        places = torch.arange(size + written, device=read.empty.device)
-        return places[size:], places[:size]
+    def _token_positions(self, history: EncodedHistory, count: int) -> tuple[Tensor, Tensor]:
+        """Return the positions of the `count` tokens after a history, int64 [count], and of the history's tokens, int64 [S]."""
+        size = history.empty.shape[1]
+        positions = torch.arange(size + count, device=history.empty.device)
+        return positions[size:], positions[:size]
 
-    def _gather(self, first: Tensor, others: Tensor, items: Tensor, constrained: bool = False) -> Tensor:
-        """States before the first level [B, M or 1, D] and before the others [B, M, L - 1, D], items int64 [B, M] -> [B, M, L]."""
+    def _item_log_probs(self, first: Tensor, others: Tensor, items: Tensor, constrained: bool = False) -> Tensor:
+        """Score items int64 [B, M]: float32 [B, M, L].
+
+        The states before the first level are [B, M or 1, D], those before the other levels [B, M, L - 1, D].
+        """
         states = (first, *others.unbind(2))
         levels = (code_log_probs(before, head) for before, head in zip(states, self.heads, strict=True))
         return self.trie.item_log_probs(levels, items, constrained)
 
 
 class GptDecoding:
-    """A `genrec.model.beam_search.Decoding`; its state is every layer's keys and values of the beams' own codes."""
+    """A `genrec.model.beam_search.Decoding`; its state holds every layer's keys and values of the beams' codes."""
 
-    def __init__(self, policy: GptPolicy, read: Read) -> None:
-        self.policy, self.read = policy, read
-        self.hidden = hidden_where(read.empty)[:, None, None, :]
+    def __init__(self, policy: GptPolicy, history: EncodedHistory) -> None:
+        self.policy, self.history = policy, history
+        self.mask = additive_mask(history.empty)[:, None, None, :]
 
     def start(self) -> tuple[Tensor, list[KeysValues] | None]:
-        """From the history's last token; nothing has been written."""
-        return code_log_probs(self.read.states[:, 0], self.policy.heads[0]), None
+        """Return the first level from the history's last token; the state is empty."""
+        return code_log_probs(self.history.states[:, 0], self.policy.heads[0]), None
 
     def advance(self, level: int, state: list[KeysValues] | None, beam: Tensor, code: Tensor) -> tuple[Tensor, list[KeysValues]]:
-        """One code further."""
+        """Decode one more code per beam."""
         row = torch.arange(len(beam), device=beam.device)[:, None]
         past = None if state is None else [(keys[row, beam], values[row, beam]) for keys, values in state]
-        queries, keys = self.policy._places(self.read, level + 1)
-        bias = (self.policy._bias(queries[level:], keys) + self.hidden).unsqueeze(2)
+        queries, keys = self.policy._token_positions(self.history, level + 1)
+        bias = (self.policy._bias(queries[level:], keys) + self.mask).unsqueeze(2)
         tokens = (code + self.policy.trie.first_token(level)).unsqueeze(-1)
-        states, state = self.policy._branch(tokens, self.read, bias, past)
+        states, state = self.policy._encode_branches(tokens, self.history, bias, past)
         return code_log_probs(states[:, :, 0], self.policy.heads[level + 1]), state
 
 
-def follows(history: Tensor, targets: Tensor) -> bool:
-    """Whether every target but the last of a row is 0 or the history's next item; int64 [B, T] both."""
+def targets_follow_history(history: Tensor, targets: Tensor) -> bool:
+    """Return whether every target but each row's last one is 0 or the history's next item; int64 [B, T] both."""
     return bool(((targets[:, :-1] == 0) | (targets[:, :-1] == history[:, 1:])).all())

@@ -1,10 +1,9 @@
-"""Leaves of the trie as items: what stands between beams, which are Semantic IDs, and lists, which are of items.
+"""Conversion between the trie's leaves, which are Semantic IDs, and lists of items: excluded items before a search, rankings after it.
 
-In: the leaves that a search found, and the items that a user must not get. Out: a `Ranking`, and what a search must not follow. A leaf
-that several items share stands for all of them, each with the leaf's score; a slot of a list names one item.
+A leaf that several items share stands for all of them: each of its items has the leaf's score and takes one slot of a list.
 
-Items stand in one row, leaf by leaf, ascending within a leaf; an item's *place* is where it stands there. Excluded items are a few
-places a user, and what they forbid is a few nodes a depth: nothing here is as wide as the catalog.
+Items are stored in one row, leaf by leaf, ascending within a leaf. The index of an item in this row is its *place*. Excluded items
+become a few places per user, and the nodes that they rule out a few nodes per depth, so that no tensor here is as wide as the catalog.
 """
 
 from __future__ import annotations
@@ -23,120 +22,130 @@ class LeafItems(NamedTuple):
     """The items of every leaf."""
 
     start: Tensor  # int32 [leaves + 1]  the places of leaf i are start[i] .. start[i+1]-1
-    items: Tensor  # int32 [N]  the item at each place; ascending within a leaf
+    items: Tensor  # int32 [N]  the item at each place, ascending within a leaf
     place: Tensor  # int32 [N + 1]  the place of each item; N for row 0, which is no item
-    largest: int  # the most items of one leaf; 1 where no Semantic ID is shared
+    largest: int  # the number of items of the largest leaf; 1 where no two items share a Semantic ID
 
-    def first(self, leaf: Tensor) -> Tensor:
-        """Leaves int64 [...] -> the lowest item of each, int64 [...]."""
+    def lowest_item(self, leaf: Tensor) -> Tensor:
+        """Return the lowest item of each leaf: int64 [...] -> int64 [...]."""
         return self.items[leaf if self.largest == 1 else self.start[leaf]].long()
 
 
 class ExcludedPlaces(NamedTuple):
-    """What a user's excluded items leave out. Rows are ascending, and filled up with the first number that does not exist."""
+    """The places and nodes that each user's excluded items rule out.
 
-    places: Tensor  # int64 [B, E]  of the excluded items, each once
-    nodes: tuple[Tensor, ...]  # int64 [B, F] for each depth from 1 on: the nodes with no other item below them
-    touched: Tensor | None  # int64 [B, E]  the leaf of each place, repeated; None where no leaf is shared
-    lowest: Tensor | None  # int64 [B, E]  the lowest item that is left of that leaf (any, where none is left)
+    Every row is ascending and padded with the first number that is out of range.
+    """
+
+    places: Tensor  # int64 [B, E]  the places of the excluded items, without repetitions
+    nodes: tuple[Tensor, ...]  # int64 [B, F] for each depth from 1 on: the nodes with excluded items only
+    leaf: Tensor | None  # int64 [B, E]  the leaf of each place; None where no two items share a leaf
+    lowest_item: Tensor | None  # int64 [B, E]  the lowest item of that leaf that is not excluded (arbitrary if there is none)
 
     def rows(self, rows: slice) -> ExcludedPlaces:
-        """Of some of the users."""
-        some = (None if part is None else part[rows] for part in (self.touched, self.lowest))
-        return ExcludedPlaces(self.places[rows], tuple(nodes[rows] for nodes in self.nodes), *some)
+        """Return the exclusions of a range of users."""
+        parts = (None if part is None else part[rows] for part in (self.leaf, self.lowest_item))
+        return ExcludedPlaces(self.places[rows], tuple(nodes[rows] for nodes in self.nodes), *parts)
 
 
 class Beams(NamedTuple):
     """The best leaves of each user."""
 
     leaf: Tensor  # int64 [B, W]  best first; meaningless where the score is -inf
-    score: Tensor  # float32 [B, W]  log-probability of the whole Semantic ID; -inf where there is no beam, NaN where a policy's are
+    score: Tensor  # float32 [B, W]  log-probability of the Semantic ID; -inf where there is no beam, NaN where the policy's is NaN
 
 
-def forbid(leaves: LeafItems, starts: Sequence[Tensor], exclude: Tensor | None) -> ExcludedPlaces | None:
-    """Excluded items int64 [B, E], 0 = none, in any order -> what they forbid; None where nothing is excluded.
+def exclude_items(leaves: LeafItems, starts: Sequence[Tensor], items: Tensor | None) -> ExcludedPlaces | None:
+    """Return the places and nodes that excluded items rule out, or None without excluded items.
 
-    `starts`: where the children of each node begin, int32 [nodes + 1], depth by depth from the root's.
+    `items` is int64 [B, E] in any order, 0 = none. `starts` holds, from the root's depth on, where the children of each node begin,
+    int32 [nodes + 1].
     """
-    if exclude is None or exclude.shape[1] == 0:
+    if items is None or items.shape[1] == 0:
         return None
-    places = _distinct(leaves.place[exclude].long(), len(leaves.items))
-    whole = places if leaves.largest == 1 else _complete(places, leaves.start)
-    nodes = [whole]
+    places = _distinct(leaves.place[items].long(), len(leaves.items))
+    excluded_leaves = places if leaves.largest == 1 else _parents_of_all_children(places, leaves.start)
+    nodes = [excluded_leaves]
     for start in reversed(starts[1:]):
-        nodes.append(_complete(nodes[-1], start))
+        nodes.append(_parents_of_all_children(nodes[-1], start))
     if leaves.largest == 1:
         return ExcludedPlaces(places, tuple(reversed(nodes)), None, None)
-    touched = parents(places, leaves.start)
-    left = _allowed(places, leaves.start[touched.clamp(max=len(leaves.start) - 2)].long())
-    lowest = leaves.items[left.clamp(max=len(leaves.items) - 1)].long()
-    return ExcludedPlaces(places, tuple(reversed(nodes)), touched, lowest)
+    leaf = parents(places, leaves.start)
+    lowest_place = _allowed_places(places, leaves.start[leaf.clamp(max=len(leaves.start) - 2)].long())
+    lowest_item = leaves.items[lowest_place.clamp(max=len(leaves.items) - 1)].long()
+    return ExcludedPlaces(places, tuple(reversed(nodes)), leaf, lowest_item)
 
 
 def parents(children: Tensor, start: Tensor) -> Tensor:
-    """Children int64 [...] -> whose they are; the number of parents where a child does not exist (its number is that of children)."""
+    """Return the parent of each child, int64 [...]; a child that is out of range gets the number of parents.
+
+    `start` int32 [parents + 1]: the children of parent i are start[i] .. start[i+1]-1.
+    """
     return torch.searchsorted(start, children.int(), right=True) - 1
 
 
-def rank_items(beams: Beams, leaves: LeafItems, forbidden: ExcludedPlaces | None, n: int) -> Ranking:
-    """The `n` best items of the beams: by score, equal scores (of one leaf's items, too) by item id."""
+def rank_items(beams: Beams, leaves: LeafItems, excluded: ExcludedPlaces | None, n: int) -> Ranking:
+    """Return the `n` best items of the beams, ordered by score; equal scores, also within a leaf, are ordered by item id."""
     if leaves.largest == 1:
         items, score = leaves.items[beams.leaf.clamp(max=len(leaves.items) - 1)].long(), beams.score
     else:
-        items, score = _expanded(beams, leaves, None if forbidden is None else forbidden.places, n)
+        items, score = _expand_leaves(beams, leaves, None if excluded is None else excluded.places, n)
     return ranking(keys(score, items), n, beams.score.isnan().any(1))
 
 
-def _expanded(beams: Beams, leaves: LeafItems, places: Tensor | None, n: int) -> tuple[Tensor, Tensor]:
-    """Beams -> items int64 [B, W x G] and their scores, -inf where there is none.
+def _expand_leaves(beams: Beams, leaves: LeafItems, excluded: Tensor | None, n: int) -> tuple[Tensor, Tensor]:
+    """Return the items of the beams, int64 [B, W x G], and their scores, -inf where there is no item.
 
-    G is the largest leaf's size, at most `n`: among items of one score the lowest ids come first, so that a list of `n` never needs
-    more of a leaf than its first `n` allowed ones.
+    G is the size of the largest leaf, at most `n`. Items with equal scores are listed by id, so that a list of `n` items never needs
+    more than the first `n` allowed items of a leaf.
     """
     leaf = beams.leaf.clamp(max=len(leaves.start) - 2)
     first, end = leaves.start[leaf].long(), leaves.start[leaf + 1].long()
     place = first.unsqueeze(-1) + torch.arange(min(n, leaves.largest), device=first.device)
-    if places is not None:
-        place = _allowed(places, place.flatten(1), first.repeat_interleave(place.shape[-1], 1)).view(place.shape)
+    if excluded is not None:
+        place = _allowed_places(excluded, place.flatten(1), first.repeat_interleave(place.shape[-1], 1)).view(place.shape)
     score = beams.score.unsqueeze(-1).masked_fill(place >= end.unsqueeze(-1), -torch.inf)
     return leaves.items[place.clamp(max=len(leaves.items) - 1)].long().flatten(1), score.flatten(1)
 
 
-def _allowed(places: Tensor, wanted: Tensor, first: Tensor | None = None) -> Tensor:
-    """Where the `wanted - first`-th place from `first` on is that is not among `places` int64 [B, E], ascending; int64 [B, X].
+def _allowed_places(excluded: Tensor, target: Tensor, first: Tensor | None = None) -> Tensor:
+    """Return the allowed place with index `target - first` among the allowed places from `first` on, int64 [B, X].
 
-    With excluded places x_0 < x_1 < ..., x_j - j places that are not excluded lie before x_j, which never falls with j: the k-th
-    (from 0) of all that are not excluded is therefore k + #{j: x_j - j <= k}. Fillers lie behind every place, and stay there.
+    `excluded` int64 [B, E] is ascending. `first` defaults to `target`, which gives the next allowed place.
+
+    With excluded places x_0 < x_1 < ..., there are x_j - j allowed places before x_j, which never decreases with j. The allowed place
+    number k (from 0) is therefore k + #{j: x_j - j <= k}. Padding is greater than every place and never counts.
     """
-    first = wanted if first is None else first
-    count = torch.arange(places.shape[1], device=places.device)
-    skipped = torch.searchsorted(places, first.contiguous())
-    number = wanted - skipped  # among all places that are not excluded
-    before = places - count
-    before = torch.where(places.diff(dim=1, prepend=places[:, :1] - 1) > 0, before, torch.iinfo(torch.int64).max)
-    return number + torch.searchsorted(before, number.contiguous(), right=True)
+    first = target if first is None else first
+    index = torch.arange(excluded.shape[1], device=excluded.device)
+    skipped = torch.searchsorted(excluded, first.contiguous())
+    number = target - skipped  # among all allowed places
+    allowed_before = excluded - index
+    is_new = excluded.diff(dim=1, prepend=excluded[:, :1] - 1) > 0
+    allowed_before = torch.where(is_new, allowed_before, torch.iinfo(torch.int64).max)
+    return number + torch.searchsorted(allowed_before, number.contiguous(), right=True)
 
 
-def _complete(children: Tensor, start: Tensor) -> Tensor:
-    """Distinct children int64 [B, E], ascending -> the parents of which all children are there, int64 [B, F], ascending.
+def _parents_of_all_children(children: Tensor, start: Tensor) -> Tensor:
+    """Return the parents with all of their children in `children` int64 [B, E], distinct and ascending: int64 [B, F], ascending.
 
-    All are there where a parent's first child stands as many slots before its last as it has children.
+    All children of a parent are present where its last child comes (number of children - 1) slots after its first one.
     """
-    parent, none = parents(children, start), len(start) - 1
-    known = parent.clamp(max=none - 1)
+    parent, num_parents = parents(children, start), len(start) - 1
+    known = parent.clamp(max=num_parents - 1)
     first, end = start[known].long(), start[known + 1].long()
     slot = torch.arange(children.shape[1], device=children.device) + (end - first - 1)
-    there = children.gather(1, slot.clamp(max=children.shape[1] - 1)) == end - 1
-    whole = (parent < none) & (children == first) & (slot < children.shape[1]) & there
-    return _trimmed(parent.masked_fill(~whole, none), none)
+    ends_there = children.gather(1, slot.clamp(max=children.shape[1] - 1)) == end - 1
+    complete = (parent < num_parents) & (children == first) & (slot < children.shape[1]) & ends_there
+    return _sort_and_trim(parent.masked_fill(~complete, num_parents), num_parents)
 
 
-def _distinct(numbers: Tensor, none: int) -> Tensor:
-    """Each number of int64 [B, E] once, ascending, filled up with `none`, which is above all others."""
-    return _trimmed(numbers.masked_fill(repeated(numbers), none), none)
+def _distinct(numbers: Tensor, padding: int) -> Tensor:
+    """Return the distinct numbers of each row of int64 [B, E], ascending, padded with `padding`, which is above all numbers."""
+    return _sort_and_trim(numbers.masked_fill(repeated(numbers), padding), padding)
 
 
-def _trimmed(numbers: Tensor, none: int) -> Tensor:
-    """Ascending, as wide as the row that has most of them (one at least)."""
-    widest = max(1, int((numbers < none).sum(1).max()))
-    return numbers.sort(1).values[:, :widest].contiguous()
+def _sort_and_trim(numbers: Tensor, padding: int) -> Tensor:
+    """Sort each row and drop the columns in which all rows are padding; one column always remains."""
+    width = max(1, int((numbers < padding).sum(1).max()))
+    return numbers.sort(1).values[:, :width].contiguous()

@@ -1,9 +1,9 @@
-"""The arithmetic of the layers, in as few passes over memory as autograd in Python allows: tensors in, tensors out.
+"""Functional forms of the transformer layers, written for few passes over memory within what autograd in Python allows.
 
-Every function is the textbook's, up to rounding. What is not plain PyTorch is there because a profile asked for it (the log in
-`experiments/benchmarks/README.md`): products in float32 on a CPU by way of a convolution, which oneDNN computes, on some processors at
-twice the rate of the library behind `linear`; dropout from eight random bits an element; attention in the open, because the CPU's
-fused kernel is slower at these sizes and gives a learned bias no gradient. On a GPU all of it is PyTorch's own.
+Every function computes the textbook formula, up to rounding. On a GPU all of them are plain PyTorch. On a CPU three things differ,
+each because profiling showed a gain (see `experiments/benchmarks/README.md`): float32 matrix products run as a convolution, which
+oneDNN computes at up to twice the rate of `linear` on some processors; dropout uses eight random bits per element; attention is
+computed step by step, because the fused CPU kernel is slower at these sizes and gives a learned bias no gradient.
 """
 
 from __future__ import annotations
@@ -17,68 +17,68 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.nn.grad import conv2d_weight
 
-FEW = 20_480  # numbers, up to which PyTorch gives a convolution to a slower implementation
-INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes a number
-BY_ONEDNN = (2, 1)  # a dilation: of a 1x1 kernel it changes nothing, but without it a single thread would get the slower one, too
+MAX_DIRECT_SIZE = 20_480  # elements; up to this size PyTorch gives a convolution to a slower implementation
+INTEGER_TYPES = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes per element
+ONEDNN_DILATION = (2, 1)  # no effect on a 1x1 kernel, but without it a single thread would get the slower implementation, too
 
 
 def linear(states: Tensor, weight: Tensor) -> Tensor:
-    """`states @ weight.T`, float [..., in] and [out, in] -> [..., out]; in autocast's precision where that is on."""
-    return functional.linear(states, weight) if states.device.type != "cpu" else _applied(_Linear, states, weight)
+    """Return `states @ weight.T` of float [..., in] and [out, in]: [..., out], in autocast's precision if autocast is on."""
+    return functional.linear(states, weight) if states.device.type != "cpu" else _apply(_Linear, states, weight)
 
 
 def feed_forward(states: Tensor, inner: Tensor, outer: Tensor, rate: float, training: bool) -> Tensor:
-    """`dropout(relu(states @ inner.T)) @ outer.T`; on a CPU dropout's rate is rounded to a 256th, here and below."""
+    """Return `dropout(relu(states @ inner.T)) @ outer.T`; on a CPU every dropout rate of this module is rounded to 1/256."""
     rate = rate if training else 0.0
     if states.device.type != "cpu":
         hidden = functional.dropout(functional.relu(functional.linear(states, inner)), rate)
         return functional.linear(hidden, outer)
-    return _applied(_FeedForward, states, inner, outer * _scale(rate) if rate else outer, rate)
+    return _apply(_FeedForward, states, inner, outer * _scale(rate) if rate else outer, rate)
 
 
-def _applied(function: type[Function], *arguments: object) -> Tensor:
+def _apply(function: type[Function], *arguments: object) -> Tensor:
     result: Tensor = function.apply(*arguments)  # type: ignore[no-untyped-call]
     return result
 
 
-def _precision(states: Tensor) -> torch.dtype:
-    """What autocast makes of it."""
+def _compute_dtype(states: Tensor) -> torch.dtype:
+    """Return autocast's data type, or that of `states` if autocast is off."""
     device = states.device.type
-    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return torch.get_autocast_dtype(device) if on else states.dtype
+    enabled = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if enabled else states.dtype
 
 
-def _image(rows: Tensor) -> Tensor:
-    """Rows float32 [..., C] as one line of pixels, [1, C, 1, rows], channels last: no copy of a contiguous tensor."""
+def _as_image(rows: Tensor) -> Tensor:
+    """Return rows float32 [..., C] as an image [1, C, 1, rows], channels last; a contiguous tensor is not copied."""
     return rows.reshape(1, 1, -1, rows.shape[-1]).permute(0, 3, 1, 2)
 
 
 def _by_convolution(rows: Tensor) -> bool:
-    return rows.numel() > FEW and rows.dtype == torch.float32 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return rows.numel() > MAX_DIRECT_SIZE and rows.dtype == torch.float32 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
 def _product(rows: Tensor, weight: Tensor) -> Tensor:
     if not _by_convolution(rows):
         return functional.linear(rows, weight)
-    pixels = functional.conv2d(_image(rows), weight[:, :, None, None], dilation=BY_ONEDNN)
+    pixels = functional.conv2d(_as_image(rows), weight[:, :, None, None], dilation=ONEDNN_DILATION)
     return pixels.permute(0, 2, 3, 1).reshape(*rows.shape[:-1], -1)
 
 
-def _outer(grad: Tensor, rows: Tensor) -> Tensor:
-    """The gradient of the weight: `grad.T @ rows`."""
+def _weight_gradient(grad: Tensor, rows: Tensor) -> Tensor:
+    """Return the gradient of the weight, `grad.T @ rows`."""
     if not _by_convolution(rows):
         return grad.flatten(0, -2).t() @ rows.flatten(0, -2)
-    if grad.shape[-1] > rows.shape[-1]:  # the wider one is read as the input, at twice the rate
-        return _outer(rows, grad).t()
+    if grad.shape[-1] > rows.shape[-1]:  # twice as fast with the wider one as the convolution's input
+        return _weight_gradient(rows, grad).t()
     shape = (grad.shape[-1], rows.shape[-1])
-    result: Tensor = conv2d_weight(_image(rows), (*shape, 1, 1), _image(grad), dilation=BY_ONEDNN)  # type: ignore[no-untyped-call]
+    result: Tensor = conv2d_weight(_as_image(rows), (*shape, 1, 1), _as_image(grad), dilation=ONEDNN_DILATION)  # type: ignore[no-untyped-call]
     return result.view(shape)
 
 
 class _Linear(Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor) -> Tensor:
-        dtype = _precision(states)
+        dtype = _compute_dtype(states)
         states, weight = states.to(dtype), weight.to(dtype)
         ctx.save_for_backward(states, weight)
         return _product(states, weight)
@@ -88,19 +88,19 @@ class _Linear(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         states, weight = ctx.saved_tensors
         for_states, for_weight = ctx.needs_input_grad
-        return _product(grad, weight.t()) if for_states else None, _outer(grad, states) if for_weight else None
+        return _product(grad, weight.t()) if for_states else None, _weight_gradient(grad, states) if for_weight else None
 
 
 class _FeedForward(Function):
-    """ReLU and dropout (without its scale) need no masks: what is above 0 in the hidden states is what both let through."""
+    """ReLU and dropout (without its scale) store no masks: both passed an element through where the hidden state is above 0."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, inner: Tensor, outer: Tensor, rate: float) -> Tensor:
-        dtype = _precision(states)
+        dtype = _compute_dtype(states)
         states, inner, outer = states.to(dtype), inner.to(dtype), outer.to(dtype)
         hidden = _product(states, inner).clamp_min_(0)
         if rate:
-            _mask_(hidden, _kept(hidden, rate))
+            _apply_mask_(hidden, _keep_mask(hidden, rate))
         ctx.save_for_backward(states, inner, outer, hidden)
         return _product(hidden, outer)
 
@@ -108,140 +108,148 @@ class _FeedForward(Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         states, inner, outer, hidden = ctx.saved_tensors
-        below = torch.ops.aten.threshold_backward(_product(grad, outer.t()), hidden, 0)
-        return _product(below, inner.t()), _outer(below, states), _outer(grad, hidden), None
+        hidden_grad = torch.ops.aten.threshold_backward(_product(grad, outer.t()), hidden, 0)
+        return (
+            _product(hidden_grad, inner.t()),
+            _weight_gradient(hidden_grad, states),
+            _weight_gradient(grad, hidden),
+            None,
+        )
 
 
-def _dropped(rate: float) -> int:
-    """How many of 256 elements dropout drops."""
+def _dropped_of_256(rate: float) -> int:
+    """Return how many of 256 elements dropout zeroes on average."""
     return min(255, round(256 * rate))
 
 
 def _scale(rate: float) -> float:
-    return 256 / (256 - _dropped(rate))
+    return 256 / (256 - _dropped_of_256(rate))
 
 
-def _kept(states: Tensor, rate: float) -> Tensor:
-    """int16 like `states`: all bits set with probability 1 - rate, to a 256th, else none; a byte of a 64-bit draw for each.
+def _keep_mask(states: Tensor, rate: float) -> Tensor:
+    """Return an int16 mask shaped like `states`: all bits set with probability 1 - rate, rounded to 1/256, else none.
 
-    Integers, because to mask with them is many times faster than with bool.
+    Each element takes one byte of a 64-bit draw. Masking with integers is many times faster than with bool.
     """
     bits = torch.empty((states.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None).view(torch.int8)
-    below = bits[: states.numel()].to(torch.int16).sub_(128 - _dropped(rate))  # below 0 where kept, and of 9 bits
+    below = bits[: states.numel()].to(torch.int16).sub_(128 - _dropped_of_256(rate))  # negative where kept; fits 9 bits
     return below.bitwise_right_shift_(8).view(states.shape)
 
 
-def _mask_(states: Tensor, kept: Tensor) -> Tensor:
-    """`states` where `kept`, else 0, in place."""
-    kind = INTEGERS[states.element_size()]
-    states.view(kind).bitwise_and_(kept.to(kind))
+def _apply_mask_(states: Tensor, mask: Tensor) -> Tensor:
+    """Set `states` to 0 in place where the mask of `_keep_mask` is 0."""
+    integer = INTEGER_TYPES[states.element_size()]
+    states.view(integer).bitwise_and_(mask.to(integer))
     return states
 
 
-class _AddDropped(Function):
+class _AddDropout(Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, branch: Tensor, rate: float) -> Tensor:
-        kept = _kept(branch, rate)
-        ctx.save_for_backward(kept)
+        mask = _keep_mask(branch, rate)
+        ctx.save_for_backward(mask)
         ctx.rate, ctx.dtype = rate, branch.dtype
-        return torch.add(states, _mask_(branch.clone(), kept), alpha=_scale(rate))
+        return torch.add(states, _apply_mask_(branch.clone(), mask), alpha=_scale(rate))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        (kept,) = ctx.saved_tensors
-        return grad, _mask_((grad * _scale(ctx.rate)).to(ctx.dtype), kept), None
+        (mask,) = ctx.saved_tensors
+        return grad, _apply_mask_((grad * _scale(ctx.rate)).to(ctx.dtype), mask), None
 
 
-def add_dropped(states: Tensor, branch: Tensor, rate: float, training: bool) -> Tensor:
-    """`states + dropout(branch)`."""
+def add_dropout(states: Tensor, branch: Tensor, rate: float, training: bool) -> Tensor:
+    """Return `states + dropout(branch)`."""
     if not training or rate == 0:
         return states + branch
     if states.device.type != "cpu":
         return states + functional.dropout(branch, rate)
-    return _applied(_AddDropped, states, branch, rate)
+    return _apply(_AddDropout, states, branch, rate)
 
 
 class _Dropout(Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, rate: float) -> Tensor:
-        kept = _kept(states, rate)
-        ctx.save_for_backward(kept)
+        mask = _keep_mask(states, rate)
+        ctx.save_for_backward(mask)
         ctx.rate = rate
-        return _mask_(states * _scale(rate), kept)
+        return _apply_mask_(states * _scale(rate), mask)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (kept,) = ctx.saved_tensors
-        return _mask_(grad * _scale(ctx.rate), kept), None
+        (mask,) = ctx.saved_tensors
+        return _apply_mask_(grad * _scale(ctx.rate), mask), None
 
 
 def dropout(states: Tensor, rate: float, training: bool) -> Tensor:
-    """Dropout."""
+    """Return `states` after dropout with probability `rate`."""
     if not training or rate == 0:
         return states
     if states.device.type != "cpu":
         return functional.dropout(states, rate)
-    return _applied(_Dropout, states, rate)
+    return _apply(_Dropout, states, rate)
 
 
 class _RMSNorm(Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor, eps: float) -> Tensor:
         square = torch.linalg.vector_norm(states, dim=-1, keepdim=True).square_()
-        inverse = square.div_(states.shape[-1]).add_(eps).rsqrt_()
-        ctx.save_for_backward(states, weight, inverse)
-        result = torch.empty_like(states, dtype=_precision(states))
-        return torch.mul(states * inverse, weight, out=result)
+        inverse_rms = square.div_(states.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(states, weight, inverse_rms)
+        result = torch.empty_like(states, dtype=_compute_dtype(states))
+        return torch.mul(states * inverse_rms, weight, out=result)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        states, weight, inverse = ctx.saved_tensors
-        both = (grad * states).flatten(0, -2)
-        flat = inverse.flatten()
-        along = ((both @ weight) * flat.square() / -states.shape[-1]).view(inverse.shape)
-        towards_states = torch.addcmul(grad * weight, states, along).mul_(inverse)
-        return towards_states, flat @ both, None
+        states, weight, inverse_rms = ctx.saved_tensors
+        grad_states = (grad * states).flatten(0, -2)
+        flat = inverse_rms.flatten()
+        along_states = ((grad_states @ weight) * flat.square() / -states.shape[-1]).view(inverse_rms.shape)
+        states_grad = torch.addcmul(grad * weight, states, along_states).mul_(inverse_rms)
+        return states_grad, flat @ grad_states, None
 
 
 def rms_norm(states: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """`states / rms(states) * weight` over the last dimension (Zhang and Sennrich 2019, 1910.07467), in autocast's precision."""
+    """Return `states / rms(states) * weight` over the last dimension, in autocast's precision.
+
+    Source: Zhang and Sennrich 2019, arXiv 1910.07467.
+    """
     if states.device.type != "cpu":
-        return functional.rms_norm(states, weight.shape, weight, eps).to(_precision(states))
-    return _applied(_RMSNorm, states, weight, eps)
+        return functional.rms_norm(states, weight.shape, weight, eps).to(_compute_dtype(states))
+    return _apply(_RMSNorm, states, weight, eps)
 
 
-def attention(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, hidden: Tensor | None = None) -> Tensor:
-    """softmax(Q K' + bias + hidden) V: queries [B, H, Q, d], keys and values [B, H, S, d] -> [B, H, Q, d].
+def attention(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, mask: Tensor | None = None) -> Tensor:
+    """Return softmax(Q K' + bias + mask) V: queries [B, H, Q, d], keys and values [B, H, S, d] -> [B, H, Q, d].
 
-    `bias` [1, H, Q or 1, S] is the same for all rows and may be learned; `hidden`, broadcast to [B, H, Q, S], is a mask. The products
-    are not scaled (T5).
+    `bias` [1, H, Q or 1, S] is shared by the batch and may be learned; `mask`, broadcast to [B, H, Q, S], is additive and gets no
+    gradient. As in T5, the products are not scaled.
     """
     if query.device.type != "cpu":
-        mask = bias if hidden is None else hidden if bias is None else bias + hidden
-        mask = None if mask is None else mask.to(query.dtype)
-        return functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=1.0)
-    return _applied(_Attention, query, keys, values, bias, hidden)
+        added = bias if mask is None else mask if bias is None else bias + mask
+        added = None if added is None else added.to(query.dtype)
+        return functional.scaled_dot_product_attention(query, keys, values, attn_mask=added, scale=1.0)
+    return _apply(_Attention, query, keys, values, bias, mask)
 
 
-def self_attention(packed: Tensor, bias: Tensor, hidden: Tensor | None = None) -> Tensor:
-    """`attention` of queries, keys and values side by side, [B, S, 3, H, d], with themselves -> [B, H, S, d]."""
-    apart = packed.permute(2, 0, 3, 1, 4)
-    query, keys, values = (apart.contiguous() if packed.device.type == "cpu" else apart).unbind(0)  # one copy instead of three
-    return attention(query, keys, values, bias, hidden)
+def self_attention(packed: Tensor, bias: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return `attention` of packed queries, keys and values [B, S, 3, H, d] over themselves: [B, H, S, d]."""
+    unpacked = packed.permute(2, 0, 3, 1, 4)
+    query, keys, values = (unpacked.contiguous() if packed.device.type == "cpu" else unpacked).unbind(0)  # one copy instead of three
+    return attention(query, keys, values, bias, mask)
 
 
 class _Attention(Function):
-    """In the open: on a CPU the fused kernel is slower at these sizes, and gives a learned bias no gradient."""
+    """Attention without the fused kernel, which on a CPU is slower at these sizes and gives a learned bias no gradient."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, hidden: Tensor | None) -> Tensor:
+    def forward(ctx: Any, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, mask: Tensor | None) -> Tensor:
         query, keys, values = query.contiguous(), keys.contiguous(), values.contiguous()
         scores = query @ keys.mT
-        for added in (bias, hidden):
-            if added is not None:  # in float32, whose softmax is no slower than bfloat16's
+        for added in (bias, mask):
+            if added is not None:  # in float32: its softmax is as fast as that of bfloat16
                 scores = scores.add_(added) if scores.dtype == added.dtype else scores + added
         weights = torch.softmax(scores, -1).to(query.dtype)
         ctx.save_for_backward(query, keys, values, weights)
@@ -253,8 +261,8 @@ class _Attention(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None, None]:
         query, keys, values, weights = ctx.saved_tensors
         grad = grad.contiguous()
-        scores = torch._softmax_backward_data(grad @ values.mT, weights, -1, weights.dtype)
-        towards_bias = None
+        scores_grad = torch._softmax_backward_data(grad @ values.mT, weights, -1, weights.dtype)
+        bias_grad = None
         if ctx.bias is not None and ctx.needs_input_grad[3]:
-            towards_bias = scores.sum(0, keepdim=True, dtype=ctx.bias.dtype).sum_to_size(ctx.bias.shape)
-        return scores @ keys, scores.mT @ query, weights.mT @ grad, towards_bias, None
+            bias_grad = scores_grad.sum(0, keepdim=True, dtype=ctx.bias.dtype).sum_to_size(ctx.bias.shape)
+        return scores_grad @ keys, scores_grad.mT @ query, weights.mT @ grad, bias_grad, None

@@ -1,9 +1,9 @@
-"""What a policy would write if nothing held it to real items: Semantic IDs sampled code by code, without the trie.
+"""Statistics of unconstrained sampling: Semantic IDs sampled from a policy code by code, without the trie.
 
-In: a policy that writes codes, and histories. Out: the share of samples that are items, the entropy of what it writes, and how far
-that is from a reference. Entropy and Kullback-Leibler divergence are over all code sequences, real or not, as sums over levels: after
-a sampled prefix the next level's term is exact, so that only prefixes are sampled (Rao-Blackwellised, as Amini et al. 2025, arXiv
-2504.10637, do for the divergence). The first level's terms have no sampling error at all.
+They give the share of samples that are real items, the entropy of the policy, and its KL divergence from a reference. Entropy and
+divergence are over all code sequences, real or not, as sums over levels: given a sampled prefix, the term of the next level is
+computed exactly, so that only prefixes are sampled (Rao-Blackwellization, as in Amini et al. 2025, arXiv 2504.10637, for the
+divergence). The terms of the first level have no sampling error.
 """
 
 from __future__ import annotations
@@ -20,95 +20,103 @@ from genrec.model.beam_search import Decoding
 from genrec.semantic_ids import SemanticIds
 from genrec.types import Policy
 
-ROWS = 2**13  # sampled prefixes that are decoded at once
-CELLS = 2**23  # probabilities of codes that are held at once: 64 MB
+MAX_PREFIXES = 2**13  # sampled prefixes that are decoded at once
+MAX_CELLS = 2**23  # probabilities of codes that are held at once: 64 MB
 
 
 @runtime_checkable
-class Writer(Protocol):
-    """A policy that writes Semantic IDs, a code at a time."""
+class DecodingPolicy(Protocol):
+    """A policy that generates Semantic IDs code by code."""
 
     semantic_ids: SemanticIds
 
     def decoding(self, history: Tensor) -> Decoding:
-        """Read the histories, int64 [B, T], and stand ready to write."""
+        """Encode histories int64 [B, T] and return a decoding of them."""
         ...
 
 
-class Written(NamedTuple):
-    """Samples of some histories."""
+class Samples(NamedTuple):
+    """Semantic IDs sampled for B histories, S each, and the statistics of each history."""
 
     codes: Tensor  # int64 [B, S, L]
-    entropy: Tensor  # float64 [B]  nats a Semantic ID, the mean over samples
-    kl: Tensor  # float64 [B]  the same; 0 without a reference
+    entropy: Tensor  # float64 [B]  nats per Semantic ID, mean over samples
+    kl: Tensor  # float64 [B]  nats per Semantic ID, mean over samples; 0 without a reference
 
 
 @torch.no_grad()
-def probe(policy: Policy, reference: Policy | None, history: Tensor, samples: int, generator: Generator) -> dict[str, float]:
-    """Histories int64 [B, T], `samples` Semantic IDs of each -> means over both; `generator` is on the CPU, whatever the device.
+def unconstrained_statistics(
+    policy: Policy, reference: Policy | None, history: Tensor, num_samples: int, generator: Generator
+) -> dict[str, float]:
+    """Sample `num_samples` Semantic IDs for each history int64 [B, T] and return statistics, averaged over histories and samples.
 
-    `valid_share`: the share of samples that are a real item's Semantic ID. `entropy`: of the policy's code sequences, nats.
-    `kl`: KL(policy || reference), nats; left out without a reference. Policies are asked without dropout. Nothing is returned for a
-    policy that is no `Writer` (SASRec, whose codes are all items).
+    - `valid_share`: share of samples that are the Semantic ID of a real item
+    - `entropy`: entropy of the policy over code sequences, nats
+    - `kl`: KL(policy || reference), nats; left out without a reference
+
+    `generator` is on the CPU, whatever the policy's device. Dropout is off. The result is empty for a policy that is not a
+    `DecodingPolicy`, such as SASRec, of which every code is an item.
     """
-    if not isinstance(policy, Writer):
+    if not isinstance(policy, DecodingPolicy):
         return {}
-    if samples < 1 or len(history) == 0:
-        raise UsageError(f"a probe needs at least 1 history and 1 sample of each, got {len(history)} and {samples}")
-    other = None if reference is None else _same_codes(policy, reference)
-    # Drawn at once, so that the size of a piece changes nothing.
-    uniform = torch.rand(len(history), samples, policy.semantic_ids.levels, generator=generator, dtype=torch.float64)
-    rows = max(1, min(ROWS, CELLS // max(policy.semantic_ids.level_sizes)) // samples)
-    pieces = zip(torch.split(history, rows), torch.split(uniform, rows), strict=True)
-    with _without_dropout(policy), _without_dropout(other):
-        written = [_write(policy, other, *piece) for piece in pieces]
-    codes, entropy, kl = (torch.cat(parts) for parts in zip(*written, strict=True))
-    found = {"valid_share": float((policy.semantic_ids.lookup(codes.cpu()) > 0).double().mean()), "entropy": float(entropy.mean())}
-    return found if other is None else found | {"kl": float(kl.mean())}
+    if num_samples < 1 or len(history) == 0:
+        raise UsageError(f"sampling needs at least 1 history and 1 sample per history, got {len(history)} and {num_samples}")
+    checked = None if reference is None else _check_reference(policy, reference)
+    # Drawn all at once, so that the result does not depend on the chunk size.
+    uniform = torch.rand(len(history), num_samples, policy.semantic_ids.levels, generator=generator, dtype=torch.float64)
+    rows = max(1, min(MAX_PREFIXES, MAX_CELLS // max(policy.semantic_ids.level_sizes)) // num_samples)
+    chunks = zip(torch.split(history, rows), torch.split(uniform, rows), strict=True)
+    with _evaluation_mode(policy), _evaluation_mode(checked):
+        samples = [_sample(policy, checked, *chunk) for chunk in chunks]
+    codes, entropy, kl = (torch.cat(parts) for parts in zip(*samples, strict=True))
+    statistics = {
+        "valid_share": float((policy.semantic_ids.lookup(codes.cpu()) > 0).double().mean()),
+        "entropy": float(entropy.mean()),
+    }
+    return statistics if checked is None else statistics | {"kl": float(kl.mean())}
 
 
-def _same_codes(policy: Writer, reference: Policy) -> Writer:
-    """The reference, if it writes the same codes as the policy."""
+def _check_reference(policy: DecodingPolicy, reference: Policy) -> DecodingPolicy:
+    """Return the reference; raise UsageError unless it generates the same codes as the policy."""
     sizes = policy.semantic_ids.level_sizes
-    if not isinstance(reference, Writer) or reference.semantic_ids.level_sizes != sizes:
-        theirs = reference.semantic_ids.level_sizes if isinstance(reference, Writer) else "none"
-        raise UsageError(f"the reference must write the policy's codes, levels of {sizes}, got {theirs}; give the policy's own copy")
+    if not isinstance(reference, DecodingPolicy) or reference.semantic_ids.level_sizes != sizes:
+        got = reference.semantic_ids.level_sizes if isinstance(reference, DecodingPolicy) else "none"
+        raise UsageError(f"the reference must generate the policy's codes, levels of {sizes}, got {got}; give a copy of the policy")
     return reference
 
 
-def _write(policy: Writer, reference: Writer | None, history: Tensor, uniform: Tensor) -> Written:
-    """Histories int64 [B, T] and uniform numbers float64 [B, S, L] on the CPU -> the samples that they choose."""
+def _sample(policy: DecodingPolicy, reference: DecodingPolicy | None, history: Tensor, uniform: Tensor) -> Samples:
+    """Return the samples that uniform numbers float64 [B, S, L], on the CPU, select for histories int64 [B, T]."""
     uniform = uniform.to(history.device)
-    users, samples, levels = uniform.shape
-    writers = [each.decoding(history) for each in (policy, reference) if each is not None]
-    begun = [writer.start() for writer in writers]
-    log_probs, states = [log_prob.unsqueeze(1) for log_prob, _ in begun], [state for _, state in begun]
-    beam = torch.zeros(users, samples, dtype=torch.int64, device=history.device)  # all samples go on from the one empty beam
+    users, num_samples, levels = uniform.shape
+    decodings = [each.decoding(history) for each in (policy, reference) if each is not None]
+    started = [decoding.start() for decoding in decodings]
+    log_probs, states = [log_prob.unsqueeze(1) for log_prob, _ in started], [state for _, state in started]
+    beam = torch.zeros(users, num_samples, dtype=torch.int64, device=history.device)  # all samples continue the one empty beam
     entropy = torch.zeros(users, dtype=torch.float64, device=history.device)
     codes, kl = [], torch.zeros_like(entropy)
     for level in range(levels):
-        ours, theirs = log_probs[0].double(), log_probs[-1].double()
-        share = ours.exp()
-        entropy += torch.special.entr(share).sum(-1).mean(1)
-        kl += torch.where(share > 0, share * (ours - theirs), 0.0).sum(-1).mean(1)
-        codes.append(_chosen(share, uniform[..., level]))
+        log_p, log_q = log_probs[0].double(), log_probs[-1].double()  # the policy's and the reference's
+        p = log_p.exp()
+        entropy += torch.special.entr(p).sum(-1).mean(1)
+        kl += torch.where(p > 0, p * (log_p - log_q), 0.0).sum(-1).mean(1)
+        codes.append(_sample_codes(p, uniform[..., level]))
         if level < levels - 1:
-            went = [writer.advance(level, state, beam, codes[-1]) for writer, state in zip(writers, states, strict=True)]
-            log_probs, states = [log_prob for log_prob, _ in went], [state for _, state in went]
-            beam = torch.arange(samples, device=history.device).expand(users, -1)
-    return Written(torch.stack(codes, -1), entropy, kl)
+            advanced = [decoding.advance(level, state, beam, codes[-1]) for decoding, state in zip(decodings, states, strict=True)]
+            log_probs, states = [log_prob for log_prob, _ in advanced], [state for _, state in advanced]
+            beam = torch.arange(num_samples, device=history.device).expand(users, -1)
+    return Samples(torch.stack(codes, -1), entropy, kl)
 
 
-def _chosen(share: Tensor, uniform: Tensor) -> Tensor:
-    """Probabilities float64 [B, S or 1, C] and uniform numbers float64 [B, S] -> codes int64 [B, S], by the inverse distribution."""
-    below = share.cumsum(-1)
-    wanted = uniform.reshape(*share.shape[:2], -1) * below[..., -1:]
-    return torch.searchsorted(below, wanted, right=True).flatten(1).clamp(max=share.shape[-1] - 1)
+def _sample_codes(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """Sample codes int64 [B, S] by inversion, from probabilities float64 [B, S or 1, C] and uniform numbers float64 [B, S]."""
+    cumulative = probabilities.cumsum(-1)
+    target = uniform.reshape(*probabilities.shape[:2], -1) * cumulative[..., -1:]
+    return torch.searchsorted(cumulative, target, right=True).flatten(1).clamp(max=probabilities.shape[-1] - 1)
 
 
 @contextmanager
-def _without_dropout(policy: Writer | None) -> Iterator[None]:
-    """Evaluation mode for a while."""
+def _evaluation_mode(policy: DecodingPolicy | None) -> Iterator[None]:
+    """Put a policy into evaluation mode, and restore its mode afterwards."""
     module = nn.Module() if policy is None else cast(nn.Module, policy)
     training = module.training
     module.eval()

@@ -1,1 +1,1 @@
-"""Stage 5: preference losses, the negatives they are given, and rewards."""
+"""Preference alignment: losses, negative samplers, candidate filters, rewards and item vectors."""

@@ -1,7 +1,7 @@
-"""Stage 5, the contract of a draw: cheap enough for every training step, so that a plug-in's mistake stops the run (FAULTS C3).
+"""Runtime check of drawn negatives against the rules of `genrec.types.DrawNegatives`.
 
-In: a batch and the negatives drawn for it, int64 [B, count]. Out: nothing, or an `InputError` that names the user, the rule and what
-to do.
+The check is cheap enough to run in every training step, so a bug in a plug-in stops the run instead of training on wrong pairs.
+`check_draw` is public: use it in tests of your own sampler.
 """
 
 from __future__ import annotations
@@ -18,71 +18,79 @@ from genrec.types import SamplerContext, SequenceBatch
 
 
 class DrawContract:
-    """The rules of `genrec.types.DrawNegatives` for one training set, whose items are sorted once, here.
+    """The rules of `genrec.types.DrawNegatives` for one training set. Its interactions are sorted once, on construction.
 
-    Items are compared by their ids, and with the target by Semantic ID; `Exclusions`, which finds what may be drawn, is stricter where
-    items share Semantic IDs. `offers_history`: items of the row's history are allowed, as from a draw that says so, unless the user
-    takes them oftener than it shows.
+    Items are compared by id, and with the target by Semantic ID. `Exclusions`, which samplers use, is stricter where items share a
+    Semantic ID. With `offers_history`, items of the history are allowed unless the user takes them more often than the history
+    shows.
     """
 
     def __init__(self, context: SamplerContext, offers_history: bool = False) -> None:
-        self.items = context.item_count
+        self.item_count = context.item_count
         self.offers_history = offers_history
-        self.forbidden = Exclusions(context)
+        self.exclusions = Exclusions(context)
 
-    def check(self, batch: SequenceBatch, negatives: Tensor, count: int) -> None:
-        """Refuse negatives that break a rule; the first user and the first rule are named."""
-        _check_form(batch, negatives, count)
-        rows, drawn = on_cpu(batch), negatives.cpu()
-        for rule, broken in self._rules(rows, drawn):
+    def check(self, batch: SequenceBatch, negatives: Tensor, num_negatives: int) -> None:
+        """Raise InputError if negatives int64 [B, num_negatives] break a rule. The error names the first user and the first rule."""
+        _check_form(batch, negatives, num_negatives)
+        cpu_batch, drawn = on_cpu(batch), negatives.cpu()
+        for rule, broken in self._rules(cpu_batch, drawn):
             if bool(broken.any()):
                 row, place = broken.nonzero()[0].tolist()
                 raise InputError(
-                    f"user {int(rows.user[row])}, target {int(rows.target[row])}: negative {int(drawn[row, place])} "
-                    f"(place {place + 1} of {count}) {rule}"
+                    f"user {int(cpu_batch.user[row])}, target {int(cpu_batch.target[row])}: negative {int(drawn[row, place])} "
+                    f"(place {place + 1} of {num_negatives}) {rule}"
                 )
 
-    def _rules(self, rows: SequenceBatch, drawn: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """What is wrong, and where: bool [B, count]. A rule may rely on those before it."""
-        remedy = "genrec.preference.exclusions.Exclusions(context)(batch, candidates) finds all items that must not be drawn"
-        yield f"is not in the catalog; draw items 1..{self.items}, and 0 where none is left", (drawn < 0) | (drawn > self.items)
-        yield "stands after an empty place; zeros belong at the end of the row", (drawn > 0) & ((drawn == 0).cumsum(1) > 0)
-        yield "is drawn twice; the negatives of a row are distinct, and 0 where none is left", repeated(drawn) & (drawn > 0)
-        yield f"is the target itself; {remedy}", (drawn == rows.target.unsqueeze(1)) & (drawn > 0)
+    def _rules(self, batch: SequenceBatch, drawn: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Yield each rule with the places that break it, bool [B, num_negatives]. A rule may rely on the rules before it."""
+        remedy = "to find all excluded items, call genrec.preference.exclusions.Exclusions(context)(batch, candidates)"
         yield (
-            f"has the target's Semantic ID, so that the pair teaches nothing; {remedy}",
-            self.forbidden.shares_semantic_id(rows, drawn),
+            f"is not in the catalog; draw items 1..{self.item_count}, and pad a short row with 0",
+            (drawn < 0) | (drawn > self.item_count),
+        )
+        yield "comes after a 0; put the zeros at the end of the row", (drawn > 0) & ((drawn == 0).cumsum(1) > 0)
+        yield "is repeated; draw distinct items, and pad a short row with 0", repeated(drawn) & (drawn > 0)
+        yield f"is the target itself; {remedy}", (drawn == batch.target.unsqueeze(1)) & (drawn > 0)
+        yield (
+            f"has the target's Semantic ID, so the policy cannot tell the two apart; {remedy}",
+            self.exclusions.shares_semantic_id(batch, drawn),
         )
         if self.offers_history:
-            remedy = "Exclusions(context).elsewhere(batch, candidates) finds what a draw that offers the history must leave out"
-            taken = self.forbidden.elsewhere(rows, drawn) & (drawn > 0)
+            remedy = "to find these items, call Exclusions(context).outside_history(batch, candidates)"
+            outside = self.exclusions.outside_history(batch, drawn) & (drawn > 0)
             yield (
-                f"has the Semantic ID of a training item of the user that the history does not show, or not as often; {remedy}",
-                taken,
+                f"has the Semantic ID of a training item that the user takes outside the history; {remedy}",
+                outside,
             )
             return
-        past = self.forbidden.in_history(rows, drawn)
-        yield f"is in the history, which only a draw with offers_history = True may offer; {remedy}", past
-        yield f"is a training item of the user, taken before the target or later; {remedy}", self.forbidden.in_training(rows, drawn)
+        in_history = self.exclusions.in_history(batch, drawn)
+        yield f"is in the history, which is allowed only for a draw with offers_history = True; {remedy}", in_history
+        yield f"is a training item of the user, before or after the target; {remedy}", self.exclusions.in_training(batch, drawn)
 
 
-def check_draw(batch: SequenceBatch, negatives: Tensor, count: int, context: SamplerContext, offers_history: bool = False) -> None:
-    """Check one draw; for many draws on one training set keep a `DrawContract`, which sorts its items only once."""
-    DrawContract(context, offers_history).check(batch, negatives, count)
+def check_draw(
+    batch: SequenceBatch, negatives: Tensor, num_negatives: int, context: SamplerContext, offers_history: bool = False
+) -> None:
+    """Check a single draw, for example in a test. For many draws from one training set, reuse a `DrawContract`."""
+    DrawContract(context, offers_history).check(batch, negatives, num_negatives)
 
 
-def _check_form(batch: SequenceBatch, negatives: Tensor, count: int) -> None:
-    """Refuse what is no int64 [B, count] tensor on the batch's device."""
+def _check_form(batch: SequenceBatch, negatives: Tensor, num_negatives: int) -> None:
+    """Raise InputError unless `negatives` is an int64 [B, num_negatives] tensor on the batch's device."""
+    expected = (len(batch.target), num_negatives)
     if not isinstance(negatives, Tensor):
-        raise InputError(f"negatives must be a tensor int64 [{len(batch.target)}, {count}], got {type(negatives).__name__}")
-    expected, got = (len(batch.target), count), tuple(negatives.shape)
+        raise InputError(f"negatives must be a tensor int64 {list(expected)}, got {type(negatives).__name__}")
+    got = tuple(negatives.shape)
     if got != expected:
         users = f"users {int(batch.user[0])}..{int(batch.user[-1])}" if len(batch.user) else "no users"
         raise InputError(
-            f"negatives of {users} must have shape {list(expected)}, got {list(got)}: a row for each example and a place for each "
-            "negative asked for, with 0 in the places that cannot be filled"
+            f"negatives of {users} must have shape {list(expected)}, got {list(got)}: return one row per example and one column per "
+            "negative, with 0 where no candidate remains"
         )
     if negatives.dtype != torch.int64:
         raise InputError(f"negatives must be int64, got {negatives.dtype}: return item ids, not scores or masks")
     if negatives.device != batch.target.device:
-        raise InputError(f"negatives must be on the batch's device {batch.target.device}, got {negatives.device}: use .to()")
+        raise InputError(
+            f"negatives must be on the batch's device {batch.target.device}, got {negatives.device}: use .to(batch.target.device)"
+        )

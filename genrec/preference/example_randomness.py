@@ -1,8 +1,8 @@
-"""Stage 5, random numbers of examples: a function of what the generator gave and of the example, not of the batch that it is in.
+"""Per-example random numbers that do not depend on the batch an example is in.
 
-In: a batch and a `torch.Generator`, of which one number is taken. Out: uniform numbers for each row. An example is known by its user,
-its history and its target; two that agree in all of them get the same numbers. The numbers come from counters by SplitMix64
-(Steele et al. 2014, "Fast splittable pseudorandom number generators"), in NumPy, since torch has no unsigned shifts.
+The numbers are a function of one draw from a `torch.Generator` and of the example (user, history, target). Equal examples get equal
+numbers. They are computed by counter with SplitMix64 (Steele et al. 2014, "Fast splittable pseudorandom number generators"), in
+NumPy because torch has no unsigned shifts.
 """
 
 from __future__ import annotations
@@ -14,23 +14,27 @@ from torch import Generator, Tensor
 
 from genrec.types import SequenceBatch
 
-GAMMA = np.uint64(0x9E3779B97F4A7C15)  # of SplitMix64
+GAMMA = np.uint64(0x9E3779B97F4A7C15)  # increment of SplitMix64
 
 
 class ExampleRandomness:
-    """ExampleRandomness of uniform numbers, one an example and label."""
+    """Uniform random numbers for each example of a batch. Takes one number from the generator."""
 
     def __init__(self, batch: SequenceBatch, generator: Generator) -> None:
         salt = int(torch.randint(2**62, (), generator=generator))
         history, age = _unsigned(batch.history), np.arange(batch.history.shape[1], dtype=np.uint64)[::-1]
-        read = np.where(history > 0, _mixed(_mixed(history) + age), np.uint64(0)).sum(1, dtype=np.uint64)  # whatever the padding
-        self.keys: ndarray = _mixed(_mixed(_mixed(read + np.uint64(salt)) + _unsigned(batch.user)) + _unsigned(batch.target))
+        # Padding adds 0, so the width of the history does not matter.
+        history_hash = np.where(history > 0, _mix(_mix(history) + age), np.uint64(0)).sum(1, dtype=np.uint64)
+        self.keys: ndarray = _mix(_mix(_mix(history_hash + np.uint64(salt)) + _unsigned(batch.user)) + _unsigned(batch.target))
 
-    def uniform(self, count: int, label: int = 0, rows: Tensor | None = None) -> Tensor:
-        """`count` numbers of each example's stream `label`, float64 [B, count] in [0, 1); `rows` int64 [R]: of these alone."""
+    def uniform(self, count: int, stream: int = 0, rows: Tensor | None = None) -> Tensor:
+        """Return the first `count` numbers of a stream for each example: float64 [B, count] in [0, 1).
+
+        Different values of `stream` give independent numbers. `rows`, int64 [R], selects examples; the result is then [R, count].
+        """
         keys = self.keys if rows is None else self.keys[rows.numpy()]
-        begin = _mixed(keys + np.uint64(label))[:, None]
-        bits = _mixed(begin + GAMMA * np.arange(1, count + 1, dtype=np.uint64))
+        begin = _mix(keys + np.uint64(stream))[:, None]
+        bits = _mix(begin + GAMMA * np.arange(1, count + 1, dtype=np.uint64))
         return torch.from_numpy((bits >> np.uint64(11)).astype(np.float64) * 2.0**-53)
 
 
@@ -38,8 +42,8 @@ def _unsigned(values: Tensor) -> ndarray:
     return values.cpu().numpy().astype(np.uint64)
 
 
-def _mixed(bits: ndarray) -> ndarray:
-    """SplitMix64's finaliser; products wrap."""
+def _mix(bits: ndarray) -> ndarray:
+    """Apply the finalizer of SplitMix64. Products wrap around."""
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     result: ndarray = bits ^ (bits >> np.uint64(31))

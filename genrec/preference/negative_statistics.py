@@ -1,6 +1,6 @@
-"""Stage 5, what was drawn: statistics of the negatives of a training, for `negatives.json` beside the aligned policy.
+"""Statistics of drawn negatives: hardness, popularity and variety.
 
-In: batches and their negatives, int64 [B, K]. Out: how hard, how popular and how varied the negatives were, as plain numbers.
+They are logged in every step and saved as `negatives.json` beside the aligned policy.
 """
 
 from __future__ import annotations
@@ -16,23 +16,26 @@ from genrec.types import SamplerContext, SequenceBatch
 Summary = dict[str, float | int | list[float] | None]
 
 
-class Drawn:
-    """Accumulates what was drawn. All of its state is `totals`, tensors by name, so that a checkpoint can hold it."""
+class NegativeStatistics:
+    """Running statistics of drawn negatives. The whole state is `totals`, tensors by name, so a checkpoint can hold it."""
 
     def __init__(self, context: SamplerContext) -> None:
         self.context = context
         self.percentiles = percentiles(context.popularity)  # float64 [N + 1]
         self.totals = {
-            "rows": torch.zeros((), dtype=torch.int64),  # examples seen
-            "places": torch.zeros((), dtype=torch.int64),  # negatives asked for
-            "empty_rows": torch.zeros((), dtype=torch.int64),  # examples that got none
-            "draws": torch.zeros(context.item_count + 1, dtype=torch.int64),  # how often each item was drawn; 0 is a shortfall
+            "rows": torch.zeros((), dtype=torch.int64),  # examples
+            "places": torch.zeros((), dtype=torch.int64),  # negatives requested
+            "empty_rows": torch.zeros((), dtype=torch.int64),  # examples without a negative
+            "draws": torch.zeros(context.item_count + 1, dtype=torch.int64),  # draws of each item; index 0 counts the shortfall
             "cosine": torch.zeros((), dtype=torch.float64),  # sum over the negatives
             "depths": torch.zeros(context.semantic_ids.levels + 1, dtype=torch.int64),  # negatives by shared codes, 0..L
         }
 
     def update(self, batch: SequenceBatch, negatives: Tensor) -> dict[str, Tensor]:
-        """Add the negatives of a batch. Out: what it says for curves, float32 [] each; means over its negatives, 0 without any."""
+        """Add the negatives of a batch, int64 [B, K], and return its values for the training curves.
+
+        Each value is float32 [], a mean over the batch's negatives, or 0 if there are none.
+        """
         target, drawn = on_cpu(batch).target, negatives.cpu()
         row, place = (drawn > 0).nonzero(as_tuple=True)
         items, positives = drawn[row, place], target[row]
@@ -44,16 +47,16 @@ class Drawn:
         self.totals["draws"] += torch.bincount(drawn.flatten(), minlength=len(self.totals["draws"]))
         self.totals["cosine"] += similarity.double().sum()
         self.totals["depths"] += torch.bincount(depth, minlength=len(self.totals["depths"]))
-        some = max(1, len(items))
+        count = max(1, len(items))
         return {
-            "drawn_depth": depth.float().sum() / some,  # codes shared with the positive
-            "drawn_popularity": self.percentiles[items].float().sum() / some,  # percentile, 0..1
-            "drawn_cosine": similarity.float().sum() / some,  # to the positive
-            "drawn_shortfall": (drawn == 0).float().sum() / max(1, drawn.numel()),  # share
+            "drawn_depth": depth.float().sum() / count,  # codes shared with the positive
+            "drawn_popularity": self.percentiles[items].float().sum() / count,  # percentile, 0..1
+            "drawn_cosine": similarity.float().sum() / count,  # cosine to the positive, -1..1
+            "drawn_shortfall": (drawn == 0).float().sum() / max(1, drawn.numel()),  # share of requested negatives, 0..1
         }
 
     def summary(self) -> Summary:
-        """Shares and means over the negatives drawn so far, None where there are none; JSON-serializable."""
+        """Return shares and means over all negatives so far, None where there are none. The result is JSON-serializable."""
         draws, rows, places = self.totals["draws"][1:], int(self.totals["rows"]), int(self.totals["places"])
         negatives = int(draws.sum())
         popularity = self.context.popularity[1:].cpu().double()
@@ -61,22 +64,15 @@ class Drawn:
             "examples": rows,
             "examples_without_negatives": int(self.totals["empty_rows"]),  # they add 0 to the preference loss
             "negatives": negatives,
-            "shortfall_share": _ratio(places - negatives, places),  # of the negatives asked for, those that could not be drawn
+            "shortfall_share": _ratio(places - negatives, places),  # requested negatives that could not be drawn, 0..1
             "distinct_items": int((draws > 0).sum()),
-            "catalog_share": _ratio(int((draws > 0).sum()), self.context.item_count),  # of the catalog, what was drawn at all
-            "draws_per_item": _ratio(negatives, int((draws > 0).sum())),  # overlap: how often a drawn item was drawn
+            "catalog_share": _ratio(int((draws > 0).sum()), self.context.item_count),  # items drawn at least once, 0..1
+            "draws_per_item": _ratio(negatives, int((draws > 0).sum())),  # mean over the items drawn at least once
             "cosine_to_positive": _ratio(float(self.totals["cosine"]), negatives),
             "popularity": _ratio(float(draws.double() @ popularity), negatives),  # mean training events
             "popularity_percentile": _ratio(float(draws.double() @ self.percentiles[1:]), negatives),  # mean, 0..1
             "prefix_depth_shares": [float(count) / negatives for count in self.totals["depths"]] if negatives else None,  # 0..L codes
         }
-
-
-def describe(batch: SequenceBatch, negatives: Tensor, context: SamplerContext) -> Summary:
-    """The statistics of one batch's negatives, int64 [B, K]."""
-    drawn = Drawn(context)
-    drawn.update(batch, negatives)
-    return drawn.summary()
 
 
 def _ratio(part: float, whole: int) -> float | None:

@@ -1,4 +1,4 @@
-"""Stage 5, how popular items are among each other."""
+"""Popularity percentiles of items."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def percentiles(popularity: Tensor) -> Tensor:
-    """Training events int64 [N + 1] -> the share of the catalog that is less popular, ties counting half: float64 [N + 1].
+    """Return the share of the catalog that is less popular than each item, ties counting half: float64 [N + 1] in [0, 1].
 
-    The mean over the catalog is 0.5; row 0, which is no item, holds 0.
+    `popularity` is int64 [N + 1], training events of each item. The mean over the catalog is 0.5; row 0 is padding and holds 0.
     """
     events = popularity[1:].cpu()
     ordered = events.sort().values

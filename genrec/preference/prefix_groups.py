@@ -1,4 +1,4 @@
-"""Stage 5, items by the first codes of their Semantic IDs: the nodes of one depth of the trie, as runs of its leaves."""
+"""Groups of items that share the first codes of their Semantic IDs: the nodes of the trie at one depth."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from genrec.semantic_ids import SemanticIds
 
 
 def first_leaves(semantic_ids: SemanticIds, depth: int) -> Tensor:
-    """The first leaf below each node of a depth, and where the last one's end: int64 [nodes + 1]."""
+    """Return the first leaf below each node at a depth, followed by the number of leaves: int64 [nodes + 1]."""
     leaves = torch.arange(len(semantic_ids.tables[depth].start))
     for table in semantic_ids.tables[depth:]:
         leaves = table.start[leaves].long()
@@ -20,14 +20,14 @@ def first_leaves(semantic_ids: SemanticIds, depth: int) -> Tensor:
 
 
 def nodes(semantic_ids: SemanticIds, depth: int) -> Tensor:
-    """Each item's node of a depth: int64 [N + 1], equal where items share the first `depth` codes; -1 for item 0."""
+    """Return the node of each item at a depth: int64 [N + 1], equal for items that share the first `depth` codes; -1 for item 0."""
     leaf = semantic_ids.leaf(torch.arange(1, semantic_ids.items + 1))
     node = torch.searchsorted(first_leaves(semantic_ids, depth), leaf, right=True) - 1
     return torch.cat([torch.tensor([-1]), node])
 
 
 def check_depth(sampler: object, depth: int, experiment: Any) -> None:
-    """Raise UsageError if the experiment's Semantic IDs are known to have no more than `depth` levels."""
+    """Raise UsageError if the experiment's Semantic IDs are known to have at most `depth` levels."""
     levels = getattr(getattr(experiment.tokenize, "quantizer", None), "num_levels", None)
     if levels is None:
         return

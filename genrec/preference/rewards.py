@@ -1,7 +1,7 @@
-"""Stage 5, rewards: how good an item is for a user, by measures that need no training. Losses ask for them (RosePO, RecPO).
+"""Rewards: ratings of items for a user by measures that need no training.
 
-In: a `SamplerContext` once, then a batch and items int64 [B, M]. Out: float32 [B, M] on the batch's device, detached, -inf for item 0.
-Tables are read where the context has them.
+The losses `RosePO` and `RecPO` and the sampler `BestOf` take a reward. A reward maps a batch and items int64 [B, M] to float32
+[B, M] on the items' device, detached, with -inf for item 0.
 """
 
 from __future__ import annotations
@@ -18,106 +18,106 @@ from genrec.preference.range_checks import check_range
 from genrec.types import SamplerContext, SequenceBatch
 
 if TYPE_CHECKING:
-    from genrec.types.preference import Rates
+    from genrec.types.preference import RateItems
 
 DAY = 86_400.0  # seconds
 
 
 @dataclass(frozen=True)
 class LogProbability:
-    """`log p(item | history)` under the context's frozen policy: below 0."""
+    """`log p(item | history)` under the frozen policy of the context; below 0."""
 
     reads_policy: ClassVar[bool] = True
 
-    def rate(self, context: SamplerContext) -> Rates:
-        """What rates items."""
+    def rate(self, context: SamplerContext) -> RateItems:
+        """Build the function that rates items."""
         policy = context.policy
         if policy is None:
-            raise InputError("LogProbability rates by the policy, and the context has none: it is there in alignment, after SFT")
+            raise InputError("LogProbability needs a policy, got a context without one: use it in alignment, which has the SFT policy")
 
         @torch.no_grad()
-        def rates(batch: SequenceBatch, items: Tensor) -> Tensor:
+        def rate_items(batch: SequenceBatch, items: Tensor) -> Tensor:
             device = next(policy.parameters()).device if isinstance(policy, nn.Module) else items.device
-            return _real(policy.log_prob(batch.history.to(device), items.to(device)), items)
+            return _mask_padding(policy.log_prob(batch.history.to(device), items.to(device)), items)
 
-        return rates
+        return rate_items
 
 
 @dataclass(frozen=True)
 class Similarity:
-    """The cosine of an item's vector with the mean of the history's vectors, in [-1, 1]; 0 where either is zeros."""
+    """Cosine similarity of an item's vector and the mean of the history's vectors, in [-1, 1]; 0 where either is zeros."""
 
-    def rate(self, context: SamplerContext) -> Rates:
-        """What rates items."""
+    def rate(self, context: SamplerContext) -> RateItems:
+        """Build the function that rates items."""
         vectors = context.vectors
 
-        def rates(batch: SequenceBatch, items: Tensor) -> Tensor:
+        def rate_items(batch: SequenceBatch, items: Tensor) -> Tensor:
             history = batch.history.to(vectors.device)
-            taken = (vectors[history] * (history > 0).unsqueeze(2)).sum(1)  # the sum has the mean's direction
+            total = (vectors[history] * (history > 0).unsqueeze(2)).sum(1)  # the sum has the direction of the mean
             candidates = normalize(vectors[items.to(vectors.device)], dim=2)
-            return _real(torch.einsum("bd,bmd->bm", normalize(taken, dim=1), candidates), items)
+            return _mask_padding(torch.einsum("bd,bmd->bm", normalize(total, dim=1), candidates), items)
 
-        return rates
+        return rate_items
 
 
 @dataclass(frozen=True)
 class RatingRecency:
-    """The user's own rating, the less the longer the wait: `phi = rating / (1 + days)^decay`, for `RecPO` (2506.02261).
+    """The user's rating of an item, discounted by the delay: `phi = rating / (1 + days)^decay`, for `RecPO` (arXiv 2506.02261).
 
-    `days` lie between the user's last event of the history and the event of the item, the later event where an item was taken twice.
-    An item without a rating of the user's in training has `default`. The paper asks that phi grow with the rating and fall with the
-    delay; this form of it, which stays above 0, is ours.
+    `days` is the time between the last event of the history and the user's last event of the item. An item that the user did not
+    rate in training has phi = `default`. The paper requires phi to grow with the rating and to fall with the delay; this form, which
+    stays above 0, is ours.
     """
 
-    default: float = 1.0  # phi of an item that the user never rated, on the scale of the ratings, above 0
-    decay: float = 0.5  # power of the delay, 0 or more; 0 leaves the rating alone
+    default: float = 1.0  # phi of an item that the user did not rate, on the scale of the ratings, above 0
+    decay: float = 0.5  # exponent of the delay, 0 or more; 0 ignores the delay
 
     def __post_init__(self) -> None:
         check_range(self, "default", 0, above=True)
         check_range(self, "decay", 0)
 
-    def rate(self, context: SamplerContext) -> Rates:
-        """What rates items."""
-        events = _Events(context)
+    def rate(self, context: SamplerContext) -> RateItems:
+        """Build the function that rates items."""
+        events = _LastEvents(context)
 
-        def rates(batch: SequenceBatch, items: Tensor) -> Tensor:
+        def rate_items(batch: SequenceBatch, items: Tensor) -> Tensor:
             user = batch.user.cpu().unsqueeze(1)
             seconds, rating, known = events.find(user, items.cpu())
-            began, _, some = events.find(user, batch.history[:, -1:].cpu())
-            days = torch.where(some, (seconds - began).abs() / DAY, 0.0)
+            last_seconds, _, last_known = events.find(user, batch.history[:, -1:].cpu())
+            days = torch.where(last_known, (seconds - last_seconds).abs() / DAY, 0.0)
             phi = torch.where(known & rating.isfinite(), rating * (1 + days) ** -self.decay, self.default)
-            return _real(phi.float(), items)
+            return _mask_padding(phi.float(), items)
 
-        return rates
+        return rate_items
 
 
 @dataclass(frozen=True)
 class Popular:
     """`(1 + training events)^alpha`, the same for every user: above 0, and 1 for an item without events."""
 
-    alpha: float = 1.0  # finite; above 0 the popular are better, below 0 the rare
+    alpha: float = 1.0  # finite; above 0 popular items are better, below 0 rare items
 
     def __post_init__(self) -> None:
         check_range(self, "alpha")
 
-    def rate(self, context: SamplerContext) -> Rates:
-        """What rates items."""
+    def rate(self, context: SamplerContext) -> RateItems:
+        """Build the function that rates items."""
         table = ((1.0 + context.popularity.double()) ** self.alpha).float()
 
-        def rates(batch: SequenceBatch, items: Tensor) -> Tensor:
-            return _real(table[items.to(table.device)], items)
+        def rate_items(batch: SequenceBatch, items: Tensor) -> Tensor:
+            return _mask_padding(table[items.to(table.device)], items)
 
-        return rates
+        return rate_items
 
 
-class _Events:
-    """The last training event of every user and item, found by bisection."""
+class _LastEvents:
+    """The last training event of every (user, item) pair, found by bisection."""
 
     def __init__(self, context: SamplerContext) -> None:
         table = context.interactions
         if "rating" not in table:
             raise InputError(
-                f"RatingRecency needs ratings, and the training interactions have only {', '.join(map(str, table.columns))}: take a "
+                f"RatingRecency needs ratings, got training interactions with the columns {', '.join(map(str, table.columns))}: use a "
                 "source with ratings, or another reward such as Popular()"
             )
         table = table.sort_values(["user", "item", "time"], kind="stable").drop_duplicates(["user", "item"], keep="last")
@@ -128,12 +128,15 @@ class _Events:
         self.rating = torch.from_numpy(table["rating"].to_numpy("float64", copy=True))
 
     def find(self, user: Tensor, items: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Users int64 [B, 1], items int64 [B, M] -> seconds and rating float64 [B, M], and whether there is an event, bool [B, M]."""
+        """Return time in seconds and rating, float64 [B, M], and whether there is an event, bool [B, M].
+
+        `user` is int64 [B, 1] and `items` int64 [B, M].
+        """
         wanted = user * self.width + items
         place = torch.searchsorted(self.keys, wanted).clamp(max=len(self.keys) - 1)
         return self.time[place], self.rating[place], (self.keys[place] == wanted) & (items > 0)
 
 
-def _real(rewards: Tensor, items: Tensor) -> Tensor:
-    """-inf for item 0, on the items' device."""
+def _mask_padding(rewards: Tensor, items: Tensor) -> Tensor:
+    """Return the rewards on the items' device, with -inf for item 0."""
     return rewards.to(items.device).masked_fill(items == 0, -torch.inf)

@@ -1,6 +1,6 @@
-"""Stage 5, by what items are near each other: content, any item encoder's vectors, or what the policy itself has learned.
+"""Item vectors for nearest-neighbor negatives: of the experiment, of another encoder, or learned by the policy.
 
-In: a `SamplerContext`. Out: item vectors float32 [N + 1, D], row 0 zeros, so that an item id is its row.
+Every class returns float32 [N + 1, D]; row 0 is zeros, so a vector is found by its item id.
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ from genrec.types import ItemEncoder, SamplerContext, VectorPolicy
 
 @dataclass(frozen=True)
 class Content:
-    """The experiment's own item vectors: those that its Semantic IDs were made of."""
+    """The item vectors of the experiment, from which its Semantic IDs are made."""
 
     def vectors(self, context: SamplerContext) -> Tensor:
-        """As they are."""
+        """Return `context.vectors`, float32 [N + 1, D]."""
         return context.vectors
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Vectors of an item encoder of the sampler's own, e.g. `genrec.embeddings.Collaborative(width=64)`, fitted on training alone."""
+    """The vectors of another item encoder, fitted on the training interactions, e.g. `genrec.embeddings.Collaborative(dim=64)`."""
 
-    encoder: ItemEncoder  # asked once, when the sampler is built
+    encoder: ItemEncoder  # runs once, when the sampler is built
 
     def vectors(self, context: SamplerContext) -> Tensor:
-        """The encoder's vectors of the catalog."""
+        """Return the encoder's vectors of the catalog, float32 [N + 1, D]."""
         name = type(self.encoder).__name__
         if context.items is None:
             raise UsageError(f"Encoded({name}) needs the catalog, got a context without one: pass SamplerContext.items")
-        found = torch.from_numpy(self.encoder.encode(context.items, context.interactions)).float()
-        if found.ndim != 2 or len(found) != context.item_count:
-            raise InputError(f"{name} must give float32 [{context.item_count}, D], a row for each item, got {list(found.shape)}")
-        return torch.cat([found.new_zeros(1, found.shape[1]), found])
+        encoded = torch.from_numpy(self.encoder.encode(context.items, context.interactions)).float()
+        if encoded.ndim != 2 or len(encoded) != context.item_count:
+            raise InputError(f"{name} must return float32 [{context.item_count}, D], one row per item, got {list(encoded.shape)}")
+        return torch.cat([encoded.new_zeros(1, encoded.shape[1]), encoded])
 
 
 @dataclass(frozen=True)
 class LearnedVectors:
-    """The vectors that `context.policy` has learned for items, as they are when the sampler is built."""
+    """The item vectors that `context.policy` has learned by the time the sampler is built."""
 
     def vectors(self, context: SamplerContext) -> Tensor:
-        """`item_vectors()` of the policy."""
+        """Return `context.policy.item_vectors()`, float32 [N + 1, D]."""
         if not isinstance(context.policy, VectorPolicy):
             got = "a context without a policy" if context.policy is None else type(context.policy).__name__
             raise UsageError(
-                f"LearnedVectors needs a policy with vectors of items (genrec.types.VectorPolicy, which has item_vectors), got {got}; "
+                f"LearnedVectors needs a policy with item vectors (genrec.types.VectorPolicy, method item_vectors), got {got}; "
                 "use Content() or Encoded(...)"
             )
         return context.policy.item_vectors()

@@ -1,9 +1,10 @@
-"""For authors of plug-ins: small worlds, and checks of what they write (from samplers to policies) that say what is wrong.
+"""Contract checks and small synthetic data sets for authors of plug-ins.
 
     from genrec.testing import check_sampler
     check_sampler(MySampler())
 
-In: a specification. Out: nothing, or a `ContractError`. `genrec check` runs the same checks.
+Each check takes an instance of a plug-in and raises `ContractError`, with the broken rule and a remedy, or returns None. `genrec
+check` runs the same checks.
 """
 
 from genrec.data.worlds import Cyclic, Shop

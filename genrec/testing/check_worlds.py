@@ -1,4 +1,4 @@
-"""A small synthetic training set for negative samplers, its batches, and a policy. Out: `SamplerContext`, `SequenceBatch`."""
+"""A small synthetic training set for the checks of samplers, filters and rewards, with its batches and an untrained policy."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from genrec.types import Ranking, SamplerContext, SequenceBatch
 
 
 def sampler_context(seed: int = 0, items: int = 60, users: int = 40) -> SamplerContext:
-    """A small synthetic training set: skewed popularity, vectors that follow the codes, and items that share a Semantic ID.
+    """Return a small synthetic training set with skewed popularity, vectors that follow the codes, and shared Semantic IDs.
 
-    `items` is at least 20. Every user takes between 3 and 12 items, each once, and rates them 1 to 5. The policy is a `WorldPolicy`.
+    `items` is at least 20. Each user takes 3 to 12 distinct items and rates them 1 to 5. The policy is a `WorldPolicy`.
     """
     if items < 20:
-        raise UsageError(f"a world for samplers needs at least 20 items, got {items}")
-    source = np.random.default_rng(seed)
-    codes = source.integers(0, 4, (items, 3))
-    codes[items - items // 5 :] = codes[: items // 5]  # the last fifth shares the Semantic IDs of the first
-    vectors = sum(source.normal(size=(4, 16))[codes[:, level]] / 2**level for level in range(3))
-    vectors = np.concatenate([np.zeros((1, 16)), vectors + 0.05 * source.normal(size=(items, 16))])
-    weights = 1 / (source.permutation(items) + 1.0)
-    taken = [source.choice(items, source.integers(3, 13), replace=False, p=weights / weights.sum()) + 1 for _ in range(users)]
+        raise UsageError(f"sampler_context needs at least 20 items, got {items}")
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, 4, (items, 3))
+    codes[items - items // 5 :] = codes[: items // 5]  # the last fifth shares its Semantic IDs with the first fifth
+    vectors = sum(rng.normal(size=(4, 16))[codes[:, level]] / 2**level for level in range(3))
+    vectors = np.concatenate([np.zeros((1, 16)), vectors + 0.05 * rng.normal(size=(items, 16))])
+    weights = 1 / (rng.permutation(items) + 1.0)
+    taken = [rng.choice(items, rng.integers(3, 13), replace=False, p=weights / weights.sum()) + 1 for _ in range(users)]
     interactions = DataFrame(
         {
             "user": np.repeat(np.arange(users), [len(row) for row in taken]),
@@ -38,7 +38,7 @@ def sampler_context(seed: int = 0, items: int = 60, users: int = 40) -> SamplerC
             "time": np.concatenate([np.arange(len(row)) for row in taken]),
         }
     )
-    interactions["rating"] = source.integers(1, 6, len(interactions)).astype(float)
+    interactions["rating"] = rng.integers(1, 6, len(interactions)).astype(float)
     popularity = torch.bincount(torch.from_numpy(interactions["item"].to_numpy(copy=True)), minlength=items + 1)
     vectors_ = torch.from_numpy(vectors).float()
     semantic_ids = SemanticIds(torch.from_numpy(codes), (4, 4, 4))
@@ -48,7 +48,7 @@ def sampler_context(seed: int = 0, items: int = 60, users: int = 40) -> SamplerC
 
 
 class WorldPolicy(nn.Module):
-    """A policy without training: a code is the likelier, the nearer its items are to the history's, whatever the codes before it."""
+    """An untrained policy. A code is more likely the nearer its items are to the history's items; earlier codes have no influence."""
 
     def __init__(self, semantic_ids: SemanticIds, vectors: Tensor) -> None:
         super().__init__()
@@ -58,10 +58,10 @@ class WorldPolicy(nn.Module):
         for level, size in enumerate(semantic_ids.level_sizes):
             member = one_hot(semantic_ids.codes[:, level], size).float()
             tables.append(nn.Parameter(member.T @ vectors[1:] / member.sum(0).clamp(min=1).unsqueeze(1)))
-        self.codes = nn.ParameterList(tables)  # float32 [size, D] each  the mean vector of a code's items
+        self.codes = nn.ParameterList(tables)  # float32 [size, D] each  mean vector of a code's items
 
     def level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
-        """History int64 [B, T], candidates int64 [B, M] -> float32 [B, M, L]; -inf for 0."""
+        """Return the log-probability of each code of candidates int64 [B, M], float32 [B, M, L]; -inf for candidate 0."""
         read = (history > 0).unsqueeze(-1)
         state = (self.vectors[history] * read).sum(1) / read.sum(1).clamp(min=1)
         codes = self.semantic_ids.codes.to(items.device)[(items - 1).clamp(min=0)]
@@ -69,36 +69,39 @@ class WorldPolicy(nn.Module):
         return torch.stack(levels, -1).masked_fill((items == 0).unsqueeze(-1), -torch.inf)
 
     def log_prob(self, history: Tensor, items: Tensor) -> Tensor:
-        """The sum over levels, float32 [B, M]."""
+        """Return the log-probability of candidates int64 [B, M], the sum over levels: float32 [B, M]."""
         return self.level_log_prob(history, items).sum(-1)
 
     def recommend(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
-        """The `n` best of all items."""
+        """Return the `n` best items that are not in `exclude`, int64 [B, E]."""
         everything = torch.arange(1, self.semantic_ids.items + 1, device=history.device).expand(len(history), -1)
         none = torch.zeros_like(everything, dtype=torch.bool)
         return self._best(history, everything, none if exclude is None else contains(exclude, everything), n)
 
     def recommend_below(self, history: Tensor, items: Tensor, depth: int, n: int) -> Ranking:
-        """The `n` best that share the first `depth` codes with items int64 [B]."""
+        """Return the `n` best items that share the first `depth` codes with `items`, int64 [B]."""
         everything = torch.arange(1, self.semantic_ids.items + 1, device=history.device).expand(len(history), -1)
         return self._best(history, everything, self.semantic_ids.prefix_depth(everything, items.unsqueeze(1)) < depth, n)
 
     def item_vectors(self) -> Tensor:
-        """float32 [N + 1, D], row 0 zeros."""
+        """Return item vectors, float32 [N + 1, D]; row 0 is zeros."""
         return self.vectors.detach()
 
-    def _best(self, history: Tensor, items: Tensor, left_out: Tensor, n: int) -> Ranking:
-        score = self.log_prob(history, items).masked_fill(left_out, -torch.inf)
+    def _best(self, history: Tensor, items: Tensor, excluded: Tensor, n: int) -> Ranking:
+        score = self.log_prob(history, items).masked_fill(excluded, -torch.inf)
         return ranking(keys(score, items), n, torch.zeros(len(history), dtype=torch.bool, device=history.device))
 
 
 def batches_of(context: SamplerContext, size: int = 32, length: int = 20) -> Iterator[SequenceBatch]:
-    """All training examples of a context, one per prefix of length 1 or more, in a fixed shuffled order: `size` a batch."""
+    """Yield all training examples of a context, one per non-empty prefix of a user's items, in a fixed random order, `size` per batch.
+
+    `length` is the largest history length.
+    """
     table = context.interactions.sort_values(["user", "time"], kind="stable")
     user, item = (torch.from_numpy(table[name].to_numpy("int64", copy=True)) for name in ("user", "item"))
     users, counts = torch.unique_consecutive(user, return_counts=True)
-    begin, some = counts.cumsum(0) - counts, counts > 1
-    examples = Examples(item, users[some], begin[some], begin[some] + 1, (counts[some] - 1).cumsum(0), length)
+    begin, kept = counts.cumsum(0) - counts, counts > 1
+    examples = Examples(item, users[kept], begin[kept], begin[kept] + 1, (counts[kept] - 1).cumsum(0), length)
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(0))
     for begin in range(0, len(order), size):
         yield examples.batch(order[begin : begin + size])

@@ -1,4 +1,4 @@
-"""`genrec check`: which contract a component is held against. In: a component. Out: nothing, or an error that says what is wrong."""
+"""The checks behind `genrec check`: find the protocol that a component implements and run the checks of that protocol."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from genrec.types import CandidateFilter, ItemEncoder, NegativeSampler, PolicySp
 
 
 def check_component(component: object, raw: Path) -> None:
-    """Refuse a component that breaks the contract of what it is; `raw`: where sources find fetched files."""
+    """Run the checks of the protocol that `component` implements. Raises ContractError if one fails.
+
+    `raw` is the folder of downloaded files, which sources read. Raises UsageError if the component implements no known protocol.
+    """
     if isinstance(component, PolicySpecification) and builds_policy(component):
         check_policy(component)
     elif isinstance(component, NegativeSampler):
@@ -37,13 +40,13 @@ def check_component(component: object, raw: Path) -> None:
         check_encoder(component)
     else:
         raise UsageError(
-            f"{component!r} is no NegativeSampler and no PolicySpecification (no build), no PreferenceLoss (it can't be called), no "
-            "Reward (no rate), no CandidateFilter (no refuse), no Source (no load), no Quantizer (no fit, level_sizes and restore) "
-            "and no ItemEncoder (no encode)"
+            f"{component!r} implements none of the protocols that genrec can check. Add the methods of one: NegativeSampler or "
+            "PolicySpecification (build), PreferenceLoss (__call__), Reward (rate), CandidateFilter (refuse), Source (load), "
+            "Quantizer (fit, level_sizes, restore) or ItemEncoder (encode); see genrec.types"
         )
 
 
 def builds_policy(component: PolicySpecification | NegativeSampler) -> bool:
-    """Policies and samplers both have `build`: a policy's takes `semantic_ids`, by that name or by its annotation."""
-    taken = list(signature(component.build).parameters.values())[:1]
-    return any(one.name == "semantic_ids" or "SemanticIds" in str(one.annotation) for one in taken)
+    """Return whether `build` makes a policy and not a sampler: its first parameter is `semantic_ids`, by name or annotation."""
+    first = list(signature(component.build).parameters.values())[:1]
+    return any(parameter.name == "semantic_ids" or "SemanticIds" in str(parameter.annotation) for parameter in first)

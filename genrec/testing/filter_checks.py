@@ -1,4 +1,4 @@
-"""The checks of filters of candidates. In: a filter's specification, and the context to ask in. Out: nothing, or a `ContractError`."""
+"""Contract checks for candidate filters."""
 
 from __future__ import annotations
 
@@ -15,61 +15,71 @@ from genrec.testing.specification_checks import ContractError, check_specificati
 from genrec.types import CandidateFilter, SamplerContext, SequenceBatch
 
 if TYPE_CHECKING:
-    from genrec.types.preference import Refuses
+    from genrec.types.preference import RejectCandidates
 
-EXAMPLES = 64  # looked at, at most
+MAX_EXAMPLES = 64  # training examples to check
 
 
 def check_filter(candidate_filter: CandidateFilter, context: SamplerContext | None = None) -> None:
-    """Refuse a filter that breaks `genrec.types.CandidateFilter`, on a synthetic world or on your own `context`.
+    """Raise ContractError if a filter breaks `genrec.types.CandidateFilter`.
 
-    Checked: a frozen dataclass; bool [B, M] for any M, item 0 among the candidates; the same answer twice; that neither other rows nor
-    other candidates change it; that not everything is refused; batch, candidates, context and global random state left alone. What
-    the filter raises is told with the call that raised it.
+    The filter runs on a small synthetic training set, or on your own `context`. Checked:
+
+    - it is a frozen dataclass, and `refuse(context)` returns a callable;
+    - the result is bool [B, M] for every M, with item 0 among the candidates;
+    - it is the same on a second call, and does not depend on the other rows or the other candidates;
+    - not every item is rejected;
+    - the batch, the candidates, the context and global random state stay unchanged.
     """
     check_specification(candidate_filter, CandidateFilter, "refuse(context)")
     name = type(candidate_filter).__name__
     context = context if context is not None else sampler_context()
-    batch = next(batches_of(context, EXAMPLES), None)
+    batch = next(batches_of(context, MAX_EXAMPLES), None)
     if batch is None:
-        raise InputError("the context is too small to check a filter: no user has two items")
+        raise InputError("the context is too small to check a filter: no user has 2 training items")
     everything = torch.arange(context.item_count + 1).repeat(len(batch.target), 1)
-    with check_unchanged(name, context, {}, "a filter draws nothing"):
-        refuses = call_plugin(name, "refuse(context)", lambda: candidate_filter.refuse(context))
-        if not callable(refuses):
-            raise ContractError(f"{name}: refuse must return what refuses, called with (batch, candidates); got {refuses!r}")
-        whole = _ask(name, refuses, batch, everything)
-    if bool(whole[:, 1:].all()):
-        raise ContractError(f"{name}: every one of {context.item_count} items is refused for all of {len(whole)} examples")
-    with check_unchanged(name, context, {}, "a filter draws nothing"):
-        _check_company(name, refuses, batch, everything, whole)
+    with check_unchanged(name, context, {}, "a filter must be deterministic"):
+        rejects = call_plugin(name, "refuse(context)", lambda: candidate_filter.refuse(context))
+        if not callable(rejects):
+            raise ContractError(f"{name}: refuse(context) must return a callable with arguments (batch, candidates), got {rejects!r}")
+        expected = _call(name, rejects, batch, everything)
+    if bool(expected[:, 1:].all()):
+        raise ContractError(
+            f"{name}: all {context.item_count} items are rejected for all of {len(expected)} examples; return True only for "
+            "candidates to exclude"
+        )
+    with check_unchanged(name, context, {}, "a filter must be deterministic"):
+        _check_independence(name, rejects, batch, everything, expected)
 
 
-def _check_company(name: str, refuses: Refuses, batch: SequenceBatch, items: Tensor, whole: Tensor) -> None:
-    """Asked again, in other company: the same answers."""
-    if not torch.equal(_ask(name, refuses, batch, items), whole):
-        raise ContractError(f"{name}: the same candidates are refused one time and not another; keep no state, and draw nothing")
-    turned = _ask(name, refuses, batch, items.flip(1)).flip(1)
-    if not torch.equal(turned, whole) or not torch.equal(_ask(name, refuses, batch, items[:, 1:4]), whole[:, 1:4]):
-        raise ContractError(f"{name}: whether a candidate is refused depends on the other candidates; look at each by itself")
+def _check_independence(name: str, rejects: RejectCandidates, batch: SequenceBatch, items: Tensor, expected: Tensor) -> None:
+    """Check that a second call, other candidates and other rows do not change the result."""
+    if not torch.equal(_call(name, rejects, batch, items), expected):
+        raise ContractError(f"{name}: a second call with the same candidates gives another result; keep no state, and draw nothing")
+    reversed_ = _call(name, rejects, batch, items.flip(1)).flip(1)
+    if not torch.equal(reversed_, expected) or not torch.equal(_call(name, rejects, batch, items[:, 1:4]), expected[:, 1:4]):
+        raise ContractError(f"{name}: the result for a candidate depends on the other candidates; judge each candidate on its own")
     for row in range(min(4, len(items))):
         one = torch.tensor([row])
-        if not torch.equal(_ask(name, refuses, rows_of(batch, one), items[one]), whole[one]):
-            raise ContractError(f"{name}: what is refused for user {int(batch.user[row])} depends on the other rows of the batch")
-    _ask(name, refuses, batch, items[:, :0])
+        if not torch.equal(_call(name, rejects, rows_of(batch, one), items[one]), expected[one]):
+            raise ContractError(
+                f"{name}: the result for user {int(batch.user[row])} depends on the other rows of the batch; judge each row on its own"
+            )
+    _call(name, rejects, batch, items[:, :0])
 
 
-def _ask(name: str, refuses: Refuses, batch: SequenceBatch, candidates: Tensor) -> Tensor:
-    """The answer, of the right form, and what was asked as it was."""
-    given = SequenceBatch(*(tensor.clone() for tensor in batch)), candidates.clone()
-    answer = call_plugin(name, f"asked of candidates {list(candidates.shape)}, it", lambda: refuses(*given))
-    if not isinstance(answer, Tensor) or answer.dtype != torch.bool or answer.shape != candidates.shape:
+def _call(name: str, rejects: RejectCandidates, batch: SequenceBatch, candidates: Tensor) -> Tensor:
+    """Call the filter and check the form of the result, and that the inputs stay unchanged."""
+    inputs = SequenceBatch(*(tensor.clone() for tensor in batch)), candidates.clone()
+    result = call_plugin(name, f"a call with candidates {list(candidates.shape)}", lambda: rejects(*inputs))
+    if not isinstance(result, Tensor) or result.dtype != torch.bool or result.shape != candidates.shape:
         got = (
-            f"{str(answer.dtype).removeprefix('torch.')} {list(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__
+            f"{str(result.dtype).removeprefix('torch.')} {list(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
         )
         raise ContractError(
-            f"{name}: candidates {list(candidates.shape)} must be answered by bool {list(candidates.shape)}, got {got}"
+            f"{name}: for candidates {list(candidates.shape)} the result must be bool {list(candidates.shape)}, true where a "
+            f"candidate is rejected; got {got}"
         )
-    if not torch.equal(given[1], candidates) or not all(map(torch.equal, given[0], batch)):
-        raise ContractError(f"{name}: the batch or the candidates were modified, which others read too; work on a copy")
-    return answer
+    if not torch.equal(inputs[1], candidates) or not all(map(torch.equal, inputs[0], batch)):
+        raise ContractError(f"{name}: the batch or the candidates were modified, but other components read them too; work on a copy")
+    return result

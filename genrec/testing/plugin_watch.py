@@ -1,4 +1,4 @@
-"""What a check watches while a plug-in works: what it raises, and what it must leave as it was. Out: nothing, or a `ContractError`."""
+"""Watch a plug-in while it runs: its exceptions, its use of global random state and its changes to shared data."""
 
 from __future__ import annotations
 
@@ -15,68 +15,71 @@ from genrec.errors import GenrecError
 from genrec.testing.specification_checks import ContractError, random_states
 from genrec.types import SamplerContext
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
-def call_plugin(name: str, what: str, call: Callable[[], Answer]) -> Answer:
-    """The call's answer; what a plug-in raises is told with its circumstances, and what it says in the package's words stays."""
+def call_plugin(name: str, action: str, call: Callable[[], Result]) -> Result:
+    """Return the result of `call`. Raise ContractError, naming the action, if it raises; a `GenrecError` passes unchanged."""
     try:
         return call()
     except GenrecError:
         raise
     except Exception as error:
-        raise ContractError(f"{name}: {what} raised {error!r}") from error
+        raise ContractError(f"{name}: {action} raised {error!r}") from error
 
 
 @contextmanager
-def check_unchanged(name: str, context: SamplerContext, given: Mapping[str, Tensor], remedy: str) -> Iterator[None]:
-    """Refuse a change of global random state (`remedy` says what to do instead), of the context's parts or of the `given` tensors."""
-    watched = {**_tensors(context), **given}
+def check_unchanged(name: str, context: SamplerContext, inputs: Mapping[str, Tensor], remedy: str) -> Iterator[None]:
+    """Raise ContractError if the body changes global random state, a part of the context or one of the input tensors.
+
+    `remedy` is the advice for a plug-in that uses global random state.
+    """
+    watched = {**_tensors(context), **inputs}
     before, tables, modes = {key: tensor.clone() for key, tensor in watched.items()}, _tables(context), _modes(context)
     copies = {key: table.copy() for key, table in tables.items()}
     with check_no_global_draws(name, remedy):
         yield
-    changed = [key for key, tensor in {**_tensors(context), **given}.items() if not same(tensor, before[key])]
+    changed = [key for key, tensor in {**_tensors(context), **inputs}.items() if not same(tensor, before[key])]
     changed += [key for key, table in tables.items() if not table.equals(copies[key])]
     if changed:
-        raise ContractError(f"{name}: {changed[0]} was modified, which others read too; work on a copy")
+        raise ContractError(f"{name}: {changed[0]} was modified, but other components read it too; work on a copy")
     if modes != _modes(context):
         raise ContractError(
-            f"{name}: context.policy was left in another mode (train or eval), which others read too; leave it as it comes, in eval"
+            f"{name}: context.policy was left in another mode (train or eval), but other components use it too; leave it in eval mode"
         )
 
 
 @contextmanager
 def check_no_global_draws(name: str, remedy: str) -> Iterator[None]:
-    """Refuse a change of global random state."""
+    """Raise ContractError if the body changes the state of a global random generator."""
     states = random_states()
     yield
-    for (library, state), now in zip(states.items(), random_states().values(), strict=True):
-        if state != now:
+    for (library, before), after in zip(states.items(), random_states().values(), strict=True):
+        if before != after:
             raise ContractError(f"{name}: {library} was drawn from or seeded; {remedy}")
 
 
 def same(first: Tensor, second: Tensor) -> bool:
-    """Equal, NaN in the same places included."""
+    """Return whether two tensors are equal, with NaN equal to NaN."""
     return first.shape == second.shape and bool(((first == second) | (first.isnan() & second.isnan())).all())
 
 
 def copied(context: SamplerContext) -> SamplerContext | None:
-    """The context with a copy of its policy, which may be changed; None where the policy has no weights."""
+    """Return the context with a copy of its policy, so that its weights can be changed; None if the policy is not a module."""
     policy = context.policy
     return context._replace(policy=copy.deepcopy(policy)) if isinstance(policy, nn.Module) else None
 
 
 @torch.no_grad()
 def change_weights(context: SamplerContext) -> None:
-    """Other weights for the policy, in place, as training refreshes it."""
+    """Change the weights of the policy in place, as a refresh during training does."""
     assert isinstance(context.policy, nn.Module)
     for number, parameter in enumerate(context.policy.parameters()):
         parameter += torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)).to(parameter)
 
 
 def _tensors(context: SamplerContext) -> dict[str, Tensor]:
-    """By name, as they are now."""
+    """Return the tensors of the context, and of its policy, by name."""
     tables = {"popularity": context.popularity, "vectors": context.vectors, "semantic_ids": context.semantic_ids.codes}
     tensors = {f"context.{key}": table for key, table in tables.items()}
     if isinstance(context.policy, nn.Module):

@@ -1,4 +1,4 @@
-"""The checks of policies. In: a policy's specification. Out: nothing, or a `ContractError`."""
+"""Checks of policies against the contract of `genrec.types.Policy`."""
 
 from __future__ import annotations
 
@@ -18,27 +18,33 @@ from genrec.testing.ranking_checks import check_rankings
 from genrec.testing.specification_checks import ContractError, check_specification
 from genrec.types import Policy, PolicySpecification, SequencePolicy
 
-ITEMS, SIZES = 40, (4, 3, 5)  # of the catalog that policies are checked on
-CLOSE = 1e-4  # what rounding may change of a log-probability
+NUM_ITEMS, LEVEL_SIZES = 40, (4, 3, 5)  # the catalog that policies are checked on
+TOLERANCE = 1e-4  # rounding error of a log-probability
 
 
 class Trial(NamedTuple):
-    """A policy in evaluation mode, and what it is asked."""
+    """A policy in evaluation mode, and the histories that it is checked with."""
 
     name: str
     policy: Policy
     semantic_ids: SemanticIds
-    history: Tensor  # int64 [B, T]  of all lengths from 1 to T
+    history: Tensor  # int64 [B, T]  of every length from 1 to T
 
 
 def check_policy(specification: PolicySpecification, semantic_ids: SemanticIds | None = None) -> None:
-    """Refuse a policy that breaks `genrec.types.Policy`, on small random Semantic IDs or on your own (distinct ones).
+    """Raise ContractError if a policy breaks `genrec.types.Policy`, on small random Semantic IDs or on yours, which must be distinct.
 
-    Checked: a frozen dataclass that can be described for a key; a module whose weights follow from torch's seed; float32 [B, M, L], at
-    most 0, -inf for no candidate, probabilities that add up to at most 1; nothing depends on padding, on the batch or on the other
-    candidates; no state, no random number in evaluation; lists of real, distinct, allowed items, sorted, with the scores of
-    `log_prob`; finite gradients; the weights stored and restored. Of a `SequencePolicy`, that one pass is every prefix apart. One
-    that refuses three levels is checked with items as codes of their own.
+    The checks are:
+
+    - The specification is a frozen dataclass with a stable description for artifact keys.
+    - `build` returns an nn.Module with weights that depend on torch's seed only, and a state_dict that restores them.
+    - Log-probabilities are float32 [B, M, L], at most 0, -inf for candidate 0, and the probabilities of all items add up to at most 1.
+    - Results do not depend on padding, on the batch or on other candidates; evaluation keeps no state and draws no random numbers.
+    - Lists contain real, distinct, allowed items in the order of their scores, which equal `log_prob`.
+    - Gradients are finite.
+    - `sequence_log_prob` of a `SequencePolicy` equals `level_log_prob` of every prefix.
+
+    A policy that refuses Semantic IDs of three levels is checked with one level, in which item i has code i - 1.
     """
     check_specification(specification, PolicySpecification, "build(semantic_ids)")
     name = type(specification).__name__
@@ -47,10 +53,10 @@ def check_policy(specification: PolicySpecification, semantic_ids: SemanticIds |
     _check_build(trial, specification)
     with torch.no_grad():
         levels = _check_log_probs(trial)
-        _check_company(trial, levels)
+        _check_independence(trial, levels)
         check_rankings(name, trial.policy, trial.history, levels.sum(-1))
         _check_sequence(trial, specification)
-        _check_same(trial, "the same call gives other log-probabilities the second time", levels, _levels(trial))
+        _check_same(trial, "level_log_prob returns other values when it is called again", levels, _levels(trial))
         _check_weights(trial, specification, levels)
     _check_gradients(trial)
 
@@ -63,32 +69,32 @@ def _check_description(name: str, specification: PolicySpecification) -> None:
 
 
 def _trial(name: str, specification: PolicySpecification, semantic_ids: SemanticIds | None) -> Trial:
-    """Build the policy, on codes of one level if it refuses several."""
+    """Build the policy, on Semantic IDs of one level if it refuses several."""
     if semantic_ids is None:
-        semantic_ids = _catalog(SIZES)
+        semantic_ids = _catalog(LEVEL_SIZES)
         try:
             policy = _build(specification, semantic_ids)
         except ContractError:
             raise
-        except GenrecError:  # it takes items as codes of their own; if not, its error is the one it raises now
-            semantic_ids = SemanticIds(torch.arange(ITEMS)[:, None])
+        except GenrecError:  # it may need one level; otherwise it raises its error again
+            semantic_ids = SemanticIds(torch.arange(NUM_ITEMS)[:, None])
             policy = _build(specification, semantic_ids)
     else:
         policy = _build(specification, semantic_ids)
-    source = torch.Generator().manual_seed(1)
-    history = torch.randint(1, semantic_ids.items + 1, (6, 6), generator=source)
+    generator = torch.Generator().manual_seed(1)
+    history = torch.randint(1, semantic_ids.items + 1, (6, 6), generator=generator)
     padding = torch.arange(5, -1, -1)[:, None]
     return Trial(name, policy, semantic_ids, history.masked_fill(torch.arange(6) < padding, 0))
 
 
 def _catalog(sizes: tuple[int, ...]) -> SemanticIds:
-    """Random Semantic IDs, all distinct."""
-    flat = torch.randperm(int(np.prod(sizes)), generator=torch.Generator().manual_seed(0))[:ITEMS]
+    """Return random distinct Semantic IDs."""
+    flat = torch.randperm(int(np.prod(sizes)), generator=torch.Generator().manual_seed(0))[:NUM_ITEMS]
     return SemanticIds(torch.stack(torch.unravel_index(flat, sizes), 1), sizes)
 
 
 def _build(specification: PolicySpecification, semantic_ids: SemanticIds, seed: int = 0) -> Policy:
-    """The policy of a seed, in evaluation mode; torch's generator is put back."""
+    """Build a policy with a seed and put it into evaluation mode; torch's generator is restored."""
     name = type(specification).__name__
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -101,21 +107,23 @@ def _build(specification: PolicySpecification, semantic_ids: SemanticIds, seed: 
 
 
 def _check_build(trial: Trial, specification: PolicySpecification) -> None:
-    """The same weights from the same seed of torch, and from nothing else."""
-    others = random.getstate(), np.random.get_state()  # noqa: NPY002
+    """Check that the weights depend on torch's seed, and on nothing else."""
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
     random.seed(7), np.random.seed(7)  # noqa: NPY002
     try:
-        again = _weights(_build(specification, trial.semantic_ids))
+        second = _weights(_build(specification, trial.semantic_ids))
     finally:
-        random.setstate(others[0]), np.random.set_state(others[1])  # noqa: NPY002
+        random.setstate(states[0]), np.random.set_state(states[1])  # noqa: NPY002
     first = _weights(trial.policy)
     if not first:
-        raise ContractError(f"{trial.name}: the policy has no weights; make them nn.Parameter, and submodules the module's attributes")
+        raise ContractError(
+            f"{trial.name}: the policy has no weights; make them nn.Parameter or submodules, as attributes of the module"
+        )
     for key, value in first.items():
-        if key not in again or not torch.equal(value, again[key]):
+        if key not in second or not torch.equal(value, second[key]):
             raise ContractError(
-                f"{trial.name}: two policies built from one seed of torch differ in {key}; draw initial weights from torch's global "
-                "generator alone"
+                f"{trial.name}: two policies built with the same torch seed differ in {key}; draw initial weights from torch's global "
+                "generator only"
             )
 
 
@@ -123,31 +131,31 @@ def _weights(policy: Policy) -> dict[str, Tensor]:
     return {key: value.clone() for key, value in cast(nn.Module, policy).state_dict().items()}
 
 
-def _everything(trial: Trial) -> Tensor:
-    """Nothing and every item, int64 [B, 1 + N]."""
+def _all_candidates(trial: Trial) -> Tensor:
+    """Return candidate 0 and all items, int64 [B, 1 + N]."""
     return torch.arange(trial.semantic_ids.items + 1).expand(len(trial.history), -1).contiguous()
 
 
 def _levels(trial: Trial, history: Tensor | None = None, items: Tensor | None = None) -> Tensor:
-    """The policy's answer, float32 [B, M, L], for all items if none are named."""
-    history, items = trial.history if history is None else history, _everything(trial) if items is None else items
-    given = history.clone(), items.clone()
-    found = call_plugin(trial.name, "level_log_prob", lambda: trial.policy.level_log_prob(history, items))
-    answer = _check_tensor(trial.name, "level_log_prob", found, (*items.shape, trial.semantic_ids.levels))
-    if not torch.equal(history, given[0]) or not torch.equal(items, given[1]):
-        raise ContractError(f"{trial.name}: level_log_prob modified its input, which others read too; work on a copy")
-    return answer
+    """Return `level_log_prob`, float32 [B, M, L], of all items by default."""
+    history, items = trial.history if history is None else history, _all_candidates(trial) if items is None else items
+    copies = history.clone(), items.clone()
+    result = call_plugin(trial.name, "level_log_prob", lambda: trial.policy.level_log_prob(history, items))
+    levels = _check_tensor(trial.name, "level_log_prob", result, (*items.shape, trial.semantic_ids.levels))
+    if not torch.equal(history, copies[0]) or not torch.equal(items, copies[1]):
+        raise ContractError(f"{trial.name}: level_log_prob modified its input in place; work on a copy")
+    return levels
 
 
-def _check_tensor(name: str, what: str, found: Any, shape: tuple[int, ...]) -> Tensor:
-    if not isinstance(found, Tensor) or found.dtype != torch.float32 or tuple(found.shape) != shape:
-        got = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-        raise ContractError(f"{name}: {what} must give a tensor float32 {list(shape)}, got {got}".replace("torch.", ""))
-    return found
+def _check_tensor(name: str, method: str, result: Any, shape: tuple[int, ...]) -> Tensor:
+    if not isinstance(result, Tensor) or result.dtype != torch.float32 or tuple(result.shape) != shape:
+        got = f"{result.dtype} {list(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
+        raise ContractError(f"{name}: {method} must return a tensor float32 {list(shape)}, got {got}".replace("torch.", ""))
+    return result
 
 
 def _check_log_probs(trial: Trial) -> Tensor:
-    """Numbers that can be log-probabilities, float32 [B, 1 + N, L]."""
+    """Check that the values are log-probabilities, and return those of all candidates, float32 [B, 1 + N, L]."""
     name, levels = trial.name, _levels(trial)
     if not bool((levels[:, 0] == -torch.inf).all()):
         raise ContractError(
@@ -155,105 +163,103 @@ def _check_log_probs(trial: Trial) -> Tensor:
             "masked_fill((items == 0).unsqueeze(-1), -inf)"
         )
     real = levels[:, 1:]
-    if bool(real.isnan().any()) or bool((real > CLOSE).any()):
-        raise ContractError(f"{name}: a log-probability is at most 0 and not NaN, got {real.max():g}; end in log_softmax")
+    if bool(real.isnan().any()) or bool((real > TOLERANCE).any()):
+        raise ContractError(f"{name}: log-probabilities must be at most 0 and not NaN, got {real.max():g}; end in log_softmax")
     total = torch.logsumexp(real.sum(-1), 1).exp()
     if bool((total > 1 + 1e-3).any()):
         raise ContractError(
-            f"{name}: the probabilities of all {trial.semantic_ids.items} items add up to {total.max():g}, which is more than 1; each "
-            "level is a softmax over that level's codes, given the codes before"
+            f"{name}: the probabilities of all {trial.semantic_ids.items} items add up to {total.max():g}, which is more than 1; "
+            "use a softmax over each level's codes, given the codes before"
         )
-    sums = call_plugin(name, "log_prob", lambda: trial.policy.log_prob(trial.history, _everything(trial)))
+    sums = call_plugin(name, "log_prob", lambda: trial.policy.log_prob(trial.history, _all_candidates(trial)))
     _check_tensor(name, "log_prob", sums, tuple(levels.shape[:2]))
     _check_same(trial, "log_prob is not the sum of level_log_prob over levels", levels.sum(-1), sums)
     empty = _levels(trial, torch.zeros_like(trial.history[:1]), torch.arange(1, 3)[None])
     if not bool(empty.isfinite().all()):
-        raise ContractError(f"{name}: a history of padding alone (all 0) gives {empty.flatten().tolist()}; it must be finite")
+        raise ContractError(f"{name}: an empty history (all 0) must have finite log-probabilities, got {empty.flatten().tolist()}")
     return levels
 
 
-def _check_company(trial: Trial, levels: Tensor) -> None:
-    """A history's answer is its own, whatever pads it, and whoever is beside it."""
+def _check_independence(trial: Trial, levels: Tensor) -> None:
+    """Check that a result does not depend on padding, on other histories of the batch or on other candidates."""
     for row, history in enumerate(trial.history):
         alone = history[history > 0][None]
-        everything = _everything(trial)[:1]
+        candidates = _all_candidates(trial)[:1]
         _check_same(
             trial,
-            f"a history of {alone.shape[1]} items has other log-probabilities alone than padded to {len(history)} beside longer ones; "
-            "hide padding from attention and from means, and count positions from the end",
+            f"a history of {alone.shape[1]} items has other log-probabilities alone than padded to {len(history)} in a batch of "
+            "longer ones; mask padding in attention and in means, and count positions from the end",
             levels[row : row + 1],
-            _levels(trial, alone, everything),
+            _levels(trial, alone, candidates),
         )
-    few = torch.tensor([[7, 0, 3]]).expand(len(levels), -1).contiguous()
+    some = torch.tensor([[7, 0, 3]]).expand(len(levels), -1).contiguous()
     _check_same(
         trial,
-        "a candidate has other log-probabilities beside other candidates; a candidate sees the history and its own codes alone",
-        levels[:, few[0]],
-        _levels(trial, items=few),
+        "a candidate has other log-probabilities when other candidates change; they must depend on the history and its own codes only",
+        levels[:, some[0]],
+        _levels(trial, items=some),
     )
 
 
-def _check_same(trial: Trial, what: str, first: Tensor, second: Tensor) -> None:
-    gap = (first.masked_fill(first == -torch.inf, 1) - second.masked_fill(second == -torch.inf, 1)).abs().max()
-    if not gap <= CLOSE:
-        raise ContractError(f"{trial.name}: {what} (up to {gap:g} off)")
+def _check_same(trial: Trial, message: str, first: Tensor, second: Tensor) -> None:
+    difference = (first.masked_fill(first == -torch.inf, 1) - second.masked_fill(second == -torch.inf, 1)).abs().max()
+    if not difference <= TOLERANCE:
+        raise ContractError(f"{trial.name}: {message} (they differ by up to {difference:g})")
 
 
 def _check_sequence(trial: Trial, specification: PolicySpecification) -> None:
-    """`causal` and `sequence_log_prob` go together; one pass is every prefix apart, for any targets and with zeros inside."""
+    """Check that `causal` matches `sequence_log_prob`, and that one pass equals every prefix, also with zeros inside a history."""
     name, policy, causal = trial.name, trial.policy, getattr(specification, "causal", False)
     if not isinstance(policy, SequencePolicy):
         if causal:
             raise ContractError(f"{name}: causal is true, but the policy has no sequence_log_prob(history, targets)")
         return
     if causal is False and hasattr(specification, "causal"):
-        return  # one class for both ways to read; that it refuses here is its own affair
+        return  # the class supports both encoders; with this one, sequence_log_prob may raise
     if causal is not True:
-        raise ContractError(
-            f"{name}: the policy has sequence_log_prob; let its specification say so by a class variable causal = True"
-        )
+        raise ContractError(f"{name}: the policy has sequence_log_prob; give its specification a class variable causal = True")
     following = torch.nn.functional.pad(trial.history[:, 1:], (0, 1), value=5)
-    gap = trial.history * (torch.arange(trial.history.shape[1]) != 3)
-    for what, history, targets in (
-        ("whose targets are its next items", trial.history, following),
-        ("whose targets are any items", trial.history, following.flip(0)),
-        ("with a 0 between its items", gap, following),
+    with_gap = trial.history * (torch.arange(trial.history.shape[1]) != 3)
+    for case, history, targets in (
+        ("with its next items as targets", trial.history, following),
+        ("with arbitrary targets", trial.history, following.flip(0)),
+        ("with a 0 between its items", with_gap, following),
     ):
-        given = history.clone(), targets.clone()
-        found = call_plugin(name, "sequence_log_prob", lambda: policy.sequence_log_prob(*given))  # noqa: B023
-        _check_tensor(name, "sequence_log_prob", found, (*history.shape, trial.semantic_ids.levels))
+        copies = history.clone(), targets.clone()
+        result = call_plugin(name, "sequence_log_prob", lambda: policy.sequence_log_prob(*copies))  # noqa: B023
+        _check_tensor(name, "sequence_log_prob", result, (*history.shape, trial.semantic_ids.levels))
         places = range(history.shape[1])
-        apart = torch.cat([_levels(trial, history[:, : t + 1], targets[:, t : t + 1]) for t in places], 1)
-        _check_same(trial, f"sequence_log_prob of a history {what} is not level_log_prob of every prefix", apart, found)
+        expected = torch.cat([_levels(trial, history[:, : t + 1], targets[:, t : t + 1]) for t in places], 1)
+        _check_same(trial, f"sequence_log_prob of a history {case} is not level_log_prob of every prefix", expected, result)
 
 
 def _check_weights(trial: Trial, specification: PolicySpecification, levels: Tensor) -> None:
-    """What is learned is in the state dict: another policy that takes it gives the same."""
+    """Check that a policy of another seed gives the same results once it has loaded this one's state_dict."""
     other = _build(specification, trial.semantic_ids, seed=1)
     cast(nn.Module, other).load_state_dict(_weights(trial.policy))
     _check_same(
         trial,
-        "a policy of another seed with this one's state_dict gives other log-probabilities; what they depend on must be a parameter "
-        "or a stored buffer, and other buffers must follow from the Semantic IDs",
+        "a policy of another seed that has loaded this one's state_dict gives other log-probabilities; they must depend on parameters "
+        "and persistent buffers only, and other buffers must follow from the Semantic IDs",
         levels,
         _levels(trial._replace(policy=other)),
     )
 
 
 def _check_gradients(trial: Trial) -> None:
-    """In training mode, with a candidate that is none."""
+    """Check that gradients exist and are finite, in training mode, with a candidate 0."""
     module = cast(nn.Module, trial.policy).train()
     items = torch.tensor([[7, 0, 3]]).expand(len(trial.history), -1).contiguous()
     with torch.random.fork_rng(devices=[]):
-        found = _levels(trial, items=items)
-        if not found.requires_grad:
-            raise ContractError(f"{trial.name}: log-probabilities have no gradient; no detach, no torch.no_grad in level_log_prob")
-        found[:, [0, 2]].sum().backward()  # type: ignore[no-untyped-call]
+        levels = _levels(trial, items=items)
+        if not levels.requires_grad:
+            raise ContractError(f"{trial.name}: log-probabilities have no gradient; remove detach and no_grad from level_log_prob")
+        levels[:, [0, 2]].sum().backward()  # type: ignore[no-untyped-call]
     module.eval()
     for key, parameter in module.named_parameters():
         if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
             raise ContractError(
-                f"{trial.name}: the gradient of {key} is not finite beside a candidate 0; put masked places to a finite number before "
-                "exp, log and division, and to -inf only at the end"
+                f"{trial.name}: the gradient of {key} is not finite in a row with a candidate 0; set masked places to a finite value "
+                "before exp, log and division, and to -inf only at the end"
             )
     module.zero_grad()

@@ -1,4 +1,4 @@
-"""The checks of negative samplers. In: a sampler's specification, and the context to draw in. Out: nothing, or a `ContractError`."""
+"""Contract checks for negative samplers."""
 
 from __future__ import annotations
 
@@ -18,49 +18,57 @@ from genrec.testing.plugin_watch import call_plugin, change_weights, check_uncha
 from genrec.testing.specification_checks import ContractError, check_specification
 from genrec.types import DrawNegatives, NegativeSampler, SamplerContext, SequenceBatch
 
-COUNTS = (1, 5)  # negatives asked for
-SEEDS = 8  # of the draws for users with hardly an item left, who are given nothing by some
-EXAMPLES = 256  # looked at, at most
-ALONE = 8  # examples drawn for by themselves
-PROGRESS = (0.0, 0.5, 0.99)  # of a training
+COUNTS = (1, 5)  # numbers of negatives to draw
+CROWDED_SEEDS = 8  # draws for users with at most two items left; a single seed may give them nothing
+MAX_EXAMPLES = 256  # training examples to check
+SINGLE_ROWS = 8  # examples drawn for one at a time
+PROGRESS = (0.0, 0.5, 0.99)  # fractions of the training
 
 
 def check_sampler(sampler: NegativeSampler, context: SamplerContext | None = None) -> None:
-    """Refuse a sampler that breaks `genrec.types.DrawNegatives`, on a synthetic world or on your own `context`.
+    """Raise ContractError if a sampler breaks `genrec.types.DrawNegatives`.
 
-    Checked: a frozen dataclass; shape and type; real, distinct items; never the target, an item with its Semantic ID, an item of
-    the history (but from a draw with `offers_history`) or of the user's training, past or future; equal draws from equal generators;
-    global random state, context (the policy's mode too) and batch left alone; a shortfall of zeros for users who have taken (nearly)
-    everything; one example or many, in any order. Of `by_example`, that a row alone is given what it is given in a batch; of `at`,
-    that what it returns keeps the contract too and leaves the draw as it was; of `refresh_every`, that it counts, that there is a
-    policy, and that a draw which changes with the policy's weights says it. What the sampler raises is told with the call.
+    The sampler runs on a small synthetic training set, or on your own `context`. Checked:
 
-    Generators of other seeds must give something else, but for a draw without randomness, which the contract allows: one that does
-    not touch the generator and gives a row the same wherever in the batch it stands. (A seed of the sampler's own that is spread over
-    examples, as by `ExampleRandomness`, can't be told from that.) How many negatives a row must be given is not
-    checked: a pool may be small, and what is in it only the sampler knows.
+    - it is a frozen dataclass, and `build(context)` returns a callable;
+    - negatives are int64 [B, num_negatives], in the catalog and distinct, for one example or many, in any order;
+    - they are never the target, an item with its Semantic ID, a training item of the user (past or future), or an item of the
+      history unless the draw has `offers_history`;
+    - users who have taken all items, or all but two, get a shortfall of zeros;
+    - equal generators give equal draws, and generators with different seeds different draws;
+    - the batch, the context, the mode of the policy and global random state stay unchanged;
+    - with `by_example`, a row gets the same negatives alone and in a batch;
+    - with `at`, the draw that `at` returns keeps the contract, and the original draw does not change;
+    - with `refresh_every`, the value is valid and the context has a policy; a draw that changes with the policy's weights has it.
+
+    A draw without randomness is valid if it does not touch the generator and gives a row the same negatives everywhere in a batch. A
+    fixed seed spread over examples, as with `ExampleRandomness`, cannot be told from it. The size of the shortfall is not checked,
+    because only the sampler knows its pool.
     """
     check_specification(sampler, NegativeSampler, "build(context)")
     context = context if context is not None else sampler_context()
-    batch = next(batches_of(context, EXAMPLES), None)
+    batch = next(batches_of(context, MAX_EXAMPLES), None)
     if batch is None or context.item_count < 4:
-        raise InputError(f"the context is too small to check a sampler: {context.item_count} items (4 needed), users of 1 item only")
+        raise InputError(
+            f"the context is too small to check a sampler: it has {context.item_count} items; at least 4 are needed, and a user with "
+            "2 training items"
+        )
     one = SequenceBatch(*(tensor[:1] for tensor in batch))
-    crowded, full = _crowded(context)
-    for world, each, seeds in ((context, batch, 1), (context, one, 1), (crowded, full, SEEDS)):
-        with _left_alone(sampler, world, each):
-            _check_draws(sampler, world, each, seeds)
-    with _left_alone(sampler, context, batch):
+    crowded, crowded_batch = _crowded(context)
+    for world, part, seeds in ((context, batch, 1), (context, one, 1), (crowded, crowded_batch, CROWDED_SEEDS)):
+        with _watch(sampler, world, part):
+            _check_draws(sampler, world, part, seeds)
+    with _watch(sampler, context, batch):
         _check_attributes(sampler, context)
         _check_randomness(sampler, context, batch)
-        _check_place(sampler, context, batch)
+        _check_order(sampler, context, batch)
         _check_by_example(sampler, context, batch)
         _check_progress(sampler, context, batch)
         _check_policy(sampler, context, batch)
 
 
 def _check_draws(sampler: NegativeSampler, context: SamplerContext, batch: SequenceBatch, seeds: int) -> None:
-    """Draw for the batch and hold the results against the contract."""
+    """Draw for the batch with several counts and seeds, and check the negatives."""
     name, draw = type(sampler).__name__, _build(sampler, context)
     contract = DrawContract(context, getattr(draw, "offers_history", False))
     for count in COUNTS:
@@ -77,67 +85,74 @@ def _check_draw(name: str, contract: DrawContract, draw: DrawNegatives, batch: S
 
 
 def _check_attributes(sampler: NegativeSampler, context: SamplerContext) -> None:
-    """What a draw says of itself has the right type, and a draw that reads the policy has one."""
+    """Check the types of the draw's attributes, and that a draw with `refresh_every` has a policy."""
     name, draw = type(sampler).__name__, _build(sampler, context)
     for attribute in ("by_example", "offers_history"):
         if not isinstance(getattr(draw, attribute, False), bool):
-            raise ContractError(f"{name}: {attribute} of what draws must be True or False, got {getattr(draw, attribute)!r}")
+            raise ContractError(f"{name}: the draw's {attribute} must be True or False, got {getattr(draw, attribute)!r}")
     if not hasattr(draw, "refresh_every"):
         return
     every, unit = draw.refresh_every, getattr(draw, "refresh_unit", "steps")
     if not isinstance(every, int) or isinstance(every, bool) or every < 0 or unit not in ("steps", "epochs"):
         raise ContractError(
-            f"{name}: refresh_every of what draws must count steps or epochs, 0 or more (0 = always the reference), and "
-            f'refresh_unit be "steps" or "epochs"; got {every!r} and {unit!r}'
+            f"{name}: the draw's refresh_every must be an int of 0 or more (0: always the reference), and its refresh_unit "
+            f'"steps" or "epochs"; got {every!r} and {unit!r}'
         )
     if context.policy is None:
-        raise InputError(f"{name} says by refresh_every that it reads context.policy, but this context has none; give it one")
+        raise InputError(
+            f"{name} has refresh_every, so it reads context.policy, but this context has no policy; pass one with a policy"
+        )
 
 
 def _check_by_example(sampler: NegativeSampler, context: SamplerContext, batch: SequenceBatch) -> None:
-    """A row alone, and rows in another order, are given what they are given in the batch."""
+    """Check that a draw with `by_example` gives a row the same negatives alone, in another order and in the batch."""
     name, draw = type(sampler).__name__, _build(sampler, context)
     if not getattr(draw, "by_example", False):
         return
-    whole = _draw(name, draw, batch, max(COUNTS), seed=1)
-    order = torch.arange(len(whole)).flip(0)
-    for rows in (*torch.split(order[:ALONE], 1), order):
-        if not torch.equal(_draw(name, draw, rows_of(batch, rows), max(COUNTS), seed=1), whole[rows]):
+    expected = _draw(name, draw, batch, max(COUNTS), seed=1)
+    order = torch.arange(len(expected)).flip(0)
+    for rows in (*torch.split(order[:SINGLE_ROWS], 1), order):
+        if not torch.equal(_draw(name, draw, rows_of(batch, rows), max(COUNTS), seed=1), expected[rows]):
             row = int(rows[0])
             raise ContractError(
-                f"{name}: says by_example, but what user {int(batch.user[row])}, target {int(batch.target[row])} is given depends on "
-                "the batch; take numbers from genrec.preference.example_randomness.ExampleRandomness(batch, generator), and nothing from other rows"
+                f"{name}: the draw has by_example = True, but the negatives of user {int(batch.user[row])}, target "
+                f"{int(batch.target[row])} depend on the rest of the batch; take random numbers from "
+                "genrec.preference.example_randomness.ExampleRandomness(batch, generator), and read no other row"
             )
 
 
 def _check_progress(sampler: NegativeSampler, context: SamplerContext, batch: SequenceBatch) -> None:
-    """What draws at a time of the training keeps the contract, and the draw that was asked stays as it was."""
+    """Check that the draws returned by `at` keep the contract, and that the original draw does not change."""
     name, draw = type(sampler).__name__, _build(sampler, context)
     if not hasattr(draw, "at"):
         return
     first = _draw(name, draw, batch, max(COUNTS), seed=1)
     contract = DrawContract(context, getattr(draw, "offers_history", False))
     for progress in PROGRESS:
-        then = call_plugin(name, f"at({progress})", partial(draw.at, progress))
-        if not callable(then):
-            raise ContractError(f"{name}: at({progress}) must return what draws then, called as the draw itself; got {then!r}")
-        _check_draw(f"{name} at {progress} of the training", contract, then, batch, max(COUNTS), seed=0)
+        current = call_plugin(name, f"at({progress})", partial(draw.at, progress))
+        if not callable(current):
+            raise ContractError(
+                f"{name}: at({progress}) must return a callable draw(batch, num_negatives, generator), got {current!r}"
+            )
+        _check_draw(f"{name}.at({progress})", contract, current, batch, max(COUNTS), seed=0)
     if not torch.equal(first, _draw(name, draw, batch, max(COUNTS), seed=1)):
         raise ContractError(
-            f"{name}: at(progress) changes what it is asked of; return another draw, since a resumed run asks only once"
+            f"{name}: at(progress) changes the draw that it is called on; return a new draw, because a resumed run calls at only once"
         )
 
 
 def _check_randomness(sampler: NegativeSampler, context: SamplerContext, batch: SequenceBatch) -> None:
-    """Something is drawn: the same from equal generators, something else from another seed unless every row is short of items."""
+    """Check that something is drawn, that equal seeds give equal draws, and other seeds other draws unless all rows are short."""
     name, draw = type(sampler).__name__, _build(sampler, context)
     first = _draw(name, draw, batch, max(COUNTS), seed=1)
     if not bool(first.any()):
-        raise ContractError(f"{name}: no negative was drawn for any of {len(first)} examples; 0 means that no item is left to draw")
+        raise ContractError(
+            f"{name}: no negative was drawn for any of {len(first)} examples; return 0 only where no candidate remains for the user"
+        )
     for again in (draw, _build(sampler, context)):
         if not torch.equal(first, _draw(name, again, batch, max(COUNTS), seed=1)):
             raise ContractError(
-                f"{name}: two draws from generators of one seed differ; take all randomness from the generator that is passed, and "
+                f"{name}: two draws from generators with the same seed differ; take all randomness from the generator argument, and "
                 "keep no state between draws"
             )
     generator = torch.Generator().manual_seed(2)
@@ -145,38 +160,41 @@ def _check_randomness(sampler: NegativeSampler, context: SamplerContext, batch: 
     other = _draw_from(name, draw, batch, max(COUNTS), generator)
     if not torch.equal(first, other) or not bool(first[:, -1].any()):
         return
-    if not torch.equal(before, generator.get_state()) or not torch.equal(first, _turned(name, draw, batch, seed=1, by=0)):
+    if not torch.equal(before, generator.get_state()) or not torch.equal(first, _draw_reordered(name, draw, batch, seed=1, shift=0)):
         raise ContractError(
-            f"{name}: generators of different seeds give the same {len(first)} rows, but something is drawn, since the generator was "
-            "used or rows in another order get others; draw from the generator that is passed, and from no other"
+            f"{name}: generators with different seeds give the same {len(first)} rows, although the draw is random: it used the "
+            "generator, or rows in another order get other negatives; take all randomness from the generator argument"
         )
 
 
-def _check_place(sampler: NegativeSampler, context: SamplerContext, batch: SequenceBatch) -> None:
-    """Which rows get nothing does not depend on where in the batch they stand; luck may decide for a few, not for a quarter."""
+def _check_order(sampler: NegativeSampler, context: SamplerContext, batch: SequenceBatch) -> None:
+    """Check that the place of a row in the batch does not decide whether it gets nothing.
+
+    Chance may decide for a few rows, not for a quarter of them.
+    """
     name, draw = type(sampler).__name__, _build(sampler, context)
     got = (_draw(name, draw, batch, max(COUNTS), seed=1) > 0).sum(1)
-    for by in (0, 1):
-        turned = (_turned(name, draw, batch, seed=1, by=by) > 0).sum(1)
-        wrong = (torch.minimum(got, turned) == 0) & (torch.maximum(got, turned) == max(COUNTS))
+    for shift in (0, 1):
+        reordered = (_draw_reordered(name, draw, batch, seed=1, shift=shift) > 0).sum(1)
+        wrong = (torch.minimum(got, reordered) == 0) & (torch.maximum(got, reordered) == max(COUNTS))
         if 4 * int(wrong.sum()) >= len(got) > 1:
             row = int(wrong.nonzero()[0])
             raise ContractError(
-                f"{name}: user {int(batch.user[row])}, target {int(batch.target[row])} is given {int(got[row])} negatives, and "
-                f"{int(turned[row])} elsewhere in the same batch, as are {int(wrong.sum())} of {len(got)} rows; 0 means that no item "
-                "is left for the user"
+                f"{name}: user {int(batch.user[row])}, target {int(batch.target[row])} gets {int(got[row])} negatives, and "
+                f"{int(reordered[row])} in another place of the same batch, like {int(wrong.sum())} of {len(got)} rows; return 0 only "
+                "where no candidate remains for the user"
             )
 
 
-def _turned(name: str, draw: DrawNegatives, batch: SequenceBatch, seed: int, by: int) -> Tensor:
-    """Drawn with the rows moved on `by` places, or with 0 the last first, and put back: int64 [B, 5]."""
+def _draw_reordered(name: str, draw: DrawNegatives, batch: SequenceBatch, seed: int, shift: int) -> Tensor:
+    """Draw for the rows shifted by `shift` places, or reversed if it is 0, and restore their order: int64 [B, 5]."""
     order = torch.arange(len(batch.target))
-    order = order.roll(by) if by else order.flip(0)
+    order = order.roll(shift) if shift else order.flip(0)
     return _draw(name, draw, rows_of(batch, order), max(COUNTS), seed)[order.argsort()]
 
 
 def _check_policy(sampler: NegativeSampler, context: SamplerContext, batch: SequenceBatch) -> None:
-    """One that draws otherwise when the policy's weights change reads it, and must say how often it is to be refreshed."""
+    """Check that a draw that changes with the policy's weights has `refresh_every`."""
     other = copied(context)
     if other is None:
         return
@@ -187,8 +205,8 @@ def _check_policy(sampler: NegativeSampler, context: SamplerContext, batch: Sequ
     change_weights(other)
     if not torch.equal(first, _draw(name, draw, batch, max(COUNTS), seed=1)):
         raise ContractError(
-            f"{name}: it draws by context.policy and does not say so: give what draws an attribute refresh_every, the steps after "
-            "which the policy becomes the one in training (0: it stays the reference)"
+            f"{name}: the negatives depend on context.policy; declare it by giving the draw an attribute refresh_every, the number of "
+            "steps after which the policy in training replaces it (0: it stays the reference)"
         )
 
 
@@ -196,7 +214,7 @@ def _build(sampler: NegativeSampler, context: SamplerContext) -> DrawNegatives:
     draw = call_plugin(type(sampler).__name__, "build(context)", lambda: sampler.build(context))
     if not callable(draw):
         raise ContractError(
-            f"{type(sampler).__name__}: build must return what draws, called with (batch, count, generator); got {draw!r}"
+            f"{type(sampler).__name__}: build(context) must return a callable draw(batch, num_negatives, generator), got {draw!r}"
         )
     return draw
 
@@ -206,19 +224,19 @@ def _draw(name: str, draw: DrawNegatives, batch: SequenceBatch, count: int, seed
 
 
 def _draw_from(name: str, draw: DrawNegatives, batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
-    """One draw, whose failure is told with its circumstances."""
-    what = f"a draw of {count} for {len(batch.target)} examples (the first of user {int(batch.user[0])})"
-    return call_plugin(name, what, lambda: draw(batch, count, generator))
+    """Draw once. The message of a failure names the size of the draw."""
+    action = f"a draw with num_negatives = {count} for {len(batch.target)} examples (the first of user {int(batch.user[0])})"
+    return call_plugin(name, action, lambda: draw(batch, count, generator))
 
 
 def _crowded(context: SamplerContext) -> tuple[SamplerContext, SequenceBatch]:
-    """The context with two users more, who have taken all items but two, and all; and a batch of the two.
+    """Return the context with two more users, who have taken all items but two, and all items, and a batch of these users.
 
-    The two items left are the last that share their Semantic ID with no other, if there are such.
+    The two remaining items are the last ones with a unique Semantic ID, if there are such.
     """
     items, last = context.item_count, int(context.interactions["user"].max())
-    alone = context.semantic_ids.shared(torch.arange(items + 1)) == 1
-    left = (torch.arange(items + 1) * (alone.long() * items + 1)).topk(2).indices.numpy()
+    unique = context.semantic_ids.shared(torch.arange(items + 1)) == 1
+    left = (torch.arange(items + 1) * (unique.long() * items + 1)).topk(2).indices.numpy()
     taken = np.concatenate([np.setdiff1d(np.arange(1, items + 1), left), np.arange(1, items + 1)])
     users = np.repeat([last + 1, last + 2], [items - 2, items])
     more = context.interactions.iloc[np.zeros(len(taken), dtype=int)].assign(user=users, item=taken, time=taken)
@@ -228,6 +246,6 @@ def _crowded(context: SamplerContext) -> tuple[SamplerContext, SequenceBatch]:
     return context._replace(interactions=interactions, popularity=popularity), batch
 
 
-def _left_alone(sampler: NegativeSampler, context: SamplerContext, batch: SequenceBatch) -> AbstractContextManager[None]:
-    given = {f"batch.{key}": tensor for key, tensor in batch._asdict().items()}
-    return check_unchanged(type(sampler).__name__, context, given, "draw from the generator that is passed")
+def _watch(sampler: NegativeSampler, context: SamplerContext, batch: SequenceBatch) -> AbstractContextManager[None]:
+    inputs = {f"batch.{key}": tensor for key, tensor in batch._asdict().items()}
+    return check_unchanged(type(sampler).__name__, context, inputs, "draw from the generator argument")

@@ -1,4 +1,8 @@
-"""Stage 3: vectors become Semantic IDs."""
+"""Tokenizers: from item vectors to Semantic IDs.
+
+`Tokenize` is the specification of the stage, `tokenize` runs it, and `load_tokenized` and `extend` give Semantic IDs to items that
+are added to a catalog later. The other names are quantizers.
+"""
 
 from genrec.tokenizer.imported import Imported
 from genrec.tokenizer.product_quantizer import ProductQuantizer

@@ -1,8 +1,8 @@
-"""Stage 3: the cheapest way to give the items of a group codes that differ. In: what each code would cost each item. Out: codes.
+"""Distinct codes of least total cost for the items of each group.
 
-The problem is the assignment problem (Kuhn 1955), one a group. Most groups of a real catalog have one or two items too many on
-a code; for those a bound that is read off the costs, for all groups at once, proves the obvious move optimal (`_by_regret`). The
-others are solved one by one, exactly, by shortest augmenting paths (Crouse 2016, as in scipy).
+Each group is an assignment problem (Kuhn 1955). In most groups of a real catalog, one or two items too many share a code. For these,
+`_by_regret` computes a lower bound for all groups at once and proves that moving the items of lowest regret is optimal. The other
+groups are solved exactly, one by one, with shortest augmenting paths (Crouse 2016, as in scipy).
 """
 
 from __future__ import annotations
@@ -10,18 +10,20 @@ from __future__ import annotations
 import numpy as np
 from numpy import ndarray
 
-TIE = 2.0**-40  # of the largest cost: what keeping the present code is worth; a float32 cost is known to 2**-24 of itself
+TIE = 2.0**-40  # bonus for keeping the current code, relative to the largest cost; float32 costs have a relative error of 2**-24
 
 
 def cheapest_distinct(costs: ndarray, group: ndarray, present: ndarray) -> ndarray:
-    """Codes int64 [M], no two alike in a group, of the least total cost; the present code is kept where that costs nothing.
+    """Return codes int64 [M] that are distinct within each group and have the least total cost.
 
-    Costs float32 [M, C], infinite where a code is not to be had; group int64 [M], ascending; present int64 [M], the codes up to
-    now. A group must have no more items than codes that are not infinite, the same ones for all its items. Of items with equal
-    costs and one present code, the earlier keeps it, and the others take the cheaper codes first.
+    - `costs`: float32 [M, C], infinite for unavailable codes. The available codes must be the same for all items of a group, and
+      at least as many as the items.
+    - `group`: int64 [M], ascending.
+    - `present`: int64 [M], the current codes. An item keeps its current code if this does not raise the total cost. Among items
+      with equal costs and the same current code, the first item keeps the code, and later items get cheaper codes first.
     """
-    chosen, settled = _by_regret(costs, group, present)
-    rows = np.flatnonzero(~settled)
+    chosen, solved = _by_regret(costs, group, present)
+    rows = np.flatnonzero(~solved)
     if len(rows):
         for part in np.split(rows, np.flatnonzero(np.diff(group[rows])) + 1):
             low, high = part[0], part[-1] + 1
@@ -31,45 +33,47 @@ def cheapest_distinct(costs: ndarray, group: ndarray, present: ndarray) -> ndarr
 
 
 def _by_regret(costs: ndarray, group: ndarray, present: ndarray) -> tuple[ndarray, ndarray]:
-    """Codes int64 [M], and whether they are proved to be the cheapest that differ, bool [M], the same for all of a group.
+    """Return codes int64 [M] and a mask bool [M] of the groups in which these codes are distinct and therefore optimal.
 
-    Every item takes its cheapest code. Where several want one code, that with the most to lose keeps it (the earlier of equals),
-    and each other takes its second cheapest. If the codes then differ, no total is lower: of k items that want one code, k - 1
-    must go without, and each of these pays at least the difference of its second cheapest to its cheapest, its regret; the sum
-    of all cheapest costs and of the k - 1 smallest regrets of every contested code is a lower bound, and it is reached.
+    Every item takes its cheapest code. If several items take the same code, the item with the largest regret keeps it (the first one
+    on ties), and the others take their second cheapest code. The regret is the difference between the two costs.
+
+    If the codes of a group are then distinct, they are optimal. Of k items with the same cheapest code, k - 1 must take another code,
+    and each pays at least its regret. The sum of all cheapest costs and of the k - 1 smallest regrets of each contested code is
+    therefore a lower bound, and these codes reach it.
     """
-    every, size = np.arange(len(costs)), costs.shape[1]
+    rows, size = np.arange(len(costs)), costs.shape[1]
     chosen = _cheapest(costs, present)
-    wanted = group * size + chosen
-    contested = np.flatnonzero(_counts(wanted) > 1)
+    key = group * size + chosen
+    contested = np.flatnonzero(_counts(key) > 1)
     if len(contested):
         others = costs[contested]
         best = others[np.arange(len(contested)), chosen[contested]].astype(np.float64)
         others[np.arange(len(contested)), chosen[contested]] = np.inf
         second = _cheapest(others, present[contested])
         regret = others[np.arange(len(contested)), second] - best
-        order = np.lexsort((contested, -regret, wanted[contested]))
+        order = np.lexsort((contested, -regret, key[contested]))
         moves = np.zeros(len(contested), dtype=bool)
-        moves[order[1:]] = np.diff(wanted[contested][order]) == 0
+        moves[order[1:]] = np.diff(key[contested][order]) == 0
         chosen[contested[moves]] = second[moves]
-    doubtful = np.unique(group[every[_counts(group * size + chosen) > 1]])
-    return chosen, ~np.isin(group, doubtful)
+    unsolved = np.unique(group[rows[_counts(group * size + chosen) > 1]])
+    return chosen, ~np.isin(group, unsolved)
 
 
 def _cheapest(costs: ndarray, present: ndarray) -> ndarray:
-    """Each row's cheapest code, int64 [M]: the present one if none is cheaper, else the lowest."""
-    every, best = np.arange(len(costs)), costs.argmin(axis=1)
-    return np.where(costs[every, present] <= costs[every, best], present, best)
+    """Return each row's cheapest code, int64 [M]. Ties go to the current code, then to the lowest code."""
+    rows, best = np.arange(len(costs)), costs.argmin(axis=1)
+    return np.where(costs[rows, present] <= costs[rows, best], present, best)
 
 
 def _counts(values: ndarray) -> ndarray:
-    """How often each value occurs, int64 [M] -> int64 [M]."""
+    """Return the number of occurrences of each value, int64 [M] -> int64 [M]."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     return counts[inverse]
 
 
 def _assignment(costs: ndarray, present: ndarray) -> ndarray:
-    """One group's cheapest distinct codes; `TIE` decides between equal totals, and changes none by more than float32 knows."""
+    """Return the optimal distinct codes of one group. `TIE` breaks ties and is smaller than the rounding of float32 costs."""
     from scipy.optimize import linear_sum_assignment
 
     largest = costs.max()
@@ -81,16 +85,16 @@ def _assignment(costs: ndarray, present: ndarray) -> ndarray:
 
 
 def _in_item_order(costs: ndarray, group: ndarray, present: ndarray, chosen: ndarray) -> ndarray:
-    """The same codes, but among items of a group with equal costs and one present code handed out in item order."""
-    every = np.arange(len(costs))
+    """Return the same codes, dealt out in item order among items of a group with equal costs and the same current code."""
+    rows = np.arange(len(costs))
     sums = np.where(np.isfinite(costs), costs, 0).sum(axis=1, dtype=np.float64)
-    order = np.lexsort((every, sums, present, group))
+    order = np.lexsort((rows, sums, present, group))
     before, after = order[:-1], order[1:]
     alike = (sums[before] == sums[after]) & (present[before] == present[after]) & (group[before] == group[after])
     alike[alike] = (costs[before[alike]] == costs[after[alike]]).all(axis=1)
     kind = np.empty(len(costs), dtype=np.int64)
     kind[order] = np.concatenate([[0], (~alike).cumsum()])
-    codes = np.lexsort((chosen, costs[every, chosen], chosen != present, kind))
+    codes = np.lexsort((chosen, costs[rows, chosen], chosen != present, kind))
     result = np.empty_like(chosen)
-    result[order] = chosen[codes]  # within a kind, `order` is by item and `codes` by preference
+    result[order] = chosen[codes]  # within a kind, `order` is sorted by item and `codes` by cost
     return result

@@ -1,14 +1,14 @@
-"""Stage 3: what a set of Semantic IDs is worth before anything is trained on it. Out: `health.json`, shown by `genrec tokenize`.
+"""Diagnostics of Semantic IDs, stored as `health.json` and shown by `genrec tokenize`.
 
-Formulas, for a level of C codes with frequencies p_c over the items:
-    perplexity        exp(- sum over c of p_c ln p_c): 1 when one code is used, C when all are used equally
-    dead, dead_share  how many of the C codes no item has, and their share
-    reconstruction    sum_i |x_i - x'_i|^2 / sum_i |x_i - mean|^2: 0 is perfect, 1 is what the mean vector alone reaches;
-                      null where all vectors are equal, and for codes that are listed item by item
-    could_use         how many of a level's codes the vectors could use: min(C, distinct vectors), counted for later levels over
-                      the items whose vector the codes before have not yet told apart from another one
-Items are `collided` where they share all of their codes with another item. Of those, no quantizer can tell equal vectors apart: they
-are counted for themselves, and so are vectors that differ by next to nothing (NEAR).
+For a level of C codes with frequencies p_c over the items:
+    perplexity        exp(- sum over c of p_c ln p_c), the effective number of codes: 1 for a single code, C for equal use of all codes
+    dead, dead_share  number and share of the C codes that no item has
+    reconstruction    sum_i |x_i - x'_i|^2 / sum_i |x_i - mean|^2: 0 is exact, 1 is the error of the mean vector; null if all vectors
+                      are equal, and for listed codes
+    could_use         number of the level's codes that the vectors could use: min(C, distinct vectors). For later levels, only vectors
+                      that share all earlier codes with a different vector are counted
+An item is `collided` if it shares all of its codes with another item. No quantizer can distinguish equal vectors, so their collisions
+are counted separately, and so are those of nearly equal vectors (see `NEAR`).
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from genrec.semantic_ids import SemanticIds
 from genrec.tokenizer.collisions import Groups, prefix_groups
 from genrec.tokenizer.purity import category_purity, co_occurrence
 
-NEAR = 1e-3  # vectors so far apart are near, in units of the catalog's root mean square distance from its mean
-ROWS = 1 << 16  # vectors at a time
-LOW_PERPLEXITY = 0.5  # of the least usage: a level with a lower perplexity is warned of
+NEAR = 1e-3  # largest distance of nearly equal vectors, in units of the root mean square distance from the mean vector
+ROWS = 1 << 16  # vectors per chunk
+LOW_PERPLEXITY = 0.5  # warn of a level with a perplexity below this share of min_usage * size
 
 
 class Collapse(NamedTuple):
-    """What is wrong with the usage of codes; None where nothing is."""
+    """Messages about low code usage; None if there is nothing to report."""
 
-    error: str | None  # the first level has collapsed: the Semantic IDs are worth nothing
-    warning: str | None  # a later level has, or few codes have most of the items
+    error: str | None  # the first level has collapsed, so that the Semantic IDs are useless
+    warning: str | None  # a later level has collapsed, or a few codes have most of the items
 
 
 def health(
@@ -49,11 +49,15 @@ def health(
     items: DataFrame | None = None,
     interactions: DataFrame | None = None,
 ) -> dict[str, Any]:
-    """Plain values for JSON. `levels` and `prefixes` describe the Semantic IDs, `encoded_levels` the quantizer's own codes.
+    """Return the diagnostics as plain values for JSON.
 
-    `encoded` int64 [N, Lq] are those codes, from before collisions were dealt with, `sizes` their levels' sizes, and `reconstructed`
-    float32 [N, D] what they stand for. `items`: the catalog, for its categories. `interactions`: *training* events, in the order of
-    user and time.
+    `levels` and `prefixes` describe the Semantic IDs, `encoded_levels` the quantizer's codes before collisions were resolved.
+
+    - `vectors`: float32 [N, D].
+    - `reconstructed`: float32 [N, D], the vectors that the quantizer's codes stand for.
+    - `encoded`: int64 [N, Lq], the quantizer's codes; `sizes` are their level sizes.
+    - `items`: the catalog, for category purity.
+    - `interactions`: *training* interactions, sorted by user and time, for co-occurrence.
     """
     _check(semantic_ids, vectors, reconstructed, encoded, sizes)
     with Progress("health of the Semantic IDs", total=6) as progress:
@@ -62,7 +66,7 @@ def health(
         vector = equal_rows(vectors)
         progress.advance()
         spread = _squared_error(vectors, vectors.mean(0, dtype=np.float64, keepdims=True).astype(np.float32)) if vector.any() else 0.0
-        could_use = [int(vector.max()) + 1, *(_undecided(each.group.numpy(), vector) for each in own[:-1])]
+        could_use = [int(vector.max()) + 1, *(_ambiguous(each.group.numpy(), vector) for each in own[:-1])]
         figures = {
             "items": semantic_ids.items,
             "levels": _levels(semantic_ids.codes, semantic_ids.level_sizes),
@@ -88,54 +92,57 @@ def health(
     return figures
 
 
-def collapse(figures: dict[str, Any], minimum_usage: float) -> Collapse:
-    """Whether a level uses less than `minimum_usage` of the codes it could use (fault S2); `figures` are `health`'s."""
+def collapse(figures: dict[str, Any], min_usage: float) -> Collapse:
+    """Check each level for a usage below `min_usage`, relative to the codes it could use. `figures` is the result of `health`."""
     first, *later = figures["encoded_levels"]
-    if figures["distinct_vectors"] == 1:  # whatever the codes, nothing is told apart
+    if figures["distinct_vectors"] == 1:  # no quantizer can distinguish the items
         first = first | {"could_use": min(first["size"], figures["items"])}
     error = None
-    if first["used"] < minimum_usage * first["could_use"]:
+    if first["used"] < min_usage * first["could_use"]:
         error = (
-            f"{_share_used(first)}, less than the {minimum_usage:.1%} of Tokenize.min_usage: the Semantic IDs have collapsed. "
+            f"{_share_used(first)}, less than the {min_usage:.1%} of Tokenize.min_usage: the Semantic IDs have collapsed. "
             + (f"All {figures['items']:,} vectors are equal. " if figures["distinct_vectors"] == 1 else "")
-            + "Check that the vectors differ, ask for fewer codes, or lower minimum_usage to allow it"
+            + "Check that the vectors differ, reduce the codebook size, or lower min_usage to allow it"
         )
-    found = [_share_used(level) for level in later if level["used"] < minimum_usage * level["could_use"]]
+    found = [_share_used(level) for level in later if level["used"] < min_usage * level["could_use"]]
     found += [
-        f"few codes of level {level['level']} have most of the items (perplexity {level['perplexity']:.1f} of {level['size']:,})"
+        f"a few codes of level {level['level']} have most of the items (perplexity {level['perplexity']:.1f} of {level['size']:,})"
         for level in (first, *later)
         if level["could_use"] == level["size"]
-        and level["used"] >= minimum_usage * level["size"]
-        and level["perplexity"] < LOW_PERPLEXITY * minimum_usage * level["size"]
+        and level["used"] >= min_usage * level["size"]
+        and level["perplexity"] < LOW_PERPLEXITY * min_usage * level["size"]
     ]
-    return Collapse(error, "; ".join(found) + ": ask for fewer codes or levels, or train the quantizer for longer" if found else None)
+    advice = "reduce the codebook size or the number of levels, or train the quantizer for longer"
+    return Collapse(error, f"{'; '.join(found)}: {advice}" if found else None)
 
 
 def _share_used(level: dict[str, Any]) -> str:
+    """Return the first part of a message about low usage."""
     used, could = level["used"], level["could_use"]
     return f"level {level['level']} uses {used:,} of {could:,} codes ({used / could:.1%})"
 
 
 def _check(semantic_ids: SemanticIds, vectors: ndarray, reconstructed: ndarray, encoded: Tensor, sizes: tuple[int, ...]) -> None:
-    """Refuse what does not belong together."""
+    """Raise `InputError` if shapes do not match."""
     if vectors.shape != reconstructed.shape or len(vectors) != semantic_ids.items:
         raise InputError(
-            f"{semantic_ids.items} items need a vector and a reconstructed vector each, of one width; "
+            f"{semantic_ids.items} items need a vector and a reconstructed vector each, of equal width; "
             f"got {list(vectors.shape)} and {list(reconstructed.shape)}"
         )
     if tuple(encoded.shape) != (semantic_ids.items, len(sizes)) or len(sizes) > semantic_ids.levels:
         raise InputError(
-            f"{semantic_ids.items} items with Semantic IDs of {semantic_ids.levels} levels do not come from codes "
+            f"Semantic IDs of {semantic_ids.items} items and {semantic_ids.levels} levels do not match codes "
             f"{list(encoded.shape)} with {len(sizes)} level sizes"
         )
 
 
 def _levels(codes: Tensor, sizes: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Return the usage of every level of codes int64 [N, L]."""
     return [{"level": level, **_usage(codes[:, level - 1], size)} for level, size in enumerate(sizes, start=1)]
 
 
 def _usage(codes: Tensor, size: int) -> dict[str, Any]:
-    """How one level's codes int64 [N] are used."""
+    """Return the usage of one level's codes int64 [N]."""
     share = torch.bincount(codes, minlength=size).double() / len(codes)
     used = int((share > 0).sum())
     perplexity = float(torch.special.entr(share).sum().exp())
@@ -143,7 +150,7 @@ def _usage(codes: Tensor, size: int) -> dict[str, Any]:
 
 
 def _prefix(length: int, sizes: Tensor) -> dict[str, int]:
-    """The groups of items that share so many first codes, by their sizes int64 [groups]."""
+    """Summarize the groups of items that share a prefix of this length; `sizes` is int64 [groups]."""
     return {
         "length": length,
         "distinct": len(sizes),
@@ -153,10 +160,13 @@ def _prefix(length: int, sizes: Tensor) -> dict[str, int]:
 
 
 def _collisions(own: Groups, vectors: ndarray, vector: ndarray, spread: float) -> dict[str, Any]:
-    """Collisions before they were dealt with, and how many of them are the vectors' fault. `vector` int64 [N] numbers equal rows."""
+    """Count the collisions of the quantizer's codes, and those due to equal or nearly equal vectors.
+
+    `vector` int64 [N] has equal numbers for equal rows; `spread` is the sum of squared distances from the mean vector.
+    """
     group, sizes, equal = own.group.numpy(), own.sizes.numpy(), np.bincount(vector)
     collided = sizes[group] > 1
-    mixed = _distinct_in(group, vector)[group] > 1  # shares its codes with a different vector
+    mixed = _distinct_in(group, vector)[group] > 1  # items that share their codes with a different vector
     return {
         "distinct_vectors": len(equal),
         "equal_vectors": {
@@ -176,50 +186,57 @@ def _collisions(own: Groups, vectors: ndarray, vector: ndarray, spread: float) -
 
 
 def _near_equal(vectors: ndarray, group: ndarray, rows: ndarray, limit: float) -> int:
-    """How many of these rows int64 [M], whole groups, are in a group of which all vectors lie within NEAR of its first one."""
+    """Count the rows int64 [M] of groups in which every vector is within a squared distance `limit` of the group's first vector.
+
+    `rows` must hold whole groups.
+    """
     first = np.full(len(group), -1)
-    first[group[::-1]] = np.arange(len(group))[::-1]  # of several rows the last one written stays: the lowest
+    first[group[::-1]] = np.arange(len(group))[::-1]  # the last assignment stays, which is the lowest row
     far = np.zeros(len(group), dtype=bool)
     for chunk in _chunks(len(rows)):
-        some = rows[chunk]
-        off = np.square(vectors[some] - vectors[first[group[some]]]).sum(1)
-        far[group[some[off > limit]]] = True
+        part = rows[chunk]
+        distance = np.square(vectors[part] - vectors[first[group[part]]]).sum(1)
+        far[group[part[distance > limit]]] = True
     return int((~far[group[rows]]).sum())
 
 
 def equal_rows(vectors: ndarray) -> ndarray:
-    """float32 [N, D] -> int64 [N]: numbers 0, 1, ..., the same for equal rows; by a 64-bit hash (two rows in 10^19 share one)."""
+    """Number the distinct rows of float32 [N, D] from 0: int64 [N], equal for equal rows.
+
+    Rows are compared by a 64-bit hash; two different rows have the same hash with a probability of about 1e-19.
+    """
     generator = np.random.default_rng(0)
-    odd, more = generator.integers(2**63, size=(2, vectors.shape[1]), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    factor, offset = generator.integers(2**63, size=(2, vectors.shape[1]), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     hashed = np.empty(len(vectors), dtype=np.uint64)
     for rows in _chunks(len(vectors)):
-        bits = (np.ascontiguousarray(vectors[rows], dtype=np.float32) + np.float32(0)).view(np.uint32).astype(np.uint64)  # -0 is 0
-        bits = (bits + more) * odd
+        bits = (np.ascontiguousarray(vectors[rows], dtype=np.float32) + np.float32(0)).view(np.uint32).astype(np.uint64)  # -0 to 0
+        bits = (bits + offset) * factor
         bits ^= bits >> np.uint64(29)
-        bits *= more
+        bits *= offset
         bits ^= bits >> np.uint64(32)
         hashed[rows] = bits.sum(1)
     return np.unique(hashed, return_inverse=True)[1].astype(np.int64)
 
 
 def _distinct_in(group: ndarray, vector: ndarray) -> ndarray:
-    """How many different vectors each group holds, int64 [groups]."""
+    """Return the number of distinct vectors of each group, int64 [groups]."""
     count = int(vector.max()) + 1
     pairs = np.sort(group * count + vector)
     return np.bincount(pairs[np.append(True, pairs[1:] != pairs[:-1])] // count)
 
 
-def _undecided(group: ndarray, vector: ndarray) -> int:
-    """How many vectors share a group with a different one; 1 where none does, since every item has some code."""
+def _ambiguous(group: ndarray, vector: ndarray) -> int:
+    """Return the number of distinct vectors that share a group with a different vector, at least 1."""
     distinct = _distinct_in(group, vector)
     return max(1, int(distinct[distinct > 1].sum()))
 
 
 def _chunks(count: int) -> Iterator[slice]:
+    """Split 0..count - 1 into slices of at most `ROWS`."""
     return (slice(begin, min(begin + ROWS, count)) for begin in range(0, count, ROWS))
 
 
 def _squared_error(vectors: ndarray, others: ndarray) -> float:
-    """Of each row, or of each row and the one other; summed."""
+    """Return the sum of squared differences between `vectors` and `others`, which has as many rows or a single one."""
     errors = (vectors[rows] - (others if len(others) == 1 else others[rows]) for rows in _chunks(len(vectors)))
     return sum(float(np.square(error).sum(dtype=np.float64)) for error in errors)

@@ -1,4 +1,4 @@
-"""Stage 3, the health of Semantic IDs for people. In: the figures of `health`. Out: lines of text; `picture` draws the same."""
+"""The text report of `genrec tokenize`: lines about Semantic IDs from the figures of `genrec.tokenizer.health`."""
 
 from __future__ import annotations
 
@@ -7,78 +7,79 @@ from typing import Any
 
 
 def lines(figures: dict[str, Any]) -> list[str]:
-    """Usage of each level, collisions and what no quantizer can tell apart, reconstruction, and prefixes by their length."""
+    """Return the report: size, code usage by level, collisions, equal vectors, reconstruction error, and a table by prefix length."""
     return [
-        _size(figures) + _later(figures),
+        _size(figures) + _new_items(figures),
         *_usage(figures),
         *_collisions(figures),
-        "reconstruction error: not defined (codes that are listed item by item, or equal vectors)"
+        "reconstruction error: undefined for listed codes and for equal vectors"
         if figures["reconstruction"] is None
-        else f"reconstruction error: {figures['reconstruction']:.1%} of the vectors' spread",
+        else f"reconstruction error: {figures['reconstruction']:.1%} of the variance of the vectors",
         *_prefixes(figures),
         *(f"{name}: {figures[key]['reason']}" for key, name in _REASONS.items() if figures[key]["reason"]),
     ]
 
 
 def summary(figures: dict[str, Any]) -> list[str]:
-    """The same in two or three lines: size and reconstruction, collisions, equal vectors."""
+    """Return the report in two or three lines: size and reconstruction error, collisions, equal vectors."""
     error = "" if figures["reconstruction"] is None else f"; reconstruction error {figures['reconstruction']:.1%}"
     collisions = "; ".join(line.strip() for line in _collisions(figures))
     return [_size(figures) + error, *collisions.replace("; equal vectors:", "\nequal vectors:").split("\n")]
 
 
-_REASONS = {"category_purity": "no category purity", "co_occurrence": "no co-occurrence"}
+_REASONS = {"category_purity": "no category purity", "co_occurrence": "no co-occurrence"}  # prefixes of reasons for missing figures
 
 
 def _collisions(figures: dict[str, Any]) -> Iterator[str]:
-    """Before and after they were dealt with, and whose fault they are."""
+    """Yield the number of collisions before and after separation, and of equal vectors."""
     items, before, equal = figures["items"], figures["collided_before_separation"], figures["equal_vectors"]
     if before:
-        apart, near = figures["collided_before_separation_unequal"], figures["collided_before_separation_near_equal"]
-        causes = [f"{before - apart:,} of them with equal vectors only"] if before > apart else []
-        causes += [f"{near:,} with nearly equal ones"] if near else []
+        unequal, near = figures["collided_before_separation_unequal"], figures["collided_before_separation_near_equal"]
+        causes = [f"{before - unequal:,} of them only with items of equal vectors"] if before > unequal else []
+        causes += [f"{near:,} with items of nearly equal vectors"] if near else []
         yield (
-            f"collisions: {_counted(before, 'item')} ({before / items:.1%}) shared all codes of the quantizer, up to "
+            f"collisions: {_counted(before, 'item')} ({before / items:.1%}) got the same codes as another item, up to "
             f"{figures['largest_group_before_separation']:,} at once{''.join(f'; {cause}' for cause in causes)}"
         )
     else:
-        yield "collisions: the quantizer gave every item codes of its own"
-    ways = [f"{_counted(figures['moved'], 'item')} got another code"] if figures["moved"] else []
-    ways += ["a level was added"] if len(figures["levels"]) > figures["quantized_levels"] else []
-    left = f"{_counted(figures['collided'], 'item')} ({figures['collided'] / items:.1%})" if figures["collided"] else "no item"
+        yield "collisions: none, the quantizer gave every item different codes"
+    changes = [f"{_counted(figures['moved'], 'item')} got another code"] if figures["moved"] else []
+    changes += ["a level was added"] if len(figures["levels"]) > figures["quantized_levels"] else []
+    shared = f"{_counted(figures['collided'], 'item')} ({figures['collided'] / items:.1%})" if figures["collided"] else "no item"
     verb = "share" if figures["collided"] > 1 else "shares"
-    if before or ways:
-        yield f"  now {left} {verb} a Semantic ID ({' and '.join(ways) or 'left as it is'})"
+    if before or changes:
+        yield f"  after separation: {shared} {verb} a Semantic ID ({' and '.join(changes) or 'collisions were kept'})"
     if equal["items"]:
         groups = _counted(equal["groups"], "group")
-        yield f"equal vectors: {equal['items']:,} items in {groups} of up to {equal['largest']:,}; no quantizer tells them apart"
+        yield f"equal vectors: {equal['items']:,} items in {groups} of up to {equal['largest']:,}; no quantizer can distinguish them"
 
 
 def _used(level: dict[str, Any]) -> str:
-    """A level's used codes and perplexity."""
+    """Return a level's used codes and perplexity as text."""
     could = level.get("could_use", level["size"])
-    limit = f" (the vectors could use {could:,})" if could < level["size"] else ""
+    limit = f" (at most {could:,} possible with these vectors)" if could < level["size"] else ""
     return f"{level['used']:,} of {level['size']:,} codes used{limit}, perplexity {level['perplexity']:,.1f}"
 
 
 def _usage(figures: dict[str, Any]) -> Iterator[str]:
-    """The quantizer's levels as it gave them, and the one that was added."""
+    """Yield the usage of the quantizer's levels, of the added level, and of the last level after reassignment."""
     own = figures["encoded_levels"]
     for level in own:
         yield f"level {level['level']}: {_used(level)}"
     for level in figures["levels"][len(own) :]:
-        yield f"level {level['level']}: {_used(level)} (tells apart what collided)"
+        yield f"level {level['level']}: {_used(level)} (added to separate collisions)"
     if figures["moved"]:
         last = figures["levels"][len(own) - 1]
-        yield f"  level {last['level']} after items got another code: {_used(last)}"
+        yield f"  level {last['level']} after separation: {_used(last)}"
+    yield "  perplexity: effective number of codes in use; equal use of all codes gives the number of codes"
 
 
 def _prefixes(figures: dict[str, Any]) -> Iterator[str]:
-    """A table with one row for each number of first codes that items share, and what its columns are."""
+    """Yield a table with one row per prefix length, and a legend of its columns."""
     rows = [_row(figures, place) for place, prefix in enumerate(figures["prefixes"]) if prefix["collided_items"]]
     if not rows:
         return
-    yield "items by their first codes:"
+    yield "groups of items that share their first codes:"
     columns = [column for column in zip(_HEAD, *rows, strict=True) if any(column[1:])]
     widths = [max(map(len, column)) for column in columns]
     for row in zip(*columns, strict=True):
@@ -86,18 +87,19 @@ def _prefixes(figures: dict[str, Any]) -> Iterator[str]:
     purity, together = figures["category_purity"], figures["co_occurrence"]
     if purity["prefixes"]:
         labels = f"{_counted(purity['labels'], 'label')} in {purity['column']}"
-        yield f"  purity: how many have their group's most frequent label, of {labels}"
+        yield f"  purity: share of items with the most frequent label of their group, of {labels}; shuffled: by chance"
         if purity["left_out"]:
-            yield f"  left out, since most items have it: {', '.join(map(repr, purity['left_out'][:3]))}"
+            yield f"  labels ignored because most items have them: {', '.join(map(repr, purity['left_out'][:3]))}"
     if together["prefixes"]:
-        yield f"  pairs: {together['pairs']:,}, consecutive different items of users in training"
+        yield f"  pairs together: share of {together['pairs']:,} pairs of consecutive training items that are in the same group"
+        yield "  chance: the same share for independent items; lift: pairs together / chance"
 
 
-_HEAD = ("codes", "groups", "largest", "items sharing", "purity (shuffled)", "pairs agreeing (independent)", "lift")
+_HEAD = ("first codes", "groups", "largest group", "items in shared groups", "purity (shuffled)", "pairs together (chance)", "lift")
 
 
 def _row(figures: dict[str, Any], place: int) -> list[str]:
-    """The cells under `_HEAD`, empty where there is nothing to say."""
+    """Return the cells of a row, in the order of `_HEAD`; a missing figure is an empty cell."""
     prefix = figures["prefixes"][place]
     cells = [f"{prefix['length']}", f"{prefix['distinct']:,}", f"{prefix['largest_group']:,}"]
     cells.append(f"{prefix['collided_items'] / figures['items']:.1%}")
@@ -111,16 +113,18 @@ def _row(figures: dict[str, Any], place: int) -> list[str]:
 
 
 def _size(figures: dict[str, Any]) -> str:
+    """Return the number of items, levels and codes per level as text."""
     sizes = [f"{level['size']:,}" for level in figures["levels"]]
     sizes = sizes if len(sizes) <= 8 else [*sizes[:4], "...", sizes[-1]]
     return f"{_counted(figures['items'], 'item')}, Semantic IDs of {_counted(len(figures['levels']), 'level')} ({' x '.join(sizes)})"
 
 
-def _later(figures: dict[str, Any]) -> str:
-    """How many items the quantizer was not fitted on, where the figures say so."""
-    later = figures["items"] - figures.get("items_fitted", figures["items"])
-    return f"; {later:,} of them came after the quantizer was fitted" if later else ""
+def _new_items(figures: dict[str, Any]) -> str:
+    """Return the number of items that the quantizer was not fitted on as text; empty if there are none."""
+    new = figures["items"] - figures.get("items_fitted", figures["items"])
+    return f"; the quantizer was fitted without {new:,} of them" if new else ""
 
 
 def _counted(count: int, word: str) -> str:
+    """Return a count with its noun in singular or plural."""
     return f"{count:,} {word}{'' if count == 1 else 's'}"

@@ -1,6 +1,6 @@
-"""Stage 3: Semantic IDs that somebody has published. In: their file, and the catalog's item ids. Out: codes int64 [N, L].
+"""`Imported`: published Semantic IDs from a file, joined to the catalog by item id.
 
-Which files are read: see `genrec.tokenizer.published_ids`.
+`genrec.tokenizer.published_ids` lists the file formats.
 """
 
 from __future__ import annotations
@@ -20,80 +20,81 @@ from genrec.tokenizer.listed_codes import FittedListedCodes, restore_listed
 from genrec.tokenizer.published_ids import Published, content_hash, read_ids, read_published
 from genrec.tokenizer.residual_quantization import as_points
 
-SHOWN = 5  # ids in a message
+SHOWN = 5  # most ids in a message
 
 
 @dataclass(frozen=True)
 class Imported:
-    """Codes from a file, joined by item id. Items that come later get the codes of the item with the nearest vector.
+    """Codes from a file, joined by item id. New items get the codes of the item with the nearest vector.
 
-    A level's size is the largest code of the file plus 1, so that codes counted from 1, or with gaps, leave some unused.
+    The size of a level is the largest code in the file plus 1. Codes that start at 1 or have gaps leave some codes unused.
     """
 
-    path: Path  # JSON from an item's key to its codes, packed by gzip or not
-    ids: Path | None = None  # from the catalog's item id to the file's key (JSON, or a table of tabs or commas); None: they are one
-    columns: tuple[int, int] = (0, 1)  # of `ids`: where the catalog's item id stands, and where the key; from 0
+    path: Path  # JSON object from item keys to codes, optionally compressed by gzip
+    ids: Path | None = None  # map from item ids to the file's keys (JSON, tab- or comma-separated); None if keys are item ids
+    columns: tuple[int, int] = (0, 1)  # columns of `ids` with the item id and with the key, counted from 0
 
     def __post_init__(self) -> None:
         if min(self.columns) < 0 or self.columns[0] == self.columns[1]:
             raise UsageError(f"Imported.columns must be two different columns, counted from 0, got {self.columns}")
 
     def level_sizes(self) -> tuple[int, ...]:
-        """The largest code of each level, plus 1; the file is read."""
+        """Return the largest code of each level plus 1. Reads the file."""
         return tuple(int(size) + 1 for size in read_published(self.path).codes.max(0))
 
     def fingerprint(self, root: Path) -> str:
-        """What the files hold: moving or packing them changes nothing."""
+        """Return a hash of the files' uncompressed content, independent of their paths."""
         return content_hash(self.path, *([self.ids] if self.ids is not None else []))
 
     def fit(self, vectors: ndarray, generator: Generator) -> FittedListedCodes:
-        """Refused: published codes are joined by item id."""
-        raise UsageError("Imported joins published codes by item id, which vectors lack: use fit_catalog(item_ids, vectors, ...)")
+        """Raise `UsageError`: published codes are joined by item id, so call `fit_catalog`."""
+        raise UsageError("Imported joins published codes by item id, which fit does not get: call fit_catalog(item_ids, vectors, ...)")
 
     def fit_catalog(self, item_ids: Sequence[str], vectors: ndarray, generator: Generator) -> FittedListedCodes:
-        """The codes of these items; row i of float32 [N, D] is `item_ids[i]`. Nothing is drawn."""
+        """Look up the codes of the items; row i of vectors float32 [N, D] belongs to `item_ids[i]`. The generator is not used."""
         points, published = as_points(vectors), read_published(self.path)
         if len(item_ids) != len(points):
-            raise UsageError(f"Imported needs an item id for each of {len(points)} vectors, got {len(item_ids)}")
+            raise UsageError(f"Imported needs an item id for each of {len(points)} vectors, got {len(item_ids)} item ids")
         keys = self._keys([str(item) for item in item_ids], published)
         if surplus := len(published.rows) - len(keys):
-            say(f"{self.path.name}: {surplus} of {len(published.rows)} published items are not in the catalog")
+            say(f"{self.path.name}: ignored {surplus} of {len(published.rows)} published items that are not in the catalog")
         codes = torch.from_numpy(published.codes[[published.rows[key] for key in keys]])
         return FittedListedCodes(codes, points, self.level_sizes())
 
     def restore(self, state: dict[str, ndarray]) -> FittedListedCodes:
-        """The codes again; the files are not needed."""
+        """Restore the codes from their stored state, without the files."""
         return restore_listed(state)
 
     def _keys(self, items: list[str], published: Published) -> list[str]:
-        """The file's key of every item; refuses items that have none, and two items with one key."""
+        """Return the file's key of every item. Raise `InputError` for items without a key and for two items with the same key."""
         table = {item: item for item in items} if self.ids is None else read_ids(self.ids, self.columns)
         missing = [item for item in items if table.get(item) not in published.rows]
         if missing:
             raise InputError(
-                f"{len(missing)} of {len(items)} items of the catalog have no codes in {self.path}: {_some(missing)}; its keys are "
-                f"like {_some(list(published.rows))}. {self._advice(items, published)}"
+                f"{len(missing)} of {len(items)} items of the catalog have no codes in {self.path}: {_listed(missing)}; the keys of "
+                f"the file are {_listed(list(published.rows))}. {self._advice(items, published)}"
             )
         owners: dict[str, str] = {}
         for item in items:
             if (other := owners.setdefault(table[item], item)) != item:
-                raise InputError(f"{self.ids}: items {other!r} and {item!r} have one key, {table[item]!r}")
+                raise InputError(f"{self.ids}: items {other!r} and {item!r} have the same key, {table[item]!r}")
         if len(owners) < len(items):
-            raise UsageError(f"Imported.fit_catalog got {len(items)} item ids, of which {len(owners)} are distinct")
+            raise UsageError(f"Imported.fit_catalog got {len(items)} item ids, of which only {len(owners)} are distinct")
         return [table[item] for item in items]
 
     def _advice(self, items: list[str], published: Published) -> str:
-        """What may be wrong."""
+        """Return a next step for items without codes."""
         if self.ids is None:
-            return "Where these are numbers of another repository, give its table from item ids to them as Imported.ids"
-        other_way = (self.columns[1], self.columns[0])
-        with suppress(InputError):  # read so, it need not be a table
-            turned = read_ids(self.ids, other_way)
-            if all(turned.get(item) in published.rows for item in items):
-                return f"The table fits the other way round: columns={other_way}"
+            return "If the keys are numbers of another repository, set Imported.ids to its table from item ids to numbers"
+        swapped = (self.columns[1], self.columns[0])
+        with suppress(InputError):  # with swapped columns, the file may be invalid
+            table = read_ids(self.ids, swapped)
+            if all(table.get(item) in published.rows for item in items):
+                return f"The table matches with swapped columns: set columns={swapped}"
         unlisted = [item for item in items if item not in read_ids(self.ids, self.columns)]
-        return f"{len(unlisted)} of them are not in {self.ids}" if unlisted else "Filter the catalog as the publisher did"
+        return f"{len(unlisted)} of them are not in {self.ids}" if unlisted else "Apply the publisher's filters to the catalog"
 
 
-def _some(names: list[str]) -> str:
+def _listed(names: list[str]) -> str:
+    """Return the first names as text."""
     return ", ".join(repr(name) for name in names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

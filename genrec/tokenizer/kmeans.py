@@ -1,7 +1,7 @@
-"""Stage 3: k-means. In: points float32 [N, D]. Out: centers float32 [C, D]. Deterministic from the generator.
+"""k-means, deterministic for a given generator.
 
-Sources: Lloyd 1982; k-means++ initialization (Arthur & Vassilvitskii 2007), here on a sample of the points. Lloyd's iterations look at
-every point. Beside the points, the memory is that of one distance table of `CELLS` entries, however many points there are.
+Sources: Lloyd 1982; k-means++ initialization (Arthur & Vassilvitskii 2007), here on a sample of the points. Lloyd's iterations use all
+points. The memory beyond the points is one distance table of `CELLS` entries, for any number of points.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ import math
 import torch
 from torch import Generator, Tensor
 
-SAMPLE = 64  # points per center that the initialization looks at
+SAMPLE = 64  # points per center in the initialization
 CELLS = 2**24  # entries of the largest distance table
-CLOSE = 1e-4  # relative squared distance below which |x|^2 - 2 x.e + |e|^2 has too few digits left
+CLOSE = 1e-4  # relative squared distance below which |x|^2 - 2 x.e + |e|^2 is too imprecise
 
 
 def kmeans(points: Tensor, count: int, iterations: int, generator: Generator) -> Tensor:
-    """Centers that locally minimize the inertia sum_i min_c |x_i - e_c|^2; stops early once no point changes its center.
+    """Return centers float32 [count, D] that locally minimize the inertia sum_i min_c |x_i - e_c|^2 over points float32 [N, D].
 
-    A center that has lost all its points moves to the point farthest from its own center (the second, third, ... farthest for
-    more of them).
+    The iterations stop early if no point changes its center. A center without points moves to the point farthest from its center;
+    several such centers move to the farthest, second farthest, ... points.
     """
     return lloyd(points, initial_centers(points, count, generator), iterations)
 
 
 def lloyd(points: Tensor, centers: Tensor, iterations: int) -> Tensor:
-    """The centers after at most so many iterations from these."""
+    """Return the centers after at most `iterations` of Lloyd's algorithm."""
     labels = nearest(points, centers)
     for _ in range(iterations):
         centers = means(points, labels, centers)
@@ -37,10 +37,10 @@ def lloyd(points: Tensor, centers: Tensor, iterations: int) -> Tensor:
 
 
 def nearest(points: Tensor, centers: Tensor, prices: Tensor | None = None) -> Tensor:
-    """argmin_c |x_i - e_c|^2 + price_c for every point, int64 [N]; the lowest c where several are as near. No prices are zeros [C].
+    """Return argmin_c |x_i - e_c|^2 + price_c for every point, int64 [N]; the lowest c on ties. Prices default to 0.
 
-    |x - e|^2 = |x|^2 - 2 x.e + |e|^2, and |x|^2 is the same for all c. Both are shifted to the centers' mean first, since the
-    formula loses digits far from the origin.
+    Computed from |x - e|^2 = |x|^2 - 2 x.e + |e|^2 without |x|^2, which is the same for all c. Points and centers are shifted by
+    the mean of the centers first, because the formula loses precision far from the origin.
     """
     shift = centers.mean(0)
     centers = centers - shift
@@ -52,7 +52,7 @@ def nearest(points: Tensor, centers: Tensor, prices: Tensor | None = None) -> Te
 
 
 def squared_distances(points: Tensor, centers: Tensor) -> Tensor:
-    """|x_i - e_c|^2 for every pair, float32 [N, C], at least 0; shifted as in `nearest`."""
+    """Return |x_i - e_c|^2 for every pair, float32 [N, C], at least 0. Shifted as in `nearest`."""
     shift = centers.mean(0)
     points, centers = points - shift, centers - shift
     squares = points.square().sum(1, keepdim=True) + centers.square().sum(1)
@@ -60,7 +60,7 @@ def squared_distances(points: Tensor, centers: Tensor) -> Tensor:
 
 
 def means(points: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
-    """The mean of each center's points; empty centers move to the points farthest from their own center."""
+    """Return the mean of each center's points. Centers without points move to the points farthest from their centers."""
     counts = torch.bincount(labels, minlength=len(centers))
     result = torch.zeros_like(centers).index_add_(0, labels, points) / counts.clamp(min=1)[:, None]
     empty = (counts == 0).nonzero()[:, 0]
@@ -72,8 +72,10 @@ def means(points: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
 
 
 def initial_centers(points: Tensor, count: int, generator: Generator) -> Tensor:
-    """Greedy k-means++: each next center is a point drawn with a probability proportional to its squared distance to the centers
-    so far; of 2 + ln(count) such points, the one that leaves the least inertia, as scikit-learn does.
+    """Return initial centers float32 [count, D] by greedy k-means++.
+
+    Candidates for the next center are drawn with probabilities proportional to the squared distance to the nearest center so far. Of
+    2 + ln(count) candidates, the one with the least inertia becomes a center, as in scikit-learn.
     """
     sample = points
     if len(points) > SAMPLE * count:
@@ -84,7 +86,7 @@ def initial_centers(points: Tensor, count: int, generator: Generator) -> Tensor:
     chosen = [int(draws[0, 0] * len(sample))]
     distance = _exact_where_close(_distances(centered, squares, chosen)[0], centered, squares, chosen[0])
     for draw in draws[1:]:
-        cumulative = distance.double().cumsum(0)  # all zero once every distinct point is a center: then the last point again
+        cumulative = distance.double().cumsum(0)  # all 0 if every distinct point is a center; the last point is then repeated
         places = torch.searchsorted(cumulative, draw * cumulative[-1], right=True).clamp(max=len(sample) - 1)
         distances = torch.minimum(distance, _distances(centered, squares, places.tolist()))
         best = int(distances.sum(1).argmin())
@@ -94,11 +96,11 @@ def initial_centers(points: Tensor, count: int, generator: Generator) -> Tensor:
 
 
 def _distances(points: Tensor, squares: Tensor, rows: list[int]) -> Tensor:
-    """Squared distances of these rows to all points, float32 [rows, N], by |x|^2 - 2 x.e + |e|^2."""
+    """Return squared distances of these rows to all points, float32 [rows, N], computed as |x|^2 - 2 x.e + |e|^2."""
     return torch.addmm(squares, points[rows], points.T, alpha=-2).add_(squares[rows][:, None]).clamp_(min=0)
 
 
 def _exact_where_close(distance: Tensor, points: Tensor, squares: Tensor, row: int) -> Tensor:
-    """The squared distances of one row, with those of close points computed from the difference: exactly 0 between equal points."""
+    """Recompute the squared distances of close points from the difference, which is exactly 0 for equal points."""
     close = (distance <= CLOSE * (squares + squares[row])).nonzero()[:, 0]
     return distance.index_copy(0, close, (points[close] - points[row]).square().sum(1))

@@ -1,9 +1,10 @@
-"""Stage 3: files of published Semantic IDs. In: JSON, packed by gzip or not. Out: the items' keys and their codes int64 [P, L].
+"""Readers for files of published Semantic IDs.
 
-What repositories publish, each an object from a key to the item's codes: lists of tokens (`{"0": ["<a_60>", "<b_159>", "<c_203>"]}`:
-LC-Rec, LETTER, MiniOneRec), lists of numbers (TIGER's and RPG's reproductions: `{"B0009RF9DW": [12, 7, 255, 1]}`), and text:
-"(1, 2, 3)", "1,2,3", "12-7-255", "<a_1><b_2>", "<|sid_begin|><s_a_1><s_b_2><|sid_end|>" (OpenOneRec).
-A token's code is its last number.
+A file is a JSON object, optionally compressed by gzip, from an item's key to its codes. The codes may be
+    a list of tokens    ["<a_60>", "<b_159>", "<c_203>"] (LC-Rec, LETTER, MiniOneRec)
+    a list of numbers   [12, 7, 255, 1] (reproductions of TIGER and RPG)
+    text                "(1, 2, 3)", "1,2,3", "12-7-255", "<a_1><b_2>", "<|sid_begin|><s_a_1><s_b_2><|sid_end|>" (OpenOneRec)
+The code of a token is its last number.
 """
 
 from __future__ import annotations
@@ -25,32 +26,36 @@ from numpy import ndarray
 from genrec.errors import InputError
 from genrec.store import Signature, signature_of
 
-LARGEST = 2**31  # a code beyond it is no code
+CODE_LIMIT = 2**31  # codes must be below
 _TOKEN = re.compile(r"(?P<prefix>.*?)(?P<code>\d+)[>\]|)}]*")
-_MARKER = re.compile(r"<\|?\w*(begin|start|end|bos|eos)\w*\|?>", re.IGNORECASE)  # around an item's tokens
+_MARKER = re.compile(r"<\|?\w*(begin|start|end|bos|eos)\w*\|?>", re.IGNORECASE)  # begin and end markers around an item's tokens
 _ANGLES = re.compile(r"<[^<>]*>")
 _BETWEEN = re.compile(r"[\s,'\"()\[\]]*")
 
 
 class Published(NamedTuple):
-    """What a file says."""
+    """The content of a file of Semantic IDs."""
 
     rows: dict[str, int]  # the row of each key
     codes: ndarray  # int64 [P, L]
 
 
 def read_published(path: Path) -> Published:
-    """Every item's codes; refuses items of unequal lengths, tokens without a number, and one level with two kinds of tokens."""
+    """Read every item's codes.
+
+    Raise `InputError` for items of different lengths, tokens without a number, and levels with two kinds of tokens.
+    """
     return _read_published(path, _signature(path))
 
 
 @lru_cache(maxsize=4)
 def _read_published(path: Path, _: Signature) -> Published:
+    """Read a file once per signature (size and modification time)."""
     table = _json(path)
     if isinstance(table, list):
         raise InputError(
-            f"{path} is a list of {len(table)} entries without keys: which item an entry belongs to can't be known from its place; "
-            'make it an object, {"item id": [codes], ...}'
+            f"{path} is a list of {len(table)} entries without keys, so entries can't be matched to items; "
+            'convert it to an object, {"item id": [codes], ...}'
         )
     if not isinstance(table, dict) or not table:
         raise InputError(f'{path} must be a JSON object from items to codes, {{"item id": [codes], ...}}, got {str(table)[:80]!r}')
@@ -67,18 +72,20 @@ def _read_published(path: Path, _: Signature) -> Published:
             if kind != expected:
                 raise InputError(
                     f"{path}: the token of item {key!r} on level {level} begins with {kind!r}, that of item {first_key!r} with "
-                    f"{expected!r}; both would get the same codes: {str(value)[:80]}"
+                    f"{expected!r}; tokens of a level must have the same prefix: {str(value)[:80]}"
                 )
         codes.append([code for _, code in found])
     return Published({key: row for row, key in enumerate(table)}, np.array(codes, dtype=np.int64))
 
 
 def read_ids(path: Path, columns: tuple[int, int]) -> dict[str, str]:
-    """From the catalog's item id to the file's key: a JSON object, or a table of tabs (if its first line has one) or commas.
+    """Read the map from item ids to keys of a file of Semantic IDs.
 
-    A header needs no word: no item is called like it. `columns` counts from 0; of an object, 0 is the key and 1 the value.
+    The file is a JSON object or a table. A table is tab-separated if its first line contains a tab, else comma-separated; a header
+    is read like any other row. `columns` are the columns of the item id and of the key, counted from 0; in a JSON object, column 0
+    is the name and column 1 the value.
     """
-    content = _unpacked(path)
+    content = _uncompressed(path)
     if content.lstrip()[:1] == b"{":
         rows = [(str(key), str(value)) for key, value in _json(path).items()]
     else:
@@ -88,7 +95,7 @@ def read_ids(path: Path, columns: tuple[int, int]) -> dict[str, str]:
     table: dict[str, str] = {}
     for number, row in enumerate(rows, start=1):
         if len(row) <= max(columns):
-            raise InputError(f"{path}, row {number}: columns {columns} are asked for (counted from 0), the row has {len(row)}: {row}")
+            raise InputError(f"{path}, row {number}: expected columns {columns} (counted from 0), got {len(row)} columns: {row}")
         item, key = (row[column].strip() for column in columns)
         if table.setdefault(item, key) != key:
             raise InputError(f"{path}, row {number}: item {item!r} has the keys {table[item]!r} and {key!r}")
@@ -96,61 +103,65 @@ def read_ids(path: Path, columns: tuple[int, int]) -> dict[str, str]:
 
 
 def content_hash(*paths: Path) -> str:
-    """A hash of what the files hold, wherever they lie and whether they are packed."""
-    return hashlib.sha256("\n".join(hashlib.sha256(_unpacked(path)).hexdigest() for path in paths).encode()).hexdigest()
+    """Return a hash of the files' uncompressed content."""
+    return hashlib.sha256("\n".join(hashlib.sha256(_uncompressed(path)).hexdigest() for path in paths).encode()).hexdigest()
 
 
 def _tokens(path: Path, key: str, value: Any) -> list[Any]:
-    """An item's tokens or numbers, one a level."""
+    """Return an item's tokens or numbers, one per level."""
     if isinstance(value, str):
         if "<" in value:
             if _BETWEEN.fullmatch(rest := _ANGLES.sub("", value)) is None:
-                raise InputError(f"{path}: item {key!r} has the codes {value[:80]!r}, of which {rest[:80]!r} is no token <...>")
+                raise InputError(f"{path}: item {key!r} has the codes {value[:80]!r}; {rest[:80]!r} is not a token <...>")
             value = _ANGLES.findall(value)
         else:
             value = [part for part in re.split(r"[\s,]+", value.strip().strip("()[]")) if part]
             if len(value) == 1 and re.fullmatch(r"\d+(-\d+)+", value[0]):
                 value = value[0].split("-")
     if not isinstance(value, list):
-        raise InputError(f"{path}: item {key!r} must have a list of codes, or text, got {str(value)[:80]!r}")
+        raise InputError(f"{path}: item {key!r} must have a list of codes or text, got {str(value)[:80]!r}")
     return [token for token in value if not (isinstance(token, str) and _MARKER.fullmatch(token))]
 
 
 def _code(path: Path, key: str, token: Any) -> tuple[str, int]:
-    """What stands before a token's number, and the number."""
-    if isinstance(token, int) and not isinstance(token, bool) and 0 <= token < LARGEST:
+    """Return the prefix and the number of a token."""
+    if isinstance(token, int) and not isinstance(token, bool) and 0 <= token < CODE_LIMIT:
         return "", token
     found = _TOKEN.fullmatch(token.strip().strip("'\"")) if isinstance(token, str) else None
-    if found is None or found["prefix"][-1:] in ("-", ".", "+") or int(found["code"]) >= LARGEST:
+    if found is None or found["prefix"][-1:] in ("-", ".", "+") or int(found["code"]) >= CODE_LIMIT:
         raise InputError(
-            f"{path}: item {key!r} has the token {token!r}; expected a whole number from 0, or text that ends in one, like '<a_60>'"
+            f"{path}: item {key!r} has the token {token!r}; expected an integer of at least 0, or text that ends in one, like '<a_60>'"
         )
     return found["prefix"], int(found["code"])
 
 
 def _json(path: Path) -> Any:
+    """Parse a JSON file. Raise `InputError` for invalid JSON and for repeated keys."""
+
     def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         table = dict(pairs)
         if len(table) < len(pairs):
             seen: set[str] = set()
-            twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-            raise InputError(f"{path} has the key {twice!r} twice")
+            repeated = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            raise InputError(f"{path} has the key {repeated!r} twice")
         return table
 
     try:
-        return json.loads(_text(path, _unpacked(path)), object_pairs_hook=distinct)
+        return json.loads(_text(path, _uncompressed(path)), object_pairs_hook=distinct)
     except ValueError as error:
-        raise InputError(f"{path} is no JSON: {error}") from error
+        raise InputError(f"{path} is not valid JSON: {error}") from error
 
 
 def _text(path: Path, content: bytes) -> str:
+    """Decode UTF-8, with or without a byte order mark."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8: {error}") from error
 
 
-def _unpacked(path: Path) -> bytes:
+def _uncompressed(path: Path) -> bytes:
+    """Read a file, uncompressed if it is a gzip file."""
     _signature(path)
     content = path.read_bytes()
     if content[:2] != b"\x1f\x8b":
@@ -158,10 +169,11 @@ def _unpacked(path: Path) -> bytes:
     try:
         return gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} is damaged: it can't be unpacked ({type(error).__name__}: {error}); fetch it again") from error
+        raise InputError(f"{path} is damaged: it can't be unpacked ({type(error).__name__}: {error}); download it again") from error
 
 
 def _signature(path: Path) -> Signature:
+    """Return the signature of a file. Raise `InputError` if it does not exist."""
     if not path.is_file():
-        raise InputError(f"there is no file {path}; expected published Semantic IDs, or the table of their ids")
+        raise InputError(f"{path} does not exist; expected a file of published Semantic IDs, or the table of their item ids")
     return signature_of(path)

@@ -1,14 +1,15 @@
-"""Stage 3: whether items that share first codes belong together. In: groups of items by prefix. Out: plain values for `health.json`.
+"""Category purity and co-occurrence of items that share their first codes, stored in `health.json`.
 
-Category purity, for groups of at least two items with a label: the share of those items that have the most frequent label of their
-group. An item may have several labels. Those that more than half of the catalog has tell nothing and are left out. Purity grows by
-itself with the number of groups, so beside it stands `chance`, what the same items have when they are shuffled over the same groups.
-Vectors that were made of texts which name the categories cannot but be pure; co-occurrence knows nothing of texts.
+Category purity, over groups of at least two labeled items: the share of these items that have the most frequent label of their
+group. An item may have several labels. Labels of more than half of the catalog are ignored, because they separate nothing. Purity
+rises with the number of groups, so it is reported with `chance`: the purity of the same items shuffled over the same groups. Vectors
+of texts that contain the category names have a high purity by construction; co-occurrence does not depend on texts.
 
-Co-occurrence, over the pairs of consecutive, different items in users' training histories: `share` of the pairs whose first codes
-agree; `expected` of independent draws of two different items, a from the pairs' first items and b from their second ones:
-    P(same prefix | a != b) = (sum_g p(g) q(g) - sum_i p(i) q(i)) / (1 - sum_i p(i) q(i)),  g prefixes, i items
-and `lift`, share / expected. Frequent items alone have no lift.
+Co-occurrence, over the pairs of consecutive, different items in users' training histories: `share` is the share of pairs with equal
+first codes. `expected` is that share for independent draws of two different items, a from the first and b from the second items of
+the pairs:
+    P(same prefix | a != b) = (sum_g p(g) q(g) - sum_i p(i) q(i)) / (1 - sum_i p(i) q(i)),  over prefixes g and items i
+`lift` is share / expected. Item popularity alone gives a lift of 1.
 """
 
 from __future__ import annotations
@@ -27,34 +28,37 @@ from pandas import DataFrame
 from genrec.errors import InputError
 from genrec.randomness import generator
 
-COLUMNS = ("categories", "category", "genres", "genre")  # the first that holds something
-SEPARATORS = ("|", " > ", ";", ",")  # the first that occurs anywhere in the column; a text may be a JSON or Python list as well
-LONGEST_LIST = 100_000  # characters of such a list that are parsed
-SHUFFLED = 100_000  # items that are shuffled at least, in at most twenty shuffles, so that chance is a mean and no draw
+COLUMNS = ("categories", "category", "genres", "genre")  # the first non-empty column is used
+SEPARATORS = ("|", " > ", ";", ",")  # the first one that occurs in the column is used; a text may also be a JSON or Python list
+LONGEST_LIST = 100_000  # most characters of a list that is parsed
+SHUFFLED = 100_000  # least items in all shuffles together, in at most 20 shuffles; chance is their mean
 
 
 class Labels(NamedTuple):
-    """Which items have which labels."""
+    """The labels of the items."""
 
-    column: str  # of the catalog
-    names: list[str]  # of the labels that are kept, by number: the rarest first
-    left_out: list[str]  # labels that more than half of the items have, the most frequent first
-    rows: ndarray  # int64 [M]  items with a label that is kept, ascending; row i is item i+1
-    item: ndarray  # int64 [P]  place in `rows`, of each pair of item and label
-    label: ndarray  # int64 [P]
+    column: str  # column of the catalog
+    names: list[str]  # names of the labels that are used, the rarest first
+    left_out: list[str]  # ignored labels, which more than half of the items have, the most frequent first
+    rows: ndarray  # int64 [M]  rows of items with a label, ascending; row i is item i + 1
+    item: ndarray  # int64 [P]  item of each pair of item and label, as an index into `rows`
+    label: ndarray  # int64 [P]  label of each pair, as an index into `names`
 
 
 class Dominant(NamedTuple):
-    """The groups that hold a labeled item, ascending."""
+    """The most frequent label of each group with a labeled item."""
 
-    group: ndarray  # int64 [G]
-    items: ndarray  # int64 [G]  labeled items
-    label: ndarray  # int64 [G]  the most frequent label, of equally frequent ones the rarest in the catalog
-    having: ndarray  # int64 [G]  how many items have it
+    group: ndarray  # int64 [G]  number of the group, ascending
+    items: ndarray  # int64 [G]  number of labeled items
+    label: ndarray  # int64 [G]  most frequent label; on ties, the rarest in the catalog
+    having: ndarray  # int64 [G]  number of items with this label
 
 
 def category_purity(groups: Sequence[ndarray], items: DataFrame | None) -> dict[str, Any]:
-    """Groups int64 [N] for the prefix lengths 1, 2, ... -> purity and chance; `prefixes` is null where `reason` says why."""
+    """Return purity and chance for groups int64 [N] of each prefix length 1, 2, ...
+
+    Without labels, `prefixes` is None and `reason` states the cause.
+    """
     labels = labels_of(items)
     if isinstance(labels, str):
         return {"column": None, "labels": 0, "left_out": [], "labeled_items": 0, "prefixes": None, "reason": labels}
@@ -69,53 +73,58 @@ def category_purity(groups: Sequence[ndarray], items: DataFrame | None) -> dict[
 
 
 def _purity(group: ndarray, labels: Labels) -> dict[str, Any]:
-    """Of the groups int64 [M] of labeled items; purity and chance are null where no two items share a group."""
+    """Return purity and chance for the groups int64 [M] of labeled items; both are None if no two items share a group."""
     sizes = np.bincount(group)
     shared = sizes > 1
-    said: dict[str, Any] = {"groups": int(shared.sum()), "items": int(sizes[shared].sum()), "purity": None, "chance": None}
-    if said["items"]:
+    result: dict[str, Any] = {"groups": int(shared.sum()), "items": int(sizes[shared].sum()), "purity": None, "chance": None}
+    if result["items"]:
         draws = generator(0, "prefix purity")
         times = min(20, -(-SHUFFLED // len(group)))
         shuffled = (group[torch.randperm(len(group), generator=draws).numpy()] for _ in range(times))
-        said["purity"] = _hits(group, labels) / said["items"]
-        said["chance"] = sum(_hits(each, labels) for each in shuffled) / (times * said["items"])
-    return said
+        result["purity"] = _hits(group, labels) / result["items"]
+        result["chance"] = sum(_hits(each, labels) for each in shuffled) / (times * result["items"])
+    return result
 
 
 def _hits(group: ndarray, labels: Labels) -> int:
-    """How many items of groups of two and more have the most frequent label of their group."""
+    """Count the items in groups of at least two that have the most frequent label of their group."""
     found = dominant(group, labels)
     return int(found.having[found.items > 1].sum())
 
 
 def dominant(group: ndarray, labels: Labels) -> Dominant:
-    """The most frequent label of each group; `group` int64 [M] is that of each labeled item."""
+    """Return the most frequent label of each group; `group` int64 [M] is the group of each labeled item."""
     keys, counts = np.unique(group[labels.item] * len(labels.names) + labels.label, return_counts=True)
-    of = keys // len(labels.names)
-    begin = np.flatnonzero(np.append(True, of[1:] != of[:-1]))
-    most = np.maximum.reduceat(counts, begin)
-    reached = np.flatnonzero(counts == most.repeat(np.diff(np.append(begin, len(of)))))
-    first = reached[np.append(True, of[reached][1:] != of[reached][:-1])]
-    return Dominant(of[begin], np.bincount(group)[of[begin]], keys[first] % len(labels.names), most)
+    key_group = keys // len(labels.names)
+    begin = np.flatnonzero(np.append(True, key_group[1:] != key_group[:-1]))
+    largest = np.maximum.reduceat(counts, begin)
+    tied = np.flatnonzero(counts == largest.repeat(np.diff(np.append(begin, len(key_group)))))
+    first = tied[np.append(True, key_group[tied][1:] != key_group[tied][:-1])]
+    return Dominant(key_group[begin], np.bincount(group)[key_group[begin]], keys[first] % len(labels.names), largest)
 
 
 def labels_of(items: DataFrame | None) -> Labels | str:
-    """The catalog's labels, or why there are none."""
+    """Return the catalog's labels, or the reason why there are none."""
     if items is None:
         return "no table of items was given"
     column = next((name for name in COLUMNS if name in items and (items[name].fillna("").str.strip() != "").any()), None)
     if column is None:
-        return f"no item has a text in a column {', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}"
+        return f"the catalog has no text in a column {', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}"
     place, texts = pd.factorize(items[column].fillna(""))
     separator = next((each for each in SEPARATORS if any(each in text for text in texts)), SEPARATORS[0])
-    split = [_split(text, separator) for text in texts]  # each different text once
+    split = [_split(text, separator) for text in texts]  # each distinct text once
     lengths = np.array([len(each) for each in split])
     label, names = pd.factorize(np.array([name for each in split for name in each], dtype=object), sort=True)
     return _informative(column, place, lengths, label, names)
 
 
 def _informative(column: str, place: ndarray, lengths: ndarray, label: ndarray, names: ndarray) -> Labels | str:
-    """`labels_of` from the texts' labels (text t has lengths[t] of them, one text after the other) and each item's text."""
+    """Build `Labels` from the labels of all distinct texts, and drop labels of more than half of the items.
+
+    - `place`: int64 [N], the distinct text of each item.
+    - `lengths`: number of labels of each text.
+    - `label`: labels of all texts, one text after the other, as indices into `names`.
+    """
     repeats = lengths[place]
     item = np.repeat(np.arange(len(place)), repeats)
     begin = (lengths.cumsum() - lengths)[place]
@@ -129,22 +138,22 @@ def _informative(column: str, place: ndarray, lengths: ndarray, label: ndarray, 
     number[ordered] = np.arange(len(ordered))
     item, label = item[kept[label]], number[label[kept[label]]]
     if not len(names):
-        return f"no item has a label in the column {column}"
+        return f"no item has a label in column {column}"
     if not len(item):
-        return f"more than half of the items have each label of the column {column}: they tell nothing apart"
+        return f"every label in column {column} belongs to more than half of the items, so labels separate nothing"
     rows, place_of = np.unique(item, return_inverse=True)
     return Labels(column, [str(name) for name in names[ordered]], left_out, rows, place_of, label)
 
 
 def _split(text: str, separator: str) -> list[str]:
-    """A text's distinct labels."""
+    """Return the distinct labels of a text."""
     text = text.strip()
     leaves = list(_leaves(_parsed(text))) if text[:1] in ("[", "(") else []
     return list(dict.fromkeys(part.strip() for part in leaves or text.split(separator) if part.strip()))
 
 
 def _parsed(text: str) -> object:
-    """A JSON or Python list as a value; None where it is neither."""
+    """Parse a JSON or Python list; return None for any other text."""
     if len(text) > LONGEST_LIST:
         return None
     for parse in (json.loads, ast.literal_eval):
@@ -156,6 +165,7 @@ def _parsed(text: str) -> object:
 
 
 def _leaves(value: object) -> Iterator[str]:
+    """Yield the strings of a nested list."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list | tuple):
@@ -164,7 +174,10 @@ def _leaves(value: object) -> Iterator[str]:
 
 
 def co_occurrence(groups: Sequence[ndarray], interactions: DataFrame | None) -> dict[str, Any]:
-    """Groups int64 [N] for the prefix lengths 1, 2, ... -> how often consecutive items agree; as `category_purity`."""
+    """Return share, expected share and lift for groups int64 [N] of each prefix length 1, 2, ...
+
+    Without pairs, `prefixes` is None and `reason` states the cause.
+    """
     if interactions is None:
         return {"pairs": 0, "prefixes": None, "reason": "no training interactions were given"}
     user, item = interactions["user"].to_numpy(), interactions["item"].to_numpy()
@@ -174,17 +187,20 @@ def co_occurrence(groups: Sequence[ndarray], interactions: DataFrame | None) -> 
     count = len(groups[0])
     first, second = item[paired] - 1, item[paired + 1] - 1
     if min(first.min(), second.min()) < 0 or max(first.max(), second.max()) >= count:
-        raise InputError(f"training interactions must be of items 1..{count}, got {item.min()}..{item.max()}")
+        raise InputError(f"training interactions must have items 1..{count}, got {item.min()}..{item.max()}")
     as_first, as_second = (np.bincount(rows, minlength=count) for rows in (first, second))
-    same = int(as_first @ as_second)  # pairs of one item with itself among all len(paired)^2
+    same = int(as_first @ as_second)  # pairs of an item with itself, of all len(paired)^2 combinations
     agreements = [_agreement(group, (first, second), (as_first, as_second), same) for group in groups]
     prefixes = [{"length": length, **each} for length, each in enumerate(agreements, start=1)]
     return {"pairs": len(paired), "prefixes": prefixes, "reason": None}
 
 
-def _agreement(group: ndarray, pairs: tuple[ndarray, ndarray], taken: tuple[ndarray, ndarray], same: int) -> dict[str, float | None]:
-    """Of pairs of rows int64 [P]; `taken` int64 [N] is how often each row is the first and the second of a pair."""
+def _agreement(group: ndarray, pairs: tuple[ndarray, ndarray], counts: tuple[ndarray, ndarray], same: int) -> dict[str, float | None]:
+    """Return share, expected share and lift of pairs of rows int64 [P].
+
+    `counts` int64 [N] are the numbers of times that each row is the first and the second item of a pair.
+    """
     share = float((group[pairs[0]] == group[pairs[1]]).mean())
-    of_group = [np.bincount(group, weights=each) for each in taken]
-    expected = max(0.0, (float(of_group[0] @ of_group[1]) - same) / (len(pairs[0]) ** 2 - same))
+    by_group = [np.bincount(group, weights=each) for each in counts]
+    expected = max(0.0, (float(by_group[0] @ by_group[1]) - same) / (len(pairs[0]) ** 2 - same))
     return {"share": share, "expected": expected, "lift": share / expected if expected > 0 else None}

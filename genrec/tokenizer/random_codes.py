@@ -1,7 +1,4 @@
-"""Stage 3: the control: codes that know nothing of the items. In: float32 [N, D], of which only N counts. Out: codes int64 [N, L].
-
-What Semantic IDs are worth is the distance between them and these (TIGER, Rajput et al. 2023, 2305.05065, section 4.3).
-"""
+"""`RandomCodes`: random codes, the control for Semantic IDs (TIGER, Rajput et al. 2023, 2305.05065, section 4.3)."""
 
 from __future__ import annotations
 
@@ -20,16 +17,16 @@ from genrec.tokenizer.residual_quantization import as_points, check_at_least
 
 @dataclass(frozen=True)
 class RandomCodes:
-    """Every code of every item is drawn uniformly, on its own; those of items that come later too."""
+    """Uniform, independent codes for every item, new items included. The vectors have no influence on the codes of listed items."""
 
-    num_levels: int = 3  # L, at least 1
-    codebook_size: int = 256  # codes of each level, at least 1
+    num_levels: int = 3  # number of levels L, at least 1
+    codebook_size: int = 256  # codes per level, at least 1
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "num_levels", "codebook_size")
 
     def level_sizes(self) -> tuple[int, ...]:
-        """Number of codes of each level."""
+        """Return the number of codes of each level."""
         return (self.codebook_size,) * self.num_levels
 
     def fit(self, vectors: ndarray, generator: Generator) -> FittedRandomCodes:
@@ -40,36 +37,39 @@ class RandomCodes:
         return FittedRandomCodes(FittedListedCodes(codes, points, self.level_sizes()), seed)
 
     def restore(self, state: dict[str, ndarray]) -> FittedRandomCodes:
-        """The drawn codes again."""
+        """Restore the drawn codes from their stored state."""
         if "seed" not in state:
-            raise ArtifactError(f"RandomCodes needs a seed beside its codes, the stored state has {sorted(state)}")
+            raise ArtifactError(f"RandomCodes needs a seed in addition to its codes, the stored state has {sorted(state)}")
         listed = {name: array for name, array in state.items() if name != "seed"}
         return FittedRandomCodes(restore_listed(listed, self.level_sizes()), int(state["seed"][0]))
 
 
 class FittedRandomCodes:
-    """A `genrec.types.ListedCodes`: the listed items' draws, and a seed for those of items that come later."""
+    """A `genrec.types.ListedCodes` with the codes of the listed items and a seed for the codes of new items."""
 
     def __init__(self, listed: FittedListedCodes, seed: int) -> None:
         self.listed, self.seed = listed, seed
 
     def listed_codes(self) -> ndarray:
-        """int64 [N, L], in the items' order."""
+        """Return the listed codes, int64 [N, L], in item order."""
         return self.listed.listed_codes()
 
     def encode(self, vectors: ndarray) -> ndarray:
-        """For items that come later: int64 [M, L], drawn by a hash of the seed and the vector's bytes, which knows no similarity."""
+        """Draw codes for new items from a hash of the seed and the vector's bytes: float32 [M, D] -> int64 [M, L].
+
+        Similar vectors get independent codes.
+        """
         points = as_points(vectors, width=self.listed.points.shape[1])
         key = self.seed.to_bytes(8, "little")
-        rows = np.ascontiguousarray((points + 0.0).numpy())  # -0.0 equals 0.0, their bytes do not
+        rows = np.ascontiguousarray((points + 0.0).numpy())  # turns -0.0 into 0.0, which has other bytes
         drawn = [shake_128(key + row.tobytes()).digest(8 * len(self.listed.level_sizes)) for row in rows]
         numbers = np.frombuffer(b"".join(drawn), dtype="<u8").reshape(len(rows), -1)
         return (numbers % np.array(self.listed.level_sizes, dtype=np.uint64)).astype(np.int64)
 
     def reconstruct(self, codes: ndarray) -> ndarray:
-        """The mean vector of the listed items with the longest known prefix of the codes."""
+        """Return the mean vector of the listed items with the longest known prefix of each row: int64 [M, L] -> float32 [M, D]."""
         return self.listed.reconstruct(codes)
 
     def state(self) -> dict[str, ndarray]:
-        """Codes, vectors, level sizes and the seed."""
+        """Return codes, vectors, level sizes and the seed."""
         return self.listed.state() | {"seed": np.array([self.seed])}

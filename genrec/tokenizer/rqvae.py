@@ -1,10 +1,11 @@
-"""Stage 3: the RQ-VAE tokenizer: an autoencoder whose latents are quantized. In: float32 [N, D]. Out: codes int64 [N, L].
+"""`RQVAE`: a residual-quantized autoencoder.
 
 Sources: Lee et al. 2022 (2203.01941), TIGER (Rajput et al. 2023, 2305.05065, section 3.1). The defaults follow the recipe of open
-reproductions (standardized input, 512-256-128, commitment .25, summed reconstruction, k-means initialization, restarts of dead
-codes, batches of 2,048), which differs from TIGER's: a latent width of 128 instead of 32, AdamW instead of Adagrad. Deviations from
-that recipe: 1,000 epochs at a learning rate of 3e-3 instead of 8,000 at 1e-3, bfloat16 in the network, codebooks as moving averages
-(Lee et al.) instead of by gradient. `RQVAE(epochs=8000, learning_rate=1e-3, codebooks="gradient", precision="32-true")` is the recipe.
+reproductions: standardized input, layers 512-256-128, commitment weight 0.25, summed reconstruction error, k-means initialization,
+restarts of dead codes, batches of 2,048. That recipe differs from TIGER's, which has a latent width of 32 and Adagrad instead of
+AdamW. The defaults deviate from the recipe as follows: 1,000 epochs at a learning rate of 3e-3 instead of 8,000 at 1e-3, bfloat16 in
+the network, and codebooks as moving averages (Lee et al.) instead of by gradient. The recipe itself is
+`RQVAE(epochs=8000, learning_rate=1e-3, codebook_update="gradient", precision="32-true")`.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from genrec.tokenizer.residual_quantization import (
     as_codes,
     as_points,
     check_at_least,
-    codebook_size,
     fit_codebooks,
+    fitted_size,
     last_level_costs,
     quantize,
 )
 
-KMEANS_ITERATIONS = 25  # of the codebooks' initialization
+KMEANS_ITERATIONS = 25  # k-means iterations of the codebooks' initialization
 CHOICES = {
     "schedule": ("constant", "cosine"),
     "gradient": ("straight-through", "rotation"),
@@ -43,24 +44,25 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class RQVAE:
-    """A residual-quantized autoencoder. Trains on CUDA where there is one, else on the CPU: there, 12,000 items of width 768 take some
-    minutes on two cores.
+    """A residual-quantized autoencoder.
+
+    Trains on CUDA if available, else on the CPU, where 12,000 items of width 768 take some minutes on two cores.
     """
 
-    num_levels: int = 3  # L, at least 1
-    codebook_size: int = 256  # codes of each level, at least 1
-    hidden_dims: tuple[int, ...] = (512, 256)  # widths of the encoder's hidden layers; the decoder mirrors them
-    latent_dim: int = 128  # width of what is quantized, at least 1
-    commitment_weight: float = 0.25  # weight of the encoder's pull towards its codes, at least 0
+    num_levels: int = 3  # number of levels L, at least 1
+    codebook_size: int = 256  # codes per level, at least 1
+    hidden_dims: tuple[int, ...] = (512, 256)  # widths of the encoder's hidden layers, each at least 1; reversed in the decoder
+    latent_dim: int = 128  # width of the quantized latents, at least 1
+    commitment_weight: float = 0.25  # weight of the commitment loss, at least 0
     epochs: int = 1000  # passes over the items, at least 1
-    batch_size: int = 2048  # items per step, at least `codes`: the codebooks begin as a k-means of the first batch
-    learning_rate: float = 3e-3  # of AdamW, above 0
-    schedule: Literal["constant", "cosine"] = "constant"  # of the learning rate; cosine ends at 0
-    gradient: Gradient = "straight-through"  # how the decoder's gradient passes the codes: as it is, or turned as z turns into e
-    codebook_update: Literal["gradient", "ema"] = "ema"  # learned by AdamW, or moving averages of the residuals they stand for
-    ema_decay: float = 0.99  # of the moving averages, in [0, 1)
-    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"  # of encoder and decoder while training; codes are always in float32
-    shrink: bool = False  # whether fewer items than codes make codebooks of one code an item, instead of an error
+    batch_size: int = 2048  # items per step, at least codebook_size: the codebooks start as k-means centers of the first batch
+    learning_rate: float = 3e-3  # learning rate of AdamW, above 0
+    schedule: Literal["constant", "cosine"] = "constant"  # learning rate schedule; cosine ends at 0
+    gradient: Gradient = "straight-through"  # estimator of the gradient through the codes; "rotation" is the rotation trick
+    codebook_update: Literal["gradient", "ema"] = "ema"  # train codebooks with AdamW, or as moving averages of their residuals
+    ema_decay: float = 0.99  # decay of the moving averages, in [0, 1)
+    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"  # precision of the network in training; codes always use float32
+    shrink: bool = False  # with fewer items than codes: reduce the codebook size to the number of items instead of an error
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "num_levels", "codebook_size", "latent_dim", "epochs")
@@ -78,14 +80,14 @@ class RQVAE:
                 raise UsageError(f"RQVAE.{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
 
     def level_sizes(self) -> tuple[int, ...]:
-        """Number of codes of each level; a codebook that shrank leaves the rest unused."""
+        """Return the number of codes of each level. A reduced codebook leaves the other codes unused."""
         return (self.codebook_size,) * self.num_levels
 
     def fit(self, vectors: ndarray, generator: Generator) -> FittedRQVAE:
-        """Train on float32 [N, D]. The generator is one of the CPU; torch's global one is neither read nor moved."""
+        """Train on vectors float32 [N, D] with a CPU generator. torch's global generator is not used."""
         points = as_points(vectors)
-        codes = codebook_size(len(points), self.codebook_size, self.shrink)
-        model = ResidualAutoencoder(points.shape[1], self.hidden_dims, self.latent_dim, self.num_levels, codes)
+        size = fitted_size(len(points), self.codebook_size, self.shrink)
+        model = ResidualAutoencoder(points.shape[1], self.hidden_dims, self.latent_dim, self.num_levels, size)
         initialize(model, generator)
         deviation = points.std(0, correction=0)
         model.mean.copy_(points.mean(0))
@@ -96,8 +98,8 @@ class RQVAE:
         return FittedRQVAE(model.cpu())
 
     def restore(self, state: dict[str, ndarray]) -> FittedRQVAE:
-        """The fitted quantizer again, from its stored weights."""
-        codebooks, mean = state.get("codebook_update"), state.get("mean")
+        """Restore a fitted quantizer from its stored weights."""
+        codebooks, mean = state.get("codebooks"), state.get("mean")
         if codebooks is None or mean is None or codebooks.ndim != 3 or codebooks.shape[1] > self.codebook_size:
             raise ArtifactError(
                 f"RQVAE needs codebooks of at most {self.codebook_size} codes and a mean, the stored state has {sorted(state)}"
@@ -106,29 +108,29 @@ class RQVAE:
         try:
             model.load_state_dict({name: torch.tensor(array) for name, array in state.items()})
         except RuntimeError as error:
-            raise ArtifactError(f"the stored weights do not fit {self}: {error}") from error
+            raise ArtifactError(f"the stored weights do not match {self}: {error}") from error
         return FittedRQVAE(model)
 
 
 class FittedRQVAE:
-    """A `genrec.types.FittedQuantizer`, on the CPU wherever it was trained."""
+    """A `genrec.types.PricedCodes` on the CPU, for any training device."""
 
     def __init__(self, model: ResidualAutoencoder) -> None:
         self.model = model.requires_grad_(False)
 
     def encode(self, vectors: ndarray) -> ndarray:
-        """float32 [N, D] -> int64 [N, L]."""
+        """Quantize the latents of vectors: float32 [N, D] -> int64 [N, L]."""
         parts = torch.split(as_points(vectors, width=len(self.model.mean)), ROWS)
         return torch.cat([self._codes(part) for part in parts]).numpy()
 
     def reconstruct(self, codes: ndarray) -> ndarray:
-        """int64 [N, L] -> float32 [N, D], what the decoder makes of the sum of the codes' entries."""
+        """Decode the sum of the codes' entries: int64 [N, L] -> float32 [N, D]."""
         levels, size, _ = self.model.codebooks.shape
         parts = torch.split(as_codes(codes, levels, size), ROWS)
         return torch.cat([self.model.reconstruct(part) for part in parts]).numpy()
 
     def last_level_costs(self, vectors: ndarray, codes: ndarray) -> ndarray:
-        """|r_L - e_L(c)|^2 float32 [M, C] of the latents, r_L being what the codes before the last have left over."""
+        """Return |r_L - e_L(c)|^2 of the latents, float32 [M, C], where r_L is the residual after all codes but the last."""
         levels, size, _ = self.model.codebooks.shape
         points, known = as_points(vectors, width=len(self.model.mean)), as_codes(codes, levels, size)
         parts = zip(torch.split(points, ROWS), torch.split(known, ROWS), strict=True)
@@ -136,30 +138,32 @@ class FittedRQVAE:
         return torch.cat(costs).numpy()
 
     def state(self) -> dict[str, ndarray]:
-        """Weights, codebooks, and the training vectors' mean and standard deviation."""
+        """Return weights, codebooks, and mean and standard deviation of the training vectors."""
         return {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in self.model.state_dict().items()}
 
     def _codes(self, vectors: Tensor) -> Tensor:
+        """Return the codes of a chunk of vectors."""
         return quantize(self._latents(vectors), self.model.codebooks)[0]
 
     def _latents(self, vectors: Tensor) -> Tensor:
+        """Return the latents of a chunk of vectors."""
         return self.model.latents(self.model.standardize(vectors))
 
 
 def _train(model: ResidualAutoencoder, points: Tensor, specification: RQVAE, generator: Generator) -> None:
-    """AdamW on shuffled batches of standardized vectors; after each epoch but the last, codes that no item used begin again."""
+    """Train with AdamW on shuffled batches of standardized vectors. Restart unused codes after each epoch but the last."""
     order = torch.randperm(len(points), generator=generator)
     _initialize_codebooks(model, points[order[: specification.batch_size].to(points.device)], generator)
     model.codebooks.requires_grad_(specification.codebook_update == "gradient")
-    learned = [each for each in model.parameters() if each.requires_grad]
-    optimizer = torch.optim.AdamW(learned, lr=specification.learning_rate, fused=True)
+    trainable = [each for each in model.parameters() if each.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=specification.learning_rate, fused=True)
     averages = MovingAverages(model.codebooks, specification.ema_decay) if specification.codebook_update == "ema" else None
-    levels, codes, _ = model.codebooks.shape
+    levels, size, _ = model.codebooks.shape
     with Progress("RQ-VAE epochs", specification.epochs) as progress:
         for epoch in range(specification.epochs):
             if epoch > 0:
                 order = torch.randperm(len(points), generator=generator)
-            used = torch.zeros(levels, codes, dtype=torch.int64, device=points.device)
+            used = torch.zeros(levels, size, dtype=torch.int64, device=points.device)
             total = torch.zeros((), device=points.device)
             for step, rows in enumerate(torch.split(order.to(points.device), specification.batch_size)):
                 _set_rate(optimizer, specification, (epoch + step * specification.batch_size / len(points)) / specification.epochs)
@@ -172,33 +176,34 @@ def _train(model: ResidualAutoencoder, points: Tensor, specification: RQVAE, gen
                     averages.update(chosen, residuals)
                 used.scatter_add_(1, chosen.T, torch.ones_like(chosen.T))
                 total += loss.detach() * len(rows)
-            mean = _finite(float(total) / len(points), epoch, specification)
+            mean = _check_finite(float(total) / len(points), epoch, specification)
             if epoch + 1 < specification.epochs:
                 _restart_dead_codes(model, used == 0, points, optimizer, averages, generator)
             progress.advance(note=f"loss {mean:.4g}")
 
 
-def _finite(loss: float, epoch: int, specification: RQVAE) -> float:
+def _check_finite(loss: float, epoch: int, specification: RQVAE) -> float:
+    """Return the loss. Raise `NumericsError` if it is non-finite."""
     if not math.isfinite(loss):
         raise NumericsError(
             f"the RQ-VAE's loss is {loss} in epoch {epoch + 1} of {specification.epochs}: try a learning_rate below "
-            f"{specification.learning_rate}, or look for extreme values in the vectors"
+            f"{specification.learning_rate}, or check the vectors for extreme values"
         )
     return loss
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, specification: RQVAE, done: float) -> None:
-    """The learning rate after the share `done` of the training."""
+    """Set the learning rate for the share `done` of the training, in [0, 1)."""
     factor = (1 + math.cos(math.pi * done)) / 2 if specification.schedule == "cosine" else 1.0
     for group in optimizer.param_groups:
         group["lr"] = specification.learning_rate * factor
 
 
 class MovingAverages:
-    """Codebooks as exponential moving averages: n_c = d n_c + (1-d) count_c, m_c = d m_c + (1-d) sum of residuals, e_c = m_c / n_c.
+    """Codebooks as exponential moving averages of the residuals that they quantize.
 
-    Source: van den Oord et al. 2017 (1711.00937), appendix A.1. A code that the batch does not use keeps its place: n and m shrink
-    together.
+    n_c = d n_c + (1-d) count_c, m_c = d m_c + (1-d) sum of residuals, e_c = m_c / n_c, with decay d (van den Oord et al. 2017,
+    1711.00937, appendix A.1). An unused code keeps its entry, because n_c and m_c decrease by the same factor.
     """
 
     def __init__(self, codebooks: Tensor, decay: float) -> None:
@@ -208,7 +213,7 @@ class MovingAverages:
 
     @torch.no_grad()
     def update(self, codes: Tensor, residuals: Tensor) -> None:
-        """Codes int64 [B, L] and what they stood for, float32 [L, B, latent]."""
+        """Update the codebooks from a batch: codes int64 [B, L] and residuals float32 [L, B, latent]."""
         for level, (code, residual) in enumerate(zip(codes.T, residuals, strict=True)):
             count = torch.bincount(code, minlength=self.counts.shape[1]).float()
             total = torch.zeros_like(self.sums[level]).index_add_(0, code, residual)
@@ -217,17 +222,17 @@ class MovingAverages:
             self.codebooks[level] = self.sums[level] / self.counts[level].clamp(min=1e-12).unsqueeze(1)
 
     def restart(self, dead: Tensor) -> None:
-        """Forget the averages of codes, bool [L, C], that were moved."""
+        """Reset the averages of the codes marked in `dead`, bool [L, C], to their current entries."""
         self.counts[dead] = 1.0
         self.sums[dead] = self.codebooks.detach()[dead]
 
 
 def _initialize_codebooks(model: ResidualAutoencoder, batch: Tensor, generator: Generator) -> None:
-    """Residual k-means of the first batch's latents."""
-    levels, codes, _ = model.codebooks.shape
+    """Initialize the codebooks with residual k-means of the first batch's latents."""
+    levels, size, _ = model.codebooks.shape
     with torch.no_grad():
         latents = model.latents(batch).cpu()
-        model.codebooks.copy_(fit_codebooks(latents, levels, codes, KMEANS_ITERATIONS, generator))
+        model.codebooks.copy_(fit_codebooks(latents, levels, size, KMEANS_ITERATIONS, generator))
 
 
 def _restart_dead_codes(
@@ -238,15 +243,15 @@ def _restart_dead_codes(
     averages: MovingAverages | None,
     generator: Generator,
 ) -> None:
-    """Move the codes marked in `dead` bool [L, C] to residuals of items drawn at random, with all memory of them wiped."""
+    """Move the codes marked in `dead`, bool [L, C], to residuals of random items, and reset their optimizer state and averages."""
     if not dead.any():
         return
     with torch.no_grad():
         rows = torch.randperm(len(points), generator=generator)[: dead.shape[1]].to(points.device)
         _, residuals = quantize(model.latents(points[rows]), model.codebooks)
         model.codebooks[dead] = residuals[dead]
-        for memory in optimizer.state[model.codebooks].values():
-            if memory.shape == model.codebooks.shape:
-                memory[dead] = 0
+        for state in optimizer.state[model.codebooks].values():
+            if state.shape == model.codebooks.shape:
+                state[dead] = 0
         if averages is not None:
             averages.restart(dead)

@@ -1,9 +1,9 @@
-"""Stage 3: vectors become Semantic IDs. In: float32 [N, D], row i for item i+1. Out: `SemanticIds`, the quantizer, its health.
+"""The tokenize stage: fit a quantizer to item vectors, encode the items, resolve collisions and compute diagnostics.
 
-    fit ──► encode ──► collisions ──► SemanticIds ──► extend: items that came later ──► health
+    fit ──► encode ──► collisions ──► SemanticIds ──► extend (new items) ──► health
     (quantizer)        (append, sinkhorn, reassign, keep)
 
-Source: TIGER (Rajput et al. 2023, 2305.05065), section 3.1.
+Vectors are float32 [N, D]; row i belongs to item i + 1. Source: TIGER (Rajput et al. 2023, 2305.05065), section 3.1.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -37,18 +36,20 @@ from genrec.types import CatalogQuantizer, FittedQuantizer, ListedCodes, PricedC
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+REBUILD = "rebuild the Semantic IDs and all policies trained on them (--refresh tokenize)"
+
 
 @dataclass(frozen=True)
 class Tokenize:
-    """How items get their Semantic IDs."""
+    """The settings of the tokenize stage."""
 
-    quantizer: Quantizer = field(default_factory=RQKMeans)  # what turns a vector into codes
-    # what becomes of items that share their codes: a last level tells them apart; the last code is changed, by optimal transport
-    # (some collisions may stay) or at the least cost (none stays); or they share their Semantic ID
+    quantizer: Quantizer = field(default_factory=RQKMeans)  # maps a vector to codes
+    # treatment of items with equal codes: append a level that numbers them; change last codes by optimal transport (some collisions
+    # may remain) or at the least total cost (none remain); or keep shared Semantic IDs
     collisions: Literal["append", "sinkhorn", "reassign", "keep"] = "append"
-    fit_on: Literal["all", "trained"] = "all"  # "trained": items without a training event get theirs afterwards, as if they came later
-    min_usage: float = 0.5  # share of the first level's codes that must be used, in [0, 1]; fewer is a collapse
-    seed: int = 0  # of the quantizer, 0..2**63-1
+    fit_on: Literal["all", "trained"] = "all"  # items to fit on; "trained" adds items without training interactions as new items
+    min_usage: float = 0.5  # least share of used codes on the first level, in [0, 1]; less raises an error
+    seed: int = 0  # seed of the quantizer, 0..2**63-1
 
     def __post_init__(self) -> None:
         if not isinstance(self.quantizer, Quantizer):
@@ -58,8 +59,8 @@ class Tokenize:
                 raise UsageError(f"Tokenize.{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if self.collisions in ("sinkhorn", "reassign") and isinstance(self.quantizer, Imported | RandomCodes):
             raise UsageError(
-                f"Tokenize.collisions = {self.collisions!r} asks what another code would cost, which {type(self.quantizer).__name__} "
-                "cannot say; use 'append' or 'keep'"
+                f"Tokenize.collisions = {self.collisions!r} needs a quantizer with last_level_costs, got "
+                f"{type(self.quantizer).__name__}; use 'append' or 'keep'"
             )
         if not 0 <= self.min_usage <= 1:
             raise UsageError(f"Tokenize.min_usage must lie in [0, 1], got {self.min_usage}")
@@ -68,120 +69,126 @@ class Tokenize:
 
 
 class Tokenized(NamedTuple):
-    """What the stage stores."""
+    """The result of the tokenize stage."""
 
     semantic_ids: SemanticIds
     quantizer: FittedQuantizer
-    health: dict[str, Any]  # see genrec.tokenizer.health; also the fingerprints of the vectors and of the Semantic IDs
+    health: dict[str, Any]  # the diagnostics of genrec.tokenizer.health, and fingerprints of vectors, Semantic IDs and quantizer
 
 
 def tokenize(
     vectors: ndarray, specification: Tokenize, items: DataFrame | None = None, interactions: DataFrame | None = None
 ) -> Tokenized:
-    """Fit the quantizer, encode every item, deal with collisions, and refuse a collapse (fault S2).
+    """Fit the quantizer, encode every item and resolve collisions. Raise `NumericsError` if the Semantic IDs have collapsed.
 
-    `items` (item_id, text, ...; row i is item i+1) and the *training* `interactions` (user, item) are what prefixes are held
-    against; a quantizer that reads published codes needs the first, `fit_on="trained"` the second.
+    - `vectors`: float32 [N, D].
+    - `items`: the catalog (item_id, text, ...; row i is item i + 1), for category purity. Required by quantizers that look codes up
+      by item id.
+    - `interactions`: *training* interactions (user, item), for co-occurrence. Required by `fit_on="trained"`.
     """
-    known = _known(len(vectors), specification, interactions)
-    quantizer = _fit(vectors[known], specification, None if items is None else items["item_id"].iloc[known].tolist())
+    fitted = _fitted_rows(len(vectors), specification, interactions)
+    quantizer = _fit(vectors[fitted], specification, None if items is None else items["item_id"].iloc[fitted].tolist())
     sizes = specification.quantizer.level_sizes()
-    codes = _codes_of(quantizer, vectors[known], sizes, specification)
-    semantic_ids = _apart(codes, vectors[known], quantizer, specification)
+    codes = _codes_of(quantizer, vectors[fitted], sizes, specification)
+    semantic_ids = _separate(codes, vectors[fitted], quantizer, specification)
     encoded = torch.empty(len(vectors), len(sizes), dtype=torch.int64)
-    encoded[known] = codes
-    later = np.setdiff1d(np.arange(len(vectors)), known)
-    if len(later):
-        encoded[later] = _checked(quantizer.encode(vectors[later]), len(later), sizes, specification)
-        grown = _grown(semantic_ids, encoded[later], vectors[later], quantizer, specification)
-        table = torch.empty_like(grown.codes)
-        table[np.concatenate([known, later])] = grown.codes
-        semantic_ids = SemanticIds(table, grown.level_sizes)
+    encoded[fitted] = codes
+    new = np.setdiff1d(np.arange(len(vectors)), fitted)
+    if len(new):
+        encoded[new] = _check_codes(quantizer.encode(vectors[new]), len(new), sizes, specification)
+        extended = _extend(semantic_ids, encoded[new], vectors[new], quantizer, specification)
+        table = torch.empty_like(extended.codes)
+        table[np.concatenate([fitted, new])] = extended.codes
+        semantic_ids = SemanticIds(table, extended.level_sizes)
     figures = health(semantic_ids, vectors, quantizer.reconstruct(encoded.numpy()), encoded, sizes, items, interactions)
-    figures |= {"items_fitted": len(known), "vectors": _fingerprint(vectors), "semantic_ids": semantic_ids.fingerprint}
+    figures |= {"items_fitted": len(fitted), "vectors": _fingerprint(vectors), "semantic_ids": semantic_ids.fingerprint}
     figures |= {"quantizer": _state_fingerprint(quantizer.state()), "collisions": specification.collisions}
     if isinstance(quantizer, ListedCodes):
-        figures["reconstruction"] = None  # what a listed item's codes stand for is the item itself: an error of 0 would say nothing
-    _guard(figures, specification, quantizer)
-    _say_shared(semantic_ids, specification)
+        figures["reconstruction"] = None  # a listed item is reconstructed from itself, so an error of 0 has no meaning
+    _check_collapse(figures, specification, quantizer)
+    _warn_shared(semantic_ids, specification)
     return Tokenized(semantic_ids, quantizer, figures)
 
 
 def extend(made: Tokenized, specification: Tokenize, vectors: ndarray) -> SemanticIds:
-    """Semantic IDs of items that came later, behind those that are there and stay as they are: float32 [M, D] -> N + M items.
+    """Return the Semantic IDs of the N existing items and of M new items with vectors float32 [M, D]. Existing items are unchanged.
 
-    They are encoded by the quantizer as it is. Under `append` a new item gets the lowest free number among those that share its
-    codes, and the last level grows where it must; under `sinkhorn` and `reassign` the cheapest last code that is free; under
-    `keep` it may share the Semantic ID of another, and a warning counts these. See `SemanticIds.extend`.
+    New items are encoded by the fitted quantizer. With `append`, a new item gets the lowest free number among the items with its
+    codes, and the last level grows if necessary. With `sinkhorn` and `reassign`, it gets the cheapest free last code. With `keep`, it
+    may share the Semantic ID of another item, and a warning counts these items. See `SemanticIds.extend`.
     """
-    _check_later(vectors)
+    _check_new_vectors(vectors)
     encoded = made.quantizer.encode(vectors)
-    codes = _checked(encoded, len(vectors), specification.quantizer.level_sizes(), specification)
-    return _grown(made.semantic_ids, codes, vectors, made.quantizer, specification)
+    codes = _check_codes(encoded, len(vectors), specification.quantizer.level_sizes(), specification)
+    return _extend(made.semantic_ids, codes, vectors, made.quantizer, specification)
 
 
-def _check_later(vectors: ndarray) -> None:
-    """Refuse vectors that say nothing (fault S1); a quantizer refuses those that are not finite, or of another width."""
+def _check_new_vectors(vectors: ndarray) -> None:
+    """Raise `InputError` for all-zero vectors. The quantizer checks width and finite values."""
     zero = (vectors == 0).all(1) if vectors.ndim == 2 else np.zeros(0, dtype=bool)
     if zero.any():
         raise InputError(
             f"{zero.sum()} of {len(vectors)} vectors of new items are all-zero, the first in row {int(zero.argmax())}: "
-            "an item encoder must give every item a vector that is not zero"
+            "the item encoder must give every item a non-zero vector"
         )
 
 
 def save_tokenized(made: Tokenized, folder: Path) -> None:
-    """Write codes.safetensors, quantizer.safetensors and health.json."""
+    """Write codes.safetensors, quantizer.safetensors and health.json to a folder."""
     made.semantic_ids.save(folder / "codes.safetensors")
     save_file({name: torch.from_numpy(value) for name, value in made.quantizer.state().items()}, folder / "quantizer.safetensors")
     write_json(folder / "health.json", made.health)
 
 
 def load_tokenized(folder: Path, specification: Tokenize, vectors: ndarray | None = None) -> Tokenized:
-    """Read what `save_tokenized` wrote. `vectors`, where given, must be those that the Semantic IDs were made of (fault S4)."""
+    """Load the files of `save_tokenized`.
+
+    Raise `ArtifactError` if a file is damaged, or if the files, the specification or the item vectors (if given) do not match.
+    """
     semantic_ids = SemanticIds.load(folder / "codes.safetensors")
     state, figures = _read(folder / "quantizer.safetensors", _load_arrays), _read(folder / "health.json", _load_figures)
-    found = {"semantic_ids": (semantic_ids.fingerprint, "codes.safetensors is not what was written with")}
-    found["quantizer"] = (_state_fingerprint(state), "quantizer.safetensors is not what was written with")
+    found = {"semantic_ids": (semantic_ids.fingerprint, "codes.safetensors")}
+    found["quantizer"] = (_state_fingerprint(state), "quantizer.safetensors")
     if vectors is not None:
-        found["vectors"] = (_fingerprint(vectors), "these vectors are not those that made")
-    for name, (fingerprint, what) in found.items():
+        found["vectors"] = (_fingerprint(vectors), "the item vectors")
+    for name, (fingerprint, source) in found.items():
         if figures.get(name) != fingerprint:
             raise ArtifactError(
-                f"{folder}: {what} the Semantic IDs: fingerprint {fingerprint}, expected {figures.get(name)}; "
-                "make the Semantic IDs anew (--refresh tokenize), and what was trained on them"
+                f"{folder}: health.json was written for other Semantic IDs: {source} has fingerprint {fingerprint}, expected "
+                f"{figures.get(name)}; {REBUILD}"
             )
     sizes = specification.quantizer.level_sizes()
     if semantic_ids.level_sizes[: len(sizes)] != sizes or figures.get("collisions") != specification.collisions:
         raise ArtifactError(
-            f"{folder} holds Semantic IDs of level sizes {semantic_ids.level_sizes}, collisions {figures.get('collisions')!r}; the "
-            f"specification says {sizes} and {specification.collisions!r}: give the one that they were made with"
+            f"{folder} holds Semantic IDs with level sizes {semantic_ids.level_sizes} and collisions={figures.get('collisions')!r}, "
+            f"but the specification has {sizes} and {specification.collisions!r}; pass the specification that made them"
         )
     return Tokenized(semantic_ids, specification.quantizer.restore(state), figures)
 
 
 def _read(path: Path, load: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """Load a file. Raise `ArtifactError` if it is missing or damaged."""
     try:
         return load(path)
     except (OSError, ValueError, SafetensorError) as error:
-        raise ArtifactError(
-            f"{path} can't be read ({error}); make the Semantic IDs anew (--refresh tokenize), and what was trained on them"
-        ) from error
+        raise ArtifactError(f"{path} can't be read ({error}); {REBUILD}") from error
 
 
 def _load_arrays(path: Path) -> dict[str, Any]:
+    """Load a safetensors file as NumPy arrays."""
     return {name: tensor.numpy() for name, tensor in load_file(path).items()}
 
 
 def _load_figures(path: Path) -> dict[str, Any]:
+    """Load health.json."""
     figures = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(figures, dict):
-        raise ValueError("it holds no table of figures")
+        raise ValueError("it must hold a JSON object")
     return figures
 
 
-def _known(count: int, specification: Tokenize, interactions: DataFrame | None) -> ndarray:
-    """The rows that the quantizer is fitted on, int64, ascending."""
+def _fitted_rows(count: int, specification: Tokenize, interactions: DataFrame | None) -> ndarray:
+    """Return the rows that the quantizer is fitted on, int64, ascending."""
     if specification.fit_on == "all":
         return np.arange(count)
     if interactions is None or interactions.empty:
@@ -190,24 +197,25 @@ def _known(count: int, specification: Tokenize, interactions: DataFrame | None) 
 
 
 def _fit(vectors: ndarray, specification: Tokenize, item_ids: list[str] | None) -> FittedQuantizer:
+    """Fit the quantizer with its seed."""
     quantizer, generator = specification.quantizer, torch.Generator().manual_seed(specification.seed)
     if not isinstance(quantizer, CatalogQuantizer):
         return quantizer.fit(vectors, generator)
     if item_ids is None:
-        raise UsageError(f"{type(quantizer).__name__} must know which item a row is: give tokenize the items (a column item_id)")
+        raise UsageError(f"{type(quantizer).__name__} looks codes up by item id: pass items with a column item_id to tokenize")
     return quantizer.fit_catalog(item_ids, vectors, generator)
 
 
 def _codes_of(quantizer: FittedQuantizer, vectors: ndarray, sizes: tuple[int, ...], specification: Tokenize) -> Tensor:
-    """The codes of the items that the quantizer was fitted on, int64 [N, L]."""
+    """Return the codes of the items that the quantizer was fitted on, int64 [N, L]."""
     if isinstance(quantizer, ListedCodes):
-        return _checked(quantizer.listed_codes(), len(vectors), sizes, specification)
-    codes = _checked(quantizer.encode(vectors), len(vectors), sizes, specification)
-    return _same_for_equal(codes, vectors)
+        return _check_codes(quantizer.listed_codes(), len(vectors), sizes, specification)
+    codes = _check_codes(quantizer.encode(vectors), len(vectors), sizes, specification)
+    return _equal_codes_for_equal_vectors(codes, vectors)
 
 
-def _checked(encoded: ndarray, count: int, sizes: tuple[int, ...], specification: Tokenize) -> Tensor:
-    """What a quantizer says, as int64 [count, L]; refuses another shape or type."""
+def _check_codes(encoded: ndarray, count: int, sizes: tuple[int, ...], specification: Tokenize) -> Tensor:
+    """Return a quantizer's codes as int64 [count, L]. Raise `InputError` for another shape or type."""
     if encoded.shape != (count, len(sizes)) or encoded.dtype.kind != "i":
         raise InputError(
             f"{type(specification.quantizer).__name__} must encode {count} vectors to codes "
@@ -216,8 +224,8 @@ def _checked(encoded: ndarray, count: int, sizes: tuple[int, ...], specification
     return torch.as_tensor(encoded, dtype=torch.int64)
 
 
-def _apart(codes: Tensor, vectors: ndarray, quantizer: FittedQuantizer, specification: Tokenize) -> SemanticIds:
-    """The items' codes int64 [N, L] as Semantic IDs, after what `collisions` says."""
+def _separate(codes: Tensor, vectors: ndarray, quantizer: FittedQuantizer, specification: Tokenize) -> SemanticIds:
+    """Resolve collisions of codes int64 [N, L] and return the Semantic IDs."""
     sizes = specification.quantizer.level_sizes()
     if specification.collisions == "append":
         appended = append_level(codes)
@@ -226,13 +234,13 @@ def _apart(codes: Tensor, vectors: ndarray, quantizer: FittedQuantizer, specific
         return SemanticIds(codes, sizes)
     change = reassign if specification.collisions == "reassign" else sinkhorn
     costs = _costs(codes, vectors, quantizer, specification)
-    return SemanticIds(change(codes, costs, costs(np.arange(1)).shape[1]), sizes)  # a codebook that shrank has fewer codes
+    return SemanticIds(change(codes, costs, costs(np.arange(1)).shape[1]), sizes)  # a reduced codebook has fewer codes
 
 
-def _grown(
+def _extend(
     semantic_ids: SemanticIds, codes: Tensor, vectors: ndarray, quantizer: FittedQuantizer, specification: Tokenize
 ) -> SemanticIds:
-    """`semantic_ids` and behind them those of new items with these codes int64 [M, L]."""
+    """Return `semantic_ids` extended by new items with codes int64 [M, L]."""
     if specification.collisions in ("append", "keep"):
         return semantic_ids.extend(codes)
     costs = _costs(codes, vectors, quantizer, specification)
@@ -240,49 +248,50 @@ def _grown(
     return semantic_ids.extend(place_free(codes, costs, semantic_ids, costs(np.arange(1)).shape[1], share))
 
 
-def _same_for_equal(codes: Tensor, vectors: ndarray) -> Tensor:
-    """Items with equal vectors get the codes of the first of them: near a tie, rounding may depend on a row's place."""
+def _equal_codes_for_equal_vectors(codes: Tensor, vectors: ndarray) -> Tensor:
+    """Give items with equal vectors the codes of the first one. Without it, rounding near a tie may depend on the row."""
     _, first, group = np.unique(equal_rows(vectors), return_index=True, return_inverse=True)
     return codes[torch.from_numpy(first[group])]
 
 
 def _costs(codes: Tensor, vectors: ndarray, quantizer: FittedQuantizer, specification: Tokenize) -> Costs:
+    """Return a function from rows to their last-level costs."""
     if not isinstance(quantizer, PricedCodes):
         raise UsageError(
-            f"Tokenize.collisions = {specification.collisions!r} asks what another last code would cost, which "
-            f"{type(specification.quantizer).__name__} cannot say (it has no last_level_costs); use 'append' or 'keep'"
+            f"Tokenize.collisions = {specification.collisions!r} needs a quantizer with last_level_costs, got "
+            f"{type(specification.quantizer).__name__}; use 'append' or 'keep'"
         )
-    return partial(_costs_of, quantizer, vectors, codes.numpy())
+    known = codes.numpy()
+    return lambda rows: quantizer.last_level_costs(vectors[rows], known[rows])
 
 
-def _costs_of(quantizer: PricedCodes, vectors: ndarray, codes: ndarray, rows: ndarray) -> ndarray:
-    return quantizer.last_level_costs(vectors[rows], codes[rows])
-
-
-def _guard(figures: dict[str, Any], specification: Tokenize, quantizer: FittedQuantizer) -> None:
-    """Refuse a collapsed first level and warn of others; codes that are given, not fitted, are what they are: a warning too."""
-    refused, warned = collapse(figures, specification.min_usage)
-    if refused is not None and not isinstance(quantizer, ListedCodes):
-        raise NumericsError(refused)
-    for message in (refused, warned):
+def _check_collapse(figures: dict[str, Any], specification: Tokenize, quantizer: FittedQuantizer) -> None:
+    """Raise `NumericsError` if the first level has collapsed; warn for later levels and for listed codes."""
+    error, warning = collapse(figures, specification.min_usage)
+    if error is not None and not isinstance(quantizer, ListedCodes):
+        raise NumericsError(error)
+    for message in (error, warning):
         if message is not None:
             warnings.warn(message, stacklevel=3)
 
 
 def _fingerprint(vectors: ndarray) -> str:
+    """Return a hash of an array's type, shape and values."""
     digest = hashlib.sha256(repr((vectors.dtype.str, vectors.shape)).encode())
     digest.update(np.ascontiguousarray(vectors).data)
     return digest.hexdigest()[:16]
 
 
 def _state_fingerprint(state: dict[str, ndarray]) -> str:
+    """Return a hash of a quantizer's state."""
     return hash_of({name: _fingerprint(array) for name, array in state.items()})
 
 
-def _say_shared(semantic_ids: SemanticIds, specification: Tokenize) -> None:
+def _warn_shared(semantic_ids: SemanticIds, specification: Tokenize) -> None:
+    """Warn of items that share their Semantic ID."""
     if semantic_ids.collided:
         warnings.warn(
             f"{semantic_ids.collided} of {semantic_ids.items} items share their Semantic ID with another item "
-            f"(Tokenize.collisions = {specification.collisions!r}); 'append' and 'reassign' tell them apart",
+            f"(Tokenize.collisions = {specification.collisions!r}); 'append' and 'reassign' give every item a different one",
             stacklevel=3,
         )

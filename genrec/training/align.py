@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from genrec.data.examples import Examples
 from genrec.errors import UsageError
-from genrec.model.unconstrained_sampling import probe
+from genrec.model.unconstrained_sampling import unconstrained_statistics
 from genrec.preference.draw_contract import DrawContract
-from genrec.preference.losses import ContinuedSFT, asked, check_start
-from genrec.preference.negative_statistics import Drawn, Summary
+from genrec.preference.losses import ContinuedSFT, check_start, find_requirement
+from genrec.preference.negative_statistics import NegativeStatistics, Summary
 from genrec.preference.negatives.capabilities import at, capabilities
 from genrec.progress import say
 from genrec.randomness import generator
@@ -112,13 +112,13 @@ class Alignment:
         self.policy, self.recipe = policy, recipe
         self.reference, self.sampled = frozen(policy), frozen(policy)
         self.drawing = Drawing(recipe, context._replace(policy=self.sampled), an_epoch, seed)
-        reward = asked(recipe.loss, "reward")
+        reward = find_requirement(recipe.loss, "reward")
         if reward is not None and not isinstance(reward, Reward):
             raise UsageError(f"align.loss: what a loss names as its reward must be a genrec.types.Reward, got {reward!r}")
         with plugin_errors.of(recipe.loss, "while its reward was built"):
             self.rate = None if reward is None else reward.rate(context._replace(policy=self.reference))
-        self.mismatches = bool(asked(recipe.loss, "mismatched"))
-        self.drawn = Drawn(context)
+        self.mismatches = bool(find_requirement(recipe.loss, "mismatched"))
+        self.drawn = NegativeStatistics(context)
         self.counters = dict(self.drawn.totals)
         self._keep()
 
@@ -205,7 +205,9 @@ class Alignment:
         self._follow(device)
         history, target = probed.history.to(device), probed.target.to(device)
         chosen = self._score(self.policy, history, target.unsqueeze(1)).sum(-1).mean()
-        return {"chosen_log_prob": float(chosen)} | probe(self.policy, self.reference, history, 1, generator(seed, "probe"))
+        return {"chosen_log_prob": float(chosen)} | unconstrained_statistics(
+            self.policy, self.reference, history, 1, generator(seed, "probe")
+        )
 
 
 def align(
@@ -249,7 +251,7 @@ def _say_shortfall(summary: Summary) -> None:
 def mismatched(batch: SequenceBatch, contract: DrawContract) -> Tensor:
     """For each history the next example's positive, int64 [B], 0 where it has the Semantic ID of its own: KTO's baseline."""
     other = batch.target.roll(1)
-    same = contract.forbidden.shares_semantic_id(batch, other.unsqueeze(1)).squeeze(1)
+    same = contract.exclusions.shares_semantic_id(batch, other.unsqueeze(1)).squeeze(1)
     return other.masked_fill(same, 0)
 
 

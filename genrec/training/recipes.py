@@ -9,7 +9,7 @@ from genrec.data.examples import Padding
 from genrec.errors import UsageError
 from genrec.preference.losses import DPO, Anchored, SoftmaxDPO
 from genrec.preference.negatives import BestOf, Uniform
-from genrec.preference.negatives.capabilities import inside
+from genrec.preference.negatives.capabilities import inner_samplers
 from genrec.types import Baseline, NegativeSampler, PreferenceLoss
 
 Precision = Literal["32-true", "bf16-mixed"]
@@ -130,5 +130,5 @@ def _check_candidates(sampler: NegativeSampler, count: int, name: str) -> None:
                 f"BestOf.num_candidates must be at least {name} = {count}, the negatives asked for, got {sampler.num_candidates}"
             )
         count, name = sampler.num_candidates, "num_candidates"
-    for inner in inside(sampler):
+    for inner in inner_samplers(sampler):
         _check_candidates(inner, count, name)

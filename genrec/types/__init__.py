@@ -1,8 +1,8 @@
-"""The vocabulary of genrec: what the parts hand to each other.
+"""Protocols and values that the parts of genrec exchange.
 
-Symbols, used everywhere: `B` batch, `T` history length, `N` items (ids 1..N, 0 = none), `D` vector width, `L` SID levels,
-`K` negatives, `M` candidates, `n` a cut-off, `U` users. Tensors are written `name: dtype [shape]`. Items, not tokens, cross
-module borders. Protocols have methods only, so that `isinstance` can check what fills an experiment's field.
+Symbols used everywhere: `B` batch size, `T` history length, `N` items (ids 1..N, 0 = padding), `D` vector dimension, `L` levels of
+a Semantic ID, `K` negatives, `M` candidates, `n` cut-off, `U` users. Tensors are written `name: dtype [shape]`. Modules exchange
+items, not tokens. Protocols have methods only, so `isinstance` can check the components of an experiment.
 """
 
 from genrec.types.data import DividingSplit, FilteringSplit, KeepingSplit, RawStream, RawTables, Source, Split, StreamedSource

@@ -1,4 +1,4 @@
-"""Recommenders: what they are given, what they return, and what a policy can do."""
+"""Protocols of recommenders, policies and baselines, and the tensors that they exchange."""
 
 from __future__ import annotations
 
@@ -12,124 +12,135 @@ if TYPE_CHECKING:
 
 
 class SequenceBatch(NamedTuple):
-    """Users' histories and the item each took next."""
+    """A batch of users, each with a history and the next item."""
 
     user: Tensor  # int64 [B]
     history: Tensor  # int64 [B, T]  items, oldest first, left-padded with 0
-    target: Tensor  # int64 [B]
+    target: Tensor  # int64 [B]  the item that follows the history
 
 
 class WindowBatch(NamedTuple):
-    """Windows of users' sequences: every item in one may have a target, the item that comes after it."""
+    """A batch of windows of users' sequences, with a target after every item."""
 
     user: Tensor  # int64 [B]
-    history: Tensor  # int64 [B, T]  items, oldest first, left-padded with 0; repeated padding has a 0 between repeats
-    target: Tensor  # int64 [B, T]  the item after each; 0 = not a target
+    history: Tensor  # int64 [B, T]  items, oldest first, left-padded with 0; repeated padding has a 0 between repetitions
+    target: Tensor  # int64 [B, T]  the item that follows each place; 0 = not a target
 
 
 class Ranking(NamedTuple):
     """The best items of each user."""
 
-    items: Tensor  # int64 [B, n]  best first, 0 where there are fewer than n
+    items: Tensor  # int64 [B, n]  best first; 0 at the end of a list with fewer than n items
     scores: Tensor  # float32 [B, n]  -inf where there is no item
 
 
 @runtime_checkable
 class Recommender(Protocol):
-    """Whatever can be evaluated."""
+    """Anything that can be evaluated."""
 
     def recommend(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
-        """int64 [B, T] -> the best `n` items of each user; `exclude` int64 [B, E] (0 = none) are never recommended."""
+        """Return the `n` best items of each user.
+
+        `history` is int64 [B, T], left-padded with 0. Items of `exclude`, int64 [B, E] (0 = none), are never returned.
+        """
         ...
 
 
 @runtime_checkable
 class ExactRecommender(Recommender, Protocol):
-    """A recommender whose `recommend` prunes (a beam) and that can also score the whole catalog."""
+    """A recommender that can score the whole catalog, because its `recommend` prunes (beam search)."""
 
     def recommend_exactly(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
-        """What `recommend` returns if nothing is pruned: the `n` best of all items."""
+        """Return the `n` best of all items, without pruning; arguments as in `recommend`."""
         ...
 
 
 @runtime_checkable
 class Policy(Recommender, Protocol):
-    """A generative recommender, an nn.Module: p(item | history) over the Semantic IDs' codes."""
+    """A generative recommender, an nn.Module that models p(item | history) as a product over the codes of a Semantic ID."""
 
     def level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
-        """History int64 [B, T], candidates int64 [B, M] -> float32 [B, M, L]; the history is encoded once for all M."""
+        """Return the log-probability of each code of each candidate, given the history and the codes before it.
+
+        `history` is int64 [B, T], `items` int64 [B, M]; the result is float32 [B, M, L], -inf where the candidate is 0. The history is
+        encoded once for all M candidates.
+        """
         ...
 
     def log_prob(self, history: Tensor, items: Tensor) -> Tensor:
-        """The sum of `level_log_prob` over levels, float32 [B, M]; -inf where the candidate is 0."""
+        """Return log p(item | history), the sum of `level_log_prob` over levels: float32 [B, M], -inf where the candidate is 0."""
         ...
 
 
 @runtime_checkable
 class SequencePolicy(Policy, Protocol):
-    """A policy that reads a history causally, item by item, so that one pass scores the item after every prefix of it."""
+    """A policy that reads a history causally, so that one pass scores the next item after every prefix."""
 
     def sequence_log_prob(self, history: Tensor, targets: Tensor) -> Tensor:
-        """History int64 [B, T], the item after each place int64 [B, T] (0 = none) -> float32 [B, T, L].
+        """Return the log-probability of a target after every place of the history.
 
-        Place `t` holds `level_log_prob(history[:, : t + 1], targets[:, t])`, and -inf where its target is 0.
+        `history` and `targets` are int64 [B, T], a target of 0 is none. Place `t` of the result, float32 [B, T, L], equals
+        `level_log_prob(history[:, : t + 1], targets[:, t])`, and -inf where the target is 0.
         """
         ...
 
 
 @runtime_checkable
 class ConstrainedPolicy(Policy, Protocol):
-    """A policy that can also normalize over the codes that lead to a real item: the probabilities of all items then add up to 1."""
+    """A policy that can normalize over the codes of real items only, so that the probabilities of all items add up to 1."""
 
     def constrained_level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
-        """`level_log_prob` with every level's softmax over the children of the candidate's prefix alone, float32 [B, M, L]."""
+        """Return `level_log_prob` with each level's softmax over the children of the candidate's prefix only, float32 [B, M, L]."""
         ...
 
 
 @runtime_checkable
 class PrefixPolicy(Policy, Protocol):
-    """A policy that can search below a prefix."""
+    """A policy that can search among the items that share a prefix."""
 
     def recommend_below(self, history: Tensor, items: Tensor, depth: int, n: int) -> Ranking:
-        """The `n` best items that share the first `depth` codes with items int64 [B]; int64 [B, T] -> Ranking [B, n]."""
+        """Return the `n` best items among those that share their first `depth` codes with `items`, int64 [B]: Ranking [B, n]."""
         ...
 
 
 @runtime_checkable
 class VectorPolicy(Policy, Protocol):
-    """A policy that has learned a vector for every item."""
+    """A policy that has a learned vector for every item."""
 
     def item_vectors(self) -> Tensor:
-        """float32 [N + 1, D], row 0 zeros; detached."""
+        """Return the item vectors, float32 [N + 1, D], detached; row 0 is zero."""
         ...
 
 
 @runtime_checkable
 class PolicySpecification(Protocol):
-    """A policy's architecture; `build` makes it, untrained.
+    """The architecture of a policy, a frozen dataclass.
 
-    A specification that builds a `SequencePolicy` has an attribute `causal` that is true. One that fits some experiments only has a method
-    `check` (see `genrec.types.CheckedSpecification`).
+    A specification that builds a `SequencePolicy` has an attribute `causal` that is true. A specification that does not fit every
+    experiment has a method `check` (see `genrec.types.CheckedSpecification`).
     """
 
     def build(self, semantic_ids: SemanticIds) -> Policy:
-        """The policy that writes these Semantic IDs. Its initial weights come from torch's global generator."""
+        """Return an untrained policy for these Semantic IDs; its initial weights are drawn from torch's global generator."""
         ...
 
 
 @runtime_checkable
 class Baseline(Protocol):
-    """A recommender with nothing to train: it is fitted on the training interactions whenever it is evaluated."""
+    """A recommender without training steps: it is fitted on the training interactions at evaluation."""
 
     def fit(self, interactions: DataFrame, item_count: int) -> Recommender:
-        """Training interactions (user, item, time; sorted by user and time) -> a recommender over items 1..item_count."""
+        """Return a recommender of items 1..item_count.
+
+        `interactions` are the training interactions (user, item, time), sorted by user and time.
+        """
         ...
 
 
 @runtime_checkable
 class Metric(Protocol):
-    """A ranking metric of one held-out target per user."""
+    """A ranking metric for one held-out target per user."""
 
     def __call__(self, rank: Tensor, n: int) -> Tensor:
-        """int64 [U], 1-based, 0 = missed -> float32 [U]."""
+        """Return the metric at cutoff `n`, float32 [U], of ranks int64 [U] (1 = first, 0 = not in the list)."""
         ...

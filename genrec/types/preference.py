@@ -1,4 +1,4 @@
-"""Preferences: negatives, and the losses that learn from them."""
+"""Protocols and values of preference alignment: samplers, filters, rewards and losses."""
 
 from __future__ import annotations
 
@@ -13,114 +13,121 @@ if TYPE_CHECKING:
     from genrec.semantic_ids import SemanticIds
     from genrec.types.policy import Policy, SequenceBatch
 
-    Refuses = Callable[[SequenceBatch, Tensor], Tensor]  # a batch, candidates int64 [B, M] -> bool [B, M], true: not wanted
-    Rates = Callable[[SequenceBatch, Tensor], Tensor]  # a batch, items int64 [B, M] (0 = none) -> float32 [B, M], higher is better
+    # (batch, candidates int64 [B, M]) -> bool [B, M], true where a candidate is rejected
+    RejectCandidates = Callable[[SequenceBatch, Tensor], Tensor]
+    # (batch, items int64 [B, M], 0 = padding) -> float32 [B, M], higher is better
+    RateItems = Callable[[SequenceBatch, Tensor], Tensor]
 
 
 class LogProbs(NamedTuple):
-    """Log-probabilities of the positive and of the negatives of a batch, and what some losses ask for beside them.
+    """Log-probabilities of the positive and the negatives of a batch, and the optional inputs of some losses.
 
-    A negative that is -inf under the policy or under the reference is none: masked, without influence or gradient.
+    A negative is masked if it is -inf under the policy or under the reference. A masked negative changes neither the loss nor a
+    gradient.
     """
 
-    chosen: Tensor  # float32 [B]  log p(item | history), summed over the L codes
-    rejected: Tensor  # float32 [B, K]  -inf where masked
-    length: int = 1  # L, for the losses that average over codes
-    mismatched: Tensor | None = (
-        None  # float32 [B]  of another example's positive, -inf where masked; for a loss with `mismatched` true
-    )
-    rewards: Tensor | None = None  # float32 [B, 1 + K]  of the positive and the negatives, by the loss's own `reward`
+    chosen: Tensor  # float32 [B]  log p(positive | history), summed over the L codes
+    rejected: Tensor  # float32 [B, K]  log p(negative | history), -inf where masked
+    length: int = 1  # L, for losses that average over codes
+    mismatched: Tensor | None = None  # float32 [B]  of another example's positive, -inf where masked; if `loss.mismatched` is true
+    rewards: Tensor | None = None  # float32 [B, 1 + K]  of the positive and the negatives, by `loss.reward`
 
 
 class PreferenceTerms(NamedTuple):
-    """A preference loss, not reduced, and its implicit rewards."""
+    """A preference loss per example and its implicit rewards."""
 
-    loss: Tensor  # float32 [B]
+    loss: Tensor  # float32 [B]  not reduced
     chosen_reward: Tensor  # float32 [B]  detached
     rejected_reward: Tensor  # float32 [B, K]  detached, -inf where masked
 
 
 class SamplerContext(NamedTuple):
-    """What a negative sampler may look at. Row 0 of each table belongs to no item, so that an item id is its row."""
+    """The training data that a negative sampler may read. Tables are indexed by item id; row 0 is padding."""
 
     item_count: int  # N
-    interactions: DataFrame  # training interactions: user, item, time (, rating); user and item as int64
+    interactions: DataFrame  # training interactions: user, item, time and, if the source has them, rating; user and item as int64
     popularity: Tensor  # int64 [N + 1]  training events of each item
-    vectors: Tensor  # float32 [N + 1, D]  the item encoder's vectors
+    vectors: Tensor  # float32 [N + 1, D]  of the item encoder
     semantic_ids: SemanticIds
-    policy: Policy | None = None  # frozen: the reference, or a copy of the policy that is refreshed as the sampler says
-    items: DataFrame | None = None  # the catalog, row i is item i + 1: item_id, text and what else is known
-    filters: tuple[Refuses, ...] = ()  # what else must not be drawn; `genrec.preference.exclusions.Exclusions` asks them
+    policy: Policy | None = None  # frozen: the reference, or a copy of the policy that is refreshed every `refresh_every`
+    items: DataFrame | None = None  # the catalog; row i is item i + 1: item_id, text and further columns of the source
+    filters: tuple[RejectCandidates, ...] = ()  # further exclusions, applied by `genrec.preference.exclusions.Exclusions`
 
 
 @runtime_checkable
 class DrawNegatives(Protocol):
-    """Draws negatives for a batch. What is special about it, it says by attributes, all of them optional:
+    """A callable that draws negatives for a batch. It may have these attributes:
 
-    `by_example`, true: an example's negatives do not depend on the batch it is in (`genrec.preference.example_randomness`), so that the generator
-    that is passed is the epoch's, and a draw a function of (seed, epoch, example); else it is the step's.
-    `offers_history`, true: items of the history are drawn on purpose.
-    `refresh_every`, int: it reads `context.policy`, which becomes the policy in training every so many steps; 0: it stays the
-    reference. With `refresh_unit = "epochs"` it counts epochs.
-    `at(progress)`: what draws when so much of the training is done, 0 <= progress < 1, for a sampler that changes as it goes on.
+    - `by_example`: true if the negatives of an example do not depend on the rest of its batch; see
+      `genrec.preference.example_randomness`. The generator is then seeded per epoch, so a draw is a function of (seed, epoch,
+      example). By default the generator is seeded per step.
+    - `offers_history`: true if items of the history are drawn on purpose.
+    - `refresh_every`: an int, set if the draw reads `context.policy`. After this many units the frozen policy is replaced by the
+      policy in training; 0 keeps the reference.
+    - `refresh_unit`: "steps" (the default) or "epochs".
+    - `at(progress)`: a method that returns the draw to use at this fraction of the training, 0 <= progress < 1.
     """
 
-    def __call__(self, batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
-        """int64 [B, count]: real items, distinct in a row; never the target nor an item that the user takes in training.
+    def __call__(self, batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
+        """Return negatives, int64 [B, num_negatives], on the batch's device.
 
-        Items of the history come only from a sampler that says so. 0 where none is left: a shortfall is masked, never
-        filled with repeats.
+        The items of a row are in the catalog and distinct. The target and the user's other training items are never drawn; items
+        of the history are drawn only if `offers_history` is true. A row with too few candidates ends with zeros, which are
+        masked; it is never filled with repeats. All randomness comes from `generator`.
         """
         ...
 
 
 @runtime_checkable
 class NegativeSampler(Protocol):
-    """A negative sampler's specification: a frozen dataclass."""
+    """The specification of a negative sampler: a frozen dataclass."""
 
     def build(self, context: SamplerContext) -> DrawNegatives:
-        """What draws, for one training set."""
+        """Return the callable that draws negatives for one training set."""
         ...
 
 
 @runtime_checkable
 class CandidateFilter(Protocol):
-    """What else must not be drawn: a frozen dataclass, see `genrec.preference.filters`."""
+    """The specification of a candidate filter: a frozen dataclass; see `genrec.preference.filters`."""
 
-    def refuse(self, context: SamplerContext) -> Refuses:
-        """What says which candidates are not wanted, for one training set."""
+    def refuse(self, context: SamplerContext) -> RejectCandidates:
+        """Build the predicate that rejects candidates."""
         ...
 
 
 @runtime_checkable
 class Reward(Protocol):
-    """How good an item is for a user, by whatever measure: a frozen dataclass, see `genrec.preference.rewards`.
+    """The specification of a reward, which rates items for a user: a frozen dataclass; see `genrec.preference.rewards`.
 
-    One that reads `context.policy` says so by an attribute `reads_policy`, true: what it says then changes as that is refreshed.
+    A reward that reads `context.policy` has the attribute `reads_policy = True`, because its values change when the policy is
+    refreshed.
     """
 
-    def rate(self, context: SamplerContext) -> Rates:
-        """What rates items, for one training set. It is deterministic, and nothing it returns is NaN but for item 0."""
+    def rate(self, context: SamplerContext) -> RateItems:
+        """Build the function that rates items. It is deterministic and returns a finite number for every item but 0."""
         ...
 
 
 @runtime_checkable
 class ItemVectors(Protocol):
-    """By what items are near each other: a frozen dataclass, see `genrec.preference.vectors`."""
+    """The specification of item vectors for a nearest-neighbor search: a frozen dataclass; see `genrec.preference.vectors`."""
 
     def vectors(self, context: SamplerContext) -> Tensor:
-        """float32 [N + 1, D], row 0 zeros."""
+        """Return item vectors, float32 [N + 1, D]; row 0 is zeros."""
         ...
 
 
 @runtime_checkable
 class PreferenceLoss(Protocol):
-    """A preference objective: a frozen dataclass, pure, without state.
+    """A preference loss: a frozen dataclass, pure and without state. It may have these attributes:
 
-    What it needs beside log-probabilities it says by attributes, both optional: `mismatched`, true: `LogProbs.mismatched`; `reward`, a
-    `Reward` or None: `LogProbs.rewards`. A composition holds the loss it wraps as `loss`, and need not repeat what that says.
+    - `mismatched`: true if the loss reads `LogProbs.mismatched`.
+    - `reward`: a `Reward` or None; it fills `LogProbs.rewards`.
+
+    A loss that wraps another holds it as `loss` and need not repeat these attributes.
     """
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
-        """Log-probabilities under the policy and under the frozen reference -> the loss of each example."""
+        """Return the loss of each example from log-probabilities under the policy and under the frozen reference."""
         ...

@@ -122,11 +122,11 @@ def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_input() -> None:
     with pytest.raises(InputError, match=r"history: items must lie in 0\.\.6, got 9\.\.9"):
         ItemKNN().fit(TRAIN, 6).recommend(torch.tensor([[9]]), 2)
-    with pytest.raises(UsageError, match="neighbors must be 0"):
+    with pytest.raises(UsageError, match=r"policy\.num_neighbors must be 0"):
         ItemKNN(num_neighbors=-1)
-    with pytest.raises(UsageError, match=r"decay must lie in \(0, 1\], got 1.5"):
+    with pytest.raises(UsageError, match=r"policy\.decay must lie in \(0, 1\], got 1.5"):
         ItemKNN(decay=1.5)
     with pytest.raises(UsageError, match="decay"):
         ItemKNN(decay=float("nan"))
-    with pytest.raises(UsageError, match="last must be at least 1, got 0"):
+    with pytest.raises(UsageError, match=r"policy\.max_history must be at least 1, got 0"):
         ItemKNN(max_history=0)

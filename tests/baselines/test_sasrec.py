@@ -142,7 +142,7 @@ def test_many_logits_in_pieces_give_the_same_loss_and_gradient(monkeypatch: pyte
         return loss, list(torch.autograd.grad(loss, list(policy.parameters())))
 
     loss, whole = gradient()
-    monkeypatch.setattr(sasrec, "LOGITS", 2 * (ITEMS + 1))  # two rows at once, of five
+    monkeypatch.setattr(sasrec, "MAX_LOGITS", 2 * (ITEMS + 1))  # two rows at once, of five
     again, parts = gradient()
     torch.testing.assert_close(again, loss)
     for one, other in zip(whole, parts, strict=True):
@@ -193,7 +193,7 @@ def test_it_ranks_the_whole_catalog() -> None:
 
 
 def test_a_history_longer_than_its_positions_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"a history of 13 items, but policy\.positions is 12"):
+    with pytest.raises(UsageError, match=r"a history of 13 items, but policy\.max_positions is 12"):
         built().log_prob(torch.ones(1, 13, dtype=torch.int64), torch.ones(1, 1, dtype=torch.int64))
     with pytest.raises(UsageError, match=r"sasrec: SASRec reads at most policy\.max_positions = 8 items, but history_length is 9"):
         replace(world(ALL), history_length=9, evaluate=Evaluate(cutoffs=(10,)))
@@ -201,9 +201,9 @@ def test_a_history_longer_than_its_positions_is_refused() -> None:
 
 @pytest.mark.parametrize("ids", [SemanticIds(torch.tensor([[1], [0]])), SemanticIds(torch.tensor([[0, 0], [0, 1]]))])
 def test_semantic_ids_are_refused(ids: SemanticIds) -> None:
-    with pytest.raises(UsageError, match=r"SASRec scores items, not Semantic IDs: set tokenize=None"):
+    with pytest.raises(UsageError, match=r"SASRec scores items, not Semantic IDs: expected one level .* set tokenize=None"):
         SMALL.build(ids)
-    with pytest.raises(UsageError, match=r"cyclic: SASRec scores items, not Semantic IDs: set tokenize=None"):
+    with pytest.raises(UsageError, match=r"cyclic: SASRec scores items, not Semantic IDs; set tokenize=None"):
         replace(cyclic(), policy=SMALL)
 
 

@@ -117,7 +117,7 @@ def test_the_command_describes_each_data_set_once(project: Path, capsys: pytest.
     assert main(["data", "experiment.py:mine", "--picture", "p.xyz"]) == 2
     assert "--picture must end in .png, .pdf, .svg, got p.xyz" in capsys.readouterr().err
     assert main(["data", "experiment.py:mine", "--split.core", "0", "--picture", "/proc/p.png"]) == 2
-    assert "can't be written" in capsys.readouterr().err
+    assert "cannot be written" in capsys.readouterr().err
     assert main(["data", "experiment.py:mine"]) == 3
     assert "nothing is left after the filter '5-core of users and items'" in capsys.readouterr().err
 

@@ -28,7 +28,7 @@ SIZES = (5, 4, 6)
 def tables(request: pytest.FixtureRequest) -> Iterator[None]:
     """Every test runs with a dense table for each level, and with none."""
     cells = {"dense": (2**16, 10**6), "sparse": (0, 0)}[request.param]
-    with mock.patch.object(trie, "SMALL", cells[0]), mock.patch.object(trie, "SPARSE", cells[1]):
+    with mock.patch.object(trie, "SMALL_TABLE", cells[0]), mock.patch.object(trie, "MAX_CELLS_PER_CHILD", cells[1]):
         yield
 
 
@@ -230,7 +230,7 @@ def test_search_below_a_prefix_is_the_exact_list_filtered(name: str, shared: boo
     """At every depth, 0 and the whole Semantic ID included; the last row's item is none. Beams: as many as items."""
     sizes = (3, 2, 4) if shared else SIZES
     ids = catalog(50, seed % 7) if not shared else SemanticIds(random_codes(40, sizes, seed), sizes)
-    policy = build(replace(POLICIES[name], beams=50), ids, seed)
+    policy = build(replace(POLICIES[name], num_beams=50), ids, seed)
     history = histories(4, 5, ids.items, seed)
     items = torch.cat([torch.randint(1, ids.items + 1, (3,), generator=torch.Generator().manual_seed(seed)), torch.tensor([0])])
     for depth in range(ids.levels + 1):
@@ -248,7 +248,7 @@ def random_codes(items: int, sizes: tuple[int, ...], seed: int) -> Tensor:
 
 def test_narrow_beams_lose_nothing_to_other_prefixes() -> None:
     """Two beams: below a prefix of one code they find two items of that prefix, whatever is more likely elsewhere."""
-    policy = build(replace(POLICIES["tiger"], beams=2), catalog(120))
+    policy = build(replace(POLICIES["tiger"], num_beams=2), catalog(120))
     history, items = histories(6, 5, 120), torch.arange(1, 7)
     found = policy.recommend_below(history, items, 1, 2)
     assert (policy.semantic_ids.prefix_depth(items.unsqueeze(1), found.items) >= 1).all()
@@ -269,7 +269,7 @@ def test_errors() -> None:
     policy = build(POLICIES["gpt"], catalog(50))
     with pytest.raises(UsageError, match=r"depth must lie in 0\.\.3.*got 4"):
         policy.recommend_below(histories(1, 3, 50), torch.tensor([1]), 4, 5)
-    with pytest.raises(UsageError, match="51 items need as many beams"):
+    with pytest.raises(UsageError, match="a list of 51 items needs at least 51 beams"):
         policy.recommend_below(histories(1, 3, 50), torch.tensor([1]), 1, 51)
 
 

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from genrec.model import Tiger, TigerPolicy, exact_search
 from genrec.model.beam_search import Level
-from genrec.model.clock import decoding_time
 from genrec.model.trie import Trie
 from genrec.semantic_ids import SemanticIds
 
@@ -43,7 +42,7 @@ def test_exact_scoring_is_every_items_log_probability(seed: int, n: int, filtere
     expected = policy.log_prob(history, torch.arange(1, 61).expand(3, -1))
     if taken is not None:
         expected = torch.nn.functional.pad(expected, (1, 0)).scatter(1, taken, -torch.inf)[:, 1:]
-    with mock.patch.object(exact_search, "ROWS", rows):
+    with mock.patch.object(exact_search, "MAX_PREFIXES", rows):
         found = policy.recommend_exactly(history, n, taken)
     best = torch.nn.functional.pad(expected.sort(dim=1, descending=True).values, (0, 80), value=-torch.inf)[:, :n]
     torch.testing.assert_close(found.scores, best, atol=1e-4, rtol=1e-4)
@@ -127,13 +126,6 @@ def test_the_trie_is_a_small_part_of_decoding_a_million_items(large: Trie, beams
             call()
             seconds.append(time.process_time() - began)
     assert seconds[0] < 0.05 * seconds[1]
-
-
-def test_the_clock_adds_up() -> None:
-    policy = policy_of(60, (3, 2, 4))
-    found = decoding_time(policy.decoding, policy.trie, histories(4, 5, 60), beams=5, n=5)
-    assert 0 < found.policy < found.total
-    assert 0 < found.trie_share < 1
 
 
 def test_one_level_of_a_million_codes_is_searched_straight() -> None:

@@ -86,8 +86,8 @@ def worlds(draw: st.DrawFn) -> tuple[Tensor, tuple[int, ...], Tensor]:
 def tables(request: pytest.FixtureRequest) -> Iterator[None]:
     """Every test runs with a dense table for each level, and with none; users are searched one or two at a time."""
     cells = {"dense": (2**16, 10**6), "sparse": (0, 0)}[request.param]
-    changed = (mock.patch.object(trie, "SMALL", cells[0]), mock.patch.object(trie, "SPARSE", cells[1]))
-    with changed[0], changed[1], mock.patch.dict(beam_search.CELLS, cpu=20), mock.patch.object(exact_search, "ROWS", 7):
+    changed = (mock.patch.object(trie, "SMALL_TABLE", cells[0]), mock.patch.object(trie, "MAX_CELLS_PER_CHILD", cells[1]))
+    with changed[0], changed[1], mock.patch.dict(beam_search.MAX_CELLS, cpu=20), mock.patch.object(exact_search, "MAX_PREFIXES", 7):
         yield
 
 
@@ -113,7 +113,7 @@ def test_exact_scoring_is_the_reference_without_pruning(
 ) -> None:
     codes, sizes, exclude = world
     decoding = Coarse(sizes, 3, grid)
-    with mock.patch.object(exact_search, "CELLS", cells):
+    with mock.patch.object(exact_search, "MAX_CELLS", cells):
         found = Trie(SemanticIds(codes, sizes)).recommend_exactly(decoding, n, exclude if filtered else None)
     for user in range(3):
         items, values = reference(decoding, codes, user, None, n, set(exclude[user].tolist()) if filtered else set())
@@ -196,7 +196,7 @@ def test_numbers_that_are_none_come_out_as_none() -> None:
 
 def test_more_items_than_beams_are_refused_but_not_by_exact_scoring() -> None:
     ids = Trie(SemanticIds(torch.tensor([[0], [1], [2]])))
-    with pytest.raises(UsageError, match="3 items need as many beams"):
+    with pytest.raises(UsageError, match="a list of 3 items needs at least 3 beams"):
         ids.recommend(Coarse((3,), 1), 2, 3, None)
     assert sorted(ids.recommend_exactly(Coarse((3,), 1), 3, None).items[0].tolist()) == [1, 2, 3]
 

@@ -18,7 +18,7 @@ from genrec import pipeline
 from genrec.errors import UsageError
 from genrec.experiment import SFT, Optimization, Validation
 from genrec.model import Gpt, GptPolicy, kernels
-from genrec.model.gpt import follows
+from genrec.model.gpt import targets_follow_history
 from genrec.model.t5_layers import Dropout, FeedForward
 from genrec.semantic_ids import SemanticIds
 
@@ -84,7 +84,7 @@ def test_both_passes_over_a_sequence_agree() -> None:
     """The one that reads targets off the history, and the one with a branch a place, which takes any."""
     policy, history = build(GPT, catalog(50)), histories(6, 8, 50)
     targets = torch.cat([history[:, 1:], torch.tensor([[3], [4], [5], [6], [7], [0]])], 1)
-    assert follows(history, targets)
+    assert targets_follow_history(history, targets)
     one, branches = policy._one_pass(history, targets), policy._pass_and_branches(history, targets)
     assert torch.equal(one == -torch.inf, branches == -torch.inf)
     torch.testing.assert_close(one.clamp(min=-99), branches.clamp(min=-99), atol=1e-5, rtol=1e-5)
@@ -93,10 +93,10 @@ def test_both_passes_over_a_sequence_agree() -> None:
 def test_what_follows() -> None:
     """Targets are the next items, but for the last one, which the history does not have, and those not counted."""
     history = torch.tensor([[0, 1, 2, 3]])
-    assert follows(history, torch.tensor([[1, 2, 3, 9]]))
-    assert follows(history, torch.tensor([[0, 2, 0, 0]]))
-    assert not follows(history, torch.tensor([[0, 2, 4, 9]]))
-    assert not follows(history, torch.tensor([[5, 2, 3, 9]]))
+    assert targets_follow_history(history, torch.tensor([[1, 2, 3, 9]]))
+    assert targets_follow_history(history, torch.tensor([[0, 2, 0, 0]]))
+    assert not targets_follow_history(history, torch.tensor([[0, 2, 4, 9]]))
+    assert not targets_follow_history(history, torch.tensor([[5, 2, 3, 9]]))
 
 
 def test_far_items_share_a_bias() -> None:
@@ -151,7 +151,7 @@ def test_dropout_is_where_it_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> N
     for module in policy.modules():
         if isinstance(module, Dropout | FeedForward):
             assert GPT.dropout == (module.rate if isinstance(module, Dropout) else module.dropout)
-    for name in ("dropout", "add_dropped", "feed_forward"):
+    for name in ("dropout", "add_dropout", "feed_forward"):
         original = getattr(kernels, name)
         monkeypatch.setattr(kernels, name, lambda *arguments, original=original: (count(), original(*arguments))[1])
     policy.level_log_prob(histories(2, 4, 50), torch.tensor([[1], [2]]))

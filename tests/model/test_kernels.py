@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from genrec.model import kernels
-from genrec.model.t5_layers import HIDDEN, Attention, Dropout, FeedForward, RMSNorm
+from genrec.model.t5_layers import MASK_VALUE, Attention, Dropout, FeedForward, RMSNorm
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -42,7 +42,7 @@ def test_linear_is_linear(rows: int, sizes: tuple[int, int], threads: int) -> No
     torch.set_num_threads(threads)
     try:
         states, weight = random(2, rows, sizes[0]), random(sizes[1], sizes[0], seed=1) / math.sqrt(sizes[0])
-        assert (rows * 2 * sizes[0] > kernels.FEW) == (rows == 700)
+        assert (rows * 2 * sizes[0] > kernels.MAX_DIRECT_SIZE) == (rows == 700)
         assert_same(kernels.linear, functional.linear, states, weight, tolerance=5e-4)
     finally:
         torch.set_num_threads(before)
@@ -80,7 +80,7 @@ def test_attention_is_pytorchs(queries: int, hides: bool) -> None:
     query, keys, values = (random(3, 2, 9, 8, seed=seed, dtype=torch.float64) for seed in range(3))
     bias = random(1, 2, queries, 9, seed=3, dtype=torch.float64)
     mask = torch.zeros(3, 1, 1, 9, dtype=torch.float64)
-    mask[1, :, :, :5] = HIDDEN
+    mask[1, :, :, :5] = MASK_VALUE
     hidden = mask if hides else None
 
     def theirs(q: Tensor, k: Tensor, v: Tensor, b: Tensor) -> Tensor:
@@ -91,25 +91,25 @@ def test_attention_is_pytorchs(queries: int, hides: bool) -> None:
 
 def test_hidden_keys_have_no_weight_and_a_row_of_them_is_finite() -> None:
     query = keys = values = random(1, 1, 4, 8)
-    mask = torch.tensor([[0.0, HIDDEN, 0.0, HIDDEN]] * 4).view(1, 1, 4, 4)
+    mask = torch.tensor([[0.0, MASK_VALUE, 0.0, MASK_VALUE]] * 4).view(1, 1, 4, 4)
     seen = kernels.attention(query, keys, values, None, mask)
     torch.testing.assert_close(seen, kernels.attention(query, keys[:, :, ::2], values[:, :, ::2], None))
     for dtype in (torch.float32, torch.bfloat16):
-        alone = kernels.attention(*(part.to(dtype) for part in (query, keys, values)), None, 2 * torch.full((1, 1, 4, 4), HIDDEN))
+        alone = kernels.attention(*(part.to(dtype) for part in (query, keys, values)), None, 2 * torch.full((1, 1, 4, 4), MASK_VALUE))
         assert alone.isfinite().all()
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.booleans(), st.integers(0, 99))
 def test_the_cheaper_order_of_products_gives_the_same(queries: int, length: int, hides: bool, seed: int) -> None:
-    """`over` with keys and values, or without; the bound between them is crossed either way."""
+    """`cross_attention` with keys and values, or without; the bound between them is crossed either way."""
     torch.manual_seed(seed)
     attention, states, memory = Attention(16, 2, 8), random(3, queries, 16, seed=seed), random(3, length, 16, seed=seed + 1)
     bias, mask = random(1, 2, 1, length, seed=seed + 2), torch.zeros(3, 1, 1, length)
-    mask[:, :, :, : length // 2] = HIDDEN
+    mask[:, :, :, : length // 2] = MASK_VALUE
     hidden = mask if hides else None
     plain = attention(states, *attention.keys_values(memory), bias, hidden)
-    torch.testing.assert_close(attention.over(states, memory, bias, hidden), plain, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(attention.cross_attention(states, memory, bias, hidden), plain, atol=1e-4, rtol=1e-4)
 
 
 def test_both_orders_are_taken() -> None:
@@ -117,7 +117,7 @@ def test_both_orders_are_taken() -> None:
     original = attention.keys_values
     attention.keys_values = lambda states: counted.append(len(states)) or original(states)  # type: ignore[method-assign]
     for queries in (1, 40):
-        attention.over(random(3, queries, 16), random(3, 40, 16), None, None)
+        attention.cross_attention(random(3, queries, 16), random(3, 40, 16), None, None)
     assert counted == [3]
 
 

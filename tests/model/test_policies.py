@@ -152,7 +152,7 @@ def test_a_beam_as_wide_as_the_catalog_is_brute_force(name: str, seed: int, leng
 
 @EVERY
 def test_narrow_beams_are_real_and_unique(name: str) -> None:
-    ranking = policy_of(name, beams=7).recommend(histories(16, 8, 50), 7)
+    ranking = policy_of(name, num_beams=7).recommend(histories(16, 8, 50), 7)
     assert ranking.items.min() >= 1
     assert ranking.items.max() <= 50
     assert all(len(set(row)) == 7 for row in ranking.items.tolist())
@@ -173,7 +173,7 @@ def test_excluded_items_never_come_back(name: str) -> None:
 def test_excluding_items_loses_no_beam(name: str) -> None:
     """45 of 50 items excluded: even four beams find four of the five that are left, because no dead prefix is followed."""
     exclude = torch.arange(1, 46).expand(3, 45)
-    ranking = policy_of(name, beams=4).recommend(histories(3, 5, 50), 4, exclude=exclude)
+    ranking = policy_of(name, num_beams=4).recommend(histories(3, 5, 50), 4, exclude=exclude)
     assert ((ranking.items > 45) & (ranking.items <= 50)).all()
 
 
@@ -204,12 +204,12 @@ def test_semantic_ids_of_one_level_and_of_five(name: str, sizes: tuple[int, ...]
 
 @EVERY
 def test_errors(name: str) -> None:
-    with pytest.raises(UsageError, match="51 items need as many beams"):
+    with pytest.raises(UsageError, match="a list of 51 items needs at least 51 beams"):
         policy_of(name).recommend(histories(1, 3, 50), 51)
     with pytest.raises(UsageError, match=r"policy\.dropout"):
         replace(POLICIES[name], dropout=1.0)
-    with pytest.raises(UsageError, match=r"policy\.width"):
-        replace(POLICIES[name], width=0)
+    with pytest.raises(UsageError, match=r"policy\.d_model"):
+        replace(POLICIES[name], d_model=0)
 
 
 def prefixes_apart(policy: Any, history: Tensor, targets: Tensor) -> Tensor:
@@ -267,7 +267,7 @@ def test_zeros_inside_a_history_hide_themselves_and_nothing_else(name: str) -> N
 
 def extended_pair(name: str, more: list[list[int]]) -> tuple[Any, Any]:
     """A policy of items 1..6 and the same over a catalog with later ones."""
-    policy = build(replace(POLICIES[name], beams=20), SemanticIds(torch.tensor(GROWN), (3, 3, 2)))
+    policy = build(replace(POLICIES[name], num_beams=20), SemanticIds(torch.tensor(GROWN), (3, 3, 2)))
     return policy, policy.extended(policy.semantic_ids.extend(torch.tensor(more)))
 
 

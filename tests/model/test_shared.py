@@ -12,7 +12,7 @@ from torch import Tensor
 
 from genrec.errors import UsageError
 from genrec.model import Tiger, TigerPolicy
-from genrec.model.item_lists import Beams, LeafItems, forbid, rank_items
+from genrec.model.item_lists import Beams, LeafItems, exclude_items, rank_items
 from genrec.semantic_ids import SemanticIds
 
 SMALL = Tiger(d_model=16, d_ff=32, num_heads=2, d_kv=8, num_encoder_layers=1, num_decoder_layers=1, dropout=0.1, num_beams=30)
@@ -37,8 +37,8 @@ def histories(batch: int, length: int, items: int, seed: int = 1) -> Tensor:
 
 
 def lists(beams: Beams, n: int, exclude: list[list[int]] | None = None) -> list[list[int]]:
-    forbidden = forbid(LEAVES, STARTS, None if exclude is None else torch.tensor(exclude))
-    return rank_items(beams, LEAVES, forbidden, n).items.tolist()
+    excluded = exclude_items(LEAVES, STARTS, None if exclude is None else torch.tensor(exclude))
+    return rank_items(beams, LEAVES, excluded, n).items.tolist()
 
 
 def test_leaves_become_their_items() -> None:
@@ -62,9 +62,9 @@ def test_excluded_items_make_room_for_the_rest_of_their_leaf() -> None:
     exclude = [[3, 3, 9, 0], [2, 8, 7, 5]]
     assert lists(beams, 2, exclude) == [[2, 8], [3, 6]]
     assert lists(beams, 5, exclude) == [[2, 8, 4, 1, 0], [3, 6, 1, 0, 0]]
-    forbidden = forbid(LEAVES, STARTS, torch.tensor([[4, 9, 1, 2], [5, 6, 7, 9]]))
-    assert forbidden is not None
-    assert [nodes.tolist() for nodes in forbidden.nodes] == [[[0, 1], [3, 4]]]  # 4 is no leaf, it fills the row
+    excluded = exclude_items(LEAVES, STARTS, torch.tensor([[4, 9, 1, 2], [5, 6, 7, 9]]))
+    assert excluded is not None
+    assert [nodes.tolist() for nodes in excluded.nodes] == [[[0, 1], [3, 4]]]  # 4 is no leaf, it fills the row
 
 
 @settings(max_examples=25, deadline=None)
@@ -99,7 +99,7 @@ def test_one_leaf_may_fill_the_list() -> None:
     history = torch.ones(1, 3, dtype=torch.int64)
     assert policy.recommend(history, 10).items.tolist() == [list(range(1, 11))]
     assert policy.recommend(history, 10, torch.arange(1, 36)[None]).items.tolist() == [[36, 37, 38, 39, 40, 41, 42, 0, 0, 0]]
-    with pytest.raises(UsageError, match="11 items need as many beams"):
+    with pytest.raises(UsageError, match="a list of 11 items needs at least 11 beams"):
         policy.recommend(history, 11)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from genrec.errors import UsageError
 from genrec.model import Tiger, TigerPolicy, tiger
 from genrec.model.t5_layers import relative_buckets
-from genrec.model.tiger import hide
+from genrec.model.tiger import attention_mask
 from genrec.semantic_ids import SemanticIds
 
 
@@ -100,7 +100,7 @@ def test_a_t5_with_the_same_weights_gives_the_same_logits_and_log_probs(paper: b
             torch.testing.assert_close(ours[:, place], theirs, atol=1e-4, rtol=1e-4)
             tokens = policy.trie.tokens[candidates].unsqueeze(1)
             inputs = torch.cat([torch.zeros_like(tokens[..., :1]), tokens[..., :-1]], -1)
-            states, _ = policy._decode(inputs, [encoded.states] * len(policy.decoder), None, hide(encoded.empty))
+            states, _ = policy._decode(inputs, [encoded.states] * len(policy.decoder), None, attention_mask(encoded.empty))
             logits = torch.cat([states[:, 0] @ head.weight.T for head in policy.heads], -1)
             torch.testing.assert_close(logits, t5_logits(policy, t5, history, candidates)[..., 1:], atol=1e-4, rtol=1e-4)
 
@@ -162,9 +162,9 @@ def test_rows_are_read_in_groups_of_similar_length(monkeypatch: pytest.MonkeyPat
     policy, history = policy_of(), histories(10, 9, 50)
     items = torch.arange(1, 21).view(10, 2)
     whole = policy.level_log_prob(history, items)
-    monkeypatch.setattr(tiger, "GROUP", 3)
+    monkeypatch.setattr(tiger, "GROUP_SIZE", 3)
     torch.testing.assert_close(policy.level_log_prob(history, items), whole, atol=1e-5, rtol=1e-5)
-    groups = tiger.grouped(history)
+    groups = tiger.length_groups(history)
     assert sorted(torch.cat([rows for rows, _ in groups]).tolist()) == list(range(10))
     lengths = (history > 0).sum(1)
     assert [longest for _, longest in groups] == [int(lengths[rows].max()) for rows, _ in groups]

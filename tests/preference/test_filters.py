@@ -1,4 +1,4 @@
-"""Filters of candidates, by hand; ours keep the contract, and each broken one is told what it breaks."""
+"""Candidate filters: values by hand, the contract of the built-in filters, and the messages for broken ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from genrec.testing import ContractError, sampler_context
 from genrec.testing.filter_checks import check_filter
 from genrec.types import CandidateFilter, SamplerContext, SequenceBatch
 
-# Semantic IDs (0 0 0), (0 0 1), (0 1 0), (1 0 0); events 10, 2, 2, 6; vectors at 0, 90, 45 and 180 degrees, of any length.
+# Semantic IDs (0 0 0), (0 0 1), (0 1 0), (1 0 0); events 10, 2, 2, 6; vectors at 0, 90, 45 and 180 degrees.
 CONTEXT = SamplerContext(
     item_count=4,
     interactions=pd.DataFrame({"user": [0], "item": [1], "time": [0]}),
@@ -37,10 +37,10 @@ EVERYTHING = torch.arange(1, 5).repeat(2, 1)
         (NearDuplicates(2), {1, 2, 3}, {4}),
         (SimilarityWindow(), set(), set()),
         (SimilarityWindow(high=0.9), {1}, {4}),
-        (SimilarityWindow(low=-0.1, high=0.5), {1, 3, 4}, {1, 3, 4}),  # cosines 1, 0, .71, -1 and -1, 0, -.71, 1
+        (SimilarityWindow(low=-0.1, high=0.5), {1, 3, 4}, {1, 3, 4}),  # cosines 1, 0, 0.71, -1 and -1, 0, -0.71, 1
         (SimilarityWindow(low=0.7), {2, 4}, {1, 2, 3}),
         (PopularityWindow(), set(), set()),
-        (PopularityWindow(low=0.3), {2, 3}, {2, 3}),  # percentiles .875, .25, .25, .625
+        (PopularityWindow(low=0.3), {2, 3}, {2, 3}),  # percentiles 0.875, 0.25, 0.25, 0.625
         (PopularityWindow(0.25, 0.7), {1}, {1}),
     ],
     ids=repr,
@@ -48,11 +48,11 @@ EVERYTHING = torch.arange(1, 5).repeat(2, 1)
 def test_by_hand(candidate_filter: CandidateFilter, first: set[int], second: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
     for chunk in (1 << 24, 1):
         monkeypatch.setattr(filters, "CHUNK", chunk)
-        refused = candidate_filter.refuse(CONTEXT)(BATCH, EVERYTHING)
-        assert [set((row.nonzero().flatten() + 1).tolist()) for row in refused] == [first, second]
+        rejected = candidate_filter.refuse(CONTEXT)(BATCH, EVERYTHING)
+        assert [set((row.nonzero().flatten() + 1).tolist()) for row in rejected] == [first, second]
 
 
-def test_a_vector_of_nothing_has_cosine_0() -> None:
+def test_a_zero_vector_has_cosine_0() -> None:
     context = CONTEXT._replace(vectors=torch.zeros(5, 2))
     assert not SimilarityWindow(-0.1, 0.1).refuse(context)(BATCH, EVERYTHING).any()
     assert SimilarityWindow(0.1, 1).refuse(context)(BATCH, EVERYTHING).all()
@@ -62,29 +62,29 @@ FILTERS = [NearDuplicates(), NearDuplicates(2), SimilarityWindow(-0.5, 0.8), Pop
 
 
 @pytest.mark.parametrize("candidate_filter", FILTERS, ids=repr)
-def test_ours_keep_the_contract(candidate_filter: CandidateFilter) -> None:
+def test_built_in_filters_keep_the_contract(candidate_filter: CandidateFilter) -> None:
     check_filter(candidate_filter)
     check_filter(candidate_filter, sampler_context(seed=3, items=100))
 
 
 @dataclass(frozen=True)
 class Broken:
-    """A filter that answers like this."""
+    """A filter with the given predicate."""
 
-    answer: Callable[[SequenceBatch, Tensor], object]
+    predicate: Callable[[SequenceBatch, Tensor], object]
 
     def refuse(self, context: SamplerContext) -> Callable[[SequenceBatch, Tensor], object]:
-        return self.answer
+        return self.predicate
 
 
-def moody() -> Callable[[SequenceBatch, Tensor], Tensor]:
-    asked: list[int] = []
+def with_state() -> Callable[[SequenceBatch, Tensor], Tensor]:
+    calls: list[int] = []
 
-    def answer(_: SequenceBatch, candidates: Tensor) -> Tensor:
-        asked.append(1)
-        return (candidates + len(asked)) % 2 == 0
+    def predicate(_: SequenceBatch, candidates: Tensor) -> Tensor:
+        calls.append(1)
+        return (candidates + len(calls)) % 2 == 0
 
-    return answer
+    return predicate
 
 
 def odd(candidates: Tensor) -> Tensor:
@@ -92,30 +92,30 @@ def odd(candidates: Tensor) -> Tensor:
 
 
 BROKEN: dict[str, tuple[Callable[[SequenceBatch, Tensor], object], str]] = {
-    "numbers": (lambda _, candidates: candidates % 2, r"must be answered by bool \[64, 61\], got int64 \[64, 61\]"),
-    "kept": (lambda _, candidates: odd(candidates)[:, 1:], r"must be answered by bool \[64, 61\], got bool \[64, 60\]"),
+    "not bool": (lambda _, candidates: candidates % 2, r"the result must be bool \[64, 61\], .*got int64 \[64, 61\]"),
+    "too narrow": (lambda _, candidates: odd(candidates)[:, 1:], r"the result must be bool \[64, 61\], .*got bool \[64, 60\]"),
     "array": (lambda _, candidates: odd(candidates).numpy(), r"got ndarray"),
-    "all": (lambda _, candidates: candidates > 0, r"every one of 60 items is refused for all of 64 examples"),
-    "moody": (moody(), r"the same candidates are refused one time and not another"),
+    "all": (lambda _, candidates: candidates > 0, r"all 60 items are rejected for all of 64 examples"),
+    "state": (with_state(), r"a second call with the same candidates gives another result"),
     "draws": (lambda _, candidates: torch.rand(candidates.shape) < 0.5, r"torch's global generator was drawn from"),
-    "company": (lambda _, candidates: candidates > candidates.float().mean(1, keepdim=True), r"depends on the other candidates"),
-    "rows": (lambda batch, candidates: candidates > len(batch.target) / 2, r"for user \d+ depends on the other rows"),
+    "other candidates": (lambda _, candidates: candidates > candidates.float().mean(1, keepdim=True), r"on the other candidates"),
+    "other rows": (lambda batch, candidates: candidates > len(batch.target) / 2, r"for user \d+ depends on the other rows"),
     "modifies": (lambda _, candidates: odd(candidates.sub_(1)), r"the batch or the candidates were modified"),
     "modifies the batch": (lambda batch, candidates: odd(candidates) & (batch.target.fill_(3) == 3)[:, None], r"were modified"),
-    "crash": (lambda _, candidates: candidates[:, 99] > 0, r"asked of candidates \[64, 61\], it raised IndexError"),
-    "empty": (lambda _, candidates: odd(candidates) & (candidates.max() > 0), r"asked of candidates \[64, 0\], it raised"),
+    "crash": (lambda _, candidates: candidates[:, 99] > 0, r"a call with candidates \[64, 61\] raised IndexError"),
+    "no candidates": (lambda _, candidates: odd(candidates) & (candidates.max() > 0), r"a call with candidates \[64, 0\] raised"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_filter_is_told_what_it_breaks(name: str) -> None:
-    answer, message = BROKEN[name]
+def test_a_broken_filter_raises_its_message(name: str) -> None:
+    predicate, message = BROKEN[name]
     with pytest.raises(ContractError, match=rf"^Broken: .*{message}"):
-        check_filter(Broken(answer))
+        check_filter(Broken(predicate))
 
 
-def test_what_is_no_filter() -> None:
-    with pytest.raises(ContractError, match=r"NearDuplicates is no CandidateFilter: pass an instance"):
+def test_objects_that_are_not_filters() -> None:
+    with pytest.raises(ContractError, match=r"NearDuplicates does not implement CandidateFilter: pass an instance"):
         check_filter(NearDuplicates)  # type: ignore[arg-type]
 
     @dataclass(frozen=True)
@@ -123,7 +123,9 @@ def test_what_is_no_filter() -> None:
         def refuse(self, context: SamplerContext) -> None:
             return None
 
-    with pytest.raises(ContractError, match=r"refuse must return what refuses, called with \(batch, candidates\); got None"):
+    with pytest.raises(
+        ContractError, match=r"refuse\(context\) must return a callable with arguments \(batch, candidates\), got None"
+    ):
         check_filter(Nothing())  # type: ignore[arg-type]
 
 
@@ -133,7 +135,7 @@ def test_fields_are_checked() -> None:
     with pytest.raises(UsageError, match=r"NearDuplicates.num_codes must be below 3, the levels of a Semantic ID, got 3"):
         NearDuplicates(3).refuse(CONTEXT)
     for wrong in ((-2, 1), (0.5, 0.4), (0, 1.1), (float("nan"), 1)):
-        with pytest.raises(UsageError, match=r"SimilarityWindow.low and high must lie in -1..1, low not above high, got"):
+        with pytest.raises(UsageError, match=r"SimilarityWindow must have -1 <= low <= high <= 1, got low"):
             SimilarityWindow(*wrong)
-    with pytest.raises(UsageError, match=r"PopularityWindow.low and high must lie in 0..1"):
+    with pytest.raises(UsageError, match=r"PopularityWindow must have 0 <= low <= high <= 1"):
         PopularityWindow(-0.5)

@@ -1,4 +1,4 @@
-"""Preference losses against vectors worked out by hand (beta * D is small enough to redo on paper), and their identities."""
+"""DPO, S-DPO, the anchor and the start check: values worked out by hand and identities."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ INFINITY = float("inf")
 
 
 def pair(chosen: float, rejected: tuple[float, ...], length: int = 1) -> tuple[LogProbs, LogProbs]:
-    """A policy with these log-ratios to a reference; one example, double precision."""
+    """Return a policy with these log-ratios to a reference: one example, float64."""
     reference = LogProbs(double([-5.0]), double([[-7.0] * len(rejected)]), length)
     return LogProbs(reference.chosen + chosen, reference.rejected + double([rejected]), length), reference
 
@@ -34,7 +34,7 @@ def value(loss: PreferenceLoss, chosen: float, rejected: tuple[float, ...]) -> f
 
 
 def gradients(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -> tuple[Tensor, Tensor]:
-    """By the policy's chosen [B] and rejected [B, K]."""
+    """Return the gradients with respect to the policy's chosen [B] and rejected [B, K]."""
     chosen, rejected = policy.chosen.clone().requires_grad_(), policy.rejected.clone().requires_grad_()
     loss(LogProbs(chosen, rejected, policy.length), reference).loss.sum().backward()
     assert chosen.grad is not None
@@ -43,15 +43,15 @@ def gradients(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -> tu
 
 @pytest.mark.parametrize(
     ("beta", "expected"),
-    [(0.1, 0.550111886), (0.5, 0.192476466), (1.0, 0.044063968)],  # -log s(.31), -log s(1.55), -log s(3.1)
+    [(0.1, 0.550111886), (0.5, 0.192476466), (1.0, 0.044063968)],  # -log s(0.31), -log s(1.55), -log s(3.1)
 )
-def test_dpo_vectors(beta: float, expected: float) -> None:
+def test_dpo_values(beta: float, expected: float) -> None:
     assert value(DPO(beta), D_W, (D_L,)) == pytest.approx(expected, abs=5e-10)
     assert math.log1p(math.exp(-beta * (D_W - D_L))) == pytest.approx(expected, abs=5e-10)
 
 
 def test_dpo_gradient() -> None:
-    """d/dlp_w = -beta * s(-beta D) = -.1 * s(-.31) = -.1 * .42311474."""
+    """d/dlp_w = -beta * s(-beta D) = -0.1 * s(-0.31) = -0.1 * 0.42311474."""
     chosen, rejected = gradients(DPO(0.1), *pair(D_W, (D_L,)))
     assert float(chosen) == pytest.approx(-0.042311474, abs=5e-10)
     assert float(rejected) == pytest.approx(0.042311474, abs=5e-10)
@@ -61,20 +61,20 @@ def test_dpo_gradient() -> None:
     ("beta", "rejected", "expected"),
     [(0.1, (-1.3, 0.4), 0.956589783), (0.1, SEVERAL, 1.287304215), (1.0, SEVERAL, 0.921496727)],
 )
-def test_softmax_dpo_vectors(beta: float, rejected: tuple[float, ...], expected: float) -> None:
+def test_softmax_dpo_values(beta: float, rejected: tuple[float, ...], expected: float) -> None:
     assert value(SoftmaxDPO(beta), D_W, rejected) == pytest.approx(expected, abs=5e-10)
     terms = [math.exp(beta * d) for d in (D_W, *rejected)]
     assert -math.log(terms[0] / sum(terms)) == pytest.approx(expected, abs=5e-10)
 
 
 def test_softmax_dpo_gradients() -> None:
-    """d/dlp_k = beta * share of k, and the shares come from exp(.18) + exp(-.13) + exp(.04) + exp(.2) = 4.33752632."""
+    """d/dlp_k = beta * softmax_k; the denominator is exp(0.18) + exp(-0.13) + exp(0.04) + exp(0.2) = 4.33752632."""
     chosen, rejected = gradients(SoftmaxDPO(0.1), *pair(D_W, SEVERAL))
     assert float(chosen) == pytest.approx(-0.072398614, abs=5e-10)
     assert rejected[0].tolist() == pytest.approx([0.020244152, 0.023995492, 0.028158970], abs=5e-10)
 
 
-def test_the_positive_is_not_among_the_rewards_of_the_negatives() -> None:
+def test_rewards_of_the_positive_and_of_the_negatives() -> None:
     terms = SoftmaxDPO(0.5)(*pair(D_W, SEVERAL))
     assert terms.chosen_reward.tolist() == pytest.approx([0.9])
     assert terms.rejected_reward[0].tolist() == pytest.approx([-0.65, 0.2, 1.0])
@@ -86,20 +86,20 @@ betas = st.floats(0.01, 2)
 
 @given(ratios, ratios, betas)
 @settings(deadline=None)
-def test_identity_1_one_negative_is_dpo(chosen: float, rejected: float, beta: float) -> None:
+def test_identity_1_softmax_dpo_with_one_negative_is_dpo(chosen: float, rejected: float, beta: float) -> None:
     assert value(SoftmaxDPO(beta), chosen, (rejected,)) == value(DPO(beta), chosen, (rejected,))
 
 
 @given(ratios, st.lists(ratios, min_size=2, max_size=6), betas, st.randoms(use_true_random=False))
 @settings(deadline=None)
-def test_identity_2_order_does_not_matter(chosen: float, rejected: list[float], beta: float, random: object) -> None:
+def test_identity_2_the_order_of_negatives_does_not_matter(chosen: float, rejected: list[float], beta: float, random: object) -> None:
     shuffled = list(rejected)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     assert value(SoftmaxDPO(beta), chosen, tuple(shuffled)) == pytest.approx(value(SoftmaxDPO(beta), chosen, tuple(rejected)))
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, 0.693147), (2, 1.098612), (3, 1.386294), (15, 2.772589)])
-def test_identity_3_the_start_is_ln_one_plus_k(count: int, expected: float) -> None:
+def test_identity_3_the_starting_loss_is_ln_one_plus_k(count: int, expected: float) -> None:
     policy = LogProbs(torch.randn(4), torch.randn(4, count))
     assert SoftmaxDPO(0.3)(policy, policy).loss.tolist() == pytest.approx([expected] * 4, abs=1e-6)
     assert starting_loss(torch.ones(4, count, dtype=torch.bool)).tolist() == pytest.approx([expected] * 4, abs=1e-6)
@@ -114,7 +114,7 @@ def test_identity_4_equal_negatives_are_a_shifted_dpo(chosen: float, rejected: f
 
 @given(ratios, st.lists(ratios, min_size=1, max_size=6), betas)
 @settings(deadline=None)
-def test_identity_5_gradients_add_up_to_zero(chosen: float, rejected: list[float], beta: float) -> None:
+def test_identity_5_gradients_sum_to_zero(chosen: float, rejected: list[float], beta: float) -> None:
     ours, theirs = gradients(SoftmaxDPO(beta), *pair(chosen, tuple(rejected)))
     assert float(ours + theirs.sum()) == pytest.approx(0, abs=1e-12)
 
@@ -158,7 +158,7 @@ def masked(shape: tuple[int, int], mask: Tensor) -> tuple[LogProbs, LogProbs]:
 
 @given(st.integers(0, 2**12 - 1))
 @settings(max_examples=60, deadline=None)
-def test_a_masked_negative_is_none(bits: int) -> None:
+def test_a_masked_negative_has_no_influence(bits: int) -> None:
     mask = torch.tensor([bool(bits >> place & 1) for place in range(12)]).view(4, 3)
     policy, reference = masked((4, 3), mask)
     loss = SoftmaxDPO(0.7)
@@ -177,7 +177,7 @@ def test_a_masked_negative_is_none(bits: int) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_a_row_without_negatives_adds_nothing(count: int) -> None:
+def test_a_row_without_negatives_has_loss_0(count: int) -> None:
     policy, reference = masked((2, count), torch.ones(2, count, dtype=torch.bool))
     for loss in (SoftmaxDPO(), *([DPO()] if count < 2 else [])):
         assert loss(policy, reference).loss.tolist() == [0, 0]
@@ -196,14 +196,14 @@ def test_rewards_are_detached() -> None:
 
 
 def test_the_anchor_adds_the_mean_nll() -> None:
-    """The CPO vector: without a reference, lp -3.6 and -5.6 over 4 codes, beta .1 -> .598138869 + 3.6 / 4."""
+    """The value of CPO: no reference, lp -3.6 and -5.6 over 4 codes, beta 0.1: 0.598138869 + 3.6 / 4."""
     policy = LogProbs(double([-3.6]), double([[-5.6]]), 4)
-    nothing = LogProbs(double([0.0]), double([[0.0]]), 4)
-    assert float(DPO(0.1)(policy, nothing).loss) == pytest.approx(0.598138869, abs=5e-10)
-    terms = Anchored(DPO(0.1))(policy, nothing)
+    zeros = LogProbs(double([0.0]), double([[0.0]]), 4)
+    assert float(DPO(0.1)(policy, zeros).loss) == pytest.approx(0.598138869, abs=5e-10)
+    terms = Anchored(DPO(0.1))(policy, zeros)
     assert float(terms.loss) == pytest.approx(1.498138869, abs=5e-10)
     assert terms.chosen_reward.tolist() == pytest.approx([-0.36])
-    assert float(Anchored(DPO(0.1), alpha=0.0)(policy, nothing).loss) == pytest.approx(0.598138869, abs=5e-10)
+    assert float(Anchored(DPO(0.1), alpha=0.0)(policy, zeros).loss) == pytest.approx(0.598138869, abs=5e-10)
 
 
 def test_continued_sft_ignores_negatives_and_reference() -> None:
@@ -216,7 +216,7 @@ def test_continued_sft_ignores_negatives_and_reference() -> None:
     assert not theirs.any()
 
 
-def test_dpo_refuses_several_negatives() -> None:
+def test_dpo_raises_for_several_negatives() -> None:
     with pytest.raises(UsageError, match=r"K = 3.*align.num_negatives.*SoftmaxDPO"):
         DPO()(*pair(D_W, SEVERAL))
 
@@ -225,7 +225,7 @@ def test_dpo_refuses_several_negatives() -> None:
     ("wrong", "got"),
     [
         (0.0, "0.0"), (-1.0, "-1.0"), (float("nan"), "nan"), (INFINITY, "inf"), ("x", "'x'"), (None, "None"), (True, "True"),
-        (torch.tensor(1.0), r"tensor\(1.\)"), (10**400, "a whole number that no float can hold"), (10**5000, "a whole number"),
+        (torch.tensor(1.0), r"tensor\(1.\)"), (10**400, "an integer too large for a float"), (10**5000, "an integer too large"),
     ],
     ids=["0", "-1", "nan", "inf", "text", "none", "bool", "tensor", "1e400", "1e5000"],
 )  # fmt: skip
@@ -236,7 +236,7 @@ def test_beta_is_checked(wrong: object, got: str) -> None:
 
 
 @pytest.mark.parametrize("beta", [1, 0.5, 10**300])
-def test_whole_numbers_are_numbers(beta: float) -> None:
+def test_integers_are_accepted(beta: float) -> None:
     assert SoftmaxDPO(beta).beta == beta
 
 
@@ -256,32 +256,32 @@ def test_the_anchored_loss_is_checked(wrong: object) -> None:
     ("chosen", "rejected"),
     [((3,), (3, 1)), ((3, 1), (3, 2)), ((3,), (3,)), ((2,), (3, 2))],
 )
-def test_shapes_that_would_broadcast_are_refused(chosen: tuple[int, ...], rejected: tuple[int, ...]) -> None:
+def test_shapes_that_would_broadcast_raise(chosen: tuple[int, ...], rejected: tuple[int, ...]) -> None:
     reference = LogProbs(torch.zeros(3), torch.zeros(3, 2))
     with pytest.raises(UsageError, match=r"chosen \[B\] and rejected \[B, K\]"):
         SoftmaxDPO()(LogProbs(torch.zeros(chosen), torch.zeros(rejected)), reference)
 
 
-def test_starting_loss_counts_what_is_there() -> None:
+def test_starting_loss_counts_valid_negatives() -> None:
     valid = torch.tensor([[True, True, False], [False, False, False], [True, True, True]])
     assert starting_loss(valid).tolist() == pytest.approx([math.log(3), 0, math.log(4)])
 
 
-def test_a_right_start_passes() -> None:
+def test_equal_policy_and_reference_pass() -> None:
     policy, _ = masked((6, 3), torch.arange(18).view(6, 3) % 4 == 0)
     check_start(policy, policy)
     check_start(LogProbs(torch.zeros(0), torch.zeros(0, 3)), LogProbs(torch.zeros(0), torch.zeros(0, 3)))
 
 
-def test_a_wrong_start_names_what_may_be_wrong() -> None:
+def test_a_wrong_start_names_likely_causes() -> None:
     policy, _ = masked((6, 3), torch.zeros(6, 3, dtype=torch.bool))
-    reference = policy._replace(chosen=policy.chosen - torch.tensor([0, 0, 0.5, 0, 0, 0]))  # row 2: -ln(e^.5 / (e^.5 + 3))
+    reference = policy._replace(chosen=policy.chosen - torch.tensor([0, 0, 0.5, 0, 0, 0]))  # row 2: -ln(e^0.5 / (e^0.5 + 3))
     with pytest.raises(NumericsError, match=r"row 2 is 1\.03659\d, expected ln\(1 \+ K\) = 1\.386294.*reference.*dropout.*off-by-one"):
         check_start(policy, reference)
     check_start(policy, reference, tolerance=0.5)
 
 
-def test_a_start_of_nan_is_refused() -> None:
+def test_a_start_with_nan_raises() -> None:
     policy, _ = masked((2, 1), torch.zeros(2, 1, dtype=torch.bool))
     with pytest.raises(NumericsError, match="row 1 is nan"):
         check_start(policy._replace(chosen=torch.tensor([0.0, float("nan")])), policy._replace(chosen=torch.zeros(2)))

@@ -1,4 +1,4 @@
-"""Samplers made of samplers: mixed in a row, one after another, the best of many, filtered."""
+"""Samplers built from other samplers: Mix, Curriculum, BestOf and Filtered."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from genrec.types import DrawNegatives, NegativeSampler, Reward, SamplerContext,
 
 @dataclass(frozen=True)
 class Fixed:
-    """Always these items, in this order; what it says of itself can be chosen."""
+    """A sampler that always draws these items in this order, with optional refresh attributes."""
 
     items: tuple[int, ...]
     refresh_every: int | None = None
-    unit: str = "steps"
+    refresh_unit: str = "steps"
 
     def build(self, context: SamplerContext) -> DrawNegatives:
         return _Fixed(self)
@@ -38,19 +38,19 @@ class Fixed:
 class _Fixed:
     by_example = True
 
-    def __init__(self, said: Fixed) -> None:
-        self.items = said.items
-        if said.refresh_every is not None:
-            self.refresh_every, self.refresh_unit = said.refresh_every, said.unit
+    def __init__(self, sampler: Fixed) -> None:
+        self.items = sampler.items
+        if sampler.refresh_every is not None:
+            self.refresh_every, self.refresh_unit = sampler.refresh_every, sampler.refresh_unit
 
-    def __call__(self, batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
-        row = torch.tensor([*self.items, *[0] * count])[:count]
+    def __call__(self, batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
+        row = torch.tensor([*self.items, *[0] * num_negatives])[:num_negatives]
         return row.repeat(len(batch.target), 1)
 
 
 @dataclass(frozen=True)
 class ItemNumber:
-    """The reward of an item is its number, or what a table says."""
+    """A reward from a table, by default the item id."""
 
     table: tuple[float, ...] | None = None
 
@@ -60,8 +60,8 @@ class ItemNumber:
 
 
 @dataclass(frozen=True)
-class HowLikely:
-    """The policy's own log-probability: what it finds hardest."""
+class PolicyScore:
+    """The log-probability under the policy."""
 
     reads_policy: ClassVar[bool] = True
 
@@ -85,41 +85,41 @@ def draw(drawing: DrawNegatives, batch: SequenceBatch, count: int, seed: int = 0
 
 
 def counts_of(drawing: DrawNegatives) -> list[int]:
-    """How often the first place of 20,000 rows holds item 2, 3 and 4."""
+    """Count items 2, 3 and 4 in the first place of 20,000 rows."""
     return torch.bincount(draw(drawing, rows(20_000), 1)[:, 0], minlength=5)[2:].tolist()
 
 
-def test_places_go_by_weight() -> None:
-    """Weights 1, 2, 5 of samplers that always give 2, 3 and 4: an eighth, a quarter and five eighths of the first places."""
+def test_places_are_shared_by_weight() -> None:
+    """Samplers that always draw 2, 3 and 4, with weights 1, 2, 5, get 1/8, 1/4 and 5/8 of the first places."""
     mix = Mix((Fixed((2,)), Fixed((3,)), Fixed((4,))), (1, 2, 5)).build(world(6))
     assert chisquare(counts_of(mix), [2500, 5000, 12500]).pvalue > 1e-3
 
 
-def test_places_are_independent_and_in_the_order_of_their_sampler() -> None:
-    """Of two samplers alike, 2, 3 and 4, 5: the pairs 2 3, 2 4, 4 2 and 4 5 come up a quarter of the time each."""
+def test_places_are_independent_and_keep_the_order_of_each_sampler() -> None:
+    """Two samplers of equal weight draw 2, 3 and 4, 5: the pairs 2 3, 2 4, 4 2 and 4 5 each have probability 1/4."""
     drawn = draw(Mix((Fixed((2, 3)), Fixed((4, 5))), (1, 1)).build(world(6)), rows(20_000), 2)
     counts = [int((drawn == torch.tensor(pair)).all(1).sum()) for pair in ((2, 3), (2, 4), (4, 2), (4, 5))]
     assert sum(counts) == 20_000
     assert chisquare(counts).pvalue > 1e-3
 
 
-def test_shares_go_with_progress() -> None:
-    """From all 2 to a 3 and a 4 alike: at 0.6 of the training 0.4, 0.3, 0.3; the draw itself stays at its start."""
+def test_shares_change_with_progress() -> None:
+    """From item 2 only to items 3 and 4: at progress 0.6 the shares are 0.4, 0.3, 0.3; the original draw does not change."""
     mix = Mix((Fixed((2,)), Fixed((3,)), Fixed((4,))), (7, 0, 0), final_weights=(0, 2, 2)).build(world(6))
     then = counts_of(mix.at(0.6))  # type: ignore[attr-defined]
     assert chisquare(then, [8000, 6000, 6000]).pvalue > 1e-3
     assert counts_of(mix) == [20_000, 0, 0]
 
 
-def test_who_is_out_is_stood_in_for_and_nothing_comes_twice() -> None:
-    """2 and 3 from both, 4 from the second only: every row has all three, and zeros last; nothing from one of weight 0."""
+def test_other_samplers_replace_one_without_candidates() -> None:
+    """Items 2 and 3 from both, 4 from the second only: every row has all three, then zeros; nothing from the sampler of weight 0."""
     drawn = draw(Mix((Fixed((2, 3)), Fixed((3, 2, 4)), Fixed((5,))), (9, 1, 0)).build(world(6)), rows(500), 5)
     assert drawn.sort(1).values.tolist() == [[0, 0, 2, 3, 4]] * 500
     assert (drawn[:, :3] > 0).all()
     assert not draw(Mix((Fixed(()), Fixed(())), (1, 1)).build(world(6)), rows(3), 2).any()
 
 
-def test_a_mixture_tells_items_apart_by_semantic_id() -> None:
+def test_a_mixture_compares_items_by_semantic_id() -> None:
     context = world(6)._replace(semantic_ids=SemanticIds(torch.tensor([[0], [1], [1], [2], [3], [4]])))
     drawn = draw(Mix((Fixed((2,)), Fixed((3, 4))), (1, 1)).build(context), rows(200), 3)
     assert {tuple(sorted(row)) for row in drawn.tolist()} == {(0, 2, 4), (0, 3, 4)}
@@ -127,8 +127,8 @@ def test_a_mixture_tells_items_apart_by_semantic_id() -> None:
 
 @given(st.integers(0, 2**16), st.integers(1, 12), st.floats(0, 0.99))
 @settings(max_examples=30, deadline=None)
-def test_a_mixture_is_short_only_if_all_are(seed: int, count: int, progress: float) -> None:
-    """With `Uniform` in it, a row has as many as `Uniform` alone can give."""
+def test_a_mixture_is_short_only_if_all_samplers_are(seed: int, count: int, progress: float) -> None:
+    """A mixture with `Uniform` draws as many negatives as `Uniform` alone."""
     context = sampler_context(seed)
     batch = next(batches_of(context, 24))
     mix = Mix((PrefixNeighbors(2), Uniform(), Popularity()), (3, 1, 1), (1, 1, 1)).build(context).at(progress)  # type: ignore[attr-defined]
@@ -137,18 +137,26 @@ def test_a_mixture_is_short_only_if_all_are(seed: int, count: int, progress: flo
     assert torch.equal((drawn > 0).sum(1), (draw(Uniform().build(context), batch, count, seed) > 0).sum(1))
 
 
-def test_one_after_another() -> None:
+def test_a_curriculum_uses_one_sampler_after_another() -> None:
     parts = (Fixed((2,)), Fixed((3,)), Fixed((4,)))
-    equal, told = Curriculum(parts).build(world(6)), Curriculum(parts, until=(0.1, 0.9)).build(world(6))
-    for progress, by_thirds, by_us in ((0.0, 2, 2), (0.1, 2, 3), (0.34, 3, 3), (0.5, 3, 3), (0.7, 4, 3), (0.9, 4, 4), (0.99, 4, 4)):
-        assert draw(equal.at(progress), rows(1), 1).item() == by_thirds  # type: ignore[attr-defined]
-        assert draw(told.at(progress), rows(1), 1).item() == by_us  # type: ignore[attr-defined]
+    equal, custom = Curriculum(parts).build(world(6)), Curriculum(parts, until=(0.1, 0.9)).build(world(6))
+    for progress, in_thirds, in_custom in (
+        (0.0, 2, 2),
+        (0.1, 2, 3),
+        (0.34, 3, 3),
+        (0.5, 3, 3),
+        (0.7, 4, 3),
+        (0.9, 4, 4),
+        (0.99, 4, 4),
+    ):
+        assert draw(equal.at(progress), rows(1), 1).item() == in_thirds  # type: ignore[attr-defined]
+        assert draw(custom.at(progress), rows(1), 1).item() == in_custom  # type: ignore[attr-defined]
     assert draw(equal, rows(1), 1).item() == 2
     assert draw(Curriculum(parts[:1]).build(world(6)).at(0.99), rows(1), 1).item() == 2  # type: ignore[attr-defined]
 
 
-def test_a_part_has_a_progress_of_its_own() -> None:
-    """The second half of the training is a mixture that goes from 2 to 3: at 0.75, the middle of its time, they are alike."""
+def test_progress_within_a_part_goes_from_0_to_1() -> None:
+    """The second half of the training is a mixture that goes from 2 to 3: at 0.75, its middle, both are equally likely."""
     mix = Mix((Fixed((2,)), Fixed((3,))), (1, 0), (0, 1))
     then = Curriculum((Fixed((4,)), mix)).build(world(6)).at(0.75)  # type: ignore[attr-defined]
     assert chisquare(counts_of(then)[:2]).pvalue > 1e-3
@@ -157,45 +165,45 @@ def test_a_part_has_a_progress_of_its_own() -> None:
 def test_the_default_curriculum_gets_harder() -> None:
     context = sampler_context(items=200)
     batch, drawing = next(batches_of(context, 64)), Curriculum().build(context)
-    for progress, least in ((0.0, 0), (0.4, 1), (0.7, 2)):
+    for progress, depth_at_least in ((0.0, 0), (0.4, 1), (0.7, 2)):
         drawn = draw(drawing.at(progress), batch, 2)  # type: ignore[attr-defined]
         depth = context.semantic_ids.prefix_depth(batch.target.unsqueeze(1), drawn)
-        assert int(depth[drawn > 0].min()) == least
+        assert int(depth[drawn > 0].min()) == depth_at_least
 
 
-def test_the_best_of_many() -> None:
-    """Of 4, 9, 2, 7 and 5 by number the first two are 9 and 7; of rewards alike the first drawn; item 4 alone has -infinity."""
+def test_best_of_keeps_the_highest_rewards() -> None:
+    """Of 4, 9, 2, 7 and 5, ordered by id, the first two are 9 and 7. Ties keep the order of the draw; item 4 then has -inf."""
     context, five = world(9), Fixed((4, 9, 2, 7, 5))
     assert draw(BestOf(five, ItemNumber(), num_candidates=5).build(context), rows(2), 2).tolist() == [[9, 7]] * 2
     assert draw(BestOf(five, ItemNumber(), num_candidates=3).build(context), rows(1), 3).tolist() == [[9, 4, 2]]
     assert draw(BestOf(five, ItemNumber(), num_candidates=8).build(context), rows(1), 7).tolist() == [[9, 7, 5, 4, 2, 0, 0]]
-    alike = (float("nan"), *[1.0] * 3, -float("inf"), *[1.0] * 5)
-    assert draw(BestOf(five, ItemNumber(alike), num_candidates=7).build(context), rows(1), 6).tolist() == [[9, 2, 7, 5, 4, 0]]
+    ties = (float("nan"), *[1.0] * 3, -float("inf"), *[1.0] * 5)
+    assert draw(BestOf(five, ItemNumber(ties), num_candidates=7).build(context), rows(1), 6).tolist() == [[9, 2, 7, 5, 4, 0]]
 
 
-def test_the_best_by_brute_force() -> None:
-    """All items are candidates: the negatives are the allowed ones that the policy finds likeliest."""
+def test_best_of_equals_brute_force() -> None:
+    """All items are candidates, so the negatives are the allowed items with the highest log-probability."""
     context = sampler_context()
     batch = next(batches_of(context, 40))
     assert context.policy is not None
     everything = draw(Uniform().build(context), batch, 60)
-    drawn = draw(BestOf(Uniform(), HowLikely(), num_candidates=60, refresh_every=0).build(context), batch, 3)
+    drawn = draw(BestOf(Uniform(), PolicyScore(), num_candidates=60, refresh_every=0).build(context), batch, 3)
     best = context.policy.log_prob(batch.history, everything).sort(1, descending=True).values[:, :3]
     torch.testing.assert_close(context.policy.log_prob(batch.history, drawn), best)
 
 
-def test_the_best_refuse_what_they_cannot_do() -> None:
+def test_best_of_raises_for_unusable_inputs() -> None:
     nan = ItemNumber((0.0, 1.0, float("nan"), 3.0, 4.0, 5.0, 6.0))
-    with pytest.raises(InputError, match=r"BestOf.reward gave NaN"):
+    with pytest.raises(InputError, match=r"BestOf.reward returned NaN"):
         draw(BestOf(Fixed((2,)), nan).build(world(6)), rows(1), 1)
-    with pytest.raises(UsageError, match=r"BestOf.num_candidates must be at least the negatives asked for, 5, got 4"):
+    with pytest.raises(UsageError, match=r"BestOf.num_candidates must be at least the number of negatives, 5, got 4"):
         draw(BestOf(Uniform(), ItemNumber(), num_candidates=4).build(world(6)), rows(1), 5)
-    with pytest.raises(InputError, match=r"BestOf.reward HowLikely\(\) reads the policy, but the context has none"):
-        BestOf(Uniform(), HowLikely(), refresh_every=10).build(world(6))
+    with pytest.raises(InputError, match=r"BestOf.reward PolicyScore\(\) reads the policy, got a context without one"):
+        BestOf(Uniform(), PolicyScore(), refresh_every=10).build(world(6))
 
 
-def test_filters_hold_in_the_samplers_that_ask_forbidden() -> None:
-    """Items 1, 2, 3 share their first code and differ in the last one only; with the filter none is left by prefix."""
+def test_filters_apply_through_exclusions() -> None:
+    """Items 1, 2, 3 differ only in the last code, so the filter leaves no prefix neighbor."""
     context = world(9)
     assert set(draw(PrefixNeighbors().build(context), rows(5), 2).flatten().tolist()) == {2, 3}
     filtered = Filtered(PrefixNeighbors(), (NearDuplicates(),)).build(context)
@@ -209,13 +217,13 @@ def test_filters_hold_in_the_samplers_that_ask_forbidden() -> None:
 
 @dataclass(frozen=True)
 class Even:
-    """Refuses items of even number."""
+    """Rejects even items."""
 
     def refuse(self, context: SamplerContext) -> Callable[[SequenceBatch, Tensor], Tensor]:
         return lambda _, candidates: candidates % 2 == 0
 
 
-def test_what_parts_say_of_themselves_is_passed_on() -> None:
+def test_attributes_of_parts_are_combined() -> None:
     context = sampler_context()
     by_example = Mix((Uniform(), AlreadySeen()), (1, 1)).build(context)
     assert by_example.by_example is True  # type: ignore[attr-defined]
@@ -229,44 +237,48 @@ def test_what_parts_say_of_themselves_is_passed_on() -> None:
         drawing = sampler.build(context)
         assert (drawing.refresh_every, drawing.refresh_unit) == (5, "epochs")  # type: ignore[attr-defined]
         assert (drawing.at(0.1).refresh_every, drawing.by_example) == (5, True)  # type: ignore[attr-defined]
-    assert BestOf(Uniform(), HowLikely(), refresh_every=7).build(context).refresh_every == 7  # type: ignore[attr-defined]
-    assert BestOf(Uniform(), HowLikely(), refresh_every=7).build(context).by_example is False  # type: ignore[attr-defined]
-    with pytest.raises(UsageError, match=r"Mix: its samplers read one copy of the policy.*refreshed every 5 epochs and never"):
+    assert BestOf(Uniform(), PolicyScore(), refresh_every=7).build(context).refresh_every == 7  # type: ignore[attr-defined]
+    assert BestOf(Uniform(), PolicyScore(), refresh_every=7).build(context).by_example is False  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match=r"Mix: its samplers share one copy of the policy.*refreshed every 5 epochs and never"):
         Mix((refreshed, Fixed((3,), 0)), (1, 1)).build(context)
     with pytest.raises(UsageError, match=r"BestOf: .*every 5 epochs and every 5 steps"):
-        BestOf(refreshed, HowLikely(), refresh_every=5).build(context)
+        BestOf(refreshed, PolicyScore(), refresh_every=5).build(context)
 
 
 SAMPLERS: list[NegativeSampler] = [
-    Mix((Uniform(), PrefixNeighbors(), AlreadySeen()), (1, 2, 1), (0, 0, 1)), Mix((Uniform(), InBatch()), (1, 1)), Curriculum(),
-    Curriculum((Mix((Uniform(), Popularity()), (1, 0), (0, 1)), InBatch()), until=(0.8,)), BestOf(Uniform(), ItemNumber()),
-    BestOf(Curriculum(), HowLikely(), num_candidates=9, refresh_every=20, refresh_unit="epochs"), Filtered(Uniform(), (NearDuplicates(),)),
+    Mix((Uniform(), PrefixNeighbors(), AlreadySeen()), (1, 2, 1), (0, 0, 1)),
+    Mix((Uniform(), InBatch()), (1, 1)),
+    Curriculum(),
+    Curriculum((Mix((Uniform(), Popularity()), (1, 0), (0, 1)), InBatch()), until=(0.8,)),
+    BestOf(Uniform(), ItemNumber()),
+    BestOf(Curriculum(), PolicyScore(), num_candidates=9, refresh_every=20, refresh_unit="epochs"),
+    Filtered(Uniform(), (NearDuplicates(),)),
     Filtered(Mix((AlreadySeen(), Popularity()), (1, 1)), (Even(), NearDuplicates(2))),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
-def test_they_keep_the_contract(sampler: NegativeSampler) -> None:
+def test_compositions_keep_the_contract(sampler: NegativeSampler) -> None:
     check_sampler(sampler)
     check_sampler(sampler, sampler_context(seed=7, items=100, users=15))
 
 
-def test_no_examples_no_negatives() -> None:
+def test_an_empty_batch() -> None:
     for sampler in SAMPLERS:
         assert draw(sampler.build(sampler_context()), rows(0), 3).shape == (0, 3)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_negatives_are_where_the_batch_is() -> None:
-    """Those that ask no policy, which would be on the device too; the reward here answers on the CPU."""
+def test_negatives_are_on_the_batch_s_device() -> None:
+    """Samplers that read the policy are left out: it would have to be on the device too. The reward here returns CPU tensors."""
     context = sampler_context()
     batch = next(batches_of(context, 64))
-    there = SequenceBatch(*(tensor.cuda() for tensor in batch))
+    on_gpu = SequenceBatch(*(tensor.cuda() for tensor in batch))
     for sampler in SAMPLERS:
         drawing = sampler.build(context)
         if not hasattr(drawing, "refresh_every"):
-            drawn = draw(drawing, there, 3)
+            drawn = draw(drawing, on_gpu, 3)
             assert drawn.is_cuda
             assert torch.equal(drawn.cpu(), draw(drawing, batch, 3))
 
@@ -276,31 +288,34 @@ def test_negatives_are_where_the_batch_is() -> None:
     [
         (lambda: Mix((), ()), r"Mix.samplers must be a tuple of samplers, got \(\)"),
         (lambda: Mix((Uniform, Uniform()), (1, 1)), r"Mix.samplers\[0\] must be a sampler, such as Uniform\(\), got <class"),
-        (lambda: Mix((Uniform(),), (1, 1)), r"Mix.weights must hold a weight for each of 1 samplers, got \(1, 1\)"),
+        (lambda: Mix((Uniform(),), (1, 1)), r"Mix.weights must have one weight for each of the 1 samplers, got \(1, 1\)"),
         (lambda: Mix((Uniform(),), (0,)), r"Mix.weights must be 0 or more and finite, not all 0, got \(0,\)"),
         (lambda: Mix((Uniform(),), (1,), (-1,)), r"Mix.final_weights must be 0 or more"),
         (lambda: Mix((Uniform(),), (float("nan"),)), r"Mix.weights must be 0 or more"),
         (lambda: Curriculum([Uniform()]), r"Curriculum.samplers must be a tuple"),
         (lambda: Curriculum((Uniform(), 3)), r"Curriculum.samplers\[1\] must be a sampler"),
-        (lambda: Curriculum(until=(0.5,)), r"Curriculum.until must hold 2 rising numbers between 0 and 1.*got \(0.5,\)"),
-        (lambda: Curriculum(until=(0.5, 0.2)), r"Curriculum.until must hold 2 rising"),
-        (lambda: Curriculum(until=(0.0, 0.2)), r"Curriculum.until must hold 2 rising"),
-        (lambda: Curriculum(until=(0.5, 1.0)), r"Curriculum.until must hold 2 rising"),
+        (lambda: Curriculum(until=(0.5,)), r"Curriculum.until must have 2 increasing numbers between 0 and 1.*got \(0.5,\)"),
+        (lambda: Curriculum(until=(0.5, 0.2)), r"Curriculum.until must have 2 increasing"),
+        (lambda: Curriculum(until=(0.0, 0.2)), r"Curriculum.until must have 2 increasing"),
+        (lambda: Curriculum(until=(0.5, 1.0)), r"Curriculum.until must have 2 increasing"),
         (lambda: BestOf(3, ItemNumber()), r"BestOf.sampler must be a sampler"),
-        (lambda: BestOf(Uniform(), Uniform()), r"BestOf.reward must have rate\(context\), got Uniform\(\)"),
+        (
+            lambda: BestOf(Uniform(), Uniform()),
+            r"BestOf.reward must be a reward with rate\(context\), such as Popular\(\), got Uniform\(\)",
+        ),
         (lambda: BestOf(Uniform(), ItemNumber(), num_candidates=0), r"BestOf.num_candidates must be at least 1, got 0"),
         (lambda: BestOf(Uniform(), ItemNumber(), refresh_every=-1), r"BestOf.refresh_every must be 0 \(the reference\) or more"),
-        (lambda: BestOf(Uniform(), ItemNumber(), refresh_every=5), r"is for a reward that reads the policy"),
+        (lambda: BestOf(Uniform(), ItemNumber(), refresh_every=5), r"BestOf.refresh_every needs a reward that reads the policy"),
         (lambda: Filtered(None, (Even(),)), r"Filtered.sampler must be a sampler"),
         (lambda: Filtered(Uniform(), ()), r"Filtered.filters must be a tuple of filters, such as \(NearDuplicates\(\),\), got \(\)"),
         (lambda: Filtered(Uniform(), Even()), r"Filtered.filters must be a tuple of filters"),
     ],
-)  # fmt: skip
+)
 def test_fields_are_checked(make: Callable[[], object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make()
 
 
-def test_the_rewards_here_are_rewards() -> None:
+def test_the_rewards_of_this_file_implement_the_protocol() -> None:
     assert isinstance(ItemNumber(), Reward)
-    assert isinstance(HowLikely(), Reward)
+    assert isinstance(PolicyScore(), Reward)

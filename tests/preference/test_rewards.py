@@ -1,4 +1,4 @@
-"""Rewards against numbers worked out by hand, and against a loop over examples."""
+"""Rewards, compared with values worked out by hand and with a loop over examples."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def context(rows: list[tuple[int, int, int, float]], policy: Policy | None = Non
     """4 items with vectors (1, 0), (0, 2), (-3, 0), zeros; events (user, item, time, rating)."""
     interactions = DataFrame(rows, columns=["user", "item", "time", "rating"])
     popularity = torch.bincount(torch.tensor([row[1] for row in rows] or [0]), minlength=5)
-    vectors = torch.tensor([[7.0, 7.0], [1.0, 0.0], [0.0, 2.0], [-3.0, 0.0], [0.0, 0.0]])  # row 0 is no item and no zeros
+    vectors = torch.tensor([[7.0, 7.0], [1.0, 0.0], [0.0, 2.0], [-3.0, 0.0], [0.0, 0.0]])  # row 0 is padding and must not be read
     return SamplerContext(4, interactions, popularity, vectors, SemanticIds(torch.tensor([[0], [1], [2], [3]]), (4,)), policy)
 
 
@@ -43,45 +43,45 @@ EVENTS = [(1, 1, 0, 5.0), (1, 2, 3 * DAY, 4.0), (1, 3, 11 * DAY, 2.0), (2, 3, 5 
 
 
 def test_similarity_is_the_cosine_with_the_mean_of_the_history() -> None:
-    """History {1, 2}: mean (.5, 1), of length sqrt 1.25. Item 1: .5 / sqrt 1.25; 2: 1 / sqrt 1.25; 3: -.5 / sqrt 1.25; 4: zeros."""
-    rates = Similarity().rate(context(EVENTS))
-    found = rates(batch((1, [0, 1, 2], 3), (2, [0, 0, 0], 1)), torch.tensor([[1, 2, 3, 4, 0], [1, 2, 3, 4, 0]]))
+    """History {1, 2}: mean (0.5, 1), of length sqrt 1.25. Item 1: 0.5 / sqrt 1.25; 2: 1 / sqrt 1.25; 3: -0.5 / sqrt 1.25; 4: zeros."""
+    rate = Similarity().rate(context(EVENTS))
+    found = rate(batch((1, [0, 1, 2], 3), (2, [0, 0, 0], 1)), torch.tensor([[1, 2, 3, 4, 0], [1, 2, 3, 4, 0]]))
     long = math.sqrt(1.25)
     assert found[0].tolist() == pytest.approx([0.5 / long, 1 / long, -0.5 / long, 0, -math.inf])
-    assert found[1].tolist() == pytest.approx([0, 0, 0, 0, -math.inf])  # nothing is known of an empty history
+    assert found[1].tolist() == pytest.approx([0, 0, 0, 0, -math.inf])  # an empty history
 
 
-def test_popular_is_a_power_of_the_events() -> None:
-    """Events 2, 1, 2, 0: one more, to the power."""
+def test_popular_is_a_power_of_one_plus_the_events() -> None:
+    """Events 2, 1, 2, 0 give (1 + events)^alpha with bases 3, 2, 3, 1."""
     for alpha, expected in ((1.0, [3, 2, 3, 1]), (0.5, [3**0.5, 2**0.5, 3**0.5, 1]), (-1.0, [1 / 3, 1 / 2, 1 / 3, 1]), (0.0, [1] * 4)):
         found = Popular(alpha).rate(context(EVENTS))(batch((9, [1], 1)), torch.tensor([[1, 2, 3, 4, 0]]))
         assert found[0].tolist() == pytest.approx([*expected, -math.inf])
 
 
 def test_rating_recency_by_hand() -> None:
-    """User 1 after item 2, on day 3: item 3 came 8 days later with 2 stars, item 1 came 3 days before with 5, item 2 is no wait."""
-    rates = RatingRecency(default=1.5, decay=0.5).rate(context(EVENTS))
-    found = rates(batch((1, [1, 2], 3)), torch.tensor([[3, 1, 2, 4, 0]]))
+    """User 1 after item 2, on day 3: item 3 follows 8 days later with 2 stars, item 1 was 3 days before with 5, item 2 has delay 0."""
+    rate = RatingRecency(default=1.5, decay=0.5).rate(context(EVENTS))
+    found = rate(batch((1, [1, 2], 3)), torch.tensor([[3, 1, 2, 4, 0]]))
     assert found[0].tolist() == pytest.approx([2 / 3, 5 / 2, 4.0, 1.5, -math.inf])
     plain = RatingRecency(default=1.5, decay=0.0).rate(context(EVENTS))
     assert plain(batch((1, [1, 2], 3)), torch.tensor([[3, 1, 2, 4, 0]]))[0].tolist() == pytest.approx([2, 5, 4, 1.5, -math.inf])
 
 
-def test_what_was_not_rated_has_the_default() -> None:
+def test_unrated_items_have_the_default() -> None:
     """User 2 took item 1 without a rating and never items 2 and 4; user 7 took nothing."""
-    rates = RatingRecency(default=2.5).rate(context(EVENTS))
-    found = rates(batch((2, [0, 3], 1), (7, [0, 1], 2)), torch.tensor([[1, 2, 3, 4], [1, 2, 3, 4]]))
+    rate = RatingRecency(default=2.5).rate(context(EVENTS))
+    found = rate(batch((2, [0, 3], 1), (7, [0, 1], 2)), torch.tensor([[1, 2, 3, 4], [1, 2, 3, 4]]))
     assert found.tolist() == [[2.5, 2.5, 3.0, 2.5], [2.5] * 4]
 
 
-def test_without_a_last_event_there_is_no_wait() -> None:
-    """The history is empty, or of items that are not in the training events."""
-    rates = RatingRecency().rate(context(EVENTS))
-    found = rates(batch((1, [0, 0], 3), (1, [0, 4], 3)), torch.tensor([[1, 3], [1, 3]]))
+def test_without_a_last_event_the_delay_is_0() -> None:
+    """The history is empty, or its last item is not in the training events."""
+    rate = RatingRecency().rate(context(EVENTS))
+    found = rate(batch((1, [0, 0], 3), (1, [0, 4], 3)), torch.tensor([[1, 3], [1, 3]]))
     assert found.tolist() == [[5.0, 2.0], [5.0, 2.0]]
 
 
-def test_of_two_events_the_later_counts() -> None:
+def test_the_last_of_two_events_counts() -> None:
     rows = [(1, 1, 0, 5.0), (1, 2, 9 * DAY, 1.0), (1, 2, 3 * DAY, 4.0)]
     found = RatingRecency(decay=1.0).rate(context(rows))(batch((1, [1], 2)), torch.tensor([[2]]))
     assert float(found) == pytest.approx(1.0 / 10)
@@ -94,7 +94,7 @@ events = st.lists(
 
 @given(events, st.floats(0, 2), st.integers(0, 2**31))
 @settings(deadline=None, max_examples=40)
-def test_rating_recency_against_a_loop(rows: list[tuple[int, int, int, float]], decay: float, seed: int) -> None:
+def test_rating_recency_equals_a_loop(rows: list[tuple[int, int, int, float]], decay: float, seed: int) -> None:
     rows = list({(user, item): (user, item, days * DAY, rating) for user, item, days, rating in rows}.values())
     source = torch.Generator().manual_seed(seed)
     items, history = (torch.randint(0, 5, (6, 3), generator=source) for _ in range(2))
@@ -114,7 +114,7 @@ def test_rating_recency_against_a_loop(rows: list[tuple[int, int, int, float]], 
 
 
 class Fixed(nn.Module):
-    """A policy that says -item, and that item 0 is likely, which no reward may repeat."""
+    """A policy with log-probability -item - (last item of the history). Item 0 looks likely; a reward must mask it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,9 +124,9 @@ class Fixed(nn.Module):
         return -self.weight * items - history[:, -1:]
 
 
-def test_log_probability_is_the_policy_s_without_its_gradient() -> None:
-    rates = LogProbability().rate(context(EVENTS, Fixed()))  # type: ignore[arg-type]
-    found = rates(batch((1, [0, 2], 3), (1, [0, 3], 3)), torch.tensor([[1, 4, 0], [2, 0, 3]]))
+def test_log_probability_is_the_policy_s_and_detached() -> None:
+    rate = LogProbability().rate(context(EVENTS, Fixed()))  # type: ignore[arg-type]
+    found = rate(batch((1, [0, 2], 3), (1, [0, 3], 3)), torch.tensor([[1, 4, 0], [2, 0, 3]]))
     assert found.tolist() == [[-3.0, -6.0, -math.inf], [-5.0, -math.inf, -6.0]]
     assert not found.requires_grad
 
@@ -140,11 +140,11 @@ def test_log_probability_of_a_real_policy() -> None:
     assert found[0, 3] == -math.inf
 
 
-def test_what_a_reward_lacks_is_said() -> None:
+def test_missing_inputs_are_named() -> None:
     bare = context(EVENTS)
-    with pytest.raises(InputError, match=r"LogProbability rates by the policy, and the context has none.*after SFT"):
+    with pytest.raises(InputError, match=r"LogProbability needs a policy, got a context without one.*the SFT policy"):
         LogProbability().rate(bare)
-    with pytest.raises(InputError, match=r"RatingRecency needs ratings.* only user, item, time: take a source with ratings"):
+    with pytest.raises(InputError, match=r"RatingRecency needs ratings.* columns user, item, time: use a source with ratings"):
         RatingRecency().rate(bare._replace(interactions=bare.interactions.drop(columns="rating")))
 
 
@@ -156,7 +156,7 @@ def test_what_a_reward_lacks_is_said() -> None:
         (lambda: RatingRecency(decay=-1.0), r"RatingRecency.decay must be 0 or more and finite, got -1.0"),
         (lambda: RatingRecency(decay="x"), r"RatingRecency.decay must be 0 or more and finite, got 'x'"),
         (lambda: Popular(None), r"Popular.alpha must be finite, got None"),
-        (lambda: Popular(-(10**400)), r"Popular.alpha must be finite, got a whole number that no float can hold"),
+        (lambda: Popular(-(10**400)), r"Popular.alpha must be finite, got an integer too large for a float"),
         (lambda: Popular(math.inf), r"Popular.alpha must be finite, got inf"),
     ],
 )
@@ -166,8 +166,8 @@ def test_fields_are_checked(make: object, message: str) -> None:
 
 
 @pytest.mark.parametrize("loss", [RecPO(), RosePO(reward=Similarity()), RosePO(reward=Popular(0.2)), RosePO(reward=LogProbability())])
-def test_rewards_and_losses_fit(loss: RecPO | RosePO) -> None:
-    """What training does: rate the positive and the negatives, then ask the loss."""
+def test_losses_accept_the_rewards(loss: RecPO | RosePO) -> None:
+    """As in training: rate the positive and the negatives, then compute the loss."""
     made = sampler_context()
     source = np.random.default_rng(0)
     items = torch.from_numpy(source.integers(1, 61, (5, 4)))
@@ -181,7 +181,7 @@ def test_rewards_and_losses_fit(loss: RecPO | RosePO) -> None:
     assert loss(policy, policy).loss.isfinite().all()
 
 
-def test_importing_losses_stays_light() -> None:
-    """An experiment imports losses, and with them rewards."""
+def test_importing_losses_imports_no_heavy_library() -> None:
+    """Experiments import losses, and losses import rewards."""
     code = "import sys, genrec.preference.losses; print([n for n in ('faiss', 'sklearn', 'pandas') if n in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""Items that share their codes: a level more, other last codes, codes for later items; by hand, against brute force and scipy."""
+"""Resolving collisions: appended levels, reassigned last codes, codes for new items; by hand, against brute force and scipy."""
 
 from __future__ import annotations
 
@@ -29,22 +29,23 @@ relaxed = settings(deadline=None)
 
 
 def table(costs: object) -> Callable[[np.ndarray], np.ndarray]:
-    """Costs from a table float32 [N, C]."""
+    """Return a cost function that reads a table float32 [N, C]."""
     values = np.array(costs, dtype=np.float32)
     return lambda rows: values[rows]
 
 
 def total(costs: np.ndarray, codes: Tensor) -> float:
+    """Return the total cost of the last codes."""
     return float(np.take_along_axis(np.float64(costs), codes[:, -1:].numpy(), 1).sum())
 
 
 def distances(vectors: np.ndarray, book: np.ndarray) -> np.ndarray:
-    """Squared distances float32 [N, C]."""
+    """Return squared distances float32 [N, C]."""
     return np.float32(np.square(vectors).sum(1)[:, None] + np.square(book).sum(1) - 2 * vectors @ book.T).clip(0)
 
 
 def catalog(items: int, prefixes: int, size: int, width: int = 8, seed: int = 0) -> tuple[Tensor, np.ndarray]:
-    """Codes [items, 2], about as many of each prefix, the last one the nearest entry of a codebook; and the costs [items, size]."""
+    """Return codes [items, 2] with prefixes of equal frequency and the nearest last code, and their costs [items, size]."""
     source = np.random.default_rng(seed)
     book = source.standard_normal((size, width))
     vectors = book[source.integers(0, size, items)] + 0.5 * source.standard_normal((items, width))
@@ -83,42 +84,42 @@ def test_append_level_against_a_loop(rows: list[tuple[int, ...]]) -> None:
 
 
 def test_reassign_by_hand() -> None:
-    """Items 1 and 2 want code 0 of prefix 7. Item 2 would pay 5 more for its second cheapest, item 1 only 1: item 1 moves to 2.
+    """Items 1 and 2 share code 0 of prefix 7. The second cheapest code costs item 2 5 more and item 1 only 1: item 1 moves to code 2.
 
-    Item 3, alone with prefix 8, stays though code 1 would be cheaper: nothing collides there, and it is not even priced.
+    Item 3 is alone with prefix 8 and stays, although code 1 is cheaper: its group has no collision, and its costs are not requested.
     """
     codes = torch.tensor([[7, 0], [7, 0], [8, 0]])
     costs = [[1.0, 9, 2], [1, 6, 7], [5, 0, 5]]
-    asked: list[int] = []
+    requested: list[int] = []
 
     def recorded(rows: np.ndarray) -> np.ndarray:
-        asked.extend(rows.tolist())
+        requested.extend(rows.tolist())
         return np.array(costs, dtype=np.float32)[rows]
 
     assert reassign(codes, recorded, 3).tolist() == [[7, 2], [7, 0], [8, 0]]
-    assert asked == [0, 1]
+    assert requested == [0, 1]
 
 
-def test_reassign_moves_an_item_that_did_not_collide_where_that_is_cheaper() -> None:
-    """A and B want code 0, C has code 1. B may take 1 at 1 more if C moves to 2 at 1 more: 2 in all; B or A at 2 would cost 10."""
+def test_reassign_moves_an_item_without_collision_if_that_is_cheaper() -> None:
+    """A and B share code 0, C has code 1. Moving B to 1 and C to 2 costs 1 + 1; moving A or B to 2 costs 10."""
     codes = torch.tensor([[0, 0], [0, 0], [0, 1]])
     assert reassign(codes, table([[0, 10, 10], [0, 1, 10], [10, 0, 1]]), 3).tolist() == [[0, 0], [0, 1], [0, 2]]
 
 
-def test_equal_vectors_are_told_apart_in_item_order() -> None:
-    """Five equal items on code 2: the first keeps it, the others take the next cheapest codes in turn; ties go to the lower code."""
+def test_equal_vectors_get_different_codes_in_item_order() -> None:
+    """Of five equal items with code 2, the first keeps it and the others take the next cheapest codes; ties go to the lower code."""
     codes = torch.tensor([[0, 2]] * 5 + [[0, 5]])
     costs = [[4.0, 1, 0, 3, 3, 9]] * 5 + [[8.0, 8, 8, 8, 8, 0]]
     assert reassign(codes, table(costs), 6)[:, 1].tolist() == [2, 1, 3, 4, 0, 5]
 
 
-def test_of_two_equal_items_the_earlier_keeps_its_code() -> None:
+def test_of_two_equal_items_the_first_keeps_its_code() -> None:
     assert reassign(torch.tensor([[0, 0], [0, 0]]), table([[0, 1, 2]] * 2), 3).tolist() == [[0, 0], [0, 1]]
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_equal_items_among_others_get_their_codes_in_item_order(seed: int) -> None:
-    """Fifteen items of three kinds, mixed, on 20 codes: within a kind the codes that the kind got lie by cost, its own code first."""
+    """Fifteen items of three kinds in random order, on 20 codes: within a kind, items get codes by cost, the current code first."""
     source = np.random.default_rng(seed)
     kind = source.permutation(np.arange(15) % 3)
     costs = source.integers(0, 30, (3, 20)).astype(np.float32)[kind]
@@ -130,7 +131,7 @@ def test_equal_items_among_others_get_their_codes_in_item_order(seed: int) -> No
         assert key == sorted(key)
 
 
-def test_near_equal_vectors_are_told_apart() -> None:
+def test_nearly_equal_vectors_get_different_codes() -> None:
     source = np.random.default_rng(0)
     book = source.standard_normal((64, 4))
     vectors = book[3] + 1e-6 * source.standard_normal((60, 4))
@@ -140,23 +141,23 @@ def test_near_equal_vectors_are_told_apart() -> None:
     assert SemanticIds(reassign(codes, table(costs), 64)).collided == 0
 
 
-def test_a_code_is_kept_where_another_costs_the_same() -> None:
-    """All costs are equal, so every choice is cheapest: only the second item of code 3 and of code 1 must move, to 0 and 2."""
+def test_a_code_is_kept_on_ties() -> None:
+    """All costs are equal: only the second item of code 3 and of code 1 move, to 0 and 2."""
     codes = torch.tensor([[0, 3], [0, 3], [0, 1], [0, 1], [0, 4]])
     moved = reassign(codes, table(np.ones((5, 5))), 5)[:, 1].tolist()
     assert (moved[0], moved[2], moved[4]) == (3, 1, 4)
     assert sorted((moved[1], moved[3])) == [0, 2]
 
 
-def test_an_item_beside_a_collision_keeps_its_code_where_another_costs_the_same() -> None:
+def test_another_item_of_the_group_keeps_its_code_on_ties() -> None:
     codes = torch.tensor([[0, 0], [0, 0], [0, 3]])
     assert reassign(codes, table([[0, 9, 1, 9], [0, 9, 5, 9], [9, 0, 9, 0]]), 4)[:, 1].tolist() == [2, 0, 3]
 
 
 @st.composite
 def priced_codes(draw: st.DrawFn, cheapest: bool = False) -> tuple[Tensor, np.ndarray]:
-    """Codes [N, 2] of at most 4 a prefix, costs [N, 4] of small whole numbers, so that ties are common."""
-    prefixes = draw(st.lists(st.integers(0, 2), min_size=1, max_size=8).filter(lambda some: max(Counter(some).values()) <= 4))
+    """Draw codes [N, 2] with at most 4 items per prefix, and costs [N, 4] of small integers, so that ties are common."""
+    prefixes = draw(st.lists(st.integers(0, 2), min_size=1, max_size=8).filter(lambda drawn: max(Counter(drawn).values()) <= 4))
     row = st.lists(st.integers(0, 5), min_size=4, max_size=4)
     costs = np.array(draw(st.lists(row, min_size=len(prefixes), max_size=len(prefixes))), dtype=np.float32)
     last = costs.argmin(1).tolist() if cheapest else draw(st.lists(st.integers(0, 3), min_size=len(prefixes), max_size=len(prefixes)))
@@ -182,7 +183,7 @@ def test_reassign_against_every_possible_choice(example: tuple[Tensor, np.ndarra
 @relaxed
 @given(priced_codes(cheapest=True))
 def test_reassign_of_cheapest_codes_has_the_least_total_of_all(example: tuple[Tensor, np.ndarray]) -> None:
-    """Where every code was the item's cheapest, leaving groups without a collision alone costs nothing: scipy on the whole."""
+    """If every code is the item's cheapest, skipping groups without a collision is optimal: compare with scipy on all items."""
     codes, costs = example
     wide = np.full((len(codes), 3, 4), 1e6)
     wide[np.arange(len(codes)), codes[:, 0]] = costs
@@ -203,10 +204,10 @@ def test_reassign_against_scipy(items: int, prefixes: int, size: int) -> None:
 
 
 @pytest.mark.parametrize("settle", [reassign, sinkhorn])
-def test_pieces_of_work_change_nothing(settle: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_do_not_change_the_result(settle: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     codes, costs = catalog(1000, 20, 64)
     once = settle(codes, table(costs), 64)
-    monkeypatch.setattr(collisions, "CHUNK", 64)  # one row at a time, so one group at a time
+    monkeypatch.setattr(collisions, "CHUNK", 64)  # one row, and therefore one group, per chunk
     assert torch.equal(settle(codes, table(costs), 64), once)
 
 
@@ -218,7 +219,7 @@ def test_the_order_of_items_does_not_matter_without_ties(seed: int, items: int) 
     assert torch.equal(reassign(codes[order], table(costs[order]), 64), reassign(codes, table(costs), 64)[order])
 
 
-def test_more_items_than_codes_are_refused_with_the_numbers() -> None:
+def test_more_items_than_codes_raise() -> None:
     codes = torch.tensor([[9, 4, 0]] * 4 + [[9, 5, 1]] * 6 + [[9, 6, 0]] * 3)
     message = r"6 items share the prefix \(9, 5\) but the last level has 3 codes; 2 prefixes have too many items\. Append a level"
     with pytest.raises(InputError, match=message) as error:
@@ -227,24 +228,24 @@ def test_more_items_than_codes_are_refused_with_the_numbers() -> None:
     assert SemanticIds(append_level(codes)).collided == 0
 
 
-def test_a_full_prefix_is_no_fault() -> None:
+def test_a_full_prefix_is_valid() -> None:
     codes = torch.zeros(256, 2, dtype=torch.int64)
     costs = distances(np.random.default_rng(0).standard_normal((256, 4)), np.random.default_rng(1).standard_normal((256, 4)))
     assert sorted(reassign(codes, table(costs), 256)[:, 1].tolist()) == list(range(256))
 
 
 @pytest.mark.parametrize("settle", [reassign, sinkhorn])
-def test_refuses_costs_that_do_not_fit(settle: Callable[..., Tensor]) -> None:
+def test_invalid_costs_raise(settle: Callable[..., Tensor]) -> None:
     codes = torch.zeros(2, 2, dtype=torch.int64)
     with pytest.raises(InputError, match=r"2 rows and 3 codes must be float32 \[2, 3\], got \[2, 4\]"):
         settle(codes, table(np.ones((2, 4))), 3)
-    with pytest.raises(NumericsError, match="costs of row 1 are not all finite"):
+    with pytest.raises(NumericsError, match="non-finite costs in row 1"):
         settle(codes, table([[1, 1, 1], [1, np.nan, 1]]), 3)
     with pytest.raises(InputError, match=r"last level has codes 0\.\.2, got 0\.\.3"):
         settle(torch.tensor([[0, 0], [0, 3]]), table(np.ones((2, 3))), 3)
 
 
-def test_nothing_is_asked_where_nothing_collides() -> None:
+def test_no_costs_are_requested_without_collisions() -> None:
     codes = torch.tensor([[0, 0], [0, 1], [1, 0]])
     for settle in (reassign, sinkhorn):
         assert torch.equal(settle(codes, lambda rows: pytest.fail("priced"), 2), codes)
@@ -254,19 +255,19 @@ def test_nothing_is_asked_where_nothing_collides() -> None:
 
 
 def test_sinkhorn_by_hand() -> None:
-    """Two items on code 0; the first loses 1 by moving to code 1, the second 3: the plan moves the first, as the assignment does."""
+    """Two items on code 0. Moving to code 1 costs the first 1 and the second 3: the plan moves the first, like the assignment."""
     codes = torch.tensor([[0, 0], [0, 0]])
     assert sinkhorn(codes, table([[0, 1, 9], [0, 3, 9]]), 3).tolist() == [[0, 1], [0, 0]]
 
 
-def test_sinkhorn_takes_no_code_that_another_item_holds() -> None:
-    """LC-Rec looks at the colliding items alone, and would move the first onto code 1, the third item's."""
+def test_sinkhorn_takes_no_code_of_another_item() -> None:
+    """LC-Rec considers the colliding items only, and would move the first to code 1, which the third item has."""
     codes = torch.tensor([[0, 0], [0, 0], [0, 1]])
     assert sinkhorn(codes, table([[0, 1, 2], [0, 5, 5], [9, 0, 9]]), 3).tolist() == [[0, 2], [0, 0], [0, 1]]
 
 
 def test_sinkhorn_lowers_collisions_at_little_cost() -> None:
-    """Three quarters full: a third of the items share; the plan leaves under a tenth of these, no dearer than the exact answer."""
+    """Prefixes are three quarters full and a third of the items collide. Under a tenth of these remain, at nearly the exact cost."""
     codes, costs = catalog(2400, 50, 64)
     soft, exact = sinkhorn(codes, table(costs), 64), reassign(codes, table(costs), 64)
     before, after = SemanticIds(codes).collided, SemanticIds(soft).collided
@@ -282,7 +283,7 @@ def test_sinkhorn_leaves_equal_items_together() -> None:
 
 @settings(deadline=None, max_examples=200)
 @given(priced_codes(), st.integers(1, 60))
-def test_sinkhorn_never_makes_it_worse(example: tuple[Tensor, np.ndarray], rounds: int) -> None:
+def test_sinkhorn_never_adds_collisions(example: tuple[Tensor, np.ndarray], rounds: int) -> None:
     codes, costs = example
     soft = sinkhorn(codes, table(costs), 4, rounds=rounds)
     assert torch.equal(soft[:, 0], codes[:, 0])
@@ -294,7 +295,7 @@ def test_sinkhorn_never_makes_it_worse(example: tuple[Tensor, np.ndarray], round
             assert torch.equal(soft[rows], codes[rows])
 
 
-def test_sinkhorn_of_more_items_than_codes_counts_what_is_left() -> None:
+def test_sinkhorn_of_more_items_than_codes_leaves_collisions() -> None:
     codes = torch.zeros(5, 2, dtype=torch.int64)
     soft = sinkhorn(codes, table(distances(np.arange(5.0)[:, None] / 9, np.arange(3.0)[:, None])), 3)
     assert 2 <= SemanticIds(soft).collided <= 5
@@ -310,11 +311,11 @@ def test_sinkhorn_does_not_depend_on_the_unit_of_costs(scale: float) -> None:
     )
 
 
-# Items that come later
+# New items
 
 
 def test_place_free_by_hand() -> None:
-    """Prefix 0 has codes 1 and 2 taken. Both new items want 1; of what is free, 0 and 3, the first gets 3 and the second 0."""
+    """In prefix 0, codes 1 and 2 are taken. Both new items have code 1; of the free codes 0 and 3, the first gets 3, the second 0."""
     taken = SemanticIds(torch.tensor([[0, 1], [0, 2], [1, 0]]), (2, 4))
     new = torch.tensor([[0, 1], [0, 1], [1, 3]])
     costs = [[5.0, 0, 1, 4], [3, 0, 1, 4], [9, 9, 9, 9]]
@@ -325,15 +326,15 @@ def test_place_free_by_hand() -> None:
 @given(priced_codes(), st.data())
 def test_place_free_against_every_possible_choice(example: tuple[Tensor, np.ndarray], data: st.DataObject) -> None:
     new, costs = example
-    held = {}
+    used = {}
     for prefix, count in Counter(new[:, 0].tolist()).items():
-        held[prefix] = data.draw(st.sets(st.integers(0, 3), max_size=4 - count))
-    old = [[prefix, code] for prefix, some in held.items() for code in some] or [[3, 0]]
+        used[prefix] = data.draw(st.sets(st.integers(0, 3), max_size=4 - count))
+    old = [[prefix, code] for prefix, some in used.items() for code in some] or [[3, 0]]
     taken = SemanticIds(torch.tensor(old), (4, 4))
     placed = place_free(new, table(costs), taken, 4)
     assert torch.equal(placed[:, 0], new[:, 0])
     assert SemanticIds(torch.cat([taken.codes, placed])).collided == 0
-    for prefix, some in held.items():
+    for prefix, some in used.items():
         rows = (new[:, 0] == prefix).nonzero().squeeze(1).numpy()
         if len(new[rows].unique(dim=0)) == len(rows) and not some & set(new[rows, 1].tolist()):
             assert torch.equal(placed[rows], new[rows])
@@ -342,7 +343,7 @@ def test_place_free_against_every_possible_choice(example: tuple[Tensor, np.ndar
         assert total(costs[rows], placed[rows]) == min(costs[rows, choice].sum() for choice in choices)
 
 
-def test_place_free_then_extend_grows_the_catalog_without_moving_anyone() -> None:
+def test_place_free_then_extend_keeps_existing_items() -> None:
     codes, costs = catalog(4000, 30, 256)
     old = SemanticIds(reassign(codes[:3000], table(costs[:3000]), 256), (30, 256))
     grown = old.extend(place_free(codes[3000:], table(costs[3000:]), old, 256))
@@ -350,40 +351,40 @@ def test_place_free_then_extend_grows_the_catalog_without_moving_anyone() -> Non
     assert grown.extends(old)
 
 
-def test_place_free_refuses_a_full_prefix() -> None:
+def test_place_free_raises_for_a_full_prefix() -> None:
     taken = SemanticIds(torch.tensor([[5, 0], [5, 1], [6, 0]]), (7, 3))
-    message = r"2 items share the prefix \(5,\) but the last level has 3 codes, of which other items hold 2; 1 prefix has"
+    message = r"2 items share the prefix \(5,\) but the last level has 3 codes, 2 of them taken by other items; 1 prefix has"
     with pytest.raises(InputError, match=message):
         place_free(torch.tensor([[5, 2], [6, 1], [5, 2]]), table(np.ones((3, 3))), taken, 3)
-    with pytest.raises(InputError, match="codes of 2 levels, as the items before them, got 3"):
+    with pytest.raises(InputError, match="codes of 2 levels, like the existing items, got 3"):
         place_free(torch.zeros(1, 3, dtype=torch.int64), table(np.ones((1, 3))), taken, 3)
 
 
-def test_place_free_shares_where_there_is_no_room_only_if_asked() -> None:
-    """Both new items of prefix 5 keep their code 2 and share it; the one of prefix 6 finds the code that is free and cheapest."""
+def test_place_free_shares_codes_of_full_prefixes_on_request() -> None:
+    """Both new items of prefix 5 keep code 2 and share it; the one of prefix 6 gets the cheapest free code."""
     taken = SemanticIds(torch.tensor([[5, 0], [5, 1], [6, 0]]), (7, 3))
     costs = table(np.array([[1.0, 2, 3], [0, 2, 1], [3, 2, 1]]))
     placed = place_free(torch.tensor([[5, 2], [6, 0], [5, 2]]), costs, taken, 3, share=True)
     assert placed.tolist() == [[5, 2], [6, 2], [5, 2]]
 
 
-def test_place_free_nothing() -> None:
+def test_place_free_of_no_items() -> None:
     taken = SemanticIds(torch.tensor([[5, 0]]))
     assert place_free(torch.empty(0, 2, dtype=torch.int64), table(np.ones((0, 1))), taken, 1).shape == (0, 2)
 
 
-def test_codes_that_are_held_are_never_given_by_the_exact_solver() -> None:
-    """Three items, three codes left of five: whatever it costs, it must be those."""
+def test_the_exact_solver_never_gives_unavailable_codes() -> None:
+    """Three items and three free codes of five: all free codes are used, at any cost."""
     costs = np.array([[np.inf, 1, np.inf, 2, 1e30], [np.inf, 1, np.inf, 3, 1e30], [np.inf, 1, np.inf, 9, 1e30]], dtype=np.float32)
     chosen = cheapest_distinct(costs, np.zeros(3, dtype=np.int64), np.zeros(3, dtype=np.int64))
     assert sorted(chosen.tolist()) == [1, 3, 4]
 
 
-# At the size of a large catalog, and real ones
+# Large and real catalogs
 
 
 def million() -> tuple[Tensor, Callable[[np.ndarray], np.ndarray]]:
-    """A million items on 3 levels of 256 codes, and costs from a codebook: the last code is the nearest but for noise."""
+    """Return codes of a million items on 3 levels of 256 codes, and a cost function; the last code is nearest up to noise."""
     source = np.random.default_rng(0)
     codes = source.integers(0, 256, (1_000_000, 3))
     book = source.standard_normal((256, 16)).astype(np.float32)
@@ -398,7 +399,7 @@ def million() -> tuple[Tensor, Callable[[np.ndarray], np.ndarray]]:
 
 
 def test_a_million_items_in_under_twenty_seconds() -> None:
-    """Measured: 0.2, 1 and 7 seconds of one core. Time of the processor, so that other work on the machine doesn't count."""
+    """Measured: 0.2, 1 and 7 s on one core. The bound is on processor time, so that other work on the machine does not count."""
     codes, costs = million()
     collided = SemanticIds(codes, (256,) * 3).collided
     assert collided > 50_000
@@ -415,7 +416,7 @@ def test_a_million_items_in_under_twenty_seconds() -> None:
 
 @pytest.mark.realdata
 def test_published_semantic_ids_of_office(real_data: Path) -> None:
-    """3,459 items on 3,444 Semantic IDs, as published; appending tells them apart without touching what is there."""
+    """The published file has 3,459 items on 3,444 Semantic IDs; appending separates them and keeps the published codes."""
     with gzip.open(real_data / "published-sids" / "Office_Products.index.json.gz", "rt") as file:
         index = json.load(file)
     codes = torch.tensor([[int(token[3:-1]) for token in index[str(item)]] for item in range(len(index))])
@@ -434,4 +435,4 @@ def test_published_semantic_ids_of_office(real_data: Path) -> None:
     moved = SemanticIds(reassign(codes, table(np.random.default_rng(0).random((3459, 256))), 256), (256, 256, 256))
     assert (moved.collided, moved.distinct) == (0, 3459)
     grown = SemanticIds(append_level(codes[:3000])).extend(codes[3000:])
-    assert grown.codes.tolist() == appended.codes.tolist()  # item order alone decides, not when they came
+    assert grown.codes.tolist() == appended.codes.tolist()  # numbers depend on item order only, not on when items are added

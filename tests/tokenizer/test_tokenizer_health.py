@@ -1,4 +1,4 @@
-"""Health of Semantic IDs: each figure by hand, against loops, on published codes; equal and near-equal vectors; the collapse guard."""
+"""Diagnostics of Semantic IDs: each figure by hand, against loops and on published codes; equal vectors; collapse."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def normal(items: int, width: int = 8) -> np.ndarray:
 
 
 def figures_of(codes: list[list[int]], sizes: tuple[int, ...], vectors: np.ndarray, **more: Any) -> dict[str, Any]:
-    """Of codes whose collisions are left as they are."""
+    """Return the diagnostics of codes with collisions kept."""
     encoded = torch.tensor(codes)
     return health(SemanticIds(encoded, sizes), vectors, vectors, encoded, sizes, **more)
 
@@ -40,8 +40,8 @@ def figures_of(codes: list[list[int]], sizes: tuple[int, ...], vectors: np.ndarr
 def test_health_by_hand() -> None:
     """Level 1: codes 0, 0, 1, 1 of 4, two used equally, perplexity 2. Level 2: 0, 0, 0, 1 of 2: p = 3/4, 1/4.
 
-    Reconstructed (1, 0), (1, 0), (1, 2), (1, 2): each item is 1 off, 4 in all; around the mean (1, 1) the spread is 8.
-    Level 1 could use 4 codes, one a vector; level 2 both of its 2, since no vector stands alone after level 1.
+    The reconstructions (1, 0), (1, 0), (1, 2), (1, 2) have a squared error of 1 per item, 4 in all; the spread around the mean (1, 1)
+    is 8. Level 1 could use 4 codes, one per vector; level 2 could use both codes, because every vector shares its first code.
     """
     encoded = torch.tensor([[0, 0], [0, 0], [1, 0], [1, 1]])
     separated = torch.tensor([[0, 0, 0], [0, 0, 1], [1, 0, 0], [1, 1, 0]])
@@ -84,24 +84,24 @@ def test_perplexity_of_uniform_usage_is_the_number_of_codes(codes: int) -> None:
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), min_size=1, max_size=40))
-def test_figures_keep_their_bounds(rows: list[tuple[int, int]]) -> None:
+def test_figures_are_in_their_bounds(rows: list[tuple[int, int]]) -> None:
     figures = figures_of([list(row) for row in rows], (4, 5), normal(len(rows)))
     for level in figures["levels"]:
         assert 1 - 1e-9 <= level["perplexity"] <= level["used"] + 1e-9
         assert level["used"] + level["dead"] == level["size"]
     shared = Counter(rows)
     assert figures["collided"] == sum(count for count in shared.values() if count > 1)
-    assert figures["collided_before_separation_unequal"] == figures["collided"]  # no two vectors are equal
+    assert figures["collided_before_separation_unequal"] == figures["collided"]  # all vectors are distinct
     assert figures["distinct_vectors"] == len(rows)
 
 
-def test_reconstruction_is_not_defined_where_all_vectors_are_equal() -> None:
-    vectors = np.full((7, 3), 0.1, dtype=np.float32)  # whose mean in float32 is not exactly 0.1
+def test_reconstruction_is_undefined_for_equal_vectors() -> None:
+    vectors = np.full((7, 3), 0.1, dtype=np.float32)  # the float32 mean is not exactly 0.1
     assert figures_of([[0]] * 7, (1,), vectors)["reconstruction"] is None
 
 
-def test_collisions_of_equal_and_near_equal_vectors_are_counted_apart() -> None:
-    """Items 1, 2 and 7 are equal, 7 with codes of its own; 3 and 4 differ by 1e-5 of the spread; 5 and 6 differ; 8 is alone."""
+def test_collisions_of_equal_and_nearly_equal_vectors_are_counted_separately() -> None:
+    """Items 1, 2 and 7 are equal, but 7 has other codes; 3 and 4 differ by 1e-5 of the spread; 5 and 6 differ; 8 is alone."""
     vectors = np.array([[1, 0], [1, 0], [0, 1], [1e-5, 1], [-1, 0], [0, -1], [1, 0], [2, 2]], dtype=np.float32)
     figures = figures_of([[0], [0], [1], [1], [2], [2], [3], [4]], (5,), vectors)
     assert figures["distinct_vectors"] == 6
@@ -121,21 +121,21 @@ def test_an_equal_pair_that_shares_its_codes_with_another_vector_collides_with_i
 @given(st.lists(st.tuples(*[st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-30, 0.1])] * 3), min_size=1, max_size=40))
 def test_equal_rows_against_a_dictionary(rows: list[tuple[float, ...]]) -> None:
     numbers = equal_rows(np.array(rows, dtype=np.float32)).tolist()
-    assert len(set(numbers)) == len(set(rows)) == max(numbers) + 1  # Python's 0.0 and -0.0 are equal as well
+    assert len(set(numbers)) == len(set(rows)) == max(numbers) + 1  # 0.0 equals -0.0 in Python too
     assert len(set(zip(numbers, rows, strict=True))) == len(set(rows))
 
 
 def test_vectors_that_differ_in_signs_only_are_different() -> None:
-    """All differences are multiples of 2^31 of the bits: what a plain multiplicative hash confuses."""
+    """All differences of the bits are multiples of 2^31, on which a plain multiplicative hash collides."""
     signs = (np.arange(1 << 16)[:, None] >> np.arange(16) & 1) * 2.0 - 1
     assert len(np.unique(equal_rows(signs.astype(np.float32)))) == 1 << 16
 
 
-def test_what_does_not_belong_together_is_refused() -> None:
+def test_shapes_that_do_not_match_raise() -> None:
     codes = torch.tensor([[0], [1], [2], [3]])
     with pytest.raises(InputError, match=r"4 items need a vector and a reconstructed vector each.*got \[4, 2\] and \[3, 2\]"):
         health(SemanticIds(codes), FOUR, FOUR[:3], codes, (4,))
-    with pytest.raises(InputError, match=r"of 1 levels do not come from codes \[4, 1\] with 2 level sizes"):
+    with pytest.raises(InputError, match=r"4 items and 1 levels do not match codes \[4, 1\] with 2 level sizes"):
         health(SemanticIds(codes), FOUR, FOUR, codes, (4, 4))
 
 
@@ -147,9 +147,9 @@ SIX = ("all|a|x", "all|a", "all|b", "all|b", "all|c", "c", "", "")
 
 
 def test_purity_by_hand() -> None:
-    """`all` is on 5 of 8 items and left out; six items keep a label.
+    """`all` is a label of 5 of 8 items and ignored; six items keep a label.
 
-    Code 0 has a, a, b: 2 of 3; code 1 has b, c: 1 of 2; code 2 has one labeled item, which is no group.
+    Code 0 has a, a, b: 2 of 3; code 1 has b, c: 1 of 2; code 2 has a single labeled item and is not counted.
     """
     figures = category_purity([np.array([0, 0, 0, 1, 1, 2, 2, 0]), np.arange(8)], categories(*SIX))
     assert (figures["column"], figures["labels"], figures["labeled_items"], figures["left_out"]) == ("categories", 4, 6, ["all"])
@@ -158,11 +158,12 @@ def test_purity_by_hand() -> None:
     assert second == {"length": 2, "groups": 0, "items": 0, "purity": None, "chance": None}
     labels = [{"a", "x"}, {"a"}, {"b"}, {"b"}, {"c"}, {"c"}]
 
-    def most(*items: set[str]) -> int:
+    def largest(*items: set[str]) -> int:
         return max(Counter(label for item in items for label in item).values())
 
-    every = [(most(*(labels[i] for i in order[:3])) + most(*(labels[i] for i in order[3:5]))) / 5 for order in permutations(range(6))]
-    assert first["chance"] == pytest.approx(np.mean(every), abs=4 * np.std(every) / math.sqrt(20))
+    shuffles = permutations(range(6))
+    purities = [(largest(*(labels[i] for i in order[:3])) + largest(*(labels[i] for i in order[3:5]))) / 5 for order in shuffles]
+    assert first["chance"] == pytest.approx(np.mean(purities), abs=4 * np.std(purities) / math.sqrt(20))
     assert figures == category_purity([np.array([0, 0, 0, 1, 1, 2, 2, 0]), np.arange(8)], categories(*SIX))  # the shuffles are seeded
 
 
@@ -190,26 +191,26 @@ def test_purity_against_loops(rows: list[tuple[set[str], int]]) -> None:
         assert figures["prefixes"] is None
         assert figures["reason"]
         return
-    (said,) = figures["prefixes"]
-    assert said["items"] == sum(map(len, shared))
-    assert said["purity"] == (pytest.approx(hits / said["items"]) if shared else None)
+    (figure,) = figures["prefixes"]
+    assert figure["items"] == sum(map(len, shared))
+    assert figure["purity"] == (pytest.approx(hits / figure["items"]) if shared else None)
     assert sorted(figures["left_out"]) == sorted(set(counts) - kept)
 
 
-def test_purity_of_codes_that_know_nothing_is_chance_and_of_codes_that_know_all_is_one() -> None:
+def test_purity_of_random_codes_is_chance_and_of_perfect_codes_is_one() -> None:
     random = np.random.default_rng(0)
     kinds = random.integers(0, 20, 20_000)
     items = categories(*(f"kind {kind}" for kind in kinds))
-    said = category_purity([random.integers(0, 500, 20_000), kinds], items)["prefixes"]
-    assert said[0]["purity"] == pytest.approx(said[0]["chance"], abs=0.01)
-    assert said[1]["purity"] == 1
-    assert said[1]["chance"] < 0.1
+    first, second = category_purity([random.integers(0, 500, 20_000), kinds], items)["prefixes"]
+    assert first["purity"] == pytest.approx(first["chance"], abs=0.01)
+    assert second["purity"] == 1
+    assert second["chance"] < 0.1
 
 
 @pytest.mark.parametrize(
     ("texts", "expected"),
     [
-        (("a, b|c", "d"), [{"a, b", "c"}, {"d"}]),  # a comma inside of a label, as Amazon has them
+        (("a, b|c", "d"), [{"a, b", "c"}, {"d"}]),  # a comma inside a label, as in Amazon's data
         (("a > b", "b, c > d"), [{"a", "b"}, {"b, c", "d"}]),
         (("a, b", "c"), [{"a", "b"}, {"c"}]),
         (('[["Beauty", "Hair"], ["Beauty"]]', "['x', ['y']]"), [{"Beauty", "Hair"}, {"x", "y"}]),  # JSON, Python
@@ -218,7 +219,7 @@ def test_purity_of_codes_that_know_nothing_is_chance_and_of_codes_that_know_all_
     ],
 )
 def test_labels_are_read(texts: tuple[str, ...], expected: list[set[str]]) -> None:
-    more = [f"other {place}" for place in range(20)]  # so that no label is on half of the items
+    more = [f"other {place}" for place in range(20)]  # so that no label is on more than half of the items
     labels = labels_of(categories(*texts, *more))
     assert isinstance(labels, Labels)
     found: list[set[str]] = [set() for _ in range(len(texts) + len(more))]
@@ -231,19 +232,19 @@ def test_labels_are_read(texts: tuple[str, ...], expected: list[set[str]]) -> No
     ("items", "reason"),
     [
         (None, "no table of items"),
-        (DataFrame({"item_id": ["a", "b"], "text": ["x", "y"]}), "no item has a text in a column categories"),
-        (categories("", " "), "no item has a text in a column categories"),
-        (categories("a", "a|b", "a|b", "a|b"), "more than half of the items have each label of the column categories"),
-        (categories("|", "|"), "no item has a label in the column categories"),
+        (DataFrame({"item_id": ["a", "b"], "text": ["x", "y"]}), "the catalog has no text in a column categories"),
+        (categories("", " "), "the catalog has no text in a column categories"),
+        (categories("a", "a|b", "a|b", "a|b"), "every label in column categories belongs to more than half of the items"),
+        (categories("|", "|"), "no item has a label in column categories"),
     ],
 )
-def test_without_categories_the_reason_is_said(items: DataFrame | None, reason: str) -> None:
+def test_without_categories_the_reason_is_given(items: DataFrame | None, reason: str) -> None:
     figures = category_purity([np.zeros(2 if items is None else len(items), dtype=np.int64)], items)
     assert figures["prefixes"] is None
     assert figures["reason"].startswith(reason)
 
 
-def test_genres_are_taken_where_categories_hold_nothing() -> None:
+def test_genres_are_used_if_categories_are_empty() -> None:
     labels = labels_of(categories("", "", "").assign(genres=["Drama", "Comedy", None]))
     assert isinstance(labels, Labels)
     assert (labels.column, labels.names, labels.rows.tolist()) == ("genres", ["Comedy", "Drama"], [0, 1])
@@ -253,10 +254,10 @@ EVENTS = DataFrame({"user": [1, 1, 1, 1, 2, 2], "item": [1, 2, 2, 3, 1, 3], "tim
 
 
 def test_co_occurrence_by_hand() -> None:
-    """Pairs (1, 2), (2, 3), (1, 3): 2 after 2 is no pair, nor is 1 after 3, which is another user's. Items 1 and 2 share a first code.
+    """The pairs are (1, 2), (2, 3), (1, 3): repeats and items of different users are no pairs. Items 1 and 2 share a first code.
 
-    1 of 3 pairs agrees. Firsts 1, 2, 1 and seconds 2, 3, 3: of the 9 combinations one is an item with itself, (2, 2); of the other 8,
-    two are of code 0, (1, 2) twice. Expected 2/8, lift 4/3.
+    1 of 3 pairs has equal codes. The first items are 1, 2, 1 and the second items 2, 3, 3. One of the 9 combinations is an item with
+    itself, (2, 2); 2 of the other 8 have equal codes, (1, 2) twice. The expected share is 2/8, the lift 4/3.
     """
     figures = co_occurrence([np.array([0, 0, 1]), np.arange(3)], EVENTS)
     assert figures["pairs"] == 3
@@ -276,13 +277,13 @@ def test_co_occurrence_against_loops(events: list[tuple[int, int]], codes: list[
         return
     drawn = [(a, b) for a, _ in pairs for _, b in pairs if a != b]
     share, expected = (float(np.mean([codes[a - 1] == codes[b - 1] for a, b in each])) for each in (pairs, drawn))
-    said = figures["prefixes"][0]
-    assert (said["share"], said["expected"]) == (pytest.approx(share), pytest.approx(expected))
-    assert said["lift"] == (pytest.approx(share / expected) if expected else None)
+    figure = figures["prefixes"][0]
+    assert (figure["share"], figure["expected"]) == (pytest.approx(share), pytest.approx(expected))
+    assert figure["lift"] == (pytest.approx(share / expected) if expected else None)
 
 
-def test_codes_that_know_nothing_have_no_lift() -> None:
-    """Not even where a few items have most of the events."""
+def test_random_codes_have_a_lift_of_one() -> None:
+    """Even if a few items have most of the interactions."""
     random = np.random.default_rng(1)
     items = np.minimum(random.zipf(1.5, 200_000), 5_000)
     events = DataFrame({"user": np.arange(200_000) // 20, "item": items})
@@ -290,8 +291,8 @@ def test_codes_that_know_nothing_have_no_lift() -> None:
     assert np.mean(lifts) == pytest.approx(1, abs=0.1)
 
 
-def test_interactions_of_items_that_are_not_there_are_refused() -> None:
-    with pytest.raises(InputError, match=r"must be of items 1\.\.2, got 1\.\.3"):
+def test_interactions_with_unknown_items_raise() -> None:
+    with pytest.raises(InputError, match=r"must have items 1\.\.2, got 1\.\.3"):
         co_occurrence([np.array([0, 1])], EVENTS)
 
 
@@ -305,18 +306,18 @@ def test_a_first_level_of_few_codes_is_a_collapse() -> None:
 
 
 def test_equal_vectors_are_no_collapse_unless_all_are_equal() -> None:
-    """300 items of three different vectors can use three codes of 256."""
+    """300 items with three different vectors can use three of 256 codes."""
     vectors = np.repeat(normal(3), 100, axis=0)
     assert collapse(figures_of([[place // 100, 0] for place in range(300)], (256, 256), vectors), 1.0) == (None, None)
-    everything = collapse(figures_of([[0]] * 50, (16,), np.ones((50, 4), dtype=np.float32)), 0.5)
-    assert everything.error is not None
-    assert "level 1 uses 1 of 16 codes (6.2%)" in everything.error
-    assert "All 50 vectors are equal" in everything.error
-    assert collapse(figures_of([[0]], (16,), FOUR[:1]), 1.0) == (None, None)  # one item uses what one item can
+    found = collapse(figures_of([[0]] * 50, (16,), np.ones((50, 4), dtype=np.float32)), 0.5)
+    assert found.error is not None
+    assert "level 1 uses 1 of 16 codes (6.2%)" in found.error
+    assert "All 50 vectors are equal" in found.error
+    assert collapse(figures_of([[0]], (16,), FOUR[:1]), 1.0) == (None, None)  # one item can use one code
 
 
-def test_later_levels_need_no_more_codes_than_are_undecided() -> None:
-    """Ten items, told apart by the first level: nothing is left for the second. Twenty in pairs: twenty vectors are left for it."""
+def test_later_levels_need_codes_for_ambiguous_items_only() -> None:
+    """Ten items with different first codes need one second code. Twenty items in pairs need twenty."""
     assert collapse(figures_of([[item, 0] for item in range(10)], (16, 16), normal(10)), 1.0) == (None, None)
     found = collapse(figures_of([[item // 2, 0] for item in range(20)], (10, 256), normal(20)), 0.5)
     assert found.error is None
@@ -324,13 +325,13 @@ def test_later_levels_need_no_more_codes_than_are_undecided() -> None:
     assert found.warning.startswith("level 2 uses 1 of 20 codes (5.0%)")
 
 
-def test_few_codes_with_most_of_the_items_are_warned_of() -> None:
-    """All 64 codes are used, but 1,000 items of 1,063 have the first: perplexity 1.4, far below a quarter of 64."""
+def test_a_few_codes_with_most_of_the_items_give_a_warning() -> None:
+    """All 64 codes are used, but 1,000 of 1,063 items have the first: perplexity 1.4, far below a quarter of 64."""
     codes = [[0]] * 1_000 + [[code] for code in range(1, 64)]
     found = collapse(figures_of(codes, (64,), normal(1_063)), 0.5)
     assert found.error is None
     assert found.warning is not None
-    assert found.warning.startswith("few codes of level 1 have most of the items (perplexity 1.")
+    assert found.warning.startswith("a few codes of level 1 have most of the items (perplexity 1.")
     even = [[item % 64] for item in range(1_063)]
     assert collapse(figures_of(even, (64,), normal(1_063)), 0.5) == (None, None)
 
@@ -364,12 +365,12 @@ def test_published_semantic_ids_of_office(real_data: Path) -> None:
         assert level["used"] == len(used)
         entropy = -sum(count / 3_459 * math.log(count / 3_459) for count in used.values())
         assert level["perplexity"] == pytest.approx(math.exp(entropy))
-    assert figures["levels"][0]["used"] == 88  # a first level that uses a third of its codes, and yet was published
+    assert figures["levels"][0]["used"] == 88  # the published first level uses a third of its codes
 
 
 @pytest.mark.realdata
 def test_categories_of_beauty(real_data: Path) -> None:
-    """Codes that are the second of an item's categories (Makeup, Hair Care, ...) are pure; the first, Beauty, tells nothing."""
+    """Groups by an item's second category (Makeup, Hair Care, ...) are pure; the first category, Beauty, is ignored."""
     from genrec.data.sources import AmazonReviews2014
 
     raw = AmazonReviews2014("Beauty", path=real_data / "amazon-2014").load(real_data)

@@ -1,4 +1,4 @@
-"""Published codes: every way they are written, the join by item id, what is refused and with which words, a real file."""
+"""Published codes: every format, the join by item id, error messages and a real file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def fit(specification: Imported, items: list[str], vectors: np.ndarray = VECTORS
     return specification.fit_catalog(items, vectors, torch.Generator())
 
 
-WAYS: dict[str, list[Any]] = {
+FORMATS: dict[str, list[Any]] = {
     "tokens": [["<a_6>", "<b_15>", "<c_2>"], ["<a_0>", "<b_3>", "<c_9>"]],
     "digits in the prefix": [["<C1_6>", "<C2_15>", "<C3_2>"], ["<C1_0>", "<C2_3>", "<C3_9>"]],
     "no brackets": [["a_6", "b_15", "c_2"], ["a_0", "b_3", "c_9"]],
@@ -48,10 +48,10 @@ WAYS: dict[str, list[Any]] = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_every_way_to_write_codes(way: str, tmp_path: Path) -> None:
-    specification = Imported(written(tmp_path, dict(zip("xy", WAYS[way], strict=True))))
-    assert specification.level_sizes() == (7, 16, 10)  # the largest code and 1
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_of_codes(name: str, tmp_path: Path) -> None:
+    specification = Imported(written(tmp_path, dict(zip("xy", FORMATS[name], strict=True))))
+    assert specification.level_sizes() == (7, 16, 10)  # the largest codes plus 1
     assert fit(specification, ["y", "x"], VECTORS[:2]).listed_codes().tolist() == [[0, 3, 9], [6, 15, 2]]
 
 
@@ -63,46 +63,46 @@ def test_satisfies_the_protocols(tmp_path: Path) -> None:
         specification.fit(VECTORS, torch.Generator())
 
 
-REFUSED: dict[str, tuple[Any, str]] = {
+INVALID: dict[str, tuple[Any, str]] = {
     "unequal": ({"x": [1, 2], "y": [1]}, r"item 'y' has 1 codes, item 'x' has 2"),
     "empty": ({"x": []}, r"item 'x' has 0 codes"),
-    "bad token": ({"x": ["<a_1>"], "y": ["<a_z>"]}, r"item 'y' has the token '<a_z>'; expected a whole number"),
+    "bad token": ({"x": ["<a_1>"], "y": ["<a_z>"]}, r"item 'y' has the token '<a_z>'; expected an integer"),
     "negative": ({"x": [-1]}, r"item 'x' has the token -1"),
     "negative text": ({"x": "1,-1"}, r"item 'x' has the token '-1'"),
     "negative token": ({"x": ["<a_-1>"]}, r"item 'x' has the token '<a_-1>'"),
     "fraction": ({"x": [1.5]}, r"item 'x' has the token 1.5"),
     "fraction in text": ({"x": "1.5 2"}, r"item 'x' has the token '1.5'"),
     "boolean": ({"x": [True]}, r"item 'x' has the token True"),
-    "null": ({"x": None}, r"item 'x' must have a list of codes, or text, got 'None'"),
+    "null": ({"x": None}, r"item 'x' must have a list of codes or text, got 'None'"),
     "nested": ({"x": [[1, 2]]}, r"item 'x' has the token \[1, 2\]"),
     "huge": ({"x": [10**30]}, r"item 'x' has the token 1000"),
     "two kinds": ({"x": ["<a_1>", "<b_2>"], "y": ["<b_1>", "<a_2>"]}, r"'y' on level 1 begins with '<b_', that of item 'x' with '<a"),
-    "between tokens": ({"x": "<a_1> and <b_2>"}, r"item 'x' .*' and ' is no token"),
-    "by place": ([[1, 2], [3, 4]], r"is a list of 2 entries without keys: which item an entry belongs to can't be known"),
+    "between tokens": ({"x": "<a_1> and <b_2>"}, r"item 'x' .*' and ' is not a token"),
+    "no keys": ([[1, 2], [3, 4]], r"is a list of 2 entries without keys, so entries can't be matched to items"),
     "nothing": ({}, r"must be a JSON object from items to codes"),
     "a number": ("3", r"must be a JSON object from items to codes"),
-    "no JSON": ("{'x': 1}", r"is no JSON"),
-    "twice": ('{"x": [1], "x": [2]}', r"has the key 'x' twice"),
+    "not JSON": ("{'x': 1}", r"is not valid JSON"),
+    "repeated key": ('{"x": [1], "x": [2]}', r"has the key 'x' twice"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_refused_files(name: str, tmp_path: Path) -> None:
-    content, message = REFUSED[name]
+@pytest.mark.parametrize("name", INVALID)
+def test_invalid_files_raise(name: str, tmp_path: Path) -> None:
+    content, message = INVALID[name]
     path = written(tmp_path, content)
     with pytest.raises(InputError, match=message) as error:
         Imported(path).level_sizes()
     assert str(path) in str(error.value)
 
 
-def test_packed_damaged_and_missing(tmp_path: Path) -> None:
+def test_compressed_damaged_and_missing_files(tmp_path: Path) -> None:
     packed = tmp_path / "codes.json.gz"
     packed.write_bytes(gzip.compress(json.dumps({"x": [4, 2]}).encode()))
     assert Imported(packed).level_sizes() == (5, 3)
     packed.write_bytes(packed.read_bytes()[:-6])
     with pytest.raises(InputError, match=r"is damaged: it can't be unpacked \(EOFError"):
         Imported(packed).level_sizes()
-    with pytest.raises(InputError, match=r"there is no file .*none\.json"):
+    with pytest.raises(InputError, match=r"none\.json does not exist"):
         Imported(tmp_path / "none.json").level_sizes()
     with pytest.raises(InputError, match="is not UTF-8"):
         (tmp_path / "latin.json").write_bytes(b'{"\xe9": [1]}')
@@ -112,12 +112,12 @@ def test_packed_damaged_and_missing(tmp_path: Path) -> None:
 def test_missing_and_surplus_items(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     specification = Imported(written(tmp_path, {str(row): [row] for row in range(9)}))
     assert fit(specification, ["8", "3", "5"]).listed_codes().tolist() == [[8], [3], [5]]
-    assert "6 of 9 published items are not in the catalog" in capsys.readouterr().err
-    with pytest.raises(InputError, match=r"2 of 3 items of the catalog have no codes .*: 'B01', '9'; its keys .*'0', .*Imported\.ids"):
+    assert "ignored 6 of 9 published items that are not in the catalog" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"2 of 3 items of the catalog have no codes .*: 'B01', '9'; the keys .*'0', .*Imported\.ids"):
         fit(specification, ["B01", "3", "9"])
     with pytest.raises(UsageError, match="an item id for each of 3 vectors, got 2"):
         fit(specification, ["1", "2"])
-    with pytest.raises(UsageError, match="got 3 item ids, of which 2 are distinct"):
+    with pytest.raises(UsageError, match="got 3 item ids, of which only 2 are distinct"):
         fit(Imported(specification.path), ["1", "2", "1"])
 
 
@@ -138,28 +138,28 @@ def test_ids_of_the_catalog(name: str, content: Any, columns: tuple[int, int], t
     assert fit(specification, ["B01", "B02", "B,3"]).listed_codes().tolist() == [[12], [10], [11]]
 
 
-def test_ids_that_do_not_fit(tmp_path: Path) -> None:
+def test_ids_that_do_not_match_raise(tmp_path: Path) -> None:
     codes = written(tmp_path, {"0": [10], "1": [11], "2": [12]})
     ids = written(tmp_path, "B01\t0\nB02\t1\nB03\t9\nB04\t0\n", "x.item2id")
     for items, message in (
         (["B01", "B02", "B07"], r"1 of 3 items .*'B07'.*1 of them are not in"),
-        (["B01", "B02", "B03"], r"1 of 3 items .*'B03'.*Filter the catalog"),
-        (["B01", "B02", "B04"], r"items 'B01' and 'B04' have one key, '0'"),
+        (["B01", "B02", "B03"], r"1 of 3 items .*'B03'.*Apply the publisher's filters"),
+        (["B01", "B02", "B04"], r"items 'B01' and 'B04' have the same key, '0'"),
     ):
         with pytest.raises(InputError, match=message):
             fit(Imported(codes, ids), items)
-    with pytest.raises(InputError, match=r"the other way round: columns=\(0, 1\)"):
+    with pytest.raises(InputError, match=r"with swapped columns: set columns=\(0, 1\)"):
         fit(Imported(codes, written(tmp_path, "B01\t0\nB02\t1\n", "two.tsv"), columns=(1, 0)), ["B01", "B02"], VECTORS[:2])
-    with pytest.raises(InputError, match=r"row 1: columns \(0, 2\) are asked for .*the row has 2"):
+    with pytest.raises(InputError, match=r"row 1: expected columns \(0, 2\) .*got 2 columns"):
         fit(Imported(codes, ids, columns=(0, 2)), ["B01"], VECTORS[:1])
-    twice = written(tmp_path, "B01\t0\nB01\t1\n", "twice.tsv")
+    repeated = written(tmp_path, "B01\t0\nB01\t1\n", "repeated.tsv")
     with pytest.raises(InputError, match="row 2: item 'B01' has the keys '0' and '1'"):
-        fit(Imported(codes, twice), ["B01"], VECTORS[:1])
+        fit(Imported(codes, repeated), ["B01"], VECTORS[:1])
     with pytest.raises(UsageError, match="two different columns"):
         Imported(codes, ids, columns=(1, 1))
 
 
-def test_the_key_follows_the_content(tmp_path: Path) -> None:
+def test_the_artifact_key_depends_on_the_content(tmp_path: Path) -> None:
     first, moved = written(tmp_path, {"x": [1]}), written(tmp_path, {"x": [1]}, "elsewhere.json")
     packed = tmp_path / "packed.json.gz"
     packed.write_bytes(gzip.compress(first.read_bytes()))
@@ -169,7 +169,7 @@ def test_the_key_follows_the_content(tmp_path: Path) -> None:
     assert describe(Imported(first, columns=(1, 0)), tmp_path) != keys[0]
     written(tmp_path, {"x": [2]})
     assert describe(Imported(first), tmp_path) != keys[0]
-    assert Imported(first).level_sizes() == (3,)  # the old content is not remembered
+    assert Imported(first).level_sizes() == (3,)  # the old content is not cached
 
 
 def test_restored_without_the_file(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_restored_without_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.realdata
 def test_published_office_products(real_data: Path) -> None:
-    """MiniOneRec's file: 3,459 items, of which 30 share their Semantic ID; keys are running numbers."""
+    """MiniOneRec's file has 3,459 items, of which 30 share their Semantic ID; the keys are consecutive numbers."""
     path = real_data / "published-sids" / "Office_Products.index.json.gz"
     specification = Imported(path)
     items = [str(row) for row in range(3459)]

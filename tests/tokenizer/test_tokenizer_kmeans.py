@@ -1,4 +1,4 @@
-"""k-means: by hand, against scikit-learn, on points that repeat, and its determinism."""
+"""k-means and balanced k-means: by hand, against scikit-learn, on repeated points, and determinism."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def inertia(points: Tensor, centers: Tensor) -> float:
 
 
 def test_two_clusters_by_hand() -> None:
-    """Means of (0, 0), (0, 2) and of (10, 0), (10, 2), (10, 4)."""
+    """The means of (0, 0), (0, 2) and of (10, 0), (10, 2), (10, 4)."""
     points = torch.tensor([[0.0, 0], [10, 0], [0, 2], [10, 2], [10, 4]])
     for seed in range(20):
         centers = kmeans(points, 2, 25, seeded(seed))
@@ -50,12 +50,12 @@ def test_equal_points_and_one_center() -> None:
 
 
 def test_nearest_far_from_the_origin() -> None:
-    """At 10,000 the squares alone would leave float32 no digit for differences of 0.01."""
+    """At 10,000, squares in float32 have no precision left for differences of 0.01."""
     centers = torch.tensor([[0.0, 0.0], [0.02, 0.0], [0.0, 0.02]]) + 10000
     assert nearest(centers.clone(), centers).tolist() == [0, 1, 2]
 
 
-def test_nearest_takes_the_lowest_of_equals() -> None:
+def test_nearest_takes_the_lowest_center_on_ties() -> None:
     assert nearest(torch.tensor([[0.0], [1.0]]), torch.tensor([[1.0], [-1.0], [1.0]])).tolist() == [0, 0]
 
 
@@ -67,7 +67,7 @@ def test_nearest_against_brute_force(seed: int, points: int, centers: int, width
     torch.testing.assert_close(squares[torch.arange(points), nearest(x, e)], squares.amin(1), rtol=1e-5, atol=1e-6)
 
 
-def test_parts_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     points, centers = torch.randn(500, 4, generator=seeded(1)), torch.randn(16, 4, generator=seeded(2))
     whole = nearest(points, centers)
     monkeypatch.setattr("genrec.tokenizer.kmeans.CELLS", 16 * 7)
@@ -76,12 +76,12 @@ def test_parts_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31), st.integers(5, 60), st.integers(1, 5))
-def test_every_center_has_points_and_iterations_never_hurt(seed: int, points: int, count: int) -> None:
+def test_every_center_has_points_and_inertia_never_rises(seed: int, points: int, count: int) -> None:
     x = torch.randn(points, 3, generator=seeded(seed))
     fits = [kmeans(x, count, iterations, seeded(seed)) for iterations in (0, 1, 5, 50)]
     assert len(nearest(x, fits[-1]).unique()) == count
-    figures = [inertia(x, centers) for centers in fits]
-    assert all(later <= earlier * (1 + 1e-5) for earlier, later in pairwise(figures))
+    inertias = [inertia(x, centers) for centers in fits]
+    assert all(later <= earlier * (1 + 1e-5) for earlier, later in pairwise(inertias))
 
 
 def test_empty_centers_move_to_the_farthest_points() -> None:
@@ -107,7 +107,7 @@ def test_initialization_on_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     assert inertia(points, kmeans(points, 16, 25, seeded())) < 1.05 * whole
 
 
-def test_a_function_of_the_generator_alone() -> None:
+def test_depends_on_the_generator_only() -> None:
     points = torch.randn(400, 6, generator=seeded())
     state = torch.get_rng_state()
     first = kmeans(points, 16, 10, seeded(3))
@@ -118,8 +118,8 @@ def test_a_function_of_the_generator_alone() -> None:
     torch.set_rng_state(state)
 
 
-def test_initial_centers_tell_close_points_apart() -> None:
-    """Pairs 0.001 apart, of two clusters 2,000 apart: |x|^2 - 2 x.e + |e|^2 alone has no digit left for them."""
+def test_initial_centers_separate_close_points() -> None:
+    """Pairs 0.001 apart, in two clusters 2,000 apart: |x|^2 - 2 x.e + |e|^2 has no precision left for them."""
     points = torch.tensor([[-1000.0], [-1000.001], [1000.0], [1000.001]]).repeat(5, 1)
     for seed in range(10):
         assert len(initial_centers(points, 4, seeded(seed)).unique(dim=0)) == 4
@@ -132,14 +132,14 @@ def test_squared_distances_by_hand() -> None:
 
 
 def test_prices_move_the_border() -> None:
-    """Between 0 and 4 the border is where x^2 + 8 = (x - 4)^2, at 1."""
+    """Between centers 0 and 4, a price of 8 moves the border to x^2 + 8 = (x - 4)^2, at x = 1."""
     points, centers = torch.tensor([[0.9], [1.1], [1.9], [2.1]]), torch.tensor([[0.0], [4.0]])
     assert nearest(points, centers).tolist() == [0, 0, 0, 1]
     assert nearest(points, centers, torch.tensor([8.0, 0])).tolist() == [0, 1, 1, 1]
 
 
 def test_balancing_prices_by_hand() -> None:
-    """Points 0, 1, 2, 9 and centers 0 and 9. Balanced, 2 goes to the second: 2^2 + p > (2 - 9)^2, p > 45; and 1 doesn't: p < 63."""
+    """Points 0, 1, 2, 9, centers 0 and 9. Balance needs 2 in the second cell, 2^2 + p > (2 - 9)^2, and 1 in the first: 45 < p < 63."""
     costs = torch.tensor([0.0, 1, 2, 9])[:, None].sub(torch.tensor([0.0, 9])).square()
     prices = sharp_prices(costs, smooth_prices(costs, torch.zeros(2)), 300)
     assert (costs + prices).argmin(1).tolist() == [0, 0, 1, 1]
@@ -149,7 +149,7 @@ def test_balancing_prices_by_hand() -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**31), st.integers(2, 12), st.integers(1, 6))
 def test_balanced_cells(seed: int, count: int, width: int) -> None:
-    """Lopsided clusters; the labels by prices are the cheapest of all assignments with these cell sizes (checked by exchanges)."""
+    """Unequal clusters. No exchange of two points lowers the cost, so the labels are the cheapest with these cell sizes."""
     generator = seeded(seed)
     points = torch.randn(40 * count, width, generator=generator)
     points[: 20 * count] = points[: 20 * count] * 0.1 + 3
@@ -160,13 +160,13 @@ def test_balanced_cells(seed: int, count: int, width: int) -> None:
     assert sizes.min() >= 0.85 * 40
     costs = squared_distances(points.double(), centers.double())
     own = costs.gather(1, labels[:, None])
-    gain = (own - costs).max()  # of the best single move
-    swap = (own - costs)[:, labels] + (own - costs)[:, labels].T  # of exchanging the cells of two points
+    gain = (own - costs).max()  # gain of the best single move
+    swap = (own - costs)[:, labels] + (own - costs)[:, labels].T  # gain of exchanging the cells of two points
     assert swap.max() < 1e-3 * (1 + gain.abs())
 
 
-def test_equal_points_stay_together_and_bound_the_prices() -> None:
-    """Half of the points are one: no price can split them, and none may run away trying."""
+def test_equal_points_stay_together_and_prices_stay_bounded() -> None:
+    """Half of the points are equal: no price can separate them, and prices must not diverge."""
     points = torch.randn(400, 4, generator=seeded())
     points[:200] = 0
     centers, prices = balanced_kmeans(points, 8, 10, seeded())

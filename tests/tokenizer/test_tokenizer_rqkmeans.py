@@ -1,4 +1,4 @@
-"""Residual quantization against a numpy oracle, and residual k-means: by hand, learnability, restore, faults S1 and S2."""
+"""Residual quantization against NumPy, and residual k-means: by hand, learnability, restoring and errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def fit(vectors: np.ndarray, specification: RQKMeans, seed: int = 0) -> FittedRQ
 
 
 def grouped(groups: int = 8, each: int = 25, width: int = 6) -> tuple[np.ndarray, np.ndarray]:
-    """Well separated groups of items."""
+    """Return vectors in well separated groups, and the group of each."""
     generator = np.random.default_rng(0)
     group = np.repeat(np.arange(groups), each)
     centers = 10 * np.eye(groups, width) + 10 * np.eye(groups, width, k=-width)[:, ::-1] - 5 * (np.arange(groups)[:, None] >= width)
@@ -35,7 +35,7 @@ def test_satisfies_the_protocols() -> None:
 
 
 def test_quantize_by_hand() -> None:
-    """(7, 1): nearest of level 1 is (8, 0), left over (-1, 1), nearest of level 2 is (-1, 2), left over (0, -1)."""
+    """(7, 1): the nearest entry of level 1 is (8, 0), the residual is (-1, 1), and the nearest entry of level 2 is (-1, 2)."""
     codebooks = torch.tensor([[[0.0, 0], [8, 0]], [[-1, 2], [1, -2]]])
     codes, residuals = quantize(torch.tensor([[7.0, 1]]), codebooks)
     assert codes.tolist() == [[1, 0]]
@@ -74,8 +74,8 @@ def test_separated_groups_get_one_first_code_each() -> None:
         assert len({(one, code) for one, code in zip(group, first, strict=True)}) == len(set(first)) == 8
 
 
-def test_a_world_of_sums_is_recovered_exactly() -> None:
-    """Vectors a_i + b_j with |b| far below |a|, sum of b zero: level 1 finds i, level 2 finds j, nothing is left over."""
+def test_sums_of_two_parts_are_recovered_exactly() -> None:
+    """Vectors a_i + b_j with |b| far below |a| and the sum of b zero: level 1 finds i, level 2 finds j, the residual is 0."""
     coarse = np.array([[0, 0], [100, 0], [0, 100], [100, 100]])
     fine = np.array([[1, 2], [-1, -2], [2, -1], [-2, 1]])
     vectors = (coarse[:, None] + fine[None]).reshape(16, 2).astype(np.float32)
@@ -111,7 +111,7 @@ def test_restored_encodes_the_same_also_new_items() -> None:
     np.testing.assert_array_equal(restored.reconstruct(restored.encode(new)), fitted.reconstruct(fitted.encode(new)))
 
 
-def test_one_item_encodes_as_in_company() -> None:
+def test_codes_do_not_depend_on_the_batch() -> None:
     vectors, _ = grouped()
     fitted = fit(vectors, RQKMeans(num_levels=2, codebook_size=8))
     np.testing.assert_array_equal(np.concatenate([fitted.encode(row[None]) for row in vectors]), fitted.encode(vectors))
@@ -131,14 +131,14 @@ def test_fewer_items_than_codes() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_refuses_vectors_that_are_no_numbers(value: float) -> None:
+def test_non_finite_vectors_raise(value: float) -> None:
     vectors, _ = grouped()
     vectors[17, 2] = value
-    with pytest.raises(InputError, match="1 of 200 vectors are not finite, the first in row 17"):
+    with pytest.raises(InputError, match="1 of 200 vectors are non-finite, the first in row 17"):
         fit(vectors, RQKMeans(codebook_size=8))
 
 
-def test_refuses_another_width_or_shape() -> None:
+def test_another_width_or_shape_raises() -> None:
     vectors, _ = grouped()
     fitted = fit(vectors, RQKMeans(codebook_size=8))
     with pytest.raises(InputError, match=r"vectors \[N, 6\], got shape \[200, 5\]"):
@@ -147,11 +147,11 @@ def test_refuses_another_width_or_shape() -> None:
         fit(vectors[0], RQKMeans(codebook_size=8))
     with pytest.raises(InputError, match=r"codes \[N, 3\], got shape \[1, 2\]"):
         fitted.reconstruct(np.zeros((1, 2), dtype=np.int64))
-    with pytest.raises(InputError, match=r"lie in 0\.\.7, got 8\.\.8"):
+    with pytest.raises(InputError, match=r"must lie in 0\.\.7, got 8\.\.8"):
         fitted.reconstruct(np.full((1, 3), 8))
 
 
-def test_refuses_a_state_that_does_not_fit() -> None:
+def test_a_state_that_does_not_match_raises() -> None:
     state = fit(grouped()[0], RQKMeans(codebook_size=8)).state()
     for specification in (RQKMeans(num_levels=2, codebook_size=8), RQKMeans(codebook_size=4)):
         with pytest.raises(ArtifactError, match=r"needs codebooks .* has \{'codebooks': \[3, 8, 6\]\}"):
@@ -160,8 +160,8 @@ def test_refuses_a_state_that_does_not_fit() -> None:
         RQKMeans().restore({})
 
 
-@pytest.mark.parametrize("field", [{"levels": 0}, {"codes": 0}, {"iterations": 0}])
-def test_refuses_fields_out_of_range(field: dict[str, int]) -> None:
+@pytest.mark.parametrize("field", [{"num_levels": 0}, {"codebook_size": 0}, {"iterations": 0}])
+def test_fields_out_of_range_raise(field: dict[str, int]) -> None:
     with pytest.raises(UsageError, match=rf"RQKMeans\.{next(iter(field))} must be at least 1, got 0"):
         RQKMeans(**field)  # type: ignore[arg-type]
 
@@ -171,8 +171,8 @@ def trained(levels: int = 3, codes: int = 16) -> tuple[np.ndarray, FittedRQKMean
     return vectors, fit(vectors, RQKMeans(num_levels=levels, codebook_size=codes))
 
 
-def test_codes_are_those_of_faiss() -> None:
-    """faiss's residual quantizer with a beam of 1, given the same codebooks."""
+def test_codes_equal_those_of_faiss() -> None:
+    """faiss's residual quantizer with a beam of 1 and the same codebooks."""
     faiss = pytest.importorskip("faiss")
     vectors, fitted = trained()
     theirs = faiss.ResidualQuantizer(8, 3, 4)
@@ -180,12 +180,12 @@ def test_codes_are_those_of_faiss() -> None:
     faiss.copy_array_to_vector(fitted.codebooks.numpy().ravel(), theirs.codebooks)
     theirs.is_trained = True
     packed = theirs.compute_codes(vectors)
-    codes = np.stack([packed[:, 0] & 15, packed[:, 0] >> 4, packed[:, 1] & 15], 1)  # 4 bits a level
+    codes = np.stack([packed[:, 0] & 15, packed[:, 0] >> 4, packed[:, 1] & 15], 1)  # 4 bits per level
     np.testing.assert_array_equal(fitted.encode(vectors), codes)
     np.testing.assert_allclose(fitted.reconstruct(codes), theirs.decode(packed), atol=1e-5)
 
 
-def test_codes_are_those_of_vector_quantize_pytorch() -> None:
+def test_codes_equal_those_of_vector_quantize_pytorch() -> None:
     library = pytest.importorskip("vector_quantize_pytorch")
     vectors, fitted = trained()
     theirs = library.ResidualVQ(dim=8, num_quantizers=3, codebook_size=16).eval()
@@ -199,14 +199,14 @@ def test_codes_are_those_of_vector_quantize_pytorch() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 7])
-def test_parts_do_not_matter(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_do_not_change_the_result(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, fitted = trained()
     whole = (
         fitted.encode(vectors),
         fitted.reconstruct(fitted.encode(vectors)),
         fitted.last_level_costs(vectors, fitted.encode(vectors)),
     )
-    for module in ("residual", "rqkmeans"):
+    for module in ("residual_quantization", "rqkmeans"):
         monkeypatch.setattr(f"genrec.tokenizer.{module}.ROWS", count)
     np.testing.assert_array_equal(fitted.encode(vectors), whole[0])
     np.testing.assert_array_equal(fitted.reconstruct(whole[0]), whole[1])
@@ -214,17 +214,17 @@ def test_parts_do_not_matter(count: int, monkeypatch: pytest.MonkeyPatch) -> Non
     torch.testing.assert_close(fit(vectors, RQKMeans(codebook_size=16)).codebooks, fitted.codebooks)
 
 
-def test_the_two_ways_to_codes_agree() -> None:
+def test_codes_of_equals_quantize() -> None:
     vectors, fitted = trained()
     points = torch.from_numpy(vectors)
     prices = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
     for each in (None, prices):
         assert torch.equal(codes_of(points, fitted.codebooks, each), quantize(points, fitted.codebooks, each)[0])
-    np.testing.assert_array_equal(points.numpy(), vectors)  # not changed in place
+    np.testing.assert_array_equal(points.numpy(), vectors)  # not modified in place
 
 
 @pytest.mark.parametrize("levels", [1, 3])
-def test_last_level_costs_are_errors_of_reconstruction(levels: int) -> None:
+def test_last_level_costs_are_reconstruction_errors(levels: int) -> None:
     vectors, fitted = trained(levels)
     codes = fitted.encode(vectors)
     costs = fitted.last_level_costs(vectors, codes)
@@ -236,7 +236,7 @@ def test_last_level_costs_are_errors_of_reconstruction(levels: int) -> None:
     np.testing.assert_array_equal(costs.argmin(1), codes[:, -1])
 
 
-def test_faiss_is_as_good() -> None:
+def test_faiss_has_the_same_error() -> None:
     pytest.importorskip("faiss")
     vectors, ours = trained()
     theirs, again = (fit(vectors, RQKMeans(codebook_size=16, engine="faiss")) for _ in range(2))
@@ -245,7 +245,7 @@ def test_faiss_is_as_good() -> None:
     assert errors[1] == pytest.approx(errors[0], rel=0.03)
 
 
-def test_balanced_cells_on_every_level_and_for_later_items() -> None:
+def test_balanced_cells_on_every_level_and_for_new_items() -> None:
     source = np.random.default_rng(2)
     vectors = (source.standard_normal((3000, 6)) * source.exponential(1, (3000, 1))).astype(np.float32)
     specification = RQKMeans(codebook_size=20, balanced=True)
@@ -256,7 +256,7 @@ def test_balanced_cells_on_every_level_and_for_later_items() -> None:
     assert even.max() < 1.08
     assert even.min() > 0.92
     later = (source.standard_normal((3000, 6)) * source.exponential(1, (3000, 1))).astype(np.float32)
-    assert max(np.bincount(level).max() for level in fitted.encode(later).T) < 1.4 * 150  # sampling alone gives 1.25
+    assert max(np.bincount(level).max() for level in fitted.encode(later).T) < 1.4 * 150  # sampling alone gives 1.25 times the mean
     restored = specification.restore({name: array.copy() for name, array in fitted.state().items()})
     np.testing.assert_array_equal(restored.encode(later), fitted.encode(later))
     with pytest.raises(ArtifactError, match=r"balanced=False\) needs no prices"):
@@ -277,17 +277,17 @@ def test_one_item_one_dimension_and_equal_vectors(balanced: bool) -> None:
     np.testing.assert_allclose(fitted.reconstruct(codes), 3, atol=1e-6)
 
 
-def test_vectors_are_neither_copied_nor_changed() -> None:
+def test_vectors_are_neither_copied_nor_modified() -> None:
     vectors, _ = trained()
-    kept = vectors.copy()
+    original = vectors.copy()
     assert as_points(vectors).data_ptr() == vectors.ctypes.data
     vectors.flags.writeable = False
     fit(vectors, RQKMeans(codebook_size=16, balanced=True)).encode(vectors)  # the array is read-only
-    np.testing.assert_array_equal(vectors, kept)
+    np.testing.assert_array_equal(vectors, original)
     assert as_points(vectors[:, ::2].astype(np.float64)).dtype == torch.float32
 
 
-def test_refuses_engines_it_does_not_know() -> None:
+def test_unknown_engines_raise() -> None:
     with pytest.raises(UsageError, match=r"engine must be 'torch' or 'faiss', got 'numpy'"):
         RQKMeans(engine="numpy")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"balanced needs engine='torch'"):

@@ -1,4 +1,4 @@
-"""RQ-VAE: the loss and its gradients by hand, learnability, dead codes, determinism, restore, faults."""
+"""RQ-VAE: loss and gradients by hand, learnability, dead codes, determinism, restoring and errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def grouped(groups: int = 8, each: int = 25, width: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """Well separated groups of items: corners of a cube in ten dimensions, in shuffled order."""
+    """Return vectors in well separated groups (corners of a cube in ten dimensions, shuffled), and the group of each."""
     generator = np.random.default_rng(0)
     group = generator.permutation(np.repeat(np.arange(groups), each))
     centers = generator.choice([-3.0, 3.0], (groups, width))
@@ -35,7 +35,7 @@ def relative_error(vectors: np.ndarray, reconstructed: np.ndarray) -> float:
 
 
 def identity(codebooks: list[list[list[float]]]) -> ResidualAutoencoder:
-    """An autoencoder of two dimensions whose encoder and decoder change nothing."""
+    """Return an autoencoder of two dimensions with identity encoder and decoder."""
     model = ResidualAutoencoder(2, (), 2, len(codebooks), len(codebooks[0]))
     state = {"mean": torch.zeros(2), "scale": torch.ones(2), "codebooks": torch.tensor(codebooks)}
     for part in ("encoder", "decoder"):
@@ -51,24 +51,26 @@ def test_satisfies_the_protocols() -> None:
 
 
 def test_loss_by_hand() -> None:
-    """z = (7, 1) takes e_1 = (8, 0), left over (-1, 1), takes e_2 = (-1, 2); x' = (7, 2).
+    """z = (7, 1) takes e_1 = (8, 0); the residual (-1, 1) takes e_2 = (-1, 2); x' = (7, 2).
 
-    |x - x'|^2 = 1; |r_1 - e_1|^2 = 2 and |r_2 - e_2|^2 = 1, once for the codebooks and .25 times for the commitment:
-    1 + 3 + .75 = 4.75.
+    |x - x'|^2 = 1; |r_1 - e_1|^2 = 2 and |r_2 - e_2|^2 = 1, once for the codebooks and 0.25 times for the commitment:
+    1 + 3 + 0.75 = 4.75.
     """
-    loss, codes, residuals = identity([[[0.0, 0], [8, 0]], [[-1, 2], [1, -2]]]).losses(torch.tensor([[7.0, 1]]), commitment=0.25)
+    loss, codes, residuals = identity([[[0.0, 0], [8, 0]], [[-1, 2], [1, -2]]]).losses(
+        torch.tensor([[7.0, 1]]), commitment_weight=0.25
+    )
     assert codes.tolist() == [[1, 0]]
     assert residuals.tolist() == [[[7, 1]], [[-1, 1]]]
     assert loss.item() == 4.75
 
 
 def test_gradients_by_hand() -> None:
-    """Codebooks: 2 (e_l - r_l), that is 2 (1, -1) and 2 (0, 1); nothing from the decoder, nothing for codes not taken.
+    """Codebooks: 2 (e_l - r_l), that is 2 (1, -1) and 2 (0, 1); no gradient from the decoder or for unused codes.
 
-    Latents: straight through 2 (x' - x) = (0, 2), and commitment .25 * 2 * ((-1, 1) + (0, -1)) = (-.5, 0).
+    Latents: straight-through 2 (x' - x) = (0, 2), and commitment 0.25 * 2 * ((-1, 1) + (0, -1)) = (-0.5, 0).
     """
     model = identity([[[0.0, 0], [8, 0]], [[-1, 2], [1, -2]]])
-    model.losses(torch.tensor([[7.0, 1]]), commitment=0.25).loss.backward()
+    model.losses(torch.tensor([[7.0, 1]]), commitment_weight=0.25).loss.backward()
     assert model.codebooks.grad is not None
     assert model.codebooks.grad.tolist() == [[[0, 0], [2, -2]], [[0, 2], [0, 0]]]
     assert model.encoder[0].bias.grad.tolist() == [-0.5, 2]
@@ -76,14 +78,14 @@ def test_gradients_by_hand() -> None:
 
 
 def test_last_level_costs_by_hand() -> None:
-    """z = (7, 1) with first code (8, 0) has (-1, 1) left over: 0 + 1 to (-1, 2), 4 + 9 to (1, -2)."""
+    """z = (7, 1) with first code (8, 0) has the residual (-1, 1): 0 + 1 to (-1, 2), 4 + 9 to (1, -2)."""
     fitted = FittedRQVAE(identity([[[0.0, 0], [8, 0]], [[-1, 2], [1, -2]]]))
     assert fitted.last_level_costs(np.array([[7, 1]], dtype=np.float32), np.array([[1, 0]])).tolist() == [[1, 13]]
     assert isinstance(fitted, PricedCodes)
 
 
 def test_rotation_by_hand() -> None:
-    """z = (2, 0), e = (0, 3): a quarter turn, 1.5 times as long; the gradient (1, 0) comes back turned the other way: (0, -1.5)."""
+    """z = (2, 0), e = (0, 3): a rotation by 90 degrees and a factor of 1.5; the gradient (1, 0) is rotated back: (0, -1.5)."""
     latents = torch.tensor([[2.0, 0]], requires_grad=True)
     passed = rotation(latents, torch.tensor([[0.0, 3]]))
     torch.testing.assert_close(passed.detach(), torch.tensor([[0.0, 3]]))
@@ -91,8 +93,8 @@ def test_rotation_by_hand() -> None:
     torch.testing.assert_close(latents.grad, torch.tensor([[0.0, -1.5]]))
 
 
-def test_rotation_where_there_is_no_plane() -> None:
-    """Opposite vectors, and zeros: the value is right, the gradient is passed as it is."""
+def test_rotation_without_a_plane_is_straight_through() -> None:
+    """Opposite and zero vectors: the value is correct, the gradient is unchanged."""
     latents = torch.tensor([[1.0, 0], [0, 0], [1, 2]], requires_grad=True)
     quantized = torch.tensor([[-2.0, 0], [1, 1], [0, 0]])
     passed = rotation(latents, quantized)
@@ -116,7 +118,7 @@ def test_rotation_against_another_implementation() -> None:
 
 
 def test_moving_averages_by_hand() -> None:
-    """Decay .5; n = 1, m = e before. Code 0 gets (2, 0), (4, 0): n = (1 + 2) / 2, m = ((1, 1) + (6, 0)) / 2; code 1 gets nothing."""
+    """Decay 0.5, n = 1, m = e at first. Code 0 gets (2, 0), (4, 0): n = (1 + 2) / 2, m = ((1, 1) + (6, 0)) / 2; code 1 is unused."""
     codebooks = torch.tensor([[[1.0, 1], [5, 5]]])
     averages = MovingAverages(codebooks, decay=0.5)
     averages.update(torch.tensor([[0], [0]]), torch.tensor([[[2.0, 0], [4, 0]]]))
@@ -128,7 +130,7 @@ def test_moving_averages_by_hand() -> None:
 
 
 def test_moving_averages_against_another_implementation() -> None:
-    """The codebook after one update, from averages of equal history: vector-quantize-pytorch's without its Laplace smoothing."""
+    """One update from the same averages equals that of vector-quantize-pytorch without Laplace smoothing."""
     library = pytest.importorskip("vector_quantize_pytorch", reason="needs vector-quantize-pytorch")
     entries, points = torch.randn(8, 4, generator=seeded()), torch.randn(100, 4, generator=seeded(1))
     peer = library.VectorQuantize(dim=4, codebook_size=8, decay=0.9, eps=0.0, threshold_ema_dead_code=0)
@@ -146,8 +148,8 @@ def test_moving_averages_against_another_implementation() -> None:
     "changed",
     [
         {"gradient": "rotation"},
-        {"codebooks": "gradient"},
-        {"decay": 0.9},
+        {"codebook_update": "gradient"},
+        {"ema_decay": 0.9},
         {"schedule": "cosine", "epochs": 120},
         {"precision": "32-true"},
     ],
@@ -170,7 +172,7 @@ def test_loss_is_the_mean_over_the_batch() -> None:
     assert model.losses(both, 0.25).loss.item() == pytest.approx((one + other) / 2)
 
 
-def test_standardizes_and_undoes_it() -> None:
+def test_vectors_are_standardized_and_restored() -> None:
     model = identity([[[0.0, 0], [1, 1]]])
     model.mean.copy_(torch.tensor([10.0, 20]))
     model.scale.copy_(torch.tensor([2.0, 4]))
@@ -186,7 +188,7 @@ def test_separated_groups_get_one_first_code_each() -> None:
     assert len(set(zip(group, codes[:, 0], strict=True))) == len(set(codes[:, 0])) == 8
 
 
-def test_reconstruction_improves_and_beats_random_codebooks() -> None:
+def test_training_lowers_the_error_below_random_codebooks() -> None:
     vectors, _ = grouped()
     first, last = (replace(SMALL, epochs=epochs).fit(vectors, seeded()) for epochs in (1, 60))
     error = [relative_error(vectors, each.reconstruct(each.encode(vectors))) for each in (first, last)]
@@ -198,7 +200,7 @@ def test_reconstruction_improves_and_beats_random_codebooks() -> None:
     assert error[1] < 0.1
 
 
-def test_constant_dimensions_do_no_harm() -> None:
+def test_constant_dimensions_are_valid() -> None:
     vectors, _ = grouped()
     vectors[:, 3] = 5
     fitted = replace(SMALL, epochs=2).fit(vectors, seeded())
@@ -206,8 +208,8 @@ def test_constant_dimensions_do_no_harm() -> None:
     assert fitted.state()["scale"][3] == 1
 
 
-def test_dead_codes_move_to_residuals_and_are_forgotten_by_the_optimizer() -> None:
-    """Both items take code 0 of level 1, so that code 1 begins again at one of them; level 2's live code stays where it is."""
+def test_dead_codes_move_to_residuals_and_their_optimizer_state_is_reset() -> None:
+    """Both items take code 0 of level 1, so that code 1 restarts at one of them; the used code of level 2 stays."""
     model = identity([[[0.0, 0], [50, 50]], [[1, 1], [60, 60]]])
     points = torch.tensor([[2.0, 0], [0.0, 3]])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-9)
@@ -232,7 +234,7 @@ def test_restarts_keep_codes_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(np.unique(without)) <= 52
 
 
-def test_a_function_of_the_generator_alone() -> None:
+def test_depends_on_the_generator_only() -> None:
     vectors, _ = grouped()
     quick = replace(SMALL, epochs=3)
     before = torch.get_rng_state()
@@ -276,27 +278,27 @@ def test_fewer_items_than_codes() -> None:
     np.testing.assert_array_equal(shrunk.restore(fitted.state()).encode(vectors), fitted.encode(vectors))
 
 
-def test_refuses_vectors_that_are_no_numbers_and_another_width() -> None:
+def test_non_finite_vectors_and_another_width_raise() -> None:
     vectors, _ = grouped()
     fitted = replace(SMALL, epochs=1).fit(vectors, seeded())
     with pytest.raises(InputError, match=r"vectors \[N, 10\], got shape \[200, 9\]"):
         fitted.encode(vectors[:, :9])
     vectors[3, 3] = np.nan
-    with pytest.raises(InputError, match="1 of 200 vectors are not finite, the first in row 3"):
+    with pytest.raises(InputError, match="1 of 200 vectors are non-finite, the first in row 3"):
         SMALL.fit(vectors, seeded())
 
 
-def test_a_loss_that_is_no_number_stops() -> None:
+def test_a_non_finite_loss_raises() -> None:
     with pytest.raises(NumericsError, match=r"loss is (nan|inf) in epoch 1 of 60: try a learning_rate below 1e\+30") as error:
         replace(SMALL, learning_rate=1e30).fit(grouped()[0], seeded())
     assert error.value.exit_code == 6
 
 
-def test_refuses_a_state_that_does_not_fit() -> None:
+def test_a_state_that_does_not_match_raises() -> None:
     state = replace(SMALL, epochs=1).fit(grouped()[0], seeded()).state()
     with pytest.raises(ArtifactError, match="at most 4 codes"):
         replace(SMALL, codebook_size=4).restore(state)
-    with pytest.raises(ArtifactError, match="do not fit"):
+    with pytest.raises(ArtifactError, match="do not match"):
         replace(SMALL, latent_dim=5).restore(state)
     with pytest.raises(ArtifactError, match=r"has \['mean'\]"):
         SMALL.restore({"mean": state["mean"]})
@@ -305,24 +307,24 @@ def test_refuses_a_state_that_does_not_fit() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("levels", 0),
-        ("codes", 0),
-        ("latent", 0),
+        ("num_levels", 0),
+        ("codebook_size", 0),
+        ("latent_dim", 0),
         ("epochs", 0),
-        ("batch", 255),
-        ("hidden", (512, 0)),
-        ("commitment", -0.1),
-        ("commitment", float("nan")),
+        ("batch_size", 255),
+        ("hidden_dims", (512, 0)),
+        ("commitment_weight", -0.1),
+        ("commitment_weight", float("nan")),
         ("learning_rate", 0.0),
         ("learning_rate", float("inf")),
-        ("decay", 1.0),
+        ("ema_decay", 1.0),
         ("schedule", "linear"),
         ("gradient", "gumbel"),
-        ("codebooks", "kmeans"),
+        ("codebook_update", "kmeans"),
         ("precision", "16"),
     ],
 )
-def test_refuses_fields_out_of_range(name: str, value: object) -> None:
+def test_fields_out_of_range_raise(name: str, value: object) -> None:
     with pytest.raises(UsageError, match=rf"RQVAE\.{name} must .*, got"):
         RQVAE(**{name: value})  # type: ignore[arg-type]
 

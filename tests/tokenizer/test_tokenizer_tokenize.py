@@ -1,4 +1,4 @@
-"""From vectors to Semantic IDs: each way with collisions, the collapse guard, items that come later, storing, plug-ins."""
+"""The tokenize stage: treatments of collisions, collapse, new items, saving and loading, plug-in quantizers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from genrec.types import Quantizer
 
 @dataclass(frozen=True)
 class Given:
-    """A quantizer that somebody else wrote: the codes are given, and every reconstruction is the mean of the vectors."""
+    """A plug-in quantizer with fixed codes; every reconstruction is the mean of the vectors."""
 
     codes: tuple[tuple[float, ...], ...]
     sizes: tuple[int, ...]
@@ -69,8 +69,8 @@ def normal(items: int = 500, width: int = 8) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((items, width)).astype(np.float32)
 
 
-def test_tokenize_separates_what_the_quantizer_cannot() -> None:
-    """Two codes and twelve different items: groups of six at least, told apart by a last level as large as the largest."""
+def test_an_appended_level_separates_collisions() -> None:
+    """Two codes and twelve different items: the appended level is as large as the largest group."""
     vectors = normal(12)
     ids, quantizer, figures = tokenize(vectors, Tokenize(RQKMeans(num_levels=1, codebook_size=2)))
     assert ids.levels == 2
@@ -92,7 +92,7 @@ def test_equal_vectors_collide_and_are_separated_in_item_order() -> None:
     assert ids.collided == 0
 
 
-def test_collisions_that_are_kept_are_said() -> None:
+def test_kept_collisions_give_a_warning() -> None:
     with pytest.warns(UserWarning, match="12 of 12 items share their Semantic ID"):
         ids = tokenize(normal(12), Tokenize(RQKMeans(num_levels=1, codebook_size=2), collisions="keep")).semantic_ids
     assert (ids.levels, ids.level_sizes) == (1, (2,))
@@ -110,66 +110,66 @@ def test_collisions_that_are_kept_are_said() -> None:
     ],
     ids=lambda each: type(each).__name__,
 )
-def test_reassigned_items_keep_their_prefix_and_share_nothing(quantizer: Quantizer) -> None:
+def test_reassigned_items_keep_their_prefix_and_share_no_semantic_id(quantizer: Quantizer) -> None:
     vectors = normal(100)
-    kept, softly, exactly = (
-        quietly(vectors, Tokenize(quantizer, collisions=how, min_usage=0)) for how in ("keep", "sinkhorn", "reassign")
+    kept, soft, exact = (
+        without_warnings(vectors, Tokenize(quantizer, collisions=how, min_usage=0)) for how in ("keep", "sinkhorn", "reassign")
     )
-    assert kept.semantic_ids.collided > softly.semantic_ids.collided >= exactly.semantic_ids.collided == 0
-    for each in (softly, exactly):
+    assert kept.semantic_ids.collided > soft.semantic_ids.collided >= exact.semantic_ids.collided == 0
+    for each in (soft, exact):
         assert each.semantic_ids.level_sizes == quantizer.level_sizes()
         assert torch.equal(each.semantic_ids.codes[:, :-1], kept.semantic_ids.codes[:, :-1])
         assert each.health["moved"] == int((each.semantic_ids.codes != kept.semantic_ids.codes).any(1).sum()) > 0
         assert each.health["collided_before_separation"] == kept.semantic_ids.collided
 
 
-def test_reassigning_needs_a_quantizer_that_knows_what_codes_cost() -> None:
-    with pytest.raises(UsageError, match=r"Given cannot say .* use 'append' or 'keep'"):
+def test_reassigning_needs_a_quantizer_with_costs() -> None:
+    with pytest.raises(UsageError, match=r"needs a quantizer with last_level_costs, got Given; use 'append' or 'keep'"):
         tokenize(FOUR, Tokenize(Given(((0,), (0,), (1,), (2,)), (5,)), collisions="reassign"))
-    with pytest.raises(UsageError, match=r"RandomCodes cannot say"):
+    with pytest.raises(UsageError, match=r"needs a quantizer with last_level_costs, got RandomCodes"):
         Tokenize(RandomCodes(), collisions="sinkhorn")
 
 
 def test_more_items_on_a_prefix_than_the_last_level_holds() -> None:
-    """One level of two codes, twelve items (fault S3)."""
+    """One level of two codes, twelve items."""
     with pytest.raises(InputError, match="12") as error:
         tokenize(normal(12), Tokenize(RQKMeans(num_levels=1, codebook_size=2), collisions="reassign"))
     assert error.value.exit_code == 3
 
 
-def quietly(vectors: np.ndarray, specification: Tokenize, **catalog: pd.DataFrame) -> Tokenized:
+def without_warnings(vectors: np.ndarray, specification: Tokenize, **catalog: pd.DataFrame) -> Tokenized:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return tokenize(vectors, specification, **catalog)
 
 
-TRAINED = np.r_[0:150, 170:300]  # rows of items with training events; 20 are without
+TRAINED = np.r_[0:150, 170:300]  # rows of items with training interactions; 20 items have none
 
 
 @pytest.mark.parametrize("how", ["append", "sinkhorn", "reassign", "keep"])
-def test_items_without_training_events_come_later(how: str) -> None:
-    """Those that are trained on have the Semantic IDs that they would have if the others did not exist."""
+def test_items_without_training_interactions_are_added_as_new_items(how: str) -> None:
+    """The other items have the same Semantic IDs as in a catalog without the new items."""
     vectors = normal(300)
     interactions = pd.DataFrame({"user": 1, "item": TRAINED + 1})
     specification = Tokenize(RQKMeans(num_levels=2, codebook_size=32), collisions=how, fit_on="trained")  # type: ignore[arg-type]
-    whole = quietly(vectors, specification, interactions=interactions)
-    alone = quietly(vectors[TRAINED], replace(specification, fit_on="all"))
+    whole = without_warnings(vectors, specification, interactions=interactions)
+    alone = without_warnings(vectors[TRAINED], replace(specification, fit_on="all"))
     assert torch.equal(whole.semantic_ids.codes[TRAINED], alone.semantic_ids.codes)
     assert whole.health["items_fitted"] == 280
-    later = np.setdiff1d(np.arange(300), TRAINED)
-    grown = extend(alone, specification, vectors[later])
-    assert torch.equal(grown.codes[280:], whole.semantic_ids.codes[later])
+    new = np.setdiff1d(np.arange(300), TRAINED)
+    grown = extend(alone, specification, vectors[new])
+    assert torch.equal(grown.codes[280:], whole.semantic_ids.codes[new])
     assert grown.extends(alone.semantic_ids)
     if how in ("append", "reassign"):
         assert whole.semantic_ids.collided == grown.collided == 0
 
 
-def test_fitting_on_trained_items_needs_training_events() -> None:
+def test_fitting_on_trained_items_needs_training_interactions() -> None:
     with pytest.raises(InputError, match="needs training interactions"):
         tokenize(normal(), Tokenize(fit_on="trained"))
 
 
-def test_a_catalog_that_grows_twice() -> None:
+def test_extending_a_catalog_twice() -> None:
     made = tokenize(normal(300)[:200], Tokenize(RQKMeans(num_levels=2, codebook_size=16)))
     once = extend(made, Tokenize(RQKMeans(num_levels=2, codebook_size=16)), normal(300)[200:])
     twice = extend(made, Tokenize(RQKMeans(num_levels=2, codebook_size=16)), normal(300)[200:250])
@@ -178,7 +178,7 @@ def test_a_catalog_that_grows_twice() -> None:
     assert once.collided == 0
 
 
-def test_stored_and_read_again(tmp_path: Path) -> None:
+def test_save_and_load(tmp_path: Path) -> None:
     specification = Tokenize(RQKMeans(num_levels=2, codebook_size=16))
     made = tokenize(normal(), specification)
     save_tokenized(made, tmp_path)
@@ -190,8 +190,8 @@ def test_stored_and_read_again(tmp_path: Path) -> None:
     assert extend(read, specification, new).fingerprint == extend(made, specification, new).fingerprint
 
 
-def test_other_vectors_or_other_codes_are_refused(tmp_path: Path) -> None:
-    """Fault S4: both fingerprints are named."""
+def test_other_vectors_or_other_codes_raise(tmp_path: Path) -> None:
+    """The message has both fingerprints."""
     specification = Tokenize(RQKMeans(num_levels=2, codebook_size=16))
     made = tokenize(normal(), specification)
     save_tokenized(made, tmp_path)
@@ -207,7 +207,7 @@ def test_other_vectors_or_other_codes_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [None, b"", b"[]", b"{"])
 @pytest.mark.parametrize("name", ["quantizer.safetensors", "health.json"])
-def test_damaged_files_are_refused(tmp_path: Path, name: str, content: bytes | None) -> None:
+def test_damaged_files_raise(tmp_path: Path, name: str, content: bytes | None) -> None:
     specification = Tokenize(RQKMeans(num_levels=2, codebook_size=16))
     save_tokenized(tokenize(normal(), specification), tmp_path)
     if content is None:
@@ -219,12 +219,12 @@ def test_damaged_files_are_refused(tmp_path: Path, name: str, content: bytes | N
     assert error.value.exit_code == 4
 
 
-def test_another_quantizer_or_specification_is_refused(tmp_path: Path) -> None:
+def test_another_quantizer_or_specification_raises(tmp_path: Path) -> None:
     specification = Tokenize(RQKMeans(num_levels=2, codebook_size=16))
     made = tokenize(normal(), specification)
     save_tokenized(made, tmp_path)
     for other in (Tokenize(RQKMeans(num_levels=2, codebook_size=32)), replace(specification, collisions="keep")):
-        with pytest.raises(ArtifactError, match="give the one that they were made with"):
+        with pytest.raises(ArtifactError, match="pass the specification that made them"):
             load_tokenized(tmp_path, other)
     codebooks = made.quantizer.state()["codebooks"]
     save_file({"codebooks": torch.zeros_like(torch.from_numpy(codebooks))}, tmp_path / "quantizer.safetensors")
@@ -232,8 +232,7 @@ def test_another_quantizer_or_specification_is_refused(tmp_path: Path) -> None:
         load_tokenized(tmp_path, specification)
 
 
-def test_new_items_without_a_vector_are_refused() -> None:
-    """Fault S1: all-zero rows are named."""
+def test_all_zero_vectors_of_new_items_raise() -> None:
     specification = Tokenize(RQKMeans(num_levels=2, codebook_size=16))
     new = normal(10)
     new[[3, 5]] = 0
@@ -241,27 +240,27 @@ def test_new_items_without_a_vector_are_refused() -> None:
         extend(tokenize(normal(), specification), specification, new)
 
 
-def test_later_items_share_under_sinkhorn_where_a_prefix_is_full() -> None:
+def test_new_items_of_a_full_prefix_share_with_sinkhorn() -> None:
     specification = Tokenize(RQKMeans(num_levels=2, codebook_size=4), collisions="sinkhorn")
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as recorded:
         warnings.simplefilter("always")
         grown = extend(tokenize(normal(100), specification), specification, normal(150)[100:])
     assert grown.items == 150
-    assert any("of 50 new items share their Semantic ID" in str(each.message) for each in said)
+    assert any("of 50 new items share their Semantic ID" in str(each.message) for each in recorded)
 
 
-def test_level_sizes_are_the_quantizers_even_where_the_largest_code_is_unused() -> None:
+def test_level_sizes_are_the_quantizers_if_the_largest_code_is_unused() -> None:
     ids = tokenize(FOUR, Tokenize(Given(((0, 0), (1, 0), (2, 0), (3, 0)), (5, 9)))).semantic_ids
     assert ids.level_sizes == (5, 9, 1)
 
 
-def test_the_seed_decides() -> None:
+def test_semantic_ids_depend_on_the_seed() -> None:
     specifications = [Tokenize(RQKMeans(codebook_size=16), seed=seed) for seed in (3, 3, 4)]
     first, same, other = (tokenize(normal(), each).semantic_ids.fingerprint for each in specifications)
     assert first == same != other
 
 
-def test_rqvae_in_the_same_place() -> None:
+def test_rqvae_as_the_quantizer() -> None:
     quantizer = RQVAE(num_levels=2, codebook_size=8, hidden_dims=(16,), latent_dim=4, epochs=3, batch_size=64)
     ids, fitted, figures = tokenize(normal(), Tokenize(quantizer))
     assert ids.collided == 0
@@ -269,32 +268,32 @@ def test_rqvae_in_the_same_place() -> None:
     np.testing.assert_array_equal(quantizer.restore(fitted.state()).encode(normal()), ids.codes[:, :2].numpy())
 
 
-def test_collapse_is_refused_unless_allowed() -> None:
+def test_collapse_raises_unless_allowed() -> None:
     collapsed = Given(((0,), (0,), (1,), (0,)), (8,))
-    with pytest.raises(NumericsError, match=r"level 1 uses 2 of 4 codes \(50\.0%\), less than the 60\.0%.*minimum_usage") as error:
+    with pytest.raises(NumericsError, match=r"level 1 uses 2 of 4 codes \(50\.0%\), less than the 60\.0%.*lower min_usage") as error:
         tokenize(FOUR, Tokenize(collapsed, min_usage=0.6))
     assert error.value.exit_code == 6
     assert tokenize(FOUR, Tokenize(collapsed, min_usage=0.5)).health["levels"][0]["used"] == 2
     assert tokenize(FOUR, Tokenize(collapsed, min_usage=0)).semantic_ids.collided == 0
 
 
-def test_equal_vectors_alone_are_a_collapse() -> None:
+def test_equal_vectors_are_a_collapse() -> None:
     with pytest.raises(NumericsError, match=r"level 1 uses 1 of 16 codes \(6\.2%\)"):
         tokenize(np.ones((50, 4), dtype=np.float32), Tokenize(RQKMeans(codebook_size=16)))
 
 
-def test_fewer_items_than_codes_are_no_collapse_where_shrinking_was_asked_for() -> None:
+def test_fewer_items_than_codes_are_no_collapse_with_shrink() -> None:
     ids = tokenize(normal(10), Tokenize(RQKMeans(codebook_size=256, shrink=True))).semantic_ids
     assert ids.level_sizes == (256, 256, 256, 1)
 
 
 @pytest.mark.parametrize("codes", [((0,), (1,), (2,)), ((0, 0), (1, 0), (2, 0), (3, 0)), ((0.0,), (1.0,), (2.0,), (3.0,))])
-def test_refuses_a_quantizer_that_breaks_its_contract(codes: tuple[tuple[float, ...], ...]) -> None:
+def test_codes_of_another_shape_or_type_raise(codes: tuple[tuple[float, ...], ...]) -> None:
     with pytest.raises(InputError, match=r"Given must encode 4 vectors to codes int64 \[4, 1\], got"):
         tokenize(FOUR, Tokenize(Given(codes, (4,))))
 
 
-def test_refuses_codes_outside_their_level() -> None:
+def test_codes_outside_their_level_raise() -> None:
     with pytest.raises(InputError, match=r"level 1 must lie in 0\.\.2, got 0\.\.3"):
         tokenize(FOUR, Tokenize(Given(((0,), (1,), (2,), (3,)), (3,))))
 
@@ -303,21 +302,21 @@ def test_refuses_codes_outside_their_level() -> None:
     ("name", "value"),
     [
         ("quantizer", "rqvae"),
-        ("minimum_usage", -0.1),
-        ("minimum_usage", math.nan),
-        ("minimum_usage", 2),
+        ("min_usage", -0.1),
+        ("min_usage", math.nan),
+        ("min_usage", 2),
         ("seed", -1),
         ("collisions", "separate"),
         ("fit_on", "train"),
     ],
 )
-def test_refuses_fields_out_of_range(name: str, value: object) -> None:
+def test_fields_out_of_range_raise(name: str, value: object) -> None:
     with pytest.raises(UsageError, match=rf"Tokenize\.{name} must .*, got"):
         Tokenize(**{name: value})  # type: ignore[arg-type]
 
 
-def test_listed_codes_have_no_reconstruction_error_and_are_never_refused() -> None:
-    """Codes as somebody has given them are what they are: a warning, not the error of a quantizer that has collapsed."""
+def test_listed_codes_have_no_reconstruction_error_and_a_collapse_is_a_warning() -> None:
+    """Listed codes are not fitted, so a collapse is not an error."""
     with pytest.warns(UserWarning, match=r"level 1 uses .* have collapsed"):
         made = tokenize(normal(20), Tokenize(RandomCodes(num_levels=2, codebook_size=64), min_usage=1.0))
     assert made.health["reconstruction"] is None
@@ -330,20 +329,20 @@ def test_listed_codes_have_no_reconstruction_error_and_are_never_refused() -> No
     ids=["plain", "balanced"],
 )
 def test_equal_vectors_always_collide(quantizer: Quantizer) -> None:
-    """Fewer different vectors than codes leave rounding noise to the later levels, which must not tell equal items apart (S1)."""
+    """With fewer distinct vectors than codes, later levels see rounding noise, which must not separate equal items."""
     vectors = normal(5, 6)[np.random.default_rng(0).integers(0, 5, 125)]
-    made = quietly(vectors, Tokenize(quantizer, collisions="keep", min_usage=0))
+    made = without_warnings(vectors, Tokenize(quantizer, collisions="keep", min_usage=0))
     assert made.semantic_ids.distinct == len(np.unique(vectors, axis=0)) == 5
 
 
 @pytest.mark.parametrize(
     "quantizer", [RQKMeans(codebook_size=8), RQKMeans(codebook_size=8, engine="faiss"), ProductQuantizer(codebook_size=8)], ids=str
 )
-def test_vectors_that_float32_cannot_square_are_refused(quantizer: Quantizer) -> None:
+def test_vectors_that_are_too_large_raise(quantizer: Quantizer) -> None:
     with pytest.raises(InputError, match=r"entries of up to 1e\+20"):
         quantizer.fit(np.full((20, 4), 1e20, dtype=np.float32), torch.Generator())
 
 
-def test_numbers_of_codes_are_whole() -> None:
-    with pytest.raises(UsageError, match=r"RQKMeans\.codes must be a whole number, got 64\.5"):
+def test_codebook_sizes_must_be_integers() -> None:
+    with pytest.raises(UsageError, match=r"RQKMeans\.codebook_size must be an integer, got 64\.5"):
         RQKMeans(codebook_size=64.5)  # type: ignore[arg-type]

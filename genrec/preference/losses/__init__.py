@@ -1,16 +1,19 @@
-"""Stage 5, preference losses: pure functions of log-probabilities, as frozen specifications.
+"""Preference losses: pure functions of log-probabilities, as frozen specifications.
 
-In: `LogProbs` of the positive `y_w` and its negatives `y_1..y_K` under the policy and under the frozen reference (the SFT policy),
-each the sum over the L codes. Out: `PreferenceTerms`, one loss an example; a batch is their mean.
-`D_y = lp(y) - lp_ref(y)` is the log-ratio and `beta * D_y` the implicit reward.
+Notation. `lp(y)` is the policy's log-probability of item y, summed over its L codes, and `lp_ref(y)` the frozen reference's (the SFT
+policy). `y_w` is the positive and `y_1..y_K` are its negatives. `D_y = lp(y) - lp_ref(y)` is the log-ratio, `beta * D_y` the implicit
+reward and `s` the logistic sigmoid. Each loss maps `LogProbs` of policy and reference to `PreferenceTerms`, with one loss per
+example; training minimizes the mean over the batch.
 
-A masked negative is -inf under the policy, under the reference, or under both: it counts for nothing, as if it were not there, and
-has a gradient of 0. One side is enough, since an item that is impossible under it has no finite log-ratio; losses without a
-reference leave out the same. A row without negatives adds 0 to the preference part. A loss that its paper has for one pair takes
-K negatives as the mean over their pairs; `DPO` refuses them, since S-DPO is its loss for several.
+Masking. A negative is masked if it is -inf under the policy or under the reference, because it then has no finite log-ratio. A masked
+negative changes no value and has a gradient of 0. Losses without a reference mask the same negatives. The preference part of a row
+without negatives is 0.
+
+K negatives. A loss that its paper defines for one pair is averaged over the K pairs of a row. `DPO` raises UsageError for K > 1; use
+`SoftmaxDPO` (S-DPO).
 """
 
-from genrec.preference.losses.composed_losses import Anchored, Smoothed, asked
+from genrec.preference.losses.composed_losses import Anchored, Smoothed, find_requirement
 from genrec.preference.losses.kto import KTO
 from genrec.preference.losses.pairwise import IPO, Hinge
 from genrec.preference.losses.reference_free import CPO, ORPO, ContinuedSFT, SimPO
@@ -35,7 +38,7 @@ __all__ = [
     "SimPO",
     "Smoothed",
     "SoftmaxDPO",
-    "asked",
     "check_start",
+    "find_requirement",
     "starting_loss",
 ]

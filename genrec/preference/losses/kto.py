@@ -1,7 +1,4 @@
-"""Stage 5, KTO: desirable and undesirable items, each against how far the policy has moved in general, and not against each other.
-
-In and out as `genrec.preference.losses` says, and `LogProbs.mismatched`.
-"""
+"""KTO, which compares desirable and undesirable items with a reference point instead of with each other."""
 
 from __future__ import annotations
 
@@ -12,32 +9,40 @@ import torch
 from torch import Tensor
 
 from genrec.errors import UsageError
-from genrec.preference.losses.log_ratios import Scores, log_ratios, missing, over_pairs, single, terms
+from genrec.preference.losses.log_ratios import (
+    Scores,
+    at_least_float32,
+    is_masked,
+    log_ratios,
+    mean_over_pairs,
+    preference_terms,
+)
 from genrec.preference.range_checks import check_range
 from genrec.types import LogProbs, PreferenceTerms
 
 
 @dataclass(frozen=True)
 class KTO:
-    """Kahneman-Tversky optimization (Ethayarajh et al. 2024, 2402.01306, Eq. 8): desirable and undesirable examples.
+    """Kahneman-Tversky optimization (Ethayarajh et al. 2024, arXiv 2402.01306, Eq. 8).
 
-    `desirable * (1 - s(beta (D_w - z0)))` and `undesirable * (1 - s(beta (z0 - D_l)))`, where `z0`, detached, is what an item's
-    log-ratio is in general: the batch's mean of `lp - lp_ref` on mismatched pairs, at least 0. It is 0 where `LogProbs.mismatched` is
-    None, as it is at the start.
+    The loss of a positive is `desirable_weight * (1 - s(beta (D_w - z0)))` and that of a negative
+    `undesirable_weight * (1 - s(beta (z0 - D_l)))`. The reference point `z0` is detached: the batch's mean of `lp - lp_ref` over
+    mismatched pairs, at least 0. It is 0 if `LogProbs.mismatched` is None, and at the start, where policy and reference are equal.
 
-    `paired`: a row's positive and its negatives are examples of one history that weigh the same: half the desirable part plus half the
-    mean over the negatives, so that the paper's balance of the two kinds (Eq. 9) holds at any K. A row without either is no pair,
-    and 0. Not `paired`: every item is an example of its own and weighs the same, as in the authors' code; a row may have no positive
-    (`chosen` -inf under policy or reference) or no negatives. Its loss is then `B / N * (sum over its examples)`, N being the
-    examples of the batch, so that the mean over its B rows is the mean over its N examples. At K = 1 the two are the same.
+    With `paired`, a row's loss is half the positive's plus half the mean over its negatives, which keeps the paper's balance of the
+    two kinds (Eq. 9) for every K. A row without a positive or without negatives has loss 0.
+
+    Without `paired`, every item is an example with the same weight, as in the authors' code. A row may have no positive (`chosen` is
+    -inf under policy or reference) or no negatives. Its loss is `B / N * (sum over its examples)`, where N is the number of examples
+    in the batch, so the mean over the B rows is the mean over the N examples. For K = 1 both variants are equal.
     """
 
-    mismatched: ClassVar[bool] = True  # what training has to score as well
+    mismatched: ClassVar[bool] = True  # training also scores mismatched pairs
 
-    beta: float = 0.1  # strength of the tie to the reference, above 0
+    beta: float = 0.1  # strength of the pull to the reference, above 0
     desirable_weight: float = 1.0  # lambda_D, weight of positives, 0 or more
     undesirable_weight: float = 1.0  # lambda_U, weight of negatives, 0 or more
-    paired: bool = True  # whether positives and negatives weigh the same, or every item
+    paired: bool = True  # True: each kind has half of a row's weight; False: every item has the same weight
 
     def __post_init__(self) -> None:
         check_range(self, "beta", 0, above=True)
@@ -47,47 +52,53 @@ class KTO:
             raise UsageError(f"KTO.paired must be True or False, got {self.paired!r}")
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
-        """The loss of each example, which depends on its batch through z0, and where not `paired` through N."""
-        present = ~missing(policy.chosen, reference.chosen)
-        scores = log_ratios(_without(policy, present), _without(reference, present))
+        """Return the loss of each example. It depends on the batch through z0 and, without `paired`, through N."""
+        present = ~is_masked(policy.chosen, reference.chosen)
+        scores = log_ratios(_fill_positives(policy, present), _fill_positives(reference, present))
         positive, negative = kto_parts(scores, reference_point(policy, reference), self.beta)
         positive, negative = self.desirable_weight * positive, self.undesirable_weight * negative
-        combine = pairs_loss if self.paired else examples_loss
-        made = terms(combine(positive, negative, present, scores.valid), scores, self.beta)
-        return made._replace(chosen_reward=made.chosen_reward.masked_fill(~present, -torch.inf))
+        combine = paired_loss if self.paired else unpaired_loss
+        result = preference_terms(combine(positive, negative, present, scores.valid), scores, self.beta)
+        return result._replace(chosen_reward=result.chosen_reward.masked_fill(~present, -torch.inf))
 
 
 def kto_parts(scores: Scores, reference_point: Tensor | float, beta: float) -> tuple[Tensor, Tensor]:
-    """`1 - s(beta (D_w - z0))` [B] and `1 - s(beta (z0 - D_k))` [B, K], as `s(-x)`, which keeps its digits."""
+    """Return `1 - s(beta (D_w - z0))` [B] and `1 - s(beta (z0 - D_k))` [B, K].
+
+    Both are computed as `s(-x)`, which is accurate where `s(x)` is close to 1.
+    """
     return (beta * (reference_point - scores.chosen)).sigmoid(), (beta * (scores.rejected - reference_point)).sigmoid()
 
 
 def reference_point(policy: LogProbs, reference: LogProbs) -> Tensor:
-    """`z0 = max(0, mean of lp - lp_ref on mismatched pairs)`, detached, a number; 0 where there are none."""
+    """Return `z0 = max(0, mean of lp - lp_ref over mismatched pairs)`, detached, float32 []; 0 if there are no pairs."""
     ours, theirs = policy.mismatched, reference.mismatched
     if ours is None and theirs is None:
-        return single(policy.chosen.new_zeros(()))
+        return at_least_float32(policy.chosen.new_zeros(()))
     if ours is None or theirs is None or ours.shape != policy.chosen.shape or theirs.shape != ours.shape:
         shapes = [None if part is None else list(part.shape) for part in (ours, theirs)]
         raise UsageError(
-            f"LogProbs.mismatched must be [B], or None, under policy and reference alike, got {shapes[0]} and {shapes[1]}"
+            f"LogProbs.mismatched must be [B] for policy and reference, or None for both, got {shapes[0]} and {shapes[1]}"
         )
-    valid = ~missing(ours, theirs)
-    ratios = single(ours.detach()).masked_fill(~valid, 0.0) - single(theirs.detach()).masked_fill(~valid, 0.0)
-    return over_pairs(ratios.unsqueeze(0), valid.unsqueeze(0))[0].clamp(min=0.0)
+    valid = ~is_masked(ours, theirs)
+    ratios = at_least_float32(ours.detach()).masked_fill(~valid, 0.0) - at_least_float32(theirs.detach()).masked_fill(~valid, 0.0)
+    return mean_over_pairs(ratios.unsqueeze(0), valid.unsqueeze(0))[0].clamp(min=0.0)
 
 
-def pairs_loss(positive: Tensor, negative: Tensor, present: Tensor, valid: Tensor) -> Tensor:
-    """Half the positive's part [B], half the mean of the negatives' [B, K]; 0 where one is missing. Masks bool [B] and [B, K]."""
-    return torch.where(present & valid.any(1), (positive + over_pairs(negative, valid)) / 2, 0.0)
+def paired_loss(positive: Tensor, negative: Tensor, present: Tensor, valid: Tensor) -> Tensor:
+    """Return half the positive's loss [B] plus half the mean of the negatives' [B, K]; 0 in a row that lacks either.
+
+    `present`, bool [B], marks rows with a positive and `valid`, bool [B, K], the negatives that are not masked.
+    """
+    return torch.where(present & valid.any(1), (positive + mean_over_pairs(negative, valid)) / 2, 0.0)
 
 
-def examples_loss(positive: Tensor, negative: Tensor, present: Tensor, valid: Tensor) -> Tensor:
-    """`B / N` times the sum of a row's parts: its mean over the rows is the mean over all N examples."""
+def unpaired_loss(positive: Tensor, negative: Tensor, present: Tensor, valid: Tensor) -> Tensor:
+    """Return `B / N` times the sum over each row's examples, [B]. Arguments as in `paired_loss`."""
     total = torch.where(present, positive, 0.0) + torch.where(valid, negative, 0.0).sum(1)
     return total * len(present) / (present.sum() + valid.sum()).clamp(min=1)
 
 
-def _without(part: LogProbs, present: Tensor) -> LogProbs:
-    """A positive that is not there has log-probability 0, and so a log-ratio of 0."""
-    return part._replace(chosen=part.chosen.masked_fill(~present, 0.0))
+def _fill_positives(log_probs: LogProbs, present: Tensor) -> LogProbs:
+    """Set the log-probability of missing positives to 0, which gives them a log-ratio of 0."""
+    return log_probs._replace(chosen=log_probs.chosen.masked_fill(~present, 0.0))

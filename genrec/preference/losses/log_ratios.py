@@ -1,7 +1,7 @@
-"""What every preference loss starts from: log-ratios or log-probabilities with their mask, and means over the pairs that are there.
+"""Building blocks of the losses: masked log-ratios and log-probabilities, means over pairs, and rewards.
 
-In: `LogProbs` under policy and reference. Out: `Scores`, finite numbers beside a mask, so that no arithmetic meets -inf and the
-gradient at a masked place is exactly 0. Half precision is computed in float32; float64 stays.
+Masked places are filled with 0 before any arithmetic, because -inf minus -inf is NaN; the gradient there is exactly 0. Half precision
+is computed in float32; float64 stays float64.
 """
 
 from __future__ import annotations
@@ -16,83 +16,86 @@ from genrec.types import LogProbs, PreferenceTerms
 
 
 class Scores(NamedTuple):
-    """A number for the positive and for every negative."""
+    """A score of the positive and of each negative, with the mask of the negatives."""
 
     chosen: Tensor  # float32 [B]
     rejected: Tensor  # float32 [B, K]  0 where masked
-    valid: Tensor  # bool [B, K]  whether there is a negative
+    valid: Tensor  # bool [B, K]  false where masked
 
 
 def log_ratios(policy: LogProbs, reference: LogProbs) -> Scores:
-    """`D_y = lp(y) - lp_ref(y)`; the mask comes before the difference, as -inf minus -inf would be NaN."""
-    ours, theirs = log_probabilities(policy, reference), log_probabilities(reference, policy)
+    """Return the log-ratios `D_y = lp(y) - lp_ref(y)`."""
+    ours, theirs = masked_log_probs(policy, reference), masked_log_probs(reference, policy)
     return Scores(ours.chosen - theirs.chosen, ours.rejected - theirs.rejected, ours.valid)
 
 
-def log_probabilities(policy: LogProbs, reference: LogProbs) -> Scores:
-    """`lp(y)` under the policy; the reference only says, with it, what is masked."""
+def masked_log_probs(policy: LogProbs, reference: LogProbs) -> Scores:
+    """Return the policy's log-probabilities `lp(y)`. The reference is used only for the mask."""
     _check_shapes(policy, reference)
-    masked = missing(policy.rejected, reference.rejected)
-    return Scores(single(policy.chosen), single(policy.rejected.masked_fill(masked, 0.0)), ~masked)
+    masked = is_masked(policy.rejected, reference.rejected)
+    return Scores(at_least_float32(policy.chosen), at_least_float32(policy.rejected.masked_fill(masked, 0.0)), ~masked)
 
 
-def missing(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Where there is no log-ratio: -inf under the policy or under the reference, bool as they."""
+def is_masked(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Return where a log-probability is -inf under the policy or under the reference: bool, the shape of the arguments."""
     return ours.isneginf() | theirs.isneginf()
 
 
-def single(values: Tensor) -> Tensor:
-    """In float32 at least."""
+def at_least_float32(values: Tensor) -> Tensor:
+    """Convert half precision to float32; keep float32 and float64."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def over_pairs(values: Tensor, valid: Tensor) -> Tensor:
-    """The mean over the negatives that are there, [B]; 0 in a row without any. Values [B, K], bool [B, K]."""
+def mean_over_pairs(values: Tensor, valid: Tensor) -> Tensor:
+    """Return the mean of values [B, K] over the valid negatives, bool [B, K]: [B], 0 in a row without any."""
     return torch.where(valid, values, 0.0).sum(1) / valid.sum(1).clamp(min=1)
 
 
-def gap(scores: Scores) -> Tensor:
-    """The positive's score less each negative's, [B, K]; 0 where masked."""
+def score_differences(scores: Scores) -> Tensor:
+    """Return the positive's score minus each negative's, [B, K]; 0 where masked."""
     return (scores.chosen.unsqueeze(1) - scores.rejected).masked_fill(~scores.valid, 0.0)
 
 
 def negative_log_likelihood(policy: LogProbs) -> Tensor:
-    """`-lp(y_w) / L`, float32 [B]: the mean over the L codes."""
-    return -single(policy.chosen) / policy.length
+    """Return the NLL of the positive, `-lp(y_w) / L`, the mean over the L codes: float32 [B]."""
+    return -at_least_float32(policy.chosen) / policy.length
 
 
-def terms(loss: Tensor, scores: Scores, scale: float) -> PreferenceTerms:
-    """A loss [B] with the implicit rewards `scale * score`, detached."""
+def preference_terms(loss: Tensor, scores: Scores, scale: float) -> PreferenceTerms:
+    """Return a loss [B] together with the implicit rewards `scale * score`, detached."""
     rejected = scale * scores.rejected.detach()
     return PreferenceTerms(loss, scale * scores.chosen.detach(), rejected.masked_fill(~scores.valid, -torch.inf))
 
 
-def rewards_of(policy: LogProbs, valid: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    """What the loss's `reward` said of the positive [B] and of the negatives [B, K], the positive's own where masked."""
+def split_rewards(policy: LogProbs, valid: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """Return `LogProbs.rewards` of the positive [B] and of the negatives [B, K]; masked negatives get the positive's reward."""
     if policy.rewards is None:
-        raise UsageError(f"{name} needs LogProbs.rewards, got None: rate the positive and the negatives by {name}.reward")
+        raise UsageError(f"{name} needs LogProbs.rewards, got None: rate the positive and the negatives with {name}.reward")
     if policy.rewards.shape != (valid.shape[0], 1 + valid.shape[1]):
         raise UsageError(
             f"LogProbs.rewards must be [B, 1 + K] = {[valid.shape[0], 1 + valid.shape[1]]}, the positive first, "
             f"got {list(policy.rewards.shape)}"
         )
-    rewards = single(policy.rewards.detach())
+    rewards = at_least_float32(policy.rewards.detach())
     return rewards[:, 0], torch.where(valid, rewards[:, 1:], rewards[:, :1])
 
 
-def refuse_rewards(rewards: Tensor, wrong: Tensor, rule: str, reward: object) -> None:
-    """Refuse the first of rewards float32 [B, 1 + K] where bool [B, 1 + K] is true. Looking makes a GPU's host wait."""
+def check_rewards(rewards: Tensor, wrong: Tensor, rule: str, reward: object) -> None:
+    """Raise InputError for the first of rewards float32 [B, 1 + K] where `wrong`, bool [B, 1 + K], is true.
+
+    On a GPU this check waits for the device.
+    """
     if not bool(wrong.any()):
         return
     row, place = (int(index) for index in wrong.nonzero()[0])
     which = "the positive" if place == 0 else f"negative {place - 1}"
-    raise InputError(f"{rule}, got {float(rewards[row, place]):g} from {reward!r} for {which} of row {row}: take another reward")
+    raise InputError(f"{rule}, got {float(rewards[row, place]):g} from {reward!r} for {which} of row {row}: use another reward")
 
 
 def _check_shapes(policy: LogProbs, reference: LogProbs) -> None:
     for name, ours, theirs in zip(("chosen", "rejected"), policy[:2], reference[:2], strict=True):
         if ours.shape != theirs.shape or ours.shape[:1] != policy.chosen.shape or ours.ndim != 1 + (name == "rejected"):
             raise UsageError(
-                f"log-probabilities must be chosen [B] and rejected [B, K], the same under policy and reference; "
+                "log-probabilities must be chosen [B] and rejected [B, K], with equal shapes for policy and reference; "
                 f"got {name} {tuple(ours.shape)} and {tuple(theirs.shape)}, policy.chosen {tuple(policy.chosen.shape)}"
             )

@@ -1,7 +1,4 @@
-"""Stage 5, losses of one pair that pull its log-ratios to a margin: IPO and Hinge. With K negatives, the mean over the pairs.
-
-In and out as `genrec.preference.losses` says; `D = D_w - D_l`.
-"""
+"""Pairwise losses with a target margin: IPO and Hinge. For K negatives, the mean over the pairs; `D = D_w - D_l`."""
 
 from __future__ import annotations
 
@@ -9,21 +6,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 from genrec.errors import UsageError
-from genrec.preference.losses.log_ratios import gap, log_ratios, over_pairs, terms
+from genrec.preference.losses.log_ratios import log_ratios, mean_over_pairs, preference_terms, score_differences
 from genrec.preference.range_checks import check_range
 from genrec.types import LogProbs, PreferenceTerms
 
 
 @dataclass(frozen=True)
 class IPO:
-    """Identity preference optimization, `(D - 1 / (2 beta))^2` (Azar et al. 2023, 2310.12036, Eq. 17).
+    """Identity preference optimization, `(D - 1 / (2 beta))^2` (Azar et al. 2023, arXiv 2310.12036, Eq. 17).
 
-    The target margin 1 / (2 beta), 5 at beta .1, is one of nats a Semantic ID with `sum`, as in the paper, and of nats a code with
-    `mean`, where the log-ratios are averaged over the L codes: L times as far in all.
+    For K negatives, the mean over the pairs. The target margin 1 / (2 beta) is 5 at beta = 0.1. With `reduction="sum"`, as in the
+    paper, it is in nats per Semantic ID. With `reduction="mean"` log-ratios are averaged over the L codes and it is in nats per
+    code, so the total margin is L times as large.
     """
 
-    beta: float = 0.1  # strength of the tie to the reference, above 0
-    reduction: Literal["sum", "mean"] = "sum"  # of a log-ratio over its L codes
+    beta: float = 0.1  # strength of the pull to the reference, above 0
+    reduction: Literal["sum", "mean"] = "sum"  # over the L codes of a log-ratio
 
     def __post_init__(self) -> None:
         check_range(self, "beta", 0, above=True)
@@ -31,28 +29,28 @@ class IPO:
             raise UsageError(f"IPO.reduction must be 'sum' or 'mean', got {self.reduction!r}")
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
-        """The loss of each example."""
+        """Return the loss of each example."""
         scores = log_ratios(policy, reference)
         codes = policy.length if self.reduction == "mean" else 1
-        losses = (gap(scores) / codes - 1 / (2 * self.beta)).square()
-        return terms(over_pairs(losses, scores.valid), scores, self.beta / codes)
+        losses = (score_differences(scores) / codes - 1 / (2 * self.beta)).square()
+        return preference_terms(mean_over_pairs(losses, scores.valid), scores, self.beta / codes)
 
 
 @dataclass(frozen=True)
 class Hinge:
-    """SLiC's hinge, `max(0, 1 - beta D)` (Zhao et al. 2023, 2305.10425).
+    """The hinge loss of SLiC, `max(0, 1 - beta D)` (Zhao et al. 2023, arXiv 2305.10425). For K negatives, the mean over the pairs.
 
-    A deviation: SLiC-HF compares log-probabilities and has no reference; here D is of log-ratios, as in RSO (Liu et al. 2023,
-    2309.06657), so that beta means what it means in DPO.
+    Deviation: SLiC-HF compares log-probabilities and has no reference. Here D is a difference of log-ratios, as in RSO (Liu et al.
+    2023, arXiv 2309.06657), so beta has the same meaning as in DPO.
     """
 
-    beta: float = 0.1  # 1 / beta is the margin in nats, above 0
+    beta: float = 0.1  # the margin is 1 / beta nats, above 0
 
     def __post_init__(self) -> None:
         check_range(self, "beta", 0, above=True)
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
-        """The loss of each example."""
+        """Return the loss of each example."""
         scores = log_ratios(policy, reference)
-        losses = (1 - self.beta * gap(scores)).relu()
-        return terms(over_pairs(losses, scores.valid), scores, self.beta)
+        losses = (1 - self.beta * score_differences(scores)).relu()
+        return preference_terms(mean_over_pairs(losses, scores.valid), scores, self.beta)

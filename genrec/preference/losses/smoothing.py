@@ -1,7 +1,7 @@
-"""Stage 5, losses for labels that may be wrong: conservative DPO, robust DPO, RosePO. With K negatives, the mean over the pairs.
+"""Losses for noisy labels: conservative DPO, robust DPO and RosePO. For K negatives, the mean over the pairs; `D = D_w - D_l`.
 
-In and out as `genrec.preference.losses` says. All three weigh the loss of a pair against that of the pair the other way round, which
-works for whatever loss (`both_ways`), so that `Smoothed` shares it.
+All three weigh the loss of a pair against the loss of the swapped pair. `pair_losses` computes both for any loss, and `Smoothed` uses
+it too.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from genrec.errors import UsageError
-from genrec.preference.losses.log_ratios import log_probabilities, over_pairs, refuse_rewards, rewards_of
+from genrec.preference.losses.log_ratios import check_rewards, masked_log_probs, mean_over_pairs, split_rewards
 from genrec.preference.losses.softmax import DPO
 from genrec.preference.range_checks import check_range
 from genrec.types import LogProbs, PreferenceLoss, PreferenceTerms, Reward
@@ -21,62 +21,65 @@ from genrec.types import LogProbs, PreferenceLoss, PreferenceTerms, Reward
 if TYPE_CHECKING:
     RewardOrNone = Reward | None
 else:
-    RewardOrNone = object  # the command line follows the value's own class; it cannot read a protocol or None
+    RewardOrNone = object  # the command line reads the class of the value; it cannot parse a protocol or None
 
-LARGEST = 0.49  # smoothing that RosePO's reward can lead to; at 0.5 a pair would teach nothing, above it the reverse
+MAX_SMOOTHING = 0.49  # upper bound of RosePO's smoothing; a pair has no gradient at 0.5 and a reversed one above
 
 
 @dataclass(frozen=True)
 class ConservativeDPO:
-    """cDPO, `-(1-e) log s(beta D) - e log s(-beta D)` (Mitchell 2023, "A note on DPO with noisy preferences", Eq. 3).
+    """cDPO, `-(1-e) log s(beta D) - e log s(-beta D)` with e = `label_smoothing`.
 
-    The label is taken to be wrong with probability e: the gradient vanishes where `s(beta D) = 1 - e` and pushes back above it.
+    Mitchell 2023, "A note on DPO with noisy preferences", Eq. 3. Labels are assumed to be wrong with probability e: the gradient is 0
+    where `s(beta D) = 1 - e` and pushes D down above it. For K negatives, the mean over the pairs.
     """
 
-    beta: float = 0.1  # strength of the tie to the reference, above 0
-    label_smoothing: float = 0.1  # smoothing e, in [0, 0.5); 0 is DPO
+    beta: float = 0.1  # strength of the pull to the reference, above 0
+    label_smoothing: float = 0.1  # e, the assumed probability of a wrong label, in [0, 0.5); 0 is DPO
 
     def __post_init__(self) -> None:
         check_range(self, "beta", 0, above=True)
         check_range(self, "label_smoothing", 0, 0.5)
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
-        """The loss of each example."""
-        return smooth(both_ways(DPO(self.beta), policy, reference), self.label_smoothing)
+        """Return the loss of each example."""
+        return smooth(pair_losses(DPO(self.beta), policy, reference), self.label_smoothing)
 
 
 @dataclass(frozen=True)
 class RobustDPO:
-    """rDPO, `[-(1-e) log s(beta D) + e log s(-beta D)] / (1 - 2e)` (Chowdhury et al. 2024, 2403.00409).
+    """rDPO, `[-(1-e) log s(beta D) + e log s(-beta D)] / (1 - 2e)` with e = `label_smoothing`.
 
-    Its expectation over labels that are flipped with probability e is the DPO loss of the right ones. It has no lower bound.
+    Chowdhury et al. 2024, arXiv 2403.00409. If labels are flipped with probability e, the expected loss is the DPO loss of the true
+    labels. It is not bounded below. For K negatives, the mean over the pairs.
     """
 
-    beta: float = 0.1  # strength of the tie to the reference, above 0
-    label_smoothing: float = 0.1  # share e of flipped labels, in [0, 0.5); 0 is DPO
+    beta: float = 0.1  # strength of the pull to the reference, above 0
+    label_smoothing: float = 0.1  # e, the assumed probability of a flipped label, in [0, 0.5); 0 is DPO
 
     def __post_init__(self) -> None:
         check_range(self, "beta", 0, above=True)
         check_range(self, "label_smoothing", 0, 0.5)
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
-        """The loss of each example."""
-        return smooth(both_ways(DPO(self.beta), policy, reference), -self.label_smoothing / (1 - 2 * self.label_smoothing))
+        """Return the loss of each example."""
+        return smooth(pair_losses(DPO(self.beta), policy, reference), -self.label_smoothing / (1 - 2 * self.label_smoothing))
 
 
 @dataclass(frozen=True)
 class RosePO:
-    """cDPO with a smoothing a pair, from a scorer of how likely its label is wrong (RosePO, Liao et al. 2024, 2410.12519).
+    """RosePO: cDPO with a smoothing per pair, from a reward (Liao et al. 2024, arXiv 2410.12519).
 
-    `e_k = 2 * epsilon * s(r_k - r_w)`, at most 0.49: `epsilon` where the reward finds both alike, less where it sides with the
-    positive, up to twice as much where it sides with the negative. A deviation: the paper trains an oracle for it; here it is any
-    `Reward`, and how a smoothing follows from one is ours. With `epsilon` near 0.5 it is the Bradley-Terry probability that the label
-    is wrong.
+    The smoothing is `e_k = 2 * label_smoothing * s(r_k - r_w)`, at most 0.49: `label_smoothing` where the rewards are equal, less
+    where the positive's is higher, and up to twice as much where the negative's is higher. For K negatives, the mean over the pairs.
+
+    Deviation: the paper trains an oracle that scores labels. Here any `Reward` does, and the formula for the smoothing is ours. With
+    `label_smoothing` near 0.5 it is the Bradley-Terry probability of a wrong label.
     """
 
-    beta: float = 0.1  # strength of the tie to the reference, above 0
-    label_smoothing: float = 0.1  # smoothing where the reward finds both alike, in [0, 0.5)
-    reward: RewardOrNone = None  # r, the scorer; None: every pair has `epsilon`, which is cDPO
+    beta: float = 0.1  # strength of the pull to the reference, above 0
+    label_smoothing: float = 0.1  # smoothing of a pair with equal rewards, in [0, 0.5)
+    reward: RewardOrNone = None  # r; None: every pair has `label_smoothing`, which is cDPO
 
     def __post_init__(self) -> None:
         check_range(self, "beta", 0, above=True)
@@ -85,65 +88,69 @@ class RosePO:
             raise UsageError(f"RosePO.reward must be None or a reward such as LogProbability(), got {self.reward!r}")
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
-        """The loss of each example. With a reward, looking whether it is finite makes a GPU's host wait."""
-        pairs = both_ways(DPO(self.beta), policy, reference)
+        """Return the loss of each example. With a reward, the check for finite values waits for the GPU."""
+        pairs = pair_losses(DPO(self.beta), policy, reference)
         if self.reward is None:
             return smooth(pairs, self.label_smoothing)
-        chosen, rejected = rewards_of(policy, pairs.valid, "RosePO")
+        chosen, rejected = split_rewards(policy, pairs.valid, "RosePO")
         both = torch.cat([chosen.unsqueeze(1), rejected], 1)
-        refuse_rewards(both, ~both.isfinite(), "RosePO compares rewards, which must be finite", self.reward)
-        return smooth(pairs, wrongness(chosen, rejected, self.label_smoothing))
+        check_rewards(both, ~both.isfinite(), "RosePO needs finite rewards", self.reward)
+        return smooth(pairs, flip_probability(chosen, rejected, self.label_smoothing))
 
 
-class BothWays(NamedTuple):
-    """A loss of every pair by itself, as it is labeled and the other way round."""
+class PairLosses(NamedTuple):
+    """The loss of every single pair, as labeled and swapped."""
 
-    kept: Tensor  # float32 [B, K]  loss(w, l)
+    labeled: Tensor  # float32 [B, K]  loss(w, l)
     swapped: Tensor  # float32 [B, K]  loss(l, w)
-    valid: Tensor  # bool [B, K]
+    valid: Tensor  # bool [B, K]  false where masked
     chosen_reward: Tensor  # float32 [B]
     rejected_reward: Tensor  # float32 [B, K]
 
 
-def both_ways(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -> BothWays:
-    """Ask any loss for every pair by itself, K = 1, and for its reverse. Where masked, both are numbers to be left out."""
-    valid = log_probabilities(policy, reference).valid
+def pair_losses(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -> PairLosses:
+    """Return the loss of every pair on its own (K = 1) and of the swapped pair. Values are arbitrary where masked."""
+    valid = masked_log_probs(policy, reference).valid
     ours, theirs = _pairs(policy, valid), _pairs(reference, valid)
-    kept, swapped = loss(ours, theirs), loss(_reverse(ours), _reverse(theirs))
-    one = loss(_first(policy), _first(reference))  # the positive's reward does not depend on the negatives
-    rejected = kept.rejected_reward.reshape(valid.shape).masked_fill(~valid, -torch.inf)
-    return BothWays(kept.loss.reshape(valid.shape), swapped.loss.reshape(valid.shape), valid, one.chosen_reward, rejected)
+    labeled, swapped = loss(ours, theirs), loss(_swap(ours), _swap(theirs))
+    first = loss(_first(policy), _first(reference))  # the positive's reward does not depend on the negatives
+    rejected = labeled.rejected_reward.reshape(valid.shape).masked_fill(~valid, -torch.inf)
+    return PairLosses(labeled.loss.reshape(valid.shape), swapped.loss.reshape(valid.shape), valid, first.chosen_reward, rejected)
 
 
-def smooth(pairs: BothWays, epsilon: Tensor | float) -> PreferenceTerms:
-    """`(1-e) loss(w, l) + e loss(l, w)`, the mean over the pairs; e [B, K] or one number."""
-    loss = over_pairs((1 - epsilon) * pairs.kept + epsilon * pairs.swapped, pairs.valid)
+def smooth(pairs: PairLosses, label_smoothing: Tensor | float) -> PreferenceTerms:
+    """Return `(1-e) loss(w, l) + e loss(l, w)`, averaged over the pairs; e is a tensor [B, K] or one number."""
+    loss = mean_over_pairs((1 - label_smoothing) * pairs.labeled + label_smoothing * pairs.swapped, pairs.valid)
     return PreferenceTerms(loss, pairs.chosen_reward, pairs.rejected_reward)
 
 
-def wrongness(chosen: Tensor, rejected: Tensor, epsilon: float) -> Tensor:
-    """RosePO's smoothing, `2 * epsilon * s(r_k - r_w)` and at most `LARGEST`: rewards [B] and [B, K] -> [B, K]."""
-    return (2 * epsilon * (rejected - chosen.unsqueeze(1)).sigmoid()).clamp(max=LARGEST)
+def flip_probability(chosen: Tensor, rejected: Tensor, label_smoothing: float) -> Tensor:
+    """Return RosePO's smoothing `2 * label_smoothing * s(r_k - r_w)`, at most `MAX_SMOOTHING`: [B, K].
+
+    `chosen` [B] and `rejected` [B, K] are rewards.
+    """
+    return (2 * label_smoothing * (rejected - chosen.unsqueeze(1)).sigmoid()).clamp(max=MAX_SMOOTHING)
 
 
-def _pairs(part: LogProbs, valid: Tensor) -> LogProbs:
-    """Each negative with its row's positive: B * K rows of K = 1, where a masked negative has log-probability 0."""
+def _pairs(log_probs: LogProbs, valid: Tensor) -> LogProbs:
+    """Return B * K rows of K = 1, each negative with its positive. Masked negatives get log-probability 0."""
     count = valid.shape[1]
-    rejected = part.rejected.masked_fill(~valid, 0.0).reshape(-1, 1)
-    mismatched = None if part.mismatched is None else part.mismatched.repeat_interleave(count)
+    rejected = log_probs.rejected.masked_fill(~valid, 0.0).reshape(-1, 1)
+    mismatched = None if log_probs.mismatched is None else log_probs.mismatched.repeat_interleave(count)
     rewards = None
-    if part.rewards is not None:
-        positive, negative = rewards_of(part, valid, "a pair")
+    if log_probs.rewards is not None:
+        positive, negative = split_rewards(log_probs, valid, "a pair")
         rewards = torch.stack([positive.unsqueeze(1).expand_as(negative), negative], 2).reshape(-1, 2)
-    return LogProbs(part.chosen.repeat_interleave(count), rejected, part.length, mismatched, rewards)
+    return LogProbs(log_probs.chosen.repeat_interleave(count), rejected, log_probs.length, mismatched, rewards)
 
 
-def _reverse(part: LogProbs) -> LogProbs:
-    """The negative as the positive, K = 1."""
-    rewards = None if part.rewards is None else part.rewards.flip(1)
-    return part._replace(chosen=part.rejected[:, 0], rejected=part.chosen.unsqueeze(1), rewards=rewards)
+def _swap(log_probs: LogProbs) -> LogProbs:
+    """Exchange the positive and the negative of pairs (K = 1)."""
+    rewards = None if log_probs.rewards is None else log_probs.rewards.flip(1)
+    return log_probs._replace(chosen=log_probs.rejected[:, 0], rejected=log_probs.chosen.unsqueeze(1), rewards=rewards)
 
 
-def _first(part: LogProbs) -> LogProbs:
-    """The first negative alone, if there is one."""
-    return part._replace(rejected=part.rejected[:, :1], rewards=None if part.rewards is None else part.rewards[:, :2])
+def _first(log_probs: LogProbs) -> LogProbs:
+    """Keep only the first negative, if there is one."""
+    rewards = None if log_probs.rewards is None else log_probs.rewards[:, :2]
+    return log_probs._replace(rejected=log_probs.rejected[:, :1], rewards=rewards)

@@ -1,4 +1,4 @@
-"""Stage 5, the first batch of alignment: where policy and reference are one, every S-DPO loss is ln(1 + K)."""
+"""Check of the first alignment batch: while policy and reference are equal, every S-DPO loss is ln(1 + K)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from genrec.types import LogProbs
 
 
 def starting_loss(valid: Tensor) -> Tensor:
-    """What S-DPO must be where policy and reference are one: bool [B, K], whether there is a negative -> ln(1 + their number), [B]."""
+    """Return the S-DPO loss of equal policy and reference, ln(1 + number of negatives): [B]. `valid` is bool [B, K]."""
     return torch.log1p(valid.sum(1).to(torch.get_default_dtype()))
 
 
 def check_start(policy: LogProbs, reference: LogProbs, tolerance: float = 1e-4) -> None:
-    """Refuse a first batch whose S-DPO loss (beta 1) is not ln(1 + K) in every row: policy and reference then are not the same."""
+    """Raise NumericsError if the S-DPO loss (beta = 1) of a row differs from ln(1 + K) by more than `tolerance`.
+
+    A difference in the first batch means that policy and reference are not equal.
+    """
     with torch.no_grad():
         scores = log_ratios(policy, reference)
         loss = softmax_loss(scores, beta=1.0)
@@ -29,5 +32,5 @@ def check_start(policy: LogProbs, reference: LogProbs, tolerance: float = 1e-4) 
     raise NumericsError(
         f"step 0 of alignment: the S-DPO loss of row {row} is {float(loss[row]):.6f}, expected ln(1 + K) = {float(expected[row]):.6f} "
         f"within {tolerance:g}, because policy and reference start as the same model. Likely causes: the reference is not the SFT "
-        "policy that alignment starts from; dropout is left on; the two score different items or codes (an off-by-one)"
+        "policy that alignment starts from; dropout is still on; the two score different items or codes (an off-by-one)"
     )

@@ -1,8 +1,9 @@
-"""Stage 5, where negatives come from: samplers, as frozen specifications that build what draws.
+"""Negative samplers: frozen specifications that build a callable to draw negatives.
 
-In: a `SamplerContext` once, then a batch, a count and a `torch.Generator` on the CPU, the only source of randomness. Out: negatives
-int64 [B, count] on the batch's device: real items, distinct in a row, never what `Exclusions` names (but the history, from a sampler
-that offers it), 0 at the end of a row where none is left.
+`build(context)` is called once. The callable it returns maps a batch, `num_negatives` and a `torch.Generator` on the CPU, the only
+source of randomness, to negatives int64 [B, num_negatives] on the batch's device. The items of a row are distinct and not excluded
+by `genrec.preference.exclusions.Exclusions`, except that samplers with `offers_history` draw from the history. A row with too few
+candidates ends with zeros.
 """
 
 from genrec.preference.negatives.faiss_neighbors import FaissNeighbors

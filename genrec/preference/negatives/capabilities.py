@@ -1,4 +1,4 @@
-"""Stage 5, what is special about a draw: the optional attributes of `genrec.types.DrawNegatives`, of one and of several together."""
+"""Optional attributes of draws (see `genrec.types.DrawNegatives`): read them, combine them and set them on a composition."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from genrec.types import DrawNegatives, NegativeSampler
 
 
 class Capabilities(NamedTuple):
-    """The attributes, as they stand where one is absent."""
+    """The optional attributes of a draw, with the default for each that is absent."""
 
     by_example: bool
     offers_history: bool
-    refresh_every: int | None  # None: it does not read the policy
-    refresh_unit: str
+    refresh_every: int | None  # None: the draw does not read the policy
+    refresh_unit: str  # "steps" or "epochs"
 
-    def declare(self, draw: DrawNegatives) -> None:
-        """Put them on a draw."""
+    def set_on(self, draw: DrawNegatives) -> None:
+        """Set these attributes on a draw."""
         for name, value in self._asdict().items():
             if self.refresh_every is not None or not name.startswith("refresh"):
                 setattr(draw, name, value)
 
 
 def capabilities(draw: DrawNegatives) -> Capabilities:
-    """Those of one draw."""
+    """Return the optional attributes of a draw."""
     return Capabilities(
         getattr(draw, "by_example", False),
         getattr(draw, "offers_history", False),
@@ -34,35 +34,37 @@ def capabilities(draw: DrawNegatives) -> Capabilities:
     )
 
 
-def together(name: str, parts: Sequence[Capabilities]) -> Capabilities:
-    """Those of a composition: by example if all parts are, with the history if any offers it, refreshed as its parts say.
+def combine(name: str, parts: Sequence[Capabilities]) -> Capabilities:
+    """Return the attributes of a composition of draws.
 
-    There is one copy of the policy to read, so that parts which are refreshed at different times are refused.
+    It is `by_example` if all parts are, offers the history if any part does, and has the refresh of its parts. Raises UsageError if
+    the parts disagree on the refresh, because they read one copy of the policy.
     """
-    refreshed = [(part.refresh_every, part.refresh_unit) for part in parts if part.refresh_every is not None]
-    if len(set(refreshed)) > 1:
-        said = " and ".join(f"every {every} {unit}" if every else "never" for every, unit in dict.fromkeys(refreshed))
+    refreshes = [(part.refresh_every, part.refresh_unit) for part in parts if part.refresh_every is not None]
+    if len(set(refreshes)) > 1:
+        listed = " and ".join(f"every {every} {unit}" if every else "never" for every, unit in dict.fromkeys(refreshes))
         raise UsageError(
-            f"{name}: its samplers read one copy of the policy, but are to have it refreshed {said}: give them one refresh"
+            f"{name}: its samplers share one copy of the policy, but ask for it to be refreshed {listed}: give all of them the same "
+            "refresh_every and refresh_unit"
         )
-    every, unit = refreshed[0] if refreshed else (None, "steps")
+    every, unit = refreshes[0] if refreshes else (None, "steps")
     return Capabilities(all(part.by_example for part in parts), any(part.offers_history for part in parts), every, unit)
 
 
 def at(draw: DrawNegatives, progress: float) -> DrawNegatives:
-    """What draws when so much of the training is done."""
-    moved: DrawNegatives = draw.at(progress) if hasattr(draw, "at") else draw
-    return moved
+    """Return the draw to use at a fraction of the training, 0 <= progress < 1; the draw itself if it has no `at`."""
+    current: DrawNegatives = draw.at(progress) if hasattr(draw, "at") else draw
+    return current
 
 
-def inside(sampler: NegativeSampler) -> list[NegativeSampler]:
-    """The samplers that a composition holds, as `sampler` or `samplers`; none of one that is no composition."""
+def inner_samplers(sampler: NegativeSampler) -> list[NegativeSampler]:
+    """Return the samplers that a composition holds as `sampler` or `samplers`; an empty list for any other sampler."""
     one, several = getattr(sampler, "sampler", None), getattr(sampler, "samplers", ())
     return [*several] if one is None else [one, *several]
 
 
 def check_samplers(name: str, samplers: Sequence[NegativeSampler]) -> None:
-    """Refuse a composition of nothing, or of what is no sampler."""
+    """Raise UsageError unless `samplers` is a tuple of at least one sampler."""
     if not isinstance(samplers, tuple) or not samplers:
         raise UsageError(f"{name}.samplers must be a tuple of samplers, got {samplers!r}")
     for place, sampler in enumerate(samplers):
@@ -70,6 +72,6 @@ def check_samplers(name: str, samplers: Sequence[NegativeSampler]) -> None:
 
 
 def check_is_sampler(name: str, sampler: object) -> None:
-    """Refuse what is no specification of a sampler."""
+    """Raise UsageError unless `sampler` is an instance of a sampler's specification."""
     if isinstance(sampler, type) or not isinstance(sampler, NegativeSampler):
         raise UsageError(f"{name} must be a sampler, such as Uniform(), got {sampler!r}")

@@ -1,6 +1,6 @@
-"""Stage 5, negatives near the positive or near the history: neighbors of item vectors, by faiss.
+"""Nearest-neighbor negatives: neighbors of the positive or of the history by item vectors, found with faiss.
 
-Source of the margin: NV-Retriever's positive-aware mining, TopK-PercPos (Moreira et al. 2024, arXiv 2407.15831).
+The relative margin follows positive-aware mining, TopK-PercPos, of NV-Retriever (Moreira et al. 2024, arXiv 2407.15831).
 """
 
 from __future__ import annotations
@@ -22,33 +22,35 @@ from genrec.progress import track
 from genrec.types import DrawNegatives, ItemVectors, SamplerContext, SequenceBatch
 from genrec.vector_search import Kind, VectorIndex
 
-EXACT = 2**17  # items up to which `index="auto"` is exact, and the neighbors of all items are found once
-CELLS = 2**25  # neighbors of all items that are kept at most: 128 MB
-FIRST = 4  # candidates looked at for each negative asked for, before the whole pool is
-ROWS = 4096  # items whose neighbors are found at a time
+MAX_EXACT_ITEMS = 2**17  # up to this catalog size `index="auto"` is exact, and the pools of all items are computed once
+MAX_TABLE_CELLS = 2**25  # largest table of precomputed pools: 128 MB of int32
+FIRST_CANDIDATES = 4  # candidates per negative in the first pass, before the whole pool is searched
+SEARCH_CHUNK = 4096  # items searched at a time
 
 
 @dataclass(frozen=True)
 class FaissNeighbors:
-    """A uniform draw without replacement among the neighbors of rank `skip + 1` to `skip + pool`, the allowed ones of them.
+    """Nearest neighbors: a uniform draw without replacement among the neighbors of rank `skip + 1` to `skip + pool_size`.
 
-    Neighbors of the target are ranked by cosine, the target itself left out: a catalog of N items has N - 1 ranks. With
-    `of="history"` all N items are ranked by their cosine to the history, the mean of its items' unit vectors, each weighted by
-    `recency` to the power of its age; a row without history has no neighbors. Of these ranks, `max_similarity` and `margin` leave
-    out those that are too near. A row whose pool holds fewer than `count` allowed items has a shortfall; with a margin to the history
-    it often has unless `pool` is large, since what is nearer than the target fills the first ranks. Cosines are the index's: those of
-    ivf are off by some thousandths.
+    With `of="positive"` neighbors are ranked by cosine to the target, without the target itself: a catalog of N items has N - 1
+    ranks. With `of="history"` all N items are ranked by cosine to the history, the mean of its items' unit vectors, each weighted by
+    `recency` to the power of its age; a row without history has no neighbors. `max_similarity` and `margin` then remove neighbors
+    that are too near.
+
+    A row with fewer than `num_negatives` allowed items in its pool has a shortfall. With a margin to the history this is common
+    unless `pool_size` is large, because items nearer than the target fill the first ranks. Cosines are those of the index: with ivf
+    they are off by some thousandths.
     """
 
-    pool_size: int = 200  # neighbors to draw among, at least 1
-    skip: int = 0  # nearest neighbors left out, 0 or more: near-duplicates teach nothing
-    of: Literal["positive", "history"] = "positive"  # whose neighbors
-    recency: float = 1.0  # weight of an item beside the one after it in the history, over 0 to 1; 1: the plain mean
-    vectors: ItemVectors = field(default_factory=Content)  # by what items are near each other
+    pool_size: int = 200  # neighbors to draw from, at least 1
+    skip: int = 0  # nearest neighbors to leave out, 0 or more; near-duplicates of the positive teach nothing
+    of: Literal["positive", "history"] = "positive"  # the query of the search
+    recency: float = 1.0  # weight of an item relative to the next newer one, over 0 to 1; 1: plain mean
+    vectors: ItemVectors = field(default_factory=Content)  # item vectors to search
     max_similarity: float = 1.0  # largest cosine of a neighbor, -1 to 1
-    margin: float | None = None  # share of the positive's own cosine by which a neighbor's must be smaller, 0 to 1; None: no matter
-    index: Literal["auto", "flat", "ivf", "hnsw"] = "auto"  # of faiss; auto is flat (exact) up to 131,072 items, ivf beyond
-    effort: int = 0  # lists that ivf looks into, candidates that hnsw keeps; 0: 8 lists, twice as many candidates as neighbors
+    margin: float | None = None  # a neighbor's cosine must be this share below the positive's, 0 to 1; None: no margin
+    index: Literal["auto", "flat", "ivf", "hnsw"] = "auto"  # faiss index; auto: flat (exact) up to 131,072 items, then ivf
+    effort: int = 0  # ivf: lists to probe; hnsw: candidates to keep; 0: 8 lists, or twice the number of neighbors
 
     def __post_init__(self) -> None:
         if self.pool_size < 1:
@@ -60,112 +62,118 @@ class FaissNeighbors:
             if getattr(self, name) not in known:
                 raise UsageError(f"FaissNeighbors.{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         if not 0 < self.recency <= 1:
-            raise UsageError(f"FaissNeighbors.recency must be over 0 and at most 1, got {self.recency}")
+            raise UsageError(f"FaissNeighbors.recency must be above 0 and at most 1, got {self.recency}")
         if not -1 <= self.max_similarity <= 1:
-            raise UsageError(f"FaissNeighbors.max_similarity must lie in -1..1, got {self.max_similarity}")
+            raise UsageError(f"FaissNeighbors.max_similarity must be in -1..1, got {self.max_similarity}")
         if self.margin is not None and not 0 <= self.margin <= 1:
-            raise UsageError(f"FaissNeighbors.margin must lie in 0..1, or be None, got {self.margin}")
+            raise UsageError(f"FaissNeighbors.margin must be None or in 0..1, got {self.margin}")
         if not isinstance(self.vectors, ItemVectors):
-            raise UsageError(f"FaissNeighbors.vectors must have vectors(context) (genrec.types.ItemVectors), got {self.vectors!r}")
+            raise UsageError(
+                f"FaissNeighbors.vectors must be item vectors such as Content() (genrec.types.ItemVectors), got {self.vectors!r}"
+            )
 
     def build(self, context: SamplerContext) -> DrawNegatives:
-        """What draws; the neighbors of all items are found here, once, where that is worth its time and memory."""
+        """Build the draw. The pools of all items are computed here, once, if they fit into `MAX_TABLE_CELLS`."""
         ranks = context.item_count - (self.of == "positive")
         if ranks < 1:
-            raise InputError(f"FaissNeighbors needs a catalog with neighbors, got {context.item_count} item(s)")
+            raise InputError(f"FaissNeighbors needs a catalog of at least 2 items, got {context.item_count}")
         if self.skip >= ranks:
-            raise UsageError(f"FaissNeighbors.skip must be below {ranks}, the catalog's ranks, got {self.skip}")
+            raise UsageError(f"FaissNeighbors.skip must be below {ranks}, the number of neighbors in the catalog, got {self.skip}")
         vectors = self.vectors.vectors(context)
         if len(vectors) != context.item_count + 1:
-            raise InputError(f"{self.vectors!r} must give a row for none and {context.item_count} items, got {len(vectors)} rows")
-        near = _Near(self, vectors, min(self.skip + self.pool_size, ranks))
-        if self.of == "history" or context.item_count > EXACT or context.item_count * near.width > CELLS:
-            return _Pooled(Exclusions(context), near)
-        table = _of_all_items(near, context.item_count)
-        return _Pooled(Exclusions(context), lambda rows: table[rows.target].long())
+            raise InputError(
+                f"{self.vectors!r} must return {context.item_count + 1} rows, one for padding and one per item, got {len(vectors)}"
+            )
+        pools = _PoolSearch(self, vectors, min(self.skip + self.pool_size, ranks))
+        if self.of == "history" or context.item_count > MAX_EXACT_ITEMS or context.item_count * pools.width > MAX_TABLE_CELLS:
+            return _DrawFromPools(Exclusions(context), pools)
+        table = _pool_table(pools, context.item_count)
+        return _DrawFromPools(Exclusions(context), lambda batch: table[batch.target].long())
 
 
-class _Near:
-    """Finds the pools of rows: their items in ascending order, so that a draw does not hang on the order of near ties."""
+class _PoolSearch:
+    """Searches the pools of a batch. Items are sorted by id, so a draw does not depend on the order of near ties."""
 
-    def __init__(self, specification: FaissNeighbors, vectors: Tensor, reach: int) -> None:
-        self.specification, self.width = specification, reach - specification.skip
+    def __init__(self, specification: FaissNeighbors, vectors: Tensor, last_rank: int) -> None:
+        self.specification, self.width = specification, last_rank - specification.skip
         self.unit = normalize(vectors.detach().float().cpu(), dim=1)  # float32 [N + 1, D]
         items = len(vectors) - 1
-        kind: Kind = ("flat" if items <= EXACT else "ivf") if specification.index == "auto" else specification.index
-        self.index = VectorIndex(self.unit[1:], reach + (specification.of == "positive"), kind, specification.effort)
+        kind: Kind = ("flat" if items <= MAX_EXACT_ITEMS else "ivf") if specification.index == "auto" else specification.index
+        self.index = VectorIndex(self.unit[1:], last_rank + (specification.of == "positive"), kind, specification.effort)
 
-    def __call__(self, rows: SequenceBatch) -> Tensor:
-        """A batch -> items int64 [B, width], 0 for none."""
-        asked, target = self.specification, rows.target.unsqueeze(1)
-        query = self.unit[rows.target] if asked.of == "positive" else self._of_history(rows.history)
+    def __call__(self, batch: SequenceBatch) -> Tensor:
+        """Return the pool of each row, int64 [B, width], 0 where a neighbor is removed."""
+        specification, target = self.specification, batch.target.unsqueeze(1)
+        of_positive = specification.of == "positive"
+        query = self.unit[batch.target] if of_positive else self._history_vector(batch.history)
         cosine, found = self.index.search(query)
         pool = found + 1
-        pool = pool.masked_fill((cosine > self._limit(query, rows.target)) & (pool != target), 0)
-        pool = _without(pool, target) if asked.of == "positive" else pool.masked_fill((rows.history == 0).all(1, keepdim=True), 0)
-        return torch.from_numpy(np.sort(pool[:, asked.skip :].numpy(), 1))  # for short rows several times as fast as torch
+        pool = pool.masked_fill((cosine > self._limit(query, batch.target)) & (pool != target), 0)
+        pool = _drop_item(pool, target) if of_positive else pool.masked_fill((batch.history == 0).all(1, keepdim=True), 0)
+        return torch.from_numpy(np.sort(pool[:, specification.skip :].numpy(), 1))  # several times faster than torch on short rows
 
-    def _of_history(self, history: Tensor) -> Tensor:
-        """Items int64 [B, T], newest last -> unit vectors float32 [B, D]."""
+    def _history_vector(self, history: Tensor) -> Tensor:
+        """Return the weighted mean of a history, int64 [B, T] with the newest item last, as unit vectors float32 [B, D]."""
         age = torch.arange(history.shape[1] - 1, -1, -1)
         weight = self.specification.recency**age * (history > 0)
         return normalize(torch.einsum("bt,btd->bd", weight.float(), self.unit[history]), dim=1)
 
     def _limit(self, query: Tensor, target: Tensor) -> Tensor:
-        """The largest cosine that a neighbor may have, float32 [B, 1].
+        """Return the largest cosine that a neighbor may have, float32 [B, 1].
 
-        Where the positive's cosine s is below 0, (1 - margin) s would be nearer than s itself: the limit is s - margin |s|.
+        With s the positive's cosine, the margin's limit is s - margin |s|. For s < 0, (1 - margin) s would be above s.
         """
         largest, margin = self.specification.max_similarity, self.specification.margin
-        limit = torch.full((len(query), 1), largest if largest < 1 else torch.inf)  # equal vectors have 1, but for rounding
+        # At 1 there is no limit: rounding can put the cosine of equal vectors above 1.
+        limit = torch.full((len(query), 1), largest if largest < 1 else torch.inf)
         if margin is not None:
-            own = (query * self.unit[target]).sum(1, keepdim=True)
-            limit = limit.minimum(own - margin * own.abs())
+            positive = (query * self.unit[target]).sum(1, keepdim=True)
+            limit = limit.minimum(positive - margin * positive.abs())
         return limit
 
 
-class _Pooled:
+class _DrawFromPools:
     """Draws uniformly among the allowed items of each row's pool.
 
-    An example's negatives do not depend on its batch; where neighbors are found a batch at a time, but for the rounding of
-    similarities at the end of the pool.
+    The negatives of an example do not depend on its batch. Where pools are searched per batch, rounding of the similarities can
+    change the last items of a pool.
     """
 
     by_example = True
 
-    def __init__(self, forbidden: Exclusions, pools: Callable[[SequenceBatch], Tensor]) -> None:
-        self.forbidden, self.pools = forbidden, pools
+    def __init__(self, exclusions: Exclusions, pools: Callable[[SequenceBatch], Tensor]) -> None:
+        self.exclusions, self.pools = exclusions, pools
 
-    def __call__(self, batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
-        """Shuffle each row's pool and take the first `count` allowed; a few candidates do for most rows, the others look at all."""
-        rows = on_cpu(batch)
-        pool = self.pools(rows)
-        order = torch.from_numpy(np.argsort(ExampleRandomness(rows, generator).uniform(pool.shape[1]).numpy(), 1))
-        negatives = self._take(rows, pool, order[:, : FIRST * count], count)
+    def __call__(self, batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
+        """Shuffle each row's pool and take the first allowed items. Most rows need only the first few candidates."""
+        cpu_batch = on_cpu(batch)
+        pool = self.pools(cpu_batch)
+        order = torch.from_numpy(np.argsort(ExampleRandomness(cpu_batch, generator).uniform(pool.shape[1]).numpy(), 1))
+        negatives = self._take(cpu_batch, pool, order[:, : FIRST_CANDIDATES * num_negatives], num_negatives)
         short = (negatives[:, -1] == 0).nonzero().squeeze(1)
-        negatives[short] = self._take(rows_of(rows, short), pool[short], order[short], count)
+        negatives[short] = self._take(rows_of(cpu_batch, short), pool[short], order[short], num_negatives)
         return negatives.to(batch.target.device)
 
-    def _take(self, rows: SequenceBatch, pool: Tensor, order: Tensor, count: int) -> Tensor:
-        """The first `count` allowed items of pools int64 [B, P] in an order int64 [B, M]."""
-        return self.forbidden.take(rows, pool.gather(1, order), count)
+    def _take(self, batch: SequenceBatch, pool: Tensor, order: Tensor, num_negatives: int) -> Tensor:
+        """Take the first allowed items of pools int64 [B, P], visited in an order int64 [B, M]."""
+        return self.exclusions.take_allowed(batch, pool.gather(1, order), num_negatives)
 
 
-def _of_all_items(near: _Near, items: int) -> Tensor:
-    """The pools of all items, int32 [N + 1, width]; half the memory of int64."""
-    parts = [torch.zeros(1, near.width, dtype=torch.int32)]
-    for begin in track(range(1, items + 1, ROWS), "nearest neighbors"):
-        target = torch.arange(begin, min(begin + ROWS, items + 1))
-        none = torch.zeros_like(target)
-        parts.append(near(SequenceBatch(none, none.unsqueeze(1), target)).int())
+def _pool_table(pools: _PoolSearch, items: int) -> Tensor:
+    """Return the pools of all items, [N + 1, width]: int32, half the memory of int64."""
+    parts = [torch.zeros(1, pools.width, dtype=torch.int32)]
+    for begin in track(range(1, items + 1, SEARCH_CHUNK), "nearest neighbors"):
+        target = torch.arange(begin, min(begin + SEARCH_CHUNK, items + 1))
+        padding = torch.zeros_like(target)
+        parts.append(pools(SequenceBatch(padding, padding.unsqueeze(1), target)).int())
     return torch.cat(parts)
 
 
-def _without(neighbors: Tensor, own: Tensor) -> Tensor:
-    """Neighbors int64 [B, k + 1] of items int64 [B, 1] -> int64 [B, k], without the item itself, or the last where it is not there.
+def _drop_item(neighbors: Tensor, item: Tensor) -> Tensor:
+    """Remove each row's own item, int64 [B, 1], from its neighbors int64 [B, k + 1] and return int64 [B, k].
 
-    It is not where equal vectors hide it, or an approximate search misses it.
+    Equal vectors or an approximate search can push the item out of its own neighbors; the last neighbor is then removed.
     """
-    drop = neighbors == own
+    drop = neighbors == item
     drop[:, -1] |= ~drop.any(1)
     return neighbors[~drop].view(len(neighbors), neighbors.shape[1] - 1)

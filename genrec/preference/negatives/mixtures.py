@@ -1,4 +1,4 @@
-"""Stage 5, negatives of several samplers: mixed in a row, or one sampler after another as training goes on."""
+"""Combinations of several samplers: mixed within a row (`Mix`), or one after another over the training (`Curriculum`)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Generator, Tensor
 
 from genrec.errors import UsageError
 from genrec.preference.example_randomness import ExampleRandomness
-from genrec.preference.exclusions import one_of_each
-from genrec.preference.negatives.capabilities import Capabilities, at, capabilities, check_samplers, together
+from genrec.preference.exclusions import representatives
+from genrec.preference.negatives.capabilities import Capabilities, at, capabilities, check_samplers, combine
 from genrec.preference.negatives.simple_samplers import PrefixNeighbors
 from genrec.preference.negatives.weighted_samplers import Uniform
 from genrec.types import DrawNegatives, NegativeSampler, SamplerContext, SequenceBatch
@@ -20,15 +20,16 @@ from genrec.types import DrawNegatives, NegativeSampler, SamplerContext, Sequenc
 
 @dataclass(frozen=True)
 class Mix:
-    """Each place of a row goes to one of the samplers, drawn by weight; the negatives of a row are distinct whoever drew them.
+    """A mixture: each place of a row is given to one of the samplers, chosen at random by weight.
 
-    The places of a sampler that has nothing more to offer go to the others, by their weights: a row is short only where all samplers
-    of a weight above 0 are. Weights are relative; shares change linearly from `weights` to `final_weights` over the training.
+    The negatives of a row are distinct across samplers. When a sampler has no candidate left, its places go to the others by weight,
+    so a row is short only if all samplers with a weight above 0 are. Weights are relative. Shares change linearly from `weights` to
+    `final_weights` over the training.
     """
 
     samplers: tuple[NegativeSampler, ...]
-    weights: tuple[float, ...]  # of each sampler, 0 or more, not all 0
-    final_weights: tuple[float, ...] | None = None  # at the end of training; None: as at the start
+    weights: tuple[float, ...]  # one per sampler, 0 or more, not all 0
+    final_weights: tuple[float, ...] | None = None  # weights at the end of training; None: constant
 
     def __post_init__(self) -> None:
         check_samplers("Mix", self.samplers)
@@ -37,80 +38,86 @@ class Mix:
             if weights is None:
                 continue
             if len(weights) != len(self.samplers):
-                raise UsageError(f"Mix.{name} must hold a weight for each of {len(self.samplers)} samplers, got {weights}")
+                raise UsageError(f"Mix.{name} must have one weight for each of the {len(self.samplers)} samplers, got {weights}")
             if not all(0 <= weight < float("inf") for weight in weights) or sum(weights) == 0:
                 raise UsageError(f"Mix.{name} must be 0 or more and finite, not all 0, got {weights}")
 
     def build(self, context: SamplerContext) -> DrawNegatives:
-        """What draws."""
+        """Build the draw, with the shares of the start of training."""
         draws = [sampler.build(context) for sampler in self.samplers]
-        both = [_shares(self.weights), _shares(self.final_weights or self.weights)]
-        return _Mixed(draws, both, 0.0, one_of_each(context), together("Mix", [capabilities(draw) for draw in draws]))
+        schedule = _shares(self.weights), _shares(self.final_weights or self.weights)
+        return _Mixed(draws, schedule, 0.0, representatives(context), combine("Mix", [capabilities(draw) for draw in draws]))
 
 
 class _Mixed:
-    """Draws with every part, then shares out the places."""
+    """Draws from every sampler, then assigns the places of each row."""
 
     def __init__(
-        self, draws: Sequence[DrawNegatives], both: Sequence[Tensor], progress: float, one: Tensor, said: Capabilities
+        self,
+        draws: Sequence[DrawNegatives],
+        schedule: tuple[Tensor, Tensor],  # shares at the start and at the end, float64 [S] each
+        progress: float,
+        representative: Tensor,
+        combined: Capabilities,
     ) -> None:
-        self.draws, self.both, self.one, self.said = draws, both, one, said
-        self.shares = both[0] + progress * (both[1] - both[0])  # float64 [S]
-        said.declare(self)
+        self.draws, self.schedule, self.representative, self.combined = draws, schedule, representative, combined
+        self.shares = schedule[0] + progress * (schedule[1] - schedule[0])  # float64 [S]
+        combined.set_on(self)
 
     def at(self, progress: float) -> DrawNegatives:
-        """With the shares, and the parts, of that time."""
-        return _Mixed([at(draw, progress) for draw in self.draws], self.both, progress, self.one, self.said)
+        """Return the mixture with the shares, and the parts, of this point of the training."""
+        return _Mixed([at(draw, progress) for draw in self.draws], self.schedule, progress, self.representative, self.combined)
 
-    def __call__(self, batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
-        """A part's negatives come in the order in which it drew them; what another has drawn is passed over.
+    def __call__(self, batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
+        """Fill the places of each row in order.
 
-        Which part a place goes to is an exponential race at the rates `shares`, run by those that have something left.
+        An exponential race with rates `shares`, among the samplers that still have candidates, decides which sampler fills a place.
+        It gives its next negative, in its own order, that the row does not have yet.
         """
-        numbers = ExampleRandomness(batch, generator).uniform(count * len(self.draws)).view(-1, count, len(self.draws))
+        numbers = ExampleRandomness(batch, generator).uniform(num_negatives * len(self.draws))
+        numbers = numbers.view(-1, num_negatives, len(self.draws))
         arrival = torch.where(self.shares > 0, -torch.log1p(-numbers) / self.shares, torch.inf)  # float64 [B, K, S]
-        offered = torch.stack([draw(batch, count, generator).cpu() for draw in self.draws], 1)  # int64 [B, S, K]
-        ids, left = self.one[offered], offered > 0
-        row, negatives = torch.arange(len(offered)), offered.new_zeros(len(offered), count)
-        for place in range(count):
+        offered = torch.stack([draw(batch, num_negatives, generator).cpu() for draw in self.draws], 1)  # int64 [B, S, K]
+        ids, left = self.representative[offered], offered > 0
+        row, negatives = torch.arange(len(offered)), offered.new_zeros(len(offered), num_negatives)
+        for place in range(num_negatives):
             first, part = arrival[:, place].masked_fill(~left.any(2), torch.inf).min(1)
-            chosen = left[row, part].long().argmax(1)  # the first that the part has left
-            given = first < torch.inf
-            negatives[:, place] = offered[row, part, chosen] * given
+            chosen = left[row, part].long().argmax(1)  # the first that the sampler has left
+            negatives[:, place] = offered[row, part, chosen] * (first < torch.inf)
             left &= ids != ids[row, part, chosen].view(-1, 1, 1)
         return negatives.to(batch.target.device)
 
 
 def _shares(weights: Sequence[float]) -> Tensor:
-    """Weights -> float64 [S], which add up to 1."""
-    largest = torch.tensor(weights, dtype=torch.float64) / max(weights)
-    return largest / largest.sum()
+    """Normalize weights to shares that sum to 1: float64 [S]."""
+    scaled = torch.tensor(weights, dtype=torch.float64) / max(weights)  # dividing first keeps the sum finite
+    return scaled / scaled.sum()
 
 
 @dataclass(frozen=True)
 class Curriculum:
-    """One sampler after another as training goes on: from easy to hard, as given.
+    """A curriculum: one sampler after another over the training, for example from easy to hard.
 
-    `until` holds the progress at which each but the last ends; without it all get equal parts. Within its part, a sampler that itself
-    changes with progress goes from its 0 to its 1.
+    `until` gives the progress at which each sampler but the last ends; by default all have equal parts. A sampler that itself changes
+    with progress goes from 0 to 1 within its part.
     """
 
     samplers: tuple[NegativeSampler, ...] = (Uniform(), PrefixNeighbors(1), PrefixNeighbors(2))
-    until: tuple[float, ...] | None = None  # of each sampler but the last, rising, between 0 and 1; None: equal parts
+    until: tuple[float, ...] | None = None  # end of each sampler but the last, increasing, between 0 and 1; None: equal parts
 
     def __post_init__(self) -> None:
         check_samplers("Curriculum", self.samplers)
         if self.until is None:
             return
-        rising = all(low < high for low, high in zip((0.0, *self.until), (*self.until, 1.0), strict=True))
-        if len(self.until) != len(self.samplers) - 1 or not rising:
+        increasing = all(low < high for low, high in zip((0.0, *self.until), (*self.until, 1.0), strict=True))
+        if len(self.until) != len(self.samplers) - 1 or not increasing:
             raise UsageError(
-                f"Curriculum.until must hold {len(self.samplers) - 1} rising numbers between 0 and 1, when each sampler but the last "
-                f"ends, got {self.until}"
+                f"Curriculum.until must have {len(self.samplers) - 1} increasing numbers between 0 and 1, the end of each sampler "
+                f"but the last, got {self.until}"
             )
 
     def build(self, context: SamplerContext) -> DrawNegatives:
-        """What draws; at first, and until `at` is asked, the first sampler."""
+        """Build the draw. It uses the first sampler until `at` is called."""
         draws = [sampler.build(context) for sampler in self.samplers]
         equal = tuple(place / len(draws) for place in range(1, len(draws)))
         return _Curriculum(draws, (0.0, *(equal if self.until is None else self.until), 1.0))
@@ -119,13 +126,13 @@ class Curriculum:
 class _Curriculum:
     def __init__(self, draws: Sequence[DrawNegatives], bounds: Sequence[float]) -> None:
         self.draws, self.bounds = draws, bounds
-        together("Curriculum", [capabilities(draw) for draw in draws]).declare(self)
+        combine("Curriculum", [capabilities(draw) for draw in draws]).set_on(self)
 
     def at(self, progress: float) -> DrawNegatives:
-        """The part whose time it is, as it is then."""
+        """Return the draw of the current part, at the progress within that part."""
         part = min(bisect_right(self.bounds, progress), len(self.draws)) - 1
         begin, end = self.bounds[part : part + 2]
         return at(self.draws[part], (progress - begin) / (end - begin))
 
-    def __call__(self, batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
-        return self.draws[0](batch, count, generator)
+    def __call__(self, batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
+        return self.draws[0](batch, num_negatives, generator)

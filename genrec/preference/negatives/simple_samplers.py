@@ -1,4 +1,4 @@
-"""Stage 5, negatives from what is at hand: other targets of the batch, items that share codes with the positive, the user's past."""
+"""Samplers that need no search: targets of the batch, items that share a prefix with the positive, and items of the history."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Generator, Tensor
 from genrec.errors import InputError, UsageError
 from genrec.item_rows import repeated
 from genrec.preference.example_randomness import ExampleRandomness
-from genrec.preference.exclusions import Exclusions, Pairs, on_cpu, take_first
-from genrec.preference.negatives.without_replacement import Candidates, draw_successively
+from genrec.preference.exclusions import Exclusions, UserItemPairs, on_cpu, take_first
+from genrec.preference.negatives.without_replacement import Candidates, draw_without_replacement
 from genrec.preference.prefix_groups import check_depth, first_leaves
 from genrec.preference.range_checks import check_range
 from genrec.types import DrawNegatives, SamplerContext, SequenceBatch
@@ -20,34 +20,35 @@ from genrec.types import DrawNegatives, SamplerContext, SequenceBatch
 
 @dataclass(frozen=True)
 class InBatch:
-    """The targets of the batch's other rows: a uniform draw without replacement among the distinct ones that are allowed.
+    """In-batch negatives: a uniform draw without replacement among the distinct targets of the batch.
 
-    An item is as likely to be there as it is popular. A batch of few users has few, and rows a shortfall.
+    An item is in the batch with a probability that grows with its popularity. A batch with few distinct targets gives a shortfall.
     """
 
     def build(self, context: SamplerContext) -> DrawNegatives:
-        """What draws."""
+        """Build the draw."""
         return _InBatch(Exclusions(context))
 
 
 class _InBatch:
-    def __init__(self, forbidden: Exclusions) -> None:
-        self.forbidden = forbidden
+    def __init__(self, exclusions: Exclusions) -> None:
+        self.exclusions = exclusions
 
-    def __call__(self, batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
-        rows = on_cpu(batch)
-        streams = ExampleRandomness(rows, generator)
-        targets = torch.unique(rows.target)
-        candidates = Candidates(torch.full_like(rows.target, len(targets)), lambda _, places: targets[places])
-        return draw_successively(rows, count, candidates, self.forbidden, streams).to(batch.target.device)
+    def __call__(self, batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
+        cpu_batch = on_cpu(batch)
+        randomness = ExampleRandomness(cpu_batch, generator)
+        targets = torch.unique(cpu_batch.target)
+        candidates = Candidates(torch.full_like(cpu_batch.target, len(targets)), lambda _, places: targets[places])
+        negatives = draw_without_replacement(cpu_batch, num_negatives, candidates, self.exclusions, randomness)
+        return negatives.to(batch.target.device)
 
 
 @dataclass(frozen=True)
 class PrefixNeighbors:
-    """Items that share at least the first `depth` codes with the positive: a uniform draw without replacement among the allowed ones.
+    """Prefix negatives: a uniform draw without replacement among the items that share the positive's first `depth` codes.
 
-    The deeper, the harder: all that a policy can learn from such a pair is in the codes after those shared. A row whose positive
-    has few neighbors has a shortfall.
+    A deeper prefix gives harder negatives: the policy can only learn from the codes after it. A row whose positive has few such
+    items has a shortfall.
     """
 
     depth: int = 1  # codes shared at least, 1 to L - 1
@@ -57,72 +58,74 @@ class PrefixNeighbors:
             raise UsageError(f"PrefixNeighbors.depth must be at least 1, got {self.depth}")
 
     def check(self, experiment: Any) -> None:
-        """Raise UsageError if a Semantic ID has no more levels than the positive shares with its negatives."""
+        """Raise UsageError if `depth` is not below the levels of a Semantic ID."""
         check_depth(self, self.depth, experiment)
 
     def build(self, context: SamplerContext) -> DrawNegatives:
-        """What draws."""
+        """Build the draw."""
         if self.depth >= context.semantic_ids.levels:
             raise UsageError(
                 f"PrefixNeighbors.depth must be below {context.semantic_ids.levels}, the levels of a Semantic ID, got {self.depth}: "
-                "items that share all codes are one to the policy"
+                "the policy cannot tell apart items that share all codes"
             )
         return _InPrefix(Exclusions(context), context, self.depth)
 
 
 class _InPrefix:
-    """Draws among the items below the positive's node of one depth: a run of the items in the order of their Semantic IDs."""
+    """Draws among the items below the positive's node. In the order of Semantic IDs they are a contiguous range."""
 
     by_example = True
 
-    def __init__(self, forbidden: Exclusions, context: SamplerContext, depth: int) -> None:
-        self.forbidden = forbidden
-        self.ids = context.semantic_ids
-        first_of_leaf, self.items = self.ids.items_by_leaf()
-        self.leaves = first_leaves(self.ids, depth)
-        self.begin = first_of_leaf[self.leaves].long()  # int64 [nodes + 1]  where its items begin
+    def __init__(self, exclusions: Exclusions, context: SamplerContext, depth: int) -> None:
+        self.exclusions = exclusions
+        self.semantic_ids = context.semantic_ids
+        first_of_leaf, self.items = self.semantic_ids.items_by_leaf()
+        self.leaves = first_leaves(self.semantic_ids, depth)
+        self.begin = first_of_leaf[self.leaves].long()  # int64 [nodes + 1]  start of each node's items
 
-    def __call__(self, batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
-        rows = on_cpu(batch)
-        streams = ExampleRandomness(rows, generator)
-        node = torch.searchsorted(self.leaves, self.ids.leaf(rows.target), right=True) - 1
+    def __call__(self, batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
+        cpu_batch = on_cpu(batch)
+        randomness = ExampleRandomness(cpu_batch, generator)
+        node = torch.searchsorted(self.leaves, self.semantic_ids.leaf(cpu_batch.target), right=True) - 1
         begin, end = self.begin[node], self.begin[node + 1]
 
-        def item(some: Tensor, places: Tensor) -> Tensor:
-            return self.items[begin[some].unsqueeze(1) + places].long()
+        def item(rows: Tensor, places: Tensor) -> Tensor:
+            return self.items[begin[rows].unsqueeze(1) + places].long()
 
-        return draw_successively(rows, count, Candidates(end - begin, item), self.forbidden, streams).to(batch.target.device)
+        candidates = Candidates(end - begin, item)
+        negatives = draw_without_replacement(cpu_batch, num_negatives, candidates, self.exclusions, randomness)
+        return negatives.to(batch.target.device)
 
 
 @dataclass(frozen=True)
 class AlreadySeen:
-    """Items of the history, the target left out: a uniform draw without replacement, so that what was taken is not offered again."""
+    """Seen negatives: a uniform draw without replacement among the items of the history, so the policy stops repeating them."""
 
-    recent: int = 0  # of the history only the last so many items; 0 = all
+    recent: int = 0  # newest items of the history to draw from; 0: all
 
     def __post_init__(self) -> None:
         if self.recent < 0:
             raise UsageError(f"AlreadySeen.recent must be 0 (all of the history) or more, got {self.recent}")
 
     def build(self, context: SamplerContext) -> DrawNegatives:
-        """What draws."""
-        return _OfHistory(Exclusions(context), recent=self.recent or None)
+        """Build the draw."""
+        return _FromHistory(Exclusions(context), recent=self.recent or None)
 
 
 @dataclass(frozen=True)
 class Disliked:
-    """Items of the history that the user rated `at_most` or less in training: a uniform draw without replacement.
+    """Disliked negatives: a uniform draw without replacement among items of the history rated at most `max_rating` in training.
 
-    A rating is taken as it stands; an item that a user rated more than once counts by the last rating.
+    If a user rated an item more than once, the last rating counts.
     """
 
-    max_rating: float = 2.0  # the highest rating that says dislike, on the data set's scale
+    max_rating: float = 2.0  # highest rating that counts as a dislike, on the data set's scale
 
     def __post_init__(self) -> None:
         check_range(self, "max_rating")
 
     def build(self, context: SamplerContext) -> DrawNegatives:
-        """What draws."""
+        """Build the draw."""
         table = context.interactions
         if "rating" not in table:
             columns = ", ".join(map(str, table))
@@ -132,28 +135,31 @@ class Disliked:
         if last.empty:
             lowest = table["rating"].min()
             raise InputError(
-                f"Disliked.max_rating {self.max_rating} leaves no rating: the lowest is {lowest}; raise it, or use AlreadySeen()"
+                f"Disliked.max_rating = {self.max_rating} matches no rating, the lowest is {lowest}: raise it, or use AlreadySeen()"
             )
         users, items = (torch.from_numpy(last[name].to_numpy("int64", copy=True)) for name in ("user", "item"))
-        return _OfHistory(Exclusions(context), among=Pairs(users, items, context.item_count))
+        return _FromHistory(Exclusions(context), among=UserItemPairs(users, items, context.item_count))
 
 
-class _OfHistory:
-    """Draws items of the history that the user does not take again: the last `recent`, and of those the ones `among` some pairs."""
+class _FromHistory:
+    """Draws items of the history that the user does not take again.
+
+    `recent` restricts them to the newest items, `among` to (user, item) pairs.
+    """
 
     by_example = True
     offers_history = True
 
-    def __init__(self, forbidden: Exclusions, recent: int | None = None, among: Pairs | None = None) -> None:
-        self.forbidden, self.recent, self.among = forbidden, recent, among
+    def __init__(self, exclusions: Exclusions, recent: int | None = None, among: UserItemPairs | None = None) -> None:
+        self.exclusions, self.recent, self.among = exclusions, recent, among
 
-    def __call__(self, batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
-        rows = on_cpu(batch)
-        streams = ExampleRandomness(rows, generator)
-        past = rows.history.flip(1)[:, : self.recent]  # the newest first, so that a number belongs to an age, whatever the padding
-        past = past.masked_fill(repeated(past), 0)  # an item taken twice is no likelier
-        past = past.gather(1, streams.uniform(past.shape[1]).argsort(1))
-        allowed = ~(self.forbidden.refused(rows, past) | self.forbidden.elsewhere(rows, past))
+    def __call__(self, batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
+        cpu_batch = on_cpu(batch)
+        randomness = ExampleRandomness(cpu_batch, generator)
+        past = cpu_batch.history.flip(1)[:, : self.recent]  # newest first, so that padding does not shift the random numbers
+        past = past.masked_fill(repeated(past), 0)  # an item taken twice is not more likely
+        past = past.gather(1, randomness.uniform(past.shape[1]).argsort(1))
+        allowed = ~self.exclusions.allowing_history(cpu_batch, past)
         if self.among is not None:
-            allowed &= self.among.contain(rows.user.unsqueeze(1), past)
-        return take_first(past, allowed, count, self.forbidden.one).to(batch.target.device)
+            allowed &= self.among.contains(cpu_batch.user.unsqueeze(1), past)
+        return take_first(past, allowed, num_negatives, self.exclusions.representative).to(batch.target.device)

@@ -1,4 +1,4 @@
-"""What samplers draw, and how often: distributions against exact probabilities, neighbors against brute force."""
+"""All samplers: distributions compared with exact probabilities, shortfalls, randomness and field checks."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from genrec.preference.negatives import (
     Popularity,
     PrefixNeighbors,
     Uniform,
-    successive,
+    without_replacement,
 )
 from genrec.semantic_ids import SemanticIds
 from genrec.testing import batches_of, sampler_context
 from genrec.types import NegativeSampler, SamplerContext, SequenceBatch
 
-NOTHING: list[tuple[int, int]] = []
+NO_PAIRS: list[tuple[int, int]] = []
 SAMPLERS = [
     Uniform(), Popularity(), Popularity(0.0), Popularity(3.0), FaissNeighbors(), FaissNeighbors(pool_size=8, skip=3), InBatch(),
     PrefixNeighbors(), PrefixNeighbors(2), AlreadySeen(), AlreadySeen(recent=2), Disliked(3.0),
 ]  # fmt: skip
-ANYTHING = (Uniform, Popularity)  # whose candidates are all items
+WHOLE_CATALOG = (Uniform, Popularity)  # samplers that draw from all items
 
 
-def world(events: list[int], taken: list[tuple[int, int]] = NOTHING, vectors: Tensor | None = None) -> SamplerContext:
-    """A catalog of distinct Semantic IDs with these training events of each item; `taken` are (user, item) pairs."""
+def world(events: list[int], taken: list[tuple[int, int]] = NO_PAIRS, vectors: Tensor | None = None) -> SamplerContext:
+    """Return a catalog with distinct Semantic IDs and these training events per item; `taken` are (user, item) pairs."""
     count = len(events)
     return SamplerContext(
         item_count=count,
@@ -50,7 +50,7 @@ def world(events: list[int], taken: list[tuple[int, int]] = NOTHING, vectors: Te
 
 
 def rows(count: int, target: int = 1, user: int = 0, history: tuple[int, ...] = (0,)) -> SequenceBatch:
-    """One history and target of so many users, the first of them `user`: examples that draw for themselves."""
+    """Return one history and target for `count` users from `user` on, so that each row has its own random numbers."""
     return SequenceBatch(
         torch.arange(user, user + count), torch.tensor(history).expand(count, -1).clone(), torch.full((count,), target)
     )
@@ -61,7 +61,7 @@ def draw(sampler: NegativeSampler, context: SamplerContext, batch: SequenceBatch
 
 
 def ordered_draws(weights: dict[int, float], count: int) -> dict[tuple[int, ...], float]:
-    """The probability of every ordered draw of `count` items, one after another without replacement."""
+    """Return the probability of every ordered draw of `count` items without replacement."""
     result = {}
     for order in permutations(weights, count):
         probability, left = 1.0, sum(weights.values())
@@ -73,7 +73,9 @@ def ordered_draws(weights: dict[int, float], count: int) -> dict[tuple[int, ...]
 
 
 @pytest.mark.parametrize(
-    ("rounds", "few"), [((8, 64), 0), ((1,), 0), ((), 0), ((8, 64), 8)], ids=["with replacement", "both", "exponential race", "few"]
+    ("rounds", "exact_factor"),
+    [((8, 64), 0), ((1,), 0), ((), 0), ((8, 64), 8)],
+    ids=["with replacement", "both", "exact", "exact at once"],
 )
 @pytest.mark.parametrize(
     ("sampler", "weights"),
@@ -86,11 +88,11 @@ def ordered_draws(weights: dict[int, float], count: int) -> dict[tuple[int, ...]
     ids=["uniform", "popularity", "square root", "alpha 0"],
 )
 def test_the_distribution_is_the_documented_one(
-    sampler: NegativeSampler, weights: dict[int, float], rounds: tuple[int, ...], few: int, monkeypatch: pytest.MonkeyPatch
+    sampler: NegativeSampler, weights: dict[int, float], rounds: tuple[int, ...], exact_factor: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The joint distribution of ordered draws, whichever way they are made; item 1 is the target and 5 in the history."""
-    monkeypatch.setattr(successive, "ROUNDS", rounds)
-    monkeypatch.setattr(successive, "FEW", few)
+    """The joint distribution of ordered draws, for each way to draw. Item 1 is the target, 5 is in the history."""
+    monkeypatch.setattr(without_replacement, "ROUNDS", rounds)
+    monkeypatch.setattr(without_replacement, "EXACT_FACTOR", exact_factor)
     drawn = draw(sampler, world([7, 9, 4, 1, 50, 30]), rows(20_000, history=(0, 5)), 3)
     expected = ordered_draws(weights, 3)
     index = {order: place for place, order in enumerate(expected)}
@@ -99,8 +101,8 @@ def test_the_distribution_is_the_documented_one(
     assert chisquare(counts.tolist(), frequencies).pvalue > 1e-3
 
 
-def test_rows_of_the_catalog_are_searched_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(successive, "DENSE", 25)
+def test_exact_draws_are_split_into_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(without_replacement, "MAX_CELLS", 25)
     drawn = draw(Uniform(), world([1] * 10), rows(31), 4)
     assert (drawn > 1).all()
     assert len(set(map(tuple, drawn.tolist()))) > 25
@@ -115,7 +117,7 @@ def test_neighbors_are_drawn_uniformly() -> None:
 
 
 def line(count: int) -> Tensor:
-    """Vectors on an arc, of any length: the neighbors of item 1 are 2, 3, 4, ... in this order."""
+    """Return vectors on an arc, with different norms: the neighbors of item 1 are 2, 3, 4, ... in this order."""
     angle = torch.arange(count + 1) * 0.1
     return torch.stack([angle.cos(), angle.sin()], 1) * (1 + torch.arange(count + 1) % 3).unsqueeze(1)
 
@@ -144,13 +146,13 @@ def test_equal_vectors_do_not_make_an_item_its_own_neighbor() -> None:
     assert (drawn != torch.arange(1, 7).unsqueeze(1)).all()
 
 
-def test_items_without_events_are_not_popular() -> None:
+def test_items_without_events_have_popularity_weight_0() -> None:
     context = world([5, 0, 2, 0, 1])
     assert set(draw(Popularity(), context, rows(50), 4).flatten().tolist()) == {0, 3, 5}
     assert set(draw(Popularity(0.0), context, rows(50), 4).flatten().tolist()) == {2, 3, 4, 5}
 
 
-def test_popularity_without_events_is_refused() -> None:
+def test_popularity_without_events_raises() -> None:
     with pytest.raises(InputError, match=r"Popularity needs training events.*5 items"):
         Popularity().build(world([0] * 5))
 
@@ -159,8 +161,8 @@ def test_a_large_alpha_does_not_overflow() -> None:
     assert draw(Popularity(400.0), world([10, 1000, 999, 1000]), rows(5), 2).ne(0).all()
 
 
-def test_a_user_who_has_taken_all_gets_none() -> None:
-    """Users 0 to 2 have taken all, 3 to 5 all but items 5 and 6."""
+def test_users_who_have_taken_all_items_get_zeros() -> None:
+    """Users 0 to 2 have taken all items, users 3 to 5 all but 5 and 6."""
     taken = [(user, item) for user in range(6) for item in range(1, 7 if user < 3 else 5)]
     context = world([1] * 6, taken)
     for sampler in (Uniform(), Popularity(), FaissNeighbors()):
@@ -170,12 +172,12 @@ def test_a_user_who_has_taken_all_gets_none() -> None:
         assert (drawn[3:, :2] > 0).all()
 
 
-def test_no_examples_no_negatives() -> None:
+def test_an_empty_batch() -> None:
     for sampler in SAMPLERS:
         assert draw(sampler, sampler_context(), rows(0), 3).shape == (0, 3)
 
 
-def test_only_the_generator_matters() -> None:
+def test_draws_depend_only_on_the_generator() -> None:
     context = sampler_context()
     batch = next(batches_of(context, 64))
     for sampler in SAMPLERS:
@@ -188,8 +190,8 @@ def test_only_the_generator_matters() -> None:
 
 @given(st.integers(0, 2**16), st.integers(20, 60), st.integers(1, 12), st.sampled_from(SAMPLERS), st.integers(1, 40))
 @settings(max_examples=60, deadline=None)
-def test_any_world_any_count(seed: int, items: int, users: int, sampler: NegativeSampler, count: int) -> None:
-    """The contract holds, and a shortfall is no larger than it must be."""
+def test_the_contract_in_random_worlds(seed: int, items: int, users: int, sampler: NegativeSampler, count: int) -> None:
+    """The contract holds, and the shortfall is as small as possible."""
     context = sampler_context(seed, items, users)
     batch = next(batches_of(context, 32))
     drawn = draw(sampler, context, batch, count, seed)
@@ -197,12 +199,12 @@ def test_any_world_any_count(seed: int, items: int, users: int, sampler: Negativ
     allowed = ~Exclusions(context)(batch, torch.arange(items + 1).expand(len(batch.target), -1))
     if isinstance(sampler, Popularity) and sampler.alpha > 0:
         allowed &= context.popularity > 0
-    if isinstance(sampler, ANYTHING):
+    if isinstance(sampler, WHOLE_CATALOG):
         assert (drawn > 0).sum(1).tolist() == [min(count, len(set(ids))) for ids in semantic_ids_of(context, allowed)]
 
 
 def semantic_ids_of(context: SamplerContext, items: Tensor) -> list[list[int]]:
-    """The leaves of each row's items, bool [B, N + 1]: two items of one Semantic ID are one negative at most."""
+    """Return the leaves of each row's items, bool [B, N + 1]. Items that share a Semantic ID count once."""
     return [context.semantic_ids.leaf(row.nonzero().squeeze(1)).tolist() for row in items]
 
 
@@ -223,30 +225,30 @@ def test_pool_and_skip_are_checked() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_negatives_are_where_the_batch_is() -> None:
+def test_negatives_are_on_the_batch_s_device() -> None:
     context = sampler_context()
     batch = next(batches_of(context, 64))
-    there = SequenceBatch(*(tensor.cuda() for tensor in batch))
+    on_gpu = SequenceBatch(*(tensor.cuda() for tensor in batch))
     for sampler in SAMPLERS:
-        drawn = draw(sampler, context, there, 3)
+        drawn = draw(sampler, context, on_gpu, 3)
         assert drawn.is_cuda
         assert torch.equal(drawn.cpu(), draw(sampler, context, batch, 3))
 
 
 @pytest.mark.parametrize("sampler", [each for each in SAMPLERS if not isinstance(each, InBatch | FaissNeighbors)], ids=repr)
-def test_a_draw_is_of_the_example(sampler: NegativeSampler) -> None:
-    """A row alone, in another order, or in a batch with longer histories is given the same negatives."""
+def test_negatives_of_an_example_do_not_depend_on_its_batch(sampler: NegativeSampler) -> None:
+    """A row alone, in another order, or in a batch with longer histories gets the same negatives."""
     context = sampler_context()
     batch = next(batches_of(context, 64))
     drawn = draw(sampler, context, batch, 3)
     assert sampler.build(context).by_example  # type: ignore[attr-defined]
-    for some in (torch.tensor([5]), torch.arange(63, -1, -1), torch.tensor([1, 1, 60])):
-        assert torch.equal(draw(sampler, context, rows_of(batch, some), 3), drawn[some])
+    for order in (torch.tensor([5]), torch.arange(63, -1, -1), torch.tensor([1, 1, 60])):
+        assert torch.equal(draw(sampler, context, rows_of(batch, order), 3), drawn[order])
     padded = batch._replace(history=torch.cat([torch.zeros(64, 3, dtype=torch.int64), batch.history], 1))
     assert torch.equal(draw(sampler, context, padded, 3), drawn)
 
 
-def test_successive_calls_draw_afresh() -> None:
+def test_successive_draws_differ() -> None:
     context, generator = sampler_context(), torch.Generator().manual_seed(0)
     batch, sampler = next(batches_of(context, 64)), Uniform().build(context)
     assert not torch.equal(sampler(batch, 3, generator), sampler(batch, 3, generator))

@@ -1,4 +1,4 @@
-"""The runtime check names the user and the rule, for each rule."""
+"""The runtime check of draws names the user, the target, the negative and the broken rule."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ BATCH = SequenceBatch(torch.tensor([71, 70]), torch.tensor([[4], [2]]), torch.te
     [
         ([7, 9], r"negative 9 \(place 2 of 2\) is not in the catalog; draw items 1\.\.8"),
         ([-1, 7], r"negative -1 \(place 1 of 2\) is not in the catalog"),
-        ([0, 7], r"negative 7 \(place 2 of 2\) stands after an empty place"),
-        ([7, 7], r"negative 7 \(place 2 of 2\) is drawn twice"),
+        ([0, 7], r"negative 7 \(place 2 of 2\) comes after a 0"),
+        ([7, 7], r"negative 7 \(place 2 of 2\) is repeated"),
         ([7, 1], r"negative 1 \(place 2 of 2\) is the target itself"),
         ([5, 7], r"negative 5 \(place 1 of 2\) has the target's Semantic ID"),
         ([7, 2], r"negative 2 \(place 2 of 2\) is in the history"),
-        ([3, 7], r"negative 3 \(place 1 of 2\) is a training item of the user, taken before the target or later"),
+        ([3, 7], r"negative 3 \(place 1 of 2\) is a training item of the user, before or after the target"),
     ],
 )
 def test_each_rule(second: list[int], rule: str) -> None:
@@ -51,12 +51,12 @@ def test_each_rule(second: list[int], rule: str) -> None:
         ([[1, 2], [7, 8]], r"must be a tensor int64 \[2, 2\], got list"),
     ],
 )
-def test_the_form(negatives: Tensor, message: str) -> None:
+def test_shape_dtype_and_device(negatives: Tensor, message: str) -> None:
     with pytest.raises(InputError, match=message):
         check_draw(BATCH, negatives, 2, CONTEXT)
 
 
-def test_what_is_right_passes() -> None:
+def test_valid_negatives_pass() -> None:
     contract = DrawContract(CONTEXT)
     contract.check(BATCH, torch.tensor([[1, 2], [7, 8]]), 2)
     contract.check(BATCH, torch.tensor([[3, 0], [0, 0]]), 2)

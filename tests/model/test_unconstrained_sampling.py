@@ -15,7 +15,7 @@ from torch import Tensor
 from genrec.baselines import SASRec
 from genrec.errors import UsageError
 from genrec.model import unconstrained_sampling as module
-from genrec.model.unconstrained_sampling import probe
+from genrec.model.unconstrained_sampling import unconstrained_statistics
 from genrec.semantic_ids import SemanticIds
 
 NAMES = ["tiger", "gpt"]
@@ -53,7 +53,7 @@ def test_it_agrees_with_exact_enumeration(name: str) -> None:
     ours, theirs = log_probs(policy, history), log_probs(other, history)
     assert ours.exp().sum(1).tolist() == pytest.approx([1.0] * 3, abs=1e-4)
     real = policy.semantic_ids.codes @ torch.tensor([24, 6, 1])
-    found = probe(policy, other, history, 20_000, seeded())
+    found = unconstrained_statistics(policy, other, history, 20_000, seeded())
     assert found["valid_share"] == pytest.approx(float(ours.exp()[:, real].sum(1).mean()), abs=0.01)
     assert found["entropy"] == pytest.approx(float(-(ours.exp() * ours).sum(1).mean()), abs=0.01)
     exact = float((ours.exp() * (ours - theirs)).sum(1).mean())
@@ -86,18 +86,18 @@ def test_by_hand() -> None:
     Entropy: -.25 ln .25 - .75 ln .375 = .346574 + .735622 = 1.082196. Of one sample it is either .562335 (the first level's) or that
     and ln 2; a code of probability 0, of which log p is -inf, adds nothing. 40,000 samples: a standard error of .0015 for the entropy.
     """
-    found = probe(Scripted(), Scripted(), torch.zeros(1, 1, dtype=torch.int64), 40_000, seeded())
+    found = unconstrained_statistics(Scripted(), Scripted(), torch.zeros(1, 1, dtype=torch.int64), 40_000, seeded())
     assert found["entropy"] == pytest.approx(1.082196, abs=0.01)
     assert found["valid_share"] == pytest.approx(0.625, abs=0.01)
     assert found["kl"] == 0
-    one = probe(Scripted(), None, torch.zeros(1, 1, dtype=torch.int64), 1, seeded())
+    one = unconstrained_statistics(Scripted(), None, torch.zeros(1, 1, dtype=torch.int64), 1, seeded())
     assert any(one["entropy"] == pytest.approx(value, abs=1e-5) for value in (0.562335, 0.562335 + 0.693147))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_divergence_of_equal_models_is_zero(name: str) -> None:
     policy, _, history = pair(name)
-    assert probe(policy, copy.deepcopy(policy), history, 50, seeded())["kl"] == 0
+    assert unconstrained_statistics(policy, copy.deepcopy(policy), history, 50, seeded())["kl"] == 0
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -105,7 +105,7 @@ def test_one_level_has_no_sampling_error(name: str) -> None:
     """Entropy and divergence of the first level need no sample: one is as good as a thousand."""
     policy, other = (build(POLICIES[name], catalog(50, sizes=(60,)), seed) for seed in (0, 1))
     history = histories(3, 5, 50)
-    few, many = (probe(policy, other, history, samples, seeded()) for samples in (1, 1000))
+    few, many = (unconstrained_statistics(policy, other, history, samples, seeded()) for samples in (1, 1000))
     assert few["entropy"] == pytest.approx(many["entropy"], rel=1e-9)
     assert few["kl"] == pytest.approx(many["kl"], rel=1e-9)
     assert few["kl"] > 0
@@ -114,12 +114,12 @@ def test_one_level_has_no_sampling_error(name: str) -> None:
 def test_the_generator_decides_and_pieces_do_not() -> None:
     policy, other, history = pair("tiger")
     state = torch.get_rng_state()
-    first = probe(policy, other, history, 40, seeded())
-    assert probe(policy, other, history, 40, seeded()) == first
-    assert probe(policy, other, history, 40, seeded(1)) != first
+    first = unconstrained_statistics(policy, other, history, 40, seeded())
+    assert unconstrained_statistics(policy, other, history, 40, seeded()) == first
+    assert unconstrained_statistics(policy, other, history, 40, seeded(1)) != first
     assert torch.equal(torch.get_rng_state(), state)
-    with mock.patch.object(module, "ROWS", 40):
-        apart = probe(policy, other, history, 40, seeded())
+    with mock.patch.object(module, "MAX_PREFIXES", 40):
+        apart = unconstrained_statistics(policy, other, history, 40, seeded())
     assert apart == {key: pytest.approx(value, abs=1e-5) for key, value in first.items()}
 
 
@@ -127,24 +127,24 @@ def test_dropout_is_off_and_the_mode_comes_back() -> None:
     policy, _, history = pair("tiger")
     frozen = copy.deepcopy(policy)
     policy.train()
-    assert probe(policy, frozen, history, 20, seeded())["kl"] == 0
+    assert unconstrained_statistics(policy, frozen, history, 20, seeded())["kl"] == 0
     assert policy.training
     assert not frozen.training
 
 
 def test_without_a_reference_there_is_no_divergence() -> None:
     policy, _, history = pair("gpt")
-    assert set(probe(policy, None, history, 5, seeded())) == {"valid_share", "entropy"}
+    assert set(unconstrained_statistics(policy, None, history, 5, seeded())) == {"valid_share", "entropy"}
 
 
 def test_what_writes_no_codes_is_not_probed() -> None:
     policy = SASRec(d_model=8, d_ff=8, max_positions=6).build(SemanticIds(torch.arange(10).unsqueeze(1)))
-    assert probe(policy, None, histories(2, 4, 10), 5, seeded()) == {}
+    assert unconstrained_statistics(policy, None, histories(2, 4, 10), 5, seeded()) == {}
 
 
 def test_errors() -> None:
     policy, _, history = pair("gpt")
     with pytest.raises(UsageError, match="at least 1 history and 1 sample"):
-        probe(policy, None, history, 0, seeded())
+        unconstrained_statistics(policy, None, history, 0, seeded())
     with pytest.raises(UsageError, match=r"levels of \(5, 4, 6\), got \(60,\)"):
-        probe(policy, build(replace(POLICIES["gpt"]), catalog(50, sizes=(60,))), history, 3, seeded())
+        unconstrained_statistics(policy, build(replace(POLICIES["gpt"]), catalog(50, sizes=(60,))), history, 3, seeded())

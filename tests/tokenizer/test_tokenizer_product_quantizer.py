@@ -1,4 +1,4 @@
-"""Product quantization: by hand, against faiss's OPQ, what the rotation is worth, widths, costs, restore, faults."""
+"""Product quantization: by hand, against faiss's OPQ, the gain from rotation, widths, costs, restoring and errors."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def error(vectors: np.ndarray, fitted: FittedProductQuantizer) -> float:
 
 
 def correlated(count: int = 3000, width: int = 16) -> np.ndarray:
-    """Variances that fall by a third from axis to axis, turned."""
+    """Return rotated normal vectors with standard deviations that decrease by a third from axis to axis."""
     source = np.random.default_rng(0)
-    turn = np.linalg.qr(source.normal(size=(width, width)))[0]
-    return (source.normal(size=(count, width)) * 0.67 ** np.arange(width) @ turn).astype(np.float32)
+    rotation = np.linalg.qr(source.normal(size=(width, width)))[0]
+    return (source.normal(size=(count, width)) * 0.67 ** np.arange(width) @ rotation).astype(np.float32)
 
 
 def test_satisfies_the_protocols() -> None:
@@ -43,8 +43,8 @@ def test_by_hand() -> None:
     assert costs.tolist() == [[1 + 1, 1 + 49]]
 
 
-def test_a_world_of_parts_is_recovered_exactly() -> None:
-    """Four values in each of two subspaces, all sixteen pairs."""
+def test_pairs_of_values_are_recovered_exactly() -> None:
+    """All sixteen pairs of four values in each of two subspaces."""
     values = np.array([0.0, 1, 5, 9])
     vectors = np.stack([np.repeat(values, 4), np.tile(values, 4)], 1).astype(np.float32)
     fitted = fit(vectors, ProductQuantizer(num_levels=2, codebook_size=4, rotation=False))
@@ -52,26 +52,26 @@ def test_a_world_of_parts_is_recovered_exactly() -> None:
     np.testing.assert_allclose(fitted.reconstruct(fitted.encode(vectors)), vectors, atol=1e-6)
 
 
-def test_error_is_that_of_faiss() -> None:
-    """faiss's OPQ and product quantizer, fitted to the same vectors, with and without rotation."""
+def test_error_equals_that_of_faiss() -> None:
+    """faiss's OPQ and product quantizer on the same vectors, with and without rotation."""
     faiss = pytest.importorskip("faiss")
     vectors = correlated()
     for rotation in (False, True):
         ours = error(vectors, fit(vectors, ProductQuantizer(num_levels=4, codebook_size=64, rotation=rotation)))
-        turned = vectors
+        rotated = vectors
         if rotation:
             matrix = faiss.OPQMatrix(16, 4)
             matrix.pq = (inner := faiss.ProductQuantizer(16, 4, 6))
             inner.cp.min_points_per_centroid = 1
             matrix.train(vectors)
-            turned = matrix.apply(vectors)
+            rotated = matrix.apply(vectors)
         theirs = faiss.ProductQuantizer(16, 4, 6)
-        theirs.train(turned)
-        expected = ((theirs.decode(theirs.compute_codes(turned)) - turned) ** 2).sum(1).mean()
+        theirs.train(rotated)
+        expected = ((theirs.decode(theirs.compute_codes(rotated)) - rotated) ** 2).sum(1).mean()
         assert ours == pytest.approx(float(expected), rel=0.06) or ours < expected
 
 
-def test_rotation_beats_none_on_correlated_vectors() -> None:
+def test_rotation_lowers_the_error_on_correlated_vectors() -> None:
     vectors = correlated()
     with_rotation, without = (
         error(vectors, fit(vectors, ProductQuantizer(codebook_size=32, rotation=each))) for each in (True, False)
@@ -90,7 +90,7 @@ def test_any_width_and_orthonormal_rotation(width: int) -> None:
 
 
 def test_padding_changes_nothing_without_rotation() -> None:
-    """Seven dimensions in subspaces of 2: an eighth of zeros says nothing."""
+    """Seven dimensions in subspaces of 2: an eighth dimension of zeros changes no code."""
     vectors = correlated(500, 7)
     padded = np.concatenate([vectors, np.zeros((500, 1), dtype=np.float32)], 1)
     codes = [fit(each, ProductQuantizer(codebook_size=10, rotation=False)).encode(each) for each in (vectors, padded)]
@@ -116,7 +116,7 @@ def test_same_generator_same_codes() -> None:
     assert (one != other).any()
 
 
-def test_the_rotation_is_found_on_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rotation_is_fitted_on_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = correlated()
     whole = error(vectors, fit(vectors, ProductQuantizer(codebook_size=16)))
     monkeypatch.setattr("genrec.tokenizer.product_quantizer.SAMPLE", 40)
@@ -149,8 +149,8 @@ def test_one_item_equal_vectors_and_few_items(rotation: bool) -> None:
         fit(correlated(3), ProductQuantizer(rotation=rotation))
 
 
-def test_refuses_what_it_cannot_quantize() -> None:
-    with pytest.raises(InputError, match="vectors of 3 dimensions have no 4 subspaces: ask for fewer levels"):
+def test_invalid_vectors_and_codes_raise() -> None:
+    with pytest.raises(InputError, match="vectors of 3 dimensions have no 4 subspaces: reduce num_levels"):
         fit(correlated(width=3), ProductQuantizer())
     fitted = fit(correlated(300), ProductQuantizer(codebook_size=8, rounds=1))
     with pytest.raises(InputError, match=r"vectors \[N, 16\], got shape \[300, 5\]"):
@@ -158,13 +158,13 @@ def test_refuses_what_it_cannot_quantize() -> None:
     broken = correlated(300)
     broken[4, 2] = np.nan
     for action in (lambda: fitted.encode(broken), lambda: fit(broken, ProductQuantizer(codebook_size=8))):
-        with pytest.raises(InputError, match="1 of 300 vectors are not finite, the first in row 4"):
+        with pytest.raises(InputError, match="1 of 300 vectors are non-finite, the first in row 4"):
             action()
     with pytest.raises(InputError, match=r"lie in 0\.\.7, got 8\.\.8"):
         fitted.reconstruct(np.full((1, 4), 8))
 
 
-@pytest.mark.parametrize("field", [{"levels": 0}, {"codes": 0}, {"rounds": 0}, {"iterations": 0}])
-def test_refuses_fields_out_of_range(field: dict[str, int]) -> None:
+@pytest.mark.parametrize("field", [{"num_levels": 0}, {"codebook_size": 0}, {"rounds": 0}, {"iterations": 0}])
+def test_fields_out_of_range_raise(field: dict[str, int]) -> None:
     with pytest.raises(UsageError, match=rf"ProductQuantizer\.{next(iter(field))} must be at least 1, got 0"):
         ProductQuantizer(**field)  # type: ignore[arg-type]

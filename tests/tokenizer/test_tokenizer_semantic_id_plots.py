@@ -1,4 +1,4 @@
-"""The picture of Semantic IDs: drawn for odd input as well, without a warning; which groups it shows."""
+"""The picture of `genrec tokenize`: drawn without warnings for unusual input; choice of the example groups."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from genrec.tokenizer.health import health
 from genrec.tokenizer.prefix_examples import Example, examples
 from genrec.tokenizer.semantic_id_plots import draw
 
-ODD = [
+TEXTS = [
     "$\\nosuch{x}$ costs",
     "\\frac{1}{0} \\textbf{",
     "日本語のタイトル 🎧🔥",
@@ -31,7 +31,9 @@ ODD = [
 ]
 
 
-def drawn(path: Path, codes: torch.Tensor, items: DataFrame | None = None, events: DataFrame | None = None, title: str = "t") -> bytes:
+def picture(
+    path: Path, codes: torch.Tensor, items: DataFrame | None = None, events: DataFrame | None = None, title: str = "t"
+) -> bytes:
     sizes = tuple((codes.amax(0) + 1).tolist())
     vectors = np.random.default_rng(0).standard_normal((len(codes), 3)).astype(np.float32)
     ids = SemanticIds(codes, sizes)
@@ -54,18 +56,18 @@ def table(items: int, **columns: Any) -> DataFrame:
 def test_a_picture_of_each_kind(tmp_path: Path, suffix: str, start: bytes) -> None:
     events = DataFrame({"user": np.arange(2_000) // 10, "item": np.random.default_rng(0).integers(1, 301, 2_000)})
     items = table(300, title=[f"title {item}" for item in range(300)], genres=["Drama", "Comedy", "Crime|Drama"] * 100)
-    content = drawn(tmp_path / "reports" / f"picture.{suffix}", random_codes(300, 3), items, events)
+    content = picture(tmp_path / "reports" / f"picture.{suffix}", random_codes(300, 3), items, events)
     assert content.startswith(start)
     assert len(content) > 15_000
 
 
 def test_titles_of_any_kind(tmp_path: Path) -> None:
-    items = table(len(ODD) * 10, title=ODD * 10, categories=ODD * 10)
-    content = drawn(
-        tmp_path / "picture.svg", random_codes(len(items), 2, codes=2), items, title="$\\nosuch{x}$ " + ODD[2] + "x" * 1_000
+    items = table(len(TEXTS) * 10, title=TEXTS * 10, categories=TEXTS * 10)
+    content = picture(
+        tmp_path / "picture.svg", random_codes(len(items), 2, codes=2), items, title="$\\nosuch{x}$ " + TEXTS[2] + "x" * 1_000
     )
     assert len(content) > 50_000
-    assert ElementTree.fromstring(content).tag.endswith("svg")  # whole, and no character that XML forbids
+    assert ElementTree.fromstring(content).tag.endswith("svg")  # complete and valid XML
 
 
 @pytest.mark.parametrize(
@@ -73,15 +75,15 @@ def test_titles_of_any_kind(tmp_path: Path) -> None:
     [
         torch.zeros(1, 1, dtype=torch.int64),  # one item
         torch.zeros(40, 2, dtype=torch.int64),  # all on one code
-        torch.arange(300)[:, None],  # one level, nothing shared
+        torch.arange(300)[:, None],  # one level, no shared codes
         torch.arange(2)[:, None].expand(2, 64),  # many levels
         random_codes(500, 12),
         torch.tensor([[0], [999_999]]),  # a million codes, two used
     ],
 )
 def test_codes_of_any_shape_without_a_catalog(tmp_path: Path, codes: torch.Tensor) -> None:
-    assert len(drawn(tmp_path / "picture.png", codes)) > 20_000
-    assert len(drawn(tmp_path / "picture.png", codes, table(len(codes)))) > 20_000
+    assert len(picture(tmp_path / "picture.png", codes)) > 20_000
+    assert len(picture(tmp_path / "picture.png", codes, table(len(codes)))) > 20_000
 
 
 def chosen(codes: list[list[int]], items: DataFrame | None, count: int = 3) -> list[Example]:
@@ -90,35 +92,35 @@ def chosen(codes: list[list[int]], items: DataFrame | None, count: int = 3) -> l
 
 
 def test_which_groups_are_shown() -> None:
-    """Groups of one code: 60 items of three kinds, too many to take in; 10 of one kind; 4 of 6; 7 of 8."""
+    """Groups of one code: 60 items of three kinds, above medium size; 10 items of one kind; 4 of 6 items of one; 7 of 8."""
     codes = [[0]] * 60 + [[1]] * 10 + [[2]] * 6 + [[3]] * 8
     kinds = ["a", "b", "c"] * 20 + ["d"] * 10 + ["d"] * 4 + ["e"] * 2 + ["f"] * 7 + ["g"]
     shown = chosen(codes, table(84, categories=kinds))
-    assert [(each.why, each.prefix, each.size, each.label, each.share) for each in shown] == [
-        ("Largest group of one code", (0,), 60, "a", pytest.approx(1 / 3)),
-        ("Purest medium group of one code", (1,), 10, "d", 1),
-        ("Most mixed medium group of one code", (2,), 6, "d", pytest.approx(2 / 3)),
-        ("Middle medium group of one code", (3,), 8, "f", 7 / 8),
+    assert [(each.reason, each.prefix, each.size, each.label, each.share) for each in shown] == [
+        ("Largest group with one code", (0,), 60, "a", pytest.approx(1 / 3)),
+        ("Purest medium group with one code", (1,), 10, "d", 1),
+        ("Most mixed medium group with one code", (2,), 6, "d", pytest.approx(2 / 3)),
+        ("Median medium group with one code", (3,), 8, "f", 7 / 8),
     ]
 
 
 def test_without_categories_groups_are_chosen_by_size() -> None:
     shown = chosen([[0]] * 9 + [[1]] * 6 + [[2]] * 7 + [[3]] * 5 + [[4]] * 2, None)
-    assert [(each.why.split()[0], each.size, each.label) for each in shown] == [
+    assert [(each.reason.split()[0], each.size, each.label) for each in shown] == [
         ("Largest", 9, None),
         ("Largest", 7, None),
         ("Smallest", 5, None),
-        ("Middle", 6, None),
+        ("Median", 6, None),
     ]
 
 
-def test_groups_are_shown_at_the_greatest_length_that_has_enough_of_them() -> None:
-    """Five items on each pair of codes, but every third code is an item's own."""
+def test_groups_have_the_longest_prefix_with_enough_medium_groups() -> None:
+    """Five items share each pair of codes; no items share three codes."""
     codes = [[first, second, item] for first in range(3) for second in range(4) for item in range(5)]
     assert [len(each.prefix) for each in chosen(codes, None)] == [1, 2, 2, 2]
 
 
-def test_titles_stand_in_the_order_of_their_codes_and_fall_back_to_the_text() -> None:
+def test_titles_are_sorted_by_code_and_default_to_the_text() -> None:
     codes = [[0, 4], [0, 2], [0, 0], [0, 1], [0, 3]]
     items = table(5, title=["four", "two", "", "one", "three"])
     assert chosen(codes, items)[0].titles == [((0,), "text 2"), ((2,), "two"), ((4,), "four")]
@@ -128,4 +130,4 @@ def test_titles_stand_in_the_order_of_their_codes_and_fall_back_to_the_text() ->
 def test_a_million_items_are_drawn(tmp_path: Path) -> None:
     items = table(1_000_000, title="a title", categories=[f"top|kind {item % 500}" for item in range(1_000_000)])
     codes = random_codes(1_000_000, 3, codes=100)
-    assert len(drawn(tmp_path / "picture.svg", codes, items)) < 3_000_000
+    assert len(picture(tmp_path / "picture.svg", codes, items)) < 3_000_000

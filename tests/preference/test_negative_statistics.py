@@ -1,4 +1,4 @@
-"""Statistics of what was drawn, worked out by hand, and accumulated like one batch."""
+"""Statistics of negatives, compared with values worked out by hand; several batches add up to one."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import json
 import pandas as pd
 import pytest
 import torch
+from torch import Tensor
 
-from genrec.preference.negative_statistics import Drawn, describe
+from genrec.preference.negative_statistics import NegativeStatistics, Summary
 from genrec.preference.negatives import Uniform
 from genrec.semantic_ids import SemanticIds
 from genrec.testing import batches_of, sampler_context
@@ -24,8 +25,15 @@ CONTEXT = SamplerContext(
 BATCH = SequenceBatch(torch.tensor([0, 1, 2]), torch.zeros(3, 1, dtype=torch.int64), torch.tensor([1, 1, 2]))
 
 
+def summary_of(batch: SequenceBatch, negatives: Tensor, context: SamplerContext) -> Summary:
+    """The statistics of one batch."""
+    statistics = NegativeStatistics(context)
+    statistics.update(batch, negatives)
+    return statistics.summary()
+
+
 def test_by_hand() -> None:
-    summary = describe(BATCH, torch.tensor([[2, 3], [4, 0], [0, 0]]), CONTEXT)
+    summary = summary_of(BATCH, torch.tensor([[2, 3], [4, 0], [0, 0]]), CONTEXT)
     assert summary == {
         "examples": 3,
         "examples_without_negatives": 1,
@@ -36,16 +44,16 @@ def test_by_hand() -> None:
         "draws_per_item": 1.0,
         "cosine_to_positive": pytest.approx((0 + 2**-0.5 - 1) / 3),
         "popularity": pytest.approx((2 + 2 + 6) / 3),
-        "popularity_percentile": pytest.approx((0.25 + 0.25 + 0.625) / 3),  # of 2, 2, 6, 10: the middles of the ranks
+        "popularity_percentile": pytest.approx((0.25 + 0.25 + 0.625) / 3),  # events 2, 2, 6, 10: mid-ranks
         "prefix_depth_shares": pytest.approx([1 / 3, 1 / 3, 1 / 3]),  # items 3, 2 and 4 against item 1
     }
 
 
 def test_curves_by_hand() -> None:
-    """Item 3 shares no code with item 1, item 2 one and item 4 two; percentiles and cosines as above; 3 of 6 places are empty."""
-    drawn = Drawn(CONTEXT)
-    drawn.update(BATCH, torch.tensor([[4, 4], [4, 4], [4, 4]]))
-    curves = drawn.update(BATCH, torch.tensor([[2, 3], [4, 0], [0, 0]]))
+    """Items 3, 2 and 4 share 0, 1 and 2 codes with item 1; percentiles and cosines as above; 3 of 6 places are empty."""
+    statistics = NegativeStatistics(CONTEXT)
+    statistics.update(BATCH, torch.tensor([[4, 4], [4, 4], [4, 4]]))
+    curves = statistics.update(BATCH, torch.tensor([[2, 3], [4, 0], [0, 0]]))
     assert {name: value.item() for name, value in curves.items()} == {
         "drawn_depth": pytest.approx((1 + 0 + 2) / 3),
         "drawn_popularity": pytest.approx((0.25 + 0.25 + 0.625) / 3),
@@ -55,38 +63,38 @@ def test_curves_by_hand() -> None:
     assert all(value.shape == () and value.dtype == torch.float32 and not value.requires_grad for value in curves.values())
 
 
-def test_curves_of_nothing_are_zeros() -> None:
-    drawn = Drawn(CONTEXT)
-    nothing = drawn.update(BATCH, torch.zeros(3, 2, dtype=torch.int64))
-    assert {name: value.item() for name, value in nothing.items()} == {
+def test_curves_without_negatives_are_zero() -> None:
+    statistics = NegativeStatistics(CONTEXT)
+    without = statistics.update(BATCH, torch.zeros(3, 2, dtype=torch.int64))
+    assert {name: value.item() for name, value in without.items()} == {
         "drawn_depth": 0, "drawn_popularity": 0, "drawn_cosine": 0, "drawn_shortfall": 1,
     }  # fmt: skip
-    empty = drawn.update(SequenceBatch(*(tensor[:0] for tensor in BATCH)), torch.zeros(0, 2, dtype=torch.int64))
+    empty = statistics.update(SequenceBatch(*(tensor[:0] for tensor in BATCH)), torch.zeros(0, 2, dtype=torch.int64))
     assert not any(value.item() for value in empty.values())
 
 
-def test_nothing_drawn() -> None:
-    empty = Drawn(CONTEXT).summary()
+def test_a_summary_without_negatives() -> None:
+    empty = NegativeStatistics(CONTEXT).summary()
     assert empty["examples"] == empty["negatives"] == 0
     assert empty["cosine_to_positive"] is None
     assert empty["prefix_depth_shares"] is None
-    none = describe(BATCH, torch.zeros(3, 2, dtype=torch.int64), CONTEXT)
+    none = summary_of(BATCH, torch.zeros(3, 2, dtype=torch.int64), CONTEXT)
     assert none["shortfall_share"] == 1.0
     assert none["examples_without_negatives"] == 3
 
 
-def test_batches_add_up_and_totals_are_all_there_is() -> None:
+def test_batches_add_up_and_totals_hold_the_whole_state() -> None:
     context = sampler_context()
     draw = Uniform().build(context)
     batch = next(batches_of(context, 200))
     negatives = draw(batch, 3, torch.Generator().manual_seed(0))
-    parts = Drawn(context)
+    parts = NegativeStatistics(context)
     for rows in torch.arange(len(batch.target)).split(30):
-        restored = Drawn(context)
+        restored = NegativeStatistics(context)
         restored.totals = {name: total.clone() for name, total in parts.totals.items()}
         parts = restored
         parts.update(SequenceBatch(*(tensor[rows] for tensor in batch)), negatives[rows])
-    whole = describe(batch, negatives, context)
+    whole = summary_of(batch, negatives, context)
     for name, value in parts.summary().items():
         assert value == pytest.approx(whole[name]), name
     assert json.loads(json.dumps(whole)) == whole

@@ -1,4 +1,4 @@
-"""Negatives from the batch, from the positive's prefix and from the user's past, against brute force and by hand."""
+"""In-batch, prefix and history negatives, compared with brute force and with values worked out by hand."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from genrec.semantic_ids import SemanticIds
 from genrec.testing import batches_of, sampler_context
 from genrec.types import NegativeSampler, SamplerContext, SequenceBatch
 
-NONE = pd.DataFrame({"user": [], "item": [], "time": []}, dtype="int64")
+NO_INTERACTIONS = pd.DataFrame({"user": [], "item": [], "time": []}, dtype="int64")
 
 
-def world(codes: list[list[int]], interactions: pd.DataFrame = NONE) -> SamplerContext:
+def world(codes: list[list[int]], interactions: pd.DataFrame = NO_INTERACTIONS) -> SamplerContext:
     return SamplerContext(
         len(codes),
         interactions,
@@ -44,15 +44,15 @@ def sets(drawn: Tensor) -> list[set[int]]:
 
 
 def test_targets_of_the_batch_by_hand() -> None:
-    """Targets 1, 2, 2, 5: a row is offered the others but its own; 2 is no likelier for standing twice; the last has seen 1."""
+    """Targets 1, 2, 2, 5: a row gets the other targets; the repeated 2 counts once; the last row has 1 in its history."""
     batch = rows([[0, 3], [0, 3], [0, 3], [0, 1]], [1, 2, 2, 5])
     drawn = draw(InBatch(), world([[item] for item in range(6)]), batch, 3)
     assert sets(drawn) == [{2, 5}, {1, 5}, {1, 5}, {2}]
     assert (drawn[:, 2] == 0).all()
 
 
-def test_targets_of_the_batch_are_alike() -> None:
-    """2,000 users of target 1, 400 of target 2 and 10 of target 3: who has target 4 is offered 1, 2 and 3 alike."""
+def test_targets_of_the_batch_are_equally_likely() -> None:
+    """2,000 rows with target 1, 400 with 2 and 10 with 3: a row with target 4 gets 1, 2 and 3 with equal probability."""
     target = [1] * 2000 + [2] * 400 + [3] * 10 + [4] * 6000
     batch = rows([[0]] * len(target), target)
     first = draw(InBatch(), world([[item] for item in range(6)]), batch, 1)[-6000:, 0]
@@ -60,8 +60,8 @@ def test_targets_of_the_batch_are_alike() -> None:
 
 
 @pytest.mark.parametrize(("depth", "expected"), [(1, {2, 3, 4}), (2, {2, 4})])
-def test_neighbors_by_prefix_by_hand(depth: int, expected: set[int]) -> None:
-    """Item 1 is (0, 0, 0): 2 (0, 0, 1) and 4 (0, 0, 2) share two codes with it, 3 (0, 1, 0) one, 5 (1, 0, 0) none."""
+def test_prefix_neighbors_by_hand(depth: int, expected: set[int]) -> None:
+    """Item 1 is (0, 0, 0): 2 (0, 0, 1) and 4 (0, 0, 2) share two codes with it, 3 (0, 1, 0) one and 5 (1, 0, 0) none."""
     context = world([[0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 0, 2], [1, 0, 0]])
     assert sets(draw(PrefixNeighbors(depth), context, rows([[0]], [1]), 4)) == [expected]
     assert sets(draw(PrefixNeighbors(depth), context, rows([[2]], [1]), 4)) == [expected - {2}]
@@ -70,12 +70,12 @@ def test_neighbors_by_prefix_by_hand(depth: int, expected: set[int]) -> None:
 
 @given(st.integers(0, 2**16), st.integers(1, 2), st.sampled_from([0, 8]))
 @settings(max_examples=30, deadline=None)
-def test_neighbors_by_prefix_are_all_that_share_it(seed: int, depth: int, few: int) -> None:
-    """Asked for as many as there are items, each row gets its whole group but what is forbidden: by brute force over the catalog."""
+def test_prefix_neighbors_equal_brute_force(seed: int, depth: int, exact_factor: int) -> None:
+    """A draw of as many negatives as items returns all allowed items of the prefix."""
     context = sampler_context(seed)
     batch, everything = next(batches_of(context, 32)), torch.arange(61)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(without_replacement, "FEW", few)
+        patch.setattr(without_replacement, "EXACT_FACTOR", exact_factor)
         drawn = draw(PrefixNeighbors(depth), context, batch, 60, seed)
     allowed = ~Exclusions(context)(batch, everything.expand(len(batch.target), -1))
     allowed &= context.semantic_ids.prefix_depth(batch.target.unsqueeze(1), everything) >= depth
@@ -85,9 +85,9 @@ def test_neighbors_by_prefix_are_all_that_share_it(seed: int, depth: int, few: i
         assert wanted[got[got > 0]].all()
 
 
-@pytest.mark.parametrize("few", [0, 8])
-def test_neighbors_by_prefix_are_alike(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(without_replacement, "FEW", few)
+@pytest.mark.parametrize("exact_factor", [0, 8])
+def test_prefix_neighbors_are_equally_likely(exact_factor: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(without_replacement, "EXACT_FACTOR", exact_factor)
     context = world([[0, code] for code in range(6)] + [[1, code] for code in range(4)])
     drawn = draw(PrefixNeighbors(), context, rows([[2]] * 12_000, [1] * 12_000), 2)
     for place in (0, 1):
@@ -95,8 +95,8 @@ def test_neighbors_by_prefix_are_alike(few: int, monkeypatch: pytest.MonkeyPatch
     assert drawn.max() == 6
 
 
-def test_the_past_by_hand() -> None:
-    """Item 4 has the target's Semantic ID; item 3 stands twice and is one item; of the last two there are 3 and 6."""
+def test_already_seen_by_hand() -> None:
+    """Item 4 has the target's Semantic ID; item 3 is in the history twice and counts once; the last two are 3 and 6."""
     context = world([[0], [1], [2], [0], [3], [4]])
     batch = rows([[0, 2, 4, 3, 3, 6], [0, 0, 0, 0, 0, 1]], [1, 2])
     assert sets(draw(AlreadySeen(), context, batch, 5)) == [{2, 3, 6}, {1}]
@@ -105,14 +105,14 @@ def test_the_past_by_hand() -> None:
     assert draw(AlreadySeen(), context, batch._replace(history=torch.zeros(2, 0, dtype=torch.int64)), 2).tolist() == [[0, 0]] * 2
 
 
-def test_what_was_taken_twice_is_no_likelier() -> None:
+def test_repeated_items_are_not_more_likely() -> None:
     batch = rows([[3, 2, 3, 3, 4]] * 9000, [1] * 9000)
     first = draw(AlreadySeen(), world([[item] for item in range(4)]), batch, 1)[:, 0]
     assert chisquare(torch.bincount(first)[2:].tolist()).pvalue > 1e-3
 
 
-def test_what_was_disliked_by_hand() -> None:
-    """User 0 rates item 2 with 1 and then 5, item 3 with 4 and then 2, item 4 with 2.5; user 1 item 2 with 1; NaN says nothing."""
+def test_disliked_by_hand() -> None:
+    """User 0 rates item 2 with 1 and then 5, item 3 with 4 and then 2, item 4 with 2.5; user 1 rates item 2 with 1 and 5 with NaN."""
     table = pd.DataFrame(
         {
             "user": [0, 0, 0, 0, 0, 1, 1],
@@ -124,14 +124,14 @@ def test_what_was_disliked_by_hand() -> None:
     context, batch = world([[item] for item in range(6)], table), rows([[2, 3, 4, 3, 2], [0, 0, 2, 5, 6]], [6, 1])
     assert sets(draw(Disliked(), context, batch, 3)) == [{3}, {2}]
     assert sets(draw(Disliked(2.5), context, batch, 3)) == [{3, 4}, {2}]
-    with pytest.raises(InputError, match=r"Disliked.max_rating 0.5 leaves no rating: the lowest is 1"):
+    with pytest.raises(InputError, match=r"Disliked.max_rating = 0.5 matches no rating, the lowest is 1"):
         Disliked(0.5).build(context)
     with pytest.raises(InputError, match=r"Disliked needs .* a rating, got the columns user, item, time; use AlreadySeen"):
         Disliked().build(context._replace(interactions=table.drop(columns="rating")))
 
 
-def test_what_is_taken_again_is_no_negative_of_the_past() -> None:
-    """Both users take items 2, 3, 2, 4: of the history 2, 3 only 3 may be offered, since 2 is taken again; of 2, 3, 2 both may."""
+def test_items_that_are_taken_again_are_excluded() -> None:
+    """Both users take items 2, 3, 2, 4. From the history 2, 3 only 3 is allowed, because 2 is taken again; from 2, 3, 2 both are."""
     table = pd.DataFrame({"user": [0] * 4 + [1] * 4, "item": [2, 3, 2, 4] * 2, "time": [0, 1, 2, 3] * 2})
     context = world([[item] for item in range(6)], table)
     assert sets(draw(AlreadySeen(), context, rows([[0, 2, 3], [2, 3, 2]], [5, 5]), 3)) == [{3}, {2, 3}]

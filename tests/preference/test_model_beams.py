@@ -1,4 +1,4 @@
-"""Negatives of the policy's own beams: the list by brute force, what is never drawn, locked prefixes, and refreshed policies."""
+"""ModelBeams: its list by brute force, exclusions, locked prefixes and refreshed policies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from genrec.types import Ranking, SamplerContext, SequenceBatch
 
 
 class Table(nn.Module):
-    """A policy whose score of an item is a number for the last item of the history and that item."""
+    """A policy with a table of scores for (last item of the history, item)."""
 
     def __init__(self, score: Tensor, semantic_ids: SemanticIds) -> None:
         super().__init__()
@@ -43,8 +43,8 @@ class Table(nn.Module):
 
     def recommend_below(self, history: Tensor, items: Tensor, depth: int, n: int) -> Ranking:
         everything = torch.arange(self.score.shape[1]).expand(len(items), -1)
-        inside = self.semantic_ids.prefix_depth(everything, items.unsqueeze(1)) >= depth
-        return _best(self.score[history[:, -1]].masked_fill(~inside | (everything == 0), -torch.inf), n)
+        below = self.semantic_ids.prefix_depth(everything, items.unsqueeze(1)) >= depth
+        return _best(self.score[history[:, -1]].masked_fill(~below | (everything == 0), -torch.inf), n)
 
 
 def _best(score: Tensor, n: int) -> Ranking:
@@ -55,7 +55,7 @@ def _best(score: Tensor, n: int) -> Ranking:
 
 
 def world(taken: tuple[tuple[int, int], ...] = ()) -> SamplerContext:
-    """Items 1..8, with codes (0, 0), (0, 1), ..., (1, 3); after whatever history, item 8 is the best and 1 the worst."""
+    """Items 1..8 with codes (0, 0), (0, 1), ..., (1, 3). For every history, item 8 is the best and item 1 the worst."""
     ids = SemanticIds(torch.stack(torch.unravel_index(torch.arange(8), (2, 4)), 1), (2, 4))
     return SamplerContext(
         item_count=8,
@@ -68,7 +68,7 @@ def world(taken: tuple[tuple[int, int], ...] = ()) -> SamplerContext:
 
 
 def rows(count: int, history: list[int], target: int) -> SequenceBatch:
-    """One example of user 0, again and again (with another user each, so that each has random numbers of its own)."""
+    """One history and target for `count` users, so that each row has its own random numbers."""
     return SequenceBatch(torch.arange(count), torch.tensor([history]).repeat(count, 1), torch.full((count,), target))
 
 
@@ -83,15 +83,15 @@ def draw(sampler: ModelBeams, context: SamplerContext, batch: SequenceBatch, cou
         (ModelBeams(num_beams=2), {5}),  # 6, 5
         (ModelBeams(num_beams=3), {5, 4}),  # 6, 5, 4
         (ModelBeams(num_beams=3, seen=True), {8, 5}),  # 8, 6, 5
-        (ModelBeams(num_beams=3, locked_levels=1), set()),  # 8, 7, 6, which begin with code 1 as 7 does
+        (ModelBeams(num_beams=3, locked_levels=1), set()),  # 8, 7, 6, which begin with code 1 like item 7
         (ModelBeams(num_beams=4, locked_levels=1), {5}),  # 8, 7, 6, 5
         (ModelBeams(num_beams=4, locked_levels=1, seen=True), {8, 5}),
         (ModelBeams(num_beams=20), {5, 4, 3, 2, 1}),
-        (ModelBeams(num_beams=20, locked_levels=1), {5}),  # 8, 7, 6, 5 are all there are
+        (ModelBeams(num_beams=20, locked_levels=1), {5}),  # the prefix has only 8, 7, 6, 5
     ],
 )
-def test_the_list_that_is_drawn_from(sampler: ModelBeams, expected: set[int]) -> None:
-    """History 8, target 7, and the user takes 6 later: 6 has a place of the list, and is not drawn."""
+def test_the_items_of_the_list(sampler: ModelBeams, expected: set[int]) -> None:
+    """History 8, target 7; the user takes 6 later, so it uses up a place of the list but is not drawn."""
     drawn = draw(sampler, world(tuple((user, 6) for user in range(60))), rows(60, [0, 8], 7), 6)
     assert set(drawn.flatten().tolist()) - {0} == expected
     assert (drawn[:, : len(expected)] > 0).all()
@@ -109,35 +109,35 @@ def test_draws_are_uniform_without_replacement() -> None:
 @pytest.mark.parametrize("seen", [False, True])
 @given(st.integers(0, 2**16), st.integers(1, 30), st.integers(1, 8))
 @settings(max_examples=15, deadline=None)
-def test_equal_to_brute_force(locked: int, seen: bool, seed: int, width: int, count: int) -> None:
-    """All of the row's allowed items of the list are drawn if so many are asked for; fewer are part of them."""
+def test_equal_to_brute_force(locked: int, seen: bool, seed: int, width: int, num_negatives: int) -> None:
+    """A large draw returns all allowed items of the list; a smaller draw is a subset."""
     context = sampler_context(seed)
     source = torch.Generator().manual_seed(seed)
     policy = Table(torch.randn(context.item_count + 1, context.item_count + 1, generator=source), context.semantic_ids)
     context = context._replace(policy=policy)
     batch = next(batches_of(context, 32))
     sampler = ModelBeams(num_beams=width, locked_levels=locked, seen=seen)
-    drawn, few = draw(sampler, context, batch, width, seed), draw(sampler, context, batch, count, seed)
+    large, small = draw(sampler, context, batch, width, seed), draw(sampler, context, batch, num_negatives, seed)
     if not seen:
-        check_draw(batch, drawn, width, context)
+        check_draw(batch, large, width, context)
     codes = [(-1,), *map(tuple, context.semantic_ids.codes.tolist())]
     taken = Counter((user, codes[item]) for user, item in context.interactions[["user", "item"]].itertuples(index=False))
-    for user, history, target, all_of_them, some in zip(*(t.tolist() for t in (*batch, drawn, few)), strict=True):
+    for user, history, target, all_drawn, few_drawn in zip(*(t.tolist() for t in (*batch, large, small)), strict=True):
         order = sorted(range(1, context.item_count + 1), key=lambda item: -float(policy.score.data[history[-1], item]))
-        out = set() if locked else {target, *(() if seen else history)}
-        listed = [item for item in order if item not in out and codes[item][:locked] == codes[target][:locked]][:width]
+        excluded = set() if locked else {target, *(() if seen else history)}
+        listed = [item for item in order if item not in excluded and codes[item][:locked] == codes[target][:locked]][:width]
         past = Counter(codes[item] for item in history if item) if seen else Counter()
         hidden = set() if seen else {codes[item] for item in history if item}
-        expected = {  # of items that share a Semantic ID one is drawn, any of them
+        expected = {  # one item per Semantic ID is drawn
             code for code in map(codes.__getitem__, listed) if code != codes[target] and taken[user, code] <= past[code]
         } - hidden
-        found = [codes[item] for item in all_of_them if item]
+        found = [codes[item] for item in all_drawn if item]
         assert sorted(found) == sorted(expected)
-        assert {codes[item] for item in some if item} <= expected
-        assert sum(item > 0 for item in some) == min(count, len(expected))
+        assert {codes[item] for item in few_drawn if item} <= expected
+        assert sum(item > 0 for item in few_drawn) == min(num_negatives, len(expected))
 
 
-def test_it_says_what_it_is() -> None:
+def test_attributes_of_the_draw() -> None:
     plain, other = (
         sampler.build(world()) for sampler in (ModelBeams(), ModelBeams(seen=True, refresh_every=3, refresh_unit="epochs"))
     )
@@ -150,8 +150,8 @@ def test_it_says_what_it_is() -> None:
     assert [getattr(other, name) for name in ("offers_history", "refresh_every", "refresh_unit")] == [True, 3, "epochs"]
 
 
-def test_the_policy_is_read_as_it_is_at_the_draw() -> None:
-    """Weights that are changed in place, as a refresh does: the worst items become the best."""
+def test_a_draw_uses_the_current_weights() -> None:
+    """The weights change in place, as in a refresh: the worst items become the best."""
     context = world()
     sampler, batch = ModelBeams(num_beams=2).build(context), rows(9, [0, 4], 5)
     before = sampler(batch, 2, torch.Generator().manual_seed(0))
@@ -161,7 +161,7 @@ def test_the_policy_is_read_as_it_is_at_the_draw() -> None:
     assert after.sort(1).values.tolist() == [[1, 2]] * 9
 
 
-def test_filters_are_asked_whether_or_not_the_history_is_offered() -> None:
+def test_filters_apply_to_items_of_the_history() -> None:
     even = lambda batch, candidates: candidates % 2 == 0  # noqa: E731
     context = world()._replace(filters=(even,))
     drawn = draw(ModelBeams(num_beams=6, seen=True), context, rows(9, [0, 3], 1), 6)
@@ -170,7 +170,7 @@ def test_filters_are_asked_whether_or_not_the_history_is_offered() -> None:
 
 @pytest.mark.parametrize("locked", [0, 1])
 def test_a_row_does_not_depend_on_the_batch(locked: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a real policy where it searches freely; alone, in parts of two, without padding."""
+    """A row alone, in chunks of two, and without padding. Without locked levels the policy is a real one."""
     context = sampler_context()
     policy = Table(torch.randn(61, 61, generator=torch.Generator().manual_seed(0)), context.semantic_ids)
     distinct = SemanticIds(torch.stack(torch.unravel_index(torch.randperm(64)[:60], (4, 4, 4)), 1), (4, 4, 4))
@@ -178,7 +178,7 @@ def test_a_row_does_not_depend_on_the_batch(locked: int, monkeypatch: pytest.Mon
     policy.semantic_ids = distinct
     sampler, batch = ModelBeams(num_beams=10, locked_levels=locked).build(context), next(batches_of(context, 7))
     together = sampler(batch, 3, torch.Generator().manual_seed(5))
-    monkeypatch.setattr(model_beams, "ROWS", 2)
+    monkeypatch.setattr(model_beams, "SEARCH_CHUNK", 2)
     assert torch.equal(sampler(batch, 3, torch.Generator().manual_seed(5)), together)
     for row in range(7):
         length = int((batch.history[row] > 0).sum())
@@ -188,18 +188,18 @@ def test_a_row_does_not_depend_on_the_batch(locked: int, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("sampler", [ModelBeams(num_beams=30), ModelBeams(num_beams=5)])
-def test_the_contract(sampler: ModelBeams) -> None:
+def test_it_keeps_the_contract(sampler: ModelBeams) -> None:
     context = sampler_context()
     source = torch.Generator().manual_seed(0)
     table = torch.randn(context.item_count + 1, context.item_count + 1, generator=source)
     check_sampler(sampler, context._replace(policy=Table(table, context.semantic_ids)))
 
 
-def test_no_rows_no_negatives() -> None:
+def test_an_empty_batch() -> None:
     assert draw(ModelBeams(), world(), rows(0, [0, 1], 2), 3).shape == (0, 3)
 
 
-def test_no_gradient_and_no_random_number_of_others() -> None:
+def test_no_gradient_and_no_global_random_state() -> None:
     torch.manual_seed(1)
     first = draw(ModelBeams(num_beams=5), world(), rows(5, [0, 1], 2), 3)
     torch.manual_seed(2)
@@ -207,19 +207,19 @@ def test_no_gradient_and_no_random_number_of_others() -> None:
     assert not first.requires_grad
 
 
-def test_what_it_cannot_draw_from_is_refused() -> None:
+def test_unusable_policies_raise() -> None:
     context, small = world(), build(TIGER, world().semantic_ids)
     with pytest.raises(UsageError, match=r"ModelBeams draws from a policy's beams, got a context without a policy"):
         ModelBeams().build(context._replace(policy=None))
     with pytest.raises(UsageError, match=r"ModelBeams.num_beams must be at most policy.num_beams = 50, got 51"):
         ModelBeams(num_beams=51).build(context._replace(policy=small))
-    with pytest.raises(UsageError, match=r"ModelBeams.locked_levels must be below 2, the number of codes of an item, got 2"):
+    with pytest.raises(UsageError, match=r"ModelBeams.locked_levels must be below 2, the levels of a Semantic ID, got 2"):
         ModelBeams(locked_levels=2).build(context)
     flat = Table(torch.zeros(9, 9), context.semantic_ids)
     bare = type("Bare", (nn.Module,), {name: getattr(Table, name) for name in ("level_log_prob", "log_prob", "recommend")})()
     bare.score = flat.score
     with pytest.raises(
-        UsageError, match=r"ModelBeams.locked_levels = 1 needs a policy that searches below a prefix.*got Bare.*use locked = 0"
+        UsageError, match=r"ModelBeams.locked_levels = 1 needs a policy that searches below a prefix.*got Bare.*use locked_levels = 0"
     ):
         ModelBeams(locked_levels=1).build(context._replace(policy=bare))
 
@@ -228,7 +228,7 @@ def test_what_it_cannot_draw_from_is_refused() -> None:
     ("field", "wrong", "message"),
     [
         ("num_beams", 0, r"ModelBeams.num_beams must be at least 1, got 0"),
-        ("locked", -1, r"ModelBeams.locked_levels must be at least 0, got -1"),
+        ("locked_levels", -1, r"ModelBeams.locked_levels must be at least 0, got -1"),
         ("refresh_every", -1, r"ModelBeams.refresh_every must be at least 0, got -1"),
         ("refresh_unit", "hours", r"ModelBeams.refresh_unit must be 'steps' or 'epochs', got 'hours'"),
     ],
@@ -238,13 +238,13 @@ def test_fields_are_checked(field: str, wrong: object, message: str) -> None:
         ModelBeams(**{field: wrong})
 
 
-def test_forbidden_items_are_never_drawn_whatever_is_offered() -> None:
-    """The target's Semantic ID and items taken outside the history stay forbidden with `seen`."""
+def test_exclusions_hold_when_the_history_is_offered() -> None:
+    """With `seen`, the Semantic ID of the target and items taken outside the history stay excluded."""
     context = sampler_context(3)
     table = torch.randn(context.item_count + 1, context.item_count + 1, generator=torch.Generator().manual_seed(0))
     context = context._replace(policy=Table(table, context.semantic_ids))
-    batch, forbidden = next(batches_of(context, 64)), Exclusions(context)
+    batch, exclusions = next(batches_of(context, 64)), Exclusions(context)
     drawn = draw(ModelBeams(num_beams=60, seen=True), context, batch, 60)
-    assert bool((forbidden.in_history(batch, drawn)).any())
-    assert not bool(forbidden.shares_semantic_id(batch, drawn).any())
-    assert not bool((forbidden.in_training(batch, drawn) & ~forbidden.in_history(batch, drawn)).any())
+    assert bool((exclusions.in_history(batch, drawn)).any())
+    assert not bool(exclusions.shares_semantic_id(batch, drawn).any())
+    assert not bool((exclusions.in_training(batch, drawn) & ~exclusions.in_history(batch, drawn)).any())
