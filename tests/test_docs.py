@@ -183,10 +183,8 @@ def sandbox_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_blocks_of_a_page_run(page: Path, sandbox_folder: Path) -> None:
     sandbox = Sandbox(sandbox_folder, page)
-    for block in blocks(page):
-        where = f"{page.relative_to(PROJECT)}:{block.line}"
-        if block.skipped or block.language.startswith(("{", *SILENT)):
-            continue
+    run = [block for block in blocks(page) if not block.skipped and not block.language.startswith(("{", *SILENT))]
+    for block in sorted(run, key=lambda block: block.language not in ("python", "setup")):  # Python first: commands use its files
         try:
             if block.language in ("python", "setup"):
                 sandbox.python(block)
@@ -196,7 +194,7 @@ def test_blocks_of_a_page_run(page: Path, sandbox_folder: Path) -> None:
             else:
                 assert block.language == "", f"language {block.language!r} is not known: mark the block '<!-- not run: REASON -->'"
         except (Exception, SystemExit) as error:
-            raise AssertionError(f"{where}: {error}") from error
+            raise AssertionError(f"{page.relative_to(PROJECT)}:{block.line}: {error}") from error
     for text in re.findall(r"`(genrec [^`]+\.py:\w+[^`]*)`", page.read_text(encoding="utf-8")):  # commands within sentences
         words = shlex.split(text)
         if any((sandbox_folder / word.partition(":")[0]).is_file() for word in words):
