@@ -1,4 +1,4 @@
-"""Small policies that tests share, and an oracle for what they recommend. A policy that is added here is tested like all others."""
+"""Small policies for tests, and a brute-force ranking to compare with. Every policy in `POLICIES` is tested by test_policies.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from genrec.semantic_ids import SemanticIds
 
 TIGER = Tiger(d_model=32, d_ff=64, num_heads=2, d_kv=16, num_encoder_layers=2, num_decoder_layers=2, dropout=0.1, num_beams=50)
 GPT = Gpt(d_model=32, d_ff=64, num_heads=2, d_kv=16, num_layers=2, dropout=0.1, num_beams=50)
-POLICIES: dict[str, Any] = {  # the specification of each
+POLICIES: dict[str, Any] = {  # specifications by name
     "tiger": TIGER,
     "tiger-items": Tiger(**(vars(TIGER) | {"history": "items"})),
     "tiger-causal": Tiger(**(vars(TIGER) | {"encoder": "causal"})),
@@ -22,7 +22,7 @@ POLICIES: dict[str, Any] = {  # the specification of each
 
 
 def catalog(items: int, seed: int = 0, sizes: tuple[int, ...] = (5, 4, 6)) -> SemanticIds:
-    """Distinct random Semantic IDs."""
+    """Return distinct random Semantic IDs."""
     total = int(torch.tensor(sizes).prod())
     flat = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:items]
     codes = torch.stack(torch.unravel_index(flat, sizes), 1)
@@ -30,7 +30,7 @@ def catalog(items: int, seed: int = 0, sizes: tuple[int, ...] = (5, 4, 6)) -> Se
 
 
 def build(specification: Any, semantic_ids: SemanticIds, seed: int = 0) -> Any:
-    """The untrained policy in evaluation mode; what begins at 0 is drawn too, so that nothing is tested at 0 alone."""
+    """Return an untrained policy in evaluation mode; parameters that start at 0 are drawn at random, so that they have an effect."""
     torch.manual_seed(seed)
     policy = specification.build(semantic_ids).eval()
     for parameter in policy.parameters():
@@ -40,7 +40,7 @@ def build(specification: Any, semantic_ids: SemanticIds, seed: int = 0) -> Any:
 
 
 def histories(batch: int, length: int, items: int, seed: int = 1) -> Tensor:
-    """Random histories of different lengths, left-padded with 0."""
+    """Return random histories of different lengths, left-padded with 0."""
     generator = torch.Generator().manual_seed(seed)
     history = torch.randint(1, items + 1, (batch, length), generator=generator)
     padding = torch.randint(0, length, (batch, 1), generator=generator)
@@ -48,7 +48,7 @@ def histories(batch: int, length: int, items: int, seed: int = 1) -> Tensor:
 
 
 def brute_force(policy: Any, history: Tensor) -> tuple[Tensor, Tensor]:
-    """All items by log-probability, equal ones by id."""
+    """Return all items and their scores by log-probability, equal scores by id."""
     scores = policy.log_prob(history, torch.arange(1, policy.semantic_ids.items + 1).expand(len(history), -1))
     order = scores.argsort(dim=1, descending=True, stable=True)
     return order + 1, scores.gather(1, order)

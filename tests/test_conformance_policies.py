@@ -1,4 +1,4 @@
-"""The checks of policies: all of ours pass, and each broken one is told what it breaks."""
+"""The checks of policies: correct policies pass, and each broken policy gets a message that names the violated rule."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SMALL = {"d_model": 16, "d_ff": 32, "num_heads": 2, "d_kv": 8}
 
 
 class LastItem(nn.Module):
-    """A right policy in a few lines: a softmax over each level's codes, from the last item and the item before it."""
+    """A correct policy in a few lines: a softmax over each level's codes, from the last two items."""
 
     def __init__(self, semantic_ids: SemanticIds) -> None:
         super().__init__()
@@ -33,8 +33,8 @@ class LastItem(nn.Module):
         self.register_buffer("codes", nn.functional.pad(semantic_ids.codes, (0, 0, 1, 0)), persistent=False)
 
     def states(self, history: Tensor) -> Tensor:
-        two = nn.functional.pad(history, (1, 0))
-        return self.last(two[:, -1]) + 0.5 * self.last(two[:, -2])
+        padded = nn.functional.pad(history, (1, 0))
+        return self.last(padded[:, -1]) + 0.5 * self.last(padded[:, -2])
 
     def level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         levels = [head(self.states(history)).log_softmax(-1) for head in self.heads]
@@ -55,7 +55,7 @@ class LastItem(nn.Module):
 
 
 class Sequences(LastItem):
-    """The same, of every prefix."""
+    """LastItem as a `SequencePolicy`."""
 
     def sequence_log_prob(self, history: Tensor, targets: Tensor) -> Tensor:
         places = range(history.shape[1])
@@ -69,22 +69,22 @@ class Exact(LastItem):
 
 @dataclass(frozen=True)
 class Made:
-    """A specification that builds `kind`, its methods replaced by `methods`; a method is given the policy as it was."""
+    """A specification that builds `policy_class` and replaces `methods`; a replacement gets the policy and the original method."""
 
-    kind: Any = LastItem
+    policy_class: Any = LastItem
     methods: Any = ()
 
     def build(self, semantic_ids: SemanticIds) -> Policy:
-        policy = self.kind(semantic_ids)
+        policy = self.policy_class(semantic_ids)
         for name, method in self.methods:
-            right = getattr(policy, name)
-            setattr(policy, name, lambda *arguments, right=right, method=method, policy=policy: method(policy, right, *arguments))
+            original = getattr(policy, name)
+            setattr(policy, name, lambda *arguments, f=original, method=method, policy=policy: method(policy, f, *arguments))
         return policy
 
 
 @dataclass(frozen=True)
 class MadeCausal(Made):
-    kind: Any = Sequences
+    policy_class: Any = Sequences
     causal: ClassVar[bool] = True
 
 
@@ -101,12 +101,13 @@ class Atomic(Made):
 @pytest.mark.parametrize(
     "specification",
     [
-        Tiger(**SMALL, num_encoder_layers=1, num_decoder_layers=1), Tiger(**SMALL, num_encoder_layers=1, num_decoder_layers=1, history="items"),
+        Tiger(**SMALL, num_encoder_layers=1, num_decoder_layers=1),
+        Tiger(**SMALL, num_encoder_layers=1, num_decoder_layers=1, history="items"),
         Gpt(**SMALL, num_layers=2), Gpt(**SMALL, num_layers=1, recency_positions=0), Made(), MadeCausal(), Made(Exact), Atomic(),
     ],
     ids=repr,
 )  # fmt: skip
-def test_right_policies_keep_the_contract(specification: Any) -> None:
+def test_correct_policies_pass(specification: Any) -> None:
     states = torch.get_rng_state()
     check_policy(specification)
     assert torch.equal(states, torch.get_rng_state())
@@ -123,62 +124,62 @@ def broken(**methods: Method) -> Made:
     return Made(methods=tuple(methods.items()))
 
 
-def items_too(change: Callable[[Tensor], Tensor]) -> Method:
-    """Recommend with the items changed."""
-    return lambda policy, right, *a: right(*a)._replace(items=change(right(*a).items))
+def with_items(change: Callable[[Tensor], Tensor]) -> Method:
+    """Return a `recommend` with changed items."""
+    return lambda policy, original, *a: original(*a)._replace(items=change(original(*a).items))
 
 
 def with_log_prob(level_log_prob: Method) -> Made:
-    """`level_log_prob` replaced, and the rest following from it."""
+    """Replace `level_log_prob`; the other methods follow from it."""
     return broken(level_log_prob=level_log_prob)
 
 
-def forgets_exclude(policy: Any, right: Method, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
-    return right(history, n)
+def without_exclude(policy: Any, original: Method, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
+    return original(history, n)
 
 
-def first_of_batch(policy: Any, right: Method, history: Tensor, items: Tensor) -> Tensor:
-    """Like a padding mask read off the first user."""
-    return right(history, items) - 0.1 * (history[0] == 0).sum()
+def mask_of_first_row(policy: Any, original: Method, history: Tensor, items: Tensor) -> Tensor:
+    """Use the padding mask of the first row for all rows."""
+    return original(history, items) - 0.1 * (history[0] == 0).sum()
 
 
-def beside_others(policy: Any, right: Method, history: Tensor, items: Tensor) -> Tensor:
-    """Normalized over the candidates that happen to be there."""
-    return right(history, items) - 0.01 * items.shape[1]
+def normalized_over_candidates(policy: Any, original: Method, history: Tensor, items: Tensor) -> Tensor:
+    """Normalize over the given candidates."""
+    return original(history, items) - 0.01 * items.shape[1]
 
 
-def in_place(policy: Any, right: Method, history: Tensor, items: Tensor) -> Tensor:
-    found = right(history, items)
+def in_place(policy: Any, original: Method, history: Tensor, items: Tensor) -> Tensor:
+    found = original(history, items)
     history[:, 0] = 0
     return found
 
 
-def noisy(policy: Any, right: Method, history: Tensor, items: Tensor) -> Tensor:
-    """Dropout that evaluation does not switch off."""
-    return right(history, items) - torch.rand(()).item()
+def noisy(policy: Any, original: Method, history: Tensor, items: Tensor) -> Tensor:
+    """Like dropout that stays on in evaluation."""
+    return original(history, items) - torch.rand(()).item()
 
 
-def not_a_distribution(policy: Any, right: Method, history: Tensor, items: Tensor) -> Tensor:
-    return right(history, items) / 3
+def not_a_distribution(policy: Any, original: Method, history: Tensor, items: Tensor) -> Tensor:
+    return original(history, items) / 3
 
 
-def nan_gradient(policy: Any, right: Method, history: Tensor, items: Tensor) -> Tensor:
-    """The root of a masked place: 0, with a gradient of infinity times 0."""
-    return right(history, items) + (policy.last.weight[0, 0] * 0).sqrt()
+def nan_gradient(policy: Any, original: Method, history: Tensor, items: Tensor) -> Tensor:
+    """The root of a masked value: 0, with a gradient of infinity times 0."""
+    return original(history, items) + (policy.last.weight[0, 0] * 0).sqrt()
 
 
-def sees_the_future(policy: Any, right: Method, history: Tensor, targets: Tensor) -> Tensor:
-    """The whole history at each place: what a forgotten causal mask does."""
+def without_causal_mask(policy: Any, original: Method, history: Tensor, targets: Tensor) -> Tensor:
+    """Use the whole history at each place, as without a causal mask."""
     return policy.level_log_prob(history, targets)
 
 
-def only_next(policy: Any, right: Method, history: Tensor, targets: Tensor) -> Tensor:
-    """Reads the targets off the history."""
-    return right(history, torch.cat([history[:, 1:], targets[:, -1:]], 1).masked_fill(targets == 0, 0))
+def only_next(policy: Any, original: Method, history: Tensor, targets: Tensor) -> Tensor:
+    """Ignore the targets and score the next items of the history."""
+    return original(history, torch.cat([history[:, 1:], targets[:, -1:]], 1).masked_fill(targets == 0, 0))
 
 
-class Hidden(LastItem):
-    """Keeps a learned number outside the state dict."""
+class OutsideStateDict(LastItem):
+    """Has a random value outside the state dict."""
 
     def __init__(self, semantic_ids: SemanticIds) -> None:
         super().__init__(semantic_ids)
@@ -195,11 +196,11 @@ class Unseeded(LastItem):
 
 
 class Pruned(Exact):
-    """Exact, but for the best item."""
+    """Exact, except that the best item is missing."""
 
     def recommend_exactly(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
-        more = self.recommend(history, n + 1, exclude)
-        return Ranking(more.items[:, 1:], more.scores[:, 1:])
+        longer = self.recommend(history, n + 1, exclude)
+        return Ranking(longer.items[:, 1:], longer.scores[:, 1:])
 
 
 BROKEN: dict[str, tuple[Any, str]] = {
@@ -207,7 +208,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "not a policy": (Made(lambda ids: nn.Linear(2, 2)), r"build must return a torch.nn.Module with level_log_prob.*got Linear"),
     "build raises": (Made(lambda ids: 1 / 0), "build raised ZeroDivisionError"),
     "unseeded": (Made(Unseeded), "two policies built with the same torch seed differ in last.weight"),
-    "hidden state": (Made(Hidden), "a policy of another seed that has loaded this one's state_dict gives other log-probabilities"),
+    "hidden state": (Made(OutsideStateDict), "that has loaded this one's state_dict gives other log-probabilities"),
     "undescribed": (Made(methods=(("log_prob", object()),)), "has no stable description"),
     "shape": (with_log_prob(lambda p, r, *a: r(*a).sum(-1)), r"must return a tensor float32 \[6, 41, 3\], got float32 \[6, 41\]"),
     "type": (with_log_prob(lambda p, r, *a: r(*a).double()), r"must return a tensor float32 \[6, 41, 3\], got float64"),
@@ -215,47 +216,50 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "positive": (with_log_prob(lambda p, r, *a: r(*a) + 9), "must be at most 0 and not NaN"),
     "more than 1": (with_log_prob(not_a_distribution), r"the probabilities of all 40 items add up to [\d.]+, which is more than 1"),
     "mean": (broken(log_prob=lambda p, r, *a: r(*a) / 3), "log_prob is not the sum of level_log_prob over levels"),
-    "empty": (with_log_prob(lambda p, r, h, i: r(h, i) - (h > 0).sum(1)[:, None, None].float() ** -1), "an empty history .all 0. must have finite log-probabilities"),
+    "empty": (
+        with_log_prob(lambda p, r, h, i: r(h, i) - (h > 0).sum(1)[:, None, None].float() ** -1),
+        "an empty history .all 0. must have finite log-probabilities",
+    ),
     "padding": (with_log_prob(lambda p, r, h, i: r(h, i) - 0.01 * h.shape[1]), "alone than padded to 6 in a batch of longer ones"),
-    "batch": (with_log_prob(first_of_batch), "alone than padded to 6 in a batch of longer ones"),
-    "candidates": (with_log_prob(beside_others), "a candidate has other log-probabilities when other candidates change"),
+    "batch": (with_log_prob(mask_of_first_row), "alone than padded to 6 in a batch of longer ones"),
+    "candidates": (with_log_prob(normalized_over_candidates), "a candidate has other log-probabilities when other candidates change"),
     "in place": (with_log_prob(in_place), "level_log_prob modified its input"),
     "noisy": (with_log_prob(noisy), "log_prob is not the sum|level_log_prob returns other values when it is called again"),
     "detached": (with_log_prob(lambda p, r, *a: r(*a).detach()), "log-probabilities have no gradient"),
     "NaN gradient": (with_log_prob(nan_gradient), "the gradient of last.weight is not finite in a row with a candidate 0"),
     "tuple": (broken(recommend=lambda p, r, *a: tuple(r(*a))), "recommend must return a genrec.types.Ranking .*got tuple"),
-    "list type": (broken(recommend=items_too(Tensor.int)), "recommend must return a genrec.types.Ranking .*got torch.int32"),
-    "unreal": (broken(recommend=items_too(lambda i: i + 40)), r"recommend returned items \d+..\d+; items are 1..40"),
-    "twice": (broken(recommend=items_too(lambda i: i[:, :1].expand(-1, 10))), "returned an item twice in one list"),
+    "list type": (broken(recommend=with_items(Tensor.int)), "recommend must return a genrec.types.Ranking .*got torch.int32"),
+    "unreal": (broken(recommend=with_items(lambda i: i + 40)), r"recommend returned items \d+..\d+; items are 1..40"),
+    "twice": (broken(recommend=with_items(lambda i: i[:, :1].expand(-1, 10))), "returned an item twice in one list"),
     "unsorted": (
         broken(recommend=lambda p, r, *a: Ranking(r(*a).items.flip(1), r(*a).scores.flip(1))), "must return the best item first",
     ),
-    "excluded": (broken(recommend=forgets_exclude), r"returned item \d+, which `exclude` contains"),
-    "scores": (broken(recommend=lambda p, r, *a: r(*a)._replace(scores=r(*a).scores / 3)), "the score of an item must be its log_prob"),
+    "excluded": (broken(recommend=without_exclude), r"returned item \d+, which `exclude` contains"),
+    "scores": (broken(recommend=lambda p, r, *a: r(*a)._replace(scores=r(*a).scores / 3)), "score of an item must be its log_prob"),
     "short": (broken(recommend=lambda p, r, h, n, e: r(h, n - 1, e)), r"scores float32 \[6, 10\], got torch.int64 \[6, 9\]"),
     "not exact": (Made(Pruned), "recommend_exactly must return the best of all items"),
-    "not said": (Made(Sequences), "give its specification a class variable causal = True"),
+    "causal missing": (Made(Sequences), "give its specification a class variable causal = True"),
     "not causal": (MadeCausal(LastItem), "causal is true, but the policy has no sequence_log_prob"),
-    "future": (MadeCausal(methods=(("sequence_log_prob", sees_the_future),)), "with its next items as targets is not level_log_prob"),
+    "future": (MadeCausal(methods=(("sequence_log_prob", without_causal_mask),)), "next items as targets is not level_log_prob"),
     "next only": (MadeCausal(methods=(("sequence_log_prob", only_next),)), "with arbitrary targets is not level_log_prob"),
 }  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
 def described(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Policies made of functions have no description, which is not what is tested here; one says that it is."""
+    """Skip the description, which policies made of functions do not have, except in the test of the description."""
     if "undescribed" not in request.node.name:
         monkeypatch.setattr("genrec.testing.policy_checks.describe", lambda *arguments: None)
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_policy_is_told_what_it_breaks(name: str) -> None:
+def test_a_broken_policy_raises(name: str) -> None:
     specification, message = BROKEN[name]
     with pytest.raises(ContractError, match=message):
         check_policy(specification)
 
 
-def test_the_broken_ones_are_right_but_for_what_breaks_them() -> None:
+def test_the_unbroken_policies_fill_their_protocols() -> None:
     assert isinstance(LastItem(SemanticIds(torch.arange(4)[:, None])), Policy)
     assert isinstance(Sequences(SemanticIds(torch.arange(4)[:, None])), SequencePolicy)
 
@@ -268,6 +272,6 @@ def test_the_command_line_checks_policies(capsys: pytest.CaptureFixture[str]) ->
     assert "no PolicySpecification (no build)" in capsys.readouterr().err
 
 
-def test_policies_and_samplers_are_told_apart() -> None:
+def test_builds_policy_distinguishes_policies_from_samplers() -> None:
     assert builds_policy(Gpt())
     assert not builds_policy(Uniform())

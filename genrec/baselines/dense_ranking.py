@@ -22,7 +22,7 @@ def item_counts(interactions: DataFrame, item_count: int) -> ndarray:
     items = interactions["item"].to_numpy(dtype=np.int64)
     check_items(items, item_count, "interactions")
     if (items == 0).any():
-        raise InputError("interactions contain item 0, which stands for no item; item ids start at 1")
+        raise InputError("interactions contain item 0, which is not an item; item ids start at 1")
     return np.bincount(items, minlength=item_count + 1)[1:]
 
 

@@ -1,6 +1,6 @@
 """Conversion between the trie's leaves, which are Semantic IDs, and lists of items: excluded items before a search, rankings after it.
 
-A leaf that several items share stands for all of them: each of its items has the leaf's score and takes one slot of a list.
+A leaf that several items share represents all of them: each of its items has the leaf's score and takes one slot of a list.
 
 Items are stored in one row, leaf by leaf, ascending within a leaf. The index of an item in this row is its *place*. Excluded items
 become a few places per user, and the nodes that they rule out a few nodes per depth, so that no tensor here is as wide as the catalog.

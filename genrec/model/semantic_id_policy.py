@@ -25,6 +25,7 @@ encodes the histories and returns a `Decoding`. Its other methods are then one c
 `recommend_exactly`, `recommend_below` and `constrained_level_log_prob` (`constrained=True`) are optional and work the same way;
 they make the policy an `ExactRecommender`, a `PrefixPolicy` and a `ConstrainedPolicy`. `trie.item_vectors` makes it a
 `VectorPolicy`, and `catalog_extension.extend_policy` adds items to the catalog of a trained policy.
+tests/model/test_semantic_id_policy.py has a complete policy.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""ItemKNN against loops over its formula, and its stated edge cases."""
+"""ItemKNN compared with loops over its formula, and its documented edge cases."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from genrec.baselines.itemknn import cosine
 from genrec.errors import InputError, UsageError
 from genrec.types import Baseline, Recommender
 
-# Users 1..6 by items 1..6: two groups of items that meet in user 6; user 1 takes item 1 twice.
-TAKEN = {1: [1, 1, 2], 2: [1, 2, 3], 3: [2, 3], 4: [4, 5], 5: [4, 5], 6: [3, 4]}
-TRAIN = DataFrame([(user, item) for user, items in TAKEN.items() for item in items], columns=["user", "item"])
+# Users 1..6 and their items 1..6: two groups of items, which only user 6 connects; user 1 has item 1 twice.
+ITEMS_OF_USERS = {1: [1, 1, 2], 2: [1, 2, 3], 3: [2, 3], 4: [4, 5], 5: [4, 5], 6: [3, 4]}
+TRAIN = DataFrame([(user, item) for user, items in ITEMS_OF_USERS.items() for item in items], columns=["user", "item"])
 
 
 def loop_cosine(train: DataFrame, items: int) -> list[list[float]]:
@@ -29,12 +29,14 @@ def loop_cosine(train: DataFrame, items: int) -> list[list[float]]:
     ]
 
 
-def loop_scores(train: DataFrame, items: int, history: list[int], decay: float, last: int, neighbors: int = 0) -> list[float]:
+def loop_scores(
+    train: DataFrame, items: int, history: list[int], decay: float, max_history: int, num_neighbors: int = 0
+) -> list[float]:
     similar = loop_cosine(train, items)
     for row in similar:
-        kept = sorted(range(items), key=lambda j: (-row[j], j))[: neighbors or items]
+        kept = sorted(range(items), key=lambda j: (-row[j], j))[: num_neighbors or items]
         row[:] = [value if j in kept else 0.0 for j, value in enumerate(row)]
-    recent = [item for item in history if item][-last:][::-1]
+    recent = [item for item in history if item][-max_history:][::-1]
     return [sum(decay**age * similar[item - 1][j] for age, item in enumerate(recent)) for j in range(items)]
 
 
@@ -45,7 +47,7 @@ def test_cosine_by_hand() -> None:
     assert found[2, 3] == pytest.approx(1 / math.sqrt(3 * 3))
     assert found == pytest.approx(np.array(loop_cosine(TRAIN, 6)))
     assert not found.diagonal().any()
-    assert not found[5].any()  # item 6 was never taken
+    assert not found[5].any()  # item 6 has no interactions
 
 
 @pytest.mark.parametrize(
@@ -70,13 +72,13 @@ def test_against_loops(specification: ItemKNN) -> None:
 @given(
     pairs=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=25),
     history=st.lists(st.integers(0, 6), min_size=1, max_size=6),
-    neighbors=st.integers(0, 4),
+    num_neighbors=st.integers(0, 4),
 )
-def test_scores_on_any_world(pairs: list[tuple[int, int]], history: list[int], neighbors: int) -> None:
+def test_scores_on_any_world(pairs: list[tuple[int, int]], history: list[int], num_neighbors: int) -> None:
     train = DataFrame(pairs, columns=["user", "item"])
     padded = sorted(history, key=lambda item: item > 0)  # zeros are on the left
-    ranking = ItemKNN(num_neighbors=neighbors).fit(train, 6).recommend(torch.tensor([padded]), 6)
-    expected = loop_scores(train, 6, padded, 0.8, 50, neighbors)
+    ranking = ItemKNN(num_neighbors=num_neighbors).fit(train, 6).recommend(torch.tensor([padded]), 6)
+    expected = loop_scores(train, 6, padded, 0.8, 50, num_neighbors)
     assert sorted(ranking.items[0].tolist()) == [1, 2, 3, 4, 5, 6]
     assert ranking.scores[0].tolist() == pytest.approx([expected[item - 1] for item in ranking.items[0].tolist()], abs=1e-6)
     assert (ranking.scores[0].diff() <= 0).all()
@@ -106,7 +108,7 @@ def test_seen_items_stay_unless_excluded() -> None:
 
 def test_empty_history_gets_the_popular_items() -> None:
     ranking = ItemKNN().fit(TRAIN, 6).recommend(torch.zeros(2, 4, dtype=torch.int64), 3)
-    assert ranking.items.tolist() == [[1, 2, 3]] * 2  # items 1 to 4 were taken three times each
+    assert ranking.items.tolist() == [[1, 2, 3]] * 2  # items 1 to 4 have three interactions each
     assert ranking.scores.tolist() == [[0, 0, 0]] * 2
 
 

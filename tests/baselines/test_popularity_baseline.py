@@ -1,4 +1,4 @@
-"""Popularity: counts, ties, what is excluded, lists longer than the catalog."""
+"""Popularity: counts, ties, excluded items, lists longer than the catalog."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_by_hand() -> None:
     assert isinstance(Popularity(), Baseline)
     assert isinstance(model, Recommender)
     ranking = model.recommend(HISTORY, 5)
-    assert ranking.items.tolist() == [[4, 2, 1, 3, 5]] * 2  # 3 and 5 were never taken: last, by lower id
+    assert ranking.items.tolist() == [[4, 2, 1, 3, 5]] * 2  # 3 and 5 have no interactions: last, by lower id
     assert ranking.scores.tolist() == [[3, 2, 1, 0, 0]] * 2
     assert (ranking.items.dtype, ranking.scores.dtype) == (torch.int64, torch.float32)
 
@@ -51,7 +51,7 @@ def test_against_sorting(items: list[int], n: int, exclude: set[int]) -> None:
     assert found == (expected + [0] * 35)[:n]
 
 
-def test_items_outside_the_catalog_are_refused() -> None:
+def test_items_outside_the_catalog_raise() -> None:
     with pytest.raises(InputError, match=r"interactions: items must lie in 0\.\.3, got 1\.\.4"):
         Popularity().fit(TRAIN, 3)
     with pytest.raises(InputError, match="item 0"):

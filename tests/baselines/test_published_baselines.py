@@ -1,4 +1,4 @@
-"""The published figures of popularity and ItemKNN on Amazon Beauty, from the review file to the metrics."""
+"""Popularity and ItemKNN reproduce their published metrics on Amazon Beauty, from the review file on."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ pytestmark = pytest.mark.realdata
 
 class Beauty(NamedTuple):
     train: DataFrame
-    known: DataFrame  # training and validation
-    test: SequenceBatch  # users 0, 1, ...; whole histories
+    known: DataFrame  # training and validation interactions
+    test: SequenceBatch  # users 0, 1, ... with their whole histories
     items: int
 
 
 @pytest.fixture(scope="module")
 def beauty(real_data: Path) -> Beauty:
-    """Leave-one-out; ties of time in file order; the validation item belongs to the test history."""
+    """Split the reviews by leave-one-out; ties of time keep the file order; the validation item is part of the test history."""
     with gzip.open(real_data / "amazon-2014" / "reviews_Beauty_5.json.gz", "rt") as file:
         events = DataFrame([json.loads(line) for line in file])
     events["user"] = pd.factorize(events["reviewerID"])[0]
@@ -64,7 +64,7 @@ def test_itemknn(beauty: Beauty, neighbors: int, filter_seen: bool, recall: floa
 
 
 def test_popularity(beauty: Beauty) -> None:
-    """R@10 .01145 and N@10 .00535 were published; they count the validation interactions too."""
+    """The published R@10 of 0.01145 and N@10 of 0.00535 also count the validation interactions."""
     found = measure(Popularity(), beauty, beauty.train, False)
     assert found["recall@10"] == pytest.approx(0.01145, rel=0.03)
     assert found["ndcg@10"] == pytest.approx(0.00535, rel=0.03)

@@ -1,4 +1,4 @@
-"""The benchmark beside an independent SASRec reads our data as it is, and its figures are those of evaluation."""
+"""The SASRec benchmark: RecBole gets the same events, and both sides are scored as by the evaluation stage."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def benchmark() -> ModuleType:
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
-    sys.modules["sasrec_benchmark"] = module  # a dataclass looks its module up
+    sys.modules["sasrec_benchmark"] = module  # dataclasses look up their module
     specification.loader.exec_module(module)
     return module
 
 
-def test_the_peer_is_given_our_events_and_our_figures_are_evaluations(
+def test_the_peer_gets_the_same_events_and_figures_equal_the_evaluations_metrics(
     benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both sides' figures come from `figures`; for our own lists it gives what the evaluation's metrics say."""
+    """`figures` scores both sides; for genrec's lists it equals the metrics of the evaluation."""
     monkeypatch.setenv("GENREC_HOME", str(tmp_path))
     sizes = benchmark.Sizes(width=8, layers=1, batch=64, epochs=2)
     experiment = replace(benchmark.experiment_of(sizes, None, 700), source=Cyclic(num_items=40, num_users=100, length=10))
@@ -52,8 +52,8 @@ def test_the_peer_is_given_our_events_and_our_figures_are_evaluations(
     assert table["timestamp:float"].is_monotonic_increasing
 
 
-def test_a_peer_that_fails_says_why(benchmark: ModuleType, tmp_path: Path) -> None:
-    """Here RecBole is missing, or the folder holds no data: either way the peer's own error is shown."""
+def test_the_error_of_a_failed_peer_is_shown(benchmark: ModuleType, tmp_path: Path) -> None:
+    """The peer fails, since RecBole is missing or the folder has no data, and its error is part of the message."""
     options = type("Options", (), {"peer": sys.executable, **vars(benchmark.Sizes())})()
     with pytest.raises(SystemExit, match=r"(?s)the peer failed with this error:.*Error"):
         benchmark.in_a_process(options, tmp_path, 0)

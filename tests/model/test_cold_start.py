@@ -1,4 +1,4 @@
-"""Items that come after training: Semantic IDs by extension let the policy name them, and name the right ones."""
+"""Items added after training: with extended Semantic IDs the policy recommends them, to the right users."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from genrec.types import SequenceBatch
 SOLVER = Tiger(
     d_model=64, d_ff=128, num_heads=4, d_kv=16, num_encoder_layers=1, num_decoder_layers=1, dropout=0.1, history="items", num_beams=50
 )
-LENGTH = 6  # of histories
+LENGTH = 6  # items of a history
 
 
-def numbered(codes: np.ndarray) -> Tensor:
-    """A last code tells apart items of the same codes."""
+def with_last_code(codes: np.ndarray) -> Tensor:
+    """Append a code that numbers the items with equal codes."""
     last = pd.DataFrame(codes).groupby(list(range(codes.shape[1]))).cumcount().to_numpy()
     return torch.from_numpy(np.column_stack([codes, last]))
 
 
 def first_purchases_of_new_items(events: pd.DataFrame, number: dict[str, int], known: int) -> SequenceBatch:
-    """Of each user the first purchase of a new item, after `LENGTH` or more of old ones."""
+    """Return each user's first purchase of a new item, if `LENGTH` or more known items come before it."""
     rows = []
     for user, items in enumerate(events.groupby("user")["item"].agg(list), start=1):
         taken = [number[item] for item in items]
@@ -53,9 +53,9 @@ def first_purchases_of_new_items(events: pd.DataFrame, number: dict[str, int], k
     return SequenceBatch(table[:, 0], table[:, 1:-1], table[:, -1])
 
 
-def test_new_items_are_recommended_to_whom_they_suit(tmp_path: Path) -> None:
-    """In the shop every purchase says which category and brand comes next. A fifth of the items is held back, with every purchase of
-    them; the policy is trained on the rest, and the new items' Semantic IDs come from the quantizer of the old ones."""
+def test_new_items_are_recommended_to_the_right_users(tmp_path: Path) -> None:
+    """In the shop every purchase determines the next category and brand. A fifth of the items is held back, with all purchases of
+    them; the policy is trained on the rest, and the new items' Semantic IDs come from the quantizer of the known items."""
     raw = Shop(num_items=400, num_users=2500, following=0.9, noise=0.0, seed=1).load(tmp_path)
     held_back = set(raw.items["item"].sample(frac=0.2, random_state=0))
     is_new = raw.items["item"].isin(held_back)
@@ -68,7 +68,7 @@ def test_new_items_are_recommended_to_whom_they_suit(tmp_path: Path) -> None:
     encoder = TfidfSvd(dim=32, min_df=1)
     vectors = encoder.encode(items, corpus.part("train"))
     quantizer = RQKMeans(num_levels=2, codebook_size=20).fit(vectors[:known], torch.Generator().manual_seed(0))
-    codes = numbered(np.asarray(quantizer.encode(vectors[:known])))
+    codes = with_last_code(np.asarray(quantizer.encode(vectors[:known])))
     ids = SemanticIds(codes, (20, 20, int(codes[:, -1].max()) + 1))
     policy = build_policy(SOLVER, ids, 0)
     assert isinstance(policy, TigerPolicy)
@@ -88,10 +88,10 @@ def test_new_items_are_recommended_to_whom_they_suit(tmp_path: Path) -> None:
     spec = Evaluate(cutoffs=(5, 10))
     popularity = torch.cat([torch.from_numpy(corpus.popularity("train")), torch.zeros(len(number) - known, dtype=torch.int64)])
     before = evaluate(policy, [users], spec).ranks
-    assert (before["rank"] == 0).all()  # without Semantic IDs new items can't be named
+    assert (before["rank"] == 0).all()  # without Semantic IDs new items can't be recommended
     found = cold_metrics(evaluate(grown, [users], spec).ranks, spec.cutoffs, popularity)
     found |= cold_only_metrics(evaluate_unseen(grown, [users], spec, popularity), spec.cutoffs)
     by_chance = chance(recall, 10, len(number) - known)
     assert by_chance == pytest.approx(10 / 80)
-    assert found["cold_only_recall@10"] > 4 * by_chance  # .83 when this was written
-    assert found["cold_recall@10"] < found["cold_only_recall@10"]  # against all that was seen, unseen prefixes hardly come up
+    assert found["cold_only_recall@10"] > 4 * by_chance  # 0.83 when this was written
+    assert found["cold_recall@10"] < found["cold_only_recall@10"]  # among all items, unseen prefixes rarely come first

@@ -1,4 +1,4 @@
-"""The decoder-only policy against a plain transformer of its weights, without cache and without branches; and in the pipeline."""
+"""The decoder-only policy compared with a plain transformer of the same weights, without cache and branches; and in the pipeline."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from genrec.semantic_ids import SemanticIds
 
 
 def plain_logits(policy: GptPolicy, tokens: list[int]) -> list[Tensor]:
-    """A transformer over one sequence without padding, head by head and key by key: every place's final state.
+    """Return every place's final state of a transformer over one sequence without padding, computed head by head and key by key.
 
-    The formulas of T5's decoder: h += O softmax(q k + bias) v, h += W2 relu(W1 h), each after a norm that divides by the root mean
-    square; the bias of a distance is looked up by hand.
+    The formulas are those of T5's decoder: h += O softmax(q k + bias) v, h += W2 relu(W1 h), each after a norm that divides by the
+    root mean square; the bias of a distance is looked up explicitly.
     """
     spec, levels = policy.specification, policy.semantic_ids.levels
     width = spec.d_kv
@@ -62,7 +62,7 @@ def plain_logits(policy: GptPolicy, tokens: list[int]) -> list[Tensor]:
 
 @pytest.mark.parametrize(("sizes", "length"), [((5, 4, 6), 9), ((60,), 3)])
 def test_a_plain_transformer_of_the_same_weights_gives_the_same_log_probs(sizes: tuple[int, ...], length: int) -> None:
-    """9 items of 3 codes are 27 tokens, so that far buckets are met; padded by 2 in ours, not in the plain one."""
+    """9 items of 3 codes are 27 tokens, enough to use distant buckets; the policy's history is padded by 2 items."""
     policy = build(replace(GPT, recency_positions=4), catalog(50, sizes=sizes))
     ids = policy.semantic_ids
     history, items = torch.arange(1, length + 1), torch.tensor([[4, 0, 9, 50]])
@@ -80,8 +80,8 @@ def test_a_plain_transformer_of_the_same_weights_gives_the_same_log_probs(sizes:
             torch.testing.assert_close(ours[place], torch.stack(theirs), atol=1e-5, rtol=1e-4)
 
 
-def test_both_passes_over_a_sequence_agree() -> None:
-    """The one that reads targets off the history, and the one with a branch a place, which takes any."""
+def test_one_pass_and_branches_agree() -> None:
+    """Compare the pass for targets that follow the history with the pass with one branch per place, which takes any targets."""
     policy, history = build(GPT, catalog(50)), histories(6, 8, 50)
     targets = torch.cat([history[:, 1:], torch.tensor([[3], [4], [5], [6], [7], [0]])], 1)
     assert targets_follow_history(history, targets)
@@ -90,8 +90,8 @@ def test_both_passes_over_a_sequence_agree() -> None:
     torch.testing.assert_close(one.clamp(min=-99), branches.clamp(min=-99), atol=1e-5, rtol=1e-5)
 
 
-def test_what_follows() -> None:
-    """Targets are the next items, but for the last one, which the history does not have, and those not counted."""
+def test_targets_follow_history() -> None:
+    """Targets are the next items, except for the last one, which is not in the history, and for zeros."""
     history = torch.tensor([[0, 1, 2, 3]])
     assert targets_follow_history(history, torch.tensor([[1, 2, 3, 9]]))
     assert targets_follow_history(history, torch.tensor([[0, 2, 0, 0]]))
@@ -100,18 +100,18 @@ def test_what_follows() -> None:
 
 
 def test_far_items_share_a_bias() -> None:
-    """With 2 distances there is the item itself, and all before it, which only the bias by tokens then tells apart."""
+    """With 2 distances the item bias is one for the item itself and another for all earlier items."""
     policy = build(replace(GPT, recency_positions=2), catalog(50))
     bias = policy._bias(torch.tensor([9]), torch.arange(9))[0, :, 0] - policy.token_bias(torch.tensor([9]), torch.arange(9))[0, :, 0]
     assert torch.allclose(bias[:, :6], policy.item_bias.weight[1][:, None].expand(-1, 6))  # items 0 and 1, seen from item 3
     assert torch.allclose(bias[:, 6:], policy.item_bias.weight[1][:, None].expand(-1, 3))  # item 2
 
 
-def test_no_history_at_all() -> None:
-    """A tensor without a column is a history of padding."""
+def test_a_history_without_columns() -> None:
+    """A tensor without columns equals a history of padding."""
     policy, items = build(GPT, catalog(50)), torch.tensor([[1, 2]])
-    none = policy.log_prob(torch.zeros(1, 0, dtype=torch.int64), items)
-    torch.testing.assert_close(none, policy.log_prob(torch.zeros(1, 5, dtype=torch.int64), items), atol=1e-5, rtol=1e-5)
+    found = policy.log_prob(torch.zeros(1, 0, dtype=torch.int64), items)
+    torch.testing.assert_close(found, policy.log_prob(torch.zeros(1, 5, dtype=torch.int64), items), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("field", "value"), [("num_layers", 0), ("recency_positions", -1), ("num_beams", 0), ("dropout", -0.1)])
@@ -121,7 +121,7 @@ def test_errors(field: str, value: float) -> None:
 
 
 def test_memory_does_not_grow_with_candidates_times_history() -> None:
-    """The history's keys are not copied for candidates: nothing that is kept for the gradient is as large as such a copy."""
+    """The history's keys are not copied per candidate: no tensor saved for the gradient is as large as such a copy."""
     policy, largest = build(replace(GPT, num_layers=1), catalog(50)), 0
     batch, candidates, length = 2, 40, 30
 
@@ -139,9 +139,9 @@ def test_memory_does_not_grow_with_candidates_times_history() -> None:
     assert attention <= largest < copy
 
 
-def test_dropout_is_where_it_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On embeddings, after the last norm, and in each layer on both branches and between the feed-forward layers: of the history, and
-    of what branches off it."""
+def test_the_places_of_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropout is on embeddings, after the last norm, and in each layer on both residual branches and between the feed-forward layers,
+    for the history and for its branches."""
     policy, calls = build(GPT, catalog(50)).train(), 0
 
     def count(*_: object) -> None:
@@ -167,7 +167,7 @@ def metrics(folder: Path) -> dict[str, float]:
 
 
 def test_the_cyclic_world_is_solved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through every stage: the next item is a function of the last, Recall@1 of at least .95."""
+    """Run every stage where the next item is a function of the last one; Recall@1 is at least 0.95."""
     monkeypatch.setenv("GENREC_HOME", str(tmp_path))
     began = time.monotonic()
     recipe = SFT(
@@ -179,17 +179,17 @@ def test_the_cyclic_world_is_solved(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert time.monotonic() - began < 90
 
 
-def test_alignment_takes_it_as_any_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """S-DPO after a short SFT; the policy that is stored is the one that is loaded."""
+def test_alignment_after_sft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S-DPO after a short SFT loads the stored policy and does not lower NDCG@10 by more than 0.02."""
     monkeypatch.setenv("GENREC_HOME", str(tmp_path))
-    half = replace(cyclic(steps=60, align_steps=40), policy=replace(SOLVER, num_layers=1))
-    before = metrics(pipeline.run(replace(half, align=None))["evaluate"].folder)
-    after = metrics(pipeline.run(half)["evaluate"].folder)
+    aligned = replace(cyclic(steps=60, align_steps=40), policy=replace(SOLVER, num_layers=1))
+    before = metrics(pipeline.run(replace(aligned, align=None))["evaluate"].folder)
+    after = metrics(pipeline.run(aligned)["evaluate"].folder)
     assert after["ndcg@10"] >= before["ndcg@10"] - 0.02
 
 
-def test_weights_are_named_and_sized_as_they_are_stored() -> None:
-    """What a stored policy holds; a change here makes old artifacts unreadable, and needs another version of the stage."""
+def test_names_and_shapes_of_stored_weights() -> None:
+    """A change of names or shapes makes stored policies unreadable, and needs a new version of the stage."""
     policy = Gpt(d_model=8, d_ff=16, num_heads=2, d_kv=4, num_layers=1, recency_positions=3).build(
         SemanticIds(torch.tensor([[0, 0], [1, 2]]))
     )

@@ -1,4 +1,4 @@
-"""The layers' arithmetic against PyTorch's own: values and gradients, in the paths that a CPU takes."""
+"""Kernels compared with PyTorch: values and gradients, on the CPU code paths."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Te
 
 
 def gradients(value: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-    """Of a sum in which every place has a weight of its own."""
+    """Return the gradients of a weighted sum of all elements, with distinct weights."""
     weights = torch.linspace(-1, 1, value.numel(), dtype=value.dtype).view(value.shape)
     return torch.autograd.grad((value * weights).sum(), inputs)
 
 
 def assert_same(ours, theirs, *inputs: Tensor, tolerance: float = 2e-4) -> None:
-    """Two functions of the same inputs: equal values, equal gradients."""
+    """Assert that two functions of the same inputs have equal values and gradients."""
     inputs = tuple(each.requires_grad_() for each in inputs)
     one, other = ours(*inputs), theirs(*inputs)
     torch.testing.assert_close(one, other, atol=tolerance, rtol=tolerance)
@@ -34,10 +34,10 @@ def assert_same(ours, theirs, *inputs: Tensor, tolerance: float = 2e-4) -> None:
         torch.testing.assert_close(ours_grad, theirs_grad, atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize("rows", [3, 700])  # few rows are multiplied directly, many by way of a convolution
+@pytest.mark.parametrize("rows", [3, 700])  # few rows are multiplied directly, many by a convolution
 @pytest.mark.parametrize("sizes", [(32, 96), (96, 32)])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_linear_is_linear(rows: int, sizes: tuple[int, int], threads: int) -> None:
+def test_linear_equals_pytorchs(rows: int, sizes: tuple[int, int], threads: int) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -49,7 +49,7 @@ def test_linear_is_linear(rows: int, sizes: tuple[int, int], threads: int) -> No
 
 
 def test_linear_of_a_strided_tensor() -> None:
-    """The states of one level out of all, as the heads get them."""
+    """The output layers get the states of one level, which are strided."""
     states = random(300, 4, 96)
     torch.testing.assert_close(kernels.linear(states[:, 1], random(8, 96)), states[:, 1] @ random(8, 96).T, atol=1e-4, rtol=1e-4)
 
@@ -68,28 +68,28 @@ def test_gradients_in_double_precision(function) -> None:
     assert torch.autograd.gradcheck(function, inputs)
 
 
-def test_norm_is_pytorchs() -> None:
+def test_norm_equals_pytorchs() -> None:
     states, weight = 3 * random(4, 7, 32), 1 + random(32, seed=1) / 4
     assert_same(lambda x, w: kernels.rms_norm(x, w, 1e-6), lambda x, w: functional.rms_norm(x, (32,), w, 1e-6), states, weight)
 
 
 @pytest.mark.parametrize("queries", [1, 9])
-@pytest.mark.parametrize("hides", [False, True])
-def test_attention_is_pytorchs(queries: int, hides: bool) -> None:
-    """With a learned bias for all queries, or one for each, and a mask; double precision for the gradient of the bias."""
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_equals_pytorchs(queries: int, masked: bool) -> None:
+    """With one learned bias for all queries or one per query, and a mask, in double precision for the gradient of the bias."""
     query, keys, values = (random(3, 2, 9, 8, seed=seed, dtype=torch.float64) for seed in range(3))
     bias = random(1, 2, queries, 9, seed=3, dtype=torch.float64)
     mask = torch.zeros(3, 1, 1, 9, dtype=torch.float64)
     mask[1, :, :, :5] = MASK_VALUE
-    hidden = mask if hides else None
+    used_mask = mask if masked else None
 
     def theirs(q: Tensor, k: Tensor, v: Tensor, b: Tensor) -> Tensor:
-        return functional.scaled_dot_product_attention(q, k, v, attn_mask=b + mask if hides else b.expand(-1, -1, 9, -1), scale=1.0)
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=b + mask if masked else b.expand(-1, -1, 9, -1), scale=1.0)
 
-    assert_same(lambda q, k, v, b: kernels.attention(q, k, v, b, hidden), theirs, query, keys, values, bias, tolerance=1e-9)
+    assert_same(lambda q, k, v, b: kernels.attention(q, k, v, b, used_mask), theirs, query, keys, values, bias, tolerance=1e-9)
 
 
-def test_hidden_keys_have_no_weight_and_a_row_of_them_is_finite() -> None:
+def test_masked_keys_have_no_weight_and_a_row_of_them_is_finite() -> None:
     query = keys = values = random(1, 1, 4, 8)
     mask = torch.tensor([[0.0, MASK_VALUE, 0.0, MASK_VALUE]] * 4).view(1, 1, 4, 4)
     seen = kernels.attention(query, keys, values, None, mask)
@@ -101,18 +101,18 @@ def test_hidden_keys_have_no_weight_and_a_row_of_them_is_finite() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.booleans(), st.integers(0, 99))
-def test_the_cheaper_order_of_products_gives_the_same(queries: int, length: int, hides: bool, seed: int) -> None:
-    """`cross_attention` with keys and values, or without; the bound between them is crossed either way."""
+def test_both_orders_of_products_agree(queries: int, length: int, masked: bool, seed: int) -> None:
+    """`cross_attention` equals attention with explicit keys and values, for sizes that select either order."""
     torch.manual_seed(seed)
     attention, states, memory = Attention(16, 2, 8), random(3, queries, 16, seed=seed), random(3, length, 16, seed=seed + 1)
     bias, mask = random(1, 2, 1, length, seed=seed + 2), torch.zeros(3, 1, 1, length)
     mask[:, :, :, : length // 2] = MASK_VALUE
-    hidden = mask if hides else None
-    plain = attention(states, *attention.keys_values(memory), bias, hidden)
-    torch.testing.assert_close(attention.cross_attention(states, memory, bias, hidden), plain, atol=1e-4, rtol=1e-4)
+    used_mask = mask if masked else None
+    plain = attention(states, *attention.keys_values(memory), bias, used_mask)
+    torch.testing.assert_close(attention.cross_attention(states, memory, bias, used_mask), plain, atol=1e-4, rtol=1e-4)
 
 
-def test_both_orders_are_taken() -> None:
+def test_both_orders_are_used() -> None:
     attention, counted = Attention(16, 2, 8), []
     original = attention.keys_values
     attention.keys_values = lambda states: counted.append(len(states)) or original(states)  # type: ignore[method-assign]
@@ -122,8 +122,8 @@ def test_both_orders_are_taken() -> None:
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
-def test_dropout_drops_its_share_and_keeps_the_mean(rate: float) -> None:
-    """The rate is rounded to a 256th; what is kept is scaled by the share that is. 400,000 draws: three deviations are .0024."""
+def test_dropout_zeroes_its_share_and_keeps_the_mean(rate: float) -> None:
+    """The rate is rounded to 1/256, and kept values are scaled by 1 / (1 - rate). Three standard errors (400,000 draws) are 0.0024."""
     torch.manual_seed(1)
     exact = round(256 * rate) / 256
     for found in (Dropout(rate)(torch.ones(400, 1000)), Dropout(rate).add(torch.zeros(400, 1000), torch.ones(400, 1000))):
@@ -132,7 +132,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean(rate: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_dropout_passes_gradients_where_it_let_values_through(dtype: torch.dtype) -> None:
+def test_dropout_passes_gradients_where_it_keeps_values(dtype: torch.dtype) -> None:
     torch.manual_seed(1)
     states, branch = random(30, 40), random(30, 40, seed=1).to(dtype).requires_grad_()
     found = Dropout(0.5).add(states, branch) - states
@@ -149,8 +149,8 @@ def test_no_dropout_in_evaluation() -> None:
     torch.testing.assert_close(block(states), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_feed_forward_block_with_dropout_is_one_without_on_what_was_kept() -> None:
-    """Its hidden states, read off the gradient of the outer weight, are those of ReLU or 0, and the output follows from them."""
+def test_feed_forward_with_dropout_equals_feed_forward_on_the_kept_states() -> None:
+    """Its hidden states, which equal the gradient of the outer weight, are those of ReLU or 0, and the output follows from them."""
     torch.manual_seed(1)
     block, states = FeedForward(8, 16, 0.5).train(), random(1, 8)
     found = block(states)
@@ -172,8 +172,8 @@ def test_autocast_sets_the_precision() -> None:
         assert Dropout(0.1).add(states, branch).dtype == torch.float32
 
 
-def test_draws_follow_torchs_generator() -> None:
-    """Training sets its seed at every step: the same seed, the same dropout."""
+def test_dropout_follows_torchs_generator() -> None:
+    """The same torch seed gives the same dropout."""
     found = []
     for seed in (3, 3, 4):
         torch.manual_seed(seed)

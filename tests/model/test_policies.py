@@ -1,4 +1,4 @@
-"""What every policy owes, against oracles: brute force over a small catalog, prefixes one by one, candidates one by one."""
+"""The contract of every policy, compared with brute force over a small catalog, prefix by prefix and candidate by candidate."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def policy_of(name: str, items: int = 50, seed: int = 0, sizes: tuple[int, ...] 
 
 
 def finite(log_probs: Tensor) -> Tensor:
-    """-inf becomes 1, which no log-probability is."""
+    """Replace -inf by 1, which is not a log-probability."""
     return log_probs.masked_fill(log_probs == -torch.inf, 1.0)
 
 
@@ -61,18 +61,18 @@ def test_probabilities_of_a_catalog_add_up_to_less_than_one(name: str) -> None:
 
 @EVERY
 @pytest.mark.parametrize("positions", [0, 5])
-def test_the_order_of_a_history_is_seen(name: str, positions: int) -> None:
-    """The same items in another order give another distribution; and the beam stays exact."""
+def test_the_order_of_a_history_matters(name: str, positions: int) -> None:
+    """The same items in another order give another distribution, and beam search stays exact."""
     policy = policy_of(name, recency_positions=positions)
-    there, back = torch.tensor([[3, 7, 9, 11]]), torch.tensor([[11, 9, 7, 3]])
+    forward, backward = torch.tensor([[3, 7, 9, 11]]), torch.tensor([[11, 9, 7, 3]])
     items = torch.arange(1, 51).unsqueeze(0)
-    assert (policy.log_prob(there, items) - policy.log_prob(back, items)).abs().max() > 1e-3
-    torch.testing.assert_close(policy.recommend(there, 50).scores, brute_force(policy, there)[1], atol=1e-4, rtol=1e-4)
+    assert (policy.log_prob(forward, items) - policy.log_prob(backward, items)).abs().max() > 1e-3
+    torch.testing.assert_close(policy.recommend(forward, 50).scores, brute_force(policy, forward)[1], atol=1e-4, rtol=1e-4)
 
 
 @EVERY
 def test_padding_and_batch_change_nothing(name: str) -> None:
-    """A history alone, and the same history padded by 9 beside others, give the same log-probabilities."""
+    """A history alone, and the same history padded by 9 in a larger batch, give the same log-probabilities."""
     policy = policy_of(name)
     items = torch.arange(1, 51).unsqueeze(0)
     alone = policy.log_prob(torch.tensor([[3, 7, 9]]), items)
@@ -83,8 +83,8 @@ def test_padding_and_batch_change_nothing(name: str) -> None:
 
 
 @EVERY
-def test_every_item_of_a_history_is_seen(name: str) -> None:
-    """Each of 30 items, the oldest too, changes what comes next; so that no mask hides more than padding."""
+def test_every_item_of_a_history_matters(name: str) -> None:
+    """Each of 30 items, even the oldest, changes the log-probabilities: masks hide padding only."""
     policy = policy_of(name)
     history, items = torch.arange(1, 31).unsqueeze(0), torch.arange(1, 51).unsqueeze(0)
     changed = history.repeat(30, 1)
@@ -94,17 +94,17 @@ def test_every_item_of_a_history_is_seen(name: str) -> None:
 
 
 @EVERY
-def test_candidates_do_not_see_each_other(name: str) -> None:
+def test_candidates_are_independent(name: str) -> None:
     policy = policy_of(name)
     history = histories(3, 5, 50)
     together = policy.level_log_prob(history, torch.tensor([[1, 2, 3]] * 3))
     for place in range(3):
-        apart = policy.level_log_prob(history, torch.full((3, 1), place + 1))
-        torch.testing.assert_close(together[:, place : place + 1], apart, atol=1e-5, rtol=1e-5)
+        separate = policy.level_log_prob(history, torch.full((3, 1), place + 1))
+        torch.testing.assert_close(together[:, place : place + 1], separate, atol=1e-5, rtol=1e-5)
 
 
 @EVERY
-def test_no_candidate_is_minus_infinity_and_has_no_gradient(name: str) -> None:
+def test_candidate_0_is_minus_infinity_and_has_no_gradient(name: str) -> None:
     policy = policy_of(name)
     levels = policy.level_log_prob(histories(2, 4, 50), torch.tensor([[1, 0], [2, 3]]))
     assert (levels[0, 1] == -torch.inf).all()
@@ -121,7 +121,7 @@ def test_empty_history_is_finite(name: str) -> None:
 
 @EVERY
 def test_bf16_autocast_is_near(name: str) -> None:
-    """bfloat16 has 8 bits: log-probabilities of about -5 within a tenth, in float32, masks still exact."""
+    """bfloat16 has 8 bits of precision: log-probabilities of about -5 differ by at most 0.1; results are float32, masks exact."""
     policy = policy_of(name)
     history, items = histories(4, 6, 50), torch.arange(51).expand(4, -1)
     exact = policy.level_log_prob(history, items)
@@ -137,7 +137,7 @@ def test_bf16_autocast_is_near(name: str) -> None:
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 6))
 def test_a_beam_as_wide_as_the_catalog_is_brute_force(name: str, seed: int, length: int) -> None:
-    """Step-by-step decoding with a key/value cache gives the teacher-forced log-probabilities of all 50 items."""
+    """Step-by-step decoding with a cache of keys and values gives the teacher-forced log-probabilities of all 50 items."""
     policy = policy_of(name, seed=seed)
     history = histories(3, length, 50, seed)
     ranking = policy.recommend(history, 50)
@@ -171,14 +171,14 @@ def test_excluded_items_never_come_back(name: str) -> None:
 
 @EVERY
 def test_excluding_items_loses_no_beam(name: str) -> None:
-    """45 of 50 items excluded: even four beams find four of the five that are left, because no dead prefix is followed."""
+    """With 45 of 50 items excluded even four beams find four of the other five, since no prefix without allowed items is followed."""
     exclude = torch.arange(1, 46).expand(3, 45)
     ranking = policy_of(name, num_beams=4).recommend(histories(3, 5, 50), 4, exclude=exclude)
     assert ((ranking.items > 45) & (ranking.items <= 50)).all()
 
 
 @EVERY
-def test_fewer_items_than_asked_for(name: str) -> None:
+def test_fewer_items_than_requested(name: str) -> None:
     ranking = policy_of(name, 4).recommend(histories(2, 3, 4), 10)
     assert (ranking.items[:, 4:] == 0).all()
     assert (ranking.scores[:, 4:] == -torch.inf).all()
@@ -187,7 +187,7 @@ def test_fewer_items_than_asked_for(name: str) -> None:
 
 @EVERY
 def test_equal_scores_are_ordered_by_item(name: str) -> None:
-    """With all weights 0 every item of one level size is equally likely."""
+    """With all output weights 0 every item is equally likely."""
     policy = policy_of(name)
     with torch.no_grad():
         for head in policy.heads:
@@ -208,18 +208,20 @@ def test_errors(name: str) -> None:
         policy_of(name).recommend(histories(1, 3, 50), 51)
     with pytest.raises(UsageError, match=r"policy\.dropout"):
         replace(POLICIES[name], dropout=1.0)
-    with pytest.raises(UsageError, match=r"policy\.d_model"):
+    with pytest.raises(UsageError, match=r"policy\.d_model must be at least 1, got 0"):
         replace(POLICIES[name], d_model=0)
+    with pytest.raises(UsageError, match=r"policy\.recency_positions must be at least 0, got -1"):
+        replace(POLICIES[name], recency_positions=-1)
 
 
-def prefixes_apart(policy: Any, history: Tensor, targets: Tensor) -> Tensor:
-    """The definition of `sequence_log_prob`: every prefix is a history of its own."""
+def prefix_by_prefix(policy: Any, history: Tensor, targets: Tensor) -> Tensor:
+    """Return `sequence_log_prob` by its definition, with every prefix as a separate history."""
     places = range(history.shape[1])
     return torch.stack([policy.level_log_prob(history[:, : t + 1], targets[:, t : t + 1])[:, 0] for t in places], 1)
 
 
 def zeros_inside(batch: int, length: int, seed: int) -> Tensor:
-    """Histories with 0 at any place, as repeated padding has."""
+    """Return histories with 0 at any place, as with repeated padding."""
     return torch.randint(0, 51, (batch, length), generator=torch.Generator().manual_seed(seed)) * (
         torch.rand(batch, length, generator=torch.Generator().manual_seed(seed + 1)) < 0.7
     )
@@ -229,8 +231,8 @@ def zeros_inside(batch: int, length: int, seed: int) -> Tensor:
 @pytest.mark.parametrize("padding", [histories, zeros_inside], ids=["left-padded", "zeros inside"])
 @pytest.mark.parametrize("targets", ["next", "any"])
 @pytest.mark.parametrize("sizes", [(5, 4, 6), (60,)])
-def test_one_pass_is_every_prefix_apart(name: str, padding: Any, targets: str, sizes: tuple[int, ...]) -> None:
-    """`next`: a window's own next items, some not counted (0), and one after it; `any`: items that have nothing to do with it."""
+def test_one_pass_equals_every_prefix(name: str, padding: Any, targets: str, sizes: tuple[int, ...]) -> None:
+    """`next`: the window's next items, some of them 0, and one item after the window; `any`: unrelated items."""
     policy = policy_of(name, sizes=sizes)
     history = padding(8, 7, 50, seed=3) if padding is histories else padding(8, 7, seed=3)
     wanted = torch.randint(0, 51, history.shape, generator=torch.Generator().manual_seed(5))
@@ -239,25 +241,25 @@ def test_one_pass_is_every_prefix_apart(name: str, padding: Any, targets: str, s
     found = policy.sequence_log_prob(history, wanted)
     assert found.shape == (8, 7, policy.semantic_ids.levels)
     assert ((found == -torch.inf) == (wanted == 0).unsqueeze(-1)).all()
-    torch.testing.assert_close(finite(found), finite(prefixes_apart(policy, history, wanted)), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(finite(found), finite(prefix_by_prefix(policy, history, wanted)), atol=1e-5, rtol=1e-5)
 
 
 @SEQUENCE
 def test_one_pass_has_the_gradients_of_every_prefix(name: str) -> None:
-    """Also the same loss: the mean over targets and levels."""
+    """Compare the gradients of the training loss, the mean over targets and levels."""
     policy, history = policy_of(name), histories(4, 6, 50)
     targets = torch.cat([history[:, 1:], torch.tensor([[1], [2], [3], [0]])], 1)
     gradients = []
-    for log_probs in (policy.sequence_log_prob(history, targets), prefixes_apart(policy, history, targets)):
+    for log_probs in (policy.sequence_log_prob(history, targets), prefix_by_prefix(policy, history, targets)):
         loss = -log_probs[targets > 0].mean()
         gradients.append(torch.autograd.grad(loss, list(policy.parameters()), allow_unused=True, materialize_grads=True))
-    for one, apart in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, apart, atol=1e-6, rtol=1e-4)
+    for one, separate in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, separate, atol=1e-6, rtol=1e-4)
 
 
 @SEQUENCE
-def test_zeros_inside_a_history_hide_themselves_and_nothing_else(name: str) -> None:
-    """A run of zeros in the middle is places without a key: what it is filled with must not be seen, what is around it must be."""
+def test_zeros_inside_a_history_mask_nothing_else(name: str) -> None:
+    """A zero inside a history is masked; the items around it and their order are not."""
     policy, items = policy_of(name), torch.arange(1, 51).unsqueeze(0)
     gap = policy.log_prob(torch.tensor([[0, 0, 4, 9, 0, 7]]), items)
     for other, same in (([9, 4, 0, 7], False), ([4, 9, 7, 7], False), ([4, 9, 0, 7], True)):
@@ -266,7 +268,7 @@ def test_zeros_inside_a_history_hide_themselves_and_nothing_else(name: str) -> N
 
 
 def extended_pair(name: str, more: list[list[int]]) -> tuple[Any, Any]:
-    """A policy of items 1..6 and the same over a catalog with later ones."""
+    """Return a policy of items 1..6, and the same policy extended to further items."""
     policy = build(replace(POLICIES[name], num_beams=20), SemanticIds(torch.tensor(GROWN), (3, 3, 2)))
     return policy, policy.extended(policy.semantic_ids.extend(torch.tensor(more)))
 
@@ -283,23 +285,23 @@ def test_without_a_new_code_old_probabilities_are_equal_bit_for_bit(name: str) -
 
 @EVERY
 def test_a_larger_last_level_takes_the_same_share_from_all_codes(name: str) -> None:
-    """Item 7 goes to the prefix 1 0, which is full, so that the last level grows. Earlier levels keep their probabilities."""
+    """Item 7 has the prefix 1 0, which is full, so that the last level grows. Earlier levels keep their probabilities."""
     policy, grown = extended_pair(name, [[1, 0]])
     old = torch.arange(1, 7).expand(2, -1)
     before, after = policy.level_log_prob(HISTORY, old), grown.level_log_prob(HISTORY, old)
     assert torch.equal(after[..., :2], before[..., :2])
     lost = (before - after)[..., 2]
     assert (lost > 0).all()
-    torch.testing.assert_close(lost[:, 2], lost[:, 3], atol=1e-5, rtol=0)  # items 3 and 4 are on one prefix
+    torch.testing.assert_close(lost[:, 2], lost[:, 3], atol=1e-5, rtol=0)  # items 3 and 4 share a prefix
     old_head, new_head = policy.heads[2].weight, grown.heads[2].weight
-    assert torch.equal(new_head, torch.cat([old_head, old_head[-1:]]))  # the new code begins as a copy of the last one
+    assert torch.equal(new_head, torch.cat([old_head, old_head[-1:]]))  # the new code starts as a copy of the last one
     assert torch.equal(grown.embedding.weight, torch.cat([policy.embedding.weight, policy.embedding.weight[-1:]]))
     ranking, (_, scores) = grown.recommend(torch.tensor([[7, 1]]), 7), brute_force(grown, torch.tensor([[7, 1]]))
     torch.testing.assert_close(ranking.scores, scores, atol=1e-4, rtol=1e-4)
 
 
 @EVERY
-def test_extending_leaves_the_policy_and_global_randomness_alone(name: str) -> None:
+def test_extending_changes_neither_the_policy_nor_global_randomness(name: str) -> None:
     policy = build(POLICIES[name], SemanticIds(torch.tensor(GROWN), (3, 3, 2))).train()
     before, state = {key: value.clone() for key, value in policy.state_dict().items()}, torch.get_rng_state()
     grown = policy.extended(policy.semantic_ids.extend(torch.tensor([[1, 0]])))
@@ -315,8 +317,8 @@ def test_extending_leaves_the_policy_and_global_randomness_alone(name: str) -> N
 
 
 @EVERY
-def test_no_step_waits_for_the_device(name: str) -> None:
-    """On a device without data, reading a value is an error: nothing asks for one, and every tensor is made where the policy is."""
+def test_no_step_synchronizes_with_the_device(name: str) -> None:
+    """On the meta device reading a value raises an error: no step reads one, and every tensor is created on the policy's device."""
     policy = policy_of(name).to("meta")
     history, items = (torch.zeros(3, length, dtype=torch.int64, device="meta") for length in (6, 4))
     log_probs = policy.level_log_prob(history, items)

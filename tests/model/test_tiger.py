@@ -1,4 +1,4 @@
-"""TIGER against a transformers T5 of the same weights; what every policy owes is tested in test_policies.py."""
+"""TIGER compared with a transformers T5 of the same weights; the contract of all policies is tested in test_policies.py."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_relative_buckets_by_hand() -> None:
 
 
 def copy_into_t5(policy: TigerPolicy):
-    """A transformers T5 with the policy's weights; the heads are applied outside, because T5 ties its own to the embedding."""
+    """Return a transformers T5 with the policy's weights; the output layers are separate, since T5 ties them to the embedding."""
     transformers = pytest.importorskip("transformers")
     spec, ids = policy.specification, policy.semantic_ids
     config = transformers.T5Config(
@@ -64,13 +64,13 @@ def copy_into_t5(policy: TigerPolicy):
     return t5
 
 
-PAPER = Tiger(recency_positions=0, dropout=0.0)  # the paper's sizes, and nothing that T5 has not
+PAPER = Tiger(recency_positions=0, dropout=0.0)  # the paper's sizes, without extensions of T5
 SIZES = (256, 256, 256, 256)
 WIDE = SemanticIds(torch.randint(0, 256, (50, 4), generator=torch.Generator().manual_seed(0)), SIZES)
 
 
 def t5_logits(policy: TigerPolicy, t5, history: Tensor, items: Tensor) -> Tensor:
-    """Histories int64 [B, T] and one item each, int64 [B] -> the T5's logits over all tokens, [B, L, vocabulary]."""
+    """Return the T5's logits over all tokens, [B, L, vocabulary], for histories int64 [B, T] and one item each, int64 [B]."""
     tokens, target = policy.semantic_ids.tokens(history).flatten(1), policy.semantic_ids.tokens(items)
     inputs = torch.cat([torch.zeros_like(target[:, :1]), target[:, :-1]], 1)
     states = t5(input_ids=tokens, attention_mask=(tokens > 0).long(), decoder_input_ids=inputs).last_hidden_state
@@ -78,7 +78,7 @@ def t5_logits(policy: TigerPolicy, t5, history: Tensor, items: Tensor) -> Tensor
 
 
 def t5_levels(policy: TigerPolicy, t5, history: Tensor, items: Tensor) -> Tensor:
-    """The same as log-probabilities of the items' codes, each among its level's: [B, L]."""
+    """Return the T5's log-probabilities of the items' codes, each among the codes of its level: [B, L]."""
     logits, codes, ids = t5_logits(policy, t5, history, items), policy.trie.codes[items], policy.semantic_ids
     found = []
     for level, size in enumerate(ids.level_sizes):
@@ -89,7 +89,7 @@ def t5_levels(policy: TigerPolicy, t5, history: Tensor, items: Tensor) -> Tensor
 
 @pytest.mark.parametrize("paper", [False, True])
 def test_a_t5_with_the_same_weights_gives_the_same_logits_and_log_probs(paper: bool) -> None:
-    """Histories of different lengths, three candidates each, the T5 reading the history once for every one of them."""
+    """Histories of different lengths with three candidates each; the T5 encodes the history once per candidate."""
     policy = build(PAPER, WIDE) if paper else policy_of(50, replace(TIGER, recency_positions=0))
     t5 = copy_into_t5(policy)
     history, items = histories(5, 7, 50), torch.randint(1, 51, (5, 3), generator=torch.Generator().manual_seed(2))
@@ -106,7 +106,7 @@ def test_a_t5_with_the_same_weights_gives_the_same_logits_and_log_probs(paper: b
 
 
 def test_a_t5_with_the_same_weights_has_the_same_gradients() -> None:
-    """Of the training loss: what is trained is the same model, by the same gradient, whatever way it is computed."""
+    """The gradients of the training loss are equal."""
     policy = policy_of(50, replace(TIGER, recency_positions=0, dropout=0.0))
     t5 = copy_into_t5(policy)
     history, items = histories(9, 7, 50), torch.arange(1, 10)
@@ -134,12 +134,12 @@ def test_a_t5_with_the_same_weights_has_the_same_gradients() -> None:
     found = ours["decoder.0.history_attention.key_value.weight"].grad
     torch.testing.assert_close(found[:inner], keys.k.weight.grad, atol=1e-5, rtol=1e-3)
     torch.testing.assert_close(found[inner:], keys.v.weight.grad, atol=1e-5, rtol=1e-3)
-    for level, head in enumerate(policy.heads):  # the oracle's loss went through the same heads and has doubled their gradient
+    for level, head in enumerate(policy.heads):  # the T5's loss uses the same output layers, which doubles their gradient
         torch.testing.assert_close(head.weight.grad, 2 * heads[level], atol=1e-5, rtol=1e-3)
 
 
 def test_bfloat16_against_float32() -> None:
-    """At the paper's sizes, of a log-probability over four levels of 256 codes: under .02 nats apart on average, .1 at most."""
+    """At the paper's sizes, log-probabilities over four levels of 256 codes differ by less than 0.02 nats on average, 0.1 at most."""
     policy = build(PAPER, WIDE)
     history, items = histories(16, 20, 50), torch.arange(1, 51).expand(16, 50)
     with torch.no_grad():
@@ -152,13 +152,13 @@ def test_bfloat16_against_float32() -> None:
     assert not torch.equal(rounded, exact)
 
 
-def test_a_policy_that_reads_both_ways_refuses_a_sequence() -> None:
+def test_a_bidirectional_policy_cannot_score_sequences() -> None:
     with pytest.raises(UsageError, match="causal"):
         policy_of().sequence_log_prob(histories(2, 4, 50), histories(2, 4, 50))
 
 
-def test_rows_are_read_in_groups_of_similar_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten histories in groups of three: the same log-probabilities in the same order, and no group longer than its longest."""
+def test_rows_are_encoded_in_groups_of_similar_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten histories in groups of three give the same log-probabilities in the same order, and each group is as long as its longest."""
     policy, history = policy_of(), histories(10, 9, 50)
     items = torch.arange(1, 21).view(10, 2)
     whole = policy.level_log_prob(history, items)

@@ -1,4 +1,4 @@
-"""The probe against exact enumeration: every code sequence of a small policy, real or not, with its probability."""
+"""Statistics of unconstrained sampling, compared with an enumeration of all code sequences of a small policy."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def pair(name: str) -> tuple[Any, Any, Tensor]:
-    """A policy of 50 items, another one of the same codes, and histories."""
+    """Return a policy of 50 items, another policy of the same codes, and histories."""
     return (
         build(POLICIES[name], catalog(ITEMS)),
         build(POLICIES[name], catalog(ITEMS), seed=1),
@@ -36,19 +36,21 @@ def pair(name: str) -> tuple[Any, Any, Tensor]:
 
 
 def log_probs(policy: Any, history: Tensor) -> Tensor:
-    """Of all 120 code sequences in lexicographic order, float32 [B, 120]: the same weights where every sequence is an item."""
+    """Return log p of all 120 code sequences in lexicographic order, float32 [B, 120], with a catalog in which each is an item."""
     sequences = torch.cartesian_prod(*(torch.arange(size) for size in SIZES))
     full = policy.specification.build(SemanticIds(sequences, SIZES)).eval()
     full.load_state_dict(policy.state_dict())
-    place = policy.semantic_ids.codes @ torch.tensor([24, 6, 1])  # the same histories, as items of the full catalog
+    place = policy.semantic_ids.codes @ torch.tensor([24, 6, 1])  # the same histories, with the item ids of the full catalog
     renamed = torch.cat([torch.zeros(1, dtype=torch.int64), place + 1])[history]
     return full.log_prob(renamed, torch.arange(1, 121).expand(len(history), -1)).detach()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_agrees_with_exact_enumeration(name: str) -> None:
-    """20,000 samples of each of 3 histories. A share of about .4 then has a standard error of .5 / sqrt(60,000) = .002; entropy and
-    divergence, of which only sums over prefixes vary (by some tenths), one of about the same size: a hundredth is five of them."""
+    """With 20,000 samples of each of 3 histories a share of about 0.4 has a standard error of 0.5 / sqrt(60,000) = 0.002.
+
+    Those of entropy and divergence, in which only sums over prefixes vary (by some tenths), are similar: 0.01 is five of them.
+    """
     policy, other, history = pair(name)
     ours, theirs = log_probs(policy, history), log_probs(other, history)
     assert ours.exp().sum(1).tolist() == pytest.approx([1.0] * 3, abs=1e-4)
@@ -61,8 +63,8 @@ def test_it_agrees_with_exact_enumeration(name: str) -> None:
     assert exact > 0.1
 
 
-class Written:
-    """Two levels of 2 and 3 codes: .25 and .75; after 0 always code 1, after 1 the codes 0 and 2 with probability a half each."""
+class ScriptedDecoding:
+    """Two levels of 2 and 3 codes: 0.25 and 0.75; after 0 always code 1, after 1 codes 0 and 2 with probability 0.5 each."""
 
     def start(self) -> tuple[Tensor, Tensor]:
         return torch.tensor([[0.25, 0.75]]).log(), torch.zeros(1, 1)
@@ -72,19 +74,19 @@ class Written:
 
 
 class Scripted(torch.nn.Module):
-    """A policy that reads nothing."""
+    """A policy that ignores the history."""
 
     semantic_ids = SemanticIds(torch.tensor([[0, 1], [1, 2], [0, 0]]), (2, 3))
 
-    def decoding(self, history: Tensor) -> Written:
-        return Written()
+    def decoding(self, history: Tensor) -> ScriptedDecoding:
+        return ScriptedDecoding()
 
 
 def test_by_hand() -> None:
-    """Sequences (0, 1) with .25, (1, 0) and (1, 2) with .375 each; all but (1, 0) are items.
+    """Sequences (0, 1) with probability 0.25, (1, 0) and (1, 2) with 0.375 each; all but (1, 0) are items.
 
-    Entropy: -.25 ln .25 - .75 ln .375 = .346574 + .735622 = 1.082196. Of one sample it is either .562335 (the first level's) or that
-    and ln 2; a code of probability 0, of which log p is -inf, adds nothing. 40,000 samples: a standard error of .0015 for the entropy.
+    Entropy: -0.25 ln 0.25 - 0.75 ln 0.375 = 0.346574 + 0.735622 = 1.082196. With one sample it is 0.562335 (the first level's) or
+    0.562335 + ln 2; a code of probability 0, with log p = -inf, adds nothing. 40,000 samples: a standard error of 0.0015.
     """
     found = unconstrained_statistics(Scripted(), Scripted(), torch.zeros(1, 1, dtype=torch.int64), 40_000, seeded())
     assert found["entropy"] == pytest.approx(1.082196, abs=0.01)
@@ -102,16 +104,16 @@ def test_the_divergence_of_equal_models_is_zero(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_level_has_no_sampling_error(name: str) -> None:
-    """Entropy and divergence of the first level need no sample: one is as good as a thousand."""
+    """Entropy and divergence of the first level are exact, whatever the number of samples."""
     policy, other = (build(POLICIES[name], catalog(50, sizes=(60,)), seed) for seed in (0, 1))
     history = histories(3, 5, 50)
-    few, many = (unconstrained_statistics(policy, other, history, samples, seeded()) for samples in (1, 1000))
-    assert few["entropy"] == pytest.approx(many["entropy"], rel=1e-9)
-    assert few["kl"] == pytest.approx(many["kl"], rel=1e-9)
-    assert few["kl"] > 0
+    one, thousand = (unconstrained_statistics(policy, other, history, samples, seeded()) for samples in (1, 1000))
+    assert one["entropy"] == pytest.approx(thousand["entropy"], rel=1e-9)
+    assert one["kl"] == pytest.approx(thousand["kl"], rel=1e-9)
+    assert one["kl"] > 0
 
 
-def test_the_generator_decides_and_pieces_do_not() -> None:
+def test_the_result_depends_on_the_generator_and_not_on_chunks() -> None:
     policy, other, history = pair("tiger")
     state = torch.get_rng_state()
     first = unconstrained_statistics(policy, other, history, 40, seeded())
@@ -119,11 +121,11 @@ def test_the_generator_decides_and_pieces_do_not() -> None:
     assert unconstrained_statistics(policy, other, history, 40, seeded(1)) != first
     assert torch.equal(torch.get_rng_state(), state)
     with mock.patch.object(module, "MAX_PREFIXES", 40):
-        apart = unconstrained_statistics(policy, other, history, 40, seeded())
-    assert apart == {key: pytest.approx(value, abs=1e-5) for key, value in first.items()}
+        in_chunks = unconstrained_statistics(policy, other, history, 40, seeded())
+    assert in_chunks == {key: pytest.approx(value, abs=1e-5) for key, value in first.items()}
 
 
-def test_dropout_is_off_and_the_mode_comes_back() -> None:
+def test_dropout_is_off_and_the_mode_is_restored() -> None:
     policy, _, history = pair("tiger")
     frozen = copy.deepcopy(policy)
     policy.train()
@@ -137,7 +139,7 @@ def test_without_a_reference_there_is_no_divergence() -> None:
     assert set(unconstrained_statistics(policy, None, history, 5, seeded())) == {"valid_share", "entropy"}
 
 
-def test_what_writes_no_codes_is_not_probed() -> None:
+def test_a_policy_without_decoding_has_no_statistics() -> None:
     policy = SASRec(d_model=8, d_ff=8, max_positions=6).build(SemanticIds(torch.arange(10).unsqueeze(1)))
     assert unconstrained_statistics(policy, None, histories(2, 4, 10), 5, seeded()) == {}
 

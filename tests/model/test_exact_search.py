@@ -1,4 +1,4 @@
-"""Exact scoring and beam search of a real policy against every item's log-probability; what the tables of a large catalog take."""
+"""Exact scoring and beam search compared with every item's log-probability, and the memory of a large catalog's tables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LARGE = 1_000_000
 
 
 def policy_of(items: int, sizes: tuple[int, ...], seed: int = 0) -> TigerPolicy:
-    """Random codes, some of them shared."""
+    """Return an untrained policy over random Semantic IDs, some of them shared."""
     source = torch.Generator().manual_seed(seed)
     codes = torch.stack([torch.randint(0, size, (items,), generator=source) for size in sizes], 1)
     torch.manual_seed(seed)
@@ -35,7 +35,7 @@ def histories(batch: int, length: int, items: int, seed: int = 1) -> Tensor:
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 80), st.booleans(), st.sampled_from([3, 50, 2**13]))
 def test_exact_scoring_is_every_items_log_probability(seed: int, n: int, filtered: bool, rows: int) -> None:
-    """60 items on at most 24 Semantic IDs, five beams, which do not matter; in pieces of one, of some and of all prefixes."""
+    """60 items share at most 24 Semantic IDs; chunks hold one, some or all prefixes; the number of beams (5) has no effect."""
     policy = policy_of(60, (3, 2, 4), seed)
     history = histories(3, 5, 60, seed)
     taken = histories(3, 30, 60, seed + 1) if filtered else None
@@ -68,35 +68,35 @@ def large() -> Trie:
     return Trie(SemanticIds(codes, (256,) * 4))
 
 
-def size(tensors: list[Tensor]) -> int:
+def num_bytes(tensors: list[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def test_tables_of_a_million_items_take_less_than_100_mb(large: Trie) -> None:
-    """The device's tables, and those on the CPU that Semantic IDs keep themselves; on a CPU they share most of it."""
+    """Bound the tables on the device and those of the Semantic IDs on the CPU; on a CPU they share most of their memory."""
     ids = large.semantic_ids
     own = [ids.codes, *ids.items_by_leaf(), ids._leaf_of_item, *(each for table in ids.tables for each in (table.start, table.code))]
-    assert size(list(large.buffers())) < 45e6
-    assert size(own) < 60e6
+    assert num_bytes(list(large.buffers())) < 45e6
+    assert num_bytes(own) < 60e6
     held = {tensor.data_ptr(): tensor for tensor in [*own, *large.buffers()]}
-    assert size(list(held.values())) < 85e6
+    assert num_bytes(list(held.values())) < 85e6
     assert [level.dense for level in large.levels] == [True, True, False, False]
 
 
 @pytest.mark.parametrize("sizes", [(100,) * 3, (2,) * 20, (LARGE,), (1000, 1000), (16,) * 8])
 def test_no_shape_of_the_trie_takes_more(sizes: tuple[int, ...]) -> None:
-    """With more levels there are more codes to keep; dense tables never take more than twice the items' number of cells a level."""
+    """More levels have more codes to store; a dense table never has more cells than twice the number of items."""
     items = LARGE // 10
     codes = torch.stack([torch.randint(0, size, (items,), generator=torch.Generator().manual_seed(size)) for size in sizes], 1)
     trie = Trie(SemanticIds(codes, sizes))
     cells = sum(0 if level.child is None else level.child.numel() for level in trie.levels)
     assert cells <= max(2 * items, 2**16) * len(sizes)
     if len(sizes) <= 4:
-        assert size(list(trie.buffers())) < 100e6 / 10
+        assert num_bytes(list(trie.buffers())) < 100e6 / 10
 
 
-class Given:
-    """A `Decoding` that costs nothing."""
+class RandomDecoding:
+    """A `Decoding` with log-probabilities drawn in advance, which takes no time."""
 
     def __init__(self, users: int, beams: int, sizes: tuple[int, ...]) -> None:
         source = torch.Generator().manual_seed(0)
@@ -112,12 +112,12 @@ class Given:
 @pytest.mark.slow
 @pytest.mark.parametrize("beams", [20, 50])
 def test_the_trie_is_a_small_part_of_decoding_a_million_items(large: Trie, beams: int) -> None:
-    """CPU seconds of the trie's arithmetic against those of one policy step of the same size: TIGER's, 64 users."""
+    """Compare the CPU seconds of the search alone with those of decoding with TIGER, for 64 users."""
     policy = Tiger(num_beams=beams).build(SemanticIds(torch.arange(1024).view(256, 4) % 256, (256,) * 4)).eval()
-    history, given_decoding = histories(64, 20, 256), Given(64, beams, (256,) * 4)
+    history, random_decoding = histories(64, 20, 256), RandomDecoding(64, beams, (256,) * 4)
     seconds = []
     for call in (
-        lambda: large.recommend(given_decoding, beams, 20, None),
+        lambda: large.recommend(random_decoding, beams, 20, None),
         lambda: policy.trie.recommend(policy.decoding(history), beams, 20, None),
     ):
         with torch.no_grad():
@@ -128,14 +128,14 @@ def test_the_trie_is_a_small_part_of_decoding_a_million_items(large: Trie, beams
     assert seconds[0] < 0.05 * seconds[1]
 
 
-def test_one_level_of_a_million_codes_is_searched_straight() -> None:
-    """Items are their own codes. No table beside the scores; the list is the sort of all of them."""
+def test_one_level_of_many_codes_has_no_dense_table() -> None:
+    """With one level in which every code is an item, the list equals a sort of all scores."""
     items = LARGE // 4
     order = torch.randperm(items, generator=torch.Generator().manual_seed(1))
     trie = Trie(SemanticIds(order.unsqueeze(1), (items,)))
     level: Level = trie.levels[0]
     assert (level.full, level.child) == (True, None)
-    decoding = Given(2, 1, (items,))
+    decoding = RandomDecoding(2, 1, (items,))
     for found in (trie.recommend(decoding, 10, 10, None), trie.recommend_exactly(decoding, 10, None)):
         values, codes = decoding.levels[0][:, 0].topk(10)
         assert torch.equal(found.scores, values)

@@ -1,4 +1,4 @@
-"""Log-probabilities normalized over the trie, search below a prefix and vectors of items, against brute force."""
+"""Trie: constrained log-probabilities, search below a prefix and item vectors, compared with brute force."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SIZES = (5, 4, 6)
 
 @pytest.fixture(params=["dense", "sparse"], scope="module", autouse=True)
 def tables(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Every test runs with a dense table for each level, and with none."""
+    """Run every test with a dense table for each level, and without dense tables."""
     cells = {"dense": (2**16, 10**6), "sparse": (0, 0)}[request.param]
     with mock.patch.object(trie, "SMALL_TABLE", cells[0]), mock.patch.object(trie, "MAX_CELLS_PER_CHILD", cells[1]):
         yield
@@ -34,20 +34,20 @@ def tables(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @st.composite
 def worlds(draw: st.DrawFn) -> SemanticIds:
-    """Codes of up to 30 items, often shared, some codes unused; 1 to 4 levels."""
+    """Draw Semantic IDs of up to 30 items and 1 to 4 levels, often shared, with unused codes."""
     sizes = tuple(draw(st.integers(1, 4)) for _ in range(draw(st.integers(1, 4))))
     rows = draw(st.lists(st.tuples(*(st.integers(0, size - 1) for size in sizes)), min_size=1, max_size=30))
     return SemanticIds(torch.tensor(rows), sizes)
 
 
 def siblings(ids: SemanticIds, item: int, level: int) -> list[int]:
-    """The codes of a level that some item has after the item's first codes, by looking at every item."""
+    """Return the codes of a level that follow the item's first codes, found by a loop over all items."""
     mine = ids.codes[item - 1, :level].tolist()
     return sorted({int(row[level]) for row in ids.codes if row[:level].tolist() == mine})
 
 
 def brute_force(ids: SemanticIds, levels: list[Tensor], items: Tensor) -> Tensor:
-    """log of p(code) / sum of p(sibling), candidate by candidate; `levels` float32 [B, M, C] each."""
+    """Return log(p(code) / sum of p(sibling)), candidate by candidate; `levels` are float32 [B, M, C] each."""
     found = torch.full((*items.shape, ids.levels), -torch.inf)
     for row, column in (items > 0).nonzero().tolist():
         item = int(items[row, column])
@@ -65,7 +65,7 @@ def everything(policy: Any, batch: int) -> Tensor:
 def test_by_hand() -> None:
     """Two levels of 3 codes; items (0, 0), (0, 2), (2, 1): first codes 0 and 2, after 0 the codes 0 and 2, after 2 only 1.
 
-    p = .5, .3, .2 on both levels. Item 1: .5/(.5+.2) and .5/(.5+.2); item 2: .5/.7 and .2/.7; item 3: .2/.7 and 1.
+    p = 0.5, 0.3, 0.2 on both levels. Item 1: 0.5/(0.5+0.2) and 0.5/(0.5+0.2); item 2: 0.5/0.7 and 0.2/0.7; item 3: 0.2/0.7 and 1.
     """
     ids = Trie(SemanticIds(torch.tensor([[0, 0], [0, 2], [2, 1]]), (3, 3)))
     level = torch.tensor([0.5, 0.3, 0.2]).log().expand(1, 1, 3)
@@ -90,7 +90,7 @@ def test_every_trie_against_brute_force(ids: SemanticIds, seed: int) -> None:
 @settings(deadline=None, max_examples=60)
 @given(worlds())
 def test_nodes_are_the_numbers_of_prefixes(ids: SemanticIds) -> None:
-    """A node's number is its prefix's place among all distinct prefixes of its length, in lexicographic order."""
+    """A node's number is the index of its prefix among all distinct prefixes of its length, in lexicographic order."""
     rows = [tuple(row) for row in ids.codes.tolist()]
     for depth, node in enumerate(Trie(ids).nodes(torch.arange(1, ids.items + 1))):
         prefixes = sorted({row[:depth] for row in rows})
@@ -107,7 +107,7 @@ def test_protocols(name: str) -> None:
 
 @EVERY
 def test_probabilities_of_all_items_add_up_to_one(name: str) -> None:
-    """To 1 over the trie, to less than 1 over all codes, since 50 of 120 code sequences are items."""
+    """Constrained probabilities add up to 1; unconstrained ones to less, since only 50 of 120 code sequences are items."""
     policy, history = build(POLICIES[name], catalog(50)), histories(4, 6, 50)
     items = everything(policy, 4)
     constrained = policy.constrained_level_log_prob(history, items)
@@ -119,7 +119,7 @@ def test_probabilities_of_all_items_add_up_to_one(name: str) -> None:
 
 @EVERY
 def test_a_full_trie_changes_nothing(name: str) -> None:
-    """All 120 code sequences are items: every code is a sibling."""
+    """If all 120 code sequences are items, constrained and unconstrained log-probabilities are equal."""
     policy, history = build(POLICIES[name], catalog(120)), histories(3, 6, 120)
     items = everything(policy, 3)
     found = policy.constrained_level_log_prob(history, items)
@@ -127,7 +127,7 @@ def test_a_full_trie_changes_nothing(name: str) -> None:
 
 
 @EVERY
-def test_no_candidate_is_minus_infinity_and_has_no_gradient(name: str) -> None:
+def test_candidate_0_is_minus_infinity_and_has_no_gradient(name: str) -> None:
     policy = build(POLICIES[name], catalog(50))
     found = policy.constrained_level_log_prob(histories(2, 4, 50), torch.tensor([[1, 0], [0, 3]]))
     assert ((found == -torch.inf).all(-1) == torch.tensor([[False, True], [True, False]])).all()
@@ -138,7 +138,7 @@ def test_no_candidate_is_minus_infinity_and_has_no_gradient(name: str) -> None:
 @settings(deadline=None, max_examples=20)
 @given(worlds(), st.integers(0, 1000))
 def test_gradients_are_those_of_a_masked_softmax_and_of_finite_differences(ids: SemanticIds, seed: int) -> None:
-    """d log p(c) / d logit j is [j = c] - p(j) among siblings and 0 elsewhere: the softmax over all codes cancels."""
+    """d log p(c) / d logit j is [j = c] - p(j) among siblings and 0 elsewhere, since the softmax over all codes cancels."""
     source = torch.Generator().manual_seed(seed)
     items = torch.randint(1, ids.items + 1, (1, 3), generator=source)
     logits = [torch.randn(1, 3, size, generator=source, dtype=torch.float64).requires_grad_() for size in ids.level_sizes]
@@ -159,8 +159,8 @@ def test_gradients_are_those_of_a_masked_softmax_and_of_finite_differences(ids: 
 
 
 @EVERY
-def test_a_step_along_the_gradient_is_what_it_says(name: str) -> None:
-    """A central difference in float64 along a random direction of all weights."""
+def test_the_gradient_of_all_weights_equals_a_central_difference(name: str) -> None:
+    """Compare the directional derivative with a central difference, in float64 along a random direction."""
     policy, history = build(POLICIES[name], catalog(30)).double(), histories(2, 4, 30)
     items = torch.tensor([[1, 9, 20], [4, 0, 30]])
 
@@ -198,7 +198,7 @@ def test_bf16_autocast_is_near(name: str) -> None:
 
 
 @EVERY
-def test_no_step_waits_for_the_device(name: str) -> None:
+def test_scoring_does_not_synchronize_with_the_device(name: str) -> None:
     policy = build(POLICIES[name], catalog(50)).to("meta")
     history, items = (torch.zeros(3, length, dtype=torch.int64, device="meta") for length in (6, 4))
     found = policy.constrained_level_log_prob(history, items)
@@ -207,7 +207,7 @@ def test_no_step_waits_for_the_device(name: str) -> None:
 
 
 def below(policy: Any, history: Tensor, items: Tensor, depth: int, n: int) -> tuple[list[list[int]], list[list[float]]]:
-    """The exact list of all items, without those that do not share the prefix."""
+    """Return the exact list of all items, filtered to those that share the prefix."""
     ids = policy.semantic_ids
     whole = policy.recommend_exactly(history, ids.items)
     lists, scores = [], []
@@ -227,7 +227,7 @@ def below(policy: Any, history: Tensor, items: Tensor, depth: int, n: int) -> tu
 @settings(max_examples=5, deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 30))
 def test_search_below_a_prefix_is_the_exact_list_filtered(name: str, shared: bool, seed: int, n: int) -> None:
-    """At every depth, 0 and the whole Semantic ID included; the last row's item is none. Beams: as many as items."""
+    """At every depth, including 0 and the whole Semantic ID; the last row has item 0. There are as many beams as items."""
     sizes = (3, 2, 4) if shared else SIZES
     ids = catalog(50, seed % 7) if not shared else SemanticIds(random_codes(40, sizes, seed), sizes)
     policy = build(replace(POLICIES[name], num_beams=50), ids, seed)
@@ -247,7 +247,7 @@ def random_codes(items: int, sizes: tuple[int, ...], seed: int) -> Tensor:
 
 
 def test_narrow_beams_lose_nothing_to_other_prefixes() -> None:
-    """Two beams: below a prefix of one code they find two items of that prefix, whatever is more likely elsewhere."""
+    """Below a prefix of one code two beams find two items of that prefix, even if items elsewhere are more likely."""
     policy = build(replace(POLICIES["tiger"], num_beams=2), catalog(120))
     history, items = histories(6, 5, 120), torch.arange(1, 7)
     found = policy.recommend_below(history, items, 1, 2)
@@ -256,8 +256,8 @@ def test_narrow_beams_lose_nothing_to_other_prefixes() -> None:
     torch.testing.assert_close(levels, found.scores, atol=1e-4, rtol=1e-4)
 
 
-def test_log_probabilities_that_are_none_come_out_as_none() -> None:
-    """Also where they are those of the prefix alone."""
+def test_nan_log_probabilities_give_nan_scores() -> None:
+    """Also if only the prefix has NaN log-probabilities."""
     policy = build(POLICIES["gpt"], catalog(50))
     with torch.no_grad():
         policy.heads[0].weight.fill_(torch.nan)

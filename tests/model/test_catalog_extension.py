@@ -1,4 +1,4 @@
-"""A policy over a catalog that has grown: the same weights, the old probabilities, and items that come later."""
+"""Extension of a policy to a larger catalog: the same weights, the old probabilities, and new items."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def test_without_a_new_code_old_probabilities_are_equal_bit_for_bit() -> None:
 
 
 def test_a_larger_last_level_takes_the_same_share_from_all_codes() -> None:
-    """Item 7 goes to the prefix 1 0, which is full: the last level grows. Earlier levels keep their probabilities; the last one's
-    softmax has one more term, so that on one prefix all codes lose the same."""
+    """Item 7 has the prefix 1 0, which is full: the last level grows. Earlier levels keep their probabilities; the last level's
+    softmax has one more term, so that all codes of a prefix lose the same share."""
     policy = policy_of(OLD, (3, 3, 2))
     grown = policy.extended(policy.semantic_ids.extend(torch.tensor([[1, 0]])))
     assert grown.semantic_ids.level_sizes == (3, 3, 3)
@@ -43,7 +43,7 @@ def test_a_larger_last_level_takes_the_same_share_from_all_codes() -> None:
     assert torch.equal(after[..., :2], before[..., :2])
     lost = before[..., 2] - after[..., 2]
     assert (lost > 0).all()
-    torch.testing.assert_close(lost[:, 2], lost[:, 3], atol=1e-5, rtol=0)  # items 3 and 4 are on one prefix
+    torch.testing.assert_close(lost[:, 2], lost[:, 3], atol=1e-5, rtol=0)  # items 3 and 4 share a prefix
     level = policy.heads[2].weight
     torch.testing.assert_close(grown.heads[2].weight, torch.cat([level, level[-1:]]))
     torch.testing.assert_close(grown.embedding.weight[:-1], policy.embedding.weight)
@@ -51,7 +51,7 @@ def test_a_larger_last_level_takes_the_same_share_from_all_codes() -> None:
 
 
 def test_probabilities_on_the_extended_trie_add_up_to_one() -> None:
-    """All 2 x 2 x 3 codes are items once the catalog has grown."""
+    """After the extension all 2 x 2 x 3 code sequences are items."""
     old = [[a, b, c] for a in range(2) for b in range(2) for c in range(2)]
     policy = policy_of(old, (2, 2, 2))
     grown = policy.extended(policy.semantic_ids.extend(torch.tensor([[a, b] for a in range(2) for b in range(2)])))
@@ -59,9 +59,9 @@ def test_probabilities_on_the_extended_trie_add_up_to_one() -> None:
     torch.testing.assert_close(all_items(grown, 12).sum(-1).exp().sum(1), torch.ones(2))
 
 
-def test_a_probable_prefix_makes_its_new_item_known() -> None:
-    """The first level prefers code 2, the second code 1: of the old items that is item 6. A new item on this prefix comes second, for
-    its code is as likely as the old one's; before, nobody could name it."""
+def test_a_new_item_with_a_probable_prefix_is_recommended() -> None:
+    """The first level prefers code 2, the second code 1, which is item 6. A new item with this prefix comes second, since its last
+    code is as likely as that of item 6; before the extension it cannot be recommended."""
     policy = policy_of(OLD, (3, 3, 2))
     with torch.no_grad():
         tokens = torch.tensor([[[0, *policy.trie.tokens[6, :2].tolist()]]])
@@ -79,7 +79,7 @@ def test_a_probable_prefix_makes_its_new_item_known() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_beams_are_exact_on_the_extended_trie(seed: int) -> None:
-    """New items in the history too."""
+    """The histories contain new items, too."""
     policy = policy_of(OLD, (3, 3, 2), seed)
     grown = policy.extended(policy.semantic_ids.extend(torch.tensor([[0, 2], [1, 0], [1, 0], [2, 1]])))
     history = torch.tensor([[7, 8, 10, 1], [0, 0, 9, 5]])
@@ -98,7 +98,7 @@ def test_new_items_may_share_a_semantic_id() -> None:
     assert all(row.index(7) == row.index(6) + 1 for row in items)
 
 
-def test_the_policy_itself_and_global_randomness_stay_as_they_were() -> None:
+def test_extending_changes_neither_the_policy_nor_global_randomness() -> None:
     policy = policy_of(OLD, (3, 3, 2)).train()
     before = {name: value.clone() for name, value in policy.state_dict().items()}
     state = torch.get_rng_state()
@@ -115,13 +115,13 @@ def test_the_policy_itself_and_global_randomness_stay_as_they_were() -> None:
 @pytest.mark.parametrize(
     ("codes", "sizes"),
     [
-        ([[0, 0, 1], *OLD[1:]], (3, 3, 2)),  # another code of an old item
-        (OLD[:-1], (3, 3, 2)),  # an item less
-        (OLD, (4, 3, 2)),  # another level has grown: tokens have moved
-        ([row[:2] for row in OLD], (3, 3)),  # a level less
+        ([[0, 0, 1], *OLD[1:]], (3, 3, 2)),  # another code for an old item
+        (OLD[:-1], (3, 3, 2)),  # one item less
+        (OLD, (4, 3, 2)),  # another level has grown, which moves tokens
+        ([row[:2] for row in OLD], (3, 3)),  # one level less
     ],
 )
-def test_other_semantic_ids_are_refused(codes: list[list[int]], sizes: tuple[int, ...]) -> None:
+def test_semantic_ids_that_do_not_extend_raise(codes: list[list[int]], sizes: tuple[int, ...]) -> None:
     policy = policy_of(OLD, (3, 3, 2))
     other = SemanticIds(torch.tensor(codes), sizes)
     with pytest.raises(

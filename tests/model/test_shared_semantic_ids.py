@@ -1,4 +1,4 @@
-"""Semantic IDs that several items share: a beam is a leaf, a slot of a list is an item."""
+"""Semantic IDs that several items share: a beam is a leaf, and each of its items takes a slot of the list."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STARTS = [torch.tensor([0, 4], dtype=torch.int32)]  # one level: all leaves are 
 
 
 def shared_policy(items: int = 60, sizes: tuple[int, ...] = (3, 2, 4), seed: int = 0, specification: Tiger = SMALL) -> TigerPolicy:
-    """Random codes: 60 items on at most 24 Semantic IDs."""
+    """Return an untrained policy of random codes: 60 items share at most 24 Semantic IDs."""
     generator = torch.Generator().manual_seed(seed)
     codes = torch.stack([torch.randint(0, size, (items,), generator=generator) for size in sizes], 1)
     torch.manual_seed(seed)
@@ -41,8 +41,8 @@ def lists(beams: Beams, n: int, exclude: list[list[int]] | None = None) -> list[
     return rank_items(beams, LEAVES, excluded, n).items.tolist()
 
 
-def test_leaves_become_their_items() -> None:
-    """Scores 2, 1, 0 and none: all items of a leaf before the next leaf's, by id within; the list is cut where it is full."""
+def test_leaves_are_expanded_to_their_items() -> None:
+    """With scores 2, 1, 0 and none, all items of a leaf come before those of the next, by id within a leaf, up to `n` items."""
     beams = Beams(torch.tensor([[2, 0, 1, 3]]), torch.tensor([[2.0, 1.0, 0.0, -torch.inf]]))
     assert lists(beams, 4) == [[2, 3, 8, 4]]
     assert lists(beams, 1) == [[2]]
@@ -51,26 +51,26 @@ def test_leaves_become_their_items() -> None:
     assert ranking.scores.tolist() == [[2, 2, 2, 1, 1, 0, -torch.inf, -torch.inf]]
 
 
-def test_leaves_of_one_score_are_mixed_by_item() -> None:
+def test_items_of_leaves_with_equal_scores_are_ordered_by_id() -> None:
     beams = Beams(torch.tensor([[2, 3, 0]]), torch.tensor([[1.0, 1.0, 0.0]]))
     assert lists(beams, 7) == [[2, 3, 5, 6, 7, 8, 4]]
 
 
 def test_excluded_items_make_room_for_the_rest_of_their_leaf() -> None:
-    """Each user has other items excluded, some twice, 0 for none; a leaf is forbidden only when nothing of it is left."""
+    """Each user has other excluded items, some twice, 0 = none; a leaf is excluded only if all of its items are."""
     beams = Beams(torch.tensor([[2, 0, 1], [2, 3, 1]]), torch.tensor([[2.0, 1.0, 0.0]] * 2))
     exclude = [[3, 3, 9, 0], [2, 8, 7, 5]]
     assert lists(beams, 2, exclude) == [[2, 8], [3, 6]]
     assert lists(beams, 5, exclude) == [[2, 8, 4, 1, 0], [3, 6, 1, 0, 0]]
     excluded = exclude_items(LEAVES, STARTS, torch.tensor([[4, 9, 1, 2], [5, 6, 7, 9]]))
     assert excluded is not None
-    assert [nodes.tolist() for nodes in excluded.nodes] == [[[0, 1], [3, 4]]]  # 4 is no leaf, it fills the row
+    assert [nodes.tolist() for nodes in excluded.nodes] == [[[0, 1], [3, 4]]]  # 4 is not a leaf, it pads the row
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 30), st.booleans())
 def test_a_beam_as_wide_as_the_leaves_is_brute_force(seed: int, n: int, exclude: bool) -> None:
-    """All items by log-probability, equal ones by id, without what the user must not get."""
+    """All items by log-probability, equal scores by id, without excluded items."""
     policy = shared_policy(seed=seed)
     history = histories(4, 5, 60, seed)
     taken = histories(4, 25, 60, seed + 1) if exclude else None
@@ -90,8 +90,8 @@ def test_a_beam_as_wide_as_the_leaves_is_brute_force(seed: int, n: int, exclude:
         assert all(a < b for a, b, x, y in zip(row, row[1:], leaf, leaf[1:], strict=False) if x == y and b)
 
 
-def test_one_leaf_may_fill_the_list() -> None:
-    """One Semantic ID for 40 items, another for 2: the first n ids of the likelier one, whatever the beams."""
+def test_one_leaf_can_fill_the_list() -> None:
+    """40 items share one Semantic ID and 2 another: the list has the first n ids of the likelier one, whatever the number of beams."""
     ids = SemanticIds(torch.tensor([[0]] * 40 + [[1]] * 2), (2,))
     policy = replace(SMALL, num_beams=10).build(ids).eval()
     with torch.no_grad():
@@ -103,8 +103,8 @@ def test_one_leaf_may_fill_the_list() -> None:
         policy.recommend(history, 11)
 
 
-def test_no_beam_is_lost_to_a_leaf_that_is_taken_whole() -> None:
-    """Two beams, three leaves; the user had all items of the likeliest one: both others are found."""
+def test_no_beam_is_lost_to_an_excluded_leaf() -> None:
+    """Two beams, three leaves; all items of the likeliest leaf are excluded, and the beams find both others."""
     policy = replace(SMALL, num_beams=2).build(SemanticIds(torch.tensor([[0], [0], [1], [2]]), (3,))).eval()
     with torch.no_grad():
         policy.heads[0].weight.zero_()

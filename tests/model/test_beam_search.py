@@ -1,4 +1,4 @@
-"""The search against a reference in plain Python: the same rule, one user and one beam at a time, over scores that are often equal."""
+"""Searches compared with a reference in plain Python, one user and one beam at a time, with many equal scores."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ relaxed = settings(deadline=None, max_examples=80)
 
 
 class Coarse:
-    """A `Decoding` whose log-probabilities are whole numbers from -`grid` to -1, a hash of user, codes before and code: many are
-    equal, and sums of them are exact. `grid` 1 makes all equal. Its state is one number a beam, which says the codes before."""
+    """A `Decoding` with integer log-probabilities from -`grid` to -1, a hash of the user, the codes before and the code.
+
+    Many are equal (all with `grid` 1), and their sums are exact. The state is one number per beam that encodes its codes.
+    """
 
     def __init__(self, sizes: tuple[int, ...], users: int, grid: int = 3, first_user: int = 0) -> None:
         self.sizes, self.grid = sizes, grid
         self.user = torch.arange(first_user, first_user + users)
-        self.decoded: list[tuple[int, int]] = []  # level and the beams of a user, call by call
+        self.decoded: list[tuple[int, int]] = []  # level and number of beams per user, one entry per call
 
     def start(self) -> tuple[Tensor, Tensor]:
         path = torch.zeros(len(self.user), 1, dtype=torch.int64)
@@ -43,7 +45,7 @@ class Coarse:
         return -1.0 - ((mixed * 2654435761 % 2**32) >> 13) % self.grid
 
     def score(self, user: int, codes: tuple[int, ...]) -> list[float]:
-        """Of one user, of every code in turn."""
+        """Return the log-probability of each code of one user's sequence."""
         path, found = torch.zeros(len(self.user), 1, dtype=torch.int64), []
         for level, code in enumerate(codes):
             found.append(float(self.log_prob(level, path)[user, 0, code]))
@@ -52,28 +54,28 @@ class Coarse:
 
 
 def reference(decoding: Coarse, codes: Tensor, user: int, width: int | None, n: int, out: set[int]) -> tuple[list[int], list[float]]:
-    """Beam search by the stated rule; `width` None prunes nothing."""
-    left = {item: tuple(row) for item, row in enumerate(codes.tolist(), 1) if item not in out}
+    """Run beam search by its documented order; `width` None does not prune. Items of `out` are excluded."""
+    allowed = {item: tuple(row) for item, row in enumerate(codes.tolist(), 1) if item not in out}
     beams: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
     levels = codes.shape[1]
     for depth in range(1, levels + 1):
-        children = {sid[:depth] for sid in left.values()}
+        children = {sid[:depth] for sid in allowed.values()}
         found = [
             (score + decoding.score(user, prefix)[-1], prefix) for score, beam in beams for prefix in children if prefix[:-1] == beam
         ]
         if depth < levels:
             found.sort(key=lambda each: (-each[0], each[1]))
         else:
-            found.sort(key=lambda each: (-each[0], min(item for item, sid in left.items() if sid == each[1])))
+            found.sort(key=lambda each: (-each[0], min(item for item, sid in allowed.items() if sid == each[1])))
         beams = found[:width]
-    listed = sorted((-score, item) for score, beam in beams for item, sid in left.items() if sid == beam)[:n]
+    listed = sorted((-score, item) for score, beam in beams for item, sid in allowed.items() if sid == beam)[:n]
     missing = n - len(listed)
     return [item for _, item in listed] + [0] * missing, [-score for score, _ in listed] + [-torch.inf] * missing
 
 
 @st.composite
 def worlds(draw: st.DrawFn) -> tuple[Tensor, tuple[int, ...], Tensor]:
-    """Codes [N, L] of up to 30 items, often shared; level sizes, sometimes with unused codes; what three users must not get."""
+    """Draw codes [N, L] of up to 30 items, often shared; level sizes, with unused codes; and the excluded items of three users."""
     levels = draw(st.integers(1, 4))
     sizes = tuple(draw(st.integers(1, 4)) for _ in range(levels))
     rows = draw(st.lists(st.tuples(*(st.integers(0, size - 1) for size in sizes)), min_size=1, max_size=30))
@@ -84,7 +86,7 @@ def worlds(draw: st.DrawFn) -> tuple[Tensor, tuple[int, ...], Tensor]:
 
 @pytest.fixture(params=["dense", "sparse"], scope="module", autouse=True)
 def tables(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Every test runs with a dense table for each level, and with none; users are searched one or two at a time."""
+    """Run every test with a dense table for each level, and without dense tables; chunks hold one or two users."""
     cells = {"dense": (2**16, 10**6), "sparse": (0, 0)}[request.param]
     changed = (mock.patch.object(trie, "SMALL_TABLE", cells[0]), mock.patch.object(trie, "MAX_CELLS_PER_CHILD", cells[1]))
     with changed[0], changed[1], mock.patch.dict(beam_search.MAX_CELLS, cpu=20), mock.patch.object(exact_search, "MAX_PREFIXES", 7):
@@ -123,7 +125,7 @@ def test_exact_scoring_is_the_reference_without_pruning(
 
 @relaxed
 @given(worlds(), st.integers(1, 6), st.booleans())
-def test_lists_do_not_depend_on_who_else_is_in_the_batch(
+def test_lists_do_not_depend_on_other_users_of_the_batch(
     world: tuple[Tensor, tuple[int, ...], Tensor], width: int, filtered: bool
 ) -> None:
     codes, sizes, exclude = world
@@ -137,32 +139,32 @@ def test_lists_do_not_depend_on_who_else_is_in_the_batch(
 
 
 def test_equal_scores_inside_the_search_go_by_the_codes() -> None:
-    """Two beams, all scores equal. First codes 0 and 1 survive; of their items, 1, 2 and 4, the lower two are kept. Item 3, with the
-    first code 2, is lost, though its id is lower than 4's: before the last level there are no items, only codes."""
+    """Two beams, all scores equal. First codes 0 and 1 survive; of their items 1, 2 and 4, the lower two are kept. Item 3 has the
+    first code 2 and is pruned, although its id is lower than 4: before the last level ties are broken by codes."""
     codes = torch.tensor([[1, 1], [0, 0], [2, 0], [1, 0]])
     found = Trie(SemanticIds(codes)).recommend(Coarse((3, 2), 1, grid=1), 2, 2, None)
     assert found.items.tolist() == [[1, 2]]
     assert Trie(SemanticIds(codes)).recommend_exactly(Coarse((3, 2), 1, grid=1), 3, None).items.tolist() == [[1, 2, 3]]
 
 
-class Written(Coarse):
-    """First codes 0 and 1 score -2 and -1; after 0 the codes -1 and -9, after 1 the codes -1 and -2; the last level all -1."""
+class Scripted(Coarse):
+    """First codes 0 and 1 score -2 and -1; after 0 codes score -1 and -9, after 1 they score -1 and -2; the last level all -1."""
 
     def log_prob(self, level: int, path: Tensor) -> Tensor:
         table = {0: [[-2.0, -1.0]], 1: [[0.0, 0.0], [-1.0, -9.0], [-1.0, -2.0]]}.get(level, [[-1.0, -1.0]])
         return torch.tensor(table)[path % len(table)]
 
 
-def test_equal_scores_go_by_the_codes_also_where_the_beam_before_was_the_better_one() -> None:
-    """(1, 0) is at -2; (0, 0) and (1, 1) at -3, and two beams keep the lower codes, though 1 was the better first code."""
+def test_equal_scores_go_by_the_codes_even_if_a_beam_was_better_before() -> None:
+    """(1, 0) scores -2; (0, 0) and (1, 1) score -3. Two beams keep the lower codes, although 1 was the better first code."""
     ids = Trie(SemanticIds(torch.tensor([[1, 1, 0], [1, 0, 0], [0, 0, 0]]), (2, 2, 2)))
-    assert ids.recommend(Written((2, 2, 2), 1), 2, 2, None).items.tolist() == [[2, 3]]
-    assert ids.recommend(Written((2, 2, 2), 1), 2, 2, torch.tensor([[3]])).items.tolist() == [[2, 1]]
-    assert ids.recommend(Written((2, 2, 2), 1), 2, 2, torch.tensor([[2]])).items.tolist() == [[1, 3]]
+    assert ids.recommend(Scripted((2, 2, 2), 1), 2, 2, None).items.tolist() == [[2, 3]]
+    assert ids.recommend(Scripted((2, 2, 2), 1), 2, 2, torch.tensor([[3]])).items.tolist() == [[2, 1]]
+    assert ids.recommend(Scripted((2, 2, 2), 1), 2, 2, torch.tensor([[2]])).items.tolist() == [[1, 3]]
 
 
-def test_an_excluded_item_does_not_lend_its_id_to_the_rest_of_its_leaf() -> None:
-    """Items 1 and 9 share a Semantic ID. With 1 excluded, the other leaf's item 2 comes before 9, which one beam has to know."""
+def test_ties_ignore_excluded_items_of_a_shared_leaf() -> None:
+    """Items 1 and 9 share a Semantic ID. With item 1 excluded, item 2 of the other leaf comes before item 9, even with one beam."""
     codes = torch.tensor([[0], [1], [2], [2], [2], [2], [2], [2], [0]])
     ids = Trie(SemanticIds(codes))
     exclude = torch.tensor([[1, 3, 4, 5, 6, 7, 8, 0, 3]])
@@ -170,7 +172,7 @@ def test_an_excluded_item_does_not_lend_its_id_to_the_rest_of_its_leaf() -> None
 
 
 def test_every_prefix_is_decoded_once_in_exact_scoring() -> None:
-    """Four first codes, ten pairs: pieces of at most 7 of all users' prefixes (here 3 a user, and 2 users), none of them twice."""
+    """Four first codes and ten pairs, in chunks of at most 7 prefixes of all users (3 per user, 2 users); none is decoded twice."""
     codes = torch.tensor([[a, b, c] for a in range(4) for b in range(a + 1) for c in range(2)])
     decoding = Coarse((4, 4, 2), 2)
     Trie(SemanticIds(codes)).recommend_exactly(decoding, 5, None)
@@ -179,22 +181,22 @@ def test_every_prefix_is_decoded_once_in_exact_scoring() -> None:
     assert max(beams for _, beams in decoding.decoded) <= 3
 
 
-def test_numbers_that_are_none_come_out_as_none() -> None:
-    """A user whose log-probabilities are NaN gets NaN scores, which evaluation refuses by name; the others get their lists."""
+def test_nan_log_probabilities_give_nan_scores() -> None:
+    """A user with NaN log-probabilities gets NaN scores, which evaluation reports as an error; other users get their lists."""
 
-    class Broken(Coarse):
+    class WithNaN(Coarse):
         def log_prob(self, level: int, path: Tensor) -> Tensor:
             found = super().log_prob(level, path)
             found[1] = torch.nan if level == 1 else found[1]
             return found
 
     ids = Trie(SemanticIds(torch.tensor([[0, 0], [0, 1], [1, 0]])))
-    for found in (ids.recommend(Broken((2, 2), 3), 2, 2, None), ids.recommend_exactly(Broken((2, 2), 3), 2, None)):
+    for found in (ids.recommend(WithNaN((2, 2), 3), 2, 2, None), ids.recommend_exactly(WithNaN((2, 2), 3), 2, None)):
         assert found.scores[1].isnan().all()
         assert torch.isfinite(found.scores[[0, 2]]).all()
 
 
-def test_more_items_than_beams_are_refused_but_not_by_exact_scoring() -> None:
+def test_more_items_than_beams_raise_but_not_in_exact_scoring() -> None:
     ids = Trie(SemanticIds(torch.tensor([[0], [1], [2]])))
     with pytest.raises(UsageError, match="a list of 3 items needs at least 3 beams"):
         ids.recommend(Coarse((3,), 1), 2, 3, None)
@@ -211,7 +213,7 @@ def test_keys_are_in_the_order_of_score_then_number(pairs: list[tuple[float, int
     assert [pairs[place] for place in order] == sorted(pairs, key=lambda pair: (-pair[0], pair[1]))
 
 
-def test_a_ranking_shorter_than_asked_for() -> None:
+def test_a_ranking_with_fewer_items_than_requested() -> None:
     key = keys(torch.tensor([[0.0, -torch.inf, -2.0]]), torch.tensor([[4, 5, 6]]))
     found = ranking(key, 4, torch.tensor([False]))
     assert found.items.tolist() == [[4, 6, 0, 0]]
