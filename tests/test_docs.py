@@ -207,43 +207,35 @@ def python_block(page: Path, contains: str) -> str:
 
 
 def test_sampler_and_loss_of_the_readme_are_short() -> None:
-    sampler, loss = python_block(README, "class SimilarPopularity"), python_block(README, "class MarginDPO")
-    assert len([line for line in sampler.splitlines()[1:] if line.strip()]) <= 20
-    assert len([line for line in loss[loss.index("@dataclass") :].splitlines() if line.strip()]) <= 12
+    _, sampler, loss = python_block(README, "class SimilarPopularity").split("@dataclass(frozen=True)\n")
+    assert [len([line for line in code.splitlines() if line.strip()]) <= 13 for code in (sampler, loss)] == [True, True]
 
 
 def test_plugins_of_the_readme_keep_their_contracts(sandbox_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The plug-ins pass their checks, the sampler draws, and its field is overridden in an experiment."""
     sandbox = Sandbox(sandbox_folder, README)
     for block in blocks(README):
-        if block.language == "python" and "class " in block.text:
+        if block.language == "python":
             sandbox.python(block)
-    for plugin in ("similar_popularity.py:SimilarPopularity", "margin_dpo.py:MarginDPO"):
-        assert main(["check", plugin]) == 0
+    for plugin in ("SimilarPopularity", "MarginDPO"):
+        assert main(["check", f"my_plugins.py:{plugin}"]) == 0
         assert "keeps its contract" in capsys.readouterr().out
-    context = sampler_context()
-    for batch in batches_of(context):
-        check_draw(batch, sandbox.names["SimilarPopularity"](window=20).build(context)(batch, 3, generator(0)), 3, context)
-
-
-def test_sampler_of_the_readme_is_overridden_by_flag(sandbox_folder: Path) -> None:
-    sandbox = Sandbox(sandbox_folder, README)
-    for block in blocks(README):
-        if block.language == "python" and block.text.startswith(("# mine.py", "# similar")):
-            sandbox.python(block)
     code = """
 from dataclasses import replace
-from mine import aligned
-from similar_popularity import SimilarPopularity
-from genrec.preference.losses import SoftmaxDPO
+from mine import comparison
+from my_plugins import MarginDPO, SimilarPopularity
 
 def similar():
-    base = aligned("mine-similar", SoftmaxDPO())
-    return replace(base, align=replace(base.align, negatives=SimilarPopularity()))
+    sdpo = comparison()[-1]
+    return replace(sdpo, name="mine-similar", align=replace(sdpo.align, loss=MarginDPO(), negatives=SimilarPopularity()))
 """
     (sandbox_folder / "similar_experiment.py").write_text(code)
     (found,) = override(loading.load("similar_experiment.py:similar"), ["--align.negatives.window", "20"])
     assert found.align is not None
-    assert found.align.negatives.window == 20  # type: ignore[attr-defined]
+    assert vars(found.align.negatives) == {"window": 20}
+    context = sampler_context()
+    for batch in batches_of(context):
+        check_draw(batch, found.align.negatives.build(context)(batch, 3, generator(0)), 3, context)
 
 
 def test_catalog_of_the_guide_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
