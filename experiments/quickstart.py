@@ -1,6 +1,7 @@
 """The quick start: SFT, continued SFT, DPO and S-DPO on a built-in world of 1,000 items, beside popularity and ItemKNN.
 
     genrec run experiments/quickstart.py:comparison
+    genrec run genrec.quickstart:comparison             # the same, outside a checkout
 
 Nothing is downloaded. Cost: 2.5 minutes on 2 idle CPU cores, 5 minutes on one thread. Expected result: see
 experiments/results.md (experiments/results/quick-start.md).

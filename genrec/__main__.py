@@ -10,13 +10,14 @@ import sys
 import warnings
 from pathlib import Path
 
-from genrec import __version__
+from genrec import __version__, completion
 from genrec.errors import GenrecError, UsageError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code (see `genrec.errors`)."""
     parser = _parser()
+    completion.answer(parser)
     options, flags = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
     if flags and options.command not in ("run", "data", "tokenize"):
         parser.error(f"unrecognized arguments: {' '.join(flags)}")

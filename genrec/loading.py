@@ -1,4 +1,4 @@
-"""Import experiments and plug-ins from `FILE.py:NAME`.
+"""Import experiments and plug-ins from `FILE.py:NAME` or `MODULE:NAME`.
 
 The file's folder is put on the import path, so that an experiment can import a sampler from a file beside it.
 """
@@ -18,10 +18,10 @@ from genrec.experiment import Experiment
 
 
 def load(where: str) -> list[Experiment]:
-    """Return the experiments that `FILE.py:FUNCTION` returns."""
+    """Return the experiments that `FILE.py:FUNCTION` or `MODULE:FUNCTION` returns."""
     file, _, function = where.rpartition(":")
-    if not file.endswith(".py") or not function:
-        raise UsageError(f"expected FILE.py:FUNCTION, got {where!r}; for example experiments/quickstart.py:comparison")
+    if not file or not function:
+        raise UsageError(f"expected FILE.py:FUNCTION or MODULE:FUNCTION, got {where!r}; for example genrec.quickstart:comparison")
     experiments = _call(_module(file), file, function)
     for experiment in experiments:
         if not isinstance(experiment, Experiment):
@@ -36,16 +36,18 @@ def component(where: str) -> object:
     module, _, name = where.rpartition(":")
     if not module or not name:
         raise UsageError(f"expected FILE.py:CLASS or MODULE:CLASS, got {where!r}")
-    if module.endswith(".py"):
-        return _call(_module(module), module, name)[0]
-    try:
-        return _call(importlib.import_module(module), module, name)[0]
-    except ModuleNotFoundError as error:
-        raise UsageError(f"there is no module {module!r} ({error})") from None
+    return _call(_module(module), module, name)[0]
 
 
 def _module(file: str) -> ModuleType:
-    """Import a file and put its folder on the import path."""
+    """Import a file and put its folder on the import path, or import a module by its dotted name."""
+    if not file.endswith(".py"):
+        if not all(name.isidentifier() for name in file.split(".")):
+            raise UsageError(f"expected FILE.py:FUNCTION or MODULE:FUNCTION, got {file!r}, neither a .py file nor a module")
+        try:
+            return importlib.import_module(file)
+        except ModuleNotFoundError as error:
+            raise UsageError(f"there is no module {file!r} ({error}); expected FILE.py:FUNCTION or MODULE:FUNCTION") from None
     path = Path(file).resolve()
     if not path.is_file():
         raise UsageError(f"there is no file {file}")

@@ -69,9 +69,8 @@ def protocol(experiment: Experiment, artifacts: dict[str, Artifact]) -> dict[str
 
 def label(description: dict[str, Any]) -> str:
     """Return a described component in words, without its paths: `MovieLens(variant=100k)`."""
-    known = {
-        name: value for name, value in description.items() if name not in ("class", "version", "fingerprint") and value is not None
-    }
+    hidden = ("class", "version", "fingerprint", "source")  # `source` is the hash of a plug-in's code
+    known = {name: value for name, value in description.items() if name not in hidden and value is not None}
     values = [f"{name}={value}" for name, value in known.items()]
     return f"{description['class'].rpartition(':')[2]}({', '.join(values)})"
 

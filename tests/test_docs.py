@@ -280,7 +280,7 @@ def test_generated_page_describes_every_argument() -> None:
     for name, command in (actions.choices or {}).items():  # type: ignore[attr-defined]
         assert f"### genrec {name}\n" in text
         for argument in command._actions:
-            assert all(option in text for option in argument.option_strings)
+            assert all(option in text for option in argument.option_strings if argument.dest != "help")
 
 
 @pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(PROJECT)))
