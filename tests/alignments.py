@@ -1,4 +1,4 @@
-"""A small alignment that tests share: an untrained policy on the cyclic world, its examples, and a recipe of 40 steps."""
+"""A small alignment for tests: an untrained policy on the cyclic data set, its examples, and a recipe of 40 steps."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ IDS = SemanticIds(torch.stack(torch.unravel_index(torch.arange(40), (8, 5)), 1),
 
 
 def parts() -> tuple[TigerPolicy, Examples, SamplerContext]:
+    """Return an untrained policy, training examples and a sampler context."""
     built = build_policy(TINY, IDS, seed=0)
     assert isinstance(built, TigerPolicy)
     return (
@@ -36,27 +37,28 @@ def parts() -> tuple[TigerPolicy, Examples, SamplerContext]:
 
 
 def recipe(**change: object) -> Align:
-    """A short alignment; fields of `Optimization` and `Validation` are given by their own names."""
+    """Return a short alignment. Fields of `Optimization` and `Validation` are given by their own names."""
     settings: dict[str, object] = {
-        "loss": SoftmaxDPO(), "num_negatives": 3, "max_steps": 40, "batch_size": 32, "learning_rate": 1e-3, "warmup_steps": 1, "every": 20,
+        "loss": SoftmaxDPO(), "num_negatives": 3,
+        "max_steps": 40, "batch_size": 32, "learning_rate": 1e-3, "warmup_steps": 1, "every": 20,
     }  # fmt: skip
     return Align(**nested(settings | change))  # type: ignore[arg-type]
 
 
 def nested(settings: dict[str, object]) -> dict[str, object]:
-    """Flat settings of a recipe -> its keyword arguments: what belongs to `Optimization` and `Validation` in one of each."""
+    """Group flat settings into the keyword arguments of a recipe, with one `Optimization` and one `Validation`."""
     result = dict(settings)
     for name, kind in (("optimization", Optimization), ("validation", Validation)):
-        parts = {field.name: result.pop(field.name) for field in fields(kind) if field.name in result}
-        result[name] = kind(**parts)  # type: ignore[arg-type]
+        chosen = {field.name: result.pop(field.name) for field in fields(kind) if field.name in result}
+        result[name] = kind(**chosen)  # type: ignore[arg-type]
     return result
 
 
-def steady() -> dict[str, float]:
-    """A validation that never changes."""
+def constant() -> dict[str, float]:
+    """Return the same validation score at every step."""
     return {"ndcg@10": 0.1}
 
 
 def following(scores: Iterator[float]) -> Callable[[], dict[str, float]]:
-    """A validation that gives one score after another."""
+    """Return a validation function that returns one score after another."""
     return lambda: {"ndcg@10": next(scores)}

@@ -85,7 +85,7 @@ def test_run_compare_and_show(project: Path, capsys: pytest.CaptureFixture[str])
     for name in ("cyclic-popularity", "cyclic-itemknn", "cyclic", "cyclic-sdpo"):
         assert name in first.out
     assert "filter_seen False" in first.out
-    assert "N@10 against cyclic" in first.out
+    assert "NDCG@10 compared with cyclic" in first.out
     made = artifacts(project)
     # 1 corpus, 1 set of vectors, 1 of Semantic IDs; 2 SFT policies, 2 aligned ones; 2 baselines and 4 policies evaluated
     count = {stage: sum(f"/{stage}/" in path for path in made) for stage in ("data", "embed", "tokenize", "sft", "align", "evaluate")}
@@ -96,7 +96,7 @@ def test_run_compare_and_show(project: Path, capsys: pytest.CaptureFixture[str])
     assert "finished in" not in second.err
 
     assert main(["compare", "cyclic", "cyclic-sdpo", "--metric", "recall@5", "--markdown", "table.md"]) == 0
-    assert "R@5 against cyclic" in capsys.readouterr().out
+    assert "Recall@5 compared with cyclic" in capsys.readouterr().out
     assert "| cyclic-sdpo | 0, 1 |" in (project / "table.md").read_text()
     assert main(["compare", "cyclic", "--reference", "other"]) == 2
     assert main(["compare", "cyclic", "nobody"]) == 2
@@ -369,11 +369,11 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_ranks(tmp_path: Path) -> N
     wait_for_checkpoint(stopped, parts, 160)
     stopped.send_signal(signal.SIGTERM)
     assert stopped.wait(timeout=60) == 143
-    assert "goes on from step" in stopped.communicate()[1]
+    assert "resuming from step" in stopped.communicate()[1]
     resumed = start(parts)
     assert resumed.wait(timeout=120) == 0
     said = resumed.communicate()[1]
-    assert "SFT: goes on from step" in said
+    assert "SFT: resuming from step" in said
     weights, ranks = outcome(tmp_path / "whole")
     again, ranks_again = outcome(parts)
     assert all(value.equal(again[name]) for name, value in weights.items())  # type: ignore[attr-defined]

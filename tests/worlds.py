@@ -1,4 +1,4 @@
-"""Small experiments that tests share: the cyclic world and a policy that learns it in seconds."""
+"""Small experiments for tests: the cyclic world and a policy that learns it in seconds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TINY = Tiger(
 
 
 def cyclic(steps: int = 60, align_steps: int = 0, seed: int = 0) -> Experiment:
-    """SFT (and S-DPO, if asked for) on 40 items in a cycle."""
+    """Return an experiment with SFT (and S-DPO, if `align_steps` is not 0) on 40 items in a cycle."""
     return Experiment(
         name="cyclic",
         source=Cyclic(num_items=40, num_users=100, length=10),

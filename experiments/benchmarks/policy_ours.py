@@ -50,7 +50,7 @@ class Ours:
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Return the training loop's optimizer."""
-        optimizer: torch.optim.Optimizer = Training(self.policy, self._likelihood, SFT(), 0).configure_optimizers()
+        optimizer: torch.optim.Optimizer = Training(self.policy, self._likelihood, SFT().optimization, 0).configure_optimizers()
         return optimizer
 
     def update(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:

@@ -1,1 +1,1 @@
-"""Stage 6: ranks, metrics, and what they are worth beside each other."""
+"""Evaluation: ranks of held-out items, metrics, and statistical comparison of runs."""

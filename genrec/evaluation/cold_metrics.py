@@ -1,6 +1,4 @@
-"""Stage 6: items unseen in training (cold start), the figures. In: ranks, and the training events of each item. Out: how users whose
-held-out item has no training event fared: in the full ranking, and in one of unseen items alone (see `cold_ranking`).
-"""
+"""Cold-start metrics: recall and NDCG for targets without a training interaction."""
 
 from __future__ import annotations
 
@@ -18,30 +16,25 @@ from genrec.types import Metric
 
 
 def chance(metric: Metric, n: int, items: int) -> float:
-    """The metric's expectation when `items` items are in random order: of recall, min(1, n / items)."""
+    """Return the expectation of a metric when `items` items are in random order. For recall it is min(1, n / items)."""
     return float(metric(torch.arange(1, items + 1), n).double().mean())
 
 
-def is_unseen(ranks: DataFrame, popularity: Tensor) -> ndarray:
-    """Bool [U]: whether the target of each row has no training event."""
-    unseen: ndarray = popularity.numpy()[ranks["target"].to_numpy(dtype=np.int64)] == 0
-    return unseen
-
-
 def cold_metrics(ranks: DataFrame, cutoffs: Sequence[int], popularity: Tensor) -> dict[str, float]:
-    """Of the full ranking: cold_users, cold_items (items with no training event), cold_recall@n, cold_ndcg@n.
+    """Return metrics of cold targets in the ranking of all items, or an empty dictionary if no target is cold.
 
-    Empty where every target has a training event.
+    A cold item has no training interaction; `popularity` int64 [N + 1] counts them. The keys are cold_users, cold_items (the number
+    of cold items in the catalog), cold_recall@n and cold_ndcg@n.
     """
-    unseen = is_unseen(ranks, popularity)
-    if not unseen.any():
+    cold: ndarray = popularity.numpy()[ranks["target"].to_numpy(dtype=np.int64)] == 0
+    if not cold.any():
         return {}
-    counts = {"cold_users": float(unseen.sum()), "cold_items": float((popularity[1:] == 0).sum())}
-    return counts | _means("cold", ranks[unseen], cutoffs)
+    counts = {"cold_users": float(cold.sum()), "cold_items": float((popularity[1:] == 0).sum())}
+    return counts | _means("cold", ranks[cold], cutoffs)
 
 
 def cold_only_metrics(ranks: DataFrame, cutoffs: Sequence[int]) -> dict[str, float]:
-    """Of the ranking of unseen items alone: cold_only_recall@n and cold_only_ndcg@n."""
+    """Return cold_only_recall@n and cold_only_ndcg@n: metrics of the ranking among cold items alone (see `cold_ranking`)."""
     return _means("cold_only", ranks, cutoffs)
 
 

@@ -1,8 +1,7 @@
-"""Stage 6: items unseen in training (cold start), ranked alone. In: a recommender, batches of users, the training events of each item.
-Out: the rank of every unseen target among the unseen items.
+"""Cold-start ranking: rank the targets without a training interaction among the items without one.
 
-The full ranking says whether a recommender names unseen items against all that it has seen; this one, whether it can tell them apart
-when it has to name some. Chance is known exactly for this one: `cold.chance`.
+In the ranking of all items, cold items compete with all others. Among cold items alone, the ranking shows whether a recommender can
+tell them apart at all. The metrics of a random order are known exactly for this ranking: `cold_metrics.chance`.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from genrec.evaluation.evaluate import Evaluate, Seen, evaluate
 from genrec.progress import say
 from genrec.types import Recommender, SequenceBatch
 
-EXCLUDE_BYTES = 200 * 2**20  # of the excluded items of all users who are ranked at once
+EXCLUDE_BYTES = 200 * 2**20  # memory for the excluded items of one batch of users
 
 
 def evaluate_unseen(
@@ -31,18 +30,21 @@ def evaluate_unseen(
     seen: Seen | None = None,
     shared: Tensor | None = None,
 ) -> DataFrame:
-    """Rank unseen items alone, for the users among `batches` whose target is one: user, target, rank as of `evaluate`.
+    """Rank each cold target among the cold items, and return the table `ranks` of `evaluate` for these users.
 
-    `popularity` int64 [N + 1] is each item's training events. Everything that has one is excluded, and under `filter_seen` what the
-    user already took.
+    `popularity` int64 [N + 1] is the number of training interactions of each item. Items with one or more are excluded, and with
+    `filter_seen` the items that the user has already taken. For `seen` and `shared` see `evaluate`.
     """
     known = popularity[1:].nonzero().squeeze(1) + 1
     size = min(spec.batch_size, max(1, EXCLUDE_BYTES // (8 * max(1, len(known)))))
     if 8 * len(known) > EXCLUDE_BYTES:
-        say(f"evaluate: {len(known)} items have training events; excluding them takes {8 * len(known) >> 20} MB a user, one at a time")
-    batch = _users_of(batches, popularity)
-    unseen = len(popularity) - 1 - len(known)
-    say(f"evaluate: {len(batch.user)} users' items are unseen in training; they are ranked once more among the {unseen} such items")
+        say(
+            f"evaluate: excluding the {len(known)} items with training interactions takes {8 * len(known) >> 20} MB per user; users "
+            "are ranked one at a time"
+        )
+    batch = _cold_users(batches, popularity)
+    cold = len(popularity) - 1 - len(known)
+    say(f"evaluate: the targets of {len(batch.user)} users are unseen in training; ranking them again among the {cold} such items")
 
     def exclude(users: Tensor) -> Tensor:
         rows = known.to(users.device).expand(len(users), -1)
@@ -51,15 +53,15 @@ def evaluate_unseen(
     return evaluate(recommender, _chunks(batch, size), replace(spec, filter_seen=True, batch_size=size), exclude, shared).ranks
 
 
-def _users_of(batches: Iterable[SequenceBatch], popularity: Tensor) -> SequenceBatch:
-    """The users whose target has no training event, in one batch."""
+def _cold_users(batches: Iterable[SequenceBatch], popularity: Tensor) -> SequenceBatch:
+    """Return the users with a cold target (no training interaction), as one batch."""
     parts = []
     for batch in batches:
         chosen = popularity[batch.target.cpu()] == 0
         if bool(chosen.any()):
             parts.append(SequenceBatch(*(column[chosen.to(column.device)] for column in batch)))
     if not parts:
-        raise InputError("no user's target is unseen in training; there is nothing to rank among unseen items")
+        raise InputError("no user's target is unseen in training, so there is nothing to rank among unseen items")
     longest = max(part.history.shape[1] for part in parts)
     parts = [part._replace(history=pad(part.history, (longest - part.history.shape[1], 0))) for part in parts]
     return SequenceBatch(*(torch.cat(column) for column in zip(*parts, strict=True)))

@@ -1,7 +1,8 @@
-"""Stage 6: rows beside each other. In: runs with every user's rank. Out: means, intervals, paired tests, what differs.
+"""Comparison of runs: means over seeds, confidence intervals, paired tests and configuration differences.
 
-A row is all runs of one name, one per seed. Only runs with the same users, targets and protocol stand in one table. Intervals and
-tests are over users, each user's value averaged over the row's seeds; what the seeds do is the standard deviation beside the mean.
+A row holds all runs with one name, one per seed. All runs in a table must have the same users, targets and protocol. Intervals and
+tests are over users, with each user's metric averaged over the seeds of the row. The variation between seeds is reported separately,
+as the standard deviation over seeds.
 """
 
 from __future__ import annotations
@@ -20,76 +21,76 @@ from genrec.evaluation.significance import EQUAL, bootstrap_means, bootstrap_p, 
 from genrec.types import Metric
 
 PER_USER: dict[str, Metric] = {"recall": metrics.recall, "ndcg": metrics.ndcg, "mrr": metrics.mrr}
-ABSENT = "-"  # stands for a key that a row's configuration does not have
+ABSENT = "-"  # value of a key that the configuration of a row does not have
 
 
 class Run(NamedTuple):
     """One evaluated experiment."""
 
-    name: str  # of the row
+    name: str  # name of the row
     seed: int
-    ranks: DataFrame  # as of `evaluate`: user, target, rank: int64; rank 0 = missed; maybe what shared Semantic IDs add
-    metrics: dict[str, float]  # as of `metrics_of`
-    protocol: dict[str, object]  # data set, split, users, items, history, filter_seen, ...: the same for all rows
-    configuration: dict[str, object]  # the experiment's values by key path, as `align.loss.beta`
+    ranks: DataFrame  # `Evaluation.ranks` of `evaluate`
+    metrics: dict[str, float]  # from `metrics_of`
+    protocol: dict[str, object]  # data set, split, users, items, history, filter_seen, ...; the same for all rows
+    configuration: dict[str, object]  # settings of the experiment by key path, such as `align.loss.beta`
 
 
 class Spread(NamedTuple):
-    """A metric over a row's seeds."""
+    """A metric over the seeds of a row."""
 
     mean: float
-    deviation: float | None  # standard deviation over seeds (n - 1 below); None for one seed
+    deviation: float | None  # sample standard deviation over seeds (divisor n - 1); None for one seed
 
 
 class PairedTest(NamedTuple):
-    """A row against the reference, user by user."""
+    """A paired test of a row against the reference row, over users."""
 
     difference: float  # mean over users, row minus reference
-    interval: tuple[float, float] | None  # 95 %, bootstrap over users; None where `reason` says why
-    p: float | None  # two-sided, paired bootstrap; 1 where no user differs
-    p_holm: float | None  # p with Holm's correction over the table's defined tests
-    reason: str  # why p is not defined; empty where it is
-    wins: int  # users for whom the row is better
-    ties: int
-    losses: int
+    interval: tuple[float, float] | None  # 95 % bootstrap interval over users; None if undefined
+    p: float | None  # two-sided, paired bootstrap; 1 if no user differs; None if undefined
+    p_holm: float | None  # p with Holm's correction over the defined tests of the table
+    reason: str  # why the test is undefined; empty if it is defined
+    wins: int  # users with a higher metric than under the reference
+    ties: int  # users with an equal metric
+    losses: int  # users with a lower metric
 
 
 class Row(NamedTuple):
-    """One line of the table."""
+    """One row of the table."""
 
     name: str
     seeds: tuple[int, ...]
-    configuration: dict[str, object]  # of its runs, by key path
-    metrics: dict[str, Spread]  # those that every seed has
+    configuration: dict[str, object]  # settings of its runs by key path
+    metrics: dict[str, Spread]  # metrics that all its runs have
     value: float  # the tested metric, mean over users and seeds
     interval: tuple[float, float] | None  # its 95 % bootstrap interval over users; None for one user
     test: PairedTest | None  # None for the reference
 
 
 class Comparison(NamedTuple):
-    """A table."""
+    """A results table."""
 
-    metric: str  # the tested one
-    reference: str  # the row that the others are tested against
-    resamples: int
+    metric: str  # the tested metric, such as `ndcg@10`
+    reference: str  # name of the row that the others are tested against
+    resamples: int  # bootstrap samples
     protocol: dict[str, object]
     rows: tuple[Row, ...]
-    differences: dict[str, dict[str, object]]  # key path -> row -> value, of the keys that differ; `ABSENT` where a row has none
+    differences: dict[str, dict[str, object]]  # key path -> row -> value, for keys that differ; `ABSENT` if a row has no value
 
 
 def compare(
     runs: Sequence[Run], metric: str = "ndcg@10", reference: str | None = None, resamples: int = 10_000, seed: int = 0
 ) -> Comparison:
-    """Group runs into rows by name, in the order given, and test each against `reference` (default: the first).
+    """Group runs into rows by name, in the given order, and test each row against `reference` (default: the first row).
 
-    `metric` is recall, ndcg or mrr at any cut-off that the stored lists reach; `seed` is the bootstrap's. Runs with other users,
-    targets or protocol are refused.
+    `metric` is recall, ndcg or mrr at a cut-off up to the length of the stored lists, such as "ndcg@10". `seed` is the seed of the
+    bootstrap. Raises ArtifactError if the runs differ in their users, targets or protocol.
     """
     groups = _grouped(runs)
     names = list(groups)
     reference = names[0] if reference is None else reference
     if reference not in groups:
-        raise UsageError(f"the reference must be one of the rows {', '.join(names)}; got {reference!r}")
+        raise UsageError(f"reference must be one of the rows {', '.join(names)}, got {reference!r}")
     if resamples < 1:
         raise UsageError(f"resamples must be at least 1, got {resamples}")
     name, cutoff = _parsed(metric, runs)
@@ -116,7 +117,7 @@ def compare(
 
 
 def _grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Runs by name; a row's seeds differ and its configurations do not."""
+    """Group runs by name. Raise an error unless the runs of a row have different seeds and the same configuration."""
     if not runs:
         raise UsageError("compare needs at least one run, got none")
     groups: dict[str, list[Run]] = {}
@@ -131,37 +132,37 @@ def _grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
                 here, there = (entry.configuration.get(key, ABSENT) for entry in (group[0], run))
                 if key != "seed" and here != there:
                     raise ArtifactError(
-                        f"row {name}: {key} is {here!r} for seed {group[0].seed} and {there!r} for seed {run.seed}; a row is one "
-                        "configuration with several seeds, give other configurations other names"
+                        f"row {name}: {key} is {here!r} for seed {group[0].seed} and {there!r} for seed {run.seed}; all seeds of a "
+                        "row must have the same configuration; give the other configuration another name"
                     )
     return groups
 
 
 def _parsed(metric: str, runs: Sequence[Run]) -> tuple[str, int]:
-    """'ndcg@10' -> ('ndcg', 10), refused where a list is shorter than the cut-off."""
+    """Split 'ndcg@10' into ('ndcg', 10). Raise UsageError if the stored lists are shorter than the cut-off."""
     name, _, digits = metric.partition("@")
     if name not in PER_USER or not digits.isdecimal() or int(digits) < 1:
-        raise UsageError(f"the tested metric must be {', '.join(PER_USER)} with a cut-off, as ndcg@10; got {metric!r}")
+        raise UsageError(f"metric must be {', '.join(PER_USER)} with a cut-off, such as ndcg@10, got {metric!r}")
     for run in runs:
         stored = [int(key.partition("@")[2]) for key in run.metrics if key.startswith("recall@")]
         if int(digits) > max(stored, default=0):
             raise UsageError(
                 f"{metric} needs lists of {int(digits)} items, those of {_label(run)} have {max(stored, default=0)}; "
-                "evaluate it with a larger last cut-off (--evaluate.cutoffs)"
+                "evaluate again with a larger last cut-off (--evaluate.cutoffs)"
             )
     return name, int(digits)
 
 
 def _check_same(runs: Sequence[Run]) -> None:
-    """Refuse runs whose users, targets or protocol differ from the first's, naming the difference."""
+    """Raise ArtifactError if a run differs from the first in its users, targets or protocol. The message names the difference."""
     first = runs[0]
     expected = _targets(first)
     for run in runs[1:]:
-        pair = f"{_label(first)} and {_label(run)} do not fit into one table"
+        pair = f"{_label(first)} and {_label(run)} can't be compared"
         for key in [*first.protocol, *(key for key in run.protocol if key not in first.protocol)]:
             here, there = first.protocol.get(key, ABSENT), run.protocol.get(key, ABSENT)
             if here != there:
-                raise ArtifactError(f"{pair}: {key} is {here!r} and {there!r}; run both under one protocol")
+                raise ArtifactError(f"{pair}: {key} is {here!r} and {there!r}; run both with the same protocol")
         targets = _targets(run)
         for these, those, label in ((expected, targets, _label(run)), (targets, expected, _label(first))):
             missing = sorted(these.keys() - those.keys())
@@ -170,29 +171,29 @@ def _check_same(runs: Sequence[Run]) -> None:
         other = [user for user, target in expected.items() if targets[user] != target]
         if other:
             raise ArtifactError(
-                f"{pair}: {len(other)} users have other targets, the first is user {other[0]} "
+                f"{pair}: {len(other)} users have different targets, the first is user {other[0]} "
                 f"with item {expected[other[0]]} and item {targets[other[0]]}"
             )
 
 
 def _targets(run: Run) -> dict[int, int]:
-    """User -> target; each user once."""
+    """Return the target of each user. Raise ArtifactError if there is no user or a user occurs twice."""
     users = run.ranks["user"]
     if users.empty:
         raise ArtifactError(f"{_label(run)} has no test users")
     if users.duplicated().any():
-        raise ArtifactError(f"{_label(run)} has user {users[users.duplicated()].iloc[0]} twice; each test user is scored once")
+        raise ArtifactError(f"{_label(run)} has user {users[users.duplicated()].iloc[0]} twice, expected each user once")
     return dict(zip(users.tolist(), run.ranks["target"].tolist(), strict=True))
 
 
 def _per_user(run: Run, name: str, cutoff: int) -> ndarray:
-    """The metric of every user, float64 [U], by ascending user; where Semantic IDs are shared, its expectation."""
+    """Return the metric of every user, float64 [U], by ascending user; its expectation if Semantic IDs are shared."""
     values: ndarray = per_user(PER_USER[name], run.ranks.sort_values("user"), cutoff).numpy()
     return values
 
 
 def _test(differences: ndarray, means: ndarray) -> PairedTest:
-    """Per-user differences float64 [U] and their resampled means -> the test, not yet corrected."""
+    """Return the test of per-user differences float64 [U] with resampled `means`, without Holm's correction."""
     wins, losses = int((differences > EQUAL).sum()), int((differences < -EQUAL).sum())
     counts = (wins, len(differences) - wins - losses, losses)
     observed = float(differences.mean())
@@ -205,13 +206,13 @@ def _test(differences: ndarray, means: ndarray) -> PairedTest:
 
 
 def _corrected(tests: Sequence[PairedTest]) -> list[PairedTest | None]:
-    """The tests with Holm's p, over those that have a p."""
+    """Return the tests with Holm's correction over those that are defined."""
     corrected = iter(holm([test.p for test in tests if test.p is not None]))
     return [test if test.p is None else test._replace(p_holm=next(corrected)) for test in tests]
 
 
 def _spreads(group: Sequence[Run]) -> dict[str, Spread]:
-    """Mean and standard deviation over seeds of each metric that every run has."""
+    """Return mean and standard deviation over seeds of each metric that all runs have."""
     result = {}
     for key in group[0].metrics:
         if all(key in run.metrics for run in group):
@@ -221,26 +222,26 @@ def _spreads(group: Sequence[Run]) -> dict[str, Spread]:
 
 
 def _differences(rows: Sequence[Row]) -> dict[str, dict[str, object]]:
-    """The configuration's keys whose values differ between rows, but for the seed.
+    """Return the configuration keys with different values across rows, except the seed.
 
-    A component's class, and a list of components, is compared among the rows that use its stage (the part before the first dot; a
-    baseline does not use `sft`). Every other key is compared among the rows that have it: fields of a component that only one row
-    has say no more than its class.
+    The class of a component, and a list of components, is compared among the rows that use its stage (the part before the first
+    dot; a baseline does not use `sft`). Any other key is compared among the rows that have it, because the fields of a component
+    that only one row has add nothing to its class.
     """
     stages = {row.name: {_stage(key) for key in row.configuration} for row in rows}
     result: dict[str, dict[str, object]] = {}
     for key in dict.fromkeys(key for row in rows for key in row.configuration):
         having = [row for row in rows if key in row.configuration]
-        says_what = key.endswith(".class") or any(_components(row.configuration[key]) for row in having)
-        compared = [row for row in rows if _stage(key) in stages[row.name]] if says_what else having
+        names_component = key.endswith(".class") or any(_holds_components(row.configuration[key]) for row in having)
+        compared = [row for row in rows if _stage(key) in stages[row.name]] if names_component else having
         values = [row.configuration.get(key, ABSENT) for row in compared]
         if key != "seed" and any(value != values[0] for value in values):
             result[key] = {row.name: row.configuration.get(key, ABSENT) for row in rows}
     return result
 
 
-def _components(value: object) -> bool:
-    """Whether a value is a list of components, such as a sampler's filters, each a dictionary with its class."""
+def _holds_components(value: object) -> bool:
+    """Return whether a value is a list of components (dictionaries with a class), such as the filters of a sampler."""
     return isinstance(value, list) and any(isinstance(entry, dict) and "class" in entry for entry in value)
 
 

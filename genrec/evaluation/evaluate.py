@@ -1,7 +1,7 @@
-"""Stage 6: a recommender -> the rank of every user's held-out item, and everybody's list.
+"""Evaluation of a recommender: the rank of each user's held-out item in the full catalog, and metrics.
 
-In: anything that is a `genrec.types.Recommender`, and batches of users. Out: `ranks.parquet`, `recommendations.parquet`,
-`metrics.json`. Ranking is over the full catalog and of items, one target per user; averages are over users, never over batches.
+`evaluate` ranks one target per user with any `genrec.types.Recommender`; `metrics_of` averages over users, never over batches. The
+pipeline stores the results as `ranks.parquet`, `recommendations.parquet` and `metrics.json`.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from genrec.progress import say, track
 from genrec.store import NOT_IN_KEY
 from genrec.types import Baseline, ExactRecommender, Ranking, Recommender, SequenceBatch
 
-Seen = Callable[[Tensor], Tensor]  # users int64 [B] -> all items each took before the target, int64 [B, E], 0 = none
-Recommend = Callable[[Tensor, int, Tensor | None], Ranking]  # what `Recommender.recommend` is
+Seen = Callable[[Tensor], Tensor]  # users int64 [B] -> all items each user took before the target, int64 [B, E], padded with 0
+Recommend = Callable[[Tensor, int, Tensor | None], Ranking]  # the signature of `Recommender.recommend`
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """The protocol of an evaluation; rows of one table share it."""
+    """The evaluation protocol. All rows of a results table share it."""
 
-    cutoffs: tuple[int, ...] = (1, 5, 10, 20, 50)  # of the metrics, ascending; lists are as long as the last
-    filter_seen: bool = False  # whether items that the user already took are left out of the list
-    scoring: Literal["beam", "exact"] = "beam"  # of a policy: its beam search, or every item of the catalog, none pruned
-    num_beams: int = 0  # of beam search, in evaluation alone; 0 = the policy's own
-    max_users: int = 0  # of the test users, so many, drawn once for all rows and seeds; 0 = all
-    batch_size: int = field(default=256, metadata=NOT_IN_KEY)  # users at once; changes no result
+    cutoffs: tuple[int, ...] = (1, 5, 10, 20, 50)  # cut-offs n of the metrics, ascending; lists have as many items as the last
+    filter_seen: bool = False  # exclude items that the user has already taken from the list
+    scoring: Literal["beam", "exact"] = "beam"  # rank by the policy's beam search, or by scores of all items
+    num_beams: int = 0  # beams in evaluation; 0 uses the policy's own number
+    max_users: int = 0  # test users, sampled once for all rows and seeds; 0 takes all
+    batch_size: int = field(default=256, metadata=NOT_IN_KEY)  # users per batch, at least 1; does not change results
 
     def __post_init__(self) -> None:
         if not self.cutoffs or self.cutoffs[0] < 1 or any(a >= b for a, b in zip(self.cutoffs, self.cutoffs[1:], strict=False)):
-            raise UsageError(f"evaluate.cutoffs must be ascending numbers from 1 on, got {self.cutoffs}")
+            raise UsageError(f"evaluate.cutoffs must be at least one number, ascending and 1 or more, got {self.cutoffs}")
         if self.batch_size < 1:
             raise UsageError(f"evaluate.batch_size must be at least 1, got {self.batch_size}")
         if self.scoring not in ("beam", "exact"):
@@ -55,29 +55,31 @@ class Evaluate:
             raise UsageError(f"evaluate.scoring 'exact' has no beams, got evaluate.num_beams = {self.num_beams}; leave it at 0")
 
     def check(self, experiment: Any) -> None:
-        """Raise UsageError if a beam search would have to rank more items than it has beams. Exact scoring ranks any number."""
+        """Raise UsageError if the beam search has fewer beams than the items it must rank. Exact scoring ranks any number."""
         own = getattr(experiment.policy, "num_beams", None)
         if own is None:
             if self.num_beams and not isinstance(experiment.policy, Baseline):
-                raise UsageError(f"evaluate.num_beams = {self.num_beams}, but the policy has no beams: {experiment.policy!r}")
+                raise UsageError(
+                    f"evaluate.num_beams = {self.num_beams}, but the policy has no beams, got {experiment.policy!r}; leave it at 0"
+                )
             return
         ranked = self.cutoffs[-1] if self.scoring == "beam" else 0
-        needed = 10 if self.num_beams else max(10, ranked)  # validation ranks ten items with the policy's own beams
+        needed = 10 if self.num_beams else max(10, ranked)  # validation ranks 10 items with the policy's own beams
         if own < needed:
-            raise UsageError(f"policy.num_beams must be at least {needed}, the most items ranked (evaluate.cutoffs), got {own}")
+            raise UsageError(f"policy.num_beams must be at least {needed}, the number of items to rank (evaluate.cutoffs), got {own}")
         if 0 < self.num_beams < ranked:
             raise UsageError(
-                f"evaluate.num_beams must be at least {ranked}, the most items ranked (evaluate.cutoffs), got {self.num_beams}"
+                f"evaluate.num_beams must be at least {ranked}, the number of items to rank (evaluate.cutoffs), got {self.num_beams}"
             )
 
 
 class Evaluation(NamedTuple):
-    """What came of it, sorted by user."""
+    """The results of an evaluation. Both tables are sorted by user."""
 
-    ranks: DataFrame  # user, target, rank: int64; rank 0 = missed; with shared Semantic IDs also first, ties, sid_rank: see `ties`
+    ranks: DataFrame  # user, target, rank: int64, rank 0 = missed; first, ties, sid_rank if Semantic IDs are shared (`shared_id_ties`)
     recommendations: DataFrame  # user, position (from 1), item: int64, score: float32; invalid slots are left out
     invalid: int  # slots that were empty or repeated an item of the same list
-    excluded_targets: int  # users whose target they had already taken, under `filter_seen`: misses by the protocol
+    excluded_targets: int  # with `filter_seen`: users who had already taken their target, which makes it a miss
 
 
 def evaluate(
@@ -87,52 +89,56 @@ def evaluate(
     seen: Seen | None = None,
     shared: Tensor | None = None,
 ) -> Evaluation:
-    """Rank every user's target; each user must come once.
+    """Rank the target of every user. Each user must occur once, and histories are passed on as they are.
 
-    `shared` int64 [N + 1] is given where several items have one Semantic ID: the number of each item's, 1 or more, 0 for row 0. The
-    ranks then say where the target's Semantic ID stands and how many share it; `per_user` knows what that is worth.
-
-    With `filter_seen` the recommender is given `seen(users)`, which knows the whole history and not only the last
-    `history_length` items. A target that the user had taken before stays excluded and is a miss: letting it through would tell
-    which item it is. A batch that does not fit into memory is halved, which changes no figure.
-
-    With scoring "exact" the recommender must be a `genrec.types.ExactRecommender`. `spec.beams` and `spec.users` are for whoever
-    makes recommender and batches.
+    - `recommender` must be a `genrec.types.ExactRecommender` if `spec.scoring` is "exact".
+    - `batches` holds users, histories and targets. At most `spec.batch_size` users are ranked at a time, and half as many after an
+      out-of-memory error. This does not change the results.
+    - `spec` is the protocol. Its `num_beams` and `max_users` are not used here: apply them to `recommender` and `batches`.
+    - `seen` returns the items to exclude if `spec.filter_seen` is true: all items that a user has taken before, including those
+      beyond the given history. A target that the user has already taken is excluded too and counts as a miss, because an
+      exception would reveal it.
+    - `shared` int64 [N + 1] is the number of each item's Semantic ID, 1 or more, and 0 for row 0. It is needed if several items
+      share a Semantic ID; the ranks then have the columns that `shared_id_ties.per_user` needs.
     """
     if spec.filter_seen and seen is None:
-        raise UsageError("evaluate with filter_seen needs `seen`, which gives the items that users already took; got none")
+        raise UsageError(
+            "evaluate with filter_seen needs `seen`, a function that returns the items that users have already taken; got none"
+        )
     if shared is not None:
         shared = shared.cpu()
         check_shared(shared)
     recommend = _recommend(recommender, spec)
-    known: set[int] = set()
+    users: set[int] = set()
     parts: list[ScoredLists] = []
     size = spec.batch_size
     with _evaluation_mode(recommender), torch.no_grad():
         for batch in track(batches, "evaluate"):
-            _check_batch(batch, known)
+            _check_batch(batch, users)
             while len(batch.user):
                 part = _head(batch, size)
-                scored = _attempt(recommend, part, spec, seen if spec.filter_seen else None, shared)
+                scored = _score_if_it_fits(recommend, part, spec, seen if spec.filter_seen else None, shared)
                 if scored is None:
-                    size = _smaller(len(part.user))
+                    size = _halved(len(part.user))
                     continue
                 parts.append(scored)
                 batch = SequenceBatch(*(column[size:] for column in batch))
     if not parts:
-        raise InputError("evaluate got no users; the split left none to test")
+        raise InputError("evaluate got no users, expected at least one; check that the split leaves test users")
     return _collect(parts, shared is not None)
 
 
 def metrics_of(
     ranks: DataFrame, recommendations: DataFrame, cutoffs: Sequence[int], item_count: int, popularity: Tensor | None = None
 ) -> dict[str, float]:
-    """Every metric at every cut-off: recall@n, ndcg@n, mrr@n, coverage@n, gini@n, entropy@n, div_ratio@n, or_ratio@n, then users
-    and invalid (slots of lists of the last cut-off). Definitions: `metrics`.
+    """Return all metrics by name, averaged over users. For the definitions see `genrec.evaluation.metrics`.
 
-    `popularity` int64 [N + 1] adds popularity@n, and `cold_metrics` where a target has no training event. Where Semantic IDs are
-    shared, the first three are expectations over the order of the items that share one, and sid_recall@n and sid_ndcg@n stand beside
-    them: the Semantic ID's place among those of the list.
+    The names are recall@n, ndcg@n, mrr@n, coverage@n, gini@n, entropy@n, div_ratio@n and or_ratio@n for every cut-off n, users, and
+    invalid (invalid slots in lists of the last cut-off). `popularity` int64 [N + 1], the number of training interactions of each
+    item, adds popularity@n, and `cold_metrics` if a target has no training interaction.
+
+    If Semantic IDs are shared, recall, ndcg and mrr are expectations over the order of the items that share one, and sid_recall@n
+    and sid_ndcg@n are metrics of the rank of the Semantic ID.
     """
     lists = _lists(ranks, recommendations, max(cutoffs))
     result: dict[str, float] = {}
@@ -140,8 +146,8 @@ def metrics_of(
         for metric in (metrics.recall, metrics.ndcg, metrics.mrr):
             result[f"{metric.__name__}@{n}"] = float(per_user(metric, ranks, n).mean())
         top = lists[:, :n]
-        for breadth in (metrics.coverage, metrics.gini, metrics.entropy, metrics.div_ratio, metrics.or_ratio):
-            result[f"{breadth.__name__}@{n}"] = breadth(top, item_count)
+        for list_metric in (metrics.coverage, metrics.gini, metrics.entropy, metrics.div_ratio, metrics.or_ratio):
+            result[f"{list_metric.__name__}@{n}"] = list_metric(top, item_count)
         if popularity is not None:
             result[f"popularity@{n}"] = metrics.average_popularity(top, popularity)
     if "sid_rank" in ranks:
@@ -155,9 +161,9 @@ def metrics_of(
 
 
 def _lists(ranks: DataFrame, recommendations: DataFrame, n: int) -> Tensor:
-    """Stored recommendations -> lists int64 [U, n], users as in `ranks`, 0 where a slot is invalid."""
+    """Return stored recommendations as lists int64 [U, n], users in the order of `ranks`, 0 for invalid slots."""
     if ranks.empty:
-        raise InputError("there are no ranks to average: the evaluation has no users")
+        raise InputError("there are no ranks to average: the table of ranks has no users")
     row = pd.Index(ranks["user"]).get_indexer(pd.Index(recommendations["user"]))
     if (row < 0).any():
         raise InputError(f"user {recommendations['user'].iloc[int(row.argmin())]} has recommendations but no rank")
@@ -170,7 +176,7 @@ def _lists(ranks: DataFrame, recommendations: DataFrame, n: int) -> Tensor:
 
 @contextmanager
 def _evaluation_mode(recommender: Recommender) -> Iterator[None]:
-    """Dropout off, and afterwards every module as it was."""
+    """Turn dropout off, and restore the mode of every module afterwards."""
     training = [module for module in recommender.modules() if module.training] if isinstance(recommender, nn.Module) else []
     for module in training:
         module.training = False
@@ -181,14 +187,14 @@ def _evaluation_mode(recommender: Recommender) -> Iterator[None]:
             module.training = True
 
 
-def _check_batch(batch: SequenceBatch, known: set[int]) -> None:
-    """Refuse a user that came before (`known` grows) and a target that is no item."""
+def _check_batch(batch: SequenceBatch, users: set[int]) -> None:
+    """Raise InputError if a user is already in `users`, to which the batch is added, or if a target is not an item."""
     for user, target in zip(batch.user.tolist(), batch.target.tolist(), strict=True):
-        if user in known:
-            raise InputError(f"user {user} comes twice; every test user is scored exactly once")
+        if user in users:
+            raise InputError(f"user {user} occurs twice; give each test user once")
         if target < 1:
             raise InputError(f"user {user} has the target {target}; a test user needs a held-out item, 1 or more")
-        known.add(user)
+        users.add(user)
 
 
 def _head(batch: SequenceBatch, size: int) -> SequenceBatch:
@@ -196,27 +202,27 @@ def _head(batch: SequenceBatch, size: int) -> SequenceBatch:
 
 
 def _recommend(recommender: Recommender, spec: Evaluate) -> Recommend:
-    """How lists are made."""
+    """Return the method that makes the lists: beam search or exact scoring."""
     if spec.scoring == "beam":
         return recommender.recommend
     if not isinstance(recommender, ExactRecommender):
         raise UsageError(
-            f"evaluate.scoring 'exact' needs a genrec.types.ExactRecommender, and {type(recommender).__name__} has no "
-            "recommend_exactly; one that prunes nothing is exact by its recommend: leave evaluate.scoring at 'beam'"
+            f"evaluate.scoring 'exact' needs a genrec.types.ExactRecommender, but {type(recommender).__name__} has no method "
+            "recommend_exactly; add it, or set evaluate.scoring beam, which is exact for a recommender that prunes nothing"
         )
     return recommender.recommend_exactly
 
 
-def _attempt(
+def _score_if_it_fits(
     recommend: Recommend, batch: SequenceBatch, spec: Evaluate, seen: Seen | None, shared: Tensor | None
 ) -> ScoredLists | None:
-    """Score a batch, or None when memory does not suffice."""
+    """Score a batch. Return None if it does not fit into memory."""
     n = spec.cutoffs[-1]
     try:
         exclude = None if seen is None else _excluded(seen, batch.user)
         ranking = recommend(batch.history, n, exclude)
         return score_lists(batch, ranking, n, exclude, shared)
-    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError, as is what its CPU allocator raises
+    except (RuntimeError, MemoryError) as error:  # both torch.OutOfMemoryError and the error of the CPU allocator are RuntimeErrors
         text = str(error).lower()
         if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
             return None
@@ -226,17 +232,17 @@ def _attempt(
 def _excluded(seen: Seen, users: Tensor) -> Tensor:
     exclude = seen(users)
     if exclude.ndim != 2 or len(exclude) != len(users) or exclude.dtype != torch.int64:
-        raise InputError(f"seen must return int64 items [{len(users)}, E], 0 for none; got {exclude.dtype} {tuple(exclude.shape)}")
+        raise InputError(f"seen must return int64 items [{len(users)}, E], padded with 0, got {exclude.dtype} {tuple(exclude.shape)}")
     return exclude
 
 
-def _smaller(size: int) -> int:
-    """Half the batch, after what the failed try held is given back."""
+def _halved(size: int) -> int:
+    """Return half the batch size, after freeing the GPU memory of the failed attempt."""
     if size == 1:
-        raise ResourceError("out of memory with a single user; try fewer beams, a shorter history or a smaller policy")
+        raise ResourceError("evaluate: out of memory with a single user; try fewer beams, a shorter history or a smaller policy")
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    say(f"evaluate: out of memory with {size} users at once; goes on with {size // 2}, the figures stay the same")
+    say(f"evaluate: out of memory with {size} users per batch; continuing with {size // 2}, which does not change the results")
     return size // 2
 
 
@@ -247,7 +253,7 @@ def _collect(parts: list[ScoredLists], shared: bool) -> Evaluation:
     user, items, scores, excluded = result.user, result.items, result.scores, result.excluded
     row, slot = items.nonzero(as_tuple=True)
     if bool(excluded.any()):
-        say(f"evaluate: {int(excluded.sum())} users had taken their target before; filter_seen makes them misses")
+        say(f"evaluate: {int(excluded.sum())} users had already taken their target; filter_seen counts these as misses")
     return Evaluation(
         DataFrame({name: getattr(result, name).numpy() for name in ("user", "target", "rank", *(COLUMNS if shared else ()))}),
         DataFrame(

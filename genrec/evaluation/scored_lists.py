@@ -1,7 +1,7 @@
-"""Stage 6: one batch of lists, checked and scored, slot by slot.
+"""Checking and scoring of one batch of recommendation lists.
 
-In: a recommender's `Ranking`, and what was held out. Out: the target's rank, and the lists without what does not count. An empty
-slot (item 0) and an item that the list already had are invalid: they keep their slot, so nothing behind them moves up, and become 0.
+A slot is invalid if it is empty (item 0) or repeats an item of the same list. Invalid slots become 0 and keep their position, so the
+items behind them do not move up.
 """
 
 from __future__ import annotations
@@ -18,31 +18,33 @@ from genrec.types import Ranking, SequenceBatch
 
 
 class ScoredLists(NamedTuple):
-    """A batch's outcome, on the CPU."""
+    """The scored lists of a batch, on the CPU."""
 
     user: Tensor  # int64 [B]
     target: Tensor  # int64 [B]
-    rank: Tensor  # int64 [B]  the target's slot, 1-based; 0 = missed; one of several where its Semantic ID is shared (see `ties`)
-    items: Tensor  # int64 [B, n]  0 where the slot is invalid
+    rank: Tensor  # int64 [B]  slot of the target, 1-based; 0 = missed; drawn among `ties` slots if its Semantic ID is shared
+    items: Tensor  # int64 [B, n]  0 for an invalid slot
     scores: Tensor  # float32 [B, n]
-    excluded: Tensor  # bool [B]  whether the target was among the items that must not be recommended
-    first: Tensor  # int64 [B]  slot of the first item with the target's Semantic ID; the target's own where none is shared
-    ties: Tensor  # int64 [B]  how many items share it, 1 or more
-    sid_rank: Tensor  # int64 [B]  its place among the list's Semantic IDs
+    excluded: Tensor  # bool [B]  the target was excluded from the list
+    first: Tensor  # int64 [B]  slot of the first item with the target's Semantic ID; equals `rank` if it is not shared
+    ties: Tensor  # int64 [B]  number of items with this Semantic ID, 1 or more
+    sid_rank: Tensor  # int64 [B]  rank of this Semantic ID among those of the list; 0 = missed
 
 
 def score_lists(batch: SequenceBatch, ranking: Ranking, n: int, exclude: Tensor | None, shared: Tensor | None = None) -> ScoredLists:
-    """The rank of each target in lists of `n` slots; `exclude` int64 [B, E] is what the recommender had to leave out.
+    """Return the rank of each target in lists of `n` slots. `exclude` int64 [B, E] holds the items excluded from each list.
 
-    `shared` int64 [N + 1] is given where several items may have one Semantic ID: the number of each item's.
+    `shared` int64 [N + 1] gives the number of each item's Semantic ID if several items may share one, else it is None.
+
+    Raises InputError if the ranking has a wrong form or holds an excluded item, and NumericsError if a score is NaN.
     """
     user, target = batch.user.cpu(), batch.target.cpu()
     items, scores = ranking.items.cpu(), ranking.scores.cpu().float()
     _check(user, items, scores, n)
     excluded = torch.zeros(len(user), dtype=torch.bool)
-    forbidden = None if exclude is None else exclude.cpu()
-    if forbidden is not None:
-        held = _held(forbidden, torch.cat([target.unsqueeze(1), items], 1))
+    exclude = None if exclude is None else exclude.cpu()
+    if exclude is not None:
+        held = _contains(exclude, torch.cat([target.unsqueeze(1), items], 1))
         excluded = held[:, 0]
         _check_excluded(user, items, held[:, 1:])
     items = items.masked_fill(repeated(items), 0)
@@ -50,17 +52,17 @@ def score_lists(batch: SequenceBatch, ranking: Ranking, n: int, exclude: Tensor 
         hit = items == target.unsqueeze(1)
         rank = torch.where(hit.any(1), hit.int().argmax(1) + 1, 0)
         return ScoredLists(user, target, rank, items, scores, excluded, rank, torch.ones_like(rank), rank)
-    found = places(user, target, items, shared, forbidden)
+    found = places(user, target, items, shared, exclude)
     rank, first, sid_rank = (place.masked_fill(excluded, 0) for place in (found.rank, found.first, found.sid_rank))
     return ScoredLists(user, target, rank, items, scores, excluded, first, found.ties, sid_rank)
 
 
-def _held(forbidden: Tensor, items: Tensor) -> Tensor:
-    """`contains`; long rows, as of a catalog without its unseen items, are marked instead of sorted."""
-    largest = max(int(items.max()), int(forbidden.max()) if forbidden.numel() else 0)
-    if 8 * forbidden.shape[1] < largest:
-        return contains(forbidden, items)
-    marked = torch.zeros(len(forbidden), largest + 1, dtype=torch.bool).scatter_(1, forbidden, True)
+def _contains(exclude: Tensor, items: Tensor) -> Tensor:
+    """Return `contains(exclude, items)`. Long rows, such as most of the catalog, use a lookup table instead of sorting."""
+    largest = max(int(items.max()), int(exclude.max()) if exclude.numel() else 0)
+    if 8 * exclude.shape[1] < largest:
+        return contains(exclude, items)
+    marked = torch.zeros(len(exclude), largest + 1, dtype=torch.bool).scatter_(1, exclude, True)
     return marked.gather(1, items) & (items > 0)
 
 
@@ -68,22 +70,24 @@ def _check(user: Tensor, items: Tensor, scores: Tensor, n: int) -> None:
     expected = (len(user), n)
     if tuple(items.shape) != expected or tuple(scores.shape) != expected:
         raise InputError(
-            f"recommend must return items and scores of shape {expected}, filled up with item 0 where there are fewer; "
+            f"recommend must return items and scores of shape {expected}, padded with item 0 if there are fewer items; "
             f"got {tuple(items.shape)} and {tuple(scores.shape)}"
         )
     if items.dtype != torch.int64:
         raise InputError(f"recommend must return int64 items, got {items.dtype}")
     if int(items.min()) < 0:
-        raise InputError(f"recommend returned item {int(items.min())}; items are 1 or more, 0 for none")
+        raise InputError(f"recommend returned item {int(items.min())}; items are 1 or more, and 0 is an empty slot")
     bad = scores.isnan().any(1)
     if bool(bad.any()):
-        raise NumericsError(f"recommend returned NaN scores for user {int(user[bad][0])} and {int(bad.sum()) - 1} more of its batch")
+        raise NumericsError(
+            f"recommend returned NaN scores for user {int(user[bad][0])} and {int(bad.sum()) - 1} more users of the batch"
+        )
 
 
 def _check_excluded(user: Tensor, items: Tensor, broken: Tensor) -> None:
     if bool(broken.any()):
         row, slot = (int(place[0]) for place in broken.nonzero(as_tuple=True))
         raise InputError(
-            f"recommend returned item {int(items[row, slot])} to user {int(user[row])} though `exclude` holds it; "
-            "a recommender must leave out what is excluded"
+            f"recommend returned item {int(items[row, slot])} to user {int(user[row])} although it is in `exclude`; "
+            "a recommender must leave out excluded items"
         )

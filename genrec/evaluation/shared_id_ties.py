@@ -1,8 +1,8 @@
-"""Stage 6: Semantic IDs that several items share. In: where the target's Semantic ID stands in a list. Out: what that is worth.
+"""Metrics for Semantic IDs that several items share: expectations over the order of tied items.
 
-A slot of a list names one item. The G items of a Semantic ID have one score, and none of them comes first with any right: when they
-fill the slots from `first` on, the target is at each of first .. first + G - 1 with probability 1/G. A metric is the mean over these
-places, exactly, not one draw of them. How well the Semantic ID itself was ranked stands beside it, never instead of it.
+The G items with the same Semantic ID have the same score, so their order in a list is arbitrary. If they fill the slots from `first`
+on, the target is in each of the slots first .. first + G - 1 with probability 1/G. A metric is the exact mean over these slots, not
+the value of one random order. The rank of the Semantic ID itself is reported separately (`sid_rank`).
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from genrec.errors import InputError
 from genrec.item_rows import repeated
 from genrec.types import Metric
 
-COLUMNS = ("first", "ties", "sid_rank")  # of ranks, where Semantic IDs are shared
+COLUMNS = ("first", "ties", "sid_rank")  # additional columns of ranks if Semantic IDs are shared
 
 
 class Places(NamedTuple):
-    """Where each user's target stands, of items and of Semantic IDs."""
+    """The position of each user's target in the list, among items and among Semantic IDs."""
 
     first: Tensor  # int64 [B]  slot of the first item with the target's Semantic ID, 1-based; 0 = missed
-    ties: Tensor  # int64 [B]  G, the items with this Semantic ID that the user may get, 1 or more
-    sid_rank: Tensor  # int64 [B]  place of the Semantic ID among the distinct ones of the list; 0 = missed
-    rank: Tensor  # int64 [B]  one of the G places, drawn once for all by user and target; 0 = missed, or behind the list
+    ties: Tensor  # int64 [B]  G, the items with this Semantic ID that are not excluded, 1 or more
+    sid_rank: Tensor  # int64 [B]  rank of the Semantic ID among the distinct ones of the list; 0 = missed
+    rank: Tensor  # int64 [B]  one of the G slots, a fixed function of user and target; 0 = missed or behind the list
 
 
 def check_shared(shared: Tensor) -> None:
-    """Refuse what does not say which Semantic ID each item has."""
+    """Raise InputError unless `shared` holds the number of each item's Semantic ID."""
     if shared.ndim != 1 or shared.dtype != torch.int64 or len(shared) < 2 or int(shared[0]) != 0 or int(shared[1:].min()) < 1:
         raise InputError(
             "shared must be int64 [items + 1], the number of each item's Semantic ID, 1 or more, and 0 for row 0; "
@@ -41,16 +41,16 @@ def check_shared(shared: Tensor) -> None:
 
 
 def places(user: Tensor, target: Tensor, items: Tensor, shared: Tensor, exclude: Tensor | None) -> Places:
-    """Where targets stand in lists int64 [B, n] (0 = invalid).
+    """Return the positions of the targets in lists `items` int64 [B, n], 0 for an invalid slot.
 
-    Users and targets int64 [B]; `shared` int64 [N + 1], each item's Semantic ID; `exclude` int64 [B, E]. An invalid slot keeps its
-    place among Semantic IDs as it does among items.
+    `user` and `target` int64 [B]; `shared` int64 [N + 1], the number of each item's Semantic ID; `exclude` int64 [B, E]. An invalid
+    slot keeps its position among Semantic IDs as it does among items.
     """
     largest = max(int(target.max()), int(items.max()))
     if largest >= len(shared):
-        raise InputError(f"items must lie in 1..{len(shared) - 1}, those that have a Semantic ID; got {largest}")
+        raise InputError(f"items must lie in 1..{len(shared) - 1}, the items with a Semantic ID, got {largest}")
     listed, wanted = shared[items], shared[target]
-    hit = listed == wanted.unsqueeze(1)  # an invalid slot has 0, and no target has
+    hit = listed == wanted.unsqueeze(1)  # never at an invalid slot: its number is 0, and no target has 0
     found, slot = hit.any(1), hit.int().argmax(1)
     place = (~repeated(listed) | (items == 0)).long().cumsum(1).gather(1, slot.unsqueeze(1)).squeeze(1)
     first, sid_rank = torch.where(found, slot + 1, 0), torch.where(found, place, 0)
@@ -62,14 +62,14 @@ def places(user: Tensor, target: Tensor, items: Tensor, shared: Tensor, exclude:
 
 
 def _excluded(exclude: Tensor, shared: Tensor, wanted: Tensor) -> Tensor:
-    """How many distinct items of each row have the Semantic ID that is wanted there, int64 [B]."""
+    """Return how many distinct excluded items of each row have the target's Semantic ID, int64 [B]."""
     row, column = (shared[exclude] == wanted.unsqueeze(1)).nonzero(as_tuple=True)
     pair = torch.unique(row * len(shared) + exclude[row, column])
     return torch.bincount(pair // len(shared), minlength=len(wanted))
 
 
 def _draw(user: Tensor, target: Tensor, ties: Tensor) -> Tensor:
-    """A number 0 .. ties - 1 for each user and target, the same in every run, int64 [B]: SplitMix64 (Steele et al. 2014)."""
+    """Return a pseudo-random number in 0 .. ties - 1, int64 [B], a hash of user and target: SplitMix64 (Steele et al. 2014)."""
     state = user.numpy().astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + target.numpy().astype(np.uint64)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -78,17 +78,17 @@ def _draw(user: Tensor, target: Tensor, ties: Tensor) -> Tensor:
 
 
 def per_user(metric: Metric, ranks: DataFrame, n: int) -> Tensor:
-    """The metric at n of every row of `ranks`, float64 [U]: its mean over the places that the target may have.
+    """Return a metric at cut-off n for every row of `ranks`, float64 [U]: its mean over the possible slots of the target.
 
-    Ranks without the columns of shared Semantic IDs have one place each.
+    Ranks without the columns of shared Semantic IDs have one possible slot each.
     """
     if "ties" not in ranks:
         return metric(_column(ranks, "rank"), n).double()
     first, ties = _column(ranks, "first"), _column(ranks, "ties")
     if bool((ties < 1).any()):
-        raise InputError(f"a Semantic ID belongs to one item or more, got ties {int(ties.min())}")
+        raise InputError(f"ties must be 1 or more, the number of items with the Semantic ID, got ties {int(ties.min())}")
     alone = metric(first, n).double()
-    until = pad(metric(torch.arange(1, n + 1), n).double().cumsum(0), (1, 0))  # the metric's sum over the places 1 .. i
+    until = pad(metric(torch.arange(1, n + 1), n).double().cumsum(0), (1, 0))  # entry i: sum of the metric over slots 1 .. i
     total = until[(first + ties - 1).clamp(max=n)] - until[(first - 1).clamp(min=0, max=n)]
     return torch.where((ties == 1) | (first == 0), alone, total / ties)
 

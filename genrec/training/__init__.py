@@ -1,1 +1,1 @@
-"""The only folder that imports Lightning: SFT and alignment."""
+"""Training of policies: supervised fine-tuning and preference alignment. No other folder imports Lightning."""

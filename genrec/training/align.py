@@ -1,15 +1,15 @@
-"""Stage 5, alignment: the SFT policy learns to prefer the positive over drawn negatives; its frozen copy is the reference.
+"""Preference alignment: train the SFT policy to prefer the positive over sampled negatives, with a frozen copy as the reference.
 
-    examples ──► batch ──► negatives ──► policy and reference score ──► loss, rewards ──► step
-                 by step   drawn, checked,   1 + K candidates of one        of each example
-                           counted           encoded history
+    examples ──► batch ──► negatives ──► log-probabilities of ──► loss, rewards ──► step
+                           sampled and   1 + K candidates under
+                           checked       policy and reference
 
-Negatives are drawn, checked and counted on the host, ahead of the step, so that no step of a GPU waits for it; those of a sampler
-that reads the policy, and rewards that a loss asks for, are made in the step, since they depend on weights. Policy and reference run
-without dropout, so that the first loss of a round is exactly ln(1 + K) (before an anchor): `check_start` asserts it.
+Negatives are sampled and checked on the CPU before the step needs them, so that the GPU does not wait. If a sampler reads the policy
+or the loss needs a reward, negatives are sampled within the step because they depend on the current weights. Policy and reference run
+without dropout. The S-DPO loss at the start of a round therefore is exactly ln(1 + K), which `check_start` verifies.
 
-In rounds (`Align.rounds`) the reference is the policy of the round's beginning, after the round's steps of SFT where there are any.
-Frozen weights that change while training are in the checkpoint, beside the policy's own.
+With `Align.rounds`, each round starts with `Align.round_sft_steps` steps of SFT; then the reference becomes a copy of the policy.
+Frozen weights that change during training are part of the checkpoint.
 """
 
 from __future__ import annotations
@@ -38,65 +38,65 @@ from genrec.training.preference_logs import preference_logs
 from genrec.training.recipes import Align
 from genrec.types import ConstrainedPolicy, LogProbs, Policy, Reward, SamplerContext, SequenceBatch
 
-FEW = 0.5  # share of examples without a negative above which the run says so
-PROBED = 256  # training examples that every validation looks at: see `Alignment.seen`
+MAX_EMPTY_SHARE = 0.5  # warn if a larger share of the examples got no negative
+NUM_PROBE_EXAMPLES = 256  # training examples that every validation probes: see `Alignment.probe_metrics`
 
 
-class OnHost:
-    """What stays where it was made when its batch goes to a device, so that reading it waits for nothing; no tuple, no dataclass."""
+class HostCopy:
+    """The CPU tensors of a batch. A plain class, so that Lightning does not move them to the GPU: reading them blocks nothing."""
 
     def __init__(self, batch: SequenceBatch, negatives: Tensor | None) -> None:
         self.batch, self.negatives = batch, negatives
 
 
-class Pairs(NamedTuple):
-    """What a step of alignment takes."""
+class AlignmentBatch(NamedTuple):
+    """The input of an alignment step."""
 
     batch: SequenceBatch
-    negatives: Tensor | None  # int64 [B, K]  None: to be drawn in the step
-    host: OnHost
+    negatives: Tensor | None  # int64 [B, K]; None if they are sampled in the step, or not needed
+    host: HostCopy  # the same on the CPU
 
 
-class Round(NamedTuple):
-    """Where a step is in its round."""
+class RoundStep(NamedTuple):
+    """The role of a step in its round."""
 
-    supervised: bool  # whether this is a step of the round's SFT
-    begins: bool  # whether it is the first step of preferences, before which the reference becomes the policy
-
-
-def round_of(recipe: Align, step: int) -> Round:
-    """Rounds are of equal length."""
-    place = step % (recipe.optimization.max_steps // recipe.rounds)
-    return Round(place < recipe.round_sft_steps, place == recipe.round_sft_steps)
+    is_sft: bool  # the step belongs to the round's SFT
+    starts_preferences: bool  # the first preference step; the reference is refreshed before it
 
 
-def log_probs(levels: Tensor, negatives: int | None = None, rewards: Tensor | None = None) -> LogProbs:
-    """Level log-probabilities float32 [B, 1 + K (+ 1), L] of the positive, K negatives (and a mismatched item) -> LogProbs.
+def round_step(recipe: Align, step: int) -> RoundStep:
+    """Return the role of a step. All rounds have the same length."""
+    step_in_round = step % (recipe.optimization.max_steps // recipe.rounds)
+    return RoundStep(step_in_round < recipe.round_sft_steps, step_in_round == recipe.round_sft_steps)
 
-    `negatives` is K; None: all but the positive.
+
+def log_probs(levels: Tensor, num_negatives: int | None = None, rewards: Tensor | None = None) -> LogProbs:
+    """Sum level log-probabilities float32 [B, 1 + K (+ 1), L] of the positive, K negatives (and a mismatched item) over the levels.
+
+    `num_negatives` is K; None means that all candidates but the positive are negatives.
     """
     total = levels.sum(-1)
-    count = total.shape[1] - 1 if negatives is None else negatives
+    count = total.shape[1] - 1 if num_negatives is None else num_negatives
     mismatched = total[:, 1 + count] if total.shape[1] > 1 + count else None
     return LogProbs(total[:, 0], total[:, 1 : 1 + count], levels.shape[-1], mismatched, rewards)
 
 
-class Drawing:
-    """Negatives of a step: drawn as the sampler says, checked."""
+class StepSampler:
+    """Samples and checks the negatives of each training step. `epoch_steps` is the number of steps per epoch."""
 
-    def __init__(self, recipe: Align, context: SamplerContext, an_epoch: int, seed: int) -> None:
-        self.recipe, self.an_epoch, self.seed = recipe, an_epoch, seed
-        with plugin_errors.of(recipe.negatives, "while it was built"):
+    def __init__(self, recipe: Align, context: SamplerContext, epoch_steps: int, seed: int) -> None:
+        self.recipe, self.epoch_steps, self.seed = recipe, epoch_steps, seed
+        with plugin_errors.attribute_to(recipe.negatives, "while it was built"):
             self.draw = recipe.negatives.build(context)
         self.capabilities = capabilities(self.draw)
         self.contract = DrawContract(context, self.capabilities.offers_history)
-        unit = an_epoch if self.capabilities.refresh_unit == "epochs" else 1
-        self.refresh_every = unit * (self.capabilities.refresh_every or 0)
+        unit = epoch_steps if self.capabilities.refresh_unit == "epochs" else 1
+        self.refresh_every = unit * (self.capabilities.refresh_every or 0)  # steps; 0: the sampled policy is not refreshed
 
     def __call__(self, batch: SequenceBatch, step: int) -> Tensor:
-        """int64 [B, K]."""
-        key = ("negatives", "epoch", step // self.an_epoch) if self.capabilities.by_example else ("negatives", step)
-        with plugin_errors.of(self.recipe.negatives, f"while it drew for step {step}"):
+        """Return the negatives of a batch, int64 [B, K]."""
+        key = ("negatives", "epoch", step // self.epoch_steps) if self.capabilities.by_example else ("negatives", step)
+        with plugin_errors.attribute_to(self.recipe.negatives, f"while it sampled negatives for step {step}"):
             negatives = at(self.draw, step / self.recipe.optimization.max_steps)(
                 batch, self.recipe.num_negatives, generator(self.seed, *key)
             )
@@ -105,105 +105,109 @@ class Drawing:
 
 
 class Alignment:
-    """The objective of a training, and what it keeps: the reference, the policy that is sampled from, what was drawn."""
+    """The objective of alignment, with its reference, the policy copy that the sampler reads, and statistics of the negatives."""
 
-    def __init__(self, policy: Policy, context: SamplerContext, recipe: Align, seed: int, an_epoch: int) -> None:
-        module_of(policy).eval()
+    def __init__(self, policy: Policy, context: SamplerContext, recipe: Align, seed: int, epoch_steps: int) -> None:
+        as_module(policy).eval()
         self.policy, self.recipe = policy, recipe
-        self.reference, self.sampled = frozen(policy), frozen(policy)
-        self.drawing = Drawing(recipe, context._replace(policy=self.sampled), an_epoch, seed)
+        self.reference, self.sampled_policy = frozen_copy(policy), frozen_copy(policy)
+        self.sampler = StepSampler(recipe, context._replace(policy=self.sampled_policy), epoch_steps, seed)
         reward = find_requirement(recipe.loss, "reward")
         if reward is not None and not isinstance(reward, Reward):
-            raise UsageError(f"align.loss: what a loss names as its reward must be a genrec.types.Reward, got {reward!r}")
-        with plugin_errors.of(recipe.loss, "while its reward was built"):
+            raise UsageError(f"align.loss: the reward of a loss must be a genrec.types.Reward, got {reward!r}")
+        with plugin_errors.attribute_to(recipe.loss, "while its reward was built"):
             self.rate = None if reward is None else reward.rate(context._replace(policy=self.reference))
-        self.mismatches = bool(find_requirement(recipe.loss, "mismatched"))
-        self.drawn = NegativeStatistics(context)
-        self.counters = dict(self.drawn.totals)
-        self._keep()
+        self.needs_mismatched = bool(find_requirement(recipe.loss, "mismatched"))
+        self.statistics = NegativeStatistics(context)
+        self.checkpoint_state = dict(self.statistics.totals)
+        self._add_frozen_weights()
 
     @property
-    def in_step(self) -> bool:
-        """Whether negatives are drawn in the step."""
-        return self.drawing.capabilities.refresh_every is not None or self.rate is not None
+    def samples_in_step(self) -> bool:
+        """Whether negatives are sampled within the step, because they depend on the current weights."""
+        return self.sampler.capabilities.refresh_every is not None or self.rate is not None
 
-    def _keep(self) -> None:
-        """Frozen weights that change while training, for the checkpoint."""
-        if self.recipe.rounds > 1 or self.recipe.round_sft_steps or self.drawing.refresh_every:
-            for name, policy in (("reference", self.reference), ("sampled", self.sampled)):
-                self.counters |= {f"{name}.{key}": value for key, value in module_of(policy).state_dict().items()}
+    def _add_frozen_weights(self) -> None:
+        """Put frozen weights into the checkpoint if they change during training."""
+        if self.recipe.rounds > 1 or self.recipe.round_sft_steps or self.sampler.refresh_every:
+            for name, policy in (("reference", self.reference), ("sampled", self.sampled_policy)):
+                self.checkpoint_state |= {f"{name}.{key}": value for key, value in as_module(policy).state_dict().items()}
 
-    def prepare(self, batch: SequenceBatch, step: int) -> Pairs:
-        """On the host, ahead of the step."""
-        negatives = None if self.in_step or round_of(self.recipe, step).supervised else self.drawing(batch, step)
-        return Pairs(batch, negatives, OnHost(batch, negatives))
+    def prepare(self, batch: SequenceBatch, step: int) -> AlignmentBatch:
+        """Return the input of a step. Runs on the CPU before the step needs it."""
+        skip = self.samples_in_step or round_step(self.recipe, step).is_sft
+        negatives = None if skip else self.sampler(batch, step)
+        return AlignmentBatch(batch, negatives, HostCopy(batch, negatives))
 
     def refresh(self, step: int) -> None:
-        """Bring the reference up to date where a round begins, and what is sampled from as the sampler says, or with the reference."""
-        begins, every = round_of(self.recipe, step).begins, self.drawing.refresh_every
+        """Update the frozen policies: the reference at the start of a round, the sampled policy as its sampler requires."""
+        begins, every = round_step(self.recipe, step).starts_preferences, self.sampler.refresh_every
         if begins:
-            module_of(self.reference).load_state_dict(module_of(self.policy).state_dict())
+            as_module(self.reference).load_state_dict(as_module(self.policy).state_dict())
         if step % every == 0 if every else begins:
-            module_of(self.sampled).load_state_dict(module_of(self.policy).state_dict())
+            as_module(self.sampled_policy).load_state_dict(as_module(self.policy).state_dict())
 
-    def __call__(self, batch: Pairs, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a step, and what is logged beside it."""
+    def __call__(self, batch: AlignmentBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of a step and the metrics to log."""
         _, history, target = batch.batch
         host = batch.host
-        self._follow(target.device)
+        self._move_frozen_to(target.device)
         self.refresh(step)
-        now = round_of(self.recipe, step)
-        if now.supervised:
+        role = round_step(self.recipe, step)
+        if role.is_sft:
             levels = self._score(self.policy, history, target.unsqueeze(1))
             ours = log_probs(levels, 0)
             loss = ContinuedSFT()(ours, ours).loss.mean()
             return loss, {"sft_loss": loss.detach()}
         on_host, negatives = host.negatives, batch.negatives
         if negatives is None:
-            on_host = self.drawing(host.batch, step)
+            on_host = self.sampler(host.batch, step)
             negatives = on_host.to(target.device)
         assert on_host is not None
-        logs = self.drawn.update(host.batch, on_host)
+        logs = self.statistics.update(host.batch, on_host)
         candidates = torch.cat([target.unsqueeze(1), negatives], 1)
-        with plugin_errors.of(self.recipe.loss, f"while its reward rated items in step {step}"):
+        with plugin_errors.attribute_to(self.recipe.loss, f"while its reward rated items in step {step}"):
             rewards = None if self.rate is None else self.rate(batch.batch, candidates)
-        if self.mismatches:
-            other = mismatched(host.batch, self.drawing.contract)
+        if self.needs_mismatched:
+            other = mismatched_items(host.batch, self.sampler.contract)
             candidates = torch.cat([candidates, other.to(candidates.device).unsqueeze(1)], 1)
         levels = self._score(self.policy, history, candidates)
         with torch.no_grad():
             reference_levels = self._score(self.reference, history, candidates)
         ours, theirs = (log_probs(each, negatives.shape[1], rewards) for each in (levels, reference_levels))
-        if now.begins:
+        if role.starts_preferences:
             check_start(ours, theirs)
-        with plugin_errors.of(self.recipe.loss, f"in step {step}"):
+        with plugin_errors.attribute_to(self.recipe.loss, f"in step {step}"):
             terms = self.recipe.loss(ours, theirs)
-        if now.begins:
+        if role.starts_preferences:
             plugin_errors.check_terms(self.recipe.loss, terms, ours)
-        shown = slice(0, 1 + negatives.shape[1])
-        return terms.loss.mean(), preference_logs(terms, levels[:, shown].detach(), reference_levels[:, shown], negatives) | logs
+        pair = slice(0, 1 + negatives.shape[1])  # without a mismatched item
+        return terms.loss.mean(), preference_logs(terms, levels[:, pair].detach(), reference_levels[:, pair], negatives) | logs
 
     def _score(self, policy: Policy, history: Tensor, items: Tensor) -> Tensor:
-        """float32 [B, M, L], normalized as the recipe says."""
+        """Return level log-probabilities float32 [B, M, L], normalized as `Align.normalize` requires."""
         if self.recipe.normalize == "codes":
             return policy.level_log_prob(history, items)
         return cast(ConstrainedPolicy, policy).constrained_level_log_prob(history, items)
 
-    def _follow(self, device: torch.device) -> None:
-        """Take the frozen policies to the device of the one in training."""
-        if next(module_of(self.reference).parameters()).device != device:
-            for each in (self.reference, self.sampled):
-                module_of(each).to(device)
-            self._keep()
+    def _move_frozen_to(self, device: torch.device) -> None:
+        """Move the frozen policies to a device if they are on another one."""
+        if next(as_module(self.reference).parameters()).device != device:
+            for each in (self.reference, self.sampled_policy):
+                as_module(each).to(device)
+            self._add_frozen_weights()
 
     @torch.no_grad()
-    def seen(self, probed: SequenceBatch, seed: int) -> dict[str, float]:
-        """Of some examples, always the same: the positive's log-probability, which thus compares with that at step 0 whatever the
-        reference is by now; and what the policy would write freely: its entropy, KL to the reference, share of valid Semantic IDs.
+    def probe_metrics(self, examples: SequenceBatch, seed: int) -> dict[str, float]:
+        """Return metrics of fixed training examples, comparable across steps because the examples stay the same.
+
+        `chosen_log_prob` is the mean log-probability of the positive, independent of the reference. The others describe
+        Semantic IDs sampled without constraints: entropy, KL to the reference, and the share of valid ones (see
+        `genrec.model.unconstrained_sampling.unconstrained_statistics`).
         """
-        device = next(module_of(self.policy).parameters()).device
-        self._follow(device)
-        history, target = probed.history.to(device), probed.target.to(device)
+        device = next(as_module(self.policy).parameters()).device
+        self._move_frozen_to(device)
+        history, target = examples.history.to(device), examples.target.to(device)
         chosen = self._score(self.policy, history, target.unsqueeze(1)).sum(-1).mean()
         return {"chosen_log_prob": float(chosen)} | unconstrained_statistics(
             self.policy, self.reference, history, 1, generator(seed, "probe")
@@ -214,52 +218,55 @@ def align(
     policy: Policy, examples: Examples, context: SamplerContext, recipe: Align, seed: int, folder: Path,
     validate: Validate, on_row: OnRow | None = None,
 ) -> tuple[Outcome, Summary]:  # fmt: skip
-    """Train the SFT policy in place; `folder` holds the checkpoint, `validate` gives metrics on validation, `on_row` sees every row.
+    """Align the SFT policy in place. Return the outcome and statistics of the sampled negatives.
 
-    Returns the outcome and a summary of the negatives that were drawn.
+    `folder` holds the checkpoint, `validate` returns validation metrics, and `on_row` is called with every row of the curves.
     """
     if recipe.normalize == "children" and not isinstance(policy, ConstrainedPolicy):
         raise UsageError(
-            f"align.normalize children needs a policy with constrained_level_log_prob (genrec.types.ConstrainedPolicy), got "
+            f"align.normalize 'children' needs a policy with constrained_level_log_prob (genrec.types.ConstrainedPolicy), got "
             f"{type(policy).__name__}; set align.normalize codes"
         )
     objective = Alignment(policy, context, recipe, seed, -(-len(examples) // recipe.optimization.batch_size))
-    probed = examples.batch(torch.randperm(len(examples), generator=generator(0, "probed examples"))[:PROBED])
+    probed = examples.batch(torch.randperm(len(examples), generator=generator(0, "probed examples"))[:NUM_PROBE_EXAMPLES])
 
-    def validated() -> dict[str, float]:
-        return {**validate(), **objective.seen(probed, seed)}
+    def validate_and_probe() -> dict[str, float]:
+        return {**validate(), **objective.probe_metrics(probed, seed)}
 
     outcome = train(
-        module_of(policy), objective, examples, recipe, seed, folder, validated, "alignment", objective.counters, objective.prepare,
-        on_row, [FallingPositives()],
+        as_module(policy), objective, examples, recipe, seed, folder, validate_and_probe, "alignment", objective.checkpoint_state,
+        objective.prepare, on_row, [FallingPositives()],
     )  # fmt: skip
-    summary = objective.drawn.summary()
-    _say_shortfall(summary)
+    summary = objective.statistics.summary()
+    _warn_if_few_negatives(summary)
     return outcome, summary
 
 
-def _say_shortfall(summary: Summary) -> None:
-    """Where most examples had nothing to be compared with, alignment was mostly its anchor."""
+def _warn_if_few_negatives(summary: Summary) -> None:
+    """Warn if most examples got no negative. Their preference loss is 0, so only an anchor trains on them."""
     examples, without = cast(int, summary["examples"]), cast(int, summary["examples_without_negatives"])
-    if without > FEW * examples:
+    if without > MAX_EMPTY_SHARE * examples:
         say(
-            f"alignment: {without} of {examples} examples got no negative, which leaves them the anchor alone, if there is one; let "
-            "the sampler draw from more, or refuse less"
+            f"alignment: {without} of {examples} examples got no negative; their preference loss is 0, and only an anchor (Anchored) "
+            "trains on them; give the sampler more candidates or exclude fewer"
         )
 
 
-def mismatched(batch: SequenceBatch, contract: DrawContract) -> Tensor:
-    """For each history the next example's positive, int64 [B], 0 where it has the Semantic ID of its own: KTO's baseline."""
+def mismatched_items(batch: SequenceBatch, contract: DrawContract) -> Tensor:
+    """Return the next example's positive for each history, int64 [B], 0 where both positives share a Semantic ID.
+
+    KTO uses these mismatched pairs as its baseline.
+    """
     other = batch.target.roll(1)
     same = contract.exclusions.shares_semantic_id(batch, other.unsqueeze(1)).squeeze(1)
     return other.masked_fill(same, 0)
 
 
-def frozen(policy: Policy) -> Policy:
-    """A copy that is not trained."""
-    return cast(Policy, copy.deepcopy(module_of(policy)).requires_grad_(False).eval())
+def frozen_copy(policy: Policy) -> Policy:
+    """Return a copy of the policy in evaluation mode, with weights that need no gradient."""
+    return cast(Policy, copy.deepcopy(as_module(policy)).requires_grad_(False).eval())
 
 
-def module_of(policy: Policy) -> nn.Module:
-    """A policy is an nn.Module, which a protocol cannot say."""
+def as_module(policy: Policy) -> nn.Module:
+    """Return the policy typed as an `nn.Module`, which the protocol `Policy` cannot express."""
     return cast(nn.Module, policy)

@@ -1,4 +1,4 @@
-"""Stages 4 and 5, the batches of a training: examples -> batches without end, each a function of (seed, step) alone."""
+"""An endless stream of training batches, each a function of the seed and the step number alone."""
 
 from __future__ import annotations
 
@@ -12,41 +12,43 @@ from torch import Tensor
 from genrec.data.examples import epoch_order
 
 
-class Batched(Protocol):
-    """What is trained on: examples by number, `genrec.data.examples.Examples` or `Windows`."""
+class TrainingExamples(Protocol):
+    """Training examples, addressed by number: `genrec.data.examples.Examples` or `Windows`."""
 
     def __len__(self) -> int: ...
 
     def batch(self, index: Tensor) -> Any:
-        """Examples int64 [B] -> their batch, a named tuple of tensors."""
+        """Return the batch of examples `index` int64 [B], a named tuple of tensors."""
         ...
 
 
-class Batches:
-    """The batches from step `start` on, without end: batch i is a function of (seed, i) alone.
+class BatchStream:
+    """An endless iterable of batches, starting at step `start`. Batch i is a function of (seed, i) alone.
 
-    `prepare` makes of batch i what its objective takes, on the host and ahead of the step. What is made here is in pinned memory where
-    there is a GPU, so that its transfer waits for nothing.
+    `prepare(batch, step)` turns a batch into the input of the objective, on the CPU and before the step needs it. On a machine with a
+    GPU the tensors are in pinned memory, so that the transfer to the GPU does not block.
     """
 
-    def __init__(self, examples: Batched, size: int, seed: int, start: int, prepare: Callable[[Any, int], Any] | None = None) -> None:
-        self.examples, self.size, self.seed, self.start, self.prepare = examples, size, seed, start, prepare
+    def __init__(
+        self, examples: TrainingExamples, batch_size: int, seed: int, start: int, prepare: Callable[[Any, int], Any] | None = None
+    ) -> None:
+        self.examples, self.batch_size, self.seed, self.start, self.prepare = examples, batch_size, seed, start, prepare
 
     def __iter__(self) -> Iterator[Any]:
-        an_epoch = math.ceil(len(self.examples) / self.size)
-        epoch, place = divmod(self.start, an_epoch)
+        epoch_steps = math.ceil(len(self.examples) / self.batch_size)
+        epoch, first = divmod(self.start, epoch_steps)
         while True:
             order = epoch_order(len(self.examples), self.seed, epoch)
-            for number in range(place, an_epoch):
-                batch = self.examples.batch(order[number * self.size : (number + 1) * self.size])
+            for index in range(first, epoch_steps):
+                batch = self.examples.batch(order[index * self.batch_size : (index + 1) * self.batch_size])
                 if self.prepare is not None:
-                    batch = self.prepare(batch, epoch * an_epoch + number)
-                yield pinned(batch) if torch.cuda.is_available() else batch
-            epoch, place = epoch + 1, 0
+                    batch = self.prepare(batch, epoch * epoch_steps + index)
+                yield pin_memory(batch) if torch.cuda.is_available() else batch
+            epoch, first = epoch + 1, 0
 
 
-def pinned(batch: Any) -> Any:
-    """A named tuple, nested or not, with its tensors in pinned memory; what is neither stays as it is."""
+def pin_memory(batch: Any) -> Any:
+    """Return a copy of a (nested) named tuple with its tensors in pinned memory. Other values are returned unchanged."""
     if isinstance(batch, Tensor):
         return batch.pin_memory()
-    return type(batch)(*map(pinned, batch)) if isinstance(batch, tuple) else batch
+    return type(batch)(*map(pin_memory, batch)) if isinstance(batch, tuple) else batch

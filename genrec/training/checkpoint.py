@@ -1,7 +1,8 @@
-"""A training's state on disk: safetensors for weights and optimizer moments, JSON for the rest. Written beside, then renamed.
+"""Checkpoints: save and load the state of a training run.
 
-A checkpoint is a folder; the one with the final name is complete. Resuming gives the uninterrupted run's numbers, because batches,
-dropout and negatives are functions of (seed, step) and everything else is here.
+A checkpoint is a folder with safetensors files (weights, optimizer moments, tensors of the objective) and `progress.json`. It is
+written to a temporary folder and then renamed, so a folder with the final name is complete. A resumed run gives the results of an
+uninterrupted one: batches, dropout and negatives are functions of (seed, step), and everything else is in the checkpoint.
 """
 
 from __future__ import annotations
@@ -19,23 +20,23 @@ from genrec.errors import ArtifactError
 from genrec.store import write_json
 
 
-class Progress(NamedTuple):
-    """How far a training is."""
+class TrainingProgress(NamedTuple):
+    """How far a training run has come."""
 
     step: int  # optimizer steps done
-    best_step: int  # the step whose weights are kept
-    best_score: float  # its NDCG@10 on validation
-    stale: int  # validations since
-    curves: list[dict[str, float]]  # what was logged
+    best_step: int  # step with the best validation score; 0 is the policy before training
+    best_score: float  # NDCG@10 on validation at that step
+    stale: int  # validations since that step
+    curves: list[dict[str, float]]  # rows of the curves so far
 
 
 class Checkpoint(NamedTuple):
-    """A training's state, but for the policy's own weights."""
+    """The state of a training run, without the policy's own weights."""
 
-    progress: Progress
-    best: dict[str, Tensor]  # the weights that are kept
-    moments: dict[int, dict[str, Tensor]]  # the optimizer's state, by parameter
-    counters: dict[str, Tensor]  # what the objective counts over the training
+    progress: TrainingProgress
+    best: dict[str, Tensor]  # weights of the best step
+    moments: dict[int, dict[str, Tensor]]  # optimizer state by parameter number
+    objective_state: dict[str, Tensor]  # tensors that the objective updates during training
 
 
 def save(
@@ -43,16 +44,16 @@ def save(
     policy: nn.Module,
     optimizer: torch.optim.Optimizer,
     best: dict[str, Tensor],
-    counters: dict[str, Tensor],
-    progress: Progress,
+    objective_state: dict[str, Tensor],
+    progress: TrainingProgress,
 ) -> None:
-    """Write the checkpoint `folder`; an older one is replaced when the new one is whole."""
+    """Write a checkpoint to `folder`. An older one there is replaced only after the new one is complete."""
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save_file(_contiguous(policy.state_dict()), partial / "policy.safetensors")
     save_file(_contiguous(best), partial / "best.safetensors")
-    save_file(_contiguous(counters), partial / "counters.safetensors")
+    save_file(_contiguous(objective_state), partial / "objective.safetensors")
     moments = {f"{index}.{name}": value for index, state in optimizer.state_dict()["state"].items() for name, value in state.items()}
     save_file(_contiguous(moments), partial / "optimizer.safetensors")
     write_json(partial / "progress.json", progress._asdict())
@@ -65,26 +66,26 @@ def save(
 
 
 def load(folder: Path, policy: nn.Module) -> Checkpoint | None:
-    """Load the policy's weights in place and return the rest; None where there is no checkpoint."""
+    """Load the policy's weights in place and return the rest of the checkpoint, or None if there is no checkpoint."""
     for candidate in (folder, folder.with_name(f"{folder.name}.old")):
         if (candidate / "progress.json").is_file():
             break
     else:
         return None
-    progress = Progress(**json.loads((candidate / "progress.json").read_text(encoding="utf-8")))
+    progress = TrainingProgress(**json.loads((candidate / "progress.json").read_text(encoding="utf-8")))
     try:
         policy.load_state_dict(load_file(candidate / "policy.safetensors"))
     except RuntimeError as error:
         raise ArtifactError(f"the checkpoint in {candidate} does not fit this policy: {error}; remove it and run again") from None
-    state: dict[int, dict[str, Tensor]] = {}
+    moments: dict[int, dict[str, Tensor]] = {}
     for key, value in load_file(candidate / "optimizer.safetensors").items():
         index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    return Checkpoint(progress, load_file(candidate / "best.safetensors"), state, load_file(candidate / "counters.safetensors"))
+        moments.setdefault(int(index), {})[name] = value
+    return Checkpoint(progress, load_file(candidate / "best.safetensors"), moments, load_file(candidate / "objective.safetensors"))
 
 
 def weights(policy: nn.Module) -> dict[str, Tensor]:
-    """A copy of the policy's weights on the CPU, contiguous, as safetensors wants them."""
+    """Return a copy of the policy's weights on the CPU. It is contiguous, as safetensors requires."""
     return {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in policy.state_dict().items()}
 
 

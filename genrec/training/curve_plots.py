@@ -1,8 +1,4 @@
-"""Stages 4 and 5, curves as a picture, the only file of the folder that knows matplotlib.
-
-In: tables of curves, by row (of a table of results) and seed. Out: a file, PNG, SVG or PDF by its suffix; a panel for each kind of
-number.
-"""
+"""Plots of training curves, one panel per group of metrics. No other file in this folder imports matplotlib."""
 
 from __future__ import annotations
 
@@ -21,40 +17,45 @@ from genrec.training.curves import VALIDATION
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLORS = ("#4477aa", "#ddaa33", "#bb5566", "#228833", "#66ccee", "#aa3377", "#997700", "#555555")  # of rows or of names, in turn
-STYLES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 4)))  # of names, where rows have the colors
+# colors of rows and styles of metrics; with one row, colors of metrics
+COLORS = ("#4477aa", "#ddaa33", "#bb5566", "#228833", "#66ccee", "#aa3377", "#997700", "#555555")
+STYLES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 4)))
 Style = str | tuple[int, tuple[int, ...]]
-COLUMNS = 4  # panels beside each other
+COLUMNS = 4  # panels per line of the figure
 
 
 class Panel(NamedTuple):
-    """One kind of number."""
+    """A group of metrics that share a plot."""
 
     title: str
-    unit: str
-    names: str  # a regular expression: which columns
+    unit: str  # label of the y axis
+    names: str  # regular expression that matches the columns of the group
 
 
 PANELS = (
     Panel("Loss", "loss", "loss"),
-    Panel("Validation: NDCG", "mean over users", VALIDATION + r"ndcg@\d+"),
-    Panel("Validation: Recall", "mean over users", VALIDATION + r"recall@\d+"),
-    Panel("Log-probabilities", "nats a Semantic ID", "(chosen|rejected)_log_prob"),
-    Panel("Drift from the reference", "nats a Semantic ID", "(chosen|rejected)_drift"),
+    Panel("NDCG on validation", "mean over users", VALIDATION + r"ndcg@\d+"),
+    Panel("Recall on validation", "mean over users", VALIDATION + r"recall@\d+"),
+    Panel("Log-probabilities", "nats per Semantic ID", "(chosen|rejected)_log_prob"),
+    Panel("Drift: log-ratio to the reference", "nats per Semantic ID", "(chosen|rejected)_drift"),
     Panel("Implicit rewards", "reward", "(chosen|rejected)_reward"),
-    Panel("Margin, and what each level adds", "nats a Semantic ID", r"margin(_level_\d+)?"),
-    Panel("Rightly ordered", "share", "accuracy(_all)?"),
-    Panel("Validation: entropy and KL to the reference", "nats", VALIDATION + "(entropy|kl)"),
-    Panel("Validation: generated freely, real items", "share", VALIDATION + "valid_share"),
-    Panel("Drawn negatives: codes shared with the positive", "levels", "drawn_depth"),
-    Panel("Drawn negatives: popularity", "percentile, 0 to 1", "drawn_popularity"),
-    Panel("Drawn negatives: likeness to the positive", "cosine", "drawn_cosine"),
-    Panel("Drawn negatives: that could not be drawn", "share", "drawn_shortfall"),
+    Panel("Margin, in total and per level", "nats per Semantic ID", r"margin(_level_\d+)?"),
+    Panel("Accuracy: positive ranked above negatives", "share", "accuracy(_all)?"),
+    Panel("Entropy, and KL to the reference", "nats per Semantic ID", VALIDATION + "(entropy|kl)"),
+    Panel("Valid Semantic IDs, sampled without constraints", "share of samples", VALIDATION + "valid_share"),
+    Panel("Negatives: codes shared with the positive", "codes", "drawn_depth"),
+    Panel("Negatives: popularity", "percentile, 0 to 1", "drawn_popularity"),
+    Panel("Negatives: similarity to the positive", "cosine", "drawn_cosine"),
+    Panel("Negatives: shortfall of the sampler", "share of requested negatives", "drawn_shortfall"),
 )
 
 
 def draw(runs: Mapping[str, Sequence[DataFrame]], title: str, path: Path) -> None:
-    """Curves of one training, or of several rows over each other: a row's mean over its seeds, and each seed as a thin line."""
+    """Plot curves to a PNG, SVG or PDF file, chosen by the suffix of `path`.
+
+    `runs` holds the tables of curves of each row of a results table, one table per seed. With several seeds a thick line shows their
+    mean and a thin line each seed.
+    """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -63,40 +64,42 @@ def draw(runs: Mapping[str, Sequence[DataFrame]], title: str, path: Path) -> Non
     rows = math.ceil(len(shown) / columns)
     figure = Figure(figsize=(1 + 4.4 * columns, 1 + 3.1 * rows), layout="constrained")
     figure.suptitle("\n".join(textwrap.wrap(title, 40 * columns)), fontsize=11, parse_math=False)
-    places = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axes, (panel, names) in zip(places, shown, strict=False):
+    axes_grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes, (panel, names) in zip(axes_grid, shown, strict=False):
         _panel(axes, panel, names, runs)
-    for axes in places[len(shown) :]:
+    for axes in axes_grid[len(shown) :]:
         axes.set_axis_off()
     if len(runs) > 1:
         handles = [
-            Line2D([], [], color=_color(place), label=f"{name} ({len(seeds)})") for place, (name, seeds) in enumerate(runs.items())
+            Line2D([], [], color=_color(index), label=f"{name} ({len(seeds)})") for index, (name, seeds) in enumerate(runs.items())
         ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(runs), 2 * columns), title="row (seeds)", fontsize=9)
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=min(len(runs), 2 * columns), title="row (number of seeds)", fontsize=9
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
 
 def panels(columns: Sequence[str] | Mapping[str, object]) -> list[tuple[Panel, list[str]]]:
-    """The panels that have something to show, each with its columns; a name that none of them knows has one of its own."""
-    left = [name for name in columns if name != "step"]
+    """Return the panels that have columns to plot, with these columns. An unknown column gets a separate panel."""
+    unknown = [name for name in columns if name != "step"]
     result = []
     for panel in PANELS:
-        names = [name for name in left if re.fullmatch(panel.names, name)]
+        names = [name for name in unknown if re.fullmatch(panel.names, name)]
         if names:
             result.append((panel, names))
-        left = [name for name in left if name not in names]
-    return result + [(Panel(name, "", re.escape(name)), [name]) for name in left]
+        unknown = [name for name in unknown if name not in names]
+    return result + [(Panel(name, "", re.escape(name)), [name]) for name in unknown]
 
 
 def _panel(axes: Axes, panel: Panel, names: Sequence[str], runs: Mapping[str, Sequence[DataFrame]]) -> None:
-    """Where there is one row names have colors, else rows have them and names have styles."""
+    """Plot one panel. With one row, colors mark the metrics; with several, colors mark the rows and line styles the metrics."""
     for row, seeds in enumerate(runs.values()):
-        for place, name in enumerate(names):
-            color = _color(row if len(runs) > 1 else place)
-            style = _style(place) if len(runs) > 1 else "-"
+        for index, name in enumerate(names):
+            color = _color(row if len(runs) > 1 else index)
+            style = _style(index) if len(runs) > 1 else "-"
             _line(axes, [each.set_index("step")[name].dropna() for each in seeds if name in each], color, style)
-    axes.set(title=panel.title, xlabel="step", ylabel=panel.unit)
+    axes.set(title=panel.title, xlabel="training step", ylabel=panel.unit)
     axes.title.set_fontsize(10)
     axes.grid(color="#eeeeee")
     if len(names) > 1:
@@ -104,7 +107,7 @@ def _panel(axes: Axes, panel: Panel, names: Sequence[str], runs: Mapping[str, Se
 
 
 def _line(axes: Axes, seeds: Sequence[pd.Series[float]], color: str, style: Style) -> None:
-    """The mean over the seeds at each step, and each seed thinly. Of few points each is marked."""
+    """Plot the mean over the seeds at each step, and each seed as a thin line. Up to 12 points are marked by dots."""
     if not seeds:
         return
     mean = pd.concat(seeds, axis=1).mean(axis=1).sort_index()
@@ -114,20 +117,20 @@ def _line(axes: Axes, seeds: Sequence[pd.Series[float]], color: str, style: Styl
 
 
 def _legend(axes: Axes, names: Sequence[str], colored: bool) -> None:
-    """What is which, in the words that the curves have, without what all share."""
+    """Add a legend with the names of the columns, without their common prefix."""
     from matplotlib.lines import Line2D
 
-    looks = [(_color(place), "-") if colored else ("#555555", _style(place)) for place in range(len(names))]
+    formats = [(_color(index), "-") if colored else ("#555555", _style(index)) for index in range(len(names))]
     handles = [
         Line2D([], [], color=color, ls=style, label=name.removeprefix(VALIDATION).replace("_", " "))
-        for name, (color, style) in zip(names, looks, strict=True)
+        for name, (color, style) in zip(names, formats, strict=True)
     ]
     axes.legend(handles=handles, fontsize=7, loc="best")
 
 
-def _color(place: int) -> str:
-    return COLORS[place % len(COLORS)]
+def _color(index: int) -> str:
+    return COLORS[index % len(COLORS)]
 
 
-def _style(place: int) -> Style:
-    return STYLES[place % len(STYLES)]
+def _style(index: int) -> Style:
+    return STYLES[index % len(STYLES)]

@@ -1,52 +1,53 @@
-"""Stage 5, what watches the curves of an alignment, so that a person need not: rows in, words out."""
+"""Warnings from training curves: detect that alignment lowers the probability of the positives."""
 
 from __future__ import annotations
 
 from genrec.training.curves import Row
 
-FALL = 1.0  # nats a Semantic ID: the positive has lost 1 - 1/e = 63% of its probability, in the geometric mean
-ROWS = 2  # rows in a row (40 steps) that must show it, since a row's mean is over other examples than the one before
+MAX_FALL = 1.0  # nats per Semantic ID: at 1 nat the positive has lost 1 - 1/e = 63 % of its probability (geometric mean)
+CONSECUTIVE_ROWS = 2  # rows (40 steps) that must show the fall, because each row averages over different examples
 
-REMEDIES = (
-    "What helps: an anchor on the positive, align.loss = Anchored(loss, alpha); a smaller learning rate, or a larger beta, which "
-    "allows less drift; fewer steps; easier or other negatives. align.loss = ContinuedSFT(), the control without negatives, says "
-    "what the same steps are worth."
+ADVICE = (
+    "What to try: add an anchor on the positive, align.loss=Anchored(loss, alpha); use a smaller learning rate, "
+    "align.optimization.learning_rate; use a larger beta, which keeps the policy closer to the reference; train for fewer steps, "
+    "align.optimization.max_steps; use easier or different negatives. The control align.loss=ContinuedSFT() shows the effect of the "
+    "same steps without negatives."
 )
 
 
 class FallingPositives:
-    """A `genrec.training.curves.Watcher`: says once, in words, when alignment takes probability from the positives.
+    """A `genrec.training.curves.Watcher` that warns once when the log-probability of the positives falls by more than `MAX_FALL`.
 
-    What is compared is the positive's log-probability, not its drift, which starts at 0 again whenever the reference is refreshed.
-    Before the first step of preferences it was `chosen_log_prob - chosen_drift` of the first row that has them: the reference is the
-    policy as it was then, the SFT policy or, in self-play, that of the first round's SFT, and these are the same examples. Rows
-    without these names (validation at step 0, steps of SFT) are passed over.
+    The log-probability is compared with its value before the first preference step, not with the reference: the drift
+    (log-ratio to the reference) restarts at 0 whenever the reference is refreshed. The value before is
+    `chosen_log_prob - chosen_drift` of the first row that has both. The reference then still is the policy from before the first
+    preference step, and the examples are the same. Rows without these columns (validation at step 0, SFT steps) are skipped.
     """
 
     def __init__(self) -> None:
-        self.start: tuple[float, float] | None = None  # log-probabilities before preferences, of the positive and the mean negative
-        self.rows = 0  # rows in a row that lie too low
-        self.said = False
+        self.start: tuple[float, float] | None = None  # log-probabilities before preference steps: positive, mean negative
+        self.low_rows = 0  # consecutive rows below the limit
+        self.warned = False
 
     def __call__(self, row: Row) -> str | None:
-        """A row of the curves -> what to say, or None."""
+        """Return a warning for this row of the curves, or None."""
         if "chosen_log_prob" not in row or "chosen_drift" not in row:
             return None
         chosen, rejected = row["chosen_log_prob"], row["rejected_log_prob"]
         if self.start is None:
             self.start = (chosen - row["chosen_drift"], rejected - row["rejected_drift"])
-        self.rows = self.rows + 1 if self.start[0] - chosen > FALL else 0
-        if self.said or self.rows < ROWS:
+        self.low_rows = self.low_rows + 1 if self.start[0] - chosen > MAX_FALL else 0
+        if self.warned or self.low_rows < CONSECUTIVE_ROWS:
             return None
-        self.said = True
-        return self._words(int(row["step"]), chosen, rejected)
+        self.warned = True
+        return _message(int(row["step"]), self.start, (chosen, rejected))
 
-    def _words(self, step: int, chosen: float, rejected: float) -> str:
-        assert self.start is not None
-        before, other = self.start
-        return (
-            f"alignment takes probability from the positives: by step {step} their log-probability fell by {before - chosen:.2f} nats "
-            f"a Semantic ID ({before:.2f} -> {chosen:.2f}), the negatives' by {other - rejected:.2f} ({other:.2f} -> {rejected:.2f}). "
-            "A preference loss sees only the difference of the two: the margin grows while both fall, and what they lose goes to "
-            f"items that nobody chose. {REMEDIES}"
-        )
+
+def _message(step: int, start: tuple[float, float], now: tuple[float, float]) -> str:
+    """Return the warning; `start` and `now` are log-probabilities of the positive and the mean negative."""
+    return (
+        f"alignment lowers the probability of the positives: by step {step} their log-probability fell by {start[0] - now[0]:.2f} "
+        f"nats per Semantic ID ({start[0]:.2f} -> {now[0]:.2f}), that of the negatives by {start[1] - now[1]:.2f} "
+        f"({start[1]:.2f} -> {now[1]:.2f}). A preference loss depends only on the difference of the two, so the margin grows while "
+        f"both fall, and the lost probability goes to items that no user chose. {ADVICE}"
+    )

@@ -1,4 +1,4 @@
-"""Stage 5, plug-ins while training: their own errors are told as theirs, and what a loss returns is looked at once."""
+"""Errors of plug-ins during training: attribute exceptions to the plug-in that raised them, and check what a loss returns."""
 
 from __future__ import annotations
 
@@ -15,44 +15,48 @@ from genrec.types import LogProbs, PreferenceTerms
 
 
 @contextmanager
-def of(component: object, doing: str) -> Iterator[None]:
-    """What a component from outside the package raises, alone or inside one of ours, is an `InputError` with its traceback.
+def attribute_to(component: object, when: str) -> Iterator[None]:
+    """Turn an exception of a plug-in into an `InputError` that names the plug-in, says when it failed and holds the traceback.
 
-    Where all of it is ours it is a bug of ours, and stays what it is; so does a lack of memory.
+    A component counts as a plug-in if its class, or the class of a component inside it, is defined outside this package. Exceptions
+    of other components are bugs of this package and pass unchanged, and so do `GenrecError` and out-of-memory errors.
     """
     try:
         yield
     except (GenrecError, MemoryError):
         raise
     except Exception as error:
-        if not is_foreign(component) or re.search("out of memory|can't allocate memory", str(error), re.IGNORECASE):
+        if not is_plugin(component) or re.search("out of memory|can't allocate memory", str(error), re.IGNORECASE):
             raise
         raise InputError(
-            f"{component!r} raised {error!r} {doing}; 'genrec check FILE.py:CLASS' tries a plug-in beforehand; its own error:\n"
-            f"{traceback.format_exc()}"
+            f"{component!r} raised {error!r} {when}; run 'genrec check FILE.py:CLASS' to test the plug-in before training; its own "
+            f"error:\n{traceback.format_exc()}"
         ) from None
 
 
-def is_foreign(component: object) -> bool:
-    """Whether its class, or that of something that it holds, is from outside the package."""
+def is_plugin(component: object) -> bool:
+    """Return whether the class of the component, or of any component inside it, is defined outside this package."""
     if isinstance(component, list | tuple):
-        return any(map(is_foreign, component))
+        return any(map(is_plugin, component))
     if not is_dataclass(component):
         return not isinstance(component, str | int | float | bool | None)
     if not type(component).__module__.startswith("genrec."):
         return True
-    return any(is_foreign(getattr(component, field.name)) for field in fields(component))
+    return any(is_plugin(getattr(component, field.name)) for field in fields(component))
 
 
 def check_terms(loss: object, terms: PreferenceTerms, policy: LogProbs) -> None:
-    """Refuse what is no `PreferenceTerms` of these log-probabilities; no value is read, so that nobody waits."""
+    """Raise InputError unless a loss returned `PreferenceTerms` with the right shapes and a gradient.
+
+    Only types and shapes are checked: reading a value would make the CPU wait for the GPU.
+    """
     name, (batch, count) = type(loss).__name__, policy.rejected.shape
     if not isinstance(terms, PreferenceTerms):
         raise InputError(f"{name} must return genrec.types.PreferenceTerms, got {type(terms).__name__}")
-    for part, wanted in (("loss", (batch,)), ("chosen_reward", (batch,)), ("rejected_reward", (batch, count))):
+    for part, shape in (("loss", (batch,)), ("chosen_reward", (batch,)), ("rejected_reward", (batch, count))):
         found = getattr(terms, part)
-        if not isinstance(found, Tensor) or tuple(found.shape) != wanted:
+        if not isinstance(found, Tensor) or tuple(found.shape) != shape:
             got = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise InputError(f"{name}: {part} must be a tensor {list(wanted)}, one number an example and not reduced, got {got}")
+            raise InputError(f"{name}: {part} must be a tensor {list(shape)} with one row per example (no mean or sum), got {got}")
     if not terms.loss.requires_grad:
         raise InputError(f"{name}: the loss has no gradient; do not detach the policy's log-probabilities")

@@ -1,4 +1,4 @@
-"""Stage 5, what is seen of preferences while training: means over a batch, as detached scalars."""
+"""Metrics that alignment logs at every step: rewards, log-ratios, margins and accuracies as means over a batch."""
 
 from __future__ import annotations
 
@@ -9,11 +9,19 @@ from genrec.types import PreferenceTerms
 
 
 def preference_logs(terms: PreferenceTerms, levels: Tensor, reference: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-    """What is seen while training, each a mean over the batch, in nats.
+    """Return the logged metrics of a batch as detached scalars, log-probabilities in nats per Semantic ID.
 
-    Rewards are the loss's own; drifts are log-ratios to the reference, and a margin is the positive's drift minus a negative's,
-    which for a reward of beta * drift has its sign. Level log-probabilities float32 [B, 1 + K, L] under the policy and the
-    reference; negatives int64 [B, K], 0 where masked.
+    `chosen` is the positive; `rejected` is the mean over all negatives of the batch.
+
+    - `chosen_reward`, `rejected_reward`: implicit rewards, as the loss defines them.
+    - `chosen_drift`, `rejected_drift`: log-ratio to the reference, log p(y) - log p_ref(y).
+    - `margin`: drift of the positive minus drift of a negative, mean over pairs. `margin_level_i` is the part of level i.
+    - `accuracy`: share of pairs with a margin above 0. For a reward of beta * drift these are the pairs in the right order.
+    - `accuracy_all`: share of examples in which all pairs have a margin above 0, among examples with negatives.
+    - `chosen_log_prob`, `rejected_log_prob`: log-probability under the policy.
+
+    Arguments: `levels` and `reference` float32 [B, 1 + K, L] are level log-probabilities under the policy and the reference;
+    `negatives` int64 [B, K], 0 where masked.
     """
     valid = negatives > 0
     pairs, rows = valid.sum().clamp(min=1), valid.any(-1)
@@ -21,7 +29,7 @@ def preference_logs(terms: PreferenceTerms, levels: Tensor, reference: Tensor, n
     def over_pairs(values: Tensor) -> Tensor:
         return torch.where(valid, values, 0.0).sum() / pairs
 
-    drift = levels - reference  # NaN where masked, which `over_pairs` leaves out
+    drift = levels - reference  # NaN where masked; `over_pairs` leaves these out
     chosen, rejected = drift[:, 0], drift[:, 1:]  # [B, L], [B, K, L]
     margin = chosen.unsqueeze(1) - rejected
     better = valid & (margin.sum(-1) > 0)

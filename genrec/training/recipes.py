@@ -1,4 +1,7 @@
-"""The specifications of the two training stages: SFT and alignment. No Lightning here, so that an experiment is quick to import."""
+"""Specifications of supervised fine-tuning (`SFT`) and preference alignment (`Align`).
+
+This module does not import Lightning, so that importing an experiment is fast.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,10 @@ class Optimization:
     max_steps: int  # optimizer steps, at least 1
     batch_size: int  # examples per step, at least 1
     learning_rate: float  # peak learning rate, reached at the end of the warm-up
-    warmup_steps: int = 0  # steps of linear warm-up
-    weight_decay: float = 0.0  # of AdamW
-    max_grad_norm: float = 1.0  # gradients are clipped to this norm
-    precision: Precision = "32-true"  # Lightning's name for it
+    warmup_steps: int = 0  # steps of linear warm-up, at least 0
+    weight_decay: float = 0.0  # AdamW's decoupled weight decay, at least 0
+    max_grad_norm: float = 1.0  # gradients are clipped to this L2 norm, above 0
+    precision: Precision = "32-true"  # Lightning's precision flag
 
     def __post_init__(self) -> None:
         _check_at_least(self, "optimization", 1, "max_steps", "batch_size")
@@ -61,18 +64,21 @@ class SFT:
     )
     validation: Validation = field(default_factory=lambda: Validation(every=1_000, patience=15))
     targets: Literal["one", "all"] = "one"  # one target per prefix, or, for a causal policy, every target of a window in one pass
-    padding: Padding = "zero"  # on the left of a window; "repeat" fills it with repetitions of the sequence, separated by a 0
+    padding: Padding = "zero"  # left padding of a window; "repeat" fills it with copies of the sequence, separated by a 0
 
     def __post_init__(self) -> None:
         if self.padding == "repeat" and self.targets == "one":
-            raise UsageError("sft.padding repeat is for windows, which sft.targets all trains on; got sft.targets one")
+            raise UsageError(
+                "sft.padding 'repeat' pads windows, which need sft.targets 'all', got sft.targets 'one'; set sft.padding zero or "
+                "sft.targets all"
+            )
 
     def check(self, experiment: Any) -> None:
-        """Raise UsageError if all targets of a window are to be trained at once, but the policy is not causal."""
+        """Raise UsageError if `targets` is "all" and the policy is not causal."""
         if self.targets == "all" and not getattr(experiment.policy, "causal", False) and not isinstance(experiment.policy, Baseline):
             raise UsageError(
-                f"{experiment.name}: sft.targets all needs a causal policy, in which each place sees only the items before it; "
-                f"{type(experiment.policy).__name__} reads both ways: set sft.targets one, or choose a causal policy"
+                f"{experiment.name}: sft.targets 'all' needs a causal policy, in which each position sees only earlier items; "
+                f"{type(experiment.policy).__name__} is bidirectional; set sft.targets one or choose a causal policy"
             )
 
 
@@ -80,15 +86,16 @@ class SFT:
 class Align:
     """Preference alignment of the SFT policy: prefer the next item over sampled negatives. The frozen SFT policy is the reference.
 
-    Training runs without dropout, so that the policy equals the reference at step 0. With keep="best", step 0 is a candidate too.
+    Training runs without dropout, so that the policy equals the reference at step 0. With keep="best", the SFT policy itself (step 0)
+    is kept if no step improves on it.
     """
 
     loss: PreferenceLoss = field(default_factory=lambda: Anchored(SoftmaxDPO()))  # the objective
     negatives: NegativeSampler = field(default_factory=Uniform)  # the sampler of rejected items
-    num_negatives: int = 3  # K, negatives per positive
-    normalize: Literal["codes", "children"] = "codes"  # each level's softmax: over all codes, or over the codes that lead to an item
-    rounds: int = 1  # rounds of equal length; the reference becomes the policy at the beginning of each
-    round_sft_steps: int = 0  # SFT steps at the beginning of each round, before the reference is refreshed (SPRec)
+    num_negatives: int = 3  # K, negatives per positive, at least 1
+    normalize: Literal["codes", "children"] = "codes"  # softmax of each level: over all codes, or over codes that lead to an item
+    rounds: int = 1  # rounds of equal length; at the start of each the reference becomes a copy of the policy
+    round_sft_steps: int = 0  # SFT steps at the start of each round, before the reference is refreshed (SPRec)
     optimization: Optimization = field(  # batch_size counts histories
         default_factory=lambda: Optimization(max_steps=500, batch_size=128, learning_rate=1e-4, warmup_steps=50)
     )
@@ -103,7 +110,7 @@ class Align:
             raise UsageError(f"align.rounds must be 1 or more and divide align.optimization.max_steps = {steps}, got {self.rounds}")
         if not 0 <= self.round_sft_steps < steps // self.rounds:
             raise UsageError(
-                f"align.round_sft_steps must lie in 0..{steps // self.rounds - 1}, less than a round's steps, "
+                f"align.round_sft_steps must lie in 0..{steps // self.rounds - 1}, below the {steps // self.rounds} steps of a round, "
                 f"got {self.round_sft_steps}"
             )
         loss = self.loss
@@ -111,23 +118,23 @@ class Align:
             loss = loss.loss
         if isinstance(loss, DPO) and self.num_negatives > 1:
             raise UsageError(
-                f"DPO takes one negative, got align.num_negatives {self.num_negatives}: set it to 1, or use SoftmaxDPO (S-DPO)"
+                f"DPO takes one negative, got align.num_negatives {self.num_negatives}; set it to 1, or use SoftmaxDPO (S-DPO)"
             )
         _check_candidates(self.negatives, self.num_negatives, "align.num_negatives")
 
 
-def _check_at_least(specification: Optimization | Validation, name: str, least: int, *fields: str) -> None:
+def _check_at_least(specification: Optimization | Validation, name: str, minimum: int, *fields: str) -> None:
     for field_name in fields:
-        if not least <= getattr(specification, field_name) < float("inf"):
-            raise UsageError(f"{name}.{field_name} must be at least {least} and finite, got {getattr(specification, field_name)}")
+        if not minimum <= getattr(specification, field_name) < float("inf"):
+            raise UsageError(f"{name}.{field_name} must be at least {minimum} and finite, got {getattr(specification, field_name)}")
 
 
 def _check_candidates(sampler: NegativeSampler, count: int, name: str) -> None:
-    """Refuse a `BestOf`, however deep, that has fewer candidates than it is asked for."""
+    """Raise UsageError if a `BestOf`, at any depth, draws fewer candidates than the negatives requested from it."""
     if isinstance(sampler, BestOf):
         if sampler.num_candidates < count:
             raise UsageError(
-                f"BestOf.num_candidates must be at least {name} = {count}, the negatives asked for, got {sampler.num_candidates}"
+                f"BestOf.num_candidates must be at least {name} = {count}, the negatives that it selects, got {sampler.num_candidates}"
             )
         count, name = sampler.num_candidates, "num_candidates"
     for inner in inner_samplers(sampler):

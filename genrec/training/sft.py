@@ -1,6 +1,7 @@
-"""Stage 4, SFT: an untrained policy learns to write the next item's Semantic ID, after every prefix of length one or more.
+"""Supervised fine-tuning (SFT): train a policy to generate the Semantic ID of the next item.
 
-A batch holds prefixes, each with its target, or windows, which a causal policy reads once for all targets in them.
+A batch holds prefixes of user histories, each with one target, or windows with several targets, which a causal policy scores in one
+pass.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ from genrec.types import Policy, PolicySpecification, SequenceBatch, SequencePol
 
 
 def build_policy(specification: PolicySpecification, semantic_ids: SemanticIds, seed: int) -> Policy:
-    """The untrained policy; its weights are a function of the seed, and torch's global generator is left as it was."""
+    """Build an untrained policy with initial weights that depend on the seed alone. Torch's global generator is left unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "weights"))
         return specification.build(semantic_ids)
 
 
 def negative_log_likelihood(policy: Policy, batch: SequenceBatch) -> Tensor:
-    """The mean over the batch and the levels of -log p(code | history, codes before): a scalar, in nats a code."""
+    """Return the mean of -log p(code | history, previous codes) over batch and levels: a scalar, in nats per code."""
     return -policy.level_log_prob(batch.history, batch.target.unsqueeze(1)).mean()
 
 
 def window_loss(policy: SequencePolicy, batch: WindowBatch) -> Tensor:
-    """The same over every target of the windows: the mean over targets and levels, in nats a code."""
+    """Return the mean of -log p over all targets of the windows and over levels: a scalar, in nats per code."""
     levels = policy.sequence_log_prob(batch.history, batch.target)
     counts = (batch.target > 0).unsqueeze(-1)
     return -torch.where(counts, levels, 0.0).sum() / (counts.sum() * levels.shape[-1])
@@ -43,7 +44,10 @@ def window_loss(policy: SequencePolicy, batch: WindowBatch) -> Tensor:
 def fine_tune(
     policy: Policy, examples: Examples | Windows, recipe: SFT, seed: int, folder: Path, validate: Validate, on_row: OnRow | None = None
 ) -> Outcome:
-    """Train the policy in place; `folder` holds the checkpoint, `validate` gives metrics on validation, `on_row` sees every row."""
+    """Train the policy in place and leave it with the weights of the best step on validation.
+
+    `folder` holds the checkpoint, `validate` returns validation metrics, and `on_row` is called with every row of the curves.
+    """
 
     def objective(batch: SequenceBatch | WindowBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         if isinstance(batch, WindowBatch):
@@ -52,7 +56,7 @@ def fine_tune(
 
     if isinstance(examples, Windows) and not isinstance(policy, SequencePolicy):
         raise UsageError(
-            f"sft.targets all needs a policy that scores every place of a sequence (genrec.types.SequencePolicy), got "
+            f"sft.targets 'all' needs a policy that scores all positions of a sequence (genrec.types.SequencePolicy), got "
             f"{type(policy).__name__}; set sft.targets one"
         )
     module = cast(nn.Module, policy)

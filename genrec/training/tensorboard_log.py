@@ -1,4 +1,4 @@
-"""Stages 4 and 5, a training's rows in TensorBoard while it runs, where TensorBoard is installed: rows in, event files out."""
+"""TensorBoard logging of training curves. Does nothing if TensorBoard is not installed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def tensorboard(folder: Path) -> Iterator[OnRow | None]:
-    """What shows each row at once, in `folder`; None where TensorBoard is not installed.
+    """Yield a function that writes each row of the curves to `folder` at once, or None if TensorBoard is not installed.
 
-    The first row says from which step on the folder's older points are void: step 0 of a training from its start, the last kept step
-    of one that goes on.
+    Older points in the folder are dropped from the step of the first row on. That step is 0 for a new run and the last saved step
+    for a resumed run, so no point appears twice.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -27,7 +27,7 @@ def tensorboard(folder: Path) -> Iterator[OnRow | None]:
         return
     writer: SummaryWriter | None = None
 
-    def show(row: Row) -> None:
+    def write(row: Row) -> None:
         nonlocal writer
         step = int(row["step"])
         if writer is None:
@@ -38,12 +38,12 @@ def tensorboard(folder: Path) -> Iterator[OnRow | None]:
         writer.flush()
 
     try:
-        yield show
+        yield write
     finally:
         if writer is not None:
             writer.close()
 
 
 def tag(name: str) -> str:
-    """A name of the curves in one of TensorBoard's two groups: `training/loss`, `validation/ndcg@10`."""
+    """Return the TensorBoard tag of a curve: `training/loss`, `validation/ndcg@10`."""
     return f"validation/{name.removeprefix(VALIDATION)}" if name.startswith(VALIDATION) else f"training/{name}"

@@ -1,4 +1,4 @@
-"""Items unseen in training: their users' metrics, the ranking of unseen items alone, chance, and the stage that makes both."""
+"""Cold start: metrics of unseen targets, the ranking among unseen items, random order, and the evaluate stage."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from genrec.semantic_ids import SemanticIds
 from genrec.stages import build_evaluate, load_policy, validation_score
 from genrec.types import Ranking, SequenceBatch
 
-POPULARITY = torch.tensor([0, 5, 0, 2, 0, 0, 1])  # items 2, 4 and 5 have no training event
+POPULARITY = torch.tensor([0, 5, 0, 2, 0, 0, 1])  # items 2, 4 and 5 have no training interaction
 
 
 class Ordered:
-    """Recommends items 6, 5, ..., 1 but for what is excluded; notes what was, and the histories."""
+    """Recommends items 6, 5, ..., 1 without excluded ones, and records excluded items and histories."""
 
     def __init__(self) -> None:
         self.excluded: list[list[list[int]]] = []
@@ -57,8 +57,8 @@ def users(targets: list[int], first: int = 1, width: int = 2) -> SequenceBatch:
     return SequenceBatch(user, torch.ones(len(targets), width, dtype=torch.int64), torch.tensor(targets))
 
 
-def test_unseen_items_are_ranked_alone() -> None:
-    """Batches of several widths; only users 1, 4 and 6 have unseen targets: 2, 5, 4 of the order 5, 4, 2."""
+def test_unseen_targets_are_ranked_among_unseen_items() -> None:
+    """Batches have several widths. Only users 1, 4 and 6 have unseen targets, 2, 5 and 4; the order is 5, 4, 2."""
     batches = [users([2, 3]), users([1, 5, 6], first=3, width=4), users([4], first=6, width=1)]
     model = Ordered()
     found = evaluate_unseen(model, batches, Evaluate(cutoffs=(1, 3)), POPULARITY)
@@ -71,8 +71,8 @@ def test_unseen_items_are_ranked_alone() -> None:
     assert figures["cold_only_ndcg@3"] == pytest.approx((1 / 2 + 1 + 1 / math.log2(3)) / 3)
 
 
-def test_users_of_unseen_items_in_the_full_ranking() -> None:
-    """The order is 6, 5, 4, ...: targets 2, 5 and 4 are at 5, 2 and 3; target 3, at 4, has training events and does not count."""
+def test_unseen_targets_in_the_ranking_of_all_items() -> None:
+    """The order is 6, 5, 4, ...: targets 2, 5 and 4 have ranks 5, 2 and 3. Target 3 has training interactions and does not count."""
     result = evaluate(Ordered(), [users([2, 5, 4, 3])], Evaluate(cutoffs=(2, 3)))
     found = metrics_of(result.ranks, result.recommendations, (2, 3), 6, POPULARITY)
     assert {key: found[key] for key in found if key.startswith("cold")} == cold_metrics(result.ranks, (2, 3), POPULARITY)
@@ -84,9 +84,9 @@ def test_users_of_unseen_items_in_the_full_ranking() -> None:
     assert not any(key.startswith("cold") for key in seen)
 
 
-def test_seen_items_are_left_out_only_under_filter_seen() -> None:
+def test_seen_items_are_excluded_only_with_filter_seen() -> None:
     def seen(user: Tensor) -> Tensor:
-        return torch.tensor([[5, 0], [2, 2]])[user - 1]  # user 2 took the target before: a miss by the protocol
+        return torch.tensor([[5, 0], [2, 2]])[user - 1]  # user 2 has already taken the target: a miss
 
     spec, model = Evaluate(cutoffs=(3,), filter_seen=True), Ordered()
     assert evaluate_unseen(model, [users([4, 2])], spec, POPULARITY, seen)["rank"].tolist() == [1, 0]
@@ -94,8 +94,8 @@ def test_seen_items_are_left_out_only_under_filter_seen() -> None:
     assert evaluate_unseen(Ordered(), [users([4, 2])], Evaluate(cutoffs=(3,)), POPULARITY, seen)["rank"].tolist() == [2, 3]
 
 
-def test_users_are_ranked_in_chunks_that_bound_what_is_excluded(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    """Three items of 8 bytes a user: 48 bytes hold two users, 23 not even one, which is said; the figures stay."""
+def test_users_are_ranked_in_chunks_that_limit_the_memory(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """A user has three excluded items of 8 bytes: 48 bytes hold two users; 23 bytes hold less than one, with a message."""
     batches = [users([2, 4, 5, 2, 4])]
     whole = evaluate_unseen(Ordered(), batches, Evaluate(cutoffs=(3,)), POPULARITY)
     for limit, sizes in ((48, [2, 2, 1]), (23, [1] * 5)):
@@ -106,19 +106,19 @@ def test_users_are_ranked_in_chunks_that_bound_what_is_excluded(monkeypatch: pyt
         assert ("one at a time" in capsys.readouterr().err) == (limit == 23)
 
 
-def test_nothing_unseen_is_refused() -> None:
+def test_no_unseen_target_is_refused() -> None:
     with pytest.raises(InputError, match="no user's target is unseen"):
         evaluate_unseen(Ordered(), [users([1, 3])], Evaluate(cutoffs=(3,)), POPULARITY)
 
 
 @given(st.integers(1, 40), st.integers(1, 40))
-def test_chance(n: int, items: int) -> None:
+def test_metrics_of_a_random_order(n: int, items: int) -> None:
     assert chance(recall, n, items) == pytest.approx(min(1, n / items))
     assert chance(ndcg, n, items) == pytest.approx(sum(1 / math.log2(r + 1) for r in range(1, min(n, items) + 1)) / items)
 
 
 def parents_of(folder: Path, codes: Tensor | None = None) -> dict[str, Path]:
-    """30 users who go 1, 2, 3 and then take an item of their own user group, which only tests and validation have."""
+    """Write a corpus of 30 users with items a, b, c, then v for validation and one of ten new items for test; return its folders."""
     events = [(f"u{user}", item) for user in range(30) for item in ("a", "b", "c", "v", f"new{user % 10}")]
     frame = DataFrame(events, columns=["user", "item"]).assign(time=range(len(events)))
     names = sorted(set(frame["item"]))
@@ -138,7 +138,7 @@ def parents_of(folder: Path, codes: Tensor | None = None) -> dict[str, Path]:
     return {"data": data, "tokenize": folder / "tokenize", "sft": folder / "sft"}
 
 
-def stage(experiment: Experiment, folder: Path, codes: Tensor | None = None) -> dict[str, float]:
+def evaluate_stage(experiment: Experiment, folder: Path, codes: Tensor | None = None) -> dict[str, float]:
     parents = parents_of(folder, codes)
     build_evaluate(experiment, parents, folder)
     found: dict[str, float] = json.loads((folder / "metrics.json").read_text())
@@ -146,10 +146,10 @@ def stage(experiment: Experiment, folder: Path, codes: Tensor | None = None) -> 
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_the_stage_stores_what_the_figures_come_from(tmp_path: Path, shared: bool) -> None:
-    """Of 14 items 11 have no training event (v is for validation, ten for tests); all 30 users' targets are among them."""
+def test_the_stage_stores_the_tables_behind_the_metrics(tmp_path: Path, shared: bool) -> None:
+    """Of 14 items 11 have no training interaction (v for validation, ten for test), among them the targets of all 30 users."""
     codes = torch.stack([torch.arange(14) // 3, torch.arange(14) % 3], 1) if not shared else (torch.arange(14) // 3)[:, None]
-    found = stage(replace(cyclic(), evaluate=Evaluate(cutoffs=(1, 5, 20))), tmp_path, codes)
+    found = evaluate_stage(replace(cyclic(), evaluate=Evaluate(cutoffs=(1, 5, 20))), tmp_path, codes)
     ranks, cold = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("ranks", "cold"))
     assert (found["cold_users"], found["cold_items"]) == (30, 11)
     assert found["cold_recall@5"] == pytest.approx(found["recall@5"])
@@ -166,17 +166,16 @@ def test_the_stage_stores_what_the_figures_come_from(tmp_path: Path, shared: boo
 
 
 @pytest.mark.parametrize("baseline", [Popularity(), ItemKNN()])
-def test_baselines_know_nothing_of_unseen_items(tmp_path: Path, baseline: Popularity | ItemKNN) -> None:
-    """Three items have training events and come first; behind them, and among unseen items, the lower item ids: v, new0, new1, ..."""
-    found = stage(replace(cyclic(), policy=baseline, evaluate=Evaluate(cutoffs=(1, 3, 20))), tmp_path)
+def test_baselines_rank_unseen_items_by_id(tmp_path: Path, baseline: Popularity | ItemKNN) -> None:
+    """The three items with training interactions come first; unseen items follow by item id."""
+    found = evaluate_stage(replace(cyclic(), policy=baseline, evaluate=Evaluate(cutoffs=(1, 3, 20))), tmp_path)
     assert found["cold_recall@3"] == 0
     assert found["cold_only_recall@3"] == pytest.approx(6 / 30)
     assert "sid_recall@3" not in found
 
 
 def test_validation_scores_items_not_semantic_ids(tmp_path: Path) -> None:
-    """All items share one Semantic ID: of 14 items ten are in the list, the target at any place with probability 1/14, whatever its
-    number is; its own slot would give every user the same place."""
+    """All 14 items share one Semantic ID and ten are in the list, so the target has each of the 14 ranks with probability 1/14."""
     parents = parents_of(tmp_path, torch.zeros(14, 1, dtype=torch.int64))
     ids, corpus = SemanticIds.load(parents["tokenize"] / "codes.safetensors"), Corpus.load(parents["data"])
     experiment = cyclic()

@@ -1,4 +1,4 @@
-"""Rows beside each other: grouping, tests against the reference, and what is refused (E3, E4)."""
+"""Comparison of runs: grouping, tests against the reference, configuration differences, and errors (E3, E4)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROTOCOL: dict[str, object] = {"data": "toy", "users": 4, "items": 9, "filter_se
 
 
 def run(name: str, ranks: list[int], seed: int = 0, frame: DataFrame | None = None, **changes: object) -> Run:
-    """A run of users 1, 2, ... with targets 11, 12, ..."""
+    """Return a run of users 1, 2, ... with targets 11, 12, ..."""
     users = np.arange(1, len(ranks) + 1)
     if frame is None:
         frame = DataFrame({"user": users, "target": users + 10, "rank": ranks})
@@ -31,17 +31,17 @@ def against(comparison: Comparison, name: str) -> PairedTest:
 
 
 def test_by_hand() -> None:
-    """Recall of SFT: 1 1 0 0, of DPO over two seeds: (1 1 1 0 + 0 1 1 0) / 2 = .5 1 1 0."""
+    """Recall of SFT is 1 1 0 0; recall of DPO over two seeds is (1 1 1 0 + 0 1 1 0) / 2 = 0.5 1 1 0."""
     runs = [run("sft", [1, 3, 0, 0]), run("dpo", [1, 1, 1, 0]), run("dpo", [0, 1, 1, 0], seed=1)]
     comparison = compare(runs, "recall@10")
     sft, dpo = comparison.rows
     assert (sft.name, sft.seeds, sft.value, sft.test) == ("sft", (0,), 0.5, None)
     assert (dpo.name, dpo.seeds, dpo.value) == ("dpo", (0, 1), 0.625)
-    assert dpo.metrics["recall@10"].mean == pytest.approx(0.625)  # of .75 and .5
-    assert dpo.metrics["recall@10"].deviation == pytest.approx(0.1767767)  # .25 / sqrt(2)
+    assert dpo.metrics["recall@10"].mean == pytest.approx(0.625)  # of 0.75 and 0.5
+    assert dpo.metrics["recall@10"].deviation == pytest.approx(0.1767767)  # 0.25 / sqrt(2)
     assert sft.metrics["recall@10"].deviation is None
     test = against(comparison, "dpo")
-    assert test.difference == pytest.approx(0.125)  # (-.5 + 0 + 1 + 0) / 4
+    assert test.difference == pytest.approx(0.125)  # (-0.5 + 0 + 1 + 0) / 4
     assert (test.wins, test.ties, test.losses) == (1, 2, 1)
     assert test.p == test.p_holm
     assert test.p is not None
@@ -52,7 +52,7 @@ def test_by_hand() -> None:
     assert dpo.interval[0] < 0.625 < dpo.interval[1]
 
 
-def test_reference_may_be_any_row_and_rows_keep_their_order() -> None:
+def test_any_row_can_be_the_reference_and_rows_keep_their_order() -> None:
     runs = [run("a", [1, 0, 2, 3]), run("b", [1, 1, 1, 0]), run("c", [0, 0, 0, 1])]
     comparison = compare(runs, "recall@10", reference="b")
     assert [row.name for row in comparison.rows] == ["a", "b", "c"]
@@ -61,7 +61,7 @@ def test_reference_may_be_any_row_and_rows_keep_their_order() -> None:
     assert against(comparison, "a").difference == -against(compare(runs, "recall@10"), "b").difference
 
 
-def test_holm_is_over_the_table() -> None:
+def test_holm_corrects_over_the_table() -> None:
     rng = np.random.default_rng(0)
     base = rng.integers(0, 12, 300)
     better = np.where(rng.random(300) < 0.15, 1, base)
@@ -76,20 +76,20 @@ def test_holm_is_over_the_table() -> None:
     assert weak.p > 0.2
 
 
-def test_any_cutoff_that_the_lists_reach() -> None:
+def test_cutoffs_up_to_the_length_of_the_lists() -> None:
     runs = [run("a", [1, 5, 9, 0]), run("b", [5, 5, 9, 0])]
     assert compare(runs, "mrr@4").rows[0].value == pytest.approx(0.25)
     with pytest.raises(UsageError, match=r"recall@20 needs lists of 20 items, those of a \(seed 0\) have 10"):
         compare(runs, "recall@20")
     for metric in ("hit@10", "ndcg", "ndcg@0", "ndcg@ten"):
-        with pytest.raises(UsageError, match="recall, ndcg, mrr with a cut-off"):
+        with pytest.raises(UsageError, match="metric must be recall, ndcg, mrr with a cut-off"):
             compare(runs, metric)
 
 
-def test_same_users_in_another_order_are_the_same() -> None:
+def test_order_of_users_does_not_matter() -> None:
     one, other = run("a", [1, 2, 3, 0]), run("b", [1, 2, 3, 0])
-    turned = other._replace(ranks=other.ranks.iloc[::-1])
-    assert against(compare([one, turned]), "b") == PairedTest(0.0, (0.0, 0.0), 1.0, 1.0, "", 0, 4, 0)
+    reversed_users = other._replace(ranks=other.ranks.iloc[::-1])
+    assert against(compare([one, reversed_users]), "b") == PairedTest(0.0, (0.0, 0.0), 1.0, 1.0, "", 0, 4, 0)
 
 
 @pytest.mark.parametrize(
@@ -102,34 +102,34 @@ def test_same_users_in_another_order_are_the_same() -> None:
         (run("b", [1, 1, 1, 1, 1]), r"1 test users are missing from a \(seed 0\), the first is user 5"),
         (
             run("b", [], frame=DataFrame({"user": [1, 2, 3, 4], "target": [11, 12, 99, 14], "rank": 1})),
-            "1 users have other targets, the first is user 3 with item 13 and item 99",
+            "1 users have different targets, the first is user 3 with item 13 and item 99",
         ),
         (run("b", [], frame=DataFrame({"user": [1, 2, 2], "target": 11, "rank": 1})), "user 2 twice"),
         (run("b", []), "no test users"),
     ],
 )
-def test_what_does_not_fit_is_refused(other: Run, message: str) -> None:
-    """E3."""
+def test_runs_with_other_users_targets_or_protocol_are_refused(other: Run, message: str) -> None:
+    """E3"""
     with pytest.raises(ArtifactError, match=message) as caught:
         compare([run("a", [1, 1, 0, 0]), other])
     assert caught.value.exit_code == 4
 
 
-def test_a_row_is_one_configuration() -> None:
+def test_a_row_has_one_configuration() -> None:
     with pytest.raises(UsageError, match="row a has seed 0 twice"):
         compare([run("a", [1]), run("a", [1])])
-    with pytest.raises(ArtifactError, match=r"row a: sft\.steps is 5 for seed 0 and 6 for seed 1"):
+    with pytest.raises(ArtifactError, match=r"row a: sft\.optimization\.max_steps is 5 for seed 0 and 6 for seed 1"):
         compare([run("a", [1]), run("a", [1], seed=1, configuration={"sft.optimization.max_steps": 6})])
     with pytest.raises(UsageError, match="at least one run"):
         compare([])
-    with pytest.raises(UsageError, match="one of the rows a; got 'b'"):
+    with pytest.raises(UsageError, match="reference must be one of the rows a, got 'b'"):
         compare([run("a", [1])], reference="b")
     with pytest.raises(UsageError, match="resamples must be at least 1, got 0"):
         compare([run("a", [1])], resamples=0)
 
 
 def test_degenerate_tables() -> None:
-    """E4: without a warning."""
+    """E4: degenerate tables give no numerical warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         same = against(compare([run("a", [1, 2, 0]), run("b", [1, 2, 0])]), "b")
@@ -148,7 +148,7 @@ def test_degenerate_tables() -> None:
         assert alone.rows[0].test is None
 
 
-def test_tests_without_p_are_not_in_the_correction() -> None:
+def test_undefined_tests_are_not_in_the_correction() -> None:
     runs = [run("a", [1, 1, 1, 1]), run("same", [1, 1, 1, 1]), run("constant", [2, 2, 2, 2]), run("mixed", [1, 0, 0, 1])]
     comparison = compare(runs)
     mixed = against(comparison, "mixed")
@@ -185,8 +185,8 @@ def test_differences_in_the_configuration() -> None:
     }
 
 
-def test_a_list_of_components_differs_where_a_row_has_none() -> None:
-    """As a class does, among the rows that use its stage: filters of one row alone. A list of numbers is a field as any other."""
+def test_a_list_of_components_differs_from_no_list() -> None:
+    """Like a class it is compared among the rows that use its stage. A list of numbers is an ordinary field."""
     odd, near = ({"class": f"m:{name}", "source": "1f"} for name in ("OddOnly", "Near"))
     plain = {"align.negatives.class": "m:Uniform", "align.num_negatives": 1}
     filtered = {"align.negatives.class": "m:Filtered", "align.negatives.filters": [odd], "align.negatives.weights": [1.0, 2.0]}

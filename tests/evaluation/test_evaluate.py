@@ -1,4 +1,4 @@
-"""Evaluation: ranks of items, each user once, the same figures for any batch; faults E1, E2 and T5."""
+"""Evaluation: ranks of targets, invalid slots, batch sizes, excluded items and errors (E1, E2, T5)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from genrec.types import Ranking, SequenceBatch
 
 
 class Fixed:
-    """Recommends the list of the user whose number is the last item of the history; notes what it was shown."""
+    """Recommends the list of the user whose id is the last item of the history, and records the histories that it is given."""
 
     def __init__(self, lists: list[list[int]]) -> None:
         self.lists = torch.tensor(lists)
-        self.widths: list[int] = []
+        self.histories: list[Tensor] = []
         self.sizes: list[int] = []
 
     def recommend(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
-        self.widths.append(history.shape[1])
+        self.histories.append(history)
         self.sizes.append(len(history))
         items = self.lists[history[:, -1] - 1][:, :n]
         if exclude is not None:
@@ -33,7 +33,7 @@ class Fixed:
 
 
 def users(targets: list[int], first: int = 1, width: int = 3) -> SequenceBatch:
-    """Users first, first + 1, ..., the last item of each one's history being its number."""
+    """Return users first, first + 1, ...; the last item of each history is the id of the user."""
     user = torch.arange(first, first + len(targets))
     history = torch.zeros(len(targets), width, dtype=torch.int64)
     history[:, -1] = user
@@ -55,8 +55,8 @@ def test_ranks_and_lists() -> None:
     assert (result.invalid, result.excluded_targets) == (0, 0)
 
 
-def test_invalid_slots_keep_their_place() -> None:
-    """E1: item 0 and repeats are misses, counted; nothing behind them moves up, and the best rank stays."""
+def test_invalid_slots_keep_their_position() -> None:
+    """E1: item 0 and repeated items are misses and are counted. Items behind them do not move up."""
     result = evaluate(Fixed([[5, 5, 7, 7], [0, 7, 0, 7], [0, 0, 0, 0]]), [users([7, 7, 7])], Evaluate(cutoffs=(4,)))
     assert ranks(result) == [3, 2, 0]
     assert result.invalid == 2 + 3 + 4
@@ -69,7 +69,7 @@ def test_invalid_slots_keep_their_place() -> None:
     assert all(0 <= value <= 1 for key, value in metrics.items() if key.startswith(("recall", "ndcg", "mrr", "coverage")))
 
 
-def test_repeating_the_right_item_gains_nothing() -> None:
+def test_repeating_the_target_gains_nothing() -> None:
     honest, repeating = Fixed([[7, 8, 9]]), Fixed([[7, 7, 7]])
     spec = Evaluate(cutoffs=(1, 3))
     scores = [metrics_of(*evaluate(model, [users([7])], spec)[:2], spec.cutoffs, 9) for model in (honest, repeating)]
@@ -77,7 +77,7 @@ def test_repeating_the_right_item_gains_nothing() -> None:
 
 
 def test_means_are_over_users_not_over_batches() -> None:
-    """E2. Three hits of five users are .6; the mean over batches of 2, 2 and 1 users would be (1 + .5 + 0) / 3 = .5."""
+    """E2: three hits of five users are 0.6; the mean over batches of 2, 2 and 1 users would be (1 + 0.5 + 0) / 3 = 0.5."""
     model, spec = Fixed([[1], [2], [3], [9], [9]]), Evaluate(cutoffs=(1,))
     whole = users([1, 2, 3, 4, 5])
     found = []
@@ -92,14 +92,14 @@ def test_means_are_over_users_not_over_batches() -> None:
 def test_order_of_users_does_not_matter() -> None:
     model, spec = Fixed([[1, 2], [2, 1], [3, 1], [1, 9]]), Evaluate(cutoffs=(2,))
     whole = users([1, 1, 1, 4])
-    turned = SequenceBatch(*(column.flip(0) for column in whole))
-    one, other = evaluate(model, [whole], spec), evaluate(model, [turned], spec)
+    reversed_users = SequenceBatch(*(column.flip(0) for column in whole))
+    one, other = evaluate(model, [whole], spec), evaluate(model, [reversed_users], spec)
     pd.testing.assert_frame_equal(one.ranks, other.ranks)
     pd.testing.assert_frame_equal(one.recommendations, other.recommendations)
 
 
-def test_every_user_once() -> None:
-    with pytest.raises(InputError, match="user 2 comes twice"):
+def test_each_user_must_occur_once() -> None:
+    with pytest.raises(InputError, match="user 2 occurs twice"):
         evaluate(Fixed([[1]] * 3), [users([1, 1]), users([1, 1], first=2)], Evaluate(cutoffs=(1,)))
     with pytest.raises(InputError, match="no users"):
         evaluate(Fixed([[1]]), [], Evaluate())
@@ -107,16 +107,16 @@ def test_every_user_once() -> None:
         evaluate(Fixed([[1]] * 2), [users([1, 0])], Evaluate(cutoffs=(1,)))
 
 
-def test_protocol_is_applied() -> None:
-    """The recommender sees `history_length` items and at most `batch` users, whatever the batches hold."""
-    model = Fixed([[1]] * 7)
-    evaluate(model, [users([1] * 7, width=9)], Evaluate(cutoffs=(1,), history_length=4, batch_size=3))
-    assert (model.widths, model.sizes) == ([4, 4, 4], [3, 3, 1])
+def test_the_recommender_gets_at_most_batch_size_users_and_the_histories_as_they_are() -> None:
+    model, batch = Fixed([[1]] * 7), users([1] * 7, width=9)
+    evaluate(model, [batch], Evaluate(cutoffs=(1,), batch_size=3))
+    assert model.sizes == [3, 3, 1]
+    assert torch.equal(torch.cat(model.histories), batch.history)
 
 
-def test_filter_seen_excludes_and_counts_targets_taken_before() -> None:
+def test_filter_seen_excludes_items_and_counts_excluded_targets() -> None:
     lists = [[7, 8, 9], [7, 8, 9]]
-    taken = torch.tensor([[7, 0], [8, 7]])  # user 1 took 7 and has the target 8; user 2 took its own target 8
+    taken = torch.tensor([[7, 0], [8, 7]])  # user 1 took 7 and has the target 8; user 2 took its target 8
 
     def seen(user: Tensor) -> Tensor:
         return taken[user - 1]
@@ -128,8 +128,8 @@ def test_filter_seen_excludes_and_counts_targets_taken_before() -> None:
     assert (result.excluded_targets, result.invalid) == (1, 3)
 
 
-def test_filter_seen_needs_seen_and_holds_the_recommender_to_it() -> None:
-    class Deaf(Fixed):
+def test_filter_seen_needs_seen_and_checks_the_recommender() -> None:
+    class IgnoresExclude(Fixed):
         def recommend(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
             return super().recommend(history, n)
 
@@ -137,13 +137,13 @@ def test_filter_seen_needs_seen_and_holds_the_recommender_to_it() -> None:
     with pytest.raises(UsageError, match="got none"):
         evaluate(Fixed([[1, 2]]), [users([1])], spec)
     with pytest.raises(InputError, match="item 2 to user 1"):
-        evaluate(Deaf([[1, 2]]), [users([1])], spec, lambda user: torch.tensor([[2]]))
+        evaluate(IgnoresExclude([[1, 2]]), [users([1])], spec, lambda user: torch.tensor([[2]]))
     with pytest.raises(InputError, match=r"int64 items \[1, E\]"):
         evaluate(Fixed([[1, 2]]), [users([1])], spec, lambda user: torch.tensor([2]))
 
 
-class Answering:
-    """Recommends whatever it is given."""
+class Constant:
+    """Returns a fixed ranking."""
 
     def __init__(self, items: Tensor, scores: Tensor) -> None:
         self.ranking = Ranking(items, scores)
@@ -162,13 +162,13 @@ class Answering:
         (torch.ones(1, 3, dtype=torch.int64), torch.full((1, 3), torch.nan), NumericsError, "NaN scores for user 1"),
     ],
 )
-def test_broken_answers_are_refused(items: Tensor, scores: Tensor, error: type[Exception], message: str) -> None:
+def test_invalid_rankings_are_refused(items: Tensor, scores: Tensor, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        evaluate(Answering(items, scores), [users([1])], Evaluate(cutoffs=(3,)))
+        evaluate(Constant(items, scores), [users([1])], Evaluate(cutoffs=(3,)))
 
 
 class Limited(Fixed):
-    """Has memory for `limit` users."""
+    """Raises an out-of-memory error for more than `limit` users."""
 
     def __init__(self, lists: list[list[int]], limit: int, error: Callable[[], BaseException]) -> None:
         super().__init__(lists)
@@ -189,14 +189,14 @@ class Limited(Fixed):
     ],
 )
 def test_out_of_memory_halves_the_batch(error: Callable[[], BaseException], capsys: pytest.CaptureFixture[str]) -> None:
-    """T5: the same figures, and the smaller batch is kept for the rest."""
+    """T5: the results stay the same, and the smaller batch size is used from then on."""
     lists = [[user % 3 + 1, 4] for user in range(20)]
     batches = [users([1] * 10), users([1] * 10, first=11)]
     small = Limited(lists, 3, error)
     result, expected = (evaluate(model, batches, Evaluate(cutoffs=(2,))) for model in (small, Fixed(lists)))
     pd.testing.assert_frame_equal(result.ranks, expected.ranks)
     pd.testing.assert_frame_equal(result.recommendations, expected.recommendations)
-    assert small.sizes == [2] * 10  # 10 -> 5 -> 2, and 2 from then on
+    assert small.sizes == [2] * 10  # 10 -> 5 -> 2, then always 2
     assert "out of memory with 10 users" in capsys.readouterr().err
 
 
@@ -207,7 +207,7 @@ def test_out_of_memory_with_one_user_and_other_errors() -> None:
         evaluate(Limited([[1]] * 4, 0, lambda: RuntimeError("shapes cannot be multiplied")), [users([1] * 4)], Evaluate(cutoffs=(1,)))
 
 
-def test_dropout_is_off_and_comes_back() -> None:
+def test_dropout_is_off_during_evaluation() -> None:
     class Module(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -234,7 +234,7 @@ def test_metrics_of_keys_and_popularity() -> None:
     assert "popularity@1" not in metrics_of(result.ranks, result.recommendations, (1,), 2)
 
 
-def test_metrics_of_refuses_what_does_not_fit() -> None:
+def test_metrics_of_refuses_inconsistent_tables() -> None:
     result = evaluate(Fixed([[1, 2], [2, 1]]), [users([1, 1])], Evaluate(cutoffs=(2,)))
     with pytest.raises(InputError, match="user 2 has recommendations but no rank"):
         metrics_of(result.ranks.head(1), result.recommendations, (2,), 2)
@@ -251,8 +251,7 @@ def test_metrics_of_refuses_what_does_not_fit() -> None:
         ({"cutoffs": (0, 5)}, "cutoffs"),
         ({"cutoffs": (10, 5)}, r"ascending.*\(10, 5\)"),
         ({"cutoffs": (5, 5)}, "cutoffs"),
-        ({"history_length": 0}, "history_length must be at least 1, got 0"),
-        ({"batch": 0}, "batch must be at least 1, got 0"),
+        ({"batch_size": 0}, r"evaluate\.batch_size must be at least 1, got 0"),
     ],
 )
 def test_specification_is_checked(arguments: dict[str, object], message: str) -> None:

@@ -1,4 +1,4 @@
-"""Ranking metrics and what lists say beyond accuracy: hand arithmetic, properties, and ranx and scikit-learn as oracles."""
+"""Ranking and list metrics: arithmetic by hand, properties, and comparison with ranx and scikit-learn."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LISTS = torch.tensor([[1, 2], [1, 3], [1, 2], [4, 2]])  # 4 users, 2 slots, over
 
 def test_by_hand() -> None:
     rank = torch.tensor([1, 2, 3, 0, 11])
-    # Hits up to 10: ranks 1, 2, 3. NDCG: 1/log2(2) = 1, 1/log2(3) = .63093, 1/log2(4) = .5. MRR: 1, 1/2, 1/3.
+    # Hits up to 10: ranks 1, 2, 3. NDCG: 1/log2(2) = 1, 1/log2(3) = 0.63093, 1/log2(4) = 0.5. MRR: 1, 1/2, 1/3.
     assert recall(rank, 10).tolist() == [1, 1, 1, 0, 0]
     assert ndcg(rank, 10).tolist() == pytest.approx([1, 0.6309297, 0.5, 0, 0], abs=1e-6)
     assert mrr(rank, 10).tolist() == pytest.approx([1, 0.5, 1 / 3, 0, 0], abs=1e-6)
@@ -32,7 +32,7 @@ def test_by_hand() -> None:
 
 
 @pytest.mark.parametrize("metric", ALL)
-def test_form(metric: Metric) -> None:
+def test_shape_and_dtype(metric: Metric) -> None:
     assert isinstance(metric, Metric)
     assert metric(torch.tensor([1, 0]), 5).dtype == torch.float32
     assert metric(torch.zeros(0, dtype=torch.int64), 5).shape == (0,)
@@ -41,7 +41,7 @@ def test_form(metric: Metric) -> None:
 @pytest.mark.parametrize("metric", ALL)
 @settings(deadline=None)
 @given(ranks=RANKS, n=st.integers(1, 60))
-def test_bounded_monotone_and_user_by_user(metric: Metric, ranks: list[int], n: int) -> None:
+def test_values_are_bounded_monotone_and_per_user(metric: Metric, ranks: list[int], n: int) -> None:
     value = metric(torch.tensor(ranks), n)
     assert ((value >= 0) & (value <= 1)).all()
     assert (metric(torch.tensor(ranks), n + 1) >= value).all()
@@ -66,7 +66,7 @@ def test_bad_input(metric: Metric) -> None:
 @pytest.mark.parametrize("n", [1, 5, 10])
 def test_against_ranx(metric: Metric, name: str, n: int) -> None:
     rng = np.random.default_rng(0)
-    ranks = rng.integers(0, 16, size=200)  # lists of 15 items; 0 = the target is in none of them
+    ranks = rng.integers(0, 16, size=200)  # lists of 15 items; 0 = the target is not in the list
     targets = {f"u{user}": {"target": 1} for user in range(200)}
     lists = {
         f"u{user}": {("target" if slot == rank else f"i{slot}"): 1.0 / slot for slot in range(1, 16)}
@@ -85,7 +85,7 @@ def test_ndcg_against_scikit_learn(rank: int, n: int) -> None:
     assert float(ndcg(torch.tensor([rank]), n)) == pytest.approx(expected, abs=1e-6)
 
 
-def test_beyond_accuracy_by_hand() -> None:
+def test_list_metrics_by_hand() -> None:
     # Counts over 5 items: 3, 3, 1, 1, 0; 8 slots. Sorted 0 1 1 3 3: Gini (-4*0 - 2*1 + 0*1 + 2*3 + 4*3) / (5*8) = 16/40.
     assert coverage(LISTS, 5) == pytest.approx(0.8)
     assert gini(LISTS, 5) == pytest.approx(0.4)
@@ -96,7 +96,7 @@ def test_beyond_accuracy_by_hand() -> None:
     assert average_popularity(LISTS, torch.tensor([0, 10, 4, 2, 0, 7])) == pytest.approx(5.5)
 
 
-def test_extremes_beyond_accuracy() -> None:
+def test_extremes_of_list_metrics() -> None:
     everything = torch.arange(1, 7).view(2, 3)
     assert (coverage(everything, 6), gini(everything, 6), div_ratio(everything, 6)) == (1, 0, 1)
     assert entropy(everything, 6) == pytest.approx(math.log(6))
@@ -106,13 +106,13 @@ def test_extremes_beyond_accuracy() -> None:
     nothing = torch.zeros(3, 2, dtype=torch.int64)
     assert [f(nothing, 5) for f in (coverage, gini, entropy, div_ratio, or_ratio)] == [0, 0, 0, 0, 0]
     assert average_popularity(nothing, torch.ones(6, dtype=torch.int64)) == 0
-    half = torch.tensor([[1, 0], [2, 0]])  # empty slots dilute the ratios, which are shares of all slots
+    half = torch.tensor([[1, 0], [2, 0]])  # the ratios are shares of all slots, also empty ones
     assert (div_ratio(half, 2), or_ratio(half, 2), entropy(half, 2)) == (0.5, 0.5, pytest.approx(math.log(2)))
 
 
 @settings(deadline=None)
 @given(lists=st.lists(st.lists(st.integers(0, 6), min_size=3, max_size=3), min_size=1, max_size=8))
-def test_beyond_accuracy_is_bounded_and_blind_to_order(lists: list[list[int]]) -> None:
+def test_list_metrics_are_bounded_and_independent_of_order(lists: list[list[int]]) -> None:
     items = torch.tensor(lists)
     for metric in (coverage, gini, div_ratio, or_ratio):
         assert 0 <= metric(items, 6) <= 1

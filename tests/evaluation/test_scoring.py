@@ -1,4 +1,4 @@
-"""How users are scored: by beam or exactly, all or a draw, in which batches; and that the table says so."""
+"""Beam search and exact scoring, all or sampled test users, batches, and how the results table shows them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from genrec.evaluation.evaluate import Evaluate, evaluate
 from genrec.experiment import Experiment
 from genrec.model import Tiger
 from genrec.semantic_ids import SemanticIds
-from genrec.stages import batches, drawn, seen_items, shared_numbers
+from genrec.stages import batches, seen_items, select_users, shared_numbers
 from genrec.types import ExactRecommender, Ranking, SequenceBatch
 
 
@@ -36,7 +36,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Both:
-    """A beam that misses, and an exact ranking that does not; with memory for two users."""
+    """A beam search that misses the target and an exact ranking that does not, with memory for two users."""
 
     def recommend(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
         return self.answer(history, n, 8)
@@ -51,18 +51,18 @@ class Both:
 
 
 class Beam:
-    """Has no exact ranking."""
+    """A recommender without exact scoring."""
 
     recommend = Both.recommend
     answer = Both.answer
 
 
-def test_exact_scoring_asks_for_the_exact_ranking_and_halves_its_batches() -> None:
+def test_exact_scoring_uses_the_exact_ranking_and_halves_its_batches() -> None:
     users = SequenceBatch(torch.arange(1, 6), torch.ones(5, 1, dtype=torch.int64), torch.full((5,), 7))
     spec = Evaluate(cutoffs=(1,))
     assert evaluate(Both(), [users], spec).ranks["rank"].tolist() == [0] * 5
     assert evaluate(Both(), [users], replace(spec, scoring="exact")).ranks["rank"].tolist() == [1] * 5
-    with pytest.raises(UsageError, match=r"needs a genrec\.types\.ExactRecommender, and Beam has no recommend_exactly"):
+    with pytest.raises(UsageError, match=r"needs a genrec\.types\.ExactRecommender, but Beam has no method recommend_exactly"):
         evaluate(Beam(), [users], replace(spec, scoring="exact"))
 
 
@@ -70,8 +70,8 @@ def test_exact_scoring_asks_for_the_exact_ranking_and_halves_its_batches() -> No
     ("arguments", "message"),
     [
         ({"scoring": "sampled"}, "scoring must be 'beam' or 'exact', got 'sampled'"),
-        ({"num_beams": -1}, r"beams must be 0 \(the policy's own\) or more, got -1"),
-        ({"users": -5}, r"users must be 0 \(all\) or more, got -5"),
+        ({"num_beams": -1}, r"evaluate\.num_beams must be 0 \(the policy's own\) or more, got -1"),
+        ({"max_users": -5}, r"evaluate\.max_users must be 0 \(all\) or more, got -5"),
         ({"scoring": "exact", "num_beams": 20}, "'exact' has no beams, got evaluate.num_beams = 20"),
     ],
 )
@@ -84,22 +84,22 @@ def experiment(policy: object, evaluation: Evaluate) -> Experiment:
     return Experiment(name="shop", source=Shop(), policy=policy, evaluate=evaluation)  # type: ignore[arg-type]
 
 
-def test_beams_are_enough_for_the_list_where_a_beam_makes_it() -> None:
+def test_a_beam_search_needs_as_many_beams_as_items_to_rank() -> None:
     lists = Evaluate(cutoffs=(50,))
     experiment(Tiger(num_beams=20), replace(lists, scoring="exact"))
     experiment(Tiger(num_beams=20), replace(lists, num_beams=50))
     experiment(Popularity(), replace(lists, num_beams=50))
     for policy, evaluation, message in (
-        (Tiger(num_beams=20), lists, r"policy\.beams must be at least 50"),
-        (Tiger(num_beams=5), replace(lists, scoring="exact"), r"policy\.beams must be at least 10"),
-        (Tiger(num_beams=50), replace(lists, num_beams=49), r"evaluate\.beams must be at least 50.*got 49"),
+        (Tiger(num_beams=20), lists, r"policy\.num_beams must be at least 50"),
+        (Tiger(num_beams=5), replace(lists, scoring="exact"), r"policy\.num_beams must be at least 10"),
+        (Tiger(num_beams=50), replace(lists, num_beams=49), r"evaluate\.num_beams must be at least 50.*got 49"),
     ):
         with pytest.raises(UsageError, match=message):
             experiment(policy, evaluation)
 
 
-def test_batches_hold_the_longest_histories_first_and_give_equal_figures(tmp_path: Path) -> None:
-    """Batches of one history each have no padding at all; those of 16 have little; one of all users has most."""
+def test_batches_hold_the_longest_histories_first_and_give_equal_results(tmp_path: Path) -> None:
+    """Batches of 16 users sorted by history length give the results of one batch with all users in order."""
     corpus = prepare(Shop(num_items=60, num_users=150).load(tmp_path), LeaveOneOut())
     entries, cpu = examples(corpus, "test", 20), torch.device("cpu")
     codes = torch.randint(0, 4, (corpus.item_count, 3), generator=torch.Generator().manual_seed(0))
@@ -118,18 +118,18 @@ def test_batches_hold_the_longest_histories_first_and_give_equal_figures(tmp_pat
     pd.testing.assert_frame_equal(found[0].recommendations, found[1].recommendations, rtol=1e-4)
 
 
-def test_users_are_drawn_once(tmp_path: Path) -> None:
+def test_users_are_sampled_once(tmp_path: Path) -> None:
     entries = examples(prepare(Shop(num_items=60, num_users=150).load(tmp_path), LeaveOneOut()), "test", 20)
-    some = drawn(entries, 10, "test").batch(torch.arange(10)).user
-    assert torch.equal(some, drawn(entries, 10, "test").batch(torch.arange(10)).user)
+    some = select_users(entries, 10, "test").batch(torch.arange(10)).user
+    assert torch.equal(some, select_users(entries, 10, "test").batch(torch.arange(10)).user)
     assert len(set(some.tolist())) == 10
     assert some.tolist() != list(range(1, 11))
-    assert drawn(entries, 0, "test") is drawn(entries, 150, "test") is entries
+    assert select_users(entries, 0, "test") is select_users(entries, 150, "test") is entries
 
 
 def test_beam_against_exact_in_one_table(home: Path) -> None:
-    """The policy is trained once; rows of other users are refused, a baseline stands beside rows that are scored exactly."""
-    base = replace(cyclic(steps=20), history_length=5, evaluate=Evaluate(cutoffs=(1, 10), max_users=30))
+    """The policy is trained once. Rows with other users are refused; a baseline can be compared with exactly scored rows."""
+    base = replace(cyclic(steps=20), evaluate=Evaluate(cutoffs=(1, 10), max_users=30))
     rows = [
         replace(base, name="exact", evaluate=replace(base.evaluate, scoring="exact")),
         replace(base, name="narrow", evaluate=replace(base.evaluate, num_beams=10)),
@@ -146,15 +146,15 @@ def test_beam_against_exact_in_one_table(home: Path) -> None:
     outcomes = run_files.outcomes(names)
     assert {len(run.ranks) for run in outcomes} == {30}
     text = markdown(compare(outcomes, metric="ndcg@10"))
-    assert "users tested 30, drawn of 100" in text
-    assert "beams of exact none, scored exactly; beams of narrow 10; beams of cyclic 20" in text
-    with pytest.raises(ArtifactError, match="users tested is '30, drawn of 100' and 100"):
+    assert "users tested 30, sampled from 100" in text
+    assert "beams of exact none (exact scoring); beams of narrow 10; beams of cyclic 20" in text
+    with pytest.raises(ArtifactError, match="users tested is '30, sampled from 100' and 100"):
         compare(run_files.outcomes(["exact", "all"]), metric="ndcg@10")
     scores = {
         name: pd.read_parquet(made[name]["evaluate"].folder / "recommendations.parquet").groupby("user")["score"].sum()
         for name in ("exact", "narrow")
     }
-    assert (scores["exact"] >= scores["narrow"] - 1e-4).all()  # no list has a higher probability than the exact one
+    assert (scores["exact"] >= scores["narrow"] - 1e-4).all()  # no list has a higher total log-probability than the exact one
     assert json.loads((made["exact"]["evaluate"].folder / "metrics.json").read_text())["users"] == 30
 
 

@@ -1,4 +1,4 @@
-"""Alignment: its first step, what is logged, and that it prefers what it should."""
+"""Alignment: the first loss, logged metrics, learning, resuming, and errors of samplers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from alignments import following, parts, recipe, steady
+from alignments import constant, following, parts, recipe
 
 from genrec.errors import InputError, NumericsError, Stopped
 from genrec.preference.losses import DPO, Anchored, ContinuedSFT, SoftmaxDPO
@@ -30,9 +30,9 @@ def test_log_probs_sum_over_levels() -> None:
 
 
 def test_logs_by_hand() -> None:
-    """One row, two levels. Log-ratios: positive (.5, .5), negative 1 (.2, -.4), negative 2 masked.
+    """One row, two levels. Log-ratios: positive (0.5, 0.5), negative 1 (0.2, -0.4), negative 2 masked.
 
-    The margins are .5 - .2 = .3 and .5 + .4 = .9, 1.2 in all; at beta = .5 the rewards are .5 * 1.0 and .5 * -.2.
+    The margins are 0.5 - 0.2 = 0.3 and 0.5 + 0.4 = 0.9, in total 1.2; with beta = 0.5 the rewards are 0.5 * 1.0 and 0.5 * -0.2.
     """
     reference = torch.tensor([[[-1.0, -2.0], [-1.0, -1.0], [-9.0, -9.0]]])
     policy = reference + torch.tensor([[[0.5, 0.5], [0.2, -0.4], [7.0, 7.0]]])
@@ -46,7 +46,7 @@ def test_logs_by_hand() -> None:
     }  # fmt: skip
 
 
-def test_logs_of_a_batch_without_negatives_are_numbers() -> None:
+def test_logs_of_a_batch_without_negatives_are_finite() -> None:
     levels = torch.full((2, 3, 2), -1.0)
     levels[:, 1:] = -torch.inf
     terms = SoftmaxDPO()(log_probs(levels, 2), log_probs(levels, 2))
@@ -57,19 +57,19 @@ def test_logs_of_a_batch_without_negatives_are_numbers() -> None:
 
 @pytest.mark.parametrize(("loss", "count", "start"), [(SoftmaxDPO(), 3, math.log(4)), (DPO(), 1, math.log(2))])
 def test_the_first_loss_is_the_logarithm_of_the_candidates(loss: SoftmaxDPO | DPO, count: int, start: float, tmp_path: Path) -> None:
-    """With steps of almost nothing the mean of the first 20 losses still is ln(1 + K).
+    """With a learning rate near 0 the mean of the first 20 losses still is ln(1 + K).
 
-    60 users x 7 targets are 420 examples, an epoch of 13 batches of 32 and one of 4; 6 batches of 32 follow: 612 examples.
+    60 users x 7 targets are 420 examples: an epoch has 13 batches of 32 and one of 4. With 6 more batches of 32, 612 examples.
     """
     built, entries, context = parts()
-    change = {"loss": loss, "count": count, "learning_rate": 1e-12, "steps": 20}
-    outcome, drawn = align(built, entries, context, recipe(**change), 0, tmp_path / "last", steady)
+    change = {"loss": loss, "num_negatives": count, "learning_rate": 1e-12, "max_steps": 20}
+    outcome, negatives = align(built, entries, context, recipe(**change), 0, tmp_path / "last", constant)
     assert [row["loss"] for row in outcome.curves if "loss" in row] == pytest.approx([start], abs=1e-4)
-    assert drawn["negatives"] == 612 * count
+    assert negatives["negatives"] == 612 * count
 
 
 def test_preferences_are_learned_and_the_reference_stays(tmp_path: Path) -> None:
-    """The margin grows, the accuracy reaches .9, and rewards are measured from the SFT policy."""
+    """The margin grows, the accuracy exceeds 0.8, and the margin is the sum of its levels."""
     built, entries, context = parts()
     scores = iter([0.1, 0.2, 0.3])
     outcome, _ = align(built, entries, context, recipe(), 0, tmp_path / "last", following(scores))
@@ -81,18 +81,18 @@ def test_preferences_are_learned_and_the_reference_stays(tmp_path: Path) -> None
     assert outcome.best_step == 40
 
 
-def test_a_policy_that_gets_worse_on_validation_stays_the_sft_policy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_sft_policy_is_kept_if_validation_gets_worse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     built, entries, context = parts()
     before = {name: value.clone() for name, value in built.state_dict().items()}
     scores = iter([0.5, 0.4, 0.3])
     outcome, _ = align(built, entries, context, recipe(), 0, tmp_path / "last", following(scores))
     assert outcome.best_step == 0
     assert all(torch.equal(value, before[name]) for name, value in built.state_dict().items())
-    assert "no step was better on validation" in capsys.readouterr().err
+    assert "no step improved NDCG@10 on validation" in capsys.readouterr().err
 
 
-def test_the_last_step_is_kept_where_asked_for(tmp_path: Path) -> None:
-    """The same training twice: the kept weights differ from the SFT policy's only with keep="last"."""
+def test_the_last_step_is_kept_with_keep_last(tmp_path: Path) -> None:
+    """Although validation gets worse, the weights differ from those of the SFT policy."""
     built, entries, context = parts()
     before = {name: value.clone() for name, value in built.state_dict().items()}
     scores = iter([0.5, 0.4, 0.3])
@@ -101,20 +101,20 @@ def test_the_last_step_is_kept_where_asked_for(tmp_path: Path) -> None:
     assert not torch.equal(built.embedding.weight, before["embedding.weight"])
 
 
-def test_the_control_raises_the_positive_and_ignores_the_negatives(tmp_path: Path) -> None:
+def test_continued_sft_raises_the_positive_and_ignores_the_negatives(tmp_path: Path) -> None:
     results = []
     for negatives in (Uniform(), Fixed(shift=2)):
         built, entries, context = parts()
         scores = iter([0.1, 0.2, 0.3])
-        change = {"loss": ContinuedSFT(), "negatives": negatives, "count": 1}
+        change = {"loss": ContinuedSFT(), "negatives": negatives, "num_negatives": 1}
         outcome, _ = align(built, entries, context, recipe(**change), 0, tmp_path / str(len(results)), following(scores))
         results.append([row["chosen_log_prob"] for row in outcome.curves if "loss" in row])
     assert results[0] == results[1]
     assert results[0][-1] > results[0][0]
 
 
-def test_a_stopped_alignment_goes_on_to_the_same_weights_and_counts(tmp_path: Path) -> None:
-    """The reference is still the SFT policy, the negatives are those of the step, and what was drawn is counted once."""
+def test_a_resumed_alignment_gives_the_same_weights_and_statistics(tmp_path: Path) -> None:
+    """The reference still is the SFT policy, each step has the same negatives, and every negative is counted once."""
 
     def run(folder: str, stop: bool) -> tuple[dict[str, torch.Tensor], object]:
         built, entries, context = parts()
@@ -127,21 +127,21 @@ def test_a_stopped_alignment_goes_on_to_the_same_weights_and_counts(tmp_path: Pa
                 os.kill(os.getpid(), signal.SIGINT)  # in the validation after step 20
                 return {"ndcg@10": 0.2}
 
-        _, drawn = align(built, entries, context, recipe(), 0, tmp_path / folder / "last", validate)
-        return built.state_dict(), drawn
+        _, statistics = align(built, entries, context, recipe(), 0, tmp_path / folder / "last", validate)
+        return built.state_dict(), statistics
 
-    whole, drawn = run("whole", stop=False)
+    whole, statistics = run("whole", stop=False)
     with pytest.raises(Stopped, match="stopped at step 20") as stopped:
         run("parts", stop=True)
     assert stopped.value.exit_code == 130
     built, entries, context = parts()
     _, again = align(built, entries, context, recipe(), 0, tmp_path / "parts" / "last", lambda: {"ndcg@10": 0.3})
-    assert again == drawn
+    assert again == statistics
     assert all(torch.equal(value, whole[name]) for name, value in built.state_dict().items())
 
 
 class Fixed:
-    """A sampler outside the package: the item `shift` places after the positive's partner, where that is allowed, else none."""
+    """A sampler plug-in that returns the items `shift` places after the positive, without excluded ones."""
 
     def __init__(self, shift: int) -> None:
         self.shift = shift
@@ -149,36 +149,36 @@ class Fixed:
     def build(self, context: SamplerContext) -> DrawNegatives:
         from genrec.preference.exclusions import Exclusions
 
-        forbidden, items = Exclusions(context), context.item_count
+        exclusions, items = Exclusions(context), context.item_count
 
         def draw(batch: SequenceBatch, count: int, generator: torch.Generator) -> torch.Tensor:
             candidates = (batch.target.unsqueeze(1) + self.shift + torch.arange(count)) % items + 1
-            return candidates.masked_fill(forbidden(batch, candidates), 0).sort(1, descending=True).values
+            return candidates.masked_fill(exclusions(batch, candidates), 0).sort(1, descending=True).values
 
         return draw
 
 
 class Positive:
-    """A broken sampler: it offers the target."""
+    """A broken sampler that returns the target."""
 
     def build(self, context: SamplerContext) -> DrawNegatives:
         return lambda batch, count, generator: batch.target.unsqueeze(1).repeat(1, count)
 
 
-def test_a_sampler_that_breaks_the_contract_stops_the_training(tmp_path: Path) -> None:
+def test_invalid_negatives_stop_the_training(tmp_path: Path) -> None:
     built, entries, context = parts()
     with pytest.raises(InputError, match=r"user \d+, target \d+: negative \d+ .* is the target itself"):
-        align(built, entries, context, recipe(negatives=Positive(), count=1), 0, tmp_path / "last", steady)
+        align(built, entries, context, recipe(negatives=Positive(), num_negatives=1), 0, tmp_path / "last", constant)
 
 
-def test_dropout_left_on_is_found_in_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dropout_is_detected_in_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built, entries, context = parts()
     monkeypatch.setattr(type(built), "eval", lambda self: self.train())
     with pytest.raises(NumericsError, match=r"expected ln\(1 \+ K\).*dropout is left on"):
-        align(built, entries, context, recipe(), 0, tmp_path / "last", steady)
+        align(built, entries, context, recipe(), 0, tmp_path / "last", constant)
 
 
-def test_anchored_starts_higher_by_the_likelihood(tmp_path: Path) -> None:
+def test_an_anchor_adds_the_mean_nll_to_the_first_loss(tmp_path: Path) -> None:
     losses = []
     for loss in (SoftmaxDPO(), Anchored(SoftmaxDPO(), alpha=0.5)):
         built, entries, context = parts()
@@ -189,7 +189,7 @@ def test_anchored_starts_higher_by_the_likelihood(tmp_path: Path) -> None:
             recipe(loss=loss, learning_rate=1e-12, max_steps=20),
             0,
             tmp_path / str(len(losses)),
-            steady,
+            constant,
         )
         losses.append(next(row for row in outcome.curves if "loss" in row))
     assert losses[1]["loss"] - losses[0]["loss"] == pytest.approx(-0.5 * losses[1]["chosen_log_prob"] / 2, abs=1e-4)

@@ -1,4 +1,4 @@
-"""Curves: what a row is, who is told of it and when, the table, and its picture."""
+"""Training curves: means per row, emitted rows, the table, and plots."""
 
 from __future__ import annotations
 
@@ -21,71 +21,71 @@ def logged(**values: float) -> dict[str, torch.Tensor]:
     return {name: torch.tensor(value) for name, value in values.items()}
 
 
-def test_a_row_is_a_mean_over_the_steps_that_logged_a_name() -> None:
-    """loss (1 + 2 + 6) / 3 = 3; margin (4 + 8) / 2 = 6, since the step between logged none; names in the order of first logging."""
+def test_a_row_is_the_mean_over_the_steps_that_logged_a_metric() -> None:
+    """loss (1 + 2 + 6) / 3 = 3; margin (4 + 8) / 2 = 6, without the step that logged none; names in the order of first logging."""
     found = means([logged(margin=4.0, loss=1.0), logged(loss=2.0), logged(loss=6.0, margin=8.0, late=7.0)])
     assert found == {"margin": 6.0, "loss": 3.0, "late": 7.0}
     assert list(found) == ["margin", "loss", "late"]
 
 
-def test_rows_are_told_once_and_when_they_are_whole() -> None:
-    """Validation at the step of a row is part of that row; at another step it is a row of its own."""
-    told: list[Row] = []
-    curves = Curves([], told.append, [lambda row: f"loss {row['loss']}" if row.get("loss", 0) > 1 else None])
-    curves.validated(0, {"ndcg@10": 0.1, "recall@1": 0.0})
-    assert curves.tell() == []
+def test_rows_are_emitted_once_and_when_they_are_complete() -> None:
+    """Validation metrics join the row of their step; at another step they make a new row."""
+    emitted: list[Row] = []
+    curves = Curves([], emitted.append, [lambda row: f"loss {row['loss']}" if row.get("loss", 0) > 1 else None])
+    curves.add_validation(0, {"ndcg@10": 0.1, "recall@1": 0.0})
+    assert curves.emit() == []
     curves.pending += [logged(loss=1.0), logged(loss=3.0)]
     curves.flush(2)
-    assert len(told) == 1
-    curves.validated(2, {"ndcg@10": 0.2, "recall@1": 0.1})
-    assert curves.tell() == ["loss 2.0"]
-    assert curves.tell() == []
+    assert len(emitted) == 1
+    curves.add_validation(2, {"ndcg@10": 0.2, "recall@1": 0.1})
+    assert curves.emit() == ["loss 2.0"]
+    assert curves.emit() == []
     first = {"step": 0, "validation_ndcg@10": 0.1, "validation_recall@1": 0.0}
-    assert told == curves.rows == [first, {"step": 2, "loss": 2.0, "validation_ndcg@10": 0.2, "validation_recall@1": 0.1}]
+    assert emitted == curves.rows == [first, {"step": 2, "loss": 2.0, "validation_ndcg@10": 0.2, "validation_recall@1": 0.1}]
     assert scores(curves.rows) == {0: 0.1, 2: 0.2}
 
 
-def test_a_validation_without_the_selecting_metric_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"validate must give ndcg@10.*got recall@1$"):
-        Curves([]).validated(0, {"recall@1": 0.5})
+def test_validation_needs_the_selection_metric() -> None:
+    with pytest.raises(UsageError, match=r"validate must return ndcg@10.*got recall@1$"):
+        Curves([]).add_validation(0, {"recall@1": 0.5})
     with pytest.raises(UsageError, match="got nothing"):
-        Curves([]).validated(0, {})
+        Curves([]).add_validation(0, {})
 
 
-def play(curves: Curves, steps: range, every: int) -> None:
+def replay(curves: Curves, steps: range, every: int) -> None:
     for step in steps:
         curves.pending.append(logged(loss=float(step)))
         if step % every == 0:
             curves.flush(step)
-            curves.tell()
+            curves.emit()
 
 
 @settings(deadline=None)
 @given(total=st.integers(1, 30), every=st.integers(1, 5), saved=st.integers(0, 30), stopped=st.integers(0, 30))
-def test_rows_after_a_resume_are_those_of_the_whole_training(total: int, every: int, saved: int, stopped: int) -> None:
-    """Killed after `stopped` steps, the checkpoint is of a row before that. Who voids what lies at or behind the first row that it is
-    given by the second part has each row once; a watcher has seen each row once.
+def test_a_resumed_run_gives_the_rows_of_an_uninterrupted_run(total: int, every: int, saved: int, stopped: int) -> None:
+    """A run is killed after `stopped` steps and resumes from an earlier row. `on_row` has each row once after it drops the rows from
+    the first row of the second part on. A watcher sees each row once.
     """
     stopped = min(stopped, total)
     saved = min(saved, stopped) // every * every
     whole = Curves([])
-    play(whole, range(1, total + 1), every)
+    replay(whole, range(1, total + 1), every)
 
-    shown: list[Row] = []
-    first = Curves([], shown.append)
-    play(first, range(1, stopped + 1), every)
+    received: list[Row] = []
+    first = Curves([], received.append)
+    replay(first, range(1, stopped + 1), every)
     kept = [row for row in first.rows if row["step"] <= saved]
     again: list[Row] = []
     watched: list[Row] = []
     second = Curves(kept, again.append, [watched.append])  # type: ignore[list-item]
-    play(second, range(saved + 1, total + 1), every)
+    replay(second, range(saved + 1, total + 1), every)
     void = again[0]["step"] if again else math.inf
     assert second.rows == whole.rows == watched
     if again:
-        assert [row for row in shown if row["step"] < void] + again == whole.rows
+        assert [row for row in received if row["step"] < void] + again == whole.rows
 
 
-def test_the_table_is_ordered_and_empty_where_nothing_was_logged(tmp_path: Path) -> None:
+def test_the_table_is_ordered_and_empty_for_missing_metrics(tmp_path: Path) -> None:
     rows: list[Row] = [
         {"step": 0, "validation_ndcg@10": 0.5},
         {"step": 20, "margin": 1.5, "loss": 0.25},
@@ -98,8 +98,8 @@ def test_the_table_is_ordered_and_empty_where_nothing_was_logged(tmp_path: Path)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "curves.csv"), pd.read_parquet(tmp_path / "curves.parquet"))
 
 
-def test_the_best_step_is_the_first_of_equals_and_last_values_pass_over_gaps() -> None:
-    """Training keeps the step that was better than all before: of .7 at 20 and at 60 the one at 20."""
+def test_the_best_step_is_the_first_of_equals_and_last_values_skip_gaps() -> None:
+    """Training keeps the first step with the best score: 0.7 at step 20, not 0.7 at step 60."""
     found = table([{"step": step, "validation_ndcg@10": score} for step, score in ((0, 0.5), (20, 0.7), (40, 0.6), (60, 0.7))])
     found = pd.concat([found, pd.DataFrame({"step": [80], "loss": [2.0]})], ignore_index=True).assign(never=float("nan"))
     assert best_step(found) == (20, 0.7)
@@ -123,8 +123,8 @@ def test_every_column_is_in_one_panel() -> None:
     assert [panel for _, panel in curve_plots.panels(["step", "loss", "validation_ndcg@10"])] == [["loss"], ["validation_ndcg@10"]]
 
 
-def test_one_training_and_rows_over_each_other_are_drawn(tmp_path: Path) -> None:
-    """All panels by their titles; rows in the legend of the figure, with their seeds; names in those of the panels."""
+def test_one_run_and_several_rows_are_plotted(tmp_path: Path) -> None:
+    """Every panel has its title. The legend of the figure names the rows and their seeds, those of the panels the metrics."""
 
     def curves(shift: float) -> pd.DataFrame:
         return table([{"step": step, **dict.fromkeys(ALIGNED, step / 100 + shift)} for step in (0, 20, 40)])
@@ -141,8 +141,8 @@ def test_one_training_and_rows_over_each_other_are_drawn(tmp_path: Path) -> None
     assert "<!-- recall@50 -->" in both
 
 
-def test_the_mean_over_seeds_is_drawn_with_each_seed_thinly(tmp_path: Path) -> None:
-    """Seeds 1 and 3 at step 20: their mean, 2; a seed that went on alone is its own mean."""
+def test_the_mean_over_seeds_is_plotted_with_thin_lines_for_the_seeds(tmp_path: Path) -> None:
+    """Losses 1 and 3 at step 20 have the mean 2; at step 40, which one seed alone reaches, the mean is its 5."""
     from matplotlib.figure import Figure
 
     axes = Figure().subplots()

@@ -1,10 +1,11 @@
-"""The training loop: what a stop, a resume, and numbers that are none do to it."""
+"""The training loop: schedule, batches, stop and resume, early stopping, non-finite losses, and recipe checks."""
 
 from __future__ import annotations
 
 import math
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +23,7 @@ from genrec.preference.losses import DPO, Anchored
 from genrec.semantic_ids import SemanticIds
 from genrec.testing import Cyclic
 from genrec.training import checkpoint, loop
-from genrec.training.batch_stream import Batches
+from genrec.training.batch_stream import BatchStream
 from genrec.training.curves import Row, scores
 from genrec.training.loop import learning_rate, train
 from genrec.training.recipes import SFT, Align, Optimization, Validation
@@ -50,29 +51,29 @@ RECIPE = SFT(
 
 
 def test_learning_rate_by_hand() -> None:
-    """Warm-up of 10 steps to 1e-3, then a cosine over the 40 left: half way, at step 30, half of it."""
-    assert learning_rate(RECIPE, 0) == pytest.approx(1e-4)
-    assert learning_rate(RECIPE, 9) == pytest.approx(1e-3)
-    assert learning_rate(RECIPE, 10) == pytest.approx(1e-3)
-    assert learning_rate(RECIPE, 30) == pytest.approx(5e-4)
-    assert learning_rate(RECIPE, 50) == pytest.approx(0)
+    """Warm-up over 10 steps to 1e-3, then a cosine over the remaining 40 steps: half of it at step 30."""
+    assert learning_rate(RECIPE.optimization, 0) == pytest.approx(1e-4)
+    assert learning_rate(RECIPE.optimization, 9) == pytest.approx(1e-3)
+    assert learning_rate(RECIPE.optimization, 10) == pytest.approx(1e-3)
+    assert learning_rate(RECIPE.optimization, 30) == pytest.approx(5e-4)
+    assert learning_rate(RECIPE.optimization, 50) == pytest.approx(0)
 
 
 def test_batches_are_a_function_of_the_step(corpus_examples: Examples) -> None:
-    """Starting at step 7 gives what step 7 of an uninterrupted run gives, over the border of an epoch too."""
-    an_epoch = math.ceil(len(corpus_examples) / 100)
-    whole = iter(Batches(corpus_examples, 100, seed=1, start=0))
-    batches = [next(whole) for _ in range(2 * an_epoch)]
-    for start in (1, an_epoch - 1, an_epoch, an_epoch + 2):
-        torch.testing.assert_close(next(iter(Batches(corpus_examples, 100, seed=1, start=start))), batches[start])
-    for epoch in (batches[:an_epoch], batches[an_epoch:]):  # every example once an epoch
+    """A stream that starts at step i gives batch i of an uninterrupted stream, also across the end of an epoch."""
+    epoch_steps = math.ceil(len(corpus_examples) / 100)
+    whole = iter(BatchStream(corpus_examples, 100, seed=1, start=0))
+    batches = [next(whole) for _ in range(2 * epoch_steps)]
+    for start in (1, epoch_steps - 1, epoch_steps, epoch_steps + 2):
+        torch.testing.assert_close(next(iter(BatchStream(corpus_examples, 100, seed=1, start=start))), batches[start])
+    for epoch in (batches[:epoch_steps], batches[epoch_steps:]):  # every example once per epoch
         assert sum(len(batch.user) for batch in epoch) == len(corpus_examples)
-    first, second = (torch.cat([batch.target for batch in epoch]) for epoch in (batches[:an_epoch], batches[an_epoch:]))
+    first, second = (torch.cat([batch.target for batch in epoch]) for epoch in (batches[:epoch_steps], batches[epoch_steps:]))
     assert not torch.equal(first, second)
     assert torch.equal(first.sort().values, second.sort().values)
 
 
-def test_initial_weights_are_the_seeds_and_global_state_is_left_alone() -> None:
+def test_initial_weights_depend_on_the_seed_and_leave_the_global_generator_unchanged() -> None:
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
@@ -81,41 +82,41 @@ def test_initial_weights_are_the_seeds_and_global_state_is_left_alone() -> None:
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), policy().parameters(), strict=True))
 
 
-def test_likelihood_by_hand(corpus_examples: Examples) -> None:
-    """The mean over batch and levels of -log p."""
+def test_negative_log_likelihood_by_hand(corpus_examples: Examples) -> None:
+    """The mean of -log p over batch and levels."""
     built, batch = policy().eval(), corpus_examples.batch(torch.arange(4))
     levels = built.level_log_prob(batch.history, batch.target.unsqueeze(1))
     assert negative_log_likelihood(built, batch).item() == pytest.approx(-levels.sum().item() / 8, rel=1e-6)
 
 
 @pytest.mark.parametrize("stop_at", [0, 13, 39])
-def test_a_stopped_training_goes_on_to_the_same_weights_and_curves(tmp_path: Path, corpus_examples: Examples, stop_at: int) -> None:
-    """SIGTERM finishes the step, saves and says 143; the resumed run equals the uninterrupted one bit for bit, dropout included."""
+def test_a_resumed_run_gives_the_same_weights_and_curves(tmp_path: Path, corpus_examples: Examples, stop_at: int) -> None:
+    """SIGTERM finishes the step, saves and exits with 143. The resumed run equals the uninterrupted one bit for bit, with dropout."""
 
-    told: list[Row] = []
+    emitted: list[Row] = []
 
-    def constant(built: TigerPolicy, folder: Path, stop: int | None) -> loop.Outcome:
+    def run(built: TigerPolicy, folder: Path, stop: int | None) -> loop.Outcome:
         def objective(batch: SequenceBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
             if step == stop:
                 os.kill(os.getpid(), signal.SIGTERM)
             return negative_log_likelihood(built, batch), {}
 
-        def validate() -> dict[str, float]:  # a function of the weights alone, as a real one is
+        def validate() -> dict[str, float]:  # a function of the weights alone
             return {"ndcg@10": float(built.embedding.weight.detach().abs().mean()), "recall@1": 0.5}
 
         built.train()
-        told.clear()
-        return train(built, objective, corpus_examples, RECIPE, 5, folder / "last", validate, "test", on_row=told.append)
+        emitted.clear()
+        return train(built, objective, corpus_examples, RECIPE, 5, folder / "last", validate, "test", on_row=emitted.append)
 
     before = signal.getsignal(signal.SIGTERM)
     whole = policy()
-    uninterrupted = constant(whole, tmp_path / "whole", None)
-    with pytest.raises(Stopped, match=f"stopped at step {stop_at + 1}, saved") as stopped:
-        constant(policy(), tmp_path / "parts", stop_at)
+    uninterrupted = run(whole, tmp_path / "whole", None)
+    with pytest.raises(Stopped, match=f"stopped at step {stop_at + 1}, checkpoint saved") as stopped:
+        run(policy(), tmp_path / "parts", stop_at)
     assert stopped.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) == before
     resumed = policy()
-    outcome = constant(resumed, tmp_path / "parts", None)
+    outcome = run(resumed, tmp_path / "parts", None)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     assert (outcome.best_step, outcome.best_score, outcome.last_step) == (
@@ -123,21 +124,21 @@ def test_a_stopped_training_goes_on_to_the_same_weights_and_curves(tmp_path: Pat
     )  # fmt: skip
     assert scores(outcome.curves) == scores(uninterrupted.curves)
     assert scores(outcome.curves, "recall@1") == {0: 0.5, 20: 0.5, 40: 0.5, 50: 0.5}
-    assert [row["step"] for row in outcome.curves] == sorted({0, 20, 40, 50, stop_at + 1})  # a stop ends a row, and no other
-    assert told == [row for row in outcome.curves if row["step"] > stop_at]  # the last kept row again, then each new one
+    assert [row["step"] for row in outcome.curves] == sorted({0, 20, 40, 50, stop_at + 1})  # only the stop adds a row
+    assert emitted == [row for row in outcome.curves if row["step"] > stop_at]  # the last saved row again, then each new one
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("values", "messages"),
     [
-        ((0.5, 0.6, 0.4), ["worse: 0.5000 at step 0 -> 0.4000 at step 40", "keep='best' would have kept step 20 (0.6000)"]),
-        ((0.5, 0.4, 0.3), ["worse: 0.5000 at step 0 -> 0.3000 at step 40", "would have kept the policy that it began with"]),
-        ((0.5, 0.9, 0.6), []),  # worse than the best, but not than what it began with
+        ((0.5, 0.6, 0.4), ["from 0.5000 at step 0 to 0.4000 at step 40", "keep='best' would keep step 20 (0.6000)"]),
+        ((0.5, 0.4, 0.3), ["from 0.5000 at step 0 to 0.3000 at step 40", "keep='best' would keep the policy from before training"]),
+        ((0.5, 0.9, 0.6), []),  # below the best step, but not below step 0
         ((0.5, 0.5, 0.5), []),
     ],
 )
-def test_keeping_the_last_step_although_it_is_worse_is_said(
-    tmp_path: Path, corpus_examples: Examples, capsys: pytest.CaptureFixture[str], given: tuple[float, ...], said: list[str]
+def test_keeping_a_worse_last_step_warns(
+    tmp_path: Path, corpus_examples: Examples, capsys: pytest.CaptureFixture[str], values: tuple[float, ...], messages: list[str]
 ) -> None:
     built = policy()
 
@@ -145,7 +146,7 @@ def test_keeping_the_last_step_although_it_is_worse_is_said(
         return negative_log_likelihood(built, batch), {}
 
     def printed(keep: Literal["best", "last"]) -> str:
-        found = iter(given)
+        found = iter(values)
         recipe = Align(
             keep=keep,
             optimization=Optimization(max_steps=40, batch_size=16, learning_rate=1e-4, warmup_steps=50),
@@ -155,17 +156,17 @@ def test_keeping_the_last_step_although_it_is_worse_is_said(
         return capsys.readouterr().err
 
     last = printed("last")
-    assert ("worse" in last) == bool(said)
-    assert all(part in last for part in said)
-    assert "worse" not in printed("best")
+    assert ("lowered NDCG@10" in last) == bool(messages)
+    assert all(message in last for message in messages)
+    assert "lowered NDCG@10" not in printed("best")
 
 
-def test_what_a_watcher_says_of_a_row_is_said(tmp_path: Path, corpus_examples: Examples, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is given every row when it is whole; None is not said."""
-    seen: list[Row] = []
+def test_warnings_of_watchers_are_printed(tmp_path: Path, corpus_examples: Examples, capsys: pytest.CaptureFixture[str]) -> None:
+    """A watcher is called with every complete row. None prints nothing."""
+    watched: list[Row] = []
 
     def watcher(row: Row) -> str | None:
-        seen.append(dict(row))
+        watched.append(dict(row))
         return f"row {row['step']:g} has a loss" if "loss" in row else None
 
     built = policy()
@@ -177,13 +178,13 @@ def test_what_a_watcher_says_of_a_row_is_said(tmp_path: Path, corpus_examples: E
         return {"ndcg@10": 0.1}
 
     outcome = train(built, objective, corpus_examples, RECIPE, 0, tmp_path / "last", validate, "test", watchers=[watcher])
-    assert seen == outcome.curves
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("row")]
-    assert said == [f"row {step} has a loss" for step in (20, 40, 50)]
+    assert watched == outcome.curves
+    printed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("row")]
+    assert printed == [f"row {step} has a loss" for step in (20, 40, 50)]
 
 
 def test_the_best_step_is_kept_and_patience_stops(tmp_path: Path, corpus_examples: Examples) -> None:
-    """Validation says .1 (step 0), .3 (step 20), .2, .2, .2: with patience 2 training stops at step 60 with the weights of step 20."""
+    """Scores 0.1 (step 0), 0.3 (step 20), 0.2, 0.2: with patience 2 training stops at step 60 with the weights of step 20."""
     scores = iter([0.1, 0.3, 0.2, 0.2, 0.2, 0.2])
     built, kept = policy(), {}
     recipe = SFT(
@@ -203,7 +204,7 @@ def test_the_best_step_is_kept_and_patience_stops(tmp_path: Path, corpus_example
     assert not built.training
 
 
-def test_numbers_that_are_none_stop_the_training_and_keep_the_checkpoint(
+def test_a_non_finite_loss_stops_the_training_and_keeps_the_checkpoint(
     tmp_path: Path, corpus_examples: Examples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
@@ -213,7 +214,9 @@ def test_numbers_that_are_none_stop_the_training_and_keep_the_checkpoint(
         loss = negative_log_likelihood(built, batch)
         return (loss * float("nan") if step == 30 else loss), {}
 
-    with pytest.raises(NumericsError, match=r"the loss is nan in steps 21\.\.40; the last good checkpoint is kept"):
+    with pytest.raises(
+        NumericsError, match=r"the loss is nan in steps 21\.\.40, expected a finite number; the last good checkpoint is kept"
+    ):
         train(built, objective, corpus_examples, RECIPE, 5, tmp_path / "last", lambda: {"ndcg@10": 0.1}, "test")
     kept = checkpoint.load(tmp_path / "last", policy())
     assert kept is not None
@@ -223,7 +226,7 @@ def test_numbers_that_are_none_stop_the_training_and_keep_the_checkpoint(
 def test_a_checkpoint_of_another_policy_is_refused(tmp_path: Path) -> None:
     built = policy()
     optimizer = torch.optim.AdamW(built.parameters())
-    checkpoint.save(tmp_path / "last", built, optimizer, checkpoint.weights(built), {}, checkpoint.Progress(1, 0, 0.0, 0, []))
+    checkpoint.save(tmp_path / "last", built, optimizer, checkpoint.weights(built), {}, checkpoint.TrainingProgress(1, 0, 0.0, 0, []))
     other = build_policy(TINY, SemanticIds(torch.arange(40).unsqueeze(1)), seed=0)
     assert isinstance(other, TigerPolicy)
     with pytest.raises(ArtifactError, match="does not fit this policy"):
@@ -231,37 +234,50 @@ def test_a_checkpoint_of_another_policy_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        ({"steps": 0}, r"sft\.steps must be at least 1, got 0"),
-        ({"learning_rate": float("nan")}, r"sft\.learning_rate must be above 0 and finite, got nan"),
-        ({"weight_decay": -1.0}, r"sft\.weight_decay must be 0 or more"),
+        ({"max_steps": 0}, r"optimization\.max_steps must be at least 1 and finite, got 0"),
+        ({"learning_rate": float("nan")}, r"optimization\.learning_rate must be above 0 and finite, got nan"),
+        ({"weight_decay": -1.0}, r"optimization\.weight_decay must be at least 0 and finite, got -1\.0"),
     ],
 )
-def test_recipes_refuse_values_out_of_range(change: dict[str, float], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        SFT(**change)  # type: ignore[arg-type]
+def test_optimization_refuses_values_out_of_range(change: dict[str, float], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        replace(RECIPE.optimization, **change)  # type: ignore[arg-type]
 
 
-def test_dpo_with_several_negatives_is_refused_before_anything_runs() -> None:
-    with pytest.raises(UsageError, match=r"DPO takes one negative, got align\.count 3"):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"every": 0}, r"validation\.every must be at least 1 and finite, got 0"),
+        ({"patience": 0}, r"validation\.patience must be at least 1 and finite, got 0"),
+        ({"users": -1}, r"validation\.users must be at least 0 and finite, got -1"),
+    ],
+)
+def test_validation_refuses_values_out_of_range(change: dict[str, int], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        replace(RECIPE.validation, **change)  # type: ignore[arg-type]
+
+
+def test_dpo_with_several_negatives_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"DPO takes one negative, got align\.num_negatives 3"):
         Align(loss=Anchored(DPO()), num_negatives=3)
-    with pytest.raises(UsageError, match=r"align\.count must be at least 1"):
+    with pytest.raises(UsageError, match=r"align\.num_negatives must be at least 1"):
         Align(num_negatives=0)
 
 
 def test_bfloat16_trains_and_gradients_are_clipped(corpus_examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Autocast, a fused optimizer and clipping at once: the norm that the optimizer is given is the recipe's at most."""
+    """With autocast and a fused optimizer, the gradient norm that the optimizer sees is at most `max_grad_norm`."""
     norms: list[float] = []
     step = torch.optim.AdamW.step
 
-    def watched(self: torch.optim.AdamW, *arguments: object, **options: object) -> object:
+    def recording_step(self: torch.optim.AdamW, *arguments: object, **options: object) -> object:
         result = step(self, *arguments, **options)
         gradients = [p.grad.norm() for group in self.param_groups for p in group["params"] if p.grad is not None]
         norms.append(float(torch.stack(gradients).norm()))
         return result
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    monkeypatch.setattr(torch.optim.AdamW, "step", recording_step)
     recipe = SFT(
         optimization=Optimization(
             max_steps=5,

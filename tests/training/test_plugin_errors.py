@@ -1,4 +1,4 @@
-"""Plug-ins that fail while training: told as theirs, by name, with what was wrong."""
+"""Plug-ins that fail during training: the error names the plug-in and what it did wrong."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from alignments import parts, recipe, steady
+from alignments import constant, parts, recipe
 
 from genrec.errors import InputError, UsageError
 from genrec.preference.filters import SimilarityWindow
@@ -21,7 +21,7 @@ from genrec.types import DrawNegatives, LogProbs, PreferenceTerms, SamplerContex
 
 @dataclass(frozen=True)
 class Sampler:
-    """Of one's own; breaks in the place that is named."""
+    """A sampler plug-in that fails in the place named by `where`."""
 
     where: str
 
@@ -36,12 +36,16 @@ class Sampler:
 
 @dataclass(frozen=True)
 class Reward:
+    """A reward plug-in that fails when it rates items."""
+
     def rate(self, context: SamplerContext) -> Callable[[SequenceBatch, torch.Tensor], torch.Tensor]:
         return lambda batch, items: torch.zeros(3).view(2)
 
 
 @dataclass(frozen=True)
 class Loss:
+    """A loss plug-in that returns `make` of the terms of S-DPO."""
+
     make: Callable[[PreferenceTerms], object]
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
@@ -49,16 +53,19 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Asks(Loss):
+class LossWithReward(Loss):
     reward: object = 1.0
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"negatives": Sampler("build")}, r"Sampler\(where='build'\) raised KeyError\('weights'\) while it was built(?s:.*)Traceback"),
-        ({"negatives": Filtered(Sampler("arity"), (SimilarityWindow(),))}, r"Filtered.* raised TypeError.* while it drew for step 0"),
-        ({"negatives": BestOf(Uniform(), Reward())}, r"BestOf.* raised RuntimeError.* while it drew for step 0"),
+        (
+            {"negatives": Filtered(Sampler("arity"), (SimilarityWindow(),))},
+            r"Filtered.* raised TypeError.* while it sampled negatives for step 0",
+        ),
+        ({"negatives": BestOf(Uniform(), Reward())}, r"BestOf.* raised RuntimeError.* while it sampled negatives for step 0"),
         ({"loss": Anchored(Loss(lambda terms: terms.nothing))}, r"Anchored.* raised AttributeError.* in step 0"),
         ({"loss": Loss(lambda terms: terms.loss)}, "Loss must return genrec.types.PreferenceTerms, got Tensor"),
         ({"loss": Loss(lambda terms: terms._replace(loss=terms.loss.mean()))}, r"Loss: loss must be a tensor \[32\].*got \[\]"),
@@ -67,35 +74,35 @@ class Asks(Loss):
     ],
     ids=str,
 )
-def test_a_plug_in_that_fails_is_named(change: dict[str, object], said: str, tmp_path: Path) -> None:
+def test_a_failing_plug_in_is_named(change: dict[str, object], message: str, tmp_path: Path) -> None:
     built, entries, context = parts()
-    with pytest.raises(InputError, match=said):
-        align(built, entries, context, recipe(**change), 0, tmp_path / "last", steady)
+    with pytest.raises(InputError, match=message):
+        align(built, entries, context, recipe(**change), 0, tmp_path / "last", constant)
 
 
-def test_a_reward_is_a_reward(tmp_path: Path) -> None:
+def test_the_reward_of_a_loss_must_be_a_reward(tmp_path: Path) -> None:
     built, entries, context = parts()
     with pytest.raises(UsageError, match=r"must be a genrec\.types\.Reward, got 1\.0"):
-        align(built, entries, context, recipe(loss=Asks(lambda terms: terms)), 0, tmp_path / "last", steady)
+        align(built, entries, context, recipe(loss=LossWithReward(lambda terms: terms)), 0, tmp_path / "last", constant)
 
 
-def test_a_bug_of_ours_stays_one() -> None:
-    with pytest.raises(ZeroDivisionError), plugin_errors.of(Anchored(SoftmaxDPO()), "in step 3"):
+def test_bugs_of_the_package_and_out_of_memory_pass_unchanged() -> None:
+    with pytest.raises(ZeroDivisionError), plugin_errors.attribute_to(Anchored(SoftmaxDPO()), "in step 3"):
         _ = 1 / 0
-    with pytest.raises(RuntimeError, match="out of memory"), plugin_errors.of(Sampler("draw"), "in step 3"):
+    with pytest.raises(RuntimeError, match="out of memory"), plugin_errors.attribute_to(Sampler("draw"), "in step 3"):
         raise RuntimeError("CUDA out of memory")
 
 
-def test_what_is_from_outside() -> None:
-    assert not plugin_errors.is_foreign(Filtered(Uniform(), (SimilarityWindow(),)))
-    assert plugin_errors.is_foreign(Filtered(Sampler("draw"), (SimilarityWindow(),)))
-    assert plugin_errors.is_foreign(Anchored(Loss(lambda terms: terms)))
+def test_components_with_a_plug_in_inside_are_plug_ins() -> None:
+    assert not plugin_errors.is_plugin(Filtered(Uniform(), (SimilarityWindow(),)))
+    assert plugin_errors.is_plugin(Filtered(Sampler("draw"), (SimilarityWindow(),)))
+    assert plugin_errors.is_plugin(Anchored(Loss(lambda terms: terms)))
 
 
-def test_an_alignment_without_negatives_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A filter that leaves nothing: the policy stays what it was, and the run says why."""
+def test_an_alignment_without_negatives_warns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The filter rejects every candidate, so no negative is sampled."""
     built, entries, context = parts()
     nothing = Filtered(Uniform(), (SimilarityWindow(high=-1.0),))
-    _, drawn = align(built, entries, context, recipe(negatives=nothing), 0, tmp_path / "last", steady)
-    assert drawn["negatives"] == 0
+    _, statistics = align(built, entries, context, recipe(negatives=nothing), 0, tmp_path / "last", constant)
+    assert statistics["negatives"] == 0
     assert "examples got no negative" in capsys.readouterr().err

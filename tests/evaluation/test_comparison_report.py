@@ -1,4 +1,4 @@
-"""A comparison as Markdown and in the terminal: what is in it, and names that would break a table (E5)."""
+"""Comparison tables in Markdown and on the terminal: contents, and names with markup (E5)."""
 
 from __future__ import annotations
 
@@ -42,28 +42,28 @@ def comparison() -> Comparison:
 
 
 def cells(line: str) -> list[str]:
-    """The cells of a line of a Markdown table."""
+    """Return the cells of a line of a Markdown table."""
     return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
 
 
-def test_many_rows_are_lines() -> None:
-    """Ten rows that differ in one key: a line each, instead of ten columns."""
+def test_many_rows_are_lines_of_the_configuration_table() -> None:
+    """Ten rows that differ in one setting make ten lines, not ten columns."""
     rows = [run(f"row{number}", 0, {"policy.num_beams": 50, "align.num_negatives": number}) for number in range(10)]
     text = comparison_report.markdown(compare(rows, resamples=100))
-    found = [cells(line) for line in text.split("**What differs in the configuration**")[1].strip().splitlines()]
-    assert found[0] == ["", "align.num_negatives"]
+    found = [cells(line) for line in text.split("**Configuration differences**")[1].strip().splitlines()]
+    assert found[0] == ["Row", "align.num_negatives"]
     assert found[2:] == [[f"row{number}", str(number)] for number in range(10)]
 
 
 def differing(**rows: object) -> dict[str, list[str]]:
-    """The lines of what differs, by key."""
+    """Return the lines of the configuration table by setting."""
     made = [run(name, 0, {"policy.num_beams": 50, "align.negatives.filters": value}) for name, value in rows.items()]
-    text = comparison_report.markdown(compare(made, resamples=100)).split("**What differs in the configuration**")[1]
+    text = comparison_report.markdown(compare(made, resamples=100)).split("**Configuration differences**")[1]
     return {key: line for key, *line in map(cells, text.strip().splitlines()[2:])}
 
 
-def test_components_in_a_list_are_words() -> None:
-    """As `OddOnly(flip=0)`, without the hash of a plug-in's source; nested ones too."""
+def test_components_in_a_list_are_shown_as_calls() -> None:
+    """Such as `OddOnly(flip=0)`, without the hash of a plug-in's source, also for nested components."""
     odd = {"class": "plug:OddOnly", "source": "2b" * 32, "flip": 0}
     near = {"class": "genrec.preference.filters:NearDuplicates", "version": 2, "codes": 1, "unit": None}
     both = {"class": "plug:Both", "parts": [odd, near], "weights": [1.0, 0.5]}
@@ -77,8 +77,8 @@ def test_components_in_a_list_are_words() -> None:
     assert differing(a=[1, 2], b=[3]) == {"align.negatives.filters": ["1, 2", "3"]}
 
 
-def test_components_that_differ_in_their_source_alone_show_it() -> None:
-    """What the table says differs, a reader sees differ."""
+def test_components_that_differ_in_their_source_alone_show_the_source() -> None:
+    """A difference in the table is always visible."""
     odd, edited = ({"class": "plug:OddOnly", "source": source, "flip": 0} for source in ("1f", "2b"))
     assert differing(a=[odd], b=[edited]) == {"align.negatives.filters": ["OddOnly(source=1f, flip=0)", "OddOnly(source=2b, flip=0)"]}
 
@@ -93,14 +93,17 @@ def test_markdown(comparison: Comparison) -> None:
     tables = [[cells(line) for line in block.splitlines()] for block in text.split("\n\n") if block.startswith("|")]
     results, tests, differences = tables
     assert results[0] == [
-        "", "seeds", "R@1", "R@5", "R@10", "R@20", "R@50", "N@5", "N@10", "MRR@10", "coverage@10", "N@10 95 %",
+        "Row", "Seeds", "Recall@1", "Recall@5", "Recall@10", "Recall@20", "Recall@50", "NDCG@5", "NDCG@10", "MRR@10", "Coverage@10",
+        "NDCG@10, 95 % interval",
     ]  # fmt: skip
     assert [row[0] for row in results[2:]] == ["popularity", "sft", "s-dpo"]
     assert [row[1] for row in results[2:]] == ["0", "0, 1", "0, 1"]
     sft = comparison.rows[1].metrics["recall@10"]
     assert results[3][4] == f"{sft.mean:.4f} ±{sft.deviation:.4f}"
     assert "±" not in results[2][4]
-    assert "**N@10 against sft**" in lines
+    assert "**NDCG@10 compared with sft**" in lines
+    assert tests[0] == ["Row", "Difference", "95 % interval", "p", "p (Holm)", "Win / tie / loss"]
+    assert differences[0] == ["Setting", "popularity", "sft", "s-dpo"]
     assert [row[0] for row in tests[2:]] == ["popularity", "s-dpo"]
     test = comparison.rows[2].test
     assert test is not None
@@ -113,19 +116,19 @@ def test_markdown(comparison: Comparison) -> None:
     assert "s-dpo: 1500 slots of its lists were empty" in text  # 50 users, lists of 20 items for a last cut-off of 50
 
 
-def test_other_seeds_than_the_references_are_pointed_out() -> None:
-    """A baseline has no seeds to speak of; a trained row with one of the reference's two seeds has."""
+def test_rows_with_other_seeds_than_the_reference_get_a_warning() -> None:
+    """A trained row with one of the two seeds of the reference gets a warning, a baseline does not."""
     trained = {"policy.class": "Tiger", "sft.optimization.max_steps": 10}
     runs = [run("sft", seed, trained) for seed in (0, 1)] + [
         run("dpo", 0, trained),
         run("popularity", 0, {"policy.class": "Popularity"}),
     ]
     text = comparison_report.markdown(compare(runs, resamples=100))
-    assert "dpo has seeds 0 and the reference 0, 1: run both with the same seeds" in text
-    assert "popularity has seeds" not in text
+    assert "dpo has the seeds 0, but the reference has 0, 1. Run both with the same seeds" in text
+    assert "popularity has the seeds" not in text
 
 
-def test_terminal_says_the_same(comparison: Comparison, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_terminal_shows_the_same_words(comparison: Comparison, capsys: pytest.CaptureFixture[str]) -> None:
     comparison_report.terminal(comparison)
     printed = capsys.readouterr().out
     words = set(re.findall(r"[^\s|*]+", comparison_report.markdown(comparison))) - {"---", "---:"}
@@ -155,24 +158,24 @@ def test_names_cannot_break_a_table(name: str, capsys: pytest.CaptureFixture[str
 
 def test_one_row_and_undefined_tests() -> None:
     one = run("sft", 0, {"policy.num_beams": 50})
-    assert "against" not in comparison_report.markdown(compare([one], resamples=10))
+    assert "compared with" not in comparison_report.markdown(compare([one], resamples=10))
     alone = [entry._replace(ranks=entry.ranks.head(1)) for entry in (one, run("s-dpo", 0, {"policy.num_beams": 50}))]
     shifted = alone[1]._replace(ranks=alone[1].ranks.assign(rank=1 + alone[0].ranks["rank"]))
     text = comparison_report.markdown(compare([alone[0], shifted], metric="mrr@50", resamples=10))
-    assert "not defined: one user" in text
+    assert "undefined: one user" in text
 
 
 def test_the_tested_metric_is_always_shown() -> None:
     runs = [run(name, 0, {"policy.num_beams": beams}) for name, beams in (("a", 50), ("b", 60))]
     comparison = compare(runs, metric="ndcg@7", resamples=10)
     text = comparison_report.markdown(comparison)
-    assert "| N@7 | N@7 95 % |" in text
+    assert "| NDCG@7 | NDCG@7, 95 % interval |" in text
     assert f"{comparison.rows[0].value:.4f} | [" in text
     assert "beams of a 50; beams of b 60" in text
 
 
 def tables_of(text: str) -> dict[str, list[list[str]]]:
-    """Title -> the lines of its table, without the rule."""
+    """Return the lines of each table by title, without the rule."""
     blocks, found = text.split("\n\n"), {}
     for title, table in pairwise(blocks):
         if table.startswith("|"):
@@ -180,26 +183,26 @@ def tables_of(text: str) -> dict[str, list[list[str]]]:
     return found
 
 
-def test_semantic_ids_stand_in_a_table_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
-    """Only the row that has such figures is in it, and the items' table is as it was."""
+def test_the_ranking_of_semantic_ids_is_a_separate_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """Only rows with these metrics are in it, and the table of results stays the same."""
     plain, shared = run("plain", 0, {}), run("shared", 0, {})
     before = tables_of(comparison_report.markdown(compare([plain, shared], resamples=10)))
     figures = {f"sid_{name}@{n}": (n + (name == "ndcg")) / 100 for n in (1, 5, 10, 20, 50) for name in ("recall", "ndcg")}
     comparison = compare([plain, shared._replace(metrics=shared.metrics | figures)], resamples=10)
     tables = tables_of(comparison_report.markdown(comparison))
-    assert list(before) == ["Results", "N@10 against plain"]
-    assert list(tables) == ["Results", "Semantic IDs that items share", "N@10 against plain"]
+    assert list(before) == ["Results", "NDCG@10 compared with plain"]
+    assert list(tables) == ["Results", "Ranking of Semantic IDs", "NDCG@10 compared with plain"]
     assert tables["Results"] == before["Results"]
-    assert tables["Semantic IDs that items share"] == [
-        ["", "SID R@1", "SID R@5", "SID R@10", "SID R@20", "SID R@50", "SID N@5", "SID N@10"],
+    assert tables["Ranking of Semantic IDs"] == [
+        ["Row", *(f"SID Recall@{n}" for n in (1, 5, 10, 20, 50)), "SID NDCG@5", "SID NDCG@10"],
         ["shared", "0.0100", "0.0500", "0.1000", "0.2000", "0.5000", "0.0600", "0.1100"],
     ]
     comparison_report.terminal(comparison)
-    assert "SID R@10" in capsys.readouterr().out
+    assert "SID Recall@10" in capsys.readouterr().out
 
 
-def test_items_unseen_in_training_stand_below_the_results_with_chance(capsys: pytest.CaptureFixture[str]) -> None:
-    """30 unseen items: chance gives R@1 1/30, R@50 1, and an NDCG that is the mean of 1 / log2(1 + place) over the first places."""
+def test_the_cold_start_table_shows_a_random_order(capsys: pytest.CaptureFixture[str]) -> None:
+    """With 30 unseen items a random order has Recall@1 = 1/30, NDCG@5 = the sum of 1 / log2(1 + rank) over ranks 1..5, / 30."""
     rows = []
     for name, level in (("popularity", 0.0), ("sft", 0.5)):
         figures = {"cold_users": 12.0, "cold_items": 30.0}
@@ -210,18 +213,20 @@ def test_items_unseen_in_training_stand_below_the_results_with_chance(capsys: py
         rows = [entry._replace(metrics=entry.metrics | figures) if entry.name == name else entry for entry in rows]
     comparison = compare(rows, resamples=10)
     tables = tables_of(comparison_report.markdown(comparison))
-    assert list(tables)[:2] == ["Results", "Items unseen in training"]
-    table = tables["Items unseen in training"]
-    assert table[0] == ["", "ranked among", "R@1", "R@5", "R@10", "R@20", "R@50", "N@5", "N@10"]
+    assert list(tables)[:2] == ["Results", "Items unseen in training (cold start)"]
+    table = tables["Items unseen in training (cold start)"]
+    assert table[0] == ["Row", "Ranked among", *(f"Recall@{n}" for n in (1, 5, 10, 20, 50)), "NDCG@5", "NDCG@10"]
     assert [row[:2] for row in table[1:]] == [
         ["popularity", "all items"], ["sft", "all items"],
-        ["popularity", "unseen items"], ["sft", "unseen items"], ["chance", "unseen items"],
+        ["popularity", "unseen items"], ["sft", "unseen items"], ["random order", "unseen items"],
     ]  # fmt: skip
     assert table[2][2] == "0.0500 ±0.0000"
     assert table[3][2:] == ["0.0000"] * 7
     assert table[4][2] == "0.5000 ±0.0000"
     n5 = sum(1 / np.log2(1 + place) for place in range(1, 6)) / 30
     assert table[5][2:8] == ["0.0333", "0.1667", "0.3333", "0.6667", "1.0000", f"{n5:.4f}"]
-    assert "12 users whose target has no training event; 30 items of the catalog have none" in comparison_report.markdown(comparison)
+    assert "12 users with a target that has no training interaction. 30 items of the catalog have none." in comparison_report.markdown(
+        comparison
+    )
     comparison_report.terminal(comparison)
     assert "Items unseen in training" in capsys.readouterr().out

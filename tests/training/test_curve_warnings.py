@@ -1,0 +1,62 @@
+"""The warning about falling positives: when it is given, its text, and when it is not given."""
+
+from __future__ import annotations
+
+import re
+
+from genrec.training.curve_warnings import FallingPositives
+from genrec.training.curves import Curves, Row
+
+
+def row(step: int, chosen: float, rejected: float, drift: float = 0.0, other: float = 0.0) -> Row:
+    return {"step": step, "chosen_log_prob": chosen, "rejected_log_prob": rejected, "chosen_drift": drift, "rejected_drift": other}
+
+
+def test_the_warning_is_given_once_with_both_falls_and_advice() -> None:
+    """The drifts of the first row are -0.2 and -0.5, so the log-probabilities at step 0 were -5 and -8. Rows 3 and 4 have the positive
+    below -6. In row 4 it is at -7.5, 2.5 lower, and the negatives are at -14, 6 lower.
+    """
+    watcher = FallingPositives()
+    rows = [row(20, -5.2, -8.5, -0.2, -0.5), row(40, -5.9, -9.0), row(60, -6.1, -11.0), row(80, -7.5, -14.0), row(100, -9.0, -19.0)]
+    messages = [watcher({"step": 0, "validation_ndcg@10": 0.1}), *map(watcher, rows)]
+    assert [message is not None for message in messages] == [False, False, False, False, True, False]
+    assert messages[4] is not None
+    assert "by step 80 their log-probability fell by 2.50 nats per Semantic ID (-5.00 -> -7.50)" in messages[4]
+    assert "that of the negatives by 6.00 (-8.00 -> -14.00)" in messages[4]
+    assert "the margin grows while both fall" in messages[4]
+    for advice in ("Anchored(loss, alpha)", "smaller learning rate", "larger beta", "fewer steps", "ContinuedSFT()"):
+        assert advice in messages[4]
+
+
+def test_one_low_row_or_a_smaller_fall_gives_no_warning() -> None:
+    """One row may have hard examples; 0.9 is below the limit of 1 nat; the last case rises."""
+    for chosen in ([-5.0, -7.0, -5.5, -7.0, -5.0], [-5.0, -5.9, -5.9, -5.9], [-5.0, -4.0, -2.0, -1.0]):
+        watcher = FallingPositives()
+        assert [watcher(row(20 * index, each, -9.0)) for index, each in enumerate(chosen)] == [None] * len(chosen)
+
+
+def test_a_fall_across_refreshed_references_is_detected() -> None:
+    """The drift restarts at 0 at every refresh, while the log-probability falls by 0.6 nats each time, from -5."""
+    watcher = FallingPositives()
+    messages = [watcher(row(step, -5.0 - 0.6 * step / 20, -9.0, -0.6)) for step in (20, 40, 60)]
+    assert messages[:2] == [None, None]
+    assert messages[2] is not None
+    assert re.search(r"fell by 1\.80 nats .*\(-5\.00 -> -6\.80\)", messages[2])
+
+
+def test_rows_of_sft_give_no_warning() -> None:
+    watcher = FallingPositives()
+    assert [watcher({"step": step, "loss": 1.0 * step}) for step in range(5)] == [None] * 5
+
+
+def test_a_resumed_run_does_not_warn_again() -> None:
+    """The watcher sees the saved rows: it knows the values at step 0, and whether it has warned."""
+    rows = [row(20, -5.0, -8.0), row(40, -7.0, -9.0), row(60, -7.5, -9.0)]
+    assert FallingPositives()(rows[0]) is None
+    resumed = Curves(rows, watchers=[FallingPositives()])
+    resumed.rows.append(row(80, -8.0, -9.0))
+    assert resumed.emit() == []
+    stopped = Curves(rows[:2], watchers=[FallingPositives()])
+    stopped.rows.append(rows[2])
+    (message,) = stopped.emit()
+    assert "(-5.00 -> -7.50)" in message
