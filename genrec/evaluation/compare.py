@@ -224,16 +224,15 @@ def _spreads(group: Sequence[Run]) -> dict[str, Spread]:
 def _differences(rows: Sequence[Row]) -> dict[str, dict[str, object]]:
     """Return the configuration keys with different values across rows, except the seed.
 
-    The class of a component, and a list of components, is compared among the rows that use its stage (the part before the first
-    dot; a baseline does not use `sft`). Any other key is compared among the rows that have it, because the fields of a component
-    that only one row has add nothing to its class.
+    The class of a component, and a list of components, is compared among the rows that have the component or stage that holds it: a
+    baseline has no `sft`, and SFT alone has no `align.optimization`. Any other key is compared among the rows that have it, because
+    the fields of a component that only one row has add nothing to its class.
     """
-    stages = {row.name: {_stage(key) for key in row.configuration} for row in rows}
     result: dict[str, dict[str, object]] = {}
     for key in dict.fromkeys(key for row in rows for key in row.configuration):
         having = [row for row in rows if key in row.configuration]
         names_component = key.endswith(".class") or any(_holds_components(row.configuration[key]) for row in having)
-        compared = [row for row in rows if _stage(key) in stages[row.name]] if names_component else having
+        compared = _rows_with_holder(rows, key) if names_component else having
         values = [row.configuration.get(key, ABSENT) for row in compared]
         if key != "seed" and any(value != values[0] for value in values):
             result[key] = {row.name: row.configuration.get(key, ABSENT) for row in rows}
@@ -245,8 +244,12 @@ def _holds_components(value: object) -> bool:
     return isinstance(value, list) and any(isinstance(entry, dict) and "class" in entry for entry in value)
 
 
-def _stage(key: str) -> str:
-    return key.partition(".")[0]
+def _rows_with_holder(rows: Sequence[Row], key: str) -> list[Row]:
+    """Return the rows with the component that holds another one (`align` holds `align.loss.class`), else those with its stage."""
+    holder = key.removesuffix(".class").rpartition(".")[0]
+    stage = key.partition(".")[0]
+    holding = [row for row in rows if f"{holder}.class" in row.configuration]
+    return holding or [row for row in rows if any(other.partition(".")[0] == stage for other in row.configuration)]
 
 
 def _label(run: Run) -> str:
