@@ -187,7 +187,7 @@ def test_an_altered_artifact_is_found(project: Path, capsys: pytest.CaptureFixtu
     path = project / "data" / "artifacts" / "sft" / key / "policy.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x00\x01")
     assert main(["run", "mine.py:sft", "--sft.optimization.max-steps", "22", "--name", "altered"]) == 4
-    assert "policy.safetensors is missing or was altered" in capsys.readouterr().err
+    assert "policy.safetensors is missing or has changed" in capsys.readouterr().err
     assert main(["run", "mine.py:sft", "--sft.optimization.max-steps", "22", "--name", "altered", "--refresh", "sft"]) == 0
 
 
@@ -242,7 +242,7 @@ def test_tokenize_overrides_refreshes_and_refuses(project: Path, capsys: pytest.
         "from genrec.experiment import baselines\nfrom mine import sft\ndef rows(): return baselines(sft())"
     )
     assert main(["tokenize", "item_rows.py:rows"]) == 2
-    assert "baselines only, which need no Semantic IDs" in capsys.readouterr().err
+    assert "has no experiment with Semantic IDs" in capsys.readouterr().err
 
 
 def test_curves_are_drawn_when_a_policy_is_trained(project: Path) -> None:

@@ -270,7 +270,7 @@ def test_the_command_line_checks_policies(capsys: pytest.CaptureFixture[str]) ->
     assert "Gpt(d_model=128, " in capsys.readouterr().out
     assert main(["check", "genrec.model:Tiger"]) == 0
     assert main(["check", "genrec.experiment:Evaluate"]) == 2
-    assert "no PolicySpecification (no build)" in capsys.readouterr().err
+    assert "implements none of the protocols that genrec can check" in capsys.readouterr().err
 
 
 def test_builds_policy_distinguishes_policies_from_samplers() -> None:

@@ -65,7 +65,7 @@ def test_every_file_says_how_to_run_it_and_what_it_costs(path: Path) -> None:
         ({"source": "ml-100k.zip"}, r"source must be a genrec\.types\.Source, got 'ml-100k\.zip'"),
         ({"policy": None}, r"policy must be a genrec\.types\.PolicySpecification or Baseline"),
         ({"policy": Popularity(), "align": Align()}, "a baseline cannot be aligned"),
-        ({"policy": Tiger(num_beams=20)}, r"policy\.num_beams must be at least 50, the most items ranked"),
+        ({"policy": Tiger(num_beams=20)}, r"policy\.num_beams must be at least 50, the number of items to rank"),
         (
             {"align": Align(negatives=Mix((Uniform(), ModelBeams(num_beams=60)), (1, 1)))},
             r"ModelBeams\.num_beams must be at most policy\.num_beams = 50",

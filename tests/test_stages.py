@@ -201,7 +201,7 @@ def test_the_command_that_describes_semantic_ids_says_that_there_are_none(
         "def both(): return [row(), replace(row(), name='ids', tokenize=Experiment(name='x', source=Shop()).tokenize)]\n"
     )
     assert main(["tokenize", f"{tmp_path}/atomic.py:row"]) == 2
-    assert "or items as codes (tokenize=None)" in capsys.readouterr().err
+    assert "tokenize=None uses items as codes" in capsys.readouterr().err
     one, other = override(loading.load(f"{tmp_path}/atomic.py:both"), ["--tokenize.collisions", "keep", "--seed", "3"])
     assert (one.tokenize, one.seed, other.seed) == (None, 3, 3)
     assert other.tokenize is not None
