@@ -180,6 +180,10 @@ def _refuse(experiments: Sequence[Experiment], flag: list[str]) -> None:
     if value is None:
         raise UsageError(f"{reason}: {where} is None in all of them, so it has no fields; set it in the experiment's file")
     if dataclasses.is_dataclass(value):
+        former = renamed.present_name(type(value).__name__, name.replace("-", "_"))
+        if former:
+            path = former.removeprefix("Experiment.") if former[0].isupper() else ".".join([*names[: len(values) - 1], former])
+            raise UsageError(f"{reason}: {flag[0]} is now --{path.replace('_', '-')}")
         raise UsageError(f"{reason}: {_no_field(value, name)}\n{output.getvalue().rstrip()}")
     if isinstance(value, tuple):
         raise UsageError(f"{reason}: {where} has no position {name!r}; it has {len(value)} entries, counted from 0")
@@ -204,10 +208,7 @@ def _followed(experiment: Experiment, flag: str) -> list[object]:
 
 
 def _no_field(value: object, name: str) -> str:
-    """Return a message about a missing field, with its present name if it was renamed, else with the nearest fields."""
-    former = renamed.present_name(type(value).__name__, name.replace("-", "_"))
-    if former:
-        return f"{type(value).__name__}.{name} is now {former.replace('_', '-')}"
+    """Return a message about a missing field, with the nearest fields."""
     fields = [field.replace("_", "-") for field in _fields(value)]
     nearest = _nearest(name.replace("_", "-"), value)
     has = f"the nearest: {', '.join(nearest)}" if nearest else f"it has {', '.join(fields) or 'none'}"

@@ -15,6 +15,7 @@ from genrec.experiment import Align, Experiment
 from genrec.model import Tiger
 from genrec.overrides import override
 from genrec.preference.filters import NearDuplicates
+from genrec.preference.losses import DPO
 from genrec.preference.negatives import BestOf, Filtered, Mix, ModelBeams, PrefixNeighbors, Uniform
 from genrec.preference.rewards import Popular
 from genrec.testing import Shop
@@ -79,6 +80,20 @@ def test_what_is_no_experiment(change: dict[str, object], said: str) -> None:
     """Refused when it is built, long before a stage starts."""
     with pytest.raises(UsageError, match=said):
         Experiment(**({"name": "shop", "source": Shop()} | change))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"negatives": "faiss"}, r"align\.negatives must be a sampler, such as Uniform\(\), got 'faiss'"),
+        ({"negatives": Uniform}, r"align\.negatives must be a sampler"),
+        ({"loss": DPO}, r"align\.loss must be a loss, such as DPO\(\), got <class"),
+        ({"loss": 0.5}, r"align\.loss must be a loss"),
+    ],
+)
+def test_an_alignment_refuses_components_of_another_type(change: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Align(**change)  # type: ignore[arg-type]
 
 
 def test_candidates_are_at_least_the_negatives_asked_for() -> None:

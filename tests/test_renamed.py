@@ -92,9 +92,9 @@ def test_other_errors_of_an_experiment_file_get_no_hint() -> None:
 def test_an_override_with_a_former_name_fails_with_the_present_one() -> None:
     row = Experiment(name="shop", source=Shop())
     for flag, present in (
-        ("--sft.steps", "SFT.steps is now optimization.max-steps"),
-        ("--policy.width", "Tiger.width is now d-model"),
-        ("--evaluate.history-length", "Evaluate.history-length is now Experiment.history-length"),
+        ("--sft.steps", "--sft.steps is now --sft.optimization.max-steps"),
+        ("--policy.width", "--policy.width is now --policy.d-model"),
+        ("--evaluate.history-length", "--evaluate.history-length is now --history-length"),
     ):
         with pytest.raises(UsageError) as error:
             override([row], [flag, "3"])

@@ -12,7 +12,7 @@ from genrec.data.examples import Padding
 from genrec.errors import UsageError
 from genrec.preference.losses import DPO, Anchored, SoftmaxDPO
 from genrec.preference.negatives import BestOf, Uniform
-from genrec.preference.negatives.capabilities import inner_samplers
+from genrec.preference.negatives.capabilities import check_is_sampler, inner_samplers
 from genrec.types import Baseline, NegativeSampler, PreferenceLoss
 
 Precision = Literal["32-true", "bf16-mixed"]
@@ -103,6 +103,9 @@ class Align:
     keep: Literal["best", "last"] = "best"  # keep the best step on validation, or the last step
 
     def __post_init__(self) -> None:
+        check_is_sampler("align.negatives", self.negatives)
+        if isinstance(self.loss, type) or not isinstance(self.loss, PreferenceLoss):
+            raise UsageError(f"align.loss must be a loss, such as DPO(), got {self.loss!r}")
         if self.num_negatives < 1:
             raise UsageError(f"align.num_negatives must be at least 1, got {self.num_negatives}")
         steps = self.optimization.max_steps

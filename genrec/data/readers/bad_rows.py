@@ -15,7 +15,7 @@ from pandas import DataFrame
 
 from genrec.errors import InputError, UsageError
 
-ADVICE = "repair the file, or remove it so that it is downloaded again, or raise the limit with --source.max-bad-rows"
+ADVICE = "correct the file (delete a downloaded file to download it again), or raise the limit with --source.max-bad-rows"
 COLUMNS = ("file", "line", "reason")
 _NOT_LISTED = re.compile(r"(.*): (\d+) more rows, not listed")
 LISTED = 10_000  # rows of a file that are listed one by one
