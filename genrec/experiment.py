@@ -9,6 +9,7 @@ Experiments with equal settings in a stage and in all stages before it share the
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING
@@ -16,12 +17,13 @@ from typing import TYPE_CHECKING
 from genrec.baselines import ItemKNN, Popularity
 from genrec.data.splits import LeaveOneOut
 from genrec.embeddings import TfidfSvd
-from genrec.errors import UsageError
+from genrec.errors import GenrecError, UsageError
 from genrec.evaluation.evaluate import Evaluate
 from genrec.model import Tiger
 from genrec.tokenizer import Tokenize
 from genrec.training.recipes import SFT, Align, Optimization, Validation
 from genrec.types import Baseline, CheckedSpecification, ItemEncoder, PolicySpecification, Source, Split
+from genrec.types.specification import check_is
 
 if TYPE_CHECKING:
     PolicyOrBaseline = PolicySpecification | Baseline
@@ -55,19 +57,21 @@ class Experiment:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise UsageError(f"name must be letters, digits, '-', '_' or '.', got {self.name!r}")
         for name, protocol in (("source", Source), ("split", Split), ("embed", ItemEncoder)):
-            if not isinstance(getattr(self, name), protocol) or isinstance(getattr(self, name), str | type):
-                raise UsageError(f"{name} must be a genrec.types.{protocol.__name__}, got {getattr(self, name)!r}")
-        if not isinstance(self.policy, PolicySpecification | Baseline):
-            raise UsageError(f"policy must be a genrec.types.PolicySpecification or Baseline, got {self.policy!r}")
+            if not isinstance(getattr(self, name), protocol) or isinstance(getattr(self, name), str | type):  # a text has `encode`
+                raise UsageError(f"{name} must be an instance of a genrec.types.{protocol.__name__}, got {getattr(self, name)!r}")
+        for name, kind in (("tokenize", Tokenize), ("sft", SFT), ("align", Align), ("evaluate", Evaluate)):
+            if getattr(self, name) is not None or name in ("sft", "evaluate"):
+                check_is(name, getattr(self, name), kind)
+        if not isinstance(self.policy, PolicySpecification | Baseline) or isinstance(self.policy, type):
+            raise UsageError(f"policy must be an instance of a genrec.types.PolicySpecification or Baseline, got {self.policy!r}")
         if isinstance(self.policy, Baseline) and self.align is not None:
             raise UsageError(f"{self.name}: a baseline cannot be aligned; set align=None")
-        if self.history_length < 1:
-            raise UsageError(f"history_length must be at least 1, got {self.history_length}")
-        if self.seed < 0:
-            raise UsageError(f"seed must be 0 or more, got {self.seed}")
+        for name, least in (("history_length", 1), ("seed", 0)):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
+                raise UsageError(f"{name} must be an integer of {least} or more, got {getattr(self, name)!r}")
         for component in _components(self):
             if isinstance(component, CheckedSpecification) and not isinstance(component, type):
-                component.check(self)
+                _check_component(component, self)
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -78,6 +82,17 @@ class Experiment:
         tokenize = ("tokenize",) if self.tokenize is not None else ()
         align = ("align",) if self.align is not None else ()
         return ("data", *embed, *tokenize, "sft", *align, "evaluate")
+
+
+def _check_component(component: CheckedSpecification, experiment: Experiment) -> None:
+    """Call a component's check. An error other than UsageError is a bug of the component and is reported as such."""
+    try:
+        component.check(experiment)
+    except GenrecError:
+        raise
+    except Exception as error:
+        name = type(component).__qualname__
+        raise UsageError(f"{name}.check(experiment) failed; its own error:\n{''.join(traceback.format_exception(error))}") from None
 
 
 def _components(value: object) -> Iterator[object]:
@@ -109,13 +124,3 @@ def seeds(experiments: Sequence[Experiment], numbers: Sequence[int]) -> list[Exp
 def _stem(experiment: Experiment) -> str:
     """Return the data set's part of a name: `beauty` of `beauty-sdpo`."""
     return experiment.name.rsplit("-", 1)[0]
-
-
-def flatten(description: object, path: str = "") -> dict[str, object]:
-    """Return the leaves of a nested description by key path, named as on the command line: {'align.loss.beta': 1.0, ...}."""
-    if isinstance(description, dict):
-        result: dict[str, object] = {}
-        for key, value in description.items():
-            result |= flatten(value, f"{path}.{key}" if path else key)
-        return result
-    return {path: description}

@@ -46,8 +46,12 @@ def _module(file: str) -> ModuleType:
             raise UsageError(f"expected FILE.py:FUNCTION or MODULE:FUNCTION, got {file!r}, neither a .py file nor a module")
         try:
             return importlib.import_module(file)
-        except ModuleNotFoundError as error:
-            raise UsageError(f"there is no module {file!r} ({error}); expected FILE.py:FUNCTION or MODULE:FUNCTION") from None
+        except GenrecError:
+            raise
+        except Exception as error:
+            if isinstance(error, ModuleNotFoundError) and error.name is not None and f"{file}.".startswith(f"{error.name}."):
+                raise UsageError(f"there is no module {file!r}; expected FILE.py:FUNCTION or MODULE:FUNCTION") from None
+            raise UsageError(_own_error(f"{file} cannot be imported", error)) from None
     path = Path(file).resolve()
     if not path.is_file():
         raise UsageError(f"there is no file {file}")

@@ -175,7 +175,7 @@ def _refuse(experiments: Sequence[Experiment], flag: list[str]) -> None:
     reason = f"the override {' '.join(flag)} fits no experiment"
     names, values = flag[0].removeprefix("--").split("."), _followed(richest, flag[0])
     if len(values) > len(names):  # the field exists, so tyro refused the value
-        raise UsageError(f"{reason}\n{output.getvalue().rstrip()}")
+        raise UsageError(f"{reason}\n{_box(output)}")
     where, name, value = ".".join(names[: len(values) - 1]), names[len(values) - 1], values[-1]
     if value is None:
         raise UsageError(f"{reason}: {where} is None in all of them, so it has no fields; set it in the experiment's file")
@@ -184,7 +184,7 @@ def _refuse(experiments: Sequence[Experiment], flag: list[str]) -> None:
         if former:
             path = former.removeprefix("Experiment.") if former[0].isupper() else ".".join([*names[: len(values) - 1], former])
             raise UsageError(f"{reason}: {flag[0]} is now --{path.replace('_', '-')}")
-        raise UsageError(f"{reason}: {_no_field(value, name)}\n{output.getvalue().rstrip()}")
+        raise UsageError(f"{reason}: {_no_field(value, name)}\n{_box(output)}")
     if isinstance(value, tuple):
         raise UsageError(f"{reason}: {where} has no position {name!r}; it has {len(value)} entries, counted from 0")
     if type(value).__module__ == "builtins":
@@ -233,3 +233,11 @@ def _paths(value: object) -> Iterator[str]:
         yield flag
         if dataclasses.is_dataclass(inner):
             yield from (f"{flag}.{path}" for path in _paths(inner))
+
+
+def _box(output: io.StringIO) -> str:
+    """Return tyro's message, pointing to the option that lists the fields instead of to a help that does not."""
+    message = output.getvalue().rstrip()
+    for verb in ("run", "see"):  # both texts have 40 characters, so the box keeps its shape
+        message = message.replace(f"For full helptext, {verb} genrec run --help", "For a list of all fields, add --fields  ")
+    return message

@@ -17,7 +17,7 @@ from filelock import FileLock
 from genrec import renamed
 from genrec.errors import ArtifactError, UsageError
 from genrec.evaluation.compare import Run
-from genrec.experiment import Experiment, flatten
+from genrec.experiment import Experiment
 from genrec.progress import say
 from genrec.store import Artifact, hash_of, write_json
 from genrec.workspace import runs_folder, store
@@ -45,6 +45,16 @@ def configuration(artifacts: dict[str, Artifact]) -> dict[str, Any]:
         merged.setdefault("tokenize", None)
         merged.setdefault("align", None)
     return flatten(merged)
+
+
+def flatten(description: object, path: str = "") -> dict[str, object]:
+    """Return the leaves of a nested description by key path, named as on the command line: {'align.loss.beta': 1.0, ...}."""
+    if isinstance(description, dict):
+        result: dict[str, object] = {}
+        for key, value in description.items():
+            result |= flatten(value, f"{path}.{key}" if path else key)
+        return result
+    return {path: description}
 
 
 def protocol(experiment: Experiment, artifacts: dict[str, Artifact]) -> dict[str, Any]:
@@ -158,6 +168,10 @@ def _read(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ArtifactError(f"{path} is damaged ({error}); remove it and run the experiment again") from None
+    if content.get("format", 1) > FORMAT:
+        raise ArtifactError(
+            f"{path} was written by a newer version of genrec (format {content['format']}, this version reads {FORMAT})"
+        )
     if content.get("format", 1) < FORMAT:
         raise ArtifactError(
             f"{path} was written by an earlier version of genrec with other field names{renamed.examples(content['configuration'])}; "

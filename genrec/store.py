@@ -28,6 +28,7 @@ FORMAT = 2  # version of the manifest; format 1 has former field names in its sp
 LARGE = 1 << 26  # bytes; a larger file is hashed again only if its stat signature has changed
 _TICK = 20_000_000  # nanoseconds; resolution of a file system's clock
 Signature = tuple[int, int, int, int]  # size, mtime_ns, ctime_ns (which os.utime cannot set), inode
+RESERVED = ("class", "version", "source", "fingerprint")  # entries of a described component that no field may replace
 NOT_IN_KEY = {"key": False}  # metadata of a field that changes no result, such as a device or the batch size of an evaluation
 
 
@@ -74,6 +75,8 @@ def _describe_component(value: Any, root: Path, name: str) -> dict[str, Any]:
         result["fingerprint"] = fingerprint(root)
     for field in dataclasses.fields(value):
         entry = getattr(value, field.name)
+        if field.name in RESERVED:
+            raise UsageError(f"{name}: {kind.__qualname__} has a field {field.name!r}, a name that the key needs; rename the field")
         if not field.metadata.get("key", True):
             continue
         if fingerprint is not None and not isinstance(entry, bool | int | float | str | tuple):

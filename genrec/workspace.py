@@ -10,7 +10,7 @@ from genrec.store import Store
 
 def home() -> Path:
     """Return the folder of raw data, artifacts, run files and reports: GENREC_HOME if set, else `data` in the current folder."""
-    return Path(os.environ.get("GENREC_HOME", "data"))
+    return Path(os.environ.get("GENREC_HOME") or "data").expanduser()
 
 
 def raw_folder() -> Path:

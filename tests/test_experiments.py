@@ -1,9 +1,10 @@
-"""Every function of every file in experiments/ builds, plans, and says what it costs."""
+"""Every function in experiments/ builds, plans and states its cost; wrong experiments are refused."""
 
 from __future__ import annotations
 
 import ast
-from dataclasses import fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from genrec import loading, pipeline
 from genrec.baselines import Popularity
 from genrec.errors import UsageError
-from genrec.experiment import Align, Experiment
+from genrec.experiment import SFT, Align, Experiment, Optimization
 from genrec.model import Tiger
 from genrec.overrides import override
 from genrec.preference.filters import NearDuplicates
@@ -19,6 +20,7 @@ from genrec.preference.losses import DPO
 from genrec.preference.negatives import BestOf, Filtered, Mix, ModelBeams, PrefixNeighbors, Uniform
 from genrec.preference.rewards import Popular
 from genrec.testing import Shop
+from genrec.tokenizer import RQKMeans
 
 FILES = sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))
 
@@ -63,8 +65,8 @@ def test_every_file_says_how_to_run_it_and_what_it_costs(path: Path) -> None:
     ("change", "said"),
     [
         ({"name": "a b"}, "name must be letters"),
-        ({"source": "ml-100k.zip"}, r"source must be a genrec\.types\.Source, got 'ml-100k\.zip'"),
-        ({"policy": None}, r"policy must be a genrec\.types\.PolicySpecification or Baseline"),
+        ({"source": "ml-100k.zip"}, r"source must be an instance of a genrec\.types\.Source, got 'ml-100k\.zip'"),
+        ({"policy": None}, r"policy must be an instance of a genrec\.types\.PolicySpecification or Baseline"),
         ({"policy": Popularity(), "align": Align()}, "a baseline cannot be aligned"),
         ({"policy": Tiger(num_beams=20)}, r"policy\.num_beams must be at least 50, the number of items to rank"),
         (
@@ -73,7 +75,13 @@ def test_every_file_says_how_to_run_it_and_what_it_costs(path: Path) -> None:
         ),
         ({"align": Align(negatives=ModelBeams(locked_levels=4))}, r"must share fewer codes than the 4 of a Semantic ID"),
         ({"align": Align(negatives=PrefixNeighbors(9))}, r"must share fewer codes than the 4 of a Semantic ID"),
-        ({"seed": -1}, "seed must be 0 or more"),
+        ({"seed": -1}, "seed must be an integer of 0 or more"),
+        ({"history_length": "20"}, "history_length must be an integer of 1 or more, got '20'"),
+        ({"policy": Tiger}, r"policy must be an instance of a genrec\.types\.PolicySpecification"),
+        ({"tokenize": RQKMeans()}, r"tokenize must be Tokenize\(\.\.\.\), got RQKMeans"),
+        ({"sft": Optimization(max_steps=1, batch_size=1, learning_rate=1)}, r"sft must be SFT\(\.\.\.\), got Optimization"),
+        ({"align": DPO()}, r"align must be Align\(\.\.\.\), got DPO"),
+        ({"evaluate": None}, r"evaluate must be Evaluate\(\.\.\.\), got None"),
     ],
 )
 def test_what_is_no_experiment(change: dict[str, object], said: str) -> None:
@@ -94,6 +102,53 @@ def test_what_is_no_experiment(change: dict[str, object], said: str) -> None:
 def test_an_alignment_refuses_components_of_another_type(change: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Align(**change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Align(normalize="code"), r"align\.normalize must be one of 'codes', 'children', got 'code'"),  # type: ignore[arg-type]
+        (lambda: Align(keep="first"), r"align\.keep must be one of 'best', 'last'"),  # type: ignore[arg-type]
+        (lambda: SFT(targets="every"), r"sft\.targets must be one of 'one', 'all'"),  # type: ignore[arg-type]
+        (lambda: SFT(padding="repeated"), r"sft\.padding must be one of 'zero', 'repeat'"),  # type: ignore[arg-type]
+        (lambda: Tiger(encoder="casual"), r"policy\.encoder must be one of 'bidirectional', 'causal'"),  # type: ignore[arg-type]
+        (lambda: Tiger(history="item"), r"policy\.history must be one of 'codes', 'items'"),  # type: ignore[arg-type]
+        (
+            lambda: Optimization(max_steps=1, batch_size=1, learning_rate=1, precision="bf16"),  # type: ignore[arg-type]
+            r"optimization\.precision must be one of '32-true', 'bf16-mixed', got 'bf16'",
+        ),
+        (
+            lambda: Optimization(max_steps="20", batch_size=1, learning_rate=1),  # type: ignore[arg-type]
+            r"optimization\.max_steps must be at least 1 and finite, got '20'",
+        ),
+    ],
+)
+def test_a_typo_in_a_closed_choice_is_refused(build: Callable[[], object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        build()
+
+
+@dataclass(frozen=True)
+class Picky:
+    """A sampler with a check of its own."""
+
+    error: type[Exception] = UsageError
+
+    def build(self, context: object) -> object:
+        raise NotImplementedError
+
+    def check(self, experiment: Experiment) -> None:
+        raise self.error(f"{experiment.name} is not for me")
+
+
+def test_a_plug_in_refuses_an_experiment_before_any_stage() -> None:
+    """However deep it is in the experiment; an error that is no UsageError is reported as the plug-in's own."""
+    nested = Align(negatives=Filtered(Picky(), (NearDuplicates(),)))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"^shop is not for me$"):
+        Experiment(name="shop", source=Shop(), align=nested)
+    bug = Align(negatives=Picky(ZeroDivisionError))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"Picky\.check\(experiment\) failed; its own error:\n(?s:.)*ZeroDivisionError"):
+        Experiment(name="shop", source=Shop(), align=bug)
 
 
 def test_candidates_are_at_least_the_negatives_asked_for() -> None:

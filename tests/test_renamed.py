@@ -73,6 +73,8 @@ def test_present_modules_exist() -> None:
         ),
         ("from genrec.model import Tiger\ndef row():\n    return Tiger().width", "Tiger.width is now Tiger.d_model"),
         ("from genrec.preference.negatives import FaissNeighbours", "FaissNeighbours is now FaissNeighbors"),
+        ("from genrec import runs", "genrec.runs is now genrec.run_files"),
+        ("import genrec.model.generation", "genrec.model.generation is now genrec.model.beam_search"),
         ("from genrec.data.fetch import Archive", "genrec.data.fetch is now genrec.data.download"),
     ],
 )
@@ -119,3 +121,15 @@ def test_a_run_file_with_former_names_is_refused_before_anything_runs(tmp_path: 
     with pytest.raises(ArtifactError, match="move the file away"):
         run_experiments.run([Experiment(name="shop", source=Shop())])
     assert not (tmp_path / "artifacts").exists()
+
+
+def test_modules_are_loaded_by_name_with_the_same_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "former_module.py").write_text("from genrec.data.fetch import Archive")
+    (tmp_path / "failing_module.py").write_text("1 / 0")
+    with pytest.raises(UsageError, match=r"former_module cannot be imported: genrec\.data\.fetch is now genrec\.data\.download"):
+        loading.load("former_module:row")
+    with pytest.raises(UsageError, match=r"failing_module cannot be imported; its own error:\n(?s:.)*ZeroDivisionError"):
+        loading.load("failing_module:row")
+    with pytest.raises(UsageError, match=r"there is no module 'absent_module'"):
+        loading.load("absent_module:row")

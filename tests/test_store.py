@@ -215,3 +215,14 @@ def test_remove(tmp_path: Path) -> None:
     assert not store.has("stage", "k1")
     make(store, text="again")
     assert (store.get("stage", "k1").folder / "a.txt").read_text() == "again"
+
+
+@dataclass(frozen=True)
+class Reserved:
+    source: str = "a"
+
+
+def test_a_field_with_a_name_of_the_key_is_refused(tmp_path: Path) -> None:
+    """It would replace the hash of the plug-in's code, so that an edit would go unnoticed."""
+    with pytest.raises(UsageError, match=r"align\.negatives: Reserved has a field 'source'.*rename the field"):
+        describe(Reserved(), tmp_path, "align.negatives")

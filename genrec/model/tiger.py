@@ -31,7 +31,7 @@ from genrec.model.t5_layers import (
 from genrec.model.trie import Trie
 from genrec.semantic_ids import SemanticIds
 from genrec.types import Ranking
-from genrec.types.specification import check_at_least, check_dropout
+from genrec.types.specification import check_at_least, check_choices, check_dropout
 
 GROUP_SIZE = 64  # rows that a CPU encodes at once, of similar length and within its cache
 
@@ -58,6 +58,7 @@ class Tiger:
         )
         check_at_least(self, "policy", 0, "recency_positions")
         check_dropout(self.dropout, "policy")
+        check_choices(self, "policy")
 
     @property
     def causal(self) -> bool:

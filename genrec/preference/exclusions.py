@@ -47,7 +47,8 @@ class Exclusions:
     def outside_history(self, batch: SequenceBatch, candidates: Tensor) -> Tensor:
         """Return whether the user takes a candidate's Semantic ID in training more often than the history shows: bool [B, M].
 
-        The other times are after the history ends or before it begins.
+        The other times are after the history ends or before it begins: a user who takes items 5, 8, 5 in training, with the history
+        [5], takes item 5 once more, so item 5 is marked.
         """
         ids = self.representative[candidates]
         shown = (self.representative[batch.history].unsqueeze(1) == ids.unsqueeze(2)).sum(2)

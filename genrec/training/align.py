@@ -42,7 +42,7 @@ MAX_EMPTY_SHARE = 0.5  # warn if a larger share of the examples got no negative
 NUM_PROBE_EXAMPLES = 256  # training examples that every validation probes: see `Alignment.probe_metrics`
 
 
-class HostCopy:
+class CpuBatch:
     """The CPU tensors of a batch. A plain class, so that Lightning does not move them to the GPU: reading them blocks nothing."""
 
     def __init__(self, batch: SequenceBatch, negatives: Tensor | None) -> None:
@@ -54,7 +54,7 @@ class AlignmentBatch(NamedTuple):
 
     batch: SequenceBatch
     negatives: Tensor | None  # int64 [B, K]; None if they are sampled in the step, or not needed
-    host: HostCopy  # the same on the CPU
+    host: CpuBatch  # the same on the CPU
 
 
 class RoundStep(NamedTuple):
@@ -110,34 +110,34 @@ class Alignment:
     def __init__(self, policy: Policy, context: SamplerContext, recipe: Align, seed: int, epoch_steps: int) -> None:
         as_module(policy).eval()
         self.policy, self.recipe = policy, recipe
-        self.reference, self.sampled_policy = frozen_copy(policy), frozen_copy(policy)
-        self.sampler = StepSampler(recipe, context._replace(policy=self.sampled_policy), epoch_steps, seed)
+        self.reference, self.sampler_policy = frozen_copy(policy), frozen_copy(policy)
+        self.sampler = StepSampler(recipe, context._replace(policy=self.sampler_policy), epoch_steps, seed)
         reward = find_requirement(recipe.loss, "reward")
         if reward is not None and not isinstance(reward, Reward):
             raise UsageError(f"align.loss: the reward of a loss must be a genrec.types.Reward, got {reward!r}")
         with plugin_errors.attribute_to(recipe.loss, "while its reward was built"):
-            self.rate = None if reward is None else reward.rate(context._replace(policy=self.reference))
+            self.rate_items = None if reward is None else reward.rate(context._replace(policy=self.reference))
         self.needs_mismatched = bool(find_requirement(recipe.loss, "mismatched"))
         self.statistics = NegativeStatistics(context)
         self.checkpoint_state = dict(self.statistics.totals)
-        self._add_frozen_weights()
+        self._checkpoint_frozen_weights()
 
     @property
     def samples_in_step(self) -> bool:
         """Whether negatives are sampled within the step, because they depend on the current weights."""
-        return self.sampler.capabilities.refresh_every is not None or self.rate is not None
+        return self.sampler.capabilities.refresh_every is not None or self.rate_items is not None
 
-    def _add_frozen_weights(self) -> None:
+    def _checkpoint_frozen_weights(self) -> None:
         """Put frozen weights into the checkpoint if they change during training."""
         if self.recipe.rounds > 1 or self.recipe.round_sft_steps or self.sampler.refresh_every:
-            for name, policy in (("reference", self.reference), ("sampled", self.sampled_policy)):
+            for name, policy in (("reference", self.reference), ("sampled", self.sampler_policy)):
                 self.checkpoint_state |= {f"{name}.{key}": value for key, value in as_module(policy).state_dict().items()}
 
     def prepare(self, batch: SequenceBatch, step: int) -> AlignmentBatch:
         """Return the input of a step. Runs on the CPU before the step needs it."""
         skip = self.samples_in_step or round_step(self.recipe, step).is_sft
         negatives = None if skip else self.sampler(batch, step)
-        return AlignmentBatch(batch, negatives, HostCopy(batch, negatives))
+        return AlignmentBatch(batch, negatives, CpuBatch(batch, negatives))
 
     def refresh(self, step: int) -> None:
         """Update the frozen policies: the reference at the start of a round, the sampled policy as its sampler requires."""
@@ -145,7 +145,7 @@ class Alignment:
         if begins:
             as_module(self.reference).load_state_dict(as_module(self.policy).state_dict())
         if step % every == 0 if every else begins:
-            as_module(self.sampled_policy).load_state_dict(as_module(self.policy).state_dict())
+            as_module(self.sampler_policy).load_state_dict(as_module(self.policy).state_dict())
 
     def __call__(self, batch: AlignmentBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a step and the metrics to log."""
@@ -167,7 +167,7 @@ class Alignment:
         logs = self.statistics.update(host.batch, on_host)
         candidates = torch.cat([target.unsqueeze(1), negatives], 1)
         with plugin_errors.attribute_to(self.recipe.loss, f"while its reward rated items in step {step}"):
-            rewards = None if self.rate is None else self.rate(batch.batch, candidates)
+            rewards = None if self.rate_items is None else self.rate_items(batch.batch, candidates)
         if self.needs_mismatched:
             other = mismatched_items(host.batch, self.sampler.contract)
             candidates = torch.cat([candidates, other.to(candidates.device).unsqueeze(1)], 1)
@@ -193,9 +193,9 @@ class Alignment:
     def _move_frozen_to(self, device: torch.device) -> None:
         """Move the frozen policies to a device if they are on another one."""
         if next(as_module(self.reference).parameters()).device != device:
-            for each in (self.reference, self.sampled_policy):
+            for each in (self.reference, self.sampler_policy):
                 as_module(each).to(device)
-            self._add_frozen_weights()
+            self._checkpoint_frozen_weights()
 
     @torch.no_grad()
     def probe_metrics(self, examples: SequenceBatch, seed: int) -> dict[str, float]:

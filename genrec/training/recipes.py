@@ -14,6 +14,7 @@ from genrec.preference.losses import DPO, Anchored, SoftmaxDPO
 from genrec.preference.negatives import BestOf, Uniform
 from genrec.preference.negatives.capabilities import check_is_sampler, inner_samplers
 from genrec.types import Baseline, NegativeSampler, PreferenceLoss
+from genrec.types.specification import check_at_least, check_choices, check_is
 
 Precision = Literal["32-true", "bf16-mixed"]
 
@@ -31,11 +32,12 @@ class Optimization:
     precision: Precision = "32-true"  # Lightning's precision flag
 
     def __post_init__(self) -> None:
-        _check_at_least(self, "optimization", 1, "max_steps", "batch_size")
+        check_choices(self, "optimization")
+        check_at_least(self, "optimization", 1, "max_steps", "batch_size")
         for name in ("learning_rate", "max_grad_norm"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise UsageError(f"optimization.{name} must be above 0 and finite, got {getattr(self, name)}")
-        _check_at_least(self, "optimization", 0, "warmup_steps", "weight_decay")
+        check_at_least(self, "optimization", 0, "warmup_steps", "weight_decay")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +49,10 @@ class Validation:
     users: int = 2_000  # users drawn for validation, the same for all seeds and stages; 0 takes all
 
     def __post_init__(self) -> None:
-        _check_at_least(self, "validation", 1, "every")
-        _check_at_least(self, "validation", 0, "users")
+        check_at_least(self, "validation", 1, "every")
+        check_at_least(self, "validation", 0, "users")
         if self.patience is not None:
-            _check_at_least(self, "validation", 1, "patience")
+            check_at_least(self, "validation", 1, "patience")
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,9 @@ class SFT:
     padding: Padding = "zero"  # left padding of a window; "repeat" fills it with copies of the sequence, separated by a 0
 
     def __post_init__(self) -> None:
+        check_choices(self, "sft")
+        check_is("sft.optimization", self.optimization, Optimization)
+        check_is("sft.validation", self.validation, Validation)
         if self.padding == "repeat" and self.targets == "one":
             raise UsageError(
                 "sft.padding 'repeat' pads windows, which need sft.targets 'all', got sft.targets 'one'; set sft.padding zero or "
@@ -103,6 +108,9 @@ class Align:
     keep: Literal["best", "last"] = "best"  # keep the best step on validation, or the last step
 
     def __post_init__(self) -> None:
+        check_choices(self, "align")
+        check_is("align.optimization", self.optimization, Optimization)
+        check_is("align.validation", self.validation, Validation)
         check_is_sampler("align.negatives", self.negatives)
         if isinstance(self.loss, type) or not isinstance(self.loss, PreferenceLoss):
             raise UsageError(f"align.loss must be a loss, such as DPO(), got {self.loss!r}")
@@ -124,12 +132,6 @@ class Align:
                 f"DPO takes one negative, got align.num_negatives {self.num_negatives}; set it to 1, or use SoftmaxDPO (S-DPO)"
             )
         _check_candidates(self.negatives, self.num_negatives, "align.num_negatives")
-
-
-def _check_at_least(specification: Optimization | Validation, name: str, minimum: int, *fields: str) -> None:
-    for field_name in fields:
-        if not minimum <= getattr(specification, field_name) < float("inf"):
-            raise UsageError(f"{name}.{field_name} must be at least {minimum} and finite, got {getattr(specification, field_name)}")
 
 
 def _check_candidates(sampler: NegativeSampler, count: int, name: str) -> None:

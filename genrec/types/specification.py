@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
 
 from genrec.errors import UsageError
 
@@ -20,11 +20,25 @@ def check_at_least(specification: object, path: str, least: int, *fields: str) -
     """Raise UsageError unless every named field is `least` or more; `path` is the specification's path on the command line."""
     for field in fields:
         value = getattr(specification, field)
-        if not value >= least:
-            raise UsageError(f"{path}.{field} must be at least {least}, got {value}")
+        if not isinstance(value, int | float) or not least <= value < float("inf"):
+            raise UsageError(f"{path}.{field} must be at least {least} and finite, got {value!r}")
+
+
+def check_choices(specification: object, path: str) -> None:
+    """Raise UsageError unless every field that is annotated with a `Literal` holds one of its values."""
+    for field, annotation in get_type_hints(type(specification)).items():
+        if get_origin(annotation) is Literal and getattr(specification, field) not in get_args(annotation):
+            choices = ", ".join(repr(choice) for choice in get_args(annotation))
+            raise UsageError(f"{path}.{field} must be one of {choices}, got {getattr(specification, field)!r}")
 
 
 def check_dropout(dropout: float, path: str) -> None:
     """Raise UsageError unless the rate lies in [0, 1); `path` is the specification's path on the command line."""
     if not 0 <= dropout < 1:
         raise UsageError(f"{path}.dropout must lie in [0, 1), got {dropout}")
+
+
+def check_is(path: str, value: object, kind: type) -> None:
+    """Raise UsageError unless the value is an instance of the class."""
+    if not isinstance(value, kind):
+        raise UsageError(f"{path} must be {kind.__name__}(...), got {value!r}")

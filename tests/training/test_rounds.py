@@ -76,7 +76,7 @@ def test_the_reference_is_refreshed_at_the_start_of_a_round() -> None:
     assert not same(objective.policy, objective.reference)
     assert take(objective, batch, 5)["chosen_drift"] == 0
     assert same(objective.policy, objective.reference)
-    assert same(objective.policy, objective.sampled_policy)
+    assert same(objective.policy, objective.sampler_policy)
     assert not any(parameter.requires_grad for parameter in as_module(objective.reference).parameters())
 
 
@@ -91,16 +91,16 @@ def test_sft_steps_use_no_negatives() -> None:
     assert objective.statistics.summary()["examples"] == 16
 
 
-def test_the_sampled_policy_is_refreshed_as_the_sampler_requires() -> None:
+def test_the_sampler_policy_is_refreshed_as_the_sampler_requires() -> None:
     """Every four steps, while the reference stays the SFT policy. Negatives are sampled in the step, not in advance."""
     objective, batch = started(recipe(negatives=ModelBeams(num_beams=10, refresh_every=4)))
     assert objective.prepare(batch, 1).negatives is None
     perturb(objective.policy)
     for step in range(1, 4):
         take(objective, batch, step)
-    assert not same(objective.policy, objective.sampled_policy)
+    assert not same(objective.policy, objective.sampler_policy)
     take(objective, batch, 4)
-    assert same(objective.policy, objective.sampled_policy)
+    assert same(objective.policy, objective.sampler_policy)
     assert not same(objective.policy, objective.reference)
 
 

@@ -60,7 +60,7 @@ def at(draw: DrawNegatives, progress: float) -> DrawNegatives:
 def inner_samplers(sampler: NegativeSampler) -> list[NegativeSampler]:
     """Return the samplers that a composition holds as `sampler` or `samplers`; an empty list for any other sampler."""
     one, several = getattr(sampler, "sampler", None), getattr(sampler, "samplers", ())
-    return [*several] if one is None else [one, *several]
+    return [each for each in (one, *(several if isinstance(several, tuple) else ())) if isinstance(each, NegativeSampler)]
 
 
 def check_samplers(name: str, samplers: Sequence[NegativeSampler]) -> None:
