@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import hashlib
-import inspect
 import json
 import os
 import shutil
@@ -23,6 +22,7 @@ from typing import Any, NamedTuple
 from filelock import FileLock
 
 from genrec.errors import ArtifactError, ResourceError, UsageError
+from genrec.source_hash import source_hash
 
 FORMAT = 2  # version of the manifest; format 1 has former field names in its specification
 LARGE = 1 << 26  # bytes; a larger file is hashed again only if its stat signature has changed
@@ -46,8 +46,9 @@ def describe(value: object, root: Path, name: str = "experiment") -> Any:
 
     An object with `fingerprint(root)` is described by its fingerprint and its plain fields, so that moving a file changes no key. A
     class attribute `VERSION` is part of the description: raise it when the code gives other results. A class from outside genrec is
-    also described by a hash of its source, so that editing a plug-in reruns it. `root` is the folder of downloaded files, `name` the
-    key path for error messages. Raises UsageError if the value is no dataclass, plain value or object with a fingerprint.
+    also described by a hash of its code (`genrec.source_hash`), so that editing a plug-in reruns it. `root` is the folder of
+    downloaded files, `name` the key path for error messages. Raises UsageError if the value is no dataclass, plain value or object
+    with a fingerprint.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -69,7 +70,7 @@ def _describe_component(value: Any, root: Path, name: str) -> dict[str, Any]:
     if hasattr(kind, "VERSION"):
         result["version"] = kind.VERSION
     if kind.__module__.partition(".")[0] != "genrec":
-        result["source"] = _source_hash(kind)
+        result["source"] = source_hash(kind)
     fingerprint: Callable[[Path], str] | None = getattr(value, "fingerprint", None)
     if fingerprint is not None:
         result["fingerprint"] = fingerprint(root)
@@ -83,14 +84,6 @@ def _describe_component(value: Any, root: Path, name: str) -> dict[str, Any]:
             continue
         result[field.name] = describe(entry, root, f"{name}.{field.name}")
     return result
-
-
-def _source_hash(kind: type) -> str | None:
-    """Return a hash of the class's source text, or None if it has none, as a class that was typed into an interpreter."""
-    try:
-        return hash_of(inspect.getsource(kind))
-    except (OSError, TypeError):
-        return None
 
 
 def hash_of(description: object) -> str:

@@ -20,6 +20,7 @@ GROUND = {
     "vector_search",
     "renamed",
     "workspace",
+    "source_hash",
 }  # import nothing above them
 FOLDERS = {"data", "embeddings", "tokenizer", "model", "preference", "evaluation", "baselines"}
 TOP = [
