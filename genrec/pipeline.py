@@ -18,6 +18,7 @@ from genrec.errors import NetworkError, UsageError
 from genrec.experiment import Experiment
 from genrec.progress import say
 from genrec.store import Artifact, Store, describe, hash_of
+from genrec.training.plugin_errors import attribute_to
 from genrec.workspace import raw_folder, store
 
 VERSIONS = {"data": 3, "embed": 2, "tokenize": 2, "sft": 2, "align": 3, "evaluate": 2}  # of each stage; raised when results change
@@ -137,7 +138,8 @@ def _build(experiment: Experiment, step: Step, artifacts: dict[str, Artifact], e
     }
     start = time.monotonic()
     say(f"{experiment.name} (seed {experiment.seed}): {step.stage} {step.key} ...")
-    with existing.create(step.stage, step.key, about) as folder:
+    policy = experiment.policy if step.stage in ("sft", "align", "evaluate") else None
+    with existing.create(step.stage, step.key, about) as folder, attribute_to(policy, f"in stage {step.stage}"):
         if folder is not None:
             stages.BUILDERS[step.stage](experiment, {name: artifact.folder for name, artifact in artifacts.items()}, folder)
     say(f"{experiment.name} (seed {experiment.seed}): {step.stage} {step.key} finished in {time.monotonic() - start:.1f} s")

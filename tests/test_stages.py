@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 from worlds import cyclic
 
 from genrec import loading, pipeline, run_files
@@ -21,7 +22,7 @@ from genrec.data.corpus_builder import prepare
 from genrec.data.examples import examples
 from genrec.data.sources import Frames
 from genrec.data.splits import GlobalTemporal, LeaveOneOut
-from genrec.errors import ArtifactError, UsageError
+from genrec.errors import ArtifactError, InputError, UsageError
 from genrec.evaluation.evaluate import evaluate, metrics_of
 from genrec.experiment import Evaluate, Experiment
 from genrec.overrides import override
@@ -208,3 +209,19 @@ def test_the_command_that_describes_semantic_ids_says_that_there_are_none(
     assert other.tokenize.collisions == "keep"
     with pytest.raises(UsageError, match="fits no experiment: tokenize is None in all of them"):
         override(loading.load(f"{tmp_path}/atomic.py:row"), ["--tokenize.collisions", "keep"])
+
+
+@dataclass(frozen=True)
+class FailingPolicy:
+    """A plug-in policy with a bug, and no method but the one that fails."""
+
+    def build(self, semantic_ids: SemanticIds) -> nn.Module:
+        module = nn.Linear(1, 1)
+        module.recommend = lambda *arguments, **options: 1 / 0  # type: ignore[assignment]
+        return module
+
+
+def test_an_error_of_a_plug_in_policy_names_the_plug_in(home: Path) -> None:
+    experiment = replace(cyclic(steps=2), policy=FailingPolicy())  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"FailingPolicy\(\) raised ZeroDivisionError.* in stage sft; run 'genrec check"):
+        pipeline.run(experiment)
