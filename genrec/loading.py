@@ -74,13 +74,21 @@ def _call(module: ModuleType, file: str, name: str) -> list[Any]:
     """Call the module's function or class and return the result as a list."""
     maker = getattr(module, name, None)
     if maker is None:
+        if name in renamed.CLASSES:
+            raise UsageError(f"{file} has no {name!r}: {name} is now {renamed.CLASSES[name]}")
         own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
-        raise UsageError(f"{file} has no {name!r}; it has: {', '.join(key for key in own if key[0] != '_') or 'nothing'}")
+        public = getattr(module, "__all__", [key for key in own if key[0] != "_"])
+        raise UsageError(f"{file} has no {name!r}; it has: {', '.join(public) or 'nothing'}")
     try:
         made = maker()
     except GenrecError:
         raise
     except Exception as error:
+        if isinstance(maker, type) and isinstance(error, TypeError) and "required" in str(error):
+            raise UsageError(
+                f"{file}:{name} cannot be built without arguments ({error}); give its fields defaults, or name a function that "
+                "returns an instance instead of the class"
+            ) from None
         raise UsageError(_own_error(f"{file}:{name} failed", error)) from None
     return made if isinstance(made, list) else [made]
 

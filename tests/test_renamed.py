@@ -133,3 +133,13 @@ def test_modules_are_loaded_by_name_with_the_same_messages(tmp_path: Path, monke
         loading.load("failing_module:row")
     with pytest.raises(UsageError, match=r"there is no module 'absent_module'"):
         loading.load("absent_module:row")
+
+
+def test_components_that_cannot_be_built_or_found(tmp_path: Path) -> None:
+    (tmp_path / "needs.py").write_text("class Needs:\n    def __init__(self, width):\n        self.width = width\n")
+    with pytest.raises(UsageError, match=r"cannot be built without arguments .*'width'.*name a function that returns an instance"):
+        loading.component(f"{tmp_path / 'needs.py'}:Needs")
+    with pytest.raises(UsageError, match="FaissNeighbours is now FaissNeighbors"):
+        loading.component("genrec.preference.negatives:FaissNeighbours")
+    with pytest.raises(UsageError, match=r"has no 'Unifrom'; it has: .*Uniform"):
+        loading.component("genrec.preference.negatives:Unifrom")
