@@ -162,7 +162,7 @@ def test_rows_of_different_protocols_are_not_compared(capsys: pytest.CaptureFixt
         (
             ["run", "mine.py:sft", "--sft.optimization.max-steps", "0"],
             2,
-            "optimization.max_steps must be at least 1 and finite, got 0",
+            "optimization.max_steps must be at least 1, got 0",
         ),
         (["run", "mine.py:aligned", "--align.loss.loss.beta", "nan"], 2, "beta must be above 0 and finite, got nan"),
         (["run", "mine.py:sft", "stray"], 2, "expected an override"),

@@ -142,8 +142,10 @@ def test_make_lists_every_target() -> None:
     """`make` alone prints the same as `make help`: one line for each public target."""
     makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
     targets = re.findall(r"^\.PHONY: (.*)", makefile, flags=re.MULTILINE)[0].split()
-    alone = subprocess.run(["make"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
-    lines = subprocess.run(["make", "help"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout.splitlines()
+    alone = subprocess.run(["make", "--no-print-directory"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+    lines = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=PROJECT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     assert alone.splitlines() == lines
     assert [line.split()[:2] for line in lines] == [["make", target] for target in targets]
     assert all(len(line.split()) > 2 for line in lines)

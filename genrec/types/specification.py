@@ -20,8 +20,10 @@ def check_at_least(specification: object, path: str, least: int, *fields: str) -
     """Raise UsageError unless every named field is `least` or more; `path` is the specification's path on the command line."""
     for field in fields:
         value = getattr(specification, field)
-        if not isinstance(value, int | float) or not least <= value < float("inf"):
-            raise UsageError(f"{path}.{field} must be at least {least} and finite, got {value!r}")
+        if not isinstance(value, int | float) or not value >= least:
+            raise UsageError(f"{path}.{field} must be at least {least}, got {value!r}")
+        if value == float("inf"):
+            raise UsageError(f"{path}.{field} must be finite, got {value!r}")
 
 
 def check_choices(specification: object, path: str) -> None:
