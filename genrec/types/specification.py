@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Literal, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
 
 from genrec.errors import UsageError
@@ -28,10 +29,17 @@ def check_at_least(specification: object, path: str, least: int, *fields: str) -
 
 def check_choices(specification: object, path: str) -> None:
     """Raise UsageError unless every field that is annotated with a `Literal` holds one of its values."""
-    for field, annotation in get_type_hints(type(specification)).items():
-        if get_origin(annotation) is Literal and getattr(specification, field) not in get_args(annotation):
-            choices = ", ".join(repr(choice) for choice in get_args(annotation))
-            raise UsageError(f"{path}.{field} must be one of {choices}, got {getattr(specification, field)!r}")
+    kind: Any = type(specification)
+    for field, choices in _choices(kind).items():
+        if getattr(specification, field) not in choices:
+            listed = ", ".join(repr(choice) for choice in choices)
+            raise UsageError(f"{path}.{field} must be one of {listed}, got {getattr(specification, field)!r}")
+
+
+@cache  # annotations are text and slow to evaluate; long lists of experiments build the same classes again and again
+def _choices(kind: type) -> dict[str, tuple[object, ...]]:
+    """Return the values of each field of a class that is annotated with a `Literal`."""
+    return {field: get_args(hint) for field, hint in get_type_hints(kind).items() if get_origin(hint) is Literal}
 
 
 def check_dropout(dropout: float, path: str) -> None:
