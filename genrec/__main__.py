@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import re
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from genrec import __version__, completion
 from genrec.errors import GenrecError, UsageError
+from genrec.storage_errors import explain
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,13 +48,11 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 5
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        explained = explain(error)
+        if explained is None:
             raise
-        print(
-            f"genrec: the disk is full ({error}); finished artifacts are intact; free some space and run the same command again",
-            file=sys.stderr,
-        )
-        return 5
+        print(f"genrec: {explained}", file=sys.stderr)
+        return explained.exit_code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -95,6 +93,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_inspect_options(tokens, ["data", "embed", "tokenize"], "rebuild from this stage on")
     tokens.set_defaults(call=_tokenize)
+
+    listing = commands.add_parser("list", help="list the rows with their seeds and results, and the runs that failed")
+    listing.add_argument("--data", metavar="TEXT", help="only rows with this text in the name of their data set")
+    listing.set_defaults(call=_list)
 
     show = commands.add_parser("show", help="print the stages, artifacts, settings and metrics of a row")
     show.add_argument("name", metavar="NAME")
@@ -192,6 +194,13 @@ def _print_table(
         file.write_text(comparison_report.markdown(comparison), encoding="utf-8")
 
 
+def _list(options: argparse.Namespace, flags: list[str]) -> int:
+    from genrec import run_list
+
+    print("\n".join(run_list.lines(options.data)))
+    return 0
+
+
 def _show(options: argparse.Namespace, flags: list[str]) -> int:
     from genrec import run_files
     from genrec.workspace import store
@@ -206,8 +215,9 @@ def _show(options: argparse.Namespace, flags: list[str]) -> int:
         print(f"\nseed {seed}")
         for stage, key in entry["artifacts"].items():
             about = store().get(stage, key).manifest
-            made = f"{about['created']}, {about['seconds']:.1f} s, commit {about['git']}, torch {about['versions']['torch']}"
-            print(f"  {stage:9} {store().folder(stage, key)}  made {made}")
+            made = f"{about['created']}, {about['seconds']:.1f} s, commit {about['git']}"
+            where = ", ".join(f"{name} {value}" for name, value in about["environment"].items())
+            print(f"  {stage:9} {store().folder(stage, key)}  made {made}\n            {where}")
         for name, value in entry["metrics"].items():
             print(f"  {name} = {value:.6g}")
     return 0

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+
+from genrec import __version__
 
 LIBRARIES = [
-    "genrec",
     "torch",
     "pytorch-lightning",
     "numpy",
@@ -22,11 +23,29 @@ LIBRARIES = [
     "faiss-gpu",
     "sentence-transformers",
 ]
+# Instruction sets that decide which code of torch, oneDNN and MKL runs: x86, then ARM
+INSTRUCTIONS = ["avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "asimd", "bf16", "sve", "sve2"]
+SETTINGS = [  # environment variables that change the order of sums, or which code runs
+    "OMP_NUM_THREADS",
+    "OMP_DYNAMIC",
+    "MKL_NUM_THREADS",
+    "MKL_DYNAMIC",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "OPENBLAS_NUM_THREADS",
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "ATEN_CPU_CAPABILITY",
+    "NVIDIA_TF32_OVERRIDE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "CUBLAS_WORKSPACE_CONFIG",
+]
 
 
 def versions() -> dict[str, str]:
-    """Return the version of Python and of each library that is installed."""
-    result = {"python": platform.python_version()}
+    """Return the versions of Python, of genrec and of each library that is installed."""
+    result = {"python": platform.python_version(), "genrec": __version__}
     for name in LIBRARIES:
         try:
             result[name] = metadata.version(name)
@@ -35,18 +54,60 @@ def versions() -> dict[str, str]:
     return result
 
 
-def hardware() -> dict[str, Any]:
-    """Return the machine's architecture, its number of cores, torch's number of threads and the GPU's name."""
+def environment() -> dict[str, str]:
+    """Return what the same settings may give other digits on: processor, threads, settings of libraries, torch, genrec and GPU.
+
+    On a CPU, equal environments give equal weights, bit for bit. `threads` are torch's threads within an operation, as now set.
+    """
     import torch
 
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"machine": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
+    has_gpu = torch.cuda.is_available()
+    return {
+        "processor": processor(),
+        "instructions": " ".join(instructions()) or "unknown",
+        "threads": str(torch.get_num_threads()),
+        "settings": " ".join(f"{name}={os.environ[name]}" for name in SETTINGS if name in os.environ) or "none",
+        "gpu": torch.cuda.get_device_name() if has_gpu else "none",
+        "cuda": str(torch.version.cuda) if has_gpu else "none",
+        "torch": str(torch.__version__),
+        "genrec": __version__,
+    }
 
 
-def git_commit() -> str | None:
-    """Return the commit of the checkout that holds this package, or None if the package is not in a checkout."""
+def joined(environments: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return one environment for several: values that differ are joined by ' / ', in order."""
+    result: dict[str, dict[str, None]] = {}
+    for each in environments:
+        for name, value in each.items():
+            result.setdefault(name, {}).update(dict.fromkeys(value.split(" / ")))
+    return {name: " / ".join(values) for name, values in result.items()}
+
+
+def processor(information: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the processor's model, or the architecture if the system does not tell the model."""
+    return _of_processor(information, "model name", "Model", "cpu model") or platform.processor() or platform.machine()
+
+
+def instructions(information: Path = Path("/proc/cpuinfo")) -> list[str]:
+    """Return the instruction sets of `INSTRUCTIONS` that the processor has."""
+    flags = set(_of_processor(information, "flags", "Features").split())
+    return [name for name in INSTRUCTIONS if name in flags]
+
+
+def _of_processor(information: Path, *names: str) -> str:
+    """Return the first line of /proc/cpuinfo with one of these names, "" if there is none."""
+    try:
+        lines = information.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    found = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in reversed(lines))}
+    return next((found[name] for name in names if found.get(name)), "")
+
+
+def git_commit() -> str:
+    """Return the commit of the checkout that holds this package, or "unknown" if the package is not in a checkout."""
     try:
         command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        return None
+        return "unknown"

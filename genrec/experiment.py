@@ -32,6 +32,8 @@ else:
 
 __all__ = ["SFT", "Align", "Evaluate", "Experiment", "Optimization", "Tokenize", "Validation", "baselines", "seeds"]
 
+MAX_NAME = 100  # characters; names of files, which have at most 255 bytes, begin with the name of the row
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -54,8 +56,8 @@ class Experiment:
     seed: int = 0  # seed of weights, order, dropout and negatives; item encoder and tokenizer have seeds of their own
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
-            raise UsageError(f"name must be letters, digits, '-', '_' or '.', got {self.name!r}")
+        if not is_name(self.name):
+            raise UsageError(f"name must be letters, digits, '-', '_' or '.', at most {MAX_NAME} of them, got {self.name!r}")
         for name, protocol in (("source", Source), ("split", Split), ("embed", ItemEncoder)):
             if not isinstance(getattr(self, name), protocol) or isinstance(getattr(self, name), str | type):  # a text has `encode`
                 raise UsageError(f"{name} must be an instance of a genrec.types.{protocol.__name__}, got {getattr(self, name)!r}")
@@ -69,6 +71,8 @@ class Experiment:
         for name, least in (("history_length", 1), ("seed", 0)):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
                 raise UsageError(f"{name} must be an integer of {least} or more, got {getattr(self, name)!r}")
+        if self.seed >= 2**63:  # seeds are in names of files too
+            raise UsageError(f"seed must be below 2**63, got a number of {len(f'{self.seed:b}')} bits")
         for component in _components(self):
             if isinstance(component, CheckedSpecification) and not isinstance(component, type):
                 _check_component(component, self)
@@ -82,6 +86,11 @@ class Experiment:
         tokenize = ("tokenize",) if self.tokenize is not None else ()
         align = ("align",) if self.align is not None else ()
         return ("data", *embed, *tokenize, "sft", *align, "evaluate")
+
+
+def is_name(name: object) -> bool:
+    """Return whether this can be the name of a row, and so of its files."""
+    return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None and len(name) <= MAX_NAME
 
 
 def _check_component(component: CheckedSpecification, experiment: Experiment) -> None:

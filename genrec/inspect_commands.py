@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,8 +13,9 @@ from pathlib import Path
 import pandas as pd
 
 from genrec import loading, pipeline, run_files
-from genrec.errors import UsageError
+from genrec.errors import ResourceError, UsageError
 from genrec.overrides import override
+from genrec.storage_errors import explain
 from genrec.store import hash_of
 from genrec.workspace import reports_folder
 
@@ -133,7 +133,7 @@ def _write_csv(found: Sequence[run_files.Training], path: Path) -> None:
     try:
         pd.concat(tables, ignore_index=True).to_csv(path, index=False)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if isinstance(explain(error), ResourceError):
             raise
         raise UsageError(f"the table {path} cannot be written ({error}); choose another file with --csv") from error
     print(f"  table: {path}")
@@ -152,7 +152,7 @@ def _draw(draw: Callable[[Path], None], wanted: Path | None, name: str, key: str
     try:
         draw(path)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if isinstance(explain(error), ResourceError):
             raise
         raise UsageError(f"the picture {path} cannot be written ({error}); choose another file with --picture") from error
     print(f"  picture: {path}")

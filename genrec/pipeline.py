@@ -10,14 +10,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from genrec import stages
-from genrec.environment import git_commit, hardware, versions
+from genrec import hashed_json, stages
+from genrec.environment import environment, git_commit, joined, versions
 from genrec.errors import NetworkError, UsageError
 from genrec.experiment import Experiment
+from genrec.hashed_json import Each
 from genrec.progress import say
-from genrec.store import Artifact, Store, describe, hash_of
+from genrec.store import Artifact, Store, describe, hash_of, write_json
 from genrec.training.plugin_errors import attribute_to
 from genrec.workspace import raw_folder, store
 
@@ -103,6 +105,9 @@ def run(
     check_stage(refresh)
     if last is not None and last not in experiment.stages:
         raise UsageError(f"{experiment.name} has no stage {last!r}, only {', '.join(experiment.stages)}")
+    for step in steps:
+        if not existing.has(step.stage, step.key):
+            existing.check_writable(step.stage, step.key)
     rebuild = False
     for step in steps:
         rebuild = rebuild or step.stage == refresh
@@ -127,19 +132,45 @@ def check_stage(name: str | None) -> None:
 
 def _build(experiment: Experiment, step: Step, artifacts: dict[str, Artifact], existing: Store) -> None:
     """Run one stage and store its artifact."""
-    about = {
+    about: dict[str, Any] = {
         "version": VERSIONS[step.stage],
         "specification": step.specification,
         "parents": step.parents,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": versions(),
         "git": git_commit(),
-        "hardware": hardware(),
     }
     start = time.monotonic()
-    say(f"{experiment.name} (seed {experiment.seed}): {step.stage} {step.key} ...")
+    title = f"{experiment.name} (seed {experiment.seed}): {step.stage} {step.key}"
+    say(f"{title} ...")
     policy = experiment.policy if step.stage in ("sft", "align", "evaluate") else None
-    with existing.create(step.stage, step.key, about) as folder, attribute_to(policy, f"in stage {step.stage}"):
-        if folder is not None:
-            stages.BUILDERS[step.stage](experiment, {name: artifact.folder for name, artifact in artifacts.items()}, folder)
-    say(f"{experiment.name} (seed {experiment.seed}): {step.stage} {step.key} finished in {time.monotonic() - start:.1f} s")
+    final = existing.folder(step.stage, step.key)
+    attempts, checkpoint = final.with_name(f".{step.key}.attempts.json"), final.with_name(f".{step.key}.partial") / "checkpoint"
+    try:
+        with existing.create(step.stage, step.key, about) as folder, attribute_to(policy, f"in stage {step.stage}"):
+            if folder is not None:
+                about["environment"] = _of_all_attempts(attempts, checkpoint, environment(), title)
+                stages.BUILDERS[step.stage](experiment, {name: artifact.folder for name, artifact in artifacts.items()}, folder)
+    finally:
+        if not checkpoint.is_dir():  # nothing to resume from
+            attempts.unlink(missing_ok=True)
+    say(f"{title} finished in {time.monotonic() - start:.1f} s")
+
+
+def _of_all_attempts(path: Path, checkpoint: Path, now: dict[str, str], title: str) -> dict[str, str]:
+    """Return the environments of all attempts at a stage, joined, and keep them in a file beside the unfinished artifact.
+
+    Logs what has changed since the checkpoint that the stage resumes from was begun.
+    """
+    environments = [now]
+    if checkpoint.is_dir() and path.is_file():
+        advice = "remove it and run the same command again"
+        before = hashed_json.read_object(path, advice)
+        hashed_json.check_shape(path, before, Each(str), advice)
+        environments.insert(0, before)
+    together = joined(environments)
+    changes = [f"{name} {value}" for name, value in together.items() if value != now.get(name)]
+    if changes:
+        say(f"{title}: resumed in another environment ({'; '.join(changes)}); the result can differ from an uninterrupted run's")
+    write_json(path, together)
+    return together

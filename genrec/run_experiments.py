@@ -8,32 +8,48 @@ from pathlib import Path
 
 import pandas as pd
 
-from genrec import pipeline, run_files
+from genrec import failed_runs, pipeline, run_files
 from genrec.experiment import Experiment
 from genrec.progress import say
 from genrec.store import Artifact
-from genrec.workspace import reports_folder, store
+from genrec.workspace import check_writable, reports_folder, store
 
 
 def run(experiments: Sequence[Experiment], refresh: str | None = None) -> None:
     """Run the missing stages of each experiment and record the results. Log the seconds of all new artifacts at the end.
+
+    Raises an error before anything is trained if the data folder can't be written. A run that fails later leaves a record
+    (`genrec.failed_runs`).
 
     Args:
         experiments: the experiments; those that share a stage build it once.
         refresh: rebuild this stage and all later ones.
 
     """
+    check_writable(list(pipeline.VERSIONS))
     for name in dict.fromkeys(experiment.name for experiment in experiments):
-        run_files.check_readable(name)
+        run_files.check_extendable(name)
     refreshed: set[str] = set()
     new: dict[str, Artifact] = {}
     for experiment in experiments:
-        before = {step.key: _modified(store().folder(step.stage, step.key)) for step in pipeline.plan(experiment)}
-        artifacts = pipeline.run(experiment, refresh, refreshed, on_artifact=partial(_draw_curves, experiment))
-        run_files.record(experiment, artifacts)
+        done: list[str] = []
+        try:
+            before = {step.key: _modified(store().folder(step.stage, step.key)) for step in pipeline.plan(experiment)}
+            artifacts = pipeline.run(experiment, refresh, refreshed, on_artifact=partial(_finish_stage, experiment, done))
+            run_files.record(experiment, artifacts)
+        except BaseException as error:
+            failed_runs.record(experiment, done, error)
+            raise
+        failed_runs.clear(experiment)
         new |= {each.key: each for each in artifacts.values() if _modified(each.folder) != before[each.key]}
     if new:
         say(seconds_line(list(new.values())))
+
+
+def _finish_stage(experiment: Experiment, done: list[str], artifact: Artifact) -> None:
+    """Note that a stage is done, and draw its curves."""
+    done.append(artifact.stage)
+    _draw_curves(experiment, artifact)
 
 
 def _draw_curves(experiment: Experiment, artifact: Artifact) -> None:

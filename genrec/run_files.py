@@ -6,23 +6,46 @@ are kept. `outcomes` reads the rows back as `genrec.evaluation.compare.Run`, wit
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Sequence
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-from filelock import FileLock
 
-from genrec import renamed
+from genrec import hashed_json, renamed
+from genrec.environment import joined
 from genrec.errors import ArtifactError, UsageError
 from genrec.evaluation.compare import Run
-from genrec.experiment import Experiment
+from genrec.experiment import MAX_NAME, Experiment, is_name
+from genrec.hashed_json import KEY, Each, Matching, Shape
 from genrec.progress import say
-from genrec.store import Artifact, hash_of, write_json
+from genrec.store import Artifact, hash_of, locked, write_json
 from genrec.workspace import runs_folder, store
 
-FORMAT = 2  # version of the run file; files of format 1 use former field names
+FORMAT = 3  # version of the run file; files of format 1 use former field names, those of format 2 have no hash of their content
+AGAIN = "move the file away and run the experiment again (stages that are done are not repeated)"
+ENVIRONMENT = ("processor", "instructions", "threads", "gpu", "torch", "genrec")  # of `genrec.environment.environment`
+_STAGES = ("data", "evaluate")  # the stages that every row has
+_SEED: dict[str, Shape] = {
+    "recorded": str,  # UTC, ISO 8601: when the seed was last run
+    "artifacts": Each(Matching(KEY), needs=_STAGES),  # stage -> key
+    "seconds": Each(float),  # stage -> seconds that its artifact took
+    "environment": Each(str),  # see `environment_of`
+    "metrics": Each(float),
+}
+SHAPE: dict[str, Shape] = {
+    "format": int,
+    "name": str,
+    "configuration": dict,  # key path -> value, of all stages
+    "protocol": dict,  # what rows of one table have in common
+    "seeds": Each(_SEED, lambda seed: re.fullmatch(r"0|[1-9][0-9]{0,18}", seed) is not None, at_least=1),
+}
 TRAINING_STAGES = ("sft", "align")  # the stages that have training curves
 
 
@@ -85,12 +108,21 @@ def label(description: dict[str, Any]) -> str:
     return f"{description['class'].rpartition(':')[2]}({', '.join(values)})"
 
 
+def environment_of(artifacts: dict[str, Artifact]) -> dict[str, str]:
+    """Return where a seed was trained, or evaluated if nothing was trained: its processor, threads and versions as short texts.
+
+    Values that differ between SFT and alignment are joined by ' / '. `gpu` is missing if there was none.
+    """
+    trained = [artifacts[stage] for stage in TRAINING_STAGES if stage in artifacts] or [artifacts["evaluate"]]
+    together = joined([artifact.manifest["environment"] for artifact in trained])
+    return {name: together[name] for name in ENVIRONMENT if together.get(name, "none") != "none"}
+
+
 def record(experiment: Experiment, artifacts: dict[str, Artifact]) -> None:
     """Write the result of one seed into the row's run file."""
     path = _path(experiment.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
     settings = configuration(artifacts)
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    with _lock(path):
         content: dict[str, Any] = {"format": FORMAT, "name": experiment.name, "configuration": settings, "seeds": {}}
         if path.is_file():
             old = _read(path)
@@ -100,26 +132,46 @@ def record(experiment: Experiment, artifacts: dict[str, Artifact]) -> None:
                 say(f"{experiment.name}: the configuration has changed; {path} starts again without its earlier seeds")
         content["protocol"] = protocol(experiment, artifacts)
         content["seeds"][str(experiment.seed)] = {
+            "recorded": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "artifacts": {name: artifact.key for name, artifact in artifacts.items()},
             "seconds": {name: artifact.manifest["seconds"] for name, artifact in artifacts.items()},
+            "environment": environment_of(artifacts),
             "metrics": json.loads((artifacts["evaluate"].folder / "metrics.json").read_text(encoding="utf-8")),
         }
-        write_json(path, content)
+        write_json(path, hashed_json.add_hash(content))
 
 
 def read(name: str) -> dict[str, Any]:
-    """Return the content of a run file. Raises UsageError if there is none, ArtifactError if it is damaged or of an earlier format."""
+    """Return the content of a run file (see `SHAPE`). Raises UsageError if there is none, ArtifactError if it is damaged."""
+    if not is_name(name) or not _path(name).is_file():
+        known = names_of_rows()
+        close = difflib.get_close_matches(name, known, 1)
+        nearest = f"did you mean {close[0]!r}? " if close else ""
+        raise UsageError(f"there is no run {name[:MAX_NAME]!r} in {runs_folder()}; {nearest}there are: {', '.join(known) or 'none'}")
+    return _read(_path(name))
+
+
+def names_of_rows() -> list[str]:
+    """Return the names of all rows that have a run file."""
+    return sorted(path.stem for path in runs_folder().glob("*.json") if not path.name.startswith("."))
+
+
+def check_extendable(name: str) -> None:
+    """Raise an error if the row's run file can't be read or written, before anything is trained."""
     path = _path(name)
-    if not path.is_file():
-        known = sorted(entry.stem for entry in path.parent.glob("*.json"))
-        raise UsageError(f"there is no run {name!r} in {path.parent}; there are: {', '.join(known) or 'none'}")
-    return _read(path)
+    with _lock(path):
+        if os.path.lexists(path) and not path.is_file():
+            raise UsageError(f"{path} is not a file; move it away and run the same command again")
+        if path.is_file():
+            _read(path)
 
 
-def check_readable(name: str) -> None:
-    """Raise ArtifactError if the row has a run file that cannot be extended, before anything is trained."""
-    if _path(name).is_file():
-        read(name)
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold the lock of a run file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path.with_name(f".{path.name}.lock")):
+        yield
 
 
 def by_protocol(names: Sequence[str]) -> list[list[str]]:
@@ -164,17 +216,23 @@ def _path(name: str) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ArtifactError(f"{path} is damaged ({error}); remove it and run the experiment again") from None
-    if content.get("format", 1) > FORMAT:
+    """Return the checked content of a run file."""
+    content = hashed_json.read_object(path, AGAIN)
+    if "format" not in content and isinstance(content.get("configuration"), dict):
+        content = {"format": 1, **content}
+    hashed_json.check_shape(path, content, {"format": int}, AGAIN)
+    if content["format"] > FORMAT:
         raise ArtifactError(
-            f"{path} was written by a newer version of genrec (format {content['format']}, this version reads {FORMAT})"
+            f"{path} was written by a newer version of genrec (format {content['format']}, this version reads {FORMAT}); upgrade "
+            f"genrec, or {AGAIN}"
         )
-    if content.get("format", 1) < FORMAT:
+    if content["format"] == 2:
+        raise ArtifactError(f"{path} was written by an earlier version of genrec, without a hash of its content; {AGAIN}")
+    if content["format"] < FORMAT:
+        hashed_json.check_shape(path, content, {"configuration": dict}, AGAIN)
         raise ArtifactError(
             f"{path} was written by an earlier version of genrec with other field names{renamed.examples(content['configuration'])}; "
-            "move the file away and run the experiment again, or read it with the commit that wrote it"
+            f"{AGAIN}, or read it with the commit that wrote it"
         )
+    hashed_json.check_object(path, content, SHAPE, AGAIN)
     return content

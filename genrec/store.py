@@ -8,7 +8,6 @@ partial folder, and the next run may resume from the `checkpoint` folder in it. 
 from __future__ import annotations
 
 import dataclasses
-import errno
 import hashlib
 import json
 import os
@@ -21,10 +20,11 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock
 
+from genrec import manifests
 from genrec.errors import ArtifactError, ResourceError, UsageError
 from genrec.source_hash import source_hash
+from genrec.storage_errors import check_folder, explain
 
-FORMAT = 2  # version of the manifest; format 1 has former field names in its specification
 LARGE = 1 << 26  # bytes; a larger file is hashed again only if its stat signature has changed
 _TICK = 20_000_000  # nanoseconds; resolution of a file system's clock
 Signature = tuple[int, int, int, int]  # size, mtime_ns, ctime_ns (which os.utime cannot set), inode
@@ -108,13 +108,19 @@ def signature_of(path: Path) -> Signature:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON to a temporary file, flush it to the disk and rename it."""
+    """Write JSON to a temporary file, flush it to the disk and rename it. An OSError names the file."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1, ensure_ascii=False)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a failed write has no name
+        with suppress(OSError):
+            partial.unlink()
+        raise
 
 
 class Store:
@@ -129,33 +135,27 @@ class Store:
 
     def has(self, stage: str, key: str) -> bool:
         """Return whether the artifact exists and is complete."""
-        return (self.folder(stage, key) / "manifest.json").is_file()
+        return (self.folder(stage, key) / manifests.NAME).is_file()
 
     def get(self, stage: str, key: str) -> Artifact:
-        """Return the artifact after checking the size and sha256 of its files; large files only if their signature has changed.
+        """Return the artifact after checking its manifest, and size and sha256 of its files; of large files if their signature changed.
 
-        Raises ArtifactError if the artifact is missing, damaged, or written by another version of the format.
+        Raises ArtifactError if the artifact is missing, damaged, has further files, or was written in another format. Files and
+        folders with a hidden name (`.name`) are ignored.
         """
         folder = self.folder(stage, key)
         again = f"run the experiment again with --refresh {stage}"
-        try:
-            manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ArtifactError(f"there is no artifact {stage}/{key} below {self.root}; {again}") from None
-        except ValueError as error:
-            raise ArtifactError(f"{folder / 'manifest.json'} is damaged ({error}); {again}") from None
-        if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict) or "format" not in manifest:
-            raise ArtifactError(f"{folder / 'manifest.json'} is damaged (it is not a manifest); {again}")
-        if manifest["format"] != FORMAT:
-            advice = "upgrade genrec" if manifest["format"] > FORMAT else "field names have changed since"
-            raise ArtifactError(
-                f"{folder} was written by genrec {manifest['versions'].get('genrec')} in format {manifest['format']}, this version "
-                f"reads format {FORMAT} ({advice}); {again}"
-            )
+        manifest = manifests.read(folder, stage, key, again)
         for name, expected in manifest["files"].items():
             path = folder / name
+            if _is_linked(path, folder):
+                raise ArtifactError(f"{path} is a link, expected a file; {again}")
             if not path.is_file() or not _is_unaltered(path, expected):
                 raise ArtifactError(f"{path} is missing or has changed since it was written (sha256 {expected['sha256']}); {again}")
+        found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+        unknown = {path.as_posix() for path in found if not any(part[0] == "." for part in path.parts)} - {manifests.NAME}
+        for name in sorted(unknown - manifest["files"].keys()):
+            raise ArtifactError(f"{folder / name} is not listed in manifest.json; move it away, or {again}")
         return Artifact(stage, key, folder, manifest)
 
     @contextmanager
@@ -163,36 +163,63 @@ class Store:
         """Yield a folder to write the artifact's files to; it becomes the artifact if the block ends without an error.
 
         Yields None if another process has built the artifact in the meantime. The remains of an interrupted run are removed, except
-        the folder `checkpoint`, from which the stage may resume; it is no part of the artifact. `about` is added to the manifest.
+        the folder `checkpoint`, from which the stage may resume; it is no part of the artifact. `about` is added to the manifest: the
+        entries of `manifests.SHAPE` from `version` to `environment`; the block may change them.
         """
-        final = self.folder(stage, key)
+        final, partial, lock = self._paths(stage, key)
         final.parent.mkdir(parents=True, exist_ok=True)
-        partial = final.with_name(f".{key}.partial")
-        with FileLock(final.with_name(f".{key}.lock")):
+        with locked(lock):
             if self.has(stage, key):
                 yield None
                 return
+            check_folder(partial)
             _clear(partial)
             partial.mkdir(exist_ok=True)
             began = time.monotonic()
             with _tidy(partial):
                 yield partial
+                seconds = round(time.monotonic() - began, 3)
+                manifest = {"stage": stage, "key": key, **about, "files": _files(partial), "seconds": seconds}
+                write_json(partial / manifests.NAME, manifests.complete(manifest))
             _remove(partial / "checkpoint")
-            files = {path.relative_to(partial).as_posix(): _content(path) for path in sorted(partial.rglob("*")) if path.is_file()}
-            seconds = round(time.monotonic() - began, 3)
-            manifest = {"format": FORMAT, "stage": stage, "key": key, **about, "files": files, "seconds": seconds}
-            write_json(partial / "manifest.json", manifest)
             _remove(final)
             partial.rename(final)
 
+    def check_writable(self, stage: str, key: str) -> None:
+        """Raise UsageError if something is in the way of the folders and the lock that `create` writes. Writes nothing."""
+        final, partial, lock = self._paths(stage, key)
+        for folder in (self.root, final.parent, partial):
+            check_folder(folder)
+        if os.path.lexists(lock) and not (lock.is_file() and os.access(lock, os.W_OK)):
+            raise UsageError(f"{lock} is not a file that can be written; remove it and run the same command again")
+
+    def _paths(self, stage: str, key: str) -> tuple[Path, Path, Path]:
+        """Return the artifact's folder, the folder of its unfinished files, and its lock."""
+        final = self.folder(stage, key)
+        return final, final.with_name(f".{key}.partial"), final.with_name(f".{key}.lock")
+
     def remove(self, stage: str, key: str) -> None:
         """Remove the artifact and the remains of an interrupted run."""
-        final = self.folder(stage, key)
+        final, partial, lock = self._paths(stage, key)
         final.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(final.with_name(f".{key}.lock")):
-            _remove(final / "manifest.json")
+        with locked(lock):
+            _remove(final / manifests.NAME)
             _remove(final)
-            _remove(final.with_name(f".{key}.partial"))
+            _remove(partial)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file at `path`; wait while another process holds it."""
+    lock = FileLock(path)
+    try:
+        lock.acquire()
+    except NotImplementedError as error:  # a file system without flock
+        raise ResourceError(f"{path} can't be locked ({error}); choose a data folder on a local disk with GENREC_HOME") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _clear(partial: Path) -> None:
@@ -204,16 +231,23 @@ def _clear(partial: Path) -> None:
 
 @contextmanager
 def _tidy(partial: Path) -> Iterator[None]:
-    """Remove all files of a failed stage except its checkpoint. Raise ResourceError if the disk is full."""
+    """Remove all files of a failed stage except its checkpoint. Raise ResourceError if a file can't be written."""
     try:
         yield
     except BaseException as error:
-        _clear(partial)
-        with suppress(OSError):  # the folder is not empty if there is a checkpoint
+        with suppress(OSError):  # a disk that can't be written, or a folder that is not empty because there is a checkpoint
+            _clear(partial)
             partial.rmdir()
-        if getattr(error, "errno", None) != errno.ENOSPC and "no space left on device" not in str(error).lower():
-            raise
-        raise ResourceError(f"the disk is full ({error}); finished artifacts are intact; free some space and run again") from error
+        explained = explain(error)
+        if isinstance(explained, ResourceError):
+            raise explained from error
+        raise
+
+
+def _files(partial: Path) -> dict[str, Any]:
+    """Return the manifest's entries of all files of a finished stage."""
+    names = {path.relative_to(partial).as_posix(): path for path in sorted(partial.rglob("*")) if path.is_file()}
+    return {name: _content(path) for name, path in names.items() if not name.startswith("checkpoint/")}
 
 
 def _content(path: Path) -> dict[str, Any]:
@@ -229,6 +263,11 @@ def _is_unaltered(path: Path, expected: dict[str, Any]) -> bool:
         return False
     untouched = "signature" in expected and tuple(expected["signature"]) == signature_of(path)
     return untouched or file_hash(path) == expected["sha256"]
+
+
+def _is_linked(path: Path, folder: Path) -> bool:
+    """Return whether a path below a folder is a link or leads through one."""
+    return any(part.is_symlink() for part in (path, *path.parents) if part != folder and part.is_relative_to(folder))
 
 
 def _remove(path: Path) -> None:

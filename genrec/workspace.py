@@ -3,14 +3,53 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+from genrec.errors import UsageError
+from genrec.storage_errors import check_folder, explain
 from genrec.store import Store
 
 
 def home() -> Path:
     """Return the folder of raw data, artifacts, run files and reports: GENREC_HOME if set, else `data` in the current folder."""
-    return Path(os.environ.get("GENREC_HOME") or "data").expanduser()
+    name = os.environ.get("GENREC_HOME") or "data"
+    try:
+        name.encode()
+        return Path(name).expanduser()
+    except (UnicodeEncodeError, RuntimeError) as error:  # bytes that are no UTF-8, or a user without a home folder
+        raise UsageError(f"GENREC_HOME is {name!r}, which is not a usable path ({error}); set it to a folder for your data") from None
+
+
+def check_writable(stages: Sequence[str]) -> None:
+    """Create the data folder, and raise UsageError or ResourceError if a run of these stages can't write to it.
+
+    The folders below it are checked if they exist; none is created.
+    """
+    root = home()
+    below = [raw_folder(), runs_folder(), failed_folder(), store().root, reports_folder(), tensorboard_folder()]
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for folder in (root, *below, *(store().root / stage for stage in stages)):
+            check_folder(folder)
+            if folder.is_dir():
+                _write_probe(folder)
+    except (OSError, ValueError) as error:
+        explained = explain(error)
+        if explained is None:  # such as a path with a NUL
+            raise UsageError(f"the data folder {root} can't be used ({error}); set GENREC_HOME to another folder") from error
+        raise explained from error
+
+
+def _write_probe(folder: Path) -> None:
+    """Write and remove a file. An OSError names the folder."""
+    try:
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+            file.write(b"genrec")
+    except OSError as error:
+        error.filename = str(folder)
+        raise
 
 
 def raw_folder() -> Path:
@@ -21,6 +60,11 @@ def raw_folder() -> Path:
 def runs_folder() -> Path:
     """Return the folder of run files."""
     return home() / "runs"
+
+
+def failed_folder() -> Path:
+    """Return the folder with the records of failed runs."""
+    return runs_folder() / "failed"
 
 
 def reports_folder() -> Path:

@@ -1,0 +1,104 @@
+"""Records of failed and stopped runs: `data/runs/failed/NAME-seed-S.json`. A record is removed when the row and seed succeed."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from genrec import hashed_json
+from genrec.environment import versions
+from genrec.errors import ArtifactError, Stopped
+from genrec.experiment import Experiment
+from genrec.hashed_json import Each, Shape
+from genrec.progress import say
+from genrec.store import write_json
+from genrec.workspace import failed_folder
+
+SHAPE: dict[str, Shape] = {
+    "name": str,  # of the row
+    "seed": int,
+    "stage": str,  # where it failed; empty if all stages are done
+    "stopped": bool,  # by a signal, not by an error
+    "error": str,  # class of the error
+    "message": str,
+    "time": str,  # UTC, ISO 8601
+    "command": str,  # resumes the run; empty if it was not started on the command line
+    "versions": Each(str),
+}
+
+
+class Failure(NamedTuple):
+    """A failed or stopped run; see `SHAPE`."""
+
+    name: str
+    seed: int
+    stage: str
+    stopped: bool
+    error: str
+    message: str
+    time: str
+    command: str
+    versions: dict[str, str]
+
+
+def record(experiment: Experiment, done: Sequence[str], error: BaseException) -> None:
+    """Record why a run of one seed ended after the stages `done`. If the record can't be written, log this."""
+    stage = next((stage for stage in experiment.stages if stage not in done), "")
+    stopped = isinstance(error, Stopped | KeyboardInterrupt)
+    failure = Failure(
+        experiment.name,
+        experiment.seed,
+        stage,
+        stopped,
+        type(error).__name__,
+        str(error) or "interrupted" if stopped else str(error),
+        time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        resuming(sys.argv),
+        versions(),
+    )
+    path = _path(experiment)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, hashed_json.add_hash(failure._asdict()))
+    except (OSError, ValueError) as problem:
+        say(f"the failed run could not be recorded in {path} ({problem})")
+
+
+def clear(experiment: Experiment) -> None:
+    """Remove the record of this row and seed, if there is one."""
+    _path(experiment).unlink(missing_ok=True)
+
+
+def read_all() -> tuple[list[Failure], list[str]]:
+    """Return the recorded failures in the order of their time, and the messages for records that are damaged."""
+    failures, damaged = [], []
+    for path in sorted(failed_folder().glob("[!.]*.json")):
+        try:
+            content: dict[str, Any] = hashed_json.read_object(path, "remove it")
+            hashed_json.check_object(path, content, SHAPE, "remove it")
+            failures.append(Failure(**{name: content[name] for name in Failure._fields}))
+        except ArtifactError as error:
+            damaged.append(str(error))
+    return sorted(failures, key=lambda failure: failure.time), damaged
+
+
+def resuming(arguments: Sequence[str]) -> str:
+    """Return the command line that resumes a run: without --refresh, which would begin again. Empty if it is none of genrec's."""
+    program = Path(arguments[0]).name if arguments else ""
+    if program == "__main__.py":
+        program = "genrec"
+    if program != "genrec" or arguments[1:2] != ["run"]:
+        return ""
+    kept: list[str] = []
+    for before, argument in zip(arguments, arguments[1:], strict=False):
+        if before != "--refresh" and argument != "--refresh" and not argument.startswith("--refresh="):
+            kept.append(argument)
+    return shlex.join([program, *kept])
+
+
+def _path(experiment: Experiment) -> Path:
+    return failed_folder() / f"{experiment.name}-seed-{experiment.seed}.json"
