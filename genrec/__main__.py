@@ -215,9 +215,11 @@ def _show(options: argparse.Namespace, flags: list[str]) -> int:
         print(f"\nseed {seed}")
         for stage, key in entry["artifacts"].items():
             about = store().get(stage, key).manifest
-            made = f"{about['created']}, {about['seconds']:.1f} s, commit {about['git']}"
-            where = ", ".join(f"{name} {value}" for name, value in about["environment"].items())
-            print(f"  {stage:9} {store().folder(stage, key)}  made {made}\n            {where}")
+            where = {name: about["environment"].get(name, "?") for name in ("torch", "threads")}
+            made = f"{about['created']}, {about['seconds']:.1f} s, commit {about['git']}, torch {where['torch']}"
+            print(f"  {stage:9} {store().folder(stage, key)}  made {made}, threads {where['threads']}")
+        for name, text in entry["environment"].items():
+            print(f"  {name} = {text}")
         for name, value in entry["metrics"].items():
             print(f"  {name} = {value:.6g}")
     return 0

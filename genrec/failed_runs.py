@@ -93,10 +93,13 @@ def resuming(arguments: Sequence[str]) -> str:
         program = "genrec"
     if program != "genrec" or arguments[1:2] != ["run"]:
         return ""
-    kept: list[str] = []
-    for before, argument in zip(arguments, arguments[1:], strict=False):
-        if before != "--refresh" and argument != "--refresh" and not argument.startswith("--refresh="):
+    kept, skips = [], False
+    for argument in arguments[1:]:
+        flag, _, value = argument.partition("=")
+        is_refresh = len(flag) > 4 and "--refresh".startswith(flag)  # argparse takes abbreviations
+        if not skips and not is_refresh:
             kept.append(argument)
+        skips = is_refresh and not value
     return shlex.join([program, *kept])
 
 

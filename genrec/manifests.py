@@ -45,7 +45,7 @@ def complete(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def read(folder: Path, stage: str, key: str, advice: str) -> dict[str, Any]:
-    """Return the checked manifest of an artifact. Raises ArtifactError with `advice` if it is missing, damaged or of another format."""
+    """Return the checked manifest of an artifact. Raises ArtifactError with `advice` if it is missing, damaged or outdated."""
     path = folder / NAME
     try:
         manifest = hashed_json.read_object(path, advice)

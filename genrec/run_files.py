@@ -25,6 +25,7 @@ from genrec.evaluation.compare import Run
 from genrec.experiment import MAX_NAME, Experiment, is_name
 from genrec.hashed_json import KEY, Each, Matching, Shape
 from genrec.progress import say
+from genrec.storage_errors import check_folder
 from genrec.store import Artifact, hash_of, locked, write_json
 from genrec.workspace import runs_folder, store
 
@@ -152,7 +153,8 @@ def read(name: str) -> dict[str, Any]:
 
 
 def names_of_rows() -> list[str]:
-    """Return the names of all rows that have a run file."""
+    """Return the names of all rows that have a run file. Raises UsageError if a file is in the place of the folder."""
+    check_folder(runs_folder())
     return sorted(path.stem for path in runs_folder().glob("*.json") if not path.name.startswith("."))
 
 

@@ -41,7 +41,7 @@ def lines(data: str | None = None) -> list[str]:
 
 def _last_run(content: dict[str, Any]) -> str:
     """Return the time of the row's last run, UTC, ISO 8601."""
-    return max(entry["recorded"] for entry in content["seeds"].values())
+    return max(str(entry["recorded"]) for entry in content["seeds"].values())
 
 
 def _cells(name: str, content: dict[str, Any]) -> tuple[str, ...]:
@@ -58,14 +58,14 @@ def _cells(name: str, content: dict[str, Any]) -> tuple[str, ...]:
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows of text in columns as wide as their widest cell; the last column has no width."""
     widths = [max(len(row[place]) for row in rows) for place in range(len(COLUMNS) - 1)]
-    aligned = [
-        [
+    result = []
+    for row in rows:
+        cells = [
             f"{cell:>{width}}" if title in _RIGHT else f"{cell:{width}}"
             for cell, width, title in zip(row, widths, COLUMNS, strict=False)
         ]
-        for row in rows
-    ]
-    return ["  ".join([*cells, row[-1]]).rstrip() for cells, row in zip(aligned, rows, strict=True)]
+        result.append("  ".join([*cells, row[-1]]).rstrip())
+    return result
 
 
 def _failure_lines(failure: Failure) -> list[str]:

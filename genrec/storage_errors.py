@@ -25,25 +25,27 @@ _IN_THE_WAY = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno
 _SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # NumPy, without a code
 
 
-def explain(error: BaseException) -> GenrecError | None:
+def explain(error: BaseException, folder: Path | None = None) -> GenrecError | None:
     """Return the error for the user if a file or folder can't be read or written, None for any other error.
 
-    Libraries that are not written in Python report a full disk with a text instead of a code; the text is read.
+    `folder` is named if the error names no file. Libraries that are not written in Python report a full disk with a text instead of
+    a code; the text is read.
     """
     if isinstance(error, GenrecError):
         return None
-    return _missing_resource(error) or (_unusable_path(error) if isinstance(error, OSError) else None)
+    where = f" in {folder}" if folder is not None and getattr(error, "filename", None) is None else ""
+    return _missing_resource(error, where) or (_unusable_path(error) if isinstance(error, OSError) else None)
 
 
-def _missing_resource(error: BaseException) -> ResourceError | None:
+def _missing_resource(error: BaseException, where: str) -> ResourceError | None:
     text = str(error).lower()
     for code, (what, advice) in _RESOURCES.items():
         code_in_text = re.search(rf"\bos error {code}\b", text) or os.strerror(code).lower() in text
         if error.errno == code if isinstance(error, OSError) and error.errno is not None else code_in_text:
-            return ResourceError(f"{what} ({error}); finished artifacts are intact; {advice}")
+            return ResourceError(f"{what} ({error}){where}; finished artifacts are intact; {advice}")
     if isinstance(error, OSError) and _SHORT_WRITE.search(text):
         return ResourceError(
-            f"the disk is full or a file has reached its size limit ({error}); finished artifacts are intact; {_SPACE}"
+            f"the disk is full or a file has reached its size limit ({error}){where}; finished artifacts are intact; {_SPACE}"
         )
     return None
 
@@ -77,6 +79,7 @@ def _shortened(path: str) -> str:
 
 
 def check_folder(path: Path) -> None:
-    """Raise UsageError if something other than a folder is at this path."""
-    if os.path.lexists(path) and not path.is_dir():
-        raise UsageError(f"{path} is not a folder, expected a folder or nothing; move it away and run the same command again")
+    """Raise UsageError if something other than a folder is at this path or at a parent of it."""
+    for each in (*reversed(path.parents), path):
+        if os.path.lexists(each) and not each.is_dir():
+            raise UsageError(f"{each} is not a folder, expected a folder or nothing; move it away, {ELSEWHERE}")

@@ -138,7 +138,7 @@ class Store:
         return (self.folder(stage, key) / manifests.NAME).is_file()
 
     def get(self, stage: str, key: str) -> Artifact:
-        """Return the artifact after checking its manifest, and size and sha256 of its files; of large files if their signature changed.
+        """Return the artifact after checking its manifest, and its files by size and sha256 (large files if their signature changed).
 
         Raises ArtifactError if the artifact is missing, damaged, has further files, or was written in another format. Files and
         folders with a hidden name (`.name`) are ignored.
@@ -238,7 +238,7 @@ def _tidy(partial: Path) -> Iterator[None]:
         with suppress(OSError):  # a disk that can't be written, or a folder that is not empty because there is a checkpoint
             _clear(partial)
             partial.rmdir()
-        explained = explain(error)
+        explained = explain(error, partial)
         if isinstance(explained, ResourceError):
             raise explained from error
         raise

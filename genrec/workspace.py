@@ -30,6 +30,7 @@ def check_writable(stages: Sequence[str]) -> None:
     root = home()
     below = [raw_folder(), runs_folder(), failed_folder(), store().root, reports_folder(), tensorboard_folder()]
     try:
+        check_folder(root)
         root.mkdir(parents=True, exist_ok=True)
         for folder in (root, *below, *(store().root / stage for stage in stages)):
             check_folder(folder)
@@ -37,7 +38,7 @@ def check_writable(stages: Sequence[str]) -> None:
                 _write_probe(folder)
     except (OSError, ValueError) as error:
         explained = explain(error)
-        if explained is None:  # such as a path with a NUL
+        if explained is None or isinstance(error, FileNotFoundError):  # such as a folder below /proc, or a path with a NUL
             raise UsageError(f"the data folder {root} can't be used ({error}); set GENREC_HOME to another folder") from error
         raise explained from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import threading
@@ -13,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec.errors import ArtifactError, ResourceError, UsageError
+from genrec import hashed_json
+from genrec.errors import ArtifactError, InputError, ResourceError, UsageError
 from genrec.store import NOT_IN_KEY, Store, describe, file_hash, hash_of, write_json
 
 
@@ -42,8 +44,19 @@ class Versioned:
     VERSION = 2
 
 
+ABOUT = {
+    "version": 1,
+    "specification": {"beta": 0.1},
+    "parents": {"data": "0123456789abcdef"},
+    "created": "2026-01-02T03:04:05Z",
+    "versions": {"genrec": "9.9"},
+    "git": "unknown",
+    "environment": {"threads": "1"},
+}
+
+
 def make(store: Store, key: str = "k1", text: str = "payload") -> None:
-    with store.create("stage", key, {"versions": {"genrec": "9.9"}}) as folder:
+    with store.create("stage", key, ABOUT) as folder:
         assert folder is not None
         (folder / "a.txt").write_text(text)
 
@@ -99,7 +112,7 @@ def test_the_hash_ignores_order(values: dict[str, object]) -> None:
 
 def test_an_artifact_is_whole_or_absent(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    with pytest.raises(RuntimeError), store.create("stage", "k1", {}) as folder:
+    with pytest.raises(RuntimeError), store.create("stage", "k1", ABOUT) as folder:
         assert folder is not None
         (folder / "a.txt").write_text("half")
         raise RuntimeError
@@ -112,13 +125,13 @@ def test_an_artifact_is_whole_or_absent(tmp_path: Path) -> None:
 
 def test_a_killed_stage_keeps_its_checkpoint_and_nothing_else(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    with pytest.raises(KeyboardInterrupt), store.create("stage", "k1", {}) as folder:
+    with pytest.raises(KeyboardInterrupt), store.create("stage", "k1", ABOUT) as folder:
         assert folder is not None
         (folder / "checkpoint").mkdir()
         (folder / "checkpoint" / "step").write_text("7")
         (folder / "half").write_text("x")
         raise KeyboardInterrupt
-    with store.create("stage", "k1", {}) as folder:
+    with store.create("stage", "k1", ABOUT) as folder:
         assert folder is not None
         assert (folder / "checkpoint" / "step").read_text() == "7"
         assert not (folder / "half").exists()
@@ -139,10 +152,6 @@ def test_damage_is_found_and_named(tmp_path: Path) -> None:
     (store.folder("stage", "k1") / "manifest.json").write_text("{")
     with pytest.raises(ArtifactError, match=r"manifest\.json is damaged"):
         store.get("stage", "k1")
-    for content in ("[]", "{}", '{"format": 1, "files": []}'):
-        (store.folder("stage", "k1") / "manifest.json").write_text(content)
-        with pytest.raises(ArtifactError, match=r"manifest\.json is damaged \(it is not a manifest\)"):
-            store.get("stage", "k1")
     with pytest.raises(ArtifactError, match="there is no artifact stage/k2"):
         store.get("stage", "k2")
 
@@ -170,7 +179,7 @@ def test_a_large_file_is_hashed_again_only_when_it_was_touched(tmp_path: Path, m
 def test_a_full_disk_leaves_no_litter(tmp_path: Path, error: Exception) -> None:
     store = Store(tmp_path)
     make(store)
-    with pytest.raises(ResourceError, match="the disk is full") as caught, store.create("stage", "k2", {}) as folder:
+    with pytest.raises(ResourceError, match="the disk is full") as caught, store.create("stage", "k2", ABOUT) as folder:
         assert folder is not None
         (folder / "half").write_text("x")
         (folder / "checkpoint").mkdir()
@@ -180,12 +189,15 @@ def test_a_full_disk_leaves_no_litter(tmp_path: Path, error: Exception) -> None:
     assert (store.get("stage", "k1").folder / "a.txt").read_text() == "payload"
 
 
-def test_an_artifact_of_a_newer_format_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("format", "said"), [(99, "upgrade genrec"), (2, "no hash of its own content"), (1, "the names of settings have changed")]
+)
+def test_an_artifact_of_another_format_is_refused(tmp_path: Path, format: int, said: str) -> None:
     store = Store(tmp_path)
     make(store)
     path = store.folder("stage", "k1") / "manifest.json"
-    write_json(path, json.loads(path.read_text()) | {"format": 99})
-    with pytest.raises(ArtifactError, match=r"genrec 9\.9 in format 99"):
+    write_json(path, json.loads(path.read_text()) | {"format": format})
+    with pytest.raises(ArtifactError, match=rf"genrec 9\.9 in format {format}, this version reads format 3 .*{said}.*--refresh stage"):
         store.get("stage", "k1")
 
 
@@ -195,12 +207,12 @@ def test_two_makers_make_one(tmp_path: Path) -> None:
 
     def second() -> None:
         entered.wait()
-        with Store(tmp_path).create("stage", "k1", {}) as folder:
+        with Store(tmp_path).create("stage", "k1", ABOUT) as folder:
             results.append(folder)
 
     thread = threading.Thread(target=second)
     thread.start()
-    with store.create("stage", "k1", {}) as folder:
+    with store.create("stage", "k1", ABOUT) as folder:
         assert folder is not None
         entered.set()
         (folder / "a.txt").write_text("first")
@@ -226,3 +238,221 @@ def test_a_field_with_a_name_of_the_key_is_refused(tmp_path: Path) -> None:
     """It would replace the hash of the plug-in's code, so that an edit would go unnoticed."""
     with pytest.raises(UsageError, match=r"align\.negatives: Reserved has a field 'source'.*rename the field"):
         describe(Reserved(), tmp_path, "align.negatives")
+
+
+def rewritten(store: Store, **entries: object) -> None:
+    """Replace entries of the manifest of stage/k1 (None removes one), with a hash that fits the new content."""
+    path = store.folder("stage", "k1") / "manifest.json"
+    content = json.loads(path.read_text()) | entries
+    del content["sha256"]
+    path.write_text(json.dumps(hashed_json.add_hash({name: value for name, value in content.items() if value is not None})))
+
+
+ENTRY = {"size": 7, "sha256": hashlib.sha256(b"payload").hexdigest()}
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ({"versions": None}, "the content has no entry versions"),
+        ({"versions": {"genrec": 3}}, r"versions\.genrec is 3, expected a text"),
+        ({"seconds": None}, "the content has no entry seconds"),
+        ({"seconds": "1"}, "seconds is '1', expected a number"),
+        ({"seconds": True}, "seconds is True, expected a number"),
+        ({"format": "3"}, "format is '3', expected an integer"),
+        ({"format": None}, "the content has no entry format"),
+        ({"specification": []}, r"specification is \[\], expected an object"),
+        ({"parents": {"data": "../../x"}}, r"parents\.data is '\.\./\.\./x', expected a text like"),
+        ({"files": {}}, "files has no entry"),
+        ({"files": [1]}, r"files is \[1\], expected an object"),
+        ({"files": {"a.txt": 7}}, r"files\.a\.txt is 7, expected an object"),
+        ({"files": {"a.txt": {"size": 7}}}, r"files\.a\.txt has no entry sha256"),
+        ({"files": {"a.txt": ENTRY | {"sha256": "aa"}}}, r"files\.a\.txt\.sha256 is 'aa'"),
+        ({"files": {"a.txt": ENTRY | {"signature": [1, 2]}}}, r"signature is \[1, 2\], expected a list of 4 values"),
+        ({"files": {"../a.txt": ENTRY}}, r"files has an entry '\.\./a\.txt', which is not allowed"),
+        ({"files": {"/etc/passwd": ENTRY}}, "files has an entry '/etc/passwd', which is not allowed"),
+        ({"files": {"a/../a.txt": ENTRY}}, "which is not allowed"),
+        ({"files": {"./a.txt": ENTRY}}, "which is not allowed"),
+        ({"files": {"a\0.txt": ENTRY}}, "which is not allowed"),
+        ({"files": {"": ENTRY}}, "which is not allowed"),
+        ({"stage": "other"}, "is that of other/k1, expected stage/k1"),
+        ({"key": "k2"}, "is that of stage/k2, expected stage/k1"),
+    ],
+)
+def test_a_manifest_of_another_shape_is_refused(tmp_path: Path, entries: dict[str, object], said: str) -> None:
+    store = Store(tmp_path)
+    make(store)
+    rewritten(store)
+    store.get("stage", "k1")  # the hash fits
+    rewritten(store, **entries)
+    with pytest.raises(ArtifactError, match=rf"manifest\.json .*{said}.*--refresh stage"):
+        store.get("stage", "k1")
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "3", "{}", '{"format": []}', "[" * 100_000, '{"a":' * 100_000, "1" * 5000, "\xff"])
+def test_json_that_is_no_manifest_is_refused(tmp_path: Path, content: str) -> None:
+    store = Store(tmp_path)
+    make(store)
+    (store.folder("stage", "k1") / "manifest.json").write_text(content, encoding="latin-1")
+    with pytest.raises(ArtifactError, match=r"manifest\.json is damaged .*--refresh stage"):
+        store.get("stage", "k1")
+
+
+def test_an_edited_manifest_is_found_by_its_hash(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    make(store)
+    path = store.folder("stage", "k1") / "manifest.json"
+    path.write_text(path.read_text().replace('"beta": 0.1', '"beta": 0.2'))
+    with pytest.raises(ArtifactError, match=r"manifest\.json has changed since it was written .*--refresh stage"):
+        store.get("stage", "k1")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path, bytes]:
+    """A store with one artifact, the path of its manifest, and the manifest's bytes."""
+    store = Store(tmp_path_factory.mktemp("written"))
+    make(store)
+    path = store.folder("stage", "k1") / "manifest.json"
+    return store, path, path.read_bytes()
+
+
+def assert_found_or_harmless(written: tuple[Store, Path, bytes], place: int, value: int) -> None:
+    """A byte of the manifest is replaced: the store refuses the artifact, or the content is the same."""
+    store, path, content = written
+    path.write_bytes(content[:place] + bytes([value]) + content[place + 1 :])
+    try:
+        found = store.get("stage", "k1").manifest
+    except ArtifactError as error:
+        found = str(error)
+    finally:
+        path.write_bytes(content)
+    assert found == json.loads(content) or (isinstance(found, str) and ("manifest.json" in found or "in format" in found))
+
+
+def test_each_flipped_bit_of_a_manifest_is_found(written: tuple[Store, Path, bytes]) -> None:
+    for place, byte in enumerate(written[2]):
+        for bit in range(8):
+            assert_found_or_harmless(written, place, byte ^ 1 << bit)
+
+
+@given(data=st.data())
+def test_any_replaced_byte_of_a_manifest_is_found(written: tuple[Store, Path, bytes], data: st.DataObject) -> None:
+    place = data.draw(st.integers(0, len(written[2]) - 1))
+    assert_found_or_harmless(written, place, data.draw(st.integers(0, 255)))
+
+
+def test_links_are_refused(tmp_path: Path) -> None:
+    """The bytes are the same, but another artifact, or a file outside the store, could change them later."""
+    store = Store(tmp_path / "store")
+    with store.create("stage", "k1", ABOUT) as folder:
+        assert folder is not None
+        (folder / "sub").mkdir()
+        (folder / "sub" / "a.txt").write_text("payload")
+    artifact = store.get("stage", "k1").folder
+    (artifact / "sub").rename(tmp_path / "elsewhere")
+    (artifact / "sub").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ArtifactError, match=r"sub/a\.txt is a link, expected a file"):
+        store.get("stage", "k1")
+
+
+def test_a_file_that_the_manifest_does_not_list_is_refused(tmp_path: Path) -> None:
+    """A stage would read an added cold.parquet. Files with a hidden name, such as those of a file manager, are ignored."""
+    store = Store(tmp_path)
+    make(store)
+    folder = store.folder("stage", "k1")
+    (folder / ".DS_Store").write_text("x")
+    store.get("stage", "k1")
+    (folder / "sub").mkdir()
+    (folder / "sub" / "cold.parquet").write_text("x")
+    with pytest.raises(ArtifactError, match=r"sub/cold\.parquet is not listed in manifest\.json; move it away"):
+        store.get("stage", "k1")
+    (folder / "sub" / "cold.parquet").unlink()
+    (folder / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ArtifactError, match=r"link is not listed"):
+        store.get("stage", "k1")
+
+
+def test_a_manifest_that_cannot_be_written_keeps_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full when the stage has finished: the next run resumes from the checkpoint instead of starting again."""
+
+    def full(path: Path, value: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    store = Store(tmp_path)
+    monkeypatch.setattr("genrec.store.write_json", full)
+    with pytest.raises(ResourceError, match=r"the disk is full .*manifest\.json"), store.create("stage", "k1", ABOUT) as folder:
+        assert folder is not None
+        (folder / "checkpoint").mkdir()
+        (folder / "checkpoint" / "step").write_text("7")
+        (folder / "a.txt").write_text("payload")
+    assert [path.name for path in (tmp_path / "stage" / ".k1.partial").iterdir()] == ["checkpoint"]
+    monkeypatch.undo()
+    with store.create("stage", "k1", ABOUT) as folder:
+        assert folder is not None
+        (folder / "a.txt").write_text("payload")
+    assert list(store.get("stage", "k1").manifest["files"]) == ["a.txt"]  # not the checkpoint
+    assert not (store.get("stage", "k1").folder / "checkpoint").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EFBIG, "File too large"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        OSError(errno.EMFILE, "Too many open files"),
+        OSError(errno.EIO, "Input/output error"),
+        OSError("200 requested and 16 written"),  # NumPy
+        RuntimeError("Error while serializing: I/O error: File too large (os error 27)"),  # safetensors
+    ],
+)
+def test_a_stage_that_cannot_write_ends_with_exit_code_5(tmp_path: Path, error: Exception) -> None:
+    store = Store(tmp_path)
+    said = r"in .*\.k2\.partial; finished artifacts are intact"
+    with pytest.raises(ResourceError, match=said) as caught, store.create("stage", "k2", ABOUT) as folder:
+        assert folder is not None
+        (folder / "half").write_text("x")
+        raise error
+    assert caught.value.exit_code == 5
+    assert not (tmp_path / "stage" / ".k2.partial").exists()
+
+
+def test_other_errors_of_a_stage_pass_unchanged(tmp_path: Path) -> None:
+    for error in (RuntimeError("shape mismatch"), FileNotFoundError(errno.ENOENT, "No such file", "mine.csv"), InputError("bad")):
+        with pytest.raises(type(error)) as caught, Store(tmp_path).create("stage", "k1", ABOUT):
+            raise error
+        assert caught.value is error
+
+
+def test_something_in_the_place_of_an_unfinished_artifact_is_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    (tmp_path / "stage").mkdir()
+    (tmp_path / "stage" / ".k1.partial").write_text("x")
+    (tmp_path / "stage" / ".k2.lock").mkdir()
+    for key, said in (("k1", r"\.k1\.partial is not a folder"), ("k2", r"\.k2\.lock is not a file that can be written")):
+        with pytest.raises(UsageError, match=said):
+            store.check_writable("stage", key)
+    with pytest.raises(UsageError, match=r"\.k1\.partial is not a folder"), store.create("stage", "k1", ABOUT):
+        pass
+    store.check_writable("stage", "k3")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [".k1.lock", ".k1.partial", ".k2.lock", "stage"]
+
+
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def acquire(self: object) -> None:
+        raise NotImplementedError("no flock")
+
+    monkeypatch.setattr("genrec.store.FileLock.acquire", acquire)
+    with pytest.raises(ResourceError, match=r"\.k1\.lock can't be locked .*GENREC_HOME"), Store(tmp_path).create("stage", "k1", ABOUT):
+        pass
+
+
+def test_write_json_names_its_file_and_leaves_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fsync(number: int) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    write_json(tmp_path / "a.json", [1])
+    monkeypatch.setattr("os.fsync", fsync)
+    with pytest.raises(OSError, match=r"a\.json"):
+        write_json(tmp_path / "a.json", [2])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert (tmp_path / "a.json").read_text() == "[\n 1\n]"
