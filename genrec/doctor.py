@@ -113,7 +113,8 @@ def _file_size_limit() -> str:
 def _variables() -> str:
     """Return the environment variables that change where or how genrec computes, without passwords in addresses."""
     found = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(VARIABLES)]
-    return re.sub(r"//[^/@\s]+@", "//...@", " ".join(found)) or "none"
+    text = " ".join(found).encode(errors="backslashreplace").decode()
+    return re.sub(r"//[^/@\s]+@", "//...@", text) or "none"
 
 
 def _gib(count: int) -> str:

@@ -10,7 +10,8 @@ from dataclasses import fields, is_dataclass
 
 from torch import Tensor
 
-from genrec.errors import GenrecError, InputError
+from genrec.errors import GenrecError, InputError, ResourceError
+from genrec.storage_errors import explain
 from genrec.types import LogProbs, PreferenceTerms
 
 
@@ -19,7 +20,7 @@ def attribute_to(component: object, when: str) -> Iterator[None]:
     """Turn an exception of a plug-in into an `InputError` that names the plug-in, says when it failed and holds the traceback.
 
     A component counts as a plug-in if its class, or the class of a component inside it, is defined outside this package. Exceptions
-    of other components are bugs of this package and pass unchanged, and so do `GenrecError` and out-of-memory errors.
+    of other components are bugs of this package and pass unchanged, and so do `GenrecError` and errors of memory and disk.
     """
     try:
         yield
@@ -27,6 +28,8 @@ def attribute_to(component: object, when: str) -> Iterator[None]:
         raise
     except Exception as error:
         if not is_plugin(component) or re.search("out of memory|can't allocate memory", str(error), re.IGNORECASE):
+            raise
+        if isinstance(explain(error), ResourceError):
             raise
         raise InputError(
             f"{component!r} raised {error!r} {when}; run 'genrec check FILE.py:CLASS' to test the plug-in before training; its own "

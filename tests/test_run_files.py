@@ -1,0 +1,317 @@
+"""Run files: their hash and shape, the environment of each seed, the nearest name, and the list of rows and failures."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from worlds import cyclic
+
+from genrec import failed_runs, hashed_json, pipeline, run_experiments, run_files, run_list
+from genrec.__main__ import main
+from genrec.baselines import Popularity
+from genrec.environment import environment
+from genrec.errors import ArtifactError, NumericsError, Stopped, UsageError
+from genrec.experiment import Experiment
+from genrec.store import Artifact
+
+
+def baseline(name: str = "cyclic-popularity", seed: int = 0) -> Experiment:
+    """An experiment that needs no training."""
+    return replace(cyclic(), name=name, policy=Popularity(), seed=seed)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
+    """A data folder with the row cyclic-popularity, and the bytes of its run file."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GENREC_HOME", str(home))
+        run_experiments.run([baseline()])
+    return home, (home / "runs" / "cyclic-popularity.json").read_bytes()
+
+
+@pytest.fixture
+def row(made: tuple[Path, bytes], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The run file of cyclic-popularity, as it was written; other rows and failures are removed."""
+    home, content = made
+    monkeypatch.setenv("GENREC_HOME", str(home))
+    for path in (home / "runs").rglob("*.json"):
+        path.unlink()
+    path = home / "runs" / "cyclic-popularity.json"
+    path.write_bytes(content)
+    return path
+
+
+def rewrite(path: Path, **entries: object) -> None:
+    """Replace entries of a run file (None removes one), with a hash that fits the new content."""
+    content = json.loads(path.read_text()) | entries
+    del content["sha256"]
+    path.write_text(json.dumps(hashed_json.add_hash({name: value for name, value in content.items() if value is not None})))
+
+
+SEED = {
+    "recorded": "2026-01-02T03:04:05Z",
+    "artifacts": {"data": "0" * 16, "evaluate": "1" * 16},
+    "seconds": {"data": 1},
+    "environment": {},
+    "metrics": {"ndcg@10": 0.5},
+}
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ({"configuration": None}, "the content has no entry configuration"),
+        ({"protocol": None}, "the content has no entry protocol"),
+        ({"protocol": []}, r"protocol is \[\], expected an object"),
+        ({"seeds": None}, "the content has no entry seeds"),
+        ({"seeds": {}}, "seeds has no entry"),
+        ({"seeds": []}, r"seeds is \[\], expected an object"),
+        ({"seeds": {"0": 3}}, r"seeds\.0 is 3, expected an object"),
+        ({"seeds": {"one": SEED}}, "seeds has an entry 'one', which is not allowed"),
+        ({"seeds": {"0": SEED | {"metrics": {"ndcg@10": None}}}}, r"seeds\.0\.metrics\.ndcg@10 is None, expected a number"),
+        ({"seeds": {"0": SEED | {"artifacts": {"data": "0" * 16}}}}, r"seeds\.0\.artifacts has no entry evaluate"),
+        ({"seeds": {"0": SEED | {"artifacts": {"data": "0" * 16, "evaluate": "../../x"}}}}, r"artifacts\.evaluate is '\.\./\.\./x'"),
+        ({"format": "3"}, "format is '3', expected an integer"),
+        ({"format": 2}, "an earlier version of genrec, without a hash"),
+        ({"format": 4}, r"a newer version of genrec \(format 4, this version reads 3\)"),
+    ],
+)
+def test_a_run_file_of_another_shape_is_refused(row: Path, entries: dict[str, object], said: str) -> None:
+    rewrite(row)
+    assert run_files.read("cyclic-popularity")["name"] == "cyclic-popularity"  # the hash fits
+    rewrite(row, **entries)
+    with pytest.raises(ArtifactError, match=rf"cyclic-popularity\.json .*{said}.*move the file away"):
+        run_files.read("cyclic-popularity")
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "null", "{}", "3", '"a"', "", "{", "[" * 100_000, '{"format": 1}', '{"format": true}', "\xff"]
+)
+@pytest.mark.parametrize("command", [["show"], ["compare"], ["curves"]], ids=lambda command: command[0])
+def test_json_that_is_no_run_file_is_refused(row: Path, capsys: pytest.CaptureFixture[str], content: str, command: list[str]) -> None:
+    row.write_text(content, encoding="latin-1")
+    assert main([*command, "cyclic-popularity"]) == 4
+    said = capsys.readouterr().err
+    assert said.startswith(f"genrec: {row} is damaged (")
+    assert "move the file away and run the experiment again" in said
+
+
+def test_a_damaged_run_file_is_refused_before_anything_runs(row: Path) -> None:
+    row.write_text("null")
+    with pytest.raises(ArtifactError, match="expected an object"):
+        run_experiments.run([replace(baseline(), seed=5)])
+    assert not (row.parent / "failed").exists()
+
+
+def assert_found_or_harmless(path: Path, content: bytes, place: int, value: int) -> None:
+    """A byte of the run file is replaced: it is refused, or its content is the same."""
+    path.write_bytes(content[:place] + bytes([value]) + content[place + 1 :])
+    try:
+        found = run_files.read("cyclic-popularity")
+    except ArtifactError as error:
+        found = str(error)
+    finally:
+        path.write_bytes(content)
+    assert found == json.loads(content) or (isinstance(found, str) and path.name in found)
+
+
+def test_flipped_bits_of_a_run_file_are_found(row: Path) -> None:
+    content = row.read_bytes()
+    for place in range(0, len(content), 5):
+        assert_found_or_harmless(row, content, place, content[place] ^ 1 << place % 8)
+
+
+@given(data=st.data())
+def test_any_replaced_byte_of_a_run_file_is_found(made: tuple[Path, bytes], data: st.DataObject) -> None:
+    home, content = made
+    place = data.draw(st.integers(0, len(content) - 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GENREC_HOME", str(home))
+        assert_found_or_harmless(home / "runs" / "cyclic-popularity.json", content, place, data.draw(st.integers(0, 255)))
+
+
+def test_metrics_that_were_edited_by_hand_are_not_believed(row: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = row.read_text()
+    row.write_text(re.sub(r'"ndcg@10": [0-9.e-]+', '"ndcg@10": 0.9', text))
+    assert main(["compare", "cyclic-popularity"]) == 4
+    assert "cyclic-popularity.json has changed since it was written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["show", "compare", "curves"])
+def test_a_misspelled_row_gets_the_nearest_name(row: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert main([command, "cyclic-poplarity"]) == 2
+    assert "did you mean 'cyclic-popularity'? there are: cyclic-popularity" in capsys.readouterr().err
+    for name in ("x" * 300, "../x", "a\0b"):
+        assert main([command, name]) == 2
+        assert "there is no run" in capsys.readouterr().err
+
+
+def trained(stage: str, **values: str) -> Artifact:
+    """An artifact with this environment."""
+    here = {
+        "processor": "P",
+        "instructions": "avx2",
+        "threads": "1",
+        "settings": "none",
+        "gpu": "none",
+        "cuda": "none",
+        "torch": "2.11",
+    }
+    return Artifact(stage, "0" * 16, Path(), {"environment": here | {"genrec": "0.1"} | values})
+
+
+def test_the_environment_of_a_seed_is_that_of_its_trainings() -> None:
+    """Values that differ between SFT and alignment are joined; evaluation counts only if nothing was trained."""
+    artifacts = {"sft": trained("sft"), "align": trained("align", threads="4", gpu="H"), "evaluate": trained("evaluate", torch="2.13")}
+    expected = {"processor": "P", "instructions": "avx2", "threads": "1 / 4", "gpu": "none / H", "torch": "2.11", "genrec": "0.1"}
+    assert run_files.environment_of(artifacts) == expected
+    assert run_files.environment_of({"evaluate": artifacts["evaluate"]}) == {
+        "processor": "P", "instructions": "avx2", "threads": "1", "torch": "2.13", "genrec": "0.1",
+    }  # fmt: skip
+
+
+def test_manifests_and_run_files_record_the_environment(row: Path) -> None:
+    artifacts = pipeline.run(baseline())
+    for artifact in artifacts.values():
+        assert artifact.manifest["environment"] == environment()
+        assert artifact.manifest["versions"]["genrec"] == environment()["genrec"]
+    recorded = run_files.read("cyclic-popularity")["seeds"]["0"]["environment"]
+    assert recorded.items() <= environment().items()
+    assert {"processor", "instructions", "threads", "torch", "genrec"} <= recorded.keys()
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """An encoder that writes part of its vectors, then is interrupted in its first try."""
+
+    def encode_into(self, items: object, interactions: object, folder: Path) -> object:
+        import numpy as np
+
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            raise KeyboardInterrupt
+        return np.random.default_rng(0).standard_normal((40, 4)).astype(np.float32)
+
+    def encode(self, items: object, interactions: object) -> object:
+        raise AssertionError("the pipeline takes encode_into where there is one")
+
+
+def test_a_stage_that_resumes_with_other_threads_records_both(
+    row: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment = replace(cyclic(), embed=Interrupted())  # type: ignore[arg-type]
+    monkeypatch.setattr(pipeline, "environment", lambda: environment() | {"threads": "1"})
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(experiment, last="embed")
+    monkeypatch.setattr(pipeline, "environment", lambda: environment() | {"threads": "8"})
+    artifact = pipeline.run(experiment, last="embed")["embed"]
+    assert artifact.manifest["environment"]["threads"] == "1 / 8"
+    assert "resumed in another environment (threads 1 / 8)" in capsys.readouterr().err
+    assert not list(artifact.folder.parent.glob(".*.attempts.json"))
+
+
+def test_list_shows_rows_seeds_and_results(row: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two seeds with NDCG@10 of 0.25 and 0.5: the mean is 0.375."""
+    seeds = {
+        "10": SEED | {"metrics": {"ndcg@10": 0.25, "recall@10": 0.5}, "recorded": "2126-01-02T03:04:05Z"},
+        "9": SEED | {"metrics": {"ndcg@10": 0.5}},
+    }
+    other = row.with_name("other.json")
+    other.write_bytes(row.read_bytes())
+    rewrite(other, name="other", seeds=seeds, protocol={"data": "Shop()"})
+    assert main(["list"]) == 0
+    header, first, second = capsys.readouterr().out.splitlines()
+    assert re.split(r"\s{2,}", header) == ["row", "last run", "seeds", "R@10", "N@10", "stages", "data"]
+    when = run_list.local_time("2126-01-02T03:04:05Z")
+    assert re.split(r"\s{2,}", first) == ["other", when, "9, 10", "-", "0.3750", "data evaluate", "Shop()"]  # the latest first
+    metrics = json.loads(row.read_text())["seeds"]["0"]["metrics"]
+    assert re.split(r"\s{2,}", second)[2:5] == ["0", f"{metrics['recall@10']:.4f}", f"{metrics['ndcg@10']:.4f}"]
+    assert main(["list", "--data", "shop"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["row", "other"]
+    assert main(["list", "--data", "beauty"]) == 0
+    assert "has no rows on data with 'beauty' in the name" in capsys.readouterr().out
+
+
+def test_list_shows_damaged_files_and_goes_on(row: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row.with_name("broken.json").write_text("null")
+    failed = row.parent / "failed"
+    failed.mkdir(exist_ok=True)
+    (failed / "x-seed-0.json").write_text("[]")
+    assert main(["list"]) == 0
+    printed = capsys.readouterr().out
+    assert "\ncyclic-popularity " in printed
+    for path in (row.with_name("broken.json"), failed / "x-seed-0.json"):
+        assert f"damaged: {path} is damaged" in printed
+
+
+def test_list_of_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path / "nothing"))
+    assert main(["list"]) == 0
+    assert "has no rows; 'genrec run FILE.py:FUNCTION' adds some" in capsys.readouterr().out
+    assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),  # each has artifacts of its own, by its length of the history
+    [
+        (NumericsError("the loss is nan\nmore"), "failed in evaluate, .*: NumericsError: the loss is nan$"),
+        (Stopped(15, "stopped at step 7, checkpoint saved"), "stopped in evaluate, .*: stopped at step 7, checkpoint saved$"),
+        (KeyboardInterrupt(), "stopped in evaluate, .*: interrupted$"),
+    ],
+)
+def test_a_failed_run_leaves_a_record_until_it_succeeds(
+    row: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, line: str
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise error
+
+    experiment = replace(baseline(f"fails-{type(error).__name__}", seed=3), history_length=len(line))
+    with monkeypatch.context() as patch:
+        patch.setitem(pipeline.stages.BUILDERS, "evaluate", fail)
+        patch.setattr(sys, "argv", ["/bin/genrec", "run", "mine.py:row", "--refresh", "data", "--seed", "3"])
+        with pytest.raises(type(error)):
+            run_experiments.run([experiment])
+    record = json.loads((row.parent / "failed" / f"{experiment.name}-seed-3.json").read_text())
+    assert record["message"] == (str(error) or "interrupted")
+    assert main(["list"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(rf"^{experiment.name} \(seed 3\) {line}\n  \S.*: genrec run mine\.py:row --seed 3$", printed, re.MULTILINE)
+    run_experiments.run([experiment])
+    assert not list((row.parent / "failed").iterdir())
+
+
+def test_a_row_that_cannot_be_recorded_is_a_failed_run(row: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise ArtifactError("changed meanwhile")
+
+    monkeypatch.setattr(run_files, "record", fail)
+    with pytest.raises(ArtifactError):
+        run_experiments.run([baseline("unrecorded")])
+    (failure,), damaged = failed_runs.read_all()
+    assert (failure.stage, failure.command, damaged) == ("", "", [])
+    assert "failed after the last stage" in "\n".join(run_list.lines())
+
+
+def test_the_resuming_command_does_not_begin_again() -> None:
+    for flags in (["--refresh", "sft"], ["--refresh=sft"], ["--refr", "sft"]):
+        arguments = ["/x/genrec/__main__.py", "run", "m.py:a b", *flags, "--seed", "1"]
+        assert failed_runs.resuming(arguments) == "genrec run 'm.py:a b' --seed 1"
+    assert failed_runs.resuming(["/bin/pytest", "run", "x"]) == ""
+    assert failed_runs.resuming(["genrec", "data", "x"]) == ""
+
+
+def test_names_of_rows_fit_into_file_names() -> None:
+    assert baseline("a" * 100).name == "a" * 100
+    for name in ("a" * 101, "a" * 300, 3, None, "a\n"):
+        with pytest.raises(UsageError, match=r"name must be letters, digits, '-', '_' or '\.', at most 100 of them"):
+            baseline(name)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"seed must be below 2\*\*63, got a number of 64 bits"):
+        baseline(seed=2**63)
