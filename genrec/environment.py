@@ -1,4 +1,4 @@
-"""What a result may depend on besides its settings: library versions, hardware and the commit of the code."""
+"""What a result may depend on besides its settings: library versions, processor, threads and the commit of the code."""
 
 from __future__ import annotations
 

@@ -21,11 +21,15 @@ GROUND = {
     "renamed",
     "workspace",
     "source_hash",
+    "hashed_json",
+    "manifests",
+    "storage_errors",
 }  # import nothing above them
 FOLDERS = {"data", "embeddings", "tokenizer", "model", "preference", "evaluation", "baselines"}
 TOP = [
     "renamed",
     "environment",
+    "threads",
     "workspace",
     "completion",
     "experiment",
@@ -33,6 +37,8 @@ TOP = [
     "stages",
     "pipeline",
     "run_files",
+    "failed_runs",
+    "run_list",
     "run_experiments",
     "loading",
     "overrides",
