@@ -32,7 +32,7 @@ def lines(data: str | None = None) -> list[str]:
     result = _table([COLUMNS, *(_cells(name, content) for _, name, content in rows)]) if rows else []
     for failure in failures:
         result += ["", *_failure_lines(failure)]
-    result += [line for message in (*damaged, *damaged_records) for line in ("", f"damaged: {message}")]
+    result += [line for message in (*damaged, *damaged_records) for line in ("", f"unreadable: {message}")]
     if not rows:
         where = f"{runs_folder()} has no rows" + (f" on data with {data!r} in the name" if data is not None else "")
         result.insert(0, f"{where}; 'genrec run FILE.py:FUNCTION' adds some")

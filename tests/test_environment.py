@@ -8,7 +8,7 @@ import re
 import resource
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -244,3 +244,31 @@ def test_a_limit_of_file_sizes_ends_a_run_with_exit_code_5(tmp_path: Path, limit
     )
     assert [path.name for path in home.rglob("*.partial")] == []
     assert [path.name for path in home.rglob("*.json")] == (["cyclic-seed-0.json"] if limit else [])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_a_read_only_data_folder_is_refused_and_still_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path))
+    tmp_path.chmod(0o555)
+    with pytest.raises(UsageError, match=r"can't be opened or written \(Permission denied\)"):
+        run_experiments.run([cyclic(steps=1)])
+    assert main(["list"]) == 0
+    assert main(["doctor"]) == 1
+    assert "WRONG: " in capsys.readouterr().out
+    tmp_path.chmod(0o755)
+
+
+@dataclass(frozen=True)
+class FullDisk:
+    """A plug-in policy that is built while the disk is full."""
+
+    def build(self, semantic_ids: object) -> object:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/x/weights")
+
+
+def test_a_full_disk_is_not_blamed_on_the_plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path))
+    with pytest.raises(ResourceError, match=r"the disk is full \(.*/x/weights"):
+        run_experiments.run([replace(cyclic(steps=1), policy=FullDisk())])  # type: ignore[arg-type]

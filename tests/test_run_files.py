@@ -249,7 +249,7 @@ def test_list_shows_damaged_files_and_goes_on(row: Path, capsys: pytest.CaptureF
     printed = capsys.readouterr().out
     assert "\ncyclic-popularity " in printed
     for path in (row.with_name("broken.json"), failed / "x-seed-0.json"):
-        assert f"damaged: {path} is damaged" in printed
+        assert f"unreadable: {path} is damaged" in printed
 
 
 def test_list_of_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
