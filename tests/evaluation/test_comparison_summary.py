@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from pandas import DataFrame
 
+from genrec import run_files
+from genrec.__main__ import _print_table
 from genrec.evaluation import comparison_report
 from genrec.evaluation.compare import Comparison, Run, compare
 from genrec.evaluation.comparison_summary import summary
@@ -135,3 +137,18 @@ def test_after_a_run_the_pictures_and_commands_are_printed(
     assert all(len(line) <= 60 for line in lines[: lines.index("Next:")])
     comparison_report.after_run(compare([run("popularity", 1, BASELINE)], resamples=10), Path("data/reports"))
     assert "Pictures" not in capsys.readouterr().out
+
+
+def test_the_meaning_is_printed_after_a_run_and_not_by_compare(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GENREC_HOME", "elsewhere")
+    monkeypatch.setattr(run_files, "outcomes", lambda names, seeds: [run(name, 40, SFT) for name in names])
+    _print_table(["sft", "dpo"], "ndcg@10", "sft", None, {"sft": {0}, "dpo": {0}})
+    after_run = capsys.readouterr().out
+    assert "Pictures of the training curves: elsewhere/reports" in after_run
+    assert CAUTION in after_run
+    _print_table(["sft", "dpo"], "ndcg@10", "sft", None)
+    compared = capsys.readouterr().out
+    assert after_run.startswith(compared)
+    assert "Next:" not in compared
