@@ -147,7 +147,7 @@ def test_the_meaning_is_printed_after_a_run_and_not_by_compare(
     _print_table(["sft", "dpo"], "ndcg@10", "sft", None, {"sft": {0}, "dpo": {0}})
     after_run = capsys.readouterr().out
     assert "Pictures of the training curves: elsewhere/reports" in after_run
-    assert CAUTION in after_run
+    assert CAUTION in " ".join(after_run.split())
     _print_table(["sft", "dpo"], "ndcg@10", "sft", None)
     compared = capsys.readouterr().out
     assert after_run.startswith(compared)
