@@ -184,12 +184,16 @@ def _curves(options: argparse.Namespace, flags: list[str]) -> int:
 def _print_table(
     names: list[str], metric: str, reference: str | None, file: Path | None, seeds: dict[str, set[int]] | None = None
 ) -> None:
+    """Print a table of all seeds; or, after a run, of the seeds that were run, with what it means and what to do next."""
     from genrec import run_files
     from genrec.evaluation import comparison_report
     from genrec.evaluation.compare import compare
+    from genrec.workspace import reports_folder
 
     comparison = compare(run_files.outcomes(names, seeds), metric, reference)
     comparison_report.terminal(comparison)
+    if seeds is not None:
+        comparison_report.after_run(comparison, reports_folder())
     if file is not None:
         file.write_text(comparison_report.markdown(comparison), encoding="utf-8")
 

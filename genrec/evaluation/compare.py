@@ -1,13 +1,15 @@
 """Comparison of runs: means over seeds, confidence intervals, paired tests and configuration differences.
 
 A row holds all runs with one name, one per seed. All runs in a table must have the same users, targets and protocol. Intervals and
-tests are over users, with each user's metric averaged over the seeds of the row. The variation between seeds is reported separately,
-as the standard deviation over seeds.
+tests are over users, with each user's metric averaged over seeds: in an interval over all seeds of the row, in a test over the seeds
+that the two rows have in common. An interval depends on its row alone and a test on its two rows alone; only Holm's correction
+depends on the other rows. The variation between seeds is reported separately, as the standard deviation over seeds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -16,12 +18,14 @@ from pandas import DataFrame
 
 from genrec.errors import ArtifactError, UsageError
 from genrec.evaluation import metrics
+from genrec.evaluation.paired_tests import PairedTest, SeedValues, is_trained, paired_test, with_holm
 from genrec.evaluation.shared_id_ties import per_user
-from genrec.evaluation.significance import EQUAL, bootstrap_means, bootstrap_p, holm, percentile_interval, undefined
+from genrec.evaluation.significance import bootstrap_means, percentile_interval
 from genrec.types import Metric
 
 PER_USER: dict[str, Metric] = {"recall": metrics.recall, "ndcg": metrics.ndcg, "mrr": metrics.mrr}
 ABSENT = "-"  # value of a key that the configuration of a row does not have
+NOT_RECORDED: Mapping[str, str] = MappingProxyType({})  # environment of a run that records none
 
 
 class Run(NamedTuple):
@@ -33,6 +37,7 @@ class Run(NamedTuple):
     metrics: dict[str, float]  # from `metrics_of`
     protocol: dict[str, object]  # data set, split, users, items, history, filter_seen, ...; the same for all rows
     configuration: dict[str, object]  # settings of the experiment by key path, such as `align.loss.beta`
+    environment: Mapping[str, str] = NOT_RECORDED  # where it was trained: threads, processor, library versions, precision, ...
 
 
 class Spread(NamedTuple):
@@ -42,29 +47,22 @@ class Spread(NamedTuple):
     deviation: float | None  # sample standard deviation over seeds (divisor n - 1); None for one seed
 
 
-class PairedTest(NamedTuple):
-    """A paired test of a row against the reference row, over users."""
-
-    difference: float  # mean over users, row minus reference
-    interval: tuple[float, float] | None  # 95 % bootstrap interval over users; None if undefined
-    p: float | None  # two-sided, paired bootstrap; 1 if no user differs; None if undefined
-    p_holm: float | None  # p with Holm's correction over the defined tests of the table
-    reason: str  # why the test is undefined; empty if it is defined
-    wins: int  # users with a higher metric than under the reference
-    ties: int  # users with an equal metric
-    losses: int  # users with a lower metric
-
-
 class Row(NamedTuple):
     """One row of the table."""
 
     name: str
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...]  # ascending
     configuration: dict[str, object]  # settings of its runs by key path
     metrics: dict[str, Spread]  # metrics that all its runs have
     value: float  # the tested metric, mean over users and seeds
     interval: tuple[float, float] | None  # its 95 % bootstrap interval over users; None for one user
     test: PairedTest | None  # None for the reference
+    environments: dict[int, Mapping[str, str]]  # seed -> where it was trained, see `Run.environment`
+
+    @property
+    def trained(self) -> bool:
+        """Whether the row was trained with a seed. A baseline has no such stage, and one result for all seeds."""
+        return is_trained(self.configuration)
 
 
 class Comparison(NamedTuple):
@@ -95,29 +93,28 @@ def compare(
         raise UsageError(f"resamples must be at least 1, got {resamples}")
     name, cutoff = _parsed(metric, runs)
     _check_same(runs)
-    values = np.stack([np.mean([_per_user(run, name, cutoff) for run in group], axis=0) for group in groups.values()], axis=1)
-    means = bootstrap_means(values, resamples, seed)
-    base = names.index(reference)
-    tests = [_test(values[:, row] - values[:, base], means[:, row] - means[:, base]) for row in range(len(names)) if row != base]
-    corrected = _corrected(tests)
-    corrected.insert(base, None)
-    rows = tuple(
-        Row(
-            name,
-            tuple(run.seed for run in group),
-            group[0].configuration,
-            _spreads(group),
-            float(values[:, index].mean()),
-            percentile_interval(means[:, index]) if len(values) > 1 else None,
-            corrected[index],
-        )
-        for index, (name, group) in enumerate(groups.items())
-    )
+    values = {row: _values(row, group, name, cutoff) for row, group in groups.items()}
+    tests = {row: paired_test(values[row], values[reference], resamples, seed) for row in names if row != reference}
+    corrected = dict(zip(tests, with_holm(list(tests.values())), strict=True))
+    rows = tuple(_row(group, values[row], corrected.get(row), resamples, seed) for row, group in groups.items())
     return Comparison(metric, reference, resamples, runs[0].protocol, rows, _differences(rows))
 
 
+def _values(row: str, group: Sequence[Run], name: str, cutoff: int) -> SeedValues:
+    return SeedValues(row, is_trained(group[0].configuration), {run.seed: _per_user(run, name, cutoff) for run in group})
+
+
+def _row(group: Sequence[Run], values: SeedValues, test: PairedTest | None, resamples: int, seed: int) -> Row:
+    """Return a row of the table with the interval of its mean over all its seeds."""
+    mean = values.mean(list(values.by_seed))
+    interval = percentile_interval(bootstrap_means(mean, resamples, seed)) if len(mean) > 1 else None
+    environments = {run.seed: run.environment for run in group}
+    first = group[0]
+    return Row(first.name, tuple(environments), first.configuration, _spreads(group), float(mean.mean()), interval, test, environments)
+
+
 def _grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Group runs by name. Raise an error unless the runs of a row have different seeds and the same configuration."""
+    """Group runs by name, with ascending seeds. Raise an error unless a row's seeds differ and its configuration is one."""
     if not runs:
         raise UsageError("compare needs at least one run, got none")
     groups: dict[str, list[Run]] = {}
@@ -127,6 +124,7 @@ def _grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
             raise UsageError(f"row {run.name} has seed {run.seed} twice; give each run once")
         group.append(run)
     for name, group in groups.items():
+        group.sort(key=lambda run: run.seed)
         for run in group[1:]:
             for key in sorted(group[0].configuration.keys() | run.configuration.keys()):
                 here, there = (entry.configuration.get(key, ABSENT) for entry in (group[0], run))
@@ -190,25 +188,6 @@ def _per_user(run: Run, name: str, cutoff: int) -> ndarray:
     """Return the metric of every user, float64 [U], by ascending user; its expectation if Semantic IDs are shared."""
     values: ndarray = per_user(PER_USER[name], run.ranks.sort_values("user"), cutoff).numpy()
     return values
-
-
-def _test(differences: ndarray, means: ndarray) -> PairedTest:
-    """Return the test of per-user differences float64 [U] with resampled `means`, without Holm's correction."""
-    wins, losses = int((differences > EQUAL).sum()), int((differences < -EQUAL).sum())
-    counts = (wins, len(differences) - wins - losses, losses)
-    observed = float(differences.mean())
-    if wins + losses == 0:
-        return PairedTest(0.0, (0.0, 0.0), 1.0, None, "", *counts)
-    reason = undefined(differences)
-    if reason:
-        return PairedTest(observed, None, None, None, reason, *counts)
-    return PairedTest(observed, percentile_interval(means), bootstrap_p(observed, means), None, "", *counts)
-
-
-def _corrected(tests: Sequence[PairedTest]) -> list[PairedTest | None]:
-    """Return the tests with Holm's correction over those that are defined."""
-    corrected = iter(holm([test.p for test in tests if test.p is not None]))
-    return [test if test.p is None else test._replace(p_holm=next(corrected)) for test in tests]
 
 
 def _spreads(group: Sequence[Run]) -> dict[str, Spread]:

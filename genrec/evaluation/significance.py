@@ -13,25 +13,49 @@ import numpy as np
 from numpy import ndarray
 
 EQUAL = 1e-12  # metrics lie in [0, 1]; smaller differences are rounding
-ENTRIES = 2**22  # maximum entries of the table of resample counts in memory
+DECIMALS = 12  # values that are equal to so many decimals are one value; the mean over seeds may round them differently
+ENTRIES = 2**22  # maximum entries of a table of resamples in memory
+FREQUENT = 16  # users with one value from which on the value is counted; rarer values are drawn user by user, which is faster for them
 
 
 def bootstrap_means(values: ndarray, resamples: int, seed: int) -> ndarray:
-    """Return the means of `resamples` bootstrap samples of U users, float64 [resamples, R].
+    """Return the means of `resamples` bootstrap samples of per-user `values` float64 [U], float64 [resamples].
 
-    `values` float64 [U, R] holds one column per row of the results table. All columns use the same samples, so the difference of
-    two columns is a paired resample. Users with equal values in all columns are exchangeable and are sampled as one group, from a
-    multinomial over groups. The distribution is the same, and sampling is much faster because a rank metric has few distinct values.
+    The result depends on the multiset of values, `resamples` and `seed` only, not on the order of users or on other rows of a table.
+    Users with equal values are exchangeable: how often a frequent value occurs in a sample is a multinomial count, and the users with
+    rare values are drawn one by one. The distribution is that of drawing U users with replacement, and sampling is much faster,
+    because a rank metric has few distinct values.
     """
-    groups, sizes = np.unique(values, axis=0, return_counts=True)
     users = len(values)
+    groups, sizes = np.unique(np.round(values, DECIMALS) + 0.0, return_counts=True)  # + 0.0: no negative zero
+    frequent = sizes >= FREQUENT
+    rare = np.repeat(groups[~frequent], sizes[~frequent])  # float64 [users with a rare value]
+    shares = np.append(sizes[frequent], len(rare)) / users
     rng = np.random.default_rng(seed)
-    chunk = max(1, ENTRIES // len(groups))
-    parts = [
-        rng.multinomial(users, sizes / users, size=min(chunk, resamples - begin)) @ groups / users
-        for begin in range(0, resamples, chunk)
-    ]
-    return np.concatenate(parts)
+    chunk = max(1, ENTRIES // max(len(shares), len(rare)))
+    totals = []
+    for begin in range(0, resamples, chunk):
+        counts = rng.multinomial(users, shares, size=min(chunk, resamples - begin))  # int64 [chunk, frequent values + 1]
+        total = counts[:, :-1] @ groups[frequent]
+        totals.append(total + _sums_of_draws(rare, counts[:, -1], rng) if len(rare) else total)
+    means: ndarray = np.concatenate(totals) / users
+    return means
+
+
+def _sums_of_draws(values: ndarray, counts: ndarray, rng: np.random.Generator) -> ndarray:
+    """Return the sum of `counts[i]` draws with replacement from `values` for each i, float64 [len(counts)]."""
+    drawn = np.append(values[rng.integers(0, len(values), int(counts.sum()))], 0.0)  # the end of the last sums may be this entry
+    sums: ndarray = np.add.reduceat(drawn, np.cumsum(counts) - counts)
+    return np.where(counts > 0, sums, 0.0)  # reduceat returns an entry, not 0, for an empty range
+
+
+def paired_means(differences: ndarray, resamples: int, seed: int) -> ndarray:
+    """Return `bootstrap_means` of per-user differences float64 [U]. Opposite differences (the two rows swapped) have opposite means.
+
+    Differences that are symmetric around 0 are their own opposite; their p is 1 in both orders.
+    """
+    sign = 1.0 if np.sort(differences).tolist() >= np.sort(-differences).tolist() else -1.0
+    return sign * bootstrap_means(sign * differences, resamples, seed)
 
 
 def percentile_interval(means: ndarray) -> tuple[float, float]:

@@ -6,12 +6,15 @@ import warnings
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pandas import DataFrame
 
 from genrec.errors import ArtifactError, UsageError
 from genrec.evaluation.compare import ABSENT, Comparison, PairedTest, Run, compare
 
 PROTOCOL: dict[str, object] = {"data": "toy", "users": 4, "items": 9, "filter_seen": False}
+BASELINE: dict[str, object] = {"policy.class": "Popularity"}
 
 
 def run(name: str, ranks: list[int], seed: int = 0, frame: DataFrame | None = None, **changes: object) -> Run:
@@ -31,15 +34,16 @@ def against(comparison: Comparison, name: str) -> PairedTest:
 
 
 def test_by_hand() -> None:
-    """Recall of SFT is 1 1 0 0; recall of DPO over two seeds is (1 1 1 0 + 0 1 1 0) / 2 = 0.5 1 1 0."""
-    runs = [run("sft", [1, 3, 0, 0]), run("dpo", [1, 1, 1, 0]), run("dpo", [0, 1, 1, 0], seed=1)]
+    """Recall of SFT is 1 1 0 0 with both seeds; recall of DPO over two seeds is (1 1 1 0 + 0 1 1 0) / 2 = 0.5 1 1 0."""
+    runs = [run(name, ranks, seed) for seed in (0, 1) for name, ranks in (("sft", [1, 3, 0, 0]), ("dpo", [1 - seed, 1, 1, 0]))]
     comparison = compare(runs, "recall@10")
     sft, dpo = comparison.rows
-    assert (sft.name, sft.seeds, sft.value, sft.test) == ("sft", (0,), 0.5, None)
+    assert (sft.name, sft.seeds, sft.value, sft.test) == ("sft", (0, 1), 0.5, None)
     assert (dpo.name, dpo.seeds, dpo.value) == ("dpo", (0, 1), 0.625)
     assert dpo.metrics["recall@10"].mean == pytest.approx(0.625)  # of 0.75 and 0.5
     assert dpo.metrics["recall@10"].deviation == pytest.approx(0.1767767)  # 0.25 / sqrt(2)
-    assert sft.metrics["recall@10"].deviation is None
+    assert sft.metrics["recall@10"].deviation == 0
+    assert compare(runs[:1], "recall@10").rows[0].metrics["recall@10"].deviation is None
     test = against(comparison, "dpo")
     assert test.difference == pytest.approx(0.125)  # (-0.5 + 0 + 1 + 0) / 4
     assert (test.wins, test.ties, test.losses) == (1, 2, 1)
@@ -50,6 +54,83 @@ def test_by_hand() -> None:
     assert test.interval[0] < 0.125 < test.interval[1]
     assert dpo.interval is not None
     assert dpo.interval[0] < 0.625 < dpo.interval[1]
+
+
+def test_trained_rows_are_compared_at_the_seeds_that_both_have() -> None:
+    """A gain over the mean of all seeds can be a loss at the common seed.
+
+    Recall of SFT is 1 1 1 0 with seed 0 and 0 0 0 0 with seed 1: 0.375 over both. The sampler has seed 0 alone, with recall 1 1 0 0:
+    0.5 - 0.375 = +0.125 against all seeds, but (0 + 0 - 1 + 0) / 4 = -0.25 at seed 0.
+    """
+    runs = [run("sft", [1, 1, 1, 0]), run("sft", [0, 0, 0, 0], seed=1), run("sampler", [1, 1, 0, 0])]
+    comparison = compare(runs, "recall@10")
+    test = against(comparison, "sampler")
+    assert test.difference == pytest.approx(-0.25)
+    assert test.seeds == (0,)
+    assert (test.wins, test.ties, test.losses) == (0, 3, 1)
+    assert test._replace(p_holm=None) == against(compare([runs[0], runs[2]], "recall@10"), "sampler")._replace(p_holm=None)
+    assert [row.value for row in comparison.rows] == [0.375, 0.5]  # the rows keep the means over all their seeds
+    assert [row.seeds for row in comparison.rows] == [(0, 1), (0,)]
+
+
+def test_trained_rows_without_a_common_seed_are_not_tested() -> None:
+    runs = [run("sft", [1, 1, 1, 0], seed) for seed in (2, 0, 1)] + [run("dpo", [1, 0, 0, 0], seed) for seed in (3, 4)]
+    test = against(compare([*runs, run("other", [1, 0, 0, 0])], "recall@10"), "dpo")
+    assert (test.difference, test.interval, test.p, test.p_holm) == (None, None, None, None)
+    assert test.reason == "no seed in common with sft, which has seeds 0, 1 and 2"
+    assert (test.wins, test.ties, test.losses, test.seeds) == (0, 0, 0, ())
+    other = against(compare([*runs, run("other", [1, 0, 0, 0])], "recall@10"), "other")
+    assert other.p == other.p_holm  # an undefined test is not corrected for
+
+
+def test_a_baseline_is_compared_with_all_seeds_of_a_trained_row() -> None:
+    """Recall of SFT is 1 1 0 0 and 1 0 0 0: 1 0.5 0 0. Popularity, run with another seed, has 0 0 0 1."""
+    runs = [
+        run("sft", [1, 1, 0, 0], seed=1),
+        run("sft", [1, 0, 0, 0], seed=2),
+        run("popularity", [0, 0, 0, 1], configuration=BASELINE),
+    ]
+    test = against(compare(runs, "recall@10"), "popularity")
+    assert test.difference == pytest.approx(-0.125)  # (-1 - 0.5 + 0 + 1) / 4
+    assert test.seeds == (1, 2)
+    assert (test.wins, test.ties, test.losses) == (1, 1, 2)
+    reversed_test = against(compare(runs, "recall@10", reference="popularity"), "sft")
+    assert (reversed_test.difference, reversed_test.seeds) == (pytest.approx(0.125), (1, 2))
+    itemknn = run("itemknn", [0, 0, 1, 1], seed=5, configuration=BASELINE)
+    assert against(compare([runs[2], itemknn], "recall@10"), "itemknn").difference == pytest.approx(0.25)
+
+
+def test_swapped_rows_have_the_opposite_difference_and_interval_and_the_same_p() -> None:
+    rng = np.random.default_rng(3)
+    runs = [run(name, rng.integers(0, 12, 200).tolist()) for name in ("a", "b")]
+    there, back = against(compare(runs), "b"), against(compare(runs[::-1]), "a")
+    assert there.difference == -back.difference  # type: ignore[operator]
+    assert there.p == back.p
+    assert there.interval == pytest.approx((-back.interval[1], -back.interval[0]), abs=1e-15)  # type: ignore[index]
+
+
+@given(st.data())
+def test_other_rows_change_no_interval_and_no_test(data: st.DataObject) -> None:
+    """Adding, removing and reordering rows and runs changes nothing but Holm's correction."""
+    ranks = st.lists(st.integers(0, 12), min_size=6, max_size=6)
+    table = data.draw(st.dictionaries(st.sampled_from("abcdef"), st.dictionaries(st.integers(0, 3), ranks, min_size=1), min_size=2))
+    runs = [run(name, places, seed) for name, seeds in table.items() for seed, places in seeds.items()]
+    reference, row = data.draw(st.permutations(sorted(table)))[:2]
+    pair = {
+        entry.name: entry for entry in compare([entry for entry in runs if entry.name in (reference, row)], reference=reference).rows
+    }
+    among = {entry.name: entry for entry in compare(data.draw(st.permutations(runs)), reference=reference).rows}
+    for name in (reference, row):
+        assert (among[name].value, among[name].interval, among[name].seeds) == (
+            pair[name].value,
+            pair[name].interval,
+            pair[name].seeds,
+        )
+    alone, test = pair[row].test, among[row].test
+    assert alone is not None
+    assert test is not None
+    assert test._replace(p_holm=None) == alone._replace(p_holm=None)
+    assert (test.p is None and test.p_holm is None) or test.p_holm >= test.p  # type: ignore[operator]
 
 
 def test_any_row_can_be_the_reference_and_rows_keep_their_order() -> None:
@@ -89,7 +170,7 @@ def test_cutoffs_up_to_the_length_of_the_lists() -> None:
 def test_order_of_users_does_not_matter() -> None:
     one, other = run("a", [1, 2, 3, 0]), run("b", [1, 2, 3, 0])
     reversed_users = other._replace(ranks=other.ranks.iloc[::-1])
-    assert against(compare([one, reversed_users]), "b") == PairedTest(0.0, (0.0, 0.0), 1.0, 1.0, "", 0, 4, 0)
+    assert against(compare([one, reversed_users]), "b") == PairedTest(0.0, (0.0, 0.0), 1.0, 1.0, "", 0, 4, 0, (0,))
 
 
 @pytest.mark.parametrize(

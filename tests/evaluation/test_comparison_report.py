@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pandas import DataFrame
 
-from genrec.evaluation import comparison_report
+from genrec.evaluation import comparison_report, run_environments
 from genrec.evaluation.compare import Comparison, Run, compare
 from genrec.evaluation.evaluate import metrics_of
 
@@ -116,16 +116,27 @@ def test_markdown(comparison: Comparison) -> None:
     assert "s-dpo: 1500 slots of its lists were empty" in text  # 50 users, lists of 20 items for a last cut-off of 50
 
 
+TRAINED: dict[str, object] = {"policy.class": "Tiger", "sft.optimization.max_steps": 10}
+
+
 def test_rows_with_other_seeds_than_the_reference_get_a_warning() -> None:
-    """A trained row with one of the two seeds of the reference gets a warning, a baseline does not."""
-    trained = {"policy.class": "Tiger", "sft.optimization.max_steps": 10}
-    runs = [run("sft", seed, trained) for seed in (0, 1)] + [
-        run("dpo", 0, trained),
-        run("popularity", 0, {"policy.class": "Popularity"}),
-    ]
+    """The table names the seeds that are compared. A baseline has one result for all seeds and gets no warning."""
+    runs = [run("sft", seed, TRAINED) for seed in (0, 1)] + [run("dpo", 0, TRAINED), run("late", 2, TRAINED)]
+    runs.append(run("popularity", 0, {"policy.class": "Popularity"}))
     text = comparison_report.markdown(compare(runs, resamples=100))
-    assert "dpo has the seeds 0, but the reference has 0, 1. Run both with the same seeds" in text
-    assert "popularity has the seeds" not in text
+    assert (
+        "dpo has seed 0, but the reference has seeds 0 and 1. They are compared at seed 0 only. Run both with the same seeds before "
+        "drawing a conclusion."
+    ) in text
+    assert "late has seed 2, but the reference has seeds 0 and 1. Run both with the same seeds" in text
+    assert "late: the test is undefined: no seed in common with sft, which has seeds 0 and 1." in text
+    assert "popularity has" not in text
+    table = tables_of(text)["NDCG@10 compared with sft"]
+    assert table[0][-1] == "Seeds compared"
+    assert {row[0]: row[-1] for row in table[1:]} == {"dpo": "0", "late": "none", "popularity": "0, 1"}
+    assert table[2][1:] == ["undefined", "undefined", "undefined", "-", "-", "none"]
+    same = comparison_report.markdown(compare([*runs[:2], runs[-1]], resamples=100))
+    assert "Seeds compared" not in same
 
 
 def test_the_terminal_shows_the_same_words(comparison: Comparison, capsys: pytest.CaptureFixture[str]) -> None:
@@ -199,6 +210,149 @@ def test_the_ranking_of_semantic_ids_is_a_separate_table(capsys: pytest.CaptureF
     ]
     comparison_report.terminal(comparison)
     assert "SID Recall@10" in capsys.readouterr().out
+
+
+NUMBER = re.compile(r"[\[+±-]*\d+\.\d+")
+
+
+def wide_comparison() -> Comparison:
+    """Return a table with names, seeds and figures that do not fit 80 columns."""
+    runs = [run("shop-popularity", 0, {"policy.class": "m:Popularity"})]
+    for name in ("shop-sft", "shop-sft-continued", "shop-sdpo-beta-0.125"):
+        settings = TRAINED | {
+            "policy.num_beams": 50,
+            "align.num_negatives": len(name),
+            "align.optimization.learning_rate": len(name) / 7e4,
+        }
+        runs += [run(name, seed, settings) for seed in range(5)]
+    return compare(runs, reference="shop-sft", resamples=200)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 160, 200, None])
+def test_no_number_is_broken_at_any_width(
+    width: int | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lines fit the width, and every printed number is a number of the Markdown, which has all in full."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if width is not None:
+        monkeypatch.setenv("COLUMNS", str(width))
+    comparison = wide_comparison()
+    comparison_report.terminal(comparison)
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= (width or comparison_report.PIPE_WIDTH)
+    known = set(NUMBER.findall(comparison_report.markdown(comparison)))
+    found = {number for line in printed.splitlines() for number in NUMBER.findall(line)}
+    assert found - known == set()
+    assert re.findall(r"(?:^|\s)[\[+±-]*\d\.(?:\s|$)", printed) == []  # nor is one broken at its point
+    for row in comparison.rows:  # the tested metric and its interval are in every width
+        assert row.interval is not None
+        assert f"[{row.interval[0]:.4f}, {row.interval[1]:.4f}]" in printed
+        assert f"{row.metrics['ndcg@10'].mean:.4f}" in printed
+    assert ("Not shown in" in printed) == (width is not None and width < 160)
+    assert width is not None or found == known
+
+
+def test_eighty_columns_show_the_most_important_columns_in_one_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    comparison = wide_comparison()
+    comparison_report.terminal(comparison)
+    printed = capsys.readouterr().out
+    header = " ".join(printed.split("───")[0].split())
+    assert header == "Results NDCG@10, 95 % p Row Seeds Recall@10 NDCG@10 interval Difference (Holm)"
+    last = comparison.rows[-1]
+    assert last.test is not None
+    assert last.test.difference is not None
+    assert last.test.p_holm is not None
+    recall = last.metrics["recall@10"].mean
+    assert re.search(
+        rf"{recall:.4f} +{last.value:.4f} +\[.{{14}}\] +{re.escape(f'{last.test.difference:+.5f}')} +{last.test.p_holm:.4f}$",
+        printed,
+        flags=re.MULTILINE,
+    )
+    left_out = "Results: Recall@1, Recall@5, Recall@20, Recall@50, NDCG@5, MRR@10, Coverage@10"
+    assert f"Not shown in 80 columns: {left_out}" in " ".join(printed.split())
+    assert "--markdown FILE of genrec compare writes all" in " ".join(printed.split())
+
+
+def test_the_protocol_is_below_the_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is broken between words."""
+    monkeypatch.setenv("COLUMNS", "80")
+    comparison_report.terminal(wide_comparison())
+    before, protocol = capsys.readouterr().out.split("Protocol: ")
+    assert "Configuration differences" in before
+    words = comparison_report.markdown(wide_comparison()).splitlines()[0].removeprefix("Protocol: ").split()
+    assert protocol.split() == words
+
+
+def test_settings_that_do_not_fit_are_a_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A row without the setting is not named."""
+    monkeypatch.setenv("COLUMNS", "60")
+    rows = [run(f"row-with-a-long-name-{number}", 0, {"sft.steps": 5, "align.num_negatives": number // 2}) for number in (0, 2, 3)]
+    comparison_report.terminal(compare([*rows, run("popularity", 0, {"policy.class": "Popularity"})], resamples=10))
+    printed = " ".join(capsys.readouterr().out.split("Configuration differences")[1].split())
+    assert printed.startswith("align.num_negatives: 0 (row-with-a-long-name-0); 1 (row-with-a-long-name-2, row-with-a-long-name-3)")
+
+
+def test_a_pipe_gets_all_columns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    comparison_report.terminal(wide_comparison())
+    header = next(line for line in capsys.readouterr().out.splitlines() if "Seeds" in line)
+    assert [title for title in ("Recall@1 ", "Recall@50", "MRR@10", "Coverage@10", "NDCG@10, 95 % interval") if title in header] == [
+        "Recall@1 ", "Recall@50", "MRR@10", "Coverage@10", "NDCG@10, 95 % interval",
+    ]  # fmt: skip
+
+
+def environment_lines(**changes: dict[tuple[str, int], str]) -> list[str]:
+    """Return the lines on rows sft and dpo with seeds 0, 1 and 2 and popularity, where `changes` are values by key, row and seed."""
+    base = {"threads": "2", "processor": "AMD EPYC 9R14", "precision": "32-true"}
+    runs = []
+    for name, seed in [(name, seed) for name in ("sft", "dpo") for seed in (0, 1, 2)]:
+        found = base | {key: values[name, seed] for key, values in changes.items() if (name, seed) in values}
+        runs.append(run(name, seed, TRAINED)._replace(environment={key: value for key, value in found.items() if value}))
+    runs.append(
+        run("popularity", 0, {"policy.class": "Popularity"})._replace(environment={"threads": "2", "processor": "AMD EPYC 9R14"})
+    )
+    return run_environments.environment_lines(compare(runs, resamples=10))
+
+
+def test_the_environment_of_all_runs_is_one_line() -> None:
+    """A baseline has no precision."""
+    assert environment_lines() == ["Trained on: threads 2; processor AMD EPYC 9R14; precision 32-true"]
+
+
+def test_rows_and_seeds_with_another_environment_are_named() -> None:
+    threads = {("dpo", seed): "1" for seed in (0, 1, 2)} | {("sft", 1): "4"}
+    trained, differing = environment_lines(threads=threads, processor={("sft", 0): "", ("sft", 2): ""})
+    assert trained == "Trained on: precision 32-true"
+    assert differing == (
+        "Not the same for all runs: threads 4 (row sft seed 1), 1 (row dpo), 2 (all others); "
+        f"processor not recorded (row sft seeds 0 and 2), AMD EPYC 9R14 (all others). {run_environments.BIT_EQUAL}"
+    )
+
+
+def test_a_row_of_two_precisions_gets_a_warning() -> None:
+    """Two rows that differ in precision are named too, but neither mixes."""
+    *_, mixed = environment_lines(precision={("dpo", 1): "bf16-mixed"})
+    assert mixed == (
+        "dpo mixes precisions: 32-true (seeds 0 and 2) and bf16-mixed (seed 1). Train all its seeds with one precision before "
+        "drawing a conclusion."
+    )
+    lines = environment_lines(precision={("dpo", seed): "bf16-mixed" for seed in (0, 1, 2)})
+    assert lines[-1].startswith("Not the same for all runs: precision bf16-mixed (row dpo), 32-true (all others)")
+
+
+def test_runs_without_a_record_of_their_environment(comparison: Comparison, capsys: pytest.CaptureFixture[str]) -> None:
+    """No record at all gives no line; one among others is named."""
+    assert run_environments.environment_lines(comparison) == []
+    runs = [run("sft", 0, TRAINED)._replace(environment={"threads": "2"}), run("old", 0, TRAINED), run("older", 0, TRAINED)]
+    found = compare([*runs, runs[0]._replace(name="dpo"), runs[0]._replace(name="s-dpo")], resamples=10)
+    line = f"Not the same for all runs: threads not recorded (row old, row older), 2 (all others). {run_environments.BIT_EQUAL}"
+    assert run_environments.environment_lines(found) == [line]
+    assert line in comparison_report.markdown(found)
+    comparison_report.terminal(found)
+    assert line in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_cold_start_table_shows_a_random_order(capsys: pytest.CaptureFixture[str]) -> None:

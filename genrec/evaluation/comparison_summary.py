@@ -1,0 +1,123 @@
+"""What a `Comparison` means in words, and the commands that come next."""
+
+from __future__ import annotations
+
+import shlex
+from typing import NamedTuple
+
+from genrec.evaluation.compare import Comparison, Row
+from genrec.evaluation.comparison_tables import title
+from genrec.evaluation.paired_tests import PairedTest, enumerated, seeds_in_words
+
+LEVEL = 0.05  # a corrected p below it is a difference beyond chance among users
+CONTROL = "ContinuedSFT"  # the loss of the control: further training without preferences
+
+
+class Summary(NamedTuple):
+    """A table in words."""
+
+    reading: list[str]  # paragraphs
+    commands: list[str]  # what to run next
+    trained: bool  # whether any row has training curves
+
+
+def summary(comparison: Comparison) -> Summary:
+    """Return which row is best on the tested metric, whether it differs from the reference beyond chance, and what to run next.
+
+    A difference that is not significant is described as such, also if it is large. The sentence on preferences is there if the table
+    has rows with a preference loss.
+    """
+    trained = [row.name for row in comparison.rows if row.trained]
+    return Summary(_reading(comparison), _commands(comparison), bool(trained))
+
+
+def _reading(comparison: Comparison) -> list[str]:
+    """Return a paragraph on the best row and the meaning of p, and one on the rows with preferences."""
+    metric = title(comparison.metric)
+    if len(comparison.rows) == 1:
+        row = comparison.rows[0]
+        return [f"{row.name} has {metric} {row.value:.4f}. Compare it with another row, at best with a baseline."]
+    best = max(comparison.rows, key=lambda row: (row.value, row.name == comparison.reference))
+    about = f"Of {len(comparison.rows)} rows {best.name} has the highest {metric} ({best.value:.4f})"
+    if best.test is not None:
+        first = f"{about}; {_verdict('it', best.test, best, comparison)}."
+    else:
+        others = [row for row in comparison.rows if row is not best]
+        second = max(others, key=lambda row: row.value)
+        assert second.test is not None  # only the reference has no test
+        first = f"{about} and is the reference; the next row, {second.name}, {_verdict('', second.test, second, comparison)}."
+    caution = "p resamples users only: it compares these trained models, not the methods, and other seeds may change the sign."
+    return [f"{first} {caution}", *_on_preferences(comparison)]
+
+
+def _verdict(subject: str, test: PairedTest, row: Row, comparison: Comparison) -> str:
+    """Return whether a row differs from the reference, with the figures: 'it is above the reference sft beyond chance ... (...)'."""
+    reference = next(other for other in comparison.rows if other.name == comparison.reference)
+    name = "it" if not subject else f"the reference {reference.name}"
+    if test.difference is None:
+        return f"{subject} has no test against {name}: {test.reason}".strip()
+    where = ""
+    if row.trained and reference.trained and row.seeds != reference.seeds:
+        where = f"at {seeds_in_words(test.seeds)}, which both have, "
+    if test.p is None or test.p_holm is None or test.interval is None:
+        return f"{where}{subject} differs from {name} by {test.difference:+.5f}, without a test: {test.reason}".strip()
+    side = "above" if test.difference > 0 else "below"
+    how = f"is {side} {name} beyond chance among users" if test.p_holm < LEVEL else f"is not distinguishable from {name}"
+    low, high = test.interval
+    figures = f"difference {test.difference:+.5f}, 95 % interval {low:+.5f} to {high:+.5f}, p (Holm) {test.p_holm:.4f}"
+    return f"{where}{f'{subject} ' if subject else ''}{how} ({figures})"
+
+
+def _on_preferences(comparison: Comparison) -> list[str]:
+    """Return a paragraph on the rows with a preference loss: whether one is above the reference, and what the control is for."""
+    control, aligned = _control(comparison), [row for row in comparison.rows if _loss(row) not in ("", CONTROL)]
+    aligned = [row for row in aligned if row.name != comparison.reference]
+    if not aligned:
+        return []
+    above = [row.name for row in aligned if row.test is not None and _is_above(row.test)]
+    names = enumerated(row.name for row in aligned)
+    found = f"{enumerated(above)} {'are' if len(above) > 1 else 'is'}" if above else "none is"
+    sentences = [f"Of the rows with a preference loss ({names}) {found} above {comparison.reference} beyond chance among users."]
+    if not above:
+        sentences.append("Negatives drawn from the catalog add no information on users to the clicks that SFT has learned from.")
+    if control is not None:
+        sentences.append(
+            f"{control.name} is the control, trained further without preferences: a gain that it has too comes from more training."
+        )
+    return [" ".join(sentences)]
+
+
+def _is_above(test: PairedTest) -> bool:
+    return test.difference is not None and test.difference > 0 and test.p_holm is not None and test.p_holm < LEVEL
+
+
+def _loss(row: Row) -> str:
+    """Return the class name of a row's alignment loss; empty if the row is not aligned."""
+    return str(row.configuration.get("align.loss.class", "")).rpartition(":")[2]
+
+
+def _control(comparison: Comparison) -> Row | None:
+    return next((row for row in comparison.rows if _loss(row) == CONTROL), None)
+
+
+def _commands(comparison: Comparison) -> list[str]:
+    """Return commands: a comparison with another reference, the training curves, and one row in full."""
+    best = max(comparison.rows, key=lambda row: row.value)
+    control, aligned = _control(comparison), [row.name for row in comparison.rows if _loss(row)]
+    trained = [row.name for row in comparison.rows if row.trained]
+    commands = []
+    if control is not None and len(aligned) > 1 and control.name != comparison.reference:
+        commands.append(_command("compare", *aligned, "--reference", control.name))
+    elif len(comparison.rows) > 1:
+        others = [row for row in comparison.rows if row.name != comparison.reference]
+        other = best if best in others else max(others, key=lambda row: row.value)
+        commands.append(_command("compare", *(row.name for row in comparison.rows), "--reference", other.name))
+    else:
+        commands.append(_command("compare", best.name) + " NAME_OF_ANOTHER_ROW")
+    if trained:
+        commands.append(_command("curves", *(aligned or trained)))
+    return [*commands, _command("show", best.name)]
+
+
+def _command(*words: str) -> str:
+    return shlex.join(["genrec", *words])
