@@ -59,7 +59,7 @@ def missing_causes(error: BaseException | None) -> Iterator[str]:
 
 
 def skip_without_library() -> Generator[None, object, object]:
-    """Skip a test that fails after it tried to import a library that this machine lacks. Without missing libraries, nothing changes."""
+    """Skip a test that fails after it tried to import a library that this machine lacks; elsewhere this changes nothing."""
     try:
         return (yield)
     except (Exception, pytest.fail.Exception) as error:
