@@ -27,6 +27,13 @@ def real_data() -> Path:
     return REAL_DATA
 
 
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the temporary folder that all workers of pytest-xdist share; without workers, that of the session."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
 class MissingLibraries:
     """A finder of modules that finds nothing, and keeps the names of the missing libraries that were imported in vain."""
 
