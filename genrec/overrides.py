@@ -14,13 +14,9 @@ from collections.abc import Iterator, Sequence
 from itertools import compress
 from typing import Any, get_type_hints
 
-import tyro
-
 from genrec import renamed
-from genrec.errors import UsageError
+from genrec.errors import ResourceError, UsageError
 from genrec.experiment import Experiment
-
-CONFIG = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
 
 
 def override(experiments: Sequence[Experiment], arguments: Sequence[str]) -> list[Experiment]:
@@ -141,7 +137,7 @@ def _valid(reader: _Reader, experiment: Experiment, flags: list[list[str]]) -> b
 def print_fields(experiment: Experiment) -> None:
     """Print every field that can be overridden, with its default."""
     with contextlib.suppress(SystemExit):
-        tyro.cli(Experiment, prog="genrec run", default=experiment, args=["--help"], config=CONFIG)
+        _cli(Experiment, experiment, ["--help"])
 
 
 def _by_flag(arguments: Sequence[str]) -> list[list[str]]:
@@ -161,9 +157,22 @@ def _parse(kind: Any, default: Any, arguments: list[str]) -> Any:
     """Return the dataclass with the arguments parsed by tyro, or None if tyro refuses them. Errors of components are raised."""
     try:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            return tyro.cli(kind, prog="genrec run", default=default, args=arguments, config=CONFIG)
+            return _cli(kind, default, arguments)
     except SystemExit:
         return None
+
+
+def _cli(kind: Any, default: Any, arguments: list[str]) -> Any:
+    """Run tyro. Raises ResourceError if tyro is not installed; without overrides it is not needed."""
+    try:
+        import tyro
+    except ImportError as error:
+        raise ResourceError(
+            "overrides and --fields need tyro, which is not installed: pip install 'tyro>=0.9.5', or set the fields in the "
+            "experiment's file"
+        ) from error
+    config = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
+    return tyro.cli(kind, prog="genrec run", default=default, args=arguments, config=config)
 
 
 def _refuse(experiments: Sequence[Experiment], flag: list[str]) -> None:
@@ -171,7 +180,7 @@ def _refuse(experiments: Sequence[Experiment], flag: list[str]) -> None:
     richest = max(experiments, key=lambda e: (len(_followed(e, flag[0])), len(e.stages)))
     output = io.StringIO()
     with contextlib.redirect_stderr(output), contextlib.suppress(SystemExit):
-        tyro.cli(Experiment, prog="genrec run", default=richest, args=flag, config=CONFIG)
+        _cli(Experiment, richest, flag)
     reason = f"the override {' '.join(flag)} fits no experiment"
     names, values = flag[0].removeprefix("--").split("."), _followed(richest, flag[0])
     if len(values) > len(names):  # the field exists, so tyro refused the value

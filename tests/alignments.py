@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import torch
 from worlds import TINY
 
+from genrec.data.corpus import Corpus
 from genrec.data.corpus_builder import prepare
 from genrec.data.examples import Examples, examples
 from genrec.data.splits import LeaveOneOut
@@ -21,8 +23,13 @@ from genrec.training.recipes import Align, Optimization, Validation
 from genrec.training.sft import build_policy
 from genrec.types import SamplerContext
 
-CORPUS = prepare(Cyclic(num_items=40, num_users=60, length=10).load(Path()), LeaveOneOut())
 IDS = SemanticIds(torch.stack(torch.unravel_index(torch.arange(40), (8, 5)), 1), (8, 5))
+
+
+@functools.cache
+def corpus() -> Corpus:
+    """Return the data set. It is prepared at the first call, so that no module needs DuckDB when it is imported."""
+    return prepare(Cyclic(num_items=40, num_users=60, length=10).load(Path()), LeaveOneOut())
 
 
 def parts() -> tuple[TigerPolicy, Examples, SamplerContext]:
@@ -31,8 +38,8 @@ def parts() -> tuple[TigerPolicy, Examples, SamplerContext]:
     assert isinstance(built, TigerPolicy)
     return (
         built,
-        examples(CORPUS, "train", 8),
-        sampler_context(CORPUS, torch.randn(40, 6, generator=torch.Generator().manual_seed(0)), IDS),
+        examples(corpus(), "train", 8),
+        sampler_context(corpus(), torch.randn(40, 6, generator=torch.Generator().manual_seed(0)), IDS),
     )
 
 

@@ -1,8 +1,11 @@
-"""Shared fixtures and settings: the folder of real data, and a hypothesis profile without deadlines."""
+"""Shared fixtures and settings: real data, hypothesis without deadlines, and tests of libraries that a machine may lack."""
 
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Generator, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,8 @@ settings.register_profile("genrec", deadline=None)  # other work on the machine 
 settings.load_profile("genrec")
 
 REAL_DATA = Path(os.environ.get("GENREC_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+LIBRARIES = ("faiss", "duckdb", "tyro")  # a machine with a GPU may lack them; `skip_without_library` skips the tests that need one
+COLLECTED = pytest.StashKey[list[str]]()
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +25,73 @@ def real_data() -> Path:
     if not REAL_DATA.is_dir():
         pytest.skip(f"no real data in {REAL_DATA}; set GENREC_TEST_DATA to a folder that holds it")
     return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the temporary folder that all workers of pytest-xdist share; without workers, that of the session."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+class MissingLibraries:
+    """A finder of modules that finds nothing, and keeps the names of the missing libraries that were imported in vain."""
+
+    def __init__(self, missing: set[str]) -> None:
+        self.missing = missing
+        self.wanted: set[str] = set()
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: object = None) -> None:
+        self.wanted |= {name.partition(".")[0]} & self.missing
+
+
+def is_missing(library: str) -> bool:
+    try:
+        return find_spec(library) is None
+    except ImportError:
+        return True
+
+
+MISSING = MissingLibraries({library for library in LIBRARIES if is_missing(library)})
+if MISSING.missing:
+    sys.meta_path.insert(0, MISSING)  # type: ignore[arg-type]
+
+
+def missing_causes(error: BaseException | None) -> Iterator[str]:
+    """Yield the missing libraries among the errors that led to this one, such as that of a fixture of the whole module."""
+    while error is not None:
+        if isinstance(error, ImportError) and error.name:
+            yield from {error.name.partition(".")[0]} & MISSING.missing
+        error = error.__cause__ or error.__context__
+
+
+def skip_without_library() -> Generator[None, object, object]:
+    """Skip a test that fails after it tried to import a library that this machine lacks; elsewhere this changes nothing."""
+    try:
+        return (yield)
+    except (Exception, pytest.fail.Exception) as error:
+        libraries = MISSING.wanted | set(missing_causes(error))
+        if not libraries:
+            raise
+        pytest.skip(f"needs {', '.join(sorted(libraries))}, which this machine lacks")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    MISSING.wanted.clear()
+    return (yield from skip_without_library())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    return (yield from skip_without_library())
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    session.config.stash[COLLECTED] = sorted(library for library in LIBRARIES if library in sys.modules)
+
+
+@pytest.fixture
+def imported_by_collection(request: pytest.FixtureRequest) -> list[str]:
+    """Return those of `LIBRARIES` that were imported when the tests had been collected."""
+    return request.config.stash[COLLECTED]

@@ -116,7 +116,7 @@ def serving() -> Iterator[Any]:
             patch.delenv(name, raising=False)
         patch.setenv("no_proxy", "127.0.0.1")
         patch.setattr(http_download, "PAUSE", 0)
-        patch.setattr(http_download, "TIMEOUT", 5)
+        patch.setattr(http_download, "TIMEOUT", 3600)  # no reply stalls; a busy machine may
         yield server
     server.shutdown()
     server.server_close()

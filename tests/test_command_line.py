@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 
 from genrec.__main__ import main
+from genrec.experiment import Optimization
+from genrec.training import loop
 
 PROJECT = Path(__file__).parents[1]
 EXPERIMENTS = """
@@ -26,7 +32,7 @@ def sft():
     return cyclic()
 
 def slow():
-    return cyclic(steps=400)
+    return cyclic(steps=160)
 
 def aligned():
     return replace(cyclic(align_steps=20), name="cyclic-sdpo")
@@ -52,12 +58,26 @@ class Target:
 """
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an experiment file, and artifacts that the tests of this module share."""
-    folder = tmp_path_factory.mktemp("project")
-    (folder / "mine.py").write_text(EXPERIMENTS)
+@pytest.fixture(scope="session")
+def finished(shared_folder: Path) -> Path:
+    """A folder with an experiment file, in which `genrec run mine.py:comparison` has been run: once, whatever the number of workers."""
+    folder = shared_folder / "finished"
+    with FileLock(shared_folder / "finished.lock"), pytest.MonkeyPatch.context() as patch:
+        if not (folder / "printed.txt").exists():
+            folder.mkdir()
+            (folder / "mine.py").write_text(EXPERIMENTS)
+            patch.chdir(folder)
+            patch.delenv("GENREC_HOME", raising=False)
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                assert main(["run", "mine.py:comparison"]) == 0
+            (folder / "printed.txt").write_text(printed.getvalue())
     return folder
+
+
+@pytest.fixture
+def project(finished: Path, tmp_path: Path) -> Path:
+    """Return a copy of the finished folder, so that no test depends on another one."""
+    return shutil.copytree(finished, tmp_path / "project")
 
 
 @pytest.fixture(autouse=True)
@@ -70,29 +90,29 @@ def artifacts(project: Path) -> set[str]:
     return {str(path.relative_to(project)) for path in (project / "data").rglob("manifest.json")}
 
 
-def test_a_dry_run_writes_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path / "data"))
     assert main(["run", "mine.py:aligned", "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert [line.split()[0] for line in printed.splitlines()[1:]] == ["data", "embed", "tokenize", "sft", "align", "evaluate"]
     assert printed.count("to run") == 6
-    assert not (project / "data").exists()
+    assert not (tmp_path / "data").exists()
 
 
 def test_run_compare_and_show(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A list of experiments shares its stages, a second run builds nothing, and compare and show read what was written."""
-    assert main(["run", "mine.py:comparison"]) == 0
-    first = capsys.readouterr()
+    first = (project / "printed.txt").read_text()
     for name in ("cyclic-popularity", "cyclic-itemknn", "cyclic", "cyclic-sdpo"):
-        assert name in first.out
-    assert "filter_seen False" in first.out
-    assert "NDCG@10 compared with cyclic" in first.out
+        assert name in first
+    assert "filter_seen False" in first
+    assert "NDCG@10 compared with cyclic" in first
     made = artifacts(project)
     # 1 corpus, 1 set of vectors, 1 of Semantic IDs; 2 SFT policies, 2 aligned ones; 2 baselines and 4 policies evaluated
     count = {stage: sum(f"/{stage}/" in path for path in made) for stage in ("data", "embed", "tokenize", "sft", "align", "evaluate")}
     assert count == {"data": 1, "embed": 1, "tokenize": 1, "sft": 2, "align": 2, "evaluate": 6}
     assert main(["run", "mine.py:comparison"]) == 0
     second = capsys.readouterr()
-    assert second.out == first.out
+    assert second.out == first
     assert "finished in" not in second.err
 
     assert main(["compare", "cyclic", "cyclic-sdpo", "--metric", "recall@5", "--markdown", "table.md"]) == 0
@@ -327,27 +347,22 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert "tensorboard" in printed
 
 
-START = (
-    "import genrec.training.loop as loop; loop.CHECKPOINT_SECONDS = 0.0; from genrec.__main__ import main; raise SystemExit(main())"
-)
+KILLED = """
+import os, signal
+from genrec.experiment import Optimization
+from genrec.training import loop
+from genrec.__main__ import main
 
+learning_rate, loop.CHECKPOINT_SECONDS = loop.learning_rate, -1.0
 
-def start(folder: Path) -> subprocess.Popen[str]:
-    """`genrec run mine.py:slow` in a process of its own, which saves at every row of the curves."""
-    environment = {**os.environ, "GENREC_HOME": str(folder), "PYTHONPATH": os.pathsep.join([str(PROJECT), str(PROJECT / "tests")])}
-    command = [sys.executable, "-c", START, "run", "mine.py:slow"]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def killed(optimization, step):
+    if step == 70:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return learning_rate(optimization, step)
 
-
-def wait_for_checkpoint(process: subprocess.Popen[str], folder: Path, step: int) -> None:
-    """Until the SFT has saved a step at or after `step`."""
-    for _ in range(6000):
-        for path in folder.glob("artifacts/sft/.*.partial/checkpoint/last/progress.json"):
-            if json.loads(path.read_text())["step"] >= step:
-                return
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.01)
-    raise AssertionError("no checkpoint in 60 seconds")
+loop.learning_rate = killed
+main()
+"""
 
 
 def outcome(folder: Path) -> tuple[dict[str, object], pd.DataFrame]:
@@ -356,24 +371,31 @@ def outcome(folder: Path) -> tuple[dict[str, object], pd.DataFrame]:
     return weights, pd.read_parquet(next(folder.glob("artifacts/evaluate/[!.]*/ranks.parquet")))
 
 
-def test_a_killed_run_goes_on_to_the_same_weights_and_ranks(tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_to_the_same_weights_and_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """SIGKILL in the middle of SFT, then SIGTERM (exit 143), then the same command: bit for bit the uninterrupted run."""
-    whole = start(tmp_path / "whole")
-    assert whole.wait(timeout=120) == 0
-    parts = tmp_path / "parts"
-    killed = start(parts)
-    wait_for_checkpoint(killed, parts, 60)
-    killed.send_signal(signal.SIGKILL)
-    assert killed.wait(timeout=60) == -signal.SIGKILL
-    stopped = start(parts)
-    wait_for_checkpoint(stopped, parts, 160)
-    stopped.send_signal(signal.SIGTERM)
-    assert stopped.wait(timeout=60) == 143
-    assert "resuming from step" in stopped.communicate()[1]
-    resumed = start(parts)
-    assert resumed.wait(timeout=120) == 0
-    said = resumed.communicate()[1]
-    assert "SFT: resuming from step" in said
+    command, parts, path = ["run", "mine.py:slow"], tmp_path / "parts", [str(PROJECT), str(PROJECT / "tests")]
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path / "whole"))
+    assert main(command) == 0
+
+    monkeypatch.setenv("GENREC_HOME", str(parts))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    assert subprocess.run([sys.executable, "-c", KILLED, *command], env=environment).returncode == -signal.SIGKILL
+    with monkeypatch.context() as patch:
+        learning_rate = loop.learning_rate
+
+        def stopped(optimization: Optimization, step: int) -> float:
+            if step == 110:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return learning_rate(optimization, step)
+
+        patch.setattr(loop, "learning_rate", stopped)
+        assert main(command) == 143
+    assert "SFT: resuming from step 60" in capsys.readouterr().err
+    assert main(command) == 0
+    assert "SFT: resuming from step 111" in capsys.readouterr().err
     weights, ranks = outcome(tmp_path / "whole")
     again, ranks_again = outcome(parts)
     assert all(value.equal(again[name]) for name, value in weights.items())  # type: ignore[attr-defined]

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tyro
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -40,7 +39,7 @@ def whole(experiment: Experiment, flags: Sequence[Sequence[str]]) -> Experiment 
     try:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             arguments = [token for flag in flags for token in flag]
-            return tyro.cli(Experiment, prog="genrec run", default=experiment, args=arguments, config=overrides.CONFIG)
+            return overrides._cli(Experiment, experiment, arguments)
     except SystemExit:
         return None
 

@@ -216,7 +216,7 @@ def test_two_makers_make_one(tmp_path: Path) -> None:
         assert folder is not None
         entered.set()
         (folder / "a.txt").write_text("first")
-    thread.join(timeout=20)
+    thread.join()
     assert results == [None]
 
 

@@ -238,8 +238,13 @@ def _positions(count: int, form: str) -> str:
 
 
 def _connect(work: Path) -> duckdb.DuckDBPyConnection:
-    import duckdb
-
+    try:
+        import duckdb
+    except ImportError as error:
+        raise ResourceError(
+            "preparing data needs duckdb, which is not installed: pip install 'duckdb>=1.4', or run 'genrec data FILE.py:FUNCTION' on "
+            "another machine and copy its data folder (GENREC_HOME) here"
+        ) from error
     limit = memory_limit()
     settings: dict[str, Any] = {"memory_limit": limit, "temp_directory": str(work), "autoinstall_known_extensions": False}
     with translated_errors():

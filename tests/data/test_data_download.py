@@ -321,19 +321,20 @@ def test_two_processes_download_once(server: Any, tmp_path: Path) -> None:
     release = threading.Event()
 
     def slow(handler: Handler) -> None:
-        release.wait(20)
+        release.wait()
         good(OLD)(handler)
 
     server.otherwise = slow
     code = (
-        f"from pathlib import Path; from genrec.data.download import *; print(download({archive(server)!r}, Path({str(tmp_path)!r})))"
+        "from pathlib import Path; from genrec.data.download import Archive, download, http_download; http_download.TIMEOUT = 3600; "
+        f"print(download({archive(server)!r}, Path({str(tmp_path)!r})))"
     )
     options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     processes = [subprocess.Popen([sys.executable, "-c", code], **options) for _ in range(2)]
-    waiting, _, _ = select.select([process.stderr for process in processes], [], [], 20)
+    waiting, _, _ = select.select([process.stderr for process in processes], [], [])  # a line, or the end of a process
     message = waiting[0].readline()
     release.set()
-    outputs = [process.communicate(timeout=30) for process in processes]
+    outputs = [process.communicate() for process in processes]
     assert message == "waiting for another process that downloads a.zip\n"
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert [output[0] for output in outputs] == [f"{tmp_path / 'a.zip'}\n"] * 2

@@ -11,15 +11,16 @@ import stat
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from servers import HTML, NEW, OLD, SIZE, WHOLE, archive, files, flip, good, response, serving, sha256
 
+from genrec import store
 from genrec.data.download import Archive, digest, download, file_records, partial_files
 from genrec.errors import ArtifactError, InputError, NetworkError, ResourceError, UsageError
 
@@ -128,12 +129,18 @@ def test_a_crash_before_the_record_is_written(server: Any, tmp_path: Path, monke
     assert len(server.requests) == 2
 
 
-def test_a_signature_waits_for_the_file_systems_clock(tmp_path: Path) -> None:
+def test_a_signature_waits_for_the_file_systems_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """File systems record times in steps of some milliseconds, within which a change would not be visible."""
     path = tmp_path / "a"
     path.write_bytes(OLD)
+    changed, pauses = path.stat().st_ctime_ns, list[float]()
+    for age, waits in ((0, [0.02]), (15_000_000, [0.005]), (20_000_000, []), (10**9, []), (-(10**9), [])):  # nanoseconds
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "time", SimpleNamespace(time_ns=lambda age=age: changed + age, sleep=pauses.append))
+            assert file_records.signature_of(path)[2] == changed
+        assert pauses == waits
+        pauses.clear()
     before = file_records.signature_of(path)
-    assert time.time_ns() >= before[2] + 20_000_000
     flip(path)
     assert file_records.signature_of(path) != before
 

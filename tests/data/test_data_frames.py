@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import tyro
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pandas import DataFrame
@@ -170,6 +169,7 @@ def test_frames_are_comparable_and_hashable() -> None:
 
 
 def test_the_command_line_keeps_the_tables() -> None:
+    tyro = pytest.importorskip("tyro")
     changed = tyro.cli(Frames, default=Frames(EVENTS, ITEMS), args=["--max-bad-rows", "0.5"])
     assert changed.interactions is EVENTS
     assert changed.items is ITEMS

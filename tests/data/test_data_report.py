@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -153,9 +153,10 @@ def test_prefetch_stops_when_it_is_closed() -> None:
             read.append(1)
             yield np.zeros(10)
 
+    threads = set(threading.enumerate())
     source = prefetch(endless())
     next(source)
+    assert len(set(threading.enumerate()) - threads) == 1
     source.close()
-    count = len(read)
-    time.sleep(0.05)
-    assert len(read) == count <= 6
+    assert set(threading.enumerate()) <= threads
+    assert len(read) <= 6

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from operations import python_calls
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -398,20 +398,20 @@ def million() -> tuple[Tensor, Callable[[np.ndarray], np.ndarray]]:
     return torch.from_numpy(codes), costs
 
 
-def test_a_million_items_in_under_twenty_seconds() -> None:
-    """Measured: 0.2, 1 and 7 s on one core. The bound is on processor time, so that other work on the machine does not count."""
+def test_no_loop_over_a_million_items() -> None:
+    """Measured: 0.2, 1 and 7 s on one core. Every call settles many items. Optimal transport gets the prefixes below 64, a quarter."""
     codes, costs = million()
-    collided = SemanticIds(codes, (256,) * 3).collided
-    assert collided > 50_000
-    for settle, left in (
-        (append_level, 0),
-        (lambda codes: reassign(codes, costs, 256), 0),
-        (lambda codes: sinkhorn(codes, costs, 256), 0.05 * collided),
+    rows = (codes[:, 0] < 64).nonzero().squeeze(1)
+    for settle, items, share in (
+        (append_level, codes, 0.0),
+        (lambda codes: reassign(codes, costs, 256), codes, 0.0),
+        (lambda codes: sinkhorn(codes, lambda chosen: costs(rows.numpy()[chosen]), 256), codes[rows], 0.05),
     ):
-        began = time.process_time()
-        settled = settle(codes)
-        assert time.process_time() - began < 20
-        assert SemanticIds(settled).collided <= left
+        collided = SemanticIds(items, (256,) * 3).collided
+        assert collided > len(items) / 20
+        calls, settled = python_calls(lambda settle=settle, items=items: settle(items))
+        assert calls < len(items) / 10
+        assert SemanticIds(settled).collided <= share * collided
 
 
 @pytest.mark.realdata
