@@ -53,8 +53,8 @@ class Experiment:
     history_length: int = 20  # most recent items of a user that the policy reads, in training and in evaluation
     sft: SFT = field(default_factory=SFT)  # supervised fine-tuning
     align: Align | None = None  # preference alignment after SFT; None for SFT alone
-    selection: Selection = field(default_factory=Selection)  # what selects the best step of SFT and of alignment
     evaluate: Evaluate = field(default_factory=Evaluate)  # the evaluation protocol
+    selection: Selection = field(default_factory=Selection)  # the validation metric that selects the best step of SFT and of alignment
     seed: int = 0  # seed of weights, order, dropout and negatives; item encoder and tokenizer have seeds of their own
 
     def __post_init__(self) -> None:

@@ -205,8 +205,9 @@ def _resume(
         return TrainingProgress(0, 0, -1.0, 0, [], precision), checkpoint.weights(module.policy)
     if set(resumed.objective_state) != set(objective_state):
         raise ArtifactError(
-            f"the checkpoint in {folder} does not fit this training: it holds the tensors {', '.join(resumed.objective_state)} of the "
-            f"objective, expected {', '.join(objective_state)}; remove it and run again"
+            f"the checkpoint in {folder} does not fit this training: it holds the tensors "
+            f"{', '.join(resumed.objective_state) or 'none'} of the objective, expected {', '.join(objective_state) or 'none'}; "
+            "remove it and run again"
         )
     for name, value in resumed.objective_state.items():
         objective_state[name].copy_(value)
