@@ -92,6 +92,17 @@ def test_an_aligned_policy_starts_as_the_sft_policy_and_keeps_its_best(home: Pat
     assert np.isclose(curves["margin"].dropna(), 0, atol=1e-4).all()
 
 
+def test_a_training_records_its_resolved_recipe(home: Path) -> None:
+    """700 training examples in batches of 64 are 11 steps per epoch."""
+    artifacts = pipeline.run(cyclic(steps=22, align_steps=20))
+    recipes = {stage: json.loads((artifacts[stage].folder / "recipe.json").read_text()) for stage in ("sft", "align")}
+    assert {name: recipes["sft"][name] for name in ("max_steps", "warmup_steps", "every", "examples", "epochs", "precision")} == {
+        "max_steps": 22, "warmup_steps": 20, "every": 40, "examples": 700, "epochs": 2.0, "precision": "32-true",
+    }  # fmt: skip
+    assert recipes["sft"]["parameters"] == recipes["align"]["parameters"] > 1_000
+    assert recipes["align"]["learning_rate"] == 1e-4
+
+
 @pytest.mark.parametrize(("beams", "widest"), [(10, 10), (20, 20), (60, 40), (None, 40)])
 def test_validation_reaches_as_far_as_beams_and_catalog(home: Path, beams: int | None, widest: int) -> None:
     """Of 40 items at most 40 are recommended, by 20 beams 20. Each metric is what `metrics_of` says of the same users' lists.

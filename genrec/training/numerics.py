@@ -33,20 +33,25 @@ class StepRecord:
     """Remembers the first step with a non-finite loss or gradient norm, on the device and without waiting for it."""
 
     def __init__(self) -> None:
-        self._first: Tensor | None = None  # float64 [3]: step, loss, gradient norm; step -1 if all steps were finite
+        self._step: Tensor | None = None  # int64 scalar, -1 if all steps were finite
+        self._values: Tensor | None = None  # float32 [2]: loss and gradient norm of that step
 
     def add(self, step: int, loss: Tensor, grad_norm: Tensor) -> None:
         """Record a step's loss and gradient norm, both scalars."""
-        found = torch.stack([loss.new_full((), step, dtype=torch.float64), loss.double(), grad_norm.double().to(loss.device)])
-        if self._first is None:
-            self._first = torch.full_like(found, -1)
-        is_first = ~found.isfinite().all() & (self._first[0] < 0)
-        self._first = torch.where(is_first, found, self._first)
+        values = torch.stack([loss.float(), grad_norm.float().to(loss.device)])
+        if self._step is None or self._values is None:
+            self._step, self._values = torch.full_like(values[0], -1, dtype=torch.int64), torch.zeros_like(values)
+        is_first = ~values.isfinite().all() & (self._step < 0)
+        self._step = torch.where(is_first, step, self._step)
+        self._values = torch.where(is_first, values, self._values)
 
     def read(self) -> BadStep | None:
         """Return the first bad step, or None. Waits for the device."""
-        step, loss, grad_norm = (-1.0, 0.0, 0.0) if self._first is None else self._first.tolist()
-        return None if step < 0 else BadStep(int(step), loss, grad_norm)
+        step = -1 if self._step is None else int(self._step)
+        if step < 0 or self._values is None:
+            return None
+        loss, grad_norm = self._values.tolist()
+        return BadStep(step, loss, grad_norm)
 
 
 class FiniteCheck:

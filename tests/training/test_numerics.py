@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -10,9 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 from trainings import CORPUS, RECIPE, constant, likelihood, policy, training_examples
+from worlds import cyclic
 
+from genrec import pipeline
+from genrec.data.corpus import Corpus
 from genrec.errors import NumericsError
 from genrec.model import TigerPolicy
+from genrec.overrides import override
 from genrec.training import checkpoint, loop
 from genrec.training.batch_stream import BatchStream, users_of_step
 from genrec.training.loop import Outcome, train
@@ -20,6 +25,7 @@ from genrec.training.numerics import BadStep, FiniteCheck, StepRecord, check_fin
 from genrec.training.sft import negative_log_likelihood
 from genrec.training.validation import user_ids
 from genrec.types import SequenceBatch
+from genrec.workspace import store
 
 
 def run(
@@ -163,3 +169,19 @@ def test_an_artifact_holds_finite_weights_only() -> None:
     module.bias.data.fill_(math.nan)
     with pytest.raises(NumericsError, match=r"the trained policy: 'bias' hold NaN or infinity, .* nothing is saved"):
         check_finite(module, "the trained policy")
+
+
+def test_an_experiment_that_diverges_names_the_users_of_the_data_set_and_leaves_no_artifact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A learning rate of 1e30 makes the weights useless in the first step."""
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path))
+    experiment = override([cyclic(steps=20)], ["--sft.optimization.learning-rate", "1e30"])[0]
+    users = set(Corpus.load(pipeline.run(experiment, last="data")["data"].folder).user_ids)
+    with pytest.raises(NumericsError, match=r"SFT: the loss is .* in step 2, .* batch are of the users '") as failure:
+        pipeline.run(experiment)
+    assert set(re.findall(r"'([^']+)'", str(failure.value))) < users
+    assert "checkpoint" not in str(failure.value)
+    step = next(step for step in pipeline.plan(experiment) if step.stage == "sft")
+    assert not store().has("sft", step.key)
+    assert failure.value.exit_code == 6

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from trainings import RECIPE, constant, likelihood, policy, training_examples
 
 from genrec.training import time_estimate
+from genrec.training.loop import train
 from genrec.training.schedule import Schedule
 from genrec.training.time_estimate import TimeEstimate, duration
 
@@ -73,6 +77,20 @@ def test_a_validation_between_timed_steps_does_not_count_as_a_step() -> None:
     assert [line for line in said if line] == [said[3]]
     assert "100 steps at 1 s each and 100 validations of 60 s" in str(said[3])
     assert "about 1 h 42 min;" in str(said[3])
+
+
+def test_a_training_prints_its_estimate_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However long its steps take here: the limit is set below 0."""
+    monkeypatch.setattr(time_estimate, "SHORT", -1.0)
+    built = policy()
+    train(built, likelihood(built), training_examples(), RECIPE, 5, tmp_path / "last", constant, "SFT")
+    printed = capsys.readouterr().err
+    assert printed.count("SFT: 50 steps at ") == 1
+    assert " s each and 3 validations of " in printed
+    assert ", on 2 threads: about " in printed
+    assert ", less if it stops early; Ctrl-C stops and saves; for fewer steps add --sft.optimization.max-steps N" in printed
 
 
 @pytest.mark.parametrize(
