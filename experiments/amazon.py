@@ -41,7 +41,7 @@ def sft() -> Experiment:
         policy=Tiger(num_encoder_layers=6, num_decoder_layers=6, dropout=0.2),
         sft=SFT(
             optimization=Optimization(
-                max_steps=200_000, batch_size=256, learning_rate=3e-4, warmup_steps=10_000, weight_decay=0.035, precision="bf16-mixed"
+                max_steps=200_000, batch_size=256, learning_rate=3e-4, warmup_steps=10_000, weight_decay=0.035, precision="auto"
             ),
             validation=Validation(every=2_000, patience=15, users=0),
         ),

@@ -21,6 +21,7 @@ from genrec.errors import GenrecError, UsageError
 from genrec.evaluation.evaluate import Evaluate
 from genrec.model import Tiger
 from genrec.tokenizer import Tokenize
+from genrec.training.model_selection import Selection
 from genrec.training.recipes import SFT, Align, Optimization, Validation
 from genrec.types import Baseline, CheckedSpecification, ItemEncoder, PolicySpecification, Source, Split
 from genrec.types.specification import check_is
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 else:
     PolicyOrBaseline = object  # tyro follows the class of the value; it cannot read a union of protocols
 
-__all__ = ["SFT", "Align", "Evaluate", "Experiment", "Optimization", "Tokenize", "Validation", "baselines", "seeds"]
+__all__ = [
+    "SFT", "Align", "Evaluate", "Experiment", "Optimization", "Selection", "Tokenize", "Validation", "baselines", "seeds",
+]  # fmt: skip
 
 MAX_NAME = 100  # characters; names of files, which have at most 255 bytes, begin with the name of the row
 
@@ -53,6 +56,7 @@ class Experiment:
     sft: SFT = field(default_factory=SFT)  # supervised fine-tuning
     align: Align | None = None  # preference alignment after SFT; None for SFT alone
     evaluate: Evaluate = field(default_factory=Evaluate)  # the evaluation protocol
+    selection: Selection = field(default_factory=Selection)  # the validation metric that selects the best step of SFT and of alignment
     seed: int = 0  # seed of weights, order, dropout and negatives; item encoder and tokenizer have seeds of their own
 
     def __post_init__(self) -> None:
@@ -61,8 +65,9 @@ class Experiment:
         for name, protocol in (("source", Source), ("split", Split), ("embed", ItemEncoder)):
             if not isinstance(getattr(self, name), protocol) or isinstance(getattr(self, name), str | type):  # a text has `encode`
                 raise UsageError(f"{name} must be an instance of a genrec.types.{protocol.__name__}, got {getattr(self, name)!r}")
-        for name, kind in (("tokenize", Tokenize), ("sft", SFT), ("align", Align), ("evaluate", Evaluate)):
-            if getattr(self, name) is not None or name in ("sft", "evaluate"):
+        kinds = {"tokenize": Tokenize, "sft": SFT, "align": Align, "selection": Selection, "evaluate": Evaluate}
+        for name, kind in kinds.items():
+            if getattr(self, name) is not None or name in ("sft", "selection", "evaluate"):
                 check_is(name, getattr(self, name), kind)
         if not isinstance(self.policy, PolicySpecification | Baseline) or isinstance(self.policy, type):
             raise UsageError(f"policy must be an instance of a genrec.types.PolicySpecification or Baseline, got {self.policy!r}")

@@ -107,12 +107,14 @@ def curves(options: argparse.Namespace) -> int:
 def _curves_lines(seeds: Sequence[run_files.Training]) -> list[str]:
     """Return lines with the files of a row's curves, the best step of each seed, and the last value of each column."""
     from genrec.training.curves import best_step, last_values
+    from genrec.training.model_selection import selection_of
 
     lines = []
     for each in seeds:
-        best, score = best_step(each.curves)
+        selected = selection_of(each.artifact.manifest["specification"]).column
+        best, score = best_step(each.curves, selected)
         lines += [
-            f"seed {each.seed}: {int(each.curves['step'].max())} steps, best on validation: step {best}, ndcg@10 {score:.4f}",
+            f"seed {each.seed}: {int(each.curves['step'].max())} steps, best on validation: step {best}, {selected} {score:.4f}",
             f"  {each.artifact.folder}: curves.parquet, curves.csv",
         ]
     last = [last_values(each.curves) for each in seeds]

@@ -50,8 +50,8 @@ def plan(experiment: Experiment) -> list[Step]:
         "data": (("source", "split"), {}, ()),
         "embed": (("embed",), {}, ("data",)),
         "tokenize": (("tokenize",), {}, ("data", "embed")),
-        "sft": (("policy", "sft"), training, ("data", "tokenize")),
-        "align": (("align",), training, ("data", "embed", "tokenize", "sft")),
+        "sft": (("policy", "sft", "selection"), training, ("data", "tokenize")),
+        "align": (("align", "selection"), training, ("data", "embed", "tokenize", "sft")),
         "evaluate": ((*policy, "evaluate"), length, ("data", "tokenize", "align" if "align" in names else "sft")),
     }
     steps: list[Step] = []

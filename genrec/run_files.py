@@ -97,6 +97,7 @@ def protocol(experiment: Experiment, artifacts: dict[str, Artifact]) -> dict[str
         "ranking": "full catalog, item level",
         "history": experiment.history_length,
         "filter_seen": spec.filter_seen,
+        "selection": experiment.selection.protocol,
         "cutoffs": list(spec.cutoffs),
     }
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,24 +18,22 @@ from torch import Tensor, nn
 
 from genrec.data.corpus import Corpus
 from genrec.data.corpus_builder import prepare
-from genrec.data.examples import Examples, examples, windows
-from genrec.data.splits import BEGIN, TEST
+from genrec.data.examples import examples, windows
 from genrec.embeddings.vector_checks import check_vectors
 from genrec.errors import ArtifactError
 from genrec.evaluation.cold_metrics import cold_only_metrics
 from genrec.evaluation.cold_ranking import evaluate_unseen
-from genrec.evaluation.evaluate import Evaluate, evaluate, metrics_of
-from genrec.evaluation.metrics import ndcg, recall
-from genrec.evaluation.shared_id_ties import per_user
+from genrec.evaluation.evaluate import evaluate, metrics_of
 from genrec.experiment import Experiment
-from genrec.randomness import generator
+from genrec.progress import say
 from genrec.semantic_ids import SemanticIds
 from genrec.store import write_json
 from genrec.tokenizer.tokenize import save_tokenized, tokenize
 from genrec.training import curves
 from genrec.training.checkpoint import weights
-from genrec.training.recipes import SFT, Align
+from genrec.training.numerics import check_finite
 from genrec.training.tensorboard_log import tensorboard
+from genrec.training.validation import batches, device_of, seen_items, select_users, shared_numbers, user_ids, validation_score
 from genrec.types import (
     Baseline,
     Policy,
@@ -42,10 +41,12 @@ from genrec.types import (
     Recommender,
     ResumableEncoder,
     SamplerContext,
-    SequenceBatch,
     StreamedSource,
 )
 from genrec.workspace import raw_folder, tensorboard_folder
+
+if TYPE_CHECKING:
+    from genrec.training.loop import Outcome
 
 Parents = dict[str, Path]  # stage -> folder of its artifact
 
@@ -91,8 +92,10 @@ def build_sft(experiment: Experiment, parents: Parents, folder: Path) -> None:
             folder / "checkpoint" / "last",
             validation_score(policy, corpus, experiment, recipe, semantic_ids),
             on_row,
+            experiment.selection,
+            partial(user_ids, corpus),
         )
-    _save_policy(policy, outcome.curves, folder)
+    _save_policy(policy, outcome, folder)
 
 
 def build_align(experiment: Experiment, parents: Parents, folder: Path) -> None:
@@ -113,8 +116,10 @@ def build_align(experiment: Experiment, parents: Parents, folder: Path) -> None:
             folder / "checkpoint" / "last",
             validation_score(policy, corpus, experiment, experiment.align, semantic_ids),
             on_row,
+            experiment.selection,
+            partial(user_ids, corpus),
         )
-    _save_policy(policy, outcome.curves, folder)
+    _save_policy(policy, outcome, folder)
     write_json(folder / "negatives.json", drawn)
 
 
@@ -132,6 +137,8 @@ def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> No
     test = batches(entries, spec.batch_size, device_of(recommender))
     seen = seen_items(corpus) if spec.filter_seen else None
     result = evaluate(recommender, test, spec, seen, shared)
+    if result.excluded_targets:
+        say(f"evaluate: {result.excluded_targets} users had already taken their target; filter_seen counts these as misses")
     result.ranks.to_parquet(folder / "ranks.parquet", index=False)
     result.recommendations.to_parquet(folder / "recommendations.parquet", index=False)
     metrics = metrics_of(result.ranks, result.recommendations, spec.cutoffs, corpus.item_count, popularity)
@@ -150,53 +157,6 @@ BUILDERS: dict[str, Callable[[Experiment, Parents, Path], None]] = {
     "align": build_align,
     "evaluate": build_evaluate,
 }
-
-
-def batches(entries: Examples, size: int, device: torch.device) -> list[SequenceBatch]:
-    """Return all examples in batches on the device, the longest histories first, so that batches hold little padding."""
-    run, place = entries.places(torch.arange(len(entries)))
-    length = (place - entries.begin[run]).clamp(max=entries.history_length)
-    order = length.argsort(descending=True, stable=True)
-    return [SequenceBatch(*(part.to(device) for part in entries.batch(index))) for index in torch.split(order, size)]
-
-
-def select_users(entries: Examples, count: int, part: str) -> Examples:
-    """Return a random sample of `count` users (0 = all). The sample is the same for all seeds, rows and stages."""
-    if not 0 < count < len(entries):
-        return entries
-    chosen = torch.randperm(len(entries), generator=generator(0, f"{part} users"))[:count]
-    return entries.select(chosen.sort().values)
-
-
-def validation_score(
-    policy: Policy, corpus: Corpus, experiment: Experiment, recipe: SFT | Align, semantic_ids: SemanticIds
-) -> Callable[[], dict[str, float]]:
-    """Return a function that computes item-level metrics of the policy on the validation users.
-
-    The metrics are ndcg@10, which selects the best step, and recall@1, @10 and @50. The last cutoff is smaller if the policy has fewer
-    beams or the catalog fewer items.
-    """
-    entries = examples(corpus, "validation", experiment.history_length)
-    validation = select_users(entries, recipe.validation.users, "validation")
-    reach = max(10, min(50, semantic_ids.items, getattr(experiment.policy, "num_beams", 50)))
-    cutoffs = tuple(sorted({1, 10, reach}))
-    spec = Evaluate(cutoffs=cutoffs, batch_size=experiment.evaluate.batch_size)
-
-    shared = shared_numbers(semantic_ids)
-
-    def score() -> dict[str, float]:
-        ranks = evaluate(policy, batches(validation, spec.batch_size, device_of(policy)), spec, shared=shared).ranks
-        found = {f"recall@{n}": float(per_user(recall, ranks, n).mean()) for n in cutoffs}
-        return {"ndcg@10": float(per_user(ndcg, ranks, 10).mean()), **found}
-
-    return score
-
-
-def shared_numbers(semantic_ids: SemanticIds) -> Tensor | None:
-    """Return the number of each item's Semantic ID, int64 [N + 1], 0 for the padding row 0; None if all Semantic IDs are unique."""
-    if not semantic_ids.collided:
-        return None
-    return torch.cat([torch.zeros(1, dtype=torch.int64), semantic_ids.leaf(torch.arange(1, semantic_ids.items + 1)) + 1])
 
 
 def load_semantic_ids(corpus: Corpus, parents: Parents) -> SemanticIds:
@@ -240,34 +200,17 @@ def popularity_of(corpus: Corpus) -> Tensor:
     return torch.from_numpy(corpus.popularity("train"))
 
 
-def seen_items(corpus: Corpus) -> Callable[[Tensor], Tensor]:
-    """Return a function from users int64 [B] to all items of their events before the test, int64 [B, E], padded with 0."""
-    item, bounds = torch.from_numpy(corpus.item), torch.from_numpy(corpus.bounds)
-
-    def seen(users: Tensor) -> Tensor:
-        begin, end = bounds[users.cpu() - 1][:, [BEGIN, TEST]].unbind(1)
-        place = begin.unsqueeze(1) + torch.arange(int((end - begin).max()))
-        taken = torch.where(place < end.unsqueeze(1), item[place.clamp(max=len(item) - 1)].long(), 0)
-        return taken.to(users.device)
-
-    return seen
-
-
-def device_of(recommender: Recommender) -> torch.device:
-    """Return the device of a policy's weights, or the CPU for a recommender without weights."""
-    if isinstance(recommender, nn.Module):
-        return next(recommender.parameters()).device
-    return torch.device("cpu")
-
-
 def _on_device(policy: Policy) -> Policy:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return cast(Policy, cast(nn.Module, policy).to(device))
 
 
-def _save_policy(policy: Policy, rows: list[curves.Row], folder: Path) -> None:
+def _save_policy(policy: Policy, outcome: Outcome, folder: Path) -> None:
+    """Write the weights, the curves and the resolved recipe of a training. Raise NumericsError for non-finite weights."""
+    check_finite(cast(nn.Module, policy), f"the trained policy of {folder.parent.name}")
     save_file(weights(cast(nn.Module, policy)), folder / "policy.safetensors")
-    curves.save(rows, folder)
+    curves.save(outcome.curves, folder)
+    write_json(folder / "recipe.json", outcome.recipe)
 
 
 def _tracked(experiment: Experiment, stage: str, folder: Path) -> AbstractContextManager[curves.OnRow | None]:

@@ -115,7 +115,7 @@ def test_an_alignment_refuses_components_of_another_type(change: dict[str, objec
         (lambda: Tiger(history="item"), r"policy\.history must be one of 'codes', 'items'"),  # type: ignore[arg-type]
         (
             lambda: Optimization(max_steps=1, batch_size=1, learning_rate=1, precision="bf16"),  # type: ignore[arg-type]
-            r"optimization\.precision must be one of '32-true', 'bf16-mixed', got 'bf16'",
+            r"optimization\.precision must be one of 'auto', '32-true', 'bf16-mixed', got 'bf16'",
         ),
         (
             lambda: Optimization(max_steps="20", batch_size=1, learning_rate=1),  # type: ignore[arg-type]
@@ -162,7 +162,7 @@ def test_candidates_are_at_least_the_negatives_asked_for() -> None:
 
 def test_the_stages_are_fields() -> None:
     assert [field.name for field in fields(Experiment)] == [
-        "name", "source", "split", "embed", "tokenize", "policy", "history_length", "sft", "align", "evaluate", "seed",
+        "name", "source", "split", "embed", "tokenize", "policy", "history_length", "sft", "align", "evaluate", "selection", "seed",
     ]  # fmt: skip
 
 

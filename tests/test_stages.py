@@ -92,9 +92,23 @@ def test_an_aligned_policy_starts_as_the_sft_policy_and_keeps_its_best(home: Pat
     assert np.isclose(curves["margin"].dropna(), 0, atol=1e-4).all()
 
 
+def test_a_training_records_its_resolved_recipe(home: Path) -> None:
+    """700 training examples in batches of 64 are 11 steps per epoch."""
+    artifacts = pipeline.run(cyclic(steps=22, align_steps=20))
+    recipes = {stage: json.loads((artifacts[stage].folder / "recipe.json").read_text()) for stage in ("sft", "align")}
+    assert {name: recipes["sft"][name] for name in ("max_steps", "warmup_steps", "every", "examples", "epochs", "precision")} == {
+        "max_steps": 22, "warmup_steps": 20, "every": 40, "examples": 700, "epochs": 2.0, "precision": "32-true",
+    }  # fmt: skip
+    assert recipes["sft"]["parameters"] == recipes["align"]["parameters"] > 1_000
+    assert recipes["align"]["learning_rate"] == 1e-4
+
+
 @pytest.mark.parametrize(("beams", "widest"), [(10, 10), (20, 20), (60, 40), (None, 40)])
 def test_validation_reaches_as_far_as_beams_and_catalog(home: Path, beams: int | None, widest: int) -> None:
-    """Of 40 items at most 40 are recommended, by 20 beams 20. Each metric is what `metrics_of` says of the same users' lists."""
+    """Of 40 items at most 40 are recommended, by 20 beams 20. Each metric is what `metrics_of` says of the same users' lists.
+
+    Metrics with the suffix _filter_seen are those of lists without the items that a user had taken before the validation item.
+    """
     experiment = cyclic(steps=2)
     artifacts = pipeline.run(experiment, last="sft")
     corpus, ids = Corpus.load(artifacts["data"].folder), SemanticIds.load(artifacts["tokenize"].folder / "codes.safetensors")
@@ -102,11 +116,19 @@ def test_validation_reaches_as_far_as_beams_and_catalog(home: Path, beams: int |
     without = Popularity() if beams is None else replace(experiment.policy, num_beams=beams)  # of which only the beams are asked for
     found = validation_score(policy, corpus, replace(experiment, policy=without), experiment.sft, ids)()
     cutoffs = tuple(sorted({1, 10, widest}))
-    assert list(found) == ["ndcg@10", *(f"recall@{n}" for n in cutoffs)]
+    names = ["ndcg@10", *(f"recall@{n}" for n in cutoffs)]
+    assert list(found) == [*names, *(f"{name}_filter_seen" for name in names)]
     users = batches(examples(corpus, "validation", experiment.history_length), 64, torch.device("cpu"))
-    result = evaluate(policy, users, Evaluate(cutoffs=cutoffs))
-    expected = metrics_of(result.ranks, result.recommendations, cutoffs, 40)
-    assert found == pytest.approx({name: expected[name] for name in found})
+    taken = [corpus.item[begin:validation].tolist() for begin, validation, _, _ in corpus.bounds]
+
+    def before_validation(numbers: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([taken[number - 1] for number in numbers.tolist()])
+
+    for suffix, spec in (("", Evaluate(cutoffs=cutoffs)), ("_filter_seen", Evaluate(cutoffs=cutoffs, filter_seen=True))):
+        result = evaluate(policy, users, spec, before_validation)
+        expected = metrics_of(result.ranks, result.recommendations, cutoffs, 40)
+        assert {name: found[f"{name}{suffix}"] for name in names} == pytest.approx({name: expected[name] for name in names})
+    assert found["recall@10_filter_seen"] != found["recall@10"]
 
 
 def test_a_policy_of_other_semantic_ids_is_refused(home: Path) -> None:

@@ -18,8 +18,10 @@ from genrec.data.examples import Examples
 from genrec.preference.losses import SoftmaxDPO
 from genrec.semantic_ids import SemanticIds
 from genrec.training.align import log_probs
-from genrec.training.loop import Training, train
-from genrec.training.recipes import SFT, Optimization, Precision, Validation
+from genrec.training.lightning_module import adamw
+from genrec.training.loop import train
+from genrec.training.precision import Resolved
+from genrec.training.recipes import SFT, Optimization, Validation
 from genrec.training.sft import negative_log_likelihood
 from genrec.types import ExactRecommender, SequenceBatch, SequencePolicy
 
@@ -50,8 +52,7 @@ class Ours:
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Return the training loop's optimizer."""
-        optimizer: torch.optim.Optimizer = Training(self.policy, self._likelihood, SFT().optimization, 0).configure_optimizers()
-        return optimizer
+        return adamw(self.policy, learning_rate=3e-4, weight_decay=SFT().optimization.weight_decay)
 
     def update(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
         """Run the backward pass, clip gradients at 1 and take an optimizer step, as the training loop does."""
@@ -89,7 +90,7 @@ class Ours:
         begin = torch.arange(count) * (length + 1)
         flat = torch.cat([history, target.unsqueeze(1)], 1).flatten()
         examples = Examples(flat, torch.arange(1, count + 1), begin, begin + length, torch.arange(1, count + 1), length)
-        precision: Precision = "bf16-mixed" if self.precision == "bfloat16" else "32-true"
+        precision: Resolved = "bf16-mixed" if self.precision == "bfloat16" else "32-true"
         recipe = SFT(
             optimization=Optimization(
                 max_steps=steps, batch_size=batch, learning_rate=3e-4, warmup_steps=1_000, weight_decay=0.035, precision=precision

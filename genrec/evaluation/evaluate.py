@@ -252,8 +252,6 @@ def _collect(parts: list[ScoredLists], shared: bool) -> Evaluation:
     result = ScoredLists(*(column[order] for column in columns))
     user, items, scores, excluded = result.user, result.items, result.scores, result.excluded
     row, slot = items.nonzero(as_tuple=True)
-    if bool(excluded.any()):
-        say(f"evaluate: {int(excluded.sum())} users had already taken their target; filter_seen counts these as misses")
     return Evaluation(
         DataFrame({name: getattr(result, name).numpy() for name in ("user", "target", "rank", *(COLUMNS if shared else ()))}),
         DataFrame(

@@ -33,7 +33,8 @@ from genrec.randomness import generator
 from genrec.training import plugin_errors
 from genrec.training.curve_warnings import FallingPositives
 from genrec.training.curves import OnRow
-from genrec.training.loop import Outcome, Validate, train
+from genrec.training.loop import Outcome, UserIds, Validate, train
+from genrec.training.model_selection import Selection
 from genrec.training.preference_logs import preference_logs
 from genrec.training.recipes import Align
 from genrec.types import ConstrainedPolicy, LogProbs, Policy, Reward, SamplerContext, SequenceBatch
@@ -66,7 +67,7 @@ class RoundStep(NamedTuple):
 
 def round_step(recipe: Align, step: int) -> RoundStep:
     """Return the role of a step. All rounds have the same length."""
-    step_in_round = step % (recipe.optimization.max_steps // recipe.rounds)
+    step_in_round = step % (recipe.steps // recipe.rounds)
     return RoundStep(step_in_round < recipe.round_sft_steps, step_in_round == recipe.round_sft_steps)
 
 
@@ -97,9 +98,7 @@ class StepSampler:
         """Return the negatives of a batch, int64 [B, K]."""
         key = ("negatives", "epoch", step // self.epoch_steps) if self.capabilities.by_example else ("negatives", step)
         with plugin_errors.attribute_to(self.recipe.negatives, f"while it sampled negatives for step {step}"):
-            negatives = at(self.draw, step / self.recipe.optimization.max_steps)(
-                batch, self.recipe.num_negatives, generator(self.seed, *key)
-            )
+            negatives = at(self.draw, step / self.recipe.steps)(batch, self.recipe.num_negatives, generator(self.seed, *key))
         self.contract.check(batch, negatives, self.recipe.num_negatives)
         return negatives
 
@@ -216,11 +215,12 @@ class Alignment:
 
 def align(
     policy: Policy, examples: Examples, context: SamplerContext, recipe: Align, seed: int, folder: Path,
-    validate: Validate, on_row: OnRow | None = None,
+    validate: Validate, on_row: OnRow | None = None, selection: Selection | None = None, user_ids: UserIds | None = None,
 ) -> tuple[Outcome, Summary]:  # fmt: skip
     """Align the SFT policy in place. Return the outcome and statistics of the sampled negatives.
 
-    `folder` holds the checkpoint, `validate` returns validation metrics, and `on_row` is called with every row of the curves.
+    `folder` holds the checkpoint, `validate` returns validation metrics, and `on_row` is called with every row of the curves. For
+    `selection` and `user_ids` see `genrec.training.loop.train`.
     """
     if recipe.normalize == "children" and not isinstance(policy, ConstrainedPolicy):
         raise UsageError(
@@ -235,7 +235,7 @@ def align(
 
     outcome = train(
         as_module(policy), objective, examples, recipe, seed, folder, validate_and_probe, "alignment", objective.checkpoint_state,
-        objective.prepare, on_row, [FallingPositives()],
+        objective.prepare, on_row, [FallingPositives()], selection, user_ids,
     )  # fmt: skip
     summary = objective.statistics.summary()
     _warn_if_few_negatives(summary)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from genrec.data.examples import epoch_order
+from genrec.training.schedule import epoch_steps
 
 
 class TrainingExamples(Protocol):
@@ -18,7 +18,7 @@ class TrainingExamples(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, index: Tensor) -> Any:
-        """Return the batch of examples `index` int64 [B], a named tuple of tensors."""
+        """Return the batch of examples `index` int64 [B], a named tuple of tensors; `user` int64 [B] is one of them."""
         ...
 
 
@@ -35,16 +35,24 @@ class BatchStream:
         self.examples, self.batch_size, self.seed, self.start, self.prepare = examples, batch_size, seed, start, prepare
 
     def __iter__(self) -> Iterator[Any]:
-        epoch_steps = math.ceil(len(self.examples) / self.batch_size)
-        epoch, first = divmod(self.start, epoch_steps)
+        steps = epoch_steps(len(self.examples), self.batch_size)
+        epoch, first = divmod(self.start, steps)
         while True:
             order = epoch_order(len(self.examples), self.seed, epoch)
-            for index in range(first, epoch_steps):
+            for index in range(first, steps):
                 batch = self.examples.batch(order[index * self.batch_size : (index + 1) * self.batch_size])
                 if self.prepare is not None:
-                    batch = self.prepare(batch, epoch * epoch_steps + index)
+                    batch = self.prepare(batch, epoch * steps + index)
                 yield pin_memory(batch) if torch.cuda.is_available() else batch
             epoch, first = epoch + 1, 0
+
+
+def users_of_step(examples: TrainingExamples, batch_size: int, seed: int, step: int) -> Tensor:
+    """Return the user numbers of the batch that `BatchStream` gives for a step, counted from 0: int64 [B]."""
+    epoch, index = divmod(step, epoch_steps(len(examples), batch_size))
+    order = epoch_order(len(examples), seed, epoch)[index * batch_size : (index + 1) * batch_size]
+    users: Tensor = examples.batch(order).user
+    return users
 
 
 def pin_memory(batch: Any) -> Any:

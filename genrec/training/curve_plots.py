@@ -34,8 +34,8 @@ class Panel(NamedTuple):
 
 PANELS = (
     Panel("Loss", "loss", "loss"),
-    Panel("NDCG on validation", "mean over users", VALIDATION + r"ndcg@\d+"),
-    Panel("Recall on validation", "mean over users", VALIDATION + r"recall@\d+"),
+    Panel("NDCG on validation", "mean over users", VALIDATION + r"ndcg@\d+(_filter_seen)?"),
+    Panel("Recall on validation", "mean over users", VALIDATION + r"recall@\d+(_filter_seen)?"),
     Panel("Log-probabilities", "nats per Semantic ID", "(chosen|rejected)_log_prob"),
     Panel("Drift: log-ratio to the reference", "nats per Semantic ID", "(chosen|rejected)_drift"),
     Panel("Implicit rewards", "reward", "(chosen|rejected)_reward"),

@@ -19,7 +19,7 @@ Row = dict[str, float]  # `step` and the metrics logged for it
 OnRow = Callable[[Row], None]  # called with every complete row
 Watcher = Callable[[Row], str | None]  # called with every complete row; returns a warning to print, or None
 
-SELECTED = "ndcg@10"  # the validation metric that selects the best step
+SELECTED = "ndcg@10"  # the validation metric that selects the best step by default (`genrec.training.model_selection.Selection`)
 VALIDATION = "validation_"  # prefix of the names of validation metrics
 
 
@@ -27,11 +27,14 @@ class Curves:
     """The rows of one training run. `rows` is the checkpoint's list and is extended in place.
 
     After a resume `on_row` receives the last saved row again: whatever it received for that step or a later one is void. Watchers
-    also receive the saved rows, and the warnings they return for these are dropped because they were printed before.
+    also receive the saved rows, and the warnings they return for these are dropped because they were printed before. `selected` is
+    the validation metric that selects the best step.
     """
 
-    def __init__(self, rows: list[Row], on_row: OnRow | None = None, watchers: Sequence[Watcher] = ()) -> None:
-        self.rows, self.on_row, self.watchers = rows, on_row, watchers
+    def __init__(
+        self, rows: list[Row], on_row: OnRow | None = None, watchers: Sequence[Watcher] = (), selected: str = SELECTED
+    ) -> None:
+        self.rows, self.on_row, self.watchers, self.selected = rows, on_row, watchers, selected
         self.pending: list[dict[str, Tensor]] = []  # metrics of the steps since the last row
         self._emitted = len(rows)
         for row in rows:
@@ -48,8 +51,9 @@ class Curves:
 
     def add_validation(self, step: int, scores: Mapping[str, float]) -> None:
         """Add validation metrics to the row of `step`, or to a new row if there is none."""
-        if SELECTED not in scores:
-            raise UsageError(f"validate must return {SELECTED}, which selects the best step; got {', '.join(scores) or 'nothing'}")
+        if self.selected not in scores:
+            got = ", ".join(scores) or "nothing"
+            raise UsageError(f"validate must return {self.selected}, which selects the best step; got {got}")
         if not self.rows or self.rows[-1]["step"] != step:
             self.rows.append({"step": step})
         self.rows[-1].update({f"{VALIDATION}{name}": float(score) for name, score in scores.items()})
@@ -96,9 +100,9 @@ def save(rows: Sequence[Row], folder: Path) -> None:
     found.to_csv(folder / "curves.csv", index=False)
 
 
-def best_step(curves: DataFrame) -> tuple[int, float]:
-    """Return the first step with the best NDCG@10 on validation, and that score."""
-    name = f"{VALIDATION}{SELECTED}"
+def best_step(curves: DataFrame, selected: str = SELECTED) -> tuple[int, float]:
+    """Return the first step with the best score on validation, and that score; `selected` is the validation metric."""
+    name = f"{VALIDATION}{selected}"
     found = curves[["step", name]].dropna()
     place = int(found[name].to_numpy().argmax())
     return int(found["step"].iloc[place]), float(found[name].iloc[place])

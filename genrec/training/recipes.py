@@ -16,55 +16,63 @@ from genrec.preference.negatives.capabilities import check_is_sampler, inner_sam
 from genrec.types import Baseline, NegativeSampler, PreferenceLoss
 from genrec.types.specification import check_at_least, check_choices, check_is
 
-Precision = Literal["32-true", "bf16-mixed"]
+Precision = Literal["auto", "32-true", "bf16-mixed"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optimization:
-    """AdamW with linear warm-up, cosine decay to 0 and gradient clipping."""
+    """AdamW with linear warm-up, cosine decay to 0 and gradient clipping.
 
-    max_steps: int  # optimizer steps, at least 1
+    A field that is None is chosen by the number of training examples: see `genrec.training.schedule`.
+    """
+
+    max_steps: int | None = None  # optimizer steps, at least 1; None: 40 epochs, at least 500 and at most 20,000 steps
     batch_size: int  # examples per step, at least 1
-    learning_rate: float  # peak learning rate, reached at the end of the warm-up
-    warmup_steps: int = 0  # steps of linear warm-up, at least 0
+    learning_rate: float | None = None  # peak learning rate, reached at the end of the warm-up; None: by the number of steps
+    warmup_steps: int | None = 0  # steps of linear warm-up, at least 0; None: 5 % of the steps, at most 1,000
     weight_decay: float = 0.0  # AdamW's decoupled weight decay, at least 0
     max_grad_norm: float = 1.0  # gradients are clipped to this L2 norm, above 0
-    precision: Precision = "32-true"  # Lightning's precision flag
+    precision: Precision = "32-true"  # Lightning's precision flag; auto: bf16-mixed where the hardware has it, else 32-true
 
     def __post_init__(self) -> None:
         check_choices(self, "optimization")
-        check_at_least(self, "optimization", 1, "max_steps", "batch_size")
-        for name in ("learning_rate", "max_grad_norm"):
+        check_at_least(self, "optimization", 1, *_chosen(self, "max_steps"), "batch_size")
+        for name in (*_chosen(self, "learning_rate"), "max_grad_norm"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise UsageError(f"optimization.{name} must be above 0 and finite, got {getattr(self, name)}")
-        check_at_least(self, "optimization", 0, "warmup_steps", "weight_decay")
+        check_at_least(self, "optimization", 0, *_chosen(self, "warmup_steps"), "weight_decay")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
     """How often a policy is validated during training, on how many users, and when training stops early."""
 
-    every: int  # steps between validations, at least 1
-    patience: int | None = None  # stop after this many validations without a better NDCG@10; None never stops early
+    every: int | None = None  # steps between validations, at least 1; None: 20 validations in all
+    patience: int | None = None  # stop after this many validations without a better score (`Selection`); None never stops early
     users: int = 2_000  # users drawn for validation, the same for all seeds and stages; 0 takes all
 
     def __post_init__(self) -> None:
-        check_at_least(self, "validation", 1, "every")
+        check_at_least(self, "validation", 1, *_chosen(self, "every", "patience"))
         check_at_least(self, "validation", 0, "users")
-        if self.patience is not None:
-            check_at_least(self, "validation", 1, "patience")
+
+
+def _chosen(specification: object, *fields: str) -> list[str]:
+    """Return the fields that are not None."""
+    return [field for field in fields if getattr(specification, field) is not None]
 
 
 @dataclass(frozen=True)
 class SFT:
-    """Supervised fine-tuning: maximize the likelihood of the next item after every prefix. The best step on validation is kept."""
+    """Supervised fine-tuning: maximize the likelihood of the next item after every prefix. The best step on validation is kept.
+
+    By default the length of the training follows from the size of the data (see `genrec.training.schedule`): 20,000 steps with a
+    learning rate of 3e-4 for 128,000 prefixes or more, fewer steps for less data.
+    """
 
     optimization: Optimization = field(  # batch_size counts prefixes, or windows with targets="all"
-        default_factory=lambda: Optimization(
-            max_steps=20_000, batch_size=256, learning_rate=3e-4, warmup_steps=1_000, weight_decay=0.035
-        )
+        default_factory=lambda: Optimization(batch_size=256, warmup_steps=None, weight_decay=0.035)
     )
-    validation: Validation = field(default_factory=lambda: Validation(every=1_000, patience=15))
+    validation: Validation = field(default_factory=lambda: Validation(patience=15))
     targets: Literal["one", "all"] = "one"  # one target per prefix, or, for a causal policy, every target of a window in one pass
     padding: Padding = "zero"  # left padding of a window; "repeat" fills it with copies of the sequence, separated by a 0
 
@@ -116,7 +124,11 @@ class Align:
             raise UsageError(f"align.loss must be a loss, such as DPO(), got {self.loss!r}")
         if self.num_negatives < 1:
             raise UsageError(f"align.num_negatives must be at least 1, got {self.num_negatives}")
-        steps = self.optimization.max_steps
+        if self.optimization.learning_rate is None:
+            raise UsageError(
+                "align.optimization.learning_rate must be a number, such as 1e-4, got None; only SFT chooses it by itself"
+            )
+        steps = self.steps
         if self.rounds < 1 or steps % self.rounds:
             raise UsageError(f"align.rounds must be 1 or more and divide align.optimization.max_steps = {steps}, got {self.rounds}")
         if not 0 <= self.round_sft_steps < steps // self.rounds:
@@ -132,6 +144,13 @@ class Align:
                 f"DPO takes one negative, got align.num_negatives {self.num_negatives}; set it to 1, or use SoftmaxDPO (S-DPO)"
             )
         _check_candidates(self.negatives, self.num_negatives, "align.num_negatives")
+
+    @property
+    def steps(self) -> int:
+        """The number of optimizer steps. Raises UsageError if it is None: rounds divide it, so it cannot depend on the data."""
+        if self.optimization.max_steps is None:
+            raise UsageError("align.optimization.max_steps must be a number, such as 500, got None; only SFT chooses it by itself")
+        return self.optimization.max_steps
 
 
 def _check_candidates(sampler: NegativeSampler, count: int, name: str) -> None:

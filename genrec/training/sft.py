@@ -17,7 +17,8 @@ from genrec.errors import UsageError
 from genrec.randomness import seed_of
 from genrec.semantic_ids import SemanticIds
 from genrec.training.curves import OnRow
-from genrec.training.loop import Outcome, Validate, train
+from genrec.training.loop import Outcome, UserIds, Validate, train
+from genrec.training.model_selection import Selection
 from genrec.training.recipes import SFT
 from genrec.types import Policy, PolicySpecification, SequenceBatch, SequencePolicy, WindowBatch
 
@@ -42,11 +43,13 @@ def window_loss(policy: SequencePolicy, batch: WindowBatch) -> Tensor:
 
 
 def fine_tune(
-    policy: Policy, examples: Examples | Windows, recipe: SFT, seed: int, folder: Path, validate: Validate, on_row: OnRow | None = None
-) -> Outcome:
+    policy: Policy, examples: Examples | Windows, recipe: SFT, seed: int, folder: Path, validate: Validate,
+    on_row: OnRow | None = None, selection: Selection | None = None, user_ids: UserIds | None = None,
+) -> Outcome:  # fmt: skip
     """Train the policy in place and leave it with the weights of the best step on validation.
 
-    `folder` holds the checkpoint, `validate` returns validation metrics, and `on_row` is called with every row of the curves.
+    `folder` holds the checkpoint, `validate` returns validation metrics, and `on_row` is called with every row of the curves. For
+    `selection` and `user_ids` see `genrec.training.loop.train`.
     """
 
     def objective(batch: SequenceBatch | WindowBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -61,6 +64,8 @@ def fine_tune(
         )
     module = cast(nn.Module, policy)
     module.train()
-    outcome = train(module, objective, examples, recipe, seed, folder, validate, "SFT", on_row=on_row)
+    outcome = train(
+        module, objective, examples, recipe, seed, folder, validate, "SFT", on_row=on_row, selection=selection, user_ids=user_ids
+    )  # fmt: skip
     module.eval()
     return outcome

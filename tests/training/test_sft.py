@@ -61,8 +61,11 @@ class BigramPolicy(nn.Module):
         return self.scores(history).gather(2, targets.unsqueeze(-1))
 
     def recommend(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
-        scores, items = self.scores(history[:, -1]).topk(n)
-        return Ranking(items, scores)
+        scores = self.scores(history[:, -1])
+        if exclude is not None:
+            scores = scores.scatter(1, exclude, -torch.inf)
+        scores, items = scores.topk(n)
+        return Ranking(items.masked_fill(scores == -torch.inf, 0), scores)
 
 
 class PrefixPolicy(nn.Module):

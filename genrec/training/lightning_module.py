@@ -1,0 +1,71 @@
+"""The policy with its objective and optimizer, as Lightning trains it."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import pytorch_lightning as lightning
+import torch
+from torch import Tensor, nn
+
+from genrec.randomness import seed_of
+from genrec.training.numerics import FiniteCheck
+from genrec.training.recipes import Optimization
+from genrec.training.schedule import Schedule, learning_rate
+
+
+class Objective(Protocol):
+    """The loss that a training step minimizes."""
+
+    def __call__(self, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss, a scalar, and further metrics to log, detached scalars."""
+        ...
+
+
+class Training(lightning.LightningModule):
+    """A policy with its objective and optimizer. `step` continues after a resume, unlike the trainer's own count."""
+
+    def __init__(
+        self, policy: nn.Module, objective: Objective, optimization: Optimization, plan: Schedule, seed: int, check: FiniteCheck
+    ) -> None:
+        super().__init__()
+        self.policy, self.objective, self.optimization, self.plan, self.seed = policy, objective, optimization, plan, seed
+        self.check = check
+        self.step = 0
+        self.optimizer_state: dict[int, dict[str, Tensor]] = {}
+        self.logged: dict[str, Tensor] = {}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return AdamW over the policy's parameters, with the moments of the checkpoint after a resume."""
+        optimizer = adamw(self.policy, self.plan.learning_rate, self.optimization.weight_decay)
+        if self.optimizer_state:
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": self.optimizer_state})
+        return optimizer
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Set the learning rate and the seed of dropout, both functions of the step."""
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = learning_rate(self.plan, self.step)
+        torch.manual_seed(seed_of(self.seed, "dropout", self.step))
+
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip the gradients and check their norm before the optimizer applies them.
+
+        Lightning does not clip those of a fused optimizer under autocast, although bf16 uses no scaler.
+        """
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.optimization.max_grad_norm)
+        self.check.add(self.step, self.logged["loss"], norm)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the loss of one batch."""
+        loss, self.logged = self.objective(batch, self.step)
+        self.logged["loss"] = loss.detach()
+        return loss
+
+
+def adamw(policy: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    """Return the optimizer of every training."""
+    parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)

@@ -1,0 +1,90 @@
+"""The precision of a training: resolves "auto", and warns of bfloat16 on a processor that has to emulate it.
+
+bfloat16 halves the time of a step where the hardware multiplies it, and takes tens of times longer than float32 where it does not.
+"auto" takes bf16-mixed if the hardware reports bfloat16 instructions and a short measurement confirms them, else 32-true.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from genrec.progress import say
+from genrec.training.recipes import Precision
+
+Resolved = Literal["32-true", "bf16-mixed"]
+SLOW_RATIO = 1.5  # bfloat16 time / float32 time from which bfloat16 counts as slow: 0.4 with instructions, 30 or more without
+CPU_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # x86's, x86's and Arm's names of bfloat16 instructions
+SIZE = 256  # rows and columns of the measured product: below 1 ms in float32
+TRIES = 7  # of which the fastest counts
+
+
+def resolve(precision: Precision, has: Callable[[], bool] | None = None, ratio: Callable[[], float] | None = None) -> Resolved:
+    """Return the precision to train in. Warn once per process of an explicit bf16-mixed on hardware where it is slow.
+
+    `has` returns whether the hardware reports bfloat16 instructions, `ratio` the measured bfloat16 time / float32 time.
+    """
+    has, ratio = has or has_bf16, ratio or bf16_ratio
+    if precision == "auto":
+        return "bf16-mixed" if has() and ratio() < SLOW_RATIO else "32-true"
+    if precision == "bf16-mixed" and (measured := ratio()) >= SLOW_RATIO:
+        warn_of_slow_bf16(measured)
+    return precision
+
+
+@cache
+def warn_of_slow_bf16(ratio: float) -> None:
+    """Print that bfloat16 is slow here."""
+    say(
+        f"bf16-mixed: a bfloat16 product takes {ratio:.0f} times as long as one in float32 on this machine, which has no bfloat16 "
+        "instructions; use optimization.precision auto or 32-true"
+    )
+
+
+def has_bf16() -> bool:
+    """Return whether the device that trains reports bfloat16 instructions."""
+    if torch.cuda.is_available():
+        reported: bool = torch.cuda.is_bf16_supported(including_emulation=False)
+        return reported
+    if torch.backends.mps.is_available():
+        return False
+    return bool(CPU_FLAGS & cpu_flags(Path("/proc/cpuinfo")))
+
+
+def cpu_flags(path: Path) -> frozenset[str]:
+    """Return the instruction sets that Linux lists for the first processor, empty on other systems."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    listed = next((line for line in lines if line.partition(":")[0].strip().lower() in ("flags", "features")), "")
+    return frozenset(listed.partition(":")[2].split())
+
+
+@cache
+def bf16_ratio() -> float:
+    """Measure the time of a matrix product in bfloat16, divided by that in float32, on the device that trains."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    ones = torch.ones(SIZE, SIZE, device=device)
+
+    def seconds(dtype: torch.dtype) -> float:
+        matrix, best = ones.to(dtype), float("inf")
+        for _ in range(TRIES + 1):  # the first one is slower: it prepares the product
+            start = _finished()
+            matrix @ matrix
+            best = min(best, _finished() - start)
+        return best
+
+    return seconds(torch.bfloat16) / seconds(torch.float32)
+
+
+def _finished() -> float:
+    """Return seconds, after the GPU has finished the work that it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -1,0 +1,83 @@
+"""The schedule of a training: the numbers of its recipe, with those that depend on the size of the data filled in.
+
+A recipe may leave `max_steps`, `warmup_steps`, `learning_rate` and `every` open (None). They then follow from the number of training
+examples alone, so the same recipe and data give the same schedule on every machine.
+
+    max_steps       the steps of 40 epochs, at least 500 and at most 20,000
+    warmup_steps    5 % of max_steps, at most 1,000
+    learning_rate   3e-4 * sqrt(20,000 / max_steps), at most 2e-3
+    every           1/20 of max_steps, rounded up: 20 validations
+
+With 128,000 examples or more and a batch size of 256 these are 20,000 steps, 1,000 steps of warm-up, 3e-4, and a validation every
+1,000 steps. The learning rate grows with the square root because a short training would otherwise end before the policy has learned
+anything: AdamW moves a weight by at most the learning rate in a step, whatever the size of the gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from genrec.training.recipes import SFT, Align
+
+EPOCHS = 40  # passes over the training examples
+LEAST_STEPS, MOST_STEPS = 500, 20_000
+WARMUP_SHARE, MOST_WARMUP = 0.05, 1_000
+LEARNING_RATE, MOST_LEARNING_RATE = 3e-4, 2e-3  # at `MOST_STEPS`, and the limit for few steps
+VALIDATIONS = 20
+
+
+class Schedule(NamedTuple):
+    """The numbers of a training, none of them open."""
+
+    max_steps: int  # optimizer steps
+    warmup_steps: int  # steps of linear warm-up
+    learning_rate: float  # peak learning rate
+    every: int  # steps between validations
+    batch_size: int  # examples per step
+    examples: int  # number of training examples
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the training examples. The last batch of each pass may be smaller than the others."""
+        return self.max_steps / epoch_steps(self.examples, self.batch_size)
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the numbers by name, for `recipe.json`."""
+        return {**self._asdict(), "epochs": round(self.epochs, 3)}
+
+    def __str__(self) -> str:
+        return (
+            f"{self.max_steps:,} steps of {self.batch_size:,} examples ({self.epochs:.3g} epochs of {self.examples:,} examples), "
+            f"warm-up {self.warmup_steps:,} steps, learning rate {self.learning_rate:.3g}, validation every {self.every:,} steps"
+        )
+
+
+def schedule(recipe: SFT | Align, examples: int) -> Schedule:
+    """Return the schedule of a recipe for a number of training examples."""
+    optimization, validation = recipe.optimization, recipe.validation
+    steps = optimization.max_steps
+    if steps is None:
+        steps = min(max(EPOCHS * epoch_steps(examples, optimization.batch_size), LEAST_STEPS), MOST_STEPS)
+    warmup, rate, every = optimization.warmup_steps, optimization.learning_rate, validation.every
+    return Schedule(
+        max_steps=steps,
+        warmup_steps=min(int(WARMUP_SHARE * steps), MOST_WARMUP) if warmup is None else warmup,
+        learning_rate=min(LEARNING_RATE * math.sqrt(MOST_STEPS / steps), MOST_LEARNING_RATE) if rate is None else rate,
+        every=-(-steps // VALIDATIONS) if every is None else every,
+        batch_size=optimization.batch_size,
+        examples=examples,
+    )
+
+
+def epoch_steps(examples: int, batch_size: int) -> int:
+    """Return the number of batches that hold every example once."""
+    return -(-examples // batch_size)
+
+
+def learning_rate(plan: Schedule, step: int) -> float:
+    """Return the learning rate of a step: linear warm-up, then cosine decay to 0 at `max_steps`."""
+    if step < plan.warmup_steps:
+        return plan.learning_rate * (step + 1) / plan.warmup_steps
+    done = (step - plan.warmup_steps) / max(1, plan.max_steps - plan.warmup_steps)
+    return plan.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

@@ -1,0 +1,105 @@
+"""Validation during training, and the users that validation and evaluation rank: their batches, samples and seen items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from genrec.data.corpus import Corpus
+from genrec.data.examples import Examples, examples
+from genrec.data.splits import BEGIN, TEST, VALIDATION
+from genrec.evaluation.compare import PER_USER
+from genrec.evaluation.evaluate import Evaluate, evaluate
+from genrec.evaluation.metrics import ndcg, recall
+from genrec.evaluation.shared_id_ties import per_user
+from genrec.randomness import generator
+from genrec.semantic_ids import SemanticIds
+from genrec.training.model_selection import FILTERED, Selection
+from genrec.training.recipes import SFT, Align
+from genrec.types import Policy, Recommender, SequenceBatch
+
+
+def validation_score(
+    policy: Policy, corpus: Corpus, experiment: Any, recipe: SFT | Align, semantic_ids: SemanticIds
+) -> Callable[[], dict[str, float]]:
+    """Return a function that computes item-level metrics of the policy on the validation users.
+
+    The metrics are ndcg@10, recall@1, @10 and @50, and the metric of `Experiment.selection`, which selects the best step. The last
+    cutoff of recall is smaller if the policy has fewer beams or the catalog fewer items. Each metric is computed twice: with the
+    items that a user has already taken kept in the lists, and, with the suffix `_filter_seen`, with these items left out. Raises
+    UsageError if the cutoff of the selection exceeds the catalog.
+    """
+    selection: Selection = experiment.selection
+    selection.check_catalog(semantic_ids.items)
+    entries = examples(corpus, "validation", experiment.history_length)
+    validation = select_users(entries, recipe.validation.users, "validation")
+    reach = max(10, min(50, semantic_ids.items, getattr(experiment.policy, "num_beams", 50)))
+    metrics = {"ndcg@10": (ndcg, 10)} | {f"recall@{n}": (recall, n) for n in sorted({1, 10, reach})}
+    metrics[f"{selection.metric}@{selection.cutoff}"] = PER_USER[selection.metric], selection.cutoff
+    cutoffs = tuple(sorted({n for _, n in metrics.values()}))
+    kept = Evaluate(cutoffs=cutoffs, batch_size=experiment.evaluate.batch_size)
+    shared, seen = shared_numbers(semantic_ids), seen_items(corpus, "validation")
+
+    def score() -> dict[str, float]:
+        users = batches(validation, kept.batch_size, device_of(policy))
+        found: dict[str, float] = {}
+        for spec, suffix in ((kept, ""), (replace(kept, filter_seen=True), FILTERED)):
+            ranks = evaluate(policy, users, spec, seen, shared).ranks
+            found |= {f"{name}{suffix}": float(per_user(metric, ranks, n).mean()) for name, (metric, n) in metrics.items()}
+        return found
+
+    return score
+
+
+def batches(entries: Examples, size: int, device: torch.device) -> list[SequenceBatch]:
+    """Return all examples in batches on the device, the longest histories first, so that batches hold little padding."""
+    run, place = entries.places(torch.arange(len(entries)))
+    length = (place - entries.begin[run]).clamp(max=entries.history_length)
+    order = length.argsort(descending=True, stable=True)
+    return [SequenceBatch(*(part.to(device) for part in entries.batch(index))) for index in torch.split(order, size)]
+
+
+def select_users(entries: Examples, count: int, part: str) -> Examples:
+    """Return a random sample of `count` users (0 = all). The sample is the same for all seeds, rows and stages."""
+    if not 0 < count < len(entries):
+        return entries
+    chosen = torch.randperm(len(entries), generator=generator(0, f"{part} users"))[:count]
+    return entries.select(chosen.sort().values)
+
+
+def shared_numbers(semantic_ids: SemanticIds) -> Tensor | None:
+    """Return the number of each item's Semantic ID, int64 [N + 1], 0 for the padding row 0; None if all Semantic IDs are unique."""
+    if not semantic_ids.collided:
+        return None
+    return torch.cat([torch.zeros(1, dtype=torch.int64), semantic_ids.leaf(torch.arange(1, semantic_ids.items + 1)) + 1])
+
+
+def seen_items(corpus: Corpus, before: Literal["validation", "test"] = "test") -> Callable[[Tensor], Tensor]:
+    """Return a function from users int64 [B] to all items of their events before a part, int64 [B, E], padded with 0."""
+    item, bounds = torch.from_numpy(corpus.item), torch.from_numpy(corpus.bounds)
+    limit = TEST if before == "test" else VALIDATION
+
+    def seen(users: Tensor) -> Tensor:
+        begin, end = bounds[users.cpu() - 1][:, [BEGIN, limit]].unbind(1)
+        place = begin.unsqueeze(1) + torch.arange(int((end - begin).max()))
+        taken = torch.where(place < end.unsqueeze(1), item[place.clamp(max=len(item) - 1)].long(), 0)
+        return taken.to(users.device)
+
+    return seen
+
+
+def device_of(recommender: Recommender) -> torch.device:
+    """Return the device of a policy's weights, or the CPU for a recommender without weights."""
+    if isinstance(recommender, nn.Module):
+        return next(recommender.parameters()).device
+    return torch.device("cpu")
+
+
+def user_ids(corpus: Corpus, users: Tensor) -> list[str]:
+    """Return the ids of users int64 [B], numbered from 1, as the data set has them."""
+    ids: list[str] = corpus.user_ids[users.cpu().numpy() - 1].tolist()
+    return ids

@@ -1,0 +1,84 @@
+"""The schedule of a recipe: numbers by the size of the data, numbers that are given, and what the training reports of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from trainings import constant, policy, training_examples
+
+from genrec import loading
+from genrec.errors import UsageError
+from genrec.experiment import SFT, Align, Optimization, Validation
+from genrec.overrides import override
+from genrec.training.schedule import Schedule, schedule
+from genrec.training.sft import fine_tune
+
+
+@pytest.mark.parametrize("examples", [127_745, 128_000, 10_000_000])
+def test_large_data_gets_the_whole_default(examples: int) -> None:
+    """127,745 examples are 500 batches of 256, and 40 x 500 = 20,000."""
+    assert schedule(SFT(), examples) == Schedule(20_000, 1_000, 3e-4, 1_000, 256, examples)
+
+
+def test_small_data_gets_forty_epochs_by_hand() -> None:
+    """4,000 examples are 16 batches of 256: 640 steps, 32 of warm-up, 32 between validations, 3e-4 * sqrt(31.25) = 1.677e-3."""
+    found = schedule(SFT(), 4_000)
+    assert found[:2] == (640, 32)
+    assert found.learning_rate == pytest.approx(1.67705e-3, rel=1e-5)
+    assert (found.every, found.epochs) == (32, 40.0)
+
+
+def test_the_smallest_data_gets_500_steps() -> None:
+    """The learning rate is at its limit at 450 steps: 3e-4 * sqrt(20,000 / 500) = 1.897e-3."""
+    found = schedule(SFT(), 10)
+    assert (found.max_steps, found.warmup_steps, found.every) == (500, 25, 25)
+    assert found.learning_rate == pytest.approx(1.897e-3, rel=1e-3)
+    short = SFT(optimization=Optimization(max_steps=100, batch_size=8))
+    assert schedule(short, 10).learning_rate == 2e-3
+
+
+def test_numbers_that_are_given_stay() -> None:
+    """A field alone can be given; the others follow from the number of steps."""
+    given = SFT(
+        optimization=Optimization(max_steps=7, batch_size=8, learning_rate=0.5, warmup_steps=3), validation=Validation(every=2)
+    )
+    assert schedule(given, 100_000) == Schedule(7, 3, 0.5, 2, 8, 100_000)
+    steps = replace(SFT(), optimization=replace(SFT().optimization, max_steps=2_001))
+    assert schedule(steps, 100)[:2] == (2_001, 100)
+    assert schedule(steps, 100).every == 101  # 20 validations at most
+
+
+def test_an_alignment_gives_its_steps_and_its_learning_rate() -> None:
+    """Its rounds divide the steps, and the learning rate of SFT would make a preference loss collapse."""
+    with pytest.raises(UsageError, match=r"align\.optimization\.max_steps must be a number, such as 500, got None"):
+        Align(optimization=Optimization(batch_size=8, learning_rate=1e-4))
+    with pytest.raises(UsageError, match=r"align\.optimization\.learning_rate must be a number, such as 1e-4, got None"):
+        Align(optimization=Optimization(max_steps=8, batch_size=8))
+    assert schedule(Align(validation=Validation()), 10).every == 25  # 500 steps
+
+
+def test_a_training_prints_and_returns_its_schedule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """420 examples in batches of 128 are 4 steps per epoch."""
+    recipe = SFT(optimization=Optimization(max_steps=6, batch_size=128, warmup_steps=None))
+    built = policy()
+    outcome = fine_tune(built, training_examples(), recipe, 0, tmp_path / "last", constant)
+    printed = capsys.readouterr().err
+    line = "6 steps of 128 examples (1.5 epochs of 420 examples), warm-up 0 steps, learning rate 0.002, validation every 1 steps"
+    assert f"SFT: {line}, 32-true\n" in printed
+    assert outcome.recipe == {
+        "max_steps": 6, "warmup_steps": 0, "learning_rate": 2e-3, "every": 1, "batch_size": 128, "examples": 420, "epochs": 1.5,
+        "precision": "32-true", "parameters": sum(each.numel() for each in built.parameters()),
+    }  # fmt: skip
+    assert outcome.last_step == 6
+
+
+def test_open_numbers_can_be_set_on_the_command_line_and_given_numbers_opened() -> None:
+    shop = loading.load("experiments/quickstart.py:sft")
+    (opened,) = override(shop, ["--sft.optimization.max-steps", "None", "--sft.validation.every", "None"])
+    assert (opened.sft.optimization.max_steps, opened.sft.validation.every) == (None, None)
+    (given,) = override(
+        [replace(shop[0], sft=SFT())], ["--sft.optimization.max-steps", "30", "--sft.optimization.learning-rate", "0.1"]
+    )
+    assert (given.sft.optimization.max_steps, given.sft.optimization.learning_rate) == (30, 0.1)
