@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import groupby
@@ -51,6 +50,7 @@ def tokenize(options: argparse.Namespace, flags: list[str]) -> int:
     from genrec.data.corpus import Corpus
     from genrec.semantic_ids import SemanticIds
     from genrec.tokenizer import health_report, semantic_id_plots
+    from genrec.tokenizer.tokenized_files import read_health
 
     _check_picture(options.picture)
     found = [each for each in override(loading.load(options.experiment), flags) if "tokenize" in each.stages]
@@ -68,7 +68,7 @@ def tokenize(options: argparse.Namespace, flags: list[str]) -> int:
             continue
         known.add(artifact.key)
         corpus, semantic_ids = Corpus.load(artifacts["data"].folder), SemanticIds.load(artifact.folder / "codes.safetensors")
-        figures = json.loads((artifact.folder / "health.json").read_text(encoding="utf-8"))
+        figures = read_health(artifact.folder)
         parts = {name: step.manifest["specification"] for name, step in artifacts.items()}
         title = ", ".join(
             run_files.label(each)

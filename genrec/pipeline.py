@@ -18,6 +18,7 @@ from genrec.errors import NetworkError, UsageError
 from genrec.experiment import Experiment
 from genrec.progress import say
 from genrec.store import Artifact, Store, describe, hash_of
+from genrec.tokenizer.health_report import say_health
 from genrec.training.plugin_errors import attribute_to
 from genrec.workspace import raw_folder, store
 
@@ -106,12 +107,15 @@ def run(
     rebuild = False
     for step in steps:
         rebuild = rebuild or step.stage == refresh
-        if rebuild and step.key not in refreshed:
+        known = step.key in refreshed
+        if rebuild and not known:
             existing.remove(step.stage, step.key)
         refreshed.add(step.key)
         if not existing.has(step.stage, step.key):
             _build(experiment, step, artifacts, existing)
         artifacts[step.stage] = existing.get(step.stage, step.key)
+        if step.stage == "tokenize" and not known:
+            say_health(artifacts["tokenize"].folder)
         if on_artifact is not None:
             on_artifact(artifacts[step.stage])
         if step.stage == last:

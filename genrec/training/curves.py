@@ -85,7 +85,7 @@ def table(rows: Sequence[Row]) -> DataFrame:
     The columns are step, loss, the other training metrics, and the validation metrics.
     """
     names = dict.fromkeys(name for row in rows for name in row)
-    rank = {"step": 0, "loss": 1}
+    rank = {"step": 0, "epoch": 0, "loss": 1}
     return DataFrame(rows, columns=sorted(names, key=lambda name: rank.get(name, 3 if name.startswith(VALIDATION) else 2)))
 
 
