@@ -99,8 +99,8 @@ def curves(options: argparse.Namespace) -> int:
         _write_csv(found, options.csv)
     key = hash_of([each.artifact.key for each in found])
     tables = {name: [each.curves for each in seeds] for name, seeds in rows.items()}
-    draw = partial(curve_plots.draw, tables, f"{stage}: {', '.join(rows)}")
-    _draw(draw, options.picture, f"{'-'.join(rows)[:100]}-{stage}-curves-{key}", key, first=True)
+    draw = partial(curve_plots.draw, tables, f"{stage}: {', '.join(rows)}", stage=stage, everything=options.all)
+    _draw(draw, options.picture, f"{'-'.join(rows)[:100]}-{stage}-curves{'-all' if options.all else ''}-{key}", key, first=True)
     return 0
 
 

@@ -23,7 +23,6 @@ from genrec.store import Artifact, hash_of, write_json
 from genrec.workspace import runs_folder, store
 
 FORMAT = 2  # version of the run file; files of format 1 use former field names
-TRAINING_STAGES = ("sft", "align")  # the stages that have training curves
 
 
 class Training(NamedTuple):

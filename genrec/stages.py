@@ -191,7 +191,7 @@ def validation_score(
     def score() -> dict[str, float]:
         ranks = evaluate(policy, batches(validation, spec.batch_size, device_of(policy)), spec, shared=shared).ranks
         found = {f"recall@{n}": float(per_user(recall, ranks, n).mean()) for n in cutoffs}
-        return {"ndcg@10": float(per_user(ndcg, ranks, 10).mean()), **found}
+        return {**curves.mean_and_error("ndcg@10", per_user(ndcg, ranks, 10)), **found}
 
     return score
 

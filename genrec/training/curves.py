@@ -21,6 +21,7 @@ Watcher = Callable[[Row], str | None]  # called with every complete row; returns
 
 SELECTED = "ndcg@10"  # the validation metric that selects the best step
 VALIDATION = "validation_"  # prefix of the names of validation metrics
+STANDARD_ERROR = "_standard_error"  # suffix of the column with the standard error of a validation metric over the users
 
 
 class Curves:
@@ -72,6 +73,12 @@ def means(steps: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
     device = steps[0]["loss"].device  # one transfer for all metrics, because each transfer waits for the device
     values = [torch.stack([logged[name].float() for logged in steps if name in logged]).mean().to(device) for name in names]
     return dict(zip(names, torch.stack(values).tolist(), strict=True))
+
+
+def mean_and_error(name: str, values: Tensor) -> dict[str, float]:
+    """Return a metric's mean over the users, and its standard error if there are two users or more. `values` is float [U]."""
+    mean = {name: float(values.mean())}
+    return mean if len(values) < 2 else mean | {f"{name}{STANDARD_ERROR}": float(values.std()) / len(values) ** 0.5}
 
 
 def scores(rows: Sequence[Row], name: str = SELECTED) -> dict[int, float]:
