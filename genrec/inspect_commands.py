@@ -51,6 +51,7 @@ def tokenize(options: argparse.Namespace, flags: list[str]) -> int:
     from genrec.semantic_ids import SemanticIds
     from genrec.tokenizer import health_report, semantic_id_plots
     from genrec.tokenizer.tokenized_files import read_health
+    from genrec.training import curve_plots
 
     _check_picture(options.picture)
     found = [each for each in override(loading.load(options.experiment), flags) if "tokenize" in each.stages]
@@ -80,6 +81,9 @@ def tokenize(options: argparse.Namespace, flags: list[str]) -> int:
         name = f"{type(experiment.tokenize.quantizer).__name__.lower()}-{artifact.key}"
         draw = partial(semantic_id_plots.draw, semantic_ids, figures, corpus.items, title)
         _draw(draw, options.picture, name, artifact.key, first=len(known) == 1)
+        if (artifact.folder / "curves.parquet").is_file():
+            rows = {title: [pd.read_parquet(artifact.folder / "curves.parquet")]}
+            _draw(partial(curve_plots.draw, rows, title, stage="tokenize"), None, f"{name}-training", artifact.key, first=True)
     return 0
 
 

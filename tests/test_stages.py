@@ -102,6 +102,7 @@ def test_validation_reaches_as_far_as_beams_and_catalog(home: Path, beams: int |
     without = Popularity() if beams is None else replace(experiment.policy, num_beams=beams)  # of which only the beams are asked for
     found = validation_score(policy, corpus, replace(experiment, policy=without), experiment.sft, ids)()
     cutoffs = tuple(sorted({1, 10, widest}))
+    assert 0 < found.pop("ndcg@10_standard_error") < 1
     assert list(found) == ["ndcg@10", *(f"recall@{n}" for n in cutoffs)]
     users = batches(examples(corpus, "validation", experiment.history_length), 64, torch.device("cpu"))
     result = evaluate(policy, users, Evaluate(cutoffs=cutoffs))

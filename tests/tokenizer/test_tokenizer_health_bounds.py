@@ -13,6 +13,7 @@ import torch
 from worlds import cyclic
 
 from genrec import pipeline
+from genrec.__main__ import main
 from genrec.experiment import Experiment
 from genrec.tokenizer import RQVAE, RandomCodes, RQKMeans, Tokenize, tokenize
 from genrec.tokenizer.autoencoder import Losses
@@ -158,3 +159,24 @@ def test_the_curves_fall_with_the_training_and_a_restored_quantizer_has_none() -
     assert rows[-1]["reconstruction"] < 0.7 * rows[0]["reconstruction"]
     assert rows[0]["reconstruction"] == pytest.approx(1, abs=0.2)  # an untrained decoder reconstructs nothing
     assert quantizer.restore(fitted.state()).training_curves() == []
+
+
+def test_the_commands_draw_the_curve_of_an_rqvae(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`genrec tokenize` draws it beside the picture of the Semantic IDs, `genrec run` once per artifact."""
+    (tmp_path / "mine.py").write_text(
+        "from test_tokenizer_health_bounds import experiment\n\n\ndef vae():\n    return experiment()\n", encoding="utf-8"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GENREC_HOME", raising=False)
+    assert main(["tokenize", "mine.py:vae"]) == 0
+    pictures = [line.split("picture: ")[1] for line in capsys.readouterr().out.splitlines() if "picture: " in line]
+    assert [picture.endswith("-training.png") for picture in pictures] == [False, True]
+    assert all((tmp_path / picture).stat().st_size > 0 for picture in pictures)
+    for drawn in (True, False):
+        assert main(["run", "mine.py:vae", "--sft.optimization.max-steps", "1", "--name", "short"]) == 0
+        said = capsys.readouterr().err
+        assert any(": tokenize " in line and "training curves drawn in" in line for line in said.splitlines()) == drawn
+        assert said.count("tokenize: 2 levels of 8 codes, 40 items") == 1
+    assert len(list((tmp_path / "data" / "reports").glob("short-seed-0-tokenize-*.png"))) == 1
