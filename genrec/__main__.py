@@ -118,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     curves.add_argument("names", metavar="NAME", nargs="+")
     curves.add_argument("--stage", choices=["align", "sft"], help="the stage (default: align if every row has it, else sft)")
     curves.add_argument("--picture", metavar="FILE", type=Path, help="file of the plot (default: in reports/ of the data folder)")
+    curves.add_argument("--all", action="store_true", help="plot all columns, not only the most important panels of the stage")
     curves.add_argument("--csv", metavar="FILE", type=Path, help="also write all curves as one table with a line per seed and step")
     curves.set_defaults(call=_curves)
 

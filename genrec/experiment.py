@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from genrec.baselines import ItemKNN, Popularity
 from genrec.data.splits import LeaveOneOut
-from genrec.embeddings import TfidfSvd
+from genrec.embeddings import TextOrInteractions
 from genrec.errors import GenrecError, UsageError
 from genrec.evaluation.evaluate import Evaluate
 from genrec.model import Tiger
@@ -49,7 +49,7 @@ class Experiment:
     name: str  # name of the row and of data/runs/NAME.json: letters, digits, '-', '_', '.'
     source: Source  # the data set
     split: Split = field(default_factory=LeaveOneOut)  # filters, and which interactions are held out
-    embed: ItemEncoder = field(default_factory=TfidfSvd)  # items -> vectors
+    embed: ItemEncoder = field(default_factory=TextOrInteractions)  # items -> vectors
     tokenize: Tokenize | None = field(default_factory=Tokenize)  # vectors -> Semantic IDs; None: each item is one code
     policy: PolicyOrBaseline = field(default_factory=Tiger)  # the recommender; a baseline needs the stages data and evaluate alone
     history_length: int = 20  # most recent items of a user that the policy reads, in training and in evaluation

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import groupby
@@ -51,6 +50,8 @@ def tokenize(options: argparse.Namespace, flags: list[str]) -> int:
     from genrec.data.corpus import Corpus
     from genrec.semantic_ids import SemanticIds
     from genrec.tokenizer import health_report, semantic_id_plots
+    from genrec.tokenizer.tokenized_files import read_health
+    from genrec.training import curve_plots
 
     _check_picture(options.picture)
     found = [each for each in override(loading.load(options.experiment), flags) if "tokenize" in each.stages]
@@ -68,7 +69,7 @@ def tokenize(options: argparse.Namespace, flags: list[str]) -> int:
             continue
         known.add(artifact.key)
         corpus, semantic_ids = Corpus.load(artifacts["data"].folder), SemanticIds.load(artifact.folder / "codes.safetensors")
-        figures = json.loads((artifact.folder / "health.json").read_text(encoding="utf-8"))
+        figures = read_health(artifact.folder)
         parts = {name: step.manifest["specification"] for name, step in artifacts.items()}
         title = ", ".join(
             run_files.label(each)
@@ -80,6 +81,9 @@ def tokenize(options: argparse.Namespace, flags: list[str]) -> int:
         name = f"{type(experiment.tokenize.quantizer).__name__.lower()}-{artifact.key}"
         draw = partial(semantic_id_plots.draw, semantic_ids, figures, corpus.items, title)
         _draw(draw, options.picture, name, artifact.key, first=len(known) == 1)
+        if (artifact.folder / "curves.parquet").is_file():
+            rows = {title: [pd.read_parquet(artifact.folder / "curves.parquet")]}
+            _draw(partial(curve_plots.draw, rows, title, stage="tokenize"), None, f"{name}-training", artifact.key, first=True)
     return 0
 
 
@@ -99,8 +103,8 @@ def curves(options: argparse.Namespace) -> int:
         _write_csv(found, options.csv)
     key = hash_of([each.artifact.key for each in found])
     tables = {name: [each.curves for each in seeds] for name, seeds in rows.items()}
-    draw = partial(curve_plots.draw, tables, f"{stage}: {', '.join(rows)}")
-    _draw(draw, options.picture, f"{'-'.join(rows)[:100]}-{stage}-curves-{key}", key, first=True)
+    draw = partial(curve_plots.draw, tables, f"{stage}: {', '.join(rows)}", stage=stage, everything=options.all)
+    _draw(draw, options.picture, f"{'-'.join(rows)[:100]}-{stage}-curves{'-all' if options.all else ''}-{key}", key, first=True)
     return 0
 
 

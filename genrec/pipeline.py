@@ -20,6 +20,7 @@ from genrec.experiment import Experiment
 from genrec.hashed_json import Each
 from genrec.progress import say
 from genrec.store import Artifact, Store, describe, hash_of, write_json
+from genrec.tokenizer.health_report import say_health
 from genrec.training.plugin_errors import attribute_to
 from genrec.workspace import raw_folder, store
 
@@ -111,12 +112,15 @@ def run(
     rebuild = False
     for step in steps:
         rebuild = rebuild or step.stage == refresh
-        if rebuild and step.key not in refreshed:
+        known = step.key in refreshed
+        if rebuild and not known:
             existing.remove(step.stage, step.key)
         refreshed.add(step.key)
         if not existing.has(step.stage, step.key):
             _build(experiment, step, artifacts, existing)
         artifacts[step.stage] = existing.get(step.stage, step.key)
+        if step.stage == "tokenize" and not known:
+            say_health(artifacts["tokenize"].folder)
         if on_artifact is not None:
             on_artifact(artifacts[step.stage])
         if step.stage == last:

@@ -56,7 +56,7 @@ def _draw_curves(experiment: Experiment, artifact: Artifact) -> None:
     """Draw the curves of a training into reports/, unless a row that shares the artifact has drawn them. Errors are only logged."""
     from genrec.training import curve_plots
 
-    if artifact.stage not in run_files.TRAINING_STAGES:
+    if not (artifact.folder / "curves.parquet").is_file():
         return
     reports, modified = reports_folder(), _modified(artifact.folder) or 0
     if any(old.stat().st_mtime_ns >= modified for old in reports.glob(f"*-{artifact.stage}-{artifact.key}.png")):
@@ -64,7 +64,7 @@ def _draw_curves(experiment: Experiment, artifact: Artifact) -> None:
     path = reports / f"{experiment.name}-seed-{experiment.seed}-{artifact.stage}-{artifact.key}.png"
     title = f"{experiment.name} (seed {experiment.seed}): {artifact.stage} {artifact.key}"
     try:
-        curve_plots.draw({experiment.name: [pd.read_parquet(artifact.folder / "curves.parquet")]}, title, path)
+        curve_plots.draw({experiment.name: [pd.read_parquet(artifact.folder / "curves.parquet")]}, title, path, artifact.stage)
     except (ImportError, OSError) as error:
         say(f"{title}: the training curves could not be drawn ({error})")
     else:

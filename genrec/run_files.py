@@ -106,7 +106,7 @@ def label(description: dict[str, Any]) -> str:
     """Return a described component in words, without its paths: `MovieLens(variant=100k)`."""
     hidden = ("class", "version", "fingerprint", "source")  # `source` is the hash of a plug-in's code
     known = {name: value for name, value in description.items() if name not in hidden and value is not None}
-    values = [f"{name}={value}" for name, value in known.items()]
+    values = [f"{name}={label(value) if isinstance(value, dict) and 'class' in value else value}" for name, value in known.items()]
     return f"{description['class'].rpartition(':')[2]}({', '.join(values)})"
 
 

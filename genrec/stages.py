@@ -28,7 +28,7 @@ from genrec.experiment import Experiment
 from genrec.progress import say
 from genrec.semantic_ids import SemanticIds
 from genrec.store import write_json
-from genrec.tokenizer.tokenize import save_tokenized, tokenize
+from genrec.tokenizer import save_tokenized, tokenize
 from genrec.training import curves
 from genrec.training.checkpoint import weights
 from genrec.training.numerics import check_finite
@@ -42,6 +42,7 @@ from genrec.types import (
     ResumableEncoder,
     SamplerContext,
     StreamedSource,
+    TrainedQuantizer,
 )
 from genrec.workspace import raw_folder, tensorboard_folder
 
@@ -70,10 +71,13 @@ def build_embed(experiment: Experiment, parents: Parents, folder: Path) -> None:
 
 
 def build_tokenize(experiment: Experiment, parents: Parents, folder: Path) -> None:
-    """Turn vectors into Semantic IDs; write the codes, the fitted quantizer and the health figures."""
+    """Turn vectors into Semantic IDs; write the codes, the fitted quantizer, the health figures and the curves of its training."""
     assert experiment.tokenize is not None
     corpus, vectors = Corpus.load(parents["data"]), load_file(parents["embed"] / "vectors.safetensors")["vectors"].numpy()
-    save_tokenized(tokenize(vectors, experiment.tokenize, corpus.items, corpus.part("train")), folder)
+    made = tokenize(vectors, experiment.tokenize, corpus.items, corpus.part("train"), warn=False)  # the pipeline reports the health
+    save_tokenized(made, folder)
+    if isinstance(made.quantizer, TrainedQuantizer):
+        curves.save(made.quantizer.training_curves(), folder)
 
 
 def build_sft(experiment: Experiment, parents: Parents, folder: Path) -> None:

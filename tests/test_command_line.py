@@ -286,7 +286,13 @@ def test_curves_prints_draws_and_writes_trainings(project: Path, capsys: pytest.
     assert printed.startswith("cyclic-sdpo, align\n  seed 0: 20 steps, best on validation: step ")
     assert "last values, seeds 0, 1" in printed
     assert "picture: curves.svg" in printed
-    assert "<!-- Log-probabilities -->" in (project / "curves.svg").read_text()
+    picture = (project / "curves.svg").read_text()
+    assert "<!-- Log-probability of the user's item and of the negatives -->" in picture
+    assert "<!-- 95 % interval over users -->" in picture
+    assert "<!-- SFT (step 0) -->" in picture
+    assert "<!-- Training loss (lower is better) -->" not in picture
+    assert main(["curves", "cyclic-sdpo", "--all", "--picture", "all.svg"]) == 0
+    assert "<!-- Training loss (lower is better) -->" in (project / "all.svg").read_text()
     table = pd.read_csv(project / "curves.csv")
     assert list(table.columns[:5]) == ["name", "seed", "stage", "step", "loss"]
     assert table[["seed", "step"]].to_numpy().tolist() == [[0, 0], [0, 20], [1, 0], [1, 20]]

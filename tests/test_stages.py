@@ -117,6 +117,8 @@ def test_validation_reaches_as_far_as_beams_and_catalog(home: Path, beams: int |
     found = validation_score(policy, corpus, replace(experiment, policy=without), experiment.sft, ids)()
     cutoffs = tuple(sorted({1, 10, widest}))
     names = ["ndcg@10", *(f"recall@{n}" for n in cutoffs)]
+    for name in ("ndcg@10_standard_error", "ndcg@10_filter_seen_standard_error"):
+        assert 0 < found.pop(name) < 1
     assert list(found) == [*names, *(f"{name}_filter_seen" for name in names)]
     users = batches(examples(corpus, "validation", experiment.history_length), 64, torch.device("cpu"))
     taken = [corpus.item[begin:validation].tolist() for begin, validation, _, _ in corpus.bounds]

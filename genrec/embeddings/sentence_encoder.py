@@ -86,7 +86,8 @@ class SentenceEncoder:
         row_of = {text: row for row, text in enumerate(dict.fromkeys(text for text in texts if text))}
         if not row_of:
             raise InputError(
-                f"none of the {len(texts)} items has text in {', '.join(self.columns)}; SentenceEncoder needs at least one"
+                f"none of the {len(texts)} items has text in {', '.join(self.columns)}; SentenceEncoder needs at least one: "
+                "use embed=Collaborative() (genrec.embeddings), or name other columns (SentenceEncoder.columns)"
             )
         distinct = self._encode_distinct(list(row_of), folder)
         vectors = distinct[[row_of.get(text, 0) for text in texts]]

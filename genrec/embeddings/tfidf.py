@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from genrec.embeddings.truncated_svd import check_dim_and_seed, svd_vectors
+from genrec.embeddings.vector_checks import has_text
 from genrec.errors import InputError, UsageError
 from genrec.types import NO_TEXT
 
 if TYPE_CHECKING:
     from numpy import ndarray
     from pandas import DataFrame
+
+INTERACTIONS = "use embed=Collaborative() (genrec.embeddings)"  # the next step in messages
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,21 @@ class TfidfSvd:
             min_df=self.min_df,
             sublinear_tf=True,
         )
+        with_text = int(has_text(items).sum())
+        if not with_text:
+            raise InputError(f"the {len(items)} items have no text: {INTERACTIONS} or give items a `text` column")
         try:
             matrix = vectorizer.fit_transform(items["text"].fillna("").replace(NO_TEXT, ""))
-        except ValueError as error:  # scikit-learn raises ValueError for an empty vocabulary
-            raise InputError(
-                f"no word occurs in the text of {self.min_df} or more (TfidfSvd.min_df) of {len(items)} items: {error}"
-            ) from error
+        except ValueError as error:  # scikit-learn's messages speak of documents, stop words and max_df
+            raise InputError(self._no_words(items, with_text)) from error
         return svd_vectors(matrix, self.dim, self.seed, reason="without usable text")
+
+    def _no_words(self, items: DataFrame, with_text: int) -> str:
+        """Return the message for texts without a counted word."""
+        found = f"({with_text} of {len(items)} items have text, the first is {items['text'][has_text(items)].iloc[0]!r})"
+        if self.min_df == 1:
+            return f"no text has a word of letters or digits {found}: {INTERACTIONS} or give items another `text`"
+        return (
+            f"no word occurs in the text of {self.min_df} or more items, as TfidfSvd.min_df = {self.min_df} requires {found}, so the "
+            f"texts relate no items: {INTERACTIONS}, give items longer texts, or set min_df=1"
+        )

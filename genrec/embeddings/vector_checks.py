@@ -1,4 +1,4 @@
-"""Checks of item vectors before they are stored (fault S1), and of the training interactions that encoders receive."""
+"""Checks of item vectors before they are stored (fault S1), and of the texts and training interactions that encoders receive."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy import ndarray
 
 from genrec.embeddings.id_files import preview
 from genrec.errors import InputError
+from genrec.types import NO_TEXT
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -86,6 +87,15 @@ def _warn_of_nearly_equal(vectors: ndarray, item_ids: Sequence[str]) -> None:
 def _preview(rows: ndarray, item_ids: Sequence[str]) -> str:
     """Return the first few ids of the items marked in bool [N]."""
     return preview([item_ids[row] for row in rows.nonzero()[0].tolist()])
+
+
+def has_text(items: DataFrame) -> ndarray:
+    """Return which items have a text, bool [N]: one that is neither empty nor the catalog's placeholder."""
+    if "text" not in items:
+        return np.zeros(len(items), dtype=bool)
+    text = items["text"].fillna("").astype(str)
+    found: ndarray = ((text.str.strip() != "") & (text != NO_TEXT)).to_numpy(dtype=bool)
+    return found
 
 
 def training_items(interactions: DataFrame, num_items: int, encoder: str) -> ndarray:

@@ -12,10 +12,11 @@ from numpy import ndarray
 from genrec.errors import InputError, UsageError
 from genrec.testing.plugin_watch import call_plugin, check_no_global_draws
 from genrec.testing.specification_checks import ContractError, check_specification
-from genrec.types import CatalogQuantizer, FittedQuantizer, ListedCodes, PricedCodes, Quantizer
+from genrec.types import AdaptiveQuantizer, CatalogQuantizer, FittedQuantizer, ListedCodes, PricedCodes, Quantizer
 
 TIES = 0.02  # share of rows whose codes may change with the batch, because rounding moves rows at the border of two cells
 ALONE = 16  # rows that are also encoded one at a time
+ITEMS = 612  # items for which the sizes of an adaptive quantizer determine the number of example vectors
 COSTED = 32  # rows for which last-level costs are checked
 
 
@@ -37,10 +38,11 @@ def check_quantizer(quantizer: Quantizer, vectors: ndarray | None = None, item_i
     - `item_ids`: one item id per vector; required for a `CatalogQuantizer`.
     """
     check_specification(quantizer, Quantizer, "fit(vectors, generator), level_sizes() and restore(state)")
-    name, sizes = type(quantizer).__name__, _level_sizes(quantizer)
+    name = type(quantizer).__name__
     if isinstance(quantizer, CatalogQuantizer) and (vectors is None or item_ids is None):
         raise UsageError(f"{name} looks items up by id: pass vectors and item_ids with known codes to check_quantizer")
-    vectors = example_vectors(sizes) if vectors is None else vectors
+    vectors = example_vectors(_level_sizes(quantizer, ITEMS)) if vectors is None else vectors
+    sizes = _level_sizes(quantizer, len(vectors))
     original = vectors.copy()
     with _check_inputs_unchanged(name, vectors):
         fitted = _fit(quantizer, vectors, item_ids)
@@ -61,9 +63,10 @@ def example_vectors(sizes: Sequence[int], seed: int = 0) -> ndarray:
     return (centers[source.integers(0, 12, count)] + 0.3 * source.normal(size=(count, width)) + 0.5).astype(np.float32)
 
 
-def _level_sizes(quantizer: Quantizer) -> tuple[int, ...]:
-    """Return the level sizes after a check of their type."""
-    name, sizes = type(quantizer).__name__, quantizer.level_sizes()
+def _level_sizes(quantizer: Quantizer, items: int) -> tuple[int, ...]:
+    """Return the level sizes for this number of items, after a check of their type."""
+    sized = quantizer.for_items(items) if isinstance(quantizer, AdaptiveQuantizer) else quantizer
+    name, sizes = type(quantizer).__name__, sized.level_sizes()
     if not isinstance(sizes, tuple) or not sizes or not all(type(size) is int and size >= 1 for size in sizes):
         raise ContractError(f"{name}: level_sizes must return a tuple of integers of at least 1, one per level; got {sizes!r}")
     return sizes

@@ -9,7 +9,8 @@ from genrec.tokenizer.product_quantizer import ProductQuantizer
 from genrec.tokenizer.random_codes import RandomCodes
 from genrec.tokenizer.rqkmeans import RQKMeans
 from genrec.tokenizer.rqvae import RQVAE
-from genrec.tokenizer.tokenize import Tokenize, Tokenized, extend, load_tokenized, save_tokenized, tokenize
+from genrec.tokenizer.tokenize import Tokenize, Tokenized, extend, tokenize
+from genrec.tokenizer.tokenized_files import load_tokenized, save_tokenized
 
 __all__ = [
     "RQVAE",

@@ -25,6 +25,7 @@ class Losses(NamedTuple):
     loss: Tensor  # float32 []
     codes: Tensor  # int64 [B, L]
     residuals: Tensor  # float32 [L, B, latent]  inputs of each level's quantization, detached
+    reconstruction: Tensor  # float32 []  mean of |x - x'|^2 over the batch, detached
 
 
 class ResidualAutoencoder(nn.Module):
@@ -74,7 +75,8 @@ class ResidualAutoencoder(nn.Module):
         reconstruction = (self.decoder(passed).float() - standardized).square().sum(1)
         codebook = (residuals - entries).square().sum(2).sum(0)
         commitment = (latents - before - entries.detach()).square().sum(2).sum(0)
-        return Losses((reconstruction + codebook + commitment_weight * commitment).mean(), codes, residuals)
+        loss = (reconstruction + codebook + commitment_weight * commitment).mean()
+        return Losses(loss, codes, residuals, reconstruction.detach().mean())
 
 
 def straight_through(latents: Tensor, quantized: Tensor) -> Tensor:

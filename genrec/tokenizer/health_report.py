@@ -1,9 +1,37 @@
-"""The text report of `genrec tokenize`: lines about Semantic IDs from the figures of `genrec.tokenizer.health`."""
+"""Reports about Semantic IDs from the figures of `genrec.tokenizer.health`: of `genrec tokenize`, and a line for `genrec run`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+from genrec.progress import say
+from genrec.tokenizer.health_bounds import health_warnings
+from genrec.tokenizer.tokenized_files import read_health
+
+
+def say_health(folder: Path) -> None:
+    """Print a line about the Semantic IDs in an artifact's folder, and a line for each figure beyond its bound."""
+    figures = read_health(folder)
+    say(run_line(figures))
+    for message in health_warnings(figures):
+        say(f"tokenize: warning: {message}")
+
+
+def run_line(figures: dict[str, Any]) -> str:
+    """Return the health in one line: sizes, items with equal codes, usage, perplexity and reconstruction error."""
+    levels, items, error = figures["encoded_levels"], figures["items"], figures["reconstruction"]
+    sizes = dict.fromkeys(f"{level['size']:,}" for level in levels)
+    codes = next(iter(sizes)) if len(sizes) == 1 else _sizes(levels)
+    before, after = figures["collided_before_separation"] / items, figures["collided"] / items
+    usage = " / ".join(f"{level['used'] / level['size']:.0%}"[:-1] for level in levels)
+    perplexity = " / ".join(f"{level['perplexity']:,.0f}" for level in levels)
+    undefined = "undefined for these codes" if error is None else f"{error:.3f} of the variance"
+    return (
+        f"tokenize: {_counted(len(levels), 'level')} of {codes} codes, {_counted(items, 'item')}, {before:.1%} share their codes "
+        f"({after:.1%} after separation), usage {usage} %, perplexity {perplexity}, reconstruction error {undefined}"
+    )
 
 
 def lines(figures: dict[str, Any]) -> list[str]:
@@ -114,9 +142,14 @@ def _row(figures: dict[str, Any], place: int) -> list[str]:
 
 def _size(figures: dict[str, Any]) -> str:
     """Return the number of items, levels and codes per level as text."""
-    sizes = [f"{level['size']:,}" for level in figures["levels"]]
-    sizes = sizes if len(sizes) <= 8 else [*sizes[:4], "...", sizes[-1]]
-    return f"{_counted(figures['items'], 'item')}, Semantic IDs of {_counted(len(figures['levels']), 'level')} ({' x '.join(sizes)})"
+    levels = figures["levels"]
+    return f"{_counted(figures['items'], 'item')}, Semantic IDs of {_counted(len(levels), 'level')} ({_sizes(levels)})"
+
+
+def _sizes(levels: list[dict[str, Any]]) -> str:
+    """Return the number of codes of each level as text; of more than eight levels, the first four and the last."""
+    sizes = [f"{level['size']:,}" for level in levels]
+    return " x ".join(sizes if len(sizes) <= 8 else [*sizes[:4], "...", sizes[-1]])
 
 
 def _new_items(figures: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ powers of two), and the error is that of faiss within a few per cent.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,7 +20,17 @@ from torch.nn import functional
 from genrec.errors import ArtifactError, InputError
 from genrec.progress import Progress, track
 from genrec.tokenizer.kmeans import kmeans, lloyd, nearest, squared_distances
-from genrec.tokenizer.residual_quantization import ROWS, as_codes, as_points, check_at_least, fitted_size
+from genrec.tokenizer.residual_quantization import (
+    LARGEST_CODEBOOK,
+    ROWS,
+    as_codes,
+    as_points,
+    automatic_size,
+    check_at_least,
+    check_codebook_size,
+    fitted_size,
+    sizes_of,
+)
 
 SAMPLE = 128  # vectors per code used to fit the rotation; the codebooks are fitted to all vectors
 
@@ -33,18 +43,23 @@ class ProductQuantizer:
     """
 
     num_levels: int = 4  # number of subspaces L, at least 1
-    codebook_size: int = 256  # codes per subspace, at least 1
+    codebook_size: int | None = None  # codes per subspace, at least 1; None: by the number of items, see `automatic_size`
     rotation: bool = True  # rotate the vectors first, so that subspaces have similar variance and little correlation (OPQ)
     rounds: int = 20  # rounds of the rotation's fit, at least 1
     iterations: int = 25  # most k-means iterations per subspace, at least 1
     shrink: bool = False  # with fewer items than codes: reduce the codebook size to the number of items instead of an error
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "num_levels", "codebook_size", "rounds", "iterations")
+        check_at_least(self, 1, "num_levels", "rounds", "iterations")
+        check_codebook_size(self, self.codebook_size)
 
     def level_sizes(self) -> tuple[int, ...]:
         """Return the number of codes of each subspace. A reduced codebook leaves the other codes unused."""
-        return (self.codebook_size,) * self.num_levels
+        return sizes_of(self, self.num_levels, self.codebook_size)
+
+    def for_items(self, items: int) -> ProductQuantizer:
+        """Return the quantizer with the codebook size that it has for this number of items."""
+        return self if self.codebook_size is not None else replace(self, codebook_size=automatic_size(items))
 
     def fit(self, vectors: ndarray, generator: Generator) -> FittedProductQuantizer:
         """Fit rotation and codebooks to vectors float32 [N, D]."""
@@ -64,16 +79,12 @@ class ProductQuantizer:
     def restore(self, state: dict[str, ndarray]) -> FittedProductQuantizer:
         """Restore a fitted quantizer from its stored codebooks and rotation."""
         codebooks, rotation = state.get("codebooks"), state.get("rotation")
-        valid = (
-            codebooks is not None
-            and codebooks.ndim == 3
-            and len(codebooks) == self.num_levels
-            and codebooks.shape[1] <= self.codebook_size
-        )
+        most = LARGEST_CODEBOOK if self.codebook_size is None else self.codebook_size
+        valid = codebooks is not None and codebooks.ndim == 3 and len(codebooks) == self.num_levels and codebooks.shape[1] <= most
         if not valid or rotation is None or rotation.ndim != 2 or rotation.shape[1] != codebooks.shape[0] * codebooks.shape[2]:  # type: ignore[union-attr]
             found = {name: list(array.shape) for name, array in state.items()}
             raise ArtifactError(
-                f"ProductQuantizer needs codebooks [{self.num_levels}, at most {self.codebook_size}, W] "
+                f"ProductQuantizer needs codebooks [{self.num_levels}, at most {most}, W] "
                 f"and a rotation [D, {self.num_levels} W], the stored state has {found}"
             )
         return FittedProductQuantizer(torch.tensor(codebooks), torch.tensor(rotation))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import shake_128
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Generator
 
 from genrec.errors import ArtifactError
 from genrec.tokenizer.listed_codes import FittedListedCodes, restore_listed
-from genrec.tokenizer.residual_quantization import as_points, check_at_least
+from genrec.tokenizer.residual_quantization import as_points, automatic_size, check_at_least, check_codebook_size, sizes_of
 
 
 @dataclass(frozen=True)
@@ -20,28 +20,35 @@ class RandomCodes:
     """Uniform, independent codes for every item, new items included. The vectors have no influence on the codes of listed items."""
 
     num_levels: int = 3  # number of levels L, at least 1
-    codebook_size: int = 256  # codes per level, at least 1
+    codebook_size: int | None = None  # codes per level, at least 1; None: by the number of items, see `automatic_size`
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "num_levels", "codebook_size")
+        check_at_least(self, 1, "num_levels")
+        check_codebook_size(self, self.codebook_size)
 
     def level_sizes(self) -> tuple[int, ...]:
         """Return the number of codes of each level."""
-        return (self.codebook_size,) * self.num_levels
+        return sizes_of(self, self.num_levels, self.codebook_size)
+
+    def for_items(self, items: int) -> RandomCodes:
+        """Return the quantizer with the codebook size that it has for this number of items."""
+        return self if self.codebook_size is not None else replace(self, codebook_size=automatic_size(items))
 
     def fit(self, vectors: ndarray, generator: Generator) -> FittedRandomCodes:
         """Draw codes for the rows of float32 [N, D]."""
         points = as_points(vectors)
-        codes = torch.randint(self.codebook_size, (len(points), self.num_levels), generator=generator)
+        sizes = self.for_items(len(points)).level_sizes()
+        codes = torch.randint(sizes[0], (len(points), self.num_levels), generator=generator)
         seed = int(torch.randint(2**62, (), generator=generator))
-        return FittedRandomCodes(FittedListedCodes(codes, points, self.level_sizes()), seed)
+        return FittedRandomCodes(FittedListedCodes(codes, points, sizes), seed)
 
     def restore(self, state: dict[str, ndarray]) -> FittedRandomCodes:
         """Restore the drawn codes from their stored state."""
         if "seed" not in state:
             raise ArtifactError(f"RandomCodes needs a seed in addition to its codes, the stored state has {sorted(state)}")
         listed = {name: array for name, array in state.items() if name != "seed"}
-        return FittedRandomCodes(restore_listed(listed, self.level_sizes()), int(state["seed"][0]))
+        sizes = None if self.codebook_size is None else self.level_sizes()
+        return FittedRandomCodes(restore_listed(listed, sizes), int(state["seed"][0]))
 
 
 class FittedRandomCodes:

@@ -22,6 +22,8 @@ from genrec.tokenizer.kmeans import kmeans, nearest, squared_distances
 FitCenters = Callable[[Tensor, int, int, Generator], Tensor]  # points, count, iterations, generator -> centers float32 [count, D]
 LARGEST = 1e12  # largest absolute value of a vector's entries
 ROWS = 65536  # points per chunk
+ITEMS_PER_CODE = 8  # items per code of an automatic codebook size, at least: fewer give centers of single items
+SMALLEST_CODEBOOK, LARGEST_CODEBOOK = 4, 256  # range of automatic codebook sizes; TIGER and its reproductions use 256
 
 
 def fit_codebooks(points: Tensor, levels: int, size: int, iterations: int, generator: Generator, fit: FitCenters = kmeans) -> Tensor:
@@ -75,14 +77,36 @@ def last_level_costs(points: Tensor, codes: Tensor, codebooks: Tensor) -> Tensor
     return squared_distances(residuals, codebooks[-1])
 
 
-def fitted_size(items: int, codebook_size: int, shrink: bool) -> int:
+def automatic_size(items: int) -> int:
+    """Return the codebook size that `codebook_size=None` stands for.
+
+    It is the largest power of two that is at most items / 8, but at least 4 and at most 256: 8 for 120 items, 256 from 2,048 items on.
+    Fewer than 4 items get a code each.
+    """
+    power = 1 << max(0, (items // ITEMS_PER_CODE).bit_length() - 1)
+    return min(items, max(SMALLEST_CODEBOOK, min(LARGEST_CODEBOOK, power)))
+
+
+def fitted_size(items: int, codebook_size: int | None, shrink: bool) -> int:
     """Return the codebook size to fit: at most one code per item. Raise `InputError` if it is smaller and `shrink` is False."""
+    if codebook_size is None:
+        return automatic_size(items)
     if items < codebook_size and not shrink:
         raise InputError(
-            f"{items} items cannot fill codebooks of {codebook_size} codes: set codebook_size to at most {items}, or set shrink=True "
-            "to reduce it to the number of items"
+            f"{items} items cannot fill codebooks of {codebook_size} codes: set codebook_size to at most {items}, leave it at None "
+            f"(here {automatic_size(items)} codes), or set shrink=True to reduce it to the number of items"
         )
     return min(items, codebook_size)
+
+
+def sizes_of(owner: object, num_levels: int, codebook_size: int | None) -> tuple[int, ...]:
+    """Return the level sizes of a specification. Raise `UsageError` if the codebook size depends on the number of items."""
+    if codebook_size is None:
+        raise UsageError(
+            f"{type(owner).__name__}.codebook_size is None, so the number of codes depends on the number of items: call "
+            "for_items(items) first, or set codebook_size"
+        )
+    return (codebook_size,) * num_levels
 
 
 def as_points(vectors: ndarray, width: int | None = None) -> Tensor:
@@ -112,6 +136,12 @@ def as_codes(codes: ndarray, levels: int, size: int) -> Tensor:
     if codes.size and (codes.min() < 0 or codes.max() >= size):
         raise InputError(f"this quantizer's codes must lie in 0..{size - 1}, got {codes.min()}..{codes.max()}")
     return torch.tensor(np.asarray(codes, dtype=np.int64))
+
+
+def check_codebook_size(owner: object, codebook_size: int | None) -> None:
+    """Raise `UsageError` unless the codebook size is None or an integer of at least 1."""
+    if codebook_size is not None:
+        check_at_least(owner, 1, "codebook_size")
 
 
 def check_at_least(owner: object, least: int, *names: str) -> None:

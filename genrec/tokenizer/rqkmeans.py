@@ -7,7 +7,7 @@ or longer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -19,15 +19,19 @@ from genrec.progress import track
 from genrec.tokenizer.balanced_kmeans import balanced_kmeans
 from genrec.tokenizer.kmeans import initial_centers, kmeans, nearest
 from genrec.tokenizer.residual_quantization import (
+    LARGEST_CODEBOOK,
     ROWS,
     as_codes,
     as_points,
+    automatic_size,
     check_at_least,
+    check_codebook_size,
     chosen_entries,
     codes_of,
     fit_codebooks,
     fitted_size,
     last_level_costs,
+    sizes_of,
     subtract_entries,
 )
 from genrec.vector_search import faiss_lloyd
@@ -46,14 +50,15 @@ class RQKMeans:
     """
 
     num_levels: int = 3  # number of levels L, at least 1
-    codebook_size: int = 256  # codes per level, at least 1
+    codebook_size: int | None = None  # codes per level, at least 1; None: by the number of items, see `automatic_size`
     iterations: int = 25  # most k-means iterations per level, at least 1
     shrink: bool = False  # with fewer items than codes: reduce the codebook size to the number of items instead of an error
     engine: Literal["torch", "faiss"] = "torch"  # k-means implementation; faiss has the same quality and must be installed
     balanced: bool = False  # give all codes of a level nearly the same number of items; needs engine="torch"
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "num_levels", "codebook_size", "iterations")
+        check_at_least(self, 1, "num_levels", "iterations")
+        check_codebook_size(self, self.codebook_size)
         if self.engine not in ("torch", "faiss"):
             raise UsageError(f"RQKMeans.engine must be 'torch' or 'faiss', got {self.engine!r}")
         if self.balanced and self.engine == "faiss":
@@ -61,7 +66,11 @@ class RQKMeans:
 
     def level_sizes(self) -> tuple[int, ...]:
         """Return the number of codes of each level. A reduced codebook leaves the other codes unused."""
-        return (self.codebook_size,) * self.num_levels
+        return sizes_of(self, self.num_levels, self.codebook_size)
+
+    def for_items(self, items: int) -> RQKMeans:
+        """Return the quantizer with the codebook size that it has for this number of items."""
+        return self if self.codebook_size is not None else replace(self, codebook_size=automatic_size(items))
 
     def fit(self, vectors: ndarray, generator: Generator) -> FittedRQKMeans:
         """Fit the codebooks to vectors float32 [N, D]."""
@@ -75,9 +84,10 @@ class RQKMeans:
     def restore(self, state: dict[str, ndarray]) -> FittedRQKMeans:
         """Restore a fitted quantizer from its stored codebooks and prices."""
         codebooks, prices = state.get("codebooks"), state.get("prices")
-        if codebooks is None or codebooks.ndim != 3 or len(codebooks) != self.num_levels or codebooks.shape[1] > self.codebook_size:
+        most = LARGEST_CODEBOOK if self.codebook_size is None else self.codebook_size
+        if codebooks is None or codebooks.ndim != 3 or len(codebooks) != self.num_levels or codebooks.shape[1] > most:
             raise ArtifactError(
-                f"RQKMeans needs codebooks [{self.num_levels}, at most {self.codebook_size}, D], the stored state has {_shapes(state)}"
+                f"RQKMeans needs codebooks [{self.num_levels}, at most {most}, D], the stored state has {_shapes(state)}"
             )
         if self.balanced != (prices is not None) or (prices is not None and prices.shape != codebooks.shape[:2]):
             expected = f"prices {list(codebooks.shape[:2])}" if self.balanced else "no prices"

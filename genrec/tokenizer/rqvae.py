@@ -11,7 +11,8 @@ the network, and codebooks as moving averages (Lee et al.) instead of by gradien
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -22,15 +23,20 @@ from torch import Generator, Tensor
 from genrec.errors import ArtifactError, NumericsError, UsageError
 from genrec.progress import Progress
 from genrec.tokenizer.autoencoder import Gradient, ResidualAutoencoder, initialize
+from genrec.tokenizer.epoch_figures import EpochFigures
 from genrec.tokenizer.residual_quantization import (
+    LARGEST_CODEBOOK,
     ROWS,
     as_codes,
     as_points,
+    automatic_size,
     check_at_least,
+    check_codebook_size,
     fit_codebooks,
     fitted_size,
     last_level_costs,
     quantize,
+    sizes_of,
 )
 
 KMEANS_ITERATIONS = 25  # k-means iterations of the codebooks' initialization
@@ -50,12 +56,12 @@ class RQVAE:
     """
 
     num_levels: int = 3  # number of levels L, at least 1
-    codebook_size: int = 256  # codes per level, at least 1
+    codebook_size: int | None = None  # codes per level, at least 1; None: by the number of items, see `automatic_size`
     hidden_dims: tuple[int, ...] = (512, 256)  # widths of the encoder's hidden layers, each at least 1; reversed in the decoder
     latent_dim: int = 128  # width of the quantized latents, at least 1
     commitment_weight: float = 0.25  # weight of the commitment loss, at least 0
     epochs: int = 1000  # passes over the items, at least 1
-    batch_size: int = 2048  # items per step, at least codebook_size: the codebooks start as k-means centers of the first batch
+    batch_size: int = 2048  # items per step, at least codebook_size (None: 256): codebooks start as k-means centers of the first batch
     learning_rate: float = 3e-3  # learning rate of AdamW, above 0
     schedule: Literal["constant", "cosine"] = "constant"  # learning rate schedule; cosine ends at 0
     gradient: Gradient = "straight-through"  # estimator of the gradient through the codes; "rotation" is the rotation trick
@@ -65,8 +71,9 @@ class RQVAE:
     shrink: bool = False  # with fewer items than codes: reduce the codebook size to the number of items instead of an error
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "num_levels", "codebook_size", "latent_dim", "epochs")
-        check_at_least(self, self.codebook_size, "batch_size")
+        check_at_least(self, 1, "num_levels", "latent_dim", "epochs")
+        check_codebook_size(self, self.codebook_size)
+        check_at_least(self, self._most_codes, "batch_size")
         if any(width < 1 for width in self.hidden_dims):
             raise UsageError(f"RQVAE.hidden_dims must be widths of at least 1, got {self.hidden_dims}")
         if not 0 <= self.commitment_weight < math.inf:
@@ -79,9 +86,18 @@ class RQVAE:
             if getattr(self, name) not in allowed:
                 raise UsageError(f"RQVAE.{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
 
+    @property
+    def _most_codes(self) -> int:
+        """The codebook size, or the largest one that it may have."""
+        return LARGEST_CODEBOOK if self.codebook_size is None else self.codebook_size
+
     def level_sizes(self) -> tuple[int, ...]:
         """Return the number of codes of each level. A reduced codebook leaves the other codes unused."""
-        return (self.codebook_size,) * self.num_levels
+        return sizes_of(self, self.num_levels, self.codebook_size)
+
+    def for_items(self, items: int) -> RQVAE:
+        """Return the quantizer with the codebook size that it has for this number of items."""
+        return self if self.codebook_size is not None else replace(self, codebook_size=automatic_size(items))
 
     def fit(self, vectors: ndarray, generator: Generator) -> FittedRQVAE:
         """Train on vectors float32 [N, D] with a CPU generator. torch's global generator is not used."""
@@ -94,15 +110,15 @@ class RQVAE:
         model.scale.copy_(torch.where(deviation > 0, deviation, 1.0))
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = model.to(device)
-        _train(model, model.standardize(points.to(device)), self, generator)
-        return FittedRQVAE(model.cpu())
+        rows = _train(model, model.standardize(points.to(device)), self, generator)
+        return FittedRQVAE(model.cpu(), rows)
 
     def restore(self, state: dict[str, ndarray]) -> FittedRQVAE:
         """Restore a fitted quantizer from its stored weights."""
         codebooks, mean = state.get("codebooks"), state.get("mean")
-        if codebooks is None or mean is None or codebooks.ndim != 3 or codebooks.shape[1] > self.codebook_size:
+        if codebooks is None or mean is None or codebooks.ndim != 3 or codebooks.shape[1] > self._most_codes:
             raise ArtifactError(
-                f"RQVAE needs codebooks of at most {self.codebook_size} codes and a mean, the stored state has {sorted(state)}"
+                f"RQVAE needs codebooks of at most {self._most_codes} codes and a mean, the stored state has {sorted(state)}"
             )
         model = ResidualAutoencoder(len(mean), self.hidden_dims, self.latent_dim, self.num_levels, codebooks.shape[1])
         try:
@@ -113,10 +129,14 @@ class RQVAE:
 
 
 class FittedRQVAE:
-    """A `genrec.types.PricedCodes` on the CPU, for any training device."""
+    """A `genrec.types.PricedCodes` and `TrainedQuantizer` on the CPU, for any training device."""
 
-    def __init__(self, model: ResidualAutoencoder) -> None:
-        self.model = model.requires_grad_(False)
+    def __init__(self, model: ResidualAutoencoder, rows: Sequence[dict[str, float]] = ()) -> None:
+        self.model, self.rows = model.requires_grad_(False), list(rows)
+
+    def training_curves(self) -> list[dict[str, float]]:
+        """Return a row for each epoch of the training (see `EpochFigures`)."""
+        return self.rows
 
     def encode(self, vectors: ndarray) -> ndarray:
         """Quantize the latents of vectors: float32 [N, D] -> int64 [N, L]."""
@@ -150,36 +170,41 @@ class FittedRQVAE:
         return self.model.latents(self.model.standardize(vectors))
 
 
-def _train(model: ResidualAutoencoder, points: Tensor, specification: RQVAE, generator: Generator) -> None:
-    """Train with AdamW on shuffled batches of standardized vectors. Restart unused codes after each epoch but the last."""
+def _train(model: ResidualAutoencoder, points: Tensor, specification: RQVAE, generator: Generator) -> list[dict[str, float]]:
+    """Train with AdamW on shuffled batches of standardized vectors. Restart unused codes after each epoch but the last.
+
+    Return a row of figures for each epoch.
+    """
     order = torch.randperm(len(points), generator=generator)
     _initialize_codebooks(model, points[order[: specification.batch_size].to(points.device)], generator)
     model.codebooks.requires_grad_(specification.codebook_update == "gradient")
     trainable = [each for each in model.parameters() if each.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=specification.learning_rate, fused=True)
     averages = MovingAverages(model.codebooks, specification.ema_decay) if specification.codebook_update == "ema" else None
-    levels, size, _ = model.codebooks.shape
+    size = model.codebooks.shape[1]
+    variance, rows_by_epoch = float(points.square().sum()) / len(points) or 1.0, []
     with Progress("RQ-VAE epochs", specification.epochs) as progress:
         for epoch in range(specification.epochs):
             if epoch > 0:
                 order = torch.randperm(len(points), generator=generator)
-            used = torch.zeros(levels, size, dtype=torch.int64, device=points.device)
-            total = torch.zeros((), device=points.device)
+            figures = EpochFigures()
             for step, rows in enumerate(torch.split(order.to(points.device), specification.batch_size)):
                 _set_rate(optimizer, specification, (epoch + step * specification.batch_size / len(points)) / specification.epochs)
                 with torch.autocast(points.device.type, torch.bfloat16, enabled=specification.precision == "bf16-mixed"):
-                    loss, chosen, residuals = model.losses(points[rows], specification.commitment_weight, specification.gradient)
+                    losses = model.losses(points[rows], specification.commitment_weight, specification.gradient)
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                losses.loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 if averages is not None:
-                    averages.update(chosen, residuals)
-                used.scatter_add_(1, chosen.T, torch.ones_like(chosen.T))
-                total += loss.detach() * len(rows)
-            mean = _check_finite(float(total) / len(points), epoch, specification)
+                    averages.update(losses.codes, losses.residuals)
+                figures.add(losses)
+            used = figures.used(size)
+            rows_by_epoch.append(figures.row(epoch + 1, used, variance))
+            mean = _check_finite(rows_by_epoch[-1]["loss"], epoch, specification)
             if epoch + 1 < specification.epochs:
-                _restart_dead_codes(model, used == 0, points, optimizer, averages, generator)
+                _restart_dead_codes(model, ~used, points, optimizer, averages, generator)
             progress.advance(note=f"loss {mean:.4g}")
+    return rows_by_epoch
 
 
 def _check_finite(loss: float, epoch: int, specification: RQVAE) -> float:

@@ -9,34 +9,28 @@ Vectors are float32 [N, D]; row i belongs to item i + 1. Source: TIGER (Rajput e
 from __future__ import annotations
 
 import hashlib
-import json
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy import ndarray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from genrec.errors import ArtifactError, InputError, NumericsError, UsageError
+from genrec.errors import InputError, NumericsError, UsageError
 from genrec.semantic_ids import SemanticIds
-from genrec.store import hash_of, write_json
+from genrec.store import hash_of
 from genrec.tokenizer.collisions import Costs, append_level, place_free, reassign, sinkhorn
 from genrec.tokenizer.health import collapse, equal_rows, health
+from genrec.tokenizer.health_bounds import health_warnings
 from genrec.tokenizer.imported import Imported
 from genrec.tokenizer.random_codes import RandomCodes
 from genrec.tokenizer.rqkmeans import RQKMeans
-from genrec.types import CatalogQuantizer, FittedQuantizer, ListedCodes, PricedCodes, Quantizer
+from genrec.types import AdaptiveQuantizer, CatalogQuantizer, FittedQuantizer, ListedCodes, PricedCodes, Quantizer
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-REBUILD = "rebuild the Semantic IDs and all policies trained on them (--refresh tokenize)"
 
 
 @dataclass(frozen=True)
@@ -67,6 +61,11 @@ class Tokenize:
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"Tokenize.seed must lie in 0..2**63-1, got {self.seed}")
 
+    def for_items(self, items: int) -> Tokenize:
+        """Return the settings with the sizes that the quantizer has when it is fitted on this number of items."""
+        quantizer = self.quantizer
+        return replace(self, quantizer=quantizer.for_items(items)) if isinstance(quantizer, AdaptiveQuantizer) else self
+
 
 class Tokenized(NamedTuple):
     """The result of the tokenize stage."""
@@ -77,7 +76,11 @@ class Tokenized(NamedTuple):
 
 
 def tokenize(
-    vectors: ndarray, specification: Tokenize, items: DataFrame | None = None, interactions: DataFrame | None = None
+    vectors: ndarray,
+    specification: Tokenize,
+    items: DataFrame | None = None,
+    interactions: DataFrame | None = None,
+    warn: bool = True,
 ) -> Tokenized:
     """Fit the quantizer, encode every item and resolve collisions. Raise `NumericsError` if the Semantic IDs have collapsed.
 
@@ -85,8 +88,10 @@ def tokenize(
     - `items`: the catalog (item_id, text, ...; row i is item i + 1), for category purity. Required by quantizers that look codes up
       by item id.
     - `interactions`: *training* interactions (user, item), for co-occurrence. Required by `fit_on="trained"`.
+    - `warn`: give the `health_warnings`; False if the caller reports them.
     """
     fitted = _fitted_rows(len(vectors), specification, interactions)
+    specification = specification.for_items(len(fitted))
     quantizer = _fit(vectors[fitted], specification, None if items is None else items["item_id"].iloc[fitted].tolist())
     sizes = specification.quantizer.level_sizes()
     codes = _codes_of(quantizer, vectors[fitted], sizes, specification)
@@ -101,12 +106,14 @@ def tokenize(
         table[np.concatenate([fitted, new])] = extended.codes
         semantic_ids = SemanticIds(table, extended.level_sizes)
     figures = health(semantic_ids, vectors, quantizer.reconstruct(encoded.numpy()), encoded, sizes, items, interactions)
-    figures |= {"items_fitted": len(fitted), "vectors": _fingerprint(vectors), "semantic_ids": semantic_ids.fingerprint}
-    figures |= {"quantizer": _state_fingerprint(quantizer.state()), "collisions": specification.collisions}
+    figures |= {"items_fitted": len(fitted), "vectors": array_fingerprint(vectors), "semantic_ids": semantic_ids.fingerprint}
+    figures |= {"quantizer": state_fingerprint(quantizer.state()), "collisions": specification.collisions}
+    figures |= {"min_usage": specification.min_usage}
     if isinstance(quantizer, ListedCodes):
         figures["reconstruction"] = None  # a listed item is reconstructed from itself, so an error of 0 has no meaning
     _check_collapse(figures, specification, quantizer)
-    _warn_shared(semantic_ids, specification)
+    for message in health_warnings(figures) if warn else ():
+        warnings.warn(message, stacklevel=2)
     return Tokenized(semantic_ids, quantizer, figures)
 
 
@@ -118,6 +125,7 @@ def extend(made: Tokenized, specification: Tokenize, vectors: ndarray) -> Semant
     may share the Semantic ID of another item, and a warning counts these items. See `SemanticIds.extend`.
     """
     _check_new_vectors(vectors)
+    specification = specification.for_items(made.health.get("items_fitted", made.semantic_ids.items))
     encoded = made.quantizer.encode(vectors)
     codes = _check_codes(encoded, len(vectors), specification.quantizer.level_sizes(), specification)
     return _extend(made.semantic_ids, codes, vectors, made.quantizer, specification)
@@ -131,60 +139,6 @@ def _check_new_vectors(vectors: ndarray) -> None:
             f"{zero.sum()} of {len(vectors)} vectors of new items are all-zero, the first in row {int(zero.argmax())}: "
             "the item encoder must give every item a non-zero vector"
         )
-
-
-def save_tokenized(made: Tokenized, folder: Path) -> None:
-    """Write codes.safetensors, quantizer.safetensors and health.json to a folder."""
-    made.semantic_ids.save(folder / "codes.safetensors")
-    save_file({name: torch.from_numpy(value) for name, value in made.quantizer.state().items()}, folder / "quantizer.safetensors")
-    write_json(folder / "health.json", made.health)
-
-
-def load_tokenized(folder: Path, specification: Tokenize, vectors: ndarray | None = None) -> Tokenized:
-    """Load the files of `save_tokenized`.
-
-    Raise `ArtifactError` if a file is damaged, or if the files, the specification or the item vectors (if given) do not match.
-    """
-    semantic_ids = SemanticIds.load(folder / "codes.safetensors")
-    state, figures = _read(folder / "quantizer.safetensors", _load_arrays), _read(folder / "health.json", _load_figures)
-    found = {"semantic_ids": (semantic_ids.fingerprint, "codes.safetensors")}
-    found["quantizer"] = (_state_fingerprint(state), "quantizer.safetensors")
-    if vectors is not None:
-        found["vectors"] = (_fingerprint(vectors), "the item vectors")
-    for name, (fingerprint, source) in found.items():
-        if figures.get(name) != fingerprint:
-            raise ArtifactError(
-                f"{folder}: health.json was written for other Semantic IDs: {source} has fingerprint {fingerprint}, expected "
-                f"{figures.get(name)}; {REBUILD}"
-            )
-    sizes = specification.quantizer.level_sizes()
-    if semantic_ids.level_sizes[: len(sizes)] != sizes or figures.get("collisions") != specification.collisions:
-        raise ArtifactError(
-            f"{folder} holds Semantic IDs with level sizes {semantic_ids.level_sizes} and collisions={figures.get('collisions')!r}, "
-            f"but the specification has {sizes} and {specification.collisions!r}; pass the specification that made them"
-        )
-    return Tokenized(semantic_ids, specification.quantizer.restore(state), figures)
-
-
-def _read(path: Path, load: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """Load a file. Raise `ArtifactError` if it is missing or damaged."""
-    try:
-        return load(path)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ArtifactError(f"{path} can't be read ({error}); {REBUILD}") from error
-
-
-def _load_arrays(path: Path) -> dict[str, Any]:
-    """Load a safetensors file as NumPy arrays."""
-    return {name: tensor.numpy() for name, tensor in load_file(path).items()}
-
-
-def _load_figures(path: Path) -> dict[str, Any]:
-    """Load health.json."""
-    figures = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(figures, dict):
-        raise ValueError("it must hold a JSON object")
-    return figures
 
 
 def _fitted_rows(count: int, specification: Tokenize, interactions: DataFrame | None) -> ndarray:
@@ -266,32 +220,19 @@ def _costs(codes: Tensor, vectors: ndarray, quantizer: FittedQuantizer, specific
 
 
 def _check_collapse(figures: dict[str, Any], specification: Tokenize, quantizer: FittedQuantizer) -> None:
-    """Raise `NumericsError` if the first level has collapsed; warn for later levels and for listed codes."""
-    error, warning = collapse(figures, specification.min_usage)
+    """Raise `NumericsError` if the first level has collapsed, except for listed codes, of which it is a warning."""
+    error = collapse(figures, specification.min_usage).error
     if error is not None and not isinstance(quantizer, ListedCodes):
         raise NumericsError(error)
-    for message in (error, warning):
-        if message is not None:
-            warnings.warn(message, stacklevel=3)
 
 
-def _fingerprint(vectors: ndarray) -> str:
+def array_fingerprint(vectors: ndarray) -> str:
     """Return a hash of an array's type, shape and values."""
     digest = hashlib.sha256(repr((vectors.dtype.str, vectors.shape)).encode())
     digest.update(np.ascontiguousarray(vectors).data)
     return digest.hexdigest()[:16]
 
 
-def _state_fingerprint(state: dict[str, ndarray]) -> str:
+def state_fingerprint(state: dict[str, ndarray]) -> str:
     """Return a hash of a quantizer's state."""
-    return hash_of({name: _fingerprint(array) for name, array in state.items()})
-
-
-def _warn_shared(semantic_ids: SemanticIds, specification: Tokenize) -> None:
-    """Warn of items that share their Semantic ID."""
-    if semantic_ids.collided:
-        warnings.warn(
-            f"{semantic_ids.collided} of {semantic_ids.items} items share their Semantic ID with another item "
-            f"(Tokenize.collisions = {specification.collisions!r}); 'append' and 'reassign' give every item a different one",
-            stacklevel=3,
-        )
+    return hash_of({name: array_fingerprint(array) for name, array in state.items()})

@@ -26,6 +26,7 @@ from genrec.errors import UsageError
 from genrec.model.unconstrained_sampling import unconstrained_statistics
 from genrec.preference.draw_contract import DrawContract
 from genrec.preference.losses import ContinuedSFT, check_start, find_requirement
+from genrec.preference.losses.kto import check_mismatched_pairs
 from genrec.preference.negative_statistics import NegativeStatistics, Summary
 from genrec.preference.negatives.capabilities import at, capabilities
 from genrec.progress import say
@@ -228,6 +229,8 @@ def align(
             f"{type(policy).__name__}; set align.normalize codes"
         )
     objective = Alignment(policy, context, recipe, seed, -(-len(examples) // recipe.optimization.batch_size))
+    if objective.needs_mismatched:
+        check_mismatched_pairs(len(examples), recipe.optimization.batch_size, recipe.optimization.max_steps)
     probed = examples.batch(torch.randperm(len(examples), generator=generator(0, "probed examples"))[:NUM_PROBE_EXAMPLES])
 
     def validate_and_probe() -> dict[str, float]:

@@ -45,9 +45,22 @@ class FallingPositives:
 
 def _message(step: int, start: tuple[float, float], now: tuple[float, float]) -> str:
     """Return the warning; `start` and `now` are log-probabilities of the positive and the mean negative."""
+    falls = start[0] - now[0], start[1] - now[1]
+    moved = "fell" if falls[1] >= 0 else "rose"
     return (
-        f"alignment lowers the probability of the positives: by step {step} their log-probability fell by {start[0] - now[0]:.2f} "
-        f"nats per Semantic ID ({start[0]:.2f} -> {now[0]:.2f}), that of the negatives by {start[1] - now[1]:.2f} "
-        f"({start[1]:.2f} -> {now[1]:.2f}). A preference loss depends only on the difference of the two, so the margin grows while "
-        f"both fall, and the lost probability goes to items that no user chose. {ADVICE}"
+        f"alignment lowers the probability of the positives: by step {step} their log-probability fell by {falls[0]:.2f} "
+        f"nats per Semantic ID ({start[0]:.2f} -> {now[0]:.2f}), that of the negatives {moved} by {abs(falls[1]):.2f} "
+        f"({start[1]:.2f} -> {now[1]:.2f}). {_margin(start[0] - start[1], now[0] - now[1], falls[1] >= 0)} {ADVICE}"
     )
+
+
+def _margin(before: float, after: float, both_fell: bool) -> str:
+    """Return what the margin did, the log-probability of the positive minus that of the negatives, and what this means."""
+    change = f"by {abs(after - before):.2f} ({before:.2f} -> {after:.2f})"
+    if after > before:  # the positives fell, so the negatives fell further
+        return (
+            f"The margin between them grew {change} while both fell: a preference loss depends only on their difference, and the lost "
+            "probability goes to items that no user chose."
+        )
+    cause = "the positives fell further than the negatives" if both_fell else "the positives fell and the negatives rose"
+    return f"The margin between them shrank {change}, because {cause}: training moves against the loss, so its steps may be too large."

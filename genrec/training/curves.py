@@ -21,6 +21,7 @@ Watcher = Callable[[Row], str | None]  # called with every complete row; returns
 
 SELECTED = "ndcg@10"  # the validation metric that selects the best step by default (`genrec.training.model_selection.Selection`)
 VALIDATION = "validation_"  # prefix of the names of validation metrics
+STANDARD_ERROR = "_standard_error"  # suffix of the column with the standard error of a validation metric over the users
 
 
 class Curves:
@@ -78,6 +79,12 @@ def means(steps: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
     return dict(zip(names, torch.stack(values).tolist(), strict=True))
 
 
+def mean_and_error(name: str, values: Tensor) -> dict[str, float]:
+    """Return a metric's mean over the users, and its standard error if there are two users or more. `values` is float [U]."""
+    mean = {name: float(values.mean())}
+    return mean if len(values) < 2 else mean | {f"{name}{STANDARD_ERROR}": float(values.std()) / len(values) ** 0.5}
+
+
 def scores(rows: Sequence[Row], name: str = SELECTED) -> dict[int, float]:
     """Return a validation metric by step."""
     return {int(row["step"]): row[f"{VALIDATION}{name}"] for row in rows if f"{VALIDATION}{name}" in row}
@@ -89,7 +96,7 @@ def table(rows: Sequence[Row]) -> DataFrame:
     The columns are step, loss, the other training metrics, and the validation metrics.
     """
     names = dict.fromkeys(name for row in rows for name in row)
-    rank = {"step": 0, "loss": 1}
+    rank = {"step": 0, "epoch": 0, "loss": 1}
     return DataFrame(rows, columns=sorted(names, key=lambda name: rank.get(name, 3 if name.startswith(VALIDATION) else 2)))
 
 

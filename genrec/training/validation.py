@@ -18,6 +18,7 @@ from genrec.evaluation.metrics import ndcg, recall
 from genrec.evaluation.shared_id_ties import per_user
 from genrec.randomness import generator
 from genrec.semantic_ids import SemanticIds
+from genrec.training.curves import mean_and_error
 from genrec.training.model_selection import FILTERED, Selection
 from genrec.training.recipes import SFT, Align
 from genrec.types import Policy, Recommender, SequenceBatch
@@ -30,7 +31,8 @@ def validation_score(
 
     The metrics are ndcg@10, recall@1, @10 and @50, and the metric of `Experiment.selection`, which selects the best step. The last
     cutoff of recall is smaller if the policy has fewer beams or the catalog fewer items. Each metric is computed twice: with the
-    items that a user has already taken kept in the lists, and, with the suffix `_filter_seen`, with these items left out. Raises
+    items that a user has already taken kept in the lists, and, with the suffix `_filter_seen`, with these items left out. NDCG has a
+    further metric with the suffix `_standard_error`, over users. Raises
     UsageError if the cutoff of the selection exceeds the catalog.
     """
     selection: Selection = experiment.selection
@@ -49,7 +51,9 @@ def validation_score(
         found: dict[str, float] = {}
         for spec, suffix in ((kept, ""), (replace(kept, filter_seen=True), FILTERED)):
             ranks = evaluate(policy, users, spec, seen, shared).ranks
-            found |= {f"{name}{suffix}": float(per_user(metric, ranks, n).mean()) for name, (metric, n) in metrics.items()}
+            for name, (metric, n) in metrics.items():
+                values = mean_and_error(f"{name}{suffix}", per_user(metric, ranks, n))
+                found |= values if metric is ndcg else {f"{name}{suffix}": values[f"{name}{suffix}"]}
         return found
 
     return score

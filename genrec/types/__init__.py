@@ -8,6 +8,7 @@ items, not tokens. Protocols have methods only, so `isinstance` can check the co
 from genrec.types.data import DividingSplit, FilteringSplit, KeepingSplit, RawStream, RawTables, Source, Split, StreamedSource
 from genrec.types.items import (
     NO_TEXT,
+    AdaptiveQuantizer,
     CatalogQuantizer,
     FittedQuantizer,
     ItemEncoder,
@@ -15,6 +16,7 @@ from genrec.types.items import (
     PricedCodes,
     Quantizer,
     ResumableEncoder,
+    TrainedQuantizer,
 )
 from genrec.types.policy import (
     Baseline,
@@ -46,6 +48,7 @@ from genrec.types.specification import CheckedSpecification
 
 __all__ = [
     "NO_TEXT",
+    "AdaptiveQuantizer",
     "Baseline",
     "CandidateFilter",
     "CatalogQuantizer",
@@ -82,6 +85,7 @@ __all__ = [
     "Source",
     "Split",
     "StreamedSource",
+    "TrainedQuantizer",
     "VectorPolicy",
     "WindowBatch",
 ]

@@ -76,6 +76,15 @@ class PricedCodes(FittedQuantizer, Protocol):
 
 
 @runtime_checkable
+class TrainedQuantizer(FittedQuantizer, Protocol):
+    """A fitted quantizer that was trained in epochs and recorded them."""
+
+    def training_curves(self) -> list[dict[str, float]]:
+        """Return a row for each epoch: `epoch`, from 1, and metrics. Empty for a restored quantizer."""
+        ...
+
+
+@runtime_checkable
 class Quantizer(Protocol):
     """The specification of a quantizer."""
 
@@ -89,6 +98,15 @@ class Quantizer(Protocol):
 
     def restore(self, state: dict[str, ndarray]) -> FittedQuantizer:
         """Return the fitted quantizer from the arrays of its `state`."""
+        ...
+
+
+@runtime_checkable
+class AdaptiveQuantizer(Quantizer, Protocol):
+    """A quantizer with sizes that may depend on the number of items, such as `codebook_size=None`."""
+
+    def for_items(self, items: int) -> Quantizer:
+        """Return the quantizer with the sizes that `fit` gives it for this number of items; itself if all sizes are set."""
         ...
 
 

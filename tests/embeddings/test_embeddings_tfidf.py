@@ -86,10 +86,29 @@ def test_one_word_and_one_item() -> None:
         assert TfidfSvd(min_df=1).encode(items(["word"]), NO_INTERACTIONS).tolist() == [[1.0]]
 
 
-@pytest.mark.parametrize("texts", [["", ""], ["one", "two"]])
-def test_texts_without_a_common_word_are_an_error(texts: list[str]) -> None:
-    with pytest.raises(InputError, match=r"no word occurs in the text of 2 .* of 2 items"):
+@pytest.mark.parametrize("texts", [["", " "], [NO_TEXT, NO_TEXT]])
+def test_items_without_text_are_an_error_that_names_the_encoder_of_interactions(texts: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
         TfidfSvd().encode(items(texts), NO_INTERACTIONS)
+    expected = "the 2 items have no text: use embed=Collaborative() (genrec.embeddings) or give items a `text` column"
+    assert str(caught.value) == expected
+
+
+def test_texts_without_a_common_word_are_an_error_in_the_words_of_the_specification() -> None:
+    """Two of three items have text; scikit-learn's own message speaks of pruning, documents, max_df and stop words."""
+    for encoder, texts, found in (
+        (TfidfSvd(), ["one", "two", ""], r"no word occurs in the text of 2 or more items, as TfidfSvd\.min_df = 2 requires \(2 of 3"),
+        (
+            TfidfSvd(min_df=9),
+            ["one", "one", ""],
+            r"no word .* of 9 or more items, as TfidfSvd\.min_df = 9 requires \(2 of 3 items have text",
+        ),
+        (TfidfSvd(min_df=1), ["!", "?", ""], r"no text has a word of letters or digits \(2 of 3 items have text, the first is '!'\)"),
+    ):
+        with pytest.raises(InputError, match=rf"^{found}.*: use embed=Collaborative\(\) \(genrec\.embeddings\)") as caught:
+            encoder.encode(items(texts), NO_INTERACTIONS)
+        for word in ("prun", "document", "max_df", "stop word", "vocabulary"):
+            assert word not in str(caught.value)
 
 
 def test_a_table_without_text_is_an_error() -> None:

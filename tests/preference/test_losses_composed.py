@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_ids import stable_id
 from torch import Tensor
+from worlds import cyclic
 
 from genrec.errors import UsageError
+from genrec.experiment import Align, Experiment, Optimization
 from genrec.preference.losses import CPO, DPO, KTO, Anchored, ConservativeDPO, RosePO, SimPO, Smoothed, SoftmaxDPO, find_requirement
-from genrec.preference.losses.kto import kto_parts, reference_point
+from genrec.preference.losses.kto import check_mismatched_pairs, kto_parts, reference_point
 from genrec.preference.losses.log_ratios import Scores
 from genrec.preference.rewards import Popular, Similarity
 from genrec.types import LogProbs, PreferenceLoss, PreferenceTerms
@@ -254,3 +257,31 @@ def test_the_smoothed_loss_is_checked(wrong: object) -> None:
         Smoothed(wrong)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"Smoothed.label_smoothing must be in \[0, 0.5\), got 0.5"):
         Smoothed(DPO(), 0.5)
+
+
+def experiment(batch_size: int, loss: PreferenceLoss) -> Experiment:
+    optimization = Optimization(max_steps=10, batch_size=batch_size, learning_rate=1e-4)
+    return replace(cyclic(), align=Align(loss=loss, num_negatives=1, optimization=optimization))
+
+
+@pytest.mark.parametrize("loss", [KTO(), Anchored(KTO()), Smoothed(KTO()), Anchored(Smoothed(KTO(paired=False)))])
+def test_kto_with_batches_of_one_is_refused_before_any_stage(loss: PreferenceLoss) -> None:
+    """z0 needs the positive of another example of the batch. Two examples have one; other losses take any batch."""
+    with pytest.raises(UsageError, match=r"got 1 from align\.optimization\.batch_size: .*z0.*2402\.01306, Eq\. 8"):
+        experiment(1, loss)
+    assert experiment(2, loss).align is not None
+    assert experiment(1, SoftmaxDPO()).align is not None
+
+
+def test_a_last_batch_of_one_is_reported_if_training_reaches_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """33 examples in batches of 16 are 16 + 16 + 1: the third step has no pair. 32 and 34 leave no batch of one."""
+    check_mismatched_pairs(33, 16, steps=2)
+    check_mismatched_pairs(32, 16, steps=99)
+    check_mismatched_pairs(34, 16, steps=99)
+    assert capsys.readouterr().err == ""
+    check_mismatched_pairs(33, 16, steps=3)
+    said = capsys.readouterr().err
+    assert "the last batch of each epoch has 1 of the 33 examples" in said
+    assert "batch_size other than 16 avoids it" in said
+    with pytest.raises(UsageError, match=r"got 1 from batches of 1 training examples \(align\.optimization\.batch_size 16\)"):
+        check_mismatched_pairs(1, 16, steps=3)

@@ -146,7 +146,7 @@ def test_one_item_equal_vectors_and_few_items(rotation: bool) -> None:
         assert np.isfinite(fitted.reconstruct(fitted.encode(vectors.astype(np.float32)))).all()
     np.testing.assert_allclose(fitted.reconstruct(fitted.encode(np.full((7, 2), 3.0))), 3, atol=1e-5)
     with pytest.raises(InputError, match="3 items cannot fill codebooks of 256 codes"):
-        fit(correlated(3), ProductQuantizer(rotation=rotation))
+        fit(correlated(3), ProductQuantizer(codebook_size=256, rotation=rotation))
 
 
 def test_invalid_vectors_and_codes_raise() -> None:

@@ -57,12 +57,13 @@ def test_loss_by_hand() -> None:
     |x - x'|^2 = 1; |r_1 - e_1|^2 = 2 and |r_2 - e_2|^2 = 1, once for the codebooks and 0.25 times for the commitment:
     1 + 3 + 0.75 = 4.75.
     """
-    loss, codes, residuals = identity([[[0.0, 0], [8, 0]], [[-1, 2], [1, -2]]]).losses(
+    loss, codes, residuals, reconstruction = identity([[[0.0, 0], [8, 0]], [[-1, 2], [1, -2]]]).losses(
         torch.tensor([[7.0, 1]]), commitment_weight=0.25
     )
     assert codes.tolist() == [[1, 0]]
     assert residuals.tolist() == [[[7, 1]], [[-1, 1]]]
     assert loss.item() == 4.75
+    assert reconstruction.item() == 1
 
 
 def test_gradients_by_hand() -> None:
@@ -214,7 +215,7 @@ def test_dead_codes_move_to_residuals_and_their_optimizer_state_is_reset() -> No
     model = identity([[[0.0, 0], [50, 50]], [[1, 1], [60, 60]]])
     points = torch.tensor([[2.0, 0], [0.0, 3]])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-9)
-    loss, codes, _ = model.losses(points, 0.25)
+    loss, codes, *_ = model.losses(points, 0.25)
     loss.backward()
     optimizer.step()
     assert codes.tolist() == [[0, 0], [0, 0]]

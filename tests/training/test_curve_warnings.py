@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from genrec.training.curve_warnings import FallingPositives
 from genrec.training.curves import Curves, Row
 
@@ -22,10 +24,33 @@ def test_the_warning_is_given_once_with_both_falls_and_advice() -> None:
     assert [message is not None for message in messages] == [False, False, False, False, True, False]
     assert messages[4] is not None
     assert "by step 80 their log-probability fell by 2.50 nats per Semantic ID (-5.00 -> -7.50)" in messages[4]
-    assert "that of the negatives by 6.00 (-8.00 -> -14.00)" in messages[4]
-    assert "the margin grows while both fall" in messages[4]
+    assert "that of the negatives fell by 6.00 (-8.00 -> -14.00)" in messages[4]
+    assert "The margin between them grew by 3.50 (3.00 -> 6.50) while both fell" in messages[4]
     for advice in ("Anchored(loss, alpha)", "smaller learning rate", "larger beta", "fewer steps", "ContinuedSFT()"):
         assert advice in messages[4]
+
+
+@pytest.mark.parametrize(
+    ("rejected", "moved", "margin"),
+    [
+        (
+            -8.5,
+            "fell by 0.50 (-8.00 -> -8.50)",
+            "shrank by 1.50 (3.00 -> 1.50), because the positives fell further than the negatives",
+        ),
+        (-7.0, "rose by 1.00 (-8.00 -> -7.00)", "shrank by 3.00 (3.00 -> 0.00), because the positives fell and the negatives rose"),
+        (-10.5, "fell by 2.50 (-8.00 -> -10.50)", "grew by 0.50 (3.00 -> 3.50) while both fell"),
+    ],
+)
+def test_the_message_says_whether_the_margin_grew_or_shrank(rejected: float, moved: str, margin: str) -> None:
+    """The positives fall from -5 to -7, by 2; the negatives start at -8."""
+    watcher = FallingPositives()
+    watcher(row(20, -5.0, -8.0))
+    watcher(row(40, -7.0, rejected))
+    message = watcher(row(60, -7.0, rejected))
+    assert message is not None
+    assert f"that of the negatives {moved}. The margin between them {margin}" in message
+    assert ("grew" in message) != ("shrank" in message)
 
 
 def test_one_low_row_or_a_smaller_fall_gives_no_warning() -> None:

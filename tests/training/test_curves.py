@@ -1,9 +1,8 @@
-"""Training curves: means per row, emitted rows, the table, and plots."""
+"""Training curves: means per row, emitted rows, and the table."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -13,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec.errors import UsageError
-from genrec.training import curve_plots
-from genrec.training.curves import Curves, Row, best_step, last_values, means, save, scores, table
+from genrec.training.curves import Curves, Row, best_step, last_values, mean_and_error, means, save, scores, table
 
 
 def logged(**values: float) -> dict[str, torch.Tensor]:
@@ -26,6 +24,13 @@ def test_a_row_is_the_mean_over_the_steps_that_logged_a_metric() -> None:
     found = means([logged(margin=4.0, loss=1.0), logged(loss=2.0), logged(loss=6.0, margin=8.0, late=7.0)])
     assert found == {"margin": 6.0, "loss": 3.0, "late": 7.0}
     assert list(found) == ["margin", "loss", "late"]
+
+
+def test_a_validation_metric_has_the_standard_error_over_users() -> None:
+    """Values 0, 1, 1, 0: mean 0.5, variance 4 * 0.25 / 3 = 1 / 3, standard error sqrt(1 / 3 / 4); one user has none."""
+    found = mean_and_error("ndcg@10", torch.tensor([0.0, 1.0, 1.0, 0.0], dtype=torch.float64))
+    assert found == {"ndcg@10": 0.5, "ndcg@10_standard_error": pytest.approx(math.sqrt(1 / 12))}
+    assert mean_and_error("ndcg@10", torch.tensor([0.25])) == {"ndcg@10": 0.25}
 
 
 def test_rows_are_emitted_once_and_when_they_are_complete() -> None:
@@ -104,51 +109,3 @@ def test_the_best_step_is_the_first_of_equals_and_last_values_skip_gaps() -> Non
     found = pd.concat([found, pd.DataFrame({"step": [80], "loss": [2.0]})], ignore_index=True).assign(never=float("nan"))
     assert best_step(found) == (20, 0.7)
     assert last_values(found) == {"validation_ndcg@10": 0.7, "loss": 2.0}
-
-
-ALIGNED: Sequence[str] = (
-    *("loss", "chosen_reward", "rejected_reward", "margin", "margin_level_1", "margin_level_2", "accuracy", "accuracy_all"),
-    *("chosen_drift", "rejected_drift", "chosen_log_prob", "rejected_log_prob"),
-    *("drawn_depth", "drawn_popularity", "drawn_cosine", "drawn_shortfall", "validation_ndcg@10", "validation_recall@1"),
-    *("validation_recall@50", "validation_entropy", "validation_kl", "validation_valid_share", "mine"),
-)
-
-
-def test_every_column_is_in_one_panel() -> None:
-    found = curve_plots.panels(["step", *ALIGNED])
-    names = [name for _, panel in found for name in panel]
-    assert sorted(names) == sorted(ALIGNED)
-    assert next(panel for kind, panel in found if kind.title.startswith("Margin")) == ["margin", "margin_level_1", "margin_level_2"]
-    assert found[-1][1] == ["mine"]
-    assert [panel for _, panel in curve_plots.panels(["step", "loss", "validation_ndcg@10"])] == [["loss"], ["validation_ndcg@10"]]
-
-
-def test_one_run_and_several_rows_are_plotted(tmp_path: Path) -> None:
-    """Every panel has its title. The legend of the figure names the rows and their seeds, those of the panels the metrics."""
-
-    def curves(shift: float) -> pd.DataFrame:
-        return table([{"step": step, **dict.fromkeys(ALIGNED, step / 100 + shift)} for step in (0, 20, 40)])
-
-    curve_plots.draw({"one": [curves(0.0)]}, "one $training$", tmp_path / "folder" / "one.svg")
-    one = (tmp_path / "folder" / "one.svg").read_text()
-    for panel, _ in curve_plots.panels(list(ALIGNED)):
-        assert f"<!-- {panel.title} -->" in one
-    assert "<!-- one (1) -->" not in one
-    curve_plots.draw({"one": [curves(0.0)], "two": [curves(1.0), curves(1.5)]}, "both", tmp_path / "both.svg")
-    both = (tmp_path / "both.svg").read_text()
-    assert "<!-- one (1) -->" in both
-    assert "<!-- two (2) -->" in both
-    assert "<!-- recall@50 -->" in both
-
-
-def test_the_mean_over_seeds_is_plotted_with_thin_lines_for_the_seeds(tmp_path: Path) -> None:
-    """Losses 1 and 3 at step 20 have the mean 2; at step 40, which one seed alone reaches, the mean is its 5."""
-    from matplotlib.figure import Figure
-
-    axes = Figure().subplots()
-    seeds = [pd.DataFrame({"step": [20], "loss": [1.0]}), pd.DataFrame({"step": [20, 40], "loss": [3.0, 5.0]})]
-    curve_plots._panel(axes, curve_plots.PANELS[0], ["loss"], {"row": seeds})
-    mean, *thin = axes.get_lines()
-    assert (list(mean.get_xdata()), list(mean.get_ydata())) == ([20, 40], [2.0, 5.0])
-    assert [list(line.get_ydata()) for line in thin] == [[1.0], [3.0, 5.0]]
-    assert all(line.get_linewidth() < mean.get_linewidth() for line in thin)

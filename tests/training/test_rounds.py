@@ -164,6 +164,15 @@ def test_kto_learns_with_mismatched_items(tmp_path: Path) -> None:
     assert rows[-1]["loss"] < rows[0]["loss"]
 
 
+def test_an_alignment_reports_a_last_batch_without_mismatched_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The batch size is the number of examples minus 1, so the second step of the epoch has one example. DPO reads no such pairs."""
+    built, entries, context = parts()
+    for loss, said in ((KTO(), True), (DPO(), False)):
+        short = recipe(loss=loss, num_negatives=1, batch_size=len(entries) - 1, max_steps=2)
+        align(built, entries, context, short, 0, tmp_path / str(said), constant)
+        assert (f"has 1 of the {len(entries)} examples" in capsys.readouterr().err) == said
+
+
 @dataclass(frozen=True)
 class ItemNumber:
     """A reward plug-in: the item id."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from genrec.preference.losses.log_ratios import (
     preference_terms,
 )
 from genrec.preference.range_checks import check_range
+from genrec.progress import say
 from genrec.types import LogProbs, PreferenceTerms
 
 
@@ -28,6 +29,7 @@ class KTO:
     The loss of a positive is `desirable_weight * (1 - s(beta (D_w - z0)))` and that of a negative
     `undesirable_weight * (1 - s(beta (z0 - D_l)))`. The reference point `z0` is detached: the batch's mean of `lp - lp_ref` over
     mismatched pairs, at least 0. It is 0 if `LogProbs.mismatched` is None, and at the start, where policy and reference are equal.
+    A mismatched pair is a history with the positive of another example of the batch, so an alignment needs batches of 2 or more.
 
     With `paired`, a row's loss is half the positive's plus half the mean over its negatives, which keeps the paper's balance of the
     two kinds (Eq. 9) for every K. A row without a positive or without negatives has loss 0.
@@ -51,6 +53,11 @@ class KTO:
         if not isinstance(self.paired, bool):
             raise UsageError(f"KTO.paired must be True or False, got {self.paired!r}")
 
+    def check(self, experiment: Any) -> None:
+        """Raise UsageError if the batches of the alignment have one example, which leaves no mismatched pair for z0."""
+        if experiment.align is not None:
+            _check_batch(experiment.align.optimization.batch_size, "align.optimization.batch_size")
+
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         """Return the loss of each example. It depends on the batch through z0 and, without `paired`, through N."""
         present = ~is_masked(policy.chosen, reference.chosen)
@@ -60,6 +67,28 @@ class KTO:
         combine = paired_loss if self.paired else unpaired_loss
         result = preference_terms(combine(positive, negative, present, scores.valid), scores, self.beta)
         return result._replace(chosen_reward=result.chosen_reward.masked_fill(~present, -torch.inf))
+
+
+def check_mismatched_pairs(examples: int, batch_size: int, steps: int) -> None:
+    """Raise UsageError if every batch has one example; warn if the last batch of an epoch has one and training reaches it.
+
+    Batches are consecutive parts of a shuffled epoch, so the last one holds the remainder of `examples` / `batch_size`.
+    """
+    _check_batch(min(examples, batch_size), f"batches of {examples} training examples (align.optimization.batch_size {batch_size})")
+    if examples % batch_size == 1 and steps > examples // batch_size:
+        say(
+            f"alignment: the last batch of each epoch has 1 of the {examples} examples and so no mismatched pair: the reference point "
+            f"z0 (arXiv 2402.01306, Eq. 8) is 0 in that step; an align.optimization.batch_size other than {batch_size} avoids it"
+        )
+
+
+def _check_batch(size: int, name: str) -> None:
+    if size < 2:
+        raise UsageError(
+            f"KTO needs 2 or more examples in a batch, got {size} from {name}: its reference point z0, the mean of lp - lp_ref over "
+            "mismatched pairs (arXiv 2402.01306, Eq. 8), pairs each history with the positive of another example of the batch, so z0 "
+            "would always be 0; set a larger align.optimization.batch_size, or use a loss of pairs such as DPO"
+        )
 
 
 def kto_parts(scores: Scores, reference_point: Tensor | float, beta: float) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,142 @@
+"""The panels of the pictures of training curves: which columns share a plot, its title, labels and smallest range.
+
+A y axis never shows less than its `span` or its `range`, so that noise does not fill a panel.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from genrec.training.curves import STANDARD_ERROR, VALIDATION
+
+NATS = "nats per Semantic ID"
+SHARES = (0.0, 1.0)  # range of shares, percentiles and cosines
+
+
+class Axis(NamedTuple):
+    """A y axis and its columns."""
+
+    label: str  # with the unit
+    names: str  # regular expression that matches the columns
+    span: float = 0.0  # smallest height, in units of the axis
+    range: tuple[float, float] | None = None  # always visible
+
+
+class Panel(NamedTuple):
+    """Columns that share a plot."""
+
+    title: str
+    left: Axis
+    right: Axis | None = None  # a second y axis, for another unit; its curves are dashed
+
+
+class Shown(NamedTuple):
+    """A panel with the columns to plot."""
+
+    panel: Panel
+    left: list[str]
+    right: list[str]
+
+    @property
+    def names(self) -> list[str]:
+        """The columns of both axes."""
+        return self.left + self.right
+
+
+LOSS, SFT_LOSS, TOKENIZER_LOSS = (
+    Panel("Training loss (lower is better)", Axis(label, "(sft_)?loss", span=0.1))
+    for label in ("mean over examples", "mean over codes, nats", "squared errors per item")
+)
+RANKING = Panel(
+    "Ranking quality on validation users (higher is better)",
+    Axis("NDCG, mean over users", VALIDATION + r"ndcg@\d+(_\w+)?", span=0.02),
+)
+PREFERENCE = Panel(
+    "Is the user's item preferred to the negatives?",
+    Axis(f"margin, {NATS}", "margin", span=1.0),
+    Axis("accuracy, share of pairs or users", "accuracy(_all)?", range=SHARES),
+)
+PROBABILITY = Panel(
+    "Log-probability of the user's item and of the negatives",
+    Axis(NATS, f"(chosen|rejected)_log_prob|{VALIDATION}chosen_log_prob", span=1.0),
+)
+NEGATIVES = Panel(
+    "What was drawn as negatives",
+    Axis("share, percentile or cosine", "drawn_(popularity|cosine|shortfall)", range=SHARES),
+    Axis("codes shared with the user's item", "drawn_depth", range=(0.0, 1.0)),
+)
+TOKENIZER_ERROR = Panel(
+    "What the codes lose (lower is better)",
+    Axis("share of the variance, or of the items", "reconstruction|collided", range=SHARES),
+)
+USAGE = Panel("Codes in use, by level", Axis("share of the codes", r"usage_level_\d+", range=SHARES))
+
+DEFAULT = {  # stage -> the panels of its picture
+    "align": (RANKING, PREFERENCE, PROBABILITY, NEGATIVES),
+    "sft": (SFT_LOSS, RANKING),
+    "tokenize": (TOKENIZER_LOSS, TOKENIZER_ERROR, USAGE),
+}
+ALL = (
+    RANKING,
+    PREFERENCE,
+    PROBABILITY,
+    NEGATIVES,
+    LOSS,
+    Panel("Targets found on validation (higher is better)", Axis("recall, share of users", VALIDATION + r"recall@\d+(_\w+)?", 0.02)),
+    Panel("Other ranking metrics on validation", Axis("mean over users", VALIDATION + r"mrr@\d+(_\w+)?", span=0.02)),
+    Panel("Change of log-probability since the reference", Axis(NATS, "(chosen|rejected)_drift", span=1.0)),
+    Panel("Rewards, as the loss defines them", Axis("reward", "(chosen|rejected)_reward", span=0.1)),
+    Panel("Margin by level of the Semantic ID", Axis("nats per code", r"margin_level_\d+", span=1.0)),
+    Panel("Spread of the policy, and distance to the reference", Axis(NATS, VALIDATION + "(entropy|kl)", span=1.0)),
+    Panel("Unconstrained samples that are an item", Axis("share of samples", VALIDATION + "valid_share", range=SHARES)),
+    TOKENIZER_ERROR,
+    USAGE,
+)
+
+LABELS = {
+    "chosen_log_prob": "user's item",
+    "rejected_log_prob": "negatives",
+    f"{VALIDATION}chosen_log_prob": "user's item, 256 fixed examples",
+    "chosen_drift": "user's item",
+    "rejected_drift": "negatives",
+    "chosen_reward": "user's item",
+    "rejected_reward": "negatives",
+    "accuracy": "accuracy, pairs",
+    "accuracy_all": "accuracy, users with all pairs right",
+    "drawn_popularity": "popularity, percentile",
+    "drawn_cosine": "similarity to the user's item, cosine",
+    "drawn_shortfall": "negatives that were not found, share",
+    "drawn_depth": "shared codes",
+    "reconstruction": "reconstruction error",
+    "collided": "items with the codes of another item",
+}
+FILTERED = "_filter_seen"  # suffix of metrics of lists without seen items
+
+
+def label(name: str) -> str:
+    """Return the name of a column in a legend."""
+    words = name.removeprefix(VALIDATION).replace("@10_", "@10, ").replace("_", " ")
+    if name.endswith(FILTERED):
+        words = f"{name.removeprefix(VALIDATION).removesuffix(FILTERED)}, seen items filtered"
+    return LABELS.get(name, words)
+
+
+def panels(columns: Iterable[str] | Mapping[str, object], stage: str = "", everything: bool = False) -> list[Shown]:
+    """Return the panels with columns to plot: those of the stage, or all of them.
+
+    Of an unknown stage, and with `everything`, a column that no panel names gets a panel of its own.
+    """
+    left = [name for name in columns if name not in ("step", "epoch") and not name.endswith(STANDARD_ERROR)]
+    shown: list[Shown] = []
+    complete = everything or stage not in DEFAULT
+    for panel in ALL if complete else DEFAULT[stage]:
+        on_right = [name for name in left if panel.right is not None and re.fullmatch(panel.right.names, name)]
+        found = Shown(panel, [name for name in left if re.fullmatch(panel.left.names, name)], on_right)
+        if found.names:
+            shown.append(found)
+        left = [name for name in left if name not in found.names]
+    if shown and not complete:
+        return shown
+    return shown + [Shown(Panel(name, Axis("", re.escape(name))), [name], []) for name in left]
