@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import TYPE_CHECKING
 
 from genrec.baselines import ItemKNN, Popularity
@@ -20,10 +20,11 @@ from genrec.embeddings import TfidfSvd
 from genrec.errors import GenrecError, UsageError
 from genrec.evaluation.evaluate import Evaluate
 from genrec.model import Tiger
+from genrec.plugin_source import components, find_failure, is_plugin_class, name_with_place, named_components
 from genrec.tokenizer import Tokenize
 from genrec.training.recipes import SFT, Align, Optimization, Validation
 from genrec.types import Baseline, CheckedSpecification, ItemEncoder, PolicySpecification, Source, Split
-from genrec.types.specification import check_is
+from genrec.types.specification import check_is, check_types
 
 if TYPE_CHECKING:
     PolicyOrBaseline = PolicySpecification | Baseline
@@ -54,7 +55,7 @@ class Experiment:
     seed: int = 0  # seed of weights, order, dropout and negatives; item encoder and tokenizer have seeds of their own
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+        if not isinstance(self.name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise UsageError(f"name must be letters, digits, '-', '_' or '.', got {self.name!r}")
         for name, protocol in (("source", Source), ("split", Split), ("embed", ItemEncoder)):
             if not isinstance(getattr(self, name), protocol) or isinstance(getattr(self, name), str | type):  # a text has `encode`
@@ -69,7 +70,10 @@ class Experiment:
         for name, least in (("history_length", 1), ("seed", 0)):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
                 raise UsageError(f"{name} must be an integer of {least} or more, got {getattr(self, name)!r}")
-        for component in _components(self):
+        for path, component in named_components(self):
+            if is_dataclass(component) and not isinstance(component, type) and not is_plugin_class(type(component)):
+                check_types(component, path)
+        for component in components(self):
             if isinstance(component, CheckedSpecification) and not isinstance(component, type):
                 _check_component(component, self)
 
@@ -91,21 +95,9 @@ def _check_component(component: CheckedSpecification, experiment: Experiment) ->
     except GenrecError:
         raise
     except Exception as error:
-        name = type(component).__qualname__
-        raise UsageError(f"{name}.check(experiment) failed; its own error:\n{''.join(traceback.format_exception(error))}") from None
-
-
-def _components(value: object) -> Iterator[object]:
-    """Iterate over everything that a dataclass holds, however deep, in tuples and lists too."""
-    if is_dataclass(value) and not isinstance(value, type):
-        children: Sequence[object] = [getattr(value, each.name) for each in fields(value)]
-    elif isinstance(value, tuple | list):
-        children = value
-    else:
-        return
-    for child in children:
-        yield child
-        yield from _components(child)
+        failure = find_failure(error, [component])
+        shown = "".join(traceback.format_exception(error)) if failure is None else failure.own_traceback
+        raise UsageError(f"{name_with_place(type(component))}: check(experiment) failed; its own error:\n{shown}") from error
 
 
 def baselines(experiment: Experiment) -> list[Experiment]:

@@ -21,6 +21,8 @@ GROUND = {
     "renamed",
     "workspace",
     "source_hash",
+    "plugin_source",
+    "own_ids",
 }  # import nothing above them
 FOLDERS = {"data", "embeddings", "tokenizer", "model", "preference", "evaluation", "baselines"}
 TOP = [

@@ -5,7 +5,17 @@ a Semantic ID, `K` negatives, `M` candidates, `n` cut-off, `U` users. Tensors ar
 items, not tokens. Protocols have methods only, so `isinstance` can check the components of an experiment.
 """
 
-from genrec.types.data import DividingSplit, FilteringSplit, KeepingSplit, RawStream, RawTables, Source, Split, StreamedSource
+from genrec.types.data import (
+    DividingSplit,
+    FilteringSplit,
+    KeepingSplit,
+    RatedSource,
+    RawStream,
+    RawTables,
+    Source,
+    Split,
+    StreamedSource,
+)
 from genrec.types.items import (
     NO_TEXT,
     CatalogQuantizer,
@@ -33,12 +43,15 @@ from genrec.types.policy import (
 )
 from genrec.types.preference import (
     CandidateFilter,
+    CheckedContext,
     DrawNegatives,
     ItemVectors,
+    LimitedSampler,
     LogProbs,
     NegativeSampler,
     PreferenceLoss,
     PreferenceTerms,
+    RefreshingSampler,
     Reward,
     SamplerContext,
 )
@@ -49,6 +62,7 @@ __all__ = [
     "Baseline",
     "CandidateFilter",
     "CatalogQuantizer",
+    "CheckedContext",
     "CheckedSpecification",
     "ConstrainedPolicy",
     "DividingSplit",
@@ -59,6 +73,7 @@ __all__ = [
     "ItemEncoder",
     "ItemVectors",
     "KeepingSplit",
+    "LimitedSampler",
     "ListedCodes",
     "LogProbs",
     "Metric",
@@ -71,9 +86,11 @@ __all__ = [
     "PricedCodes",
     "Quantizer",
     "Ranking",
+    "RatedSource",
     "RawStream",
     "RawTables",
     "Recommender",
+    "RefreshingSampler",
     "ResumableEncoder",
     "Reward",
     "SamplerContext",

@@ -44,7 +44,7 @@ def test_each_rule(second: list[int], rule: str) -> None:
 @pytest.mark.parametrize(
     ("negatives", "message"),
     [
-        (torch.tensor([[1, 2]]), r"negatives of users 71\.\.70 must have shape \[2, 2\], got \[1, 2\]"),
+        (torch.tensor([[1, 2]]), r"negatives of user 71 to user 70 must have shape \[2, 2\], got \[1, 2\]"),
         (torch.tensor([[1], [7]]), r"must have shape \[2, 2\], got \[2, 1\]"),
         (torch.tensor([[1.0, 2.0], [7.0, 8.0]]), r"must be int64, got torch.float32"),
         (torch.zeros(2, 2, dtype=torch.int64, device="meta"), r"must be on the batch's device cpu, got meta"),

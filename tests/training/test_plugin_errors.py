@@ -12,6 +12,7 @@ from alignments import constant, parts, recipe
 from stable_ids import stable_id
 
 from genrec.errors import InputError, UsageError
+from genrec.plugin_source import plugins_in
 from genrec.preference.filters import SimilarityWindow
 from genrec.preference.losses import Anchored, SoftmaxDPO
 from genrec.preference.negatives import BestOf, Filtered, Uniform
@@ -61,15 +62,21 @@ class LossWithReward(Loss):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"negatives": Sampler("build")}, r"Sampler\(where='build'\) raised KeyError\('weights'\) while it was built(?s:.*)Traceback"),
+        (
+            {"negatives": Sampler("build")},
+            r"Sampler \(.*:\d+\) raised KeyError\('weights'\) at .*test_plugin_errors\.py:\d+ while it was built(?s:.*)Traceback",
+        ),
         (
             {"negatives": Filtered(Sampler("arity"), (SimilarityWindow(),))},
-            r"Filtered.* raised TypeError.* while it sampled negatives for step 0",
+            r"TypeError.* was raised while it sampled negatives for step 0 by code that uses the result of Sampler \(",
         ),
-        ({"negatives": BestOf(Uniform(), Reward())}, r"BestOf.* raised RuntimeError.* while it sampled negatives for step 0"),
-        ({"loss": Anchored(Loss(lambda terms: terms.nothing))}, r"Anchored.* raised AttributeError.* in step 0"),
-        ({"loss": Loss(lambda terms: terms.loss)}, "Loss must return genrec.types.PreferenceTerms, got Tensor"),
-        ({"loss": Loss(lambda terms: terms._replace(loss=terms.loss.mean()))}, r"Loss: loss must be a tensor \[32\].*got \[\]"),
+        (
+            {"negatives": BestOf(Uniform(), Reward())},
+            r"Reward \(.*\) raised RuntimeError.* at .*:\d+ while it sampled negatives",
+        ),
+        ({"loss": Anchored(Loss(lambda terms: terms.nothing))}, r"Loss \(.*\) raised AttributeError.* at .*:\d+ in step 0"),
+        ({"loss": Loss(lambda terms: terms.loss)}, r"Loss \(.*\) must return genrec.types.PreferenceTerms, got Tensor"),
+        ({"loss": Loss(lambda terms: terms._replace(loss=terms.loss.mean()))}, r"Loss \(.*\): loss must be a tensor \[32\].*got \[\]"),
         ({"loss": Loss(lambda terms: terms._replace(rejected_reward=[1]))}, r"rejected_reward must be a tensor \[32, 3\].*got list"),
         ({"loss": Loss(lambda terms: terms._replace(loss=terms.loss.detach()))}, "the loss has no gradient"),
     ],
@@ -95,9 +102,10 @@ def test_bugs_of_the_package_and_out_of_memory_pass_unchanged() -> None:
 
 
 def test_components_with_a_plug_in_inside_are_plug_ins() -> None:
-    assert not plugin_errors.is_plugin(Filtered(Uniform(), (SimilarityWindow(),)))
-    assert plugin_errors.is_plugin(Filtered(Sampler("draw"), (SimilarityWindow(),)))
-    assert plugin_errors.is_plugin(Anchored(Loss(lambda terms: terms)))
+    assert not plugins_in(Filtered(Uniform(), (SimilarityWindow(),)))
+    assert plugins_in(Filtered(Sampler("draw"), (SimilarityWindow(),))) == [Sampler("draw")]
+    loss = Loss(lambda terms: terms)
+    assert plugins_in((None, Anchored(loss))) == [loss]
 
 
 def test_an_alignment_without_negatives_warns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
