@@ -39,6 +39,7 @@ TOP = [
     "loading",
     "overrides",
     "inspect_commands",
+    "check_command",
     "doctor",
     "__main__",
 ]

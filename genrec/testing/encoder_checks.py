@@ -14,10 +14,10 @@ from numpy import ndarray
 from pandas import DataFrame
 
 from genrec.embeddings.vector_checks import check_vectors
-from genrec.errors import GenrecError, InputError, UsageError
+from genrec.errors import InputError, UsageError
 from genrec.progress import say
 from genrec.store import describe
-from genrec.testing.plugin_watch import check_no_global_draws
+from genrec.testing.plugin_watch import call_plugin, check_no_global_draws
 from genrec.testing.specification_checks import ContractError, check_specification
 from genrec.types import NO_TEXT, ItemEncoder, ResumableEncoder
 
@@ -93,12 +93,8 @@ def _vectors(
 ) -> ndarray:
     """Return checked vectors; `check_random`: also check that the global random state is unchanged."""
     with _unchanged(name, items, interactions, check_random):
-        try:
-            vectors = encode(items, interactions, *folder)
-        except GenrecError:
-            raise
-        except Exception as error:
-            raise ContractError(f"{name}: encoding {len(items)} items with {len(interactions)} events raised {error!r}") from error
+        action = f"encoding {len(items)} items with {len(interactions)} events"
+        vectors = call_plugin(name, action, lambda: encode(items, interactions, *folder))
     if not isinstance(vectors, ndarray) or vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(items):
         got = f"{vectors.dtype} {list(vectors.shape)}" if isinstance(vectors, ndarray) else type(vectors).__name__
         raise ContractError(f"{name}: must return a NumPy array float32 [{len(items)}, D], one row per item, got {got}")
