@@ -127,7 +127,7 @@ BROKEN: dict[str, tuple[Rate, str]] = {
     "attached": (learns, r"rewards must be detached"),
     "NaN": (
         lambda c, b, i: valid(c, b, i) / 0 * 0,
-        r"the reward of a real item must be finite, got nan for item 'item-\d+' .*of example 1;",
+        r"a real item must be finite, got nan for item 'item-\d+' .*of example 1;",
     ),
     "infinite": (
         lambda c, b, i: (valid(c, b, i) - 1).clamp(min=0).log(),

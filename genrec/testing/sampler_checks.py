@@ -117,8 +117,8 @@ def _check_by_example(sampler: NegativeSampler, context: SamplerContext, batch: 
             row = int(rows[0])
             raise ContractError(
                 f"{name}: the draw has by_example = True, but the negatives of {_example(context, batch, row)} depend on the rest of "
-                "the batch; take random numbers from genrec.preference.example_randomness.ExampleRandomness(batch, generator), and read "
-                "no other row"
+                "the batch; take random numbers from genrec.preference.example_randomness.ExampleRandomness(batch, generator), and "
+                "read no other row"
             )
 
 
