@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
+from genrec import renamed
 from genrec.errors import GenrecError, InputError
 from genrec.plugin_source import check_command, find_failure, name_with_place, plugins_in, short
 from genrec.types import LogProbs, PreferenceTerms
@@ -47,10 +48,11 @@ def _message(error: BaseException, plugins: list[object], when: str) -> str | No
     """Return what to tell the user about an error, or None if no plug-in can have caused it."""
     failure = find_failure(error, plugins)
     if failure is not None:
-        kind = type(failure.plugin)
+        kind, former = type(failure.plugin), renamed.explain(error)
         return (
-            f"{name_with_place(kind)} raised {short(error)} at {failure.place} {when}; test the plug-in alone with "
-            f"'{check_command(kind)}'; its own error:\n{failure.own_traceback}"
+            f"{name_with_place(kind)} raised {short(error)} at {failure.place} {when}"
+            + (f" ({former})" if former else "")
+            + f"; test the plug-in alone with '{check_command(kind)}'; its own error:\n{failure.own_traceback}"
         )
     if not plugins or isinstance(error, OSError | SystemExit):
         return None

@@ -14,7 +14,7 @@ from stable_ids import stable_id
 from genrec.errors import InputError, UsageError
 from genrec.plugin_source import plugins_in
 from genrec.preference.filters import SimilarityWindow
-from genrec.preference.losses import Anchored, SoftmaxDPO
+from genrec.preference.losses import Anchored, RosePO, SoftmaxDPO
 from genrec.preference.negatives import BestOf, Filtered, Uniform
 from genrec.training import plugin_errors
 from genrec.training.align import align
@@ -31,6 +31,8 @@ class Sampler:
         if self.where == "build":
             raise KeyError("weights")
         draw = Uniform().build(context)
+        if self.where == "result":
+            return [1, 2]  # type: ignore[return-value]
         if self.where == "arity":
             return lambda batch, count: draw(batch, count, torch.Generator())  # type: ignore[misc, return-value]
         return draw
@@ -42,6 +44,24 @@ class Reward:
 
     def rate(self, context: SamplerContext) -> Callable[[SequenceBatch, torch.Tensor], torch.Tensor]:
         return lambda batch, items: torch.zeros(3).view(2)
+
+
+@dataclass(frozen=True)
+class ShapelessReward:
+    """A reward plug-in that returns one number per example."""
+
+    rows: int | None = None
+
+    def rate(self, context: SamplerContext) -> Callable[[SequenceBatch, torch.Tensor], torch.Tensor]:
+        return lambda batch, items: torch.zeros(len(items)) if self.rows is None else torch.zeros(self.rows)
+
+
+@dataclass(frozen=True)
+class ScoringFilter:
+    """A filter plug-in that returns numbers in place of a mask."""
+
+    def refuse(self, context: SamplerContext) -> Callable[[SequenceBatch, torch.Tensor], torch.Tensor]:
+        return lambda batch, candidates: candidates.float()
 
 
 @dataclass(frozen=True)
@@ -73,6 +93,19 @@ class LossWithReward(Loss):
         (
             {"negatives": BestOf(Uniform(), Reward())},
             r"Reward \(.*\) raised RuntimeError.* at .*:\d+ while it sampled negatives",
+        ),
+        ({"negatives": Sampler("result")}, r"Sampler \(.*:\d+\): build\(context\) must return a callable draw\(.*\), got \[1, 2\]"),
+        (
+            {"negatives": BestOf(Uniform(), ShapelessReward())},
+            r"ShapelessReward \(.*:\d+\): must return float32 \[32, 16\], one reward per item; got torch\.float32 \[32\]",
+        ),
+        (
+            {"loss": RosePO(reward=ShapelessReward())},
+            r"ShapelessReward \(.*:\d+\): must return float32 \[32, 4\], one reward per item",
+        ),
+        (
+            {"negatives": Filtered(Uniform(), (ScoringFilter(),))},
+            r"ScoringFilter \(.*:\d+\): for candidates .* the result must be bool .*; got torch\.float32",
         ),
         ({"loss": Anchored(Loss(lambda terms: terms.nothing))}, r"Loss \(.*\) raised AttributeError.* at .*:\d+ in step 0"),
         ({"loss": Loss(lambda terms: terms.loss)}, r"Loss \(.*\) must return genrec.types.PreferenceTerms, got Tensor"),
