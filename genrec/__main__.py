@@ -123,7 +123,8 @@ def _parser() -> argparse.ArgumentParser:
     curves.set_defaults(call=_curves)
 
     check = commands.add_parser(
-        "check", help="check that your sampler, loss, source, item encoder, quantizer, policy, reward or filter keeps its contract"
+        "check",
+        help="check that a plug-in of any kind (sampler, loss, source, split, policy, ...) keeps its contract",
     )
     check.add_argument("component", metavar="FILE.py:CLASS")
     check.set_defaults(call=_check)
@@ -238,12 +239,10 @@ def _compare(options: argparse.Namespace, flags: list[str]) -> int:
 
 
 def _check(options: argparse.Namespace, flags: list[str]) -> int:
-    from genrec import loading, testing
+    from genrec import check_command, loading
     from genrec.workspace import raw_folder
 
-    component = loading.component(options.component)
-    testing.check_component(component, raw_folder())
-    print(f"{component!r} keeps its contract")
+    print("\n".join(check_command.check(loading.component(options.component), raw_folder())))
     return 0
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import TYPE_CHECKING
 
 from genrec.baselines import ItemKNN, Popularity
@@ -20,11 +20,12 @@ from genrec.embeddings import TextOrInteractions
 from genrec.errors import GenrecError, UsageError
 from genrec.evaluation.evaluate import Evaluate
 from genrec.model import Tiger
+from genrec.plugin_source import components, find_failure, is_plugin_class, name_with_place, named_components
 from genrec.tokenizer import Tokenize
 from genrec.training.model_selection import Selection
 from genrec.training.recipes import SFT, Align, Optimization, Validation
 from genrec.types import Baseline, CheckedSpecification, ItemEncoder, PolicySpecification, Source, Split
-from genrec.types.specification import check_is
+from genrec.types.specification import check_is, check_types
 
 if TYPE_CHECKING:
     PolicyOrBaseline = PolicySpecification | Baseline
@@ -60,7 +61,7 @@ class Experiment:
     seed: int = 0  # seed of weights, order, dropout and negatives; item encoder and tokenizer have seeds of their own
 
     def __post_init__(self) -> None:
-        if not is_name(self.name):
+        if not isinstance(self.name, str) or not is_name(self.name):
             raise UsageError(f"name must be letters, digits, '-', '_' or '.', at most {MAX_NAME} of them, got {self.name!r}")
         for name, protocol in (("source", Source), ("split", Split), ("embed", ItemEncoder)):
             if not isinstance(getattr(self, name), protocol) or isinstance(getattr(self, name), str | type):  # a text has `encode`
@@ -78,7 +79,10 @@ class Experiment:
                 raise UsageError(f"{name} must be an integer of {least} or more, got {getattr(self, name)!r}")
         if self.seed >= 2**63:  # seeds are in names of files too
             raise UsageError(f"seed must be below 2**63, got a number of {len(f'{self.seed:b}')} bits")
-        for component in _components(self):
+        for path, component in named_components(self):
+            if is_dataclass(component) and not isinstance(component, type) and not is_plugin_class(type(component)):
+                check_types(component, path)
+        for component in components(self):
             if isinstance(component, CheckedSpecification) and not isinstance(component, type):
                 _check_component(component, self)
 
@@ -105,21 +109,9 @@ def _check_component(component: CheckedSpecification, experiment: Experiment) ->
     except GenrecError:
         raise
     except Exception as error:
-        name = type(component).__qualname__
-        raise UsageError(f"{name}.check(experiment) failed; its own error:\n{''.join(traceback.format_exception(error))}") from None
-
-
-def _components(value: object) -> Iterator[object]:
-    """Iterate over everything that a dataclass holds, however deep, in tuples and lists too."""
-    if is_dataclass(value) and not isinstance(value, type):
-        children: Sequence[object] = [getattr(value, each.name) for each in fields(value)]
-    elif isinstance(value, tuple | list):
-        children = value
-    else:
-        return
-    for child in children:
-        yield child
-        yield from _components(child)
+        failure = find_failure(error, [component])
+        shown = "".join(traceback.format_exception(error)) if failure is None else failure.own_traceback
+        raise UsageError(f"{name_with_place(type(component))}: check(experiment) failed; its own error:\n{shown}") from error
 
 
 def baselines(experiment: Experiment) -> list[Experiment]:

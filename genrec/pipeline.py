@@ -25,6 +25,14 @@ from genrec.training.plugin_errors import attribute_to
 from genrec.workspace import raw_folder, store
 
 VERSIONS = {"data": 3, "embed": 2, "tokenize": 2, "sft": 2, "align": 3, "evaluate": 2}  # of each stage; raised when results change
+USED = {  # the fields of an experiment whose components run in each stage
+    "data": ("source", "split"),
+    "embed": ("embed",),
+    "tokenize": ("tokenize",),
+    "sft": ("policy", "align"),  # before SFT, alignment checks the data
+    "align": ("policy", "align"),
+    "evaluate": ("policy",),
+}
 
 
 class Step(NamedTuple):
@@ -41,7 +49,8 @@ def plan(experiment: Experiment) -> list[Step]:
     root = raw_folder()
 
     def part(*names: str) -> dict[str, Any]:
-        return {name: describe(getattr(experiment, name), root, name) for name in names}
+        with attribute_to(tuple(getattr(experiment, name) for name in names), "while its settings were described for the key"):
+            return {name: describe(getattr(experiment, name), root, name) for name in names}
 
     names = set(experiment.stages)
     policy = () if "sft" in names else ("policy",)  # a baseline is fitted in evaluation
@@ -147,11 +156,11 @@ def _build(experiment: Experiment, step: Step, artifacts: dict[str, Artifact], e
     start = time.monotonic()
     title = f"{experiment.name} (seed {experiment.seed}): {step.stage} {step.key}"
     say(f"{title} ...")
-    policy = experiment.policy if step.stage in ("sft", "align", "evaluate") else None
+    used = tuple(getattr(experiment, name) for name in USED[step.stage])
     final = existing.folder(step.stage, step.key)
     attempts, checkpoint = final.with_name(f".{step.key}.attempts.json"), final.with_name(f".{step.key}.partial") / "checkpoint"
     try:
-        with existing.create(step.stage, step.key, about) as folder, attribute_to(policy, f"in stage {step.stage}"):
+        with existing.create(step.stage, step.key, about) as folder, attribute_to(used, f"in stage {step.stage}"):
             if folder is not None:
                 about["environment"] = _of_all_attempts(attempts, checkpoint, environment(), title)
                 stages.BUILDERS[step.stage](experiment, {name: artifact.folder for name, artifact in artifacts.items()}, folder)

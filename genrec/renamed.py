@@ -97,6 +97,15 @@ CLASSES = {
     "CatalogueQuantizer": "CatalogQuantizer",
 }
 FUNCTIONS = {"fetch": "download"}
+METHODS = {"Exclusions": {"take": "take_allowed", "refused": "allowing_history", "elsewhere": "outside_history"}}
+ATTRIBUTES = {  # protocol of a plug-in -> former attribute, which nothing reads any more -> what takes its place
+    "PolicySpecification": {
+        "beams": "num_beams",
+        "items_are_codes": "a method check(experiment) that raises UsageError unless experiment.tokenize is None",
+        "longest_history": "a method check(experiment) that compares it with experiment.history_length",
+    },
+    "Quantizer": {"fit_catalogue": "fit_catalog"},
+}
 MODULES = {  # modules, and members that moved to another module
     "genrec.baselines.ranking": "genrec.baselines.dense_ranking",
     "genrec.data.ahead": "genrec.data.prefetch",
@@ -198,7 +207,18 @@ MODULES = {  # modules, and members that moved to another module
 
 def present_name(component: str, field: str) -> str | None:
     """Return the present name of a class's former field, or None if there was no such field."""
-    return MOVED.get((component, field)) or FIELDS.get(component, {}).get(field)
+    return MOVED.get((component, field)) or FIELDS.get(component, {}).get(field) or METHODS.get(component, {}).get(field)
+
+
+def former_attribute(protocol: str, plugin: object) -> str | None:
+    """Return a sentence about a former attribute of a plug-in that implements this protocol, or None if it has none.
+
+    A plug-in that also has the present name may use the former one for something else.
+    """
+    for former, present in ATTRIBUTES.get(protocol, {}).items():
+        if hasattr(plugin, former) and not hasattr(plugin, present.partition("(")[0].removeprefix("a method ")):
+            return f"the attribute {former!r} of a {protocol} is no longer read; it is now {present}"
+    return None
 
 
 def explain(error: BaseException) -> str | None:

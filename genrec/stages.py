@@ -82,11 +82,16 @@ def build_tokenize(experiment: Experiment, parents: Parents, folder: Path) -> No
 
 def build_sft(experiment: Experiment, parents: Parents, folder: Path) -> None:
     """Train a policy by SFT on the corpus and write its weights and training curves."""
+    from genrec.training.early_checks import check_before_training
     from genrec.training.sft import build_policy, fine_tune
 
     corpus, recipe, length = Corpus.load(parents["data"]), experiment.sft, experiment.history_length
     semantic_ids = load_semantic_ids(corpus, parents)
     policy = build_policy(cast(PolicySpecification, experiment.policy), semantic_ids, experiment.seed)
+    context = None
+    if experiment.align is not None:
+        context = sampler_context(corpus, load_file(parents["embed"] / "vectors.safetensors")["vectors"], semantic_ids)
+    check_before_training(policy, experiment.evaluate, experiment.align, context)
     with _tracked(experiment, "sft", folder) as on_row:
         outcome = fine_tune(
             policy,
@@ -140,14 +145,14 @@ def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> No
     entries = select_users(examples(corpus, "test", experiment.history_length), spec.max_users, "test")
     test = batches(entries, spec.batch_size, device_of(recommender))
     seen = seen_items(corpus) if spec.filter_seen else None
-    result = evaluate(recommender, test, spec, seen, shared)
+    result = evaluate(recommender, test, spec, seen, shared, corpus.own_ids)
     if result.excluded_targets:
         say(f"evaluate: {result.excluded_targets} users had already taken their target; filter_seen counts these as misses")
     result.ranks.to_parquet(folder / "ranks.parquet", index=False)
     result.recommendations.to_parquet(folder / "recommendations.parquet", index=False)
     metrics = metrics_of(result.ranks, result.recommendations, spec.cutoffs, corpus.item_count, popularity)
     if "cold_users" in metrics:
-        cold = evaluate_unseen(recommender, test, spec, popularity, seen, shared)
+        cold = evaluate_unseen(recommender, test, spec, popularity, seen, shared, corpus.own_ids)
         cold.to_parquet(folder / "cold.parquet", index=False)
         metrics |= cold_only_metrics(cold, spec.cutoffs)
     write_json(folder / "metrics.json", metrics | {"excluded_targets": float(result.excluded_targets)})
@@ -196,7 +201,8 @@ def load_policy(experiment: Experiment, semantic_ids: SemanticIds, folder: Path,
 def sampler_context(corpus: Corpus, vectors: Tensor, semantic_ids: SemanticIds) -> SamplerContext:
     """Return the data that a negative sampler may read. Row 0 of each table is padding."""
     padded = torch.cat([torch.zeros(1, vectors.shape[1]), vectors])
-    return SamplerContext(corpus.item_count, corpus.part("train"), popularity_of(corpus), padded, semantic_ids, items=corpus.items)
+    train, popularity = corpus.part("train"), popularity_of(corpus)
+    return SamplerContext(corpus.item_count, train, popularity, padded, semantic_ids, items=corpus.items, own_ids=corpus.own_ids)
 
 
 def popularity_of(corpus: Corpus) -> Tensor:

@@ -24,6 +24,8 @@ GROUND = {
     "hashed_json",
     "manifests",
     "storage_errors",
+    "plugin_source",
+    "own_ids",
 }  # import nothing above them
 FOLDERS = {"data", "embeddings", "tokenizer", "model", "preference", "evaluation", "baselines"}
 TOP = [
@@ -43,6 +45,7 @@ TOP = [
     "loading",
     "overrides",
     "inspect_commands",
+    "check_command",
     "doctor",
     "__main__",
 ]

@@ -228,7 +228,8 @@ def test_check_knows_encoders_and_quantizers(capsys: pytest.CaptureFixture[str])
         assert main(["check", name]) == 0
         assert "keeps its contract" in capsys.readouterr().out
     assert main(["check", "genrec.experiment:Evaluate"]) == 2
-    assert "Quantizer (fit, level_sizes, restore) or ItemEncoder (encode)" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "Quantizer (fit, level_sizes, restore), Baseline (fit(interactions, item_count)), ItemEncoder (encode)" in message
 
 
 def test_tokenize_prints_and_draws_the_semantic_ids(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -216,13 +216,16 @@ def repeats(negatives: Tensor, *_: object) -> Tensor:
 
 
 BROKEN: dict[str, tuple[Break, str]] = {
-    "target": (after(lambda negatives, batch, _: put_first(negatives, batch.target)), r"target (\d+): negative \1 .*target itself"),
-    "semantic id": (after(same_semantic_id), r"user \d+, target \d+: negative \d+ .*has the target's Semantic ID"),
-    "history": (after(past), r"user \d+.*is in the history"),
-    "future": (after(later), r"user \d+, .*is a training item of the user, before or after the target; .*Exclusions\(context\)"),
-    "repeats": (after(repeats), r"user 40, target 1: negative \d+ .*is repeated"),
+    "target": (
+        after(lambda negatives, batch, _: put_first(negatives, batch.target)),
+        r"target ('item-\d+').*: negative \1 .*target itself",
+    ),
+    "semantic id": (after(same_semantic_id), r"user 'user-\d+' \(number \d+\), target 'item-\d+' .*has the target's Semantic ID"),
+    "history": (after(past), r"user 'user-\d+'.*is in the history"),
+    "future": (after(later), r"user 'user-\d+' .*is a training item of the user, before or after the target; .*Exclusions\(context\)"),
+    "repeats": (after(repeats), r"user 'user-40' \(number 40\), target 'item-1' \(number 1\): negative 'item-\d+' .*is repeated"),
     "outside": (after(lambda negatives, *_: negatives + 58), r"negative \d+ .*is not in the catalog; draw items 1\.\.60"),
-    "zero first": (after(lambda negatives, *_: negatives.flip(1)), r"user 40, .*comes after a 0"),
+    "zero first": (after(lambda negatives, *_: negatives.flip(1)), r"user 'user-40' .*comes after a 0"),
     "short": (after(lambda negatives, *_: negatives[:, :3]), r"must have shape \[256, 5\], got \[256, 3\]"),
     "flat": (after(lambda negatives, *_: negatives.squeeze()), r"must have shape \[256, 1\], got \[256\]"),
     "type": (after(lambda negatives, *_: negatives.int()), r"must be int64, got torch.int32"),
@@ -234,8 +237,8 @@ BROKEN: dict[str, tuple[Break, str]] = {
         r"generators with different seeds give the same \d+ rows, although the draw is random: it used the generator",
     ),
     "half": (half, r"gets \d negatives, and \d in another place of the same batch, like 256 of 256 rows"),
-    "repeats of few": (few_candidates(lambda drawn: torch.where(drawn == 0, drawn[:, :1], drawn)), r"user 4\d, .*is repeated"),
-    "zeros first of few": (few_candidates(lambda drawn: drawn.flip(1)), r"user 4\d, .*comes after a 0"),
+    "repeats of few": (few_candidates(lambda drawn: torch.where(drawn == 0, drawn[:, :1], drawn)), r"user 'user-4\d' .*is repeated"),
+    "zeros first of few": (few_candidates(lambda drawn: drawn.flip(1)), r"user 'user-4\d' .*comes after a 0"),
     "undeclared policy": (undeclared_policy, r"the negatives depend on context.policy; .*attribute refresh_every"),
     "mode": (around(trains), r"context.policy was left in another mode"),
     "clock seed": (clock_seed, r"two draws from generators with the same seed differ"),

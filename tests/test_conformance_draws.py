@@ -75,7 +75,7 @@ def outside_catalog_later(progress: float) -> Draw:
 BROKEN: dict[str, tuple[Break, str]] = {
     "by example": (
         with_attributes(by_example=True)(by_batch_size),
-        r"the draw has by_example = True, but the negatives of user \d+, target \d+ depend on the rest of the batch",
+        r"has by_example = True, but the negatives of user 'user-\d+' .*, target 'item-\d+' .* depend on the rest of the batch",
     ),
     "by example as a string": (with_attributes(by_example="yes")(valid), r"the draw's by_example must be True or False, got 'yes'"),
     "history as a number": (with_attributes(offers_history=1)(valid), r"the draw's offers_history must be True or False, got 1"),

@@ -110,7 +110,7 @@ def zero_without_interactions(vectors: ndarray, items: DataFrame, interactions: 
     return vectors * np.isin(np.arange(1, 37), interactions["item"])[:, None]
 
 
-@invalid("a second call gives item 1 another vector, with a difference of up to .*; take randomness from a seed")
+@invalid("a second call gives item '000' another vector, with a difference of up to .*; take randomness from a seed")
 def unseeded(vectors: ndarray, items: DataFrame, interactions: DataFrame) -> Any:
     return vectors + np.random.default_rng().random(vectors.shape, np.float32)
 
@@ -259,7 +259,7 @@ def test_precomputed_vectors_pass_on_a_custom_catalog(tmp_path: Path) -> None:
         (object(), "does not implement ItemEncoder"),
         (Pathed(), r"Pathed\.path is a .*Path, .*give it a method fingerprint\(root\) -> str"),
         (UnstableFingerprint(), r"fingerprint\(root\) must depend on content alone"),
-        (OtherInto(), "encode_into gives item 1 another vector"),
+        (OtherInto(), "encode_into gives item '000' another vector"),
         (NewFolderOnly(), "raised FileExistsError"),
         (WritesOutside(), r"left \['cache'\] outside its folder"),
     ],

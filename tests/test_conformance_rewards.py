@@ -125,10 +125,13 @@ BROKEN: dict[str, tuple[Rate, str]] = {
     ),
     "no tensor": (lambda c, b, i: 1.0, r"must return float32 .*; got float"),  # type: ignore[dict-item, return-value]
     "attached": (learns, r"rewards must be detached"),
-    "NaN": (lambda c, b, i: valid(c, b, i) / 0 * 0, r"the reward of a real item must be finite, got nan for item \d+ of example 1;"),
+    "NaN": (
+        lambda c, b, i: valid(c, b, i) / 0 * 0,
+        r"a real item must be finite, got nan for item 'item-\d+' .*of example 1;",
+    ),
     "infinite": (
         lambda c, b, i: (valid(c, b, i) - 1).clamp(min=0).log(),
-        r"the reward of a real item must be finite, got -inf for item \d+",
+        r"the reward of a real item must be finite, got -inf for item 'item-\d+' ",
     ),
     "random": (draws, r"a second call with the same batch gives other rewards; draw nothing"),
     "state": (with_state(), r"a second call with the same batch gives other rewards; .*keep no state"),

@@ -28,6 +28,7 @@ from pandas import DataFrame
 from genrec.data.array_files import open_array
 from genrec.data.splits import BEGIN, END, PARTS, Part, chunks, part_of_events
 from genrec.errors import ArtifactError, UsageError
+from genrec.own_ids import OwnIds
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +84,11 @@ class Corpus:
         if len(users) != self.user_count:
             raise _mismatch(self.folder, f"users must be exactly 1..{self.user_count}, but users.parquet has {len(users)} rows")
         return users["user_id"].to_numpy(dtype=object)
+
+    @property
+    def own_ids(self) -> OwnIds:
+        """The ids of users and items in the source, for messages."""
+        return OwnIds(lambda user: str(self.user_ids[user - 1]), lambda item: str(self.items["item_id"].iloc[item - 1]))
 
     @cached_property
     def set_aside(self) -> DataFrame:

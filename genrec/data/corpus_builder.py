@@ -25,6 +25,7 @@ import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,10 @@ from genrec.data.k_core import EventCounts
 from genrec.data.normalization import normalize_interactions
 from genrec.data.prefetch import prefetch
 from genrec.data.readers.bad_rows import check_set_aside, count_reasons, empty_set_aside, set_aside_table
-from genrec.data.splits import PARTS, chunks
+from genrec.data.splits import PARTS, check_divided, chunks, events_before
 from genrec.data.timestamps import TimeNormalizer
 from genrec.errors import InputError
+from genrec.plugin_source import name_with_place
 from genrec.progress import Progress
 from genrec.store import write_json
 from genrec.types import DividingSplit, RawStream, RawTables, Split
@@ -96,7 +98,7 @@ def _build(raw: RawTables | RawStream, split: Split, folder: Path, work: Path) -
         log.assign_numbers(*filtered.events.first_rows())
         counts = filtered.events.counts
         ends = _write_events(log, folder, counts)
-        bounds = _write_bounds(ends, split, folder)
+        bounds = _write_bounds(ends, split, folder, log)
         catalog_counts = write_catalog(log, _tables(raw.items), folder / "items.parquet")
         _write_user_ids(log, folder / "users.parquet")
     set_aside = _write_set_aside(raw, times, folder / "set_aside.parquet")
@@ -163,51 +165,44 @@ def _event_table_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     return pq.ParquetWriter(path, schema, compression="none", use_dictionary=["rating"], column_encoding=encodings)
 
 
-def _write_bounds(ends: ndarray, split: Split, folder: Path) -> ndarray:
+def _write_bounds(ends: ndarray, split: Split, folder: Path, log: EventLog) -> ndarray:
     """Write and return where each user's events, validation and test begin, and where they end, int64 [U, 4]."""
     begins = np.append(0, ends[:-1])
     if isinstance(split, DividingSplit):
         divided = split.divide(begins, ends, open_array(folder / "event_time.npy"))
+        check_divided(split, divided, begins, ends, partial(_user_id, log))
     else:
-        frame = pd.read_parquet(folder / "interactions.parquet")
-        parts = np.asarray(split.assign(frame), dtype=object)
-        divided = begins[:, None] + _events_before(parts, frame["user"].to_numpy(), type(split))
+        frame = _events_with_ids(log, folder)
+        user_ids, users = frame["user_id"].to_numpy(), frame["user"].to_numpy(copy=True)
+        divided = begins[:, None] + events_before(split, split.assign(frame), users, user_ids)
     bounds = np.concatenate([begins[:, None], divided, ends[:, None]], axis=1).astype(np.int64)
-    _check_bounds(bounds, type(split).__name__)
+    _check_parts(bounds, split)
     np.save(folder / "bounds.npy", bounds, allow_pickle=False)
     _write_parts(bounds, folder / "split.parquet")
     return bounds
 
 
-def _events_before(parts: ndarray, users: ndarray, split: type) -> ndarray:
-    """Return each user's number of events before validation and before the test, int64 [U, 2], from the part of every event."""
-    if parts.shape != (len(users),):
-        raise InputError(f"{split.__name__}.assign must return a part for each of {len(users)} rows, got {parts.shape}")
-    unknown = set(map(str, parts)) - set(PARTS)
-    if unknown:
-        raise InputError(f"{split.__name__}.assign must return only {', '.join(PARTS)}, got {sorted(unknown)[:5]}")
-    position = np.select([parts == "train", parts == "validation"], [0, 1], 2)
-    backwards = np.flatnonzero((np.diff(users) == 0) & (np.diff(position) < 0))
-    if len(backwards):
-        row = int(backwards[0])
-        raise InputError(
-            f"{split.__name__} assigns a later event of user {users[row]} to an earlier part ({parts[row]}, then {parts[row + 1]}); "
-            "expected the order train, validation, test"
-        )
-    return np.stack([np.bincount(users[position < part], minlength=users.max() + 1)[1:] for part in (1, 2)], axis=1)
+def _events_with_ids(log: EventLog, folder: Path) -> DataFrame:
+    """Return the events in memory for `Split.assign`: numbers, times and ratings, and the ids of the source as text."""
+    frame = pd.read_parquet(folder / "interactions.parquet")
+    for kind in ("user", "item"):
+        ids = pa.Table.from_batches(list(log.ids(kind))).column(0).to_pandas()
+        frame[f"{kind}_id"] = ids.take(frame[kind].to_numpy() - 1).reset_index(drop=True)
+    return frame
 
 
-def _check_bounds(bounds: ndarray, split: str) -> None:
-    sizes = np.diff(bounds, axis=1)
-    if (sizes < 0).any():
-        user = int((sizes < 0).any(1).argmax())
-        found = bounds[user].tolist()
-        raise InputError(f"{split}.divide returns the bounds {found} for user {user + 1}; expected begin <= validation <= test <= end")
-    for name, count in zip(PARTS, sizes.sum(0).tolist(), strict=True):
+def _user_id(log: EventLog, number: int) -> str:
+    """Return the id of the user with this number, 1..U."""
+    return str(pa.Table.from_batches(list(log.ids("user"))).column(0)[number - 1])
+
+
+def _check_parts(bounds: ndarray, split: Split) -> None:
+    """Raise InputError if a part has no interaction."""
+    for name, count in zip(PARTS, np.diff(bounds, axis=1).sum(0).tolist(), strict=True):
         if not count:
             raise InputError(
-                f"{split} leaves no interaction for the part {name!r}; use more data, another split, or other moments or shares "
-                "(--split.test-from, --split.test-share, ...)"
+                f"{name_with_place(type(split))} leaves no interaction for the part {name!r}; use more data, another split, or other "
+                "moments or shares (--split.test-from, --split.test-share, ...)"
             )
 
 

@@ -6,12 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from pandas import DataFrame
 
 from genrec.data.event_filters import Filters
 from genrec.data.event_log import EVENTS, EventLog
 from genrec.data.k_core import EventCounts, IndexedEvents, k_core
 from genrec.data.normalization import normalize_interactions
 from genrec.errors import InputError
+from genrec.plugin_source import name_with_place
 from genrec.types import FilteringSplit, KeepingSplit, Split
 
 Removed = dict[str, dict[str, int]]  # name of a filter -> number of interactions, users and items that it removed
@@ -27,7 +29,11 @@ class FilteredEvents(NamedTuple):
 
 def apply_filters(log: EventLog, split: Split) -> FilteredEvents:
     """Index the users and items of the log, then apply the split's filters."""
-    filters: Filters = split.filters() if isinstance(split, FilteringSplit) else Filters(core=0)
+    filters = split.filters() if isinstance(split, FilteringSplit) else Filters(core=0)
+    if not isinstance(filters, Filters):
+        raise InputError(
+            f"{name_with_place(type(split))}: filters must return genrec.data.event_filters.Filters, got {type(filters).__name__}"
+        )
     log.index_ids(filters.repeats)
     events, removed = log.indexed_events(), Removed()
     repeats_dropped = log.num_appended - events.counts.total
@@ -75,8 +81,12 @@ def _apply_keep(log: EventLog, split: KeepingSplit) -> None:
     frame = log.to_table().to_pandas()
     frame.insert(2, "time", frame["time_ms"] // 1000)
     kept = split.keep(frame if frame["rating"].notna().any() else frame.drop(columns="rating"))
+    if not isinstance(kept, DataFrame):
+        raise InputError(
+            f"{name_with_place(type(split))}: keep must return a DataFrame of the rows to keep, got {type(kept).__name__}"
+        )
     absent = {"user", "item", "time", "time_ms"} - set(kept.columns)
     if absent:
-        raise InputError(f"{type(split).__name__}.keep must return all columns unchanged; {sorted(absent)[0]!r} is missing")
+        raise InputError(f"{name_with_place(type(split))}: keep must return all columns unchanged; {sorted(absent)[0]!r} is missing")
     events = normalize_interactions(kept).table.append_column("time_ms", pa.array(kept["time_ms"].to_numpy(np.int64)))
     log.replace(events.select(EVENTS.names))

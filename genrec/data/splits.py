@@ -6,16 +6,19 @@ test begin. Your own split may be simpler: see `genrec.types.Split`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy import ndarray
 from pandas import DataFrame
 
 from genrec.data.event_filters import Filters, Repeats, seconds
-from genrec.errors import UsageError
+from genrec.errors import InputError, UsageError
+from genrec.plugin_source import name_with_place
+from genrec.types import RatedSource, Split
+from genrec.types.specification import check_types
 
 Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")  # in temporal order
@@ -37,7 +40,12 @@ class LeaveOneOut:
     repeats: Repeats = "exact"  # keep all repeats, drop exact ones, or keep the first or last event of a user with an item
 
     def __post_init__(self) -> None:
+        check_types(self, "split")
         self.filters()
+
+    def check(self, experiment: Any) -> None:
+        """Raise UsageError if `min_rating` is set although the source has no ratings."""
+        _check_ratings(self.min_rating, experiment.source)
 
     def filters(self) -> Filters:
         """Return the filters; every user keeps at least one event for each part."""
@@ -72,6 +80,7 @@ class GlobalTemporal:
     repeats: Repeats = "exact"  # keep all repeats, drop exact ones, or keep the first or last event of a user with an item
 
     def __post_init__(self) -> None:
+        check_types(self, "split")
         self.filters()
         for name in ("validation_share", "test_share"):
             if not 0 < getattr(self, name) < 1:
@@ -82,6 +91,10 @@ class GlobalTemporal:
         validation, test = seconds(self.validation_from, "validation_from"), seconds(self.test_from, "test_from")
         if validation is not None and test is not None and validation >= test:
             raise UsageError(f"validation_from must be before test_from, got {self.validation_from} and {self.test_from}")
+
+    def check(self, experiment: Any) -> None:
+        """Raise UsageError if `min_rating` is set although the source has no ratings."""
+        _check_ratings(self.min_rating, experiment.source)
 
     def filters(self) -> Filters:
         """Return the filters."""
@@ -118,6 +131,12 @@ class GlobalTemporal:
         return assign_parts(self, interactions)
 
 
+def _check_ratings(min_rating: float | None, source: object) -> None:
+    """Raise UsageError if a source that is known to have no ratings is filtered by rating."""
+    if min_rating is not None and isinstance(source, RatedSource) and not source.has_ratings():
+        raise UsageError(f"split.min_rating = {min_rating} needs ratings, but the source {source!r} has none; set it to None")
+
+
 def start_of_latest(time: ndarray, share: float) -> int:
     """Return the earliest moment, in seconds, such that at most this share of the times int64 [E] is at or after it.
 
@@ -149,6 +168,57 @@ def part_of_events(bounds: ndarray) -> ndarray:
     """Return the part of each event as an index of PARTS, int8 [E], from the bounds int64 [U, 4]."""
     parts: ndarray = np.repeat(np.tile(np.arange(3, dtype=np.int8), len(bounds)), np.diff(bounds, axis=1).ravel())
     return parts
+
+
+def events_before(split: Split, parts: Any, users: ndarray, user_ids: ndarray) -> ndarray:
+    """Return each user's number of events before validation and before the test, int64 [U, 2], from what `split.assign` returned.
+
+    `users` int64 [E], sorted, and `user_ids` str [E] are the user of each event. Raises InputError if a row has no part, or if the
+    parts of a user are not in the order train, validation, test.
+    """
+    name, assigned = name_with_place(type(split)), np.asarray(parts, dtype=object)
+    if assigned.shape != (len(users),):
+        raise InputError(f"{name}: assign must return a part for each of {len(users)} rows, got {describe_array(parts)}")
+    known = np.isin(assigned.astype(str), PARTS)
+    if not known.all():
+        row = int(known.argmin())
+        raise InputError(
+            f"{name}: assign must return only {', '.join(PARTS)}, got {assigned[row]!r} for row {row}, an event of user "
+            f"{user_ids[row]!r} ({int((~known).sum())} such rows)"
+        )
+    position = np.select([assigned == "train", assigned == "validation"], [0, 1], 2)
+    backwards = np.flatnonzero((np.diff(users) == 0) & (np.diff(position) < 0))
+    if len(backwards):
+        row = int(backwards[0])
+        raise InputError(
+            f"{name}: assign puts a later event of user {user_ids[row]!r} into an earlier part ({assigned[row]}, then "
+            f"{assigned[row + 1]}, rows {row} and {row + 1}); expected the order train, validation, test"
+        )
+    return np.stack([np.bincount(users[position < part], minlength=users.max() + 1)[1:] for part in (1, 2)], axis=1)
+
+
+def check_divided(split: Split, divided: Any, begin: ndarray, end: ndarray, user_id: Callable[[int], str]) -> None:
+    """Raise InputError unless `divided`, which `split.divide` returned, is int64 [U, 2] between the ends of each user's events.
+
+    `user_id` returns the id of the user with a number, 1..U.
+    """
+    name = name_with_place(type(split))
+    if not isinstance(divided, ndarray) or divided.shape != (len(begin), 2) or divided.dtype.kind not in "iu":
+        raise InputError(f"{name}: divide must return an array int64 [{len(begin)}, 2], got {describe_array(divided)}")
+    wrong = (np.diff(np.concatenate([begin[:, None], divided, end[:, None]], axis=1), axis=1) < 0).any(1)
+    if wrong.any():
+        user = int(wrong.argmax())
+        raise InputError(
+            f"{name}: divide returns {divided[user].tolist()} for user {user_id(user + 1)!r}, with events {begin[user]}..{end[user]}; "
+            "expected begin <= validation <= test <= end"
+        )
+
+
+def describe_array(value: Any) -> str:
+    """Return type and shape of an array or table, or the type of another value."""
+    if isinstance(value, ndarray):
+        return f"{value.dtype} {list(value.shape)}"
+    return f"a {type(value).__name__} of {len(value)}" if hasattr(value, "__len__") else f"{type(value).__name__}"
 
 
 def chunks(bounds: ndarray) -> Iterator[tuple[slice, ndarray]]:

@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 
 from genrec.errors import InputError
 from genrec.evaluation.evaluate import Evaluate, Seen, evaluate
+from genrec.own_ids import OwnIds
 from genrec.progress import say
 from genrec.types import Recommender, SequenceBatch
 
@@ -29,11 +30,12 @@ def evaluate_unseen(
     popularity: Tensor,
     seen: Seen | None = None,
     shared: Tensor | None = None,
+    own_ids: OwnIds | None = None,
 ) -> DataFrame:
     """Rank each cold target among the cold items, and return the table `ranks` of `evaluate` for these users.
 
     `popularity` int64 [N + 1] is the number of training interactions of each item. Items with one or more are excluded, and with
-    `filter_seen` the items that the user has already taken. For `seen` and `shared` see `evaluate`.
+    `filter_seen` the items that the user has already taken. For `seen`, `shared` and `own_ids` see `evaluate`.
     """
     known = popularity[1:].nonzero().squeeze(1) + 1
     size = min(spec.batch_size, max(1, EXCLUDE_BYTES // (8 * max(1, len(known)))))
@@ -50,7 +52,9 @@ def evaluate_unseen(
         rows = known.to(users.device).expand(len(users), -1)
         return torch.cat([rows, seen(users)], 1) if spec.filter_seen and seen is not None else rows.contiguous()
 
-    return evaluate(recommender, _chunks(batch, size), replace(spec, filter_seen=True, batch_size=size), exclude, shared).ranks
+    return evaluate(
+        recommender, _chunks(batch, size), replace(spec, filter_seen=True, batch_size=size), exclude, shared, own_ids
+    ).ranks
 
 
 def _cold_users(batches: Iterable[SequenceBatch], popularity: Tensor) -> SequenceBatch:

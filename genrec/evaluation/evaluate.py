@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -20,11 +20,14 @@ from torch import Tensor, nn
 from genrec.errors import InputError, ResourceError, UsageError
 from genrec.evaluation import metrics
 from genrec.evaluation.cold_metrics import cold_metrics
-from genrec.evaluation.scored_lists import ScoredLists, score_lists
+from genrec.evaluation.scored_lists import ScoredLists, naming, score_lists
 from genrec.evaluation.shared_id_ties import COLUMNS, check_shared, per_user
+from genrec.own_ids import OwnIds
+from genrec.plugin_source import name_with_place
 from genrec.progress import say, track
 from genrec.store import NOT_IN_KEY
 from genrec.types import Baseline, ExactRecommender, Ranking, Recommender, SequenceBatch
+from genrec.types.specification import check_types
 
 Seen = Callable[[Tensor], Tensor]  # users int64 [B] -> all items each user took before the target, int64 [B, E], padded with 0
 Recommend = Callable[[Tensor, int, Tensor | None], Ranking]  # the signature of `Recommender.recommend`
@@ -42,12 +45,11 @@ class Evaluate:
     batch_size: int = field(default=256, metadata=NOT_IN_KEY)  # users per batch, at least 1; does not change results
 
     def __post_init__(self) -> None:
+        check_types(self, "evaluate")
         if not self.cutoffs or self.cutoffs[0] < 1 or any(a >= b for a, b in zip(self.cutoffs, self.cutoffs[1:], strict=False)):
             raise UsageError(f"evaluate.cutoffs must be at least one number, ascending and 1 or more, got {self.cutoffs}")
         if self.batch_size < 1:
             raise UsageError(f"evaluate.batch_size must be at least 1, got {self.batch_size}")
-        if self.scoring not in ("beam", "exact"):
-            raise UsageError(f"evaluate.scoring must be 'beam' or 'exact', got {self.scoring!r}")
         for name, default in (("num_beams", "the policy's own"), ("max_users", "all")):
             if getattr(self, name) < 0:
                 raise UsageError(f"evaluate.{name} must be 0 ({default}) or more, got {getattr(self, name)}")
@@ -88,6 +90,7 @@ def evaluate(
     spec: Evaluate,
     seen: Seen | None = None,
     shared: Tensor | None = None,
+    own_ids: OwnIds | None = None,
 ) -> Evaluation:
     """Rank the target of every user. Each user must occur once, and histories are passed on as they are.
 
@@ -100,6 +103,7 @@ def evaluate(
       exception would reveal it.
     - `shared` int64 [N + 1] is the number of each item's Semantic ID, 1 or more, and 0 for row 0. It is needed if several items
       share a Semantic ID; the ranks then have the columns that `shared_id_ties.per_user` needs.
+    - `own_ids` gives the ids of the source for messages about a list that breaks the contract of `Recommender`.
     """
     if spec.filter_seen and seen is None:
         raise UsageError(
@@ -117,7 +121,8 @@ def evaluate(
             _check_batch(batch, users)
             while len(batch.user):
                 part = _head(batch, size)
-                scored = _score_if_it_fits(recommend, part, spec, seen if spec.filter_seen else None, shared)
+                with naming(recommender):
+                    scored = _score_if_it_fits(recommend, part, spec, seen if spec.filter_seen else None, shared, own_ids)
                 if scored is None:
                     size = _halved(len(part.user))
                     continue
@@ -205,23 +210,33 @@ def _recommend(recommender: Recommender, spec: Evaluate) -> Recommend:
     """Return the method that makes the lists: beam search or exact scoring."""
     if spec.scoring == "beam":
         return recommender.recommend
-    if not isinstance(recommender, ExactRecommender):
+    check_scoring(recommender, spec)
+    return cast(ExactRecommender, recommender).recommend_exactly
+
+
+def check_scoring(recommender: Recommender, spec: Evaluate) -> None:
+    """Raise UsageError if a recommender, trained or not, lacks the method that `spec.scoring` needs."""
+    if spec.scoring == "exact" and not isinstance(recommender, ExactRecommender):
         raise UsageError(
-            f"evaluate.scoring 'exact' needs a genrec.types.ExactRecommender, but {type(recommender).__name__} has no method "
+            f"evaluate.scoring 'exact' needs a genrec.types.ExactRecommender, but {name_with_place(type(recommender))} has no method "
             "recommend_exactly; add it, or set evaluate.scoring beam, which is exact for a recommender that prunes nothing"
         )
-    return recommender.recommend_exactly
 
 
 def _score_if_it_fits(
-    recommend: Recommend, batch: SequenceBatch, spec: Evaluate, seen: Seen | None, shared: Tensor | None
+    recommend: Recommend,
+    batch: SequenceBatch,
+    spec: Evaluate,
+    seen: Seen | None,
+    shared: Tensor | None,
+    own_ids: OwnIds | None,
 ) -> ScoredLists | None:
     """Score a batch. Return None if it does not fit into memory."""
     n = spec.cutoffs[-1]
     try:
         exclude = None if seen is None else _excluded(seen, batch.user)
         ranking = recommend(batch.history, n, exclude)
-        return score_lists(batch, ranking, n, exclude, shared)
+        return score_lists(batch, ranking, n, exclude, shared, own_ids)
     except (RuntimeError, MemoryError) as error:  # both torch.OutOfMemoryError and the error of the CPU allocator are RuntimeErrors
         text = str(error).lower()
         if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:

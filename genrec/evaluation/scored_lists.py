@@ -6,6 +6,8 @@ items behind them do not move up.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -14,7 +16,9 @@ from torch import Tensor
 from genrec.errors import InputError, NumericsError
 from genrec.evaluation.shared_id_ties import places
 from genrec.item_rows import contains, repeated
-from genrec.types import Ranking, SequenceBatch
+from genrec.own_ids import OwnIds, name_item, name_user
+from genrec.plugin_source import name_with_place
+from genrec.types import Ranking, Recommender, SequenceBatch
 
 
 class ScoredLists(NamedTuple):
@@ -31,7 +35,14 @@ class ScoredLists(NamedTuple):
     sid_rank: Tensor  # int64 [B]  rank of this Semantic ID among those of the list; 0 = missed
 
 
-def score_lists(batch: SequenceBatch, ranking: Ranking, n: int, exclude: Tensor | None, shared: Tensor | None = None) -> ScoredLists:
+def score_lists(
+    batch: SequenceBatch,
+    ranking: Ranking,
+    n: int,
+    exclude: Tensor | None,
+    shared: Tensor | None = None,
+    own_ids: OwnIds | None = None,
+) -> ScoredLists:
     """Return the rank of each target in lists of `n` slots. `exclude` int64 [B, E] holds the items excluded from each list.
 
     `shared` int64 [N + 1] gives the number of each item's Semantic ID if several items may share one, else it is None.
@@ -39,14 +50,16 @@ def score_lists(batch: SequenceBatch, ranking: Ranking, n: int, exclude: Tensor 
     Raises InputError if the ranking has a wrong form or holds an excluded item, and NumericsError if a score is NaN.
     """
     user, target = batch.user.cpu(), batch.target.cpu()
+    if not isinstance(ranking, Ranking):
+        raise InputError(f"recommend must return a genrec.types.Ranking, got {type(ranking).__name__}")
     items, scores = ranking.items.cpu(), ranking.scores.cpu().float()
-    _check(user, items, scores, n)
+    _check(user, items, scores, n, own_ids)
     excluded = torch.zeros(len(user), dtype=torch.bool)
     exclude = None if exclude is None else exclude.cpu()
     if exclude is not None:
         held = _contains(exclude, torch.cat([target.unsqueeze(1), items], 1))
         excluded = held[:, 0]
-        _check_excluded(user, items, held[:, 1:])
+        _check_excluded(user, items, held[:, 1:], own_ids)
     items = items.masked_fill(repeated(items), 0)
     if shared is None:
         hit = items == target.unsqueeze(1)
@@ -55,6 +68,15 @@ def score_lists(batch: SequenceBatch, ranking: Ranking, n: int, exclude: Tensor 
     found = places(user, target, items, shared, exclude)
     rank, first, sid_rank = (place.masked_fill(excluded, 0) for place in (found.rank, found.first, found.sid_rank))
     return ScoredLists(user, target, rank, items, scores, excluded, first, found.ties, sid_rank)
+
+
+@contextmanager
+def naming(recommender: Recommender) -> Iterator[None]:
+    """Put the recommender's class, and the line of a plug-in's, before the errors of `score_lists`."""
+    try:
+        yield
+    except (InputError, NumericsError) as error:
+        raise type(error)(f"{name_with_place(type(recommender))}: {error}") from None
 
 
 def _contains(exclude: Tensor, items: Tensor) -> Tensor:
@@ -66,7 +88,7 @@ def _contains(exclude: Tensor, items: Tensor) -> Tensor:
     return marked.gather(1, items) & (items > 0)
 
 
-def _check(user: Tensor, items: Tensor, scores: Tensor, n: int) -> None:
+def _check(user: Tensor, items: Tensor, scores: Tensor, n: int, own_ids: OwnIds | None) -> None:
     expected = (len(user), n)
     if tuple(items.shape) != expected or tuple(scores.shape) != expected:
         raise InputError(
@@ -76,18 +98,19 @@ def _check(user: Tensor, items: Tensor, scores: Tensor, n: int) -> None:
     if items.dtype != torch.int64:
         raise InputError(f"recommend must return int64 items, got {items.dtype}")
     if int(items.min()) < 0:
-        raise InputError(f"recommend returned item {int(items.min())}; items are 1 or more, and 0 is an empty slot")
+        name = name_user(own_ids, int(user[(items < 0).any(1)][0]))
+        raise InputError(f"recommend returned item {int(items.min())}; items are 1 or more, and 0 is an empty slot ({name})")
     bad = scores.isnan().any(1)
     if bool(bad.any()):
-        raise NumericsError(
-            f"recommend returned NaN scores for user {int(user[bad][0])} and {int(bad.sum()) - 1} more users of the batch"
-        )
+        name, more = name_user(own_ids, int(user[bad][0])), int(bad.sum()) - 1
+        raise NumericsError(f"recommend returned NaN scores for {name} and {more} more users of the batch")
 
 
-def _check_excluded(user: Tensor, items: Tensor, broken: Tensor) -> None:
+def _check_excluded(user: Tensor, items: Tensor, broken: Tensor, own_ids: OwnIds | None) -> None:
     if bool(broken.any()):
         row, slot = (int(place[0]) for place in broken.nonzero(as_tuple=True))
         raise InputError(
-            f"recommend returned item {int(items[row, slot])} to user {int(user[row])} although it is in `exclude`; "
+            f"recommend returned item {name_item(own_ids, int(items[row, slot]))} to {name_user(own_ids, int(user[row]))} although it "
+            "is in `exclude`; "
             "a recommender must leave out excluded items"
         )

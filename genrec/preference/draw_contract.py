@@ -13,6 +13,7 @@ from torch import Tensor
 
 from genrec.errors import InputError
 from genrec.item_rows import repeated
+from genrec.own_ids import name_item, name_user
 from genrec.preference.exclusions import Exclusions, on_cpu
 from genrec.types import SamplerContext, SequenceBatch
 
@@ -25,22 +26,47 @@ class DrawContract:
     shows.
     """
 
-    def __init__(self, context: SamplerContext, offers_history: bool = False) -> None:
-        self.item_count = context.item_count
+    def __init__(self, context: SamplerContext, offers_history: bool = False, sampler: str = "") -> None:
+        self.item_count, self.own_ids = context.item_count, context.own_ids
         self.offers_history = offers_history
+        self.prefix = f"{sampler}: " if sampler else ""  # of messages
         self.exclusions = Exclusions(context)
 
     def check(self, batch: SequenceBatch, negatives: Tensor, num_negatives: int) -> None:
         """Raise InputError if negatives int64 [B, num_negatives] break a rule. The error names the first user and the first rule."""
-        _check_form(batch, negatives, num_negatives)
+        self._check_form(batch, negatives, num_negatives)
         cpu_batch, drawn = on_cpu(batch), negatives.cpu()
         for rule, broken in self._rules(cpu_batch, drawn):
             if bool(broken.any()):
                 row, place = broken.nonzero()[0].tolist()
                 raise InputError(
-                    f"user {int(cpu_batch.user[row])}, target {int(cpu_batch.target[row])}: negative {int(drawn[row, place])} "
+                    f"{self.prefix}{name_user(self.own_ids, int(cpu_batch.user[row]))}, target "
+                    f"{name_item(self.own_ids, int(cpu_batch.target[row]))}: negative {self._name_negative(int(drawn[row, place]))} "
                     f"(place {place + 1} of {num_negatives}) {rule}"
                 )
+
+    def _name_negative(self, item: int) -> str:
+        """Return the name of a negative, which may be no item."""
+        return name_item(self.own_ids if 1 <= item <= self.item_count else None, item)
+
+    def _check_form(self, batch: SequenceBatch, negatives: Tensor, num_negatives: int) -> None:
+        """Raise InputError unless `negatives` is an int64 [B, num_negatives] tensor on the batch's device."""
+        prefix, expected = self.prefix, (len(batch.target), num_negatives)
+        if not isinstance(negatives, Tensor):
+            raise InputError(f"{prefix}negatives must be a tensor int64 {list(expected)}, got {type(negatives).__name__}")
+        if tuple(negatives.shape) != expected:
+            ends = (name_user(self.own_ids, int(batch.user[place])) for place in ((0, -1) if len(batch.user) else ()))
+            raise InputError(
+                f"{prefix}negatives of {' to '.join(ends) or 'no users'} must have shape {list(expected)}, got "
+                f"{list(negatives.shape)}: return one row per example and one column per negative, with 0 where no candidate remains"
+            )
+        if negatives.dtype != torch.int64:
+            raise InputError(f"{prefix}negatives must be int64, got {negatives.dtype}: return item ids, not scores or masks")
+        if negatives.device != batch.target.device:
+            raise InputError(
+                f"{prefix}negatives must be on the batch's device {batch.target.device}, got {negatives.device}: use "
+                ".to(batch.target.device)"
+            )
 
     def _rules(self, batch: SequenceBatch, drawn: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Yield each rule with the places that break it, bool [B, num_negatives]. A rule may rely on the rules before it."""
@@ -74,23 +100,3 @@ def check_draw(
 ) -> None:
     """Check a single draw, for example in a test. For many draws from one training set, reuse a `DrawContract`."""
     DrawContract(context, offers_history).check(batch, negatives, num_negatives)
-
-
-def _check_form(batch: SequenceBatch, negatives: Tensor, num_negatives: int) -> None:
-    """Raise InputError unless `negatives` is an int64 [B, num_negatives] tensor on the batch's device."""
-    expected = (len(batch.target), num_negatives)
-    if not isinstance(negatives, Tensor):
-        raise InputError(f"negatives must be a tensor int64 {list(expected)}, got {type(negatives).__name__}")
-    got = tuple(negatives.shape)
-    if got != expected:
-        users = f"users {int(batch.user[0])}..{int(batch.user[-1])}" if len(batch.user) else "no users"
-        raise InputError(
-            f"negatives of {users} must have shape {list(expected)}, got {list(got)}: return one row per example and one column per "
-            "negative, with 0 where no candidate remains"
-        )
-    if negatives.dtype != torch.int64:
-        raise InputError(f"negatives must be int64, got {negatives.dtype}: return item ids, not scores or masks")
-    if negatives.device != batch.target.device:
-        raise InputError(
-            f"negatives must be on the batch's device {batch.target.device}, got {negatives.device}: use .to(batch.target.device)"
-        )

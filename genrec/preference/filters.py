@@ -7,15 +7,16 @@ them. They run on the CPU.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from genrec.errors import UsageError
 from genrec.preference.popularity_percentiles import percentiles
-from genrec.preference.prefix_groups import nodes
+from genrec.preference.prefix_groups import known_levels, nodes
 from genrec.types import SamplerContext, SequenceBatch
+from genrec.types.specification import check_types
 
 if TYPE_CHECKING:
     from genrec.types.preference import RejectCandidates
@@ -30,14 +31,28 @@ class NearDuplicates:
     num_codes: int = 1  # last codes that are ignored in the comparison, 1 to L - 1
 
     def __post_init__(self) -> None:
+        check_types(self, "NearDuplicates")
         if self.num_codes < 1:
             raise UsageError(f"NearDuplicates.num_codes must be at least 1, got {self.num_codes}")
 
-    def refuse(self, context: SamplerContext) -> RejectCandidates:
-        """Build the predicate that rejects candidates."""
-        levels = context.semantic_ids.levels
+    def check(self, experiment: Any) -> None:
+        """Raise UsageError if `num_codes` is known not to be below the levels of a Semantic ID."""
+        levels = known_levels(experiment)
+        if levels is not None:
+            self._check_levels(levels)
+
+    def check_context(self, context: SamplerContext) -> None:
+        """Raise UsageError if `num_codes` is not below the levels of a Semantic ID."""
+        self._check_levels(context.semantic_ids.levels)
+
+    def _check_levels(self, levels: int) -> None:
         if self.num_codes >= levels:
             raise UsageError(f"NearDuplicates.num_codes must be below {levels}, the levels of a Semantic ID, got {self.num_codes}")
+
+    def refuse(self, context: SamplerContext) -> RejectCandidates:
+        """Build the predicate that rejects candidates."""
+        self.check_context(context)
+        levels = context.semantic_ids.levels
         node = nodes(context.semantic_ids, levels - self.num_codes)
         return lambda batch, candidates: node[candidates] == node[batch.target].unsqueeze(1)
 
@@ -53,6 +68,7 @@ class SimilarityWindow:
     high: float = 1.0  # largest cosine that is kept, low to 1
 
     def __post_init__(self) -> None:
+        check_types(self, "SimilarityWindow")
         _check_window("SimilarityWindow", self.low, self.high, -1)
 
     def refuse(self, context: SamplerContext) -> RejectCandidates:
@@ -80,6 +96,7 @@ class PopularityWindow:
     high: float = 1.0  # largest percentile that is kept, low to 1
 
     def __post_init__(self) -> None:
+        check_types(self, "PopularityWindow")
         _check_window("PopularityWindow", self.low, self.high, 0)
 
     def refuse(self, context: SamplerContext) -> RejectCandidates:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from genrec.errors import UsageError
 from genrec.semantic_ids import SemanticIds
+from genrec.types import CatalogQuantizer
 
 
 def first_leaves(semantic_ids: SemanticIds, depth: int) -> Tensor:
@@ -26,11 +27,23 @@ def nodes(semantic_ids: SemanticIds, depth: int) -> Tensor:
     return torch.cat([torch.tensor([-1]), node])
 
 
-def check_depth(sampler: object, depth: int, experiment: Any) -> None:
+def known_levels(experiment: Any) -> int | None:
+    """Return the number of levels of the experiment's Semantic IDs, or None if it is known only after reading a file of codes.
+
+    Without a tokenizer every item is one code.
+    """
+    if experiment.tokenize is None:
+        return 1
+    quantizer = experiment.tokenize.quantizer
+    if isinstance(quantizer, CatalogQuantizer):
+        return None
+    levels: int = len(quantizer.level_sizes()) + (experiment.tokenize.collisions == "append")
+    return levels
+
+
+def check_depth(component: object, depth: int, experiment: Any) -> None:
     """Raise UsageError if the experiment's Semantic IDs are known to have at most `depth` levels."""
-    levels = getattr(getattr(experiment.tokenize, "quantizer", None), "num_levels", None)
-    if levels is None:
-        return
-    levels += experiment.tokenize.collisions == "append"
-    if depth >= levels:
-        raise UsageError(f"align.negatives: {sampler!r} must share fewer codes than the {levels} of a Semantic ID")
+    levels = known_levels(experiment)
+    if levels is not None and depth >= levels:
+        why = "; without a tokenizer (tokenize=None) every item is one code" if experiment.tokenize is None else ""
+        raise UsageError(f"align.negatives: {component!r} must share fewer codes than the {levels} of a Semantic ID{why}")

@@ -7,15 +7,17 @@ The losses `RosePO` and `RecPO` and the sampler `BestOf` take a reward. A reward
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from genrec.errors import InputError
+from genrec.plugin_source import name_with_place
 from genrec.preference.range_checks import check_range
-from genrec.types import SamplerContext, SequenceBatch
+from genrec.preference.rating_requirements import check_has_ratings
+from genrec.types import Reward, SamplerContext, SequenceBatch
 
 if TYPE_CHECKING:
     from genrec.types.preference import RateItems
@@ -76,8 +78,21 @@ class RatingRecency:
         check_range(self, "default", 0, above=True)
         check_range(self, "decay", 0)
 
+    def check(self, experiment: Any) -> None:
+        """Raise UsageError if the source is known to have no ratings."""
+        check_has_ratings(self, experiment)
+
+    def check_context(self, context: SamplerContext) -> None:
+        """Raise InputError if there are no ratings."""
+        if "rating" not in context.interactions:
+            raise InputError(
+                f"RatingRecency needs ratings, got training interactions with the columns "
+                f"{', '.join(map(str, context.interactions.columns))}: use a source with ratings, or another reward such as Popular()"
+            )
+
     def rate(self, context: SamplerContext) -> RateItems:
         """Build the function that rates items."""
+        self.check_context(context)
         events = _LastEvents(context)
 
         def rate_items(batch: SequenceBatch, items: Tensor) -> Tensor:
@@ -110,16 +125,30 @@ class Popular:
         return rate_items
 
 
+def checked_rating(reward: Reward, context: SamplerContext) -> RateItems:
+    """Build a reward's function. It raises InputError if the reward does not return float [B, M].
+
+    Values are not checked, because reading them would make the CPU wait for the GPU.
+    """
+    name, rate = name_with_place(type(reward)), reward.rate(context)
+    if not callable(rate):
+        raise InputError(f"{name}: rate(context) must return a callable with arguments (batch, items), got {rate!r}")
+
+    def checked(batch: SequenceBatch, items: Tensor) -> Tensor:
+        rewards = rate(batch, items)
+        if not isinstance(rewards, Tensor) or rewards.shape != items.shape or not rewards.is_floating_point():
+            got = f"{rewards.dtype} {list(rewards.shape)}" if isinstance(rewards, Tensor) else type(rewards).__name__
+            raise InputError(f"{name}: must return float32 {list(items.shape)}, one reward per item; got {got}")
+        return rewards
+
+    return checked
+
+
 class _LastEvents:
     """The last training event of every (user, item) pair, found by bisection."""
 
     def __init__(self, context: SamplerContext) -> None:
         table = context.interactions
-        if "rating" not in table:
-            raise InputError(
-                f"RatingRecency needs ratings, got training interactions with the columns {', '.join(map(str, table.columns))}: use a "
-                "source with ratings, or another reward such as Popular()"
-            )
         table = table.sort_values(["user", "item", "time"], kind="stable").drop_duplicates(["user", "item"], keep="last")
         user, item, time = (torch.from_numpy(table[name].to_numpy("int64", copy=True)) for name in ("user", "item", "time"))
         self.width = context.item_count + 1

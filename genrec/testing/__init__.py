@@ -8,10 +8,12 @@ check` runs the same checks.
 """
 
 from genrec.data.worlds import Cyclic, Shop
+from genrec.testing.baseline_checks import check_baseline
 from genrec.testing.check_worlds import batches_of, sampler_context
 from genrec.testing.component_checks import check_component
 from genrec.testing.encoder_checks import check_encoder, encoder_world
 from genrec.testing.filter_checks import check_filter
+from genrec.testing.item_vector_checks import check_item_vectors
 from genrec.testing.loss_checks import check_loss
 from genrec.testing.policy_checks import check_policy
 from genrec.testing.quantizer_checks import check_quantizer
@@ -19,21 +21,25 @@ from genrec.testing.reward_checks import check_reward
 from genrec.testing.sampler_checks import check_sampler
 from genrec.testing.source_checks import check_source
 from genrec.testing.specification_checks import ContractError
+from genrec.testing.split_checks import check_split
 
 __all__ = [
     "ContractError",
     "Cyclic",
     "Shop",
     "batches_of",
+    "check_baseline",
     "check_component",
     "check_encoder",
     "check_filter",
+    "check_item_vectors",
     "check_loss",
     "check_policy",
     "check_quantizer",
     "check_reward",
     "check_sampler",
     "check_source",
+    "check_split",
     "encoder_world",
     "sampler_context",
 ]

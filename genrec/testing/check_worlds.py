@@ -13,6 +13,7 @@ from torch.nn.functional import log_softmax, one_hot
 from genrec.data.examples import Examples
 from genrec.errors import UsageError
 from genrec.item_rows import contains, keys, ranking
+from genrec.own_ids import OwnIds
 from genrec.semantic_ids import SemanticIds
 from genrec.types import Ranking, SamplerContext, SequenceBatch
 
@@ -44,7 +45,8 @@ def sampler_context(seed: int = 0, items: int = 60, users: int = 40) -> SamplerC
     semantic_ids = SemanticIds(torch.from_numpy(codes), (4, 4, 4))
     catalog = DataFrame({"item_id": [f"item-{item}" for item in range(1, items + 1)], "text": [f"thing {row}" for row in codes]})
     policy = WorldPolicy(semantic_ids, vectors_).eval().requires_grad_(False)
-    return SamplerContext(items, interactions, popularity, vectors_, semantic_ids, policy, catalog)
+    own_ids = OwnIds(lambda user: f"user-{user}", lambda item: f"item-{item}")
+    return SamplerContext(items, interactions, popularity, vectors_, semantic_ids, policy, catalog, own_ids=own_ids)
 
 
 class WorldPolicy(nn.Module):

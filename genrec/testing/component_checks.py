@@ -2,51 +2,94 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from genrec.errors import UsageError
+from genrec.plugin_source import is_plugin_class, place_of
+from genrec.renamed import former_attribute
+from genrec.testing.baseline_checks import check_baseline
 from genrec.testing.encoder_checks import check_encoder
 from genrec.testing.filter_checks import check_filter
+from genrec.testing.item_vector_checks import check_item_vectors
 from genrec.testing.loss_checks import check_loss
 from genrec.testing.policy_checks import check_policy
 from genrec.testing.quantizer_checks import check_quantizer
 from genrec.testing.reward_checks import check_reward
 from genrec.testing.sampler_checks import check_sampler
 from genrec.testing.source_checks import check_source
-from genrec.types import CandidateFilter, ItemEncoder, NegativeSampler, PolicySpecification, PreferenceLoss, Quantizer, Reward, Source
+from genrec.testing.specification_checks import ContractError
+from genrec.testing.split_checks import check_split
+from genrec.types import (
+    Baseline,
+    CandidateFilter,
+    ItemEncoder,
+    ItemVectors,
+    NegativeSampler,
+    PolicySpecification,
+    PreferenceLoss,
+    Quantizer,
+    Reward,
+    Source,
+    Split,
+)
+
+
+class Kind(NamedTuple):
+    """A protocol that plug-ins implement, and its checks."""
+
+    protocol: Any
+    methods: str  # for messages
+    check: Callable[[Any, Path], None]  # of an instance, with the folder of downloaded files
+
+
+KINDS = (  # the first that fits; a quantizer has `fit` like a baseline
+    Kind(PolicySpecification, "build(semantic_ids)", lambda plugin, _: check_policy(plugin)),
+    Kind(NegativeSampler, "build(context)", lambda plugin, _: check_sampler(plugin)),
+    Kind(PreferenceLoss, "__call__", lambda plugin, _: check_loss(plugin)),
+    Kind(Reward, "rate", lambda plugin, _: check_reward(plugin)),
+    Kind(CandidateFilter, "refuse", lambda plugin, _: check_filter(plugin)),
+    Kind(Source, "load", check_source),
+    Kind(Split, "assign", lambda plugin, _: check_split(plugin)),
+    Kind(Quantizer, "fit, level_sizes, restore", lambda plugin, _: check_quantizer(plugin)),
+    Kind(Baseline, "fit(interactions, item_count)", lambda plugin, _: check_baseline(plugin)),
+    Kind(ItemEncoder, "encode", lambda plugin, _: check_encoder(plugin)),
+    Kind(ItemVectors, "vectors", lambda plugin, _: check_item_vectors(plugin)),
+)
 
 
 def check_component(component: object, raw: Path) -> None:
-    """Run the checks of the protocol that `component` implements. Raises ContractError if one fails.
+    """Run the checks of the protocol that `component` implements. Raises ContractError, with the place of the class, if one fails.
 
     `raw` is the folder of downloaded files, which sources read. Raises UsageError if the component implements no known protocol.
     """
-    if isinstance(component, PolicySpecification) and builds_policy(component):
-        check_policy(component)
-    elif isinstance(component, NegativeSampler):
-        check_sampler(component)
-    elif isinstance(component, PreferenceLoss):
-        check_loss(component)
-    elif isinstance(component, Reward):
-        check_reward(component)
-    elif isinstance(component, CandidateFilter):
-        check_filter(component)
-    elif isinstance(component, Source):
-        check_source(component, raw)
-    elif isinstance(component, Quantizer):
-        check_quantizer(component)
-    elif isinstance(component, ItemEncoder):
-        check_encoder(component)
-    else:
-        raise UsageError(
-            f"{component!r} implements none of the protocols that genrec can check. Add the methods of one: NegativeSampler or "
-            "PolicySpecification (build), PreferenceLoss (__call__), Reward (rate), CandidateFilter (refuse), Source (load), "
-            "Quantizer (fit, level_sizes, restore) or ItemEncoder (encode); see genrec.types"
-        )
+    kind = kind_of(component)
+    try:
+        former = former_attribute(kind.protocol.__name__, component)
+        if former is not None:
+            raise ContractError(f"{type(component).__name__}: {former}")
+        kind.check(component, raw)
+    except ContractError as error:
+        place = place_of(type(component)) if is_plugin_class(type(component)) else None
+        if place is None:
+            raise
+        raise ContractError(f"{error} ({type(component).__name__} is defined at {place})") from error.__cause__
 
 
-def builds_policy(component: PolicySpecification | NegativeSampler) -> bool:
+def kind_of(component: object) -> Kind:
+    """Return the protocol that a component implements. Raises UsageError if it is none that genrec can check."""
+    for kind in KINDS:
+        if isinstance(component, kind.protocol) and (kind.protocol is not PolicySpecification or builds_policy(component)):
+            return kind
+    listed = ", ".join(f"{kind.protocol.__name__} ({kind.methods})" for kind in KINDS)
+    raise UsageError(
+        f"{component!r} implements none of the protocols that genrec can check. Add the methods of one: {listed}; see genrec.types"
+    )
+
+
+def builds_policy(component: Any) -> bool:
     """Return whether `build` makes a policy and not a sampler: its first parameter is `semantic_ids`, by name or annotation."""
     first = list(signature(component.build).parameters.values())[:1]
     return any(parameter.name == "semantic_ids" or "SemanticIds" in str(parameter.annotation) for parameter in first)

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 from numpy import ndarray
-from pandas import DataFrame
+from pandas import DataFrame, Series
 
 from genrec.embeddings.vector_checks import check_vectors
-from genrec.errors import GenrecError, InputError, UsageError
+from genrec.errors import InputError, UsageError
 from genrec.progress import say
 from genrec.store import describe
-from genrec.testing.plugin_watch import check_no_global_draws
+from genrec.testing.plugin_watch import call_plugin, check_no_global_draws
 from genrec.testing.specification_checks import ContractError, check_specification
 from genrec.types import NO_TEXT, ItemEncoder, ResumableEncoder
 
@@ -71,7 +71,7 @@ def check_encoder(encoder: ItemEncoder, items: DataFrame | None = None, interact
     with warnings.catch_warnings():  # the world causes warnings of narrow vectors and mean vectors
         warnings.simplefilter("ignore")
         first = _vectors(name, encoder.encode, items, interactions, check_random=False)  # imports may draw
-        _check_same(name, "a second call gives", first, _vectors(name, encoder.encode, items, interactions))
+        _check_same(name, "a second call gives", items["item_id"], first, _vectors(name, encoder.encode, items, interactions))
         _check_order(name, encoder, items, interactions, first)
         if isinstance(encoder, ResumableEncoder):
             _check_resumed(name, encoder, items, interactions, first)
@@ -93,12 +93,8 @@ def _vectors(
 ) -> ndarray:
     """Return checked vectors; `check_random`: also check that the global random state is unchanged."""
     with _unchanged(name, items, interactions, check_random):
-        try:
-            vectors = encode(items, interactions, *folder)
-        except GenrecError:
-            raise
-        except Exception as error:
-            raise ContractError(f"{name}: encoding {len(items)} items with {len(interactions)} events raised {error!r}") from error
+        action = f"encoding {len(items)} items with {len(interactions)} events"
+        vectors = call_plugin(name, action, lambda: encode(items, interactions, *folder))
     if not isinstance(vectors, ndarray) or vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(items):
         got = f"{vectors.dtype} {list(vectors.shape)}" if isinstance(vectors, ndarray) else type(vectors).__name__
         raise ContractError(f"{name}: must return a NumPy array float32 [{len(items)}, D], one row per item, got {got}")
@@ -120,13 +116,13 @@ def _unchanged(name: str, items: DataFrame, interactions: DataFrame, check_rando
             raise ContractError(f"{name}: the {kind} were modified, but others use them too; work on a copy")
 
 
-def _check_same(name: str, call: str, first: ndarray, second: ndarray) -> None:
+def _check_same(name: str, call: str, ids: Series[str], first: ndarray, second: ndarray) -> None:
     if first.shape != second.shape:
         raise ContractError(f"{name}: {call} shape {list(second.shape)} instead of {list(first.shape)}")
     if not np.array_equal(first, second):
         row = int((first != second).any(1).argmax())
         raise ContractError(
-            f"{name}: {call} item {row + 1} another vector, with a difference of up to {np.abs(first - second).max():g}; take "
+            f"{name}: {call} item {ids.iloc[row]!r} another vector, with a difference of up to {np.abs(first - second).max():g}; take "
             "randomness from a seed that is a field, and keep no state between calls"
         )
 
@@ -155,7 +151,7 @@ def _check_resumed(name: str, encoder: ResumableEncoder, items: DataFrame, inter
     with TemporaryDirectory() as parent:
         folder = Path(parent) / "work" / "encoder"
         for call in ("encode_into gives", "encode_into a folder with its own work gives"):
-            _check_same(name, call, first, _vectors(name, encoder.encode_into, items, interactions, folder))
+            _check_same(name, call, items["item_id"], first, _vectors(name, encoder.encode_into, items, interactions, folder))
         beside = [path for place in (folder.parent, folder.parent.parent) for path in place.glob("*")]
         stray = [path.name for path in beside if path != folder and path not in folder.parents]
         if stray:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from genrec.errors import InputError
+from genrec.own_ids import name_user
 from genrec.preference.exclusions import rows_of
 from genrec.testing.check_worlds import batches_of, sampler_context
 from genrec.testing.plugin_watch import call_plugin, check_unchanged
@@ -49,10 +50,12 @@ def check_filter(candidate_filter: CandidateFilter, context: SamplerContext | No
             "candidates to exclude"
         )
     with check_unchanged(name, context, {}, "a filter must be deterministic"):
-        _check_independence(name, rejects, batch, everything, expected)
+        _check_independence(name, rejects, batch, everything, expected, context)
 
 
-def _check_independence(name: str, rejects: RejectCandidates, batch: SequenceBatch, items: Tensor, expected: Tensor) -> None:
+def _check_independence(
+    name: str, rejects: RejectCandidates, batch: SequenceBatch, items: Tensor, expected: Tensor, context: SamplerContext
+) -> None:  # fmt: skip
     """Check that a second call, other candidates and other rows do not change the result."""
     if not torch.equal(_call(name, rejects, batch, items), expected):
         raise ContractError(f"{name}: a second call with the same candidates gives another result; keep no state, and draw nothing")
@@ -63,7 +66,8 @@ def _check_independence(name: str, rejects: RejectCandidates, batch: SequenceBat
         one = torch.tensor([row])
         if not torch.equal(_call(name, rejects, rows_of(batch, one), items[one]), expected[one]):
             raise ContractError(
-                f"{name}: the result for user {int(batch.user[row])} depends on the other rows of the batch; judge each row on its own"
+                f"{name}: the result for {name_user(context.own_ids, int(batch.user[row]))} depends on the other rows of the batch; "
+                "judge each row on its own"
             )
     _call(name, rejects, batch, items[:, :0])
 

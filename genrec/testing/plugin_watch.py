@@ -11,7 +11,9 @@ import torch
 from pandas import DataFrame
 from torch import Tensor, nn
 
+from genrec import renamed
 from genrec.errors import GenrecError
+from genrec.plugin_source import own_line
 from genrec.testing.specification_checks import ContractError, random_states
 from genrec.types import SamplerContext
 
@@ -19,13 +21,18 @@ Result = TypeVar("Result")
 
 
 def call_plugin(name: str, action: str, call: Callable[[], Result]) -> Result:
-    """Return the result of `call`. Raise ContractError, naming the action, if it raises; a `GenrecError` passes unchanged."""
+    """Return the result of `call`. Raise ContractError, with the action and the plug-in's line, if it raises or exits.
+
+    A `GenrecError` passes unchanged.
+    """
     try:
         return call()
     except GenrecError:
         raise
-    except Exception as error:
-        raise ContractError(f"{name}: {action} raised {error!r}") from error
+    except (Exception, SystemExit) as error:
+        place, former = own_line(error), renamed.explain(error)
+        where, hint = "" if place is None else f" at {place}", f"; {former}" if former else ""
+        raise ContractError(f"{name}: {action} raised {error!r}{where}{hint}") from error
 
 
 @contextmanager

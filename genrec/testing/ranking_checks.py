@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec.errors import GenrecError
+from genrec.testing.plugin_watch import call_plugin
 from genrec.testing.specification_checks import ContractError
 from genrec.types import ExactRecommender, Policy, Ranking
 
@@ -44,17 +44,27 @@ def check_rankings(name: str, policy: Policy, history: Tensor, log_probs: Tensor
 
 def _checked_ranking(name: str, recommend: Recommend, history: Tensor, exclude: Tensor | None, log_probs: Tensor) -> Ranking:
     """Return the lists of all users; raise ContractError if one of them breaks the contract."""
-    try:
-        ranking = recommend(history, LIST_LENGTH, exclude)
-    except GenrecError:
-        raise
-    except Exception as error:
-        raise ContractError(f"{name} of {LIST_LENGTH} items for {len(history)} users raised {error!r}") from error
-    _check_form(name, ranking, (len(history), LIST_LENGTH))
+    ranking = checked_lists(name, recommend, history, LIST_LENGTH, exclude, log_probs.shape[1] - 1)
     items, scores = ranking
-    if int(items.min()) < 0 or int(items.max()) >= log_probs.shape[1]:
+    difference = (scores - log_probs.gather(1, items)).masked_fill(items == 0, 0).abs().max()
+    if not difference <= TOLERANCE:
+        raise ContractError(f"{name}: the score of an item must be its log_prob; they differ by up to {difference:g}")
+    return ranking
+
+
+def checked_lists(
+    name: str, recommend: Recommend, history: Tensor, n: int, exclude: Tensor | None, item_count: int
+) -> Ranking:  # fmt: skip
+    """Return lists of `n` items for histories int64 [B, T]; raise ContractError unless they keep the contract of `Recommender`.
+
+    The items must be distinct, in 1..item_count and not in `exclude`, best first, with 0 and -inf at the end of a short list.
+    """
+    ranking = call_plugin(name, f"a list of {n} items for {len(history)} users", lambda: recommend(history, n, exclude))
+    _check_form(name, ranking, (len(history), n))
+    items, scores = ranking
+    if int(items.min()) < 0 or int(items.max()) > item_count:
         raise ContractError(
-            f"{name} returned items {int(items.min())}..{int(items.max())}; items are 1..{log_probs.shape[1] - 1}, and 0 is no item"
+            f"{name} returned items {int(items.min())}..{int(items.max())}; items are 1..{item_count}, and 0 is no item"
         )
     empty = items == 0
     if not torch.equal(empty, scores == -torch.inf) or bool((empty[:, :-1] & ~empty[:, 1:]).any()):
@@ -62,13 +72,12 @@ def _checked_ranking(name: str, recommend: Recommend, history: Tensor, exclude: 
             f"{name}: a list with fewer items must end in items 0 with scores -inf, got items {items[0].tolist()} with scores "
             f"{scores[0].tolist()}"
         )
+    if bool(scores.isnan().any()):
+        raise ContractError(f"{name} returned a NaN score, got {scores[scores.isnan().any(1)][0].tolist()}; return numbers only")
     for row, entries in enumerate(items.tolist()):
         _check_row(name, [item for item in entries if item], exclude if exclude is None else exclude[row])
     if bool((scores[:, 1:] > scores[:, :-1]).any()):
         raise ContractError(f"{name} must return the best item first, got scores {scores[0].tolist()}")
-    difference = (scores - log_probs.gather(1, items)).masked_fill(empty, 0).abs().max()
-    if not difference <= TOLERANCE:
-        raise ContractError(f"{name}: the score of an item must be its log_prob; they differ by up to {difference:g}")
     return ranking
 
 
@@ -77,8 +86,9 @@ def _check_form(name: str, ranking: Any, shape: tuple[int, int]) -> None:
     if not isinstance(ranking, Ranking):
         raise ContractError(f"{name} must return a {expected}, got {type(ranking).__name__}")
     for part, dtype in zip(ranking, (torch.int64, torch.float32), strict=True):
-        if tuple(part.shape) != shape or part.dtype != dtype:
-            raise ContractError(f"{name} must return a {expected}, got {part.dtype} {list(part.shape)}")
+        if not isinstance(part, Tensor) or tuple(part.shape) != shape or part.dtype != dtype:
+            got = f"{part.dtype} {list(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
+            raise ContractError(f"{name} must return a {expected}, got {got}")
 
 
 def _check_row(name: str, items: list[int], exclude: Tensor | None) -> None:

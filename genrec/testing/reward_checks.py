@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from genrec.errors import InputError
+from genrec.own_ids import name_item
 from genrec.testing.check_worlds import batches_of, sampler_context
 from genrec.testing.plugin_watch import call_plugin, change_weights, check_unchanged, copied
 from genrec.testing.specification_checks import ContractError, check_specification
@@ -42,10 +43,10 @@ def check_reward(reward: Reward, context: SamplerContext | None = None) -> None:
     with check_unchanged(name, context, inputs, "a reward must be deterministic"):
         rate = _build(reward, context)
         rewards = _rate(reward, rate, batch, items)
-    _check_form(reward, rewards, items)
+    _check_form(reward, rewards, items, context)
     with check_unchanged(name, context, inputs, "a reward must be deterministic"):
         _check_repeatable(reward, context, rate, batch, items, rewards)
-        _check_independence(reward, rate, batch, items, rewards)
+        _check_independence(reward, rate, batch, items, rewards, context)
         _check_policy(reward, context, batch, items, rewards)
 
 
@@ -72,7 +73,7 @@ def _rate(reward: Reward, rate: RateItems, batch: SequenceBatch, items: Tensor) 
     return call_plugin(type(reward).__name__, action, lambda: rate(batch, items))
 
 
-def _check_form(reward: Reward, rewards: Tensor, items: Tensor) -> None:
+def _check_form(reward: Reward, rewards: Tensor, items: Tensor, context: SamplerContext) -> None:
     """Check shape, type and device, that no gradient is attached, and that real items have finite rewards."""
     name, expected = type(reward).__name__, f"float32 {list(items.shape)} on {items.device}, one reward per item"
     if not isinstance(rewards, Tensor):
@@ -86,8 +87,8 @@ def _check_form(reward: Reward, rewards: Tensor, items: Tensor) -> None:
     if bool(wrong.any()):
         row, place = wrong.nonzero()[0].tolist()
         raise ContractError(
-            f"{name}: the reward of a real item must be finite, got {float(rewards[row, place])} for item {int(items[row, place])} of "
-            f"example {row + 1}; return a default for items without data"
+            f"{name}: the reward of a real item must be finite, got {float(rewards[row, place])} for item "
+            f"{name_item(context.own_ids, int(items[row, place]))} of example {row + 1}; return a default for items without data"
         )
 
 
@@ -107,12 +108,14 @@ def _check_repeatable(
         )
 
 
-def _check_independence(reward: Reward, rate: RateItems, batch: SequenceBatch, items: Tensor, first: Tensor) -> None:
+def _check_independence(
+    reward: Reward, rate: RateItems, batch: SequenceBatch, items: Tensor, first: Tensor, context: SamplerContext
+) -> None:  # fmt: skip
     """Check that other items in a row, and their order, do not change the reward of an item."""
     for columns in ([*reversed(range(ITEMS))], [1, 0], [2]):
         part = items[:, columns]
         rewards = _rate(reward, rate, batch, part)
-        _check_form(reward, rewards, part)
+        _check_form(reward, rewards, part, context)
         if not _close(first[:, columns], rewards, part):
             raise ContractError(
                 f"{type(reward).__name__}: an item gets another reward beside other items, or in another place of the row; compute "

@@ -11,6 +11,7 @@ from pandas import concat
 from torch import Generator, Tensor
 
 from genrec.errors import InputError
+from genrec.own_ids import name_item, name_user
 from genrec.preference.draw_contract import DrawContract
 from genrec.preference.exclusions import rows_of
 from genrec.testing.check_worlds import batches_of, sampler_context
@@ -115,9 +116,9 @@ def _check_by_example(sampler: NegativeSampler, context: SamplerContext, batch: 
         if not torch.equal(_draw(name, draw, rows_of(batch, rows), max(COUNTS), seed=1), expected[rows]):
             row = int(rows[0])
             raise ContractError(
-                f"{name}: the draw has by_example = True, but the negatives of user {int(batch.user[row])}, target "
-                f"{int(batch.target[row])} depend on the rest of the batch; take random numbers from "
-                "genrec.preference.example_randomness.ExampleRandomness(batch, generator), and read no other row"
+                f"{name}: the draw has by_example = True, but the negatives of {_example(context, batch, row)} depend on the rest of "
+                "the batch; take random numbers from genrec.preference.example_randomness.ExampleRandomness(batch, generator), and "
+                "read no other row"
             )
 
 
@@ -180,10 +181,15 @@ def _check_order(sampler: NegativeSampler, context: SamplerContext, batch: Seque
         if 4 * int(wrong.sum()) >= len(got) > 1:
             row = int(wrong.nonzero()[0])
             raise ContractError(
-                f"{name}: user {int(batch.user[row])}, target {int(batch.target[row])} gets {int(got[row])} negatives, and "
-                f"{int(reordered[row])} in another place of the same batch, like {int(wrong.sum())} of {len(got)} rows; return 0 only "
-                "where no candidate remains for the user"
+                f"{name}: {_example(context, batch, row)} gets {int(got[row])} negatives, and {int(reordered[row])} in another place "
+                f"of the same batch, like {int(wrong.sum())} of {len(got)} rows; return 0 only where no candidate remains for the user"
             )
+
+
+def _example(context: SamplerContext, batch: SequenceBatch, row: int) -> str:
+    """Return the name of an example: its user and its target."""
+    ids = context.own_ids
+    return f"{name_user(ids, int(batch.user[row]))}, target {name_item(ids, int(batch.target[row]))}"
 
 
 def _draw_reordered(name: str, draw: DrawNegatives, batch: SequenceBatch, seed: int, shift: int) -> Tensor:

@@ -22,18 +22,21 @@ import torch
 from torch import Tensor, nn
 
 from genrec.data.examples import Examples
-from genrec.errors import UsageError
+from genrec.errors import InputError
 from genrec.model.unconstrained_sampling import unconstrained_statistics
+from genrec.plugin_source import name_with_place
 from genrec.preference.draw_contract import DrawContract
 from genrec.preference.losses import ContinuedSFT, check_start, find_requirement
 from genrec.preference.losses.kto import check_mismatched_pairs
 from genrec.preference.negative_statistics import NegativeStatistics, Summary
 from genrec.preference.negatives.capabilities import at, capabilities
+from genrec.preference.rewards import checked_rating
 from genrec.progress import say
 from genrec.randomness import generator
 from genrec.training import plugin_errors
 from genrec.training.curve_warnings import FallingPositives
 from genrec.training.curves import OnRow
+from genrec.training.early_checks import check_alignment
 from genrec.training.loop import Outcome, UserIds, Validate, train
 from genrec.training.model_selection import Selection
 from genrec.training.preference_logs import preference_logs
@@ -90,8 +93,11 @@ class StepSampler:
         self.recipe, self.epoch_steps, self.seed = recipe, epoch_steps, seed
         with plugin_errors.attribute_to(recipe.negatives, "while it was built"):
             self.draw = recipe.negatives.build(context)
+        name = name_with_place(type(recipe.negatives))
+        if not callable(self.draw):
+            raise InputError(f"{name}: build(context) must return a callable draw(batch, num_negatives, generator), got {self.draw!r}")
         self.capabilities = capabilities(self.draw)
-        self.contract = DrawContract(context, self.capabilities.offers_history)
+        self.contract = DrawContract(context, self.capabilities.offers_history, name)
         unit = epoch_steps if self.capabilities.refresh_unit == "epochs" else 1
         self.refresh_every = unit * (self.capabilities.refresh_every or 0)  # steps; 0: the sampled policy is not refreshed
 
@@ -113,10 +119,9 @@ class Alignment:
         self.reference, self.sampler_policy = frozen_copy(policy), frozen_copy(policy)
         self.sampler = StepSampler(recipe, context._replace(policy=self.sampler_policy), epoch_steps, seed)
         reward = find_requirement(recipe.loss, "reward")
-        if reward is not None and not isinstance(reward, Reward):
-            raise UsageError(f"align.loss: the reward of a loss must be a genrec.types.Reward, got {reward!r}")
+        assert reward is None or isinstance(reward, Reward)  # `Align` has checked it
         with plugin_errors.attribute_to(recipe.loss, "while its reward was built"):
-            self.rate_items = None if reward is None else reward.rate(context._replace(policy=self.reference))
+            self.rate_items = None if reward is None else checked_rating(reward, context._replace(policy=self.reference))
         self.needs_mismatched = bool(find_requirement(recipe.loss, "mismatched"))
         self.statistics = NegativeStatistics(context)
         self.checkpoint_state = dict(self.statistics.totals)
@@ -223,14 +228,10 @@ def align(
     `folder` holds the checkpoint, `validate` returns validation metrics, and `on_row` is called with every row of the curves. For
     `selection` and `user_ids` see `genrec.training.loop.train`.
     """
-    if recipe.normalize == "children" and not isinstance(policy, ConstrainedPolicy):
-        raise UsageError(
-            f"align.normalize 'children' needs a policy with constrained_level_log_prob (genrec.types.ConstrainedPolicy), got "
-            f"{type(policy).__name__}; set align.normalize codes"
-        )
+    check_alignment(policy, context, recipe)
     objective = Alignment(policy, context, recipe, seed, -(-len(examples) // recipe.optimization.batch_size))
     if objective.needs_mismatched:
-        check_mismatched_pairs(len(examples), recipe.optimization.batch_size, recipe.optimization.max_steps)
+        check_mismatched_pairs(len(examples), recipe.optimization.batch_size, recipe.steps)
     probed = examples.batch(torch.randperm(len(examples), generator=generator(0, "probed examples"))[:NUM_PROBE_EXAMPLES])
 
     def validate_and_probe() -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Errors of plug-ins during training: attribute exceptions to the plug-in that raised them, and check what a loss returns."""
+"""Errors of plug-ins: attribute an exception to the plug-in that raised it, and check what a loss returns."""
 
 from __future__ import annotations
 
@@ -6,46 +6,60 @@ import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
 
 from torch import Tensor
 
+from genrec import renamed
 from genrec.errors import GenrecError, InputError, ResourceError
+from genrec.plugin_source import check_command, find_failure, name_with_place, plugins_in, short
 from genrec.storage_errors import explain
 from genrec.types import LogProbs, PreferenceTerms
 
 
 @contextmanager
 def attribute_to(component: object, when: str) -> Iterator[None]:
-    """Turn an exception of a plug-in into an `InputError` that names the plug-in, says when it failed and holds the traceback.
+    """Turn an exception of a plug-in into an `InputError` that names the plug-in and its line, and holds its own traceback.
 
-    A component counts as a plug-in if its class, or the class of a component inside it, is defined outside this package. Exceptions
-    of other components are bugs of this package and pass unchanged, and so do `GenrecError` and errors of memory and disk.
+    `component` is a component, or a tuple of them; the plug-ins are those of its dataclasses that are defined outside this package.
+    `when` completes "X raised E ...", such as "in stage sft". A `GenrecError`, an error of memory or of a full disk, and an exception
+    where there is no plug-in pass unchanged. `sys.exit` in a plug-in counts as an exception.
     """
     try:
         yield
     except (GenrecError, MemoryError):
         raise
-    except Exception as error:
-        if not is_plugin(component) or re.search("out of memory|can't allocate memory", str(error), re.IGNORECASE):
+    except (Exception, SystemExit) as error:
+        message = None if _is_resource_error(error) else _message(error, plugins_in(component), when)
+        if message is None:
             raise
-        if isinstance(explain(error), ResourceError):
-            raise
-        raise InputError(
-            f"{component!r} raised {error!r} {when}; run 'genrec check FILE.py:CLASS' to test the plug-in before training; its own "
-            f"error:\n{traceback.format_exc()}"
-        ) from None
+        raise InputError(message) from None
 
 
-def is_plugin(component: object) -> bool:
-    """Return whether the class of the component, or of any component inside it, is defined outside this package."""
-    if isinstance(component, list | tuple):
-        return any(map(is_plugin, component))
-    if not is_dataclass(component):
-        return not isinstance(component, str | int | float | bool | None)
-    if not type(component).__module__.startswith("genrec."):
-        return True
-    return any(is_plugin(getattr(component, field.name)) for field in fields(component))
+def _is_resource_error(error: BaseException) -> bool:
+    """Return whether memory or the disk ran out."""
+    if isinstance(error, OSError):
+        return isinstance(explain(error), ResourceError)
+    return bool(re.search("out of memory|can't allocate memory", str(error), re.IGNORECASE))
+
+
+def _message(error: BaseException, plugins: list[object], when: str) -> str | None:
+    """Return what to tell the user about an error, or None if no plug-in can have caused it."""
+    failure = find_failure(error, plugins)
+    if failure is not None:
+        kind, former = type(failure.plugin), renamed.explain(error)
+        return (
+            f"{name_with_place(kind)} raised {short(error)} at {failure.place} {when}"
+            + (f" ({former})" if former else "")
+            + f"; test the plug-in alone with '{check_command(kind)}'; its own error:\n{failure.own_traceback}"
+        )
+    if not plugins or isinstance(error, OSError | SystemExit):
+        return None
+    names = " or ".join(dict.fromkeys(name_with_place(type(plugin)) for plugin in plugins))
+    return (
+        f"{short(error)} was raised {when} by code that uses the result of {names}; test it alone with "
+        f"'{check_command(type(plugins[0]))}'; if it keeps its contract, report a bug of genrec; the error:\n"
+        f"{''.join(traceback.format_exception(error))}"
+    )
 
 
 def check_terms(loss: object, terms: PreferenceTerms, policy: LogProbs) -> None:
@@ -53,7 +67,7 @@ def check_terms(loss: object, terms: PreferenceTerms, policy: LogProbs) -> None:
 
     Only types and shapes are checked: reading a value would make the CPU wait for the GPU.
     """
-    name, (batch, count) = type(loss).__name__, policy.rejected.shape
+    name, (batch, count) = name_with_place(type(loss)), policy.rejected.shape
     if not isinstance(terms, PreferenceTerms):
         raise InputError(f"{name} must return genrec.types.PreferenceTerms, got {type(terms).__name__}")
     for part, shape in (("loss", (batch,)), ("chosen_reward", (batch,)), ("rejected_reward", (batch, count))):

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from genrec.data.examples import Padding
 from genrec.errors import UsageError
-from genrec.preference.losses import DPO, Anchored, SoftmaxDPO
+from genrec.preference.losses import DPO, Anchored, SoftmaxDPO, find_requirement
 from genrec.preference.negatives import BestOf, Uniform
-from genrec.preference.negatives.capabilities import check_is_sampler, inner_samplers
-from genrec.types import Baseline, NegativeSampler, PreferenceLoss
-from genrec.types.specification import check_at_least, check_choices, check_is
+from genrec.preference.negatives.capabilities import check_is_sampler, inner_samplers, most_negatives
+from genrec.types import Baseline, NegativeSampler, PreferenceLoss, Reward
+from genrec.types.specification import check_at_least, check_is, check_types
 
 Precision = Literal["auto", "32-true", "bf16-mixed"]
 
@@ -35,7 +35,7 @@ class Optimization:
     precision: Precision = "32-true"  # Lightning's precision flag; auto: bf16-mixed where the hardware has it, else 32-true
 
     def __post_init__(self) -> None:
-        check_choices(self, "optimization")
+        check_types(self, "optimization")
         check_at_least(self, "optimization", 1, *_chosen(self, "max_steps"), "batch_size")
         for name in (*_chosen(self, "learning_rate"), "max_grad_norm"):
             if not 0 < getattr(self, name) < float("inf"):
@@ -52,6 +52,7 @@ class Validation:
     users: int = 2_000  # users drawn for validation, the same for all seeds and stages; 0 takes all
 
     def __post_init__(self) -> None:
+        check_types(self, "validation")
         check_at_least(self, "validation", 1, *_chosen(self, "every", "patience"))
         check_at_least(self, "validation", 0, "users")
 
@@ -77,7 +78,7 @@ class SFT:
     padding: Padding = "zero"  # left padding of a window; "repeat" fills it with copies of the sequence, separated by a 0
 
     def __post_init__(self) -> None:
-        check_choices(self, "sft")
+        check_types(self, "sft")
         check_is("sft.optimization", self.optimization, Optimization)
         check_is("sft.validation", self.validation, Validation)
         if self.padding == "repeat" and self.targets == "one":
@@ -116,12 +117,15 @@ class Align:
     keep: Literal["best", "last"] = "best"  # keep the best step on validation, or the last step
 
     def __post_init__(self) -> None:
-        check_choices(self, "align")
+        check_types(self, "align")
         check_is("align.optimization", self.optimization, Optimization)
         check_is("align.validation", self.validation, Validation)
         check_is_sampler("align.negatives", self.negatives)
         if isinstance(self.loss, type) or not isinstance(self.loss, PreferenceLoss):
             raise UsageError(f"align.loss must be a loss, such as DPO(), got {self.loss!r}")
+        reward = find_requirement(self.loss, "reward")
+        if reward is not None and (isinstance(reward, type) or not isinstance(reward, Reward)):
+            raise UsageError(f"align.loss: the reward of a loss must be a genrec.types.Reward, got {reward!r}")
         if self.num_negatives < 1:
             raise UsageError(f"align.num_negatives must be at least 1, got {self.num_negatives}")
         if self.optimization.learning_rate is None:
@@ -151,6 +155,16 @@ class Align:
         if self.optimization.max_steps is None:
             raise UsageError("align.optimization.max_steps must be a number, such as 500, got None; only SFT chooses it by itself")
         return self.optimization.max_steps
+
+    def check(self, experiment: Any) -> None:
+        """Raise UsageError if no row can get `num_negatives` negatives, because the sampler has fewer candidates by its settings."""
+        most = most_negatives(self.negatives, experiment)
+        if most < self.num_negatives:
+            raise UsageError(
+                f"{experiment.name}: align.num_negatives = {self.num_negatives}, but {self.negatives!r} gives a row at most "
+                f"{most:.0f} negatives in this experiment; lower align.num_negatives, or give the sampler more candidates (pool_size, "
+                "num_beams, recent, batch_size)"
+            )
 
 
 def _check_candidates(sampler: NegativeSampler, count: int, name: str) -> None:

@@ -50,7 +50,7 @@ def validation_score(
         users = batches(validation, kept.batch_size, device_of(policy))
         found: dict[str, float] = {}
         for spec, suffix in ((kept, ""), (replace(kept, filter_seen=True), FILTERED)):
-            ranks = evaluate(policy, users, spec, seen, shared).ranks
+            ranks = evaluate(policy, users, spec, seen, shared, corpus.own_ids).ranks
             for name, (metric, n) in metrics.items():
                 values = mean_and_error(f"{name}{suffix}", per_user(metric, ranks, n))
                 found |= values if metric is ndcg else {f"{name}{suffix}": values[f"{name}{suffix}"]}

@@ -5,7 +5,17 @@ a Semantic ID, `K` negatives, `M` candidates, `n` cut-off, `U` users. Tensors ar
 items, not tokens. Protocols have methods only, so `isinstance` can check the components of an experiment.
 """
 
-from genrec.types.data import DividingSplit, FilteringSplit, KeepingSplit, RawStream, RawTables, Source, Split, StreamedSource
+from genrec.types.data import (
+    DividingSplit,
+    FilteringSplit,
+    KeepingSplit,
+    RatedSource,
+    RawStream,
+    RawTables,
+    Source,
+    Split,
+    StreamedSource,
+)
 from genrec.types.items import (
     NO_TEXT,
     AdaptiveQuantizer,
@@ -35,12 +45,15 @@ from genrec.types.policy import (
 )
 from genrec.types.preference import (
     CandidateFilter,
+    CheckedContext,
     DrawNegatives,
     ItemVectors,
+    LimitedSampler,
     LogProbs,
     NegativeSampler,
     PreferenceLoss,
     PreferenceTerms,
+    RefreshingSampler,
     Reward,
     SamplerContext,
 )
@@ -52,6 +65,7 @@ __all__ = [
     "Baseline",
     "CandidateFilter",
     "CatalogQuantizer",
+    "CheckedContext",
     "CheckedSpecification",
     "ConstrainedPolicy",
     "DividingSplit",
@@ -62,6 +76,7 @@ __all__ = [
     "ItemEncoder",
     "ItemVectors",
     "KeepingSplit",
+    "LimitedSampler",
     "ListedCodes",
     "LogProbs",
     "Metric",
@@ -74,9 +89,11 @@ __all__ = [
     "PricedCodes",
     "Quantizer",
     "Ranking",
+    "RatedSource",
     "RawStream",
     "RawTables",
     "Recommender",
+    "RefreshingSampler",
     "ResumableEncoder",
     "Reward",
     "SamplerContext",

@@ -51,14 +51,25 @@ class StreamedSource(Source, Protocol):
 
 
 @runtime_checkable
+class RatedSource(Source, Protocol):
+    """A data set that knows whether it has ratings before it is read. Settings that need ratings are then refused at once."""
+
+    def has_ratings(self) -> bool:
+        """Return whether the interactions have ratings."""
+        ...
+
+
+@runtime_checkable
 class Split(Protocol):
     """A split into training, validation and test. It may also implement the protocols below."""
 
     def assign(self, interactions: DataFrame) -> ndarray:
         """Return 'train', 'validation' or 'test' for each row, str [rows].
 
-        The interactions are sorted by user and time; ties keep the source's order. A user's parts must follow each other in the order
-        train, validation, test.
+        The interactions have the columns `user` and `item` (int64, the numbers 1..U and 1..N in the order of the first event), `time`
+        (int64, seconds since 1970), `rating` (float64, if the source has ratings), and `user_id` and `item_id` (str, the ids of the
+        source, unchanged), for splits that list users or items. They are sorted by user and time; ties keep the source's order. A
+        user's parts must follow each other in the order train, validation, test.
         """
         ...
 

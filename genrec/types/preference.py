@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from torch import Generator, Tensor
 
+    from genrec.own_ids import OwnIds
     from genrec.semantic_ids import SemanticIds
     from genrec.types.policy import Policy, SequenceBatch
 
@@ -52,6 +53,7 @@ class SamplerContext(NamedTuple):
     policy: Policy | None = None  # frozen: the reference, or a copy of the policy that is refreshed every `refresh_every`
     items: DataFrame | None = None  # the catalog; row i is item i + 1: item_id, text and further columns of the source
     filters: tuple[RejectCandidates, ...] = ()  # further exclusions, applied by `genrec.preference.exclusions.Exclusions`
+    own_ids: OwnIds | None = None  # the users' and items' ids in the source, for messages
 
 
 @runtime_checkable
@@ -84,6 +86,33 @@ class NegativeSampler(Protocol):
 
     def build(self, context: SamplerContext) -> DrawNegatives:
         """Return the callable that draws negatives for one training set."""
+        ...
+
+
+@runtime_checkable
+class LimitedSampler(Protocol):
+    """A sampler that knows the most negatives that a row can get. Alignment refuses to request more, before any stage runs."""
+
+    def most_negatives(self, experiment: Any) -> float:
+        """Return this number for a `genrec.experiment.Experiment`; infinity if there is no limit."""
+        ...
+
+
+@runtime_checkable
+class RefreshingSampler(Protocol):
+    """A sampler that knows how often it needs a copy of the policy in training. Compositions refuse samplers that disagree."""
+
+    def policy_refresh(self) -> tuple[int, str] | None:
+        """Return `refresh_every` and `refresh_unit` of its draw, or None if the draw does not read the policy."""
+        ...
+
+
+@runtime_checkable
+class CheckedContext(Protocol):
+    """A component of alignment that checks the data that it will read. It is called after the Semantic IDs are built, before SFT."""
+
+    def check_context(self, context: SamplerContext) -> None:
+        """Raise a `genrec.errors.GenrecError` if the component cannot work with this data; `context.policy` is not trained yet."""
         ...
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import cache
-from typing import Any, Literal, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
+from types import NoneType, UnionType
+from typing import Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints, runtime_checkable
 
 from genrec.errors import UsageError
 
@@ -29,17 +31,78 @@ def check_at_least(specification: object, path: str, least: int, *fields: str) -
 
 def check_choices(specification: object, path: str) -> None:
     """Raise UsageError unless every field that is annotated with a `Literal` holds one of its values."""
-    kind: Any = type(specification)
-    for field, choices in _choices(kind).items():
-        if getattr(specification, field) not in choices:
-            listed = ", ".join(repr(choice) for choice in choices)
+    for field, hint in _hints_of(specification).items():
+        if get_origin(hint) is Literal and getattr(specification, field) not in get_args(hint):
+            listed = ", ".join(repr(choice) for choice in get_args(hint))
             raise UsageError(f"{path}.{field} must be one of {listed}, got {getattr(specification, field)!r}")
 
 
+def check_types(specification: object, path: str) -> None:
+    """Raise UsageError unless every field of a plain type holds a value of this type; `path` is the specification's key path.
+
+    Plain types are int, float, bool, str, None, `Literal`, tuples of them, and unions of them. An int is a float; a bool is neither
+    an int nor a float. A list may stand for a tuple. Fields of other types, such as components and paths, are not checked.
+    """
+    check_choices(specification, path)
+    for field, hint in _hints_of(specification).items():
+        value = getattr(specification, field)
+        if _is_plain(hint) and not _matches(value, hint):
+            raise UsageError(f"{path}.{field} must be {_expected(hint)}, got {value!r} ({type(value).__name__})")
+
+
+PLAIN = {int: "an integer", float: "a number", bool: "True or False", str: "text", NoneType: "None"}
+
+
+def _hints_of(specification: object) -> dict[str, Any]:
+    """Return the type of each field of a dataclass."""
+    kind: Any = type(specification)
+    found: dict[str, Any] = _hints(kind)
+    return found
+
+
 @cache  # annotations are text and slow to evaluate; long lists of experiments build the same classes again and again
-def _choices(kind: type) -> dict[str, tuple[object, ...]]:
-    """Return the values of each field of a class that is annotated with a `Literal`."""
-    return {field: get_args(hint) for field, hint in get_type_hints(kind).items() if get_origin(hint) is Literal}
+def _hints(kind: Any) -> dict[str, Any]:
+    """Return the type of each field of a dataclass; none if an annotation names a type that exists for type checkers only."""
+    try:
+        hints = get_type_hints(kind)
+    except NameError:
+        return {}
+    return {field.name: hints[field.name] for field in fields(kind)}
+
+
+def _is_plain(hint: Any) -> bool:
+    if get_origin(hint) in (Union, UnionType, tuple):
+        return all(_is_plain(part) for part in get_args(hint) if part is not Ellipsis)
+    return hint in PLAIN or get_origin(hint) is Literal
+
+
+def _matches(value: object, hint: Any) -> bool:
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_matches(value, part) for part in parts)
+    if origin is Literal:
+        return value in parts
+    if origin is tuple:
+        if not isinstance(value, tuple | list):
+            return False
+        expected = [parts[0]] * len(value) if parts[-1] is Ellipsis else list(parts)
+        return len(expected) == len(value) and all(map(_matches, value, expected))
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, int | float) if hint is float else isinstance(value, hint)
+
+
+def _expected(hint: Any) -> str:
+    """Return a type in words: `a number or None`, `a tuple of integers`."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(_expected(part) for part in parts)
+    if origin is Literal:
+        return f"one of {', '.join(map(repr, parts))}"
+    if origin is tuple:
+        each = " or ".join(dict.fromkeys(_expected(part) for part in parts if part is not Ellipsis))
+        return f"a tuple with {each} in each place" if parts[-1] is Ellipsis else f"a tuple of length {len(parts)}, each {each}"
+    return PLAIN[hint]
 
 
 def check_dropout(dropout: float, path: str) -> None:

@@ -156,7 +156,7 @@ class FixedParts:
         (("train", "test"), "a part for each of 3 rows"),
         (("train", "valid", "test"), "must return only train, validation, test"),
         (("train", "train", "test"), "no interaction for the part 'validation'"),
-        (("test", "validation", "train"), "later event of user 1 to an earlier part"),
+        (("test", "validation", "train"), "a later event of user 'a' into an earlier part"),
     ],
 )
 def test_invalid_parts_of_a_split_are_an_error(parts: tuple[str, ...], message: str) -> None:

@@ -119,7 +119,7 @@ def test_moments_without_a_time_zone_are_utc() -> None:
         ({"min_rating": float("nan")}, "min_rating must be a finite number"),
         ({"since": "yesterday"}, "since must be a date such as 2010-01-31"),
         ({"since": "2010-01-02", "until": "2010-01-02"}, "since must be before until"),
-        ({"repeats": "some"}, "repeats must be one of keep, exact, first, last"),
+        ({"repeats": "some"}, "repeats must be one of .*keep.*exact.*first.*last"),
         ({"min_events": -1}, "min_events must be 0 or more"),
         ({"validation_share": 0.0}, "validation_share must lie between 0 and 1"),
         ({"validation_share": 0.6, "test_share": 0.5}, "must leave a share for training"),

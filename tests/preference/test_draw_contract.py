@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from genrec.errors import InputError
+from genrec.own_ids import OwnIds
 from genrec.preference.draw_contract import DrawContract, check_draw
 from genrec.semantic_ids import SemanticIds
 from genrec.types import SamplerContext, SequenceBatch
@@ -44,7 +45,7 @@ def test_each_rule(second: list[int], rule: str) -> None:
 @pytest.mark.parametrize(
     ("negatives", "message"),
     [
-        (torch.tensor([[1, 2]]), r"negatives of users 71\.\.70 must have shape \[2, 2\], got \[1, 2\]"),
+        (torch.tensor([[1, 2]]), r"negatives of user 71 to user 70 must have shape \[2, 2\], got \[1, 2\]"),
         (torch.tensor([[1], [7]]), r"must have shape \[2, 2\], got \[2, 1\]"),
         (torch.tensor([[1.0, 2.0], [7.0, 8.0]]), r"must be int64, got torch.float32"),
         (torch.zeros(2, 2, dtype=torch.int64, device="meta"), r"must be on the batch's device cpu, got meta"),
@@ -54,6 +55,23 @@ def test_each_rule(second: list[int], rule: str) -> None:
 def test_shape_dtype_and_device(negatives: Tensor, message: str) -> None:
     with pytest.raises(InputError, match=message):
         check_draw(BATCH, negatives, 2, CONTEXT)
+
+
+def test_users_and_items_are_named_by_their_own_ids_and_the_sampler_by_its_line() -> None:
+    """Number 9 is no item, so that it has no id."""
+    ids = OwnIds(lambda user: f"A{user}", lambda item: f"B0{item}")
+    contract = DrawContract(CONTEXT._replace(own_ids=ids), sampler="Rare (mine.py:12)")
+    expected = (
+        r"^Rare \(mine\.py:12\): user 'A70' \(number 70\), target 'B01' \(number 1\): negative 'B02' \(number 2\) \(place 2 of 2\)"
+    )
+    with pytest.raises(InputError, match=expected):
+        contract.check(BATCH, torch.tensor([[1, 2], [7, 2]]), 2)
+    with pytest.raises(InputError, match=r"negative 9 \(place 2 of 2\) is not in the catalog"):
+        contract.check(BATCH, torch.tensor([[1, 2], [7, 9]]), 2)
+    with pytest.raises(
+        InputError, match=r"^Rare \(.*\): negatives of user 'A71' \(number 71\) to user 'A70' \(number 70\) must have shape"
+    ):
+        contract.check(BATCH, torch.tensor([[1, 2]]), 2)
 
 
 def test_valid_negatives_pass() -> None:

@@ -230,7 +230,7 @@ def test_unusable_policies_raise() -> None:
         ("num_beams", 0, r"ModelBeams.num_beams must be at least 1, got 0"),
         ("locked_levels", -1, r"ModelBeams.locked_levels must be at least 0, got -1"),
         ("refresh_every", -1, r"ModelBeams.refresh_every must be at least 0, got -1"),
-        ("refresh_unit", "hours", r"ModelBeams.refresh_unit must be 'steps' or 'epochs', got 'hours'"),
+        ("refresh_unit", "hours", r"ModelBeams.refresh_unit must be one of 'steps', 'epochs', got 'hours'"),
     ],
 )
 def test_fields_are_checked(field: str, wrong: object, message: str) -> None:

@@ -12,8 +12,9 @@ from alignments import constant, parts, recipe
 from stable_ids import stable_id
 
 from genrec.errors import InputError, UsageError
+from genrec.plugin_source import plugins_in
 from genrec.preference.filters import SimilarityWindow
-from genrec.preference.losses import Anchored, SoftmaxDPO
+from genrec.preference.losses import Anchored, RosePO, SoftmaxDPO
 from genrec.preference.negatives import BestOf, Filtered, Uniform
 from genrec.training import plugin_errors
 from genrec.training.align import align
@@ -30,6 +31,8 @@ class Sampler:
         if self.where == "build":
             raise KeyError("weights")
         draw = Uniform().build(context)
+        if self.where == "result":
+            return [1, 2]  # type: ignore[return-value]
         if self.where == "arity":
             return lambda batch, count: draw(batch, count, torch.Generator())  # type: ignore[misc, return-value]
         return draw
@@ -41,6 +44,24 @@ class Reward:
 
     def rate(self, context: SamplerContext) -> Callable[[SequenceBatch, torch.Tensor], torch.Tensor]:
         return lambda batch, items: torch.zeros(3).view(2)
+
+
+@dataclass(frozen=True)
+class ShapelessReward:
+    """A reward plug-in that returns one number per example."""
+
+    rows: int | None = None
+
+    def rate(self, context: SamplerContext) -> Callable[[SequenceBatch, torch.Tensor], torch.Tensor]:
+        return lambda batch, items: torch.zeros(len(items)) if self.rows is None else torch.zeros(self.rows)
+
+
+@dataclass(frozen=True)
+class ScoringFilter:
+    """A filter plug-in that returns numbers in place of a mask."""
+
+    def refuse(self, context: SamplerContext) -> Callable[[SequenceBatch, torch.Tensor], torch.Tensor]:
+        return lambda batch, candidates: candidates.float()
 
 
 @dataclass(frozen=True)
@@ -61,15 +82,34 @@ class LossWithReward(Loss):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"negatives": Sampler("build")}, r"Sampler\(where='build'\) raised KeyError\('weights'\) while it was built(?s:.*)Traceback"),
+        (
+            {"negatives": Sampler("build")},
+            r"Sampler \(.*:\d+\) raised KeyError\('weights'\) at .*test_plugin_errors\.py:\d+ while it was built(?s:.*)Traceback",
+        ),
         (
             {"negatives": Filtered(Sampler("arity"), (SimilarityWindow(),))},
-            r"Filtered.* raised TypeError.* while it sampled negatives for step 0",
+            r"TypeError.* was raised while it sampled negatives for step 0 by code that uses the result of Sampler \(",
         ),
-        ({"negatives": BestOf(Uniform(), Reward())}, r"BestOf.* raised RuntimeError.* while it sampled negatives for step 0"),
-        ({"loss": Anchored(Loss(lambda terms: terms.nothing))}, r"Anchored.* raised AttributeError.* in step 0"),
-        ({"loss": Loss(lambda terms: terms.loss)}, "Loss must return genrec.types.PreferenceTerms, got Tensor"),
-        ({"loss": Loss(lambda terms: terms._replace(loss=terms.loss.mean()))}, r"Loss: loss must be a tensor \[32\].*got \[\]"),
+        (
+            {"negatives": BestOf(Uniform(), Reward())},
+            r"Reward \(.*\) raised RuntimeError.* at .*:\d+ while it sampled negatives",
+        ),
+        ({"negatives": Sampler("result")}, r"Sampler \(.*:\d+\): build\(context\) must return a callable draw\(.*\), got \[1, 2\]"),
+        (
+            {"negatives": BestOf(Uniform(), ShapelessReward())},
+            r"ShapelessReward \(.*:\d+\): must return float32 \[32, 16\], one reward per item; got torch\.float32 \[32\]",
+        ),
+        (
+            {"loss": RosePO(reward=ShapelessReward())},
+            r"ShapelessReward \(.*:\d+\): must return float32 \[32, 4\], one reward per item",
+        ),
+        (
+            {"negatives": Filtered(Uniform(), (ScoringFilter(),))},
+            r"ScoringFilter \(.*:\d+\): for candidates .* the result must be bool .*; got torch\.float32",
+        ),
+        ({"loss": Anchored(Loss(lambda terms: terms.nothing))}, r"Loss \(.*\) raised AttributeError.* at .*:\d+ in step 0"),
+        ({"loss": Loss(lambda terms: terms.loss)}, r"Loss \(.*\) must return genrec.types.PreferenceTerms, got Tensor"),
+        ({"loss": Loss(lambda terms: terms._replace(loss=terms.loss.mean()))}, r"Loss \(.*\): loss must be a tensor \[32\].*got \[\]"),
         ({"loss": Loss(lambda terms: terms._replace(rejected_reward=[1]))}, r"rejected_reward must be a tensor \[32, 3\].*got list"),
         ({"loss": Loss(lambda terms: terms._replace(loss=terms.loss.detach()))}, "the loss has no gradient"),
     ],
@@ -95,9 +135,10 @@ def test_bugs_of_the_package_and_out_of_memory_pass_unchanged() -> None:
 
 
 def test_components_with_a_plug_in_inside_are_plug_ins() -> None:
-    assert not plugin_errors.is_plugin(Filtered(Uniform(), (SimilarityWindow(),)))
-    assert plugin_errors.is_plugin(Filtered(Sampler("draw"), (SimilarityWindow(),)))
-    assert plugin_errors.is_plugin(Anchored(Loss(lambda terms: terms)))
+    assert not plugins_in(Filtered(Uniform(), (SimilarityWindow(),)))
+    assert plugins_in(Filtered(Sampler("draw"), (SimilarityWindow(),))) == [Sampler("draw")]
+    loss = Loss(lambda terms: terms)
+    assert plugins_in((None, Anchored(loss))) == [loss]
 
 
 def test_an_alignment_without_negatives_warns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

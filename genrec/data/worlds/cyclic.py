@@ -26,6 +26,10 @@ class Cyclic:
     def __post_init__(self) -> None:
         check_at_least(self, num_items=2, num_users=1, length=3, seed=0)
 
+    def has_ratings(self) -> bool:
+        """Return False: the events of this world have no ratings."""
+        return False
+
     def load(self, root: Path) -> RawTables:
         """Generate the world. `root` is not used."""
         random = np.random.default_rng(self.seed)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from genrec.errors import UsageError
-from genrec.types import DrawNegatives, NegativeSampler
+from genrec.types import DrawNegatives, LimitedSampler, NegativeSampler, RefreshingSampler
 
 
 class Capabilities(NamedTuple):
@@ -61,6 +62,23 @@ def inner_samplers(sampler: NegativeSampler) -> list[NegativeSampler]:
     """Return the samplers that a composition holds as `sampler` or `samplers`; an empty list for any other sampler."""
     one, several = getattr(sampler, "sampler", None), getattr(sampler, "samplers", ())
     return [each for each in (one, *(several if isinstance(several, tuple) else ())) if isinstance(each, NegativeSampler)]
+
+
+def most_negatives(sampler: NegativeSampler, experiment: Any) -> float:
+    """Return the most negatives that a sampler can give to a row of this experiment; infinity if it knows no limit."""
+    return sampler.most_negatives(experiment) if isinstance(sampler, LimitedSampler) else math.inf
+
+
+def policy_refreshes(sampler: object) -> set[tuple[int, str]]:
+    """Return the refreshes of the policy, (every, unit), that a sampler and those inside it are known to need."""
+    own = sampler.policy_refresh() if isinstance(sampler, RefreshingSampler) else None
+    inner = inner_samplers(sampler) if isinstance(sampler, NegativeSampler) else []
+    return ({own} if own is not None else set()).union(*map(policy_refreshes, inner))
+
+
+def check_one_refresh(sampler: NegativeSampler) -> None:
+    """Raise UsageError if the samplers of a composition are known to need different refreshes; see `combine`."""
+    combine(type(sampler).__name__, [Capabilities(True, False, every, unit) for every, unit in sorted(policy_refreshes(sampler))])
 
 
 def check_samplers(name: str, samplers: Sequence[NegativeSampler]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,9 +17,10 @@ from torch.nn.functional import normalize
 from genrec.errors import InputError, UsageError
 from genrec.preference.example_randomness import ExampleRandomness
 from genrec.preference.exclusions import Exclusions, on_cpu, rows_of
-from genrec.preference.vectors import Content
+from genrec.preference.vectors import Content, checked_vectors
 from genrec.progress import track
 from genrec.types import DrawNegatives, ItemVectors, SamplerContext, SequenceBatch
+from genrec.types.specification import check_types
 from genrec.vector_search import Kind, VectorIndex
 
 MAX_EXACT_ITEMS = 2**17  # up to this catalog size `index="auto"` is exact, and the pools of all items are computed once
@@ -53,38 +54,44 @@ class FaissNeighbors:
     effort: int = 0  # ivf: lists to probe; hnsw: candidates to keep; 0: 8 lists, or twice the number of neighbors
 
     def __post_init__(self) -> None:
+        check_types(self, "FaissNeighbors")
         if self.pool_size < 1:
             raise UsageError(f"FaissNeighbors.pool_size must be at least 1, got {self.pool_size}")
         for name in ("skip", "effort"):
             if getattr(self, name) < 0:
                 raise UsageError(f"FaissNeighbors.{name} must be 0 or more, got {getattr(self, name)}")
-        for name, known in (("of", ("positive", "history")), ("index", ("auto", "flat", "ivf", "hnsw"))):
-            if getattr(self, name) not in known:
-                raise UsageError(f"FaissNeighbors.{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         if not 0 < self.recency <= 1:
             raise UsageError(f"FaissNeighbors.recency must be above 0 and at most 1, got {self.recency}")
         if not -1 <= self.max_similarity <= 1:
             raise UsageError(f"FaissNeighbors.max_similarity must be in -1..1, got {self.max_similarity}")
         if self.margin is not None and not 0 <= self.margin <= 1:
             raise UsageError(f"FaissNeighbors.margin must be None or in 0..1, got {self.margin}")
-        if not isinstance(self.vectors, ItemVectors):
+        if isinstance(self.vectors, type) or not isinstance(self.vectors, ItemVectors):
             raise UsageError(
                 f"FaissNeighbors.vectors must be item vectors such as Content() (genrec.types.ItemVectors), got {self.vectors!r}"
             )
 
-    def build(self, context: SamplerContext) -> DrawNegatives:
-        """Build the draw. The pools of all items are computed here, once, if they fit into `MAX_TABLE_CELLS`."""
-        ranks = context.item_count - (self.of == "positive")
+    def most_negatives(self, experiment: Any) -> float:
+        """Return the size of the pool."""
+        return float(self.pool_size)
+
+    def check_context(self, context: SamplerContext) -> None:
+        """Raise InputError or UsageError if the catalog has too few items."""
+        ranks = self._ranks(context)
         if ranks < 1:
             raise InputError(f"FaissNeighbors needs a catalog of at least 2 items, got {context.item_count}")
         if self.skip >= ranks:
             raise UsageError(f"FaissNeighbors.skip must be below {ranks}, the number of neighbors in the catalog, got {self.skip}")
-        vectors = self.vectors.vectors(context)
-        if len(vectors) != context.item_count + 1:
-            raise InputError(
-                f"{self.vectors!r} must return {context.item_count + 1} rows, one for padding and one per item, got {len(vectors)}"
-            )
-        pools = _PoolSearch(self, vectors, min(self.skip + self.pool_size, ranks))
+
+    def _ranks(self, context: SamplerContext) -> int:
+        """Return the number of neighbors that a query has."""
+        return context.item_count - (self.of == "positive")
+
+    def build(self, context: SamplerContext) -> DrawNegatives:
+        """Build the draw. The pools of all items are computed here, once, if they fit into `MAX_TABLE_CELLS`."""
+        self.check_context(context)
+        vectors = checked_vectors(self.vectors, context)
+        pools = _PoolSearch(self, vectors, min(self.skip + self.pool_size, self._ranks(context)))
         if self.of == "history" or context.item_count > MAX_EXACT_ITEMS or context.item_count * pools.width > MAX_TABLE_CELLS:
             return _DrawFromPools(Exclusions(context), pools)
         table = _pool_table(pools, context.item_count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -12,10 +13,19 @@ from torch import Generator, Tensor
 from genrec.errors import UsageError
 from genrec.preference.example_randomness import ExampleRandomness
 from genrec.preference.exclusions import representatives
-from genrec.preference.negatives.capabilities import Capabilities, at, capabilities, check_samplers, combine
+from genrec.preference.negatives.capabilities import (
+    Capabilities,
+    at,
+    capabilities,
+    check_one_refresh,
+    check_samplers,
+    combine,
+    most_negatives,
+)
 from genrec.preference.negatives.simple_samplers import PrefixNeighbors
 from genrec.preference.negatives.weighted_samplers import Uniform
 from genrec.types import DrawNegatives, NegativeSampler, SamplerContext, SequenceBatch
+from genrec.types.specification import check_types
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,8 @@ class Mix:
 
     def __post_init__(self) -> None:
         check_samplers("Mix", self.samplers)
+        check_types(self, "Mix")
+        check_one_refresh(self)
         for name in ("weights", "final_weights"):
             weights = getattr(self, name)
             if weights is None:
@@ -41,6 +53,11 @@ class Mix:
                 raise UsageError(f"Mix.{name} must have one weight for each of the {len(self.samplers)} samplers, got {weights}")
             if not all(0 <= weight < float("inf") for weight in weights) or sum(weights) == 0:
                 raise UsageError(f"Mix.{name} must be 0 or more and finite, not all 0, got {weights}")
+
+    def most_negatives(self, experiment: Any) -> float:
+        """Return the sum over the samplers that have a weight above 0 at some time."""
+        weights = [max(pair) for pair in zip(self.weights, self.final_weights or self.weights, strict=True)]
+        return sum(most_negatives(each, experiment) for each, weight in zip(self.samplers, weights, strict=True) if weight > 0)
 
     def build(self, context: SamplerContext) -> DrawNegatives:
         """Build the draw, with the shares of the start of training."""
@@ -107,6 +124,8 @@ class Curriculum:
 
     def __post_init__(self) -> None:
         check_samplers("Curriculum", self.samplers)
+        check_types(self, "Curriculum")
+        check_one_refresh(self)
         if self.until is None:
             return
         increasing = all(low < high for low, high in zip((0.0, *self.until), (*self.until, 1.0), strict=True))
@@ -115,6 +134,10 @@ class Curriculum:
                 f"Curriculum.until must have {len(self.samplers) - 1} increasing numbers between 0 and 1, the end of each sampler "
                 f"but the last, got {self.until}"
             )
+
+    def most_negatives(self, experiment: Any) -> float:
+        """Return the number of the sampler that can give the fewest."""
+        return min(most_negatives(each, experiment) for each in self.samplers)
 
     def build(self, context: SamplerContext) -> DrawNegatives:
         """Build the draw. It uses the first sampler until `at` is called."""

@@ -17,6 +17,7 @@ from genrec.preference.example_randomness import ExampleRandomness
 from genrec.preference.exclusions import Exclusions, on_cpu, take_first
 from genrec.preference.prefix_groups import check_depth
 from genrec.types import DrawNegatives, Policy, PrefixPolicy, SamplerContext, SequenceBatch
+from genrec.types.specification import check_types
 
 SEARCH_CHUNK = 256  # histories searched at a time
 
@@ -37,11 +38,10 @@ class ModelBeams:
     refresh_unit: Literal["steps", "epochs"] = "steps"
 
     def __post_init__(self) -> None:
+        check_types(self, "ModelBeams")
         for name, smallest in (("num_beams", 1), ("locked_levels", 0), ("refresh_every", 0)):
             if getattr(self, name) < smallest:
                 raise UsageError(f"ModelBeams.{name} must be at least {smallest}, got {getattr(self, name)}")
-        if self.refresh_unit not in ("steps", "epochs"):
-            raise UsageError(f"ModelBeams.refresh_unit must be 'steps' or 'epochs', got {self.refresh_unit!r}")
 
     def check(self, experiment: Any) -> None:
         """Raise UsageError if `num_beams` exceeds the policy's, or `locked_levels` the levels of a Semantic ID."""
@@ -52,8 +52,16 @@ class ModelBeams:
             )
         check_depth(self, self.locked_levels, experiment)
 
-    def build(self, context: SamplerContext) -> DrawNegatives:
-        """Build the draw. It searches with the weights that `context.policy` has at the time of each draw."""
+    def most_negatives(self, experiment: Any) -> float:
+        """Return the length of the list."""
+        return float(self.num_beams)
+
+    def policy_refresh(self) -> tuple[int, str]:
+        """Return the refresh of the policy that is searched."""
+        return self.refresh_every, self.refresh_unit
+
+    def check_context(self, context: SamplerContext) -> None:
+        """Raise UsageError unless the context has a policy that can make these lists."""
         policy = context.policy
         if policy is None:
             raise UsageError("ModelBeams draws from a policy's beams, got a context without a policy: pass SamplerContext.policy")
@@ -71,7 +79,11 @@ class ModelBeams:
                 f"ModelBeams.num_beams must be at most policy.num_beams = {policy_beams}, got {self.num_beams}: lower it, or raise "
                 "policy.num_beams"
             )
-        return _DrawFromBeams(self, context, policy)
+
+    def build(self, context: SamplerContext) -> DrawNegatives:
+        """Build the draw. It searches with the weights that `context.policy` has at the time of each draw."""
+        self.check_context(context)
+        return _DrawFromBeams(self, context, cast(Policy, context.policy))
 
 
 class _DrawFromBeams:

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Generator, Tensor
 
 from genrec.errors import InputError, UsageError
-from genrec.preference.negatives.capabilities import Capabilities, at, capabilities, check_is_sampler, combine
+from genrec.own_ids import OwnIds, name_item, name_user
+from genrec.plugin_source import name_with_place
+from genrec.preference.negatives.capabilities import (
+    Capabilities,
+    at,
+    capabilities,
+    check_is_sampler,
+    check_one_refresh,
+    combine,
+    most_negatives,
+)
+from genrec.preference.rewards import checked_rating
 from genrec.types import CandidateFilter, DrawNegatives, NegativeSampler, Reward, SamplerContext, SequenceBatch
+from genrec.types.specification import check_types
 
 if TYPE_CHECKING:
-    from genrec.types.preference import RateItems
+    from genrec.types.preference import RateItems, RejectCandidates
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,7 @@ class BestOf:
 
     def __post_init__(self) -> None:
         check_is_sampler("BestOf.sampler", self.sampler)
+        check_types(self, "BestOf")
         if isinstance(self.reward, type) or not isinstance(self.reward, Reward):
             raise UsageError(f"BestOf.reward must be a reward with rate(context), such as Popular(), got {self.reward!r}")
         if self.num_candidates < 1:
@@ -44,6 +57,15 @@ class BestOf:
                 f"BestOf.refresh_every needs a reward that reads the policy (reads_policy = True), got {self.reward!r}; "
                 "use refresh_every = 0"
             )
+        check_one_refresh(self)
+
+    def most_negatives(self, experiment: Any) -> float:
+        """Return the number of candidates, if the sampler can give so many."""
+        return min(self.num_candidates, most_negatives(self.sampler, experiment))
+
+    def policy_refresh(self) -> tuple[int, str] | None:
+        """Return the refresh of the policy that the reward reads, or None if it reads none."""
+        return (self.refresh_every, self.refresh_unit) if getattr(self.reward, "reads_policy", False) else None
 
     def build(self, context: SamplerContext) -> DrawNegatives:
         """Build the draw."""
@@ -53,17 +75,19 @@ class BestOf:
         # A policy's scores depend on the batch by rounding, which can swap two candidates: such a draw is not by example.
         own = Capabilities(not reads, False, self.refresh_every if reads else None, self.refresh_unit)
         combined = combine("BestOf", [capabilities(draw), own])
-        return _BestOf(draw, self.reward.rate(context), self.num_candidates, combined)
+        return _BestOf(draw, checked_rating(self.reward, context), self.num_candidates, combined, context.own_ids)
 
 
 class _BestOf:
-    def __init__(self, draw: DrawNegatives, rate: RateItems, num_candidates: int, combined: Capabilities) -> None:
-        self.draw, self.rate, self.num_candidates, self.combined = draw, rate, num_candidates, combined
+    def __init__(
+        self, draw: DrawNegatives, rate: RateItems, num_candidates: int, combined: Capabilities, own_ids: OwnIds | None
+    ) -> None:
+        self.draw, self.rate, self.num_candidates, self.combined, self.own_ids = draw, rate, num_candidates, combined, own_ids
         combined.set_on(self)
 
     def at(self, progress: float) -> DrawNegatives:
         """Return the selection from the candidates of this point of the training."""
-        return _BestOf(at(self.draw, progress), self.rate, self.num_candidates, self.combined)
+        return _BestOf(at(self.draw, progress), self.rate, self.num_candidates, self.combined, self.own_ids)
 
     def __call__(self, batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
         """Draw candidates and keep the best. Candidates with equal rewards stay in the order of the draw."""
@@ -75,7 +99,11 @@ class _BestOf:
         with torch.no_grad():
             reward = self.rate(batch, drawn).to(drawn.device)
         if bool((reward.isnan() & (drawn > 0)).any()):
-            raise InputError("BestOf.reward returned NaN for an item; return a number for every item but 0")
+            row, place = (reward.isnan() & (drawn > 0)).nonzero()[0].tolist()
+            raise InputError(
+                f"BestOf.reward returned NaN for item {name_item(self.own_ids, int(drawn[row, place]))} of "
+                f"{name_user(self.own_ids, int(batch.user[row]))}; return a number for every item but 0"
+            )
         # The sort is stable, so the zeros at the end of a row stay there.
         order = reward.masked_fill(drawn == 0, -torch.inf).argsort(dim=1, descending=True, stable=True)
         return drawn.gather(1, order)[:, :num_negatives]
@@ -97,7 +125,30 @@ class Filtered:
         if not valid or not self.filters:
             raise UsageError(f"Filtered.filters must be a tuple of filters, such as (NearDuplicates(),), got {self.filters!r}")
 
+    def most_negatives(self, experiment: Any) -> float:
+        """Return the number of the sampler."""
+        return most_negatives(self.sampler, experiment)
+
     def build(self, context: SamplerContext) -> DrawNegatives:
         """Build the draw of the sampler, with the filters added to the context."""
-        rejects = tuple(each.refuse(context) for each in self.filters)
+        rejects = tuple(_checked_filter(each, context) for each in self.filters)
         return self.sampler.build(context._replace(filters=context.filters + rejects))
+
+
+def _checked_filter(candidate_filter: CandidateFilter, context: SamplerContext) -> RejectCandidates:
+    """Build a filter's predicate. It raises InputError if the filter does not return bool [B, M]."""
+    name, rejects = name_with_place(type(candidate_filter)), candidate_filter.refuse(context)
+    if not callable(rejects):
+        raise InputError(f"{name}: refuse(context) must return a callable with arguments (batch, candidates), got {rejects!r}")
+
+    def checked(batch: SequenceBatch, candidates: Tensor) -> Tensor:
+        mask = rejects(batch, candidates)
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != candidates.shape:
+            got = f"{mask.dtype} {list(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+            raise InputError(
+                f"{name}: for candidates {list(candidates.shape)} the result must be bool {list(candidates.shape)}, true where a "
+                f"candidate is rejected; got {got}"
+            )
+        return mask
+
+    return checked

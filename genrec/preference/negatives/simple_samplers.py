@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pandas import DataFrame
 from torch import Generator, Tensor
 
 from genrec.errors import InputError, UsageError
@@ -15,7 +17,9 @@ from genrec.preference.exclusions import Exclusions, UserItemPairs, on_cpu, take
 from genrec.preference.negatives.without_replacement import Candidates, draw_without_replacement
 from genrec.preference.prefix_groups import check_depth, first_leaves
 from genrec.preference.range_checks import check_range
+from genrec.preference.rating_requirements import check_has_ratings, check_keeps_ratings
 from genrec.types import DrawNegatives, SamplerContext, SequenceBatch
+from genrec.types.specification import check_types
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,10 @@ class InBatch:
 
     An item is in the batch with a probability that grows with its popularity. A batch with few distinct targets gives a shortfall.
     """
+
+    def most_negatives(self, experiment: Any) -> float:
+        """Return the number of targets in the rest of a batch."""
+        return float(experiment.align.optimization.batch_size - 1)
 
     def build(self, context: SamplerContext) -> DrawNegatives:
         """Build the draw."""
@@ -54,6 +62,7 @@ class PrefixNeighbors:
     depth: int = 1  # codes shared at least, 1 to L - 1
 
     def __post_init__(self) -> None:
+        check_types(self, "PrefixNeighbors")
         if self.depth < 1:
             raise UsageError(f"PrefixNeighbors.depth must be at least 1, got {self.depth}")
 
@@ -61,13 +70,17 @@ class PrefixNeighbors:
         """Raise UsageError if `depth` is not below the levels of a Semantic ID."""
         check_depth(self, self.depth, experiment)
 
-    def build(self, context: SamplerContext) -> DrawNegatives:
-        """Build the draw."""
+    def check_context(self, context: SamplerContext) -> None:
+        """Raise UsageError if `depth` is not below the levels of a Semantic ID."""
         if self.depth >= context.semantic_ids.levels:
             raise UsageError(
                 f"PrefixNeighbors.depth must be below {context.semantic_ids.levels}, the levels of a Semantic ID, got {self.depth}: "
                 "the policy cannot tell apart items that share all codes"
             )
+
+    def build(self, context: SamplerContext) -> DrawNegatives:
+        """Build the draw."""
+        self.check_context(context)
         return _InPrefix(Exclusions(context), context, self.depth)
 
 
@@ -104,8 +117,13 @@ class AlreadySeen:
     recent: int = 0  # newest items of the history to draw from; 0: all
 
     def __post_init__(self) -> None:
+        check_types(self, "AlreadySeen")
         if self.recent < 0:
             raise UsageError(f"AlreadySeen.recent must be 0 (all of the history) or more, got {self.recent}")
+
+    def most_negatives(self, experiment: Any) -> float:
+        """Return `recent`. The length of a history is no limit, because a user without enough items is no error of the settings."""
+        return float(self.recent or math.inf)
 
     def build(self, context: SamplerContext) -> DrawNegatives:
         """Build the draw."""
@@ -124,8 +142,17 @@ class Disliked:
     def __post_init__(self) -> None:
         check_range(self, "max_rating")
 
-    def build(self, context: SamplerContext) -> DrawNegatives:
-        """Build the draw."""
+    def check(self, experiment: Any) -> None:
+        """Raise UsageError if the source is known to have no ratings, or if the split drops those that are low enough."""
+        check_has_ratings(self, experiment)
+        check_keeps_ratings(self, "max_rating", experiment)
+
+    def check_context(self, context: SamplerContext) -> None:
+        """Raise InputError if no last rating of an item by a user is low enough."""
+        self._disliked(context)
+
+    def _disliked(self, context: SamplerContext) -> DataFrame:
+        """Return each user's last event of an item, where its rating is at most `max_rating`."""
         table = context.interactions
         if "rating" not in table:
             columns = ", ".join(map(str, table))
@@ -137,6 +164,11 @@ class Disliked:
             raise InputError(
                 f"Disliked.max_rating = {self.max_rating} matches no rating, the lowest is {lowest}: raise it, or use AlreadySeen()"
             )
+        return last
+
+    def build(self, context: SamplerContext) -> DrawNegatives:
+        """Build the draw."""
+        last = self._disliked(context)
         users, items = (torch.from_numpy(last[name].to_numpy("int64", copy=True)) for name in ("user", "item"))
         return _FromHistory(Exclusions(context), among=UserItemPairs(users, items, context.item_count))
 

@@ -1,0 +1,47 @@
+"""The command `genrec check`: the contract of a plug-in, and its check of an experiment that holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from genrec.errors import UsageError
+from genrec.experiment import Align, Experiment
+from genrec.plugin_source import name_with_place
+from genrec.preference.negatives import BestOf, FaissNeighbors, Filtered, Uniform
+from genrec.testing import ContractError, Shop, check_component
+from genrec.testing.component_checks import kind_of
+from genrec.tokenizer import Tokenize
+
+HOLDERS: dict[str, Callable[[Any], dict[str, Any]]] = {  # protocol -> the fields of an experiment that holds the component
+    "PolicySpecification": lambda policy: {"policy": policy},
+    "NegativeSampler": lambda sampler: {"align": Align(negatives=sampler)},
+    "PreferenceLoss": lambda loss: {"align": Align(loss=loss)},
+    "Reward": lambda reward: {"align": Align(negatives=BestOf(Uniform(), reward))},
+    "CandidateFilter": lambda candidate_filter: {"align": Align(negatives=Filtered(Uniform(), (candidate_filter,)))},
+    "Source": lambda source: {"source": source},
+    "Split": lambda split: {"split": split},
+    "Quantizer": lambda quantizer: {"tokenize": Tokenize(quantizer=quantizer)},
+    "Baseline": lambda baseline: {"policy": baseline},
+    "ItemEncoder": lambda encoder: {"embed": encoder},
+    "ItemVectors": lambda vectors: {"align": Align(negatives=FaissNeighbors(vectors=vectors))},
+}
+
+
+def check(component: object, raw: Path) -> list[str]:
+    """Check a component and return lines to print. Raises ContractError if it breaks its contract.
+
+    The last check is `check(experiment)`, on an experiment with the component and otherwise default settings. A component may refuse
+    it, since it may need other settings; the refusal is printed. Any other error of the method breaks the contract.
+    """
+    check_component(component, raw)
+    lines = [f"{component!r} keeps its contract"]
+    try:
+        fields: dict[str, Any] = {"name": "check", "source": Shop()} | HOLDERS[kind_of(component).protocol.__name__](component)
+        Experiment(**fields)
+    except UsageError as error:
+        if error.__cause__ is not None:  # not a refusal, see `genrec.experiment`
+            raise ContractError(str(error)) from error.__cause__
+        lines.append(f"an experiment with {name_with_place(type(component))} and default settings is refused: {error}")
+    return lines

@@ -1,0 +1,155 @@
+"""The source of plug-ins, for messages: where a plug-in's class stands, and which plug-in raised an error in which line.
+
+A plug-in is a dataclass from outside this package: a component that an experiment imports from the user's own files.
+"""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
+
+PACKAGE = Path(__file__).resolve().parent
+MAX_ERROR_LENGTH = 300  # characters of an error's text in the first line of a message
+
+
+class Place(NamedTuple):
+    """A line of a file."""
+
+    path: str
+    line: int
+
+    def __str__(self) -> str:
+        path = Path(self.path)
+        return f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}:{self.line}"
+
+
+class Failure(NamedTuple):
+    """An error in the code of a plug-in."""
+
+    plugin: object
+    place: Place  # the innermost line of the plug-in's file that was running
+    own_traceback: str  # the traceback from the plug-in's first line on
+
+
+def is_plugin_class(kind: type) -> bool:
+    """Return whether a class is defined outside this package."""
+    return kind.__module__.partition(".")[0] not in ("genrec", "builtins")
+
+
+def named_components(value: object, path: str = "") -> Iterator[tuple[str, object]]:
+    """Iterate over everything that a dataclass holds, however deep, in tuples and lists too, with key paths below `path`."""
+    if is_dataclass(value) and not isinstance(value, type):
+        children: list[tuple[str, object]] = [(each.name, getattr(value, each.name)) for each in fields(value)]
+    elif isinstance(value, tuple | list):
+        children = [(str(place), child) for place, child in enumerate(value)]
+    else:
+        return
+    for name, child in children:
+        below = f"{path}.{name}" if path else name
+        yield below, child
+        yield from named_components(child, below)
+
+
+def components(value: object) -> Iterator[object]:
+    """Iterate over everything that a dataclass holds, however deep, in tuples and lists too; the value itself is left out."""
+    return (component for _, component in named_components(value))
+
+
+def plugins_in(value: object) -> list[object]:
+    """Return the plug-ins among a component and everything that it holds, the outer ones first."""
+    return [each for each in (value, *components(value)) if is_dataclass(each) and is_plugin_class(type(each))]
+
+
+def place_of(kind: type) -> Place | None:
+    """Return where a class is defined, or None if it has no source file, such as one that was typed into an interpreter."""
+    try:
+        path, (_, line) = inspect.getsourcefile(kind), inspect.getsourcelines(kind)
+    except (OSError, TypeError):
+        return None
+    return None if path is None else Place(str(Path(path).resolve()), line)
+
+
+def name_with_place(kind: type) -> str:
+    """Return the name of a class, for a plug-in followed by its file and line: `Rare (mine.py:12)`."""
+    place = place_of(kind) if is_plugin_class(kind) else None
+    return kind.__qualname__ if place is None else f"{kind.__qualname__} ({place})"
+
+
+def check_command(kind: type) -> str:
+    """Return the command that checks a plug-in's class on its own."""
+    place = place_of(kind)
+    return f"genrec check {'FILE.py' if place is None else str(place).rpartition(':')[0]}:{kind.__qualname__}"
+
+
+def short(error: BaseException) -> str:
+    """Return the error's type and text in one line."""
+    text = " ".join(repr(error).split())
+    return text if len(text) <= MAX_ERROR_LENGTH else f"{text[:MAX_ERROR_LENGTH]}..."
+
+
+def own_line(error: BaseException) -> Place | None:
+    """Return the innermost line of the traceback that is neither of this package nor of an installed library, or None."""
+    for frame, line in reversed(_frames(error)):
+        path = Path(frame.f_code.co_filename)
+        if path.is_file() and not _is_installed(path):
+            return Place(str(path), line)
+    return None
+
+
+def find_failure(error: BaseException, plugins: Sequence[object]) -> Failure | None:
+    """Return the plug-in that raised an error, or None if no line of the traceback stands in the file of a plug-in."""
+    frames = _frames(error)
+    files: dict[str, list[object]] = {}
+    for plugin in plugins:
+        place = place_of(type(plugin))
+        if place is not None:
+            files.setdefault(place.path, []).append(plugin)
+    inside = [number for number, (frame, _) in enumerate(frames) if _file(frame) in files]
+    if not inside:
+        return None
+    innermost, line = frames[inside[-1]]
+    candidates = files[_file(innermost)]
+    plugin = candidates[0]
+    for number in reversed(inside):  # a file may hold several plug-ins, and helpers that belong to none
+        running = [each for each in candidates if _runs_method(frames[number][0], type(each))]
+        if running:
+            plugin = running[0]
+            break
+    return Failure(plugin, Place(_file(innermost), line), _traceback_from(error, inside[0]))
+
+
+def _frames(error: BaseException) -> list[tuple[FrameType, int]]:
+    """Return the frames of the traceback with their current lines, the outermost first."""
+    return list(traceback.walk_tb(error.__traceback__))
+
+
+def _file(frame: FrameType) -> str:
+    return str(Path(frame.f_code.co_filename).resolve())
+
+
+def _runs_method(frame: FrameType, kind: type) -> bool:
+    """Return whether a frame runs a method of the class, or a function within one."""
+    return frame.f_code.co_qualname.startswith(f"{kind.__qualname__}.")
+
+
+def _is_installed(path: Path) -> bool:
+    parts = path.resolve().parts
+    return path.resolve().is_relative_to(PACKAGE) or "site-packages" in parts or "dist-packages" in parts or _is_standard(path)
+
+
+def _is_standard(path: Path) -> bool:
+    return path.resolve().is_relative_to(Path(inspect.getfile(inspect)).resolve().parent)
+
+
+def _traceback_from(error: BaseException, first: int) -> str:
+    """Return the formatted traceback without the frames before the number `first`."""
+    shown = error.__traceback__
+    for _ in range(first):
+        assert shown is not None
+        shown = shown.tb_next
+    return "".join(traceback.format_exception(type(error), error, shown))

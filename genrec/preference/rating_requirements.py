@@ -1,0 +1,30 @@
+"""Checks of the ratings that a component needs, against the source and the split of an experiment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from genrec.errors import UsageError
+from genrec.types import FilteringSplit, RatedSource
+
+
+def check_has_ratings(component: object, experiment: Any) -> None:
+    """Raise UsageError if the experiment's source is known to have no ratings."""
+    if isinstance(experiment.source, RatedSource) and not experiment.source.has_ratings():
+        raise UsageError(
+            f"{experiment.name}: {type(component).__name__} needs ratings, but the source {experiment.source!r} has none; use a "
+            "source with ratings, or a component that reads none"
+        )
+
+
+def check_keeps_ratings(component: object, field: str, experiment: Any) -> None:
+    """Raise UsageError if the split drops all events with a rating of at most the component's `field`."""
+    filters = experiment.split.filters() if isinstance(experiment.split, FilteringSplit) else None
+    lowest, highest = getattr(filters, "min_rating", None), getattr(component, field)
+    if lowest is not None and highest < lowest:
+        name = type(component).__name__
+        raise UsageError(
+            f"{experiment.name}: {name}.{field} = {highest} needs events with a rating of {highest} or less, but split.min_rating = "
+            f"{lowest} drops every event with a rating below {lowest}; set split.min_rating to None or at most {highest}, or use "
+            "another sampler, such as AlreadySeen()"
+        )

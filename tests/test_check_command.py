@@ -1,0 +1,194 @@
+"""`genrec check` knows every kind of plug-in, tries its check of an experiment, and names former attributes and the class's line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from genrec import check_command, renamed
+from genrec.__main__ import main
+from genrec.errors import UsageError
+from genrec.experiment import Experiment
+from genrec.model import Tiger
+from genrec.preference.negatives import Uniform
+from genrec.preference.vectors import Content
+from genrec.testing import ContractError
+from genrec.testing.component_checks import KINDS, check_component, kind_of
+from genrec.tokenizer import RandomCodes
+from genrec.types import DrawNegatives, SamplerContext
+
+FILE = """
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from genrec.errors import UsageError
+from genrec.item_rows import contains, keys, ranking
+from genrec.preference.exclusions import Exclusions
+
+
+@dataclass(frozen=True)
+class LastTested:
+    def assign(self, interactions):
+        from_end = interactions.groupby("user_id").cumcount(ascending=False).to_numpy()
+        return np.select([from_end == 0, from_end == 1], ["test", "validation"], "train")
+
+
+@dataclass(frozen=True)
+class Names:
+    def assign(self, interactions):
+        return np.full(len(interactions), "training")
+
+
+@dataclass(frozen=True)
+class First:
+    def fit(self, interactions, item_count):
+        self_ = self
+        class Fitted:
+            def recommend(self, history, n, exclude=None):
+                catalog = torch.arange(1, item_count + 1).expand(len(history), -1)
+                scores = -catalog.float()
+                if exclude is not None:
+                    scores = scores.masked_fill(contains(exclude, catalog), -torch.inf)
+                return ranking(keys(scores, catalog), n, scores.isnan().any(1))
+        return Fitted()
+
+
+@dataclass(frozen=True)
+class Whole:
+    def vectors(self, context):
+        return context.vectors
+
+
+@dataclass(frozen=True)
+class Former:
+    def build(self, context):
+        exclusions = Exclusions(context)
+        def draw(batch, num_negatives, generator):
+            return exclusions.take(batch, torch.ones(len(batch.target), 3, dtype=torch.int64), num_negatives)
+        return draw
+"""
+
+
+@pytest.mark.parametrize("name", ["LastTested", "First", "Whole"])
+def test_splits_baselines_and_item_vectors_are_checked_from_a_file(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    (tmp_path / "own_parts.py").write_text(FILE, encoding="utf-8")
+    assert main(["check", f"{tmp_path / 'own_parts.py'}:{name}"]) == 0
+    assert f"{name}() keeps its contract" in capsys.readouterr().out
+
+
+def test_a_violation_names_the_line_of_the_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "own_names.py"
+    file.write_text(FILE, encoding="utf-8")
+    assert main(["check", f"{file}:Names"]) == 3
+    error = capsys.readouterr().err
+    assert "assign must return only train, validation, test, got 'training'" in error
+    assert f"(Names is defined at {file}:{FILE.splitlines().index('class Names:')})" in error  # the decorator's line
+
+
+def test_a_former_method_that_the_plug_in_calls_is_reported_with_the_present_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    file = tmp_path / "own_former.py"
+    file.write_text(FILE, encoding="utf-8")
+    assert main(["check", f"{file}:Former"]) == 3
+    error = capsys.readouterr().err
+    line = 1 + next(number for number, text in enumerate(FILE.splitlines()) if "exclusions.take(" in text)
+    assert f"at {file}:{line}; Exclusions.take is now Exclusions.take_allowed" in error
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A sampler with a check of the experiment."""
+
+    check_experiment: Callable[[Experiment], object] = lambda experiment: None
+
+    def build(self, context: SamplerContext) -> DrawNegatives:
+        return Uniform().build(context)
+
+    def check(self, experiment: Experiment) -> None:
+        assert experiment.align is not None
+        assert experiment.align.negatives is self  # the experiment holds the component
+        self.check_experiment(experiment)
+
+
+def refuse(experiment: Experiment) -> None:
+    raise UsageError("Checked needs align.rounds of 2 or more, got 1")
+
+
+def test_the_check_of_an_experiment_is_tried(tmp_path: Path) -> None:
+    seen: list[str] = []
+    assert len(check_command.check(Checked(lambda experiment: seen.append(experiment.name)), tmp_path)) == 1
+    assert seen == ["check"]
+    with pytest.raises(ContractError, match=r"Checked \(.*:\d+\): check\(experiment\) failed; its own error:\n(?s:.*)AttributeError"):
+        check_command.check(Checked(lambda experiment: experiment.alignment), tmp_path)  # type: ignore[attr-defined]
+
+
+def test_a_refusal_is_printed_and_is_no_violation(tmp_path: Path) -> None:
+    kept, refused = check_command.check(Checked(refuse), tmp_path)
+    assert kept.endswith("keeps its contract")
+    assert refused.endswith("and default settings is refused: Checked needs align.rounds of 2 or more, got 1")
+
+
+@dataclass(frozen=True)
+class FormerBeams:
+    """A policy with the former name of `num_beams`."""
+
+    beams: int = 20
+
+    def build(self, semantic_ids: object) -> object:
+        raise AssertionError("the former attribute is found first")
+
+
+@dataclass(frozen=True)
+class FormerItems(FormerBeams):
+    items_are_codes: bool = True
+    num_beams: int = 20
+
+
+class FormerQuantizer:
+    """A quantizer with the former name of `fit_catalog`."""
+
+    def fit(self, vectors: object, generator: object) -> object:
+        raise AssertionError("the former attribute is found first")
+
+    def fit_catalogue(self, item_ids: object, vectors: object, generator: object) -> object:
+        raise NotImplementedError
+
+    def level_sizes(self) -> tuple[int, ...]:
+        return (4,)
+
+    def restore(self, state: object) -> object:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("plugin", "message"),
+    [
+        (
+            FormerBeams(),
+            r"the attribute 'beams' of a PolicySpecification is no longer read; it is now num_beams \(FormerBeams",
+        ),
+        (FormerItems(), r"the attribute 'items_are_codes' .* it is now a method check\(experiment\)"),
+        (FormerQuantizer(), r"the attribute 'fit_catalogue' of a Quantizer is no longer read; it is now fit_catalog"),
+    ],
+)
+def test_a_former_attribute_is_reported_with_the_present_name(plugin: object, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match=message):
+        check_component(plugin, tmp_path)
+
+
+def test_built_in_components_have_no_former_attribute() -> None:
+    for protocol, plugin in (("PolicySpecification", Tiger()), ("Quantizer", RandomCodes())):
+        assert renamed.former_attribute(protocol, plugin) is None
+
+
+def test_every_kind_of_plug_in_has_an_experiment_that_holds_it() -> None:
+    assert {kind.protocol.__name__ for kind in KINDS} == set(check_command.HOLDERS)
+    assert kind_of(Content()).protocol.__name__ == "ItemVectors"
