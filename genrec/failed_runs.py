@@ -48,14 +48,15 @@ class Failure(NamedTuple):
 def record(experiment: Experiment, done: Sequence[str], error: BaseException) -> None:
     """Record why a run of one seed ended after the stages `done`. If the record can't be written, log this."""
     stage = next((stage for stage in experiment.stages if stage not in done), "")
-    stopped = isinstance(error, Stopped | KeyboardInterrupt)
+    cause = error.__context__ if isinstance(error, SystemExit) else error  # Lightning turns Ctrl-C into an exit
+    interrupted = isinstance(cause, KeyboardInterrupt)
     failure = Failure(
         experiment.name,
         experiment.seed,
         stage,
-        stopped,
-        type(error).__name__,
-        str(error) or "interrupted" if stopped else str(error),
+        interrupted or isinstance(error, Stopped),
+        type(cause if interrupted else error).__name__,
+        "interrupted" if interrupted else str(error),
         time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         resuming(sys.argv),
         versions(),

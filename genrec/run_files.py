@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import json
 import os
-import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,35 +17,17 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from genrec import hashed_json, renamed
+from genrec import hashed_json, run_file_format
 from genrec.environment import joined
-from genrec.errors import ArtifactError, UsageError
+from genrec.errors import UsageError
 from genrec.evaluation.compare import Run
 from genrec.experiment import MAX_NAME, Experiment, is_name
-from genrec.hashed_json import KEY, Each, Matching, Shape
 from genrec.progress import say
 from genrec.storage_errors import check_folder
 from genrec.store import Artifact, hash_of, locked, write_json
 from genrec.workspace import runs_folder, store
 
-FORMAT = 3  # version of the run file; files of format 1 use former field names, those of format 2 have no hash of their content
-AGAIN = "move the file away and run the experiment again (stages that are done are not repeated)"
 ENVIRONMENT = ("processor", "instructions", "threads", "gpu", "torch", "genrec")  # of `genrec.environment.environment`
-_STAGES = ("data", "evaluate")  # the stages that every row has
-_SEED: dict[str, Shape] = {
-    "recorded": str,  # UTC, ISO 8601: when the seed was last run
-    "artifacts": Each(Matching(KEY), needs=_STAGES),  # stage -> key
-    "seconds": Each(float),  # stage -> seconds that its artifact took
-    "environment": Each(str),  # see `environment_of`
-    "metrics": Each(float),
-}
-SHAPE: dict[str, Shape] = {
-    "format": int,
-    "name": str,
-    "configuration": dict,  # key path -> value, of all stages
-    "protocol": dict,  # what rows of one table have in common
-    "seeds": Each(_SEED, lambda seed: re.fullmatch(r"0|[1-9][0-9]{0,18}", seed) is not None, at_least=1),
-}
 TRAINING_STAGES = ("sft", "align")  # the stages that have training curves
 
 
@@ -113,11 +94,11 @@ def label(description: dict[str, Any]) -> str:
 def environment_of(artifacts: dict[str, Artifact]) -> dict[str, str]:
     """Return where a seed was trained, or evaluated if nothing was trained: its processor, threads and versions as short texts.
 
-    Values that differ between SFT and alignment are joined by ' / '. `gpu` is missing if there was none.
+    Values that differ between SFT and alignment are joined by ' / '.
     """
     trained = [artifacts[stage] for stage in TRAINING_STAGES if stage in artifacts] or [artifacts["evaluate"]]
     together = joined([artifact.manifest["environment"] for artifact in trained])
-    return {name: together[name] for name in ENVIRONMENT if together.get(name, "none") != "none"}
+    return {name: together[name] for name in ENVIRONMENT if name in together}
 
 
 def record(experiment: Experiment, artifacts: dict[str, Artifact]) -> None:
@@ -125,9 +106,9 @@ def record(experiment: Experiment, artifacts: dict[str, Artifact]) -> None:
     path = _path(experiment.name)
     settings = configuration(artifacts)
     with _lock(path):
-        content: dict[str, Any] = {"format": FORMAT, "name": experiment.name, "configuration": settings, "seeds": {}}
+        content: dict[str, Any] = {"format": run_file_format.FORMAT, "name": experiment.name, "configuration": settings, "seeds": {}}
         if path.is_file():
-            old = _read(path)
+            old = run_file_format.read(path)
             if hash_of(old["configuration"]) == hash_of(settings):
                 content["seeds"] = old["seeds"]
             else:
@@ -144,13 +125,13 @@ def record(experiment: Experiment, artifacts: dict[str, Artifact]) -> None:
 
 
 def read(name: str) -> dict[str, Any]:
-    """Return the content of a run file (see `SHAPE`). Raises UsageError if there is none, ArtifactError if it is damaged."""
+    """Return a run file (see `run_file_format.SHAPE`). Raises UsageError if there is none, ArtifactError if it is damaged."""
     if not is_name(name) or not _path(name).is_file():
         known = names_of_rows()
         close = difflib.get_close_matches(name, known, 1)
         nearest = f"did you mean {close[0]!r}? " if close else ""
         raise UsageError(f"there is no run {name[:MAX_NAME]!r} in {runs_folder()}; {nearest}there are: {', '.join(known) or 'none'}")
-    return _read(_path(name))
+    return run_file_format.read(_path(name))
 
 
 def names_of_rows() -> list[str]:
@@ -166,7 +147,7 @@ def check_extendable(name: str) -> None:
         if os.path.lexists(path) and not path.is_file():
             raise UsageError(f"{path} is not a file; move it away and run the same command again")
         if path.is_file():
-            _read(path)
+            run_file_format.read(path)
 
 
 @contextmanager
@@ -195,7 +176,8 @@ def outcomes(names: Sequence[str], only_seeds: dict[str, set[int]] | None = None
                 continue
             folder = artifacts.get("evaluate", entry["artifacts"]["evaluate"]).folder
             ranks = pd.read_parquet(folder / "ranks.parquet")
-            runs.append(Run(name, int(seed), ranks, entry["metrics"], content["protocol"], content["configuration"]))
+            described = content["protocol"], content["configuration"], entry["environment"]
+            runs.append(Run(name, int(seed), ranks, entry["metrics"], *described))
     return runs
 
 
@@ -216,26 +198,3 @@ def trainings(names: Sequence[str], stage: str | None = None) -> list[Training]:
 
 def _path(name: str) -> Path:
     return runs_folder() / f"{name}.json"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Return the checked content of a run file."""
-    content = hashed_json.read_object(path, AGAIN)
-    if "format" not in content and isinstance(content.get("configuration"), dict):
-        content = {"format": 1, **content}
-    hashed_json.check_shape(path, content, {"format": int}, AGAIN)
-    if content["format"] > FORMAT:
-        raise ArtifactError(
-            f"{path} was written by a newer version of genrec (format {content['format']}, this version reads {FORMAT}); upgrade "
-            f"genrec, or {AGAIN}"
-        )
-    if content["format"] == 2:
-        raise ArtifactError(f"{path} was written by an earlier version of genrec, without a hash of its content; {AGAIN}")
-    if content["format"] < FORMAT:
-        hashed_json.check_shape(path, content, {"configuration": dict}, AGAIN)
-        raise ArtifactError(
-            f"{path} was written by an earlier version of genrec with other field names{renamed.examples(content['configuration'])}; "
-            f"{AGAIN}, or read it with the commit that wrote it"
-        )
-    hashed_json.check_object(path, content, SHAPE, AGAIN)
-    return content

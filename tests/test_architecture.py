@@ -38,6 +38,7 @@ TOP = [
     "quickstart",
     "stages",
     "pipeline",
+    "run_file_format",
     "run_files",
     "failed_runs",
     "run_list",

@@ -17,7 +17,7 @@ from genrec import failed_runs, hashed_json, pipeline, run_experiments, run_file
 from genrec.__main__ import main
 from genrec.baselines import Popularity
 from genrec.environment import environment
-from genrec.errors import ArtifactError, NumericsError, Stopped, UsageError
+from genrec.errors import ArtifactError, GenrecError, NumericsError, Stopped, UsageError
 from genrec.experiment import Experiment
 from genrec.store import Artifact
 
@@ -174,7 +174,7 @@ def test_the_environment_of_a_seed_is_that_of_its_trainings() -> None:
     expected = {"processor": "P", "instructions": "avx2", "threads": "1 / 4", "gpu": "none / H", "torch": "2.11", "genrec": "0.1"}
     assert run_files.environment_of(artifacts) == expected
     assert run_files.environment_of({"evaluate": artifacts["evaluate"]}) == {
-        "processor": "P", "instructions": "avx2", "threads": "1", "torch": "2.13", "genrec": "0.1",
+        "processor": "P", "instructions": "avx2", "threads": "1", "gpu": "none", "torch": "2.13", "genrec": "0.1",
     }  # fmt: skip
 
 
@@ -186,6 +186,8 @@ def test_manifests_and_run_files_record_the_environment(row: Path) -> None:
     recorded = run_files.read("cyclic-popularity")["seeds"]["0"]["environment"]
     assert recorded.items() <= environment().items()
     assert {"processor", "instructions", "threads", "torch", "genrec"} <= recorded.keys()
+    (run,) = run_files.outcomes(["cyclic-popularity"])
+    assert run.environment == recorded
 
 
 @dataclass(frozen=True)
@@ -259,28 +261,40 @@ def test_list_of_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not (tmp_path / "nothing").exists()
 
 
+def exit_by_lightning() -> SystemExit:
+    """What Lightning makes of Ctrl-C in a training."""
+    try:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(1)
+    except SystemExit as error:
+        return error
+
+
 @pytest.mark.parametrize(
-    ("error", "line"),  # each has artifacts of its own, by its length of the history
+    ("length", "error", "line"),  # each has artifacts of its own, by its length of the history
     [
-        (NumericsError("the loss is nan\nmore"), "failed in evaluate, .*: NumericsError: the loss is nan$"),
-        (Stopped(15, "stopped at step 7, checkpoint saved"), "stopped in evaluate, .*: stopped at step 7, checkpoint saved$"),
-        (KeyboardInterrupt(), "stopped in evaluate, .*: interrupted$"),
+        (6, NumericsError("the loss is nan\nmore"), "failed in evaluate, .*: NumericsError: the loss is nan$"),
+        (7, Stopped(15, "stopped at step 7, checkpoint saved"), "stopped in evaluate, .*: stopped at step 7, checkpoint saved$"),
+        (8, KeyboardInterrupt(), "stopped in evaluate, .*: interrupted$"),
+        (9, exit_by_lightning(), r"stopped in evaluate, .*: interrupted$"),
     ],
 )
 def test_a_failed_run_leaves_a_record_until_it_succeeds(
-    row: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, line: str
+    row: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], length: int, error: BaseException, line: str
 ) -> None:
     def fail(*arguments: object) -> None:
         raise error
 
-    experiment = replace(baseline(f"fails-{type(error).__name__}", seed=3), history_length=len(line))
+    experiment = replace(baseline(f"fails-{type(error).__name__}", seed=3), history_length=length)
     with monkeypatch.context() as patch:
         patch.setitem(pipeline.stages.BUILDERS, "evaluate", fail)
         patch.setattr(sys, "argv", ["/bin/genrec", "run", "mine.py:row", "--refresh", "data", "--seed", "3"])
         with pytest.raises(type(error)):
             run_experiments.run([experiment])
     record = json.loads((row.parent / "failed" / f"{experiment.name}-seed-3.json").read_text())
-    assert record["message"] == (str(error) or "interrupted")
+    assert record["message"] == (str(error) if isinstance(error, GenrecError) else "interrupted")
     assert main(["list"]) == 0
     printed = capsys.readouterr().out
     assert re.search(rf"^{experiment.name} \(seed 3\) {line}\n  \S.*: genrec run mine\.py:row --seed 3$", printed, re.MULTILINE)

@@ -1,0 +1,52 @@
+"""The format of run files: their shape, their version and the hash of their content."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from genrec import hashed_json, renamed
+from genrec.errors import ArtifactError
+from genrec.hashed_json import KEY, Each, Matching, Shape
+
+FORMAT = 3  # version of the run file; files of format 1 use former field names, those of format 2 have no hash of their content
+AGAIN = "move the file away and run the experiment again (stages that are done are not repeated)"
+_STAGES = ("data", "evaluate")  # the stages that every row has
+_SEED: dict[str, Shape] = {
+    "recorded": str,  # UTC, ISO 8601: when the seed was last run
+    "artifacts": Each(Matching(KEY), needs=_STAGES),  # stage -> key
+    "seconds": Each(float),  # stage -> seconds that its artifact took
+    "environment": Each(str),  # see `run_files.environment_of`
+    "metrics": Each(float),
+}
+SHAPE: dict[str, Shape] = {
+    "format": int,
+    "name": str,
+    "configuration": dict,  # key path -> value, of all stages
+    "protocol": dict,  # what rows of one table have in common
+    "seeds": Each(_SEED, lambda seed: re.fullmatch(r"0|[1-9][0-9]{0,18}", seed) is not None, at_least=1),
+}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the checked content of a run file. Raises ArtifactError if it is damaged or of another format."""
+    content = hashed_json.read_object(path, AGAIN)
+    if "format" not in content and isinstance(content.get("configuration"), dict):
+        content = {"format": 1, **content}
+    hashed_json.check_shape(path, content, {"format": int}, AGAIN)
+    if content["format"] > FORMAT:
+        raise ArtifactError(
+            f"{path} was written by a newer version of genrec (format {content['format']}, this version reads {FORMAT}); upgrade "
+            f"genrec, or {AGAIN}"
+        )
+    if content["format"] == 2:
+        raise ArtifactError(f"{path} was written by an earlier version of genrec, without a hash of its content; {AGAIN}")
+    if content["format"] < FORMAT:
+        hashed_json.check_shape(path, content, {"configuration": dict}, AGAIN)
+        raise ArtifactError(
+            f"{path} was written by an earlier version of genrec with other field names{renamed.examples(content['configuration'])}; "
+            f"{AGAIN}, or read it with the commit that wrote it"
+        )
+    hashed_json.check_object(path, content, SHAPE, AGAIN)
+    return content
