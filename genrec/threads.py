@@ -1,0 +1,89 @@
+"""OpenMP settings of the command line: idle threads sleep, and a CPU quota limits the number of threads.
+
+OpenMP reads these variables when torch is imported. `import genrec` changes nothing; `genrec.__main__.main` calls `configure` first.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Iterator, MutableMapping
+from pathlib import Path
+
+WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}  # OpenMP in general, GNU's and LLVM's
+NUMBER = "OMP_NUM_THREADS"
+
+
+def configure(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Set OpenMP's waiting and, under a CPU quota, its number of threads. Do nothing if torch is already imported.
+
+    A thread that waits actively keeps a core from the thread that it waits for, which costs time as soon as another process wants
+    the cores. What the user has set is kept: the number of threads, and waiting as a whole. The number is set only if the quota is
+    below the cores that torch would use, because weights depend on the number of threads.
+    """
+    if "torch" in sys.modules:
+        return
+    if not WAITING.keys() & environment.keys():
+        environment.update(WAITING)
+    quota = cpu_quota()
+    if NUMBER not in environment and quota is not None and math.ceil(quota) < cores():
+        environment[NUMBER] = str(max(1, math.ceil(quota)))
+
+
+def cores(topology: Path = Path("/sys/devices/system/cpu")) -> int:
+    """Return the number of physical cores that this process may run on, which is the number of threads that torch uses."""
+    if sys.platform != "linux":
+        return os.cpu_count() or 1
+    allowed = os.sched_getaffinity(0)
+    siblings = set()
+    for number in allowed:
+        path = topology / f"cpu{number}" / "topology" / "thread_siblings_list"
+        siblings.add(path.read_text().strip() if path.is_file() else str(number))
+    return len(siblings)
+
+
+def cpu_quota(membership: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """Return the least CPU quota of this process's control groups, in cores, or None if there is none.
+
+    Args:
+        membership: the list of the process's control groups, a line `ID:CONTROLLERS:PATH` for each hierarchy.
+        root: the folder where the hierarchies are mounted.
+
+    """
+    quotas = []
+    for folder in _groups(membership, root):
+        quota, period = _numbers(folder / "cpu.max") or (None, None)  # version 2: "QUOTA PERIOD" or "max PERIOD"
+        if quota is None:  # version 1: -1 is no quota
+            (quota,) = _numbers(folder / "cpu.cfs_quota_us") or (None,)
+            (period,) = _numbers(folder / "cpu.cfs_period_us") or (None,)
+        if quota is not None and period is not None and quota > 0 and period > 0:
+            quotas.append(quota / period)
+    return min(quotas, default=None)
+
+
+def _groups(membership: Path, root: Path) -> Iterator[Path]:
+    """Iterate over the folders of the process's control groups for the CPU and of all their parents.
+
+    In a container the path may be that of the host while the container's own group is mounted as the root.
+    """
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mounts = [root / controllers, root / "cpu"] if controllers else [root, root / "unified"]
+        for mount in mounts:
+            group = mount / path.lstrip("/")
+            yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(mount))
+
+
+def _numbers(path: Path) -> tuple[int, ...] | None:
+    """Return the integers of a control file, or None if it is missing or has none."""
+    try:
+        return tuple(int(word) for word in path.read_text().split())
+    except (OSError, ValueError):
+        return None
