@@ -103,7 +103,9 @@ def main() -> None:
             rates = [{side: measure(side, options.seconds) for side in SIDES} for _ in range(options.rounds)]
         medians = {side: statistics.median(each[side] for each in rates) for side in SIDES}
         ratios = [statistics.median(each["genrec"] / each[side] for each in rates) for side in ("torch", "one thread")]
-        print(f"| {name} | {' | '.join(f'{rate:.1f}' for rate in medians.values())} | {' | '.join(f'{each:.2f}' for each in ratios)} |")
+        print(
+            f"| {name} | {' | '.join(f'{rate:.1f}' for rate in medians.values())} | {' | '.join(f'{each:.2f}' for each in ratios)} |"
+        )
 
 
 if __name__ == "__main__":
