@@ -129,7 +129,7 @@ def test_a_dry_run_counts_shared_stages_once_and_estimates_the_time(project: Pat
     command = ["run", "mine.py:comparison", "--sft.optimization.max-steps", "30", "--name", "dry"]
     assert main([*command, "--dry-run"]) == 0
     printed = capsys.readouterr().out
-    assert "total: 6 experiments; 8 artifacts to build, 5 done" in printed  # data, embed, tokenize, and two baselines
+    assert "total: 6 experiments; 8 artifacts to build, 5 done" in printed  # data, embed, tokenize, 2 baselines
     assert printed.count("to run, shared") == 2
     assert re.search(
         r"^  sft       2 to build, about \d+ s \(from 2 earlier artifacts of this stage on this machine\)$", printed, re.M
@@ -198,7 +198,7 @@ def test_refresh_builds_a_stage_and_what_follows_anew(project: Path, capsys: pyt
 
 
 def test_a_row_with_other_settings_is_replaced_only_on_request(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit 2 before anything is trained, with the setting, both values and both ways on; --refresh of the same settings is no change."""
+    """Exit 2 before anything is trained, naming the setting, both values and both ways on. --refresh is no change."""
     path = project / "data" / "runs" / "short.json"
     short = ["run", "mine.py:sft", "--name", "short", "--sft.optimization.max-steps"]
     assert main([*short, "20"]) == 0
