@@ -19,16 +19,16 @@ from genrec import renamed
 from genrec.errors import GenrecError, UsageError, did_you_mean
 from genrec.experiment import Experiment
 
-EXPECTED = "expected FILE.py:FUNCTION or MODULE:FUNCTION"
-
 
 def load(where: str) -> list[Experiment]:
     """Return the experiments that `FILE.py:FUNCTION` or `MODULE:FUNCTION` returns."""
     file, _, function = where.rpartition(":")
     if not file and where.endswith(".py"):
-        raise UsageError(f"{EXPECTED}, got {where!r}, a file without a function; {_list_functions(_module(where), where)}")
+        raise UsageError(
+            f"expected FILE.py:FUNCTION or MODULE:FUNCTION, got {where!r}, a file without a function; {_list_functions(_module(where), where)}"
+        )
     if not file or not function:
-        raise UsageError(f"{EXPECTED}, got {where!r}; for example genrec.quickstart:comparison")
+        raise UsageError(f"expected FILE.py:FUNCTION or MODULE:FUNCTION, got {where!r}; for example genrec.quickstart:comparison")
     experiments = _call(_module(file), file, function)
     for experiment in experiments:
         if not isinstance(experiment, Experiment):
@@ -72,7 +72,7 @@ def _module(file: str) -> ModuleType:
     """Import a file and put its folder on the import path, or import a module by its dotted name."""
     if not file.endswith(".py"):
         if not all(name.isidentifier() for name in file.split(".")):
-            raise UsageError(f"{EXPECTED}, got {file!r}, neither a .py file nor a module")
+            raise UsageError(f"expected FILE.py:FUNCTION or MODULE:FUNCTION, got {file!r}, neither a .py file nor a module")
         try:
             return importlib.import_module(file)
         except GenrecError:
@@ -81,7 +81,7 @@ def _module(file: str) -> ModuleType:
             raise UsageError(explain_exit(error)) from None
         except Exception as error:
             if isinstance(error, ModuleNotFoundError) and error.name is not None and f"{file}.".startswith(f"{error.name}."):
-                raise UsageError(f"there is no module {file!r}; {EXPECTED}") from None
+                raise UsageError(f"there is no module {file!r}; expected FILE.py:FUNCTION or MODULE:FUNCTION") from None
             raise UsageError(_own_error(f"{file} cannot be imported", error)) from None
     path = Path(file).resolve()
     if not path.is_file():
