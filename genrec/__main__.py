@@ -278,4 +278,6 @@ def _doctor(options: argparse.Namespace, flags: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        sys.path.append(sys.path.pop(0))  # `python -m` puts the current folder first, before the libraries: see `genrec.loading`
     sys.exit(main())

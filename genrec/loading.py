@@ -24,9 +24,8 @@ def load(where: str) -> list[Experiment]:
     """Return the experiments that `FILE.py:FUNCTION` or `MODULE:FUNCTION` returns."""
     file, _, function = where.rpartition(":")
     if not file and where.endswith(".py"):
-        raise UsageError(
-            f"expected FILE.py:FUNCTION or MODULE:FUNCTION, got {where!r}, a file without a function; {_list_functions(_module(where), where)}"
-        )
+        functions = _list_functions(_module(where), where)
+        raise UsageError(f"expected FILE.py:FUNCTION or MODULE:FUNCTION, got {where!r}, a file without a function; {functions}")
     if not file or not function:
         raise UsageError(f"expected FILE.py:FUNCTION or MODULE:FUNCTION, got {where!r}; for example genrec.quickstart:comparison")
     experiments = _call(_module(file), file, function)

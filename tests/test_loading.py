@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -53,6 +54,17 @@ def test_an_experiment_file_named_like_a_library_takes_no_place_of_it(name: str,
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_current_folder_takes_no_place_of_a_library(tmp_path: Path) -> None:
+    """`python -m genrec` has the current folder on the import path."""
+    for name in ("json", "random", "queue", "torch"):
+        (tmp_path / f"{name}.py").write_text(ROW)
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "GENREC_HOME": str(tmp_path / "data")}
+    command = [sys.executable, "-m", "genrec", "run", "json.py:row", "--dry-run"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("row (seed 0)")
 
 
 def test_a_plug_in_beside_the_experiment_is_imported(tmp_path: Path) -> None:
