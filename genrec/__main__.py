@@ -9,18 +9,17 @@ import sys
 import warnings
 from pathlib import Path
 
-from genrec import __version__, completion
-from genrec.errors import GenrecError, UsageError
+from genrec import __version__, completion, threads
+from genrec.errors import GenrecError, UsageError, did_you_mean
 from genrec.storage_errors import explain
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code (see `genrec.errors`)."""
+    threads.configure()
     parser = _parser()
     completion.answer(parser)
-    options, flags = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
-    if flags and options.command not in ("run", "data", "tokenize"):
-        parser.error(f"unrecognized arguments: {' '.join(flags)}")
+    options, flags = _parse(parser, sys.argv[1:] if arguments is None else arguments)
     if getattr(options, "offline", False):
         os.environ["GENREC_OFFLINE"] = "1"
     try:
@@ -34,8 +33,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"genrec: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("genrec: interrupted; run the same command again to resume from the last finished stage or checkpoint", file=sys.stderr)
-        return 130
+        return _interrupted()
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning makes an exit of it
+            return _interrupted()
+        from genrec.loading import explain_exit
+
+        print(f"genrec: {explain_exit(error)}", file=sys.stderr)  # of a plug-in
+        return UsageError.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -55,6 +60,39 @@ def main(arguments: list[str] | None = None) -> int:
         return explained.exit_code
 
 
+def _interrupted() -> int:
+    """Print how to go on after Ctrl-C and return the exit code."""
+    print("genrec: interrupted; run the same command again to resume from the last finished stage or checkpoint", file=sys.stderr)
+    return 130
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Return the options and, for commands on experiments, the overrides. Exits with 2 for an unknown command or option."""
+    commands = next(action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    if arguments and arguments[0][:1] != "-" and arguments[0] not in commands:
+        known = f"the commands are {', '.join(commands)}"
+        parser.error(f"there is no command {arguments[0]!r}; {known}{did_you_mean(arguments[0], commands)}")
+    options, flags = parser.parse_known_args(arguments)
+    known_options = [option for action in commands[options.command]._actions for option in action.option_strings if option[1] == "-"]
+    overrides = options.command in ("run", "data", "tokenize")
+    for flag in (flag for flag in flags if flag.startswith("--") and "." not in flag):
+        nearest = did_you_mean(flag.partition("=")[0], known_options)
+        if nearest and not (overrides and _is_field(flag)):
+            commands[options.command].error(f"there is no option {flag}{nearest}")
+    if flags and not overrides:
+        commands[options.command].error(f"unrecognized arguments: {' '.join(flags)}; see genrec {options.command} --help")
+    return options, flags
+
+
+def _is_field(flag: str) -> bool:
+    """Return whether a flag overrides a field of the experiment itself."""
+    from dataclasses import fields
+
+    from genrec.experiment import Experiment
+
+    return flag.removeprefix("--").partition("=")[0].replace("-", "_") in {field.name for field in fields(Experiment)}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="genrec", description="Generative recommendation with Semantic IDs.")
     parser.add_argument("--version", action="version", version=f"genrec {__version__}")
@@ -64,11 +102,13 @@ def _parser() -> argparse.ArgumentParser:
         "run",
         help="run an experiment or a list of experiments and print the results table",
         description="Run the stages whose artifacts are missing and print the results table. Override fields by key path, as in "
-        "--seed 1 --align.loss.loss.beta 0.3; '--fields' lists all fields. An override changes every experiment with the field.",
+        "--seed 1 --align.loss.loss.beta 0.3 --align.negatives Uniform; '--fields' lists all fields. An override changes every "
+        "experiment with the field. '--name NAME' names a single row; for a list it is a prefix: NAME-OLDNAME.",
     )
     run.add_argument("experiment", metavar="FILE.py:FUNCTION", help="a function that returns an experiment or a list of experiments")
-    run.add_argument("--dry-run", action="store_true", help="print the stages and whether they are done; write nothing")
+    run.add_argument("--dry-run", action="store_true", help="print the stages, what is done and the estimated time; write nothing")
     run.add_argument("--refresh", metavar="STAGE", help="rebuild this stage and all later stages")
+    run.add_argument("--replace", action="store_true", help="start rows again whose settings differ from those in data/runs/")
     run.add_argument("--fields", action="store_true", help="list all fields with their defaults")
     run.add_argument("--offline", action="store_true", help="download nothing (also GENREC_OFFLINE=1)")
     run.set_defaults(call=_run)
@@ -142,22 +182,23 @@ def _add_inspect_options(parser: argparse.ArgumentParser, stages: list[str], ref
 
 
 def _run(options: argparse.Namespace, flags: list[str]) -> int:
-    from genrec import loading, pipeline, run_experiments, run_files
+    from genrec import dry_run, loading, pipeline, run_experiments, run_files
     from genrec.overrides import override, print_fields
+    from genrec.progress import say
 
     pipeline.check_stage(options.refresh)
     found = loading.load(options.experiment)
+    experiments = override(found, flags, options.experiment)
     if options.fields:
-        print_fields(found[-1])
+        print_fields(experiments[-1])
         return 0
-    experiments = override(found, flags)
+    if len(experiments) < len(found):
+        say(run_experiments.collapsed_line(len(found), experiments))
     if options.dry_run:
-        for experiment in experiments:
-            print(f"{experiment.name} (seed {experiment.seed})")
-            for stage, key, state in pipeline.preview(experiment):
-                print(f"  {stage:9} {key}  {state}")
+        for line in dry_run.lines(experiments, options.replace):
+            print(line)
         return 0
-    run_experiments.run(experiments, options.refresh)
+    run_experiments.run(experiments, options.refresh, options.replace)
     seeds = {name: {entry.seed for entry in experiments if entry.name == name} for name in (entry.name for entry in experiments)}
     trained = {entry.name for entry in experiments if "sft" in entry.stages}
     for names in run_files.by_protocol(list(seeds)):
@@ -253,4 +294,6 @@ def _doctor(options: argparse.Namespace, flags: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        sys.path.append(sys.path.pop(0))  # `python -m` puts the current folder first, before the libraries: see `genrec.loading`
     sys.exit(main())

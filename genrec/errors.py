@@ -5,6 +5,9 @@ A message states the value that was found, where, the value that was expected, a
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class GenrecError(Exception):
     """Base class of errors that the user can fix. The command line prints the message and exits with `exit_code`."""
@@ -54,3 +57,9 @@ class Stopped(GenrecError):
     def __init__(self, signal_number: int, message: str) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return the end of a message with the nearest of the names, '; did you mean 'run'?', or '' if none is near."""
+    nearest = difflib.get_close_matches(name, list(names), 1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""

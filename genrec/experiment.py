@@ -12,7 +12,7 @@ import re
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from genrec.baselines import ItemKNN, Popularity
 from genrec.data.splits import LeaveOneOut
@@ -29,8 +29,8 @@ from genrec.types.specification import check_is, check_types
 
 if TYPE_CHECKING:
     PolicyOrBaseline = PolicySpecification | Baseline
-else:
-    PolicyOrBaseline = object  # tyro follows the class of the value; it cannot read a union of protocols
+else:  # tyro follows the class of the value; it cannot read a union of protocols, which is for `genrec.component_choices`
+    PolicyOrBaseline = Annotated[object, PolicySpecification | Baseline]
 
 __all__ = [
     "SFT", "Align", "Evaluate", "Experiment", "Optimization", "Selection", "Tokenize", "Validation", "baselines", "seeds",

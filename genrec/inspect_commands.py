@@ -29,7 +29,7 @@ def data(options: argparse.Namespace, flags: list[str]) -> int:
     _check_picture(options.picture)
     known: set[str] = set()
     done: set[str] = set()
-    for experiment in override(loading.load(options.experiment), flags):
+    for experiment in override(loading.load(options.experiment), flags, options.experiment):
         artifact = pipeline.run(experiment, options.refresh, done, last="data")["data"]
         if artifact.key in known:
             continue
@@ -54,7 +54,7 @@ def tokenize(options: argparse.Namespace, flags: list[str]) -> int:
     from genrec.training import curve_plots
 
     _check_picture(options.picture)
-    found = [each for each in override(loading.load(options.experiment), flags) if "tokenize" in each.stages]
+    found = [each for each in override(loading.load(options.experiment), flags, options.experiment) if "tokenize" in each.stages]
     if not found:
         raise UsageError(
             f"{options.experiment} has no experiment with Semantic IDs: baselines have none, and tokenize=None uses items as codes"

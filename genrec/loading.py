@@ -1,25 +1,31 @@
 """Import experiments and plug-ins from `FILE.py:NAME` or `MODULE:NAME`.
 
-The file's folder is put on the import path, so that an experiment can import a sampler from a file beside it.
+The file's folder is added to the end of the import path. An experiment can therefore import a sampler from a file beside it, but no
+file of the folder takes the place of a library, for example `random.py`.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 import traceback
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from genrec import renamed
-from genrec.errors import GenrecError, UsageError
+from genrec.errors import GenrecError, UsageError, did_you_mean
 from genrec.experiment import Experiment
 
 
 def load(where: str) -> list[Experiment]:
     """Return the experiments that `FILE.py:FUNCTION` or `MODULE:FUNCTION` returns."""
     file, _, function = where.rpartition(":")
+    if not file and where.endswith(".py"):
+        functions = _list_functions(_module(where), where)
+        raise UsageError(f"expected FILE.py:FUNCTION or MODULE:FUNCTION, got {where!r}, a file without a function; {functions}")
     if not file or not function:
         raise UsageError(f"expected FILE.py:FUNCTION or MODULE:FUNCTION, got {where!r}; for example genrec.quickstart:comparison")
     experiments = _call(_module(file), file, function)
@@ -34,9 +40,31 @@ def load(where: str) -> list[Experiment]:
 def component(where: str) -> object:
     """Return the component that `FILE.py:CLASS` or `MODULE:CLASS` names, built with its defaults."""
     module, _, name = where.rpartition(":")
+    return _call(_component_module(where), module, name)[0]
+
+
+def component_class(where: str) -> Any:
+    """Return the class, or the function that makes a component, of `FILE.py:NAME` or `MODULE:NAME`."""
+    module, _, name = where.rpartition(":")
+    return _member(_component_module(where), module, name)
+
+
+def explain_exit(error: SystemExit, file: str = "") -> str:
+    """Return a message about `sys.exit` in a user's file, with the line that called it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if file and Path(frame.filename) == Path(file).resolve()]
+    last = (own or frames)[-1]
+    return (
+        f"{last.filename}, line {last.lineno}: sys.exit({error.code!r}) was called ({last.line}); an experiment file must return to "
+        "genrec: remove the call, or put it below if __name__ == '__main__'"
+    )
+
+
+def _component_module(where: str) -> ModuleType:
+    module, _, name = where.rpartition(":")
     if not module or not name:
         raise UsageError(f"expected FILE.py:CLASS or MODULE:CLASS, got {where!r}")
-    return _call(_module(module), module, name)[0]
+    return _module(module)
 
 
 def _module(file: str) -> ModuleType:
@@ -48,41 +76,79 @@ def _module(file: str) -> ModuleType:
             return importlib.import_module(file)
         except GenrecError:
             raise
+        except SystemExit as error:
+            raise UsageError(explain_exit(error)) from None
         except Exception as error:
             if isinstance(error, ModuleNotFoundError) and error.name is not None and f"{file}.".startswith(f"{error.name}."):
                 raise UsageError(f"there is no module {file!r}; expected FILE.py:FUNCTION or MODULE:FUNCTION") from None
             raise UsageError(_own_error(f"{file} cannot be imported", error)) from None
     path = Path(file).resolve()
     if not path.is_file():
-        raise UsageError(f"there is no file {file}")
-    specification = importlib.util.spec_from_file_location(path.stem, path)
+        others = [other.name for other in path.parent.glob("*.py")]
+        raise UsageError(f"there is no file {file}{did_you_mean(path.name, others)}")
+    return _import_file(path, file)
+
+
+def _import_file(path: Path, file: str) -> ModuleType:
+    """Import a file under the name of its stem, or under another name if a library has that name."""
+    name = f"genrec_experiment_{path.stem}" if _is_library(path.stem) else path.stem
+    specification = importlib.util.spec_from_file_location(name, path)
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
-    sys.path.insert(0, str(path.parent))
-    sys.modules[path.stem] = module
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    before = sys.modules.get(name)
+    sys.modules[name] = module
     try:
         specification.loader.exec_module(module)
-    except GenrecError:
-        raise
-    except Exception as error:
-        raise UsageError(_own_error(f"{file} cannot be imported", error)) from None
+    except BaseException as error:
+        del sys.modules[name]
+        if before is not None:
+            sys.modules[name] = before
+        if isinstance(error, SystemExit):
+            raise UsageError(explain_exit(error, file)) from None
+        if isinstance(error, GenrecError) or not isinstance(error, Exception):
+            raise
+        raise UsageError(_own_error(f"{file} cannot be imported", error, path.parent)) from None
     return module
+
+
+def _is_library(name: str) -> bool:
+    """Return whether a module of this name belongs to Python, to genrec or to an installed package."""
+    installed = [entry for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
+    found = PathFinder.find_spec(name, installed)
+    return name in sys.stdlib_module_names or name == "genrec" or (found is not None and found.origin is not None)
+
+
+def _member(module: ModuleType, file: str, name: str) -> Any:
+    """Return the module's member of this name. Raises UsageError with the nearest names if there is none."""
+    if hasattr(module, name):
+        return getattr(module, name)
+    if name in renamed.CLASSES:
+        raise UsageError(f"{file} has no {name!r}: {name} is now {renamed.CLASSES[name]}")
+    own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+    public = getattr(module, "__all__", [key for key in own if key[0] != "_"])
+    raise UsageError(f"{file} has no {name!r}; it has: {', '.join(public) or 'nothing'}{did_you_mean(name, public)}")
 
 
 def _call(module: ModuleType, file: str, name: str) -> list[Any]:
     """Call the module's function or class and return the result as a list."""
-    maker = getattr(module, name, None)
-    if maker is None:
-        if name in renamed.CLASSES:
-            raise UsageError(f"{file} has no {name!r}: {name} is now {renamed.CLASSES[name]}")
-        own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
-        public = getattr(module, "__all__", [key for key in own if key[0] != "_"])
-        raise UsageError(f"{file} has no {name!r}; it has: {', '.join(public) or 'nothing'}")
+    maker = _member(module, file, name)
+    if not callable(maker):
+        raise UsageError(f"{file}:{name} is {maker!r}, not a function; {_list_functions(module, file)}")
+    needed = _required_parameters(maker) if inspect.isfunction(maker) else []
+    if needed:
+        raise UsageError(
+            f"{file}:{name} needs the arguments {', '.join(needed)}; name a function without required parameters: "
+            f"{_list_functions(module, file)}"
+        )
     try:
         made = maker()
     except GenrecError:
         raise
+    except SystemExit as error:
+        raise UsageError(explain_exit(error, file)) from None
     except Exception as error:
         if isinstance(maker, type) and isinstance(error, TypeError) and "required" in str(error):
             raise UsageError(
@@ -93,8 +159,39 @@ def _call(module: ModuleType, file: str, name: str) -> list[Any]:
     return made if isinstance(made, list) else [made]
 
 
-def _own_error(what: str, error: Exception) -> str:
-    """Return a message with the present name if the file uses a former one, and with the file's own traceback."""
+def _required_parameters(function: Any) -> list[str]:
+    parameters = inspect.signature(function).parameters.values()
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [each.name for each in parameters if each.default is each.empty and each.kind not in optional]
+
+
+def _list_functions(module: ModuleType, file: str) -> str:
+    """Return the public functions of a file that may return experiments, one a line, and the command that runs the first."""
+    found = {
+        name: (inspect.getdoc(value) or "").partition("\n")[0]
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and name[0] != "_" and _may_return_experiments(value)
+    }
+    if not found:
+        return f"{file} has no public function without required parameters that returns an Experiment or a list of them"
+    width = max(map(len, found))
+    lines = "".join(f"\n  {name:{width}}  {line}".rstrip() for name, line in found.items())
+    return f"its functions are:{lines}\nfor example: genrec run {file}:{next(iter(found))}"
+
+
+def _may_return_experiments(function: Any) -> bool:
+    """Return whether a function needs no argument, and has no annotation that rules experiments out."""
+    annotation = function.__annotations__.get("return", "Experiment")
+    return not _required_parameters(function) and "Experiment" in str(annotation)
+
+
+def _own_error(what: str, error: Exception, folder: Path | None = None) -> str:
+    """Return a message with a hint, if the cause is known, and with the file's own traceback.
+
+    Known causes are former names of genrec, and a file beside the experiment that has the name of a library.
+    """
     former = renamed.explain(error)
     hint = f": {former} (see the changelog)" if former else ""
+    if folder is not None and isinstance(error, ImportError) and error.name and (folder / f"{error.name}.py").is_file():
+        hint = hint or f": {error.name} is the name of a library, which comes before your {error.name}.py; rename your file"
     return f"{what}{hint}; its own error:\n{''.join(traceback.format_exception(error))}"

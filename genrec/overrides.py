@@ -1,40 +1,58 @@
 """Override the fields of experiments from the command line: `--align.num-negatives 5`. Only this module uses tyro.
 
-An override changes every experiment of a list that has the field. All errors are raised before any stage runs.
+An override changes every experiment of a list that has the field. `--align.negatives Uniform` replaces a component by another class
+(`genrec.component_choices`); further flags then apply to the new component. All errors are raised before any stage runs.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
-import functools
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import compress
 from typing import Any, get_type_hints
 
-from genrec import renamed
+from genrec.component_choices import choose, is_optional, kinds_of, wrapped
 from genrec.errors import ResourceError, UsageError
 from genrec.experiment import Experiment
+from genrec.override_messages import list_fields, refuse, settable_fields
+
+Path = tuple[str, ...]  # of a field: ("align", "loss") is experiment.align.loss
 
 
-def override(experiments: Sequence[Experiment], arguments: Sequence[str]) -> list[Experiment]:
+def override(experiments: Sequence[Experiment], arguments: Sequence[str], where: str = "FILE.py:FUNCTION") -> list[Experiment]:
     """Return every experiment with the overrides that it has fields for. Raises UsageError for an override that fits no experiment.
 
-    All overrides of an experiment are applied together, since a value may be valid only together with another one.
+    All overrides of an experiment are applied together, since a value may be valid only together with another one. `--name` is the
+    name of a single row, and a prefix if the list has several rows. Experiments that become equal are returned once.
+
+    Args:
+        experiments: the experiments.
+        arguments: the flags with their values.
+        where: the experiments' place on the command line, for messages.
+
     """
     flags, reader = _by_flag(arguments), _Reader()
-    fitting = [[_fits(reader, experiment, flag) for flag in flags] for experiment in experiments]
+    several = len({experiment.name for experiment in experiments}) > 1
+    own = [[_prefixed(flag, experiment) if several else flag for flag in flags] for experiment in experiments]
+    result: list[Experiment] = []
+    try:
+        fitting = [[_fits(reader, row, its, flag) for flag in its] for row, its in zip(experiments, own, strict=True)]
+    except _NoSuchComponent as error:
+        raise UsageError(f"{error}\n{list_fields(where)}") from None
     for number, flag in enumerate(flags):
         if not any(fits[number] for fits in fitting):
-            _refuse(experiments, flag)
-    result: list[Experiment] = []
-    for experiment, fits in zip(experiments, fitting, strict=True):
-        changed = _all(reader, experiment, list(compress(flags, fits)))
+            refuse([_with_outer(reader, experiment, flags, flag) for experiment in experiments], flag, where)
+    for experiment, its, fits in zip(experiments, own, fitting, strict=True):
+        changed = _all(reader, experiment, list(compress(its, fits)))
         if changed not in result:  # `--seed 1` makes the seeds of a row equal
             result.append(changed)
     return result
+
+
+class _NoSuchComponent(Exception):
+    """A component that does not exist or cannot be built. It is wrong for all experiments of a list."""
 
 
 class _Reader:
@@ -45,15 +63,19 @@ class _Reader:
 
     def changed(self, experiment: Experiment, flags: list[list[str]]) -> Experiment | None:
         """Return the experiment with the overrides, or None if one does not fit. Errors of components are raised."""
-        tokens: dict[tuple[str, ...], list[str]] = {}
+        chosen = _chosen(experiment, flags)
+        values: dict[Path, object] = {path: component for path, (component, _) in chosen.items()}
+        choices = [flag for _, flag in chosen.values()]
+        tokens: dict[Path, list[str]] = {}
         for flag in flags:
-            place = _place(experiment, flag[0])
+            place = _place(experiment, flag[0], values)
             if place is None:
                 return None
-            tokens.setdefault(place[0], []).extend([f"--{place[1]}", *flag[1:]])
-        values: dict[tuple[str, ...], object] = {}
+            if not any(flag is choice for choice in choices):
+                tokens.setdefault(place[0], []).extend([f"--{place[1]}", *flag[1:]])
+        components = dict(values)
         for path, given in tokens.items():
-            holder = self._holder(functools.reduce(getattr, path[:-1], experiment), path[-1], given)
+            holder = self._holder(_value_at(experiment, path[:-1], components), path[-1], given)
             if holder is None:
                 return None
             values[path] = getattr(holder, path[-1])
@@ -76,41 +98,97 @@ class _Reader:
         return self._read[key]
 
 
-def _place(experiment: Experiment, flag: str) -> tuple[tuple[str, ...], str] | None:
+def _chosen(experiment: Experiment, flags: list[list[str]]) -> dict[Path, tuple[object, list[str]]]:
+    """Return the components that flags choose by class name, or None, with their flag, by path: outer ones before inner ones."""
+    found: dict[Path, tuple[object, list[str]]] = {}
+    for flag in sorted(flags, key=lambda each: each[0].count(".")):
+        components = {path: component for path, (component, _) in found.items()}
+        place = _place(experiment, flag[0], components)
+        if place is None or place[1] != place[0][-1] or len(flag) != 2:
+            continue
+        path = place[0]
+        owner = _value_at(experiment, path[:-1], components)
+        kinds = kinds_of(owner, path[-1])
+        if flag[1] == "None" and is_optional(owner, path[-1]):
+            found[path] = None, flag
+        elif kinds:
+            try:
+                found[path] = choose(kinds, flag[1], ".".join(path)), flag
+            except UsageError as error:
+                raise _NoSuchComponent(f"{' '.join(flag)}: {error}") from None
+    return found
+
+
+def _place(experiment: Experiment, flag: str, components: Mapping[Path, object]) -> tuple[Path, str] | None:
     """Return the path of the field that holds the flag's value, and the flag from that field on, or None if there is no such field.
 
     --align.negatives.samplers.1.skip -> ('align', 'negatives', 'samplers'), 'samplers.1.skip': tyro resolves the inside of a tuple.
+    --align.loss.beta -> ('align', 'loss', 'loss', 'beta'), 'beta' for Anchored(DPO()): a component that wraps exactly one of its kind
+    passes on the fields that it does not have. `components` replace the experiment's own at their paths.
     """
     value: object = experiment
-    path: tuple[str, ...] = ()
+    path: Path = ()
     names = flag.removeprefix("--").split(".")
-    while dataclasses.is_dataclass(value) and len(path) < len(names):
-        name = names[len(path)].replace("-", "_")
-        if name not in _fields(value):
+    kinds: tuple[type, ...] = ()
+    position = 0
+    while dataclasses.is_dataclass(value) and position < len(names):
+        name: str | None = names[position].replace("-", "_")
+        if name in settable_fields(value):
+            position += 1
+        else:
+            name = wrapped(value, kinds)
+        if name is None:
             return None
-        value, path = getattr(value, name), (*path, name)
-    return path, ".".join([path[-1], *names[len(path) :]])
+        kinds = kinds_of(value, name)
+        path = (*path, name)
+        value = components[path] if path in components else getattr(value, name)
+    return path, ".".join([path[-1], *names[position:]])
 
 
-def _fields(value: Any) -> list[str]:
-    """Return the names of a dataclass's fields that can be set."""
-    return [field.name for field in dataclasses.fields(value) if field.init]
+def _value_at(experiment: Experiment, path: Path, components: Mapping[Path, object]) -> object:
+    """Return the value at a path of the experiment with these components."""
+    value: object = experiment
+    for depth, name in enumerate(path):
+        value = components[path[: depth + 1]] if path[: depth + 1] in components else getattr(value, name)
+    return value
 
 
-def _rebuilt(value: Any, changes: dict[tuple[str, ...], object]) -> Any:
+def _rebuilt(value: Any, changes: dict[Path, object]) -> Any:
     """Return the dataclass with the values at these paths. Inner components are rebuilt first; each one checks its fields."""
     new: dict[str, object] = {}
-    for name in _fields(value):
+    for name in settable_fields(value):
         inner = {path[1:]: change for path, change in changes.items() if path[0] == name}
         if inner:
-            new[name] = inner[()] if () in inner else _rebuilt(getattr(value, name), inner)
+            base = inner.pop((), getattr(value, name))
+            new[name] = _rebuilt(base, inner) if inner and dataclasses.is_dataclass(base) else base
     return dataclasses.replace(value, **new)
 
 
-def _fits(reader: _Reader, experiment: Experiment, flag: list[str]) -> bool:
-    """Return whether the experiment has this field and the value has the right type."""
+def _prefixed(flag: list[str], experiment: Experiment) -> list[str]:
+    """Return `--name PREFIX` with the experiment's own name after the prefix, and any other flag unchanged."""
+    return [flag[0], f"{flag[1]}-{experiment.name}"] if flag[0] == "--name" and len(flag) == 2 else flag
+
+
+def _outer(flags: list[list[str]], flag: list[str]) -> list[list[str]]:
+    """Return the flags of the components around a flag's field: `--align.negatives Mix` of `--align.negatives.weights 1 2`."""
+    name = flag[0].replace("-", "_")
+    return [other for other in flags if len(other) == 2 and name.startswith(other[0].replace("-", "_") + ".")]
+
+
+def _with_outer(reader: _Reader, experiment: Experiment, flags: list[list[str]], flag: list[str]) -> Experiment:
+    """Return the experiment with the components around a flag's field, for messages."""
     try:
-        return reader.changed(experiment, [flag]) is not None
+        return reader.changed(experiment, _outer(flags, flag)) or experiment
+    except UsageError:
+        return experiment
+
+
+def _fits(reader: _Reader, experiment: Experiment, flags: list[list[str]], flag: list[str]) -> bool:
+    """Return whether the experiment has this field, or a chosen component has it, and the value has the right type."""
+    try:
+        return reader.changed(experiment, [*_outer(flags, flag), flag]) is not None
+    except _NoSuchComponent:
+        raise
     except UsageError:
         return True
 
@@ -173,80 +251,3 @@ def _cli(kind: Any, default: Any, arguments: list[str]) -> Any:
         ) from error
     config = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
     return tyro.cli(kind, prog="genrec run", default=default, args=arguments, config=config)
-
-
-def _refuse(experiments: Sequence[Experiment], flag: list[str]) -> None:
-    """Raise UsageError for an override that fits no experiment, explained for the experiment that has most of its path."""
-    richest = max(experiments, key=lambda e: (len(_followed(e, flag[0])), len(e.stages)))
-    output = io.StringIO()
-    with contextlib.redirect_stderr(output), contextlib.suppress(SystemExit):
-        _cli(Experiment, richest, flag)
-    reason = f"the override {' '.join(flag)} fits no experiment"
-    names, values = flag[0].removeprefix("--").split("."), _followed(richest, flag[0])
-    if len(values) > len(names):  # the field exists, so tyro refused the value
-        raise UsageError(f"{reason}\n{_box(output)}")
-    where, name, value = ".".join(names[: len(values) - 1]), names[len(values) - 1], values[-1]
-    if value is None:
-        raise UsageError(f"{reason}: {where} is None in all of them, so it has no fields; set it in the experiment's file")
-    if dataclasses.is_dataclass(value):
-        former = renamed.present_name(type(value).__name__, name.replace("-", "_"))
-        if former:
-            path = former.removeprefix("Experiment.") if former[0].isupper() else ".".join([*names[: len(values) - 1], former])
-            raise UsageError(f"{reason}: {flag[0]} is now --{path.replace('_', '-')}")
-        raise UsageError(f"{reason}: {_no_field(value, name)}\n{_box(output)}")
-    if isinstance(value, tuple):
-        raise UsageError(f"{reason}: {where} has no position {name!r}; it has {len(value)} entries, counted from 0")
-    if type(value).__module__ == "builtins":
-        raise UsageError(f"{reason}: {where} is {value!r}, which has no fields")
-    component = f"{type(value).__module__}.{type(value).__qualname__}"
-    raise UsageError(f"{flag[0]}: {component} is not a dataclass, so its fields cannot be overridden; make it a frozen dataclass")
-
-
-def _followed(experiment: Experiment, flag: str) -> list[object]:
-    """Return the experiment and the values along the flag's path, as far as the path exists."""
-    values: list[object] = [experiment]
-    for name in flag.removeprefix("--").split("."):
-        value, attribute = values[-1], name.replace("-", "_")
-        if isinstance(value, tuple) and name.isdecimal() and int(name) < len(value):
-            values.append(value[int(name)])
-        elif dataclasses.is_dataclass(value) and attribute in _fields(value):
-            values.append(getattr(value, attribute))
-        else:
-            break
-    return values
-
-
-def _no_field(value: object, name: str) -> str:
-    """Return a message about a missing field, with the nearest fields."""
-    fields = [field.replace("_", "-") for field in _fields(value)]
-    nearest = _nearest(name.replace("_", "-"), value)
-    has = f"the nearest: {', '.join(nearest)}" if nearest else f"it has {', '.join(fields) or 'none'}"
-    return f"{type(value).__name__} has no field {name!r}; {has}"
-
-
-def _nearest(name: str, value: object) -> list[str]:
-    """Return the key paths below a component, as flags, that are spelled most like a name: as a whole, or in one of their words."""
-    words: dict[str, list[str]] = {}
-    for path in _paths(value):
-        last = path.rpartition(".")[2]
-        for word in dict.fromkeys([last, *last.split("-")]):
-            words.setdefault(word, []).append(path)
-    matches = difflib.get_close_matches(name, words)
-    return list(dict.fromkeys(path for word in matches for path in words[word]))[:3]
-
-
-def _paths(value: object) -> Iterator[str]:
-    """Iterate over the key paths of a component's fields and of the fields of the dataclasses that it holds."""
-    for field in _fields(value):
-        flag, inner = field.replace("_", "-"), getattr(value, field)
-        yield flag
-        if dataclasses.is_dataclass(inner):
-            yield from (f"{flag}.{path}" for path in _paths(inner))
-
-
-def _box(output: io.StringIO) -> str:
-    """Return tyro's message, pointing to the option that lists the fields instead of to a help that does not."""
-    message = output.getvalue().rstrip()
-    for verb in ("run", "see"):  # both texts have 40 characters, so the box keeps its shape
-        message = message.replace(f"For full helptext, {verb} genrec run --help", "For a list of all fields, add --fields  ")
-    return message

@@ -7,7 +7,6 @@ evaluate.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 
 from genrec import hashed_json, stages
 from genrec.environment import environment, git_commit, joined, versions
-from genrec.errors import NetworkError, UsageError
+from genrec.errors import UsageError
 from genrec.experiment import Experiment
 from genrec.hashed_json import Each
 from genrec.progress import say
@@ -73,23 +72,6 @@ def plan(experiment: Experiment) -> list[Step]:
         keys[stage] = hash_of({"stage": stage, "version": VERSIONS[stage], "specification": specification, "parents": parents})
         steps.append(Step(stage, keys[stage], specification, parents))
     return steps
-
-
-def preview(experiment: Experiment) -> list[tuple[str, str, str]]:
-    """Return the name and key of each stage with 'done' or 'to run'.
-
-    Nothing is downloaded: raises NetworkError if the data set's files are missing.
-    """
-    artifacts, before = store(), os.environ.get("GENREC_OFFLINE")
-    os.environ["GENREC_OFFLINE"] = "1"
-    try:
-        return [(step.stage, step.key, "done" if artifacts.has(step.stage, step.key) else "to run") for step in plan(experiment)]
-    except NetworkError as error:
-        raise NetworkError(f"a dry run downloads nothing; run 'genrec data' first to download the data set; {error}") from None
-    finally:
-        os.environ.pop("GENREC_OFFLINE")
-        if before is not None:
-            os.environ["GENREC_OFFLINE"] = before
 
 
 def run(

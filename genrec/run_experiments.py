@@ -14,8 +14,10 @@ from genrec.progress import say
 from genrec.store import Artifact
 from genrec.workspace import check_writable, reports_folder, store
 
+SHOWN_ROWS = 10  # rows that a message lists
 
-def run(experiments: Sequence[Experiment], refresh: str | None = None) -> None:
+
+def run(experiments: Sequence[Experiment], refresh: str | None = None, replace: bool = False) -> None:
     """Run the missing stages of each experiment and record the results. Log the seconds of all new artifacts at the end.
 
     Raises an error before anything is trained if the data folder can't be written. A run that fails later leaves a record
@@ -24,11 +26,13 @@ def run(experiments: Sequence[Experiment], refresh: str | None = None) -> None:
     Args:
         experiments: the experiments; those that share a stage build it once.
         refresh: rebuild this stage and all later ones.
+        replace: start a row again if its run file has other settings; otherwise this raises UsageError before any stage runs.
 
     """
     check_writable(list(pipeline.VERSIONS))
     for name in dict.fromkeys(experiment.name for experiment in experiments):
         run_files.check_extendable(name)
+    run_files.check_rows(experiments, replace)
     refreshed: set[str] = set()
     new: dict[str, Artifact] = {}
     for experiment in experiments:
@@ -36,7 +40,7 @@ def run(experiments: Sequence[Experiment], refresh: str | None = None) -> None:
         try:
             before = {step.key: _modified(store().folder(step.stage, step.key)) for step in pipeline.plan(experiment)}
             artifacts = pipeline.run(experiment, refresh, refreshed, on_artifact=partial(_finish_stage, experiment, done))
-            run_files.record(experiment, artifacts)
+            run_files.record(experiment, artifacts, replace)
         except BaseException as error:
             failed_runs.record(experiment, done, error)
             raise
@@ -85,3 +89,16 @@ def seconds_line(artifacts: Sequence[Artifact]) -> str:
         if seconds:
             parts.append(f"{stage} {sum(seconds):.1f}" + (f" ({len(seconds)} artifacts)" if len(seconds) > 1 else ""))
     return f"seconds per stage: {', '.join(parts)}"
+
+
+def collapsed_line(before: int, experiments: Sequence[Experiment]) -> str:
+    """Return a line with the rows and seeds that are left of `before` experiments, if some of them are equal by their overrides."""
+    seeds: dict[str, list[int]] = {}
+    for experiment in experiments:
+        seeds.setdefault(experiment.name, []).append(experiment.seed)
+    rows = [f"{name} (seed {', '.join(map(str, numbers))})" for name, numbers in seeds.items()]
+    more = f" and {len(rows) - SHOWN_ROWS} more rows" if len(rows) > SHOWN_ROWS else ""
+    return (
+        f"{before} experiments became {len(experiments)}, since some are equal: {', '.join(rows[:SHOWN_ROWS])}{more}; "
+        "the run files keep their results of other seeds"
+    )

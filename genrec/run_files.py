@@ -1,7 +1,7 @@
 """Run files: `data/runs/NAME.json` holds one row of a table: its configuration and, for each seed, its artifacts and metrics.
 
-A name stands for one configuration. Running another configuration under the same name starts the file again and logs this; artifacts
-are kept. `outcomes` reads the rows back as `genrec.evaluation.compare.Run`, with the rank of every user.
+A name stands for one configuration. Running another configuration under the same name is refused (`check_rows`), unless the row is to
+be replaced; artifacts are kept. `outcomes` reads the rows back as `genrec.evaluation.compare.Run`, with the rank of every user.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from genrec import hashed_json, run_file_format
+from genrec import hashed_json, pipeline, run_file_format
 from genrec.environment import joined
 from genrec.errors import UsageError
 from genrec.evaluation.compare import Run
@@ -27,7 +27,8 @@ from genrec.storage_errors import check_folder
 from genrec.store import Artifact, hash_of, locked, write_json
 from genrec.workspace import runs_folder, store
 
-ENVIRONMENT = ("processor", "instructions", "threads", "gpu", "torch", "genrec")  # of `genrec.environment.environment`
+ENVIRONMENT = ("processor", "instructions", "threads", "gpu", "precision", "torch", "genrec")  # of `genrec.environment.environment`
+SHOWN = 4  # differences, and rows, that a message lists
 TRAINING_STAGES = ("sft", "align")  # the stages that have training curves
 
 
@@ -42,9 +43,13 @@ class Training(NamedTuple):
 
 def configuration(artifacts: dict[str, Artifact]) -> dict[str, Any]:
     """Return the settings of all stages by key path, without the seed, as the manifests record them."""
+    return _configuration([artifact.manifest["specification"] for artifact in artifacts.values()])
+
+
+def _configuration(specifications: Sequence[dict[str, Any]]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
-    for artifact in artifacts.values():
-        merged |= artifact.manifest["specification"]
+    for specification in specifications:
+        merged |= specification
     merged.pop("seed", None)  # a row holds all of its seeds
     if "sft" in merged:
         merged.setdefault("tokenize", None)
@@ -97,12 +102,67 @@ def environment_of(artifacts: dict[str, Artifact]) -> dict[str, str]:
     Values that differ between SFT and alignment are joined by ' / '.
     """
     trained = [artifacts[stage] for stage in TRAINING_STAGES if stage in artifacts] or [artifacts["evaluate"]]
-    together = joined([artifact.manifest["environment"] for artifact in trained])
+    together = joined([artifact.manifest["environment"] | _precision_of(artifact) for artifact in trained])
     return {name: together[name] for name in ENVIRONMENT if name in together}
 
 
-def record(experiment: Experiment, artifacts: dict[str, Artifact]) -> None:
-    """Write the result of one seed into the row's run file."""
+def _precision_of(artifact: Artifact) -> dict[str, str]:
+    """Return the precision that a training took, which "auto" leaves to the hardware. An evaluation has none."""
+    path = artifact.folder / "recipe.json"
+    return {"precision": json.loads(path.read_text(encoding="utf-8"))["precision"]} if path.is_file() else {}
+
+
+def check_rows(experiments: Sequence[Experiment], replace: bool = False) -> None:
+    """Raise UsageError, before anything is trained, if a row would hold the results of different settings.
+
+    Either two experiments of the list have one name, or the row's run file has other settings or other data than the experiment.
+    `replace` allows the latter. A run file that cannot be read raises ArtifactError.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for experiment in experiments:
+        settings = _configuration([step.specification for step in pipeline.plan(experiment)])
+        known = rows.setdefault(experiment.name, settings)
+        if hash_of(known) != hash_of(settings):
+            raise UsageError(
+                f"two experiments of the list have the name {experiment.name!r} and different settings: "
+                f"{_differences(known, settings, 'in one', 'in the other')}; give each row a name of its own, and one row the same "
+                "settings for all of its seeds"
+            )
+    if not replace:
+        _refuse_changed({name: settings for name, settings in rows.items() if _path(name).is_file()})
+
+
+def _refuse_changed(rows: dict[str, dict[str, Any]]) -> None:
+    """Raise UsageError if a row, given by its new settings, has others in its run file."""
+    changed = []
+    for name, settings in rows.items():
+        old = read(name)["configuration"]
+        if hash_of(old) != hash_of(settings):
+            changed.append(f"  {_path(name)}: {_differences(old, settings, 'there', 'now')}")
+    if changed:
+        more = [f"  and {len(changed) - SHOWN} more"] if len(changed) > SHOWN else []
+        listed = "\n".join([*changed[:SHOWN], *more])
+        raise UsageError(
+            f"the settings differ from those of rows that exist:\n{listed}\nkeep both with --name OTHER (a prefix of the names if the "
+            "list has several rows), or start these rows again, without their earlier results, with --replace"
+        )
+
+
+def _differences(one: dict[str, Any], other: dict[str, Any], in_one: str, in_other: str) -> str:
+    """Return the first settings that differ, with both values."""
+    absent = object()
+    paths = [path for path in dict.fromkeys([*one, *other]) if one.get(path, absent) != other.get(path, absent)]
+    first, second = ([repr(settings[path]) if path in settings else "absent" for path in paths] for settings in (one, other))
+    shown = [f"{path} is {a} {in_one}, {b} {in_other}" for path, a, b in zip(paths, first, second, strict=True)][:SHOWN]
+    return "; ".join([*shown, *([f"and {len(paths) - SHOWN} more"] if len(paths) > SHOWN else [])])
+
+
+def record(experiment: Experiment, artifacts: dict[str, Artifact], replace: bool = False) -> None:
+    """Write the result of one seed into the row's run file.
+
+    A row with other settings starts again if `replace` is true, else UsageError is raised. After `check_rows` this can only happen if
+    another process has written the row in the meantime.
+    """
     path = _path(experiment.name)
     settings = configuration(artifacts)
     with _lock(path):
@@ -111,8 +171,10 @@ def record(experiment: Experiment, artifacts: dict[str, Artifact]) -> None:
             old = run_file_format.read(path)
             if hash_of(old["configuration"]) == hash_of(settings):
                 content["seeds"] = old["seeds"]
-            else:
+            elif replace:
                 say(f"{experiment.name}: the configuration has changed; {path} starts again without its earlier seeds")
+            else:
+                _refuse_changed({experiment.name: settings})
         content["protocol"] = protocol(experiment, artifacts)
         content["seeds"][str(experiment.seed)] = {
             "recorded": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

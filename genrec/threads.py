@@ -71,8 +71,7 @@ def _groups(membership: Path, root: Path) -> Iterator[Path]:
         lines = membership.read_text().splitlines()
     except OSError:
         return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
+    for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") > 1):
         if controllers and "cpu" not in controllers.split(","):
             continue
         mounts = [root / controllers, root / "cpu"] if controllers else [root, root / "unified"]

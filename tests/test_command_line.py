@@ -6,10 +6,12 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,9 +19,12 @@ import pytest
 import torch
 from filelock import FileLock
 from safetensors.torch import load_file
+from worlds import cyclic
 
+from genrec import dry_run, pipeline
 from genrec.__main__ import main
-from genrec.experiment import Optimization
+from genrec.baselines import SASRec
+from genrec.experiment import Experiment, Optimization
 from genrec.training import loop
 
 PROJECT = Path(__file__).parents[1]
@@ -60,7 +65,7 @@ class Target:
 
 @pytest.fixture(scope="session")
 def finished(shared_folder: Path) -> Path:
-    """A folder with an experiment file, in which `genrec run mine.py:comparison` has been run: once, whatever the number of workers."""
+    """A folder with an experiment file, in which `genrec run mine.py:comparison` has been run, once for all workers."""
     folder = shared_folder / "finished"
     with FileLock(shared_folder / "finished.lock"), pytest.MonkeyPatch.context() as patch:
         if not (folder / "printed.txt").exists():
@@ -90,13 +95,22 @@ def artifacts(project: Path) -> set[str]:
     return {str(path.relative_to(project)) for path in (project / "data").rglob("manifest.json")}
 
 
+STAGES = ["data", "embed", "tokenize", "sft", "align", "evaluate"]
+
+
 def test_a_dry_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("GENREC_HOME", str(tmp_path / "data"))
     assert main(["run", "mine.py:aligned", "--dry-run"]) == 0
-    printed = capsys.readouterr().out
-    assert [line.split()[0] for line in printed.splitlines()[1:]] == ["data", "embed", "tokenize", "sft", "align", "evaluate"]
-    assert printed.count("to run") == 6
-    assert not (tmp_path / "data").exists()
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in printed[1:7]] == STAGES
+    assert all(line.endswith("  to run") for line in printed[1:7])
+    assert printed[7] == "total: 1 experiment; 6 artifacts to build, 0 done"
+    assert [line.split()[0] for line in printed[8:14]] == STAGES
+    assert all("1 to build, unknown: no earlier artifact of this stage" in line for line in printed[8:14])
+    assert printed[14] == "estimated time: unknown"
+    home = tmp_path / "data"
+    assert printed[15] == f"outputs: {home}/artifacts, the rows in {home}/runs, pictures in {home}/reports; nothing was written"
+    assert not home.exists()
 
 
 def test_run_compare_and_show(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,6 +139,50 @@ def test_run_compare_and_show(project: Path, capsys: pytest.CaptureFixture[str])
     shown = capsys.readouterr().out
     assert "align.loss.loss.beta = 1.0" in shown
     assert "ndcg@10 = " in shown
+
+
+def test_a_dry_run_counts_shared_stages_once_and_estimates_the_time(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Four experiments with 30 steps instead of 60: two SFT policies, two aligned ones, four evaluations; half the time of the SFT."""
+    assert main(["run", "mine.py:comparison"]) == 0
+    capsys.readouterr()
+    before = artifacts(project)
+    command = ["run", "mine.py:comparison", "--sft.optimization.max-steps", "30", "--name", "dry"]
+    assert main([*command, "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "total: 6 experiments; 8 artifacts to build, 5 done" in printed  # data, embed, tokenize, 2 baselines
+    assert printed.count("to run, shared") == 2
+    assert re.search(
+        r"^  sft       2 to build, about \d+ s \(from 2 earlier artifacts of this stage on this machine\)$", printed, re.M
+    )
+    assert re.search(r"^estimated time: about \d+ s$", printed, re.M)
+    assert artifacts(project) == before
+    assert main(["run", "mine.py:comparison", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "0 artifacts to build, 13 done" in printed
+    assert "estimated" not in printed
+
+
+def step_of(experiment: Experiment, stage: str) -> pipeline.Step:
+    return next(step for step in pipeline.plan(experiment) if step.stage == stage)
+
+
+def manifest_of(step: pipeline.Step, seconds: float) -> dict[str, object]:
+    return {"specification": step.specification, "parents": step.parents, "seconds": seconds}
+
+
+def test_an_estimate_follows_the_steps_and_prefers_the_same_settings() -> None:
+    """10, 12 and 60 s for 60 steps are 24 s for 120 steps; with another width 10, 12 and 60 s are other settings' times."""
+    sixty, other = step_of(cyclic(steps=60), "sft"), step_of(replace(cyclic(steps=120), history_length=7), "sft")
+    wanted = step_of(cyclic(steps=120, seed=3), "sft")
+    earlier = [manifest_of(sixty, seconds) for seconds in (10.0, 60.0, 12.0)]
+    assert dry_run.estimate(wanted, [*earlier, manifest_of(other, 999.0)]) == dry_run.Estimate(24.0, 3, True)
+    assert dry_run.estimate(other, earlier) == dry_run.Estimate(24.0, 3, False)
+    assert dry_run.estimate(wanted, []) is None
+    elsewhere = replace(cyclic(steps=60), source=replace(cyclic().source, num_users=50))
+    assert dry_run.estimate(wanted, [manifest_of(step_of(elsewhere, "sft"), 10.0)]) is None  # another data set
+    sasrec = replace(cyclic(steps=60), policy=SASRec(), tokenize=None)
+    assert dry_run.estimate(wanted, [manifest_of(step_of(sasrec, "sft"), 10.0)]) is None  # another policy
+    assert [dry_run.duration(seconds) for seconds in (0.2, 89, 120, 7_200)] == ["1 s", "89 s", "2 min", "2.0 h"]
 
 
 def test_payloads(project: Path) -> None:
@@ -159,13 +217,86 @@ def test_refresh_builds_a_stage_and_what_follows_anew(project: Path, capsys: pyt
     assert "the stages are data, embed, tokenize, sft, align, evaluate" in capsys.readouterr().err
 
 
-def test_another_configuration_under_a_name_starts_its_file_afresh(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", "mine.py:sft", "--sft.optimization.max-steps", "20", "--name", "short"]) == 0
-    assert main(["run", "mine.py:sft", "--sft.optimization.max-steps", "20", "--name", "short", "--seed", "1"]) == 0
-    assert list(json.loads((project / "data" / "runs" / "short.json").read_text())["seeds"]) == ["0", "1"]
-    assert main(["run", "mine.py:sft", "--sft.optimization.max-steps", "21", "--name", "short"]) == 0
+def test_a_row_with_other_settings_is_replaced_only_on_request(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 2 before anything is trained, naming the setting, both values and both ways on. --refresh is no change."""
+    path = project / "data" / "runs" / "short.json"
+    short = ["run", "mine.py:sft", "--name", "short", "--sft.optimization.max-steps"]
+    assert main([*short, "20"]) == 0
+    assert main([*short, "20", "--seed", "1"]) == 0
+    assert main([*short, "20", "--refresh", "evaluate"]) == 0
+    content, made = json.loads(path.read_text()), artifacts(project)
+    assert list(content["seeds"]) == ["0", "1"]
+    capsys.readouterr()
+    for further in ([], ["--dry-run"], ["--refresh", "sft"]):
+        assert main([*short, "21", *further]) == 2
+        said = capsys.readouterr().err
+        assert "data/runs/short.json: sft.optimization.max_steps is 20 there, 21 now" in said
+        assert "--name OTHER" in said
+        assert "--replace" in said
+    assert (json.loads(path.read_text()), artifacts(project)) == (content, made)
+    assert main([*short, "21", "--replace"]) == 0
     assert "the configuration has changed" in capsys.readouterr().err
-    assert list(json.loads((project / "data" / "runs" / "short.json").read_text())["seeds"]) == ["0"]
+    assert list(json.loads(path.read_text())["seeds"]) == ["0"]
+    assert main([*short, "21", "--replace", "--seed", "1"]) == 0  # nothing to replace
+    assert list(json.loads(path.read_text())["seeds"]) == ["0", "1"]
+
+
+def test_an_edited_file_and_changed_data_are_other_settings(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same command, whose file or data differ."""
+    log = "user,item,time\n" + "".join(f"u{user},i{(user + k) % 6},{k}\n" for user in range(12) for k in range(6))
+    (project / "log.csv").write_text(log)
+    code = """
+from dataclasses import replace
+from genrec.baselines import Popularity
+from genrec.data.sources import Frames
+from mine import sft
+
+def row():
+    return replace(sft(), name="edited", policy=Popularity(), source=Frames(interactions="log.csv"))
+"""
+    (project / "edited.py").write_text(code)
+    assert main(["run", "edited.py:row"]) == 0
+    (project / "edited.py").write_text(code.replace("Popularity()", "Popularity(), history_length=3"))
+    assert main(["run", "edited.py:row"]) == 2
+    assert "history_length is 5 there, 3 now" in capsys.readouterr().err
+    (project / "edited.py").write_text(code)
+    (project / "log.csv").write_text(log.replace("u3,", "v3,"))
+    assert main(["run", "edited.py:row"]) == 2
+    assert "source.fingerprint is " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seeds", ["(0, 0)", "(0, 1)"])
+def test_one_name_for_two_configurations_is_refused_before_anything_is_trained(
+    project: Path, capsys: pytest.CaptureFixture[str], seeds: str
+) -> None:
+    (project / "twice.py").write_text(
+        "from worlds import cyclic\n"
+        f"def rows():\n    first, second = {seeds}\n    return [cyclic(steps=31, seed=first), cyclic(steps=32, seed=second)]\n"
+    )
+    made = artifacts(project)
+    assert main(["run", "twice.py:rows"]) == 2
+    said = capsys.readouterr().err
+    assert "two experiments of the list have the name 'cyclic'" in said
+    assert "sft.optimization.max_steps is 31 in one, 32 in the other" in said
+    assert artifacts(project) == made
+
+
+def test_a_name_of_a_list_is_a_prefix_and_lost_seeds_are_said(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "two.py").write_text(
+        "from dataclasses import replace\nfrom genrec.experiment import baselines, seeds\nfrom mine import sft\n"
+        "def rows():\n    return seeds(baselines(sft()), (0, 1))\n"
+    )
+    assert main(["run", "two.py:rows", "--name", "mine"]) == 0
+    runs = project / "data" / "runs"
+    for name in ("mine-cyclic-popularity", "mine-cyclic-itemknn"):
+        assert list(json.loads((runs / f"{name}.json").read_text())["seeds"]) == ["0", "1"]
+    assert not (runs / "mine.json").exists()
+    capsys.readouterr()
+    assert main(["run", "two.py:rows", "--name", "mine", "--seed", "1"]) == 0
+    said = capsys.readouterr().err
+    assert "4 experiments became 2" in said
+    assert "mine-cyclic-popularity (seed 1), mine-cyclic-itemknn (seed 1); the run files keep their results of other seeds" in said
+    assert list(json.loads((runs / "mine-cyclic-itemknn.json").read_text())["seeds"]) == ["0", "1"]
 
 
 def test_rows_of_different_protocols_are_not_compared(capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,7 +309,7 @@ def test_rows_of_different_protocols_are_not_compared(capsys: pytest.CaptureFixt
     ("arguments", "code", "said"),
     [
         (["run", "mine.py:sft", "--sft.stpes", "3"], 2, "the nearest: optimization.max-steps"),
-        (["run", "mine.py:sft", "--sft.optimization.max-steps", "many"], 2, "invalid literal"),
+        (["run", "mine.py:sft", "--sft.optimization.max-steps", "many"], 2, "expected an integer, got 'many'"),
         (
             ["run", "mine.py:sft", "--sft.optimization.max-steps", "0"],
             2,
@@ -189,15 +320,59 @@ def test_rows_of_different_protocols_are_not_compared(capsys: pytest.CaptureFixt
         (["run", "mine.py:sft", "--name", "../up"], 2, "name must be letters"),
         (["run", "mine.py:nothing"], 2, "mine.py has no 'nothing'; it has: sft, slow"),
         (["run", "nowhere.py:sft"], 2, "there is no file nowhere.py"),
-        (["run", "mine.py"], 2, "expected FILE.py:FUNCTION"),
+        (["run", "mine.py:algined"], 2, "did you mean 'aligned'?"),
+        (["run", "mine.py"], 2, "for example: genrec run mine.py:sft"),
+        (["run", "mine.py:sft", "--sft.stpes", "3"], 2, "list all fields: genrec run mine.py:sft --fields"),
+        (["data", "mine.py:sft", "--source.no", "3"], 2, "list all fields: genrec run mine.py:sft --fields"),
+        (["run", "leaving.py:row"], 2, "leaving.py, line 3: sys.exit(4) was called (sys.exit(4))"),
         (["run", "mine.py:broken"], 2, "ZeroDivisionError"),
         (["run", "mine.py:wrong"], 2, "must return an Experiment or a list of them, got str"),
         (["show", "nobody"], 2, "there is no run 'nobody'"),
     ],
 )
-def test_what_is_refused(arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_refused(project: Path, arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "leaving.py").write_text("import sys\n\nsys.exit(4)\n")
     assert main(arguments) == code
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["rnu", "mine.py:sft"], "there is no command 'rnu'; the commands are run, data, "),
+        (["rnu", "mine.py:sft"], "; did you mean 'run'?"),
+        (["run", "mine.py:sft", "--dryrun"], "there is no option --dryrun; did you mean '--dry-run'?"),
+        (["data", "mine.py:sft", "--refesh"], "did you mean '--refresh'?"),
+        (["compare", "a", "b", "--metrc", "ndcg@10"], "there is no option --metrc; did you mean '--metric'?"),
+        (["compare", "a", "b", "--zzz"], "unrecognized arguments: --zzz; see genrec compare --help"),
+    ],
+)
+def test_a_misspelled_command_or_option_gets_the_nearest(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_an_exit_of_a_plug_in_in_a_stage_is_an_error_with_its_line(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "exits.py").write_text(
+        "import sys\nfrom dataclasses import dataclass, replace\nfrom mine import sft\n"
+        "@dataclass(frozen=True)\nclass Leaving:\n    def encode(self, items, interactions):\n        sys.exit(0)\n"
+        "def row():\n    return replace(sft(), name='exits', embed=Leaving())\n"
+    )
+    assert main(["run", "exits.py:row"]) == 2
+    assert "exits.py, line 7: sys.exit(0) was called" in capsys.readouterr().err
+
+
+def test_a_chosen_component_is_run_and_recorded(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["run", "mine.py:sft", "--policy", "ItemKNN", "--policy.num-neighbors", "3", "--name", "neighbors"]
+    assert main(command) == 0
+    settings = json.loads((project / "data" / "runs" / "neighbors.json").read_text())["configuration"]
+    assert settings["policy.class"] == "genrec.baselines.itemknn:ItemKNN"
+    assert settings["policy.num_neighbors"] == 3
+    capsys.readouterr()
+    assert main([*command[:4], "--fields"]) == 0
+    assert "--policy.num-neighbors" in capsys.readouterr().out
 
 
 def test_an_altered_artifact_is_found(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ it too.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from genrec.types import LogProbs, PreferenceLoss, PreferenceTerms, Reward
 if TYPE_CHECKING:
     RewardOrNone = Reward | None
 else:
-    RewardOrNone = object  # the command line reads the class of the value; it cannot parse a protocol or None
+    RewardOrNone = Annotated[object, Reward | None]  # tyro follows the class of the value; it cannot parse a protocol or None
 
 MAX_SMOOTHING = 0.49  # upper bound of RosePO's smoothing; a pair has no gradient at 0.5 and a reversed one above
 

@@ -1,0 +1,157 @@
+"""Components by class name, for the command line: `--align.negatives Uniform`.
+
+A name is looked up among the public classes that satisfy the protocol of the field; nothing is registered. A class from elsewhere is
+named `FILE.py:CLASS` or `MODULE:CLASS`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
+from types import FunctionType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+from genrec import loading, renamed
+from genrec.errors import UsageError, did_you_mean
+from genrec.types import (
+    Baseline,
+    CandidateFilter,
+    ItemEncoder,
+    ItemVectors,
+    NegativeSampler,
+    PolicySpecification,
+    PreferenceLoss,
+    Quantizer,
+    Reward,
+    Source,
+    Split,
+)
+
+MODULES: dict[type, tuple[str, ...]] = {  # protocol of a field -> the public modules with its classes
+    Source: ("genrec.data.sources", "genrec.testing"),
+    Split: ("genrec.data.splits",),
+    ItemEncoder: ("genrec.embeddings",),
+    Quantizer: ("genrec.tokenizer",),
+    PolicySpecification: ("genrec.model", "genrec.baselines"),
+    Baseline: ("genrec.baselines",),
+    PreferenceLoss: ("genrec.preference.losses",),
+    NegativeSampler: ("genrec.preference.negatives",),
+    CandidateFilter: ("genrec.preference.filters",),
+    Reward: ("genrec.preference.rewards",),
+    ItemVectors: ("genrec.preference.vectors",),
+}
+
+
+def kinds_of(component: Any, field: str) -> tuple[type, ...]:
+    """Return the protocols of the components that a field may hold, or () if its value is not chosen by class name.
+
+    `component` is a dataclass or its class. An optional component of one class (`Align | None`) counts too.
+    """
+    return tuple(
+        kind for kind in _types(component, field) if kind in MODULES or (is_dataclass(kind) and is_optional(component, field))
+    )
+
+
+def is_optional(component: Any, field: str) -> bool:
+    """Return whether a field may be None."""
+    return type(None) in _types(component, field)
+
+
+def _types(component: Any, field: str) -> list[Any]:
+    owner: Any = component if isinstance(component, type) else type(component)
+    try:
+        return _alternatives(_hints(owner)[field])
+    except NameError:  # a plug-in imports a type only for type checkers
+        return []
+
+
+@cache  # annotations are text and slow to evaluate
+def _hints(owner: Any) -> dict[str, Any]:
+    return get_type_hints(owner, include_extras=True)
+
+
+def _alternatives(hint: Any) -> list[Any]:
+    """Return the members of a union, also of one that is the metadata of an annotation."""
+    if get_origin(hint) in (Annotated, Union, UnionType):
+        return [each for inner in get_args(hint) for each in _alternatives(inner)]
+    return [hint]
+
+
+@cache
+def classes_of(kinds: tuple[type, ...]) -> dict[str, type]:
+    """Return the public classes that satisfy one of the protocols, by name."""
+    found: dict[str, type] = {}
+    for kind in kinds:
+        if is_dataclass(kind):
+            found[kind.__name__] = kind
+        for name in MODULES.get(kind, ()):
+            for value in _public(name):
+                if is_dataclass(value) and issubclass(value, kind):
+                    found.setdefault(value.__name__, value)
+    return dict(sorted(found.items()))
+
+
+def _public(name: str) -> list[type]:
+    """Return the public classes of a module: those in `__all__`, or those that it defines."""
+    module = importlib.import_module(name)
+    own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == name and key[0] != "_"]
+    members = [getattr(module, key) for key in getattr(module, "__all__", own)]
+    return [value for value in members if isinstance(value, type)]
+
+
+def choose(kinds: tuple[type, ...], name: str, path: str) -> object:
+    """Return the component of a class, with the defaults of the class.
+
+    Args:
+        kinds: the protocols of the field.
+        name: a public class, `FILE.py:CLASS` or `MODULE:CLASS`.
+        path: the key path of the field, for messages.
+
+    Raises:
+        UsageError: there is no such class, it does not satisfy the protocol, or it has fields without a default.
+
+    """
+    wanted, classes = " or ".join(kind.__name__ for kind in kinds), classes_of(kinds)
+    maker: Any = loading.component_class(name) if ":" in name else classes.get(name)
+    if maker is None:
+        former = f"{name} is now {renamed.CLASSES[name]}; " if name in renamed.CLASSES else ""
+        raise UsageError(
+            f"{former}there is no {wanted} {name!r}; the choices: {', '.join(classes)}, or FILE.py:CLASS{did_you_mean(name, classes)}"
+        )
+    needed = [field for field in fields(maker) if _is_required(field)] if is_dataclass(maker) else []
+    if needed:
+        typed = ", ".join(f"{field.name} ({field.type})" for field in needed)
+        values = ", ".join(f"{field.name}=..." for field in needed)
+        raise UsageError(
+            f"{name} has fields without a default, which the command line cannot give: {typed}; write in the experiment's file, after "
+            f"'from dataclasses import replace' and 'from {maker.__module__} import {maker.__name__}': "
+            f"{replacing(path, f'{maker.__name__}({values})')}"
+        )
+    component = loading.component(name) if ":" in name else maker()
+    if not any(isinstance(component, kind) for kind in kinds):
+        raise UsageError(f"{name} is no {wanted}: {' or '.join(map(_methods, kinds))}, see genrec.types")
+    return component
+
+
+def replacing(path: str, code: str) -> str:
+    """Return the Python expression that replaces the field at a path of `experiment` by some code."""
+    owner, _, field = path.rpartition(".")
+    expression = f"replace({'.'.join(filter(None, ['experiment', owner]))}, {field}={code})"
+    return replacing(owner, expression) if owner else expression
+
+
+def wrapped(component: Any, kinds: tuple[type, ...]) -> str | None:
+    """Return the field in which a component wraps another one of its kind, such as `loss` of `Anchored`; None if not exactly one."""
+    names = [field.name for field in fields(component) if field.init and set(kinds) & set(kinds_of(component, field.name))]
+    return names[0] if len(names) == 1 else None
+
+
+def _methods(kind: type) -> str:
+    """Return what a component of this kind must have."""
+    names = [name for name, value in vars(kind).items() if isinstance(value, FunctionType) and (name[0] != "_" or name == "__call__")]
+    return f"{kind.__name__} has {', '.join(names)}" if kind in MODULES else f"only {kind.__name__} is one"
+
+
+def _is_required(field: Any) -> bool:
+    return bool(field.init) and field.default is MISSING and field.default_factory is MISSING

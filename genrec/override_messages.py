@@ -1,0 +1,164 @@
+"""Messages about overrides that fit no experiment: a field that does not exist, or a value of the wrong type."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from genrec import renamed
+from genrec.component_choices import classes_of, kinds_of, replacing
+from genrec.errors import UsageError
+from genrec.experiment import Experiment
+
+WORDS: dict[Any, str] = {
+    int: "an integer",
+    float: "a number",
+    bool: "True or False",
+    str: "a text",
+    Path: "a path",
+    type(None): "None",
+}
+
+
+def settable_fields(value: Any) -> list[str]:
+    """Return the names of a dataclass's fields that can be set."""
+    return [field.name for field in dataclasses.fields(value) if field.init]
+
+
+def list_fields(where: str) -> str:
+    """Return the line with the command that lists the fields of an experiment."""
+    return f"list all fields: genrec run {where} --fields"
+
+
+def refuse(experiments: Sequence[Experiment], flag: list[str], where: str) -> None:
+    """Raise UsageError for an override that fits no experiment, explained for the experiment that has most of its path."""
+    richest = max(experiments, key=lambda each: (len(followed(each, flag[0])), len(each.stages)))
+    names, values = flag[0].removeprefix("--").split("."), followed(richest, flag[0])
+    if len(values) > len(names):
+        reason = f"{' '.join(flag)}: {_wrong_value(values[-2:], names, flag)}"
+    elif isinstance(values[-1], tuple) or dataclasses.is_dataclass(values[-1]) or type(values[-1]).__module__ == "builtins":
+        reason = f"the override {' '.join(flag)} fits no experiment: {_no_such_field(values, names, flag)}"
+    else:
+        component = f"{type(values[-1]).__module__}.{type(values[-1]).__qualname__}"
+        reason = f"{flag[0]}: {component} is not a dataclass, so its fields cannot be overridden; make it a frozen dataclass"
+    raise UsageError(f"{reason}\n{list_fields(where)}")
+
+
+def followed(experiment: Experiment, flag: str) -> list[object]:
+    """Return the experiment and the values along the flag's path, as far as the path exists."""
+    values: list[object] = [experiment]
+    for name in flag.removeprefix("--").split("."):
+        value, attribute = values[-1], name.replace("-", "_")
+        if isinstance(value, tuple) and name.isdecimal() and int(name) < len(value):
+            values.append(value[int(name)])
+        elif dataclasses.is_dataclass(value) and attribute in settable_fields(value):
+            values.append(getattr(value, attribute))
+        else:
+            break
+    return values
+
+
+def _wrong_value(owner_and_value: Sequence[object], names: list[str], flag: list[str]) -> str:
+    """Return a message about a value of the wrong type for a field that exists."""
+    owner, value = owner_and_value
+    got = " ".join(flag[1:])
+    if isinstance(owner, tuple) and dataclasses.is_dataclass(value):
+        return (
+            f"a component within a tuple cannot be replaced on the command line; write the tuple {names[-2]} in the experiment's file"
+        )
+    name = names[-1].replace("-", "_")
+    kinds = () if isinstance(owner, tuple) else kinds_of(owner, name)
+    if kinds:
+        return f"expected one class name, {', '.join(classes_of(kinds))}, or FILE.py:CLASS, got {got or 'nothing'}"
+    if dataclasses.is_dataclass(value):
+        fields = ", ".join(f"{flag[0]}.{field.replace('_', '-')}" for field in settable_fields(value))
+        return f"{'.'.join(names)} is a component, {type(value).__name__}; set one of its fields: {fields}"
+    hint = type(value) if isinstance(owner, tuple) else get_type_hints(type(owner)).get(name, type(value))
+    return f"expected {_expected(hint)}, got {repr(got) if got else 'nothing'}"
+
+
+def _expected(hint: Any) -> str:
+    """Return the values that a type admits, in words."""
+    arguments = get_args(hint)
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(_expected(argument) for argument in arguments)
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(repr, arguments))}"
+    if get_origin(hint) is tuple and Ellipsis in arguments:
+        return f"values separated by spaces, each {_expected(arguments[0])}"
+    if get_origin(hint) is tuple:
+        return f"{len(arguments)} values separated by spaces: {', '.join(_expected(argument) for argument in arguments)}"
+    return WORDS.get(hint, f"a value of type {getattr(hint, '__name__', hint)}")
+
+
+def _no_such_field(values: list[object], names: list[str], flag: list[str]) -> str:
+    """Return a message about a path that does not exist: its first part that is missing, and what is there instead."""
+    where, name, value = ".".join(names[: len(values) - 1]), names[len(values) - 1], values[-1]
+    if value is None:
+        instead = _instead_of_none(values[-2], names[: len(values)], flag)
+        return f"{where} is None in all of them, so it has no field {name!r}{instead}"
+    if dataclasses.is_dataclass(value):
+        former = renamed.present_name(type(value).__name__, name.replace("-", "_"))
+        if former:
+            path = former.removeprefix("Experiment.") if former[0].isupper() else ".".join([*names[: len(values) - 1], former])
+            return f"{flag[0]} is now --{path.replace('_', '-')}"
+        return _no_field(value, name)
+    if isinstance(value, tuple):
+        return f"{where} has no position {name!r}; it has {len(value)} entries, counted from 0"
+    return f"{where} is {value!r}, which has no fields"
+
+
+def _instead_of_none(owner: object, names: list[str], flag: list[str]) -> str:
+    """Return how to set a field that is None: by another flag if it is an optional component, and in the experiment's file."""
+    *path, field, inner = [name.replace("-", "_") for name in names]
+    kinds = kinds_of(owner, field)
+    if not kinds:
+        return "; set it in the experiment's file"
+    optional = next((kind.__name__ for kind in kinds if dataclasses.is_dataclass(kind)), None)
+    before = f"; add --{'.'.join(names[:-1])} {optional or 'CLASS'} for its defaults"
+    inner_kinds = [each for kind in kinds if dataclasses.is_dataclass(kind) for each in kinds_of(kind, inner)]
+    value = f"{flag[1]}()" if inner_kinds and len(flag) == 2 else " ".join(flag[1:]) or "..."
+    if not inner_kinds and len(flag) == 2 and not _is_number(flag[1]):
+        value = repr(flag[1])
+    code = replacing(".".join([*path, field]), f"{optional or 'CLASS'}({inner}={value})")
+    return f"{before}, or write in the experiment's file: {code}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return text in ("True", "False", "None")
+    return True
+
+
+def _no_field(value: object, name: str) -> str:
+    """Return a message about a missing field, with the nearest fields."""
+    fields = [field.replace("_", "-") for field in settable_fields(value)]
+    nearest = _nearest(name.replace("_", "-"), value)
+    has = f"the nearest: {', '.join(nearest)}" if nearest else f"it has {', '.join(fields) or 'none'}"
+    return f"{type(value).__name__} has no field {name!r}; {has}"
+
+
+def _nearest(name: str, value: object) -> list[str]:
+    """Return the key paths below a component, as flags, that are spelled most like a name: as a whole, or in one of their words."""
+    words: dict[str, list[str]] = {}
+    for path in sorted(_paths(value), key=lambda each: each.count(".")):
+        last = path.rpartition(".")[2]
+        for word in dict.fromkeys([last, *last.split("-")]):
+            words.setdefault(word, []).append(path)
+    matches = difflib.get_close_matches(name, words)
+    return list(dict.fromkeys(path for word in matches for path in words[word]))[:3]
+
+
+def _paths(value: object) -> Iterator[str]:
+    """Iterate over the key paths of a component's fields and of the fields of the dataclasses that it holds."""
+    for field in settable_fields(value):
+        flag, inner = field.replace("_", "-"), getattr(value, field)
+        yield flag
+        if dataclasses.is_dataclass(inner):
+            yield from (f"{flag}.{path}" for path in _paths(inner))
