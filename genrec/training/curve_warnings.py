@@ -57,6 +57,8 @@ def _message(step: int, start: tuple[float, float], now: tuple[float, float]) ->
 def _margin(before: float, after: float, both_fell: bool) -> str:
     """Return what the margin did, the log-probability of the positive minus that of the negatives, and what this means."""
     change = f"by {abs(after - before):.2f} ({before:.2f} -> {after:.2f})"
+    if f"{before:.2f}" == f"{after:.2f}":
+        return f"The margin between them stayed at {after:.2f}: both fall alike, which does not reduce a preference loss."
     if after > before:  # the positives fell, so the negatives fell further
         return (
             f"The margin between them grew {change} while both fell: a preference loss depends only on their difference, and the lost "
