@@ -189,6 +189,60 @@ def test_built_in_components_have_no_former_attribute() -> None:
         assert renamed.former_attribute(protocol, plugin) is None
 
 
+@dataclass(frozen=True)
+class Crashing:
+    """A source and a split that fail in the method `where`."""
+
+    where: str = "load"
+
+    def fingerprint(self, root: Path) -> str:
+        return str({}["fingerprint"]) if self.where == "fingerprint" else "1"
+
+    def load(self, root: Path) -> object:
+        if self.where == "exit":
+            raise SystemExit(1)
+        return {}["load"]
+
+
+@dataclass(frozen=True)
+class CrashingSizes:
+    def fit(self, vectors: object, generator: object) -> object:
+        raise NotImplementedError
+
+    def level_sizes(self) -> tuple[int, ...]:
+        return {}["sizes"]  # type: ignore[return-value]
+
+    def restore(self, state: object) -> object:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class CrashingReward:
+    """A reward with a property that fails outside of its call."""
+
+    @property
+    def reads_policy(self) -> bool:
+        raise OSError("no weights")
+
+    def rate(self, context: SamplerContext) -> object:
+        return lambda batch, items: context.popularity[items].float()
+
+
+@pytest.mark.parametrize(
+    ("plugin", "message"),
+    [
+        (Crashing(), r"Crashing: load\(root\) raised KeyError\('load'\) at .*test_check_command\.py:\d+"),
+        (Crashing("exit"), r"load\(root\) raised SystemExit\(1\) at "),
+        (Crashing("fingerprint"), r"fingerprint\(root\) raised KeyError\('fingerprint'\) at "),
+        (CrashingSizes(), r"CrashingSizes: level_sizes\(\) raised KeyError\('sizes'\) at "),
+        (CrashingReward(), r"CrashingReward \(.*\) raised OSError\('no weights'\) at .*; its own error:"),
+    ],
+)
+def test_a_plug_in_that_raises_in_a_check_is_no_traceback(plugin: object, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match=message):
+        check_component(plugin, tmp_path)
+
+
 def test_every_kind_of_plug_in_has_an_experiment_that_holds_it() -> None:
     assert {kind.protocol.__name__ for kind in KINDS} == set(check_command.HOLDERS)
     assert kind_of(Content()).protocol.__name__ == "ItemVectors"

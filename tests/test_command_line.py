@@ -24,8 +24,9 @@ from worlds import cyclic
 from genrec import dry_run, pipeline
 from genrec.__main__ import main
 from genrec.baselines import SASRec
-from genrec.experiment import Experiment, Optimization
-from genrec.training import loop
+from genrec.experiment import Experiment
+from genrec.training import lightning_module, loop
+from genrec.training.schedule import Schedule
 
 PROJECT = Path(__file__).parents[1]
 EXPERIMENTS = """
@@ -194,8 +195,8 @@ def test_payloads(project: Path) -> None:
         },
         "embed": {"vectors.safetensors"},
         "tokenize": {"codes.safetensors", "quantizer.safetensors", "health.json"},
-        "sft": {"policy.safetensors", "curves.parquet", "curves.csv"},
-        "align": {"policy.safetensors", "curves.parquet", "curves.csv", "negatives.json"},
+        "sft": {"policy.safetensors", "curves.parquet", "curves.csv", "recipe.json"},
+        "align": {"policy.safetensors", "curves.parquet", "curves.csv", "recipe.json", "negatives.json"},
         "evaluate": {"ranks.parquet", "recommendations.parquet", "metrics.json"},
     }
     for stage, names in payload.items():
@@ -309,7 +310,7 @@ def test_rows_of_different_protocols_are_not_compared(capsys: pytest.CaptureFixt
     ("arguments", "code", "said"),
     [
         (["run", "mine.py:sft", "--sft.stpes", "3"], 2, "the nearest: optimization.max-steps"),
-        (["run", "mine.py:sft", "--sft.optimization.max-steps", "many"], 2, "expected an integer, got 'many'"),
+        (["run", "mine.py:sft", "--sft.optimization.max-steps", "many"], 2, "expected an integer or None, got 'many'"),
         (
             ["run", "mine.py:sft", "--sft.optimization.max-steps", "0"],
             2,
@@ -360,8 +361,8 @@ def test_an_exit_of_a_plug_in_in_a_stage_is_an_error_with_its_line(project: Path
         "@dataclass(frozen=True)\nclass Leaving:\n    def encode(self, items, interactions):\n        sys.exit(0)\n"
         "def row():\n    return replace(sft(), name='exits', embed=Leaving())\n"
     )
-    assert main(["run", "exits.py:row"]) == 2
-    assert "exits.py, line 7: sys.exit(0) was called" in capsys.readouterr().err
+    assert main(["run", "exits.py:row"]) == 3
+    assert "exits.py, line 7" in capsys.readouterr().err
 
 
 def test_a_chosen_component_is_run_and_recorded(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -465,7 +466,7 @@ def test_curves_prints_draws_and_writes_trainings(project: Path, capsys: pytest.
     picture = (project / "curves.svg").read_text()
     assert "<!-- Log-probability of the user's item and of the negatives -->" in picture
     assert "<!-- 95 % interval over users -->" in picture
-    assert "<!-- SFT (step 0) -->" in picture
+    assert "<!-- SFT, " in picture
     assert "<!-- Training loss (lower is better) -->" not in picture
     assert main(["curves", "cyclic-sdpo", "--all", "--picture", "all.svg"]) == 0
     assert "<!-- Training loss (lower is better) -->" in (project / "all.svg").read_text()
@@ -532,17 +533,17 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
 KILLED = """
 import os, signal
 from genrec.experiment import Optimization
-from genrec.training import loop
+from genrec.training import lightning_module, loop
 from genrec.__main__ import main
 
-learning_rate, loop.CHECKPOINT_SECONDS = loop.learning_rate, -1.0
+learning_rate, loop.CHECKPOINT_SECONDS = lightning_module.learning_rate, -1.0
 
-def killed(optimization, step):
+def killed(plan, step):
     if step == 70:
         os.kill(os.getpid(), signal.SIGKILL)
-    return learning_rate(optimization, step)
+    return learning_rate(plan, step)
 
-loop.learning_rate = killed
+lightning_module.learning_rate = killed
 main()
 """
 
@@ -566,14 +567,14 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_ranks(
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     assert subprocess.run([sys.executable, "-c", KILLED, *command], env=environment).returncode == -signal.SIGKILL
     with monkeypatch.context() as patch:
-        learning_rate = loop.learning_rate
+        learning_rate = lightning_module.learning_rate
 
-        def stopped(optimization: Optimization, step: int) -> float:
+        def stopped(plan: Schedule, step: int) -> float:
             if step == 110:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return learning_rate(optimization, step)
+            return learning_rate(plan, step)
 
-        patch.setattr(loop, "learning_rate", stopped)
+        patch.setattr(lightning_module, "learning_rate", stopped)
         assert main(command) == 143
     assert "SFT: resuming from step 60" in capsys.readouterr().err
     assert main(command) == 0

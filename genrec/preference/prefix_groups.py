@@ -9,7 +9,9 @@ from torch import Tensor
 
 from genrec.errors import UsageError
 from genrec.semantic_ids import SemanticIds
-from genrec.types import CatalogQuantizer
+from genrec.types import AdaptiveQuantizer, CatalogQuantizer
+
+MANY_ITEMS = 1 << 20  # a number of items for which every quantizer has a size
 
 
 def first_leaves(semantic_ids: SemanticIds, depth: int) -> Tensor:
@@ -37,6 +39,8 @@ def known_levels(experiment: Any) -> int | None:
     quantizer = experiment.tokenize.quantizer
     if isinstance(quantizer, CatalogQuantizer):
         return None
+    if isinstance(quantizer, AdaptiveQuantizer):  # the number of levels does not depend on the number of items
+        quantizer = quantizer.for_items(MANY_ITEMS)
     levels: int = len(quantizer.level_sizes()) + (experiment.tokenize.collisions == "append")
     return levels
 

@@ -7,8 +7,8 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from genrec.errors import UsageError
-from genrec.plugin_source import is_plugin_class, place_of
+from genrec.errors import GenrecError, UsageError
+from genrec.plugin_source import find_failure, is_plugin_class, name_with_place, place_of, short
 from genrec.renamed import former_attribute
 from genrec.testing.baseline_checks import check_baseline
 from genrec.testing.encoder_checks import check_encoder
@@ -71,11 +71,19 @@ def check_component(component: object, raw: Path) -> None:
         if former is not None:
             raise ContractError(f"{type(component).__name__}: {former}")
         kind.check(component, raw)
-    except ContractError as error:
+    except GenrecError as error:
+        if not isinstance(error, ContractError):
+            raise
         place = place_of(type(component)) if is_plugin_class(type(component)) else None
         if place is None:
             raise
         raise ContractError(f"{error} ({type(component).__name__} is defined at {place})") from error.__cause__
+    except (Exception, SystemExit) as error:
+        failure = find_failure(error, [component])
+        if failure is None:
+            raise
+        name = name_with_place(type(component))
+        raise ContractError(f"{name} raised {short(error)} at {failure.place}; its own error:\n{failure.own_traceback}") from error
 
 
 def kind_of(component: object) -> Kind:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -65,8 +66,10 @@ def example_vectors(sizes: Sequence[int], seed: int = 0) -> ndarray:
 
 def _level_sizes(quantizer: Quantizer, items: int) -> tuple[int, ...]:
     """Return the level sizes for this number of items, after a check of their type."""
-    sized = quantizer.for_items(items) if isinstance(quantizer, AdaptiveQuantizer) else quantizer
-    name, sizes = type(quantizer).__name__, sized.level_sizes()
+    name = type(quantizer).__name__
+    if isinstance(quantizer, AdaptiveQuantizer):
+        quantizer = call_plugin(name, "for_items(items)", partial(quantizer.for_items, items))
+    sizes = call_plugin(name, "level_sizes()", quantizer.level_sizes)
     if not isinstance(sizes, tuple) or not sizes or not all(type(size) is int and size >= 1 for size in sizes):
         raise ContractError(f"{name}: level_sizes must return a tuple of integers of at least 1, one per level; got {sizes!r}")
     return sizes
@@ -135,14 +138,16 @@ def _check_reconstruction(name: str, fitted: FittedQuantizer, vectors: ndarray, 
         )
     if not np.isfinite(found).all():
         raise ContractError(f"{name}: reconstruct returns {int((~np.isfinite(found)).any(1).sum())} non-finite vectors")
-    if not np.allclose(found[:1], fitted.reconstruct(codes[:1]), rtol=1e-3, atol=1e-4):
+    if not np.allclose(
+        found[:1], call_plugin(name, "reconstruct of 1 row", lambda: fitted.reconstruct(codes[:1])), rtol=1e-3, atol=1e-4
+    ):
         raise ContractError(f"{name}: a reconstructed vector depends on the other rows passed to reconstruct")
 
 
 def _check_extras(name: str, fitted: FittedQuantizer, vectors: ndarray, codes: ndarray, sizes: tuple[int, ...]) -> None:
     """Check the additional contracts of `ListedCodes` and `PricedCodes`."""
     if isinstance(fitted, ListedCodes):
-        _check_codes(name, fitted.listed_codes(), len(vectors), sizes, "listed_codes")
+        _check_codes(name, call_plugin(name, "listed_codes()", fitted.listed_codes), len(vectors), sizes, "listed_codes")
     if isinstance(fitted, PricedCodes):
         rows = slice(0, COSTED)
         costs = call_plugin(name, "last_level_costs", lambda: fitted.last_level_costs(vectors[rows], codes[rows]))
@@ -160,7 +165,8 @@ def _check_extras(name: str, fitted: FittedQuantizer, vectors: ndarray, codes: n
 
 def _check_state(quantizer: Quantizer, fitted: FittedQuantizer, vectors: ndarray, codes: ndarray) -> None:
     """Check that the state is a dict of NumPy arrays and that `restore` makes an equal quantizer from it."""
-    name, state = type(quantizer).__name__, fitted.state()
+    name = type(quantizer).__name__
+    state = call_plugin(name, "state()", fitted.state)
     if not isinstance(state, dict) or not state:
         raise ContractError(f"{name}: state must return a dict of NumPy arrays, from which restore makes the quantizer; got {state!r}")
     for key, value in state.items():

@@ -15,6 +15,7 @@ from genrec.data.timestamps import TimeNormalizer
 from genrec.errors import InputError, UsageError
 from genrec.progress import say
 from genrec.store import describe
+from genrec.testing.plugin_watch import call_plugin
 from genrec.testing.specification_checks import ContractError, check_specification
 from genrec.types import RawStream, RawTables, Source, StreamedSource
 
@@ -31,7 +32,7 @@ def check_source(source: Source, root: Path) -> None:
     check_specification(source, Source, "load(root)")
     name = type(source).__name__
     try:
-        first, second = (describe(source, root, name) for _ in range(2))
+        first, second = (call_plugin(name, "fingerprint(root)", lambda: describe(source, root, name)) for _ in range(2))
     except UsageError as error:
         raise ContractError(f"{error} (such as genrec.data.download.digest of its file)") from None
     if first != second:
@@ -40,11 +41,12 @@ def check_source(source: Source, root: Path) -> None:
         )
     if not hasattr(source, "fingerprint") and not type(source).__module__.startswith("genrec."):
         say(f"{name} has no fingerprint(root): if it reads files, changes of them go unnoticed and cached artifacts are reused")
-    raw = source.load(root)
+    raw = call_plugin(name, "load(root)", lambda: source.load(root))
     _check_tables(name, raw)
-    _check_equal(name, "a second load gives", raw, source.load(root))
+    _check_equal(name, "a second load gives", raw, call_plugin(name, "a second load(root)", lambda: source.load(root)))
     if isinstance(source, StreamedSource):
-        _check_equal(name, "the stream gives", raw, _load_stream(name, source.stream(root)))
+        streamed = call_plugin(name, "stream(root)", lambda: _load_stream(name, source.stream(root)))
+        _check_equal(name, "the stream gives", raw, streamed)
 
 
 def _check_tables(name: str, raw: Any) -> None:

@@ -47,10 +47,10 @@ def _message(error: BaseException, plugins: list[object], when: str) -> str | No
     failure = find_failure(error, plugins)
     if failure is not None:
         kind, former = type(failure.plugin), renamed.explain(error)
+        hint = f" ({former})" if former else ""
         return (
-            f"{name_with_place(kind)} raised {short(error)} at {failure.place} {when}"
-            + (f" ({former})" if former else "")
-            + f"; test the plug-in alone with '{check_command(kind)}'; its own error:\n{failure.own_traceback}"
+            f"{name_with_place(kind)} raised {short(error)} at {failure.place} {when}{hint}; test the plug-in alone with "
+            f"'{check_command(kind)}'; its own error:\n{failure.own_traceback}"
         )
     if not plugins or isinstance(error, OSError | SystemExit):
         return None
