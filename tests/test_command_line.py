@@ -116,8 +116,8 @@ def test_payloads(project: Path) -> None:
         },
         "embed": {"vectors.safetensors"},
         "tokenize": {"codes.safetensors", "quantizer.safetensors", "health.json"},
-        "sft": {"policy.safetensors", "curves.parquet", "curves.csv"},
-        "align": {"policy.safetensors", "curves.parquet", "curves.csv", "negatives.json"},
+        "sft": {"policy.safetensors", "curves.parquet", "curves.csv", "recipe.json"},
+        "align": {"policy.safetensors", "curves.parquet", "curves.csv", "recipe.json", "negatives.json"},
         "evaluate": {"ranks.parquet", "recommendations.parquet", "metrics.json"},
     }
     for stage, names in payload.items():
