@@ -69,18 +69,22 @@ class FiniteCheck:
 
     def add(self, step: int, loss: Tensor, grad_norm: Tensor) -> None:
         """Record a step, counted from 0. On a CPU, raise NumericsError at once if its loss or gradient is not finite."""
-        self.steps.add(step, loss, grad_norm)
-        if loss.device.type == "cpu":
-            self.check_steps()
+        if loss.device.type != "cpu":
+            self.steps.add(step, loss, grad_norm)
+        elif not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            raise self._bad_step(BadStep(step, float(loss), float(grad_norm)))
 
     def check_steps(self) -> None:
-        """Raise NumericsError if a step since the start had a non-finite loss or gradient."""
+        """Raise NumericsError if a recorded step had a non-finite loss or gradient."""
         bad = self.steps.read()
         if bad is not None:
-            raise NumericsError(
-                f"{self.description}: the loss is {bad.loss:g} and the norm of the gradient {bad.grad_norm:g} in step {bad.step + 1}, "
-                f"expected finite numbers; {self._batch(bad.step)}; {self._advice()}"
-            )
+            raise self._bad_step(bad)
+
+    def _bad_step(self, bad: BadStep) -> NumericsError:
+        return NumericsError(
+            f"{self.description}: the loss is {bad.loss:g} and the norm of the gradient {bad.grad_norm:g} in step {bad.step + 1}, "
+            f"expected finite numbers; {self._batch(bad.step)}; {self._advice()}"
+        )
 
     def check_weights(self, policy: nn.Module, step: int) -> None:
         """Raise NumericsError if a trainable weight is not finite after `step` steps."""
