@@ -106,7 +106,7 @@ def _no_such_field(values: list[object], names: list[str], flag: list[str]) -> s
         if former:
             path = former.removeprefix("Experiment.") if former[0].isupper() else ".".join([*names[: len(values) - 1], former])
             return f"{flag[0]} is now --{path.replace('_', '-')}"
-        return _no_field(value, name)
+        return _no_field(value, name, names[: len(values) - 1])
     if isinstance(value, tuple):
         return f"{where} has no position {name!r}; it has {len(value)} entries, counted from 0"
     return f"{where} is {value!r}, which has no fields"
@@ -136,11 +136,12 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _no_field(value: object, name: str) -> str:
-    """Return a message about a missing field, with the nearest fields."""
+def _no_field(value: object, name: str, path: list[str]) -> str:
+    """Return a message about a missing field of the component at a path, with the flags of the nearest fields."""
     fields = [field.replace("_", "-") for field in settable_fields(value)]
     nearest = _nearest(name.replace("_", "-"), value)
-    has = f"the nearest: {', '.join(nearest)}" if nearest else f"it has {', '.join(fields) or 'none'}"
+    flags = [f"--{'.'.join([*path, each])}" for each in nearest]
+    has = f"the nearest: {', '.join(flags)}" if flags else f"it has {', '.join(fields) or 'none'}"
     return f"{type(value).__name__} has no field {name!r}; {has}"
 
 

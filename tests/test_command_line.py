@@ -309,7 +309,7 @@ def test_rows_of_different_protocols_are_not_compared(capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["run", "mine.py:sft", "--sft.stpes", "3"], 2, "the nearest: optimization.max-steps"),
+        (["run", "mine.py:sft", "--sft.stpes", "3"], 2, "the nearest: --sft.optimization.max-steps"),
         (["run", "mine.py:sft", "--sft.optimization.max-steps", "many"], 2, "expected an integer or None, got 'many'"),
         (
             ["run", "mine.py:sft", "--sft.optimization.max-steps", "0"],

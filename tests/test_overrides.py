@@ -247,10 +247,10 @@ def test_what_another_component_refuses_is_named() -> None:
     ("flag", "said"),
     [
         ("--align.negatives.samplers.0.alpha", "Uniform has no field 'alpha'; it has none"),
-        ("--align.negatives.samplers.1.pol", "has no field 'pol'; the nearest: pool-size"),
+        ("--align.negatives.samplers.1.pol", "has no field 'pol'; the nearest: --align.negatives.samplers.1.pool-size"),
         ("--align.negatives.samplers.2.pool-size", "align.negatives.samplers has no position '2'; it has 2 entries, counted from 0"),
         ("--align.negatives.final-weights.0", "align.negatives.final-weights is None in all of them"),
-        ("--align.stpes", "Align has no field 'stpes'; the nearest: round-sft-steps, optimization.max-steps"),
+        ("--align.stpes", "Align has no field 'stpes'; the nearest: --align.round-sft-steps, --align.optimization.max-steps"),
         ("--source.color", "Shop has no field 'color'; it has num-items, num-users, seed"),
         ("--seed.x", "seed is 0, which has no fields"),
     ],
@@ -339,7 +339,7 @@ def test_a_field_of_two_inner_components_is_not_guessed() -> None:
     """Neither of samplers in a tuple, nor of components of another kind: `max_steps` is a field of two recipes."""
     assert "Mix has no field 'pool-size'" in refused(ROWS[3:4], "--align.negatives.pool-size", "9")
     said = refused([ALIGNED], "--max-steps", "9")
-    assert "the nearest: sft.optimization.max-steps, align.optimization.max-steps" in said
+    assert "the nearest: --sft.optimization.max-steps, --align.optimization.max-steps" in said
 
 
 @pytest.mark.parametrize(
@@ -357,7 +357,7 @@ def test_a_field_of_two_inner_components_is_not_guessed() -> None:
         ),
         (
             ["--align.negatives", "FaissNeighbors", "--align.negatives.pol", "3"],
-            "has no field 'pol'; the nearest: pool-size",
+            "has no field 'pol'; the nearest: --align.negatives.pool-size",
         ),
         (
             ["--align.optimization", "x"],
@@ -371,7 +371,7 @@ def test_a_field_of_two_inner_components_is_not_guessed() -> None:
         (["--evaluate.cutoffs", "x"], "expected values separated by spaces, each an integer, got 'x'"),
         (["--sft.validation.patience", "x"], "expected an integer or None, got 'x'"),
         (["--align.loss.loss.beta", "x"], "expected a number, got 'x'"),
-        (["--sed", "3"], "Experiment has no field 'sed'; the nearest: seed"),
+        (["--sed", "3"], "Experiment has no field 'sed'; the nearest: --seed"),
     ],
 )
 def test_a_refusal_names_what_is_expected_and_how_to_list_the_fields(arguments: list[str], said: str) -> None:

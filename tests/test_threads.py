@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -114,3 +115,25 @@ def test_the_number_of_threads_is_that_of_torch_alone() -> None:
     """Results depend on it."""
     alone = run("import torch; print(torch.get_num_threads())")
     assert run("from genrec import threads; threads.configure(); import torch; print(torch.get_num_threads())") == alone
+
+
+def test_the_benchmark_measures_and_clears_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process for each side, with the variables of that side alone."""
+    monkeypatch.undo()
+    specification = importlib.util.spec_from_file_location("threads_benchmark", PROJECT / "experiments" / "benchmarks" / "threads.py")
+    assert specification is not None
+    assert specification.loader is not None
+    benchmark = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(benchmark)
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))
+    assert benchmark.measure("one thread", 0.01) > 0
+    seen: list[dict[str, str]] = []
+
+    def recorded(command: list[str], env: dict[str, str], **_: object) -> subprocess.CompletedProcess[str]:
+        seen.append({name: env[name] for name in NAMES if name in env})
+        return subprocess.CompletedProcess(command, 0, stdout="1.5")
+
+    monkeypatch.setattr(subprocess, "run", recorded)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert [benchmark.measure(side, 1.0) for side in benchmark.SIDES] == [1.5] * 3
+    assert seen == [{}, threads.WAITING, {"OMP_NUM_THREADS": "1"}]
