@@ -60,7 +60,7 @@ class Target:
 
 @pytest.fixture(scope="session")
 def finished(shared_folder: Path) -> Path:
-    """A folder with an experiment file, in which `genrec run mine.py:comparison` has been run: once, whatever the number of workers."""
+    """A folder with an experiment file, in which `genrec run mine.py:comparison` has been run, once for all workers."""
     folder = shared_folder / "finished"
     with FileLock(shared_folder / "finished.lock"), pytest.MonkeyPatch.context() as patch:
         if not (folder / "printed.txt").exists():
