@@ -9,9 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("genrec", deadline=None)  # other work on the machine must not fail a test
+# Other work on the machine must not fail a test: no deadlines, and no limit on the seconds that examples take to generate.
+settings.register_profile("genrec", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("genrec")
 
 REAL_DATA = Path(os.environ.get("GENREC_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -32,6 +33,11 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the temporary folder that all workers of pytest-xdist share; without workers, that of the session."""
     base = tmp_path_factory.getbasetemp()
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Skip symbolic links, which may lead to another checkout, or around in a circle."""
+    return True if collection_path.is_symlink() else None
 
 
 class MissingLibraries:

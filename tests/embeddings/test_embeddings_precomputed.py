@@ -118,7 +118,7 @@ def test_npy_with_every_file_of_ids(tmp_path: Path, suffix: str, dtype: Any) -> 
     np.testing.assert_array_equal(vectors, EXPECTED)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(order=st.permutations(range(5)), kept=st.sets(st.integers(0, 4), min_size=1))
 def test_the_order_of_the_file_does_not_matter(tmp_path: Path, order: list[int], kept: set[int]) -> None:
     encoder = Precomputed(npy(tmp_path, VECTORS[order]), ids=ids_file(tmp_path, ids=[IDS[row] for row in order]))

@@ -169,8 +169,8 @@ def test_the_cyclic_world_is_solved(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """Run every stage where the next item is a function of the last one; Recall@1 is at least 0.95."""
     monkeypatch.setenv("GENREC_HOME", str(tmp_path))
     recipe = SFT(
-        optimization=Optimization(max_steps=500, batch_size=64, learning_rate=3e-3, warmup_steps=50, weight_decay=0.035),
-        validation=Validation(every=250, patience=15),
+        optimization=Optimization(max_steps=240, batch_size=64, learning_rate=3e-3, warmup_steps=50, weight_decay=0.035),
+        validation=Validation(every=120, patience=15),
     )
     solved = replace(cyclic(), policy=SOLVER, sft=recipe)
     assert metrics(pipeline.run(solved)["evaluate"].folder)["recall@1"] >= 0.95

@@ -264,24 +264,24 @@ def test_compositions_keep_the_contract(sampler: NegativeSampler) -> None:
     check_sampler(sampler, sampler_context(seed=7, items=100, users=15))
 
 
-def test_an_empty_batch() -> None:
-    for sampler in SAMPLERS:
-        assert draw(sampler.build(sampler_context()), rows(0), 3).shape == (0, 3)
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=stable_id)
+def test_an_empty_batch(sampler: NegativeSampler) -> None:
+    assert draw(sampler.build(sampler_context()), rows(0), 3).shape == (0, 3)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_negatives_are_on_the_batch_s_device() -> None:
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=stable_id)
+def test_negatives_are_on_the_batch_s_device(sampler: NegativeSampler) -> None:
     """Samplers that read the policy are left out: it would have to be on the device too. The reward here returns CPU tensors."""
     context = sampler_context()
     batch = next(batches_of(context, 64))
     on_gpu = SequenceBatch(*(tensor.cuda() for tensor in batch))
-    for sampler in SAMPLERS:
-        drawing = sampler.build(context)
-        if not hasattr(drawing, "refresh_every"):
-            drawn = draw(drawing, on_gpu, 3)
-            assert drawn.is_cuda
-            assert torch.equal(drawn.cpu(), draw(drawing, batch, 3))
+    drawing = sampler.build(context)
+    if not hasattr(drawing, "refresh_every"):
+        drawn = draw(drawing, on_gpu, 3)
+        assert drawn.is_cuda
+        assert torch.equal(drawn.cpu(), draw(drawing, batch, 3))
 
 
 @pytest.mark.parametrize(
