@@ -362,7 +362,7 @@ def test_an_exit_of_a_plug_in_in_a_stage_is_an_error_with_its_line(project: Path
         "def row():\n    return replace(sft(), name='exits', embed=Leaving())\n"
     )
     assert main(["run", "exits.py:row"]) == 3
-    assert "exits.py, line 7" in capsys.readouterr().err
+    assert "raised SystemExit(0) at exits.py:7" in capsys.readouterr().err
 
 
 def test_a_chosen_component_is_run_and_recorded(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
