@@ -21,6 +21,8 @@ GROUND = {
     "renamed",
     "workspace",
     "source_hash",
+    "input_files",
+    "id_matching",
 }  # import nothing above them
 FOLDERS = {"data", "embeddings", "tokenizer", "model", "preference", "evaluation", "baselines"}
 TOP = [
