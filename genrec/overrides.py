@@ -12,15 +12,33 @@ import functools
 import io
 from collections.abc import Iterator, Sequence
 from itertools import compress
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import tyro
+import tyro.constructors
 
 from genrec import renamed
+from genrec.data.sources.frames import TableOrPath
 from genrec.errors import UsageError
 from genrec.experiment import Experiment
 
 CONFIG = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
+REGISTRY = tyro.constructors.ConstructorRegistry()
+
+
+@REGISTRY.primitive_rule
+def _table_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+    """Read a table of `Frames` from the command line as a path."""
+    if info.type is not TableOrPath:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda tokens: Path(tokens[0]),
+        is_instance=lambda value: value is not None,
+        str_from_instance=lambda value: [str(value) if isinstance(value, Path) else "DataFrame"],
+    )
 
 
 def override(experiments: Sequence[Experiment], arguments: Sequence[str]) -> list[Experiment]:
@@ -141,7 +159,7 @@ def _valid(reader: _Reader, experiment: Experiment, flags: list[list[str]]) -> b
 def print_fields(experiment: Experiment) -> None:
     """Print every field that can be overridden, with its default."""
     with contextlib.suppress(SystemExit):
-        tyro.cli(Experiment, prog="genrec run", default=experiment, args=["--help"], config=CONFIG)
+        tyro.cli(Experiment, prog="genrec run", default=experiment, args=["--help"], config=CONFIG, registry=REGISTRY)
 
 
 def _by_flag(arguments: Sequence[str]) -> list[list[str]]:
@@ -161,7 +179,7 @@ def _parse(kind: Any, default: Any, arguments: list[str]) -> Any:
     """Return the dataclass with the arguments parsed by tyro, or None if tyro refuses them. Errors of components are raised."""
     try:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            return tyro.cli(kind, prog="genrec run", default=default, args=arguments, config=CONFIG)
+            return tyro.cli(kind, prog="genrec run", default=default, args=arguments, config=CONFIG, registry=REGISTRY)
     except SystemExit:
         return None
 
@@ -171,7 +189,7 @@ def _refuse(experiments: Sequence[Experiment], flag: list[str]) -> None:
     richest = max(experiments, key=lambda e: (len(_followed(e, flag[0])), len(e.stages)))
     output = io.StringIO()
     with contextlib.redirect_stderr(output), contextlib.suppress(SystemExit):
-        tyro.cli(Experiment, prog="genrec run", default=richest, args=flag, config=CONFIG)
+        tyro.cli(Experiment, prog="genrec run", default=richest, args=flag, config=CONFIG, registry=REGISTRY)
     reason = f"the override {' '.join(flag)} fits no experiment"
     names, values = flag[0].removeprefix("--").split("."), _followed(richest, flag[0])
     if len(values) > len(names):  # the field exists, so tyro refused the value

@@ -17,7 +17,7 @@ import numpy as np
 from numpy import ndarray
 
 from genrec.data.readers.bad_rows import BadRows
-from genrec.data.readers.raw_tables import NEGATIVE_TIME, NO_TIME
+from genrec.data.readers.time_texts import NEGATIVE_TIME, NO_TIME
 from genrec.errors import InputError
 
 MILLISECONDS_FROM = 10**11  # in seconds the year 5138, in milliseconds 1973

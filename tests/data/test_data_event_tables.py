@@ -16,10 +16,11 @@ from pandas import DataFrame
 from genrec.data.readers import arrow_blocks, event_tables
 from genrec.data.readers.bad_rows import LISTED, BadRows, count_reasons, set_aside_table
 from genrec.data.readers.event_tables import Format
+from genrec.data.readers.frame_tables import frame_event_tables, frame_rows
 from genrec.data.readers.raw_tables import event_tables_from_rows
+from genrec.data.readers.time_texts import TimeTexts
 from genrec.data.readers.upstream_files import UpstreamFile
 from genrec.data.sources.amazon_files import REVIEW_TYPES
-from genrec.data.sources.frames import _frame_event_tables, _frame_rows
 from genrec.errors import InputError
 
 COLUMNS = ("user", "item", "rating", "time")
@@ -118,8 +119,8 @@ def test_data_frames(columns: list) -> None:
     series = [pd.Series(values, dtype=kind) for (values, _), kind in zip(columns, kinds, strict=True)]
     frame = DataFrame(dict(zip(COLUMNS, series, strict=True)))
     bad_by_block, bad_by_row = BadRows("frame"), BadRows("frame")
-    first = [row for table in _frame_event_tables([(1, frame)], bad_by_block) for row in table.to_pylist()]
-    second = [row for table in event_tables_from_rows(_frame_rows([(1, frame)]), COLUMNS, bad_by_row) for row in table.to_pylist()]
+    first = [row for table in frame_event_tables([(1, frame)], COLUMNS, bad_by_block, TimeTexts()) for row in table.to_pylist()]
+    second = [row for table in event_tables_from_rows(frame_rows([(1, frame)]), COLUMNS, bad_by_row) for row in table.to_pylist()]
     assert [sorted(row.items()) for row in first] == [sorted(row.items()) for row in second]
     assert bad_by_block.rows == bad_by_row.rows
 
