@@ -56,10 +56,14 @@ def check_equal(path: Path, content: bytes, name: str, size: int = 40) -> list[d
 TEXTS = ["a", "007", "", "nan", "NA", "é", "🙂", "x y", "\r", "\0", '"', '"q"', "ÿ", "\u2028", "\x1f", ":", "::", ",", "\t", "\ufeff"]
 NUMBERS = ["5", "4.5", "-1", "0x1F", "1e3", "+7", " 8", "1_0", "9007199254740992", "9007199254740991", "0000000000000000000012"]
 ODD = ["nan", "inf", "1e400", ".5", "5.", "-", "--5", "1.2.3", "12345678901234567890123", "0.1234567890123456789", "True", "null", ""]
+DATES = ["2019-03-01", "20190301", " 2019-03-01", "2019-03-01T12:00:00Z", "2019-03-01 12:00:00.5", "1969-12-31", "2019-02-30"]
 TEXT = st.one_of(st.sampled_from(TEXTS), st.text(max_size=4))
-NUMBER = st.one_of(st.sampled_from(NUMBERS + ODD), st.integers(-(2**70), 2**70).map(str), st.floats().map(str))
+NUMBER = st.one_of(st.sampled_from(NUMBERS + ODD), st.sampled_from(DATES), st.integers(-(2**70), 2**70).map(str), st.floats().map(str))
 GOOD = st.tuples(
-    st.sampled_from(["a", "b", "é"]), st.sampled_from(["x", "7"]), st.sampled_from(["5", "4.5", ""]), st.sampled_from(["9", "12"])
+    st.sampled_from(["a", "b", "é"]),
+    st.sampled_from(["x", "7"]),
+    st.sampled_from(["5", "4.5", ""]),
+    st.sampled_from(["9", "12", "9.0", *DATES[:4]]),
 )
 ROW = st.one_of(GOOD, st.tuples(TEXT, TEXT, NUMBER, NUMBER), st.lists(TEXT, max_size=6).map(tuple))
 LINE_END = st.sampled_from(["\n", "\r\n", "\n\n", "\r\r\n", "\n"])
@@ -76,7 +80,7 @@ def test_delimited_files(
 
 
 STRINGS = ['"a"', '"7"', '""', '"\\u0000"', '"\\ud800"', '"\\udc00"', '"\\ud83d\\ude42"', '"é"']
-RAW_VALUE = st.sampled_from([*NUMBERS, *ODD, *STRINGS, "NaN", "true", "[1]", '{"a": 1}', "01", "-0"])
+RAW_VALUE = st.sampled_from([*NUMBERS, *ODD, *STRINGS, "NaN", "true", "[1]", '{"a": 1}', "01", "-0", *map(json.dumps, DATES)])
 VALUE = st.one_of(RAW_VALUE, st.text(max_size=3).map(json.dumps), st.integers().map(str), st.floats().map(json.dumps))
 MEMBER = st.tuples(st.sampled_from("uitrz"), VALUE).map(lambda pair: f'"{pair[0]}": {pair[1]}')
 REGULAR = st.tuples(st.sampled_from(['"a"', '"b"', "7"]), st.sampled_from(["9", "9.0"]), st.sampled_from(["5", "4.5", "null"])).map(

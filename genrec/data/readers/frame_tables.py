@@ -64,11 +64,12 @@ def frame_rows(slices: Iterable[FrameSlice]) -> Iterator[Row]:
         yield from enumerate(zip(*columns, strict=True), first)
 
 
-def frame_item_rows(slices: Iterable[FrameSlice]) -> Iterator[Row]:
+def frame_item_rows(frame: DataFrame, first: int = 1) -> Iterator[Row]:
     """Yield rows as `frame_rows` does, with dates and fractions as `DataFrame.to_csv` writes them."""
-    for first, frame in slices:
-        columns = [_as_in_csv(_python_values(frame.iloc[:, place])) for place in range(frame.shape[1])]
-        yield from enumerate(zip(*columns, strict=True), first)
+    columns = [_dates_as_text(frame.iloc[:, place]) for place in range(frame.shape[1])]
+    for begin in range(0, len(frame), ROWS):
+        values = [_as_in_csv(_python_values(column.iloc[begin : begin + ROWS])) for column in columns]
+        yield from enumerate(zip(*values, strict=True), first + begin)
 
 
 def has_dates(column: Series[Any]) -> bool:
@@ -82,6 +83,11 @@ def _dates_to_seconds(column: Series[Any]) -> Series[Any]:
         seconds: Series[Any] = pd.to_datetime(moments).dt.as_unit("s").astype("int64").where(column.notna()).astype("Int64")
         return seconds
     return column
+
+
+def _dates_as_text(column: Series[Any]) -> Series[Any]:
+    """Write dates as pandas does: without a time of day if all are midnight."""
+    return column.astype(str).where(column.notna()) if has_dates(column) else column
 
 
 def _python_values(column: Series[Any]) -> list[object]:
@@ -143,7 +149,7 @@ class ParquetTable:
         for first, part in self._slices(self.columns):
             with reading(self.path, "a Parquet file"):
                 frame = part.to_pandas(integer_object_nulls=True)
-            yield from frame_item_rows([(first, frame)])
+            yield from frame_item_rows(frame, first)
 
     def _slices(self, columns: list[str]) -> Iterator[tuple[int, pa.Table]]:
         """Yield the number of the first row, from 1, and some rows."""

@@ -111,7 +111,7 @@ class OwnTable:
     def _item_rows(self, bad_rows: BadRows) -> tuple[list[str], Iterator[Row]]:
         """Return the columns as they are in the table, and its rows."""
         if isinstance(self.table, DataFrame):
-            return frame_tables.column_names(self.table), frame_tables.frame_item_rows(frame_tables.frame_slices(self.table))
+            return frame_tables.column_names(self.table), frame_tables.frame_item_rows(self.table)
         path, suffix = existing(self.table), self._suffix(self.table)
         if suffix == PARQUET:
             file = ParquetTable(path)

@@ -51,7 +51,7 @@ class TimeTexts:
         else:
             numbers = np.full(len(values), np.nan)
         dates = np.full(len(values), np.nan)
-        if self.notation != "number" and np.isnan(numbers).any():
+        if self.notation == "date" or (self.notation is None and np.isnan(numbers).any()):
             dates = np.array([_date_seconds(value, self.time_format) for value in values], dtype=np.float64)
         self._settle(numbers, dates)
         return numbers if self.notation == "number" else dates if self.notation == "date" else np.full(len(values), np.nan)
