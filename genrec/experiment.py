@@ -23,7 +23,7 @@ from genrec.model import Tiger
 from genrec.tokenizer import Tokenize
 from genrec.training.recipes import SFT, Align, Optimization, Validation
 from genrec.types import Baseline, CheckedSpecification, ItemEncoder, PolicySpecification, Source, Split
-from genrec.types.specification import check_is
+from genrec.types.specification import NamesFiles, check_is
 
 if TYPE_CHECKING:
     PolicyOrBaseline = PolicySpecification | Baseline
@@ -106,6 +106,12 @@ def _components(value: object) -> Iterator[object]:
     for child in children:
         yield child
         yield from _components(child)
+
+
+def file_names(component: object) -> list[str]:
+    """Return the names of the files that a component, or anything that it holds, reads; for labels."""
+    parts = [each for each in (component, *_components(component)) if isinstance(each, NamesFiles) and not isinstance(each, type)]
+    return [name for each in parts for name in each.file_names()]
 
 
 def baselines(experiment: Experiment) -> list[Experiment]:

@@ -60,6 +60,7 @@ def likely_cause(left: Ids, right: Ids) -> str | None:
     """Return an example of a pair that differs in a common way, and what to do, or None."""
     for causes in (*((cause,) for cause in _CAUSES), _CAUSES):
         names = {_simplified(name, causes): name for name in reversed(right.ids[:SAMPLED])}
+        names.pop("", None)  # nothing is left of an id such as "-"
         for name in left.ids[:SAMPLED]:
             other = names.get(_simplified(name, causes))
             if other is not None and other != name:

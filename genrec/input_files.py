@@ -43,6 +43,11 @@ def as_path(value: object, field: str) -> Path:
         return Path(value)
 
 
+def optional_path(value: Path | str | None) -> Path | None:
+    """Return the normalized path of a field that may be None."""
+    return None if value is None else Path(value)
+
+
 def normalize_paths(specification: object, *fields: str) -> None:
     """Turn the text in path fields of a frozen dataclass into paths, so that a path has one key however it is written."""
     for field in fields:

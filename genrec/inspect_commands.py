@@ -36,8 +36,7 @@ def data(options: argparse.Namespace, flags: list[str]) -> int:
             continue
         known.add(artifact.key)
         corpus = Corpus.load(artifact.folder)
-        specification = artifact.manifest["specification"]
-        title = f"{run_files.label(specification['source'])}, {run_files.label(specification['split'])}"
+        title = f"{run_files.artifact_label(artifact, 'source')}, {run_files.artifact_label(artifact, 'split')}"
         print(f"{title}\n{artifact.folder}")
         for line in data_report.lines(corpus):
             print(f"  {line}")
@@ -69,11 +68,10 @@ def tokenize(options: argparse.Namespace, flags: list[str]) -> int:
         known.add(artifact.key)
         corpus, semantic_ids = Corpus.load(artifacts["data"].folder), SemanticIds.load(artifact.folder / "codes.safetensors")
         figures = json.loads((artifact.folder / "health.json").read_text(encoding="utf-8"))
-        parts = {name: step.manifest["specification"] for name, step in artifacts.items()}
-        title = ", ".join(
-            run_files.label(each)
-            for each in (parts["data"]["source"], parts["embed"]["embed"], parts["tokenize"]["tokenize"]["quantizer"])
-        )
+        quantizer = artifact.manifest["specification"]["tokenize"]["quantizer"]
+        files = artifact.manifest.get("file_names", {}).get("tokenize", ())
+        data, embed = run_files.artifact_label(artifacts["data"], "source"), run_files.artifact_label(artifacts["embed"], "embed")
+        title = f"{data}, {embed}, {run_files.label(quantizer, files)}"
         print(f"{title}\n{artifact.folder}")
         for line in health_report.lines(figures):
             print(f"  {line}")

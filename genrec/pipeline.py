@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from genrec import stages
 from genrec.environment import git_commit, hardware, versions
 from genrec.errors import NetworkError, UsageError
-from genrec.experiment import Experiment
+from genrec.experiment import Experiment, file_names
 from genrec.progress import say
 from genrec.store import Artifact, Store, describe, hash_of
 from genrec.training.plugin_errors import attribute_to
@@ -135,6 +135,7 @@ def _build(experiment: Experiment, step: Step, artifacts: dict[str, Artifact], e
         "versions": versions(),
         "git": git_commit(),
         "hardware": hardware(),
+        "file_names": {name: names for name in step.specification if (names := file_names(getattr(experiment, name)))},
     }
     start = time.monotonic()
     say(f"{experiment.name} (seed {experiment.seed}): {step.stage} {step.key} ...")
