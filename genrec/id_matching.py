@@ -37,7 +37,7 @@ _CAUSES = (
     _Cause(lambda name: name.casefold(), "use the same capital letters in both"),
     _Cause(lambda name: re.sub(r"^\D+(?=\d+$)", "", name), "use the same prefix in both"),
     _Cause(lambda name: re.sub(r"\W", "", name), "use the same punctuation in both"),
-    _Cause(lambda name: name.lstrip("0") or "0", "write the ids as text in both, so that leading zeros stay"),
+    _Cause(lambda name: name.lstrip("0") or name[-1:], "write the ids as text in both, so that leading zeros stay"),
 )
 
 

@@ -7,7 +7,6 @@ after the last saved chunk.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -51,9 +50,10 @@ class SentenceEncoder:
     device: str | None = field(default=None, metadata=NOT_IN_KEY)  # such as "cpu" or "cuda:1"; None: a GPU if there is one
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model, str | PathLike) or not isinstance(fspath(self.model), str):
+        if not isinstance(self.model, str | Path):
             raise UsageError(f"SentenceEncoder.model must be text or a path, got {self.model!r}")
-        object.__setattr__(self, "model", fspath(self.model))
+        is_hub_name = isinstance(self.model, str)  # a path is a folder, also where it looks like a name on the hub
+        object.__setattr__(self, "model", self.model if is_hub_name else str(Path.cwd() / Path(self.model).expanduser()))
         if not self._model.strip():
             raise UsageError("SentenceEncoder.model must name a folder or a model on the hub, got ''")
         if not self.columns or isinstance(self.columns, str):

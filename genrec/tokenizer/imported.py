@@ -90,7 +90,9 @@ class Imported:
         table = {item: item for item in items} if self._ids is None else read_ids(self._ids, self.columns)
         missing = [item for item in items if table.get(item) not in published.rows]
         if len(missing) == len(items):
-            known = Ids("its keys" if self._ids is None else f"the ids of {self._ids}", list(published.rows if self._ids is None else table))
+            known = Ids(
+                "its keys" if self._ids is None else f"the ids of {self._ids}", list(published.rows if self._ids is None else table)
+            )
             what = f"{self.path} has no codes of any of the catalog's {len(items)} items"
             raise no_overlap(Ids("the items", items), known, f"{what}. {self._advice(items, published)}. Examples")
         if missing:

@@ -137,7 +137,12 @@ def test_times_that_are_no_dates_are_set_aside_with_their_line(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("text", "time_format", "second"),
-    [("01.03.2019", "%d.%m.%Y", 0), ("20190301", "%Y%m%d", 0), ("03/01/19 12h", "%m/%d/%y %Hh", 43_200), ("1 Mar 2019 +0100", "%d %b %Y %z", -3600)],
+    [
+        ("01.03.2019", "%d.%m.%Y", 0),
+        ("20190301", "%Y%m%d", 0),
+        ("03/01/19 12h", "%m/%d/%y %Hh", 43_200),
+        ("1 Mar 2019 +0100", "%d %b %Y %z", -3600),
+    ],
 )
 def test_times_in_a_format_of_strptime(tmp_path: Path, text: str, time_format: str, second: int) -> None:
     content = "user,item,time\n" + f"u,i,{text}\n" * 200 + "u,i,2019-03-01T01\n"
@@ -170,7 +175,9 @@ def test_numbers_in_a_time_format_and_dates_of_pandas(tmp_path: Path) -> None:
     ],
 )
 def test_unknown_columns_are_refused_with_those_that_exist(tmp_path: Path, columns: dict[str, str], message: str) -> None:
-    source = Frames(written(tmp_path, "events.csv", "user_id,item,ts\na,b,1\n"), written(tmp_path, "items.csv", ITEMS), columns=columns)
+    source = Frames(
+        written(tmp_path, "events.csv", "user_id,item,ts\na,b,1\n"), written(tmp_path, "items.csv", ITEMS), columns=columns
+    )
     with pytest.raises(InputError, match=message):
         source.load(tmp_path)
 
@@ -191,7 +198,9 @@ def test_missing_columns_are_named_with_the_remedy(tmp_path: Path, content: str,
 
 def test_a_time_under_another_name_is_not_ignored_in_silence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Frames(written(tmp_path, "events.csv", "user,item,timestamp\na,b,9\n")).load(tmp_path)
-    assert "events.csv has no column 'time', so the order of its rows counts; if 'timestamp' holds the times" in capsys.readouterr().err
+    assert (
+        "events.csv has no column 'time', so the order of its rows counts; if 'timestamp' holds the times" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,9 @@ NUMBERS = range(30, 40)
 def tables(events: list[str], items: list[str]) -> RawTables:
     """Return 3 users with one event for each id, and one row of metadata for each item."""
     interactions = DataFrame({"user": ["a", "b", "c"] * len(events), "item": [name for name in events for _ in range(3)]})
-    return RawTables(interactions.assign(time=range(5, 5 + len(interactions))), DataFrame({"item": Series(items, dtype=str), "text": "a text"}))
+    return RawTables(
+        interactions.assign(time=range(5, 5 + len(interactions))), DataFrame({"item": Series(items, dtype=str), "text": "a text"})
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -137,7 +136,9 @@ def test_vectors_without_ids_are_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("missing", ["refuse", "mean"])
 def test_ids_that_never_match_name_the_likely_cause(tmp_path: Path, missing: Literal["refuse", "mean"]) -> None:
-    encoder = Precomputed(npy(tmp_path), ids=ids_file(tmp_path, ids=[f"{name}.0" for name in ("37", "38", "39", "40", "41")]), missing=missing)
+    encoder = Precomputed(
+        npy(tmp_path), ids=ids_file(tmp_path, ids=[f"{name}.0" for name in ("37", "38", "39", "40", "41")]), missing=missing
+    )
     with pytest.raises(InputError, match=r"the items have '37', the vectors have '37\.0': write the ids as text or integers"):
         encoder.encode(items(["37", "99"]), NO_INTERACTIONS)
 
@@ -146,7 +147,9 @@ def test_few_matching_vectors_are_a_warning_with_examples(tmp_path: Path, capsys
     encoder = Precomputed(npy(tmp_path), ids=ids_file(tmp_path, ids=["37", "38.0", "39.0", "x", "y"]), missing="mean")
     with pytest.warns(UserWarning, match="2 of 3 items are without a vector"):
         encoder.encode(items(["37", "38", "39"]), NO_INTERACTIONS)
-    warning = f"warning: only 1 of 3 items (33.3%) have a vector in {tmp_path / 'vectors.npy'}; without a match: the items have '38', the"
+    warning = (
+        f"warning: only 1 of 3 items (33.3%) have a vector in {tmp_path / 'vectors.npy'}; without a match: the items have '38', the"
+    )
     assert warning in capsys.readouterr().err
     with pytest.warns(UserWarning, match="1 of 2 items are"):
         encoder.encode(items(["37", "38"]), NO_INTERACTIONS)
@@ -162,7 +165,9 @@ def test_missing_items_are_named_or_get_the_mean(tmp_path: Path) -> None:
         vectors = Precomputed(path, ids=ids, missing="mean").encode(wanted, NO_INTERACTIONS)
     np.testing.assert_array_equal(vectors, [[5, 6], [4, 5], [3, 4], [4, 5]])  # the mean of (5, 6) and (3, 4) is (4, 5)
     for missing in ("refuse", "mean"):
-        with pytest.raises(InputError, match=r"no vector of any of the catalog's 1 items: the items have '0', the vectors have '00123'"):
+        with pytest.raises(
+            InputError, match=r"no vector of any of the catalog's 1 items: the items have '0', the vectors have '00123'"
+        ):
             Precomputed(path, ids=ids, missing=missing).encode(items(["0"]), NO_INTERACTIONS)  # type: ignore[arg-type]
 
 

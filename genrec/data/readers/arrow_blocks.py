@@ -78,7 +78,12 @@ def parse_json_block(
 
 def cast_to_event_table(table: pa.Table, times: TimeTexts) -> pa.Table | None:
     """Cast the columns user, item, and optionally time and rating from any type; None if a value of any row is not valid."""
-    casts: dict[str, Callable[[pa.Array], pa.Array | None]] = {"user": _cast_ids, "item": _cast_ids, "rating": _cast_ratings, "time": partial(_cast_times, times=times)}
+    casts: dict[str, Callable[[pa.Array], pa.Array | None]] = {
+        "user": _cast_ids,
+        "item": _cast_ids,
+        "rating": _cast_ratings,
+        "time": partial(_cast_times, times=times),
+    }
     columns = {}
     for name, cast in casts.items():
         if name in table.column_names:

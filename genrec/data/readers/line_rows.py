@@ -78,9 +78,7 @@ class _CsvParser:
             self.bad_rows.malformed(line, reason)
 
 
-def parse_csv(
-    lines: Iterable[Line], separator: str, num_columns: int, bad_rows: BadRows, encoding: str = "utf-8"
-) -> Iterator[Row]:
+def parse_csv(lines: Iterable[Line], separator: str, num_columns: int, bad_rows: BadRows, encoding: str = "utf-8") -> Iterator[Row]:
     """Yield the rows of a CSV or TSV file. Quoted fields may hold separators and line breaks."""
     return _CsvParser(lines, separator, bad_rows, encoding).rows(num_columns)
 

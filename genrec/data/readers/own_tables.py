@@ -194,5 +194,7 @@ def check_encoding(encoding: str, field: str) -> str | None:
     except (LookupError, TypeError, UnicodeError, ValueError):
         raise UsageError(f"{field} must name an encoding such as latin-1 or cp1252, got {encoding!r}") from None
     if not extends_ascii:
-        raise UsageError(f"{field} must be an extension of ASCII, such as latin-1 or cp1252, got {encoding!r}; convert the file to UTF-8")
+        raise UsageError(
+            f"{field} must be an extension of ASCII, such as latin-1 or cp1252, got {encoding!r}; convert the file to UTF-8"
+        )
     return None if name == "utf-8" else name

@@ -31,7 +31,7 @@ _SAMPLE = datetime(2001, 2, 3, 4, 5, 6, tzinfo=UTC)
 
 
 class TimeTexts:
-    """Reads the times of one table, in the order of its rows. `time_format` is a format of strptime, None for numbers and ISO dates."""
+    """Reads the times of one table, in the order of its rows. `time_format` is for strptime; None: numbers and ISO dates."""
 
     def __init__(self, time_format: str | None = None) -> None:
         self.time_format = time_format

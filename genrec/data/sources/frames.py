@@ -82,10 +82,8 @@ class Frames:
         if self.columns:
             check_used(self.columns, [(table.name, table.header()) for table in tables])
         interactions = event_tables.merge_event_tables(tables[0].events(bad_rows[0]), bad_rows[0], self.max_bad_rows)
-        if len(tables) == 1:
-            items = iter([item_table([], ["text"])])
-        else:
-            items = tables[1].items(bad_rows[1], self.max_bad_rows)
+        no_items = iter([item_table([], ["text"])])
+        items = no_items if len(tables) == 1 else tables[1].items(bad_rows[1], self.max_bad_rows)
         return RawStream(interactions, items, lambda: set_aside_table(bad_rows))
 
     def load(self, root: Path) -> RawTables:
