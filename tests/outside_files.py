@@ -152,7 +152,8 @@ PARSERS: dict[str, Parser] = {
     **{f"frames-{form}": _frames(form) for form in ("csv", "tsv", "csv.gz", "jsonl", "jsonl.gz", "parquet", "inter")},
     "frames-dat": _frames("dat", separator="|", encoding="latin-1"),
     **{
-        f"frames-items-{form}": _frames(form)._replace(target=f"items.{form}") for form in ("csv", "jsonl", "parquet", "inter", "csv.gz")
+        f"frames-items-{form}": _frames(form)._replace(target=f"items.{form}")
+        for form in ("csv", "jsonl", "parquet", "inter", "csv.gz")
     },
     **{
         f"movielens-100k-{name}": _texts(MOVIES_100K, lambda folder: MovieLens("100k", folder, 1.0).load(folder), name)
@@ -163,14 +164,20 @@ PARSERS: dict[str, Parser] = {
         for name in MOVIES_CSV
     },
     "movielens-zip": Parser(
-        _movielens_zip, lambda folder: (MovieLens("100k", folder / "ml.zip").load(folder), MovieLens("100k", folder / "ml.zip").fingerprint(folder)), "ml.zip"
+        _movielens_zip,
+        lambda folder: (MovieLens("100k", folder / "ml.zip").load(folder), MovieLens("100k", folder / "ml.zip").fingerprint(folder)),
+        "ml.zip",
     ),
     **{
-        f"amazon-2014-{name}": _texts(AMAZON_2014, lambda folder: AmazonReviews2014("Toys", folder, max_bad_rows=1.0).load(folder), name)
+        f"amazon-2014-{name}": _texts(
+            AMAZON_2014, lambda folder: AmazonReviews2014("Toys", folder, max_bad_rows=1.0).load(folder), name
+        )
         for name in AMAZON_2014
     },
     **{
-        f"amazon-2018-{name}": _texts(AMAZON_2018, lambda folder: AmazonReviews2018("Toys", folder, max_bad_rows=1.0).load(folder), name)
+        f"amazon-2018-{name}": _texts(
+            AMAZON_2018, lambda folder: AmazonReviews2018("Toys", folder, max_bad_rows=1.0).load(folder), name
+        )
         for name in AMAZON_2018
     },
     **{
@@ -179,7 +186,10 @@ PARSERS: dict[str, Parser] = {
         )
         for name in AMAZON_2023
     },
-    **{f"vectors-{form}": _vectors(form, "ids.txt" if form == "npy" else None) for form in ("npy", "parquet", "wide.parquet", "safetensors")},
+    **{
+        f"vectors-{form}": _vectors(form, "ids.txt" if form == "npy" else None)
+        for form in ("npy", "parquet", "wide.parquet", "safetensors")
+    },
     "vectors-metadata.safetensors": _vectors("metadata.safetensors", None),
     **{f"vector-ids-{form}": _vectors("npy", f"ids.{form}") for form in ("json", "csv", "tsv", "parquet", "npy")},
     "codes-json": _imported("codes.json", {"codes.json": CODES}),

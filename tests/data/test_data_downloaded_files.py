@@ -99,7 +99,7 @@ def test_a_file_placed_by_hand(server: Any, tmp_path: Path) -> None:
     assert download(archive(server, checksum=sha256(OLD)), tmp_path) == path
     assert not server.requests
     flip(path)
-    with pytest.raises(ArtifactError, match=r"placed there by hand and has changed since its first use.*restore it or point to another"):
+    with pytest.raises(ArtifactError, match=r"has changed since its first use.*restore it or point to another file"):
         download(archive(server), tmp_path)
     assert path.read_bytes() != OLD  # a user's file is never replaced
     (tmp_path / WHOLE[0]).unlink()

@@ -138,7 +138,7 @@ class ParquetTable:
             named = part.select(list(columns.values())).rename_columns(list(columns))
             with reading(self.path, "a Parquet file"):
                 table = arrow_blocks.cast_to_event_table(named, times)
-                frame = None if table is not None else named.to_pandas(integer_object_nulls=True)
+                frame = None if table is not None else _validated(named).to_pandas(integer_object_nulls=True)
             if frame is None:
                 yield table
             else:
@@ -148,7 +148,7 @@ class ParquetTable:
         """Yield the rows of all columns, as `frame_item_rows` does."""
         for first, part in self._slices(self.columns):
             with reading(self.path, "a Parquet file"):
-                frame = part.to_pandas(integer_object_nulls=True)
+                frame = _validated(part).to_pandas(integer_object_nulls=True)
             yield from frame_item_rows(frame, first)
 
     def _slices(self, columns: list[str]) -> Iterator[tuple[int, pa.Table]]:
@@ -166,3 +166,9 @@ class ParquetTable:
                 return
             yield first, pa.Table.from_batches([batch]).replace_schema_metadata()
             first += len(batch)
+
+
+def _validated(table: pa.Table) -> pa.Table:
+    """Return the table; raise an Arrow error if a text is not UTF-8, which pandas would only find when it is used."""
+    table.validate(full=True)
+    return table

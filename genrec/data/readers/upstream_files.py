@@ -100,7 +100,9 @@ class UpstreamFile:
                     progress.advance(cutter.line - before, "lines")
                     content = data = stream.read(size)
         except DAMAGE as error:
-            raise _damaged(self.path, f"is damaged: {self.name} can't be read past line {self._count_readable_lines()}", error) from error
+            raise _damaged(
+                self.path, f"is damaged: {self.name} can't be read past line {self._count_readable_lines()}", error
+            ) from error
         if cutter.rest:
             yield Block(cutter.line, cutter.rest)
 
