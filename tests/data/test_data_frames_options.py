@@ -196,11 +196,13 @@ def test_missing_columns_are_named_with_the_remedy(tmp_path: Path, content: str,
         Frames(written(tmp_path, "events.csv", content)).load(tmp_path)
 
 
-def test_a_time_under_another_name_is_not_ignored_in_silence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Frames(written(tmp_path, "events.csv", "user,item,timestamp\na,b,9\n")).load(tmp_path)
-    assert (
-        "events.csv has no column 'time', so the order of its rows counts; if 'timestamp' holds the times" in capsys.readouterr().err
-    )
+@pytest.mark.parametrize("name", ["timestamp", "ts", "day", "event_time", "unixReviewTime", "order-date"])
+def test_a_time_under_another_name_is_not_ignored_in_silence(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Frames(written(tmp_path, "events.csv", f"user,item,{name}\na,b,9\n")).load(tmp_path)
+    assert f"events.csv has no column 'time', so the order of its rows counts; if {name!r} holds the times" in capsys.readouterr().err
+    for content in ("user,item,rating\na,b,9\n", f"user,item,time,{name}\na,b,9,9\n"):
+        Frames(written(tmp_path, "events.csv", content)).load(tmp_path)
+    assert "warning" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

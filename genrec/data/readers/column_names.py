@@ -18,7 +18,7 @@ _ATOMIC = re.compile(r"(.+):(token|token_seq|float|float_seq)")
 _COMMON = {  # common names in lower case, without separators between words
     "user": ("user", "userid", "uid", "u", "reviewerid", "customer", "customerid", "visitorid", "memberid", "sessionid"),
     "item": ("item", "itemid", "iid", "i", "movieid", "productid", "asin", "parentasin", "articleid", "bookid", "trackid", "sku"),
-    "time": ("time", "timestamp", "ts", "date", "datetime", "unixreviewtime", "unixtimestamp", "eventtime", "createdat"),
+    "time": ("time", "timestamp", "ts", "date", "day", "datetime", "createdat", "created"),
     "rating": ("rating", "stars", "score", "overall"),
 }
 _SEPARATORS = (";", "\t", "|", ",")
@@ -86,10 +86,16 @@ def guess_columns(names: Sequence[str]) -> dict[str, str]:
     guessed: dict[str, str] = {}
     for target, common in _COMMON.items():
         if target not in names:
-            found = [name for name in names if re.sub(r"[\W_]", "", name).casefold() in common]
+            found = [name for name in names if _simplified(name) in common]
+            if target == "time" and not found:
+                found = [name for name in names if "time" in _simplified(name) or _simplified(name).endswith("date")]
             if found:
                 guessed[found[0]] = target
     return guessed
+
+
+def _simplified(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).casefold()
 
 
 def _listed(names: Sequence[str]) -> str:
