@@ -22,8 +22,8 @@ from genrec.evaluation.evaluate import Evaluate
 from genrec.model import Tiger
 from genrec.tokenizer import Tokenize
 from genrec.training.recipes import SFT, Align, Optimization, Validation
-from genrec.types import Baseline, CheckedSpecification, ItemEncoder, PolicySpecification, Source, Split
-from genrec.types.specification import NamesFiles, check_is
+from genrec.types import Baseline, CheckedSpecification, ItemEncoder, NamesFiles, PolicySpecification, Source, Split
+from genrec.types.specification import check_is
 
 if TYPE_CHECKING:
     PolicyOrBaseline = PolicySpecification | Baseline

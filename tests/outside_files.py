@@ -91,7 +91,7 @@ AMAZON_2023 = {
 def _movielens_zip(folder: Path) -> None:
     with zipfile.ZipFile(folder / "ml.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in MOVIES_100K.items():
-            archive.writestr(f"ml-100k/{name}", content)
+            archive.writestr(zipfile.ZipInfo(f"ml-100k/{name}"), content, zipfile.ZIP_DEFLATED)
 
 
 def _vectors(form: str, ids: str | None) -> Parser:

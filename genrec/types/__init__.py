@@ -42,7 +42,7 @@ from genrec.types.preference import (
     Reward,
     SamplerContext,
 )
-from genrec.types.specification import CheckedSpecification
+from genrec.types.specification import CheckedSpecification, NamesFiles
 
 __all__ = [
     "NO_TEXT",
@@ -62,6 +62,7 @@ __all__ = [
     "ListedCodes",
     "LogProbs",
     "Metric",
+    "NamesFiles",
     "NegativeSampler",
     "Policy",
     "PolicySpecification",

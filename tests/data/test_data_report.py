@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pandas import DataFrame
 
+from genrec import pipeline, run_files
 from genrec.__main__ import main
 from genrec.data.corpus_builder import prepare
 from genrec.data.data_plots import draw, removed_by_reason
 from genrec.data.data_report import events_of_items, head_share, lines
 from genrec.data.prefetch import prefetch
-from genrec.data.sources import Frames
+from genrec.data.sources import Frames, MovieLens
 from genrec.data.splits import LeaveOneOut
+from genrec.embeddings import Concatenated, Precomputed
 from genrec.errors import InputError
+from genrec.experiment import Experiment, Tokenize, file_names
+from genrec.tokenizer import Imported
 from genrec.types import RawTables
 
 #        day:      0    1    2    2    0    1    5    9
@@ -130,7 +135,7 @@ def test_the_command_describes_each_data_set_once(project: Path, capsys: pytest.
     assert main(["data", "experiment.py:mine", "--split.core", "0", "--picture", "p.png"]) == 0
     out = capsys.readouterr().out
     assert out.count("2 users, 4 items, 8 interactions") == 1
-    assert out.startswith("Frames(max_bad_rows=0.01), LeaveOneOut(core=0, ")
+    assert out.startswith("Frames(events.csv, max_bad_rows=0.01), LeaveOneOut(core=0, ")
     assert (project / "p.png").exists()
     assert [path.name for path in (project / "data" / "artifacts").iterdir()] == ["data"]  # no other stage has run
     assert main(["data", "experiment.py:mine", "--split.core", "0"]) == 0
@@ -146,6 +151,28 @@ def test_the_command_describes_each_data_set_once(project: Path, capsys: pytest.
     assert "cannot be written" in capsys.readouterr().err
     assert main(["data", "experiment.py:mine"]) == 3
     assert "nothing is left after the filter '5-core of users and items'" in capsys.readouterr().err
+
+
+def test_labels_show_the_names_of_files_and_keys_do_not_hold_them(project: Path) -> None:
+    LOG.to_csv("copy.csv", index=False)
+    ITEMS.to_csv("items.csv", index=False)
+    experiment = Experiment(name="mine", source=Frames("events.csv", "items.csv"), split=LeaveOneOut(core=0))
+    renamed = replace(experiment, source=Frames("copy.csv", Path("items.csv")))
+    assert pipeline.plan(experiment)[0].key == pipeline.plan(renamed)[0].key
+    artifact = pipeline.run(experiment, last="data")["data"]
+    assert artifact.manifest["file_names"] == {"source": ["events.csv", "items.csv"]}
+    assert run_files.artifact_label(artifact, "source") == "Frames(events.csv, items.csv, max_bad_rows=0.01)"
+    assert run_files.artifact_label(pipeline.run(renamed, last="data")["data"], "source").startswith("Frames(events.csv, ")
+    in_memory = replace(experiment, source=Frames(LOG.assign(user=LOG["user"] + "2"), ITEMS))
+    artifact = pipeline.run(in_memory, last="data")["data"]
+    assert run_files.artifact_label(artifact, "source") == "Frames(interactions (DataFrame), items (DataFrame), max_bad_rows=0.01)"
+
+
+def test_labels_of_encoders_show_the_names_of_their_files() -> None:
+    both = Concatenated((Precomputed("~/v/vectors.npy", ids="v/ids.txt"), Precomputed("other.parquet")))
+    assert file_names(both) == ["vectors.npy", "ids.txt", "other.parquet"]
+    assert file_names(Tokenize(Imported("a/codes.json"))) == ["codes.json"]
+    assert file_names(MovieLens()) == []
 
 
 def test_offline_errors_name_the_missing_file_and_its_path(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -210,10 +210,9 @@ def _members(path: Path) -> list[str]:
     """Return the names of the files in a zip archive; raise ArtifactError if a member is unsafe."""
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = check_members(str(path), archive)
+            return [entry.filename for entry in check_members(str(path), archive) if not entry.is_dir()]
     except DAMAGE as error:
         raise _damaged(path, "is not a zip archive, or is damaged", error) from error
-    return [entry.filename for entry in entries if not entry.is_dir()]
 
 
 def _damaged(path: Path, problem: str, error: BaseException) -> InputError:
