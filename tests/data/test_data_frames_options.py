@@ -102,6 +102,14 @@ def test_latin_1_by_option(tmp_path: Path) -> None:
         Frames(json_lines).load(tmp_path)
 
 
+def test_utf_16_is_named_as_a_likely_cause(tmp_path: Path) -> None:
+    for encoding in ("utf-16-le", "utf-16-be"):
+        with pytest.raises(
+            InputError, match=r"the header can't be read: the line holds a NUL byte \(line 1\); convert a file in UTF-16"
+        ):
+            Frames(written(tmp_path, "events.csv", PLAIN.encode(encoding))).load(tmp_path)
+
+
 DATES = {  # seconds since 1970, by hand: 2019-03-01 is 17,956 days after 1970-01-01
     "2019-03-01": 17_956 * 86_400,
     "2019-03-01T12:00:00Z": 17_956 * 86_400 + 43_200,

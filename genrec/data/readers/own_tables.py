@@ -22,7 +22,7 @@ from genrec.data.readers.frame_tables import ParquetTable
 from genrec.data.readers.line_rows import Row
 from genrec.data.readers.raw_tables import item_tables_from_plain_rows
 from genrec.data.readers.time_texts import NOT_IN_FORMAT, UNREADABLE, TimeTexts
-from genrec.data.readers.upstream_files import Block, UpstreamFile, lines_of
+from genrec.data.readers.upstream_files import NUL_BYTE, Block, UpstreamFile, lines_of
 from genrec.errors import InputError, UsageError
 from genrec.progress import say
 
@@ -32,6 +32,7 @@ PARQUET = ".parquet"
 _TIME_HINT = 'name the format of the times, such as Frames(time_format="%d.%m.%Y") or --source.time-format "%d.%m.%Y"'
 _HINTS = {
     line_rows.NOT_UTF8: 'name the encoding of the file, such as Frames(encoding="latin-1") or --source.encoding latin-1',
+    NUL_BYTE: "convert a file in UTF-16, such as Excel's Unicode text, to UTF-8",
     line_rows.NOT_DECODED: "name another encoding with Frames(encoding=...) or --source.encoding",
     UNREADABLE: _TIME_HINT,
     NOT_IN_FORMAT: "change Frames(time_format=...) or --source.time-format",

@@ -69,7 +69,7 @@ class TimeTexts:
         if self.notation is None and not np.isnan(numbers_of([array[0].as_py()])[0]):
             return None  # such as 20190301, which is also an ISO date
         column = array.dictionary_encode()
-        seconds = [_text_seconds(text, self.time_format) for text in column.dictionary.to_pylist()]
+        seconds = [_parse(text, self.time_format) for text in column.dictionary.to_pylist()]
         if any(map(math.isnan, seconds)):
             return None
         self.notation = "date"
@@ -107,17 +107,20 @@ def _date_seconds(value: object, time_format: str | None) -> float:
         return _since_epoch(datetime(value.year, value.month, value.day))
     if time_format is not None and isinstance(value, int | float) and not isinstance(value, bool):
         value = str(int(value)) if abs(value) < EXACT_LIMIT and value == int(value) else ""  # such as 20190301
-    return _text_seconds(value, time_format) if isinstance(value, str) else math.nan
+    return _parse_cached(value, time_format) if isinstance(value, str) else math.nan
 
 
-@lru_cache(maxsize=1 << 16)
-def _text_seconds(text: str, time_format: str | None) -> float:
+def _parse(text: str, time_format: str | None) -> float:
+    """Return the seconds of a date in text, NaN if it is none."""
     try:
         if time_format is None:
             return _since_epoch(datetime.fromisoformat(text.strip()))
         return _since_epoch(datetime.strptime(text.strip(), time_format))
     except (ValueError, OverflowError):
         return math.nan
+
+
+_parse_cached = lru_cache(maxsize=1 << 16)(_parse)  # a day occurs in many rows
 
 
 def _since_epoch(moment: datetime) -> float:

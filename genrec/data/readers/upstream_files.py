@@ -27,6 +27,7 @@ from genrec.progress import Progress
 from genrec.store import Signature, signature_of
 
 BLOCK_SIZE = 1 << 22  # bytes that are read and parsed at once
+NUL_BYTE = "the line holds a NUL byte"
 LINE_LIMIT = 10_000_000  # bytes; longer lines are set aside
 _BUFFER_SIZE = 1 << 20  # bytes
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -45,7 +46,7 @@ class Block(NamedTuple):
         """Yield the lines that are not empty, without line ends. Lines with a NUL byte are set aside."""
         for number, line in enumerate(self.content.split(b"\n"), self.line):
             if b"\0" in line:
-                bad_rows.malformed(number, "the line holds a NUL byte")
+                bad_rows.malformed(number, NUL_BYTE)
             elif content := line.rstrip(b"\r"):
                 yield number, content
 
