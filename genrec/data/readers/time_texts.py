@@ -25,7 +25,7 @@ NO_TIME = "the time is missing or not a whole number of seconds"
 UNREADABLE = "the time is missing, or neither a whole number of seconds nor an ISO date like the table's first time"
 NOT_IN_FORMAT = "the time is missing or not in the format of time_format"
 NEGATIVE_TIME = "the time is negative"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH, _NAIVE_EPOCH = datetime(1970, 1, 1, tzinfo=UTC), datetime(1970, 1, 1)
 _SECOND = timedelta(seconds=1)
 _SAMPLE = datetime(2001, 2, 3, 4, 5, 6, tzinfo=UTC)
 
@@ -124,4 +124,4 @@ _parse_cached = lru_cache(maxsize=1 << 16)(_parse)  # a day occurs in many rows
 
 
 def _since_epoch(moment: datetime) -> float:
-    return float(((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // _SECOND)
+    return float((moment - (_EPOCH if moment.tzinfo else _NAIVE_EPOCH)) // _SECOND)
