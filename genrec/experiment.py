@@ -24,7 +24,7 @@ from genrec.plugin_source import components, find_failure, is_plugin_class, name
 from genrec.tokenizer import Tokenize
 from genrec.training.model_selection import Selection
 from genrec.training.recipes import SFT, Align, Optimization, Validation
-from genrec.types import Baseline, CheckedSpecification, ItemEncoder, PolicySpecification, Source, Split
+from genrec.types import Baseline, CheckedSpecification, ItemEncoder, NamesFiles, PolicySpecification, Source, Split
 from genrec.types.specification import check_is, check_types
 
 if TYPE_CHECKING:
@@ -112,6 +112,12 @@ def _check_component(component: CheckedSpecification, experiment: Experiment) ->
         failure = find_failure(error, [component])
         shown = "".join(traceback.format_exception(error)) if failure is None else failure.own_traceback
         raise UsageError(f"{name_with_place(type(component))}: check(experiment) failed; its own error:\n{shown}") from error
+
+
+def file_names(component: object) -> list[str]:
+    """Return the names of the files that a component, or anything that it holds, reads; for labels."""
+    parts = [each for each in (component, *components(component)) if isinstance(each, NamesFiles) and not isinstance(each, type)]
+    return [name for each in parts for name in each.file_names()]
 
 
 def baselines(experiment: Experiment) -> list[Experiment]:

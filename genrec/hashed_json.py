@@ -31,10 +31,10 @@ class Matching:
 
 @dataclass(frozen=True)
 class Listed:
-    """A list of `length` values."""
+    """A list of `length` values, or of any number of values if `length` is None."""
 
     values: Shape
-    length: int
+    length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ def find_mismatch(value: object, shape: Shape, where: str = "the content") -> st
         fits = isinstance(value, str) and re.fullmatch(shape.pattern, value) is not None
         return "" if fits else _expected(where, value, f"a text like {shape.pattern}")
     if isinstance(shape, Listed):
-        if not isinstance(value, list) or len(value) != shape.length:
-            return _expected(where, value, f"a list of {shape.length} values")
+        if not isinstance(value, list) or shape.length not in (None, len(value)):
+            return _expected(where, value, "a list" if shape.length is None else f"a list of {shape.length} values")
         return _first(find_mismatch(entry, shape.values, f"{where}[{place}]") for place, entry in enumerate(value))
     if isinstance(shape, Optional):
         return find_mismatch(value, shape.value, where)

@@ -35,8 +35,7 @@ def data(options: argparse.Namespace, flags: list[str]) -> int:
             continue
         known.add(artifact.key)
         corpus = Corpus.load(artifact.folder)
-        specification = artifact.manifest["specification"]
-        title = f"{run_files.label(specification['source'])}, {run_files.label(specification['split'])}"
+        title = f"{run_files.artifact_label(artifact, 'source')}, {run_files.artifact_label(artifact, 'split')}"
         print(f"{title}\n{artifact.folder}")
         for line in data_report.lines(corpus):
             print(f"  {line}")
@@ -70,11 +69,10 @@ def tokenize(options: argparse.Namespace, flags: list[str]) -> int:
         known.add(artifact.key)
         corpus, semantic_ids = Corpus.load(artifacts["data"].folder), SemanticIds.load(artifact.folder / "codes.safetensors")
         figures = read_health(artifact.folder)
-        parts = {name: step.manifest["specification"] for name, step in artifacts.items()}
-        title = ", ".join(
-            run_files.label(each)
-            for each in (parts["data"]["source"], parts["embed"]["embed"], parts["tokenize"]["tokenize"]["quantizer"])
-        )
+        quantizer = artifact.manifest["specification"]["tokenize"]["quantizer"]
+        files = artifact.manifest["file_names"].get("tokenize", ())
+        data, embed = run_files.artifact_label(artifacts["data"], "source"), run_files.artifact_label(artifacts["embed"], "embed")
+        title = f"{data}, {embed}, {run_files.label(quantizer, files)}"
         print(f"{title}\n{artifact.folder}")
         for line in health_report.lines(figures):
             print(f"  {line}")

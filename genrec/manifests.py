@@ -26,6 +26,7 @@ SHAPE: dict[str, Shape] = {
     "key": str,
     "version": int,  # of the stage
     "specification": dict,  # the settings that the key depends on
+    "file_names": Each(Listed(str)),  # field of the specification -> names of the files that it names
     "parents": Each(Matching(KEY)),  # stage -> key of the artifacts that were read
     "created": str,  # UTC, ISO 8601
     "versions": Each(str),  # library -> version

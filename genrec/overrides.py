@@ -11,14 +11,16 @@ import dataclasses
 import io
 from collections.abc import Mapping, Sequence
 from itertools import compress
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from genrec.component_choices import choose, is_optional, kinds_of, wrapped
+from genrec.data.sources.frames import TableOrPath
 from genrec.errors import ResourceError, UsageError
 from genrec.experiment import Experiment
 from genrec.override_messages import list_fields, refuse, settable_fields
 
-Path = tuple[str, ...]  # of a field: ("align", "loss") is experiment.align.loss
+FieldPath = tuple[str, ...]  # of a field: ("align", "loss") is experiment.align.loss
 
 
 def override(experiments: Sequence[Experiment], arguments: Sequence[str], where: str = "FILE.py:FUNCTION") -> list[Experiment]:
@@ -64,9 +66,9 @@ class _Reader:
     def changed(self, experiment: Experiment, flags: list[list[str]]) -> Experiment | None:
         """Return the experiment with the overrides, or None if one does not fit. Errors of components are raised."""
         chosen = _chosen(experiment, flags)
-        values: dict[Path, object] = {path: component for path, (component, _) in chosen.items()}
+        values: dict[FieldPath, object] = {path: component for path, (component, _) in chosen.items()}
         choices = [flag for _, flag in chosen.values()]
-        tokens: dict[Path, list[str]] = {}
+        tokens: dict[FieldPath, list[str]] = {}
         for flag in flags:
             place = _place(experiment, flag[0], values)
             if place is None:
@@ -98,9 +100,9 @@ class _Reader:
         return self._read[key]
 
 
-def _chosen(experiment: Experiment, flags: list[list[str]]) -> dict[Path, tuple[object, list[str]]]:
+def _chosen(experiment: Experiment, flags: list[list[str]]) -> dict[FieldPath, tuple[object, list[str]]]:
     """Return the components that flags choose by class name, or None, with their flag, by path: outer ones before inner ones."""
-    found: dict[Path, tuple[object, list[str]]] = {}
+    found: dict[FieldPath, tuple[object, list[str]]] = {}
     for flag in sorted(flags, key=lambda each: each[0].count(".")):
         components = {path: component for path, (component, _) in found.items()}
         place = _place(experiment, flag[0], components)
@@ -119,7 +121,7 @@ def _chosen(experiment: Experiment, flags: list[list[str]]) -> dict[Path, tuple[
     return found
 
 
-def _place(experiment: Experiment, flag: str, components: Mapping[Path, object]) -> tuple[Path, str] | None:
+def _place(experiment: Experiment, flag: str, components: Mapping[FieldPath, object]) -> tuple[FieldPath, str] | None:
     """Return the path of the field that holds the flag's value, and the flag from that field on, or None if there is no such field.
 
     --align.negatives.samplers.1.skip -> ('align', 'negatives', 'samplers'), 'samplers.1.skip': tyro resolves the inside of a tuple.
@@ -127,7 +129,7 @@ def _place(experiment: Experiment, flag: str, components: Mapping[Path, object])
     passes on the fields that it does not have. `components` replace the experiment's own at their paths.
     """
     value: object = experiment
-    path: Path = ()
+    path: FieldPath = ()
     names = flag.removeprefix("--").split(".")
     kinds: tuple[type, ...] = ()
     position = 0
@@ -145,7 +147,7 @@ def _place(experiment: Experiment, flag: str, components: Mapping[Path, object])
     return path, ".".join([path[-1], *names[position:]])
 
 
-def _value_at(experiment: Experiment, path: Path, components: Mapping[Path, object]) -> object:
+def _value_at(experiment: Experiment, path: FieldPath, components: Mapping[FieldPath, object]) -> object:
     """Return the value at a path of the experiment with these components."""
     value: object = experiment
     for depth, name in enumerate(path):
@@ -153,7 +155,7 @@ def _value_at(experiment: Experiment, path: Path, components: Mapping[Path, obje
     return value
 
 
-def _rebuilt(value: Any, changes: dict[Path, object]) -> Any:
+def _rebuilt(value: Any, changes: dict[FieldPath, object]) -> Any:
     """Return the dataclass with the values at these paths. Inner components are rebuilt first; each one checks its fields."""
     new: dict[str, object] = {}
     for name in settable_fields(value):
@@ -244,10 +246,27 @@ def _cli(kind: Any, default: Any, arguments: list[str]) -> Any:
     """Run tyro. Raises ResourceError if tyro is not installed; without overrides it is not needed."""
     try:
         import tyro
+        import tyro.constructors
     except ImportError as error:
         raise ResourceError(
             "overrides and --fields need tyro, which is not installed: pip install 'tyro>=0.9.5', or set the fields in the "
             "experiment's file"
         ) from error
+
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def table_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+        """Read a table of `Frames` from the command line as a path."""
+        if info.type is not TableOrPath:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="PATH",
+            instance_from_str=lambda tokens: Path(tokens[0]),
+            is_instance=lambda value: value is not None,
+            str_from_instance=lambda value: [str(value) if isinstance(value, Path) else "DataFrame"],
+        )
+
     config = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
-    return tyro.cli(kind, prog="genrec run", default=default, args=arguments, config=config)
+    return tyro.cli(kind, prog="genrec run", default=default, args=arguments, config=config, registry=registry)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from genrec import hashed_json, stages
 from genrec.environment import environment, git_commit, joined, versions
 from genrec.errors import UsageError
-from genrec.experiment import Experiment
+from genrec.experiment import Experiment, file_names
 from genrec.hashed_json import Each
 from genrec.progress import say
 from genrec.store import Artifact, Store, describe, hash_of, write_json
@@ -134,6 +134,7 @@ def _build(experiment: Experiment, step: Step, artifacts: dict[str, Artifact], e
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": versions(),
         "git": git_commit(),
+        "file_names": {name: names for name in step.specification if (names := file_names(getattr(experiment, name)))},
     }
     start = time.monotonic()
     title = f"{experiment.name} (seed {experiment.seed}): {step.stage} {step.key}"

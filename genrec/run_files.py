@@ -73,9 +73,9 @@ def protocol(experiment: Experiment, artifacts: dict[str, Artifact]) -> dict[str
     spec = experiment.evaluate
     sampled = spec.max_users if 0 < spec.max_users < statistics["users_tested"] else None
     return {
-        "data": label(artifacts["data"].manifest["specification"]["source"]),
+        "data": artifact_label(artifacts["data"], "source"),
         "data key": artifacts["data"].key,
-        "split": label(artifacts["data"].manifest["specification"]["split"]),
+        "split": artifact_label(artifacts["data"], "split"),
         "users": statistics["users"],
         "users tested": statistics["users_tested"] if sampled is None else f"{sampled}, sampled from {statistics['users_tested']}",
         "items": statistics["items"],
@@ -88,11 +88,18 @@ def protocol(experiment: Experiment, artifacts: dict[str, Artifact]) -> dict[str
     }
 
 
-def label(description: dict[str, Any]) -> str:
-    """Return a described component in words, without its paths: `MovieLens(variant=100k)`."""
+def artifact_label(artifact: Artifact, field: str) -> str:
+    """Return the component that an artifact was made with in words, with the names of its files when it was made."""
+    files = artifact.manifest["file_names"].get(field, ())
+    return label(artifact.manifest["specification"][field], files)
+
+
+def label(description: dict[str, Any], files: Sequence[str] = ()) -> str:
+    """Return a described component in words, without its paths: `MovieLens(variant=100k)`, `Frames(events.csv, ...)`."""
     hidden = ("class", "version", "fingerprint", "source")  # `source` is the hash of a plug-in's code
     known = {name: value for name, value in description.items() if name not in hidden and value is not None}
-    values = [f"{name}={label(value) if isinstance(value, dict) and 'class' in value else value}" for name, value in known.items()]
+    fields = [f"{name}={label(value) if isinstance(value, dict) and 'class' in value else value}" for name, value in known.items()]
+    values = [*files, *fields]
     return f"{description['class'].rpartition(':')[2]}({', '.join(values)})"
 
 

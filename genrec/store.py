@@ -80,7 +80,8 @@ def _describe_component(value: Any, root: Path, name: str) -> dict[str, Any]:
             raise UsageError(f"{name}: {kind.__qualname__} has a field {field.name!r}, a name that the key needs; rename the field")
         if not field.metadata.get("key", True):
             continue
-        if fingerprint is not None and not isinstance(entry, bool | int | float | str | tuple):
+        is_path = isinstance(entry, str) and "Path" in str(field.type)  # a path as text, which a plug-in may take too
+        if fingerprint is not None and (is_path or not isinstance(entry, bool | int | float | str | tuple | Mapping)):
             continue
         result[field.name] = describe(entry, root, f"{name}.{field.name}")
     return result

@@ -26,6 +26,8 @@ GROUND = {
     "storage_errors",
     "plugin_source",
     "own_ids",
+    "input_files",
+    "id_matching",
 }  # import nothing above them
 FOLDERS = {"data", "embeddings", "tokenizer", "model", "preference", "evaluation", "baselines"}
 TOP = [

@@ -51,7 +51,7 @@ from genrec.data.splits import PARTS, check_divided, chunks, events_before
 from genrec.data.timestamps import TimeNormalizer
 from genrec.errors import InputError
 from genrec.plugin_source import name_with_place
-from genrec.progress import Progress
+from genrec.progress import Progress, say
 from genrec.store import write_json
 from genrec.types import DividingSplit, RawStream, RawTables, Split
 
@@ -101,12 +101,15 @@ def _build(raw: RawTables | RawStream, split: Split, folder: Path, work: Path) -
         bounds = _write_bounds(ends, split, folder, log)
         catalog_counts = write_catalog(log, _tables(raw.items), folder / "items.parquet")
         _write_user_ids(log, folder / "users.parquet")
+    for warning in catalog_counts["warnings"]:
+        say(f"warning: {warning}")
     set_aside = _write_set_aside(raw, times, folder / "set_aside.parquet")
     statistics: dict[str, Any] = {
-        **statistics_of(open_array(folder / "event_time.npy"), bounds, counts.num_items),
+        **statistics_of(open_array(folder / "event_item.npy"), open_array(folder / "event_time.npy"), bounds, counts.num_items),
         **catalog_counts,
         "repeated_events_dropped": filtered.repeats_dropped,
         "times_in_milliseconds": times.num_milliseconds,
+        "times_are_row_numbers": times.are_row_numbers,
         "removed_by_filter": filtered.removed,
         "set_aside": count_reasons(set_aside),
     }

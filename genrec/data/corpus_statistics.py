@@ -7,22 +7,23 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from genrec.data.splits import BEGIN, END, PARTS, TEST, chunks
+from genrec.data.splits import BEGIN, END, PARTS, TEST, chunks, user_chunks
 
 
-def statistics_of(time: ndarray, bounds: ndarray, num_items: int) -> dict[str, Any]:
+def statistics_of(item: ndarray, time: ndarray, bounds: ndarray, num_items: int) -> dict[str, Any]:
     """Return size and shape, the share of users with tied last events, and the leakage of the future into training.
 
-    `time` is int64 [E], in seconds since 1970, by user and time; `bounds` is int64 [U, 4], where each user's events, validation and
-    test begin, and where they end.
+    `item` is int32 [E] and `time` int64 [E], in seconds since 1970, by user and time; `bounds` is int64 [U, 4], where each user's
+    events, validation and test begin, and where they end. The density is the share of all pairs of a user and an item that occur.
     """
     events = bounds[:, END] - bounds[:, BEGIN]
-    users, interactions = len(bounds), int(events.sum())
+    users, interactions, pairs = len(bounds), int(events.sum()), _distinct_pairs(item, bounds, num_items)
     return {
         "users": users,
         "items": num_items,
         "interactions": interactions,
-        "density": interactions / (users * num_items),
+        "density": pairs / (users * num_items),
+        "repeated_pairs": interactions - pairs,  # events of a user with an item that the user has an earlier event with
         "events_per_user_mean": float(events.mean()),
         "events_per_user_median": float(np.median(events)),
         "parts": dict(zip(PARTS, np.diff(bounds, axis=1).sum(0).tolist(), strict=True)),
@@ -32,6 +33,17 @@ def statistics_of(time: ndarray, bounds: ndarray, num_items: int) -> dict[str, A
         "share_of_users_with_tied_last_events": _tied_share(time, bounds),
         **leakage(time, bounds),
     }
+
+
+def _distinct_pairs(item: ndarray, bounds: ndarray, num_items: int) -> int:
+    """Return the number of pairs of a user and an item with at least one event."""
+    count = 0
+    for first, last in user_chunks(bounds[:, END]):
+        lengths = bounds[first:last, END] - bounds[first:last, BEGIN]
+        user = np.repeat(np.arange(last - first, dtype=np.int64), lengths)
+        items = item[bounds[first, BEGIN] : bounds[last - 1, END]]
+        count += len(np.unique(user * (num_items + 1) + items))
+    return count
 
 
 def _tied_share(time: ndarray, bounds: ndarray) -> float:

@@ -95,10 +95,14 @@ def _times(axes: Axes, corpus: Corpus) -> None:
         axes.bar(edges[:-1], height, np.diff(edges), below, align="edge", color=COLORS[name], label=name)
         below = below + height
     ticks = np.linspace(first, last, 5)
-    axes.set_xticks(ticks, [date(int(tick), last - first) for tick in ticks], fontsize=8)
-    leaked = corpus.statistics["leakage_share_mean"]
-    title = f"Times: on average {leaked:.0%} of training events are later than a test event"
-    axes.set(xlabel="time (UTC)", ylabel="number of events")
+    if corpus.statistics["times_are_row_numbers"]:
+        title, label = "No times: order of rows", "row of the table of interactions"
+        axes.set_xticks(ticks, [_thousands(tick, 0) for tick in ticks], fontsize=8)
+    else:
+        leaked = corpus.statistics["leakage_share_mean"]
+        title, label = f"Times: on average {leaked:.0%} of training events are later than a test event", "time (UTC)"
+        axes.set_xticks(ticks, [date(int(tick), last - first) for tick in ticks], fontsize=8)
+    axes.set(xlabel=label, ylabel="number of events")
     axes.set_title(title, fontsize=10)
     axes.yaxis.set_major_formatter(_thousands)
     axes.legend(fontsize=8)

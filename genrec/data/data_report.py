@@ -15,18 +15,25 @@ from genrec.types import NO_TEXT
 QUANTILES = {"min": 0.0, "25th percentile": 0.25, "median": 0.5, "75th percentile": 0.75, "95th percentile": 0.95, "max": 1.0}
 TIED_SHARE = 0.01  # share of users with tied last events above which the report warns
 DAY = 86_400  # seconds
+FIRST_DATE, LAST_DATE = 19_000_101, 21_001_231  # numbers in this range may be dates such as 20190301, not seconds
 
 
 def lines(corpus: Corpus) -> Iterator[str]:
     """Yield the report: size, shape, times, parts, text, removed rows with their reasons, and warnings."""
     stats = corpus.statistics
     yield f"{stats['users']:,} users, {stats['items']:,} items, {stats['interactions']:,} interactions, density {stats['density']:.4%}"
+    if stats["repeated_pairs"]:
+        share = stats["repeated_pairs"] / stats["interactions"]
+        yield f"repeats: {stats['repeated_pairs']:,} events ({share:.1%}) repeat an earlier pair of user and item"
     yield _distribution("events per user", corpus.bounds[:, END] - corpus.bounds[:, BEGIN])
     events = events_of_items(corpus)
     yield _distribution("events per item", events)
     top_1, top_20 = head_share(events, 0.01), head_share(events, 0.2)
     yield f"popularity: the top 1 % of items have {top_1:.1%} of the events, the top 20 % {top_20:.1%}"
-    yield f"times: {date(stats['first_time'])} to {date(stats['last_time'])} (UTC)"
+    if stats["times_are_row_numbers"]:
+        yield "no times: order of rows"
+    else:
+        yield f"times: {date(stats['first_time'])} to {date(stats['last_time'])} (UTC)"
     parts = ", ".join(f"{name} {stats['parts'][name]:,}" for name in PARTS)
     yield f"events per part: {parts}; users tested: {stats['users_tested']:,}"
     yield from _text(corpus)
@@ -84,6 +91,15 @@ def _removed(corpus: Corpus) -> Iterator[str]:
 
 def _warnings(corpus: Corpus) -> Iterator[str]:
     stats = corpus.statistics
+    yield from (f"warning: {warning}" for warning in stats["warnings"])
+    if stats["first_time"] >= FIRST_DATE and stats["last_time"] <= LAST_DATE and not stats["times_are_row_numbers"]:
+        yield (
+            f"warning: the times lie between {stats['first_time']} and {stats['last_time']}, in 1970; if they are dates, name their "
+            'format: --source.time-format "%Y%m%d"'
+        )
+    if stats["times_are_row_numbers"]:
+        yield "leakage: unknown without times"
+        return
     if stats["share_of_users_with_tied_last_events"] > TIED_SHARE:
         yield (
             f"warning: the last two events of {stats['share_of_users_with_tied_last_events']:.1%} of the users have the same time, so "

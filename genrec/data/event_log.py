@@ -206,6 +206,13 @@ class EventLog:
         """Return the number of rows of metadata of items that have no number."""
         return self.count("SELECT count(*) FROM listed WHERE item_id NOT IN (SELECT item_id FROM item_numbers)")
 
+    def unmatched_ids(self, limit: int) -> tuple[list[str], list[str]]:
+        """Return up to `limit` ids of numbered items without metadata, by number, and of metadata without a numbered item."""
+        events = "SELECT item_id FROM item_numbers WHERE item_id NOT IN (SELECT item_id FROM listed) ORDER BY item_number"
+        metadata = "SELECT item_id FROM listed WHERE item_id NOT IN (SELECT item_id FROM item_numbers) ORDER BY rowid"
+        first, second = ([str(row[0]) for row in self._rows(f"{query} LIMIT {limit}")] for query in (events, metadata))
+        return first, second
+
     def catalog(self) -> Iterator[pa.RecordBatch]:
         """Yield the items in the order of their numbers: id, whether metadata exist, then the columns of the metadata by position."""
         columns = _positions(len(self.metadata_columns), "m.c{}")

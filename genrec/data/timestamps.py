@@ -17,7 +17,7 @@ import numpy as np
 from numpy import ndarray
 
 from genrec.data.readers.bad_rows import BadRows
-from genrec.data.readers.raw_tables import NEGATIVE_TIME, NO_TIME
+from genrec.data.readers.time_texts import NEGATIVE_TIME, NO_TIME
 from genrec.errors import InputError
 
 MILLISECONDS_FROM = 10**11  # in seconds the year 5138, in milliseconds 1973
@@ -38,10 +38,12 @@ class TimeNormalizer:
     def __init__(self) -> None:
         self.bad_rows = BadRows("interactions")  # by row number over all tables, from 1
         self.num_rows = self.num_usable = self.num_milliseconds = 0
+        self.are_row_numbers = True  # 0, 1, 2, ...: what a source without times returns
 
     def normalize(self, times: ndarray) -> NormalizedTimes:
         """Normalize the times of the next table: int64 or float64 [rows], NaN for a missing time."""
         before, self.num_rows = self.num_rows, self.num_rows + len(times)
+        self.are_row_numbers = self.are_row_numbers and bool((times == np.arange(before, self.num_rows)).all())
         whole = np.ones(len(times), dtype=bool)
         if times.dtype != np.int64:
             with np.errstate(invalid="ignore"):

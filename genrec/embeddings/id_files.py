@@ -5,7 +5,6 @@ Ids are text and are kept unchanged: "00123" differs from "123", and "NA" is an 
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,16 +13,16 @@ from typing import Any
 import numpy as np
 
 from genrec.errors import InputError
+from genrec.input_files import parse_json, reading
 
+NPY = b"\x93NUMPY"  # first bytes of a .npy file
 SHOWN = 5  # maximum number of ids in a message
 
 
 def read_ids(path: Path, column: str) -> list[str]:
     """Read the ids in a file, by its suffix. `column` is the column of ids in a table."""
-    try:
+    with reading(path, f"a valid {path.suffix} file of ids in UTF-8"):
         return checked_ids(READERS[path.suffix.lower()](path, column), path)
-    except (OSError, ValueError, EOFError) as error:  # pyarrow, NumPy, JSON and pandas raise ValueError for damaged files
-        raise InputError(f"{path} can't be read as ids ({error}); expected a valid {path.suffix} file in UTF-8") from error
 
 
 def checked_ids(values: Iterable[Any], path: Path) -> list[str]:
@@ -59,7 +58,7 @@ def _lines(path: Path, column: str) -> list[str]:
 
 
 def _json(path: Path, column: str) -> list[Any]:
-    content = json.loads(path.read_text(encoding="utf-8-sig"))
+    content = parse_json(path.read_text(encoding="utf-8-sig"))
     if not isinstance(content, list):
         raise InputError(f"{path} holds a JSON {type(content).__name__}; expected a list of ids, one for each row of the vectors")
     return content
@@ -87,6 +86,9 @@ def _parquet(path: Path, column: str) -> list[Any]:
 
 
 def _npy(path: Path, column: str) -> list[Any]:
+    with path.open("rb") as file:
+        if file.read(len(NPY)) != NPY:
+            raise InputError(f"{path} is no .npy file (it doesn't begin with {NPY!r}); expected text [rows], stored with numpy.save")
     ids = np.load(path, allow_pickle=False)
     if not isinstance(ids, np.ndarray) or ids.ndim != 1 or ids.dtype.kind not in "Uiu":
         found = f"{ids.dtype} {list(ids.shape)}" if isinstance(ids, np.ndarray) else type(ids).__name__

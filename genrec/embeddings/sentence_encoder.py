@@ -35,7 +35,7 @@ class SentenceEncoder:
     hub, because its main branch may change. With GENREC_OFFLINE or HF_HUB_OFFLINE nothing is downloaded.
     """
 
-    model: str = field(metadata=NOT_IN_KEY)  # a folder, or a name on the hub; `fingerprint` is in the key instead
+    model: Path | str = field(metadata=NOT_IN_KEY)  # a folder, or a name on the hub; `fingerprint` is in the key instead
     revision: str | None = None  # commit, tag or branch of a model on the hub; None: its main branch
     columns: tuple[str, ...] = ("text",)  # of the items; their texts are joined, without empty ones
     separator: str = " "  # between the texts of two columns
@@ -50,7 +50,11 @@ class SentenceEncoder:
     device: str | None = field(default=None, metadata=NOT_IN_KEY)  # such as "cpu" or "cuda:1"; None: a GPU if there is one
 
     def __post_init__(self) -> None:
-        if not self.model.strip():
+        if not isinstance(self.model, str | Path):
+            raise UsageError(f"SentenceEncoder.model must be text or a path, got {self.model!r}")
+        is_hub_name = isinstance(self.model, str)  # a path is a folder, also where it looks like a name on the hub
+        object.__setattr__(self, "model", self.model if is_hub_name else str(Path.cwd() / Path(self.model).expanduser()))
+        if not self._model.strip():
             raise UsageError("SentenceEncoder.model must name a folder or a model on the hub, got ''")
         if not self.columns or isinstance(self.columns, str):
             raise UsageError(f'SentenceEncoder.columns must name at least one column, as in ("title", "text"), got {self.columns!r}')
@@ -62,8 +66,17 @@ class SentenceEncoder:
 
     def fingerprint(self, root: Path) -> str:
         """Return a hash of the model's folder, or its name and revision."""
-        folder = folder_of(self.model)
+        folder = folder_of(self._model)
         return f"hub {self.model}@{self.revision or 'main'}" if folder is None else f"files {content_hash(folder)}"
+
+    def file_names(self) -> tuple[str, ...]:
+        """Return the name of the model's folder, or of the model on the hub, for labels."""
+        folder = folder_of(self._model)
+        return (self._model if folder is None else folder.name,)
+
+    @property
+    def _model(self) -> str:
+        return str(self.model)
 
     def encode(self, items: DataFrame, interactions: DataFrame) -> ndarray:
         """Return vectors float32 [N, D] from the items' text columns; interactions are not used."""
@@ -118,7 +131,7 @@ class SentenceEncoder:
 
     def _load_model(self) -> SentenceModel:
         return SentenceModel(
-            self.model,
+            self._model,
             revision=self.revision,
             dim=self.dim,
             max_seq_length=self.max_seq_length,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +11,7 @@ from numpy import ndarray
 
 from genrec.embeddings.id_files import checked_ids, id_column, preview, read_ids
 from genrec.errors import InputError, UsageError
+from genrec.input_files import parse_json, reading
 
 BLOCK = 1 << 14  # rows read at once
 BY_POSITION = (
@@ -34,7 +33,7 @@ def open_vectors(path: Path, ids: Path | None, id_column: str, columns: tuple[st
 
     `ids` is a file of ids, `id_column` the column of ids in a table, and `columns` the columns of vectors in a .parquet file.
     """
-    with readable(path):
+    with reading(path, f"a complete {path.suffix} file"):
         stored = READERS[path.suffix.lower()](path, ids, id_column, columns)
     if not stored.ids or stored.width == 0:
         raise InputError(
@@ -43,18 +42,14 @@ def open_vectors(path: Path, ids: Path | None, id_column: str, columns: tuple[st
     return stored
 
 
-@contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Raise InputError with the file's name for a library's errors about a damaged file."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, ValueError, EOFError, SafetensorError) as error:
-        raise InputError(
-            f"{path} can't be read ({str(error).strip() or type(error).__name__}); expected a complete {path.suffix} file; write or "
-            "download it again"
-        ) from error
+def readable_blocks(path: Path, blocks: Iterator[ndarray]) -> Iterator[ndarray]:
+    """Yield all blocks; raise InputError with the file's name for a library's errors about a damaged file."""
+    while True:
+        with reading(path, f"a complete {path.suffix} file"):
+            block = next(blocks, None)
+        if block is None:
+            return
+        yield block
 
 
 def _npy(path: Path, ids: Path | None, id_column: str, columns: tuple[str, ...]) -> StoredVectors:
@@ -110,7 +105,7 @@ def _one_tensor(file: Any, name: str, path: Path, ids: Path | None, id_column: s
 def _ids_in_metadata(text: str, path: Path) -> list[Any]:
     """Parse a JSON list of ids; an object is an error, because it does not define the order of the rows."""
     try:
-        ids = json.loads(text)
+        ids = parse_json(text)
     except ValueError as error:
         raise InputError(
             f"{path}: the metadata's item_ids are not valid JSON ({error}); expected a list with an id for each row"

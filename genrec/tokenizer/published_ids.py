@@ -13,9 +13,7 @@ import csv
 import gzip
 import hashlib
 import io
-import json
 import re
-import zlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,10 +22,12 @@ import numpy as np
 from numpy import ndarray
 
 from genrec.errors import InputError
+from genrec.input_files import DAMAGE, RESTORE, describe_error, parse_json, reading
 from genrec.store import Signature, signature_of
 
 CODE_LIMIT = 2**31  # codes must be below
-_TOKEN = re.compile(r"(?P<prefix>.*?)(?P<code>\d+)[>\]|)}]*")
+_DIGITS = "0123456789"
+_MAX_DIGITS = 20  # of a code, with leading zeros
 _MARKER = re.compile(r"<\|?\w*(begin|start|end|bos|eos)\w*\|?>", re.IGNORECASE)  # begin and end markers around an item's tokens
 _ANGLES = re.compile(r"<[^<>]*>")
 _BETWEEN = re.compile(r"[\s,'\"()\[\]]*")
@@ -91,7 +91,8 @@ def read_ids(path: Path, columns: tuple[int, int]) -> dict[str, str]:
     else:
         lines = _text(path, content).splitlines()
         delimiter = "\t" if lines and "\t" in lines[0] else ","
-        rows = [tuple(row) for row in csv.reader(io.StringIO("\n".join(lines)), delimiter=delimiter) if row]  # type: ignore[misc]
+        with reading(path, "a table of item ids and keys, separated by tabs or commas"):
+            rows = [tuple(row) for row in csv.reader(io.StringIO("\n".join(lines)), delimiter=delimiter) if row]  # type: ignore[misc]
     table: dict[str, str] = {}
     for number, row in enumerate(rows, start=1):
         if len(row) <= max(columns):
@@ -127,12 +128,17 @@ def _code(path: Path, key: str, token: Any) -> tuple[str, int]:
     """Return the prefix and the number of a token."""
     if isinstance(token, int) and not isinstance(token, bool) and 0 <= token < CODE_LIMIT:
         return "", token
-    found = _TOKEN.fullmatch(token.strip().strip("'\"")) if isinstance(token, str) else None
-    if found is None or found["prefix"][-1:] in ("-", ".", "+") or int(found["code"]) >= CODE_LIMIT:
+    body = token.strip().strip("'\"").rstrip(">]|)}") if isinstance(token, str) else ""
+    prefix = body.rstrip(_DIGITS)
+    digits = body[len(prefix) :]
+    is_code = 0 < len(digits) <= _MAX_DIGITS and int(digits) < CODE_LIMIT
+    if not is_code or prefix[-1:] in ("-", ".", "+") or "\n" in prefix:
+        shown = repr(token) if len(repr(token)) <= 80 else f"{repr(token)[:80]}... ({len(repr(token)):,} characters)"
         raise InputError(
-            f"{path}: item {key!r} has the token {token!r}; expected an integer of at least 0, or text that ends in one, like '<a_60>'"
+            f"{path}: item {key!r} has the token {shown}; expected an integer from 0 to {CODE_LIMIT - 1}, or text that ends in one, "
+            "like '<a_60>'"
         )
-    return found["prefix"], int(found["code"])
+    return prefix, int(digits)
 
 
 def _json(path: Path) -> Any:
@@ -147,7 +153,7 @@ def _json(path: Path) -> Any:
         return table
 
     try:
-        return json.loads(_text(path, _uncompressed(path)), object_pairs_hook=distinct)
+        return parse_json(_text(path, _uncompressed(path)), distinct)
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON: {error}") from error
 
@@ -163,13 +169,14 @@ def _text(path: Path, content: bytes) -> str:
 def _uncompressed(path: Path) -> bytes:
     """Read a file, uncompressed if it is a gzip file."""
     _signature(path)
-    content = path.read_bytes()
+    with reading(path, "a readable file"):
+        content = path.read_bytes()
     if content[:2] != b"\x1f\x8b":
         return content
     try:
         return gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} is damaged: it can't be unpacked ({type(error).__name__}: {error}); download it again") from error
+    except DAMAGE as error:
+        raise InputError(f"{path} is damaged: it can't be unpacked ({describe_error(error)}); {RESTORE}") from error
 
 
 def _signature(path: Path) -> Signature:

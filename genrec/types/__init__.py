@@ -57,7 +57,7 @@ from genrec.types.preference import (
     Reward,
     SamplerContext,
 )
-from genrec.types.specification import CheckedSpecification
+from genrec.types.specification import CheckedSpecification, NamesFiles
 
 __all__ = [
     "NO_TEXT",
@@ -80,6 +80,7 @@ __all__ = [
     "ListedCodes",
     "LogProbs",
     "Metric",
+    "NamesFiles",
     "NegativeSampler",
     "Policy",
     "PolicySpecification",

@@ -19,6 +19,15 @@ class CheckedSpecification(Protocol):
         ...
 
 
+@runtime_checkable
+class NamesFiles(Protocol):
+    """A component that reads a user's files. Their names stand in labels; the key of an artifact holds their content instead."""
+
+    def file_names(self) -> tuple[str, ...]:
+        """Return the names of the files, without their folders."""
+        ...
+
+
 def check_at_least(specification: object, path: str, least: int, *fields: str) -> None:
     """Raise UsageError unless every named field is `least` or more; `path` is the specification's path on the command line."""
     for field in fields:

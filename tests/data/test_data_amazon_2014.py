@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from genrec.data.readers.time_texts import UNREADABLE
 from genrec.data.sources import AmazonReviews2014
 from genrec.errors import InputError, NetworkError, UsageError
 from genrec.types import Source
@@ -70,7 +71,7 @@ def test_rows_without_user_item_or_time_are_set_aside(tmp_path: Path) -> None:
     assert raw.set_aside is not None
     assert raw.set_aside[["line", "reason"]].to_numpy().tolist() == [
         [3, "the user is empty, or neither text nor an integer"],
-        [5, "the time is missing or not a whole number of seconds"],
+        [5, UNREADABLE],
     ]
     assert len(raw.interactions) == 198
     lines[6] = '{"reviewerID": "\ud800", "asin": "B1", "unixReviewTime": 5}'

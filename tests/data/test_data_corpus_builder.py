@@ -54,7 +54,8 @@ def test_statistics_by_hand() -> None:
         "users": 1,
         "items": 3,
         "interactions": 4,
-        "density": 4 / (1 * 3),
+        "density": 3 / (1 * 3),  # a has events with z, y and x: one pair of each, and z twice
+        "repeated_pairs": 1,
         "events_per_user_mean": 4.0,
         "events_per_user_median": 4.0,
         "parts": {"train": 2, "validation": 1, "test": 1},
@@ -69,6 +70,8 @@ def test_statistics_by_hand() -> None:
         "metadata_without_events": 1,
         "repeated_events_dropped": 1,
         "times_in_milliseconds": 0,
+        "times_are_row_numbers": False,
+        "warnings": [],
         "removed_by_filter": {"users with 3 events or more": {"interactions": 3, "users": 2, "items": 1}},
         "set_aside": {"bad": 2},
     }

@@ -93,14 +93,19 @@ def test_a_file_placed_by_hand(server: Any, tmp_path: Path) -> None:
         with pytest.raises(ArtifactError, match=sha256(b"not even an archive")[7:]) as failure:
             download(archive(server, **published), tmp_path)
         assert (published.get("checksum") or "sha256:19 bytes")[7:] in str(failure.value)
-        assert "remove it so that it is downloaded, or pass it with --source.path" in str(failure.value)
+        assert "restore it or point to another file with --source.path" in str(failure.value)
+        assert "download it again" not in str(failure.value)
     assert path.read_bytes() == b"not even an archive"
     path.write_bytes(OLD)
     assert download(archive(server, checksum=sha256(OLD)), tmp_path) == path
     assert not server.requests
     flip(path)
-    assert download(archive(server), tmp_path).read_bytes() == OLD
-    assert len(server.requests) == 1
+    with pytest.raises(ArtifactError, match=r"has changed since its first use.*restore it or point to another file"):
+        download(archive(server), tmp_path)
+    assert path.read_bytes() != OLD  # a user's file is never replaced
+    (tmp_path / WHOLE[0]).unlink()
+    assert download(archive(server), tmp_path) == path
+    assert not server.requests
 
 
 def test_a_checksum_that_is_published_later_is_compared(server: Any, tmp_path: Path) -> None:

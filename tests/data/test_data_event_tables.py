@@ -16,10 +16,11 @@ from pandas import DataFrame
 from genrec.data.readers import arrow_blocks, event_tables
 from genrec.data.readers.bad_rows import LISTED, BadRows, count_reasons, set_aside_table
 from genrec.data.readers.event_tables import Format
+from genrec.data.readers.frame_tables import frame_event_tables, frame_rows
 from genrec.data.readers.raw_tables import event_tables_from_rows
+from genrec.data.readers.time_texts import TimeTexts
 from genrec.data.readers.upstream_files import UpstreamFile
 from genrec.data.sources.amazon_files import REVIEW_TYPES
-from genrec.data.sources.frames import _frame_event_tables, _frame_rows
 from genrec.errors import InputError
 
 COLUMNS = ("user", "item", "rating", "time")
@@ -55,10 +56,14 @@ def check_equal(path: Path, content: bytes, name: str, size: int = 40) -> list[d
 TEXTS = ["a", "007", "", "nan", "NA", "é", "🙂", "x y", "\r", "\0", '"', '"q"', "ÿ", "\u2028", "\x1f", ":", "::", ",", "\t", "\ufeff"]
 NUMBERS = ["5", "4.5", "-1", "0x1F", "1e3", "+7", " 8", "1_0", "9007199254740992", "9007199254740991", "0000000000000000000012"]
 ODD = ["nan", "inf", "1e400", ".5", "5.", "-", "--5", "1.2.3", "12345678901234567890123", "0.1234567890123456789", "True", "null", ""]
+DATES = ["2019-03-01", "20190301", " 2019-03-01", "2019-03-01T12:00:00Z", "2019-03-01 12:00:00.5", "1969-12-31", "2019-02-30"]
 TEXT = st.one_of(st.sampled_from(TEXTS), st.text(max_size=4))
-NUMBER = st.one_of(st.sampled_from(NUMBERS + ODD), st.integers(-(2**70), 2**70).map(str), st.floats().map(str))
+NUMBER = st.one_of(st.sampled_from(NUMBERS + ODD), st.sampled_from(DATES), st.integers(-(2**70), 2**70).map(str), st.floats().map(str))
 GOOD = st.tuples(
-    st.sampled_from(["a", "b", "é"]), st.sampled_from(["x", "7"]), st.sampled_from(["5", "4.5", ""]), st.sampled_from(["9", "12"])
+    st.sampled_from(["a", "b", "é"]),
+    st.sampled_from(["x", "7"]),
+    st.sampled_from(["5", "4.5", ""]),
+    st.sampled_from(["9", "12", "9.0", *DATES[:4]]),
 )
 ROW = st.one_of(GOOD, st.tuples(TEXT, TEXT, NUMBER, NUMBER), st.lists(TEXT, max_size=6).map(tuple))
 LINE_END = st.sampled_from(["\n", "\r\n", "\n\n", "\r\r\n", "\n"])
@@ -75,7 +80,7 @@ def test_delimited_files(
 
 
 STRINGS = ['"a"', '"7"', '""', '"\\u0000"', '"\\ud800"', '"\\udc00"', '"\\ud83d\\ude42"', '"é"']
-RAW_VALUE = st.sampled_from([*NUMBERS, *ODD, *STRINGS, "NaN", "true", "[1]", '{"a": 1}', "01", "-0"])
+RAW_VALUE = st.sampled_from([*NUMBERS, *ODD, *STRINGS, "NaN", "true", "[1]", '{"a": 1}', "01", "-0", *map(json.dumps, DATES)])
 VALUE = st.one_of(RAW_VALUE, st.text(max_size=3).map(json.dumps), st.integers().map(str), st.floats().map(json.dumps))
 MEMBER = st.tuples(st.sampled_from("uitrz"), VALUE).map(lambda pair: f'"{pair[0]}": {pair[1]}')
 REGULAR = st.tuples(st.sampled_from(['"a"', '"b"', "7"]), st.sampled_from(["9", "9.0"]), st.sampled_from(["5", "4.5", "null"])).map(
@@ -118,8 +123,8 @@ def test_data_frames(columns: list) -> None:
     series = [pd.Series(values, dtype=kind) for (values, _), kind in zip(columns, kinds, strict=True)]
     frame = DataFrame(dict(zip(COLUMNS, series, strict=True)))
     bad_by_block, bad_by_row = BadRows("frame"), BadRows("frame")
-    first = [row for table in _frame_event_tables([(1, frame)], bad_by_block) for row in table.to_pylist()]
-    second = [row for table in event_tables_from_rows(_frame_rows([(1, frame)]), COLUMNS, bad_by_row) for row in table.to_pylist()]
+    first = [row for table in frame_event_tables([(1, frame)], COLUMNS, bad_by_block, TimeTexts()) for row in table.to_pylist()]
+    second = [row for table in event_tables_from_rows(frame_rows([(1, frame)]), COLUMNS, bad_by_row) for row in table.to_pylist()]
     assert [sorted(row.items()) for row in first] == [sorted(row.items()) for row in second]
     assert bad_by_block.rows == bad_by_row.rows
 

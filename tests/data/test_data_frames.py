@@ -16,8 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pandas import DataFrame
 
+from genrec.data.readers.time_texts import UNREADABLE
 from genrec.data.sources import Frames
 from genrec.errors import InputError, UsageError
+from genrec.experiment import Experiment
+from genrec.overrides import override, print_fields
 from genrec.store import describe
 from genrec.types import Source
 
@@ -142,7 +145,7 @@ def test_invalid_paths(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no file"):
         Frames(str(tmp_path / "absent.csv")).load(tmp_path)
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
-    with pytest.raises(InputError, match="can't be read as Parquet"):
+    with pytest.raises(InputError, match="expected a Parquet file; restore it or point to another file"):
         Frames(tmp_path / "broken.parquet").load(tmp_path)
     with pytest.raises(UsageError, match="DataFrame or a path, got dict"):
         Frames({"user": []}).load(tmp_path)  # type: ignore[arg-type]
@@ -168,12 +171,39 @@ def test_frames_are_comparable_and_hashable() -> None:
     assert len({Frames("a.csv"), Frames("a.csv"), Frames("b.csv")}) == 2
 
 
+def overridden(source: Frames, *flags: str) -> Frames:
+    """Return the source after overrides on the command line."""
+    (changed,) = override([Experiment(name="mine", source=source)], flags)
+    assert isinstance(changed.source, Frames)
+    return changed.source
+
+
 def test_the_command_line_keeps_the_tables() -> None:
-    tyro = pytest.importorskip("tyro")
-    changed = tyro.cli(Frames, default=Frames(EVENTS, ITEMS), args=["--max-bad-rows", "0.5"])
+    pytest.importorskip("tyro")
+    changed = overridden(Frames(EVENTS, ITEMS), "--source.max-bad-rows", "0.5")
     assert changed.interactions is EVENTS
     assert changed.items is ITEMS
     assert changed.max_bad_rows == 0.5
+
+
+@pytest.mark.parametrize("source", [Frames("a.csv", "b.csv"), Frames(EVENTS, ITEMS), Frames(EVENTS)])
+def test_the_command_line_replaces_tables_and_options(source: Frames) -> None:
+    changed = overridden(source, "--source.interactions", "~/other.csv", "--source.columns", "user_id", "user", "movieId", "item")
+    assert changed.interactions == Path.home() / "other.csv"
+    assert changed.items is source.items or changed.items == source.items == Path("b.csv")
+    assert changed.columns == {"user_id": "user", "movieId": "item"}
+    changed = overridden(changed, "--source.items", "items.csv", "--source.separator", r"\t", "--source.encoding", "Latin-1")
+    assert changed.items == Path("items.csv")
+    assert (changed.separator, changed.encoding) == ("\t", "iso8859-1")
+    assert overridden(changed, "--source.items", "None").items is None
+    assert overridden(changed, "--source.time-format", "%d.%m.%Y").time_format == "%d.%m.%Y"
+
+
+def test_all_fields_of_frames_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    print_fields(Experiment(name="mine", source=Frames(EVENTS, "items.csv")))
+    out = capsys.readouterr().out
+    assert "--source.interactions PATH" in out
+    assert "--source.time-format" in out
 
 
 def test_importing_sources_imports_no_torch() -> None:
@@ -192,7 +222,7 @@ def test_a_column_missing_in_the_first_json_object_is_read(tmp_path: Path) -> No
     assert raw.interactions["time"].tolist() == [1000 - number for number in range(1, 300)]
     assert raw.interactions["rating"].isna().sum() == 1
     assert raw.set_aside is not None
-    assert raw.set_aside[["line", "reason"]].to_numpy().tolist() == [[1, "the time is missing or not a whole number of seconds"]]
+    assert raw.set_aside[["line", "reason"]].to_numpy().tolist() == [[1, UNREADABLE]]
     assert raw.items.to_dict("list") == {"item": ["i1", "i2"], "text": ["", "second"], "title": ["one", "two"], "brand": ["", "b"]}
 
 

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pandas import DataFrame
 
+from genrec import pipeline, run_files
 from genrec.__main__ import main
 from genrec.data.corpus_builder import prepare
 from genrec.data.data_plots import draw, removed_by_reason
 from genrec.data.data_report import events_of_items, head_share, lines
 from genrec.data.prefetch import prefetch
+from genrec.data.sources import Frames, MovieLens
 from genrec.data.splits import LeaveOneOut
+from genrec.embeddings import Concatenated, Precomputed
 from genrec.errors import InputError
+from genrec.experiment import Experiment, Tokenize, file_names
+from genrec.tokenizer import Imported
 from genrec.types import RawTables
 
 #        day:      0    1    2    2    0    1    5    9
@@ -32,7 +38,8 @@ def raw() -> RawTables:
 
 def test_the_report_by_hand(raw: RawTables) -> None:
     assert list(lines(prepare(raw, LeaveOneOut(core=0)))) == [
-        "2 users, 4 items, 8 interactions, density 100.0000%",
+        "2 users, 4 items, 8 interactions, density 87.5000%",  # a has no event with w: 7 of 2 x 4 pairs
+        "repeats: 1 events (12.5%) repeat an earlier pair of user and item",
         "events per user: mean 4.0, min 4, 25th percentile 4, median 4, 75th percentile 4, 95th percentile 4, max 4",
         "events per item: mean 2.0, min 1, 25th percentile 2, median 2, 75th percentile 2, 95th percentile 3, max 3",
         "popularity: the top 1 % of items have 37.5% of the events, the top 20 % 37.5%",
@@ -47,6 +54,30 @@ def test_the_report_by_hand(raw: RawTables) -> None:
         "warning: the last two events of 50.0% of the users have the same time, so the order of rows decides which one is held out",
         "leakage: no training event is later than a test event",
     ]
+
+
+def test_repeated_events_do_not_raise_the_density_above_one() -> None:
+    events = DataFrame({"user": "a", "item": list("xyxyxyxy"), "time": range(5, 13)})
+    report = list(lines(prepare(RawTables(events, ITEMS), LeaveOneOut(core=0))))
+    assert report[0] == "1 users, 2 items, 8 interactions, density 100.0000%"
+    assert report[1] == "repeats: 6 events (75.0%) repeat an earlier pair of user and item"
+
+
+def test_without_times_the_report_and_the_plot_show_the_order_of_rows(tmp_path: Path) -> None:
+    LOG[["user", "item"]].to_csv(tmp_path / "events.csv", index=False)
+    corpus = prepare(Frames(tmp_path / "events.csv").stream(tmp_path), LeaveOneOut(core=0))
+    report = list(lines(corpus))
+    assert "no times: order of rows" in report
+    assert "leakage: unknown without times" in report
+    assert not any("1970" in line or "later than" in line for line in report)
+    draw(corpus, "no times", tmp_path / "picture.svg")
+    assert "later than" not in (tmp_path / "picture.svg").read_text()
+
+
+def test_dates_that_were_read_as_seconds_are_a_warning(raw: RawTables) -> None:
+    dates = raw._replace(interactions=LOG.assign(time=range(20190301, 20190309)))
+    (warning,) = [line for line in lines(prepare(dates, LeaveOneOut(core=0))) if "20190301" in line and "warning" in line]
+    assert warning.endswith('name their format: --source.time-format "%Y%m%d"')
 
 
 def test_leakage_is_reported(raw: RawTables) -> None:
@@ -104,7 +135,7 @@ def test_the_command_describes_each_data_set_once(project: Path, capsys: pytest.
     assert main(["data", "experiment.py:mine", "--split.core", "0", "--picture", "p.png"]) == 0
     out = capsys.readouterr().out
     assert out.count("2 users, 4 items, 8 interactions") == 1
-    assert out.startswith("Frames(max_bad_rows=0.01), LeaveOneOut(core=0, ")
+    assert out.startswith("Frames(events.csv, max_bad_rows=0.01), LeaveOneOut(core=0, ")
     assert (project / "p.png").exists()
     assert [path.name for path in (project / "data" / "artifacts").iterdir()] == ["data"]  # no other stage has run
     assert main(["data", "experiment.py:mine", "--split.core", "0"]) == 0
@@ -120,6 +151,28 @@ def test_the_command_describes_each_data_set_once(project: Path, capsys: pytest.
     assert "cannot be written" in capsys.readouterr().err
     assert main(["data", "experiment.py:mine"]) == 3
     assert "nothing is left after the filter '5-core of users and items'" in capsys.readouterr().err
+
+
+def test_labels_show_the_names_of_files_and_keys_do_not_hold_them(project: Path) -> None:
+    LOG.to_csv("copy.csv", index=False)
+    ITEMS.to_csv("items.csv", index=False)
+    experiment = Experiment(name="mine", source=Frames("events.csv", "items.csv"), split=LeaveOneOut(core=0))
+    renamed = replace(experiment, source=Frames("copy.csv", Path("items.csv")))
+    assert pipeline.plan(experiment)[0].key == pipeline.plan(renamed)[0].key
+    artifact = pipeline.run(experiment, last="data")["data"]
+    assert artifact.manifest["file_names"] == {"source": ["events.csv", "items.csv"]}
+    assert run_files.artifact_label(artifact, "source") == "Frames(events.csv, items.csv, max_bad_rows=0.01)"
+    assert run_files.artifact_label(pipeline.run(renamed, last="data")["data"], "source").startswith("Frames(events.csv, ")
+    in_memory = replace(experiment, source=Frames(LOG.assign(user=LOG["user"] + "2"), ITEMS))
+    artifact = pipeline.run(in_memory, last="data")["data"]
+    assert run_files.artifact_label(artifact, "source") == "Frames(interactions (DataFrame), items (DataFrame), max_bad_rows=0.01)"
+
+
+def test_labels_of_encoders_show_the_names_of_their_files() -> None:
+    both = Concatenated((Precomputed("~/v/vectors.npy", ids="v/ids.txt"), Precomputed("other.parquet")))
+    assert file_names(both) == ["vectors.npy", "ids.txt", "other.parquet"]
+    assert file_names(Tokenize(Imported("a/codes.json"))) == ["codes.json"]
+    assert file_names(MovieLens()) == []
 
 
 def test_offline_errors_name_the_missing_file_and_its_path(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -134,6 +134,28 @@ def test_vectors_without_ids_are_an_error(tmp_path: Path) -> None:
         Precomputed(tmp_path / "v.safetensors").encode(items(CATALOG), NO_INTERACTIONS)
 
 
+@pytest.mark.parametrize("missing", ["refuse", "mean"])
+def test_ids_that_never_match_name_the_likely_cause(tmp_path: Path, missing: Literal["refuse", "mean"]) -> None:
+    encoder = Precomputed(
+        npy(tmp_path), ids=ids_file(tmp_path, ids=[f"{name}.0" for name in ("37", "38", "39", "40", "41")]), missing=missing
+    )
+    with pytest.raises(InputError, match=r"the items have '37', the vectors have '37\.0': write the ids as text or integers"):
+        encoder.encode(items(["37", "99"]), NO_INTERACTIONS)
+
+
+def test_few_matching_vectors_are_a_warning_with_examples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    encoder = Precomputed(npy(tmp_path), ids=ids_file(tmp_path, ids=["37", "38.0", "39.0", "x", "y"]), missing="mean")
+    with pytest.warns(UserWarning, match="2 of 3 items are without a vector"):
+        encoder.encode(items(["37", "38", "39"]), NO_INTERACTIONS)
+    warning = (
+        f"warning: only 1 of 3 items (33.3%) have a vector in {tmp_path / 'vectors.npy'}; without a match: the items have '38', the"
+    )
+    assert warning in capsys.readouterr().err
+    with pytest.warns(UserWarning, match="1 of 2 items are"):
+        encoder.encode(items(["37", "38"]), NO_INTERACTIONS)
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_missing_items_are_named_or_get_the_mean(tmp_path: Path) -> None:
     path, ids = npy(tmp_path), ids_file(tmp_path)
     wanted = items(["NA", "lost", "123", "gone"])
@@ -143,7 +165,9 @@ def test_missing_items_are_named_or_get_the_mean(tmp_path: Path) -> None:
         vectors = Precomputed(path, ids=ids, missing="mean").encode(wanted, NO_INTERACTIONS)
     np.testing.assert_array_equal(vectors, [[5, 6], [4, 5], [3, 4], [4, 5]])  # the mean of (5, 6) and (3, 4) is (4, 5)
     for missing in ("refuse", "mean"):
-        with pytest.raises(InputError, match=r"no vector of any of the catalog's 1 items: its ids are '00123', .*, the catalog's '0'"):
+        with pytest.raises(
+            InputError, match=r"no vector of any of the catalog's 1 items: the items have '0', the vectors have '00123'"
+        ):
             Precomputed(path, ids=ids, missing=missing).encode(items(["0"]), NO_INTERACTIONS)  # type: ignore[arg-type]
 
 
@@ -180,14 +204,14 @@ def test_other_arrays_are_an_error(tmp_path: Path, vectors: np.ndarray, message:
         (".json", '{"a": 1}', "JSON dict; expected a list"),
         (".json", '["a", 1.5, "b", "c", "d"]', "id 2 is 1.5; expected text"),
         (".json", '["a", null, "b", "c", "d"]', "id 2 is None"),
-        (".json", '["a", ', "can't be read as ids"),
+        (".json", '["a", ', "can't be read"),
         (".txt", "a\nb\n\nc\nd\n", "id 3 is ''"),
-        (".txt", b"a\xff\nb\nc\nd\ne\n", "can't be read as ids .*UTF-8"),
+        (".txt", b"a\xff\nb\nc\nd\ne\n", "can't be read .*UTF-8"),
         (".csv", "asin,x\na,1\n", r"no column 'item_id' for the ids; it has \['asin', 'x'\]; .*id_column"),
         (".csv", 'item_id\na\n"b\n', r"ids\.csv"),
         (".csv", "", r"ids\.csv"),
-        (".parquet", b"PAR1 no", "can't be read as ids"),
-        (".npy", b"\x80\x04pickle", "can't be read as ids"),
+        (".parquet", b"PAR1 no", "can't be read"),
+        (".npy", b"\x80\x04pickle", "is no .npy file"),
     ],
 )
 def test_invalid_ids_are_an_error(tmp_path: Path, suffix: str, content: str | bytes, message: str) -> None:

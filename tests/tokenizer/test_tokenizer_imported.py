@@ -197,3 +197,26 @@ def test_published_office_products(real_data: Path) -> None:
     assert (counts[inverse] > 1).sum() == 30
     with pytest.raises(InputError, match=r"1 of 1 items .*'B00'.*numbers of another repository"):
         fit(specification, ["B00"], VECTORS[:1])
+
+
+def test_ids_that_never_match_name_the_likely_cause(tmp_path: Path) -> None:
+    codes = written(tmp_path, {"37.0": [1, 2], "38.0": [3, 4]})
+    with pytest.raises(
+        InputError, match=r"no codes of any of the catalog's 3 items.*the items have '37', its keys have '37\.0': write the ids"
+    ):
+        fit(Imported(codes), ["37", "38", "39"])
+    table = written(tmp_path, "i37,37.0\ni38,38.0\n", "ids.csv")
+    with pytest.raises(InputError, match=r"the items have '37', the ids of .*ids\.csv have 'i37': use the same prefix"):
+        fit(Imported(codes, table), ["37", "38", "39"])
+
+
+@pytest.mark.parametrize("token", ["<a_" + "1" * 5_000 + ">", "1" * 5_000, "<a_" + "1" * 1_000_000 + "x>"])
+def test_a_token_of_any_length_is_refused(tmp_path: Path, token: str) -> None:
+    with pytest.raises(InputError, match=r"item 'x' has the token '.{70,90}\.\.\. \([\d,]+ characters\); expected an integer from 0"):
+        fit(Imported(written(tmp_path, {"x": [token]})), ["x"], VECTORS[:1])
+
+
+def test_invalid_columns_are_refused(tmp_path: Path) -> None:
+    for columns in ((0,), "01", (0, 1, 2)):
+        with pytest.raises(UsageError, match="columns must be two"):
+            Imported(tmp_path / "codes.json", columns=columns)  # type: ignore[arg-type]

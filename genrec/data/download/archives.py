@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from genrec.data.download.file_records import digest, find_damage, find_mismatch, read_record, write_record
+from genrec.data.download.file_records import digest, find_damage, find_mismatch, read_record, record_path, write_record
 from genrec.errors import ArtifactError, UsageError
 from genrec.store import file_hash, signature_of
 
@@ -110,7 +110,7 @@ def verify(archive: Archive, path: Path) -> tuple[str, str]:
 def verify_existing(archive: Archive, path: Path) -> str:
     """Return the reason to download an existing file again, "" if it is right; its record is then brought up to date.
 
-    Raise ArtifactError if the file was placed there by hand and is not the published one.
+    Raise ArtifactError if the file was placed there by hand and is not the published one, or has changed since its first use.
     """
     record, signature = read_record(path), signature_of(path)
     sha256 = digest(path)
@@ -121,10 +121,16 @@ def verify_existing(archive: Archive, path: Path) -> str:
             origin = (record.url, record.downloaded) if record is not None and not changed else (None, "")
             write_record(path, sha256, archive.checksum, signature, *origin)
         return ""
-    if record is not None and changed:
+    if record is not None and changed and record.url is None and not mismatch:
+        raise ArtifactError(
+            f"{path} was placed there by hand and has changed since its first use (sha256 {record.sha256} then, {sha256} now); "
+            f"restore it or point to another file with --source.path; to use it as it is, remove {record_path(path).name} beside it"
+        )
+    if record is not None and changed and record.url is not None:
         return f"was changed after its download (sha256 {record.sha256} then, {sha256} now)"
     if record is not None and record.url is not None:
         return f"is not the file that is published now ({mismatch})"
     raise ArtifactError(
-        f"{path} is not the published file: {mismatch}; remove it so that it is downloaded, or pass it with --source.path"
+        f"{path} was placed there by hand and is not the published file: {mismatch}; restore it or point to another file with "
+        "--source.path; if it is moved away, the published file is downloaded"
     )

@@ -11,20 +11,19 @@ import json
 import os
 import stat
 import zipfile
-import zlib
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 from genrec.errors import ArtifactError, InputError
+from genrec.input_files import DAMAGE, describe_error
 from genrec.store import Signature, file_hash, signature_of, write_json
 
 EXPANSION_LIMIT = 200  # unpacked / packed size; an archive or member above it and above EXPANSION_BYTES is refused
 EXPANSION_BYTES = 100_000_000
 _READ_SIZE = 1 << 20  # bytes
 _MAGIC = {".zip": b"PK\x03\x04", ".gz": b"\x1f\x8b"}
-_DAMAGE = (EOFError, OSError, RuntimeError, zlib.error, zipfile.BadZipFile)
 
 _digests: dict[str, tuple[Signature, str]] = {}  # absolute path -> signature and sha256, in this process
 
@@ -67,7 +66,7 @@ def read_record(path: Path) -> Record | None:
     try:
         fields = json.loads(record_path(path).read_text(encoding="utf-8"))
         record = Record(**{**fields, "signature": tuple(fields["signature"])})
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     return record if isinstance(record.sha256, str) and len(record.sha256) == 64 else None
 
@@ -109,8 +108,8 @@ def find_damage(path: Path, name: str) -> str:
         return f"it is not a {suffix} file, it begins with {beginning!r}"
     try:
         return _find_zip_damage(path, name) if suffix == ".zip" else _find_gzip_damage(path, name)
-    except (*_DAMAGE, NotImplementedError) as error:
-        return f"it is damaged ({type(error).__name__}: {error})"
+    except DAMAGE as error:
+        return f"it is damaged ({describe_error(error)})"
 
 
 def check_members(name: str, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:

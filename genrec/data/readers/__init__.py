@@ -12,5 +12,8 @@ These words are used for the data on their way from a file to the tables of a so
 A regular block becomes an event table at once (`arrow_blocks`). Any other block is split into lines (`upstream_files`), parsed to rows
 (`line_rows`) and converted to event tables (`raw_tables`), with the same result. `event_tables` chooses between the two ways, and
 merges the tables to the stream that a source returns. Rows that cannot be read are set aside with file, line and reason (`bad_rows`).
-`item_text` cleans the texts of items.
+`item_text` cleans the texts of items, `time_texts` reads dates.
+
+`own_tables` reads a user's tables in any format, with `column_names` for their columns, `frame_tables` for DataFrames and Parquet,
+and `json_tables` for JSON lines.
 """

@@ -1,4 +1,4 @@
-"""Parse whole blocks to event tables with Arrow.
+"""Parse whole blocks to tables with Arrow, and cast them to event tables.
 
 The functions return None for anything irregular; the block is then parsed row by row by `line_rows`, with the same result. One
 difference: members of a JSON object that are not used are skipped here without a limit on their depth and digits, and may hold `Inf`,
@@ -7,7 +7,8 @@ which Python's parser rejects.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +16,10 @@ import pyarrow.compute as pc
 from numpy import ndarray
 from pyarrow import csv, json
 
+from genrec.data.readers.column_names import EVENT_COLUMNS
 from genrec.data.readers.line_rows import FIELD_LIMIT
+from genrec.data.readers.time_texts import EXACT_LIMIT, TimeTexts
 
-EXACT_LIMIT = 2**53  # integers below it are exact in float64
 _MAX_DIGITS = 15  # characters of a number that every parser converts to the same float
 _SEPARATOR = "\x1f"  # replaces a separator of several characters, which Arrow does not support
 _PARSE_SIZE = 1 << 20  # bytes that one thread parses at a time
@@ -25,8 +27,8 @@ _ARROW_ERRORS = (pa.ArrowException, ValueError, TypeError, OverflowError)
 
 
 def parse_delimited_block(content: bytes, separator: str, names: Sequence[str], encoding: str = "utf-8") -> pa.Table | None:
-    """Parse whole lines, of fields without quotes, to an event table. `names` is the event column of each field, "" if unused."""
-    if not _is_regular(content) or not (content.isascii() if encoding == "latin-1" else _is_utf8(content)):
+    """Parse whole lines, of fields without quotes, to a table of text. `names` is the event column of each field, "" if unused."""
+    if not _is_regular(content) or not (_is_utf8(content) if encoding == "utf-8" else content.isascii()):
         return None
     if len(separator) > 1:
         if _SEPARATOR.encode() in content:
@@ -43,14 +45,18 @@ def parse_delimited_block(content: bytes, separator: str, names: Sequence[str], 
         )
     except _ARROW_ERRORS:
         return None
-    return cast_to_event_table(table) if len(table) == _line_count(content) else None
+    return table if len(table) == _line_count(content) else None
 
 
-def parse_json_block(content: bytes, members: Mapping[str, str], types: Mapping[str, pa.DataType]) -> pa.Table | None:
-    """Parse whole lines, each a JSON object, to an event table.
+def parse_json_block(
+    content: bytes, members: Mapping[str, str], types: Mapping[str, pa.DataType], encoding: str = "utf-8"
+) -> pa.Table | None:
+    """Parse whole lines, each a JSON object, to a table.
 
     `members` maps event columns to names in the JSON objects, `types` to the Arrow types of their values.
     """
+    if encoding != "utf-8" and not content.isascii():
+        return None
     if b"\r" in content:
         content = content.replace(b"\r\n", b"\n")
     count, ends = _line_count(content), (b"}", b"}\n")
@@ -67,12 +73,17 @@ def parse_json_block(content: bytes, members: Mapping[str, str], types: Mapping[
         )
     except _ARROW_ERRORS:
         return None
-    return cast_to_event_table(table.rename_columns(list(members))) if len(table) == count else None
+    return table.rename_columns(list(members)) if len(table) == count else None
 
 
-def cast_to_event_table(table: pa.Table) -> pa.Table | None:
+def cast_to_event_table(table: pa.Table, times: TimeTexts) -> pa.Table | None:
     """Cast the columns user, item, and optionally time and rating from any type; None if a value of any row is not valid."""
-    casts = {"user": _cast_ids, "item": _cast_ids, "time": _cast_times, "rating": _cast_ratings}
+    casts: dict[str, Callable[[pa.Array], pa.Array | None]] = {
+        "user": _cast_ids,
+        "item": _cast_ids,
+        "rating": _cast_ratings,
+        "time": partial(_cast_times, times=times),
+    }
     columns = {}
     for name, cast in casts.items():
         if name in table.column_names:
@@ -83,7 +94,7 @@ def cast_to_event_table(table: pa.Table) -> pa.Table | None:
             if column is None:
                 return None
             columns[name] = column
-    return pa.table(columns)
+    return pa.table({name: columns[name] for name in EVENT_COLUMNS if name in columns})
 
 
 def _is_regular(content: bytes) -> bool:
@@ -128,21 +139,33 @@ def _cast_ids(array: pa.Array) -> pa.Array | None:
     return None if (lengths == 0).any() or (characters == 0).any() else array
 
 
-def _cast_times(array: pa.Array) -> pa.Array | None:
+def _cast_times(array: pa.Array, times: TimeTexts) -> pa.Array | None:
+    """Return int64 seconds. `times` has set the notation of the table, or its first value sets it."""
     if array.null_count:
         return None
     if _is_string_type(array.type):
         array = array.cast(pa.string())
-        if not _is_plain_number(array, b"-"):
-            return None
-    elif pa.types.is_floating(array.type):
-        numbers = array.cast(pa.float64()).to_numpy()
-        if not np.isfinite(numbers).all():
+        if times.time_format is not None or not _is_plain_number(array, b"-."):
+            array.validate(full=True)
+            seconds = times.seconds_of_dates(array)
+            return seconds if seconds is not None and not _has_negative(seconds) else None
+        array = array.cast(pa.int64() if _is_plain_number(array, b"-") else pa.float64())
+    if times.time_format is not None or times.notation == "date":
+        return None
+    if pa.types.is_floating(array.type):
+        if not np.isfinite(array.cast(pa.float64()).to_numpy()).all():
             return None
     elif not pa.types.is_integer(array.type):
         return None
-    times = array.cast(pa.int64())  # a safe cast, which raises an error for a fraction
-    return times if _is_exact(times) and pc.any(pc.less(times, 0)).as_py() is not True else None
+    seconds = array.cast(pa.int64())  # a safe cast, which raises an error for a fraction
+    if not _is_exact(seconds) or _has_negative(seconds):
+        return None
+    times.notation = "number" if len(seconds) else times.notation
+    return seconds
+
+
+def _has_negative(numbers: pa.Array) -> bool:
+    return pc.any(pc.less(numbers, 0)).as_py() is True
 
 
 def _cast_ratings(array: pa.Array) -> pa.Array | None:

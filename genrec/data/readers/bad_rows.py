@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -15,17 +15,20 @@ from pandas import DataFrame
 
 from genrec.errors import InputError, UsageError
 
-ADVICE = "correct the file (delete a downloaded file to download it again), or raise the limit with --source.max-bad-rows"
+ADVICE = "correct the file, or raise the limit with --source.max-bad-rows"
 COLUMNS = ("file", "line", "reason")
 _NOT_LISTED = re.compile(r"(.*): (\d+) more rows, not listed")
 LISTED = 10_000  # rows of a file that are listed one by one
 
 
 class BadRows:
-    """The rows of one file that are set aside. Reasons are fixed texts, so that they can be counted."""
+    """The rows of one file that are set aside. Reasons are fixed texts, so that they can be counted.
 
-    def __init__(self, file: str) -> None:
-        self.file = file
+    `hints` maps reasons to what a user can do about them, for the error of `check`.
+    """
+
+    def __init__(self, file: str, hints: Mapping[str, str] | None = None) -> None:
+        self.file, self._hints = file, hints or {}
         self.rows: list[tuple[int, str]] = []  # line and reason of the first LISTED rows
         self.counts: Counter[str] = Counter()  # reason -> number of rows, listed or not
         self._num_malformed = 0
@@ -52,6 +55,10 @@ class BadRows:
         more = [(line, f"{reason}: {count} more rows, not listed") for reason, (line, count) in self._not_listed.items()]
         return [(self.file, line, reason) for line, reason in (*sorted(self.rows), *sorted(more))]
 
+    def hint(self, reason: str) -> str:
+        """Return what to do about a reason, after a semicolon, or nothing."""
+        return f"; {self._hints[reason]}" if reason in self._hints else ""
+
     def check(self, num_good: int, max_share: float, advice: str = ADVICE) -> None:
         """Raise InputError if the file has no good row, or if the share of malformed rows is above `max_share`."""
         if not num_good and not self._num_malformed:
@@ -65,7 +72,7 @@ class BadRows:
         )
         raise InputError(
             f"{self.file}: {self._num_malformed} of {num_rows} rows ({share:.1%}) are malformed, expected at most {max_share:.1%} "
-            f"({reasons}); {advice}"
+            f"({reasons}); {advice}{''.join(map(self.hint, self.counts))}"
         )
 
 

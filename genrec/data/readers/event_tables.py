@@ -15,21 +15,22 @@ import pyarrow as pa
 
 from genrec.data.readers import arrow_blocks, line_rows
 from genrec.data.readers.bad_rows import BadRows
+from genrec.data.readers.column_names import EVENT_COLUMNS
 from genrec.data.readers.line_rows import Row
 from genrec.data.readers.raw_tables import event_tables_from_rows
+from genrec.data.readers.time_texts import TimeTexts
 from genrec.data.readers.upstream_files import Block, Line, UpstreamFile, lines_of
 from genrec.errors import InputError
 from genrec.types import RawStream, RawTables
 
 EVENTS_PER_TABLE = 1 << 17  # minimum; the last table of a stream may have fewer
-EVENT_COLUMNS = ("user", "item", "time", "rating")
 
 
 class Format(NamedTuple):
     """A file format of events, with a fast and a careful way to parse it."""
 
     columns: Sequence[str]  # column of each field of a row; "" for fields that are not used
-    parse_block: Callable[[bytes], pa.Table | None]  # a regular block -> event table; None for an irregular block
+    parse_block: Callable[[bytes], pa.Table | None]  # a regular block -> its event columns, uncast; None for an irregular block
     parse_lines: Callable[[Iterable[Line], BadRows], Iterator[Row]]
     quote: bytes = b""  # from the first block that holds it, a row may take several lines
 
@@ -43,17 +44,17 @@ def delimited_format(separator: str, columns: Sequence[str], encoding: str) -> F
     )
 
 
-def csv_format(separator: str, columns: Sequence[str]) -> Format:
-    """Return the format of a CSV or TSV file in UTF-8, without its header."""
+def csv_format(separator: str, columns: Sequence[str], encoding: str = "utf-8") -> Format:
+    """Return the format of a CSV or TSV file without its header."""
     return Format(
         columns,
-        partial(arrow_blocks.parse_delimited_block, separator=separator, names=columns),
-        lambda lines, bad_rows: line_rows.parse_csv(lines, separator, len(columns), bad_rows),
+        partial(arrow_blocks.parse_delimited_block, separator=separator, names=columns, encoding=encoding),
+        lambda lines, bad_rows: line_rows.parse_csv(lines, separator, len(columns), bad_rows, encoding),
         b'"',
     )
 
 
-def json_lines_format(members: Mapping[str, str], types: Mapping[str, Any]) -> Format:
+def json_lines_format(members: Mapping[str, str], types: Mapping[str, Any], encoding: str = "utf-8") -> Format:
     """Return the format of one JSON object per line.
 
     `members` maps event columns (user, item, optionally time and rating) to names in the JSON objects, `types` to the usual Arrow
@@ -61,45 +62,45 @@ def json_lines_format(members: Mapping[str, str], types: Mapping[str, Any]) -> F
     """
     return Format(
         list(members),
-        partial(arrow_blocks.parse_json_block, members=members, types=types),
-        lambda lines, bad_rows: line_rows.select_fields(line_rows.parse_json_lines(lines, bad_rows), list(members.values())),
+        partial(arrow_blocks.parse_json_block, members=members, types=types, encoding=encoding),
+        lambda lines, bad_rows: line_rows.select_fields(
+            line_rows.parse_json_lines(lines, bad_rows, encoding=encoding), list(members.values())
+        ),
     )
 
 
-def read_events(blocks: Iterator[Block], form: Format, bad_rows: BadRows) -> Iterator[pa.Table]:
-    """Yield the event tables of a file, in file order."""
+def read_events(blocks: Iterator[Block], form: Format, bad_rows: BadRows, times: TimeTexts | None = None) -> Iterator[pa.Table]:
+    """Yield the event tables of a file, in file order. `times` reads its times; by default numbers and ISO dates."""
+    times = times or TimeTexts()
     for block in blocks:
         if form.quote and form.quote in block.content:
             rows = form.parse_lines(lines_of(chain([block], blocks), bad_rows), bad_rows)
-            yield from event_tables_from_rows(rows, form.columns, bad_rows)
+            yield from event_tables_from_rows(rows, form.columns, bad_rows, times)
             return
-        table = form.parse_block(block.content)
+        columns = form.parse_block(block.content)
+        table = None if columns is None else arrow_blocks.cast_to_event_table(columns, times)
         if table is not None:
             yield table
         else:
-            yield from event_tables_from_rows(form.parse_lines(block.lines(bad_rows), bad_rows), form.columns, bad_rows)
+            rows = form.parse_lines(block.lines(bad_rows), bad_rows)
+            yield from event_tables_from_rows(rows, form.columns, bad_rows, times)
 
 
-def read_csv_events(
-    file: UpstreamFile, separator: str, names: Mapping[str, str], bad_rows: BadRows, required: Sequence[str] = EVENT_COLUMNS
-) -> Iterator[pa.Table]:
-    """Yield the event tables of a CSV or TSV file with a header.
-
-    `names` maps event columns to column names in the file; `required` lists the event columns that the file must have.
-    """
+def read_csv_events(file: UpstreamFile, separator: str, names: Mapping[str, str], bad_rows: BadRows) -> Iterator[pa.Table]:
+    """Yield the event tables of a CSV or TSV file with a header. `names` maps event columns to column names in the file."""
     columns, blocks = line_rows.read_csv_header(file.blocks(bad_rows), separator, bad_rows)
-    check_columns(columns, [names[name] for name in required], bad_rows.file)
+    check_columns(columns, list(names.values()), bad_rows.file)
     event_column = {name: column for column, name in names.items()}
     yield from read_events(blocks, csv_format(separator, [event_column.get(name, "") for name in columns]), bad_rows)
 
 
-def check_columns(columns: Sequence[str], required: Sequence[str], file: str) -> None:
-    """Raise InputError if a required column is missing, or if two columns have the same name."""
+def check_columns(columns: Sequence[str], required: Sequence[str], file: str, hint: str = "") -> None:
+    """Raise InputError if a required column is missing, or if two columns have the same name. `hint` ends the message."""
     if len(set(columns)) != len(columns):
         raise InputError(f"{file} has several columns with the same name: {', '.join(map(repr, columns))}")
     missing = [name for name in required if name not in columns]
     if missing:
-        raise InputError(f"{file} needs a column {missing[0]!r}; it has {', '.join(map(repr, columns)) or 'none'}")
+        raise InputError(f"{file} needs a column {missing[0]!r}; it has {', '.join(map(repr, columns)) or 'none'}{hint}")
 
 
 def merge_event_tables(tables: Iterable[pa.Table], bad_rows: BadRows, max_bad_rows: float) -> Iterator[pa.Table]:

@@ -54,16 +54,18 @@ def text_parts(value: object) -> list[str]:
 
 
 def _leaves(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, bool | int):
-        yield str(value)
-    elif isinstance(value, float):
-        if math.isfinite(value):
-            yield f"{value:.10g}"
-    elif isinstance(value, list | tuple):
-        for entry in value:
-            yield from _leaves(entry)
+    remaining = [value]  # a stack instead of recursion, since hostile JSON is nested deeply
+    while remaining:
+        entry = remaining.pop()
+        if isinstance(entry, str):
+            yield entry
+        elif isinstance(entry, bool | int):
+            yield str(entry)
+        elif isinstance(entry, float):
+            if math.isfinite(entry):
+                yield f"{entry:.10g}"
+        elif isinstance(entry, list | tuple):
+            remaining.extend(reversed(entry))
 
 
 def flat_text(value: object, separator: str = " ") -> str:

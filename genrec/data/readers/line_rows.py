@@ -15,11 +15,13 @@ from typing import Any
 
 from genrec.data.readers.bad_rows import BadRows
 from genrec.data.readers.upstream_files import Block, Line
+from genrec.errors import InputError
 
 Row = tuple[int, Sequence[object]]  # line number, fields
 JsonObject = tuple[int, dict[str, Any]]  # line number, members
 FIELD_LIMIT = csv.field_size_limit()  # characters of a CSV field
 LITERAL_LIMIT = 1_000_000  # bytes of a Python literal; parsing one takes many times its memory
+NOT_DECODED = "the line is not in the expected encoding"
 NOT_UTF8 = "the line is not UTF-8"
 COLUMN_COUNT = "the line has the wrong number of columns"
 
@@ -42,14 +44,14 @@ def parse_delimited(
 class _CsvParser:
     """A CSV parser that records the lines of each row. The count of `csv.reader` would omit lines that were set aside before."""
 
-    def __init__(self, lines: Iterable[Line], separator: str, bad_rows: BadRows) -> None:
-        self.bad_rows = bad_rows
+    def __init__(self, lines: Iterable[Line], separator: str, bad_rows: BadRows, encoding: str) -> None:
+        self.bad_rows, self.encoding = bad_rows, encoding
         self.row_lines: list[int] = []  # numbers of the current row's lines
         self._fields = csv.reader(self._texts(lines), delimiter=separator, strict=True)
 
     def _texts(self, lines: Iterable[Line]) -> Iterator[str]:
         for number, line in lines:
-            text = _decode(line, number, self.bad_rows)
+            text = _decode(line, number, self.bad_rows, self.encoding)
             if text is not None:
                 self.row_lines.append(number)
                 yield text + "\n"
@@ -76,22 +78,34 @@ class _CsvParser:
             self.bad_rows.malformed(line, reason)
 
 
-def parse_csv(lines: Iterable[Line], separator: str, num_columns: int, bad_rows: BadRows) -> Iterator[Row]:
-    """Yield the rows of a CSV or TSV file in UTF-8. Quoted fields may hold separators and line breaks."""
-    return _CsvParser(lines, separator, bad_rows).rows(num_columns)
+def parse_csv(lines: Iterable[Line], separator: str, num_columns: int, bad_rows: BadRows, encoding: str = "utf-8") -> Iterator[Row]:
+    """Yield the rows of a CSV or TSV file. Quoted fields may hold separators and line breaks."""
+    return _CsvParser(lines, separator, bad_rows, encoding).rows(num_columns)
 
 
-def read_csv_header(blocks: Iterator[Block], separator: str, bad_rows: BadRows) -> tuple[list[str], Iterator[Block]]:
-    """Return the column names of a CSV or TSV file, and the blocks that follow the header."""
+def read_csv_header(
+    blocks: Iterator[Block], separator: str, bad_rows: BadRows, encoding: str = "utf-8"
+) -> tuple[list[str], Iterator[Block]]:
+    """Return the column names of a CSV or TSV file, and the blocks that follow the header.
+
+    Raise InputError if a line before the first readable one is set aside, since that line would be taken for the header.
+    """
     splitter = _BlockSplitter(blocks, bad_rows)
-    last, names = next(_CsvParser(splitter.lines(), separator, bad_rows).rows(None), (0, []))
+    if len(separator) == 1:
+        last, names = next(_CsvParser(splitter.lines(), separator, bad_rows, encoding).rows(None), (0, []))
+    else:
+        texts = ((number, _decode(line, number, bad_rows, encoding)) for number, line in splitter.lines())
+        last, names = next(((number, text.split(separator)) for number, text in texts if text is not None), (0, []))
+    if bad_rows.counts:
+        line, reason = min(bad_rows.rows)
+        raise InputError(f"{bad_rows.file}: the header can't be read: {reason} (line {line}){bad_rows.hint(reason)}")
     return names, splitter.blocks_after(last)
 
 
-def read_first_object(blocks: Iterator[Block], bad_rows: BadRows) -> tuple[dict[str, Any], Iterator[Block]]:
+def read_first_object(blocks: Iterator[Block], bad_rows: BadRows, encoding: str = "utf-8") -> tuple[dict[str, Any], Iterator[Block]]:
     """Return the first JSON object of a file ({} if there is none), and the blocks from its line on."""
     splitter = _BlockSplitter(blocks, bad_rows)
-    line, first = next(parse_json_lines(splitter.lines(), bad_rows), (1, {}))
+    line, first = next(parse_json_lines(splitter.lines(), bad_rows, encoding=encoding), (1, {}))
     return first, splitter.blocks_after(line - 1)
 
 
@@ -111,10 +125,12 @@ class _BlockSplitter:
         yield from self.blocks
 
 
-def parse_json_lines(lines: Iterable[Line], bad_rows: BadRows, python_literals: bool = False) -> Iterator[JsonObject]:
+def parse_json_lines(
+    lines: Iterable[Line], bad_rows: BadRows, python_literals: bool = False, encoding: str = "utf-8"
+) -> Iterator[JsonObject]:
     """Yield the JSON object of each line; with `python_literals`, a line may also be a Python dictionary."""
     for number, line in lines:
-        text = _decode(line, number, bad_rows)
+        text = _decode(line, number, bad_rows, encoding)
         if text is None:
             continue
         value = _parse_json(text)
@@ -136,7 +152,7 @@ def _decode(line: bytes, number: int, bad_rows: BadRows, encoding: str = "utf-8"
     try:
         return line.decode(encoding)
     except UnicodeDecodeError:
-        bad_rows.malformed(number, NOT_UTF8)
+        bad_rows.malformed(number, NOT_UTF8 if encoding == "utf-8" else NOT_DECODED)
         return None
 
 

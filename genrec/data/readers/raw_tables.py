@@ -6,25 +6,21 @@ readable user, item or time is set aside; a rating may be missing.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from numpy import ndarray
-from pandas import Series
 
-from genrec.data.readers.arrow_blocks import EXACT_LIMIT
 from genrec.data.readers.bad_rows import BadRows
 from genrec.data.readers.item_text import flat_text
 from genrec.data.readers.line_rows import Row
+from genrec.data.readers.time_texts import NEGATIVE_TIME, TimeTexts, numbers_of
 
-NO_TIME = "the time is missing or not a whole number of seconds"
-NEGATIVE_TIME = "the time is negative"
 ROWS_PER_TABLE = 1 << 16  # rows that are Python objects at once
 ITEMS_PER_TABLE = 1 << 14
+ID_BITS = 10_000  # an integer with more bits is no id; Python converts integers of up to 4,300 digits to text
 ItemRow = tuple[int, object, Mapping[str, str]]  # line number, item id, text columns
 
 
@@ -37,17 +33,21 @@ def id_text(value: object) -> str | None:
             except UnicodeEncodeError:  # half of a surrogate pair, from JSON
                 return None
         return value if value and "\0" not in value else None
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return str(value) if value.bit_length() <= ID_BITS else None
 
 
-def event_tables_from_rows(rows: Iterable[Row], columns: Sequence[str], bad_rows: BadRows) -> Iterator[pa.Table]:
+def event_tables_from_rows(
+    rows: Iterable[Row], columns: Sequence[str], bad_rows: BadRows, times: TimeTexts | None = None
+) -> Iterator[pa.Table]:
     """Yield event tables in file order. `columns` names the fields of a row; user, item, time and rating are used."""
-    remaining = iter(rows)
+    remaining, times = iter(rows), times or TimeTexts()
     while table_rows := list(islice(remaining, ROWS_PER_TABLE)):
-        yield _event_table(table_rows, columns, bad_rows)
+        yield _event_table(table_rows, columns, bad_rows, times)
 
 
-def _event_table(rows: Sequence[Row], columns: Sequence[str], bad_rows: BadRows) -> pa.Table:
+def _event_table(rows: Sequence[Row], columns: Sequence[str], bad_rows: BadRows, times: TimeTexts) -> pa.Table:
     values: dict[str, list[object]] = {name: [fields[place] for _, fields in rows] for place, name in enumerate(columns) if name}
     result: dict[str, pa.Array] = {}
     good = np.ones(len(rows), dtype=bool)
@@ -62,26 +62,16 @@ def _event_table(rows: Sequence[Row], columns: Sequence[str], bad_rows: BadRows)
         set_aside(np.array([value is None for value in ids], dtype=bool), f"the {name} is empty, or neither text nor an integer")
         result[name] = pa.array(ids, pa.string())
     if "time" in values:
-        numbers = _numbers(values["time"])
-        whole = np.isfinite(numbers) & (np.abs(numbers) < EXACT_LIMIT) & (numbers == np.floor(numbers))
-        set_aside(~whole, NO_TIME)
-        set_aside(whole & (numbers < 0), NEGATIVE_TIME)
-        result["time"] = pa.array(np.where(whole, numbers, 0).astype(np.int64))
+        seconds = times.seconds(values["time"])
+        set_aside(np.isnan(seconds), times.reason)
+        set_aside(seconds < 0, NEGATIVE_TIME)
+        result["time"] = pa.array(np.nan_to_num(seconds).astype(np.int64))
     if "rating" in values:
-        ratings = _numbers(values["rating"])
+        ratings = numbers_of(values["rating"])
         missing = np.array([value in (None, "") or value is np.nan for value in values["rating"]], dtype=bool)
         set_aside(~missing & ~np.isfinite(ratings), "the rating is not a finite number")
         result["rating"] = pa.array(ratings, mask=missing)
     return pa.table(result).filter(pa.array(good))
-
-
-def _numbers(values: list[object]) -> ndarray:
-    """Convert numbers and texts of numbers to float64, NaN for any other value."""
-    try:
-        numbers = pd.to_numeric(Series(values, dtype=object), errors="coerce")
-    except OverflowError:  # an integer above the largest float
-        return _numbers([math.inf if isinstance(value, int) and abs(value) >= EXACT_LIMIT else value for value in values])
-    return numbers.to_numpy(dtype=np.float64)
 
 
 def item_tables_from_rows(

@@ -11,7 +11,6 @@ import hashlib
 import io
 import os
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,17 +19,18 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple, cast
 
 from genrec.data.download import Archive, digest, download
-from genrec.data.download.file_records import check_expansion, check_members
+from genrec.data.download.file_records import check_expansion, check_members, read_record
 from genrec.data.readers.bad_rows import BadRows
 from genrec.errors import InputError
+from genrec.input_files import DAMAGE, RESTORE, describe_error
 from genrec.progress import Progress
 from genrec.store import Signature, signature_of
 
 BLOCK_SIZE = 1 << 22  # bytes that are read and parsed at once
+NUL_BYTE = "the line holds a NUL byte"
 LINE_LIMIT = 10_000_000  # bytes; longer lines are set aside
 _BUFFER_SIZE = 1 << 20  # bytes
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_DAMAGE = (EOFError, OSError, RuntimeError, zlib.error, zipfile.BadZipFile)
 
 Line = tuple[int, bytes]  # number, from 1, and content without line end
 _member_digests: dict[tuple[str, Signature, str], str] = {}  # archive, its signature and the member -> sha256, in this process
@@ -46,7 +46,7 @@ class Block(NamedTuple):
         """Yield the lines that are not empty, without line ends. Lines with a NUL byte are set aside."""
         for number, line in enumerate(self.content.split(b"\n"), self.line):
             if b"\0" in line:
-                bad_rows.malformed(number, "the line holds a NUL byte")
+                bad_rows.malformed(number, NUL_BYTE)
             elif content := line.rstrip(b"\r"):
                 yield number, content
 
@@ -100,10 +100,9 @@ class UpstreamFile:
                         yield block
                     progress.advance(cutter.line - before, "lines")
                     content = data = stream.read(size)
-        except _DAMAGE as error:
-            raise InputError(
-                f"{self.path} is damaged: {self.name} can't be read past line {self._count_readable_lines()} ({_describe(error)}); "
-                "download it again"
+        except DAMAGE as error:
+            raise _damaged(
+                self.path, f"is damaged: {self.name} can't be read past line {self._count_readable_lines()}", error
             ) from error
         if cutter.rest:
             yield Block(cutter.line, cutter.rest)
@@ -111,7 +110,7 @@ class UpstreamFile:
     def _count_readable_lines(self) -> int:
         """Return the number of whole lines before the damage."""
         count = 0
-        with suppress(*_DAMAGE), self.open(buffer=1 << 10) as stream:
+        with suppress(*DAMAGE), self.open(buffer=1 << 10) as stream:
             while line := stream.readline(LINE_LIMIT):
                 count += line.endswith(b"\n")
         return count
@@ -129,8 +128,8 @@ class UpstreamFile:
             if key not in _member_digests:
                 with self.open() as stream:
                     _member_digests[key] = hashlib.file_digest(cast(io.BufferedReader, stream), "sha256").hexdigest()
-        except _DAMAGE as error:
-            raise InputError(f"{self.path} is damaged: {self.name} can't be read ({_describe(error)}); download it again") from error
+        except DAMAGE as error:
+            raise _damaged(self.path, f"is damaged: {self.name} can't be read", error) from error
         return _member_digests[key]
 
 
@@ -212,11 +211,15 @@ def _members(path: Path) -> list[str]:
     """Return the names of the files in a zip archive; raise ArtifactError if a member is unsafe."""
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = check_members(str(path), archive)
-    except _DAMAGE as error:
-        raise InputError(f"{path} is not a zip archive, or is damaged ({_describe(error)}); download it again") from error
-    return [entry.filename for entry in entries if not entry.is_dir()]
+            return [entry.filename for entry in check_members(str(path), archive) if not entry.is_dir()]
+    except DAMAGE as error:
+        raise _damaged(path, "is not a zip archive, or is damaged", error) from error
 
 
-def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+def _damaged(path: Path, problem: str, error: BaseException) -> InputError:
+    """Return the error for a file that cannot be read; only a file that genrec has downloaded is downloaded again."""
+    if isinstance(error, PermissionError):
+        return InputError(f"{path} can't be read ({describe_error(error)}); allow this user to read it")
+    record = read_record(path)
+    advice = "delete it to download it again" if record is not None and record.url is not None else RESTORE
+    return InputError(f"{path} {problem} ({describe_error(error)}); {advice}")

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from genrec.data.readers import event_tables
 from genrec.data.readers.item_text import flat_text, is_page_code, sentences, text_parts
 from genrec.data.sources.amazon_files import CategoryFiles, Edition, ReviewFile, csv_ratings, csv_ratings_with_header, json_reviews
+from genrec.input_files import normalize_paths, optional_path
 from genrec.types import RawStream, RawTables
 
 
@@ -27,12 +28,13 @@ class AmazonReviews2014:
     """Reviews of one category from 1996 to 2014, and the metadata of its items."""
 
     category: str = "Beauty"  # name in the upstream files: Beauty, Sports_and_Outdoors, Toys_and_Games, ...
-    path: Path | None = None  # folder with the files, each .gz or unpacked; None: downloaded to amazon-2014
+    path: Path | str | None = None  # folder with the files, each .gz or unpacked; None: downloaded to amazon-2014
     reviews: Literal["5-core", "all", "ratings"] = "5-core"  # published file to read; "ratings" has all ratings without texts
     metadata: bool = True  # False: read only interactions; items have no text
     max_bad_rows: float = 0.01  # largest share of malformed rows of a file, 0 to 1
 
     def __post_init__(self) -> None:
+        normalize_paths(self, "path")
         self._files.check()
 
     def stream(self, root: Path) -> RawStream:
@@ -49,7 +51,7 @@ class AmazonReviews2014:
 
     @property
     def _files(self) -> CategoryFiles:
-        return CategoryFiles(_EDITION_2014, self.category, self.reviews, self.path, self.metadata, self.max_bad_rows)
+        return CategoryFiles(_EDITION_2014, self.category, self.reviews, optional_path(self.path), self.metadata, self.max_bad_rows)
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,13 @@ class AmazonReviews2018:
     """Reviews of one category from 1996 to 2018, and the metadata of its items."""
 
     category: str = "All_Beauty"  # name in the upstream files: Office_Products, Arts_Crafts_and_Sewing, Gift_Cards, ...
-    path: Path | None = None  # folder with the files, each .gz or unpacked; None: downloaded to amazon-2018
+    path: Path | str | None = None  # folder with the files, each .gz or unpacked; None: downloaded to amazon-2018
     reviews: Literal["5-core", "all", "ratings"] = "5-core"  # published file to read; "ratings" has all ratings without texts
     metadata: bool = True  # False: read only interactions; items have no text
     max_bad_rows: float = 0.01  # largest share of malformed rows of a file, 0 to 1
 
     def __post_init__(self) -> None:
+        normalize_paths(self, "path")
         self._files.check()
 
     def stream(self, root: Path) -> RawStream:
@@ -79,7 +82,7 @@ class AmazonReviews2018:
 
     @property
     def _files(self) -> CategoryFiles:
-        return CategoryFiles(_EDITION_2018, self.category, self.reviews, self.path, self.metadata, self.max_bad_rows)
+        return CategoryFiles(_EDITION_2018, self.category, self.reviews, optional_path(self.path), self.metadata, self.max_bad_rows)
 
 
 @dataclass(frozen=True)
@@ -87,12 +90,13 @@ class AmazonReviews2023:
     """Reviews of one category from 1996 to 2023, and the metadata of its items. An item is a parent ASIN with all its variants."""
 
     category: str = "All_Beauty"  # name in the upstream files: Video_Games, Industrial_and_Scientific, Musical_Instruments, ...
-    path: Path | None = None  # folder with the files, each .gz or unpacked; None: downloaded to amazon-2023
+    path: Path | str | None = None  # folder with the files, each .gz or unpacked; None: downloaded to amazon-2023
     reviews: Literal["all", "5-core", "0-core"] = "all"  # published file to read; 5-core and 0-core hold the benchmark's ratings
     metadata: bool = True  # False: read only interactions; items have no text
     max_bad_rows: float = 0.01  # largest share of malformed rows of a file, 0 to 1
 
     def __post_init__(self) -> None:
+        normalize_paths(self, "path")
         self._files.check()
 
     def stream(self, root: Path) -> RawStream:
@@ -109,7 +113,7 @@ class AmazonReviews2023:
 
     @property
     def _files(self) -> CategoryFiles:
-        return CategoryFiles(_EDITION_2023, self.category, self.reviews, self.path, self.metadata, self.max_bad_rows)
+        return CategoryFiles(_EDITION_2023, self.category, self.reviews, optional_path(self.path), self.metadata, self.max_bad_rows)
 
 
 def _item_fields_2014(metadata: Mapping[str, Any]) -> dict[str, str]:

@@ -94,7 +94,7 @@ class CategoryFiles:
         paths = [(template.format(self.category), folder) for template, folder in templates]
         if self.path is None:
             return tuple(UpstreamFile(self._downloaded(root, path, folder)) for path, folder in paths)
-        if Path(self.path).is_file():
+        if self.path.is_file():
             names = " and ".join(PurePosixPath(path).name for path, _ in paths)
             raise InputError(f"{self.path} is a file; --source.path must be the folder that holds {names}")
         advice = (
@@ -102,7 +102,7 @@ class CategoryFiles:
             "--source.metadata False reads interactions only",
         )
         return tuple(
-            find_file(Path(self.path), *_file_names(path), folder=folder, advice=text)
+            find_file(self.path, *_file_names(path), folder=folder, advice=text)
             for (path, folder), text in zip(paths, advice, strict=False)
         )
 

@@ -34,6 +34,7 @@ from genrec.data.readers.upstream_files import (
     locate_or_download,
 )
 from genrec.errors import InputError, UsageError
+from genrec.input_files import normalize_paths
 from genrec.types import RawStream, RawTables
 
 Variant = Literal["100k", "1m", "10m", "20m", "25m", "32m", "latest-small", "latest"]
@@ -79,11 +80,12 @@ class MovieLens:
     """All ratings of a MovieLens data set, and all its movies, also those without ratings."""
 
     variant: Variant = "100k"  # published data set
-    path: Path | None = None  # upstream zip archive or its unpacked folder; None: ml-VARIANT.zip is downloaded
+    path: Path | str | None = None  # upstream zip archive or its unpacked folder; None: ml-VARIANT.zip is downloaded
     max_bad_rows: float = 0.01  # largest share of malformed rows of a file, 0 to 1
     num_tags: int = 10  # tags in a movie's text, most frequent first, if the variant has tags; 0: none
 
     def __post_init__(self) -> None:
+        normalize_paths(self, "path")
         if self.variant not in get_args(Variant):
             raise UsageError(f"variant must be one of {', '.join(get_args(Variant))}, got {self.variant!r}")
         if self.num_tags < 0:
