@@ -41,8 +41,8 @@ def resolve(precision: Precision, has: Callable[[], bool] | None = None, ratio: 
 def warn_of_slow_bf16(ratio: float) -> None:
     """Print that bfloat16 is slow here."""
     say(
-        f"bf16-mixed: a bfloat16 product takes {ratio:.0f} times as long as one in float32 on this machine, which has no bfloat16 "
-        "instructions; use optimization.precision auto or 32-true"
+        f"bf16-mixed: a bfloat16 product takes {ratio:.0f} times as long as one in float32 on this machine, which has no fast "
+        "bfloat16 instructions; use optimization.precision auto or 32-true"
     )
 
 
