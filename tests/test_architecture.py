@@ -19,6 +19,7 @@ GROUND = {
     "item_rows",
     "vector_search",
     "renamed",
+    "precision",
     "workspace",
     "source_hash",
     "hashed_json",

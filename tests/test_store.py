@@ -47,6 +47,7 @@ class Versioned:
 ABOUT = {
     "version": 1,
     "specification": {"beta": 0.1},
+    "file_names": {},
     "parents": {"data": "0123456789abcdef"},
     "created": "2026-01-02T03:04:05Z",
     "versions": {"genrec": "9.9"},

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from genrec import model
 from genrec.data.examples import Examples
+from genrec.precision import Resolved
 from genrec.preference.losses import SoftmaxDPO
 from genrec.semantic_ids import SemanticIds
 from genrec.training.align import log_probs
 from genrec.training.lightning_module import adamw
 from genrec.training.loop import train
-from genrec.training.precision import Resolved
 from genrec.training.recipes import SFT, Optimization, Validation
 from genrec.training.sft import negative_log_likelihood
 from genrec.types import ExactRecommender, SequenceBatch, SequencePolicy

@@ -21,6 +21,7 @@ from numpy import ndarray
 from torch import Generator, Tensor
 
 from genrec.errors import ArtifactError, NumericsError, UsageError
+from genrec.precision import Precision, resolve
 from genrec.progress import Progress
 from genrec.tokenizer.autoencoder import Gradient, ResidualAutoencoder, initialize
 from genrec.tokenizer.epoch_figures import EpochFigures
@@ -44,7 +45,7 @@ CHOICES = {
     "schedule": ("constant", "cosine"),
     "gradient": ("straight-through", "rotation"),
     "codebook_update": ("gradient", "ema"),
-    "precision": ("32-true", "bf16-mixed"),
+    "precision": ("auto", "32-true", "bf16-mixed"),
 }
 
 
@@ -67,7 +68,7 @@ class RQVAE:
     gradient: Gradient = "straight-through"  # estimator of the gradient through the codes; "rotation" is the rotation trick
     codebook_update: Literal["gradient", "ema"] = "ema"  # train codebooks with AdamW, or as moving averages of their residuals
     ema_decay: float = 0.99  # decay of the moving averages, in [0, 1)
-    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"  # precision of the network in training; codes always use float32
+    precision: Precision = "auto"  # of the network in training; auto: bf16-mixed where the hardware has it; codes use float32
     shrink: bool = False  # with fewer items than codes: reduce the codebook size to the number of items instead of an error
 
     def __post_init__(self) -> None:
@@ -182,6 +183,7 @@ def _train(model: ResidualAutoencoder, points: Tensor, specification: RQVAE, gen
     optimizer = torch.optim.AdamW(trainable, lr=specification.learning_rate, fused=True)
     averages = MovingAverages(model.codebooks, specification.ema_decay) if specification.codebook_update == "ema" else None
     size = model.codebooks.shape[1]
+    bf16 = resolve(specification.precision) == "bf16-mixed"
     variance, rows_by_epoch = float(points.square().sum()) / len(points) or 1.0, []
     with Progress("RQ-VAE epochs", specification.epochs) as progress:
         for epoch in range(specification.epochs):
@@ -190,7 +192,7 @@ def _train(model: ResidualAutoencoder, points: Tensor, specification: RQVAE, gen
             figures = EpochFigures()
             for step, rows in enumerate(torch.split(order.to(points.device), specification.batch_size)):
                 _set_rate(optimizer, specification, (epoch + step * specification.batch_size / len(points)) / specification.epochs)
-                with torch.autocast(points.device.type, torch.bfloat16, enabled=specification.precision == "bf16-mixed"):
+                with torch.autocast(points.device.type, torch.bfloat16, enabled=bf16):
                     losses = model.losses(points[rows], specification.commitment_weight, specification.gradient)
                 optimizer.zero_grad()
                 losses.loss.backward()  # type: ignore[no-untyped-call]

@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from genrec.errors import ArtifactError
+from genrec.precision import Resolved
 from genrec.progress import say
 from genrec.store import file_hash, hash_of, write_json
-from genrec.training.precision import Resolved
 
 TENSOR_FILES = ("policy.safetensors", "best.safetensors", "objective.safetensors", "optimizer.safetensors")
 FILES = (*TENSOR_FILES, "progress.json")  # all files but files.json

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from genrec.errors import ArtifactError, NumericsError, Stopped
+from genrec.precision import Resolved, resolve
 from genrec.progress import Progress as ProgressBar
 from genrec.progress import say
 from genrec.training import checkpoint
@@ -31,7 +32,6 @@ from genrec.training.curves import Curves, OnRow, Row, Watcher, scores
 from genrec.training.lightning_module import Objective, Training
 from genrec.training.model_selection import Selection
 from genrec.training.numerics import FiniteCheck
-from genrec.training.precision import Resolved, resolve
 from genrec.training.recipes import SFT, Align
 from genrec.training.schedule import Schedule, schedule
 from genrec.training.time_estimate import TimeEstimate, synchronized_clock

@@ -10,13 +10,12 @@ from typing import Any, Literal
 
 from genrec.data.examples import Padding
 from genrec.errors import UsageError
+from genrec.precision import Precision
 from genrec.preference.losses import DPO, Anchored, SoftmaxDPO, find_requirement
 from genrec.preference.negatives import BestOf, Uniform
 from genrec.preference.negatives.capabilities import check_is_sampler, inner_samplers, most_negatives
 from genrec.types import Baseline, NegativeSampler, PreferenceLoss, Reward
 from genrec.types.specification import check_at_least, check_is, check_types
-
-Precision = Literal["auto", "32-true", "bf16-mixed"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ from typing import Literal
 import torch
 
 from genrec.progress import say
-from genrec.training.recipes import Precision
 
+Precision = Literal["auto", "32-true", "bf16-mixed"]
 Resolved = Literal["32-true", "bf16-mixed"]
 SLOW_RATIO = 1.5  # bfloat16 time / float32 time from which bfloat16 counts as slow: 0.4 with instructions, 30 or more without
 CPU_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # x86's, x86's and Arm's names of bfloat16 instructions

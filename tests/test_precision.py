@@ -9,10 +9,12 @@ import pytest
 import torch
 from trainings import RECIPE, constant, likelihood, policy, training_examples
 
+from genrec import precision
 from genrec.errors import NumericsError
-from genrec.training import checkpoint, loop, precision
+from genrec.precision import Precision
+from genrec.training import checkpoint, loop
 from genrec.training.loop import train
-from genrec.training.recipes import SFT, Precision
+from genrec.training.recipes import SFT
 from genrec.types import SequenceBatch
 
 
