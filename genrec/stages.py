@@ -88,10 +88,7 @@ def build_sft(experiment: Experiment, parents: Parents, folder: Path) -> None:
     corpus, recipe, length = Corpus.load(parents["data"]), experiment.sft, experiment.history_length
     semantic_ids = load_semantic_ids(corpus, parents)
     policy = build_policy(cast(PolicySpecification, experiment.policy), semantic_ids, experiment.seed)
-    context = None
-    if experiment.align is not None:
-        context = sampler_context(corpus, load_file(parents["embed"] / "vectors.safetensors")["vectors"], semantic_ids)
-    check_before_training(policy, experiment.evaluate, experiment.align, context)
+    check_before_training(policy, experiment.evaluate, experiment.align, lambda: _alignment_context(corpus, semantic_ids, parents))
     with _tracked(experiment, "sft", folder) as on_row:
         outcome = fine_tune(
             policy,
@@ -119,7 +116,7 @@ def build_align(experiment: Experiment, parents: Parents, folder: Path) -> None:
         outcome, drawn = align(
             policy,
             examples(corpus, "train", experiment.history_length),
-            sampler_context(corpus, load_file(parents["embed"] / "vectors.safetensors")["vectors"], semantic_ids),
+            _alignment_context(corpus, semantic_ids, parents),
             experiment.align,
             experiment.seed,
             folder / "checkpoint" / "last",
@@ -203,6 +200,10 @@ def sampler_context(corpus: Corpus, vectors: Tensor, semantic_ids: SemanticIds) 
     padded = torch.cat([torch.zeros(1, vectors.shape[1]), vectors])
     train, popularity = corpus.part("train"), popularity_of(corpus)
     return SamplerContext(corpus.item_count, train, popularity, padded, semantic_ids, items=corpus.items, own_ids=corpus.own_ids)
+
+
+def _alignment_context(corpus: Corpus, semantic_ids: SemanticIds, parents: Parents) -> SamplerContext:
+    return sampler_context(corpus, load_file(parents["embed"] / "vectors.safetensors")["vectors"], semantic_ids)
 
 
 def popularity_of(corpus: Corpus) -> Tensor:

@@ -6,6 +6,8 @@ IDs exist and the policy is built, which is still before any training.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from genrec.errors import UsageError
 from genrec.evaluation.evaluate import Evaluate, check_scoring
 from genrec.plugin_source import components, name_with_place
@@ -13,14 +15,14 @@ from genrec.training.recipes import Align
 from genrec.types import CheckedContext, ConstrainedPolicy, Policy, SamplerContext
 
 
-def check_before_training(policy: Policy, evaluate: Evaluate, align: Align | None, context: SamplerContext | None) -> None:
+def check_before_training(policy: Policy, evaluate: Evaluate, align: Align | None, context: Callable[[], SamplerContext]) -> None:
     """Raise if evaluation or alignment will not be able to use this untrained policy or the data, so that no training is in vain.
 
-    `context` is the training data of alignment; None without an alignment.
+    `context` reads the training data of alignment. It is called only with an alignment, and the data are not kept.
     """
     check_scoring(policy, evaluate)
-    if align is not None and context is not None:
-        check_alignment(policy, context, align)
+    if align is not None:
+        check_alignment(policy, context(), align)
 
 
 def check_alignment(policy: Policy, context: SamplerContext, recipe: Align) -> None:

@@ -167,9 +167,7 @@ class Positive:
 
 def test_invalid_negatives_stop_the_training(tmp_path: Path) -> None:
     built, entries, context = parts()
-    with pytest.raises(
-        InputError, match=r"Positive \(.*:\d+\): user 'user-\d+' .*, target 'item-\d+' .*: negative 'item-\d+' .* is the target itself"
-    ):
+    with pytest.raises(InputError, match=r"Positive \(.*\): user 'user-\d+' .*: negative 'item-\d+' .* is the target"):
         align(built, entries, context, recipe(negatives=Positive(), num_negatives=1), 0, tmp_path / "last", constant)
 
 
