@@ -343,7 +343,9 @@ def test_documentation_builds_without_warnings(tmp_path: Path) -> None:
     pytest.importorskip("myst_parser")
     pytest.importorskip("furo")
     project, pages = tmp_path / "project", tmp_path / "pages"  # a copy, because the build writes pages beside its sources
-    ignored = shutil.ignore_patterns(".*", "_build", "_generated", "__pycache__", "artifacts", "raw", "reports", "tensorboard", "shared")
+    ignored = shutil.ignore_patterns(
+        ".*", "_build", "_generated", "__pycache__", "artifacts", "raw", "reports", "tensorboard", "shared"
+    )
     shutil.copytree(PROJECT, project, symlinks=True, ignore=ignored)
     command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet", str(project / "docs"), str(pages)]
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=project)
