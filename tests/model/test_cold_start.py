@@ -73,8 +73,8 @@ def test_new_items_are_recommended_to_the_right_users(tmp_path: Path) -> None:
     policy = build_policy(SOLVER, ids, 0)
     assert isinstance(policy, TigerPolicy)
     recipe = SFT(
-        optimization=Optimization(max_steps=500, batch_size=128, learning_rate=4e-3, warmup_steps=50, weight_decay=0.035),
-        validation=Validation(every=500, patience=15),
+        optimization=Optimization(max_steps=300, batch_size=128, learning_rate=4e-3, warmup_steps=50, weight_decay=0.035),
+        validation=Validation(every=300, patience=15),
     )
     validation = examples(corpus, "validation", LENGTH).batch(torch.arange(200))
 
@@ -93,5 +93,5 @@ def test_new_items_are_recommended_to_the_right_users(tmp_path: Path) -> None:
     found |= cold_only_metrics(evaluate_unseen(grown, [users], spec, popularity), spec.cutoffs)
     by_chance = chance(recall, 10, len(number) - known)
     assert by_chance == pytest.approx(10 / 80)
-    assert found["cold_only_recall@10"] > 4 * by_chance  # 0.83 when this was written
+    assert found["cold_only_recall@10"] > 4 * by_chance  # 0.81 when this was written
     assert found["cold_recall@10"] < found["cold_only_recall@10"]  # among all items, unseen prefixes rarely come first
