@@ -41,6 +41,12 @@ def _table_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.
     )
 
 
+def _cli(kind: Any, default: Any, args: Sequence[str]) -> Any:
+    """Parse arguments into a dataclass of this class."""
+    with REGISTRY:  # older versions of tyro have no parameter for it
+        return tyro.cli(kind, prog="genrec run", default=default, args=args, config=CONFIG)
+
+
 def override(experiments: Sequence[Experiment], arguments: Sequence[str]) -> list[Experiment]:
     """Return every experiment with the overrides that it has fields for. Raises UsageError for an override that fits no experiment.
 
@@ -159,7 +165,7 @@ def _valid(reader: _Reader, experiment: Experiment, flags: list[list[str]]) -> b
 def print_fields(experiment: Experiment) -> None:
     """Print every field that can be overridden, with its default."""
     with contextlib.suppress(SystemExit):
-        tyro.cli(Experiment, prog="genrec run", default=experiment, args=["--help"], config=CONFIG, registry=REGISTRY)
+        _cli(Experiment, default=experiment, args=["--help"])
 
 
 def _by_flag(arguments: Sequence[str]) -> list[list[str]]:
@@ -179,7 +185,7 @@ def _parse(kind: Any, default: Any, arguments: list[str]) -> Any:
     """Return the dataclass with the arguments parsed by tyro, or None if tyro refuses them. Errors of components are raised."""
     try:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            return tyro.cli(kind, prog="genrec run", default=default, args=arguments, config=CONFIG, registry=REGISTRY)
+            return _cli(kind, default=default, args=arguments)
     except SystemExit:
         return None
 
@@ -189,7 +195,7 @@ def _refuse(experiments: Sequence[Experiment], flag: list[str]) -> None:
     richest = max(experiments, key=lambda e: (len(_followed(e, flag[0])), len(e.stages)))
     output = io.StringIO()
     with contextlib.redirect_stderr(output), contextlib.suppress(SystemExit):
-        tyro.cli(Experiment, prog="genrec run", default=richest, args=flag, config=CONFIG, registry=REGISTRY)
+        _cli(Experiment, default=richest, args=flag)
     reason = f"the override {' '.join(flag)} fits no experiment"
     names, values = flag[0].removeprefix("--").split("."), _followed(richest, flag[0])
     if len(values) > len(names):  # the field exists, so tyro refused the value
