@@ -269,4 +269,5 @@ def _cli(kind: Any, default: Any, arguments: list[str]) -> Any:
         )
 
     config = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
-    return tyro.cli(kind, prog="genrec run", default=default, args=arguments, config=config, registry=registry)
+    with registry:  # older versions of tyro have no parameter for it
+        return tyro.cli(kind, prog="genrec run", default=default, args=arguments, config=config)
