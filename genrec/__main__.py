@@ -73,24 +73,24 @@ def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[argpa
         known = f"the commands are {', '.join(commands)}"
         parser.error(f"there is no command {arguments[0]!r}; {known}{did_you_mean(arguments[0], commands)}")
     options, flags = parser.parse_known_args(arguments)
-    known_options = [option for action in commands[options.command]._actions for option in action.option_strings if option[1] == "-"]
     overrides = options.command in ("run", "data", "tokenize")
-    for flag in (flag for flag in flags if flag.startswith("--") and "." not in flag):
-        nearest = did_you_mean(flag.partition("=")[0], known_options)
-        if nearest and not (overrides and _is_field(flag)):
+    for flag in (flag.partition("=")[0] for flag in flags if flag.startswith("--") and "." not in flag):
+        names = {option for action in commands[options.command]._actions for option in action.option_strings if option[1] == "-"}
+        nearest = did_you_mean(flag, names)
+        if nearest and not (overrides and did_you_mean(flag, names | _field_flags()) != nearest):
             commands[options.command].error(f"there is no option {flag}{nearest}")
     if flags and not overrides:
         commands[options.command].error(f"unrecognized arguments: {' '.join(flags)}; see genrec {options.command} --help")
     return options, flags
 
 
-def _is_field(flag: str) -> bool:
-    """Return whether a flag overrides a field of the experiment itself."""
+def _field_flags() -> set[str]:
+    """Return the flags that override the fields of the experiment itself."""
     from dataclasses import fields
 
     from genrec.experiment import Experiment
 
-    return flag.removeprefix("--").partition("=")[0].replace("-", "_") in {field.name for field in fields(Experiment)}
+    return {f"--{field.name.replace('_', '-')}" for field in fields(Experiment)}
 
 
 def _parser() -> argparse.ArgumentParser:

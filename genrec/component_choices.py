@@ -128,7 +128,7 @@ def choose(kinds: tuple[type, ...], name: str, path: str) -> object:
             f"'from dataclasses import replace' and 'from {maker.__module__} import {maker.__name__}': "
             f"{replacing(path, f'{maker.__name__}({values})')}"
         )
-    component = loading.component(name) if ":" in name else maker()
+    component = loading.component(name, reuse=True) if ":" in name else maker()
     if not any(isinstance(component, kind) for kind in kinds):
         raise UsageError(f"{name} is no {wanted}: {' or '.join(map(_methods, kinds))}, see genrec.types")
     return component

@@ -37,16 +37,19 @@ def load(where: str) -> list[Experiment]:
     return experiments
 
 
-def component(where: str) -> object:
-    """Return the component that `FILE.py:CLASS` or `MODULE:CLASS` names, built with its defaults."""
+def component(where: str, reuse: bool = False) -> object:
+    """Return the component that `FILE.py:CLASS` or `MODULE:CLASS` names, built with its defaults.
+
+    `reuse` takes the file as it was imported before in this process, so that its classes are those of the experiments.
+    """
     module, _, name = where.rpartition(":")
-    return _call(_component_module(where), module, name)[0]
+    return _call(_component_module(where, reuse), module, name)[0]
 
 
 def component_class(where: str) -> Any:
-    """Return the class, or the function that makes a component, of `FILE.py:NAME` or `MODULE:NAME`."""
+    """Return the class, or the function that makes a component, of `FILE.py:NAME` or `MODULE:NAME`; see `component` with `reuse`."""
     module, _, name = where.rpartition(":")
-    return _member(_component_module(where), module, name)
+    return _member(_component_module(where, reuse=True), module, name)
 
 
 def explain_exit(error: SystemExit, file: str = "") -> str:
@@ -60,11 +63,13 @@ def explain_exit(error: SystemExit, file: str = "") -> str:
     )
 
 
-def _component_module(where: str) -> ModuleType:
+def _component_module(where: str, reuse: bool) -> ModuleType:
     module, _, name = where.rpartition(":")
     if not module or not name:
         raise UsageError(f"expected FILE.py:CLASS or MODULE:CLASS, got {where!r}")
-    return _module(module)
+    path = Path(module).resolve()
+    before = sys.modules.get(_module_name(path)) if reuse and module.endswith(".py") else None
+    return before if before is not None and before.__file__ == str(path) else _module(module)
 
 
 def _module(file: str) -> ModuleType:
@@ -91,7 +96,7 @@ def _module(file: str) -> ModuleType:
 
 def _import_file(path: Path, file: str) -> ModuleType:
     """Import a file under the name of its stem, or under another name if a library has that name."""
-    name = f"genrec_experiment_{path.stem}" if _is_library(path.stem) else path.stem
+    name = _module_name(path)
     specification = importlib.util.spec_from_file_location(name, path)
     assert specification is not None
     assert specification.loader is not None
@@ -112,6 +117,11 @@ def _import_file(path: Path, file: str) -> ModuleType:
             raise
         raise UsageError(_own_error(f"{file} cannot be imported", error, path.parent)) from None
     return module
+
+
+def _module_name(path: Path) -> str:
+    """Return the name under which a file is imported. It is part of the keys of the file's classes."""
+    return f"genrec_experiment_{path.stem}" if _is_library(path.stem) else path.stem
 
 
 def _is_library(name: str) -> bool:

@@ -62,20 +62,19 @@ class _Reader:
 
     def __init__(self) -> None:
         self._read: dict[tuple[object, ...], Any] = {}
+        self._components: dict[tuple[object, ...], object] = {}
 
     def changed(self, experiment: Experiment, flags: list[list[str]]) -> Experiment | None:
         """Return the experiment with the overrides, or None if one does not fit. Errors of components are raised."""
-        chosen = _chosen(experiment, flags)
-        values: dict[FieldPath, object] = {path: component for path, (component, _) in chosen.items()}
-        choices = [flag for _, flag in chosen.values()]
+        components, choices = self._chosen(experiment, flags)
+        values = dict(components)
         tokens: dict[FieldPath, list[str]] = {}
         for flag in flags:
-            place = _place(experiment, flag[0], values)
+            place = _place(experiment, flag[0], components)
             if place is None:
                 return None
             if not any(flag is choice for choice in choices):
                 tokens.setdefault(place[0], []).extend([f"--{place[1]}", *flag[1:]])
-        components = dict(values)
         for path, given in tokens.items():
             holder = self._holder(_value_at(experiment, path[:-1], components), path[-1], given)
             if holder is None:
@@ -86,6 +85,32 @@ class _Reader:
         except ValueError as error:  # from a plug-in
             raise UsageError(str(error)) from error
         return changed
+
+    def _chosen(self, experiment: Experiment, flags: list[list[str]]) -> tuple[dict[FieldPath, object], list[list[str]]]:
+        """Return the components that flags choose by class name, or None, by path, and these flags. Outer components come first."""
+        found: dict[FieldPath, object] = {}
+        choices = []
+        for flag in sorted(flags, key=lambda each: each[0].count(".")):
+            place = _place(experiment, flag[0], found)
+            if place is None or place[1] != place[0][-1] or len(flag) != 2:
+                continue
+            path = place[0]
+            owner = _value_at(experiment, path[:-1], found)
+            kinds = kinds_of(owner, path[-1])
+            if kinds:
+                none = flag[1] == "None" and is_optional(owner, path[-1])
+                found[path] = None if none else self._component(kinds, flag, ".".join(path))
+                choices.append(flag)
+        return found, choices
+
+    def _component(self, kinds: tuple[type, ...], flag: list[str], path: str) -> object:
+        """Return the component that a flag names, built once for all experiments."""
+        if (kinds, flag[1]) not in self._components:
+            try:
+                self._components[kinds, flag[1]] = choose(kinds, flag[1], path)
+            except UsageError as error:
+                raise _NoSuchComponent(f"{' '.join(flag)}: {error}") from None
+        return self._components[kinds, flag[1]]
 
     def _holder(self, owner: object, name: str, tokens: list[str]) -> Any:
         """Return a dataclass of this one field with the parsed value, or None if tyro refuses the value.
@@ -98,27 +123,6 @@ class _Reader:
             single = dataclasses.make_dataclass("Single", [(name, get_type_hints(type(owner), include_extras=True)[name])])
             self._read[key] = _parse(single, single(default), tokens)
         return self._read[key]
-
-
-def _chosen(experiment: Experiment, flags: list[list[str]]) -> dict[FieldPath, tuple[object, list[str]]]:
-    """Return the components that flags choose by class name, or None, with their flag, by path: outer ones before inner ones."""
-    found: dict[FieldPath, tuple[object, list[str]]] = {}
-    for flag in sorted(flags, key=lambda each: each[0].count(".")):
-        components = {path: component for path, (component, _) in found.items()}
-        place = _place(experiment, flag[0], components)
-        if place is None or place[1] != place[0][-1] or len(flag) != 2:
-            continue
-        path = place[0]
-        owner = _value_at(experiment, path[:-1], components)
-        kinds = kinds_of(owner, path[-1])
-        if flag[1] == "None" and is_optional(owner, path[-1]):
-            found[path] = None, flag
-        elif kinds:
-            try:
-                found[path] = choose(kinds, flag[1], ".".join(path)), flag
-            except UsageError as error:
-                raise _NoSuchComponent(f"{' '.join(flag)}: {error}") from None
-    return found
 
 
 def _place(experiment: Experiment, flag: str, components: Mapping[FieldPath, object]) -> tuple[FieldPath, str] | None:

@@ -323,6 +323,7 @@ def test_rows_of_different_protocols_are_not_compared(capsys: pytest.CaptureFixt
         (["run", "nowhere.py:sft"], 2, "there is no file nowhere.py"),
         (["run", "mine.py:algined"], 2, "did you mean 'aligned'?"),
         (["run", "mine.py"], 2, "for example: genrec run mine.py:sft"),
+        (["run", "mine.py:sft", "--sed", "3"], 2, "Experiment has no field 'sed'; the nearest: --seed"),
         (["run", "mine.py:sft", "--sft.stpes", "3"], 2, "list all fields: genrec run mine.py:sft --fields"),
         (["data", "mine.py:sft", "--source.no", "3"], 2, "list all fields: genrec run mine.py:sft --fields"),
         (["run", "leaving.py:row"], 2, "leaving.py, line 3: sys.exit(4) was called (sys.exit(4))"),

@@ -203,6 +203,12 @@ def test_the_last_of_two_values_of_one_field_counts() -> None:
     """As tyro has it, whichever of them by itself is refused."""
     (found,) = overrides.override([BASE], ["--sft.optimization.max-steps", "0", "--sft.optimization.max-steps", "9"])
     assert found.sft.optimization.max_steps == 9
+    (found,) = overrides.override([BASE], ["--embed", "Item2Vec", "--embed", "Collaborative"])
+    assert found.embed == Collaborative()
+    (found,) = overrides.override([BASE], ["--sft.validation.patience", "None", "--sft.validation.patience", "9"])
+    assert found.sft.validation.patience == 9
+    (found,) = overrides.override([BASE], ["--sft.validation.patience", "9", "--sft.validation.patience", "None"])
+    assert found.sft.validation.patience is None
 
 
 def test_a_value_is_read_once_for_a_list_of_any_length(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,6 +327,8 @@ def test_a_component_of_the_users_file_is_chosen(tmp_path: Path) -> None:
     )
     sampler = one(ALIGNED, "--align.negatives", f"{file}:Mine", "--align.negatives.width", "5").align.negatives
     assert (type(sampler).__module__, repr(sampler)) == ("chosen_plugin", "Mine(width=5)")
+    rows = overrides.override(ROWS, ["--align.negatives", f"{file}:Mine"])
+    assert len({type(row.align.negatives) for row in rows if row.align is not None}) == 1  # the file is imported once
     assert "Other is no NegativeSampler: NegativeSampler has build" in refused([ALIGNED], "--align.negatives", f"{file}:Other")
     assert "did you mean 'Mine'?" in refused([ALIGNED], "--align.negatives", f"{file}:Mime")
 
