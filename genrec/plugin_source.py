@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType, FunctionType
 from typing import NamedTuple
 
 PACKAGE = Path(__file__).resolve().parent
@@ -106,9 +106,8 @@ def find_failure(error: BaseException, plugins: Sequence[object]) -> Failure | N
     frames = _frames(error)
     files: dict[str, list[object]] = {}
     for plugin in plugins:
-        place = place_of(type(plugin))
-        if place is not None:
-            files.setdefault(place.path, []).append(plugin)
+        for file in _files_of(type(plugin)):
+            files.setdefault(file, []).append(plugin)
     inside = [number for number, (frame, _) in enumerate(frames) if _file(frame) in files]
     if not inside:
         return None
@@ -128,8 +127,19 @@ def _frames(error: BaseException) -> list[tuple[FrameType, int]]:
     return list(traceback.walk_tb(error.__traceback__))
 
 
+def _files_of(kind: type) -> set[str]:
+    """Return the files of a class and of its methods. A class of a notebook has no source file, but its methods have a cell."""
+    place, methods = place_of(kind), [member for member in vars(kind).values() if isinstance(member, FunctionType)]
+    cells = {_resolved(method.__code__) for method in methods if method.__code__.co_filename != "<string>"}  # made by dataclass
+    return cells if place is None else cells | {place.path}
+
+
 def _file(frame: FrameType) -> str:
-    return str(Path(frame.f_code.co_filename).resolve())
+    return _resolved(frame.f_code)
+
+
+def _resolved(code: CodeType) -> str:
+    return str(Path(code.co_filename).resolve())
 
 
 def _runs_method(frame: FrameType, kind: type) -> bool:

@@ -391,6 +391,16 @@ def test_a_class_without_a_file_has_no_place() -> None:
     assert check_command(space["Typed"]) == "genrec check FILE.py:Typed"
 
 
+def test_a_plug_in_of_a_notebook_is_named_without_a_file() -> None:
+    code = "@dataclass(frozen=True)\nclass Cell:\n    def build(self, context):\n        return context['x']"
+    space: dict[str, object] = {"dataclass": dataclass, "__name__": "__main__"}
+    exec(compile(code, "<ipython-input-3>", "exec"), space)
+    cell = space["Cell"]()  # type: ignore[operator]
+    message = r"^Cell raised KeyError\(.x.\) at .*<ipython-input-3>:4 in stage align"
+    with pytest.raises(InputError, match=message), attribute_to(cell, "in stage align"):
+        cell.build({})
+
+
 def test_the_own_line_skips_libraries() -> None:
     try:
         DataFrame({"a": [1]})["b"]
