@@ -202,7 +202,8 @@ def _run(options: argparse.Namespace, flags: list[str]) -> int:
     seeds = {name: {entry.seed for entry in experiments if entry.name == name} for name in (entry.name for entry in experiments)}
     trained = {entry.name for entry in experiments if "sft" in entry.stages}
     for names in run_files.by_protocol(list(seeds)):
-        _print_table(names, "ndcg@10", next((name for name in names if name in trained), names[0]), None, seeds)
+        cutoff = min(10, max(run_files.read(names[0])["protocol"]["cutoffs"]))
+        _print_table(names, f"ndcg@{cutoff}", next((name for name in names if name in trained), names[0]), None, seeds)
     return 0
 
 
