@@ -7,7 +7,8 @@ Nothing is downloaded. Cost: 2.5 minutes on 2 idle CPU cores.
 
 Expected result: the trained rows rank above popularity and ItemKNN, and DPO and S-DPO do not rank above SFT. Their preferences are
 drawn from the clicks that SFT has learned from, and sampled negatives add no information on users. The control, continued SFT on the
-same histories, shows what more training alone gives. Tables and reasons: experiments/results/quick-start.md.
+same histories, shows what more training alone gives. Tables and reasons: experiments/results.md
+(experiments/results/quick-start.md).
 """
 
 from __future__ import annotations

@@ -97,6 +97,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     session.config.stash[COLLECTED] = sorted(library for library in LIBRARIES if library in sys.modules)
 
 
+@pytest.fixture(autouse=True)
+def no_terminal_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove COLUMNS, which workers of pytest-xdist have; a table in a pipe has all columns only without it."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def imported_by_collection(request: pytest.FixtureRequest) -> list[str]:
     """Return those of `LIBRARIES` that were imported when the tests had been collected."""

@@ -119,7 +119,7 @@ def test_an_alignment_refuses_components_of_another_type(change: dict[str, objec
         ),
         (
             lambda: Optimization(max_steps="20", batch_size=1, learning_rate=1),  # type: ignore[arg-type]
-            r"optimization\.max_steps must be an integer, got '20' \(str\)",
+            r"optimization\.max_steps must be an integer or None, got '20' \(str\)",
         ),
     ],
 )

@@ -108,7 +108,7 @@ def fuzz(folder: Path, name: str, examples: int, repeatable: bool) -> None:
         max_examples=examples,
         database=None,
         derandomize=repeatable,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
         print_blob=not repeatable,
     )
     @given(damages=st.lists(DAMAGES, min_size=1, max_size=4))
