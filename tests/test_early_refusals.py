@@ -238,7 +238,10 @@ def test_the_reward_of_a_loss_is_checked_when_the_alignment_is_made() -> None:
             lambda: Optimization(max_steps=10.5, batch_size=1, learning_rate=1),
             r"optimization\.max_steps must be an integer",
         ),
-        (lambda: Optimization(max_steps=1, batch_size=1, learning_rate="1e-4"), r"optimization\.learning_rate must be a number or None, got"),
+        (
+            lambda: Optimization(max_steps=1, batch_size=1, learning_rate="1e-4"),
+            r"optimization\.learning_rate must be a number or None, got",
+        ),
         (lambda: Validation(every="10"), r"validation\.every must be an integer or None, got '10'"),
         (lambda: Evaluate(cutoffs=("1", "5")), r"evaluate\.cutoffs must be a tuple with an integer in each place, got \('1', '5'\)"),
         (lambda: Evaluate(cutoffs=10), r"evaluate\.cutoffs must be a tuple with an integer in each place, got 10"),
