@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from alignments import corpus
 from torch import Tensor
 from worlds import TINY
 
-from genrec.data.corpus_builder import prepare
 from genrec.data.examples import Examples, examples
-from genrec.data.splits import LeaveOneOut
 from genrec.model import TigerPolicy
 from genrec.semantic_ids import SemanticIds
-from genrec.testing import Cyclic
 from genrec.training.recipes import SFT, Optimization, Validation
 from genrec.training.sft import build_policy, negative_log_likelihood
 from genrec.types import SequenceBatch
 
-CORPUS = prepare(Cyclic(num_items=40, num_users=60, length=10).load(Path()), LeaveOneOut())
 RECIPE = SFT(
     optimization=Optimization(max_steps=50, batch_size=16, learning_rate=1e-3, warmup_steps=10, weight_decay=0.035),
     validation=Validation(every=20, patience=15),
@@ -29,7 +25,7 @@ Objective = Callable[[SequenceBatch, int], tuple[Tensor, dict[str, Tensor]]]
 
 def training_examples() -> Examples:
     """Return the 420 training examples of 60 users."""
-    return examples(CORPUS, "train", 8)
+    return examples(corpus(), "train", 8)
 
 
 def policy() -> TigerPolicy:

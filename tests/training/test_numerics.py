@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from alignments import corpus
 from torch import Tensor, nn
-from trainings import CORPUS, RECIPE, constant, likelihood, policy, training_examples
+from trainings import RECIPE, constant, likelihood, policy, training_examples
 from worlds import cyclic
 
 from genrec import pipeline
@@ -34,7 +35,7 @@ def run(
     built.train()
     return train(
         built, objective, training_examples(), RECIPE, 5, folder / "last", validate, "SFT",
-        user_ids=lambda users: user_ids(CORPUS, users),
+        user_ids=lambda users: user_ids(corpus(), users),
     )  # fmt: skip
 
 
@@ -69,7 +70,7 @@ def test_a_bad_step_is_refused_and_the_training_goes_on_from_the_last_good_check
         run(built, tmp_path / "parts", failing(built, step, change))
     message = str(failure.value)
     loss = "nan" if change is bad_loss else r"\d\.\d+"
-    names = listed(list(dict.fromkeys(user_ids(CORPUS, users_of_step(training_examples(), 16, 5, step - 1)))), 5)
+    names = listed(list(dict.fromkeys(user_ids(corpus(), users_of_step(training_examples(), 16, 5, step - 1)))), 5)
     assert failure.match(rf"SFT: the loss is {loss} and the norm of the gradient nan in step {step}, expected finite numbers")
     assert f"the histories of its batch are of the users {names}; " in message
     assert f"the last good checkpoint, of step 20, is kept in {tmp_path / 'parts' / 'last'}" in message
