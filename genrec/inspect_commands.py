@@ -92,7 +92,9 @@ def curves(options: argparse.Namespace) -> int:
     _check_picture(options.picture)
     found = run_files.trainings(options.names, options.stage)
     stage = found[0].artifact.stage
-    rows = {name: list(group) for name, group in groupby(found, key=lambda each: each.name)}
+    if options.stage is None and stage == "sft" and (without := run_files.rows_without("align", options.names)) != options.names:
+        print(f"{', '.join(without)} {'has' if len(without) == 1 else 'have'} no alignment, so these are the curves of SFT")
+    rows = _distinct({name: list(group) for name, group in groupby(found, key=lambda each: each.name)})
     for name, seeds in rows.items():
         print(f"{name}, {stage}")
         for line in _curves_lines(seeds):
@@ -101,9 +103,19 @@ def curves(options: argparse.Namespace) -> int:
         _write_csv(found, options.csv)
     key = hash_of([each.artifact.key for each in found])
     tables = {name: [each.curves for each in seeds] for name, seeds in rows.items()}
-    draw = partial(curve_plots.draw, tables, f"{stage}: {', '.join(rows)}", stage=stage, everything=options.all)
-    _draw(draw, options.picture, f"{'-'.join(rows)[:100]}-{stage}-curves{'-all' if options.all else ''}-{key}", key, first=True)
+    lines = run_files.baseline_lines([each.artifact for each in found])
+    draw = partial(curve_plots.draw, tables, f"{stage}: {', '.join(rows)}", stage=stage, everything=options.all, lines=lines)
+    name = f"{'-'.join(dict.fromkeys(options.names))[:100]}-{stage}-curves{'-all' if options.all else ''}-{key}"
+    _draw(draw, options.picture, name, key, first=True)
     return 0
+
+
+def _distinct(rows: dict[str, list[run_files.Training]]) -> dict[str, list[run_files.Training]]:
+    """Join rows with the same trainings, such as aligned rows that start from one SFT policy: one curve with all their names."""
+    joined: dict[tuple[str, ...], list[str]] = {}
+    for name, seeds in rows.items():
+        joined.setdefault(tuple(each.artifact.key for each in seeds), []).append(name)
+    return {", ".join(names): rows[names[0]] for names in joined.values()}
 
 
 def _curves_lines(seeds: Sequence[run_files.Training]) -> list[str]:

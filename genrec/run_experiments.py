@@ -68,7 +68,8 @@ def _draw_curves(experiment: Experiment, artifact: Artifact) -> None:
     path = reports / f"{experiment.name}-seed-{experiment.seed}-{artifact.stage}-{artifact.key}.png"
     title = f"{experiment.name} (seed {experiment.seed}): {artifact.stage} {artifact.key}"
     try:
-        curve_plots.draw({experiment.name: [pd.read_parquet(artifact.folder / "curves.parquet")]}, title, path, artifact.stage)
+        rows = {experiment.name: [pd.read_parquet(artifact.folder / "curves.parquet")]}
+        curve_plots.draw(rows, title, path, artifact.stage, lines=run_files.baseline_lines([artifact]))
     except (ImportError, OSError) as error:
         say(f"{title}: the training curves could not be drawn ({error})")
     else:

@@ -265,5 +265,17 @@ def trainings(names: Sequence[str], stage: str | None = None) -> list[Training]:
     return found
 
 
+def rows_without(stage: str, names: Sequence[str]) -> list[str]:
+    """Return the rows that do not have this stage."""
+    return [name for name in dict.fromkeys(names) if not all(stage in seed["artifacts"] for seed in read(name)["seeds"].values())]
+
+
+def baseline_lines(artifacts: Sequence[Artifact]) -> dict[str, float]:
+    """Return NDCG@10 of the baselines on the validation users, by name, if all these trainings have the same; else nothing."""
+    paths = [artifact.folder / "baselines.json" for artifact in artifacts]
+    found = [json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {} for path in paths]
+    return found[0] if all(each == found[0] for each in found) else {}
+
+
 def _path(name: str) -> Path:
     return runs_folder() / f"{name}.json"

@@ -33,7 +33,16 @@ from genrec.training import curves
 from genrec.training.checkpoint import weights
 from genrec.training.numerics import check_finite
 from genrec.training.tensorboard_log import tensorboard
-from genrec.training.validation import batches, device_of, seen_items, select_users, shared_numbers, user_ids, validation_score
+from genrec.training.validation import (
+    baseline_scores,
+    batches,
+    device_of,
+    seen_items,
+    select_users,
+    shared_numbers,
+    user_ids,
+    validation_score,
+)
 from genrec.types import (
     Baseline,
     Policy,
@@ -102,6 +111,7 @@ def build_sft(experiment: Experiment, parents: Parents, folder: Path) -> None:
             partial(user_ids, corpus),
         )
     _save_policy(policy, outcome, folder)
+    write_json(folder / "baselines.json", baseline_scores(corpus, experiment, recipe))
 
 
 def build_align(experiment: Experiment, parents: Parents, folder: Path) -> None:
@@ -127,6 +137,7 @@ def build_align(experiment: Experiment, parents: Parents, folder: Path) -> None:
         )
     _save_policy(policy, outcome, folder)
     write_json(folder / "negatives.json", drawn)
+    write_json(folder / "baselines.json", baseline_scores(corpus, experiment, experiment.align))
 
 
 def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> None:

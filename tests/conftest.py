@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 # Other work on the machine must not fail a test: no deadlines, and no limit on the seconds that examples take to generate.
 settings.register_profile("genrec", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("genrec")
+os.environ.pop("COLUMNS", None)  # pytest-xdist sets it in workers; without it a table in a pipe has all columns
 
 REAL_DATA = Path(os.environ.get("GENREC_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 LIBRARIES = ("faiss", "duckdb", "tyro")  # a machine with a GPU may lack them; `skip_without_library` skips the tests that need one
@@ -95,12 +96,6 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     session.config.stash[COLLECTED] = sorted(library for library in LIBRARIES if library in sys.modules)
-
-
-@pytest.fixture(autouse=True)
-def no_terminal_width(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Remove COLUMNS, which workers of pytest-xdist have; a table in a pipe has all columns only without it."""
-    monkeypatch.delenv("COLUMNS", raising=False)
 
 
 @pytest.fixture

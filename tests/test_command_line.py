@@ -195,8 +195,8 @@ def test_payloads(project: Path) -> None:
         },
         "embed": {"vectors.safetensors"},
         "tokenize": {"codes.safetensors", "quantizer.safetensors", "health.json"},
-        "sft": {"policy.safetensors", "curves.parquet", "curves.csv", "recipe.json"},
-        "align": {"policy.safetensors", "curves.parquet", "curves.csv", "recipe.json", "negatives.json"},
+        "sft": {"policy.safetensors", "curves.parquet", "curves.csv", "recipe.json", "baselines.json"},
+        "align": {"policy.safetensors", "curves.parquet", "curves.csv", "recipe.json", "negatives.json", "baselines.json"},
         "evaluate": {"ranks.parquet", "recommendations.parquet", "metrics.json"},
     }
     for stage, names in payload.items():
@@ -468,6 +468,8 @@ def test_curves_prints_draws_and_writes_trainings(project: Path, capsys: pytest.
     assert "<!-- Log-probability of the user's item and of the negatives -->" in picture
     assert "<!-- 95 % interval over users -->" in picture
     assert "<!-- SFT, " in picture
+    assert "<!-- popularity -->" in picture
+    assert "<!-- ItemKNN -->" in picture
     assert "<!-- Training loss (lower is better) -->" not in picture
     assert main(["curves", "cyclic-sdpo", "--all", "--picture", "all.svg"]) == 0
     assert "<!-- Training loss (lower is better) -->" in (project / "all.svg").read_text()
@@ -485,8 +487,7 @@ def test_curves_prints_draws_and_writes_trainings(project: Path, capsys: pytest.
 
     assert main(["curves", "cyclic", "cyclic-sdpo"]) == 0
     printed = capsys.readouterr().out
-    assert "cyclic, sft" in printed
-    assert "cyclic-sdpo, sft" in printed
+    assert "cyclic has no alignment, so these are the curves of SFT\ncyclic, cyclic-sdpo, sft\n" in printed
     assert Path(printed.rpartition("picture: ")[2].strip()).parent == Path("data/reports")
 
 

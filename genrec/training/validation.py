@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from genrec.baselines import ItemKNN, Popularity
 from genrec.data.corpus import Corpus
 from genrec.data.examples import Examples, examples
 from genrec.data.splits import BEGIN, TEST, VALIDATION
@@ -21,7 +22,9 @@ from genrec.semantic_ids import SemanticIds
 from genrec.training.curves import mean_and_error
 from genrec.training.model_selection import FILTERED, Selection
 from genrec.training.recipes import SFT, Align
-from genrec.types import Policy, Recommender, SequenceBatch
+from genrec.types import Baseline, Policy, Recommender, SequenceBatch
+
+MAX_KNN_ITEMS = 100_000  # largest catalog for which the picture of a training shows ItemKNN
 
 
 def validation_score(
@@ -57,6 +60,23 @@ def validation_score(
         return found
 
     return score
+
+
+def baseline_scores(corpus: Corpus, experiment: Any, recipe: SFT | Align) -> dict[str, float]:
+    """Return NDCG@10 of popularity and ItemKNN on the validation users, with seen items kept, by the name of the baseline.
+
+    Pictures of training curves show them as lines. ItemKNN is left out for more than `MAX_KNN_ITEMS` items, where it takes minutes.
+    """
+    entries = examples(corpus, "validation", experiment.history_length)
+    users = batches(select_users(entries, recipe.validation.users, "validation"), experiment.evaluate.batch_size, torch.device("cpu"))
+    known: dict[str, Baseline] = {"popularity": Popularity()}
+    if corpus.item_count <= MAX_KNN_ITEMS:
+        known["ItemKNN"] = ItemKNN()
+    spec, found = Evaluate(cutoffs=(10,), batch_size=experiment.evaluate.batch_size), {}
+    for name, baseline in known.items():
+        ranks = evaluate(baseline.fit(corpus.part("train"), corpus.item_count), users, spec, own_ids=corpus.own_ids).ranks
+        found[name] = float(per_user(ndcg, ranks, 10).mean())
+    return found
 
 
 def batches(entries: Examples, size: int, device: torch.device) -> list[SequenceBatch]:
