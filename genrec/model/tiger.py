@@ -9,7 +9,7 @@ Source: Rajput et al. 2023, arXiv 2305.05065.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, cast
 
 import torch
@@ -28,6 +28,7 @@ from genrec.model.t5_layers import (
     additive_mask,
     code_log_probs,
 )
+from genrec.model.tiger_sizes import Sizes, sizes_for
 from genrec.model.trie import Trie
 from genrec.semantic_ids import SemanticIds
 from genrec.types import Ranking
@@ -38,14 +39,14 @@ GROUP_SIZE = 64  # rows that a CPU encodes at once, of similar length and within
 
 @dataclass(frozen=True)
 class Tiger:
-    """The architecture of a TIGER policy. The defaults are the paper's sizes, with the dropout of the best reproduction."""
+    """The architecture of a TIGER policy. A size of None is the paper's, or smaller below 2,048 items (`tiger_sizes`)."""
 
-    d_model: int = 128  # width of the residual stream
-    d_ff: int = 1024  # width of the feed-forward layers
-    num_heads: int = 6  # attention heads
-    d_kv: int = 64  # width of one head
-    num_encoder_layers: int = 4
-    num_decoder_layers: int = 4
+    d_model: int | None = None  # width of the residual stream; None: 128, or 64 for a small catalog
+    d_ff: int | None = None  # width of the feed-forward layers; None: 1024 or 256
+    num_heads: int | None = None  # attention heads; None: 6 or 4
+    d_kv: int | None = None  # width of one head; None: 64 or 16
+    num_encoder_layers: int | None = None  # None: 4 or 2
+    num_decoder_layers: int | None = None  # None: 4 or 2
     dropout: float = 0.1  # rate, in [0, 1)
     history: Literal["codes", "items"] = "codes"  # encoder input: one token per code (TIGER), or one per item, the sum of its codes
     encoder: Literal["bidirectional", "causal"] = "bidirectional"  # causal: attend to earlier items; one pass scores all targets
@@ -53,9 +54,7 @@ class Tiger:
     num_beams: int = 50  # of constrained beam search; the longest list of `recommend`
 
     def __post_init__(self) -> None:
-        check_at_least(
-            self, "policy", 1, "d_model", "d_ff", "num_heads", "d_kv", "num_encoder_layers", "num_decoder_layers", "num_beams"
-        )
+        check_at_least(self, "policy", 1, *(name for name in Sizes._fields if getattr(self, name) is not None), "num_beams")
         check_at_least(self, "policy", 0, "recency_positions")
         check_dropout(self.dropout, "policy")
         check_choices(self, "policy")
@@ -83,12 +82,14 @@ class TigerPolicy(nn.Module):
 
     def __init__(self, specification: Tiger, semantic_ids: SemanticIds) -> None:
         super().__init__()
-        self.specification, self.semantic_ids = specification, semantic_ids
-        width, heads, causal = specification.d_model, specification.num_heads, specification.causal
-        layer = (width, specification.d_ff, heads, specification.d_kv, specification.dropout)
+        sizes = sizes_for(specification, semantic_ids.items)
+        self.specification = replace(specification, **sizes._asdict())  # an extended catalog keeps the sizes
+        self.semantic_ids = semantic_ids
+        width, heads, causal = sizes.d_model, sizes.num_heads, specification.causal
+        layer = (width, sizes.d_ff, heads, sizes.d_kv, specification.dropout)
         self.embedding = nn.Embedding(semantic_ids.vocabulary, width)
-        self.encoder = nn.ModuleList(EncoderLayer(*layer) for _ in range(specification.num_encoder_layers))
-        self.decoder = nn.ModuleList(DecoderLayer(*layer) for _ in range(specification.num_decoder_layers))
+        self.encoder = nn.ModuleList(EncoderLayer(*layer) for _ in range(sizes.num_encoder_layers))
+        self.decoder = nn.ModuleList(DecoderLayer(*layer) for _ in range(sizes.num_decoder_layers))
         self.encoder_bias = RelativeBias(heads, bidirectional=True)
         self.decoder_bias = RelativeBias(heads, bidirectional=False)
         self.encoder_norm = RMSNorm(width)
