@@ -108,22 +108,22 @@ def _of_processor(information: Path, *names: str) -> str:
 def memory(information: Path = Path("/proc/meminfo")) -> dict[str, int]:
     """Return the machine's `total` and `available` memory in bytes, as far as the system tells them."""
     try:
-        lines = information.read_text(encoding="utf-8").splitlines()
+        lines = information.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return {}
     kilobytes = {name: value.split()[0] for name, _, value in (line.partition(":") for line in lines) if value.strip()}
     names = {"total": "MemTotal", "available": "MemAvailable"}
-    return {name: int(kilobytes[entry]) * 1024 for name, entry in names.items() if entry in kilobytes}
+    return {name: int(kilobytes[entry]) * 1024 for name, entry in names.items() if kilobytes.get(entry, "").isdecimal()}
 
 
 def memory_limit(membership: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int | None:
     """Return the least memory limit of this process's control groups (such as a container's) in bytes, or None if there is none."""
     try:
-        groups = [line.split(":", 2)[1:] for line in membership.read_text(encoding="utf-8").splitlines()]
+        lines = os.fsdecode(membership.read_bytes()).splitlines()  # a group's path need not be UTF-8
     except OSError:
         return None
     limits = []
-    for controllers, path in groups:
+    for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") > 1):
         if controllers and "memory" not in controllers.split(","):
             continue
         mount = root / controllers
@@ -132,7 +132,7 @@ def memory_limit(membership: Path = Path("/proc/self/cgroup"), root: Path = Path
             for name in ("memory.max", "memory.limit_in_bytes"):  # control groups of version 2, of version 1
                 with suppress(OSError, ValueError):  # there is no such file, or the limit is "max"
                     limits.append(int((group / name).read_text(encoding="utf-8")))
-    return min((limit for limit in limits if limit < 1 << 60), default=None)  # version 1 writes a huge number for no limit
+    return min((limit for limit in limits if 0 <= limit < 1 << 60), default=None)  # version 1 writes a huge number for no limit
 
 
 def git_commit() -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}  # OpenMP in general, GNU's and LLVM's
 NUMBER = "OMP_NUM_THREADS"
+LIMIT = 1 << 63  # numbers of a control file are below it
 
 
 def configure(environment: MutableMapping[str, str] = os.environ) -> None:
@@ -38,8 +39,10 @@ def cores(topology: Path = Path("/sys/devices/system/cpu")) -> int:
     allowed = os.sched_getaffinity(0)
     siblings = set()
     for number in allowed:
-        path = topology / f"cpu{number}" / "topology" / "thread_siblings_list"
-        siblings.add(path.read_text().strip() if path.is_file() else str(number))
+        try:
+            siblings.add((topology / f"cpu{number}" / "topology" / "thread_siblings_list").read_bytes().strip())
+        except OSError:
+            siblings.add(str(number).encode())
     return len(siblings)
 
 
@@ -53,12 +56,11 @@ def cpu_quota(membership: Path = Path("/proc/self/cgroup"), root: Path = Path("/
     """
     quotas = []
     for folder in _groups(membership, root):
-        quota, period = _numbers(folder / "cpu.max") or (None, None)  # version 2: "QUOTA PERIOD" or "max PERIOD"
-        if quota is None:  # version 1: -1 is no quota
-            (quota,) = _numbers(folder / "cpu.cfs_quota_us") or (None,)
-            (period,) = _numbers(folder / "cpu.cfs_period_us") or (None,)
-        if quota is not None and period is not None and quota > 0 and period > 0:
-            quotas.append(quota / period)
+        found = _numbers(folder / "cpu.max")  # version 2: "QUOTA PERIOD" or "max PERIOD"
+        if len(found) != 2:  # version 1: -1 is no quota
+            found = [*_numbers(folder / "cpu.cfs_quota_us"), *_numbers(folder / "cpu.cfs_period_us")]
+        if len(found) == 2 and all(0 < number < LIMIT for number in found):
+            quotas.append(found[0] / found[1])
     return min(quotas, default=None)
 
 
@@ -68,7 +70,7 @@ def _groups(membership: Path, root: Path) -> Iterator[Path]:
     In a container the path may be that of the host while the container's own group is mounted as the root.
     """
     try:
-        lines = membership.read_text().splitlines()
+        lines = os.fsdecode(membership.read_bytes()).splitlines()  # a group's path need not be UTF-8
     except OSError:
         return
     for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") > 1):
@@ -80,9 +82,9 @@ def _groups(membership: Path, root: Path) -> Iterator[Path]:
             yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(mount))
 
 
-def _numbers(path: Path) -> tuple[int, ...] | None:
-    """Return the integers of a control file, or None if it is missing or has none."""
+def _numbers(path: Path) -> list[int]:
+    """Return the integers of a control file; none if it is missing or has another content."""
     try:
-        return tuple(int(word) for word in path.read_text().split())
+        return [int(word) for word in path.read_text(encoding="utf-8").split()]
     except (OSError, ValueError):
-        return None
+        return []

@@ -69,6 +69,23 @@ def test_memory_limit_of_a_container(tmp_path: Path, membership: str, files: dic
     assert environment.memory_limit(tmp_path / "nothing", tmp_path) is None
 
 
+def test_odd_control_groups_are_no_memory_limit(tmp_path: Path) -> None:
+    """A path that is not UTF-8 is followed; a line without a path and a limit below zero are passed over."""
+    folder = os.fsencode(tmp_path) + b"/job\xff"
+    os.mkdir(folder)
+    Path(os.fsdecode(folder), "memory.max").write_text("300\n")
+    (tmp_path / "memory.max").write_text("-1\n")
+    (tmp_path / "cgroup").write_bytes(b"no group\n0::/job\xff\n")
+    assert environment.memory_limit(tmp_path / "cgroup", tmp_path) == 300
+    (tmp_path / "cgroup").write_bytes(b"0:/\n0::/\n")
+    assert environment.memory_limit(tmp_path / "cgroup", tmp_path) is None
+
+
+def test_memory_that_is_no_number_is_not_told(tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_bytes(b"MemTotal: many\xff kB\nMemAvailable: 1024 kB\n")
+    assert environment.memory(tmp_path / "meminfo") == {"available": 1024 * 1024}
+
+
 def test_memory_of_the_machine(tmp_path: Path) -> None:
     (tmp_path / "meminfo").write_text("MemTotal:    2048 kB\nMemFree:  100 kB\nMemAvailable:   1024 kB\n")
     assert environment.memory(tmp_path / "meminfo") == {"total": 2048 * 1024, "available": 1024 * 1024}

@@ -73,6 +73,11 @@ def groups(folder: Path, lines: str, files: dict[str, str]) -> tuple[Path, Path]
         ("1:cpu:/\n0::/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
         ("3:cpuset:/\n", {"cpuset/cpu.cfs_quota_us": "1", "cpuset/cpu.cfs_period_us": "1"}, None),
         ("0::/\n", {"cpu.max": "nonsense"}, None),
+        ("0::/\n", {"cpu.max": "50000"}, None),
+        ("0::/\n", {"cpu.max": "50000 100000 7"}, None),
+        ("0::/\n", {"cpu.max": f"{10**400} 100000"}, None),
+        ("0::/a\n", {"cpu.max": "50000", "a/cpu.max": "200000 100000"}, 2.0),  # the other groups count
+        ("4:cpu:/\n", {"cpu/cpu.cfs_quota_us": "300000 1", "cpu/cpu.cfs_period_us": "100000"}, None),
         ("0::/\n", {}, None),
         ("no control group", {}, None),
     ],
@@ -83,6 +88,21 @@ def test_the_quota_is_read_from_both_versions_of_control_groups(
     monkeypatch.undo()
     assert threads.cpu_quota(*groups(tmp_path, lines, files)) == quota
     assert threads.cpu_quota(tmp_path / "absent", tmp_path) is None
+
+
+def test_names_that_are_not_utf8_do_not_stop_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path of a control group is bytes, and its quota counts; so is the list of siblings of a processor."""
+    monkeypatch.undo()
+    folder = os.fsencode(tmp_path) + b"/job\xff"
+    os.mkdir(folder)
+    Path(os.fsdecode(folder), "cpu.max").write_text("150000 100000")
+    (tmp_path / "cgroup").write_bytes(b"0::/job\xff\n")
+    assert threads.cpu_quota(tmp_path / "cgroup", tmp_path) == 1.5
+    if sys.platform == "linux":
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
+        (tmp_path / "cpu0" / "topology").mkdir(parents=True)
+        (tmp_path / "cpu0" / "topology" / "thread_siblings_list").write_bytes(b"\xff")
+        assert threads.cores(tmp_path) == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the affinity of Linux")

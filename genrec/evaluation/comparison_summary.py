@@ -6,7 +6,7 @@ import shlex
 from typing import NamedTuple
 
 from genrec.evaluation.compare import Comparison, Row
-from genrec.evaluation.comparison_tables import title
+from genrec.evaluation.comparison_tables import seeds_differ, title
 from genrec.evaluation.paired_tests import PairedTest, enumerated, seeds_in_words
 
 LEVEL = 0.05  # a corrected p below it is a difference beyond chance among users
@@ -47,7 +47,8 @@ def _reading(comparison: Comparison) -> list[str]:
         assert second.test is not None  # only the reference has no test
         first = f"{about} and is the reference; the next row, {second.name}, {_verdict('', second.test, second, comparison)}."
     caution = "p resamples users only: it compares these trained models, not the methods, and other seeds may change the sign."
-    return [f"{first} {caution}", *_on_preferences(comparison)]
+    unequal = seeds_differ(comparison)
+    return [" ".join(filter(None, [first, unequal, caution])), *_on_preferences(comparison)]
 
 
 def _verdict(subject: str, test: PairedTest, row: Row, comparison: Comparison) -> str:
@@ -69,22 +70,27 @@ def _verdict(subject: str, test: PairedTest, row: Row, comparison: Comparison) -
 
 
 def _on_preferences(comparison: Comparison) -> list[str]:
-    """Return a paragraph on the rows with a preference loss: whether one is above the reference, and what the control is for."""
+    """Return a paragraph on the rows with a preference loss: which are above the reference, which have no test, the control."""
     control, aligned = _control(comparison), [row for row in comparison.rows if _loss(row) not in ("", CONTROL)]
     aligned = [row for row in aligned if row.name != comparison.reference]
-    if not aligned:
-        return []
-    above = [row.name for row in aligned if row.test is not None and _is_above(row.test)]
-    names = enumerated(row.name for row in aligned)
-    found = f"{enumerated(above)} {'are' if len(above) > 1 else 'is'}" if above else "none is"
-    sentences = [f"Of the rows with a preference loss ({names}) {found} above {comparison.reference} beyond chance among users."]
-    if not above:
-        sentences.append("Negatives drawn from the catalog add no information on users to the clicks that SFT has learned from.")
-    if control is not None:
+    tested = [row for row in aligned if row.test is not None and row.test.p_holm is not None]
+    untested = [row.name for row in aligned if row not in tested]
+    sentences = []
+    if tested:
+        above = [row.name for row in tested if row.test is not None and _is_above(row.test)]
+        names = enumerated(row.name for row in tested)
+        found = f"{enumerated(above)} {'are' if len(above) > 1 else 'is'}" if above else "none is"
+        sentences.append(
+            f"Of the rows with a preference loss ({names}) {found} above {comparison.reference} beyond chance among users."
+        )
+    if untested:
+        have = "have" if len(untested) > 1 else "has"
+        sentences.append(f"{enumerated(untested)} {have} a preference loss, but no test against {comparison.reference}.")
+    if aligned and control is not None:
         sentences.append(
             f"{control.name} is the control, trained further without preferences: a gain that it has too comes from more training."
         )
-    return [" ".join(sentences)]
+    return [" ".join(sentences)] if sentences else []
 
 
 def _is_above(test: PairedTest) -> bool:
@@ -103,20 +109,29 @@ def _control(comparison: Comparison) -> Row | None:
 def _commands(comparison: Comparison) -> list[str]:
     """Return commands: a comparison with another reference, the training curves, and one row in full."""
     best = max(comparison.rows, key=lambda row: row.value)
-    control, aligned = _control(comparison), [row.name for row in comparison.rows if _loss(row)]
-    trained = [row.name for row in comparison.rows if row.trained]
+    aligned, trained = ([row.name for row in comparison.rows if has(row)] for has in (_loss, lambda row: row.trained))
     commands = []
-    if control is not None and len(aligned) > 1 and control.name != comparison.reference:
-        commands.append(_command("compare", *aligned, "--reference", control.name))
-    elif len(comparison.rows) > 1:
-        others = [row for row in comparison.rows if row.name != comparison.reference]
-        other = best if best in others else max(others, key=lambda row: row.value)
-        commands.append(_command("compare", *(row.name for row in comparison.rows), "--reference", other.name))
-    else:
+    if len(comparison.rows) == 1:
         commands.append(_command("compare", best.name) + " NAME_OF_ANOTHER_ROW")
+    elif (control := _control_to_compare(comparison)) is not None:
+        commands.append(_command("compare", *aligned, "--reference", control))
+    else:  # a row without a test against the reference would have none as the reference either
+        tested = [row for row in comparison.rows if row.test is not None and row.test.difference is not None]
+        other = max(tested, key=lambda row: row.value, default=None)
+        if other is not None:
+            commands.append(_command("compare", *(row.name for row in comparison.rows), "--reference", other.name))
     if trained:
         commands.append(_command("curves", *(aligned or trained)))
     return [*commands, _command("show", best.name)]
+
+
+def _control_to_compare(comparison: Comparison) -> str | None:
+    """Return the name of the control if it is not the reference and an aligned row has a seed in common with it, else None."""
+    control = _control(comparison)
+    if control is None or control.name == comparison.reference:
+        return None
+    aligned = [row for row in comparison.rows if _loss(row) and row is not control]
+    return control.name if any(set(row.seeds) & set(control.seeds) for row in aligned) else None
 
 
 def _command(*words: str) -> str:

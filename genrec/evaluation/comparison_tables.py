@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from genrec.evaluation.cold_metrics import chance
 from genrec.evaluation.compare import ABSENT, PER_USER, Comparison, Row
-from genrec.evaluation.paired_tests import PairedTest, seeds_in_words
+from genrec.evaluation.paired_tests import PairedTest, enumerated, seeds_in_words
 
 PREFERRED = {"ndcg": (5, 10), "mrr": (10,), "coverage": (10,)}  # cut-offs to show if they exist, else the last one; recall has all
 TITLES = {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR", "coverage": "Coverage"}
@@ -155,15 +155,35 @@ def _tests(comparison: Comparison) -> Table:
 
 
 def _other_seeds(comparison: Comparison) -> list[str]:
-    """Return a warning for each trained row with other seeds than the reference: a lucky seed could pass for an effect."""
+    """Return a warning for each trained row with other seeds than the reference: a lucky seed could pass for an effect.
+
+    Below a baseline as the reference, one warning says that the trained rows have different seeds.
+    """
     reference = next(row for row in comparison.rows if row.name == comparison.reference)
-    unequal = [row for row in comparison.rows if row.seeds != reference.seeds and row.trained and reference.trained]
+    if not reference.trained:
+        return list(filter(None, [seeds_differ(comparison)]))
+    unequal = [row for row in comparison.rows if row.seeds != reference.seeds and row.trained]
     return [
         f"{row.name} has {seeds_in_words(row.seeds)}, but the reference has {seeds_in_words(reference.seeds)}. "
         + (f"They are compared at {seeds_in_words(row.test.seeds)} only. " if row.test is not None and row.test.seeds else "")
         + "Run both with the same seeds before drawing a conclusion."
         for row in unequal
     ]
+
+
+def seeds_differ(comparison: Comparison) -> str:
+    """Return a warning if the trained rows have different seeds, which also decide which row is best; else empty."""
+    names: dict[tuple[int, ...], list[str]] = {}
+    for row in comparison.rows:
+        if row.trained:
+            names.setdefault(row.seeds, []).append(row.name)
+    if len(names) < 2:
+        return ""
+    having = [f"{enumerated(rows)} {'have' if len(rows) > 1 else 'has'} {seeds_in_words(seeds)}" for seeds, rows in names.items()]
+    return (
+        f"The means of the trained rows are over different seeds: {'; '.join(having)}. "
+        "Run all with the same seeds before drawing a conclusion."
+    )
 
 
 def _test(test: PairedTest) -> list[str]:

@@ -66,7 +66,9 @@ def _read_published(path: Path, _: Signature) -> Published:
         kinds = [prefix for prefix, _ in found]
         if prefixes is None:
             prefixes = kinds
-        if not found or len(found) != len(prefixes):
+        if not found:
+            raise InputError(f"{path}: item {key!r} has no codes, expected at least one: {str(value)[:80]!r}")
+        if len(found) != len(prefixes):
             raise InputError(f"{path}: item {key!r} has {len(found)} codes, item {first_key!r} has {len(prefixes)}: {str(value)[:80]}")
         for level, (kind, expected) in enumerate(zip(kinds, prefixes, strict=True), start=1):
             if kind != expected:

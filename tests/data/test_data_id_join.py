@@ -40,6 +40,7 @@ def tables(events: list[str], items: list[str]) -> RawTables:
         (" {}", "{}", "the interactions have ' 30', the items have '30': remove the spaces"),
         ("'{}'", "{}", "the items have '30': remove the quotes"),
         ("9-{}", "9{}", "the interactions have '9-30', the items have '930': use the same punctuation"),
+        ("item-{}", "item-{}.0", r"the interactions have 'item-30', the items have 'item-30\.0': write the ids as text or integers"),
         (" i{}", "I0{}", "the interactions have ' i30', the items have 'I030': write the ids alike in both"),
         ("x{}y", "z{}w", "the interactions have 'x30y', 'x31y', 'x32y', ..., the items have 'z30w', 'z31w', 'z32w', ...; expected"),
     ],
@@ -60,6 +61,25 @@ def test_few_matches_are_a_warning_in_the_run_and_in_the_report(capsys: pytest.C
     )
     assert expected in capsys.readouterr().err
     assert any(line.startswith(expected) for line in lines(corpus))
+
+
+def test_a_side_whose_ids_all_match_is_not_shown_as_an_empty_list(capsys: pytest.CaptureFixture[str]) -> None:
+    """Items for 5 of 40: nothing is written differently, rows are missing."""
+    prepare(tables([f"i{number}" for number in range(40)], [f"i{number}" for number in range(5)]), ALL)
+    assert (
+        "without a match: the interactions have 'i5', 'i6', 'i7', ...; all ids of the items match: add the missing ones there\n"
+    ) in capsys.readouterr().err
+
+
+def test_a_decimal_point_is_no_punctuation() -> None:
+    assert likely_cause(Ids("these", ["item-20"]), Ids("those", ["item-2.0"])) is None
+
+
+def test_the_cause_of_most_pairs_is_named() -> None:
+    """One pair differs in spaces, by chance; nine in capital letters."""
+    left, right = [" a0", *(f"{number}B" for number in range(1, 10))], ["a0", *(f"{number}b" for number in range(1, 10))]
+    cause = "these have '1B', those have '1b': use the same capital letters in both"
+    assert likely_cause(Ids("these", left), Ids("those", right)) == cause
 
 
 def test_half_of_the_matches_and_no_metadata_at_all_are_no_warning(capsys: pytest.CaptureFixture[str]) -> None:

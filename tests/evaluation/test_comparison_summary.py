@@ -101,15 +101,44 @@ def test_rows_with_preferences_are_compared_with_the_control() -> None:
     rows = [run("popularity", 1, BASELINE), run("sft", 40, SFT), run("more", 41, CONTROL), run("dpo", 39, DPO), run("s-dpo", 38, DPO)]
     found = summary(compare(rows, reference="sft", resamples=2000))
     assert found.reading[1] == (
-        "Of the rows with a preference loss (dpo and s-dpo) none is above sft beyond chance among users. Negatives drawn from the "
-        "catalog add no information on users to the clicks that SFT has learned from. more is the control, trained further without "
-        "preferences: a gain that it has too comes from more training."
+        "Of the rows with a preference loss (dpo and s-dpo) none is above sft beyond chance among users. more is the control, trained "
+        "further without preferences: a gain that it has too comes from more training."
     )
     assert found.commands == [
         "genrec compare more dpo s-dpo --reference more", "genrec curves more dpo s-dpo", "genrec show more",
     ]  # fmt: skip
     gain = summary(compare([rows[1], run("dpo", 80, DPO)], resamples=2000))
     assert gain.reading[1] == "Of the rows with a preference loss (dpo) dpo is above sft beyond chance among users."
+
+
+def test_no_finding_is_stated_without_a_test() -> None:
+    """`al` is higher, but it has no seed in common with sft: no sentence that none is above, no command for the same in reverse."""
+    rows = [run("sft", 10, SFT), run("sft", 10, SFT, 1), run("al", 60, DPO, 2)]
+    found = summary(compare(rows, resamples=10))
+    assert found.reading[1:] == ["al has a preference loss, but no test against sft."]
+    assert found.commands == ["genrec curves al", "genrec show al"]
+    found = summary(compare([*rows, run("other", 70, DPO)], resamples=2000))
+    assert found.reading[1] == (
+        "Of the rows with a preference loss (other) other is above sft beyond chance among users. "
+        "al has a preference loss, but no test against sft."
+    )
+    assert found.commands[0] == "genrec compare sft al other --reference other"
+    with_control = summary(compare([*rows, run("more", 5, CONTROL)], resamples=10))  # no seed in common with al
+    assert with_control.commands[0] == "genrec compare sft al more --reference more"
+
+
+def test_rows_with_different_seeds_are_named() -> None:
+    """The highest mean may be that of a lucky seed. A baseline has one result for all seeds."""
+    rows = [run(name, hits, SFT, seed) for name, hits, seed in (("sft", 10, 0), ("sft", 30, 1), ("al", 30, 1), ("al", 40, 2))]
+    rows = [run("popularity", 1, BASELINE), *rows]
+    comparison = compare(rows, resamples=10)
+    warning = (
+        "The means of the trained rows are over different seeds: sft has seeds 0 and 1; al has seeds 1 and 2. "
+        "Run all with the same seeds before drawing a conclusion."
+    )
+    assert warning in summary(comparison).reading[0]
+    assert warning in comparison_report.markdown(comparison)
+    assert "different seeds" not in comparison_report.markdown(compare([*rows[:3], run("al", 1, SFT), run("al", 2, SFT, 1)]))
 
 
 def test_commands_of_tables_without_a_control() -> None:

@@ -65,7 +65,8 @@ def test_satisfies_the_protocols(tmp_path: Path) -> None:
 
 INVALID: dict[str, tuple[Any, str]] = {
     "unequal": ({"x": [1, 2], "y": [1]}, r"item 'y' has 1 codes, item 'x' has 2"),
-    "empty": ({"x": []}, r"item 'x' has 0 codes"),
+    "empty": ({"x": []}, r"item 'x' has no codes, expected at least one: '\[\]'"),
+    "empty, not the first": ({"x": [1], "y": ""}, r"item 'y' has no codes, expected at least one: ''"),
     "bad token": ({"x": ["<a_1>"], "y": ["<a_z>"]}, r"item 'y' has the token '<a_z>'; expected an integer"),
     "negative": ({"x": [-1]}, r"item 'x' has the token -1"),
     "negative text": ({"x": "1,-1"}, r"item 'x' has the token '-1'"),
