@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from trainings import RECIPE, likelihood, policy, training_examples
-from worlds import cyclic
+from worlds import TINY, cyclic
 
 from genrec import pipeline, run_files
 from genrec.baselines import Popularity
@@ -130,6 +130,12 @@ def test_a_training_that_recorded_no_selection_was_selected_by_the_default() -> 
         (
             lambda: replace(cyclic(), selection=Selection(cutoff=30)),
             r"cyclic: selection\.cutoff must be at most policy\.num_beams = 20, .* got 30; set a smaller",
+        ),
+        (
+            lambda: replace(
+                cyclic(), policy=replace(TINY, num_beams=5), selection=Selection(cutoff=5), evaluate=Evaluate(cutoffs=(1, 5))
+            ),
+            r"policy\.num_beams must be at least 10, the number of items that validation ranks, got 5$",
         ),
         (lambda: override([cyclic()], ["--selection.cutoff", "30"]), r"^--selection\.cutoff 30: cyclic: selection\.cutoff must"),
     ],
