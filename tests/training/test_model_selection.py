@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -143,6 +144,12 @@ def test_a_training_that_recorded_no_selection_was_selected_by_the_default() -> 
 def test_an_impossible_selection_is_refused_before_any_stage(build: object, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         build()  # type: ignore[operator]
+
+
+def test_a_cutoff_of_few_beams_gets_advice_that_validation_allows() -> None:
+    few = SimpleNamespace(name="few", policy=replace(TINY, num_beams=5))
+    with pytest.raises(UsageError, match=r"num_beams = 5, .* got 7; set at least 10 as policy\.num_beams$"):
+        Selection(cutoff=7).check(few)
 
 
 def test_a_cutoff_beyond_the_catalog_is_refused_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
