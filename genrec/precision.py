@@ -6,6 +6,7 @@ bfloat16 halves the time of a step where the hardware multiplies it, and takes t
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from functools import cache
@@ -21,7 +22,8 @@ Resolved = Literal["32-true", "bf16-mixed"]
 SLOW_RATIO = 1.5  # bfloat16 time / float32 time from which bfloat16 counts as slow: 0.4 with instructions, 30 or more without
 CPU_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # x86's, x86's and Arm's names of bfloat16 instructions
 SIZE = 256  # rows and columns of the measured product: below 1 ms in float32
-TRIES = 7  # of which the fastest counts
+TRIES = 8  # products in each precision, of which the fastest counts
+MORE_TRIES = 24  # further ones before bfloat16 counts as slow
 
 
 def resolve(precision: Precision, has: Callable[[], bool] | None = None, ratio: Callable[[], float] | None = None) -> Resolved:
@@ -72,15 +74,31 @@ def bf16_ratio() -> float:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     ones = torch.ones(SIZE, SIZE, device=device)
 
-    def seconds(dtype: torch.dtype) -> float:
-        matrix, best = ones.to(dtype), float("inf")
-        for _ in range(TRIES + 1):  # the first one is slower: it prepares the product
-            start = _finished()
-            matrix @ matrix
-            best = min(best, _finished() - start)
-        return best
+    matrices = {dtype: ones.to(dtype) for dtype in (torch.bfloat16, torch.float32)}
 
-    return seconds(torch.bfloat16) / seconds(torch.float32)
+    def seconds(dtype: torch.dtype) -> float:
+        matrix, start = matrices[dtype], _finished()
+        matrix @ matrix
+        return _finished() - start
+
+    for dtype in matrices:
+        seconds(dtype)  # the first product is slower: it is prepared
+    return measured_ratio(seconds)
+
+
+def measured_ratio(seconds: Callable[[torch.dtype], float]) -> float:
+    """Return the least time of a product in bfloat16, divided by the least in float32. `seconds` measures one product.
+
+    The two alternate, so that another process that takes the cores slows both. If bfloat16 seems slow, more products decide.
+    """
+    best = {torch.bfloat16: math.inf, torch.float32: math.inf}
+    for tries in (TRIES, MORE_TRIES):
+        for _ in range(tries):
+            for dtype in best:
+                best[dtype] = min(best[dtype], seconds(dtype))
+        if best[torch.bfloat16] < SLOW_RATIO * best[torch.float32]:
+            break
+    return best[torch.bfloat16] / best[torch.float32]
 
 
 def _finished() -> float:

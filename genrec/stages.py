@@ -109,6 +109,7 @@ def build_sft(experiment: Experiment, parents: Parents, folder: Path) -> None:
             on_row,
             experiment.selection,
             partial(user_ids, corpus),
+            _key_of(folder),
         )
     _save_policy(policy, outcome, folder)
     write_json(folder / "baselines.json", baseline_scores(corpus, experiment, recipe))
@@ -134,6 +135,7 @@ def build_align(experiment: Experiment, parents: Parents, folder: Path) -> None:
             on_row,
             experiment.selection,
             partial(user_ids, corpus),
+            _key_of(folder),
         )
     _save_policy(policy, outcome, folder)
     write_json(folder / "negatives.json", drawn)
@@ -237,5 +239,9 @@ def _save_policy(policy: Policy, outcome: Outcome, folder: Path) -> None:
 
 def _tracked(experiment: Experiment, stage: str, folder: Path) -> AbstractContextManager[curves.OnRow | None]:
     """Return a context that writes training curves for TensorBoard. Its files lie outside the artifacts, since they are no result."""
-    key = folder.name.removeprefix(".").removesuffix(".partial")
-    return tensorboard(tensorboard_folder() / experiment.name / f"seed-{experiment.seed}-{stage}-{key}")
+    return tensorboard(tensorboard_folder() / experiment.name / f"seed-{experiment.seed}-{stage}-{_key_of(folder)}")
+
+
+def _key_of(folder: Path) -> str:
+    """Return the key of the artifact that is written to an unfinished folder, `.KEY.partial`."""
+    return folder.name.removeprefix(".").removesuffix(".partial")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,19 @@ def test_the_measurement_changes_no_random_number() -> None:
     assert torch.equal(torch.rand(2), expected)
 
 
+def test_other_processes_do_not_make_bf16_seem_slow() -> None:
+    """The cores are taken from one product to the next, at random or during a whole first measurement of bfloat16."""
+
+    def seconds(busy: Callable[[int], bool], bf16: float) -> Callable[[torch.dtype], float]:
+        calls = count()
+        return lambda dtype: (bf16 if dtype == torch.bfloat16 else 1.0) * (20.0 if busy(next(calls)) else 1.0)
+
+    first = 2 * precision.TRIES
+    for busy in (lambda call: call < 9, lambda call: call % 2 == 0 and call < first, lambda call: call % 7 != 0):
+        assert precision.measured_ratio(seconds(busy, 0.5)) == 0.5
+        assert precision.measured_ratio(seconds(busy, 30.0)) == 30.0
+
+
 def auto() -> SFT:
     return replace(RECIPE, optimization=replace(RECIPE.optimization, precision="auto"))
 
@@ -97,6 +112,6 @@ def test_a_resumed_training_keeps_the_precision_of_its_checkpoint(
     assert used == [True] * 30  # steps 21 to 50
     assert outcome.recipe["precision"] == "bf16-mixed"
     assert "SFT: resuming from step 20 in bf16-mixed, the precision of the checkpoint" in capsys.readouterr().err
-    kept = checkpoint.load(tmp_path / "last", policy())
+    kept = checkpoint.load(tmp_path / "last", checkpoint.TrainingId("sft", 5, ""), policy(), 50)
     assert kept is not None
     assert kept.progress.precision == "bf16-mixed"

@@ -68,7 +68,11 @@ class Evaluate:
         ranked = self.cutoffs[-1] if self.scoring == "beam" else 0
         needed = 10 if self.num_beams else max(10, ranked)  # validation ranks 10 items with the policy's own beams
         if own < needed:
-            raise UsageError(f"policy.num_beams must be at least {needed}, the number of items to rank (evaluate.cutoffs), got {own}")
+            raise UsageError(
+                f"policy.num_beams must be at least {needed}, the number of items to rank (evaluate.cutoffs), got {own}"
+                if needed > 10
+                else f"policy.num_beams must be at least {needed}, the number of items that validation ranks, got {own}"
+            )
         if 0 < self.num_beams < ranked:
             raise UsageError(
                 f"evaluate.num_beams must be at least {ranked}, the number of items to rank (evaluate.cutoffs), got {self.num_beams}"

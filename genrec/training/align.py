@@ -222,11 +222,12 @@ class Alignment:
 def align(
     policy: Policy, examples: Examples, context: SamplerContext, recipe: Align, seed: int, folder: Path,
     validate: Validate, on_row: OnRow | None = None, selection: Selection | None = None, user_ids: UserIds | None = None,
+    key: str = "",
 ) -> tuple[Outcome, Summary]:  # fmt: skip
     """Align the SFT policy in place. Return the outcome and statistics of the sampled negatives.
 
     `folder` holds the checkpoint, `validate` returns validation metrics, and `on_row` is called with every row of the curves. For
-    `selection` and `user_ids` see `genrec.training.loop.train`.
+    `selection`, `user_ids` and `key` see `genrec.training.loop.train`.
     """
     check_alignment(policy, context, recipe)
     objective = Alignment(policy, context, recipe, seed, -(-len(examples) // recipe.optimization.batch_size))
@@ -239,7 +240,7 @@ def align(
 
     outcome = train(
         as_module(policy), objective, examples, recipe, seed, folder, validate_and_probe, "alignment", objective.checkpoint_state,
-        objective.prepare, on_row, [FallingPositives()], selection, user_ids,
+        objective.prepare, on_row, [FallingPositives()], selection, user_ids, key,
     )  # fmt: skip
     summary = objective.statistics.summary()
     _warn_if_few_negatives(summary)

@@ -1,8 +1,9 @@
 """Checkpoints: save and load the state of a training run.
 
 A checkpoint is a folder with safetensors files (weights, optimizer moments, tensors of the objective), `progress.json`, and
-`files.json`, which is written last and holds the size and sha256 of the other files and a hash of its own content. The folder is
-written under a temporary name and then renamed. A checkpoint with a changed, cut or missing file is passed over, never loaded.
+`files.json`, which is written last and holds the size and sha256 of the other files, the training that it belongs to, and a hash of
+its own content. The folder is written under a temporary name and then renamed. A checkpoint with a changed, cut or missing file, or
+of another training, is passed over, never loaded.
 
 A resumed run gives the results of an uninterrupted one: batches, dropout and negatives are functions of (seed, step), and everything
 else is in the checkpoint.
@@ -11,11 +12,14 @@ else is in the checkpoint.
 from __future__ import annotations
 
 import json
+import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -26,6 +30,17 @@ from genrec.store import file_hash, hash_of, write_json
 
 TENSOR_FILES = ("policy.safetensors", "best.safetensors", "objective.safetensors", "optimizer.safetensors")
 FILES = (*TENSOR_FILES, "progress.json")  # all files but files.json
+
+
+class TrainingId(NamedTuple):
+    """The training that a checkpoint belongs to."""
+
+    stage: str  # "sft" or "align"
+    seed: int  # of the training
+    key: str  # of the artifact that it writes, "" for a training outside the pipeline
+
+    def __str__(self) -> str:
+        return f"{self.stage}{f' {self.key}' if self.key else ''} with seed {self.seed}"
 
 
 class TrainingProgress(NamedTuple):
@@ -50,6 +65,7 @@ class Checkpoint(NamedTuple):
 
 def save(
     folder: Path,
+    training: TrainingId,
     policy: nn.Module,
     optimizer: torch.optim.Optimizer,
     best: dict[str, Tensor],
@@ -67,7 +83,8 @@ def save(
     save_file(_contiguous(moments), partial / "optimizer.safetensors")
     write_json(partial / "progress.json", progress._asdict())
     files = {name: {"size": (partial / name).stat().st_size, "sha256": file_hash(partial / name)} for name in FILES}
-    write_json(partial / "files.json", {"files": files, "hash": hash_of(files)})
+    record = {"files": files, "training": training._asdict()}
+    write_json(partial / "files.json", {**record, "hash": hash_of(record)})
     old = folder.with_name(f"{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -76,20 +93,21 @@ def save(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load(folder: Path, policy: nn.Module) -> Checkpoint | None:
+def load(folder: Path, training: TrainingId, policy: nn.Module, max_steps: int) -> Checkpoint | None:
     """Load the policy's weights in place and return the rest of the checkpoint, or None if there is no whole checkpoint.
 
-    A damaged checkpoint is passed over with a message, for the one before it if a stop in the middle of saving has left that.
-    Raises ArtifactError if the checkpoint is whole but does not fit the policy.
+    A checkpoint that is damaged or of another training is passed over with a message, for the one before it if a stop in the middle
+    of saving has left that. `max_steps` is the length of the training. Raises ArtifactError if the checkpoint is whole but does not
+    fit the policy.
     """
     candidates = [each for each in (folder, folder.with_name(f"{folder.name}.old")) if each.exists()]
     for place, candidate in enumerate(candidates):
-        damage = damage_of(candidate)
-        if damage is None:
-            return _load(candidate, policy)
+        found = _load(candidate, training, policy, max_steps)
+        if isinstance(found, Checkpoint):
+            return found
         last = place == len(candidates) - 1
         say(
-            f"the checkpoint in {candidate} is damaged: {damage}; it is passed over, and "
+            f"{found}; it is passed over, and "
             + ("this training starts again from step 0" if last else "the checkpoint before it is tried")
         )
     return None
@@ -99,35 +117,81 @@ def damage_of(folder: Path) -> str | None:
     """Return what is wrong with the files of a checkpoint, or None if it is whole."""
     try:
         record = _read_json(folder / "files.json")
-        files = record["files"]
-        if set(files) != set(FILES) or record["hash"] != hash_of(files):
+        if "training" not in record:
+            return "files.json does not say to which training it belongs, as in earlier versions of genrec"
+        expected_hash, files = record.pop("hash"), record["files"]
+        if set(files) != set(FILES) or expected_hash != hash_of(record):
             return "files.json has changed since it was written"
         for name, expected in files.items():
             path = folder / name
             if path.stat().st_size != expected["size"] or file_hash(path) != expected["sha256"]:
                 return f"{name} has changed since it was written"
+        TrainingId(**record["training"])
         _progress(_read_json(folder / "progress.json"))
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
     except OSError as error:
         return f"a file cannot be read ({error})"
-    except (ValueError, TypeError, KeyError, AttributeError) as error:  # JSON of another shape
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:  # JSON of another shape
         return f"its JSON has another form ({error!r})"
     return None
 
 
-def _load(folder: Path, policy: nn.Module) -> Checkpoint:
-    """Load a whole checkpoint."""
-    weights_of, best, objective, optimizer = (load_file(folder / name) for name in TENSOR_FILES)
+def _load(folder: Path, training: TrainingId, policy: nn.Module, max_steps: int) -> Checkpoint | str:
+    """Load a checkpoint, or return in words why it is passed over. The policy then keeps its weights."""
+    damage = damage_of(folder)
+    if damage is not None:
+        return _damaged(folder, damage)
+    owner = TrainingId(**_read_json(folder / "files.json")["training"])
+    if owner != training:
+        return f"the checkpoint in {folder} is of another training: {owner}, expected {training}"
+    progress = _progress(_read_json(folder / "progress.json"))
+    if progress.step > max_steps:
+        return _damaged(folder, f"it is of step {progress.step}, and the training has {max_steps} steps")
+    try:
+        weights_of, best, objective, optimizer = (load_file(folder / name) for name in TENSOR_FILES)
+        moments = _moments(optimizer)
+    except (SafetensorError, ValueError) as error:
+        return _damaged(folder, f"its tensors can't be read ({error})")
+    if shapes(best) != shapes(weights_of):
+        return _damaged(folder, "best.safetensors does not fit policy.safetensors")
+    fits = shapes(weights_of) == shapes(policy.state_dict())
+    if fits and not _fit(moments, [each for each in policy.parameters() if each.requires_grad]):
+        return _damaged(folder, "optimizer.safetensors does not fit the policy")
     try:
         policy.load_state_dict(weights_of)
     except RuntimeError as error:
         raise ArtifactError(f"the checkpoint in {folder} does not fit this policy: {error}; remove it and run again") from None
+    return Checkpoint(progress, best, moments, objective)
+
+
+def _damaged(folder: Path, what: str) -> str:
+    return f"the checkpoint in {folder} is damaged: {what}"
+
+
+def _moments(optimizer: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """Return the tensors of `optimizer.safetensors` by parameter number and name. Raises ValueError for a name of another form."""
     moments: dict[int, dict[str, Tensor]] = {}
     for key, value in optimizer.items():
         index, name = key.split(".", 1)
         moments.setdefault(int(index), {})[name] = value
-    return Checkpoint(_progress(_read_json(folder / "progress.json")), best, moments, objective)
+    return moments
+
+
+def _fit(moments: Mapping[int, Mapping[str, Tensor]], parameters: list[nn.Parameter]) -> bool:
+    """Return whether the moments are those of AdamW over these parameters. A parameter without a gradient so far has none."""
+    for number, state in moments.items():
+        if not 0 <= number < len(parameters):
+            return False
+        shape = parameters[number].shape
+        if shapes(state) != {"step": torch.Size([]), "exp_avg": shape, "exp_avg_sq": shape}:
+            return False
+    return all(value.is_floating_point() for state in moments.values() for value in state.values())
+
+
+def shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    """Return the shape of each tensor."""
+    return {name: value.shape for name, value in tensors.items()}
 
 
 def _read_json(path: Path) -> Any:
@@ -138,12 +202,16 @@ def _progress(content: dict[str, Any]) -> TrainingProgress:
     """Return the progress that `progress.json` describes. Raises ValueError, TypeError or AttributeError if it has another form."""
     progress = TrainingProgress(**content)
     numbers = (progress.step, progress.best_step, progress.stale)
-    if not all(type(number) is int and number >= 0 for number in numbers) or not isinstance(progress.best_score, int | float):
+    if not all(type(number) is int and number >= 0 for number in numbers) or progress.best_step > progress.step:
         raise ValueError(f"progress.json must count steps from 0, got {numbers}")
+    if not math.isfinite(progress.best_score):
+        raise ValueError(f"progress.json must hold a finite score, got {progress.best_score}")
     if progress.precision not in get_args(Resolved):
         raise ValueError(f"progress.json must name a precision, got {progress.precision!r}")
     if not all(isinstance(value, int | float) for row in progress.curves for value in row.values()):
         raise ValueError("progress.json must hold rows of numbers")
+    if not all(type(row["step"]) is int and row["step"] <= progress.step for row in progress.curves):
+        raise ValueError(f"progress.json must hold rows of steps up to {progress.step}")
     return progress
 
 

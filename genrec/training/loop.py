@@ -27,7 +27,7 @@ from genrec.progress import Progress as ProgressBar
 from genrec.progress import say
 from genrec.training import checkpoint
 from genrec.training.batch_stream import BatchStream, TrainingExamples, users_of_step
-from genrec.training.checkpoint import TrainingProgress
+from genrec.training.checkpoint import TrainingId, TrainingProgress
 from genrec.training.curves import Curves, OnRow, Row, Watcher, scores
 from genrec.training.lightning_module import Objective, Training
 from genrec.training.model_selection import Selection
@@ -59,12 +59,12 @@ class TrainingCallback(lightning.Callback):
 
     def __init__(
         self, progress: TrainingProgress, best: dict[str, Tensor], objective_state: dict[str, Tensor], folder: Path,
-        plan: Schedule, patience: int | None, validate: Validate, bar: ProgressBar, curves: Curves, selection: Selection,
-        check: FiniteCheck, estimate: TimeEstimate,
+        identity: TrainingId, plan: Schedule, patience: int | None, validate: Validate, bar: ProgressBar, curves: Curves,
+        selection: Selection, check: FiniteCheck, estimate: TimeEstimate,
     ) -> None:  # fmt: skip
         self.progress, self.best, self.objective_state, self.folder = progress, best, objective_state, folder
         self.plan, self.patience, self.validate, self.bar, self.curves = plan, patience, validate, bar, curves
-        self.selection, self.check, self.estimate = selection, check, estimate
+        self.selection, self.check, self.estimate, self.identity = selection, check, estimate, identity
         self.saved = time.monotonic()
         self.signal: int | None = None
 
@@ -116,7 +116,7 @@ class TrainingCallback(lightning.Callback):
     def _save(self, policy: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Save a checkpoint, unless the policy has non-finite weights."""
         self.check.check_weights(policy, self.progress.step)
-        checkpoint.save(self.folder, policy, optimizer, self.best, self.objective_state, self.progress)
+        checkpoint.save(self.folder, self.identity, policy, optimizer, self.best, self.objective_state, self.progress)
         self.check.saved_step, self.saved = self.progress.step, time.monotonic()
 
     def _emit_rows(self) -> None:
@@ -149,15 +149,16 @@ def train(
     policy: nn.Module, objective: Objective, examples: TrainingExamples, recipe: SFT | Align, seed: int, folder: Path,
     validate: Validate, description: str, objective_state: dict[str, Tensor] | None = None,
     prepare: Callable[[Any, int], Any] | None = None, on_row: OnRow | None = None, watchers: Sequence[Watcher] = (),
-    selection: Selection | None = None, user_ids: UserIds | None = None,
+    selection: Selection | None = None, user_ids: UserIds | None = None, key: str = "",
 ) -> Outcome:  # fmt: skip
-    """Train the policy in place, resuming from the checkpoint in `folder` if there is one.
+    """Train the policy in place, resuming from the checkpoint in `folder` if there is one of this stage, seed and `key`.
 
     The policy is left with the weights of the best step on validation, or of the last step for an `Align` with keep="last".
 
     `description` names the run in messages. `objective_state` holds tensors that the objective updates in place; they are part of
     the checkpoint. For `prepare` see `BatchStream`, for `on_row` and `watchers` see `Curves`; warnings of the watchers are printed.
     `selection` is the validation metric of the best step, NDCG@10 by default. `user_ids` returns the users' own ids for messages.
+    `key` is that of the artifact to which the training belongs.
 
     Raises NumericsError if a loss, a gradient, a weight or a validation score is not finite. Such weights are never saved.
     """
@@ -165,7 +166,8 @@ def train(
     check = FiniteCheck(description, path, folder, lambda step: _user_names(examples, plan.batch_size, seed, step, user_ids))
     module = Training(policy, objective, recipe.optimization, plan, seed, check)
     objective_state = {} if objective_state is None else objective_state
-    progress, best = _resume(module, folder, objective_state, recipe, description)
+    identity = TrainingId(path, seed, key)
+    progress, best = _resume(module, folder, identity, objective_state, recipe, description)
     patience = recipe.validation.patience
     say(f"{description}: {plan}, {progress.precision}")
     with ProgressBar(description, plan.max_steps) as bar:
@@ -174,7 +176,7 @@ def train(
         flag = f"--{path}.optimization.max-steps"
         estimate = TimeEstimate(description, flag, plan, progress.step, patience is not None)
         callback = TrainingCallback(
-            progress, best, objective_state, folder, plan, patience, validate, bar, curves, selection, check, estimate
+            progress, best, objective_state, folder, identity, plan, patience, validate, bar, curves, selection, check, estimate
         )  # fmt: skip
         if progress.step < plan.max_steps and not _out_of_patience(progress, patience):
             trainer = _quiet_trainer(progress.precision, plan.max_steps - progress.step, callback)
@@ -187,19 +189,21 @@ def train(
     else:
         _warn_if_worse(description, callback.progress, selection)
     final = callback.progress
+    check.check_weights(policy, final.step)  # validation may have changed a buffer
     resolved = {**plan.resolved(), "precision": final.precision, "parameters": sum(each.numel() for each in policy.parameters())}
     return Outcome(final.curves, final.best_step, final.best_score, final.step, resolved)
 
 
 def _resume(
-    module: Training, folder: Path, objective_state: dict[str, Tensor], recipe: SFT | Align, description: str
+    module: Training, folder: Path, identity: TrainingId, objective_state: dict[str, Tensor], recipe: SFT | Align, description: str
 ) -> tuple[TrainingProgress, dict[str, Tensor]]:
     """Return the progress and the best weights of the checkpoint, or those of a training that starts.
 
     With a checkpoint, the policy, the optimizer and the tensors of `objective_state` get its values, and the training keeps its
     precision.
     """
-    resumed = checkpoint.load(folder, module.policy)
+    module.check.start(module.policy)
+    resumed = checkpoint.load(folder, identity, module.policy, module.plan.max_steps)
     if resumed is None:
         precision = resolve(recipe.optimization.precision)
         return TrainingProgress(0, 0, -1.0, 0, [], precision), checkpoint.weights(module.policy)
@@ -209,6 +213,12 @@ def _resume(
             f"{', '.join(resumed.objective_state) or 'none'} of the objective, expected {', '.join(objective_state) or 'none'}; "
             "remove it and run again"
         )
+    for name, value in resumed.objective_state.items():
+        if value.shape != objective_state[name].shape:
+            raise ArtifactError(
+                f"the checkpoint in {folder} does not fit this training: the objective's tensor {name} has the shape "
+                f"{list(value.shape)}, expected {list(objective_state[name].shape)}; remove it and run again"
+            )
     for name, value in resumed.objective_state.items():
         objective_state[name].copy_(value)
     progress = resumed.progress

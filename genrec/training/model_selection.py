@@ -36,9 +36,10 @@ class Selection:
         """Raise UsageError if the policy has fewer beams than `cutoff`."""
         beams = getattr(experiment.policy, "num_beams", None)
         if beams is not None and beams < self.cutoff and not isinstance(experiment.policy, Baseline):
+            smaller = "set a smaller selection.cutoff or a larger" if beams >= 10 else f"set at least {max(10, self.cutoff)} as"
             raise UsageError(
                 f"{experiment.name}: selection.cutoff must be at most policy.num_beams = {beams}, the number of items that validation "
-                f"ranks, got {self.cutoff}; set a smaller selection.cutoff or a larger policy.num_beams"
+                f"ranks, got {self.cutoff}; {smaller} policy.num_beams"
             )
 
     def check_catalog(self, items: int) -> None:

@@ -1,4 +1,4 @@
-"""Checks for non-finite numbers in training: losses, gradients, weights and validation scores.
+"""Checks for non-finite numbers in training: losses, gradients, weights, buffers and validation scores.
 
 A non-finite gradient makes all weights NaN in one step. On a CPU a step is refused before the optimizer applies it. On a GPU, where
 reading a value would make the CPU wait, the first bad step is remembered on the device and read before the next row of the curves,
@@ -8,7 +8,7 @@ validation or checkpoint, so no file ever holds its weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,6 +66,11 @@ class FiniteCheck:
         self.description, self.path, self.folder, self.users_of = description, path, folder, users_of
         self.saved_step: int | None = None  # step of the checkpoint on disk, None if there is none
         self.steps = StepRecord()
+        self.unchecked: frozenset[str] = frozenset()  # tensors that were not finite before training
+
+    def start(self, policy: nn.Module) -> None:
+        """Note what is not finite before training, such as the constant mask of an attention: later checks leave it out."""
+        self.unchecked = frozenset(non_finite(_untrained(policy)))
 
     def add(self, step: int, loss: Tensor, grad_norm: Tensor) -> None:
         """Record a step, counted from 0. On a CPU, raise NumericsError at once if its loss or gradient is not finite."""
@@ -87,9 +92,10 @@ class FiniteCheck:
         )
 
     def check_weights(self, policy: nn.Module, step: int) -> None:
-        """Raise NumericsError if a trainable weight is not finite after `step` steps."""
+        """Raise NumericsError if a trainable weight, or a saved tensor that was finite at the start, is not after `step` steps."""
         self.check_steps()
-        names = non_finite_weights(policy)
+        others = {name: value for name, value in _untrained(policy).items() if name not in self.unchecked}
+        names = non_finite(_trained(policy) | others)
         if names:
             raise NumericsError(
                 f"{self.description}: {listed(names, 3)} hold NaN or infinity after step {step}, expected finite numbers; these "
@@ -115,24 +121,39 @@ class FiniteCheck:
 
     def _advice(self) -> str:
         """Return what to do, and where the last good checkpoint is if there is one."""
-        kept = ""
-        if self.saved_step is not None:
-            kept = f"the last good checkpoint, of step {self.saved_step}, is kept in {self.folder}; the same command resumes from it; "
-        return f"{kept}try a smaller {self.path}.optimization.learning_rate or {self.path}.optimization.max_grad_norm"
+        smaller = f"try a smaller {self.path}.optimization.learning_rate or {self.path}.optimization.max_grad_norm"
+        if self.saved_step is None:
+            return smaller
+        return (
+            f"the last good checkpoint, of step {self.saved_step}, is kept in {self.folder}: the same command resumes from it, which "
+            f"helps if the fault was a passing one; if it comes back, {smaller}, which starts a new training"
+        )
 
 
-def non_finite_weights(policy: nn.Module) -> list[str]:
-    """Return the names of the trainable weights that hold NaN or infinity. Waits once for the device."""
-    named = [(name, value.detach()) for name, value in policy.named_parameters() if value.requires_grad]
-    if not named:
+def _trained(policy: nn.Module) -> dict[str, Tensor]:
+    """Return the trainable weights by name."""
+    return {name: value.detach() for name, value in policy.named_parameters() if value.requires_grad}
+
+
+def _untrained(policy: nn.Module) -> dict[str, Tensor]:
+    """Return the other tensors of floating-point numbers that are saved with the policy: frozen weights and buffers."""
+    trained = {name for name, value in policy.named_parameters(remove_duplicate=False) if value.requires_grad}
+    saved = policy.state_dict()
+    return {name: value for name, value in saved.items() if name not in trained and value.is_floating_point()}
+
+
+def non_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the tensors that hold NaN or infinity. Waits once for the device."""
+    if not tensors:
         return []
-    finite = torch.stack([value.isfinite().all() for _, value in named]).tolist()
-    return [name for (name, _), is_finite in zip(named, finite, strict=True) if not is_finite]
+    device = next(iter(tensors.values())).device
+    finite = torch.stack([value.isfinite().all().to(device) for value in tensors.values()]).tolist()
+    return [name for name, is_finite in zip(tensors, finite, strict=True) if not is_finite]
 
 
 def check_finite(policy: nn.Module, where: str) -> None:
     """Raise NumericsError if a trainable weight is not finite; `where` says what the weights are."""
-    names = non_finite_weights(policy)
+    names = non_finite(_trained(policy))
     if names:
         raise NumericsError(f"{where}: {listed(names, 3)} hold NaN or infinity, expected finite numbers; nothing is saved")
 

@@ -44,12 +44,12 @@ def window_loss(policy: SequencePolicy, batch: WindowBatch) -> Tensor:
 
 def fine_tune(
     policy: Policy, examples: Examples | Windows, recipe: SFT, seed: int, folder: Path, validate: Validate,
-    on_row: OnRow | None = None, selection: Selection | None = None, user_ids: UserIds | None = None,
+    on_row: OnRow | None = None, selection: Selection | None = None, user_ids: UserIds | None = None, key: str = "",
 ) -> Outcome:  # fmt: skip
     """Train the policy in place and leave it with the weights of the best step on validation.
 
     `folder` holds the checkpoint, `validate` returns validation metrics, and `on_row` is called with every row of the curves. For
-    `selection` and `user_ids` see `genrec.training.loop.train`.
+    `selection`, `user_ids` and `key` see `genrec.training.loop.train`.
     """
 
     def objective(batch: SequenceBatch | WindowBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -65,7 +65,8 @@ def fine_tune(
     module = cast(nn.Module, policy)
     module.train()
     outcome = train(
-        module, objective, examples, recipe, seed, folder, validate, "SFT", on_row=on_row, selection=selection, user_ids=user_ids
+        module, objective, examples, recipe, seed, folder, validate, "SFT", on_row=on_row, selection=selection, user_ids=user_ids,
+        key=key,
     )  # fmt: skip
     module.eval()
     return outcome

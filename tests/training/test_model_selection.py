@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from trainings import RECIPE, likelihood, policy, training_examples
-from worlds import cyclic
+from worlds import TINY, cyclic
 
 from genrec import pipeline, run_files
 from genrec.baselines import Popularity
@@ -131,12 +132,24 @@ def test_a_training_that_recorded_no_selection_was_selected_by_the_default() -> 
             lambda: replace(cyclic(), selection=Selection(cutoff=30)),
             r"cyclic: selection\.cutoff must be at most policy\.num_beams = 20, .* got 30; set a smaller",
         ),
+        (
+            lambda: replace(
+                cyclic(), policy=replace(TINY, num_beams=5), selection=Selection(cutoff=5), evaluate=Evaluate(cutoffs=(1, 5))
+            ),
+            r"policy\.num_beams must be at least 10, the number of items that validation ranks, got 5$",
+        ),
         (lambda: override([cyclic()], ["--selection.cutoff", "30"]), r"^--selection\.cutoff 30: cyclic: selection\.cutoff must"),
     ],
 )
 def test_an_impossible_selection_is_refused_before_any_stage(build: object, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         build()  # type: ignore[operator]
+
+
+def test_a_cutoff_of_few_beams_gets_advice_that_validation_allows() -> None:
+    few = SimpleNamespace(name="few", policy=replace(TINY, num_beams=5))
+    with pytest.raises(UsageError, match=r"num_beams = 5, .* got 7; set at least 10 as policy\.num_beams$"):
+        Selection(cutoff=7).check(few)
 
 
 def test_a_cutoff_beyond_the_catalog_is_refused_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,11 @@ def test_a_bad_step_is_refused_and_the_training_goes_on_from_the_last_good_check
     assert failure.match(rf"SFT: the loss is {loss} and the norm of the gradient nan in step {step}, expected finite numbers")
     assert f"the histories of its batch are of the users {names}; " in message
     assert f"the last good checkpoint, of step 20, is kept in {tmp_path / 'parts' / 'last'}" in message
-    assert "try a smaller sft.optimization.learning_rate" in message
+    assert (
+        "the same command resumes from it, which helps if the fault was a passing one; if it comes back, try a smaller sft.op"
+        in message
+    )
+    assert message.endswith(", which starts a new training")
     assert all(bool(value.isfinite().all()) for value in built.state_dict().values())  # the update was not applied
     repaired = policy()
     run(repaired, tmp_path / "parts", likelihood(repaired))
@@ -112,10 +116,50 @@ def test_non_finite_weights_are_neither_validated_nor_saved(tmp_path: Path, monk
     with pytest.raises(NumericsError, match=r"'embedding\.weight'.* hold NaN or infinity after step 40.* checkpoint, of step 20,"):
         run(built, tmp_path, objective, validate)
     assert validated == 2  # steps 0 and 20
-    kept = checkpoint.load(tmp_path / "last", policy())
+    kept = checkpoint.load(tmp_path / "last", checkpoint.TrainingId("sft", 5, ""), policy(), 50)
     assert kept is not None
     assert kept.progress.step == 20
     assert all(bool(value.isfinite().all()) for value in kept.best.values())
+
+
+def with_buffers() -> TigerPolicy:
+    """Return a policy with a constant mask of infinities, and a finite buffer."""
+    built = policy()
+    built.register_buffer("mask", torch.tensor([0.0, -math.inf]))
+    built.register_buffer("scale", torch.ones(2))
+    return built
+
+
+@pytest.mark.parametrize("step", [0, 39])
+def test_a_buffer_that_is_no_longer_finite_is_not_saved_and_a_constant_mask_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    whole = with_buffers()
+    run(whole, tmp_path / "whole", likelihood(whole))
+    assert whole.get_buffer("mask").tolist() == [0.0, -math.inf]
+    built = with_buffers()
+
+    def objective(batch: SequenceBatch, number: int) -> tuple[Tensor, dict[str, Tensor]]:
+        if number == step:
+            built.get_buffer("scale").fill_(math.inf)
+        return negative_log_likelihood(built, batch), {}
+
+    with pytest.raises(NumericsError, match=rf"'scale' hold NaN or infinity after step {step // 20 * 20 + 20}, expected finite"):
+        run(built, tmp_path, objective)
+
+
+def test_a_buffer_that_the_last_validation_spoils_is_not_kept(tmp_path: Path) -> None:
+    built, scores = with_buffers(), iter([0.1, 0.2, 0.3, 0.4])
+
+    def validate() -> dict[str, float]:
+        score = next(scores)
+        if score == 0.4:
+            built.get_buffer("scale").fill_(math.nan)
+        return {"ndcg@10": score}
+
+    with pytest.raises(NumericsError, match=r"'scale' hold NaN or infinity after step 50"):
+        run(built, tmp_path, likelihood(built), validate)
 
 
 def test_a_score_that_is_no_number_names_the_training_step(tmp_path: Path) -> None:
