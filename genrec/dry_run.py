@@ -28,8 +28,8 @@ class Estimate(NamedTuple):
 def lines(experiments: Sequence[Experiment], replace: bool = False) -> Iterator[str]:
     """Iterate over the lines of a dry run: each experiment's stages, totals, an estimate of the time, and the output folders.
 
-    Nothing is written or downloaded: raises NetworkError if the data set's files are missing. Raises UsageError where the run would: at
-    the start if the data folder or a run file can't be used, at the end for other reasons (`run_files.check_rows`).
+    Nothing is written or downloaded: raises NetworkError if the data set's files are missing. Raises UsageError where the run would,
+    at the start if the data folder or a run file can't be used, at the end for other reasons (`run_files.check_rows`).
     """
     check_writable(list(pipeline.VERSIONS), write=False)
     for name in dict.fromkeys(experiment.name for experiment in experiments):

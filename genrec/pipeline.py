@@ -7,7 +7,6 @@ evaluate.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -86,7 +85,7 @@ def run(
 
     Args:
         experiment: the experiment.
-        refresh: rebuild this stage and all later ones, even if their artifacts exist. An artifact stays until its successor is complete.
+        refresh: rebuild this stage and all later ones, even if their artifacts exist. Each stays until its successor is complete.
         refreshed: keys that were handled before, so that experiments that share a stage rebuild it once; extended in place.
         last: stop after this stage.
         on_artifact: called with each artifact as soon as it exists, before the next stage runs.
@@ -173,8 +172,8 @@ def _run_builder(experiment: Experiment, step: Step, artifacts: dict[str, Artifa
 def _is_unchanged(artifact: Artifact) -> bool:
     """Return whether an artifact that was read before has the same manifest."""
     try:
-        return json.loads((artifact.folder / manifests.NAME).read_text(encoding="utf-8")) == artifact.manifest
-    except (OSError, ValueError):
+        return hashed_json.read_object(artifact.folder / manifests.NAME, "") == artifact.manifest
+    except (OSError, ArtifactError):
         return False
 
 

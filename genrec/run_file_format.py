@@ -51,7 +51,7 @@ def read(path: Path) -> dict[str, Any]:
     hashed_json.check_object(path, content, SHAPE, AGAIN)
     if content["name"] != path.stem:
         raise ArtifactError(
-            f"{path} holds the row {content['name']!r}, expected {path.stem!r}: a file was copied or renamed; move it away, and give a "
-            "row another name with 'genrec run ... --name NAME' (stages that are done are not repeated)"
+            f"{path} holds the row {content['name']!r}, expected {path.stem!r}: a file was copied or renamed; move it away, and give "
+            "a row another name with 'genrec run ... --name NAME' (stages that are done are not repeated)"
         )
     return content

@@ -94,7 +94,7 @@ def hash_of(description: object) -> str:
 
 
 def key_of(stage: str, version: int, specification: dict[str, Any], parents: dict[str, str]) -> str:
-    """Return the key of an artifact: the hash of its stage, of the stage's version and settings, and of the artifacts that it reads."""
+    """Return the key of an artifact: the hash of the stage, its version and settings, and the keys that it reads."""
     return hash_of({"stage": stage, "version": version, "specification": specification, "parents": parents})
 
 
