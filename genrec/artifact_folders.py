@@ -48,17 +48,20 @@ def _old(final: Path) -> Path:
 def tidy(partial: Path, has_artifact: bool) -> Iterator[None]:
     """Remove all files of a failed stage except its checkpoint. Raise ResourceError if a file can't be written.
 
-    Non-finite values come back when the stage resumes. Where there is a finished artifact, the checkpoint is removed too, so that the
-    next run uses the artifact.
+    With `has_artifact` the stage was to replace a finished artifact. Non-finite values can come back when it resumes, so that a
+    NumericsError also says how to use the artifact.
     """
     try:
         yield
     except BaseException as error:
         with suppress(OSError):  # a disk that can't be written, or a folder that is not empty because there is a checkpoint
             clear(partial)
-            if has_artifact and isinstance(error, NumericsError):
-                remove(partial / "checkpoint")
             partial.rmdir()
+        if has_artifact and isinstance(error, NumericsError) and partial.is_dir():
+            raise NumericsError(
+                f"{error}; the earlier artifact is intact: without --refresh the command resumes from the checkpoint of the rebuild; remove "
+                f"{partial} to use the earlier artifact instead"
+            ) from error
         explained = explain(error, partial)
         if isinstance(explained, ResourceError):
             raise explained from error
