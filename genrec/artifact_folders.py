@@ -59,7 +59,7 @@ def tidy(partial: Path, has_artifact: bool) -> Iterator[None]:
             partial.rmdir()
         if has_artifact and isinstance(error, NumericsError) and partial.is_dir():
             raise NumericsError(
-                f"{error}; the earlier artifact is intact: without --refresh the command resumes from the checkpoint of the rebuild; remove "
+                f"{error}; the earlier artifact is intact: without --refresh the command resumes the rebuild; remove "
                 f"{partial} to use the earlier artifact instead"
             ) from error
         explained = explain(error, partial)
