@@ -14,7 +14,7 @@ from genrec.environment import environment
 from genrec.errors import NetworkError
 from genrec.experiment import Experiment
 from genrec.pipeline import Step
-from genrec.workspace import home, store
+from genrec.workspace import check_writable, home, store
 
 
 class Estimate(NamedTuple):
@@ -28,9 +28,12 @@ class Estimate(NamedTuple):
 def lines(experiments: Sequence[Experiment], replace: bool = False) -> Iterator[str]:
     """Iterate over the lines of a dry run: each experiment's stages, totals, an estimate of the time, and the output folders.
 
-    Nothing is written or downloaded: raises NetworkError if the data set's files are missing. At the end raises UsageError where the
-    run would (`run_files.check_rows`).
+    Nothing is written or downloaded: raises NetworkError if the data set's files are missing. Raises UsageError where the run would,
+    at the start if the data folder or a run file can't be used, at the end for other reasons (`run_files.check_rows`).
     """
+    check_writable(list(pipeline.VERSIONS), write=False)
+    for name in dict.fromkeys(experiment.name for experiment in experiments):
+        run_files.check_extendable(name, write=False)
     to_build: dict[str, Step] = {}  # by key; stages that experiments share are counted once
     done: set[str] = set()
     artifacts = store()
@@ -39,7 +42,9 @@ def lines(experiments: Sequence[Experiment], replace: bool = False) -> Iterator[
         with _offline():
             steps = pipeline.plan(experiment)
         for step in steps:
-            state = "done" if artifacts.has(step.stage, step.key) else "to run"
+            if not artifacts.is_done(step.stage, step.key):
+                artifacts.check_writable(step.stage, step.key)
+            state = "done" if artifacts.is_done(step.stage, step.key) else "to run"
             if state == "done":
                 done.add(step.key)
             elif step.key in to_build:

@@ -117,7 +117,10 @@ def _check_component(component: CheckedSpecification, experiment: Experiment) ->
 def file_names(component: object) -> list[str]:
     """Return the names of the files that a component, or anything that it holds, reads; for labels."""
     parts = [each for each in (component, *components(component)) if isinstance(each, NamesFiles) and not isinstance(each, type)]
-    return [name for each in parts for name in each.file_names()]
+    names = [name for each in parts for name in each.file_names()]
+    return [
+        name.encode(errors="surrogateescape").decode(errors="replace") for name in names
+    ]  # bytes that are no UTF-8 can't be written into a manifest
 
 
 def baselines(experiment: Experiment) -> list[Experiment]:

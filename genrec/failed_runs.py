@@ -45,8 +45,11 @@ class Failure(NamedTuple):
     versions: dict[str, str]
 
 
-def record(experiment: Experiment, done: Sequence[str], error: BaseException) -> None:
-    """Record why a run of one seed ended after the stages `done`. If the record can't be written, log this."""
+def record(experiment: Experiment, done: Sequence[str], error: BaseException, keep_refresh: bool = False) -> None:
+    """Record why a run of one seed ended after the stages `done`. If the record can't be written, log this.
+
+    `keep_refresh` keeps --refresh in the recorded command, for a stage whose earlier artifact is intact: without it nothing would run.
+    """
     stage = next((stage for stage in experiment.stages if stage not in done), "")
     cause = error.__context__ if isinstance(error, SystemExit) else error  # Lightning turns Ctrl-C into an exit
     interrupted = isinstance(cause, KeyboardInterrupt)
@@ -58,7 +61,7 @@ def record(experiment: Experiment, done: Sequence[str], error: BaseException) ->
         type(cause if interrupted else error).__name__,
         "interrupted" if interrupted else str(error),
         time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        resuming(sys.argv),
+        resuming(sys.argv, keep_refresh),
         versions(),
     )
     path = _path(experiment)
@@ -78,17 +81,23 @@ def read_all() -> tuple[list[Failure], list[str]]:
     """Return the recorded failures in the order of their time, and the messages for records that are damaged."""
     failures, damaged = [], []
     for path in sorted(failed_folder().glob("[!.]*.json")):
+        if not path.is_file():
+            damaged.append(f"{path} is not a file that can be read; move it away")
+            continue
         try:
             content: dict[str, Any] = hashed_json.read_object(path, "remove it")
             hashed_json.check_object(path, content, SHAPE, "remove it")
             failures.append(Failure(**{name: content[name] for name in Failure._fields}))
-        except ArtifactError as error:
+        except (ArtifactError, OSError) as error:
             damaged.append(str(error))
     return sorted(failures, key=lambda failure: failure.time), damaged
 
 
-def resuming(arguments: Sequence[str]) -> str:
-    """Return the command line that resumes a run: without --refresh, which would begin again. Empty if it is none of genrec's."""
+def resuming(arguments: Sequence[str], keep_refresh: bool = False) -> str:
+    """Return the command line that resumes a run. Empty if it is none of genrec's.
+
+    It is without --refresh, which would begin again, unless `keep_refresh` is true.
+    """
     program = Path(arguments[0]).name if arguments else ""
     if program == "__main__.py":
         program = "genrec"
@@ -97,7 +106,7 @@ def resuming(arguments: Sequence[str]) -> str:
     kept, skips = [], False
     for argument in arguments[1:]:
         flag, _, value = argument.partition("=")
-        is_refresh = len(flag) > 4 and "--refresh".startswith(flag)  # argparse takes abbreviations
+        is_refresh = not keep_refresh and len(flag) > 4 and "--refresh".startswith(flag)  # argparse takes abbreviations
         if not skips and not is_refresh:
             kept.append(argument)
         skips = is_refresh and not value

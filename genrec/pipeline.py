@@ -12,13 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from genrec import hashed_json, stages
+from genrec import artifact_folders, hashed_json, manifests, stages
 from genrec.environment import environment, git_commit, joined, versions
-from genrec.errors import UsageError
+from genrec.errors import ArtifactError, InputError, UsageError
 from genrec.experiment import Experiment, file_names
 from genrec.hashed_json import Each
 from genrec.progress import say
-from genrec.store import Artifact, Store, describe, hash_of, write_json
+from genrec.store import Artifact, Store, describe, key_of, write_json
 from genrec.tokenizer.health_report import say_health
 from genrec.training.plugin_errors import attribute_to
 from genrec.workspace import raw_folder, store
@@ -69,7 +69,7 @@ def plan(experiment: Experiment) -> list[Step]:
         fields, settings, reads = inputs[stage]
         specification = part(*fields) | settings
         parents = {name: keys[name] for name in reads if name in keys}
-        keys[stage] = hash_of({"stage": stage, "version": VERSIONS[stage], "specification": specification, "parents": parents})
+        keys[stage] = key_of(stage, VERSIONS[stage], specification, parents)
         steps.append(Step(stage, keys[stage], specification, parents))
     return steps
 
@@ -85,7 +85,7 @@ def run(
 
     Args:
         experiment: the experiment.
-        refresh: rebuild this stage and all later ones, even if their artifacts exist.
+        refresh: rebuild this stage and all later ones, even if their artifacts exist. Each stays until its successor is complete.
         refreshed: keys that were handled before, so that experiments that share a stage rebuild it once; extended in place.
         last: stop after this stage.
         on_artifact: called with each artifact as soon as it exists, before the next stage runs.
@@ -98,17 +98,16 @@ def run(
     if last is not None and last not in experiment.stages:
         raise UsageError(f"{experiment.name} has no stage {last!r}, only {', '.join(experiment.stages)}")
     for step in steps:
-        if not existing.has(step.stage, step.key):
+        if refresh is not None or not existing.is_done(step.stage, step.key):
             existing.check_writable(step.stage, step.key)
     rebuild = False
     for step in steps:
         rebuild = rebuild or step.stage == refresh
         known = step.key in refreshed
-        if rebuild and not known:
-            existing.remove(step.stage, step.key)
         refreshed.add(step.key)
-        if not existing.has(step.stage, step.key):
-            _build(experiment, step, artifacts, existing)
+        anew = rebuild and not known
+        if anew or not existing.is_done(step.stage, step.key):
+            _build(experiment, step, artifacts, existing, anew)
         artifacts[step.stage] = existing.get(step.stage, step.key)
         if step.stage == "tokenize" and not known:
             say_health(artifacts["tokenize"].folder)
@@ -125,8 +124,8 @@ def check_stage(name: str | None) -> None:
         raise UsageError(f"there is no stage {name!r}; the stages are {', '.join(VERSIONS)}")
 
 
-def _build(experiment: Experiment, step: Step, artifacts: dict[str, Artifact], existing: Store) -> None:
-    """Run one stage and store its artifact."""
+def _build(experiment: Experiment, step: Step, artifacts: dict[str, Artifact], existing: Store, anew: bool) -> None:
+    """Run one stage and store its artifact. With `anew`, nothing is resumed, and the artifact takes the place of one that exists."""
     about: dict[str, Any] = {
         "version": VERSIONS[step.stage],
         "specification": step.specification,
@@ -143,14 +142,60 @@ def _build(experiment: Experiment, step: Step, artifacts: dict[str, Artifact], e
     final = existing.folder(step.stage, step.key)
     attempts, checkpoint = final.with_name(f".{step.key}.attempts.json"), final.with_name(f".{step.key}.partial") / "checkpoint"
     try:
-        with existing.create(step.stage, step.key, about) as folder, attribute_to(used, f"in stage {step.stage}"):
+        with existing.create(step.stage, step.key, about, replace=anew) as folder, attribute_to(used, f"in stage {step.stage}"):
             if folder is not None:
                 about["environment"] = _of_all_attempts(attempts, checkpoint, environment(), title)
-                stages.BUILDERS[step.stage](experiment, {name: artifact.folder for name, artifact in artifacts.items()}, folder)
+                _run_builder(experiment, step, artifacts, folder)
     finally:
         if not checkpoint.is_dir():  # nothing to resume from
             attempts.unlink(missing_ok=True)
     say(f"{title} finished in {time.monotonic() - start:.1f} s")
+
+
+def _run_builder(experiment: Experiment, step: Step, artifacts: dict[str, Artifact], folder: Path) -> None:
+    """Run one stage. Raise an error if another process has changed what it reads."""
+    try:
+        stages.BUILDERS[step.stage](experiment, {name: artifact.folder for name, artifact in artifacts.items()}, folder)
+    except FileNotFoundError as error:
+        for parent in (artifacts[name] for name in step.parents):
+            if not _is_unchanged(parent):
+                raise ArtifactError(
+                    f"{parent.folder} was removed or built again by another process while {step.stage} read it; run again"
+                ) from error
+        raise
+    changed = _changed_files(experiment, step)
+    if changed:
+        artifact_folders.remove(folder / "checkpoint")  # it was made from other files
+        raise InputError(f"{changed} changed while {step.stage} read them; run again when nothing writes to them")
+
+
+def _is_unchanged(artifact: Artifact) -> bool:
+    """Return whether an artifact that was read before has the same manifest."""
+    try:
+        return hashed_json.read_object(artifact.folder / manifests.NAME, "") == artifact.manifest
+    except (OSError, ArtifactError):
+        return False
+
+
+def _changed_files(experiment: Experiment, step: Step) -> str:
+    """Return, in words, the files of the stage whose fingerprint is no longer the planned one; "" if there are none."""
+    root = raw_folder()
+    for name, planned in step.specification.items():
+        before = _fingerprints(planned)
+        if before and _fingerprints(describe(getattr(experiment, name), root, name)) != before:
+            files = ", ".join(file_names(getattr(experiment, name)))
+            return f"the files of {name}{f' ({files})' if files else ''}"
+    return ""
+
+
+def _fingerprints(description: object) -> list[object]:
+    """Return the fingerprints in a description, in order."""
+    if isinstance(description, list):
+        return [each for entry in description for each in _fingerprints(entry)]
+    if not isinstance(description, dict):
+        return []
+    own = [description["fingerprint"]] if "fingerprint" in description else []
+    return own + [each for entry in description.values() for each in _fingerprints(entry)]
 
 
 def _of_all_attempts(path: Path, checkpoint: Path, now: dict[str, str], title: str) -> dict[str, str]:

@@ -37,12 +37,16 @@ def run(experiments: Sequence[Experiment], refresh: str | None = None, replace: 
     new: dict[str, Artifact] = {}
     for experiment in experiments:
         done: list[str] = []
+        steps: list[pipeline.Step] = []
         try:
-            before = {step.key: _modified(store().folder(step.stage, step.key)) for step in pipeline.plan(experiment)}
+            steps = pipeline.plan(experiment)
+            before = {step.key: _modified(store().folder(step.stage, step.key)) for step in steps}
             artifacts = pipeline.run(experiment, refresh, refreshed, on_artifact=partial(_finish_stage, experiment, done))
             run_files.record(experiment, artifacts, replace)
         except BaseException as error:
-            failed_runs.record(experiment, done, error)
+            next_step = steps[len(done)] if len(done) < len(steps) else None
+            is_intact = next_step is not None and store().is_done(next_step.stage, next_step.key)  # it was not built again
+            failed_runs.record(experiment, done, error, keep_refresh=is_intact)
             raise
         failed_runs.clear(experiment)
         new |= {each.key: each for each in artifacts.values() if _modified(each.folder) != before[each.key]}

@@ -30,7 +30,7 @@ SHAPE: dict[str, Shape] = {
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return the checked content of a run file. Raises ArtifactError if it is damaged or of another format."""
+    """Return the checked content of a run file. Raises ArtifactError if it is damaged, of another format, or that of another row."""
     content = hashed_json.read_object(path, AGAIN)
     if "format" not in content and isinstance(content.get("configuration"), dict):
         content = {"format": 1, **content}
@@ -49,4 +49,9 @@ def read(path: Path) -> dict[str, Any]:
             f"{AGAIN}, or read it with the commit that wrote it"
         )
     hashed_json.check_object(path, content, SHAPE, AGAIN)
+    if content["name"] != path.stem:
+        raise ArtifactError(
+            f"{path} holds the row {content['name']!r}, expected {path.stem!r}: a file was copied or renamed; move it away, and give "
+            "a row another name with 'genrec run ... --name NAME' (stages that are done are not repeated)"
+        )
     return content

@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,10 @@ from genrec.workspace import runs_folder, store
 
 ENVIRONMENT = ("processor", "instructions", "threads", "gpu", "precision", "torch", "genrec")  # of `genrec.environment.environment`
 SHOWN = 4  # differences, and rows, that a message lists
+_KEEP_OR_REPLACE = (
+    "keep both with --name OTHER (a prefix of the names if the list has several rows), or start these rows again, without their "
+    "earlier results, with --replace"
+)
 TRAINING_STAGES = ("sft", "align")  # the stages that have training curves
 
 
@@ -42,19 +46,21 @@ class Training(NamedTuple):
 
 
 def configuration(artifacts: dict[str, Artifact]) -> dict[str, Any]:
-    """Return the settings of all stages by key path, without the seed, as the manifests record them."""
-    return _configuration([artifact.manifest["specification"] for artifact in artifacts.values()])
+    """Return the settings and versions of all stages by key path, without the seed, as the manifests record them."""
+    manifests = {stage: artifact.manifest for stage, artifact in artifacts.items()}
+    return _configuration({stage: (each["specification"], each["version"]) for stage, each in manifests.items()})
 
 
-def _configuration(specifications: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _configuration(stages: dict[str, tuple[dict[str, Any], int]]) -> dict[str, Any]:
+    """Return the settings of stages, given by specification and version. A version gets the key path `stages.STAGE.version`."""
     merged: dict[str, Any] = {}
-    for specification in specifications:
+    for specification, _ in stages.values():
         merged |= specification
     merged.pop("seed", None)  # a row holds all of its seeds
     if "sft" in merged:
         merged.setdefault("tokenize", None)
         merged.setdefault("align", None)
-    return flatten(merged)
+    return flatten(merged) | {f"stages.{stage}.version": version for stage, (_, version) in stages.items()}
 
 
 def flatten(description: object, path: str = "") -> dict[str, object]:
@@ -127,7 +133,8 @@ def check_rows(experiments: Sequence[Experiment], replace: bool = False) -> None
     """
     rows: dict[str, dict[str, Any]] = {}
     for experiment in experiments:
-        settings = _configuration([step.specification for step in pipeline.plan(experiment)])
+        steps = pipeline.plan(experiment)
+        settings = _configuration({step.stage: (step.specification, pipeline.VERSIONS[step.stage]) for step in steps})
         known = rows.setdefault(experiment.name, settings)
         if hash_of(known) != hash_of(settings):
             raise UsageError(
@@ -149,10 +156,7 @@ def _refuse_changed(rows: dict[str, dict[str, Any]]) -> None:
     if changed:
         more = [f"  and {len(changed) - SHOWN} more"] if len(changed) > SHOWN else []
         listed = "\n".join([*changed[:SHOWN], *more])
-        raise UsageError(
-            f"the settings differ from those of rows that exist:\n{listed}\nkeep both with --name OTHER (a prefix of the names if the "
-            "list has several rows), or start these rows again, without their earlier results, with --replace"
-        )
+        raise UsageError(f"the settings differ from those of rows that exist:\n{listed}\n{_KEEP_OR_REPLACE}")
 
 
 def _differences(one: dict[str, Any], other: dict[str, Any], in_one: str, in_other: str) -> str:
@@ -160,29 +164,37 @@ def _differences(one: dict[str, Any], other: dict[str, Any], in_one: str, in_oth
     absent = object()
     paths = [path for path in dict.fromkeys([*one, *other]) if one.get(path, absent) != other.get(path, absent)]
     first, second = ([repr(settings[path]) if path in settings else "absent" for path in paths] for settings in (one, other))
-    shown = [f"{path} is {a} {in_one}, {b} {in_other}" for path, a, b in zip(paths, first, second, strict=True)][:SHOWN]
+    shown = [
+        f"the data files have changed ({path})"
+        if path == "source.fingerprint" and absent not in (one.get(path, absent), other.get(path, absent))
+        else f"{path} is {a} {in_one}, {b} {in_other}"
+        for path, a, b in zip(paths, first, second, strict=True)
+    ][:SHOWN]
     return "; ".join([*shown, *([f"and {len(paths) - SHOWN} more"] if len(paths) > SHOWN else [])])
 
 
 def record(experiment: Experiment, artifacts: dict[str, Artifact], replace: bool = False) -> None:
     """Write the result of one seed into the row's run file.
 
-    A row with other settings starts again if `replace` is true, else UsageError is raised. After `check_rows` this can only happen if
-    another process has written the row in the meantime.
+    A row with other settings or another protocol starts again if `replace` is true, else UsageError is raised. After `check_rows`
+    other settings can only be found if another process has written the row in the meantime. Another protocol with the same settings
+    means that the data stage does not give the same data each time.
     """
     path = _path(experiment.name)
-    settings = configuration(artifacts)
+    settings, evaluated = configuration(artifacts), protocol(experiment, artifacts)
     with _lock(path):
         content: dict[str, Any] = {"format": run_file_format.FORMAT, "name": experiment.name, "configuration": settings, "seeds": {}}
         if path.is_file():
             old = run_file_format.read(path)
-            if hash_of(old["configuration"]) == hash_of(settings):
+            if hash_of([old["configuration"], _figures(old["protocol"])]) == hash_of([settings, _figures(evaluated)]):
                 content["seeds"] = old["seeds"]
             elif replace:
                 say(f"{experiment.name}: the configuration has changed; {path} starts again without its earlier seeds")
             else:
                 _refuse_changed({experiment.name: settings})
-        content["protocol"] = protocol(experiment, artifacts)
+                differences = _differences(_figures(old["protocol"]), _figures(evaluated), "there", "now")
+                raise UsageError(f"{path} has the same settings and another protocol: {differences}; {_KEEP_OR_REPLACE}")
+        content["protocol"] = evaluated
         content["seeds"][str(experiment.seed)] = {
             "recorded": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "artifacts": {name: artifact.key for name, artifact in artifacts.items()},
@@ -191,6 +203,11 @@ def record(experiment: Experiment, artifacts: dict[str, Artifact], replace: bool
             "metrics": json.loads((artifacts["evaluate"].folder / "metrics.json").read_text(encoding="utf-8")),
         }
         write_json(path, hashed_json.add_hash(content))
+
+
+def _figures(protocol: dict[str, Any]) -> dict[str, Any]:
+    """Return a protocol without its labels: the name of a file may change."""
+    return {name: value for name, value in protocol.items() if name not in ("data", "split")}
 
 
 def read(name: str) -> dict[str, Any]:
@@ -206,13 +223,27 @@ def read(name: str) -> dict[str, Any]:
 def names_of_rows() -> list[str]:
     """Return the names of all rows that have a run file. Raises UsageError if a file is in the place of the folder."""
     check_folder(runs_folder())
-    return sorted(path.stem for path in runs_folder().glob("*.json") if not path.name.startswith("."))
+    return sorted(path.stem for path in runs_folder().glob("[!.]*.json") if is_name(path.stem) and path.is_file())
 
 
-def check_extendable(name: str) -> None:
-    """Raise an error if the row's run file can't be read or written, before anything is trained."""
+def odd_files() -> list[str]:
+    """Return a message for each entry of the folder that looks like a run file and can be none."""
+    messages = []
+    for path in sorted(runs_folder().glob("[!.]*.json")):
+        if not path.is_file():
+            messages.append(f"{path} is not a file that can be read; move it away")
+        elif not is_name(path.stem):
+            messages.append(f"{path} has a name that no row can have; move it away")
+    return messages
+
+
+def check_extendable(name: str, write: bool = True) -> None:
+    """Raise an error if the row's run file can't be read or written, before anything is trained.
+
+    With `write=False` nothing is written, and the file's lock is not taken.
+    """
     path = _path(name)
-    with _lock(path):
+    with _lock(path) if write else nullcontext():
         if os.path.lexists(path) and not path.is_file():
             raise UsageError(f"{path} is not a file; move it away and run the same command again")
         if path.is_file():

@@ -18,11 +18,11 @@ _RIGHT = ("R@10", "N@10")  # columns of numbers
 
 def lines(data: str | None = None) -> list[str]:
     """Return a table of all rows, or of those with this text in the name of their data set, the last run first; then what failed."""
-    rows, damaged = [], []
+    rows, damaged = [], run_files.odd_files()
     for name in run_files.names_of_rows():
         try:
             content = run_files.read(name)
-        except ArtifactError as error:
+        except (ArtifactError, OSError) as error:
             damaged.append(str(error))
             continue
         if data is None or data.lower() in str(content["protocol"].get("data", "")).lower():

@@ -2,7 +2,8 @@
 
 `<root>/<stage>/<key>/` holds the files of a stage and `manifest.json`, which is written last. A stage writes to `.<key>.partial` under
 a lock; the folder is renamed when the stage has finished, so a folder with its final name is complete. An interrupted stage leaves its
-partial folder, and the next run may resume from the `checkpoint` folder in it. Nothing is pickled.
+partial folder, and the next run may resume from the `checkpoint` folder in it. A finished artifact that is built again stays until
+the new one takes its place. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock
 
-from genrec import manifests
+from genrec import artifact_folders, manifests
 from genrec.errors import ArtifactError, ResourceError, UsageError
 from genrec.source_hash import source_hash
-from genrec.storage_errors import check_folder, explain
+from genrec.storage_errors import check_folder
 
 LARGE = 1 << 26  # bytes; a larger file is hashed again only if its stat signature has changed
 _TICK = 20_000_000  # nanoseconds; resolution of a file system's clock
@@ -93,6 +93,11 @@ def hash_of(description: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def key_of(stage: str, version: int, specification: dict[str, Any], parents: dict[str, str]) -> str:
+    """Return the key of an artifact: the hash of the stage, its version and settings, and the keys that it reads."""
+    return hash_of({"stage": stage, "version": version, "specification": specification, "parents": parents})
+
+
 def file_hash(path: Path, algorithm: str = "sha256") -> str:
     """Return the hexadecimal hash of a file, by `sha256` or `md5`."""
     with path.open("rb") as file:
@@ -138,6 +143,10 @@ class Store:
         """Return whether the artifact exists and is complete."""
         return (self.folder(stage, key) / manifests.NAME).is_file()
 
+    def is_done(self, stage: str, key: str) -> bool:
+        """Return whether the artifact exists and no interrupted rebuild has left a checkpoint to resume from."""
+        return self.has(stage, key) and not (self._paths(stage, key)[1] / "checkpoint").is_dir()
+
     def get(self, stage: str, key: str) -> Artifact:
         """Return the artifact after checking its manifest, and its files by size and sha256 (large files if their signature changed).
 
@@ -147,6 +156,11 @@ class Store:
         folder = self.folder(stage, key)
         again = f"run the experiment again with --refresh {stage}"
         manifest = manifests.read(folder, stage, key, again)
+        expected_key = key_of(stage, manifest["version"], manifest["specification"], manifest["parents"])
+        if expected_key != key:
+            raise ArtifactError(
+                f"{folder / manifests.NAME} describes an artifact with the key {expected_key}, expected {key}; {again}"
+            )
         for name, expected in manifest["files"].items():
             path = folder / name
             if _is_linked(path, folder):
@@ -160,31 +174,35 @@ class Store:
         return Artifact(stage, key, folder, manifest)
 
     @contextmanager
-    def create(self, stage: str, key: str, about: dict[str, Any]) -> Iterator[Path | None]:
+    def create(self, stage: str, key: str, about: dict[str, Any], replace: bool = False) -> Iterator[Path | None]:
         """Yield a folder to write the artifact's files to; it becomes the artifact if the block ends without an error.
 
         Yields None if another process has built the artifact in the meantime. The remains of an interrupted run are removed, except
-        the folder `checkpoint`, from which the stage may resume; it is no part of the artifact. `about` is added to the manifest: the
-        entries of `manifests.SHAPE` from `version` to `environment`; the block may change them.
+        the folder `checkpoint`, from which the stage may resume; it is no part of the artifact. With `replace`, the checkpoint is
+        removed too, and a finished artifact is built again. The old artifact is removed when the new one is complete; until then an
+        error leaves it as it was. `about` is added to the manifest: the entries of `manifests.SHAPE` from `version` to `environment`;
+        the block may change them.
         """
         final, partial, lock = self._paths(stage, key)
         final.parent.mkdir(parents=True, exist_ok=True)
         with locked(lock):
-            if self.has(stage, key):
+            artifact_folders.put_back(final)
+            if not replace and self.is_done(stage, key):
                 yield None
                 return
             check_folder(partial)
-            _clear(partial)
+            if replace:
+                artifact_folders.remove(partial)
+            artifact_folders.clear(partial)
             partial.mkdir(exist_ok=True)
             began = time.monotonic()
-            with _tidy(partial):
+            with artifact_folders.tidy(partial, has_artifact=self.has(stage, key)):
                 yield partial
                 seconds = round(time.monotonic() - began, 3)
                 manifest = {"stage": stage, "key": key, **about, "files": _files(partial), "seconds": seconds}
                 write_json(partial / manifests.NAME, manifests.complete(manifest))
-            _remove(partial / "checkpoint")
-            _remove(final)
-            partial.rename(final)
+            artifact_folders.remove(partial / "checkpoint")
+            artifact_folders.put_in_place(partial, final)
 
     def check_writable(self, stage: str, key: str) -> None:
         """Raise UsageError if something is in the way of the folders and the lock that `create` writes. Writes nothing."""
@@ -199,15 +217,6 @@ class Store:
         final = self.folder(stage, key)
         return final, final.with_name(f".{key}.partial"), final.with_name(f".{key}.lock")
 
-    def remove(self, stage: str, key: str) -> None:
-        """Remove the artifact and the remains of an interrupted run."""
-        final, partial, lock = self._paths(stage, key)
-        final.parent.mkdir(parents=True, exist_ok=True)
-        with locked(lock):
-            _remove(final / manifests.NAME)
-            _remove(final)
-            _remove(partial)
-
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
@@ -221,28 +230,6 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _clear(partial: Path) -> None:
-    """Remove the remains of an interrupted run except its checkpoint."""
-    for path in partial.iterdir() if partial.is_dir() else ():
-        if path.name != "checkpoint":
-            _remove(path)
-
-
-@contextmanager
-def _tidy(partial: Path) -> Iterator[None]:
-    """Remove all files of a failed stage except its checkpoint. Raise ResourceError if a file can't be written."""
-    try:
-        yield
-    except BaseException as error:
-        with suppress(OSError):  # a disk that can't be written, or a folder that is not empty because there is a checkpoint
-            _clear(partial)
-            partial.rmdir()
-        explained = explain(error, partial)
-        if isinstance(explained, ResourceError):
-            raise explained from error
-        raise
 
 
 def _files(partial: Path) -> dict[str, Any]:
@@ -269,10 +256,3 @@ def _is_unaltered(path: Path, expected: dict[str, Any]) -> bool:
 def _is_linked(path: Path, folder: Path) -> bool:
     """Return whether a path below a folder is a link or leads through one."""
     return any(part.is_symlink() for part in (path, *path.parents) if part != folder and part.is_relative_to(folder))
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Sequence
@@ -22,20 +23,24 @@ def home() -> Path:
         raise UsageError(f"GENREC_HOME is {name!r}, which is not a usable path ({error}); set it to a folder for your data") from None
 
 
-def check_writable(stages: Sequence[str]) -> None:
+def check_writable(stages: Sequence[str], write: bool = True) -> None:
     """Create the data folder, and raise UsageError or ResourceError if a run of these stages can't write to it.
 
-    The folders below it are checked if they exist; none is created.
+    The folders below it are checked if they exist; none is created. With `write=False` nothing is written or created: the permissions
+    are read, of the nearest folder that exists if there is no data folder.
     """
     root = home()
     below = [raw_folder(), runs_folder(), failed_folder(), store().root, reports_folder(), tensorboard_folder()]
     try:
         check_folder(root)
-        root.mkdir(parents=True, exist_ok=True)
+        if write:
+            root.mkdir(parents=True, exist_ok=True)
+        elif not root.is_dir():
+            _check_permission(next(parent for parent in root.absolute().parents if parent.is_dir()))
         for folder in (root, *below, *(store().root / stage for stage in stages)):
             check_folder(folder)
             if folder.is_dir():
-                _write_probe(folder)
+                (_write_probe if write else _check_permission)(folder)
     except (OSError, ValueError) as error:
         explained = explain(error)
         if explained is None or isinstance(error, FileNotFoundError):  # such as a folder below /proc, or a path with a NUL
@@ -51,6 +56,12 @@ def _write_probe(folder: Path) -> None:
     except OSError as error:
         error.filename = str(folder)
         raise
+
+
+def _check_permission(folder: Path) -> None:
+    """Raise PermissionError if no file can be created in a folder."""
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "it is not writable", str(folder))
 
 
 def raw_folder() -> Path:

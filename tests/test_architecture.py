@@ -24,6 +24,7 @@ GROUND = {
     "source_hash",
     "hashed_json",
     "manifests",
+    "artifact_folders",
     "storage_errors",
     "plugin_source",
     "own_ids",

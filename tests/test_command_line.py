@@ -263,7 +263,7 @@ def row():
     (project / "edited.py").write_text(code)
     (project / "log.csv").write_text(log.replace("u3,", "v3,"))
     assert main(["run", "edited.py:row"]) == 2
-    assert "source.fingerprint is " in capsys.readouterr().err
+    assert "the data files have changed (source.fingerprint)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("seeds", ["(0, 0)", "(0, 1)"])

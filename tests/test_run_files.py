@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from worlds import cyclic
 
-from genrec import failed_runs, hashed_json, pipeline, run_experiments, run_files, run_list
+from genrec import dry_run, failed_runs, hashed_json, pipeline, run_experiments, run_files, run_list
 from genrec.__main__ import main
 from genrec.baselines import Popularity
+from genrec.data.sources import Frames
 from genrec.environment import environment
-from genrec.errors import ArtifactError, GenrecError, NumericsError, Stopped, UsageError
+from genrec.errors import ArtifactError, GenrecError, InputError, NumericsError, Stopped, UsageError
 from genrec.experiment import Experiment
 from genrec.store import Artifact
 
@@ -329,3 +332,135 @@ def test_names_of_rows_fit_into_file_names() -> None:
             baseline(name)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"seed must be below 2\*\*63, got a number of 64 bits"):
         baseline(seed=2**63)
+
+
+def test_a_copied_run_file_is_no_other_row(row: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row.with_name("other.json").write_bytes(row.read_bytes())
+    assert main(["compare", "cyclic-popularity", "other"]) == 4
+    assert "other.json holds the row 'cyclic-popularity', expected 'other': a file was copied or renamed" in capsys.readouterr().err
+
+
+def test_list_goes_on_after_odd_files(row: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = [row.with_name(name) for name in ("cyclic (1).json", "-x.json", "é.json")]
+    for path in odd:
+        path.write_bytes(row.read_bytes())
+    link, folder, failed = row.with_name("link.json"), row.with_name("folder.json"), row.parent / "failed" / "folder.json"
+    link.symlink_to("nowhere")
+    folder.mkdir()
+    failed.mkdir(parents=True)
+    try:
+        assert main(["list"]) == 0
+        printed = capsys.readouterr().out
+        assert "\ncyclic-popularity " in printed
+        assert run_files.names_of_rows() == ["cyclic-popularity"]
+        for path in odd:
+            assert f"unreadable: {path} has a name that no row can have; move it away" in printed
+        for path in (link, folder, failed):
+            assert f"unreadable: {path} is not a file that can be read; move it away" in printed
+    finally:
+        folder.rmdir()
+        failed.rmdir()
+
+
+@pytest.mark.parametrize("stage", ["data", "evaluate"])
+def test_a_row_has_one_version_of_each_stage(row: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    monkeypatch.setitem(pipeline.VERSIONS, stage, 99)
+    before = row.read_bytes()
+    with pytest.raises(UsageError, match=rf"stages\.{stage}\.version is \d there, 99 now"):
+        run_experiments.run([baseline(seed=7)])
+    assert row.read_bytes() == before
+
+
+def test_a_row_has_one_protocol(row: Path) -> None:
+    """The settings are the same, but the data stage gave other data."""
+    rewrite(row, protocol=json.loads(row.read_text())["protocol"] | {"interactions": 3, "data": "Renamed()"})
+    with pytest.raises(
+        UsageError, match=r"the same settings and another protocol: interactions is 3 there, 1000 now; keep both with --name"
+    ):
+        run_experiments.run([baseline(seed=7)])
+    rewrite(row, protocol=json.loads(row.read_text())["protocol"] | {"interactions": 1000})
+    run_experiments.run([baseline(seed=7)])
+    assert list(run_files.read("cyclic-popularity")["seeds"]) == ["0", "7"]
+
+
+LOG = "user,item,time\n" + "".join(f"u{user},i{(user + k) % 6},{k}\n" for user in range(12) for k in range(6))
+
+
+def test_data_that_change_while_they_are_read_are_not_stored(row: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text(LOG)
+    build = pipeline.stages.BUILDERS["data"]
+
+    def change_first(*arguments: object) -> None:
+        log.write_text(LOG.replace("u3,", "v3,"))
+        build(*arguments)  # type: ignore[arg-type]
+
+    experiment = replace(baseline("changing"), source=Frames(interactions=log))
+    key = pipeline.plan(experiment)[0].key
+    with monkeypatch.context() as patch:
+        patch.setitem(pipeline.stages.BUILDERS, "data", change_first)
+        with pytest.raises(InputError, match=r"the files of source \(log\.csv\) changed while data read them; run again"):
+            pipeline.run(experiment)
+    assert not pipeline.store().has("data", key)
+    assert pipeline.run(experiment, last="data")["data"].key != key
+
+
+def test_a_parent_that_another_process_removes_is_named(row: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose_parent(experiment: Experiment, parents: dict[str, Path], folder: Path) -> None:
+        shutil.rmtree(parents["data"])
+        (parents["data"] / "stats.json").read_text()
+
+    monkeypatch.setitem(pipeline.stages.BUILDERS, "evaluate", lose_parent)
+    with pytest.raises(
+        ArtifactError, match=r"data/\w+ was removed or built again by another process while evaluate read it; run again"
+    ):
+        pipeline.run(replace(baseline("parentless"), history_length=4))
+
+
+def test_a_missing_file_of_the_user_is_not_blamed_on_another_process(row: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise FileNotFoundError("mine.csv")
+
+    monkeypatch.setitem(pipeline.stages.BUILDERS, "evaluate", fail)
+    with pytest.raises(FileNotFoundError, match=r"mine\.csv"):
+        pipeline.run(replace(baseline("fileless"), history_length=4))
+
+
+def test_a_file_name_that_is_no_text_gets_a_label(row: Path, tmp_path: Path) -> None:
+    log = tmp_path / os.fsdecode(b"e\xff.csv")
+    log.write_text(LOG)
+    artifact = pipeline.run(replace(baseline("bytes"), source=Frames(interactions=log)), last="data")["data"]
+    assert artifact.manifest["file_names"] == {"source": ["e\ufffd.csv"]}
+
+
+def test_a_failed_refresh_keeps_the_artifact_and_says_how_to_begin_again(row: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise NumericsError("the loss is nan")
+
+    before = pipeline.run(baseline())["evaluate"].manifest
+    monkeypatch.setitem(pipeline.stages.BUILDERS, "evaluate", fail)
+    monkeypatch.setattr(sys, "argv", ["genrec", "run", "mine.py:row", "--refresh", "evaluate"])
+    with pytest.raises(NumericsError):
+        run_experiments.run([baseline()], refresh="evaluate")
+    assert pipeline.run(baseline())["evaluate"].manifest == before
+    (failure,), _ = failed_runs.read_all()
+    assert failure.command == "genrec run mine.py:row --refresh evaluate"
+
+
+@pytest.mark.parametrize("kind", ["file", "loop", "read-only", "lock"])
+def test_a_dry_run_refuses_what_the_run_would(row: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    home = tmp_path / "home"
+    if kind == "file":
+        home.write_text("x")
+    elif kind == "loop":
+        home.symlink_to(home)
+    elif kind == "read-only":
+        monkeypatch.setattr("os.access", lambda path, mode: False)
+    else:
+        lock = home / "artifacts" / "data" / f".{pipeline.plan(baseline())[0].key}.lock"
+        lock.mkdir(parents=True)
+    monkeypatch.setenv("GENREC_HOME", str(home))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match=re.escape(str(tmp_path))):
+        list(dry_run.lines([baseline()]))
+    assert sorted(tmp_path.rglob("*")) == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -15,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genrec import hashed_json
-from genrec.errors import ArtifactError, InputError, ResourceError, UsageError
-from genrec.store import NOT_IN_KEY, Store, describe, file_hash, hash_of, write_json
+from genrec.errors import ArtifactError, InputError, NumericsError, ResourceError, UsageError
+from genrec.store import NOT_IN_KEY, Store, describe, file_hash, hash_of, key_of, write_json
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,10 @@ ABOUT = {
 }
 
 
-def make(store: Store, key: str = "k1", text: str = "payload") -> None:
+K1 = key_of("stage", ABOUT["version"], ABOUT["specification"], ABOUT["parents"])
+
+
+def make(store: Store, key: str = K1, text: str = "payload") -> None:
     with store.create("stage", key, ABOUT) as folder:
         assert folder is not None
         (folder / "a.txt").write_text(text)
@@ -113,46 +117,46 @@ def test_the_hash_ignores_order(values: dict[str, object]) -> None:
 
 def test_an_artifact_is_whole_or_absent(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    with pytest.raises(RuntimeError), store.create("stage", "k1", ABOUT) as folder:
+    with pytest.raises(RuntimeError), store.create("stage", K1, ABOUT) as folder:
         assert folder is not None
         (folder / "a.txt").write_text("half")
         raise RuntimeError
-    assert not store.has("stage", "k1")
+    assert not store.has("stage", K1)
     make(store)
-    artifact = store.get("stage", "k1")
+    artifact = store.get("stage", K1)
     assert (artifact.folder / "a.txt").read_text() == "payload"
     assert list(artifact.manifest["files"]) == ["a.txt"]
 
 
 def test_a_killed_stage_keeps_its_checkpoint_and_nothing_else(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    with pytest.raises(KeyboardInterrupt), store.create("stage", "k1", ABOUT) as folder:
+    with pytest.raises(KeyboardInterrupt), store.create("stage", K1, ABOUT) as folder:
         assert folder is not None
         (folder / "checkpoint").mkdir()
         (folder / "checkpoint" / "step").write_text("7")
         (folder / "half").write_text("x")
         raise KeyboardInterrupt
-    with store.create("stage", "k1", ABOUT) as folder:
+    with store.create("stage", K1, ABOUT) as folder:
         assert folder is not None
         assert (folder / "checkpoint" / "step").read_text() == "7"
         assert not (folder / "half").exists()
         (folder / "a.txt").write_text("whole")
-    assert sorted(path.name for path in store.get("stage", "k1").folder.iterdir()) == ["a.txt", "manifest.json"]
+    assert sorted(path.name for path in store.get("stage", K1).folder.iterdir()) == ["a.txt", "manifest.json"]
 
 
 def test_damage_is_found_and_named(tmp_path: Path) -> None:
     store = Store(tmp_path)
     make(store)
-    path = store.folder("stage", "k1") / "a.txt"
+    path = store.folder("stage", K1) / "a.txt"
     path.write_text("PAYLOAD")  # the same size
     with pytest.raises(ArtifactError, match=r"a\.txt is missing or has changed.*--refresh stage"):
-        store.get("stage", "k1")
+        store.get("stage", K1)
     path.unlink()
     with pytest.raises(ArtifactError, match="missing"):
-        store.get("stage", "k1")
-    (store.folder("stage", "k1") / "manifest.json").write_text("{")
+        store.get("stage", K1)
+    (store.folder("stage", K1) / "manifest.json").write_text("{")
     with pytest.raises(ArtifactError, match=r"manifest\.json is damaged"):
-        store.get("stage", "k1")
+        store.get("stage", K1)
     with pytest.raises(ArtifactError, match="there is no artifact stage/k2"):
         store.get("stage", "k2")
 
@@ -162,17 +166,17 @@ def test_a_large_file_is_hashed_again_only_when_it_was_touched(tmp_path: Path, m
     monkeypatch.setattr("genrec.store.LARGE", 5)
     store, hashed = Store(tmp_path), []
     make(store)
-    path = store.folder("stage", "k1") / "a.txt"
+    path = store.folder("stage", K1) / "a.txt"
     monkeypatch.setattr("genrec.store.file_hash", lambda path: hashed.append(path) or file_hash(path))
-    store.get("stage", "k1")
+    store.get("stage", K1)
     assert hashed == []
     status = path.stat()
     path.write_text("PAYLOAD")
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     with pytest.raises(ArtifactError, match=r"a\.txt is missing or has changed"):
-        store.get("stage", "k1")
+        store.get("stage", K1)
     path.write_text("payload")  # touched, but the same
-    store.get("stage", "k1")
+    store.get("stage", K1)
     assert hashed == [path, path]
 
 
@@ -187,7 +191,7 @@ def test_a_full_disk_leaves_no_litter(tmp_path: Path, error: Exception) -> None:
         raise error
     assert caught.value.exit_code == 5
     assert [path.name for path in (tmp_path / "stage" / ".k2.partial").iterdir()] == ["checkpoint"]
-    assert (store.get("stage", "k1").folder / "a.txt").read_text() == "payload"
+    assert (store.get("stage", K1).folder / "a.txt").read_text() == "payload"
 
 
 @pytest.mark.parametrize(
@@ -196,10 +200,10 @@ def test_a_full_disk_leaves_no_litter(tmp_path: Path, error: Exception) -> None:
 def test_an_artifact_of_another_format_is_refused(tmp_path: Path, format: int, said: str) -> None:
     store = Store(tmp_path)
     make(store)
-    path = store.folder("stage", "k1") / "manifest.json"
+    path = store.folder("stage", K1) / "manifest.json"
     write_json(path, json.loads(path.read_text()) | {"format": format})
     with pytest.raises(ArtifactError, match=rf"genrec 9\.9 in format {format}, this version reads format 3 .*{said}.*--refresh stage"):
-        store.get("stage", "k1")
+        store.get("stage", K1)
 
 
 def test_two_makers_make_one(tmp_path: Path) -> None:
@@ -208,12 +212,12 @@ def test_two_makers_make_one(tmp_path: Path) -> None:
 
     def second() -> None:
         entered.wait()
-        with Store(tmp_path).create("stage", "k1", ABOUT) as folder:
+        with Store(tmp_path).create("stage", K1, ABOUT) as folder:
             results.append(folder)
 
     thread = threading.Thread(target=second)
     thread.start()
-    with store.create("stage", "k1", ABOUT) as folder:
+    with store.create("stage", K1, ABOUT) as folder:
         assert folder is not None
         entered.set()
         (folder / "a.txt").write_text("first")
@@ -221,13 +225,71 @@ def test_two_makers_make_one(tmp_path: Path) -> None:
     assert results == [None]
 
 
-def test_remove(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [OSError(errno.EFBIG, "File too large"), KeyboardInterrupt(), NumericsError("the loss is nan")])
+def test_an_artifact_that_is_built_again_stays_until_the_new_one_is_complete(tmp_path: Path, error: BaseException) -> None:
     store = Store(tmp_path)
     make(store)
-    store.remove("stage", "k1")
-    assert not store.has("stage", "k1")
-    make(store, text="again")
-    assert (store.get("stage", "k1").folder / "a.txt").read_text() == "again"
+    with pytest.raises((ResourceError, type(error))), store.create("stage", K1, ABOUT, replace=True) as folder:
+        assert folder is not None
+        (folder / "a.txt").write_text("half")
+        raise error
+    assert (store.get("stage", K1).folder / "a.txt").read_text() == "payload"
+    assert store.is_done("stage", K1)
+    with store.create("stage", K1, ABOUT, replace=True) as folder:
+        assert folder is not None
+        (folder / "a.txt").write_text("again")
+        assert (store.get("stage", K1).folder / "a.txt").read_text() == "payload"
+    assert (store.get("stage", K1).folder / "a.txt").read_text() == "again"
+    assert sorted(path.name for path in (tmp_path / "stage").iterdir()) == sorted([f".{K1}.lock", K1])
+
+
+def test_an_interrupted_rebuild_is_resumed_unless_it_begins_again(tmp_path: Path) -> None:
+    """Its checkpoint lies beside the old artifact. Non-finite values could come back, so the message says how to use the artifact."""
+
+    def rebuild(replace: bool, error: BaseException | None = None) -> list[str]:
+        with contextlib.suppress(KeyboardInterrupt), store.create("stage", K1, ABOUT, replace) as folder:
+            assert folder is not None
+            found = [path.name for path in folder.iterdir()]
+            (folder / "checkpoint").mkdir(exist_ok=True)
+            (folder / "checkpoint" / "step").write_text("7")
+            (folder / "a.txt").write_text("again")
+            if error is not None:
+                raise error
+        return found
+
+    store = Store(tmp_path)
+    make(store)
+    assert rebuild(True, KeyboardInterrupt()) == []
+    assert store.has("stage", K1)
+    assert not store.is_done("stage", K1)
+    assert rebuild(True, KeyboardInterrupt()) == []
+    with pytest.raises(NumericsError, match=rf"the loss is nan; the earlier artifact is intact.*remove .*\.{K1}\.partial to use"):
+        rebuild(False, NumericsError("the loss is nan"))
+    assert rebuild(False) == ["checkpoint"]
+    assert (store.get("stage", K1).folder / "a.txt").read_text() == "again"
+    with store.create("stage", K1, ABOUT) as folder:
+        assert folder is None
+
+
+def test_an_artifact_gets_its_name_back_after_a_kill_between_two_renames(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    make(store)
+    store.folder("stage", K1).rename(tmp_path / "stage" / f".{K1}.old")
+    with store.create("stage", K1, ABOUT) as folder:
+        assert folder is None
+    assert (store.get("stage", K1).folder / "a.txt").read_text() == "payload"
+
+
+@pytest.mark.parametrize("entries", [{"version": 2}, {"specification": {"beta": 0.2}}, {"parents": {"data": "1" * 16}}])
+def test_a_manifest_that_does_not_fit_its_key_is_refused(tmp_path: Path, entries: dict[str, object]) -> None:
+    """Its hash was computed again, so only the key can tell."""
+    store = Store(tmp_path)
+    make(store)
+    rewritten(store, **entries)
+    with pytest.raises(
+        ArtifactError, match=rf"manifest\.json describes an artifact with the key \w+, expected {K1}; .*--refresh stage"
+    ):
+        store.get("stage", K1)
 
 
 @dataclass(frozen=True)
@@ -242,8 +304,8 @@ def test_a_field_with_a_name_of_the_key_is_refused(tmp_path: Path) -> None:
 
 
 def rewritten(store: Store, **entries: object) -> None:
-    """Replace entries of the manifest of stage/k1 (None removes one), with a hash that fits the new content."""
-    path = store.folder("stage", "k1") / "manifest.json"
+    """Replace entries of the manifest of stage/K1 (None removes one), with a hash that fits the new content."""
+    path = store.folder("stage", K1) / "manifest.json"
     content = json.loads(path.read_text()) | entries
     del content["sha256"]
     path.write_text(json.dumps(hashed_json.add_hash({name: value for name, value in content.items() if value is not None})))
@@ -276,36 +338,36 @@ ENTRY = {"size": 7, "sha256": hashlib.sha256(b"payload").hexdigest()}
         ({"files": {"./a.txt": ENTRY}}, "which is not allowed"),
         ({"files": {"a\0.txt": ENTRY}}, "which is not allowed"),
         ({"files": {"": ENTRY}}, "which is not allowed"),
-        ({"stage": "other"}, "is that of other/k1, expected stage/k1"),
-        ({"key": "k2"}, "is that of stage/k2, expected stage/k1"),
+        ({"stage": "other"}, f"is that of other/{K1}, expected stage/{K1}"),
+        ({"key": "k2"}, f"is that of stage/k2, expected stage/{K1}"),
     ],
 )
 def test_a_manifest_of_another_shape_is_refused(tmp_path: Path, entries: dict[str, object], said: str) -> None:
     store = Store(tmp_path)
     make(store)
     rewritten(store)
-    store.get("stage", "k1")  # the hash fits
+    store.get("stage", K1)  # the hash fits
     rewritten(store, **entries)
     with pytest.raises(ArtifactError, match=rf"manifest\.json .*{said}.*--refresh stage"):
-        store.get("stage", "k1")
+        store.get("stage", K1)
 
 
 @pytest.mark.parametrize("content", ["[]", "null", "3", "{}", '{"format": []}', "[" * 100_000, '{"a":' * 100_000, "1" * 5000, "\xff"])
 def test_json_that_is_no_manifest_is_refused(tmp_path: Path, content: str) -> None:
     store = Store(tmp_path)
     make(store)
-    (store.folder("stage", "k1") / "manifest.json").write_text(content, encoding="latin-1")
+    (store.folder("stage", K1) / "manifest.json").write_text(content, encoding="latin-1")
     with pytest.raises(ArtifactError, match=r"manifest\.json is damaged .*--refresh stage"):
-        store.get("stage", "k1")
+        store.get("stage", K1)
 
 
 def test_an_edited_manifest_is_found_by_its_hash(tmp_path: Path) -> None:
     store = Store(tmp_path)
     make(store)
-    path = store.folder("stage", "k1") / "manifest.json"
+    path = store.folder("stage", K1) / "manifest.json"
     path.write_text(path.read_text().replace('"beta": 0.1', '"beta": 0.2'))
     with pytest.raises(ArtifactError, match=r"manifest\.json has changed since it was written .*--refresh stage"):
-        store.get("stage", "k1")
+        store.get("stage", K1)
 
 
 @pytest.fixture(scope="module")
@@ -313,7 +375,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path, byte
     """A store with one artifact, the path of its manifest, and the manifest's bytes."""
     store = Store(tmp_path_factory.mktemp("written"))
     make(store)
-    path = store.folder("stage", "k1") / "manifest.json"
+    path = store.folder("stage", K1) / "manifest.json"
     return store, path, path.read_bytes()
 
 
@@ -322,7 +384,7 @@ def assert_found_or_harmless(written: tuple[Store, Path, bytes], place: int, val
     store, path, content = written
     path.write_bytes(content[:place] + bytes([value]) + content[place + 1 :])
     try:
-        found = store.get("stage", "k1").manifest
+        found = store.get("stage", K1).manifest
     except ArtifactError as error:
         found = str(error)
     finally:
@@ -345,32 +407,32 @@ def test_any_replaced_byte_of_a_manifest_is_found(written: tuple[Store, Path, by
 def test_links_are_refused(tmp_path: Path) -> None:
     """The bytes are the same, but another artifact, or a file outside the store, could change them later."""
     store = Store(tmp_path / "store")
-    with store.create("stage", "k1", ABOUT) as folder:
+    with store.create("stage", K1, ABOUT) as folder:
         assert folder is not None
         (folder / "sub").mkdir()
         (folder / "sub" / "a.txt").write_text("payload")
-    artifact = store.get("stage", "k1").folder
+    artifact = store.get("stage", K1).folder
     (artifact / "sub").rename(tmp_path / "elsewhere")
     (artifact / "sub").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ArtifactError, match=r"sub/a\.txt is a link, expected a file"):
-        store.get("stage", "k1")
+        store.get("stage", K1)
 
 
 def test_a_file_that_the_manifest_does_not_list_is_refused(tmp_path: Path) -> None:
     """A stage would read an added cold.parquet. Files with a hidden name, such as those of a file manager, are ignored."""
     store = Store(tmp_path)
     make(store)
-    folder = store.folder("stage", "k1")
+    folder = store.folder("stage", K1)
     (folder / ".DS_Store").write_text("x")
-    store.get("stage", "k1")
+    store.get("stage", K1)
     (folder / "sub").mkdir()
     (folder / "sub" / "cold.parquet").write_text("x")
     with pytest.raises(ArtifactError, match=r"sub/cold\.parquet is not listed in manifest\.json; move it away"):
-        store.get("stage", "k1")
+        store.get("stage", K1)
     (folder / "sub" / "cold.parquet").unlink()
     (folder / "link").symlink_to(tmp_path / "nowhere")
     with pytest.raises(ArtifactError, match=r"link is not listed"):
-        store.get("stage", "k1")
+        store.get("stage", K1)
 
 
 def test_a_manifest_that_cannot_be_written_keeps_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,18 +443,18 @@ def test_a_manifest_that_cannot_be_written_keeps_the_checkpoint(tmp_path: Path, 
 
     store = Store(tmp_path)
     monkeypatch.setattr("genrec.store.write_json", full)
-    with pytest.raises(ResourceError, match=r"the disk is full .*manifest\.json"), store.create("stage", "k1", ABOUT) as folder:
+    with pytest.raises(ResourceError, match=r"the disk is full .*manifest\.json"), store.create("stage", K1, ABOUT) as folder:
         assert folder is not None
         (folder / "checkpoint").mkdir()
         (folder / "checkpoint" / "step").write_text("7")
         (folder / "a.txt").write_text("payload")
-    assert [path.name for path in (tmp_path / "stage" / ".k1.partial").iterdir()] == ["checkpoint"]
+    assert [path.name for path in (tmp_path / "stage" / f".{K1}.partial").iterdir()] == ["checkpoint"]
     monkeypatch.undo()
-    with store.create("stage", "k1", ABOUT) as folder:
+    with store.create("stage", K1, ABOUT) as folder:
         assert folder is not None
         (folder / "a.txt").write_text("payload")
-    assert list(store.get("stage", "k1").manifest["files"]) == ["a.txt"]  # not the checkpoint
-    assert not (store.get("stage", "k1").folder / "checkpoint").exists()
+    assert list(store.get("stage", K1).manifest["files"]) == ["a.txt"]  # not the checkpoint
+    assert not (store.get("stage", K1).folder / "checkpoint").exists()
 
 
 @pytest.mark.parametrize(
@@ -419,7 +481,7 @@ def test_a_stage_that_cannot_write_ends_with_exit_code_5(tmp_path: Path, error: 
 
 def test_other_errors_of_a_stage_pass_unchanged(tmp_path: Path) -> None:
     for error in (RuntimeError("shape mismatch"), FileNotFoundError(errno.ENOENT, "No such file", "mine.csv"), InputError("bad")):
-        with pytest.raises(type(error)) as caught, Store(tmp_path).create("stage", "k1", ABOUT):
+        with pytest.raises(type(error)) as caught, Store(tmp_path).create("stage", K1, ABOUT):
             raise error
         assert caught.value is error
 
@@ -427,15 +489,15 @@ def test_other_errors_of_a_stage_pass_unchanged(tmp_path: Path) -> None:
 def test_something_in_the_place_of_an_unfinished_artifact_is_refused(tmp_path: Path) -> None:
     store = Store(tmp_path)
     (tmp_path / "stage").mkdir()
-    (tmp_path / "stage" / ".k1.partial").write_text("x")
+    (tmp_path / "stage" / f".{K1}.partial").write_text("x")
     (tmp_path / "stage" / ".k2.lock").mkdir()
-    for key, said in (("k1", r"\.k1\.partial is not a folder"), ("k2", r"\.k2\.lock is not a file that can be written")):
+    for key, said in ((K1, rf"\.{K1}\.partial is not a folder"), ("k2", r"\.k2\.lock is not a file that can be written")):
         with pytest.raises(UsageError, match=said):
             store.check_writable("stage", key)
-    with pytest.raises(UsageError, match=r"\.k1\.partial is not a folder"), store.create("stage", "k1", ABOUT):
+    with pytest.raises(UsageError, match=rf"\.{K1}\.partial is not a folder"), store.create("stage", K1, ABOUT):
         pass
     store.check_writable("stage", "k3")
-    assert sorted(path.name for path in tmp_path.rglob("*")) == [".k1.lock", ".k1.partial", ".k2.lock", "stage"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [f".{K1}.lock", f".{K1}.partial", ".k2.lock", "stage"]
 
 
 def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -443,7 +505,10 @@ def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytes
         raise NotImplementedError("no flock")
 
     monkeypatch.setattr("genrec.store.FileLock.acquire", acquire)
-    with pytest.raises(ResourceError, match=r"\.k1\.lock can't be locked .*GENREC_HOME"), Store(tmp_path).create("stage", "k1", ABOUT):
+    with (
+        pytest.raises(ResourceError, match=rf"\.{K1}\.lock can't be locked .*GENREC_HOME"),
+        Store(tmp_path).create("stage", K1, ABOUT),
+    ):
         pass
 
 
