@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from genrec import loading, pipeline, run_files
+from genrec import loading, pipeline, row_trainings, run_files
 from genrec.errors import ResourceError, UsageError
 from genrec.overrides import override
 from genrec.storage_errors import explain
@@ -90,9 +90,9 @@ def curves(options: argparse.Namespace) -> int:
     from genrec.training import curve_plots
 
     _check_picture(options.picture)
-    found = run_files.trainings(options.names, options.stage)
+    found = row_trainings.trainings(options.names, options.stage)
     stage = found[0].artifact.stage
-    if options.stage is None and stage == "sft" and (without := run_files.rows_without("align", options.names)) != options.names:
+    if options.stage is None and stage == "sft" and (without := row_trainings.rows_without("align", options.names)) != options.names:
         print(f"{', '.join(without)} {'has' if len(without) == 1 else 'have'} no alignment, so these are the curves of SFT")
     rows = _distinct({name: list(group) for name, group in groupby(found, key=lambda each: each.name)})
     for name, seeds in rows.items():
@@ -103,14 +103,14 @@ def curves(options: argparse.Namespace) -> int:
         _write_csv(found, options.csv)
     key = hash_of([each.artifact.key for each in found])
     tables = {name: [each.curves for each in seeds] for name, seeds in rows.items()}
-    lines = run_files.baseline_lines([each.artifact for each in found])
+    lines = row_trainings.baseline_lines([each.artifact for each in found])
     draw = partial(curve_plots.draw, tables, f"{stage}: {', '.join(rows)}", stage=stage, everything=options.all, lines=lines)
     name = f"{'-'.join(dict.fromkeys(options.names))[:100]}-{stage}-curves{'-all' if options.all else ''}-{key}"
     _draw(draw, options.picture, name, key, first=True)
     return 0
 
 
-def _distinct(rows: dict[str, list[run_files.Training]]) -> dict[str, list[run_files.Training]]:
+def _distinct(rows: dict[str, list[row_trainings.Training]]) -> dict[str, list[row_trainings.Training]]:
     """Join rows with the same trainings, such as aligned rows that start from one SFT policy: one curve with all their names."""
     joined: dict[tuple[str, ...], list[str]] = {}
     for name, seeds in rows.items():
@@ -118,7 +118,7 @@ def _distinct(rows: dict[str, list[run_files.Training]]) -> dict[str, list[run_f
     return {", ".join(names): rows[names[0]] for names in joined.values()}
 
 
-def _curves_lines(seeds: Sequence[run_files.Training]) -> list[str]:
+def _curves_lines(seeds: Sequence[row_trainings.Training]) -> list[str]:
     """Return lines with the files of a row's curves, the best step of each seed, and the last value of each column."""
     from genrec.training.curves import best_step, last_values
     from genrec.training.model_selection import selection_of
@@ -137,7 +137,7 @@ def _curves_lines(seeds: Sequence[run_files.Training]) -> list[str]:
     return lines + [f"  {name:{width}}" + "".join(f" {values.get(name, nan):11.5g}" for values in last) for name in last[0]]
 
 
-def _write_csv(found: Sequence[run_files.Training], path: Path) -> None:
+def _write_csv(found: Sequence[row_trainings.Training], path: Path) -> None:
     """Write all curves as one table: name, seed, stage, then the columns of the curves."""
     tables = []
     for each in found:

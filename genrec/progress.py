@@ -10,6 +10,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 LINE_INTERVAL = 15.0  # seconds between plain lines
 BAR_DELAY = 2.0  # seconds before a bar appears
+TIMED_STEPS, TIMED_SHARE = 10, 0.05  # steps after the first, or their share of the total, before an estimate of the time left
 
 
 def say(message: str) -> None:
@@ -33,6 +34,7 @@ class Progress:
     def __init__(self, description: str, total: int | None) -> None:
         self.description, self.total, self.done = description, total, 0
         self._started = self._last_line = time.monotonic()
+        self._first: tuple[float, int] | None = None  # time and count after the first steps, which may be slow or resumed
         self._bar: object | None = None
 
     def __enter__(self) -> Progress:
@@ -44,6 +46,8 @@ class Progress:
         """Advance by `steps` and show `note` after the count."""
         self.done += steps
         now = time.monotonic()
+        if self._first is None:
+            self._first = now, self.done
         if self._nested:
             return
         if sys.stderr is not None and sys.stderr.isatty():
@@ -54,12 +58,19 @@ class Progress:
             say(self._line(note, now))
 
     def _line(self, note: str, now: float) -> str:
-        """Return the plain line, with the estimated remaining time if the total is known."""
-        seconds = now - self._started
-        if not self.total:
-            return f"{self.description}: {self.done} ({seconds:.0f} s) {note}".rstrip()
-        left = seconds * (self.total - self.done) / max(self.done, 1)
-        return f"{self.description}: {self.done}/{self.total} ({seconds:.0f} s, about {left:.0f} s left) {note}".rstrip()
+        """Return the plain line."""
+        count = f"{self.done}/{self.total}" if self.total else f"{self.done}"
+        return f"{self.description}: {count} ({now - self._started:.0f} s{self._left(now)}) {note}".rstrip()
+
+    def _left(self, now: float) -> str:
+        """Return the estimated remaining time in words: nothing before `TIMED_STEPS` steps or `TIMED_SHARE` of the total are timed."""
+        if not self.total or self._first is None:
+            return ""
+        began, before = self._first
+        timed = self.done - before
+        if timed < 1 or timed < min(TIMED_STEPS, TIMED_SHARE * self.total):
+            return ""
+        return f", about {(now - began) * (self.total - self.done) / timed:.0f} s left"
 
     def _draw(self, note: str) -> None:
         """Show or update the bar."""

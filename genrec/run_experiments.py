@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from genrec import failed_runs, pipeline, run_files
+from genrec import failed_runs, pipeline, row_trainings, run_files
 from genrec.experiment import Experiment
 from genrec.progress import say
 from genrec.store import Artifact
@@ -21,7 +21,7 @@ def run(experiments: Sequence[Experiment], refresh: str | None = None, replace: 
     """Run the missing stages of each experiment and record the results. Log the seconds of all new artifacts at the end.
 
     Raises an error before anything is trained if the data folder can't be written. A run that fails later leaves a record
-    (`genrec.failed_runs`).
+    (`genrec.failed_runs`), and for a list a line says what is finished.
 
     Args:
         experiments: the experiments; those that share a stage build it once.
@@ -35,7 +35,7 @@ def run(experiments: Sequence[Experiment], refresh: str | None = None, replace: 
     run_files.check_rows(experiments, replace)
     refreshed: set[str] = set()
     new: dict[str, Artifact] = {}
-    for experiment in experiments:
+    for number, experiment in enumerate(experiments):
         done: list[str] = []
         steps: list[pipeline.Step] = []
         try:
@@ -47,6 +47,8 @@ def run(experiments: Sequence[Experiment], refresh: str | None = None, replace: 
             next_step = steps[len(done)] if len(done) < len(steps) else None
             is_intact = next_step is not None and store().is_done(next_step.stage, next_step.key)  # it was not built again
             failed_runs.record(experiment, done, error, keep_refresh=is_intact)
+            if len(experiments) > 1:
+                say(unfinished_line(experiments, number, refresh))
             raise
         failed_runs.clear(experiment)
         new |= {each.key: each for each in artifacts.values() if _modified(each.folder) != before[each.key]}
@@ -73,7 +75,7 @@ def _draw_curves(experiment: Experiment, artifact: Artifact) -> None:
     title = f"{experiment.name} (seed {experiment.seed}): {artifact.stage} {artifact.key}"
     try:
         rows = {experiment.name: [pd.read_parquet(artifact.folder / "curves.parquet")]}
-        curve_plots.draw(rows, title, path, artifact.stage, lines=run_files.baseline_lines([artifact]))
+        curve_plots.draw(rows, title, path, artifact.stage, lines=row_trainings.baseline_lines([artifact]))
     except (ImportError, OSError) as error:
         say(f"{title}: the training curves could not be drawn ({error})")
     else:
@@ -96,14 +98,29 @@ def seconds_line(artifacts: Sequence[Artifact]) -> str:
     return f"seconds per stage: {', '.join(parts)}"
 
 
+def unfinished_line(experiments: Sequence[Experiment], finished: int, refresh: str | None = None) -> str:
+    """Return a line with the experiments of a list that are finished, the first `finished` ones, and how to run the others."""
+    done = f" ({_rows(experiments[:finished])})" if finished else ""
+    without = " without --refresh" if refresh else ""
+    return (
+        f"{finished} of {len(experiments)} experiments finished{done}; {_rows(experiments[finished : finished + 1])} did not; run the "
+        f"same command again{without} to go on: what is finished is kept"
+    )
+
+
 def collapsed_line(before: int, experiments: Sequence[Experiment]) -> str:
     """Return a line with the rows and seeds that are left of `before` experiments, if some of them are equal by their overrides."""
+    return (
+        f"{before} experiments became {len(experiments)}, since some are equal: {_rows(experiments)}; "
+        "the run files keep their results of other seeds"
+    )
+
+
+def _rows(experiments: Sequence[Experiment]) -> str:
+    """Return the first rows of the experiments, with their seeds."""
     seeds: dict[str, list[int]] = {}
     for experiment in experiments:
         seeds.setdefault(experiment.name, []).append(experiment.seed)
     rows = [f"{name} (seed {', '.join(map(str, numbers))})" for name, numbers in seeds.items()]
     more = f" and {len(rows) - SHOWN_ROWS} more rows" if len(rows) > SHOWN_ROWS else ""
-    return (
-        f"{before} experiments became {len(experiments)}, since some are equal: {', '.join(rows[:SHOWN_ROWS])}{more}; "
-        "the run files keep their results of other seeds"
-    )
+    return f"{', '.join(rows[:SHOWN_ROWS])}{more}"

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
@@ -34,15 +34,6 @@ _KEEP_OR_REPLACE = (
     "earlier results, with --replace"
 )
 TRAINING_STAGES = ("sft", "align")  # the stages that have training curves
-
-
-class Training(NamedTuple):
-    """One finished training."""
-
-    name: str  # of the row
-    seed: int
-    artifact: Artifact
-    curves: pd.DataFrame  # see `genrec.training.curves.table`
 
 
 def configuration(artifacts: dict[str, Artifact]) -> dict[str, Any]:
@@ -132,27 +123,43 @@ def check_rows(experiments: Sequence[Experiment], replace: bool = False) -> None
     `replace` allows the latter. A run file that cannot be read raises ArtifactError.
     """
     rows: dict[str, dict[str, Any]] = {}
-    for experiment in experiments:
-        steps = pipeline.plan(experiment)
-        settings = _configuration({step.stage: (step.specification, pipeline.VERSIONS[step.stage]) for step in steps})
-        known = rows.setdefault(experiment.name, settings)
+    for name, settings in _planned(experiments):
+        known = rows.setdefault(name, settings)
         if hash_of(known) != hash_of(settings):
             raise UsageError(
-                f"two experiments of the list have the name {experiment.name!r} and different settings: "
+                f"two experiments of the list have the name {name!r} and different settings: "
                 f"{_differences(known, settings, 'in one', 'in the other')}; give each row a name of its own, and one row the same "
                 "settings for all of its seeds"
             )
     if not replace:
-        _refuse_changed({name: settings for name, settings in rows.items() if _path(name).is_file()})
+        _refuse_changed(rows)
+
+
+def changed_rows(experiments: Sequence[Experiment]) -> dict[str, str]:
+    """Return the rows that have other settings or other data in their run file, each with the differences in words."""
+    return _changed(dict(_planned(experiments)))
+
+
+def _planned(experiments: Sequence[Experiment]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Iterate over the experiments' names and the settings that their rows would have."""
+    for experiment in experiments:
+        steps = pipeline.plan(experiment)
+        yield experiment.name, _configuration({step.stage: (step.specification, pipeline.VERSIONS[step.stage]) for step in steps})
+
+
+def _changed(rows: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Return the differences of the rows, given by their new settings, that have others in their run file."""
+    old = {name: read(name)["configuration"] for name in rows if _path(name).is_file()}
+    return {
+        name: _differences(settings, rows[name], "there", "now")
+        for name, settings in old.items()
+        if hash_of(settings) != hash_of(rows[name])
+    }
 
 
 def _refuse_changed(rows: dict[str, dict[str, Any]]) -> None:
     """Raise UsageError if a row, given by its new settings, has others in its run file."""
-    changed = []
-    for name, settings in rows.items():
-        old = read(name)["configuration"]
-        if hash_of(old) != hash_of(settings):
-            changed.append(f"  {_path(name)}: {_differences(old, settings, 'there', 'now')}")
+    changed = [f"  {_path(name)}: {differences}" for name, differences in _changed(rows).items()]
     if changed:
         more = [f"  and {len(changed) - SHOWN} more"] if len(changed) > SHOWN else []
         listed = "\n".join([*changed[:SHOWN], *more])
@@ -279,33 +286,6 @@ def outcomes(names: Sequence[str], only_seeds: dict[str, set[int]] | None = None
             described = content["protocol"], content["configuration"], entry["environment"]
             runs.append(Run(name, int(seed), ranks, entry["metrics"], *described))
     return runs
-
-
-def trainings(names: Sequence[str], stage: str | None = None) -> list[Training]:
-    """Return the training of every seed of these rows in one stage; without `stage`, in align if all rows have it, else in sft."""
-    contents = {name: read(name) for name in dict.fromkeys(names)}
-    keys = [entry["artifacts"] for content in contents.values() for entry in content["seeds"].values()]
-    stage = stage or ("align" if all("align" in each for each in keys) else "sft")
-    artifacts, found = store(), []
-    for name, content in contents.items():
-        for seed, entry in sorted(content["seeds"].items(), key=lambda item: int(item[0])):
-            if stage not in entry["artifacts"]:
-                raise UsageError(f"{name} has no curves of a stage {stage!r}; it has the stages {', '.join(entry['artifacts'])}")
-            artifact = artifacts.get(stage, entry["artifacts"][stage])
-            found.append(Training(name, int(seed), artifact, pd.read_parquet(artifact.folder / "curves.parquet")))
-    return found
-
-
-def rows_without(stage: str, names: Sequence[str]) -> list[str]:
-    """Return the rows that do not have this stage."""
-    return [name for name in dict.fromkeys(names) if not all(stage in seed["artifacts"] for seed in read(name)["seeds"].values())]
-
-
-def baseline_lines(artifacts: Sequence[Artifact]) -> dict[str, float]:
-    """Return NDCG@10 of the baselines on the validation users, by name, if all these trainings have the same; else nothing."""
-    paths = [artifact.folder / "baselines.json" for artifact in artifacts]
-    found = [json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {} for path in paths]
-    return found[0] if all(each == found[0] for each in found) else {}
 
 
 def _path(name: str) -> Path:

@@ -45,6 +45,7 @@ TOP = [
     "pipeline",
     "run_file_format",
     "run_files",
+    "row_trainings",
     "failed_runs",
     "run_list",
     "run_experiments",

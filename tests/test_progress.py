@@ -32,6 +32,32 @@ def test_lines_in_a_log(clock: None, capsys: pytest.CaptureFixture[str]) -> None
     ]
 
 
+def test_no_time_is_estimated_from_few_steps(clock: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """5 % of 500 steps are 25, so ten steps after the first have to be timed: line 1 to 5 (steps 2 to 10) give none, step 12 does."""
+    list(track(range(500), "SFT"))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "SFT: 2/500 (20 s)"
+    assert lines[4] == "SFT: 10/500 (100 s)"
+    assert lines[5] == "SFT: 12/500 (120 s, about 4880 s left)"  # 488 steps of 10 s
+
+
+def test_the_estimate_leaves_out_a_slow_first_step(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """100 s to the first step, then 10 s per step: after step 3 the other 17 take 170 s, not 120 / 3 * 17 = 680 s."""
+    now = iter([0.0, *(100.0 + 10 * step for step in range(20))])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    list(track(range(20), "slow start"))
+    assert capsys.readouterr().err.splitlines()[:2] == ["slow start: 1/20 (100 s)", "slow start: 3/20 (120 s, about 170 s left)"]
+
+
+def test_the_estimate_leaves_out_the_steps_before_a_resume(clock: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """Resumed at step 96 of 200; ten steps of 10 s after the first, and 92 are left after step 108: 920 s."""
+    with Progress("SFT", 200) as bar:
+        bar.done = 96
+        for _ in range(12):
+            bar.advance()
+    assert capsys.readouterr().err.splitlines()[-1] == "SFT: 108/200 (120 s, about 920 s left)"
+
+
 def test_without_a_total(clock: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert list(track(iter("abc"), "reading")) == ["a", "b", "c"]
     assert capsys.readouterr().err == "reading: 2 (20 s)\n"

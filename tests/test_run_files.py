@@ -305,6 +305,35 @@ def test_a_failed_run_leaves_a_record_until_it_succeeds(
     assert not list((row.parent / "failed").iterdir())
 
 
+def test_a_list_that_fails_says_what_is_finished(
+    row: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second of three experiments fails; a single experiment needs no such line."""
+    run = pipeline.run
+
+    def fail(experiment: Experiment, *others: object, **more: object) -> dict[str, Artifact]:
+        if experiment.name == "second":
+            raise NumericsError("the loss is nan")
+        return run(experiment, *others, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pipeline, "run", fail)
+    three = [baseline(), baseline("second", seed=1), baseline("third")]
+    with pytest.raises(NumericsError):
+        run_experiments.run(three)
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == (
+        "1 of 3 experiments finished (cyclic-popularity (seed 0)); second (seed 1) did not; run the same command again to go on: "
+        "what is finished is kept"
+    )
+    with pytest.raises(NumericsError):
+        run_experiments.run(three[1:], refresh="evaluate")
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("0 of 2 experiments finished; second (seed 1) did not; run the same command again without --refresh to go")
+    with pytest.raises(NumericsError):
+        run_experiments.run([three[1]])
+    assert "experiments finished" not in capsys.readouterr().err
+
+
 def test_a_row_that_cannot_be_recorded_is_a_failed_run(row: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> None:
         raise ArtifactError("changed meanwhile")
