@@ -127,6 +127,9 @@ def choose(kinds: tuple[type, ...], name: str, path: str, given: Mapping[str, ob
     """
     wanted, classes, maker = " or ".join(kind.__name__ for kind in kinds), classes_of(kinds), class_named(kinds, name)
     if maker is None:
+        inner = [f"--{path}.{field}" for kind in kinds for field in _fields_for(kind, name)]
+        if inner:
+            raise UsageError(f"{name} is no {wanted} but a component of one; did you mean {inner[0].replace('_', '-')} {name}?")
         former = f"{name} is now {renamed.CLASSES[name]}; " if name in renamed.CLASSES else ""
         raise UsageError(
             f"{former}there is no {wanted} {name!r}; the choices: {', '.join(classes)}, or FILE.py:CLASS{did_you_mean(name, classes)}"
@@ -139,6 +142,11 @@ def choose(kinds: tuple[type, ...], name: str, path: str, given: Mapping[str, ob
     if not any(isinstance(component, kind) for kind in kinds):
         raise UsageError(f"{name} is no {wanted}: {' or '.join(map(_methods, kinds))}, see genrec.types")
     return component
+
+
+def _fields_for(kind: type, name: str) -> list[str]:
+    """Return the fields of a dataclass that may hold a public class of this name."""
+    return [field.name for field in fields(kind) if name in classes_of(kinds_of(kind, field.name))] if is_dataclass(kind) else []
 
 
 def _needs(name: str, maker: Any, path: str) -> str:

@@ -369,6 +369,8 @@ def test_a_field_of_two_inner_components_is_not_guessed() -> None:
             "which the command line cannot give: samplers (tuple[NegativeSampler, ...]), weights (tuple[float, ...]); write in the",
         ),
         (["--align.negatives", "BestOf"], "--align.negatives.sampler CLASS --align.negatives.reward CLASS; or write"),
+        (["--tokenize", "RQVAE"], "RQVAE is no Tokenize but a component of one; did you mean --tokenize.quantizer RQVAE?"),
+        (["--align", "DPO"], "did you mean --align.loss DPO?"),
         (["--align.negatives", "BestOf"], "'from genrec.preference.negatives import BestOf'"),
         (["--align.loss", "Anchored", "--align.loss.loss", "DOP"], "--align.loss.loss DOP: there is no PreferenceLoss 'DOP'"),
         (["--embed", "Precomputed", "--embed.path"], "--embed.path: expected a path or a text, got nothing"),
