@@ -8,7 +8,7 @@ from typing import Any
 
 from genrec.errors import UsageError
 from genrec.experiment import Align, Experiment
-from genrec.plugin_source import name_with_place
+from genrec.plugin_source import name_with_place, short
 from genrec.preference.negatives import BestOf, FaissNeighbors, Filtered, Uniform
 from genrec.testing import ContractError, Shop, check_component
 from genrec.testing.component_checks import kind_of
@@ -35,8 +35,10 @@ def check(component: object, raw: Path) -> list[str]:
     The last check is `check(experiment)`, on an experiment with the component and otherwise default settings. A component may refuse
     it, since it may need other settings; the refusal is printed. Any other error of the method breaks the contract.
     """
+    if isinstance(component, Experiment):
+        raise UsageError(f"{component.name} is an Experiment, not a plug-in; run it with 'genrec run FILE.py:FUNCTION'")
     check_component(component, raw)
-    lines = [f"{component!r} keeps its contract"]
+    lines = [f"{short(component)} keeps its contract"]
     try:
         fields: dict[str, Any] = {"name": "check", "source": Shop()} | HOLDERS[kind_of(component).protocol.__name__](component)
         Experiment(**fields)

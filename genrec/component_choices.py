@@ -7,6 +7,8 @@ named `FILE.py:CLASS` or `MODULE:CLASS`.
 from __future__ import annotations
 
 import importlib
+import sys
+from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from types import FunctionType, UnionType
@@ -100,38 +102,81 @@ def _public(name: str) -> list[type]:
     return [value for value in members if isinstance(value, type)]
 
 
-def choose(kinds: tuple[type, ...], name: str, path: str) -> object:
+def class_named(kinds: tuple[type, ...], name: str) -> Any:
+    """Return a public class of these kinds by its name, or what `FILE.py:CLASS` or `MODULE:CLASS` names; None if there is none."""
+    return loading.component_class(name) if ":" in name else classes_of(kinds).get(name)
+
+
+def required(maker: Any) -> list[str]:
+    """Return the fields without a default of a dataclass; [] for a function or None."""
+    return [field.name for field in fields(maker) if _is_required(field)] if isinstance(maker, type) and is_dataclass(maker) else []
+
+
+def choose(kinds: tuple[type, ...], name: str, path: str, given: Mapping[str, object]) -> object:
     """Return the component of a class, with the defaults of the class.
 
     Args:
         kinds: the protocols of the field.
         name: a public class, `FILE.py:CLASS` or `MODULE:CLASS`.
         path: the key path of the field, for messages.
+        given: the values of the fields of a class that has fields without a default.
 
     Raises:
-        UsageError: there is no such class, it does not satisfy the protocol, or it has fields without a default.
+        UsageError: there is no such class, it does not satisfy the protocol, or a field without a default has no value.
 
     """
-    wanted, classes = " or ".join(kind.__name__ for kind in kinds), classes_of(kinds)
-    maker: Any = loading.component_class(name) if ":" in name else classes.get(name)
+    wanted, classes, maker = " or ".join(kind.__name__ for kind in kinds), classes_of(kinds), class_named(kinds, name)
     if maker is None:
+        inner = [f"--{path}.{field}" for kind in kinds for field in _fields_for(kind, name)]
+        if inner:
+            raise UsageError(f"{name} is no {wanted} but a component of one; did you mean {inner[0].replace('_', '-')} {name}?")
         former = f"{name} is now {renamed.CLASSES[name]}; " if name in renamed.CLASSES else ""
         raise UsageError(
             f"{former}there is no {wanted} {name!r}; the choices: {', '.join(classes)}, or FILE.py:CLASS{did_you_mean(name, classes)}"
         )
-    needed = [field for field in fields(maker) if _is_required(field)] if is_dataclass(maker) else []
-    if needed:
-        typed = ", ".join(f"{field.name} ({field.type})" for field in needed)
-        values = ", ".join(f"{field.name}=..." for field in needed)
-        raise UsageError(
-            f"{name} has fields without a default, which the command line cannot give: {typed}; write in the experiment's file, after "
-            f"'from dataclasses import replace' and 'from {maker.__module__} import {maker.__name__}': "
-            f"{replacing(path, f'{maker.__name__}({values})')}"
-        )
-    component = loading.component(name, reuse=True) if ":" in name else maker()
+    needed = required(maker)
+    if set(needed) - set(given):
+        raise UsageError(_needs(name, maker, path))
+    reuse = ":" in name and not needed
+    component = loading.component(name, reuse=True) if reuse else maker(**given)
     if not any(isinstance(component, kind) for kind in kinds):
         raise UsageError(f"{name} is no {wanted}: {' or '.join(map(_methods, kinds))}, see genrec.types")
     return component
+
+
+def _fields_for(kind: type, name: str) -> list[str]:
+    """Return the fields of a dataclass that may hold a public class of this name."""
+    return [field.name for field in fields(kind) if name in classes_of(kinds_of(kind, field.name))] if is_dataclass(kind) else []
+
+
+def _needs(name: str, maker: Any, path: str) -> str:
+    """Return a message about a class with fields without a default: the flags that give them, and the line for the file."""
+    needed = [field for field in fields(maker) if _is_required(field)]
+    typed = ", ".join(f"{field.name} ({field.type})" for field in needed)
+    values = ", ".join(f"{field.name}=..." for field in needed)
+    code = (
+        f"in the experiment's file, after 'from dataclasses import replace' and 'from {public_module(maker)} import "
+        f"{maker.__name__}': {replacing(path, f'{maker.__name__}({values})')}"
+    )
+    if any(_holds_several(maker, field.name) for field in needed):
+        return f"{name} has fields without a default, which the command line cannot give: {typed}; write {code}"
+    flags = " ".join(
+        f"--{path}.{field.name} {'CLASS' if kinds_of(maker, field.name) else 'VALUE'}".replace("_", "-") for field in needed
+    )
+    return f"{name} has fields without a default: {typed}; give them too: {flags}; or write {code}"
+
+
+def _holds_several(maker: Any, field: str) -> bool:
+    """Return whether a field holds a tuple of components."""
+    return any(kind in MODULES for hint in _types(maker, field) for inner in get_args(hint) for kind in _alternatives(inner))
+
+
+def public_module(maker: Any) -> str:
+    """Return the outermost package that exports a class in its `__all__`, or else the module that defines it."""
+    names = maker.__module__.split(".")
+    packages = (".".join(names[:depth]) for depth in range(1, len(names)))
+    found = (name for name in packages if maker.__name__ in getattr(sys.modules.get(name), "__all__", ()))
+    return next(found, maker.__module__)
 
 
 def replacing(path: str, code: str) -> str:

@@ -6,6 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from genrec import hashed_json
 from genrec.environment import versions
 from genrec.errors import ArtifactError, Stopped
 from genrec.experiment import Experiment
-from genrec.hashed_json import Each, Shape
+from genrec.hashed_json import Each, Optional, Shape
 from genrec.progress import say
 from genrec.store import write_json
 from genrec.workspace import failed_folder
@@ -28,6 +29,7 @@ SHAPE: dict[str, Shape] = {
     "time": str,  # UTC, ISO 8601
     "command": str,  # resumes the run; empty if it was not started on the command line
     "versions": Each(str),
+    "data": Optional(str),  # the source in words, such as Frames(events.csv); records of earlier versions have none
 }
 
 
@@ -43,6 +45,7 @@ class Failure(NamedTuple):
     time: str
     command: str
     versions: dict[str, str]
+    data: str = ""
 
 
 def record(experiment: Experiment, done: Sequence[str], error: BaseException, keep_refresh: bool = False) -> None:
@@ -63,6 +66,7 @@ def record(experiment: Experiment, done: Sequence[str], error: BaseException, ke
         time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         resuming(sys.argv, keep_refresh),
         versions(),
+        _source(experiment.source),
     )
     path = _path(experiment)
     try:
@@ -87,7 +91,7 @@ def read_all() -> tuple[list[Failure], list[str]]:
         try:
             content: dict[str, Any] = hashed_json.read_object(path, "remove it")
             hashed_json.check_object(path, content, SHAPE, "remove it")
-            failures.append(Failure(**{name: content[name] for name in Failure._fields}))
+            failures.append(Failure(**{name: content[name] for name in Failure._fields if name in content}))
         except (ArtifactError, OSError) as error:
             damaged.append(str(error))
     return sorted(failures, key=lambda failure: failure.time), damaged
@@ -115,3 +119,15 @@ def resuming(arguments: Sequence[str], keep_refresh: bool = False) -> str:
 
 def _path(experiment: Experiment) -> Path:
     return failed_folder() / f"{experiment.name}-seed-{experiment.seed}.json"
+
+
+def _source(source: Any) -> str:
+    """Return a source in words, like `run_files.label`; its data may not exist yet, so only its fields are read."""
+    texts = []
+    for field in fields(source) if is_dataclass(source) else ():
+        value = getattr(source, field.name)
+        if isinstance(value, Path):
+            texts.append(value.name)
+        elif isinstance(value, str | int | float):
+            texts.append(f"{field.name}={value}")
+    return f"{type(source).__name__}({', '.join(texts)})"

@@ -10,6 +10,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
+from dataclasses import is_dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,7 @@ from typing import Any
 from genrec import renamed
 from genrec.errors import GenrecError, UsageError, did_you_mean
 from genrec.experiment import Experiment
+from genrec.plugin_source import own_traceback
 
 
 def load(where: str) -> list[Experiment]:
@@ -40,10 +42,20 @@ def load(where: str) -> list[Experiment]:
 def component(where: str, reuse: bool = False) -> object:
     """Return the component that `FILE.py:CLASS` or `MODULE:CLASS` names, built with its defaults.
 
+    The name may also be that of a function that returns a component, or of an instance of a dataclass.
     `reuse` takes the file as it was imported before in this process, so that its classes are those of the experiments.
     """
     module, _, name = where.rpartition(":")
-    return _call(_component_module(where, reuse), module, name)[0]
+    loaded = _component_module(where, reuse)
+    found = _member(loaded, module, name)
+    if is_dataclass(found) and not isinstance(found, type):
+        return found
+    if not callable(found):
+        raise UsageError(f"{where} is {found!r}, not a plug-in; {_list_classes(loaded, module)}")
+    made = _call(loaded, module, name)
+    if not made:
+        raise UsageError(f"{where} returned an empty list, expected a plug-in")
+    return made[0]
 
 
 def component_class(where: str) -> Any:
@@ -65,6 +77,9 @@ def explain_exit(error: SystemExit, file: str = "") -> str:
 
 def _component_module(where: str, reuse: bool) -> ModuleType:
     module, _, name = where.rpartition(":")
+    if not module and where.endswith(".py"):
+        classes = _list_classes(_module(where), where)
+        raise UsageError(f"expected FILE.py:CLASS or MODULE:CLASS, got {where!r}, a file without a class; {classes}")
     if not module or not name:
         raise UsageError(f"expected FILE.py:CLASS or MODULE:CLASS, got {where!r}")
     path = Path(module).resolve()
@@ -177,16 +192,33 @@ def _required_parameters(function: Any) -> list[str]:
 
 def _list_functions(module: ModuleType, file: str) -> str:
     """Return the public functions of a file that may return experiments, one a line, and the command that runs the first."""
-    found = {
-        name: (inspect.getdoc(value) or "").partition("\n")[0]
-        for name, value in vars(module).items()
-        if inspect.isfunction(value) and value.__module__ == module.__name__ and name[0] != "_" and _may_return_experiments(value)
-    }
+    found = {name: value for name, value in _own(module).items() if inspect.isfunction(value) and _may_return_experiments(value)}
     if not found:
         return f"{file} has no public function without required parameters that returns an Experiment or a list of them"
+    return f"its functions are:{_with_documentation(found)}\nfor example: genrec run {file}:{next(iter(found))}"
+
+
+def _list_classes(module: ModuleType, file: str) -> str:
+    """Return the public dataclasses of a file, one a line, and the command that checks the first."""
+    found = {name: value for name, value in _own(module).items() if isinstance(value, type) and is_dataclass(value)}
+    if not found:
+        return f"{file} has no public dataclass"
+    return f"its classes are:{_with_documentation(found)}\nfor example: genrec check {file}:{next(iter(found))}"
+
+
+def _own(module: ModuleType) -> dict[str, Any]:
+    """Return the public functions and classes that a module defines."""
+    return {
+        name: value for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__ and name[0] != "_"
+    }
+
+
+def _with_documentation(found: dict[str, Any]) -> str:
+    """Return names with the first lines of their documentation, one a line; a dataclass without any has its signature there."""
     width = max(map(len, found))
-    lines = "".join(f"\n  {name:{width}}  {line}".rstrip() for name, line in found.items())
-    return f"its functions are:{lines}\nfor example: genrec run {file}:{next(iter(found))}"
+    return "".join(
+        f"\n  {name:{width}}  {(inspect.getdoc(value) or '').partition(chr(10))[0]}".rstrip() for name, value in found.items()
+    )
 
 
 def _may_return_experiments(function: Any) -> bool:
@@ -204,4 +236,4 @@ def _own_error(what: str, error: Exception, folder: Path | None = None) -> str:
     hint = f": {former} (see the changelog)" if former else ""
     if folder is not None and isinstance(error, ImportError) and error.name and (folder / f"{error.name}.py").is_file():
         hint = hint or f": {error.name} is the name of a library, which comes before your {error.name}.py; rename your file"
-    return f"{what}{hint}; its own error:\n{''.join(traceback.format_exception(error))}"
+    return f"{what}{hint}; its own error:\n{own_traceback(error)}"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from genrec import renamed
-from genrec.component_choices import classes_of, kinds_of, replacing
+from genrec.component_choices import classes_of, kinds_of, replacing, required, wrapped
 from genrec.errors import UsageError
 from genrec.experiment import Experiment
 
@@ -48,9 +48,9 @@ def refuse(experiments: Sequence[Experiment], flag: list[str], where: str) -> No
     raise UsageError(f"{reason}\n{list_fields(where)}")
 
 
-def followed(experiment: Experiment, flag: str) -> list[object]:
-    """Return the experiment and the values along the flag's path, as far as the path exists."""
-    values: list[object] = [experiment]
+def followed(component: object, flag: str) -> list[object]:
+    """Return the experiment or component and the values along the flag's path, as far as the path exists."""
+    values: list[object] = [component]
     for name in flag.removeprefix("--").split("."):
         value, attribute = values[-1], name.replace("-", "_")
         if isinstance(value, tuple) and name.isdecimal() and int(name) < len(value):
@@ -78,7 +78,15 @@ def _wrong_value(owner_and_value: Sequence[object], names: list[str], flag: list
         fields = ", ".join(f"{flag[0]}.{field.replace('_', '-')}" for field in settable_fields(value))
         return f"{'.'.join(names)} is a component, {type(value).__name__}; set one of its fields: {fields}"
     hint = type(value) if isinstance(owner, tuple) else get_type_hints(type(owner)).get(name, type(value))
-    return f"expected {_expected(hint)}, got {repr(got) if got else 'nothing'}"
+    return wrong_type(hint, flag)
+
+
+def wrong_type(hint: Any, flag: list[str]) -> str:
+    """Return a message about a value that is not of the type of its field."""
+    pairs = any(get_origin(each) is Mapping for each in (hint, *get_args(hint)))
+    example = f"; for example {flag[0]} user_id user movie_id item" if pairs else ""
+    got = " ".join(flag[1:])
+    return f"expected {_expected(hint)}, got {repr(got) if got else 'nothing'}{example}"
 
 
 def _expected(hint: Any) -> str:
@@ -88,6 +96,8 @@ def _expected(hint: Any) -> str:
         return " or ".join(_expected(argument) for argument in arguments)
     if get_origin(hint) is Literal:
         return f"one of {', '.join(map(repr, arguments))}"
+    if get_origin(hint) is Mapping:
+        return "names and values in turns"
     if get_origin(hint) is tuple and Ellipsis in arguments:
         return f"values separated by spaces, each {_expected(arguments[0])}"
     if get_origin(hint) is tuple:
@@ -99,7 +109,7 @@ def _no_such_field(values: list[object], names: list[str], flag: list[str]) -> s
     """Return a message about a path that does not exist: its first part that is missing, and what is there instead."""
     where, name, value = ".".join(names[: len(values) - 1]), names[len(values) - 1], values[-1]
     if value is None:
-        instead = _instead_of_none(values[-2], names[: len(values)], flag)
+        instead = _instead_of_none(values, names, flag)
         return f"{where} is None in all of them, so it has no field {name!r}{instead}"
     if dataclasses.is_dataclass(value):
         former = renamed.present_name(type(value).__name__, name.replace("-", "_"))
@@ -112,20 +122,56 @@ def _no_such_field(values: list[object], names: list[str], flag: list[str]) -> s
     return f"{where} is {value!r}, which has no fields"
 
 
-def _instead_of_none(owner: object, names: list[str], flag: list[str]) -> str:
-    """Return how to set a field that is None: by another flag if it is an optional component, and in the experiment's file."""
-    *path, field, inner = [name.replace("-", "_") for name in names]
-    kinds = kinds_of(owner, field)
+def _instead_of_none(values: list[object], names: list[str], flag: list[str]) -> str:
+    """Return how to set a field that is None: by another flag if it is an optional component, and in the experiment's file.
+
+    `values` are those along the flag's path `names` up to the None. A field of the component itself is also given as code.
+    """
+    depth = len(values) - 1
+    kinds = kinds_of(values[-2], names[depth - 1].replace("-", "_"))
     if not kinds:
         return "; set it in the experiment's file"
-    optional = next((kind.__name__ for kind in kinds if dataclasses.is_dataclass(kind)), None)
-    before = f"; add --{'.'.join(names[:-1])} {optional or 'CLASS'} for its defaults"
-    inner_kinds = [each for kind in kinds if dataclasses.is_dataclass(kind) for each in kinds_of(kind, inner)]
-    value = f"{flag[1]}()" if inner_kinds and len(flag) == 2 else " ".join(flag[1:]) or "..."
-    if not inner_kinds and len(flag) == 2 and not _is_number(flag[1]):
-        value = repr(flag[1])
-    code = replacing(".".join([*path, field]), f"{optional or 'CLASS'}({inner}={value})")
-    return f"{before}, or write in the experiment's file: {code}"
+    optional = next((kind for kind in kinds if dataclasses.is_dataclass(kind) and not required(kind)), None)
+    if optional is None:
+        return f"; add --{'.'.join(names[:depth])} CLASS, one of {', '.join(classes_of(kinds))}"
+    chosen = f"--{'.'.join(names[:depth])} {optional.__name__}"
+    component: Any = optional()
+    path = _below(component, kinds, names[depth:])
+    if path is None:
+        there = followed(component, ".".join(names[depth:]))
+        return f"; add {chosen} for its defaults, but {_no_such_field([*values[:-1], *there], names, flag)}"
+    value = " ".join(flag[1:])
+    if len(path) > 1:
+        return f"; add {chosen}: {chosen} --{'.'.join([*names[:depth], *path])} {value or '...'}"
+    if kinds_of(component, path[0].replace("-", "_")):
+        value = f"{value}()"
+    elif len(flag) == 2 and not _is_number(value):
+        value = repr(value)
+    field = path[0].replace("-", "_")
+    code = replacing(".".join(names[:depth]).replace("-", "_"), f"{optional.__name__}({field}={value or '...'})")
+    return f"; add {chosen} for its defaults, or write in the experiment's file: {code}"
+
+
+def _below(value: Any, kinds: tuple[type, ...], names: list[str]) -> list[str] | None:
+    """Return the path of a field below a component of these kinds, or None if there is no such field.
+
+    A field that wraps another component is added: ['loss', 'beta'] -> ['loss', 'loss', 'beta'] of Align(loss=Anchored(SoftmaxDPO())).
+    """
+    path: list[str] = []
+    while names:
+        first, *rest = names
+        if isinstance(value, tuple) and first.isdecimal() and int(first) < len(value):
+            path, names, value, kinds = [*path, first], rest, value[int(first)], ()
+            continue
+        if not dataclasses.is_dataclass(value):
+            return None
+        is_field = first.replace("-", "_") in settable_fields(value)
+        name = first.replace("-", "_") if is_field else wrapped(value, kinds)
+        if name is None:
+            return None
+        path, names = [*path, name.replace("_", "-")], rest if is_field else names
+        value, kinds = getattr(value, name), kinds_of(value, name)
+    return path
 
 
 def _is_number(text: str) -> bool:

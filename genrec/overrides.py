@@ -14,11 +14,11 @@ from itertools import compress
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from genrec.component_choices import choose, is_optional, kinds_of, wrapped
+from genrec.component_choices import choose, class_named, is_optional, kinds_of, required, wrapped
 from genrec.data.sources.frames import TableOrPath
 from genrec.errors import ResourceError, UsageError
 from genrec.experiment import Experiment
-from genrec.override_messages import list_fields, refuse, settable_fields
+from genrec.override_messages import list_fields, refuse, settable_fields, wrong_type
 
 FieldPath = tuple[str, ...]  # of a field: ("align", "loss") is experiment.align.loss
 
@@ -35,7 +35,8 @@ def override(experiments: Sequence[Experiment], arguments: Sequence[str], where:
         where: the experiments' place on the command line, for messages.
 
     """
-    flags, reader = _by_flag(arguments), _Reader()
+    flags = _by_flag(arguments)
+    reader = _Reader(flags)
     several = len({experiment.name for experiment in experiments}) > 1
     own = [[_prefixed(flag, experiment) if several else flag for flag in flags] for experiment in experiments]
     result: list[Experiment] = []
@@ -60,7 +61,8 @@ class _NoSuchComponent(Exception):
 class _Reader:
     """Parses overrides with tyro, once for all experiments with equal values in a field."""
 
-    def __init__(self) -> None:
+    def __init__(self, flags: list[list[str]]) -> None:
+        self._flags = {_spelled(flag[0]): flag for flag in flags}  # of the whole command line; the last of equal ones counts
         self._read: dict[tuple[object, ...], Any] = {}
         self._components: dict[tuple[object, ...], object] = {}
 
@@ -96,21 +98,40 @@ class _Reader:
                 continue
             path = place[0]
             owner = _value_at(experiment, path[:-1], found)
-            kinds = kinds_of(owner, path[-1])
-            if kinds:
-                none = flag[1] == "None" and is_optional(owner, path[-1])
-                found[path] = None if none else self._component(kinds, flag, ".".join(path))
+            if kinds_of(owner, path[-1]):
+                found[path] = self._component(owner, flag, ".".join(path))
                 choices.append(flag)
         return found, choices
 
-    def _component(self, kinds: tuple[type, ...], flag: list[str], path: str) -> object:
-        """Return the component that a flag names, built once for all experiments."""
-        if (kinds, flag[1]) not in self._components:
+    def _component(self, owner: Any, flag: list[str], path: str) -> object:
+        """Return the component that a flag names for a field of `owner`, an object or a class; built once for all experiments."""
+        field = path.rpartition(".")[2]
+        if flag[1:] == ["None"] and is_optional(owner, field):
+            return None
+        kinds = kinds_of(owner, field)
+        key = (kinds, path, *flag)
+        if key not in self._components:
             try:
-                self._components[kinds, flag[1]] = choose(kinds, flag[1], path)
-            except UsageError as error:
+                maker = class_named(kinds, flag[1])
+                self._components[key] = choose(kinds, flag[1], path, self._given(maker, flag[0], path))
+            except (UsageError, ValueError) as error:  # a ValueError is a plug-in's
                 raise _NoSuchComponent(f"{' '.join(flag)}: {error}") from None
-        return self._components[kinds, flag[1]]
+        return self._components[key]
+
+    def _given(self, maker: Any, place: str, path: str) -> dict[str, object]:
+        """Return the values that flags below the flag `place` give to the fields of a class that cannot be built without values."""
+        found: dict[str, object] = {}
+        for name in settable_fields(maker) if required(maker) else ():
+            flag = self._flags.get(_spelled(f"{place}.{name}"))
+            if flag is not None and kinds_of(maker, name):
+                found[name] = self._component(maker, [flag[0], " ".join(flag[1:])], f"{path}.{name}")
+            elif flag is not None:
+                hint = get_type_hints(maker, include_extras=True)[name]
+                single: Any = _parse(dataclasses.make_dataclass("Single", [(name, hint)]), None, [f"--{name}", *flag[1:]])
+                if single is None:
+                    raise _NoSuchComponent(f"{' '.join(flag)}: {wrong_type(hint, flag)}")
+                found[name] = getattr(single, name)
+        return found
 
     def _holder(self, owner: object, name: str, tokens: list[str]) -> Any:
         """Return a dataclass of this one field with the parsed value, or None if tyro refuses the value.
@@ -123,6 +144,10 @@ class _Reader:
             single = dataclasses.make_dataclass("Single", [(name, get_type_hints(type(owner), include_extras=True)[name])])
             self._read[key] = _parse(single, single(default), tokens)
         return self._read[key]
+
+
+def _spelled(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
 
 
 def _place(experiment: Experiment, flag: str, components: Mapping[FieldPath, object]) -> tuple[FieldPath, str] | None:
@@ -177,8 +202,7 @@ def _prefixed(flag: list[str], experiment: Experiment) -> list[str]:
 
 def _outer(flags: list[list[str]], flag: list[str]) -> list[list[str]]:
     """Return the flags of the components around a flag's field: `--align.negatives Mix` of `--align.negatives.weights 1 2`."""
-    name = flag[0].replace("-", "_")
-    return [other for other in flags if len(other) == 2 and name.startswith(other[0].replace("-", "_") + ".")]
+    return [other for other in flags if len(other) == 2 and _spelled(flag[0]).startswith(f"{_spelled(other[0])}.")]
 
 
 def _with_outer(reader: _Reader, experiment: Experiment, flags: list[list[str]], flag: list[str]) -> Experiment:
@@ -193,8 +217,6 @@ def _fits(reader: _Reader, experiment: Experiment, flags: list[list[str]], flag:
     """Return whether the experiment has this field, or a chosen component has it, and the value has the right type."""
     try:
         return reader.changed(experiment, [*_outer(flags, flag), flag]) is not None
-    except _NoSuchComponent:
-        raise
     except UsageError:
         return True
 
@@ -274,4 +296,5 @@ def _cli(kind: Any, default: Any, arguments: list[str]) -> Any:
 
     config = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
     with registry:  # older versions of tyro have no parameter for it
-        return tyro.cli(kind, prog="genrec run", default=default, args=arguments, config=config)
+        defaults = {} if default is None else {"default": default}
+        return tyro.cli(kind, prog="genrec run", args=arguments, config=config, **defaults)

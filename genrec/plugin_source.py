@@ -14,7 +14,7 @@ from types import CodeType, FrameType, FunctionType
 from typing import NamedTuple
 
 PACKAGE = Path(__file__).resolve().parent
-MAX_ERROR_LENGTH = 300  # characters of an error's text in the first line of a message
+MAX_ERROR_LENGTH = 300  # characters of an error's text, or of a component, in the first line of a message
 
 
 class Place(NamedTuple):
@@ -86,19 +86,28 @@ def check_command(kind: type) -> str:
     return f"genrec check {'FILE.py' if place is None else str(place).rpartition(':')[0]}:{kind.__qualname__}"
 
 
-def short(error: BaseException) -> str:
-    """Return the error's type and text in one line."""
-    text = " ".join(repr(error).split())
+def short(value: object) -> str:
+    """Return the type and text of an error, or a component with its fields, in one line."""
+    text = " ".join(repr(value).split())
     return text if len(text) <= MAX_ERROR_LENGTH else f"{text[:MAX_ERROR_LENGTH]}..."
 
 
 def own_line(error: BaseException) -> Place | None:
     """Return the innermost line of the traceback that is neither of this package nor of an installed library, or None."""
-    for frame, line in reversed(_frames(error)):
-        path = Path(frame.f_code.co_filename)
-        if path.is_file() and not _is_installed(path):
-            return Place(str(path), line)
-    return None
+    found = (Place(frame.f_code.co_filename, line) for frame, line in reversed(_frames(error)) if _is_own(frame))
+    return next(found, None)
+
+
+def own_traceback(error: BaseException) -> str:
+    """Return the traceback from the first line on that is neither of this package nor of an installed library.
+
+    A file that Python cannot read has no such line: only the error, which names the place. Other errors keep all lines.
+    """
+    frames = _frames(error)
+    first = next((number for number, (frame, _) in enumerate(frames) if _is_own(frame)), None)
+    if first is None:
+        first = len(frames) if isinstance(error, SyntaxError) else 0
+    return _traceback_from(error, first)
 
 
 def find_failure(error: BaseException, plugins: Sequence[object]) -> Failure | None:
@@ -132,6 +141,11 @@ def _files_of(kind: type) -> set[str]:
     place, methods = place_of(kind), [member for member in vars(kind).values() if isinstance(member, FunctionType)]
     cells = {_resolved(method.__code__) for method in methods if method.__code__.co_filename != "<string>"}  # made by dataclass
     return cells if place is None else cells | {place.path}
+
+
+def _is_own(frame: FrameType) -> bool:
+    path = Path(frame.f_code.co_filename)
+    return path.is_file() and not _is_installed(path)
 
 
 def _file(frame: FrameType) -> str:

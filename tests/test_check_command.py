@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from pandas import DataFrame
 
 from genrec import check_command, renamed
 from genrec.__main__ import main
+from genrec.data.sources import Frames
 from genrec.errors import UsageError
 from genrec.experiment import Experiment
 from genrec.model import Tiger
 from genrec.preference.negatives import Uniform
 from genrec.preference.vectors import Content
-from genrec.testing import ContractError
+from genrec.testing import ContractError, Shop
 from genrec.testing.component_checks import KINDS, check_component, kind_of
 from genrec.tokenizer import RandomCodes
 from genrec.types import DrawNegatives, SamplerContext
@@ -89,7 +91,7 @@ def test_a_violation_names_the_line_of_the_class(tmp_path: Path, capsys: pytest.
     assert main(["check", f"{file}:Names"]) == 3
     error = capsys.readouterr().err
     assert "assign must return only train, validation, test, got 'training'" in error
-    assert f"(Names is defined at {file}:{FILE.splitlines().index('class Names:')})" in error  # the decorator's line
+    assert error.count(f"{file}:{FILE.splitlines().index('class Names:')}") == 1  # the decorator's line, once
 
 
 def test_a_former_method_that_the_plug_in_calls_is_reported_with_the_present_name(
@@ -246,3 +248,16 @@ def test_a_plug_in_that_raises_in_a_check_is_no_traceback(plugin: object, messag
 def test_every_kind_of_plug_in_has_an_experiment_that_holds_it() -> None:
     assert {kind.protocol.__name__ for kind in KINDS} == set(check_command.HOLDERS)
     assert kind_of(Content()).protocol.__name__ == "ItemVectors"
+
+
+def test_an_experiment_is_no_plug_in(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^x is an Experiment, not a plug-in; run it with 'genrec run FILE\.py:FUNCTION'$"):
+        check_command.check(Experiment(name="x", source=Shop()), tmp_path)
+
+
+def test_what_is_checked_is_shown_at_a_bounded_length(tmp_path: Path) -> None:
+    events = DataFrame({"user": list("aaabbbccc") * 3, "item": list("xyzxyzxyz") * 3})
+    (line,) = check_command.check(Frames(events), tmp_path)[:1]
+    assert len(line) < 400
+    assert line.endswith("keeps its contract")
+    assert "\n" not in line

@@ -165,3 +165,50 @@ def test_the_functions_of_a_file_are_listed(tmp_path: Path) -> None:
     assert "did you mean 'several.py'?" in refused(f"{tmp_path / 'sveral.py'}:first")
     (tmp_path / "empty.py").write_text("")
     assert "has no public function without required parameters" in refused(str(tmp_path / "empty.py"))
+
+
+PLUGINS = """
+from dataclasses import dataclass
+from genrec.preference.losses import DPO
+
+@dataclass(frozen=True)
+class Sampler:
+    'Draw rare items.'
+    width: int = 1
+
+class Helper:
+    pass
+
+WIDE, LOSS, VALUE = Sampler(9), DPO(), 3
+
+def none():
+    return []
+"""
+
+
+def test_the_classes_of_a_file_are_listed_and_its_instances_are_components(tmp_path: Path) -> None:
+    file = tmp_path / "several_plugins.py"
+    file.write_text(PLUGINS)
+    listed = f"its classes are:\n  Sampler  Draw rare items.\nfor example: genrec check {file}:Sampler"
+    for where, said in ((str(file), "a file without a class; "), (f"{file}:VALUE", ":VALUE is 3, not a plug-in; ")):
+        with pytest.raises(UsageError) as error:
+            loading.component(where)
+        assert str(error.value).endswith(said + listed)
+    with pytest.raises(UsageError, match=r":none returned an empty list"):
+        loading.component(f"{file}:none")
+    assert repr(loading.component(f"{file}:WIDE")) == "Sampler(width=9)"
+    assert repr(loading.component(f"{file}:LOSS")).startswith("DPO(")  # a loss is callable
+
+
+@pytest.mark.parametrize(
+    ("code", "start"),
+    [
+        ("1 / 0\n", 'Traceback (most recent call last):\n  File "{file}", line 1, in <module>\n'),
+        ("def row():\n    return 1 / 0\n", 'Traceback (most recent call last):\n  File "{file}", line 2, in row\n'),
+        ("def row(:\n", '  File "{file}", line 1\n'),
+    ],
+)
+def test_a_traceback_starts_in_the_users_file(code: str, start: str, tmp_path: Path) -> None:
+    file = tmp_path / "raises_here.py"
+    file.write_text(code)
+    assert refused(f"{file}:row").partition("its own error:\n")[2].startswith(start.format(file=file))

@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 from genrec import loading, override_messages, overrides
 from genrec.baselines import Popularity, SASRec
 from genrec.component_choices import MODULES, classes_of, kinds_of
-from genrec.embeddings import Collaborative
+from genrec.data.sources import Frames
+from genrec.embeddings import Collaborative, Precomputed
 from genrec.errors import UsageError
 from genrec.experiment import Align, Experiment, baselines, seeds
 from genrec.preference.filters import NearDuplicates
 from genrec.preference.losses import DPO, Anchored, RosePO, Smoothed, SoftmaxDPO
-from genrec.preference.negatives import FaissNeighbors, Filtered, Mix, Uniform
+from genrec.preference.negatives import BestOf, FaissNeighbors, Filtered, Mix, Uniform
 from genrec.preference.rewards import Popular
 from genrec.preference.vectors import LearnedVectors
 from genrec.testing import Shop
@@ -359,9 +360,23 @@ def test_a_field_of_two_inner_components_is_not_guessed() -> None:
         (["--align.negatives"], "expected one class name, AlreadySeen, "),
         (
             ["--align.loss", "Anchored"],
-            "Anchored has fields without a default, which the command line cannot give: loss (PreferenceLoss); write in the "
-            "experiment's file, after 'from dataclasses import replace' and 'from genrec.preference.losses.composed_losses import "
+            "Anchored has fields without a default: loss (PreferenceLoss); give them too: --align.loss.loss CLASS; or write in the "
+            "experiment's file, after 'from dataclasses import replace' and 'from genrec.preference.losses import "
             "Anchored': replace(experiment, align=replace(experiment.align, loss=Anchored(loss=...)))",
+        ),
+        (
+            ["--align.negatives", "Mix"],
+            "which the command line cannot give: samplers (tuple[NegativeSampler, ...]), weights (tuple[float, ...]); write in the",
+        ),
+        (["--align.negatives", "BestOf"], "--align.negatives.sampler CLASS --align.negatives.reward CLASS; or write"),
+        (["--tokenize", "RQVAE"], "RQVAE is no Tokenize but a component of one; did you mean --tokenize.quantizer RQVAE?"),
+        (["--align", "DPO"], "did you mean --align.loss DPO?"),
+        (["--align.negatives", "BestOf"], "'from genrec.preference.negatives import BestOf'"),
+        (["--align.loss", "Anchored", "--align.loss.loss", "DOP"], "--align.loss.loss DOP: there is no PreferenceLoss 'DOP'"),
+        (["--embed", "Precomputed", "--embed.path"], "--embed.path: expected a path or a text, got nothing"),
+        (
+            ["--source", "Frames", "--source.interactions", "a.csv", "--source.columns", "a=user"],
+            "expected names and values in turns or None, got 'a=user'; for example --source.columns user_id user movie_id item",
         ),
         (
             ["--align.negatives", "FaissNeighbors", "--align.negatives.pol", "3"],
@@ -395,6 +410,32 @@ def test_a_field_of_an_absent_alignment_is_explained_by_what_to_write() -> None:
     assert "replace(experiment, align=Align(negatives=Uniform()))" in message
     assert "replace(experiment, align=Align(num_negatives=3))" in refused([BASE], "--align.num-negatives", "3")
     assert "replace(experiment, align=Align(keep='last'))" in refused([BASE], "--align.keep", "last")
+
+
+def test_the_flags_that_are_named_for_a_field_of_an_absent_alignment_are_valid() -> None:
+    """A field below a component of it: the fields of the component itself are also named as code."""
+    for flag, path, value in (("loss.beta", "loss.loss.beta", "0.3"), ("optimization.max-steps", "optimization.max-steps", "7")):
+        message = refused([BASE], f"--align.{flag}", value)
+        assert f"; add --align Align: --align Align --align.{path} {value}\n" in message
+        assert one(BASE, "--align", "Align", f"--align.{path}", value).align not in (None, Align())
+    assert "add --align Align for its defaults, but Align has no field 'stpes'; the nearest" in refused([BASE], "--align.stpes", "3")
+    assert "but Anchored has no field 'beat'" in refused([BASE], "--align.loss.beat", "3")
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_class_with_required_fields_is_chosen_with_flags_for_them(order: int) -> None:
+    """In any order, one within the other, and with fields that are valid only beside them."""
+
+    def chosen(*flags: str) -> Experiment:
+        return one(ALIGNED, *(token for flag in flags[::order] for token in flag.split()))
+
+    losses = ("--align.loss Anchored", "--align.loss.loss Smoothed", "--align.loss.loss.loss DPO", "--align.loss.loss.loss.beta 0.7")
+    assert chosen(*losses).align == replace(ALIGNED.align, loss=Anchored(Smoothed(DPO(beta=0.7))))
+    best = ("--align.negatives BestOf", "--align.negatives.sampler Uniform", "--align.negatives.reward Popular")
+    assert chosen(*best).align.negatives == BestOf(Uniform(), Popular())
+    assert chosen("--embed Precomputed", "--embed.path v.npy", "--embed.ids v.txt").embed == Precomputed("v.npy", ids="v.txt")
+    frames = ("--source Frames", "--source.interactions a.csv", "--source.columns who user what item")
+    assert chosen(*frames).source == Frames(Path("a.csv"), columns={"who": "user", "what": "item"})
 
 
 def test_the_name_of_a_list_of_rows_is_a_prefix() -> None:

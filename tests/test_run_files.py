@@ -346,6 +346,37 @@ def test_a_row_that_cannot_be_recorded_is_a_failed_run(row: Path, monkeypatch: p
     assert "failed after the last stage" in "\n".join(run_list.lines())
 
 
+def test_list_fits_into_the_terminal(row: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first of the columns to go are the stages; the command that resumes a run stays in one line."""
+    rewrite(row, protocol={"data": "Frames(a-file-with-a-long-name.csv, another-file-with-a-long-name.csv, separator=;)"})
+    error = NumericsError(f"the loss is nan {'in this very long step ' * 9}")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "argv", ["genrec", "run", f"{'long' * 30}.py:row"])
+        failed_runs.record(baseline("fails"), [], error)
+    for width, left_out in ((78, {"stages"}), (110, set[str]())):
+        monkeypatch.setenv("COLUMNS", str(width))
+        assert main(["list"]) == 0
+        *printed, command = capsys.readouterr().out.splitlines()
+        assert max(map(len, printed)) <= width
+        assert set(run_list.COLUMNS) - set(re.split(r"\s{2,}", printed[0])) == left_out
+        assert printed[1].endswith("...")
+        assert command == f"  run again: genrec run {'long' * 30}.py:row"
+
+
+def test_list_shows_the_failures_of_the_wanted_data_with_their_exception(row: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = (
+        "mine.py: check(experiment) failed; its own error:\nTraceback (most recent call last):\n  1 / 0\nZeroDivisionError: by zero\n"
+    )
+    failed_runs.record(baseline("fails"), [], UsageError(own))
+    assert main(["list"]) == 0
+    assert "UsageError: mine.py: check(experiment) failed: ZeroDivisionError: by zero\n" in capsys.readouterr().out
+    failed_runs.record(baseline("fails"), [], InputError("mine.py raised ValueError('odd'); its own error:\nValueError: odd"))
+    assert main(["list", "--data", "cyclic"]) == 0
+    assert "InputError: mine.py raised ValueError('odd')\n" in capsys.readouterr().out
+    assert main(["list", "--data", "zzz"]) == 0
+    assert "fails" not in capsys.readouterr().out
+
+
 def test_the_resuming_command_does_not_begin_again() -> None:
     for flags in (["--refresh", "sft"], ["--refresh=sft"], ["--refr", "sft"]):
         arguments = ["/x/genrec/__main__.py", "run", "m.py:a b", *flags, "--seed", "1"]

@@ -53,7 +53,7 @@ class SASRec:
     def check(self, experiment: Any) -> None:
         """Raise UsageError unless the experiment has no tokenizer and its longest history fits the learned positions."""
         if experiment.tokenize is not None:
-            raise UsageError(f"{experiment.name}: SASRec scores items, not Semantic IDs; set tokenize=None")
+            raise UsageError(f"{experiment.name}: SASRec scores items, not Semantic IDs; set tokenize=None (--tokenize None)")
         if self.max_positions < experiment.history_length:
             raise UsageError(
                 f"{experiment.name}: SASRec reads at most policy.max_positions = {self.max_positions} items, but history_length is "
@@ -66,7 +66,8 @@ class SASRec:
         if semantic_ids.level_sizes != (items,) or not torch.equal(semantic_ids.codes[:, 0], torch.arange(items)):
             raise UsageError(
                 f"SASRec scores items, not Semantic IDs: expected one level in which item i has code i - 1, got {items} items with "
-                f"{semantic_ids.levels} level(s) of {', '.join(map(str, semantic_ids.level_sizes))} codes; set tokenize=None"
+                f"{semantic_ids.levels} level(s) of {', '.join(map(str, semantic_ids.level_sizes))} codes; "
+                "set tokenize=None (--tokenize None)"
             )
         return SASRecPolicy(self, items)
 

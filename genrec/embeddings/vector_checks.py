@@ -56,9 +56,10 @@ def _warn_of_equal(vectors: ndarray, item_ids: Sequence[str]) -> None:
     _, group, counts = np.unique(keys, return_inverse=True, return_counts=True)
     equal = counts[group] > 1
     if equal.any():
+        groups = "1 group" if (counts > 1).sum() == 1 else f"{(counts > 1).sum()} groups"
         warnings.warn(
-            f"{equal.sum()} of {len(vectors)} items share their vector with another item, in {(counts > 1).sum()} groups; the largest "
-            f"has {counts.max()} items: {_preview(group == counts.argmax(), item_ids)}. No quantizer can distinguish them",
+            f"{equal.sum()} of {len(vectors)} items share their vector with another item, in {groups}; the largest has "
+            f"{counts.max()} items: {_preview(group == counts.argmax(), item_ids)}. No quantizer can distinguish them",
             stacklevel=3,
         )
 

@@ -46,7 +46,7 @@ def evaluate_unseen(
         )
     batch = _cold_users(batches, popularity)
     cold = len(popularity) - 1 - len(known)
-    say(f"evaluate: the targets of {len(batch.user)} users are unseen in training; ranking them again among the {cold} such items")
+    say(announcement(len(batch.user), cold))
 
     def exclude(users: Tensor) -> Tensor:
         rows = known.to(users.device).expand(len(users), -1)
@@ -74,3 +74,10 @@ def _cold_users(batches: Iterable[SequenceBatch], popularity: Tensor) -> Sequenc
 def _chunks(batch: SequenceBatch, size: int) -> Iterator[SequenceBatch]:
     for begin in range(0, len(batch.user), size):
         yield SequenceBatch(*(column[begin : begin + size] for column in batch))
+
+
+def announcement(users: int, items: int) -> str:
+    """Return the line about the second ranking: of `users` users, among the `items` items without training interactions."""
+    targets = "the target of 1 user is" if users == 1 else f"the targets of {users} users are"
+    among = "the only such item" if items == 1 else f"the {items} such items"
+    return f"evaluate: {targets} unseen in training; ranking again among {among}"

@@ -75,7 +75,7 @@ def check_component(component: object, raw: Path) -> None:
         if not isinstance(error, ContractError):
             raise
         place = place_of(type(component)) if is_plugin_class(type(component)) else None
-        if place is None:
+        if place is None or str(place) in str(error):
             raise
         raise ContractError(f"{error} ({type(component).__name__} is defined at {place})") from error.__cause__
     except (Exception, SystemExit) as error:
@@ -93,7 +93,8 @@ def kind_of(component: object) -> Kind:
             return kind
     listed = ", ".join(f"{kind.protocol.__name__} ({kind.methods})" for kind in KINDS)
     raise UsageError(
-        f"{component!r} implements none of the protocols that genrec can check. Add the methods of one: {listed}; see genrec.types"
+        f"{name_with_place(type(component))} implements none of the protocols that genrec can check. Add the "
+        f"methods of one: {listed}; see genrec.types"
     )
 
 

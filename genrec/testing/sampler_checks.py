@@ -231,7 +231,7 @@ def _draw(name: str, draw: DrawNegatives, batch: SequenceBatch, count: int, seed
 
 def _draw_from(name: str, draw: DrawNegatives, batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
     """Draw once. The message of a failure names the size of the draw."""
-    action = f"a draw with num_negatives = {count} for {len(batch.target)} examples (the first of user {int(batch.user[0])})"
+    action = f"a draw with num_negatives = {count} for {len(batch.target)} examples"
     return call_plugin(name, action, lambda: draw(batch, count, generator))
 
 

@@ -95,7 +95,12 @@ def _usage(figures: dict[str, Any]) -> Iterator[str]:
     for level in own:
         yield f"level {level['level']}: {_used(level)}"
     for level in figures["levels"][len(own) :]:
-        yield f"level {level['level']}: {_used(level)} (added to separate collisions)"
+        reason = (
+            "added to separate collisions"
+            if figures["collided_before_separation"]
+            else "added for collisions, of which there are none"
+        )
+        yield f"level {level['level']}: {_used(level)} ({reason})"
     if figures["moved"]:
         last = figures["levels"][len(own) - 1]
         yield f"  level {last['level']} after separation: {_used(last)}"

@@ -144,7 +144,8 @@ class Align:
             loss = loss.loss
         if isinstance(loss, DPO) and self.num_negatives > 1:
             raise UsageError(
-                f"DPO takes one negative, got align.num_negatives {self.num_negatives}; set it to 1, or use SoftmaxDPO (S-DPO)"
+                f"DPO takes one negative, got align.num_negatives {self.num_negatives}; set it to 1 "
+                "(--align.num-negatives 1), or use SoftmaxDPO (S-DPO)"
             )
         _check_candidates(self.negatives, self.num_negatives, "align.num_negatives")
 

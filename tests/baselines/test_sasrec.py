@@ -203,7 +203,7 @@ def test_a_history_longer_than_max_positions_raises() -> None:
 def test_semantic_ids_raise(ids: SemanticIds) -> None:
     with pytest.raises(UsageError, match=r"SASRec scores items, not Semantic IDs: expected one level .* set tokenize=None"):
         SMALL.build(ids)
-    with pytest.raises(UsageError, match=r"cyclic: SASRec scores items, not Semantic IDs; set tokenize=None"):
+    with pytest.raises(UsageError, match=r"cyclic: SASRec scores items, not Semantic IDs; set tokenize=None \(--tokenize None\)$"):
         replace(cyclic(), policy=SMALL)
 
 

@@ -55,6 +55,8 @@ def test_equal_vectors_are_a_warning_with_counts() -> None:
     vectors = np.array([[0.0, 1], [2, 3], [-0.0, 1], [2, 3], [2, 3], [2, 4]], dtype=np.float32)
     with pytest.warns(UserWarning, match=r"5 of 6 items share .* in 2 groups; the largest has 3 items: 'b', 'd', 'e'"):
         check_vectors(vectors, list("abcdef"))
+    with pytest.warns(UserWarning, match=r"3 of 4 items share .* in 1 group; the largest has 3 items"):
+        check_vectors(vectors[[1, 3, 4, 5]], IDS)
 
 
 def test_nearly_equal_vectors_are_a_warning_with_a_count() -> None:

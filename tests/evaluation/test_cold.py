@@ -25,7 +25,7 @@ from genrec.data.splits import LeaveOneOut
 from genrec.errors import InputError
 from genrec.evaluation import cold_ranking
 from genrec.evaluation.cold_metrics import chance, cold_metrics, cold_only_metrics
-from genrec.evaluation.cold_ranking import evaluate_unseen
+from genrec.evaluation.cold_ranking import announcement, evaluate_unseen
 from genrec.evaluation.evaluate import Evaluate, evaluate, metrics_of
 from genrec.evaluation.metrics import ndcg, recall
 from genrec.experiment import Experiment
@@ -192,3 +192,8 @@ def test_without_unseen_targets_there_is_no_second_ranking(tmp_path: Path) -> No
     build_evaluate(replace(cyclic(), policy=Popularity(), evaluate=Evaluate(cutoffs=(5,))), {"data": tmp_path / "data"}, tmp_path)
     assert not (tmp_path / "cold.parquet").exists()
     assert "cold_users" not in json.loads((tmp_path / "metrics.json").read_text())
+
+
+def test_the_line_about_unseen_targets_counts_in_plain_words() -> None:
+    assert announcement(1, 5) == "evaluate: the target of 1 user is unseen in training; ranking again among the 5 such items"
+    assert announcement(3, 1) == "evaluate: the targets of 3 users are unseen in training; ranking again among the only such item"

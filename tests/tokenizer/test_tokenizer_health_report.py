@@ -74,6 +74,14 @@ def test_a_report_without_collisions() -> None:
     assert len(summary(results)) == 2
 
 
+def test_an_added_level_without_collisions_says_so() -> None:
+    codes = torch.arange(6)[:, None]
+    vectors = np.arange(6, dtype=np.float32)[:, None]
+    added = torch.cat([codes, torch.zeros_like(codes)], 1)
+    report = lines(health(SemanticIds(added, (6, 1)), vectors, vectors, codes, (6,)))
+    assert "level 2: 1 of 1 codes used, perplexity 1.0 (added for collisions, of which there are none)" in report
+
+
 def test_usable_codes_and_new_items() -> None:
     codes = torch.arange(3)[:, None]
     vectors = np.arange(3, dtype=np.float32)[:, None]

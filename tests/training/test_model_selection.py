@@ -11,7 +11,7 @@ import pytest
 from trainings import RECIPE, likelihood, policy, training_examples
 from worlds import TINY, cyclic
 
-from genrec import pipeline, run_files
+from genrec import pipeline, row_trainings, run_files
 from genrec.baselines import Popularity
 from genrec.errors import UsageError
 from genrec.experiment import Align, Evaluate, Experiment, Selection, baselines
@@ -111,7 +111,7 @@ def test_a_run_selects_by_its_selection_and_its_protocol_names_it(tmp_path: Path
     run_files.record(popularity, pipeline.run(popularity))
     assert run_files.by_protocol(["cyclic", popularity.name]) == [["cyclic", popularity.name]]
     best, score = best_step(curves, "recall@3_filter_seen")
-    assert f"step {best}, recall@3_filter_seen {score:.4f}" in _curves_lines(run_files.trainings(["cyclic"]))[0]
+    assert f"step {best}, recall@3_filter_seen {score:.4f}" in _curves_lines(row_trainings.trainings(["cyclic"]))[0]
 
 
 def test_a_training_that_recorded_no_selection_was_selected_by_the_default() -> None:
