@@ -7,14 +7,41 @@ import os
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
+
+import pandas as pd
 
 from genrec import pipeline, run_files
 from genrec.environment import environment
 from genrec.errors import NetworkError
 from genrec.experiment import Experiment
 from genrec.pipeline import Step
+from genrec.training.schedule import default_steps
 from genrec.workspace import home, store
+
+Described = tuple[dict[str, Any], dict[str, str]]  # specification and parents of an artifact (see `Step`)
+MOST_SCALE = 10  # a training with up to 10 times as many steps takes about as many times as long
+UNCOMPARED = ("seed", *(f"{stage}.optimization.max_steps" for stage in run_files.TRAINING_STAGES))  # they only scale the time
+
+
+class Trained(NamedTuple):
+    """The length of a finished training."""
+
+    steps: int  # optimizer steps taken
+    examples: int  # number of training examples
+
+
+class Earlier(NamedTuple):
+    """An artifact that an estimate is computed from. `stage` to `parents` are those of its `Step`."""
+
+    stage: str
+    key: str
+    specification: dict[str, Any]
+    parents: dict[str, str]
+    seconds: float
+    machine: tuple[str, str, str]  # processor, threads, GPU
+    training: Trained | None  # None if its stage trains nothing
 
 
 class Estimate(NamedTuple):
@@ -22,14 +49,14 @@ class Estimate(NamedTuple):
 
     seconds: float
     artifacts: int  # number of earlier artifacts that it is computed from
-    similar: bool  # they have the same settings but for seed and number of steps; else the same classes of components
+    is_limit: bool  # they are trainings with far fewer steps, so that their start and validations make `seconds` too large
 
 
 def lines(experiments: Sequence[Experiment], replace: bool = False) -> Iterator[str]:
     """Iterate over the lines of a dry run: each experiment's stages, totals, an estimate of the time, and the output folders.
 
-    Nothing is written or downloaded: raises NetworkError if the data set's files are missing. At the end raises UsageError where the
-    run would (`run_files.check_rows`).
+    With `replace`, the rows follow that the run would start again. Nothing is written or downloaded: raises NetworkError if the data
+    set's files are missing. At the end raises UsageError where the run would (`run_files.check_rows`).
     """
     to_build: dict[str, Step] = {}  # by key; stages that experiments share are counted once
     done: set[str] = set()
@@ -53,6 +80,18 @@ def lines(experiments: Sequence[Experiment], replace: bool = False) -> Iterator[
     yield f"outputs: {home() / 'artifacts'}, the rows in {home() / 'runs'}, pictures in {home() / 'reports'}; nothing was written"
     with _offline():
         run_files.check_rows(experiments, replace)
+        if replace:
+            yield from _replaced_lines(experiments)
+
+
+def _replaced_lines(experiments: Sequence[Experiment]) -> Iterator[str]:
+    """Iterate over the rows that `--replace` would start again, with the settings that differ and the seeds that they would lose."""
+    changed = run_files.changed_rows(experiments)
+    for name, differences in changed.items():
+        seeds = ", ".join(sorted(run_files.read(name)["seeds"], key=int))
+        yield f"--replace would start the row {name} again, without its results of seed {seeds}: {differences}"
+    if not changed:
+        yield "--replace would change nothing: no row that exists has other settings"
 
 
 @contextmanager
@@ -72,61 +111,88 @@ def _offline() -> Iterator[None]:
 
 def _time_lines(steps: Sequence[Step]) -> Iterator[str]:
     """Iterate over one line per stage with the number of artifacts to build and the estimated time, and the sum."""
-    machine, known, unknown = _machine(environment()), 0.0, 0
+    everything = _artifacts()
+    described = {step.key: (step.specification, step.parents) for step in steps}
+    described |= {each.key: (each.specification, each.parents) for each in everything}
+    machine = _machine(environment())
+    known: list[Estimate] = []
     for stage in pipeline.VERSIONS:
         of_stage = [step for step in steps if step.stage == stage]
         if not of_stage:
             continue
-        earlier = _manifests(stage, machine)
-        found = [each for each in (estimate(step, earlier) for step in of_stage) if each is not None]
+        earlier = [each for each in everything if each.stage == stage and each.machine == machine]
+        found = [each for each in (estimate(step, earlier, described) for step in of_stage) if each is not None]
         missing = len(of_stage) - len(found)
-        known, unknown = known + sum(each.seconds for each in found), unknown + missing
-        parts = [f"about {duration(sum(each.seconds for each in found))}{_basis(found)}"] if found else []
+        parts = [f"{_sum(found)}{_basis(found)}"] if found else []
         if missing:
             parts.append(
-                f"{'unknown' if not found else f'unknown for {missing}'}: no earlier artifact of this stage with such settings"
+                f"{'unknown' if not found else f'unknown for {missing}'}: no earlier artifact of this stage with the same settings "
+                "on this machine"
             )
         yield f"  {stage:9} {len(of_stage)} to build, {'; '.join(parts)}"
-    yield f"estimated time: {'unknown' if not known else f'about {duration(known)}'}" + (
-        f", without {_count(unknown, 'artifact')} of unknown time" if known and unknown else ""
-    )
+        known += found
+    unknown = len(steps) - len(known)
+    without = f", without {_count(unknown, 'artifact')} of unknown time" if known and unknown else ""
+    yield f"estimated time: {_sum(known) if known else 'unknown'}{without}"
+
+
+def _sum(found: Sequence[Estimate]) -> str:
+    """Return the sum of estimates in words."""
+    return f"{'at most ' if any(each.is_limit for each in found) else ''}about {duration(sum(each.seconds for each in found))}"
 
 
 def _basis(found: Sequence[Estimate]) -> str:
     """Return the basis of estimates, in parentheses."""
     artifacts = max(each.artifacts for each in found)
-    settings = "" if all(each.similar for each in found) else ", of other settings"
-    return f" (from {_count(artifacts, 'earlier artifact')} of this stage on this machine{settings})"
+    shorter = ", with far fewer steps" if any(each.is_limit for each in found) else ""
+    return f" (from {_count(artifacts, 'earlier artifact')} of this stage on this machine{shorter})"
 
 
-def estimate(step: Step, earlier: Sequence[dict[str, Any]]) -> Estimate | None:
+def estimate(step: Step, earlier: Sequence[Earlier], described: Mapping[str, Described]) -> Estimate | None:
     """Return the expected duration of a step, or None without a basis.
 
-    The basis is the median over the earlier artifacts on the same data with the same settings but for the seed and the number of
-    steps or, if there is none, with the same classes of components. Training times are proportional to the number of steps.
+    The basis is the median over the earlier artifacts with the same settings but for the seed and the number of steps, in this stage
+    and in all stages before it. The time of a training is proportional to its number of steps. Trainings with less than a tenth of
+    the steps count only if there are no others: their time is mostly that of the start and the validations.
 
     Args:
         step: a step that has no artifact.
-        earlier: manifests of this stage.
+        earlier: artifacts of this stage that were made on this machine.
+        described: specifications and parents of all artifacts, by key.
 
     """
-    wanted = run_files.flatten(step.specification)
-    steps = wanted.get(f"{step.stage}.optimization.max_steps")
-    same: list[float] = []
-    alike: list[float] = []
-    for manifest in earlier:
-        settings = run_files.flatten(manifest["specification"])
-        if _data(step.stage, manifest["specification"], manifest["parents"]) != _data(step.stage, step.specification, step.parents):
-            continue
-        if _classes(settings) != _classes(wanted):
-            continue
-        before = settings.get(f"{step.stage}.optimization.max_steps")
-        scale = steps / before if isinstance(steps, int) and isinstance(before, int) else 1.0
-        alike.append(scale * manifest["seconds"])
-        if _fixed(settings, step.stage) == _fixed(wanted, step.stage):
-            same.append(alike[-1])
-    basis = same or alike
-    return Estimate(statistics.median(basis), len(basis), bool(same)) if basis else None
+    wanted = _settings((step.specification, step.parents), described)
+    scaled: list[tuple[float, float]] = []  # steps as a multiple of the earlier artifact's, seconds
+    for each in earlier:
+        if _settings((each.specification, each.parents), described) == wanted:
+            scale = _scale(step, each)
+            if scale is not None:
+                scaled.append((scale, scale * each.seconds))
+    close = [seconds for scale, seconds in scaled if scale <= MOST_SCALE]
+    basis = close or [seconds for _, seconds in scaled]
+    return Estimate(statistics.median(basis), len(basis), not close) if basis else None
+
+
+def _scale(step: Step, earlier: Earlier) -> float | None:
+    """Return the steps of a planned training as a multiple of an earlier one's, 1 without training, or None if they are unknown."""
+    if step.stage not in run_files.TRAINING_STAGES:
+        return 1.0
+    if earlier.training is None:
+        return None
+    optimization = step.specification[step.stage]["optimization"]
+    steps = optimization["max_steps"]
+    if steps is None:
+        steps = default_steps(earlier.training.examples, optimization["batch_size"])
+    return float(steps / earlier.training.steps)
+
+
+def _settings(described: Described, others: Mapping[str, Described]) -> dict[str, object]:
+    """Return the settings of an artifact and of those that it was made from, without the seed and the numbers of steps."""
+    specification, parents = described
+    settings = {path: value for path, value in run_files.flatten(specification).items() if path not in UNCOMPARED}
+    for stage, key in parents.items():
+        settings[stage] = _settings(others[key], others) if key in others else key
+    return settings
 
 
 def _machine(environment: Mapping[str, str]) -> tuple[str, str, str]:
@@ -134,32 +200,28 @@ def _machine(environment: Mapping[str, str]) -> tuple[str, str, str]:
     return environment["processor"], environment["threads"], environment["gpu"]
 
 
-def _manifests(stage: str, machine: tuple[str, str, str]) -> list[dict[str, Any]]:
-    """Return the readable manifests of a stage's artifacts that were made on this machine."""
+def _artifacts() -> list[Earlier]:
+    """Return the readable artifacts of all stages."""
     found = []
-    for path in sorted((store().root / stage).glob("[!.]*/manifest.json")):
+    for path in sorted(store().root.glob("*/[!.]*/manifest.json")):
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
             complete = isinstance(manifest["specification"], dict) and isinstance(manifest["parents"], dict)
-            if complete and manifest["seconds"] > 0 and _machine(manifest["environment"]) == machine:
-                found.append(manifest)
+            if complete and manifest["seconds"] > 0:
+                described = manifest["specification"], manifest["parents"]
+                where, training = _machine(manifest["environment"]), _training(path.parent)
+                found.append(Earlier(path.parents[1].name, path.parent.name, *described, manifest["seconds"], where, training))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue  # damaged: `Store.get` reports it when it is used
     return found
 
 
-def _data(stage: str, specification: dict[str, Any], parents: dict[str, str]) -> object:
-    """Return what two artifacts on the same data have in common."""
-    return specification.get("source") if stage == "data" else parents.get("data")
-
-
-def _classes(settings: dict[str, object]) -> dict[str, object]:
-    return {path: value for path, value in settings.items() if path.endswith(".class")}
-
-
-def _fixed(settings: dict[str, object], stage: str) -> dict[str, object]:
-    """Return the settings without those that only scale the time."""
-    return {path: value for path, value in settings.items() if path not in ("seed", f"{stage}.optimization.max_steps")}
+def _training(folder: Path) -> Trained | None:
+    """Return the steps that a training has taken, fewer than planned if it stopped early. None if the artifact is no training."""
+    if not (folder / "recipe.json").is_file():
+        return None
+    examples = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))["examples"]
+    return Trained(int(pd.read_parquet(folder / "curves.parquet", columns=["step"])["step"].max()), examples)
 
 
 def duration(seconds: float) -> str:

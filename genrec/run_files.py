@@ -126,26 +126,42 @@ def check_rows(experiments: Sequence[Experiment], replace: bool = False) -> None
     `replace` allows the latter. A run file that cannot be read raises ArtifactError.
     """
     rows: dict[str, dict[str, Any]] = {}
-    for experiment in experiments:
-        settings = _configuration([step.specification for step in pipeline.plan(experiment)])
-        known = rows.setdefault(experiment.name, settings)
+    for name, settings in _planned(experiments):
+        known = rows.setdefault(name, settings)
         if hash_of(known) != hash_of(settings):
             raise UsageError(
-                f"two experiments of the list have the name {experiment.name!r} and different settings: "
+                f"two experiments of the list have the name {name!r} and different settings: "
                 f"{_differences(known, settings, 'in one', 'in the other')}; give each row a name of its own, and one row the same "
                 "settings for all of its seeds"
             )
     if not replace:
-        _refuse_changed({name: settings for name, settings in rows.items() if _path(name).is_file()})
+        _refuse_changed(rows)
+
+
+def changed_rows(experiments: Sequence[Experiment]) -> dict[str, str]:
+    """Return the rows that have other settings or other data in their run file, each with the differences in words."""
+    return _changed(dict(_planned(experiments)))
+
+
+def _planned(experiments: Sequence[Experiment]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Iterate over the experiments' names and the settings that their rows would have."""
+    for experiment in experiments:
+        yield experiment.name, _configuration([step.specification for step in pipeline.plan(experiment)])
+
+
+def _changed(rows: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Return the differences of the rows, given by their new settings, that have others in their run file."""
+    old = {name: read(name)["configuration"] for name in rows if _path(name).is_file()}
+    return {
+        name: _differences(settings, rows[name], "there", "now")
+        for name, settings in old.items()
+        if hash_of(settings) != hash_of(rows[name])
+    }
 
 
 def _refuse_changed(rows: dict[str, dict[str, Any]]) -> None:
     """Raise UsageError if a row, given by its new settings, has others in its run file."""
-    changed = []
-    for name, settings in rows.items():
-        old = read(name)["configuration"]
-        if hash_of(old) != hash_of(settings):
-            changed.append(f"  {_path(name)}: {_differences(old, settings, 'there', 'now')}")
+    changed = [f"  {_path(name)}: {differences}" for name, differences in _changed(rows).items()]
     if changed:
         more = [f"  and {len(changed) - SHOWN} more"] if len(changed) > SHOWN else []
         listed = "\n".join([*changed[:SHOWN], *more])

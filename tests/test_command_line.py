@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -19,12 +18,8 @@ import pytest
 import torch
 from filelock import FileLock
 from safetensors.torch import load_file
-from worlds import cyclic
 
-from genrec import dry_run, pipeline
 from genrec.__main__ import main
-from genrec.baselines import SASRec
-from genrec.experiment import Experiment
 from genrec.training import lightning_module, loop
 from genrec.training.schedule import Schedule
 
@@ -163,29 +158,6 @@ def test_a_dry_run_counts_shared_stages_once_and_estimates_the_time(project: Pat
     assert "estimated" not in printed
 
 
-def step_of(experiment: Experiment, stage: str) -> pipeline.Step:
-    return next(step for step in pipeline.plan(experiment) if step.stage == stage)
-
-
-def manifest_of(step: pipeline.Step, seconds: float) -> dict[str, object]:
-    return {"specification": step.specification, "parents": step.parents, "seconds": seconds}
-
-
-def test_an_estimate_follows_the_steps_and_prefers_the_same_settings() -> None:
-    """10, 12 and 60 s for 60 steps are 24 s for 120 steps; with another width 10, 12 and 60 s are other settings' times."""
-    sixty, other = step_of(cyclic(steps=60), "sft"), step_of(replace(cyclic(steps=120), history_length=7), "sft")
-    wanted = step_of(cyclic(steps=120, seed=3), "sft")
-    earlier = [manifest_of(sixty, seconds) for seconds in (10.0, 60.0, 12.0)]
-    assert dry_run.estimate(wanted, [*earlier, manifest_of(other, 999.0)]) == dry_run.Estimate(24.0, 3, True)
-    assert dry_run.estimate(other, earlier) == dry_run.Estimate(24.0, 3, False)
-    assert dry_run.estimate(wanted, []) is None
-    elsewhere = replace(cyclic(steps=60), source=replace(cyclic().source, num_users=50))
-    assert dry_run.estimate(wanted, [manifest_of(step_of(elsewhere, "sft"), 10.0)]) is None  # another data set
-    sasrec = replace(cyclic(steps=60), policy=SASRec(), tokenize=None)
-    assert dry_run.estimate(wanted, [manifest_of(step_of(sasrec, "sft"), 10.0)]) is None  # another policy
-    assert [dry_run.duration(seconds) for seconds in (0.2, 89, 120, 7_200)] == ["1 s", "89 s", "2 min", "2.0 h"]
-
-
 def test_payloads(project: Path) -> None:
     """Every stage's files, as the design lists them; nothing is pickled."""
     payload = {
@@ -235,6 +207,13 @@ def test_a_row_with_other_settings_is_replaced_only_on_request(project: Path, ca
         assert "--name OTHER" in said
         assert "--replace" in said
     assert (json.loads(path.read_text()), artifacts(project)) == (content, made)
+    assert main([*short, "21", "--replace", "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "--replace would start the row short again, without its results of seed 0, 1: sft.optimization.max_steps is 20 there, 21 now"
+    )
+    assert (json.loads(path.read_text()), artifacts(project)) == (content, made)
+    assert main([*short, "20", "--replace", "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "--replace would change nothing: no row that exists has other settings"
     assert main([*short, "21", "--replace"]) == 0
     assert "the configuration has changed" in capsys.readouterr().err
     assert list(json.loads(path.read_text())["seeds"]) == ["0"]

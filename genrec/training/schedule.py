@@ -58,7 +58,7 @@ def schedule(recipe: SFT | Align, examples: int) -> Schedule:
     optimization, validation = recipe.optimization, recipe.validation
     steps = optimization.max_steps
     if steps is None:
-        steps = min(max(EPOCHS * epoch_steps(examples, optimization.batch_size), LEAST_STEPS), MOST_STEPS)
+        steps = default_steps(examples, optimization.batch_size)
     warmup, rate, every = optimization.warmup_steps, optimization.learning_rate, validation.every
     return Schedule(
         max_steps=steps,
@@ -68,6 +68,11 @@ def schedule(recipe: SFT | Align, examples: int) -> Schedule:
         batch_size=optimization.batch_size,
         examples=examples,
     )
+
+
+def default_steps(examples: int, batch_size: int) -> int:
+    """Return the number of steps that stands for None."""
+    return min(max(EPOCHS * epoch_steps(examples, batch_size), LEAST_STEPS), MOST_STEPS)
 
 
 def epoch_steps(examples: int, batch_size: int) -> int:
