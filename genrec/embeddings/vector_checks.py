@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 SMALLEST, LARGEST = 1e-12, 1e12  # range of the largest absolute entry of a vector
 NEAR = 1e-6  # relative difference of two vectors up to which they count as nearly equal
 BLOCK = 1 << 14  # rows compared at once
+_LETTER = re.compile(r"[^\W\d_]")
 
 
 def check_vectors(vectors: ndarray, item_ids: Sequence[str]) -> None:
@@ -95,6 +97,15 @@ def has_text(items: DataFrame) -> ndarray:
         return np.zeros(len(items), dtype=bool)
     text = items["text"].fillna("").astype(str)
     found: ndarray = ((text.str.strip() != "") & (text != NO_TEXT)).to_numpy(dtype=bool)
+    return found
+
+
+def has_word(items: DataFrame) -> ndarray:
+    """Return which items have a text with a word, bool [N]: one with a letter, unlike a price or a number alone."""
+    if "text" not in items:
+        return np.zeros(len(items), dtype=bool)
+    letter = items["text"].fillna("").astype(str).str.contains(_LETTER)
+    found: ndarray = has_text(items) & letter.to_numpy(dtype=bool)
     return found
 
 
