@@ -11,7 +11,7 @@ import numpy as np
 from numpy import ndarray
 
 from genrec.embeddings.id_files import preview
-from genrec.errors import InputError
+from genrec.errors import InputError, counted
 from genrec.types import NO_TEXT
 
 if TYPE_CHECKING:
@@ -58,8 +58,9 @@ def _warn_of_equal(vectors: ndarray, item_ids: Sequence[str]) -> None:
     _, group, counts = np.unique(keys, return_inverse=True, return_counts=True)
     equal = counts[group] > 1
     if equal.any():
+        groups = counted(int((counts > 1).sum()), "group")
         warnings.warn(
-            f"{equal.sum()} of {len(vectors)} items share their vector with another item, in {(counts > 1).sum()} groups; the largest "
+            f"{equal.sum()} of {len(vectors)} items share their vector with another item, in {groups}; the largest "
             f"has {counts.max()} items: {_preview(group == counts.argmax(), item_ids)}. No quantizer can distinguish them",
             stacklevel=3,
         )

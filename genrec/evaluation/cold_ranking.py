@@ -14,7 +14,7 @@ from pandas import DataFrame
 from torch import Tensor
 from torch.nn.functional import pad
 
-from genrec.errors import InputError
+from genrec.errors import InputError, counted
 from genrec.evaluation.evaluate import Evaluate, Seen, evaluate
 from genrec.own_ids import OwnIds
 from genrec.progress import say
@@ -41,12 +41,13 @@ def evaluate_unseen(
     size = min(spec.batch_size, max(1, EXCLUDE_BYTES // (8 * max(1, len(known)))))
     if 8 * len(known) > EXCLUDE_BYTES:
         say(
-            f"evaluate: excluding the {len(known)} items with training interactions takes {8 * len(known) >> 20} MB per user; users "
-            "are ranked one at a time"
+            f"evaluate: excluding the {len(known):,} items with training interactions takes {8 * len(known) >> 20} MB per user; "
+            "users are ranked one at a time"
         )
     batch = _cold_users(batches, popularity)
     cold = len(popularity) - 1 - len(known)
-    say(f"evaluate: the targets of {len(batch.user)} users are unseen in training; ranking them again among the {cold} such items")
+    targets = "the target of 1 user is" if len(batch.user) == 1 else f"the targets of {len(batch.user)} users are"
+    say(f"evaluate: {targets} unseen in training and ranked again, among unseen items only ({cold} in the catalog)")
 
     def exclude(users: Tensor) -> Tensor:
         rows = known.to(users.device).expand(len(users), -1)

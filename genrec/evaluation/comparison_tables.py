@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from genrec.errors import counted
 from genrec.evaluation.cold_metrics import chance
 from genrec.evaluation.compare import ABSENT, PER_USER, Comparison, Row
 from genrec.evaluation.paired_tests import PairedTest, seeds_in_words
@@ -82,7 +83,7 @@ def _results(comparison: Comparison) -> Table:
     for row in comparison.rows:
         invalid = row.metrics.get("invalid")
         if invalid is not None and invalid.mean > 0:
-            notes.append(f"{row.name}: {invalid.mean:g} slots of its lists were empty or repeated an item. They count as misses.")
+            notes.append(f"{row.name}: {_invalid(invalid.mean)}")
     tested, recall, tests = title(comparison.metric), title("recall@10"), ["Difference", "p (Holm)"]
     first = [tested, columns[-1], *tests, recall, "Seeds"]
     narrow = Table("Results", columns, [[name, textwrap.fill(seeds, SEEDS_WIDTH), *cells] for name, seeds, *cells in rows], notes)
@@ -91,6 +92,13 @@ def _results(comparison: Comparison) -> Table:
         narrow = narrow._replace(columns=[*columns, *tests], rows=[line + more for line, more in zip(narrow.rows, cells, strict=True)])
     chosen = tuple(dict.fromkeys(name for name in first if name in narrow.columns))
     return Table("Results", columns, rows, notes, chosen, narrow._replace(first=chosen))
+
+
+def _invalid(slots: float) -> str:
+    """Return the note on invalid slots; their number is a mean over seeds."""
+    if slots == 1:
+        return "1 slot of its lists was empty or repeated an item. It counts as a miss."
+    return f"{slots:g} slots of its lists were empty or repeated an item. They count as misses."
 
 
 def _semantic_ids(comparison: Comparison) -> list[Table]:
@@ -121,7 +129,8 @@ def _unseen(comparison: Comparison) -> list[Table]:
     users, items = (round(rows[0].metrics[key].mean) for key in ("cold_users", "cold_items"))
     random = [chance(PER_USER[name], int(cutoff), items) for name, _, cutoff in (key.partition("@") for key in shown)]
     cells.append(["random order", "unseen items", *(f"{value:.4f}" for value in random)])
-    note = f"Means over the {users} users with a target that has no training interaction. {items} items of the catalog have none."
+    none = f"{counted(items, 'item')} of the catalog {'has' if items == 1 else 'have'} none"
+    note = f"Means over the {counted(users, 'user')} with a target that has no training interaction. {none}."
     columns = ["Row", "Ranked among", *map(title, shown)]
     return [Table("Items unseen in training (cold start)", columns, cells, [note], ("Ranked among", "Recall@10", "NDCG@10"))]
 

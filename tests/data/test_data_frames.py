@@ -94,7 +94,7 @@ def test_ids_that_are_floats_get_a_hint_on_the_type(tmp_path: Path) -> None:
 
 
 def test_the_limit_is_named_if_rows_would_be_left(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="correct the DataFrame, or raise the limit with --source.max-bad-rows"):
+    with pytest.raises(InputError, match=r"correct the DataFrame, or raise the limit with --source\.max-bad-rows"):
         Frames(DataFrame({"user": ["a", None], "item": ["b", "c"]})).load(tmp_path)
 
 

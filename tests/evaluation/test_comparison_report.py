@@ -113,7 +113,7 @@ def test_markdown(comparison: Comparison) -> None:
     ]  # type: ignore[index]  # fmt: skip
     assert ["align.loss", "-", "-", "SoftmaxDPO"] in differences
     assert all(len(row) == len(table[0]) for table in tables for row in table)
-    assert "s-dpo: 1500 slots of its lists were empty" in text  # 50 users, lists of 20 items for a last cut-off of 50
+    assert "s-dpo: 500 slots of its lists were empty" in text  # 50 users, lists of 20 of the 30 items for a last cut-off of 50
 
 
 TRAINED: dict[str, object] = {"policy.class": "Tiger", "sft.optimization.max_steps": 10}

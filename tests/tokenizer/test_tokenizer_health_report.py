@@ -74,6 +74,14 @@ def test_a_report_without_collisions() -> None:
     assert len(summary(results)) == 2
 
 
+def test_an_added_level_that_no_item_needs_is_said_to_separate_none() -> None:
+    codes, vectors = torch.arange(6)[:, None], np.arange(6, dtype=np.float32)[:, None]
+    report = lines(health(SemanticIds(torch.cat([codes, 0 * codes], 1), (6, 1)), vectors, vectors, codes, (6,)))
+    assert "level 2: 1 of 1 codes used, perplexity 1.0 (added for collisions, there are none)" in report
+    assert "collisions: none, the quantizer gave every item different codes; the added level separates none" in report
+    assert not any("after separation" in line for line in report)
+
+
 def test_usable_codes_and_new_items() -> None:
     codes = torch.arange(3)[:, None]
     vectors = np.arange(3, dtype=np.float32)[:, None]

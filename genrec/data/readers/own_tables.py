@@ -37,7 +37,7 @@ _HINTS = {
     line_rows.NOT_DECODED: "name another encoding with Frames(encoding=...) or --source.encoding",
     UNREADABLE: _TIME_HINT,
     **dict.fromkeys(FLOAT_IDS.values(), _ID_HINT),
-    DECIMAL_COMMA: "write a decimal point, as in 4.5, or read the table with pandas.read_csv(..., decimal=\",\")",
+    DECIMAL_COMMA: 'write a decimal point, as in 4.5, or read the table with pandas.read_csv(..., decimal=",")',
     NOT_IN_FORMAT: "change Frames(time_format=...) or --source.time-format",
 }
 
