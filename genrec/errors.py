@@ -63,3 +63,8 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     """Return the end of a message with the nearest of the names, '; did you mean 'run'?', or '' if none is near."""
     nearest = difflib.get_close_matches(name, list(names), 1)
     return f"; did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun in singular or plural, for messages: '1 user', '1,000 users'."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

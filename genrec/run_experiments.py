@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from genrec import failed_runs, pipeline, row_trainings, run_files
+from genrec.errors import counted
 from genrec.experiment import Experiment
 from genrec.progress import say
 from genrec.store import Artifact
@@ -122,5 +123,5 @@ def _rows(experiments: Sequence[Experiment]) -> str:
     for experiment in experiments:
         seeds.setdefault(experiment.name, []).append(experiment.seed)
     rows = [f"{name} (seed {', '.join(map(str, numbers))})" for name, numbers in seeds.items()]
-    more = f" and {len(rows) - SHOWN_ROWS} more rows" if len(rows) > SHOWN_ROWS else ""
+    more = f" and {counted(len(rows) - SHOWN_ROWS, 'more row')}" if len(rows) > SHOWN_ROWS else ""
     return f"{', '.join(rows[:SHOWN_ROWS])}{more}"

@@ -20,7 +20,7 @@ from genrec.data.corpus import Corpus
 from genrec.data.corpus_builder import prepare
 from genrec.data.examples import examples, windows
 from genrec.embeddings.vector_checks import check_vectors
-from genrec.errors import ArtifactError
+from genrec.errors import ArtifactError, counted
 from genrec.evaluation.cold_metrics import cold_only_metrics
 from genrec.evaluation.cold_ranking import evaluate_unseen
 from genrec.evaluation.evaluate import evaluate, metrics_of
@@ -157,7 +157,7 @@ def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> No
     seen = seen_items(corpus) if spec.filter_seen else None
     result = evaluate(recommender, test, spec, seen, shared, corpus.own_ids)
     if result.excluded_targets:
-        say(f"evaluate: {result.excluded_targets} users had already taken their target; filter_seen counts these as misses")
+        say(f"evaluate: {counted(result.excluded_targets, 'user')} had already taken the target; filter_seen counts this as a miss")
     result.ranks.to_parquet(folder / "ranks.parquet", index=False)
     result.recommendations.to_parquet(folder / "recommendations.parquet", index=False)
     metrics = metrics_of(result.ranks, result.recommendations, spec.cutoffs, corpus.item_count, popularity)

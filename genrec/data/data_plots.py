@@ -11,6 +11,7 @@ from numpy import ndarray
 from genrec.data.corpus import Corpus
 from genrec.data.data_report import date, events_of_items, head_share
 from genrec.data.splits import BEGIN, END, PARTS
+from genrec.errors import counted
 from genrec.types import NO_TEXT
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def draw(corpus: Corpus, title: str, path: Path) -> None:
     axes = figure.subplots(2, 3)
     stats = corpus.statistics
     title = _wrapped(title, 150)
-    size = f"{stats['users']:,} users, {stats['items']:,} items, {stats['interactions']:,} interactions"
+    size = ", ".join(counted(stats[f"{noun}s"], noun) for noun in ("user", "item", "interaction"))
     figure.suptitle(f"{title}\n{size}", fontsize=12)
     events = events_of_items(corpus)
     _histogram(axes[0, 0], corpus.bounds[:, END] - corpus.bounds[:, BEGIN], "events per user", "number of users")

@@ -10,6 +10,7 @@ from numpy import ndarray
 
 from genrec.data.corpus import Corpus
 from genrec.data.splits import BEGIN, END, PARTS
+from genrec.errors import counted
 from genrec.types import NO_TEXT
 
 QUANTILES = {"min": 0.0, "25th percentile": 0.25, "median": 0.5, "75th percentile": 0.75, "95th percentile": 0.95, "max": 1.0}
@@ -21,7 +22,8 @@ FIRST_DATE, LAST_DATE = 19_000_101, 21_001_231  # numbers in this range may be d
 def lines(corpus: Corpus) -> Iterator[str]:
     """Yield the report: size, shape, times, parts, text, removed rows with their reasons, and warnings."""
     stats = corpus.statistics
-    yield f"{stats['users']:,} users, {stats['items']:,} items, {stats['interactions']:,} interactions, density {stats['density']:.4%}"
+    size = ", ".join(counted(stats[f"{noun}s"], noun) for noun in ("user", "item", "interaction"))
+    yield f"{size}, density {stats['density']:.4%}"
     if stats["repeated_pairs"]:
         share = stats["repeated_pairs"] / stats["interactions"]
         yield f"repeats: {stats['repeated_pairs']:,} events ({share:.1%}) repeat an earlier pair of user and item"

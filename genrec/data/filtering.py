@@ -12,7 +12,7 @@ from genrec.data.event_filters import Filters
 from genrec.data.event_log import EVENTS, EventLog
 from genrec.data.k_core import EventCounts, IndexedEvents, k_core
 from genrec.data.normalization import normalize_interactions
-from genrec.errors import InputError
+from genrec.errors import InputError, counted
 from genrec.plugin_source import name_with_place
 from genrec.types import FilteringSplit, KeepingSplit, Split
 
@@ -63,8 +63,8 @@ def _record(name: str, before: EventCounts, after: EventCounts, removed: Removed
     """Record how much a filter removed; raise InputError if it removed everything."""
     if not after.total:
         raise InputError(
-            f"nothing is left after the filter {name!r}: it removed all {before.total} interactions of {before.num_users} users and "
-            f"{before.num_items} items; {_advice(name)}"
+            f"nothing is left after the filter {name!r}: it removed all {counted(before.total, 'interaction')} of "
+            f"{counted(before.num_users, 'user')} and {counted(before.num_items, 'item')}; {_advice(name)}"
         )
     removed[name] = before.removed(after)
 

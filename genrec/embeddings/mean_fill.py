@@ -21,7 +21,12 @@ def fill_with_mean(vectors: ndarray, missing: ndarray, reason: str, unit: bool =
     if missing.all():
         raise InputError(f"none of the {len(missing)} items can be given a vector: all are {reason}")
     if missing.any():
-        warnings.warn(f"{missing.sum()} of {len(missing)} items are {reason}: they get the mean vector of the others", stacklevel=3)
+        one = missing.sum() == 1
+        warnings.warn(
+            f"{missing.sum()} of {len(missing)} items {'is' if one else 'are'} {reason}: {'it gets' if one else 'they get'} the mean "
+            "vector of the others",
+            stacklevel=3,
+        )
         mean = vectors.mean(0, where=~missing[:, None], dtype=np.float64)
         vectors[missing] = mean / max(float(np.linalg.norm(mean)), MIN_LENGTH) if unit else mean
     return vectors

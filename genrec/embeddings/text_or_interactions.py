@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genrec.embeddings.collaborative import Collaborative
-from genrec.embeddings.tfidf import TfidfSvd
-from genrec.embeddings.vector_checks import has_text
+from genrec.embeddings.tfidf import NoSharedWords, TfidfSvd
+from genrec.embeddings.vector_checks import has_word
 from genrec.errors import UsageError
 from genrec.progress import say
 from genrec.types import ItemEncoder, ResumableEncoder
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 class TextOrInteractions:
     """The vectors of `text` if at least `min_share` of the items have a text, else those of `interactions`; a line says which.
 
-    An item has a text if its column `text` is neither empty nor the catalog's placeholder. The vectors are those of the chosen
-    encoder, to the bit. To encode both, use `Concatenated`.
+    An item has a text if its column `text` holds a letter and is not the catalog's placeholder: prices and other numbers are no texts.
+    If the encoder of texts finds no word that items share, `interactions` encodes the catalog, and another line says so. The vectors
+    are those of the chosen encoder, to the bit. To encode both, use `Concatenated`.
     """
 
     text: ItemEncoder = field(default_factory=TfidfSvd)  # encoder of catalogs with text
@@ -39,18 +40,27 @@ class TextOrInteractions:
 
     def encode(self, items: DataFrame, interactions: DataFrame) -> ndarray:
         """Return vectors float32 [N, D] of the chosen encoder."""
-        return self._chosen(items).encode(items, interactions)
+        return self._encoded(items, interactions, None)
 
     def encode_into(self, items: DataFrame, interactions: DataFrame, folder: Path) -> ndarray:
         """Return the vectors of `encode`; a resumable encoder saves its intermediate results in `folder`."""
+        return self._encoded(items, interactions, folder)
+
+    def _encoded(self, items: DataFrame, interactions: DataFrame, folder: Path | None) -> ndarray:
+        """Return the vectors of the chosen encoder, or those of `interactions` if the texts have no word in common."""
         chosen = self._chosen(items)
-        if isinstance(chosen, ResumableEncoder):
-            return chosen.encode_into(items, interactions, folder)
-        return chosen.encode(items, interactions)
+        try:
+            return _vectors(chosen, items, interactions, folder)
+        except NoSharedWords:
+            if chosen is self.interactions:
+                raise
+        name = type(self.interactions).__name__
+        say(f"item vectors: the texts have no words that relate items, so {name} encodes the training interactions instead")
+        return _vectors(self.interactions, items, interactions, folder)
 
     def _chosen(self, items: DataFrame) -> ItemEncoder:
         """Return the encoder for this catalog, and log it."""
-        with_text = int(has_text(items).sum())
+        with_text = int(has_word(items).sum())
         enough = with_text >= self.min_share * len(items)
         chosen = self.text if enough else self.interactions
         say(
@@ -58,3 +68,10 @@ class TextOrInteractions:
             f"{self.min_share:.0%}: {type(chosen).__name__} encodes the {'texts' if enough else 'training interactions'}"
         )
         return chosen
+
+
+def _vectors(encoder: ItemEncoder, items: DataFrame, interactions: DataFrame, folder: Path | None) -> ndarray:
+    """Return an encoder's vectors; a resumable one saves its intermediate results in `folder`, if there is one."""
+    if folder is not None and isinstance(encoder, ResumableEncoder):
+        return encoder.encode_into(items, interactions, folder)
+    return encoder.encode(items, interactions)

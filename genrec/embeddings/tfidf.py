@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 INTERACTIONS = "use embed=Collaborative() (genrec.embeddings)"  # the next step in messages
 
 
+class NoSharedWords(InputError):
+    """No word is counted in any text, so that the texts relate no items."""
+
+
 @dataclass(frozen=True)
 class TfidfSvd:
     """TF-IDF of words and n-grams with the weight (1 + ln tf)(1 + ln((1 + N) / (1 + df))), rows of length 1; then truncated SVD.
@@ -57,7 +61,7 @@ class TfidfSvd:
         try:
             matrix = vectorizer.fit_transform(items["text"].fillna("").replace(NO_TEXT, ""))
         except ValueError as error:  # scikit-learn's messages speak of documents, stop words and max_df
-            raise InputError(self._no_words(items, with_text)) from error
+            raise NoSharedWords(self._no_words(items, with_text)) from error
         return svd_vectors(matrix, self.dim, self.seed, reason="without usable text")
 
     def _no_words(self, items: DataFrame, with_text: int) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy import ndarray
 
 from genrec.embeddings.mean_fill import MIN_LENGTH, fill_with_mean
-from genrec.errors import UsageError
+from genrec.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -40,8 +40,9 @@ def svd_vectors(matrix: csr_matrix[Any], dim: int, seed: int, reason: str) -> nd
 
     kept = min(dim, *matrix.shape)
     if kept < dim:
+        items, features = counted(matrix.shape[0], "item"), counted(matrix.shape[1], "feature")
         warnings.warn(
-            f"vectors get {kept} dimensions instead of {dim}: {matrix.shape[0]} items with {matrix.shape[1]} features have no more",
+            f"vectors get {counted(kept, 'dimension')} instead of {dim}: there are no more for {items} with {features}",
             stacklevel=3,
         )
     left, singular, _ = randomized_svd(matrix, kept, n_iter=7, random_state=seed)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy import ndarray
 from pandas import DataFrame
 
-from genrec.errors import ArtifactError, UsageError
+from genrec.errors import ArtifactError, UsageError, counted
 from genrec.evaluation import metrics
 from genrec.evaluation.paired_tests import PairedTest, SeedValues, is_trained, paired_test, with_holm
 from genrec.evaluation.shared_id_ties import per_user
@@ -145,7 +145,7 @@ def _parsed(metric: str, runs: Sequence[Run]) -> tuple[str, int]:
         stored = [int(key.partition("@")[2]) for key in run.metrics if key.startswith("recall@")]
         if int(digits) > max(stored, default=0):
             raise UsageError(
-                f"{metric} needs lists of {int(digits)} items, those of {_label(run)} have {max(stored, default=0)}; "
+                f"{metric} needs lists of {counted(int(digits), 'item')}, those of {_label(run)} have {max(stored, default=0)}; "
                 "evaluate again with a larger last cut-off (--evaluate.cutoffs)"
             )
     return name, int(digits)
@@ -165,11 +165,13 @@ def _check_same(runs: Sequence[Run]) -> None:
         for these, those, label in ((expected, targets, _label(run)), (targets, expected, _label(first))):
             missing = sorted(these.keys() - those.keys())
             if missing:
-                raise ArtifactError(f"{pair}: {len(missing)} test users are missing from {label}, the first is user {missing[0]}")
+                absent = f"{counted(len(missing), 'test user')} {'is' if len(missing) == 1 else 'are'} missing from {label}"
+                raise ArtifactError(f"{pair}: {absent}, the first is user {missing[0]}")
         other = [user for user, target in expected.items() if targets[user] != target]
         if other:
             raise ArtifactError(
-                f"{pair}: {len(other)} users have different targets, the first is user {other[0]} "
+                f"{pair}: {counted(len(other), 'user')} {'has' if len(other) == 1 else 'have'} different targets, "
+                f"the first is user {other[0]} "
                 f"with item {expected[other[0]]} and item {targets[other[0]]}"
             )
 

@@ -84,7 +84,7 @@ class Evaluation(NamedTuple):
 
     ranks: DataFrame  # user, target, rank: int64, rank 0 = missed; first, ties, sid_rank if Semantic IDs are shared (`shared_id_ties`)
     recommendations: DataFrame  # user, position (from 1), item: int64, score: float32; invalid slots are left out
-    invalid: int  # slots that were empty or repeated an item of the same list
+    invalid: int  # slots that were empty or repeated an item of the same list, also beyond the size of the catalog
     excluded_targets: int  # with `filter_seen`: users who had already taken their target, which makes it a miss
 
 
@@ -143,8 +143,9 @@ def metrics_of(
     """Return all metrics by name, averaged over users. For the definitions see `genrec.evaluation.metrics`.
 
     The names are recall@n, ndcg@n, mrr@n, coverage@n, gini@n, entropy@n, div_ratio@n and or_ratio@n for every cut-off n, users, and
-    invalid (invalid slots in lists of the last cut-off). `popularity` int64 [N + 1], the number of training interactions of each
-    item, adds popularity@n, and `cold_metrics` if a target has no training interaction.
+    invalid (invalid slots in lists of the last cut-off; in a catalog of fewer items, without the slots that no list of its items can
+    fill). `popularity` int64 [N + 1], the number of training interactions of each item, adds popularity@n, and `cold_metrics` if a
+    target has no training interaction.
 
     If Semantic IDs are shared, recall, ndcg and mrr are expectations over the order of the items that share one, and sid_recall@n
     and sid_ndcg@n are metrics of the rank of the Semantic ID.
@@ -166,7 +167,8 @@ def metrics_of(
         }
     if popularity is not None:
         result |= cold_metrics(ranks, cutoffs, popularity)
-    return result | {"users": float(len(ranks)), "invalid": float((lists == 0).sum())}
+    invalid = len(ranks) * min(lists.shape[1], item_count) - int((lists > 0).sum())
+    return result | {"users": float(len(ranks)), "invalid": float(invalid)}
 
 
 def _lists(ranks: DataFrame, recommendations: DataFrame, n: int) -> Tensor:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from genrec.errors import InputError, NumericsError
+from genrec.errors import InputError, NumericsError, counted
 from genrec.evaluation.shared_id_ties import places
 from genrec.item_rows import contains, repeated
 from genrec.own_ids import OwnIds, name_item, name_user
@@ -103,7 +103,7 @@ def _check(user: Tensor, items: Tensor, scores: Tensor, n: int, own_ids: OwnIds 
     bad = scores.isnan().any(1)
     if bool(bad.any()):
         name, more = name_user(own_ids, int(user[bad][0])), int(bad.sum()) - 1
-        raise NumericsError(f"recommend returned NaN scores for {name} and {more} more users of the batch")
+        raise NumericsError(f"recommend returned NaN scores for {name} and {counted(more, 'more user')} of the batch")
 
 
 def _check_excluded(user: Tensor, items: Tensor, broken: Tensor, own_ids: OwnIds | None) -> None:

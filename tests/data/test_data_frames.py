@@ -80,6 +80,31 @@ def test_integer_ids_become_text_and_fractions_are_errors(tmp_path: Path) -> Non
         Frames(DataFrame({"user": [1.0, 2.0], "item": ["a", "b"]})).load(tmp_path)
 
 
+def test_ids_that_are_floats_get_a_hint_on_the_type(tmp_path: Path) -> None:
+    """Every row has such an id, so there is no file to correct and no limit that would help."""
+    with pytest.raises(InputError, match="the item is a floating-point number") as caught:
+        Frames(DataFrame({"user": ["a", "b", "c"], "item": [1.0, 2.0, None]})).load(tmp_path)
+    message = str(caught.value)
+    assert "neither text nor an integer: 2, first in row 1; the item is empty, or neither text nor an integer: 1" in message
+    assert "correct the DataFrame; write ids as text or integers" in message
+    assert 'astype("Int64")' in message
+    assert "max-bad-rows" not in message
+    fixed = DataFrame({"user": ["a", "b", "c"] * 50, "item": [1.0, 2.0, 3.0] * 50}).astype({"item": "Int64"})
+    assert set(Frames(fixed).load(tmp_path).interactions["item"]) == {"1", "2", "3"}
+
+
+def test_the_limit_is_named_if_rows_would_be_left(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"correct the DataFrame, or raise the limit with --source\.max-bad-rows"):
+        Frames(DataFrame({"user": ["a", None], "item": ["b", "c"]})).load(tmp_path)
+
+
+def test_a_decimal_comma_in_a_rating_gets_a_hint(tmp_path: Path) -> None:
+    path = tmp_path / "events.csv"
+    path.write_text("user;item;rating\n" + "u;a;4,5\n" * 3 + "u;b;five\n" + "u;c;3\n")
+    with pytest.raises(InputError, match=r"decimal comma: 3, first in line 2; the rating is not a finite number: 1.*as in 4\.5"):
+        Frames(path, separator=";").load(tmp_path)
+
+
 def test_without_times_the_row_number_is_the_time(tmp_path: Path) -> None:
     frame = EVENTS[["user", "item"]].iloc[::-1]
     assert Frames(frame).load(tmp_path).interactions["time"].tolist() == list(range(15))

@@ -59,7 +59,7 @@ def test_the_report_by_hand(raw: RawTables) -> None:
 def test_repeated_events_do_not_raise_the_density_above_one() -> None:
     events = DataFrame({"user": "a", "item": list("xyxyxyxy"), "time": range(5, 13)})
     report = list(lines(prepare(RawTables(events, ITEMS), LeaveOneOut(core=0))))
-    assert report[0] == "1 users, 2 items, 8 interactions, density 100.0000%"
+    assert report[0] == "1 user, 2 items, 8 interactions, density 100.0000%"
     assert report[1] == "repeats: 6 events (75.0%) repeat an earlier pair of user and item"
 
 

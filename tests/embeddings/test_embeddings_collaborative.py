@@ -51,7 +51,7 @@ def test_items_of_the_same_users_are_near() -> None:
 
 
 def test_items_without_interactions_get_the_mean() -> None:
-    with pytest.warns(UserWarning, match="1 of 3 items are without training interactions"):
+    with pytest.warns(UserWarning, match="1 of 3 items is without training interactions"):
         vectors = Collaborative(dim=2).encode(items(3), interactions((1, 1), (2, 2), (3, 1)))
     np.testing.assert_allclose(vectors[2], (vectors[0] + vectors[1]) / math.sqrt(2), atol=1e-6)
 

@@ -151,7 +151,7 @@ def test_few_matching_vectors_are_a_warning_with_examples(tmp_path: Path, capsys
         f"warning: only 1 of 3 items (33.3%) have a vector in {tmp_path / 'vectors.npy'}; without a match: the items have '38', the"
     )
     assert warning in capsys.readouterr().err
-    with pytest.warns(UserWarning, match="1 of 2 items are"):
+    with pytest.warns(UserWarning, match="1 of 2 items is"):
         encoder.encode(items(["37", "38"]), NO_INTERACTIONS)
     assert "warning" not in capsys.readouterr().err
 

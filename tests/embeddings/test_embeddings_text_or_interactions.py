@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from genrec.embeddings import Collaborative, TextOrInteractions, TfidfSvd
-from genrec.errors import UsageError
+from genrec.embeddings.tfidf import NoSharedWords
+from genrec.errors import InputError, UsageError
 from genrec.experiment import Experiment
 from genrec.testing import Cyclic
 from genrec.testing.encoder_checks import check_encoder
@@ -47,6 +48,44 @@ def test_a_catalog_without_a_text_column_is_encoded_by_interactions() -> None:
     table = items(TITLES).drop(columns="text")
     found = TextOrInteractions(interactions=Collaborative(dim=2)).encode(table, EVENTS)
     np.testing.assert_array_equal(found, Collaborative(dim=2).encode(table, EVENTS))
+
+
+@pytest.mark.parametrize("prices", [["12.50", "7", "3.99", "12.50", "1_000", "-4"], ["12.50. 7"] * 6, ["¥ 20", "€ 30"] * 3])
+def test_numbers_alone_are_no_texts(prices: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    default, table = TextOrInteractions(interactions=Collaborative(dim=2)), items(prices)
+    np.testing.assert_array_equal(default.encode(table, EVENTS), Collaborative(dim=2).encode(table, EVENTS))
+    assert "0 of 6 items have text, less than 50%: Collaborative encodes" in capsys.readouterr().err
+
+
+def test_a_title_of_letters_in_any_script_is_a_text(capsys: pytest.CaptureFixture[str]) -> None:
+    table = items(["мыло 1", "мыло 2", "せっけん 1", "せっけん 2", "1984 été", "été 2"])
+    found = TextOrInteractions(text=TfidfSvd(dim=2)).encode(table, EVENTS)
+    np.testing.assert_array_equal(found, TfidfSvd(dim=2).encode(table, EVENTS))
+    assert "6 of 6 items have text" in capsys.readouterr().err
+
+
+def test_texts_without_a_shared_word_are_encoded_by_interactions(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    default, table = TextOrInteractions(interactions=Collaborative(dim=2)), items([f"sku{place}" for place in range(6)])
+    expected = Collaborative(dim=2).encode(table, EVENTS)
+    np.testing.assert_array_equal(default.encode(table, EVENTS), expected)
+    line = "the texts have no words that relate items, so Collaborative encodes the training interactions instead"
+    assert capsys.readouterr().err.count(line) == 1
+    np.testing.assert_array_equal(default.encode_into(table, EVENTS, tmp_path), expected)
+
+
+def test_other_errors_of_the_encoder_of_texts_are_raised() -> None:
+    with pytest.raises(InputError, match="Broken"):
+        TextOrInteractions(text=Broken()).encode(items(TITLES), EVENTS)
+    with pytest.raises(NoSharedWords, match="no word occurs"):
+        TextOrInteractions(interactions=TfidfSvd()).encode(items(["a", "1", "2"]), EVENTS)
+
+
+@dataclass(frozen=True)
+class Broken:
+    """An encoder that refuses every catalog."""
+
+    def encode(self, items: pd.DataFrame, interactions: pd.DataFrame) -> np.ndarray:
+        raise InputError("Broken")
 
 
 @dataclass(frozen=True)

@@ -71,18 +71,18 @@ def test_items_without_usable_text_get_the_mean_direction() -> None:
 def test_a_missing_text_is_an_empty_text() -> None:
     table = items([*TITLES, "x"])
     table.loc[6, "text"] = None
-    with pytest.warns(UserWarning, match="1 of 7 items are without usable text"):
+    with pytest.warns(UserWarning, match="1 of 7 items is without usable text: it gets"):
         assert np.isfinite(TfidfSvd(dim=2).encode(table, NO_INTERACTIONS)).all()
 
 
 def test_a_small_vocabulary_gives_narrower_vectors_and_a_warning() -> None:
-    with pytest.warns(UserWarning, match="get 2 dimensions instead of 64: 3 items with 2 features"):
+    with pytest.warns(UserWarning, match="get 2 dimensions instead of 64: there are no more for 3 items with 2 features"):
         vectors = TfidfSvd(max_ngram=1, min_df=1).encode(items(["a", "a b", "b"]), NO_INTERACTIONS)
     assert vectors.shape == (3, 2)
 
 
 def test_one_word_and_one_item() -> None:
-    with pytest.warns(UserWarning, match="1 dimensions"):
+    with pytest.warns(UserWarning, match="1 dimension instead of 64: there are no more for 1 item with 1 feature"):
         assert TfidfSvd(min_df=1).encode(items(["word"]), NO_INTERACTIONS).tolist() == [[1.0]]
 
 

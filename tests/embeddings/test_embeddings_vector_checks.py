@@ -59,6 +59,11 @@ def test_equal_vectors_are_a_warning_with_counts() -> None:
         check_vectors(vectors[[1, 3, 4, 5]], IDS)
 
 
+def test_one_group_of_equal_vectors_is_in_singular() -> None:
+    with pytest.warns(UserWarning, match=r"2 of 3 items share .* in 1 group; the largest"):
+        check_vectors(np.array([[1.0, 2], [1, 2], [2, 1]], dtype=np.float32), list("abc"))
+
+
 def test_nearly_equal_vectors_are_a_warning_with_a_count() -> None:
     """Rows 10 and 11 of 50 differ from rows 0 and 1 by 5e-7 of their largest entry; row 12 differs from row 2 by 1e-4."""
     vectors = np.random.default_rng(1).normal(size=(50, 8)).astype(np.float32)

@@ -69,6 +69,14 @@ def test_invalid_slots_keep_their_position() -> None:
     assert all(0 <= value <= 1 for key, value in metrics.items() if key.startswith(("recall", "ndcg", "mrr", "coverage")))
 
 
+def test_slots_beyond_the_size_of_the_catalog_are_not_counted_as_invalid() -> None:
+    """Lists of 4 slots over 2 items: the first is full, the second lacks an item, the third repeats one."""
+    result = evaluate(Fixed([[1, 2, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0]]), [users([1, 1, 1])], Evaluate(cutoffs=(1, 4)))
+    assert metrics_of(result.ranks, result.recommendations, (1, 4), 2)["invalid"] == 2
+    assert metrics_of(result.ranks.head(1), result.recommendations.head(2), (1, 4), 2)["invalid"] == 0
+    assert metrics_of(result.ranks, result.recommendations, (1, 4), 9)["invalid"] == 2 + 3 + 3
+
+
 def test_repeating_the_target_gains_nothing() -> None:
     honest, repeating = Fixed([[7, 8, 9]]), Fixed([[7, 7, 7]])
     spec = Evaluate(cutoffs=(1, 3))

@@ -8,14 +8,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from pandas import DataFrame
 
 from genrec.errors import InputError, UsageError
 
-ADVICE = "correct the file, or raise the limit with --source.max-bad-rows"
+RAISE = ", or raise the limit with --source.max-bad-rows"
 COLUMNS = ("file", "line", "reason")
 _NOT_LISTED = re.compile(r"(.*): (\d+) more rows, not listed")
 LISTED = 10_000  # rows of a file that are listed one by one
@@ -24,11 +24,11 @@ LISTED = 10_000  # rows of a file that are listed one by one
 class BadRows:
     """The rows of one file that are set aside. Reasons are fixed texts, so that they can be counted.
 
-    `hints` maps reasons to what a user can do about them, for the error of `check`.
+    `hints` maps reasons to what a user can do about them, and `kind` is what is to be corrected, for the error of `check`.
     """
 
-    def __init__(self, file: str, hints: Mapping[str, str] | None = None) -> None:
-        self.file, self._hints = file, hints or {}
+    def __init__(self, file: str, hints: Mapping[str, str] | None = None, kind: Literal["file", "DataFrame"] = "file") -> None:
+        self.file, self._hints, self._kind = file, hints or {}, kind
         self.rows: list[tuple[int, str]] = []  # line and reason of the first LISTED rows
         self.counts: Counter[str] = Counter()  # reason -> number of rows, listed or not
         self._num_malformed = 0
@@ -59,16 +59,21 @@ class BadRows:
         """Return what to do about a reason, after a semicolon, or nothing."""
         return f"; {self._hints[reason]}" if reason in self._hints else ""
 
-    def check(self, num_good: int, max_share: float, advice: str = ADVICE) -> None:
-        """Raise InputError if the file has no good row, or if the share of malformed rows is above `max_share`."""
+    def check(self, num_good: int, max_share: float, advice: str | None = None) -> None:
+        """Raise InputError if the file has no good row, or if the share of malformed rows is above `max_share`.
+
+        By default the advice is to correct the file or DataFrame, and to raise the limit if a row would be left.
+        """
         if not num_good and not self._num_malformed:
             raise InputError(f"{self.file} holds no rows")
         num_rows = num_good + self._num_malformed
         share = self._num_malformed / num_rows
         if num_good and share <= max_share:
             return
+        advice = advice or f"correct the {self._kind}{RAISE if num_good else ''}"
+        place = "line" if self._kind == "file" else "row"
         reasons = "; ".join(
-            f"{reason}: {count}, first in line {self._first_line[reason]}" for reason, count in self.counts.most_common(5)
+            f"{reason}: {count}, first in {place} {self._first_line[reason]}" for reason, count in self.counts.most_common(5)
         )
         raise InputError(
             f"{self.file}: {self._num_malformed} of {num_rows} rows ({share:.1%}) are malformed, expected at most {max_share:.1%} "

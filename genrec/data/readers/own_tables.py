@@ -20,7 +20,7 @@ from genrec.data.readers.column_names import EVENT_COLUMNS, REQUIRED, guess_colu
 from genrec.data.readers.event_tables import check_columns
 from genrec.data.readers.frame_tables import ParquetTable
 from genrec.data.readers.line_rows import Row
-from genrec.data.readers.raw_tables import item_tables_from_plain_rows
+from genrec.data.readers.raw_tables import DECIMAL_COMMA, FLOAT_IDS, item_tables_from_plain_rows
 from genrec.data.readers.time_texts import NOT_IN_FORMAT, UNREADABLE, TimeTexts
 from genrec.data.readers.upstream_files import NUL_BYTE, Block, UpstreamFile, lines_of
 from genrec.errors import InputError, UsageError
@@ -30,11 +30,14 @@ SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".item": "\t"}  # .inte
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 PARQUET = ".parquet"
 _TIME_HINT = 'name the format of the times, such as Frames(time_format="%d.%m.%Y") or --source.time-format "%d.%m.%Y"'
+_ID_HINT = 'write ids as text or integers; pandas makes integers of such a column with astype("Int64"), missing values included'
 _HINTS = {
     line_rows.NOT_UTF8: 'name the encoding of the file, such as Frames(encoding="latin-1") or --source.encoding latin-1',
     NUL_BYTE: "convert a file in UTF-16, such as Excel's Unicode text, to UTF-8",
     line_rows.NOT_DECODED: "name another encoding with Frames(encoding=...) or --source.encoding",
     UNREADABLE: _TIME_HINT,
+    **dict.fromkeys(FLOAT_IDS.values(), _ID_HINT),
+    DECIMAL_COMMA: 'write a decimal point, as in 4.5, or read the table with pandas.read_csv(..., decimal=",")',
     NOT_IN_FORMAT: "change Frames(time_format=...) or --source.time-format",
 }
 
@@ -57,7 +60,7 @@ class OwnTable:
 
     def new_bad_rows(self) -> BadRows:
         """Return an empty list of bad rows, with hints on the options of this table."""
-        return BadRows(self.name, _HINTS)
+        return BadRows(self.name, _HINTS, "DataFrame" if isinstance(self.table, DataFrame) else "file")
 
     def digest(self) -> str:
         """Return the sha256 of a file, or of the column names, types and values of a DataFrame."""

@@ -6,6 +6,8 @@ readable user, item or time is set aside; a rating may be missing.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
@@ -21,6 +23,9 @@ from genrec.data.readers.time_texts import NEGATIVE_TIME, TimeTexts, numbers_of
 ROWS_PER_TABLE = 1 << 16  # rows that are Python objects at once
 ITEMS_PER_TABLE = 1 << 14
 ID_BITS = 10_000  # an integer with more bits is no id; Python converts integers of up to 4,300 digits to text
+FLOAT_IDS = {name: f"the {name} is a floating-point number, neither text nor an integer" for name in ("user", "item")}
+DECIMAL_COMMA = "the rating has a decimal comma"
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
 ItemRow = tuple[int, object, Mapping[str, str]]  # line number, item id, text columns
 
 
@@ -36,6 +41,13 @@ def id_text(value: object) -> str | None:
     if not isinstance(value, int) or isinstance(value, bool):
         return None
     return str(value) if value.bit_length() <= ID_BITS else None
+
+
+def id_fault(column: str, value: object) -> str:
+    """Return why a value of the column user or item is no id."""
+    if isinstance(value, float) and not math.isnan(value):
+        return FLOAT_IDS[column]
+    return f"the {column} is empty, or neither text nor an integer"
 
 
 def event_tables_from_rows(
@@ -59,7 +71,9 @@ def _event_table(rows: Sequence[Row], columns: Sequence[str], bad_rows: BadRows,
 
     for name in ("user", "item"):
         ids = [id_text(value) for value in values[name]]
-        set_aside(np.array([value is None for value in ids], dtype=bool), f"the {name} is empty, or neither text nor an integer")
+        for fault in (FLOAT_IDS[name], id_fault(name, None)):
+            bad = [found is None and id_fault(name, value) == fault for found, value in zip(ids, values[name], strict=True)]
+            set_aside(np.array(bad, dtype=bool), fault)
         result[name] = pa.array(ids, pa.string())
     if "time" in values:
         seconds = times.seconds(values["time"])
@@ -69,6 +83,8 @@ def _event_table(rows: Sequence[Row], columns: Sequence[str], bad_rows: BadRows,
     if "rating" in values:
         ratings = numbers_of(values["rating"])
         missing = np.array([value in (None, "") or value is np.nan for value in values["rating"]], dtype=bool)
+        commas = [isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value) is not None for value in values["rating"]]
+        set_aside(np.array(commas, dtype=bool), DECIMAL_COMMA)
         set_aside(~missing & ~np.isfinite(ratings), "the rating is not a finite number")
         result["rating"] = pa.array(ratings, mask=missing)
     return pa.table(result).filter(pa.array(good))
@@ -101,7 +117,7 @@ def _first_rows(rows: Iterable[ItemRow], bad_rows: BadRows) -> Iterator[tuple[st
     for line, value, fields in rows:
         item = id_text(value)
         if item is None:
-            bad_rows.malformed(line, "the item is empty, or neither text nor an integer")
+            bad_rows.malformed(line, id_fault("item", value))
         elif item in seen:
             bad_rows.redundant(line, "the item has an earlier row; the first row is used")
         else:
