@@ -14,7 +14,7 @@ import pandas as pd
 
 from genrec import pipeline, run_files
 from genrec.environment import environment
-from genrec.errors import NetworkError
+from genrec.errors import NetworkError, counted
 from genrec.experiment import Experiment
 from genrec.pipeline import Step
 from genrec.training.schedule import default_steps
@@ -80,7 +80,7 @@ def lines(experiments: Sequence[Experiment], replace: bool = False) -> Iterator[
             else:
                 to_build[step.key] = step
             yield f"  {step.stage:9} {step.key}  {state}"
-    yield f"total: {_count(len(experiments), 'experiment')}; {_count(len(to_build), 'artifact')} to build, {len(done)} done"
+    yield f"total: {counted(len(experiments), 'experiment')}; {counted(len(to_build), 'artifact')} to build, {len(done)} done"
     if to_build:
         yield from _time_lines(list(to_build.values()))
     yield f"outputs: {home() / 'artifacts'}, the rows in {home() / 'runs'}, pictures in {home() / 'reports'}; nothing was written"
@@ -138,7 +138,7 @@ def _time_lines(steps: Sequence[Step]) -> Iterator[str]:
         yield f"  {stage:9} {len(of_stage)} to build, {'; '.join(parts)}"
         known += found
     unknown = len(steps) - len(known)
-    without = f", without {_count(unknown, 'artifact')} of unknown time" if known and unknown else ""
+    without = f", without {counted(unknown, 'artifact')} of unknown time" if known and unknown else ""
     yield f"estimated time: {_sum(known) if known else 'unknown'}{without}"
 
 
@@ -151,7 +151,7 @@ def _basis(found: Sequence[Estimate]) -> str:
     """Return the basis of estimates, in parentheses."""
     artifacts = max(each.artifacts for each in found)
     shorter = ", with far fewer steps" if any(each.is_limit for each in found) else ""
-    return f" (from {_count(artifacts, 'earlier artifact')} of this stage on this machine{shorter})"
+    return f" (from {counted(artifacts, 'earlier artifact')} of this stage on this machine{shorter})"
 
 
 def estimate(step: Step, earlier: Sequence[Earlier], described: Mapping[str, Described]) -> Estimate | None:
@@ -235,7 +235,3 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

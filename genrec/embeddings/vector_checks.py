@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,13 +11,14 @@ import numpy as np
 from numpy import ndarray
 
 from genrec.embeddings.id_files import preview
-from genrec.errors import InputError
+from genrec.errors import InputError, counted
 from genrec.types import NO_TEXT
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 SMALLEST, LARGEST = 1e-12, 1e12  # range of the largest absolute entry of a vector
+_LETTER = re.compile(r"[^\W\d_]")
 NEAR = 1e-6  # relative difference of two vectors up to which they count as nearly equal
 BLOCK = 1 << 14  # rows compared at once
 
@@ -56,7 +58,7 @@ def _warn_of_equal(vectors: ndarray, item_ids: Sequence[str]) -> None:
     _, group, counts = np.unique(keys, return_inverse=True, return_counts=True)
     equal = counts[group] > 1
     if equal.any():
-        groups = "1 group" if (counts > 1).sum() == 1 else f"{(counts > 1).sum()} groups"
+        groups = counted(int((counts > 1).sum()), "group")
         warnings.warn(
             f"{equal.sum()} of {len(vectors)} items share their vector with another item, in {groups}; the largest has "
             f"{counts.max()} items: {_preview(group == counts.argmax(), item_ids)}. No quantizer can distinguish them",
@@ -96,6 +98,15 @@ def has_text(items: DataFrame) -> ndarray:
         return np.zeros(len(items), dtype=bool)
     text = items["text"].fillna("").astype(str)
     found: ndarray = ((text.str.strip() != "") & (text != NO_TEXT)).to_numpy(dtype=bool)
+    return found
+
+
+def has_word(items: DataFrame) -> ndarray:
+    """Return which items have a text with a word, bool [N]: one with a letter, unlike a price or a number alone."""
+    if "text" not in items:
+        return np.zeros(len(items), dtype=bool)
+    letter = items["text"].fillna("").astype(str).str.contains(_LETTER)
+    found: ndarray = has_text(items) & letter.to_numpy(dtype=bool)
     return found
 
 

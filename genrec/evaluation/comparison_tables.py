@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from genrec.evaluation.cold_metrics import chance
 from genrec.evaluation.compare import ABSENT, PER_USER, Comparison, Row
@@ -61,15 +61,6 @@ def _beams(configuration: dict[str, object]) -> str:
     return str(configuration.get("evaluate.num_beams") or configuration["policy.num_beams"])
 
 
-def _invalid(row: Row, protocol: dict[str, Any]) -> float:
-    """Return the mean number of invalid slots in the lists of a row, without those beyond the number of items, which none can fill."""
-    invalid, users = row.metrics.get("invalid"), row.metrics.get("users")
-    if invalid is None:
-        return 0.0
-    beyond = max(0, max(protocol["cutoffs"]) - protocol["items"]) if users is not None and "items" in protocol else 0
-    return invalid.mean - beyond * (0 if users is None else users.mean)
-
-
 def _results(comparison: Comparison) -> Table:
     """Return the table of metrics, with the confidence interval of the tested metric.
 
@@ -89,7 +80,7 @@ def _results(comparison: Comparison) -> Table:
     if any(row.interval is None for row in comparison.rows):
         notes.append("The interval is undefined: one user.")
     for row in comparison.rows:
-        invalid = _invalid(row, comparison.protocol)
+        invalid = row.metrics["invalid"].mean if "invalid" in row.metrics else 0.0
         if invalid > 0:
             were = "slot of its lists was" if invalid == 1 else "slots of its lists were"
             count = "It counts as a miss." if invalid == 1 else "They count as misses."

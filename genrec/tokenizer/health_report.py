@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from genrec.errors import counted
 from genrec.progress import say
 from genrec.tokenizer.health_bounds import health_warnings
 from genrec.tokenizer.tokenized_files import read_health
@@ -29,7 +30,7 @@ def run_line(figures: dict[str, Any]) -> str:
     perplexity = " / ".join(f"{level['perplexity']:,.0f}" for level in levels)
     undefined = "undefined for these codes" if error is None else f"{error:.3f} of the variance"
     return (
-        f"tokenize: {_counted(len(levels), 'level')} of {codes} codes, {_counted(items, 'item')}, {before:.1%} share their codes "
+        f"tokenize: {counted(len(levels), 'level')} of {codes} codes, {counted(items, 'item')}, {before:.1%} share their codes "
         f"({after:.1%} after separation), usage {usage} %, perplexity {perplexity}, reconstruction error {undefined}"
     )
 
@@ -66,19 +67,19 @@ def _collisions(figures: dict[str, Any]) -> Iterator[str]:
         causes = [f"{before - unequal:,} of them only with items of equal vectors"] if before > unequal else []
         causes += [f"{near:,} with items of nearly equal vectors"] if near else []
         yield (
-            f"collisions: {_counted(before, 'item')} ({before / items:.1%}) got the same codes as another item, up to "
+            f"collisions: {counted(before, 'item')} ({before / items:.1%}) got the same codes as another item, up to "
             f"{figures['largest_group_before_separation']:,} at once{''.join(f'; {cause}' for cause in causes)}"
         )
     else:
         yield "collisions: none, the quantizer gave every item different codes"
-    changes = [f"{_counted(figures['moved'], 'item')} got another code"] if figures["moved"] else []
+    changes = [f"{counted(figures['moved'], 'item')} got another code"] if figures["moved"] else []
     changes += ["a level was added"] if len(figures["levels"]) > figures["quantized_levels"] else []
-    shared = f"{_counted(figures['collided'], 'item')} ({figures['collided'] / items:.1%})" if figures["collided"] else "no item"
+    shared = f"{counted(figures['collided'], 'item')} ({figures['collided'] / items:.1%})" if figures["collided"] else "no item"
     verb = "share" if figures["collided"] > 1 else "shares"
     if before or changes:
         yield f"  after separation: {shared} {verb} a Semantic ID ({' and '.join(changes) or 'collisions were kept'})"
     if equal["items"]:
-        groups = _counted(equal["groups"], "group")
+        groups = counted(equal["groups"], "group")
         yield f"equal vectors: {equal['items']:,} items in {groups} of up to {equal['largest']:,}; no quantizer can distinguish them"
 
 
@@ -119,7 +120,7 @@ def _prefixes(figures: dict[str, Any]) -> Iterator[str]:
         yield "  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
     purity, together = figures["category_purity"], figures["co_occurrence"]
     if purity["prefixes"]:
-        labels = f"{_counted(purity['labels'], 'label')} in {purity['column']}"
+        labels = f"{counted(purity['labels'], 'label')} in {purity['column']}"
         yield f"  purity: share of items with the most frequent label of their group, of {labels}; shuffled: by chance"
         if purity["left_out"]:
             yield f"  labels ignored because most items have them: {', '.join(map(repr, purity['left_out'][:3]))}"
@@ -148,7 +149,7 @@ def _row(figures: dict[str, Any], place: int) -> list[str]:
 def _size(figures: dict[str, Any]) -> str:
     """Return the number of items, levels and codes per level as text."""
     levels = figures["levels"]
-    return f"{_counted(figures['items'], 'item')}, Semantic IDs of {_counted(len(levels), 'level')} ({_sizes(levels)})"
+    return f"{counted(figures['items'], 'item')}, Semantic IDs of {counted(len(levels), 'level')} ({_sizes(levels)})"
 
 
 def _sizes(levels: list[dict[str, Any]]) -> str:
@@ -161,8 +162,3 @@ def _new_items(figures: dict[str, Any]) -> str:
     """Return the number of items that the quantizer was not fitted on as text; empty if there are none."""
     new = figures["items"] - figures.get("items_fitted", figures["items"])
     return f"; the quantizer was fitted without {new:,} of them" if new else ""
-
-
-def _counted(count: int, word: str) -> str:
-    """Return a count with its noun in singular or plural."""
-    return f"{count:,} {word}{'' if count == 1 else 's'}"
