@@ -257,7 +257,7 @@ def test_a_value_of_a_wrong_type_is_refused_where_it_is_written(build: Callable[
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda: {"policy": Tiger(d_model=64.0)}, r"policy\.d_model must be an integer, got 64\.0 \(float\)"),
+        (lambda: {"policy": Tiger(d_model=64.0)}, r"policy\.d_model must be an integer or None, got 64\.0 \(float\)"),
         (lambda: {"policy": Gpt(num_layers=True)}, r"policy\.num_layers must be an integer, got True"),
         (lambda: {"policy": ItemKNN(max_history=2.5)}, r"policy\.max_history must be an integer, got 2\.5"),
         (lambda: {"tokenize": Tokenize(min_usage=True)}, r"tokenize\.min_usage must be a number, got True"),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from genrec.model import Tiger, TigerPolicy, exact_search
 from genrec.model.beam_search import Level
+from genrec.model.tiger_sizes import PAPER
 from genrec.model.trie import Trie
 from genrec.semantic_ids import SemanticIds
 
@@ -113,7 +114,7 @@ class RandomDecoding:
 def test_the_trie_is_a_small_part_of_decoding_a_million_items(large: Trie, beams: int) -> None:
     """The search alone makes 5 numbers for each candidate of 4 levels, however many items there are; TIGER makes 100 times as many."""
     users, sizes = 8, (256,) * 4
-    policy = Tiger(num_beams=beams).build(SemanticIds(torch.arange(1024).view(256, 4) % 256, sizes)).eval()
+    policy = Tiger(**PAPER._asdict(), num_beams=beams).build(SemanticIds(torch.arange(1024).view(256, 4) % 256, sizes)).eval()
     history, random_decoding = histories(users, 20, 256), RandomDecoding(users, beams, sizes)
     with torch.no_grad(), CountedElements() as search:
         large.recommend(random_decoding, beams, 20, None)

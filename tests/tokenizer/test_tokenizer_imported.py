@@ -196,7 +196,7 @@ def test_published_office_products(real_data: Path) -> None:
     _, inverse, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
     assert len(counts) == 3444
     assert (counts[inverse] > 1).sum() == 30
-    with pytest.raises(InputError, match=r"1 of 1 items .*'B00'.*numbers of another repository"):
+    with pytest.raises(InputError, match=r"catalog's 1 items.*numbers of another repository.*'B00'"):
         fit(specification, ["B00"], VECTORS[:1])
 
 
