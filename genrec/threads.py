@@ -1,4 +1,4 @@
-"""OpenMP settings of the command line: idle threads sleep, and a CPU quota limits the number of threads.
+"""OpenMP settings of the command line: idle threads soon sleep, and a CPU quota limits the number of threads.
 
 OpenMP reads these variables when torch is imported. `import genrec` changes nothing; `genrec.__main__.main` calls `configure` first.
 """
@@ -11,7 +11,8 @@ import sys
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
-WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}  # OpenMP in general, GNU's and LLVM's
+WAITING = {"GOMP_SPINCOUNT": "10000"}  # loops of a waiting thread before it sleeps; GNU OpenMP's default is 300,000 or endless
+CHOICES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # a user who sets one of these has chosen how threads wait
 NUMBER = "OMP_NUM_THREADS"
 LIMIT = 1 << 63  # numbers of a control file are below it
 
@@ -20,12 +21,13 @@ def configure(environment: MutableMapping[str, str] = os.environ) -> None:
     """Set OpenMP's waiting and, under a CPU quota, its number of threads. Do nothing if torch is already imported.
 
     A thread that waits actively keeps a core from the thread that it waits for, which costs time as soon as another process wants
-    the cores. What the user has set is kept: the number of threads, and waiting as a whole. The number is set only if the quota is
-    below the cores that torch would use, because weights depend on the number of threads.
+    the cores; a thread that sleeps at once has to be woken at every parallel loop. So threads wait actively for a short while
+    (measurements: docs/performance.md). What the user has set is kept: the number of threads, and waiting as a whole. The number is
+    set only if the quota is below the cores that torch would use, because weights depend on the number of threads.
     """
     if "torch" in sys.modules:
         return
-    if not WAITING.keys() & environment.keys():
+    if not any(name in environment for name in CHOICES):
         environment.update(WAITING)
     quota = cpu_quota()
     if NUMBER not in environment and quota is not None and math.ceil(quota) < cores():

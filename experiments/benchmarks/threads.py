@@ -5,7 +5,8 @@
 | side | environment |
 |---|---|
 | `torch` | no variable set: all cores, and threads that wait actively |
-| `genrec` | what the command line sets (`genrec.threads`): all cores, and threads that sleep while they wait |
+| `genrec` | what the command line sets (`genrec.threads`): all cores, and threads that sleep after a short wait |
+| `passive` | `OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0`: all cores, and threads that sleep at once |
 | `one thread` | `OMP_NUM_THREADS=1` |
 
 Each measurement has a process of its own, because OpenMP reads its environment once. The sides alternate within a round, and rates are
@@ -25,9 +26,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from genrec.threads import NUMBER, WAITING, cores
+from genrec.threads import CHOICES, NUMBER, WAITING, cores
 
-SIDES: dict[str, dict[str, str]] = {"torch": {}, "genrec": WAITING, "one thread": {NUMBER: "1"}}
+PASSIVE = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+SIDES: dict[str, dict[str, str]] = {"torch": {}, "genrec": WAITING, "passive": PASSIVE, "one thread": {NUMBER: "1"}}
 BATCH = 128
 
 
@@ -73,7 +75,7 @@ def load(processes: int) -> Iterator[None]:
 
 def measure(side: str, seconds: float) -> float:
     """Return the steps per second of a process with the environment of this side."""
-    clean = {name: value for name, value in os.environ.items() if name not in (NUMBER, *WAITING)}
+    clean = {name: value for name, value in os.environ.items() if name not in (NUMBER, *CHOICES)}
     command = [sys.executable, __file__, "--one", "--seconds", str(seconds)]
     return float(subprocess.run(command, env=clean | SIDES[side], capture_output=True, text=True, check=True).stdout)
 
