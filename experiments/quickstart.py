@@ -3,7 +3,7 @@
     genrec run experiments/quickstart.py:comparison
     genrec run genrec.quickstart:comparison             # the same, outside a checkout
 
-Nothing is downloaded. Cost: 2.5 minutes on 2 idle CPU cores.
+Nothing is downloaded. Cost: 3.5 minutes on 2 idle CPU cores.
 
 Expected result: the trained rows rank above popularity and ItemKNN, and DPO and S-DPO do not rank above SFT. Their preferences are
 drawn from the clicks that SFT has learned from, and sampled negatives add no information on users. The control, continued SFT on the
