@@ -70,15 +70,13 @@ def lines(experiments: Sequence[Experiment], replace: bool = False) -> Iterator[
         with _offline():
             steps = pipeline.plan(experiment)
         for step in steps:
-            if not artifacts.is_done(step.stage, step.key):
-                artifacts.check_writable(step.stage, step.key)
-            state = "done" if artifacts.is_done(step.stage, step.key) else "to run"
-            if state == "done":
+            if artifacts.is_done(step.stage, step.key):
+                state = "done"
                 done.add(step.key)
-            elif step.key in to_build:
-                state += ", shared"
             else:
-                to_build[step.key] = step
+                state = "to run, shared" if step.key in to_build else "to run"
+                artifacts.check_writable(step.stage, step.key)
+                to_build.setdefault(step.key, step)
             yield f"  {step.stage:9} {step.key}  {state}"
     yield f"total: {counted(len(experiments), 'experiment')}; {counted(len(to_build), 'artifact')} to build, {len(done)} done"
     if to_build:

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from genrec import __version__
+from genrec.cpu_info import CPU_INFO, cpu_field, cpu_flags
 
 LIBRARIES = [
     "torch",
@@ -84,25 +85,15 @@ def joined(environments: Sequence[Mapping[str, str]]) -> dict[str, str]:
     return {name: " / ".join(values) for name, values in result.items()}
 
 
-def processor(information: Path = Path("/proc/cpuinfo")) -> str:
+def processor(information: Path = CPU_INFO) -> str:
     """Return the processor's model, or the architecture if the system does not tell the model."""
-    return _of_processor(information, "model name", "Model", "cpu model") or platform.processor() or platform.machine()
+    return cpu_field(information, "model name", "Model", "cpu model") or platform.processor() or platform.machine()
 
 
-def instructions(information: Path = Path("/proc/cpuinfo")) -> list[str]:
+def instructions(information: Path = CPU_INFO) -> list[str]:
     """Return the instruction sets of `INSTRUCTIONS` that the processor has."""
-    flags = set(_of_processor(information, "flags", "Features").split())
+    flags = cpu_flags(information)
     return [name for name in INSTRUCTIONS if name in flags]
-
-
-def _of_processor(information: Path, *names: str) -> str:
-    """Return the first line of /proc/cpuinfo with one of these names, "" if there is none."""
-    try:
-        lines = information.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
-    found = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in reversed(lines))}
-    return next((found[name] for name in names if found.get(name)), "")
 
 
 def memory(information: Path = Path("/proc/meminfo")) -> dict[str, int]:

@@ -10,11 +10,11 @@ import math
 import time
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Literal
 
 import torch
 
+from genrec.cpu_info import cpu_flags
 from genrec.progress import say
 
 Precision = Literal["auto", "32-true", "bf16-mixed"]
@@ -55,17 +55,7 @@ def has_bf16() -> bool:
         return reported
     if torch.backends.mps.is_available():
         return False
-    return bool(CPU_FLAGS & cpu_flags(Path("/proc/cpuinfo")))
-
-
-def cpu_flags(path: Path) -> frozenset[str]:
-    """Return the instruction sets that Linux lists for the first processor, empty on other systems."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return frozenset()
-    listed = next((line for line in lines if line.partition(":")[0].strip().lower() in ("flags", "features")), "")
-    return frozenset(listed.partition(":")[2].split())
+    return bool(CPU_FLAGS & cpu_flags())
 
 
 @cache

@@ -20,6 +20,7 @@ GROUND = {
     "vector_search",
     "renamed",
     "precision",
+    "cpu_info",
     "workspace",
     "source_hash",
     "hashed_json",

@@ -17,15 +17,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
+from genrec.environment import processor
 from genrec.threads import CHOICES, NUMBER, WAITING, cores
 
 PASSIVE = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
@@ -78,13 +77,6 @@ def measure(side: str, seconds: float) -> float:
     clean = {name: value for name, value in os.environ.items() if name not in (NUMBER, *CHOICES)}
     command = [sys.executable, __file__, "--one", "--seconds", str(seconds)]
     return float(subprocess.run(command, env=clean | SIDES[side], capture_output=True, text=True, check=True).stdout)
-
-
-def processor() -> str:
-    """Return the model of the processor."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def main() -> None:

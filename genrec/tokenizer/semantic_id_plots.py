@@ -14,6 +14,7 @@ import numpy as np
 from numpy import ndarray
 from pandas import DataFrame
 
+from genrec.errors import counted
 from genrec.semantic_ids import SemanticIds
 from genrec.tokenizer.collisions import prefix_groups
 from genrec.tokenizer.health_report import summary
@@ -154,7 +155,7 @@ def _example(axes: Axes, example: Example, printable: Callable[[str], str]) -> N
 
     label = "" if example.label is None else f", {example.share:.0%} {_shorten(printable(example.label), 24)}"
     write(0, 1, example.reason, fontsize=10, fontweight="bold", color=BLUE)
-    items = f"{example.size:,} item{'' if example.size == 1 else 's'}"
+    items = counted(example.size, "item")
     write(0, 0.94, f"first code{'s' * (len(example.prefix) > 1)} {_codes(example.prefix)}: {items}{label}", fontsize=9)
     later = [_codes(codes) for codes, _ in example.titles]
     width = max(map(len, later))

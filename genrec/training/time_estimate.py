@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 
+from genrec.errors import counted
 from genrec.training.schedule import Schedule
 
 UNTIMED_STEPS = 1  # the first step is slower than the others
@@ -78,8 +79,7 @@ def device() -> str:
     """Return what the training runs on, in words."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    threads = torch.get_num_threads()
-    return f"{threads} thread{'' if threads == 1 else 's'}"
+    return counted(torch.get_num_threads(), "thread")
 
 
 def duration(seconds: float) -> str:
