@@ -28,6 +28,13 @@ ABSENT = "-"  # value of a key that the configuration of a row does not have
 NOT_RECORDED: Mapping[str, str] = MappingProxyType({})  # environment of a run that records none
 
 
+class Study(NamedTuple):
+    """A list of rows that were run together, or one after the other from one function: the family that a row may be picked from."""
+
+    name: str  # such as `experiments/movielens.py:grid_100k`
+    rows: frozenset[str]  # names of all trained rows that were ever run in it, with the protocol of the table
+
+
 class Run(NamedTuple):
     """One evaluated experiment."""
 
@@ -38,6 +45,8 @@ class Run(NamedTuple):
     protocol: dict[str, object]  # data set, split, users, items, history, filter_seen, ...; the same for all rows
     configuration: dict[str, object]  # settings of the experiment by key path, such as `align.loss.beta`
     environment: Mapping[str, str] = NOT_RECORDED  # where it was trained: threads, processor, library versions, precision, ...
+    user_metrics: DataFrame | None = None  # user, and a column float64 for each further metric with a value per user; NaN: not counted
+    studies: tuple[Study, ...] = ()  # the studies in which this seed of the row was run
 
 
 class Spread(NamedTuple):

@@ -16,6 +16,7 @@ from genrec.types.data import (
     Split,
     StreamedSource,
 )
+from genrec.types.evaluation import Evaluated, EvaluationMetric
 from genrec.types.items import (
     NO_TEXT,
     AdaptiveQuantizer,
@@ -70,6 +71,8 @@ __all__ = [
     "ConstrainedPolicy",
     "DividingSplit",
     "DrawNegatives",
+    "Evaluated",
+    "EvaluationMetric",
     "ExactRecommender",
     "FilteringSplit",
     "FittedQuantizer",

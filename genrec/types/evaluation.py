@@ -1,0 +1,46 @@
+"""The protocol of evaluation metrics, and the data that they receive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from torch import Tensor
+
+    from genrec.types.policy import Recommender, SequenceBatch
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluated:
+    """The lists and ranks of an evaluation, with the data that a metric may need. All tensors are on the CPU, users ascending."""
+
+    user: Tensor  # int64 [U]  1..users
+    target: Tensor  # int64 [U]  the held-out item
+    rank: Tensor  # int64 [U]  1 = first, 0 = not in the list
+    items: Tensor  # int64 [U, n]  the list, best first, as long as the last cut-off; 0 for an invalid slot
+    ranks: DataFrame  # `genrec.evaluation.evaluate.Evaluation.ranks`, for `per_user` with shared Semantic IDs
+    cutoffs: tuple[int, ...]  # `Evaluate.cutoffs`
+    history_length: Tensor  # int64 [U]  number of events before the target, not cut to `Experiment.history_length`
+    popularity: Tensor  # int64 [N + 1]  training interactions of each item; entry 0 belongs to no item
+    train: Callable[[], DataFrame]  # training interactions (user, item, time), read when called
+    catalog: DataFrame  # str columns item_id, text and those of the source; row i is item i + 1
+    recommender: Recommender
+    batches: Sequence[SequenceBatch]  # users, histories and targets, on the recommender's device, in any order
+    seen: Callable[[Tensor], Tensor] | None  # with `filter_seen`: users int64 [B] -> items to exclude, int64 [B, E]
+
+
+@runtime_checkable
+class EvaluationMetric(Protocol):
+    """A metric of evaluation, a frozen dataclass: one of `Evaluate.metrics`."""
+
+    def measure(self, evaluated: Evaluated) -> dict[str, Tensor]:
+        """Return figures by name, such as `novelty@10`.
+
+        float64 [U]: a value per user, in the order of `evaluated.user`, NaN for a user whom the metric does not count. Its mean is
+        reported, and `genrec compare --metric NAME` tests it over users and seeds. float64 []: a figure of all lists together, such
+        as coverage, which is tested over seeds.
+        """
+        ...
