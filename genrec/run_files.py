@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pyarrow import parquet
 
 from genrec import hashed_json, pipeline, run_file_format
 from genrec.environment import joined
@@ -273,8 +274,11 @@ def by_protocol(names: Sequence[str]) -> list[list[str]]:
     return list(tables.values())
 
 
-def outcomes(names: Sequence[str], only_seeds: dict[str, set[int]] | None = None) -> list[Run]:
-    """Return the runs of these rows with the rank of every user: all seeds, or those given for each name."""
+def outcomes(names: Sequence[str], only_seeds: dict[str, set[int]] | None = None, metric: str | None = None) -> list[Run]:
+    """Return the runs of these rows with the rank of every user: all seeds, or those given for each name.
+
+    Of `user_metrics.parquet` the column `metric` is read, if it is there.
+    """
     artifacts, runs = store(), []
     for name in dict.fromkeys(names):
         content = read(name)
@@ -284,8 +288,15 @@ def outcomes(names: Sequence[str], only_seeds: dict[str, set[int]] | None = None
             folder = artifacts.get("evaluate", entry["artifacts"]["evaluate"]).folder
             ranks = pd.read_parquet(folder / "ranks.parquet")
             described = content["protocol"], content["configuration"], entry["environment"]
-            runs.append(Run(name, int(seed), ranks, entry["metrics"], *described))
+            runs.append(Run(name, int(seed), ranks, entry["metrics"], *described, _user_metric(folder / "user_metrics.parquet", metric)))
     return runs
+
+
+def _user_metric(path: Path, name: str | None) -> pd.DataFrame | None:
+    """Return the columns `user` and `name` of a file of metrics per user; None without the file, or without the column."""
+    if name is None or name == "user" or not path.is_file() or name not in parquet.read_schema(path).names:
+        return None
+    return pd.read_parquet(path, columns=["user", name])
 
 
 def _path(name: str) -> Path:

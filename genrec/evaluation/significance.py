@@ -83,14 +83,18 @@ def bootstrap_p(observed: float, means: ndarray) -> float:
     return float((1 + extreme.sum()) / (1 + len(means)))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: Sequence[float], size: int | None = None) -> list[float]:
     """Return p-values with Holm's step-down correction, in the given order.
 
-    The i-th smallest of m p-values becomes max over j <= i of min(1, (m - j + 1) p_(j)).
+    The i-th smallest of the p-values becomes max over j <= i of min(1, (m - j + 1) p_(j)), where m is `size`, the number of tests in the
+    family, by default that of the p-values. A larger m counts tests with unknown p as larger ones, which corrects the known ones no less
+    than their exact place would.
     """
+    count = len(p_values) if size is None else size
+    assert count >= len(p_values)
     corrected = [0.0] * len(p_values)
     highest = 0.0
     for place, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
-        highest = max(highest, min(1.0, (len(p_values) - place) * p_values[index]))
+        highest = max(highest, min(1.0, (count - place) * p_values[index]))
         corrected[index] = highest
     return corrected
