@@ -288,7 +288,9 @@ def outcomes(names: Sequence[str], only_seeds: dict[str, set[int]] | None = None
             folder = artifacts.get("evaluate", entry["artifacts"]["evaluate"]).folder
             ranks = pd.read_parquet(folder / "ranks.parquet")
             described = content["protocol"], content["configuration"], entry["environment"]
-            runs.append(Run(name, int(seed), ranks, entry["metrics"], *described, _user_metric(folder / "user_metrics.parquet", metric)))
+            runs.append(
+                Run(name, int(seed), ranks, entry["metrics"], *described, _user_metric(folder / "user_metrics.parquet", metric))
+            )
     return runs
 
 

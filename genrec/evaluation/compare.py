@@ -1,9 +1,9 @@
 """Comparison of runs: means over seeds, confidence intervals, paired tests and configuration differences.
 
-A row holds all runs with one name, one per seed. All runs in a table must have the same users, targets and protocol. The test of two
-trained rows is over users and seeds, with the variance over seeds pooled over the trained rows of the table. Difference, interval and p
-of a row depend on the row, on the reference and on this pooled variance; only Holm's correction depends on the other tests. The interval
-of a row itself is over users alone, with each user's metric averaged over the row's seeds.
+A row holds all runs with one name, one per seed. All runs in a table must have the same users, targets and protocol. The test of
+two trained rows is over users and seeds, with the variance over seeds pooled over the trained rows of the table. Difference, interval
+and p of a row depend on the row, on the reference and on this pooled variance; only Holm's correction depends on the other tests. The
+interval of a row itself is over users alone, with each user's metric averaged over the row's seeds.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from numpy import ndarray
 from pandas import DataFrame
 
 from genrec.errors import ArtifactError, UsageError, counted
+from genrec.evaluation.compared_metric import ComparedMetric, compared_metric
 from genrec.evaluation.crossed_test import SeedVariance
 from genrec.evaluation.families import Family, families_of
 from genrec.evaluation.paired_tests import PairedTest, paired_test, pooled
 from genrec.evaluation.seed_pairs import SeedPairs, SeedValues, evaluated_otherwise, is_trained, paired
 from genrec.evaluation.significance import bootstrap_means, percentile_interval
-from genrec.evaluation.tested_metric import TestedMetric, tested_metric
 
 ABSENT = "-"  # value of a key that the configuration of a row does not have
 NOT_RECORDED: Mapping[str, str] = MappingProxyType({})  # environment of a run that records none
@@ -107,7 +107,7 @@ def compare(
         raise UsageError(f"reference must be one of the rows {', '.join(names)}, got {reference!r}")
     if resamples < 1:
         raise UsageError(f"resamples must be at least 1, got {resamples}")
-    tested = tested_metric(metric, runs)
+    tested = compared_metric(metric, runs)
     _check_same(runs)
     values = {row: _values(row, group, tested) for row, group in groups.items()}
     pairs = {row: paired(values[row], values[reference]) for row in names if row != reference}
@@ -134,7 +134,7 @@ def _unpooled(pairs: Mapping[str, SeedPairs], groups: Mapping[str, Sequence[Run]
     return reasons
 
 
-def _values(row: str, group: Sequence[Run], tested: TestedMetric) -> SeedValues:
+def _values(row: str, group: Sequence[Run], tested: ComparedMetric) -> SeedValues:
     by_seed = {run.seed: tested.values(run) for run in group}
     return SeedValues(row, is_trained(group[0].configuration), by_seed, {run.seed: _target_hash(run) for run in group})
 
@@ -145,9 +145,7 @@ def _target_hash(run: Run) -> str:
     return hashlib.sha256(table.tobytes()).hexdigest()
 
 
-def _row(
-    group: Sequence[Run], values: SeedValues, test: PairedTest | None, tested: TestedMetric, resamples: int, seed: int
-) -> Row:
+def _row(group: Sequence[Run], values: SeedValues, test: PairedTest | None, tested: ComparedMetric, resamples: int, seed: int) -> Row:
     """Return a row of the table with the interval of its mean over all its seeds."""
     by_user = np.stack(list(values.by_seed.values()), 1)  # float64 [U, seeds]
     mean = by_user[~np.isnan(by_user).any(1)].mean(1)  # of the users who are counted at all seeds

@@ -30,7 +30,9 @@ class Family(NamedTuple):
         return {row: tests[row]._replace(p_holm=p) for row, p in zip(self.rows, corrected, strict=True)}
 
 
-def families_of(tests: Mapping[str, PairedTest], groups: Mapping[str, Sequence[Run]], trained: Sequence[str], reference: str) -> list[Family]:
+def families_of(
+    tests: Mapping[str, PairedTest], groups: Mapping[str, Sequence[Run]], trained: Sequence[str], reference: str
+) -> list[Family]:
     """Return the families of a table that have a test with a p: trained rows, baselines.
 
     `tests` holds the test of each row but the reference, `groups` the runs of every row, and `trained` the names of the trained rows.
@@ -48,4 +50,6 @@ def families_of(tests: Mapping[str, PairedTest], groups: Mapping[str, Sequence[R
 def _wider_studies(tests: Mapping[str, PairedTest], groups: Mapping[str, Sequence[Run]]) -> tuple[Study, ...]:
     """Return the studies that hold rows outside the table and in which a row was run at a compared seed."""
     studies = {study for row, test in tests.items() for run in groups[row] if run.seed in test.seeds for study in run.studies}
-    return tuple(sorted((study for study in studies if study.rows - groups.keys()), key=lambda study: (study.name, sorted(study.rows))))
+    return tuple(
+        sorted((study for study in studies if study.rows - groups.keys()), key=lambda study: (study.name, sorted(study.rows)))
+    )

@@ -102,7 +102,17 @@ def _described(pair: SeedPairs, per_user: bool) -> PairedTest:
     wins, losses = int((of_users > EQUAL).sum()), int((of_users < -EQUAL).sum())
     by_seed = tuple(map(float, pair.difference.mean(0))) if pair.over_seeds else ()
     return PairedTest(
-        float(pair.difference.mean()), None, None, None, "", wins, len(of_users) - wins - losses, losses, pair.seeds, by_seed, len(of_users)
+        float(pair.difference.mean()),
+        None,
+        None,
+        None,
+        "",
+        wins,
+        len(of_users) - wins - losses,
+        losses,
+        pair.seeds,
+        by_seed,
+        len(of_users),
     )
 
 

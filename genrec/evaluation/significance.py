@@ -86,9 +86,9 @@ def bootstrap_p(observed: float, means: ndarray) -> float:
 def holm(p_values: Sequence[float], size: int | None = None) -> list[float]:
     """Return p-values with Holm's step-down correction, in the given order.
 
-    The i-th smallest of the p-values becomes max over j <= i of min(1, (m - j + 1) p_(j)), where m is `size`, the number of tests in the
-    family, by default that of the p-values. A larger m counts tests with unknown p as larger ones, which corrects the known ones no less
-    than their exact place would.
+    The i-th smallest of the p-values becomes max over j <= i of min(1, (m - j + 1) p_(j)), where m is `size`, the number of tests in
+    the family, by default that of the p-values. With a larger m, the tests with an unknown p take the last places: no place of theirs
+    corrects the known p-values more.
     """
     count = len(p_values) if size is None else size
     assert count >= len(p_values)

@@ -21,10 +21,8 @@ PER_USER: dict[str, Metric] = {"recall": metrics.recall, "ndcg": metrics.ndcg, "
 SHOWN = 12  # names of metrics that a message lists
 
 
-class TestedMetric(NamedTuple):
+class ComparedMetric(NamedTuple):
     """A metric and how to read it from a run."""
-
-    __test__ = False  # not a test of pytest
 
     name: str  # such as `ndcg@10`
     per_user: bool  # False: one figure of all lists, which is tested over seeds alone
@@ -37,7 +35,7 @@ def ranked_metric(name: str) -> tuple[str, int] | None:
     return (found[1], int(found[2])) if found else None
 
 
-def tested_metric(name: str, runs: Sequence[Run]) -> TestedMetric:
+def compared_metric(name: str, runs: Sequence[Run]) -> ComparedMetric:
     """Return the metric with this name.
 
     Recall, NDCG and MRR follow from the ranks at any cut-off up to the length of the lists. A column of `Run.user_metrics` has a value
@@ -47,11 +45,11 @@ def tested_metric(name: str, runs: Sequence[Run]) -> TestedMetric:
     if ranked is not None:
         kind, cutoff = ranked
         _check_length(name, cutoff, runs)
-        return TestedMetric(name, True, lambda run: _from_ranks(run, kind, cutoff))
+        return ComparedMetric(name, True, lambda run: _from_ranks(run, kind, cutoff))
     if all(run.user_metrics is not None and name in run.user_metrics for run in runs):
-        return TestedMetric(name, True, lambda run: _from_column(run, name))
+        return ComparedMetric(name, True, lambda run: _from_column(run, name))
     if all(name in run.metrics for run in runs):
-        return TestedMetric(name, False, lambda run: np.array([run.metrics[name]], dtype=np.float64))
+        return ComparedMetric(name, False, lambda run: np.array([run.metrics[name]], dtype=np.float64))
     raise UsageError(_absent(name, runs))
 
 
@@ -60,14 +58,15 @@ def _absent(name: str, runs: Sequence[Run]) -> str:
     without = [run for run in runs if name not in run.metrics]
     if len(without) < len(runs):
         return (
-            f"metric {name} is missing from {_label(without[0])}; evaluate all rows with the same metrics (Evaluate.metrics), or compare "
-            "the rows that have it"
+            f"metric {name} is missing from {_label(without[0])}; evaluate all rows with the same metrics (Evaluate.metrics), or "
+            "compare the rows that have it"
         )
     common = [key for key in runs[0].metrics if all(key in run.metrics for run in runs)]
     others = [key for key in common if ranked_metric(key) is None]
     also = f"; these rows also have {', '.join(others[:SHOWN])}{', ...' if len(others) > SHOWN else ''}" if others else ""
     nearest = did_you_mean(name, [*common, *(f"{kind}@{cutoff}" for kind in PER_USER for cutoff in (5, 10))])
-    return f"metric must be recall, ndcg or mrr with a cut-off, such as ndcg@10, or another metric of all rows, got {name!r}{also}{nearest}"
+    expected = "metric must be recall, ndcg or mrr with a cut-off, such as ndcg@10, or another metric of all rows"
+    return f"{expected}, got {name!r}{also}{nearest}"
 
 
 def _check_length(name: str, cutoff: int, runs: Sequence[Run]) -> None:
@@ -93,8 +92,8 @@ def _from_column(run: Run, name: str) -> ndarray:
     table, users = run.user_metrics.sort_values("user"), np.sort(run.ranks["user"].to_numpy())
     if not np.array_equal(table["user"].to_numpy(), users):
         raise ArtifactError(
-            f"the metrics per user of {_label(run)} are of {counted(len(table), 'user')}, expected each of the {len(users)} test users "
-            "once; evaluate again (genrec run ... --refresh evaluate)"
+            f"the metrics per user of {_label(run)} are of {counted(len(table), 'user')}, expected each of the {len(users)} test "
+            "users once; evaluate again (genrec run ... --refresh evaluate)"
         )
     values: ndarray = table[name].to_numpy(dtype=np.float64)
     return values
