@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pyarrow import parquet
 
 from genrec import hashed_json, pipeline, run_file_format
 from genrec.environment import joined
 from genrec.errors import UsageError
 from genrec.evaluation.compare import Run
+from genrec.evaluation.compared_metric import read_user_metric
 from genrec.experiment import MAX_NAME, Experiment, is_name
 from genrec.progress import say
 from genrec.storage_errors import check_folder
@@ -288,17 +288,9 @@ def outcomes(names: Sequence[str], only_seeds: dict[str, set[int]] | None = None
             folder = artifacts.get("evaluate", entry["artifacts"]["evaluate"]).folder
             ranks = pd.read_parquet(folder / "ranks.parquet")
             described = content["protocol"], content["configuration"], entry["environment"]
-            runs.append(
-                Run(name, int(seed), ranks, entry["metrics"], *described, _user_metric(folder / "user_metrics.parquet", metric))
-            )
+            user_metrics = read_user_metric(folder / "user_metrics.parquet", metric)
+            runs.append(Run(name, int(seed), ranks, entry["metrics"], *described, user_metrics))
     return runs
-
-
-def _user_metric(path: Path, name: str | None) -> pd.DataFrame | None:
-    """Return the columns `user` and `name` of a file of metrics per user; None without the file, or without the column."""
-    if name is None or name == "user" or not path.is_file() or name not in parquet.read_schema(path).names:
-        return None
-    return pd.read_parquet(path, columns=["user", name])
 
 
 def _path(name: str) -> Path:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy import ndarray
+from pandas import DataFrame
+from pyarrow import parquet
 
 from genrec.errors import ArtifactError, UsageError, counted, did_you_mean
 from genrec.evaluation import metrics
@@ -51,6 +55,13 @@ def compared_metric(name: str, runs: Sequence[Run]) -> ComparedMetric:
     if all(name in run.metrics for run in runs):
         return ComparedMetric(name, False, lambda run: np.array([run.metrics[name]], dtype=np.float64))
     raise UsageError(_absent(name, runs))
+
+
+def read_user_metric(path: Path, name: str | None) -> DataFrame | None:
+    """Return the columns `user` and `name` of a file of metrics per user. None without the file, or if it has no such column."""
+    if name is None or name == "user" or not path.is_file() or name not in parquet.read_schema(path).names:
+        return None
+    return pd.read_parquet(path, columns=["user", name])
 
 
 def _absent(name: str, runs: Sequence[Run]) -> str:
