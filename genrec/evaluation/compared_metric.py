@@ -50,7 +50,7 @@ def compared_metric(name: str, runs: Sequence[Run]) -> ComparedMetric:
         kind, cutoff = ranked
         _check_length(name, cutoff, runs)
         return ComparedMetric(name, True, lambda run: _from_ranks(run, kind, cutoff))
-    if all(run.user_metrics is not None and name in run.user_metrics for run in runs):
+    if name != "user" and all(run.user_metrics is not None and name in run.user_metrics for run in runs):
         return ComparedMetric(name, True, lambda run: _from_column(run, name))
     if all(name in run.metrics for run in runs):
         return ComparedMetric(name, False, lambda run: np.array([run.metrics[name]], dtype=np.float64))

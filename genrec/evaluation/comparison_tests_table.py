@@ -122,11 +122,11 @@ def _about_rows(comparison: Comparison, tested: Sequence[tuple[Row, PairedTest]]
             reasons.setdefault(test.reason, []).append(row.name)
     notes = [f"{enumerated(names)}: no p: {reason}." for reason, names in reasons.items()]
     partial = {row.name: test.users for row, test in tested if comparison.per_user and test.seeds and test.users < comparison.users}
-    if partial and len(set(partial.values())) == 1 and len(partial) == len(tested):
-        notes.append(f"{next(iter(partial.values()))} of {comparison.users} users have a value of {comparison.metric}.")
-    elif partial:
-        counts = "; ".join(f"{row} {count}" for row, count in partial.items())
-        notes.append(f"Users with a value of {comparison.metric} in both rows, of {comparison.users}: {counts}.")
+    if partial:
+        alike = len(set(partial.values())) == 1 and len(partial) == len(tested)
+        counts = str(next(iter(partial.values()))) if alike else ", ".join(f"{count} ({row})" for row, count in partial.items())
+        about = f"a value of {comparison.metric} in both rows at all compared seeds"
+        notes.append(f"Users with {about}, the users of the test: {counts} of {comparison.users}.")
     return notes
 
 
