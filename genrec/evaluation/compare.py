@@ -21,8 +21,8 @@ from genrec.errors import ArtifactError, UsageError, counted
 from genrec.evaluation.compared_metric import ComparedMetric, compared_metric
 from genrec.evaluation.crossed_test import SeedVariance
 from genrec.evaluation.families import Family, families_of
-from genrec.evaluation.paired_tests import PairedTest, paired_test, pooled
-from genrec.evaluation.seed_pairs import SeedPairs, SeedValues, evaluated_otherwise, is_trained, paired
+from genrec.evaluation.paired_tests import PairedTest, is_trained, paired_test, pooled
+from genrec.evaluation.seed_pairs import SeedPairs, SeedValues, evaluated_otherwise, paired
 from genrec.evaluation.significance import bootstrap_means, percentile_interval
 
 ABSENT = "-"  # value of a key that the configuration of a row does not have

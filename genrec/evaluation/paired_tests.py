@@ -7,7 +7,7 @@ says something about these trained models, not about the methods.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -147,6 +147,11 @@ def _users_only(differences: ndarray, resamples: int, seed: int) -> UsersOnly | 
         return None
     means = paired_means(differences, resamples, seed)
     return UsersOnly(percentile_interval(means), bootstrap_p(float(differences.mean()), means))
+
+
+def is_trained(configuration: Mapping[str, object]) -> bool:
+    """Return whether a row with these settings by key path was trained with a seed. A baseline has no stage that uses the seed."""
+    return any(key.startswith("sft.") for key in configuration)
 
 
 def enumerated(values: Iterable[object]) -> str:

@@ -78,11 +78,6 @@ def _first(row: SeedValues) -> ndarray:
     return next(iter(row.by_seed.values()))
 
 
-def is_trained(configuration: Mapping[str, object]) -> bool:
-    """Return whether a row with these settings by key path was trained with a seed. A baseline has no stage that uses the seed."""
-    return any(key.startswith("sft.") for key in configuration)
-
-
 def evaluated_otherwise(configuration: Mapping[str, object], reference: Mapping[str, object]) -> bool:
     """Return whether two rows have the same training settings and differ in those of the evaluation: the same trained policies."""
     keys = {key for key in {*configuration, *reference} - {"seed"} if configuration.get(key) != reference.get(key)}
