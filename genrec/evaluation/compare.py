@@ -126,10 +126,11 @@ def _unpooled(pairs: Mapping[str, SeedPairs], groups: Mapping[str, Sequence[Run]
     """Return the trained rows that say nothing about the variance of other trainings: row -> reason."""
     reasons = {}
     for row, pair in pairs.items():
-        ours, theirs = (groups[name][0].configuration for name in (row, pair.reference))
-        if pair.trained == 2 and pair.identical:
+        if pair.trained < 2 or len(pair.seeds) < 2:
+            continue
+        if pair.identical:
             reasons[row] = "equal to the reference"
-        elif pair.trained == 2 and evaluated_otherwise(ours, theirs):
+        elif evaluated_otherwise(groups[row][0].configuration, groups[pair.reference][0].configuration):
             reasons[row] = "the policies of the reference, evaluated in another way"
     return reasons
 
