@@ -73,7 +73,7 @@ def _absent(name: str, runs: Sequence[Run]) -> str:
             "compare the rows that have it"
         )
     common = [key for key in runs[0].metrics if all(key in run.metrics for run in runs)]
-    others = [key for key in common if ranked_metric(key) is None]
+    others = list({key.partition("@")[0]: key for key in common if ranked_metric(key) is None}.values())  # each at its last cut-off
     also = f"; these rows also have {', '.join(others[:SHOWN])}{', ...' if len(others) > SHOWN else ''}" if others else ""
     nearest = did_you_mean(name, [*common, *(f"{kind}@{cutoff}" for kind in PER_USER for cutoff in (5, 10))])
     expected = "metric must be recall, ndcg or mrr with a cut-off, such as ndcg@10, or another metric of all rows"

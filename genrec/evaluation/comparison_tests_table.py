@@ -56,7 +56,9 @@ def _about_the_test(comparison: Comparison, tested: Sequence[tuple[Row, PairedTe
     """Return what the columns mean and which test was made."""
     trained = {row.name: row.trained for row in comparison.rows}
     over = "users and seeds" if comparison.per_user else "seeds"
-    parts = [f"Differences are row minus reference, means over {over}; ± is the standard deviation over seeds of the difference."]
+    parts = ["Differences are row minus reference."]
+    if any(test.by_seed for _, test in tested):
+        parts = [f"Differences are row minus reference, means over {over}; ± is the standard deviation over seeds of the difference."]
     if any(row.trained or trained[comparison.reference] for row, _ in tested):
         crossed = ", crossed, with Satterthwaite's degrees of freedom" if comparison.per_user else ""
         parts.append(
