@@ -7,6 +7,7 @@ from genrec.evaluation.compare import ABSENT, Comparison, Row
 from genrec.evaluation.compared_metric import PER_USER
 from genrec.evaluation.table_cells import TITLES, MetricName, Table, metric_cell, metric_name, ranked_keys, title
 
+ELSEWHERE = ("sid_", "cold_", "negatives_")  # prefixes of metrics that are in a table or a note of their own
 COUNTS = ("users", "invalid", "excluded_targets", "cold_users", "cold_items")  # metrics that are numbers of users, slots or items
 CUTOFF = 10  # of the metrics beyond accuracy, where it exists; else the last one
 
@@ -64,7 +65,7 @@ def _beyond_accuracy(comparison: Comparison) -> list[Table]:
 def _is_beyond(key: str) -> bool:
     """Return whether a metric is neither in the results table nor in one of its own."""
     name = metric_name(key)
-    return key not in COUNTS and not key.startswith(("sid_", "cold_")) and name.stem not in TITLES
+    return key not in COUNTS and not key.startswith(ELSEWHERE) and name.stem not in TITLES
 
 
 def _cutoff_of(name: MetricName, names: list[MetricName]) -> int:

@@ -16,8 +16,8 @@ EQUAL = 1e-12  # metrics lie in [0, 1]; smaller differences are rounding
 DECIMALS = 12  # values that are equal to so many decimals are one value; the mean over seeds may round them differently
 ENTRIES = 2**22  # maximum entries of a table of resamples in memory
 MAX_DRAWN = 2048  # users with a rare value that are drawn one by one; more are drawn in groups of neighboring values
-EXTREMES = 64  # rare values at each end that stay groups of their own
-GROUPS = 128  # groups of the rare values between the extremes
+EXTREMES = 32  # rare values at each end that stay groups of their own
+GROUPS = 64  # groups of the rare values between the extremes
 FREQUENT = 16  # users with one value from which on the value is counted; rarer values are drawn user by user, which is faster for them
 
 

@@ -415,15 +415,16 @@ def test_metrics_beyond_accuracy_have_one_cutoff_each() -> None:
         "recall@5": 0.1, "recall@10": 0.2, "ndcg@20": 0.1, "mrr@5": 0.1, "coverage@20": 0.1, "users": 50.0, "invalid": 0.0,
         "head_recall@5": 0.21, "head_recall@10": 0.22, "head_recall@20": 0.23, "novelty@1": 3.5, "novelty@5": 3.25,
         "overlap@10[itemknn]": 0.5, "sid_recall@10": 0.3, "cold_recall@10": 0.1, "excluded_targets": 0.0, "dgu@10": float("nan"),
+        "negatives_test_share": 0.1, "hit_rate@1[19 candidates]": 0.6,
     }  # fmt: skip
     one, other = (run(name, 0, {})._replace(metrics=figures) for name in ("one", "other"))
     other = other._replace(metrics=other.metrics | {"head_recall@10": 0.44})
     one = one._replace(metrics=one.metrics | {"valid_share": 0.75})
     tables = tables_of(comparison_report.markdown(compare([one, other], "recall@5", resamples=10)))
     assert tables["Beyond accuracy"] == [
-        ["Row", "head_recall@10", "novelty@5", "overlap@10[itemknn]", "dgu@10", "valid_share"],
-        ["one", "0.2200", "3.2500", "0.5000", "-", "0.7500"],
-        ["other", "0.4400", "3.2500", "0.5000", "-", "-"],
+        ["Row", "head_recall@10", "novelty@5", "overlap@10[itemknn]", "dgu@10", "hit_rate@1[19 candidates]", "valid_share"],
+        ["one", "0.2200", "3.2500", "0.5000", "-", "0.6000", "0.7500"],
+        ["other", "0.4400", "3.2500", "0.5000", "-", "0.6000", "-"],
     ]
     tested = tables_of(comparison_report.markdown(compare([one, other], "novelty@5", resamples=10)))
     assert "novelty@5" in tested["Results"][0]
