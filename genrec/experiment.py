@@ -19,6 +19,7 @@ from genrec.data.splits import LeaveOneOut
 from genrec.embeddings import TextOrInteractions
 from genrec.errors import GenrecError, UsageError
 from genrec.evaluation.evaluate import Evaluate
+from genrec.evaluation.list_metrics import CandidateHitRate, IntraListDistance, ListOverlap
 from genrec.model import Tiger
 from genrec.plugin_source import components, find_failure, is_plugin_class, name_with_place, named_components
 from genrec.tokenizer import Tokenize
@@ -33,9 +34,11 @@ else:  # tyro follows the class of the value; it cannot read a union of protocol
     PolicyOrBaseline = Annotated[object, PolicySpecification | Baseline]
 
 __all__ = [
-    "SFT", "Align", "Evaluate", "Experiment", "Optimization", "Selection", "Tokenize", "Validation", "baselines", "seeds",
+    "BEYOND_ACCURACY", "SFT", "Align", "Evaluate", "Experiment", "Optimization", "Selection", "Tokenize", "Validation", "baselines", "seeds",
 ]  # fmt: skip
 
+# Metrics for `Evaluate.metrics` that describe the lists beyond accuracy. Each takes about as long as a baseline's evaluation.
+BEYOND_ACCURACY = (IntraListDistance(TextOrInteractions()), ListOverlap(ItemKNN()), CandidateHitRate())
 MAX_NAME = 100  # characters; names of files, which have at most 255 bytes, begin with the name of the row
 
 

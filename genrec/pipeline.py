@@ -30,7 +30,7 @@ USED = {  # the fields of an experiment whose components run in each stage
     "tokenize": ("tokenize",),
     "sft": ("policy", "align"),  # before SFT, alignment checks the data
     "align": ("policy", "align"),
-    "evaluate": ("policy",),
+    "evaluate": ("policy", "evaluate"),
 }
 
 

@@ -24,7 +24,9 @@ from genrec.errors import ArtifactError, counted
 from genrec.evaluation.cold_metrics import cold_only_metrics
 from genrec.evaluation.cold_ranking import evaluate_unseen
 from genrec.evaluation.evaluate import evaluate, metrics_of
+from genrec.evaluation.measurement import evaluated_of, measure
 from genrec.experiment import Experiment
+from genrec.model.unconstrained_sampling import DecodingPolicy, greedy_items
 from genrec.progress import say
 from genrec.semantic_ids import SemanticIds
 from genrec.store import write_json
@@ -154,13 +156,28 @@ def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> No
         spec = replace(spec, scoring="beam")  # `recommend` of a baseline is exact: it prunes nothing
     entries = select_users(examples(corpus, "test", experiment.history_length), spec.max_users, "test")
     test = batches(entries, spec.batch_size, device_of(recommender))
-    seen = seen_items(corpus) if spec.filter_seen else None
+    seen_before = seen_items(corpus)
+    seen = seen_before if spec.filter_seen else None
     result = evaluate(recommender, test, spec, seen, shared, corpus.own_ids)
     if result.excluded_targets:
         say(f"evaluate: {counted(result.excluded_targets, 'user')} had already taken the target; filter_seen counts this as a miss")
     result.ranks.to_parquet(folder / "ranks.parquet", index=False)
     result.recommendations.to_parquet(folder / "recommendations.parquet", index=False)
     metrics = metrics_of(result.ranks, result.recommendations, spec.cutoffs, corpus.item_count, popularity)
+    evaluated = evaluated_of(
+        result,
+        spec,
+        popularity,
+        lambda: corpus.part("train"),
+        corpus.items,
+        recommender,
+        test,
+        seen_before,
+        partial(greedy_items, recommender) if isinstance(recommender, DecodingPolicy) else None,
+    )
+    measured = measure(evaluated, spec.metrics, list(metrics))
+    measured.per_user.to_parquet(folder / "user_metrics.parquet", index=False)
+    metrics |= measured.means
     if "cold_users" in metrics:
         cold = evaluate_unseen(recommender, test, spec, popularity, seen, shared, corpus.own_ids)
         cold.to_parquet(folder / "cold.parquet", index=False)
