@@ -34,7 +34,8 @@ else:  # tyro follows the class of the value; it cannot read a union of protocol
     PolicyOrBaseline = Annotated[object, PolicySpecification | Baseline]
 
 __all__ = [
-    "BEYOND_ACCURACY", "SFT", "Align", "Evaluate", "Experiment", "Optimization", "Selection", "Tokenize", "Validation", "baselines", "seeds",
+    "BEYOND_ACCURACY",
+    "SFT", "Align", "Evaluate", "Experiment", "Optimization", "Selection", "Tokenize", "Validation", "baselines", "seeds",
 ]  # fmt: skip
 
 # Metrics for `Evaluate.metrics` that describe the lists beyond accuracy. Each takes about as long as a baseline's evaluation.

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -139,7 +139,7 @@ def list_overlap(items: Tensor, others: Tensor) -> Tensor:
     return contains(others, items).double().mean(1)
 
 
-def _parts(batches: Iterator[SequenceBatch] | tuple[SequenceBatch, ...] | list[SequenceBatch], size: int) -> Iterator[SequenceBatch]:
+def _parts(batches: Sequence[SequenceBatch], size: int) -> Iterator[SequenceBatch]:
     """Yield batches of at most `size` users."""
     for batch in batches:
         for begin in range(0, len(batch.user), size):
