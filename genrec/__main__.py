@@ -234,7 +234,7 @@ def _print_table(
     from genrec.evaluation.compare import compare
     from genrec.workspace import reports_folder
 
-    comparison = compare(run_files.outcomes(names, seeds), metric, reference)
+    comparison = compare(run_files.outcomes(names, seeds, metric), metric, reference)
     comparison_report.terminal(comparison)
     if seeds is not None:
         comparison_report.after_run(comparison, reports_folder())

@@ -21,6 +21,7 @@ from genrec import hashed_json, pipeline, run_file_format
 from genrec.environment import joined
 from genrec.errors import UsageError
 from genrec.evaluation.compare import Run
+from genrec.evaluation.compared_metric import read_user_metric
 from genrec.experiment import MAX_NAME, Experiment, is_name
 from genrec.progress import say
 from genrec.storage_errors import check_folder
@@ -273,8 +274,11 @@ def by_protocol(names: Sequence[str]) -> list[list[str]]:
     return list(tables.values())
 
 
-def outcomes(names: Sequence[str], only_seeds: dict[str, set[int]] | None = None) -> list[Run]:
-    """Return the runs of these rows with the rank of every user: all seeds, or those given for each name."""
+def outcomes(names: Sequence[str], only_seeds: dict[str, set[int]] | None = None, metric: str | None = None) -> list[Run]:
+    """Return the runs of these rows with the rank of every user: all seeds, or those given for each name.
+
+    Of `user_metrics.parquet` the column `metric` is read, if it is there.
+    """
     artifacts, runs = store(), []
     for name in dict.fromkeys(names):
         content = read(name)
@@ -284,7 +288,8 @@ def outcomes(names: Sequence[str], only_seeds: dict[str, set[int]] | None = None
             folder = artifacts.get("evaluate", entry["artifacts"]["evaluate"]).folder
             ranks = pd.read_parquet(folder / "ranks.parquet")
             described = content["protocol"], content["configuration"], entry["environment"]
-            runs.append(Run(name, int(seed), ranks, entry["metrics"], *described))
+            user_metrics = read_user_metric(folder / "user_metrics.parquet", metric)
+            runs.append(Run(name, int(seed), ranks, entry["metrics"], *described, user_metrics))
     return runs
 
 
