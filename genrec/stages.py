@@ -124,7 +124,7 @@ def build_align(experiment: Experiment, parents: Parents, folder: Path) -> None:
     semantic_ids = load_semantic_ids(corpus, parents)
     policy = load_policy(experiment, semantic_ids, parents["sft"])
     with _tracked(experiment, "align", folder) as on_row:
-        outcome, drawn = align(
+        outcome, drawn, draw_counts = align(
             policy,
             examples(corpus, "train", experiment.history_length),
             _alignment_context(corpus, semantic_ids, parents),
@@ -136,9 +136,11 @@ def build_align(experiment: Experiment, parents: Parents, folder: Path) -> None:
             experiment.selection,
             partial(user_ids, corpus),
             _key_of(folder),
+            select_users(examples(corpus, "validation", experiment.history_length), experiment.align.validation.users, "validation"),
         )
     _save_policy(policy, outcome, folder)
     write_json(folder / "negatives.json", drawn)
+    draw_counts.table().to_parquet(folder / "drawn_negatives.parquet", index=False)
     write_json(folder / "baselines.json", baseline_scores(corpus, experiment, experiment.align))
 
 

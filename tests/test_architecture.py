@@ -100,7 +100,18 @@ def test_imports_run_one_way() -> None:
 
 def test_each_heavy_library_has_one_place() -> None:
     """Lightning in one folder; torchmetrics, faiss, DuckDB, the network and the command line's parser of fields in one file each."""
-    libraries = ("pytorch_lightning", "torchmetrics", "faiss", "tyro", "pickle", "duckdb", "matplotlib", "urllib.request", "http", "requests")
+    libraries = (
+        "pytorch_lightning",
+        "torchmetrics",
+        "faiss",
+        "tyro",
+        "pickle",
+        "duckdb",
+        "matplotlib",
+        "urllib.request",
+        "http",
+        "requests",
+    )
     where = {library: set() for library in libraries}
     for path in PACKAGE.rglob("*.py"):
         for library in where:
