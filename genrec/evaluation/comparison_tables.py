@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from genrec.evaluation.cold_metrics import chance
 from genrec.evaluation.compare import ABSENT, PER_USER, Comparison, Row
+from genrec.evaluation.held_out_negatives import held_out_notes
 from genrec.evaluation.paired_tests import PairedTest, enumerated, seeds_in_words
 
 PREFERRED = {"ndcg": (5, 10), "mrr": (10,), "coverage": (10,)}  # cut-offs to show if they exist, else the last one; recall has all
@@ -85,6 +86,7 @@ def _results(comparison: Comparison) -> Table:
             were = "slot of its lists was" if invalid == 1 else "slots of its lists were"
             count = "It counts as a miss." if invalid == 1 else "They count as misses."
             notes.append(f"{row.name}: {invalid:g} {were} empty or repeated an item. {count}")
+    notes += held_out_notes(comparison.rows)
     tested, recall, tests = title(comparison.metric), title("recall@10"), ["Difference", "p (Holm)"]
     first = [tested, columns[-1], *tests, recall, "Seeds"]
     narrow = Table("Results", columns, [[name, textwrap.fill(seeds, SEEDS_WIDTH), *cells] for name, seeds, *cells in rows], notes)
