@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from genrec.errors import ArtifactError, counted
 from genrec.evaluation.cold_metrics import cold_only_metrics
 from genrec.evaluation.cold_ranking import evaluate_unseen
 from genrec.evaluation.evaluate import evaluate, metrics_of
+from genrec.evaluation.held_out_negatives import held_out_negatives
 from genrec.experiment import Experiment
 from genrec.progress import say
 from genrec.semantic_ids import SemanticIds
@@ -124,7 +126,7 @@ def build_align(experiment: Experiment, parents: Parents, folder: Path) -> None:
     semantic_ids = load_semantic_ids(corpus, parents)
     policy = load_policy(experiment, semantic_ids, parents["sft"])
     with _tracked(experiment, "align", folder) as on_row:
-        outcome, drawn = align(
+        outcome, drawn, draw_counts = align(
             policy,
             examples(corpus, "train", experiment.history_length),
             _alignment_context(corpus, semantic_ids, parents),
@@ -136,9 +138,11 @@ def build_align(experiment: Experiment, parents: Parents, folder: Path) -> None:
             experiment.selection,
             partial(user_ids, corpus),
             _key_of(folder),
+            select_users(examples(corpus, "validation", experiment.history_length), experiment.align.validation.users, "validation"),
         )
     _save_policy(policy, outcome, folder)
     write_json(folder / "negatives.json", drawn)
+    draw_counts.table().to_parquet(folder / "drawn_negatives.parquet", index=False)
     write_json(folder / "baselines.json", baseline_scores(corpus, experiment, experiment.align))
 
 
@@ -165,7 +169,16 @@ def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> No
         cold = evaluate_unseen(recommender, test, spec, popularity, seen, shared, corpus.own_ids)
         cold.to_parquet(folder / "cold.parquet", index=False)
         metrics |= cold_only_metrics(cold, spec.cutoffs)
+    metrics |= _held_out_negatives(corpus, parents)
     write_json(folder / "metrics.json", metrics | {"excluded_targets": float(result.excluded_targets)})
+
+
+def _held_out_negatives(corpus: Corpus, parents: Parents) -> dict[str, float]:
+    """Return how many negatives of an alignment were held-out items of their users; empty for a row without alignment."""
+    if "align" not in parents:
+        return {}
+    drawn = pd.read_parquet(parents["align"] / "drawn_negatives.parquet")
+    return held_out_negatives(drawn, corpus.part("validation"), corpus.part("test"))
 
 
 BUILDERS: dict[str, Callable[[Experiment, Parents, Path], None]] = {

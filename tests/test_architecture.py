@@ -99,14 +99,26 @@ def test_imports_run_one_way() -> None:
 
 
 def test_each_heavy_library_has_one_place() -> None:
-    """Lightning in one folder; faiss, DuckDB, the network and the command line's parser of fields in one file each."""
-    libraries = ("pytorch_lightning", "faiss", "tyro", "pickle", "duckdb", "matplotlib", "urllib.request", "http", "requests")
+    """Lightning in one folder; torchmetrics, faiss, DuckDB, the network and the command line's parser of fields in one file each."""
+    libraries = (
+        "pytorch_lightning",
+        "torchmetrics",
+        "faiss",
+        "tyro",
+        "pickle",
+        "duckdb",
+        "matplotlib",
+        "urllib.request",
+        "http",
+        "requests",
+    )
     where = {library: set() for library in libraries}
     for path in PACKAGE.rglob("*.py"):
         for library in where:
             if any(f"{name}.".startswith(f"{library}.") for name in imports(path)):
                 where[library].add(str(path.relative_to(PACKAGE)))
     assert {Path(path).parts[0] for path in where["pytorch_lightning"]} == {"training"}
+    assert where["torchmetrics"] == {"evaluation/torchmetrics.py"}
     assert where["faiss"] == {"vector_search.py"}
     assert where["tyro"] == {"overrides.py"}
     assert not where["pickle"]
@@ -116,13 +128,20 @@ def test_each_heavy_library_has_one_place() -> None:
     assert not where["requests"]
 
 
+def test_no_command_imports_the_torchmetrics_classes() -> None:
+    module = "genrec.evaluation.torchmetrics"
+    users = [path.name for path in PACKAGE.rglob("*.py") if any(f"{name}.".startswith(f"{module}.") for name in imports(path))]
+    assert not users
+
+
 def test_only_allowed_bases() -> None:
-    """Composition: what is inherited from is torch's, Lightning's, a protocol, a named tuple or an exception."""
+    """Composition: what is inherited from is torch's, Lightning's or torchmetrics', a protocol, a named tuple or an exception."""
     bases = {
         "Module",
         "Function",
         "LightningModule",
         "Callback",
+        "Metric",  # of torchmetrics
         "Protocol",
         "NamedTuple",
         "Exception",
