@@ -8,6 +8,8 @@ from pathlib import Path
 from genrec import __version__, experiment_commands, row_commands
 from genrec.errors import did_you_mean
 
+FIELDS = {"--seed"}  # options that are fields of the experiment; left to the overrides, argparse takes them for short forms of others
+
 
 def build() -> argparse.ArgumentParser:
     """Return the parser of all commands. Importing and building it imports nothing heavy."""
@@ -24,6 +26,13 @@ def build() -> argparse.ArgumentParser:
     )
     run.add_argument("experiment", metavar="FILE.py:FUNCTION", help="a function that returns an experiment or a list of experiments")
     run.add_argument("--dry-run", action="store_true", help="print the stages, what is done and the estimated time; write nothing")
+    run.add_argument("--seed", metavar="N", help="run every experiment with this seed alone; an override like those of other fields")
+    run.add_argument(
+        "--seeds",
+        metavar="N",
+        help="run every trained experiment with these seeds in place of its own: 5 stands for seeds 0 to 4; 5,6,7 lists them, and 5, "
+        "is seed 5 alone. A baseline is run once",
+    )
     run.add_argument("--refresh", metavar="STAGE", help="rebuild this stage and all later stages")
     run.add_argument("--replace", action="store_true", help="start rows again whose settings differ from those in data/runs/")
     run.add_argument("--fields", action="store_true", help="list all fields with their defaults")
@@ -63,6 +72,7 @@ def build() -> argparse.ArgumentParser:
     compare.add_argument("names", metavar="NAME", nargs="+")
     compare.add_argument("--metric", default="ndcg@10", help="the metric to test (default: ndcg@10)")
     compare.add_argument("--reference", metavar="NAME", help="the row that all others are tested against (default: the first)")
+    compare.add_argument("--seeds", metavar="N", help="compare at these seeds only: 5 stands for seeds 0 to 4; 3,4,5 lists them")
     compare.add_argument("--markdown", metavar="FILE", type=Path, help="also write the tables as Markdown")
     compare.set_defaults(call=row_commands.compare)
 
@@ -107,7 +117,9 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[argpar
     options, flags = parser.parse_known_args(arguments)
     overrides = options.command in ("run", "data", "tokenize")
     for flag in (flag.partition("=")[0] for flag in flags if flag.startswith("--") and "." not in flag):
-        names = {option for action in commands[options.command]._actions for option in action.option_strings if option[1] == "-"}
+        names = {
+            option for action in commands[options.command]._actions for option in action.option_strings if option[1] == "-"
+        } - FIELDS
         nearest = did_you_mean(flag, names)
         if nearest and not (overrides and did_you_mean(flag, names | _field_flags()) != nearest):
             commands[options.command].error(f"there is no option {flag}{nearest}")

@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import argparse
 
-from genrec.row_commands import print_table
+from genrec.errors import UsageError
+from genrec.row_commands import listed_seeds, print_table
 
 
 def run(options: argparse.Namespace, flags: list[str]) -> int:
     """Run experiments and print their table (`genrec run`)."""
     from genrec import dry_run, loading, pipeline, run_experiments, run_files
+    from genrec.experiment import with_seeds
     from genrec.overrides import override, print_fields
     from genrec.progress import say
 
     pipeline.check_stage(options.refresh)
+    if options.seed is not None and options.seeds is not None:
+        raise UsageError(f"--seed {options.seed} and --seeds {options.seeds} exclude each other; give one of them")
+    numbers = None if options.seeds is None else listed_seeds(options.seeds)
+    flags = flags if options.seed is None else [*flags, "--seed", options.seed]
     found = loading.load(options.experiment)
     experiments = override(found, flags, options.experiment)
     if options.fields:
@@ -24,6 +30,8 @@ def run(options: argparse.Namespace, flags: list[str]) -> int:
         return 0
     if len(experiments) < len(found):
         say(run_experiments.collapsed_line(len(found), experiments))
+    if numbers is not None:
+        experiments = with_seeds(experiments, numbers)
     if options.dry_run:
         for line in dry_run.lines(experiments, options.replace):
             print(line)
@@ -33,7 +41,7 @@ def run(options: argparse.Namespace, flags: list[str]) -> int:
     trained = {entry.name for entry in experiments if "sft" in entry.stages}
     for names in run_files.by_protocol(list(seeds)):
         cutoff = min(10, max(run_files.read(names[0])["protocol"]["cutoffs"]))
-        print_table(names, f"ndcg@{cutoff}", next((name for name in names if name in trained), names[0]), None, seeds)
+        print_table(names, f"ndcg@{cutoff}", next((name for name in names if name in trained), names[0]), None, seeds, after_run=True)
     return 0
 
 

@@ -173,7 +173,7 @@ def test_the_meaning_is_printed_after_a_run_and_not_by_compare(
 ) -> None:
     monkeypatch.setenv("GENREC_HOME", "elsewhere")
     monkeypatch.setattr(run_files, "outcomes", lambda names, seeds: [run(name, 40, SFT) for name in names])
-    print_table(["sft", "dpo"], "ndcg@10", "sft", None, {"sft": {0}, "dpo": {0}})
+    print_table(["sft", "dpo"], "ndcg@10", "sft", None, {"sft": {0}, "dpo": {0}}, after_run=True)
     after_run = capsys.readouterr().out
     assert "Pictures of the training curves: elsewhere/reports" in after_run
     assert CAUTION in " ".join(after_run.split())
