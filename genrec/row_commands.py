@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from genrec.errors import UsageError
+from genrec.errors import UsageError, counted
 
 
 def print_table(
@@ -43,10 +43,10 @@ def list_rows(options: argparse.Namespace, flags: list[str]) -> int:
 
 def show(options: argparse.Namespace, flags: list[str]) -> int:
     """Print all that is stored about a row (`genrec show`)."""
-    from genrec import run_files
+    from genrec import row_settings, run_files, studies
     from genrec.workspace import store
 
-    content = run_files.read(options.name)
+    content, tried = run_files.read(options.name), studies.read_all()
     print(content["name"])
     for title in ("protocol", "configuration"):
         print(f"\n{title}")
@@ -59,6 +59,9 @@ def show(options: argparse.Namespace, flags: list[str]) -> int:
             where = {name: about["environment"].get(name, "?") for name in ("torch", "threads")}
             made = f"{about['created']}, {about['seconds']:.1f} s, commit {about['git']}, torch {where['torch']}"
             print(f"  {stage:9} {store().folder(stage, key)}  made {made}, threads {where['threads']}")
+        settings = row_settings.settings_hash(content["configuration"])
+        for study in studies.of_run(tried, content["name"], settings, int(seed), run_files.present_settings):
+            print(f"  run in {study.name}, {counted(len(study.rows), 'trained row')} in all: {', '.join(sorted(study.rows))}")
         for name, text in entry["environment"].items():
             print(f"  {name} = {text}")
         for name, value in entry["metrics"].items():

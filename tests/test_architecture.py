@@ -45,6 +45,8 @@ TOP = [
     "stages",
     "pipeline",
     "run_file_format",
+    "row_settings",
+    "studies",
     "run_files",
     "row_trainings",
     "failed_runs",
