@@ -60,6 +60,21 @@ def build() -> argparse.ArgumentParser:
     _add_inspect_options(tokens, ["data", "embed", "tokenize"], "rebuild from this stage on")
     tokens.set_defaults(call=experiment_commands.tokenize)
 
+    tune = commands.add_parser(
+        "tune",
+        help="search for the settings with the best validation metric; the test is not read",
+        description="Run the trials of a tuning: train the experiment with values of its space, keep the score on validation, print "
+        "all trials and the command that confirms the best one on fresh seeds. A tuning that was interrupted goes on. Needs Optuna: "
+        "pip install 'genrec[tune]'. Override fields as in 'genrec run'.",
+    )
+    tune.add_argument("experiment", metavar="FILE.py:FUNCTION", help="a function that returns a genrec.tuning.Tuning")
+    tune.add_argument("--trials", metavar="N", type=int, help="number of trials (default: that of the tuning)")
+    tune.add_argument("--hours", metavar="H", type=float, help="processor-hours after which no trial starts (default: the tuning's)")
+    tune.add_argument("--seed", metavar="N", type=int, help="seed of the trials and of the search (default: the tuning's)")
+    tune.add_argument("--replace", action="store_true", help="start again if the settings have changed; earlier trials stay recorded")
+    tune.add_argument("--offline", action="store_true", help="download nothing (also GENREC_OFFLINE=1)")
+    tune.set_defaults(call=experiment_commands.tune)
+
     listing = commands.add_parser("list", help="list the rows with their seeds and results, and the runs that failed")
     listing.add_argument("--data", metavar="TEXT", help="only rows with this text in the name of their data set")
     listing.set_defaults(call=row_commands.list_rows)
@@ -115,7 +130,7 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[argpar
         known = f"the commands are {', '.join(commands)}"
         parser.error(f"there is no command {arguments[0]!r}; {known}{did_you_mean(arguments[0], commands)}")
     options, flags = parser.parse_known_args(arguments)
-    overrides = options.command in ("run", "data", "tokenize")
+    overrides = options.command in ("run", "data", "tokenize", "tune")
     for flag in (flag.partition("=")[0] for flag in flags if flag.startswith("--") and "." not in flag):
         names = {
             option for action in commands[options.command]._actions for option in action.option_strings if option[1] == "-"

@@ -1,4 +1,4 @@
-"""The commands that read a file of the user: `genrec run`, `data`, `tokenize` and `check`.
+"""The commands that read a file of the user: `genrec run`, `data`, `tokenize`, `tune` and `check`.
 
 Each command imports what it needs, so that `genrec --help` starts at once.
 """
@@ -57,6 +57,22 @@ def tokenize(options: argparse.Namespace, flags: list[str]) -> int:
     from genrec import inspect_commands
 
     return inspect_commands.tokenize(options, flags)
+
+
+def tune(options: argparse.Namespace, flags: list[str]) -> int:
+    """Run the trials of a tuning and print them (`genrec tune`)."""
+    from dataclasses import replace
+
+    from genrec import loading, studies, tuner, tuning_report
+    from genrec.overrides import override
+
+    tuning = loading.load_tuning(options.experiment)
+    given = {name: getattr(options, name) for name in ("trials", "hours", "seed") if getattr(options, name) is not None}
+    tuning = replace(tuning, experiment=override([tuning.experiment], flags, options.experiment)[0], **given)
+    record = tuner.tune(tuning, studies.study_name(options.experiment), options.replace, options.experiment)
+    for line in tuning_report.lines(tuning, record, options.experiment, flags):
+        print(line)
+    return 0
 
 
 def check(options: argparse.Namespace, flags: list[str]) -> int:

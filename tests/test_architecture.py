@@ -41,6 +41,7 @@ TOP = [
     "threads",
     "completion",
     "experiment",
+    "tuning",
     "quickstart",
     "stages",
     "pipeline",
@@ -56,7 +57,11 @@ TOP = [
     "loading",
     "component_choices",
     "override_messages",
+    "field_paths",
     "overrides",
+    "tuning_record",
+    "tuner",
+    "tuning_report",
     "inspect_commands",
     "check_command",
     "doctor",
@@ -105,7 +110,18 @@ def test_imports_run_one_way() -> None:
 
 def test_each_heavy_library_has_one_place() -> None:
     """Lightning in one folder; faiss, DuckDB, the network and the command line's parser of fields in one file each."""
-    libraries = ("pytorch_lightning", "faiss", "tyro", "pickle", "duckdb", "matplotlib", "urllib.request", "http", "requests")
+    libraries = (
+        "pytorch_lightning",
+        "faiss",
+        "tyro",
+        "optuna",
+        "pickle",
+        "duckdb",
+        "matplotlib",
+        "urllib.request",
+        "http",
+        "requests",
+    )
     where = {library: set() for library in libraries}
     for path in PACKAGE.rglob("*.py"):
         for library in where:
@@ -114,6 +130,7 @@ def test_each_heavy_library_has_one_place() -> None:
     assert {Path(path).parts[0] for path in where["pytorch_lightning"]} == {"training"}
     assert where["faiss"] == {"vector_search.py"}
     assert where["tyro"] == {"overrides.py"}
+    assert where["optuna"] == {"tuner.py"}
     assert not where["pickle"]
     assert where["duckdb"] == {"data/event_log.py"}
     assert {Path(path).name for path in where["matplotlib"]} == {"data_plots.py", "semantic_id_plots.py", "curve_plots.py"}
