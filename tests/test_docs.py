@@ -145,6 +145,9 @@ class Sandbox:
             if not file.endswith(".py") or (self.folder / file).exists():
                 assert main(words) == 0
             return
+        if options.command == "tune":
+            override([loading.load_tuning(options.experiment).experiment], flags)
+            return
         if options.command not in ("run", "data", "tokenize"):
             assert not flags
             return
