@@ -43,11 +43,13 @@ def list_rows(options: argparse.Namespace, flags: list[str]) -> int:
 
 def show(options: argparse.Namespace, flags: list[str]) -> int:
     """Print all that is stored about a row (`genrec show`)."""
-    from genrec import row_settings, run_files, studies
+    from genrec import row_settings, run_files, studies, tuning_record
     from genrec.workspace import store
 
     content, tried = run_files.read(options.name), studies.read_all()
     print(content["name"])
+    for origin in tuning_record.origins(content["configuration"]):
+        print(f"  {origin}")
     for title in ("protocol", "configuration"):
         print(f"\n{title}")
         for key, value in content[title].items():

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from genrec import pipeline
-from genrec.experiment import Experiment
 from genrec.store import Artifact, hash_of
 
 VERSION = "stages."  # prefix of the versions of the stages, which a user does not set
@@ -17,9 +17,9 @@ def configuration(artifacts: dict[str, Artifact]) -> dict[str, Any]:
     return _merged({stage: (each["specification"], each["version"]) for stage, each in manifests.items()})
 
 
-def planned_configuration(experiment: Experiment) -> dict[str, Any]:
-    """Return the `configuration` that the artifacts of an experiment will have. Nothing is run."""
-    return _merged({step.stage: (step.specification, pipeline.VERSIONS[step.stage]) for step in pipeline.plan(experiment)})
+def planned_configuration(steps: Sequence[pipeline.Step]) -> dict[str, Any]:
+    """Return the `configuration` that the artifacts of an experiment's steps will have."""
+    return _merged({step.stage: (step.specification, pipeline.VERSIONS[step.stage]) for step in steps})
 
 
 def settings_hash(configuration: dict[str, Any]) -> str:

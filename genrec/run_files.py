@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from genrec import hashed_json, run_file_format, studies
+from genrec import hashed_json, pipeline, run_file_format, studies
 from genrec.environment import joined
 from genrec.errors import ArtifactError, UsageError
 from genrec.evaluation.compare import Run
@@ -117,7 +117,7 @@ def changed_rows(experiments: Sequence[Experiment]) -> dict[str, str]:
 def _planned(experiments: Sequence[Experiment]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Iterate over the experiments' names and the settings that their rows would have."""
     for experiment in experiments:
-        yield experiment.name, planned_configuration(experiment)
+        yield experiment.name, planned_configuration(pipeline.plan(experiment))
 
 
 def _changed(rows: dict[str, dict[str, Any]]) -> dict[str, str]:

@@ -77,11 +77,9 @@ def record(study: str, experiments: Sequence[Experiment]) -> None:
 
 def _add(rows: list[dict[str, Any]], experiment: Experiment) -> bool:
     """Add an experiment to the rows of a study. Return whether it was not there."""
-    wanted = {
-        "name": experiment.name,
-        "settings": settings_hash(planned_configuration(experiment)),
-        "protocol": _protocol(experiment),
-    }
+    steps = pipeline.plan(experiment)
+    settings = settings_hash(planned_configuration(steps))
+    wanted = {"name": experiment.name, "settings": settings, "protocol": _protocol(experiment, steps[0].key)}
     row = next((row for row in rows if {name: row[name] for name in wanted} == wanted), None)
     if row is None:
         row = {**wanted, "seeds": {}}
@@ -92,14 +90,16 @@ def _add(rows: list[dict[str, Any]], experiment: Experiment) -> bool:
     return True
 
 
-def _protocol(experiment: Experiment) -> dict[str, Any]:
+def _protocol(experiment: Experiment, data: str) -> dict[str, Any]:
     """Return what the test of rows depends on beside their settings. Rows with other values are no alternatives to each other.
+
+    `data` is the key of the data.
 
     Cutoffs and further metrics are left out: a row is tried once, however it is looked at.
     """
     spec = experiment.evaluate
     return {
-        "data key": pipeline.plan(experiment)[0].key,
+        "data key": data,
         "history_length": experiment.history_length,
         "filter_seen": spec.filter_seen,
         "max_users": spec.max_users,

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from genrec import hashed_json, pipeline, studies
-from genrec.errors import ArtifactError, UsageError
+from genrec.errors import ArtifactError, UsageError, counted
 from genrec.hashed_json import KEY, Each, Listed, Matching, Optional, Shape
+from genrec.row_settings import settings_hash
 from genrec.storage_errors import check_folder
 from genrec.store import hash_of, locked, write_json
 from genrec.tuning import Tuning
+from genrec.workspace import studies_folder
 
 FORMAT = 1
 ADVICE = "move the file away and run the tuning again (the artifacts of its trials are kept)"
@@ -30,6 +32,7 @@ _TRIAL: dict[str, Shape] = {
     "score": Optional(float),  # of a finished trial
     "seconds": float,  # processor time of all threads, over all sessions
     "message": str,  # why it failed or was refused
+    "settings": Optional(Matching(KEY)),  # `settings_before_evaluation`
 }
 SHAPE: dict[str, Shape] = {
     "format": int,
@@ -54,6 +57,7 @@ class Trial:
     score: float | None = None
     seconds: float = 0.0
     message: str = ""
+    settings: str | None = None
 
 
 @dataclass
@@ -102,6 +106,29 @@ def settings_of(tuning: Tuning) -> str:
     steps = pipeline.plan(dataclasses.replace(tuning.experiment, seed=tuning.seed))
     keys = [step.key for step in steps if step.stage != "evaluate" or tuned_stage(tuning) == "data"]  # a baseline is in evaluate
     return hash_of({"keys": keys, "space": _described(tuning), "seed": tuning.seed, "prune": tuning.prune})
+
+
+def settings_before_evaluation(configuration: dict[str, Any]) -> str:
+    """Return the hash of a row's settings without those of its evaluation. A trial has the one of the row that it may become."""
+    return settings_hash({path: value for path, value in configuration.items() if not path.startswith("evaluate.")})
+
+
+def origins(configuration: dict[str, Any]) -> list[str]:
+    """Return the tunings of which a row's settings are a trial, in words; for notes below a table. Seeds are left out.
+
+    `chosen among 12 trials on validation (experiments/tuning.py:sasrec_100k, seed 1000)`, or which trial it is if not the best.
+    """
+    check_folder(studies_folder())
+    wanted, found = settings_before_evaluation(configuration), []
+    for path in sorted(studies_folder().glob(f"[!.]*{studies.TUNING}")):
+        record = read(path)
+        source, count = f"on validation ({record.name}, seed {record.seed})", counted(len(record.trials), "trial")
+        if record.best is not None and record.best.settings == wanted:
+            found.append(f"chosen among {count} {source}")
+        else:
+            numbers = [trial.number + 1 for trial in record.trials if trial.settings == wanted]
+            found += [f"trial {numbers[0]} of {count} {source}, not the best one"] if numbers else []
+    return found
 
 
 def _described(tuning: Tuning) -> dict[str, Any]:

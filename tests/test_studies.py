@@ -221,10 +221,14 @@ def test_names_of_replaced_settings_by_hand() -> None:
     assert studies.of_run([record], "a", "9", 0, present.get) == ()
 
 
+def settings_of(experiment: Experiment) -> str:
+    return studies.settings_hash(studies.planned_configuration(studies.pipeline.plan(experiment)))
+
+
 def test_the_hash_of_settings_ignores_the_versions_of_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     experiment: Experiment = cyclic(steps=3)
-    before = studies.settings_hash(studies.planned_configuration(experiment))
+    before = settings_of(experiment)
     monkeypatch.setitem(studies.pipeline.VERSIONS, "sft", 99)
-    assert studies.settings_hash(studies.planned_configuration(experiment)) == before
+    assert settings_of(experiment) == before
     longer = replace(experiment, history_length=4)
-    assert studies.settings_hash(studies.planned_configuration(longer)) != before
+    assert settings_of(longer) != before

@@ -105,7 +105,6 @@ def test_trials_are_trained_scored_and_printed(capsys: pytest.CaptureFixture[str
     assert all(trial.score == max(trial.curve.values()) for trial in trials)
     assert sorted(os.listdir("data/artifacts")) == ["data", "embed", "sft", "tokenize"]
     assert not Path("data/runs").exists()
-
     best = max(trials, key=lambda trial: trial.score)
     assert f"best: trial {best.number + 1}, {best.score:.4f} on validation" in printed
     assert "The score is the best of 3 trials on validation, so it is too high and no result" in printed
@@ -115,6 +114,13 @@ def test_trials_are_trained_scored_and_printed(capsys: pytest.CaptureFixture[str
     assert main([*command, "--dry-run"]) == 0  # a function that returns a tuning gives its experiment
     planned = capsys.readouterr().out
     assert planned.count("(seed ") == 5
+    chosen = "  chosen among 3 trials on validation (mine.py:sft, seed 1000)\n"
+    assert main([*command[:-1], "0,", "--evaluate.filter-seen", "True"]) == 0  # the evaluation is no part of a tuning
+    assert main(["run", "mine.py:sft", "--name", "other", "--policy.dropout", "0.3"]) == 0
+    capsys.readouterr()
+    for name, is_chosen in ((command[command.index("--name") + 1] if best.number else "cyclic", True), ("other", False)):
+        assert main(["show", name]) == 0
+        assert (chosen in capsys.readouterr().out) == is_chosen
     assert main(["tune", "mine.py:sft"]) == 0  # nothing is left to do
     again = capsys.readouterr()
     assert again.out == printed
