@@ -91,8 +91,8 @@ def build_tokenize(experiment: Experiment, parents: Parents, folder: Path) -> No
         curves.save(made.quantizer.training_curves(), folder)
 
 
-def build_sft(experiment: Experiment, parents: Parents, folder: Path) -> None:
-    """Train a policy by SFT on the corpus and write its weights and training curves."""
+def build_sft(experiment: Experiment, parents: Parents, folder: Path, watch: curves.OnRow | None = None) -> None:
+    """Train a policy by SFT on the corpus and write its weights and training curves. `watch` is called with each row of the curves."""
     from genrec.training.early_checks import check_before_training
     from genrec.training.sft import build_policy, fine_tune
 
@@ -108,7 +108,7 @@ def build_sft(experiment: Experiment, parents: Parents, folder: Path) -> None:
             experiment.seed,
             folder / "checkpoint" / "last",
             validation_score(policy, corpus, experiment, recipe, semantic_ids),
-            on_row,
+            curves.together(on_row, watch),
             experiment.selection,
             partial(user_ids, corpus),
             _key_of(folder),
@@ -117,8 +117,8 @@ def build_sft(experiment: Experiment, parents: Parents, folder: Path) -> None:
     write_json(folder / "baselines.json", baseline_scores(corpus, experiment, recipe))
 
 
-def build_align(experiment: Experiment, parents: Parents, folder: Path) -> None:
-    """Align the SFT policy; write its weights, training curves and statistics of the negatives."""
+def build_align(experiment: Experiment, parents: Parents, folder: Path, watch: curves.OnRow | None = None) -> None:
+    """Align the SFT policy; write its weights, training curves and statistics of the negatives. For `watch` see `build_sft`."""
     from genrec.training.align import align
 
     assert experiment.align is not None
@@ -134,7 +134,7 @@ def build_align(experiment: Experiment, parents: Parents, folder: Path) -> None:
             experiment.seed,
             folder / "checkpoint" / "last",
             validation_score(policy, corpus, experiment, experiment.align, semantic_ids),
-            on_row,
+            curves.together(on_row, watch),
             experiment.selection,
             partial(user_ids, corpus),
             _key_of(folder),
@@ -189,6 +189,7 @@ BUILDERS: dict[str, Callable[[Experiment, Parents, Path], None]] = {
     "align": build_align,
     "evaluate": build_evaluate,
 }
+TRAINERS = {"sft": build_sft, "align": build_align}  # the stages with training curves, which can be watched
 
 
 def load_semantic_ids(corpus: Corpus, parents: Parents) -> SemanticIds:
