@@ -1,12 +1,13 @@
 """Popularity: recommend the items with the most training interactions to every user.
 
 On Amazon Beauty (leave-one-out, seen items kept) R@10 is 0.01118 and N@10 0.00527. The published 0.01145 and 0.00535 also count the
-validation interactions, which are not part of the training data.
+validation interactions, which are not part of the training data; `Popularity(count_validation=True)` gives them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy import ndarray
@@ -15,14 +16,24 @@ from torch import Tensor
 
 from genrec.baselines.dense_ranking import best, item_counts, precedence
 from genrec.types import Ranking
+from genrec.types.specification import check_types
 
 
 @dataclass(frozen=True)
 class Popularity:
-    """A `genrec.types.Baseline`: the score is the number of training interactions; equal scores are ordered by the lower item id."""
+    """A `genrec.types.PartsBaseline`: the score is the number of interactions; equal scores are ordered by the lower item id."""
+
+    count_validation: bool = False  # count the validation interactions too, as some published figures do
+
+    def __post_init__(self) -> None:
+        check_types(self, "policy")
+
+    def parts(self) -> tuple[Literal["train", "validation"], ...]:
+        """Return the parts that are counted."""
+        return ("train", "validation") if self.count_validation else ("train",)
 
     def fit(self, interactions: DataFrame, item_count: int) -> FittedPopularity:
-        """Return a recommender of items 1..item_count; items without training interactions come last."""
+        """Return a recommender of items 1..item_count; items without interactions come last."""
         return FittedPopularity(item_counts(interactions, item_count))
 
 

@@ -26,11 +26,11 @@ from genrec.own_ids import OwnIds
 from genrec.plugin_source import name_with_place
 from genrec.progress import say, track
 from genrec.store import NOT_IN_KEY
-from genrec.types import Baseline, ExactRecommender, Ranking, Recommender, SequenceBatch
+from genrec.types import Baseline, ExactRecommender, Ranking, Recommender, SequenceBatch, UserRecommender
 from genrec.types.specification import check_types
 
 Seen = Callable[[Tensor], Tensor]  # users int64 [B] -> all items each user took before the target, int64 [B, E], padded with 0
-Recommend = Callable[[Tensor, int, Tensor | None], Ranking]  # the signature of `Recommender.recommend`
+Recommend = Callable[[SequenceBatch, int, Tensor | None], Ranking]  # batch, number of items, items to exclude -> lists
 
 
 @dataclass(frozen=True)
@@ -213,11 +213,14 @@ def _head(batch: SequenceBatch, size: int) -> SequenceBatch:
 
 
 def _recommend(recommender: Recommender, spec: Evaluate) -> Recommend:
-    """Return the method that makes the lists: beam search or exact scoring."""
-    if spec.scoring == "beam":
-        return recommender.recommend
-    check_scoring(recommender, spec)
-    return cast(ExactRecommender, recommender).recommend_exactly
+    """Return the function that makes the lists: beam search, or exact scoring, or by the user if the recommender knows users."""
+    if spec.scoring == "exact":
+        check_scoring(recommender, spec)
+        exactly = cast(ExactRecommender, recommender).recommend_exactly
+        return lambda batch, n, exclude: exactly(batch.history, n, exclude)
+    if isinstance(recommender, UserRecommender):
+        return lambda batch, n, exclude: recommender.recommend_to(batch.user, batch.history, n, exclude)
+    return lambda batch, n, exclude: recommender.recommend(batch.history, n, exclude)
 
 
 def check_scoring(recommender: Recommender, spec: Evaluate) -> None:
@@ -241,7 +244,7 @@ def _score_if_it_fits(
     n = spec.cutoffs[-1]
     try:
         exclude = None if seen is None else _excluded(seen, batch.user)
-        ranking = recommend(batch.history, n, exclude)
+        ranking = recommend(batch, n, exclude)
         return score_lists(batch, ranking, n, exclude, shared, own_ids)
     except (RuntimeError, MemoryError) as error:  # both torch.OutOfMemoryError and the error of the CPU allocator are RuntimeErrors
         text = str(error).lower()
