@@ -34,7 +34,7 @@ from genrec.errors import NumericsError, UsageError
 from genrec.progress import track
 from genrec.randomness import generator
 from genrec.types import Ranking
-from genrec.types.specification import check_at_least
+from genrec.types.specification import check_at_least, check_types
 
 INITIAL_DEVIATION = 0.1  # of the entries of the vectors before training
 
@@ -55,6 +55,7 @@ class BPR:
     seed: int = 0  # seed of initial vectors and triples
 
     def __post_init__(self) -> None:
+        check_types(self, "policy")
         check_at_least(self, "policy", 1, "dim", "epochs", "batch_size")
         check_at_least(self, "policy", 0, "l2", "seed")
         if not 0 < self.learning_rate < float("inf"):

@@ -28,7 +28,7 @@ from genrec.baselines.user_items import known_items, user_item_matrix
 from genrec.errors import NumericsError, ResourceError, UsageError
 from genrec.store import NOT_IN_KEY
 from genrec.types import Ranking
-from genrec.types.specification import check_at_least
+from genrec.types.specification import check_at_least, check_types
 
 BLOCK = 1024  # items that are computed at once
 NUM_CHECKED = 8  # columns of the inverse that are multiplied back
@@ -47,6 +47,7 @@ class EASE:
     max_items: int = field(default=40_000, metadata=NOT_IN_KEY)  # largest catalog that is fitted (12.8 GB); changes no result
 
     def __post_init__(self) -> None:
+        check_types(self, "policy")
         if not 0 < self.l2 < float("inf"):
             raise UsageError(f"policy.l2 must be above 0 and finite, got {self.l2}")
         check_at_least(self, "policy", 1, "max_items")
