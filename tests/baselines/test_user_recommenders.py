@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from pandas import DataFrame
 from torch import Tensor
 from worlds import cyclic
 
-from genrec import pipeline, run_files
+from genrec import pipeline, run_experiments, run_files
 from genrec.__main__ import main
 from genrec.baselines import BPR, EASE, ItemKNN, Popularity
 from genrec.baselines.fitted_parts import fitted_parts
@@ -111,10 +110,9 @@ def test_popularity_counts_the_validation_interactions_on_request(home: Path) ->
 
 def test_a_table_shows_what_popularity_counts(home: Path) -> None:
     rows = [replace(world(Popularity(count_validation=both)), name=f"popularity-{both}") for both in (False, True)]
-    for row in rows:
-        assert main(["run", str(write(home, row)), "--quiet"] if False else ["run", str(write(home, row))]) == 0
-    comparison = compare(run_files.load([row.name for row in rows]))
-    assert comparison.differences["policy.count_validation"] == {"popularity-False": False, "popularity-True": True}
+    run_experiments.run(rows)
+    comparison = compare(run_files.outcomes([row.name for row in rows]))
+    assert comparison.differences == {"policy.count_validation": {"popularity-False": False, "popularity-True": True}}
 
 
 @dataclass(frozen=True)
@@ -162,11 +160,25 @@ def test_genrec_check_accepts_them(name: str, capsys: pytest.CaptureFixture[str]
     assert "keeps its contract" in capsys.readouterr().out
 
 
-def test_a_refused_l2_exits_with_2(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", str(write(home, world(EASE()))), "--policy.l2", "0"]) == 2
-    assert "policy.l2 must be above 0 and finite, got 0" in capsys.readouterr().err
+FILE = """
+from dataclasses import replace
+from worlds import cyclic
+from genrec.baselines import EASE
+
+def row():
+    return replace(cyclic(), name="ease", policy=EASE(l2=5.0))
+"""
 
 
-def test_a_catalog_beyond_the_bound_exits_with_5(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", str(write(home, world(EASE()))), "--policy.max-items", "39"]) == 5
-    assert "EASE needs 8 N^2 bytes, 0.0 GB for 40 items, but policy.max_items is 39" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("flags", "code", "said"),
+    [
+        (["--policy.l2", "0"], 2, "policy.l2 must be above 0 and finite, got 0"),
+        (["--policy.max-items", "39"], 5, "EASE needs 8 N^2 bytes, 0.0 GB for 40 items, but policy.max_items is 39; filter the items"),
+        (["--policy.max-items", "40"], 0, ""),
+    ],
+)
+def test_exit_codes(home: Path, flags: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "row.py").write_text(FILE)
+    assert main(["run", f"{home / 'row.py'}:row", *flags]) == code
+    assert said in capsys.readouterr().err
