@@ -1,8 +1,8 @@
-"""Recommenders to compare with: popularity, ItemKNN, EASE and BPR, which are fitted at evaluation, and SASRec, a trained policy over items.
+"""Recommenders to compare with: popularity, ItemKNN, EASE and BPR, fitted at evaluation, and SASRec, a trained policy over items.
 
-`Popularity`, `ItemKNN`, `EASE` and `BPR` are `genrec.types.Baseline` specifications: `fit` returns a recommender, and the experiment has
-only the stages `data` and `evaluate`. `SASRec` is a `genrec.types.PolicySpecification`: it is trained, aligned and evaluated like any
-other policy.
+`Popularity`, `ItemKNN`, `EASE` and `BPR` are `genrec.types.Baseline` specifications: `fit` returns a recommender, and the experiment
+has only the stages `data` and `evaluate`. `SASRec` is a `genrec.types.PolicySpecification`: it is trained, aligned and evaluated like
+any other policy.
 """
 
 from genrec.baselines.bpr import BPR

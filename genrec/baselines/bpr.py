@@ -151,12 +151,13 @@ class _Triples:
         pair = self.usable[torch.randint(len(self.usable), (len(self.user),), generator=draws)]
         user = self.user[pair]
         negative = self.free_item(user, (torch.rand(len(user), generator=draws, dtype=torch.float64) * self.free[user]).long())
-        parts = (part.split(specification.batch_size) for part in (user, self.item[pair], negative))
-        return list(zip(*parts, strict=True))
+        size = specification.batch_size
+        return list(zip(*(torch.split(part, size) for part in (user, self.item[pair], negative)), strict=True))
 
     def free_item(self, user: Tensor, number: Tensor) -> Tensor:
         """Return for each user the item int64 [B] with this number, from 0, among the items that the user has not taken."""
-        return number + torch.searchsorted(self.key, self._key(user, number), right=True) - self.begin[user]
+        taken_before: Tensor = torch.searchsorted(self.key, self._key(user, number), right=True) - self.begin[user]
+        return number + taken_before
 
     def _key(self, user: Tensor, number: Tensor) -> Tensor:
         return user * (self.items + 1) + number

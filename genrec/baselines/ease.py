@@ -60,14 +60,14 @@ class EASE:
         size = f"EASE needs 8 N^2 bytes, {8e-9 * item_count**2:,.1f} GB for {item_count:,} items"
         if item_count > self.max_items:
             raise ResourceError(
-                f"{size}, but policy.max_items is {self.max_items:,}; filter the items (--split.core, --split.item-core), compare with "
-                f"ItemKNN instead (--policy ItemKNN), or set --policy.max-items {item_count} if the machine has the memory"
+                f"{size}, but policy.max_items is {self.max_items:,}; filter the items (--split.item-core), use ItemKNN instead "
+                f"(--policy ItemKNN), or set --policy.max-items {item_count} if the machine has the memory"
             )
         counts, matrix = item_counts(interactions, item_count), user_item_matrix(interactions, item_count)
         try:
             return FittedEASE(item_weights(matrix, self.l2), matrix, precedence(counts))
         except MemoryError as error:
-            raise ResourceError(f"{size}, which this machine does not have; compare with ItemKNN instead (--policy ItemKNN)") from error
+            raise ResourceError(f"{size}, which this machine does not have; use ItemKNN instead (--policy ItemKNN)") from error
 
 
 class FittedEASE:

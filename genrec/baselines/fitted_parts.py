@@ -16,5 +16,6 @@ def fitted_parts(baseline: Baseline) -> tuple[str, ...]:
     parts = baseline.parts()
     if parts not in PARTS:
         allowed = " or ".join(map(repr, PARTS))
-        raise InputError(f"{name_with_place(type(baseline))}: parts() must return {allowed}, got {parts!r}; the test is never fitted on")
+        name = name_with_place(type(baseline))
+        raise InputError(f"{name}: parts() must return {allowed}, got {parts!r}; no baseline is fitted on the test")
     return parts

@@ -115,7 +115,7 @@ def test_it_keeps_the_contract(baseline: EASE) -> None:
 def test_a_large_catalog_is_refused_before_anything_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     """8 * 50,000^2 bytes are 20.0 GB."""
     monkeypatch.setattr(ease, "item_weights", lambda *_: pytest.fail("the matrix is allocated"))
-    with pytest.raises(ResourceError, match=r"8 N\^2 bytes, 20\.0 GB for 50,000 items, but policy\.max_items is 40,000; filter the .*"):
+    with pytest.raises(ResourceError, match=r"8 N\^2 bytes, 20\.0 GB for 50,000 items, but policy\.max_items is 40,000; filter"):
         EASE().fit(TRAIN, 50_000)
 
 
@@ -124,7 +124,7 @@ def test_missing_memory_is_an_error_of_resources(monkeypatch: pytest.MonkeyPatch
         raise MemoryError
 
     monkeypatch.setattr(ease, "item_weights", no_memory)
-    with pytest.raises(ResourceError, match=r"0\.0 GB for 5 items, which this machine does not have; compare with ItemKNN"):
+    with pytest.raises(ResourceError, match=r"0\.0 GB for 5 items, which this machine does not have; use ItemKNN"):
         EASE().fit(TRAIN, 5)
 
 

@@ -130,7 +130,7 @@ class Leaking:
 
 @pytest.mark.parametrize("wanted", [("train", "validation", "test"), ("test",), (), ("validation",), "train", None])
 def test_no_baseline_is_fitted_on_the_test(home: Path, wanted: object) -> None:
-    message = r"Leaking.* parts\(\) must return \('train',\) or \('train', 'validation'\), got .*; the test is never fitted on"
+    message = r"Leaking.* parts\(\) must return \('train',\) or \('train', 'validation'\), got .*; no baseline is fitted on the test"
     with pytest.raises(InputError, match=message):
         pipeline.run(world(Leaking(wanted)))
     with pytest.raises(ContractError, match=message):
