@@ -156,8 +156,9 @@ class _Triples:
 
     def free_item(self, user: Tensor, number: Tensor) -> Tensor:
         """Return for each user the item int64 [B] with this number, from 0, among the items that the user has not taken."""
-        taken_before: Tensor = torch.searchsorted(self.key, self._key(user, number), right=True) - self.begin[user]
+        taken_before = torch.searchsorted(self.key, self._key(user, number), right=True) - self.begin[user]
         return number + taken_before
 
     def _key(self, user: Tensor, number: Tensor) -> Tensor:
-        return user * (self.items + 1) + number
+        key: Tensor = user * (self.items + 1) + number
+        return key
