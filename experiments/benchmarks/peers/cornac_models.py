@@ -49,7 +49,9 @@ def main() -> None:
     scores = np.stack([np.asarray(model.score(user - 1), dtype=np.float64).ravel() for user in test[:, 0]])
     if settings["filter_seen"]:
         scores[before[test[:, 0] - 1].toarray() > 0] = -np.inf
-    export.write_ranks(out, test[:, 0], export.ranks_of(scores, test[:, 1]), ["cornac", "numpy", "scipy"])
+    is_target_left = np.isfinite(scores[np.arange(len(test)), test[:, 1] - 1])  # a target that the user had already taken is a miss
+    ranks = np.where(is_target_left, export.ranks_of(scores, test[:, 1]), 0)
+    export.write_ranks(out, test[:, 0], ranks, ["cornac", "numpy", "scipy"])
 
 
 if __name__ == "__main__":
