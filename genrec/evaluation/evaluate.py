@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -20,13 +21,13 @@ from torch import Tensor, nn
 from genrec.errors import InputError, ResourceError, UsageError
 from genrec.evaluation import metrics
 from genrec.evaluation.cold_metrics import cold_metrics
-from genrec.evaluation.scored_lists import ScoredLists, naming, score_lists
+from genrec.evaluation.scored_lists import ScoredLists, naming, recommend_batch, score_lists
 from genrec.evaluation.shared_id_ties import COLUMNS, check_shared, per_user
 from genrec.own_ids import OwnIds
 from genrec.plugin_source import name_with_place
 from genrec.progress import say, track
 from genrec.store import NOT_IN_KEY
-from genrec.types import Baseline, ExactRecommender, Ranking, Recommender, SequenceBatch, UserRecommender
+from genrec.types import Baseline, ExactRecommender, Ranking, Recommender, SequenceBatch
 from genrec.types.specification import check_types
 
 Seen = Callable[[Tensor], Tensor]  # users int64 [B] -> all items each user took before the target, int64 [B, E], padded with 0
@@ -213,14 +214,12 @@ def _head(batch: SequenceBatch, size: int) -> SequenceBatch:
 
 
 def _recommend(recommender: Recommender, spec: Evaluate) -> Recommend:
-    """Return the function that makes the lists: beam search, or exact scoring, or by the user if the recommender knows users."""
-    if spec.scoring == "exact":
-        check_scoring(recommender, spec)
-        exactly = cast(ExactRecommender, recommender).recommend_exactly
-        return lambda batch, n, exclude: exactly(batch.history, n, exclude)
-    if isinstance(recommender, UserRecommender):
-        return lambda batch, n, exclude: recommender.recommend_to(batch.user, batch.history, n, exclude)
-    return lambda batch, n, exclude: recommender.recommend(batch.history, n, exclude)
+    """Return the function that makes the lists: beam search or exact scoring."""
+    if spec.scoring == "beam":
+        return partial(recommend_batch, recommender)
+    check_scoring(recommender, spec)
+    exactly = cast(ExactRecommender, recommender).recommend_exactly
+    return lambda batch, n, exclude: exactly(batch.history, n, exclude)
 
 
 def check_scoring(recommender: Recommender, spec: Evaluate) -> None:
