@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 import torch
+from pandas import DataFrame
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from genrec.baselines.fitted_parts import fitted_parts
 from genrec.data.corpus import Corpus
 from genrec.data.corpus_builder import prepare
 from genrec.data.examples import examples, windows
@@ -219,11 +221,20 @@ def load_semantic_ids(corpus: Corpus, parents: Parents) -> SemanticIds:
 def load_recommender(experiment: Experiment, corpus: Corpus, parents: Parents) -> tuple[Recommender, Tensor | None]:
     """Return the fitted baseline or the trained policy, and the numbers of shared Semantic IDs (see `shared_numbers`)."""
     if isinstance(experiment.policy, Baseline):
-        return experiment.policy.fit(corpus.part("train"), corpus.item_count), None
+        return experiment.policy.fit(_interactions_of(experiment.policy, corpus), corpus.item_count), None
     semantic_ids = load_semantic_ids(corpus, parents)
     trained = parents["align" if experiment.align else "sft"]
     policy = load_policy(experiment, semantic_ids, trained, experiment.evaluate.num_beams)
     return _on_device(policy), shared_numbers(semantic_ids)
+
+
+def _interactions_of(baseline: Baseline, corpus: Corpus) -> DataFrame:
+    """Return the interactions that a baseline is fitted on, sorted by user and time."""
+    parts = fitted_parts(baseline)
+    if parts == ("train",):
+        return corpus.part("train")
+    events = corpus.interactions
+    return events[events["part"].isin(parts)].reset_index(drop=True)
 
 
 def load_policy(experiment: Experiment, semantic_ids: SemanticIds, folder: Path, num_beams: int = 0) -> Policy:

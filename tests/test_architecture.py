@@ -159,6 +159,7 @@ def test_only_allowed_bases() -> None:
         "Exception",
         "GenrecError",
         "Recommender",  # protocols that say more
+        "Baseline",
         "Policy",
         "Source",
         "Split",

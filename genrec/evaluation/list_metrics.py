@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from genrec.errors import UsageError
+from genrec.evaluation.scored_lists import recommend_batch
 from genrec.evaluation.user_metrics import shown_cutoff
 from genrec.item_rows import contains
 from genrec.types import Baseline, Evaluated, ItemEncoder, Recommender, SequenceBatch
@@ -68,7 +69,8 @@ class ListOverlap:
         for batch in evaluated.batches:
             users = batch.user.cpu()
             exclude = evaluated.seen(users) if evaluated.filter_seen else None
-            lists[users] = fitted.recommend(batch.history.cpu(), n, exclude).items.cpu()
+            on_cpu = SequenceBatch(*(column.cpu() for column in batch))
+            lists[users] = recommend_batch(fitted, on_cpu, n, exclude).items.cpu()
         return {f"overlap@{n}": list_overlap(evaluated.items[:, :n], lists[evaluated.user])}
 
 
@@ -99,7 +101,8 @@ class CandidateHitRate:
             counted = (others > 0).all(1)
             if bool(counted.any()):
                 kept = counted.to(batch.history.device)
-                first = _best(evaluated.recommender, batch.history[kept], target[counted], others[counted], catalog)
+                part = SequenceBatch(*(column[kept] for column in batch))
+                first = _best(evaluated.recommender, part, others[counted], catalog)
                 hits[users[counted]] = (first == target[counted]).double()
         return {f"hit_rate@1[{self.num_candidates} candidates]": hits[evaluated.user]}
 
@@ -146,8 +149,8 @@ def _parts(batches: Sequence[SequenceBatch], size: int) -> Iterator[SequenceBatc
             yield SequenceBatch(*(column[begin : begin + size] for column in batch))
 
 
-def _best(recommender: Recommender, history: Tensor, target: Tensor, others: Tensor, items: int) -> Tensor:
-    """Return the best of the target and the other candidates, int64 [B]."""
-    candidates = torch.cat([target.unsqueeze(1), others], 1)
-    exclude = torch.arange(1, items + 1).repeat(len(target), 1).scatter_(1, candidates - 1, 0)
-    return recommender.recommend(history, 1, exclude.to(history.device)).items.cpu()[:, 0]
+def _best(recommender: Recommender, batch: SequenceBatch, others: Tensor, items: int) -> Tensor:
+    """Return the best of each target and its other candidates, int64 [B]."""
+    candidates = torch.cat([batch.target.cpu().unsqueeze(1), others], 1)
+    exclude = torch.arange(1, items + 1).repeat(len(candidates), 1).scatter_(1, candidates - 1, 0)
+    return recommend_batch(recommender, batch, 1, exclude.to(batch.history.device)).items.cpu()[:, 0]
