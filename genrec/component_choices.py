@@ -19,6 +19,7 @@ from genrec.errors import UsageError, did_you_mean
 from genrec.types import (
     Baseline,
     CandidateFilter,
+    EvaluationMetric,
     ItemEncoder,
     ItemVectors,
     NegativeSampler,
@@ -42,6 +43,7 @@ MODULES: dict[type, tuple[str, ...]] = {  # protocol of a field -> the public mo
     CandidateFilter: ("genrec.preference.filters",),
     Reward: ("genrec.preference.rewards",),
     ItemVectors: ("genrec.preference.vectors",),
+    EvaluationMetric: ("genrec.evaluation.list_metrics",),
 }
 
 

@@ -12,10 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import pandas as pd
 import torch
+from pandas import DataFrame
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from genrec.baselines.fitted_parts import fitted_parts
 from genrec.data.corpus import Corpus
 from genrec.data.corpus_builder import prepare
 from genrec.data.examples import examples, windows
@@ -24,7 +27,10 @@ from genrec.errors import ArtifactError, counted
 from genrec.evaluation.cold_metrics import cold_only_metrics
 from genrec.evaluation.cold_ranking import evaluate_unseen
 from genrec.evaluation.evaluate import evaluate, metrics_of
+from genrec.evaluation.held_out_negatives import held_out_negatives
+from genrec.evaluation.measurement import evaluated_of, measure
 from genrec.experiment import Experiment
+from genrec.model.unconstrained_sampling import DecodingPolicy, greedy_items
 from genrec.progress import say
 from genrec.semantic_ids import SemanticIds
 from genrec.store import write_json
@@ -89,8 +95,8 @@ def build_tokenize(experiment: Experiment, parents: Parents, folder: Path) -> No
         curves.save(made.quantizer.training_curves(), folder)
 
 
-def build_sft(experiment: Experiment, parents: Parents, folder: Path) -> None:
-    """Train a policy by SFT on the corpus and write its weights and training curves."""
+def build_sft(experiment: Experiment, parents: Parents, folder: Path, watch: curves.OnRow | None = None) -> None:
+    """Train a policy by SFT on the corpus and write its weights and training curves. `watch` is called with each row of the curves."""
     from genrec.training.early_checks import check_before_training
     from genrec.training.sft import build_policy, fine_tune
 
@@ -106,7 +112,7 @@ def build_sft(experiment: Experiment, parents: Parents, folder: Path) -> None:
             experiment.seed,
             folder / "checkpoint" / "last",
             validation_score(policy, corpus, experiment, recipe, semantic_ids),
-            on_row,
+            curves.together(on_row, watch),
             experiment.selection,
             partial(user_ids, corpus),
             _key_of(folder),
@@ -115,8 +121,8 @@ def build_sft(experiment: Experiment, parents: Parents, folder: Path) -> None:
     write_json(folder / "baselines.json", baseline_scores(corpus, experiment, recipe))
 
 
-def build_align(experiment: Experiment, parents: Parents, folder: Path) -> None:
-    """Align the SFT policy; write its weights, training curves and statistics of the negatives."""
+def build_align(experiment: Experiment, parents: Parents, folder: Path, watch: curves.OnRow | None = None) -> None:
+    """Align the SFT policy; write its weights, training curves and statistics of the negatives. For `watch` see `build_sft`."""
     from genrec.training.align import align
 
     assert experiment.align is not None
@@ -124,7 +130,7 @@ def build_align(experiment: Experiment, parents: Parents, folder: Path) -> None:
     semantic_ids = load_semantic_ids(corpus, parents)
     policy = load_policy(experiment, semantic_ids, parents["sft"])
     with _tracked(experiment, "align", folder) as on_row:
-        outcome, drawn = align(
+        outcome, drawn, draw_counts = align(
             policy,
             examples(corpus, "train", experiment.history_length),
             _alignment_context(corpus, semantic_ids, parents),
@@ -132,13 +138,15 @@ def build_align(experiment: Experiment, parents: Parents, folder: Path) -> None:
             experiment.seed,
             folder / "checkpoint" / "last",
             validation_score(policy, corpus, experiment, experiment.align, semantic_ids),
-            on_row,
+            curves.together(on_row, watch),
             experiment.selection,
             partial(user_ids, corpus),
             _key_of(folder),
+            select_users(examples(corpus, "validation", experiment.history_length), experiment.align.validation.users, "validation"),
         )
     _save_policy(policy, outcome, folder)
     write_json(folder / "negatives.json", drawn)
+    draw_counts.table().to_parquet(folder / "drawn_negatives.parquet", index=False)
     write_json(folder / "baselines.json", baseline_scores(corpus, experiment, experiment.align))
 
 
@@ -154,18 +162,42 @@ def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> No
         spec = replace(spec, scoring="beam")  # `recommend` of a baseline is exact: it prunes nothing
     entries = select_users(examples(corpus, "test", experiment.history_length), spec.max_users, "test")
     test = batches(entries, spec.batch_size, device_of(recommender))
-    seen = seen_items(corpus) if spec.filter_seen else None
+    seen_before = seen_items(corpus)
+    seen = seen_before if spec.filter_seen else None
     result = evaluate(recommender, test, spec, seen, shared, corpus.own_ids)
     if result.excluded_targets:
         say(f"evaluate: {counted(result.excluded_targets, 'user')} had already taken the target; filter_seen counts this as a miss")
     result.ranks.to_parquet(folder / "ranks.parquet", index=False)
     result.recommendations.to_parquet(folder / "recommendations.parquet", index=False)
     metrics = metrics_of(result.ranks, result.recommendations, spec.cutoffs, corpus.item_count, popularity)
+    evaluated = evaluated_of(
+        result,
+        spec,
+        popularity,
+        lambda: corpus.part("train"),
+        corpus.items,
+        recommender,
+        test,
+        seen_before,
+        partial(greedy_items, recommender) if isinstance(recommender, DecodingPolicy) else None,
+    )
+    measured = measure(evaluated, spec.metrics, list(metrics))
+    measured.per_user.to_parquet(folder / "user_metrics.parquet", index=False)
+    metrics |= measured.means
     if "cold_users" in metrics:
         cold = evaluate_unseen(recommender, test, spec, popularity, seen, shared, corpus.own_ids)
         cold.to_parquet(folder / "cold.parquet", index=False)
         metrics |= cold_only_metrics(cold, spec.cutoffs)
+    metrics |= _held_out_negatives(corpus, parents)
     write_json(folder / "metrics.json", metrics | {"excluded_targets": float(result.excluded_targets)})
+
+
+def _held_out_negatives(corpus: Corpus, parents: Parents) -> dict[str, float]:
+    """Return how many negatives of an alignment were held-out items of their users; empty for a row without alignment."""
+    if "align" not in parents:
+        return {}
+    drawn = pd.read_parquet(parents["align"] / "drawn_negatives.parquet")
+    return held_out_negatives(drawn, corpus.part("validation"), corpus.part("test"))
 
 
 BUILDERS: dict[str, Callable[[Experiment, Parents, Path], None]] = {
@@ -176,6 +208,7 @@ BUILDERS: dict[str, Callable[[Experiment, Parents, Path], None]] = {
     "align": build_align,
     "evaluate": build_evaluate,
 }
+TRAINERS = {"sft": build_sft, "align": build_align}  # the stages with training curves, which can be watched
 
 
 def load_semantic_ids(corpus: Corpus, parents: Parents) -> SemanticIds:
@@ -188,11 +221,20 @@ def load_semantic_ids(corpus: Corpus, parents: Parents) -> SemanticIds:
 def load_recommender(experiment: Experiment, corpus: Corpus, parents: Parents) -> tuple[Recommender, Tensor | None]:
     """Return the fitted baseline or the trained policy, and the numbers of shared Semantic IDs (see `shared_numbers`)."""
     if isinstance(experiment.policy, Baseline):
-        return experiment.policy.fit(corpus.part("train"), corpus.item_count), None
+        return experiment.policy.fit(_interactions_of(experiment.policy, corpus), corpus.item_count), None
     semantic_ids = load_semantic_ids(corpus, parents)
     trained = parents["align" if experiment.align else "sft"]
     policy = load_policy(experiment, semantic_ids, trained, experiment.evaluate.num_beams)
     return _on_device(policy), shared_numbers(semantic_ids)
+
+
+def _interactions_of(baseline: Baseline, corpus: Corpus) -> DataFrame:
+    """Return the interactions that a baseline is fitted on, sorted by user and time."""
+    parts = fitted_parts(baseline)
+    if parts == ("train",):
+        return corpus.part("train")
+    events = corpus.interactions
+    return events[events["part"].isin(parts)].reset_index(drop=True)
 
 
 def load_policy(experiment: Experiment, semantic_ids: SemanticIds, folder: Path, num_beams: int = 0) -> Policy:

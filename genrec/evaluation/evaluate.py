@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -20,17 +21,17 @@ from torch import Tensor, nn
 from genrec.errors import InputError, ResourceError, UsageError
 from genrec.evaluation import metrics
 from genrec.evaluation.cold_metrics import cold_metrics
-from genrec.evaluation.scored_lists import ScoredLists, naming, score_lists
+from genrec.evaluation.scored_lists import ScoredLists, naming, recommend_batch, score_lists
 from genrec.evaluation.shared_id_ties import COLUMNS, check_shared, per_user
 from genrec.own_ids import OwnIds
 from genrec.plugin_source import name_with_place
 from genrec.progress import say, track
 from genrec.store import NOT_IN_KEY
-from genrec.types import Baseline, ExactRecommender, Ranking, Recommender, SequenceBatch
+from genrec.types import Baseline, EvaluationMetric, ExactRecommender, Ranking, Recommender, SequenceBatch
 from genrec.types.specification import check_types
 
 Seen = Callable[[Tensor], Tensor]  # users int64 [B] -> all items each user took before the target, int64 [B, E], padded with 0
-Recommend = Callable[[Tensor, int, Tensor | None], Ranking]  # the signature of `Recommender.recommend`
+Recommend = Callable[[SequenceBatch, int, Tensor | None], Ranking]  # batch, number of items, items to exclude -> lists
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,17 @@ class Evaluate:
     num_beams: int = 0  # beams in evaluation; 0 uses the policy's own number
     max_users: int = 0  # test users, sampled once for all rows and seeds; 0 takes all
     batch_size: int = field(default=256, metadata=NOT_IN_KEY)  # users per batch, at least 1; does not change results
+    metrics: tuple[EvaluationMetric, ...] = ()  # further metrics, such as `genrec.experiment.BEYOND_ACCURACY`
 
     def __post_init__(self) -> None:
         check_types(self, "evaluate")
         if not self.cutoffs or self.cutoffs[0] < 1 or any(a >= b for a, b in zip(self.cutoffs, self.cutoffs[1:], strict=False)):
             raise UsageError(f"evaluate.cutoffs must be at least one number, ascending and 1 or more, got {self.cutoffs}")
+        if not isinstance(self.metrics, tuple) or not all(_is_metric(each) for each in self.metrics):
+            raise UsageError(
+                "evaluate.metrics must be a tuple of metrics with a method `measure`, such as (CandidateHitRate(),), got "
+                f"{self.metrics!r}"
+            )
         if self.batch_size < 1:
             raise UsageError(f"evaluate.batch_size must be at least 1, got {self.batch_size}")
         for name, default in (("num_beams", "the policy's own"), ("max_users", "all")):
@@ -77,6 +84,10 @@ class Evaluate:
             raise UsageError(
                 f"evaluate.num_beams must be at least {ranked}, the number of items to rank (evaluate.cutoffs), got {self.num_beams}"
             )
+
+
+def _is_metric(value: object) -> bool:
+    return isinstance(value, EvaluationMetric) and not isinstance(value, type)
 
 
 class Evaluation(NamedTuple):
@@ -150,7 +161,7 @@ def metrics_of(
     If Semantic IDs are shared, recall, ndcg and mrr are expectations over the order of the items that share one, and sid_recall@n
     and sid_ndcg@n are metrics of the rank of the Semantic ID.
     """
-    lists = _lists(ranks, recommendations, max(cutoffs))
+    lists = lists_of(ranks, recommendations, max(cutoffs))
     result: dict[str, float] = {}
     for n in cutoffs:
         for metric in (metrics.recall, metrics.ndcg, metrics.mrr):
@@ -171,7 +182,7 @@ def metrics_of(
     return result | {"users": float(len(ranks)), "invalid": float(invalid)}
 
 
-def _lists(ranks: DataFrame, recommendations: DataFrame, n: int) -> Tensor:
+def lists_of(ranks: DataFrame, recommendations: DataFrame, n: int) -> Tensor:
     """Return stored recommendations as lists int64 [U, n], users in the order of `ranks`, 0 for invalid slots."""
     if ranks.empty:
         raise InputError("there are no ranks to average: the table of ranks has no users")
@@ -213,11 +224,12 @@ def _head(batch: SequenceBatch, size: int) -> SequenceBatch:
 
 
 def _recommend(recommender: Recommender, spec: Evaluate) -> Recommend:
-    """Return the method that makes the lists: beam search or exact scoring."""
+    """Return the function that makes the lists: beam search or exact scoring."""
     if spec.scoring == "beam":
-        return recommender.recommend
+        return partial(recommend_batch, recommender)
     check_scoring(recommender, spec)
-    return cast(ExactRecommender, recommender).recommend_exactly
+    exactly = cast(ExactRecommender, recommender).recommend_exactly
+    return lambda batch, n, exclude: exactly(batch.history, n, exclude)
 
 
 def check_scoring(recommender: Recommender, spec: Evaluate) -> None:
@@ -241,7 +253,7 @@ def _score_if_it_fits(
     n = spec.cutoffs[-1]
     try:
         exclude = None if seen is None else _excluded(seen, batch.user)
-        ranking = recommend(batch.history, n, exclude)
+        ranking = recommend(batch, n, exclude)
         return score_lists(batch, ranking, n, exclude, shared, own_ids)
     except (RuntimeError, MemoryError) as error:  # both torch.OutOfMemoryError and the error of the CPU allocator are RuntimeErrors
         text = str(error).lower()

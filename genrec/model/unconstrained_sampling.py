@@ -75,6 +75,29 @@ def unconstrained_statistics(
     return statistics if checked is None else statistics | {"kl": float(kl.mean())}
 
 
+@torch.no_grad()
+def greedy_items(policy: DecodingPolicy, history: Tensor) -> Tensor:
+    """Return the item of the Semantic ID that greedy decoding without the trie ends in, int64 [B]; 0 if it belongs to no item.
+
+    Each level takes the most probable of all codes, equal ones by the lower code. `history` is int64 [B, T]. Dropout is off.
+    """
+    with _evaluation_mode(policy):
+        parts = [_greedy_codes(policy, part) for part in torch.split(history, MAX_PREFIXES)]
+    return policy.semantic_ids.lookup(torch.cat(parts).cpu())
+
+
+def _greedy_codes(policy: DecodingPolicy, history: Tensor) -> Tensor:
+    """Return the codes of greedy decoding, int64 [B, L]."""
+    decoding = policy.decoding(history)
+    log_prob, state = decoding.start()
+    beam = torch.zeros(len(history), 1, dtype=torch.int64, device=history.device)
+    codes = [log_prob.argmax(-1, keepdim=True)]
+    for level in range(policy.semantic_ids.levels - 1):
+        advanced, state = decoding.advance(level, state, beam, codes[-1])
+        codes.append(advanced.squeeze(1).argmax(-1, keepdim=True))
+    return torch.cat(codes, 1)
+
+
 def _check_reference(policy: DecodingPolicy, reference: Policy) -> DecodingPolicy:
     """Return the reference; raise UsageError unless it generates the same codes as the policy."""
     sizes = policy.semantic_ids.level_sizes

@@ -28,8 +28,11 @@ class Evaluated:
     train: Callable[[], DataFrame]  # training interactions (user, item, time), read when called
     catalog: DataFrame  # str columns item_id, text and those of the source; row i is item i + 1
     recommender: Recommender
-    batches: Sequence[SequenceBatch]  # users, histories and targets, on the recommender's device, in any order
-    seen: Callable[[Tensor], Tensor] | None  # with `filter_seen`: users int64 [B] -> items to exclude, int64 [B, E]
+    batches: Sequence[SequenceBatch]  # users, histories and targets, on the recommender's device, in any order of users
+    seen: Callable[[Tensor], Tensor]  # users int64 [B] -> items of all their events before the target, int64 [B, E], padded with 0
+    filter_seen: bool  # `Evaluate.filter_seen`: seen items were excluded from the lists
+    greedy: Callable[[Tensor], Tensor] | None = None  # histories int64 [B, T] -> item that unconstrained greedy decoding generates,
+    # int64 [B], 0 if it is no real item; None for a recommender that generates no codes
 
 
 @runtime_checkable
