@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 from genrec import hashed_json, pipeline, run_file_format
+from genrec.data.corpus_statistics import protocol_of
 from genrec.environment import joined
 from genrec.errors import UsageError
 from genrec.evaluation.compare import Run
@@ -26,6 +27,7 @@ from genrec.experiment import MAX_NAME, Experiment, is_name
 from genrec.progress import say
 from genrec.storage_errors import check_folder
 from genrec.store import Artifact, hash_of, locked, write_json
+from genrec.target_seeds import check_target_seeds
 from genrec.workspace import runs_folder, store
 
 ENVIRONMENT = ("processor", "instructions", "threads", "gpu", "precision", "torch", "genrec")  # of `genrec.environment.environment`
@@ -67,17 +69,15 @@ def flatten(description: object, path: str = "") -> dict[str, object]:
 
 def protocol(experiment: Experiment, artifacts: dict[str, Artifact]) -> dict[str, Any]:
     """Return the protocol: what two rows must have in common to stand in one table."""
+    data, spec = artifacts["data"].manifest, experiment.evaluate
     statistics = json.loads((artifacts["data"].folder / "stats.json").read_text(encoding="utf-8"))
-    spec = experiment.evaluate
     sampled = spec.max_users if 0 < spec.max_users < statistics["users_tested"] else None
     return {
         "data": artifact_label(artifacts["data"], "source"),
-        "data key": artifacts["data"].key,
+        "data key": pipeline.key_without_seed("data", data["version"], data["specification"], data["parents"]),
         "split": artifact_label(artifacts["data"], "split"),
-        "users": statistics["users"],
         "users tested": statistics["users_tested"] if sampled is None else f"{sampled}, sampled from {statistics['users_tested']}",
-        "items": statistics["items"],
-        "interactions": statistics["interactions"],
+        **protocol_of(statistics),
         "ranking": "full catalog, item level",
         "history": experiment.history_length,
         "filter_seen": spec.filter_seen,
@@ -121,8 +121,10 @@ def check_rows(experiments: Sequence[Experiment], replace: bool = False) -> None
     """Raise UsageError, before anything is trained, if a row would hold the results of different settings.
 
     Either two experiments of the list have one name, or the row's run file has other settings or other data than the experiment.
-    `replace` allows the latter. A run file that cannot be read raises ArtifactError.
+    `replace` allows the latter. Also raised if a baseline lacks a seed with targets of its own (`genrec.target_seeds`). A run file
+    that cannot be read raises ArtifactError.
     """
+    check_target_seeds(experiments)
     rows: dict[str, dict[str, Any]] = {}
     for name, settings in _planned(experiments):
         known = rows.setdefault(name, settings)

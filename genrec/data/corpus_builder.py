@@ -9,7 +9,8 @@ The path of an interaction, and the terms for it:
    *index*, a temporary integer from 0. Events that repeat another in user, item, time and rating are dropped (`Filters.repeats`).
 4. `filtering` applies the split's filters to the log, then the k-core to a file of (user index, item index, row) (`k_core`).
 5. The remaining users and items get a *number*, 1..U and 1..N, in the order of their first event. This is the integer that
-   `Corpus`, batches and models use. Events are sorted by user number, time and row.
+   `Corpus`, batches and models use. Events are sorted by user number, time and row, or by user number, time and a seeded hash
+   (`TieOrderingSplit`).
 6. This module writes the sorted events as arrays and as a table, and the split divides each user's events into *parts*. `catalog`
    writes the items: an item without metadata or text gets a placeholder; metadata of other items are counted and dropped.
 7. `corpus.Corpus` opens the result; `examples` gathers batches from it.
@@ -47,7 +48,7 @@ from genrec.data.k_core import EventCounts
 from genrec.data.normalization import normalize_interactions
 from genrec.data.prefetch import prefetch
 from genrec.data.readers.bad_rows import check_set_aside, count_reasons, empty_set_aside, set_aside_table
-from genrec.data.splits import PARTS, check_divided, chunks, events_before
+from genrec.data.splits import PARTS, check_divided, chunks, events_before, tie_order_of
 from genrec.data.timestamps import TimeNormalizer
 from genrec.errors import InputError
 from genrec.plugin_source import name_with_place
@@ -55,17 +56,20 @@ from genrec.progress import Progress, say
 from genrec.store import write_json
 from genrec.types import DividingSplit, RawStream, RawTables, Split
 
+TIED = "event_tied.npy"  # in the work folder
 
-def prepare(raw: RawTables | RawStream, split: Split, folder: Path | None = None) -> Corpus:
+
+def prepare(raw: RawTables | RawStream, split: Split, folder: Path | None = None, seed: int = 0) -> Corpus:
     """Filter, number, sort and split the interactions of a source, and write the corpus into the folder.
 
-    Without a folder the corpus lies in a temporary one, which is deleted with the returned object.
+    Without a folder the corpus lies in a temporary one, which is deleted with the returned object. `seed` is the seed of the
+    experiment, for a split with an order of ties for each seed.
     """
     _check_raw(raw)
     if folder is None:
         folder = Path(tempfile.mkdtemp(prefix="genrec-corpus-"))
         try:
-            corpus = prepare(raw, split, folder)
+            corpus = prepare(raw, split, folder, seed)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -75,7 +79,7 @@ def prepare(raw: RawTables | RawStream, split: Split, folder: Path | None = None
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
-        _build(raw, split, folder, work)
+        _build(raw, split, folder, work, seed)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return Corpus.load(folder)
@@ -91,22 +95,27 @@ def _check_raw(raw: Any) -> None:
             raise InputError(f"a source's {name} must be a {kind.__name__}, got {type(getattr(raw, name)).__name__}")
 
 
-def _build(raw: RawTables | RawStream, split: Split, folder: Path, work: Path) -> None:
+def _build(raw: RawTables | RawStream, split: Split, folder: Path, work: Path, seed: int) -> None:
+    order = tie_order_of(split)
+    ties_seed = order.seed_of(seed)
     with EventLog(work) as log:
         times = _append_interactions(log, _tables(raw.interactions))
         filtered = apply_filters(log, split)
         log.assign_numbers(*filtered.events.first_rows())
         counts = filtered.events.counts
-        ends = _write_events(log, folder, counts)
+        ends = _write_events(log, folder, work, counts, ties_seed)
         bounds = _write_bounds(ends, split, folder, log)
         catalog_counts = write_catalog(log, _tables(raw.items), folder / "items.parquet")
         _write_user_ids(log, folder / "users.parquet")
     for warning in catalog_counts["warnings"]:
         say(f"warning: {warning}")
     set_aside = _write_set_aside(raw, times, folder / "set_aside.parquet")
-    statistics: dict[str, Any] = {
-        **statistics_of(open_array(folder / "event_item.npy"), open_array(folder / "event_time.npy"), bounds, counts.num_items),
+    item, moment, tied = (open_array(path) for path in (folder / "event_item.npy", folder / "event_time.npy", work / TIED))
+    statistics = statistics_of(item, moment, tied, bounds, counts.num_items)
+    statistics |= {
         **catalog_counts,
+        "ties": order.words,
+        "ties_seed": ties_seed,
         "repeated_events_dropped": filtered.repeats_dropped,
         "times_in_milliseconds": times.num_milliseconds,
         "times_are_row_numbers": times.are_row_numbers,
@@ -139,24 +148,31 @@ def _append_interactions(log: EventLog, tables: Iterable[Any]) -> TimeNormalizer
     return times
 
 
-def _write_events(log: EventLog, folder: Path, counts: EventCounts) -> ndarray:
-    """Write the sorted events as arrays and as a table; return where each user's events end, int64 [U]."""
+def _write_events(log: EventLog, folder: Path, work: Path, counts: EventCounts, ties_seed: int | None) -> ndarray:
+    """Write the sorted events as arrays and as a table; return where each user's events end, int64 [U].
+
+    The work folder gets the array `TIED`, bool [E]: whether an event has the exact time of the event before it, of the same user.
+    """
     types: dict[str, type[np.generic]] = {"item": np.int32, "time": np.int64}
     if log.has_ratings:
         types["rating"] = np.float64
     columns = ["user", *types]
     schema = pa.schema([(name, pa.float64() if name == "rating" else pa.int64()) for name in columns])
     lengths = np.zeros(counts.num_users, dtype=np.int64)
-    batches = log.sorted_events()
+    batches = log.sorted_events(ties_seed)
     first = list(islice(batches, 1))  # waits for the sort, before the progress bar begins
     with ExitStack() as stack, Progress("writing events", counts.total) as progress:
         arrays = {name: stack.enter_context(ArrayWriter(folder / f"event_{name}.npy", dtype)) for name, dtype in types.items()}
+        tied = stack.enter_context(ArrayWriter(work / TIED, np.bool_))
         table = stack.enter_context(_event_table_writer(folder / "interactions.parquet", schema))
+        last = np.zeros(2, dtype=np.int64)  # user and time of the event before the batch
         for batch in chain(first, batches):
             for name, array in arrays.items():
                 array.append(batch.column(name).to_numpy(zero_copy_only=False))
             table.write_table(pa.Table.from_batches([batch]).select(columns).cast(schema))
-            users = batch.column("user").to_numpy()
+            users, moments = batch.column("user").to_numpy(), batch.column("time_ms").to_numpy()
+            tied.append((np.diff(users, prepend=last[0]) == 0) & (np.diff(moments, prepend=last[1]) == 0))
+            last = np.array([users[-1], moments[-1]])
             lengths[users[0] - 1 : users[-1]] += np.bincount(users - users[0])
             progress.advance(len(batch), "events")
     return lengths.cumsum()

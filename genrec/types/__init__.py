@@ -15,6 +15,8 @@ from genrec.types.data import (
     Source,
     Split,
     StreamedSource,
+    TieOrder,
+    TieOrderingSplit,
 )
 from genrec.types.evaluation import Evaluated, EvaluationMetric
 from genrec.types.items import (
@@ -106,6 +108,8 @@ __all__ = [
     "Source",
     "Split",
     "StreamedSource",
+    "TieOrder",
+    "TieOrderingSplit",
     "TrainedQuantizer",
     "VectorPolicy",
     "WindowBatch",
