@@ -12,9 +12,10 @@ from genrec.data.corpus import Corpus
 from genrec.data.splits import BEGIN, END, PARTS
 from genrec.errors import counted
 from genrec.types import NO_TEXT
+from genrec.types.data import TIES_OF_EACH_SEED
 
 QUANTILES = {"min": 0.0, "25th percentile": 0.25, "median": 0.5, "75th percentile": 0.75, "95th percentile": 0.95, "max": 1.0}
-TIED_SHARE = 0.01  # share of users with tied last events above which the report warns
+TIED_SHARE = 0.01  # share of tested users with a target that the order of rows decides above which the report warns
 DAY = 86_400  # seconds
 FIRST_DATE, LAST_DATE = 19_000_101, 21_001_231  # numbers in this range may be dates such as 20190301, not seconds
 
@@ -36,6 +37,7 @@ def lines(corpus: Corpus) -> Iterator[str]:
         yield "no times: order of rows"
     else:
         yield f"times: {date(stats['first_time'])} to {date(stats['last_time'])} (UTC)"
+        yield f"ties in time: {_order_of_ties(corpus)}; they decide the target of {_tied(corpus):.1%} of the tested users"
     parts = ", ".join(f"{name} {stats['parts'][name]:,}" for name in PARTS)
     yield f"events per part: {parts}; users tested: {stats['users_tested']:,}"
     yield from _text(corpus)
@@ -63,6 +65,17 @@ def _distribution(name: str, counts: ndarray) -> str:
     values = np.quantile(counts, list(QUANTILES.values()), method="nearest").astype(int)
     quantiles = ", ".join(f"{label} {value:,}" for label, value in zip(QUANTILES, values, strict=True))
     return f"{name}: mean {counts.mean():.1f}, {quantiles}"
+
+
+def _order_of_ties(corpus: Corpus) -> str:
+    """Return the order of events with equal times, with its seed if each seed has one."""
+    order, seed = corpus.statistics["ties"], corpus.statistics["ties_seed"]
+    return f"{order}, here that of seed {seed}" if order == TIES_OF_EACH_SEED else str(order)
+
+
+def _tied(corpus: Corpus) -> float:
+    """Return the share of tested users with a target that the order of ties decides."""
+    return float(corpus.statistics["share_of_targets_decided_by_ties"])
 
 
 def _text(corpus: Corpus) -> Iterator[str]:
@@ -102,10 +115,10 @@ def _warnings(corpus: Corpus) -> Iterator[str]:
     if stats["times_are_row_numbers"]:
         yield "leakage: unknown without times"
         return
-    if stats["share_of_users_with_tied_last_events"] > TIED_SHARE:
+    if _tied(corpus) > TIED_SHARE and stats["ties_seed"] is None:
         yield (
-            f"warning: the last two events of {stats['share_of_users_with_tied_last_events']:.1%} of the users have the same time, so "
-            "the order of rows decides which one is held out"
+            f"warning: the order of rows decides which event of {_tied(corpus):.1%} of the tested users is the target; other orders "
+            "show how much it matters: --split.ties random-per-seed"
         )
     if not stats["leakage_share"]:
         yield "leakage: no training event is later than a test event"

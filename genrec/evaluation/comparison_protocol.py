@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from genrec.errors import counted
 from genrec.evaluation.compare import Comparison, Row
-from genrec.evaluation.paired_tests import enumerated, seeds_in_words
+from genrec.evaluation.paired_tests import enumerated
 from genrec.evaluation.run_environments import environment_lines
 from genrec.evaluation.table_cells import LabeledLine
 from genrec.types.data import TIES_OF_EACH_SEED
@@ -123,13 +123,13 @@ def _seeds(comparison: Comparison) -> str:
 
 
 def _seeds_of(rows: Sequence[Row], everyone: str) -> list[str]:
-    """Return the seeds of rows: '0 and 1 of all trained rows', or 'seeds 0 and 1 of sft', 'seed 0 of dpo'."""
+    """Return the seeds of rows: '0 and 1 of all trained rows', or '0 and 1 of sft', '0 of dpo'."""
     names: dict[tuple[int, ...], list[str]] = {}
     for row in rows:
         names.setdefault(row.seeds, []).append(row.name)
     if len(names) == 1 and len(rows) > 1:
-        return [f"{seeds_in_words(rows[0].seeds)} of {everyone}"]
-    return [f"{seeds_in_words(seeds)} of {', '.join(having)}" for seeds, having in names.items()]
+        return [f"{enumerated(rows[0].seeds)} of {everyone}"]
+    return [f"{enumerated(seeds)} of {', '.join(having)}" for seeds, having in names.items()]
 
 
 def _families(comparison: Comparison) -> list[LabeledLine]:
