@@ -32,7 +32,7 @@ class TiedCycle:
 
     def load(self, root: Path) -> RawTables:
         raw = Cyclic(num_items=40, num_users=60, length=10).load(root)
-        return raw._replace(interactions=raw.interactions.assign(time=raw.interactions["time"] // 4))
+        return raw._replace(interactions=raw.interactions.assign(time=raw.interactions.groupby("user").cumcount() // 4))
 
 
 def sft(split: LeaveOneOut = PER_SEED, seed: int = 0) -> Experiment:
