@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 from genrec import hashed_json, pipeline, run_file_format
+from genrec.data.corpus import Corpus
 from genrec.data.corpus_statistics import protocol_of
 from genrec.environment import joined
 from genrec.errors import UsageError
@@ -70,14 +71,14 @@ def flatten(description: object, path: str = "") -> dict[str, object]:
 def protocol(experiment: Experiment, artifacts: dict[str, Artifact]) -> dict[str, Any]:
     """Return the protocol: what two rows must have in common to stand in one table."""
     data, spec = artifacts["data"].manifest, experiment.evaluate
-    statistics = json.loads((artifacts["data"].folder / "stats.json").read_text(encoding="utf-8"))
-    sampled = spec.max_users if 0 < spec.max_users < statistics["users_tested"] else None
+    corpus = Corpus.load(artifacts["data"].folder)
+    tested = corpus.statistics["users_tested"]
     return {
         "data": artifact_label(artifacts["data"], "source"),
         "data key": pipeline.key_without_seed("data", data["version"], data["specification"], data["parents"]),
         "split": artifact_label(artifacts["data"], "split"),
-        "users tested": statistics["users_tested"] if sampled is None else f"{sampled}, sampled from {statistics['users_tested']}",
-        **protocol_of(statistics),
+        "users tested": f"{spec.max_users}, sampled from {tested}" if 0 < spec.max_users < tested else tested,
+        **protocol_of(corpus),
         "ranking": "full catalog, item level",
         "history": experiment.history_length,
         "filter_seen": spec.filter_seen,

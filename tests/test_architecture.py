@@ -44,6 +44,7 @@ TOP = [
     "quickstart",
     "stages",
     "pipeline",
+    "target_seeds",
     "run_file_format",
     "run_files",
     "row_trainings",

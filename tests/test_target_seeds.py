@@ -47,13 +47,13 @@ def keys(experiment: Experiment) -> dict[str, str]:
 
 def test_keys_depend_on_the_seed_only_where_the_data_do() -> None:
     shared = ("data", "embed", "tokenize")
-    for ties in ("row-order", "random"):
+    for ties in ("file", "random"):
         first, second = (keys(sft(LeaveOneOut(ties=ties), seed)) for seed in (0, 1))
         assert [stage for stage in first if first[stage] == second[stage]] == list(shared)
     first, second = (keys(sft(seed=seed)) for seed in (0, 1))
     assert first.keys() == second.keys()
     assert not set(first.values()) & set(second.values())
-    orders: Sequence[Literal["row-order", "random", "random-per-seed"]] = ("row-order", "random", "random-per-seed")
+    orders: Sequence[Literal["file", "random", "random-per-seed"]] = ("file", "random", "random-per-seed")
     assert len({keys(sft(LeaveOneOut(ties=ties)))["data"] for ties in orders}) == 3
 
 

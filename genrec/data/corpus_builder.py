@@ -56,8 +56,6 @@ from genrec.progress import Progress, say
 from genrec.store import write_json
 from genrec.types import DividingSplit, RawStream, RawTables, Split
 
-TIED = "event_tied.npy"  # in the work folder
-
 
 def prepare(raw: RawTables | RawStream, split: Split, folder: Path | None = None, seed: int = 0) -> Corpus:
     """Filter, number, sort and split the interactions of a source, and write the corpus into the folder.
@@ -103,25 +101,24 @@ def _build(raw: RawTables | RawStream, split: Split, folder: Path, work: Path, s
         filtered = apply_filters(log, split)
         log.assign_numbers(*filtered.events.first_rows())
         counts = filtered.events.counts
-        ends = _write_events(log, folder, work, counts, ties_seed)
+        ends = _write_events(log, folder, counts, ties_seed)
         bounds = _write_bounds(ends, split, folder, log)
         catalog_counts = write_catalog(log, _tables(raw.items), folder / "items.parquet")
         _write_user_ids(log, folder / "users.parquet")
     for warning in catalog_counts["warnings"]:
         say(f"warning: {warning}")
     set_aside = _write_set_aside(raw, times, folder / "set_aside.parquet")
-    item, moment, tied = (open_array(path) for path in (folder / "event_item.npy", folder / "event_time.npy", work / TIED))
-    statistics = statistics_of(item, moment, tied, bounds, counts.num_items)
-    statistics |= {
+    statistics: dict[str, Any] = {
+        **statistics_of(open_array(folder / "event_item.npy"), open_array(folder / "event_time.npy"), bounds, counts.num_items),
         **catalog_counts,
-        "ties": order.words,
-        "ties_seed": ties_seed,
         "repeated_events_dropped": filtered.repeats_dropped,
         "times_in_milliseconds": times.num_milliseconds,
         "times_are_row_numbers": times.are_row_numbers,
         "removed_by_filter": filtered.removed,
         "set_aside": count_reasons(set_aside),
     }
+    if ties_seed is not None:
+        statistics |= {"ties": order.words, "ties_seed": ties_seed}
     write_json(folder / "stats.json", statistics)
 
 
@@ -148,11 +145,8 @@ def _append_interactions(log: EventLog, tables: Iterable[Any]) -> TimeNormalizer
     return times
 
 
-def _write_events(log: EventLog, folder: Path, work: Path, counts: EventCounts, ties_seed: int | None) -> ndarray:
-    """Write the sorted events as arrays and as a table; return where each user's events end, int64 [U].
-
-    The work folder gets the array `TIED`, bool [E]: whether an event has the exact time of the event before it, of the same user.
-    """
+def _write_events(log: EventLog, folder: Path, counts: EventCounts, ties_seed: int | None) -> ndarray:
+    """Write the sorted events as arrays and as a table; return where each user's events end, int64 [U]."""
     types: dict[str, type[np.generic]] = {"item": np.int32, "time": np.int64}
     if log.has_ratings:
         types["rating"] = np.float64
@@ -163,16 +157,12 @@ def _write_events(log: EventLog, folder: Path, work: Path, counts: EventCounts, 
     first = list(islice(batches, 1))  # waits for the sort, before the progress bar begins
     with ExitStack() as stack, Progress("writing events", counts.total) as progress:
         arrays = {name: stack.enter_context(ArrayWriter(folder / f"event_{name}.npy", dtype)) for name, dtype in types.items()}
-        tied = stack.enter_context(ArrayWriter(work / TIED, np.bool_))
         table = stack.enter_context(_event_table_writer(folder / "interactions.parquet", schema))
-        last = np.zeros(2, dtype=np.int64)  # user and time of the event before the batch
         for batch in chain(first, batches):
             for name, array in arrays.items():
                 array.append(batch.column(name).to_numpy(zero_copy_only=False))
             table.write_table(pa.Table.from_batches([batch]).select(columns).cast(schema))
-            users, moments = batch.column("user").to_numpy(), batch.column("time_ms").to_numpy()
-            tied.append((np.diff(users, prepend=last[0]) == 0) & (np.diff(moments, prepend=last[1]) == 0))
-            last = np.array([users[-1], moments[-1]])
+            users = batch.column("user").to_numpy()
             lengths[users[0] - 1 : users[-1]] += np.bincount(users - users[0])
             progress.advance(len(batch), "events")
     return lengths.cumsum()

@@ -9,6 +9,7 @@ import numpy as np
 from numpy import ndarray
 
 from genrec.data.corpus import Corpus
+from genrec.data.corpus_statistics import order_of_ties, share_decided_by_ties
 from genrec.data.splits import BEGIN, END, PARTS
 from genrec.errors import counted
 from genrec.types import NO_TEXT
@@ -37,7 +38,8 @@ def lines(corpus: Corpus) -> Iterator[str]:
         yield "no times: order of rows"
     else:
         yield f"times: {date(stats['first_time'])} to {date(stats['last_time'])} (UTC)"
-        yield f"ties in time: {_order_of_ties(corpus)}; they decide the target of {_tied(corpus):.1%} of the tested users"
+        decided = f"they decide the target of {share_decided_by_ties(corpus):.1%} of the tested users"
+        yield f"ties in time: {_order_of_ties(corpus)}; {decided}"
     parts = ", ".join(f"{name} {stats['parts'][name]:,}" for name in PARTS)
     yield f"events per part: {parts}; users tested: {stats['users_tested']:,}"
     yield from _text(corpus)
@@ -69,13 +71,8 @@ def _distribution(name: str, counts: ndarray) -> str:
 
 def _order_of_ties(corpus: Corpus) -> str:
     """Return the order of events with equal times, with its seed if each seed has one."""
-    order, seed = corpus.statistics["ties"], corpus.statistics["ties_seed"]
-    return f"{order}, here that of seed {seed}" if order == TIES_OF_EACH_SEED else str(order)
-
-
-def _tied(corpus: Corpus) -> float:
-    """Return the share of tested users with a target that the order of ties decides."""
-    return float(corpus.statistics["share_of_targets_decided_by_ties"])
+    order = order_of_ties(corpus.statistics)
+    return f"{order}, here that of seed {corpus.statistics['ties_seed']}" if order == TIES_OF_EACH_SEED else order
 
 
 def _text(corpus: Corpus) -> Iterator[str]:
@@ -115,9 +112,10 @@ def _warnings(corpus: Corpus) -> Iterator[str]:
     if stats["times_are_row_numbers"]:
         yield "leakage: unknown without times"
         return
-    if _tied(corpus) > TIED_SHARE and stats["ties_seed"] is None:
+    tied = share_decided_by_ties(corpus)
+    if tied > TIED_SHARE and "ties" not in stats:
         yield (
-            f"warning: the order of rows decides which event of {_tied(corpus):.1%} of the tested users is the target; other orders "
+            f"warning: the order of rows decides which event of {tied:.1%} of the tested users is the target; other orders "
             "show how much it matters: --split.ties random-per-seed"
         )
     if not stats["leakage_share"]:

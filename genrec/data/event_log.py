@@ -166,14 +166,10 @@ class EventLog:
             self.connection.unregister("numbers")
 
     def sorted_events(self, ties_seed: int | None = None) -> Iterator[pa.RecordBatch]:
-        """Yield the events of numbered users and items by user and time: user, item int32, time (s), time_ms int64, rating float64.
-
-        Events of a user with equal times are in the order of their rows. With `ties_seed` they are in the order of a hash of the
-        seed, the time and both ids, which does not depend on the rows; events that agree in all of these are in the order of ratings.
-        """
+        """Yield the numbered events by user, time, `_random_order` and row: user, item int32, time int64 (s), rating float64."""
         self._report("sorting events")
         return self._query(
-            'SELECT user_number AS "user", item_number AS item, time_ms // 1000 AS time, time_ms, rating FROM events '
+            'SELECT user_number AS "user", item_number AS item, time_ms // 1000 AS time, rating FROM events '
             "JOIN user_numbers USING (user_index) JOIN item_numbers USING (item_index) "
             f"ORDER BY user_number, time_ms, {'' if ties_seed is None else _random_order(ties_seed)}row"
         )
@@ -246,7 +242,7 @@ class EventLog:
 
 
 def _random_order(seed: int) -> str:
-    """Return sort keys in SQL: 64 bits of an MD5, the same on every machine, of a text that differs between different events."""
+    """Return sort keys in SQL: 64 bits of the MD5 of seed, time and both ids, then the rating. They do not depend on the rows."""
     return f"md5_number_lower(concat('ties {seed} ', time_ms, ' ', strlen(user_id), ' ', user_id, item_id)), rating, "
 
 

@@ -7,7 +7,7 @@ test begin. Your own split may be simpler: see `genrec.types.Split`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -17,11 +17,12 @@ from pandas import DataFrame
 from genrec.data.event_filters import Filters, Repeats, seconds
 from genrec.errors import InputError, UsageError
 from genrec.plugin_source import name_with_place
+from genrec.store import NEW_IN_KEY
 from genrec.types import RatedSource, Split, TieOrder, TieOrderingSplit
 from genrec.types.specification import check_types
 
 Part = Literal["train", "validation", "test"]
-Ties = Literal["row-order", "random", "random-per-seed"]
+Ties = Literal["file", "random", "random-per-seed"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")  # in temporal order
 BEGIN, VALIDATION, TEST, END = range(4)  # columns of bounds: where a user's events, validation and test begin, and where they end
 MIN_EVENTS = 3  # of a user: one event in each part
@@ -39,8 +40,8 @@ class LeaveOneOut:
     since: str | None = None  # drop events before this time, such as "2010-01-31" or "2010-01-31T12:00" (UTC)
     until: str | None = None  # drop events at or after this time
     repeats: Repeats = "exact"  # keep all repeats, drop exact ones, or keep the first or last event of a user with an item
-    ties: Ties = "row-order"  # order of a user's events with equal times: of the rows, random, or random for each seed
-    ties_seed: int = 0  # seed of a random order of ties, 0 or more; with "random-per-seed" the experiment's seed is added
+    ties: Ties = field(default="file", metadata=NEW_IN_KEY)  # order of equal times: of the rows, random, or random for each seed
+    ties_seed: int = field(default=0, metadata=NEW_IN_KEY)  # of a random order; "random-per-seed" adds the experiment's seed
 
     def __post_init__(self) -> None:
         check_types(self, "split")
@@ -86,8 +87,8 @@ class GlobalTemporal:
     since: str | None = None  # drop events before this time, such as "2010-01-31" or "2010-01-31T12:00" (UTC)
     until: str | None = None  # drop events at or after this time
     repeats: Repeats = "exact"  # keep all repeats, drop exact ones, or keep the first or last event of a user with an item
-    ties: Ties = "row-order"  # order of a user's events with equal times: of the rows, random, or random for each seed
-    ties_seed: int = 0  # seed of a random order of ties, 0 or more; with "random-per-seed" the experiment's seed is added
+    ties: Ties = field(default="file", metadata=NEW_IN_KEY)  # order of equal times: of the rows, random, or random for each seed
+    ties_seed: int = field(default=0, metadata=NEW_IN_KEY)  # of a random order; "random-per-seed" adds the experiment's seed
 
     def __post_init__(self) -> None:
         check_types(self, "split")
@@ -156,7 +157,7 @@ def _tie_order(ties: Ties, seed: int) -> TieOrder:
     """Return the order of ties that two fields of a split describe. Raise UsageError for a seed that has no use."""
     if seed < 0:
         raise UsageError(f"split.ties_seed must be 0 or more, got {seed}")
-    if ties == "row-order":
+    if ties == "file":
         if seed:
             raise UsageError(f"split.ties_seed = {seed} needs a random order: set split.ties to 'random' or 'random-per-seed'")
         return TieOrder()

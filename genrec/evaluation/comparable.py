@@ -60,11 +60,17 @@ def _has_targets_per_seed(run: Run) -> bool:
 
 def _check_protocol(first: Run, run: Run) -> None:
     """Raise ArtifactError for the first entry that two protocols do not have in common; what both have is compared first."""
-    missing = [key for key in [*first.protocol, *run.protocol] if not (key in first.protocol and key in run.protocol)]
-    for key in [*(key for key in first.protocol if key in run.protocol), *missing]:
-        here, there = first.protocol.get(key, ABSENT), run.protocol.get(key, ABSENT)
+    for key in (key for key in first.protocol if key in run.protocol):
+        here, there = first.protocol[key], run.protocol[key]
         if here != there:
             raise ArtifactError(f"{_pair(first, run)}: {key} is {here!r} and {there!r}; run both with the same protocol")
+    for known, other in ((first, run), (run, first)):
+        missing = [key for key in known.protocol if key not in other.protocol]
+        if missing:
+            raise ArtifactError(
+                f"{_pair(first, run)}: the protocol of {_label(other)} has no entry {missing[0]}; another version of genrec recorded "
+                "it; run that row again"
+            )
 
 
 def _check_users(first: Run, expected: dict[int, int], run: Run, targets: dict[int, int]) -> None:

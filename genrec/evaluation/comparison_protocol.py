@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from genrec.errors import counted
+from genrec.evaluation.comparable import ABSENT
 from genrec.evaluation.compare import Comparison, Row
 from genrec.evaluation.paired_tests import enumerated
 from genrec.evaluation.run_environments import environment_lines
@@ -50,15 +51,15 @@ def _data(left: Entries) -> list[str]:
 def _split(left: Entries) -> list[str]:
     """Take the entries on the split out of a protocol and return them in words."""
     parts = [_value(left.pop("split"))] if "split" in left else []
-    if "ties" in left:
-        ties = left.pop("ties")
+    ties, decided, later = (left.pop(name, ABSENT) for name in ("ties", "targets decided by ties", "training later than a test event"))
+    if ties is None:
+        return [*parts, "no times: events in row order, and leakage unknown"]
+    if ties != ABSENT:
         parts.append(f"ties in {ties}" + (", each with targets of its own" if ties == TIES_OF_EACH_SEED else ""))
-    if "targets decided by ties" in left:
-        parts.append(f"the order of ties decides the target of {_percent(left.pop('targets decided by ties'))} of the tested users")
-    if "training later than the mean test time" in left:
-        later = left.pop("training later than the mean test time")
-        known = f"{_percent(later)} of the training events are later than the average test event"
-        parts.append("leakage unknown without times" if later is None else known)
+    if decided != ABSENT:
+        parts.append(f"the order of ties decides the target of {_percent(decided)} of the tested users")
+    if later != ABSENT:
+        parts.append(f"on average {_percent(later)} of the training events are later than a test event")
     return parts
 
 

@@ -18,6 +18,7 @@ from pandas import DataFrame, Series
 from genrec.baselines import ItemKNN
 from genrec.data.corpus import Corpus
 from genrec.data.corpus_builder import prepare
+from genrec.data.corpus_statistics import protocol_of, share_decided_by_ties
 from genrec.data.examples import examples
 from genrec.data.sources import Frames, MovieLens
 from genrec.data.splits import GlobalTemporal, LeaveOneOut, assign_parts, tie_order_of
@@ -150,9 +151,6 @@ def test_milliseconds_order_events_of_one_second() -> None:
     events = [("u", item, start + shift) for item, shift in (("d", 900), ("a", 100), ("c", 500), ("b", 100))]
     found = {order(prepare(raw(events), LeaveOneOut(core=0, ties="random", ties_seed=seed))) for seed in range(20)}
     assert found == {"abcd", "bacd"}
-    for split in (ROWS, RANDOM):
-        statistics = prepare(raw(events), split).statistics
-        assert statistics["share_of_users_with_tied_last_events"] == statistics["share_of_targets_decided_by_ties"] == 0
 
 
 def test_the_share_of_decided_targets_by_hand() -> None:
@@ -167,13 +165,34 @@ def test_the_share_of_decided_targets_by_hand() -> None:
     }
     events = [(user, f"{user}{place}", time) for user, found in times.items() for place, time in enumerate(found)]
     split = GlobalTemporal(core=0, validation_from="1970-01-01T00:00:10", test_from="1970-01-01T00:00:20")
-    statistics = prepare(raw(events), split).statistics
-    assert statistics["users_tested"] == 3
-    assert statistics["share_of_targets_decided_by_ties"] == 1 / 3  # a of a, b, d
-    assert statistics["share_of_users_with_tied_last_events"] == 3 / 5  # b, c, e
-    assert statistics["leakage_share_mean_time"] == 0
-    statistics = prepare(raw(events), ROWS).statistics
-    assert statistics["share_of_targets_decided_by_ties"] == 2 / 4  # b, c of a, b, c, d
+    corpus = prepare(raw(events), split)
+    assert corpus.statistics["users_tested"] == 3
+    assert share_decided_by_ties(corpus) == 1 / 3  # a of a, b, d
+    assert corpus.statistics["share_of_users_with_tied_last_events"] == 3 / 5  # b, c, e
+    corpus = prepare(raw(events), ROWS)
+    assert share_decided_by_ties(corpus) == corpus.statistics["share_of_users_with_tied_last_events"] == 2 / 4  # b, c of a, b, c, d
+
+
+def test_the_protocol_of_data_without_times() -> None:
+    corpus = prepare(RawTables(raw(HAND).interactions.assign(time=float("nan")), NOTHING), ROWS)
+    found = protocol_of(corpus)
+    assert (found["ties"], found["targets decided by ties"], found["training later than a test event"]) == (None, None, None)
+    found = protocol_of(prepare(raw(HAND), ROWS))
+    assert (found["ties"], found["targets decided by ties"]) == ("row order of the file", 1.0)
+    assert protocol_of(prepare(raw(HAND), RANDOM)) == found | {"ties": "a random order (seed 0)"}
+
+
+def test_the_default_order_leaves_keys_and_artifacts_as_they_were() -> None:
+    """A key of an earlier version is still found: the fields are in it only where they change the order."""
+    assert describe(LeaveOneOut(core=3), Path()) == {
+        "class": "genrec.data.splits:LeaveOneOut", "core": 3, "item_core": None, "min_rating": None, "since": None, "until": None,
+        "repeats": "exact",
+    }  # fmt: skip
+    assert not {"ties", "ties_seed"} & {*describe(GlobalTemporal(), Path()), *prepare(raw(HAND), ROWS).statistics}
+    described: Any = describe(LeaveOneOut(ties="random-per-seed", ties_seed=2), Path())
+    assert (described["ties"], described["ties_seed"]) == ("random-per-seed", 2)
+    assert {"ties": "random"}.items() <= describe(GlobalTemporal(ties="random"), Path()).items()
+    assert prepare(raw(HAND), LeaveOneOut(core=0, ties="random", ties_seed=4)).statistics["ties_seed"] == 4
 
 
 @dataclass(frozen=True)
@@ -217,8 +236,8 @@ def test_the_order_in_words() -> None:
 
 @pytest.mark.parametrize("kind", [LeaveOneOut, GlobalTemporal])
 def test_fields_are_checked(kind: Any) -> None:
-    with pytest.raises(UsageError, match=r"split\.ties must be one of 'row-order', 'random', 'random-per-seed', got 'file'"):
-        kind(ties="file")
+    with pytest.raises(UsageError, match=r"split\.ties must be one of 'file', 'random', 'random-per-seed', got 'row-order'"):
+        kind(ties="row-order")
     with pytest.raises(UsageError, match=r"split\.ties_seed must be 0 or more, got -1"):
         kind(ties="random", ties_seed=-1)
     with pytest.raises(UsageError, match=r"split\.ties_seed = 3 needs a random order: set split\.ties to 'random'"):
@@ -260,6 +279,6 @@ def test_the_order_of_ties_moves_itemknn_on_movielens(real_data: Path, tmp_path:
     assert max(found) - min(found) > 0.002
     corpora = [prepare(source.load(tmp_path), split) for split in splits[:2]]
     for corpus in corpora:
-        assert corpus.statistics["share_of_targets_decided_by_ties"] == pytest.approx(0.441, abs=5e-4)
+        assert share_decided_by_ties(corpus) == pytest.approx(0.441, abs=5e-4)
     rows, random = (pd.Series(corpus.part("test")["item"].to_numpy()) for corpus in corpora)
     assert 0.2 < (rows != random).mean() <= 0.441  # a tie of two events keeps its order half of the time

@@ -22,7 +22,7 @@ PROTOCOL: dict[str, object] = {
     "interactions": 99_287,
     "ties": "row order of the file",
     "targets decided by ties": 0.4412,
-    "training later than the mean test time": 0.376,
+    "training later than a test event": 0.376,
     "ranking": "full catalog, item level",
     "history": 20,
     "filter_seen": False,
@@ -48,7 +48,7 @@ def test_the_lines_of_a_table() -> None:
     assert lines([each._replace(environment={"threads": "2", "torch": "2.13"}) for each in runs], "sft") == {
         "Data": "MovieLens(variant=100k); key 0123456789abcdef; 1,950 users; 1,349 items; 99,287 interactions; users tested: 1,943",
         "Split": "LeaveOneOut(core=5); ties in row order of the file; the order of ties decides the target of 44.1% of the tested "
-        "users; 37.6% of the training events are later than the average test event",
+        "users; on average 37.6% of the training events are later than a test event",
         "Ranking": "full catalog, item level; history of 20 items; seen items kept (filter_seen False); cut-offs 1, 5, 10; beams 50",
         "Selection": "NDCG@10 on validation, seen items kept, selects the step of SFT",
         "Seeds": "0, 1 and 2 of all trained rows; baselines have one result for all seeds",
@@ -95,12 +95,18 @@ def test_targets_of_each_seed() -> None:
 
 def test_a_row_of_an_earlier_version_has_fewer_entries() -> None:
     """An entry that no line names has a line of its own, so that no difference between two tables is hidden."""
-    older = {"data": "Shop()", "users": "many", "sampling": 0.5, "training later than the mean test time": None}
+    older = {"data": "Shop()", "users": "many", "sampling": 0.5, "split": "LeaveOneOut()"}
     comparison = compare([run("a", 0, BASELINE)._replace(protocol=older), run("b", 0, BASELINE)._replace(protocol=older)], resamples=5)
     found = dict(protocol_lines(comparison))
-    assert (found["Data"], found["Split"], found["sampling"]) == ("Shop(); users many", "leakage unknown without times", "0.5")
+    assert (found["Data"], found["Split"], found["sampling"]) == ("Shop(); users many", "LeaveOneOut()", "0.5")
     assert "Ranking" not in found
     assert "Selection" not in found
+
+
+def test_data_without_times_have_neither_ties_nor_leakage() -> None:
+    untimed = dict.fromkeys(("ties", "targets decided by ties", "training later than a test event"))
+    found = lines([run("popularity", 0, BASELINE, **untimed), run("itemknn", 0, BASELINE, **untimed)])
+    assert found["Split"] == "LeaveOneOut(core=5); no times: events in row order, and leakage unknown"
 
 
 @pytest.fixture
