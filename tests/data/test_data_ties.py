@@ -174,8 +174,7 @@ def test_the_share_of_decided_targets_by_hand() -> None:
 
 
 def test_the_protocol_of_data_without_times() -> None:
-    corpus = prepare(RawTables(raw(HAND).interactions.assign(time=float("nan")), NOTHING), ROWS)
-    found = protocol_of(corpus)
+    found = protocol_of(prepare(RawTables(raw(HAND).interactions.assign(time=range(len(HAND))), NOTHING), ROWS))
     assert (found["ties"], found["targets decided by ties"], found["training later than a test event"]) == (None, None, None)
     found = protocol_of(prepare(raw(HAND), ROWS))
     assert (found["ties"], found["targets decided by ties"]) == ("row order of the file", 1.0)
