@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,24 @@ def test_a_random_order_by_hand() -> None:
     assert {text[:2] for text in found} == {"ca", "ac"}
     assert {text[2] for text in found} == {"x"}
     assert {text[3:] for text in found} == {"bde", "bed", "dbe", "deb", "ebd", "edb"}
+
+
+def test_the_order_is_that_of_a_documented_hash() -> None:
+    """The key is the second half of the MD5 of seed, time, length of the user's id in bytes, and both ids, as a little-endian number.
+
+    So the order is the same for every version of the library that computes it.
+    """
+
+    def key(event: tuple[str, str, int]) -> tuple[int, int]:
+        user, item, time = event
+        text = f"ties 3 {time * 1000} {len(user.encode())} {user}{item}"
+        return time, int.from_bytes(hashlib.md5(text.encode(), usedforsecurity=False).digest()[8:], "little")
+
+    events = [(user, f"item {place} \u00e9", place // 20) for user in ("u", "\u00fc 1") for place in range(60)]
+    found = sequences(prepare(raw(events), LeaveOneOut(core=0, ties="random", ties_seed=3)))
+    for user in ("u", "\u00fc 1"):
+        expected = sorted((event for event in events if event[0] == user), key=key)
+        assert [(user, item, time) for time, item, _ in found[user]] == expected
 
 
 def test_the_orders_are_uniform() -> None:
