@@ -21,10 +21,11 @@ from genrec.hashed_json import Each
 from genrec.progress import say
 from genrec.store import Artifact, Store, describe, key_of, write_json
 from genrec.tokenizer.health_report import say_health
+from genrec.training.curves import OnRow
 from genrec.training.plugin_errors import attribute_to
 from genrec.workspace import raw_folder, store
 
-VERSIONS = {"data": 4, "embed": 2, "tokenize": 2, "sft": 2, "align": 3, "evaluate": 2}  # of each stage; raised when results change
+VERSIONS = {"data": 4, "embed": 2, "tokenize": 2, "sft": 2, "align": 4, "evaluate": 3}  # of each stage; raised when results change
 USED = {  # the fields of an experiment whose components run in each stage
     "data": ("source", "split"),
     "embed": ("embed",),
@@ -84,9 +85,10 @@ def has_targets_per_seed(experiment: Experiment) -> bool:
         return tie_order_of(experiment.split).per_seed
 
 
-def key_without_seed(stage: str, version: int, specification: dict[str, Any], parents: dict[str, str]) -> str:
-    """Return the key of a stage without the seed in its settings: the same for all seeds of a row."""
-    return key_of(stage, version, {name: value for name, value in specification.items() if name != "seed"}, parents)
+def key_for_all_seeds(step: Step, version: int | None = None) -> str:
+    """Return the key of a stage without the seed in its settings. `version` is that of the artifact; None: the present one."""
+    settings = {name: value for name, value in step.specification.items() if name != "seed"}
+    return key_of(step.stage, VERSIONS[step.stage] if version is None else version, settings, step.parents)
 
 
 def run(
@@ -95,6 +97,7 @@ def run(
     refreshed: set[str] | None = None,
     last: str | None = None,
     on_artifact: Callable[[Artifact], None] | None = None,
+    on_row: OnRow | None = None,
 ) -> dict[str, Artifact]:
     """Build the missing artifacts of an experiment and return all of its artifacts by stage.
 
@@ -104,6 +107,7 @@ def run(
         refreshed: keys that were handled before, so that experiments that share a stage rebuild it once; extended in place.
         last: stop after this stage.
         on_artifact: called with each artifact as soon as it exists, before the next stage runs.
+        on_row: called with each row of the training curves of the stage `last` while it trains. An exception of it ends the training.
 
     """
     steps, existing = plan(experiment), store()
@@ -122,7 +126,7 @@ def run(
         refreshed.add(step.key)
         anew = rebuild and not known
         if anew or not existing.is_done(step.stage, step.key):
-            _build(experiment, step, artifacts, existing, anew)
+            _build(experiment, step, artifacts, existing, anew, on_row if step.stage == last else None)
         artifacts[step.stage] = existing.get(step.stage, step.key)
         if step.stage == "tokenize" and not known:
             say_health(artifacts["tokenize"].folder)
@@ -139,7 +143,9 @@ def check_stage(name: str | None) -> None:
         raise UsageError(f"there is no stage {name!r}; the stages are {', '.join(VERSIONS)}")
 
 
-def _build(experiment: Experiment, step: Step, artifacts: dict[str, Artifact], existing: Store, anew: bool) -> None:
+def _build(
+    experiment: Experiment, step: Step, artifacts: dict[str, Artifact], existing: Store, anew: bool, on_row: OnRow | None
+) -> None:
     """Run one stage and store its artifact. With `anew`, nothing is resumed, and the artifact takes the place of one that exists."""
     about: dict[str, Any] = {
         "version": VERSIONS[step.stage],
@@ -154,23 +160,40 @@ def _build(experiment: Experiment, step: Step, artifacts: dict[str, Artifact], e
     title = f"{experiment.name} (seed {experiment.seed}): {step.stage} {step.key}"
     say(f"{title} ...")
     used = tuple(getattr(experiment, name) for name in USED[step.stage])
-    final = existing.folder(step.stage, step.key)
-    attempts, checkpoint = final.with_name(f".{step.key}.attempts.json"), final.with_name(f".{step.key}.partial") / "checkpoint"
+    attempts, checkpoint = _attempts(existing, step), existing.folder(step.stage, f".{step.key}.partial") / "checkpoint"
     try:
         with existing.create(step.stage, step.key, about, replace=anew) as folder, attribute_to(used, f"in stage {step.stage}"):
             if folder is not None:
                 about["environment"] = _of_all_attempts(attempts, checkpoint, environment(), title)
-                _run_builder(experiment, step, artifacts, folder)
+                _run_builder(experiment, step, artifacts, folder, on_row)
     finally:
         if not checkpoint.is_dir():  # nothing to resume from
             attempts.unlink(missing_ok=True)
     say(f"{title} finished in {time.monotonic() - start:.1f} s")
 
 
-def _run_builder(experiment: Experiment, step: Step, artifacts: dict[str, Artifact], folder: Path) -> None:
+def discard(experiment: Experiment, stage: str) -> None:
+    """Remove the checkpoint and the other files of an unfinished stage of this experiment. Its artifact stays if there is one."""
+    step = next(step for step in plan(experiment) if step.stage == stage)
+    store().discard(step.stage, step.key)
+    _attempts(store(), step).unlink(missing_ok=True)
+
+
+def _attempts(existing: Store, step: Step) -> Path:
+    """Return the file with the environments of the attempts at a stage."""
+    return existing.folder(step.stage, f".{step.key}.attempts.json")
+
+
+def _run_builder(
+    experiment: Experiment, step: Step, artifacts: dict[str, Artifact], folder: Path, on_row: OnRow | None = None
+) -> None:
     """Run one stage. Raise an error if another process has changed what it reads."""
+    parents = {name: artifact.folder for name, artifact in artifacts.items()}
     try:
-        stages.BUILDERS[step.stage](experiment, {name: artifact.folder for name, artifact in artifacts.items()}, folder)
+        if on_row is not None and step.stage in stages.TRAINERS:
+            stages.TRAINERS[step.stage](experiment, parents, folder, on_row)
+        else:
+            stages.BUILDERS[step.stage](experiment, parents, folder)
     except FileNotFoundError as error:
         for parent in (artifacts[name] for name in step.parents):
             if not _is_unchanged(parent):

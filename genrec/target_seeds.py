@@ -16,8 +16,7 @@ def check_target_seeds(experiments: Sequence[Experiment]) -> None:
     for experiment in experiments:
         if pipeline.has_targets_per_seed(experiment):
             step = pipeline.plan(experiment)[0]
-            key = pipeline.key_without_seed(step.stage, pipeline.VERSIONS["data"], step.specification, step.parents)
-            lists.setdefault(key, []).append(experiment)
+            lists.setdefault(pipeline.key_for_all_seeds(step), []).append(experiment)
     for found in lists.values():
         message = missing_seeds([(each.name, each.seed, "sft" in each.stages) for each in found])
         if message:

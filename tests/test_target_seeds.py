@@ -13,13 +13,13 @@ import pandas as pd
 import pytest
 from worlds import cyclic
 
-from genrec import dry_run, pipeline, run_experiments, run_files
+from genrec import dry_run, pipeline, run_experiments, run_files, studies
 from genrec.__main__ import main
 from genrec.baselines import ItemKNN, Popularity
 from genrec.data.splits import LeaveOneOut
 from genrec.errors import UsageError
 from genrec.evaluation.compare import compare
-from genrec.experiment import Experiment, baselines, seeds
+from genrec.experiment import Experiment, baselines, seeds, with_seeds
 from genrec.testing import Cyclic
 from genrec.types import RawTables
 
@@ -136,6 +136,22 @@ def test_baselines_need_the_seeds_of_the_other_rows(home: Path) -> None:
     run_files.check_rows([*seeds([*baselines(sft()), sft()], (0, 1)), other])  # of other data: no row to share a table with
     fixed = replace(sft(), split=LeaveOneOut(ties="random"), name="fixed-sft")
     run_files.check_rows([*baselines(fixed), *seeds([fixed], (0, 1))])
+
+
+def test_the_option_seeds_runs_baselines_with_all_seeds() -> None:
+    """With one order of ties a baseline is run once."""
+    rows = with_seeds([*baselines(sft()), sft()], (2, 4))
+    assert [(row.name, row.seed) for row in rows] == [(name, seed) for name in NAMES for seed in (2, 4)]
+    fixed = sft(LeaveOneOut(ties="random"))
+    assert [row.seed for row in with_seeds([*baselines(fixed), fixed], (2, 4))] == [0, 0, 2, 4]
+
+
+def test_a_study_holds_a_row_once_for_all_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its trained rows are one family, although each seed has data of its own. A baseline is no row of a study."""
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path))
+    studies.record("mine.py:rows", seeds([*baselines(sft()), sft()], (0, 1)))
+    (row,) = studies.read(studies.file_of("mine.py:rows"))["rows"]
+    assert (row["name"], sorted(row["seeds"])) == ("tied-sft", ["0", "1"])
 
 
 def test_genrec_compare_refuses_a_baseline_of_fewer_seeds(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import textwrap
 from genrec.evaluation.compare import ABSENT, Comparison, Row
 from genrec.evaluation.comparison_metric_tables import metric_tables
 from genrec.evaluation.comparison_tests_table import tests_tables
+from genrec.evaluation.held_out_negatives import held_out_notes
 from genrec.evaluation.paired_tests import enumerated
 from genrec.evaluation.table_cells import (
     PREFERRED,
@@ -83,7 +84,7 @@ def _notes(comparison: Comparison) -> list[str]:
             were = "slot of its lists was" if invalid == 1 else "slots of its lists were"
             count = "It counts as a miss." if invalid == 1 else "They count as misses."
             notes.append(f"{row.name}: {invalid:g} {were} empty or repeated an item. {count}")
-    return notes + _excluded_targets(comparison)
+    return notes + held_out_notes(comparison.rows) + _excluded_targets(comparison)
 
 
 def _excluded_targets(comparison: Comparison) -> list[str]:

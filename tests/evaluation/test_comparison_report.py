@@ -52,6 +52,15 @@ def of_table(title: str, text: str) -> str:
     return text.split(f"**{title}**\n\n")[1].split("\n\n")[0]
 
 
+def test_the_table_notes_held_out_items_among_the_negatives() -> None:
+    """Two seeds of one aligned row, 0.2 % and 0.4 %: their mean."""
+    runs = [run("sft", seed, {}) for seed in (0, 1)] + [run("s-dpo", seed, {}) for seed in (0, 1)]
+    for seed, share in ((2, 0.002), (3, 0.004)):
+        runs[seed].metrics.update(negatives_heldout_share=share, negatives_test_share=share, negatives_validation_share=0.0)
+    text = comparison_report.markdown(compare(runs, resamples=100))
+    assert "held-out items: s-dpo 0.30 % (0.30 % test, 0.00 % validation)." in text
+
+
 def test_many_rows_are_lines_of_the_configuration_table() -> None:
     """Ten rows that differ in one setting make ten lines, not ten columns."""
     rows = [run(f"row{number}", 0, {"policy.num_beams": 50, "align.num_negatives": number}) for number in range(10)]

@@ -9,11 +9,11 @@ import pytest
 from pandas import DataFrame
 
 from genrec import run_files
-from genrec.__main__ import _print_table
 from genrec.evaluation import comparison_report
 from genrec.evaluation.compare import Comparison, Run, compare
 from genrec.evaluation.comparison_summary import summary
 from genrec.evaluation.table_cells import p_cell
+from genrec.row_commands import print_table
 
 SFT: dict[str, object] = {"sft.optimization.max_steps": 5}
 CONTROL = SFT | {"align.loss.class": "genrec.preference.losses:ContinuedSFT"}
@@ -207,11 +207,11 @@ def test_the_meaning_is_printed_after_a_run_and_not_by_compare(
 ) -> None:
     monkeypatch.setenv("GENREC_HOME", "elsewhere")
     monkeypatch.setattr(run_files, "outcomes", lambda names, seeds, metric: [run(name, 40, SFT) for name in names])
-    _print_table(["sft", "dpo"], "ndcg@10", "sft", None, {"sft": {0}, "dpo": {0}})
+    print_table(["sft", "dpo"], "ndcg@10", "sft", None, {"sft": {0}, "dpo": {0}}, after_run=True)
     after_run = capsys.readouterr().out
     assert "Pictures of the training curves: elsewhere/reports" in after_run
     assert ONE in " ".join(after_run.split())
-    _print_table(["sft", "dpo"], "ndcg@10", "sft", None)
+    print_table(["sft", "dpo"], "ndcg@10", "sft", None)
     compared = capsys.readouterr().out
     assert after_run.startswith(compared)
     assert "Next:" not in compared
