@@ -49,7 +49,8 @@ def missing_seeds(runs: Sequence[tuple[str, int, bool]]) -> str:
             return (
                 f"ties are in {TIES_OF_EACH_SEED}, so each seed has targets of its own, and the baseline {name} has "
                 f"{seeds_in_words(sorted(found))} only: {seeds_in_words(missing)} {'is' if len(missing) == 1 else 'are'} missing; run "
-                f"the baselines with the seeds of the other rows: seeds(baselines(experiment), {tuple(every)!r}), or the list with --seeds"
+                f"the baselines with the seeds of the other rows: seeds(baselines(experiment), {tuple(every)!r}), or the list with "
+                "--seeds"
             )
     return ""
 

@@ -48,7 +48,8 @@ def test_a_baseline_has_every_seed() -> None:
         compare([*trained, run("popularity", 0, [1, 2], trained=False)], resamples=5)
     assert str(raised.value) == (
         "ties are in a random order of each seed, so each seed has targets of its own, and the baseline popularity has seed 0 only: "
-        "seeds 1 and 2 are missing; run the baselines with the seeds of the other rows: seeds(baselines(experiment), (0, 1, 2)), or the list with --seeds"
+        "seeds 1 and 2 are missing; run the baselines with the seeds of the other rows: "
+        "seeds(baselines(experiment), (0, 1, 2)), or the list with --seeds"
     )
     everything = [*trained, *(run("popularity", seed, [1 + seed, 2], trained=False) for seed in (0, 1, 2))]
     (test,) = [row.test for row in compare(everything, resamples=5).rows if row.test is not None]
