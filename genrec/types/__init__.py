@@ -15,6 +15,8 @@ from genrec.types.data import (
     Source,
     Split,
     StreamedSource,
+    TieOrder,
+    TieOrderingSplit,
 )
 from genrec.types.evaluation import Evaluated, EvaluationMetric
 from genrec.types.items import (
@@ -109,6 +111,8 @@ __all__ = [
     "Source",
     "Split",
     "StreamedSource",
+    "TieOrder",
+    "TieOrderingSplit",
     "TrainedQuantizer",
     "UserRecommender",
     "VectorPolicy",
