@@ -30,6 +30,7 @@ _TICK = 20_000_000  # nanoseconds; resolution of a file system's clock
 Signature = tuple[int, int, int, int]  # size, mtime_ns, ctime_ns (which os.utime cannot set), inode
 RESERVED = ("class", "version", "source", "fingerprint")  # entries of a described component that no field may replace
 NOT_IN_KEY = {"key": False}  # metadata of a field that changes no result, such as a device or the batch size of an evaluation
+IN_KEY_IF_SET = {"key": "if set"}  # metadata of an optional field that was added later: None keeps the keys of earlier artifacts
 
 
 class Artifact(NamedTuple):
@@ -78,7 +79,8 @@ def _describe_component(value: Any, root: Path, name: str) -> dict[str, Any]:
         entry = getattr(value, field.name)
         if field.name in RESERVED:
             raise UsageError(f"{name}: {kind.__qualname__} has a field {field.name!r}, a name that the key needs; rename the field")
-        if not field.metadata.get("key", True):
+        in_key = field.metadata.get("key", True)
+        if not in_key or (in_key == IN_KEY_IF_SET["key"] and entry is None):
             continue
         is_path = isinstance(entry, str) and "Path" in str(field.type)  # a path as text, which a plug-in may take too
         if fingerprint is not None and (is_path or not isinstance(entry, bool | int | float | str | tuple | Mapping)):
