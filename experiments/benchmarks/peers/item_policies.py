@@ -59,8 +59,8 @@ class Row:
 ROWS = {
     "sasrec": Row("recbole", "SASRec"),
     "gru4rec": Row("recbole", "GRU4Rec"),
-    "gsasrec": Row("rectools", "SASRec", batch=64, epochs=40, loss="gBCE"),
-    "sampled": Row("rectools", "SASRec", batch=64, epochs=20, loss="sampled_softmax"),
+    "gsasrec": Row("rectools", "SASRec", batch=64, epochs=16, loss="gBCE"),
+    "sampled": Row("rectools", "SASRec", batch=64, epochs=16, loss="sampled_softmax"),
 }
 
 
