@@ -62,9 +62,9 @@ def sdpo() -> Experiment:
 def sasrec() -> Experiment:
     """Return SASRec with the full softmax, trained on all targets of a window for seven epochs of 190 steps.
 
-    Learning rate 3e-3, dropout 0.3 and the length come from one run of this code, one seed, before any tuning, on test: R@10 0.0859 and
-    N@10 0.0403 after 6.9 epochs. The widths, layers and heads are those of this file and are not tuned; neither is the warm-up. A step
-    takes 0.26 s on one core of an AMD EPYC (Zen 5), so an epoch takes about 50 s without validation.
+    Learning rate 3e-3, dropout 0.3 and the length come from one run of this code, one seed, before any tuning: R@10 0.0859 and N@10
+    0.0403 on test after 6.9 epochs. The widths, layers, heads and the warm-up are chosen here and are not tuned. A step takes 0.26 s on
+    one core of an AMD EPYC, so an epoch takes about 50 s without validation.
     """
     return replace(
         sft(),

@@ -67,7 +67,7 @@ class SampledSoftmax:
         loss = -log(exp(s+) / (exp(s+) + sum over negatives i of exp(s_i)))
 
     With `in_batch` above 0 the negatives are mixed: this share of them are targets of other places of the batch, so that popular items
-    are drawn more often; the score of an item is then lower by the logarithm of its frequency among negatives, which favors rare items.
+    are drawn more often. The score of an item is then lower by the logarithm of its frequency among negatives: rare items rise.
 
     Source: D. Tikhonovich et al., "eSASRec: Enhancing Transformer-based Recommendations in a Modular Fashion" (2025),
     arXiv 2508.06450, whose Beauty run has 256 uniform negatives. Deviations: eSASRec's LiGR layers are not part of this loss; a

@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 from torch.nn import functional as F
 from worlds import cyclic
 
@@ -151,7 +150,10 @@ def test_bfloat16_is_near_and_its_probabilities_are_float32() -> None:
         (lambda: GRU4Rec(hidden_size=0), r"policy\.hidden_size must be at least 1, got 0"),
         (lambda: GRU4Rec(dropout=1.0), r"policy\.dropout must lie in \[0, 1\), got 1\.0"),
         (lambda: GRU4Rec(tied="yes"), r"policy\.tied must be True or False, got 'yes'"),
-        (lambda: SMALL.build(SemanticIds(torch.tensor([[0, 0], [0, 1]]))), r"GRU4Rec scores items, not Semantic IDs: expected one level"),
+        (
+            lambda: SMALL.build(SemanticIds(torch.tensor([[0, 0], [0, 1]]))),
+            r"GRU4Rec scores items, not Semantic IDs: expected one",
+        ),
         (lambda: replace(cyclic(), policy=SMALL), r"cyclic: GRU4Rec scores items, not Semantic IDs; set tokenize=None"),
     ],
 )

@@ -49,7 +49,7 @@ def test_gbce_without_calibration_is_the_binary_cross_entropy() -> None:
 
 @pytest.mark.parametrize("t", [0.0, 0.5, 1.0])
 def test_the_minimum_of_gbce(t: float) -> None:
-    """An item that is the target with p = 0.2, and else one of K = 3 draws from 10 others, has sigmoid(s) = beta p / (beta p + alpha q).
+    """An item is the target with p = 0.2 and else one of 3 draws from 10: sigmoid(s) = beta p / (beta p + alpha (1 - p)).
 
     With t = 1 this is p: beta = alpha = 0.3 and 0.3 x 0.2 / (0.3 x 0.2 + 0.3 x 0.8) = 0.2.
     """

@@ -12,7 +12,7 @@ This file imports nothing but the standard library and NumPy unless a function o
 
 | table | columns, with a header, separated by tabs |
 |---|---|
-| train.tsv, validation.tsv, test.tsv | user, item, time; time is the event's number by user, then time, so that ties keep their order |
+| train.tsv, validation.tsv, test.tsv | user, item, time; time is the event's number by user, then time: ties keep their order |
 | ranks.tsv | user, rank: the target's rank in the whole catalog, 1 = first |
 
 Users are 1..U and items 1..N, genrec's numbers. catalog.json holds N. The test target of a user is the event in test.tsv; the history
@@ -74,7 +74,7 @@ def item_count(folder: Path) -> int:
 
 
 def ranks_of(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Return the rank of each row's target, int64 [B]: scores [B, N] of items 1..N, targets int64 [B]; equal scores by lower item id."""
+    """Return the rank of each target, int64 [B], of scores [B, N] of items 1..N and targets int64 [B]; equal scores by lower item."""
     own = scores[np.arange(len(targets)), targets - 1][:, None]
     is_earlier = np.arange(1, scores.shape[1] + 1)[None, :] < targets[:, None]
     result: np.ndarray = 1 + (scores > own).sum(1) + ((scores == own) & is_earlier).sum(1)

@@ -1,8 +1,8 @@
 """A peer: SASRec of RecTools with the losses gBCE and sampled softmax, trained on windows with all of their targets. See `export.py`.
 
-Settings: loss (gBCE or sampled_softmax), negatives, t, seed, history, learning_rate, batch, epochs, dropout, width, layers, heads. Its
-users in training are genrec's windows (windows.tsv), and an event that is no target of its window has the weight 0, so both sides train
-on the same targets with the same histories. The last epoch is kept. The learning rate has genrec's warm-up and cosine decay.
+Settings: loss (gBCE or sampled_softmax), negatives, t, seed, history, top, learning_rate, batch, epochs, dropout, width, layers, heads.
+Its users in training are genrec's windows (windows.tsv), and an event that is no target of its window has the weight 0, so both sides
+train on the same targets with the same histories. The last epoch is kept. The learning rate has genrec's warm-up and cosine decay.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Scheduled(TransformerLightningModule):
         self.warmup_steps, self.max_steps = warmup_steps, max_steps
 
     def configure_optimizers(self) -> Any:
+        """Return Adam and the schedule of its learning rate."""
         optimizer = torch.optim.Adam(self.torch_model.parameters(), lr=self.lr)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(factor, self.warmup_steps, self.max_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
