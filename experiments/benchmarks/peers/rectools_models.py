@@ -1,6 +1,6 @@
 """A peer: SASRec of RecTools with the losses gBCE and sampled softmax, trained on windows with all of their targets. See `export.py`.
 
-Settings: loss (gBCE or sampled_softmax), negatives, t, seed, history, top, learning_rate, batch, epochs, dropout, width, layers, heads.
+Settings: loss (gBCE, sampled_softmax), negatives, t, seed, history, top, learning_rate, batch, epochs, dropout, width, layers, heads.
 Its users in training are genrec's windows (windows.tsv), and an event that is no target of its window has the weight 0, so both sides
 train on the same targets with the same histories. The last epoch is kept. The learning rate has genrec's warm-up and cosine decay.
 """
