@@ -90,7 +90,7 @@ class LossPolicy(Policy, Protocol):
     """A policy that SFT may train with another loss than its negative log-likelihood."""
 
     def sequence_loss(self, history: Tensor, targets: Tensor, generator: Generator) -> Tensor | None:
-        """Return the mean loss of the targets after the places of the history, a scalar; None: SFT minimizes the likelihood's.
+        """Return the mean loss of the targets after the places of the history, a scalar; None: SFT uses the log-likelihood.
 
         `history` and `targets` are int64 [B, T], a target of 0 is none. With one target per history it is that of the last place.
         Random numbers are drawn from `generator`, a CPU generator that depends on the seed and the step.

@@ -16,7 +16,8 @@ difference of the means over users is at most two standard errors of the paired 
 | gsasrec, sampled | RecTools | all of a window | last epoch | the peer normalizes queries only, draws negatives from all items |
 
 Weights, order, dropout and negatives are drawn differently everywhere. The output is JSON: a line for each row, and `--out` writes it
-to a file, with the versions of both sides.
+to a file, with the versions of both sides. `--losses` compares values and gradients of the losses with sampled negatives with
+RecTools' on the same random scores, in float64, without a training.
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ from pathlib import Path
 from typing import Any
 
 import export
+import numpy as np
 
 HISTORY = 20  # items of a history
 TOP = 100  # items of a list; a target beyond them counts as missed
 METRICS = ("ndcg@10", "recall@10")
+ITEMS, NEGATIVES = 1000, 8  # of the comparison of losses
 REQUIREMENTS = {"recbole": ["recbole==1.2.1"], "rectools": ["rectools[torch]==0.19.0"]}
 
 
@@ -117,6 +120,30 @@ def write_windows(artifact: Path, folder: Path) -> None:
     (folder / "windows.tsv").write_text("\n".join(lines) + "\n")
 
 
+def compare_losses(environments: Path, scratch: Path) -> dict[str, Any]:
+    """Return, for each loss with sampled negatives, the largest difference of value and gradient from RecTools' on random scores."""
+    import torch
+
+    python = export.make_environment(environments / "rectools", REQUIREMENTS["rectools"])
+    scores = 2 * torch.randn(50, 1 + NEGATIVES, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    np.save(scratch / "scores.npy", scores.numpy())
+    found: dict[str, Any] = {}
+    for loss, t in (("gBCE", 0.0), ("gBCE", 0.75), ("gBCE", 1.0), ("sampled_softmax", 0.0)):
+        ours = policy_of(Row("rectools", "SASRec", loss=loss, negatives=NEGATIVES, t=t)).loss
+        leaf = scores.clone().requires_grad_()
+        value = ours.item_loss(leaf[:, 0], leaf[:, 1:], ITEMS).mean()
+        (gradient,) = torch.autograd.grad(value, [leaf])
+        settings = {"loss": loss, "negatives": NEGATIVES, "t": t, "items": ITEMS}
+        export.run_peer(python, "rectools_losses.py", scratch, scratch / "losses", settings)
+        peer = torch.from_numpy(np.load(scratch / "losses" / "loss.npy"))
+        found[f"{loss}, t = {t}" if loss == "gBCE" else loss] = {
+            "ours": round(float(value.detach()), 6),
+            "peer": round(float(peer[0]), 6),
+            "largest_difference": float((torch.cat([value.view(1), gradient.flatten()]) - peer).abs().max().detach()),
+        }
+    return found
+
+
 def settings_of(row: Row, seed: int) -> dict[str, Any]:
     """Return the settings that a peer's script reads."""
     return asdict(row) | {"seed": seed, "history": HISTORY, "top": TOP}
@@ -149,12 +176,19 @@ def rounded(comparison: export.Comparison) -> dict[str, Any]:
     return {name: round(value, 5) if isinstance(value, float) else value for name, value in comparison._asdict().items()}
 
 
+def save(results: dict[str, Any], path: Path | None) -> None:
+    """Write the results to a file, if there is one."""
+    if path is not None:
+        path.write_text(json.dumps(results, indent=1) + "\n")
+
+
 def main() -> None:
     """Compare the rows and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--environments", type=Path, required=True, help="folder for the peers' Python environments")
     parser.add_argument("--path", type=Path, help="ml-100k.zip; downloaded if not given")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--rows", nargs="*", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--losses", action="store_true", help="compare the losses with sampled negatives on random scores too")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, help="JSON file of the results; rows that it has already and that are not run are kept")
     options = parser.parse_args()
@@ -164,13 +198,17 @@ def main() -> None:
     source = MovieLens("100k", path=options.path)
     results = json.loads(options.out.read_text()) if options.out and options.out.exists() else {"rows": {}}
     results["versions"] = versions()
+    if options.losses:
+        with tempfile.TemporaryDirectory() as scratch:
+            results["losses"] = compare_losses(options.environments, Path(scratch))
+        print(json.dumps(results["losses"]), flush=True)
+        save(results, options.out)
     for name in options.rows:
         with tempfile.TemporaryDirectory() as scratch:
             result = compare_row(name, ROWS[name], source, options.seeds, options.environments, Path(scratch))
         print(json.dumps(result), flush=True)
         results["rows"][name] = result
-        if options.out:
-            options.out.write_text(json.dumps(results, indent=1) + "\n")
+        save(results, options.out)
 
 
 if __name__ == "__main__":
