@@ -15,7 +15,7 @@ Source: B. Hidasi, A. Karatzoglou, L. Baltrunas, D. Tikk, "Session-based Recomme
 - A history is a user's last items, encoded from the state 0 (papers: sessions, whose state is carried over mini-batches).
 - The state is mapped to the width of the embeddings before the dot product, so that both widths are free; an item has no bias.
 - The gates are PyTorch's: the reset gate acts after the product with the recurrent weights, not before it.
-- Dropout acts on embeddings and on the states of each layer with one rate (authors' code: one rate for each).
+- Dropout acts on the input of each layer (authors' code: on embeddings and on states, with a rate for each).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class GRU4Rec:
     d_model: int = 64  # width of the item embeddings
     hidden_size: int = 128  # width of the state
     num_layers: int = 1  # recurrent layers
-    dropout: float = 0.2  # rate for embeddings and for the states of each layer, in [0, 1)
+    dropout: float = 0.2  # rate for the input of each layer, in [0, 1)
     tied: bool = True  # score items with their embeddings; False: with weights of their own
     loss: ItemLoss | None = None  # of SFT; None: softmax over all items
 
@@ -92,9 +92,9 @@ class GRU4RecPolicy(nn.Module):
         longest = history.shape[1]
         column = torch.where(is_item, read - 1, longest)  # zeros go to a column that is cut off
         packed = history.new_zeros(len(history), longest + 1).scatter(1, column, history)[:, :longest]
-        states = self.dropout(self.embedding(packed))
+        states = self.embedding(packed)
         for layer in cast(Iterable[nn.GRU], self.layers):
-            states = self.dropout(layer(states)[0])
+            states = layer(self.dropout(states))[0]
         states = pad(states, (0, 0, 1, 0))  # row 0: the state before any item
         width = self.specification.hidden_size
         result: Tensor = self.query(states.gather(1, read.unsqueeze(-1).expand(-1, -1, width)))

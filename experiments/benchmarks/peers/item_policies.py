@@ -5,14 +5,14 @@
 
 The script makes a Python environment for each peer in FOLDER, outside the repository, and installs the peer there: RecBole for SASRec
 and GRU4Rec with the softmax over all items, RecTools for SASRec with gBCE and with sampled softmax. Both sides get the same events,
-the last two of each user held out, histories of the last 20 items, sizes, dropout, batch size, epochs and peak learning rate, and rank
-the whole catalog for the same users and targets, seen items kept. A user's value is the mean over seeds; a row agrees if the
+the last two of each user held out, histories of the last 20 items, sizes, dropout, batch size, epochs and learning rate, and rank the
+whole catalog for the same users and targets, seen items kept. A user's value is the mean over seeds; a row agrees if the
 difference of the means over users is at most two standard errors of the paired differences.
 
 | row | peer | targets | kept | differences that remain |
 |---|---|---|---|---|
-| sasrec | RecBole | one per prefix | best epoch on validation | the peer's blocks are norm(x + f(x)), its learning rate is constant |
-| gru4rec | RecBole | one per prefix | best epoch on validation | the peer has no dropout on states, its learning rate is constant |
+| sasrec | RecBole | one per prefix | best epoch on validation | the peer's blocks are norm(x + f(x)), its embeddings are normalized and not scaled |
+| gru4rec | RecBole | one per prefix | best epoch on validation | the peer has no bias in its gates |
 | gsasrec, sampled | RecTools | all of a window | last epoch | the peer normalizes queries only, draws negatives from all items |
 
 Weights, order, dropout and negatives are drawn differently everywhere. The output is JSON: a line for each row, and `--out` writes it
@@ -63,7 +63,7 @@ ROWS = {
     "sasrec": Row("recbole", "SASRec"),
     "gru4rec": Row("recbole", "GRU4Rec"),
     "gsasrec": Row("rectools", "SASRec", batch=64, epochs=16, loss="gBCE"),
-    "sampled": Row("rectools", "SASRec", batch=64, epochs=16, loss="sampled_softmax"),
+    "sampled": Row("rectools", "SASRec", batch=64, epochs=6, loss="sampled_softmax"),
 }
 
 
@@ -164,11 +164,20 @@ def compare_row(name: str, row: Row, source: Any, seeds: list[int], environments
     ours, peer, versions = [], [], {}
     for seed in seeds:
         ours.append(export.own_ranks(pipeline.run(replace(experiment, seed=seed))["evaluate"].folder))
-        script = f"{row.peer}_models.py"
-        ranks, versions = export.run_peer(python, script, data, scratch / f"{name}-{seed}", settings_of(row, seed))
+        ranks, versions = ranks_of_peer(python, row, data, scratch / f"{name}-{seed}", settings_of(row, seed))
         peer.append(ranks)
     metrics = {metric: rounded(export.compare(ours, peer, metric)) for metric in METRICS}
     return {"row": name, **asdict(row), "seeds": seeds, "peer_versions": versions, **metrics}
+
+
+def ranks_of_peer(python: Path, row: Row, data: Path, out: Path, settings: dict[str, Any]) -> tuple[export.Ranks, dict[str, str]]:
+    """Return the peer's ranks and versions; train it unless the folder holds the ranks of these settings."""
+    record = out / "settings.json"
+    if record.exists() and json.loads(record.read_text()) == settings:
+        return export.read_ranks(out / "ranks.tsv"), json.loads((out / "versions.json").read_text())
+    result = export.run_peer(python, f"{row.peer}_models.py", data, out, settings)
+    record.write_text(json.dumps(settings))
+    return result
 
 
 def rounded(comparison: export.Comparison) -> dict[str, Any]:
@@ -190,6 +199,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", choices=ROWS, default=list(ROWS))
     parser.add_argument("--losses", action="store_true", help="compare the losses with sampled negatives on random scores too")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--scratch", type=Path, help="folder for the peers' data and ranks, which are used again; default: temporary")
     parser.add_argument("--out", type=Path, help="JSON file of the results; rows that it has already and that are not run are kept")
     options = parser.parse_args()
     from genrec.data.sources import MovieLens
@@ -204,8 +214,9 @@ def main() -> None:
         print(json.dumps(results["losses"]), flush=True)
         save(results, options.out)
     for name in options.rows:
-        with tempfile.TemporaryDirectory() as scratch:
-            result = compare_row(name, ROWS[name], source, options.seeds, options.environments, Path(scratch))
+        with tempfile.TemporaryDirectory() as temporary:
+            scratch = (options.scratch or Path(temporary)).resolve()
+            result = compare_row(name, ROWS[name], source, options.seeds, options.environments, scratch)
         print(json.dumps(result), flush=True)
         results["rows"][name] = result
         save(results, options.out)

@@ -1,11 +1,13 @@
 """A peer: SASRec and GRU4Rec of RecBole, with the softmax over all items and one target per prefix. See `export.py`.
 
 Settings: model, seed, history, learning_rate, batch, epochs, dropout, width, layers; heads for SASRec, hidden for GRU4Rec. The best
-epoch on validation (NDCG@10) is kept. The learning rate is constant, since RecBole's trainer has no schedule.
+epoch on validation (NDCG@10) is kept. RecBole's trainer has no schedule, so its optimizer gets genrec's warm-up and cosine decay here.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,20 @@ def write_atomic_file(data: Path, out: Path) -> None:
     (out / "events.inter").write_text("\n".join(["user_id:token\titem_id:token\ttimestamp:float", *lines]) + "\n")
 
 
+def schedule(optimizer: torch.optim.Optimizer, peak: float, max_steps: int) -> None:
+    """Let the learning rate rise linearly for 5 % of the steps and fall to 0 by a cosine, a function of the step."""
+    warmup, steps = max_steps // 20, itertools.count()
+
+    def set_rate(*_: Any) -> None:
+        step = next(steps)
+        done = (step - warmup) / max(1, max_steps - warmup)
+        rate = peak * (step + 1) / warmup if step < warmup else peak * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+    optimizer.register_step_pre_hook(set_rate)
+
+
 def main() -> None:
     """Train the model and write the ranks of the test users' targets."""
     data, out, settings = export.peer_arguments()
@@ -74,6 +90,7 @@ def main() -> None:
     init_seed(settings["seed"], reproducibility=True)
     model = get_model(settings["model"])(config, train._dataset)
     trainer = get_trainer(config["MODEL_TYPE"], settings["model"])(config, model)
+    schedule(trainer.optimizer, settings["learning_rate"], settings["epochs"] * len(train))
     trainer.fit(train, validation, saved=True, show_progress=False)
     model.load_state_dict(torch.load(trainer.saved_model_file, weights_only=False)["state_dict"])
     model.eval()
