@@ -26,7 +26,7 @@ from genrec.evaluation.shared_id_ties import COLUMNS, check_shared, per_user
 from genrec.own_ids import OwnIds
 from genrec.plugin_source import name_with_place
 from genrec.progress import say, track
-from genrec.store import NOT_IN_KEY
+from genrec.store import NEW_IN_KEY, NOT_IN_KEY
 from genrec.types import Baseline, EvaluationMetric, ExactRecommender, Ranking, Recommender, SequenceBatch
 from genrec.types.specification import check_types
 
@@ -44,7 +44,7 @@ class Evaluate:
     num_beams: int = 0  # beams in evaluation; 0 uses the policy's own number
     max_users: int = 0  # test users, sampled once for all rows and seeds; 0 takes all
     batch_size: int = field(default=256, metadata=NOT_IN_KEY)  # users per batch, at least 1; does not change results
-    metrics: tuple[EvaluationMetric, ...] = ()  # further metrics, such as `genrec.experiment.BEYOND_ACCURACY`
+    metrics: tuple[EvaluationMetric, ...] = field(default=(), metadata=NEW_IN_KEY)  # such as `experiment.BEYOND_ACCURACY`
 
     def __post_init__(self) -> None:
         check_types(self, "evaluate")
