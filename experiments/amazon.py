@@ -19,7 +19,7 @@ from genrec.baselines import SASRec
 from genrec.data.sources import AmazonReviews2014
 from genrec.data.splits import GlobalTemporal
 from genrec.embeddings import TfidfSvd
-from genrec.experiment import SFT, Align, Evaluate, Experiment, Optimization, Tokenize, Validation, baselines
+from genrec.experiment import SFT, Align, Evaluate, Experiment, Optimization, Tokenize, Validation, baselines, seeds
 from genrec.model import Tiger
 from genrec.preference.losses import Anchored, SoftmaxDPO
 from genrec.preference.negatives import FaissNeighbors
@@ -80,8 +80,8 @@ def sasrec_repeated() -> Experiment:
 
 
 def rivals() -> list[Experiment]:
-    """Return the baselines of the full recipe."""
-    return [*baselines(sft()), sasrec(), sasrec_repeated()]
+    """Return the baselines of the full recipe: popularity, ItemKNN, and five seeds of SASRec."""
+    return baselines(sft()) + seeds([sasrec(), sasrec_repeated()])
 
 
 def small() -> Experiment:
@@ -125,7 +125,7 @@ def beam_loss() -> list[Experiment]:
 def cold() -> list[Experiment]:
     """Return rows split by time, so that some test items have no training event. The fitted tokenizer gives them Semantic IDs.
 
-    The rows differ in how collisions are resolved: by an appended level, or by reassigning the last code.
+    The rows differ in how collisions are resolved: by an appended level, or by reassigning the last code. Five seeds of each.
     """
     rows = [
         replace(
@@ -136,4 +136,4 @@ def cold() -> list[Experiment]:
         )
         for how, levels in WAYS.items()
     ]
-    return [*baselines(rows[0]), *rows]
+    return baselines(rows[0]) + seeds(rows)

@@ -17,6 +17,7 @@ from genrec.environment import environment
 from genrec.errors import NetworkError, counted
 from genrec.experiment import Experiment
 from genrec.pipeline import Step
+from genrec.row_settings import flatten
 from genrec.training.schedule import default_steps
 from genrec.workspace import check_writable, home, store
 
@@ -193,7 +194,7 @@ def _scale(step: Step, earlier: Earlier) -> float | None:
 def _settings(described: Described, others: Mapping[str, Described]) -> dict[str, object]:
     """Return the settings of an artifact and of those that it was made from, without the seed and the numbers of steps."""
     specification, parents = described
-    settings = {path: value for path, value in run_files.flatten(specification).items() if path not in UNCOMPARED}
+    settings = {path: value for path, value in flatten(specification).items() if path not in UNCOMPARED}
     for stage, key in parents.items():
         settings[stage] = _settings(others[key], others) if key in others else key
     return settings

@@ -34,12 +34,13 @@ else:  # tyro follows the class of the value; it cannot read a union of protocol
     PolicyOrBaseline = Annotated[object, PolicySpecification | Baseline]
 
 __all__ = [
-    "BEYOND_ACCURACY",
-    "SFT", "Align", "Evaluate", "Experiment", "Optimization", "Selection", "Tokenize", "Validation", "baselines", "seeds",
+    "BEYOND_ACCURACY", "SFT", "Align", "Evaluate", "Experiment", "Optimization", "Selection", "Tokenize", "Validation", "baselines",
+    "seeds", "uses_seed", "with_seeds",
 ]  # fmt: skip
 
 # Metrics for `Evaluate.metrics` that describe the lists beyond accuracy. Each takes about as long as a baseline's evaluation.
 BEYOND_ACCURACY = (IntraListDistance(TextOrInteractions()), ListOverlap(ItemKNN()), CandidateHitRate())
+NUM_SEEDS = 5  # of a comparison; with three or more the variation between seeds can be estimated
 MAX_NAME = 100  # characters; names of files, which have at most 255 bytes, begin with the name of the row
 
 
@@ -135,9 +136,37 @@ def baselines(experiment: Experiment) -> list[Experiment]:
     ]
 
 
-def seeds(experiments: Sequence[Experiment], numbers: Sequence[int]) -> list[Experiment]:
-    """Return every experiment with every seed."""
-    return [replace(experiment, seed=number) for experiment in experiments for number in numbers]
+def seeds(experiments: Sequence[Experiment], numbers: int | Sequence[int] = NUM_SEEDS) -> list[Experiment]:
+    """Return every experiment with every seed: seeds 0 to `numbers` - 1, or the given ones. Compare methods with five, at least three.
+
+    Raises UsageError if there is no seed, or one twice.
+    """
+    return [replace(experiment, seed=number) for experiment in experiments for number in seed_numbers(numbers)]
+
+
+def with_seeds(experiments: Sequence[Experiment], numbers: int | Sequence[int] = NUM_SEEDS) -> list[Experiment]:
+    """Return the experiments with these seeds in place of their own, in the given order (`genrec run --seeds`).
+
+    An experiment that occurs with several seeds counts once. One that does not use its seed is returned once, with seed 0.
+    """
+    found: list[Experiment] = []
+    for experiment in (replace(experiment, seed=0) for experiment in experiments):
+        if experiment not in found:
+            found.append(experiment)
+    return [each for experiment in found for each in (seeds([experiment], numbers) if uses_seed(experiment) else [experiment])]
+
+
+def uses_seed(experiment: Experiment) -> bool:
+    """Return whether the result depends on the experiment's seed: a policy is trained with it, a baseline has one result."""
+    return "sft" in experiment.stages
+
+
+def seed_numbers(numbers: int | Sequence[int]) -> tuple[int, ...]:
+    """Return seeds 0 to n - 1 of a number n, or the given seeds. Raises UsageError if there is none, or one twice."""
+    found = tuple(range(numbers)) if isinstance(numbers, int) else tuple(numbers)
+    if not found or len(set(found)) < len(found):
+        raise UsageError(f"seeds must be a number of seeds of 1 or more, or different seeds such as (5, 6, 7), got {numbers!r}")
+    return found
 
 
 def _stem(experiment: Experiment) -> str:

@@ -20,23 +20,38 @@ from genrec import renamed
 from genrec.errors import GenrecError, UsageError, did_you_mean
 from genrec.experiment import Experiment
 from genrec.plugin_source import own_traceback
+from genrec.tuning import Tuning
 
 
 def load(where: str) -> list[Experiment]:
-    """Return the experiments that `FILE.py:FUNCTION` or `MODULE:FUNCTION` returns."""
-    file, _, function = where.rpartition(":")
-    if not file and where.endswith(".py"):
-        functions = _list_functions(_module(where), where)
-        raise UsageError(f"expected FILE.py:FUNCTION or MODULE:FUNCTION, got {where!r}, a file without a function; {functions}")
-    if not file or not function:
-        raise UsageError(f"expected FILE.py:FUNCTION or MODULE:FUNCTION, got {where!r}; for example genrec.quickstart:comparison")
-    experiments = _call(_module(file), file, function)
+    """Return the experiments that `FILE.py:FUNCTION` or `MODULE:FUNCTION` returns; of a tuning, its experiment."""
+    experiments = [each.experiment if isinstance(each, Tuning) else each for each in _returned(where)]
     for experiment in experiments:
         if not isinstance(experiment, Experiment):
             raise UsageError(f"{where} must return an Experiment or a list of them, got {type(experiment).__name__}")
     if not experiments:
         raise UsageError(f"{where} returned an empty list")
     return experiments
+
+
+def load_tuning(where: str) -> Tuning:
+    """Return the tuning that `FILE.py:FUNCTION` or `MODULE:FUNCTION` returns."""
+    found = _returned(where)
+    if len(found) != 1 or not isinstance(found[0], Tuning):
+        got = type(found[0]).__name__ if len(found) == 1 else f"a list of {len(found)}"
+        raise UsageError(f"{where} must return a genrec.tuning.Tuning, got {got}; give it the experiment and the values to try")
+    return found[0]
+
+
+def _returned(where: str) -> list[Any]:
+    """Return what the function returns, as a list."""
+    file, _, function = where.rpartition(":")
+    if not file and where.endswith(".py"):
+        functions = _list_functions(_module(where), where)
+        raise UsageError(f"expected FILE.py:FUNCTION or MODULE:FUNCTION, got {where!r}, a file without a function; {functions}")
+    if not file or not function:
+        raise UsageError(f"expected FILE.py:FUNCTION or MODULE:FUNCTION, got {where!r}; for example genrec.quickstart:comparison")
+    return _call(_module(file), file, function)
 
 
 def component(where: str, reuse: bool = False) -> object:
@@ -224,7 +239,7 @@ def _with_documentation(found: dict[str, Any]) -> str:
 def _may_return_experiments(function: Any) -> bool:
     """Return whether a function needs no argument, and has no annotation that rules experiments out."""
     annotation = function.__annotations__.get("return", "Experiment")
-    return not _required_parameters(function) and "Experiment" in str(annotation)
+    return not _required_parameters(function) and any(name in str(annotation) for name in ("Experiment", "Tuning"))
 
 
 def _own_error(what: str, error: Exception, folder: Path | None = None) -> str:

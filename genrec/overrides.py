@@ -9,18 +9,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import compress
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from genrec.component_choices import choose, class_named, is_optional, kinds_of, required, wrapped
+from genrec.component_choices import choose, class_named, is_optional, kinds_of, required
 from genrec.data.sources.frames import TableOrPath
 from genrec.errors import ResourceError, UsageError
 from genrec.experiment import Experiment
+from genrec.field_paths import FieldPath, place, spelled, value_at
 from genrec.override_messages import list_fields, refuse, settable_fields, wrong_type
-
-FieldPath = tuple[str, ...]  # of a field: ("align", "loss") is experiment.align.loss
 
 
 def override(experiments: Sequence[Experiment], arguments: Sequence[str], where: str = "FILE.py:FUNCTION") -> list[Experiment]:
@@ -62,7 +61,7 @@ class _Reader:
     """Parses overrides with tyro, once for all experiments with equal values in a field."""
 
     def __init__(self, flags: list[list[str]]) -> None:
-        self._flags = {_spelled(flag[0]): flag for flag in flags}  # of the whole command line; the last of equal ones counts
+        self._flags = {spelled(flag[0]): flag for flag in flags}  # of the whole command line; the last of equal ones counts
         self._read: dict[tuple[object, ...], Any] = {}
         self._components: dict[tuple[object, ...], object] = {}
 
@@ -72,13 +71,13 @@ class _Reader:
         values = dict(components)
         tokens: dict[FieldPath, list[str]] = {}
         for flag in flags:
-            place = _place(experiment, flag[0], components)
-            if place is None:
+            where = place(experiment, flag[0], components)
+            if where is None:
                 return None
             if not any(flag is choice for choice in choices):
-                tokens.setdefault(place[0], []).extend([f"--{place[1]}", *flag[1:]])
+                tokens.setdefault(where[0], []).extend([f"--{where[1]}", *flag[1:]])
         for path, given in tokens.items():
-            holder = self._holder(_value_at(experiment, path[:-1], components), path[-1], given)
+            holder = self._holder(value_at(experiment, path[:-1], components), path[-1], given)
             if holder is None:
                 return None
             values[path] = getattr(holder, path[-1])
@@ -93,11 +92,11 @@ class _Reader:
         found: dict[FieldPath, object] = {}
         choices = []
         for flag in sorted(flags, key=lambda each: each[0].count(".")):
-            place = _place(experiment, flag[0], found)
-            if place is None or place[1] != place[0][-1] or len(flag) != 2:
+            where = place(experiment, flag[0], found)
+            if where is None or where[1] != where[0][-1] or len(flag) != 2:
                 continue
-            path = place[0]
-            owner = _value_at(experiment, path[:-1], found)
+            path = where[0]
+            owner = value_at(experiment, path[:-1], found)
             if kinds_of(owner, path[-1]):
                 found[path] = self._component(owner, flag, ".".join(path))
                 choices.append(flag)
@@ -122,7 +121,7 @@ class _Reader:
         """Return the values that flags below the flag `place` give to the fields of a class that cannot be built without values."""
         found: dict[str, object] = {}
         for name in settable_fields(maker) if required(maker) else ():
-            flag = self._flags.get(_spelled(f"{place}.{name}"))
+            flag = self._flags.get(spelled(f"{place}.{name}"))
             if flag is not None and kinds_of(maker, name):
                 found[name] = self._component(maker, [flag[0], " ".join(flag[1:])], f"{path}.{name}")
             elif flag is not None:
@@ -146,44 +145,6 @@ class _Reader:
         return self._read[key]
 
 
-def _spelled(flag: str) -> str:
-    return flag.removeprefix("--").replace("-", "_")
-
-
-def _place(experiment: Experiment, flag: str, components: Mapping[FieldPath, object]) -> tuple[FieldPath, str] | None:
-    """Return the path of the field that holds the flag's value, and the flag from that field on, or None if there is no such field.
-
-    --align.negatives.samplers.1.skip -> ('align', 'negatives', 'samplers'), 'samplers.1.skip': tyro resolves the inside of a tuple.
-    --align.loss.beta -> ('align', 'loss', 'loss', 'beta'), 'beta' for Anchored(DPO()): a component that wraps exactly one of its kind
-    passes on the fields that it does not have. `components` replace the experiment's own at their paths.
-    """
-    value: object = experiment
-    path: FieldPath = ()
-    names = flag.removeprefix("--").split(".")
-    kinds: tuple[type, ...] = ()
-    position = 0
-    while dataclasses.is_dataclass(value) and position < len(names):
-        name: str | None = names[position].replace("-", "_")
-        if name in settable_fields(value):
-            position += 1
-        else:
-            name = wrapped(value, kinds)
-        if name is None:
-            return None
-        kinds = kinds_of(value, name)
-        path = (*path, name)
-        value = components[path] if path in components else getattr(value, name)
-    return path, ".".join([path[-1], *names[position:]])
-
-
-def _value_at(experiment: Experiment, path: FieldPath, components: Mapping[FieldPath, object]) -> object:
-    """Return the value at a path of the experiment with these components."""
-    value: object = experiment
-    for depth, name in enumerate(path):
-        value = components[path[: depth + 1]] if path[: depth + 1] in components else getattr(value, name)
-    return value
-
-
 def _rebuilt(value: Any, changes: dict[FieldPath, object]) -> Any:
     """Return the dataclass with the values at these paths. Inner components are rebuilt first; each one checks its fields."""
     new: dict[str, object] = {}
@@ -202,7 +163,7 @@ def _prefixed(flag: list[str], experiment: Experiment) -> list[str]:
 
 def _outer(flags: list[list[str]], flag: list[str]) -> list[list[str]]:
     """Return the flags of the components around a flag's field: `--align.negatives Mix` of `--align.negatives.weights 1 2`."""
-    return [other for other in flags if len(other) == 2 and _spelled(flag[0]).startswith(f"{_spelled(other[0])}.")]
+    return [other for other in flags if len(other) == 2 and spelled(flag[0]).startswith(f"{spelled(other[0])}.")]
 
 
 def _with_outer(reader: _Reader, experiment: Experiment, flags: list[list[str]], flag: list[str]) -> Experiment:

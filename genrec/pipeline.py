@@ -20,10 +20,11 @@ from genrec.hashed_json import Each
 from genrec.progress import say
 from genrec.store import Artifact, Store, describe, key_of, write_json
 from genrec.tokenizer.health_report import say_health
+from genrec.training.curves import OnRow
 from genrec.training.plugin_errors import attribute_to
 from genrec.workspace import raw_folder, store
 
-VERSIONS = {"data": 4, "embed": 2, "tokenize": 2, "sft": 2, "align": 3, "evaluate": 2}  # of each stage; raised when results change
+VERSIONS = {"data": 4, "embed": 2, "tokenize": 2, "sft": 2, "align": 4, "evaluate": 3}  # of each stage; raised when results change
 USED = {  # the fields of an experiment whose components run in each stage
     "data": ("source", "split"),
     "embed": ("embed",),
@@ -80,6 +81,7 @@ def run(
     refreshed: set[str] | None = None,
     last: str | None = None,
     on_artifact: Callable[[Artifact], None] | None = None,
+    on_row: OnRow | None = None,
 ) -> dict[str, Artifact]:
     """Build the missing artifacts of an experiment and return all of its artifacts by stage.
 
@@ -89,6 +91,7 @@ def run(
         refreshed: keys that were handled before, so that experiments that share a stage rebuild it once; extended in place.
         last: stop after this stage.
         on_artifact: called with each artifact as soon as it exists, before the next stage runs.
+        on_row: called with each row of the training curves of the stage `last` while it trains. An exception of it ends the training.
 
     """
     steps, existing = plan(experiment), store()
@@ -107,7 +110,7 @@ def run(
         refreshed.add(step.key)
         anew = rebuild and not known
         if anew or not existing.is_done(step.stage, step.key):
-            _build(experiment, step, artifacts, existing, anew)
+            _build(experiment, step, artifacts, existing, anew, on_row if step.stage == last else None)
         artifacts[step.stage] = existing.get(step.stage, step.key)
         if step.stage == "tokenize" and not known:
             say_health(artifacts["tokenize"].folder)
@@ -124,7 +127,9 @@ def check_stage(name: str | None) -> None:
         raise UsageError(f"there is no stage {name!r}; the stages are {', '.join(VERSIONS)}")
 
 
-def _build(experiment: Experiment, step: Step, artifacts: dict[str, Artifact], existing: Store, anew: bool) -> None:
+def _build(
+    experiment: Experiment, step: Step, artifacts: dict[str, Artifact], existing: Store, anew: bool, on_row: OnRow | None
+) -> None:
     """Run one stage and store its artifact. With `anew`, nothing is resumed, and the artifact takes the place of one that exists."""
     about: dict[str, Any] = {
         "version": VERSIONS[step.stage],
@@ -139,23 +144,40 @@ def _build(experiment: Experiment, step: Step, artifacts: dict[str, Artifact], e
     title = f"{experiment.name} (seed {experiment.seed}): {step.stage} {step.key}"
     say(f"{title} ...")
     used = tuple(getattr(experiment, name) for name in USED[step.stage])
-    final = existing.folder(step.stage, step.key)
-    attempts, checkpoint = final.with_name(f".{step.key}.attempts.json"), final.with_name(f".{step.key}.partial") / "checkpoint"
+    attempts, checkpoint = _attempts(existing, step), existing.folder(step.stage, f".{step.key}.partial") / "checkpoint"
     try:
         with existing.create(step.stage, step.key, about, replace=anew) as folder, attribute_to(used, f"in stage {step.stage}"):
             if folder is not None:
                 about["environment"] = _of_all_attempts(attempts, checkpoint, environment(), title)
-                _run_builder(experiment, step, artifacts, folder)
+                _run_builder(experiment, step, artifacts, folder, on_row)
     finally:
         if not checkpoint.is_dir():  # nothing to resume from
             attempts.unlink(missing_ok=True)
     say(f"{title} finished in {time.monotonic() - start:.1f} s")
 
 
-def _run_builder(experiment: Experiment, step: Step, artifacts: dict[str, Artifact], folder: Path) -> None:
+def discard(experiment: Experiment, stage: str) -> None:
+    """Remove the checkpoint and the other files of an unfinished stage of this experiment. Its artifact stays if there is one."""
+    step = next(step for step in plan(experiment) if step.stage == stage)
+    store().discard(step.stage, step.key)
+    _attempts(store(), step).unlink(missing_ok=True)
+
+
+def _attempts(existing: Store, step: Step) -> Path:
+    """Return the file with the environments of the attempts at a stage."""
+    return existing.folder(step.stage, f".{step.key}.attempts.json")
+
+
+def _run_builder(
+    experiment: Experiment, step: Step, artifacts: dict[str, Artifact], folder: Path, on_row: OnRow | None = None
+) -> None:
     """Run one stage. Raise an error if another process has changed what it reads."""
+    parents = {name: artifact.folder for name, artifact in artifacts.items()}
     try:
-        stages.BUILDERS[step.stage](experiment, {name: artifact.folder for name, artifact in artifacts.items()}, folder)
+        if on_row is not None and step.stage in stages.TRAINERS:
+            stages.TRAINERS[step.stage](experiment, parents, folder, on_row)
+        else:
+            stages.BUILDERS[step.stage](experiment, parents, folder)
     except FileNotFoundError as error:
         for parent in (artifacts[name] for name in step.parents):
             if not _is_unchanged(parent):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from genrec import failed_runs, pipeline, row_trainings, run_files
+from genrec import failed_runs, pipeline, row_trainings, run_files, studies
 from genrec.errors import counted
 from genrec.experiment import Experiment
 from genrec.progress import say
@@ -18,22 +18,27 @@ from genrec.workspace import check_writable, reports_folder, store
 SHOWN_ROWS = 10  # rows that a message lists
 
 
-def run(experiments: Sequence[Experiment], refresh: str | None = None, replace: bool = False) -> None:
+def run(
+    experiments: Sequence[Experiment], refresh: str | None = None, replace: bool = False, study: str = studies.FROM_PYTHON
+) -> None:
     """Run the missing stages of each experiment and record the results. Log the seconds of all new artifacts at the end.
 
     Raises an error before anything is trained if the data folder can't be written. A run that fails later leaves a record
-    (`genrec.failed_runs`), and for a list a line says what is finished.
+    (`genrec.failed_runs`), and for a list a line says what is finished. The trained rows are recorded as tried (`genrec.studies`)
+    before the first stage runs.
 
     Args:
         experiments: the experiments; those that share a stage build it once.
         refresh: rebuild this stage and all later ones.
         replace: start a row again if its run file has other settings; otherwise this raises UsageError before any stage runs.
+        study: name of the list in the record of what was tried (`studies.study_name`).
 
     """
     check_writable(list(pipeline.VERSIONS))
     for name in dict.fromkeys(experiment.name for experiment in experiments):
         run_files.check_extendable(name)
     run_files.check_rows(experiments, replace)
+    studies.record(study, experiments)
     refreshed: set[str] = set()
     new: dict[str, Artifact] = {}
     for number, experiment in enumerate(experiments):

@@ -12,6 +12,7 @@ from genrec.hashed_json import KEY, Each, Matching, Shape
 
 FORMAT = 3  # version of the run file; files of format 1 use former field names, those of format 2 have no hash of their content
 AGAIN = "move the file away and run the experiment again (stages that are done are not repeated)"
+SEED_NUMBER = r"0|[1-9][0-9]{0,18}"
 _STAGES = ("data", "evaluate")  # the stages that every row has
 _SEED: dict[str, Shape] = {
     "recorded": str,  # UTC, ISO 8601: when the seed was last run
@@ -25,7 +26,7 @@ SHAPE: dict[str, Shape] = {
     "name": str,
     "configuration": dict,  # key path -> value, of all stages
     "protocol": dict,  # what rows of one table have in common
-    "seeds": Each(_SEED, lambda seed: re.fullmatch(r"0|[1-9][0-9]{0,18}", seed) is not None, at_least=1),
+    "seeds": Each(_SEED, lambda seed: re.fullmatch(SEED_NUMBER, seed) is not None, at_least=1),
 }
 
 

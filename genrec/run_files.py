@@ -12,17 +12,20 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from genrec import hashed_json, pipeline, run_file_format
+from genrec import hashed_json, pipeline, run_file_format, studies
 from genrec.environment import joined
-from genrec.errors import UsageError
+from genrec.errors import ArtifactError, UsageError
 from genrec.evaluation.compare import Run
+from genrec.evaluation.compared_metric import read_user_metric
 from genrec.experiment import MAX_NAME, Experiment, is_name
 from genrec.progress import say
+from genrec.row_settings import configuration, planned_configuration, settings_hash
 from genrec.storage_errors import check_folder
 from genrec.store import Artifact, hash_of, locked, write_json
 from genrec.workspace import runs_folder, store
@@ -34,34 +37,6 @@ _KEEP_OR_REPLACE = (
     "earlier results, with --replace"
 )
 TRAINING_STAGES = ("sft", "align")  # the stages that have training curves
-
-
-def configuration(artifacts: dict[str, Artifact]) -> dict[str, Any]:
-    """Return the settings and versions of all stages by key path, without the seed, as the manifests record them."""
-    manifests = {stage: artifact.manifest for stage, artifact in artifacts.items()}
-    return _configuration({stage: (each["specification"], each["version"]) for stage, each in manifests.items()})
-
-
-def _configuration(stages: dict[str, tuple[dict[str, Any], int]]) -> dict[str, Any]:
-    """Return the settings of stages, given by specification and version. A version gets the key path `stages.STAGE.version`."""
-    merged: dict[str, Any] = {}
-    for specification, _ in stages.values():
-        merged |= specification
-    merged.pop("seed", None)  # a row holds all of its seeds
-    if "sft" in merged:
-        merged.setdefault("tokenize", None)
-        merged.setdefault("align", None)
-    return flatten(merged) | {f"stages.{stage}.version": version for stage, (_, version) in stages.items()}
-
-
-def flatten(description: object, path: str = "") -> dict[str, object]:
-    """Return the leaves of a nested description by key path, named as on the command line: {'align.loss.beta': 1.0, ...}."""
-    if isinstance(description, dict):
-        result: dict[str, object] = {}
-        for key, value in description.items():
-            result |= flatten(value, f"{path}.{key}" if path else key)
-        return result
-    return {path: description}
 
 
 def protocol(experiment: Experiment, artifacts: dict[str, Artifact]) -> dict[str, Any]:
@@ -143,8 +118,7 @@ def changed_rows(experiments: Sequence[Experiment]) -> dict[str, str]:
 def _planned(experiments: Sequence[Experiment]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Iterate over the experiments' names and the settings that their rows would have."""
     for experiment in experiments:
-        steps = pipeline.plan(experiment)
-        yield experiment.name, _configuration({step.stage: (step.specification, pipeline.VERSIONS[step.stage]) for step in steps})
+        yield experiment.name, planned_configuration(pipeline.plan(experiment))
 
 
 def _changed(rows: dict[str, dict[str, Any]]) -> dict[str, str]:
@@ -273,9 +247,12 @@ def by_protocol(names: Sequence[str]) -> list[list[str]]:
     return list(tables.values())
 
 
-def outcomes(names: Sequence[str], only_seeds: dict[str, set[int]] | None = None) -> list[Run]:
-    """Return the runs of these rows with the rank of every user: all seeds, or those given for each name."""
-    artifacts, runs = store(), []
+def outcomes(names: Sequence[str], only_seeds: dict[str, set[int]] | None = None, metric: str | None = None) -> list[Run]:
+    """Return the runs of these rows with the rank of every user: all seeds, or those given for each name.
+
+    Of `user_metrics.parquet` the column `metric` is read, if it is there.
+    """
+    artifacts, runs, tried, current = store(), [], studies.read_all(), cache(present_settings)
     for name in dict.fromkeys(names):
         content = read(name)
         for seed, entry in sorted(content["seeds"].items(), key=lambda item: int(item[0])):
@@ -284,8 +261,18 @@ def outcomes(names: Sequence[str], only_seeds: dict[str, set[int]] | None = None
             folder = artifacts.get("evaluate", entry["artifacts"]["evaluate"]).folder
             ranks = pd.read_parquet(folder / "ranks.parquet")
             described = content["protocol"], content["configuration"], entry["environment"]
-            runs.append(Run(name, int(seed), ranks, entry["metrics"], *described))
+            user_metrics = read_user_metric(folder / "user_metrics.parquet", metric)
+            found = studies.of_run(tried, name, settings_hash(content["configuration"]), int(seed), current)
+            runs.append(Run(name, int(seed), ranks, entry["metrics"], *described, user_metrics, found))
     return runs
+
+
+def present_settings(name: str) -> str | None:
+    """Return the hash of a row's settings (`settings_hash`), or None if it has no run file that can be read."""
+    try:
+        return settings_hash(run_file_format.read(_path(name))["configuration"]) if _path(name).is_file() else None
+    except ArtifactError:
+        return None
 
 
 def _path(name: str) -> Path:

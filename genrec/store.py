@@ -204,6 +204,13 @@ class Store:
             artifact_folders.remove(partial / "checkpoint")
             artifact_folders.put_in_place(partial, final)
 
+    def discard(self, stage: str, key: str) -> None:
+        """Remove the files of an unfinished stage, with its checkpoint. A finished artifact stays."""
+        _, partial, lock = self._paths(stage, key)
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        with locked(lock):
+            artifact_folders.remove(partial)
+
     def check_writable(self, stage: str, key: str) -> None:
         """Raise UsageError if something is in the way of the folders and the lock that `create` writes. Writes nothing."""
         final, partial, lock = self._paths(stage, key)

@@ -30,7 +30,7 @@ def check_writable(stages: Sequence[str], write: bool = True) -> None:
     are read, of the nearest folder that exists if there is no data folder.
     """
     root = home()
-    below = [raw_folder(), runs_folder(), failed_folder(), store().root, reports_folder(), tensorboard_folder()]
+    below = [raw_folder(), runs_folder(), failed_folder(), studies_folder(), store().root, reports_folder(), tensorboard_folder()]
     try:
         check_folder(root)
         if write:
@@ -77,6 +77,11 @@ def runs_folder() -> Path:
 def failed_folder() -> Path:
     """Return the folder with the records of failed runs."""
     return runs_folder() / "failed"
+
+
+def studies_folder() -> Path:
+    """Return the folder with the records of what was tried."""
+    return home() / "studies"
 
 
 def reports_folder() -> Path:

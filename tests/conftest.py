@@ -17,7 +17,12 @@ settings.load_profile("genrec")
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets it in workers; without it a table in a pipe has all columns
 
 REAL_DATA = Path(os.environ.get("GENREC_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
-LIBRARIES = ("faiss", "duckdb", "tyro")  # a machine with a GPU may lack them; `skip_without_library` skips the tests that need one
+LIBRARIES = (
+    "faiss",
+    "duckdb",
+    "tyro",
+    "optuna",
+)  # a machine with a GPU may lack them; `skip_without_library` skips the tests that need one
 COLLECTED = pytest.StashKey[list[str]]()
 
 

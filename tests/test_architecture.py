@@ -41,10 +41,13 @@ TOP = [
     "threads",
     "completion",
     "experiment",
+    "tuning",
     "quickstart",
     "stages",
     "pipeline",
     "run_file_format",
+    "row_settings",
+    "studies",
     "run_files",
     "row_trainings",
     "failed_runs",
@@ -54,10 +57,17 @@ TOP = [
     "loading",
     "component_choices",
     "override_messages",
+    "field_paths",
     "overrides",
+    "tuning_record",
+    "tuner",
+    "tuning_report",
     "inspect_commands",
     "check_command",
     "doctor",
+    "row_commands",
+    "experiment_commands",
+    "command_parser",
     "__main__",
 ]
 
@@ -99,16 +109,30 @@ def test_imports_run_one_way() -> None:
 
 
 def test_each_heavy_library_has_one_place() -> None:
-    """Lightning in one folder; faiss, DuckDB, the network and the command line's parser of fields in one file each."""
-    libraries = ("pytorch_lightning", "faiss", "tyro", "pickle", "duckdb", "matplotlib", "urllib.request", "http", "requests")
+    """Lightning in one folder; torchmetrics, faiss, DuckDB, the network and the command line's parser of fields in one file each."""
+    libraries = (
+        "pytorch_lightning",
+        "torchmetrics",
+        "faiss",
+        "tyro",
+        "optuna",
+        "pickle",
+        "duckdb",
+        "matplotlib",
+        "urllib.request",
+        "http",
+        "requests",
+    )
     where = {library: set() for library in libraries}
     for path in PACKAGE.rglob("*.py"):
         for library in where:
             if any(f"{name}.".startswith(f"{library}.") for name in imports(path)):
                 where[library].add(str(path.relative_to(PACKAGE)))
     assert {Path(path).parts[0] for path in where["pytorch_lightning"]} == {"training"}
+    assert where["torchmetrics"] == {"evaluation/torchmetrics.py"}
     assert where["faiss"] == {"vector_search.py"}
     assert where["tyro"] == {"overrides.py"}
+    assert where["optuna"] == {"tuner.py"}
     assert not where["pickle"]
     assert where["duckdb"] == {"data/event_log.py"}
     assert {Path(path).name for path in where["matplotlib"]} == {"data_plots.py", "semantic_id_plots.py", "curve_plots.py"}
@@ -116,18 +140,26 @@ def test_each_heavy_library_has_one_place() -> None:
     assert not where["requests"]
 
 
+def test_no_command_imports_the_torchmetrics_classes() -> None:
+    module = "genrec.evaluation.torchmetrics"
+    users = [path.name for path in PACKAGE.rglob("*.py") if any(f"{name}.".startswith(f"{module}.") for name in imports(path))]
+    assert not users
+
+
 def test_only_allowed_bases() -> None:
-    """Composition: what is inherited from is torch's, Lightning's, a protocol, a named tuple or an exception."""
+    """Composition: what is inherited from is torch's, Lightning's or torchmetrics', a protocol, a named tuple or an exception."""
     bases = {
         "Module",
         "Function",
         "LightningModule",
         "Callback",
+        "Metric",  # of torchmetrics
         "Protocol",
         "NamedTuple",
         "Exception",
         "GenrecError",
         "Recommender",  # protocols that say more
+        "Baseline",
         "Policy",
         "Source",
         "Split",
@@ -150,7 +182,8 @@ def test_no_file_is_too_long() -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys, genrec, genrec.__main__ as m; m._parser(); print([n for n in ('torch', 'pandas', 'faiss') if n in sys.modules])"
+        "import sys, genrec.__main__; from genrec import command_parser; command_parser.build(); "
+        "print([n for n in ('torch', 'pandas', 'faiss') if n in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 

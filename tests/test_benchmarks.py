@@ -224,3 +224,41 @@ def test_the_negatives_benchmark_runs_and_prints_its_table(
     assert all(0.7 < found[side] <= 1.0 for side in ("ivf", "hnsw"))
     assert "| sampler | K | ms per batch | processor ms | time / flat |" in printed
     assert sum("| 1.0000 |" in line for line in printed.splitlines()) == 2  # the reference against itself
+
+
+def test_the_comparison_benchmark_runs_and_prints_its_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = load(FILE.with_name("compare.py"))
+    runs = module.random_runs(2, 3, 40)
+    assert [(run.name, run.seed) for run in runs] == [(f"row-{row}", seed) for row in range(2) for seed in range(3)]
+    monkeypatch.setattr(sys, "argv", ["compare.py", "--tiny"])
+    module.main()
+    printed = capsys.readouterr().out
+    assert printed.startswith("20 runs (4 rows x 5 seeds) of 40 users; ")
+    assert ", threads " in printed
+    assert [line.split(" | ")[0] for line in printed.splitlines() if line.startswith("|")][2:] == ["| ndcg@10", "| novelty@10"]
+
+
+def test_the_runs_of_the_comparison_benchmark_have_as_many_hits_as_beauty() -> None:
+    """About 6 % of the users have their target among the first ten, 17 % among the first 50."""
+    (run,) = load(FILE.with_name("compare.py")).random_runs(1, 1, 22_363)
+    rank = run.ranks["rank"]
+    assert rank.between(1, 10).mean() == pytest.approx(0.06, abs=0.01)
+    assert rank.between(1, 50).mean() == pytest.approx(0.17, abs=0.02)
+
+
+def test_the_calibration_prints_a_line_for_each_condition(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    module = load(FILE.with_name("calibration.py"))
+    monkeypatch.setattr(module, "USERS", 40)
+    monkeypatch.setattr(sys, "argv", ["calibration.py", "--tables", "2", "--families", "branched"])
+    module.main()
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.startswith("2 tables of 40 users for each condition, seed 0; ")
+    cells = [line.strip("| ").split(" | ") for line in lines if line.startswith("| branched")]
+    assert [tuple(row[:5]) for row in cells] == [
+        (each.family, str(each.rows), str(each.seeds), f"{each.deviation:.4f}", f"{each.gain:.3f}")
+        for each in (*module.null_conditions(), *module.power_conditions())
+        if each.family == "branched"
+    ]
+    assert all(len(row) == 9 for row in cells)

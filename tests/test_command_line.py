@@ -168,8 +168,11 @@ def test_payloads(project: Path) -> None:
         "embed": {"vectors.safetensors"},
         "tokenize": {"codes.safetensors", "quantizer.safetensors", "health.json"},
         "sft": {"policy.safetensors", "curves.parquet", "curves.csv", "recipe.json", "baselines.json"},
-        "align": {"policy.safetensors", "curves.parquet", "curves.csv", "recipe.json", "negatives.json", "baselines.json"},
-        "evaluate": {"ranks.parquet", "recommendations.parquet", "metrics.json"},
+        "align": {
+            *("policy.safetensors", "curves.parquet", "curves.csv", "recipe.json", "negatives.json", "baselines.json"),
+            "drawn_negatives.parquet",
+        },
+        "evaluate": {"ranks.parquet", "recommendations.parquet", "user_metrics.parquet", "metrics.json"},
     }
     for stage, names in payload.items():
         for folder in (project / "data" / "artifacts" / stage).glob("[!.]*"):

@@ -12,7 +12,7 @@ from pandas import DataFrame
 from stable_ids import stable_id
 from torch import Tensor
 
-from genrec.baselines import ItemKNN, Popularity
+from genrec.baselines import BPR, EASE, ItemKNN, Popularity
 from genrec.errors import UsageError
 from genrec.item_rows import contains, keys, ranking
 from genrec.testing import ContractError, check_baseline, encoder_world
@@ -53,7 +53,10 @@ class MostTaken:
         return self.result(Counts(counts, self.change))
 
 
-@pytest.mark.parametrize("baseline", [Popularity(), ItemKNN(), ItemKNN(num_neighbors=5, decay=1.0), MostTaken()], ids=stable_id)
+PASSING = [Popularity(), Popularity(count_validation=True), ItemKNN(), ItemKNN(num_neighbors=5, decay=1.0), EASE(), BPR(), MostTaken()]
+
+
+@pytest.mark.parametrize("baseline", PASSING, ids=stable_id)
 def test_built_in_baselines_and_one_of_a_user_keep_the_contract(baseline: Baseline) -> None:
     check_baseline(baseline)
     items, interactions = encoder_world(seed=4)
@@ -117,6 +120,77 @@ def test_a_broken_baseline_raises_its_message(name: str) -> None:
     baseline, message = BROKEN[name]
     with pytest.raises(ContractError, match=rf"^MostTaken.*({message})"):
         check_baseline(baseline)
+
+
+class UserCounts(Counts):
+    """A recommender that knows users: their lists are those by training events, changed by a function."""
+
+    def recommend_to(self, user: Tensor, history: Tensor, n: int, exclude: Tensor | None = None) -> Any:
+        return self.change(Counts(self.counts, lambda lists, *_: lists).recommend(history, n, exclude), user, exclude)
+
+    def recommend(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Any:
+        return Counts(self.counts, lambda lists, *_: lists).recommend(history, n, exclude)
+
+
+def known_users(change: Callable[[Ranking], Ranking]) -> Change:
+    """Change the lists of the users with training interactions, who have the numbers 1 to 60 in the world."""
+
+    def changed(lists: Ranking, user: Tensor, exclude: Tensor | None) -> Ranking:
+        other = change(lists)
+        known = (user <= 60).unsqueeze(1)
+        return Ranking(torch.where(known, other.items, lists.items), torch.where(known, other.scores, lists.scores))
+
+    return changed
+
+
+def for_users(change: Change) -> MostTaken:
+    return MostTaken(change, result=lambda fitted: UserCounts(fitted.counts, change))
+
+
+def second_first(lists: Ranking) -> Ranking:
+    """Swap the first two items, which stays a valid list if their scores are equal."""
+    items, scores = lists.items.clone(), lists.scores.clone()
+    items[:, :2] = items[:, :2].flip(1)
+    scores[:, :2] = scores[:, :1]
+    return Ranking(items, scores)
+
+
+CALLS: list[int] = []
+
+
+def every_other_call(lists: Ranking, user: Tensor, exclude: Tensor | None) -> Ranking:
+    CALLS.append(1)
+    return second_first(lists) if len(CALLS) % 2 else lists
+
+
+BROKEN_FOR_USERS: dict[str, tuple[MostTaken, str]] = {
+    "unknown": (
+        for_users(lambda lists, *_: second_first(lists)),
+        r"unlike in recommend, a user without training .* gets another list",
+    ),
+    "order": (for_users(lambda lists, *_: Ranking(lists.items.flip(1), lists.scores.flip(1))), "best item first|must end in items 0"),
+    "writes": (for_users(lambda lists, user, exclude: (user.fill_(1), lists)[1]), "modified its arguments"),
+    "random": (for_users(every_other_call), "a second call gives another list"),
+    "alone": (
+        for_users(lambda lists, user, exclude: known_users(second_first)(lists, user, exclude) if len(user) == 1 else lists),
+        "a user alone gets another list",
+    ),
+    "excluded": (
+        for_users(lambda lists, user, exclude: lists if exclude is None else ALL.recommend(user.unsqueeze(1), 10)),
+        "`exclude`",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_FOR_USERS)
+def test_a_broken_recommend_to_raises_its_message(name: str) -> None:
+    baseline, message = BROKEN_FOR_USERS[name]
+    with pytest.raises(ContractError, match=rf"^MostTaken: recommend_to.*({message})"):
+        check_baseline(baseline)
+
+
+def test_a_recommender_may_change_the_lists_of_the_users_that_it_knows() -> None:
+    check_baseline(for_users(known_users(second_first)))
 
 
 def test_data_of_ones_own_are_given_together() -> None:

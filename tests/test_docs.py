@@ -24,8 +24,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from genrec import loading, pipeline
-from genrec.__main__ import _parser, main
+from genrec import command_parser, loading, pipeline
+from genrec.__main__ import main
 from genrec.data.sources import Frames
 from genrec.embeddings import TfidfSvd
 from genrec.experiment import SFT, Experiment, Optimization, Tokenize, Validation
@@ -139,11 +139,14 @@ class Sandbox:
         """Parse a command; plan or build its experiments; run it if it is cheap and its file is in the sandbox."""
         if words == ["--version"]:
             return
-        options, flags = _parser().parse_known_args(words)
+        options, flags = command_parser.build().parse_known_args(words)
         if options.command == "check":
             file = options.component.partition(":")[0]
             if not file.endswith(".py") or (self.folder / file).exists():
                 assert main(words) == 0
+            return
+        if options.command == "tune":
+            override([loading.load_tuning(options.experiment).experiment], flags)
             return
         if options.command not in ("run", "data", "tokenize"):
             assert not flags
@@ -265,7 +268,7 @@ def test_catalog_of_the_guide_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_commands_are_all_described() -> None:
     text = (PROJECT / "docs" / "command-line.md").read_text(encoding="utf-8")
-    (actions,) = (action for action in _parser()._actions if action.choices)
+    (actions,) = (action for action in command_parser.build()._actions if action.choices)
     assert [name for name in actions.choices or () if f"genrec {name}" not in text] == []
 
 
@@ -276,8 +279,8 @@ def test_generated_page_describes_every_argument() -> None:
     pytest.importorskip("sphinx")
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
-    text = "\n".join(module.commands(_parser()))
-    (actions,) = (action for action in _parser()._actions if action.choices)
+    text = "\n".join(module.commands(command_parser.build()))
+    (actions,) = (action for action in command_parser.build()._actions if action.choices)
     for name, command in (actions.choices or {}).items():  # type: ignore[attr-defined]
         assert f"### genrec {name}\n" in text
         for argument in command._actions:

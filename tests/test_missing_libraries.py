@@ -1,4 +1,4 @@
-"""A machine without faiss, duckdb and tyro: everything after the data stage runs there, and an error names what to install."""
+"""A machine without faiss, duckdb, tyro and optuna: everything after the data stage runs there, and an error names what to install."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from genrec.experiment import Evaluate, baselines
 from genrec.preference.negatives import FaissNeighbors
 from genrec.testing import Cyclic
 from genrec.tokenizer import RQKMeans
+from genrec.tuning import Tuning, Uniform
 from worlds import cyclic
 
 def rows():
@@ -33,6 +34,9 @@ def engine():
     quantizer = RQKMeans(num_levels=2, codebook_size=8, engine="faiss")
     return replace(row, name="engine", tokenize=replace(row.tokenize, quantizer=quantizer))
 
+def tuning():
+    return Tuning(experiment=rows()[-2], space={"policy.dropout": Uniform(0.0, 0.5)})
+
 def unprepared():
     return replace(cyclic(steps=4), name="unprepared", source=Cyclic(num_items=30, num_users=50, length=8))
 """
@@ -41,7 +45,7 @@ import importlib, pkgutil, sys
 
 class Blocked:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("faiss", "duckdb", "tyro"):
+        if name.partition(".")[0] in ("faiss", "duckdb", "tyro", "optuna"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Blocked())
@@ -66,6 +70,7 @@ NEEDING = {  # command -> what its error says
     "run mine.py:rows --fields": "overrides and --fields need tyro",
     "run mine.py:unprepared": "preparing data needs duckdb, which is not installed: pip install",
     "run mine.py:sampler": "nearest-neighbor search needs faiss, which is not installed: pip install",
+    "tune mine.py:tuning": "genrec tune needs optuna, which is not installed: pip install",
     "run mine.py:engine": "engine='faiss' needs faiss, which is not installed: pip install",
 }
 

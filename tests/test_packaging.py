@@ -98,7 +98,7 @@ def test_the_wheel_plans_the_quick_start_in_an_empty_folder(tmp_path: Path, orig
     python("-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel), cwd=empty)
     assert python("-c", "import genrec; print(genrec.__file__)", cwd=empty, path=site).strip() == str(site / "genrec" / "__init__.py")
     planned = python("-m", "genrec", "run", "genrec.quickstart:comparison", "--dry-run", cwd=empty, path=site)
-    assert planned.count("evaluate ") == 11  # 2 baselines, 4 rows with 2 seeds each, and the line of the totals
+    assert planned.count("evaluate ") == 15  # 2 baselines, 4 rows with 3 seeds each, and the line of the totals
     assert not any(empty.iterdir())
 
 

@@ -63,6 +63,31 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_draws_of_held_out_items_are_counted_by_evaluation(home: Path) -> None:
+    """The stored draws are all negatives, each user's held-out items are looked up in the corpus, and SFT alone has no share."""
+    rows = [replace(cyclic(steps=20), name="sft"), replace(cyclic(steps=20, align_steps=10), name="sdpo")]
+    sft, aligned = ({stage: made.folder for stage, made in pipeline.run(row).items()} for row in rows)
+    drawn = pd.read_parquet(aligned["align"] / "drawn_negatives.parquet")
+    assert drawn["count"].sum() == json.loads((aligned["align"] / "negatives.json").read_text())["negatives"] == 10 * 32 * 3
+    events = Corpus.load(aligned["data"]).interactions
+    part_of = {(user, item): part for user, item, part in events[["user", "item", "part"]].itertuples(index=False)}
+    hits = dict.fromkeys(("train", "validation", "test"), 0)
+    for user, item, count in drawn.itertuples(index=False):
+        if (user, item) in part_of:
+            hits[part_of[user, item]] += count
+    assert hits["train"] == 0
+    assert hits["validation"] > 0
+    metrics = json.loads((aligned["evaluate"] / "metrics.json").read_text())
+    assert {name: metrics[name] for name in metrics if name.startswith("negatives_")} == pytest.approx(
+        {
+            "negatives_test_share": hits["test"] / 960,
+            "negatives_validation_share": hits["validation"] / 960,
+            "negatives_heldout_share": (hits["test"] + hits["validation"]) / 960,
+        }
+    )
+    assert "negatives_heldout_share" not in json.loads((sft["evaluate"] / "metrics.json").read_text())
+
+
 @pytest.mark.parametrize("policy", ["tiger", "itemknn"])
 def test_filter_seen_leaves_seen_items_out_of_every_list(home: Path, policy: str) -> None:
     """Seen means the whole history, also what is further back than the three items that the recommender is shown."""

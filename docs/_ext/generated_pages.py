@@ -32,9 +32,9 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 def generate(app: Sphinx) -> None:
     """Write the generated pages."""
-    from genrec.__main__ import _parser
+    from genrec import command_parser
 
-    write(GENERATED / "commands.md", "\n".join(commands(_parser())))
+    write(GENERATED / "commands.md", "\n".join(commands(command_parser.build())))
     for source in [PROJECT / "experiments" / "results.md", *(PROJECT / "experiments" / "results").glob("*.md")]:
         text = source.read_text(encoding="utf-8")
         write(GENERATED / source.relative_to(PROJECT / "experiments"), text + STUDIES if source.name == "results.md" else text)

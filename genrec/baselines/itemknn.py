@@ -24,6 +24,7 @@ from scipy import sparse
 from torch import Tensor
 
 from genrec.baselines.dense_ranking import best, check_items, item_counts, precedence
+from genrec.baselines.user_items import user_item_matrix
 from genrec.errors import UsageError
 from genrec.types import Ranking
 
@@ -80,12 +81,7 @@ def cosine(interactions: DataFrame, item_count: int, num_neighbors: int) -> spar
 
     Row i keeps the `num_neighbors` most similar items (0 keeps all).
     """
-    user = interactions["user"].to_numpy(dtype=np.int64)
-    item = interactions["item"].to_numpy(dtype=np.int64) - 1
-    shape = (int(user.max(initial=0)) + 1, item_count)
-    matrix = sparse.csr_array((np.ones(len(user)), (user, item)), shape=shape)
-    matrix.sum_duplicates()
-    matrix.data[:] = 1.0
+    matrix = user_item_matrix(interactions, item_count)
     norms = np.sqrt(np.maximum(matrix.sum(axis=0), 1.0))
     matrix.data /= norms[matrix.indices]
     columns = matrix.tocsc()

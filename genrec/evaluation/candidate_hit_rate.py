@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from genrec.errors import NumericsError, UsageError
+from genrec.evaluation.scored_lists import recommend_batch
 from genrec.item_rows import contains, repeated
 from genrec.plugin_source import name_with_place
 from genrec.randomness import mixed, seed_of
-from genrec.types import Evaluated, Policy, SequenceBatch
+from genrec.types import Evaluated, Policy, SequenceBatch, UserRecommender
 from genrec.types.specification import check_types
 
 EXCLUDE_BYTES = 200 * 2**20  # memory for the excluded items of one batch of users
@@ -54,7 +55,8 @@ class CandidateHitRate:
         user, target, items = batch.user.cpu(), batch.target.cpu(), len(evaluated.popularity) - 1
         others = draw_candidates(user, target, evaluated.seen(user), items, self.num_candidates - 1, self.seed)
         candidates = torch.cat([target.unsqueeze(1), others], 1)
-        score = _policy_hits if isinstance(evaluated.recommender, Policy) else _recommender_hits
+        is_scored = isinstance(evaluated.recommender, Policy) and not isinstance(evaluated.recommender, UserRecommender)
+        score = _policy_hits if is_scored else _recommender_hits
         return score(evaluated, batch, candidates).masked_fill((candidates == 0).any(1), torch.nan)
 
 
@@ -106,10 +108,9 @@ def _policy_hits(evaluated: Evaluated, batch: SequenceBatch, candidates: Tensor)
 def _recommender_hits(evaluated: Evaluated, batch: SequenceBatch, candidates: Tensor) -> Tensor:
     """Return the hits of the best candidate, float64 [B], with all other items excluded; the target is the first candidate."""
     items = len(evaluated.popularity) - 1
-    size = max(1, EXCLUDE_BYTES // (8 * items))
-    best = []
-    for history, kept in zip(torch.split(batch.history, size), torch.split(candidates, size), strict=True):
-        everything = torch.arange(items + 1).repeat(len(kept), 1)
-        exclude = everything.scatter_(1, kept, 0)
-        best.append(evaluated.recommender.recommend(history, 1, exclude.to(history.device)).items[:, 0].cpu())
+    size, best = max(1, EXCLUDE_BYTES // (8 * items)), []
+    for begin in range(0, len(candidates), size):
+        part, kept = SequenceBatch(*(column[begin : begin + size] for column in batch)), candidates[begin : begin + size]
+        exclude = torch.arange(items + 1).repeat(len(kept), 1).scatter_(1, kept, 0).to(part.history.device)
+        best.append(recommend_batch(evaluated.recommender, part, 1, exclude).items[:, 0].cpu())
     return (torch.cat(best) == candidates[:, 0]).double()

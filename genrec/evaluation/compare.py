@@ -1,13 +1,14 @@
 """Comparison of runs: means over seeds, confidence intervals, paired tests and configuration differences.
 
-A row holds all runs with one name, one per seed. All runs in a table must have the same users, targets and protocol. Intervals and
-tests are over users, with each user's metric averaged over seeds: in an interval over all seeds of the row, in a test over the seeds
-that the two rows have in common. An interval depends on its row alone and a test on its two rows alone; only Holm's correction
-depends on the other rows. The variation between seeds is reported separately, as the standard deviation over seeds.
+A row holds all runs with one name, one per seed. All runs in a table must have the same users, targets and protocol. The test of
+two trained rows is over users and seeds, with the variance over seeds pooled over the trained rows of the table. Difference, interval
+and p of a row depend on the row, on the reference and on this pooled variance; only Holm's correction depends on the other tests. The
+interval of a row itself is over users alone, with each user's metric averaged over the row's seeds.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
@@ -17,13 +18,13 @@ from numpy import ndarray
 from pandas import DataFrame
 
 from genrec.errors import ArtifactError, UsageError, counted
-from genrec.evaluation import metrics
-from genrec.evaluation.paired_tests import PairedTest, SeedValues, is_trained, paired_test, with_holm
-from genrec.evaluation.shared_id_ties import per_user
+from genrec.evaluation.compared_metric import ComparedMetric, compared_metric
+from genrec.evaluation.crossed_test import SeedVariance
+from genrec.evaluation.families import Family, families_of
+from genrec.evaluation.paired_tests import PairedTest, is_trained, paired_test, pooled
+from genrec.evaluation.seed_pairs import SeedPairs, SeedValues, evaluated_otherwise, paired
 from genrec.evaluation.significance import bootstrap_means, percentile_interval
-from genrec.types import Metric
 
-PER_USER: dict[str, Metric] = {"recall": metrics.recall, "ndcg": metrics.ndcg, "mrr": metrics.mrr}
 ABSENT = "-"  # value of a key that the configuration of a row does not have
 NOT_RECORDED: Mapping[str, str] = MappingProxyType({})  # environment of a run that records none
 
@@ -63,8 +64,8 @@ class Row(NamedTuple):
     seeds: tuple[int, ...]  # ascending
     configuration: dict[str, object]  # settings of its runs by key path
     metrics: dict[str, Spread]  # metrics that all its runs have
-    value: float  # the tested metric, mean over users and seeds
-    interval: tuple[float, float] | None  # its 95 % bootstrap interval over users; None for one user
+    value: float  # the tested metric, mean over users and seeds; NaN if no user is counted
+    interval: tuple[float, float] | None  # its 95 % bootstrap interval over users; None for one user, or without values per user
     test: PairedTest | None  # None for the reference
     environments: dict[int, Mapping[str, str]]  # seed -> where it was trained, see `Run.environment`
 
@@ -83,6 +84,11 @@ class Comparison(NamedTuple):
     protocol: dict[str, object]
     rows: tuple[Row, ...]
     differences: dict[str, dict[str, object]]  # key path -> row -> value, for keys that differ; `ABSENT` if a row has no value
+    per_user: bool  # False: the tested metric is a figure of all lists together, such as coverage
+    users: int  # test users
+    pool: SeedVariance  # of the differences of trained rows from a trained reference; no degrees of freedom if there is none
+    unpooled: dict[str, str]  # trained row with a variance of its own -> why it is not in the pool
+    families: tuple[Family, ...]  # of Holm's correction
 
 
 def compare(
@@ -90,8 +96,9 @@ def compare(
 ) -> Comparison:
     """Group runs into rows by name, in the given order, and test each row against `reference` (default: the first row).
 
-    `metric` is recall, ndcg or mrr at a cut-off up to the length of the stored lists, such as "ndcg@10". `seed` is the seed of the
-    bootstrap. Raises ArtifactError if the runs differ in their users, targets or protocol.
+    `metric` is recall, ndcg or mrr at a cut-off up to the length of the stored lists, such as "ndcg@10", a column of
+    `Run.user_metrics`, or another figure of `Run.metrics`, such as "coverage@10". `seed` is the seed of the bootstrap. Raises
+    ArtifactError if the runs differ in their users, targets or protocol.
     """
     groups = _grouped(runs)
     names = list(groups)
@@ -100,26 +107,59 @@ def compare(
         raise UsageError(f"reference must be one of the rows {', '.join(names)}, got {reference!r}")
     if resamples < 1:
         raise UsageError(f"resamples must be at least 1, got {resamples}")
-    name, cutoff = _parsed(metric, runs)
+    tested = compared_metric(metric, runs)
     _check_same(runs)
-    values = {row: _values(row, group, name, cutoff) for row, group in groups.items()}
-    tests = {row: paired_test(values[row], values[reference], resamples, seed) for row in names if row != reference}
-    corrected = dict(zip(tests, with_holm(list(tests.values())), strict=True))
-    rows = tuple(_row(group, values[row], corrected.get(row), resamples, seed) for row, group in groups.items())
-    return Comparison(metric, reference, resamples, runs[0].protocol, rows, _differences(rows))
+    values = {row: _values(row, group, tested) for row, group in groups.items()}
+    pairs = {row: paired(values[row], values[reference]) for row in names if row != reference}
+    unpooled = _unpooled(pairs, groups)
+    pool = pooled([pair for row, pair in pairs.items() if pair.trained == 2 and row not in unpooled], tested.per_user)
+    tests = {row: paired_test(pair, pool, tested.per_user, resamples, seed) for row, pair in pairs.items()}
+    families = families_of(tests, groups, [row for row in names if values[row].trained], reference)
+    for family in families:
+        tests |= family.correct(tests)
+    rows = tuple(_row(group, values[row], tests.get(row), tested, resamples, seed) for row, group in groups.items())
+    about = (tested.per_user, len(runs[0].ranks), pool, unpooled, tuple(families))
+    return Comparison(metric, reference, resamples, runs[0].protocol, rows, _differences(rows), *about)
 
 
-def _values(row: str, group: Sequence[Run], name: str, cutoff: int) -> SeedValues:
-    return SeedValues(row, is_trained(group[0].configuration), {run.seed: _per_user(run, name, cutoff) for run in group})
+def _unpooled(pairs: Mapping[str, SeedPairs], groups: Mapping[str, Sequence[Run]]) -> dict[str, str]:
+    """Return the trained rows that say nothing about the variance of other trainings: row -> reason."""
+    reasons = {}
+    for row, pair in pairs.items():
+        if pair.trained < 2 or len(pair.seeds) < 2:
+            continue
+        if pair.identical:
+            reasons[row] = "equal to the reference"
+        elif evaluated_otherwise(groups[row][0].configuration, groups[pair.reference][0].configuration):
+            reasons[row] = "the policies of the reference, evaluated in another way"
+    return reasons
 
 
-def _row(group: Sequence[Run], values: SeedValues, test: PairedTest | None, resamples: int, seed: int) -> Row:
+def _values(row: str, group: Sequence[Run], tested: ComparedMetric) -> SeedValues:
+    by_seed = {run.seed: tested.values(run) for run in group}
+    return SeedValues(row, is_trained(group[0].configuration), by_seed, {run.seed: _target_hash(run) for run in group})
+
+
+def _target_hash(run: Run) -> str:
+    """Return a hash of the users and their targets."""
+    table = run.ranks[["user", "target"]].sort_values("user").to_numpy(dtype=np.int64)
+    return hashlib.sha256(table.tobytes()).hexdigest()
+
+
+def _row(group: Sequence[Run], values: SeedValues, test: PairedTest | None, tested: ComparedMetric, resamples: int, seed: int) -> Row:
     """Return a row of the table with the interval of its mean over all its seeds."""
-    mean = values.mean(list(values.by_seed))
-    interval = percentile_interval(bootstrap_means(mean, resamples, seed)) if len(mean) > 1 else None
+    by_user = np.stack(list(values.by_seed.values()), 1)  # float64 [U, seeds]
+    mean = by_user[~np.isnan(by_user).any(1)].mean(1)  # of the users who are counted at all seeds
+    interval = percentile_interval(bootstrap_means(mean, resamples, seed)) if tested.per_user and len(mean) > 1 else None
     environments = {run.seed: run.environment for run in group}
-    first = group[0]
-    return Row(first.name, tuple(environments), first.configuration, _spreads(group), float(mean.mean()), interval, test, environments)
+    first, value = group[0], _mean_of_counted(by_user)
+    return Row(first.name, tuple(environments), first.configuration, _spreads(group), value, interval, test, environments)
+
+
+def _mean_of_counted(by_user: ndarray) -> float:
+    """Return the mean over seeds of the mean over the users who are counted at a seed; NaN if there is none."""
+    counts = (~np.isnan(by_user)).sum(0)
+    return float((np.nansum(by_user, 0) / counts).mean()) if counts.all() else float("nan")
 
 
 def _grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -143,21 +183,6 @@ def _grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
                         "row must have the same configuration; give the other configuration another name"
                     )
     return groups
-
-
-def _parsed(metric: str, runs: Sequence[Run]) -> tuple[str, int]:
-    """Split 'ndcg@10' into ('ndcg', 10). Raise UsageError if the stored lists are shorter than the cut-off."""
-    name, _, digits = metric.partition("@")
-    if name not in PER_USER or not digits.isdecimal() or int(digits) < 1:
-        raise UsageError(f"metric must be {', '.join(PER_USER)} with a cut-off, such as ndcg@10, got {metric!r}")
-    for run in runs:
-        stored = [int(key.partition("@")[2]) for key in run.metrics if key.startswith("recall@")]
-        if int(digits) > max(stored, default=0):
-            raise UsageError(
-                f"{metric} needs lists of {counted(int(digits), 'item')}, those of {_label(run)} have {max(stored, default=0)}; "
-                "evaluate again with a larger last cut-off (--evaluate.cutoffs)"
-            )
-    return name, int(digits)
 
 
 def _check_same(runs: Sequence[Run]) -> None:
@@ -193,12 +218,6 @@ def _targets(run: Run) -> dict[int, int]:
     if users.duplicated().any():
         raise ArtifactError(f"{_label(run)} has user {users[users.duplicated()].iloc[0]} twice, expected each user once")
     return dict(zip(users.tolist(), run.ranks["target"].tolist(), strict=True))
-
-
-def _per_user(run: Run, name: str, cutoff: int) -> ndarray:
-    """Return the metric of every user, float64 [U], by ascending user; its expectation if Semantic IDs are shared."""
-    values: ndarray = per_user(PER_USER[name], run.ranks.sort_values("user"), cutoff).numpy()
-    return values
 
 
 def _spreads(group: Sequence[Run]) -> dict[str, Spread]:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from genrec.evaluation.compare import Comparison
 from genrec.evaluation.comparison_summary import summary
-from genrec.evaluation.comparison_tables import Table, protocol_line, tables
+from genrec.evaluation.comparison_tables import protocol_line, tables
 from genrec.evaluation.run_environments import environment_lines
+from genrec.evaluation.table_cells import Table
 from genrec.evaluation.terminal_table import fitted
 
 PIPE_WIDTH = 220  # width in characters of the text between tables in output that is not a terminal

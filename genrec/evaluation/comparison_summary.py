@@ -6,10 +6,12 @@ import shlex
 from typing import NamedTuple
 
 from genrec.evaluation.compare import Comparison, Row
-from genrec.evaluation.comparison_tables import seeds_differ, title
-from genrec.evaluation.paired_tests import PairedTest, enumerated, seeds_in_words
+from genrec.evaluation.comparison_tests_table import seeds_differ
+from genrec.evaluation.paired_tests import DEFAULT_SEEDS, LEAST_SEEDS, PairedTest, enumerated, seeds_in_words
+from genrec.evaluation.table_cells import p_cell, title
 
-LEVEL = 0.05  # a corrected p below it is a difference beyond chance among users
+LEVEL = 0.05  # a corrected p below it is a difference beyond chance
+WORDS = {3: "three", 5: "five"}
 CONTROL = "ContinuedSFT"  # the loss of the control: further training without preferences
 
 
@@ -32,7 +34,7 @@ def summary(comparison: Comparison) -> Summary:
 
 
 def _reading(comparison: Comparison) -> list[str]:
-    """Return a paragraph on the best row and the meaning of p, and one on the rows with preferences."""
+    """Return a paragraph on the best row and the number of seeds, and one on the rows with preferences."""
     metric = title(comparison.metric)
     if len(comparison.rows) == 1:
         row = comparison.rows[0]
@@ -46,9 +48,22 @@ def _reading(comparison: Comparison) -> list[str]:
         second = max(others, key=lambda row: row.value)
         assert second.test is not None  # only the reference has no test
         first = f"{about} and is the reference; the next row, {second.name}, {_verdict('', second.test, second, comparison)}."
-    caution = "p resamples users only: it compares these trained models, not the methods, and other seeds may change the sign."
-    unequal = seeds_differ(comparison)
-    return [" ".join(filter(None, [first, unequal, caution])), *_on_preferences(comparison)]
+    return [" ".join(filter(None, [first, seeds_differ(comparison), _few_seeds(comparison)])), *_on_preferences(comparison)]
+
+
+def _few_seeds(comparison: Comparison) -> str:
+    """Return what is missing for a claim about methods if trained rows are compared over fewer than three seeds; else empty."""
+    reference = next(row for row in comparison.rows if row.name == comparison.reference)
+    compared = [
+        row.test.seeds for row in comparison.rows if row.test is not None and (row.trained or reference.trained) and row.test.seeds
+    ]
+    fewest = min(map(len, compared), default=LEAST_SEEDS)
+    if fewest >= LEAST_SEEDS:
+        return ""
+    return (
+        f"p is about methods, over users and seeds, and rows are compared over {fewest} {'seed' if fewest == 1 else 'seeds'}: "
+        f"{WORDS[DEFAULT_SEEDS]} seeds are the default of a comparison, {WORDS[LEAST_SEEDS]} the least for a claim."
+    )
 
 
 def _verdict(subject: str, test: PairedTest, row: Row, comparison: Comparison) -> str:
@@ -63,10 +78,18 @@ def _verdict(subject: str, test: PairedTest, row: Row, comparison: Comparison) -
     if test.p is None or test.p_holm is None or test.interval is None:
         return f"{where}{subject} differs from {name} by {test.difference:+.5f}, without a test: {test.reason}".strip()
     side = "above" if test.difference > 0 else "below"
-    how = f"is {side} {name} beyond chance among users" if test.p_holm < LEVEL else f"is not distinguishable from {name}"
+    over = _over(comparison, row.trained or reference.trained)
+    how = f"is {side} {name} beyond chance over {over}" if test.p_holm < LEVEL else f"is not distinguishable from {name} over {over}"
     low, high = test.interval
-    figures = f"difference {test.difference:+.5f}, 95 % interval {low:+.5f} to {high:+.5f}, p (Holm) {test.p_holm:.4f}"
+    figures = f"difference {test.difference:+.5f}, 95 % interval {low:+.5f} to {high:+.5f}, p (Holm) {p_cell(test.p_holm)}"
     return f"{where}{f'{subject} ' if subject else ''}{how} ({figures})"
+
+
+def _over(comparison: Comparison, trained: bool) -> str:
+    """Return what a test is over: users and seeds, seeds for a figure of all lists, users for two baselines."""
+    if not comparison.per_user:
+        return "seeds"
+    return "users and seeds" if trained else "users"
 
 
 def _on_preferences(comparison: Comparison) -> list[str]:
@@ -81,7 +104,8 @@ def _on_preferences(comparison: Comparison) -> list[str]:
         names = enumerated(row.name for row in tested)
         found = f"{enumerated(above)} {'are' if len(above) > 1 else 'is'}" if above else "none is"
         sentences.append(
-            f"Of the rows with a preference loss ({names}) {found} above {comparison.reference} beyond chance among users."
+            f"Of the rows with a preference loss ({names}) {found} above {comparison.reference} beyond chance over "
+            f"{_over(comparison, True)}."
         )
     if untested:
         have = "have" if len(untested) > 1 else "has"

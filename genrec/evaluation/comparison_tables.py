@@ -6,38 +6,32 @@ Names and values come from experiment files. The output functions escape them (`
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
-from typing import NamedTuple
 
-from genrec.evaluation.cold_metrics import chance
-from genrec.evaluation.compare import ABSENT, PER_USER, Comparison, Row
-from genrec.evaluation.paired_tests import PairedTest, enumerated, seeds_in_words
+from genrec.evaluation.compare import ABSENT, Comparison, Row
+from genrec.evaluation.comparison_metric_tables import metric_tables
+from genrec.evaluation.comparison_tests_table import tests_tables
+from genrec.evaluation.held_out_negatives import held_out_notes
+from genrec.evaluation.paired_tests import enumerated
+from genrec.evaluation.table_cells import (
+    PREFERRED,
+    Table,
+    difference_cell,
+    interval_cell,
+    metric_cell,
+    metric_name,
+    p_cell,
+    ranked_keys,
+    title,
+)
 
-PREFERRED = {"ndcg": (5, 10), "mrr": (10,), "coverage": (10,)}  # cut-offs to show if they exist, else the last one; recall has all
-TITLES = {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR", "coverage": "Coverage"}
 MAX_COLUMNS = 8  # rows of results that are shown as columns of the configuration table; more are shown as lines
 HIDDEN = ("version", "source", "fingerprint")  # fields of a component that are shown only if nothing else differs
-UNDEFINED = "undefined"  # cell of a test or an interval that does not exist; a note gives the reason
 SEEDS_WIDTH = 8  # characters in a line of seeds in the narrow table of results
-
-
-class Table(NamedTuple):
-    """A table of plain text. A cell may have several lines; the first column is the row's name."""
-
-    title: str
-    columns: list[str]
-    rows: list[list[str]]
-    notes: list[str]
-    first: tuple[str, ...] = ()  # columns that are shown first where the width is not enough for all
-    narrow: Table | None = None  # the table to choose columns from where this one is too wide; None: this one
-    listing: tuple[str, ...] = ()  # lines that replace a table that is too wide; empty: columns are left out
 
 
 def tables(comparison: Comparison) -> list[Table]:
     """Return the tables in the order of the report."""
-    found = [_results(comparison), *_semantic_ids(comparison), *_unseen(comparison)]
-    if len(comparison.rows) > 1:
-        found.append(_tests(comparison))
+    found = [_results(comparison), *metric_tables(comparison), *tests_tables(comparison)]
     if comparison.differences:
         found.append(_differences(comparison))
     return found
@@ -62,22 +56,45 @@ def _beams(configuration: dict[str, object]) -> str:
 
 
 def _results(comparison: Comparison) -> Table:
-    """Return the table of metrics, with the confidence interval of the tested metric.
+    """Return the table of metrics, with the interval over users of the tested metric.
 
     Its narrow form also has difference and p of the test, and prefers the tested metric and Recall@10 to the other metrics.
     """
-    shown = _shown(comparison)
-    columns = ["Row", "Seeds", *map(title, shown), f"{title(comparison.metric)}, 95 % interval"]
-    rows = []
-    for row in comparison.rows:
-        interval = _interval(row.interval, ".4f")
-        rows.append([row.name, ", ".join(map(str, row.seeds)), *(_metric(row, key, comparison.metric) for key in shown), interval])
-    notes = [
-        "Metrics are means over all users and seeds. "
-        + ("± is the standard deviation over seeds. " if any(len(row.seeds) > 1 for row in comparison.rows) else "")
-        + f"The 95 % interval is a bootstrap interval over users with {comparison.resamples} resamples."
+    shown, columns = _shown(comparison), ["Row", "Seeds"]
+    columns += map(title, shown)
+    interval = f"{title(comparison.metric)}, 95 % interval over users"
+    rows = [
+        [row.name, ", ".join(map(str, row.seeds)), *(metric_cell(row, key, comparison.metric) for key in shown)]
+        for row in comparison.rows
     ]
-    if any(row.interval is None for row in comparison.rows):
+    if comparison.per_user:
+        columns.append(interval)
+        for row, cells in zip(comparison.rows, rows, strict=True):
+            cells.append(interval_cell(row.interval, ".4f"))
+    tested, recall, tests = title(comparison.metric), title("recall@10"), ["Difference", "p (Holm)"]
+    narrow = Table("Results", columns, [[name, textwrap.fill(seeds, SEEDS_WIDTH), *cells] for name, seeds, *cells in rows], [])
+    if len(comparison.rows) > 1:
+        more = [line + _test_cells(row) for line, row in zip(narrow.rows, comparison.rows, strict=True)]
+        narrow = narrow._replace(columns=[*columns, *tests], rows=more)
+    first = tuple(dict.fromkeys(name for name in [tested, interval, *tests, recall, "Seeds"] if name in narrow.columns))
+    notes = _notes(comparison)
+    return Table("Results", columns, rows, notes, first, narrow._replace(notes=notes, first=first))
+
+
+def _test_cells(row: Row) -> list[str]:
+    return ["reference", ABSENT] if row.test is None else [difference_cell(row.test), p_cell(row.test.p_holm, ABSENT)]
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    """Return what the figures are means of, and the users and slots that count as misses."""
+    means = "Metrics are means over all users and seeds."
+    if comparison.per_user:
+        means += (
+            f" The 95 % interval is a bootstrap interval over users alone with {comparison.resamples} resamples. "
+            "Rows are compared in the table of tests."
+        )
+    notes = [means]
+    if comparison.per_user and any(row.interval is None for row in comparison.rows):
         notes.append("The interval is undefined: one user.")
     for row in comparison.rows:
         invalid = row.metrics["invalid"].mean if "invalid" in row.metrics else 0.0
@@ -85,122 +102,20 @@ def _results(comparison: Comparison) -> Table:
             were = "slot of its lists was" if invalid == 1 else "slots of its lists were"
             count = "It counts as a miss." if invalid == 1 else "They count as misses."
             notes.append(f"{row.name}: {invalid:g} {were} empty or repeated an item. {count}")
-    tested, recall, tests = title(comparison.metric), title("recall@10"), ["Difference", "p (Holm)"]
-    first = [tested, columns[-1], *tests, recall, "Seeds"]
-    narrow = Table("Results", columns, [[name, textwrap.fill(seeds, SEEDS_WIDTH), *cells] for name, seeds, *cells in rows], notes)
-    if len(comparison.rows) > 1:
-        cells = [["reference", ABSENT] if row.test is None else [_difference(row.test), _holm(row.test)] for row in comparison.rows]
-        narrow = narrow._replace(columns=[*columns, *tests], rows=[line + more for line, more in zip(narrow.rows, cells, strict=True)])
-    chosen = tuple(dict.fromkeys(name for name in first if name in narrow.columns))
-    return Table("Results", columns, rows, notes, chosen, narrow._replace(first=chosen))
+    return notes + held_out_notes(comparison.rows) + _excluded_targets(comparison)
 
 
-def _semantic_ids(comparison: Comparison) -> list[Table]:
-    """Return a table of the ranks of Semantic IDs, if items share any. These metrics are not ranks of items, so they are separate."""
-    rows = [row for row in comparison.rows if any(key.startswith("sid_") for key in row.metrics)]
-    if not rows:
-        return []
-    shown = _ranked(rows, "sid_")
-    cells = [[row.name, *(_metric(row, f"sid_{key}", comparison.metric) for key in shown)] for row in rows]
-    note = (
-        "Some items share a Semantic ID. In this table a hit is any item with the Semantic ID of the target, and the cut-off counts "
-        "distinct Semantic IDs in the list. The results above count items: they are expectations over the order of the items that "
-        "share a Semantic ID. The two tables are not comparable."
-    )
-    columns = ["Row", *(f"SID {title(key)}" for key in shown)]
-    return [Table("Ranking of Semantic IDs", columns, cells, [note], ("SID Recall@10", "SID NDCG@10"))]
-
-
-def _unseen(comparison: Comparison) -> list[Table]:
-    """Return the cold-start table: two lines per row, and the expectation of a random ranking among unseen items."""
-    rows = [row for row in comparison.rows if "cold_users" in row.metrics]
-    if not rows:
-        return []
-    shown, cells = _ranked(rows, "cold_"), []
-    for prefix, among in (("cold_", "all items"), ("cold_only_", "unseen items")):
-        some = [row for row in rows if any(key.startswith(f"{prefix}recall@") for key in row.metrics)]
-        cells += [[row.name, among, *(_metric(row, prefix + key, comparison.metric) for key in shown)] for row in some]
-    users, items = (round(rows[0].metrics[key].mean) for key in ("cold_users", "cold_items"))
-    random = [chance(PER_USER[name], int(cutoff), items) for name, _, cutoff in (key.partition("@") for key in shown)]
-    cells.append(["random order", "unseen items", *(f"{value:.4f}" for value in random)])
-    note = f"Means over the {users} users with a target that has no training interaction. {items} items of the catalog have none."
-    columns = ["Row", "Ranked among", *map(title, shown)]
-    return [Table("Items unseen in training (cold start)", columns, cells, [note], ("Ranked among", "Recall@10", "NDCG@10"))]
-
-
-def _ranked(rows: Iterable[Row], prefix: str) -> list[str]:
-    """Return all recalls and the preferred NDCGs that the rows have with a prefix, without the prefix."""
-    known = list(dict.fromkeys(key.removeprefix(prefix) for row in rows for key in row.metrics if key.startswith(prefix)))
-    recalls, ndcgs = ([key for key in known if key.startswith(f"{name}@")] for name in ("recall", "ndcg"))
-    return recalls + ([f"ndcg@{n}" for n in PREFERRED["ndcg"] if f"ndcg@{n}" in ndcgs] or ndcgs[-1:])
-
-
-def _tests(comparison: Comparison) -> Table:
-    """Return the table of tests, a line for each row except the reference. It names the seeds of a test if they are not the row's."""
-    columns = ["Row", "Difference", "95 % interval", "p", "p (Holm)", "Win / tie / loss"]
-    tested = [(row.name, row.test) for row in comparison.rows if row.test is not None]
-    rows = [[name, *_test(test)] for name, test in tested]
-    count = sum(test.p is not None for _, test in tested)
-    note = (
-        f"Differences are row minus reference. The test is a two-sided paired bootstrap over users with {comparison.resamples} "
-        "resamples, each user's metric averaged over the seeds that both rows have; a baseline has one result for all seeds. "
-        f"p (Holm) is corrected for {count} test{'s' if count != 1 else ''}. Win, tie and loss count users."
-    )
-    notes = [note, *(f"{name}: the test is undefined: {test.reason}." for name, test in tested if test.reason)]
-    other, first = _other_seeds(comparison), ["Difference", "p (Holm)", "95 % interval", "p"]
-    if other:
-        columns.append("Seeds compared")
-        first.insert(1, columns[-1])
-        rows = [[*cells, ", ".join(map(str, test.seeds)) or "none"] for cells, (_, test) in zip(rows, tested, strict=True)]
-    name = f"{title(comparison.metric)} compared with {comparison.reference}"
-    return Table(name, columns, rows, notes + other, tuple(first))
-
-
-def _other_seeds(comparison: Comparison) -> list[str]:
-    """Return a warning for each trained row with other seeds than the reference: a lucky seed could pass for an effect.
-
-    Below a baseline as the reference, one warning says that the trained rows have different seeds.
-    """
-    reference = next(row for row in comparison.rows if row.name == comparison.reference)
-    if not reference.trained:
-        return list(filter(None, [seeds_differ(comparison)]))
-    unequal = [row for row in comparison.rows if row.seeds != reference.seeds and row.trained]
-    return [
-        f"{row.name} has {seeds_in_words(row.seeds)}, but the reference has {seeds_in_words(reference.seeds)}. "
-        + (f"They are compared at {seeds_in_words(row.test.seeds)} only. " if row.test is not None and row.test.seeds else "")
-        + "Run both with the same seeds before drawing a conclusion."
-        for row in unequal
-    ]
-
-
-def seeds_differ(comparison: Comparison) -> str:
-    """Return a warning if the trained rows have different seeds, which also decide which row is best; else empty."""
-    names: dict[tuple[int, ...], list[str]] = {}
+def _excluded_targets(comparison: Comparison) -> list[str]:
+    """Return how many users had taken their target before, which `filter_seen` turns into a miss; a line per number."""
+    rows: dict[float, list[str]] = {}
     for row in comparison.rows:
-        if row.trained:
-            names.setdefault(row.seeds, []).append(row.name)
-    if len(names) < 2:
-        return ""
-    having = [f"{enumerated(rows)} {'have' if len(rows) > 1 else 'has'} {seeds_in_words(seeds)}" for seeds, rows in names.items()]
-    return (
-        f"The means of the trained rows are over different seeds: {'; '.join(having)}. "
-        "Run all with the same seeds before drawing a conclusion."
-    )
-
-
-def _test(test: PairedTest) -> list[str]:
-    """Return difference, interval, p, corrected p and counts of a test."""
-    counts = ABSENT if test.difference is None else f"{test.wins} / {test.ties} / {test.losses}"
-    p = UNDEFINED if test.p is None else f"{test.p:.4f}"
-    return [_difference(test), _interval(test.interval, "+.5f"), p, _holm(test), counts]
-
-
-def _difference(test: PairedTest) -> str:
-    return UNDEFINED if test.difference is None else f"{test.difference:+.5f}"
-
-
-def _holm(test: PairedTest) -> str:
-    return ABSENT if test.p_holm is None else f"{test.p_holm:.4f}"
+        if "excluded_targets" in row.metrics:
+            rows.setdefault(row.metrics["excluded_targets"].mean, []).append(row.name)
+    if not any(rows) and not comparison.protocol.get("filter_seen"):
+        return []
+    everywhere = len(rows) == 1 and len(next(iter(rows.values()))) == len(comparison.rows)
+    counts = [f"{count:g} of {comparison.users}{'' if everywhere else f' ({enumerated(names)})'}" for count, names in rows.items()]
+    return [f"Users who had already taken their target, a miss with filter_seen: {'; '.join(counts)}."] if counts else []
 
 
 def _differences(comparison: Comparison) -> Table:
@@ -223,30 +138,14 @@ def _listed(key: str, names: list[str], values: list[str]) -> str:
 
 def _shown(comparison: Comparison) -> list[str]:
     """Return the metrics to show: all recalls, the preferred cut-offs of the others, and the tested metric."""
-    known = list(dict.fromkeys(key for row in comparison.rows for key in row.metrics if "@" in key))
-    shown = [key for key in known if key.startswith("recall@")]
-    for name, cutoffs in PREFERRED.items():
-        available = [key for key in known if key.startswith(f"{name}@")]
-        shown += [f"{name}@{n}" for n in cutoffs if f"{name}@{n}" in available] or available[-1:]
+    known = list(dict.fromkeys(key for row in comparison.rows for key in row.metrics))
+    shown = [key for key in ranked_keys(comparison.rows) if key.startswith("recall@")]
+    for stem, cutoffs in PREFERRED.items():
+        available = [
+            key for key in known if metric_name(key).stem == stem and key.startswith(f"{stem}@") and not metric_name(key).group
+        ]
+        shown += [f"{stem}@{n}" for n in cutoffs if f"{stem}@{n}" in available] or available[-1:]
     return shown if comparison.metric in shown else [*shown, comparison.metric]
-
-
-def _metric(row: Row, key: str, tested: str) -> str:
-    """Return the mean, and on a second line the standard deviation over seeds."""
-    if key not in row.metrics:
-        return f"{row.value:.4f}" if key == tested else ABSENT
-    spread = row.metrics[key]
-    return f"{spread.mean:.4f}" + ("" if spread.deviation is None else f"\n±{spread.deviation:.4f}")
-
-
-def _interval(interval: tuple[float, float] | None, number: str) -> str:
-    return UNDEFINED if interval is None else f"[{interval[0]:{number}}, {interval[1]:{number}}]"
-
-
-def title(key: str) -> str:
-    """Return the column title of a metric: 'recall@10' -> 'Recall@10'."""
-    name, _, cutoff = key.partition("@")
-    return f"{TITLES.get(name, name)}@{cutoff}"
 
 
 def _value(value: object) -> str:

@@ -27,6 +27,7 @@ from scipy import stats
 
 CONFIDENCE = 0.95  # of the interval
 POWER = 0.8  # with which a test at the level 1 - CONFIDENCE finds the minimum detectable difference
+ROUNDING = 1e-12  # a smaller standard error, or a smaller difference without one, is rounding
 
 
 class SeedVariance(NamedTuple):
@@ -75,7 +76,7 @@ def pooled_variance(differences: Mapping[str, ndarray]) -> SeedVariance:
 
 
 def crossed_test(difference: ndarray, pooled: SeedVariance) -> CrossedTest | None:
-    """Return the test of differences float64 [U, S], U >= 2, or None if they have one value that is not 0.
+    """Return the test of differences float64 [U, S], U >= 2, or None if their mean is not 0 and varies neither over users nor seeds.
 
     `pooled` comes from `pooled_variance` and needs at least one degree of freedom.
     """
@@ -89,6 +90,8 @@ def crossed_test(difference: ndarray, pooled: SeedVariance) -> CrossedTest | Non
 
 def seeds_test(difference: ndarray, pooled: float, degrees_of_freedom: int) -> CrossedTest | None:
     """Return the t-test over seeds of differences float64 [S] of a metric without values per user, such as coverage.
+
+    None if the variance is 0 and the mean is not.
 
     `pooled` is the variance over seeds with `degrees_of_freedom`, at least 1 (see `variance_over_seeds`).
     """
@@ -104,8 +107,8 @@ def variance_over_seeds(differences: Mapping[str, ndarray]) -> SeedVariance:
 
 
 def _t_test(mean: float, variance: float, degrees_of_freedom: float) -> CrossedTest | None:
-    if variance <= 0:
-        return CrossedTest(0.0, 0.0, degrees_of_freedom, 1.0, (0.0, 0.0), 0.0) if mean == 0 else None
+    if variance <= ROUNDING**2:
+        return CrossedTest(0.0, 0.0, degrees_of_freedom, 1.0, (0.0, 0.0), 0.0) if abs(mean) <= ROUNDING else None
     error = math.sqrt(variance)
     quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees_of_freedom))
     detectable = (quantile + float(stats.t.ppf(POWER, degrees_of_freedom))) * error

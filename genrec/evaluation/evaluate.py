@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from genrec.errors import InputError, ResourceError, UsageError
 from genrec.evaluation import metrics
 from genrec.evaluation.cold_metrics import cold_metrics
-from genrec.evaluation.scored_lists import ScoredLists, naming, score_lists
+from genrec.evaluation.scored_lists import ScoredLists, naming, recommend_batch, score_lists
 from genrec.evaluation.shared_id_ties import COLUMNS, check_shared, per_user
 from genrec.own_ids import OwnIds
 from genrec.plugin_source import name_with_place
@@ -30,7 +31,7 @@ from genrec.types import Baseline, EvaluationMetric, ExactRecommender, Ranking, 
 from genrec.types.specification import check_types
 
 Seen = Callable[[Tensor], Tensor]  # users int64 [B] -> all items each user took before the target, int64 [B, E], padded with 0
-Recommend = Callable[[Tensor, int, Tensor | None], Ranking]  # the signature of `Recommender.recommend`
+Recommend = Callable[[SequenceBatch, int, Tensor | None], Ranking]  # batch, number of items, items to exclude -> lists
 
 
 @dataclass(frozen=True)
@@ -227,11 +228,12 @@ def _head(batch: SequenceBatch, size: int) -> SequenceBatch:
 
 
 def _recommend(recommender: Recommender, spec: Evaluate) -> Recommend:
-    """Return the method that makes the lists: beam search or exact scoring."""
+    """Return the function that makes the lists: beam search or exact scoring."""
     if spec.scoring == "beam":
-        return recommender.recommend
+        return partial(recommend_batch, recommender)
     check_scoring(recommender, spec)
-    return cast(ExactRecommender, recommender).recommend_exactly
+    exactly = cast(ExactRecommender, recommender).recommend_exactly
+    return lambda batch, n, exclude: exactly(batch.history, n, exclude)
 
 
 def check_scoring(recommender: Recommender, spec: Evaluate) -> None:
@@ -255,7 +257,7 @@ def _score_if_it_fits(
     n = spec.cutoffs[-1]
     try:
         exclude = None if seen is None else _excluded(seen, batch.user)
-        ranking = recommend(batch.history, n, exclude)
+        ranking = recommend(batch, n, exclude)
         return score_lists(batch, ranking, n, exclude, shared, own_ids)
     except (RuntimeError, MemoryError) as error:  # both torch.OutOfMemoryError and the error of the CPU allocator are RuntimeErrors
         text = str(error).lower()

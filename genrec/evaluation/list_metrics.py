@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from genrec.errors import InputError, UsageError, counted
+from genrec.evaluation.scored_lists import recommend_batch
 from genrec.evaluation.user_metrics import shown_cutoff
 from genrec.item_rows import contains, repeated
 from genrec.plugin_source import name_with_place
@@ -87,7 +88,8 @@ class ListOverlap:
         fitted = self.baseline.fit(evaluated.train(), len(evaluated.popularity) - 1)
 
         def lists(batch: SequenceBatch) -> Tensor:
-            ranking = fitted.recommend(batch.history.cpu(), n, evaluated.exclude(batch.user.cpu()))
+            batch = SequenceBatch(*(column.cpu() for column in batch))
+            ranking = recommend_batch(fitted, batch, n, evaluated.exclude(batch.user))
             if not isinstance(ranking, Ranking) or tuple(ranking.items.shape) != (len(batch.user), n):
                 name = name_with_place(type(self.baseline))
                 raise InputError(f"{name}: recommend must return a genrec.types.Ranking [{len(batch.user)}, {n}]")

@@ -1,4 +1,9 @@
-"""The paired test of one row of a results table against another, over users and the seeds that both have."""
+"""The test of one row of a results table against another.
+
+Trained rows are tested over users and seeds (`genrec.evaluation.crossed_test`), a figure of all lists together over seeds alone, and
+two baselines over users alone, by a paired bootstrap. Of rows that were trained, the bootstrap over users is kept as a diagnostic: it
+says something about these trained models, not about the methods.
+"""
 
 from __future__ import annotations
 
@@ -8,77 +13,145 @@ from typing import NamedTuple
 import numpy as np
 from numpy import ndarray
 
-from genrec.evaluation.significance import EQUAL, bootstrap_p, holm, paired_means, percentile_interval, undefined
+from genrec.evaluation.crossed_test import CrossedTest, SeedVariance, crossed_test, pooled_variance, seeds_test, variance_over_seeds
+from genrec.evaluation.seed_pairs import SeedPairs
+from genrec.evaluation.significance import EQUAL, bootstrap_p, paired_means, percentile_interval, undefined
+
+LEAST_SEEDS = 3  # of a claim about a method
+DEFAULT_SEEDS = 5  # of a comparison
+
+
+class UsersOnly(NamedTuple):
+    """The paired bootstrap over users, with the seeds fixed."""
+
+    interval: tuple[float, float]  # 95 % percentile interval of the mean difference
+    p: float  # two-sided; 1 if no user differs
 
 
 class PairedTest(NamedTuple):
-    """A paired test of a row against the reference row, over users.
+    """A paired test of a row against the reference row."""
 
-    Two trained rows are compared at the seeds that both have. A baseline has one result for all seeds, so it is compared with all
-    seeds of a trained row.
-    """
-
-    difference: float | None  # mean over users, row minus reference, at `seeds`; None if the rows have no seed in common
-    interval: tuple[float, float] | None  # 95 % bootstrap interval over users; None if undefined
-    p: float | None  # two-sided, paired bootstrap; 1 if no user differs; None if undefined
-    p_holm: float | None  # p with Holm's correction over the defined tests of the table
-    reason: str  # why the test is undefined; empty if it is defined
-    wins: int  # users with a higher metric than under the reference
+    difference: float | None  # mean over users and `seeds`, row minus reference; None if the rows have no seed in common
+    interval: tuple[float, float] | None  # 95 % confidence interval of the difference; None if undefined
+    p: float | None  # two-sided; 1 if nothing differs; None if undefined
+    p_holm: float | None  # p with Holm's correction over its family (`genrec.evaluation.families`)
+    reason: str  # why there is no p; empty if there is one
+    wins: int  # users with a higher metric, averaged over `seeds`, than under the reference
     ties: int  # users with an equal metric
-    losses: int  # users with a lower metric; wins, ties and losses are 0 if the rows have no seed in common
-    seeds: tuple[int, ...]  # the seeds that are compared, ascending; of two baselines those of the row
+    losses: int  # users with a lower metric; wins, ties and losses are 0 for a figure of all lists
+    seeds: tuple[int, ...]  # the seeds that are compared, ascending; of two baselines with one result each those of the row
+    by_seed: tuple[float, ...] = ()  # mean difference at each of `seeds`; empty for two baselines with one result each
+    users: int = 0  # users who are counted in both rows at all of `seeds`; 0 for a figure of all lists
+    detectable: float | None = None  # difference that one test at the 5 % level finds with probability 0.8
+    users_only: UsersOnly | None = None  # diagnostic of a pair with a trained row
+
+    @property
+    def deviation(self) -> float | None:
+        """The standard deviation over seeds of the differences at each seed, divisor n - 1; None for fewer than two seeds."""
+        return float(np.std(self.by_seed, ddof=1)) if len(self.by_seed) > 1 else None
 
 
-class SeedValues(NamedTuple):
-    """The tested metric of a row by seed and user."""
+def pooled(pairs: Sequence[SeedPairs], per_user: bool) -> SeedVariance:
+    """Return the variances over seeds of these pairs of rows, pooled; the order of the pairs does not matter."""
+    return _variance(sorted((pair for pair in pairs if pair.seeds), key=lambda pair: pair.row), per_user)
 
-    name: str  # of the row
-    trained: bool  # False for a baseline, which has one result for all seeds
-    by_seed: dict[int, ndarray]  # seed, ascending -> float64 [U], by ascending user
 
-    def mean(self, seeds: Sequence[int]) -> ndarray:
-        """Return each user's mean over these seeds, float64 [U]."""
-        result: ndarray = np.mean([self.by_seed[seed] for seed in seeds], axis=0)
-        return result
+def paired_test(pair: SeedPairs, pool: SeedVariance, per_user: bool, resamples: int, seed: int) -> PairedTest:
+    """Return the test of a row against the reference, without Holm's correction.
+
+    A row of `pool` has its variance over seeds, another trained row its own. `per_user` is false for a figure of all lists together.
+    """
+    if not pair.seeds:
+        return _untested(f"no seed in common with {pair.reference}, which has {seeds_in_words(pair.theirs)}")
+    if not len(pair.difference):
+        return _untested("no user is counted in both rows at every compared seed")._replace(seeds=pair.seeds)
+    test = _described(pair, per_user)
+    if not pair.trained:
+        return _of_baselines(test, pair, per_user, resamples, seed)
+    if per_user:
+        test = test._replace(users_only=_users_only(pair.difference.mean(1), resamples, seed))
+    reason = _without_sample(pair, per_user)
+    if reason:
+        return test._replace(reason=reason)
+    if pair.identical:
+        return test._replace(interval=(0.0, 0.0), p=1.0)
+    found = _over_seeds(pair, pool if pair.row in pool.rows else _variance([pair], per_user), per_user)
+    if found is None:
+        return test._replace(reason=f"the difference does not vary over {'users and seeds' if per_user else 'seeds'}")
+    return test._replace(interval=found.interval, p=found.p, detectable=found.detectable)
+
+
+def _variance(pairs: Sequence[SeedPairs], per_user: bool) -> SeedVariance:
+    differences = {pair.row: pair.difference for pair in pairs}
+    return pooled_variance(differences) if per_user else variance_over_seeds({row: found[0] for row, found in differences.items()})
+
+
+def _over_seeds(pair: SeedPairs, variance: SeedVariance, per_user: bool) -> CrossedTest | None:
+    if per_user:
+        return crossed_test(pair.difference, variance)
+    return seeds_test(pair.difference[0], variance.seeds, variance.degrees_of_freedom)
+
+
+def _untested(reason: str) -> PairedTest:
+    return PairedTest(None, None, None, None, reason, 0, 0, 0, ())
+
+
+def _described(pair: SeedPairs, per_user: bool) -> PairedTest:
+    """Return the difference and its counts, without a test."""
+    of_users = pair.difference.mean(1) if per_user else np.empty(0)
+    wins, losses = int((of_users > EQUAL).sum()), int((of_users < -EQUAL).sum())
+    by_seed = tuple(map(float, pair.difference.mean(0))) if pair.over_seeds else ()
+    return PairedTest(
+        float(pair.difference.mean()),
+        None,
+        None,
+        None,
+        "",
+        wins,
+        len(of_users) - wins - losses,
+        losses,
+        pair.seeds,
+        by_seed,
+        len(of_users),
+    )
+
+
+def _without_sample(pair: SeedPairs, per_user: bool) -> str:
+    """Return why there is no test over seeds: too few seeds, one user, or one difference for all."""
+    if len(pair.seeds) < 2:
+        needs = "a test of methods needs two, better five"
+        return f"one seed in common; {needs}" if pair.trained == 2 else f"one seed; {needs}"
+    if per_user and not pair.identical:
+        return undefined(pair.difference)
+    return ""
+
+
+def _of_baselines(test: PairedTest, pair: SeedPairs, per_user: bool, resamples: int, seed: int) -> PairedTest:
+    """Return the test of two baselines, over users alone."""
+    if not per_user:
+        if pair.identical:
+            return test._replace(interval=(0.0, 0.0), p=1.0)
+        return test._replace(reason="two baselines have no trainings to vary, and the metric has no value per user")
+    of_users = pair.difference.mean(1)
+    found = _users_only(of_users, resamples, seed)
+    if found is None:
+        return test._replace(reason=undefined(of_users))
+    return test._replace(interval=found.interval, p=found.p)
+
+
+def _users_only(differences: ndarray, resamples: int, seed: int) -> UsersOnly | None:
+    """Return the bootstrap over users of differences float64 [U]; None if it is undefined."""
+    if np.abs(differences).max() <= EQUAL:
+        return UsersOnly((0.0, 0.0), 1.0)
+    if undefined(differences):
+        return None
+    means = paired_means(differences, resamples, seed)
+    return UsersOnly(percentile_interval(means), bootstrap_p(float(differences.mean()), means))
 
 
 def is_trained(configuration: Mapping[str, object]) -> bool:
     """Return whether a row with these settings by key path was trained with a seed. A baseline has no stage that uses the seed."""
     return any(key.startswith("sft.") for key in configuration)
-
-
-def _compared_seeds(row: SeedValues, reference: SeedValues) -> tuple[list[int], list[int]]:
-    """Return the seeds over which the row and the reference are averaged: those in common if both are trained, else all."""
-    if row.trained and reference.trained:
-        common = sorted(row.by_seed.keys() & reference.by_seed.keys())
-        return common, common
-    return list(row.by_seed), list(reference.by_seed)
-
-
-def paired_test(row: SeedValues, reference: SeedValues, resamples: int, seed: int) -> PairedTest:
-    """Return the test of a row against the reference, without Holm's correction."""
-    ours, theirs = _compared_seeds(row, reference)
-    if not ours:
-        reason = f"no seed in common with {reference.name}, which has {seeds_in_words(reference.by_seed)}"
-        return PairedTest(None, None, None, None, reason, 0, 0, 0, ())
-    differences = row.mean(ours) - reference.mean(theirs)
-    seeds = tuple(theirs if reference.trained else ours)
-    wins, losses = int((differences > EQUAL).sum()), int((differences < -EQUAL).sum())
-    counts = (wins, len(differences) - wins - losses, losses, seeds)
-    observed = float(differences.mean())
-    if wins + losses == 0:
-        return PairedTest(0.0, (0.0, 0.0), 1.0, None, "", *counts)
-    reason = undefined(differences)
-    if reason:
-        return PairedTest(observed, None, None, None, reason, *counts)
-    means = paired_means(differences, resamples, seed)
-    return PairedTest(observed, percentile_interval(means), bootstrap_p(observed, means), None, "", *counts)
-
-
-def with_holm(tests: Sequence[PairedTest]) -> list[PairedTest]:
-    """Return the tests with Holm's correction over those that are defined."""
-    p_values = iter(holm([test.p for test in tests if test.p is not None]))
-    return [test if test.p is None else test._replace(p_holm=next(p_values)) for test in tests]
 
 
 def enumerated(values: Iterable[object]) -> str:

@@ -18,7 +18,7 @@ from genrec.evaluation.shared_id_ties import places
 from genrec.item_rows import contains, repeated
 from genrec.own_ids import OwnIds, name_item, name_user
 from genrec.plugin_source import name_with_place
-from genrec.types import Ranking, Recommender, SequenceBatch
+from genrec.types import Ranking, Recommender, SequenceBatch, UserRecommender
 
 
 class ScoredLists(NamedTuple):
@@ -33,6 +33,13 @@ class ScoredLists(NamedTuple):
     first: Tensor  # int64 [B]  slot of the first item with the target's Semantic ID; equals `rank` if it is not shared
     ties: Tensor  # int64 [B]  number of items with this Semantic ID, 1 or more
     sid_rank: Tensor  # int64 [B]  rank of this Semantic ID among those of the list; 0 = missed
+
+
+def recommend_batch(recommender: Recommender, batch: SequenceBatch, n: int, exclude: Tensor | None) -> Ranking:
+    """Return the `n` best items of the users of a batch, by the user and the history if the recommender knows users."""
+    if isinstance(recommender, UserRecommender):
+        return recommender.recommend_to(batch.user, batch.history, n, exclude)
+    return recommender.recommend(batch.history, n, exclude)
 
 
 def score_lists(

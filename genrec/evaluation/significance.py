@@ -15,6 +15,9 @@ from numpy import ndarray
 EQUAL = 1e-12  # metrics lie in [0, 1]; smaller differences are rounding
 DECIMALS = 12  # values that are equal to so many decimals are one value; the mean over seeds may round them differently
 ENTRIES = 2**22  # maximum entries of a table of resamples in memory
+MAX_DRAWN = 2048  # users with a rare value that are drawn one by one; more are drawn in groups of neighboring values
+EXTREMES = 32  # rare values at each end that stay groups of their own
+GROUPS = 64  # groups of the rare values between the extremes
 FREQUENT = 16  # users with one value from which on the value is counted; rarer values are drawn user by user, which is faster for them
 
 
@@ -24,12 +27,15 @@ def bootstrap_means(values: ndarray, resamples: int, seed: int) -> ndarray:
     The result depends on the multiset of values, `resamples` and `seed` only, not on the order of users or on other rows of a table.
     Users with equal values are exchangeable: how often a frequent value occurs in a sample is a multinomial count, and the users with
     rare values are drawn one by one. The distribution is that of drawing U users with replacement, and sampling is much faster,
-    because a rank metric has few distinct values.
+    because a rank metric has few distinct values. If more than `MAX_DRAWN` users have rare values, these are drawn in groups (see
+    `_means_of_groups`).
     """
     users = len(values)
     groups, sizes = np.unique(np.round(values, DECIMALS) + 0.0, return_counts=True)  # + 0.0: no negative zero
     frequent = sizes >= FREQUENT
     rare = np.repeat(groups[~frequent], sizes[~frequent])  # float64 [users with a rare value]
+    if len(rare) > MAX_DRAWN:
+        return _means_of_groups(groups[frequent], sizes[frequent], rare, resamples, seed)
     shares = np.append(sizes[frequent], len(rare)) / users
     rng = np.random.default_rng(seed)
     chunk = max(1, ENTRIES // max(len(shares), len(rare)))
@@ -40,6 +46,28 @@ def bootstrap_means(values: ndarray, resamples: int, seed: int) -> ndarray:
         totals.append(total + _sums_of_draws(rare, counts[:, -1], rng) if len(rare) else total)
     means: ndarray = np.concatenate(totals) / users
     return means
+
+
+def _means_of_groups(frequent: ndarray, sizes: ndarray, rare: ndarray, resamples: int, seed: int) -> ndarray:
+    """Return the means of bootstrap samples, float64 [resamples], of frequent values with their numbers of users, and of rare values.
+
+    `rare` float64 [R], ascending, is cut into groups of neighboring values. How often a group occurs is a multinomial count, and the
+    deviations of its draws from the group's mean add up to a normal number with their variance. The samples have the exact mean and
+    variance of the bootstrap; the extreme values, which shape its tails, are groups of their own.
+    """
+    middle = np.array_split(rare[EXTREMES:-EXTREMES], GROUPS)
+    means = np.concatenate([frequent, rare[:EXTREMES], [part.mean() for part in middle], rare[-EXTREMES:]])
+    variances = np.zeros(len(means))
+    variances[len(frequent) + EXTREMES :][:GROUPS] = [part.var() for part in middle]
+    counts_of = np.concatenate([sizes, np.ones(EXTREMES), [len(part) for part in middle], np.ones(EXTREMES)])
+    users, rng = counts_of.sum(), np.random.default_rng(seed)
+    chunk = max(1, ENTRIES // len(means))
+    totals = []
+    for begin in range(0, resamples, chunk):
+        counts = rng.multinomial(int(users), counts_of / users, size=min(chunk, resamples - begin))  # int64 [chunk, groups]
+        totals.append(counts @ means + np.sqrt(counts @ variances) * rng.standard_normal(len(counts)))
+    found: ndarray = np.concatenate(totals) / users
+    return found
 
 
 def _sums_of_draws(values: ndarray, counts: ndarray, rng: np.random.Generator) -> ndarray:
@@ -83,14 +111,18 @@ def bootstrap_p(observed: float, means: ndarray) -> float:
     return float((1 + extreme.sum()) / (1 + len(means)))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: Sequence[float], size: int | None = None) -> list[float]:
     """Return p-values with Holm's step-down correction, in the given order.
 
-    The i-th smallest of m p-values becomes max over j <= i of min(1, (m - j + 1) p_(j)).
+    The i-th smallest of the p-values becomes max over j <= i of min(1, (m - j + 1) p_(j)), where m is `size`, the number of tests in
+    the family, by default that of the p-values. With a larger m, the tests with an unknown p take the last places: no place of theirs
+    corrects the known p-values more.
     """
+    count = len(p_values) if size is None else size
+    assert count >= len(p_values)
     corrected = [0.0] * len(p_values)
     highest = 0.0
     for place, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
-        highest = max(highest, min(1.0, (len(p_values) - place) * p_values[index]))
+        highest = max(highest, min(1.0, (count - place) * p_values[index]))
         corrected[index] = highest
     return corrected

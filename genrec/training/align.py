@@ -15,6 +15,7 @@ Frozen weights that change during training are part of the checkpoint.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -22,14 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from genrec.data.examples import Examples
-from genrec.errors import InputError
 from genrec.model.unconstrained_sampling import unconstrained_statistics
-from genrec.plugin_source import name_with_place
 from genrec.preference.draw_contract import DrawContract
+from genrec.preference.draw_counts import DrawCounts
 from genrec.preference.losses import ContinuedSFT, check_start, find_requirement
 from genrec.preference.losses.kto import check_mismatched_pairs
 from genrec.preference.negative_statistics import NegativeStatistics, Summary
-from genrec.preference.negatives.capabilities import at, capabilities
 from genrec.preference.rewards import checked_rating
 from genrec.progress import say
 from genrec.randomness import generator
@@ -39,8 +38,12 @@ from genrec.training.curves import OnRow
 from genrec.training.early_checks import check_alignment
 from genrec.training.loop import Outcome, UserIds, Validate, train
 from genrec.training.model_selection import Selection
+from genrec.training.objective_state import FixedTensors
 from genrec.training.preference_logs import preference_logs
 from genrec.training.recipes import Align
+from genrec.training.step_sampler import StepSampler
+from genrec.training.validation import select_users
+from genrec.training.validation_pairs import MAX_USERS, ValidationPairs, pair_metrics
 from genrec.types import ConstrainedPolicy, LogProbs, Policy, Reward, SamplerContext, SequenceBatch
 
 MAX_EMPTY_SHARE = 0.5  # warn if a larger share of the examples got no negative
@@ -86,32 +89,11 @@ def log_probs(levels: Tensor, num_negatives: int | None = None, rewards: Tensor 
     return LogProbs(total[:, 0], total[:, 1 : 1 + count], levels.shape[-1], mismatched, rewards)
 
 
-class StepSampler:
-    """Samples and checks the negatives of each training step. `epoch_steps` is the number of steps per epoch."""
-
-    def __init__(self, recipe: Align, context: SamplerContext, epoch_steps: int, seed: int) -> None:
-        self.recipe, self.epoch_steps, self.seed = recipe, epoch_steps, seed
-        with plugin_errors.attribute_to(recipe.negatives, "while it was built"):
-            self.draw = recipe.negatives.build(context)
-        name = name_with_place(type(recipe.negatives))
-        if not callable(self.draw):
-            raise InputError(f"{name}: build(context) must return a callable draw(batch, num_negatives, generator), got {self.draw!r}")
-        self.capabilities = capabilities(self.draw)
-        self.contract = DrawContract(context, self.capabilities.offers_history, name)
-        unit = epoch_steps if self.capabilities.refresh_unit == "epochs" else 1
-        self.refresh_every = unit * (self.capabilities.refresh_every or 0)  # steps; 0: the sampled policy is not refreshed
-
-    def __call__(self, batch: SequenceBatch, step: int) -> Tensor:
-        """Return the negatives of a batch, int64 [B, K]."""
-        key = ("negatives", "epoch", step // self.epoch_steps) if self.capabilities.by_example else ("negatives", step)
-        with plugin_errors.attribute_to(self.recipe.negatives, f"while it sampled negatives for step {step}"):
-            negatives = at(self.draw, step / self.recipe.steps)(batch, self.recipe.num_negatives, generator(self.seed, *key))
-        self.contract.check(batch, negatives, self.recipe.num_negatives)
-        return negatives
-
-
 class Alignment:
-    """The objective of alignment, with its reference, the policy copy that the sampler reads, and statistics of the negatives."""
+    """The objective of alignment, with its reference, the policy copy that the sampler reads, and statistics of the negatives.
+
+    It is a `genrec.training.objective_state.ObjectiveState`: statistics, counts of draws, and frozen weights that change.
+    """
 
     def __init__(self, policy: Policy, context: SamplerContext, recipe: Align, seed: int, epoch_steps: int) -> None:
         as_module(policy).eval()
@@ -124,19 +106,29 @@ class Alignment:
             self.rate_items = None if reward is None else checked_rating(reward, context._replace(policy=self.reference))
         self.needs_mismatched = bool(find_requirement(recipe.loss, "mismatched"))
         self.statistics = NegativeStatistics(context)
-        self.checkpoint_state = dict(self.statistics.totals)
-        self._checkpoint_frozen_weights()
+        self.draw_counts = DrawCounts(context.item_count)
 
     @property
     def samples_in_step(self) -> bool:
         """Whether negatives are sampled within the step, because they depend on the current weights."""
         return self.sampler.capabilities.refresh_every is not None or self.rate_items is not None
 
-    def _checkpoint_frozen_weights(self) -> None:
-        """Put frozen weights into the checkpoint if they change during training."""
+    def _fixed_tensors(self) -> FixedTensors:
+        """Return the tensors of the checkpoint that keep their shapes: statistics, and frozen weights if they change."""
+        held = dict(self.statistics.totals)
         if self.recipe.rounds > 1 or self.recipe.round_sft_steps or self.sampler.refresh_every:
             for name, policy in (("reference", self.reference), ("sampled", self.sampler_policy)):
-                self.checkpoint_state |= {f"{name}.{key}": value for key, value in as_module(policy).state_dict().items()}
+                held |= {f"{name}.{key}": value for key, value in as_module(policy).state_dict().items()}
+        return FixedTensors(held)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of the checkpoint."""
+        return self._fixed_tensors().tensors() | self.draw_counts.tensors()
+
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Take the tensors of a checkpoint. Raise ValueError if they do not fit."""
+        self._fixed_tensors().restore(saved)
+        self.draw_counts.restore(saved)
 
     def prepare(self, batch: SequenceBatch, step: int) -> AlignmentBatch:
         """Return the input of a step. Runs on the CPU before the step needs it."""
@@ -170,6 +162,7 @@ class Alignment:
             negatives = on_host.to(target.device)
         assert on_host is not None
         logs = self.statistics.update(host.batch, on_host)
+        self.draw_counts.update(host.batch.user, on_host)
         candidates = torch.cat([target.unsqueeze(1), negatives], 1)
         with plugin_errors.attribute_to(self.recipe.loss, f"while its reward rated items in step {step}"):
             rewards = None if self.rate_items is None else self.rate_items(batch.batch, candidates)
@@ -200,7 +193,6 @@ class Alignment:
         if next(as_module(self.reference).parameters()).device != device:
             for each in (self.reference, self.sampler_policy):
                 as_module(each).to(device)
-            self._checkpoint_frozen_weights()
 
     @torch.no_grad()
     def probe_metrics(self, examples: SequenceBatch, seed: int) -> dict[str, float]:
@@ -218,33 +210,56 @@ class Alignment:
             self.policy, self.reference, history, 1, generator(seed, "probe")
         )
 
+    @torch.no_grad()
+    def pair_metrics(self, pairs: ValidationPairs) -> dict[str, float]:
+        """Return the metrics of validation pairs, see `genrec.training.validation_pairs.pair_metrics`, in batches as in training."""
+        device = next(as_module(self.policy).parameters()).device
+        self._move_frozen_to(device)
+        items = torch.cat([pairs.batch.target.unsqueeze(1), pairs.negatives], 1)
+        size, scored = self.recipe.optimization.batch_size, []
+        for history, candidates in zip(torch.split(pairs.batch.history, size), torch.split(items, size), strict=True):
+            arguments = history.to(device), candidates.to(device)
+            scored.append([self._score(each, *arguments).cpu() for each in (self.policy, self.reference)])
+        levels, reference = (torch.cat(parts) for parts in zip(*scored, strict=True))
+        return pair_metrics(levels, reference, pairs.negatives)
+
 
 def align(
     policy: Policy, examples: Examples, context: SamplerContext, recipe: Align, seed: int, folder: Path,
     validate: Validate, on_row: OnRow | None = None, selection: Selection | None = None, user_ids: UserIds | None = None,
-    key: str = "",
-) -> tuple[Outcome, Summary]:  # fmt: skip
-    """Align the SFT policy in place. Return the outcome and statistics of the sampled negatives.
+    key: str = "", held_out: Examples | None = None,
+) -> tuple[Outcome, Summary, DrawCounts]:  # fmt: skip
+    """Align the SFT policy in place. Return the outcome, statistics of the sampled negatives, and their counts by user and item.
 
     `folder` holds the checkpoint, `validate` returns validation metrics, and `on_row` is called with every row of the curves. For
-    `selection`, `user_ids` and `key` see `genrec.training.loop.train`.
+    `selection`, `user_ids` and `key` see `genrec.training.loop.train`. `held_out` are the examples of validation users; on a sample of
+    `validation_pairs.MAX_USERS` of them every validation measures preferences.
     """
     check_alignment(policy, context, recipe)
     objective = Alignment(policy, context, recipe, seed, -(-len(examples) // recipe.optimization.batch_size))
     if objective.needs_mismatched:
         check_mismatched_pairs(len(examples), recipe.optimization.batch_size, recipe.steps)
+    pairs = None if held_out is None else _validation_pairs(objective.sampler, held_out)
     probed = examples.batch(torch.randperm(len(examples), generator=generator(0, "probed examples"))[:NUM_PROBE_EXAMPLES])
 
     def validate_and_probe() -> dict[str, float]:
-        return {**validate(), **objective.probe_metrics(probed, seed)}
+        on_pairs = {} if pairs is None else objective.pair_metrics(pairs)
+        return {**validate(), **on_pairs, **objective.probe_metrics(probed, seed)}
 
     outcome = train(
-        as_module(policy), objective, examples, recipe, seed, folder, validate_and_probe, "alignment", objective.checkpoint_state,
+        as_module(policy), objective, examples, recipe, seed, folder, validate_and_probe, "alignment", objective,
         objective.prepare, on_row, [FallingPositives()], selection, user_ids, key,
     )  # fmt: skip
     summary = objective.statistics.summary()
     _warn_if_few_negatives(summary)
-    return outcome, summary
+    return outcome, summary, objective.draw_counts
+
+
+def _validation_pairs(sampler: StepSampler, held_out: Examples) -> ValidationPairs:
+    """Draw the negatives of validation users. The sampler then still reads the SFT policy, also if the training is resumed."""
+    chosen = select_users(held_out, MAX_USERS, "validation")
+    batch = chosen.batch(torch.arange(len(chosen)))
+    return ValidationPairs(batch, sampler.for_validation(batch))
 
 
 def _warn_if_few_negatives(summary: Summary) -> None:

@@ -55,8 +55,8 @@ RANKING = Panel(
 )
 PREFERENCE = Panel(
     "Is the user's item preferred to the negatives?",
-    Axis(f"margin, {NATS}", "margin", span=1.0),
-    Axis("accuracy, share of pairs or users", "accuracy(_all)?", range=SHARES),
+    Axis(f"margin, {NATS}", f"margin|{VALIDATION}margin", span=1.0),
+    Axis("accuracy, share of pairs or users", f"accuracy(_all)?|{VALIDATION}(preference|likelihood)_accuracy", range=SHARES),
 )
 PROBABILITY = Panel(
     "Log-probability of the user's item and of the negatives",
@@ -103,8 +103,12 @@ LABELS = {
     "rejected_drift": "negatives",
     "chosen_reward": "user's item",
     "rejected_reward": "negatives",
-    "accuracy": "accuracy, pairs",
-    "accuracy_all": "accuracy, users with all pairs right",
+    "margin": "margin, training batches",
+    f"{VALIDATION}margin": "margin, validation pairs",
+    "accuracy": "accuracy, training batches",
+    "accuracy_all": "accuracy, training examples with all pairs right",
+    f"{VALIDATION}preference_accuracy": "accuracy, validation pairs",
+    f"{VALIDATION}likelihood_accuracy": "validation pairs with the user's item more likely",
     "drawn_popularity": "popularity, percentile",
     "drawn_cosine": "similarity to the user's item, cosine",
     "drawn_shortfall": "negatives that were not found, share",

@@ -68,6 +68,17 @@ class Curves:
         return [message for row in new for watcher in self.watchers if (message := watcher(row)) is not None]
 
 
+def together(*called: OnRow | None) -> OnRow | None:
+    """Return a function that passes a row on to all of these that are not None; None if there is none."""
+    given = [each for each in called if each is not None]
+
+    def on_row(row: Row) -> None:
+        for each in given:
+            each(row)
+
+    return on_row if given else None
+
+
 def means(steps: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
     """Return the mean of every metric over the steps that logged it, in the order of first logging.
 

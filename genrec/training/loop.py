@@ -32,6 +32,7 @@ from genrec.training.curves import Curves, OnRow, Row, Watcher, scores
 from genrec.training.lightning_module import Objective, Training
 from genrec.training.model_selection import Selection
 from genrec.training.numerics import FiniteCheck
+from genrec.training.objective_state import FixedTensors, ObjectiveState, check_names
 from genrec.training.recipes import SFT, Align
 from genrec.training.schedule import Schedule, schedule
 from genrec.training.time_estimate import TimeEstimate, synchronized_clock
@@ -58,7 +59,7 @@ class TrainingCallback(lightning.Callback):
     """Logs, validates and saves. Stops training on lost patience, non-finite numbers or a signal."""
 
     def __init__(
-        self, progress: TrainingProgress, best: dict[str, Tensor], objective_state: dict[str, Tensor], folder: Path,
+        self, progress: TrainingProgress, best: dict[str, Tensor], objective_state: ObjectiveState, folder: Path,
         identity: TrainingId, plan: Schedule, patience: int | None, validate: Validate, bar: ProgressBar, curves: Curves,
         selection: Selection, check: FiniteCheck, estimate: TimeEstimate,
     ) -> None:  # fmt: skip
@@ -116,7 +117,7 @@ class TrainingCallback(lightning.Callback):
     def _save(self, policy: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Save a checkpoint, unless the policy has non-finite weights."""
         self.check.check_weights(policy, self.progress.step)
-        checkpoint.save(self.folder, self.identity, policy, optimizer, self.best, self.objective_state, self.progress)
+        checkpoint.save(self.folder, self.identity, policy, optimizer, self.best, self.objective_state.tensors(), self.progress)
         self.check.saved_step, self.saved = self.progress.step, time.monotonic()
 
     def _emit_rows(self) -> None:
@@ -147,7 +148,7 @@ class TrainingCallback(lightning.Callback):
 
 def train(
     policy: nn.Module, objective: Objective, examples: TrainingExamples, recipe: SFT | Align, seed: int, folder: Path,
-    validate: Validate, description: str, objective_state: dict[str, Tensor] | None = None,
+    validate: Validate, description: str, objective_state: ObjectiveState | None = None,
     prepare: Callable[[Any, int], Any] | None = None, on_row: OnRow | None = None, watchers: Sequence[Watcher] = (),
     selection: Selection | None = None, user_ids: UserIds | None = None, key: str = "",
 ) -> Outcome:  # fmt: skip
@@ -155,8 +156,8 @@ def train(
 
     The policy is left with the weights of the best step on validation, or of the last step for an `Align` with keep="last".
 
-    `description` names the run in messages. `objective_state` holds tensors that the objective updates in place; they are part of
-    the checkpoint. For `prepare` see `BatchStream`, for `on_row` and `watchers` see `Curves`; warnings of the watchers are printed.
+    `description` names the run in messages. `objective_state` has the tensors that the objective changes; they are part of the
+    checkpoint. For `prepare` see `BatchStream`, for `on_row` and `watchers` see `Curves`; warnings of the watchers are printed.
     `selection` is the validation metric of the best step, NDCG@10 by default. `user_ids` returns the users' own ids for messages.
     `key` is that of the artifact to which the training belongs.
 
@@ -165,7 +166,7 @@ def train(
     plan, selection, path = schedule(recipe, len(examples)), selection or Selection(), "sft" if isinstance(recipe, SFT) else "align"
     check = FiniteCheck(description, path, folder, lambda step: _user_names(examples, plan.batch_size, seed, step, user_ids))
     module = Training(policy, objective, recipe.optimization, plan, seed, check)
-    objective_state = {} if objective_state is None else objective_state
+    objective_state = FixedTensors() if objective_state is None else objective_state
     identity = TrainingId(path, seed, key)
     progress, best = _resume(module, folder, identity, objective_state, recipe, description)
     patience = recipe.validation.patience
@@ -195,32 +196,22 @@ def train(
 
 
 def _resume(
-    module: Training, folder: Path, identity: TrainingId, objective_state: dict[str, Tensor], recipe: SFT | Align, description: str
+    module: Training, folder: Path, identity: TrainingId, objective_state: ObjectiveState, recipe: SFT | Align, description: str
 ) -> tuple[TrainingProgress, dict[str, Tensor]]:
     """Return the progress and the best weights of the checkpoint, or those of a training that starts.
 
-    With a checkpoint, the policy, the optimizer and the tensors of `objective_state` get its values, and the training keeps its
-    precision.
+    With a checkpoint, the policy, the optimizer and `objective_state` get its values, and the training keeps its precision.
     """
     module.check.start(module.policy)
     resumed = checkpoint.load(folder, identity, module.policy, module.plan.max_steps)
     if resumed is None:
         precision = resolve(recipe.optimization.precision)
         return TrainingProgress(0, 0, -1.0, 0, [], precision), checkpoint.weights(module.policy)
-    if set(resumed.objective_state) != set(objective_state):
-        raise ArtifactError(
-            f"the checkpoint in {folder} does not fit this training: it holds the tensors "
-            f"{', '.join(resumed.objective_state) or 'none'} of the objective, expected {', '.join(objective_state) or 'none'}; "
-            "remove it and run again"
-        )
-    for name, value in resumed.objective_state.items():
-        if value.shape != objective_state[name].shape:
-            raise ArtifactError(
-                f"the checkpoint in {folder} does not fit this training: the objective's tensor {name} has the shape "
-                f"{list(value.shape)}, expected {list(objective_state[name].shape)}; remove it and run again"
-            )
-    for name, value in resumed.objective_state.items():
-        objective_state[name].copy_(value)
+    try:
+        check_names(objective_state, resumed.objective_state)
+        objective_state.restore(resumed.objective_state)
+    except ValueError as error:
+        raise ArtifactError(f"the checkpoint in {folder} does not fit this training: {error}; remove it and run again") from None
     progress = resumed.progress
     module.optimizer_state, module.step, module.check.saved_step = resumed.moments, progress.step, progress.step
     kept = f" in {progress.precision}, the precision of the checkpoint" if recipe.optimization.precision == "auto" else ""

@@ -13,7 +13,7 @@ from genrec.baselines import ItemKNN, Popularity
 from genrec.data.corpus import Corpus
 from genrec.data.examples import Examples, examples
 from genrec.data.splits import BEGIN, TEST, VALIDATION
-from genrec.evaluation.compare import PER_USER
+from genrec.evaluation.compared_metric import PER_USER
 from genrec.evaluation.evaluate import Evaluate, evaluate
 from genrec.evaluation.metrics import ndcg, recall
 from genrec.evaluation.shared_id_ties import per_user
@@ -77,6 +77,22 @@ def baseline_scores(corpus: Corpus, experiment: Any, recipe: SFT | Align) -> dic
         ranks = evaluate(baseline.fit(corpus.part("train"), corpus.item_count), users, spec, own_ids=corpus.own_ids).ranks
         found[name] = float(per_user(ndcg, ranks, 10).mean())
     return found
+
+
+def baseline_score(corpus: Corpus, experiment: Any) -> float:
+    """Return the metric of `Experiment.selection` of the experiment's baseline on the validation users (`SFT.validation.users`).
+
+    Raises UsageError if the cutoff of the selection exceeds the catalog.
+    """
+    selection: Selection = experiment.selection
+    selection.check_catalog(corpus.item_count)
+    entries = examples(corpus, "validation", experiment.history_length)
+    chosen = select_users(entries, experiment.sft.validation.users, "validation")
+    users = batches(chosen, experiment.evaluate.batch_size, torch.device("cpu"))
+    spec = Evaluate(cutoffs=(selection.cutoff,), batch_size=experiment.evaluate.batch_size, filter_seen=selection.filter_seen)
+    fitted = experiment.policy.fit(corpus.part("train"), corpus.item_count)
+    ranks = evaluate(fitted, users, spec, seen_items(corpus, "validation"), own_ids=corpus.own_ids).ranks
+    return float(per_user(PER_USER[selection.metric], ranks, selection.cutoff).mean())
 
 
 def batches(entries: Examples, size: int, device: torch.device) -> list[SequenceBatch]:

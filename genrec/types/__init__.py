@@ -34,6 +34,7 @@ from genrec.types.policy import (
     ConstrainedPolicy,
     ExactRecommender,
     Metric,
+    PartsBaseline,
     Policy,
     PolicySpecification,
     PrefixPolicy,
@@ -41,6 +42,7 @@ from genrec.types.policy import (
     Recommender,
     SequenceBatch,
     SequencePolicy,
+    UserRecommender,
     VectorPolicy,
     WindowBatch,
 )
@@ -85,6 +87,7 @@ __all__ = [
     "Metric",
     "NamesFiles",
     "NegativeSampler",
+    "PartsBaseline",
     "Policy",
     "PolicySpecification",
     "PreferenceLoss",
@@ -107,6 +110,7 @@ __all__ = [
     "Split",
     "StreamedSource",
     "TrainedQuantizer",
+    "UserRecommender",
     "VectorPolicy",
     "WindowBatch",
 ]

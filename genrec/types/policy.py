@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -42,6 +42,22 @@ class Recommender(Protocol):
         """Return the `n` best items of each user.
 
         `history` is int64 [B, T], left-padded with 0. Items of `exclude`, int64 [B, E] (0 = none), are never returned.
+        """
+        ...
+
+
+@runtime_checkable
+class UserRecommender(Recommender, Protocol):
+    """A recommender that knows more about the users of its training interactions than the given history.
+
+    Evaluation calls `recommend_to` for the test users. `recommend` gives the list of somebody without training interactions.
+    """
+
+    def recommend_to(self, user: Tensor, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
+        """Return the `n` best items of each user; `history`, `n` and `exclude` as in `recommend`.
+
+        `user` is int64 [B], with the numbers of the training interactions. A number without training interactions gets the list of
+        `recommend`.
         """
         ...
 
@@ -134,6 +150,15 @@ class Baseline(Protocol):
 
         `interactions` are the training interactions (user, item, time), sorted by user and time.
         """
+        ...
+
+
+@runtime_checkable
+class PartsBaseline(Baseline, Protocol):
+    """A baseline that chooses the parts of the data that it is fitted on. Other baselines are fitted on the training part."""
+
+    def parts(self) -> tuple[Literal["train", "validation"], ...]:
+        """Return the parts of the interactions that `fit` gets for the test: ("train",) or ("train", "validation")."""
         ...
 
 

@@ -9,9 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pandas import DataFrame
+from scipy.stats import t
 
 from genrec.errors import ArtifactError, UsageError
-from genrec.evaluation.compare import ABSENT, Comparison, PairedTest, Run, compare
+from genrec.evaluation.compare import ABSENT, Comparison, Run, compare
+from genrec.evaluation.crossed_test import crossed_test, pooled_variance
+from genrec.evaluation.paired_tests import PairedTest, UsersOnly
 
 PROTOCOL: dict[str, object] = {"data": "toy", "users": 4, "items": 9, "filter_seen": False}
 BASELINE: dict[str, object] = {"policy.class": "Popularity"}
@@ -27,6 +30,11 @@ def run(name: str, ranks: list[int], seed: int = 0, frame: DataFrame | None = No
     return Run(name, seed, frame, metrics, PROTOCOL, {"sft.optimization.max_steps": 5})._replace(**changes)  # type: ignore[arg-type]
 
 
+def seeded(name: str, ranks: list[list[int]], **changes: object) -> list[Run]:
+    """Return runs with seeds 0, 1, ..., each with its ranks."""
+    return [run(name, places, seed, **changes) for seed, places in enumerate(ranks)]
+
+
 def against(comparison: Comparison, name: str) -> PairedTest:
     test = next(row.test for row in comparison.rows if row.name == name)
     assert test is not None
@@ -34,8 +42,15 @@ def against(comparison: Comparison, name: str) -> PairedTest:
 
 
 def test_by_hand() -> None:
-    """Recall of SFT is 1 1 0 0 with both seeds; recall of DPO over two seeds is (1 1 1 0 + 0 1 1 0) / 2 = 0.5 1 1 0."""
-    runs = [run(name, ranks, seed) for seed in (0, 1) for name, ranks in (("sft", [1, 3, 0, 0]), ("dpo", [1 - seed, 1, 1, 0]))]
+    """Recall of SFT is 1 1 0 0 with both seeds; recall of DPO is 1 1 1 0 with seed 0 and 0 1 1 0 with seed 1.
+
+    D is 0 0 1 0 at seed 0 and -1 0 1 0 at seed 1, with the mean 1/8.
+    Means by user -1/2 0 1 0: S2_users = (1/4 + 1 - 4/64) / 3 = 19/48.
+    Means by seed 1/4 and 0: S2_seeds = 1/32. Without the means of user and seed, +-1/2 of the first user and -+1/8 of all remain: 3/8,
+    -1/8, -1/8, -1/8 at seed 0 and the opposite at seed 1: MS_error = 2 (9 + 3) / 64 / 3 = 1/8.
+    V = 19/192 + 1/64 - 1/64 = 19/192, nu = V^2 / ((1/64)^2 / 1 + (19/192)^2 / 3).
+    """
+    runs = [*seeded("sft", [[1, 3, 0, 0]] * 2), *seeded("dpo", [[1, 1, 1, 0], [0, 1, 1, 0]])]
     comparison = compare(runs, "recall@10")
     sft, dpo = comparison.rows
     assert (sft.name, sft.seeds, sft.value, sft.test) == ("sft", (0, 1), 0.5, None)
@@ -45,13 +60,17 @@ def test_by_hand() -> None:
     assert sft.metrics["recall@10"].deviation == 0
     assert compare(runs[:1], "recall@10").rows[0].metrics["recall@10"].deviation is None
     test = against(comparison, "dpo")
-    assert test.difference == pytest.approx(0.125)  # (-0.5 + 0 + 1 + 0) / 4
-    assert (test.wins, test.ties, test.losses) == (1, 2, 1)
+    assert test.difference == pytest.approx(0.125)
+    assert test.by_seed == pytest.approx((0.25, 0.0))
+    assert test.deviation == pytest.approx(0.25 / np.sqrt(2))
+    assert (test.wins, test.ties, test.losses, test.users) == (1, 2, 1, 4)
+    assert comparison.pool[:3] == pytest.approx((1 / 32, 1 / 8, 1))
+    assert comparison.pool.rows == ("dpo",)
+    error, nu = np.sqrt(19 / 192), (19 / 192) ** 2 / ((1 / 64) ** 2 + (19 / 192) ** 2 / 3)
+    assert test.p == pytest.approx(2 * t.sf(0.125 / error, nu))
     assert test.p == test.p_holm
-    assert test.p is not None
-    assert 0.5 < test.p <= 1
-    assert test.interval is not None
-    assert test.interval[0] < 0.125 < test.interval[1]
+    assert test.interval == pytest.approx((0.125 - t.ppf(0.975, nu) * error, 0.125 + t.ppf(0.975, nu) * error))
+    assert test.detectable == pytest.approx((t.ppf(0.975, nu) + t.ppf(0.8, nu)) * error)
     assert dpo.interval is not None
     assert dpo.interval[0] < 0.625 < dpo.interval[1]
 
@@ -66,7 +85,10 @@ def test_trained_rows_are_compared_at_the_seeds_that_both_have() -> None:
     comparison = compare(runs, "recall@10")
     test = against(comparison, "sampler")
     assert test.difference == pytest.approx(-0.25)
-    assert test.seeds == (0,)
+    assert (test.interval, test.p, test.p_holm, test.detectable, test.deviation) == (None,) * 5
+    assert test.reason == "one seed in common; a test of methods needs two, better five"
+    assert test.users_only is not None
+    assert (test.seeds, test.by_seed) == ((0,), (-0.25,))
     assert (test.wins, test.ties, test.losses) == (0, 3, 1)
     assert test._replace(p_holm=None) == against(compare([runs[0], runs[2]], "recall@10"), "sampler")._replace(p_holm=None)
     assert [row.value for row in comparison.rows] == [0.375, 0.5]  # the rows keep the means over all their seeds
@@ -79,7 +101,8 @@ def test_trained_rows_without_a_common_seed_are_not_tested() -> None:
     assert (test.difference, test.interval, test.p, test.p_holm) == (None, None, None, None)
     assert test.reason == "no seed in common with sft, which has seeds 0, 1 and 2"
     assert (test.wins, test.ties, test.losses, test.seeds) == (0, 0, 0, ())
-    other = against(compare([*runs, run("other", [1, 0, 0, 0])], "recall@10"), "other")
+    other = against(compare([*runs, *seeded("other", [[1, 0, 0, 0], [1, 1, 0, 0]])], "recall@10"), "other")
+    assert other.p is not None
     assert other.p == other.p_holm  # an undefined test is not corrected for
 
 
@@ -96,41 +119,77 @@ def test_a_baseline_is_compared_with_all_seeds_of_a_trained_row() -> None:
     assert (test.wins, test.ties, test.losses) == (1, 1, 2)
     reversed_test = against(compare(runs, "recall@10", reference="popularity"), "sft")
     assert (reversed_test.difference, reversed_test.seeds) == (pytest.approx(0.125), (1, 2))
+    assert test.p == reversed_test.p
+    assert test.p is not None
+    alone = compare([runs[0], runs[2]], "recall@10")
+    assert (against(alone, "popularity").p, against(alone, "popularity").reason) == (
+        None, "one seed; a test of methods needs two, better five",
+    )  # fmt: skip
+    own = crossed_test(
+        np.array([[-1, -1], [-1, 0], [0, 0], [1, 1]]), pooled_variance({"": np.array([[-1, -1], [-1, 0], [0, 0], [1, 1]])})
+    )
+    assert own is not None
+    assert test.p == pytest.approx(own.p)  # its own variance over seeds
     itemknn = run("itemknn", [0, 0, 1, 1], seed=5, configuration=BASELINE)
     assert against(compare([runs[2], itemknn], "recall@10"), "itemknn").difference == pytest.approx(0.25)
 
 
 def test_swapped_rows_have_the_opposite_difference_and_interval_and_the_same_p() -> None:
     rng = np.random.default_rng(3)
-    runs = [run(name, rng.integers(0, 12, 200).tolist()) for name in ("a", "b")]
-    there, back = against(compare(runs), "b"), against(compare(runs[::-1]), "a")
-    assert there.difference == -back.difference  # type: ignore[operator]
-    assert there.p == back.p
-    assert there.interval == pytest.approx((-back.interval[1], -back.interval[0]), abs=1e-15)  # type: ignore[index]
+    for trained, seeds in ((True, 3), (False, 1)):
+        changes = {} if trained else {"configuration": BASELINE}
+        runs = [one for name in ("a", "b") for one in seeded(name, rng.integers(0, 12, (seeds, 200)).tolist(), **changes)]
+        there, back = against(compare(runs), "b"), against(compare(runs[::-1]), "a")
+        assert there.difference == -back.difference  # type: ignore[operator]
+        assert there.p is not None
+        assert there.p == back.p
+        assert there.interval == pytest.approx((-back.interval[1], -back.interval[0]), abs=1e-15)  # type: ignore[index]
+        assert there.by_seed == tuple(-difference for difference in back.by_seed)
+
+
+RANKS = st.lists(st.integers(0, 12), min_size=6, max_size=6)
+TABLES = st.dictionaries(st.sampled_from("abcdef"), st.dictionaries(st.integers(0, 3), RANKS, min_size=1), min_size=2)
 
 
 @given(st.data())
-def test_other_rows_change_no_interval_and_no_test(data: st.DataObject) -> None:
-    """Adding, removing and reordering rows and runs changes nothing but Holm's correction."""
-    ranks = st.lists(st.integers(0, 12), min_size=6, max_size=6)
-    table = data.draw(st.dictionaries(st.sampled_from("abcdef"), st.dictionaries(st.integers(0, 3), ranks, min_size=1), min_size=2))
+def test_other_rows_change_nothing_but_the_pooled_variance(data: st.DataObject) -> None:
+    """A test depends on its two rows and on the pooled variance: baselines, the order of rows and of runs change nothing."""
+    table, baselines = data.draw(TABLES), data.draw(st.dictionaries(st.sampled_from("xyz"), RANKS))
     runs = [run(name, places, seed) for name, seeds in table.items() for seed, places in seeds.items()]
+    others = [run(name, places, configuration=BASELINE) for name, places in baselines.items()]
     reference, row = data.draw(st.permutations(sorted(table)))[:2]
-    pair = {
-        entry.name: entry for entry in compare([entry for entry in runs if entry.name in (reference, row)], reference=reference).rows
-    }
-    among = {entry.name: entry for entry in compare(data.draw(st.permutations(runs)), reference=reference).rows}
-    for name in (reference, row):
-        assert (among[name].value, among[name].interval, among[name].seeds) == (
-            pair[name].value,
-            pair[name].interval,
-            pair[name].seeds,
-        )
-    alone, test = pair[row].test, among[row].test
-    assert alone is not None
-    assert test is not None
-    assert test._replace(p_holm=None) == alone._replace(p_holm=None)
+    plain = compare(runs, reference=reference)
+    among = compare(data.draw(st.permutations([*runs, *others])), reference=reference)
+    assert among.pool == plain.pool
+    rows, found = ({entry.name: entry for entry in comparison.rows} for comparison in (plain, among))
+    assert {name: found[name].test for name in rows} == {name: entry.test for name, entry in rows.items()}  # with p (Holm)
+    assert {name: found[name].interval for name in rows} == {name: entry.interval for name, entry in rows.items()}
+    for name in baselines:
+        pair = compare([entry for entry in [*runs, *others] if entry.name in (reference, name)], reference=reference)
+        assert against(among, name)._replace(p_holm=None) == against(pair, name)._replace(p_holm=None)
+    pair = compare([entry for entry in runs if entry.name in (reference, row)], reference=reference)
+    if among.pool.rows == pair.pool.rows:
+        assert against(among, row)._replace(p_holm=None) == against(pair, row)._replace(p_holm=None)
+    test = against(among, row)
     assert (test.p is None and test.p_holm is None) or test.p_holm >= test.p  # type: ignore[operator]
+
+
+@given(TABLES)
+def test_figures_of_a_test_are_in_range(table: dict[str, dict[int, list[int]]]) -> None:
+    runs = [run(name, places, seed) for name, seeds in table.items() for seed, places in seeds.items()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tests = [row.test for row in compare(runs).rows if row.test is not None]
+    for test in tests:
+        assert (test.p is None) == bool(test.reason) == (test.interval is None)
+        assert (test.difference is None) == (not test.seeds)
+        if test.p is not None and test.interval is not None and test.difference is not None:
+            assert len(test.seeds) > 1
+            assert 0 <= test.p <= 1
+            assert test.interval[0] <= test.difference <= test.interval[1]
+            assert np.mean(test.by_seed) == pytest.approx(test.difference)
+            if abs(test.p - 0.05) > 1e-9 and test.detectable is not None:
+                assert (test.p < 0.05) == (not test.interval[0] <= 0 <= test.interval[1])
 
 
 def test_any_row_can_be_the_reference_and_rows_keep_their_order() -> None:
@@ -142,35 +201,18 @@ def test_any_row_can_be_the_reference_and_rows_keep_their_order() -> None:
     assert against(comparison, "a").difference == -against(compare(runs, "recall@10"), "b").difference
 
 
-def test_holm_corrects_over_the_table() -> None:
-    rng = np.random.default_rng(0)
-    base = rng.integers(0, 12, 300)
-    better = np.where(rng.random(300) < 0.15, 1, base)
-    runs = [run("base", base.tolist()), run("better", better.tolist()), run("other", rng.permutation(base).tolist())]
-    comparison = compare(runs, "ndcg@10", resamples=2000)
-    strong, weak = against(comparison, "better"), against(comparison, "other")
-    assert strong.p is not None
-    assert weak.p is not None
-    assert strong.p_holm == pytest.approx(2 * strong.p)
-    assert weak.p_holm == pytest.approx(max(weak.p, 2 * strong.p))
-    assert strong.p == pytest.approx(1 / 2001)  # never 0
-    assert weak.p > 0.2
-
-
 def test_cutoffs_up_to_the_length_of_the_lists() -> None:
     runs = [run("a", [1, 5, 9, 0]), run("b", [5, 5, 9, 0])]
     assert compare(runs, "mrr@4").rows[0].value == pytest.approx(0.25)
     with pytest.raises(UsageError, match=r"recall@20 needs lists of 20 items, those of a \(seed 0\) have 10"):
         compare(runs, "recall@20")
-    for metric in ("hit@10", "ndcg", "ndcg@0", "ndcg@ten"):
-        with pytest.raises(UsageError, match="metric must be recall, ndcg, mrr with a cut-off"):
-            compare(runs, metric)
 
 
 def test_order_of_users_does_not_matter() -> None:
-    one, other = run("a", [1, 2, 3, 0]), run("b", [1, 2, 3, 0])
-    reversed_users = other._replace(ranks=other.ranks.iloc[::-1])
-    assert against(compare([one, reversed_users]), "b") == PairedTest(0.0, (0.0, 0.0), 1.0, 1.0, "", 0, 4, 0, (0,))
+    runs = [*seeded("a", [[1, 2, 3, 0]] * 2), *seeded("b", [[1, 2, 3, 0]] * 2)]
+    runs[2] = runs[2]._replace(ranks=runs[2].ranks.iloc[::-1])
+    expected = PairedTest(0.0, (0.0, 0.0), 1.0, 1.0, "", 0, 4, 0, (0, 1), (0.0, 0.0), 4, None, UsersOnly((0.0, 0.0), 1.0))
+    assert against(compare(runs), "b") == expected
 
 
 @pytest.mark.parametrize(
@@ -213,25 +255,39 @@ def test_degenerate_tables() -> None:
     """E4: degenerate tables give no numerical warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        same = against(compare([run("a", [1, 2, 0]), run("b", [1, 2, 0])]), "b")
+        same = against(compare([*seeded("a", [[1, 2, 0]] * 2), *seeded("b", [[1, 2, 0]] * 2)]), "b")
         assert (same.p, same.p_holm, same.interval, same.reason, same.ties) == (1.0, 1.0, (0.0, 0.0), "", 3)
-        one_user = compare([run("a", [1]), run("b", [2])])
+        one_user = compare([*seeded("a", [[1]] * 2), *seeded("b", [[2], [3]])])
         test = against(one_user, "b")
         assert (test.p, test.p_holm, test.interval, test.reason, test.losses) == (None, None, None, "one user", 1)
         assert one_user.rows[0].interval is None
-        constant = against(compare([run("a", [1, 1, 1]), run("b", [2, 2, 2])]), "b")
+        constant = against(compare([*seeded("a", [[1, 1, 1]] * 2), *seeded("b", [[2, 2, 2]] * 2)]), "b")
         assert (constant.p, constant.interval, constant.reason) == (None, None, "the difference is the same for every user")
         assert constant.difference == pytest.approx(1 / np.log2(3) - 1)
-        nothing = compare([run("a", [0, 0]), run("b", [0, 0])])
+        crossed = compare([*seeded("a", [[0, 0]] * 2), *seeded("b", [[1, 0], [0, 1]])], "recall@10")  # D is 1 0 and 0 1
+        assert (against(crossed, "b").p, against(crossed, "b").reason) == (None, "the difference does not vary over users and seeds")
+        nothing = compare([*seeded("a", [[0, 0]] * 2), *seeded("b", [[0, 0]] * 2)])
         assert against(nothing, "b").p == 1
         assert nothing.rows[0].interval == (0, 0)
+        baselines = compare([run("a", [1, 1, 1], configuration=BASELINE), run("b", [2, 2, 2], configuration=BASELINE)])
+        assert against(baselines, "b").reason == "the difference is the same for every user"
         alone = compare([run("a", [1, 0])])
         assert alone.rows[0].test is None
 
 
+def test_two_baselines_are_tested_over_users_alone() -> None:
+    """Recall differs by 1 for 2 of 100 users. A resample has Binomial(100, 0.02) of them: p = P(0) + P(4 or more) = 0.133 + 0.141."""
+    runs = [run(name, [int(user < hits) for user in range(100)], configuration=BASELINE) for name, hits in (("a", 10), ("b", 12))]
+    test = against(compare(runs, "recall@10"), "b")
+    assert test.p == pytest.approx(0.274, abs=0.02)
+    assert (test.by_seed, test.deviation, test.detectable, test.users_only) == ((), None, None, None)
+    assert test.interval is not None
+    assert test.interval == pytest.approx((0.0, 0.05), abs=0.011)  # Binomial(100, 0.02) / 100
+
+
 def test_undefined_tests_are_not_in_the_correction() -> None:
-    runs = [run("a", [1, 1, 1, 1]), run("same", [1, 1, 1, 1]), run("constant", [2, 2, 2, 2]), run("mixed", [1, 0, 0, 1])]
-    comparison = compare(runs)
+    rows = {"a": [1, 1, 1, 1], "same": [1, 1, 1, 1], "constant": [2, 2, 2, 2], "mixed": [1, 0, 0, 1]}
+    comparison = compare([one for name, ranks in rows.items() for one in seeded(name, [ranks] * 2)])
     mixed = against(comparison, "mixed")
     assert mixed.p is not None
     assert mixed.p_holm == pytest.approx(min(1, 2 * mixed.p))  # two tests have a p
@@ -286,6 +342,6 @@ def test_a_list_of_components_differs_from_no_list() -> None:
 
 def test_deterministic() -> None:
     rng = np.random.default_rng(0)
-    runs = [run(name, rng.integers(0, 12, 100).tolist()) for name in ("a", "b")]
+    runs = [run(name, rng.integers(0, 12, 100).tolist(), configuration=BASELINE) for name in ("a", "b")]
     assert compare(runs) == compare(runs)
     assert against(compare(runs, seed=1), "b").interval != against(compare(runs), "b").interval

@@ -12,6 +12,7 @@ from pandas import DataFrame
 from genrec.evaluation import comparison_report, run_environments
 from genrec.evaluation.compare import Comparison, Run, compare
 from genrec.evaluation.evaluate import metrics_of
+from genrec.evaluation.table_cells import p_cell
 
 PROTOCOL: dict[str, object] = {
     "data": "MovieLens(variant=100k)", "split": "LeaveOneOut", "users": 50, "items": 30, "history": 20, "filter_seen": False,
@@ -44,6 +45,15 @@ def comparison() -> Comparison:
 def cells(line: str) -> list[str]:
     """Return the cells of a line of a Markdown table."""
     return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def test_the_table_notes_held_out_items_among_the_negatives() -> None:
+    """Two seeds of one aligned row, 0.2 % and 0.4 %: their mean."""
+    runs = [run("sft", seed, {}) for seed in (0, 1)] + [run("s-dpo", seed, {}) for seed in (0, 1)]
+    for seed, share in ((2, 0.002), (3, 0.004)):
+        runs[seed].metrics.update(negatives_heldout_share=share, negatives_test_share=share, negatives_validation_share=0.0)
+    text = comparison_report.markdown(compare(runs, resamples=100))
+    assert "held-out items: s-dpo 0.30 % (0.30 % test, 0.00 % validation)." in text
 
 
 def test_many_rows_are_lines_of_the_configuration_table() -> None:
@@ -91,26 +101,44 @@ def test_markdown(comparison: Comparison) -> None:
         "cutoffs 1, 5, 10, 20, 50; beams 50"
     )
     tables = [[cells(line) for line in block.splitlines()] for block in text.split("\n\n") if block.startswith("|")]
-    results, tests, differences = tables
+    results, beyond, tests, diagnostic, differences = tables
     assert results[0] == [
         "Row", "Seeds", "Recall@1", "Recall@5", "Recall@10", "Recall@20", "Recall@50", "NDCG@5", "NDCG@10", "MRR@10", "Coverage@10",
-        "NDCG@10, 95 % interval",
+        "NDCG@10, 95 % interval over users",
     ]  # fmt: skip
     assert [row[0] for row in results[2:]] == ["popularity", "sft", "s-dpo"]
     assert [row[1] for row in results[2:]] == ["0", "0, 1", "0, 1"]
     sft = comparison.rows[1].metrics["recall@10"]
-    assert results[3][4] == f"{sft.mean:.4f} ±{sft.deviation:.4f}"
-    assert "±" not in results[2][4]
+    assert results[3][4] == f"{sft.mean:.4f}"
+    assert "±" not in str(results)
+    assert beyond[0] == ["Row", "gini@10", "entropy@10", "div_ratio@10", "or_ratio@10"]
     assert "**NDCG@10 compared with sft**" in lines
-    assert tests[0] == ["Row", "Difference", "95 % interval", "p", "p (Holm)", "Win / tie / loss"]
+    assert tests[0] == ["Row", "Difference", "95 % interval", "p", "p (Holm)", "Detectable", "By seed", "Win / tie / loss"]
     assert differences[0] == ["Setting", "popularity", "sft", "s-dpo"]
     assert [row[0] for row in tests[2:]] == ["popularity", "s-dpo"]
     test = comparison.rows[2].test
     assert test is not None
     assert tests[3][1:] == [
-        f"{test.difference:+.5f}", f"[{test.interval[0]:+.5f}, {test.interval[1]:+.5f}]", f"{test.p:.4f}", f"{test.p_holm:.4f}",
+        f"{test.difference:+.5f} ±{test.deviation:.5f}", f"[{test.interval[0]:+.5f}, {test.interval[1]:+.5f}]", f"{test.p:.4f}",
+        f"{test.p_holm:.4f}", f"{test.detectable:.5f}", f"{test.by_seed[0]:+.4f}, {test.by_seed[1]:+.4f}",
         f"{test.wins} / {test.ties} / {test.losses}",
     ]  # type: ignore[index]  # fmt: skip
+    assert "**Users only (diagnostic)**" in lines
+    assert diagnostic[0] == ["Row", "Difference", "95 % interval over users", "p over users"]
+    only = test.users_only
+    assert only is not None
+    assert diagnostic[3] == [
+        "s-dpo", f"{test.difference:+.5f}", f"[{only.interval[0]:+.5f}, {only.interval[1]:+.5f}]", f"{only.p:.4f}",
+    ]  # fmt: skip
+    pool = comparison.pool
+    assert (
+        f"Standard deviation over seeds of a difference between trained rows: {pool.deviation:.5f} with 1 degree of freedom, of "
+        "s-dpo. A trained row against a baseline has its own deviation."
+    ) in lines
+    assert (
+        "p (Holm) is corrected in two families: 1 test of trained rows against sft (s-dpo); 1 test of baselines against sft "
+        "(popularity)."
+    ) in lines
     assert ["align.loss", "-", "-", "SoftmaxDPO"] in differences
     assert all(len(row) == len(table[0]) for table in tables for row in table)
     assert "s-dpo: 500 slots of its lists were empty" in text  # 50 users, lists of 20 items for a last cut-off of 50, of 30 items
@@ -129,12 +157,15 @@ def test_rows_with_other_seeds_than_the_reference_get_a_warning() -> None:
         "drawing a conclusion."
     ) in text
     assert "late has seed 2, but the reference has seeds 0 and 1. Run both with the same seeds" in text
-    assert "late: the test is undefined: no seed in common with sft, which has seeds 0 and 1." in text
+    assert "late: no p: no seed in common with sft, which has seeds 0 and 1." in text
+    assert "dpo: no p: one seed in common; a test of methods needs two, better five." in text
     assert "popularity has" not in text
     table = tables_of(text)["NDCG@10 compared with sft"]
     assert table[0][-1] == "Seeds compared"
+    assert [cell == "undefined" for cell in table[1][1:6]] == [False, True, True, False, False]  # dpo has a difference alone
+    assert table[1][4:6] == ["-", "-"]
     assert {row[0]: row[-1] for row in table[1:]} == {"dpo": "0", "late": "none", "popularity": "0, 1"}
-    assert table[2][1:] == ["undefined", "undefined", "undefined", "-", "-", "none"]
+    assert table[2][1:] == ["undefined", "undefined", "undefined", "-", "-", "-", "-", "none"]
     same = comparison_report.markdown(compare([*runs[:2], runs[-1]], resamples=100))
     assert "Seeds compared" not in same
 
@@ -174,13 +205,14 @@ def test_one_row_and_undefined_tests() -> None:
     shifted = alone[1]._replace(ranks=alone[1].ranks.assign(rank=1 + alone[0].ranks["rank"]))
     text = comparison_report.markdown(compare([alone[0], shifted], metric="mrr@50", resamples=10))
     assert "undefined: one user" in text
+    assert "s-dpo: no p: one user." in text
 
 
 def test_the_tested_metric_is_always_shown() -> None:
     runs = [run(name, 0, {"policy.num_beams": beams}) for name, beams in (("a", 50), ("b", 60))]
     comparison = compare(runs, metric="ndcg@7", resamples=10)
     text = comparison_report.markdown(comparison)
-    assert "| NDCG@7 | NDCG@7, 95 % interval |" in text
+    assert "| NDCG@7 | NDCG@7, 95 % interval over users |" in text
     assert f"{comparison.rows[0].value:.4f} | [" in text
     assert "beams of a 50; beams of b 60" in text
 
@@ -201,8 +233,8 @@ def test_the_ranking_of_semantic_ids_is_a_separate_table(capsys: pytest.CaptureF
     figures = {f"sid_{name}@{n}": (n + (name == "ndcg")) / 100 for n in (1, 5, 10, 20, 50) for name in ("recall", "ndcg")}
     comparison = compare([plain, shared._replace(metrics=shared.metrics | figures)], resamples=10)
     tables = tables_of(comparison_report.markdown(comparison))
-    assert list(before) == ["Results", "NDCG@10 compared with plain"]
-    assert list(tables) == ["Results", "Ranking of Semantic IDs", "NDCG@10 compared with plain"]
+    assert list(before) == ["Results", "Beyond accuracy", "NDCG@10 compared with plain"]
+    assert list(tables) == ["Results", "Ranking of Semantic IDs", "Beyond accuracy", "NDCG@10 compared with plain"]
     assert tables["Results"] == before["Results"]
     assert tables["Ranking of Semantic IDs"] == [
         ["Row", *(f"SID Recall@{n}" for n in (1, 5, 10, 20, 50)), "SID NDCG@5", "SID NDCG@10"],
@@ -260,7 +292,7 @@ def test_eighty_columns_show_the_most_important_columns_in_one_table(
     comparison_report.terminal(comparison)
     printed = capsys.readouterr().out
     header = " ".join(printed.split("───")[0].split())
-    assert header == "Results NDCG@10, 95 % p Row Seeds Recall@10 NDCG@10 interval Difference (Holm)"
+    assert header == "Results NDCG@10, 95 % interval over p Row Seeds Recall@10 NDCG@10 users Difference (Holm)"
     last = comparison.rows[-1]
     assert last.test is not None
     assert last.test.difference is not None
@@ -374,9 +406,9 @@ def test_the_cold_start_table_shows_a_random_order(capsys: pytest.CaptureFixture
         ["popularity", "all items"], ["sft", "all items"],
         ["popularity", "unseen items"], ["sft", "unseen items"], ["random order", "unseen items"],
     ]  # fmt: skip
-    assert table[2][2] == "0.0500 ±0.0000"
+    assert table[2][2] == "0.0500"
     assert table[3][2:] == ["0.0000"] * 7
-    assert table[4][2] == "0.5000 ±0.0000"
+    assert table[4][2] == "0.5000"
     n5 = sum(1 / np.log2(1 + place) for place in range(1, 6)) / 30
     assert table[5][2:8] == ["0.0333", "0.1667", "0.3333", "0.6667", "1.0000", f"{n5:.4f}"]
     assert "12 users with a target that has no training interaction. 30 items of the catalog have none." in comparison_report.markdown(
@@ -384,3 +416,58 @@ def test_the_cold_start_table_shows_a_random_order(capsys: pytest.CaptureFixture
     )
     comparison_report.terminal(comparison)
     assert "Items unseen in training" in capsys.readouterr().out
+
+
+def test_metrics_beyond_accuracy_have_one_cutoff_each() -> None:
+    """10 if it exists, else the last. Counts and metrics with a table of their own are left out, and so is the tested metric."""
+    figures = {
+        "recall@5": 0.1, "recall@10": 0.2, "ndcg@20": 0.1, "mrr@5": 0.1, "coverage@20": 0.1, "users": 50.0, "invalid": 0.0,
+        "head_recall@5": 0.21, "head_recall@10": 0.22, "head_recall@20": 0.23, "novelty@1": 3.5, "novelty@5": 3.25,
+        "overlap@10[itemknn]": 0.5, "sid_recall@10": 0.3, "cold_recall@10": 0.1, "excluded_targets": 0.0, "dgu@10": float("nan"),
+        "negatives_test_share": 0.1, "hit_rate@1[19 candidates]": 0.6,
+    }  # fmt: skip
+    one, other = (run(name, 0, {})._replace(metrics=figures) for name in ("one", "other"))
+    other = other._replace(metrics=other.metrics | {"head_recall@10": 0.44})
+    one = one._replace(metrics=one.metrics | {"valid_share": 0.75})
+    tables = tables_of(comparison_report.markdown(compare([one, other], "recall@5", resamples=10)))
+    assert tables["Beyond accuracy"] == [
+        ["Row", "head_recall@10", "novelty@5", "overlap@10[itemknn]", "dgu@10", "hit_rate@1[19 candidates]", "valid_share"],
+        ["one", "0.2200", "3.2500", "0.5000", "-", "0.6000", "0.7500"],
+        ["other", "0.4400", "3.2500", "0.5000", "-", "0.6000", "-"],
+    ]
+    tested = tables_of(comparison_report.markdown(compare([one, other], "novelty@5", resamples=10)))
+    assert "novelty@5" in tested["Results"][0]
+    assert "novelty@5" not in tested["Beyond accuracy"][0]
+
+
+def test_recall_by_group_is_a_table_with_groups_as_columns() -> None:
+    groups = ("history 1-4", "history 5-9", "popularity 1 of 5")
+    figures = {f"recall@{n}[{group}]": n / 100 + place / 1000 for n in (5, 10, 20) for place, group in enumerate(groups)}
+    one = run("one", 0, {})
+    one = one._replace(metrics=one.metrics | figures)
+    less = one._replace(name="less", metrics={key: value for key, value in one.metrics.items() if "5-9" not in key})
+    plain = compare([one._replace(metrics={key: value for key, value in one.metrics.items() if "[" not in key})], resamples=10)
+    tables = tables_of(comparison_report.markdown(compare([one, less], resamples=10)))
+    assert tables["Recall@10 by group"] == [
+        ["Row", *groups], ["one", "0.1000", "0.1010", "0.1020"], ["less", "0.1000", "-", "0.1020"],
+    ]  # fmt: skip
+    assert tables["Results"][:2] == tables_of(comparison_report.markdown(plain))["Results"]
+
+
+def test_targets_that_filter_seen_excludes_are_counted() -> None:
+    def notes(*counts: float, filter_seen: bool = True) -> list[str]:
+        runs = [run(f"row{place}", 0, {}) for place in range(len(counts))]
+        filled = [entry._replace(metrics=entry.metrics | {"excluded_targets": n}) for entry, n in zip(runs, counts, strict=True)]
+        filled = [entry._replace(protocol=PROTOCOL | {"filter_seen": filter_seen}) for entry in filled]
+        lines = comparison_report.markdown(compare(filled, resamples=10)).splitlines()
+        return [line for line in lines if line.startswith("Users who had already taken")]
+
+    about = "Users who had already taken their target, a miss with filter_seen:"
+    assert notes(3.0, 3.0) == [f"{about} 3 of 50."]
+    assert notes(3.0, 4.0, 3.0) == [f"{about} 3 of 50 (row0 and row2); 4 of 50 (row1)."]
+    assert notes(0.0, 0.0) == [f"{about} 0 of 50."]
+    assert notes(0.0, 0.0, filter_seen=False) == []
+
+
+def test_small_p_values_have_an_exponent() -> None:
+    assert [p_cell(p) for p in (0.5, 0.0001, 0.00004, 3e-20, None)] == ["0.5000", "0.0001", "4.0e-05", "3.0e-20", "undefined"]

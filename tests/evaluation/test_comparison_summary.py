@@ -9,16 +9,18 @@ import pytest
 from pandas import DataFrame
 
 from genrec import run_files
-from genrec.__main__ import _print_table
 from genrec.evaluation import comparison_report
 from genrec.evaluation.compare import Comparison, Run, compare
 from genrec.evaluation.comparison_summary import summary
+from genrec.evaluation.table_cells import p_cell
+from genrec.row_commands import print_table
 
 SFT: dict[str, object] = {"sft.optimization.max_steps": 5}
 CONTROL = SFT | {"align.loss.class": "genrec.preference.losses:ContinuedSFT"}
 DPO = SFT | {"align.loss.class": "genrec.preference.losses:DPO"}
 BASELINE: dict[str, object] = {"policy.class": "Popularity"}
-CAUTION = "p resamples users only: it compares these trained models, not the methods, and other seeds may change the sign."
+FEW = "five seeds are the default of a comparison, three the least for a claim."
+ONE = f"p is about methods, over users and seeds, and rows are compared over 1 seed: {FEW}"
 
 
 def run(name: str, hits: int, configuration: dict[str, object], seed: int = 0) -> Run:
@@ -28,57 +30,88 @@ def run(name: str, hits: int, configuration: dict[str, object], seed: int = 0) -
     return Run(name, seed, ranks, {"recall@10": hits / 100, "ndcg@10": hits / 100}, {"data": "toy"}, configuration)
 
 
+def seeded(name: str, hits: list[int], configuration: dict[str, object]) -> list[Run]:
+    """Return runs with seeds 0, 1, ..., each with its number of hits."""
+    return [run(name, count, configuration, seed) for seed, count in enumerate(hits)]
+
+
 def figures(comparison: Comparison, name: str) -> str:
     """Return the figures of a test as in the text."""
     test = next(row.test for row in comparison.rows if row.name == name)
     assert test is not None
     assert test.interval is not None
     low, high = test.interval
-    return f"(difference {test.difference:+.5f}, 95 % interval {low:+.5f} to {high:+.5f}, p (Holm) {test.p_holm:.4f})"
+    return f"(difference {test.difference:+.5f}, 95 % interval {low:+.5f} to {high:+.5f}, p (Holm) {p_cell(test.p_holm)})"
 
 
 def test_a_difference_within_chance_is_not_called_a_gain() -> None:
-    """Two of 100 users differ. A resample has Binomial(100, 0.02) of them: p = P(0) + P(4 or more) = 0.133 + 0.141 = 0.274."""
-    comparison = compare([run("sft", 10, SFT), run("other", 12, SFT)])
-    test = comparison.rows[1].test
-    assert test is not None
-    assert test.p == pytest.approx(0.274, abs=0.02)
+    """The row gains 30 users at one seed and loses 24 at another."""
+    comparison = compare([*seeded("sft", [10, 40, 20], SFT), *seeded("other", [40, 16, 20], SFT)], resamples=10)
     first, *others = summary(comparison).reading
     assert first == (
-        "Of 2 rows other has the highest NDCG@10 (0.1200); it is not distinguishable from the reference sft "
-        f"{figures(comparison, 'other')}. {CAUTION}"
+        "Of 2 rows other has the highest NDCG@10 (0.2533); it is not distinguishable from the reference sft over users and seeds "
+        f"{figures(comparison, 'other')}."
     )
     assert others == []
 
 
-def test_a_difference_beyond_chance_is_one_among_users() -> None:
-    comparison = compare([run("sft", 10, SFT), run("other", 40, SFT)], resamples=2000)
-    text = f"it is above the reference sft beyond chance among users {figures(comparison, 'other')}."
-    assert summary(comparison).reading[0] == f"Of 2 rows other has the highest NDCG@10 (0.4000); {text} {CAUTION}"
+def test_a_difference_beyond_chance_is_one_over_users_and_seeds() -> None:
+    comparison = compare([*seeded("sft", [10, 11, 12], SFT), *seeded("other", [40, 42, 41], SFT)], resamples=10)
+    text = f"it is above the reference sft beyond chance over users and seeds {figures(comparison, 'other')}."
+    assert summary(comparison).reading[0] == f"Of 2 rows other has the highest NDCG@10 (0.4100); {text}"
+
+
+def test_two_baselines_differ_over_users() -> None:
+    comparison = compare([run("popularity", 1, BASELINE), run("itemknn", 40, BASELINE)], resamples=2000)
+    text = f"it is above the reference popularity beyond chance over users {figures(comparison, 'itemknn')}."
+    assert summary(comparison).reading[0] == f"Of 2 rows itemknn has the highest NDCG@10 (0.4000); {text}"
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_fewer_than_three_seeds_are_no_claim(seeds: int) -> None:
+    rows = [*seeded("sft", [10, 11, 12][:seeds], SFT), *seeded("other", [40, 42, 41][:seeds], SFT), run("popularity", 1, BASELINE)]
+    first = summary(compare(rows, resamples=10)).reading[0]
+    counted = {1: "1 seed", 2: "2 seeds"}.get(seeds)
+    assert (FEW in first) == (counted is not None)
+    assert counted is None or f"p is about methods, over users and seeds, and rows are compared over {counted}: {FEW}" in first
+    assert FEW not in summary(compare([run("popularity", 1, BASELINE), run("itemknn", 40, BASELINE)], resamples=10)).reading[0]
+
+
+def test_a_figure_of_all_lists_differs_over_seeds() -> None:
+    rows = [*seeded("sft", [10, 11, 12], SFT), *seeded("dpo", [40, 42, 41], DPO)]
+    rows = [entry._replace(metrics=entry.metrics | {"coverage@10": entry.metrics["recall@10"]}) for entry in rows]
+    comparison = compare(rows, "coverage@10")
+    text = f"it is above the reference sft beyond chance over seeds {figures(comparison, 'dpo')}."
+    assert summary(comparison).reading == [
+        f"Of 2 rows dpo has the highest Coverage@10 (0.4100); {text}",
+        "Of the rows with a preference loss (dpo) dpo is above sft beyond chance over seeds.",
+    ]
 
 
 def test_the_reference_is_compared_with_the_next_row() -> None:
-    comparison = compare([run("popularity", 1, BASELINE), run("sft", 40, SFT), run("dpo", 39, DPO)], reference="sft", resamples=2000)
+    rows = [run("popularity", 1, BASELINE), *seeded("sft", [40, 43, 41], SFT), *seeded("dpo", [42, 39, 41], DPO)]
+    comparison = compare(rows, reference="sft", resamples=10)
     assert summary(comparison).reading[0] == (
-        "Of 3 rows sft has the highest NDCG@10 (0.4000) and is the reference; the next row, dpo, is not distinguishable from it "
-        f"{figures(comparison, 'dpo')}. {CAUTION}"
+        "Of 3 rows sft has the highest NDCG@10 (0.4133) and is the reference; the next row, dpo, is not distinguishable from it over "
+        f"users and seeds {figures(comparison, 'dpo')}."
     )
-    comparison = compare([run("sft", 40, SFT), run("dpo", 10, DPO)], resamples=2000)
-    assert f"the next row, dpo, is below it beyond chance among users {figures(comparison, 'dpo')}" in summary(comparison).reading[0]
+    comparison = compare([*rows[1:4], *seeded("dpo", [10, 11, 12], DPO)], resamples=10)
+    text = f"the next row, dpo, is below it beyond chance over users and seeds {figures(comparison, 'dpo')}"
+    assert text in summary(comparison).reading[0]
 
 
 def test_equal_rows_name_the_reference_first() -> None:
-    comparison = compare([run("dpo", 10, DPO), run("sft", 10, SFT)], reference="sft", resamples=10)
-    assert "Of 2 rows sft has the highest NDCG@10 (0.1000) and is the reference" in summary(comparison).reading[0]
+    comparison = compare([*seeded("dpo", [10, 11], DPO), *seeded("sft", [10, 11], SFT)], reference="sft", resamples=10)
+    assert "Of 2 rows sft has the highest NDCG@10 (0.1050) and is the reference" in summary(comparison).reading[0]
     assert "(difference +0.00000, 95 % interval +0.00000 to +0.00000, p (Holm) 1.0000)" in summary(comparison).reading[0]
 
 
-def test_a_mean_over_other_seeds_is_no_gain_at_the_common_seed() -> None:
-    """The reference has 50 and 10 hits, the mean 0.30; the sampler has 40 hits with seed 0, where it loses by 0.10."""
-    comparison = compare([run("sft", 50, SFT), run("sft", 10, SFT, 1), run("sampler", 40, SFT)], resamples=2000)
+def test_a_mean_over_other_seeds_is_no_gain_at_the_common_seeds() -> None:
+    """The reference has 50, 51 and 1 hits, the mean 0.34; the sampler has 40 and 42 with seeds 0 and 1, where it loses by 0.095."""
+    comparison = compare([*seeded("sft", [50, 51, 1], SFT), *seeded("sampler", [40, 42], SFT)], resamples=10)
     assert (
-        "sampler has the highest NDCG@10 (0.4000); at seed 0, which both have, it is below the reference sft beyond chance among "
-        "users (difference -0.10000"
+        "sampler has the highest NDCG@10 (0.4100); at seeds 0 and 1, which both have, it is below the reference sft beyond chance "
+        f"over users and seeds {figures(comparison, 'sampler')}"
     ) in summary(comparison).reading[0]
 
 
@@ -90,36 +123,37 @@ def test_rows_without_a_test_say_why() -> None:
     )
     better = compare([run("sft", 30, SFT), run("dpo", 20, SFT, 1)], resamples=10)
     assert f"the next row, dpo, has no test against it: {reason}." in summary(better).reading[0]
-    constant = compare([run("sft", 0, SFT), run("dpo", 100, SFT)], resamples=10)
+    one = compare([run("sft", 10, SFT), run("dpo", 20, SFT)], resamples=10)
     assert (
-        "it differs from the reference sft by +1.00000, without a test: the difference is the same for every user."
-        in summary(constant).reading[0]
-    )
+        "it differs from the reference sft by +0.10000, without a test: one seed in common; a test of methods needs two, better five. "
+        f"{ONE}"
+    ) in summary(one).reading[0]
 
 
 def test_rows_with_preferences_are_compared_with_the_control() -> None:
-    rows = [run("popularity", 1, BASELINE), run("sft", 40, SFT), run("more", 41, CONTROL), run("dpo", 39, DPO), run("s-dpo", 38, DPO)]
-    found = summary(compare(rows, reference="sft", resamples=2000))
+    rows = [run("popularity", 1, BASELINE), *seeded("sft", [40, 43, 41], SFT), *seeded("more", [42, 42, 42], CONTROL)]
+    rows += [*seeded("dpo", [39, 42, 41], DPO), *seeded("s-dpo", [38, 41, 42], DPO)]
+    found = summary(compare(rows, reference="sft", resamples=10))
     assert found.reading[1] == (
-        "Of the rows with a preference loss (dpo and s-dpo) none is above sft beyond chance among users. more is the control, trained "
-        "further without preferences: a gain that it has too comes from more training."
+        "Of the rows with a preference loss (dpo and s-dpo) none is above sft beyond chance over users and seeds. more is the "
+        "control, trained further without preferences: a gain that it has too comes from more training."
     )
     assert found.commands == [
         "genrec compare more dpo s-dpo --reference more", "genrec curves more dpo s-dpo", "genrec show more",
     ]  # fmt: skip
-    gain = summary(compare([rows[1], run("dpo", 80, DPO)], resamples=2000))
-    assert gain.reading[1] == "Of the rows with a preference loss (dpo) dpo is above sft beyond chance among users."
+    gain = summary(compare([*rows[1:4], *seeded("dpo", [80, 82, 81], DPO)], resamples=10))
+    assert gain.reading[1] == "Of the rows with a preference loss (dpo) dpo is above sft beyond chance over users and seeds."
 
 
 def test_no_finding_is_stated_without_a_test() -> None:
     """`al` is higher, but it has no seed in common with sft: no sentence that none is above, no command for the same in reverse."""
-    rows = [run("sft", 10, SFT), run("sft", 10, SFT, 1), run("al", 60, DPO, 2)]
+    rows = [*seeded("sft", [10, 11], SFT), run("al", 60, DPO, 2)]
     found = summary(compare(rows, resamples=10))
     assert found.reading[1:] == ["al has a preference loss, but no test against sft."]
     assert found.commands == ["genrec curves al", "genrec show al"]
-    found = summary(compare([*rows, run("other", 70, DPO)], resamples=2000))
+    found = summary(compare([*rows, *seeded("other", [70, 72], DPO)], resamples=10))
     assert found.reading[1] == (
-        "Of the rows with a preference loss (other) other is above sft beyond chance among users. "
+        "Of the rows with a preference loss (other) other is above sft beyond chance over users and seeds. "
         "al has a preference loss, but no test against sft."
     )
     assert found.commands[0] == "genrec compare sft al other --reference other"
@@ -172,12 +206,12 @@ def test_the_meaning_is_printed_after_a_run_and_not_by_compare(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GENREC_HOME", "elsewhere")
-    monkeypatch.setattr(run_files, "outcomes", lambda names, seeds: [run(name, 40, SFT) for name in names])
-    _print_table(["sft", "dpo"], "ndcg@10", "sft", None, {"sft": {0}, "dpo": {0}})
+    monkeypatch.setattr(run_files, "outcomes", lambda names, seeds, metric: [run(name, 40, SFT) for name in names])
+    print_table(["sft", "dpo"], "ndcg@10", "sft", None, {"sft": {0}, "dpo": {0}}, after_run=True)
     after_run = capsys.readouterr().out
     assert "Pictures of the training curves: elsewhere/reports" in after_run
-    assert CAUTION in " ".join(after_run.split())
-    _print_table(["sft", "dpo"], "ndcg@10", "sft", None)
+    assert ONE in " ".join(after_run.split())
+    print_table(["sft", "dpo"], "ndcg@10", "sft", None)
     compared = capsys.readouterr().out
     assert after_run.startswith(compared)
     assert "Next:" not in compared

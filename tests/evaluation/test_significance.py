@@ -7,7 +7,15 @@ import pytest
 from scipy.stats import permutation_test
 from statsmodels.stats.multitest import multipletests
 
-from genrec.evaluation.significance import bootstrap_means, bootstrap_p, holm, paired_means, percentile_interval, undefined
+from genrec.evaluation.significance import (
+    MAX_DRAWN,
+    bootstrap_means,
+    bootstrap_p,
+    holm,
+    paired_means,
+    percentile_interval,
+    undefined,
+)
 
 
 def test_holm_by_hand() -> None:
@@ -107,3 +115,19 @@ def test_many_users_are_resampled_in_blocks() -> None:
     assert means.shape == (3_000,)
     assert len(set(means)) == 3_000
     assert means.std() == pytest.approx(values.std() / np.sqrt(22_363), rel=0.05)
+
+
+@pytest.mark.parametrize("outlier", [0.0, 400.0])
+def test_many_rare_values_have_the_bootstrap_distribution(outlier: float) -> None:
+    """2,500 users with different values, and as many with 0, are drawn in groups. Center, spread and tails are the same."""
+    values = np.concatenate([np.random.default_rng(0).lognormal(0, 1.5, 2_499), [outlier], np.zeros(2_500)])
+    assert len(np.unique(values)) > MAX_DRAWN
+    means = bootstrap_means(values, 20_000, seed=0)
+    rng = np.random.default_rng(1)
+    plain = np.concatenate([values[rng.integers(0, 5_000, (1_000, 5_000))].mean(1) for _ in range(20)])
+    error = values.std() / np.sqrt(5_000)
+    assert means.mean() == pytest.approx(values.mean(), abs=0.03 * error)
+    assert means.std() == pytest.approx(error, rel=0.02)
+    for share in (0.025, 0.25, 0.75, 0.975):
+        assert np.quantile(means, share) == pytest.approx(np.quantile(plain, share), abs=0.06 * error)
+    assert np.array_equal(means, bootstrap_means(rng.permutation(values), 20_000, seed=0))

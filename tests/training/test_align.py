@@ -63,7 +63,7 @@ def test_the_first_loss_is_the_logarithm_of_the_candidates(loss: SoftmaxDPO | DP
     """
     built, entries, context = parts()
     change = {"loss": loss, "num_negatives": count, "learning_rate": 1e-12, "max_steps": 20}
-    outcome, negatives = align(built, entries, context, recipe(**change), 0, tmp_path / "last", constant)
+    outcome, negatives, _ = align(built, entries, context, recipe(**change), 0, tmp_path / "last", constant)
     assert [row["loss"] for row in outcome.curves if "loss" in row] == pytest.approx([start], abs=1e-4)
     assert negatives["negatives"] == 612 * count
 
@@ -72,7 +72,7 @@ def test_preferences_are_learned_and_the_reference_stays(tmp_path: Path) -> None
     """The margin grows, the accuracy exceeds 0.8, and the margin is the sum of its levels."""
     built, entries, context = parts()
     scores = iter([0.1, 0.2, 0.3])
-    outcome, _ = align(built, entries, context, recipe(), 0, tmp_path / "last", following(scores))
+    outcome, *_ = align(built, entries, context, recipe(), 0, tmp_path / "last", following(scores))
     rows = [row for row in outcome.curves if "loss" in row]
     assert rows[-1]["loss"] < rows[0]["loss"] < math.log(4)
     assert rows[-1]["margin"] > rows[0]["margin"] > 0
@@ -85,7 +85,7 @@ def test_the_sft_policy_is_kept_if_validation_gets_worse(tmp_path: Path, capsys:
     built, entries, context = parts()
     before = {name: value.clone() for name, value in built.state_dict().items()}
     scores = iter([0.5, 0.4, 0.3])
-    outcome, _ = align(built, entries, context, recipe(), 0, tmp_path / "last", following(scores))
+    outcome, *_ = align(built, entries, context, recipe(), 0, tmp_path / "last", following(scores))
     assert outcome.best_step == 0
     assert all(torch.equal(value, before[name]) for name, value in built.state_dict().items())
     assert "no step improved NDCG@10 on validation" in capsys.readouterr().err
@@ -96,7 +96,7 @@ def test_the_last_step_is_kept_with_keep_last(tmp_path: Path) -> None:
     built, entries, context = parts()
     before = {name: value.clone() for name, value in built.state_dict().items()}
     scores = iter([0.5, 0.4, 0.3])
-    outcome, _ = align(built, entries, context, recipe(keep="last"), 0, tmp_path / "last", following(scores))
+    outcome, *_ = align(built, entries, context, recipe(keep="last"), 0, tmp_path / "last", following(scores))
     assert (outcome.best_step, outcome.last_step) == (0, 40)
     assert not torch.equal(built.embedding.weight, before["embedding.weight"])
 
@@ -107,7 +107,7 @@ def test_continued_sft_raises_the_positive_and_ignores_the_negatives(tmp_path: P
         built, entries, context = parts()
         scores = iter([0.1, 0.2, 0.3])
         change = {"loss": ContinuedSFT(), "negatives": negatives, "num_negatives": 1}
-        outcome, _ = align(built, entries, context, recipe(**change), 0, tmp_path / str(len(results)), following(scores))
+        outcome, *_ = align(built, entries, context, recipe(**change), 0, tmp_path / str(len(results)), following(scores))
         results.append([row["chosen_log_prob"] for row in outcome.curves if "loss" in row])
     assert results[0] == results[1]
     assert results[0][-1] > results[0][0]
@@ -127,7 +127,7 @@ def test_a_resumed_alignment_gives_the_same_weights_and_statistics(tmp_path: Pat
                 os.kill(os.getpid(), signal.SIGINT)  # in the validation after step 20
                 return {"ndcg@10": 0.2}
 
-        _, statistics = align(built, entries, context, recipe(), 0, tmp_path / folder / "last", validate)
+        _, statistics, _ = align(built, entries, context, recipe(), 0, tmp_path / folder / "last", validate)
         return built.state_dict(), statistics
 
     whole, statistics = run("whole", stop=False)
@@ -135,7 +135,7 @@ def test_a_resumed_alignment_gives_the_same_weights_and_statistics(tmp_path: Pat
         run("parts", stop=True)
     assert stopped.value.exit_code == 130
     built, entries, context = parts()
-    _, again = align(built, entries, context, recipe(), 0, tmp_path / "parts" / "last", lambda: {"ndcg@10": 0.3})
+    _, again, _ = align(built, entries, context, recipe(), 0, tmp_path / "parts" / "last", lambda: {"ndcg@10": 0.3})
     assert again == statistics
     assert all(torch.equal(value, whole[name]) for name, value in built.state_dict().items())
 
@@ -182,7 +182,7 @@ def test_an_anchor_adds_the_mean_nll_to_the_first_loss(tmp_path: Path) -> None:
     losses = []
     for loss in (SoftmaxDPO(), Anchored(SoftmaxDPO(), alpha=0.5)):
         built, entries, context = parts()
-        outcome, _ = align(
+        outcome, *_ = align(
             built,
             entries,
             context,

@@ -22,6 +22,7 @@ from genrec.store import hash_of
 from genrec.training import checkpoint, loop
 from genrec.training.checkpoint import FILES, Checkpoint, TrainingId, TrainingProgress
 from genrec.training.loop import train
+from genrec.training.objective_state import FixedTensors
 from genrec.training.sft import build_policy
 from genrec.workspace import store
 
@@ -280,7 +281,7 @@ def test_a_checkpoint_of_another_objective_is_refused(tmp_path: Path) -> None:
         train(built, likelihood(built), training_examples(), RECIPE, 5, tmp_path / "last", constant, "test")
     state = {"count": torch.zeros(2, dtype=torch.int64)}
     with pytest.raises(ArtifactError, match=r"the objective's tensor count has the shape \[1\], expected \[2\]"):
-        train(built, likelihood(built), training_examples(), RECIPE, 5, tmp_path / "last", constant, "test", state)
+        train(built, likelihood(built), training_examples(), RECIPE, 5, tmp_path / "last", constant, "test", FixedTensors(state))
 
 
 def test_a_training_whose_checkpoint_is_damaged_starts_again_and_gives_the_same_weights(

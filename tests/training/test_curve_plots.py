@@ -19,6 +19,7 @@ ALIGNED: Sequence[str] = (
     *("loss", "chosen_reward", "rejected_reward", "margin", "margin_level_1", "margin_level_2", "accuracy", "accuracy_all"),
     *("chosen_drift", "rejected_drift", "chosen_log_prob", "rejected_log_prob"),
     *("drawn_depth", "drawn_popularity", "drawn_cosine", "drawn_shortfall", "validation_ndcg@10", "validation_recall@1"),
+    *("validation_preference_accuracy", "validation_margin", "validation_likelihood_accuracy"),
     *("validation_recall@50", "validation_entropy", "validation_kl", "validation_valid_share", "validation_chosen_log_prob"),
     *("validation_ndcg@10_filter_seen", "validation_ndcg@10_filter_seen_standard_error", "validation_ndcg@10_standard_error", "mine"),
 )
@@ -44,11 +45,16 @@ def test_an_alignment_has_four_panels_and_the_rest_on_demand() -> None:
     four = panels(["step", *ALIGNED], "align")
     assert [each.left for each in four] == [
         ["validation_ndcg@10", "validation_ndcg@10_filter_seen"],
-        ["margin"],
+        ["margin", "validation_margin"],
         ["chosen_log_prob", "rejected_log_prob", "validation_chosen_log_prob"],
         ["drawn_popularity", "drawn_cosine", "drawn_shortfall"],
     ]
-    assert [each.right for each in four] == [[], ["accuracy", "accuracy_all"], [], ["drawn_depth"]]
+    assert [each.right for each in four] == [
+        [],
+        ["accuracy", "accuracy_all", "validation_preference_accuracy", "validation_likelihood_accuracy"],
+        [],
+        ["drawn_depth"],
+    ]
     everything = panels(["step", *ALIGNED], "align", everything=True)
     names = [name for each in everything for name in each.names]
     assert sorted(names) == sorted(set(ALIGNED) - set(ERRORS))

@@ -145,6 +145,6 @@ def test_an_alignment_without_negatives_warns(tmp_path: Path, capsys: pytest.Cap
     """The filter rejects every candidate, so no negative is sampled."""
     built, entries, context = parts()
     nothing = Filtered(Uniform(), (SimilarityWindow(high=-1.0),))
-    _, statistics = align(built, entries, context, recipe(negatives=nothing), 0, tmp_path / "last", constant)
+    _, statistics, _ = align(built, entries, context, recipe(negatives=nothing), 0, tmp_path / "last", constant)
     assert statistics["negatives"] == 0
     assert "examples got no negative" in capsys.readouterr().err

@@ -158,7 +158,7 @@ def test_mismatched_items_are_the_next_examples_positives() -> None:
 
 def test_kto_learns_with_mismatched_items(tmp_path: Path) -> None:
     built, entries, context = parts()
-    outcome, _ = align(built, entries, context, recipe(loss=KTO(beta=0.5), num_negatives=2), 0, tmp_path / "last", constant)
+    outcome, *_ = align(built, entries, context, recipe(loss=KTO(beta=0.5), num_negatives=2), 0, tmp_path / "last", constant)
     rows = [row for row in outcome.curves if "loss" in row]
     assert rows[-1]["margin"] > rows[0]["margin"] > 0
     assert rows[-1]["loss"] < rows[0]["loss"]
@@ -236,7 +236,7 @@ def test_a_resumed_round_gives_the_same_weights(change: dict[str, object], tmp_p
             return {"ndcg@10": 0.1}
 
         settings = replace(recipe(**change), keep="last")
-        _, statistics = align(built, entries, context, settings, 0, tmp_path / folder / "last", validate)
+        _, statistics, _ = align(built, entries, context, settings, 0, tmp_path / folder / "last", validate)
         return built.state_dict(), statistics
 
     whole, statistics = run("whole", stop=False)

@@ -1,0 +1,195 @@
+"""Calibration of the test over users and seeds: how often it finds a difference in simulated tables.
+
+    python experiments/benchmarks/calibration.py                    # all conditions, 4,000 tables each; about 10 minutes on one core
+    python experiments/benchmarks/calibration.py --tables 200       # the same with larger errors
+    python experiments/benchmarks/calibration.py --families apart --deviations 0.012     # runs that vary more than any of ours
+
+A simulated table resembles a table of MovieLens-100K: 943 users, NDCG@10 of 0 or 1 / log2(rank + 1) with mean 0.055. It has a
+reference and `rows` further rows, all trained with the same seeds. The rank of user u in row r at seed s comes from a score
+
+    z = A[u] + B[s, u] + C[r, u] + E[r, s, u] + shift(r, s),        with normal parts of total variance 1,
+
+and is k or better if z is above the (1 - 0.0122 k)-quantile of the normal distribution: each of the first ten ranks has 1.22 % of the
+users. A training run moves the expected metric of its row by a normal run effect: `shift` is the number that gives exactly that
+expected metric, so more or fewer users are hit and no value leaves the range of NDCG.
+
+| family | run effects | variance of A, B, C, E |
+|---|---|---|
+| `branched` | the rows of a seed continue one SFT policy, the reference; each row adds a run effect | 0.86, 0.09, 0.035, 0.015 |
+| `apart` | every row is trained apart; the run effect of the reference is in every difference | 0.82, 0, 0.12, 0.06 |
+
+The run effect of the SFT policy that branched rows share is not simulated: it cancels in every difference. The variances were chosen
+so that two figures of a difference over three seeds equal their means in our tables: the share of users that win or lose, and the
+standard error over users. Branched: 0.20 and 0.0022, 37 rows of `experiments/results/grid-100k.md` with seen items kept (0.197,
+0.0022). Apart: 0.22 and 0.0037, 7 rows of `experiments/results/policies.md` (0.218, 0.0037).
+
+Printed are the shares of tests with p < 0.05 and of tables with any test that Holm's correction finds, with their standard errors, for
+the crossed test and for the t-test over users alone. Where there is no gain, these are false findings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy import ndarray
+from scipy import stats
+from scipy.special import ndtr, ndtri
+
+from genrec.environment import processor
+
+USERS = 943  # test users of MovieLens-100K
+MEAN = 0.055  # expected NDCG@10 of a row
+VALUES = np.append(0.0, 1 / np.log2(np.arange(2, 12)))  # NDCG@10 of ranks 0 (a miss) to 10
+EDGES = ndtri(1 - 0.0122 * np.arange(1, 11))  # a score above EDGES[k - 1] has rank k or better
+PARTS = {"branched": (0.86, 0.09, 0.035, 0.015), "apart": (0.82, 0.0, 0.12, 0.06)}  # variance of A, B, C and E
+DEVIATIONS = (0.0, 0.0019, 0.0041, 0.0063)  # run effects, standard deviations of expected NDCG@10
+LEVEL = 0.05
+CELLS = 1_000_000  # scores in memory at once; larger parts leave the cache of the processor
+SHIFTS = np.linspace(-4.0, 4.0, 8001)
+
+
+class Condition(NamedTuple):
+    """What is simulated."""
+
+    family: str  # a key of PARTS
+    rows: int  # beside the reference
+    seeds: int
+    deviation: float  # standard deviation of a run effect
+    gain: float = 0.0  # of every row over the reference; 0 is the null hypothesis
+
+
+class Rate(NamedTuple):
+    """A share of findings over simulated tables."""
+
+    share: float
+    error: float  # standard error over tables; the tests of one table are not independent
+
+
+class Rates(NamedTuple):
+    """Findings of the crossed test and of the t-test over users alone."""
+
+    test: Rate  # tests with p < 0.05
+    table: Rate  # tables with at least one finding after Holm's correction
+    users_test: Rate
+    users_table: Rate
+
+
+def expected_metric(shift: ndarray) -> ndarray:
+    """Return the expected NDCG@10 of scores with this shift, float64 of any shape: the sum over k of (v_k - v_(k+1)) P(rank <= k)."""
+    steps = VALUES[1:] - np.append(VALUES[2:], 0.0)
+    result: ndarray = (steps * ndtr(shift[..., None] - EDGES)).sum(-1)
+    return result
+
+
+def shift_of(metric: ndarray) -> ndarray:
+    """Return the shift of the scores that gives this expected NDCG@10: the inverse of `expected_metric`."""
+    return np.interp(metric, expected_metric(SHIFTS), SHIFTS)
+
+
+def simulated_ranks(condition: Condition, tables: int, random: np.random.Generator) -> ndarray:
+    """Return ranks 1..10, 0 for a miss, int64 [tables, 1 + rows, seeds, users]; the first row is the reference."""
+    rows, seeds = 1 + condition.rows, condition.seeds
+    shapes = ((1, 1), (1, seeds), (rows, 1), (rows, seeds))
+    effects = condition.deviation * random.standard_normal((tables, rows, seeds))
+    if condition.family == "branched":
+        effects[:, 0] = 0.0
+    effects[:, 1:] += condition.gain
+    score = shift_of(MEAN + effects)[..., None].astype(np.float32)
+    for part, shape in zip(PARTS[condition.family], shapes, strict=True):
+        score = score + np.float32(math.sqrt(part)) * random.standard_normal((tables, *shape, USERS), dtype=np.float32)
+    ranks = np.zeros(score.shape, np.int64)
+    hit = score > EDGES[-1]
+    ranks[hit] = 10 - np.searchsorted(EDGES[::-1][1:], score[hit])
+    return ranks
+
+
+def chunks(condition: Condition, tables: int, seed: int) -> Iterator[ndarray]:
+    """Iterate over `simulated_ranks` of so many tables in parts that fit into memory."""
+    random = np.random.default_rng(seed)
+    size = max(1, CELLS // ((1 + condition.rows) * condition.seeds * USERS))
+    for begin in range(0, tables, size):
+        yield simulated_ranks(condition, min(size, tables - begin), random)
+
+
+def differences(ranks: ndarray) -> ndarray:
+    """Return NDCG@10 minus that of the reference, float64 [tables, rows, users, seeds]."""
+    values = VALUES[ranks]
+    result: ndarray = (values[:, 1:] - values[:, :1]).swapaxes(2, 3)
+    return result
+
+
+def p_values(difference: ndarray) -> tuple[ndarray, ndarray]:
+    """Return p of the crossed test and p of the t-test over users alone, float64 [tables, rows] each.
+
+    The crossed test is that of `genrec.evaluation.crossed_test`, for many tables at once: `difference` is float64
+    [tables, rows, users, seeds], and the rows of a table are pooled.
+    """
+    _, rows, users, seeds = difference.shape
+    mean, by_user, by_seed = difference.mean((2, 3)), difference.mean(3), difference.mean(2)
+    of_users = by_user.var(-1, ddof=1) / users
+    between_seeds = np.square(by_seed - mean[..., None]).sum(-1)
+    total = np.square(difference - mean[..., None, None]).sum((2, 3))
+    interaction = total - seeds * users * (users - 1) * of_users - users * between_seeds
+    of_seeds = between_seeds.mean(1, keepdims=True) / (seeds - 1) / seeds
+    of_error = interaction.mean(1, keepdims=True) / ((users - 1) * (seeds - 1)) / (users * seeds)
+    variance = np.maximum(of_users + of_seeds - of_error, of_users)
+    degrees = variance**2 / (of_seeds**2 / (rows * (seeds - 1)) + of_users**2 / (users - 1))
+    crossed = 2 * stats.t.sf(np.abs(mean) / np.sqrt(variance), degrees)
+    return crossed, 2 * stats.t.sf(np.abs(mean) / np.sqrt(of_users), users - 1)
+
+
+def rate(found: ndarray) -> Rate:
+    """Return the mean of shares by table, float64 [tables], with its standard error."""
+    return Rate(float(found.mean()), float(found.std(ddof=1)) / math.sqrt(len(found)))
+
+
+def rates(condition: Condition, tables: int, seed: int) -> Rates:
+    """Return the findings in so many simulated tables."""
+    parts = [p_values(differences(ranks)) for ranks in chunks(condition, tables, seed)]
+    result = []
+    for p in map(np.concatenate, zip(*parts, strict=True)):
+        result += [rate((p < LEVEL).mean(1)), rate((p.min(1) * condition.rows < LEVEL).astype(float))]  # Holm's first step
+    return Rates(*result)
+
+
+def null_conditions(deviations: Sequence[float] = DEVIATIONS) -> list[Condition]:
+    """Return all conditions without a difference between methods."""
+    return [
+        Condition(family, rows, seeds, deviation)
+        for family in PARTS
+        for rows in (5, 38)
+        for seeds in (3, 5)
+        for deviation in deviations
+    ]
+
+
+def power_conditions() -> list[Condition]:
+    """Return the conditions in which five rows all gain 0.010."""
+    return [Condition(family, 5, seeds, 0.0041, 0.010) for family in PARTS for seeds in (3, 5)]
+
+
+def main() -> None:
+    """Print a table of the findings."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tables", type=int, default=4_000, help="simulated tables of each condition")
+    parser.add_argument("--families", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--deviations", nargs="+", type=float, default=list(DEVIATIONS), help="of run effects, without a gain")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    print(f"{options.tables} tables of {USERS} users for each condition, seed {options.seed}; {processor()}\n")
+    print("| family | rows | seeds | run deviation | gain | tests, crossed | tables, crossed | tests, users | tables, users |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    conditions = [*null_conditions(options.deviations), *power_conditions()]
+    for condition in [each for each in conditions if each.family in options.families]:
+        family, rows, seeds, deviation, gain = condition
+        found = rates(condition, options.tables, options.seed)
+        shares = " | ".join(f"{each.share:.3f} ±{each.error:.3f}" for each in found)
+        print(f"| {family} | {rows} | {seeds} | {deviation:.4f} | {gain:.3f} | {shares} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

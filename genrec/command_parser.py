@@ -1,0 +1,152 @@
+"""The parser of the command line. The commands themselves are in `genrec.experiment_commands` and `genrec.row_commands`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from genrec import __version__, experiment_commands, row_commands
+from genrec.errors import did_you_mean
+
+FIELDS = {"--seed"}  # options that are fields of the experiment; left to the overrides, argparse takes them for short forms of others
+
+
+def build() -> argparse.ArgumentParser:
+    """Return the parser of all commands. Importing and building it imports nothing heavy."""
+    parser = argparse.ArgumentParser(prog="genrec", description="Generative recommendation with Semantic IDs.")
+    parser.add_argument("--version", action="version", version=f"genrec {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser(
+        "run",
+        help="run an experiment or a list of experiments and print the results table",
+        description="Run the stages whose artifacts are missing and print the results table. Override fields by key path, as in "
+        "--seed 1 --align.loss.loss.beta 0.3 --align.negatives Uniform; '--fields' lists all fields. An override changes every "
+        "experiment with the field. '--name NAME' names a single row; for a list it is a prefix: NAME-OLDNAME.",
+    )
+    run.add_argument("experiment", metavar="FILE.py:FUNCTION", help="a function that returns an experiment or a list of experiments")
+    run.add_argument("--dry-run", action="store_true", help="print the stages, what is done and the estimated time; write nothing")
+    run.add_argument("--seed", metavar="N", help="run every experiment with this seed alone; an override like those of other fields")
+    run.add_argument(
+        "--seeds",
+        metavar="N",
+        help="run every trained experiment with these seeds in place of its own: 5 stands for seeds 0 to 4; 5,6,7 lists them, and 5, "
+        "is seed 5 alone. A baseline is run once",
+    )
+    run.add_argument("--refresh", metavar="STAGE", help="rebuild this stage and all later stages")
+    run.add_argument("--replace", action="store_true", help="start rows again whose settings differ from those in data/runs/")
+    run.add_argument("--fields", action="store_true", help="list all fields with their defaults")
+    run.add_argument("--offline", action="store_true", help="download nothing (also GENREC_OFFLINE=1)")
+    run.set_defaults(call=experiment_commands.run)
+
+    data = commands.add_parser(
+        "data",
+        help="download and check a data set; print and plot its statistics",
+        description="Download, check and split the data of an experiment and describe them. Override fields as in 'genrec run'.",
+    )
+    data.add_argument("experiment", metavar="FILE.py:FUNCTION", help="a function that returns an experiment or a list of experiments")
+    _add_inspect_options(data, ["data"], "prepare the data again")
+    data.set_defaults(call=experiment_commands.data)
+
+    tokens = commands.add_parser(
+        "tokenize",
+        help="build the Semantic IDs; print and plot their health",
+        description="Build the Semantic IDs of an experiment and describe them: code usage, collisions, and how alike items with a "
+        "common prefix are. Override fields as in 'genrec run'.",
+    )
+    tokens.add_argument(
+        "experiment", metavar="FILE.py:FUNCTION", help="a function that returns an experiment or a list of experiments"
+    )
+    _add_inspect_options(tokens, ["data", "embed", "tokenize"], "rebuild from this stage on")
+    tokens.set_defaults(call=experiment_commands.tokenize)
+
+    tune = commands.add_parser(
+        "tune",
+        help="search for the settings with the best validation metric; the test is not read",
+        description="Run the trials of a tuning: train the experiment with values of its space, keep the score on validation, print "
+        "all trials and the command that confirms the best one on fresh seeds. A tuning that was interrupted goes on. Needs Optuna: "
+        "pip install 'genrec[tune]'. Override fields as in 'genrec run'.",
+    )
+    tune.add_argument("experiment", metavar="FILE.py:FUNCTION", help="a function that returns a genrec.tuning.Tuning")
+    tune.add_argument("--trials", metavar="N", type=int, help="number of trials (default: that of the tuning)")
+    tune.add_argument("--hours", metavar="H", type=float, help="processor-hours after which no trial starts (default: the tuning's)")
+    tune.add_argument("--seed", metavar="N", type=int, help="seed of the trials and of the search (default: the tuning's)")
+    tune.add_argument("--replace", action="store_true", help="start again if the settings have changed; earlier trials stay recorded")
+    tune.add_argument("--offline", action="store_true", help="download nothing (also GENREC_OFFLINE=1)")
+    tune.set_defaults(call=experiment_commands.tune)
+
+    listing = commands.add_parser("list", help="list the rows with their seeds and results, and the runs that failed")
+    listing.add_argument("--data", metavar="TEXT", help="only rows with this text in the name of their data set")
+    listing.set_defaults(call=row_commands.list_rows)
+
+    show = commands.add_parser("show", help="print the stages, artifacts, settings and metrics of a row")
+    show.add_argument("name", metavar="NAME")
+    show.set_defaults(call=row_commands.show)
+
+    compare = commands.add_parser("compare", help="compare rows: means, intervals, paired tests, different settings")
+    compare.add_argument("names", metavar="NAME", nargs="+")
+    compare.add_argument("--metric", default="ndcg@10", help="the metric to test (default: ndcg@10)")
+    compare.add_argument("--reference", metavar="NAME", help="the row that all others are tested against (default: the first)")
+    compare.add_argument("--seeds", metavar="N", help="compare at these seeds only: 5 stands for seeds 0 to 4; 3,4,5 lists them")
+    compare.add_argument("--markdown", metavar="FILE", type=Path, help="also write the tables as Markdown")
+    compare.set_defaults(call=row_commands.compare)
+
+    curves = commands.add_parser(
+        "curves",
+        help="training curves: last values, best step, a plot of one or several rows",
+        description="Print the files, last values and best validation step of training curves. Plot them, each row as the mean over "
+        "its seeds.",
+    )
+    curves.add_argument("names", metavar="NAME", nargs="+")
+    curves.add_argument("--stage", choices=["align", "sft"], help="the stage (default: align if every row has it, else sft)")
+    curves.add_argument("--picture", metavar="FILE", type=Path, help="file of the plot (default: in reports/ of the data folder)")
+    curves.add_argument("--all", action="store_true", help="plot all columns, not only the most important panels of the stage")
+    curves.add_argument("--csv", metavar="FILE", type=Path, help="also write all curves as one table with a line per seed and step")
+    curves.set_defaults(call=row_commands.curves)
+
+    check = commands.add_parser(
+        "check",
+        help="check that a plug-in of any kind (sampler, loss, source, split, policy, ...) keeps its contract",
+    )
+    check.add_argument("component", metavar="FILE.py:CLASS")
+    check.set_defaults(call=experiment_commands.check)
+
+    doctor = commands.add_parser("doctor", help="print versions, devices, threads and free disk space for a bug report")
+    doctor.set_defaults(call=row_commands.doctor)
+    return parser
+
+
+def _add_inspect_options(parser: argparse.ArgumentParser, stages: list[str], refresh: str) -> None:
+    """Add the options of a command that builds these stages and describes the last one."""
+    parser.add_argument("--picture", metavar="FILE", type=Path, help="file of the plot (default: in reports/ of the data folder)")
+    parser.add_argument("--refresh", nargs="?", const=stages[-1], choices=stages, help=refresh)
+    parser.add_argument("--offline", action="store_true", help="download nothing (also GENREC_OFFLINE=1)")
+
+
+def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Return the options and, for commands on experiments, the overrides. Exits with 2 for an unknown command or option."""
+    commands = next(action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    if arguments and arguments[0][:1] != "-" and arguments[0] not in commands:
+        known = f"the commands are {', '.join(commands)}"
+        parser.error(f"there is no command {arguments[0]!r}; {known}{did_you_mean(arguments[0], commands)}")
+    options, flags = parser.parse_known_args(arguments)
+    overrides = options.command in ("run", "data", "tokenize", "tune")
+    for flag in (flag.partition("=")[0] for flag in flags if flag.startswith("--") and "." not in flag):
+        names = {
+            option for action in commands[options.command]._actions for option in action.option_strings if option[1] == "-"
+        } - FIELDS
+        nearest = did_you_mean(flag, names)
+        if nearest and not (overrides and did_you_mean(flag, names | _field_flags()) != nearest):
+            commands[options.command].error(f"there is no option {flag}{nearest}")
+    if flags and not overrides:
+        commands[options.command].error(f"unrecognized arguments: {' '.join(flags)}; see genrec {options.command} --help")
+    return options, flags
+
+
+def _field_flags() -> set[str]:
+    """Return the flags that override the fields of the experiment itself."""
+    from dataclasses import fields
+
+    from genrec.experiment import Experiment
+
+    return {f"--{field.name.replace('_', '-')}" for field in fields(Experiment)}

@@ -1,0 +1,84 @@
+"""The commands that read a file of the user: `genrec run`, `data`, `tokenize`, `tune` and `check`.
+
+Each command imports what it needs, so that `genrec --help` starts at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from genrec.errors import UsageError
+from genrec.row_commands import listed_seeds, print_table
+
+
+def run(options: argparse.Namespace, flags: list[str]) -> int:
+    """Run experiments and print their table (`genrec run`)."""
+    from genrec import dry_run, loading, pipeline, run_experiments, run_files, studies
+    from genrec.experiment import with_seeds
+    from genrec.overrides import override, print_fields
+    from genrec.progress import say
+
+    pipeline.check_stage(options.refresh)
+    if options.seed is not None and options.seeds is not None:
+        raise UsageError(f"--seed {options.seed} and --seeds {options.seeds} exclude each other; give one of them")
+    numbers = None if options.seeds is None else listed_seeds(options.seeds)
+    flags = flags if options.seed is None else [*flags, "--seed", options.seed]
+    found = loading.load(options.experiment)
+    experiments = override(found, flags, options.experiment)
+    if options.fields:
+        print_fields(experiments[-1])
+        return 0
+    if len(experiments) < len(found):
+        say(run_experiments.collapsed_line(len(found), experiments))
+    if numbers is not None:
+        experiments = with_seeds(experiments, numbers)
+    if options.dry_run:
+        for line in dry_run.lines(experiments, options.replace):
+            print(line)
+        return 0
+    run_experiments.run(experiments, options.refresh, options.replace, studies.study_name(options.experiment))
+    seeds = {name: {entry.seed for entry in experiments if entry.name == name} for name in (entry.name for entry in experiments)}
+    trained = {entry.name for entry in experiments if "sft" in entry.stages}
+    for names in run_files.by_protocol(list(seeds)):
+        cutoff = min(10, max(run_files.read(names[0])["protocol"]["cutoffs"]))
+        print_table(names, f"ndcg@{cutoff}", next((name for name in names if name in trained), names[0]), None, seeds, after_run=True)
+    return 0
+
+
+def data(options: argparse.Namespace, flags: list[str]) -> int:
+    """Describe data sets (`genrec data`)."""
+    from genrec import inspect_commands
+
+    return inspect_commands.data(options, flags)
+
+
+def tokenize(options: argparse.Namespace, flags: list[str]) -> int:
+    """Describe Semantic IDs (`genrec tokenize`)."""
+    from genrec import inspect_commands
+
+    return inspect_commands.tokenize(options, flags)
+
+
+def tune(options: argparse.Namespace, flags: list[str]) -> int:
+    """Run the trials of a tuning and print them (`genrec tune`)."""
+    from dataclasses import replace
+
+    from genrec import loading, studies, tuner, tuning_report
+    from genrec.overrides import override
+
+    tuning = loading.load_tuning(options.experiment)
+    given = {name: getattr(options, name) for name in ("trials", "hours", "seed") if getattr(options, name) is not None}
+    tuning = replace(tuning, experiment=override([tuning.experiment], flags, options.experiment)[0], **given)
+    record = tuner.tune(tuning, studies.study_name(options.experiment), options.replace, options.experiment)
+    for line in tuning_report.lines(tuning, record, options.experiment, flags):
+        print(line)
+    return 0
+
+
+def check(options: argparse.Namespace, flags: list[str]) -> int:
+    """Check a plug-in (`genrec check`)."""
+    from genrec import check_command, loading
+    from genrec.workspace import raw_folder
+
+    print("\n".join(check_command.check(loading.component(options.component), raw_folder())))
+    return 0

@@ -1,0 +1,179 @@
+"""The record of what was tried: `data/studies/`, one file for each FILE.py:FUNCTION that `genrec run` has run.
+
+A row that was picked from many and is reported alone was tested as often as there were rows. So each run records its trained rows
+before anything is trained: the name, a hash of the settings (other settings under the same name are another row), the protocol, and
+when each seed was run first. Failed and stopped runs count. Remove a file to forget its study.
+
+`of_run` gives the comparison the studies in which a seed of a row was run, each with all rows that were ever run in it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from genrec import hashed_json, pipeline
+from genrec.errors import ArtifactError
+from genrec.evaluation.compare import Study
+from genrec.experiment import Experiment, uses_seed
+from genrec.hashed_json import KEY, Each, Listed, Matching, Shape
+from genrec.row_settings import planned_configuration, settings_hash
+from genrec.run_file_format import SEED_NUMBER
+from genrec.storage_errors import check_folder
+from genrec.store import hash_of, locked, write_json
+from genrec.workspace import home, studies_folder
+
+FORMAT = 1
+FROM_PYTHON = "Python"  # study of the runs that Python code started, without a FILE.py:FUNCTION
+TUNING = ".tuning.json"  # ending of the record of a tuning, which is no study: its trials see no test data
+ADVICE = "move the file away; the record of what was tried in this study is then lost"
+_ROW: dict[str, Shape] = {
+    "name": str,
+    "settings": Matching(KEY),  # `row_settings.settings_hash`
+    "protocol": dict,  # `_protocol`
+    "seeds": Each(str, lambda seed: re.fullmatch(SEED_NUMBER, seed) is not None, at_least=1),  # seed -> when it was run first, UTC
+}
+SHAPE: dict[str, Shape] = {"format": int, "name": str, "rows": Listed(_ROW)}
+
+
+def study_name(where: str) -> str:
+    """Return the name of the study of `FILE.py:FUNCTION` or `MODULE:FUNCTION`: the same for all ways to name one function.
+
+    A file is named by its path from the folder that holds the data folder, or by its absolute path if it lies elsewhere, and a
+    module of genrec by its dotted name.
+    """
+    file, _, function = where.rpartition(":")
+    if not file.endswith(".py"):
+        found = importlib.util.find_spec(file)
+        if found is None or found.origin is None:
+            return where
+        file = found.origin
+    path, package = Path(file).resolve(), Path(__file__).resolve().parent
+    if path.is_relative_to(package):
+        return f"{'.'.join(path.relative_to(package.parent).with_suffix('').parts)}:{function}"
+    project = home().resolve().parent
+    return f"{(path.relative_to(project) if path.is_relative_to(project) else path).as_posix()}:{function}"
+
+
+def record(study: str, experiments: Sequence[Experiment]) -> None:
+    """Add the trained rows of these experiments and their seeds to a study. Call it before anything is trained.
+
+    Raises ArtifactError if the study's file is damaged or was written by a newer version.
+    """
+    trained = [experiment for experiment in experiments if uses_seed(experiment)]
+    if not trained:
+        return
+    path = file_of(study)
+    with _lock(path):
+        content: dict[str, Any] = read(path) if path.is_file() else {"format": FORMAT, "name": study, "rows": []}
+        if sum(_add(content["rows"], experiment) for experiment in trained):
+            write_json(path, hashed_json.add_hash({name: value for name, value in content.items() if name != "sha256"}))
+
+
+def _add(rows: list[dict[str, Any]], experiment: Experiment) -> bool:
+    """Add an experiment to the rows of a study. Return whether it was not there."""
+    steps = pipeline.plan(experiment)
+    settings = settings_hash(planned_configuration(steps))
+    wanted = {"name": experiment.name, "settings": settings, "protocol": _protocol(experiment, steps[0].key)}
+    row = next((row for row in rows if {name: row[name] for name in wanted} == wanted), None)
+    if row is None:
+        row = {**wanted, "seeds": {}}
+        rows.append(row)
+    if str(experiment.seed) in row["seeds"]:
+        return False
+    row["seeds"][str(experiment.seed)] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return True
+
+
+def _protocol(experiment: Experiment, data: str) -> dict[str, Any]:
+    """Return what the test of rows depends on beside their settings. Rows with other values are no alternatives to each other.
+
+    `data` is the key of the data.
+
+    Cutoffs and further metrics are left out: a row is tried once, however it is looked at.
+    """
+    spec = experiment.evaluate
+    return {
+        "data key": data,
+        "history_length": experiment.history_length,
+        "filter_seen": spec.filter_seen,
+        "max_users": spec.max_users,
+    }
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the checked content of a study's file (see `SHAPE`)."""
+    content = hashed_json.read_object(path, ADVICE)
+    hashed_json.check_shape(path, content, {"format": int}, ADVICE)
+    if content["format"] > FORMAT:
+        raise ArtifactError(
+            f"{path} was written by a newer version of genrec (format {content['format']}, this version reads {FORMAT}); upgrade "
+            f"genrec, or {ADVICE}"
+        )
+    hashed_json.check_object(path, content, SHAPE, ADVICE)
+    if file_of(content["name"]).name != path.name:
+        raise ArtifactError(f"{path} holds the study {content['name']!r}: a file was copied or renamed; {ADVICE}")
+    return content
+
+
+def read_all() -> list[dict[str, Any]]:
+    """Return the content of all studies, by the name of the file."""
+    check_folder(studies_folder())
+    return [read(path) for path in sorted(studies_folder().glob("[!.]*.json")) if not path.name.endswith(TUNING)]
+
+
+def of_run(
+    records: Iterable[dict[str, Any]], name: str, settings: str, seed: int, current: Callable[[str], str | None]
+) -> tuple[Study, ...]:
+    """Return the studies in which a seed of a row was run, each with the names of its rows under the same protocol.
+
+    Rows with other settings than the present ones of their name appear as `NAME (replaced)`, `NAME (replaced 2)`, ...
+
+    Args:
+        records: the studies, from `read_all`.
+        name: name of the row.
+        settings: hash of the row's settings (`row_settings.settings_hash`).
+        seed: the seed.
+        current: returns the hash of the settings that the run file of a name has, or None if there is none.
+
+    """
+    found = []
+    for content in records:
+        rows = content["rows"]
+        matching = [row for row in rows if (row["name"], row["settings"]) == (name, settings) and str(seed) in row["seeds"]]
+        if matching:  # several if an upgrade of genrec has changed the data; the last ones are the present ones
+            family = [row for row in rows if row["protocol"] == matching[-1]["protocol"]]
+            found.append(Study(content["name"], frozenset(_names(family, current))))
+    return tuple(found)
+
+
+def _names(rows: Sequence[dict[str, Any]], current: Callable[[str], str | None]) -> Iterator[str]:
+    """Iterate over distinct names of the rows. Without a run file, the settings that were recorded last are the present ones."""
+    by_name: dict[str, list[str]] = {}
+    for row in rows:
+        by_name.setdefault(row["name"], []).append(row["settings"])
+    for name, settings in by_name.items():
+        present = current(name) or settings[-1]
+        others = [each for each in settings if each != present]
+        yield from ([name] if present in settings else [])
+        yield from (f"{name} (replaced{f' {place}' if place > 1 else ''})" for place in range(1, len(others) + 1))
+
+
+def file_of(study: str, ending: str = ".json") -> Path:
+    """Return the file of a study: a readable form of its name and a hash."""
+    readable = re.sub(r"[^A-Za-z0-9.]+", "-", study).strip("-.")[-80:]
+    return studies_folder() / f"{readable}-{hash_of(study)[:8]}{ending}"
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold the lock of a study's file."""
+    check_folder(path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path.with_name(f".{path.name}.lock")):
+        yield

@@ -1,0 +1,48 @@
+"""Tensors that an objective changes during training, and that a checkpoint holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from torch import Tensor
+
+
+class ObjectiveState(Protocol):
+    """An objective with tensors of its own. Their shapes may change during training, their names may not."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors by name, as they are after the last step."""
+        ...
+
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Take the tensors of a checkpoint, which have the names of `tensors`. Raise ValueError with the reason if they do not fit."""
+        ...
+
+
+class FixedTensors:
+    """An `ObjectiveState` of tensors that keep their shapes. The objective changes them in place."""
+
+    def __init__(self, held: dict[str, Tensor] | None = None) -> None:
+        self.held = {} if held is None else held
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors."""
+        return self.held
+
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Copy the values of a checkpoint into the tensors, none of them if a shape differs."""
+        for name, value in self.held.items():
+            if value.shape != saved[name].shape:
+                shapes = f"{list(saved[name].shape)}, expected {list(value.shape)}"
+                raise ValueError(f"the objective's tensor {name} has the shape {shapes}")
+        for name, value in self.held.items():
+            value.copy_(saved[name])
+
+
+def check_names(state: ObjectiveState, saved: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless a checkpoint has the tensors of this objective."""
+    expected = state.tensors()
+    if set(saved) != set(expected):
+        names = [", ".join(each) or "none" for each in (saved, expected)]
+        raise ValueError(f"it holds the tensors {names[0]} of the objective, expected {names[1]}")

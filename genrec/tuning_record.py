@@ -1,0 +1,184 @@
+"""The record of a tuning: `data/studies/NAME.tuning.json` holds every trial, also those that failed, were pruned or were replaced.
+
+It is the journal from which an interrupted tuning goes on, so it is written before a trial starts and after each validation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from genrec import hashed_json, pipeline, studies
+from genrec.errors import ArtifactError, UsageError, counted
+from genrec.hashed_json import KEY, Each, Listed, Matching, Optional, Shape
+from genrec.row_settings import settings_hash
+from genrec.storage_errors import check_folder
+from genrec.store import hash_of, locked, write_json
+from genrec.tuning import Tuning
+from genrec.workspace import studies_folder
+
+FORMAT = 1
+ADVICE = "move the file away and run the tuning again (the artifacts of its trials are kept)"
+State = Literal["running", "finished", "pruned", "failed", "refused"]
+_TRIAL: dict[str, Shape] = {
+    "number": int,  # 0 is the experiment as it is
+    "values": dict,  # key path of the space -> value, as on the command line
+    "state": Matching("running|finished|pruned|failed|refused"),
+    "curve": Listed(Listed(float, 2)),  # step and score of each validation
+    "score": Optional(float),  # of a finished trial
+    "seconds": float,  # processor time of all threads, over all sessions
+    "message": str,  # why it failed or was refused
+    "settings": Optional(Matching(KEY)),  # `settings_before_evaluation`
+}
+SHAPE: dict[str, Shape] = {
+    "format": int,
+    "name": str,  # `studies.study_name`
+    "settings": Matching(KEY),  # `settings_of`
+    "objective": str,  # stage and metric
+    "seed": int,
+    "space": Each(dict),
+    "trials": Listed(_TRIAL),
+    "replaced": Listed(_TRIAL),  # trials of other settings
+}
+
+
+@dataclass
+class Trial:
+    """One trial; see `_TRIAL`."""
+
+    number: int
+    values: dict[str, Any]
+    state: State = "running"
+    curve: dict[int, float] = field(default_factory=dict)  # step -> score on validation, ascending
+    score: float | None = None
+    seconds: float = 0.0
+    message: str = ""
+    settings: str | None = None
+
+
+@dataclass
+class Record:
+    """All trials of a tuning, in the order of their numbers."""
+
+    path: Path
+    name: str
+    settings: str
+    objective: str
+    seed: int
+    space: Mapping[str, Any]
+    trials: list[Trial] = field(default_factory=list)
+    replaced: list[Trial] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """Processor seconds of all trials."""
+        return sum(trial.seconds for trial in self.trials)
+
+    @property
+    def best(self) -> Trial | None:
+        """The finished trial with the best score, the first of equal ones; None if there is none."""
+        finished = [trial for trial in self.trials if trial.score is not None]
+        return max(finished, key=lambda trial: trial.score or 0.0, default=None)
+
+    def save(self) -> None:
+        """Write the record."""
+        content = {name: getattr(self, name) for name in ("name", "settings", "objective", "seed", "space")}
+        content |= {name: [_written(trial) for trial in getattr(self, name)] for name in ("trials", "replaced")}
+        write_json(self.path, hashed_json.add_hash({"format": FORMAT, **content}))
+
+
+def tuned_stage(tuning: Tuning) -> str:
+    """Return the last stage before evaluation: align, sft, or data for a baseline. No trial goes beyond it."""
+    return tuning.experiment.stages[-2]
+
+
+def objective_of(tuning: Tuning) -> str:
+    """Return what is maximized, in words."""
+    return f"{tuned_stage(tuning)}: {tuning.experiment.selection.protocol}"
+
+
+def settings_of(tuning: Tuning) -> str:
+    """Return a hash of what the trials depend on. The number of trials and the hours may change while a tuning goes on."""
+    steps = pipeline.plan(dataclasses.replace(tuning.experiment, seed=tuning.seed))
+    keys = [step.key for step in steps if step.stage != "evaluate" or tuned_stage(tuning) == "data"]  # a baseline is in evaluate
+    return hash_of({"keys": keys, "space": _described(tuning), "seed": tuning.seed, "prune": tuning.prune})
+
+
+def settings_before_evaluation(configuration: dict[str, Any]) -> str:
+    """Return the hash of a row's settings without those of its evaluation. A trial has the one of the row that it may become."""
+    return settings_hash({path: value for path, value in configuration.items() if not path.startswith("evaluate.")})
+
+
+def origins(configuration: dict[str, Any]) -> list[str]:
+    """Return the tunings of which a row's settings are a trial, in words; for notes below a table. Seeds are left out.
+
+    `chosen among 12 trials on validation (experiments/tuning.py:sasrec_100k, seed 1000)`, or which trial it is if not the best.
+    """
+    check_folder(studies_folder())
+    wanted, found = settings_before_evaluation(configuration), []
+    for path in sorted(studies_folder().glob(f"[!.]*{studies.TUNING}")):
+        record = read(path)
+        source, count = f"on validation ({record.name}, seed {record.seed})", counted(len(record.trials), "trial")
+        if record.best is not None and record.best.settings == wanted:
+            found.append(f"chosen among {count} {source}")
+        else:
+            numbers = [trial.number + 1 for trial in record.trials if trial.settings == wanted]
+            found += [f"trial {numbers[0]} of {count} {source}, not the best one"] if numbers else []
+    return found
+
+
+def _described(tuning: Tuning) -> dict[str, Any]:
+    return {key: {"class": type(values).__name__, **dataclasses.asdict(values)} for key, values in tuning.space.items()}
+
+
+@contextmanager
+def opened(name: str, tuning: Tuning, replace: bool = False) -> Iterator[Record]:
+    """Hold the lock of a tuning and yield its record. Another process that runs the same tuning waits.
+
+    Raises UsageError if the record has the trials of other settings, unless `replace` moves them to the replaced ones.
+    """
+    path = studies.file_of(name, studies.TUNING)
+    check_folder(path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path.with_name(f".{path.name}.lock")):
+        record = Record(path, name, settings_of(tuning), objective_of(tuning), tuning.seed, _described(tuning))
+        if path.is_file():
+            old = read(path)
+            if old.settings == record.settings:
+                record.trials, record.replaced = old.trials, old.replaced
+            elif replace:
+                record.replaced = old.replaced + old.trials
+            else:
+                raise UsageError(
+                    f"{path} has {len(old.trials)} trials of other settings: the experiment, its data, the space or the seed has "
+                    "changed; write the tuning as another function, or start it again with --replace (the earlier trials stay in the "
+                    "record)"
+                )
+        yield record
+
+
+def read(path: Path) -> Record:
+    """Return a record. Raises ArtifactError if it is damaged, or of a newer version."""
+    content = hashed_json.read_object(path, ADVICE)
+    hashed_json.check_shape(path, content, {"format": int}, ADVICE)
+    if content["format"] > FORMAT:
+        raise ArtifactError(
+            f"{path} was written by a newer version of genrec (format {content['format']}, this version reads {FORMAT}); upgrade "
+            f"genrec, or {ADVICE}"
+        )
+    hashed_json.check_object(path, content, SHAPE, ADVICE)
+    kept = {name: content[name] for name in ("name", "settings", "objective", "seed", "space")}
+    return Record(path, **kept, trials=[*map(_trial, content["trials"])], replaced=[*map(_trial, content["replaced"])])
+
+
+def _written(trial: Trial) -> dict[str, Any]:
+    entry = dataclasses.asdict(trial) | {"curve": [[step, score] for step, score in sorted(trial.curve.items())]}
+    return {name: value for name, value in entry.items() if value is not None}
+
+
+def _trial(entry: dict[str, Any]) -> Trial:
+    return Trial(**entry | {"curve": {int(step): score for step, score in entry["curve"]}})

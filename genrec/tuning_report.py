@@ -1,0 +1,65 @@
+"""The table of a tuning's trials, and the command that confirms the best one."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+
+from genrec.errors import counted
+from genrec.experiment import uses_seed
+from genrec.tuner import flags_of
+from genrec.tuning import Tuning
+from genrec.tuning_record import Record, Trial
+
+NUM_SEEDS = 5  # of the command that confirms
+
+
+def lines(tuning: Tuning, record: Record, where: str, flags: Sequence[str] = ()) -> Iterator[str]:
+    """Iterate over the lines of a report. `flags` are overrides of the tuned experiment, which the command repeats."""
+    yield f"{record.name}: {record.objective}, seed {tuning.seed}"
+    rows = [["trial", "score", "step", "minutes", "state", *tuning.space], *(_cells(tuning, trial) for trial in record.trials)]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    for row in rows:
+        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+    yield from (f"trial {trial.number + 1}: {trial.message.splitlines()[0]}" for trial in record.trials if trial.message)
+    if record.replaced:
+        yield f"{counted(len(record.replaced), 'trial')} of other settings came before (--replace)"
+    used = f"{len(record.trials)} of at most {counted(tuning.trials, 'trial')}"
+    yield f"{used}, {record.seconds / 3600:.2f} of at most {tuning.hours:g} processor-hours; record: {record.path}"
+    yield from _best(tuning, record, where, flags)
+
+
+def _cells(tuning: Tuning, trial: Trial) -> list[str]:
+    """Return the cells of a trial. The score of a trial that did not finish is the best so far, in parentheses."""
+    score = f"{trial.score:.4f}" if trial.score is not None else f"({max(trial.curve.values()):.4f})" if trial.curve else "-"
+    state = trial.state if trial.number else f"{trial.state}, as it is"
+    step = str(max(trial.curve)) if trial.curve else "-"
+    return [str(trial.number + 1), score, step, f"{trial.seconds / 60:.1f}", state, *(str(trial.values[key]) for key in tuning.space)]
+
+
+def _best(tuning: Tuning, record: Record, where: str, flags: Sequence[str]) -> Iterator[str]:
+    """Iterate over the best trial, its settings as flags, and the command that runs it with fresh seeds."""
+    best = record.best
+    if best is None:
+        yield "no trial has finished"
+        return
+    settings = flags_of(best)
+    yield f"best: trial {best.number + 1}, {best.score:.4f} on validation"
+    yield f"settings: {shlex.join(settings) or 'the experiment as it is'}"
+    name = ["--name", f"{tuning.experiment.name}-tuned"] if settings else []
+    command = ["genrec", "run", where, *flags, *settings, *name]
+    if uses_seed(tuning.experiment):
+        yield f"confirm it on fresh seeds: {shlex.join([*command, '--seeds', _fresh(tuning.seed)])}"
+    else:
+        yield f"evaluate it: {shlex.join(command)}"
+    yield (
+        f"The score is the best of {counted(len(record.trials), 'trial')} on validation, so it is too high and no result: report the "
+        "test of that run."
+    )
+
+
+def _fresh(seed: int) -> str:
+    """Return five seeds that the tuning has not used, as `--seeds` takes them."""
+    if seed >= NUM_SEEDS:
+        return str(NUM_SEEDS)
+    return ",".join(str(number) for number in range(NUM_SEEDS + 1) if number != seed)
