@@ -45,6 +45,8 @@ class CandidateHitRate:
         check_types(self, "CandidateHitRate")
         if self.num_candidates < 2:
             raise UsageError(f"CandidateHitRate.num_candidates must be at least 2, the target and an item, got {self.num_candidates}")
+        if self.seed < 0:
+            raise UsageError(f"CandidateHitRate.seed must be 0 or more, got {self.seed}")
 
     def measure(self, evaluated: Evaluated) -> dict[str, Tensor]:
         """Return the hit of each user."""

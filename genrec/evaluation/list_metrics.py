@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from genrec.errors import InputError, UsageError, counted
+from genrec.errors import InputError, UsageError
 from genrec.evaluation.scored_lists import recommend_batch
 from genrec.evaluation.user_metrics import shown_cutoff
 from genrec.item_rows import contains, repeated
@@ -61,7 +61,9 @@ class IntraListDistance:
         wrong = ~np.isfinite(vectors).all(1) | ~vectors.any(1)
         if wrong.any():
             first = evaluated.catalog["item_id"].iloc[int(wrong.argmax())]
-            raise InputError(f"{name}: {counted(int(wrong.sum()), 'item vector')} are zero or not finite, the first of item {first!r}")
+            raise InputError(
+                f"{name}: item vectors must be finite and not zero; {int(wrong.sum())} are not, the first of item {first!r}"
+            )
 
 
 @dataclass(frozen=True)

@@ -58,13 +58,13 @@ def evaluated_world(seed: int = 0, filter_seen: bool = False) -> Evaluated:
     The target is each user's last item; the items before it are training data.
     """
     context = sampler_context(seed)
-    table = context.interactions
+    table = context.interactions.assign(user=context.interactions["user"] + 1)  # users are numbered from 1
     last = ~table.duplicated("user", keep="last")
     train, targets = table[~last].reset_index(drop=True), table[last]
     policy, genres = context.policy, [GENRES[item % len(GENRES)] for item in range(context.item_count)]
     assert policy is not None
     assert context.items is not None
-    taken = {int(user): torch.tensor(items.to_numpy()) for user, items in train.groupby("user")["item"]}
+    taken = {user: torch.tensor(train["item"].to_numpy()[rows]) for user, rows in train.groupby("user").indices.items()}
     longest = max(map(len, taken.values()))
     histories = {user: pad(items, (longest - len(items), 0)) for user, items in taken.items()}
 
