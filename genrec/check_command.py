@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from genrec.errors import UsageError
-from genrec.experiment import Align, Experiment
+from genrec.experiment import Align, Evaluate, Experiment
 from genrec.plugin_source import name_with_place, short
 from genrec.preference.negatives import BestOf, FaissNeighbors, Filtered, Uniform
 from genrec.testing import ContractError, Shop, check_component
@@ -26,6 +26,7 @@ HOLDERS: dict[str, Callable[[Any], dict[str, Any]]] = {  # protocol -> the field
     "Baseline": lambda baseline: {"policy": baseline},
     "ItemEncoder": lambda encoder: {"embed": encoder},
     "ItemVectors": lambda vectors: {"align": Align(negatives=FaissNeighbors(vectors=vectors))},
+    "EvaluationMetric": lambda metric: {"evaluate": Evaluate(metrics=(metric,))},
 }
 
 

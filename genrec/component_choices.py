@@ -45,7 +45,7 @@ MODULES: dict[type, tuple[str, ...]] = {  # protocol of a field -> the public mo
     CandidateFilter: ("genrec.preference.filters",),
     Reward: ("genrec.preference.rewards",),
     ItemVectors: ("genrec.preference.vectors",),
-    EvaluationMetric: ("genrec.evaluation.list_metrics",),
+    EvaluationMetric: ("genrec.evaluation",),
 }
 
 

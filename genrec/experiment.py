@@ -18,8 +18,8 @@ from genrec.baselines import ItemKNN, Popularity
 from genrec.data.splits import LeaveOneOut, tie_order_of
 from genrec.embeddings import TextOrInteractions
 from genrec.errors import GenrecError, UsageError
+from genrec.evaluation import CandidateHitRate, IntraListDistance, ListOverlap
 from genrec.evaluation.evaluate import Evaluate
-from genrec.evaluation.list_metrics import CandidateHitRate, IntraListDistance, ListOverlap
 from genrec.model import Tiger
 from genrec.plugin_source import components, find_failure, is_plugin_class, name_with_place, named_components
 from genrec.tokenizer import Tokenize

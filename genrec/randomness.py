@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import torch
+from numpy import ndarray
 
 
 def seed_of(*parts: int | str) -> int:
@@ -18,3 +20,11 @@ def seed_of(*parts: int | str) -> int:
 def generator(*parts: int | str) -> torch.Generator:
     """Return a CPU generator seeded with `seed_of(*parts)`."""
     return torch.Generator().manual_seed(seed_of(*parts))
+
+
+def mixed(state: ndarray) -> ndarray:
+    """Return 64 pseudo-random bits for each number, uint64 of the same shape: the output of SplitMix64 (Steele et al. 2014)."""
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    bits: ndarray = state ^ (state >> np.uint64(31))
+    return bits

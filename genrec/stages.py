@@ -152,7 +152,7 @@ def build_align(experiment: Experiment, parents: Parents, folder: Path, watch: c
 
 
 def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> None:
-    """Rank the test items with the policy or the baseline; write ranks, lists and metrics.
+    """Rank the test items with the policy or the baseline; write ranks, lists, metrics per user and their means.
 
     If some test items do not occur in training, their ranks among the unseen items alone are written too.
     """
@@ -171,6 +171,11 @@ def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> No
     result.ranks.to_parquet(folder / "ranks.parquet", index=False)
     result.recommendations.to_parquet(folder / "recommendations.parquet", index=False)
     metrics = metrics_of(result.ranks, result.recommendations, spec.cutoffs, corpus.item_count, popularity)
+    if "cold_users" in metrics:
+        cold = evaluate_unseen(recommender, test, spec, popularity, seen, shared, corpus.own_ids)
+        cold.to_parquet(folder / "cold.parquet", index=False)
+        metrics |= cold_only_metrics(cold, spec.cutoffs)
+    metrics |= _held_out_negatives(corpus, parents) | {"excluded_targets": float(result.excluded_targets)}
     evaluated = evaluated_of(
         result,
         spec,
@@ -180,17 +185,13 @@ def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> No
         recommender,
         test,
         seen_before,
+        shared,
         partial(greedy_items, recommender) if isinstance(recommender, DecodingPolicy) else None,
     )
     measured = measure(evaluated, spec.metrics, list(metrics))
     measured.per_user.to_parquet(folder / "user_metrics.parquet", index=False)
-    metrics |= measured.means
-    if "cold_users" in metrics:
-        cold = evaluate_unseen(recommender, test, spec, popularity, seen, shared, corpus.own_ids)
-        cold.to_parquet(folder / "cold.parquet", index=False)
-        metrics |= cold_only_metrics(cold, spec.cutoffs)
-    metrics |= _held_out_negatives(corpus, parents)
-    write_json(folder / "metrics.json", metrics | {"excluded_targets": float(result.excluded_targets)})
+    write_json(folder / "user_counts.json", measured.counts)
+    write_json(folder / "metrics.json", metrics | measured.means)
 
 
 def _held_out_negatives(corpus: Corpus, parents: Parents) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Evaluation of a recommender: the rank of each user's held-out item in the full catalog, and metrics.
 
 `evaluate` ranks one target per user with any `genrec.types.Recommender`; `metrics_of` averages over users, never over batches. The
-pipeline stores the results as `ranks.parquet`, `recommendations.parquet` and `metrics.json`.
+pipeline stores the results as `ranks.parquet`, `recommendations.parquet`, `user_metrics.parquet` and `metrics.json`.
 """
 
 from __future__ import annotations
@@ -55,6 +55,9 @@ class Evaluate:
                 "evaluate.metrics must be a tuple of metrics with a method `measure`, such as (CandidateHitRate(),), got "
                 f"{self.metrics!r}"
             )
+        for place, metric in enumerate(self.metrics):
+            if metric in self.metrics[:place]:
+                raise UsageError(f"evaluate.metrics holds {metric!r} twice, and names of figures must differ; leave one out")
         if self.batch_size < 1:
             raise UsageError(f"evaluate.batch_size must be at least 1, got {self.batch_size}")
         for name, default in (("num_beams", "the policy's own"), ("max_users", "all")):
@@ -97,6 +100,7 @@ class Evaluation(NamedTuple):
     recommendations: DataFrame  # user, position (from 1), item: int64, score: float32; invalid slots are left out
     invalid: int  # slots that were empty or repeated an item of the same list, also beyond the size of the catalog
     excluded_targets: int  # with `filter_seen`: users who had already taken their target, which makes it a miss
+    batch_size: int  # users that were ranked at once in the end: `Evaluate.batch_size`, or less after an out-of-memory error
 
 
 def evaluate(
@@ -145,7 +149,7 @@ def evaluate(
                 batch = SequenceBatch(*(column[size:] for column in batch))
     if not parts:
         raise InputError("evaluate got no users, expected at least one; check that the split leaves test users")
-    return _collect(parts, shared is not None)
+    return _collect(parts, shared is not None, size)
 
 
 def metrics_of(
@@ -279,7 +283,7 @@ def _halved(size: int) -> int:
     return size // 2
 
 
-def _collect(parts: list[ScoredLists], shared: bool) -> Evaluation:
+def _collect(parts: list[ScoredLists], shared: bool, batch_size: int) -> Evaluation:
     columns = ScoredLists(*(torch.cat(column) for column in zip(*parts, strict=True)))
     order = columns.user.argsort()
     result = ScoredLists(*(column[order] for column in columns))
@@ -297,4 +301,5 @@ def _collect(parts: list[ScoredLists], shared: bool) -> Evaluation:
         ),
         int((items == 0).sum()),
         int(excluded.sum()),
+        batch_size,
     )

@@ -15,10 +15,20 @@ HEAD_SHARE = 0.2  # share of the catalog's items that are the head
 
 
 class ItemGroups(NamedTuple):
-    """A division of the catalog into groups. An item of several groups belongs to each with an equal share."""
+    """A division of the catalog into G groups, as P pairs of an item and a group.
+
+    The weights of an item's pairs add up to 1: an item of several groups belongs to each with an equal share. An item may be in no
+    group.
+    """
 
     names: tuple[str, ...]  # G names
-    membership: Tensor  # float64 [N + 1, G]  a row adds up to 1, or to 0 for an item without a group; row 0 is 0
+    item: Tensor  # int64 [P]  1..N
+    group: Tensor  # int64 [P]  0..G - 1
+    weight: Tensor  # float64 [P]
+
+    def totals(self, counts: Tensor) -> Tensor:
+        """Return the sum over the items of each group of counts int64 [N + 1], float64 [G]."""
+        return torch.bincount(self.group, self.weight * counts[self.item], minlength=len(self.names))
 
 
 def head_items(popularity: Tensor) -> Tensor:
@@ -41,61 +51,61 @@ def popularity_group(popularity: Tensor, groups: int = NUM_POPULARITY_GROUPS) ->
     interaction are in the last group. `popularity` int64 [N + 1].
     """
     order = _by_popularity(popularity)
-    counts = popularity[order].double()
+    counts = popularity[order]
     before = counts.cumsum(0) - counts
-    found = torch.full((len(popularity),), -1, dtype=torch.int64)
-    found[order] = (groups * before / counts.sum().clamp(min=1)).floor().long().clamp(max=groups - 1)
-    found[1:][popularity[1:] == 0] = groups - 1
+    found = torch.full_like(popularity, -1)
+    found[order] = (groups * before // counts.sum().clamp(min=1)).clamp(max=groups - 1).masked_fill(counts == 0, groups - 1)
     return found
 
 
 def groups_of_popularity(popularity: Tensor) -> ItemGroups:
-    """Return the five groups of `popularity_group` as `ItemGroups`."""
-    group = popularity_group(popularity)
-    membership = torch.zeros(len(group), NUM_POPULARITY_GROUPS, dtype=torch.float64)
-    membership[torch.arange(1, len(group)), group[1:]] = 1.0
-    return ItemGroups(
-        tuple(f"popularity {number + 1} of {NUM_POPULARITY_GROUPS}" for number in range(NUM_POPULARITY_GROUPS)), membership
-    )
+    """Return the groups of `popularity_group` that hold an item as `ItemGroups`."""
+    number = popularity_group(popularity)[1:]
+    kept = torch.bincount(number, minlength=NUM_POPULARITY_GROUPS).nonzero().squeeze(1)
+    names = tuple(f"popularity {place + 1} of {NUM_POPULARITY_GROUPS}" for place in kept.tolist())
+    items = torch.arange(1, len(popularity))
+    return ItemGroups(names, items, torch.searchsorted(kept, number), torch.ones(len(items), dtype=torch.float64))
 
 
 def groups_of_genres(genres: Sequence[str], separator: str = "|") -> ItemGroups | None:
     """Return the genres as groups, from the genres of items 1..N as text such as "Action|Comedy". None if no item has one."""
-    lists = [[name.strip() for name in text.split(separator) if name.strip()] for text in genres]
+    lists = [sorted({name.strip() for name in text.split(separator)} - {""}) for text in genres]
     names = tuple(sorted({name for each in lists for name in each}))
     if not names:
         return None
     place = {name: number for number, name in enumerate(names)}
-    membership = torch.zeros(len(lists) + 1, len(names), dtype=torch.float64)
-    for item, each in enumerate(lists, start=1):
-        for name in set(each):
-            membership[item, place[name]] = 1.0 / len(set(each))
-    return ItemGroups(names, membership)
+    sizes = torch.tensor([len(each) for each in lists])
+    group = torch.tensor([place[name] for each in lists for name in each])
+    return ItemGroups(
+        names, torch.arange(1, len(lists) + 1).repeat_interleave(sizes), group, 1 / sizes.repeat_interleave(sizes).double()
+    )
 
 
-def group_shares(items: Tensor, groups: ItemGroups, popularity: Tensor) -> Tensor:
+def group_shares(items: Tensor, groups: ItemGroups, popularity: Tensor) -> Tensor | None:
     """Return GU of each group, float64 [G]: its share in the recommendations minus its share in the training interactions.
 
     `items` int64 [U, n], 0 for an empty slot; `popularity` int64 [N + 1]. Items without a group count in neither share. A group that
-    is recommended more than users take it has a positive value. Source: Jiang et al. 2024, "Item-side Fairness of Large Language
-    Model-based Recommendation System" (WWW), equation of GU, with the training interactions of all users as the history.
+    is recommended more than users take it has a positive value. None if no recommended item, or no training interaction, has a group.
+    Source: Jiang et al. 2024, arXiv 2402.15215 (IFairLRS), also used by Gao et al. 2025, arXiv 2412.09243 (SPRec), with the signed
+    difference. They count the histories of the test users; here the training interactions of all users count.
     """
-    if int(items.max()) >= len(groups.membership):
-        raise InputError(f"recommended items must lie in 0..{len(groups.membership) - 1}, got {int(items.max())}")
-    recommended = torch.bincount(items.flatten(), minlength=len(groups.membership)).double() @ groups.membership
-    taken = popularity.double() @ groups.membership
-    return recommended / recommended.sum().clamp(min=1e-300) - taken / taken.sum().clamp(min=1e-300)
+    if int(items.max()) >= len(popularity):
+        raise InputError(f"recommended items must lie in 0..{len(popularity) - 1}, got {int(items.max())}")
+    recommended = groups.totals(torch.bincount(items.flatten(), minlength=len(popularity)))
+    taken = groups.totals(popularity)
+    return recommended / recommended.sum() - taken / taken.sum() if recommended.any() and taken.any() else None
 
 
-def mgu(items: Tensor, groups: ItemGroups, popularity: Tensor) -> Tensor:
+def mgu(items: Tensor, groups: ItemGroups, popularity: Tensor) -> Tensor | None:
     """Return MGU, mean group unfairness: the mean of |GU| over the groups, float64 []; 0 is fair. See `group_shares`."""
-    return group_shares(items, groups, popularity).abs().mean()
+    shares = group_shares(items, groups, popularity)
+    return None if shares is None else shares.abs().mean()
 
 
-def dgu(items: Tensor, groups: ItemGroups, popularity: Tensor) -> Tensor:
+def dgu(items: Tensor, groups: ItemGroups, popularity: Tensor) -> Tensor | None:
     """Return DGU, the difference of the largest and the smallest GU of the groups, float64 []; 0 is fair. See `group_shares`."""
     shares = group_shares(items, groups, popularity)
-    return shares.max() - shares.min()
+    return None if shares is None else shares.max() - shares.min()
 
 
 def _by_popularity(popularity: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 
 from genrec.errors import InputError
 from genrec.item_rows import repeated
+from genrec.randomness import mixed
 from genrec.types import Metric
 
 COLUMNS = ("first", "ties", "sid_rank")  # additional columns of ranks if Semantic IDs are shared
@@ -69,12 +70,9 @@ def _excluded(exclude: Tensor, shared: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _draw(user: Tensor, target: Tensor, ties: Tensor) -> Tensor:
-    """Return a pseudo-random number in 0 .. ties - 1, int64 [B], a hash of user and target: SplitMix64 (Steele et al. 2014)."""
+    """Return a pseudo-random number in 0 .. ties - 1, int64 [B], a hash of user and target."""
     state = user.numpy().astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + target.numpy().astype(np.uint64)
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    state = state ^ (state >> np.uint64(31))
-    return torch.from_numpy((state % ties.numpy().astype(np.uint64)).astype(np.int64))
+    return torch.from_numpy((mixed(state) % ties.numpy().astype(np.uint64)).astype(np.int64))
 
 
 def per_user(metric: Metric, ranks: DataFrame, n: int) -> Tensor:

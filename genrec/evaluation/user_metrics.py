@@ -29,9 +29,11 @@ GENRES = "genres"  # column of the catalog with genres, separated by "|"
 def standard_metrics(evaluated: Evaluated) -> dict[str, Tensor]:
     """Return the figures of every evaluation by name, float64 [U] with NaN for a user who is not counted, or float64 [].
 
-    With n each cut-off, and m = 10 or the last cut-off below:
+    With n each cut-off, and m = 10, or the last cut-off if 10 is none:
 
     - `head_recall@n`, `tail_recall@n`: recall of the users whose target is in the head or the tail, see `item_groups.head_items`
+    - `sid_recall@n`, `sid_ndcg@n`: metrics of the rank of the Semantic ID, if several items share one
+    - `cold_recall@n`, `cold_ndcg@n`: of the users with a target that has no training interaction, if there are any
     - `novelty@n`: mean self-information of the first n items, see `novelty`
     - `recall@m[history 1-4]`, ...: recall of the users with so many events before the target
     - `recall@m[popularity 1 of 5]`, ...: recall of the users whose target is in this popularity group, the most popular first
@@ -41,7 +43,8 @@ def standard_metrics(evaluated: Evaluated) -> dict[str, Tensor]:
 
     If Semantic IDs are shared, recalls are expectations over the order of the items that share one.
     """
-    return _recalls(evaluated) | _novelties(evaluated) | _group_figures(evaluated) | _valid(evaluated)
+    parts = (_recalls, _semantic_ids, _cold, _novelties, _group_figures, _valid)
+    return {name: values for part in parts for name, values in part(evaluated).items()}
 
 
 def novelty(items: Tensor, popularity: Tensor) -> Tensor:
@@ -58,8 +61,8 @@ def novelty(items: Tensor, popularity: Tensor) -> Tensor:
 
 
 def shown_cutoff(cutoffs: tuple[int, ...]) -> int:
-    """Return 10 if it is a cut-off, else the largest cut-off below 10, else the smallest."""
-    return max((n for n in cutoffs if n <= 10), default=cutoffs[0])
+    """Return the cut-off of figures that have one only: 10 if it is a cut-off, else the last."""
+    return 10 if 10 in cutoffs else cutoffs[-1]
 
 
 def only(values: Tensor, counted: Tensor) -> Tensor:
@@ -83,6 +86,22 @@ def _recalls(evaluated: Evaluated) -> dict[str, Tensor]:
     return found
 
 
+def _semantic_ids(evaluated: Evaluated) -> dict[str, Tensor]:
+    if "sid_rank" not in evaluated.ranks:
+        return {}
+    rank = torch.from_numpy(evaluated.ranks["sid_rank"].to_numpy(copy=True))
+    chosen = (metrics.recall, metrics.ndcg)
+    return {f"sid_{metric.__name__}@{n}": metric(rank, n).double() for n in evaluated.cutoffs for metric in chosen}
+
+
+def _cold(evaluated: Evaluated) -> dict[str, Tensor]:
+    cold, chosen = evaluated.popularity[evaluated.target] == 0, (metrics.recall, metrics.ndcg)
+    if not bool(cold.any()):
+        return {}
+    values = {f"cold_{metric.__name__}@{n}": per_user(metric, evaluated.ranks, n) for n in evaluated.cutoffs for metric in chosen}
+    return {name: only(each, cold) for name, each in values.items()}
+
+
 def _novelties(evaluated: Evaluated) -> dict[str, Tensor]:
     return {f"novelty@{n}": novelty(evaluated.items[:, :n], evaluated.popularity) for n in evaluated.cutoffs}
 
@@ -90,20 +109,19 @@ def _novelties(evaluated: Evaluated) -> dict[str, Tensor]:
 def _group_figures(evaluated: Evaluated) -> dict[str, Tensor]:
     n, popularity = shown_cutoff(evaluated.cutoffs), evaluated.popularity
     divisions = {"popularity": groups_of_popularity(popularity)}
-    genres = groups_of_genres(evaluated.catalog[GENRES].tolist()) if GENRES in evaluated.catalog else None
+    genres = groups_of_genres(evaluated.catalog[GENRES].fillna("").astype(str).tolist()) if GENRES in evaluated.catalog else None
     if genres is not None:
         divisions["genres"] = genres
     top = evaluated.items[:, :n]
     found: dict[str, Tensor] = {}
     for name, groups in divisions.items():
-        found |= {f"mgu_{name}@{n}": mgu(top, groups, popularity), f"dgu_{name}@{n}": dgu(top, groups, popularity)}
+        figures = {f"mgu_{name}@{n}": mgu(top, groups, popularity), f"dgu_{name}@{n}": dgu(top, groups, popularity)}
+        found |= {key: value for key, value in figures.items() if value is not None}
     return found
 
 
 def _valid(evaluated: Evaluated) -> dict[str, Tensor]:
-    if evaluated.greedy is None:
+    greedy = evaluated.greedy
+    if greedy is None:
         return {}
-    items = torch.zeros(int(evaluated.user.max()) + 1, dtype=torch.int64)
-    for batch in evaluated.batches:
-        items[batch.user.cpu()] = evaluated.greedy(batch.history).cpu()
-    return {"valid_share": (items[evaluated.user] > 0).double()}
+    return {"valid_share": evaluated.by_user(lambda batch: (greedy(batch.history) > 0).double())}

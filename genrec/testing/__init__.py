@@ -15,6 +15,7 @@ from genrec.testing.encoder_checks import check_encoder, encoder_world
 from genrec.testing.filter_checks import check_filter
 from genrec.testing.item_vector_checks import check_item_vectors
 from genrec.testing.loss_checks import check_loss
+from genrec.testing.metric_checks import check_metric, evaluated_world
 from genrec.testing.policy_checks import check_policy
 from genrec.testing.quantizer_checks import check_quantizer
 from genrec.testing.reward_checks import check_reward
@@ -34,6 +35,7 @@ __all__ = [
     "check_filter",
     "check_item_vectors",
     "check_loss",
+    "check_metric",
     "check_policy",
     "check_quantizer",
     "check_reward",
@@ -41,5 +43,6 @@ __all__ = [
     "check_source",
     "check_split",
     "encoder_world",
+    "evaluated_world",
     "sampler_context",
 ]

@@ -15,6 +15,7 @@ from genrec.testing.encoder_checks import check_encoder
 from genrec.testing.filter_checks import check_filter
 from genrec.testing.item_vector_checks import check_item_vectors
 from genrec.testing.loss_checks import check_loss
+from genrec.testing.metric_checks import check_metric
 from genrec.testing.policy_checks import check_policy
 from genrec.testing.quantizer_checks import check_quantizer
 from genrec.testing.reward_checks import check_reward
@@ -25,6 +26,7 @@ from genrec.testing.split_checks import check_split
 from genrec.types import (
     Baseline,
     CandidateFilter,
+    EvaluationMetric,
     ItemEncoder,
     ItemVectors,
     NegativeSampler,
@@ -57,6 +59,7 @@ KINDS = (  # the first that fits; a quantizer has `fit` like a baseline
     Kind(Baseline, "fit(interactions, item_count)", lambda plugin, _: check_baseline(plugin)),
     Kind(ItemEncoder, "encode", lambda plugin, _: check_encoder(plugin)),
     Kind(ItemVectors, "vectors", lambda plugin, _: check_item_vectors(plugin)),
+    Kind(EvaluationMetric, "measure(evaluated)", lambda plugin, _: check_metric(plugin)),
 )
 
 
