@@ -61,15 +61,17 @@ def test_the_draw_depends_on_seed_and_user_alone() -> None:
         assert [item for item in before if item != new][:18] == [item for item in after if item != old][:18]
     one = replace(evaluated, target=torch.where(evaluated.user == 7, 60 - evaluated.target, evaluated.target))
     assert torch.equal(first[evaluated.user != 7], drawn(one)[evaluated.user != 7])
-    half = evaluated.user % 2 == 0  # other users, and another order
-    alone = draw_candidates(
-        evaluated.user[half].flip(0), evaluated.target[half].flip(0), evaluated.seen(evaluated.user[half].flip(0)), 60, 19, 0
-    )
+    half = evaluated.user % 2 == 0
+    user, target = evaluated.user[half].flip(0), evaluated.target[half].flip(0)  # other users, and another order
+    alone = draw_candidates(user, target, evaluated.seen(user), 60, 19, 0)
     assert torch.equal(alone.flip(0), first[half])
 
 
 def test_the_draw_is_uniform() -> None:
-    """4,000 users draw 5 of 9 items beside the target 10: counts have variance 4,000 x 5/9 x 4/9, chi-square with 8 degrees."""
+    """4,000 users draw 5 of 9 items beside the target 10: the count of an item has the variance 4,000 x 5/9 x 4/9.
+
+    The counts add up to 20,000, so that 8/9 of the sum of their standardized squares is chi-square with 8 degrees of freedom.
+    """
     user = torch.arange(4000)
     found = draw_candidates(user, torch.full_like(user, 10), torch.zeros(4000, 0, dtype=torch.int64), 10, 5, 0)
     counts = torch.bincount(found.flatten(), minlength=11)[1:10].double()
@@ -82,7 +84,7 @@ def test_the_draw_is_uniform() -> None:
 
 @pytest.mark.parametrize("filter_seen", [False, True])
 def test_a_policy_is_judged_by_its_log_probabilities(filter_seen: bool) -> None:
-    """In a loop: 1 / ties if no candidate is more likely than the target. Some candidates share the target's Semantic ID."""
+    """In a loop: 1 / ties if no candidate is more likely than the target. In this world some share the target's Semantic ID."""
     evaluated = evaluated_world(filter_seen=filter_seen)
     found = CandidateHitRate().measure(evaluated)[NAME]
     history = {user: row for batch in evaluated.batches for user, row in zip(batch.user.tolist(), batch.history, strict=True)}
@@ -122,7 +124,7 @@ def test_small_chunks_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_users_without_enough_items_are_not_counted() -> None:
-    """60 items less the target and those taken: users with 12 items before have 47 others; 48 candidates need 47, 60 need 59."""
+    """60 items less the target and those taken, at least one: a user with 11 has 48 others. 50 candidates need 49, 60 need 59."""
     evaluated = evaluated_world()
     found = CandidateHitRate(num_candidates=50).measure(evaluated)["hit_rate@1[50 candidates]"]
     for length, value in zip(evaluated.history_length.tolist(), found.tolist(), strict=True):
@@ -157,10 +159,14 @@ def test_nan_scores_and_wrong_fields_are_refused() -> None:
     evaluated = evaluated_world()
 
     class Broken(torch.nn.Module):
-        level_log_prob = recommend = None
-
         def log_prob(self, history: Tensor, items: Tensor) -> Tensor:
             return torch.full(items.shape, math.nan)
+
+        def level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
+            return self.log_prob(history, items).unsqueeze(-1)
+
+        def recommend(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
+            raise AssertionError
 
     with pytest.raises(NumericsError, match=r"Broken.*: log_prob returned NaN for a candidate of CandidateHitRate"):
         CandidateHitRate().measure(replace(evaluated, recommender=Broken()))  # type: ignore[arg-type]

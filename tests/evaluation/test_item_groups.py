@@ -125,10 +125,9 @@ def test_unfairness_agrees_with_a_loop(popularity: Tensor, seed: int) -> None:
     genres = ["|".join(random.choice(list("abcd"), random.integers(0, 4), replace=False)) for _ in range(items)]
     lists = torch.tensor(random.integers(0, items + 1, (5, 3)))
     expected: list[dict[str, float]] = []
-    for pairs in (
-        [(int(item), 1.0) for item in lists.flatten() if item],
-        [(item, float(popularity[item])) for item in range(1, items + 1)],
-    ):
+    listed = [(int(item), 1.0) for item in lists.flatten() if item]
+    taken = [(item, float(popularity[item])) for item in range(1, items + 1)]
+    for pairs in (listed, taken):
         total: dict[str, float] = defaultdict(float)
         for item, count in pairs:
             own = [name for name in genres[item - 1].split("|") if name]

@@ -53,8 +53,8 @@ def evaluation() -> Evaluated:
 def test_recalls_by_hand() -> None:
     """Users 1 and 2 have a target in the head, 3, 4 and 5 in the tail. At n = 2, users 1 and 3 hit.
 
-    Before items 1 .. 4 are 0, 16, 24 and 28 of 32 interactions, in fifths 0, 2.5, 3.75 and 4.375: groups 1, 3, 4 and 5.
-    Item 10, without interactions, is in group 5.
+    Before items 1 .. 4 are 0, 16, 24 and 28 of 32 interactions, in fifths 0, 2.5, 3.75 and 4.375: groups 1, 3, 4 and 5. Item 10,
+    without interactions, is in group 5.
     """
     found = standard_metrics(evaluation())
     expected = {
@@ -118,13 +118,9 @@ def test_means_agree_with_the_metrics_of_stored_tables(filter_seen: bool) -> Non
     """Some items of this world share a Semantic ID. Parts of a division average to the whole, weighted by their users."""
     evaluated = evaluated_world(filter_seen=filter_seen)
     measured = measure(evaluated, ())
-    slots = [
-        (user, place + 1, item)
-        for user, row in zip(evaluated.user.tolist(), evaluated.items.tolist(), strict=True)
-        for place, item in enumerate(row)
-        if item
-    ]
-    recommendations = pd.DataFrame(slots, columns=["user", "position", "item"])
+    row, slot = evaluated.items.nonzero(as_tuple=True)
+    columns = {"user": evaluated.user[row], "position": slot + 1, "item": evaluated.items[row, slot]}
+    recommendations = pd.DataFrame({name: column.numpy() for name, column in columns.items()})
     stored = metrics_of(evaluated.ranks, recommendations, evaluated.cutoffs, 60, evaluated.popularity)
     common = {name for name in measured.means if name in stored}
     assert {"sid_recall@10", "sid_ndcg@1"} <= common
