@@ -11,7 +11,7 @@ difference of the means over users is at most two standard errors of the paired 
 
 | row | peer | targets | kept | differences that remain |
 |---|---|---|---|---|
-| sasrec | RecBole | one per prefix | best epoch on validation | the peer's blocks are norm(x + f(x)), its embeddings normalized |
+| sasrec | RecBole | one per prefix | best epoch on validation | the peer's blocks are norm(x + f(x)), its embeddings are not scaled |
 | gru4rec | RecBole | one per prefix | best epoch on validation | the peer has no bias in its gates |
 | gsasrec, sampled | RecTools | all of a window | last epoch | the peer normalizes queries only, draws negatives from all items |
 
