@@ -50,8 +50,8 @@ def protocol(experiment: Experiment, artifacts: dict[str, Artifact]) -> dict[str
     tested = corpus.statistics["users_tested"]
     return {
         "data": artifact_label(data, "source"),
-        "data key": pipeline.key_for_all_seeds(step, data.manifest["version"]),
         "split": artifact_label(data, "split"),
+        "data key": pipeline.key_for_all_seeds(step, data.manifest["version"]),
         "users tested": f"{spec.max_users}, sampled from {tested}" if 0 < spec.max_users < tested else tested,
         **protocol_of(corpus),
         "ranking": "full catalog, item level",

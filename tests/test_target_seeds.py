@@ -165,7 +165,8 @@ def test_orders_of_ties_never_share_a_table(home: Path, capsys: pytest.CaptureFi
     run_experiments.run([replace(sft(LeaveOneOut()), name="tied-rows", policy=Popularity())])
     assert main(["compare", "tied-popularity", "tied-rows"]) == 4
     error = capsys.readouterr().err
-    assert "tied-popularity (seed 0) and tied-rows (seed 0) can't be compared: " in error
+    assert "tied-popularity (seed 0) and tied-rows (seed 0) can't be compared: split is 'LeaveOneOut(" in error
+    assert "ties=random-per-seed)' and 'LeaveOneOut(" in error
     assert "run both with the same protocol" in error
 
 
