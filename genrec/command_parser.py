@@ -31,7 +31,7 @@ def build() -> argparse.ArgumentParser:
         "--seeds",
         metavar="N",
         help="run every trained experiment with these seeds in place of its own: 5 stands for seeds 0 to 4; 5,6,7 lists them, and 5, "
-        "is seed 5 alone. A baseline is run once",
+        "is seed 5 alone. A baseline is run once, and with all of these seeds where ties have an order for each",
     )
     run.add_argument("--refresh", metavar="STAGE", help="rebuild this stage and all later stages")
     run.add_argument("--replace", action="store_true", help="start rows again whose settings differ from those in data/runs/")

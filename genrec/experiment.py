@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, is_dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 from genrec.baselines import ItemKNN, Popularity
-from genrec.data.splits import LeaveOneOut
+from genrec.data.splits import LeaveOneOut, tie_order_of
 from genrec.embeddings import TextOrInteractions
 from genrec.errors import GenrecError, UsageError
 from genrec.evaluation import CandidateHitRate, IntraListDistance, ListOverlap
@@ -157,8 +157,11 @@ def with_seeds(experiments: Sequence[Experiment], numbers: int | Sequence[int] =
 
 
 def uses_seed(experiment: Experiment) -> bool:
-    """Return whether the result depends on the experiment's seed: a policy is trained with it, a baseline has one result."""
-    return "sft" in experiment.stages
+    """Return whether the result depends on the experiment's seed.
+
+    A policy is trained with it. A baseline has one result, unless each seed has targets of its own (`split.ties`).
+    """
+    return "sft" in experiment.stages or tie_order_of(experiment.split).per_seed
 
 
 def seed_numbers(numbers: int | Sequence[int]) -> tuple[int, ...]:

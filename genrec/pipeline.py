@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from genrec import artifact_folders, hashed_json, manifests, stages
+from genrec.data.splits import tie_order_of
 from genrec.environment import environment, git_commit, joined, versions
 from genrec.errors import ArtifactError, InputError, UsageError
 from genrec.experiment import Experiment, file_names
@@ -45,7 +46,10 @@ class Step(NamedTuple):
 
 
 def plan(experiment: Experiment) -> list[Step]:
-    """Return the experiment's stages with their keys, in order. Reads the source's files for their fingerprint and writes nothing."""
+    """Return the experiment's stages with their keys, in order. Reads the source's files for their fingerprint and writes nothing.
+
+    Where ties have an order for each seed, the data depend on the seed, and with them all later stages.
+    """
     root = raw_folder()
 
     def part(*names: str) -> dict[str, Any]:
@@ -57,7 +61,7 @@ def plan(experiment: Experiment) -> list[Step]:
     length = {"history_length": experiment.history_length}
     training = length | {"seed": experiment.seed}
     inputs: dict[str, tuple[tuple[str, ...], dict[str, int], tuple[str, ...]]] = {  # fields, further settings, stages that it reads
-        "data": (("source", "split"), {}, ()),
+        "data": (("source", "split"), {"seed": experiment.seed} if has_targets_per_seed(experiment) else {}, ()),
         "embed": (("embed",), {}, ("data",)),
         "tokenize": (("tokenize",), {}, ("data", "embed")),
         "sft": (("policy", "sft", "selection"), training, ("data", "tokenize")),
@@ -73,6 +77,18 @@ def plan(experiment: Experiment) -> list[Step]:
         keys[stage] = key_of(stage, VERSIONS[stage], specification, parents)
         steps.append(Step(stage, keys[stage], specification, parents))
     return steps
+
+
+def has_targets_per_seed(experiment: Experiment) -> bool:
+    """Return whether the split orders ties anew for each seed, so that each seed has targets of its own."""
+    with attribute_to((experiment.split,), "in tie_order()"):
+        return tie_order_of(experiment.split).per_seed
+
+
+def key_for_all_seeds(step: Step, version: int | None = None) -> str:
+    """Return the key of a stage without the seed in its settings. `version` is that of the artifact; None: the present one."""
+    settings = {name: value for name, value in step.specification.items() if name != "seed"}
+    return key_of(step.stage, VERSIONS[step.stage] if version is None else version, settings, step.parents)
 
 
 def run(

@@ -19,6 +19,8 @@ from typing import Any
 import pandas as pd
 
 from genrec import hashed_json, pipeline, run_file_format, studies
+from genrec.data.corpus import Corpus
+from genrec.data.corpus_statistics import protocol_of
 from genrec.environment import joined
 from genrec.errors import ArtifactError, UsageError
 from genrec.evaluation.compare import Run
@@ -28,6 +30,7 @@ from genrec.progress import say
 from genrec.row_settings import configuration, planned_configuration, settings_hash
 from genrec.storage_errors import check_folder
 from genrec.store import Artifact, hash_of, locked, write_json
+from genrec.target_seeds import check_target_seeds
 from genrec.workspace import runs_folder, store
 
 ENVIRONMENT = ("processor", "instructions", "threads", "gpu", "precision", "torch", "genrec")  # of `genrec.environment.environment`
@@ -41,17 +44,16 @@ TRAINING_STAGES = ("sft", "align")  # the stages that have training curves
 
 def protocol(experiment: Experiment, artifacts: dict[str, Artifact]) -> dict[str, Any]:
     """Return the protocol: what two rows must have in common to stand in one table."""
-    statistics = json.loads((artifacts["data"].folder / "stats.json").read_text(encoding="utf-8"))
-    spec = experiment.evaluate
-    sampled = spec.max_users if 0 < spec.max_users < statistics["users_tested"] else None
+    data, spec = artifacts["data"], experiment.evaluate
+    step = pipeline.Step("data", data.key, data.manifest["specification"], data.manifest["parents"])
+    corpus = Corpus.load(data.folder)
+    tested = corpus.statistics["users_tested"]
     return {
-        "data": artifact_label(artifacts["data"], "source"),
-        "data key": artifacts["data"].key,
-        "split": artifact_label(artifacts["data"], "split"),
-        "users": statistics["users"],
-        "users tested": statistics["users_tested"] if sampled is None else f"{sampled}, sampled from {statistics['users_tested']}",
-        "items": statistics["items"],
-        "interactions": statistics["interactions"],
+        "data": artifact_label(data, "source"),
+        "data key": pipeline.key_for_all_seeds(step, data.manifest["version"]),
+        "split": artifact_label(data, "split"),
+        "users tested": f"{spec.max_users}, sampled from {tested}" if 0 < spec.max_users < tested else tested,
+        **protocol_of(corpus),
         "ranking": "full catalog, item level",
         "history": experiment.history_length,
         "filter_seen": spec.filter_seen,
@@ -95,8 +97,10 @@ def check_rows(experiments: Sequence[Experiment], replace: bool = False) -> None
     """Raise UsageError, before anything is trained, if a row would hold the results of different settings.
 
     Either two experiments of the list have one name, or the row's run file has other settings or other data than the experiment.
-    `replace` allows the latter. A run file that cannot be read raises ArtifactError.
+    `replace` allows the latter. Also raised if a baseline lacks a seed with targets of its own (`genrec.target_seeds`). A run file
+    that cannot be read raises ArtifactError.
     """
+    check_target_seeds(experiments)
     rows: dict[str, dict[str, Any]] = {}
     for name, settings in _planned(experiments):
         known = rows.setdefault(name, settings)

@@ -70,7 +70,8 @@ Parents = dict[str, Path]  # stage -> folder of its artifact
 def build_data(experiment: Experiment, parents: Parents, folder: Path) -> None:
     """Read the source, in pieces if it can be streamed, and write the corpus."""
     root, source = raw_folder(), experiment.source
-    prepare(source.stream(root) if isinstance(source, StreamedSource) else source.load(root), experiment.split, folder)
+    raw = source.stream(root) if isinstance(source, StreamedSource) else source.load(root)
+    prepare(raw, experiment.split, folder, experiment.seed)
 
 
 def build_embed(experiment: Experiment, parents: Parents, folder: Path) -> None:

@@ -29,6 +29,7 @@ LARGE = 1 << 26  # bytes; a larger file is hashed again only if its stat signatu
 _TICK = 20_000_000  # nanoseconds; resolution of a file system's clock
 Signature = tuple[int, int, int, int]  # size, mtime_ns, ctime_ns (which os.utime cannot set), inode
 RESERVED = ("class", "version", "source", "fingerprint")  # entries of a described component that no field may replace
+NEW_IN_KEY = {"key": "unless default"}  # metadata of a field that is newer than artifacts: with its default, their keys stay
 NOT_IN_KEY = {"key": False}  # metadata of a field that changes no result, such as a device or the batch size of an evaluation
 
 
@@ -78,13 +79,19 @@ def _describe_component(value: Any, root: Path, name: str) -> dict[str, Any]:
         entry = getattr(value, field.name)
         if field.name in RESERVED:
             raise UsageError(f"{name}: {kind.__qualname__} has a field {field.name!r}, a name that the key needs; rename the field")
-        if not field.metadata.get("key", True):
+        if not _is_in_key(field, entry):
             continue
         is_path = isinstance(entry, str) and "Path" in str(field.type)  # a path as text, which a plug-in may take too
         if fingerprint is not None and (is_path or not isinstance(entry, bool | int | float | str | tuple | Mapping)):
             continue
         result[field.name] = describe(entry, root, f"{name}.{field.name}")
     return result
+
+
+def _is_in_key(field: dataclasses.Field[Any], entry: object) -> bool:
+    """Return whether a field with this value is part of the key (see `NOT_IN_KEY` and `NEW_IN_KEY`)."""
+    metadata = dict(field.metadata)
+    return metadata != NOT_IN_KEY and not (metadata == NEW_IN_KEY and entry == field.default)
 
 
 def hash_of(description: object) -> str:

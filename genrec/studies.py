@@ -20,7 +20,7 @@ from typing import Any
 from genrec import hashed_json, pipeline
 from genrec.errors import ArtifactError
 from genrec.evaluation.compare import Study
-from genrec.experiment import Experiment, uses_seed
+from genrec.experiment import Experiment
 from genrec.hashed_json import KEY, Each, Listed, Matching, Shape
 from genrec.row_settings import planned_configuration, settings_hash
 from genrec.run_file_format import SEED_NUMBER
@@ -65,7 +65,7 @@ def record(study: str, experiments: Sequence[Experiment]) -> None:
 
     Raises ArtifactError if the study's file is damaged or was written by a newer version.
     """
-    trained = [experiment for experiment in experiments if uses_seed(experiment)]
+    trained = [experiment for experiment in experiments if "sft" in experiment.stages]
     if not trained:
         return
     path = file_of(study)
@@ -79,7 +79,7 @@ def _add(rows: list[dict[str, Any]], experiment: Experiment) -> bool:
     """Add an experiment to the rows of a study. Return whether it was not there."""
     steps = pipeline.plan(experiment)
     settings = settings_hash(planned_configuration(steps))
-    wanted = {"name": experiment.name, "settings": settings, "protocol": _protocol(experiment, steps[0].key)}
+    wanted = {"name": experiment.name, "settings": settings, "protocol": _protocol(experiment, pipeline.key_for_all_seeds(steps[0]))}
     row = next((row for row in rows if {name: row[name] for name in wanted} == wanted), None)
     if row is None:
         row = {**wanted, "seeds": {}}
@@ -93,7 +93,7 @@ def _add(rows: list[dict[str, Any]], experiment: Experiment) -> bool:
 def _protocol(experiment: Experiment, data: str) -> dict[str, Any]:
     """Return what the test of rows depends on beside their settings. Rows with other values are no alternatives to each other.
 
-    `data` is the key of the data.
+    `data` is the key of the data, the same for all seeds.
 
     Cutoffs and further metrics are left out: a row is tried once, however it is looked at.
     """

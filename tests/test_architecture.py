@@ -45,6 +45,7 @@ TOP = [
     "quickstart",
     "stages",
     "pipeline",
+    "target_seeds",
     "run_file_format",
     "row_settings",
     "studies",

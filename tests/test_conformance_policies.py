@@ -12,6 +12,7 @@ from stable_ids import stable_id
 from torch import Tensor, nn
 
 from genrec.__main__ import main
+from genrec.baselines import GBCE, GRU4Rec, SASRec
 from genrec.errors import UsageError
 from genrec.model import Gpt, Tiger
 from genrec.preference.negatives import Uniform
@@ -104,6 +105,8 @@ class Atomic(Made):
     [
         Tiger(**SMALL, num_encoder_layers=1, num_decoder_layers=1),
         Tiger(**SMALL, num_encoder_layers=1, num_decoder_layers=1, history="items"),
+        SASRec(d_model=16, d_ff=16), SASRec(d_model=16, d_ff=16, loss=GBCE(num_negatives=4)),
+        GRU4Rec(d_model=16, hidden_size=24), GRU4Rec(d_model=16, hidden_size=24, num_layers=2, tied=False),
         Gpt(**SMALL, num_layers=2), Gpt(**SMALL, num_layers=1, recency_positions=0), Made(), MadeCausal(), Made(Exact), Atomic(),
     ],
     ids=stable_id,

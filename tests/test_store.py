@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from genrec import hashed_json
 from genrec.errors import ArtifactError, InputError, NumericsError, ResourceError, UsageError
-from genrec.store import NOT_IN_KEY, Store, describe, file_hash, hash_of, key_of, write_json
+from genrec.store import NEW_IN_KEY, NOT_IN_KEY, Store, describe, file_hash, hash_of, key_of, write_json
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,13 @@ class Specification:
     inner: Inner = Inner()
     sizes: tuple[int, ...] = (1, 2)
     device: str = field(default="cpu", metadata=NOT_IN_KEY)
+
+
+@dataclass(frozen=True)
+class Extended:
+    beta: float = 0.1
+    order: str = field(default="file", metadata=NEW_IN_KEY)
+    order_seed: int = field(default=0, metadata=NEW_IN_KEY)
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,14 @@ def test_description_names_classes_and_leaves_out_what_changes_nothing(tmp_path:
     assert "device" not in described
     assert hash_of(described) == hash_of(describe(Specification(device="cuda"), tmp_path))
     assert hash_of(described) != hash_of(describe(Specification(inner=Inner(0.2)), tmp_path))
+
+
+def test_a_new_field_with_its_default_is_not_in_the_key(tmp_path: Path) -> None:
+    """So a key of a version without the field stays. Any other value is in the key."""
+    plain = {"class": f"{__name__}:Extended", "source": describe(Extended(), tmp_path)["source"], "beta": 0.1}
+    assert describe(Extended(), tmp_path) == plain
+    assert describe(Extended(order="random"), tmp_path) == plain | {"order": "random"}
+    assert describe(Extended(order="random", order_seed=3), tmp_path) == plain | {"order": "random", "order_seed": 3}
 
 
 def test_moving_a_file_changes_no_key(tmp_path: Path) -> None:

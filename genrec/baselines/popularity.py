@@ -13,7 +13,7 @@ counting the validation interactions too, and its N@10 does not.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ from pandas import DataFrame
 from torch import Tensor
 
 from genrec.baselines.dense_ranking import best, item_counts, precedence
+from genrec.store import NEW_IN_KEY
 from genrec.types import Ranking
 from genrec.types.specification import check_types
 
@@ -30,7 +31,7 @@ from genrec.types.specification import check_types
 class Popularity:
     """A `genrec.types.PartsBaseline`: the score is the number of interactions; equal scores are ordered by the lower item id."""
 
-    count_validation: bool = False  # count the validation interactions too, which other baselines never read
+    count_validation: bool = field(default=False, metadata=NEW_IN_KEY)  # also count validation, which no other row reads
 
     def __post_init__(self) -> None:
         check_types(self, "policy")

@@ -5,7 +5,8 @@ evaluates it.
 
 Source: W.-C. Kang and J. McAuley, "Self-Attentive Sequential Recommendation" (2018), arXiv 1808.09781. Deviations from the paper:
 
-- The loss is the cross-entropy over all items (paper: binary, with one sampled negative per place).
+- The loss is the cross-entropy over all items (paper: binary, with one sampled negative per place). `loss` chooses another one, with
+  sampled negatives: `GBCE` (gSASRec) or `SampledSoftmax` (eSASRec's), see `genrec.baselines.item_losses`.
 - A block is x + f(norm(x)), and its keys and values are normalized too (the authors' code normalizes only the queries).
 - An item's position is the number of items before it in the history (paper: its place in a padded sequence of fixed length), so that
   the score after a prefix depends neither on padding nor on later items.
@@ -14,21 +15,19 @@ Source: W.-C. Kang and J. McAuley, "Self-Attentive Sequential Recommendation" (2
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad, scaled_dot_product_attention
-from torch.utils.checkpoint import checkpoint
+from torch.nn.functional import scaled_dot_product_attention
 
+from genrec.baselines import item_policy
 from genrec.errors import UsageError
-from genrec.item_rows import keys, ranking
 from genrec.semantic_ids import SemanticIds
-from genrec.types import Ranking
+from genrec.store import NEW_IN_KEY
+from genrec.types import ItemLoss, Ranking
 from genrec.types.specification import check_at_least, check_dropout
-
-MAX_LOGITS = 2**25  # logits held at once in training, 128 MB; more are computed in chunks, and recomputed in the backward pass
 
 
 @dataclass(frozen=True)
@@ -43,17 +42,18 @@ class SASRec:
     num_heads: int = 1  # attention heads, a divisor of d_model
     dropout: float = 0.2  # rate for embeddings, attention weights and both branches of a block, in [0, 1)
     max_positions: int = 50  # learned positions, the length of the longest history
+    loss: ItemLoss | None = field(default=None, metadata=NEW_IN_KEY)  # of SFT; None: softmax over all items
 
     def __post_init__(self) -> None:
         check_at_least(self, "policy", 1, "d_model", "d_ff", "num_layers", "num_heads", "max_positions")
         if self.d_model % self.num_heads:
             raise UsageError(f"policy.num_heads must divide policy.d_model, got {self.num_heads} and {self.d_model}")
         check_dropout(self.dropout, "policy")
+        item_policy.check_loss(self.loss)
 
     def check(self, experiment: Any) -> None:
         """Raise UsageError unless the experiment has no tokenizer and its longest history fits the learned positions."""
-        if experiment.tokenize is not None:
-            raise UsageError(f"{experiment.name}: SASRec scores items, not Semantic IDs; set tokenize=None (--tokenize None)")
+        item_policy.check_experiment("SASRec", experiment)
         if self.max_positions < experiment.history_length:
             raise UsageError(
                 f"{experiment.name}: SASRec reads at most policy.max_positions = {self.max_positions} items, but history_length is "
@@ -62,14 +62,7 @@ class SASRec:
 
     def build(self, semantic_ids: SemanticIds) -> SASRecPolicy:
         """Return an untrained policy over all items."""
-        items = semantic_ids.items
-        if semantic_ids.level_sizes != (items,) or not torch.equal(semantic_ids.codes[:, 0], torch.arange(items)):
-            raise UsageError(
-                f"SASRec scores items, not Semantic IDs: expected one level in which item i has code i - 1, got {items} items with "
-                f"{semantic_ids.levels} level(s) of {', '.join(map(str, semantic_ids.level_sizes))} codes; "
-                "set tokenize=None (--tokenize None)"
-            )
-        return SASRecPolicy(self, items)
+        return SASRecPolicy(self, item_policy.catalog_size("SASRec", semantic_ids))
 
 
 class Block(nn.Module):
@@ -135,70 +128,38 @@ class SASRecPolicy(nn.Module):
         result: Tensor = self.norm(states)
         return result
 
+    def output_weights(self) -> Tensor:
+        """Return the item embeddings, float32 [N + 1, D]."""
+        return self.embedding.weight
+
     def level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """Return log p(item | history), int64 [B, T] and candidates int64 [B, M] -> float32 [B, M, 1]; the candidate 0 gets -inf."""
-        scores = self._log_prob(self._last_state(history)).gather(1, (items - 1).clamp(min=0))
-        return scores.masked_fill(items == 0, -torch.inf).unsqueeze(-1)
+        return item_policy.level_log_prob(self, history, items)
 
     def constrained_level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """Return `level_log_prob`, since every code is an item."""
         return self.level_log_prob(history, items)
-
-    def item_vectors(self) -> Tensor:
-        """Return a copy of the item embeddings, float32 [N + 1, D]; row 0 is zero."""
-        return self.embedding.weight.detach().clone()
 
     def log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """Return log p(item | history), int64 [B, T] and candidates int64 [B, M] -> float32 [B, M]; -inf where the candidate is 0."""
         return self.level_log_prob(history, items).squeeze(-1)
 
     def sequence_log_prob(self, history: Tensor, targets: Tensor) -> Tensor:
-        """Score the target after every place: history and targets int64 [B, T] (0 = none) -> float32 [B, T, 1]; see `SequencePolicy`.
+        """Score the target after every place: history and targets int64 [B, T] (0 = none) -> float32 [B, T, 1]."""
+        return item_policy.sequence_log_prob(self, history, targets)
 
-        Only places with a target are scored, in chunks of at most MAX_LOGITS logits.
-        """
-        has_target = targets > 0
-        states, scored = self.encode(history)[has_target], targets[has_target]
-        rows = max(1, MAX_LOGITS // self.embedding.num_embeddings)
-        if len(scored) <= rows:
-            log_probs = self._target_log_prob(states, scored)
-        else:
-            chunks = -(-len(scored) // rows)
-            parts = zip(states.chunk(chunks), scored.chunk(chunks), strict=True)
-            log_probs = torch.cat([checkpoint(self._target_log_prob, *part, use_reentrant=False) for part in parts])
-        empty = log_probs.new_full(targets.shape, -torch.inf)
-        return empty.masked_scatter(has_target, log_probs).unsqueeze(-1)
+    def sequence_loss(self, history: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor | None:
+        """Return the loss of the specification, a scalar; see `genrec.types.LossPolicy`."""
+        return item_policy.sequence_loss(self, self.specification.loss, history, targets, generator)
 
-    @torch.no_grad()
+    def item_vectors(self) -> Tensor:
+        """Return a copy of the item embeddings, float32 [N + 1, D]; row 0 is zero."""
+        return self.embedding.weight.detach().clone()
+
     def recommend(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
         """Return the `n` best of all items; see `genrec.types.Recommender`."""
-        scores = pad(self._log_prob(self._last_state(history)), (1, 0), value=-torch.inf)
-        if exclude is not None:
-            scores = scores.scatter(1, exclude, -torch.inf)
-        return rank_all(scores, n)
+        return item_policy.recommend(self, history, n, exclude)
 
     def recommend_exactly(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
         """Return `recommend`, which does not prune."""
         return self.recommend(history, n, exclude)
-
-    def _last_state(self, history: Tensor) -> Tensor:
-        return self.encode(history)[:, -1]
-
-    def _logits(self, states: Tensor) -> Tensor:
-        return (states @ self.embedding.weight[1:].T).float()
-
-    def _log_prob(self, states: Tensor) -> Tensor:
-        """Return log p of items 1..N, float32 [B, N], of states float32 [B, D]."""
-        return self._logits(states).log_softmax(-1)
-
-    def _target_log_prob(self, states: Tensor, targets: Tensor) -> Tensor:
-        """Return log p of one target per state, float32 [C], of states float32 [C, D] and targets int64 [C], each 1..N."""
-        return -nn.functional.cross_entropy(self._logits(states), targets - 1, reduction="none")
-
-
-def rank_all(scores: Tensor, n: int) -> Ranking:
-    """Return the `n` best items; equal scores are ordered by the lower item id.
-
-    `scores` is float32 [B, N + 1]. Column 0, which is no item, and excluded items are -inf.
-    """
-    return ranking(keys(scores, torch.arange(scores.shape[1], device=scores.device)), n, scores.isnan().any(1))

@@ -9,7 +9,8 @@ The path of an interaction, and the terms for it:
    *index*, a temporary integer from 0. Events that repeat another in user, item, time and rating are dropped (`Filters.repeats`).
 4. `filtering` applies the split's filters to the log, then the k-core to a file of (user index, item index, row) (`k_core`).
 5. The remaining users and items get a *number*, 1..U and 1..N, in the order of their first event. This is the integer that
-   `Corpus`, batches and models use. Events are sorted by user number, time and row.
+   `Corpus`, batches and models use. Events are sorted by user number, time and row, or by user number, time and a seeded hash
+   (`TieOrderingSplit`).
 6. This module writes the sorted events as arrays and as a table, and the split divides each user's events into *parts*. `catalog`
    writes the items: an item without metadata or text gets a placeholder; metadata of other items are counted and dropped.
 7. `corpus.Corpus` opens the result; `examples` gathers batches from it.
@@ -47,7 +48,7 @@ from genrec.data.k_core import EventCounts
 from genrec.data.normalization import normalize_interactions
 from genrec.data.prefetch import prefetch
 from genrec.data.readers.bad_rows import check_set_aside, count_reasons, empty_set_aside, set_aside_table
-from genrec.data.splits import PARTS, check_divided, chunks, events_before
+from genrec.data.splits import PARTS, check_divided, chunks, events_before, tie_order_of
 from genrec.data.timestamps import TimeNormalizer
 from genrec.errors import InputError
 from genrec.plugin_source import name_with_place
@@ -56,16 +57,17 @@ from genrec.store import write_json
 from genrec.types import DividingSplit, RawStream, RawTables, Split
 
 
-def prepare(raw: RawTables | RawStream, split: Split, folder: Path | None = None) -> Corpus:
+def prepare(raw: RawTables | RawStream, split: Split, folder: Path | None = None, seed: int = 0) -> Corpus:
     """Filter, number, sort and split the interactions of a source, and write the corpus into the folder.
 
-    Without a folder the corpus lies in a temporary one, which is deleted with the returned object.
+    Without a folder the corpus lies in a temporary one, which is deleted with the returned object. `seed` is the seed of the
+    experiment, for a split with an order of ties for each seed.
     """
     _check_raw(raw)
     if folder is None:
         folder = Path(tempfile.mkdtemp(prefix="genrec-corpus-"))
         try:
-            corpus = prepare(raw, split, folder)
+            corpus = prepare(raw, split, folder, seed)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -75,7 +77,7 @@ def prepare(raw: RawTables | RawStream, split: Split, folder: Path | None = None
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
-        _build(raw, split, folder, work)
+        _build(raw, split, folder, work, seed)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return Corpus.load(folder)
@@ -91,13 +93,15 @@ def _check_raw(raw: Any) -> None:
             raise InputError(f"a source's {name} must be a {kind.__name__}, got {type(getattr(raw, name)).__name__}")
 
 
-def _build(raw: RawTables | RawStream, split: Split, folder: Path, work: Path) -> None:
+def _build(raw: RawTables | RawStream, split: Split, folder: Path, work: Path, seed: int) -> None:
+    order = tie_order_of(split)
+    ties_seed = order.seed_of(seed)
     with EventLog(work) as log:
         times = _append_interactions(log, _tables(raw.interactions))
         filtered = apply_filters(log, split)
         log.assign_numbers(*filtered.events.first_rows())
         counts = filtered.events.counts
-        ends = _write_events(log, folder, counts)
+        ends = _write_events(log, folder, counts, ties_seed)
         bounds = _write_bounds(ends, split, folder, log)
         catalog_counts = write_catalog(log, _tables(raw.items), folder / "items.parquet")
         _write_user_ids(log, folder / "users.parquet")
@@ -113,6 +117,8 @@ def _build(raw: RawTables | RawStream, split: Split, folder: Path, work: Path) -
         "removed_by_filter": filtered.removed,
         "set_aside": count_reasons(set_aside),
     }
+    if ties_seed is not None:
+        statistics |= {"ties": order.words, "ties_seed": ties_seed}
     write_json(folder / "stats.json", statistics)
 
 
@@ -139,7 +145,7 @@ def _append_interactions(log: EventLog, tables: Iterable[Any]) -> TimeNormalizer
     return times
 
 
-def _write_events(log: EventLog, folder: Path, counts: EventCounts) -> ndarray:
+def _write_events(log: EventLog, folder: Path, counts: EventCounts, ties_seed: int | None) -> ndarray:
     """Write the sorted events as arrays and as a table; return where each user's events end, int64 [U]."""
     types: dict[str, type[np.generic]] = {"item": np.int32, "time": np.int64}
     if log.has_ratings:
@@ -147,7 +153,7 @@ def _write_events(log: EventLog, folder: Path, counts: EventCounts) -> ndarray:
     columns = ["user", *types]
     schema = pa.schema([(name, pa.float64() if name == "rating" else pa.int64()) for name in columns])
     lengths = np.zeros(counts.num_users, dtype=np.int64)
-    batches = log.sorted_events()
+    batches = log.sorted_events(ties_seed)
     first = list(islice(batches, 1))  # waits for the sort, before the progress bar begins
     with ExitStack() as stack, Progress("writing events", counts.total) as progress:
         arrays = {name: stack.enter_context(ArrayWriter(folder / f"event_{name}.npy", dtype)) for name, dtype in types.items()}

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
+from genrec.data.corpus import Corpus
 from genrec.data.splits import BEGIN, END, PARTS, TEST, chunks, user_chunks
+from genrec.types import TieOrder
 
 
 def statistics_of(item: ndarray, time: ndarray, bounds: ndarray, num_items: int) -> dict[str, Any]:
@@ -69,3 +71,35 @@ def leakage(time: ndarray, bounds: ndarray) -> dict[str, float]:
         late += int(np.count_nonzero(earlier_tests))
         pairs += int(earlier_tests.sum())
     return {"leakage_share": late / training, "leakage_share_mean": pairs / (training * len(tests))}
+
+
+def order_of_ties(statistics: dict[str, Any]) -> str:
+    """Return the order of a user's events with equal times, in words."""
+    return str(statistics.get("ties", TieOrder().words))
+
+
+def share_decided_by_ties(corpus: Corpus) -> float:
+    """Return the share of tested users with a target that the order of ties decides: an event beside it has the same time.
+
+    A target is the first event of a user's test part; the event before it belongs to the history. Times are compared in seconds.
+    """
+    bounds = corpus.bounds
+    tested = bounds[(bounds[:, END] > bounds[:, TEST]) & (bounds[:, TEST] > bounds[:, BEGIN])]
+    target, last = tested[:, TEST], tested[:, END] - 1
+    time = corpus.time[target]
+    decided = (corpus.time[target - 1] == time) | ((last > target) & (corpus.time[np.minimum(target + 1, last)] == time))
+    return float(np.count_nonzero(decided) / max(1, len(tested)))
+
+
+def protocol_of(corpus: Corpus) -> dict[str, Any]:
+    """Return the entries on a data set in the protocol of a table. Those on times are None for a data set without times."""
+    statistics = corpus.statistics
+    timed = not statistics["times_are_row_numbers"]
+    return {
+        "users": statistics["users"],
+        "items": statistics["items"],
+        "interactions": statistics["interactions"],
+        "ties": order_of_ties(statistics) if timed else None,
+        "targets decided by ties": share_decided_by_ties(corpus) if timed else None,
+        "training later than a test event": statistics["leakage_share_mean"] if timed else None,
+    }

@@ -9,12 +9,14 @@ import numpy as np
 from numpy import ndarray
 
 from genrec.data.corpus import Corpus
+from genrec.data.corpus_statistics import order_of_ties, share_decided_by_ties
 from genrec.data.splits import BEGIN, END, PARTS
 from genrec.errors import counted
 from genrec.types import NO_TEXT
+from genrec.types.data import TIES_OF_EACH_SEED
 
 QUANTILES = {"min": 0.0, "25th percentile": 0.25, "median": 0.5, "75th percentile": 0.75, "95th percentile": 0.95, "max": 1.0}
-TIED_SHARE = 0.01  # share of users with tied last events above which the report warns
+TIED_SHARE = 0.01  # share of tested users with a target that the order of rows decides above which the report warns
 DAY = 86_400  # seconds
 FIRST_DATE, LAST_DATE = 19_000_101, 21_001_231  # numbers in this range may be dates such as 20190301, not seconds
 
@@ -36,6 +38,8 @@ def lines(corpus: Corpus) -> Iterator[str]:
         yield "no times: order of rows"
     else:
         yield f"times: {date(stats['first_time'])} to {date(stats['last_time'])} (UTC)"
+        decided = f"they decide the target of {share_decided_by_ties(corpus):.1%} of the tested users"
+        yield f"ties in time: {_order_of_ties(corpus)}; {decided}"
     parts = ", ".join(f"{name} {stats['parts'][name]:,}" for name in PARTS)
     yield f"events per part: {parts}; users tested: {stats['users_tested']:,}"
     yield from _text(corpus)
@@ -63,6 +67,12 @@ def _distribution(name: str, counts: ndarray) -> str:
     values = np.quantile(counts, list(QUANTILES.values()), method="nearest").astype(int)
     quantiles = ", ".join(f"{label} {value:,}" for label, value in zip(QUANTILES, values, strict=True))
     return f"{name}: mean {counts.mean():.1f}, {quantiles}"
+
+
+def _order_of_ties(corpus: Corpus) -> str:
+    """Return the order of events with equal times, with its seed if each seed has one."""
+    order = order_of_ties(corpus.statistics)
+    return f"{order}, here that of seed {corpus.statistics['ties_seed']}" if order == TIES_OF_EACH_SEED else order
 
 
 def _text(corpus: Corpus) -> Iterator[str]:
@@ -102,10 +112,11 @@ def _warnings(corpus: Corpus) -> Iterator[str]:
     if stats["times_are_row_numbers"]:
         yield "leakage: unknown without times"
         return
-    if stats["share_of_users_with_tied_last_events"] > TIED_SHARE:
+    tied = share_decided_by_ties(corpus)
+    if tied > TIED_SHARE and "ties" not in stats:
         yield (
-            f"warning: the last two events of {stats['share_of_users_with_tied_last_events']:.1%} of the users have the same time, so "
-            "the order of rows decides which one is held out"
+            f"warning: the order of rows decides which event of {tied:.1%} of the tested users is the target; other orders "
+            "show how much it matters: --split.ties random-per-seed"
         )
     if not stats["leakage_share"]:
         yield "leakage: no training event is later than a test event"

@@ -165,12 +165,13 @@ class EventLog:
             )
             self.connection.unregister("numbers")
 
-    def sorted_events(self) -> Iterator[pa.RecordBatch]:
-        """Yield the events of numbered users and items by user, time and row: user, item int32, time int64 (s), rating float64."""
+    def sorted_events(self, ties_seed: int | None = None) -> Iterator[pa.RecordBatch]:
+        """Yield the numbered events by user, time, `_random_order` and row: user, item int32, time int64 (s), rating float64."""
         self._report("sorting events")
         return self._query(
             'SELECT user_number AS "user", item_number AS item, time_ms // 1000 AS time, rating FROM events '
-            "JOIN user_numbers USING (user_index) JOIN item_numbers USING (item_index) ORDER BY user_number, time_ms, row"
+            "JOIN user_numbers USING (user_index) JOIN item_numbers USING (item_index) "
+            f"ORDER BY user_number, time_ms, {'' if ties_seed is None else _random_order(ties_seed)}row"
         )
 
     def ids(self, kind: Literal["user", "item"]) -> Iterator[pa.RecordBatch]:
@@ -238,6 +239,11 @@ class EventLog:
     def _query(self, query: str) -> Iterator[pa.RecordBatch]:
         with translated_errors():
             yield from pa.RecordBatchReader.from_stream(self.connection.sql(query))
+
+
+def _random_order(seed: int) -> str:
+    """Return sort keys in SQL: 64 bits of the MD5 of seed, time and both ids, then the rating. They do not depend on the rows."""
+    return f"md5_number_lower(concat('ties {seed} ', time_ms, ' ', strlen(user_id), ' ', user_id, item_id)), rating, "
 
 
 def _positions(count: int, form: str) -> str:

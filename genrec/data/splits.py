@@ -7,7 +7,7 @@ test begin. Your own split may be simpler: see `genrec.types.Split`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -17,10 +17,12 @@ from pandas import DataFrame
 from genrec.data.event_filters import Filters, Repeats, seconds
 from genrec.errors import InputError, UsageError
 from genrec.plugin_source import name_with_place
-from genrec.types import RatedSource, Split
+from genrec.store import NEW_IN_KEY
+from genrec.types import RatedSource, Split, TieOrder, TieOrderingSplit
 from genrec.types.specification import check_types
 
 Part = Literal["train", "validation", "test"]
+Ties = Literal["file", "random", "random-per-seed"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")  # in temporal order
 BEGIN, VALIDATION, TEST, END = range(4)  # columns of bounds: where a user's events, validation and test begin, and where they end
 MIN_EVENTS = 3  # of a user: one event in each part
@@ -38,10 +40,13 @@ class LeaveOneOut:
     since: str | None = None  # drop events before this time, such as "2010-01-31" or "2010-01-31T12:00" (UTC)
     until: str | None = None  # drop events at or after this time
     repeats: Repeats = "exact"  # keep all repeats, drop exact ones, or keep the first or last event of a user with an item
+    ties: Ties = field(default="file", metadata=NEW_IN_KEY)  # order of equal times: of the rows, random, or random for each seed
+    ties_seed: int = field(default=0, metadata=NEW_IN_KEY)  # of a random order; "random-per-seed" adds the experiment's seed
 
     def __post_init__(self) -> None:
         check_types(self, "split")
         self.filters()
+        self.tie_order()
 
     def check(self, experiment: Any) -> None:
         """Raise UsageError if `min_rating` is set although the source has no ratings."""
@@ -50,6 +55,10 @@ class LeaveOneOut:
     def filters(self) -> Filters:
         """Return the filters; every user keeps at least one event for each part."""
         return Filters(self.core, self.item_core, self.min_rating, self.since, self.until, self.repeats, MIN_EVENTS)
+
+    def tie_order(self) -> TieOrder:
+        """Return the order of a user's events with equal times."""
+        return _tie_order(self.ties, self.ties_seed)
 
     def divide(self, begin: ndarray, end: ndarray, time: ndarray) -> ndarray:
         """Return where each user's validation and test begin, int64 [U, 2]; the user's events are begin..end, int64 [U]."""
@@ -78,10 +87,13 @@ class GlobalTemporal:
     since: str | None = None  # drop events before this time, such as "2010-01-31" or "2010-01-31T12:00" (UTC)
     until: str | None = None  # drop events at or after this time
     repeats: Repeats = "exact"  # keep all repeats, drop exact ones, or keep the first or last event of a user with an item
+    ties: Ties = field(default="file", metadata=NEW_IN_KEY)  # order of equal times: of the rows, random, or random for each seed
+    ties_seed: int = field(default=0, metadata=NEW_IN_KEY)  # of a random order; "random-per-seed" adds the experiment's seed
 
     def __post_init__(self) -> None:
         check_types(self, "split")
         self.filters()
+        self.tie_order()
         for name in ("validation_share", "test_share"):
             if not 0 < getattr(self, name) < 1:
                 raise UsageError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
@@ -99,6 +111,10 @@ class GlobalTemporal:
     def filters(self) -> Filters:
         """Return the filters."""
         return Filters(self.core, self.item_core, self.min_rating, self.since, self.until, self.repeats)
+
+    def tie_order(self) -> TieOrder:
+        """Return the order of a user's events with equal times."""
+        return _tie_order(self.ties, self.ties_seed)
 
     def moments(self, time: ndarray) -> tuple[int, int]:
         """Return when validation and the test begin, in seconds since 1970, for events at the times int64 [E]."""
@@ -135,6 +151,27 @@ def _check_ratings(min_rating: float | None, source: object) -> None:
     """Raise UsageError if a source that is known to have no ratings is filtered by rating."""
     if min_rating is not None and isinstance(source, RatedSource) and not source.has_ratings():
         raise UsageError(f"split.min_rating = {min_rating} needs ratings, but the source {source!r} has none; set it to None")
+
+
+def _tie_order(ties: Ties, seed: int) -> TieOrder:
+    """Return the order of ties that two fields of a split describe. Raise UsageError for a seed that has no use."""
+    if seed < 0:
+        raise UsageError(f"split.ties_seed must be 0 or more, got {seed}")
+    if ties == "file":
+        if seed:
+            raise UsageError(f"split.ties_seed = {seed} needs a random order: set split.ties to 'random' or 'random-per-seed'")
+        return TieOrder()
+    return TieOrder(seed, per_seed=ties == "random-per-seed")
+
+
+def tie_order_of(split: Split) -> TieOrder:
+    """Return a split's order of a user's events with equal times: the source's, unless the split has another."""
+    if not isinstance(split, TieOrderingSplit):
+        return TieOrder()
+    order = split.tie_order()
+    if not isinstance(order, TieOrder):
+        raise InputError(f"{name_with_place(type(split))}: tie_order must return a genrec.types.TieOrder, got {order!r}")
+    return order
 
 
 def start_of_latest(time: ndarray, share: float) -> int:

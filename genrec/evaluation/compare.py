@@ -17,7 +17,9 @@ import numpy as np
 from numpy import ndarray
 from pandas import DataFrame
 
-from genrec.errors import ArtifactError, UsageError, counted
+from genrec.errors import ArtifactError, UsageError
+from genrec.evaluation.comparable import ABSENT as ABSENT
+from genrec.evaluation.comparable import check_same
 from genrec.evaluation.compared_metric import ComparedMetric, compared_metric
 from genrec.evaluation.crossed_test import SeedVariance
 from genrec.evaluation.families import Family, families_of
@@ -25,7 +27,6 @@ from genrec.evaluation.paired_tests import PairedTest, is_trained, paired_test, 
 from genrec.evaluation.seed_pairs import SeedPairs, SeedValues, evaluated_otherwise, paired
 from genrec.evaluation.significance import bootstrap_means, percentile_interval
 
-ABSENT = "-"  # value of a key that the configuration of a row does not have
 NOT_RECORDED: Mapping[str, str] = MappingProxyType({})  # environment of a run that records none
 
 
@@ -108,7 +109,7 @@ def compare(
     if resamples < 1:
         raise UsageError(f"resamples must be at least 1, got {resamples}")
     tested = compared_metric(metric, runs)
-    _check_same(runs)
+    check_same(runs)
     values = {row: _values(row, group, tested) for row, group in groups.items()}
     pairs = {row: paired(values[row], values[reference]) for row in names if row != reference}
     unpooled = _unpooled(pairs, groups)
@@ -185,41 +186,6 @@ def _grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return groups
 
 
-def _check_same(runs: Sequence[Run]) -> None:
-    """Raise ArtifactError if a run differs from the first in its users, targets or protocol. The message names the difference."""
-    first = runs[0]
-    expected = _targets(first)
-    for run in runs[1:]:
-        pair = f"{_label(first)} and {_label(run)} can't be compared"
-        for key in [*first.protocol, *(key for key in run.protocol if key not in first.protocol)]:
-            here, there = first.protocol.get(key, ABSENT), run.protocol.get(key, ABSENT)
-            if here != there:
-                raise ArtifactError(f"{pair}: {key} is {here!r} and {there!r}; run both with the same protocol")
-        targets = _targets(run)
-        for these, those, label in ((expected, targets, _label(run)), (targets, expected, _label(first))):
-            missing = sorted(these.keys() - those.keys())
-            if missing:
-                absent = f"{counted(len(missing), 'test user')} {'is' if len(missing) == 1 else 'are'} missing from {label}"
-                raise ArtifactError(f"{pair}: {absent}, the first is user {missing[0]}")
-        other = [user for user, target in expected.items() if targets[user] != target]
-        if other:
-            raise ArtifactError(
-                f"{pair}: {counted(len(other), 'user')} {'has' if len(other) == 1 else 'have'} different targets, "
-                f"the first is user {other[0]} "
-                f"with item {expected[other[0]]} and item {targets[other[0]]}"
-            )
-
-
-def _targets(run: Run) -> dict[int, int]:
-    """Return the target of each user. Raise ArtifactError if there is no user or a user occurs twice."""
-    users = run.ranks["user"]
-    if users.empty:
-        raise ArtifactError(f"{_label(run)} has no test users")
-    if users.duplicated().any():
-        raise ArtifactError(f"{_label(run)} has user {users[users.duplicated()].iloc[0]} twice, expected each user once")
-    return dict(zip(users.tolist(), run.ranks["target"].tolist(), strict=True))
-
-
 def _spreads(group: Sequence[Run]) -> dict[str, Spread]:
     """Return mean and standard deviation over seeds of each metric that all runs have."""
     result = {}
@@ -259,7 +225,3 @@ def _rows_with_holder(rows: Sequence[Row], key: str) -> list[Row]:
     stage = key.partition(".")[0]
     holding = [row for row in rows if f"{holder}.class" in row.configuration]
     return holding or [row for row in rows if any(other.partition(".")[0] == stage for other in row.configuration)]
-
-
-def _label(run: Run) -> str:
-    return f"{run.name} (seed {run.seed})"

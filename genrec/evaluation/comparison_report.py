@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from genrec.evaluation.compare import Comparison
+from genrec.evaluation.comparison_protocol import TITLE, protocol_lines
 from genrec.evaluation.comparison_summary import summary
-from genrec.evaluation.comparison_tables import protocol_line, tables
-from genrec.evaluation.run_environments import environment_lines
+from genrec.evaluation.comparison_tables import tables
 from genrec.evaluation.table_cells import Table
 from genrec.evaluation.terminal_table import fitted
 
@@ -22,15 +22,15 @@ PIPE_WIDTH = 220  # width in characters of the text between tables in output tha
 
 def markdown(comparison: Comparison) -> str:
     """Return the comparison as GitHub Markdown."""
-    lines = [_escaped(protocol_line(comparison))]
-    for line in environment_lines(comparison):
-        lines += ["", _escaped(line)]
+    lines: list[str] = []
     for table in tables(comparison):
         rule = ["---", *["---:"] * (len(table.columns) - 1)]
-        lines += ["", f"**{_escaped(table.title)}**", "", _line(map(_escaped, table.columns)), _line(rule)]
+        lines += [f"**{_escaped(table.title)}**", "", _line(map(_escaped, table.columns)), _line(rule)]
         lines += [_line(map(_escaped, row)) for row in table.rows]
         for note in table.notes:
             lines += ["", _escaped(note)]
+        lines.append("")
+    lines += [f"**{TITLE}**", "", *(f"- **{_escaped(label)}:** {_escaped(text)}" for label, text in protocol_lines(comparison))]
     return "\n".join(lines) + "\n"
 
 
@@ -57,8 +57,9 @@ def terminal(comparison: Comparison) -> None:
     if left_out:
         how = "A wider terminal shows more columns; the option --markdown FILE of genrec compare writes all."
         _print_text(f"Not shown in {columns} columns: {'; '.join(left_out)}. {how}", columns)
-    for line in [protocol_line(comparison), *environment_lines(comparison)]:
-        _print_text(_plain(line), columns)
+    _print_text(TITLE, columns, style="italic")
+    for label, text in protocol_lines(comparison):
+        _print_text(f"{_plain(label)}: {_plain(text)}", columns)
 
 
 def after_run(comparison: Comparison, reports: Path) -> None:

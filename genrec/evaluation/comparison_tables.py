@@ -37,24 +37,6 @@ def tables(comparison: Comparison) -> list[Table]:
     return found
 
 
-def protocol_line(comparison: Comparison) -> str:
-    """Return the protocol as one line."""
-    protocol = [f"{key} {_value(value)}" for key, value in comparison.protocol.items()]
-    beams = {row.name: _beams(row.configuration) for row in comparison.rows if "policy.num_beams" in row.configuration}
-    if len(set(beams.values())) == 1:
-        protocol.append(f"beams {next(iter(beams.values()))}")
-    else:
-        protocol += [f"beams of {name} {count}" for name, count in beams.items()]
-    return "Protocol: " + "; ".join(protocol)
-
-
-def _beams(configuration: dict[str, object]) -> str:
-    """Return the beams of a row's policy. They may differ between rows, for example to compare beam search with exact scoring."""
-    if configuration.get("evaluate.scoring") == "exact":
-        return "none (exact scoring)"
-    return str(configuration.get("evaluate.num_beams") or configuration["policy.num_beams"])
-
-
 def _results(comparison: Comparison) -> Table:
     """Return the table of metrics, with the interval over users of the tested metric.
 

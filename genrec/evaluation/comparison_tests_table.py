@@ -6,7 +6,6 @@ import textwrap
 from collections.abc import Sequence
 
 from genrec.evaluation.compare import ABSENT, Comparison, Row
-from genrec.evaluation.families import Family
 from genrec.evaluation.paired_tests import PairedTest, enumerated, seeds_in_words
 from genrec.evaluation.table_cells import UNDEFINED, Table, difference_cell, interval_cell, p_cell, title
 
@@ -35,7 +34,7 @@ def _tests(comparison: Comparison, tested: Sequence[tuple[Row, PairedTest]]) -> 
     notes = [
         *_about_the_test(comparison, tested),
         *_variance(comparison),
-        *_holm(comparison),
+        *_studies(comparison),
         *_about_rows(comparison, tested),
         *seeds,
     ]
@@ -89,12 +88,9 @@ def _variance(comparison: Comparison) -> list[str]:
     return [" ".join(sentences)] if sentences else []
 
 
-def _holm(comparison: Comparison) -> list[str]:
-    """Return the families of Holm's correction, and the studies that make one larger than the table."""
-    if not comparison.families:
-        return []
-    parts = [f"{_tests_of(family, comparison.reference)} ({', '.join(family.rows)})" for family in comparison.families]
-    notes = [f"p (Holm) is corrected in {'one family' if len(parts) == 1 else 'two families'}: {'; '.join(parts)}."]
+def _studies(comparison: Comparison) -> list[str]:
+    """Return the studies that make a family of Holm's correction larger than the table; the protocol names the families."""
+    notes = []
     names = {row.name for row in comparison.rows}
     for family in comparison.families:
         for study in family.studies:
@@ -105,11 +101,6 @@ def _holm(comparison: Comparison) -> list[str]:
                 "--seeds"
             )
     return notes
-
-
-def _tests_of(family: Family, reference: str) -> str:
-    kind = "of trained rows" if family.trained else "of baselines"
-    return f"{_counted(family.size, 'test')} {kind} against {reference}"
 
 
 def _counted(count: int, noun: str) -> str:

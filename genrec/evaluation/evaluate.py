@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
-import pandas as pd
 import torch
 from pandas import DataFrame
 from torch import Tensor, nn
@@ -21,12 +20,12 @@ from torch import Tensor, nn
 from genrec.errors import InputError, ResourceError, UsageError
 from genrec.evaluation import metrics
 from genrec.evaluation.cold_metrics import cold_metrics
-from genrec.evaluation.scored_lists import ScoredLists, naming, recommend_batch, score_lists
+from genrec.evaluation.scored_lists import ScoredLists, lists_of, naming, recommend_batch, score_lists
 from genrec.evaluation.shared_id_ties import COLUMNS, check_shared, per_user
 from genrec.own_ids import OwnIds
 from genrec.plugin_source import name_with_place
 from genrec.progress import say, track
-from genrec.store import NOT_IN_KEY
+from genrec.store import NEW_IN_KEY, NOT_IN_KEY
 from genrec.types import Baseline, EvaluationMetric, ExactRecommender, Ranking, Recommender, SequenceBatch
 from genrec.types.specification import check_types
 
@@ -44,7 +43,7 @@ class Evaluate:
     num_beams: int = 0  # beams in evaluation; 0 uses the policy's own number
     max_users: int = 0  # test users, sampled once for all rows and seeds; 0 takes all
     batch_size: int = field(default=256, metadata=NOT_IN_KEY)  # users per batch, at least 1; does not change results
-    metrics: tuple[EvaluationMetric, ...] = ()  # further metrics, such as `genrec.experiment.BEYOND_ACCURACY`
+    metrics: tuple[EvaluationMetric, ...] = field(default=(), metadata=NEW_IN_KEY)  # such as `experiment.BEYOND_ACCURACY`
 
     def __post_init__(self) -> None:
         check_types(self, "evaluate")
@@ -184,20 +183,6 @@ def metrics_of(
         result |= cold_metrics(ranks, cutoffs, popularity)
     invalid = len(ranks) * min(lists.shape[1], item_count) - int((lists > 0).sum())
     return result | {"users": float(len(ranks)), "invalid": float(invalid)}
-
-
-def lists_of(ranks: DataFrame, recommendations: DataFrame, n: int) -> Tensor:
-    """Return stored recommendations as lists int64 [U, n], users in the order of `ranks`, 0 for invalid slots."""
-    if ranks.empty:
-        raise InputError("there are no ranks to average: the table of ranks has no users")
-    row = pd.Index(ranks["user"]).get_indexer(pd.Index(recommendations["user"]))
-    if (row < 0).any():
-        raise InputError(f"user {recommendations['user'].iloc[int(row.argmin())]} has recommendations but no rank")
-    column = recommendations["position"].to_numpy(dtype=np.int64) - 1
-    lists = np.zeros((len(ranks), n), dtype=np.int64)
-    kept = column < n
-    lists[row[kept], column[kept]] = recommendations["item"].to_numpy(dtype=np.int64)[kept]
-    return torch.from_numpy(lists)
 
 
 @contextmanager

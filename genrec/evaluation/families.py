@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from genrec.errors import counted
 from genrec.evaluation.paired_tests import PairedTest
 from genrec.evaluation.significance import holm
 
@@ -23,6 +24,11 @@ class Family(NamedTuple):
     rows: tuple[str, ...]  # rows with a p, in the order of the table
     size: int  # m of Holm's correction: the number of rows, or of everything that was tried
     studies: tuple[Study, ...]  # the studies with trained rows that are not in the table, by name; empty if nothing else was tried
+
+    def in_words(self, reference: str) -> str:
+        """Return the number of tests and the rows: '2 tests of trained rows against sft (dpo, s-dpo)'."""
+        kind = "of trained rows" if self.trained else "of baselines"
+        return f"{counted(self.size, 'test')} {kind} against {reference} ({', '.join(self.rows)})"
 
     def correct(self, tests: Mapping[str, PairedTest]) -> dict[str, PairedTest]:
         """Return the tests of the family's rows with the corrected p."""

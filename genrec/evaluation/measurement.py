@@ -15,7 +15,8 @@ from pandas import DataFrame
 from torch import Tensor
 
 from genrec.errors import InputError, counted
-from genrec.evaluation.evaluate import Evaluate, Evaluation, lists_of
+from genrec.evaluation.evaluate import Evaluate, Evaluation
+from genrec.evaluation.scored_lists import lists_of
 from genrec.evaluation.user_metrics import standard_metrics
 from genrec.plugin_source import name_with_place
 from genrec.progress import say

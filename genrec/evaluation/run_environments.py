@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from genrec.evaluation.compare import Comparison, Row
 from genrec.evaluation.paired_tests import enumerated, seeds_in_words
+from genrec.evaluation.table_cells import LabeledLine
 
 NOT_RECORDED = "not recorded"
 BIT_EQUAL = (
@@ -23,8 +24,8 @@ class _Recorded(NamedTuple):
     values: Mapping[str, str]
 
 
-def environment_lines(comparison: Comparison) -> list[str]:
-    """Return where the runs were trained, as lines of text: no line if no run records it.
+def environment_lines(comparison: Comparison) -> list[LabeledLine]:
+    """Return where the runs were trained: no line if no run records it.
 
     A value that all runs share is named once. For other values the lines name the rows and seeds, in the order of the rows; the most
     frequent value has all other runs. A row that mixes precisions gets a line of its own.
@@ -39,9 +40,9 @@ def environment_lines(comparison: Comparison) -> list[str]:
             common.append(f"{key} {next(iter(holders))}")
         else:
             differing.append(f"{key} {_named(holders)}")
-    lines = [f"Trained on: {'; '.join(common)}"] if common else []
+    lines = [LabeledLine("Trained on", "; ".join(common))] if common else []
     if differing:
-        lines.append(f"Not the same for all runs: {'; '.join(differing)}. {BIT_EQUAL}")
+        lines.append(LabeledLine("Not the same for all runs", f"{'; '.join(differing)}. {BIT_EQUAL}"))
     return lines + [line for row in comparison.rows for line in _mixed_precision(row)]
 
 
@@ -70,7 +71,7 @@ def _runs(found: list[_Recorded]) -> list[str]:
     return [f"row {name}" if name in whole else f"row {name} {seeds_in_words(numbers)}" for name, numbers in seeds.items()]
 
 
-def _mixed_precision(row: Row) -> list[str]:
+def _mixed_precision(row: Row) -> list[LabeledLine]:
     """Return a warning if the seeds of a row were trained with different precisions."""
     seeds: dict[str, list[int]] = {}
     for seed, values in row.environments.items():
@@ -79,4 +80,5 @@ def _mixed_precision(row: Row) -> list[str]:
     if len(seeds) < 2:
         return []
     parts = [f"{precision} ({seeds_in_words(found)})" for precision, found in seeds.items()]
-    return [f"{row.name} mixes precisions: {enumerated(parts)}. Train all its seeds with one precision before drawing a conclusion."]
+    text = f"{row.name} mixes {enumerated(parts)}. Train all its seeds with one precision before drawing a conclusion."
+    return [LabeledLine("Precision", text)]

@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import numpy as np
+import pandas as pd
 import torch
+from pandas import DataFrame
 from torch import Tensor
 
 from genrec.errors import InputError, NumericsError, counted
@@ -121,3 +124,17 @@ def _check_excluded(user: Tensor, items: Tensor, broken: Tensor, own_ids: OwnIds
             "is in `exclude`; "
             "a recommender must leave out excluded items"
         )
+
+
+def lists_of(ranks: DataFrame, recommendations: DataFrame, n: int) -> Tensor:
+    """Return stored recommendations as lists int64 [U, n], users in the order of `ranks`, 0 for invalid slots."""
+    if ranks.empty:
+        raise InputError("there are no ranks to average: the table of ranks has no users")
+    row = pd.Index(ranks["user"]).get_indexer(pd.Index(recommendations["user"]))
+    if (row < 0).any():
+        raise InputError(f"user {recommendations['user'].iloc[int(row.argmin())]} has recommendations but no rank")
+    column = recommendations["position"].to_numpy(dtype=np.int64) - 1
+    lists = np.zeros((len(ranks), n), dtype=np.int64)
+    kept = column < n
+    lists[row[kept], column[kept]] = recommendations["item"].to_numpy(dtype=np.int64)[kept]
+    return torch.from_numpy(lists)

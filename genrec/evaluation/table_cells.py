@@ -28,6 +28,13 @@ class Table(NamedTuple):
     listing: tuple[str, ...] = ()  # lines that replace a table that is too wide; empty: columns are left out
 
 
+class LabeledLine(NamedTuple):
+    """A line of text below the tables."""
+
+    label: str
+    text: str
+
+
 class MetricName(NamedTuple):
     """The parts of a metric's name: `recall@10[history 1-4]` is recall, 10, history 1-4."""
 

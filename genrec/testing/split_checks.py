@@ -31,6 +31,7 @@ def check_split(split: Split, raw: RawTables | None = None) -> None:
     - `assign` gives every row one of 'train', 'validation' and 'test', each user's parts in this order;
     - `divide`, if there is one, returns int64 [U, 2] between the ends of each user's events, and agrees with `assign`;
     - `filters`, if there is one, returns `genrec.data.event_filters.Filters`;
+    - `tie_order`, if there is one, returns `genrec.types.TieOrder`;
     - two calls give the same, and the same data give the same corpus, with an interaction in each part;
     - the tables, their ids and global random state stay unchanged.
     """

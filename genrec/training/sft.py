@@ -1,7 +1,7 @@
 """Supervised fine-tuning (SFT): train a policy to generate the Semantic ID of the next item.
 
 A batch holds prefixes of user histories, each with one target, or windows with several targets, which a causal policy scores in one
-pass.
+pass. The loss is the negative log-likelihood, unless the policy has a loss of its own (`genrec.types.LossPolicy`).
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from genrec.data.examples import Examples, Windows
 from genrec.errors import UsageError
-from genrec.randomness import seed_of
+from genrec.randomness import generator, seed_of
 from genrec.semantic_ids import SemanticIds
 from genrec.training.curves import OnRow
 from genrec.training.loop import Outcome, UserIds, Validate, train
 from genrec.training.model_selection import Selection
 from genrec.training.recipes import SFT
-from genrec.types import Policy, PolicySpecification, SequenceBatch, SequencePolicy, WindowBatch
+from genrec.types import LossPolicy, Policy, PolicySpecification, SequenceBatch, SequencePolicy, WindowBatch
 
 
 def build_policy(specification: PolicySpecification, semantic_ids: SemanticIds, seed: int) -> Policy:
@@ -42,6 +43,14 @@ def window_loss(policy: SequencePolicy, batch: WindowBatch) -> Tensor:
     return -torch.where(counts, levels, 0.0).sum() / (counts.sum() * levels.shape[-1])
 
 
+def own_loss(policy: LossPolicy, batch: SequenceBatch | WindowBatch, seed: int, step: int) -> Tensor | None:
+    """Return the policy's own loss of a batch, a scalar, or None if it has none. Random numbers depend on the seed and the step."""
+    targets = batch.target
+    if isinstance(batch, SequenceBatch):
+        targets = pad(targets.unsqueeze(1), (batch.history.shape[1] - 1, 0))
+    return policy.sequence_loss(batch.history, targets, generator(seed, "sft loss", step))
+
+
 def fine_tune(
     policy: Policy, examples: Examples | Windows, recipe: SFT, seed: int, folder: Path, validate: Validate,
     on_row: OnRow | None = None, selection: Selection | None = None, user_ids: UserIds | None = None, key: str = "",
@@ -53,6 +62,9 @@ def fine_tune(
     """
 
     def objective(batch: SequenceBatch | WindowBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = own_loss(policy, batch, seed, step) if isinstance(policy, LossPolicy) else None
+        if loss is not None:
+            return loss, {}
         if isinstance(batch, WindowBatch):
             return window_loss(cast(SequencePolicy, policy), batch), {}
         return negative_log_likelihood(policy, batch), {}

@@ -32,6 +32,27 @@ class RawStream(NamedTuple):
     set_aside: Callable[[], DataFrame]  # as in `RawTables`; called after both iterators are exhausted
 
 
+TIES_OF_EACH_SEED = "a random order of each seed"
+
+
+class TieOrder(NamedTuple):
+    """The order of a user's events with equal times: by default that of the source."""
+
+    seed: int | None = None  # of a random order, which does not depend on the source's order; None: the source's order
+    per_seed: bool = False  # each seed of an experiment has an order of its own, whose seed is `seed` plus that of the experiment
+
+    def seed_of(self, experiment_seed: int) -> int | None:
+        """Return the seed of the order in an experiment with this seed; None for the source's order."""
+        return self.seed + experiment_seed if self.per_seed and self.seed is not None else self.seed
+
+    @property
+    def words(self) -> str:
+        """The order in words; the same for all seeds of an experiment."""
+        if self.seed is None:
+            return "row order of the file"
+        return TIES_OF_EACH_SEED if self.per_seed else f"a random order (seed {self.seed})"
+
+
 @runtime_checkable
 class Source(Protocol):
     """A data set."""
@@ -68,8 +89,8 @@ class Split(Protocol):
 
         The interactions have the columns `user` and `item` (int64, the numbers 1..U and 1..N in the order of the first event), `time`
         (int64, seconds since 1970), `rating` (float64, if the source has ratings), and `user_id` and `item_id` (str, the ids of the
-        source, unchanged), for splits that list users or items. They are sorted by user and time; ties keep the source's order. A
-        user's parts must follow each other in the order train, validation, test.
+        source, unchanged), for splits that list users or items. They are sorted by user and time; ties keep the source's order,
+        unless the split has another (`TieOrderingSplit`). A user's parts must follow each other in the order train, validation, test.
         """
         ...
 
@@ -101,4 +122,13 @@ class DividingSplit(Split, Protocol):
 
         A user's events are those at begin..end, int64 [U] each, with the times int64 [E] in seconds since 1970, sorted.
         """
+        ...
+
+
+@runtime_checkable
+class TieOrderingSplit(Split, Protocol):
+    """A split that chooses the order of a user's events with equal times. They keep the source's order without it."""
+
+    def tie_order(self) -> TieOrder:
+        """Return the order."""
         ...

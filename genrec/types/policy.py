@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkab
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-    from torch import Tensor
+    from torch import Generator, Tensor
 
     from genrec.semantic_ids import SemanticIds
 
@@ -97,6 +97,35 @@ class SequencePolicy(Policy, Protocol):
 
         `history` and `targets` are int64 [B, T], a target of 0 is none. Place `t` of the result, float32 [B, T, L], equals
         `level_log_prob(history[:, : t + 1], targets[:, t])`, and -inf where the target is 0.
+        """
+        ...
+
+
+@runtime_checkable
+class LossPolicy(Policy, Protocol):
+    """A policy that SFT may train with another loss than its negative log-likelihood."""
+
+    def sequence_loss(self, history: Tensor, targets: Tensor, generator: Generator) -> Tensor | None:
+        """Return the mean loss of the targets after the places of the history, a scalar; None: SFT uses the log-likelihood.
+
+        `history` and `targets` are int64 [B, T], a target of 0 is none. With one target per history it is that of the last place.
+        Random numbers are drawn from `generator`, a CPU generator that depends on the seed and the step.
+        """
+        ...
+
+
+@runtime_checkable
+class ItemLoss(Protocol):
+    """A loss of policies over items that compares the target with sampled negatives. Scores are unnormalized."""
+
+    def draw_items(self, targets: Tensor, num_items: int, generator: Generator) -> Tensor:
+        """Return the negatives of targets int64 [C] of a batch, int64 [C, K], each 1..num_items or 0 for none, on their device."""
+        ...
+
+    def item_loss(self, positive: Tensor, negatives: Tensor, num_items: int) -> Tensor:
+        """Return the loss of each target, float32 [C].
+
+        `positive` float32 [C] holds the targets' scores, `negatives` float32 [C, K] those of their negatives, -inf for none.
         """
         ...
 

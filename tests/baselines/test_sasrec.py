@@ -16,8 +16,9 @@ from torch.nn import functional as F
 from worlds import TINY, cyclic
 
 from genrec import pipeline
-from genrec.baselines import SASRec, sasrec
-from genrec.baselines.sasrec import SASRecPolicy, rank_all
+from genrec.baselines import SASRec, item_policy
+from genrec.baselines.item_policy import rank_all
+from genrec.baselines.sasrec import SASRecPolicy
 from genrec.errors import UsageError
 from genrec.experiment import SFT, Align, Evaluate, Experiment, Optimization, Validation
 from genrec.preference.losses import DPO, Anchored, SoftmaxDPO
@@ -142,7 +143,7 @@ def test_chunked_logits_give_the_same_loss_and_gradient(monkeypatch: pytest.Monk
         return loss, list(torch.autograd.grad(loss, list(policy.parameters())))
 
     loss, whole = gradient()
-    monkeypatch.setattr(sasrec, "MAX_LOGITS", 2 * (ITEMS + 1))  # two of five rows at once
+    monkeypatch.setattr(item_policy, "MAX_LOGITS", 2 * (ITEMS + 1))  # two of five rows at once
     again, parts = gradient()
     torch.testing.assert_close(again, loss)
     for one, other in zip(whole, parts, strict=True):

@@ -44,6 +44,7 @@ def test_the_report_by_hand(raw: RawTables) -> None:
         "events per item: mean 2.0, min 1, 25th percentile 2, median 2, 75th percentile 2, 95th percentile 3, max 3",
         "popularity: the top 1 % of items have 37.5% of the events, the top 20 % 37.5%",
         "times: 1970-01-01 to 1970-01-10 (UTC)",
+        "ties in time: row order of the file; they decide the target of 50.0% of the tested users",
         "events per part: train 4, validation 2, test 2; users tested: 2",
         "text: 25.0% of the items have text, median 6 characters",
         "  items without metadata: 2",
@@ -51,7 +52,8 @@ def test_the_report_by_hand(raw: RawTables) -> None:
         "  metadata without events: 1",
         "removed by the filter 'users with 3 events or more': 0 interactions, 0 users, 0 items",
         "rows set aside, bad: 42 (first in f.csv, line 7)",
-        "warning: the last two events of 50.0% of the users have the same time, so the order of rows decides which one is held out",
+        "warning: the order of rows decides which event of 50.0% of the tested users is the target; other orders show how much it "
+        "matters: --split.ties random-per-seed",
         "leakage: no training event is later than a test event",
     ]
 

@@ -220,7 +220,7 @@ def test_order_of_users_does_not_matter() -> None:
     [
         (run("b", [1, 1, 1, 1], protocol={**PROTOCOL, "filter_seen": True}), "filter_seen is False and True"),
         (run("b", [1, 1, 1, 1], protocol={**PROTOCOL, "items": 10}), "items is 9 and 10"),
-        (run("b", [1, 1, 1, 1], protocol={**PROTOCOL, "split": "temporal"}), "split is '-' and 'temporal'"),
+        (run("b", [1, 1, 1, 1], protocol={**PROTOCOL, "split": "temporal"}), r"the protocol of a \(seed 0\) has no entry split"),
         (run("b", [1, 1, 1]), r"1 test user is missing from b \(seed 0\), the first is user 4"),
         (run("b", [1, 1, 1, 1, 1]), r"1 test user is missing from a \(seed 0\), the first is user 5"),
         (

@@ -69,10 +69,7 @@ def test_a_study_with_rows_outside_the_table_enlarges_the_family() -> None:
     assert found[low][1] == pytest.approx(min(1, 5 * found[low][0]))
     assert found[high][1] == pytest.approx(min(1, max(4 * found[high][0], 5 * found[low][0])))
     text = comparison_report.markdown(comparison)
-    assert (
-        "p (Holm) is corrected in two families: 5 tests of trained rows against sft (a, b); 1 test of baselines against sft (pop)."
-        in text
-    )
+    assert "- **Holm's families:** 5 tests of trained rows against sft (a, b); 1 test of baselines against sft (pop)\n" in text
     assert "The study movielens.py:grid has 6 trained rows, 3 of them in this table." in text
     assert "counts all 5 that were tried beside the reference" in text
     assert "movielens.py:table" not in text

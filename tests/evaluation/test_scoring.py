@@ -146,7 +146,7 @@ def test_beam_against_exact_in_one_table(home: Path) -> None:
     outcomes = run_files.outcomes(names)
     assert {len(run.ranks) for run in outcomes} == {30}
     text = markdown(compare(outcomes, metric="ndcg@10"))
-    assert "users tested 30, sampled from 100" in text
+    assert "users tested: 30, sampled from 100" in text
     assert "beams of exact none (exact scoring); beams of narrow 10; beams of cyclic 20" in text
     with pytest.raises(ArtifactError, match="users tested is '30, sampled from 100' and 100"):
         compare(run_files.outcomes(["exact", "all"]), metric="ndcg@10")

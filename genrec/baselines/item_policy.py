@@ -1,0 +1,151 @@
+"""The parts that all policies over items share: scores, log-probabilities, losses and the ranking of the whole catalog.
+
+A policy over items has one level, in which item i has code i - 1. It encodes a history causally, and the score of an item is the dot
+product of a state and the item's weights. `SASRec` and `GRU4Rec` use these functions, and so can other policies:
+
+    class MyPolicy(nn.Module):
+        def encode(self, history):
+            ...  # int64 [B, T] -> float32 [B, T, D]; the state of a place depends on the items up to there only
+
+        def output_weights(self):
+            return self.embedding.weight  # float32 [N + 1, D]; row 0 is no item
+
+        def level_log_prob(self, history, items):
+            return item_policy.level_log_prob(self, history, items)
+
+The other methods are one call each too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding, pad
+from torch.utils.checkpoint import checkpoint
+
+from genrec.errors import UsageError
+from genrec.item_rows import keys, ranking
+from genrec.semantic_ids import SemanticIds
+from genrec.types import ItemLoss, Ranking
+
+MAX_LOGITS = 2**25  # logits held at once in training, 128 MB; more are computed in chunks, and recomputed in the backward pass
+
+
+class CausalItemPolicy(Protocol):
+    """A policy that scores items by dot products with the states of a causal encoder."""
+
+    def encode(self, history: Tensor) -> Tensor:
+        """Encode histories int64 [B, T], 0 = none: float32 [B, T, D]; the state of place t depends on places 0..t only."""
+        ...
+
+    def output_weights(self) -> Tensor:
+        """Return the weights of all items, float32 [N + 1, D]; row 0 is no item."""
+        ...
+
+
+def check_experiment(name: str, experiment: Any) -> None:
+    """Raise UsageError if the experiment has a tokenizer; `name` is the policy's, for the message."""
+    if experiment.tokenize is not None:
+        raise UsageError(f"{experiment.name}: {name} scores items, not Semantic IDs; set tokenize=None (--tokenize None)")
+
+
+def check_loss(loss: object) -> None:
+    """Raise UsageError unless a policy's field `loss` is None or an `ItemLoss`."""
+    if loss is not None and not isinstance(loss, ItemLoss):
+        raise UsageError(f"policy.loss must be None (softmax over all items), GBCE(...) or SampledSoftmax(...), got {loss!r}")
+
+
+def catalog_size(name: str, semantic_ids: SemanticIds) -> int:
+    """Return the number of items. Raise UsageError unless every item is its own code; `name` is the policy's."""
+    items = semantic_ids.items
+    if semantic_ids.level_sizes != (items,) or not torch.equal(semantic_ids.codes[:, 0], torch.arange(items)):
+        raise UsageError(
+            f"{name} scores items, not Semantic IDs: expected one level in which item i has code i - 1, got {items} items with "
+            f"{semantic_ids.levels} level(s) of {', '.join(map(str, semantic_ids.level_sizes))} codes; "
+            "set tokenize=None (--tokenize None)"
+        )
+    return items
+
+
+def level_log_prob(policy: CausalItemPolicy, history: Tensor, items: Tensor) -> Tensor:
+    """Return log p(item | history), int64 [B, T] and candidates int64 [B, M] -> float32 [B, M, 1]; the candidate 0 gets -inf."""
+    scores = _log_prob(policy, history).gather(1, (items - 1).clamp(min=0))
+    return scores.masked_fill(items == 0, -torch.inf).unsqueeze(-1)
+
+
+def sequence_log_prob(policy: CausalItemPolicy, history: Tensor, targets: Tensor) -> Tensor:
+    """Score the target after every place: history and targets int64 [B, T] (0 = none) -> float32 [B, T, 1]; see `SequencePolicy`.
+
+    Only places with a target are scored, in chunks of at most MAX_LOGITS logits.
+    """
+    has_target = targets > 0
+    states, scored = policy.encode(history)[has_target], targets[has_target]
+
+    def log_prob(states: Tensor, targets: Tensor) -> Tensor:
+        return -nn.functional.cross_entropy(_logits(policy, states), targets - 1, reduction="none")
+
+    log_probs = _in_chunks(log_prob, len(policy.output_weights()), states, scored)
+    empty = log_probs.new_full(targets.shape, -torch.inf)
+    return empty.masked_scatter(has_target, log_probs).unsqueeze(-1)
+
+
+def sequence_loss(
+    policy: CausalItemPolicy, loss: ItemLoss | None, history: Tensor, targets: Tensor, generator: torch.Generator
+) -> Tensor | None:
+    """Return the mean of a loss over the targets after every place, a scalar; None without a loss. See `genrec.types.LossPolicy`.
+
+    Scores are computed in chunks that gather at most MAX_LOGITS weights of negatives.
+    """
+    if loss is None:
+        return None
+    has_target, num_items = targets > 0, len(policy.output_weights()) - 1
+    states, scored = policy.encode(history)[has_target], targets[has_target]
+    negatives = loss.draw_items(scored, num_items, generator)
+
+    def losses(states: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
+        candidates = torch.cat([targets.unsqueeze(1), negatives], 1)
+        scores = torch.bmm(embedding(candidates, policy.output_weights()), states.unsqueeze(-1)).squeeze(-1).float()
+        scores = scores.masked_fill(candidates == 0, -torch.inf)
+        return loss.item_loss(scores[:, 0], scores[:, 1:], num_items)
+
+    return _in_chunks(losses, (1 + negatives.shape[1]) * states.shape[1], states, scored, negatives).mean()
+
+
+@torch.no_grad()
+def recommend(policy: CausalItemPolicy, history: Tensor, n: int, exclude: Tensor | None) -> Ranking:
+    """Return the `n` best of all items; see `genrec.types.Recommender`."""
+    scores = pad(_log_prob(policy, history), (1, 0), value=-torch.inf)
+    if exclude is not None:
+        scores = scores.scatter(1, exclude, -torch.inf)
+    return rank_all(scores, n)
+
+
+def rank_all(scores: Tensor, n: int) -> Ranking:
+    """Return the `n` best items; equal scores are ordered by the lower item id.
+
+    `scores` is float32 [B, N + 1]. Column 0, which is no item, and excluded items are -inf.
+    """
+    return ranking(keys(scores, torch.arange(scores.shape[1], device=scores.device)), n, scores.isnan().any(1))
+
+
+def _logits(policy: CausalItemPolicy, states: Tensor) -> Tensor:
+    """Return the scores of items 1..N, float32 [C, N], of states float32 [C, D]."""
+    return (states @ policy.output_weights()[1:].T).float()
+
+
+def _log_prob(policy: CausalItemPolicy, history: Tensor) -> Tensor:
+    """Return log p of items 1..N after the last place, float32 [B, N]."""
+    return _logits(policy, policy.encode(history)[:, -1]).log_softmax(-1)
+
+
+def _in_chunks(function: Callable[..., Tensor], row_size: int, *tensors: Tensor) -> Tensor:
+    """Apply a function of tensors [C, ...] to all rows, float32 [C], in chunks of at most MAX_LOGITS // row_size rows."""
+    count, rows = len(tensors[0]), max(1, MAX_LOGITS // row_size)
+    if count <= rows:
+        return function(*tensors)
+    chunks = -(-count // rows)
+    parts = zip(*(tensor.chunk(chunks) for tensor in tensors), strict=True)
+    return torch.cat([checkpoint(function, *part, use_reentrant=False) for part in parts])
