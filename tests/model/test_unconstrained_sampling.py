@@ -15,7 +15,7 @@ from torch import Tensor
 from genrec.baselines import SASRec
 from genrec.errors import UsageError
 from genrec.model import unconstrained_sampling as module
-from genrec.model.unconstrained_sampling import unconstrained_statistics
+from genrec.model.unconstrained_sampling import greedy_items, unconstrained_statistics
 from genrec.semantic_ids import SemanticIds
 
 NAMES = ["tiger", "gpt"]
@@ -150,3 +150,27 @@ def test_errors() -> None:
         unconstrained_statistics(policy, None, history, 0, seeded())
     with pytest.raises(UsageError, match=r"levels of \(5, 4, 6\), got \(60,\)"):
         unconstrained_statistics(policy, build(replace(POLICIES["gpt"]), catalog(50, sizes=(60,))), history, 3, seeded())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_greedy_decoding_takes_the_best_code_of_each_level(name: str) -> None:
+    """Compared with the most likely code given the codes before, from an enumeration of all 120 code sequences.
+
+    The codes need not be those of an item: of 12 histories some give the item with these codes, and some give 0.
+    """
+    policy = build(POLICIES[name], catalog(ITEMS))
+    history = histories(12, 5, ITEMS)
+    probabilities = log_probs(policy, history).exp().view(-1, *SIZES)
+    items = {tuple(codes): item for item, codes in enumerate(policy.semantic_ids.codes.tolist(), start=1)}
+    expected = []
+    for table in probabilities:
+        first = int(table.sum((1, 2)).argmax())
+        second = int(table[first].sum(1).argmax())
+        expected.append(items.get((first, second, int(table[first, second].argmax())), 0))
+    found = greedy_items(policy, history).tolist()
+    assert found == expected
+    assert min(found) == 0 < max(found)
+    assert greedy_items(policy.train(), history).tolist() == found  # without dropout
+    assert policy.training
+    with mock.patch.object(module, "MAX_PREFIXES", 5):
+        assert greedy_items(policy, history).tolist() == found
