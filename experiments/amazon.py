@@ -19,7 +19,7 @@ from genrec.baselines import SASRec
 from genrec.data.sources import AmazonReviews2014
 from genrec.data.splits import GlobalTemporal
 from genrec.embeddings import TfidfSvd
-from genrec.experiment import SFT, Align, Evaluate, Experiment, Optimization, Tokenize, Validation, baselines, seeds
+from genrec.experiment import BEYOND_ACCURACY, SFT, Align, Evaluate, Experiment, Optimization, Tokenize, Validation, baselines, seeds
 from genrec.model import Tiger
 from genrec.preference.losses import Anchored, SoftmaxDPO
 from genrec.preference.negatives import FaissNeighbors
@@ -45,6 +45,7 @@ def sft() -> Experiment:
             ),
             validation=Validation(every=2_000, patience=15, users=0),
         ),
+        evaluate=Evaluate(metrics=BEYOND_ACCURACY),
     )
 
 

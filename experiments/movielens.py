@@ -18,7 +18,7 @@ from genrec.baselines import SASRec
 from genrec.data.sources import MovieLens
 from genrec.data.splits import LeaveOneOut
 from genrec.embeddings import Collaborative
-from genrec.experiment import SFT, Align, Experiment, Optimization, Tokenize, Validation, baselines, seeds
+from genrec.experiment import BEYOND_ACCURACY, SFT, Align, Evaluate, Experiment, Optimization, Tokenize, Validation, baselines, seeds
 from genrec.model import Tiger
 from genrec.preference.losses import DPO, IPO, KTO, Anchored, ContinuedSFT, SoftmaxDPO
 from genrec.preference.negatives import AlreadySeen, FaissNeighbors, ModelBeams, Popularity, PrefixNeighbors, Uniform
@@ -38,6 +38,7 @@ def sft() -> Experiment:
             optimization=Optimization(max_steps=6_000, batch_size=128, learning_rate=2e-3, warmup_steps=200, weight_decay=0.035),
             validation=Validation(every=500, patience=6),
         ),
+        evaluate=Evaluate(metrics=BEYOND_ACCURACY),
     )
 
 
