@@ -59,7 +59,7 @@ def terminal(comparison: Comparison) -> None:
         _print_text(f"Not shown in {columns} columns: {'; '.join(left_out)}. {how}", columns)
     _print_text(TITLE, columns, style="italic")
     for label, text in protocol_lines(comparison):
-        _print_text(f"{_plain(label)}: {_plain(text)}", columns)
+        _print_text(f"{_plain(label)}: {_plain(text)}", columns, indent="  ")
 
 
 def after_run(comparison: Comparison, reports: Path) -> None:
@@ -76,12 +76,17 @@ def after_run(comparison: Comparison, reports: Path) -> None:
         print(f"  {_plain(command)}")
 
 
-def _print_text(text: str, columns: int, style: str = "") -> None:
-    """Print text in lines of at most `columns` characters, broken between words; 0 is the width of a pipe."""
+def _print_text(text: str, columns: int, style: str = "", indent: str = "") -> None:
+    """Print text in lines of at most `columns` characters, broken between words; 0 is the width of a pipe.
+
+    All lines but the first begin with `indent`.
+    """
     from rich.console import Console
     from rich.text import Text
 
-    Console(highlight=False, width=columns or PIPE_WIDTH).print(Text(text, style=style))
+    console = Console(highlight=False, width=columns or PIPE_WIDTH)
+    lines = Text(text, style=style).wrap(console, console.width - len(indent))
+    console.print(Text(f"\n{indent}").join(lines))
 
 
 def _cleaned(table: Table) -> Table:
