@@ -172,7 +172,7 @@ def test_payloads(project: Path) -> None:
             *("policy.safetensors", "curves.parquet", "curves.csv", "recipe.json", "negatives.json", "baselines.json"),
             "drawn_negatives.parquet",
         },
-        "evaluate": {"ranks.parquet", "recommendations.parquet", "user_metrics.parquet", "metrics.json"},
+        "evaluate": {"ranks.parquet", "recommendations.parquet", "user_metrics.parquet", "user_counts.json", "metrics.json"},
     }
     for stage, names in payload.items():
         for folder in (project / "data" / "artifacts" / stage).glob("[!.]*"):

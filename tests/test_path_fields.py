@@ -24,6 +24,7 @@ from genrec.embeddings import Precomputed, SentenceEncoder
 from genrec.errors import UsageError
 from genrec.store import describe
 from genrec.tokenizer import Imported
+from genrec.tuning_record import Record
 
 FILES = {
     "u.data": "1\t7\t4\t881250949\n",
@@ -50,7 +51,7 @@ MAKERS: dict[type, Callable[[Callable[[str], Any]], Any]] = {  # class -> compon
     Imported: lambda at: Imported(at("codes.json"), ids=at("table.tsv")),
     SentenceEncoder: lambda at: SentenceEncoder(at("model")),
 }
-INTERNAL = {UpstreamFile, OwnTable, CategoryFiles, Corpus}  # values inside a reader, which no experiment holds
+INTERNAL = {UpstreamFile, OwnTable, CategoryFiles, Corpus, Record}  # values inside a reader or a tuning, which no experiment holds
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ counting the validation interactions too, and its N@10 does not.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -22,7 +22,6 @@ from pandas import DataFrame
 from torch import Tensor
 
 from genrec.baselines.dense_ranking import best, item_counts, precedence
-from genrec.store import NEW_IN_KEY
 from genrec.types import Ranking
 from genrec.types.specification import check_types
 
@@ -31,7 +30,7 @@ from genrec.types.specification import check_types
 class Popularity:
     """A `genrec.types.PartsBaseline`: the score is the number of interactions; equal scores are ordered by the lower item id."""
 
-    count_validation: bool = field(default=False, metadata=NEW_IN_KEY)  # also count validation, which no other row reads
+    count_validation: bool = False  # also count validation, which no other row reads
 
     def __post_init__(self) -> None:
         check_types(self, "policy")

@@ -6,11 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import torch
-from torch import Tensor
-
 if TYPE_CHECKING:
     from pandas import DataFrame
+    from torch import Tensor
 
     from genrec.types.policy import Recommender, SequenceBatch
 
@@ -46,6 +44,8 @@ class Evaluated:
 
     def by_user(self, function: Callable[[SequenceBatch], Tensor]) -> Tensor:
         """Return the values of a function of a batch, [B, ...], for all users in the order of `user`: [U, ...], on the CPU."""
+        import torch  # here, so that importing the protocols is fast
+
         with torch.no_grad():
             values = torch.cat([function(batch).cpu() for batch in self.batches])
         return values[torch.cat([batch.user.cpu() for batch in self.batches]).argsort()]
