@@ -261,4 +261,4 @@ def test_the_calibration_prints_a_line_for_each_condition(monkeypatch: pytest.Mo
         for each in (*module.null_conditions(), *module.power_conditions())
         if each.family == "branched"
     ]
-    assert all(len(row) == 9 for row in cells)
+    assert all(len(row) == 11 for row in cells)

@@ -1,6 +1,6 @@
 """Calibration of the test over users and seeds: how often it finds a difference in simulated tables.
 
-    python experiments/benchmarks/calibration.py                    # all conditions, 4,000 tables each; about 10 minutes on one core
+    python experiments/benchmarks/calibration.py                    # all conditions, 4,000 tables each; about 15 minutes on one core
     python experiments/benchmarks/calibration.py --tables 200       # the same with larger errors
     python experiments/benchmarks/calibration.py --families apart --deviations 0.012     # runs that vary more than any of ours
 
@@ -16,15 +16,18 @@ expected metric, so more or fewer users are hit and no value leaves the range of
 | family | run effects | variance of A, B, C, E |
 |---|---|---|
 | `branched` | the rows of a seed continue one SFT policy, the reference; each row adds a run effect | 0.86, 0.09, 0.035, 0.015 |
-| `apart` | every row is trained apart; the run effect of the reference is in every difference | 0.82, 0, 0.12, 0.06 |
+| `control` | as `branched`, but the reference continues the SFT policy as well, with a run effect of its own | the same |
+| `apart` | every row is trained apart, and so is the reference | 0.82, 0, 0.12, 0.06 |
 
-The run effect of the SFT policy that branched rows share is not simulated: it cancels in every difference. The variances were chosen
+The run effect of the reference, in `control` and `apart`, is in every difference. The run effect of the SFT policy that branched rows
+share is not simulated: it cancels in every difference. The variances were chosen
 so that two figures of a difference over three seeds equal their means in our tables: the share of users that win or lose, and the
 standard error over users. Branched: 0.20 and 0.0022, 37 rows of `experiments/results/grid-100k.md` with seen items kept (0.197,
 0.0022). Apart: 0.22 and 0.0037, 7 rows of `experiments/results/policies.md` (0.218, 0.0037).
 
 Printed are the shares of tests with p < 0.05 and of tables with any test that Holm's correction finds, with their standard errors, for
-the crossed test and for the t-test over users alone. Where there is no gain, these are false findings.
+the crossed test, for the same test with adjusted degrees of freedom (`adjusted_degrees`, which the package does not use), and for the
+t-test over users alone. Where there is no gain, these are false findings.
 """
 
 from __future__ import annotations
@@ -45,7 +48,8 @@ USERS = 943  # test users of MovieLens-100K
 MEAN = 0.055  # expected NDCG@10 of a row
 VALUES = np.append(0.0, 1 / np.log2(np.arange(2, 12)))  # NDCG@10 of ranks 0 (a miss) to 10
 EDGES = ndtri(1 - 0.0122 * np.arange(1, 11))  # a score above EDGES[k - 1] has rank k or better
-PARTS = {"branched": (0.86, 0.09, 0.035, 0.015), "apart": (0.82, 0.0, 0.12, 0.06)}  # variance of A, B, C and E
+BRANCHED = (0.86, 0.09, 0.035, 0.015)
+PARTS = {"branched": BRANCHED, "control": BRANCHED, "apart": (0.82, 0.0, 0.12, 0.06)}  # variance of A, B, C and E
 DEVIATIONS = (0.0, 0.0019, 0.0041, 0.0063)  # run effects, standard deviations of expected NDCG@10
 LEVEL = 0.05
 CELLS = 1_000_000  # scores in memory at once; larger parts leave the cache of the processor
@@ -70,10 +74,12 @@ class Rate(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """Findings of the crossed test and of the t-test over users alone."""
+    """Findings of the crossed test, of the test with adjusted degrees of freedom, and of the t-test over users alone."""
 
     test: Rate  # tests with p < 0.05
     table: Rate  # tables with at least one finding after Holm's correction
+    adjusted_test: Rate
+    adjusted_table: Rate
     users_test: Rate
     users_table: Rate
 
@@ -122,8 +128,30 @@ def differences(ranks: ndarray) -> ndarray:
     return result
 
 
-def p_values(difference: ndarray) -> tuple[ndarray, ndarray]:
-    """Return p of the crossed test and p of the t-test over users alone, float64 [tables, rows] each.
+def adjusted_degrees(by_seed: ndarray) -> ndarray:
+    """Return degrees of freedom of the pooled S2_seeds, float64 [tables, 1], for mean differences float64 [tables, rows, seeds].
+
+    The run effect of the reference is in all R differences of a seed, so that S2_seeds varies more than with R (S - 1) degrees of
+    freedom. With the mean squares of an analysis of variance of the mean differences, M of seeds with S - 1 degrees of freedom and E
+    of rows and seeds with (R - 1)(S - 1), which are independent,
+
+        S2_seeds = (M + (R - 1) E) / R,    df = S2_seeds^2 / ((M / R)^2 / (S - 1) + ((R - 1) E / R)^2 / ((R - 1)(S - 1)))
+
+    by Satterthwaite's approximation. A shared reference makes M larger than E; where M <= E, df is R (S - 1).
+    """
+    _, rows, seeds = by_seed.shape
+    effects = by_seed - by_seed.mean(2, keepdims=True)
+    common = rows * np.square(effects.mean(1)).sum(-1, keepdims=True)
+    rest = np.square(effects).sum((1, 2))[:, None] - common
+    of_seeds, of_rest = common / (seeds - 1), rest / max(1, (rows - 1) * (seeds - 1))
+    spread = (of_seeds / rows) ** 2 / (seeds - 1) + (of_rest / rows) ** 2 * (rows - 1) / (seeds - 1)
+    pooled = ((common + rest) / (rows * (seeds - 1))) ** 2
+    result: ndarray = np.where(of_seeds > of_rest, pooled / spread, rows * (seeds - 1.0))
+    return result
+
+
+def p_values(difference: ndarray) -> tuple[ndarray, ndarray, ndarray]:
+    """Return p of the crossed test, with adjusted degrees of freedom, and of the t-test over users alone, float64 [tables, rows] each.
 
     The crossed test is that of `genrec.evaluation.crossed_test`, for many tables at once: `difference` is float64
     [tables, rows, users, seeds], and the rows of a table are pooled.
@@ -137,9 +165,11 @@ def p_values(difference: ndarray) -> tuple[ndarray, ndarray]:
     of_seeds = between_seeds.mean(1, keepdims=True) / (seeds - 1) / seeds
     of_error = interaction.mean(1, keepdims=True) / ((users - 1) * (seeds - 1)) / (users * seeds)
     variance = np.maximum(of_users + of_seeds - of_error, of_users)
-    degrees = variance**2 / (of_seeds**2 / (rows * (seeds - 1)) + of_users**2 / (users - 1))
-    crossed = 2 * stats.t.sf(np.abs(mean) / np.sqrt(variance), degrees)
-    return crossed, 2 * stats.t.sf(np.abs(mean) / np.sqrt(of_users), users - 1)
+    crossed, adjusted = (
+        2 * stats.t.sf(np.abs(mean) / np.sqrt(variance), variance**2 / (of_seeds**2 / pool + of_users**2 / (users - 1)))
+        for pool in (rows * (seeds - 1.0), adjusted_degrees(by_seed))
+    )
+    return crossed, adjusted, 2 * stats.t.sf(np.abs(mean) / np.sqrt(of_users), users - 1)
 
 
 def rate(found: ndarray) -> Rate:
@@ -181,8 +211,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     print(f"{options.tables} tables of {USERS} users for each condition, seed {options.seed}; {processor()}\n")
-    print("| family | rows | seeds | run deviation | gain | tests, crossed | tables, crossed | tests, users | tables, users |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    tests = " | ".join(f"tests, {name} | tables, {name}" for name in ("crossed", "adjusted", "users"))
+    print(f"| family | rows | seeds | run deviation | gain | {tests} |")
+    print(f"|---|{'---:|' * 10}")
     conditions = [*null_conditions(options.deviations), *power_conditions()]
     for condition in [each for each in conditions if each.family in options.families]:
         family, rows, seeds, deviation, gain = condition

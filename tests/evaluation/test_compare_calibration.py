@@ -59,7 +59,7 @@ def p_of(tables: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("family", list(SIMULATION.PARTS))
 def test_compare_has_the_p_values_of_the_simulation(family: str, rows: int, seeds: int, tables: int) -> None:
     ranks = SIMULATION.simulated_ranks(Condition(family, rows, seeds, 0.0041), tables, np.random.default_rng(rows + seeds))
-    expected, _ = SIMULATION.p_values(SIMULATION.differences(ranks))
+    expected, *_ = SIMULATION.p_values(SIMULATION.differences(ranks))
     p, corrected = p_of(ranks)
     assert p == pytest.approx(expected, abs=1e-5)  # metrics are float32
     assert corrected.min(1) == pytest.approx(np.minimum(1, rows * expected.min(1)), abs=1e-4)  # Holm's first step
@@ -69,7 +69,7 @@ def test_other_rows_change_a_test_only_by_the_pooled_variance() -> None:
     """Without four of five rows the difference of the fifth is the same; its p has the pool of one row."""
     ranks = SIMULATION.simulated_ranks(Condition("apart", 5, 3, 0.0041), 1, np.random.default_rng(3))
     (every,), (alone,) = compared(ranks), compared(ranks[:, :2])
-    own, _ = SIMULATION.p_values(SIMULATION.differences(ranks[:, :2]))
+    own, *_ = SIMULATION.p_values(SIMULATION.differences(ranks[:, :2]))
     assert alone[0].difference == every[0].difference
     assert alone[0].p == pytest.approx(own[0, 0], abs=1e-5)
     assert alone[0].p != pytest.approx(every[0].p, abs=1e-3)

@@ -28,6 +28,8 @@ POWER = 0.70  # share of tables in which one of five rows that all gain 0.010 is
 WIDTH = 4  # standard errors of the simulation by which the fast tests widen a bound
 
 NULL = SIMULATION.null_conditions()
+KEPT = [each for each in NULL if each.family != "control"]  # see `test_a_control_as_the_reference_costs_level`
+CONTROL = [each for each in NULL if each.family == "control"]
 
 
 def name_of(condition: Any) -> str:
@@ -57,7 +59,7 @@ def test_simulated_values_are_those_of_our_tables(family: str) -> None:
     assert within_errors(values.mean((1, 2, 3)), 0.055)
     assert (values > 0).mean() == pytest.approx(0.122, abs=0.004)
     difference = (values[:, 1:] - values[:, :1]).mean(3)
-    share, error = {"branched": (0.197, 0.0022), "apart": (0.218, 0.0037)}[family]
+    share, error = (0.218, 0.0037) if family == "apart" else (0.197, 0.0022)
     assert (np.abs(difference) > 1e-12).mean() == pytest.approx(share, abs=0.015)
     assert (difference.std(2, ddof=1) / np.sqrt(SIMULATION.USERS)).mean() == pytest.approx(error, rel=0.05)
 
@@ -66,12 +68,12 @@ def test_simulated_values_are_those_of_our_tables(family: str) -> None:
 def test_run_effects_have_the_deviation_of_their_label(deviation: float) -> None:
     """The variance over seeds of a row's mean, without the part of the interaction, S2_seeds - MS_error / U, is the label squared.
 
-    Differences of branched rows have one run effect, so the same variance; of rows trained apart they have two, so twice the variance.
+    Differences of branched rows have one run effect, so the same variance; of the other families they have two, so twice the variance.
     """
     values = simulated(Condition("apart", 5, 3, deviation), 120, 1)
     rows = [pooled_variance({str(row): table[row] for row in range(6)}) for table in values]
     assert within_errors(np.array([each.seeds - each.error / SIMULATION.USERS for each in rows]), deviation**2)
-    for family, effects in (("branched", 1), ("apart", 2)):
+    for family, effects in (("branched", 1), ("control", 2), ("apart", 2)):
         tables = SIMULATION.differences(SIMULATION.simulated_ranks(Condition(family, 5, 3, deviation), 120, np.random.default_rng(2)))
         pools = [pooled_variance({str(row): table[row] for row in range(5)}) for table in tables]
         assert within_errors(np.array([each.seeds - each.error / SIMULATION.USERS for each in pools]), effects * deviation**2)
@@ -100,8 +102,9 @@ def test_the_simulation_computes_the_test_of_the_package(family: str, rows: int,
     """For many tables at once: the p-values of `crossed_test` with `pooled_variance`, and of SciPy's t-test over users."""
     ranks = SIMULATION.simulated_ranks(Condition(family, rows, seeds, 0.0041), 4, np.random.default_rng(rows))
     tables = SIMULATION.differences(ranks)
-    crossed, of_users = SIMULATION.p_values(tables)
-    assert crossed.shape == of_users.shape == (4, rows)
+    crossed, adjusted, of_users = SIMULATION.p_values(tables)
+    assert crossed.shape == adjusted.shape == of_users.shape == (4, rows)
+    assert (adjusted >= crossed * (1 - 1e-9)).all()  # at most R (S - 1) degrees of freedom
     for table, p, p_users in zip(tables, crossed, of_users, strict=True):
         pooled = pooled_variance({str(row): difference for row, difference in enumerate(table)})
         assert pooled.degrees_of_freedom == rows * (seeds - 1)
@@ -113,7 +116,7 @@ def test_the_simulation_computes_the_test_of_the_package(family: str, rows: int,
 def test_tables_are_counted_as_by_holm() -> None:
     """A table has a finding if the smallest corrected p is below 0.05."""
     condition = Condition("branched", 5, 3, 0.0063, 0.005)
-    p, _ = SIMULATION.p_values(np.concatenate([SIMULATION.differences(ranks) for ranks in SIMULATION.chunks(condition, 50, 5)]))
+    p, *_ = SIMULATION.p_values(np.concatenate([SIMULATION.differences(ranks) for ranks in SIMULATION.chunks(condition, 50, 5)]))
     found = SIMULATION.rates(condition, 50, 5)
     assert found.test.share == pytest.approx((p < 0.05).mean())
     assert found.table.share == pytest.approx(np.mean([min(holm(table.tolist())) < 0.05 for table in p]))
@@ -131,19 +134,19 @@ def check_null(condition: Any, found: Any, width: float) -> None:
         assert found.users_table.share > MOST_TABLES
 
 
-@pytest.mark.parametrize("condition", [each for each in NULL if each.rows == 5], ids=name_of)
+@pytest.mark.parametrize("condition", [each for each in KEPT if each.rows == 5], ids=name_of)
 def test_few_false_findings_among_5_rows(condition: Any) -> None:
     check_null(condition, SIMULATION.rates(condition, 240, 7), WIDTH)
 
 
-@pytest.mark.parametrize("condition", [each for each in NULL if each.rows == 38 and each.deviation in (0, 0.0063)], ids=name_of)
+@pytest.mark.parametrize("condition", [each for each in KEPT if each.rows == 38 and each.deviation in (0, 0.0063)], ids=name_of)
 def test_few_false_findings_among_38_rows(condition: Any) -> None:
     check_null(condition, SIMULATION.rates(condition, 30, 7), WIDTH)
 
 
 def test_few_false_findings_in_all_conditions_together() -> None:
     """The mean over the conditions of 5 rows has a smaller error: the bounds are 4 to 6 % here, and 5 % of the tables."""
-    found = [SIMULATION.rates(each, 120, 20 + place) for place, each in enumerate(NULL) if each.rows == 5]
+    found = [SIMULATION.rates(each, 120, 20 + place) for place, each in enumerate(KEPT) if each.rows == 5]
     test, table = (np.array([[each[place].share, each[place].error] for each in found]) for place in (0, 1))
     error = np.sqrt((test[:, 1] ** 2).sum()) / len(found)
     assert 0.04 - WIDTH * error <= test[:, 0].mean() <= 0.06 + WIDTH * error
@@ -158,8 +161,45 @@ def test_a_gain_of_all_rows_is_found() -> None:
     assert found.table.share > 0.6
 
 
+def test_adjusted_degrees_of_freedom_by_hand() -> None:
+    """Seed means of two rows with S = 3: a shared effect, none, and two rows that agree exactly.
+
+    Rows (-2, 0, 2) and (-1, 1, 0): effects of seeds -1.5, 0.5, 1, sum of squares 2 * 3.5 = 7, M = 3.5. The rest is 8 + 2 - 7 = 3 with
+    2 degrees of freedom, E = 1.5. S2_seeds = (3.5 + 1.5) / 2 = 2.5, df = 2.5^2 / (1.75^2 / 2 + 0.75^2 / 2) = 6.25 / 1.8125.
+    Rows (-2, 0, 2) and (2, 0, -2): M = 0 < E, R (S - 1) = 4. Equal rows: E = 0, the S - 1 = 2 degrees of one row.
+    """
+    first = [-2.0, 0.0, 2.0]
+    by_seed = np.array([[first, [-1.0, 1.0, 0.0]], [first, [2.0, 0.0, -2.0]], [first, first]])
+    assert SIMULATION.adjusted_degrees(by_seed) == pytest.approx(np.array([[6.25 / 1.8125], [4.0], [2.0]]))
+
+
+def test_adjusted_degrees_of_freedom_keep_the_known_figures() -> None:
+    """The rows of `test_known_figures` in test_crossed_test.py move against each other over the seeds, so nothing is adjusted: p = 0.267504896, 0.412521561."""
+    rows = [
+        [[0.2, 0.0, 0.1], [0.0, 0.3, 0.1], [0.5, 0.4, 0.6], [-0.1, 0.0, 0.1]],
+        [[0.0, 0.4, -0.3], [0.2, 0.5, -0.1], [0.1, 0.3, -0.2], [0.0, 0.3, 0.0]],
+    ]
+    crossed, adjusted, _ = SIMULATION.p_values(np.array([rows]))
+    assert crossed[0] == pytest.approx([0.267504896, 0.412521561], abs=1e-8)
+    assert adjusted[0] == pytest.approx(crossed[0])
+
+
+def test_adjusted_degrees_of_freedom_are_those_of_the_variance_over_tables() -> None:
+    """S2_seeds of normal seed means: 2 (mean / deviation)^2 over many tables, with and without the run effect of a reference."""
+    random = np.random.default_rng(2)
+    rows, seeds = 38, 3
+    own = random.standard_normal((40_000, rows, seeds))
+    for shared in (0.0, 1.0):
+        by_seed = own + shared * random.standard_normal((40_000, 1, seeds))
+        pooled = by_seed.var(2, ddof=1).mean(1)
+        degrees = 2 * (pooled.mean() / pooled.std()) ** 2
+        # Twice the variance of a row, half of it with 2 degrees of freedom: df = 1 / (0.5^2 / 2 + ...), 7.6 instead of 76, nearly.
+        expected = 1 / ((1 / 2 + 1 / 76) ** 2 / 2 + (37 / 76) ** 2 / 74) if shared else 76
+        assert degrees == pytest.approx(expected, rel=0.05)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("condition", NULL, ids=name_of)
+@pytest.mark.parametrize("condition", KEPT, ids=name_of)
 def test_level_with_thousands_of_tables(condition: Any) -> None:
     check_null(condition, SIMULATION.rates(condition, 4_000, 0), 0)
 
