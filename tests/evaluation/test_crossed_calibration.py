@@ -28,7 +28,7 @@ POWER = 0.70  # share of tables in which one of five rows that all gain 0.010 is
 WIDTH = 4  # standard errors of the simulation by which the fast tests widen a bound
 
 NULL = SIMULATION.null_conditions()
-KEPT = [each for each in NULL if each.family != "control"]  # see `test_a_control_as_the_reference_costs_level`
+KEPT = [each for each in NULL if each.family != "control"]  # of the other, see `test_a_control_as_the_reference_costs_level`
 CONTROL = [each for each in NULL if each.family == "control"]
 
 
@@ -174,7 +174,7 @@ def test_adjusted_degrees_of_freedom_by_hand() -> None:
 
 
 def test_adjusted_degrees_of_freedom_keep_the_known_figures() -> None:
-    """The rows of `test_known_figures` in test_crossed_test.py move against each other over the seeds, so nothing is adjusted: p = 0.267504896, 0.412521561."""
+    """The rows of `test_known_figures` in test_crossed_test.py move against each other over the seeds: no degree is taken."""
     rows = [
         [[0.2, 0.0, 0.1], [0.0, 0.3, 0.1], [0.5, 0.4, 0.6], [-0.1, 0.0, 0.1]],
         [[0.0, 0.4, -0.3], [0.2, 0.5, -0.1], [0.1, 0.3, -0.2], [0.0, 0.3, 0.0]],
@@ -198,6 +198,32 @@ def test_adjusted_degrees_of_freedom_are_those_of_the_variance_over_tables() -> 
         assert degrees == pytest.approx(expected, rel=0.05)
 
 
+def check_control(found: Any, width: float) -> None:
+    """Raise AssertionError unless a control as the reference costs little level, and adjusted degrees of freedom cost none."""
+    assert LEAST - width * found.test.error <= found.test.share <= MOST + width * found.test.error
+    assert found.table.share <= 0.08 + width * found.table.error
+    assert LEAST - width * found.adjusted_test.error <= found.adjusted_test.share <= MOST + width * found.adjusted_test.error
+    assert found.adjusted_table.share <= MOST_TABLES + width * found.adjusted_table.error
+
+
+@pytest.mark.parametrize("condition", [each for each in CONTROL if each.rows == 5], ids=name_of)
+def test_few_false_findings_against_a_control(condition: Any) -> None:
+    check_control(SIMULATION.rates(condition, 240, 7), WIDTH)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("condition", CONTROL, ids=name_of)
+def test_a_control_as_the_reference_costs_level(condition: Any) -> None:
+    """The run effect of the reference is in every difference, so that more than 6 % of tables have a finding in two conditions.
+
+    Three seeds, run deviation 0.0063: 0.065 with 5 rows and 0.07 with 38. Adjusted degrees of freedom keep the bound.
+    """
+    found = SIMULATION.rates(condition, 20_000 if condition.rows == 5 else 4_000, 1)
+    check_control(found, 0)
+    if condition.seeds == 3 and condition.deviation == 0.0063:
+        assert found.table.share > found.adjusted_table.share + 2 * found.table.error
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("condition", KEPT, ids=name_of)
 def test_level_with_thousands_of_tables(condition: Any) -> None:
@@ -207,13 +233,14 @@ def test_level_with_thousands_of_tables(condition: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("condition", SIMULATION.power_conditions(), ids=name_of)
 def test_power_with_thousands_of_tables(condition: Any) -> None:
-    """Rows that are trained apart from their reference have two run effects in a difference, and a larger standard error over users.
+    """Where the reference has a run effect of its own, two are in a difference; rows trained apart also share fewer hits.
 
-    With three seeds this is sqrt(0.0037^2 + 2 * 0.0041^2 / 3) = 0.0050, so 0.010 is two standard errors, and Holm's first step over
-    five tests needs 2.6 even if the variances were known: no test has a power of 0.7 there. With five seeds it is still below 0.8.
+    The standard error with three seeds is sqrt(0.0037^2 + 2 * 0.0041^2 / 3) = 0.0050 for rows trained apart, so 0.010 is two standard
+    errors, and sqrt(0.0022^2 + 2 * 0.0041^2 / 3) = 0.0040 against a control: 2.5. Holm's first step over five tests needs 2.6 even if
+    the variances were known: no test has a power of 0.7 there. With five seeds the power against a control is above 0.8.
     """
     found = SIMULATION.rates(condition, 4_000, 0)
-    if condition.family == "branched":
+    if condition.family == "branched" or (condition.family, condition.seeds) == ("control", 5):
         assert found.table.share >= POWER
     else:
         assert 0.35 < found.table.share < 0.8
