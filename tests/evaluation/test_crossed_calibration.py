@@ -193,7 +193,7 @@ def test_adjusted_degrees_of_freedom_are_those_of_the_variance_over_tables() -> 
         by_seed = own + shared * random.standard_normal((40_000, 1, seeds))
         pooled = by_seed.var(2, ddof=1).mean(1)
         degrees = 2 * (pooled.mean() / pooled.std()) ** 2
-        # Twice the variance of a row, half of it with 2 degrees of freedom: df = 1 / (0.5^2 / 2 + ...), 7.6 instead of 76, nearly.
+        # Twice the variance of a row, half of it with 2 degrees of freedom: df = 7.4 instead of 76.
         expected = 1 / ((1 / 2 + 1 / 76) ** 2 / 2 + (37 / 76) ** 2 / 74) if shared else 76
         assert degrees == pytest.approx(expected, rel=0.05)
 
@@ -237,7 +237,7 @@ def test_power_with_thousands_of_tables(condition: Any) -> None:
 
     The standard error with three seeds is sqrt(0.0037^2 + 2 * 0.0041^2 / 3) = 0.0050 for rows trained apart, so 0.010 is two standard
     errors, and sqrt(0.0022^2 + 2 * 0.0041^2 / 3) = 0.0040 against a control: 2.5. Holm's first step over five tests needs 2.6 even if
-    the variances were known: no test has a power of 0.7 there. With five seeds the power against a control is above 0.8.
+    the variances were known.
     """
     found = SIMULATION.rates(condition, 4_000, 0)
     if condition.family == "branched" or (condition.family, condition.seeds) == ("control", 5):
