@@ -24,7 +24,7 @@ def build() -> argparse.ArgumentParser:
         "--seed 1 --align.loss.loss.beta 0.3 --align.negatives Uniform; '--fields' lists all fields. An override changes every "
         "experiment with the field. '--name NAME' names a single row; for a list it is a prefix: NAME-OLDNAME.",
     )
-    run.add_argument("experiment", metavar="FILE.py:FUNCTION", help="a function that returns an experiment or a list of experiments")
+    _add_experiment(run)
     run.add_argument("--dry-run", action="store_true", help="print the stages, what is done and the estimated time; write nothing")
     run.add_argument("--seed", metavar="N", help="run every experiment with this seed alone; an override like those of other fields")
     run.add_argument(
@@ -44,7 +44,7 @@ def build() -> argparse.ArgumentParser:
         help="download and check a data set; print and plot its statistics",
         description="Download, check and split the data of an experiment and describe them. Override fields as in 'genrec run'.",
     )
-    data.add_argument("experiment", metavar="FILE.py:FUNCTION", help="a function that returns an experiment or a list of experiments")
+    _add_experiment(data)
     _add_inspect_options(data, ["data"], "prepare the data again")
     data.set_defaults(call=experiment_commands.data)
 
@@ -54,9 +54,7 @@ def build() -> argparse.ArgumentParser:
         description="Build the Semantic IDs of an experiment and describe them: code usage, collisions, and how alike items with a "
         "common prefix are. Override fields as in 'genrec run'.",
     )
-    tokens.add_argument(
-        "experiment", metavar="FILE.py:FUNCTION", help="a function that returns an experiment or a list of experiments"
-    )
+    _add_experiment(tokens)
     _add_inspect_options(tokens, ["data", "embed", "tokenize"], "rebuild from this stage on")
     tokens.set_defaults(call=experiment_commands.tokenize)
 
@@ -114,6 +112,12 @@ def build() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="print versions, devices, threads and free disk space for a bug report")
     doctor.set_defaults(call=row_commands.doctor)
     return parser
+
+
+def _add_experiment(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "experiment", metavar="FILE.py:FUNCTION", help="a function that returns an experiment or a list of experiments"
+    )
 
 
 def _add_inspect_options(parser: argparse.ArgumentParser, stages: list[str], refresh: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from genrec.errors import ArtifactError, Stopped
 from genrec.experiment import Experiment
 from genrec.hashed_json import Each, Optional, Shape
 from genrec.progress import say
-from genrec.store import write_json
+from genrec.store import now, write_json
 from genrec.workspace import failed_folder
 
 SHAPE: dict[str, Shape] = {
@@ -63,7 +62,7 @@ def record(experiment: Experiment, done: Sequence[str], error: BaseException, ke
         interrupted or isinstance(error, Stopped),
         type(cause if interrupted else error).__name__,
         "interrupted" if interrupted else str(error),
-        time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        now(),
         resuming(sys.argv, keep_refresh),
         versions(),
         _source(experiment.source),

@@ -81,6 +81,16 @@ def check_shape(path: Path, content: object, shape: Shape, advice: str) -> None:
         raise ArtifactError(f"{path} is damaged ({mismatch}); {advice}")
 
 
+def check_format(path: Path, content: dict[str, Any], newest: int, advice: str) -> None:
+    """Raise ArtifactError with `advice` unless the object has a `format` up to `newest`, the one that this version writes."""
+    check_shape(path, content, {"format": int}, advice)
+    if content["format"] > newest:
+        raise ArtifactError(
+            f"{path} was written by a newer version of genrec (format {content['format']}, this version reads {newest}); upgrade "
+            f"genrec, or {advice}"
+        )
+
+
 def check_object(path: Path, content: dict[str, Any], shape: Shape, advice: str) -> None:
     """Raise ArtifactError with `advice` unless the object has this shape and its `sha256` is that of its other entries."""
     try:

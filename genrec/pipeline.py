@@ -19,7 +19,7 @@ from genrec.errors import ArtifactError, InputError, UsageError
 from genrec.experiment import Experiment, file_names
 from genrec.hashed_json import Each
 from genrec.progress import say
-from genrec.store import Artifact, Store, describe, key_of, write_json
+from genrec.store import Artifact, Store, describe, key_of, now, write_json
 from genrec.tokenizer.health_report import say_health
 from genrec.training.curves import OnRow
 from genrec.training.plugin_errors import attribute_to
@@ -151,7 +151,7 @@ def _build(
         "version": VERSIONS[step.stage],
         "specification": step.specification,
         "parents": step.parents,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "created": now(),
         "versions": versions(),
         "git": git_commit(),
         "file_names": {name: names for name in step.specification if (names := file_names(getattr(experiment, name)))},

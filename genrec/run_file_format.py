@@ -35,12 +35,7 @@ def read(path: Path) -> dict[str, Any]:
     content = hashed_json.read_object(path, AGAIN)
     if "format" not in content and isinstance(content.get("configuration"), dict):
         content = {"format": 1, **content}
-    hashed_json.check_shape(path, content, {"format": int}, AGAIN)
-    if content["format"] > FORMAT:
-        raise ArtifactError(
-            f"{path} was written by a newer version of genrec (format {content['format']}, this version reads {FORMAT}); upgrade "
-            f"genrec, or {AGAIN}"
-        )
+    hashed_json.check_format(path, content, FORMAT, AGAIN)
     if content["format"] == 2:
         raise ArtifactError(f"{path} was written by an earlier version of genrec, without a hash of its content; {AGAIN}")
     if content["format"] < FORMAT:

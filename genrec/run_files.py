@@ -9,9 +9,8 @@ from __future__ import annotations
 import difflib
 import json
 import os
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from genrec.experiment import MAX_NAME, Experiment, is_name
 from genrec.progress import say
 from genrec.row_settings import configuration, planned_configuration, settings_hash
 from genrec.storage_errors import check_folder
-from genrec.store import Artifact, hash_of, locked, write_json
+from genrec.store import Artifact, hash_of, locked_file, now, write_json
 from genrec.target_seeds import check_target_seeds
 from genrec.workspace import runs_folder, store
 
@@ -167,7 +166,7 @@ def record(experiment: Experiment, artifacts: dict[str, Artifact], replace: bool
     """
     path = _path(experiment.name)
     settings, evaluated = configuration(artifacts), protocol(experiment, artifacts)
-    with _lock(path):
+    with locked_file(path):
         content: dict[str, Any] = {"format": run_file_format.FORMAT, "name": experiment.name, "configuration": settings, "seeds": {}}
         if path.is_file():
             old = run_file_format.read(path)
@@ -181,7 +180,7 @@ def record(experiment: Experiment, artifacts: dict[str, Artifact], replace: bool
                 raise UsageError(f"{path} has the same settings and another protocol: {differences}; {_KEEP_OR_REPLACE}")
         content["protocol"] = evaluated
         content["seeds"][str(experiment.seed)] = {
-            "recorded": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "recorded": now(),
             "artifacts": {name: artifact.key for name, artifact in artifacts.items()},
             "seconds": {name: artifact.manifest["seconds"] for name, artifact in artifacts.items()},
             "environment": environment_of(artifacts),
@@ -228,19 +227,11 @@ def check_extendable(name: str, write: bool = True) -> None:
     With `write=False` nothing is written, and the file's lock is not taken.
     """
     path = _path(name)
-    with _lock(path) if write else nullcontext():
+    with locked_file(path) if write else nullcontext():
         if os.path.lexists(path) and not path.is_file():
             raise UsageError(f"{path} is not a file; move it away and run the same command again")
         if path.is_file():
             run_file_format.read(path)
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold the lock of a run file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path.with_name(f".{path.name}.lock")):
-        yield
 
 
 def by_protocol(names: Sequence[str]) -> list[list[str]]:

@@ -246,6 +246,19 @@ def locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
+@contextmanager
+def locked_file(path: Path) -> Iterator[None]:
+    """Hold the lock of a file that need not exist, `.NAME.lock` beside it; create its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path.with_name(f".{path.name}.lock")):
+        yield
+
+
+def now() -> str:
+    """Return the time in UTC, in the form of ISO 8601: `2026-01-31T23:59:59Z`."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
 def _files(partial: Path) -> dict[str, Any]:
     """Return the manifest's entries of all files of a finished stage."""
     names = {path.relative_to(partial).as_posix(): path for path in sorted(partial.rglob("*")) if path.is_file()}

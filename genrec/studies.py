@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ from genrec.hashed_json import KEY, Each, Listed, Matching, Shape
 from genrec.row_settings import planned_configuration, settings_hash
 from genrec.run_file_format import SEED_NUMBER
 from genrec.storage_errors import check_folder
-from genrec.store import hash_of, locked, write_json
+from genrec.store import hash_of, locked_file, now, write_json
 from genrec.workspace import home, studies_folder
 
 FORMAT = 1
@@ -69,7 +67,8 @@ def record(study: str, experiments: Sequence[Experiment]) -> None:
     if not trained:
         return
     path = file_of(study)
-    with _lock(path):
+    check_folder(path.parent)
+    with locked_file(path):
         content: dict[str, Any] = read(path) if path.is_file() else {"format": FORMAT, "name": study, "rows": []}
         if sum(_add(content["rows"], experiment) for experiment in trained):
             write_json(path, hashed_json.add_hash({name: value for name, value in content.items() if name != "sha256"}))
@@ -86,7 +85,7 @@ def _add(rows: list[dict[str, Any]], experiment: Experiment) -> bool:
         rows.append(row)
     if str(experiment.seed) in row["seeds"]:
         return False
-    row["seeds"][str(experiment.seed)] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    row["seeds"][str(experiment.seed)] = now()
     return True
 
 
@@ -109,12 +108,7 @@ def _protocol(experiment: Experiment, data: str) -> dict[str, Any]:
 def read(path: Path) -> dict[str, Any]:
     """Return the checked content of a study's file (see `SHAPE`)."""
     content = hashed_json.read_object(path, ADVICE)
-    hashed_json.check_shape(path, content, {"format": int}, ADVICE)
-    if content["format"] > FORMAT:
-        raise ArtifactError(
-            f"{path} was written by a newer version of genrec (format {content['format']}, this version reads {FORMAT}); upgrade "
-            f"genrec, or {ADVICE}"
-        )
+    hashed_json.check_format(path, content, FORMAT, ADVICE)
     hashed_json.check_object(path, content, SHAPE, ADVICE)
     if file_of(content["name"]).name != path.name:
         raise ArtifactError(f"{path} holds the study {content['name']!r}: a file was copied or renamed; {ADVICE}")
@@ -168,12 +162,3 @@ def file_of(study: str, ending: str = ".json") -> Path:
     """Return the file of a study: a readable form of its name and a hash."""
     readable = re.sub(r"[^A-Za-z0-9.]+", "-", study).strip("-.")[-80:]
     return studies_folder() / f"{readable}-{hash_of(study)[:8]}{ending}"
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold the lock of a study's file."""
-    check_folder(path.parent)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path.with_name(f".{path.name}.lock")):
-        yield

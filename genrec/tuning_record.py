@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from genrec import hashed_json, pipeline, studies
-from genrec.errors import ArtifactError, UsageError, counted
+from genrec.errors import UsageError, counted
 from genrec.hashed_json import KEY, Each, Listed, Matching, Optional, Shape
 from genrec.row_settings import settings_hash
 from genrec.storage_errors import check_folder
-from genrec.store import hash_of, locked, write_json
+from genrec.store import hash_of, locked_file, write_json
 from genrec.tuning import Tuning
 from genrec.workspace import studies_folder
 
@@ -143,8 +143,7 @@ def opened(name: str, tuning: Tuning, replace: bool = False) -> Iterator[Record]
     """
     path = studies.file_of(name, studies.TUNING)
     check_folder(path.parent)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path.with_name(f".{path.name}.lock")):
+    with locked_file(path):
         record = Record(path, name, settings_of(tuning), objective_of(tuning), tuning.seed, _described(tuning))
         if path.is_file():
             old = read(path)
@@ -164,12 +163,7 @@ def opened(name: str, tuning: Tuning, replace: bool = False) -> Iterator[Record]
 def read(path: Path) -> Record:
     """Return a record. Raises ArtifactError if it is damaged, or of a newer version."""
     content = hashed_json.read_object(path, ADVICE)
-    hashed_json.check_shape(path, content, {"format": int}, ADVICE)
-    if content["format"] > FORMAT:
-        raise ArtifactError(
-            f"{path} was written by a newer version of genrec (format {content['format']}, this version reads {FORMAT}); upgrade "
-            f"genrec, or {ADVICE}"
-        )
+    hashed_json.check_format(path, content, FORMAT, ADVICE)
     hashed_json.check_object(path, content, SHAPE, ADVICE)
     kept = {name: content[name] for name in ("name", "settings", "objective", "seed", "space")}
     return Record(path, **kept, trials=[*map(_trial, content["trials"])], replaced=[*map(_trial, content["replaced"])])

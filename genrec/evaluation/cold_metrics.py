@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy import ndarray
 from pandas import DataFrame
 from torch import Tensor
 
@@ -26,18 +25,31 @@ def cold_metrics(ranks: DataFrame, cutoffs: Sequence[int], popularity: Tensor) -
     A cold item has no training interaction; `popularity` int64 [N + 1] counts them. The keys are cold_users, cold_items (the number
     of cold items in the catalog), cold_recall@n and cold_ndcg@n.
     """
-    cold: ndarray = popularity.numpy()[ranks["target"].to_numpy(dtype=np.int64)] == 0
-    if not cold.any():
+    values = cold_values(ranks, cutoffs, popularity)
+    if not values:
         return {}
-    counts = {"cold_users": float(cold.sum()), "cold_items": float((popularity[1:] == 0).sum())}
-    return counts | _means("cold", ranks[cold], cutoffs)
+    counts = {"cold_users": float(_is_cold(ranks, popularity).sum()), "cold_items": float((popularity[1:] == 0).sum())}
+    return counts | {name: float(each[~each.isnan()].mean()) for name, each in values.items()}
+
+
+def cold_values(ranks: DataFrame, cutoffs: Sequence[int], popularity: Tensor) -> dict[str, Tensor]:
+    """Return cold_recall@n and cold_ndcg@n of each user, float64 [U], NaN where the target is not cold; empty if no target is."""
+    cold = _is_cold(ranks, popularity)
+    if not bool(cold.any()):
+        return {}
+    return {name: values.masked_fill(~cold, torch.nan) for name, values in _values("cold", ranks, cutoffs).items()}
 
 
 def cold_only_metrics(ranks: DataFrame, cutoffs: Sequence[int]) -> dict[str, float]:
     """Return cold_only_recall@n and cold_only_ndcg@n: metrics of the ranking among cold items alone (see `cold_ranking`)."""
-    return _means("cold_only", ranks, cutoffs)
+    return {name: float(values.mean()) for name, values in _values("cold_only", ranks, cutoffs).items()}
 
 
-def _means(prefix: str, ranks: DataFrame, cutoffs: Sequence[int]) -> dict[str, float]:
+def _is_cold(ranks: DataFrame, popularity: Tensor) -> Tensor:
+    """Return whether each user's target has no training interaction, bool [U]."""
+    return popularity.cpu()[torch.from_numpy(ranks["target"].to_numpy(dtype=np.int64, copy=True))] == 0
+
+
+def _values(prefix: str, ranks: DataFrame, cutoffs: Sequence[int]) -> dict[str, Tensor]:
     chosen = (metrics.recall, metrics.ndcg)
-    return {f"{prefix}_{metric.__name__}@{n}": float(per_user(metric, ranks, n).mean()) for n in cutoffs for metric in chosen}
+    return {f"{prefix}_{metric.__name__}@{n}": per_user(metric, ranks, n) for n in cutoffs for metric in chosen}

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
-import numpy as np
 import torch
 from pandas import DataFrame
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ from genrec.errors import InputError, ResourceError, UsageError
 from genrec.evaluation import metrics
 from genrec.evaluation.cold_metrics import cold_metrics
 from genrec.evaluation.scored_lists import ScoredLists, lists_of, naming, recommend_batch, score_lists
-from genrec.evaluation.shared_id_ties import COLUMNS, check_shared, per_user
+from genrec.evaluation.shared_id_ties import COLUMNS, check_shared, per_user, semantic_id_values
 from genrec.own_ids import OwnIds
 from genrec.plugin_source import name_with_place
 from genrec.progress import say, track
@@ -174,11 +173,7 @@ def metrics_of(
             result[f"{list_metric.__name__}@{n}"] = list_metric(top, item_count)
         if popularity is not None:
             result[f"popularity@{n}"] = metrics.average_popularity(top, popularity)
-    if "sid_rank" in ranks:
-        sid_rank = torch.from_numpy(ranks["sid_rank"].to_numpy(dtype=np.int64, copy=True))
-        result |= {
-            f"sid_{m.__name__}@{n}": float(m(sid_rank, n).double().mean()) for n in cutoffs for m in (metrics.recall, metrics.ndcg)
-        }
+    result |= {name: float(values.mean()) for name, values in semantic_id_values(ranks, cutoffs).items()}
     if popularity is not None:
         result |= cold_metrics(ranks, cutoffs, popularity)
     invalid = len(ranks) * min(lists.shape[1], item_count) - int((lists > 0).sum())

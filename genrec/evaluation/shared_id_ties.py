@@ -7,6 +7,7 @@ the value of one random order. The rank of the Semantic ID itself is reported se
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from genrec.errors import InputError
+from genrec.evaluation import metrics
 from genrec.item_rows import repeated
 from genrec.randomness import mixed
 from genrec.types import Metric
@@ -73,6 +75,14 @@ def _draw(user: Tensor, target: Tensor, ties: Tensor) -> Tensor:
     """Return a pseudo-random number in 0 .. ties - 1, int64 [B], a hash of user and target."""
     state = user.numpy().astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + target.numpy().astype(np.uint64)
     return torch.from_numpy((mixed(state) % ties.numpy().astype(np.uint64)).astype(np.int64))
+
+
+def semantic_id_values(ranks: DataFrame, cutoffs: Sequence[int]) -> dict[str, Tensor]:
+    """Return sid_recall@n and sid_ndcg@n, metrics of the rank of the target's Semantic ID, float64 [U]; empty if none is shared."""
+    if "sid_rank" not in ranks:
+        return {}
+    rank, chosen = _column(ranks, "sid_rank"), (metrics.recall, metrics.ndcg)
+    return {f"sid_{metric.__name__}@{n}": metric(rank, n).double() for n in cutoffs for metric in chosen}
 
 
 def per_user(metric: Metric, ranks: DataFrame, n: int) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from genrec.evaluation import metrics
+from genrec.evaluation.cold_metrics import cold_values
 from genrec.evaluation.item_groups import (
     NUM_POPULARITY_GROUPS,
     dgu,
@@ -19,7 +20,7 @@ from genrec.evaluation.item_groups import (
     mgu,
     popularity_group,
 )
-from genrec.evaluation.shared_id_ties import per_user
+from genrec.evaluation.shared_id_ties import per_user, semantic_id_values
 from genrec.types import Evaluated
 
 HISTORY_GROUPS = ((1, 4), (5, 9), (10, 19), (20, None))  # events before the target: first and last of each group
@@ -43,8 +44,10 @@ def standard_metrics(evaluated: Evaluated) -> dict[str, Tensor]:
 
     If Semantic IDs are shared, recalls are expectations over the order of the items that share one.
     """
-    parts = (_recalls, _semantic_ids, _cold, _novelties, _group_figures, _valid)
-    return {name: values for part in parts for name, values in part(evaluated).items()}
+    parts = (_recalls, _novelties, _group_figures, _valid)
+    found = {name: values for part in parts for name, values in part(evaluated).items()}
+    ranks, cutoffs = evaluated.ranks, evaluated.cutoffs
+    return found | semantic_id_values(ranks, cutoffs) | cold_values(ranks, cutoffs, evaluated.popularity)
 
 
 def novelty(items: Tensor, popularity: Tensor) -> Tensor:
@@ -84,22 +87,6 @@ def _recalls(evaluated: Evaluated) -> dict[str, Tensor]:
     for number in range(NUM_POPULARITY_GROUPS):
         found[f"recall@{n}[popularity {number + 1} of {NUM_POPULARITY_GROUPS}]"] = only(recall, group == number)
     return found
-
-
-def _semantic_ids(evaluated: Evaluated) -> dict[str, Tensor]:
-    if "sid_rank" not in evaluated.ranks:
-        return {}
-    rank = torch.from_numpy(evaluated.ranks["sid_rank"].to_numpy(copy=True))
-    chosen = (metrics.recall, metrics.ndcg)
-    return {f"sid_{metric.__name__}@{n}": metric(rank, n).double() for n in evaluated.cutoffs for metric in chosen}
-
-
-def _cold(evaluated: Evaluated) -> dict[str, Tensor]:
-    cold, chosen = evaluated.popularity[evaluated.target] == 0, (metrics.recall, metrics.ndcg)
-    if not bool(cold.any()):
-        return {}
-    values = {f"cold_{metric.__name__}@{n}": per_user(metric, evaluated.ranks, n) for n in evaluated.cutoffs for metric in chosen}
-    return {name: only(each, cold) for name, each in values.items()}
 
 
 def _novelties(evaluated: Evaluated) -> dict[str, Tensor]:

@@ -67,16 +67,11 @@ def baseline_scores(corpus: Corpus, experiment: Any, recipe: SFT | Align) -> dic
 
     Pictures of training curves show them as lines. ItemKNN is left out for more than `MAX_KNN_ITEMS` items, where it takes minutes.
     """
-    entries = examples(corpus, "validation", experiment.history_length)
-    users = batches(select_users(entries, recipe.validation.users, "validation"), experiment.evaluate.batch_size, torch.device("cpu"))
     known: dict[str, Baseline] = {"popularity": Popularity()}
     if corpus.item_count <= MAX_KNN_ITEMS:
         known["ItemKNN"] = ItemKNN()
-    spec, found = Evaluate(cutoffs=(10,), batch_size=experiment.evaluate.batch_size), {}
-    for name, baseline in known.items():
-        ranks = evaluate(baseline.fit(corpus.part("train"), corpus.item_count), users, spec, own_ids=corpus.own_ids).ranks
-        found[name] = float(per_user(ndcg, ranks, 10).mean())
-    return found
+    users = _validation_batches(corpus, experiment, recipe)
+    return {name: _score(baseline, corpus, experiment, users, Selection()) for name, baseline in known.items()}
 
 
 def baseline_score(corpus: Corpus, experiment: Any) -> float:
@@ -84,13 +79,22 @@ def baseline_score(corpus: Corpus, experiment: Any) -> float:
 
     Raises UsageError if the cutoff of the selection exceeds the catalog.
     """
-    selection: Selection = experiment.selection
-    selection.check_catalog(corpus.item_count)
+    experiment.selection.check_catalog(corpus.item_count)
+    users = _validation_batches(corpus, experiment, experiment.sft)
+    return _score(experiment.policy, corpus, experiment, users, experiment.selection)
+
+
+def _validation_batches(corpus: Corpus, experiment: Any, recipe: SFT | Align) -> list[SequenceBatch]:
+    """Return the validation users of a recipe in batches on the CPU."""
     entries = examples(corpus, "validation", experiment.history_length)
-    chosen = select_users(entries, experiment.sft.validation.users, "validation")
-    users = batches(chosen, experiment.evaluate.batch_size, torch.device("cpu"))
+    users = select_users(entries, recipe.validation.users, "validation")
+    return batches(users, experiment.evaluate.batch_size, torch.device("cpu"))
+
+
+def _score(baseline: Baseline, corpus: Corpus, experiment: Any, users: list[SequenceBatch], selection: Selection) -> float:
+    """Return the metric of a selection, of a baseline that is fitted on the training interactions."""
     spec = Evaluate(cutoffs=(selection.cutoff,), batch_size=experiment.evaluate.batch_size, filter_seen=selection.filter_seen)
-    fitted = experiment.policy.fit(corpus.part("train"), corpus.item_count)
+    fitted = baseline.fit(corpus.part("train"), corpus.item_count)
     ranks = evaluate(fitted, users, spec, seen_items(corpus, "validation"), own_ids=corpus.own_ids).ranks
     return float(per_user(PER_USER[selection.metric], ranks, selection.cutoff).mean())
 
