@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     RejectCandidates = Callable[[SequenceBatch, Tensor], Tensor]
     # (batch, items int64 [B, M], 0 = padding) -> float32 [B, M], higher is better
     RateItems = Callable[[SequenceBatch, Tensor], Tensor]
+    # (batch, num_negatives, generator) -> int64 [B, num_negatives]
+    DrawNegatives = Callable[[SequenceBatch, int, Generator], Tensor]
 
 
 class LogProbs(NamedTuple):
@@ -30,8 +33,9 @@ class LogProbs(NamedTuple):
     chosen: Tensor  # float32 [B]  log p(positive | history), summed over the L codes
     rejected: Tensor  # float32 [B, K]  log p(negative | history), -inf where masked
     length: int = 1  # L, for losses that average over codes
-    mismatched: Tensor | None = None  # float32 [B]  of another example's positive, -inf where masked; if `loss.mismatched` is true
-    rewards: Tensor | None = None  # float32 [B, 1 + K]  of the positive and the negatives, by `loss.reward`
+    mismatched: Tensor | None = None  # float32 [B]  of another example's positive, -inf where masked; if the loss needs it
+    rewards: Tensor | None = None  # float32 [B, 1 + K]  of the positive and the negatives, by the reward of the alignment
+    levels: Tensor | None = None  # float32 [B, 1 + K, L]  log-probability of each code of the positive and the negatives
 
 
 class PreferenceTerms(NamedTuple):
@@ -56,36 +60,36 @@ class SamplerContext(NamedTuple):
     own_ids: OwnIds | None = None  # the users' and items' ids in the source, for messages
 
 
-@runtime_checkable
-class DrawNegatives(Protocol):
-    """A callable that draws negatives for a batch. It may have these attributes:
+class Refresh(NamedTuple):
+    """How often the frozen policy that a draw reads becomes a copy of the policy in training."""
 
-    - `by_example`: true if the negatives of an example do not depend on the rest of its batch; see
-      `genrec.preference.example_randomness`. The generator is then seeded per epoch, so a draw is a function of (seed, epoch,
-      example). By default the generator is seeded per step.
-    - `offers_history`: true if items of the history are drawn on purpose.
-    - `refresh_every`: an int, set if the draw reads `context.policy`. After this many units the frozen policy is replaced by the
-      policy in training; 0 keeps the reference.
-    - `refresh_unit`: "steps" (the default) or "epochs".
-    - `at(progress)`: a method that returns the draw to use at this fraction of the training, 0 <= progress < 1.
+    every: int = 0  # units between copies; 0: never, the draw reads the reference
+    unit: Literal["steps", "epochs"] = "steps"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """A draw of negatives for one training set.
+
+    `draw(batch, num_negatives, generator)` returns negatives, int64 [B, num_negatives], on the batch's device. The items of a row are
+    in the catalog and distinct. The target and the user's other training items are never drawn; items of the history are drawn only
+    with `offers_history`. A row with too few candidates ends with zeros, which are masked; it is never filled with repeats. All
+    randomness comes from `generator`.
     """
 
-    def __call__(self, batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
-        """Return negatives, int64 [B, num_negatives], on the batch's device.
-
-        The items of a row are in the catalog and distinct. The target and the user's other training items are never drawn; items
-        of the history are drawn only if `offers_history` is true. A row with too few candidates ends with zeros, which are
-        masked; it is never filled with repeats. All randomness comes from `generator`.
-        """
-        ...
+    draw: DrawNegatives
+    by_example: bool = False  # the negatives of an example do not depend on its batch: the generator is seeded per epoch, not per step
+    offers_history: bool = False  # items of the history are drawn on purpose
+    refresh: Refresh | None = None  # given if the draw reads `context.policy`
+    at: Callable[[float], Draw] | None = None  # returns the draw for a fraction of the training, 0 <= progress < 1; None: this one
 
 
 @runtime_checkable
 class NegativeSampler(Protocol):
     """The specification of a negative sampler: a frozen dataclass."""
 
-    def build(self, context: SamplerContext) -> DrawNegatives:
-        """Return the callable that draws negatives for one training set."""
+    def build(self, context: SamplerContext) -> Draw:
+        """Return the draw of negatives for one training set."""
         ...
 
 
@@ -102,8 +106,8 @@ class LimitedSampler(Protocol):
 class RefreshingSampler(Protocol):
     """A sampler that knows how often it needs a copy of the policy in training. Compositions refuse samplers that disagree."""
 
-    def policy_refresh(self) -> tuple[int, str] | None:
-        """Return `refresh_every` and `refresh_unit` of its draw, or None if the draw does not read the policy."""
+    def policy_refresh(self) -> Refresh | None:
+        """Return the refresh of its draw, or None if the draw does not read the policy."""
         ...
 
 
@@ -125,16 +129,24 @@ class CandidateFilter(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rating:
+    """Ratings of items for users: `rate(batch, items)` is deterministic and finite for every item but 0, which gets -inf."""
+
+    rate: RateItems
+    reads_policy: bool = False  # whether it reads `context.policy`, so that the values change when the policy is refreshed
+
+
 @runtime_checkable
 class Reward(Protocol):
     """The specification of a reward, which rates items for a user: a frozen dataclass; see `genrec.preference.rewards`.
 
-    A reward that reads `context.policy` has the attribute `reads_policy = True`, because its values change when the policy is
-    refreshed.
+    The candidates of a row stand in the order of their proposer (best first for beams), and `batch.target` is the logged item, so a
+    reward may compare a candidate with the others of its row.
     """
 
-    def rate(self, context: SamplerContext) -> RateItems:
-        """Build the function that rates items. It is deterministic and returns a finite number for every item but 0."""
+    def rate(self, context: SamplerContext) -> Rating:
+        """Return the rating for one training set."""
         ...
 
 
@@ -147,15 +159,21 @@ class ItemVectors(Protocol):
         ...
 
 
+class LossNeeds(NamedTuple):
+    """The optional inputs that a loss cannot do without."""
+
+    mismatched: bool = False  # `LogProbs.mismatched`
+    rewards: bool = False  # `LogProbs.rewards`
+
+
 @runtime_checkable
 class PreferenceLoss(Protocol):
-    """A preference loss: a frozen dataclass, pure and without state. It may have these attributes:
+    """A preference loss: a frozen dataclass, pure and without state."""
 
-    - `mismatched`: true if the loss reads `LogProbs.mismatched`.
-    - `reward`: a `Reward` or None; it fills `LogProbs.rewards`.
-
-    A loss that wraps another holds it as `loss` and need not repeat these attributes.
-    """
+    @property
+    def needs(self) -> LossNeeds:
+        """The optional inputs that the loss reads. A class writes `needs = LossNeeds()`; a loss that wraps another adds its needs."""
+        ...
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         """Return the loss of each example from log-probabilities under the policy and under the frozen reference."""

@@ -1,0 +1,169 @@
+"""Protocols and values of training objectives: the examples of a step, the candidates of each row, and the loss.
+
+A stage of training runs one objective. Its parts are plain values with typed fields, so a misspelt field is an error of the type
+checker and at the call.
+
+    experiment ─► Objective ──build_step──► TrainingStep: examples ─► batch ─► prepare (host) ─► loss (device)
+                     │                                                             │                │
+                     └─ Preference, PolicyGradient ─► Proposer ─► Proposals ─► Candidates ─► Reward ─► loss of log-probabilities
+
+A row is one history with one target. A batch of prefixes has one row for each history, a batch of windows one row for each place with
+a target (see `genrec.training.rows`). `X` is the number of rows and `M` the number of candidates of a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+    from genrec.types.policy import Policy, Ranking, SequenceBatch
+    from genrec.types.preference import SamplerContext
+
+    Logs = dict[str, Tensor]  # metrics of a step, detached scalars
+    CurveRow = dict[str, float]  # a row of the training curves: `step` and the metrics logged for it
+
+Padding = Literal["zero", "repeat"]  # how a short window is padded on the left: with 0, or with repeats of the sequence
+
+
+class TrainingExamples(Protocol):
+    """Training examples, addressed by number."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, index: Tensor) -> Any:
+        """Return the batch of examples `index` int64 [B], a named tuple of tensors; `user` int64 [B] is one of them."""
+        ...
+
+
+class ExampleSource(Protocol):
+    """The training events of one data set as examples."""
+
+    def prefixes(self) -> TrainingExamples:
+        """Return one example for each event but a user's first: a `SequenceBatch` a batch."""
+        ...
+
+    def windows(self, padding: Padding = "zero") -> TrainingExamples:
+        """Return windows with a target after every item: a `WindowBatch` a batch."""
+        ...
+
+
+class ObjectiveState(Protocol):
+    """The tensors that an objective changes during training. Their shapes may change, their names may not."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors by name, as they are after the last step."""
+        ...
+
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Take the tensors of a checkpoint, which have the names of `tensors`. Raise ValueError with the reason if they do not fit."""
+        ...
+
+
+class FrozenPolicy(Protocol):
+    """A frozen copy of the policy, in evaluation mode and on the policy's device."""
+
+    @property
+    def policy(self) -> Policy:
+        """The copy. It is one object for the whole training."""
+        ...
+
+    def refresh(self) -> None:
+        """Copy the weights of the policy in training."""
+        ...
+
+
+class ObjectiveContext(NamedTuple):
+    """What an objective is built from. Held-out events are not in it, but for `validation`, which is for measuring alone."""
+
+    policy: Policy  # in training
+    reference: FrozenPolicy | None  # None in SFT, which has no reference
+    source: ExampleSource  # training examples
+    data: Callable[[], SamplerContext]  # training data for samplers and rewards, read at the first call; its policy is the reference
+    frozen_copy: Callable[[str], FrozenPolicy]  # a further frozen copy of the policy; its name labels its weights in the checkpoint
+    normalize: Literal["codes", "children"]  # softmax of each level, see `genrec.experiment.Align.normalize`
+    steps: int  # optimizer steps of the stage
+    batch_size: int  # examples of a step
+    seed: int  # the random numbers of a step depend on it, see `genrec.randomness.generator`
+    validation: TrainingExamples | None = None  # validation users with their held-out item, as a `SequenceBatch`; never trained on
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingStep:
+    """An objective that is ready to train. Fields after `loss` are for objectives that need them."""
+
+    examples: TrainingExamples  # the batches of the stage
+    loss: Callable[[Any, int], tuple[Tensor, Logs]]  # (prepared batch on the device, step) -> scalar loss, further metrics to log
+    prepare: Callable[[Any, int], Any] | None = None  # (batch on the CPU, step) -> input of `loss`; runs before the step needs it
+    begin: Callable[[int], None] | None = None  # called with each step before its loss, for example to refresh a frozen copy
+    state: ObjectiveState | None = None  # tensors for the checkpoint
+    modules: tuple[nn.Module, ...] = ()  # further modules with parameters to train; they are part of the checkpoint
+    measure: Callable[[], Mapping[str, float]] | None = None  # called at each validation, in evaluation mode; metrics for the curves
+    watchers: tuple[Callable[[CurveRow], str | None], ...] = ()  # called with each row of the curves; a warning to print, or None
+    save: Callable[[Path], None] | None = None  # writes further files into the artifact when training ends
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """The specification of what a stage of training minimizes: a frozen dataclass."""
+
+    def build_step(self, context: ObjectiveContext) -> TrainingStep:
+        """Return the objective for one policy and one training set."""
+        ...
+
+
+class Candidates(NamedTuple):
+    """Candidates of each row. In a preference the first one is the preferred item, unless a reward chooses it."""
+
+    items: Tensor  # int64 [X, M]; 0 where masked
+    mask: Tensor  # bool [X, M]; false: the candidate takes no part
+    rows: Tensor | None = None  # bool [X]  rows that take part, such as those past a hit gate; None: all
+    behavior: Tensor | None = None  # float32 [X, M]  log-probability under the policy that drew them; None: they were not sampled
+    codes: Tensor | None = None  # int64 [X, M, L]  codes to score in place of the items', for Semantic IDs that no item has
+
+
+class RowScores(Protocol):
+    """The policy in training on the rows of one batch. The history is encoded once, with the gradient."""
+
+    def level_log_prob(self, items: Tensor) -> Tensor:
+        """Return level log-probabilities with a gradient, float32 [X, M, L], of items int64 [X, M]; -inf where an item is 0."""
+        ...
+
+    def top(self, n: int, exclude: Tensor | None = None) -> Ranking:
+        """Return the `n` best items of each row without a gradient: exact where the policy scores the catalog, else beams."""
+        ...
+
+    def rank(self, items: Tensor) -> Tensor | None:
+        """Return the place (0 is the best) in the whole catalog of items int64 [X, M], or None if only beams are known."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposals:
+    """A proposer for one training set. Exactly one of `on_host` and `in_step` is given."""
+
+    on_host: Callable[[SequenceBatch, int], Candidates] | None = None  # (rows on the CPU, step); reads no changing weights
+    in_step: Callable[[SequenceBatch, SequenceBatch, int, RowScores], Candidates] | None = (
+        None  # (rows, rows on the CPU, step, scores)
+    )
+    examples: TrainingExamples | None = None  # examples of the proposer's own, such as pairs from a file; None: those of the objective
+    static: bool = False  # the candidates of an example never change; reference log-probabilities are then computed once
+    begin: Callable[[int], None] | None = None  # called with each step before its candidates are needed in the step
+    state: ObjectiveState | None = None  # tensors for the checkpoint
+    for_validation: Callable[[SequenceBatch], Candidates] | None = None  # candidates of validation users, drawn once with seed 0
+    mismatched: Callable[[SequenceBatch], Tensor] | None = None  # another row's positive int64 [X], 0 where it shares the Semantic ID
+    save: Callable[[Path], None] | None = None  # writes further files into the artifact when training ends
+
+
+@runtime_checkable
+class Proposer(Protocol):
+    """The specification of who proposes the candidates of a row: a frozen dataclass."""
+
+    def build_proposals(self, context: ObjectiveContext) -> Proposals:
+        """Return the proposer for one policy and one training set."""
+        ...
