@@ -22,7 +22,7 @@ from genrec.progress import say
 from genrec.store import Artifact, Store, describe, key_of, now, write_json
 from genrec.tokenizer.health_report import say_health
 from genrec.training.curves import OnRow
-from genrec.training.plugin_errors import attribute_to
+from genrec.plugin_errors import attribute_to
 from genrec.workspace import raw_folder, store
 
 VERSIONS = {"data": 4, "embed": 2, "tokenize": 2, "sft": 2, "align": 4, "evaluate": 3}  # of each stage; raised when results change

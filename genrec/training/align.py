@@ -32,18 +32,18 @@ from genrec.preference.negative_statistics import NegativeStatistics, Summary
 from genrec.preference.rewards import checked_rating
 from genrec.progress import say
 from genrec.randomness import generator
-from genrec.training import plugin_errors
-from genrec.training.curve_warnings import FallingPositives
+from genrec import plugin_errors
+from genrec.objectives.curve_warnings import FallingPositives
 from genrec.training.curves import OnRow
 from genrec.training.early_checks import check_alignment
 from genrec.training.loop import Outcome, UserIds, Validate, train
 from genrec.training.model_selection import Selection
-from genrec.training.objective_state import FixedTensors
-from genrec.training.preference_logs import preference_logs
+from genrec.objectives.objective_state import FixedTensors
+from genrec.objectives.preference_logs import preference_logs
 from genrec.training.recipes import Align
-from genrec.training.step_sampler import StepSampler
+from genrec.preference.candidates.step_sampler import StepSampler
 from genrec.training.validation import select_users
-from genrec.training.validation_pairs import MAX_USERS, ValidationPairs, pair_metrics
+from genrec.objectives.validation_pairs import MAX_USERS, ValidationPairs, pair_metrics
 from genrec.types import ConstrainedPolicy, LogProbs, Policy, Reward, SamplerContext, SequenceBatch
 
 MAX_EMPTY_SHARE = 0.5  # warn if a larger share of the examples got no negative
@@ -92,7 +92,7 @@ def log_probs(levels: Tensor, num_negatives: int | None = None, rewards: Tensor 
 class Alignment:
     """The objective of alignment, with its reference, the policy copy that the sampler reads, and statistics of the negatives.
 
-    It is a `genrec.training.objective_state.ObjectiveState`: statistics, counts of draws, and frozen weights that change.
+    It is a `genrec.objectives.objective_state.ObjectiveState`: statistics, counts of draws, and frozen weights that change.
     """
 
     def __init__(self, policy: Policy, context: SamplerContext, recipe: Align, seed: int, epoch_steps: int) -> None:
@@ -212,7 +212,7 @@ class Alignment:
 
     @torch.no_grad()
     def pair_metrics(self, pairs: ValidationPairs) -> dict[str, float]:
-        """Return the metrics of validation pairs, see `genrec.training.validation_pairs.pair_metrics`, in batches as in training."""
+        """Return the metrics of validation pairs, see `genrec.objectives.validation_pairs.pair_metrics`, in batches as in training."""
         device = next(as_module(self.policy).parameters()).device
         self._move_frozen_to(device)
         items = torch.cat([pairs.batch.target.unsqueeze(1), pairs.negatives], 1)

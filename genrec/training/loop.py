@@ -32,7 +32,7 @@ from genrec.training.curves import Curves, OnRow, Row, Watcher, scores
 from genrec.training.lightning_module import Objective, Training
 from genrec.training.model_selection import Selection
 from genrec.training.numerics import FiniteCheck
-from genrec.training.objective_state import FixedTensors, ObjectiveState, check_names
+from genrec.objectives.objective_state import FixedTensors, ObjectiveState, check_names
 from genrec.training.recipes import SFT, Align
 from genrec.training.schedule import Schedule, schedule
 from genrec.training.time_estimate import TimeEstimate, synchronized_clock

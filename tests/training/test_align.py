@@ -15,7 +15,7 @@ from genrec.errors import InputError, NumericsError, Stopped
 from genrec.preference.losses import DPO, Anchored, ContinuedSFT, SoftmaxDPO
 from genrec.preference.negatives import Uniform
 from genrec.training.align import align, log_probs
-from genrec.training.preference_logs import preference_logs
+from genrec.objectives.preference_logs import preference_logs
 from genrec.types import DrawNegatives, SamplerContext, SequenceBatch
 
 

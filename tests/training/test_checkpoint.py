@@ -22,7 +22,7 @@ from genrec.store import hash_of
 from genrec.training import checkpoint, loop
 from genrec.training.checkpoint import FILES, Checkpoint, TrainingId, TrainingProgress
 from genrec.training.loop import train
-from genrec.training.objective_state import FixedTensors
+from genrec.objectives.objective_state import FixedTensors
 from genrec.training.sft import build_policy
 from genrec.workspace import store
 

@@ -16,7 +16,7 @@ from genrec.plugin_source import plugins_in
 from genrec.preference.filters import SimilarityWindow
 from genrec.preference.losses import Anchored, RosePO, SoftmaxDPO
 from genrec.preference.negatives import BestOf, Filtered, Uniform
-from genrec.training import plugin_errors
+from genrec import plugin_errors
 from genrec.training.align import align
 from genrec.types import DrawNegatives, LogProbs, PreferenceTerms, SamplerContext, SequenceBatch
 

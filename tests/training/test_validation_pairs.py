@@ -21,8 +21,8 @@ from genrec.preference.rewards import LogProbability
 from genrec.training import align as aligning
 from genrec.training.align import Alignment, align
 from genrec.training.recipes import Align
-from genrec.training.step_sampler import StepSampler
-from genrec.training.validation_pairs import ValidationPairs, pair_metrics
+from genrec.preference.candidates.step_sampler import StepSampler
+from genrec.objectives.validation_pairs import ValidationPairs, pair_metrics
 from genrec.types import DrawNegatives, SamplerContext, SequenceBatch
 
 COLUMNS = ("preference_accuracy", "margin", "likelihood_accuracy")
