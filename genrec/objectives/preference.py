@@ -18,6 +18,8 @@ from torch import Tensor
 
 from genrec import plugin_errors
 from genrec.errors import UsageError
+from genrec.objectives.curve_warnings import FallingPositives
+from genrec.objectives.preference_logs import preference_logs
 from genrec.objectives.preference_state import PreferenceState
 from genrec.objectives.row_scores import scores_of
 from genrec.objectives.rows import places_of, rows_of
@@ -29,8 +31,6 @@ from genrec.preference.losses import DPO, Anchored, SoftmaxDPO
 from genrec.preference.losses.kto import check_mismatched_pairs
 from genrec.preference.range_checks import check_range
 from genrec.preference.rewards import checked_rating
-from genrec.objectives.curve_warnings import FallingPositives
-from genrec.objectives.preference_logs import preference_logs
 from genrec.types import (
     Candidates,
     LogProbs,
@@ -141,7 +141,9 @@ class _PreferenceStep:
         """Return the input of a step. Runs on the CPU before the step needs it."""
         rows, places = rows_of(batch), places_of(batch) if isinstance(batch, WindowBatch) else None
         candidates = None if self.proposals.on_host is None else self.proposals.on_host(rows, step)
-        mismatched = None if self.exclusions is None else mismatched_items(rows, self.exclusions, 1 if places is None else len(places) // 2)
+        mismatched = (
+            None if self.exclusions is None else mismatched_items(rows, self.exclusions, 1 if places is None else len(places) // 2)
+        )
         return PreparedRows(batch, places, rows, candidates, mismatched, HostRows(rows, candidates))
 
     def loss(self, prepared: PreparedRows, step: int) -> tuple[Tensor, dict[str, Tensor]]:

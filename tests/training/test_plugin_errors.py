@@ -11,12 +11,12 @@ import torch
 from alignments import constant, parts, recipe
 from stable_ids import stable_id
 
+from genrec import plugin_errors
 from genrec.errors import InputError, UsageError
 from genrec.plugin_source import plugins_in
 from genrec.preference.filters import SimilarityWindow
 from genrec.preference.losses import Anchored, RosePO, SoftmaxDPO
 from genrec.preference.negatives import BestOf, Filtered, Uniform
-from genrec import plugin_errors
 from genrec.training.align import align
 from genrec.types import DrawNegatives, LogProbs, PreferenceTerms, SamplerContext, SequenceBatch
 

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from genrec.data.examples import Examples, examples
 from genrec.errors import InputError, Stopped
+from genrec.objectives.validation_pairs import ValidationPairs, pair_metrics
+from genrec.preference.candidates.step_sampler import StepSampler
 from genrec.preference.exclusions import Exclusions
 from genrec.preference.losses import DPO, KTO, Anchored, ContinuedSFT, RosePO, SimPO
 from genrec.preference.negatives import AlreadySeen, BestOf, Curriculum, InBatch, ModelBeams, PrefixNeighbors, Uniform
@@ -21,8 +23,6 @@ from genrec.preference.rewards import LogProbability
 from genrec.training import align as aligning
 from genrec.training.align import Alignment, align
 from genrec.training.recipes import Align
-from genrec.preference.candidates.step_sampler import StepSampler
-from genrec.objectives.validation_pairs import ValidationPairs, pair_metrics
 from genrec.types import DrawNegatives, SamplerContext, SequenceBatch
 
 COLUMNS = ("preference_accuracy", "margin", "likelihood_accuracy")

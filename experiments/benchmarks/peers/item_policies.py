@@ -69,7 +69,8 @@ ROWS = {
 
 def policy_of(row: Row) -> Any:
     """Return genrec's policy."""
-    from genrec.baselines import GBCE, GRU4Rec, SampledSoftmax, SASRec
+    from genrec.objectives import Supervised
+from genrec.baselines import GBCE, GRU4Rec, SampledSoftmax, SASRec
 
     if row.model == "GRU4Rec":
         return GRU4Rec(d_model=row.width, hidden_size=row.hidden, num_layers=row.layers, dropout=row.dropout)
@@ -97,7 +98,7 @@ def experiment_of(name: str, row: Row, source: Any, examples: int) -> Any:
         tokenize=None,
         policy=policy_of(row),
         history_length=HISTORY,
-        sft=SFT(targets="one" if is_best_kept else "all", optimization=optimization, validation=validation),
+        sft=SFT(objective=Supervised(targets="one" if is_best_kept else "all"), optimization=optimization, validation=validation),
         evaluate=Evaluate(cutoffs=(1, 5, 10, TOP)),
     )
 

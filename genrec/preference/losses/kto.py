@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from genrec.errors import UsageError
+from genrec.plugin_source import components
 from genrec.preference.losses.log_ratios import (
     Scores,
     at_least_float32,
@@ -55,8 +56,9 @@ class KTO:
 
     def check(self, experiment: Any) -> None:
         """Raise UsageError if the batches of the alignment have one example, which leaves no mismatched pair for z0."""
-        if experiment.align is not None:
-            _check_batch(experiment.align.optimization.batch_size, "align.optimization.batch_size")
+        for alignment in experiment.alignments:
+            if self in components(alignment):
+                _check_batch(alignment.optimization.batch_size, "align.optimization.batch_size")
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         """Return the loss of each example. It depends on the batch through z0 and, without `paired`, through N."""
