@@ -32,6 +32,8 @@ WAYS: dict[Literal["append", "reassign"], int] = {
     "reassign": 4,
 }  # collisions -> levels of the quantizer; four levels in total
 
+REPEATED = Supervised(targets="all", padding="repeat")  # short sequences are repeated (RepPad)
+
 
 def sft() -> Experiment:
     """Return TIGER with RQ-VAE Semantic IDs, 6 + 6 layers and up to 200,000 steps."""
@@ -56,7 +58,7 @@ def sdpo() -> Experiment:
     align = Align(
         objective=Preference(
             loss=Anchored(SoftmaxDPO(beta=0.5)),
-            candidates=Sampled(negatives=FaissNeighbors(pool_size=200, skip=5), num_negatives=3),
+            candidates=Sampled(FaissNeighbors(pool_size=200, skip=5), 3),
         ),
         optimization=Optimization(max_steps=512, batch_size=256, learning_rate=5e-5, warmup_steps=50),
     )
@@ -85,9 +87,7 @@ def sasrec() -> Experiment:
 
 def sasrec_repeated() -> Experiment:
     """Return SASRec with short sequences repeated until a window is full (RepPad)."""
-    return replace(
-        sasrec(), name="beauty-sasrec-repeated", sft=replace(sasrec().sft, objective=Supervised(targets="all", padding="repeat"))
-    )
+    return replace(sasrec(), name="beauty-sasrec-repeated", sft=replace(sasrec().sft, objective=REPEATED))
 
 
 def rivals() -> list[Experiment]:
@@ -115,7 +115,7 @@ def smoke() -> list[Experiment]:
     align = Align(
         objective=Preference(
             loss=Anchored(SoftmaxDPO(beta=0.5)),
-            candidates=Sampled(negatives=FaissNeighbors(pool_size=200), num_negatives=3),
+            candidates=Sampled(FaissNeighbors(pool_size=200), 3),
         ),
         keep="last",
         optimization=Optimization(max_steps=100, batch_size=128, learning_rate=5e-5, warmup_steps=50),

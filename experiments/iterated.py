@@ -38,7 +38,7 @@ def _recipe(objective: Objective) -> Align:
 
 def _dpo() -> Preference:
     """Return DPO with one negative from the reference policy's own beams."""
-    return Preference(loss=Anchored(DPO(beta=0.5)), candidates=Sampled(negatives=ModelBeams(num_beams=10), num_negatives=1))
+    return Preference(loss=Anchored(DPO(beta=0.5)), candidates=Sampled(ModelBeams(num_beams=10), 1))
 
 
 def control() -> Experiment:
@@ -63,7 +63,7 @@ def refreshed_reference() -> Experiment:
 
 def refreshed_beams() -> Experiment:
     """Return S-DPO with three beams of a copy of the policy that is refreshed every 20 steps. The SFT policy stays the reference."""
-    beams = Sampled(negatives=ModelBeams(num_beams=10, refresh_every=20), num_negatives=3)
+    beams = Sampled(ModelBeams(num_beams=10, refresh_every=20), 3)
     return aligned("refreshed-beams", _recipe(Preference(loss=Anchored(SoftmaxDPO(beta=0.5)), candidates=beams)))
 
 

@@ -27,6 +27,8 @@ from genrec.preference.negatives import AlreadySeen, FaissNeighbors, ModelBeams,
 from genrec.tokenizer import RQKMeans
 from genrec.types import NegativeSampler, Objective, PreferenceLoss
 
+REPEATED = Supervised(targets="all", padding="repeat")  # short sequences are repeated (RepPad)
+
 
 def sft() -> Experiment:
     """Return a small TIGER policy with one input vector per item, trained by SFT for about eight epochs."""
@@ -45,7 +47,7 @@ def sft() -> Experiment:
 
 
 def aligned(name: str, objective: Objective) -> Experiment:
-    """Return the SFT policy trained further by this objective for exactly 300 steps. All rows take the same steps on the same histories."""
+    """Return the SFT policy trained further by this objective, 300 steps on the same histories for all rows."""
     align = Align(
         objective=objective,
         keep="last",
@@ -62,29 +64,27 @@ def control() -> Experiment:
 
 def dpo() -> Experiment:
     """Return DPO with one uniform negative."""
-    return aligned("dpo-uniform", Preference(loss=Anchored(DPO(beta=0.5)), candidates=Sampled(negatives=Uniform(), num_negatives=1)))
+    return aligned("dpo-uniform", Preference(loss=Anchored(DPO(beta=0.5)), candidates=Sampled(Uniform(), 1)))
 
 
 def dpo_faiss() -> Experiment:
     """Return DPO with one nearest neighbor of the positive."""
     return aligned(
         "dpo-faiss",
-        Preference(loss=Anchored(DPO(beta=0.5)), candidates=Sampled(negatives=FaissNeighbors(pool_size=200), num_negatives=1)),
+        Preference(loss=Anchored(DPO(beta=0.5)), candidates=Sampled(FaissNeighbors(pool_size=200), 1)),
     )
 
 
 def sdpo() -> Experiment:
     """Return S-DPO with three uniform negatives."""
-    return aligned(
-        "sdpo-uniform", Preference(loss=Anchored(SoftmaxDPO(beta=0.5)), candidates=Sampled(negatives=Uniform(), num_negatives=3))
-    )
+    return aligned("sdpo-uniform", Preference(loss=Anchored(SoftmaxDPO(beta=0.5)), candidates=Sampled(Uniform(), 3)))
 
 
 def sdpo_faiss() -> Experiment:
     """Return S-DPO with three nearest neighbors of the positive."""
     return aligned(
         "sdpo-faiss",
-        Preference(loss=Anchored(SoftmaxDPO(beta=0.5)), candidates=Sampled(negatives=FaissNeighbors(pool_size=200), num_negatives=3)),
+        Preference(loss=Anchored(SoftmaxDPO(beta=0.5)), candidates=Sampled(FaissNeighbors(pool_size=200), 3)),
     )
 
 
@@ -113,9 +113,7 @@ def sasrec() -> Experiment:
 
 def sasrec_repeated() -> Experiment:
     """Return SASRec with short sequences repeated (RepPad)."""
-    return replace(
-        sasrec(), name="ml100k-sasrec-repeated", sft=replace(sasrec().sft, objective=Supervised(targets="all", padding="repeat"))
-    )
+    return replace(sasrec(), name="ml100k-sasrec-repeated", sft=replace(sasrec().sft, objective=REPEATED))
 
 
 def rivals() -> list[Experiment]:
@@ -154,7 +152,7 @@ def _objectives(negatives: NegativeSampler) -> dict[str, Objective]:
     """Return the objectives of the grid with a sampler, all with one anchor. `sprec` has three rounds, half of each SFT."""
 
     def preference(loss: PreferenceLoss, count: int = 1) -> Preference:
-        return Preference(loss=Anchored(loss), candidates=Sampled(negatives=negatives, num_negatives=count))
+        return Preference(loss=Anchored(loss), candidates=Sampled(negatives, count))
 
     return {
         "dpo": preference(DPO(beta=0.5)),

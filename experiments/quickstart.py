@@ -42,7 +42,7 @@ def sft() -> Experiment:
 
 
 def aligned(name: str, objective: Objective) -> Experiment:
-    """Return the SFT policy trained further by this objective for exactly 100 steps. All rows take the same steps on the same histories."""
+    """Return the SFT policy trained further by this objective, 100 steps on the same histories for all rows."""
     align = Align(
         objective=objective,
         keep="last",
@@ -59,14 +59,14 @@ def control() -> Experiment:
 
 def dpo() -> Experiment:
     """Return DPO with one uniform negative."""
-    return aligned("dpo", Preference(loss=Anchored(DPO(beta=0.5)), candidates=Sampled(negatives=Uniform(), num_negatives=1)))
+    return aligned("dpo", Preference(loss=Anchored(DPO(beta=0.5)), candidates=Sampled(Uniform(), 1)))
 
 
 def sdpo() -> Experiment:
     """Return S-DPO with three nearest neighbors of the positive as negatives."""
     return aligned(
         "sdpo",
-        Preference(loss=Anchored(SoftmaxDPO(beta=0.5)), candidates=Sampled(negatives=FaissNeighbors(pool_size=100), num_negatives=3)),
+        Preference(loss=Anchored(SoftmaxDPO(beta=0.5)), candidates=Sampled(FaissNeighbors(pool_size=100), 3)),
     )
 
 

@@ -28,18 +28,18 @@ HOLDERS: dict[str, Callable[[Any], dict[str, Any]]] = {  # protocol -> the field
     "PolicySpecification": lambda policy: {"policy": policy},
     "Objective": lambda objective: {"align": Align(objective)},
     "Proposer": lambda proposer: {"align": Align(Preference(candidates=proposer))},
-    "NegativeSampler": lambda sampler: {"align": Align(Preference(candidates=Sampled(negatives=sampler)))},
+    "NegativeSampler": lambda sampler: {"align": Align(Preference(candidates=Sampled(sampler)))},
     "PreferenceLoss": lambda loss: {"align": Align(_preference(loss=loss))},
     "Reward": lambda reward: {"align": Align(Preference(reward=reward))},
     "CandidateFilter": lambda candidate_filter: {
-        "align": Align(Preference(candidates=Sampled(negatives=Filtered(Uniform(), (candidate_filter,)))))
+        "align": Align(Preference(candidates=Sampled(Filtered(Uniform(), (candidate_filter,)))))
     },
     "Source": lambda source: {"source": source},
     "Split": lambda split: {"split": split},
     "Quantizer": lambda quantizer: {"tokenize": Tokenize(quantizer=quantizer)},
     "Baseline": lambda baseline: {"policy": baseline},
     "ItemEncoder": lambda encoder: {"embed": encoder},
-    "ItemVectors": lambda vectors: {"align": Align(Preference(candidates=Sampled(negatives=FaissNeighbors(vectors=vectors))))},
+    "ItemVectors": lambda vectors: {"align": Align(Preference(candidates=Sampled(FaissNeighbors(vectors=vectors))))},
     "EvaluationMetric": lambda metric: {"evaluate": Evaluate(metrics=(metric,))},
 }
 

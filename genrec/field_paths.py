@@ -73,11 +73,12 @@ def value_at(experiment: Experiment, path: FieldPath, components: Mapping[FieldP
     value: object = experiment
     for depth, name in enumerate(path):
         inner = path[: depth + 1]
-        if inner in components:
-            value = components[inner]
-        else:
-            value = value[int(name)] if isinstance(value, tuple) else getattr(value, name)
+        value = components[inner] if inner in components else _part(value, name)
     return value
+
+
+def _part(value: object, name: str) -> object:
+    return value[int(name)] if isinstance(value, tuple) else getattr(value, name)
 
 
 def plain_value(experiment: Experiment, flag: str) -> Any:

@@ -204,9 +204,8 @@ def _held_out_negatives(corpus: Corpus, parents: Parents) -> dict[str, float]:
     drawn = [pd.read_parquet(file) for file in files if file.is_file()]
     if not drawn:
         return {}
-    return held_out_negatives(
-        pd.concat(drawn).groupby(["user", "item"], as_index=False).sum(), corpus.part("validation"), corpus.part("test")
-    )
+    counts = pd.concat(drawn).groupby(["user", "item"], as_index=False).sum()
+    return held_out_negatives(counts, corpus.part("validation"), corpus.part("test"))
 
 
 def builder_of(stage: str) -> Callable[[Experiment, Parents, Path], None]:
@@ -293,7 +292,7 @@ def _on_device(policy: Policy) -> Policy:
 
 
 def _save_policy(policy: Policy, outcome: Outcome, step: TrainingStep, folder: Path) -> None:
-    """Write the weights, the curves, the resolved recipe of a training and the files of its objective. Raise NumericsError for non-finite weights."""
+    """Write the weights, the curves, the recipe and the files of the objective. Raise NumericsError for non-finite weights."""
     check_finite(cast(nn.Module, policy), f"the trained policy of {folder.parent.name}")
     save_file(weights(cast(nn.Module, policy)), folder / "policy.safetensors")
     curves.save(outcome.curves, folder)

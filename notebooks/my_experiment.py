@@ -55,7 +55,7 @@ def aligned(name: str, objective: Objective) -> Experiment:
 
 def preference(negatives: NegativeSampler) -> Preference:
     """Return the custom loss, anchored, with three negatives of a sampler."""
-    return Preference(loss=Anchored(MarginDPO()), candidates=Sampled(negatives=negatives, num_negatives=3))
+    return Preference(loss=Anchored(MarginDPO()), candidates=Sampled(negatives, 3))
 
 
 def control() -> Experiment:

@@ -52,8 +52,9 @@ class Ours:
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Return the training loop's optimizer."""
+        trained = [each for each in self.policy.parameters() if each.requires_grad]
         return adamw(
-            [each for each in self.policy.parameters() if each.requires_grad],
+            trained,
             learning_rate=3e-4,
             weight_decay=SFT().optimization.weight_decay,
         )

@@ -70,8 +70,8 @@ class PreparedRows(NamedTuple):
 class Preference:
     """Prefer the first candidate of a row over the others, by a loss of log-probabilities under policy and reference.
 
-    The loss of a step is `weight * (mean of the preference loss) + likelihood * NLL`. The mean is over the rows with a preference (all,
-    unless the proposer has a gate), and NLL is the mean of -log p(code) over all rows and levels of the first candidate, which is the
+    The loss of a step is `weight * (mean of the preference loss) + likelihood * NLL`. The mean is over the rows with a preference:
+    all, unless the proposer has a gate. NLL is the mean of -log p(code) over all rows and levels of the first candidate, which is the
     logged item for all proposers but files.
     """
 
@@ -141,9 +141,8 @@ class _PreferenceStep:
         """Return the input of a step. Runs on the CPU before the step needs it."""
         rows, places = rows_of(batch), places_of(batch) if isinstance(batch, WindowBatch) else None
         candidates = None if self.proposals.on_host is None else self.proposals.on_host(rows, step)
-        mismatched = (
-            None if self.exclusions is None else mismatched_items(rows, self.exclusions, 1 if places is None else len(places) // 2)
-        )
+        shift = 1 if places is None else len(places) // 2  # neighboring rows of a window batch have the same user
+        mismatched = None if self.exclusions is None else mismatched_items(rows, self.exclusions, shift)
         return PreparedRows(batch, places, rows, candidates, mismatched, HostRows(rows, candidates))
 
     def loss(self, prepared: PreparedRows, step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -226,7 +225,7 @@ def best_first(candidates: Candidates, rewards: Tensor, min_gap: float) -> tuple
     compare nothing, take no part.
     """
     rewards = rewards.masked_fill(~candidates.mask, -torch.inf)
-    rewards, order = rewards.sort(1, descending=True, stable=True)
+    rewards, order = rewards.sort(dim=1, descending=True, stable=True)
     mask = candidates.mask.gather(1, order) & (rewards < rewards[:, :1] - min_gap)
     counted = mask.any(1)
     mask[:, 0] = candidates.mask.gather(1, order)[:, 0]

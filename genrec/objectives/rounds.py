@@ -56,10 +56,8 @@ class Rounds:
         steps = [objective.build_step(context) for objective in self.objectives]
         lengths = {(type(step.examples), len(step.examples)) for step in steps}
         if len(lengths) > 1:
-            found = ", ".join(f"{kind.__name__} of {length:,} examples" for kind, length in sorted(lengths, key=str))
-            raise UsageError(
-                f"the objectives of Rounds must train on the same batches, got {found}; give all of them the same targets"
-            )
+            found = ", ".join(f"{length:,} {kind.__name__}" for kind, length in sorted(lengths, key=str))
+            raise UsageError(f"Rounds.objectives must train on the same batches, got {found}; give all the same targets")
         built = _Rounds(self, context, steps)
         return TrainingStep(
             examples=steps[0].examples,

@@ -44,7 +44,7 @@ class Supervised:
         check_types(self, "Supervised")
         if self.padding == "repeat" and self.targets == "one":
             raise UsageError(
-                "Supervised.padding 'repeat' pads windows, which need targets 'all', got targets 'one'; set padding zero or targets all"
+                "Supervised.padding 'repeat' pads windows, which need targets 'all', got 'one'; set padding zero or targets all"
             )
 
     def check(self, experiment: Any) -> None:

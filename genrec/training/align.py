@@ -158,7 +158,8 @@ def check_same_start(context: ObjectiveContext, examples: SequenceBatch) -> None
     rows = rows_of(SequenceBatch(*(each.to(device) for each in examples)))
     items = torch.stack([rows.target, rows.target.roll(1)], 1)
     both = (context.policy, context.reference.policy)
-    check_start(*(log_probs(scores_of(each, rows, None, rows, context.normalize).level_log_prob(items)) for each in both))
+    ours, theirs = (log_probs(scores_of(each, rows, None, rows, context.normalize).level_log_prob(items)) for each in both)
+    check_start(ours, theirs)
     module.train(training)
 
 

@@ -69,8 +69,7 @@ ROWS = {
 
 def policy_of(row: Row) -> Any:
     """Return genrec's policy."""
-    from genrec.objectives import Supervised
-from genrec.baselines import GBCE, GRU4Rec, SampledSoftmax, SASRec
+    from genrec.baselines import GBCE, GRU4Rec, SampledSoftmax, SASRec
 
     if row.model == "GRU4Rec":
         return GRU4Rec(d_model=row.width, hidden_size=row.hidden, num_layers=row.layers, dropout=row.dropout)
@@ -84,6 +83,7 @@ from genrec.baselines import GBCE, GRU4Rec, SampledSoftmax, SASRec
 def experiment_of(name: str, row: Row, source: Any, examples: int) -> Any:
     """Return genrec's experiment for a training set of `examples` prefixes or windows."""
     from genrec.experiment import SFT, Evaluate, Experiment, Optimization, Validation
+    from genrec.objectives import Supervised
 
     epoch_steps = -(-examples // row.batch)
     steps = row.epochs * epoch_steps

@@ -16,7 +16,7 @@ from genrec.types import Candidates, NegativeSampler, ObjectiveContext, Proposal
 from genrec.types.specification import check_types
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Sampled:
     """The logged next item, which is preferred, and K negatives of a sampler (`genrec.preference.negatives`).
 
