@@ -108,7 +108,7 @@ def align(
     check_alignment(policy, data.context, recipe)
     as_module(policy).train(recipe.dropout)
     frozen = FrozenPolicies(policy, reference, recipe.refresh_reference)
-    context = _context(policy, data, recipe, seed if place == 0 else seed_of(seed, "alignment", place), frozen)
+    context = context_of(policy, data, recipe, seed if place == 0 else seed_of(seed, "alignment", place), frozen)
     with plugin_errors.attribute_to(recipe.objective, "while the objective was built"):
         step = recipe.objective.build_step(context)
     prefixes = data.source.prefixes()
@@ -130,7 +130,7 @@ def align(
     return outcome, step
 
 
-def _context(policy: Policy, data: AlignmentData, recipe: Align, seed: int, frozen: FrozenPolicies) -> ObjectiveContext:
+def context_of(policy: Policy, data: AlignmentData, recipe: Align, seed: int, frozen: FrozenPolicies) -> ObjectiveContext:
     """Return what the objective is built from."""
     held_out, context = data.held_out, data.context._replace(policy=frozen.reference.policy)
     return ObjectiveContext(
