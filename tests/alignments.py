@@ -94,7 +94,9 @@ def align(
     held_out: Examples | None = None, **others: Any,
 ) -> tuple[Outcome, Summary, DataFrame]:  # fmt: skip
     """Align a policy. Return the outcome, and the statistics and counts of its negatives, as the artifact holds them."""
-    outcome, step = training.align(policy, AlignmentData(Given(entries), context, held_out), settings, seed, folder, validate, **others)
+    outcome, step = training.align(
+        policy, AlignmentData(Given(entries), context, held_out), settings, seed, folder, validate, **others
+    )
     files = folder.parent / f"{folder.name} files"
     files.mkdir(parents=True, exist_ok=True)
     if step.save is not None:

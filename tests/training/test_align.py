@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from alignments import constant, following, parts, recipe
+from alignments import align, constant, following, parts, recipe
 
 from genrec.errors import InputError, NumericsError, Stopped
+from genrec.objectives.preference import log_probs
 from genrec.objectives.preference_logs import preference_logs
 from genrec.preference.losses import DPO, Anchored, ContinuedSFT, SoftmaxDPO
 from genrec.preference.negatives import Uniform
-from genrec.training.align import align, log_probs
 from genrec.types import DrawNegatives, SamplerContext, SequenceBatch
 
 

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from trainings import RECIPE, likelihood, policy, training_examples
+from trainings import RECIPE, likelihood, policy, train, training_examples
 from worlds import TINY, cyclic
 
+from alignments import stage
 from genrec import pipeline, row_trainings, run_files
 from genrec.baselines import Popularity
 from genrec.errors import UsageError
@@ -18,7 +19,6 @@ from genrec.experiment import Align, Evaluate, Experiment, Selection, baselines
 from genrec.inspect_commands import _curves_lines
 from genrec.overrides import override
 from genrec.training.curves import best_step
-from genrec.training.loop import train
 from genrec.training.model_selection import selection_of
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from alignments import constant, parts, recipe
+from alignments import align, constant, parts, recipe
 from stable_ids import stable_id
 
 from genrec import plugin_errors
@@ -17,7 +17,6 @@ from genrec.plugin_source import plugins_in
 from genrec.preference.filters import SimilarityWindow
 from genrec.preference.losses import Anchored, RosePO, SoftmaxDPO
 from genrec.preference.negatives import BestOf, Filtered, Uniform
-from genrec.training.align import align
 from genrec.types import DrawNegatives, LogProbs, PreferenceTerms, SamplerContext, SequenceBatch
 
 

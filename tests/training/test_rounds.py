@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from alignments import IDS, constant, parts, recipe
+from alignments import align, IDS, constant, parts, recipe
 from torch import Generator, Tensor
 
 from genrec.errors import Stopped, UsageError

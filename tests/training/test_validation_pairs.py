@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from alignments import constant, corpus, parts, recipe
+from alignments import align, constant, corpus, parts, recipe
 from torch import Tensor
 
 from genrec.data.examples import Examples, examples
