@@ -60,8 +60,10 @@ def recipe(**change: object) -> Align:
     Fields of `Optimization`, `Validation`, `Preference` and `Sampled` are given by their own names, others are those of `Align`.
     """
     settings: dict[str, object] = {
-        "loss": SoftmaxDPO(), "max_steps": 40, "batch_size": 32, "learning_rate": 1e-3, "warmup_steps": 1, "every": 20,
+        "max_steps": 40, "batch_size": 32, "learning_rate": 1e-3, "warmup_steps": 1, "every": 20,
     }  # fmt: skip
+    if "objective" not in change:
+        settings["loss"] = SoftmaxDPO()
     return stage(**nested(settings | change))
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from alignments import stage
 from pandas import DataFrame
 from torch import nn
 from worlds import TINY, cyclic
 
-from alignments import stage
 from genrec import stages
 from genrec.baselines import ItemKNN, SASRec
 from genrec.data.sources import Frames

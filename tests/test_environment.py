@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from worlds import cyclic
 
-from alignments import stage
 from genrec import doctor, environment, run_experiments, workspace
 from genrec.__main__ import main
 from genrec.baselines import Popularity

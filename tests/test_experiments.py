@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pytest
-
 from alignments import stage
+
 from genrec import loading, pipeline
 from genrec.baselines import Popularity
 from genrec.errors import UsageError

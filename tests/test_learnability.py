@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from alignments import stage
 from worlds import cyclic
 
-from alignments import stage
 from genrec import pipeline
 from genrec.baselines import ItemKNN, Popularity
 from genrec.experiment import SFT, Align, Experiment, Optimization, Tokenize, Validation

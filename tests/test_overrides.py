@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alignments import stage
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from alignments import stage
 from genrec import loading, override_messages, overrides
 from genrec.baselines import Popularity, SASRec
 from genrec.component_choices import MODULES, classes_of, kinds_of

@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from worlds import cyclic
 
-from alignments import stage
 from genrec import dry_run, failed_runs, hashed_json, pipeline, run_experiments, run_files, run_list
 from genrec.__main__ import main
 from genrec.baselines import Popularity

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from alignments import stage
+
 from genrec.embeddings import TfidfSvd
-from genrec.experiment import SFT, Align, Evaluate, Experiment, Optimization, Tokenize, Validation
+from genrec.experiment import SFT, Evaluate, Experiment, Optimization, Tokenize, Validation
 from genrec.model import Tiger
 from genrec.preference.losses import Anchored, SoftmaxDPO
 from genrec.testing import Cyclic

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from alignments import stage
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 from worlds import cyclic
 
-from alignments import stage
 from genrec import pipeline
 from genrec.baselines import GBCE, GRU4Rec, SampledSoftmax
 from genrec.baselines.gru4rec import GRU4RecPolicy

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from alignments import stage
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 from worlds import TINY, cyclic
 
-from alignments import stage
 from genrec import pipeline
 from genrec.baselines import SASRec, item_policy
 from genrec.baselines.item_policy import rank_all

@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 from worlds import TINY, cyclic
 
-from alignments import stage
 from genrec.baselines import ItemKNN, Popularity
 from genrec.data.corpus import Corpus
 from genrec.data.corpus_builder import prepare

@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from alignments import stage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_ids import stable_id
 from torch import Tensor
 from worlds import cyclic
 
-from alignments import stage
 from genrec.errors import UsageError
-from genrec.experiment import Align, Experiment, Optimization
+from genrec.experiment import Experiment, Optimization
 from genrec.preference.losses import CPO, DPO, KTO, Anchored, ConservativeDPO, RosePO, SimPO, Smoothed, SoftmaxDPO, find_requirement
 from genrec.preference.losses.kto import check_mismatched_pairs, kto_parts, reference_point
 from genrec.preference.losses.log_ratios import Scores

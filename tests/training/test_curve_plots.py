@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
-from alignments import stage
 from genrec.training import curve_panels, curve_plots
 from genrec.training.curve_panels import LABELS, label, panels
 from genrec.training.curves import table

@@ -11,11 +11,11 @@ from typing import Literal
 
 import pytest
 import torch
+from alignments import stage
 from torch import Tensor
 from trainings import fine_tune, train
 from worlds import TINY
 
-from alignments import stage
 from genrec.data.corpus_builder import prepare
 from genrec.data.examples import Examples, examples
 from genrec.data.splits import LeaveOneOut

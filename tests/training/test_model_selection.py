@@ -11,7 +11,6 @@ import pytest
 from trainings import RECIPE, likelihood, policy, train, training_examples
 from worlds import TINY, cyclic
 
-from alignments import stage
 from genrec import pipeline, row_trainings, run_files
 from genrec.baselines import Popularity
 from genrec.errors import UsageError
