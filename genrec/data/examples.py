@@ -141,10 +141,14 @@ def windows(corpus: Corpus, history_length: int, padding: Padding = "zero") -> W
     rows = (count > 0).nonzero().squeeze(1)
     if not len(rows):
         raise InputError("the part 'train' holds no example: no user has two training events")
+    cumulative = num_windows(count[rows], history_length).cumsum(0)
+    return Windows(torch.from_numpy(corpus.item), rows + 1, begin[rows], count[rows], cumulative, history_length, padding)
+
+
+def num_windows(count: Tensor, history_length: int) -> Tensor:
+    """Return the number of windows of users with `count` targets, int64 [R] each."""
     stride = _stride(history_length)
-    num_windows = 1 + (count[rows] - history_length + stride - 1).clamp(min=0) // stride
-    items = torch.from_numpy(corpus.item)
-    return Windows(items, rows + 1, begin[rows], count[rows], num_windows.cumsum(0), history_length, padding)
+    return 1 + (count - history_length + stride - 1).clamp(min=0) // stride
 
 
 @dataclass(frozen=True, eq=False)

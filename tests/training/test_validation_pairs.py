@@ -24,7 +24,6 @@ from genrec.preference.losses import DPO, KTO, Anchored, ContinuedSFT, RosePO, S
 from genrec.preference.negatives import AlreadySeen, BestOf, Curriculum, InBatch, ModelBeams, PrefixNeighbors, Uniform
 from genrec.preference.rewards import LogProbability
 from genrec.training import align as aligning
-from genrec.training.align import align
 from genrec.training.recipes import Align
 from genrec.types import Candidates, Draw, NegativeSampler, SamplerContext, SequenceBatch
 
