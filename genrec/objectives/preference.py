@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,6 +47,11 @@ from genrec.types import (
 from genrec.types.objective import Targets
 from genrec.types.specification import check_types
 
+if TYPE_CHECKING:
+    RewardOrNone = Reward | None
+else:
+    RewardOrNone = Annotated[object, Reward | None]  # tyro follows the class of the value; it cannot parse a protocol or None
+
 
 class HostRows:
     """The CPU tensors of a step. A plain class, so that Lightning does not move them to the GPU: reading them blocks nothing."""
@@ -77,7 +82,7 @@ class Preference:
 
     loss: PreferenceLoss = field(default_factory=lambda: Anchored(SoftmaxDPO()))  # how candidates are compared
     candidates: Proposer = field(default_factory=Sampled)  # who proposes the candidates
-    reward: Reward | None = None  # who judges them, for losses that need rewards and for chosen="best"
+    reward: RewardOrNone = None  # who judges them, for losses that need rewards and for chosen="best"
     chosen: Literal["first", "best"] = "first"  # the preferred candidate: the first, or the one with the highest reward
     min_gap: float = 0.0  # with chosen="best": a candidate is rejected if its reward is lower by more than this, 0 or more
     likelihood: float = 0.0  # weight of the negative log-likelihood beside the preference loss, 0 or more

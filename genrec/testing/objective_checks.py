@@ -73,7 +73,7 @@ def _steps(name: str, context: ObjectiveContext, step: TrainingStep, numbers: ra
         with torch.no_grad():
             for each in trained:
                 if each.grad is not None:
-                    each -= 0.01 * each.grad
+                    each.sub_(0.01 * each.grad)
         losses.append(float(loss))
         if policy.training != mode:
             raise ContractError(f"{name}: step {number} left the policy in another mode (train or eval); restore it")
@@ -93,9 +93,7 @@ def _loss(name: str, step: TrainingStep, number: int) -> Tensor:
         call_plugin(name, "begin(step)", lambda: start(number))
     found = call_plugin(name, "loss(batch, step)", lambda: step.loss(prepared, number))
     if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[0], Tensor) or not isinstance(found[1], Mapping):
-        raise ContractError(
-            f"{name}: loss(batch, step) must return (loss, logs), a scalar tensor and a dict of tensors, got {found!r}"
-        )
+        raise ContractError(f"{name}: loss(batch, step) must return a scalar tensor and a dict of tensors, got {found!r}")
     loss, logs = found
     if loss.ndim or not loss.requires_grad:
         raise ContractError(f"{name}: the loss must be a scalar with a gradient, got {list(loss.shape)}; do not detach it")

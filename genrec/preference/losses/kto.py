@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from genrec.preference.losses.log_ratios import (
 )
 from genrec.preference.range_checks import check_range
 from genrec.progress import say
-from genrec.types import LogProbs, PreferenceTerms
+from genrec.types import LogProbs, LossNeeds, PreferenceTerms
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class KTO:
     in the batch, so the mean over the B rows is the mean over the N examples. For K = 1 both variants are equal.
     """
 
-    mismatched: ClassVar[bool] = True  # training also scores mismatched pairs
+    needs = LossNeeds(mismatched=True)  # training also scores mismatched pairs
 
     beta: float = 0.1  # strength of the pull to the reference, above 0
     desirable_weight: float = 1.0  # lambda_D, weight of positives, 0 or more
