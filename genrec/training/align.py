@@ -111,7 +111,7 @@ class Alignment:
     @property
     def samples_in_step(self) -> bool:
         """Whether negatives are sampled within the step, because they depend on the current weights."""
-        return self.sampler.capabilities.refresh_every is not None or self.rate_items is not None
+        return self.sampler.draw.refresh is not None or self.rate_items is not None
 
     def _fixed_tensors(self) -> FixedTensors:
         """Return the tensors of the checkpoint that keep their shapes: statistics, and frozen weights if they change."""

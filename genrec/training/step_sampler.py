@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from torch import Generator, Tensor
 
-from genrec.errors import InputError
 from genrec.plugin_source import name_with_place
 from genrec.preference.draw_contract import DrawContract
-from genrec.preference.negatives.capabilities import at, capabilities
+from genrec.preference.negatives.capabilities import build_draw, draw_at
 from genrec.randomness import generator
 from genrec.training import plugin_errors
 from genrec.training.recipes import Align
-from genrec.types import SamplerContext, SequenceBatch
+from genrec.types import Refresh, SamplerContext, SequenceBatch
 
 
 class StepSampler:
@@ -20,18 +19,14 @@ class StepSampler:
     def __init__(self, recipe: Align, context: SamplerContext, epoch_steps: int, seed: int) -> None:
         self.recipe, self.epoch_steps, self.seed = recipe, epoch_steps, seed
         with plugin_errors.attribute_to(recipe.negatives, "while it was built"):
-            self.draw = recipe.negatives.build(context)
-        name = name_with_place(type(recipe.negatives))
-        if not callable(self.draw):
-            raise InputError(f"{name}: build(context) must return a callable draw(batch, num_negatives, generator), got {self.draw!r}")
-        self.capabilities = capabilities(self.draw)
-        self.contract = DrawContract(context, self.capabilities.offers_history, name)
-        unit = epoch_steps if self.capabilities.refresh_unit == "epochs" else 1
-        self.refresh_every = unit * (self.capabilities.refresh_every or 0)  # steps; 0: the sampled policy is not refreshed
+            self.draw = build_draw(recipe.negatives, context)
+        self.contract = DrawContract(context, self.draw.offers_history, name_with_place(type(recipe.negatives)))
+        refresh = self.draw.refresh or Refresh()
+        self.refresh_every = refresh.every * (epoch_steps if refresh.unit == "epochs" else 1)  # steps; 0: never
 
     def __call__(self, batch: SequenceBatch, step: int) -> Tensor:
         """Return the negatives of a batch, int64 [B, K]."""
-        key = ("negatives", "epoch", step // self.epoch_steps) if self.capabilities.by_example else ("negatives", step)
+        key = ("negatives", "epoch", step // self.epoch_steps) if self.draw.by_example else ("negatives", step)
         progress, random = step / self.recipe.steps, generator(self.seed, *key)
         return self._checked(batch, progress, random, f"while it sampled negatives for step {step}")
 
@@ -42,6 +37,6 @@ class StepSampler:
     def _checked(self, batch: SequenceBatch, progress: float, random: Generator, when: str) -> Tensor:
         """Draw at a fraction of the training, and check the negatives. `when` is for the message of an error of the sampler."""
         with plugin_errors.attribute_to(self.recipe.negatives, when):
-            negatives = at(self.draw, progress)(batch, self.recipe.num_negatives, random)
+            negatives = draw_at(self.draw, progress).draw(batch, self.recipe.num_negatives, random)
         self.contract.check(batch, negatives, self.recipe.num_negatives)
         return negatives
