@@ -105,6 +105,12 @@ ATTRIBUTES = {  # protocol of a plug-in -> former attribute, which nothing reads
         "longest_history": "a method check(experiment) that compares it with experiment.history_length",
     },
     "Quantizer": {"fit_catalogue": "fit_catalog"},
+    "Draw": {  # of the callable that `NegativeSampler.build` returned
+        "by_example": "a field: Draw(draw=..., by_example=True)",
+        "offers_history": "a field: Draw(draw=..., offers_history=True)",
+        "refresh_every": "a field: Draw(draw=..., refresh=Refresh(every, unit))",
+        "at": "a field: Draw(draw=..., at=...), which returns a Draw",
+    },
 }
 MODULES = {  # modules, and members that moved to another module
     "genrec.baselines.ranking": "genrec.baselines.dense_ranking",
