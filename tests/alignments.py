@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from pandas import DataFrame, read_parquet
+from preference_stages import stage
 from torch import Tensor
 from worlds import TINY
 
@@ -19,9 +20,7 @@ from genrec.data.corpus_builder import prepare
 from genrec.data.examples import Examples, examples
 from genrec.data.splits import LeaveOneOut
 from genrec.model import TigerPolicy
-from genrec.objectives import Preference
 from genrec.objectives.objective_state import FixedTensors
-from genrec.preference.candidates import Sampled
 from genrec.preference.losses import SoftmaxDPO
 from genrec.preference.negative_statistics import Summary
 from genrec.semantic_ids import SemanticIds
@@ -65,17 +64,6 @@ def recipe(**change: object) -> Align:
     if "objective" not in change:
         settings["loss"] = SoftmaxDPO()
     return stage(**nested(settings | change))
-
-
-def stage(**fields_of: object) -> Align:
-    """Return an alignment by `Preference` with a sampler. Fields of `Preference` and `Sampled` are given by their own names."""
-    sampled = {name: fields_of.pop(name) for name in ("negatives", "num_negatives") if name in fields_of}
-    preference = {field.name: fields_of.pop(field.name) for field in fields(Preference) if field.name in fields_of}
-    if sampled:
-        preference["candidates"] = Sampled(**sampled)  # type: ignore[arg-type]
-    if preference:
-        fields_of["objective"] = Preference(**preference)  # type: ignore[arg-type]
-    return Align(**fields_of)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

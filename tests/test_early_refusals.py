@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from alignments import stage
 from pandas import DataFrame
+from preference_stages import stage
 from torch import nn
 from worlds import TINY, cyclic
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pytest
-from alignments import stage
+from preference_stages import stage
 
 from genrec import loading, pipeline
 from genrec.baselines import Popularity

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from alignments import stage
+from preference_stages import stage
 from worlds import cyclic
 
 from genrec import pipeline

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alignments import stage
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from preference_stages import stage
 
 from genrec import loading, override_messages, overrides
 from genrec.baselines import Popularity, SASRec

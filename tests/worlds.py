@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alignments import stage
+from preference_stages import stage
 
 from genrec.embeddings import TfidfSvd
 from genrec.experiment import SFT, Evaluate, Experiment, Optimization, Tokenize, Validation

@@ -139,7 +139,7 @@ class _PreferenceStep:
         self.state = PreferenceState(context.data(), proposals.state)
         self.exclusions = Exclusions(context.data()) if objective.loss.needs.mismatched else None
         with plugin_errors.attribute_to(objective.reward, "while the reward was built"):
-            self.rate = None if objective.reward is None else checked_rating(objective.reward, context.data())
+            self.rate = None if objective.reward is None else checked_rating(objective.reward, context.data()).rate
         self.checked = False
 
     def prepare(self, batch: SequenceBatch | WindowBatch, step: int) -> PreparedRows:

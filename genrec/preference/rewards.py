@@ -6,7 +6,7 @@ float32 [B, M] on the items' device, detached, with -inf for item 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +20,7 @@ from genrec.preference.rating_requirements import check_has_ratings
 from genrec.types import Rating, Reward, SamplerContext, SequenceBatch
 
 if TYPE_CHECKING:
-    from genrec.types.preference import RateItems
+    pass
 
 DAY = 86_400.0  # seconds
 
@@ -123,8 +123,8 @@ class Popular:
         return Rating(rate=rate_items)
 
 
-def checked_rating(reward: Reward, context: SamplerContext) -> RateItems:
-    """Build a reward's function. It raises InputError if the reward does not return float [B, M].
+def checked_rating(reward: Reward, context: SamplerContext) -> Rating:
+    """Return a reward's rating. Its function raises InputError if the reward does not return float [B, M].
 
     Values are not checked, because reading them would make the CPU wait for the GPU.
     """
@@ -139,7 +139,7 @@ def checked_rating(reward: Reward, context: SamplerContext) -> RateItems:
             raise InputError(f"{name}: must return float32 {list(items.shape)}, one reward per item; got {got}")
         return rewards
 
-    return checked
+    return replace(rating, rate=checked)
 
 
 class _LastEvents:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from alignments import stage
 from hypothesis import given
 from hypothesis import strategies as st
+from preference_stages import stage
 from torch.nn import functional as F
 from worlds import cyclic
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from alignments import stage
 from hypothesis import given
 from hypothesis import strategies as st
+from preference_stages import stage
 from torch import Tensor
 from torch.nn import functional as F
 from worlds import TINY, cyclic

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from alignments import stage
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from preference_stages import stage
 from stable_ids import stable_id
 from torch import Tensor
 from worlds import cyclic

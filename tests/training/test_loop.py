@@ -11,7 +11,7 @@ from typing import Literal
 
 import pytest
 import torch
-from alignments import stage
+from preference_stages import stage
 from torch import Tensor
 from trainings import fine_tune, train
 from worlds import TINY
