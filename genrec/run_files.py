@@ -23,7 +23,7 @@ from genrec.data.corpus_statistics import protocol_of
 from genrec.environment import joined
 from genrec.errors import ArtifactError, UsageError
 from genrec.evaluation.compare import Run
-from genrec.evaluation.compared_metric import read_user_metric
+from genrec.evaluation.comparison.compared_metric import read_user_metric
 from genrec.experiment import MAX_NAME, Experiment, is_name
 from genrec.progress import say
 from genrec.row_settings import configuration, planned_configuration, settings_hash

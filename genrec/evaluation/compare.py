@@ -18,14 +18,14 @@ from numpy import ndarray
 from pandas import DataFrame
 
 from genrec.errors import ArtifactError, UsageError
-from genrec.evaluation.comparable import ABSENT as ABSENT
-from genrec.evaluation.comparable import check_same
-from genrec.evaluation.compared_metric import ComparedMetric, compared_metric
-from genrec.evaluation.crossed_test import SeedVariance
-from genrec.evaluation.families import Family, families_of
-from genrec.evaluation.paired_tests import PairedTest, is_trained, paired_test, pooled
-from genrec.evaluation.seed_pairs import SeedPairs, SeedValues, evaluated_otherwise, paired
-from genrec.evaluation.significance import bootstrap_means, percentile_interval
+from genrec.evaluation.comparison.comparable import ABSENT as ABSENT
+from genrec.evaluation.comparison.comparable import check_same
+from genrec.evaluation.comparison.compared_metric import ComparedMetric, compared_metric
+from genrec.evaluation.statistics.crossed_test import SeedVariance
+from genrec.evaluation.statistics.families import Family, families_of
+from genrec.evaluation.statistics.paired_tests import PairedTest, is_trained, paired_test, pooled
+from genrec.evaluation.statistics.seed_pairs import SeedPairs, SeedValues, evaluated_otherwise, paired
+from genrec.evaluation.statistics.significance import bootstrap_means, percentile_interval
 
 NOT_RECORDED: Mapping[str, str] = MappingProxyType({})  # environment of a run that records none
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pandas import DataFrame
 
 from genrec.evaluation.compare import Row, Spread
-from genrec.evaluation.held_out_negatives import held_out_negatives, held_out_notes
+from genrec.evaluation.comparison.held_out_negatives import held_out_negatives, held_out_notes
 
 NAMES = ("negatives_heldout_share", "negatives_test_share", "negatives_validation_share")
 PAIRS = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 5)), max_size=12)

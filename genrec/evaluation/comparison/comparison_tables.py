@@ -1,6 +1,6 @@
 """The tables of a `Comparison` as plain text: results, Semantic IDs, cold start, tests, differing settings.
 
-Names and values come from experiment files. The output functions escape them (`genrec.evaluation.comparison_report`).
+Names and values come from experiment files. The output functions escape them (`genrec.evaluation.comparison.comparison_report`).
 """
 
 from __future__ import annotations
@@ -8,11 +8,10 @@ from __future__ import annotations
 import textwrap
 
 from genrec.evaluation.compare import ABSENT, Comparison, Row
-from genrec.evaluation.comparison_metric_tables import metric_tables
-from genrec.evaluation.comparison_tests_table import tests_tables
-from genrec.evaluation.held_out_negatives import held_out_notes
-from genrec.evaluation.paired_tests import enumerated
-from genrec.evaluation.table_cells import (
+from genrec.evaluation.comparison.comparison_metric_tables import metric_tables
+from genrec.evaluation.comparison.comparison_tests_table import tests_tables
+from genrec.evaluation.comparison.held_out_negatives import held_out_notes
+from genrec.evaluation.comparison.table_cells import (
     PREFERRED,
     Table,
     difference_cell,
@@ -23,6 +22,7 @@ from genrec.evaluation.table_cells import (
     ranked_keys,
     title,
 )
+from genrec.evaluation.statistics.paired_tests import enumerated
 
 MAX_COLUMNS = 8  # rows of results that are shown as columns of the configuration table; more are shown as lines
 HIDDEN = ("version", "source", "fingerprint")  # fields of a component that are shown only if nothing else differs

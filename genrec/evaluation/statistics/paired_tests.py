@@ -1,6 +1,6 @@
 """The test of one row of a results table against another.
 
-Trained rows are tested over users and seeds (`genrec.evaluation.crossed_test`), a figure of all lists together over seeds alone, and
+Trained rows are tested over users and seeds (`genrec.evaluation.statistics.crossed_test`), a figure of all lists together over seeds alone, and
 two baselines over users alone, by a paired bootstrap. Of rows that were trained, the bootstrap over users is kept as a diagnostic: it
 says something about these trained models, not about the methods.
 """
@@ -13,9 +13,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy import ndarray
 
-from genrec.evaluation.crossed_test import CrossedTest, SeedVariance, crossed_test, pooled_variance, seeds_test, variance_over_seeds
-from genrec.evaluation.seed_pairs import SeedPairs
-from genrec.evaluation.significance import EQUAL, bootstrap_p, paired_means, percentile_interval, undefined
+from genrec.evaluation.statistics.crossed_test import (
+    CrossedTest,
+    SeedVariance,
+    crossed_test,
+    pooled_variance,
+    seeds_test,
+    variance_over_seeds,
+)
+from genrec.evaluation.statistics.seed_pairs import SeedPairs
+from genrec.evaluation.statistics.significance import EQUAL, bootstrap_p, paired_means, percentile_interval, undefined
 
 LEAST_SEEDS = 3  # of a claim about a method
 DEFAULT_SEEDS = 5  # of a comparison
@@ -34,7 +41,7 @@ class PairedTest(NamedTuple):
     difference: float | None  # mean over users and `seeds`, row minus reference; None if the rows have no seed in common
     interval: tuple[float, float] | None  # 95 % confidence interval of the difference; None if undefined
     p: float | None  # two-sided; 1 if nothing differs; None if undefined
-    p_holm: float | None  # p with Holm's correction over its family (`genrec.evaluation.families`)
+    p_holm: float | None  # p with Holm's correction over its family (`genrec.evaluation.statistics.families`)
     reason: str  # why there is no p; empty if there is one
     wins: int  # users with a higher metric, averaged over `seeds`, than under the reference
     ties: int  # users with an equal metric

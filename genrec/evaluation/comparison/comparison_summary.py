@@ -6,9 +6,9 @@ import shlex
 from typing import NamedTuple
 
 from genrec.evaluation.compare import Comparison, Row
-from genrec.evaluation.comparison_tests_table import seeds_differ
-from genrec.evaluation.paired_tests import DEFAULT_SEEDS, LEAST_SEEDS, PairedTest, enumerated, seeds_in_words
-from genrec.evaluation.table_cells import p_cell, title
+from genrec.evaluation.comparison.comparison_tests_table import seeds_differ
+from genrec.evaluation.comparison.table_cells import p_cell, title
+from genrec.evaluation.statistics.paired_tests import DEFAULT_SEEDS, LEAST_SEEDS, PairedTest, enumerated, seeds_in_words
 
 LEVEL = 0.05  # a corrected p below it is a difference beyond chance
 WORDS = {3: "three", 5: "five"}
