@@ -84,6 +84,8 @@ def _notes(comparison: Comparison) -> list[str]:
             were = "slot of its lists was" if invalid == 1 else "slots of its lists were"
             count = "It counts as a miss." if invalid == 1 else "They count as misses."
             notes.append(f"{row.name}: {invalid:g} {were} empty or repeated an item. {count}")
+    for row in comparison.rows:
+        notes += [f"{row.name}: settings selected by genrec tune {tuning}." for tuning in row.tunings]
     return notes + held_out_notes(comparison.rows) + _excluded_targets(comparison)
 
 
@@ -149,9 +151,11 @@ def _text(value: object, hidden: tuple[str, ...] = HIDDEN) -> str:
         known = {name: entry for name, entry in value.items() if name != "class" and name not in hidden and entry is not None}
         fields = [f"{name}={_field(entry, hidden)}" for name, entry in known.items()]
         return f"{str(value['class']).rpartition(':')[2]}({', '.join(fields)})"
-    return ", ".join(_text(entry, hidden) for entry in value) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(_text(entry, hidden) for entry in value) or "()"
+    return str(value)
 
 
 def _field(value: object, hidden: tuple[str, ...]) -> str:
     """Return a value as an argument of a call, with lists in brackets."""
-    return f"[{_text(value, hidden)}]" if isinstance(value, list | tuple) else _text(value, hidden)
+    return f"[{_text(value, hidden)}]" if isinstance(value, list | tuple) and value else _text(value, hidden)

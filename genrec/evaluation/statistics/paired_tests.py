@@ -1,8 +1,8 @@
 """The test of one row of a results table against another.
 
 Trained rows are tested over users and seeds (`genrec.evaluation.statistics.crossed_test`), a figure of all lists together over
-seeds alone, and two baselines over users alone, by a paired bootstrap. Of rows that were trained, the bootstrap over users is kept as a diagnostic: it
-says something about these trained models, not about the methods.
+seeds alone, and two baselines over users alone, by a paired bootstrap. Of rows that were trained, the bootstrap over users is kept
+as a diagnostic: it says something about these trained models, not about the methods.
 """
 
 from __future__ import annotations
