@@ -63,6 +63,15 @@ def test_the_note_names_each_row() -> None:
     assert held_out_notes([row("sft", None)]) == []
 
 
+def test_negatives_that_the_loss_does_not_use_are_left_out() -> None:
+    unused = row("continued", 0.0021)._replace(
+        configuration={"align.loss.class": "genrec.preference.losses.reference_free:ContinuedSFT"}
+    )
+    assert held_out_notes([unused]) == []
+    (note,) = held_out_notes([unused, row("uniform", 0.0017)])
+    assert "continued" not in note
+
+
 def test_the_note_of_many_rows_has_the_range() -> None:
     (note,) = held_out_notes([row(f"row-{place}", 0.001 * place) for place in (5, 1, 9, 2, 3, 4, 6, 7, 8)])
     assert "0.10 % (row-1) to 0.90 % (row-9) in 9 rows" in note

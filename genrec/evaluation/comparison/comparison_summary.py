@@ -8,11 +8,18 @@ from typing import NamedTuple
 from genrec.evaluation.compare import Comparison, Row
 from genrec.evaluation.comparison.comparison_tests_table import seeds_differ
 from genrec.evaluation.comparison.table_cells import p_cell, title
-from genrec.evaluation.statistics.paired_tests import DEFAULT_SEEDS, LEAST_SEEDS, PairedTest, enumerated, seeds_in_words
+from genrec.evaluation.statistics.paired_tests import (
+    CONTROL,
+    DEFAULT_SEEDS,
+    LEAST_SEEDS,
+    PairedTest,
+    enumerated,
+    loss_of,
+    seeds_in_words,
+)
 
 LEVEL = 0.05  # a corrected p below it is a difference beyond chance
 WORDS = {3: "three", 5: "five"}
-CONTROL = "ContinuedSFT"  # the loss of the control: further training without preferences
 
 
 class Summary(NamedTuple):
@@ -123,7 +130,7 @@ def _is_above(test: PairedTest) -> bool:
 
 def _loss(row: Row) -> str:
     """Return the class name of a row's alignment loss; empty if the row is not aligned."""
-    return str(row.configuration.get("align.loss.class", "")).rpartition(":")[2]
+    return loss_of(row.configuration)
 
 
 def _control(comparison: Comparison) -> Row | None:

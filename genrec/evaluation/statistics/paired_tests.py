@@ -25,6 +25,7 @@ from genrec.evaluation.statistics.seed_pairs import SeedPairs
 from genrec.evaluation.statistics.significance import EQUAL, bootstrap_p, paired_means, percentile_interval, undefined
 
 LEAST_SEEDS = 3  # of a claim about a method
+CONTROL = "ContinuedSFT"  # the loss of the control: further training without preferences; its negatives have no influence
 DEFAULT_SEEDS = 5  # of a comparison
 
 
@@ -154,6 +155,11 @@ def _users_only(differences: ndarray, resamples: int, seed: int) -> UsersOnly | 
         return None
     means = paired_means(differences, resamples, seed)
     return UsersOnly(percentile_interval(means), bootstrap_p(float(differences.mean()), means))
+
+
+def loss_of(configuration: Mapping[str, object]) -> str:
+    """Return the class name of a row's preference loss, or an empty text for a row without alignment."""
+    return str(configuration.get("align.loss.class", "")).rpartition(":")[2]
 
 
 def is_trained(configuration: Mapping[str, object]) -> bool:
