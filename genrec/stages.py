@@ -26,8 +26,8 @@ from genrec.embeddings.vector_checks import check_vectors
 from genrec.errors import ArtifactError, counted
 from genrec.evaluation.cold_metrics import cold_only_metrics
 from genrec.evaluation.cold_ranking import evaluate_unseen
+from genrec.evaluation.comparison.held_out_negatives import held_out_negatives
 from genrec.evaluation.evaluate import evaluate, metrics_of
-from genrec.evaluation.held_out_negatives import held_out_negatives
 from genrec.evaluation.measurement import evaluated_of, measure
 from genrec.experiment import Experiment, align_stage, kind_of_stage, place_of
 from genrec.model.unconstrained_sampling import DecodingPolicy, greedy_items

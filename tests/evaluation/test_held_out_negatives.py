@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pandas import DataFrame
 
 from genrec.evaluation.compare import Row, Spread
-from genrec.evaluation.held_out_negatives import held_out_negatives, held_out_notes
+from genrec.evaluation.comparison.held_out_negatives import held_out_negatives, held_out_notes
 
 NAMES = ("negatives_heldout_share", "negatives_test_share", "negatives_validation_share")
 PAIRS = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 5)), max_size=12)
@@ -61,6 +61,15 @@ def test_the_note_names_each_row() -> None:
     assert "uniform 0.17 % (0.13 % test, 0.04 % validation); hard 0.76 % (0.57 % test, 0.19 % validation)" in note
     assert "sft" not in note
     assert held_out_notes([row("sft", None)]) == []
+
+
+def test_negatives_that_the_loss_does_not_use_are_left_out() -> None:
+    unused = row("continued", 0.0021)._replace(
+        configuration={"align.loss.class": "genrec.preference.losses.reference_free:ContinuedSFT"}
+    )
+    assert held_out_notes([unused]) == []
+    (note,) = held_out_notes([unused, row("uniform", 0.0017)])
+    assert "continued" not in note
 
 
 def test_the_note_of_many_rows_has_the_range() -> None:

@@ -20,7 +20,7 @@ from genrec.data.splits import LeaveOneOut
 from genrec.data.worlds import Shop
 from genrec.errors import ArtifactError, UsageError
 from genrec.evaluation.compare import compare
-from genrec.evaluation.comparison_report import markdown
+from genrec.evaluation.comparison.comparison_report import markdown
 from genrec.evaluation.evaluate import Evaluate, evaluate
 from genrec.experiment import Experiment
 from genrec.model import Tiger
