@@ -59,7 +59,7 @@ def group_advantages(rewards: Tensor, mask: Tensor, std: Deviation = "sample", e
     centered, spread = _centered(rewards, mask)
     if std == "none":
         return Advantages(centered, spread)
-    divisor = mask.sum(1, keepdim=True) - (std == "sample")
+    divisor = mask.sum(1, keepdim=True) - int(std == "sample")
     deviation = (centered.square().sum(1, keepdim=True) / divisor.clamp(min=1)).sqrt()
     return Advantages(torch.where(spread.unsqueeze(1), centered / (deviation + epsilon), 0.0), spread)
 
