@@ -136,7 +136,7 @@ class _PolicyGradientStep:
         numbers = semantic_ids.leaf(torch.arange(1, semantic_ids.items + 1))
         self.numbers = torch.cat([no_item[0, :1], numbers])  # int64 [N + 1]  number of the item's Semantic ID
         with plugin_errors.attribute_to(objective.reward, "while the reward was built"):
-            self.rate = checked_rating(objective.reward, context.data())
+            self.rate = checked_rating(objective.reward, context.data()).rate
         self.checked = False
 
     def prepare(self, batch: SequenceBatch | WindowBatch, step: int) -> PreparedRows:
@@ -218,11 +218,13 @@ class _PolicyGradientStep:
         if scored.reference is not None and objective.kl_in == "reward":
             rewards = penalized_rewards(rewards, scored.levels.sum(2), scored.reference, objective.kl)
         groups = CandidateGroups(rewards, scored.mask, self.codes[scored.items])
-        with plugin_errors.attribute_to((objective.advantage, objective.surrogate), f"in step {step}"):
+        with plugin_errors.attribute_to(objective.advantage, f"in step {step}"):
             advantages = objective.advantage.estimate(groups)
-            terms = objective.surrogate.terms(GroupLogProbs(scored.levels, behavior), advantages)
         if not self.checked:
             _check_advantages(objective.advantage, advantages, scored.levels)
+        with plugin_errors.attribute_to(objective.surrogate, f"in step {step}"):
+            terms = objective.surrogate.terms(GroupLogProbs(scored.levels, behavior), advantages)
+        if not self.checked:
             _check_terms(objective.surrogate, terms, scored.mask)
             self.checked = True
         return advantages, terms
