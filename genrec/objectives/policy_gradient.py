@@ -28,8 +28,23 @@ from genrec.preference.policy_gradient import EarlyClip, GroupAdvantage, k3_esti
 from genrec.preference.policy_gradient.group_masks import distinct_candidates, group_mean
 from genrec.preference.range_checks import check_range
 from genrec.preference.rewards import Hit, checked_rating
-from genrec.types import Candidates, ObjectiveContext, Proposals, Proposer, Reward, RowScores, SequenceBatch, TrainingStep, WindowBatch
-from genrec.types.candidate_groups import Advantage, Advantages, CandidateGroups, GroupLogProbs, Surrogate, SurrogateTerms
+from genrec.types import (
+    Advantage,
+    Advantages,
+    CandidateGroups,
+    Candidates,
+    GroupLogProbs,
+    ObjectiveContext,
+    Proposals,
+    Proposer,
+    Reward,
+    RowScores,
+    SequenceBatch,
+    Surrogate,
+    SurrogateTerms,
+    TrainingStep,
+    WindowBatch,
+)
 from genrec.types.objective import Targets
 from genrec.types.specification import check_types
 

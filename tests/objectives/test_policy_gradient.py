@@ -28,8 +28,12 @@ from genrec.preference.policy_gradient import (
 )
 from genrec.randomness import generator
 from genrec.semantic_ids import SemanticIds
+from genrec.testing.objective_checks import check_objective
 from genrec.types import (
+    Advantages,
+    CandidateGroups,
     Candidates,
+    GroupLogProbs,
     ObjectiveContext,
     Padding,
     Proposals,
@@ -37,11 +41,11 @@ from genrec.types import (
     RowScores,
     SamplerContext,
     SequenceBatch,
+    SurrogateTerms,
     TrainingExamples,
     TrainingStep,
     WindowBatch,
 )
-from genrec.types.candidate_groups import Advantages, CandidateGroups, GroupLogProbs, SurrogateTerms
 
 CODES = [[0, 0], [0, 1], [1, 0], [1, 1]]  # the Semantic IDs of items 1..4
 
@@ -170,13 +174,14 @@ class Source:
         return Rows(self.count)
 
 
-def context_of(policy: Tabular, reference: Tabular | None = None, seed: int = 0) -> ObjectiveContext:
+def context_of(policy: Tabular, reference: Tabular | None = None) -> ObjectiveContext:
     count = policy.semantic_ids.items
     data = SamplerContext(
-        count, pd.DataFrame({"user": [1], "item": [1], "time": [0]}), torch.zeros(count + 1), torch.zeros(count + 1, 1), policy.semantic_ids
-    )
+        count, pd.DataFrame({"user": [1], "item": [1], "time": [0]}), torch.zeros(count + 1), torch.zeros(count + 1, 1),
+        policy.semantic_ids,
+    )  # fmt: skip
     frozen = FrozenCopy(policy if reference is None else reference)
-    return ObjectiveContext(policy, frozen, Source(count), lambda: data, lambda name: frozen, "codes", 100, count, seed)
+    return ObjectiveContext(policy, frozen, Source(count), lambda: data, lambda name: frozen, "codes", 100, count, 0)
 
 
 def one_step(
@@ -199,9 +204,9 @@ def row(last: int = 1, target: int = 2) -> SequenceBatch:
     return SequenceBatch(torch.tensor([1]), torch.tensor([[last]]), torch.tensor([target]))
 
 
-def train(objective: PolicyGradient, policy: Tabular, steps: int, rate: float, reference: Tabular | None = None, seed: int = 0) -> None:
+def train(objective: PolicyGradient, policy: Tabular, steps: int, rate: float, reference: Tabular | None = None) -> None:
     """Train on all rows with SGD, with a rate that falls to 0."""
-    built, optimizer = objective.build_step(context_of(policy, reference, seed)), torch.optim.SGD(policy.parameters(), rate)
+    built, optimizer = objective.build_step(context_of(policy, reference)), torch.optim.SGD(policy.parameters(), rate)
     batch = built.examples.batch(torch.arange(len(built.examples)))
     for number in range(steps):
         optimizer.param_groups[0]["lr"] = rate * (1 - number / steps)
@@ -416,6 +421,11 @@ def test_windows_equal_their_rows(name: str) -> None:
     assert found[0] == pytest.approx(expected[0], abs=1e-6)
     assert found[2] == pytest.approx(expected[2], abs=1e-6)
     assert all(torch.allclose(each, other, atol=1e-6) for each, other in zip(found[1], expected[1], strict=True))
+
+
+@pytest.mark.parametrize("objective", [PolicyGradient(kl=0.1), *METHODS.values()], ids=["default", *METHODS])
+def test_contract_of_objectives_with_a_transformer(objective: PolicyGradient) -> None:
+    check_objective(replace(objective, candidates=Drawn(size=4), reward=Values(), gate=False))
 
 
 def test_codes_of_no_item_are_refused() -> None:

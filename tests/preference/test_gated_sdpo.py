@@ -1,4 +1,4 @@
-"""Gated on-policy S-DPO from its definition: S-DPO of the target and the policy's best other items, on rows with the target among them.
+"""Gated on-policy S-DPO from its definition: S-DPO of the target and the policy's best other items, where the target is among them.
 
 The scores are those of 6 items for two histories; the loss is the package's, the choice of rows and items is written out here. Items
 count from 1, so y1 is item 4 and y2 item 6.

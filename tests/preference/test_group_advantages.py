@@ -23,7 +23,7 @@ from genrec.preference.policy_gradient import (
     sibling_advantages,
     window_weights,
 )
-from genrec.types.candidate_groups import Advantage, CandidateGroups
+from genrec.types import Advantage, CandidateGroups
 
 REWARDS = st.lists(st.integers(-8, 8).map(lambda value: value / 4), min_size=2, max_size=9)
 LEVELS: list[Advantage] = [

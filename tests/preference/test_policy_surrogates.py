@@ -28,8 +28,7 @@ from genrec.preference.policy_gradient import (
 )
 from genrec.preference.policy_gradient.clipped_surrogates import clipped_loss, early_clipped
 from genrec.preference.policy_gradient.group_masks import distinct_candidates, group_mean
-from genrec.types import LogProbs
-from genrec.types.candidate_groups import Advantages, CandidateGroups, GroupLogProbs, Surrogate
+from genrec.types import Advantages, CandidateGroups, GroupLogProbs, LogProbs, Surrogate
 
 SURROGATES: list[Surrogate] = [Clip(), Clip(high=0.28), EarlyClip(), SequenceClip(), Reinforce(), BoundedGradient()]
 LOG_RATIOS = st.lists(st.floats(-3, 3), min_size=1, max_size=6)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from genrec.preference.range_checks import check_range
-from genrec.types.candidate_groups import Advantages, GroupLogProbs, SurrogateTerms
+from genrec.types import Advantages, GroupLogProbs, SurrogateTerms
 from genrec.types.specification import check_types
 
 _MAX_LOG_RATIO = 20.0  # a larger log-ratio has no gradient: exp would overflow

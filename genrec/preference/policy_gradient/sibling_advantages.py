@@ -19,7 +19,7 @@ from torch import Tensor
 
 from genrec.preference.losses.log_ratios import at_least_float32
 from genrec.preference.range_checks import check_range
-from genrec.types.candidate_groups import Advantages, CandidateGroups
+from genrec.types import Advantages, CandidateGroups
 
 _RELATIVE_SPREAD = 1e-6  # children closer than this, relative to the largest reward, differ by rounding alone
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from genrec.types.candidate_groups import Advantages, GroupLogProbs, SurrogateTerms
+from genrec.types import Advantages, GroupLogProbs, SurrogateTerms
 
 
 @dataclass(frozen=True)

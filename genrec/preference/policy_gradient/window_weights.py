@@ -18,7 +18,7 @@ from torch import Tensor
 from genrec.errors import UsageError
 from genrec.preference.policy_gradient.group_advantages import GroupAdvantage
 from genrec.preference.range_checks import check_range
-from genrec.types.candidate_groups import Advantage, Advantages, CandidateGroups
+from genrec.types import Advantage, Advantages, CandidateGroups
 from genrec.types.specification import check_types
 
 
