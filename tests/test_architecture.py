@@ -27,6 +27,7 @@ GROUND = {
     "manifests",
     "artifact_folders",
     "storage_errors",
+    "plugin_errors",
     "plugin_source",
     "own_ids",
     "input_files",
@@ -43,6 +44,7 @@ TOP = [
     "experiment",
     "tuning",
     "quickstart",
+    "stage_inputs",
     "stages",
     "pipeline",
     "target_seeds",
@@ -94,9 +96,11 @@ def allowed(name: str) -> set[str]:
         return GROUND
     if name in FOLDERS:
         return GROUND | {name}
-    if name in ("training", "testing"):
+    if name == "objectives":
         return GROUND | FOLDERS | {name}
-    return GROUND | FOLDERS | {"training", "testing", name, *TOP[: TOP.index(name)]}
+    if name in ("training", "testing"):
+        return GROUND | FOLDERS | {"objectives", name}
+    return GROUND | FOLDERS | {"objectives", "training", "testing", name, *TOP[: TOP.index(name)]}
 
 
 def test_imports_run_one_way() -> None:

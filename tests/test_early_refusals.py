@@ -328,7 +328,10 @@ EARLY: list[tuple[dict[str, object], str]] = [
         {"source": unrated(), "align": stage(negatives=Mix((Uniform(), Disliked()), (1, 1)), **ONE_STEP)},
         r"Disliked needs",
     ),
-    ({"source": unrated(), "align": stage(loss=RecPO(), reward=RatingRecency(), **ONE_STEP)}, r"RatingRecency needs ratings, got training interactions with"),
+    (
+        {"source": unrated(), "align": stage(loss=RecPO(), reward=RatingRecency(), **ONE_STEP)},
+        r"RatingRecency needs ratings, got training interactions with",
+    ),
     ({"source": Shop(num_items=100, num_users=60), "align": stage(negatives=Disliked(0.5), **ONE_STEP)}, r"0\.5 matches no rating"),
 ]
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from genrec import plugin_errors
 from genrec.errors import InputError, UsageError
 from genrec.objectives.group_logs import JudgedGroups, group_logs
-from genrec.objectives.preference import HostRows, PreparedRows
+from genrec.objectives.preferences import HostRows, PreparedRows
 from genrec.objectives.row_scores import scores_of
 from genrec.objectives.rows import places_of, rows_of
 from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of

@@ -92,7 +92,7 @@ def test_shares_on_movielens_100k(real_data: Path, tmp_path: Path) -> None:
     from genrec.preference.negatives import Popularity, Uniform
     from genrec.randomness import generator
     from genrec.semantic_ids import SemanticIds
-    from genrec.stages import sampler_context
+    from genrec.stage_inputs import sampler_context
 
     corpus = prepare(MovieLens("100k", path=real_data / "movielens" / "ml-100k.zip").load(tmp_path), LeaveOneOut())
     ids = SemanticIds(torch.arange(corpus.item_count).unsqueeze(1), (corpus.item_count,))

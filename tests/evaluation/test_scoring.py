@@ -25,7 +25,7 @@ from genrec.evaluation.evaluate import Evaluate, evaluate
 from genrec.experiment import Experiment
 from genrec.model import Tiger
 from genrec.semantic_ids import SemanticIds
-from genrec.stages import batches, seen_items, select_users, shared_numbers
+from genrec.training.validation import batches, seen_items, select_users, shared_numbers
 from genrec.types import ExactRecommender, Ranking, SequenceBatch
 
 

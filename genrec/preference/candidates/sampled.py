@@ -39,7 +39,7 @@ class Sampled:
         if most < self.num_negatives:
             raise UsageError(
                 f"{experiment.name}: Sampled.num_negatives = {self.num_negatives}, but {self.negatives!r} gives a row at most "
-                f"{most:.0f} negatives in this experiment; lower Sampled.num_negatives, or give the sampler more candidates (pool_size, "
+                f"{most:.0f} negatives in this experiment; lower it, or give the sampler more candidates (pool_size, "
                 "num_beams, recent, batch_size)"
             )
 
