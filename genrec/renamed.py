@@ -205,9 +205,9 @@ MODULES = {  # modules, and members that moved to another module
     "genrec.tokenizer.transport": "genrec.tokenizer.optimal_transport",
     "genrec.training.batches": "genrec.training.batch_stream",
     "genrec.training.picture": "genrec.training.curve_plots",
-    "genrec.training.plugins": "genrec.training.plugin_errors",
+    "genrec.training.plugins": "genrec.plugin_errors",
     "genrec.training.tracking": "genrec.training.tensorboard_log",
-    "genrec.training.watch": "genrec.training.curve_warnings",
+    "genrec.training.watch": "genrec.objectives.curve_warnings",
 }
 
 

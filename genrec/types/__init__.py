@@ -42,6 +42,7 @@ from genrec.types.objective import (
     Proposals,
     Proposer,
     RowScores,
+    SizedProposer,
     TrainingExamples,
     TrainingStep,
 )
@@ -146,6 +147,7 @@ __all__ = [
     "SamplerContext",
     "SequenceBatch",
     "SequencePolicy",
+    "SizedProposer",
     "Source",
     "Split",
     "StreamedSource",

@@ -146,6 +146,7 @@ class Rating:
 
     rate: RateItems
     reads_policy: bool = False  # whether it reads `context.policy`, so that the values change when the policy is refreshed
+    compares: bool = False  # whether the reward of an item depends on the other items of its row or on its place among them
 
 
 @runtime_checkable

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from genrec.errors import InputError, UsageError
 from genrec.item_rows import repeated
+from genrec.plugin_source import components
 from genrec.preference.example_randomness import ExampleRandomness
 from genrec.preference.exclusions import Exclusions, UserItemPairs, on_cpu, take_first
 from genrec.preference.negatives.without_replacement import Candidates, draw_without_replacement
@@ -31,7 +32,7 @@ class InBatch:
 
     def most_negatives(self, experiment: Any) -> float:
         """Return the number of targets in the rest of a batch."""
-        return float(experiment.align.optimization.batch_size - 1)
+        return float(min(each.optimization.batch_size for each in experiment.alignments if self in components(each)) - 1)
 
     def build(self, context: SamplerContext) -> Draw:
         """Build the draw."""
