@@ -20,7 +20,7 @@ from genrec.preference.vectors import Content
 from genrec.testing import ContractError, Shop
 from genrec.testing.component_checks import KINDS, check_component, kind_of
 from genrec.tokenizer import RandomCodes
-from genrec.types import DrawNegatives, SamplerContext
+from genrec.types import Draw, SamplerContext
 
 FILE = """
 from dataclasses import dataclass
@@ -111,7 +111,7 @@ class Checked:
 
     check_experiment: Callable[[Experiment], object] = lambda experiment: None
 
-    def build(self, context: SamplerContext) -> DrawNegatives:
+    def build(self, context: SamplerContext) -> Draw:
         return Uniform().build(context)
 
     def check(self, experiment: Experiment) -> None:

@@ -43,7 +43,7 @@ from genrec.preference.rewards import LogProbability, Popular, RatingRecency
 from genrec.preference.vectors import LearnedVectors
 from genrec.testing import Cyclic, Shop
 from genrec.tokenizer import RQKMeans
-from genrec.types import DrawNegatives, NegativeSampler, Policy, SamplerContext
+from genrec.types import Draw, NegativeSampler, Policy, SamplerContext
 
 LIKED = LeaveOneOut(min_rating=4.0)
 DISLIKED = r"Disliked\.max_rating = 2\.0 needs events with a rating of 2\.0 or less, but split\.min_rating = 4\.0 drops"
@@ -351,7 +351,7 @@ def test_what_the_policy_or_the_data_lack_is_found_before_sft(
 class NeedsDevice:
     """A sampler plug-in that checks the data."""
 
-    def build(self, context: SamplerContext) -> DrawNegatives:
+    def build(self, context: SamplerContext) -> Draw:
         return Uniform().build(context)
 
     def check_context(self, context: SamplerContext) -> None:
