@@ -47,7 +47,9 @@ from genrec.types.objective import (
 )
 from genrec.types.policy import (
     Baseline,
+    CatalogPolicy,
     ConstrainedPolicy,
+    ConstrainedWindowPolicy,
     ExactRecommender,
     ItemLoss,
     LossPolicy,
@@ -63,6 +65,7 @@ from genrec.types.policy import (
     UserRecommender,
     VectorPolicy,
     WindowBatch,
+    WindowPolicy,
 )
 from genrec.types.preference import (
     CandidateFilter,
@@ -89,10 +92,12 @@ __all__ = [
     "Baseline",
     "CandidateFilter",
     "Candidates",
+    "CatalogPolicy",
     "CatalogQuantizer",
     "CheckedContext",
     "CheckedSpecification",
     "ConstrainedPolicy",
+    "ConstrainedWindowPolicy",
     "DividingSplit",
     "Draw",
     "Evaluated",
@@ -153,4 +158,5 @@ __all__ = [
     "UserRecommender",
     "VectorPolicy",
     "WindowBatch",
+    "WindowPolicy",
 ]
