@@ -162,7 +162,7 @@ class GptPolicy(nn.Module):
         history_bias = bias[:, place_of_slot].transpose(0, 1) + mask[:, None, :, None, :]  # [B, H, slots, Q, S]
         tokens = self.trie.tokens[packed.flatten(1)][..., :-1]
         states, _ = self._encode_branches(tokens, encoded, history_bias.repeat_interleave(count, 2))
-        states = states.unflatten(1, (num_slots, count))[row, slot]
+        states = states.view(len(history), num_slots, count, *states.shape[2:])[row, slot]
         return self._item_log_probs(encoded.states[row, ends[place] - 1].unsqueeze(1), states, items, constrained)
 
     def decoding(self, history: Tensor) -> GptDecoding:

@@ -30,7 +30,7 @@ def candidate_groups(history: Tensor, items: Tensor) -> list[tuple[Tensor, int, 
     length, width = (_last_item(each) for each in (history.flip(1), items))
     order = (width * (history.shape[1] + 1) + length).argsort(stable=True)
     groups = torch.split(order, GROUP_SIZE)
-    return [(rows, int(length[rows].max()), int(width[rows].max())) for rows in groups if len(rows)]
+    return [(rows, int(length[rows].max()), int(width[rows].max())) for rows in groups]
 
 
 def _last_item(rows: Tensor) -> Tensor:

@@ -225,12 +225,12 @@ class TigerPolicy(nn.Module):
             return self._level_log_prob(prefix, items, constrained)
         encoded = self.encode(history)
         tokens_per_item = len(encoded.age) // history.shape[1]
-        states = encoded.states.unflatten(1, (-1, tokens_per_item)).flatten(0, 1).flatten(1)  # [B * T, tokens * D], one row per item
+        states = encoded.states.reshape(history.numel(), -1)  # [B * T, tokens of an item * D]
         first = places[:, :1] * history.shape[1]
         shape, parts, groups = items.shape, [], candidate_groups(prefix, items)
         for rows, longest, width in groups:
             place = aligned(longest, places[rows, 1])
-            states_of_rows = embedding(first[rows] + place.clamp(min=0), states).unflatten(2, (tokens_per_item, -1)).flatten(1, 2)
+            states_of_rows = embedding(first[rows] + place.clamp(min=0), states).reshape(len(rows), longest * tokens_per_item, -1)
             empty = (prefix[rows, -longest:] == 0).repeat_interleave(tokens_per_item, 1)
             history_of_rows = EncodedHistory(states_of_rows, empty, encoded.age[-longest * tokens_per_item :])
             bias, mask = self._age_bias(history_of_rows.age[None, :]), attention_mask(empty)

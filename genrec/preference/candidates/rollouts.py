@@ -68,7 +68,9 @@ class Rollouts:
             tables, source = left_out.to(rows.target.device), proposing.scores(rows, scores)
             excluded = tables(rows, host)
             if self.by == "samples":
-                items = _sample(source, excluded, self.size, len(tables.representative) - 1, rows, seed_of(context.seed, "rollouts", step))
+                items = _sample(
+                    source, excluded, self.size, len(tables.representative) - 1, rows, seed_of(context.seed, "rollouts", step)
+                )
             else:
                 items = source.top(self.size, excluded).items
             if self.include_target:
@@ -86,8 +88,8 @@ class Rollouts:
         if self.by == "beams" or isinstance(policy, CatalogPolicy):
             return
         raise UsageError(
-            f'Rollouts(by="{self.by}") needs a policy that scores the whole catalog exactly (genrec.types.CatalogPolicy), such as SASRec '
-            f'or GRU4Rec, got {name_with_place(type(policy))}, which searches with beams; use Rollouts(by="beams")'
+            f'Rollouts(by="{self.by}") needs a policy that scores the whole catalog exactly (genrec.types.CatalogPolicy), such as '
+            f'SASRec or GRU4Rec, got {name_with_place(type(policy))}, which searches with beams; use Rollouts(by="beams")'
         )
 
 

@@ -45,7 +45,9 @@ class Together:
             if isinstance(proposer, type) or not isinstance(proposer, Proposer):
                 raise UsageError(f"Together.proposers[{number}] must be a proposer, such as TopItems(), got {proposer!r}")
             if isinstance(proposer, Rollouts):
-                raise UsageError("Together.proposers takes proposers whose first candidate is the target; use TopItems instead of Rollouts")
+                raise UsageError(
+                    "Together.proposers takes proposers whose first candidate is the target; use TopItems instead of Rollouts"
+                )
 
     def check(self, experiment: Any) -> None:
         """Check every proposer that has a check."""
@@ -97,7 +99,9 @@ def joined(parts: list[Candidates], target: Tensor, representative: Tensor) -> C
     `representative` int64 [N + 1] is the lowest item with the same Semantic ID.
     """
     if any(part.behavior is not None or part.codes is not None for part in parts):
-        raise UsageError("Together joins items without behavior log-probabilities; use proposers such as TopItems, History and Sampled")
+        raise UsageError(
+            "Together joins items without behavior log-probabilities; use proposers such as TopItems, History and Sampled"
+        )
     items, masks = [target.unsqueeze(1)], [torch.ones_like(target, dtype=torch.bool).unsqueeze(1)]
     for part in parts:
         items.append(part.items[:, 1:])
