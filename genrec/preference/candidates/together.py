@@ -46,7 +46,7 @@ class Together:
                 raise UsageError(f"Together.proposers[{number}] must be a proposer, such as TopItems(), got {proposer!r}")
             if isinstance(proposer, Rollouts):
                 raise UsageError(
-                    "Together.proposers takes proposers whose first candidate is the target; use TopItems instead of Rollouts"
+                    f"Together.proposers[{number}] must propose the target first, got {proposer!r}, which does not; use TopItems"
                 )
 
     def check(self, experiment: Any) -> None:
@@ -100,7 +100,8 @@ def joined(parts: list[Candidates], target: Tensor, representative: Tensor) -> C
     """
     if any(part.behavior is not None or part.codes is not None for part in parts):
         raise UsageError(
-            "Together joins items without behavior log-probabilities; use proposers such as TopItems, History and Sampled"
+            "Together joins items of the catalog, got a proposer with behavior log-probabilities or codes; use proposers such as "
+            "TopItems, History and Sampled"
         )
     items, masks = [target.unsqueeze(1)], [torch.ones_like(target, dtype=torch.bool).unsqueeze(1)]
     for part in parts:
