@@ -10,29 +10,27 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import pandas as pd
 import torch
-from pandas import DataFrame
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
-from genrec.baselines.fitted_parts import fitted_parts
 from genrec.data.corpus import Corpus
 from genrec.data.corpus_builder import prepare
-from genrec.data.examples import examples, windows
+from genrec.data.examples import CorpusExamples, examples
 from genrec.embeddings.vector_checks import check_vectors
-from genrec.errors import ArtifactError, counted
+from genrec.errors import counted
 from genrec.evaluation.cold_metrics import cold_only_metrics
 from genrec.evaluation.cold_ranking import evaluate_unseen
+from genrec.evaluation.comparison.held_out_negatives import held_out_negatives
 from genrec.evaluation.evaluate import evaluate, metrics_of
-from genrec.evaluation.held_out_negatives import held_out_negatives
 from genrec.evaluation.measurement import evaluated_of, measure
-from genrec.experiment import Experiment
+from genrec.experiment import Experiment, align_stage, kind_of_stage, place_of
 from genrec.model.unconstrained_sampling import DecodingPolicy, greedy_items
 from genrec.progress import say
-from genrec.semantic_ids import SemanticIds
+from genrec.stage_inputs import Parents, load_policy, load_recommender, load_semantic_ids, popularity_of, training_data
 from genrec.store import write_json
 from genrec.tokenizer import save_tokenized, tokenize
 from genrec.training import curves
@@ -45,26 +43,21 @@ from genrec.training.validation import (
     device_of,
     seen_items,
     select_users,
-    shared_numbers,
     user_ids,
     validation_score,
 )
 from genrec.types import (
-    Baseline,
     Policy,
     PolicySpecification,
-    Recommender,
     ResumableEncoder,
-    SamplerContext,
     StreamedSource,
     TrainedQuantizer,
+    TrainingStep,
 )
 from genrec.workspace import raw_folder, tensorboard_folder
 
 if TYPE_CHECKING:
     from genrec.training.loop import Outcome
-
-Parents = dict[str, Path]  # stage -> folder of its artifact
 
 
 def build_data(experiment: Experiment, parents: Parents, folder: Path) -> None:
@@ -104,11 +97,12 @@ def build_sft(experiment: Experiment, parents: Parents, folder: Path, watch: cur
     corpus, recipe, length = Corpus.load(parents["data"]), experiment.sft, experiment.history_length
     semantic_ids = load_semantic_ids(corpus, parents)
     policy = build_policy(cast(PolicySpecification, experiment.policy), semantic_ids, experiment.seed)
-    check_before_training(policy, experiment.evaluate, experiment.align, lambda: _alignment_context(corpus, semantic_ids, parents))
+    alignments = experiment.alignments
+    check_before_training(policy, experiment.evaluate, alignments, lambda: training_data(corpus, semantic_ids, parents))
     with _tracked(experiment, "sft", folder) as on_row:
-        outcome = fine_tune(
+        outcome, step = fine_tune(
             policy,
-            windows(corpus, length, recipe.padding) if recipe.targets == "all" else examples(corpus, "train", length),
+            CorpusExamples(corpus, length),
             recipe,
             experiment.seed,
             folder / "checkpoint" / "last",
@@ -117,38 +111,40 @@ def build_sft(experiment: Experiment, parents: Parents, folder: Path, watch: cur
             experiment.selection,
             partial(user_ids, corpus),
             _key_of(folder),
+            lambda: training_data(corpus, semantic_ids, parents),
         )
-    _save_policy(policy, outcome, folder)
+    _save_policy(policy, outcome, step, folder)
     write_json(folder / "baselines.json", baseline_scores(corpus, experiment, recipe))
 
 
-def build_align(experiment: Experiment, parents: Parents, folder: Path, watch: curves.OnRow | None = None) -> None:
-    """Align the SFT policy; write its weights, training curves and statistics of the negatives. For `watch` see `build_sft`."""
-    from genrec.training.align import align
+def build_align(experiment: Experiment, parents: Parents, folder: Path, watch: curves.OnRow | None = None, place: int = 0) -> None:
+    """Align the policy of the stage before; write its weights, its training curves and the files of the objective.
 
-    assert experiment.align is not None
-    corpus = Corpus.load(parents["data"])
+    `place` is that of the stage in the chain of alignments, from 0. For `watch` see `build_sft`.
+    """
+    from genrec.training.align import AlignmentData, align
+
+    recipe, corpus, length = experiment.alignments[place], Corpus.load(parents["data"]), experiment.history_length
     semantic_ids = load_semantic_ids(corpus, parents)
-    policy = load_policy(experiment, semantic_ids, parents["sft"])
-    with _tracked(experiment, "align", folder) as on_row:
-        outcome, drawn, draw_counts = align(
+    policy = load_policy(experiment, semantic_ids, parents["sft" if place == 0 else align_stage(place - 1)])
+    held_out = select_users(examples(corpus, "validation", length), recipe.validation.users, "validation")
+    with _tracked(experiment, align_stage(place), folder) as on_row:
+        outcome, step = align(
             policy,
-            examples(corpus, "train", experiment.history_length),
-            _alignment_context(corpus, semantic_ids, parents),
-            experiment.align,
+            AlignmentData(CorpusExamples(corpus, length), training_data(corpus, semantic_ids, parents), held_out),
+            recipe,
             experiment.seed,
             folder / "checkpoint" / "last",
-            validation_score(policy, corpus, experiment, experiment.align, semantic_ids),
+            validation_score(policy, corpus, experiment, recipe, semantic_ids),
             curves.together(on_row, watch),
             experiment.selection,
             partial(user_ids, corpus),
             _key_of(folder),
-            select_users(examples(corpus, "validation", experiment.history_length), experiment.align.validation.users, "validation"),
+            place,
+            load_file(parents["sft"] / "policy.safetensors") if place and recipe.reference == "sft" else None,
         )
-    _save_policy(policy, outcome, folder)
-    write_json(folder / "negatives.json", drawn)
-    draw_counts.table().to_parquet(folder / "drawn_negatives.parquet", index=False)
-    write_json(folder / "baselines.json", baseline_scores(corpus, experiment, experiment.align))
+    _save_policy(policy, outcome, step, folder)
+    write_json(folder / "baselines.json", baseline_scores(corpus, experiment, recipe))
 
 
 def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> None:
@@ -196,10 +192,24 @@ def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> No
 
 def _held_out_negatives(corpus: Corpus, parents: Parents) -> dict[str, float]:
     """Return how many negatives of an alignment were held-out items of their users; empty for a row without alignment."""
-    if "align" not in parents:
+    files = [parents[stage] / "drawn_negatives.parquet" for stage in parents if kind_of_stage(stage) == "align"]
+    drawn = [pd.read_parquet(file) for file in files if file.is_file()]
+    if not drawn:
         return {}
-    drawn = pd.read_parquet(parents["align"] / "drawn_negatives.parquet")
-    return held_out_negatives(drawn, corpus.part("validation"), corpus.part("test"))
+    counts = pd.concat(drawn).groupby(["user", "item"], as_index=False).sum()
+    return held_out_negatives(counts, corpus.part("validation"), corpus.part("test"))
+
+
+def builder_of(stage: str) -> Callable[[Experiment, Parents, Path], None]:
+    """Return the function that builds a stage."""
+    return BUILDERS[stage] if stage in BUILDERS else partial(build_align, place=place_of(stage))
+
+
+def trainer_of(stage: str) -> Callable[[Experiment, Parents, Path, curves.OnRow], None] | None:
+    """Return the function that builds a stage with training curves and calls a function with their rows; None for other stages."""
+    if stage == "sft":
+        return build_sft
+    return partial(build_align, place=place_of(stage)) if kind_of_stage(stage) == "align" else None
 
 
 BUILDERS: dict[str, Callable[[Experiment, Parents, Path], None]] = {
@@ -210,75 +220,16 @@ BUILDERS: dict[str, Callable[[Experiment, Parents, Path], None]] = {
     "align": build_align,
     "evaluate": build_evaluate,
 }
-TRAINERS = {"sft": build_sft, "align": build_align}  # the stages with training curves, which can be watched
 
 
-def load_semantic_ids(corpus: Corpus, parents: Parents) -> SemanticIds:
-    """Load the Semantic IDs of the tokenize stage. Without that stage, return one level in which item i has code i - 1."""
-    if "tokenize" in parents:
-        return SemanticIds.load(parents["tokenize"] / "codes.safetensors")
-    return SemanticIds(torch.arange(corpus.item_count).unsqueeze(1), (corpus.item_count,))
-
-
-def load_recommender(experiment: Experiment, corpus: Corpus, parents: Parents) -> tuple[Recommender, Tensor | None]:
-    """Return the fitted baseline or the trained policy, and the numbers of shared Semantic IDs (see `shared_numbers`)."""
-    if isinstance(experiment.policy, Baseline):
-        return experiment.policy.fit(_interactions_of(experiment.policy, corpus), corpus.item_count), None
-    semantic_ids = load_semantic_ids(corpus, parents)
-    trained = parents["align" if experiment.align else "sft"]
-    policy = load_policy(experiment, semantic_ids, trained, experiment.evaluate.num_beams)
-    return _on_device(policy), shared_numbers(semantic_ids)
-
-
-def _interactions_of(baseline: Baseline, corpus: Corpus) -> DataFrame:
-    """Return the interactions that a baseline is fitted on, sorted by user and time."""
-    parts = fitted_parts(baseline)
-    if parts == ("train",):
-        return corpus.part("train")
-    events = corpus.interactions
-    return events[events["part"].isin(parts)].reset_index(drop=True)
-
-
-def load_policy(experiment: Experiment, semantic_ids: SemanticIds, folder: Path, num_beams: int = 0) -> Policy:
-    """Load the trained policy of an sft or align artifact in evaluation mode. `num_beams` replaces the policy's own unless it is 0."""
-    specification: Any = experiment.policy
-    policy: Policy = (replace(specification, num_beams=num_beams) if num_beams else specification).build(semantic_ids)
-    module = cast(nn.Module, policy)
-    try:
-        module.load_state_dict(load_file(folder / "policy.safetensors"))
-    except RuntimeError as error:
-        raise ArtifactError(f"{folder / 'policy.safetensors'} does not fit the policy: {error}") from None
-    module.eval()
-    return policy
-
-
-def sampler_context(corpus: Corpus, vectors: Tensor, semantic_ids: SemanticIds) -> SamplerContext:
-    """Return the data that a negative sampler may read. Row 0 of each table is padding."""
-    padded = torch.cat([torch.zeros(1, vectors.shape[1]), vectors])
-    train, popularity = corpus.part("train"), popularity_of(corpus)
-    return SamplerContext(corpus.item_count, train, popularity, padded, semantic_ids, items=corpus.items, own_ids=corpus.own_ids)
-
-
-def _alignment_context(corpus: Corpus, semantic_ids: SemanticIds, parents: Parents) -> SamplerContext:
-    return sampler_context(corpus, load_file(parents["embed"] / "vectors.safetensors")["vectors"], semantic_ids)
-
-
-def popularity_of(corpus: Corpus) -> Tensor:
-    """Return the number of training events of each item, int64 [N + 1]; entry 0 is padding."""
-    return torch.from_numpy(corpus.popularity("train"))
-
-
-def _on_device(policy: Policy) -> Policy:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return cast(Policy, cast(nn.Module, policy).to(device))
-
-
-def _save_policy(policy: Policy, outcome: Outcome, folder: Path) -> None:
-    """Write the weights, the curves and the resolved recipe of a training. Raise NumericsError for non-finite weights."""
+def _save_policy(policy: Policy, outcome: Outcome, step: TrainingStep, folder: Path) -> None:
+    """Write the weights, the curves, the recipe and the files of the objective. Raise NumericsError for non-finite weights."""
     check_finite(cast(nn.Module, policy), f"the trained policy of {folder.parent.name}")
     save_file(weights(cast(nn.Module, policy)), folder / "policy.safetensors")
     curves.save(outcome.curves, folder)
     write_json(folder / "recipe.json", outcome.recipe)
+    if step.save is not None:
+        step.save(folder)
 
 
 def _tracked(experiment: Experiment, stage: str, folder: Path) -> AbstractContextManager[curves.OnRow | None]:

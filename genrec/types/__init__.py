@@ -5,6 +5,7 @@ a Semantic ID, `K` negatives, `M` candidates, `n` cut-off, `U` users. Tensors ar
 items, not tokens. Protocols have methods only, so `isinstance` can check the components of an experiment.
 """
 
+from genrec.types.candidate_groups import Advantage, Advantages, CandidateGroups, GroupLogProbs, Surrogate, SurrogateTerms
 from genrec.types.data import (
     DividingSplit,
     FilteringSplit,
@@ -42,6 +43,7 @@ from genrec.types.objective import (
     Proposals,
     Proposer,
     RowScores,
+    SizedProposer,
     TrainingExamples,
     TrainingStep,
 )
@@ -70,12 +72,14 @@ from genrec.types.policy import (
 from genrec.types.preference import (
     CandidateFilter,
     CheckedContext,
+    ComposedSampler,
     Draw,
     ItemVectors,
     LimitedSampler,
     LogProbs,
     LossNeeds,
     NegativeSampler,
+    PolicyReward,
     PreferenceLoss,
     PreferenceTerms,
     Rating,
@@ -89,13 +93,17 @@ from genrec.types.specification import CheckedSpecification, NamesFiles
 __all__ = [
     "NO_TEXT",
     "AdaptiveQuantizer",
+    "Advantage",
+    "Advantages",
     "Baseline",
     "CandidateFilter",
+    "CandidateGroups",
     "Candidates",
     "CatalogPolicy",
     "CatalogQuantizer",
     "CheckedContext",
     "CheckedSpecification",
+    "ComposedSampler",
     "ConstrainedPolicy",
     "ConstrainedWindowPolicy",
     "DividingSplit",
@@ -107,6 +115,7 @@ __all__ = [
     "FilteringSplit",
     "FittedQuantizer",
     "FrozenPolicy",
+    "GroupLogProbs",
     "ItemEncoder",
     "ItemLoss",
     "ItemVectors",
@@ -125,6 +134,7 @@ __all__ = [
     "Padding",
     "PartsBaseline",
     "Policy",
+    "PolicyReward",
     "PolicySpecification",
     "PreferenceLoss",
     "PreferenceTerms",
@@ -147,9 +157,12 @@ __all__ = [
     "SamplerContext",
     "SequenceBatch",
     "SequencePolicy",
+    "SizedProposer",
     "Source",
     "Split",
     "StreamedSource",
+    "Surrogate",
+    "SurrogateTerms",
     "TieOrder",
     "TieOrderingSplit",
     "TrainedQuantizer",

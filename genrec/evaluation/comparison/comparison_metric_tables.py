@@ -1,0 +1,88 @@
+"""Tables of further metrics: Semantic IDs, cold start, beyond accuracy, and recall by group. All cells are means over seeds."""
+
+from __future__ import annotations
+
+from genrec.evaluation.cold_metrics import chance
+from genrec.evaluation.compare import ABSENT, Comparison, Row
+from genrec.evaluation.comparison.compared_metric import PER_USER
+from genrec.evaluation.comparison.table_cells import TITLES, MetricName, Table, metric_cell, metric_name, ranked_keys, title
+
+ELSEWHERE = ("sid_", "cold_", "negatives_")  # prefixes of metrics that are in a table or a note of their own
+COUNTS = ("users", "invalid", "excluded_targets", "cold_users", "cold_items")  # metrics that are numbers of users, slots or items
+CUTOFF = 10  # of the metrics beyond accuracy, where it exists; else the last one
+
+
+def metric_tables(comparison: Comparison) -> list[Table]:
+    """Return the tables of metrics that the rows have beside those of the results table."""
+    return [*_semantic_ids(comparison.rows), *_unseen(comparison.rows), *_beyond_accuracy(comparison), *_groups(comparison.rows)]
+
+
+def _semantic_ids(all_rows: tuple[Row, ...]) -> list[Table]:
+    """Return a table of the ranks of Semantic IDs, if items share any. These metrics are not ranks of items, so they are separate."""
+    rows = [row for row in all_rows if any(key.startswith("sid_") for key in row.metrics)]
+    if not rows:
+        return []
+    shown = ranked_keys(rows, "sid_")
+    cells = [[row.name, *(metric_cell(row, f"sid_{key}") for key in shown)] for row in rows]
+    note = (
+        "Some items share a Semantic ID. In this table a hit is any item with the Semantic ID of the target, and the cut-off counts "
+        "distinct Semantic IDs in the list. The results above count items: they are expectations over the order of the items that "
+        "share a Semantic ID. The two tables are not comparable."
+    )
+    columns = ["Row", *(f"SID {title(key)}" for key in shown)]
+    return [Table("Ranking of Semantic IDs", columns, cells, [note], ("SID Recall@10", "SID NDCG@10"))]
+
+
+def _unseen(all_rows: tuple[Row, ...]) -> list[Table]:
+    """Return the cold-start table: two lines per row, and the expectation of a random ranking among unseen items."""
+    rows = [row for row in all_rows if "cold_users" in row.metrics]
+    if not rows:
+        return []
+    shown, cells = ranked_keys(rows, "cold_"), []
+    for prefix, among in (("cold_", "all items"), ("cold_only_", "unseen items")):
+        some = [row for row in rows if any(key.startswith(f"{prefix}recall@") for key in row.metrics)]
+        cells += [[row.name, among, *(metric_cell(row, prefix + key) for key in shown)] for row in some]
+    users, items = (round(rows[0].metrics[key].mean) for key in ("cold_users", "cold_items"))
+    random = [chance(PER_USER[name], int(cutoff), items) for name, _, cutoff in (key.partition("@") for key in shown)]
+    cells.append(["random order", "unseen items", *(f"{value:.4f}" for value in random)])
+    note = f"Means over the {users} users with a target that has no training interaction. {items} items of the catalog have none."
+    columns = ["Row", "Ranked among", *map(title, shown)]
+    return [Table("Items unseen in training (cold start)", columns, cells, [note], ("Ranked among", "Recall@10", "NDCG@10"))]
+
+
+def _beyond_accuracy(comparison: Comparison) -> list[Table]:
+    """Return a table of all metrics that are in no other table, at one cut-off each."""
+    names = {key: metric_name(key) for row in comparison.rows for key in row.metrics if _is_beyond(key)}
+    chosen = [key for key, name in names.items() if name.cutoff is None or name.cutoff == _cutoff_of(name, list(names.values()))]
+    shown = [key for key in chosen if key != comparison.metric]  # the tested metric is in the results table
+    if not shown:
+        return []
+    cells = [[row.name, *(metric_cell(row, key) for key in shown)] for row in comparison.rows]
+    note = "Means over seeds, and over users where a user has a value of the metric."
+    return [Table("Beyond accuracy", ["Row", *map(title, shown)], cells, [note])]
+
+
+def _is_beyond(key: str) -> bool:
+    """Return whether a metric is neither in the results table nor in one of its own."""
+    name = metric_name(key)
+    return key not in COUNTS and not key.startswith(ELSEWHERE) and name.stem not in TITLES
+
+
+def _cutoff_of(name: MetricName, names: list[MetricName]) -> int:
+    """Return the cut-off at which a metric is shown."""
+    cutoffs = [other.cutoff for other in names if other.cutoff is not None and (other.stem, other.group) == (name.stem, name.group)]
+    return CUTOFF if CUTOFF in cutoffs else cutoffs[-1]
+
+
+def _groups(rows: tuple[Row, ...]) -> list[Table]:
+    """Return tables of an accuracy metric by group, such as `recall@10[history 1-4]`: a column per group, one cut-off each."""
+    names = {key: metric_name(key) for row in rows for key in row.metrics}
+    grouped = {key: name for key, name in names.items() if name.group and name.stem in TITLES and name.cutoff is not None}
+    tables = []
+    for stem in dict.fromkeys(name.stem for name in grouped.values()):
+        cutoff = _cutoff_of(MetricName(stem, None, ""), [name._replace(group="") for name in grouped.values()])
+        shown = {key: name.group for key, name in grouped.items() if (name.stem, name.cutoff) == (stem, cutoff)}
+        cells = [[row.name, *(metric_cell(row, key) for key in shown)] for row in rows]
+        note = f"Means over the users of each group and over seeds; {ABSENT} for a group without users."
+        tables.append(Table(f"{title(stem)}@{cutoff} by group", ["Row", *shown.values()], cells, [note]))
+    return tables

@@ -1,0 +1,169 @@
+"""What a `Comparison` means in words, and the commands that come next."""
+
+from __future__ import annotations
+
+import shlex
+from typing import NamedTuple
+
+from genrec.evaluation.compare import Comparison, Row
+from genrec.evaluation.comparison.comparison_tests_table import seeds_differ
+from genrec.evaluation.comparison.table_cells import p_cell, title
+from genrec.evaluation.statistics.paired_tests import (
+    CONTROL,
+    DEFAULT_SEEDS,
+    LEAST_SEEDS,
+    PairedTest,
+    enumerated,
+    loss_of,
+    seeds_in_words,
+)
+
+LEVEL = 0.05  # a corrected p below it is a difference beyond chance
+WORDS = {3: "three", 5: "five"}
+
+
+class Summary(NamedTuple):
+    """A table in words."""
+
+    reading: list[str]  # paragraphs
+    commands: list[str]  # what to run next
+    trained: bool  # whether any row has training curves
+
+
+def summary(comparison: Comparison) -> Summary:
+    """Return which row is best on the tested metric, whether it differs from the reference beyond chance, and what to run next.
+
+    A difference that is not significant is described as such, also if it is large. The sentence on preferences is there if the table
+    has rows with a preference loss.
+    """
+    trained = [row.name for row in comparison.rows if row.trained]
+    return Summary(_reading(comparison), _commands(comparison), bool(trained))
+
+
+def _reading(comparison: Comparison) -> list[str]:
+    """Return a paragraph on the best row and the number of seeds, and one on the rows with preferences."""
+    metric = title(comparison.metric)
+    if len(comparison.rows) == 1:
+        row = comparison.rows[0]
+        return [f"{row.name} has {metric} {row.value:.4f}. Compare it with another row, at best with a baseline."]
+    best = max(comparison.rows, key=lambda row: (row.value, row.name == comparison.reference))
+    about = f"Of {len(comparison.rows)} rows {best.name} has the highest {metric} ({best.value:.4f})"
+    if best.test is not None:
+        first = f"{about}; {_verdict('it', best.test, best, comparison)}."
+    else:
+        others = [row for row in comparison.rows if row is not best]
+        second = max(others, key=lambda row: row.value)
+        assert second.test is not None  # only the reference has no test
+        first = f"{about} and is the reference; the next row, {second.name}, {_verdict('', second.test, second, comparison)}."
+    return [" ".join(filter(None, [first, seeds_differ(comparison), _few_seeds(comparison)])), *_on_preferences(comparison)]
+
+
+def _few_seeds(comparison: Comparison) -> str:
+    """Return what is missing for a claim about methods if trained rows are compared over fewer than three seeds; else empty."""
+    reference = next(row for row in comparison.rows if row.name == comparison.reference)
+    compared = [
+        row.test.seeds for row in comparison.rows if row.test is not None and (row.trained or reference.trained) and row.test.seeds
+    ]
+    fewest = min(map(len, compared), default=LEAST_SEEDS)
+    if fewest >= LEAST_SEEDS:
+        return ""
+    return (
+        f"p is about methods, over users and seeds, and rows are compared over {fewest} {'seed' if fewest == 1 else 'seeds'}: "
+        f"{WORDS[DEFAULT_SEEDS]} seeds are the default of a comparison, {WORDS[LEAST_SEEDS]} the least for a claim."
+    )
+
+
+def _verdict(subject: str, test: PairedTest, row: Row, comparison: Comparison) -> str:
+    """Return whether a row differs from the reference, with the figures: 'it is above the reference sft beyond chance ... (...)'."""
+    reference = next(other for other in comparison.rows if other.name == comparison.reference)
+    name = "it" if not subject else f"the reference {reference.name}"
+    if test.difference is None:
+        return f"{subject} has no test against {name}: {test.reason}".strip()
+    where = ""
+    if row.trained and reference.trained and row.seeds != reference.seeds:
+        where = f"at {seeds_in_words(test.seeds)}, which both have, "
+    if test.p is None or test.p_holm is None or test.interval is None:
+        return f"{where}{subject} differs from {name} by {test.difference:+.5f}, without a test: {test.reason}".strip()
+    side = "above" if test.difference > 0 else "below"
+    over = _over(comparison, row.trained or reference.trained)
+    how = f"is {side} {name} beyond chance over {over}" if test.p_holm < LEVEL else f"is not distinguishable from {name} over {over}"
+    low, high = test.interval
+    figures = f"difference {test.difference:+.5f}, 95 % interval {low:+.5f} to {high:+.5f}, p (Holm) {p_cell(test.p_holm)}"
+    return f"{where}{f'{subject} ' if subject else ''}{how} ({figures})"
+
+
+def _over(comparison: Comparison, trained: bool) -> str:
+    """Return what a test is over: users and seeds, seeds for a figure of all lists, users for two baselines."""
+    if not comparison.per_user:
+        return "seeds"
+    return "users and seeds" if trained else "users"
+
+
+def _on_preferences(comparison: Comparison) -> list[str]:
+    """Return a paragraph on the rows with a preference loss: which are above the reference, which have no test, the control."""
+    control, aligned = _control(comparison), [row for row in comparison.rows if _loss(row) not in ("", CONTROL)]
+    aligned = [row for row in aligned if row.name != comparison.reference]
+    tested = [row for row in aligned if row.test is not None and row.test.p_holm is not None]
+    untested = [row.name for row in aligned if row not in tested]
+    sentences = []
+    if tested:
+        above = [row.name for row in tested if row.test is not None and _is_above(row.test)]
+        names = enumerated(row.name for row in tested)
+        found = f"{enumerated(above)} {'are' if len(above) > 1 else 'is'}" if above else "none is"
+        sentences.append(
+            f"Of the rows with a preference loss ({names}) {found} above {comparison.reference} beyond chance over "
+            f"{_over(comparison, True)}."
+        )
+    if untested:
+        have = "have" if len(untested) > 1 else "has"
+        sentences.append(f"{enumerated(untested)} {have} a preference loss, but no test against {comparison.reference}.")
+    if aligned and control is not None:
+        sentences.append(
+            f"{control.name} is the control, trained further without preferences: a gain that it has too comes from more training."
+        )
+    return [" ".join(sentences)] if sentences else []
+
+
+def _is_above(test: PairedTest) -> bool:
+    return test.difference is not None and test.difference > 0 and test.p_holm is not None and test.p_holm < LEVEL
+
+
+def _loss(row: Row) -> str:
+    """Return the class name of a row's alignment loss; empty if the row is not aligned."""
+    return loss_of(row.configuration)
+
+
+def _control(comparison: Comparison) -> Row | None:
+    return next((row for row in comparison.rows if _loss(row) == CONTROL), None)
+
+
+def _commands(comparison: Comparison) -> list[str]:
+    """Return commands: a comparison with another reference, the training curves, and one row in full."""
+    best = max(comparison.rows, key=lambda row: row.value)
+    aligned, trained = ([row.name for row in comparison.rows if has(row)] for has in (_loss, lambda row: row.trained))
+    commands = []
+    if len(comparison.rows) == 1:
+        commands.append(_command("compare", best.name) + " NAME_OF_ANOTHER_ROW")
+    elif (control := _control_to_compare(comparison)) is not None:
+        commands.append(_command("compare", *aligned, "--reference", control))
+    else:  # a row without a test against the reference would have none as the reference either
+        tested = [row for row in comparison.rows if row.test is not None and row.test.difference is not None]
+        other = max(tested, key=lambda row: row.value, default=None)
+        if other is not None:
+            commands.append(_command("compare", *(row.name for row in comparison.rows), "--reference", other.name))
+    if trained:
+        commands.append(_command("curves", *(aligned or trained)))
+    return [*commands, _command("show", best.name)]
+
+
+def _control_to_compare(comparison: Comparison) -> str | None:
+    """Return the name of the control if it is not the reference and an aligned row has a seed in common with it, else None."""
+    control = _control(comparison)
+    if control is None or control.name == comparison.reference:
+        return None
+    aligned = [row for row in comparison.rows if _loss(row) and row is not control]
+    return control.name if any(set(row.seeds) & set(control.seeds) for row in aligned) else None
+
+
+def _command(*words: str) -> str:
+    return shlex.join(["genrec", *words])
