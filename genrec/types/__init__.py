@@ -49,7 +49,9 @@ from genrec.types.objective import (
 )
 from genrec.types.policy import (
     Baseline,
+    CatalogPolicy,
     ConstrainedPolicy,
+    ConstrainedWindowPolicy,
     ExactRecommender,
     ItemLoss,
     LossPolicy,
@@ -65,6 +67,7 @@ from genrec.types.policy import (
     UserRecommender,
     VectorPolicy,
     WindowBatch,
+    WindowPolicy,
 )
 from genrec.types.preference import (
     CandidateFilter,
@@ -96,11 +99,13 @@ __all__ = [
     "CandidateFilter",
     "CandidateGroups",
     "Candidates",
+    "CatalogPolicy",
     "CatalogQuantizer",
     "CheckedContext",
     "CheckedSpecification",
     "ComposedSampler",
     "ConstrainedPolicy",
+    "ConstrainedWindowPolicy",
     "DividingSplit",
     "Draw",
     "Evaluated",
@@ -166,4 +171,5 @@ __all__ = [
     "UserRecommender",
     "VectorPolicy",
     "WindowBatch",
+    "WindowPolicy",
 ]
