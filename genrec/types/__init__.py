@@ -49,7 +49,9 @@ from genrec.types.objective import (
 )
 from genrec.types.policy import (
     Baseline,
+    CatalogPolicy,
     ConstrainedPolicy,
+    ConstrainedWindowPolicy,
     ExactRecommender,
     ItemLoss,
     ItemScorer,
@@ -66,6 +68,7 @@ from genrec.types.policy import (
     UserRecommender,
     VectorPolicy,
     WindowBatch,
+    WindowPolicy,
 )
 from genrec.types.preference import (
     CandidateFilter,
@@ -97,11 +100,13 @@ __all__ = [
     "CandidateFilter",
     "CandidateGroups",
     "Candidates",
+    "CatalogPolicy",
     "CatalogQuantizer",
     "CheckedContext",
     "CheckedSpecification",
     "ComposedSampler",
     "ConstrainedPolicy",
+    "ConstrainedWindowPolicy",
     "DividingSplit",
     "Draw",
     "Evaluated",
@@ -168,4 +173,5 @@ __all__ = [
     "UserRecommender",
     "VectorPolicy",
     "WindowBatch",
+    "WindowPolicy",
 ]
