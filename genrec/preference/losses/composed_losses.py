@@ -97,13 +97,14 @@ class LevelWeighted:
                 f"LevelWeighted cannot weigh the mismatched pairs that {self.loss!r} needs, since LogProbs.levels holds only the "
                 "candidates; use a loss of pairs such as SoftmaxDPO(), or the loss without level weights"
             )
-        single = not isinstance(self.weights, tuple)
-        values, largest = ((self.weights,), 1.0) if single else (self.weights, sys.float_info.max)
-        numbers = all(isinstance(each, int | float) and not isinstance(each, bool) and 0 <= each <= largest for each in values)
-        if not numbers or not (single or any(values)):
+        if isinstance(self.weights, tuple):
+            valid = all(_is_number(each, sys.float_info.max) for each in self.weights) and any(self.weights)
+        else:
+            valid = _is_number(self.weights, 1.0)
+        if not valid:
             raise UsageError(
-                "LevelWeighted.weights must be a number from 0 to 1, or a tuple of finite numbers of 0 or more, one for each level and "
-                f"not all 0, got {self.weights!r}"
+                "LevelWeighted.weights must be a number from 0 to 1, or a tuple of finite numbers of 0 or more, one for each level "
+                f"and not all 0, got {self.weights!r}"
             )
 
     def check_context(self, context: SamplerContext) -> None:
@@ -144,6 +145,11 @@ class LevelWeighted:
 def _totals(log_probs: LogProbs) -> Tensor:
     """Return the log-probabilities of positive and negatives, [B, 1 + K, 1]."""
     return torch.cat([log_probs.chosen.unsqueeze(1), log_probs.rejected], 1).unsqueeze(2)
+
+
+def _is_number(value: object, largest: float) -> bool:
+    """Return whether a value is a number from 0 to `largest`."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= largest
 
 
 def _check_loss(composition: Anchored | Smoothed | LevelWeighted) -> None:

@@ -36,8 +36,9 @@ class KTO:
     two kinds (Eq. 9) for every K. A row without a positive or without negatives has loss 0.
 
     Without `paired`, every item is an example with the same weight, as in the authors' code. This is the loss for labels of single
-    events: a row may have a liked item alone, or disliked items alone (`chosen` is -inf under policy or reference). Its loss is `B / N * (sum over its examples)`, where N is the number of examples
-    in the batch, so the mean over the B rows is the mean over the N examples. For K = 1 both variants are equal.
+    events: a row may have a liked item alone, or disliked items alone (`chosen` is -inf under policy or reference). Its loss is
+    `B / N * (sum over its examples)`, where N is the number of examples in the batch, so the mean over the B rows is the mean over
+    the N examples. For K = 1 both variants are equal.
     """
 
     beta: float = 0.1  # strength of the pull to the reference, above 0

@@ -148,9 +148,7 @@ def _pairs(log_probs: LogProbs, valid: Tensor) -> LogProbs:
 def _swap(log_probs: LogProbs) -> LogProbs:
     """Exchange the positive and the negative of pairs (K = 1)."""
     rewards, levels = (None if part is None else part.flip(1) for part in (log_probs.rewards, log_probs.levels))
-    return log_probs._replace(
-        chosen=log_probs.rejected[:, 0], rejected=log_probs.chosen.unsqueeze(1), rewards=rewards, levels=levels
-    )
+    return log_probs._replace(chosen=log_probs.rejected[:, 0], rejected=log_probs.chosen.unsqueeze(1), rewards=rewards, levels=levels)
 
 
 def _first(log_probs: LogProbs) -> LogProbs:

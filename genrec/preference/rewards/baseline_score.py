@@ -33,11 +33,9 @@ class BaselineScore:
         if isinstance(self.baseline, type) or not isinstance(self.baseline, Baseline):
             raise UsageError(f"BaselineScore.baseline must be a baseline, such as ItemKNN(), got {self.baseline!r}")
         if isinstance(self.baseline, PartsBaseline) and self.baseline.parts() != ("train",):
-            raise UsageError(f"BaselineScore fits its baseline on training events alone, but {self.baseline!r} is fitted on others too")
-
-    def needs_policy(self) -> bool:
-        """Return False: the rating reads no policy."""
-        return False
+            raise UsageError(
+                f"BaselineScore fits its baseline on training events alone, but {self.baseline!r} is fitted on others too"
+            )
 
     def rate(self, context: SamplerContext) -> Rating:
         """Return the rating for one training set; fits the baseline. Raises InputError if it does not score given items."""
@@ -52,8 +50,8 @@ class BaselineScore:
 
         def rate_items(batch: SequenceBatch, items: Tensor) -> Tensor:
             user = batch.user if self.reads == "user" else torch.full_like(batch.user, -1)
-            parts = zip(*(part.cpu().split(ROWS) for part in (user, batch.history, items)), strict=True)
-            scores = torch.cat([fitted.score_items(*part) for part in parts])
+            inputs = [part.cpu() for part in (user, batch.history, items)]
+            scores = torch.cat([fitted.score_items(*(part[i : i + ROWS] for part in inputs)) for i in range(0, len(items), ROWS)])
             return mask_padding(scores, items)
 
         return Rating(rate=rate_items)

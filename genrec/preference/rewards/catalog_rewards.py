@@ -40,10 +40,6 @@ class LogProbability:
 class Similarity:
     """Cosine similarity of an item's vector and the mean of the history's vectors, in [-1, 1]; 0 where either is zeros."""
 
-    def needs_policy(self) -> bool:
-        """Return False: the rating reads no policy."""
-        return False
-
     def rate(self, context: SamplerContext) -> Rating:
         """Return the rating for one training set."""
         table = DeviceTable(context.vectors)
@@ -66,10 +62,6 @@ class Popular:
     def __post_init__(self) -> None:
         check_range(self, "alpha")
 
-    def needs_policy(self) -> bool:
-        """Return False: the rating reads no policy."""
-        return False
-
     def rate(self, context: SamplerContext) -> Rating:
         """Return the rating for one training set."""
         return _table_rating(((1.0 + context.popularity.double()) ** self.alpha).float())
@@ -82,10 +74,6 @@ class Novelty:
     An item without events counts as an item with one. The mean over a list is the metric `novelty@n`, so this is a coverage term: it
     pays for items outside the popular head. It is meant as a small part of a `WeightedSum`.
     """
-
-    def needs_policy(self) -> bool:
-        """Return False: the rating reads no policy."""
-        return False
 
     def rate(self, context: SamplerContext) -> Rating:
         """Return the rating for one training set."""

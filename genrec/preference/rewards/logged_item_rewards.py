@@ -20,10 +20,6 @@ from genrec.types import Rating, SamplerContext, SequenceBatch
 class Hit:
     """The rule reward: 1 for a candidate with the Semantic ID of the logged item, else 0 (MiniOneRec, arXiv 2510.24431)."""
 
-    def needs_policy(self) -> bool:
-        """Return False: the rating reads no policy."""
-        return False
-
     def rate(self, context: SamplerContext) -> Rating:
         """Return the rating for one training set."""
         hits = _Hits(context)
@@ -38,10 +34,6 @@ class RankPenalty:
     prefers loses most. In a row without a hit all rewards are 0. A hit has the Semantic ID of the logged item. Item 0 takes no
     place. `WeightedSum((Hit(), RankPenalty()))` is the ranking reward of the paper.
     """
-
-    def needs_policy(self) -> bool:
-        """Return False: the rating reads no policy; the order of the candidates is the proposer's."""
-        return False
 
     def rate(self, context: SamplerContext) -> Rating:
         """Return the rating for one training set."""
@@ -67,10 +59,6 @@ class PrefixMatch:
     def __post_init__(self) -> None:
         if not isinstance(self.values, tuple) or not all(_is_finite(value) for value in self.values):
             raise UsageError(f"PrefixMatch.values must be a tuple of finite numbers, such as (0, 0.01, 0.1, 1), got {self.values!r}")
-
-    def needs_policy(self) -> bool:
-        """Return False: the rating reads no policy."""
-        return False
 
     def check_context(self, context: SamplerContext) -> None:
         """Raise UsageError unless there is a value for each length of a prefix."""

@@ -19,16 +19,12 @@ DAY = 86_400.0  # seconds
 
 @dataclass(frozen=True)
 class Rated:
-    """The user's rating of an item in training; `default` for an item that the user did not rate. The last of several events counts."""
+    """The user's rating of an item in training, the last of several; `default` for an item that the user did not rate."""
 
     default: float = 3.0  # reward of an item without a rating, on the scale of the ratings; 3 is the middle of 1 to 5
 
     def __post_init__(self) -> None:
         check_range(self, "default")
-
-    def needs_policy(self) -> bool:
-        """Return False: the rating reads no policy."""
-        return False
 
     def check(self, experiment: Any) -> None:
         """Raise UsageError if the source is known to have no ratings."""
@@ -65,10 +61,6 @@ class RatingRecency:
     def __post_init__(self) -> None:
         check_range(self, "default", 0, above=True)
         check_range(self, "decay", 0)
-
-    def needs_policy(self) -> bool:
-        """Return False: the rating reads no policy."""
-        return False
 
     def check(self, experiment: Any) -> None:
         """Raise UsageError if the source is known to have no ratings."""
