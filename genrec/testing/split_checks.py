@@ -11,7 +11,9 @@ from pandas import DataFrame
 from genrec.data.corpus import Corpus
 from genrec.data.corpus_builder import prepare
 from genrec.data.event_filters import Filters
-from genrec.data.splits import BEGIN, END, PARTS, LeaveOneOut, check_divided, events_before, part_of_events
+from genrec.data.feedback import feedback_of, labels_of
+from genrec.data.split_contract import check_divided, events_before
+from genrec.data.splits import BEGIN, END, PARTS, LeaveOneOut, divide_users, part_of_events
 from genrec.data.worlds import Shop
 from genrec.errors import InputError, UsageError
 from genrec.store import describe

@@ -7,8 +7,11 @@ items, not tokens. Protocols have methods only, so `isinstance` can check the co
 
 from genrec.types.data import (
     DividingSplit,
+    FeedbackBounds,
     FilteringSplit,
     KeepingSplit,
+    LabelDividingSplit,
+    LabelingSplit,
     RatedSource,
     RawStream,
     RawTables,
@@ -18,7 +21,7 @@ from genrec.types.data import (
     TieOrder,
     TieOrderingSplit,
 )
-from genrec.types.evaluation import Evaluated, EvaluationMetric
+from genrec.types.evaluation import Evaluated, EvaluationMetric, HeldOutItems
 from genrec.types.items import (
     NO_TEXT,
     AdaptiveQuantizer,
@@ -34,6 +37,7 @@ from genrec.types.items import (
 from genrec.types.objective import (
     Candidates,
     ExampleSource,
+    Feedback,
     FrozenPolicy,
     Objective,
     ObjectiveContext,
@@ -99,13 +103,18 @@ __all__ = [
     "EvaluationMetric",
     "ExactRecommender",
     "ExampleSource",
+    "Feedback",
+    "FeedbackBounds",
     "FilteringSplit",
     "FittedQuantizer",
     "FrozenPolicy",
+    "HeldOutItems",
     "ItemEncoder",
     "ItemLoss",
     "ItemVectors",
     "KeepingSplit",
+    "LabelDividingSplit",
+    "LabelingSplit",
     "LimitedSampler",
     "ListedCodes",
     "LogProbs",
