@@ -21,6 +21,8 @@ from genrec.data.splits import GlobalTemporal
 from genrec.embeddings import TfidfSvd
 from genrec.experiment import BEYOND_ACCURACY, SFT, Align, Evaluate, Experiment, Optimization, Tokenize, Validation, baselines, seeds
 from genrec.model import Tiger
+from genrec.objectives import Preference, Supervised
+from genrec.preference.candidates import Sampled
 from genrec.preference.losses import Anchored, SoftmaxDPO
 from genrec.preference.negatives import FaissNeighbors
 from genrec.tokenizer import RQVAE, RQKMeans
@@ -29,6 +31,8 @@ WAYS: dict[Literal["append", "reassign"], int] = {
     "append": 3,
     "reassign": 4,
 }  # collisions -> levels of the quantizer; four levels in total
+
+REPEATED = Supervised(targets="all", padding="repeat")  # short sequences are repeated (RepPad)
 
 
 def sft() -> Experiment:
@@ -52,9 +56,10 @@ def sft() -> Experiment:
 def sdpo() -> Experiment:
     """Return one epoch of S-DPO with three nearest neighbors of the positive and an NLL anchor."""
     align = Align(
-        loss=Anchored(SoftmaxDPO(beta=0.5)),
-        negatives=FaissNeighbors(pool_size=200, skip=5),
-        num_negatives=3,
+        objective=Preference(
+            loss=Anchored(SoftmaxDPO(beta=0.5)),
+            candidates=Sampled(FaissNeighbors(pool_size=200, skip=5), 3),
+        ),
         optimization=Optimization(max_steps=512, batch_size=256, learning_rate=5e-5, warmup_steps=50),
     )
     return replace(sft(), name="beauty-sdpo", align=align)
@@ -73,7 +78,7 @@ def sasrec() -> Experiment:
         tokenize=None,
         policy=SASRec(d_model=128, d_ff=128, num_layers=2, num_heads=2, dropout=0.3),
         sft=SFT(
-            targets="all",
+            objective=Supervised(targets="all"),
             optimization=Optimization(max_steps=1_330, batch_size=128, learning_rate=3e-3, warmup_steps=70),
             validation=Validation(every=190, users=0),
         ),
@@ -82,7 +87,7 @@ def sasrec() -> Experiment:
 
 def sasrec_repeated() -> Experiment:
     """Return SASRec with short sequences repeated until a window is full (RepPad)."""
-    return replace(sasrec(), name="beauty-sasrec-repeated", sft=replace(sasrec().sft, padding="repeat"))
+    return replace(sasrec(), name="beauty-sasrec-repeated", sft=replace(sasrec().sft, objective=REPEATED))
 
 
 def rivals() -> list[Experiment]:
@@ -108,9 +113,10 @@ def small() -> Experiment:
 def smoke() -> list[Experiment]:
     """Return every stage on the real data with a small policy: it shows that the pipeline runs, not what TIGER can reach."""
     align = Align(
-        loss=Anchored(SoftmaxDPO(beta=0.5)),
-        negatives=FaissNeighbors(pool_size=200),
-        num_negatives=3,
+        objective=Preference(
+            loss=Anchored(SoftmaxDPO(beta=0.5)),
+            candidates=Sampled(FaissNeighbors(pool_size=200), 3),
+        ),
         keep="last",
         optimization=Optimization(max_steps=100, batch_size=128, learning_rate=5e-5, warmup_steps=50),
         validation=Validation(every=100, users=1_000),

@@ -14,8 +14,11 @@ from dataclasses import replace
 from quickstart import sft
 
 from genrec.experiment import Align, Experiment, Optimization, Validation, baselines, seeds
-from genrec.preference.losses import DPO, Anchored, ContinuedSFT, SoftmaxDPO
-from genrec.preference.negatives import ModelBeams, Uniform
+from genrec.objectives import Preference, Rounds, Supervised
+from genrec.preference.candidates import Sampled
+from genrec.preference.losses import DPO, Anchored, SoftmaxDPO
+from genrec.preference.negatives import ModelBeams
+from genrec.types import Objective
 
 
 def aligned(name: str, align: Align) -> Experiment:
@@ -23,42 +26,45 @@ def aligned(name: str, align: Align) -> Experiment:
     return replace(sft(), name=f"shop-{name}", align=align)
 
 
-def _dpo() -> Align:
-    """Return DPO with one negative from the reference policy's own beams."""
+def _recipe(objective: Objective) -> Align:
+    """Return 120 steps of an objective. The last step is kept."""
     return Align(
-        loss=Anchored(DPO(beta=0.5)),
-        negatives=ModelBeams(num_beams=10),
-        num_negatives=1,
+        objective=objective,
         keep="last",
         optimization=Optimization(max_steps=120, batch_size=128, learning_rate=1e-4, warmup_steps=10),
         validation=Validation(every=40),
     )
 
 
+def _dpo() -> Preference:
+    """Return DPO with one negative from the reference policy's own beams."""
+    return Preference(loss=Anchored(DPO(beta=0.5)), candidates=Sampled(ModelBeams(num_beams=10), 1))
+
+
 def control() -> Experiment:
     """Return the control: continued SFT on the batches of the alignment. A gain of this row is no gain of preferences."""
-    return aligned("continued", replace(_dpo(), loss=ContinuedSFT(), negatives=Uniform()))
+    return aligned("continued", _recipe(Supervised()))
 
 
 def offline() -> Experiment:
     """Return DPO that is not iterated: beams of the SFT policy, which stays the reference."""
-    return aligned("dpo-beams", _dpo())
+    return aligned("dpo-beams", _recipe(_dpo()))
 
 
 def sprec() -> Experiment:
     """Return self-play (SPRec): three rounds of 20 steps of SFT and 20 steps of DPO."""
-    return aligned("sprec", replace(_dpo(), rounds=3, round_sft_steps=20))
+    return aligned("sprec", _recipe(Rounds(objectives=(Supervised(), _dpo()), steps=(20, 20))))
 
 
 def refreshed_reference() -> Experiment:
-    """Return DPO in three rounds; reference and searching policy become the current policy at the beginning of each round."""
-    return aligned("refreshed-reference", replace(_dpo(), rounds=3))
+    """Return DPO whose reference, which is also the searching policy, becomes the current policy every 40 steps."""
+    return aligned("refreshed-reference", replace(_recipe(_dpo()), refresh_reference=40))
 
 
 def refreshed_beams() -> Experiment:
     """Return S-DPO with three beams of a copy of the policy that is refreshed every 20 steps. The SFT policy stays the reference."""
-    align = replace(_dpo(), loss=Anchored(SoftmaxDPO(beta=0.5)), negatives=ModelBeams(num_beams=10, refresh_every=20), num_negatives=3)
-    return aligned("refreshed-beams", align)
+    beams = Sampled(ModelBeams(num_beams=10, refresh_every=20), 3)
+    return aligned("refreshed-beams", _recipe(Preference(loss=Anchored(SoftmaxDPO(beta=0.5)), candidates=beams)))
 
 
 def comparison() -> list[Experiment]:

@@ -20,10 +20,14 @@ from genrec.data.splits import LeaveOneOut
 from genrec.embeddings import Collaborative
 from genrec.experiment import BEYOND_ACCURACY, SFT, Align, Evaluate, Experiment, Optimization, Tokenize, Validation, baselines, seeds
 from genrec.model import Tiger
-from genrec.preference.losses import DPO, IPO, KTO, Anchored, ContinuedSFT, SoftmaxDPO
+from genrec.objectives import Preference, Rounds, Supervised
+from genrec.preference.candidates import Sampled
+from genrec.preference.losses import DPO, IPO, KTO, Anchored, SoftmaxDPO
 from genrec.preference.negatives import AlreadySeen, FaissNeighbors, ModelBeams, Popularity, PrefixNeighbors, Uniform
 from genrec.tokenizer import RQKMeans
-from genrec.types import NegativeSampler, PreferenceLoss
+from genrec.types import NegativeSampler, Objective, PreferenceLoss
+
+REPEATED = Supervised(targets="all", padding="repeat")  # short sequences are repeated (RepPad)
 
 
 def sft() -> Experiment:
@@ -42,12 +46,10 @@ def sft() -> Experiment:
     )
 
 
-def aligned(name: str, loss: PreferenceLoss, negatives: NegativeSampler, count: int) -> Experiment:
-    """Return the SFT policy aligned with this loss for exactly 300 steps. All rows take the same steps on the same histories."""
+def aligned(name: str, objective: Objective) -> Experiment:
+    """Return the SFT policy trained further by this objective, 300 steps on the same histories for all rows."""
     align = Align(
-        loss=loss,
-        negatives=negatives,
-        num_negatives=count,
+        objective=objective,
         keep="last",
         optimization=Optimization(max_steps=300, batch_size=128, learning_rate=5e-5, warmup_steps=30),
         validation=Validation(every=100),
@@ -57,27 +59,33 @@ def aligned(name: str, loss: PreferenceLoss, negatives: NegativeSampler, count: 
 
 def control() -> Experiment:
     """Return the control: continued SFT on the batches of the alignment. A gain of this row is no gain of preferences."""
-    return aligned("sft-continued", ContinuedSFT(), Uniform(), 1)
+    return aligned("sft-continued", Supervised())
 
 
 def dpo() -> Experiment:
     """Return DPO with one uniform negative."""
-    return aligned("dpo-uniform", Anchored(DPO(beta=0.5)), Uniform(), 1)
+    return aligned("dpo-uniform", Preference(loss=Anchored(DPO(beta=0.5)), candidates=Sampled(Uniform(), 1)))
 
 
 def dpo_faiss() -> Experiment:
     """Return DPO with one nearest neighbor of the positive."""
-    return aligned("dpo-faiss", Anchored(DPO(beta=0.5)), FaissNeighbors(pool_size=200), 1)
+    return aligned(
+        "dpo-faiss",
+        Preference(loss=Anchored(DPO(beta=0.5)), candidates=Sampled(FaissNeighbors(pool_size=200), 1)),
+    )
 
 
 def sdpo() -> Experiment:
     """Return S-DPO with three uniform negatives."""
-    return aligned("sdpo-uniform", Anchored(SoftmaxDPO(beta=0.5)), Uniform(), 3)
+    return aligned("sdpo-uniform", Preference(loss=Anchored(SoftmaxDPO(beta=0.5)), candidates=Sampled(Uniform(), 3)))
 
 
 def sdpo_faiss() -> Experiment:
     """Return S-DPO with three nearest neighbors of the positive."""
-    return aligned("sdpo-faiss", Anchored(SoftmaxDPO(beta=0.5)), FaissNeighbors(pool_size=200), 3)
+    return aligned(
+        "sdpo-faiss",
+        Preference(loss=Anchored(SoftmaxDPO(beta=0.5)), candidates=Sampled(FaissNeighbors(pool_size=200), 3)),
+    )
 
 
 def comparison() -> list[Experiment]:
@@ -96,7 +104,7 @@ def sasrec() -> Experiment:
         tokenize=None,
         policy=SASRec(d_model=64, d_ff=256, num_layers=2, num_heads=2, dropout=0.3),
         sft=SFT(
-            targets="all",
+            objective=Supervised(targets="all"),
             optimization=Optimization(max_steps=4_000, batch_size=64, learning_rate=3e-3, warmup_steps=200),
             validation=Validation(every=250, patience=6),
         ),
@@ -105,7 +113,7 @@ def sasrec() -> Experiment:
 
 def sasrec_repeated() -> Experiment:
     """Return SASRec with short sequences repeated (RepPad)."""
-    return replace(sasrec(), name="ml100k-sasrec-repeated", sft=replace(sasrec().sft, padding="repeat"))
+    return replace(sasrec(), name="ml100k-sasrec-repeated", sft=replace(sasrec().sft, objective=REPEATED))
 
 
 def rivals() -> list[Experiment]:
@@ -131,22 +139,28 @@ def large() -> Experiment:
     )
 
 
-def _objectives(learning_rate: float) -> dict[str, Align]:
-    """Return the objectives of the grid, with one anchor and equal steps. `sprec` has three rounds, half of each SFT."""
-    common = Align(
+def recipe(learning_rate: float) -> Align:
+    """Return the recipe of the grid: all objectives take equal steps, and the last one is kept."""
+    return Align(
         keep="last",
-        num_negatives=1,
         optimization=Optimization(max_steps=STEPS, batch_size=128, learning_rate=learning_rate, warmup_steps=20),
         validation=Validation(every=STEPS),
     )
-    dpo = replace(common, loss=Anchored(DPO(beta=0.5)))
+
+
+def _objectives(negatives: NegativeSampler) -> dict[str, Objective]:
+    """Return the objectives of the grid with a sampler, all with one anchor. `sprec` has three rounds, half of each SFT."""
+
+    def preference(loss: PreferenceLoss, count: int = 1) -> Preference:
+        return Preference(loss=Anchored(loss), candidates=Sampled(negatives, count))
+
     return {
-        "dpo": dpo,
-        "ipo": replace(common, loss=Anchored(IPO(beta=0.5))),
-        "kto": replace(common, loss=Anchored(KTO(beta=0.5))),
-        "sdpo3": replace(common, loss=Anchored(SoftmaxDPO(beta=0.5)), num_negatives=3),
-        "sdpo15": replace(common, loss=Anchored(SoftmaxDPO(beta=0.5)), num_negatives=15),
-        "sprec": replace(dpo, rounds=3, round_sft_steps=STEPS // 6),
+        "dpo": preference(DPO(beta=0.5)),
+        "ipo": preference(IPO(beta=0.5)),
+        "kto": preference(KTO(beta=0.5)),
+        "sdpo3": preference(SoftmaxDPO(beta=0.5), 3),
+        "sdpo15": preference(SoftmaxDPO(beta=0.5), 15),
+        "sprec": Rounds(objectives=(Supervised(), preference(DPO(beta=0.5))), steps=(STEPS // 6, STEPS // 6)),
     }
 
 
@@ -164,12 +178,12 @@ def _samplers() -> dict[str, NegativeSampler]:
 
 def crossed(base: Experiment, learning_rate: float) -> list[Experiment]:
     """Return SFT, the control, and every objective with every sampler; five seeds."""
-    stem, objectives = base.name.removesuffix("-sft"), _objectives(learning_rate)
-    continued = replace(objectives["dpo"], loss=ContinuedSFT(), negatives=Uniform())
-    rows = [base, replace(base, name=f"{stem}-control", align=continued)]
-    for objective, align in objectives.items():
-        for kind, negatives in _samplers().items():
-            rows.append(replace(base, name=f"{stem}-{objective}-{kind}", align=replace(align, negatives=negatives)))
+    stem, common = base.name.removesuffix("-sft"), recipe(learning_rate)
+    rows = [base, replace(base, name=f"{stem}-control", align=replace(common, objective=Supervised()))]
+    kinds = {kind: _objectives(negatives) for kind, negatives in _samplers().items()}
+    for name in _objectives(Uniform()):
+        for kind, objectives in kinds.items():
+            rows.append(replace(base, name=f"{stem}-{name}-{kind}", align=replace(common, objective=objectives[name])))
     return baselines(base) + seeds(rows)
 
 
@@ -196,14 +210,14 @@ def seen() -> list[Experiment]:
     Chosen on validation (2,000 users, seed 0) among seen, uniform and neighboring negatives. The grid's test figures at seed 0 had
     picked the kind of negatives before.
     """
-    base = _objectives(3e-4)["sdpo3"]
+    common = recipe(3e-4)
     align = replace(
-        base,
-        negatives=AlreadySeen(),
-        optimization=replace(base.optimization, max_steps=400),
-        validation=replace(base.validation, every=400),
+        common,
+        objective=_objectives(AlreadySeen())["sdpo3"],
+        optimization=replace(common.optimization, max_steps=400),
+        validation=replace(common.validation, every=400),
     )
-    continued = replace(align, loss=ContinuedSFT(), negatives=Uniform(), num_negatives=1)
+    continued = replace(align, objective=Supervised())
     base = large()
     rows = [base, replace(base, name="ml1m-control-400", align=continued), replace(base, name="ml1m-seen-400", align=align)]
     rows = baselines(base) + seeds(rows)

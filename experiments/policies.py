@@ -16,9 +16,10 @@ from movielens import large, sasrec, sft
 
 from genrec.experiment import SFT, Experiment, Optimization, Validation, baselines, seeds
 from genrec.model import Gpt, Tiger
+from genrec.objectives import Supervised
 
 ALL = SFT(
-    targets="all",
+    objective=Supervised(targets="all"),
     optimization=Optimization(max_steps=4_000, batch_size=64, learning_rate=2e-3, warmup_steps=100, weight_decay=0.035),
     validation=Validation(every=200, patience=6),
 )

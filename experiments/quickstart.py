@@ -18,11 +18,13 @@ from dataclasses import replace
 
 from genrec.experiment import SFT, Align, Experiment, Optimization, Tokenize, Validation, baselines, seeds
 from genrec.model import Tiger
-from genrec.preference.losses import DPO, Anchored, ContinuedSFT, SoftmaxDPO
+from genrec.objectives import Preference, Supervised
+from genrec.preference.candidates import Sampled
+from genrec.preference.losses import DPO, Anchored, SoftmaxDPO
 from genrec.preference.negatives import FaissNeighbors, Uniform
 from genrec.testing import Shop
 from genrec.tokenizer import RQKMeans
-from genrec.types import NegativeSampler, PreferenceLoss
+from genrec.types import Objective
 
 
 def sft() -> Experiment:
@@ -39,12 +41,10 @@ def sft() -> Experiment:
     )
 
 
-def aligned(name: str, loss: PreferenceLoss, negatives: NegativeSampler, count: int) -> Experiment:
-    """Return the SFT policy aligned with this loss for exactly 100 steps. All rows take the same steps on the same histories."""
+def aligned(name: str, objective: Objective) -> Experiment:
+    """Return the SFT policy trained further by this objective, 100 steps on the same histories for all rows."""
     align = Align(
-        loss=loss,
-        negatives=negatives,
-        num_negatives=count,
+        objective=objective,
         keep="last",
         optimization=Optimization(max_steps=100, batch_size=128, learning_rate=1e-4, warmup_steps=10),
         validation=Validation(every=100),
@@ -54,17 +54,20 @@ def aligned(name: str, loss: PreferenceLoss, negatives: NegativeSampler, count: 
 
 def control() -> Experiment:
     """Return the control: continued SFT on the batches of the alignment. A gain of this row is no gain of preferences."""
-    return aligned("sft-continued", ContinuedSFT(), Uniform(), 1)
+    return aligned("sft-continued", Supervised())
 
 
 def dpo() -> Experiment:
     """Return DPO with one uniform negative."""
-    return aligned("dpo", Anchored(DPO(beta=0.5)), Uniform(), 1)
+    return aligned("dpo", Preference(loss=Anchored(DPO(beta=0.5)), candidates=Sampled(Uniform(), 1)))
 
 
 def sdpo() -> Experiment:
     """Return S-DPO with three nearest neighbors of the positive as negatives."""
-    return aligned("sdpo", Anchored(SoftmaxDPO(beta=0.5)), FaissNeighbors(pool_size=100), 3)
+    return aligned(
+        "sdpo",
+        Preference(loss=Anchored(SoftmaxDPO(beta=0.5)), candidates=Sampled(FaissNeighbors(pool_size=100), 3)),
+    )
 
 
 def comparison() -> list[Experiment]:

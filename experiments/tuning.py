@@ -53,9 +53,9 @@ def sdpo_100k() -> Tuning:
         experiment=movielens.sdpo_faiss(),
         space={
             "align.optimization.learning_rate": LogUniform(1e-5, 1e-3),
-            "align.loss.beta": LogUniform(0.1, 2.0),
-            "align.loss.alpha": LogUniform(0.1, 10.0),
-            "align.num_negatives": Choice((1, 3, 10)),
+            "align.objective.loss.loss.beta": LogUniform(0.1, 2.0),
+            "align.objective.loss.alpha": LogUniform(0.1, 10.0),
+            "align.objective.candidates.num_negatives": Choice((1, 3, 10)),
         },
     )
 

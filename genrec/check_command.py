@@ -8,24 +8,38 @@ from typing import Any
 
 from genrec.errors import UsageError
 from genrec.experiment import Align, Evaluate, Experiment
+from genrec.objectives import Preference
 from genrec.plugin_source import name_with_place, short
-from genrec.preference.negatives import BestOf, FaissNeighbors, Filtered, Uniform
+from genrec.preference.candidates import Sampled
+from genrec.preference.negatives import FaissNeighbors, Filtered, Uniform
+from genrec.preference.rewards import Popular
 from genrec.testing import ContractError, Shop, check_component
 from genrec.testing.component_checks import kind_of
 from genrec.tokenizer import Tokenize
+from genrec.types import PreferenceLoss
+
+
+def _preference(loss: PreferenceLoss) -> Preference:
+    """Return the objective with a loss, and with a reward if the loss needs one."""
+    return Preference(loss=loss, reward=Popular() if loss.needs.rewards else None)
+
 
 HOLDERS: dict[str, Callable[[Any], dict[str, Any]]] = {  # protocol -> the fields of an experiment that holds the component
     "PolicySpecification": lambda policy: {"policy": policy},
-    "NegativeSampler": lambda sampler: {"align": Align(negatives=sampler)},
-    "PreferenceLoss": lambda loss: {"align": Align(loss=loss)},
-    "Reward": lambda reward: {"align": Align(negatives=BestOf(Uniform(), reward))},
-    "CandidateFilter": lambda candidate_filter: {"align": Align(negatives=Filtered(Uniform(), (candidate_filter,)))},
+    "Objective": lambda objective: {"align": Align(objective)},
+    "Proposer": lambda proposer: {"align": Align(Preference(candidates=proposer))},
+    "NegativeSampler": lambda sampler: {"align": Align(Preference(candidates=Sampled(sampler)))},
+    "PreferenceLoss": lambda loss: {"align": Align(_preference(loss=loss))},
+    "Reward": lambda reward: {"align": Align(Preference(reward=reward))},
+    "CandidateFilter": lambda candidate_filter: {
+        "align": Align(Preference(candidates=Sampled(Filtered(Uniform(), (candidate_filter,)))))
+    },
     "Source": lambda source: {"source": source},
     "Split": lambda split: {"split": split},
     "Quantizer": lambda quantizer: {"tokenize": Tokenize(quantizer=quantizer)},
     "Baseline": lambda baseline: {"policy": baseline},
     "ItemEncoder": lambda encoder: {"embed": encoder},
-    "ItemVectors": lambda vectors: {"align": Align(negatives=FaissNeighbors(vectors=vectors))},
+    "ItemVectors": lambda vectors: {"align": Align(Preference(candidates=Sampled(FaissNeighbors(vectors=vectors))))},
     "EvaluationMetric": lambda metric: {"evaluate": Evaluate(metrics=(metric,))},
 }
 

@@ -21,7 +21,7 @@ def build() -> argparse.ArgumentParser:
         "run",
         help="run an experiment or a list of experiments and print the results table",
         description="Run the stages whose artifacts are missing and print the results table. Override fields by key path, as in "
-        "--seed 1 --align.loss.loss.beta 0.3 --align.negatives Uniform; '--fields' lists all fields. An override changes every "
+        "--seed 1 --align.loss.beta 0.3 --align.negatives Uniform; '--fields' lists all fields. An override changes every "
         "experiment with the field. '--name NAME' names a single row; for a list it is a prefix: NAME-OLDNAME.",
     )
     _add_experiment(run)
@@ -96,7 +96,7 @@ def build() -> argparse.ArgumentParser:
         "its seeds.",
     )
     curves.add_argument("names", metavar="NAME", nargs="+")
-    curves.add_argument("--stage", choices=["align", "sft"], help="the stage (default: align if every row has it, else sft)")
+    curves.add_argument("--stage", metavar="STAGE", help="sft, align, or align-2 of a chain (default: the last that every row has)")
     curves.add_argument("--picture", metavar="FILE", type=Path, help="file of the plot (default: in reports/ of the data folder)")
     curves.add_argument("--all", action="store_true", help="plot all columns, not only the most important panels of the stage")
     curves.add_argument("--csv", metavar="FILE", type=Path, help="also write all curves as one table with a line per seed and step")

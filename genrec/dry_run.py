@@ -15,7 +15,7 @@ import pandas as pd
 from genrec import pipeline, run_files
 from genrec.environment import environment
 from genrec.errors import NetworkError, counted
-from genrec.experiment import Experiment
+from genrec.experiment import Experiment, kind_of_stage
 from genrec.pipeline import Step
 from genrec.row_settings import flatten
 from genrec.training.schedule import default_steps
@@ -23,7 +23,7 @@ from genrec.workspace import check_writable, home, store
 
 Described = tuple[dict[str, Any], dict[str, str]]  # specification and parents of an artifact (see `Step`)
 MOST_SCALE = 10  # a training with up to 10 times as many steps takes about as many times as long
-UNCOMPARED = ("seed", *(f"{stage}.optimization.max_steps" for stage in run_files.TRAINING_STAGES))  # they only scale the time
+UNCOMPARED = ("seed", "sft.optimization.max_steps", "align.optimization.max_steps")  # they only scale the time
 
 
 class Trained(NamedTuple):
@@ -114,6 +114,12 @@ def _offline() -> Iterator[None]:
             os.environ["GENREC_OFFLINE"] = before
 
 
+def _stages(steps: Sequence[Step]) -> list[str]:
+    """Return the names of the stages in the order of the pipeline; the stages of a chain of alignments come one after another."""
+    kinds = list(pipeline.VERSIONS)
+    return sorted({step.stage for step in steps}, key=lambda stage: (kinds.index(kind_of_stage(stage)), len(stage), stage))
+
+
 def _time_lines(steps: Sequence[Step]) -> Iterator[str]:
     """Iterate over one line per stage with the number of artifacts to build and the estimated time, and the sum."""
     everything = _artifacts()
@@ -121,7 +127,7 @@ def _time_lines(steps: Sequence[Step]) -> Iterator[str]:
     described |= {each.key: (each.specification, each.parents) for each in everything}
     machine = _machine(environment())
     known: list[Estimate] = []
-    for stage in pipeline.VERSIONS:
+    for stage in _stages(steps):
         of_stage = [step for step in steps if step.stage == stage]
         if not of_stage:
             continue
@@ -180,11 +186,11 @@ def estimate(step: Step, earlier: Sequence[Earlier], described: Mapping[str, Des
 
 def _scale(step: Step, earlier: Earlier) -> float | None:
     """Return the steps of a planned training as a multiple of an earlier one's, 1 without training, or None if they are unknown."""
-    if step.stage not in run_files.TRAINING_STAGES:
+    if not run_files.is_training_stage(step.stage):
         return 1.0
     if earlier.training is None:
         return None
-    optimization = step.specification[step.stage]["optimization"]
+    optimization = step.specification[kind_of_stage(step.stage)]["optimization"]
     steps = optimization["max_steps"]
     if steps is None:
         steps = default_steps(earlier.training.examples, optimization["batch_size"])

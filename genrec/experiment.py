@@ -25,7 +25,7 @@ from genrec.plugin_source import components, find_failure, is_plugin_class, name
 from genrec.tokenizer import Tokenize
 from genrec.training.model_selection import Selection
 from genrec.training.recipes import SFT, Align, Optimization, Validation
-from genrec.types import Baseline, CheckedSpecification, ItemEncoder, NamesFiles, PolicySpecification, Source, Split
+from genrec.types import Baseline, CheckedSpecification, ItemEncoder, NamesFiles, Objective, PolicySpecification, Source, Split
 from genrec.types.specification import check_is, check_types
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Experiment:
     policy: PolicyOrBaseline = field(default_factory=Tiger)  # the recommender; a baseline needs the stages data and evaluate alone
     history_length: int = 20  # most recent items of a user that the policy reads, in training and in evaluation
     sft: SFT = field(default_factory=SFT)  # supervised fine-tuning
-    align: Align | None = None  # preference alignment after SFT; None for SFT alone
+    align: Align | tuple[Align, ...] | None = None  # alignment after SFT: one stage, a chain of stages, or None for SFT alone
     evaluate: Evaluate = field(default_factory=Evaluate)  # the evaluation protocol
     selection: Selection = field(default_factory=Selection)  # the validation metric that selects the best step of SFT and of alignment
     seed: int = 0  # seed of weights, order, dropout and negatives; item encoder and tokenizer have seeds of their own
@@ -71,13 +71,16 @@ class Experiment:
         for name, protocol in (("source", Source), ("split", Split), ("embed", ItemEncoder)):
             if not isinstance(getattr(self, name), protocol) or isinstance(getattr(self, name), str | type):  # a text has `encode`
                 raise UsageError(f"{name} must be an instance of a genrec.types.{protocol.__name__}, got {getattr(self, name)!r}")
-        kinds = {"tokenize": Tokenize, "sft": SFT, "align": Align, "selection": Selection, "evaluate": Evaluate}
+        self._accept_objectives()
+        kinds = {"tokenize": Tokenize, "sft": SFT, "selection": Selection, "evaluate": Evaluate}
         for name, kind in kinds.items():
             if getattr(self, name) is not None or name in ("sft", "selection", "evaluate"):
                 check_is(name, getattr(self, name), kind)
+        for place, alignment in enumerate(self.alignments):
+            check_is("align" if len(self.alignments) == 1 else f"align.{place}", alignment, Align)
         if not isinstance(self.policy, PolicySpecification | Baseline) or isinstance(self.policy, type):
             raise UsageError(f"policy must be an instance of a genrec.types.PolicySpecification or Baseline, got {self.policy!r}")
-        if isinstance(self.policy, Baseline) and self.align is not None:
+        if isinstance(self.policy, Baseline) and self.alignments:
             raise UsageError(f"{self.name}: a baseline cannot be aligned; set align=None")
         for name, least in (("history_length", 1), ("seed", 0)):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
@@ -91,15 +94,47 @@ class Experiment:
             if isinstance(component, CheckedSpecification) and not isinstance(component, type):
                 _check_component(component, self)
 
+    def _accept_objectives(self) -> None:
+        """Give an objective that stands for a stage the default recipe: `align=Preference()` is `align=Align(Preference())`."""
+
+        def stage(value: object) -> object:
+            return Align(value) if isinstance(value, Objective) and not isinstance(value, type) else value
+
+        align: object = self.align
+        changed = tuple(map(stage, align)) if isinstance(align, tuple | list) else stage(align)
+        if changed != align or type(changed) is not type(align):
+            object.__setattr__(self, "align", changed)
+
+    @property
+    def alignments(self) -> tuple[Align, ...]:
+        """The stages of alignment, in order; empty for SFT alone."""
+        if self.align is None:
+            return ()
+        return self.align if isinstance(self.align, tuple) else (self.align,)
+
     @property
     def stages(self) -> tuple[str, ...]:
         """The names of the stages that this experiment runs, in order."""
         if isinstance(self.policy, Baseline):
             return ("data", "evaluate")
-        embed = ("embed",) if self.tokenize is not None or self.align is not None else ()
+        embed = ("embed",) if self.tokenize is not None or self.alignments else ()
         tokenize = ("tokenize",) if self.tokenize is not None else ()
-        align = ("align",) if self.align is not None else ()
-        return ("data", *embed, *tokenize, "sft", *align, "evaluate")
+        return ("data", *embed, *tokenize, "sft", *map(align_stage, range(len(self.alignments))), "evaluate")
+
+
+def align_stage(place: int) -> str:
+    """Return the name of a stage of alignment by its place in the chain, from 0: align, align-2, align-3."""
+    return "align" if place == 0 else f"align-{place + 1}"
+
+
+def kind_of_stage(stage: str) -> str:
+    """Return the kind of a stage: `align` of `align-2`. Stages of one kind have one folder in the store and one version."""
+    return "align" if stage.startswith("align") else stage
+
+
+def place_of(stage: str) -> int:
+    """Return the place of a stage of alignment in the chain, from 0: 1 for `align-2`."""
+    return int(stage.partition("-")[2] or 1) - 1
 
 
 def is_name(name: object) -> bool:

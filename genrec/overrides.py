@@ -148,11 +148,14 @@ class _Reader:
 def _rebuilt(value: Any, changes: dict[FieldPath, object]) -> Any:
     """Return the dataclass with the values at these paths. Inner components are rebuilt first; each one checks its fields."""
     new: dict[str, object] = {}
-    for name in settable_fields(value):
+    chain = isinstance(value, tuple)
+    for name in map(str, range(len(value))) if chain else settable_fields(value):
         inner = {path[1:]: change for path, change in changes.items() if path[0] == name}
         if inner:
-            base = inner.pop((), getattr(value, name))
-            new[name] = _rebuilt(base, inner) if inner and dataclasses.is_dataclass(base) else base
+            base = inner.pop((), value[int(name)] if chain else getattr(value, name))
+            new[name] = _rebuilt(base, inner) if inner and (dataclasses.is_dataclass(base) or isinstance(base, tuple)) else base
+    if chain:
+        return tuple(new.get(str(place), each) for place, each in enumerate(value))
     return dataclasses.replace(value, **new)
 
 

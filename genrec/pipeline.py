@@ -7,6 +7,7 @@ evaluate.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,21 +17,21 @@ from genrec import artifact_folders, hashed_json, manifests, stages
 from genrec.data.splits import tie_order_of
 from genrec.environment import environment, git_commit, joined, versions
 from genrec.errors import ArtifactError, InputError, UsageError
-from genrec.experiment import Experiment, file_names
+from genrec.experiment import Experiment, align_stage, file_names, kind_of_stage, place_of
 from genrec.hashed_json import Each
+from genrec.plugin_errors import attribute_to
 from genrec.progress import say
 from genrec.store import Artifact, Store, describe, key_of, now, write_json
 from genrec.tokenizer.health_report import say_health
 from genrec.training.curves import OnRow
-from genrec.training.plugin_errors import attribute_to
 from genrec.workspace import raw_folder, store
 
-VERSIONS = {"data": 4, "embed": 2, "tokenize": 2, "sft": 2, "align": 4, "evaluate": 3}  # of each stage; raised when results change
+VERSIONS = {"data": 4, "embed": 2, "tokenize": 2, "sft": 3, "align": 5, "evaluate": 3}  # of each stage; raised when results change
 USED = {  # the fields of an experiment whose components run in each stage
     "data": ("source", "split"),
     "embed": ("embed",),
     "tokenize": ("tokenize",),
-    "sft": ("policy", "align"),  # before SFT, alignment checks the data
+    "sft": ("policy", "sft", "align"),  # before SFT, alignment checks the data
     "align": ("policy", "align"),
     "evaluate": ("policy", "evaluate"),
 }
@@ -39,7 +40,7 @@ USED = {  # the fields of an experiment whose components run in each stage
 class Step(NamedTuple):
     """A planned stage of an experiment."""
 
-    stage: str  # name of the stage
+    stage: str  # name of the stage, such as align-2
     key: str  # 16 hexadecimal digits, the hash of specification and parents
     specification: dict[str, Any]  # the settings that the result depends on
     parents: dict[str, str]  # stage -> key of the artifacts that this stage reads
@@ -65,18 +66,29 @@ def plan(experiment: Experiment) -> list[Step]:
         "embed": (("embed",), {}, ("data",)),
         "tokenize": (("tokenize",), {}, ("data", "embed")),
         "sft": (("policy", "sft", "selection"), training, ("data", "tokenize")),
-        "align": (("align", "selection"), training, ("data", "embed", "tokenize", "sft")),
-        "evaluate": ((*policy, "evaluate"), length, ("data", "tokenize", "align" if "align" in names else "sft")),
+        "evaluate": ((*policy, "evaluate"), length, ("data", "tokenize", experiment.stages[-2])),
     }
     steps: list[Step] = []
     keys: dict[str, str] = {}
     for stage in experiment.stages:
-        fields, settings, reads = inputs[stage]
-        specification = part(*fields) | settings
+        if kind_of_stage(stage) == "align":
+            specification, reads = _alignment(experiment, stage, part("selection") | training)
+        else:
+            fields, settings, reads = inputs[stage]
+            specification = part(*fields) | settings
         parents = {name: keys[name] for name in reads if name in keys}
-        keys[stage] = key_of(stage, VERSIONS[stage], specification, parents)
+        keys[stage] = key_of(stage, version_of(stage), specification, parents)
         steps.append(Step(stage, keys[stage], specification, parents))
     return steps
+
+
+def _alignment(experiment: Experiment, stage: str, settings: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the settings of a stage of alignment and the stages that it reads: that before it, and SFT if it is the reference."""
+    place = place_of(stage)
+    recipe, before = experiment.alignments[place], "sft" if place == 0 else align_stage(place - 1)
+    with attribute_to((recipe,), "while its settings were described for the key"):
+        described = {"align": describe(recipe, raw_folder(), stage)} | settings
+    return described, ("data", "embed", "tokenize", before, *(("sft",) if place and recipe.reference == "sft" else ()))
 
 
 def has_targets_per_seed(experiment: Experiment) -> bool:
@@ -88,7 +100,12 @@ def has_targets_per_seed(experiment: Experiment) -> bool:
 def key_for_all_seeds(step: Step, version: int | None = None) -> str:
     """Return the key of a stage without the seed in its settings. `version` is that of the artifact; None: the present one."""
     settings = {name: value for name, value in step.specification.items() if name != "seed"}
-    return key_of(step.stage, VERSIONS[step.stage] if version is None else version, settings, step.parents)
+    return key_of(step.stage, version_of(step.stage) if version is None else version, settings, step.parents)
+
+
+def version_of(stage: str) -> int:
+    """Return the present version of a stage."""
+    return VERSIONS[kind_of_stage(stage)]
 
 
 def run(
@@ -139,8 +156,13 @@ def run(
 
 def check_stage(name: str | None) -> None:
     """Raise UsageError if there is no stage of this name."""
-    if name is not None and name not in VERSIONS:
-        raise UsageError(f"there is no stage {name!r}; the stages are {', '.join(VERSIONS)}")
+    if name is not None and not is_stage(name):
+        raise UsageError(f"there is no stage {name!r}; the stages are {', '.join(VERSIONS)}, and align-2 and so on in a chain")
+
+
+def is_stage(name: str) -> bool:
+    """Return whether there can be a stage of this name."""
+    return name in VERSIONS or re.fullmatch(r"align-([2-9]|[1-9]\d+)", name) is not None
 
 
 def _build(
@@ -148,18 +170,18 @@ def _build(
 ) -> None:
     """Run one stage and store its artifact. With `anew`, nothing is resumed, and the artifact takes the place of one that exists."""
     about: dict[str, Any] = {
-        "version": VERSIONS[step.stage],
+        "version": version_of(step.stage),
         "specification": step.specification,
         "parents": step.parents,
         "created": now(),
         "versions": versions(),
         "git": git_commit(),
-        "file_names": {name: names for name in step.specification if (names := file_names(getattr(experiment, name)))},
+        "file_names": {name: names for name in step.specification if (names := file_names(_component(experiment, step, name)))},
     }
     start = time.monotonic()
     title = f"{experiment.name} (seed {experiment.seed}): {step.stage} {step.key}"
     say(f"{title} ...")
-    used = tuple(getattr(experiment, name) for name in USED[step.stage])
+    used = tuple(getattr(experiment, name) for name in USED[kind_of_stage(step.stage)])
     attempts, checkpoint = _attempts(existing, step), existing.folder(step.stage, f".{step.key}.partial") / "checkpoint"
     try:
         with existing.create(step.stage, step.key, about, replace=anew) as folder, attribute_to(used, f"in stage {step.stage}"):
@@ -190,10 +212,11 @@ def _run_builder(
     """Run one stage. Raise an error if another process has changed what it reads."""
     parents = {name: artifact.folder for name, artifact in artifacts.items()}
     try:
-        if on_row is not None and step.stage in stages.TRAINERS:
-            stages.TRAINERS[step.stage](experiment, parents, folder, on_row)
+        trainer = stages.trainer_of(step.stage)
+        if on_row is not None and trainer is not None:
+            trainer(experiment, parents, folder, on_row)
         else:
-            stages.BUILDERS[step.stage](experiment, parents, folder)
+            stages.builder_of(step.stage)(experiment, parents, folder)
     except FileNotFoundError as error:
         for parent in (artifacts[name] for name in step.parents):
             if not _is_unchanged(parent):
@@ -220,10 +243,15 @@ def _changed_files(experiment: Experiment, step: Step) -> str:
     root = raw_folder()
     for name, planned in step.specification.items():
         before = _fingerprints(planned)
-        if before and _fingerprints(describe(getattr(experiment, name), root, name)) != before:
-            files = ", ".join(file_names(getattr(experiment, name)))
+        if before and _fingerprints(describe(_component(experiment, step, name), root, name)) != before:
+            files = ", ".join(file_names(_component(experiment, step, name)))
             return f"the files of {name}{f' ({files})' if files else ''}"
     return ""
+
+
+def _component(experiment: Experiment, step: Step, name: str) -> object:
+    """Return the component that an entry of a stage's settings describes."""
+    return experiment.alignments[place_of(step.stage)] if name == "align" else getattr(experiment, name)
 
 
 def _fingerprints(description: object) -> list[object]:

@@ -105,6 +105,12 @@ ATTRIBUTES = {  # protocol of a plug-in -> former attribute, which nothing reads
         "longest_history": "a method check(experiment) that compares it with experiment.history_length",
     },
     "Quantizer": {"fit_catalogue": "fit_catalog"},
+    "Draw": {  # of the callable that `NegativeSampler.build` returned
+        "by_example": "a field: Draw(draw=..., by_example=True)",
+        "offers_history": "a field: Draw(draw=..., offers_history=True)",
+        "refresh_every": "a field: Draw(draw=..., refresh=Refresh(every, unit))",
+        "at": "a field: Draw(draw=..., at=...), which returns a Draw",
+    },
 }
 MODULES = {  # modules, and members that moved to another module
     "genrec.baselines.ranking": "genrec.baselines.dense_ranking",
@@ -199,9 +205,9 @@ MODULES = {  # modules, and members that moved to another module
     "genrec.tokenizer.transport": "genrec.tokenizer.optimal_transport",
     "genrec.training.batches": "genrec.training.batch_stream",
     "genrec.training.picture": "genrec.training.curve_plots",
-    "genrec.training.plugins": "genrec.training.plugin_errors",
+    "genrec.training.plugins": "genrec.plugin_errors",
     "genrec.training.tracking": "genrec.training.tensorboard_log",
-    "genrec.training.watch": "genrec.training.curve_warnings",
+    "genrec.training.watch": "genrec.objectives.curve_warnings",
 }
 
 

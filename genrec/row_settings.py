@@ -19,7 +19,7 @@ def configuration(artifacts: dict[str, Artifact]) -> dict[str, Any]:
 
 def planned_configuration(steps: Sequence[pipeline.Step]) -> dict[str, Any]:
     """Return the `configuration` that the artifacts of an experiment's steps will have."""
-    return _merged({step.stage: (step.specification, pipeline.VERSIONS[step.stage]) for step in steps})
+    return _merged({step.stage: (step.specification, pipeline.version_of(step.stage)) for step in steps})
 
 
 def settings_hash(configuration: dict[str, Any]) -> str:
@@ -40,8 +40,8 @@ def flatten(description: object, path: str = "") -> dict[str, object]:
 def _merged(stages: dict[str, tuple[dict[str, Any], int]]) -> dict[str, Any]:
     """Return the settings of stages, given by specification and version. A version gets the key path `stages.STAGE.version`."""
     merged: dict[str, Any] = {}
-    for specification, _ in stages.values():
-        merged |= specification
+    for stage, (specification, _) in stages.items():
+        merged |= {stage if name == "align" else name: value for name, value in specification.items()}
     merged.pop("seed", None)  # a row holds all of its seeds
     if "sft" in merged:
         merged.setdefault("tokenize", None)

@@ -24,10 +24,12 @@ class Training(NamedTuple):
 
 
 def trainings(names: Sequence[str], stage: str | None = None) -> list[Training]:
-    """Return the training of every seed of these rows in one stage; without `stage`, in align if all rows have it, else in sft."""
+    """Return the training of every seed of these rows in one stage; without `stage`, in the last that all rows have."""
     contents = {name: run_files.read(name) for name in dict.fromkeys(names)}
     keys = [entry["artifacts"] for content in contents.values() for entry in content["seeds"].values()]
-    stage = stage or ("align" if all("align" in each for each in keys) else "sft")
+    if stage is None:
+        common = [each for each in keys[0] if run_files.is_training_stage(each) and all(each in seed for seed in keys)]
+        stage = common[-1] if common else "sft"
     artifacts, found = store(), []
     for name, content in contents.items():
         for seed, entry in sorted(content["seeds"].items(), key=lambda item: int(item[0])):

@@ -24,7 +24,7 @@ from genrec.environment import joined
 from genrec.errors import ArtifactError, UsageError
 from genrec.evaluation.compare import Run
 from genrec.evaluation.compared_metric import read_user_metric
-from genrec.experiment import MAX_NAME, Experiment, is_name
+from genrec.experiment import MAX_NAME, Experiment, is_name, kind_of_stage
 from genrec.progress import say
 from genrec.row_settings import configuration, planned_configuration, settings_hash
 from genrec.storage_errors import check_folder
@@ -38,7 +38,11 @@ _KEEP_OR_REPLACE = (
     "keep both with --name OTHER (a prefix of the names if the list has several rows), or start these rows again, without their "
     "earlier results, with --replace"
 )
-TRAINING_STAGES = ("sft", "align")  # the stages that have training curves
+
+
+def is_training_stage(stage: str) -> bool:
+    """Return whether a stage has training curves."""
+    return kind_of_stage(stage) in ("sft", "align")
 
 
 def protocol(experiment: Experiment, artifacts: dict[str, Artifact]) -> dict[str, Any]:
@@ -81,7 +85,7 @@ def environment_of(artifacts: dict[str, Artifact]) -> dict[str, str]:
 
     Values that differ between SFT and alignment are joined by ' / '.
     """
-    trained = [artifacts[stage] for stage in TRAINING_STAGES if stage in artifacts] or [artifacts["evaluate"]]
+    trained = [artifact for stage, artifact in artifacts.items() if is_training_stage(stage)] or [artifacts["evaluate"]]
     together = joined([artifact.manifest["environment"] | _precision_of(artifact) for artifact in trained])
     return {name: together[name] for name in ENVIRONMENT if name in together}
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from genrec.baselines.fitted_parts import fitted_parts
 from genrec.data.corpus import Corpus
 from genrec.data.corpus_builder import prepare
-from genrec.data.examples import examples, windows
+from genrec.data.examples import CorpusExamples, examples
 from genrec.embeddings.vector_checks import check_vectors
 from genrec.errors import ArtifactError, counted
 from genrec.evaluation.cold_metrics import cold_only_metrics
@@ -29,7 +29,7 @@ from genrec.evaluation.cold_ranking import evaluate_unseen
 from genrec.evaluation.evaluate import evaluate, metrics_of
 from genrec.evaluation.held_out_negatives import held_out_negatives
 from genrec.evaluation.measurement import evaluated_of, measure
-from genrec.experiment import Experiment
+from genrec.experiment import Experiment, align_stage, kind_of_stage, place_of
 from genrec.model.unconstrained_sampling import DecodingPolicy, greedy_items
 from genrec.progress import say
 from genrec.semantic_ids import SemanticIds
@@ -58,6 +58,7 @@ from genrec.types import (
     SamplerContext,
     StreamedSource,
     TrainedQuantizer,
+    TrainingStep,
 )
 from genrec.workspace import raw_folder, tensorboard_folder
 
@@ -104,11 +105,12 @@ def build_sft(experiment: Experiment, parents: Parents, folder: Path, watch: cur
     corpus, recipe, length = Corpus.load(parents["data"]), experiment.sft, experiment.history_length
     semantic_ids = load_semantic_ids(corpus, parents)
     policy = build_policy(cast(PolicySpecification, experiment.policy), semantic_ids, experiment.seed)
-    check_before_training(policy, experiment.evaluate, experiment.align, lambda: _alignment_context(corpus, semantic_ids, parents))
+    alignments = experiment.alignments
+    check_before_training(policy, experiment.evaluate, alignments, lambda: _training_data(corpus, semantic_ids, parents))
     with _tracked(experiment, "sft", folder) as on_row:
-        outcome = fine_tune(
+        outcome, step = fine_tune(
             policy,
-            windows(corpus, length, recipe.padding) if recipe.targets == "all" else examples(corpus, "train", length),
+            CorpusExamples(corpus, length),
             recipe,
             experiment.seed,
             folder / "checkpoint" / "last",
@@ -117,38 +119,40 @@ def build_sft(experiment: Experiment, parents: Parents, folder: Path, watch: cur
             experiment.selection,
             partial(user_ids, corpus),
             _key_of(folder),
+            lambda: _training_data(corpus, semantic_ids, parents),
         )
-    _save_policy(policy, outcome, folder)
+    _save_policy(policy, outcome, step, folder)
     write_json(folder / "baselines.json", baseline_scores(corpus, experiment, recipe))
 
 
-def build_align(experiment: Experiment, parents: Parents, folder: Path, watch: curves.OnRow | None = None) -> None:
-    """Align the SFT policy; write its weights, training curves and statistics of the negatives. For `watch` see `build_sft`."""
-    from genrec.training.align import align
+def build_align(experiment: Experiment, parents: Parents, folder: Path, watch: curves.OnRow | None = None, place: int = 0) -> None:
+    """Align the policy of the stage before; write its weights, its training curves and the files of the objective.
 
-    assert experiment.align is not None
-    corpus = Corpus.load(parents["data"])
+    `place` is that of the stage in the chain of alignments, from 0. For `watch` see `build_sft`.
+    """
+    from genrec.training.align import AlignmentData, align
+
+    recipe, corpus, length = experiment.alignments[place], Corpus.load(parents["data"]), experiment.history_length
     semantic_ids = load_semantic_ids(corpus, parents)
-    policy = load_policy(experiment, semantic_ids, parents["sft"])
-    with _tracked(experiment, "align", folder) as on_row:
-        outcome, drawn, draw_counts = align(
+    policy = load_policy(experiment, semantic_ids, parents["sft" if place == 0 else align_stage(place - 1)])
+    held_out = select_users(examples(corpus, "validation", length), recipe.validation.users, "validation")
+    with _tracked(experiment, align_stage(place), folder) as on_row:
+        outcome, step = align(
             policy,
-            examples(corpus, "train", experiment.history_length),
-            _alignment_context(corpus, semantic_ids, parents),
-            experiment.align,
+            AlignmentData(CorpusExamples(corpus, length), _training_data(corpus, semantic_ids, parents), held_out),
+            recipe,
             experiment.seed,
             folder / "checkpoint" / "last",
-            validation_score(policy, corpus, experiment, experiment.align, semantic_ids),
+            validation_score(policy, corpus, experiment, recipe, semantic_ids),
             curves.together(on_row, watch),
             experiment.selection,
             partial(user_ids, corpus),
             _key_of(folder),
-            select_users(examples(corpus, "validation", experiment.history_length), experiment.align.validation.users, "validation"),
+            place,
+            load_file(parents["sft"] / "policy.safetensors") if place and recipe.reference == "sft" else None,
         )
-    _save_policy(policy, outcome, folder)
-    write_json(folder / "negatives.json", drawn)
-    draw_counts.table().to_parquet(folder / "drawn_negatives.parquet", index=False)
-    write_json(folder / "baselines.json", baseline_scores(corpus, experiment, experiment.align))
+    _save_policy(policy, outcome, step, folder)
+    write_json(folder / "baselines.json", baseline_scores(corpus, experiment, recipe))
 
 
 def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> None:
@@ -196,10 +200,24 @@ def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> No
 
 def _held_out_negatives(corpus: Corpus, parents: Parents) -> dict[str, float]:
     """Return how many negatives of an alignment were held-out items of their users; empty for a row without alignment."""
-    if "align" not in parents:
+    files = [parents[stage] / "drawn_negatives.parquet" for stage in parents if kind_of_stage(stage) == "align"]
+    drawn = [pd.read_parquet(file) for file in files if file.is_file()]
+    if not drawn:
         return {}
-    drawn = pd.read_parquet(parents["align"] / "drawn_negatives.parquet")
-    return held_out_negatives(drawn, corpus.part("validation"), corpus.part("test"))
+    counts = pd.concat(drawn).groupby(["user", "item"], as_index=False).sum()
+    return held_out_negatives(counts, corpus.part("validation"), corpus.part("test"))
+
+
+def builder_of(stage: str) -> Callable[[Experiment, Parents, Path], None]:
+    """Return the function that builds a stage."""
+    return BUILDERS[stage] if stage in BUILDERS else partial(build_align, place=place_of(stage))
+
+
+def trainer_of(stage: str) -> Callable[[Experiment, Parents, Path, curves.OnRow], None] | None:
+    """Return the function that builds a stage with training curves and calls a function with their rows; None for other stages."""
+    if stage == "sft":
+        return build_sft
+    return partial(build_align, place=place_of(stage)) if kind_of_stage(stage) == "align" else None
 
 
 BUILDERS: dict[str, Callable[[Experiment, Parents, Path], None]] = {
@@ -210,7 +228,6 @@ BUILDERS: dict[str, Callable[[Experiment, Parents, Path], None]] = {
     "align": build_align,
     "evaluate": build_evaluate,
 }
-TRAINERS = {"sft": build_sft, "align": build_align}  # the stages with training curves, which can be watched
 
 
 def load_semantic_ids(corpus: Corpus, parents: Parents) -> SemanticIds:
@@ -225,7 +242,7 @@ def load_recommender(experiment: Experiment, corpus: Corpus, parents: Parents) -
     if isinstance(experiment.policy, Baseline):
         return experiment.policy.fit(_interactions_of(experiment.policy, corpus), corpus.item_count), None
     semantic_ids = load_semantic_ids(corpus, parents)
-    trained = parents["align" if experiment.align else "sft"]
+    trained = parents[experiment.stages[-2]]  # the stage before evaluation
     policy = load_policy(experiment, semantic_ids, trained, experiment.evaluate.num_beams)
     return _on_device(policy), shared_numbers(semantic_ids)
 
@@ -259,7 +276,8 @@ def sampler_context(corpus: Corpus, vectors: Tensor, semantic_ids: SemanticIds) 
     return SamplerContext(corpus.item_count, train, popularity, padded, semantic_ids, items=corpus.items, own_ids=corpus.own_ids)
 
 
-def _alignment_context(corpus: Corpus, semantic_ids: SemanticIds, parents: Parents) -> SamplerContext:
+def _training_data(corpus: Corpus, semantic_ids: SemanticIds, parents: Parents) -> SamplerContext:
+    """Return the training data of an objective."""
     return sampler_context(corpus, load_file(parents["embed"] / "vectors.safetensors")["vectors"], semantic_ids)
 
 
@@ -273,12 +291,14 @@ def _on_device(policy: Policy) -> Policy:
     return cast(Policy, cast(nn.Module, policy).to(device))
 
 
-def _save_policy(policy: Policy, outcome: Outcome, folder: Path) -> None:
-    """Write the weights, the curves and the resolved recipe of a training. Raise NumericsError for non-finite weights."""
+def _save_policy(policy: Policy, outcome: Outcome, step: TrainingStep, folder: Path) -> None:
+    """Write the weights, the curves, the recipe and the files of the objective. Raise NumericsError for non-finite weights."""
     check_finite(cast(nn.Module, policy), f"the trained policy of {folder.parent.name}")
     save_file(weights(cast(nn.Module, policy)), folder / "policy.safetensors")
     curves.save(outcome.curves, folder)
     write_json(folder / "recipe.json", outcome.recipe)
+    if step.save is not None:
+        step.save(folder)
 
 
 def _tracked(experiment: Experiment, stage: str, folder: Path) -> AbstractContextManager[curves.OnRow | None]:

@@ -20,7 +20,7 @@ import pandas as pd
 from genrec import pipeline
 from genrec.data.corpus import Corpus
 from genrec.errors import GenrecError, NumericsError, ResourceError, UsageError
-from genrec.experiment import Experiment
+from genrec.experiment import Experiment, kind_of_stage, place_of
 from genrec.field_paths import plain_value
 from genrec.overrides import override
 from genrec.progress import say
@@ -140,7 +140,7 @@ def _score(tuning: Tuning, experiment: Experiment, on_row: Callable[[Row], None]
 def _trained_score(experiment: Experiment, artifact: Artifact) -> float:
     """Return the validation score of the policy that a training has kept."""
     curves, column = pd.read_parquet(artifact.folder / "curves.parquet"), experiment.selection.column
-    if artifact.stage == "align" and experiment.align is not None and experiment.align.keep == "last":
+    if kind_of_stage(artifact.stage) == "align" and experiment.alignments[place_of(artifact.stage)].keep == "last":
         return float(curves[f"{VALIDATION}{column}"].dropna().iloc[-1])
     return best_step(curves, column)[1]
 

@@ -14,11 +14,13 @@ from my_plugins import MarginDPO, Novelty, RoadsNotTaken
 from genrec.embeddings import TfidfSvd
 from genrec.experiment import SFT, Align, Evaluate, Experiment, Optimization, Tokenize, Validation
 from genrec.model import Tiger
-from genrec.preference.losses import Anchored, ContinuedSFT
-from genrec.preference.negatives import BestOf, Uniform
+from genrec.objectives import Preference, Supervised
+from genrec.preference.candidates import Sampled
+from genrec.preference.losses import Anchored
+from genrec.preference.negatives import BestOf
 from genrec.testing import Shop
 from genrec.tokenizer import RQKMeans
-from genrec.types import NegativeSampler, PreferenceLoss
+from genrec.types import NegativeSampler, Objective
 
 
 def sft() -> Experiment:
@@ -40,12 +42,10 @@ def sft() -> Experiment:
     )
 
 
-def aligned(name: str, loss: PreferenceLoss, negatives: NegativeSampler) -> Experiment:
-    """Return alignment of the SFT policy with this loss, for 60 steps. All rows train on the same histories."""
+def aligned(name: str, objective: Objective) -> Experiment:
+    """Return alignment of the SFT policy by this objective, for 60 steps. All rows train on the same histories."""
     align = Align(
-        loss=loss,
-        negatives=negatives,
-        num_negatives=3,
+        objective=objective,
         keep="last",
         optimization=Optimization(max_steps=60, batch_size=64, learning_rate=1e-3, warmup_steps=10),
         validation=Validation(every=30),
@@ -53,19 +53,24 @@ def aligned(name: str, loss: PreferenceLoss, negatives: NegativeSampler) -> Expe
     return replace(sft(), name=name, align=align)
 
 
+def preference(negatives: NegativeSampler) -> Preference:
+    """Return the custom loss, anchored, with three negatives of a sampler."""
+    return Preference(loss=Anchored(MarginDPO()), candidates=Sampled(negatives, 3))
+
+
 def control() -> Experiment:
     """Return the control, SFT continued on the batches of alignment. A gain that it shares is not due to alignment."""
-    return aligned("my-control", ContinuedSFT(), Uniform())
+    return aligned("my-control", Supervised())
 
 
 def mine() -> Experiment:
     """Return alignment with the custom loss, anchored, and the custom sampler."""
-    return aligned("my-aligned", Anchored(MarginDPO()), RoadsNotTaken())
+    return aligned("my-aligned", preference(RoadsNotTaken()))
 
 
 def novel() -> Experiment:
     """Return the same with the three most novel of twelve candidates of the sampler."""
-    return aligned("my-novel", Anchored(MarginDPO()), BestOf(RoadsNotTaken(), reward=Novelty(), num_candidates=12))
+    return aligned("my-novel", preference(BestOf(RoadsNotTaken(), reward=Novelty(), num_candidates=12)))
 
 
 def comparison() -> list[Experiment]:

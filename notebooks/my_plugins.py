@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import softplus
 
 from genrec.preference.exclusions import Exclusions, take_first
-from genrec.types import DrawNegatives, LogProbs, PreferenceTerms, SamplerContext, SequenceBatch
+from genrec.types import Draw, LogProbs, LossNeeds, PreferenceTerms, Rating, SamplerContext, SequenceBatch
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class RoadsNotTaken:
 
     tries: int = 10  # candidates of each kind (next items of others, random items) per negative, 1 or more
 
-    def build(self, context: SamplerContext) -> DrawNegatives:
+    def build(self, context: SamplerContext) -> Draw:
         """Sort all (item, next item) pairs by item, so that the next items of an item are contiguous."""
         exclusions, items = Exclusions(context), context.item_count
         log = context.interactions.sort_values(["user", "time"], kind="stable")
@@ -40,7 +40,7 @@ class RoadsNotTaken:
             candidates = torch.cat([others, anything], 1)  # int64 [B, 2 x tries x num_negatives]
             return take_first(candidates, ~exclusions(batch, candidates), num_negatives)
 
-        return draw
+        return Draw(draw=draw)
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class MarginDPO:
 
     beta: float = 0.5  # strength of the pull to the reference, above 0
     margin: float = 1.0  # target difference of the rewards of a pair, in nats
+
+    needs = LossNeeds()  # no optional inputs
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         """Return the loss of each example."""
@@ -66,18 +68,12 @@ class Novelty:
 
     smoothing: float = 1.0  # events added to every item, above 0, so that an item without events has a finite reward
 
-    def rate(self, context: SamplerContext) -> NoveltyTable:
+    def rate(self, context: SamplerContext) -> Rating:
         """Compute the bits of every item, once."""
         events = context.popularity + self.smoothing
-        return NoveltyTable(-(events / events[1:].sum()).log2())
+        bits = -(events / events[1:].sum()).log2()  # float32 [N + 1]
 
+        def rate(batch: SequenceBatch, items: Tensor) -> Tensor:
+            return bits.to(items.device)[items].masked_fill(items == 0, -torch.inf)
 
-@dataclass(frozen=True, eq=False)
-class NoveltyTable:
-    """The function that rates items."""
-
-    bits: Tensor  # float32 [N + 1]
-
-    def __call__(self, batch: SequenceBatch, items: Tensor) -> Tensor:
-        """Return the bits of items int64 [B, M]: float32 [B, M], the same for every user."""
-        return self.bits.to(items.device)[items]
+        return Rating(rate=rate)

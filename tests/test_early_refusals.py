@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from pandas import DataFrame
+from preference_stages import stage
 from torch import nn
 from worlds import TINY, cyclic
 
@@ -78,23 +79,23 @@ class OwnSplit:
 )
 def test_dislikes_that_the_split_drops_are_refused_at_any_depth(negatives: NegativeSampler, split: LeaveOneOut) -> None:
     with pytest.raises(UsageError, match=DISLIKED):
-        Experiment(name="shop", source=Shop(), split=split, align=Align(negatives=negatives))
+        Experiment(name="shop", source=Shop(), split=split, align=stage(negatives=negatives))
 
 
 def test_dislikes_that_the_split_keeps_are_accepted() -> None:
     """A rating of 2 is kept by min_rating = 2 and is at most max_rating = 2."""
-    Experiment(name="shop", source=Shop(), split=LeaveOneOut(min_rating=2.0), align=Align(negatives=Disliked(2.0)))
+    Experiment(name="shop", source=Shop(), split=LeaveOneOut(min_rating=2.0), align=stage(negatives=Disliked(2.0)))
     with pytest.raises(UsageError, match=r"max_rating = 1\.9"):
-        Experiment(name="shop", source=Shop(), split=LeaveOneOut(min_rating=2.0), align=Align(negatives=Disliked(1.9)))
+        Experiment(name="shop", source=Shop(), split=LeaveOneOut(min_rating=2.0), align=stage(negatives=Disliked(1.9)))
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"align": Align(negatives=Disliked())},
-        {"align": Align(negatives=BestOf(Uniform(), RatingRecency()))},
-        {"align": Align(loss=RecPO())},
-        {"align": Align(loss=Anchored(RosePO(reward=RatingRecency())))},
+        {"align": stage(negatives=Disliked())},
+        {"align": stage(negatives=BestOf(Uniform(), RatingRecency()))},
+        {"align": stage(loss=RecPO())},
+        {"align": stage(loss=Anchored(RosePO(reward=RatingRecency())))},
     ],
 )
 def test_ratings_that_the_source_cannot_have_are_refused(change: dict[str, Align]) -> None:
@@ -122,12 +123,12 @@ def test_a_filter_by_rating_needs_a_source_with_ratings() -> None:
 )
 def test_a_sampler_with_fewer_candidates_than_negatives_is_refused(negatives: NegativeSampler, most: int) -> None:
     with pytest.raises(UsageError, match=rf"align\.num_negatives = 3, but .* gives a row at most {most} negatives"):
-        Experiment(name="shop", source=Shop(), align=Align(negatives=negatives, num_negatives=3))
-    Experiment(name="shop", source=Shop(), align=Align(negatives=negatives, num_negatives=most))
+        Experiment(name="shop", source=Shop(), align=stage(negatives=negatives, num_negatives=3))
+    Experiment(name="shop", source=Shop(), align=stage(negatives=negatives, num_negatives=most))
 
 
 def test_a_batch_has_one_target_less_than_examples_for_in_batch_negatives() -> None:
-    recipe = Align(negatives=InBatch(), optimization=Optimization(max_steps=1, batch_size=3, learning_rate=1e-4))
+    recipe = stage(negatives=InBatch(), optimization=Optimization(max_steps=1, batch_size=3, learning_rate=1e-4))
     with pytest.raises(UsageError, match="gives a row at most 2 negatives"):
         Experiment(name="shop", source=Shop(), align=recipe)
 
@@ -135,27 +136,27 @@ def test_a_batch_has_one_target_less_than_examples_for_in_batch_negatives() -> N
 def test_a_mixture_may_hold_a_sampler_with_few_candidates() -> None:
     """The places that it cannot fill go to the others."""
     mixture = Mix((FaissNeighbors(pool_size=1), Uniform()), (1, 0), final_weights=(0, 1))
-    Experiment(name="shop", source=Shop(), align=Align(negatives=mixture, num_negatives=3))
+    Experiment(name="shop", source=Shop(), align=stage(negatives=mixture, num_negatives=3))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"align": Align(negatives=PrefixNeighbors(2)), "tokenize": TWO_LEVELS}, "must share fewer codes than the 2 of a Semantic ID"),
-        ({"align": Align(negatives=ModelBeams(locked_levels=2)), "tokenize": TWO_LEVELS}, "must share fewer codes than the 2"),
+        ({"align": stage(negatives=PrefixNeighbors(2)), "tokenize": TWO_LEVELS}, "must share fewer codes than the 2 of a Semantic ID"),
+        ({"align": stage(negatives=ModelBeams(locked_levels=2)), "tokenize": TWO_LEVELS}, "must share fewer codes than the 2"),
         (
-            {"align": Align(negatives=Filtered(Uniform(), (NearDuplicates(2),))), "tokenize": TWO_LEVELS},
+            {"align": stage(negatives=Filtered(Uniform(), (NearDuplicates(2),))), "tokenize": TWO_LEVELS},
             "NearDuplicates.num_codes must be below 2, the levels of a Semantic ID, got 2",
         ),
         (
-            {"align": Align(negatives=PrefixNeighbors(1)), "tokenize": None, "policy": SASRec()},
+            {"align": stage(negatives=PrefixNeighbors(1)), "tokenize": None, "policy": SASRec()},
             "must share fewer codes than the 1 of a Semantic ID; without a tokenizer",
         ),
         (
-            {"align": Align(negatives=Filtered(Uniform(), (NearDuplicates(),))), "tokenize": None, "policy": SASRec()},
+            {"align": stage(negatives=Filtered(Uniform(), (NearDuplicates(),))), "tokenize": None, "policy": SASRec()},
             "NearDuplicates.num_codes must be below 1",
         ),
-        ({"align": Align(negatives=PrefixNeighbors(9)), "tokenize": Tokenize(quantizer=RQKMeans(num_levels=8))}, "the 9 of a"),
+        ({"align": stage(negatives=PrefixNeighbors(9)), "tokenize": Tokenize(quantizer=RQKMeans(num_levels=8))}, "the 9 of a"),
         ({"align": Align(normalize="children"), "policy": ItemKNN()}, "a baseline cannot be aligned"),
     ],
 )
@@ -183,7 +184,7 @@ class OwnQuantizer:
 def test_the_levels_of_a_plug_in_quantizer_count_too() -> None:
     own = Tokenize(quantizer=OwnQuantizer(), collisions="keep")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="must share fewer codes than the 2 of a Semantic ID"):
-        Experiment(name="shop", source=Shop(), tokenize=own, align=Align(negatives=PrefixNeighbors(2)))
+        Experiment(name="shop", source=Shop(), tokenize=own, align=stage(negatives=PrefixNeighbors(2)))
 
 
 @pytest.mark.parametrize(
@@ -214,7 +215,7 @@ class WithReward:
 
 def test_the_reward_of_a_loss_is_checked_when_the_alignment_is_made() -> None:
     with pytest.raises(UsageError, match=r"the reward of a loss must be a genrec\.types\.Reward, got 1\.0"):
-        Align(loss=Anchored(WithReward()))  # type: ignore[arg-type]
+        stage(loss=Anchored(WithReward()))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -231,8 +232,8 @@ def test_the_reward_of_a_loss_is_checked_when_the_alignment_is_made() -> None:
         (lambda: Curriculum((Uniform(), Uniform()), until=0.5), r"Curriculum\.until must be a tuple .* or None, got 0\.5"),
         (lambda: BestOf(Uniform(), Popular(), num_candidates=4.0), r"BestOf\.num_candidates must be an integer, got 4\.0"),
         (lambda: NearDuplicates("1"), r"NearDuplicates\.num_codes must be an integer"),
-        (lambda: Align(num_negatives="3"), r"align\.num_negatives must be an integer, got '3'"),
-        (lambda: Align(num_negatives=2.5), r"align\.num_negatives must be an integer, got 2\.5"),
+        (lambda: stage(num_negatives="3"), r"align\.num_negatives must be an integer, got '3'"),
+        (lambda: stage(num_negatives=2.5), r"align\.num_negatives must be an integer, got 2\.5"),
         (lambda: Align(rounds=True), r"align\.rounds must be an integer, got True \(bool\)"),
         (
             lambda: Optimization(max_steps=10.5, batch_size=1, learning_rate=1),
@@ -315,20 +316,20 @@ EARLY: list[tuple[dict[str, object], str]] = [
     ({"policy": PlainPolicy(), "evaluate": Evaluate(scoring="exact")}, r"'exact' needs a .*ExactRecommender, but Plain \(.*\) has no"),
     ({"policy": PlainPolicy(), "align": Align(normalize="children", **ONE_STEP)}, r"'children' needs a policy with constrained_level"),
     (
-        {"policy": PlainPolicy(), "align": Align(negatives=ModelBeams(locked_levels=1), **ONE_STEP)},
+        {"policy": PlainPolicy(), "align": stage(negatives=ModelBeams(locked_levels=1), **ONE_STEP)},
         r"locked_levels = 1 needs",
     ),
     (
-        {"policy": PlainPolicy(), "align": Align(negatives=FaissNeighbors(vectors=LearnedVectors()), **ONE_STEP)},
+        {"policy": PlainPolicy(), "align": stage(negatives=FaissNeighbors(vectors=LearnedVectors()), **ONE_STEP)},
         r"LearnedVectors needs a policy with item vectors",
     ),
-    ({"align": Align(negatives=FaissNeighbors(skip=100), **ONE_STEP)}, r"FaissNeighbors\.skip must be below 39"),
+    ({"align": stage(negatives=FaissNeighbors(skip=100), **ONE_STEP)}, r"FaissNeighbors\.skip must be below 39"),
     (
-        {"source": unrated(), "align": Align(negatives=Mix((Uniform(), Disliked()), (1, 1)), **ONE_STEP)},
+        {"source": unrated(), "align": stage(negatives=Mix((Uniform(), Disliked()), (1, 1)), **ONE_STEP)},
         r"Disliked needs",
     ),
-    ({"source": unrated(), "align": Align(loss=RecPO(), **ONE_STEP)}, r"RatingRecency needs ratings, got training interactions with"),
-    ({"source": Shop(num_items=100, num_users=60), "align": Align(negatives=Disliked(0.5), **ONE_STEP)}, r"0\.5 matches no rating"),
+    ({"source": unrated(), "align": stage(loss=RecPO(), **ONE_STEP)}, r"RatingRecency needs ratings, got training interactions with"),
+    ({"source": Shop(num_items=100, num_users=60), "align": stage(negatives=Disliked(0.5), **ONE_STEP)}, r"0\.5 matches no rating"),
 ]
 
 
@@ -361,7 +362,7 @@ class NeedsDevice:
 def test_a_plug_in_checks_the_data_before_sft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENREC_HOME", str(tmp_path))
     experiment = replace(
-        cyclic(), align=Align(negatives=Filtered(NeedsDevice(), (NearDuplicates(),)), loss=Anchored(DPO()), num_negatives=1)
+        cyclic(), align=stage(negatives=Filtered(NeedsDevice(), (NearDuplicates(),)), loss=Anchored(DPO()), num_negatives=1)
     )
     called = []
     monkeypatch.setattr(stages, "validation_score", lambda *_: called.append(1))
@@ -376,5 +377,5 @@ def test_valid_settings_are_still_accepted() -> None:
         source=Shop(),
         policy=TINY,
         evaluate=Evaluate(cutoffs=(1, 10), scoring="exact"),
-        align=Align(loss=Anchored(SoftmaxDPO()), negatives=Mix((FaissNeighbors(), Disliked()), (2, 1)), normalize="children"),
+        align=stage(loss=Anchored(SoftmaxDPO()), negatives=Mix((FaissNeighbors(), Disliked()), (2, 1)), normalize="children"),
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pytest
+from preference_stages import stage
 
 from genrec import loading, pipeline
 from genrec.baselines import Popularity
@@ -70,11 +71,11 @@ def test_every_file_says_how_to_run_it_and_what_it_costs(path: Path) -> None:
         ({"policy": Popularity(), "align": Align()}, "a baseline cannot be aligned"),
         ({"policy": Tiger(num_beams=20)}, r"policy\.num_beams must be at least 50, the number of items to rank"),
         (
-            {"align": Align(negatives=Mix((Uniform(), ModelBeams(num_beams=60)), (1, 1)))},
+            {"align": stage(negatives=Mix((Uniform(), ModelBeams(num_beams=60)), (1, 1)))},
             r"ModelBeams\.num_beams must be at most policy\.num_beams = 50",
         ),
-        ({"align": Align(negatives=ModelBeams(locked_levels=4))}, r"must share fewer codes than the 4 of a Semantic ID"),
-        ({"align": Align(negatives=PrefixNeighbors(9))}, r"must share fewer codes than the 4 of a Semantic ID"),
+        ({"align": stage(negatives=ModelBeams(locked_levels=4))}, r"must share fewer codes than the 4 of a Semantic ID"),
+        ({"align": stage(negatives=PrefixNeighbors(9))}, r"must share fewer codes than the 4 of a Semantic ID"),
         ({"seed": -1}, "seed must be an integer of 0 or more"),
         ({"history_length": "20"}, "history_length must be an integer of 1 or more, got '20'"),
         ({"policy": Tiger}, r"policy must be an instance of a genrec\.types\.PolicySpecification"),
@@ -143,21 +144,21 @@ class Picky:
 
 def test_a_plug_in_refuses_an_experiment_before_any_stage() -> None:
     """However deep it is in the experiment; an error that is no UsageError is reported as the plug-in's own."""
-    nested = Align(negatives=Filtered(Picky(), (NearDuplicates(),)))  # type: ignore[arg-type]
+    nested = stage(negatives=Filtered(Picky(), (NearDuplicates(),)))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"^shop is not for me$"):
         Experiment(name="shop", source=Shop(), align=nested)
-    bug = Align(negatives=Picky(ZeroDivisionError))  # type: ignore[arg-type]
+    bug = stage(negatives=Picky(ZeroDivisionError))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"Picky \(.*:\d+\): check\(experiment\) failed; its own error:\n(?s:.)*ZeroDivisionError"):
         Experiment(name="shop", source=Shop(), align=bug)
 
 
 def test_candidates_are_at_least_the_negatives_asked_for() -> None:
     """In compositions too: the outer one asks the inner one for as many as it chooses from."""
-    Align(negatives=BestOf(Uniform(), Popular(), num_candidates=3), num_negatives=3)
+    stage(negatives=BestOf(Uniform(), Popular(), num_candidates=3), num_negatives=3)
     with pytest.raises(UsageError, match=r"BestOf\.num_candidates must be at least align\.num_negatives = 3"):
-        Align(negatives=Filtered(BestOf(Uniform(), Popular(), num_candidates=2), (NearDuplicates(),)), num_negatives=3)
+        stage(negatives=Filtered(BestOf(Uniform(), Popular(), num_candidates=2), (NearDuplicates(),)), num_negatives=3)
     with pytest.raises(UsageError, match=r"must be at least num_candidates = 9"):
-        Align(negatives=BestOf(BestOf(Uniform(), Popular(), num_candidates=8), Popular(), num_candidates=9), num_negatives=3)
+        stage(negatives=BestOf(BestOf(Uniform(), Popular(), num_candidates=8), Popular(), num_candidates=9), num_negatives=3)
 
 
 def test_the_stages_are_fields() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from preference_stages import stage
 from worlds import cyclic
 
 from genrec import pipeline
@@ -55,14 +56,14 @@ def test_popularity_cannot_solve_it() -> None:
 @pytest.mark.parametrize(
     "align",
     [
-        Align(
+        stage(
             loss=Anchored(SoftmaxDPO()),
             negatives=FaissNeighbors(pool_size=10),
             num_negatives=3,
             optimization=Optimization(max_steps=60, batch_size=32, learning_rate=1e-4, warmup_steps=50),
             validation=Validation(every=20),
         ),
-        Align(
+        stage(
             loss=Anchored(DPO(beta=0.5)),
             negatives=PopularNegatives(),
             num_negatives=1,
@@ -88,7 +89,7 @@ def test_alignment_improves_an_undertrained_policy(align: Align) -> None:
     assert after["ndcg@10"] > before["ndcg@10"] + 0.02
 
 
-SELF_PLAY = Align(
+SELF_PLAY = stage(
     loss=DPO(beta=0.5),
     negatives=ModelBeams(num_beams=10),
     num_negatives=1,

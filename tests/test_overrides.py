@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from preference_stages import stage
 
 from genrec import loading, override_messages, overrides
 from genrec.baselines import Popularity, SASRec
@@ -37,8 +38,8 @@ BASE = Experiment(name="shop-sft", source=Shop())
 MIXED = Mix(samplers=(Uniform(), FaissNeighbors()), weights=(1.0, 1.0))
 ROWS = [
     *baselines(BASE)[:1],
-    *seeds([replace(BASE, name="shop-dpo", align=Align(loss=Anchored(DPO()), num_negatives=1))], (0, 1)),
-    replace(BASE, name="shop-mixed", align=Align(negatives=MIXED)),
+    *seeds([replace(BASE, name="shop-dpo", align=stage(loss=Anchored(DPO()), num_negatives=1))], (0, 1)),
+    replace(BASE, name="shop-mixed", align=stage(negatives=MIXED)),
     replace(BASE, name="shop-atomic", tokenize=None),
 ]
 
@@ -270,7 +271,7 @@ def test_what_is_said_of_a_field_that_is_not_there(flag: str, said: str) -> None
     assert said in str(refused.value)
 
 
-ALIGNED = replace(BASE, name="shop-dpo", align=Align(loss=Anchored(DPO()), num_negatives=1))
+ALIGNED = replace(BASE, name="shop-dpo", align=stage(loss=Anchored(DPO()), num_negatives=1))
 
 
 def one(experiment: Experiment, *arguments: str) -> Experiment:
@@ -292,8 +293,8 @@ def test_a_component_is_replaced_by_the_defaults_of_a_class() -> None:
     assert one(BASE, "--tokenize.quantizer", "RQVAE").tokenize == replace(BASE.tokenize, quantizer=RQVAE())
     assert one(BASE, "--policy", "Popularity").policy == Popularity()
     assert one(BASE, "--policy", "SASRec", "--tokenize", "None") == replace(BASE, policy=SASRec(), tokenize=None)
-    assert one(replace(ALIGNED, align=Align(loss=RosePO())), "--align.loss.reward", "Popular").align.loss == RosePO(reward=Popular())
-    assert one(replace(ALIGNED, align=Align(loss=RosePO(reward=Popular()))), "--align.loss.reward", "None").align.loss == RosePO()
+    assert one(replace(ALIGNED, align=stage(loss=RosePO())), "--align.loss.reward", "Popular").align.loss == RosePO(reward=Popular())
+    assert one(replace(ALIGNED, align=stage(loss=RosePO(reward=Popular()))), "--align.loss.reward", "None").align.loss == RosePO()
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -310,7 +311,7 @@ def test_further_flags_apply_to_the_chosen_component(order: int) -> None:
 
 def test_align_is_added_to_an_experiment_without_one() -> None:
     changed = one(BASE, "--align.loss", "DPO", "--align", "Align", "--align.num-negatives", "1")
-    assert changed.align == Align(loss=DPO(), num_negatives=1)
+    assert changed.align == stage(loss=DPO(), num_negatives=1)
     assert one(ALIGNED, "--align", "None").align is None
 
 
@@ -337,9 +338,9 @@ def test_a_component_of_the_users_file_is_chosen(tmp_path: Path) -> None:
 def test_a_field_of_a_wrapped_component_is_reached() -> None:
     """Of the loss in Anchored and Smoothed, and of the sampler in Filtered; a field of the wrapper comes first."""
     assert one(ALIGNED, "--align.loss.beta", "0.3").align.loss == Anchored(DPO(beta=0.3))
-    nested = replace(ALIGNED, align=Align(loss=Anchored(Smoothed(SoftmaxDPO()))))
+    nested = replace(ALIGNED, align=stage(loss=Anchored(Smoothed(SoftmaxDPO()))))
     assert one(nested, "--align.loss.beta", "0.3").align.loss == Anchored(Smoothed(SoftmaxDPO(beta=0.3)))
-    filtered = replace(ALIGNED, align=Align(negatives=Filtered(FaissNeighbors(), (NearDuplicates(),))))
+    filtered = replace(ALIGNED, align=stage(negatives=Filtered(FaissNeighbors(), (NearDuplicates(),))))
     assert one(filtered, "--align.negatives.pool-size", "9").align.negatives.sampler == FaissNeighbors(pool_size=9)
     assert one(ALIGNED, "--align.loss.alpha", "2").align.loss == Anchored(DPO(), alpha=2.0)
 
@@ -407,8 +408,8 @@ def test_a_field_of_an_absent_alignment_is_explained_by_what_to_write() -> None:
     message = refused([BASE], "--align.negatives", "Uniform")
     assert "align is None in all of them" in message
     assert "add --align Align for its defaults" in message
-    assert "replace(experiment, align=Align(negatives=Uniform()))" in message
-    assert "replace(experiment, align=Align(num_negatives=3))" in refused([BASE], "--align.num-negatives", "3")
+    assert "replace(experiment, align=stage(negatives=Uniform()))" in message
+    assert "replace(experiment, align=stage(num_negatives=3))" in refused([BASE], "--align.num-negatives", "3")
     assert "replace(experiment, align=Align(keep='last'))" in refused([BASE], "--align.keep", "last")
 
 

@@ -21,10 +21,10 @@ from genrec.data.splits import LeaveOneOut
 from genrec.errors import GenrecError, InputError
 from genrec.evaluation.evaluate import Evaluate
 from genrec.experiment import SFT, Align, Experiment, Optimization, Tokenize, Validation
+from genrec.plugin_errors import attribute_to
 from genrec.plugin_source import Place, check_command, components, find_failure, name_with_place, own_line, place_of, plugins_in
 from genrec.preference.negatives import FaissNeighbors, Uniform
 from genrec.testing import Cyclic
-from genrec.training.plugin_errors import attribute_to
 from genrec.types import Ranking, RawStream, RawTables
 
 HERE = Path(__file__).name

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from trainings import RECIPE, constant, likelihood, policy, training_examples
+from trainings import RECIPE, constant, likelihood, policy, train, training_examples
 
 from genrec import precision
 from genrec.errors import NumericsError
 from genrec.precision import Precision
 from genrec.training import checkpoint, loop
-from genrec.training.loop import train
 from genrec.training.recipes import SFT
 from genrec.types import SequenceBatch
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from preference_stages import stage
+
 from genrec.embeddings import TfidfSvd
-from genrec.experiment import SFT, Align, Evaluate, Experiment, Optimization, Tokenize, Validation
+from genrec.experiment import SFT, Evaluate, Experiment, Optimization, Tokenize, Validation
 from genrec.model import Tiger
 from genrec.preference.losses import Anchored, SoftmaxDPO
 from genrec.testing import Cyclic
@@ -26,7 +28,7 @@ def cyclic(steps: int = 60, align_steps: int = 0, seed: int = 0) -> Experiment:
             optimization=Optimization(max_steps=steps, batch_size=64, learning_rate=5e-3, warmup_steps=20, weight_decay=0.035),
             validation=Validation(every=40, patience=15),
         ),
-        align=Align(
+        align=stage(
             loss=Anchored(SoftmaxDPO()),
             optimization=Optimization(max_steps=align_steps, batch_size=32, learning_rate=1e-4, warmup_steps=50),
             validation=Validation(every=20),

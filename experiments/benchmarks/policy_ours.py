@@ -15,10 +15,10 @@ from torch import Tensor
 
 from genrec import model
 from genrec.data.examples import Examples
+from genrec.objectives.preference import log_probs
 from genrec.precision import Resolved
 from genrec.preference.losses import SoftmaxDPO
 from genrec.semantic_ids import SemanticIds
-from genrec.training.align import log_probs
 from genrec.training.lightning_module import adamw
 from genrec.training.loop import train
 from genrec.training.recipes import SFT, Optimization, Validation
@@ -52,7 +52,12 @@ class Ours:
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Return the training loop's optimizer."""
-        return adamw(self.policy, learning_rate=3e-4, weight_decay=SFT().optimization.weight_decay)
+        trained = [each for each in self.policy.parameters() if each.requires_grad]
+        return adamw(
+            trained,
+            learning_rate=3e-4,
+            weight_decay=SFT().optimization.weight_decay,
+        )
 
     def update(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
         """Run the backward pass, clip gradients at 1 and take an optimizer step, as the training loop does."""

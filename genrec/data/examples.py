@@ -11,7 +11,6 @@ Policies that score every position of a sequence at once train on windows (`Wind
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,9 +19,8 @@ from genrec.data.corpus import Corpus
 from genrec.data.splits import BEGIN, END, PARTS, TEST, VALIDATION, Part
 from genrec.errors import InputError, UsageError
 from genrec.randomness import generator
-from genrec.types import SequenceBatch, WindowBatch
+from genrec.types import Padding, SequenceBatch, WindowBatch
 
-Padding = Literal["zero", "repeat"]  # how a short sequence is padded on the left: with 0, or with repeats of itself
 _COLUMNS = {"train": (BEGIN, VALIDATION), "validation": (VALIDATION, TEST), "test": (TEST, END)}  # of bounds: begin and end of a part
 
 
@@ -143,10 +141,30 @@ def windows(corpus: Corpus, history_length: int, padding: Padding = "zero") -> W
     rows = (count > 0).nonzero().squeeze(1)
     if not len(rows):
         raise InputError("the part 'train' holds no example: no user has two training events")
+    cumulative = num_windows(count[rows], history_length).cumsum(0)
+    return Windows(torch.from_numpy(corpus.item), rows + 1, begin[rows], count[rows], cumulative, history_length, padding)
+
+
+def num_windows(count: Tensor, history_length: int) -> Tensor:
+    """Return the number of windows of users with `count` targets, int64 [R] each."""
     stride = _stride(history_length)
-    num_windows = 1 + (count[rows] - history_length + stride - 1).clamp(min=0) // stride
-    items = torch.from_numpy(corpus.item)
-    return Windows(items, rows + 1, begin[rows], count[rows], num_windows.cumsum(0), history_length, padding)
+    return 1 + (count - history_length + stride - 1).clamp(min=0) // stride
+
+
+@dataclass(frozen=True, eq=False)
+class CorpusExamples:
+    """The training events of a corpus as examples (`genrec.types.ExampleSource`)."""
+
+    corpus: Corpus
+    history_length: int  # maximum number of items in a history or window
+
+    def prefixes(self) -> Examples:
+        """Return one example for each training event but a user's first."""
+        return examples(self.corpus, "train", self.history_length)
+
+    def windows(self, padding: Padding = "zero") -> Windows:
+        """Return windows with a target after every item; see `windows`."""
+        return windows(self.corpus, self.history_length, padding)
 
 
 def _stride(history_length: int) -> int:

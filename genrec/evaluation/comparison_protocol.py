@@ -5,6 +5,7 @@ Names and values come from experiment files. The output functions escape them (`
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from genrec.errors import counted
@@ -98,8 +99,8 @@ def _selection(rows: Sequence[Row], left: Entries) -> list[LabeledLine]:
         return [LabeledLine("Selection", "none, no row is trained")]
     kept: dict[object, list[str]] = {}
     for row in rows:
-        if "align.keep" in row.configuration:
-            kept.setdefault(row.configuration["align.keep"], []).append(row.name)
+        for keep in {value for path, value in row.configuration.items() if re.fullmatch(r"align(-\d+)?\.keep", path)}:
+            kept.setdefault(keep, []).append(row.name)
     best, last = kept.get("best", []), kept.get("last", [])
     parts = [f"{selection}, selects the step of SFT"]
     if best:

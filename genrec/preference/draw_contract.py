@@ -1,4 +1,4 @@
-"""Runtime check of drawn negatives against the rules of `genrec.types.DrawNegatives`.
+"""Runtime check of drawn negatives against the rules of `genrec.types.Draw`.
 
 The check is cheap enough to run in every training step, so a bug in a plug-in stops the run instead of training on wrong pairs.
 `check_draw` is public: use it in tests of your own sampler.
@@ -19,7 +19,7 @@ from genrec.types import SamplerContext, SequenceBatch
 
 
 class DrawContract:
-    """The rules of `genrec.types.DrawNegatives` for one training set. Its interactions are sorted once, on construction.
+    """The rules of `genrec.types.Draw` for one training set. Its interactions are sorted once, on construction.
 
     Items are compared by id, and with the target by Semantic ID. `Exclusions`, which samplers use, is stricter where items share a
     Semantic ID. With `offers_history`, items of the history are allowed unless the user takes them more often than the history
@@ -91,7 +91,7 @@ class DrawContract:
             )
             return
         in_history = self.exclusions.in_history(batch, drawn)
-        yield f"is in the history, which is allowed only for a draw with offers_history = True; {remedy}", in_history
+        yield f"is in the history, which is allowed only for a Draw(offers_history=True); {remedy}", in_history
         yield f"is a training item of the user, before or after the target; {remedy}", self.exclusions.in_training(batch, drawn)
 
 

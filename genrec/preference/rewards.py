@@ -1,13 +1,13 @@
 """Rewards: ratings of items for a user by measures that need no training.
 
-The losses `RosePO` and `RecPO` and the sampler `BestOf` take a reward. A reward maps a batch and items int64 [B, M] to float32
-[B, M] on the items' device, detached, with -inf for item 0.
+`Preference.reward`, policy-gradient objectives and the sampler `BestOf` take a reward. It maps a batch and items int64 [B, M] to
+float32 [B, M] on the items' device, detached, with -inf for item 0.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,10 @@ from genrec.errors import InputError
 from genrec.plugin_source import name_with_place
 from genrec.preference.range_checks import check_range
 from genrec.preference.rating_requirements import check_has_ratings
-from genrec.types import Reward, SamplerContext, SequenceBatch
+from genrec.types import Rating, Reward, SamplerContext, SequenceBatch
 
 if TYPE_CHECKING:
-    from genrec.types.preference import RateItems
+    pass
 
 DAY = 86_400.0  # seconds
 
@@ -29,10 +29,8 @@ DAY = 86_400.0  # seconds
 class LogProbability:
     """`log p(item | history)` under the frozen policy of the context; below 0."""
 
-    reads_policy: ClassVar[bool] = True
-
-    def rate(self, context: SamplerContext) -> RateItems:
-        """Build the function that rates items."""
+    def rate(self, context: SamplerContext) -> Rating:
+        """Return the rating for one training set."""
         policy = context.policy
         if policy is None:
             raise InputError("LogProbability needs a policy, got a context without one: use it in alignment, which has the SFT policy")
@@ -42,15 +40,15 @@ class LogProbability:
             device = next(policy.parameters()).device if isinstance(policy, nn.Module) else items.device
             return _mask_padding(policy.log_prob(batch.history.to(device), items.to(device)), items)
 
-        return rate_items
+        return Rating(rate=rate_items, reads_policy=True)
 
 
 @dataclass(frozen=True)
 class Similarity:
     """Cosine similarity of an item's vector and the mean of the history's vectors, in [-1, 1]; 0 where either is zeros."""
 
-    def rate(self, context: SamplerContext) -> RateItems:
-        """Build the function that rates items."""
+    def rate(self, context: SamplerContext) -> Rating:
+        """Return the rating for one training set."""
         vectors = context.vectors
 
         def rate_items(batch: SequenceBatch, items: Tensor) -> Tensor:
@@ -59,7 +57,7 @@ class Similarity:
             candidates = normalize(vectors[items.to(vectors.device)], dim=2)
             return _mask_padding(torch.einsum("bd,bmd->bm", normalize(total, dim=1), candidates), items)
 
-        return rate_items
+        return Rating(rate=rate_items)
 
 
 @dataclass(frozen=True)
@@ -90,8 +88,8 @@ class RatingRecency:
                 f"{', '.join(map(str, context.interactions.columns))}: use a source with ratings, or another reward such as Popular()"
             )
 
-    def rate(self, context: SamplerContext) -> RateItems:
-        """Build the function that rates items."""
+    def rate(self, context: SamplerContext) -> Rating:
+        """Return the rating for one training set."""
         self.check_context(context)
         events = _LastEvents(context)
 
@@ -103,7 +101,7 @@ class RatingRecency:
             phi = torch.where(known & rating.isfinite(), rating * (1 + days) ** -self.decay, self.default)
             return _mask_padding(phi.float(), items)
 
-        return rate_items
+        return Rating(rate=rate_items)
 
 
 @dataclass(frozen=True)
@@ -115,33 +113,33 @@ class Popular:
     def __post_init__(self) -> None:
         check_range(self, "alpha")
 
-    def rate(self, context: SamplerContext) -> RateItems:
-        """Build the function that rates items."""
+    def rate(self, context: SamplerContext) -> Rating:
+        """Return the rating for one training set."""
         table = ((1.0 + context.popularity.double()) ** self.alpha).float()
 
         def rate_items(batch: SequenceBatch, items: Tensor) -> Tensor:
             return _mask_padding(table[items.to(table.device)], items)
 
-        return rate_items
+        return Rating(rate=rate_items)
 
 
-def checked_rating(reward: Reward, context: SamplerContext) -> RateItems:
-    """Build a reward's function. It raises InputError if the reward does not return float [B, M].
+def checked_rating(reward: Reward, context: SamplerContext) -> Rating:
+    """Return a reward's rating. Its function raises InputError if the reward does not return float [B, M].
 
     Values are not checked, because reading them would make the CPU wait for the GPU.
     """
-    name, rate = name_with_place(type(reward)), reward.rate(context)
-    if not callable(rate):
-        raise InputError(f"{name}: rate(context) must return a callable with arguments (batch, items), got {rate!r}")
+    name, rating = name_with_place(type(reward)), reward.rate(context)
+    if not isinstance(rating, Rating):
+        raise InputError(f"{name}: rate(context) must return a genrec.types.Rating, got {rating!r}; return Rating(rate=...)")
 
     def checked(batch: SequenceBatch, items: Tensor) -> Tensor:
-        rewards = rate(batch, items)
+        rewards = rating.rate(batch, items)
         if not isinstance(rewards, Tensor) or rewards.shape != items.shape or not rewards.is_floating_point():
             got = f"{rewards.dtype} {list(rewards.shape)}" if isinstance(rewards, Tensor) else type(rewards).__name__
             raise InputError(f"{name}: must return float32 {list(items.shape)}, one reward per item; got {got}")
         return rewards
 
-    return checked
+    return replace(rating, rate=checked)
 
 
 class _LastEvents:

@@ -16,7 +16,10 @@ from genrec.testing.filter_checks import check_filter
 from genrec.testing.item_vector_checks import check_item_vectors
 from genrec.testing.loss_checks import check_loss
 from genrec.testing.metric_checks import check_metric, evaluated_world
+from genrec.testing.objective_checks import check_objective
+from genrec.testing.objective_worlds import objective_world
 from genrec.testing.policy_checks import check_policy
+from genrec.testing.proposer_checks import check_proposer
 from genrec.testing.quantizer_checks import check_quantizer
 from genrec.testing.reward_checks import check_reward
 from genrec.testing.sampler_checks import check_sampler
@@ -36,7 +39,9 @@ __all__ = [
     "check_item_vectors",
     "check_loss",
     "check_metric",
+    "check_objective",
     "check_policy",
+    "check_proposer",
     "check_quantizer",
     "check_reward",
     "check_sampler",
@@ -44,5 +49,6 @@ __all__ = [
     "check_split",
     "encoder_world",
     "evaluated_world",
+    "objective_world",
     "sampler_context",
 ]

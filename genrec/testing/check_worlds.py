@@ -10,12 +10,12 @@ from pandas import DataFrame
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, one_hot
 
-from genrec.data.examples import Examples
+from genrec.data.examples import Examples, Windows, num_windows
 from genrec.errors import UsageError
 from genrec.item_rows import contains, keys, ranking
 from genrec.own_ids import OwnIds
 from genrec.semantic_ids import SemanticIds
-from genrec.types import Ranking, SamplerContext, SequenceBatch
+from genrec.types import Padding, Ranking, SamplerContext, SequenceBatch
 
 
 def sampler_context(seed: int = 0, items: int = 60, users: int = 40) -> SamplerContext:
@@ -70,6 +70,11 @@ class WorldPolicy(nn.Module):
         levels = [log_softmax((state.unsqueeze(1) * table).sum(-1), 1).gather(1, codes[..., i]) for i, table in enumerate(self.codes)]
         return torch.stack(levels, -1).masked_fill((items == 0).unsqueeze(-1), -torch.inf)
 
+    def sequence_log_prob(self, history: Tensor, targets: Tensor) -> Tensor:
+        """Return the log-probability of a target after every place, float32 [B, T, L]; targets int64 [B, T], 0 for none."""
+        places = [self.level_log_prob(history[:, : place + 1], targets[:, place : place + 1]) for place in range(history.shape[1])]
+        return torch.cat(places, 1)
+
     def log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """Return the log-probability of candidates int64 [B, M], the sum over levels: float32 [B, M]."""
         return self.level_log_prob(history, items).sum(-1)
@@ -99,11 +104,28 @@ def batches_of(context: SamplerContext, size: int = 32, length: int = 20) -> Ite
 
     `length` is the largest history length.
     """
+    examples = context_examples(context, length)
+    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(0))
+    for begin in range(0, len(order), size):
+        yield examples.batch(order[begin : begin + size])
+
+
+def context_examples(context: SamplerContext, length: int) -> Examples:
+    """Return one example for each interaction of a context but a user's first, with histories of at most `length` items."""
+    item, users, begin, count = _sequences(context)
+    return Examples(item, users, begin, begin + 1, count.cumsum(0), length)
+
+
+def context_windows(context: SamplerContext, length: int, padding: Padding = "zero") -> Windows:
+    """Return the windows of a context's users, of at most `length` items."""
+    item, users, begin, count = _sequences(context)
+    return Windows(item, users, begin, count, num_windows(count, length).cumsum(0), length, padding)
+
+
+def _sequences(context: SamplerContext) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return all items by user and time, the users with two or more, their first positions and their numbers of targets."""
     table = context.interactions.sort_values(["user", "time"], kind="stable")
     user, item = (torch.from_numpy(table[name].to_numpy("int64", copy=True)) for name in ("user", "item"))
     users, counts = torch.unique_consecutive(user, return_counts=True)
     begin, kept = counts.cumsum(0) - counts, counts > 1
-    examples = Examples(item, users[kept], begin[kept], begin[kept] + 1, (counts[kept] - 1).cumsum(0), length)
-    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(0))
-    for begin in range(0, len(order), size):
-        yield examples.batch(order[begin : begin + size])
+    return item, users[kept], begin[kept], counts[kept] - 1

@@ -16,7 +16,9 @@ from genrec.testing.filter_checks import check_filter
 from genrec.testing.item_vector_checks import check_item_vectors
 from genrec.testing.loss_checks import check_loss
 from genrec.testing.metric_checks import check_metric
+from genrec.testing.objective_checks import check_objective
 from genrec.testing.policy_checks import check_policy
+from genrec.testing.proposer_checks import check_proposer
 from genrec.testing.quantizer_checks import check_quantizer
 from genrec.testing.reward_checks import check_reward
 from genrec.testing.sampler_checks import check_sampler
@@ -30,8 +32,10 @@ from genrec.types import (
     ItemEncoder,
     ItemVectors,
     NegativeSampler,
+    Objective,
     PolicySpecification,
     PreferenceLoss,
+    Proposer,
     Quantizer,
     Reward,
     Source,
@@ -48,6 +52,8 @@ class Kind(NamedTuple):
 
 
 KINDS = (  # the first that fits; a quantizer has `fit` like a baseline
+    Kind(Objective, "build_step(context)", lambda plugin, _: check_objective(plugin)),
+    Kind(Proposer, "build_proposals(context)", lambda plugin, _: check_proposer(plugin)),
     Kind(PolicySpecification, "build(semantic_ids)", lambda plugin, _: check_policy(plugin)),
     Kind(NegativeSampler, "build(context)", lambda plugin, _: check_sampler(plugin)),
     Kind(PreferenceLoss, "__call__", lambda plugin, _: check_loss(plugin)),

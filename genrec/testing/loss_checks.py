@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from genrec.errors import UsageError
-from genrec.preference.losses import find_requirement
 from genrec.testing.plugin_watch import call_plugin, check_no_global_draws, same
 from genrec.testing.specification_checks import ContractError, check_specification
-from genrec.types import LogProbs, PreferenceLoss, PreferenceTerms, Reward
+from genrec.types import LogProbs, LossNeeds, PreferenceLoss, PreferenceTerms
 
 ROWS = 8  # examples per call
 
@@ -18,9 +17,9 @@ def check_loss(loss: PreferenceLoss) -> None:
     """Raise ContractError if a loss breaks `genrec.types.PreferenceLoss`.
 
     The loss is called with 1 and with 3 negatives; one that raises UsageError for 3 is checked with 1. `LogProbs.mismatched` and
-    `LogProbs.rewards` are set only if the loss has the attributes `mismatched` and `reward`. Checked:
+    `LogProbs.rewards` are set only if the loss needs them. Checked:
 
-    - it is a frozen dataclass; `reward` is a `Reward` or None, and `mismatched` a bool;
+    - it is a frozen dataclass, and `needs` is a `LossNeeds`;
     - it returns float32 `PreferenceTerms` with one loss per example and detached rewards;
     - loss, rewards and gradients are finite, also for log-ratios of 10,000;
     - the loss of an example has no gradient with respect to another example;
@@ -29,8 +28,8 @@ def check_loss(loss: PreferenceLoss) -> None:
     - at the start, a descent step raises the positive and raises no negative;
     - the inputs, also their masked places, and global random state stay unchanged, and there is no state between calls.
     """
-    check_specification(loss, PreferenceLoss, "__call__(policy, reference)")
-    _check_requirements(loss)
+    check_specification(loss, PreferenceLoss, "__call__(policy, reference) and needs = LossNeeds()")
+    _check_needs(loss)
     try:
         _call(loss, *_log_probs(loss, 3))
         counts: tuple[int, ...] = (1, 3)
@@ -47,18 +46,17 @@ def check_loss(loss: PreferenceLoss) -> None:
         _check_pure(loss, policy, reference)
 
 
-def _check_requirements(loss: PreferenceLoss) -> None:
-    """Check the types of `reward` and `mismatched` of the loss and of the losses that it wraps."""
-    inner: object | None = loss
-    while inner is not None:
-        name, reward, mismatched = type(inner).__name__, getattr(inner, "reward", None), getattr(inner, "mismatched", False)
-        if reward is not None and (isinstance(reward, type) or not isinstance(reward, Reward)):
-            raise ContractError(
-                f"{name}: reward must be None or a Reward, such as genrec.preference.rewards.Popular(); got {reward!r}"
-            )
-        if not isinstance(mismatched, bool):
-            raise ContractError(f"{name}: mismatched must be True or False, got {mismatched!r}")
-        inner = getattr(inner, "loss", None)
+def _check_needs(loss: PreferenceLoss) -> None:
+    """Check the type of `needs`, and that no other attribute looks like it."""
+    name, needs = type(loss).__name__, loss.needs
+    if not isinstance(needs, LossNeeds):
+        raise ContractError(f"{name}: needs must be a genrec.types.LossNeeds, such as LossNeeds(mismatched=True); got {needs!r}")
+    former = [each for each in ("mismatched", "reward") if hasattr(loss, each)]
+    if former:
+        raise ContractError(
+            f"{name}: the attribute {former[0]} has no effect; write needs = LossNeeds(mismatched=True) or LossNeeds(rewards=True), "
+            "and give the reward to Preference.reward"
+        )
 
 
 def _log_probs(loss: PreferenceLoss, count: int) -> tuple[LogProbs, LogProbs]:
@@ -68,10 +66,10 @@ def _log_probs(loss: PreferenceLoss, count: int) -> tuple[LogProbs, LogProbs]:
     """
     source = torch.Generator().manual_seed(count)
     draws = [-0.1 - 10 * torch.rand(ROWS, 2 + count, generator=source) for _ in range(2)]
-    rewards = 0.5 + 4.5 * torch.rand(ROWS, 1 + count, generator=source) if find_requirement(loss, "reward") else None
+    rewards = 0.5 + 4.5 * torch.rand(ROWS, 1 + count, generator=source) if loss.needs.rewards else None
     for draw in draws:
         draw[-1, -1] = -torch.inf
-    mismatched = [draw[:, -1] if find_requirement(loss, "mismatched") else None for draw in draws]
+    mismatched = [draw[:, -1] if loss.needs.mismatched else None for draw in draws]
     ours, theirs = (LogProbs(draw[:, 0], draw[:, 1:-1], 3, other, rewards) for draw, other in zip(draws, mismatched, strict=True))
     return ours, theirs
 
@@ -80,12 +78,10 @@ def _extreme(loss: PreferenceLoss, count: int) -> tuple[LogProbs, LogProbs]:
     """Return inputs with log-ratios near +10,000 and -10,000, in all combinations for positive and negatives, and distant rewards."""
     high = torch.arange(ROWS)
     chosen, rejected, other = (torch.where(high // half % 2 == 0, -0.01, -1e4) for half in (1, 2, 4))
-    rewards = (
-        torch.where(high // 4 % 2 == 0, 1e-2, 1e2).unsqueeze(1).repeat(1, 1 + count) if find_requirement(loss, "reward") else None
-    )
+    rewards = torch.where(high // 4 % 2 == 0, 1e-2, 1e2).unsqueeze(1).repeat(1, 1 + count) if loss.needs.rewards else None
     if rewards is not None:
         rewards[:, 0] = 1.0
-    mismatched = other if find_requirement(loss, "mismatched") else None
+    mismatched = other if loss.needs.mismatched else None
     ours = LogProbs(chosen, rejected.unsqueeze(1).repeat(1, count), 3, mismatched, rewards)
     return ours, ours._replace(
         chosen=-1e4 - chosen, rejected=-1e4 - ours.rejected, mismatched=None if mismatched is None else -1e4 - mismatched
@@ -113,7 +109,7 @@ def _call(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -> Prefer
     copies = [tensor.detach().clone() for tensor in inputs]
     action = (
         f"a call with {ROWS} examples, {policy.rejected.shape[1]} negatives each and {' and '.join(optional) or 'no optional input'} "
-        "(LogProbs.mismatched is set only if the loss has mismatched = True, and LogProbs.rewards only if it has a reward)"
+        "(LogProbs.mismatched and LogProbs.rewards are set only if needs says so)"
     )
     with check_no_global_draws(name, "a loss must be pure: draw nothing"):
         terms = call_plugin(name, action, lambda: loss(policy, reference))

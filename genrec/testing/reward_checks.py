@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
@@ -12,10 +10,7 @@ from genrec.own_ids import name_item
 from genrec.testing.check_worlds import batches_of, sampler_context
 from genrec.testing.plugin_watch import call_plugin, change_weights, check_unchanged, copied
 from genrec.testing.specification_checks import ContractError, check_specification
-from genrec.types import Reward, SamplerContext, SequenceBatch
-
-if TYPE_CHECKING:
-    from genrec.types.preference import RateItems
+from genrec.types import Rating, Reward, SamplerContext, SequenceBatch
 
 MAX_EXAMPLES = 64  # training examples to check
 ITEMS = 5  # items rated per example
@@ -26,11 +21,11 @@ def check_reward(reward: Reward, context: SamplerContext | None = None) -> None:
 
     The reward runs on a small synthetic training set with ratings and a policy, or on your own `context`. Checked:
 
-    - it is a frozen dataclass, and `rate(context)` returns a callable;
+    - it is a frozen dataclass, and `rate(context)` returns a `Rating`;
     - the result is float32 [B, M] on the items' device, detached, and finite for every real item;
     - it is the same on a second call and after a second `rate(context)`;
     - it does not depend on the other rows of the batch, or on the number and order of the other items of a row;
-    - `reads_policy` is true if the result changes with the policy's weights;
+    - `Rating.reads_policy` is true if the result changes with the policy's weights;
     - the inputs, the context, the mode of the policy and global random state stay unchanged.
     """
     check_specification(reward, Reward, "rate(context)")
@@ -41,12 +36,13 @@ def check_reward(reward: Reward, context: SamplerContext | None = None) -> None:
     items = _items(context, batch)
     name, inputs = type(reward).__name__, {"items": items} | {f"batch.{key}": tensor for key, tensor in batch._asdict().items()}
     with check_unchanged(name, context, inputs, "a reward must be deterministic"):
-        rate = _build(reward, context)
-        rewards = _rate(reward, rate, batch, items)
+        rating = _build(reward, context)
+        rewards = _rate(reward, rating, batch, items)
     _check_form(reward, rewards, items, context)
     with check_unchanged(name, context, inputs, "a reward must be deterministic"):
-        _check_repeatable(reward, context, rate, batch, items, rewards)
-        _check_independence(reward, rate, batch, items, rewards, context)
+        _check_repeatable(reward, context, rating, batch, items, rewards)
+        if not rating.compares:
+            _check_independence(reward, rating, batch, items, rewards, context)
         _check_policy(reward, context, batch, items, rewards)
 
 
@@ -58,19 +54,19 @@ def _items(context: SamplerContext, batch: SequenceBatch) -> Tensor:
     return torch.cat([batch.target.unsqueeze(1), batch.history[:, -1:], others], 1)
 
 
-def _build(reward: Reward, context: SamplerContext) -> RateItems:
-    rate = call_plugin(type(reward).__name__, "rate(context)", lambda: reward.rate(context))
-    if not callable(rate):
+def _build(reward: Reward, context: SamplerContext) -> Rating:
+    rating = call_plugin(type(reward).__name__, "rate(context)", lambda: reward.rate(context))
+    if not isinstance(rating, Rating):
         raise ContractError(
-            f"{type(reward).__name__}: rate(context) must return a callable with arguments (batch, items), got {rate!r}"
+            f"{type(reward).__name__}: rate(context) must return a genrec.types.Rating, got {rating!r}; return Rating(rate=...)"
         )
-    return rate
+    return rating
 
 
-def _rate(reward: Reward, rate: RateItems, batch: SequenceBatch, items: Tensor) -> Tensor:
+def _rate(reward: Reward, rating: Rating, batch: SequenceBatch, items: Tensor) -> Tensor:
     """Rate items. The message of a failure names the shape of the call."""
     action = f"rating {items.shape[1]} items (0 = padding) for {len(items)} examples"
-    return call_plugin(type(reward).__name__, action, lambda: rate(batch, items))
+    return call_plugin(type(reward).__name__, action, lambda: rating.rate(batch, items))
 
 
 def _check_form(reward: Reward, rewards: Tensor, items: Tensor, context: SamplerContext) -> None:
@@ -93,46 +89,46 @@ def _check_form(reward: Reward, rewards: Tensor, items: Tensor, context: Sampler
 
 
 def _check_repeatable(
-    reward: Reward, context: SamplerContext, rate: RateItems, batch: SequenceBatch, items: Tensor, first: Tensor
+    reward: Reward, context: SamplerContext, rating: Rating, batch: SequenceBatch, items: Tensor, first: Tensor
 ) -> None:  # fmt: skip
     """Check that a second call, a second `rate(context)` and another batch give the same rewards."""
     name = type(reward).__name__
-    again = _rate(reward, rate, batch, items), _rate(reward, _build(reward, context), batch, items)
+    again = _rate(reward, rating, batch, items), _rate(reward, _build(reward, context), batch, items)
     if not all(_close(first, other, items) for other in again):
         raise ContractError(f"{name}: a second call with the same batch gives other rewards; draw nothing, and keep no state")
     rows = torch.arange(len(items)).flip(0)[: (len(items) + 1) // 2]
     part = SequenceBatch(*(tensor[rows] for tensor in batch))
-    if not _close(first[rows], _rate(reward, rate, part, items[rows]), items[rows]):
+    if not _close(first[rows], _rate(reward, rating, part, items[rows]), items[rows]):
         raise ContractError(
             f"{name}: an example gets other rewards in another batch; a row must not depend on the other rows, nor on its place"
         )
 
 
 def _check_independence(
-    reward: Reward, rate: RateItems, batch: SequenceBatch, items: Tensor, first: Tensor, context: SamplerContext
+    reward: Reward, rating: Rating, batch: SequenceBatch, items: Tensor, first: Tensor, context: SamplerContext
 ) -> None:  # fmt: skip
     """Check that other items in a row, and their order, do not change the reward of an item."""
     for columns in ([*reversed(range(ITEMS))], [1, 0], [2]):
         part = items[:, columns]
-        rewards = _rate(reward, rate, batch, part)
+        rewards = _rate(reward, rating, batch, part)
         _check_form(reward, rewards, part, context)
         if not _close(first[:, columns], rewards, part):
             raise ContractError(
                 f"{type(reward).__name__}: an item gets another reward beside other items, or in another place of the row; compute "
-                "it from the user, the history, the target and the item alone"
+                "it from the user, the history, the target and the item alone, or return Rating(rate=..., compares=True)"
             )
 
 
 def _check_policy(reward: Reward, context: SamplerContext, batch: SequenceBatch, items: Tensor, first: Tensor) -> None:
-    """Check that a reward that changes with the policy's weights has `reads_policy = True`."""
+    """Check that a reward that changes with the policy's weights has `Rating.reads_policy`."""
     other = copied(context)
-    if getattr(reward, "reads_policy", False) or other is None:
+    if _build(reward, context).reads_policy or other is None:
         return
     change_weights(other)
     if not _close(first, _rate(reward, _build(reward, other), batch, items), items):
         raise ContractError(
-            f"{type(reward).__name__}: the rewards depend on context.policy, which training refreshes; declare it with a class "
-            "attribute: reads_policy: ClassVar[bool] = True"
+            f"{type(reward).__name__}: the rewards depend on context.policy, which training refreshes; declare it: "
+            "Rating(rate=..., reads_policy=True)"
         )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import fields
 from functools import partial
 
 import numpy as np
@@ -14,10 +16,11 @@ from genrec.errors import InputError
 from genrec.own_ids import name_item, name_user
 from genrec.preference.draw_contract import DrawContract
 from genrec.preference.exclusions import rows_of
+from genrec.preference.negatives.capabilities import checked_draw, policy_refreshes
 from genrec.testing.check_worlds import batches_of, sampler_context
 from genrec.testing.plugin_watch import call_plugin, change_weights, check_unchanged, copied
 from genrec.testing.specification_checks import ContractError, check_specification
-from genrec.types import DrawNegatives, NegativeSampler, SamplerContext, SequenceBatch
+from genrec.types import ComposedSampler, Draw, NegativeSampler, SamplerContext, SequenceBatch
 
 COUNTS = (1, 5)  # numbers of negatives to draw
 CROWDED_SEEDS = 8  # draws for users with at most two items left; a single seed may give them nothing
@@ -27,11 +30,12 @@ PROGRESS = (0.0, 0.5, 0.99)  # fractions of the training
 
 
 def check_sampler(sampler: NegativeSampler, context: SamplerContext | None = None) -> None:
-    """Raise ContractError if a sampler breaks `genrec.types.DrawNegatives`.
+    """Raise ContractError if a sampler breaks the contract of `genrec.types.Draw`.
 
     The sampler runs on a small synthetic training set, or on your own `context`. Checked:
 
-    - it is a frozen dataclass, and `build(context)` returns a callable;
+    - it is a frozen dataclass, and `build(context)` returns a `Draw` with fields of the right types;
+    - a sampler that holds others in its fields returns them from `inner_samplers()`;
     - negatives are int64 [B, num_negatives], in the catalog and distinct, for one example or many, in any order;
     - they are never the target, an item with its Semantic ID, a training item of the user (past or future), or an item of the
       history unless the draw has `offers_history`;
@@ -40,7 +44,7 @@ def check_sampler(sampler: NegativeSampler, context: SamplerContext | None = Non
     - the batch, the context, the mode of the policy and global random state stay unchanged;
     - with `by_example`, a row gets the same negatives alone and in a batch;
     - with `at`, the draw that `at` returns keeps the contract, and the original draw does not change;
-    - with `refresh_every`, the value is valid and the context has a policy; a draw that changes with the policy's weights has it.
+    - with `refresh`, the context has a policy; a draw that changes with the policy's weights has a `refresh`.
 
     A draw without randomness is valid if it does not touch the generator and gives a row the same negatives everywhere in a batch. A
     fixed seed spread over examples, as with `ExampleRandomness`, cannot be told from it. The size of the shortfall is not checked,
@@ -60,7 +64,8 @@ def check_sampler(sampler: NegativeSampler, context: SamplerContext | None = Non
         with _watch(sampler, world, part):
             _check_draws(sampler, world, part, seeds)
     with _watch(sampler, context, batch):
-        _check_attributes(sampler, context)
+        _check_inner_samplers(sampler)
+        _check_refresh(sampler, context)
         _check_randomness(sampler, context, batch)
         _check_order(sampler, context, batch)
         _check_by_example(sampler, context, batch)
@@ -71,13 +76,13 @@ def check_sampler(sampler: NegativeSampler, context: SamplerContext | None = Non
 def _check_draws(sampler: NegativeSampler, context: SamplerContext, batch: SequenceBatch, seeds: int) -> None:
     """Draw for the batch with several counts and seeds, and check the negatives."""
     name, draw = type(sampler).__name__, _build(sampler, context)
-    contract = DrawContract(context, getattr(draw, "offers_history", False))
+    contract = DrawContract(context, draw.offers_history)
     for count in COUNTS:
         for seed in range(seeds):
             _check_draw(name, contract, draw, batch, count, seed)
 
 
-def _check_draw(name: str, contract: DrawContract, draw: DrawNegatives, batch: SequenceBatch, count: int, seed: int) -> None:
+def _check_draw(name: str, contract: DrawContract, draw: Draw, batch: SequenceBatch, count: int, seed: int) -> None:
     negatives = _draw(name, draw, batch, count, seed)
     try:
         contract.check(batch, negatives, count)
@@ -85,57 +90,70 @@ def _check_draw(name: str, contract: DrawContract, draw: DrawNegatives, batch: S
         raise ContractError(f"{name}: {error}") from None
 
 
-def _check_attributes(sampler: NegativeSampler, context: SamplerContext) -> None:
-    """Check the types of the draw's attributes, and that a draw with `refresh_every` has a policy."""
+def _check_inner_samplers(sampler: NegativeSampler) -> None:
+    """Check that `inner_samplers` returns the samplers that stand in the sampler's own fields."""
+    name = type(sampler).__name__
+    inner = call_plugin(name, "inner_samplers()", sampler.inner_samplers) if isinstance(sampler, ComposedSampler) else ()
+    if not isinstance(inner, tuple) or not all(isinstance(each, NegativeSampler) for each in inner):
+        raise ContractError(f"{name}: inner_samplers() must return a tuple of samplers, got {inner!r}")
+    for field in fields(sampler):  # type: ignore[arg-type]  # `check_specification` has checked that it is a dataclass
+        value = getattr(sampler, field.name)
+        for held in value if isinstance(value, tuple) else (value,):
+            if isinstance(held, NegativeSampler) and not any(held is each for each in inner):
+                raise ContractError(
+                    f"{name}: the field {field.name} holds the sampler {held!r}, which inner_samplers() does not return; add a method "
+                    "inner_samplers() that returns a tuple of all samplers inside, so that what they need is checked too"
+                )
+
+
+def _check_refresh(sampler: NegativeSampler, context: SamplerContext) -> None:
+    """Check that a draw with `refresh` has a policy, and that it is the refresh which the sampler and those inside it know."""
     name, draw = type(sampler).__name__, _build(sampler, context)
-    for attribute in ("by_example", "offers_history"):
-        if not isinstance(getattr(draw, attribute, False), bool):
-            raise ContractError(f"{name}: the draw's {attribute} must be True or False, got {getattr(draw, attribute)!r}")
-    if not hasattr(draw, "refresh_every"):
-        return
-    every, unit = draw.refresh_every, getattr(draw, "refresh_unit", "steps")
-    if not isinstance(every, int) or isinstance(every, bool) or every < 0 or unit not in ("steps", "epochs"):
+    for known in policy_refreshes(sampler) - {draw.refresh}:
         raise ContractError(
-            f"{name}: the draw's refresh_every must be an int of 0 or more (0: always the reference), and its refresh_unit "
-            f'"steps" or "epochs"; got {every!r} and {unit!r}'
+            f"{name}: policy_refresh() of the sampler, or of one inside it, returns {known!r}, but its draw has the refresh "
+            f"{draw.refresh!r}; return the same from both"
         )
-    if context.policy is None:
+    if draw.refresh is not None and context.policy is None:
         raise InputError(
-            f"{name} has refresh_every, so it reads context.policy, but this context has no policy; pass one with a policy"
+            f"{name}: its draw has a refresh, so it reads context.policy, but this context has none; pass one with a policy"
         )
 
 
 def _check_by_example(sampler: NegativeSampler, context: SamplerContext, batch: SequenceBatch) -> None:
-    """Check that a draw with `by_example` gives a row the same negatives alone, in another order and in the batch."""
-    name, draw = type(sampler).__name__, _build(sampler, context)
-    if not getattr(draw, "by_example", False):
+    """Check that a draw with `by_example` gives a row the same negatives alone, in another order and in the batch, at any progress."""
+    draw = _build(sampler, context)
+    if not draw.by_example:
         return
-    expected = _draw(name, draw, batch, max(COUNTS), seed=1)
-    order = torch.arange(len(expected)).flip(0)
-    for rows in (*torch.split(order[:SINGLE_ROWS], 1), order):
-        if not torch.equal(_draw(name, draw, rows_of(batch, rows), max(COUNTS), seed=1), expected[rows]):
-            row = int(rows[0])
-            raise ContractError(
-                f"{name}: the draw has by_example = True, but the negatives of {_example(context, batch, row)} depend on the rest of "
-                "the batch; take random numbers from genrec.preference.example_randomness.ExampleRandomness(batch, generator), and "
-                "read no other row"
-            )
+    for name, current in _phases(sampler, draw):
+        expected = _draw(name, current, batch, max(COUNTS), seed=1)
+        order = torch.arange(len(expected)).flip(0)
+        for rows in (*torch.split(order[:SINGLE_ROWS], 1), order):
+            if not torch.equal(_draw(name, current, rows_of(batch, rows), max(COUNTS), seed=1), expected[rows]):
+                raise ContractError(
+                    f"{name}: the draw has by_example = True, but the negatives of {_example(context, batch, int(rows[0]))} depend on "
+                    "the rest of the batch; take random numbers from "
+                    "genrec.preference.example_randomness.ExampleRandomness(batch, generator), and read no other row"
+                )
+
+
+def _phases(sampler: NegativeSampler, draw: Draw) -> Iterator[tuple[str, Draw]]:
+    """Yield a draw and those that its `at` returns, with their names."""
+    name = type(sampler).__name__
+    yield name, draw
+    if draw.at is not None:
+        for progress in PROGRESS:
+            call = f"at({progress})"
+            yield f"{name}.{call}", _checked(call_plugin(name, call, partial(draw.at, progress)), f"{name}: {call}")
 
 
 def _check_progress(sampler: NegativeSampler, context: SamplerContext, batch: SequenceBatch) -> None:
     """Check that the draws returned by `at` keep the contract, and that the original draw does not change."""
     name, draw = type(sampler).__name__, _build(sampler, context)
-    if not hasattr(draw, "at"):
-        return
     first = _draw(name, draw, batch, max(COUNTS), seed=1)
-    contract = DrawContract(context, getattr(draw, "offers_history", False))
-    for progress in PROGRESS:
-        current = call_plugin(name, f"at({progress})", partial(draw.at, progress))
-        if not callable(current):
-            raise ContractError(
-                f"{name}: at({progress}) must return a callable draw(batch, num_negatives, generator), got {current!r}"
-            )
-        _check_draw(f"{name}.at({progress})", contract, current, batch, max(COUNTS), seed=0)
+    contract = DrawContract(context, draw.offers_history)
+    for label, current in _phases(sampler, draw):
+        _check_draw(label, contract, current, batch, max(COUNTS), seed=0)
     if not torch.equal(first, _draw(name, draw, batch, max(COUNTS), seed=1)):
         raise ContractError(
             f"{name}: at(progress) changes the draw that it is called on; return a new draw, because a resumed run calls at only once"
@@ -192,7 +210,7 @@ def _example(context: SamplerContext, batch: SequenceBatch, row: int) -> str:
     return f"{name_user(ids, int(batch.user[row]))}, target {name_item(ids, int(batch.target[row]))}"
 
 
-def _draw_reordered(name: str, draw: DrawNegatives, batch: SequenceBatch, seed: int, shift: int) -> Tensor:
+def _draw_reordered(name: str, draw: Draw, batch: SequenceBatch, seed: int, shift: int) -> Tensor:
     """Draw for the rows shifted by `shift` places, or reversed if it is 0, and restore their order: int64 [B, 5]."""
     order = torch.arange(len(batch.target))
     order = order.roll(shift) if shift else order.flip(0)
@@ -200,39 +218,45 @@ def _draw_reordered(name: str, draw: DrawNegatives, batch: SequenceBatch, seed: 
 
 
 def _check_policy(sampler: NegativeSampler, context: SamplerContext, batch: SequenceBatch) -> None:
-    """Check that a draw that changes with the policy's weights has `refresh_every`."""
+    """Check that a draw that changes with the policy's weights, at any progress, has a `refresh`."""
     other = copied(context)
     if other is None:
         return
-    name, draw = type(sampler).__name__, _build(sampler, other)
-    if hasattr(draw, "refresh_every"):
+    draw = _build(sampler, other)
+    if draw.refresh is not None:
         return
-    first = _draw(name, draw, batch, max(COUNTS), seed=1)
+    phases = list(_phases(sampler, draw))
+    first = [_draw(name, current, batch, max(COUNTS), seed=1) for name, current in phases]
     change_weights(other)
-    if not torch.equal(first, _draw(name, draw, batch, max(COUNTS), seed=1)):
-        raise ContractError(
-            f"{name}: the negatives depend on context.policy; declare it by giving the draw an attribute refresh_every, the number of "
-            "steps after which the policy in training replaces it (0: it stays the reference)"
-        )
+    for (name, current), before in zip(phases, first, strict=True):
+        if not torch.equal(before, _draw(name, current, batch, max(COUNTS), seed=1)):
+            raise ContractError(
+                f"{name}: the negatives depend on context.policy; declare it in the Draw that build returns: refresh=Refresh(every, "
+                "unit), the steps or epochs after which the policy in training replaces it; Refresh(0): it stays the reference"
+            )
 
 
-def _build(sampler: NegativeSampler, context: SamplerContext) -> DrawNegatives:
-    draw = call_plugin(type(sampler).__name__, "build(context)", lambda: sampler.build(context))
-    if not callable(draw):
-        raise ContractError(
-            f"{type(sampler).__name__}: build(context) must return a callable draw(batch, num_negatives, generator), got {draw!r}"
-        )
-    return draw
+def _build(sampler: NegativeSampler, context: SamplerContext) -> Draw:
+    name = type(sampler).__name__
+    return _checked(call_plugin(name, "build(context)", lambda: sampler.build(context)), f"{name}: build(context)")
 
 
-def _draw(name: str, draw: DrawNegatives, batch: SequenceBatch, count: int, seed: int) -> Tensor:
+def _checked(draw: object, call: str) -> Draw:
+    """Return the result of a call if it is a valid `Draw`."""
+    try:
+        return checked_draw(draw, call)
+    except InputError as error:
+        raise ContractError(str(error)) from None
+
+
+def _draw(name: str, draw: Draw, batch: SequenceBatch, count: int, seed: int) -> Tensor:
     return _draw_from(name, draw, batch, count, torch.Generator().manual_seed(seed))
 
 
-def _draw_from(name: str, draw: DrawNegatives, batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
+def _draw_from(name: str, draw: Draw, batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
     """Draw once. The message of a failure names the size of the draw."""
     action = f"a draw with num_negatives = {count} for {len(batch.target)} examples"
-    return call_plugin(name, action, lambda: draw(batch, count, generator))
+    return call_plugin(name, action, lambda: draw.draw(batch, count, generator))
 
 
 def _crowded(context: SamplerContext) -> tuple[SamplerContext, SequenceBatch]:

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from genrec.data.examples import epoch_order
 from genrec.training.schedule import epoch_steps
-
-
-class TrainingExamples(Protocol):
-    """Training examples, addressed by number: `genrec.data.examples.Examples` or `Windows`."""
-
-    def __len__(self) -> int: ...
-
-    def batch(self, index: Tensor) -> Any:
-        """Return the batch of examples `index` int64 [B], a named tuple of tensors; `user` int64 [B] is one of them."""
-        ...
+from genrec.types import TrainingExamples
 
 
 class BatchStream:

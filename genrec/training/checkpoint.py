@@ -93,16 +93,19 @@ def save(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load(folder: Path, training: TrainingId, policy: nn.Module, max_steps: int) -> Checkpoint | None:
+def load(
+    folder: Path, training: TrainingId, policy: nn.Module, max_steps: int, trained: list[nn.Parameter] | None = None
+) -> Checkpoint | None:
     """Load the policy's weights in place and return the rest of the checkpoint, or None if there is no whole checkpoint.
 
     A checkpoint that is damaged or of another training is passed over with a message, for the one before it if a stop in the middle
-    of saving has left that. `max_steps` is the length of the training. Raises ArtifactError if the checkpoint is whole but does not
+    of saving has left that. `max_steps` is the length of the training, `trained` the parameters of the optimizer, by default the
+    policy's that need a gradient. Raises ArtifactError if the checkpoint is whole but does not
     fit the policy.
     """
     candidates = [each for each in (folder, folder.with_name(f"{folder.name}.old")) if each.exists()]
     for place, candidate in enumerate(candidates):
-        found = _load(candidate, training, policy, max_steps)
+        found = _load(candidate, training, policy, max_steps, trained)
         if isinstance(found, Checkpoint):
             return found
         last = place == len(candidates) - 1
@@ -137,7 +140,9 @@ def damage_of(folder: Path) -> str | None:
     return None
 
 
-def _load(folder: Path, training: TrainingId, policy: nn.Module, max_steps: int) -> Checkpoint | str:
+def _load(
+    folder: Path, training: TrainingId, policy: nn.Module, max_steps: int, trained: list[nn.Parameter] | None
+) -> Checkpoint | str:
     """Load a checkpoint, or return in words why it is passed over. The policy then keeps its weights."""
     damage = damage_of(folder)
     if damage is not None:
@@ -156,7 +161,7 @@ def _load(folder: Path, training: TrainingId, policy: nn.Module, max_steps: int)
     if shapes(best) != shapes(weights_of):
         return _damaged(folder, "best.safetensors does not fit policy.safetensors")
     fits = shapes(weights_of) == shapes(policy.state_dict())
-    if fits and not _fit(moments, [each for each in policy.parameters() if each.requires_grad]):
+    if fits and not _fit(moments, [each for each in policy.parameters() if each.requires_grad] if trained is None else trained):
         return _damaged(folder, "optimizer.safetensors does not fit the policy")
     try:
         policy.load_state_dict(weights_of)

@@ -15,14 +15,18 @@ from genrec.training.recipes import Align
 from genrec.types import CheckedContext, ConstrainedPolicy, Policy, SamplerContext
 
 
-def check_before_training(policy: Policy, evaluate: Evaluate, align: Align | None, context: Callable[[], SamplerContext]) -> None:
+def check_before_training(
+    policy: Policy, evaluate: Evaluate, alignments: tuple[Align, ...], context: Callable[[], SamplerContext]
+) -> None:
     """Raise if evaluation or alignment will not be able to use this untrained policy or the data, so that no training is in vain.
 
     `context` reads the training data of alignment. It is called only with an alignment, and the data are not kept.
     """
     check_scoring(policy, evaluate)
-    if align is not None:
-        check_alignment(policy, context(), align)
+    if alignments:
+        data = context()
+        for align in alignments:
+            check_alignment(policy, data, align)
 
 
 def check_alignment(policy: Policy, context: SamplerContext, recipe: Align) -> None:

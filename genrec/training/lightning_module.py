@@ -2,42 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import pytorch_lightning as lightning
 import torch
 from torch import Tensor, nn
 
+from genrec.errors import InputError
 from genrec.randomness import seed_of
 from genrec.training.numerics import FiniteCheck
 from genrec.training.recipes import Optimization
 from genrec.training.schedule import Schedule, learning_rate
-
-
-class Objective(Protocol):
-    """The loss that a training step minimizes."""
-
-    def __call__(self, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss, a scalar, and further metrics to log, detached scalars."""
-        ...
+from genrec.types import TrainingStep
 
 
 class Training(lightning.LightningModule):
     """A policy with its objective and optimizer. `step` continues after a resume, unlike the trainer's own count."""
 
     def __init__(
-        self, policy: nn.Module, objective: Objective, optimization: Optimization, plan: Schedule, seed: int, check: FiniteCheck
+        self,
+        policy: nn.Module,
+        objective: TrainingStep,
+        optimization: Optimization,
+        plan: Schedule,
+        seed: int,
+        check: FiniteCheck,
+        begin: Callable[[int], None] | None = None,
     ) -> None:
         super().__init__()
         self.policy, self.objective, self.optimization, self.plan, self.seed = policy, objective, optimization, plan, seed
-        self.check = check
+        self.check, self.begin = check, begin
+        self.objective_modules = nn.ModuleList(objective.modules)  # Lightning moves them to the policy's device
         self.step = 0
         self.optimizer_state: dict[int, dict[str, Tensor]] = {}
         self.logged: dict[str, Tensor] = {}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return AdamW over the policy's parameters, with the moments of the checkpoint after a resume."""
-        optimizer = adamw(self.policy, self.plan.learning_rate, self.optimization.weight_decay)
+        optimizer = adamw(self.trained_parameters(), self.plan.learning_rate, self.optimization.weight_decay)
         if self.optimizer_state:
             optimizer.load_state_dict({**optimizer.state_dict(), "state": self.optimizer_state})
         return optimizer
@@ -55,17 +58,26 @@ class Training(lightning.LightningModule):
 
         Lightning does not clip those of a fused optimizer under autocast, although bf16 uses no scaler.
         """
-        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.optimization.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.trained_parameters(), self.optimization.max_grad_norm)
         self.check.add(self.step, self.logged["loss"], norm)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
-        loss, self.logged = self.objective(batch, self.step)
-        self.logged["loss"] = loss.detach()
+        for begin in (self.begin, self.objective.begin):
+            if begin is not None:
+                begin(self.step)
+        loss, logs = self.objective.loss(batch, self.step)
+        if not isinstance(loss, Tensor) or loss.ndim or not loss.requires_grad:
+            got = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise InputError(f"the loss of an objective must be a scalar tensor with a gradient, got {got} in step {self.step}")
+        self.logged = logs | {"loss": loss.detach()}
         return loss
 
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of the policy and of the objective's modules that need a gradient."""
+        return [each for module in (self.policy, self.objective_modules) for each in module.parameters() if each.requires_grad]
 
-def adamw(policy: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+
+def adamw(parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
     """Return the optimizer of every training."""
-    parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)

@@ -22,20 +22,21 @@ import torch
 from torch import Tensor, nn
 
 from genrec.errors import ArtifactError, NumericsError, Stopped
+from genrec.objectives.objective_state import FixedTensors, WithModules, check_names
 from genrec.precision import Resolved, resolve
 from genrec.progress import Progress as ProgressBar
 from genrec.progress import say
 from genrec.training import checkpoint
-from genrec.training.batch_stream import BatchStream, TrainingExamples, users_of_step
+from genrec.training.batch_stream import BatchStream, users_of_step
 from genrec.training.checkpoint import TrainingId, TrainingProgress
-from genrec.training.curves import Curves, OnRow, Row, Watcher, scores
-from genrec.training.lightning_module import Objective, Training
+from genrec.training.curves import Curves, OnRow, Row, scores
+from genrec.training.lightning_module import Training
 from genrec.training.model_selection import Selection
 from genrec.training.numerics import FiniteCheck
-from genrec.training.objective_state import FixedTensors, ObjectiveState, check_names
 from genrec.training.recipes import SFT, Align
 from genrec.training.schedule import Schedule, schedule
 from genrec.training.time_estimate import TimeEstimate, synchronized_clock
+from genrec.types import ObjectiveState, TrainingExamples, TrainingStep
 
 LOG_EVERY = 20  # steps per row of the curves
 CHECKPOINT_SECONDS = 30.0  # minimum time between checkpoints, so that saving takes a small share of the training time
@@ -147,33 +148,34 @@ class TrainingCallback(lightning.Callback):
 
 
 def train(
-    policy: nn.Module, objective: Objective, examples: TrainingExamples, recipe: SFT | Align, seed: int, folder: Path,
-    validate: Validate, description: str, objective_state: ObjectiveState | None = None,
-    prepare: Callable[[Any, int], Any] | None = None, on_row: OnRow | None = None, watchers: Sequence[Watcher] = (),
-    selection: Selection | None = None, user_ids: UserIds | None = None, key: str = "",
+    policy: nn.Module, objective: TrainingStep, recipe: SFT | Align, seed: int, order_seed: int, folder: Path, validate: Validate,
+    description: str, objective_state: ObjectiveState | None = None, begin: Callable[[int], None] | None = None,
+    on_row: OnRow | None = None, selection: Selection | None = None, user_ids: UserIds | None = None, key: str = "",
 ) -> Outcome:  # fmt: skip
     """Train the policy in place, resuming from the checkpoint in `folder` if there is one of this stage, seed and `key`.
 
     The policy is left with the weights of the best step on validation, or of the last step for an `Align` with keep="last".
 
     `description` names the run in messages. `objective_state` has the tensors that the objective changes; they are part of the
-    checkpoint. For `prepare` see `BatchStream`, for `on_row` and `watchers` see `Curves`; warnings of the watchers are printed.
+    checkpoint, as are its modules. `begin` is called with each step before the objective's own `begin`. `order_seed` gives the order
+    of the batches and dropout. For `on_row` and the objective's `watchers` see `Curves`; warnings of the watchers are printed.
     `selection` is the validation metric of the best step, NDCG@10 by default. `user_ids` returns the users' own ids for messages.
     `key` is that of the artifact to which the training belongs.
 
     Raises NumericsError if a loss, a gradient, a weight or a validation score is not finite. Such weights are never saved.
     """
-    plan, selection, path = schedule(recipe, len(examples)), selection or Selection(), "sft" if isinstance(recipe, SFT) else "align"
-    check = FiniteCheck(description, path, folder, lambda step: _user_names(examples, plan.batch_size, seed, step, user_ids))
-    module = Training(policy, objective, recipe.optimization, plan, seed, check)
-    objective_state = FixedTensors() if objective_state is None else objective_state
+    examples, path = objective.examples, "sft" if isinstance(recipe, SFT) else "align"
+    plan, selection = schedule(recipe, len(examples)), selection or Selection()
+    check = FiniteCheck(description, path, folder, lambda step: _user_names(examples, plan.batch_size, order_seed, step, user_ids))
+    module = Training(policy, objective, recipe.optimization, plan, order_seed, check, begin)
+    objective_state = WithModules(FixedTensors() if objective_state is None else objective_state, objective.modules)
     identity = TrainingId(path, seed, key)
     progress, best = _resume(module, folder, identity, objective_state, recipe, description)
     patience = recipe.validation.patience
     say(f"{description}: {plan}, {progress.precision}")
     with ProgressBar(description, plan.max_steps) as bar:
         bar.done = progress.step
-        curves = Curves(progress.curves, on_row, watchers, selection.column)
+        curves = Curves(progress.curves, on_row, objective.watchers, selection.column)
         flag = f"--{path}.optimization.max-steps"
         estimate = TimeEstimate(description, flag, plan, progress.step, patience is not None)
         callback = TrainingCallback(
@@ -182,7 +184,7 @@ def train(
         if progress.step < plan.max_steps and not _out_of_patience(progress, patience):
             trainer = _quiet_trainer(progress.precision, plan.max_steps - progress.step, callback)
             with _restored_signal_handlers():
-                trainer.fit(module, BatchStream(examples, plan.batch_size, seed, progress.step, prepare))
+                trainer.fit(module, BatchStream(examples, plan.batch_size, order_seed, progress.step, objective.prepare))
     if isinstance(recipe, SFT) or recipe.keep == "best":
         policy.load_state_dict(callback.best)
         if callback.progress.best_step == 0:
@@ -203,7 +205,7 @@ def _resume(
     With a checkpoint, the policy, the optimizer and `objective_state` get its values, and the training keeps its precision.
     """
     module.check.start(module.policy)
-    resumed = checkpoint.load(folder, identity, module.policy, module.plan.max_steps)
+    resumed = checkpoint.load(folder, identity, module.policy, module.plan.max_steps, module.trained_parameters())
     if resumed is None:
         precision = resolve(recipe.optimization.precision)
         return TrainingProgress(0, 0, -1.0, 0, [], precision), checkpoint.weights(module.policy)

@@ -1,4 +1,4 @@
-"""Specifications of supervised fine-tuning (`SFT`) and preference alignment (`Align`).
+"""Recipes of the training stages: supervised fine-tuning (`SFT`) and alignment (`Align`).
 
 This module does not import Lightning, so that importing an experiment is fast.
 """
@@ -6,15 +6,12 @@ This module does not import Lightning, so that importing an experiment is fast.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from genrec.data.examples import Padding
 from genrec.errors import UsageError
+from genrec.objectives import Preference, Supervised
 from genrec.precision import Precision
-from genrec.preference.losses import DPO, Anchored, SoftmaxDPO, find_requirement
-from genrec.preference.negatives import BestOf, Uniform
-from genrec.preference.negatives.capabilities import check_is_sampler, inner_samplers, most_negatives
-from genrec.types import Baseline, NegativeSampler, PreferenceLoss, Reward
+from genrec.types import Objective
 from genrec.types.specification import check_at_least, check_is, check_types
 
 
@@ -63,7 +60,7 @@ def _chosen(specification: object, *fields: str) -> list[str]:
 
 @dataclass(frozen=True)
 class SFT:
-    """Supervised fine-tuning: maximize the likelihood of the next item after every prefix. The best step on validation is kept.
+    """Supervised fine-tuning: train a policy from its initial weights. The best step on validation is kept.
 
     By default the length of the training follows from the size of the data (see `genrec.training.schedule`): 20,000 steps with a
     learning rate of 3e-4 for 128,000 prefixes or more, fewer steps for less data.
@@ -73,43 +70,29 @@ class SFT:
         default_factory=lambda: Optimization(batch_size=256, warmup_steps=None, weight_decay=0.035)
     )
     validation: Validation = field(default_factory=lambda: Validation(patience=15))
-    targets: Literal["one", "all"] = "one"  # one target per prefix, or, for a causal policy, every target of a window in one pass
-    padding: Padding = "zero"  # left padding of a window; "repeat" fills it with copies of the sequence, separated by a 0
+    objective: Objective = field(default_factory=Supervised)  # what a step minimizes
 
     def __post_init__(self) -> None:
         check_types(self, "sft")
         check_is("sft.optimization", self.optimization, Optimization)
         check_is("sft.validation", self.validation, Validation)
-        if self.padding == "repeat" and self.targets == "one":
-            raise UsageError(
-                "sft.padding 'repeat' pads windows, which need sft.targets 'all', got sft.targets 'one'; set sft.padding zero or "
-                "sft.targets all"
-            )
-
-    def check(self, experiment: Any) -> None:
-        """Raise UsageError if `targets` is "all" and the policy is not causal."""
-        if self.targets == "all" and not getattr(experiment.policy, "causal", False) and not isinstance(experiment.policy, Baseline):
-            raise UsageError(
-                f"{experiment.name}: sft.targets 'all' needs a causal policy, in which each position sees only earlier items; "
-                f"{type(experiment.policy).__name__} is bidirectional; set sft.targets one or choose a causal policy"
-            )
+        _check_objective("sft.objective", self.objective)
 
 
 @dataclass(frozen=True)
 class Align:
-    """Preference alignment of the SFT policy: prefer the next item over sampled negatives. The frozen SFT policy is the reference.
+    """A stage of alignment: train the policy of the stage before it further, by an objective with a frozen reference.
 
-    Training runs without dropout, so that the policy equals the reference at step 0. With keep="best", the SFT policy itself (step 0)
-    is kept if no step improves on it.
+    With dropout off, the default, the policy equals the reference at step 0. With keep="best", the policy from before the stage
+    (step 0) is kept if no step improves on it.
     """
 
-    loss: PreferenceLoss = field(default_factory=lambda: Anchored(SoftmaxDPO()))  # the objective
-    negatives: NegativeSampler = field(default_factory=Uniform)  # the sampler of rejected items
-    num_negatives: int = 3  # K, negatives per positive, at least 1
+    objective: Objective = field(default_factory=Preference)  # what a step minimizes
+    reference: Literal["previous", "sft"] = "previous"  # the frozen reference: the policy of the stage before, or of SFT
+    refresh_reference: int = 0  # steps after which the reference becomes a copy of the policy, again and again; 0: never
+    dropout: bool = False  # whether the policy trains with dropout; the reference never has it
     normalize: Literal["codes", "children"] = "codes"  # softmax of each level: over all codes, or over codes that lead to an item
-    rounds: int = 1  # rounds of equal length; at the start of each the reference becomes a copy of the policy
-    round_sft_steps: int = 0  # SFT steps at the start of each round, before the reference is refreshed (SPRec)
-    optimization: Optimization = field(  # batch_size counts histories
+    optimization: Optimization = field(  # batch_size counts histories, or windows with targets="all"
         default_factory=lambda: Optimization(max_steps=500, batch_size=128, learning_rate=1e-4, warmup_steps=50)
     )
     validation: Validation = field(default_factory=lambda: Validation(every=100))
@@ -119,61 +102,23 @@ class Align:
         check_types(self, "align")
         check_is("align.optimization", self.optimization, Optimization)
         check_is("align.validation", self.validation, Validation)
-        check_is_sampler("align.negatives", self.negatives)
-        if isinstance(self.loss, type) or not isinstance(self.loss, PreferenceLoss):
-            raise UsageError(f"align.loss must be a loss, such as DPO(), got {self.loss!r}")
-        reward = find_requirement(self.loss, "reward")
-        if reward is not None and (isinstance(reward, type) or not isinstance(reward, Reward)):
-            raise UsageError(f"align.loss: the reward of a loss must be a genrec.types.Reward, got {reward!r}")
-        if self.num_negatives < 1:
-            raise UsageError(f"align.num_negatives must be at least 1, got {self.num_negatives}")
+        _check_objective("align.objective", self.objective)
+        check_at_least(self, "align", 0, "refresh_reference")
         if self.optimization.learning_rate is None:
             raise UsageError(
                 "align.optimization.learning_rate must be a number, such as 1e-4, got None; only SFT chooses it by itself"
             )
-        steps = self.steps
-        if self.rounds < 1 or steps % self.rounds:
-            raise UsageError(f"align.rounds must be 1 or more and divide align.optimization.max_steps = {steps}, got {self.rounds}")
-        if not 0 <= self.round_sft_steps < steps // self.rounds:
-            raise UsageError(
-                f"align.round_sft_steps must lie in 0..{steps // self.rounds - 1}, below the {steps // self.rounds} steps of a round, "
-                f"got {self.round_sft_steps}"
-            )
-        loss = self.loss
-        while isinstance(loss, Anchored):
-            loss = loss.loss
-        if isinstance(loss, DPO) and self.num_negatives > 1:
-            raise UsageError(
-                f"DPO takes one negative, got align.num_negatives {self.num_negatives}; set it to 1 "
-                "(--align.num-negatives 1), or use SoftmaxDPO (S-DPO)"
-            )
-        _check_candidates(self.negatives, self.num_negatives, "align.num_negatives")
+        _ = self.steps
 
     @property
     def steps(self) -> int:
-        """The number of optimizer steps. Raises UsageError if it is None: rounds divide it, so it cannot depend on the data."""
+        """The number of optimizer steps. Raises UsageError if it is None: schedules depend on it, so it cannot depend on the data."""
         if self.optimization.max_steps is None:
             raise UsageError("align.optimization.max_steps must be a number, such as 500, got None; only SFT chooses it by itself")
         return self.optimization.max_steps
 
-    def check(self, experiment: Any) -> None:
-        """Raise UsageError if no row can get `num_negatives` negatives, because the sampler has fewer candidates by its settings."""
-        most = most_negatives(self.negatives, experiment)
-        if most < self.num_negatives:
-            raise UsageError(
-                f"{experiment.name}: align.num_negatives = {self.num_negatives}, but {self.negatives!r} gives a row at most "
-                f"{most:.0f} negatives in this experiment; lower align.num_negatives, or give the sampler more candidates (pool_size, "
-                "num_beams, recent, batch_size)"
-            )
 
-
-def _check_candidates(sampler: NegativeSampler, count: int, name: str) -> None:
-    """Raise UsageError if a `BestOf`, at any depth, draws fewer candidates than the negatives requested from it."""
-    if isinstance(sampler, BestOf):
-        if sampler.num_candidates < count:
-            raise UsageError(
-                f"BestOf.num_candidates must be at least {name} = {count}, the negatives that it selects, got {sampler.num_candidates}"
-            )
-        count, name = sampler.num_candidates, "num_candidates"
-    for inner in inner_samplers(sampler):
-        _check_candidates(inner, count, name)
+def _check_objective(path: str, objective: object) -> None:
+    """Raise UsageError unless this is an instance of an objective's specification."""
+    if isinstance(objective, type) or not isinstance(objective, Objective):
+        raise UsageError(f"{path} must be an objective, such as Supervised() or Preference(), got {objective!r}")

@@ -1,27 +1,21 @@
-"""Supervised fine-tuning (SFT): train a policy to generate the Semantic ID of the next item.
-
-A batch holds prefixes of user histories, each with one target, or windows with several targets, which a causal policy scores in one
-pass. The loss is the negative log-likelihood, unless the policy has a loss of its own (`genrec.types.LossPolicy`).
-"""
+"""Supervised fine-tuning (SFT): train a policy from its initial weights, by default to generate the Semantic ID of the next item."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import pad
 
-from genrec.data.examples import Examples, Windows
-from genrec.errors import UsageError
-from genrec.randomness import generator, seed_of
+from genrec import plugin_errors
+from genrec.objectives.frozen_policy import FrozenCopy, as_module
+from genrec.randomness import seed_of
 from genrec.semantic_ids import SemanticIds
 from genrec.training.curves import OnRow
 from genrec.training.loop import Outcome, UserIds, Validate, train
 from genrec.training.model_selection import Selection
 from genrec.training.recipes import SFT
-from genrec.types import LossPolicy, Policy, PolicySpecification, SequenceBatch, SequencePolicy, WindowBatch
+from genrec.types import ExampleSource, ObjectiveContext, Policy, PolicySpecification, SamplerContext, TrainingStep
 
 
 def build_policy(specification: PolicySpecification, semantic_ids: SemanticIds, seed: int) -> Policy:
@@ -31,54 +25,44 @@ def build_policy(specification: PolicySpecification, semantic_ids: SemanticIds, 
         return specification.build(semantic_ids)
 
 
-def negative_log_likelihood(policy: Policy, batch: SequenceBatch) -> Tensor:
-    """Return the mean of -log p(code | history, previous codes) over batch and levels: a scalar, in nats per code."""
-    return -policy.level_log_prob(batch.history, batch.target.unsqueeze(1)).mean()
-
-
-def window_loss(policy: SequencePolicy, batch: WindowBatch) -> Tensor:
-    """Return the mean of -log p over all targets of the windows and over levels: a scalar, in nats per code."""
-    levels = policy.sequence_log_prob(batch.history, batch.target)
-    counts = (batch.target > 0).unsqueeze(-1)
-    return -torch.where(counts, levels, 0.0).sum() / (counts.sum() * levels.shape[-1])
-
-
-def own_loss(policy: LossPolicy, batch: SequenceBatch | WindowBatch, seed: int, step: int) -> Tensor | None:
-    """Return the policy's own loss of a batch, a scalar, or None if it has none. Random numbers depend on the seed and the step."""
-    targets = batch.target
-    if isinstance(batch, SequenceBatch):
-        targets = pad(targets.unsqueeze(1), (batch.history.shape[1] - 1, 0))
-    return policy.sequence_loss(batch.history, targets, generator(seed, "sft loss", step))
-
-
 def fine_tune(
-    policy: Policy, examples: Examples | Windows, recipe: SFT, seed: int, folder: Path, validate: Validate,
-    on_row: OnRow | None = None, selection: Selection | None = None, user_ids: UserIds | None = None, key: str = "",
-) -> Outcome:  # fmt: skip
-    """Train the policy in place and leave it with the weights of the best step on validation.
+    policy: Policy, source: ExampleSource, recipe: SFT, seed: int, folder: Path, validate: Validate, on_row: OnRow | None = None,
+    selection: Selection | None = None, user_ids: UserIds | None = None, key: str = "",
+    data: Callable[[], SamplerContext] | None = None,
+) -> tuple[Outcome, TrainingStep]:  # fmt: skip
+    """Train the policy in place and leave it with the weights of the best step on validation. Return the outcome and the objective.
 
     `folder` holds the checkpoint, `validate` returns validation metrics, and `on_row` is called with every row of the curves. For
-    `selection`, `user_ids` and `key` see `genrec.training.loop.train`.
+    `selection`, `user_ids` and `key` see `genrec.training.loop.train`. `data` reads the training data for objectives that need them.
     """
 
-    def objective(batch: SequenceBatch | WindowBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        loss = own_loss(policy, batch, seed, step) if isinstance(policy, LossPolicy) else None
-        if loss is not None:
-            return loss, {}
-        if isinstance(batch, WindowBatch):
-            return window_loss(cast(SequencePolicy, policy), batch), {}
-        return negative_log_likelihood(policy, batch), {}
+    def no_data() -> SamplerContext:
+        raise AssertionError("fine_tune was called without data")
 
-    if isinstance(examples, Windows) and not isinstance(policy, SequencePolicy):
-        raise UsageError(
-            f"sft.targets 'all' needs a policy that scores all positions of a sequence (genrec.types.SequencePolicy), got "
-            f"{type(policy).__name__}; set sft.targets one"
-        )
-    module = cast(nn.Module, policy)
+    def frozen_copy(name: str) -> FrozenCopy:
+        raise AssertionError("SFT has no frozen policies")
+
+    module = as_module(policy)
     module.train()
+    context = ObjectiveContext(
+        policy=policy,
+        reference=None,
+        source=source,
+        data=no_data if data is None else data,
+        frozen_copy=frozen_copy,
+        normalize="codes",
+        steps=recipe.optimization.max_steps or 0,
+        batch_size=recipe.optimization.batch_size,
+        seed=seed,
+    )
+    with plugin_errors.attribute_to(recipe.objective, "while the objective was built"):
+        step = recipe.objective.build_step(context)
+
+    def measure() -> dict[str, float]:
+        return {**validate(), **({} if step.measure is None else step.measure())}
+
     outcome = train(
-        module, objective, examples, recipe, seed, folder, validate, "SFT", on_row=on_row, selection=selection, user_ids=user_ids,
-        key=key,
+        module, step, recipe, seed, seed, folder, measure, "SFT", step.state, None, on_row, selection, user_ids, key
     )  # fmt: skip
     module.eval()
-    return outcome
+    return outcome, step

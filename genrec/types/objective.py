@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     Logs = dict[str, Tensor]  # metrics of a step, detached scalars
     CurveRow = dict[str, float]  # a row of the training curves: `step` and the metrics logged for it
 
+Targets = Literal["one", "all"]  # one target for each prefix of a sequence, or every target of a window in one pass
 Padding = Literal["zero", "repeat"]  # how a short window is padded on the left: with 0, or with repeats of the sequence
 Feedback = Literal["all", "liked", "not disliked"]  # which events are targets; without labels "all" and "not disliked" are the same
 
@@ -74,6 +75,10 @@ class FrozenPolicy(Protocol):
         """The copy. It is one object for the whole training."""
         ...
 
+    def keep(self) -> None:
+        """Make the weights part of the checkpoint. To be called when an objective is built that will refresh the copy."""
+        ...
+
     def refresh(self) -> None:
         """Copy the weights of the policy in training."""
         ...
@@ -86,11 +91,12 @@ class ObjectiveContext(NamedTuple):
     reference: FrozenPolicy | None  # None in SFT, which has no reference
     source: ExampleSource  # training examples
     data: Callable[[], SamplerContext]  # training data for samplers and rewards, read at the first call; its policy is the reference
-    frozen_copy: Callable[[str], FrozenPolicy]  # a further frozen copy of the policy; its name labels its weights in the checkpoint
+    frozen_copy: Callable[[str], FrozenPolicy]  # a further frozen copy, part of the checkpoint; its name labels the weights there
     normalize: Literal["codes", "children"]  # softmax of each level, see `genrec.experiment.Align.normalize`
-    steps: int  # optimizer steps of the stage
+    steps: int  # optimizer steps of the stage; 0 in an SFT whose steps follow from the number of its examples
     batch_size: int  # examples of a step
     seed: int  # the random numbers of a step depend on it, see `genrec.randomness.generator`
+    epoch_steps: int = 0  # steps of an epoch over the objective's examples; the objective sets it for its proposer
     validation: TrainingExamples | None = None  # validation users with their held-out item, as a `SequenceBatch`; never trained on
 
 
@@ -157,7 +163,6 @@ class Proposals:
     begin: Callable[[int], None] | None = None  # called with each step before its candidates are needed in the step
     state: ObjectiveState | None = None  # tensors for the checkpoint
     for_validation: Callable[[SequenceBatch], Candidates] | None = None  # candidates of validation users, drawn once with seed 0
-    mismatched: Callable[[SequenceBatch], Tensor] | None = None  # another row's positive int64 [X], 0 where it shares the Semantic ID
     save: Callable[[Path], None] | None = None  # writes further files into the artifact when training ends
 
 
@@ -167,4 +172,13 @@ class Proposer(Protocol):
 
     def build_proposals(self, context: ObjectiveContext) -> Proposals:
         """Return the proposer for one policy and one training set."""
+        ...
+
+
+@runtime_checkable
+class SizedProposer(Proposer, Protocol):
+    """A proposer that knows the largest number of candidates of a row from its settings."""
+
+    def most_candidates(self) -> int:
+        """Return this number, with the preferred item."""
         ...

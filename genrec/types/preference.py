@@ -55,7 +55,7 @@ class SamplerContext(NamedTuple):
     popularity: Tensor  # int64 [N + 1]  training events of each item
     vectors: Tensor  # float32 [N + 1, D]  of the item encoder
     semantic_ids: SemanticIds
-    policy: Policy | None = None  # frozen: the reference, or a copy of the policy that is refreshed every `refresh_every`
+    policy: Policy | None = None  # frozen: the reference, or a copy of the policy that is refreshed as `Draw.refresh` requires
     items: DataFrame | None = None  # the catalog; row i is item i + 1: item_id, text and further columns of the source
     filters: tuple[RejectCandidates, ...] = ()  # further exclusions, applied by `genrec.preference.exclusions.Exclusions`
     own_ids: OwnIds | None = None  # the users' and items' ids in the source, for messages
@@ -76,6 +76,8 @@ class Draw:
     in the catalog and distinct. The target and the user's other training items are never drawn; items of the history are drawn only
     with `offers_history`, and items that the user disliked in training only with one of the two `offers_...`. A row with too few candidates ends with zeros, which are masked; it is never filled with repeats. All
     randomness comes from `generator`.
+
+    The draw that `at` returns replaces `draw` alone: the other fields of the draw that `build` returned hold for the whole training.
     """
 
     draw: DrawNegatives
@@ -114,6 +116,15 @@ class RefreshingSampler(Protocol):
 
 
 @runtime_checkable
+class ComposedSampler(Protocol):
+    """A sampler that draws from other samplers. What these need is checked with its own needs, before any stage runs."""
+
+    def inner_samplers(self) -> tuple[NegativeSampler, ...]:
+        """Return the samplers that it holds."""
+        ...
+
+
+@runtime_checkable
 class CheckedContext(Protocol):
     """A component of alignment that checks the data that it will read. It is called after the Semantic IDs are built, before SFT."""
 
@@ -137,6 +148,7 @@ class Rating:
 
     rate: RateItems
     reads_policy: bool = False  # whether it reads `context.policy`, so that the values change when the policy is refreshed
+    compares: bool = False  # whether the reward of an item depends on the other items of its row or on its place among them
 
 
 @runtime_checkable
@@ -149,6 +161,15 @@ class Reward(Protocol):
 
     def rate(self, context: SamplerContext) -> Rating:
         """Return the rating for one training set."""
+        ...
+
+
+@runtime_checkable
+class PolicyReward(Protocol):
+    """A reward that knows, before it is built, whether it reads the policy. `BestOf` then refuses a wrong refresh before any stage."""
+
+    def needs_policy(self) -> bool:
+        """Return `Rating.reads_policy` of the rating that it builds."""
         ...
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from preference_stages import stage
 from torch.nn import functional as F
 from worlds import cyclic
 
@@ -18,11 +19,13 @@ from genrec.baselines import GBCE, GRU4Rec, SampledSoftmax
 from genrec.baselines.gru4rec import GRU4RecPolicy
 from genrec.errors import UsageError
 from genrec.experiment import SFT, Align, Optimization, Validation
+from genrec.objectives import Supervised
+from genrec.objectives.supervised import window_loss
 from genrec.preference.losses import Anchored, SoftmaxDPO
 from genrec.preference.negatives import Uniform
 from genrec.semantic_ids import SemanticIds
 from genrec.testing import check_policy
-from genrec.training.sft import build_policy, window_loss
+from genrec.training.sft import build_policy
 from genrec.types import (
     ConstrainedPolicy,
     ExactRecommender,
@@ -163,7 +166,7 @@ def test_wrong_values_are_refused(make: Any, message: str) -> None:
 
 
 ALL = SFT(
-    targets="all",
+    objective=Supervised(targets="all"),
     optimization=Optimization(max_steps=200, batch_size=32, learning_rate=1e-2, warmup_steps=20),
     validation=Validation(every=50, patience=15),
 )
@@ -205,7 +208,7 @@ def test_alignment_improves_a_short_sft() -> None:
     """After 40 steps of SFT, 60 steps of anchored alignment raise NDCG@10 by more than 0.02."""
     policy = GRU4Rec(d_model=32, hidden_size=32, dropout=0.1)
     short = replace(ALL, optimization=replace(ALL.optimization, max_steps=40))
-    align = Align(
+    align = stage(
         loss=Anchored(SoftmaxDPO()),
         negatives=Uniform(),
         num_negatives=3,

@@ -13,19 +13,22 @@ import torch
 from alignments import corpus
 from torch import Tensor
 from torch.nn import functional as F
+from trainings import fine_tune
 from worlds import cyclic
 
 from genrec.baselines import GBCE, GRU4Rec, SampledSoftmax, SASRec, item_policy
 from genrec.data.examples import Examples, Windows, examples, windows
 from genrec.errors import Stopped
 from genrec.experiment import SFT, Optimization, Validation
+from genrec.objectives import Supervised
+from genrec.objectives.supervised import own_loss, window_loss
 from genrec.overrides import override
 from genrec.pipeline import plan
 from genrec.randomness import generator
 from genrec.semantic_ids import SemanticIds
 from genrec.store import describe
 from genrec.training.checkpoint import weights
-from genrec.training.sft import build_policy, fine_tune, own_loss, window_loss
+from genrec.training.sft import build_policy
 from genrec.types import LossPolicy, SequenceBatch, WindowBatch
 
 IDS = SemanticIds(torch.arange(40).unsqueeze(1), (40,))
@@ -154,7 +157,7 @@ def test_a_resumed_training_gives_the_same_weights(tmp_path: Path, every_target:
     """Interrupted after step 14 and resumed, the weights are those of an uninterrupted training, bit for bit, with dropout."""
     data: Examples | Windows = windows(corpus(), 6) if every_target else examples(corpus(), "train", 6)
     recipe = SFT(
-        targets="all" if every_target else "one",
+        objective=Supervised(targets="all") if every_target else "one",
         optimization=Optimization(max_steps=30, batch_size=7, learning_rate=1e-2),
         validation=Validation(every=10),
     )

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from preference_stages import stage
 from torch import Tensor
 from torch.nn import functional as F
 from worlds import TINY, cyclic
@@ -21,11 +22,13 @@ from genrec.baselines.item_policy import rank_all
 from genrec.baselines.sasrec import SASRecPolicy
 from genrec.errors import UsageError
 from genrec.experiment import SFT, Align, Evaluate, Experiment, Optimization, Validation
+from genrec.objectives import Supervised
+from genrec.objectives.supervised import window_loss
 from genrec.preference.losses import DPO, Anchored, SoftmaxDPO
 from genrec.preference.negatives import FaissNeighbors, Uniform
 from genrec.semantic_ids import SemanticIds
 from genrec.testing import check_policy
-from genrec.training.sft import build_policy, window_loss
+from genrec.training.sft import build_policy
 from genrec.types import ConstrainedPolicy, ExactRecommender, Policy, PolicySpecification, SequencePolicy, VectorPolicy, WindowBatch
 
 ITEMS = 30
@@ -238,7 +241,7 @@ def metrics(experiment: Experiment) -> dict[str, float]:
 
 
 ALL = SFT(
-    targets="all",
+    objective=Supervised(targets="all"),
     optimization=Optimization(max_steps=200, batch_size=32, learning_rate=1e-2, warmup_steps=20, weight_decay=0.035),
     validation=Validation(every=50, patience=15),
 )
@@ -258,14 +261,14 @@ def test_it_solves_the_cyclic_world(recipe: SFT) -> None:
 @pytest.mark.parametrize(
     "align",
     [
-        Align(
+        stage(
             loss=Anchored(SoftmaxDPO()),
             negatives=FaissNeighbors(pool_size=10),
             num_negatives=3,
             optimization=Optimization(max_steps=60, batch_size=32, learning_rate=1e-4, warmup_steps=50),
             validation=Validation(every=20),
         ),
-        Align(
+        stage(
             loss=Anchored(DPO(beta=0.5)),
             negatives=Uniform(),
             num_negatives=1,

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import Tensor
+from trainings import fine_tune
 
 from genrec.data.corpus_builder import prepare
 from genrec.data.examples import examples
@@ -26,7 +27,7 @@ from genrec.model.tiger import TigerPolicy
 from genrec.semantic_ids import SemanticIds
 from genrec.tokenizer import RQKMeans
 from genrec.training.recipes import SFT, Optimization, Validation
-from genrec.training.sft import build_policy, fine_tune
+from genrec.training.sft import build_policy
 from genrec.types import SequenceBatch
 
 SOLVER = Tiger(

@@ -9,12 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from preference_stages import stage
 from stable_ids import stable_id
 from torch import Tensor
 from worlds import cyclic
 
 from genrec.errors import UsageError
-from genrec.experiment import Align, Experiment, Optimization
+from genrec.experiment import Experiment, Optimization
 from genrec.preference.losses import CPO, DPO, KTO, Anchored, ConservativeDPO, RosePO, SimPO, Smoothed, SoftmaxDPO, find_requirement
 from genrec.preference.losses.kto import check_mismatched_pairs, kto_parts, reference_point
 from genrec.preference.losses.log_ratios import Scores
@@ -261,7 +262,7 @@ def test_the_smoothed_loss_is_checked(wrong: object) -> None:
 
 def experiment(batch_size: int, loss: PreferenceLoss) -> Experiment:
     optimization = Optimization(max_steps=10, batch_size=batch_size, learning_rate=1e-4)
-    return replace(cyclic(), align=Align(loss=loss, num_negatives=1, optimization=optimization))
+    return replace(cyclic(), align=stage(loss=loss, num_negatives=1, optimization=optimization))
 
 
 @pytest.mark.parametrize("loss", [KTO(), Anchored(KTO()), Smoothed(KTO()), Anchored(Smoothed(KTO(paired=False)))])

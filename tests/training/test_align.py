@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from alignments import constant, following, parts, recipe
+from alignments import align, constant, following, parts, recipe
 
 from genrec.errors import InputError, NumericsError, Stopped
+from genrec.objectives.preference import log_probs
+from genrec.objectives.preference_logs import preference_logs
 from genrec.preference.losses import DPO, Anchored, ContinuedSFT, SoftmaxDPO
 from genrec.preference.negatives import Uniform
-from genrec.training.align import align, log_probs
-from genrec.training.preference_logs import preference_logs
-from genrec.types import DrawNegatives, SamplerContext, SequenceBatch
+from genrec.types import Draw, SamplerContext, SequenceBatch
 
 
 def test_log_probs_sum_over_levels() -> None:
@@ -146,7 +146,7 @@ class Fixed:
     def __init__(self, shift: int) -> None:
         self.shift = shift
 
-    def build(self, context: SamplerContext) -> DrawNegatives:
+    def build(self, context: SamplerContext) -> Draw:
         from genrec.preference.exclusions import Exclusions
 
         exclusions, items = Exclusions(context), context.item_count
@@ -155,14 +155,14 @@ class Fixed:
             candidates = (batch.target.unsqueeze(1) + self.shift + torch.arange(count)) % items + 1
             return candidates.masked_fill(exclusions(batch, candidates), 0).sort(1, descending=True).values
 
-        return draw
+        return Draw(draw=draw)
 
 
 class Positive:
     """A broken sampler that returns the target."""
 
-    def build(self, context: SamplerContext) -> DrawNegatives:
-        return lambda batch, count, generator: batch.target.unsqueeze(1).repeat(1, count)
+    def build(self, context: SamplerContext) -> Draw:
+        return Draw(draw=lambda batch, count, generator: batch.target.unsqueeze(1).repeat(1, count))
 
 
 def test_invalid_negatives_stop_the_training(tmp_path: Path) -> None:

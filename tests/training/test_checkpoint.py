@@ -11,18 +11,17 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from trainings import RECIPE, constant, likelihood, policy, training_examples
+from trainings import RECIPE, constant, likelihood, policy, train, training_examples
 from worlds import TINY, cyclic
 
 from genrec import pipeline
 from genrec.errors import ArtifactError, NumericsError
 from genrec.model import TigerPolicy
+from genrec.objectives.objective_state import FixedTensors
 from genrec.semantic_ids import SemanticIds
 from genrec.store import hash_of
 from genrec.training import checkpoint, loop
 from genrec.training.checkpoint import FILES, Checkpoint, TrainingId, TrainingProgress
-from genrec.training.loop import train
-from genrec.training.objective_state import FixedTensors
 from genrec.training.sft import build_policy
 from genrec.workspace import store
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from genrec.training.curve_warnings import FallingPositives
+from genrec.objectives.curve_warnings import FallingPositives
 from genrec.training.curves import Curves, Row
 
 

@@ -11,7 +11,9 @@ from typing import Literal
 
 import pytest
 import torch
+from preference_stages import stage
 from torch import Tensor
+from trainings import fine_tune, train
 from worlds import TINY
 
 from genrec.data.corpus_builder import prepare
@@ -19,16 +21,16 @@ from genrec.data.examples import Examples, examples
 from genrec.data.splits import LeaveOneOut
 from genrec.errors import Stopped, UsageError
 from genrec.model import TigerPolicy
+from genrec.objectives.supervised import negative_log_likelihood
 from genrec.preference.losses import DPO, Anchored
 from genrec.semantic_ids import SemanticIds
 from genrec.testing import Cyclic
 from genrec.training import checkpoint, loop
 from genrec.training.batch_stream import BatchStream
 from genrec.training.curves import Row, scores
-from genrec.training.loop import train
 from genrec.training.recipes import SFT, Align, Optimization, Validation
 from genrec.training.schedule import learning_rate, schedule
-from genrec.training.sft import build_policy, fine_tune, negative_log_likelihood
+from genrec.training.sft import build_policy
 from genrec.types import SequenceBatch
 
 
@@ -236,9 +238,9 @@ def test_dpo_with_several_negatives_is_refused() -> None:
     with pytest.raises(
         UsageError, match=r"DPO takes one negative, got align\.num_negatives 3; set it to 1 \(--align\.num-negatives 1\)"
     ):
-        Align(loss=Anchored(DPO()), num_negatives=3)
+        stage(loss=Anchored(DPO()), num_negatives=3)
     with pytest.raises(UsageError, match=r"align\.num_negatives must be at least 1"):
-        Align(num_negatives=0)
+        stage(num_negatives=0)
 
 
 def test_bfloat16_trains_and_gradients_are_clipped(corpus_examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

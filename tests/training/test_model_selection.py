@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from trainings import RECIPE, likelihood, policy, training_examples
+from trainings import RECIPE, likelihood, policy, train, training_examples
 from worlds import TINY, cyclic
 
 from genrec import pipeline, row_trainings, run_files
@@ -18,7 +18,6 @@ from genrec.experiment import Align, Evaluate, Experiment, Selection, baselines
 from genrec.inspect_commands import _curves_lines
 from genrec.overrides import override
 from genrec.training.curves import best_step
-from genrec.training.loop import train
 from genrec.training.model_selection import selection_of
 
 

@@ -11,19 +11,19 @@ import pytest
 import torch
 from alignments import corpus
 from torch import Tensor, nn
-from trainings import RECIPE, constant, likelihood, policy, training_examples
+from trainings import RECIPE, constant, likelihood, policy, train, training_examples
 from worlds import cyclic
 
 from genrec import pipeline
 from genrec.data.corpus import Corpus
 from genrec.errors import NumericsError
 from genrec.model import TigerPolicy
+from genrec.objectives.supervised import negative_log_likelihood
 from genrec.overrides import override
 from genrec.training import checkpoint, loop
 from genrec.training.batch_stream import BatchStream, users_of_step
-from genrec.training.loop import Outcome, train
+from genrec.training.loop import Outcome
 from genrec.training.numerics import BadStep, FiniteCheck, StepRecord, check_finite, listed
-from genrec.training.sft import negative_log_likelihood
 from genrec.training.validation import user_ids
 from genrec.types import SequenceBatch
 from genrec.workspace import store

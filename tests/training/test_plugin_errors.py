@@ -8,17 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from alignments import constant, parts, recipe
+from alignments import align, constant, parts, recipe
 from stable_ids import stable_id
 
+from genrec import plugin_errors
 from genrec.errors import InputError, UsageError
 from genrec.plugin_source import plugins_in
 from genrec.preference.filters import SimilarityWindow
 from genrec.preference.losses import Anchored, RosePO, SoftmaxDPO
 from genrec.preference.negatives import BestOf, Filtered, Uniform
-from genrec.training import plugin_errors
-from genrec.training.align import align
-from genrec.types import DrawNegatives, LogProbs, PreferenceTerms, SamplerContext, SequenceBatch
+from genrec.types import Draw, LogProbs, LossNeeds, PreferenceTerms, Rating, SamplerContext, SequenceBatch
 
 
 @dataclass(frozen=True)
@@ -27,14 +26,14 @@ class Sampler:
 
     where: str
 
-    def build(self, context: SamplerContext) -> DrawNegatives:
+    def build(self, context: SamplerContext) -> Draw:
         if self.where == "build":
             raise KeyError("weights")
         draw = Uniform().build(context)
         if self.where == "result":
             return [1, 2]  # type: ignore[return-value]
         if self.where == "arity":
-            return lambda batch, count: draw(batch, count, torch.Generator())  # type: ignore[misc, return-value]
+            return Draw(draw=lambda batch, count: draw.draw(batch, count, torch.Generator()))  # type: ignore[misc, arg-type]
         return draw
 
 
@@ -42,8 +41,8 @@ class Sampler:
 class Reward:
     """A reward plug-in that fails when it rates items."""
 
-    def rate(self, context: SamplerContext) -> Callable[[SequenceBatch, torch.Tensor], torch.Tensor]:
-        return lambda batch, items: torch.zeros(3).view(2)
+    def rate(self, context: SamplerContext) -> Rating:
+        return Rating(rate=lambda batch, items: torch.zeros(3).view(2))
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,8 @@ class ShapelessReward:
 
     rows: int | None = None
 
-    def rate(self, context: SamplerContext) -> Callable[[SequenceBatch, torch.Tensor], torch.Tensor]:
-        return lambda batch, items: torch.zeros(len(items)) if self.rows is None else torch.zeros(self.rows)
+    def rate(self, context: SamplerContext) -> Rating:
+        return Rating(rate=lambda batch, items: torch.zeros(len(items)) if self.rows is None else torch.zeros(self.rows))
 
 
 @dataclass(frozen=True)
@@ -70,13 +69,10 @@ class Loss:
 
     make: Callable[[PreferenceTerms], object]
 
+    needs = LossNeeds()
+
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         return self.make(SoftmaxDPO()(policy, reference))  # type: ignore[return-value]
-
-
-@dataclass(frozen=True)
-class LossWithReward(Loss):
-    reward: object = 1.0
 
 
 @pytest.mark.parametrize(
@@ -94,13 +90,13 @@ class LossWithReward(Loss):
             {"negatives": BestOf(Uniform(), Reward())},
             r"Reward \(.*\) raised RuntimeError.* at .*:\d+ while it sampled negatives",
         ),
-        ({"negatives": Sampler("result")}, r"Sampler \(.*:\d+\): build\(context\) must return a callable draw\(.*\), got \[1, 2\]"),
+        ({"negatives": Sampler("result")}, r"Sampler \(.*:\d+\): build\(context\) must return a genrec\.types\.Draw, got \[1, 2\]"),
         (
             {"negatives": BestOf(Uniform(), ShapelessReward())},
             r"ShapelessReward \(.*:\d+\): must return float32 \[32, 16\], one reward per item; got torch\.float32 \[32\]",
         ),
         (
-            {"loss": RosePO(reward=ShapelessReward())},
+            {"loss": RosePO(), "reward": ShapelessReward()},
             r"ShapelessReward \(.*:\d+\): must return float32 \[32, 4\], one reward per item",
         ),
         (
@@ -121,10 +117,9 @@ def test_a_failing_plug_in_is_named(change: dict[str, object], message: str, tmp
         align(built, entries, context, recipe(**change), 0, tmp_path / "last", constant)
 
 
-def test_the_reward_of_a_loss_must_be_a_reward(tmp_path: Path) -> None:
-    built, entries, context = parts()
-    with pytest.raises(UsageError, match=r"must be a genrec\.types\.Reward, got 1\.0"):
-        align(built, entries, context, recipe(loss=LossWithReward(lambda terms: terms)), 0, tmp_path / "last", constant)
+def test_the_reward_must_be_a_reward() -> None:
+    with pytest.raises(UsageError, match=r"Preference\.reward must be a genrec\.types\.Reward, got 1\.0"):
+        recipe(reward=1.0)
 
 
 def test_bugs_of_the_package_and_out_of_memory_pass_unchanged() -> None:

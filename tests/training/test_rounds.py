@@ -1,57 +1,94 @@
-"""Alignment in rounds: refreshed references and sampled policies, rewards, mismatched pairs, resuming."""
+"""Rounds of objectives, refreshed references and sampled policies, rewards, mismatched pairs, resuming."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 import torch
-from alignments import IDS, constant, parts, recipe
+from alignments import IDS, align, built_step, constant, parts, recipe, take
 from torch import Generator, Tensor
 
 from genrec.errors import Stopped, UsageError
-from genrec.preference.draw_contract import DrawContract
+from genrec.experiment import Experiment
+from genrec.objectives import Preference, Rounds, Supervised
+from genrec.objectives.frozen_policy import as_module
+from genrec.objectives.preference import PreparedRows, mismatched_items
+from genrec.objectives.row_scores import scores_of
+from genrec.preference.candidates import Sampled
+from genrec.preference.candidates.step_sampler import StepSampler
+from genrec.preference.exclusions import Exclusions
 from genrec.preference.losses import DPO, KTO, Anchored, SoftmaxDPO
 from genrec.preference.negative_statistics import Summary
 from genrec.preference.negatives import ModelBeams, Uniform
 from genrec.semantic_ids import SemanticIds
-from genrec.training.align import Alignment, AlignmentBatch, StepSampler, align, as_module, mismatched_items, round_step
-from genrec.training.recipes import Align
-from genrec.types import DrawNegatives, LogProbs, Policy, PreferenceTerms, Reward, SamplerContext, SequenceBatch
+from genrec.testing import Cyclic
+from genrec.types import (
+    Draw,
+    LogProbs,
+    LossNeeds,
+    NegativeSampler,
+    ObjectiveContext,
+    Policy,
+    PreferenceTerms,
+    Rating,
+    SamplerContext,
+    SequenceBatch,
+    TrainingStep,
+)  # fmt: skip
 
 
-def test_a_round_starts_with_sft() -> None:
-    """Twelve steps in three rounds of four. The first step of each is SFT, so preferences start at steps 1, 5 and 9."""
-    scheme = recipe(max_steps=12, rounds=3, round_sft_steps=1)
-    assert [step for step in range(12) if round_step(scheme, step).is_sft] == [0, 4, 8]
-    assert [step for step in range(12) if round_step(scheme, step).starts_preferences] == [1, 5, 9]
-    plain = recipe(max_steps=12)
-    assert [step for step in range(12) if round_step(plain, step).starts_preferences] == [0]
-    assert not any(round_step(plain, step).is_sft for step in range(12))
+def rounds(steps: tuple[int, ...] = (1, 3), refresh_before: int | None = -1, negatives: NegativeSampler | None = None) -> Rounds:
+    """Return rounds of SFT and of S-DPO."""
+    preference = Preference(loss=SoftmaxDPO(), candidates=Sampled(negatives or Uniform(), 3))
+    return Rounds(objectives=(Supervised(), preference), steps=steps, refresh_before=refresh_before)
+
+
+def test_the_parts_of_a_round_come_in_turn() -> None:
+    """Rounds of one step of SFT and three of S-DPO: steps 0, 4 and 8 log the loss of SFT alone."""
+    step, _, frozen, batch = built_step(recipe(max_steps=12, objective=rounds()))
+    logged = [set(take(step, frozen, batch, number)[1]) for number in range(12)]
+    assert [number for number, names in enumerate(logged) if names == {"sft_loss"}] == [0, 4, 8]
+    assert all("margin" in names for number, names in enumerate(logged) if number % 4)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rounds": 0}, r"align\.rounds must be 1 or more"),
-        ({"rounds": 3}, r"divide align\.optimization\.max_steps = 40, got 3"),
-        ({"rounds": 4, "round_sft_steps": 10}, r"align\.round_sft_steps must lie in 0\.\.9"),
-        ({"loss": Anchored(Anchored(DPO())), "num_negatives": 2}, "DPO takes one negative"),
+        ({"steps": (20,)}, r"Rounds\.steps must have a number of 1 or more for each of the 2 objectives, got \(20,\)"),
+        ({"steps": (20, 0)}, r"for each of the 2 objectives, got \(20, 0\)"),
+        ({"objectives": (), "steps": ()}, r"for each of the 0 objectives"),
+        ({"objectives": (Supervised, Preference())}, r"Rounds\.objectives\[0\] must be an objective"),
+        ({"refresh_before": 2}, r"Rounds\.refresh_before must be None or in -2\.\.1, got 2"),
     ],
 )
 def test_invalid_rounds_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        recipe(**change)
+        Rounds(**change)  # type: ignore[arg-type]
 
 
-def started(settings: Align) -> tuple[Alignment, SequenceBatch]:
-    built, entries, context = parts()
-    objective = Alignment(built, context, settings, 0, 14)
-    return objective, entries.batch(torch.arange(16))
+def test_a_training_ends_with_a_whole_round() -> None:
+    with pytest.raises(UsageError, match=r"a round has 40 steps \(20 \+ 20\), which must divide align\.optimization\.max_steps = 50"):
+        Experiment(name="odd", source=Cyclic(), align=recipe(max_steps=50, objective=Rounds()))
+
+
+def test_all_parts_train_on_the_same_batches() -> None:
+    """Windows and prefixes have other batches. The examples of this test are prefixes, whatever is asked for."""
+    mixed = recipe(objective=Rounds(objectives=(Supervised(), Halved()), steps=(1, 1)))
+    with pytest.raises(UsageError, match="must train on the same batches, got 210 Examples, 420 Examples"):
+        built_step(mixed)
+
+
+@dataclass(frozen=True)
+class Halved:
+    """An objective on half of the examples."""
+
+    def build_step(self, context: ObjectiveContext) -> TrainingStep:
+        step = Supervised().build_step(context)
+        return replace(step, examples=parts()[1].select(torch.arange(210)))
 
 
 def perturb(policy: Policy) -> None:
@@ -64,57 +101,58 @@ def same(one: Policy, other: Policy) -> bool:
     return all(torch.equal(a, b) for a, b in zip(as_module(one).parameters(), as_module(other).parameters(), strict=True))
 
 
-def take(objective: Alignment, batch: SequenceBatch, step: int) -> dict[str, Tensor]:
-    return objective(objective.prepare(batch, step), step)[1]
+def test_the_reference_is_refreshed_every_so_many_steps() -> None:
+    """At step 5, not at 4. The drift then is 0, and the reference has no gradient."""
+    step, context, frozen, batch = built_step(recipe(max_steps=10, refresh_reference=5))
+    perturb(context.policy)
+    assert take(step, frozen, batch, 4)[1]["chosen_drift"].abs() > 1e-4
+    assert not same(context.policy, frozen.reference.policy)
+    assert take(step, frozen, batch, 5)[1]["chosen_drift"] == 0
+    assert same(context.policy, frozen.reference.policy)
+    assert not any(parameter.requires_grad for parameter in as_module(frozen.reference.policy).parameters())
 
 
-def test_the_reference_is_refreshed_at_the_start_of_a_round() -> None:
-    """The reference is refreshed at step 5, not at 4. The drift then is 0, and the reference has no gradient."""
-    objective, batch = started(recipe(max_steps=10, rounds=2))
-    perturb(objective.policy)
-    assert take(objective, batch, 4)["chosen_drift"].abs() > 1e-4
-    assert not same(objective.policy, objective.reference)
-    assert take(objective, batch, 5)["chosen_drift"] == 0
-    assert same(objective.policy, objective.reference)
-    assert same(objective.policy, objective.sampler_policy)
-    assert not any(parameter.requires_grad for parameter in as_module(objective.reference).parameters())
+@pytest.mark.parametrize(("refresh_before", "refreshed"), [(-1, True), (None, False)])
+def test_the_reference_of_rounds_is_the_policy_after_their_sft(refresh_before: int | None, refreshed: bool) -> None:
+    """Steps 0 to 3 are SFT; the negatives of step 4 come from the reference's beams."""
+    objective = rounds((4, 6), refresh_before, ModelBeams(num_beams=10))
+    step, context, frozen, batch = built_step(recipe(max_steps=10, objective=objective))
+    perturb(context.policy)
+    assert set(take(step, frozen, batch, 3)[1]) == {"sft_loss"}
+    assert not same(context.policy, frozen.reference.policy)
+    assert bool(take(step, frozen, batch, 4)[1]["chosen_drift"] == 0) == refreshed
+    assert same(context.policy, frozen.reference.policy) == refreshed
 
 
-def test_sft_steps_use_no_negatives() -> None:
-    objective, batch = started(recipe(max_steps=10, rounds=1, round_sft_steps=4))
-    before = as_module(objective.reference).state_dict()["embedding.weight"].clone()
-    perturb(objective.policy)
-    assert set(take(objective, batch, 3)) == {"sft_loss"}
-    assert objective.statistics.summary()["examples"] == 0
-    assert torch.equal(as_module(objective.reference).state_dict()["embedding.weight"], before)
-    assert take(objective, batch, 4)["chosen_drift"] == 0  # the reference is the policy after this round's SFT
-    assert objective.statistics.summary()["examples"] == 16
-
-
-def test_the_sampler_policy_is_refreshed_as_the_sampler_requires() -> None:
+def test_the_sampled_policy_is_refreshed_as_the_sampler_requires() -> None:
     """Every four steps, while the reference stays the SFT policy. Negatives are sampled in the step, not in advance."""
-    objective, batch = started(recipe(negatives=ModelBeams(num_beams=10, refresh_every=4)))
-    assert objective.prepare(batch, 1).negatives is None
-    perturb(objective.policy)
-    for step in range(1, 4):
-        take(objective, batch, step)
-    assert not same(objective.policy, objective.sampler_policy)
-    take(objective, batch, 4)
-    assert same(objective.policy, objective.sampler_policy)
-    assert not same(objective.policy, objective.reference)
+    step, context, frozen, batch = built_step(recipe(negatives=ModelBeams(num_beams=10, refresh_every=4)))
+    assert step.prepare is not None
+    assert step.prepare(batch, 1).candidates is None
+    sampled = frozen.copies["sampled"].policy
+    perturb(context.policy)
+    for number in range(1, 4):
+        take(step, frozen, batch, number)
+    assert not same(context.policy, sampled)
+    take(step, frozen, batch, 4)
+    assert same(context.policy, sampled)
+    assert not same(context.policy, frozen.reference.policy)
+
+
+def step_sampler(negatives: NegativeSampler, **change: object) -> StepSampler:
+    """Return a sampler of three negatives, with epochs of 14 steps."""
+    _, context, _, _ = built_step(recipe(negatives=negatives, **change))
+    return StepSampler(negatives, 3, context._replace(epoch_steps=14))
 
 
 def test_refreshes_in_epochs_are_counted_in_steps() -> None:
-    _, _, context = parts()
-    policy, _, _ = parts()
-    sampler = ModelBeams(num_beams=10, refresh_every=2, refresh_unit="epochs")
-    assert StepSampler(recipe(negatives=sampler), context._replace(policy=policy), 14, 0).refresh_every == 28
+    assert step_sampler(ModelBeams(num_beams=10, refresh_every=2, refresh_unit="epochs")).refresh_every == 28
 
 
 def test_negatives_depend_on_the_example_not_on_the_batch() -> None:
     """An example gets the same negatives in any batch and at any step of an epoch, and others in the next epoch."""
-    _, entries, context = parts()
-    sampler = StepSampler(recipe(negatives=Uniform()), context, 14, 0)
+    _, entries, _ = parts()
+    sampler = step_sampler(Uniform())
     together = sampler(entries.batch(torch.arange(16)), 3)
     apart = torch.cat([sampler(entries.batch(torch.arange(begin, begin + 4)), 5) for begin in (0, 4, 8, 12)])
     assert torch.equal(together, apart)
@@ -125,35 +163,35 @@ def test_negatives_depend_on_the_example_not_on_the_batch() -> None:
 class Growing:
     """A sampler that changes during training and records the progress that it is given."""
 
-    def build(self, context: SamplerContext) -> DrawNegatives:
-        return Progressing(Uniform().build(context), [])
+    calls: list[float] = field(default_factory=list)
 
+    def build(self, context: SamplerContext) -> Draw:
+        inner = Uniform().build(context)
 
-class Progressing:
-    def __init__(self, inner: DrawNegatives, calls: list[float]) -> None:
-        self.inner, self.calls = inner, calls
+        def at(progress: float) -> Draw:
+            self.calls.append(progress)
+            return inner
 
-    def at(self, progress: float) -> DrawNegatives:
-        self.calls.append(progress)
-        return self.inner
+        def draw(batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
+            raise AssertionError("call the draw that `at` returns")
 
-    def __call__(self, batch: SequenceBatch, count: int, generator: Generator) -> Tensor:
-        raise AssertionError("call the sampler that `at` returns")
+        return Draw(draw=draw, at=at)
 
 
 def test_a_sampler_that_changes_gets_the_progress_of_training() -> None:
-    _, entries, context = parts()
-    sampler = StepSampler(recipe(negatives=Growing(), max_steps=40), context, 14, 0)
+    _, entries, _ = parts()
+    growing = Growing()
+    sampler = step_sampler(growing, max_steps=40)
     for step in (0, 10, 39):
         sampler(entries.batch(torch.arange(4)), step)
-    assert sampler.draw.calls == [0.0, 0.25, 0.975]  # type: ignore[attr-defined]
+    assert growing.calls == [0.0, 0.25, 0.975]
 
 
 def test_mismatched_items_are_the_next_examples_positives() -> None:
     """Items 1 and 2 share a Semantic ID, so the first example has no mismatched item."""
     context = parts()[2]._replace(semantic_ids=SemanticIds(torch.cat([IDS.codes[:1], IDS.codes[:1], IDS.codes[2:]]), IDS.level_sizes))
     batch = SequenceBatch(torch.tensor([1, 2, 3]), torch.tensor([[9], [9], [9]]), torch.tensor([2, 7, 1]))
-    assert mismatched_items(batch, DrawContract(context)).tolist() == [0, 2, 7]
+    assert mismatched_items(batch, Exclusions(context)).tolist() == [0, 2, 7]
 
 
 def test_kto_learns_with_mismatched_items(tmp_path: Path) -> None:
@@ -177,47 +215,46 @@ def test_an_alignment_reports_a_last_batch_without_mismatched_pairs(tmp_path: Pa
 class ItemNumber:
     """A reward plug-in: the item id."""
 
-    def rate(self, context: SamplerContext) -> Callable[[SequenceBatch, Tensor], Tensor]:
-        return lambda batch, items: items.float()
-
-
-CALLS: list[LogProbs] = []
+    def rate(self, context: SamplerContext) -> Rating:
+        return Rating(rate=lambda batch, items: items.float())
 
 
 @dataclass(frozen=True)
 class RewardLoss:
-    """A loss plug-in that needs a reward."""
+    """A loss plug-in that needs rewards and keeps what it is called with."""
 
-    reward: Reward | None = ItemNumber()
+    calls: list[LogProbs] = field(default_factory=list)
+
+    needs = LossNeeds(rewards=True)
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
-        CALLS.append(policy)
+        self.calls.append(policy)
         return SoftmaxDPO()(policy, reference)
 
 
-def test_a_loss_gets_the_reward_that_it_needs() -> None:
+def test_a_loss_gets_the_rewards_that_it_needs() -> None:
     """The rewards of the positive and the negatives, in this order, also inside `Anchored`."""
-    objective, batch = started(recipe(loss=Anchored(RewardLoss())))
-    take(objective, batch, 0)
-    rewards = CALLS[-1].rewards
+    loss = RewardLoss()
+    step, _, frozen, batch = built_step(recipe(loss=Anchored(loss), reward=ItemNumber()))
+    take(step, frozen, batch, 0)
+    rewards = loss.calls[-1].rewards
     assert rewards is not None
     assert torch.equal(rewards[:, 0], batch.target.float())
     assert rewards.shape == (16, 4)
 
 
 def test_normalize_children_gives_probabilities_over_items() -> None:
-    """The probabilities of all items sum to 1, and the first loss still is ln(1 + K)."""
-    objective, batch = started(recipe(normalize="children"))
-    take(objective, batch, 0)
+    """The probabilities of all items sum to 1."""
+    _, context, _, batch = built_step(recipe(normalize="children"))
     everything = torch.arange(1, 41).expand(16, -1)
-    total = objective._score(objective.policy, batch.history, everything).sum(-1).exp().sum(1)
-    assert total.tolist() == pytest.approx([1.0] * 16, abs=1e-5)
+    levels = scores_of(context.policy, batch, None, batch, context.normalize).level_log_prob(everything)
+    assert levels.sum(-1).exp().sum(1).tolist() == pytest.approx([1.0] * 16, abs=1e-5)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"rounds": 2, "round_sft_steps": 10, "negatives": ModelBeams(num_beams=10), "num_negatives": 1, "loss": DPO()},
+        {"objective": rounds((10, 10), negatives=ModelBeams(num_beams=10))},
         {"negatives": ModelBeams(num_beams=10, refresh_every=15)},
     ],
     ids=["self-play", "refreshed beams"],
@@ -248,8 +285,9 @@ def test_a_resumed_round_gives_the_same_weights(change: dict[str, object], tmp_p
 
 
 def test_prepared_batches_keep_a_copy_on_the_host() -> None:
-    objective, batch = started(recipe())
-    prepared = objective.prepare(batch, 0)
-    assert isinstance(prepared, AlignmentBatch)
-    assert prepared.negatives is prepared.host.negatives
-    assert prepared.negatives is not None
+    step, _, _, batch = built_step(recipe())
+    assert step.prepare is not None
+    prepared = step.prepare(batch, 0)
+    assert isinstance(prepared, PreparedRows)
+    assert prepared.candidates is prepared.host.candidates
+    assert prepared.candidates is not None

@@ -6,14 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from trainings import constant, policy, training_examples
+from trainings import constant, fine_tune, policy, training_examples
 
 from genrec import loading
 from genrec.errors import UsageError
 from genrec.experiment import SFT, Align, Optimization, Validation
 from genrec.overrides import override
 from genrec.training.schedule import Schedule, schedule
-from genrec.training.sft import fine_tune
 
 
 @pytest.mark.parametrize("examples", [127_745, 128_000, 10_000_000])

@@ -13,6 +13,7 @@ import pytest
 import torch
 from alignments import corpus
 from torch import Tensor, nn
+from trainings import fine_tune, train
 from worlds import cyclic
 
 from genrec import pipeline
@@ -20,9 +21,10 @@ from genrec.baselines import Popularity
 from genrec.data.examples import examples, windows
 from genrec.errors import Stopped, UsageError
 from genrec.experiment import SFT, Optimization, Validation
+from genrec.objectives import Supervised
+from genrec.objectives.supervised import negative_log_likelihood, window_loss
 from genrec.semantic_ids import SemanticIds
-from genrec.training.loop import train
-from genrec.training.sft import build_policy, fine_tune, negative_log_likelihood, window_loss
+from genrec.training.sft import build_policy
 from genrec.types import Ranking, SequencePolicy, WindowBatch
 
 IDS = SemanticIds(torch.arange(40).unsqueeze(1), (40,))
@@ -75,7 +77,7 @@ class PrefixPolicy(nn.Module):
 
 
 RECIPE = SFT(
-    targets="all",
+    objective=Supervised(targets="all"),
     optimization=Optimization(max_steps=50, batch_size=7, learning_rate=1e-2, warmup_steps=10, weight_decay=0.035),
     validation=Validation(every=20, patience=15),
 )
@@ -154,7 +156,7 @@ def test_a_causal_policy_learns_the_cyclic_world_from_windows(tmp_path: Path, mo
     """Through the pipeline, with one code per item."""
     monkeypatch.setenv("GENREC_HOME", str(tmp_path))
     recipe = SFT(
-        targets="all",
+        objective=Supervised(targets="all"),
         padding=padding,
         optimization=Optimization(max_steps=150, batch_size=32, learning_rate=5e-2, warmup_steps=10, weight_decay=0.035),
         validation=Validation(every=50, patience=15),

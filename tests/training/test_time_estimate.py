@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from trainings import RECIPE, constant, likelihood, policy, training_examples
+from trainings import RECIPE, constant, likelihood, policy, train, training_examples
 
 from genrec.training import time_estimate
-from genrec.training.loop import train
 from genrec.training.schedule import Schedule
 from genrec.training.time_estimate import TimeEstimate, duration
 

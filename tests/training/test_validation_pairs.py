@@ -9,28 +9,37 @@ from pathlib import Path
 
 import pytest
 import torch
-from alignments import constant, corpus, parts, recipe
+from alignments import align, built_step, constant, corpus, parts, recipe
 from torch import Tensor
 
 from genrec.data.examples import Examples, examples
 from genrec.errors import InputError, Stopped
+from genrec.objectives import Preference, Rounds, Supervised, validation_pairs
+from genrec.objectives.frozen_policy import as_module
+from genrec.objectives.validation_pairs import PairMetrics, pair_metrics
+from genrec.preference.candidates import Sampled
+from genrec.preference.candidates.step_sampler import StepSampler
 from genrec.preference.exclusions import Exclusions
 from genrec.preference.losses import DPO, KTO, Anchored, ContinuedSFT, RosePO, SimPO
 from genrec.preference.negatives import AlreadySeen, BestOf, Curriculum, InBatch, ModelBeams, PrefixNeighbors, Uniform
 from genrec.preference.rewards import LogProbability
 from genrec.training import align as aligning
-from genrec.training.align import Alignment, align
 from genrec.training.recipes import Align
-from genrec.training.step_sampler import StepSampler
-from genrec.training.validation_pairs import ValidationPairs, pair_metrics
-from genrec.types import DrawNegatives, SamplerContext, SequenceBatch
+from genrec.types import Candidates, Draw, NegativeSampler, SamplerContext, SequenceBatch
 
+BEAMS = Preference(loss=DPO(), candidates=Sampled(ModelBeams(num_beams=10, refresh_every=3), 1))
 COLUMNS = ("preference_accuracy", "margin", "likelihood_accuracy")
 
 
 def held_out() -> Examples:
     """Return the validation examples of 60 users."""
     return examples(corpus(), "validation", 8)
+
+
+def drawn_for_validation(sampler: NegativeSampler, batch: SequenceBatch, seed: int) -> Tensor:
+    """Return three negatives of each validation user."""
+    _, context, _, _ = built_step(recipe(negatives=sampler), seed)
+    return StepSampler(sampler, 3, context._replace(epoch_steps=14)).for_validation(batch)
 
 
 def test_by_hand() -> None:
@@ -55,13 +64,13 @@ def test_no_pair_has_no_metrics() -> None:
 
 def test_equal_to_a_loop_over_pairs() -> None:
     """A policy that differs from the reference, 60 users in batches of 32, with negatives of 3 places."""
-    built, _, context = parts()
-    objective = Alignment(built, context, recipe(), 0, 14)
+    _, context, frozen, _ = built_step(recipe())
+    built, reference = context.policy, frozen.reference.policy
     with torch.no_grad():
-        for parameter in built.parameters():
+        for parameter in as_module(built).parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     batch = held_out().batch(torch.arange(60))
-    negatives = objective.sampler.for_validation(batch)
+    negatives = StepSampler(Uniform(), 3, context._replace(epoch_steps=14)).for_validation(batch)
     negatives[3, 2] = 0
     margins: list[float] = []
     more_likely: list[float] = []
@@ -69,11 +78,13 @@ def test_equal_to_a_loop_over_pairs() -> None:
         for item in drawn[drawn > 0]:
             candidates = torch.stack([target, item]).unsqueeze(0)
             with torch.no_grad():
-                ours, theirs = (each.log_prob(history.unsqueeze(0), candidates)[0] for each in (built, objective.reference))
+                ours, theirs = (each.log_prob(history.unsqueeze(0), candidates)[0] for each in (built, reference))
             margins.append(float((ours - theirs)[0] - (ours - theirs)[1]))
             more_likely.append(float(ours[0] > ours[1]))
     assert len(margins) == 60 * 3 - 1
-    found = objective.pair_metrics(ValidationPairs(batch, negatives))
+    items = torch.cat([batch.target.unsqueeze(1), negatives], 1)
+    pairs = PairMetrics(context._replace(validation=held_out()), lambda _: Candidates(items, items > 0))
+    found = pairs.measure()
     expected = torch.tensor(margins)
     assert found["margin"] == pytest.approx(expected.mean().item(), abs=1e-5)
     assert found["preference_accuracy"] == pytest.approx((expected > 0).float().mean().item())
@@ -86,24 +97,21 @@ def test_equal_to_a_loop_over_pairs() -> None:
     [Uniform(), InBatch(), PrefixNeighbors(depth=1), AlreadySeen(recent=4), ModelBeams(num_beams=10, refresh_every=5)],
     ids=lambda sampler: type(sampler).__name__,
 )
-def test_pairs_are_the_same_for_all_seeds_and_keep_the_exclusions(sampler: object) -> None:
+def test_pairs_are_the_same_for_all_seeds_and_keep_the_exclusions(sampler: NegativeSampler) -> None:
     """The negatives are neither the held-out item nor a training item, except those that are offered from the history."""
-    built, _, context = parts()
     batch = held_out().batch(torch.arange(60))
-    context = context._replace(policy=built.eval())
-    drawn = [StepSampler(recipe(negatives=sampler), context, 14, seed).for_validation(batch) for seed in (0, 1)]
+    drawn = [drawn_for_validation(sampler, batch, seed) for seed in (0, 1)]
     assert torch.equal(drawn[0], drawn[1])
     assert (drawn[0] > 0).any()
-    exclusions = Exclusions(context)
+    exclusions = Exclusions(parts()[2])
     mask = exclusions.allowing_history if isinstance(sampler, AlreadySeen) else exclusions
     assert not (mask(batch, drawn[0]) & (drawn[0] > 0)).any()
 
 
 def test_a_curriculum_draws_as_at_its_start() -> None:
-    _, _, context = parts()
     batch = held_out().batch(torch.arange(60))
     easy, both = Uniform(), Curriculum((Uniform(), PrefixNeighbors(depth=1)), until=(0.5,))
-    drawn = [StepSampler(recipe(negatives=each), context, 14, 0).for_validation(batch) for each in (easy, both)]
+    drawn = [drawn_for_validation(each, batch, 0) for each in (easy, both)]
     assert torch.equal(drawn[0], drawn[1])
 
 
@@ -112,10 +120,10 @@ def test_a_curriculum_draws_as_at_its_start() -> None:
     [
         {},
         {"loss": ContinuedSFT()},
-        {"loss": Anchored(RosePO(reward=LogProbability())), "num_negatives": 2},
+        {"loss": Anchored(RosePO()), "reward": LogProbability(), "num_negatives": 2},
         {"loss": KTO(), "negatives": BestOf(Uniform(), LogProbability(), num_candidates=6)},
         {"loss": SimPO(), "normalize": "children"},
-        {"loss": DPO(), "num_negatives": 1, "negatives": ModelBeams(num_beams=10, refresh_every=3), "rounds": 2, "round_sft_steps": 2},
+        {"objective": Rounds(objectives=(Supervised(), BEAMS), steps=(2, 18))},
     ],
     ids=["sdpo", "control", "reward", "mismatched", "children", "self-play"],
 )
@@ -132,7 +140,7 @@ def test_training_is_the_same_with_and_without_pairs(change: dict[str, object], 
         )  # fmt: skip
         weights.append(built.state_dict())
         rows.append(outcome.curves)
-        tables.append(draws.table())
+        tables.append(draws)
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     assert tables[0].equals(tables[1])
     names = {f"validation_{name}" for name in COLUMNS}
@@ -161,7 +169,7 @@ def test_a_resumed_training_judges_the_same_pairs(refresh: int, tmp_path: Path) 
         outcome, _, draws = align(
             built, entries, context, settings, 0, tmp_path / folder / "last", validate, held_out=held_out()
         )  # fmt: skip
-        return outcome.curves, draws.table().to_numpy().tolist()
+        return outcome.curves, draws.to_numpy().tolist()
 
     whole = run("whole", stop=False)
     with pytest.raises(Stopped):
@@ -173,8 +181,8 @@ def test_a_resumed_training_judges_the_same_pairs(refresh: int, tmp_path: Path) 
 def test_at_most_so_many_users_have_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aligning, "MAX_USERS", 7)
     sizes: list[int] = []
-    scored = aligning.pair_metrics
-    monkeypatch.setattr(aligning, "pair_metrics", lambda *tensors: sizes.append(len(tensors[2])) or scored(*tensors))
+    scored = validation_pairs.pair_metrics
+    monkeypatch.setattr(validation_pairs, "pair_metrics", lambda *tensors: sizes.append(len(tensors[2])) or scored(*tensors))
     built, entries, context = parts()
     align(built, entries, context, recipe(max_steps=4, every=2), 0, tmp_path / "last", constant, held_out=held_out())
     assert sizes == [7, 7, 7]
@@ -184,7 +192,7 @@ def test_at_most_so_many_users_have_pairs(tmp_path: Path, monkeypatch: pytest.Mo
 class TrainedPositivesOnly:
     """A broken sampler that knows training targets alone."""
 
-    def build(self, context: SamplerContext) -> DrawNegatives:
+    def build(self, context: SamplerContext) -> Draw:
         known = set(zip(context.interactions["user"], context.interactions["item"], strict=True))
 
         def draw(batch: SequenceBatch, count: int, generator: torch.Generator) -> Tensor:
@@ -193,7 +201,7 @@ class TrainedPositivesOnly:
                     raise KeyError(pair)
             return torch.zeros(len(batch.target), count, dtype=torch.int64)
 
-        return draw
+        return Draw(draw=draw)
 
 
 def test_a_sampler_that_fails_for_validation_users_is_named(tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ def policy_of(row: Row) -> Any:
 def experiment_of(name: str, row: Row, source: Any, examples: int) -> Any:
     """Return genrec's experiment for a training set of `examples` prefixes or windows."""
     from genrec.experiment import SFT, Evaluate, Experiment, Optimization, Validation
+    from genrec.objectives import Supervised
 
     epoch_steps = -(-examples // row.batch)
     steps = row.epochs * epoch_steps
@@ -97,7 +98,7 @@ def experiment_of(name: str, row: Row, source: Any, examples: int) -> Any:
         tokenize=None,
         policy=policy_of(row),
         history_length=HISTORY,
-        sft=SFT(targets="one" if is_best_kept else "all", optimization=optimization, validation=validation),
+        sft=SFT(objective=Supervised(targets="one" if is_best_kept else "all"), optimization=optimization, validation=validation),
         evaluate=Evaluate(cutoffs=(1, 5, 10, TOP)),
     )
 

@@ -13,7 +13,7 @@ K negatives. A loss that its paper defines for one pair is averaged over the K p
 `SoftmaxDPO` (S-DPO).
 """
 
-from genrec.preference.losses.composed_losses import Anchored, Smoothed, find_requirement
+from genrec.preference.losses.composed_losses import Anchored, Smoothed
 from genrec.preference.losses.kto import KTO
 from genrec.preference.losses.pairwise import IPO, Hinge
 from genrec.preference.losses.reference_free import CPO, ORPO, ContinuedSFT, SimPO
@@ -39,6 +39,5 @@ __all__ = [
     "Smoothed",
     "SoftmaxDPO",
     "check_start",
-    "find_requirement",
     "starting_loss",
 ]

@@ -1,18 +1,17 @@
 """Losses that wrap another loss: an anchor (`Anchored`) and label smoothing (`Smoothed`).
 
-A composition holds the loss it wraps as `loss`. `find_requirement` looks up the optional inputs of a loss through its compositions.
+A composition needs the optional inputs that the loss inside needs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from genrec.errors import UsageError
 from genrec.preference.losses.log_ratios import negative_log_likelihood
 from genrec.preference.losses.smoothing import pair_losses, smooth
 from genrec.preference.range_checks import check_range
-from genrec.types import LogProbs, PreferenceLoss, PreferenceTerms
+from genrec.types import LogProbs, LossNeeds, PreferenceLoss, PreferenceTerms
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,11 @@ class Anchored:
 
     loss: PreferenceLoss  # the loss to anchor
     alpha: float = 1.0  # weight of the positive's NLL, 0 or more
+
+    @property
+    def needs(self) -> LossNeeds:
+        """The optional inputs of the loss inside."""
+        return self.loss.needs
 
     def __post_init__(self) -> None:
         _check_loss(self)
@@ -48,6 +52,11 @@ class Smoothed:
     loss: PreferenceLoss  # the loss to smooth
     label_smoothing: float = 0.1  # e, the assumed probability of a wrong label, in [0, 0.5)
 
+    @property
+    def needs(self) -> LossNeeds:
+        """The optional inputs of the loss inside."""
+        return self.loss.needs
+
     def __post_init__(self) -> None:
         _check_loss(self)
         check_range(self, "label_smoothing", 0, 0.5)
@@ -55,20 +64,6 @@ class Smoothed:
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         """Return the loss of each example, with the rewards of the smoothed loss."""
         return smooth(pair_losses(self.loss, policy, reference), self.label_smoothing)
-
-
-def find_requirement(loss: PreferenceLoss, name: Literal["mismatched", "reward"]) -> object | None:
-    """Return the attribute `mismatched` or `reward` of a loss, or of the first loss that it wraps and that has it set.
-
-    Returns None if no loss has it set. An attribute that is None or False counts as not set.
-    """
-    inner: object | None = loss
-    while inner is not None:
-        value: object | None = getattr(inner, name, None)
-        if value is not None and value is not False:
-            return value
-        inner = getattr(inner, "loss", None)
-    return None
 
 
 def _check_loss(composition: Anchored | Smoothed) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from genrec.errors import UsageError
+from genrec.plugin_source import components
 from genrec.preference.losses.log_ratios import (
     Scores,
     at_least_float32,
@@ -19,7 +20,7 @@ from genrec.preference.losses.log_ratios import (
 )
 from genrec.preference.range_checks import check_range
 from genrec.progress import say
-from genrec.types import LogProbs, PreferenceTerms
+from genrec.types import LogProbs, LossNeeds, PreferenceTerms
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class KTO:
     in the batch, so the mean over the B rows is the mean over the N examples. For K = 1 both variants are equal.
     """
 
-    mismatched: ClassVar[bool] = True  # training also scores mismatched pairs
+    needs = LossNeeds(mismatched=True)  # training also scores mismatched pairs
 
     beta: float = 0.1  # strength of the pull to the reference, above 0
     desirable_weight: float = 1.0  # lambda_D, weight of positives, 0 or more
@@ -55,8 +56,9 @@ class KTO:
 
     def check(self, experiment: Any) -> None:
         """Raise UsageError if the batches of the alignment have one example, which leaves no mismatched pair for z0."""
-        if experiment.align is not None:
-            _check_batch(experiment.align.optimization.batch_size, "align.optimization.batch_size")
+        for alignment in experiment.alignments:
+            if self in components(alignment):
+                _check_batch(alignment.optimization.batch_size, "align.optimization.batch_size")
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         """Return the loss of each example. It depends on the batch through z0 and, without `paired`, through N."""

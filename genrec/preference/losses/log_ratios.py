@@ -70,7 +70,7 @@ def preference_terms(loss: Tensor, scores: Scores, scale: float) -> PreferenceTe
 def split_rewards(policy: LogProbs, valid: Tensor, name: str) -> tuple[Tensor, Tensor]:
     """Return `LogProbs.rewards` of the positive [B] and of the negatives [B, K]; masked negatives get the positive's reward."""
     if policy.rewards is None:
-        raise UsageError(f"{name} needs LogProbs.rewards, got None: rate the positive and the negatives with {name}.reward")
+        raise UsageError(f"{name} needs LogProbs.rewards, got None; give Preference.reward")
     if policy.rewards.shape != (valid.shape[0], 1 + valid.shape[1]):
         raise UsageError(
             f"LogProbs.rewards must be [B, 1 + K] = {[valid.shape[0], 1 + valid.shape[1]]}, the positive first, "
@@ -80,7 +80,7 @@ def split_rewards(policy: LogProbs, valid: Tensor, name: str) -> tuple[Tensor, T
     return rewards[:, 0], torch.where(valid, rewards[:, 1:], rewards[:, :1])
 
 
-def check_rewards(rewards: Tensor, wrong: Tensor, rule: str, reward: object) -> None:
+def check_rewards(rewards: Tensor, wrong: Tensor, rule: str) -> None:
     """Raise InputError for the first of rewards float32 [B, 1 + K] where `wrong`, bool [B, 1 + K], is true.
 
     On a GPU this check waits for the device.
@@ -89,7 +89,7 @@ def check_rewards(rewards: Tensor, wrong: Tensor, rule: str, reward: object) -> 
         return
     row, place = (int(index) for index in wrong.nonzero()[0])
     which = "the positive" if place == 0 else f"negative {place - 1}"
-    raise InputError(f"{rule}, got {float(rewards[row, place]):g} from {reward!r} for {which} of row {row}: use another reward")
+    raise InputError(f"{rule}, got {float(rewards[row, place]):g} for {which} of row {row}; use another Preference.reward")
 
 
 def _check_shapes(policy: LogProbs, reference: LogProbs) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 from genrec.errors import UsageError
 from genrec.preference.losses.log_ratios import log_ratios, mean_over_pairs, preference_terms, score_differences
 from genrec.preference.range_checks import check_range
-from genrec.types import LogProbs, PreferenceTerms
+from genrec.types import LogProbs, LossNeeds, PreferenceTerms
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class IPO:
 
     beta: float = 0.1  # strength of the pull to the reference, above 0
     reduction: Literal["sum", "mean"] = "sum"  # over the L codes of a log-ratio
+
+    needs = LossNeeds()  # no optional inputs
 
     def __post_init__(self) -> None:
         check_range(self, "beta", 0, above=True)
@@ -45,6 +47,8 @@ class Hinge:
     """
 
     beta: float = 0.1  # the margin is 1 / beta nats, above 0
+
+    needs = LossNeeds()  # no optional inputs
 
     def __post_init__(self) -> None:
         check_range(self, "beta", 0, above=True)

@@ -22,7 +22,7 @@ from genrec.preference.losses.log_ratios import (
     score_differences,
 )
 from genrec.preference.range_checks import check_range
-from genrec.types import LogProbs, PreferenceTerms
+from genrec.types import LogProbs, LossNeeds, PreferenceTerms
 
 MAX_LOG_PROB = -1e-6  # largest average log-probability of a code in ORPO's odds; above it 1 - p vanishes in float32
 
@@ -36,6 +36,8 @@ class SimPO:
 
     beta: float = 2.0  # scale of the average log-probabilities, above 0
     gamma: float = 1.0  # target margin in the logits of the loss, 0 or more
+
+    needs = LossNeeds()  # no optional inputs
 
     def __post_init__(self) -> None:
         check_range(self, "beta", 0, above=True)
@@ -59,6 +61,8 @@ class CPO:
     beta: float = 0.1  # scale of the log-probabilities, above 0
     alpha: float = 1.0  # weight of the positive's NLL, 0 or more
 
+    needs = LossNeeds()  # no optional inputs
+
     def __post_init__(self) -> None:
         check_range(self, "beta", 0, above=True)
         check_range(self, "alpha", 0)
@@ -81,6 +85,8 @@ class ORPO:
 
     weight: float = 0.1  # weight of the odds ratio relative to the NLL, 0 or more
 
+    needs = LossNeeds()  # no optional inputs
+
     def __post_init__(self) -> None:
         check_range(self, "weight", 0)
 
@@ -98,6 +104,8 @@ class ContinuedSFT:
 
     The NLL is the mean over the L codes; negatives have no influence. The logged rewards are the log-ratios (beta = 1).
     """
+
+    needs = LossNeeds()  # no optional inputs
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         """Return the loss of each example."""

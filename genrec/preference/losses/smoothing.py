@@ -7,21 +7,15 @@ it too.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from genrec.errors import UsageError
 from genrec.preference.losses.log_ratios import check_rewards, masked_log_probs, mean_over_pairs, split_rewards
 from genrec.preference.losses.softmax import DPO
 from genrec.preference.range_checks import check_range
-from genrec.types import LogProbs, PreferenceLoss, PreferenceTerms, Reward
-
-if TYPE_CHECKING:
-    RewardOrNone = Reward | None
-else:
-    RewardOrNone = Annotated[object, Reward | None]  # tyro follows the class of the value; it cannot parse a protocol or None
+from genrec.types import LogProbs, LossNeeds, PreferenceLoss, PreferenceTerms
 
 MAX_SMOOTHING = 0.49  # upper bound of RosePO's smoothing; a pair has no gradient at 0.5 and a reversed one above
 
@@ -36,6 +30,8 @@ class ConservativeDPO:
 
     beta: float = 0.1  # strength of the pull to the reference, above 0
     label_smoothing: float = 0.1  # e, the assumed probability of a wrong label, in [0, 0.5); 0 is DPO
+
+    needs = LossNeeds()  # no optional inputs
 
     def __post_init__(self) -> None:
         check_range(self, "beta", 0, above=True)
@@ -57,6 +53,8 @@ class RobustDPO:
     beta: float = 0.1  # strength of the pull to the reference, above 0
     label_smoothing: float = 0.1  # e, the assumed probability of a flipped label, in [0, 0.5); 0 is DPO
 
+    needs = LossNeeds()  # no optional inputs
+
     def __post_init__(self) -> None:
         check_range(self, "beta", 0, above=True)
         check_range(self, "label_smoothing", 0, 0.5)
@@ -68,10 +66,11 @@ class RobustDPO:
 
 @dataclass(frozen=True)
 class RosePO:
-    """RosePO: cDPO with a smoothing per pair, from a reward (Liao et al. 2024, arXiv 2410.12519).
+    """RosePO: cDPO with a smoothing per pair, from rewards (Liao et al. 2024, arXiv 2410.12519).
 
     The smoothing is `e_k = 2 * label_smoothing * s(r_k - r_w)`, at most 0.49: `label_smoothing` where the rewards are equal, less
     where the positive's is higher, and up to twice as much where the negative's is higher. For K negatives, the mean over the pairs.
+    Without rewards (`Preference.reward`) every pair has `label_smoothing`, which is cDPO.
 
     Deviation: the paper trains an oracle that scores labels. Here any `Reward` does, and the formula for the smoothing is ours. With
     `label_smoothing` near 0.5 it is the Bradley-Terry probability of a wrong label.
@@ -79,22 +78,21 @@ class RosePO:
 
     beta: float = 0.1  # strength of the pull to the reference, above 0
     label_smoothing: float = 0.1  # smoothing of a pair with equal rewards, in [0, 0.5)
-    reward: RewardOrNone = None  # r; None: every pair has `label_smoothing`, which is cDPO
+
+    needs = LossNeeds()  # no optional inputs
 
     def __post_init__(self) -> None:
         check_range(self, "beta", 0, above=True)
         check_range(self, "label_smoothing", 0, 0.5)
-        if self.reward is not None and (isinstance(self.reward, type) or not isinstance(self.reward, Reward)):
-            raise UsageError(f"RosePO.reward must be None or a reward such as LogProbability(), got {self.reward!r}")
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
-        """Return the loss of each example. With a reward, the check for finite values waits for the GPU."""
+        """Return the loss of each example. With rewards, the check for finite values waits for the GPU."""
         pairs = pair_losses(DPO(self.beta), policy, reference)
-        if self.reward is None:
+        if policy.rewards is None:
             return smooth(pairs, self.label_smoothing)
         chosen, rejected = split_rewards(policy, pairs.valid, "RosePO")
         both = torch.cat([chosen.unsqueeze(1), rejected], 1)
-        check_rewards(both, ~both.isfinite(), "RosePO needs finite rewards", self.reward)
+        check_rewards(both, ~both.isfinite(), "RosePO needs finite rewards")
         return smooth(pairs, flip_probability(chosen, rejected, self.label_smoothing))
 
 

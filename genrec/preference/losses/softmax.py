@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,8 +11,7 @@ from torch.nn.functional import logsigmoid
 from genrec.errors import UsageError
 from genrec.preference.losses.log_ratios import Scores, check_rewards, log_ratios, mean_over_pairs, preference_terms, split_rewards
 from genrec.preference.range_checks import check_range
-from genrec.preference.rewards import RatingRecency
-from genrec.types import LogProbs, PreferenceTerms, Reward
+from genrec.types import LogProbs, LossNeeds, PreferenceTerms
 
 
 @dataclass(frozen=True)
@@ -23,6 +22,8 @@ class DPO:
     """
 
     beta: float = 0.1  # strength of the pull to the reference, above 0
+
+    needs = LossNeeds()  # no optional inputs
 
     def __post_init__(self) -> None:
         check_range(self, "beta", 0, above=True)
@@ -46,6 +47,8 @@ class SoftmaxDPO:
 
     beta: float = 1.0  # strength of the pull to the reference, above 0
 
+    needs = LossNeeds()  # no optional inputs
+
     def __post_init__(self) -> None:
         check_range(self, "beta", 0, above=True)
 
@@ -64,6 +67,8 @@ class DMPO:
 
     beta: float = 0.1  # strength of the pull to the reference, above 0
 
+    needs = LossNeeds()  # no optional inputs
+
     def __post_init__(self) -> None:
         check_range(self, "beta", 0, above=True)
 
@@ -78,20 +83,20 @@ class DMPO:
 class RecPO:
     """RecPO: S-DPO with a margin per negative, `log(1 + sum_k exp(gamma_k + beta (D_k - D_w)))`.
 
-    Ouyang et al. 2025, arXiv 2506.02261. The margin is `gamma_k = weight * phi_w / phi_k` with phi > 0 from `reward`: the better the
+    Ouyang et al. 2025, arXiv 2506.02261. The margin is `gamma_k = weight * phi_w / phi_k` with phi > 0 from the rewards
+    (`Preference.reward`, such as `RatingRecency`): the better the
     positive relative to a negative, the larger the margin. Any K. At the start the loss is `log(1 + sum_k exp(gamma_k))`, above
     ln(1 + K).
     """
 
     beta: float = 1.0  # strength of the pull to the reference, above 0
     weight: float = 1.0  # weight of the margins, 0 or more; 0 is S-DPO
-    reward: Reward = field(default_factory=RatingRecency)  # phi, above 0
+
+    needs = LossNeeds(rewards=True)
 
     def __post_init__(self) -> None:
         check_range(self, "beta", 0, above=True)
         check_range(self, "weight", 0)
-        if isinstance(self.reward, type) or not isinstance(self.reward, Reward):
-            raise UsageError(f"RecPO.reward must be a reward such as RatingRecency(), got {self.reward!r}; without one use SoftmaxDPO")
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         """Return the loss of each example. The check that phi is above 0 and finite waits for the GPU."""
@@ -99,7 +104,7 @@ class RecPO:
         chosen, rejected = split_rewards(policy, scores.valid, "RecPO")
         both = torch.cat([chosen.unsqueeze(1), rejected], 1)
         wrong = ~((both > 0) & both.isfinite())
-        check_rewards(both, wrong, "RecPO divides rewards, which must be above 0 and finite", self.reward)
+        check_rewards(both, wrong, "RecPO divides rewards, which must be above 0 and finite")
         margins = self.weight * chosen.unsqueeze(1) / rejected
         return preference_terms(softmax_loss(scores, self.beta, margins), scores, self.beta)
 

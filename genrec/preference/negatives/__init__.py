@@ -1,8 +1,8 @@
-"""Negative samplers: frozen specifications that build a callable to draw negatives.
+"""Negative samplers: frozen specifications that build a `genrec.types.Draw`.
 
-`build(context)` is called once. The callable it returns maps a batch, `num_negatives` and a `torch.Generator` on the CPU, the only
-source of randomness, to negatives int64 [B, num_negatives] on the batch's device. The items of a row are distinct and not excluded
-by `genrec.preference.exclusions.Exclusions`, except that samplers with `offers_history` draw from the history. A row with too few
+`build(context)` is called once. `Draw.draw` maps a batch, `num_negatives` and a `torch.Generator` on the CPU, the only source of
+randomness, to negatives int64 [B, num_negatives] on the batch's device. The items of a row are distinct and not excluded by
+`genrec.preference.exclusions.Exclusions`, except that a draw with `offers_history` draws from the history. A row with too few
 candidates ends with zeros.
 """
 

@@ -19,7 +19,7 @@ from genrec.preference.example_randomness import ExampleRandomness
 from genrec.preference.exclusions import Exclusions, on_cpu, rows_of
 from genrec.preference.vectors import Content, checked_vectors
 from genrec.progress import track
-from genrec.types import DrawNegatives, ItemVectors, SamplerContext, SequenceBatch
+from genrec.types import Draw, ItemVectors, SamplerContext, SequenceBatch
 from genrec.types.specification import check_types
 from genrec.vector_search import Kind, VectorIndex
 
@@ -87,15 +87,16 @@ class FaissNeighbors:
         """Return the number of neighbors that a query has."""
         return context.item_count - (self.of == "positive")
 
-    def build(self, context: SamplerContext) -> DrawNegatives:
+    def build(self, context: SamplerContext) -> Draw:
         """Build the draw. The pools of all items are computed here, once, if they fit into `MAX_TABLE_CELLS`."""
         self.check_context(context)
         vectors = checked_vectors(self.vectors, context)
         pools = _PoolSearch(self, vectors, min(self.skip + self.pool_size, self._ranks(context)))
         if self.of == "history" or context.item_count > MAX_EXACT_ITEMS or context.item_count * pools.width > MAX_TABLE_CELLS:
-            return _DrawFromPools(Exclusions(context), pools)
+            return Draw(draw=_DrawFromPools(Exclusions(context), pools), by_example=True)
         table = _pool_table(pools, context.item_count)
-        return _DrawFromPools(Exclusions(context), lambda batch: table[batch.target].long())
+        draw = _DrawFromPools(Exclusions(context), lambda batch: table[batch.target].long())
+        return Draw(draw=draw, by_example=True)
 
 
 class _PoolSearch:
@@ -145,8 +146,6 @@ class _DrawFromPools:
     The negatives of an example do not depend on its batch. Where pools are searched per batch, rounding of the similarities can
     change the last items of a pool.
     """
-
-    by_example = True
 
     def __init__(self, exclusions: Exclusions, pools: Callable[[SequenceBatch], Tensor]) -> None:
         self.exclusions, self.pools = exclusions, pools

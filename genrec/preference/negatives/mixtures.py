@@ -14,17 +14,16 @@ from genrec.errors import UsageError
 from genrec.preference.example_randomness import ExampleRandomness
 from genrec.preference.exclusions import representatives
 from genrec.preference.negatives.capabilities import (
-    Capabilities,
-    at,
-    capabilities,
+    build_draw,
     check_one_refresh,
     check_samplers,
     combine,
+    draw_at,
     most_negatives,
 )
 from genrec.preference.negatives.simple_samplers import PrefixNeighbors
 from genrec.preference.negatives.weighted_samplers import Uniform
-from genrec.types import DrawNegatives, NegativeSampler, SamplerContext, SequenceBatch
+from genrec.types import Draw, NegativeSampler, SamplerContext, SequenceBatch
 from genrec.types.specification import check_types
 
 
@@ -59,31 +58,29 @@ class Mix:
         weights = [max(pair) for pair in zip(self.weights, self.final_weights or self.weights, strict=True)]
         return sum(most_negatives(each, experiment) for each, weight in zip(self.samplers, weights, strict=True) if weight > 0)
 
-    def build(self, context: SamplerContext) -> DrawNegatives:
+    def inner_samplers(self) -> tuple[NegativeSampler, ...]:
+        """Return the samplers of the mixture."""
+        return self.samplers
+
+    def build(self, context: SamplerContext) -> Draw:
         """Build the draw, with the shares of the start of training."""
-        draws = [sampler.build(context) for sampler in self.samplers]
-        schedule = _shares(self.weights), _shares(self.final_weights or self.weights)
-        return _Mixed(draws, schedule, 0.0, representatives(context), combine("Mix", [capabilities(draw) for draw in draws]))
+        parts = [build_draw(sampler, context) for sampler in self.samplers]
+        first, last = _shares(self.weights), _shares(self.final_weights or self.weights)
+        representative = representatives(context)
+
+        def at(progress: float) -> Draw:
+            """Return the mixture with the shares, and the parts, of this point of the training."""
+            now = [draw_at(part, progress) for part in parts]
+            return combine("Mix", parts, _Mixed(now, first + progress * (last - first), representative), at)
+
+        return at(0.0)
 
 
 class _Mixed:
-    """Draws from every sampler, then assigns the places of each row."""
+    """Draws from every sampler, then assigns the places of each row. `shares` is float64 [S], `representative` int64 [N + 1]."""
 
-    def __init__(
-        self,
-        draws: Sequence[DrawNegatives],
-        schedule: tuple[Tensor, Tensor],  # shares at the start and at the end, float64 [S] each
-        progress: float,
-        representative: Tensor,
-        combined: Capabilities,
-    ) -> None:
-        self.draws, self.schedule, self.representative, self.combined = draws, schedule, representative, combined
-        self.shares = schedule[0] + progress * (schedule[1] - schedule[0])  # float64 [S]
-        combined.set_on(self)
-
-    def at(self, progress: float) -> DrawNegatives:
-        """Return the mixture with the shares, and the parts, of this point of the training."""
-        return _Mixed([at(draw, progress) for draw in self.draws], self.schedule, progress, self.representative, self.combined)
+    def __init__(self, parts: Sequence[Draw], shares: Tensor, representative: Tensor) -> None:
+        self.parts, self.shares, self.representative = parts, shares, representative
 
     def __call__(self, batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
         """Fill the places of each row in order.
@@ -91,10 +88,10 @@ class _Mixed:
         An exponential race with rates `shares`, among the samplers that still have candidates, decides which sampler fills a place.
         It gives its next negative, in its own order, that the row does not have yet.
         """
-        numbers = ExampleRandomness(batch, generator).uniform(num_negatives * len(self.draws))
-        numbers = numbers.view(-1, num_negatives, len(self.draws))
+        numbers = ExampleRandomness(batch, generator).uniform(num_negatives * len(self.parts))
+        numbers = numbers.view(-1, num_negatives, len(self.parts))
         arrival = torch.where(self.shares > 0, -torch.log1p(-numbers) / self.shares, torch.inf)  # float64 [B, K, S]
-        offered = torch.stack([draw(batch, num_negatives, generator).cpu() for draw in self.draws], 1)  # int64 [B, S, K]
+        offered = torch.stack([part.draw(batch, num_negatives, generator).cpu() for part in self.parts], 1)  # int64 [B, S, K]
         ids, left = self.representative[offered], offered > 0
         row, negatives = torch.arange(len(offered)), offered.new_zeros(len(offered), num_negatives)
         for place in range(num_negatives):
@@ -139,23 +136,20 @@ class Curriculum:
         """Return the number of the sampler that can give the fewest."""
         return min(most_negatives(each, experiment) for each in self.samplers)
 
-    def build(self, context: SamplerContext) -> DrawNegatives:
+    def inner_samplers(self) -> tuple[NegativeSampler, ...]:
+        """Return the samplers of the curriculum."""
+        return self.samplers
+
+    def build(self, context: SamplerContext) -> Draw:
         """Build the draw. It uses the first sampler until `at` is called."""
-        draws = [sampler.build(context) for sampler in self.samplers]
-        equal = tuple(place / len(draws) for place in range(1, len(draws)))
-        return _Curriculum(draws, (0.0, *(equal if self.until is None else self.until), 1.0))
+        parts = [build_draw(sampler, context) for sampler in self.samplers]
+        equal = tuple(place / len(parts) for place in range(1, len(parts)))
+        bounds = (0.0, *(equal if self.until is None else self.until), 1.0)
 
+        def at(progress: float) -> Draw:
+            """Return the draw of the current part, at the progress within that part."""
+            part = min(bisect_right(bounds, progress), len(parts)) - 1
+            begin, end = bounds[part : part + 2]
+            return draw_at(parts[part], (progress - begin) / (end - begin))
 
-class _Curriculum:
-    def __init__(self, draws: Sequence[DrawNegatives], bounds: Sequence[float]) -> None:
-        self.draws, self.bounds = draws, bounds
-        combine("Curriculum", [capabilities(draw) for draw in draws]).set_on(self)
-
-    def at(self, progress: float) -> DrawNegatives:
-        """Return the draw of the current part, at the progress within that part."""
-        part = min(bisect_right(self.bounds, progress), len(self.draws)) - 1
-        begin, end = self.bounds[part : part + 2]
-        return at(self.draws[part], (progress - begin) / (end - begin))
-
-    def __call__(self, batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
-        return self.draws[0](batch, num_negatives, generator)
+        return combine("Curriculum", parts, at(0.0).draw, at)

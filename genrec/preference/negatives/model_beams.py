@@ -16,7 +16,7 @@ from genrec.errors import UsageError
 from genrec.preference.example_randomness import ExampleRandomness
 from genrec.preference.exclusions import Exclusions, on_cpu, take_first
 from genrec.preference.prefix_groups import check_depth
-from genrec.types import DrawNegatives, Policy, PrefixPolicy, SamplerContext, SequenceBatch
+from genrec.types import Draw, Policy, PrefixPolicy, Refresh, SamplerContext, SequenceBatch
 from genrec.types.specification import check_types
 
 SEARCH_CHUNK = 256  # histories searched at a time
@@ -56,9 +56,9 @@ class ModelBeams:
         """Return the length of the list."""
         return float(self.num_beams)
 
-    def policy_refresh(self) -> tuple[int, str]:
+    def policy_refresh(self) -> Refresh:
         """Return the refresh of the policy that is searched."""
-        return self.refresh_every, self.refresh_unit
+        return Refresh(self.refresh_every, self.refresh_unit)
 
     def check_context(self, context: SamplerContext) -> None:
         """Raise UsageError unless the context has a policy that can make these lists."""
@@ -80,10 +80,11 @@ class ModelBeams:
                 "policy.num_beams"
             )
 
-    def build(self, context: SamplerContext) -> DrawNegatives:
+    def build(self, context: SamplerContext) -> Draw:
         """Build the draw. It searches with the weights that `context.policy` has at the time of each draw."""
         self.check_context(context)
-        return _DrawFromBeams(self, context, cast(Policy, context.policy))
+        draw = _DrawFromBeams(self, context, cast(Policy, context.policy))
+        return Draw(draw=draw, by_example=True, offers_history=self.seen, refresh=self.policy_refresh())
 
 
 class _DrawFromBeams:
@@ -93,13 +94,9 @@ class _DrawFromBeams:
     end of the list.
     """
 
-    by_example = True
-
     def __init__(self, specification: ModelBeams, context: SamplerContext, policy: Policy) -> None:
         self.specification, self.policy = specification, policy
         self.exclusions = Exclusions(context)
-        self.refresh_every, self.refresh_unit = specification.refresh_every, specification.refresh_unit
-        self.offers_history = specification.seen
 
     def __call__(self, batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
         """Shuffle each row's list and take the first allowed items."""
@@ -107,7 +104,7 @@ class _DrawFromBeams:
         listed = self._search(cpu_batch)
         order = ExampleRandomness(cpu_batch, generator).uniform(listed.shape[1]).argsort(1)
         candidates = listed.gather(1, order)
-        mask = self.exclusions.allowing_history if self.offers_history else self.exclusions
+        mask = self.exclusions.allowing_history if self.specification.seen else self.exclusions
         negatives = take_first(candidates, ~mask(cpu_batch, candidates), num_negatives, self.exclusions.representative)
         return negatives.to(batch.target.device)
 

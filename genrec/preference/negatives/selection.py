@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -12,20 +12,28 @@ from genrec.errors import InputError, UsageError
 from genrec.own_ids import OwnIds, name_item, name_user
 from genrec.plugin_source import name_with_place
 from genrec.preference.negatives.capabilities import (
-    Capabilities,
-    at,
-    capabilities,
+    build_draw,
     check_is_sampler,
     check_one_refresh,
     combine,
+    draw_at,
     most_negatives,
 )
 from genrec.preference.rewards import checked_rating
-from genrec.types import CandidateFilter, DrawNegatives, NegativeSampler, Reward, SamplerContext, SequenceBatch
+from genrec.types import (
+    CandidateFilter,
+    Draw,
+    NegativeSampler,
+    PolicyReward,
+    Refresh,
+    Reward,
+    SamplerContext,
+    SequenceBatch,
+)
 from genrec.types.specification import check_types
 
 if TYPE_CHECKING:
-    from genrec.types.preference import RateItems, RejectCandidates
+    from genrec.types.preference import DrawNegatives, RateItems, RejectCandidates
 
 
 @dataclass(frozen=True)
@@ -52,42 +60,57 @@ class BestOf:
             raise UsageError(f"BestOf.num_candidates must be at least 1, got {self.num_candidates}")
         if self.refresh_every < 0:
             raise UsageError(f"BestOf.refresh_every must be 0 (the reference) or more, got {self.refresh_every}")
-        if self.refresh_every and not getattr(self.reward, "reads_policy", False):
+        if isinstance(self.reward, PolicyReward):
+            self._check_refresh(self.reward.needs_policy())
+        check_one_refresh(self)
+
+    def _check_refresh(self, reads_policy: bool) -> None:
+        """Raise UsageError if there is a refresh for a reward that does not read the policy."""
+        if self.refresh_every and not reads_policy:
             raise UsageError(
-                f"BestOf.refresh_every needs a reward that reads the policy (reads_policy = True), got {self.reward!r}; "
+                f"BestOf.refresh_every needs a reward that reads the policy (Rating.reads_policy), got {self.reward!r}; "
                 "use refresh_every = 0"
             )
-        check_one_refresh(self)
 
     def most_negatives(self, experiment: Any) -> float:
         """Return the number of candidates, if the sampler can give so many."""
         return min(self.num_candidates, most_negatives(self.sampler, experiment))
 
-    def policy_refresh(self) -> tuple[int, str] | None:
-        """Return the refresh of the policy that the reward reads, or None if it reads none."""
-        return (self.refresh_every, self.refresh_unit) if getattr(self.reward, "reads_policy", False) else None
+    def inner_samplers(self) -> tuple[NegativeSampler, ...]:
+        """Return the sampler of the candidates."""
+        return (self.sampler,)
 
-    def build(self, context: SamplerContext) -> DrawNegatives:
+    def policy_refresh(self) -> Refresh | None:
+        """Return the refresh of the policy that the reward reads, or None if it reads none as far as is known before it is built."""
+        known = isinstance(self.reward, PolicyReward) and self.reward.needs_policy()
+        return Refresh(self.refresh_every, self.refresh_unit) if known or self.refresh_every else None
+
+    def check_context(self, context: SamplerContext) -> None:
+        """Raise UsageError if there is a refresh for a reward that does not read the policy, as its rating shows."""
+        if self.refresh_every and not isinstance(self.reward, PolicyReward):
+            self._check_refresh(checked_rating(self.reward, context).reads_policy)
+
+    def build(self, context: SamplerContext) -> Draw:
         """Build the draw."""
-        draw, reads = self.sampler.build(context), bool(getattr(self.reward, "reads_policy", False))
-        if reads and context.policy is None:
+        candidates, rating = build_draw(self.sampler, context), checked_rating(self.reward, context)
+        self._check_refresh(rating.reads_policy)
+        if rating.reads_policy and context.policy is None:
             raise InputError(f"BestOf.reward {self.reward!r} reads the policy, got a context without one: pass SamplerContext.policy")
-        # A policy's scores depend on the batch by rounding, which can swap two candidates: such a draw is not by example.
-        own = Capabilities(not reads, False, self.refresh_every if reads else None, self.refresh_unit)
-        combined = combine("BestOf", [capabilities(draw), own])
-        return _BestOf(draw, checked_rating(self.reward, context), self.num_candidates, combined, context.own_ids)
+        refresh = Refresh(self.refresh_every, self.refresh_unit) if rating.reads_policy else None
+
+        def best_of(inner: Draw) -> Draw:
+            draw = _BestOf(inner.draw, rating.rate, self.num_candidates, context.own_ids)
+            # A policy's scores depend on the batch by rounding, which can swap two candidates: such a draw is not by example.
+            own = Draw(draw=draw, by_example=not rating.reads_policy, refresh=refresh)
+            return combine("BestOf", [inner, own], draw)
+
+        changes = candidates.at is not None
+        return replace(best_of(candidates), at=(lambda progress: best_of(draw_at(candidates, progress))) if changes else None)
 
 
 class _BestOf:
-    def __init__(
-        self, draw: DrawNegatives, rate: RateItems, num_candidates: int, combined: Capabilities, own_ids: OwnIds | None
-    ) -> None:
-        self.draw, self.rate, self.num_candidates, self.combined, self.own_ids = draw, rate, num_candidates, combined, own_ids
-        combined.set_on(self)
-
-    def at(self, progress: float) -> DrawNegatives:
-        """Return the selection from the candidates of this point of the training."""
-        return _BestOf(at(self.draw, progress), self.rate, self.num_candidates, self.combined, self.own_ids)
+    def __init__(self, draw: DrawNegatives, rate: RateItems, num_candidates: int, own_ids: OwnIds | None) -> None:
+        self.draw, self.rate, self.num_candidates, self.own_ids = draw, rate, num_candidates, own_ids
 
     def __call__(self, batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
         """Draw candidates and keep the best. Candidates with equal rewards stay in the order of the draw."""
@@ -129,10 +152,14 @@ class Filtered:
         """Return the number of the sampler."""
         return most_negatives(self.sampler, experiment)
 
-    def build(self, context: SamplerContext) -> DrawNegatives:
+    def inner_samplers(self) -> tuple[NegativeSampler, ...]:
+        """Return the sampler that is filtered."""
+        return (self.sampler,)
+
+    def build(self, context: SamplerContext) -> Draw:
         """Build the draw of the sampler, with the filters added to the context."""
         rejects = tuple(_checked_filter(each, context) for each in self.filters)
-        return self.sampler.build(context._replace(filters=context.filters + rejects))
+        return build_draw(self.sampler, context._replace(filters=context.filters + rejects))
 
 
 def _checked_filter(candidate_filter: CandidateFilter, context: SamplerContext) -> RejectCandidates:

@@ -12,13 +12,14 @@ from torch import Generator, Tensor
 
 from genrec.errors import InputError, UsageError
 from genrec.item_rows import repeated
+from genrec.plugin_source import components
 from genrec.preference.example_randomness import ExampleRandomness
 from genrec.preference.exclusions import Exclusions, UserItemPairs, on_cpu, take_first
 from genrec.preference.negatives.without_replacement import Candidates, draw_without_replacement
 from genrec.preference.prefix_groups import check_depth, first_leaves
 from genrec.preference.range_checks import check_range
 from genrec.preference.rating_requirements import check_has_ratings, check_keeps_ratings
-from genrec.types import DrawNegatives, SamplerContext, SequenceBatch
+from genrec.types import Draw, SamplerContext, SequenceBatch
 from genrec.types.specification import check_types
 
 
@@ -31,11 +32,11 @@ class InBatch:
 
     def most_negatives(self, experiment: Any) -> float:
         """Return the number of targets in the rest of a batch."""
-        return float(experiment.align.optimization.batch_size - 1)
+        return float(min(each.optimization.batch_size for each in experiment.alignments if self in components(each)) - 1)
 
-    def build(self, context: SamplerContext) -> DrawNegatives:
+    def build(self, context: SamplerContext) -> Draw:
         """Build the draw."""
-        return _InBatch(Exclusions(context))
+        return Draw(draw=_InBatch(Exclusions(context)))
 
 
 class _InBatch:
@@ -78,16 +79,14 @@ class PrefixNeighbors:
                 "the policy cannot tell apart items that share all codes"
             )
 
-    def build(self, context: SamplerContext) -> DrawNegatives:
+    def build(self, context: SamplerContext) -> Draw:
         """Build the draw."""
         self.check_context(context)
-        return _InPrefix(Exclusions(context), context, self.depth)
+        return Draw(draw=_InPrefix(Exclusions(context), context, self.depth), by_example=True)
 
 
 class _InPrefix:
     """Draws among the items below the positive's node. In the order of Semantic IDs they are a contiguous range."""
-
-    by_example = True
 
     def __init__(self, exclusions: Exclusions, context: SamplerContext, depth: int) -> None:
         self.exclusions = exclusions
@@ -125,9 +124,10 @@ class AlreadySeen:
         """Return `recent`. The length of a history is no limit, because a user without enough items is no error of the settings."""
         return float(self.recent or math.inf)
 
-    def build(self, context: SamplerContext) -> DrawNegatives:
+    def build(self, context: SamplerContext) -> Draw:
         """Build the draw."""
-        return _FromHistory(Exclusions(context), recent=self.recent or None)
+        draw = _FromHistory(Exclusions(context), recent=self.recent or None)
+        return Draw(draw=draw, by_example=True, offers_history=True)
 
 
 @dataclass(frozen=True)
@@ -166,11 +166,12 @@ class Disliked:
             )
         return last
 
-    def build(self, context: SamplerContext) -> DrawNegatives:
+    def build(self, context: SamplerContext) -> Draw:
         """Build the draw."""
         last = self._disliked(context)
         users, items = (torch.from_numpy(last[name].to_numpy("int64", copy=True)) for name in ("user", "item"))
-        return _FromHistory(Exclusions(context), among=UserItemPairs(users, items, context.item_count))
+        draw = _FromHistory(Exclusions(context), among=UserItemPairs(users, items, context.item_count))
+        return Draw(draw=draw, by_example=True, offers_history=True)
 
 
 class _FromHistory:
@@ -178,9 +179,6 @@ class _FromHistory:
 
     `recent` restricts them to the newest items, `among` to (user, item) pairs.
     """
-
-    by_example = True
-    offers_history = True
 
     def __init__(self, exclusions: Exclusions, recent: int | None = None, among: UserItemPairs | None = None) -> None:
         self.exclusions, self.recent, self.among = exclusions, recent, among

@@ -12,16 +12,17 @@ from genrec.preference.example_randomness import ExampleRandomness
 from genrec.preference.exclusions import Exclusions, on_cpu
 from genrec.preference.negatives.without_replacement import Candidates, draw_without_replacement
 from genrec.preference.range_checks import check_range
-from genrec.types import DrawNegatives, SamplerContext, SequenceBatch
+from genrec.types import Draw, SamplerContext, SequenceBatch
 
 
 @dataclass(frozen=True)
 class Uniform:
     """Uniform negatives: a uniform draw without replacement among all allowed items."""
 
-    def build(self, context: SamplerContext) -> DrawNegatives:
+    def build(self, context: SamplerContext) -> Draw:
         """Build the draw."""
-        return _Weighted(Exclusions(context), torch.arange(1, context.item_count + 1))
+        draw = _Weighted(Exclusions(context), torch.arange(1, context.item_count + 1))
+        return Draw(draw=draw, by_example=True)
 
 
 @dataclass(frozen=True)
@@ -37,20 +38,18 @@ class Popularity:
     def __post_init__(self) -> None:
         check_range(self, "alpha", 0)
 
-    def build(self, context: SamplerContext) -> DrawNegatives:
+    def build(self, context: SamplerContext) -> Draw:
         """Build the draw."""
         events = context.popularity[1:].double().cpu()
         if events.numel() == 0 or float(events.max()) <= 0:
             raise InputError(f"Popularity needs training events, got none for any of the {context.item_count} items")
         weights = (events / events.max()) ** self.alpha
         items = weights.nonzero().squeeze(1) + 1  # items with a weight above 0
-        return _Weighted(Exclusions(context), items, weights[items - 1])
+        return Draw(draw=_Weighted(Exclusions(context), items, weights[items - 1]), by_example=True)
 
 
 class _Weighted:
     """Draws among the same items for every row, uniformly or by weight."""
-
-    by_example = True
 
     def __init__(self, exclusions: Exclusions, items: Tensor, weights: Tensor | None = None) -> None:
         self.exclusions = exclusions

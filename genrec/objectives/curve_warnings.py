@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from genrec.training.curves import Row
+Row = dict[str, float]  # a row of the training curves
 
 MAX_FALL = 1.0  # nats per Semantic ID: at 1 nat the positive has lost 1 - 1/e = 63 % of its probability (geometric mean)
 CONSECUTIVE_ROWS = 2  # rows (40 steps) that must show the fall, because each row averages over different examples

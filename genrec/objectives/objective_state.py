@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-
-class ObjectiveState(Protocol):
-    """An objective with tensors of its own. Their shapes may change during training, their names may not."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return all tensors by name, as they are after the last step."""
-        ...
-
-    def restore(self, saved: Mapping[str, Tensor]) -> None:
-        """Take the tensors of a checkpoint, which have the names of `tensors`. Raise ValueError with the reason if they do not fit."""
-        ...
+from genrec.types import ObjectiveState
 
 
 class FixedTensors:
@@ -38,6 +28,27 @@ class FixedTensors:
                 raise ValueError(f"the objective's tensor {name} has the shape {shapes}")
         for name, value in self.held.items():
             value.copy_(saved[name])
+
+
+class WithModules:
+    """An `ObjectiveState` with the weights of an objective's modules beside the tensors of another state."""
+
+    def __init__(self, state: ObjectiveState, modules: tuple[nn.Module, ...]) -> None:
+        self.state, self.modules = state, nn.ModuleList(modules)
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {f"module.{name}": value for name, value in self.modules.state_dict().items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors by name."""
+        return self._weights() | self.state.tensors()
+
+    @torch.no_grad()
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Take the tensors of a checkpoint. Raise ValueError if they do not fit."""
+        weights = self._weights()
+        FixedTensors(weights).restore(saved)
+        self.state.restore({name: value for name, value in saved.items() if name not in weights})
 
 
 def check_names(state: ObjectiveState, saved: Mapping[str, Tensor]) -> None:

@@ -1,0 +1,64 @@
+"""Statistics and counts of the rejected candidates of a training, which are part of its checkpoint and of its artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+from torch import Tensor
+
+from genrec.objectives.objective_state import FixedTensors
+from genrec.preference.draw_counts import DrawCounts
+from genrec.preference.negative_statistics import NegativeStatistics, Summary
+from genrec.progress import say
+from genrec.store import write_json
+from genrec.types import Candidates, ObjectiveState, SamplerContext, SequenceBatch
+
+MAX_EMPTY_SHARE = 0.5  # warn if a larger share of the examples got no negative
+_PROPOSER = "proposer."  # prefix of the names of a proposer's tensors
+
+
+class PreferenceState:
+    """The tensors that a preference objective changes, with those of its proposer."""
+
+    def __init__(self, context: SamplerContext, proposer: ObjectiveState | None = None) -> None:
+        self.statistics, self.draw_counts = NegativeStatistics(context), DrawCounts(context.item_count)
+        self.proposer: ObjectiveState = FixedTensors() if proposer is None else proposer
+
+    def update(self, rows: SequenceBatch, candidates: Candidates) -> dict[str, Tensor]:
+        """Add the candidates after the first of a batch, and return the statistics to log. Rows are on the CPU."""
+        counted = candidates.mask if candidates.rows is None else candidates.mask & candidates.rows.unsqueeze(1)
+        rejected = candidates.items.masked_fill(~counted, 0)[:, 1:].cpu()
+        logs = self.statistics.update(rows, rejected)
+        self.draw_counts.update(rows.user, rejected)
+        return logs
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors by name."""
+        own = self.statistics.totals | self.draw_counts.tensors()
+        return own | {f"{_PROPOSER}{name}": value for name, value in self.proposer.tensors().items()}
+
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Take the tensors of a checkpoint. Raise ValueError if they do not fit."""
+        FixedTensors(self.statistics.totals).restore(saved)
+        self.draw_counts.restore(saved)
+        names = [name for name in saved if name.startswith(_PROPOSER)]
+        self.proposer.restore({name.removeprefix(_PROPOSER): saved[name] for name in names})
+
+    def save(self, folder: Path) -> None:
+        """Write `negatives.json` and `drawn_negatives.parquet`. Warn if many examples got no negative."""
+        summary = self.statistics.summary()
+        write_json(folder / "negatives.json", summary)
+        self.draw_counts.table().to_parquet(folder / "drawn_negatives.parquet", index=False)
+        _warn_if_few_negatives(summary)
+
+
+def _warn_if_few_negatives(summary: Summary) -> None:
+    """Warn if most examples got no negative. Their preference loss is 0, so only the likelihood trains on them."""
+    examples, without = cast(int, summary["examples"]), cast(int, summary["examples_without_negatives"])
+    if without > MAX_EMPTY_SHARE * examples:
+        say(
+            f"alignment: {without} of {examples} examples got no negative; their preference loss is 0, and only an anchor (Anchored) "
+            "or Preference.likelihood trains on them; give the proposer more candidates or exclude fewer"
+        )

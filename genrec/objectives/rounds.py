@@ -1,0 +1,147 @@
+"""Rounds: several objectives in turn on the same batches, for example SFT and DPO against the policy's own outputs (SPRec)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from genrec.errors import UsageError
+from genrec.objectives.preference import Preference
+from genrec.objectives.supervised import Supervised
+from genrec.types import Objective, ObjectiveContext, TrainingStep
+from genrec.types.specification import check_types
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rounds:
+    """Train by several objectives in turn: `steps[0]` steps of the first, `steps[1]` of the second, and again from the first.
+
+    Before each part `refresh_before` the reference becomes a copy of the policy. All parts train on the same batches, so all have one
+    target per prefix or all have every target of a window. With `Rounds(objectives=(Supervised(), Preference(...)), steps=(20, 20))`
+    this is the scheme of SPRec (Gao et al. 2024, arXiv 2412.09243).
+    """
+
+    objectives: tuple[Objective, ...] = (Supervised(), Preference())  # at least one
+    steps: tuple[int, ...] = (20, 20)  # optimizer steps of each objective in a round, at least 1 each
+    refresh_before: int | None = -1  # the objective before which the reference becomes a copy of the policy; -1: the last; None: never
+
+    def __post_init__(self) -> None:
+        check_types(self, "Rounds")
+        for place, objective in enumerate(self.objectives):
+            if isinstance(objective, type) or not isinstance(objective, Objective):
+                raise UsageError(f"Rounds.objectives[{place}] must be an objective, such as Preference(), got {objective!r}")
+        if not self.objectives or len(self.steps) != len(self.objectives) or min(self.steps) < 1:
+            raise UsageError(
+                f"Rounds.steps must have a number of 1 or more for each of the {len(self.objectives)} objectives, got {self.steps}"
+            )
+        last = len(self.objectives)
+        if self.refresh_before is not None and not -last <= self.refresh_before < last:
+            raise UsageError(f"Rounds.refresh_before must be None or in {-last}..{last - 1}, got {self.refresh_before}")
+
+    def check(self, experiment: Any) -> None:
+        """Raise UsageError if the steps of an alignment end within a round."""
+        for alignment in experiment.alignments:
+            if alignment.objective == self and alignment.steps % sum(self.steps):
+                raise UsageError(
+                    f"{experiment.name}: a round has {sum(self.steps)} steps ({' + '.join(map(str, self.steps))}), which must divide "
+                    f"align.optimization.max_steps = {alignment.steps}"
+                )
+
+    def build_step(self, context: ObjectiveContext) -> TrainingStep:
+        """Return the objective for one policy and one training set."""
+        steps = [objective.build_step(context) for objective in self.objectives]
+        lengths = {(type(step.examples), len(step.examples)) for step in steps}
+        if len(lengths) > 1:
+            found = ", ".join(f"{length:,} {kind.__name__}" for kind, length in sorted(lengths, key=str))
+            raise UsageError(f"Rounds.objectives must train on the same batches, got {found}; give all the same targets")
+        built = _Rounds(self, context, steps)
+        return TrainingStep(
+            examples=steps[0].examples,
+            loss=built.loss,
+            prepare=built.prepare,
+            begin=built.begin,
+            state=built,
+            modules=tuple(module for step in steps for module in step.modules),
+            measure=built.measure,
+            watchers=tuple(watcher for step in steps for watcher in step.watchers),
+            save=built.save,
+        )
+
+
+class _Part(NamedTuple):
+    """The part of a round that a step belongs to."""
+
+    number: int
+    first: bool  # whether it is the first step of the part
+
+
+class _Rounds:
+    """The built objectives. It is a `genrec.types.ObjectiveState`: the tensors of all parts, by the part's number."""
+
+    def __init__(self, specification: Rounds, context: ObjectiveContext, steps: Sequence[TrainingStep]) -> None:
+        self.specification, self.reference, self.parts = specification, context.reference, steps
+        refresh = specification.refresh_before
+        self.refreshed = None if refresh is None else refresh % len(steps)
+        if self.reference is not None and self.refreshed is not None:
+            self.reference.keep()
+
+    def part(self, step: int) -> _Part:
+        """Return the part of a step."""
+        place, number = step % sum(self.specification.steps), 0
+        while place >= self.specification.steps[number]:
+            place -= self.specification.steps[number]
+            number += 1
+        return _Part(number, place == 0)
+
+    def prepare(self, batch: Any, step: int) -> Any:
+        """Prepare the batch by the objective of the step."""
+        prepare = self.parts[self.part(step).number].prepare
+        return batch if prepare is None else prepare(batch, step)
+
+    def begin(self, step: int) -> None:
+        """Refresh the reference, then begin the step by its objective."""
+        part = self.part(step)
+        if part.first and part.number == self.refreshed and self.reference is not None:
+            self.reference.refresh()
+        begin = self.parts[part.number].begin
+        if begin is not None:
+            begin(step)
+
+    def loss(self, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of the objective of the step. The likelihood of SFT steps is logged as `sft_loss`."""
+        number = self.part(step).number
+        loss, logs = self.parts[number].loss(batch, step)
+        if isinstance(self.specification.objectives[number], Supervised):
+            logs = logs | {"sft_loss": loss.detach()}
+        return loss, logs
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors by name."""
+        return {
+            f"{number}.{name}": value
+            for number, part in enumerate(self.parts)
+            if part.state is not None
+            for name, value in part.state.tensors().items()
+        }
+
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Take the tensors of a checkpoint. Raise ValueError if they do not fit."""
+        for number, part in enumerate(self.parts):
+            if part.state is not None:
+                start = f"{number}."
+                part.state.restore({name.removeprefix(start): value for name, value in saved.items() if name.startswith(start)})
+
+    def measure(self) -> dict[str, float]:
+        """Return the metrics of all parts."""
+        calls: list[Callable[[], Mapping[str, float]]] = [part.measure for part in self.parts if part.measure is not None]
+        return {name: value for call in calls for name, value in call().items()}
+
+    def save(self, folder: Path) -> None:
+        """Write the files of all parts."""
+        for part in self.parts:
+            if part.save is not None:
+                part.save(folder)

@@ -1,0 +1,117 @@
+"""The supervised objective: the likelihood of the next item."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from genrec.errors import UsageError
+from genrec.plugin_source import name_with_place
+from genrec.randomness import generator
+from genrec.types import (
+    Baseline,
+    ExampleSource,
+    LossPolicy,
+    ObjectiveContext,
+    Padding,
+    Policy,
+    SequenceBatch,
+    SequencePolicy,
+    TrainingExamples,
+    TrainingStep,
+    WindowBatch,
+)
+from genrec.types.objective import Targets
+from genrec.types.specification import check_types
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supervised:
+    """Maximize the likelihood of the next item: the mean of -log p(code | history, previous codes) over targets and levels.
+
+    In an alignment this is continued SFT, the control of every preference. A policy with a loss of its own
+    (`genrec.types.LossPolicy`) trains with that loss.
+    """
+
+    targets: Targets = "one"  # one target per prefix, or, for a causal policy, every target of a window in one pass
+    padding: Padding = "zero"  # left padding of a window; "repeat" fills it with copies of the sequence, separated by a 0
+
+    def __post_init__(self) -> None:
+        check_types(self, "Supervised")
+        if self.padding == "repeat" and self.targets == "one":
+            raise UsageError(
+                "Supervised.padding 'repeat' pads windows, which need targets 'all', got 'one'; set padding zero or targets all"
+            )
+
+    def check(self, experiment: Any) -> None:
+        """Raise UsageError if `targets` is "all" and the policy is not causal."""
+        check_causal(self, self.targets, experiment)
+
+    def build_step(self, context: ObjectiveContext) -> TrainingStep:
+        """Return the objective for one policy and one training set."""
+        examples = examples_of(context.source, self.targets, self.padding)
+        check_sequence_policy(self, self.targets, context.policy)
+
+        def loss(batch: SequenceBatch | WindowBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+            return supervised_loss(context, batch, step), {}
+
+        return TrainingStep(examples=examples, loss=loss)
+
+
+def examples_of(source: ExampleSource, targets: Targets, padding: Padding = "zero") -> TrainingExamples:
+    """Return the training examples of an objective: prefixes with one target, or windows with a target after every item."""
+    return source.windows(padding) if targets == "all" else source.prefixes()
+
+
+def check_causal(objective: object, targets: Targets, experiment: Any) -> None:
+    """Raise UsageError if an objective trains on all targets of a window and the experiment's policy is not causal."""
+    policy = experiment.policy
+    if targets == "all" and not getattr(policy, "causal", False) and not isinstance(policy, Baseline):
+        raise UsageError(
+            f"{experiment.name}: {type(objective).__name__}.targets 'all' needs a causal policy, in which each position sees only "
+            f"earlier items; {type(policy).__name__} is bidirectional; set targets one or choose a causal policy"
+        )
+
+
+def check_sequence_policy(objective: object, targets: Targets, policy: Policy) -> None:
+    """Raise UsageError if an objective trains on all targets of a window and the policy cannot score them in one pass."""
+    if targets == "all" and not isinstance(policy, SequencePolicy):
+        raise UsageError(
+            f"{type(objective).__name__}.targets 'all' needs a policy that scores all positions of a sequence "
+            f"(genrec.types.SequencePolicy), got {name_with_place(type(policy))}; set targets one"
+        )
+
+
+def supervised_loss(context: ObjectiveContext, batch: SequenceBatch | WindowBatch, step: int) -> Tensor:
+    """Return the policy's own loss of a batch, if it has one, else the negative log-likelihood: a scalar."""
+    policy = context.policy
+    loss = own_loss(policy, batch, context.seed, step) if isinstance(policy, LossPolicy) else None
+    if loss is not None:
+        return loss
+    if isinstance(batch, WindowBatch):
+        return window_loss(cast(SequencePolicy, policy), batch)
+    return negative_log_likelihood(policy, batch)
+
+
+def negative_log_likelihood(policy: Policy, batch: SequenceBatch) -> Tensor:
+    """Return the mean of -log p(code | history, previous codes) over batch and levels: a scalar, in nats per code."""
+    return -policy.level_log_prob(batch.history, batch.target.unsqueeze(1)).mean()
+
+
+def window_loss(policy: SequencePolicy, batch: WindowBatch) -> Tensor:
+    """Return the mean of -log p over all targets of the windows and over levels: a scalar, in nats per code."""
+    levels = policy.sequence_log_prob(batch.history, batch.target)
+    counts = (batch.target > 0).unsqueeze(-1)
+    return -torch.where(counts, levels, 0.0).sum() / (counts.sum() * levels.shape[-1])
+
+
+def own_loss(policy: LossPolicy, batch: SequenceBatch | WindowBatch, seed: int, step: int) -> Tensor | None:
+    """Return the policy's own loss of a batch, a scalar, or None if it has none. Random numbers depend on the seed and the step."""
+    targets = batch.target
+    if isinstance(batch, SequenceBatch):
+        targets = pad(targets.unsqueeze(1), (batch.history.shape[1] - 1, 0))
+    return policy.sequence_loss(batch.history, targets, generator(seed, "sft loss", step))

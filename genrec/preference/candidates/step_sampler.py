@@ -1,0 +1,66 @@
+"""A sampler over the steps of a training: negatives of the training steps, and of the validation users."""
+
+from __future__ import annotations
+
+from torch import Generator, Tensor
+
+from genrec import plugin_errors
+from genrec.errors import InputError
+from genrec.plugin_source import name_with_place
+from genrec.preference.draw_contract import DrawContract
+from genrec.randomness import generator
+from genrec.types import Draw, FrozenPolicy, NegativeSampler, ObjectiveContext, Refresh, SamplerContext, SequenceBatch
+
+
+class StepSampler:
+    """Samples and checks the negatives of each training step.
+
+    A sampler that reads the policy without a refresh reads the reference; one with a refresh reads a frozen copy of its own.
+    """
+
+    def __init__(self, sampler: NegativeSampler, num_negatives: int, context: ObjectiveContext) -> None:
+        self.sampler, self.num_negatives, self.context = sampler, num_negatives, context
+        self.name = name_with_place(type(sampler))
+        self.draw = self._build(context.data())
+        self.contract = DrawContract(context.data(), self.draw.offers_history, self.name)
+        refresh = Refresh() if self.draw.refresh is None else self.draw.refresh
+        self.refresh_every = refresh.every * (context.epoch_steps if refresh.unit == "epochs" else 1)  # steps; 0: never
+        self.refreshed: FrozenPolicy | None = None
+        if self.refresh_every:
+            self.refreshed = context.frozen_copy("sampled")
+            self.draw = self._build(context.data()._replace(policy=self.refreshed.policy))
+
+    def _build(self, data: SamplerContext) -> Draw:
+        with plugin_errors.attribute_to(self.sampler, "while it was built"):
+            draw = self.sampler.build(data)
+        if not isinstance(draw, Draw):
+            raise InputError(f"{self.name}: build(context) must return a genrec.types.Draw, got {draw!r}; return Draw(draw=...)")
+        return draw
+
+    @property
+    def reads_policy(self) -> bool:
+        """Whether negatives are drawn within the step, because they depend on a policy's weights."""
+        return self.draw.refresh is not None
+
+    def begin(self, step: int) -> None:
+        """Refresh the copy of the policy that the sampler reads, if it is time to."""
+        if self.refreshed is not None and step % self.refresh_every == 0:
+            self.refreshed.refresh()
+
+    def __call__(self, batch: SequenceBatch, step: int) -> Tensor:
+        """Return the negatives of a batch, int64 [B, K]."""
+        key = ("negatives", "epoch", step // self.context.epoch_steps) if self.draw.by_example else ("negatives", step)
+        progress, random = step / self.context.steps, generator(self.context.seed, *key)
+        return self._checked(batch, progress, random, f"while it sampled negatives for step {step}")
+
+    def for_validation(self, batch: SequenceBatch) -> Tensor:
+        """Return negatives of validation users, int64 [U, K], drawn as at the start of the training, in one draw with seed 0."""
+        return self._checked(batch, 0.0, generator(0, "validation pairs"), "while it sampled negatives for validation users")
+
+    def _checked(self, batch: SequenceBatch, progress: float, random: Generator, when: str) -> Tensor:
+        """Draw at a fraction of the training, and check the negatives. `when` is for the message of an error of the sampler."""
+        with plugin_errors.attribute_to(self.sampler, when):
+            current = self.draw if self.draw.at is None else self.draw.at(progress)
+            negatives = current.draw(batch, self.num_negatives, random)
+        self.contract.check(batch, negatives, self.num_negatives)
+        return negatives

@@ -1,0 +1,158 @@
+"""Contract checks for training objectives."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from genrec.plugin_source import name_with_place
+from genrec.randomness import seed_of
+from genrec.testing.objective_worlds import BATCH_SIZE, STEPS, objective_world
+from genrec.testing.plugin_watch import call_plugin, same
+from genrec.testing.specification_checks import ContractError, check_specification
+from genrec.types import Objective, ObjectiveContext, TrainingStep
+
+
+def check_objective(objective: Objective) -> None:
+    """Raise ContractError if an objective breaks `genrec.types.Objective`.
+
+    The objective trains a small policy for a few steps. Checked:
+
+    - it is a frozen dataclass, and `build_step(context)` returns a `TrainingStep` with examples;
+    - the loss is a finite scalar with a gradient for the policy, and the logs are detached scalars;
+    - the modules of the objective get a gradient;
+    - equal seeds and steps give equal losses: random numbers come from the seed and the step;
+    - the mode of the policy stays unchanged;
+    - the tensors of the state have the same names after each step, and a restored state gives the same losses;
+    - `measure` returns finite numbers.
+    """
+    check_specification(objective, Objective, "build_step(context)")
+    name = name_with_place(type(objective))
+    losses, step = _train(name, objective, STEPS // 4)
+    again, _ = _train(name, objective, STEPS // 4)
+    if losses != again:
+        raise ContractError(
+            f"{name}: two trainings with equal seeds gave the losses {losses[:3]} and {again[:3]}; take all random numbers from "
+            "genrec.randomness.generator(context.seed, purpose, step)"
+        )
+    _check_resume(name, objective)
+    _check_measure(name, step)
+
+
+def _build(name: str, objective: Objective, context: ObjectiveContext) -> TrainingStep:
+    step = call_plugin(name, "build_step(context)", lambda: objective.build_step(context))
+    if not isinstance(step, TrainingStep):
+        raise ContractError(f"{name}: build_step(context) must return a genrec.types.TrainingStep, got {type(step).__name__}")
+    if len(step.examples) < 1:
+        raise ContractError(f"{name}: TrainingStep.examples holds no example")
+    return step
+
+
+def _train(name: str, objective: Objective, steps: int) -> tuple[list[float], TrainingStep]:
+    """Take steps with a plain gradient descent. Return the losses and the built objective."""
+    context = objective_world()
+    step = _build(name, objective, context)
+    return _steps(name, context, step, range(steps)), step
+
+
+def _steps(name: str, context: ObjectiveContext, step: TrainingStep, numbers: range) -> list[float]:
+    policy, losses = context.policy, []
+    assert isinstance(policy, nn.Module)
+    trained = [each for module in (policy, *step.modules) for each in module.parameters() if each.requires_grad]
+    mode = policy.training
+    for number in numbers:
+        torch.manual_seed(seed_of(0, "check of an objective", number))
+        loss = _loss(name, step, number)
+        for each in trained:
+            each.grad = None
+        loss.backward()  # type: ignore[no-untyped-call]
+        _check_gradients(name, policy, step)
+        with torch.no_grad():
+            for each in trained:
+                if each.grad is not None:
+                    each.sub_(0.01 * each.grad)
+        losses.append(float(loss))
+        if policy.training != mode:
+            raise ContractError(f"{name}: step {number} left the policy in another mode (train or eval); restore it")
+    return losses
+
+
+def _loss(name: str, step: TrainingStep, number: int) -> Tensor:
+    """Return the loss of one step. Check it, and the logs."""
+    begin = number * BATCH_SIZE % max(1, len(step.examples) - BATCH_SIZE)
+    batch = step.examples.batch(torch.arange(begin, min(begin + BATCH_SIZE, len(step.examples))))
+    prepared = batch
+    if step.prepare is not None:
+        prepare = step.prepare
+        prepared = call_plugin(name, "prepare(batch, step)", lambda: prepare(batch, number))
+    if step.begin is not None:
+        start = step.begin
+        call_plugin(name, "begin(step)", lambda: start(number))
+    found = call_plugin(name, "loss(batch, step)", lambda: step.loss(prepared, number))
+    if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[0], Tensor) or not isinstance(found[1], Mapping):
+        raise ContractError(f"{name}: loss(batch, step) must return a scalar tensor and a dict of tensors, got {found!r}")
+    loss, logs = found
+    if loss.ndim or not loss.requires_grad:
+        raise ContractError(f"{name}: the loss must be a scalar with a gradient, got {list(loss.shape)}; do not detach it")
+    if not bool(loss.isfinite()):
+        raise ContractError(f"{name}: the loss of step {number} is {float(loss)}")
+    for key, value in logs.items():
+        if not isinstance(value, Tensor) or value.ndim or value.requires_grad:
+            raise ContractError(f"{name}: the log {key!r} must be a detached scalar tensor; use value.detach()")
+    return loss
+
+
+def _check_gradients(name: str, policy: nn.Module, step: TrainingStep) -> None:
+    if not any(each.grad is not None and bool(each.grad.abs().sum() > 0) for each in policy.parameters()):
+        raise ContractError(f"{name}: the loss has no gradient for the policy; score candidates with context.policy")
+    for module in step.modules:
+        if not any(each.grad is not None for each in module.parameters()):
+            raise ContractError(f"{name}: the loss has no gradient for {type(module).__name__}, one of TrainingStep.modules")
+
+
+def _check_resume(name: str, objective: Objective) -> None:
+    """Train in one piece and in two, with the state and the weights copied in between, and compare the losses."""
+    context = objective_world()
+    step = _build(name, objective, context)
+    first = _steps(name, context, step, range(2))
+    state = {} if step.state is None else {key: value.clone() for key, value in step.state.tensors().items()}
+    weights = [copy.deepcopy(module.state_dict()) for module in _modules(context, step)]
+    rest = _steps(name, context, step, range(2, 4))
+    resumed = objective_world()
+    step = _build(name, objective, resumed)
+    for module, saved in zip(_modules(resumed, step), weights, strict=True):
+        module.load_state_dict(saved)
+    if step.state is not None:
+        if set(step.state.tensors()) != set(state):
+            raise ContractError(f"{name}: the names of the state's tensors changed: {sorted(set(state) ^ set(step.state.tensors()))}")
+        try:
+            step.state.restore(state)
+        except ValueError as error:
+            raise ContractError(f"{name}: the state does not take back its own tensors: {error}") from error
+        if not all(same(value, state[key]) for key, value in step.state.tensors().items()):
+            raise ContractError(f"{name}: tensors of the state differ after they were restored")
+    again = _steps(name, resumed, step, range(2, 4))
+    if rest != again:
+        raise ContractError(
+            f"{name}: a resumed training gave the losses {again}, an uninterrupted one {rest} (after {first}); put what changes into "
+            "TrainingStep.state or modules"
+        )
+
+
+def _modules(context: ObjectiveContext, step: TrainingStep) -> list[nn.Module]:
+    assert isinstance(context.policy, nn.Module)
+    return [context.policy, *step.modules]
+
+
+def _check_measure(name: str, step: TrainingStep) -> None:
+    if step.measure is None:
+        return
+    found = call_plugin(name, "measure()", step.measure)
+    if not isinstance(found, Mapping):
+        raise ContractError(f"{name}: measure() must return a mapping of numbers by name, got {type(found).__name__}")
+    for key, value in found.items():
+        if not isinstance(value, float | int) or value != value:
+            raise ContractError(f"{name}: measure() must return numbers by name, got {key!r}: {value!r}")

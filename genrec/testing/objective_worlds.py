@@ -1,0 +1,67 @@
+"""A small training set and policy for the checks of objectives and proposers."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from genrec.data.examples import Examples, Windows
+from genrec.objectives.frozen_policy import FrozenCopy
+from genrec.testing.check_worlds import context_examples, context_windows, sampler_context
+from genrec.types import ObjectiveContext, Padding, SamplerContext, SequenceBatch, WindowBatch
+
+BATCH_SIZE = 16
+STEPS = 20
+HISTORY_LENGTH = 20
+
+
+@dataclass(frozen=True, eq=False)
+class ContextExamples:
+    """The interactions of a sampler context as a `genrec.types.ExampleSource`."""
+
+    context: SamplerContext
+
+    def prefixes(self) -> Examples:
+        """Return one example for each event but a user's first."""
+        return context_examples(self.context, HISTORY_LENGTH)
+
+    def windows(self, padding: Padding = "zero") -> Windows:
+        """Return windows with a target after every item."""
+        return context_windows(self.context, HISTORY_LENGTH, padding)
+
+
+def objective_world(seed: int = 0) -> ObjectiveContext:
+    """Return what an objective is built from, on the world of `genrec.testing.sampler_context`.
+
+    The policy is trainable and differs from the reference. It reads a history causally, so it can train on windows.
+    """
+    data = sampler_context(seed)
+    assert isinstance(data.policy, nn.Module)
+    policy = copy.deepcopy(data.policy).requires_grad_(True)
+    with torch.no_grad():
+        for number, parameter in enumerate(policy.parameters()):
+            parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+    reference = FrozenCopy(data.policy)
+    data = data._replace(policy=reference.policy)
+    source = ContextExamples(data)
+    return ObjectiveContext(
+        policy=policy,
+        reference=reference,
+        source=source,
+        data=lambda: data,
+        frozen_copy=lambda name: FrozenCopy(policy, kept=True),
+        normalize="codes",
+        steps=STEPS,
+        batch_size=BATCH_SIZE,
+        seed=seed,
+        epoch_steps=-(-len(source.prefixes()) // BATCH_SIZE),
+    )
+
+
+def batches_of_kind(context: ObjectiveContext) -> dict[str, SequenceBatch | WindowBatch]:
+    """Return a batch of prefixes and a batch of windows."""
+    index = torch.arange(BATCH_SIZE)
+    return {"prefixes": context.source.prefixes().batch(index), "windows": context.source.windows().batch(index)}

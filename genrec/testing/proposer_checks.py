@@ -1,0 +1,88 @@
+"""Contract checks for proposers of candidates."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from genrec.objectives.row_scores import scores_of
+from genrec.objectives.rows import places_of, rows_of
+from genrec.plugin_source import name_with_place
+from genrec.testing.objective_worlds import batches_of_kind, objective_world
+from genrec.testing.plugin_watch import call_plugin, same
+from genrec.testing.specification_checks import ContractError, check_specification
+from genrec.types import Candidates, ObjectiveContext, Proposals, Proposer, SequenceBatch, SizedProposer, WindowBatch
+
+
+def check_proposer(proposer: Proposer) -> None:
+    """Raise ContractError if a proposer breaks `genrec.types.Proposer`.
+
+    Checked, on batches of prefixes and of windows:
+
+    - it is a frozen dataclass, and `build_proposals(context)` returns `Proposals` with one of `on_host` and `in_step`;
+    - candidates are int64 [X, M] with a mask bool [X, M]; items are in the catalog and 0 where masked; a row has no item twice;
+    - `rows` is bool [X], and a row that takes part has two candidates or more;
+    - equal seeds and steps give equal candidates;
+    - behavior log-probabilities are float32 [X, M], finite where the mask is true, and at most 0;
+    - there are at most `most_candidates()` candidates, if the proposer has this method.
+    """
+    check_specification(proposer, Proposer, "build_proposals(context)")
+    name = name_with_place(type(proposer))
+    for kind, batch in batches_of_kind(objective_world()).items():
+        found = [_propose(name, proposer, objective_world(), batch, step) for step in (0, 0, 7)]
+        for candidates in found:
+            _check(name, kind, proposer, candidates, len(rows_of(batch).target), objective_world())
+        if not same(found[0].items, found[1].items):
+            raise ContractError(
+                f"{name}: equal seeds and steps gave other candidates; take all random numbers from "
+                "genrec.randomness.generator(context.seed, purpose, step)"
+            )
+
+
+def _propose(name: str, proposer: Proposer, context: ObjectiveContext, batch: SequenceBatch | WindowBatch, step: int) -> Candidates:
+    proposals = call_plugin(name, "build_proposals(context)", lambda: proposer.build_proposals(context))
+    if not isinstance(proposals, Proposals):
+        raise ContractError(f"{name}: build_proposals(context) must return genrec.types.Proposals, got {type(proposals).__name__}")
+    if (proposals.on_host is None) == (proposals.in_step is None):
+        raise ContractError(f"{name}: give exactly one of Proposals.on_host and Proposals.in_step")
+    if proposals.examples is not None:  # the proposer chooses its batches
+        batch = proposals.examples.batch(torch.arange(min(16, len(proposals.examples))))
+    rows = rows_of(batch)
+    if proposals.begin is not None:
+        proposals.begin(step)
+    host, in_step = proposals.on_host, proposals.in_step
+    if host is not None:
+        return call_plugin(name, "on_host(rows, step)", lambda: host(rows, step))
+    assert in_step is not None
+    scores = scores_of(context.policy, batch, places_of(batch) if isinstance(batch, WindowBatch) else None, rows, "codes")
+    return call_plugin(name, "in_step(rows, host, step, scores)", lambda: in_step(rows, rows, step, scores))
+
+
+def _check(name: str, kind: str, proposer: Proposer, candidates: Candidates, count: int, context: ObjectiveContext) -> None:
+    if not isinstance(candidates, Candidates):
+        raise ContractError(f"{name}: must return genrec.types.Candidates, got {type(candidates).__name__}")
+    items, mask, num_items = candidates.items, candidates.mask, context.data().item_count
+    _check_tensor(name, f"items, for a batch of {kind},", items, torch.int64, (count, items.shape[-1]))
+    _check_tensor(name, "mask", mask, torch.bool, tuple(items.shape))
+    if bool(((items < 0) | (items > num_items)).any()) or bool((items[~mask] != 0).any() if candidates.codes is None else False):
+        raise ContractError(f"{name}: items must lie in 1..{num_items}, and be 0 where the mask is false")
+    ordered = items.sort(1).values
+    if bool(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0)).any()):
+        raise ContractError(f"{name}: a row has the same item twice")
+    if candidates.rows is not None:
+        _check_tensor(name, "rows", candidates.rows, torch.bool, (count,))
+        if bool((mask.sum(1)[candidates.rows] < 2).any()):
+            raise ContractError(f"{name}: a row that takes part has fewer than two candidates; set Candidates.rows to false there")
+    if candidates.behavior is not None:
+        _check_tensor(name, "behavior", candidates.behavior, torch.float32, tuple(items.shape))
+        chosen = candidates.behavior[mask]
+        if not bool(chosen.isfinite().all()) or bool((chosen > 1e-4).any()):
+            raise ContractError(f"{name}: behavior must hold finite log-probabilities of at most 0 where the mask is true")
+    if isinstance(proposer, SizedProposer) and items.shape[1] > proposer.most_candidates():
+        raise ContractError(f"{name}: a row has {items.shape[1]} candidates, but most_candidates() is {proposer.most_candidates()}")
+
+
+def _check_tensor(name: str, what: str, value: object, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    if not isinstance(value, Tensor) or value.dtype != dtype or tuple(value.shape) != shape:
+        got = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ContractError(f"{name}: {what} must be {str(dtype).removeprefix('torch.')} {list(shape)}, got {got}")
