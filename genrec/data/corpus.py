@@ -77,7 +77,7 @@ class Corpus:
     def feedback(self) -> FeedbackBounds | None:
         """The bounds of the labels; None without labels."""
         known = self.statistics.get("feedback")
-        return None if known is None else FeedbackBounds(known["liked"], known["disliked"], known["histories"])
+        return None if known is None else FeedbackBounds(*(known[name] for name in FeedbackBounds._fields))
 
     @cached_property
     def items(self) -> DataFrame:

@@ -117,7 +117,7 @@ def _build(raw: RawTables | RawStream, split: Split, folder: Path, work: Path, s
     if feedback is not None and feedback.ends_with_liked:
         removed = removed | events_after_liked(counts, item)
     statistics: dict[str, Any] = {
-        **statistics_of(item, time, bounds, counts.num_items, label),
+        **statistics_of(item, time, bounds, counts.num_items, label, "all" if feedback is None else feedback.histories),
         **catalog_counts,
         "repeated_events_dropped": filtered.repeats_dropped,
         "times_in_milliseconds": times.num_milliseconds,
@@ -155,9 +155,7 @@ def _append_interactions(log: EventLog, tables: Iterable[Any]) -> TimeNormalizer
     return times
 
 
-def _write_events(
-    log: EventLog, folder: Path, counts: EventCounts, ties_seed: int | None, feedback: FeedbackBounds | None
-) -> ndarray:
+def _write_events(log: EventLog, folder: Path, counts: EventCounts, ties_seed: int | None, feedback: FeedbackBounds | None) -> ndarray:
     """Write the sorted events as arrays and as a table; return where each user's events end, int64 [U]."""
     types: dict[str, type[np.generic]] = {"item": np.int32, "time": np.int64}
     if log.has_ratings:

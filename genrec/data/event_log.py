@@ -152,7 +152,7 @@ class EventLog:
             self.connection.unregister("numbers")
 
     def sorted_events(self, ties_seed: int | None = None, until_liked: float | None = None) -> Iterator[pa.RecordBatch]:
-        """Yield the numbered events by user, time, `event_queries.random_order` and row: user, item int32, time int64 (s), rating float64.
+        """Yield the numbered events by user and time: user, item int32, time int64 (s), rating float64 (see `event_queries`).
 
         With `until_liked`, a user's events end with the last one that has this rating or a higher one.
         """

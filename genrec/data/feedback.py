@@ -69,3 +69,8 @@ def last_liked(begin: ndarray, end: ndarray, label: ndarray) -> ndarray:
     found = np.stack([end, end], axis=1)
     found[enough] = liked[after[enough, None] + np.array([-2, -1])]
     return found
+
+
+def users_filter(bounds: FeedbackBounds) -> str:
+    """Return the name of the filter that leaves out users with too few liked events."""
+    return f"users with {bounds.min_liked} liked events or more"

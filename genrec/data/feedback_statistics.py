@@ -2,37 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy import ndarray
 
 from genrec.data.corpus import Corpus
+from genrec.data.feedback import users_filter
 from genrec.data.k_core import EventCounts
 from genrec.data.splits import BEGIN, END, PARTS, TEST, VALIDATION, chunks
 from genrec.types import FeedbackBounds
-from genrec.types.data import DISLIKED, LIKED, NEUTRAL
+from genrec.types.data import DISLIKED, LIKED, NEUTRAL, Histories
 
 LABELS = {"liked": LIKED, "neutral": NEUTRAL, "disliked": DISLIKED}
-COLUMNS = {"validation": (VALIDATION, TEST), "test": (TEST, END)}  # of bounds: begin and end of a held-out part
+HeldOutPart = Literal["validation", "test"]
+HELD_OUT: dict[HeldOutPart, tuple[int, int]] = {"validation": (VALIDATION, TEST), "test": (TEST, END)}  # columns of bounds
 
 
 def feedback_statistics(label: ndarray, bounds: ndarray, feedback: FeedbackBounds) -> dict[str, Any]:
     """Return the bounds of the labels, the events of each label by part, and the users by the labels that they have in a part.
 
-    `label` is int8 [E], `bounds` int64 [U, 4]. Users are those with an event before the part and in it.
+    `label` is int8 [E], `bounds` int64 [U, 4]. Users are those with an event in the part and, for validation and test, a history.
     """
     return {
         "liked": feedback.liked,
         "disliked": feedback.disliked,
         "histories": feedback.histories,
+        "min_liked": feedback.min_liked,
+        "ends_with_liked": feedback.ends_with_liked,
         "events": _events(label, bounds),
-        "users": {part: _users(label, bounds, *COLUMNS[part]) for part in COLUMNS},
+        "users": {
+            "train": _users(label, bounds, BEGIN, VALIDATION),
+            **{
+                part: _users(label, bounds[has_history(bounds, HELD_OUT[part][0], label, feedback.histories)], *HELD_OUT[part])
+                for part in HELD_OUT
+            },
+        },
     }
 
 
 def _events(label: ndarray, bounds: ndarray) -> dict[str, dict[str, int]]:
-    found = {part: dict.fromkeys(LABELS, 0) for part in PARTS}
+    found: dict[str, dict[str, int]] = {part: dict.fromkeys(LABELS, 0) for part in PARTS}
     for rows, parts in chunks(bounds):
         for number, part in enumerate(PARTS):
             labels = label[rows][parts == number]
@@ -42,7 +52,7 @@ def _events(label: ndarray, bounds: ndarray) -> dict[str, dict[str, int]]:
 
 
 def _users(label: ndarray, bounds: ndarray, first: int, last: int) -> dict[str, int]:
-    judged = bounds[(bounds[:, last] > bounds[:, first]) & (bounds[:, first] > bounds[:, BEGIN])]
+    judged = bounds[bounds[:, last] > bounds[:, first]]
     liked, disliked = (has_label(label, judged[:, first], judged[:, last], value) for value in (LIKED, DISLIKED))
     return {
         "all": len(judged),
@@ -50,6 +60,15 @@ def _users(label: ndarray, bounds: ndarray, first: int, last: int) -> dict[str, 
         "disliked": int(disliked.sum()),
         "both": int((liked & disliked).sum()),
     }
+
+
+def has_history(bounds: ndarray, first: int, label: ndarray | None, histories: Histories) -> ndarray:
+    """Return whether a user has a history before the part that begins in column `first` of the bounds: bool [U]."""
+    begin, end = bounds[:, BEGIN], bounds[:, first]
+    if label is None or histories == "all":
+        before: ndarray = end > begin
+        return before
+    return has_label(label != DISLIKED, begin, end, 1)
 
 
 def has_label(label: ndarray, begin: ndarray, end: ndarray, value: int) -> ndarray:
@@ -65,27 +84,22 @@ def first_with(label: ndarray, begin: ndarray, end: ndarray, value: int) -> ndar
 
 
 def events_after_liked(counts: EventCounts, item: ndarray) -> dict[str, dict[str, int]]:
-    """Return what was left out after the users' last liked events, from the counts before and the items int32 [E] of the events left."""
+    """Return what was left out after the users' last liked events, from the counts before; `item` is int32 [E] of the events left."""
     left = {"interactions": counts.total - len(item), "users": 0, "items": counts.num_items - len(np.unique(item))}
     return {"events after the last liked one": left}
 
 
 def feedback_lines(corpus: Corpus) -> list[str]:
     """Return the lines of the data report on labels; none without them."""
-    stats = corpus.statistics.get("feedback")
-    if stats is None:
+    stats, bounds = corpus.statistics.get("feedback"), corpus.feedback
+    if stats is None or bounds is None:
         return []
-    assert corpus.feedback is not None
-    histories = "" if stats["histories"] == "all" else "; disliked events stand in no history"
-    lines = [f"labels: {corpus.feedback.words}{histories}"]
+    lines = [f"labels: {bounds.words}; {_histories(bounds)}"]
     for part in PARTS:
         lines.append(f"  {part}: " + ", ".join(f"{name} {count:,}" for name, count in stats["events"][part].items()))
-    for part, users in stats["users"].items():
-        lines.append(
-            f"  users with {part} events: {users['all']:,}; with a liked one, which is the target: {users['liked']:,}; with a disliked "
-            f"one: {users['disliked']:,}; with both: {users['both']:,}"
-        )
-    return lines
+    train = stats["users"]["train"]
+    lines.append(f"  users without a disliked training event: {train['all'] - train['disliked']:,} of {train['all']:,}")
+    return lines + [f"  {part}: {_judged(part, stats['users'][part])}" for part in HELD_OUT if not bounds.ends_with_liked]
 
 
 def feedback_protocol(corpus: Corpus) -> dict[str, Any]:
@@ -93,13 +107,25 @@ def feedback_protocol(corpus: Corpus) -> dict[str, Any]:
     stats, bounds = corpus.statistics.get("feedback"), corpus.feedback
     if stats is None or bounds is None:
         return {}
-    users = stats["users"]["test"]
-    parts = [
-        f"{bounds.words}; the target is the first liked event of the part",
-        f"disliked events {'stand in no history' if bounds.histories == 'without disliked' else 'may stand in histories'}",
-        f"users with a liked test event {users['liked']:,} of {users['all']:,}, with a disliked one {users['disliked']:,} (without: "
-        f"{users['all'] - users['disliked']:,}), with both {users['both']:,}",
-    ]
-    left_out = [counts for name, counts in corpus.statistics["removed_by_filter"].items() if "liked events or more" in name]
-    parts += [f"users with fewer than two liked events are left out: {counts['users']:,}" for counts in left_out]
+    parts = [bounds.words, _histories(bounds)]
+    if bounds.ends_with_liked:
+        parts.append("targets: the last two liked events of a user; later events are left out")
+    else:
+        parts += ["target: the first liked event of the part", _judged("test", stats["users"]["test"])]
+    left_out = corpus.statistics["removed_by_filter"].get(users_filter(bounds))
+    if left_out is not None:
+        parts.append(f"users with fewer than {bounds.min_liked} liked events, left out: {left_out['users']:,}")
     return {"feedback": "; ".join(parts)}
+
+
+def _histories(bounds: FeedbackBounds) -> str:
+    return "disliked events " + ("may stand in histories" if bounds.histories == "all" else "stand in no history")
+
+
+def _judged(part: str, users: dict[str, int]) -> str:
+    """Return the users of a held-out part by the labels that they have in it, in words."""
+    without = users["all"] - users["disliked"]
+    return (
+        f"users with a liked {part} event {users['liked']:,} of {users['all']:,}, with a disliked one {users['disliked']:,} (without: "
+        f"{without:,}), with both {users['both']:,}"
+    )

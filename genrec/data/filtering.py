@@ -10,7 +10,7 @@ from pandas import DataFrame
 
 from genrec.data.event_filters import Filters
 from genrec.data.event_log import EVENTS, EventLog
-from genrec.data.feedback import feedback_of
+from genrec.data.feedback import feedback_of, users_filter
 from genrec.data.k_core import EventCounts, IndexedEvents, k_core
 from genrec.data.normalization import normalize_interactions
 from genrec.errors import InputError, counted
@@ -66,7 +66,7 @@ def apply_filters(log: EventLog, split: Split) -> FilteredEvents:
     if feedback is not None and feedback.min_liked:
         before = events.counts
         _keep_users_with_liked(log, events, feedback, max(users, filters.min_events), items)
-        _record(f"users with {feedback.min_liked} liked events or more", before, events.counts, removed)
+        _record(users_filter(feedback), before, events.counts, removed)
     return FilteredEvents(events, removed, repeats_dropped)
 
 
@@ -93,7 +93,13 @@ def _record(name: str, before: EventCounts, after: EventCounts, removed: Removed
 
 def _advice(name: str) -> str:
     """Return what to change if a filter removed everything."""
-    flags = {"users with 2 liked": "--split.liked", "rating": "--split.min-rating", "events from": "--split.since", "events before": "--split.until", "users with": ""}
+    flags = {
+        "users with 2 liked": "--split.liked",
+        "rating": "--split.min-rating",
+        "events from": "--split.since",
+        "events before": "--split.until",
+        "users with": "",
+    }
     flag = next((flag for prefix, flag in flags.items() if name.startswith(prefix)), "--split.core, --split.item-core")
     return f"loosen it ({flag}), or use more data" if flag else "use more data: every user needs one event in each part"
 

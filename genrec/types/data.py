@@ -109,8 +109,9 @@ class Split(Protocol):
 
         The interactions have the columns `user` and `item` (int64, the numbers 1..U and 1..N in the order of the first event), `time`
         (int64, seconds since 1970), `rating` (float64, if the source has ratings), `label` (int8, of a `LabelingSplit`), and `user_id`
-        and `item_id` (str, the ids of the source, unchanged), for splits that list users or items. They are sorted by user and time; ties keep the source's order,
-        unless the split has another (`TieOrderingSplit`). A user's parts must follow each other in the order train, validation, test.
+        and `item_id` (str, the ids of the source, unchanged), for splits that list users or items. They are sorted by user and time;
+        ties keep the source's order, unless the split has another (`TieOrderingSplit`). A user's parts must follow each other in the
+        order train, validation, test.
         """
         ...
 
@@ -162,7 +163,7 @@ class LabelDividingSplit(LabelingSplit, Protocol):
     """A split that needs the labels to divide. If there are labels, the pipeline calls `divide_labeled` instead of `divide`."""
 
     def divide_labeled(self, begin: ndarray, end: ndarray, time: ndarray, label: ndarray) -> ndarray:
-        """Return where each user's validation and test begin, int64 [U, 2]; `label` is int8 [E], see `LIKED`, the rest as in `divide`."""
+        """Return where each user's validation and test begin, int64 [U, 2]; `label` is int8 [E], the others as in `divide`."""
         ...
 
 

@@ -73,9 +73,9 @@ class Draw:
     """A draw of negatives for one training set.
 
     `draw(batch, num_negatives, generator)` returns negatives, int64 [B, num_negatives], on the batch's device. The items of a row are
-    in the catalog and distinct. The target and the user's other training items are never drawn; items of the history are drawn only
-    with `offers_history`, and items that the user disliked in training only with one of the two `offers_...`. A row with too few candidates ends with zeros, which are masked; it is never filled with repeats. All
-    randomness comes from `generator`.
+    in the catalog and distinct. The target and the user's other training items are never drawn, with two exceptions: items of the
+    history with `offers_history`, and items that the user disliked in training with `offers_disliked`. A row with too few candidates
+    ends with zeros, which are masked; it is never filled with repeats. All randomness comes from `generator`.
 
     The draw that `at` returns replaces `draw` alone: the other fields of the draw that `build` returned hold for the whole training.
     """
