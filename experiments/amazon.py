@@ -4,10 +4,10 @@
     genrec run experiments/amazon.py:cold       # items unseen in training get Semantic IDs by extension; minutes
     genrec run experiments/amazon.py:beam_loss  # 50 and 20 beams against exact scoring; minutes
     genrec run experiments/amazon.py:sdpo       # the full recipe: hours, use a GPU
-    genrec run experiments/amazon.py:rivals     # popularity, ItemKNN and SASRec
+    genrec run experiments/amazon.py:rivals     # popularity, ItemKNN, EASE (1.2 GB of memory), BPR and SASRec
 
 The two files are downloaded; `--source.path` names a folder with `reviews_Beauty_5.json.gz` and `meta_Beauty.json.gz`. Cost and result
-of the small runs: see experiments/results.md. The full recipe and SASRec have not been run yet.
+of the small runs: see experiments/results.md. The full recipe, EASE, BPR and SASRec have not been run yet.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from genrec.baselines import SASRec
+from genrec.baselines import BPR, EASE, SASRec
 from genrec.data.sources import AmazonReviews2014
 from genrec.data.splits import GlobalTemporal
 from genrec.embeddings import TfidfSvd
@@ -90,9 +90,17 @@ def sasrec_repeated() -> Experiment:
     return replace(sasrec(), name="beauty-sasrec-repeated", sft=replace(sasrec().sft, objective=REPEATED))
 
 
+def linear() -> list[Experiment]:
+    """Return EASE and BPR with default settings, not tuned; BPR has one seed.
+
+    EASE inverts a matrix of 12,101 x 12,101 items in float64, which takes 1.2 GB of memory.
+    """
+    return [replace(sft(), name="beauty-ease", policy=EASE()), replace(sft(), name="beauty-bpr", policy=BPR())]
+
+
 def rivals() -> list[Experiment]:
-    """Return the baselines of the full recipe: popularity, ItemKNN, and five seeds of SASRec."""
-    return baselines(sft()) + seeds([sasrec(), sasrec_repeated()])
+    """Return the baselines of the full recipe: popularity, ItemKNN, EASE, BPR, and five seeds of SASRec."""
+    return baselines(sft()) + linear() + seeds([sasrec(), sasrec_repeated()])
 
 
 def small() -> Experiment:

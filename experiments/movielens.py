@@ -1,7 +1,7 @@
 """MovieLens: SFT, continued SFT, DPO and S-DPO with uniform and with FAISS negatives; SASRec; and grids of objectives and negatives.
 
     genrec run experiments/movielens.py:comparison        # 100K, five seeds; downloads ml-100k.zip (--source.path: a local copy)
-    genrec run experiments/movielens.py:rivals            # SFT beside popularity, ItemKNN and SASRec
+    genrec run experiments/movielens.py:rivals            # SFT beside popularity, ItemKNN, EASE, BPR and SASRec
     genrec run experiments/movielens.py:grid              # every objective x every kind of negatives, on 100K and on 1M: hours
     genrec run experiments/movielens.py:grid_100k         # the first half of the grid
     genrec run experiments/movielens.py:seen              # items of the history as negatives, more steps, on 1M
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from genrec.baselines import SASRec
+from genrec.baselines import BPR, EASE, SASRec
 from genrec.data.sources import MovieLens
 from genrec.data.splits import LeaveOneOut
 from genrec.embeddings import Collaborative
@@ -116,9 +116,14 @@ def sasrec_repeated() -> Experiment:
     return replace(sasrec(), name="ml100k-sasrec-repeated", sft=replace(sasrec().sft, objective=REPEATED))
 
 
+def linear() -> list[Experiment]:
+    """Return EASE and BPR, with the settings of the study beside cornac, chosen by few runs on validation. BPR has one seed."""
+    return [replace(sft(), name="ml100k-ease", policy=EASE(l2=100.0)), replace(sft(), name="ml100k-bpr", policy=BPR())]
+
+
 def rivals() -> list[Experiment]:
-    """Return five seeds of SASRec and of the SFT policy, beside popularity and ItemKNN."""
-    return baselines(sft()) + seeds([sasrec(), sasrec_repeated(), sft()])
+    """Return five seeds of SASRec and of the SFT policy, beside popularity, ItemKNN, EASE and BPR."""
+    return baselines(sft()) + linear() + seeds([sasrec(), sasrec_repeated(), sft()])
 
 
 # --- The grid -------------------------------------------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
     genrec run experiments/quickstart.py:comparison
     genrec run genrec.quickstart:comparison             # the same, outside a checkout
 
-Nothing is downloaded. Cost: about 5 minutes on 2 idle CPU cores (with two seeds instead of three: 3.5 minutes). Three seeds are the
-least from which the variation between seeds can be estimated; the other comparisons have five (`--seeds 5`).
+Nothing is downloaded. Cost: 5.5 minutes on 2 idle CPU cores. Three seeds are the least for a claim about methods; the other
+comparisons have five (`--seeds 5`).
 
 Expected result: the trained rows rank above popularity and ItemKNN, and DPO and S-DPO do not rank above SFT. Their preferences are
 drawn from the clicks that SFT has learned from, and sampled negatives add no information on users. The control, continued SFT on the

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from genrec.baselines import SASRec
 from genrec.errors import UsageError
 from genrec.experiment import Align, Evaluate, Experiment
 from genrec.objectives import Preference
@@ -39,6 +40,7 @@ HOLDERS: dict[str, Callable[[Any], dict[str, Any]]] = {  # protocol -> the field
     "Quantizer": lambda quantizer: {"tokenize": Tokenize(quantizer=quantizer)},
     "Baseline": lambda baseline: {"policy": baseline},
     "ItemEncoder": lambda encoder: {"embed": encoder},
+    "ItemLoss": lambda loss: {"policy": SASRec(loss=loss), "tokenize": None},
     "ItemVectors": lambda vectors: {"align": Align(Preference(candidates=Sampled(FaissNeighbors(vectors=vectors))))},
     "EvaluationMetric": lambda metric: {"evaluate": Evaluate(metrics=(metric,))},
 }

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from genrec import loading, renamed
 from genrec.errors import UsageError, did_you_mean
 from genrec.types import (
+    Advantage,
     Baseline,
     CandidateFilter,
     EvaluationMetric,
@@ -32,6 +33,7 @@ from genrec.types import (
     Reward,
     Source,
     Split,
+    Surrogate,
 )
 
 MODULES: dict[type, tuple[str, ...]] = {  # protocol of a field -> the public modules with its classes
@@ -44,6 +46,8 @@ MODULES: dict[type, tuple[str, ...]] = {  # protocol of a field -> the public mo
     ItemLoss: ("genrec.baselines",),
     Objective: ("genrec.objectives",),
     Proposer: ("genrec.preference.candidates",),
+    Advantage: ("genrec.preference.policy_gradient",),
+    Surrogate: ("genrec.preference.policy_gradient",),
     PreferenceLoss: ("genrec.preference.losses",),
     NegativeSampler: ("genrec.preference.negatives",),
     CandidateFilter: ("genrec.preference.filters",),

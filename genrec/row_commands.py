@@ -21,8 +21,8 @@ def print_table(
 ) -> None:
     """Print a table of all seeds, or of those given for each row. After a run, also print its meaning and what to do next."""
     from genrec import run_files
-    from genrec.evaluation import comparison_report
     from genrec.evaluation.compare import compare
+    from genrec.evaluation.comparison import comparison_report
     from genrec.workspace import reports_folder
 
     comparison = compare(run_files.outcomes(names, seeds, metric), metric, reference)
@@ -97,7 +97,7 @@ def _at_seeds(names: list[str], numbers: tuple[int, ...]) -> dict[str, set[int]]
     Raises UsageError if a trained row has none of them. A row that lacks some is named in a line.
     """
     from genrec import run_files
-    from genrec.evaluation.paired_tests import is_trained, seeds_in_words
+    from genrec.evaluation.statistics.paired_tests import is_trained, seeds_in_words
     from genrec.progress import say
 
     found: dict[str, set[int]] = {}

@@ -17,13 +17,13 @@ from typing import Any
 
 import pandas as pd
 
-from genrec import hashed_json, pipeline, run_file_format, studies
+from genrec import hashed_json, pipeline, run_file_format, studies, tuning_record
 from genrec.data.corpus import Corpus
 from genrec.data.corpus_statistics import protocol_of
 from genrec.environment import joined
 from genrec.errors import ArtifactError, UsageError
 from genrec.evaluation.compare import Run
-from genrec.evaluation.compared_metric import read_user_metric
+from genrec.evaluation.comparison.compared_metric import read_user_metric
 from genrec.experiment import MAX_NAME, Experiment, is_name, kind_of_stage
 from genrec.progress import say
 from genrec.row_settings import configuration, planned_configuration, settings_hash
@@ -252,8 +252,10 @@ def outcomes(names: Sequence[str], only_seeds: dict[str, set[int]] | None = None
     Of `user_metrics.parquet` the column `metric` is read, if it is there.
     """
     artifacts, runs, tried, current = store(), [], studies.read_all(), cache(present_settings)
+    tunings = tuning_record.read_all()
     for name in dict.fromkeys(names):
         content = read(name)
+        selected = tuning_record.selections(tunings, content["configuration"])
         for seed, entry in sorted(content["seeds"].items(), key=lambda item: int(item[0])):
             if only_seeds is not None and int(seed) not in only_seeds[name]:
                 continue
@@ -262,7 +264,7 @@ def outcomes(names: Sequence[str], only_seeds: dict[str, set[int]] | None = None
             described = content["protocol"], content["configuration"], entry["environment"]
             user_metrics = read_user_metric(folder / "user_metrics.parquet", metric)
             found = studies.of_run(tried, name, settings_hash(content["configuration"]), int(seed), current)
-            runs.append(Run(name, int(seed), ranks, entry["metrics"], *described, user_metrics, found))
+            runs.append(Run(name, int(seed), ranks, entry["metrics"], *described, user_metrics, found, selected))
     return runs
 
 

@@ -1,4 +1,4 @@
-"""`genrec list`: the rows of the data folder with their results, and what failed."""
+"""`genrec list`: the rows of the data folder with their results, how many rows were tried, and what failed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from genrec import failed_runs, run_files
-from genrec.errors import ArtifactError
+from genrec import failed_runs, run_files, studies, tuning_record
+from genrec.errors import ArtifactError, counted
 from genrec.failed_runs import Failure
-from genrec.workspace import runs_folder
+from genrec.storage_errors import check_folder
+from genrec.workspace import runs_folder, studies_folder
 
 COLUMNS = ("row", "last run", "seeds", "R@10", "N@10", "stages", "data")
 METRICS = ("recall@10", "ndcg@10")
@@ -21,7 +22,8 @@ MIN_DATA_WIDTH = 16  # characters of the last column, below which columns are le
 
 
 def lines(data: str | None = None) -> list[str]:
-    """Return a table of all rows, or of those with this text in the name of their data set, the last run first; then what failed.
+    """Return a table of all rows, or of those with this text in the name of their data set, the last run first; then the
+    studies with the number of trained rows that were tried, and what failed.
 
     Tables and texts fit into the terminal, or have any width in a pipe; commands are in one line.
     """
@@ -37,14 +39,40 @@ def lines(data: str | None = None) -> list[str]:
     failures, damaged_records = failed_runs.read_all()
     rows.sort(key=lambda row: row[0], reverse=True)
     result = _table([COLUMNS, *(_cells(name, content) for _, name, content in rows)], width) if rows else []
+    tried, damaged_studies = _studies(None if data is None else {name for _, name, _ in rows})
+    result += ["", *tried] if tried else []
     for failure in failures:
         if _is_of(data, failure.data):
             result += ["", *_failure_lines(failure, width)]
-    result += [line for message in (*damaged, *damaged_records) for line in ("", f"unreadable: {message}")]
+    result += [line for message in (*damaged, *damaged_studies, *damaged_records) for line in ("", f"unreadable: {message}")]
     if not rows:
         where = f"{runs_folder()} has no rows" + (f" on data with {data!r} in the name" if data is not None else "")
         result.insert(0, f"{where}; 'genrec run FILE.py:FUNCTION' adds some")
     return result
+
+
+def _studies(names: set[str] | None) -> tuple[list[str], list[str]]:
+    """Return a line for each study and each tuning, and the messages of those that can't be read.
+
+    A study is what a FILE.py:FUNCTION has run; a row counts again with other settings or another protocol. With `names` only the
+    studies that have one of these rows are listed, and no tunings.
+    """
+    lines, damaged = [], []
+    check_folder(studies_folder())
+    for path in sorted(studies_folder().glob("[!.]*.json")):
+        try:
+            if path.name.endswith(studies.TUNING):
+                record = tuning_record.read(path)
+                if names is None:
+                    lines.append(f"tuning {record.name}: {counted(len(record.trials), 'trial')} on validation")
+                continue
+            content = studies.read(path)
+        except (ArtifactError, OSError) as error:
+            damaged.append(str(error))
+            continue
+        if names is None or names & {row["name"] for row in content["rows"]}:
+            lines.append(f"study {content['name']}: {counted(len(content['rows']), 'trained row')} tried")
+    return lines, damaged
 
 
 def _is_of(wanted: str | None, data: str) -> bool:

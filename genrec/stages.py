@@ -10,31 +10,29 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import pandas as pd
 import torch
-from pandas import DataFrame
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
-from genrec.baselines.fitted_parts import fitted_parts
 from genrec.data.corpus import Corpus
 from genrec.data.corpus_builder import prepare
 from genrec.data.examples import CorpusExamples, examples
 from genrec.data.held_out_feedback import held_out_items
 from genrec.embeddings.vector_checks import check_vectors
-from genrec.errors import ArtifactError, counted
+from genrec.errors import counted
 from genrec.evaluation.cold_metrics import cold_only_metrics
 from genrec.evaluation.cold_ranking import evaluate_unseen
+from genrec.evaluation.comparison.held_out_negatives import held_out_negatives
 from genrec.evaluation.evaluate import evaluate, metrics_of
 from genrec.evaluation.feedback_metrics import user_counts
-from genrec.evaluation.held_out_negatives import held_out_negatives
 from genrec.evaluation.measurement import evaluated_of, measure, with_users
 from genrec.experiment import Experiment, align_stage, kind_of_stage, place_of
 from genrec.model.unconstrained_sampling import DecodingPolicy, greedy_items
 from genrec.progress import say
-from genrec.semantic_ids import SemanticIds
+from genrec.stage_inputs import Parents, load_policy, load_recommender, load_semantic_ids, popularity_of, training_data
 from genrec.store import write_json
 from genrec.tokenizer import save_tokenized, tokenize
 from genrec.training import curves
@@ -42,15 +40,12 @@ from genrec.training.checkpoint import weights
 from genrec.training.numerics import check_finite
 from genrec.training.tensorboard_log import tensorboard
 from genrec.training.user_batches import batches, device_of, select_users
-from genrec.training.validation import baseline_scores, seen_items, shared_numbers, user_ids, validation_score
+from genrec.training.validation import baseline_scores, seen_items, user_ids, validation_score
 from genrec.training.validation_feedback import disliked_without_target, users_without_target
 from genrec.types import (
-    Baseline,
     Policy,
     PolicySpecification,
-    Recommender,
     ResumableEncoder,
-    SamplerContext,
     StreamedSource,
     TrainedQuantizer,
     TrainingStep,
@@ -59,8 +54,6 @@ from genrec.workspace import raw_folder, tensorboard_folder
 
 if TYPE_CHECKING:
     from genrec.training.loop import Outcome
-
-Parents = dict[str, Path]  # stage -> folder of its artifact
 
 
 def build_data(experiment: Experiment, parents: Parents, folder: Path) -> None:
@@ -101,7 +94,7 @@ def build_sft(experiment: Experiment, parents: Parents, folder: Path, watch: cur
     semantic_ids = load_semantic_ids(corpus, parents)
     policy = build_policy(cast(PolicySpecification, experiment.policy), semantic_ids, experiment.seed)
     alignments = experiment.alignments
-    check_before_training(policy, experiment.evaluate, alignments, lambda: _training_data(corpus, semantic_ids, parents))
+    check_before_training(policy, experiment.evaluate, alignments, lambda: training_data(corpus, semantic_ids, parents))
     with _tracked(experiment, "sft", folder) as on_row:
         outcome, step = fine_tune(
             policy,
@@ -114,7 +107,7 @@ def build_sft(experiment: Experiment, parents: Parents, folder: Path, watch: cur
             experiment.selection,
             partial(user_ids, corpus),
             _key_of(folder),
-            lambda: _training_data(corpus, semantic_ids, parents),
+            lambda: training_data(corpus, semantic_ids, parents),
         )
     _save_policy(policy, outcome, step, folder)
     write_json(folder / "baselines.json", baseline_scores(corpus, experiment, recipe))
@@ -134,7 +127,7 @@ def build_align(experiment: Experiment, parents: Parents, folder: Path, watch: c
     with _tracked(experiment, align_stage(place), folder) as on_row:
         outcome, step = align(
             policy,
-            AlignmentData(CorpusExamples(corpus, length), _training_data(corpus, semantic_ids, parents), held_out),
+            AlignmentData(CorpusExamples(corpus, length), training_data(corpus, semantic_ids, parents), held_out),
             recipe,
             experiment.seed,
             folder / "checkpoint" / "last",
@@ -228,67 +221,6 @@ BUILDERS: dict[str, Callable[[Experiment, Parents, Path], None]] = {
     "align": build_align,
     "evaluate": build_evaluate,
 }
-
-
-def load_semantic_ids(corpus: Corpus, parents: Parents) -> SemanticIds:
-    """Load the Semantic IDs of the tokenize stage. Without that stage, return one level in which item i has code i - 1."""
-    if "tokenize" in parents:
-        return SemanticIds.load(parents["tokenize"] / "codes.safetensors")
-    return SemanticIds(torch.arange(corpus.item_count).unsqueeze(1), (corpus.item_count,))
-
-
-def load_recommender(experiment: Experiment, corpus: Corpus, parents: Parents) -> tuple[Recommender, Tensor | None]:
-    """Return the fitted baseline or the trained policy, and the numbers of shared Semantic IDs (see `shared_numbers`)."""
-    if isinstance(experiment.policy, Baseline):
-        return experiment.policy.fit(_interactions_of(experiment.policy, corpus), corpus.item_count), None
-    semantic_ids = load_semantic_ids(corpus, parents)
-    trained = parents[experiment.stages[-2]]  # the stage before evaluation
-    policy = load_policy(experiment, semantic_ids, trained, experiment.evaluate.num_beams)
-    return _on_device(policy), shared_numbers(semantic_ids)
-
-
-def _interactions_of(baseline: Baseline, corpus: Corpus) -> DataFrame:
-    """Return the interactions that a baseline is fitted on, sorted by user and time."""
-    parts = fitted_parts(baseline)
-    if parts == ("train",):
-        return corpus.part("train")
-    events = corpus.interactions
-    return events[events["part"].isin(parts)].reset_index(drop=True)
-
-
-def load_policy(experiment: Experiment, semantic_ids: SemanticIds, folder: Path, num_beams: int = 0) -> Policy:
-    """Load the trained policy of an sft or align artifact in evaluation mode. `num_beams` replaces the policy's own unless it is 0."""
-    specification: Any = experiment.policy
-    policy: Policy = (replace(specification, num_beams=num_beams) if num_beams else specification).build(semantic_ids)
-    module = cast(nn.Module, policy)
-    try:
-        module.load_state_dict(load_file(folder / "policy.safetensors"))
-    except RuntimeError as error:
-        raise ArtifactError(f"{folder / 'policy.safetensors'} does not fit the policy: {error}") from None
-    module.eval()
-    return policy
-
-
-def sampler_context(corpus: Corpus, vectors: Tensor, semantic_ids: SemanticIds) -> SamplerContext:
-    """Return the data that a negative sampler may read. Row 0 of each table is padding."""
-    padded = torch.cat([torch.zeros(1, vectors.shape[1]), vectors])
-    train, popularity = corpus.part("train"), popularity_of(corpus)
-    return SamplerContext(corpus.item_count, train, popularity, padded, semantic_ids, items=corpus.items, own_ids=corpus.own_ids)
-
-
-def _training_data(corpus: Corpus, semantic_ids: SemanticIds, parents: Parents) -> SamplerContext:
-    """Return the training data of an objective."""
-    return sampler_context(corpus, load_file(parents["embed"] / "vectors.safetensors")["vectors"], semantic_ids)
-
-
-def popularity_of(corpus: Corpus) -> Tensor:
-    """Return the number of training events of each item, int64 [N + 1]; entry 0 is padding."""
-    return torch.from_numpy(corpus.popularity("train"))
-
-
-def _on_device(policy: Policy) -> Policy:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return cast(Policy, cast(nn.Module, policy).to(device))
 
 
 def _save_policy(policy: Policy, outcome: Outcome, step: TrainingStep, folder: Path) -> None:

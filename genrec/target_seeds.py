@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from genrec import pipeline
 from genrec.errors import UsageError
-from genrec.evaluation.comparable import missing_seeds
+from genrec.evaluation.comparison.comparable import missing_seeds
 from genrec.experiment import Experiment
 
 

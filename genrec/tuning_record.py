@@ -6,7 +6,7 @@ It is the journal from which an interrupted tuning goes on, so it is written bef
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,17 +118,28 @@ def origins(configuration: dict[str, Any]) -> list[str]:
 
     `chosen among 12 trials on validation (experiments/tuning.py:sasrec_100k, seed 1000)`, or which trial it is if not the best.
     """
-    check_folder(studies_folder())
     wanted, found = settings_before_evaluation(configuration), []
-    for path in sorted(studies_folder().glob(f"[!.]*{studies.TUNING}")):
-        record = read(path)
-        source, count = f"on validation ({record.name}, seed {record.seed})", counted(len(record.trials), "trial")
-        if record.best is not None and record.best.settings == wanted:
-            found.append(f"chosen among {count} {source}")
-        else:
-            numbers = [trial.number + 1 for trial in record.trials if trial.settings == wanted]
-            found += [f"trial {numbers[0]} of {count} {source}, not the best one"] if numbers else []
+    for record in read_all():
+        numbers = [trial.number + 1 for trial in record.trials if trial.settings == wanted]
+        if _selected(record, wanted):
+            found.append(f"chosen among {_source(record)}")
+        elif numbers:
+            found.append(f"trial {numbers[0]} of {_source(record)}, not the best one")
     return found
+
+
+def selections(records: Iterable[Record], configuration: dict[str, Any]) -> tuple[str, ...]:
+    """Return the tunings whose best trial has a row's settings: `among 12 trials on validation (..., seed 1000)`."""
+    wanted = settings_before_evaluation(configuration)
+    return tuple(f"among {_source(record)}" for record in records if _selected(record, wanted))
+
+
+def _selected(record: Record, settings: str) -> bool:
+    return record.best is not None and record.best.settings == settings
+
+
+def _source(record: Record) -> str:
+    return f"{counted(len(record.trials), 'trial')} on validation ({record.name}, seed {record.seed})"
 
 
 def _described(tuning: Tuning) -> dict[str, Any]:
@@ -158,6 +169,12 @@ def opened(name: str, tuning: Tuning, replace: bool = False) -> Iterator[Record]
                     "record)"
                 )
         yield record
+
+
+def read_all() -> list[Record]:
+    """Return the records of all tunings, by the name of the file. Raises ArtifactError if one is damaged."""
+    check_folder(studies_folder())
+    return [read(path) for path in sorted(studies_folder().glob(f"[!.]*{studies.TUNING}"))]
 
 
 def read(path: Path) -> Record:

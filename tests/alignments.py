@@ -24,7 +24,7 @@ from genrec.objectives.objective_state import FixedTensors
 from genrec.preference.losses import SoftmaxDPO
 from genrec.preference.negative_statistics import Summary
 from genrec.semantic_ids import SemanticIds
-from genrec.stages import sampler_context
+from genrec.stage_inputs import sampler_context
 from genrec.testing import Cyclic
 from genrec.training import align as training
 from genrec.training.align import AlignmentData, FrozenPolicies

@@ -27,6 +27,7 @@ GROUND = {
     "manifests",
     "artifact_folders",
     "storage_errors",
+    "plugin_errors",
     "plugin_source",
     "own_ids",
     "input_files",
@@ -43,12 +44,14 @@ TOP = [
     "experiment",
     "tuning",
     "quickstart",
+    "stage_inputs",
     "stages",
     "pipeline",
     "target_seeds",
     "run_file_format",
     "row_settings",
     "studies",
+    "tuning_record",
     "run_files",
     "row_trainings",
     "failed_runs",
@@ -60,7 +63,6 @@ TOP = [
     "override_messages",
     "field_paths",
     "overrides",
-    "tuning_record",
     "tuner",
     "tuning_report",
     "inspect_commands",
@@ -94,9 +96,11 @@ def allowed(name: str) -> set[str]:
         return GROUND
     if name in FOLDERS:
         return GROUND | {name}
-    if name in ("training", "testing"):
+    if name == "objectives":
         return GROUND | FOLDERS | {name}
-    return GROUND | FOLDERS | {"training", "testing", name, *TOP[: TOP.index(name)]}
+    if name in ("training", "testing"):
+        return GROUND | FOLDERS | {"objectives", name}
+    return GROUND | FOLDERS | {"objectives", "training", "testing", name, *TOP[: TOP.index(name)]}
 
 
 def test_imports_run_one_way() -> None:

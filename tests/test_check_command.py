@@ -20,7 +20,7 @@ from genrec.preference.vectors import Content
 from genrec.testing import ContractError, Shop
 from genrec.testing.component_checks import KINDS, check_component, kind_of
 from genrec.tokenizer import RandomCodes
-from genrec.types import DrawNegatives, SamplerContext
+from genrec.types import Draw, SamplerContext
 
 FILE = """
 from dataclasses import dataclass
@@ -111,17 +111,17 @@ class Checked:
 
     check_experiment: Callable[[Experiment], object] = lambda experiment: None
 
-    def build(self, context: SamplerContext) -> DrawNegatives:
+    def build(self, context: SamplerContext) -> Draw:
         return Uniform().build(context)
 
     def check(self, experiment: Experiment) -> None:
         assert experiment.align is not None
-        assert experiment.align.negatives is self  # the experiment holds the component
+        assert self in components(experiment.align)  # the experiment holds the component
         self.check_experiment(experiment)
 
 
 def refuse(experiment: Experiment) -> None:
-    raise UsageError("Checked needs align.rounds of 2 or more, got 1")
+    raise UsageError("Checked needs align.refresh_reference of 2 or more, got 0")
 
 
 def test_the_check_of_an_experiment_is_tried(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_the_check_of_an_experiment_is_tried(tmp_path: Path) -> None:
 def test_a_refusal_is_printed_and_is_no_violation(tmp_path: Path) -> None:
     kept, refused = check_command.check(Checked(refuse), tmp_path)
     assert kept.endswith("keeps its contract")
-    assert refused.endswith("and default settings is refused: Checked needs align.rounds of 2 or more, got 1")
+    assert refused.endswith("and default settings is refused: Checked needs align.refresh_reference of 2 or more, got 0")
 
 
 @dataclass(frozen=True)

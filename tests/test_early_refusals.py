@@ -43,7 +43,7 @@ from genrec.preference.rewards import LogProbability, Popular, RatingRecency
 from genrec.preference.vectors import LearnedVectors
 from genrec.testing import Cyclic, Shop
 from genrec.tokenizer import RQKMeans
-from genrec.types import DrawNegatives, NegativeSampler, Policy, SamplerContext
+from genrec.types import Draw, NegativeSampler, Policy, SamplerContext
 
 LIKED = LeaveOneOut(min_rating=4.0)
 DISLIKED = r"Disliked\.max_rating = 2\.0 needs events with a rating of 2\.0 or less, but split\.min_rating = 4\.0 drops"
@@ -94,8 +94,8 @@ def test_dislikes_that_the_split_keeps_are_accepted() -> None:
     [
         {"align": stage(negatives=Disliked())},
         {"align": stage(negatives=BestOf(Uniform(), RatingRecency()))},
-        {"align": stage(loss=RecPO())},
-        {"align": stage(loss=Anchored(RosePO(reward=RatingRecency())))},
+        {"align": stage(loss=RecPO(), reward=RatingRecency())},
+        {"align": stage(loss=Anchored(RosePO()), reward=RatingRecency())},
     ],
 )
 def test_ratings_that_the_source_cannot_have_are_refused(change: dict[str, Align]) -> None:
@@ -232,9 +232,9 @@ def test_the_reward_of_a_loss_is_checked_when_the_alignment_is_made() -> None:
         (lambda: Curriculum((Uniform(), Uniform()), until=0.5), r"Curriculum\.until must be a tuple .* or None, got 0\.5"),
         (lambda: BestOf(Uniform(), Popular(), num_candidates=4.0), r"BestOf\.num_candidates must be an integer, got 4\.0"),
         (lambda: NearDuplicates("1"), r"NearDuplicates\.num_codes must be an integer"),
-        (lambda: stage(num_negatives="3"), r"align\.num_negatives must be an integer, got '3'"),
-        (lambda: stage(num_negatives=2.5), r"align\.num_negatives must be an integer, got 2\.5"),
-        (lambda: Align(rounds=True), r"align\.rounds must be an integer, got True \(bool\)"),
+        (lambda: stage(num_negatives="3"), r"Sampled\.num_negatives must be an integer, got '3'"),
+        (lambda: stage(num_negatives=2.5), r"Sampled\.num_negatives must be an integer, got 2\.5"),
+        (lambda: Align(refresh_reference=True), r"align\.refresh_reference must be an integer, got True \(bool\)"),
         (
             lambda: Optimization(max_steps=10.5, batch_size=1, learning_rate=1),
             r"optimization\.max_steps must be an integer",
@@ -328,7 +328,10 @@ EARLY: list[tuple[dict[str, object], str]] = [
         {"source": unrated(), "align": stage(negatives=Mix((Uniform(), Disliked()), (1, 1)), **ONE_STEP)},
         r"Disliked needs",
     ),
-    ({"source": unrated(), "align": stage(loss=RecPO(), **ONE_STEP)}, r"RatingRecency needs ratings, got training interactions with"),
+    (
+        {"source": unrated(), "align": stage(loss=RecPO(), reward=RatingRecency(), **ONE_STEP)},
+        r"RatingRecency needs ratings, got training interactions with",
+    ),
     ({"source": Shop(num_items=100, num_users=60), "align": stage(negatives=Disliked(0.5), **ONE_STEP)}, r"0\.5 matches no rating"),
 ]
 
@@ -351,7 +354,7 @@ def test_what_the_policy_or_the_data_lack_is_found_before_sft(
 class NeedsDevice:
     """A sampler plug-in that checks the data."""
 
-    def build(self, context: SamplerContext) -> DrawNegatives:
+    def build(self, context: SamplerContext) -> Draw:
         return Uniform().build(context)
 
     def check_context(self, context: SamplerContext) -> None:

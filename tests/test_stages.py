@@ -27,8 +27,9 @@ from genrec.evaluation.evaluate import evaluate, metrics_of
 from genrec.experiment import Evaluate, Experiment
 from genrec.overrides import override
 from genrec.semantic_ids import SemanticIds
-from genrec.stages import batches, load_policy, load_semantic_ids, sampler_context, seen_items, validation_score
+from genrec.stage_inputs import load_policy, load_semantic_ids, sampler_context
 from genrec.testing import Cyclic
+from genrec.training.validation import batches, seen_items, validation_score
 
 
 @pytest.fixture

@@ -232,3 +232,21 @@ def test_the_hash_of_settings_ignores_the_versions_of_stages(monkeypatch: pytest
     assert settings_of(experiment) == before
     longer = replace(experiment, history_length=4)
     assert settings_of(longer) != before
+
+
+def test_the_list_counts_what_was_tried(capsys: pytest.CaptureFixture[str]) -> None:
+    """Replaced settings count, and so do failed rows; a filter of the data keeps the studies of the listed rows."""
+    assert main(["run", "mine.py:grid"]) == 0
+    assert main(["run", "mine.py:failing"]) == 3
+    capsys.readouterr()
+    assert main(["list"]) == 0
+    printed = capsys.readouterr().out
+    for line in ("grid: 2 trained rows tried", "failing: 1 trained row tried"):
+        assert f"study mine.py:{line}\n" in printed
+    assert main(["list", "--data", "cyclic"]) == 0
+    printed = capsys.readouterr().out
+    assert "study mine.py:grid: " in printed
+    assert "study mine.py:failing: " not in printed
+    studies.file_of("mine.py:grid").write_text("{}")
+    assert main(["list"]) == 0
+    assert "unreadable: " in capsys.readouterr().out

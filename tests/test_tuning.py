@@ -121,6 +121,11 @@ def test_trials_are_trained_scored_and_printed(capsys: pytest.CaptureFixture[str
     for name, is_chosen in ((command[command.index("--name") + 1] if best.number else "cyclic", True), ("other", False)):
         assert main(["show", name]) == 0
         assert (chosen in capsys.readouterr().out) == is_chosen
+        assert main(["compare", name]) == 0
+        selected = f"{name}: settings selected by genrec tune among 3 trials on validation (mine.py:sft, seed 1000)."
+        assert (selected in " ".join(capsys.readouterr().out.split())) == is_chosen
+    assert main(["list"]) == 0
+    assert "tuning mine.py:sft: 3 trials on validation" in capsys.readouterr().out
     assert main(["tune", "mine.py:sft"]) == 0  # nothing is left to do
     again = capsys.readouterr()
     assert again.out == printed

@@ -153,7 +153,7 @@ def adjusted_degrees(by_seed: ndarray) -> ndarray:
 def p_values(difference: ndarray) -> tuple[ndarray, ndarray, ndarray]:
     """Return p of the crossed test, with adjusted degrees of freedom, and of the t-test over users alone, float64 [tables, rows] each.
 
-    The crossed test is that of `genrec.evaluation.crossed_test`, for many tables at once: `difference` is float64
+    The crossed test is that of `genrec.evaluation.statistics.crossed_test`, for many tables at once: `difference` is float64
     [tables, rows, users, seeds], and the rows of a table are pooled.
     """
     _, rows, users, seeds = difference.shape

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from genrec import model
 from genrec.data.examples import Examples
-from genrec.objectives.preference import log_probs
+from genrec.objectives.preferences import log_probs
 from genrec.precision import Resolved
 from genrec.preference.losses import SoftmaxDPO
 from genrec.semantic_ids import SemanticIds

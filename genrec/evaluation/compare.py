@@ -18,14 +18,15 @@ from numpy import ndarray
 from pandas import DataFrame
 
 from genrec.errors import ArtifactError, UsageError
-from genrec.evaluation.comparable import ABSENT as ABSENT
-from genrec.evaluation.comparable import check_same
-from genrec.evaluation.compared_metric import ComparedMetric, compared_metric
-from genrec.evaluation.crossed_test import SeedVariance
-from genrec.evaluation.families import Family, families_of
-from genrec.evaluation.paired_tests import PairedTest, is_trained, paired_test, pooled
-from genrec.evaluation.seed_pairs import SeedPairs, SeedValues, evaluated_otherwise, paired
-from genrec.evaluation.significance import bootstrap_means, percentile_interval
+from genrec.evaluation.comparison.comparable import ABSENT as ABSENT
+from genrec.evaluation.comparison.comparable import check_same
+from genrec.evaluation.comparison.compared_metric import ComparedMetric, compared_metric
+from genrec.evaluation.comparison.configuration_differences import differences
+from genrec.evaluation.statistics.crossed_test import SeedVariance
+from genrec.evaluation.statistics.families import Family, families_of
+from genrec.evaluation.statistics.paired_tests import PairedTest, is_trained, paired_test, pooled
+from genrec.evaluation.statistics.seed_pairs import SeedPairs, SeedValues, evaluated_otherwise, paired
+from genrec.evaluation.statistics.significance import bootstrap_means, percentile_interval
 
 NOT_RECORDED: Mapping[str, str] = MappingProxyType({})  # environment of a run that records none
 
@@ -49,6 +50,7 @@ class Run(NamedTuple):
     environment: Mapping[str, str] = NOT_RECORDED  # where it was trained: threads, processor, library versions, precision, ...
     user_metrics: DataFrame | None = None  # user, and a column float64 for each further metric with a value per user; NaN: not counted
     studies: tuple[Study, ...] = ()  # the studies in which this seed of the row was run
+    tunings: tuple[str, ...] = ()  # tunings that selected these settings: `among 12 trials on validation (...)`
 
 
 class Spread(NamedTuple):
@@ -69,6 +71,7 @@ class Row(NamedTuple):
     interval: tuple[float, float] | None  # its 95 % bootstrap interval over users; None for one user, or without values per user
     test: PairedTest | None  # None for the reference
     environments: dict[int, Mapping[str, str]]  # seed -> where it was trained, see `Run.environment`
+    tunings: tuple[str, ...] = ()  # see `Run.tunings`
 
     @property
     def trained(self) -> bool:
@@ -120,7 +123,7 @@ def compare(
         tests |= family.correct(tests)
     rows = tuple(_row(group, values[row], tests.get(row), tested, resamples, seed) for row, group in groups.items())
     about = (tested.per_user, len(runs[0].ranks), pool, unpooled, tuple(families))
-    return Comparison(metric, reference, resamples, runs[0].protocol, rows, _differences(rows), *about)
+    return Comparison(metric, reference, resamples, runs[0].protocol, rows, differences(rows), *about)
 
 
 def _unpooled(pairs: Mapping[str, SeedPairs], groups: Mapping[str, Sequence[Run]]) -> dict[str, str]:
@@ -154,7 +157,9 @@ def _row(group: Sequence[Run], values: SeedValues, test: PairedTest | None, test
     interval = percentile_interval(bootstrap_means(mean, resamples, seed)) if tested.per_user and len(mean) > 1 else None
     environments = {run.seed: run.environment for run in group}
     first, value = group[0], _mean_of_counted(by_user)
-    return Row(first.name, tuple(environments), first.configuration, _spreads(group), value, interval, test, environments)
+    return Row(
+        first.name, tuple(environments), first.configuration, _spreads(group), value, interval, test, environments, first.tunings
+    )
 
 
 def _mean_of_counted(by_user: ndarray) -> float:
@@ -194,34 +199,3 @@ def _spreads(group: Sequence[Run]) -> dict[str, Spread]:
             found = np.array([run.metrics[key] for run in group], dtype=np.float64)
             result[key] = Spread(float(found.mean()), float(found.std(ddof=1)) if len(found) > 1 else None)
     return result
-
-
-def _differences(rows: Sequence[Row]) -> dict[str, dict[str, object]]:
-    """Return the configuration keys with different values across rows, except the seed.
-
-    The class of a component, and a list of components, is compared among the rows that have the component or stage that holds it: a
-    baseline has no `sft`, and SFT alone has no `align.optimization`. Any other key is compared among the rows that have it, because
-    the fields of a component that only one row has add nothing to its class.
-    """
-    result: dict[str, dict[str, object]] = {}
-    for key in dict.fromkeys(key for row in rows for key in row.configuration):
-        having = [row for row in rows if key in row.configuration]
-        names_component = key.endswith(".class") or any(_holds_components(row.configuration[key]) for row in having)
-        compared = _rows_with_holder(rows, key) if names_component else having
-        values = [row.configuration.get(key, ABSENT) for row in compared]
-        if key != "seed" and any(value != values[0] for value in values):
-            result[key] = {row.name: row.configuration.get(key, ABSENT) for row in rows}
-    return result
-
-
-def _holds_components(value: object) -> bool:
-    """Return whether a value is a list of components (dictionaries with a class), such as the filters of a sampler."""
-    return isinstance(value, list) and any(isinstance(entry, dict) and "class" in entry for entry in value)
-
-
-def _rows_with_holder(rows: Sequence[Row], key: str) -> list[Row]:
-    """Return the rows with the component that holds another one (`align` holds `align.loss.class`), else those with its stage."""
-    holder = key.removesuffix(".class").rpartition(".")[0]
-    stage = key.partition(".")[0]
-    holding = [row for row in rows if f"{holder}.class" in row.configuration]
-    return holding or [row for row in rows if any(other.partition(".")[0] == stage for other in row.configuration)]

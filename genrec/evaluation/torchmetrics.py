@@ -13,8 +13,8 @@ rows are kept until `reset`: 16 bytes for each rank, 8 (n + 1) bytes for each li
 use `genrec.evaluation.shared_id_ties.per_user`.
 
 Where scores are above 0 and distinct, the results equal those of torchmetrics' `RetrievalHitRate`, `RetrievalNormalizedDCG` and
-`RetrievalMRR` with `top_k`. torchmetrics' MRR, MAP and precision count an item only if its score is above 0, which a log-probability
-never is; ranks have no such condition. No `genrec` command uses this module.
+`RetrievalMRR` with `top_k`. torchmetrics' MRR, MAP, recall and precision count an item only if its score is above 0 (version 1.9.0),
+which a log-probability never is; its hit rate and NDCG, and ranks, have no such condition. No `genrec` command uses this module.
 """
 
 from __future__ import annotations

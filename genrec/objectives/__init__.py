@@ -3,7 +3,7 @@
 `Supervised` is the likelihood of SFT, `Preference` compares the candidates of a row, `Rounds` alternates objectives.
 """
 
-from genrec.objectives.preference import Preference
+from genrec.objectives.preferences import Preference
 from genrec.objectives.rounds import Rounds
 from genrec.objectives.supervised import Supervised
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from genrec.errors import UsageError
-from genrec.objectives.preference import Preference
+from genrec.objectives.preferences import Preference
 from genrec.objectives.supervised import Supervised
 from genrec.types import Objective, ObjectiveContext, TrainingStep
 from genrec.types.specification import check_types

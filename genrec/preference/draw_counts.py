@@ -1,6 +1,7 @@
 """Counts of drawn negatives by user and item, which evaluation compares with the users' held-out items.
 
-Alignment counts and stores the draws without reading a held-out item. The comparison is `genrec.evaluation.held_out_negatives`.
+Alignment counts and stores the draws without reading a held-out item. The comparison is in
+`genrec.evaluation.comparison.held_out_negatives`.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from genrec.renamed import former_attribute
 from genrec.testing.baseline_checks import check_baseline
 from genrec.testing.encoder_checks import check_encoder
 from genrec.testing.filter_checks import check_filter
+from genrec.testing.item_loss_checks import check_item_loss
 from genrec.testing.item_vector_checks import check_item_vectors
 from genrec.testing.loss_checks import check_loss
 from genrec.testing.metric_checks import check_metric
@@ -30,6 +31,7 @@ from genrec.types import (
     CandidateFilter,
     EvaluationMetric,
     ItemEncoder,
+    ItemLoss,
     ItemVectors,
     NegativeSampler,
     Objective,
@@ -65,6 +67,7 @@ KINDS = (  # the first that fits; a quantizer has `fit` like a baseline
     Kind(Baseline, "fit(interactions, item_count)", lambda plugin, _: check_baseline(plugin)),
     Kind(ItemEncoder, "encode", lambda plugin, _: check_encoder(plugin)),
     Kind(ItemVectors, "vectors", lambda plugin, _: check_item_vectors(plugin)),
+    Kind(ItemLoss, "draw_items, item_loss", lambda plugin, _: check_item_loss(plugin)),
     Kind(EvaluationMetric, "measure(evaluated)", lambda plugin, _: check_metric(plugin)),
 )
 

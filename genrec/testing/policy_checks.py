@@ -15,8 +15,9 @@ from genrec.semantic_ids import SemanticIds
 from genrec.store import describe
 from genrec.testing.plugin_watch import call_plugin
 from genrec.testing.ranking_checks import check_rankings
+from genrec.testing.sequence_loss_checks import check_sequence_loss
 from genrec.testing.specification_checks import ContractError, check_specification
-from genrec.types import Policy, PolicySpecification, SequencePolicy
+from genrec.types import LossPolicy, Policy, PolicySpecification, SequencePolicy
 
 NUM_ITEMS, LEVEL_SIZES = 40, (4, 3, 5)  # the catalog that policies are checked on
 TOLERANCE = 1e-4  # rounding error of a log-probability
@@ -43,6 +44,7 @@ def check_policy(specification: PolicySpecification, semantic_ids: SemanticIds |
     - Lists contain real, distinct, allowed items in the order of their scores, which equal `log_prob`.
     - Gradients are finite.
     - `sequence_log_prob` of a `SequencePolicy` equals `level_log_prob` of every prefix.
+    - `sequence_loss` of a `LossPolicy` is a finite scalar with a gradient, or None; see `check_sequence_loss`.
 
     A policy that refuses Semantic IDs of three levels is checked with one level, in which item i has code i - 1.
     """
@@ -59,6 +61,9 @@ def check_policy(specification: PolicySpecification, semantic_ids: SemanticIds |
         _check_same(trial, "level_log_prob returns other values when it is called again", levels, _levels(trial))
         _check_weights(trial, specification, levels)
     _check_gradients(trial)
+    if isinstance(trial.policy, LossPolicy):
+        causal = isinstance(trial.policy, SequencePolicy) and getattr(specification, "causal", False) is True
+        check_sequence_loss(name, trial.policy, trial.history, causal)
 
 
 def _check_description(name: str, specification: PolicySpecification) -> None:

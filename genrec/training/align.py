@@ -19,7 +19,7 @@ from genrec.data.examples import Examples
 from genrec.model.unconstrained_sampling import unconstrained_statistics
 from genrec.objectives.frozen_policy import FrozenCopy, as_module, device_of
 from genrec.objectives.objective_state import FixedTensors
-from genrec.objectives.preference import log_probs
+from genrec.objectives.preferences import log_probs
 from genrec.objectives.row_scores import scores_of
 from genrec.objectives.rows import rows_of
 from genrec.objectives.validation_pairs import MAX_USERS

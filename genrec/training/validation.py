@@ -13,7 +13,7 @@ from genrec.baselines import ItemKNN, Popularity
 from genrec.data.corpus import Corpus
 from genrec.data.examples import examples
 from genrec.data.splits import BEGIN, TEST, VALIDATION
-from genrec.evaluation.compared_metric import PER_USER
+from genrec.evaluation.comparison.compared_metric import PER_USER
 from genrec.evaluation.evaluate import Evaluate, evaluate
 from genrec.evaluation.metrics import ndcg, recall
 from genrec.evaluation.shared_id_ties import per_user

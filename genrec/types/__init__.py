@@ -5,6 +5,7 @@ a Semantic ID, `K` negatives, `M` candidates, `n` cut-off, `U` users. Tensors ar
 items, not tokens. Protocols have methods only, so `isinstance` can check the components of an experiment.
 """
 
+from genrec.types.candidate_groups import Advantage, Advantages, CandidateGroups, GroupLogProbs, Surrogate, SurrogateTerms
 from genrec.types.data import (
     DividingSplit,
     FeedbackBounds,
@@ -93,8 +94,11 @@ from genrec.types.specification import CheckedSpecification, NamesFiles
 __all__ = [
     "NO_TEXT",
     "AdaptiveQuantizer",
+    "Advantage",
+    "Advantages",
     "Baseline",
     "CandidateFilter",
+    "CandidateGroups",
     "Candidates",
     "CatalogQuantizer",
     "CheckedContext",
@@ -112,6 +116,7 @@ __all__ = [
     "FilteringSplit",
     "FittedQuantizer",
     "FrozenPolicy",
+    "GroupLogProbs",
     "HeldOutItems",
     "ItemEncoder",
     "ItemLoss",
@@ -160,6 +165,8 @@ __all__ = [
     "Source",
     "Split",
     "StreamedSource",
+    "Surrogate",
+    "SurrogateTerms",
     "TieOrder",
     "TieOrderingSplit",
     "TrainedQuantizer",

@@ -176,7 +176,7 @@ class Proposer(Protocol):
 
 
 @runtime_checkable
-class SizedProposer(Proposer, Protocol):
+class SizedProposer(Protocol):
     """A proposer that knows the largest number of candidates of a row from its settings."""
 
     def most_candidates(self) -> int:

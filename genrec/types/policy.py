@@ -119,7 +119,10 @@ class ItemLoss(Protocol):
     """A loss of policies over items that compares the target with sampled negatives. Scores are unnormalized."""
 
     def draw_items(self, targets: Tensor, num_items: int, generator: Generator) -> Tensor:
-        """Return the negatives of targets int64 [C] of a batch, int64 [C, K], each 1..num_items or 0 for none, on their device."""
+        """Return the negatives of targets int64 [C] of a batch, int64 [C, K], each 1..num_items or 0 for none, on their device.
+
+        A negative is never the place's own target.
+        """
         ...
 
     def item_loss(self, positive: Tensor, negatives: Tensor, num_items: int) -> Tensor:

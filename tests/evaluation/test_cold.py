@@ -30,7 +30,9 @@ from genrec.evaluation.evaluate import Evaluate, evaluate, metrics_of
 from genrec.evaluation.metrics import ndcg, recall
 from genrec.experiment import Experiment
 from genrec.semantic_ids import SemanticIds
-from genrec.stages import build_evaluate, load_policy, validation_score
+from genrec.stage_inputs import load_policy
+from genrec.stages import build_evaluate
+from genrec.training.validation import validation_score
 from genrec.types import Ranking, SequenceBatch
 
 POPULARITY = torch.tensor([0, 5, 0, 2, 0, 0, 1])  # items 2, 4 and 5 have no training interaction

@@ -6,8 +6,8 @@ import pytest
 from pandas import DataFrame
 
 from genrec.errors import ArtifactError
-from genrec.evaluation.comparable import check_same, missing_seeds
 from genrec.evaluation.compare import Run, compare
+from genrec.evaluation.comparison.comparable import check_same, missing_seeds
 from genrec.types.data import TIES_OF_EACH_SEED
 
 SAME: dict[str, object] = {"data": "toy", "ties": "row order of the file", "items": 9}

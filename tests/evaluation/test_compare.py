@@ -13,8 +13,8 @@ from scipy.stats import t
 
 from genrec.errors import ArtifactError, UsageError
 from genrec.evaluation.compare import ABSENT, Comparison, Run, compare
-from genrec.evaluation.crossed_test import crossed_test, pooled_variance
-from genrec.evaluation.paired_tests import PairedTest, UsersOnly
+from genrec.evaluation.statistics.crossed_test import crossed_test, pooled_variance
+from genrec.evaluation.statistics.paired_tests import PairedTest, UsersOnly
 
 PROTOCOL: dict[str, object] = {"data": "toy", "users": 4, "items": 9, "filter_seen": False}
 BASELINE: dict[str, object] = {"policy.class": "Popularity"}

@@ -10,10 +10,10 @@ from pandas import DataFrame
 from scipy.stats import ttest_1samp
 
 from genrec.errors import ArtifactError, UsageError
-from genrec.evaluation import comparison_report
 from genrec.evaluation.compare import Comparison, PairedTest, Run, compare
-from genrec.evaluation.compared_metric import read_user_metric
-from genrec.evaluation.crossed_test import crossed_test, pooled_variance
+from genrec.evaluation.comparison import comparison_report
+from genrec.evaluation.comparison.compared_metric import read_user_metric
+from genrec.evaluation.statistics.crossed_test import crossed_test, pooled_variance
 
 SFT: dict[str, object] = {"sft.optimization.max_steps": 5}
 NAN = float("nan")

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pytest
 from pandas import DataFrame
 
-from genrec.evaluation import comparison_report, run_environments
 from genrec.evaluation.compare import Comparison, Run, compare
-from genrec.evaluation.comparison_protocol import protocol_lines
+from genrec.evaluation.comparison import comparison_report, run_environments
+from genrec.evaluation.comparison.comparison_protocol import protocol_lines
 from genrec.types.data import TIES_OF_EACH_SEED
 
 PROTOCOL: dict[str, object] = {

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from pandas import DataFrame
 
-from genrec.evaluation import comparison_report
 from genrec.evaluation.compare import Comparison, Run, compare
+from genrec.evaluation.comparison import comparison_report
+from genrec.evaluation.comparison.table_cells import p_cell
 from genrec.evaluation.evaluate import metrics_of
-from genrec.evaluation.table_cells import p_cell
 
 PROTOCOL: dict[str, object] = {
     "data": "MovieLens(variant=100k)", "split": "LeaveOneOut", "users": 50, "items": 30, "history": 20, "filter_seen": False,

@@ -9,10 +9,10 @@ import pytest
 from pandas import DataFrame
 
 from genrec import run_files
-from genrec.evaluation import comparison_report
 from genrec.evaluation.compare import Comparison, Run, compare
-from genrec.evaluation.comparison_summary import summary
-from genrec.evaluation.table_cells import p_cell
+from genrec.evaluation.comparison import comparison_report
+from genrec.evaluation.comparison.comparison_summary import summary
+from genrec.evaluation.comparison.table_cells import p_cell
 from genrec.row_commands import print_table
 
 SFT: dict[str, object] = {"sft.optimization.max_steps": 5}

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from genrec.evaluation.crossed_test import crossed_test, pooled_variance
-from genrec.evaluation.significance import holm
+from genrec.evaluation.statistics.crossed_test import crossed_test, pooled_variance
+from genrec.evaluation.statistics.significance import holm
 
 BENCHMARKS = Path(__file__).parents[2] / "experiments" / "benchmarks"
 SIMULATION: Any = SimpleNamespace(**runpy.run_path(str(BENCHMARKS / "calibration.py")))

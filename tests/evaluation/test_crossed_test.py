@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 from statsmodels.regression.mixed_linear_model import MixedLM
 
-from genrec.evaluation.crossed_test import (
+from genrec.evaluation.statistics.crossed_test import (
     CrossedTest,
     SeedVariance,
     crossed_test,

@@ -7,9 +7,9 @@ import pytest
 from pandas import DataFrame
 from statsmodels.stats.multitest import multipletests
 
-from genrec.evaluation import comparison_report
 from genrec.evaluation.compare import Comparison, Run, Study, compare
-from genrec.evaluation.significance import holm
+from genrec.evaluation.comparison import comparison_report
+from genrec.evaluation.statistics.significance import holm
 
 SFT: dict[str, object] = {"sft.optimization.max_steps": 5}
 BASELINE: dict[str, object] = {"policy.class": "Popularity"}

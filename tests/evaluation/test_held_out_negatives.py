@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pandas import DataFrame
 
 from genrec.evaluation.compare import Row, Spread
-from genrec.evaluation.held_out_negatives import held_out_negatives, held_out_notes
+from genrec.evaluation.comparison.held_out_negatives import held_out_negatives, held_out_notes
 
 NAMES = ("negatives_heldout_share", "negatives_test_share", "negatives_validation_share")
 PAIRS = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 5)), max_size=12)
@@ -63,6 +63,15 @@ def test_the_note_names_each_row() -> None:
     assert held_out_notes([row("sft", None)]) == []
 
 
+def test_negatives_that_the_loss_does_not_use_are_left_out() -> None:
+    unused = row("continued", 0.0021)._replace(
+        configuration={"align.loss.class": "genrec.preference.losses.reference_free:ContinuedSFT"}
+    )
+    assert held_out_notes([unused]) == []
+    (note,) = held_out_notes([unused, row("uniform", 0.0017)])
+    assert "continued" not in note
+
+
 def test_the_note_of_many_rows_has_the_range() -> None:
     (note,) = held_out_notes([row(f"row-{place}", 0.001 * place) for place in (5, 1, 9, 2, 3, 4, 6, 7, 8)])
     assert "0.10 % (row-1) to 0.90 % (row-9) in 9 rows" in note
@@ -83,7 +92,7 @@ def test_shares_on_movielens_100k(real_data: Path, tmp_path: Path) -> None:
     from genrec.preference.negatives import Popularity, Uniform
     from genrec.randomness import generator
     from genrec.semantic_ids import SemanticIds
-    from genrec.stages import sampler_context
+    from genrec.stage_inputs import sampler_context
 
     corpus = prepare(MovieLens("100k", path=real_data / "movielens" / "ml-100k.zip").load(tmp_path), LeaveOneOut())
     ids = SemanticIds(torch.arange(corpus.item_count).unsqueeze(1), (corpus.item_count,))

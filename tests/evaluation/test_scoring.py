@@ -20,12 +20,12 @@ from genrec.data.splits import LeaveOneOut
 from genrec.data.worlds import Shop
 from genrec.errors import ArtifactError, UsageError
 from genrec.evaluation.compare import compare
-from genrec.evaluation.comparison_report import markdown
+from genrec.evaluation.comparison.comparison_report import markdown
 from genrec.evaluation.evaluate import Evaluate, evaluate
 from genrec.experiment import Experiment
 from genrec.model import Tiger
 from genrec.semantic_ids import SemanticIds
-from genrec.stages import batches, seen_items, select_users, shared_numbers
+from genrec.training.validation import batches, seen_items, select_users, shared_numbers
 from genrec.types import ExactRecommender, Ranking, SequenceBatch
 
 

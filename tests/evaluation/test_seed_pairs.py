@@ -7,7 +7,7 @@ import pytest
 from pandas import DataFrame
 
 from genrec.evaluation.compare import Comparison, PairedTest, Run, compare
-from genrec.evaluation.crossed_test import crossed_test, pooled_variance
+from genrec.evaluation.statistics.crossed_test import crossed_test, pooled_variance
 
 SFT: dict[str, object] = {"sft.optimization.max_steps": 5, "evaluate.num_beams": 0}
 BASELINE: dict[str, object] = {"policy.class": "Popularity"}

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import permutation_test
 from statsmodels.stats.multitest import multipletests
 
-from genrec.evaluation.significance import (
+from genrec.evaluation.statistics.significance import (
     MAX_DRAWN,
     bootstrap_means,
     bootstrap_p,

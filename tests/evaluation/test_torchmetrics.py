@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import Metric, MetricCollection
-from torchmetrics.retrieval import RetrievalHitRate, RetrievalMRR, RetrievalNormalizedDCG
+from torchmetrics.retrieval import (
+    RetrievalHitRate,
+    RetrievalMAP,
+    RetrievalMRR,
+    RetrievalNormalizedDCG,
+    RetrievalPrecision,
+    RetrievalRecall,
+)
 
 from genrec.errors import InputError, UsageError
 from genrec.evaluation import metrics
@@ -95,6 +102,19 @@ def test_torchmetrics_mrr_misses_targets_with_scores_below_zero() -> None:
     ours.update(rank)
     assert theirs(RetrievalMRR(top_k=10), scores, target) == pytest.approx(ours.compute().item(), abs=1e-6)
     assert theirs(RetrievalMRR(top_k=10), scores.log() - 1, target) == 0 < ours.compute().item()
+
+
+@pytest.mark.parametrize("kind", [RetrievalMAP, RetrievalPrecision, RetrievalRecall])
+def test_other_metrics_of_torchmetrics_miss_them_too(kind: type[Metric]) -> None:
+    scores, target, _ = scored(50, 30)
+    assert theirs(kind(top_k=10), scores.log() - 1, target) == 0 < theirs(kind(top_k=10), scores, target)
+
+
+@pytest.mark.parametrize("kind", [RetrievalHitRate, RetrievalNormalizedDCG])
+def test_hit_rate_and_ndcg_of_torchmetrics_take_any_scores(kind: type[Metric]) -> None:
+    scores, target, _ = scored(50, 30)
+    expected = theirs(kind(top_k=10), scores, target)
+    assert theirs(kind(top_k=10), scores.log() - 1, target) == pytest.approx(expected, abs=1e-6)
 
 
 def test_ranks_from_lists() -> None:

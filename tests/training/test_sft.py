@@ -25,7 +25,7 @@ from genrec.objectives import Supervised
 from genrec.objectives.supervised import negative_log_likelihood, window_loss
 from genrec.semantic_ids import SemanticIds
 from genrec.training.sft import build_policy
-from genrec.types import Ranking, SequencePolicy, WindowBatch
+from genrec.types import Padding, Ranking, SequencePolicy, WindowBatch
 
 IDS = SemanticIds(torch.arange(40).unsqueeze(1), (40,))
 
@@ -139,27 +139,28 @@ def test_a_resumed_run_on_windows_gives_the_same_weights(tmp_path: Path, length:
 
 def test_windows_need_a_causal_policy(tmp_path: Path) -> None:
     """The experiment checks the specification; `fine_tune` checks the policy itself. A baseline trains nothing and passes."""
-    with pytest.raises(UsageError, match=r"sft\.targets 'all' needs a policy that scores all positions.*got PrefixPolicy"):
+    with pytest.raises(UsageError, match=r"Supervised\.targets 'all' needs a policy that scores all positions.*got PrefixPolicy"):
         fine_tune(PrefixPolicy(), windows(corpus(), 4), RECIPE, 0, tmp_path / "last", lambda: {"ndcg@10": 0.0})
-    with pytest.raises(UsageError, match=r"cyclic: sft\.targets 'all' needs a causal policy.*Tiger is bidirectional"):
+    with pytest.raises(UsageError, match=r"cyclic: Supervised\.targets 'all' needs a causal policy.*Tiger is bidirectional"):
         replace(cyclic(), sft=RECIPE)
     assert "sft" not in replace(cyclic(), sft=RECIPE, policy=Popularity()).stages
 
 
 def test_repeated_padding_needs_windows() -> None:
-    with pytest.raises(UsageError, match=r"sft\.padding 'repeat' pads windows"):
-        SFT(padding="repeat")
+    with pytest.raises(UsageError, match=r"Supervised\.padding 'repeat' pads windows"):
+        Supervised(padding="repeat")
 
 
 @pytest.mark.parametrize("padding", ["zero", "repeat"])
-def test_a_causal_policy_learns_the_cyclic_world_from_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, padding: str) -> None:
+def test_a_causal_policy_learns_the_cyclic_world_from_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, padding: Padding
+) -> None:
     """Through the pipeline, with one code per item."""
     monkeypatch.setenv("GENREC_HOME", str(tmp_path))
     recipe = SFT(
-        objective=Supervised(targets="all"),
-        padding=padding,
+        objective=Supervised(targets="all", padding=padding),
         optimization=Optimization(max_steps=150, batch_size=32, learning_rate=5e-2, warmup_steps=10, weight_decay=0.035),
         validation=Validation(every=50, patience=15),
-    )  # type: ignore[arg-type]
+    )
     artifacts = pipeline.run(replace(cyclic(), tokenize=None, policy=Bigram(), sft=recipe))
     assert json.loads((artifacts["evaluate"].folder / "metrics.json").read_text())["recall@1"] >= 0.95

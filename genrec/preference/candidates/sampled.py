@@ -28,18 +28,18 @@ class Sampled:
 
     def __post_init__(self) -> None:
         check_types(self, "Sampled")
-        check_is_sampler("align.negatives", self.negatives)
+        check_is_sampler("Sampled.negatives", self.negatives)
         if self.num_negatives < 1:
-            raise UsageError(f"align.num_negatives must be at least 1, got {self.num_negatives}")
-        _check_best_of(self.negatives, self.num_negatives, "align.num_negatives")
+            raise UsageError(f"Sampled.num_negatives must be at least 1, got {self.num_negatives}")
+        _check_best_of(self.negatives, self.num_negatives, "Sampled.num_negatives")
 
     def check(self, experiment: Any) -> None:
         """Raise UsageError if no row can get `num_negatives` negatives, because the sampler has fewer candidates by its settings."""
         most = most_negatives(self.negatives, experiment)
         if most < self.num_negatives:
             raise UsageError(
-                f"{experiment.name}: align.num_negatives = {self.num_negatives}, but {self.negatives!r} gives a row at most "
-                f"{most:.0f} negatives in this experiment; lower align.num_negatives, or give the sampler more candidates (pool_size, "
+                f"{experiment.name}: Sampled.num_negatives = {self.num_negatives}, but {self.negatives!r} gives a row at most "
+                f"{most:.0f} negatives in this experiment; lower it, or give the sampler more candidates (pool_size, "
                 "num_beams, recent, batch_size)"
             )
 

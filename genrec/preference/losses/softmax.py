@@ -33,7 +33,7 @@ class DPO:
         if policy.rejected.ndim == 2 and policy.rejected.shape[1] > 1:
             raise UsageError(
                 f"DPO compares the positive with one negative, got K = {policy.rejected.shape[1]}: "
-                "set align.num_negatives to 1, or use SoftmaxDPO (S-DPO), which takes any number"
+                "set num_negatives to 1, or use SoftmaxDPO (S-DPO), which takes any number"
             )
         return SoftmaxDPO(self.beta)(policy, reference)
 

@@ -1,23 +1,33 @@
 """The test of one row of a results table against another.
 
-Trained rows are tested over users and seeds (`genrec.evaluation.crossed_test`), a figure of all lists together over seeds alone, and
-two baselines over users alone, by a paired bootstrap. Of rows that were trained, the bootstrap over users is kept as a diagnostic: it
-says something about these trained models, not about the methods.
+Trained rows are tested over users and seeds (`genrec.evaluation.statistics.crossed_test`), a figure of all lists together over
+seeds alone, and two baselines over users alone, by a paired bootstrap. Of rows that were trained, the bootstrap over users is kept
+as a diagnostic: it says something about these trained models, not about the methods.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy import ndarray
 
-from genrec.evaluation.crossed_test import CrossedTest, SeedVariance, crossed_test, pooled_variance, seeds_test, variance_over_seeds
-from genrec.evaluation.seed_pairs import SeedPairs
-from genrec.evaluation.significance import EQUAL, bootstrap_p, paired_means, percentile_interval, undefined
+from genrec.evaluation.statistics.crossed_test import (
+    CrossedTest,
+    SeedVariance,
+    crossed_test,
+    pooled_variance,
+    seeds_test,
+    variance_over_seeds,
+)
+from genrec.evaluation.statistics.seed_pairs import SeedPairs
+from genrec.evaluation.statistics.significance import EQUAL, bootstrap_p, paired_means, percentile_interval, undefined
 
 LEAST_SEEDS = 3  # of a claim about a method
+CONTROL = "Supervised"  # the objective of the control: further training without preferences
+WITHOUT_PREFERENCES = ("Supervised", "ContinuedSFT")  # objectives and losses
 DEFAULT_SEEDS = 5  # of a comparison
 
 
@@ -34,7 +44,7 @@ class PairedTest(NamedTuple):
     difference: float | None  # mean over users and `seeds`, row minus reference; None if the rows have no seed in common
     interval: tuple[float, float] | None  # 95 % confidence interval of the difference; None if undefined
     p: float | None  # two-sided; 1 if nothing differs; None if undefined
-    p_holm: float | None  # p with Holm's correction over its family (`genrec.evaluation.families`)
+    p_holm: float | None  # p with Holm's correction over its family (`genrec.evaluation.statistics.families`)
     reason: str  # why there is no p; empty if there is one
     wins: int  # users with a higher metric, averaged over `seeds`, than under the reference
     ties: int  # users with an equal metric
@@ -147,6 +157,18 @@ def _users_only(differences: ndarray, resamples: int, seed: int) -> UsersOnly | 
         return None
     means = paired_means(differences, resamples, seed)
     return UsersOnly(percentile_interval(means), bootstrap_p(float(differences.mean()), means))
+
+
+def loss_of(configuration: Mapping[str, object]) -> str:
+    """Return the class name of what a row's alignment minimizes; `CONTROL` if it has no preferences; empty if it is not aligned.
+
+    Of a chain of alignments it is that of the last stage with preferences.
+    """
+    classes = {path: str(value).rpartition(":")[2] for path, value in configuration.items() if path.endswith(".class")}
+    stages = [path.removesuffix(".objective.class") for path in classes if re.fullmatch(r"align(-\d+)?\.objective\.class", path)]
+    minimized = [classes.get(f"{stage}.objective.loss.class", classes[f"{stage}.objective.class"]) for stage in stages]
+    preferences = [name for name in minimized if name not in WITHOUT_PREFERENCES]
+    return preferences[-1] if preferences else CONTROL if minimized else ""
 
 
 def is_trained(configuration: Mapping[str, object]) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from genrec.evaluation.cold_metrics import chance
 from genrec.evaluation.compare import ABSENT, Comparison, Row
-from genrec.evaluation.compared_metric import PER_USER
-from genrec.evaluation.table_cells import TITLES, MetricName, Table, metric_cell, metric_name, ranked_keys, title
+from genrec.evaluation.comparison.compared_metric import PER_USER
+from genrec.evaluation.comparison.table_cells import TITLES, MetricName, Table, metric_cell, metric_name, ranked_keys, title
 
 ELSEWHERE = ("sid_", "cold_", "negatives_")  # prefixes of metrics that are in a table or a note of their own
 COUNTS = ("users", "invalid", "excluded_targets", "cold_users", "cold_items")  # metrics that are numbers of users, slots or items

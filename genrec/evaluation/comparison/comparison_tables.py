@@ -1,6 +1,6 @@
 """The tables of a `Comparison` as plain text: results, Semantic IDs, cold start, tests, differing settings.
 
-Names and values come from experiment files. The output functions escape them (`genrec.evaluation.comparison_report`).
+Names and values come from experiment files. The output functions escape them (`genrec.evaluation.comparison.comparison_report`).
 """
 
 from __future__ import annotations
@@ -8,11 +8,10 @@ from __future__ import annotations
 import textwrap
 
 from genrec.evaluation.compare import ABSENT, Comparison, Row
-from genrec.evaluation.comparison_metric_tables import metric_tables
-from genrec.evaluation.comparison_tests_table import tests_tables
-from genrec.evaluation.held_out_negatives import held_out_notes
-from genrec.evaluation.paired_tests import enumerated
-from genrec.evaluation.table_cells import (
+from genrec.evaluation.comparison.comparison_metric_tables import metric_tables
+from genrec.evaluation.comparison.comparison_tests_table import tests_tables
+from genrec.evaluation.comparison.held_out_negatives import held_out_notes
+from genrec.evaluation.comparison.table_cells import (
     PREFERRED,
     Table,
     difference_cell,
@@ -23,6 +22,7 @@ from genrec.evaluation.table_cells import (
     ranked_keys,
     title,
 )
+from genrec.evaluation.statistics.paired_tests import enumerated
 
 MAX_COLUMNS = 8  # rows of results that are shown as columns of the configuration table; more are shown as lines
 HIDDEN = ("version", "source", "fingerprint")  # fields of a component that are shown only if nothing else differs
@@ -84,6 +84,8 @@ def _notes(comparison: Comparison) -> list[str]:
             were = "slot of its lists was" if invalid == 1 else "slots of its lists were"
             count = "It counts as a miss." if invalid == 1 else "They count as misses."
             notes.append(f"{row.name}: {invalid:g} {were} empty or repeated an item. {count}")
+    for row in comparison.rows:
+        notes += [f"{row.name}: settings selected by genrec tune {tuning}." for tuning in row.tunings]
     return notes + held_out_notes(comparison.rows) + _excluded_targets(comparison)
 
 
@@ -149,9 +151,11 @@ def _text(value: object, hidden: tuple[str, ...] = HIDDEN) -> str:
         known = {name: entry for name, entry in value.items() if name != "class" and name not in hidden and entry is not None}
         fields = [f"{name}={_field(entry, hidden)}" for name, entry in known.items()]
         return f"{str(value['class']).rpartition(':')[2]}({', '.join(fields)})"
-    return ", ".join(_text(entry, hidden) for entry in value) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(_text(entry, hidden) for entry in value) or "()"
+    return str(value)
 
 
 def _field(value: object, hidden: tuple[str, ...]) -> str:
     """Return a value as an argument of a call, with lists in brackets."""
-    return f"[{_text(value, hidden)}]" if isinstance(value, list | tuple) else _text(value, hidden)
+    return f"[{_text(value, hidden)}]" if isinstance(value, list | tuple) and value else _text(value, hidden)

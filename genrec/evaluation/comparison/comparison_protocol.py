@@ -1,6 +1,6 @@
 """The protocol of a `Comparison` as labeled lines: data, split, ranking, selection, seeds, Holm's families, environment.
 
-Names and values come from experiment files. The output functions escape them (`genrec.evaluation.comparison_report`).
+Names and values come from experiment files. The output functions escape them (`genrec.evaluation.comparison.comparison_report`).
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import re
 from collections.abc import Sequence
 
 from genrec.errors import counted
-from genrec.evaluation.comparable import ABSENT
 from genrec.evaluation.compare import Comparison, Row
-from genrec.evaluation.paired_tests import enumerated
-from genrec.evaluation.run_environments import environment_lines
-from genrec.evaluation.table_cells import LabeledLine
+from genrec.evaluation.comparison.comparable import ABSENT
+from genrec.evaluation.comparison.run_environments import environment_lines
+from genrec.evaluation.comparison.table_cells import LabeledLine
+from genrec.evaluation.statistics.paired_tests import enumerated
 from genrec.types.data import TIES_OF_EACH_SEED
 
 TITLE = "Protocol"

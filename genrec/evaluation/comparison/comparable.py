@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from genrec.errors import ArtifactError, counted
-from genrec.evaluation.paired_tests import is_trained, seeds_in_words
+from genrec.evaluation.statistics.paired_tests import is_trained, seeds_in_words
 from genrec.types.data import TIES_OF_EACH_SEED
 
 if TYPE_CHECKING:

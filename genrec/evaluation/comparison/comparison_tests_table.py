@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Sequence
 
 from genrec.evaluation.compare import ABSENT, Comparison, Row
-from genrec.evaluation.paired_tests import PairedTest, enumerated, seeds_in_words
-from genrec.evaluation.table_cells import UNDEFINED, Table, difference_cell, interval_cell, p_cell, title
+from genrec.evaluation.comparison.table_cells import UNDEFINED, Table, difference_cell, interval_cell, p_cell, title
+from genrec.evaluation.statistics.paired_tests import PairedTest, enumerated, seeds_in_words
 
 SEEDS_WIDTH = 17  # characters in a line of the differences by seed in the narrow table
 DIAGNOSTIC = "Users only (diagnostic)"

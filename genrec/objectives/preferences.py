@@ -94,7 +94,7 @@ class Preference:
         for name in ("min_gap", "likelihood", "weight"):
             check_range(self, name, 0)
         if isinstance(self.loss, type) or not isinstance(self.loss, PreferenceLoss):
-            raise UsageError(f"align.loss must be a loss, such as DPO(), with needs = LossNeeds(), got {self.loss!r}")
+            raise UsageError(f"Preference.loss must be a loss, such as DPO(), with needs = LossNeeds(), got {self.loss!r}")
         if isinstance(self.candidates, type) or not isinstance(self.candidates, Proposer):
             raise UsageError(f"Preference.candidates must be a proposer, such as Sampled(), got {self.candidates!r}")
         if self.reward is not None and (isinstance(self.reward, type) or not isinstance(self.reward, Reward)):
@@ -254,6 +254,6 @@ def _check_pairs(loss: PreferenceLoss, candidates: Proposer) -> None:
         loss = loss.loss
     if isinstance(loss, DPO) and isinstance(candidates, SizedProposer) and candidates.most_candidates() > 2:
         raise UsageError(
-            f"DPO takes one negative, got {candidates.most_candidates() - 1} of {candidates!r}; set align.num_negatives to 1 "
+            f"DPO takes one negative, got {candidates.most_candidates() - 1} from {candidates!r}; set num_negatives to 1 "
             "(--align.num-negatives 1), or use SoftmaxDPO (S-DPO)"
         )

@@ -91,9 +91,8 @@ def crossed_test(difference: ndarray, pooled: SeedVariance) -> CrossedTest | Non
 def seeds_test(difference: ndarray, pooled: float, degrees_of_freedom: int) -> CrossedTest | None:
     """Return the t-test over seeds of differences float64 [S] of a metric without values per user, such as coverage.
 
-    None if the variance is 0 and the mean is not.
-
-    `pooled` is the variance over seeds with `degrees_of_freedom`, at least 1 (see `variance_over_seeds`).
+    `pooled` is the variance over seeds with `degrees_of_freedom`, at least 1 (see `variance_over_seeds`). The order of the seeds
+    does not matter. Returns None if the variance is 0 and the mean is not.
     """
     return _t_test(float(difference.mean()), pooled / len(difference), float(degrees_of_freedom))
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from genrec.evaluation.compare import ABSENT, Row
-from genrec.evaluation.paired_tests import PairedTest
+from genrec.evaluation.statistics.paired_tests import PairedTest
 
 PREFERRED = {"ndcg": (5, 10), "mrr": (10,), "coverage": (10,)}  # cut-offs to show if they exist, else the last one; recall has all
 TITLES = {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR", "coverage": "Coverage"}

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from typing import NamedTuple
 
 from genrec.evaluation.compare import Comparison, Row
-from genrec.evaluation.comparison_tests_table import seeds_differ
-from genrec.evaluation.paired_tests import DEFAULT_SEEDS, LEAST_SEEDS, PairedTest, enumerated, seeds_in_words
-from genrec.evaluation.table_cells import p_cell, title
+from genrec.evaluation.comparison.comparison_tests_table import seeds_differ
+from genrec.evaluation.comparison.table_cells import p_cell, title
+from genrec.evaluation.statistics.paired_tests import (
+    CONTROL,
+    DEFAULT_SEEDS,
+    LEAST_SEEDS,
+    PairedTest,
+    enumerated,
+    loss_of,
+    seeds_in_words,
+)
 
 LEVEL = 0.05  # a corrected p below it is a difference beyond chance
 WORDS = {3: "three", 5: "five"}
-CONTROL = "Supervised"  # the objective of the control: further training without preferences
-WITHOUT_PREFERENCES = ("Supervised", "ContinuedSFT")  # objectives and losses
 
 
 class Summary(NamedTuple):
@@ -124,15 +129,8 @@ def _is_above(test: PairedTest) -> bool:
 
 
 def _loss(row: Row) -> str:
-    """Return the class name of what a row's alignment minimizes; `CONTROL` if it has no preferences; empty if it is not aligned.
-
-    Of a chain of alignments it is that of the last stage with preferences.
-    """
-    classes = {path: str(value).rpartition(":")[2] for path, value in row.configuration.items() if path.endswith(".class")}
-    stages = [path.removesuffix(".objective.class") for path in classes if re.fullmatch(r"align(-\d+)?\.objective\.class", path)]
-    minimized = [classes.get(f"{stage}.objective.loss.class", classes[f"{stage}.objective.class"]) for stage in stages]
-    preferences = [name for name in minimized if name not in WITHOUT_PREFERENCES]
-    return preferences[-1] if preferences else CONTROL if minimized else ""
+    """Return the class name of a row's alignment loss; empty if the row is not aligned."""
+    return loss_of(row.configuration)
 
 
 def _control(comparison: Comparison) -> Row | None:

@@ -15,6 +15,7 @@ from numpy import ndarray
 from pandas import DataFrame
 
 from genrec.errors import counted
+from genrec.evaluation.statistics.paired_tests import CONTROL, loss_of
 
 if TYPE_CHECKING:
     from genrec.evaluation.compare import Row
@@ -41,8 +42,12 @@ def held_out_negatives(drawn: DataFrame, validation: DataFrame, test: DataFrame)
 
 
 def held_out_notes(rows: Sequence[Row]) -> list[str]:
-    """Return the note on held-out items among the negatives of a table's rows, a mean over seeds each; empty if no row has one."""
-    shares = {row.name: [row.metrics[name].mean for name in (TOTAL, TEST, VALIDATION)] for row in rows if TOTAL in row.metrics}
+    """Return the note on held-out items among the negatives of a table's rows, a mean over seeds each; empty if no row has one.
+
+    Rows of continued SFT are left out: their negatives are drawn, but the loss does not use them.
+    """
+    having = [row for row in rows if TOTAL in row.metrics and loss_of(row.configuration) != CONTROL]
+    shares = {row.name: [row.metrics[name].mean for name in (TOTAL, TEST, VALIDATION)] for row in having}
     if not shares:
         return []
     if len(shares) > MAX_LISTED:

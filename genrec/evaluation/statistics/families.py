@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from genrec.errors import counted
-from genrec.evaluation.paired_tests import PairedTest
-from genrec.evaluation.significance import holm
+from genrec.evaluation.statistics.paired_tests import PairedTest
+from genrec.evaluation.statistics.significance import holm
 
 if TYPE_CHECKING:
     from genrec.evaluation.compare import Run, Study

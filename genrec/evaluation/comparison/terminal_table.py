@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from rich.cells import cell_len, chop_cells
 
-from genrec.evaluation.table_cells import Table
+from genrec.evaluation.comparison.table_cells import Table
 
 GAP = "  "  # between columns
 MIN_NAME_WIDTH = 10  # characters; a longer part of a row's name is cut only where the width is below three times that

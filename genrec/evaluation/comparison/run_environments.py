@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from genrec.evaluation.compare import Comparison, Row
-from genrec.evaluation.paired_tests import enumerated, seeds_in_words
-from genrec.evaluation.table_cells import LabeledLine
+from genrec.evaluation.comparison.table_cells import LabeledLine
+from genrec.evaluation.statistics.paired_tests import enumerated, seeds_in_words
 
 NOT_RECORDED = "not recorded"
 BIT_EQUAL = (

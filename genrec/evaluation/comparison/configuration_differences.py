@@ -1,0 +1,84 @@
+"""The settings in which the rows of a table differ.
+
+Fields with `genrec.store.NEW_IN_KEY` are not recorded while they have their default; a row without them is shown with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from genrec.evaluation.comparison.comparable import ABSENT
+from genrec.store import NEW_IN_KEY
+
+if TYPE_CHECKING:
+    from genrec.evaluation.compare import Row
+
+CLASS = ".class"  # ending of the key path of a component's class
+
+
+def differences(rows: Sequence[Row]) -> dict[str, dict[str, object]]:
+    """Return the configuration keys with different values across rows, except the seed: key path -> row -> value.
+
+    The class of a component, and a list of components, is compared among the rows that have the component or stage that holds it: a
+    baseline has no `sft`, and SFT alone has no `align.optimization`. Any other key is compared among the rows that have it, because
+    the fields of a component that only one row has add nothing to its class. A field that is not recorded has its default.
+    """
+    defaults = {row.name: unrecorded_defaults(row.configuration) for row in rows}
+
+    def value(row: Row, key: str) -> object:
+        return row.configuration.get(key, defaults[row.name].get(key.removesuffix(CLASS), ABSENT))
+
+    result: dict[str, dict[str, object]] = {}
+    for key in dict.fromkeys(key for row in rows for key in row.configuration):
+        having = [row for row in rows if key in row.configuration]
+        names_component = key.endswith(CLASS) or any(_holds_components(row.configuration[key]) for row in having)
+        compared = _rows_with_holder(rows, key) if names_component else [row for row in rows if value(row, key) != ABSENT]
+        values = [value(row, key) for row in compared]
+        if key != "seed" and any(other != values[0] for other in values):
+            result[key] = {row.name: value(row, key) for row in rows}
+    return result
+
+
+def unrecorded_defaults(configuration: Mapping[str, object]) -> dict[str, object]:
+    """Return the defaults of genrec's own fields that are not recorded with their default: key path -> default."""
+    found = {}
+    for key, name in configuration.items():
+        if key.endswith(CLASS) and isinstance(name, str) and name.startswith("genrec."):
+            holder = key.removesuffix(CLASS)
+            for field, default in _new_fields(name).items():
+                path = f"{holder}.{field}"
+                if not any(other == path or other.startswith(f"{path}.") for other in configuration):
+                    found[path] = default
+    return found
+
+
+@cache
+def _new_fields(name: str) -> dict[str, Any]:
+    """Return the fields with `NEW_IN_KEY` of a class `module:Name`, with their defaults; none if the class is gone."""
+    module, _, qualified = name.partition(":")
+    try:
+        kind = attrgetter(qualified)(import_module(module))
+    except (ImportError, AttributeError):  # of an earlier version
+        return {}
+    if not dataclasses.is_dataclass(kind):
+        return {}
+    fields = [field for field in dataclasses.fields(kind) if dict(field.metadata) == NEW_IN_KEY]
+    return {field.name: list(field.default) if isinstance(field.default, tuple) else field.default for field in fields}
+
+
+def _holds_components(value: object) -> bool:
+    """Return whether a value is a list of components (dictionaries with a class), such as the filters of a sampler."""
+    return isinstance(value, list) and any(isinstance(entry, dict) and "class" in entry for entry in value)
+
+
+def _rows_with_holder(rows: Sequence[Row], key: str) -> list[Row]:
+    """Return the rows with the component that holds another one (`align` holds `align.loss.class`), else those with its stage."""
+    holder = key.removesuffix(CLASS).rpartition(".")[0]
+    stage = key.partition(".")[0]
+    holding = [row for row in rows if f"{holder}{CLASS}" in row.configuration]
+    return holding or [row for row in rows if any(other.partition(".")[0] == stage for other in row.configuration)]
