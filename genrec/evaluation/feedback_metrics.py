@@ -54,7 +54,8 @@ def pair_values(recommender: Recommender, batch: SequenceBatch, held_out: HeldOu
     """
     found = torch.full((len(batch.user),), torch.nan, dtype=torch.float64)
     have_pair = ((held_out.label == 1).any(1) & (held_out.label == -1).any(1)).nonzero().squeeze(1)
-    for rows in torch.split(have_pair, max(1, PAIR_CELLS // max(1, held_out.items.shape[1] ** 2))):
+    size = max(1, PAIR_CELLS // max(1, held_out.items.shape[1] ** 2))
+    for rows in torch.split(have_pair, size) if len(have_pair) else ():
         part = SequenceBatch(*(column[rows.to(column.device)] for column in batch))
         chosen = HeldOutItems(held_out.items[rows], held_out.label[rows])
         by_policy = isinstance(recommender, Policy) and not isinstance(recommender, UserRecommender)

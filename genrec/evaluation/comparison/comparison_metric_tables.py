@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from genrec.errors import counted
 from genrec.evaluation.cold_metrics import chance
 from genrec.evaluation.compare import ABSENT, Comparison, Row
 from genrec.evaluation.comparison.compared_metric import PER_USER
@@ -64,10 +65,10 @@ def _feedback(all_rows: tuple[Row, ...]) -> list[Table]:
     cells = [[row.name, *(metric_cell(row, key) for key in shown)] for row in rows]
     pairs, disliked, users = (_count(rows, key) for key in (*FEEDBACK_COUNTS, "users"))
     notes = [
-        f"Pairwise accuracy: share of the pairs of a liked and a disliked test item of a user in which the liked one has the higher "
-        f"score, mean over the {pairs} users with a pair.",
-        f"NDCG: of the first liked test item, mean over the {users} users who have one.",
-        f"disliked@n: share of the {disliked} users with a disliked test item whose first n items hold one; lower is better.",
+        "Pairwise accuracy: share of the pairs of a liked and a disliked test item of a user in which the liked one has the higher "
+        f"score, mean over the {counted(pairs, 'user')} with a pair.",
+        f"NDCG: of the first liked test item, mean over the {counted(users, 'user')} with such an item.",
+        f"disliked@n: share of the {counted(disliked, 'user')} with a disliked test item whose first n items hold one; lower is better.",
     ]
     titles = ["Pairwise accuracy" if key == PAIRWISE else f"{title(key)} of liked" if key in ndcg else key for key in shown]
     return [
