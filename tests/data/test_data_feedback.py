@@ -149,7 +149,7 @@ def ordered(events: list[tuple[Any, ...]]) -> dict[str, list[tuple[str, float]]]
 def expected_examples(
     users: dict[str, tuple[list[tuple[str, float]], int, int, int]], feedback: str, histories: str
 ) -> dict[str, set[tuple[str, str, str]]]:
-    """Return the examples by part, by plain loops. A user has events, and where validation, the test and all end: train < v < t < e."""
+    """Return the examples by part, by plain loops. A user has events, and where validation and the test begin and where all end."""
 
     def history(before: list[tuple[str, float]]) -> str:
         return "".join(item for item, rating in before if histories == "all" or rating > 2)
@@ -189,7 +189,7 @@ def test_leave_one_out_equals_plain_loops(events: list[tuple[Any, ...]], feedbac
             users[user] = (rows, liked[-2], liked[-1], liked[-1] + 1)
     split = replace(LABELED, histories=histories)
     if not any(first for _, first, _, _ in users.values()):
-        with pytest.raises(InputError, match="nothing is left after the filter|leaves no interaction for the part 'train'"):
+        with pytest.raises(InputError, match=r"nothing is left after the filter|leaves no interaction for the part 'train'"):
             prepare(raw(events), split)
         return
     corpus = prepare(raw(events), split)

@@ -160,7 +160,7 @@ def test_items_with_one_semantic_id_have_one_score() -> None:
 def test_scores_are_checked() -> None:
     batch = SequenceBatch(torch.tensor([1]), torch.tensor([[3]]), torch.tensor([1]))
     held_out = HeldOutItems(torch.tensor([[1, 2]]), torch.tensor([[1, -1]], dtype=torch.int8))
-    with pytest.raises(NumericsError, match="FixedPolicy.*: NaN scores of held-out items for 1 user of a batch"):
+    with pytest.raises(NumericsError, match=r"FixedPolicy.*: NaN scores of held-out items for 1 user of a batch"):
         pair_values(FixedPolicy(torch.tensor([0.0, NAN, 0.1, 0.2])), batch, held_out, 3, None)
 
     class Short(Fixed):
