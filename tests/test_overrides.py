@@ -275,7 +275,10 @@ def test_what_another_component_refuses_is_named() -> None:
         ("--align.negatives.samplers.1.pol", "has no field 'pol'; the nearest: --align.negatives.samplers.1.pool-size"),
         ("--align.negatives.samplers.2.pool-size", "align.negatives.samplers has no position '2'; it has 2 entries, counted from 0"),
         ("--align.negatives.final-weights.0", "align.negatives.final-weights is None in all of them"),
-        ("--align.stpes", "Align has no field 'stpes'; the nearest: --align.optimization.max-steps, --align.optimization.warmup-steps"),
+        (
+            "--align.stpes",
+            "Align has no field 'stpes'; the nearest: --align.optimization.max-steps, --align.optimization.warmup-steps",
+        ),
         ("--source.color", "Shop has no field 'color'; it has num-items, num-users, seed"),
         ("--seed.x", "seed is 0, which has no fields"),
     ],
