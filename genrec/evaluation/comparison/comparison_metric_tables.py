@@ -68,7 +68,7 @@ def _feedback(all_rows: tuple[Row, ...]) -> list[Table]:
         "Pairwise accuracy: share of the pairs of a liked and a disliked test item of a user in which the liked one has the higher "
         f"score, mean over the {counted(pairs, 'user')} with a pair.",
         f"NDCG: of the first liked test item, mean over the {counted(users, 'user')} with such an item.",
-        f"disliked@n: share of the {counted(disliked, 'user')} with a disliked test item with one in the first n items (lower is better).",
+        f"disliked@n: share of the {counted(disliked, 'user')} with a disliked test item who have one in the first n items.",
     ]
     titles = ["Pairwise accuracy" if key == PAIRWISE else f"{title(key)} of liked" if key in ndcg else key for key in shown]
     return [
