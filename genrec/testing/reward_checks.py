@@ -7,13 +7,18 @@ from torch import Tensor
 
 from genrec.errors import InputError
 from genrec.own_ids import name_item
+from genrec.preference.rewards.reward_tables import not_a_rating
 from genrec.testing.check_worlds import batches_of, sampler_context
 from genrec.testing.plugin_watch import call_plugin, change_weights, check_unchanged, copied
-from genrec.testing.specification_checks import ContractError, check_specification
+from genrec.testing.specification_checks import ContractError, check_names, check_specification
 from genrec.types import PolicyReward, Rating, Reward, SamplerContext, SequenceBatch
 
 MAX_EXAMPLES = 64  # training examples to check
 ITEMS = 5  # items rated per example
+
+
+CAPABILITIES = ("rate", "needs_policy", "check", "check_context")  # attributes of a reward that genrec reads
+FORMER = {"reads_policy": "return Rating(rate=..., reads_policy=True)", "compares": "return Rating(rate=..., compares=True)"}
 
 
 def check_reward(reward: Reward, context: SamplerContext | None = None) -> None:
@@ -21,7 +26,8 @@ def check_reward(reward: Reward, context: SamplerContext | None = None) -> None:
 
     The reward runs on a small synthetic training set with ratings and a policy, or on your own `context`. Checked:
 
-    - it is a frozen dataclass, and `rate(context)` returns a `Rating`;
+    - it is a frozen dataclass, `rate(context)` returns a `Rating`, and no attribute looks like a misspelt capability;
+    - `needs_policy()`, if it has this method, equals `Rating.reads_policy`;
     - the result is float32 [B, M] on the items' device, detached, and finite for every real item;
     - it is the same on a second call and after a second `rate(context)`;
     - it does not depend on the other rows of the batch, or on the number and order of the other items of a row;
@@ -29,6 +35,7 @@ def check_reward(reward: Reward, context: SamplerContext | None = None) -> None:
     - the inputs, the context, the mode of the policy and global random state stay unchanged.
     """
     check_specification(reward, Reward, "rate(context)")
+    check_names(reward, CAPABILITIES, FORMER)
     context = context if context is not None else sampler_context()
     batch = next(batches_of(context, MAX_EXAMPLES), None)
     if batch is None:
@@ -57,8 +64,13 @@ def _items(context: SamplerContext, batch: SequenceBatch) -> Tensor:
 def _build(reward: Reward, context: SamplerContext) -> Rating:
     rating = call_plugin(type(reward).__name__, "rate(context)", lambda: reward.rate(context))
     if not isinstance(rating, Rating):
+        raise ContractError(f"{type(reward).__name__}: {not_a_rating(rating)}")
+    if not callable(rating.rate):
+        raise ContractError(f"{type(reward).__name__}: Rating.rate must be a function of a batch and items, got {rating.rate!r}")
+    if isinstance(reward, PolicyReward) and reward.needs_policy() != rating.reads_policy:
         raise ContractError(
-            f"{type(reward).__name__}: rate(context) must return a genrec.types.Rating, got {rating!r}; return Rating(rate=...)"
+            f"{type(reward).__name__}: needs_policy() is {reward.needs_policy()}, but Rating.reads_policy is {rating.reads_policy}; "
+            "they must be equal"
         )
     return rating
 

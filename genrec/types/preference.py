@@ -27,22 +27,22 @@ class LogProbs(NamedTuple):
     """Log-probabilities of the positive and the negatives of a batch, and the optional inputs of some losses.
 
     A negative is masked if it is -inf under the policy or under the reference. A masked negative changes neither the loss nor a
-    gradient.
+    gradient. A row has no positive if `chosen` is -inf under one of them; only losses with `LossNeeds(positive=False)` get such rows.
     """
 
-    chosen: Tensor  # float32 [B]  log p(positive | history), summed over the L codes
+    chosen: Tensor  # float32 [B]  log p(positive | history), summed over the L codes; -inf in a row without a positive
     rejected: Tensor  # float32 [B, K]  log p(negative | history), -inf where masked
     length: int = 1  # L, for losses that average over codes
     mismatched: Tensor | None = None  # float32 [B]  of another example's positive, -inf where masked; if the loss needs it
     rewards: Tensor | None = None  # float32 [B, 1 + K]  of the positive and the negatives, by the reward of the alignment
-    levels: Tensor | None = None  # float32 [B, 1 + K, L]  log-probability of each code of the positive and the negatives
+    levels: Tensor | None = None  # float32 [B, 1 + K, L]  log-probability of each code; its sums over L are chosen and rejected
 
 
 class PreferenceTerms(NamedTuple):
     """A preference loss per example and its implicit rewards."""
 
     loss: Tensor  # float32 [B]  not reduced
-    chosen_reward: Tensor  # float32 [B]  detached
+    chosen_reward: Tensor  # float32 [B]  detached, -inf without a positive
     rejected_reward: Tensor  # float32 [B, K]  detached, -inf where masked
 
 
@@ -50,7 +50,8 @@ class SamplerContext(NamedTuple):
     """The training data that a negative sampler may read. Tables are indexed by item id; row 0 is padding."""
 
     item_count: int  # N
-    interactions: DataFrame  # training interactions: user, item, time and, if the source has them, rating; user and item as int64
+    # training interactions: user, item, time int64; with ratings `rating` float64; with labels `label` int8: 1 liked, -1 disliked
+    interactions: DataFrame
     popularity: Tensor  # int64 [N + 1]  training events of each item
     vectors: Tensor  # float32 [N + 1, D]  of the item encoder
     semantic_ids: SemanticIds
@@ -72,9 +73,9 @@ class Draw:
     """A draw of negatives for one training set.
 
     `draw(batch, num_negatives, generator)` returns negatives, int64 [B, num_negatives], on the batch's device. The items of a row are
-    in the catalog and distinct. The target and the user's other training items are never drawn; items of the history are drawn only
-    with `offers_history`. A row with too few candidates ends with zeros, which are masked; it is never filled with repeats. All
-    randomness comes from `generator`.
+    in the catalog and distinct. The target and the user's other training items are never drawn, with two exceptions: items of the
+    history with `offers_history`, and items that the user disliked in training with `offers_disliked`. A row with too few candidates
+    ends with zeros, which are masked; it is never filled with repeats. All randomness comes from `generator`.
 
     The draw that `at` returns replaces `draw` alone: the other fields of the draw that `build` returned hold for the whole training.
     """
@@ -82,6 +83,7 @@ class Draw:
     draw: DrawNegatives
     by_example: bool = False  # the negatives of an example do not depend on its batch: the generator is seeded per epoch, not per step
     offers_history: bool = False  # items of the history are drawn on purpose
+    offers_disliked: bool = False  # items that the user disliked in training are drawn on purpose, before or after the target
     refresh: Refresh | None = None  # given if the draw reads `context.policy`
     at: Callable[[float], Draw] | None = None  # returns the draw for a fraction of the training, 0 <= progress < 1; None: this one
 
@@ -181,10 +183,11 @@ class ItemVectors(Protocol):
 
 
 class LossNeeds(NamedTuple):
-    """The optional inputs that a loss cannot do without."""
+    """What a loss cannot do without: optional inputs, and a positive in every row."""
 
     mismatched: bool = False  # `LogProbs.mismatched`
     rewards: bool = False  # `LogProbs.rewards`
+    positive: bool = True  # a positive in every row; False: the loss also learns from rows with negatives alone
 
 
 @runtime_checkable
@@ -193,7 +196,7 @@ class PreferenceLoss(Protocol):
 
     @property
     def needs(self) -> LossNeeds:
-        """The optional inputs that the loss reads. A class writes `needs = LossNeeds()`; a loss that wraps another adds its needs."""
+        """What the loss cannot do without. A class writes `needs = LossNeeds()`; a loss that wraps another adds the needs of that."""
         ...
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
