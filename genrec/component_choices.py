@@ -7,6 +7,7 @@ named `FILE.py:CLASS` or `MODULE:CLASS`.
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -101,7 +102,7 @@ def classes_of(kinds: tuple[type, ...]) -> dict[str, type]:
             found[kind.__name__] = kind
         for name in MODULES.get(kind, ()):
             for value in _public(name):
-                if is_dataclass(value) and issubclass(value, kind):
+                if is_dataclass(value) and _satisfies(value, kind):
                     found.setdefault(value.__name__, value)
     return dict(sorted(found.items()))
 
@@ -152,13 +153,20 @@ def choose(kinds: tuple[type, ...], name: str, path: str, given: Mapping[str, ob
     reuse = ":" in name and not needed
     component = loading.component(name, reuse=True) if reuse else maker(**given)
     if not any(isinstance(component, kind) for kind in kinds):
-        raise UsageError(f"{name} is no {wanted}: {' or '.join(map(_methods, kinds))}, see genrec.types")
+        raise UsageError(f"{name} is no {wanted}: {' or '.join(map(_described, kinds))}, see genrec.types")
     return component
 
 
 def _fields_for(kind: type, name: str) -> list[str]:
-    """Return the fields of a dataclass that may hold a public class of this name."""
-    return [field.name for field in fields(kind) if name in classes_of(kinds_of(kind, field.name))] if is_dataclass(kind) else []
+    """Return the nearest fields inside a dataclass with default values that may hold a public class of this name."""
+    level: list[Any] = [kind()] if is_dataclass(kind) and not required(kind) else []
+    while level:
+        found = [field.name for each in level for field in fields(each) if name in classes_of(kinds_of(each, field.name))]
+        if found:
+            return found
+        inner = (getattr(each, field.name) for each in level for field in fields(each))
+        level = [each for each in inner if is_dataclass(each) and not isinstance(each, type)]
+    return []
 
 
 def _needs(name: str, maker: Any, path: str) -> str:
@@ -194,20 +202,28 @@ def public_module(maker: Any) -> str:
 def replacing(path: str, code: str) -> str:
     """Return the Python expression that replaces the field at a path of `experiment` by some code."""
     owner, _, field = path.rpartition(".")
-    expression = f"replace({'.'.join(filter(None, ['experiment', owner]))}, {field}={code})"
+    place = re.sub(r"\.(\d+)", r"[\1]", f"experiment.{owner}".rstrip("."))
+    if field.isdecimal():  # of a tuple
+        expression = f"(*{place}[:{field}], {code}, *{place}[{int(field) + 1}:])"
+    else:
+        expression = f"replace({place}, {field}={code})"
     return replacing(owner, expression) if owner else expression
 
 
-def wrapped(component: Any, kinds: tuple[type, ...]) -> str | None:
-    """Return the field in which a component wraps another one of its kind, such as `loss` of `Anchored`; None if not exactly one."""
-    names = [field.name for field in fields(component) if field.init and set(kinds) & set(kinds_of(component, field.name))]
-    return names[0] if len(names) == 1 else None
+def _satisfies(value: type, kind: type) -> bool:
+    """Return whether a class has the members of a protocol. `issubclass` refuses protocols with properties."""
+    return all(getattr(value, name, None) is not None for name in _members(kind))
 
 
-def _methods(kind: type) -> str:
+def _members(kind: type) -> list[str]:
+    """Return the methods and properties of a protocol."""
+    named = ((name, member) for each in kind.__mro__ if each.__module__ != "typing" for name, member in vars(each).items())
+    return [name for name, value in named if isinstance(value, FunctionType | property) and (name[0] != "_" or name == "__call__")]
+
+
+def _described(kind: type) -> str:
     """Return what a component of this kind must have."""
-    names = [name for name, value in vars(kind).items() if isinstance(value, FunctionType) and (name[0] != "_" or name == "__call__")]
-    return f"{kind.__name__} has {', '.join(names)}" if kind in MODULES else f"only {kind.__name__} is one"
+    return f"{kind.__name__} has {', '.join(_members(kind))}" if kind in MODULES else f"only {kind.__name__} is one"
 
 
 def _is_required(field: Any) -> bool:

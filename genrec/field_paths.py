@@ -1,16 +1,28 @@
-"""Paths of fields: from `--align.objective.loss.beta` to the field of the experiment that holds the value."""
+"""Paths of fields: from `--align.objective.loss.beta`, or shorter `--align.beta`, to the field of the experiment with the value.
+
+A name that a component does not have is looked up in the components that it holds, the nearest first; it must be unique at its depth.
+It is not looked up in the experiment itself, nor in the entries of a tuple, which are named by their place: `--align.1.beta` is the
+second alignment of a chain, `--align.negatives.samplers.1.skip` the second sampler of a mixture.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from genrec.experiment import Experiment
-from genrec.override_messages import settable_fields
 
 FieldPath = tuple[str, ...]  # of a field: ("align", "objective") is experiment.align.objective, ("align", "1") the second of a chain
-CHAIN = ("align",)  # the field that may hold a tuple of stages
+
+
+class Walk(NamedTuple):
+    """A flag's path, as far as it exists in an experiment or component."""
+
+    path: FieldPath  # the full path of the field, component or value that was reached
+    taken: list[str]  # the names of the flag that were followed, such as align, beta
+    left: list[str]  # its other names: the first one is not a name there
+    candidates: tuple[FieldPath, ...]  # the full paths of the equally near fields of this name, if they are several
 
 
 def spelled(flag: str) -> str:
@@ -18,59 +30,80 @@ def spelled(flag: str) -> str:
     return flag.removeprefix("--").replace("-", "_")
 
 
+def as_flag(path: FieldPath) -> str:
+    """Return the flag of a path: `--align.num-negatives` for `("align", "num_negatives")`."""
+    return f"--{'.'.join(path)}".replace("_", "-")
+
+
+def settable_fields(value: Any) -> list[str]:
+    """Return the names of a dataclass's fields that can be set."""
+    return [field.name for field in dataclasses.fields(value) if field.init]
+
+
+def names_in(value: object) -> list[str]:
+    """Return the names below a value: the fields of a component, the places of a tuple of components, else none."""
+    if isinstance(value, tuple):
+        return [str(place) for place in range(len(value))] if any(map(is_component, value)) else []
+    return settable_fields(value) if is_component(value) else []
+
+
+def is_component(value: object) -> bool:
+    """Return whether a value is an instance of a dataclass."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def walk(root: object, flag: str, components: Mapping[FieldPath, object]) -> Walk:
+    """Follow a flag from an experiment or component. `components` replace its own at their paths."""
+    names = flag.removeprefix("--").split(".")
+    path: FieldPath = ()
+    for position, spelling in enumerate(names):
+        name = spelling.replace("-", "_")
+        value = value_at(root, path, components)
+        if name not in names_in(value):
+            found = () if isinstance(value, Experiment) else nearest_holders(root, path, name, components)
+            if len(found) != 1:
+                return Walk(path, names[:position], names[position:], tuple((*each, name) for each in found))
+            path = found[0]
+        path = (*path, name)
+    return Walk(path, names, [], ())
+
+
 def place(experiment: Experiment, flag: str, components: Mapping[FieldPath, object]) -> tuple[FieldPath, str] | None:
     """Return the path of the field that holds the flag's value, and the flag from that field on, or None if there is no such field.
 
     --align.objective.loss.beta -> ('align', 'objective', 'loss', 'beta'), 'beta'
-    --align.beta -> the same: a name that a component does not have is looked up in the components that it holds, the nearest first.
-    If several are equally near, there is no such field.
-    --align.1.beta is the second alignment of a chain. Inside other tuples tyro resolves the rest of the flag:
-    --align.negatives.samplers.1.skip -> ('align', 'objective', 'candidates', 'negatives', 'samplers'), 'samplers.1.skip'.
-    `components` replace the experiment's own at their paths.
+    --align.beta -> the same if no nearer component has a field of this name.
+    What follows a value that is no component is left to tyro: --evaluate.cutoffs.0 -> ('evaluate', 'cutoffs'), 'cutoffs.0'.
     """
-    value: object = experiment
-    path: FieldPath = ()
-    names = flag.removeprefix("--").split(".")
-    position = 0
-    while (dataclasses.is_dataclass(value) or path == CHAIN) and position < len(names):
-        name = names[position].replace("-", "_")
-        if isinstance(value, tuple):
-            if not name.isdecimal() or int(name) >= len(value):
-                return None
-        elif name not in settable_fields(value):
-            inner = path_to(experiment, path, name, components)
-            if inner is None:
-                return None
-            path = (*path, *inner)
-            value = value_at(experiment, path, components)
-        position += 1
-        path = (*path, name)
-        value = value_at(experiment, path, components)
-    return path, ".".join([path[-1], *names[position:]])
+    found = walk(experiment, flag, components)
+    if not found.path or (found.left and names_in(value_at(experiment, found.path, components))):
+        return None
+    return found.path, ".".join([found.path[-1], *found.left])
 
 
-def path_to(experiment: Experiment, path: FieldPath, name: str, components: Mapping[FieldPath, object]) -> FieldPath | None:
-    """Return the path, from the component at `path`, of the nearest component inside it that has a field of this name.
-
-    Returns None if there is none, if several are equally near, and for the experiment itself.
-    """
-    level: list[FieldPath] = [()] if path else []
+def nearest_holders(root: object, path: FieldPath, name: str, components: Mapping[FieldPath, object]) -> list[FieldPath]:
+    """Return the paths of the nearest components inside that at `path` with a field of this name; several if equally near."""
+    level = [path]
     while level:
-        inner = [(*each, field) for each in level for field in settable_fields(value_at(experiment, (*path, *each), components))]
-        level = [each for each in inner if _is_component(value_at(experiment, (*path, *each), components))]
-        found = [each for each in level if name in settable_fields(value_at(experiment, (*path, *each), components))]
+        level = list(_inner_components(root, level, components))
+        found = [each for each in level if name in settable_fields(value_at(root, each, components))]
         if found:
-            return found[0] if len(found) == 1 else None
-    return None
+            return found
+    return []
 
 
-def _is_component(value: object) -> bool:
-    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+def _inner_components(root: object, level: list[FieldPath], components: Mapping[FieldPath, object]) -> Iterator[FieldPath]:
+    """Iterate over the paths of the components that the components at some paths hold in their fields, not in tuples."""
+    for path in level:
+        value = value_at(root, path, components)
+        for field in () if isinstance(value, tuple) else names_in(value):
+            if is_component(value_at(root, (*path, field), components)):
+                yield (*path, field)
 
 
-def value_at(experiment: Experiment, path: FieldPath, components: Mapping[FieldPath, object]) -> object:
-    """Return the value at a path of the experiment with these components."""
-    value: object = experiment
+def value_at(root: object, path: FieldPath, components: Mapping[FieldPath, object]) -> object:
+    """Return the value at a path of an experiment or component with these components."""
+    value = root
     for depth, name in enumerate(path):
         inner = path[: depth + 1]
         value = components[inner] if inner in components else _part(value, name)
@@ -83,9 +116,9 @@ def _part(value: object, name: str) -> object:
 
 def plain_value(experiment: Experiment, flag: str) -> Any:
     """Return the value of a field that exists, as the command line takes it: that of a component is the name of its class."""
-    found = place(experiment, flag, {})
-    assert found is not None, flag
-    value = value_at(experiment, found[0], {})
-    for name in found[1].split(".")[1:]:  # inside a tuple
-        value = value[int(name)] if isinstance(value, tuple) else getattr(value, spelled(name))
+    found = walk(experiment, flag, {})
+    value = value_at(experiment, found.path, {})
+    for name in found.left:  # inside a tuple of values
+        assert isinstance(value, tuple), flag
+        value = value[int(name)]
     return value if value is None or isinstance(value, bool | int | float | str) else type(value).__name__

@@ -10,9 +10,10 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from genrec import renamed
-from genrec.component_choices import classes_of, kinds_of, replacing, required, wrapped
+from genrec.component_choices import classes_of, kinds_of, replacing, required
 from genrec.errors import UsageError
 from genrec.experiment import Experiment
+from genrec.field_paths import FieldPath, Walk, as_flag, is_component, names_in, nearest_holders, settable_fields, value_at, walk
 
 WORDS: dict[Any, str] = {
     int: "an integer",
@@ -24,11 +25,6 @@ WORDS: dict[Any, str] = {
 }
 
 
-def settable_fields(value: Any) -> list[str]:
-    """Return the names of a dataclass's fields that can be set."""
-    return [field.name for field in dataclasses.fields(value) if field.init]
-
-
 def list_fields(where: str) -> str:
     """Return the line with the command that lists the fields of an experiment."""
     return f"list all fields: genrec run {where} --fields"
@@ -36,49 +32,39 @@ def list_fields(where: str) -> str:
 
 def refuse(experiments: Sequence[Experiment], flag: list[str], where: str) -> None:
     """Raise UsageError for an override that fits no experiment, explained for the experiment that has most of its path."""
-    richest = max(experiments, key=lambda each: (len(followed(each, flag[0])), len(each.stages)))
-    names, values = flag[0].removeprefix("--").split("."), followed(richest, flag[0])
-    if len(values) > len(names):
-        reason = f"{' '.join(flag)}: {_wrong_value(values[-2:], names, flag)}"
-    elif isinstance(values[-1], tuple) or dataclasses.is_dataclass(values[-1]) or type(values[-1]).__module__ == "builtins":
-        reason = f"the override {' '.join(flag)} fits no experiment: {_no_such_field(values, names, flag)}"
+    richest, found = max(((each, walk(each, flag[0], {})) for each in experiments), key=_how_far)
+    value = value_at(richest, found.path, {})
+    if not found.left:
+        reason = f"{' '.join(flag)}: {_wrong_value(value_at(richest, found.path[:-1], {}), value, found, flag)}"
+    elif value is None or isinstance(value, tuple) or is_component(value) or type(value).__module__ == "builtins":
+        reason = f"the override {' '.join(flag)} fits no experiment: {_no_such_field(richest, found, flag)}"
     else:
-        component = f"{type(values[-1]).__module__}.{type(values[-1]).__qualname__}"
+        component = f"{type(value).__module__}.{type(value).__qualname__}"
         reason = f"{flag[0]}: {component} is not a dataclass, so its fields cannot be overridden; make it a frozen dataclass"
     raise UsageError(f"{reason}\n{list_fields(where)}")
 
 
-def followed(component: object, flag: str) -> list[object]:
-    """Return the experiment or component and the values along the flag's path, as far as the path exists."""
-    values: list[object] = [component]
-    for name in flag.removeprefix("--").split("."):
-        value, attribute = values[-1], name.replace("-", "_")
-        if isinstance(value, tuple) and name.isdecimal() and int(name) < len(value):
-            values.append(value[int(name)])
-        elif dataclasses.is_dataclass(value) and attribute in settable_fields(value):
-            values.append(getattr(value, attribute))
-        else:
-            break
-    return values
+def _how_far(followed: tuple[Experiment, Walk]) -> tuple[int, bool, int, int]:
+    """Return how much of a flag's path an experiment has, to be compared."""
+    experiment, found = followed
+    return -len(found.left), bool(found.candidates), len(found.path), len(experiment.stages)
 
 
-def _wrong_value(owner_and_value: Sequence[object], names: list[str], flag: list[str]) -> str:
+def _wrong_value(owner: object, value: object, found: Walk, flag: list[str]) -> str:
     """Return a message about a value of the wrong type for a field that exists."""
-    owner, value = owner_and_value
     got = " ".join(flag[1:])
-    if isinstance(owner, tuple) and dataclasses.is_dataclass(value):
+    if isinstance(owner, tuple):
         return (
-            f"a component within a tuple cannot be replaced on the command line; write the tuple {names[-2]} in the experiment's file"
+            "a component within a tuple cannot be replaced on the command line; write the tuple "
+            f"{found.path[-2]} in the experiment's file"
         )
-    name = names[-1].replace("-", "_")
-    kinds = () if isinstance(owner, tuple) else kinds_of(owner, name)
+    kinds = kinds_of(owner, found.path[-1])
     if kinds:
         return f"expected one class name, {', '.join(classes_of(kinds))}, or FILE.py:CLASS, got {got or 'nothing'}"
-    if dataclasses.is_dataclass(value):
+    if is_component(value):
         fields = ", ".join(f"{flag[0]}.{field.replace('_', '-')}" for field in settable_fields(value))
-        return f"{'.'.join(names)} is a component, {type(value).__name__}; set one of its fields: {fields}"
-    hint = type(value) if isinstance(owner, tuple) else get_type_hints(type(owner)).get(name, type(value))
-    return wrong_type(hint, flag)
+        return f"{'.'.join(found.taken)} is a component, {type(value).__name__}; set one of its fields: {fields}"
+    return wrong_type(get_type_hints(type(owner)).get(found.path[-1], type(value)), flag)
 
 
 def wrong_type(hint: Any, flag: list[str]) -> str:
@@ -105,73 +91,80 @@ def _expected(hint: Any) -> str:
     return WORDS.get(hint, f"a value of type {getattr(hint, '__name__', hint)}")
 
 
-def _no_such_field(values: list[object], names: list[str], flag: list[str]) -> str:
-    """Return a message about a path that does not exist: its first part that is missing, and what is there instead."""
-    where, name, value = ".".join(names[: len(values) - 1]), names[len(values) - 1], values[-1]
+def _no_such_field(root: object, found: Walk, flag: list[str]) -> str:
+    """Return a message about a path that does not exist below an experiment or component: what is there instead."""
+    where, name, value = ".".join(found.taken), found.left[0], value_at(root, found.path, {})
+    if found.candidates:
+        several = " or ".join(_full(flag, found, each) for each in found.candidates)
+        return f"{name!r} is short for several fields; name one: {several}"
     if value is None:
-        instead = _instead_of_none(values, names, flag)
-        return f"{where} is None in all of them, so it has no field {name!r}{instead}"
-    if dataclasses.is_dataclass(value):
+        return f"{where} is None in all of them, so it has no field {name!r}{_instead_of_none(root, found, flag)}"
+    if is_component(value):
         former = renamed.present_name(type(value).__name__, name.replace("-", "_"))
+        if former and former[0].isupper():
+            return f"{flag[0]} is now {as_flag(tuple(former.removeprefix('Experiment.').split('.')))}"
         if former:
-            path = former.removeprefix("Experiment.") if former[0].isupper() else ".".join([*names[: len(values) - 1], former])
-            return f"{flag[0]} is now --{path.replace('_', '-')}"
-        return _no_field(value, name, names[: len(values) - 1])
+            return f"{flag[0]} is now {as_flag((*found.taken, former))}"
+        return _no_field(value, name, found.taken)
+    if names_in(value) and not name.isdecimal():
+        inside = [f"--{'.'.join([*found.taken, each, name])}" for each in names_in(value) if _has(root, (*found.path, each), name)]
+        begin = f"--{where}.0"
+        return f"{where} has {len(names_in(value))} entries; name one by its place, from 0: {', '.join(inside) or f'{begin}.FIELD'}"
     if isinstance(value, tuple):
         return f"{where} has no position {name!r}; it has {len(value)} entries, counted from 0"
     return f"{where} is {value!r}, which has no fields"
 
 
-def _instead_of_none(values: list[object], names: list[str], flag: list[str]) -> str:
-    """Return how to set a field that is None: by another flag if it is an optional component, and in the experiment's file.
+def _has(root: object, path: FieldPath, name: str) -> bool:
+    """Return whether a name, as on the command line, means a field of the component at a path or of one inside it."""
+    field = name.replace("-", "_")
+    return field in names_in(value_at(root, path, {})) or len(nearest_holders(root, path, field, {})) == 1
 
-    `values` are those along the flag's path `names` up to the None. A field of the component itself is also given as code.
-    """
-    depth = len(values) - 1
-    kinds = kinds_of(values[-2], names[depth - 1].replace("-", "_"))
+
+def _full(flag: list[str], found: Walk, candidate: FieldPath) -> str:
+    """Return the full flag of a candidate for the first name of a flag that could not be followed, with the names after it."""
+    return as_flag((*candidate, *found.left[1:]))
+
+
+def _instead_of_none(root: object, found: Walk, flag: list[str]) -> str:
+    """Return how to set a field that is None: by another flag if it is an optional component, or in the experiment's file."""
+    kinds = kinds_of(value_at(root, found.path[:-1], {}), found.path[-1])
     if not kinds:
         return "; set it in the experiment's file"
+    there = f"--{'.'.join(found.taken)}"
     optional = next((kind for kind in kinds if dataclasses.is_dataclass(kind) and not required(kind)), None)
     if optional is None:
-        return f"; add --{'.'.join(names[:depth])} CLASS, one of {', '.join(classes_of(kinds))}"
-    chosen = f"--{'.'.join(names[:depth])} {optional.__name__}"
+        return f"; add {there} CLASS, one of {', '.join(classes_of(kinds))}"
+    chosen = f"{there} {optional.__name__}"
     component: Any = optional()
-    path = _below(component, kinds, names[depth:])
-    if path is None:
-        there = followed(component, ".".join(names[depth:]))
-        return f"; add {chosen} for its defaults, but {_no_such_field([*values[:-1], *there], names, flag)}"
+    inner = walk(component, ".".join(found.left), {})
+    if inner.left:
+        return f"; add {chosen} for its defaults, but {_no_such_field(component, _below(found, inner), flag)}"
     value = " ".join(flag[1:])
+    code = _code(component, inner.path, value)
+    if code is None:
+        return f"; add {chosen}: {chosen} {flag[0]} {value or '...'}"
+    return f"; add {chosen} for its defaults, or write in the experiment's file: {replacing('.'.join(found.path), code)}"
+
+
+def _below(found: Walk, inner: Walk) -> Walk:
+    """Return the walk from a component at the end of another walk, with the names of both."""
+    return inner._replace(taken=[*found.taken, *inner.taken], candidates=tuple((*found.path, *each) for each in inner.candidates))
+
+
+def _code(component: Any, path: FieldPath, value: str) -> str | None:
+    """Return the code of a component with another value of the field at a path, or None if it is not a component of defaults."""
+    if required(type(component)) or type(component)() != component:
+        return None
+    field, owner = path[0], type(component).__name__
     if len(path) > 1:
-        return f"; add {chosen}: {chosen} --{'.'.join([*names[:depth], *path])} {value or '...'}"
-    if kinds_of(component, path[0].replace("-", "_")):
+        inner = _code(getattr(component, field), path[1:], value)
+        return None if inner is None else f"{owner}({field}={inner})"
+    if kinds_of(component, field) and value != "None":
         value = f"{value}()"
-    elif len(flag) == 2 and not _is_number(value):
+    elif " " not in value and not _is_number(value):
         value = repr(value)
-    field = path[0].replace("-", "_")
-    code = replacing(".".join(names[:depth]).replace("-", "_"), f"{optional.__name__}({field}={value or '...'})")
-    return f"; add {chosen} for its defaults, or write in the experiment's file: {code}"
-
-
-def _below(value: Any, kinds: tuple[type, ...], names: list[str]) -> list[str] | None:
-    """Return the path of a field below a component of these kinds, or None if there is no such field.
-
-    A field that wraps another component is added: ['loss', 'beta'] -> ['loss', 'loss', 'beta'] of Align(loss=Anchored(SoftmaxDPO())).
-    """
-    path: list[str] = []
-    while names:
-        first, *rest = names
-        if isinstance(value, tuple) and first.isdecimal() and int(first) < len(value):
-            path, names, value, kinds = [*path, first], rest, value[int(first)], ()
-            continue
-        if not dataclasses.is_dataclass(value):
-            return None
-        is_field = first.replace("-", "_") in settable_fields(value)
-        name = first.replace("-", "_") if is_field else wrapped(value, kinds)
-        if name is None:
-            return None
-        path, names = [*path, name.replace("_", "-")], rest if is_field else names
-        value, kinds = getattr(value, name), kinds_of(value, name)
-    return path
+    return f"{owner}({field}={value or '...'})"
 
 
 def _is_number(text: str) -> bool:
@@ -203,9 +196,10 @@ def _nearest(name: str, value: object) -> list[str]:
 
 
 def _paths(value: object) -> Iterator[str]:
-    """Iterate over the key paths of a component's fields and of the fields of the dataclasses that it holds."""
-    for field in settable_fields(value):
-        flag, inner = field.replace("_", "-"), getattr(value, field)
-        yield flag
-        if dataclasses.is_dataclass(inner):
-            yield from (f"{flag}.{path}" for path in _paths(inner))
+    """Iterate over the key paths below a component, as flags: its fields and those of the components that it holds."""
+    for name in names_in(value):
+        inner = value[int(name)] if isinstance(value, tuple) else getattr(value, name)
+        flag = name.replace("_", "-")
+        if not isinstance(value, tuple):
+            yield flag
+        yield from (f"{flag}.{path}" for path in _paths(inner))

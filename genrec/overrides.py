@@ -18,8 +18,8 @@ from genrec.component_choices import choose, class_named, is_optional, kinds_of,
 from genrec.data.sources.frames import TableOrPath
 from genrec.errors import ResourceError, UsageError
 from genrec.experiment import Experiment
-from genrec.field_paths import FieldPath, place, spelled, value_at
-from genrec.override_messages import list_fields, refuse, settable_fields, wrong_type
+from genrec.field_paths import FieldPath, is_component, names_in, place, settable_fields, spelled, value_at, walk
+from genrec.override_messages import list_fields, refuse, wrong_type
 
 
 def override(experiments: Sequence[Experiment], arguments: Sequence[str], where: str = "FILE.py:FUNCTION") -> list[Experiment]:
@@ -40,7 +40,7 @@ def override(experiments: Sequence[Experiment], arguments: Sequence[str], where:
     own = [[_prefixed(flag, experiment) if several else flag for flag in flags] for experiment in experiments]
     result: list[Experiment] = []
     try:
-        fitting = [[_fits(reader, row, its, flag) for flag in its] for row, its in zip(experiments, own, strict=True)]
+        fitting = [_fitting(reader, row, its) for row, its in zip(experiments, own, strict=True)]
     except _NoSuchComponent as error:
         raise UsageError(f"{error}\n{list_fields(where)}") from None
     for number, flag in enumerate(flags):
@@ -67,14 +67,14 @@ class _Reader:
 
     def changed(self, experiment: Experiment, flags: list[list[str]]) -> Experiment | None:
         """Return the experiment with the overrides, or None if one does not fit. Errors of components are raised."""
-        components, choices = self._chosen(experiment, flags)
+        components, choices = self.chosen(experiment, flags)
         values = dict(components)
         tokens: dict[FieldPath, list[str]] = {}
         for flag in flags:
             where = place(experiment, flag[0], components)
             if where is None:
                 return None
-            if not any(flag is choice for choice in choices):
+            if not any(flag is choice for choice, _ in choices):
                 tokens.setdefault(where[0], []).extend([f"--{where[1]}", *flag[1:]])
         for path, given in tokens.items():
             holder = self._holder(value_at(experiment, path[:-1], components), path[-1], given)
@@ -87,24 +87,27 @@ class _Reader:
             raise UsageError(str(error)) from error
         return changed
 
-    def _chosen(self, experiment: Experiment, flags: list[list[str]]) -> tuple[dict[FieldPath, object], list[list[str]]]:
-        """Return the components that flags choose by class name, or None, by path, and these flags. Outer components come first."""
+    def chosen(
+        self, experiment: Experiment, flags: list[list[str]]
+    ) -> tuple[dict[FieldPath, object], list[tuple[list[str], FieldPath]]]:
+        """Return the components that flags choose by class name, or None, by path, and these flags with their paths.
+
+        Outer components come first, since a short name means a field of the component that is chosen.
+        """
         found: dict[FieldPath, object] = {}
-        choices = []
-        for flag in sorted(flags, key=lambda each: each[0].count(".")):
-            where = place(experiment, flag[0], found)
-            if where is None or where[1] != where[0][-1] or len(flag) != 2:
-                continue
-            path = where[0]
+        choices: list[tuple[list[str], FieldPath]] = []
+        waiting = [flag for flag in flags if len(flag) == 2]
+        while places := [(where[0], flag) for flag in waiting if (where := _whole_field(experiment, flag, found)) is not None]:
+            path, flag = min(places, key=lambda each: len(each[0]))  # the first of equally long ones
             owner = value_at(experiment, path[:-1], found)
-            if kinds_of(owner, path[-1]):
-                found[path] = self._component(owner, flag, ".".join(path))
-                choices.append(flag)
+            found[path] = self._component(owner, flag, path)
+            choices.append((flag, path))
+            waiting = [other for other in waiting if other is not flag]
         return found, choices
 
-    def _component(self, owner: Any, flag: list[str], path: str) -> object:
+    def _component(self, owner: Any, flag: list[str], path: FieldPath) -> object:
         """Return the component that a flag names for a field of `owner`, an object or a class; built once for all experiments."""
-        field = path.rpartition(".")[2]
+        field = path[-1]
         if flag[1:] == ["None"] and is_optional(owner, field):
             return None
         kinds = kinds_of(owner, field)
@@ -112,18 +115,21 @@ class _Reader:
         if key not in self._components:
             try:
                 maker = class_named(kinds, flag[1])
-                self._components[key] = choose(kinds, flag[1], path, self._given(maker, flag[0], path))
+                self._components[key] = choose(kinds, flag[1], ".".join(path), self._given(maker, flag[0], path))
             except (UsageError, ValueError) as error:  # a ValueError is a plug-in's
                 raise _NoSuchComponent(f"{' '.join(flag)}: {error}") from None
         return self._components[key]
 
-    def _given(self, maker: Any, place: str, path: str) -> dict[str, object]:
-        """Return the values that flags below the flag `place` give to the fields of a class that cannot be built without values."""
+    def _given(self, maker: Any, flag_of_class: str, path: FieldPath) -> dict[str, object]:
+        """Return the values that flags give to the fields of a class that cannot be built without values.
+
+        These flags begin with the flag that names the class, or with the full path.
+        """
         found: dict[str, object] = {}
         for name in settable_fields(maker) if required(maker) else ():
-            flag = self._flags.get(spelled(f"{place}.{name}"))
+            flag = self._flags.get(spelled(f"{flag_of_class}.{name}")) or self._flags.get(".".join([*path, name]))
             if flag is not None and kinds_of(maker, name):
-                found[name] = self._component(maker, [flag[0], " ".join(flag[1:])], f"{path}.{name}")
+                found[name] = self._component(maker, [flag[0], " ".join(flag[1:])], (*path, name))
             elif flag is not None:
                 hint = get_type_hints(maker, include_extras=True)[name]
                 single: Any = _parse(dataclasses.make_dataclass("Single", [(name, hint)]), None, [f"--{name}", *flag[1:]])
@@ -133,10 +139,12 @@ class _Reader:
         return found
 
     def _holder(self, owner: object, name: str, tokens: list[str]) -> Any:
-        """Return a dataclass of this one field with the parsed value, or None if tyro refuses the value.
+        """Return a dataclass of this one field with the parsed value, or None if tyro refuses the value or `owner` is a tuple.
 
         The field is parsed alone, since its owner may refuse a value that is valid together with another override.
         """
+        if not is_component(owner):
+            return None
         default = getattr(owner, name)
         key = (type(owner), name, repr(default), *tokens)
         if key not in self._read:
@@ -146,16 +154,15 @@ class _Reader:
 
 
 def _rebuilt(value: Any, changes: dict[FieldPath, object]) -> Any:
-    """Return the dataclass with the values at these paths. Inner components are rebuilt first; each one checks its fields."""
+    """Return the dataclass or tuple with the values at these paths. Inner components are rebuilt first; each one checks its fields."""
     new: dict[str, object] = {}
-    chain = isinstance(value, tuple)
-    for name in map(str, range(len(value))) if chain else settable_fields(value):
+    for name in names_in(value):
         inner = {path[1:]: change for path, change in changes.items() if path[0] == name}
         if inner:
-            base = inner.pop((), value[int(name)] if chain else getattr(value, name))
-            new[name] = _rebuilt(base, inner) if inner and (dataclasses.is_dataclass(base) or isinstance(base, tuple)) else base
-    if chain:
-        return tuple(new.get(str(place), each) for place, each in enumerate(value))
+            base = inner.pop((), value[int(name)] if isinstance(value, tuple) else getattr(value, name))
+            new[name] = _rebuilt(base, inner) if inner and names_in(base) else base
+    if isinstance(value, tuple):
+        return tuple(new.get(str(number), each) for number, each in enumerate(value))
     return dataclasses.replace(value, **new)
 
 
@@ -164,23 +171,42 @@ def _prefixed(flag: list[str], experiment: Experiment) -> list[str]:
     return [flag[0], f"{flag[1]}-{experiment.name}"] if flag[0] == "--name" and len(flag) == 2 else flag
 
 
-def _outer(flags: list[list[str]], flag: list[str]) -> list[list[str]]:
-    """Return the flags of the components around a flag's field: `--align.negatives Mix` of `--align.negatives.weights 1 2`."""
-    return [other for other in flags if len(other) == 2 and spelled(flag[0]).startswith(f"{spelled(other[0])}.")]
+def _whole_field(experiment: Experiment, flag: list[str], components: dict[FieldPath, object]) -> tuple[FieldPath, str] | None:
+    """Return the place of a field that is chosen by class name, or None if the flag names no such field."""
+    where = place(experiment, flag[0], components)
+    if where is None or where[1] != where[0][-1]:
+        return None
+    owner = value_at(experiment, where[0][:-1], components)
+    return where if is_component(owner) and kinds_of(owner, where[0][-1]) else None
+
+
+def _around(reader: _Reader, experiment: Experiment, flags: list[list[str]], flag: list[str]) -> list[list[str]]:
+    """Return the flags that choose the components around a flag's field: `--align.negatives Mix` of `--align.weights 1 2`.
+
+    If there is no such field, these are the components around the part of its path that exists.
+    """
+    components, choices = reader.chosen(experiment, flags)
+    found = walk(experiment, flag[0], components)
+    around = found.path if found.left else found.path[:-1]
+    return [other for other, path in choices if other is not flag and path == around[: len(path)]]
 
 
 def _with_outer(reader: _Reader, experiment: Experiment, flags: list[list[str]], flag: list[str]) -> Experiment:
     """Return the experiment with the components around a flag's field, for messages."""
     try:
-        return reader.changed(experiment, _outer(flags, flag)) or experiment
+        return reader.changed(experiment, _around(reader, experiment, flags, flag)) or experiment
     except UsageError:
         return experiment
 
 
-def _fits(reader: _Reader, experiment: Experiment, flags: list[list[str]], flag: list[str]) -> bool:
-    """Return whether the experiment has this field, or a chosen component has it, and the value has the right type."""
+def _fitting(reader: _Reader, experiment: Experiment, flags: list[list[str]]) -> list[bool]:
+    """Return, for each flag, whether the experiment or a chosen component has this field, and the value has the right type."""
+    return [_fits(reader, experiment, _around(reader, experiment, flags, flag), flag) for flag in flags]
+
+
+def _fits(reader: _Reader, experiment: Experiment, around: list[list[str]], flag: list[str]) -> bool:
     try:
-        return reader.changed(experiment, [*_outer(flags, flag), flag]) is not None
+        return reader.changed(experiment, [*around, flag]) is not None
     except UsageError:
         return True
 

@@ -31,7 +31,7 @@ from genrec.training.align import AlignmentData, FrozenPolicies
 from genrec.training.loop import Outcome, Validate
 from genrec.training.recipes import Align, Optimization, Validation
 from genrec.training.sft import build_policy
-from genrec.types import ObjectiveContext, Padding, Policy, SamplerContext, SequenceBatch, TrainingExamples, TrainingStep
+from genrec.types import Feedback, ObjectiveContext, Padding, Policy, SamplerContext, SequenceBatch, TrainingExamples, TrainingStep
 
 IDS = SemanticIds(torch.stack(torch.unravel_index(torch.arange(40), (8, 5)), 1), (8, 5))
 
@@ -72,10 +72,10 @@ class Given:
 
     entries: TrainingExamples
 
-    def prefixes(self) -> TrainingExamples:
+    def prefixes(self, feedback: Feedback = "not disliked") -> TrainingExamples:
         return self.entries
 
-    def windows(self, padding: Padding = "zero") -> TrainingExamples:
+    def windows(self, padding: Padding = "zero", feedback: Feedback = "not disliked") -> TrainingExamples:
         return self.entries
 
 

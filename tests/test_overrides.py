@@ -17,20 +17,23 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from preference_stages import stage
 
-from genrec import loading, override_messages, overrides
+from genrec import loading, overrides
 from genrec.baselines import Popularity, SASRec
 from genrec.component_choices import MODULES, classes_of, kinds_of
 from genrec.data.sources import Frames
 from genrec.embeddings import Collaborative, Precomputed
 from genrec.errors import UsageError
-from genrec.experiment import Align, Experiment, baselines, seeds
+from genrec.experiment import Align, Experiment, Tokenize, baselines, seeds
+from genrec.field_paths import value_at, walk
+from genrec.objectives import Preference, Rounds, Supervised
+from genrec.preference.candidates import Sampled
 from genrec.preference.filters import NearDuplicates
-from genrec.preference.losses import DPO, Anchored, RosePO, Smoothed, SoftmaxDPO
+from genrec.preference.losses import DPO, Anchored, Smoothed, SoftmaxDPO
 from genrec.preference.negatives import BestOf, FaissNeighbors, Filtered, Mix, Uniform
 from genrec.preference.rewards import Popular
 from genrec.preference.vectors import LearnedVectors
 from genrec.testing import Shop
-from genrec.tokenizer import RQVAE
+from genrec.tokenizer import RQVAE, RQKMeans
 from genrec.types import NegativeSampler
 
 FILES = sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))
@@ -42,6 +45,20 @@ ROWS = [
     replace(BASE, name="shop-mixed", align=stage(negatives=MIXED)),
     replace(BASE, name="shop-atomic", tokenize=None),
 ]
+
+
+FULL = {  # short names, which tyro does not know
+    "--sft.targets": "--sft.objective.targets",
+    "--align.loss": "--align.objective.loss",
+    "--align.negatives": "--align.objective.candidates.negatives",
+    "--align.num-negatives": "--align.objective.candidates.num-negatives",
+}
+
+
+def full(flag: str) -> str:
+    """The flag with the full path of its field."""
+    short = next((name for name in FULL if flag == name or flag.startswith(f"{name}.")), None)
+    return flag if short is None else FULL[short] + flag.removeprefix(short)
 
 
 def whole(experiment: Experiment, flags: Sequence[Sequence[str]]) -> Experiment | None:
@@ -64,7 +81,7 @@ def attempted(experiment: Experiment, flags: tuple[tuple[str, ...], ...]) -> Exp
 
 
 def attempt(experiment: Experiment, flags: Sequence[Sequence[str]]) -> Experiment | str | None:
-    return attempted(experiment, tuple(tuple(flag) for flag in flags))
+    return attempted(experiment, tuple((full(flag[0]), *flag[1:]) for flag in flags))
 
 
 def slow(experiments: Sequence[Experiment], flags: Sequence[Sequence[str]]) -> list[Experiment] | str:
@@ -140,7 +157,7 @@ def every_field() -> list[tuple[Experiment, str, object]]:
         names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name[0] != "_" and not node.args.args]
         for experiment in [*ROWS, *(each for name in names for each in loading.load(f"{path}:{name}"))]:
             for flag, value in leaves(experiment):
-                owner = override_messages.followed(experiment, flag)[-2]
+                owner = value_at(experiment, walk(experiment, flag, {}).path[:-1], {})
                 if dataclasses.is_dataclass(owner) and kinds_of(owner, flag.rpartition(".")[2].lstrip("-")):
                     continue  # chosen by class name, not parsed by tyro
                 found.setdefault((flag.rpartition(".")[2], type(owner), type(value)), (experiment, flag, value))
@@ -225,7 +242,7 @@ def test_a_value_is_read_once_for_a_list_of_any_length(monkeypatch: pytest.Monke
     monkeypatch.setattr(overrides, "_parse", counted)
     grid = loading.load(f"{FILES[0].parent / 'movielens.py'}:grid")
     assert len(grid) > 400
-    assert fast(grid, [["--align.num-negatives", "0"]]) == "--align.num-negatives 0: align.num_negatives must be at least 1, got 0"
+    assert fast(grid, [["--align.num-negatives", "0"]]) == "--align.num-negatives 0: Sampled.num_negatives must be at least 1, got 0"
     assert sorted(read) == [["--align.num-negatives", "0"], *[["--num_negatives", "0"]] * 3]
     assert str(fast(grid, [["--align.cuont", "1"]])).startswith("the override --align.cuont 1 fits no experiment: Align has no field")
     assert len(read) == 5
@@ -258,7 +275,10 @@ def test_what_another_component_refuses_is_named() -> None:
         ("--align.negatives.samplers.1.pol", "has no field 'pol'; the nearest: --align.negatives.samplers.1.pool-size"),
         ("--align.negatives.samplers.2.pool-size", "align.negatives.samplers has no position '2'; it has 2 entries, counted from 0"),
         ("--align.negatives.final-weights.0", "align.negatives.final-weights is None in all of them"),
-        ("--align.stpes", "Align has no field 'stpes'; the nearest: --align.round-sft-steps, --align.optimization.max-steps"),
+        (
+            "--align.stpes",
+            "Align has no field 'stpes'; the nearest: --align.optimization.max-steps, --align.optimization.warmup-steps",
+        ),
         ("--source.color", "Shop has no field 'color'; it has num-items, num-users, seed"),
         ("--seed.x", "seed is 0, which has no fields"),
     ],
@@ -271,7 +291,22 @@ def test_what_is_said_of_a_field_that_is_not_there(flag: str, said: str) -> None
     assert said in str(refused.value)
 
 
-ALIGNED = replace(BASE, name="shop-dpo", align=stage(loss=Anchored(DPO()), num_negatives=1))
+def dpo(**fields: object) -> Align:
+    """An alignment by DPO with one negative."""
+    return stage(**{"loss": Anchored(DPO()), "num_negatives": 1} | fields)
+
+
+ALIGNED = replace(BASE, name="shop-dpo", align=dpo())
+
+
+def preference(experiment: Experiment) -> Any:
+    """The objective of the one alignment of an experiment."""
+    return experiment.alignments[0].objective
+
+
+def sampler_of(experiment: Experiment) -> Any:
+    """The sampler of the one alignment of an experiment."""
+    return preference(experiment).candidates.negatives
 
 
 def one(experiment: Experiment, *arguments: str) -> Experiment:
@@ -286,15 +321,14 @@ def refused(experiments: Sequence[Experiment], *arguments: str) -> str:
 
 
 def test_a_component_is_replaced_by_the_defaults_of_a_class() -> None:
-    assert one(ALIGNED, "--align.negatives", "FaissNeighbors") == replace(
-        ALIGNED, align=replace(ALIGNED.align, negatives=FaissNeighbors())
-    )
+    assert one(ALIGNED, "--align.negatives", "FaissNeighbors") == replace(ALIGNED, align=dpo(negatives=FaissNeighbors()))
     assert one(BASE, "--embed", "Collaborative").embed == Collaborative()
     assert one(BASE, "--tokenize.quantizer", "RQVAE").tokenize == replace(BASE.tokenize, quantizer=RQVAE())
     assert one(BASE, "--policy", "Popularity").policy == Popularity()
     assert one(BASE, "--policy", "SASRec", "--tokenize", "None") == replace(BASE, policy=SASRec(), tokenize=None)
-    assert one(replace(ALIGNED, align=stage(loss=RosePO())), "--align.loss.reward", "Popular").align.loss == RosePO(reward=Popular())
-    assert one(replace(ALIGNED, align=stage(loss=RosePO(reward=Popular()))), "--align.loss.reward", "None").align.loss == RosePO()
+    judged = replace(ALIGNED, align=dpo(reward=Popular()))
+    assert one(ALIGNED, "--align.reward", "Popular") == judged
+    assert one(judged, "--align.reward", "None") == ALIGNED
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -306,7 +340,7 @@ def test_further_flags_apply_to_the_chosen_component(order: int) -> None:
         ["--align.negatives.vectors", "LearnedVectors"],
     ]
     changed = one(ALIGNED, *(token for flag in flags[::order] for token in flag))
-    assert changed.align.negatives == FaissNeighbors(pool_size=7, vectors=LearnedVectors())
+    assert sampler_of(changed) == FaissNeighbors(pool_size=7, vectors=LearnedVectors())
 
 
 def test_align_is_added_to_an_experiment_without_one() -> None:
@@ -317,7 +351,7 @@ def test_align_is_added_to_an_experiment_without_one() -> None:
 
 def test_a_choice_changes_the_rows_that_have_the_field() -> None:
     found = overrides.override(ROWS, ["--align.negatives", "Uniform"])
-    assert [None if each.align is None else each.align.negatives for each in found] == [None, Uniform(), Uniform(), Uniform(), None]
+    assert [None if each.align is None else sampler_of(each) for each in found] == [None, Uniform(), Uniform(), Uniform(), None]
 
 
 def test_a_component_of_the_users_file_is_chosen(tmp_path: Path) -> None:
@@ -327,22 +361,22 @@ def test_a_component_of_the_users_file_is_chosen(tmp_path: Path) -> None:
         "    def build(self, context):\n        raise NotImplementedError\n"
         "@dataclass(frozen=True)\nclass Other:\n    width: int = 3\n"
     )
-    sampler = one(ALIGNED, "--align.negatives", f"{file}:Mine", "--align.negatives.width", "5").align.negatives
+    sampler = sampler_of(one(ALIGNED, "--align.negatives", f"{file}:Mine", "--align.negatives.width", "5"))
     assert (type(sampler).__module__, repr(sampler)) == ("chosen_plugin", "Mine(width=5)")
     rows = overrides.override(ROWS, ["--align.negatives", f"{file}:Mine"])
-    assert len({type(row.align.negatives) for row in rows if row.align is not None}) == 1  # the file is imported once
+    assert len({type(sampler_of(row)) for row in rows if row.align is not None}) == 1  # the file is imported once
     assert "Other is no NegativeSampler: NegativeSampler has build" in refused([ALIGNED], "--align.negatives", f"{file}:Other")
     assert "did you mean 'Mine'?" in refused([ALIGNED], "--align.negatives", f"{file}:Mime")
 
 
 def test_a_field_of_a_wrapped_component_is_reached() -> None:
     """Of the loss in Anchored and Smoothed, and of the sampler in Filtered; a field of the wrapper comes first."""
-    assert one(ALIGNED, "--align.loss.beta", "0.3").align.loss == Anchored(DPO(beta=0.3))
+    assert preference(one(ALIGNED, "--align.loss.beta", "0.3")).loss == Anchored(DPO(beta=0.3))
     nested = replace(ALIGNED, align=stage(loss=Anchored(Smoothed(SoftmaxDPO()))))
-    assert one(nested, "--align.loss.beta", "0.3").align.loss == Anchored(Smoothed(SoftmaxDPO(beta=0.3)))
+    assert preference(one(nested, "--align.loss.beta", "0.3")).loss == Anchored(Smoothed(SoftmaxDPO(beta=0.3)))
     filtered = replace(ALIGNED, align=stage(negatives=Filtered(FaissNeighbors(), (NearDuplicates(),))))
-    assert one(filtered, "--align.negatives.pool-size", "9").align.negatives.sampler == FaissNeighbors(pool_size=9)
-    assert one(ALIGNED, "--align.loss.alpha", "2").align.loss == Anchored(DPO(), alpha=2.0)
+    assert sampler_of(one(filtered, "--align.negatives.pool-size", "9")).sampler == FaissNeighbors(pool_size=9)
+    assert preference(one(ALIGNED, "--align.loss.alpha", "2")).loss == Anchored(DPO(), alpha=2.0)
 
 
 def test_a_field_of_two_inner_components_is_not_guessed() -> None:
@@ -361,15 +395,19 @@ def test_a_field_of_two_inner_components_is_not_guessed() -> None:
         (["--align.negatives"], "expected one class name, AlreadySeen, "),
         (
             ["--align.loss", "Anchored"],
-            "Anchored has fields without a default: loss (PreferenceLoss); give them too: --align.loss.loss CLASS; or write in the "
-            "experiment's file, after 'from dataclasses import replace' and 'from genrec.preference.losses import "
-            "Anchored': replace(experiment, align=replace(experiment.align, loss=Anchored(loss=...)))",
+            "Anchored has fields without a default: loss (PreferenceLoss); give them too: --align.objective.loss.loss CLASS; or "
+            "write in the experiment's file, after 'from dataclasses import replace' and 'from genrec.preference.losses import "
+            "Anchored': replace(experiment, align=replace(experiment.align, objective=replace(experiment.align.objective, "
+            "loss=Anchored(loss=...))))",
         ),
         (
             ["--align.negatives", "Mix"],
             "which the command line cannot give: samplers (tuple[NegativeSampler, ...]), weights (tuple[float, ...]); write in the",
         ),
-        (["--align.negatives", "BestOf"], "--align.negatives.sampler CLASS --align.negatives.reward CLASS; or write"),
+        (
+            ["--align.negatives", "BestOf"],
+            "--align.objective.candidates.negatives.sampler CLASS --align.objective.candidates.negatives.reward CLASS; or write",
+        ),
         (["--tokenize", "RQVAE"], "RQVAE is no Tokenize but a component of one; did you mean --tokenize.quantizer RQVAE?"),
         (["--align", "DPO"], "did you mean --align.loss DPO?"),
         (["--align.negatives", "BestOf"], "'from genrec.preference.negatives import BestOf'"),
@@ -388,7 +426,7 @@ def test_a_field_of_two_inner_components_is_not_guessed() -> None:
             "align.optimization is a component, Optimization; set one of its fields: --align.opt",
         ),
         (["--seed", "one"], "--seed one: expected an integer, got 'one'"),
-        (["--align.loss.beta", "x"], "the override --align.loss.beta x fits no experiment"),
+        (["--align.loss.beta", "x"], "--align.loss.beta x: expected a number, got 'x'"),
         (["--align.keep", "x"], "--align.keep x: expected one of 'best', 'last', got 'x'"),
         (["--evaluate.filter-seen", "x"], "expected True or False, got 'x'"),
         (["--evaluate.filter-seen"], "expected True or False, got nothing"),
@@ -408,15 +446,16 @@ def test_a_field_of_an_absent_alignment_is_explained_by_what_to_write() -> None:
     message = refused([BASE], "--align.negatives", "Uniform")
     assert "align is None in all of them" in message
     assert "add --align Align for its defaults" in message
-    assert "replace(experiment, align=stage(negatives=Uniform()))" in message
-    assert "replace(experiment, align=stage(num_negatives=3))" in refused([BASE], "--align.num-negatives", "3")
+    sampled = "replace(experiment, align=Align(objective=Preference(candidates=Sampled("
+    assert f"{sampled}negatives=Uniform()))))" in message
+    assert f"{sampled}num_negatives=3))))" in refused([BASE], "--align.num-negatives", "3")
     assert "replace(experiment, align=Align(keep='last'))" in refused([BASE], "--align.keep", "last")
 
 
 def test_the_flags_that_are_named_for_a_field_of_an_absent_alignment_are_valid() -> None:
-    """A field below a component of it: the fields of the component itself are also named as code."""
-    for flag, path, value in (("loss.beta", "loss.loss.beta", "0.3"), ("optimization.max-steps", "optimization.max-steps", "7")):
-        message = refused([BASE], f"--align.{flag}", value)
+    """A field below a component with settings of its own; fields below components of default settings are also named as code."""
+    for path, value in (("loss.beta", "0.3"), ("beta", "0.3"), ("optimization.max-steps", "7"), ("max-steps", "7")):
+        message = refused([BASE], f"--align.{path}", value)
         assert f"; add --align Align: --align Align --align.{path} {value}\n" in message
         assert one(BASE, "--align", "Align", f"--align.{path}", value).align not in (None, Align())
     assert "add --align Align for its defaults, but Align has no field 'stpes'; the nearest" in refused([BASE], "--align.stpes", "3")
@@ -431,12 +470,96 @@ def test_a_class_with_required_fields_is_chosen_with_flags_for_them(order: int) 
         return one(ALIGNED, *(token for flag in flags[::order] for token in flag.split()))
 
     losses = ("--align.loss Anchored", "--align.loss.loss Smoothed", "--align.loss.loss.loss DPO", "--align.loss.loss.loss.beta 0.7")
-    assert chosen(*losses).align == replace(ALIGNED.align, loss=Anchored(Smoothed(DPO(beta=0.7))))
+    assert chosen(*losses).align == dpo(loss=Anchored(Smoothed(DPO(beta=0.7))))
     best = ("--align.negatives BestOf", "--align.negatives.sampler Uniform", "--align.negatives.reward Popular")
-    assert chosen(*best).align.negatives == BestOf(Uniform(), Popular())
+    assert sampler_of(chosen(*best)) == BestOf(Uniform(), Popular())
     assert chosen("--embed Precomputed", "--embed.path v.npy", "--embed.ids v.txt").embed == Precomputed("v.npy", ids="v.txt")
     frames = ("--source Frames", "--source.interactions a.csv", "--source.columns who user what item")
     assert chosen(*frames).source == Frames(Path("a.csv"), columns={"who": "user", "what": "item"})
+
+
+CHAIN = replace(BASE, name="shop-chain", align=(dpo(), Align(Supervised())))
+ROUNDS = replace(BASE, name="shop-rounds", align=Align(Rounds(objectives=(Supervised(), Preference()), steps=(5, 5))))
+
+
+def test_a_flag_may_name_the_full_path_or_a_short_one() -> None:
+    for path in ("objective.loss.loss.beta", "objective.loss.beta", "objective.beta", "loss.loss.beta", "loss.beta", "beta"):
+        assert one(ALIGNED, f"--align.{path}", "0.3").align == dpo(loss=Anchored(DPO(beta=0.3)))
+    assert one(ALIGNED, "--align.negatives", "FaissNeighbors", "--align.pool-size", "9").align == dpo(
+        negatives=FaissNeighbors(pool_size=9)
+    )
+    assert one(ALIGNED, "--align.max-steps", "100").alignments[0].steps == 100
+    assert one(ALIGNED, "--sft.targets", "all", "--policy", "SASRec", "--tokenize", "None").sft.objective == Supervised(targets="all")
+    assert one(BASE, "--tokenize.num-levels", "3").tokenize == Tokenize(quantizer=RQKMeans(num_levels=3))
+
+
+def test_an_outer_component_is_chosen_before_a_short_name_is_looked_up() -> None:
+    """`negatives` is a field of the proposer that another flag chooses, whichever comes first."""
+    rounds = replace(BASE, align=Align(Supervised()))
+    flags = (["--align.negatives", "FaissNeighbors"], ["--align.objective", "Preference"], ["--align.beta", "0.3"])
+    for ordered in (flags, flags[::-1]):
+        changed = one(rounds, *(token for flag in ordered for token in flag))
+        assert changed.align == stage(loss=Anchored(SoftmaxDPO(beta=0.3)), negatives=FaissNeighbors())
+
+
+def test_the_stages_of_a_chain_and_the_objectives_of_rounds_are_named_by_place() -> None:
+    assert one(CHAIN, "--align.0.beta", "0.3").align == (dpo(loss=Anchored(DPO(beta=0.3))), Align(Supervised()))
+    second = one(CHAIN, "--align.1.max-steps", "9", "--align.1.objective", "Preference", "--align.1.num-negatives", "5").align
+    assert second == (dpo(), replace(stage(num_negatives=5), optimization=replace(Align().optimization, max_steps=9)))
+    assert one(CHAIN, "--align", "None").align is None
+    changed = one(ROUNDS, "--align.objectives.1.num-negatives", "5", "--align.steps", "9", "1")
+    objectives = (Supervised(), Preference(candidates=Sampled(num_negatives=5)))
+    assert changed.align == Align(Rounds(objectives=objectives, steps=(9, 1)))
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoLosses:
+    """An objective of the user's with two losses."""
+
+    first: Any = SoftmaxDPO()
+    second: Any = SoftmaxDPO()
+
+    def build_step(self, context: Any) -> Any:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("row", "flag", "said"),
+    [
+        (
+            replace(BASE, align=Align(TwoLosses())),
+            "--align.beta",
+            "'beta' is short for several fields; name one: --align.objective.first.beta or --align.objective.second.beta\n",
+        ),
+        (
+            CHAIN,
+            "--align.max-steps",
+            "align has 2 entries; name one by its place, from 0: --align.0.max-steps, --align.1.max-steps\n",
+        ),
+        (CHAIN, "--align.beta", "align has 2 entries; name one by its place, from 0: --align.0.beta\n"),
+        (CHAIN, "--align.bta", "align has 2 entries; name one by its place, from 0: --align.0.FIELD\n"),
+        (CHAIN, "--align.2.beta", "align has no position '2'; it has 2 entries, counted from 0\n"),
+        (CHAIN, "--align.1.beta", "Align has no field 'beta'"),
+        (CHAIN, "--align.0.bta", "Align has no field 'bta'; the nearest: --align.0.objective.loss.loss.beta"),
+        (CHAIN, "--align.1", "a component within a tuple cannot be replaced on the command line; write the tuple align in"),
+        (
+            CHAIN,
+            "--align.0.negatives",
+            "there is no NegativeSampler 'x'",
+        ),
+        (ROUNDS, "--align.num-negatives", "the nearest: --align.objective.objectives.1.candidates.num-negatives"),
+    ],
+)
+def test_a_short_name_that_is_not_unique_or_is_inside_a_tuple_is_explained(row: Experiment, flag: str, said: str) -> None:
+    assert said in refused([row], flag, "x")
+
+
+def test_the_code_for_a_stage_of_a_chain_is_python() -> None:
+    """What the message tells to write is evaluated."""
+    message = refused([CHAIN], "--align.1.objective", "Rounds", "--align.0.negatives", "Mix")
+    code = message.partition("Mix': ")[2].partition("\n")[0].replace("samplers=..., weights=...", "(Uniform(),), (1.0,)")
+    written = eval(code, {"replace": replace, "experiment": CHAIN, "Mix": Mix, "Uniform": Uniform})
+    assert written.align == (dpo(negatives=Mix((Uniform(),), (1.0,))), CHAIN.align[1])  # type: ignore[index]
 
 
 def test_the_name_of_a_list_of_rows_is_a_prefix() -> None:

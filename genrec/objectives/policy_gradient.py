@@ -28,6 +28,7 @@ from genrec.preference.policy_gradient import EarlyClip, GroupAdvantage, k3_esti
 from genrec.preference.policy_gradient.group_masks import distinct_candidates, group_mean
 from genrec.preference.range_checks import check_range
 from genrec.preference.rewards import Hit, checked_rating
+from genrec.store import NEW_IN_KEY
 from genrec.types import (
     Advantage,
     Advantages,
@@ -90,6 +91,7 @@ class PolicyGradient:
     likelihood: float = 1.0  # weight of the negative log-likelihood of the targets, 0 or more
     weight: float = 1.0  # weight of the surrogate and of k3, 0 or more
     targets: Targets = "one"  # one target per prefix, or, for a causal policy, every target of a window
+    feedback: Literal["liked", "not disliked"] = field(default="not disliked", metadata=NEW_IN_KEY)  # targets, by their labels
 
     def __post_init__(self) -> None:
         check_types(self, "PolicyGradient")
@@ -116,7 +118,7 @@ class PolicyGradient:
             raise UsageError(
                 f"PolicyGradient.kl {self.kl:g} needs a reference, which SFT has not; set kl to 0, or use it in an alignment"
             )
-        examples = examples_of(context.source, self.targets)
+        examples = examples_of(context.source, self.targets, feedback=self.feedback)
         context = context._replace(epoch_steps=-(-len(examples) // context.batch_size))
         proposals = self.candidates.build_proposals(context)
         step = _PolicyGradientStep(self, context, proposals)

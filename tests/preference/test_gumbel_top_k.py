@@ -29,11 +29,11 @@ def test_the_exact_inclusion_of_two_draws() -> None:
 def test_columns_are_drawn_as_often_as_the_table_says_and_q_has_this_mean() -> None:
     """200,000 rows: the standard error of a share is at most 0.0011, and of the mean of q less."""
     log_prob, sample = draws(200_000, 2)
-    share = torch.zeros(len(log_prob), 4, dtype=torch.float64).scatter(1, sample.index, 1.0).mean(0)
+    share = torch.zeros(len(log_prob), 4, dtype=torch.float64).scatter(1, sample.columns, 1.0).mean(0)
     assert share.tolist() == pytest.approx(INCLUSION, abs=0.005)
     assert sample.drawn.all()
-    assert (sample.index[:, 0] != sample.index[:, 1]).all()
-    first = torch.bincount(sample.index[:, 0], minlength=4) / len(log_prob)
+    assert (sample.columns[:, 0] != sample.columns[:, 1]).all()
+    first = torch.bincount(sample.columns[:, 0], minlength=4) / len(log_prob)
     assert first.tolist() == pytest.approx(P.tolist(), abs=0.005)
 
 
@@ -42,8 +42,8 @@ def test_weighted_sums_over_a_sample_are_unbiased(k: int) -> None:
     """The mean of sum (p_i / q_i) f_i over many samples is sum p_i f_i = 1.04, and of the weights alone 1."""
     values = torch.tensor([1.0, -2.0, 5.0, 7.8], dtype=torch.float64)
     log_prob, sample = draws(400_000, k, seed=k)
-    weights = importance_weights(log_prob.gather(1, sample.index), sample.threshold)
-    estimate, one = (weights * values[sample.index]).sum(1), weights.sum(1)
+    weights = importance_weights(log_prob.gather(1, sample.columns), sample.threshold)
+    estimate, one = (weights * values[sample.columns]).sum(1), weights.sum(1)
     for found, expected in ((estimate, float((P * values).sum())), (one, 1.0)):
         standard_error = float(found.std()) / len(found) ** 0.5
         assert float(found.mean()) == pytest.approx(expected, abs=5 * standard_error)
@@ -67,15 +67,15 @@ def test_a_sample_holds_possible_distinct_columns(columns: int, k: int, impossib
     log_prob[:, :impossible] = -torch.inf
     sample = gumbel_top_k(log_prob, k, generator)
     possible = max(0, columns - impossible)
-    assert sample.index.shape == sample.drawn.shape == (3, k)
+    assert sample.columns.shape == sample.drawn.shape == (3, k)
     assert (sample.drawn.sum(1) == min(k, possible)).all()
     for row in range(3):
-        drawn = sample.index[row, sample.drawn[row]].tolist()
+        drawn = sample.columns[row, sample.drawn[row]].tolist()
         assert len(set(drawn)) == len(drawn)
         assert all(column >= impossible for column in drawn)
     assert ((sample.threshold == -torch.inf) == (possible <= k)).all()
 
 
 def test_the_same_generator_gives_the_same_sample() -> None:
-    assert torch.equal(draws(50, 3, seed=4)[1].index, draws(50, 3, seed=4)[1].index)
-    assert not torch.equal(draws(50, 3, seed=4)[1].index, draws(50, 3, seed=5)[1].index)
+    assert torch.equal(draws(50, 3, seed=4)[1].columns, draws(50, 3, seed=4)[1].columns)
+    assert not torch.equal(draws(50, 3, seed=4)[1].columns, draws(50, 3, seed=5)[1].columns)

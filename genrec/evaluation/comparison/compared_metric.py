@@ -51,6 +51,7 @@ def compared_metric(name: str, runs: Sequence[Run]) -> ComparedMetric:
         _check_length(name, cutoff, runs)
         return ComparedMetric(name, True, lambda run: _from_ranks(run, kind, cutoff))
     if name != "user" and all(run.user_metrics is not None and name in run.user_metrics for run in runs):
+        _check_same_users(name, runs)
         return ComparedMetric(name, True, lambda run: _from_column(run, name))
     if all(name in run.metrics for run in runs):
         return ComparedMetric(name, False, lambda run: np.array([run.metrics[name]], dtype=np.float64))
@@ -91,6 +92,18 @@ def _check_length(name: str, cutoff: int, runs: Sequence[Run]) -> None:
             )
 
 
+def _check_same_users(name: str, runs: Sequence[Run]) -> None:
+    """Raise ArtifactError if two runs have a metric of other users. A metric may count users beside those with a target."""
+    tables = [run.user_metrics for run in runs if run.user_metrics is not None]
+    users = [np.sort(table["user"].to_numpy()) for table in tables]
+    for run, found in zip(runs, users, strict=True):
+        if not np.array_equal(found, users[0]):
+            raise ArtifactError(
+                f"{name} of {_label(runs[0])} is of {counted(len(users[0]), 'user')}, that of {_label(run)} of "
+                f"{counted(len(found), 'user')}, which are not the same; evaluate again (genrec run ... --refresh evaluate)"
+            )
+
+
 def _from_ranks(run: Run, name: str, cutoff: int) -> ndarray:
     """Return the metric of every user, float64 [U], by ascending user; its expectation if Semantic IDs are shared."""
     values: ndarray = per_user(PER_USER[name], run.ranks.sort_values("user"), cutoff).numpy()
@@ -98,10 +111,10 @@ def _from_ranks(run: Run, name: str, cutoff: int) -> ndarray:
 
 
 def _from_column(run: Run, name: str) -> ndarray:
-    """Return a column of the user metrics, float64 [U], by ascending user."""
+    """Return a column of the user metrics, float64 [U], by ascending user; U may exceed the users with a target."""
     assert run.user_metrics is not None
-    table, users = run.user_metrics.sort_values("user"), np.sort(run.ranks["user"].to_numpy())
-    if not np.array_equal(table["user"].to_numpy(), users):
+    table, users = run.user_metrics.sort_values("user"), run.ranks["user"].to_numpy()
+    if table["user"].duplicated().any() or not np.isin(users, table["user"]).all():
         raise ArtifactError(
             f"the metrics per user of {_label(run)} are of {counted(len(table), 'user')}, expected each of the {len(users)} test "
             "users once; evaluate again (genrec run ... --refresh evaluate)"

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from genrec.errors import counted
 from genrec.evaluation.cold_metrics import chance
 from genrec.evaluation.compare import ABSENT, Comparison, Row
 from genrec.evaluation.comparison.compared_metric import PER_USER
 from genrec.evaluation.comparison.table_cells import TITLES, MetricName, Table, metric_cell, metric_name, ranked_keys, title
+from genrec.evaluation.feedback_metrics import PAIRWISE
 
-ELSEWHERE = ("sid_", "cold_", "negatives_")  # prefixes of metrics that are in a table or a note of their own
-COUNTS = ("users", "invalid", "excluded_targets", "cold_users", "cold_items")  # metrics that are numbers of users, slots or items
+FEEDBACK_COUNTS = ("pair_users", "disliked_users")  # numbers of users whom the metrics of preference count
+ELSEWHERE = ("sid_", "cold_", "negatives_", "pairwise_", "disliked@")  # prefixes of metrics that are in a table or a note of their own
+COUNTS = ("users", "invalid", "excluded_targets", "cold_users", "cold_items", *FEEDBACK_COUNTS)  # numbers of users, slots or items
 CUTOFF = 10  # of the metrics beyond accuracy, where it exists; else the last one
 
 
 def metric_tables(comparison: Comparison) -> list[Table]:
     """Return the tables of metrics that the rows have beside those of the results table."""
-    return [*_semantic_ids(comparison.rows), *_unseen(comparison.rows), *_beyond_accuracy(comparison), *_groups(comparison.rows)]
+    rows = comparison.rows
+    return [*_semantic_ids(rows), *_unseen(rows), *_feedback(rows), *_beyond_accuracy(comparison), *_groups(rows)]
 
 
 def _semantic_ids(all_rows: tuple[Row, ...]) -> list[Table]:
@@ -48,6 +52,33 @@ def _unseen(all_rows: tuple[Row, ...]) -> list[Table]:
     note = f"Means over the {users} users with a target that has no training interaction. {items} items of the catalog have none."
     columns = ["Row", "Ranked among", *map(title, shown)]
     return [Table("Items unseen in training (cold start)", columns, cells, [note], ("Ranked among", "Recall@10", "NDCG@10"))]
+
+
+def _feedback(all_rows: tuple[Row, ...]) -> list[Table]:
+    """Return the table of liked and disliked held-out items, if events have labels."""
+    names = [key for row in all_rows for key in row.metrics if key == PAIRWISE or key.startswith("disliked@")]
+    rows = [row for row in all_rows if any(key in row.metrics for key in names)]
+    if not rows:
+        return []
+    ndcg = [key for key in ranked_keys(rows) if key.startswith("ndcg@")]
+    shown = [*(key for key in names[:1] if key == PAIRWISE), *ndcg, *dict.fromkeys(key for key in names if key != PAIRWISE)]
+    cells = [[row.name, *(metric_cell(row, key) for key in shown)] for row in rows]
+    pairs, disliked, users = (_count(rows, key) for key in (*FEEDBACK_COUNTS, "users"))
+    notes = [
+        "Pairwise accuracy: share of the pairs of a liked and a disliked test item of a user in which the liked one has the higher "
+        f"score, mean over the {counted(pairs, 'user')} with a pair.",
+        f"NDCG: of the first liked test item, mean over the {counted(users, 'user')} with such an item.",
+        f"disliked@n: share of the {counted(disliked, 'user')} with a disliked test item whose first n items hold one; lower is better.",
+    ]
+    titles = ["Pairwise accuracy" if key == PAIRWISE else f"{title(key)} of liked" if key in ndcg else key for key in shown]
+    return [
+        Table("Liked and disliked items", ["Row", *titles], cells, notes, ("Pairwise accuracy", "NDCG@10 of liked", "disliked@10"))
+    ]
+
+
+def _count(rows: list[Row], key: str) -> int:
+    """Return a number of users, which is the same for all rows; 0 if they have none."""
+    return round(max((row.metrics[key].mean for row in rows if key in row.metrics), default=0.0))
 
 
 def _beyond_accuracy(comparison: Comparison) -> list[Table]:

@@ -23,7 +23,12 @@ Entries = dict[str, object]  # of the protocol of a run (`genrec.run_files.proto
 def protocol_lines(comparison: Comparison) -> list[LabeledLine]:
     """Return the protocol, a line per subject. An entry that no subject names has a line of its own, so that none is hidden."""
     left = dict(comparison.protocol)
-    subjects = [("Data", _data(left)), ("Split", _split(left)), ("Ranking", [*_ranking(left), *_beams(comparison.rows)])]
+    subjects = [
+        ("Data", _data(left)),
+        ("Split", _split(left)),
+        ("Feedback", _feedback(left)),
+        ("Ranking", [*_ranking(left), *_beams(comparison.rows)]),
+    ]
     lines = [LabeledLine(label, "; ".join(parts)) for label, parts in subjects if parts]
     lines += [
         *_selection(comparison.rows, left),
@@ -62,6 +67,11 @@ def _split(left: Entries) -> list[str]:
     if later != ABSENT:
         parts.append(f"on average {_percent(later)} of the training events are later than a test event")
     return parts
+
+
+def _feedback(left: Entries) -> list[str]:
+    """Take the entry on labels out of a protocol; empty without labels."""
+    return [str(left.pop("feedback"))] if "feedback" in left else []
 
 
 def _ranking(left: Entries) -> list[str]:

@@ -23,7 +23,7 @@ from torch import Generator, Tensor
 class GumbelSample(NamedTuple):
     """A sample without replacement of each row, in the order of the draws."""
 
-    index: Tensor  # int64 [X, k]  the columns drawn; any column where `drawn` is false
+    columns: Tensor  # int64 [X, k]  the columns drawn; any column where `drawn` is false
     drawn: Tensor  # bool [X, k]  false at the end of a row with fewer than k possible columns
     threshold: Tensor  # float32 [X]  kappa; -inf where all possible columns are drawn, which then have q = 1
 

@@ -40,7 +40,7 @@ class CatalogScores:
         ids = torch.arange(1, count + 1, device=items.device)
         rows = max(1, MAX_CELLS // count) if items.device.type == "cpu" else max(1, len(items))
         parts = [torch.zeros_like(items[:0])]
-        for part, wanted in zip(scores.split(rows), items.split(rows), strict=True):
+        for part, wanted in zip(torch.split(scores, rows), torch.split(items, rows), strict=True):
             columns = []
             for item in wanted.unbind(1):
                 score = part.gather(1, (item - 1).clamp(min=0).unsqueeze(1))

@@ -101,4 +101,4 @@ def _sample(scores: RowScores, excluded: Tensor | None, size: int, num_items: in
     if excluded is not None:
         log_prob = torch.nn.functional.pad(log_prob, (1, 0)).scatter(1, excluded, -torch.inf)[:, 1:]
     drawn = gumbel_top_k(log_prob, size, torch.Generator(device).manual_seed(seed))
-    return (drawn.index + 1).masked_fill(~drawn.drawn, 0)
+    return (drawn.columns + 1).masked_fill(~drawn.drawn, 0)
