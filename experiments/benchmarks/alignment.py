@@ -27,9 +27,8 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -68,8 +67,7 @@ def objectives() -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class Sequences:
+class Sequences(NamedTuple):
     """Random sequences of equal length, as an `ExampleSource`."""
 
     items: Tensor  # int64 [U, T + 1]

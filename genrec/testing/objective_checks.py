@@ -59,7 +59,7 @@ def _train(name: str, objective: Objective, steps: int) -> tuple[list[float], Tr
 
 
 def _steps(name: str, context: ObjectiveContext, step: TrainingStep, numbers: range) -> list[float]:
-    policy, losses = context.policy, []
+    policy, losses, reached = context.policy, [], False
     assert isinstance(policy, nn.Module)
     trained = [each for module in (policy, *step.modules) for each in module.parameters() if each.requires_grad]
     mode = policy.training
@@ -69,7 +69,8 @@ def _steps(name: str, context: ObjectiveContext, step: TrainingStep, numbers: ra
         for each in trained:
             each.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
-        _check_gradients(name, policy, step)
+        reached |= _has_gradient(policy)
+        _check_modules(name, step)
         with torch.no_grad():
             for each in trained:
                 if each.grad is not None:
@@ -77,6 +78,8 @@ def _steps(name: str, context: ObjectiveContext, step: TrainingStep, numbers: ra
         losses.append(float(loss))
         if policy.training != mode:
             raise ContractError(f"{name}: step {number} left the policy in another mode (train or eval); restore it")
+    if not reached:  # a single step may have none, as behind a hit gate
+        raise ContractError(f"{name}: the loss has no gradient for the policy in any step; score candidates with context.policy")
     return losses
 
 
@@ -105,9 +108,11 @@ def _loss(name: str, step: TrainingStep, number: int) -> Tensor:
     return loss
 
 
-def _check_gradients(name: str, policy: nn.Module, step: TrainingStep) -> None:
-    if not any(each.grad is not None and bool(each.grad.abs().sum() > 0) for each in policy.parameters()):
-        raise ContractError(f"{name}: the loss has no gradient for the policy; score candidates with context.policy")
+def _has_gradient(policy: nn.Module) -> bool:
+    return any(each.grad is not None and bool(each.grad.abs().sum() > 0) for each in policy.parameters())
+
+
+def _check_modules(name: str, step: TrainingStep) -> None:
     for module in step.modules:
         if not any(each.grad is not None for each in module.parameters()):
             raise ContractError(f"{name}: the loss has no gradient for {type(module).__name__}, one of TrainingStep.modules")
