@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from stable_ids import stable_id
 from torch import Tensor
 
+from genrec.errors import UsageError
 from genrec.preference.losses import (
     CPO,
     DMPO,
@@ -22,6 +24,7 @@ from genrec.preference.losses import (
     ConservativeDPO,
     ContinuedSFT,
     Hinge,
+    LevelWeighted,
     RecPO,
     RobustDPO,
     RosePO,
@@ -31,8 +34,8 @@ from genrec.preference.losses import (
 )
 from genrec.preference.negatives import Uniform
 from genrec.preference.rewards import Popular
-from genrec.testing import ContractError, check_loss
-from genrec.types import LogProbs, PreferenceLoss, PreferenceTerms, Reward
+from genrec.testing import ContractError, check_component, check_loss
+from genrec.types import LogProbs, LossNeeds, PreferenceLoss, PreferenceTerms, Reward
 
 LOSSES: list[PreferenceLoss] = [
     DPO(), DPO(2.0), SoftmaxDPO(), SoftmaxDPO(0.1), Anchored(SoftmaxDPO()), Anchored(DPO(), alpha=0.2), ContinuedSFT(),
@@ -40,7 +43,10 @@ LOSSES: list[PreferenceLoss] = [
     Hinge(2.0), DMPO(), KTO(), KTO(2.0, 1.5, 0.5), KTO(paired=False), SimPO(), SimPO(10.0, 0.0), CPO(), CPO(alpha=0.0), ORPO(),
     ORPO(2.0), RosePO(), RosePO(label_smoothing=0.49), RecPO(), RecPO(0.1, weight=0.0),
     Smoothed(DPO()), Smoothed(SimPO(), 0.3), Smoothed(KTO()), Smoothed(RecPO()), Anchored(KTO()), Anchored(Smoothed(CPO(alpha=0.0))),
-    Anchored(RecPO()),
+    Anchored(RecPO()), Anchored(KTO(paired=False)), Smoothed(KTO(paired=False)), LevelWeighted(DPO()),
+    LevelWeighted(SoftmaxDPO(), (1, 0.3, 0)),
+    LevelWeighted(RecPO(), 1), Anchored(LevelWeighted(IPO())), Smoothed(LevelWeighted(DPO())), LevelWeighted(Smoothed(SimPO())),
+    LevelWeighted(ORPO(), (0.2, 0.2, 2.0)),
 ]  # fmt: skip
 
 
@@ -56,6 +62,7 @@ VALID = SoftmaxDPO()
 @dataclass(frozen=True)
 class BrokenLoss:
     function: LossFunction
+    needs: ClassVar[LossNeeds] = LossNeeds()
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         return self.function(policy, reference)
@@ -138,7 +145,7 @@ def _zero_with_gradient(rejected: Tensor, masked: Tensor) -> Tensor:
 
 
 def undeclared_rewards(policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
-    """Read rewards without a `reward` attribute."""
+    """Read rewards without LossNeeds(rewards=True)."""
     terms = VALID(policy, reference)
     return terms._replace(loss=terms.loss * policy.rewards[:, 0])  # type: ignore[index]
 
@@ -182,7 +189,10 @@ BROKEN_LOSSES: dict[str, tuple[LossFunction, str]] = {
     "raises negatives": (positive_counts_twice, r"must raise the positive and no negative"),
     "masked gradient": (gradient_where_masked, r"the gradient of a masked negative .* must be 0"),
     "rejected shape": (lambda p, r: rewards(p, r, rejected_reward=p.chosen.detach()), r"rejected_reward must be .* got \[8\]"),
-    "undeclared rewards": (undeclared_rewards, r"and no optional input .*LogProbs.rewards only if it has a reward\) raised TypeError"),
+    "undeclared rewards": (
+        undeclared_rewards,
+        r"and no optional input .*LogProbs.rewards are set only .*raised TypeError",
+    ),
     "list": (lambda p, r: rewards(p, r, loss=VALID(p, r).loss.tolist()), r"loss must be a tensor float32 \[8\], got list"),
     "reward list": (lambda p, r: rewards(p, r, chosen_reward=[0.0] * 8), r"chosen_reward must be a tensor float32 \[8\], got list"),
     "half": (
@@ -210,8 +220,7 @@ class ScaledByInputs:
     """S-DPO times a factor from its optional inputs."""
 
     function: Callable[[LogProbs, LogProbs], Tensor]
-    reward: Reward = field(default_factory=Popular)
-    mismatched: ClassVar[bool] = True
+    needs: ClassVar[LossNeeds] = LossNeeds(mismatched=True, rewards=True)
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         terms = VALID(policy, reference)
@@ -247,8 +256,59 @@ def test_a_loss_with_all_optional_inputs_passes() -> None:
 
 @dataclass(frozen=True)
 class Requires:
-    reward: object = None
-    mismatched: object = False
+    needs: object = None
+
+    def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
+        return VALID(policy, reference)
+
+
+@dataclass(frozen=True)
+class WithoutNeeds:
+    def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
+        return VALID(policy, reference)
+
+
+@dataclass(frozen=True)
+class Misspelt:
+    need: ClassVar[LossNeeds] = LossNeeds(rewards=True)
+
+    def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
+        return VALID(policy, reference)
+
+
+@dataclass(frozen=True)
+class MisspeltCheck:
+    needs: ClassVar[LossNeeds] = LossNeeds()
+
+    def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
+        return VALID(policy, reference)
+
+    def check_kontext(self, context: object) -> None:
+        raise UsageError("never called")
+
+
+@dataclass(frozen=True)
+class NeedsIsAMethod:
+    def needs(self) -> LossNeeds:
+        return LossNeeds()
+
+    def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
+        return VALID(policy, reference)
+
+
+@dataclass(frozen=True)
+class FormerMismatched:
+    needs: ClassVar[LossNeeds] = LossNeeds()
+    mismatched: ClassVar[bool] = True
+
+    def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
+        return VALID(policy, reference)
+
+
+@dataclass(frozen=True)
+class FormerReward:
+    reward: Reward = Popular()  # noqa: RUF009
+    needs: ClassVar[LossNeeds] = LossNeeds()
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         return VALID(policy, reference)
@@ -256,21 +316,96 @@ class Requires:
 
 @dataclass(frozen=True)
 class OneArgument:
+    needs: ClassVar[LossNeeds] = LossNeeds()
+
     def __call__(self, policy: LogProbs) -> PreferenceTerms:
         return VALID(policy, policy)
 
 
-def test_types_of_reward_and_mismatched_are_checked() -> None:
-    check_loss(Requires(Popular(), True))
-    for loss, message in (
-        (Requires(1.0), r"^Requires: reward must be None or a Reward.*got 1\.0"),
-        (Requires(Popular), r"^Requires: reward must be None or a Reward"),
-        (Anchored(Requires(1.0)), r"^Requires: reward must be None or a Reward"),
-        (Requires(None, 1), r"^Requires: mismatched must be True or False, got 1"),
-        (OneArgument(), r"^OneArgument: a call with 8 examples, 3 negatives each .*raised TypeError"),
-    ):
-        with pytest.raises(ContractError, match=message):
-            check_loss(loss)  # type: ignore[arg-type]
+NEEDS_MESSAGES: list[tuple[object, str]] = [
+    (Requires(), r"Requires: needs must be a genrec\.types\.LossNeeds, such as .*; got None"),
+    (Requires({"rewards": True}), r"Requires: needs must be a genrec\.types\.LossNeeds, .*; got \{'rewards': True\}"),
+    (NeedsIsAMethod(), r"NeedsIsAMethod: needs must be .*; write it as an attribute or a property, not as a method"),
+    (WithoutNeeds(), r"WithoutNeeds has no attribute needs, which every loss must have; write needs = LossNeeds\(\), or"),
+    (Misspelt(), r"Misspelt: the attribute need has no effect; did you mean 'needs'\?"),
+    (MisspeltCheck(), r"MisspeltCheck: the attribute check_kontext has no effect; did you mean 'check_context'\?"),
+    (FormerMismatched(), r"FormerMismatched: the attribute mismatched has no effect; write needs = LossNeeds\(mismatched=True\)"),
+    (FormerReward(), r"FormerReward: the attribute reward has no effect; write .*rewards=True\), .* align\.objective\.reward"),
+    (OneArgument(), r"OneArgument: a call with 8 examples, 3 negatives each .*raised TypeError"),
+]
+
+
+@pytest.mark.parametrize(("loss", "message"), NEEDS_MESSAGES, ids=stable_id)
+def test_needs_are_checked(loss: object, message: str, tmp_path: Path) -> None:
+    """By `check_loss`, and by `genrec check`, which also takes a loss without `needs` for a loss."""
+    with pytest.raises(ContractError, match=f"^{message}"):
+        check_loss(loss)  # type: ignore[arg-type]
+    with pytest.raises(ContractError, match=f"^{message}"):
+        check_component(loss, tmp_path)
+
+
+def test_needs_may_be_a_property_or_a_field() -> None:
+    check_loss(Requires(LossNeeds()))  # type: ignore[arg-type]
+    check_loss(KTO(paired=False))
+    assert not isinstance(vars(KTO).get("needs"), LossNeeds)
+
+
+@dataclass(frozen=True)
+class Unpaired:
+    """A loss that says that it learns from rows without a positive."""
+
+    function: LossFunction
+    needs: ClassVar[LossNeeds] = LossNeeds(positive=False)
+
+    def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
+        return self.function(policy, reference)
+
+
+def test_rows_without_a_positive_are_checked_where_a_loss_accepts_them() -> None:
+    """S-DPO ignores such rows. Pushing all negatives down is a loss for them, if it gives the missing positive no weight."""
+
+    def push_down(policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
+        terms = VALID(policy, reference)
+        valid = ~(policy.rejected.isneginf() | reference.rejected.isneginf())
+        ratio = policy.rejected.masked_fill(~valid, 0.0) - reference.rejected.masked_fill(~valid, 0.0)
+        pushed = torch.where(valid, ratio.sigmoid(), 0.0).sum(1)
+        rewards = (policy.rejected - reference.rejected).detach().masked_fill(~valid, -torch.inf)
+        return terms._replace(loss=terms.loss + pushed, rejected_reward=rewards)
+
+    check_loss(Unpaired(push_down))
+    with pytest.raises(ContractError, match=r"^Unpaired: rows without a positive have no gradient; write LossNeeds\(positive=True\)"):
+        check_loss(Unpaired(VALID))
+    with pytest.raises(ContractError, match=r"^Unpaired: the .* is not finite at log-ratios nan \(positive\)"):
+        check_loss(Unpaired(lambda p, r: push_down(p, r)._replace(loss=push_down(p, r).loss - (p.chosen - r.chosen))))
+
+    def visible(policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
+        terms = push_down(policy, reference)
+        return terms._replace(chosen_reward=terms.chosen_reward.nan_to_num(neginf=0.0))
+
+    with pytest.raises(ContractError, match=r"^Unpaired: in a row without a positive .* chosen_reward -inf"):
+        check_loss(Unpaired(visible))
+
+
+@dataclass(frozen=True)
+class OfLevels:
+    """A loss of the levels alone, with a weight for the masked ones if `careless`."""
+
+    careless: bool = False
+    needs: ClassVar[LossNeeds] = LossNeeds()
+
+    def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
+        parts = []
+        for part in (policy, reference):
+            assert part.levels is not None
+            total = part.levels.nan_to_num(neginf=-4.0).sum(2) if self.careless else part.levels.sum(2)
+            parts.append(part._replace(chosen=total[:, 0], rejected=total[:, 1:]))
+        return VALID(*parts)
+
+
+def test_levels_are_given_to_every_loss() -> None:
+    check_loss(OfLevels())
+    with pytest.raises(ContractError, match=r"^OfLevels: (rejected_reward must be -inf|a masked negative|the gradient of a masked)"):
+        check_loss(OfLevels(careless=True))
 
 
 def test_a_loss_for_one_negative_is_checked_with_one() -> None:
@@ -284,5 +419,5 @@ def test_a_loss_for_one_negative_is_checked_with_one() -> None:
 def test_a_loss_is_a_frozen_dataclass() -> None:
     with pytest.raises(ContractError, match=r"Uniform does not implement PreferenceLoss.*with __call__"):
         check_loss(Uniform())  # type: ignore[arg-type]
-    with pytest.raises(ContractError, match="function is not a frozen dataclass"):
+    with pytest.raises(ContractError, match=r"function does not implement PreferenceLoss.* needs = LossNeeds\(\)"):
         check_loss(naive)

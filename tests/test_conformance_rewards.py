@@ -210,8 +210,8 @@ def per_item(batch: SequenceBatch, items: Tensor) -> Tensor:
     [
         (torch.zeros(2), r"rate\(context\) must return a genrec\.types\.Rating, got tensor.*write return Rating\(rate=FUNCTION\)"),
         (per_item, r"rate\(context\) returned a function, .* write return Rating\(rate=FUNCTION\), with reads_policy=True if"),
-        (None, r"must return a genrec\.types\.Rating, got None"),
-        (Rating, r"must return a genrec\.types\.Rating, got <class"),
+        (None, r"rate\(context\) must return a genrec\.types\.Rating, got None"),
+        (Rating, r"rate\(context\) must return a genrec\.types\.Rating, got <class"),
         (Rating(rate=torch.zeros(3)), r"Rating\.rate must be a function of a batch and items, got tensor"),  # type: ignore[arg-type]
     ],
     ids=stable_id,
@@ -271,7 +271,7 @@ class Undecided:
     [
         (Former(), r"the attribute reads_policy has no effect; return Rating\(rate=\.\.\., reads_policy=True\)"),
         (Misspelt(), r"the attribute check_contxt has no effect; did you mean 'check_context'\?"),
-        (Undecided(), r"needs_policy\(\) is True, but Rating\.reads_policy is False"),
+        (Undecided(), r"needs_policy\(\) returns True, but its rating has reads_policy = False"),
     ],
     ids=stable_id,
 )

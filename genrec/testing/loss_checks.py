@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import is_dataclass
+
 import torch
 from torch import Tensor
 
@@ -57,9 +59,9 @@ def check_loss(loss: PreferenceLoss) -> None:
 
 def _check_needs(loss: object) -> None:
     """Check the type of `needs`, and that no other attribute looks like a capability."""
-    name = loss.__name__ if isinstance(loss, type) else type(loss).__name__
-    if not callable(loss) or isinstance(loss, type):
+    if not callable(loss) or not is_dataclass(loss) or isinstance(loss, type):
         return  # no loss at all, which the next check tells
+    name = type(loss).__name__
     check_names(loss, CAPABILITIES, FORMER)
     needs = getattr(loss, "needs", None)
     if isinstance(needs, LossNeeds):
@@ -178,15 +180,15 @@ def _check_without_positives(loss: PreferenceLoss, policy: LogProbs, reference: 
     name, missing = type(loss).__name__, torch.arange(ROWS) % 2 == 0
     none = torch.zeros_like(policy.rejected, dtype=torch.bool)
     ours, theirs = masked(policy, none, missing), masked(reference, none, missing)
-    _check_terms(loss, ours, theirs)
     terms, chosen, rejected = _gradients(loss, ours, theirs)
-    if bool((chosen[missing] != 0).any()) or not bool(terms.chosen_reward[missing].isneginf().all()):
-        raise ContractError(f"{name}: in a row without a positive (-inf) its gradient must be 0 and chosen_reward -inf")
     if not bool((rejected[missing] != 0).any()):
         raise ContractError(
             f"{name}: rows without a positive have no gradient; write LossNeeds(positive=True), the default, so that alignment "
             "refuses such rows"
         )
+    _check_terms(loss, ours, theirs)
+    if bool((chosen[missing] != 0).any()) or not bool(terms.chosen_reward[missing].isneginf().all()):
+        raise ContractError(f"{name}: in a row without a positive (-inf) its gradient must be 0 and chosen_reward -inf")
 
 
 def _check_start(loss: PreferenceLoss, policy: LogProbs) -> None:

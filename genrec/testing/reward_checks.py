@@ -27,7 +27,6 @@ def check_reward(reward: Reward, context: SamplerContext | None = None) -> None:
     The reward runs on a small synthetic training set with ratings and a policy, or on your own `context`. Checked:
 
     - it is a frozen dataclass, `rate(context)` returns a `Rating`, and no attribute looks like a misspelt capability;
-    - `needs_policy()`, if it has this method, equals `Rating.reads_policy`;
     - the result is float32 [B, M] on the items' device, detached, and finite for every real item;
     - it is the same on a second call and after a second `rate(context)`;
     - it does not depend on the other rows of the batch, or on the number and order of the other items of a row;
@@ -67,11 +66,6 @@ def _build(reward: Reward, context: SamplerContext) -> Rating:
         raise ContractError(f"{type(reward).__name__}: {not_a_rating(rating)}")
     if not callable(rating.rate):
         raise ContractError(f"{type(reward).__name__}: Rating.rate must be a function of a batch and items, got {rating.rate!r}")
-    if isinstance(reward, PolicyReward) and reward.needs_policy() != rating.reads_policy:
-        raise ContractError(
-            f"{type(reward).__name__}: needs_policy() is {reward.needs_policy()}, but Rating.reads_policy is {rating.reads_policy}; "
-            "they must be equal"
-        )
     return rating
 
 

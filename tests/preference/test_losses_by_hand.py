@@ -155,9 +155,7 @@ def test_recpo_margins_are_ratios_of_rewards() -> None:
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan"), INFINITY])
 def test_recpo_raises_for_rewards_it_cannot_divide(wrong: float) -> None:
-    with pytest.raises(
-        InputError, match=r"must be above 0 and finite, got .* for negative 1 of row 0; use another align.objective.reward"
-    ):
+    with pytest.raises(InputError, match=r"above 0 and finite, got .* for negative 1 of row 0; use another align.objective.reward"):
         RecPO()(*rated(pair(D_W, SEVERAL), [4.0, 1.0, wrong, 1.6]))
     with pytest.raises(InputError, match="for the positive of row 0"):
         RecPO()(*rated(pair(D_W, SEVERAL), [wrong, 1.0, 1.0, 1.6]))
@@ -268,8 +266,6 @@ def test_log_odds_are_stable(average: float, kind: torch.dtype) -> None:
         (lambda: RosePO(label_smoothing=float("nan")), r"RosePO.label_smoothing must be in \[0, 0.5\), got nan"),
         (lambda: RosePO(label_smoothing=None), r"RosePO.label_smoothing must be in \[0, 0.5\), got None"),
         (lambda: Hinge(beta=True), r"Hinge.beta must be above 0 and finite, got True"),
-        (lambda: RosePO(reward=3), r"RosePO.reward must be None or a reward such as .*, got 3"),
-        (lambda: RecPO(reward=None), r"RecPO.reward must be a reward such as .* got None; without one use SoftmaxDPO"),
         (lambda: RecPO(weight=-1.0), r"RecPO.weight must be 0 or more and finite, got -1.0"),
         (lambda: IPO(beta=0.0), r"IPO.beta must be above 0 and finite, got 0.0"),
         (lambda: IPO(reduction="max"), r"IPO.reduction must be 'sum' or 'mean', got 'max'"),

@@ -42,7 +42,7 @@ class RankPenalty:
         def rate_items(batch: SequenceBatch, items: Tensor) -> Tensor:
             hit = hits.find(batch, items)
             penalty = rank_weights(items > 0).masked_fill(hit | ~hit.any(1, keepdim=True), 0.0)
-            return mask_padding(-penalty, items)
+            return mask_padding(-penalty.float(), items)
 
         return Rating(rate=rate_items, compares=True)
 
@@ -86,12 +86,12 @@ class PrefixMatch:
 
 
 def rank_weights(valid: Tensor) -> Tensor:
-    """Return `w_i`, float32 [B, M], which is 1 / log2(i + 2) over its sum, by the place i among the valid candidates bool [B, M].
+    """Return `w_i`, float64 [B, M], which is 1 / log2(i + 2) over its sum, by the place i among the valid candidates bool [B, M].
 
     Places that are not valid have weight 0.
     """
     place = (valid.cumsum(1) - 1).clamp(min=0)
-    weight = (1 / (place + 2.0).log2()).masked_fill(~valid, 0.0)
+    weight = (1 / (place + 2).double().log2()).masked_fill(~valid, 0.0)
     return weight / weight.sum(1, keepdim=True).clamp(min=1.0)  # the first weight is 1; a row without candidates has none
 
 
