@@ -94,6 +94,7 @@ CLASSES = {
     "Learnt": "LearnedVectors",
     "Forbidden": "Exclusions",
     "Streams": "ExampleRandomness",
+    "DrawNegatives": "Draw",
     "CatalogueQuantizer": "CatalogQuantizer",
 }
 FUNCTIONS = {"fetch": "download"}

@@ -345,7 +345,7 @@ def test_the_synthetic_context() -> None:
     assert context.semantic_ids.items == context.item_count == 50
     assert context.semantic_ids.collided >= 20
     assert context.popularity.sum() == len(context.interactions)
-    assert set(context.interactions.columns) == {"user", "item", "time", "rating"}
+    assert set(context.interactions.columns) == {"user", "item", "time", "rating", "label"}
     assert context.interactions["rating"].between(1, 5).all()
     assert context.items is not None
     assert context.items.columns.tolist() == ["item_id", "text"]

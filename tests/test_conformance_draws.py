@@ -62,6 +62,7 @@ BROKEN: dict[str, tuple[Break, dict[str, Any], str]] = {
     ),
     "by example as a string": (valid, {"by_example": "yes"}, r": build\(context\): Draw.by_example must be True or False, got 'yes'"),
     "history as a number": (valid, {"offers_history": 1}, r": build\(context\): Draw.offers_history must be True or False, got 1"),
+    "dislikes as a text": (valid, {"offers_disliked": "no"}, r"Draw.offers_disliked must be True or False, got 'no'"),
     "history and the future": (
         after(later),
         {"offers_history": True},
@@ -103,10 +104,26 @@ def test_a_broken_field_raises_its_message(name: str) -> None:
         check_sampler(Broken(breaks, fields))
 
 
-def test_a_misspelt_field_is_named() -> None:
+def test_a_misspelled_field_is_named() -> None:
     """Python refuses it where the draw is made."""
     with pytest.raises(ContractError, match=r"^Broken: build\(context\) raised TypeError.*unexpected keyword argument 'by_examples'"):
         check_sampler(Broken(valid, {"by_examples": True}))
+
+
+@dataclass(frozen=True)
+class Limited:
+    """A sampler with a misspelled method."""
+
+    def most_negative(self, experiment: object) -> float:
+        return 1.0
+
+    def build(self, context: SamplerContext) -> Draw:
+        return uniform()
+
+
+def test_a_misspelled_method_is_named() -> None:
+    with pytest.raises(ContractError, match=r"^Limited: the attribute most_negative has no effect; did you mean 'most_negatives'\?"):
+        check_sampler(Limited())
 
 
 def test_valid_fields_pass() -> None:

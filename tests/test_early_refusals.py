@@ -122,7 +122,7 @@ def test_a_filter_by_rating_needs_a_source_with_ratings() -> None:
     ],
 )
 def test_a_sampler_with_fewer_candidates_than_negatives_is_refused(negatives: NegativeSampler, most: int) -> None:
-    with pytest.raises(UsageError, match=rf"align\.num_negatives = 3, but .* gives a row at most {most} negatives"):
+    with pytest.raises(UsageError, match=rf"Sampled\.num_negatives = 3, but .* gives a row at most {most} negatives"):
         Experiment(name="shop", source=Shop(), align=stage(negatives=negatives, num_negatives=3))
     Experiment(name="shop", source=Shop(), align=stage(negatives=negatives, num_negatives=most))
 

@@ -73,6 +73,7 @@ def test_present_modules_exist() -> None:
         ),
         ("from genrec.model import Tiger\ndef row():\n    return Tiger().width", "Tiger.width is now Tiger.d_model"),
         ("from genrec.preference.negatives import FaissNeighbours", "FaissNeighbours is now FaissNeighbors"),
+        ("from genrec.types import DrawNegatives", "DrawNegatives is now Draw"),
         ("from genrec import runs", "genrec.runs is now genrec.run_files"),
         ("import genrec.model.generation", "genrec.model.generation is now genrec.model.beam_search"),
         ("from genrec.data.fetch import Archive", "genrec.data.fetch is now genrec.data.download"),

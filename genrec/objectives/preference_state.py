@@ -23,11 +23,13 @@ class PreferenceState:
     """The tensors that a preference objective changes, with those of its proposer."""
 
     def __init__(self, context: SamplerContext, proposer: ObjectiveState | None = None) -> None:
+        self.gated = False  # whether the proposer leaves out rows on purpose
         self.statistics, self.draw_counts = NegativeStatistics(context), DrawCounts(context.item_count)
         self.proposer: ObjectiveState = FixedTensors() if proposer is None else proposer
 
     def update(self, rows: SequenceBatch, candidates: Candidates) -> dict[str, Tensor]:
         """Add the candidates after the first of a batch, and return the statistics to log. Rows are on the CPU."""
+        self.gated = self.gated or candidates.rows is not None
         counted = candidates.mask if candidates.rows is None else candidates.mask & candidates.rows.unsqueeze(1)
         rejected = candidates.items.masked_fill(~counted, 0)[:, 1:].cpu()
         logs = self.statistics.update(rows, rejected)
@@ -51,7 +53,8 @@ class PreferenceState:
         summary = self.statistics.summary()
         write_json(folder / "negatives.json", summary)
         self.draw_counts.table().to_parquet(folder / "drawn_negatives.parquet", index=False)
-        _warn_if_few_negatives(summary)
+        if not self.gated:
+            _warn_if_few_negatives(summary)
 
 
 def _warn_if_few_negatives(summary: Summary) -> None:

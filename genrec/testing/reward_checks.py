@@ -30,7 +30,7 @@ def check_reward(reward: Reward, context: SamplerContext | None = None) -> None:
     - the result is float32 [B, M] on the items' device, detached, and finite for every real item;
     - it is the same on a second call and after a second `rate(context)`;
     - it does not depend on the other rows of the batch, or on the number and order of the other items of a row;
-    - `Rating.reads_policy` is true if the result changes with the policy's weights, and `needs_policy()` returns the same;
+    - `Rating.reads_policy` is true if the result changes with the policy's weights;
     - the inputs, the context, the mode of the policy and global random state stay unchanged.
     """
     check_specification(reward, Reward, "rate(context)")
@@ -126,14 +126,9 @@ def _check_independence(
 
 
 def _check_policy(reward: Reward, context: SamplerContext, batch: SequenceBatch, items: Tensor, first: Tensor) -> None:
-    """Check that a reward that changes with the policy's weights has `Rating.reads_policy`, and that `needs_policy` agrees."""
-    other, reads = copied(context), _build(reward, context).reads_policy
-    if isinstance(reward, PolicyReward) and reward.needs_policy() is not reads:
-        raise ContractError(
-            f"{type(reward).__name__}: needs_policy() returns {reward.needs_policy()!r}, but its rating has reads_policy = {reads!r}; "
-            "return the same from both"
-        )
-    if reads or other is None:
+    """Check that a reward that changes with the policy's weights has `Rating.reads_policy`."""
+    other = copied(context)
+    if _build(reward, context).reads_policy or other is None:
         return
     change_weights(other)
     if not _close(first, _rate(reward, _build(reward, other), batch, items), items):

@@ -19,7 +19,7 @@ from genrec.preference.exclusions import rows_of
 from genrec.preference.negatives.capabilities import checked_draw, policy_refreshes
 from genrec.testing.check_worlds import batches_of, sampler_context
 from genrec.testing.plugin_watch import call_plugin, change_weights, check_unchanged, copied
-from genrec.testing.specification_checks import ContractError, check_specification
+from genrec.testing.specification_checks import ContractError, check_names, check_specification
 from genrec.types import ComposedSampler, Draw, NegativeSampler, SamplerContext, SequenceBatch
 
 COUNTS = (1, 5)  # numbers of negatives to draw
@@ -27,6 +27,7 @@ CROWDED_SEEDS = 8  # draws for users with at most two items left; a single seed 
 MAX_EXAMPLES = 256  # training examples to check
 SINGLE_ROWS = 8  # examples drawn for one at a time
 PROGRESS = (0.0, 0.5, 0.99)  # fractions of the training
+METHODS = ("build", "inner_samplers", "most_negatives", "policy_refresh", "check", "check_context")  # that genrec calls
 
 
 def check_sampler(sampler: NegativeSampler, context: SamplerContext | None = None) -> None:
@@ -35,6 +36,7 @@ def check_sampler(sampler: NegativeSampler, context: SamplerContext | None = Non
     The sampler runs on a small synthetic training set, or on your own `context`. Checked:
 
     - it is a frozen dataclass, and `build(context)` returns a `Draw` with fields of the right types;
+    - no attribute of the sampler looks like a misspelled optional method;
     - a sampler that holds others in its fields returns them from `inner_samplers()`;
     - negatives are int64 [B, num_negatives], in the catalog and distinct, for one example or many, in any order;
     - they are never the target, an item with its Semantic ID, a training item of the user (past or future), or an item of the
@@ -51,6 +53,7 @@ def check_sampler(sampler: NegativeSampler, context: SamplerContext | None = Non
     because only the sampler knows its pool.
     """
     check_specification(sampler, NegativeSampler, "build(context)")
+    check_names(sampler, METHODS, {})
     context = context if context is not None else sampler_context()
     batch = next(batches_of(context, MAX_EXAMPLES), None)
     if batch is None or context.item_count < 4:

@@ -159,7 +159,7 @@ class LabelingSplit(Split, Protocol):
 
 
 @runtime_checkable
-class LabelDividingSplit(LabelingSplit, Protocol):
+class LabelDividingSplit(Split, Protocol):
     """A split that needs the labels to divide. If there are labels, the pipeline calls `divide_labeled` instead of `divide`."""
 
     def divide_labeled(self, begin: ndarray, end: ndarray, time: ndarray, label: ndarray) -> ndarray:

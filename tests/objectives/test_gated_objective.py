@@ -33,10 +33,10 @@ class OneBatch:
     def batch(self, index: Tensor) -> Any:
         return self.only
 
-    def prefixes(self) -> OneBatch:
+    def prefixes(self, feedback: str = "not disliked") -> OneBatch:
         return self
 
-    def windows(self, padding: str = "zero") -> OneBatch:
+    def windows(self, padding: str = "zero", feedback: str = "not disliked") -> OneBatch:
         return self
 
 

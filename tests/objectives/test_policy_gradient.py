@@ -34,6 +34,7 @@ from genrec.types import (
     Advantages,
     CandidateGroups,
     Candidates,
+    Feedback,
     GroupLogProbs,
     ObjectiveContext,
     Padding,
@@ -168,10 +169,10 @@ class Source:
     def __init__(self, count: int) -> None:
         self.count = count
 
-    def prefixes(self) -> TrainingExamples:
+    def prefixes(self, feedback: Feedback = "not disliked") -> TrainingExamples:
         return Rows(self.count)
 
-    def windows(self, padding: Padding = "zero") -> TrainingExamples:
+    def windows(self, padding: Padding = "zero", feedback: Feedback = "not disliked") -> TrainingExamples:
         return Rows(self.count)
 
 

@@ -21,6 +21,7 @@ from genrec.preference.negatives import (
     AlreadySeen,
     BestOf,
     Curriculum,
+    DislikedItems,
     Filtered,
     InBatch,
     Mix,
@@ -245,7 +246,9 @@ class Even:
 def test_fields_of_parts_are_combined() -> None:
     context = sampler_context()
     both = Mix((Uniform(), AlreadySeen()), (1, 1)).build(context)
-    assert (both.by_example, both.offers_history, both.refresh) == (True, True, None)
+    assert (both.by_example, both.offers_history, both.offers_disliked, both.refresh) == (True, True, False, None)
+    disliked = BestOf(Mix((Uniform(), DislikedItems()), (1, 1)), ItemNumber()).build(context)
+    assert (disliked.offers_history, disliked.offers_disliked) == (False, True)
     for sampler in (Mix((Uniform(), InBatch()), (1, 1)), Curriculum((Uniform(), InBatch())), BestOf(InBatch(), ItemNumber())):
         drawing = sampler.build(context)
         assert (drawing.by_example, drawing.offers_history) == (False, False)
@@ -369,7 +372,7 @@ def test_a_refresh_needs_a_reward_that_reads_the_policy() -> None:
 def test_what_a_reward_knows_must_agree_with_its_rating() -> None:
     check_reward(KnownItemNumber())
     check_reward(LogProbability())
-    with pytest.raises(ContractError, match=r"needs_policy\(\) returns True, but its rating has reads_policy = False"):
+    with pytest.raises(ContractError, match=r"needs_policy\(\) is True, but Rating.reads_policy is False"):
         check_reward(KnownItemNumber(needs=True))
     wrong = BestOf(Uniform(), KnownItemNumber(needs=True), refresh_every=3)
     with pytest.raises(UsageError, match="needs a reward that reads the policy"):

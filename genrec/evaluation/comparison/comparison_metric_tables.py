@@ -61,14 +61,14 @@ def _feedback(all_rows: tuple[Row, ...]) -> list[Table]:
     if not rows:
         return []
     ndcg = [key for key in ranked_keys(rows) if key.startswith("ndcg@")]
-    shown = [*(key for key in names[:1] if key == PAIRWISE), *ndcg, *dict.fromkeys(key for key in names if key != PAIRWISE)]
+    shown = [*([PAIRWISE] if PAIRWISE in names else []), *ndcg, *dict.fromkeys(key for key in names if key != PAIRWISE)]
     cells = [[row.name, *(metric_cell(row, key) for key in shown)] for row in rows]
     pairs, disliked, users = (_count(rows, key) for key in (*FEEDBACK_COUNTS, "users"))
     notes = [
         "Pairwise accuracy: share of the pairs of a liked and a disliked test item of a user in which the liked one has the higher "
         f"score, mean over the {counted(pairs, 'user')} with a pair.",
         f"NDCG: of the first liked test item, mean over the {counted(users, 'user')} with such an item.",
-        f"disliked@n: share of the {counted(disliked, 'user')} with a disliked test item whose first n items hold one; lower is better.",
+        f"disliked@n: share of the {counted(disliked, 'user')} with a disliked test item who have one in the first n items.",
     ]
     titles = ["Pairwise accuracy" if key == PAIRWISE else f"{title(key)} of liked" if key in ndcg else key for key in shown]
     return [
