@@ -61,7 +61,7 @@ def show(options: argparse.Namespace, flags: list[str]) -> int:
             where = {name: about["environment"].get(name, "?") for name in ("torch", "threads")}
             made = f"{about['created']}, {about['seconds']:.1f} s, commit {about['git']}, torch {where['torch']}"
             print(f"  {stage:9} {store().folder(stage, key)}  made {made}, threads {where['threads']}")
-        settings = row_settings.settings_hash(content["configuration"])
+        settings = row_settings.training_hash(content["configuration"])
         for study in studies.of_run(tried, content["name"], settings, int(seed), run_files.present_settings):
             print(f"  run in {study.name}, {counted(len(study.rows), 'trained row')} in all: {', '.join(sorted(study.rows))}")
         for name, text in entry["environment"].items():

@@ -27,6 +27,11 @@ def settings_hash(configuration: dict[str, Any]) -> str:
     return hash_of({path: value for path, value in configuration.items() if not path.startswith(VERSION)})
 
 
+def training_hash(configuration: dict[str, Any]) -> str:
+    """Return a hash of the settings before evaluation: equal for two looks at one trained policy, with other metrics or cut-offs."""
+    return settings_hash({path: value for path, value in configuration.items() if not path.startswith("evaluate.")})
+
+
 def flatten(description: object, path: str = "") -> dict[str, object]:
     """Return the leaves of a nested description by key path, named as on the command line: {'align.loss.beta': 1.0, ...}."""
     if isinstance(description, dict):

@@ -26,7 +26,7 @@ from genrec.evaluation.compare import Run
 from genrec.evaluation.comparison.compared_metric import read_user_metric
 from genrec.experiment import MAX_NAME, Experiment, is_name, kind_of_stage
 from genrec.progress import say
-from genrec.row_settings import configuration, planned_configuration, settings_hash
+from genrec.row_settings import configuration, planned_configuration, training_hash
 from genrec.storage_errors import check_folder
 from genrec.store import Artifact, hash_of, locked_file, now, write_json
 from genrec.target_seeds import check_target_seeds
@@ -253,6 +253,7 @@ def outcomes(names: Sequence[str], only_seeds: dict[str, set[int]] | None = None
     """
     artifacts, runs, tried, current = store(), [], studies.read_all(), cache(present_settings)
     tunings = tuning_record.read_all()
+    compared = {training_hash(read(name)["configuration"]): name for name in dict.fromkeys(names)}
     for name in dict.fromkeys(names):
         content = read(name)
         selected = tuning_record.selections(tunings, content["configuration"])
@@ -263,15 +264,15 @@ def outcomes(names: Sequence[str], only_seeds: dict[str, set[int]] | None = None
             ranks = pd.read_parquet(folder / "ranks.parquet")
             described = content["protocol"], content["configuration"], entry["environment"]
             user_metrics = read_user_metric(folder / "user_metrics.parquet", metric)
-            found = studies.of_run(tried, name, settings_hash(content["configuration"]), int(seed), current)
+            found = studies.of_run(tried, name, training_hash(content["configuration"]), int(seed), current, compared)
             runs.append(Run(name, int(seed), ranks, entry["metrics"], *described, user_metrics, found, selected))
     return runs
 
 
 def present_settings(name: str) -> str | None:
-    """Return the hash of a row's settings (`settings_hash`), or None if it has no run file that can be read."""
+    """Return the hash of a row's settings (`training_hash`), or None if it has no run file that can be read."""
     try:
-        return settings_hash(run_file_format.read(_path(name))["configuration"]) if _path(name).is_file() else None
+        return training_hash(run_file_format.read(_path(name))["configuration"]) if _path(name).is_file() else None
     except ArtifactError:
         return None
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from genrec.errors import ArtifactError
 from genrec.evaluation.compare import Study
 from genrec.experiment import Experiment
 from genrec.hashed_json import KEY, Each, Listed, Matching, Shape
-from genrec.row_settings import planned_configuration, settings_hash
+from genrec.row_settings import planned_configuration, training_hash
 from genrec.run_file_format import SEED_NUMBER
 from genrec.storage_errors import check_folder
 from genrec.store import hash_of, locked_file, now, write_json
@@ -77,7 +77,7 @@ def record(study: str, experiments: Sequence[Experiment]) -> None:
 def _add(rows: list[dict[str, Any]], experiment: Experiment) -> bool:
     """Add an experiment to the rows of a study. Return whether it was not there."""
     steps = pipeline.plan(experiment)
-    settings = settings_hash(planned_configuration(steps))
+    settings = training_hash(planned_configuration(steps))
     wanted = {"name": experiment.name, "settings": settings, "protocol": _protocol(experiment, pipeline.key_for_all_seeds(steps[0]))}
     row = next((row for row in rows if {name: row[name] for name in wanted} == wanted), None)
     if row is None:
@@ -122,27 +122,36 @@ def read_all() -> list[dict[str, Any]]:
 
 
 def of_run(
-    records: Iterable[dict[str, Any]], name: str, settings: str, seed: int, current: Callable[[str], str | None]
+    records: Iterable[dict[str, Any]],
+    name: str,
+    settings: str,
+    seed: int,
+    current: Callable[[str], str | None],
+    compared: Mapping[str, str] | None = None,
 ) -> tuple[Study, ...]:
     """Return the studies in which a seed of a row was run, each with the names of its rows under the same protocol.
 
-    Rows with other settings than the present ones of their name appear as `NAME (replaced)`, `NAME (replaced 2)`, ...
+    A row is known by its settings, whatever its name was in the study. Rows with other settings than the present ones of their name
+    appear as `NAME (replaced)`, `NAME (replaced 2)`, ...
 
     Args:
         records: the studies, from `read_all`.
         name: name of the row.
-        settings: hash of the row's settings (`row_settings.settings_hash`).
+        settings: hash of the row's settings (`row_settings.training_hash`).
         seed: the seed.
         current: returns the hash of the settings that the run file of a name has, or None if there is none.
+        compared: settings -> present name of all rows that are compared; by default this row alone.
 
     """
-    found = []
+    found, names = [], {settings: name} | dict(compared or {})
     for content in records:
         rows = content["rows"]
-        matching = [row for row in rows if (row["name"], row["settings"]) == (name, settings) and str(seed) in row["seeds"]]
+        matching = [row for row in rows if row["settings"] == settings and str(seed) in row["seeds"]]
         if matching:  # several if an upgrade of genrec has changed the data; the last ones are the present ones
             family = [row for row in rows if row["protocol"] == matching[-1]["protocol"]]
-            found.append(Study(content["name"], frozenset(_names(family, current))))
+            others = list({row["settings"]: row for row in reversed(family) if row["settings"] not in names}.values())[::-1]
+            same = {names[row["settings"]] for row in family if row["settings"] in names}
+            found.append(Study(content["name"], frozenset(same.union(_names(others, current)))))
     return tuple(found)
 
 

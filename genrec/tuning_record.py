@@ -15,7 +15,7 @@ from typing import Any, Literal
 from genrec import hashed_json, pipeline, studies
 from genrec.errors import UsageError, counted
 from genrec.hashed_json import KEY, Each, Listed, Matching, Optional, Shape
-from genrec.row_settings import settings_hash
+from genrec.row_settings import training_hash
 from genrec.storage_errors import check_folder
 from genrec.store import hash_of, locked_file, write_json
 from genrec.tuning import Tuning
@@ -110,7 +110,7 @@ def settings_of(tuning: Tuning) -> str:
 
 def settings_before_evaluation(configuration: dict[str, Any]) -> str:
     """Return the hash of a row's settings without those of its evaluation. A trial has the one of the row that it may become."""
-    return settings_hash({path: value for path, value in configuration.items() if not path.startswith("evaluate.")})
+    return training_hash(configuration)
 
 
 def origins(configuration: dict[str, Any]) -> list[str]:

@@ -47,10 +47,15 @@ def families_of(
     for of_trained in (True, False):
         rows = tuple(row for row, test in tests.items() if (row in trained) == of_trained and test.p is not None)
         studies = _wider_studies(tests, groups) if of_trained else ()
-        tried = set(trained).union(*(study.rows for study in studies)) - {reference}
+        tried = {row for row in set(trained).union(*(study.rows for study in studies)) if not _is_reference(row, reference)}
         if rows:
             found.append(Family(of_trained, rows, len(tried) if studies else len(rows), studies))
     return found
+
+
+def _is_reference(row: str, reference: str) -> bool:
+    """Return whether a row of a study is the reference, or a former row of its name: nothing is tested against itself."""
+    return row == reference or row.startswith(f"{reference} (replaced")
 
 
 def _wider_studies(tests: Mapping[str, PairedTest], groups: Mapping[str, Sequence[Run]]) -> tuple[Study, ...]:
