@@ -68,7 +68,7 @@ def _build(reward: Reward, context: SamplerContext) -> Rating:
         raise ContractError(f"{type(reward).__name__}: Rating.rate must be a function of a batch and items, got {rating.rate!r}")
     if isinstance(reward, PolicyReward) and reward.needs_policy() is not rating.reads_policy:
         raise ContractError(
-            f"{type(reward).__name__}: needs_policy() is {reward.needs_policy()!r}, but Rating.reads_policy is {rating.reads_policy!r}; "
+            f"{type(reward).__name__}: needs_policy() is {reward.needs_policy()}, but Rating.reads_policy is {rating.reads_policy}; "
             "return the same from both"
         )
     return rating
