@@ -271,7 +271,7 @@ class Undecided:
     [
         (Former(), r"the attribute reads_policy has no effect; return Rating\(rate=\.\.\., reads_policy=True\)"),
         (Misspelt(), r"the attribute check_contxt has no effect; did you mean 'check_context'\?"),
-        (Undecided(), r"needs_policy\(\) returns True, but its rating has reads_policy = False"),
+        (Undecided(), r"needs_policy\(\) is True, but Rating\.reads_policy is False; return the same from both"),
     ],
     ids=stable_id,
 )

@@ -30,7 +30,7 @@ def check_reward(reward: Reward, context: SamplerContext | None = None) -> None:
     - the result is float32 [B, M] on the items' device, detached, and finite for every real item;
     - it is the same on a second call and after a second `rate(context)`;
     - it does not depend on the other rows of the batch, or on the number and order of the other items of a row;
-    - `Rating.reads_policy` is true if the result changes with the policy's weights;
+    - `Rating.reads_policy` is true if the result changes with the policy's weights, and `needs_policy()` returns the same;
     - the inputs, the context, the mode of the policy and global random state stay unchanged.
     """
     check_specification(reward, Reward, "rate(context)")
@@ -66,6 +66,11 @@ def _build(reward: Reward, context: SamplerContext) -> Rating:
         raise ContractError(f"{type(reward).__name__}: {not_a_rating(rating)}")
     if not callable(rating.rate):
         raise ContractError(f"{type(reward).__name__}: Rating.rate must be a function of a batch and items, got {rating.rate!r}")
+    if isinstance(reward, PolicyReward) and reward.needs_policy() is not rating.reads_policy:
+        raise ContractError(
+            f"{type(reward).__name__}: needs_policy() is {reward.needs_policy()}, but Rating.reads_policy is {rating.reads_policy}; "
+            "return the same from both"
+        )
     return rating
 
 
