@@ -30,7 +30,7 @@ def check_reward(reward: Reward, context: SamplerContext | None = None) -> None:
     - the result is float32 [B, M] on the items' device, detached, and finite for every real item;
     - it is the same on a second call and after a second `rate(context)`;
     - it does not depend on the other rows of the batch, or on the number and order of the other items of a row;
-    - `Rating.reads_policy` is true if the result changes with the policy's weights;
+    - `Rating.reads_policy` is true if the result changes with the policy's weights, and `needs_policy()` returns the same;
     - the inputs, the context, the mode of the policy and global random state stay unchanged.
     """
     check_specification(reward, Reward, "rate(context)")
