@@ -102,7 +102,7 @@ def classes_of(kinds: tuple[type, ...]) -> dict[str, type]:
             found[kind.__name__] = kind
         for name in MODULES.get(kind, ()):
             for value in _public(name):
-                if is_dataclass(value) and _satisfies(value, kind):
+                if is_dataclass(value) and issubclass(value, kind):
                     found.setdefault(value.__name__, value)
     return dict(sorted(found.items()))
 
@@ -210,15 +210,13 @@ def replacing(path: str, code: str) -> str:
     return replacing(owner, expression) if owner else expression
 
 
-def _satisfies(value: type, kind: type) -> bool:
-    """Return whether a class has the members of a protocol. `issubclass` refuses protocols with properties."""
-    return all(getattr(value, name, None) is not None for name in _members(kind))
-
-
 def _members(kind: type) -> list[str]:
     """Return the methods and properties of a protocol."""
-    named = ((name, member) for each in kind.__mro__ if each.__module__ != "typing" for name, member in vars(each).items())
-    return [name for name, value in named if isinstance(value, FunctionType | property) and (name[0] != "_" or name == "__call__")]
+    return [
+        name
+        for name, value in vars(kind).items()
+        if isinstance(value, FunctionType | property) and (name[0] != "_" or name == "__call__")
+    ]
 
 
 def _described(kind: type) -> str:

@@ -128,7 +128,7 @@ def align_stage(place: int) -> str:
 
 
 def kind_of_stage(stage: str) -> str:
-    """Return the kind of a stage: `align` of `align-2`. Stages of one kind have one folder in the store and one version."""
+    """Return the kind of a stage: `align` of `align-2`. Stages of one kind run the same code and have one version."""
     return "align" if stage.startswith("align") else stage
 
 

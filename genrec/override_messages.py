@@ -100,12 +100,8 @@ def _no_such_field(root: object, found: Walk, flag: list[str]) -> str:
     if value is None:
         return f"{where} is None in all of them, so it has no field {name!r}{_instead_of_none(root, found, flag)}"
     if is_component(value):
-        former = renamed.present_name(type(value).__name__, name.replace("-", "_"))
-        if former and former[0].isupper():
-            return f"{flag[0]} is now {as_flag(tuple(former.removeprefix('Experiment.').split('.')))}"
-        if former:
-            return f"{flag[0]} is now {as_flag((*found.taken, former))}"
-        return _no_field(value, name, found.taken)
+        former = _former(root, found, name.replace("-", "_"))
+        return f"{flag[0]} is now {former}" if former else _no_field(value, name, found.taken)
     if names_in(value) and not name.isdecimal():
         inside = [f"--{'.'.join([*found.taken, each, name])}" for each in names_in(value) if _has(root, (*found.path, each), name)]
         begin = f"--{where}.0"
@@ -113,6 +109,20 @@ def _no_such_field(root: object, found: Walk, flag: list[str]) -> str:
     if isinstance(value, tuple):
         return f"{where} has no position {name!r}; it has {len(value)} entries, counted from 0"
     return f"{where} is {value!r}, which has no fields"
+
+
+def _former(root: object, found: Walk, field: str) -> str | None:
+    """Return the present flag of a former field of the component at the end of a walk, and the code for it; None if it never was."""
+    kind = type(value_at(root, found.path, {})).__name__
+    present = renamed.present_name(kind, field)
+    if present is None:
+        return None
+    if not present[0].isupper():
+        return f"{as_flag((*found.taken, present))}{renamed.code_for(kind, field)}"
+    owner, _, name = present.partition(".")
+    around = (found.path[:depth] for depth in range(len(found.path)))
+    held = next((path for path in around if type(value_at(root, path, {})).__name__ == owner), None)
+    return (present if held is None else as_flag((*held, name))) + renamed.code_for(kind, field)
 
 
 def _has(root: object, path: FieldPath, name: str) -> bool:

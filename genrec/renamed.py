@@ -18,8 +18,16 @@ _RECIPE = {
     "validation_users": "validation.users",
 }
 FIELDS: dict[str, dict[str, str]] = {  # class -> former field -> present path, below the component that held the former field
-    "SFT": _RECIPE,
-    "Align": _RECIPE | {"count": "num_negatives", "normalise": "normalize", "round_sft": "round_sft_steps"},
+    "SFT": _RECIPE | {"targets": "objective.targets", "padding": "objective.padding"},
+    "Align": _RECIPE
+    | {
+        "loss": "objective.loss",
+        "negatives": "objective.candidates.negatives",
+        "num_negatives": "objective.candidates.num_negatives",
+        "count": "objective.candidates.num_negatives",
+        "normalise": "normalize",
+        "rounds": "refresh_reference",
+    },
     "Evaluate": {"beams": "num_beams", "users": "max_users", "batch": "batch_size"},
     "Tiger": {
         "width": "d_model",
@@ -87,7 +95,35 @@ FIELDS: dict[str, dict[str, str]] = {  # class -> former field -> present path, 
     "Disliked": {"at_most": "max_rating"},
     "NearDuplicates": {"codes": "num_codes"},
 }
-MOVED = {("Evaluate", "history_length"): "Experiment.history_length"}  # to another component
+MOVED = {  # to another component
+    ("Evaluate", "history_length"): "Experiment.history_length",
+    ("Align", "round_sft"): "Rounds.steps",
+    ("Align", "round_sft_steps"): "Rounds.steps",
+    ("RosePO", "reward"): "Preference.reward",
+    ("RecPO", "reward"): "Preference.reward",
+}
+_PREFERENCE = (
+    "Align(objective=Preference(loss=..., candidates=Sampled(negatives=..., num_negatives=...))), with Preference from "
+    "genrec.objectives and Sampled from genrec.preference.candidates"
+)
+_SUPERVISED = "SFT(objective=Supervised(targets=..., padding=...)), with Supervised from genrec.objectives"
+_ROUNDS = (
+    "Align(objective=Rounds(objectives=(Supervised(), Preference(...)), steps=(SFT steps of a round, its other steps))), with Rounds, "
+    "Supervised and Preference from genrec.objectives"
+)
+CODE = {  # former field -> the code to write, where a new name alone does not tell it
+    ("SFT", "targets"): _SUPERVISED,
+    ("SFT", "padding"): _SUPERVISED,
+    ("Align", "loss"): _PREFERENCE,
+    ("Align", "negatives"): _PREFERENCE,
+    ("Align", "num_negatives"): _PREFERENCE,
+    ("Align", "count"): _PREFERENCE,
+    ("Align", "rounds"): "Align(refresh_reference=steps of a round); without SFT steps in the rounds, else as for round_sft_steps",
+    ("Align", "round_sft"): _ROUNDS,
+    ("Align", "round_sft_steps"): _ROUNDS,
+    ("RosePO", "reward"): "Preference(loss=RosePO(...), reward=...)",
+    ("RecPO", "reward"): "Preference(loss=RecPO(...), reward=...)",
+}
 CLASSES = {
     "FaissNeighbours": "FaissNeighbors",
     "PrefixNeighbours": "PrefixNeighbors",
@@ -222,9 +258,19 @@ MODULES = {  # modules, and members that moved to another module
     "genrec.tokenizer.residual": "genrec.tokenizer.residual_quantization",
     "genrec.tokenizer.transport": "genrec.tokenizer.optimal_transport",
     "genrec.training.batches": "genrec.training.batch_stream",
+    "genrec.training.align.Alignment": "genrec.objectives.Preference",
+    "genrec.training.align.as_module": "genrec.objectives.frozen_policy.as_module",
+    "genrec.training.align.log_probs": "genrec.objectives.preferences.log_probs",
+    "genrec.training.align.mismatched_items": "genrec.objectives.preferences.mismatched_items",
+    "genrec.training.curve_warnings": "genrec.objectives.curve_warnings",
+    "genrec.training.objective_state": "genrec.objectives.objective_state",
     "genrec.training.picture": "genrec.training.curve_plots",
+    "genrec.training.plugin_errors": "genrec.plugin_errors",
     "genrec.training.plugins": "genrec.plugin_errors",
+    "genrec.training.preference_logs": "genrec.objectives.preference_logs",
+    "genrec.training.step_sampler": "genrec.preference.candidates.step_sampler",
     "genrec.training.tracking": "genrec.training.tensorboard_log",
+    "genrec.training.validation_pairs": "genrec.objectives.validation_pairs",
     "genrec.training.watch": "genrec.objectives.curve_warnings",
 }
 
@@ -232,6 +278,12 @@ MODULES = {  # modules, and members that moved to another module
 def present_name(component: str, field: str) -> str | None:
     """Return the present name of a class's former field, or None if there was no such field."""
     return MOVED.get((component, field)) or FIELDS.get(component, {}).get(field) or METHODS.get(component, {}).get(field)
+
+
+def code_for(component: str, field: str) -> str:
+    """Return the code to write in place of a class's former field, after '; write ', or '' if the new name tells it."""
+    code = CODE.get((component, field))
+    return f"; write {code}" if code else ""
 
 
 def former_attribute(protocol: str, plugin: object) -> str | None:
@@ -264,7 +316,10 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, TypeError | AttributeError) and used:
         component, field = used[1] or used[3], used[2] or used[4]
         name = present_name(component, field)
-        return f"{component}.{field} is now {name if '.' in name and name[0].isupper() else f'{component}.{name}'}" if name else None
+        if name is None:
+            return None
+        present = name if "." in name and name[0].isupper() else f"{component}.{name}"
+        return f"{component}.{field} is now {present}{code_for(component, field)}"
     return None
 
 

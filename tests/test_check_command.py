@@ -21,7 +21,7 @@ from genrec.preference.vectors import Content
 from genrec.testing import ContractError, Shop
 from genrec.testing.component_checks import KINDS, check_component, kind_of
 from genrec.tokenizer import RandomCodes
-from genrec.types import Draw, Refresh, SamplerContext
+from genrec.types import Draw, LogProbs, LossNeeds, PreferenceTerms, SamplerContext
 
 FILE = """
 from dataclasses import dataclass
@@ -221,14 +221,15 @@ class CrashingSizes:
 
 
 @dataclass(frozen=True)
-class CrashingSampler:
-    """A sampler with an optional method that fails."""
+class CrashingLoss:
+    """A loss with a property that fails outside of its call."""
 
-    def policy_refresh(self) -> Refresh:
+    @property
+    def needs(self) -> LossNeeds:
         raise OSError("no weights")
 
-    def build(self, context: SamplerContext) -> Draw:
-        return Uniform().build(context)
+    def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
+        raise NotImplementedError
 
 
 @pytest.mark.parametrize(
@@ -238,7 +239,7 @@ class CrashingSampler:
         (Crashing("exit"), r"load\(root\) raised SystemExit\(1\) at "),
         (Crashing("fingerprint"), r"fingerprint\(root\) raised KeyError\('fingerprint'\) at "),
         (CrashingSizes(), r"CrashingSizes: level_sizes\(\) raised KeyError\('sizes'\) at "),
-        (CrashingSampler(), r"CrashingSampler \(.*\) raised OSError\('no weights'\) at .*; its own error:"),
+        (CrashingLoss(), r"CrashingLoss \(.*\) raised OSError\('no weights'\) at .*; its own error:"),
     ],
 )
 def test_a_plug_in_that_raises_in_a_check_is_no_traceback(plugin: object, message: str, tmp_path: Path) -> None:

@@ -205,3 +205,31 @@ def test_a_baseline_that_is_no_frozen_dataclass_is_refused() -> None:
 
     with pytest.raises(ContractError, match="is not a frozen dataclass"):
         check_baseline(Plain())
+
+
+class Scoring:
+    """The same recommender with scores of given items, changed by a function."""
+
+    def __init__(self, fitted: Counts, change_scores: Callable[[Tensor, Tensor], object]) -> None:
+        self.recommend, self.counts = fitted.recommend, fitted.counts
+        self.change_scores = change_scores
+
+    def score_items(self, user: Tensor, history: Tensor, items: Tensor) -> Any:
+        scores = torch.cat([torch.tensor([-torch.inf]), self.counts])[items]
+        return self.change_scores(scores, items)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda scores, items: scores.double(), r"score_items must return float32 \[\d+, 10\], .*; got torch\.float64"),
+        (lambda scores, items: scores.tolist(), r"score_items must return float32 .*; got list"),
+        (lambda scores, items: scores[:, 0], r"score_items must return float32 .*; got torch\.float32 \[\d+\]"),
+        (lambda scores, items: scores.masked_fill(items == 0, 0.0), r"score_items must return -inf for item 0, which is padding"),
+        (lambda scores, items: scores / 2, r"score_items gives item \d+ the score [\d.]+, but recommend ranks it by [\d.]+; return"),
+    ],
+)
+def test_scores_of_given_items_are_those_of_the_lists(change: Callable[[Tensor, Tensor], object], message: str) -> None:
+    check_baseline(MostTaken(result=lambda fitted: Scoring(fitted, lambda scores, items: scores)))
+    with pytest.raises(ContractError, match=f"^MostTaken: {message}"):
+        check_baseline(MostTaken(result=lambda fitted: Scoring(fitted, change)))

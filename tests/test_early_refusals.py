@@ -205,7 +205,7 @@ def test_samplers_that_need_the_policy_at_different_times_are_refused_when_they_
 
 @dataclass(frozen=True)
 class WithReward:
-    """A loss with something else than a reward."""
+    """A loss with a reward instead of `needs`."""
 
     reward: object = 1.0
 
@@ -213,9 +213,13 @@ class WithReward:
         raise NotImplementedError
 
 
-def test_the_reward_of_a_loss_is_checked_when_the_alignment_is_made() -> None:
-    with pytest.raises(UsageError, match=r"the reward of a loss must be a genrec\.types\.Reward, got 1\.0"):
+def test_losses_and_rewards_are_checked_when_the_alignment_is_made() -> None:
+    with pytest.raises(UsageError, match=r"Preference\.reward must be a genrec\.types\.Reward, got 1\.0"):
+        stage(reward=1.0)
+    with pytest.raises(UsageError, match=r"Anchored\.loss must be a preference loss such as SoftmaxDPO\(\), got WithReward"):
         stage(loss=Anchored(WithReward()))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"Preference\.loss must be a loss, .* with needs = LossNeeds\(\), got WithReward"):
+        stage(loss=WithReward())
 
 
 @pytest.mark.parametrize(

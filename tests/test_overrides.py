@@ -275,10 +275,7 @@ def test_what_another_component_refuses_is_named() -> None:
         ("--align.negatives.samplers.1.pol", "has no field 'pol'; the nearest: --align.negatives.samplers.1.pool-size"),
         ("--align.negatives.samplers.2.pool-size", "align.negatives.samplers has no position '2'; it has 2 entries, counted from 0"),
         ("--align.negatives.final-weights.0", "align.negatives.final-weights is None in all of them"),
-        (
-            "--align.stpes",
-            "Align has no field 'stpes'; the nearest: --align.optimization.max-steps, --align.optimization.warmup-steps",
-        ),
+        ("--align.stpes", "Align has no field 'stpes'; the nearest: --align.optimization.max-steps, --align.optimization.warm"),
         ("--source.color", "Shop has no field 'color'; it has num-items, num-users, seed"),
         ("--seed.x", "seed is 0, which has no fields"),
     ],
@@ -516,8 +513,8 @@ def test_the_stages_of_a_chain_and_the_objectives_of_rounds_are_named_by_place()
 class TwoLosses:
     """An objective of the user's with two losses."""
 
-    first: Any = SoftmaxDPO()
-    second: Any = SoftmaxDPO()
+    first: Any = dataclasses.field(default_factory=SoftmaxDPO)
+    second: Any = dataclasses.field(default_factory=SoftmaxDPO)
 
     def build_step(self, context: Any) -> Any:
         raise NotImplementedError
@@ -552,6 +549,13 @@ class TwoLosses:
 )
 def test_a_short_name_that_is_not_unique_or_is_inside_a_tuple_is_explained(row: Experiment, flag: str, said: str) -> None:
     assert said in refused([row], flag, "x")
+
+
+def test_the_fields_of_losses_and_of_all_stages_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    overrides.print_fields(CHAIN)
+    listed = capsys.readouterr().out
+    for flag in ("--align.0.objective.loss.loss.beta", "--align.0.objective.candidates.num-negatives", "--align.1.objective.targets"):
+        assert flag in listed
 
 
 def test_the_code_for_a_stage_of_a_chain_is_python() -> None:

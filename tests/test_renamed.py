@@ -6,13 +6,16 @@ import dataclasses
 import importlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from preference_stages import stage
 
 import genrec.baselines
 import genrec.embeddings
 import genrec.experiment
 import genrec.model
+import genrec.objectives
 import genrec.preference.filters
 import genrec.preference.losses
 import genrec.preference.negatives
@@ -24,11 +27,12 @@ from genrec.data import sources as data_sources
 from genrec.errors import ArtifactError, UsageError
 from genrec.experiment import Experiment
 from genrec.overrides import override
+from genrec.preference.losses import RosePO
 from genrec.testing import Shop
 
 HOUSES = [
     genrec.experiment, genrec.model, genrec.baselines, genrec.tokenizer, genrec.embeddings, genrec.preference.losses,
-    genrec.preference.negatives, genrec.preference.filters, genrec.testing, data_sources, splits, download,
+    genrec.preference.negatives, genrec.preference.filters, genrec.objectives, genrec.testing, data_sources, splits, download,
 ]  # fmt: skip
 
 
@@ -37,7 +41,10 @@ def component(name: str) -> type:
     return next(getattr(house, name) for house in HOUSES if hasattr(house, name))
 
 
-def field_names(kind: type) -> set[str]:
+HOLDERS = {"SFT": genrec.experiment.SFT, "Align": genrec.experiment.Align}  # classes with former fields that are now deeper
+
+
+def field_names(kind: Any) -> set[str]:
     return {field.name for field in dataclasses.fields(kind)}
 
 
@@ -45,12 +52,18 @@ def field_names(kind: type) -> set[str]:
 def test_former_fields_are_gone_and_present_ones_exist(name: str) -> None:
     kind = component(name)
     for former, present in renamed.FIELDS[name].items():
-        head, _, tail = present.partition(".")
         assert former not in field_names(kind)
-        assert head in field_names(kind)
-        if tail:
-            holder = genrec.experiment.Optimization if head == "optimization" else genrec.experiment.Validation
-            assert tail in field_names(holder)
+        owner: object = HOLDERS[name]() if name in HOLDERS else kind
+        for field in present.split("."):
+            assert field in field_names(owner)
+            owner = getattr(owner, field, None)
+
+
+@pytest.mark.parametrize(("place", "present"), renamed.MOVED.items())
+def test_fields_that_moved_to_another_class_exist_there(place: tuple[str, str], present: str) -> None:
+    holder, _, field = present.partition(".")
+    assert place[1] not in field_names(component(place[0]))
+    assert field in field_names(component(holder))
 
 
 def test_present_modules_exist() -> None:
@@ -66,7 +79,42 @@ def test_present_modules_exist() -> None:
     ("code", "message"),
     [
         ("from genrec.experiment import SFT\ndef row():\n    return SFT(steps=3)", "SFT.steps is now SFT.optimization.max_steps"),
-        ("from genrec.experiment import Align\ndef row():\n    return Align(count=3)", "Align.count is now Align.num_negatives"),
+        (
+            "from genrec.experiment import Align\ndef row():\n    return Align(count=3)",
+            "Align.count is now Align.objective.candidates.num_negatives; write Align(objective=Preference(loss=..., "
+            "candidates=Sampled(negatives=..., num_negatives=...))), with Preference from genrec.objectives and Sampled from",
+        ),
+        (
+            "from genrec.experiment import Align\nfrom genrec.preference.losses import DPO\nfrom genrec.preference.negatives import "
+            "Uniform\ndef row():\n    return Align(loss=DPO(), negatives=Uniform(), num_negatives=1)",
+            "Align.loss is now Align.objective.loss; write Align(objective=Preference(loss=..., candidates=Sampled(",
+        ),
+        (
+            "from genrec.experiment import Align\ndef row():\n    return Align().negatives",
+            "Align.negatives is now Align.objective.candidates.negatives; write Align(objective=Preference(",
+        ),
+        (
+            "from genrec.experiment import Align\ndef row():\n    return Align(rounds=4)",
+            "Align.rounds is now Align.refresh_reference; write Align(refresh_reference=steps of a round)",
+        ),
+        (
+            "from genrec.experiment import Align\ndef row():\n    return Align(round_sft_steps=20)",
+            "Align.round_sft_steps is now Rounds.steps; write Align(objective=Rounds(objectives=(Supervised(), Preference(...)), steps=",
+        ),
+        (
+            "from genrec.experiment import SFT\ndef row():\n    return SFT(targets='all')",
+            "SFT.targets is now SFT.objective.targets; write SFT(objective=Supervised(targets=..., padding=...))",
+        ),
+        (
+            "from genrec.preference.losses import RosePO\ndef row():\n    return RosePO(reward=None)",
+            "RosePO.reward is now Preference.reward; write Preference(loss=RosePO(...), reward=...)",
+        ),
+        (
+            "from genrec.preference.losses import RecPO\ndef row():\n    return RecPO(reward=None)",
+            "RecPO.reward is now Preference.reward; write Preference(loss=RecPO(...), reward=...)",
+        ),
+        ("import genrec.training.plugin_errors", "genrec.training.plugin_errors is now genrec.plugin_errors"),
+        ("from genrec.training.align import Alignment", "genrec.training.align.Alignment is now genrec.objectives.Preference"),
         (
             "from genrec.experiment import Evaluate\ndef row():\n    return Evaluate(history_length=9)",
             "Evaluate.history_length is now Experiment.history_length",
@@ -98,6 +146,19 @@ def test_an_override_with_a_former_name_fails_with_the_present_one() -> None:
         ("--sft.steps", "--sft.steps is now --sft.optimization.max-steps"),
         ("--policy.width", "--policy.width is now --policy.d-model"),
         ("--evaluate.history-length", "--evaluate.history-length is now --history-length"),
+    ):
+        with pytest.raises(UsageError) as error:
+            override([row], [flag, "3"])
+        assert present in str(error.value)
+
+
+def test_an_override_of_an_alignment_with_a_former_name_fails_with_the_present_one() -> None:
+    row = Experiment(name="shop", source=Shop(), align=stage(loss=RosePO()))
+    for flag, present in (
+        ("--align.rounds", "--align.rounds is now --align.refresh-reference; write Align(refresh_reference=steps of a round)"),
+        ("--align.round-sft-steps", "--align.round-sft-steps is now Rounds.steps; write Align(objective=Rounds("),
+        ("--align.count", "--align.count is now --align.objective.candidates.num-negatives"),
+        ("--align.loss.reward", "--align.loss.reward is now --align.objective.reward; write Preference(loss=RosePO(...), reward=...)"),
     ):
         with pytest.raises(UsageError) as error:
             override([row], [flag, "3"])

@@ -19,7 +19,7 @@ from genrec.testing.encoder_checks import encoder_world
 from genrec.testing.plugin_watch import call_plugin, check_no_global_draws
 from genrec.testing.ranking_checks import LIST_LENGTH, NUM_ALLOWED, checked_lists
 from genrec.testing.specification_checks import ContractError, check_specification
-from genrec.types import Baseline, Ranking, Recommender, UserRecommender
+from genrec.types import Baseline, ItemScorer, Ranking, Recommender, UserRecommender
 
 HISTORY_LENGTH, MAX_USERS = 5, 16  # of the histories that lists are made for
 
@@ -36,6 +36,7 @@ def check_baseline(baseline: Baseline, interactions: DataFrame | None = None, it
     - a second call and a second fit give the same lists, alone, padded and in a batch;
     - `recommend_to` of a `genrec.types.UserRecommender` keeps all this too, and gives a user without training interactions the list
       of `recommend`;
+    - `score_items` of a `genrec.types.ItemScorer` gives the scores of these lists, and -inf for item 0;
     - the interactions, the arguments and global random state stay unchanged.
     """
     check_specification(baseline, Baseline, "fit(interactions, item_count)")
@@ -50,7 +51,8 @@ def check_baseline(baseline: Baseline, interactions: DataFrame | None = None, it
         fitted_parts(baseline)
     except (UsageError, InputError) as error:
         raise ContractError(str(error)) from None
-    methods, again = (_methods(name, _fit(name, baseline, interactions, item_count), item_count) for _ in range(2))
+    first, second = (_fit(name, baseline, interactions, item_count) for _ in range(2))
+    methods, again = (_methods(name, each, item_count) for each in (first, second))
     user, history = _users(interactions)
     for method, refitted in zip(methods, again, strict=True):
         _check_method(method, user, history)
@@ -59,6 +61,8 @@ def check_baseline(baseline: Baseline, interactions: DataFrame | None = None, it
         unknown = torch.full_like(user, int(user.max()))
         change = "unlike in recommend, a user without training interactions gets"
         _check_same(methods[1], change, methods[0].lists(unknown, history), methods[1].lists(unknown, history))
+    if isinstance(first, ItemScorer):
+        _check_scores(name, first, methods[-1], user, history)
 
 
 class _Method(NamedTuple):
@@ -114,6 +118,25 @@ def _check_method(method: _Method, user: Tensor, history: Tensor) -> None:
         alone = Ranking(*(part[row : row + 1] for part in first))
         _check_same(method, "a user alone gets", alone, method.lists(user[row : row + 1], history[row : row + 1]))
     method.lists(user, history, n=method.item_count + 5)
+
+
+def _check_scores(name: str, scorer: ItemScorer, method: _Method, user: Tensor, history: Tensor) -> None:
+    """Check the scores of given items against those of the lists."""
+    ranking = method.lists(user, history)
+    found = call_plugin(name, "score_items(user, history, items)", lambda: scorer.score_items(user, history, ranking.items.clone()))
+    if not isinstance(found, Tensor) or found.dtype != torch.float32 or found.shape != ranking.scores.shape:
+        got = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise ContractError(f"{name}: score_items must return float32 {list(ranking.items.shape)}, a score for each item; got {got}")
+    empty = scorer.score_items(user, history, torch.zeros_like(ranking.items))
+    if not bool(empty.isneginf().all()):
+        raise ContractError(f"{name}: score_items must return -inf for item 0, which is padding")
+    wrong = ~torch.isclose(found, ranking.scores, rtol=1e-4, atol=1e-5) & (ranking.items > 0)
+    if bool(wrong.any()):
+        row, place = wrong.nonzero()[0].tolist()
+        raise ContractError(
+            f"{name}: score_items gives item {int(ranking.items[row, place])} the score {float(found[row, place]):g}, but "
+            f"{method.name.rpartition(' ')[2]} ranks it by {float(ranking.scores[row, place]):g}; return the scores of the lists"
+        )
 
 
 def _check_repeated(method: _Method, user: Tensor, history: Tensor, exclude: Tensor | None) -> None:

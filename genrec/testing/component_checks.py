@@ -78,8 +78,8 @@ def check_component(component: object, raw: Path) -> None:
 
     `raw` is the folder of downloaded files, which sources read. Raises UsageError if the component implements no known protocol.
     """
-    kind = kind_of(component)
     try:
+        kind = kind_of(component)  # may read a property of the component
         former = former_attribute(kind.protocol.__name__, component)
         if former is not None:
             raise ContractError(f"{type(component).__name__}: {former}")

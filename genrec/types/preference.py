@@ -199,6 +199,13 @@ class PreferenceLoss(Protocol):
         """What the loss cannot do without. A class writes `needs = LossNeeds()`; a loss that wraps another adds the needs of that."""
         ...
 
+    @classmethod
+    def __subclasshook__(cls, other: type) -> Any:
+        """Return whether a class has both members. Protocols with properties do not support `issubclass`, which tyro calls."""
+        if cls is not PreferenceLoss:
+            return NotImplemented
+        return all(any(name in vars(each) for each in other.__mro__) for name in ("needs", "__call__"))
+
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         """Return the loss of each example from log-probabilities under the policy and under the frozen reference."""
         ...

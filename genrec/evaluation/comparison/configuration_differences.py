@@ -77,8 +77,15 @@ def _holds_components(value: object) -> bool:
 
 
 def _rows_with_holder(rows: Sequence[Row], key: str) -> list[Row]:
-    """Return the rows with the component that holds another one (`align` holds `align.loss.class`), else those with its stage."""
+    """Return the rows with the component that holds another one (`align` holds `align.loss.class`), else those with its stage.
+
+    A row with `align`, also without an alignment, can be compared in `align-2`.
+    """
     holder = key.removesuffix(CLASS).rpartition(".")[0]
-    stage = key.partition(".")[0]
     holding = [row for row in rows if f"{holder}{CLASS}" in row.configuration]
-    return holding or [row for row in rows if any(other.partition(".")[0] == stage for other in row.configuration)]
+    return holding or [row for row in rows if any(_kind_of_stage(other) == _kind_of_stage(key) for other in row.configuration)]
+
+
+def _kind_of_stage(key: str) -> str:
+    """Return the kind of the stage of a key path: align, also of `align-2.class`."""
+    return key.partition(".")[0].partition("-")[0]
