@@ -11,7 +11,7 @@ from genrec.preference.rewards.reward_tables import not_a_rating
 from genrec.testing.check_worlds import batches_of, sampler_context
 from genrec.testing.plugin_watch import call_plugin, change_weights, check_unchanged, copied
 from genrec.testing.specification_checks import ContractError, check_names, check_specification
-from genrec.types import Rating, Reward, SamplerContext, SequenceBatch
+from genrec.types import PolicyReward, Rating, Reward, SamplerContext, SequenceBatch
 
 MAX_EXAMPLES = 64  # training examples to check
 ITEMS = 5  # items rated per example
@@ -131,9 +131,14 @@ def _check_independence(
 
 
 def _check_policy(reward: Reward, context: SamplerContext, batch: SequenceBatch, items: Tensor, first: Tensor) -> None:
-    """Check that a reward that changes with the policy's weights has `Rating.reads_policy`."""
-    other = copied(context)
-    if _build(reward, context).reads_policy or other is None:
+    """Check that a reward that changes with the policy's weights has `Rating.reads_policy`, and that `needs_policy` agrees."""
+    other, reads = copied(context), _build(reward, context).reads_policy
+    if isinstance(reward, PolicyReward) and reward.needs_policy() is not reads:
+        raise ContractError(
+            f"{type(reward).__name__}: needs_policy() returns {reward.needs_policy()!r}, but its rating has reads_policy = {reads!r}; "
+            "return the same from both"
+        )
+    if reads or other is None:
         return
     change_weights(other)
     if not _close(first, _rate(reward, _build(reward, other), batch, items), items):
