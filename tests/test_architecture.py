@@ -18,6 +18,7 @@ GROUND = {
     "randomness",
     "item_rows",
     "vector_search",
+    "former_modules",
     "renamed",
     "precision",
     "cpu_info",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from genrec import renamed
+from genrec import former_modules, renamed
 
 PROJECT = Path(__file__).parents[1]
 PAGE = (PROJECT / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -54,7 +54,7 @@ def test_the_page_names_every_renamed_class_and_module() -> None:
     for former, present in (renamed.CLASSES | renamed.FUNCTIONS).items():
         assert f"`{former}`" in PAGE, former
         assert f"`{present}`" in PAGE, present
-    for names in renamed.MODULES.items():
+    for names in former_modules.MODULES.items():
         for name in names:
             parts = name.split(".")
             assert any(f"`{form}`" in PAGE for form in (name, parts[-1], "/".join(parts[-2:]))), name

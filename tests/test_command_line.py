@@ -133,7 +133,7 @@ def test_run_compare_and_show(project: Path, capsys: pytest.CaptureFixture[str])
     assert "there are: cyclic, cyclic-itemknn" in capsys.readouterr().err
     assert main(["show", "cyclic-sdpo"]) == 0
     shown = capsys.readouterr().out
-    assert "align.loss.loss.beta = 1.0" in shown
+    assert "align.objective.loss.loss.beta = 1.0" in shown
     assert "ndcg@10 = " in shown
 
 
