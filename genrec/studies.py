@@ -147,6 +147,7 @@ def of_run(
     for content in records:
         rows = content["rows"]
         matching = [row for row in rows if row["settings"] == settings and str(seed) in row["seeds"]]
+        matching = [row for row in matching if row["name"] == name] or matching  # under another name, the last protocol counts
         if matching:  # several if an upgrade of genrec has changed the data; the last ones are the present ones
             family = [row for row in rows if row["protocol"] == matching[-1]["protocol"]]
             others = list({row["settings"]: row for row in reversed(family) if row["settings"] not in names}.values())[::-1]

@@ -14,10 +14,10 @@ from my_plugins import MarginDPO, Novelty, RoadsNotTaken
 from genrec.embeddings import TfidfSvd
 from genrec.experiment import SFT, Align, Evaluate, Experiment, Optimization, Tokenize, Validation
 from genrec.model import Tiger
-from genrec.objectives import Preference, Supervised
+from genrec.objectives import Preference
 from genrec.preference.candidates import Sampled
-from genrec.preference.losses import Anchored
-from genrec.preference.negatives import BestOf
+from genrec.preference.losses import Anchored, ContinuedSFT
+from genrec.preference.negatives import BestOf, Uniform
 from genrec.testing import Shop
 from genrec.tokenizer import RQKMeans
 from genrec.types import NegativeSampler, Objective
@@ -60,7 +60,7 @@ def preference(negatives: NegativeSampler) -> Preference:
 
 def control() -> Experiment:
     """Return the control, SFT continued on the batches of alignment. A gain that it shares is not due to alignment."""
-    return aligned("my-control", Supervised())
+    return aligned("my-control", Preference(loss=ContinuedSFT(), candidates=Sampled(Uniform(), 3)))
 
 
 def mine() -> Experiment:

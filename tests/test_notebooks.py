@@ -83,8 +83,9 @@ def test_the_prose_names_the_rows_of_the_experiment(folder: Path) -> None:
     assert f"has {('no', 'one', 'two', 'three', 'four', 'five')[len(rows)]} rows" in prose
     align = my_experiment.novel().align
     assert align is not None
-    assert isinstance(align.negatives, BestOf)
-    assert (align.negatives.num_candidates, align.num_negatives) == (12, 3)  # twelve candidates, three kept
+    sampled = align.objective.candidates
+    assert isinstance(sampled.negatives, BestOf)
+    assert (sampled.negatives.num_candidates, sampled.num_negatives) == (12, 3)  # twelve candidates, three kept
 
 
 def test_the_plug_ins_keep_their_contracts(folder: Path) -> None:
@@ -115,6 +116,6 @@ def test_the_reward_is_self_information(folder: Path) -> None:
     import my_plugins
 
     context = sampler_context()._replace(popularity=torch.tensor([0, 3, 1, 0]))
-    bits = my_plugins.Novelty().rate(context)(None, torch.tensor([[1, 2, 3]]))
+    bits = my_plugins.Novelty().rate(context).rate(None, torch.tensor([[1, 2, 3]]))
     torch.testing.assert_close(bits.diff(), torch.ones(1, 2))
     assert float(bits[0, 0]) == pytest.approx(0.8074, abs=1e-4)  # log2(7/4)
