@@ -63,6 +63,9 @@ def several():
 def unknown():
     return Tuning(experiment=cyclic(), space={"sft.optimization.learning_rat": LogUniform(1e-4, 1e-1)})
 
+def measured_otherwise():
+    return Tuning(experiment=cyclic(), space={"sft.validation.users": Choice((20, 0))})
+
 def refused():
     return Tuning(experiment=cyclic(), space={"policy.dropout": Choice((0.1, 1.5))})
 """
@@ -363,6 +366,7 @@ def test_other_settings_start_again_only_on_request(
         (["mine.py:several"], 2, "must return a genrec.tuning.Tuning, got a list of 2"),
         (["mine.py:unknown"], 2, "the nearest: --sft.optimization.learning-rate"),
         (["mine.py:refused"], 2, "the space of mine.py:refused has a value that the experiment refuses: --policy.dropout 1.5: "),
+        (["mine.py:measured_otherwise"], 2, "sft.validation.users cannot be tuned: the score of a trial is measured by these"),
         (["mine.py:sft", "--policy.dropuot", "0"], 2, "the nearest: --policy.dropout"),
         (["mine.py:sft", "--trials", "0"], 2, "Tuning: trials must be an integer of 1 or more, got 0"),
         (["mine.py:sft", "--hours", "nan"], 2, "Tuning: hours must be above 0, got nan"),
@@ -421,6 +425,12 @@ def test_a_damaged_record_is_refused(
         (lambda: Tuning(experiment=cyclic(), space={RATE: (1, 2)}), "learning_rate must have LogUniform, Uniform, IntUniform or"),  # type: ignore[dict-item]
         (lambda: Tuning(experiment=cyclic(), space={"seed": IntUniform(0, 9)}), "seed cannot be tuned"),
         (lambda: Tuning(experiment=cyclic(), space={"evaluate.filter-seen": Choice((True, False))}), "cannot be tuned"),
+        (lambda: Tuning(experiment=cyclic(), space={"history-length": IntUniform(2, 9)}), "history-length cannot be tuned: .* share"),
+        (lambda: Tuning(experiment=cyclic(), space={"sft.validation.users": Choice((20, 0))}), "sft.validation.users cannot be tuned"),
+        (lambda: Tuning(experiment=cyclic(), space={"sft.validation.every": IntUniform(1, 9)}), "more validations can raise it"),
+        (lambda: Tuning(experiment=cyclic(), space={"sft.validation": Choice(("A", "B"))}), "sft.validation cannot be tuned"),
+        (lambda: Tuning(experiment=cyclic(), space={"align.validation.users": Choice((20, 0))}), "set it in the experiment, for all"),
+        (lambda: Tuning(experiment=cyclic(), space={"align.validation.patience": Choice((1, 9))}), "patience cannot be tuned"),
         (lambda: Tuning(experiment=[cyclic()], space={RATE: LogUniform(1, 2)}), "experiment must be an Experiment"),  # type: ignore[arg-type]
         (lambda: Tuning(experiment=cyclic(), space={RATE: LogUniform(1, 2)}, hours=0), "hours must be above 0, got 0"),
         (lambda: Tuning(experiment=cyclic(), space={RATE: LogUniform(1, 2)}, seed=-1), "seed must be an integer of 0 or more"),
