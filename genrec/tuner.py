@@ -87,7 +87,7 @@ def _run(tuning: Tuning, trial: Trial, record: Record, known: set[str]) -> None:
     try:
         experiment = _experiment(tuning, trial)
         trial.settings = settings_before_evaluation(planned_configuration(pipeline.plan(experiment)))
-        trial.score = _score(tuning, experiment, _watch(tuning, trial, record, clock), known)
+        trial.score = _score(tuning, experiment, trial, _watch(tuning, trial, record, clock), known)
         trial.state = "finished"
     except Pruned:
         trial.state = "pruned"
@@ -128,12 +128,17 @@ def _experiment(tuning: Tuning, trial: Trial) -> Experiment:
         raise _Refused(str(error)) from None
 
 
-def _score(tuning: Tuning, experiment: Experiment, on_row: Callable[[Row], None], known: set[str]) -> float:
-    """Train what is missing and return the score on validation."""
+def _score(tuning: Tuning, experiment: Experiment, trial: Trial, on_row: Callable[[Row], None], known: set[str]) -> float:
+    """Train what is missing and return the score on validation. `on_row` receives each validation, also that of a stored artifact."""
     stage = tuned_stage(tuning)
     artifact = pipeline.run(experiment, refreshed=known, last=stage, on_row=on_row)[stage]
     if stage == "data":
         return baseline_score(Corpus.load(artifact.folder), experiment)
+    curves, column = pd.read_parquet(artifact.folder / "curves.parquet"), experiment.selection.column
+    stored = curves.set_index("step")[f"{VALIDATION}{column}"].dropna()
+    for step, score in stored.items():
+        if int(step) not in trial.curve:  # the artifact is not of this training, so this validation was not watched
+            on_row({"step": int(step), f"{VALIDATION}{column}": float(score)})
     return _trained_score(experiment, artifact)
 
 

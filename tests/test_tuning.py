@@ -261,6 +261,34 @@ def test_a_pruned_trial_leaves_no_files(monkeypatch: pytest.MonkeyPatch, capsys:
     assert [trial.state for trial in stored().trials] == ["finished", "finished", "pruned", "finished"]
 
 
+def test_stored_artifacts_change_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a record, stored artifacts give the same values, states, curves and steps; also those of a tuning without pruning.
+
+    The third trial is stopped at its third validation if the two before it have whole curves, as the median rule needs them.
+    """
+
+    def below_first(scores: Sequence[float], others: Sequence[Trial]) -> bool:
+        return len(others) == 2 and len(scores) == 3 and [*others[0].curve] == [*others[1].curve] == [0, 3, 6, 9, 12]
+
+    monkeypatch.setattr(tuner, "is_below_median", below_first)
+    assert main(["tune", "mine.py:sft"]) == 0
+    first = summary(stored())
+    assert [(state, [*curve]) for _, state, _, curve in first] == [("finished", [0, 3, 6, 9, 12])] * 2 + [("pruned", [0, 3, 6])]
+    stored().path.unlink()
+    assert main(["tune", "mine.py:sft"]) == 0
+    assert summary(stored()) == first
+    stored().path.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(tuner, "is_below_median", lambda *_: False)  # now the third trial has an artifact too
+        assert main(["tune", "mine.py:sft"]) == 0
+    assert [trial.state for trial in stored().trials] == ["finished"] * 3
+    stored().path.unlink()
+    assert main(["tune", "mine.py:sft"]) == 0
+    assert summary(stored()) == first
+    left = [path for path in Path("data/artifacts/sft").iterdir() if not path.name.startswith(".")]
+    assert len(left) == 3  # pruning removes no finished artifact
+
+
 def test_a_trial_that_diverges_is_recorded_and_the_next_one_runs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
