@@ -475,6 +475,52 @@ def test_the_default_budget_is_the_same_for_all() -> None:
     assert (tuning.trials, tuning.hours, tuning.seed, tuning.prune) == (12, 4.0, 1000, True)
 
 
+def discrete(trials: int = 9, seed: int = 1000) -> Tuning:
+    """Return a tuning with 2 * 3 settings, one of them the experiment as it is."""
+    space: dict[str, Distribution] = {"policy.dropout": Choice((0.1, 0.0)), "policy.num_encoder_layers": IntUniform(1, 3)}
+    return Tuning(experiment=cyclic(), space=space, trials=trials, seed=seed)
+
+
+def test_a_discrete_space_is_tried_without_repetition_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six settings, six trials, although nine may run; the estimator alone proposes the best values again and again."""
+    monkeypatch.setattr(tuner, "_score", lambda tuning, experiment, *_: 0.5 - experiment.policy.dropout)
+    for seed in range(3):
+        record = tuner.tune(discrete(seed=seed), f"discrete-{seed}")
+        tried = [tuple(trial.values.values()) for trial in record.trials]
+        assert sorted(tried) == [(dropout, layers) for dropout in (0.0, 0.1) for layers in (1, 2, 3)]
+        printed = "\n".join(tuning_report.lines(discrete(seed=seed), record, "mine.py:discrete"))
+        assert "6 of at most 9 trials" in printed
+        assert "all settings of the space were tried, so the tuning has ended" in printed
+        assert "The score is the best of 6 trials on validation" in printed
+    shorter = tuner.tune(discrete(trials=5), "shorter")
+    assert len(shorter.trials) == 5
+    assert "all settings" not in "\n".join(tuning_report.lines(discrete(trials=5), shorter, "mine.py:discrete"))
+
+
+def test_replaced_proposals_depend_on_seed_and_trials_alone() -> None:
+    tried = [Trial(0, {"policy.dropout": 0.1, "policy.num_encoder_layers": 1}, "finished", {0: 0.5}, 0.5)]
+    for number in range(1, 6):
+        found = tuner.propose(discrete(), tried)
+        assert found == tuner.propose(discrete(), tried)
+        assert not tuner.is_exhausted(discrete(), tried)
+        tried.append(Trial(number, found, "refused"))  # what was refused is not asked for again
+    assert tuner.is_exhausted(discrete(), tried)
+    with_rate = replace(discrete(), space={**discrete().space, RATE: Uniform(0.1, 0.2)})
+    for trial in tried:
+        trial.values[RATE] = 0.15
+    assert not tuner.is_exhausted(with_rate, tried)
+
+
+def test_settings_that_were_tried_twice_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole number is the same setting as the float; the experiment as it is has dropout 0.1 and one layer."""
+    proposed = iter([{"policy.dropout": 0, "policy.num_encoder_layers": 1}, {"policy.dropout": 0.0, "policy.num_encoder_layers": 1}])
+    monkeypatch.setattr(tuner, "_score", lambda *_: 0.5)
+    monkeypatch.setattr(tuner, "propose", lambda *_: next(proposed))
+    record = tuner.tune(discrete(trials=3), "twice")
+    printed = "\n".join(tuning_report.lines(discrete(trials=3), record, "mine.py:discrete"))
+    assert "The score is the best of 3 trials, 2 different settings, on validation, so it is too high" in printed
+
+
 SPACE: dict[str, Distribution] = {
     "a": LogUniform(0.00012345, 0.3),
     "b": Uniform(-0.98765, 1.23456),
