@@ -2,7 +2,7 @@
 
 Every trial is a function of the tuning's seed, its number and the trials before it, so a tuning that is resumed proposes what an
 uninterrupted one does. The best validation score of the trained stage is maximized, or the last one where the last step is kept.
-No evaluate stage is built, so no trial depends on the test.
+No evaluate stage is built, so training and selection read no test event. Item numbers and the catalog come from all events.
 
 Sources: J. Bergstra et al., "Algorithms for Hyper-Parameter Optimization" (2011), for the tree-structured Parzen estimator; the median
 rule is that of D. Golovin et al., "Google Vizier" (2017), section 3.2, with the best score so far instead of the running average.
@@ -137,10 +137,10 @@ def _score(tuning: Tuning, experiment: Experiment, trial: Trial, on_row: Callabl
     if stage == "data":
         return baseline_score(Corpus.load(artifact.folder), experiment)
     curves, column = pd.read_parquet(artifact.folder / "curves.parquet"), experiment.selection.column
-    stored = curves.set_index("step")[f"{VALIDATION}{column}"].dropna()
-    for step, score in stored.items():
-        if int(step) not in trial.curve:  # the artifact is not of this training, so this validation was not watched
-            on_row({"step": int(step), f"{VALIDATION}{column}": float(score)})
+    name = f"{VALIDATION}{column}"
+    for step, score in curves[["step", name]].dropna().itertuples(index=False):
+        if step not in trial.curve:  # the artifact existed, so this validation was not watched
+            on_row({"step": step, name: float(score)})
     return _trained_score(experiment, artifact)
 
 

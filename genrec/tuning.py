@@ -78,7 +78,7 @@ Distribution: TypeAlias = Uniform | LogUniform | IntUniform | Choice
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """The tuning of one experiment by its validation metric (`Experiment.selection`). Nothing of the test is read.
+    """The tuning of one experiment by its validation metric (`Experiment.selection`). No test event is trained on or ranked.
 
     The first trial is the experiment as it is.
     """
