@@ -1,4 +1,4 @@
-"""Tunings with equal budgets: 12 trials and at most 4 processor-hours each, by the validation metric; the test is not read.
+"""Tunings with equal budgets: 12 trials and at most 4 processor-hours each, by the validation metric; the test is not evaluated.
 
     genrec tune experiments/tuning.py:sasrec_100k     # SASRec on MovieLens-100K
     genrec tune experiments/tuning.py:tiger_100k      # TIGER on MovieLens-100K

@@ -60,7 +60,7 @@ def build() -> argparse.ArgumentParser:
 
     tune = commands.add_parser(
         "tune",
-        help="search for the settings with the best validation metric; the test is not read",
+        help="search for the settings with the best validation metric; the test is not evaluated",
         description="Run the trials of a tuning: train the experiment with values of its space, keep the score on validation, print "
         "all trials and the command that confirms the best one on fresh seeds. A tuning that was interrupted goes on. Needs Optuna: "
         "pip install 'genrec[tune]'. Override fields as in 'genrec run'.",

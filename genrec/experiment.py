@@ -41,6 +41,7 @@ __all__ = [
 # Metrics for `Evaluate.metrics` that describe the lists beyond accuracy. Each takes about as long as a baseline's evaluation.
 BEYOND_ACCURACY = (IntraListDistance(TextOrInteractions()), ListOverlap(ItemKNN()), CandidateHitRate())
 NUM_SEEDS = 5  # of a comparison; with three or more the variation between seeds can be estimated
+MAX_SEED = 2**63  # seeds are below; they are in names of files too
 MAX_NAME = 100  # characters; names of files, which have at most 255 bytes, begin with the name of the row
 
 
@@ -85,7 +86,7 @@ class Experiment:
         for name, least in (("history_length", 1), ("seed", 0)):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
                 raise UsageError(f"{name} must be an integer of {least} or more, got {getattr(self, name)!r}")
-        if self.seed >= 2**63:  # seeds are in names of files too
+        if self.seed >= MAX_SEED:
             raise UsageError(f"seed must be below 2**63, got a number of {len(f'{self.seed:b}')} bits")
         for path, component in named_components(self):
             if is_dataclass(component) and not isinstance(component, type) and not is_plugin_class(type(component)):
@@ -199,10 +200,12 @@ def uses_seed(experiment: Experiment) -> bool:
     return "sft" in experiment.stages or tie_order_of(experiment.split).per_seed
 
 
-def seed_numbers(numbers: int | Sequence[int]) -> tuple[int, ...]:
-    """Return seeds 0 to n - 1 of a number n, or the given seeds. Raises UsageError if there is none, or one twice."""
-    found = tuple(range(numbers)) if isinstance(numbers, int) else tuple(numbers)
-    if not found or len(set(found)) < len(found):
+def seed_numbers(numbers: int | Sequence[int]) -> Sequence[int]:
+    """Return seeds 0 to n - 1 of a number n, as a range, or the given seeds. Raises UsageError if there is none, or one twice."""
+    found: Sequence[int] = range(numbers) if isinstance(numbers, int) else tuple(numbers)
+    if isinstance(numbers, int) and numbers >= MAX_SEED:
+        raise UsageError(f"seeds must be below 2**63, got a number of seeds of {len(f'{numbers:b}')} bits")
+    if not found or (not isinstance(found, range) and len(set(found)) < len(found)):
         raise UsageError(f"seeds must be a number of seeds of 1 or more, or different seeds such as (5, 6, 7), got {numbers!r}")
     return found
 

@@ -6,9 +6,13 @@ Each command imports what it needs, so that `genrec --help` starts at once.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from genrec.errors import UsageError, counted
+
+NUM_SHOWN = 5  # seeds that a message names at most
 
 
 def print_table(
@@ -80,7 +84,7 @@ def compare(options: argparse.Namespace, flags: list[str]) -> int:
     return 0
 
 
-def listed_seeds(text: str) -> tuple[int, ...]:
+def listed_seeds(text: str) -> Sequence[int]:
     """Return the seeds that an option names: `5` is a number of seeds, 0 to 4; `5,6,7` and `5,` list them."""
     from genrec.experiment import seed_numbers
 
@@ -91,7 +95,7 @@ def listed_seeds(text: str) -> tuple[int, ...]:
     return seed_numbers(int(parts[0]) if len(parts) == 1 else [int(part) for part in listed])
 
 
-def _at_seeds(names: list[str], numbers: tuple[int, ...]) -> dict[str, set[int]]:
+def _at_seeds(names: list[str], numbers: Sequence[int]) -> dict[str, set[int]]:
     """Return the seeds at which each row is compared: those of `numbers` that it has. A baseline without them keeps its own.
 
     Raises UsageError if a trained row has none of them. A row that lacks some is named in a line.
@@ -104,17 +108,26 @@ def _at_seeds(names: list[str], numbers: tuple[int, ...]) -> dict[str, set[int]]
     for name in dict.fromkeys(names):
         content = run_files.read(name)
         own = {int(seed) for seed in content["seeds"]}
-        common, missing = own & set(numbers), sorted(set(numbers) - own)
+        common = {seed for seed in own if seed in numbers}
         if not is_trained(content["configuration"]):
             common = common or own
         elif not common:
             raise UsageError(
-                f"{name} has none of {seeds_in_words(numbers)}; it has {seeds_in_words(sorted(own))}; run the missing ones"
+                f"{name} has none of {_first_seeds(numbers, set())}; it has {seeds_in_words(sorted(own))}; run the missing ones"
             )
-        elif missing:
-            say(f"{name} has no {seeds_in_words(missing)}; it is compared at {seeds_in_words(sorted(common))}")
+        elif len(common) < len(numbers):
+            say(f"{name} has no {_first_seeds(numbers, common)}; it is compared at {seeds_in_words(sorted(common))}")
         found[name] = common
     return found
+
+
+def _first_seeds(numbers: Sequence[int], without: set[int]) -> str:
+    """Return seeds but those of `without` in words: 'seed 0', 'seeds 0, 1 and 2', or the first five and the number of the others."""
+    from genrec.evaluation.statistics.paired_tests import enumerated, seeds_in_words
+
+    first = [*islice((number for number in numbers if number not in without), NUM_SHOWN)]
+    others = len(numbers) - len(without) - len(first)
+    return f"seeds {enumerated([*first, f'{others:,} more'])}" if others else seeds_in_words(first)
 
 
 def curves(options: argparse.Namespace, flags: list[str]) -> int:

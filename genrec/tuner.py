@@ -2,7 +2,7 @@
 
 Every trial is a function of the tuning's seed, its number and the trials before it, so a tuning that is resumed proposes what an
 uninterrupted one does. The best validation score of the trained stage is maximized, or the last one where the last step is kept.
-No evaluate stage is built, so no trial depends on the test.
+No evaluate stage is built, so training and selection read no test event. Item numbers and the catalog come from all events.
 
 Sources: J. Bergstra et al., "Algorithms for Hyper-Parameter Optimization" (2011), for the tree-structured Parzen estimator; the median
 rule is that of D. Golovin et al., "Google Vizier" (2017), section 3.2, with the best score so far instead of the running average.
@@ -10,6 +10,7 @@ rule is that of D. Golovin et al., "Google Vizier" (2017), section 3.2, with the
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -30,11 +31,12 @@ from genrec.store import Artifact
 from genrec.training.curves import VALIDATION, Row, best_step
 from genrec.training.validation import baseline_score
 from genrec.tuning import Choice, Distribution, IntUniform, LogUniform, Tuning
-from genrec.tuning_record import Record, Trial, opened, settings_before_evaluation, tuned_stage
+from genrec.tuning_record import Record, Trial, comparable, opened, setting_of, settings_before_evaluation, tuned_stage
 from genrec.workspace import check_writable
 
 NUM_RANDOM = 4  # trials, the first one included, before the search follows the scores, and before trials are pruned
 FIRST_PRUNED = 2  # validations before the first one that can stop a trial; validation 0 is before the first step
+NUM_REPLACEMENTS = 1_000  # random draws in place of a proposal that was tried before
 DIGITS = 3  # significant digits of a proposed number
 
 
@@ -46,9 +48,9 @@ def tune(tuning: Tuning, name: str, start_again: bool = False, where: str = "FIL
     """Run the trials that are missing and return the record of all.
 
     `name` is that of the record (`studies.study_name`), `where` the place of the tuning on the command line. A trial starts while
-    fewer than `Tuning.trials` were started and their processor time is below `Tuning.hours`. A trial that was interrupted is resumed
-    first. Raises UsageError if a value of the space fits no experiment, or the record has trials of other settings unless
-    `start_again`, and ResourceError if Optuna is missing.
+    fewer than `Tuning.trials` were started, their processor time is below `Tuning.hours`, and the space has settings that were not
+    tried. A trial that was interrupted is resumed first. Raises UsageError if a value of the space fits no experiment, or the record
+    has trials of other settings unless `start_again`, and ResourceError if Optuna is missing.
     """
     _optuna()
     _check_space(tuning, where)
@@ -68,10 +70,10 @@ def flags_of(trial: Trial) -> list[str]:
 
 
 def _next(tuning: Tuning, record: Record) -> Trial | None:
-    """Return the trial to run: the interrupted one, or a new one, added to the record; None if the budget is used up."""
+    """Return the trial to run: the interrupted one, or a new one, added to the record; None if the budget or the space is used up."""
     if record.trials and record.trials[-1].state == "running":
         return record.trials[-1]
-    if len(record.trials) >= tuning.trials or record.seconds >= 3600 * tuning.hours:
+    if len(record.trials) >= tuning.trials or record.seconds >= 3600 * tuning.hours or is_exhausted(tuning, record.trials):
         return None
     number = len(record.trials)
     values = propose(tuning, record.trials) if number else {key: plain_value(tuning.experiment, f"--{key}") for key in tuning.space}
@@ -87,7 +89,7 @@ def _run(tuning: Tuning, trial: Trial, record: Record, known: set[str]) -> None:
     try:
         experiment = _experiment(tuning, trial)
         trial.settings = settings_before_evaluation(planned_configuration(pipeline.plan(experiment)))
-        trial.score = _score(tuning, experiment, _watch(tuning, trial, record, clock), known)
+        trial.score = _score(tuning, experiment, trial, _watch(tuning, trial, record, clock), known)
         trial.state = "finished"
     except Pruned:
         trial.state = "pruned"
@@ -128,12 +130,17 @@ def _experiment(tuning: Tuning, trial: Trial) -> Experiment:
         raise _Refused(str(error)) from None
 
 
-def _score(tuning: Tuning, experiment: Experiment, on_row: Callable[[Row], None], known: set[str]) -> float:
-    """Train what is missing and return the score on validation."""
+def _score(tuning: Tuning, experiment: Experiment, trial: Trial, on_row: Callable[[Row], None], known: set[str]) -> float:
+    """Train what is missing and return the score on validation. `on_row` receives each validation, also that of a stored artifact."""
     stage = tuned_stage(tuning)
     artifact = pipeline.run(experiment, refreshed=known, last=stage, on_row=on_row)[stage]
     if stage == "data":
         return baseline_score(Corpus.load(artifact.folder), experiment)
+    curves, column = pd.read_parquet(artifact.folder / "curves.parquet"), experiment.selection.column
+    name = f"{VALIDATION}{column}"
+    for step, score in curves[["step", name]].dropna().itertuples(index=False):
+        if step not in trial.curve:  # the artifact existed, so this validation was not watched
+            on_row({"step": step, name: float(score)})
     return _trained_score(experiment, artifact)
 
 
@@ -179,14 +186,33 @@ def is_below_median(scores: Sequence[float], others: Sequence[Trial]) -> bool:
 
 
 def propose(tuning: Tuning, trials: Sequence[Trial]) -> dict[str, Any]:
-    """Return the values of the next trial: random ones at first, then those of the tree-structured Parzen estimator."""
-    optuna = _optuna()
-    sampler = optuna.samplers.TPESampler(n_startup_trials=NUM_RANDOM, seed=seed_of(tuning.seed, "trial", len(trials)) % 2**32)
-    study = optuna.create_study(direction="maximize", sampler=sampler)
+    """Return the values of the next trial: random ones at first, then those of the tree-structured Parzen estimator.
+
+    A proposal with the values of an earlier trial is replaced by a random one, up to NUM_REPLACEMENTS times. The estimator is not
+    asked again, because in a discrete space it proposes the same values again.
+    """
+    optuna, tried = _optuna(), {setting_of(trial.values) for trial in trials}
     distributions = {key: _distribution(values) for key, values in tuning.space.items()}
+    seed = seed_of(tuning.seed, "trial", len(trials)) % 2**32
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(n_startup_trials=NUM_RANDOM, seed=seed))
     study.add_trials([_frozen(trial, distributions) for trial in trials if _fits(trial, tuning)])
-    found = study.ask(distributions).params
-    return {key: _rounded(found[key], values) for key, values in tuning.space.items()}
+    found = _rounded_values(study.ask(distributions).params, tuning)
+    if setting_of(found) not in tried:
+        return found
+    others = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    replacements = (_rounded_values(others.ask(distributions).params, tuning) for _ in range(NUM_REPLACEMENTS))
+    return next((values for values in replacements if setting_of(values) not in tried), found)
+
+
+def is_exhausted(tuning: Tuning, trials: Sequence[Trial]) -> bool:
+    """Return whether the trials have all settings of the space. A space with `Uniform` or `LogUniform` is never exhausted."""
+    counts = [
+        len({*map(comparable, values.values)}) if isinstance(values, Choice) else values.high - values.low + 1
+        for values in tuning.space.values()
+        if isinstance(values, Choice | IntUniform)
+    ]
+    tried = {setting_of(trial.values) for trial in trials if _fits(trial, tuning)}
+    return len(counts) == len(tuning.space) and len(tried) >= math.prod(counts)
 
 
 def _frozen(trial: Trial, distributions: dict[str, Any]) -> Any:
@@ -206,7 +232,7 @@ def _fits(trial: Trial, tuning: Tuning) -> bool:
     for key, values in tuning.space.items():
         value = trial.values[key]
         if isinstance(values, Choice):
-            fits = any(value == choice and type(value) is type(choice) for choice in values.values)
+            fits = comparable(value) in map(comparable, values.values)
         else:
             kind = int if isinstance(values, IntUniform) else int | float
             fits = isinstance(value, kind) and not isinstance(value, bool) and values.low <= value <= values.high
@@ -223,6 +249,10 @@ def _distribution(values: Distribution) -> Any:
     if isinstance(values, IntUniform):
         return distributions.IntDistribution(values.low, values.high)
     return distributions.FloatDistribution(values.low, values.high, log=isinstance(values, LogUniform))
+
+
+def _rounded_values(found: dict[str, Any], tuning: Tuning) -> dict[str, Any]:
+    return {key: _rounded(found[key], values) for key, values in tuning.space.items()}
 
 
 def _rounded(value: Any, values: Distribution) -> Any:

@@ -16,6 +16,7 @@ from genrec.errors import UsageError
 from genrec.experiment import Experiment
 
 SEED = 1000  # default seed of the trials; seeds 0 to 4 stay fresh for the rows that are reported
+SHARED = ("name", "seed", "source", "split", "history_length", "evaluate", "selection")  # fields that are the same in all trials
 Plain: TypeAlias = "int | float | str | bool | None"
 
 
@@ -77,7 +78,7 @@ Distribution: TypeAlias = Uniform | LogUniform | IntUniform | Choice
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """The tuning of one experiment by its validation metric (`Experiment.selection`). Nothing of the test is read.
+    """The tuning of one experiment by its validation metric (`Experiment.selection`). No test event is trained on or ranked.
 
     The first trial is the experiment as it is.
     """
@@ -97,14 +98,28 @@ class Tuning:
         for key, values in self.space.items():
             if not isinstance(values, Distribution):
                 raise UsageError(f"Tuning: {key} must have LogUniform, Uniform, IntUniform or Choice values, got {values!r}")
-            if key.replace("-", "_").partition(".")[0] in ("name", "seed", "source", "split", "evaluate", "selection"):
-                raise UsageError(f"Tuning: {key} cannot be tuned: trials must share data, protocol and seed")
+            _check_key(key)
         for name, least in (("trials", 1), ("seed", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise UsageError(f"Tuning: {name} must be an integer of {least} or more, got {value!r}")
         if not isinstance(self.hours, int | float) or not self.hours > 0:
             raise UsageError(f"Tuning: hours must be above 0, got {self.hours!r}")
+
+
+def _check_key(key: str) -> None:
+    """Raise UsageError if trials with different values of a key path have scores that cannot be compared."""
+    names = key.replace("-", "_").split(".")
+    if names[0] in SHARED:
+        raise UsageError(
+            f"Tuning: {key} cannot be tuned: trials must share data, protocol and seed; remove it from the space and set it in the "
+            "experiment, for all trials alike"
+        )
+    if names[0] in ("sft", "align") and names[1:2] == ["validation"]:
+        raise UsageError(
+            f"Tuning: {key} cannot be tuned: the score of a trial is measured by these validations, so fewer users or more "
+            "validations can raise it by chance; remove it from the space and set it in the experiment, for all trials alike"
+        )
 
 
 def _check_bounds(distribution: object, low: float, high: float) -> None:

@@ -91,6 +91,22 @@ class Record:
         write_json(self.path, hashed_json.add_hash({"format": FORMAT, **content}))
 
 
+def setting_of(values: Mapping[str, Any]) -> frozenset[tuple[str, tuple[bool, Any]]]:
+    """Return the values of a trial as a set, which equals that of another trial if the settings are equal."""
+    return frozenset((key, comparable(value)) for key, value in values.items())
+
+
+def comparable(value: Any) -> tuple[bool, Any]:
+    """Return a value as a pair that equals another one if the values are the same setting: 1 is 1.0, but not True."""
+    return isinstance(value, bool), value
+
+
+def counted_trials(record: Record) -> str:
+    """Return the number of trials in words, with that of different settings if some were tried twice."""
+    count, different = len(record.trials), len({setting_of(trial.values) for trial in record.trials})
+    return counted(count, "trial") + (f", {counted(different, 'different setting')}," if different < count else "")
+
+
 def tuned_stage(tuning: Tuning) -> str:
     """Return the last stage before evaluation: align, sft, or data for a baseline. No trial goes beyond it."""
     return tuning.experiment.stages[-2]
@@ -139,7 +155,7 @@ def _selected(record: Record, settings: str) -> bool:
 
 
 def _source(record: Record) -> str:
-    return f"{counted(len(record.trials), 'trial')} on validation ({record.name}, seed {record.seed})"
+    return f"{counted_trials(record)} on validation ({record.name}, seed {record.seed})"
 
 
 def _described(tuning: Tuning) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from genrec.errors import counted
 from genrec.experiment import uses_seed
-from genrec.tuner import flags_of
+from genrec.tuner import flags_of, is_exhausted
 from genrec.tuning import Tuning
-from genrec.tuning_record import Record, Trial
+from genrec.tuning_record import Record, Trial, counted_trials
 
 NUM_SEEDS = 5  # of the command that confirms
 
@@ -26,6 +26,8 @@ def lines(tuning: Tuning, record: Record, where: str, flags: Sequence[str] = ())
         yield f"{counted(len(record.replaced), 'trial')} of other settings came before (--replace)"
     used = f"{len(record.trials)} of at most {counted(tuning.trials, 'trial')}"
     yield f"{used}, {record.seconds / 3600:.2f} of at most {tuning.hours:g} processor-hours; record: {record.path}"
+    if is_exhausted(tuning, record.trials):
+        yield "all settings of the space were tried, so the tuning has ended"
     yield from _best(tuning, record, where, flags)
 
 
@@ -53,7 +55,7 @@ def _best(tuning: Tuning, record: Record, where: str, flags: Sequence[str]) -> I
     else:
         yield f"evaluate it: {shlex.join(command)}"
     yield (
-        f"The score is the best of {counted(len(record.trials), 'trial')} on validation, so it is too high and no result: report the "
+        f"The score is the best of {counted_trials(record)} on validation, so it is too high and no result: report the "
         "test of that run."
     )
 

@@ -184,6 +184,20 @@ def sandbox_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
             del sys.modules[name]
 
 
+def test_the_confirmation_of_a_tuning_has_the_row_and_its_reference(sandbox_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The last command of the page on tuning runs S-DPO and SFT, and nothing else, with five fresh seeds."""
+    page = PROJECT / "docs" / "tuning.md"
+    sandbox = Sandbox(sandbox_folder, page)
+    for block in blocks(page):
+        if block.language == "python":
+            sandbox.python(block)
+    ((_, *words),) = commands([block for block in blocks(page) if is_shell(block)][-1])
+    assert "--dry-run" not in words
+    assert main([*words, "--dry-run"]) == 0
+    planned = re.findall(r"^(\S+) \(seed (\d+)\)", capsys.readouterr().out, flags=re.MULTILINE)
+    assert planned == [(name, str(seed)) for name in ("shop-sft", "shop-sdpo") for seed in (5, 6, 7, 8, 9)]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_blocks_of_a_page_run(page: Path, sandbox_folder: Path) -> None:
     sandbox = Sandbox(sandbox_folder, page)

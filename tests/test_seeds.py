@@ -67,10 +67,10 @@ def test_seeds_replace_those_of_the_list_and_a_baseline_is_run_once() -> None:
 
 @pytest.mark.parametrize(("text", "expected"), [("5", (0, 1, 2, 3, 4)), ("5,6,7", (5, 6, 7)), ("5,", (5,)), (" 1, 0 ", (1, 0))])
 def test_seeds_as_text(text: str, expected: tuple[int, ...]) -> None:
-    assert listed_seeds(text) == expected
+    assert tuple(listed_seeds(text)) == expected
 
 
-@pytest.mark.parametrize("text", ["", ",", "5,,6", "a", "-1", "1.5", "0", "3,3"])
+@pytest.mark.parametrize("text", ["", ",", "5,,6", "a", "-1", "1.5", "0", "3,3", str(2**63), str(2**70)])
 def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="seeds"):
         listed_seeds(text)
@@ -98,6 +98,14 @@ def test_a_run_and_a_comparison_at_given_seeds(capsys: pytest.CaptureFixture[str
     assert main(["compare", "first", "--seeds", "5"]) == 0  # seeds 0 to 4
     assert main(["compare", "first", "second", "--seeds", "8,9"]) == 2
     assert "first has none of seeds 8 and 9; it has seeds 3, 4 and 7; run the missing ones" in capsys.readouterr().err
+    # at most five seeds are named, and no list of all is made
+    assert main(["compare", "first", "--seeds", "100000000"]) == 0
+    said = capsys.readouterr().err
+    assert "first has no seeds 0, 1, 2, 5, 6 and 99,999,992 more; it is compared at seeds 3, 4 and 7" in said
+    assert main(["compare", "first", "--seeds", "0,1,2,3,5,6"]) == 0
+    assert "first has no seeds 0, 1, 2, 5 and 6; it is compared at seed 3\n" in capsys.readouterr().err
+    assert main(["compare", "first", "--seeds", "8,9,10,11,12,13"]) == 2
+    assert "first has none of seeds 8, 9, 10, 11, 12 and 1 more; it has seeds 3, 4 and 7" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("seed", [["--seed", "1"], ["--seed=1"]])

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import pytest
@@ -21,6 +21,8 @@ from genrec import hashed_json, pipeline, studies, tuner, tuning_record, tuning_
 from genrec.__main__ import main
 from genrec.baselines import ItemKNN
 from genrec.data.corpus import Corpus
+from genrec.data.sources import Frames
+from genrec.data.splits import LeaveOneOut
 from genrec.errors import ArtifactError, NumericsError, UsageError
 from genrec.experiment import Experiment, Selection, Validation
 from genrec.training import lightning_module, loop
@@ -29,6 +31,7 @@ from genrec.training.validation import baseline_scores
 from genrec.tuning import Choice, Distribution, IntUniform, LogUniform, Tuning, Uniform
 from genrec.tuning_record import Record, Trial
 
+PARTS: tuple[Literal["train", "validation"], ...] = ("train", "validation")
 RATE = "sft.optimization.learning_rate"
 EXPERIMENTS = """
 from dataclasses import replace
@@ -62,6 +65,9 @@ def several():
 
 def unknown():
     return Tuning(experiment=cyclic(), space={"sft.optimization.learning_rat": LogUniform(1e-4, 1e-1)})
+
+def measured_otherwise():
+    return Tuning(experiment=cyclic(), space={"sft.validation.users": Choice((20, 0))})
 
 def refused():
     return Tuning(experiment=cyclic(), space={"policy.dropout": Choice((0.1, 1.5))})
@@ -151,6 +157,28 @@ def test_the_test_items_do_not_matter(project: Path, monkeypatch: pytest.MonkeyP
     assert summary(one) == summary(other)
     parts = [pd.read_parquet(next(Path(name).glob("artifacts/data/[!.]*/interactions.parquet"))) for name in ("one", "other")]
     assert not parts[0].equals(parts[1])
+
+
+def test_test_items_number_the_catalog(project: Path) -> None:
+    """Two users exchange their test items x and y: the same training and validation events by own ids, but x and y exchange numbers.
+
+    So trials can differ by chance; docs/tuning.md states it.
+    """
+    found = []
+    for first, second in ("xy", "yx"):
+        histories = ["abcd" + first, "abcd" + second, "xyabcd"]
+        lines = [f"u{user},{item},{place}" for user, history in enumerate(histories) for place, item in enumerate(history)]
+        path = project / f"{first}.csv"
+        path.write_text("\n".join(["user,item,time", *lines]))
+        experiment = replace(cyclic(), source=Frames(path), split=LeaveOneOut(core=0))
+        corpus = Corpus.load(pipeline.run(experiment, last="data")["data"].folder)
+        own = corpus.items["item_id"].tolist()
+        read = [
+            [(user, own[item - 1]) for user, item in zip(*map(corpus.part(part).get, ("user", "item")), strict=True)] for part in PARTS
+        ]
+        found.append((own, read))
+    assert found[0][1] == found[1][1]
+    assert (found[0][0], found[1][0]) == ([*"abcdxy"], [*"abcdyx"])
 
 
 def test_a_tuning_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,6 +286,34 @@ def test_a_pruned_trial_leaves_no_files(monkeypatch: pytest.MonkeyPatch, capsys:
     assert [trial.state for trial in stored().trials] == ["finished", "finished", "pruned", "finished"]
 
 
+def test_stored_artifacts_change_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a record, stored artifacts give the same values, states, curves and steps; also those of a tuning without pruning.
+
+    The third trial is stopped at its third validation if the two before it have whole curves, as the median rule needs them.
+    """
+
+    def below_first(scores: Sequence[float], others: Sequence[Trial]) -> bool:
+        return len(others) == 2 and len(scores) == 3 and [*others[0].curve] == [*others[1].curve] == [0, 3, 6, 9, 12]
+
+    monkeypatch.setattr(tuner, "is_below_median", below_first)
+    assert main(["tune", "mine.py:sft"]) == 0
+    first = summary(stored())
+    assert [(state, [*curve]) for _, state, _, curve in first] == [("finished", [0, 3, 6, 9, 12])] * 2 + [("pruned", [0, 3, 6])]
+    stored().path.unlink()
+    assert main(["tune", "mine.py:sft"]) == 0
+    assert summary(stored()) == first
+    stored().path.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(tuner, "is_below_median", lambda *_: False)  # now the third trial has an artifact too
+        assert main(["tune", "mine.py:sft"]) == 0
+    assert [trial.state for trial in stored().trials] == ["finished"] * 3
+    stored().path.unlink()
+    assert main(["tune", "mine.py:sft"]) == 0
+    assert summary(stored()) == first
+    left = [path for path in Path("data/artifacts/sft").iterdir() if not path.name.startswith(".")]
+    assert len(left) == 3  # pruning removes no finished artifact
+
+
 def test_a_trial_that_diverges_is_recorded_and_the_next_one_runs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -363,6 +419,7 @@ def test_other_settings_start_again_only_on_request(
         (["mine.py:several"], 2, "must return a genrec.tuning.Tuning, got a list of 2"),
         (["mine.py:unknown"], 2, "the nearest: --sft.optimization.learning-rate"),
         (["mine.py:refused"], 2, "the space of mine.py:refused has a value that the experiment refuses: --policy.dropout 1.5: "),
+        (["mine.py:measured_otherwise"], 2, "sft.validation.users cannot be tuned: the score of a trial is measured by these"),
         (["mine.py:sft", "--policy.dropuot", "0"], 2, "the nearest: --policy.dropout"),
         (["mine.py:sft", "--trials", "0"], 2, "Tuning: trials must be an integer of 1 or more, got 0"),
         (["mine.py:sft", "--hours", "nan"], 2, "Tuning: hours must be above 0, got nan"),
@@ -421,6 +478,12 @@ def test_a_damaged_record_is_refused(
         (lambda: Tuning(experiment=cyclic(), space={RATE: (1, 2)}), "learning_rate must have LogUniform, Uniform, IntUniform or"),  # type: ignore[dict-item]
         (lambda: Tuning(experiment=cyclic(), space={"seed": IntUniform(0, 9)}), "seed cannot be tuned"),
         (lambda: Tuning(experiment=cyclic(), space={"evaluate.filter-seen": Choice((True, False))}), "cannot be tuned"),
+        (lambda: Tuning(experiment=cyclic(), space={"history-length": IntUniform(2, 9)}), "history-length cannot be tuned: .* share"),
+        (lambda: Tuning(experiment=cyclic(), space={"sft.validation.users": Choice((20, 0))}), "sft.validation.users cannot be tuned"),
+        (lambda: Tuning(experiment=cyclic(), space={"sft.validation.every": IntUniform(1, 9)}), "more validations can raise it"),
+        (lambda: Tuning(experiment=cyclic(), space={"sft.validation": Choice(("A", "B"))}), "sft.validation cannot be tuned"),
+        (lambda: Tuning(experiment=cyclic(), space={"align.validation.users": Choice((20, 0))}), "set it in the experiment, for all"),
+        (lambda: Tuning(experiment=cyclic(), space={"align.validation.patience": Choice((1, 9))}), "patience cannot be tuned"),
         (lambda: Tuning(experiment=[cyclic()], space={RATE: LogUniform(1, 2)}), "experiment must be an Experiment"),  # type: ignore[arg-type]
         (lambda: Tuning(experiment=cyclic(), space={RATE: LogUniform(1, 2)}, hours=0), "hours must be above 0, got 0"),
         (lambda: Tuning(experiment=cyclic(), space={RATE: LogUniform(1, 2)}, seed=-1), "seed must be an integer of 0 or more"),
@@ -435,6 +498,52 @@ def test_what_is_no_tuning(build: Callable[[], object], said: str) -> None:
 def test_the_default_budget_is_the_same_for_all() -> None:
     tuning = Tuning(experiment=cyclic(), space={RATE: LogUniform(1e-4, 1e-2)})
     assert (tuning.trials, tuning.hours, tuning.seed, tuning.prune) == (12, 4.0, 1000, True)
+
+
+def discrete(trials: int = 9, seed: int = 1000) -> Tuning:
+    """Return a tuning with 2 * 3 settings, one of them the experiment as it is."""
+    space: dict[str, Distribution] = {"policy.dropout": Choice((0.1, 0.0)), "policy.num_encoder_layers": IntUniform(1, 3)}
+    return Tuning(experiment=cyclic(), space=space, trials=trials, seed=seed)
+
+
+def test_a_discrete_space_is_tried_without_repetition_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six settings, six trials, although nine may run; the estimator alone proposes the best values again and again."""
+    monkeypatch.setattr(tuner, "_score", lambda tuning, experiment, *_: 0.5 - experiment.policy.dropout)
+    for seed in range(3):
+        record = tuner.tune(discrete(seed=seed), f"discrete-{seed}")
+        tried = [tuple(trial.values.values()) for trial in record.trials]
+        assert sorted(tried) == [(dropout, layers) for dropout in (0.0, 0.1) for layers in (1, 2, 3)]
+        printed = "\n".join(tuning_report.lines(discrete(seed=seed), record, "mine.py:discrete"))
+        assert "6 of at most 9 trials" in printed
+        assert "all settings of the space were tried, so the tuning has ended" in printed
+        assert "The score is the best of 6 trials on validation" in printed
+    shorter = tuner.tune(discrete(trials=5), "shorter")
+    assert len(shorter.trials) == 5
+    assert "all settings" not in "\n".join(tuning_report.lines(discrete(trials=5), shorter, "mine.py:discrete"))
+
+
+def test_replaced_proposals_depend_on_seed_and_trials_alone() -> None:
+    tried = [Trial(0, {"policy.dropout": 0.1, "policy.num_encoder_layers": 1}, "finished", {0: 0.5}, 0.5)]
+    for number in range(1, 6):
+        found = tuner.propose(discrete(), tried)
+        assert found == tuner.propose(discrete(), tried)
+        assert not tuner.is_exhausted(discrete(), tried)
+        tried.append(Trial(number, found, "refused"))  # what was refused is not asked for again
+    assert tuner.is_exhausted(discrete(), tried)
+    with_rate = replace(discrete(), space={**discrete().space, RATE: Uniform(0.1, 0.2)})
+    for trial in tried:
+        trial.values[RATE] = 0.15
+    assert not tuner.is_exhausted(with_rate, tried)
+
+
+def test_settings_that_were_tried_twice_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole number is the same setting as the float; the experiment as it is has dropout 0.1 and one layer."""
+    proposed = iter([{"policy.dropout": 0, "policy.num_encoder_layers": 1}, {"policy.dropout": 0.0, "policy.num_encoder_layers": 1}])
+    monkeypatch.setattr(tuner, "_score", lambda *_: 0.5)
+    monkeypatch.setattr(tuner, "propose", lambda *_: next(proposed))
+    record = tuner.tune(discrete(trials=3), "twice")
+    printed = "\n".join(tuning_report.lines(discrete(trials=3), record, "mine.py:discrete"))
+    assert "The score is the best of 3 trials, 2 different settings, on validation, so it is too high" in printed
 
 
 SPACE: dict[str, Distribution] = {
