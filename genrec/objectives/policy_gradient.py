@@ -122,9 +122,7 @@ class PolicyGradient:
         context = context._replace(epoch_steps=-(-len(examples) // context.batch_size))
         proposals = self.candidates.build_proposals(context)
         if proposals.listed is not None:
-            raise UsageError(
-                f"PolicyGradient.candidates {self.candidates!r} lists candidates with their order, which no reward judges; use Preference"
-            )
+            raise UsageError(f"PolicyGradient.candidates {self.candidates!r} lists candidates in their order; use Preference")
         step = _PolicyGradientStep(self, context, proposals)
         return TrainingStep(
             examples=examples if proposals.examples is None else proposals.examples,

@@ -63,8 +63,8 @@ class Preference:
     """Prefer the first candidate of a row over the others, by a loss of log-probabilities under policy and reference.
 
     The loss of a step is `weight * (mean of the preference loss) + likelihood * NLL`. The mean is over the rows with a preference:
-    all, unless the proposer has a gate. Rows of a file may have weights, which both means use. NLL is the mean of -log p(code) over all rows and levels of the first candidate, which is the
-    logged item for all proposers but files.
+    all, unless the proposer has a gate. Rows of a file may have weights, which both means use. NLL is
+    the mean of -log p(code) over all rows and levels of the first candidate, the logged item for all proposers but files.
     """
 
     loss: PreferenceLoss = field(default_factory=lambda: Anchored(SoftmaxDPO()))  # how candidates are compared
@@ -148,9 +148,8 @@ class _PreferenceStep:
 
     def prepare(self, batch: SequenceBatch | WindowBatch | NumberedBatch, step: int) -> PreparedRows:
         """Return the input of a step. Runs on the CPU before the step needs it."""
-        number = None
-        if isinstance(batch, NumberedBatch):
-            batch, number = batch.batch, batch.number
+        number = batch.number if isinstance(batch, NumberedBatch) else None
+        batch = batch.batch if isinstance(batch, NumberedBatch) else batch
         rows, places = rows_of(batch), places_of(batch) if isinstance(batch, WindowBatch) else None
         candidates = self._on_host(rows, number, step)
         if candidates is not None and self.objective.chosen == "first" and self.objective.loss.needs.positive:
@@ -161,7 +160,7 @@ class _PreferenceStep:
         return PreparedRows(batch, places, rows, candidates, mismatched, HostRows(rows, candidates), number)
 
     def _on_host(self, rows: SequenceBatch, number: Tensor | None, step: int) -> Candidates | None:
-        """Return the candidates of rows on the CPU, which are the examples `number` int64 [X]; None if they are proposed in the step."""
+        """Return the candidates of rows on the CPU, the examples `number` int64 [X]; None if they are proposed in the step."""
         if self.proposals.listed is not None:
             assert number is not None
             return self.proposals.listed(number)
@@ -206,7 +205,7 @@ class _PreferenceStep:
     def _score_examples(self, number: Tensor) -> Tensor:
         """Return the level log-probabilities of all candidates of examples int64 [X] under the reference."""
         assert self.cache is not None
-        host, device = self.cache.examples.batch(number).batch, device_of(self.reference.policy)
+        host, device = self.cache.examples.examples.batch(number), device_of(self.reference.policy)
         candidates, rows = self._on_host(host, number, 0), SequenceBatch(*(each.to(device) for each in host))
         assert candidates is not None
         items = candidates.items.masked_fill(~candidates.mask, 0).to(device)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from genrec.errors import UsageError
-from genrec.types import FrozenPolicy, TrainingExamples
+from genrec.objectives.numbered_examples import NumberedExamples
+from genrec.types import FrozenPolicy
 
 MAX_VALUES = 1 << 28  # log-probabilities that are kept at most, 1 GiB
 
@@ -20,7 +21,7 @@ class ReferenceCache:
     and there are at most `MAX_VALUES` values. Else every step scores its own candidates, with the same result.
     """
 
-    def __init__(self, examples: TrainingExamples, batch_size: int, steps: int, reference: FrozenPolicy) -> None:
+    def __init__(self, examples: NumberedExamples, batch_size: int, steps: int, reference: FrozenPolicy) -> None:
         self.examples, self.batch_size, self.reference = examples, batch_size, reference
         self.pays = len(examples) <= batch_size * steps
         self.levels = torch.zeros(0, 0, 0)
@@ -32,7 +33,7 @@ class ReferenceCache:
     def restore(self, saved: Mapping[str, Tensor]) -> None:
         """Take the log-probabilities of a checkpoint. Raise ValueError if they are of another number of examples."""
         levels = saved["reference_levels"]
-        if levels.ndim != 3 or levels.numel() and len(levels) != len(self.examples):
+        if levels.ndim != 3 or (levels.numel() and len(levels) != len(self.examples)):
             raise ValueError(f"reference_levels has the shape {list(levels.shape)}, expected [{len(self.examples)}, M, L]")
         self.levels = levels.clone()
 

@@ -137,7 +137,7 @@ def resolve(rows: tuple[PairRow, ...], context: SamplerContext, history_length: 
     def numbers(row: PairRow, ids: tuple[str, ...], known: dict[str, int], kind: str) -> list[int]:
         missing = [each for each in ids if each not in known]
         if missing:
-            unknown[kind] += missing
+            unknown["user" if kind == "user" else "item"] += missing
             problems.add(row.line, f"unknown {kind}", ", ".join(map(repr, missing[:3])))
         return [known.get(each, 0) for each in ids]
 

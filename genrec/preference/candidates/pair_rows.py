@@ -123,7 +123,7 @@ def _check_columns(path: Path, line: int, names: Iterable[str], known: tuple[str
     unknown = [name for name in names if name not in known]
     if unknown:
         raise InputError(
-            f"{path} has the column {unknown[0]!r} (row or line {line}), expected columns among {', '.join(known)}; rename or remove it"
+            f"{path} has the column {unknown[0]!r} (row or line {line}), expected columns of {', '.join(known)}; rename it"
         )
 
 
