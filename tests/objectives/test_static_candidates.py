@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from alignments import align, built_step, constant, corpus, parts, recipe, take
+from alignments import align, built_step, corpus, parts, recipe, take
 from preference_stages import stage
 from torch import Tensor
 from worlds import cyclic
@@ -180,9 +180,9 @@ def experiment(path: Path) -> Any:
 def test_an_alignment_with_a_file_through_the_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The corpus has the users of `corpus` and more. A changed file is another alignment; a held-out event stops it before SFT."""
     monkeypatch.setenv("GENREC_HOME", str(tmp_path / "home"))
-    with pytest.raises(InputError, match="the pair file .* does not exist"):
+    with pytest.raises(InputError, match=r"the pair file .* does not exist"):
         experiment(tmp_path / "none.jsonl")
-    events = run(replace(cyclic(steps=2), align=None), through="data")["data"].folder
+    events = run(replace(cyclic(steps=2), align=None), last="data")["data"].folder
     table = pd.read_parquet(events / "interactions.parquet").assign(part=pd.read_parquet(events / "split.parquet")["part"])
     users = pd.read_parquet(events / "users.parquet")["user_id"]
     items = pd.read_parquet(events / "items.parquet")["item_id"]

@@ -144,7 +144,7 @@ def test_a_held_out_event_as_chosen_is_refused(tmp_path: Path) -> None:
 
 
 def test_damaged_missing_and_empty_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the pair file .* does not exist"):
+    with pytest.raises(InputError, match=r"the pair file .* does not exist"):
         Pairs(tmp_path / "none.csv").check(None)
     (tmp_path / "bad.jsonl").write_text("[1]\n")
     with pytest.raises(InputError, match="the line is not a JSON object: line 1"):
