@@ -73,6 +73,12 @@ def training_data(corpus: Corpus, semantic_ids: SemanticIds, parents: Parents) -
     return sampler_context(corpus, load_file(parents["embed"] / "vectors.safetensors")["vectors"], semantic_ids)
 
 
+def held_out_events(corpus: Corpus) -> DataFrame:
+    """Return the events of validation and test, for checks that refuse them: user and item, int64."""
+    events = corpus.interactions
+    return events.loc[events["part"] != "train", ["user", "item"]]
+
+
 def popularity_of(corpus: Corpus) -> Tensor:
     """Return the number of training events of each item, int64 [N + 1]; entry 0 is padding."""
     return torch.from_numpy(corpus.popularity("train"))

@@ -32,7 +32,15 @@ from genrec.evaluation.measurement import evaluated_of, measure, with_users
 from genrec.experiment import Experiment, align_stage, kind_of_stage, place_of
 from genrec.model.unconstrained_sampling import DecodingPolicy, greedy_items
 from genrec.progress import say
-from genrec.stage_inputs import Parents, load_policy, load_recommender, load_semantic_ids, popularity_of, training_data
+from genrec.stage_inputs import (
+    Parents,
+    held_out_events,
+    load_policy,
+    load_recommender,
+    load_semantic_ids,
+    popularity_of,
+    training_data,
+)
 from genrec.store import write_json
 from genrec.tokenizer import save_tokenized, tokenize
 from genrec.training import curves
@@ -94,7 +102,13 @@ def build_sft(experiment: Experiment, parents: Parents, folder: Path, watch: cur
     semantic_ids = load_semantic_ids(corpus, parents)
     policy = build_policy(cast(PolicySpecification, experiment.policy), semantic_ids, experiment.seed)
     alignments = experiment.alignments
-    check_before_training(policy, experiment.evaluate, alignments, lambda: training_data(corpus, semantic_ids, parents))
+    check_before_training(
+        policy,
+        experiment.evaluate,
+        alignments,
+        lambda: training_data(corpus, semantic_ids, parents),
+        lambda: held_out_events(corpus),
+    )
     with _tracked(experiment, "sft", folder) as on_row:
         outcome, step = fine_tune(
             policy,
@@ -119,15 +133,18 @@ def build_align(experiment: Experiment, parents: Parents, folder: Path, watch: c
     `place` is that of the stage in the chain of alignments, from 0. For `watch` see `build_sft`.
     """
     from genrec.training.align import AlignmentData, align
+    from genrec.training.early_checks import check_held_out
 
     recipe, corpus, length = experiment.alignments[place], Corpus.load(parents["data"]), experiment.history_length
     semantic_ids = load_semantic_ids(corpus, parents)
     policy = load_policy(experiment, semantic_ids, parents["sft" if place == 0 else align_stage(place - 1)])
     held_out = select_users(examples(corpus, "validation", length), recipe.validation.users, "validation")
+    data = training_data(corpus, semantic_ids, parents)
+    check_held_out(recipe, data, lambda: held_out_events(corpus))
     with _tracked(experiment, align_stage(place), folder) as on_row:
         outcome, step = align(
             policy,
-            AlignmentData(CorpusExamples(corpus, length), training_data(corpus, semantic_ids, parents), held_out),
+            AlignmentData(CorpusExamples(corpus, length), data, held_out, length),
             recipe,
             experiment.seed,
             folder / "checkpoint" / "last",

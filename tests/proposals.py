@@ -54,7 +54,7 @@ class FrozenCopy:
     """A `genrec.types.FrozenPolicy`."""
 
     def __init__(self, policy: Any) -> None:
-        self.source, self.copy, self.refreshed = policy, copy.deepcopy(policy).eval(), 0
+        self.source, self.copy, self.refreshed, self.kept = policy, copy.deepcopy(policy).eval(), 0, False
 
     @property
     def policy(self) -> Any:

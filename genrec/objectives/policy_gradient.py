@@ -17,7 +17,7 @@ from torch import Tensor
 from genrec import plugin_errors
 from genrec.errors import InputError, UsageError
 from genrec.objectives.group_logs import JudgedGroups, group_logs
-from genrec.objectives.preferences import HostRows, PreparedRows
+from genrec.objectives.prepared_rows import HostRows, PreparedRows
 from genrec.objectives.row_scores import scores_of
 from genrec.objectives.rows import places_of, rows_of
 from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of
@@ -121,6 +121,8 @@ class PolicyGradient:
         examples = examples_of(context.source, self.targets, feedback=self.feedback)
         context = context._replace(epoch_steps=-(-len(examples) // context.batch_size))
         proposals = self.candidates.build_proposals(context)
+        if proposals.listed is not None:
+            raise UsageError(f"PolicyGradient.candidates {self.candidates!r} lists candidates in their order; use Preference")
         step = _PolicyGradientStep(self, context, proposals)
         return TrainingStep(
             examples=examples if proposals.examples is None else proposals.examples,

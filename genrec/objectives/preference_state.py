@@ -20,12 +20,13 @@ _PROPOSER = "proposer."  # prefix of the names of a proposer's tensors
 
 
 class PreferenceState:
-    """The tensors that a preference objective changes, with those of its proposer."""
+    """The tensors that a preference objective changes, with those of its proposer and the kept scores of the reference (`cache`)."""
 
-    def __init__(self, context: SamplerContext, proposer: ObjectiveState | None = None) -> None:
+    def __init__(self, context: SamplerContext, proposer: ObjectiveState | None = None, cache: ObjectiveState | None = None) -> None:
         self.gated = False  # whether the proposer leaves out rows on purpose
         self.statistics, self.draw_counts = NegativeStatistics(context), DrawCounts(context.item_count)
         self.proposer: ObjectiveState = FixedTensors() if proposer is None else proposer
+        self.cache: ObjectiveState = FixedTensors() if cache is None else cache
 
     def update(self, rows: SequenceBatch, candidates: Candidates) -> dict[str, Tensor]:
         """Add the candidates after the first of a batch, and return the statistics to log. Rows are on the CPU."""
@@ -38,13 +39,14 @@ class PreferenceState:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors by name."""
-        own = self.statistics.totals | self.draw_counts.tensors()
+        own = self.statistics.totals | self.draw_counts.tensors() | self.cache.tensors()
         return own | {f"{_PROPOSER}{name}": value for name, value in self.proposer.tensors().items()}
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
         """Take the tensors of a checkpoint. Raise ValueError if they do not fit."""
         FixedTensors(self.statistics.totals).restore(saved)
         self.draw_counts.restore(saved)
+        self.cache.restore(saved)
         names = [name for name in saved if name.startswith(_PROPOSER)]
         self.proposer.restore({name.removeprefix(_PROPOSER): saved[name] for name in names})
 

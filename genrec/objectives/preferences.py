@@ -11,22 +11,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
 from genrec import plugin_errors
-from genrec.errors import InputError, UsageError
+from genrec.errors import UsageError
 from genrec.objectives.curve_warnings import FallingPositives
+from genrec.objectives.frozen_policy import device_of
+from genrec.objectives.numbered_examples import NumberedBatch, NumberedExamples
 from genrec.objectives.preference_logs import preference_logs
 from genrec.objectives.preference_state import PreferenceState
+from genrec.objectives.prepared_rows import HostRows, PreparedRows, check_positives, mean_likelihood, mean_loss
+from genrec.objectives.reference_cache import ReferenceCache
 from genrec.objectives.row_scores import scores_of
 from genrec.objectives.rows import places_of, rows_of
 from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of
 from genrec.objectives.validation_pairs import PairMetrics
-from genrec.own_ids import OwnIds, name_item, name_user
-from genrec.preference.candidates import Sampled
+from genrec.preference.candidates import Pairs, Sampled
 from genrec.preference.exclusions import Exclusions
 from genrec.preference.losses import DPO, Anchored, LevelWeighted, SoftmaxDPO
 from genrec.preference.losses.kto import check_mismatched_pairs
@@ -55,31 +58,13 @@ else:
     RewardOrNone = Annotated[object, Reward | None]  # tyro follows the class of the value; it cannot parse a protocol or None
 
 
-class HostRows:
-    """The CPU tensors of a step. A plain class, so that Lightning does not move them to the GPU: reading them blocks nothing."""
-
-    def __init__(self, rows: SequenceBatch, candidates: Candidates | None) -> None:
-        self.rows, self.candidates = rows, candidates
-
-
-class PreparedRows(NamedTuple):
-    """The input of a preference step."""
-
-    batch: SequenceBatch | WindowBatch
-    places: Tensor | None  # int64 [X, 2]  window and place of each row; None for prefixes
-    rows: SequenceBatch  # [X]
-    candidates: Candidates | None  # None if they are proposed within the step
-    mismatched: Tensor | None  # int64 [X]  another row's positive, if the loss needs it
-    host: HostRows  # rows and candidates on the CPU
-
-
 @dataclass(frozen=True, kw_only=True)
 class Preference:
     """Prefer the first candidate of a row over the others, by a loss of log-probabilities under policy and reference.
 
     The loss of a step is `weight * (mean of the preference loss) + likelihood * NLL`. The mean is over the rows with a preference:
-    all, unless the proposer has a gate. NLL is the mean of -log p(code) over all rows and levels of the first candidate, which is the
-    logged item for all proposers but files.
+    all, unless the proposer has a gate. Rows of a file may have weights, which both means use. NLL is
+    the mean of -log p(code) over all rows and levels of the first candidate, the logged item for all proposers but files.
     """
 
     loss: PreferenceLoss = field(default_factory=lambda: Anchored(SoftmaxDPO()))  # how candidates are compared
@@ -106,6 +91,10 @@ class Preference:
             needing = "chosen='best'" if self.chosen == "best" else type(self.loss).__name__
             raise UsageError(f"{needing} needs rewards; give Preference.reward, such as RatingRecency() or Popular()")
         _check_pairs(self.loss, self.candidates)
+        if isinstance(self.candidates, Pairs) and self.targets == "all":
+            raise UsageError(
+                "Preference.targets 'all' trains on windows, but Pairs has rows of its own, with one target each; set targets one"
+            )
 
     def check(self, experiment: Any) -> None:
         """Raise UsageError if `targets` is "all" and the policy is not causal."""
@@ -117,10 +106,17 @@ class Preference:
         examples = examples_of(context.source, self.targets, feedback=self.feedback)
         context = context._replace(epoch_steps=-(-len(examples) // context.batch_size))
         proposals = self.candidates.build_proposals(context)
+        own = proposals.examples is not None
         examples = examples if proposals.examples is None else proposals.examples
+        cache = None
+        if proposals.listed is not None or self._is_static(proposals):
+            examples = NumberedExamples(examples, own)
+            assert context.reference is not None
+            if self._is_static(proposals):
+                cache = ReferenceCache(examples, context.batch_size, context.steps, context.reference)
         if self.loss.needs.mismatched:
             check_mismatched_pairs(len(examples), context.batch_size, context.steps)
-        step = _PreferenceStep(self, context, proposals)
+        step = _PreferenceStep(self, context, proposals, cache)
         return TrainingStep(
             examples=examples,
             loss=step.loss,
@@ -132,28 +128,43 @@ class Preference:
             save=step.save,
         )
 
+    def _is_static(self, proposals: Proposals) -> bool:
+        """Return whether the reference scores the same items for an example in every step."""
+        fixed = proposals.static and proposals.in_step is None
+        return fixed and self.targets == "one" and self.chosen == "first" and not self.loss.needs.mismatched
+
 
 class _PreferenceStep:
     """The built objective."""
 
-    def __init__(self, objective: Preference, context: ObjectiveContext, proposals: Proposals) -> None:
+    def __init__(self, objective: Preference, context: ObjectiveContext, proposals: Proposals, cache: ReferenceCache | None) -> None:
         assert context.reference is not None
         self.objective, self.context, self.proposals, self.reference = objective, context, proposals, context.reference
-        self.state = PreferenceState(context.data(), proposals.state)
+        self.cache, self.state = cache, PreferenceState(context.data(), proposals.state, cache)
         self.exclusions = Exclusions(context.data()) if objective.loss.needs.mismatched else None
         with plugin_errors.attribute_to(objective.reward, "while the reward was built"):
             self.rate = None if objective.reward is None else checked_rating(objective.reward, context.data()).rate
         self.checked = False
 
-    def prepare(self, batch: SequenceBatch | WindowBatch, step: int) -> PreparedRows:
+    def prepare(self, batch: SequenceBatch | WindowBatch | NumberedBatch, step: int) -> PreparedRows:
         """Return the input of a step. Runs on the CPU before the step needs it."""
+        number = batch.number if isinstance(batch, NumberedBatch) else None
+        batch = batch.batch if isinstance(batch, NumberedBatch) else batch
         rows, places = rows_of(batch), places_of(batch) if isinstance(batch, WindowBatch) else None
-        candidates = None if self.proposals.on_host is None else self.proposals.on_host(rows, step)
+        candidates = self._on_host(rows, number, step)
         if candidates is not None and self.objective.chosen == "first" and self.objective.loss.needs.positive:
             check_positives(self.objective.loss, rows, candidates, self.context.data().own_ids)
         shift = 1 if places is None else len(places) // 2  # neighboring rows of a window batch have the same user
         mismatched = None if self.exclusions is None else mismatched_items(rows, self.exclusions, shift)
-        return PreparedRows(batch, places, rows, candidates, mismatched, HostRows(rows, candidates))
+        number = None if self.cache is None else number
+        return PreparedRows(batch, places, rows, candidates, mismatched, HostRows(rows, candidates), number)
+
+    def _on_host(self, rows: SequenceBatch, number: Tensor | None, step: int) -> Candidates | None:
+        """Return the candidates of rows on the CPU, the examples `number` int64 [X]; None if they are proposed in the step."""
+        if self.proposals.listed is not None:
+            assert number is not None
+            return self.proposals.listed(number)
+        return None if self.proposals.on_host is None else self.proposals.on_host(rows, step)
 
     def loss(self, prepared: PreparedRows, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a step and the metrics to log."""
@@ -170,9 +181,7 @@ class _PreferenceStep:
         items = candidates.items.masked_fill(~candidates.mask, 0)
         scored = items if prepared.mismatched is None else torch.cat([items, prepared.mismatched.unsqueeze(1)], 1)
         levels = scores.level_log_prob(scored)
-        with torch.no_grad():
-            frozen = scores_of(self.reference.policy, prepared.batch, prepared.places, rows, self.context.normalize)
-            reference_levels = frozen.level_log_prob(scored)
+        reference_levels = self._reference_levels(prepared, scored)
         ours, theirs = (log_probs(each, items.shape[1] - 1, rewards) for each in (levels, reference_levels))
         with plugin_errors.attribute_to(objective.loss, f"in step {step}"):
             terms = objective.loss(ours, theirs)
@@ -181,7 +190,26 @@ class _PreferenceStep:
             self.checked = True
         pair = slice(0, items.shape[1])  # without a mismatched item
         logs |= preference_logs(terms, levels[:, pair].detach(), reference_levels[:, pair], items[:, 1:])
-        return self._total(terms.loss, candidates.rows, levels[:, 0], logs)
+        return self._total(terms.loss, candidates, levels[:, 0], logs)
+
+    @torch.no_grad()
+    def _reference_levels(self, prepared: PreparedRows, scored: Tensor) -> Tensor:
+        """Return the level log-probabilities of items int64 [X, M] under the reference, float32 [X, M, L]."""
+        if self.cache is not None and prepared.number is not None:
+            kept = self.cache.gather(prepared.number, scored.shape[1], self._score_examples)
+            if kept is not None:
+                return kept
+        frozen = scores_of(self.reference.policy, prepared.batch, prepared.places, prepared.rows, self.context.normalize)
+        return frozen.level_log_prob(scored)
+
+    def _score_examples(self, number: Tensor) -> Tensor:
+        """Return the level log-probabilities of all candidates of examples int64 [X] under the reference."""
+        assert self.cache is not None
+        host, device = self.cache.examples.examples.batch(number), device_of(self.reference.policy)
+        candidates, rows = self._on_host(host, number, 0), SequenceBatch(*(each.to(device) for each in host))
+        assert candidates is not None
+        items = candidates.items.masked_fill(~candidates.mask, 0).to(device)
+        return scores_of(self.reference.policy, rows, None, rows, self.context.normalize).level_log_prob(items)
 
     def _judged(self, rows: SequenceBatch, candidates: Candidates, step: int) -> tuple[Candidates, Tensor | None]:
         """Return the candidates, the preferred one first, and their rewards float32 [X, M], -inf where masked."""
@@ -194,18 +222,19 @@ class _PreferenceStep:
         return best_first(candidates, rewards, self.objective.min_gap)
 
     def _total(
-        self, losses: Tensor, counted: Tensor | None, chosen: Tensor, logs: dict[str, Tensor]
+        self, losses: Tensor, candidates: Candidates, chosen: Tensor, logs: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum of the preference loss of rows [X] and the likelihood, and the logs.
 
-        `counted` is bool [X] or None, `chosen` float32 [X, L] holds the level log-probabilities of the first candidate.
+        `chosen` float32 [X, L] holds the level log-probabilities of the first candidate.
         """
-        mean = losses.mean() if counted is None else torch.where(counted, losses, 0.0).sum() / counted.sum().clamp(min=1)
+        counted, weight = candidates.rows, candidates.weight
+        mean = mean_loss(losses, counted, weight)
         total = mean if self.objective.weight == 1 else self.objective.weight * mean
         if counted is not None:
             logs = logs | {"preference_share": counted.float().mean(), "preference_loss": mean.detach()}
         if self.objective.likelihood:
-            likelihood = -(chosen.mean() if self.objective.loss.needs.positive else mean_of_positives(chosen))
+            likelihood = -mean_likelihood(chosen, self.objective.loss.needs.positive, weight)
             logs = logs | {"likelihood_loss": likelihood.detach()}
             total = total + self.objective.likelihood * likelihood
         return total, logs
@@ -226,26 +255,6 @@ def log_probs(levels: Tensor, num_rejected: int | None = None, rewards: Tensor |
     count = total.shape[1] - 1 if num_rejected is None else num_rejected
     mismatched = total[:, 1 + count] if total.shape[1] > 1 + count else None
     return LogProbs(total[:, 0], total[:, 1 : 1 + count], levels.shape[-1], mismatched, rewards, levels[:, : 1 + count])
-
-
-def check_positives(loss: PreferenceLoss, rows: SequenceBatch, candidates: Candidates, own_ids: OwnIds | None) -> None:
-    """Raise InputError if a row that takes part has negatives but no positive, for a loss that needs one. All tensors on the CPU."""
-    missing = ~candidates.mask[:, 0] & candidates.mask[:, 1:].any(1)
-    missing = missing if candidates.rows is None else missing & candidates.rows
-    if bool(missing.any()):
-        row = int(missing.nonzero()[0])
-        item = int(candidates.items[row, 1:][candidates.mask[row, 1:]][0])
-        raise InputError(
-            f"{name_user(own_ids, int(rows.user[row]))} has a rejected item, {name_item(own_ids, item)}, and no preferred one, but "
-            f"{type(loss).__name__} compares the two; use KTO(paired=False), which learns from single items, or leave such rows out "
-            "(Candidates.rows)"
-        )
-
-
-def mean_of_positives(chosen: Tensor) -> Tensor:
-    """Return the mean of level log-probabilities float32 [X, L] over the rows with a positive (not -inf); 0 if there is none."""
-    present = ~chosen.isneginf().any(1, keepdim=True)
-    return chosen.masked_fill(~present, 0.0).sum() / (present.sum() * chosen.shape[1]).clamp(min=1)
 
 
 def best_first(candidates: Candidates, rewards: Tensor, min_gap: float) -> tuple[Candidates, Tensor]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from genrec.errors import UsageError
+from genrec.objectives.numbered_examples import NumberedExamples, without_numbers
 from genrec.objectives.preferences import Preference
 from genrec.objectives.supervised import Supervised
 from genrec.types import Objective, ObjectiveContext, TrainingStep
@@ -54,13 +55,20 @@ class Rounds:
     def build_step(self, context: ObjectiveContext) -> TrainingStep:
         """Return the objective for one policy and one training set."""
         steps = [objective.build_step(context) for objective in self.objectives]
-        lengths = {(type(step.examples), len(step.examples)) for step in steps}
+        for objective, step in zip(self.objectives, steps, strict=True):
+            if isinstance(step.examples, NumberedExamples) and step.examples.own:
+                raise UsageError(
+                    f"Rounds.objectives train on the same batches, got {objective!r}, which has examples of its own; use a chain of "
+                    "alignments, align=(..., ...)"
+                )
+        examples = [without_numbers(step.examples) for step in steps]
+        lengths = {(type(each), len(each)) for each in examples}
         if len(lengths) > 1:
             found = ", ".join(f"{length:,} {kind.__name__}" for kind, length in sorted(lengths, key=str))
             raise UsageError(f"Rounds.objectives must train on the same batches, got {found}; give all the same targets")
         built = _Rounds(self, context, steps)
         return TrainingStep(
-            examples=steps[0].examples,
+            examples=examples[0],
             loss=built.loss,
             prepare=built.prepare,
             begin=built.begin,

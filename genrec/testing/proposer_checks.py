@@ -19,7 +19,8 @@ def check_proposer(proposer: Proposer) -> None:
 
     Checked, on batches of prefixes and of windows:
 
-    - it is a frozen dataclass, and `build_proposals(context)` returns `Proposals` with one of `on_host` and `in_step`;
+    - it is a frozen dataclass, and `build_proposals(context)` returns `Proposals` with one of `on_host`, `in_step` and
+      `listed`;
     - candidates are int64 [X, M] with a mask bool [X, M]; items are in the catalog and 0 where masked; a row has no item twice;
     - `rows` is bool [X], and a row that takes part has two candidates or more;
     - equal seeds and steps give equal candidates;
@@ -43,8 +44,8 @@ def _propose(name: str, proposer: Proposer, context: ObjectiveContext, batch: Se
     proposals = call_plugin(name, "build_proposals(context)", lambda: proposer.build_proposals(context))
     if not isinstance(proposals, Proposals):
         raise ContractError(f"{name}: build_proposals(context) must return genrec.types.Proposals, got {type(proposals).__name__}")
-    if (proposals.on_host is None) == (proposals.in_step is None):
-        raise ContractError(f"{name}: give exactly one of Proposals.on_host and Proposals.in_step")
+    if [proposals.on_host, proposals.in_step, proposals.listed].count(None) != 2:
+        raise ContractError(f"{name}: give exactly one of Proposals.on_host, Proposals.in_step and Proposals.listed")
     if proposals.examples is not None:  # the proposer chooses its batches
         batch = proposals.examples.batch(torch.arange(min(16, len(proposals.examples))))
     rows = rows_of(batch)

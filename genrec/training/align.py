@@ -51,6 +51,7 @@ class AlignmentData(NamedTuple):
     source: ExampleSource  # training examples
     context: SamplerContext  # training data for samplers and rewards, without a policy
     held_out: Examples | None = None  # validation users, for measuring alone
+    history_length: int | None = None  # most items of a history; None: no limit
 
 
 class FrozenPolicies:
@@ -144,6 +145,7 @@ def context_of(policy: Policy, data: AlignmentData, recipe: Align, seed: int, fr
         batch_size=recipe.optimization.batch_size,
         seed=seed,
         validation=None if held_out is None else select_users(held_out, MAX_USERS, "validation"),
+        history_length=data.history_length,
     )
 
 

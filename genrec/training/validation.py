@@ -125,6 +125,5 @@ def seen_items(corpus: Corpus, before: Literal["validation", "test"] = "test") -
 
 
 def user_ids(corpus: Corpus, users: Tensor) -> list[str]:
-    """Return the ids of users int64 [B], numbered from 1, as the data set has them."""
-    ids: list[str] = corpus.user_ids[users.cpu().numpy() - 1].tolist()
-    return ids
+    """Return the ids of users int64 [B], numbered from 1, as the data set has them; 0 is a history without a user, of a file."""
+    return [str(corpus.user_ids[number - 1]) if number else "(a history of a pair file)" for number in users.tolist()]

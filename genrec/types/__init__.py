@@ -77,6 +77,7 @@ from genrec.types.policy import (
 from genrec.types.preference import (
     CandidateFilter,
     CheckedContext,
+    CheckedHeldOut,
     ComposedSampler,
     Draw,
     ItemVectors,
@@ -107,6 +108,7 @@ __all__ = [
     "CatalogPolicy",
     "CatalogQuantizer",
     "CheckedContext",
+    "CheckedHeldOut",
     "CheckedSpecification",
     "ComposedSampler",
     "ConstrainedPolicy",

@@ -75,6 +75,11 @@ class FrozenPolicy(Protocol):
         """The copy. It is one object for the whole training."""
         ...
 
+    @property
+    def kept(self) -> bool:
+        """Whether the weights are part of the checkpoint, because they change during training."""
+        ...
+
     def keep(self) -> None:
         """Make the weights part of the checkpoint. To be called when an objective is built that will refresh the copy."""
         ...
@@ -98,6 +103,7 @@ class ObjectiveContext(NamedTuple):
     seed: int  # the random numbers of a step depend on it, see `genrec.randomness.generator`
     epoch_steps: int = 0  # steps of an epoch over the objective's examples; the objective sets it for its proposer
     validation: TrainingExamples | None = None  # validation users with their held-out item, as a `SequenceBatch`; never trained on
+    history_length: int | None = None  # most items of a history, for a proposer with examples of its own; None: no limit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +138,7 @@ class Candidates(NamedTuple):
     rows: Tensor | None = None  # bool [X]  rows that take part, such as those past a hit gate; None: all
     behavior: Tensor | None = None  # float32 [X, M]  log-probability under the policy that drew them; None: they were not sampled
     codes: Tensor | None = None  # int64 [X, M, L]  codes to score in place of the items', for Semantic IDs that no item has
+    weight: Tensor | None = None  # float32 [X]  weight of each row in the mean of the loss, above 0; None: all 1
 
 
 class RowScores(Protocol):
@@ -152,13 +159,14 @@ class RowScores(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Proposals:
-    """A proposer for one training set. Exactly one of `on_host` and `in_step` is given."""
+    """A proposer for one training set. Exactly one of `on_host`, `in_step` and `listed` is given."""
 
     on_host: Callable[[SequenceBatch, int], Candidates] | None = None  # (rows on the CPU, step); reads no changing weights
     in_step: Callable[[SequenceBatch, SequenceBatch, int, RowScores], Candidates] | None = (
         None  # (rows, rows on the CPU, step, scores)
     )
     examples: TrainingExamples | None = None  # examples of the proposer's own, such as pairs from a file; None: those of the objective
+    listed: Callable[[Tensor], Candidates] | None = None  # (numbers int64 [X] of `examples`), on the CPU; they never change
     static: bool = False  # the candidates of an example never change; reference log-probabilities are then computed once
     begin: Callable[[int], None] | None = None  # called with each step before its candidates are needed in the step
     state: ObjectiveState | None = None  # tensors for the checkpoint

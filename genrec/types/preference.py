@@ -134,6 +134,18 @@ class CheckedContext(Protocol):
 
 
 @runtime_checkable
+class CheckedHeldOut(Protocol):
+    """A component of alignment with preferences of the user's own, which must not hold the events of validation and test."""
+
+    def check_held_out(self, context: SamplerContext, held_out: DataFrame) -> None:
+        """Raise a `genrec.errors.GenrecError` if it prefers a held-out event. Called before any training, and only to refuse.
+
+        `held_out` has the columns user and item, int64: all events of validation and test.
+        """
+        ...
+
+
+@runtime_checkable
 class CandidateFilter(Protocol):
     """The specification of a candidate filter: a frozen dataclass; see `genrec.preference.filters`."""
 

@@ -16,7 +16,8 @@ from genrec.errors import Stopped, UsageError
 from genrec.experiment import Experiment
 from genrec.objectives import Preference, Rounds, Supervised
 from genrec.objectives.frozen_policy import as_module
-from genrec.objectives.preferences import PreparedRows, mismatched_items
+from genrec.objectives.preferences import mismatched_items
+from genrec.objectives.prepared_rows import PreparedRows
 from genrec.objectives.row_scores import scores_of
 from genrec.preference.candidates import Sampled
 from genrec.preference.candidates.step_sampler import StepSampler

@@ -98,10 +98,10 @@ def joined(parts: list[Candidates], target: Tensor, representative: Tensor) -> C
 
     `representative` int64 [N + 1] is the lowest item with the same Semantic ID.
     """
-    if any(part.behavior is not None or part.codes is not None for part in parts):
+    if any(part.behavior is not None or part.codes is not None or part.weight is not None for part in parts):
         raise UsageError(
-            "Together joins items of the catalog, got a proposer with behavior log-probabilities or codes; use proposers such as "
-            "TopItems, History and Sampled"
+            "Together joins items of the catalog, got a proposer with behavior log-probabilities, codes or weights; use proposers "
+            "such as TopItems, History and Sampled"
         )
     items, masks = [target.unsqueeze(1)], [torch.ones_like(target, dtype=torch.bool).unsqueeze(1)]
     for part in parts:

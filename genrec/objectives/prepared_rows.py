@@ -1,0 +1,67 @@
+"""The input of a preference step, its check, and means over its rows."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from genrec.errors import InputError
+from genrec.own_ids import OwnIds, name_item, name_user
+from genrec.types import Candidates, PreferenceLoss, SequenceBatch, WindowBatch
+
+
+class HostRows:
+    """The CPU tensors of a step. A plain class, so that Lightning does not move them to the GPU: reading them blocks nothing."""
+
+    def __init__(self, rows: SequenceBatch, candidates: Candidates | None) -> None:
+        self.rows, self.candidates = rows, candidates
+
+
+class PreparedRows(NamedTuple):
+    """The input of a preference step."""
+
+    batch: SequenceBatch | WindowBatch
+    places: Tensor | None  # int64 [X, 2]  window and place of each row; None for prefixes
+    rows: SequenceBatch  # [X]
+    candidates: Candidates | None  # None if they are proposed within the step
+    mismatched: Tensor | None  # int64 [X]  another row's positive, if the loss needs it
+    host: HostRows  # rows and candidates on the CPU
+    number: Tensor | None = None  # int64 [X]  numbers of the examples, if the reference's log-probabilities are kept
+
+
+def check_positives(loss: PreferenceLoss, rows: SequenceBatch, candidates: Candidates, own_ids: OwnIds | None) -> None:
+    """Raise InputError if a row that takes part has negatives but no positive, for a loss that needs one. All tensors on the CPU."""
+    missing = ~candidates.mask[:, 0] & candidates.mask[:, 1:].any(1)
+    missing = missing if candidates.rows is None else missing & candidates.rows
+    if bool(missing.any()):
+        row = int(missing.nonzero()[0])
+        item = int(candidates.items[row, 1:][candidates.mask[row, 1:]][0])
+        raise InputError(
+            f"{name_user(own_ids, int(rows.user[row]))} has a rejected item, {name_item(own_ids, item)}, and no preferred one, but "
+            f"{type(loss).__name__} compares the two; use KTO(paired=False), which learns from single items, or leave such rows out "
+            "(Candidates.rows)"
+        )
+
+
+def mean_loss(losses: Tensor, counted: Tensor | None, weight: Tensor | None) -> Tensor:
+    """Return the mean of losses float32 [X] over the counted rows (None: all), weighted by `weight` float32 [X] (None: all 1)."""
+    if weight is None:
+        return losses.mean() if counted is None else torch.where(counted, losses, 0.0).sum() / counted.sum().clamp(min=1)
+    weight = weight if counted is None else torch.where(counted, weight, 0.0)
+    return torch.where(weight > 0, weight * losses, 0.0).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+
+
+def mean_likelihood(chosen: Tensor, has_positives: bool, weight: Tensor | None) -> Tensor:
+    """Return the mean of level log-probabilities float32 [X, L] of the first candidates, weighted by row as `mean_loss`.
+
+    Unless `has_positives`, rows may be without a positive (-inf), and these are left out; the mean of no rows is 0.
+    """
+    if weight is None and has_positives:
+        return chosen.mean()
+    present = ~chosen.isneginf().any(1)
+    rows = chosen.masked_fill(~present.unsqueeze(1), 0.0)
+    if weight is None:
+        return rows.sum() / (present.sum() * chosen.shape[1]).clamp(min=1)
+    return mean_loss(rows.mean(1), present, weight)

@@ -1,0 +1,210 @@
+"""Pairs and ranked lists from a file, in the user's ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pandas import DataFrame
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from genrec.errors import InputError, UsageError
+from genrec.id_matching import Ids, likely_cause
+from genrec.input_files import normalize_paths
+from genrec.item_rows import repeated
+from genrec.preference.candidates.pair_rows import SUFFIXES, FileFormat, PairRow, RowProblems, read_pairs, read_trl, write_trl
+from genrec.preference.exclusions import representatives
+from genrec.progress import say
+from genrec.store import Signature, file_hash, signature_of
+from genrec.types import Candidates, ObjectiveContext, Proposals, SamplerContext, SequenceBatch
+from genrec.types.specification import check_types
+
+__all__ = ["PairExamples", "PairRow", "Pairs", "read_pairs", "read_trl", "write_trl"]
+NO_USER = 0  # user number of rows with a history of their own
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs or ranked lists from a CSV, Parquet or JSON lines file: the rows of the file are the training examples.
+
+    Columns: `user` (the history is the user's training events before the last `chosen` among them, all of them if it is not there)
+    or `history` (a JSON array of item ids, oldest first); `chosen` and `rejected` (an id or a JSON array of ids), or `ranked` (a JSON
+    array, best first: the first is preferred to each of the others); and `weight` of the row's loss, 1 by default. With
+    `format="trl"` the columns are TRL's `prompt`, `chosen`, `rejected`, see `read_trl`.
+
+    A rejected item with the Semantic ID of `chosen`, or of an earlier rejected one, is left out.
+    """
+
+    path: Path | str  # .csv, .parquet, .jsonl or .ndjson
+    format: FileFormat = "genrec"
+
+    def __post_init__(self) -> None:
+        normalize_paths(self, "path")  # `fingerprint` is in the key instead of a path
+        check_types(self, "Pairs")
+        if self._path.suffix.lower() not in SUFFIXES:
+            raise UsageError(f"Pairs.path must end in {', '.join(SUFFIXES)}, got {self._path}")
+
+    @property
+    def _path(self) -> Path:
+        return Path(self.path)
+
+    def fingerprint(self, root: Path) -> str:
+        """Return the SHA-256 of the file."""
+        try:
+            return _file_hash(self._path.absolute(), signature_of(self._path))
+        except OSError as error:
+            raise InputError(f"the pair file {self._path} can't be read ({error}); correct the path") from None
+
+    def file_names(self) -> tuple[str, ...]:
+        """Return the name of the file, for labels."""
+        return (self._path.name,)
+
+    def check(self, experiment: Any) -> None:
+        """Raise InputError if the file is missing or has rows that are not of the format."""
+        read_pairs(self._path, self.format)
+
+    def check_context(self, context: SamplerContext) -> None:
+        """Raise InputError for ids that are not in the training data, and for users without an event before `chosen`."""
+        self._resolved(context, None)
+
+    def check_held_out(self, context: SamplerContext, held_out: DataFrame) -> None:
+        """Raise InputError if a row prefers an event (user, item) that is held out and not also a training event.
+
+        `held_out` has the columns user and item, int64. A row with `history` names no user and cannot be compared.
+        """
+        examples, problems = self._resolved(context, None), RowProblems(self._path)
+        trained = set(zip(*(context.interactions[name] for name in ("user", "item")), strict=True))
+        forbidden = set(zip(*(held_out[name] for name in ("user", "item")), strict=True)) - trained
+        for row, event in zip(examples.rows, zip(examples.user.tolist(), examples.items[:, 0].tolist(), strict=True), strict=True):
+            if event in forbidden:
+                problems.add(row.line, "chosen is a held-out event of the user", f"user {row.user!r}, item {row.chosen!r}")
+        problems.check(len(examples), "remove them: a policy that trains on them has seen what it is evaluated on")
+
+    def build_proposals(self, context: ObjectiveContext) -> Proposals:
+        """Return the proposer, with its own examples."""
+        examples = self._resolved(context.data(), context.history_length)
+        left_out = sum(len(row.rejected) + 1 for row in examples.rows) - int(examples.mask.sum())
+        if left_out:
+            say(f"{self._path.name}: {left_out} rejected items have the Semantic ID of another item of their row and are left out")
+        return Proposals(examples=examples, listed=examples.candidates, static=True)
+
+    def _resolved(self, context: SamplerContext, history_length: int | None) -> PairExamples:
+        return resolve(read_pairs(self._path, self.format), context, history_length, self._path)
+
+
+@dataclass(frozen=True, eq=False)
+class PairExamples:
+    """The rows of a file as training examples with their candidates. All tensors are on the CPU."""
+
+    rows: tuple[PairRow, ...]  # R
+    user: Tensor  # int64 [R]  `NO_USER` where the row has a history of its own
+    items: Tensor  # int64 [R, 1 + K]  chosen and rejected items, 0 where masked
+    mask: Tensor  # bool [R, 1 + K]
+    weight: Tensor  # float32 [R]
+    events: Tensor  # int64 [E]  items of all histories
+    begin: Tensor  # int64 [R]  where the row's history begins in `events`
+    end: Tensor  # int64 [R]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, index: Tensor) -> SequenceBatch:
+        """Return the rows int64 [B] with their history; the target is the chosen item."""
+        begin, end = self.begin[index], self.end[index]
+        place = end[:, None] - torch.arange(int((end - begin).max()) if len(index) else 0, 0, -1)
+        history = torch.where(place >= begin[:, None], self.events[place.clamp(min=0)], 0)
+        return SequenceBatch(self.user[index], history, self.items[index, 0])
+
+    def candidates(self, index: Tensor) -> Candidates:
+        """Return the candidates of the rows int64 [B]. A row without a rejected item takes no part."""
+        mask = self.mask[index]
+        return Candidates(self.items[index], mask, mask[:, 1:].any(1), weight=self.weight[index])
+
+
+def resolve(rows: tuple[PairRow, ...], context: SamplerContext, history_length: int | None, path: Path) -> PairExamples:
+    """Return the rows with the numbers of users and items. Histories are cut to the newest `history_length` items (None: whole).
+
+    Raises InputError, with the lines, for unknown ids and for users without an event before `chosen`.
+    """
+    item_numbers, user_numbers = _item_numbers(context), _user_numbers(context)
+    problems, unknown = RowProblems(path), {"item": list[str](), "user": list[str]()}
+
+    def numbers(row: PairRow, ids: tuple[str, ...], known: dict[str, int], kind: str) -> list[int]:
+        missing = [each for each in ids if each not in known]
+        if missing:
+            unknown["user" if kind == "user" else "item"] += missing
+            problems.add(row.line, f"unknown {kind}", ", ".join(map(repr, missing[:3])))
+        return [known.get(each, 0) for each in ids]
+
+    events, bounds = _training_events(context)
+    items, users, places, own = [], [], [], list[int]()
+    for row in rows:
+        items.append(torch.tensor(numbers(row, (row.chosen, *row.rejected), item_numbers, "item")))
+        if row.user is None:
+            history = numbers(row, row.history or (), item_numbers, "history item")
+            users.append(NO_USER)
+            places.append((len(events) + len(own), len(events) + len(own) + len(history)))
+            own += history
+            continue
+        users.append(numbers(row, (row.user,), user_numbers, "user")[0])
+        begin, end = bounds.get(users[-1], (0, 0))
+        taken = np.flatnonzero(events[begin:end] == int(items[-1][0]))
+        places.append((begin, begin + int(taken[-1]) if len(taken) else end))
+        if users[-1] and places[-1][0] == places[-1][1]:
+            problems.add(row.line, "the user has no training event before chosen", f"user {row.user!r}, item {row.chosen!r}")
+    problems.check(len(rows), _advice(unknown, item_numbers, user_numbers))
+    padded = pad_sequence(items, batch_first=True)
+    kept = representatives(context)[padded]
+    mask = (kept > 0) & ~repeated(kept)
+    begin_end = torch.tensor(places)
+    begins = begin_end[:, 0] if history_length is None else torch.maximum(begin_end[:, 0], begin_end[:, 1] - history_length)
+    return PairExamples(
+        rows=rows,
+        user=torch.tensor(users),
+        items=padded.masked_fill(~mask, 0),
+        mask=mask,
+        weight=torch.tensor([row.weight for row in rows], dtype=torch.float32),
+        events=torch.cat([torch.from_numpy(events), torch.tensor(own, dtype=torch.int64)]),
+        begin=begins,
+        end=begin_end[:, 1],
+    )
+
+
+def _item_numbers(context: SamplerContext) -> dict[str, int]:
+    """Return the number of each item id; without a catalog the ids are the numbers."""
+    ids = [str(number) for number in range(1, context.item_count + 1)] if context.items is None else context.items["item_id"]
+    return {str(name): number for number, name in enumerate(ids, 1)}
+
+
+def _user_numbers(context: SamplerContext) -> dict[str, int]:
+    users = np.unique(context.interactions["user"].to_numpy()).tolist()
+    return {str(user) if context.own_ids is None else context.own_ids.user(user): user for user in users}
+
+
+def _training_events(context: SamplerContext) -> tuple[np.ndarray[Any, Any], dict[int, tuple[int, int]]]:
+    """Return the items of all training events by user and time, int64 [E], and where each user's events begin and end."""
+    users, times, items = (context.interactions[name].to_numpy("int64") for name in ("user", "time", "item"))
+    order = np.lexsort((times, users))  # stable: events at one time keep the order of the source
+    names, begins = np.unique(users[order], return_index=True)
+    ends = [*begins.tolist()[1:], len(items)]
+    return items[order].copy(), {user: (begin, end) for user, begin, end in zip(names.tolist(), begins.tolist(), ends, strict=True)}
+
+
+def _advice(unknown: dict[str, list[str]], items: dict[str, int], users: dict[str, int]) -> str:
+    """Return what to do about rows with problems, with the likely cause of unknown ids."""
+    for kind, known in (("item", items), ("user", users)):
+        if unknown[kind]:
+            cause = likely_cause(Ids("the pairs", unknown[kind]), Ids(f"the {kind}s", list(known)))
+            shown = f"; the ids of {kind}s are such as {next(iter(known))!r}"
+            return f"correct or remove them{shown if cause is None else f'; {cause}'}"
+    return "correct or remove them"
+
+
+@lru_cache(maxsize=64)
+def _file_hash(path: Path, signature: Signature) -> str:
+    return file_hash(path)

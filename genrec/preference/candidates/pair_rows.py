@@ -1,0 +1,255 @@
+"""Rows of a pair file in the user's ids: CSV, Parquet, JSON lines, and TRL's preference format. Nothing is looked up here."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from genrec.errors import InputError, UsageError
+from genrec.input_files import parse_json, reading
+from genrec.store import Signature, signature_of
+
+FileFormat = Literal["genrec", "trl"]
+COLUMNS = ("user", "history", "chosen", "rejected", "ranked", "weight")
+TRL_COLUMNS = ("prompt", "chosen", "rejected")
+SUFFIXES = (".csv", ".parquet", ".jsonl", ".ndjson")
+JSON_LINES = (".jsonl", ".ndjson")
+SHOWN = 5  # rows of each reason in a message
+
+
+class PairRow(NamedTuple):
+    """One row of a file: a history, the preferred item and the rejected ones, in the ids of the source."""
+
+    chosen: str
+    rejected: tuple[str, ...]  # at least one, distinct, without `chosen`
+    user: str | None = None  # the history is this user's training events before `chosen`
+    history: tuple[str, ...] | None = None  # oldest first, not empty; given if there is no user
+    weight: float = 1.0  # of the row's loss, above 0
+    line: int = 0  # line of the file, or row of a Parquet file, from 1
+
+
+class RowProblems:
+    """The rows of a file that cannot be used, by reason."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.unit = path, "row" if path.suffix.lower() == ".parquet" else "line"
+        self.found: dict[str, list[str]] = {}
+
+    def add(self, line: int, reason: str, shown: str = "") -> None:
+        """Add a row; `shown` is the value to show."""
+        self.found.setdefault(reason, []).append(f"{self.unit} {line}" + (f" ({shown})" if shown else ""))
+
+    def check(self, total: int, advice: str = "correct or remove them") -> None:
+        """Raise InputError if there is a problem; `total` is the number of rows of the file."""
+        if not self.found:
+            return
+        count = sum(map(len, self.found.values()))
+        reasons = "; ".join(f"{reason}: {_listed(places)}" for reason, places in self.found.items())
+        raise InputError(f"{self.path}: {count} of {total} rows can't be used: {reasons}; {advice}")
+
+
+def read_pairs(path: Path | str, format: FileFormat = "genrec") -> tuple[PairRow, ...]:
+    """Read a pair file. Within a process, a file is read again only if its size, times or inode have changed.
+
+    Raises InputError, with the lines, for a file that is missing, damaged or empty and for rows that are not of the format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"the pair file {path} does not exist; expected a file that ends in {', '.join(SUFFIXES)}; correct the path")
+    return _read(path.absolute(), format, signature_of(path))
+
+
+def read_trl(path: Path | str) -> tuple[PairRow, ...]:
+    """Read a file of TRL's preference format, one object `{"prompt", "chosen", "rejected"}` per line.
+
+    `prompt` is the history: a JSON array of item ids, oldest first, as text or as an array. `chosen` and `rejected` are item ids.
+    """
+    return read_pairs(path, "trl")
+
+
+def write_trl(rows: Iterable[PairRow], path: Path | str) -> None:
+    """Write a file in TRL's preference format, one line for each rejected item; prompts are texts, as TRL expects (see `read_trl`).
+
+    The format has no users and no weights: raises UsageError for a row without a history or with a weight other than 1.
+    """
+    lines = []
+    for number, row in enumerate(rows, 1):
+        if row.history is None:
+            raise UsageError(
+                f"row {number} has user {row.user!r} and no history, which TRL's format needs as the prompt; give PairRow.history"
+            )
+        if row.weight != 1:
+            raise UsageError(
+                f"row {number} has the weight {row.weight}, which TRL's format cannot hold; write a pair file with `weight`"
+            )
+        prompt = json.dumps(row.history, ensure_ascii=False)
+        lines += [json.dumps({"prompt": prompt, "chosen": row.chosen, "rejected": each}, ensure_ascii=False) for each in row.rejected]
+    Path(path).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, format: FileFormat, signature: Signature) -> tuple[PairRow, ...]:
+    problems, rows, total = RowProblems(path), [], 0
+    for line, record in _records(path, format, problems):
+        total += 1
+        if record is None:
+            continue
+        try:
+            rows.append(_trl_row(record, line) if format == "trl" else _row(record, line, path.suffix.lower() not in JSON_LINES))
+        except ValueError as error:
+            problems.add(line, *error.args)
+    problems.check(total)
+    if not rows:
+        raise InputError(f"{path} holds no rows; expected one pair or list per row")
+    return tuple(rows)
+
+
+def _records(path: Path, format: FileFormat, problems: RowProblems) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
+    """Yield the line and the values of each row; None for a row that cannot be parsed, which is added to the problems."""
+    known, suffix = TRL_COLUMNS if format == "trl" else COLUMNS, path.suffix.lower()
+    read = _json_lines if suffix in JSON_LINES else _csv if suffix == ".csv" else _parquet
+    with reading(path, f"a {suffix} file in UTF-8"):
+        for line, record in read(path, problems):
+            _check_columns(path, line, record or {}, known)
+            yield line, record
+
+
+def _check_columns(path: Path, line: int, names: Iterable[str], known: tuple[str, ...]) -> None:
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise InputError(
+            f"{path} has the column {unknown[0]!r} (row or line {line}), expected columns of {', '.join(known)}; rename it"
+        )
+
+
+def _csv(path: Path, problems: RowProblems) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
+    """Yield the rows of a CSV file; an empty field is a missing value."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        names = next(reader, [])
+        _check_columns(path, 1, names, TRL_COLUMNS + COLUMNS)
+        for fields in reader:
+            if not fields:
+                continue
+            if len(fields) != len(names):
+                problems.add(reader.line_num, f"the row does not have the {len(names)} columns of the header", f"{len(fields)} fields")
+                yield reader.line_num, None
+            else:
+                yield reader.line_num, {name: field or None for name, field in zip(names, fields, strict=True)}
+
+
+def _parquet(path: Path, problems: RowProblems) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as file:
+        number = 0
+        for batch in file.iter_batches():
+            for record in batch.to_pylist():
+                number += 1
+                yield number, {name: value for name, value in record.items() if name != "__index_level_0__"}
+
+
+def _json_lines(path: Path, problems: RowProblems) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
+    with path.open(encoding="utf-8-sig") as file:
+        for line, text in enumerate(file, 1):
+            if not text.strip():
+                continue
+            record = _parsed(text)
+            if not isinstance(record, dict):
+                problems.add(line, "the line is not a JSON object")
+            yield line, record if isinstance(record, dict) else None
+
+
+def _row(record: Mapping[str, Any], line: int, text_arrays: bool) -> PairRow:
+    """Return the row of a record. Raises ValueError with the reason and, for messages, the value.
+
+    With `text_arrays` a text that begins with `[` is a JSON array.
+    """
+    user, history, chosen, rejected, ranked, weight = (record.get(name) for name in COLUMNS)
+    if (user is None) == (history is None):
+        raise ValueError("a row needs either a user or a history", "both" if user is not None else "neither")
+    items = None if history is None else _array(history, "history")
+    if items == ():
+        raise ValueError("history is empty, and no item can be predicted from it")
+    if ranked is not None:
+        if chosen is not None or rejected is not None:
+            raise ValueError("a row has either ranked or chosen and rejected", "both")
+        best, others = _ranked(ranked)
+    else:
+        if chosen is None or rejected is None:
+            raise ValueError("a row needs chosen and rejected, or ranked")
+        is_array = isinstance(rejected, list) or (text_arrays and isinstance(rejected, str) and rejected.startswith("["))
+        best, others = _id(chosen, "chosen"), _array(rejected, "rejected") if is_array else (_id(rejected, "rejected"),)
+    _check_items(best, others)
+    return PairRow(best, others, None if user is None else _id(user, "user"), items, _weight(weight), line)
+
+
+def _trl_row(record: Mapping[str, Any], line: int) -> PairRow:
+    """Return the row of a record of TRL's format. Raises ValueError with the reason and, for messages, the value."""
+    for name in TRL_COLUMNS:
+        if record.get(name) is None:
+            raise ValueError(f"the row has no {name}")
+    history = _array(record["prompt"], "prompt")
+    if not history:
+        raise ValueError("prompt is empty, and no item can be predicted from it")
+    chosen, rejected = _id(record["chosen"], "chosen"), (_id(record["rejected"], "rejected"),)
+    _check_items(chosen, rejected)
+    return PairRow(chosen, rejected, None, history, 1.0, line)
+
+
+def _ranked(value: object) -> tuple[str, tuple[str, ...]]:
+    ids = _array(value, "ranked")
+    if len(ids) < 2:
+        raise ValueError("ranked needs two or more items", repr(list(ids)))
+    return ids[0], ids[1:]
+
+
+def _check_items(chosen: str, rejected: tuple[str, ...]) -> None:
+    if not rejected:
+        raise ValueError("rejected is empty")
+    if chosen in rejected:
+        raise ValueError("chosen is also rejected", repr(chosen))
+    if len(set(rejected)) < len(rejected):
+        raise ValueError("an item occurs twice", repr(next(each for each in rejected if rejected.count(each) > 1)))
+
+
+def _array(value: object, name: str) -> tuple[str, ...]:
+    found = _parsed(value) if isinstance(value, str) else value
+    if not isinstance(found, list):
+        raise ValueError(f"{name} must be a JSON array of item ids", repr(value)[:80])
+    return tuple(_id(each, name) for each in found)
+
+
+def _id(value: object, name: str) -> str:
+    if isinstance(value, str | int) and not isinstance(value, bool) and str(value):
+        return str(value)
+    raise ValueError(f"{name} must hold ids, as text or integers", repr(value)[:80])
+
+
+def _weight(value: object) -> float:
+    if value is None:
+        return 1.0
+    try:
+        weight = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        weight = math.nan
+    if not (math.isfinite(weight) and weight > 0):
+        raise ValueError("weight must be a number above 0", repr(value)[:80])
+    return weight
+
+
+def _parsed(text: str) -> object:
+    """Return the JSON value of a text, or None if it is not valid JSON."""
+    try:
+        return parse_json(text)
+    except ValueError:
+        return None
+
+
+def _listed(places: list[str]) -> str:
+    return ", ".join(places[:SHOWN]) + (f" and {len(places) - SHOWN} more" if len(places) > SHOWN else "")

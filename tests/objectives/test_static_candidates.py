@@ -1,0 +1,205 @@
+"""Candidates that never change: the reference scores each example once, with the results of scoring it in every step."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from alignments import align, built_step, corpus, parts, recipe, take
+from preference_stages import stage
+from torch import Tensor
+from worlds import cyclic
+
+from genrec.errors import InputError, Stopped, UsageError
+from genrec.experiment import Optimization, Validation
+from genrec.objectives import PolicyGradient, Preference, Rounds, Supervised
+from genrec.objectives.prepared_rows import mean_likelihood, mean_loss
+from genrec.objectives.reference_cache import ReferenceCache
+from genrec.pipeline import run
+from genrec.preference.candidates import History, Pairs
+from genrec.preference.losses import SoftmaxDPO
+from genrec.types import TrainingStep
+
+
+def pair_file(path: Path, rows: int = 24) -> Path:
+    """Write pairs of training users: the second training item is preferred to two items that follow much later."""
+    events = corpus().part("train")
+    lines = []
+    for user, items in list(events.groupby("user")["item"])[:rows]:
+        chosen = int(items.iloc[2])
+        rejected = [corpus().own_ids.item((chosen + shift) % 40 + 1) for shift in (15, 20)]
+        row: dict[str, Any] = {"user": corpus().own_ids.user(int(str(user))), "chosen": corpus().own_ids.item(chosen)}
+        lines.append(json.dumps(row | {"rejected": rejected, "weight": 1 + len(lines) % 3}))
+    path.write_text("\n".join(lines))
+    return path
+
+
+def changed(change: dict[str, Any]) -> tuple[TrainingStep, Any, Any]:
+    """Return a built alignment in which the policy is no longer the reference."""
+    step, context, frozen, _ = built_step(recipe(**change))
+    with torch.no_grad():
+        for parameter in context.policy.parameters():  # type: ignore[attr-defined]
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    return step, context, frozen
+
+
+def candidates_of(name: str, folder: Path) -> Any:
+    return History(size=4) if name == "history" else Pairs(pair_file(folder / "pairs.jsonl"))
+
+
+@pytest.mark.parametrize("name", ["history", "pairs"])
+def test_kept_scores_give_the_losses_of_scores_in_every_step(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    change = {"candidates": candidates_of(name, tmp_path), "batch_size": 16, "max_steps": 40}
+    step, _, frozen = changed(change)
+    found = [take(step, frozen, step.examples.batch(torch.arange(n, n + 8)), n) for n in range(3)]
+    assert step.state is not None
+    assert len(step.state.tensors()["reference_levels"]) == len(step.examples)
+    monkeypatch.setattr(ReferenceCache, "_fill", lambda *_: False)
+    step, _, frozen = changed(change)
+    for number, (loss, logs) in enumerate(found):
+        other, other_logs = take(step, frozen, step.examples.batch(torch.arange(number, number + 8)), number)
+        assert loss.item() == pytest.approx(other.item(), abs=1e-6)
+        assert {key: float(value) for key, value in logs.items()} == pytest.approx(
+            {key: float(value) for key, value in other_logs.items()}, abs=1e-5
+        )
+
+
+def test_the_reference_scores_each_example_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, _, frozen = changed({"candidates": candidates_of("pairs", tmp_path), "batch_size": 8})
+    policy, scored = frozen.reference.policy, []
+    original = policy.level_log_prob
+
+    def counting(history: Tensor, items: Tensor) -> Tensor:
+        scored.append(len(items))
+        values: Tensor = original(history, items)
+        return values
+
+    monkeypatch.setattr(policy, "level_log_prob", counting)
+    for number in range(5):
+        take(step, frozen, step.examples.batch(torch.arange(8)), number)
+    assert (len(step.examples), sum(scored)) == (24, 24)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"refresh_reference": 5},  # the reference changes
+        {"max_steps": 1},  # 8 of 24 examples are used
+    ],
+)
+def test_scores_that_change_or_do_not_pay_are_not_kept(change: dict[str, Any], tmp_path: Path) -> None:
+    step, _, frozen = changed({"candidates": candidates_of("pairs", tmp_path), "batch_size": 8} | change)
+    take(step, frozen, step.examples.batch(torch.arange(8)), 0)
+    assert step.state is not None
+    assert step.state.tensors()["reference_levels"].numel() == 0
+
+
+def test_a_resumed_training_does_not_score_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = recipe(candidates=candidates_of("pairs", tmp_path), batch_size=8)
+
+    def trained(folder: str, stop_at: int = -1) -> dict[str, Tensor]:
+        built, entries, context = parts()
+        calls = iter(range(9))
+
+        def validate() -> dict[str, float]:
+            if next(calls) == stop_at:
+                os.kill(os.getpid(), signal.SIGINT)
+            return {"ndcg@10": 0.1}
+
+        align(built, entries, context, replace(settings, keep="last"), 0, tmp_path / folder / "last", validate)
+        return built.state_dict()
+
+    whole = trained("whole")
+    with pytest.raises(Stopped, match="stopped at step 20"):
+        trained("parts", stop_at=1)
+
+    def refuse(*_: object) -> bool:
+        raise AssertionError("scored again")
+
+    monkeypatch.setattr(ReferenceCache, "_fill", refuse)
+    again = trained("parts")
+    assert all(torch.equal(value, whole[name]) for name, value in again.items())
+
+
+def test_weights_multiply_the_losses_of_rows() -> None:
+    """Losses 1, 2, 4 with weights 1, 3, 5 and the last row left out: (1 + 6) / 4; the likelihood counts all rows: 27 / 9."""
+    losses, weight = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 3.0, 5.0])
+    assert mean_loss(losses, torch.tensor([True, True, False]), weight).item() == pytest.approx(7 / 4)
+    assert mean_loss(losses, None, weight).item() == pytest.approx(27 / 9)
+    assert mean_loss(losses, torch.zeros(3, dtype=torch.bool), weight).item() == 0
+    assert mean_likelihood(losses[:, None].expand(3, 2), True, weight).item() == pytest.approx(27 / 9)
+
+
+def test_equal_weights_change_nothing(tmp_path: Path) -> None:
+    path = pair_file(tmp_path / "pairs.jsonl")
+    for weight in (1, 7):
+        lines = [json.dumps(json.loads(line) | {"weight": weight}) for line in path.read_text().splitlines()]
+        (tmp_path / f"{weight}.jsonl").write_text("\n".join(lines))
+    losses = []
+    for weight in (1, 7):
+        step, _, frozen = changed({"candidates": Pairs(tmp_path / f"{weight}.jsonl"), "likelihood": 0.5})
+        losses.append(take(step, frozen, step.examples.batch(torch.arange(8)), 0)[0].item())
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+def test_objectives_that_cannot_use_a_file_refuse_it(tmp_path: Path) -> None:
+    pairs = candidates_of("pairs", tmp_path)
+    rounds = Rounds(objectives=(Supervised(), Preference(candidates=pairs)), steps=(1, 1))
+    with pytest.raises(UsageError, match="which has examples of its own; use a chain of alignments"):
+        built_step(recipe(objective=rounds))
+    with pytest.raises(UsageError, match="lists candidates in their order; use Preference"):
+        built_step(recipe(objective=PolicyGradient(candidates=pairs)))
+
+
+def test_rounds_accept_static_candidates() -> None:
+    rounds = Rounds(objectives=(Supervised(), Preference(loss=SoftmaxDPO(), candidates=History(size=4))), steps=(1, 1))
+    step, _, frozen, _ = built_step(recipe(objective=rounds))
+    for number in range(2):
+        assert take(step, frozen, step.examples.batch(torch.arange(8)), number)[0].isfinite()
+
+
+def experiment(path: Path) -> Any:
+    return replace(
+        cyclic(steps=2),
+        align=stage(
+            loss=SoftmaxDPO(),
+            candidates=Pairs(path),
+            optimization=Optimization(max_steps=4, batch_size=8, learning_rate=1e-3),
+            validation=Validation(every=2),
+        ),
+    )
+
+
+def test_an_alignment_with_a_file_through_the_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The corpus has the users of `corpus` and more. A changed file is another alignment; a held-out event stops it before SFT."""
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path / "home"))
+    with pytest.raises(InputError, match=r"the pair file .* does not exist"):
+        experiment(tmp_path / "none.jsonl")
+    events = run(replace(cyclic(steps=2), align=None), last="data")["data"].folder
+    table = pd.read_parquet(events / "interactions.parquet").assign(part=pd.read_parquet(events / "split.parquet")["part"])
+    users = pd.read_parquet(events / "users.parquet")["user_id"]
+    items = pd.read_parquet(events / "items.parquet")["item_id"]
+    rows = [
+        {"user": users[user - 1], "chosen": items[found.iloc[2] - 1], "rejected": items[(found.iloc[2] + 20) % 40]}
+        for user, found in table[table["part"] == "train"].groupby("user")["item"]
+    ]
+    path = tmp_path / "pairs.csv"
+    pd.DataFrame(rows).to_csv(path, index=False)
+    built: list[str] = []
+    run(experiment(path), on_artifact=lambda artifact: built.append(artifact.key))
+    pd.DataFrame(rows[1:]).to_csv(path, index=False)
+    again: list[str] = []
+    run(experiment(path), on_artifact=lambda artifact: again.append(artifact.key))
+    assert [one == two for one, two in zip(built, again, strict=True)] == [True, True, True, True, False, False]
+    test = table[table["part"] == "test"].iloc[0]
+    rows.append({"user": users[test["user"] - 1], "chosen": items[test["item"] - 1], "rejected": rows[0]["rejected"]})
+    pd.DataFrame(rows).to_csv(path, index=False)
+    with pytest.raises(InputError, match="chosen is a held-out event of the user"):
+        run(replace(experiment(path), seed=1))

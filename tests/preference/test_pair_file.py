@@ -1,0 +1,213 @@
+"""Pairs from files: the three formats by hand, every refusal with its message, TRL's format, and a round trip."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from proposals import context_of, data_of, one_level, sasrec
+
+from genrec.errors import InputError, UsageError
+from genrec.objectives import Preference
+from genrec.preference.candidates import Pairs
+from genrec.preference.candidates.pair_file import PairRow, read_pairs, read_trl, write_trl
+from genrec.semantic_ids import SemanticIds
+from genrec.store import describe
+from genrec.types import SamplerContext
+
+ROWS: list[dict[str, Any]] = [
+    {"user": "1", "chosen": "3", "rejected": "5"},
+    {"user": "2", "chosen": "6", "rejected": ["1", "2"], "weight": 2.5},
+    {"history": ["4", "2"], "ranked": ["1", "3", "5"]},
+]
+EVENTS = {1: [1, 2, 3, 4], 2: [4, 5]}
+
+
+def data(events: dict[int, list[int]] | None = None) -> SamplerContext:
+    return data_of(one_level(6), EVENTS if events is None else events)
+
+
+def write(rows: list[dict[str, Any]], path: Path) -> Path:
+    """Write rows in the format of the suffix."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    texts = [{name: json.dumps(value) if isinstance(value, list) else value for name, value in row.items()} for row in rows]
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    elif path.suffix == ".csv":
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(texts)
+    else:
+        pd.DataFrame(texts, columns=names).to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".jsonl"])
+def test_a_file_by_hand(suffix: str, tmp_path: Path) -> None:
+    """User 1 took 1, 2 before 3. User 2 never took 6 in training, so all events are the history. The third row has its own."""
+    proposals = Pairs(write(ROWS, tmp_path / f"pairs{suffix}")).build_proposals(context_of(sasrec(6), data()))
+    assert proposals.examples is not None
+    assert proposals.listed is not None
+    batch, candidates = proposals.examples.batch(torch.arange(3)), proposals.listed(torch.tensor([2, 1, 0]))
+    assert batch.history.tolist() == [[1, 2], [4, 5], [4, 2]]
+    assert (batch.user.tolist(), batch.target.tolist()) == ([1, 2, 0], [3, 6, 1])
+    assert candidates.items.tolist() == [[1, 3, 5], [6, 1, 2], [3, 5, 0]]
+    assert torch.equal(candidates.mask, candidates.items > 0)
+    assert candidates.weight is not None
+    assert candidates.weight.tolist() == [1.0, 2.5, 1.0]
+    assert proposals.static
+
+
+def test_lists_of_a_parquet_file_and_cut_histories(tmp_path: Path) -> None:
+    pd.DataFrame({"history": [[1, 2, 3], [4]], "chosen": [5, 6], "rejected": [[1, 2], [3]]}).to_parquet(tmp_path / "p.parquet")
+    examples = Pairs(tmp_path / "p.parquet").build_proposals(context_of(sasrec(6), data())._replace(history_length=2)).examples
+    assert examples is not None
+    assert examples.batch(torch.arange(2)).history.tolist() == [[2, 3], [0, 4]]
+
+
+def test_the_last_of_several_events_with_the_chosen_item_ends_the_history(tmp_path: Path) -> None:
+    path = write([{"user": "1", "chosen": "2", "rejected": "5"}], tmp_path / "p.csv")
+    examples = Pairs(path).build_proposals(context_of(sasrec(6), data({1: [2, 1, 2, 3]}))).examples
+    assert examples is not None
+    assert examples.batch(torch.arange(1)).history.tolist() == [[2, 1]]
+
+
+def test_one_semantic_id_counts_once(tmp_path: Path) -> None:
+    """Items 1 and 2 share a Semantic ID, 3 and 4 another: of 2, 3, 4 rejected for 1 only 3 is left, and of 2 alone none."""
+    shared = data_of(SemanticIds(torch.tensor([[0, 0], [0, 0], [1, 0], [1, 0], [1, 1]]), (2, 2)), {1: [5]})
+    rows = [{"history": ["5"], "chosen": "1", "rejected": ["2", "3", "4"]}, {"history": ["5"], "chosen": "1", "rejected": "2"}]
+    listed = Pairs(write(rows, tmp_path / "p.jsonl")).build_proposals(context_of(sasrec(5), shared)).listed
+    assert listed is not None
+    candidates = listed(torch.arange(2))
+    assert candidates.items.tolist() == [[1, 0, 3, 0], [1, 0, 0, 0]]
+    assert candidates.rows is not None
+    assert candidates.rows.tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"user": "1", "chosen": "3", "rejected": "3"}, r"chosen is also rejected: line 1 \('3'\)"),
+        ({"user": "1", "chosen": "3", "rejected": []}, "rejected is empty: line 1"),
+        ({"user": "1", "chosen": "3", "rejected": ["4", "4"]}, r"an item occurs twice: line 1 \('4'\)"),
+        ({"user": "1", "ranked": ["4"]}, "ranked needs two or more items"),
+        ({"user": "1", "ranked": ["4", "5"], "chosen": "1"}, "a row has either ranked or chosen and rejected"),
+        ({"user": "1", "chosen": "4"}, "a row needs chosen and rejected, or ranked"),
+        ({"chosen": "4", "rejected": "5"}, r"a row needs either a user or a history: line 1 \(neither\)"),
+        ({"user": "1", "history": ["1"], "chosen": "4", "rejected": "5"}, r"either a user or a history: line 1 \(both\)"),
+        ({"history": [], "chosen": "4", "rejected": "5"}, "history is empty"),
+        ({"history": "1 2", "chosen": "4", "rejected": "5"}, r"history must be a JSON array of item ids: line 1 \('1 2'\)"),
+        ({"user": "1", "chosen": 4.5, "rejected": "5"}, "chosen must hold ids, as text or integers"),
+        ({"user": "1", "chosen": "4", "rejected": "5", "weight": 0}, "weight must be a number above 0"),
+        ({"user": "1", "chosen": "4", "rejected": "5", "weight": "much"}, r"weight must be a number above 0: line 1 \('much'\)"),
+        ({"user": "1", "chosen": "4", "rejected": "5", "wieght": 1}, "the column 'wieght' .*, expected columns of user, history"),
+    ],
+)
+def test_a_row_that_is_not_of_the_format_is_refused(row: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        Pairs(write([row], tmp_path / "pairs.jsonl")).check(None)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            {"user": "9", "chosen": "3", "rejected": "4"},
+            r"unknown user: line 2 \('9'\); correct or remove them; the ids of users are such",
+        ),
+        ({"user": "1", "chosen": "item-3", "rejected": "4"}, r"unknown item: line 2 \('item-3'\); .* use the same prefix in both"),
+        ({"history": ["7"], "chosen": "3", "rejected": "4"}, r"unknown history item: line 2 \('7'\)"),
+        ({"user": "1", "chosen": "1", "rejected": "4"}, r"no training event before chosen: line 2 \(user '1', item '1'\)"),
+    ],
+)
+def test_ids_that_the_data_do_not_have_are_refused(row: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        Pairs(write([row], tmp_path / "pairs.csv")).check_context(data())
+
+
+def test_a_held_out_event_as_chosen_is_refused(tmp_path: Path) -> None:
+    """User 1 takes 5 in the test part. Item 6 of user 2 is held out for user 1 only, and 4 was also taken in training."""
+    held_out = pd.DataFrame({"user": [1, 1, 1], "item": [5, 6, 4]})
+    good = [{"user": "2", "chosen": "6", "rejected": "5"}, {"user": "1", "chosen": "4", "rejected": "6"}]
+    Pairs(write(good, tmp_path / "good.csv")).check_held_out(data(), held_out)
+    path = write([*good, {"user": "1", "chosen": "5", "rejected": "2"}], tmp_path / "pairs.csv")
+    with pytest.raises(InputError, match=r"1 of 3 rows .* chosen is a held-out event of the user: line 4 \(user '1', item '5'\)"):
+        Pairs(path).check_held_out(data(), held_out)
+
+
+def test_damaged_missing_and_empty_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"the pair file .* does not exist"):
+        Pairs(tmp_path / "none.csv").check(None)
+    (tmp_path / "bad.jsonl").write_text("[1]\n")
+    with pytest.raises(InputError, match="the line is not a JSON object: line 1"):
+        Pairs(tmp_path / "bad.jsonl").check(None)
+    (tmp_path / "bad.csv").write_text("user,chosen,rejected\n1,2\n")
+    with pytest.raises(InputError, match=r"does not have the 3 columns of the header: line 2 \(2 fields\)"):
+        Pairs(tmp_path / "bad.csv").check(None)
+    (tmp_path / "bad.parquet").write_bytes(b"no parquet")
+    with pytest.raises(InputError, match=r"bad\.parquet can't be read"):
+        Pairs(tmp_path / "bad.parquet").check(None)
+    (tmp_path / "empty.csv").write_text("user,chosen,rejected\n")
+    with pytest.raises(InputError, match="holds no rows"):
+        Pairs(tmp_path / "empty.csv").check(None)
+    with pytest.raises(UsageError, match=r"Pairs\.path must end in \.csv"):
+        Pairs("pairs.txt")
+    with pytest.raises(UsageError, match="Pairs has rows of its own"):
+        Preference(candidates=Pairs("pairs.csv"), targets="all")
+
+
+def test_keys_follow_the_content(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    one, two = (Pairs(write(ROWS, tmp_path / name)) for name in ("a.csv", "there/b.csv"))
+    before = describe(one, tmp_path)
+    assert before == describe(two, tmp_path)
+    write(ROWS[:2], tmp_path / "a.csv")
+    assert describe(one, tmp_path) != before
+
+
+IDS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=4)
+
+
+@st.composite
+def pair_rows(draw: Any) -> PairRow:
+    chosen, *rejected = draw(st.lists(IDS, min_size=2, max_size=4, unique=True))
+    return PairRow(chosen, tuple(rejected), None, tuple(draw(st.lists(IDS, min_size=1, max_size=3))))
+
+
+@given(rows=st.lists(pair_rows(), min_size=1, max_size=4), suffix=st.sampled_from([".csv", ".parquet", ".jsonl"]))
+def test_files_hold_any_ids(rows: list[PairRow], suffix: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    records = [{"history": list(row.history or ()), "chosen": row.chosen, "rejected": list(row.rejected)} for row in rows]
+    path = write(records, tmp_path_factory.mktemp("pairs") / f"p{suffix}")
+    assert [row._replace(line=0) for row in read_pairs(path)] == rows
+
+
+@given(rows=st.lists(pair_rows(), min_size=1, max_size=4))
+def test_trl_files_hold_one_line_for_each_rejected_item(rows: list[PairRow], tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("trl") / "pairs.jsonl"
+    write_trl(rows, path)
+    expected = [row._replace(rejected=(each,)) for row in rows for each in row.rejected]
+    assert [row._replace(line=0) for row in read_trl(path)] == expected
+
+
+def test_trl_by_hand(tmp_path: Path) -> None:
+    path = tmp_path / "trl.jsonl"
+    write_trl([PairRow("3", ("5",), None, ("1", "2"))], path)
+    assert path.read_text() == '{"prompt": "[\\"1\\", \\"2\\"]", "chosen": "3", "rejected": "5"}\n'
+    examples = Pairs(path, format="trl").build_proposals(context_of(sasrec(6), data())).examples
+    assert examples is not None
+    assert examples.batch(torch.arange(1)).history.tolist() == [[1, 2]]
+    with pytest.raises(UsageError, match="has user '1' and no history"):
+        write_trl([PairRow("3", ("5",), "1")], path)
+    with pytest.raises(UsageError, match=r"has the weight 2\.0, which TRL's format cannot hold"):
+        write_trl([PairRow("3", ("5",), None, ("1",), 2.0)], path)
+    write([{"prompt": ["1"], "chosen": "2"}], path)
+    with pytest.raises(InputError, match="the row has no rejected: line 1"):
+        read_trl(path)
