@@ -51,11 +51,12 @@ def wrong():
 
 PLUGINS = """
 from dataclasses import dataclass
+from genrec.types import Draw
 
 @dataclass(frozen=True)
 class Target:
     def build(self, context):
-        return lambda batch, count, generator: batch.target[:, None].repeat(1, count)
+        return Draw(draw=lambda batch, count, generator: batch.target[:, None].repeat(1, count))
 """
 
 
