@@ -20,13 +20,15 @@ from torch import nn
 from genrec.data.corpus import Corpus
 from genrec.data.corpus_builder import prepare
 from genrec.data.examples import CorpusExamples, examples
+from genrec.data.held_out_feedback import held_out_items
 from genrec.embeddings.vector_checks import check_vectors
 from genrec.errors import counted
 from genrec.evaluation.cold_metrics import cold_only_metrics
 from genrec.evaluation.cold_ranking import evaluate_unseen
 from genrec.evaluation.comparison.held_out_negatives import held_out_negatives
 from genrec.evaluation.evaluate import evaluate, metrics_of
-from genrec.evaluation.measurement import evaluated_of, measure
+from genrec.evaluation.feedback_metrics import user_counts
+from genrec.evaluation.measurement import evaluated_of, measure, with_users
 from genrec.experiment import Experiment, align_stage, kind_of_stage, place_of
 from genrec.model.unconstrained_sampling import DecodingPolicy, greedy_items
 from genrec.progress import say
@@ -37,15 +39,9 @@ from genrec.training import curves
 from genrec.training.checkpoint import weights
 from genrec.training.numerics import check_finite
 from genrec.training.tensorboard_log import tensorboard
-from genrec.training.validation import (
-    baseline_scores,
-    batches,
-    device_of,
-    seen_items,
-    select_users,
-    user_ids,
-    validation_score,
-)
+from genrec.training.user_batches import batches, device_of, select_users
+from genrec.training.validation import baseline_scores, seen_items, user_ids, validation_score
+from genrec.training.validation_feedback import disliked_without_target, users_without_target
 from genrec.types import (
     Policy,
     PolicySpecification,
@@ -157,8 +153,8 @@ def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> No
     recommender, shared = load_recommender(experiment, corpus, parents)
     if "sft" not in experiment.stages:
         spec = replace(spec, scoring="beam")  # `recommend` of a baseline is exact: it prunes nothing
-    entries = select_users(examples(corpus, "test", experiment.history_length), spec.max_users, "test")
-    test = batches(entries, spec.batch_size, device_of(recommender))
+    tested = examples(corpus, "test", experiment.history_length)
+    test = batches(select_users(tested, spec.max_users, "test"), spec.batch_size, device_of(recommender))
     seen_before = seen_items(corpus)
     seen = seen_before if spec.filter_seen else None
     result = evaluate(recommender, test, spec, seen, shared, corpus.own_ids)
@@ -183,8 +179,13 @@ def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> No
         seen_before,
         shared,
         partial(greedy_items, recommender) if isinstance(recommender, DecodingPolicy) else None,
+        held_out_items(corpus, "test"),
     )
     measured = measure(evaluated, spec.metrics, list(metrics))
+    further = users_without_target(corpus, "test", experiment.history_length, len(tested), spec.max_users)
+    disliked = disliked_without_target(recommender, corpus, "test", further, spec, seen)
+    measured = measured if disliked is None else with_users(measured, *disliked)
+    metrics |= user_counts(measured.counts)
     measured.per_user.to_parquet(folder / "user_metrics.parquet", index=False)
     write_json(folder / "user_counts.json", measured.counts)
     write_json(folder / "metrics.json", metrics | measured.means)

@@ -4,6 +4,7 @@ Files of the artifact:
 
     event_item.npy, event_time.npy    the events by user, then time
     event_rating.npy                  their ratings, if the data set has any
+    event_label.npy                   their labels (1 liked, 0 neutral, -1 disliked), if the split sets bounds of ratings
     bounds.npy                        where each user's events, validation and test begin, and where they end
     items.parquet, users.parquet      ids and metadata; row i is item i+1, row u is user u+1
     stats.json, set_aside.parquet     statistics, and the rows that could not be used
@@ -29,6 +30,7 @@ from genrec.data.array_files import open_array
 from genrec.data.splits import BEGIN, END, PARTS, Part, chunks, part_of_events
 from genrec.errors import ArtifactError, UsageError
 from genrec.own_ids import OwnIds
+from genrec.types import FeedbackBounds
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,18 +46,20 @@ class Corpus:
     rating: ndarray | None  # float64 [E], NaN where missing; None: the data set has no ratings
     bounds: ndarray  # int64 [U, 4]  where each user's events, validation and test begin, and where they end
     statistics: dict[str, Any]  # `corpus_statistics` and counts of removed rows, as plain JSON
+    label: ndarray | None = None  # int8 [E], `genrec.types.data.LIKED`, `NEUTRAL` or `DISLIKED`; None: the split sets no bounds
 
     @classmethod
     def load(cls, folder: Path) -> Corpus:
         """Open a corpus without reading its events; raise ArtifactError if the files do not match each other."""
         arrays = {name: _open(folder, name, dtype) for name, dtype in (("item", np.int32), ("time", np.int64))}
         rating = _open(folder, "rating", np.float64) if (folder / "event_rating.npy").exists() else None
+        label = _open(folder, "label", np.int8) if (folder / "event_label.npy").exists() else None
         try:
             statistics = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
             bounds = open_array(folder / "bounds.npy")
         except (OSError, ValueError) as error:
             raise _mismatch(folder, f"stats.json or bounds.npy can't be read ({error})") from error
-        corpus = cls(folder, arrays["item"], arrays["time"], rating, bounds, statistics)
+        corpus = cls(folder, arrays["item"], arrays["time"], rating, bounds, statistics, label)
         _check(corpus)
         return corpus
 
@@ -68,6 +72,12 @@ class Corpus:
     def user_count(self) -> int:
         """U, the number of users."""
         return len(self.bounds)
+
+    @property
+    def feedback(self) -> FeedbackBounds | None:
+        """The bounds of the labels; None without labels."""
+        known = self.statistics.get("feedback")
+        return None if known is None else FeedbackBounds(*(known[name] for name in FeedbackBounds._fields))
 
     @cached_property
     def items(self) -> DataFrame:
@@ -97,7 +107,7 @@ class Corpus:
 
     @property
     def interactions(self) -> DataFrame:
-        """All events in memory by user and time: user, item, time int64, maybe rating float64, part str."""
+        """All events in memory by user and time: user, item, time int64, maybe rating float64 and label int8, part str."""
         return self._frame(slice(None), np.array(PARTS, dtype=object)[part_of_events(self.bounds)])
 
     def part(self, name: Part) -> DataFrame:
@@ -112,6 +122,8 @@ class Corpus:
         columns = {"user": users[rows], "item": self.item[rows].astype(np.int64), "time": np.array(self.time[rows])}
         if self.rating is not None:
             columns["rating"] = np.array(self.rating[rows])
+        if self.label is not None:
+            columns["label"] = np.array(self.label[rows])
         return DataFrame(columns | {"part": pd.Series(part, dtype=str)})
 
     def chunks(self) -> Iterator[tuple[slice, ndarray]]:
@@ -154,7 +166,7 @@ def _check(corpus: Corpus) -> None:
     folder, bounds, events = corpus.folder, corpus.bounds, len(corpus.item)
     if bounds.dtype != np.int64 or bounds.ndim != 2 or bounds.shape[1] != 4 or not len(bounds):
         raise _mismatch(folder, f"bounds.npy must be int64 [users, 4], got {bounds.dtype} {list(bounds.shape)}")
-    for name, array in (("time", corpus.time), ("rating", corpus.rating)):
+    for name, array in (("time", corpus.time), ("rating", corpus.rating), ("label", corpus.label)):
         if array is not None and len(array) != events:
             raise _mismatch(folder, f"event_item.npy has {events} entries, but event_{name}.npy has {len(array)}")
     if bounds[0, BEGIN] != 0 or bounds[-1, END] != events:
@@ -162,6 +174,8 @@ def _check(corpus: Corpus) -> None:
     for name, count in (("users", len(bounds)), ("interactions", events)):
         if corpus.statistics.get(name) != count:
             raise _mismatch(folder, f"stats.json has {corpus.statistics.get(name)} {name}, the arrays have {count}")
+    if (corpus.label is None) != ("feedback" not in corpus.statistics):
+        raise _mismatch(folder, "event_label.npy and the bounds of ratings in stats.json must exist together, and one is missing")
     if not isinstance(corpus.statistics.get("items"), int):
         raise _mismatch(folder, f"stats.json must have the number of items, got {corpus.statistics.get('items')!r}")
 

@@ -43,18 +43,21 @@ from genrec.data.catalog import write_catalog
 from genrec.data.corpus import Corpus
 from genrec.data.corpus_statistics import statistics_of
 from genrec.data.event_log import EventLog
+from genrec.data.feedback import feedback_of, labels_of
+from genrec.data.feedback_statistics import events_after_liked, feedback_statistics
 from genrec.data.filtering import apply_filters
 from genrec.data.k_core import EventCounts
 from genrec.data.normalization import normalize_interactions
 from genrec.data.prefetch import prefetch
 from genrec.data.readers.bad_rows import check_set_aside, count_reasons, empty_set_aside, set_aside_table
-from genrec.data.splits import PARTS, check_divided, chunks, events_before, tie_order_of
+from genrec.data.split_contract import check_divided, events_before
+from genrec.data.splits import PARTS, chunks, divide_users, tie_order_of
 from genrec.data.timestamps import TimeNormalizer
 from genrec.errors import InputError
 from genrec.plugin_source import name_with_place
 from genrec.progress import Progress, say
 from genrec.store import write_json
-from genrec.types import DividingSplit, RawStream, RawTables, Split
+from genrec.types import DividingSplit, FeedbackBounds, RawStream, RawTables, Split
 
 
 def prepare(raw: RawTables | RawStream, split: Split, folder: Path | None = None, seed: int = 0) -> Corpus:
@@ -94,29 +97,36 @@ def _check_raw(raw: Any) -> None:
 
 
 def _build(raw: RawTables | RawStream, split: Split, folder: Path, work: Path, seed: int) -> None:
-    order = tie_order_of(split)
+    order, feedback = tie_order_of(split), feedback_of(split)
     ties_seed = order.seed_of(seed)
     with EventLog(work) as log:
         times = _append_interactions(log, _tables(raw.interactions))
         filtered = apply_filters(log, split)
         log.assign_numbers(*filtered.events.first_rows())
         counts = filtered.events.counts
-        ends = _write_events(log, folder, counts, ties_seed)
+        ends = _write_events(log, folder, counts, ties_seed, feedback)
         bounds = _write_bounds(ends, split, folder, log)
         catalog_counts = write_catalog(log, _tables(raw.items), folder / "items.parquet")
         _write_user_ids(log, folder / "users.parquet")
     for warning in catalog_counts["warnings"]:
         say(f"warning: {warning}")
     set_aside = _write_set_aside(raw, times, folder / "set_aside.parquet")
+    item, time = (open_array(folder / f"event_{name}.npy") for name in ("item", "time"))
+    label = open_array(folder / "event_label.npy") if feedback is not None else None
+    removed = filtered.removed
+    if feedback is not None and feedback.ends_with_liked:
+        removed = removed | events_after_liked(counts, item)
     statistics: dict[str, Any] = {
-        **statistics_of(open_array(folder / "event_item.npy"), open_array(folder / "event_time.npy"), bounds, counts.num_items),
+        **statistics_of(item, time, bounds, counts.num_items, label, "all" if feedback is None else feedback.histories),
         **catalog_counts,
         "repeated_events_dropped": filtered.repeats_dropped,
         "times_in_milliseconds": times.num_milliseconds,
         "times_are_row_numbers": times.are_row_numbers,
-        "removed_by_filter": filtered.removed,
+        "removed_by_filter": removed,
         "set_aside": count_reasons(set_aside),
     }
+    if feedback is not None and label is not None:
+        statistics |= {"feedback": feedback_statistics(label, bounds, feedback)}
     if ties_seed is not None:
         statistics |= {"ties": order.words, "ties_seed": ties_seed}
     write_json(folder / "stats.json", statistics)
@@ -145,7 +155,7 @@ def _append_interactions(log: EventLog, tables: Iterable[Any]) -> TimeNormalizer
     return times
 
 
-def _write_events(log: EventLog, folder: Path, counts: EventCounts, ties_seed: int | None) -> ndarray:
+def _write_events(log: EventLog, folder: Path, counts: EventCounts, ties_seed: int | None, feedback: FeedbackBounds | None) -> ndarray:
     """Write the sorted events as arrays and as a table; return where each user's events end, int64 [U]."""
     types: dict[str, type[np.generic]] = {"item": np.int32, "time": np.int64}
     if log.has_ratings:
@@ -153,14 +163,17 @@ def _write_events(log: EventLog, folder: Path, counts: EventCounts, ties_seed: i
     columns = ["user", *types]
     schema = pa.schema([(name, pa.float64() if name == "rating" else pa.int64()) for name in columns])
     lengths = np.zeros(counts.num_users, dtype=np.int64)
-    batches = log.sorted_events(ties_seed)
+    batches = log.sorted_events(ties_seed, feedback.liked if feedback is not None and feedback.ends_with_liked else None)
     first = list(islice(batches, 1))  # waits for the sort, before the progress bar begins
     with ExitStack() as stack, Progress("writing events", counts.total) as progress:
         arrays = {name: stack.enter_context(ArrayWriter(folder / f"event_{name}.npy", dtype)) for name, dtype in types.items()}
         table = stack.enter_context(_event_table_writer(folder / "interactions.parquet", schema))
+        labels = None if feedback is None else stack.enter_context(ArrayWriter(folder / "event_label.npy", np.int8))
         for batch in chain(first, batches):
             for name, array in arrays.items():
                 array.append(batch.column(name).to_numpy(zero_copy_only=False))
+            if feedback is not None and labels is not None:
+                labels.append(labels_of(batch.column("rating").to_numpy(zero_copy_only=False), feedback))
             table.write_table(pa.Table.from_batches([batch]).select(columns).cast(schema))
             users = batch.column("user").to_numpy()
             lengths[users[0] - 1 : users[-1]] += np.bincount(users - users[0])
@@ -177,11 +190,13 @@ def _event_table_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
 def _write_bounds(ends: ndarray, split: Split, folder: Path, log: EventLog) -> ndarray:
     """Write and return where each user's events, validation and test begin, and where they end, int64 [U, 4]."""
     begins = np.append(0, ends[:-1])
+    label = open_array(folder / "event_label.npy") if (folder / "event_label.npy").exists() else None
     if isinstance(split, DividingSplit):
-        divided = split.divide(begins, ends, open_array(folder / "event_time.npy"))
+        divided = divide_users(split, begins, ends, open_array(folder / "event_time.npy"), label)
         check_divided(split, divided, begins, ends, partial(_user_id, log))
     else:
         frame = _events_with_ids(log, folder)
+        frame = frame if label is None else frame.assign(label=np.array(label))
         user_ids, users = frame["user_id"].to_numpy(), frame["user"].to_numpy(copy=True)
         divided = begins[:, None] + events_before(split, split.assign(frame), users, user_ids)
     bounds = np.concatenate([begins[:, None], divided, ends[:, None]], axis=1).astype(np.int64)

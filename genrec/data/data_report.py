@@ -10,6 +10,7 @@ from numpy import ndarray
 
 from genrec.data.corpus import Corpus
 from genrec.data.corpus_statistics import order_of_ties, share_decided_by_ties
+from genrec.data.feedback_statistics import feedback_lines
 from genrec.data.splits import BEGIN, END, PARTS
 from genrec.errors import counted
 from genrec.types import NO_TEXT
@@ -42,6 +43,7 @@ def lines(corpus: Corpus) -> Iterator[str]:
         yield f"ties in time: {_order_of_ties(corpus)}; {decided}"
     parts = ", ".join(f"{name} {stats['parts'][name]:,}" for name in PARTS)
     yield f"events per part: {parts}; users tested: {stats['users_tested']:,}"
+    yield from feedback_lines(corpus)
     yield from _text(corpus)
     yield from _removed(corpus)
     yield from _warnings(corpus)

@@ -19,7 +19,8 @@ import numpy as np
 import pyarrow as pa
 from numpy import ndarray
 
-from genrec.data.event_filters import Filters, Repeats, seconds
+from genrec.data import event_queries
+from genrec.data.event_filters import Filters, Repeats
 from genrec.data.k_core import FIELDS, NO_ROW, EventChunk, IndexedEvents
 from genrec.errors import InputError, ResourceError, UsageError
 from genrec.progress import say
@@ -31,7 +32,6 @@ MEMORY = "512MB"  # default memory limit of DuckDB; the whole process needs abou
 LARGE = 5_000_000  # events from which on slow queries are reported
 INSERTED = 500_000  # events inserted with one query, at least
 EVENTS = pa.schema([("user", pa.string()), ("item", pa.string()), ("time_ms", pa.int64()), ("rating", pa.float64())])
-NamedQuery = tuple[str, str]  # name of a filter in reports, and the SQL query of the events that it keeps
 
 
 class EventLog:
@@ -115,27 +115,13 @@ class EventLog:
         """Whether at least one event has a rating."""
         return self.count("SELECT count(rating) FROM events") > 0
 
-    def filter_queries(self, filters: Filters) -> list[NamedQuery]:
+    def filter_queries(self, filters: Filters) -> list[event_queries.NamedQuery]:
         """Return the queries of the filters on rating, time, and repeats of a user with an item."""
-        queries: list[NamedQuery] = []
-        if filters.min_rating is not None:
-            if not self.has_ratings:
-                raise InputError(
-                    f"min_rating={filters.min_rating:g} needs ratings, but the data set has none; leave --split.min-rating None"
-                )
-            condition = f"rating >= {filters.min_rating!r}"
-            queries.append((f"rating of {filters.min_rating:g} or more", f"SELECT * FROM events WHERE {condition}"))
-        since, until = seconds(filters.since, "since"), seconds(filters.until, "until")
-        if since is not None:
-            queries.append((f"events from {filters.since} on", f"SELECT * FROM events WHERE time_ms >= {since * 1000}"))
-        if until is not None:
-            queries.append((f"events before {filters.until}", f"SELECT * FROM events WHERE time_ms < {until * 1000}"))
-        if filters.repeats in ("first", "last"):
-            order = "ASC" if filters.repeats == "first" else "DESC"
-            window = f"OVER (PARTITION BY user_index, item_index ORDER BY time_ms {order}, row {order})"
-            name = f"{filters.repeats} event of a user with an item"
-            queries.append((name, f"SELECT * FROM events QUALIFY row_number() {window} = 1"))
-        return queries
+        if filters.min_rating is not None and not self.has_ratings:
+            raise InputError(
+                f"min_rating={filters.min_rating:g} needs ratings, but the data set has none; leave --split.min-rating None"
+            )
+        return event_queries.filter_queries(filters)
 
     def keep(self, query: str) -> None:
         """Keep the events that the query returns."""
@@ -165,14 +151,25 @@ class EventLog:
             )
             self.connection.unregister("numbers")
 
-    def sorted_events(self, ties_seed: int | None = None) -> Iterator[pa.RecordBatch]:
-        """Yield the numbered events by user, time, `_random_order` and row: user, item int32, time int64 (s), rating float64."""
+    def sorted_events(self, ties_seed: int | None = None, until_liked: float | None = None) -> Iterator[pa.RecordBatch]:
+        """Yield the numbered events by user and time: user, item int32, time int64 (s), rating float64 (see `event_queries`).
+
+        With `until_liked`, a user's events end with the last one that has this rating or a higher one.
+        """
         self._report("sorting events")
-        return self._query(
-            'SELECT user_number AS "user", item_number AS item, time_ms // 1000 AS time, rating FROM events '
-            "JOIN user_numbers USING (user_index) JOIN item_numbers USING (item_index) "
-            f"ORDER BY user_number, time_ms, {'' if ties_seed is None else _random_order(ties_seed)}row"
+        return self._query(event_queries.sorted_events(ties_seed, until_liked))
+
+    def count_rated(self, bound: float, kept_items: ndarray) -> ndarray:
+        """Return each user's number of events with a rating of `bound` or more, int64 by index; only of kept items, bool by index."""
+        self.connection.register("kept_items", pa.table({"item_index": np.flatnonzero(kept_items).astype(np.int32)}))
+        rows = self._rows(
+            f"SELECT user_index, count(*) FROM events JOIN kept_items USING (item_index) WHERE rating >= {bound!r} GROUP BY user_index"
         )
+        self.connection.unregister("kept_items")
+        counts: ndarray = np.zeros(self.count("SELECT count(*) FROM users"), dtype=np.int64)
+        for index, count in rows:
+            counts[index] = count
+        return counts
 
     def ids(self, kind: Literal["user", "item"]) -> Iterator[pa.RecordBatch]:
         """Yield the ids of the numbered users or items in the order of their numbers."""
@@ -239,11 +236,6 @@ class EventLog:
     def _query(self, query: str) -> Iterator[pa.RecordBatch]:
         with translated_errors():
             yield from pa.RecordBatchReader.from_stream(self.connection.sql(query))
-
-
-def _random_order(seed: int) -> str:
-    """Return sort keys in SQL: 64 bits of the MD5 of seed, time and both ids, then the rating. They do not depend on the rows."""
-    return f"md5_number_lower(concat('ties {seed} ', time_ms, ' ', strlen(user_id), ' ', user_id, item_id)), rating, "
 
 
 def _positions(count: int, form: str) -> str:

@@ -10,11 +10,12 @@ from pandas import DataFrame
 
 from genrec.data.event_filters import Filters
 from genrec.data.event_log import EVENTS, EventLog
+from genrec.data.feedback import feedback_of, users_filter
 from genrec.data.k_core import EventCounts, IndexedEvents, k_core
 from genrec.data.normalization import normalize_interactions
 from genrec.errors import InputError, counted
 from genrec.plugin_source import name_with_place
-from genrec.types import FilteringSplit, KeepingSplit, Split
+from genrec.types import FeedbackBounds, FilteringSplit, KeepingSplit, Split
 
 Removed = dict[str, dict[str, int]]  # name of a filter -> number of interactions, users and items that it removed
 
@@ -28,7 +29,10 @@ class FilteredEvents(NamedTuple):
 
 
 def apply_filters(log: EventLog, split: Split) -> FilteredEvents:
-    """Index the users and items of the log, then apply the split's filters."""
+    """Index the users and items of the log, then apply the split's filters.
+
+    Raises InputError if the split labels events and the data set has no ratings.
+    """
     filters = split.filters() if isinstance(split, FilteringSplit) else Filters(core=0)
     if not isinstance(filters, Filters):
         raise InputError(
@@ -56,7 +60,25 @@ def apply_filters(log: EventLog, split: Split) -> FilteredEvents:
         before = events.counts
         k_core(events, max(users, filters.min_events), items)  # removing users must not break the core of the items
         _record(f"users with {filters.min_events} events or more", before, events.counts, removed)
+    feedback = feedback_of(split)
+    if feedback is not None and not log.has_ratings:
+        raise InputError(f"split.liked = {feedback.liked:g} needs ratings, but the data set has none; leave --split.liked None")
+    if feedback is not None and feedback.min_liked:
+        before = events.counts
+        _keep_users_with_liked(log, events, feedback, max(users, filters.min_events), items)
+        _record(users_filter(feedback), before, events.counts, removed)
     return FilteredEvents(events, removed, repeats_dropped)
+
+
+def _keep_users_with_liked(log: EventLog, events: IndexedEvents, feedback: FeedbackBounds, min_user: int, min_item: int) -> None:
+    """Reduce the events to the largest subset in which every user has enough liked ones, and the cores hold."""
+    every_item = np.ones(len(events.kept_items), dtype=bool)
+    while True:
+        enough = log.count_rated(feedback.liked, events.kept_items & (events.counts.items > 0)) >= feedback.min_liked
+        if not ((events.counts.users > 0) & ~enough).any():
+            return
+        events.keep(enough, every_item)
+        k_core(events, min_user, min_item)
 
 
 def _record(name: str, before: EventCounts, after: EventCounts, removed: Removed) -> None:
@@ -71,7 +93,13 @@ def _record(name: str, before: EventCounts, after: EventCounts, removed: Removed
 
 def _advice(name: str) -> str:
     """Return what to change if a filter removed everything."""
-    flags = {"rating": "--split.min-rating", "events from": "--split.since", "events before": "--split.until", "users with": ""}
+    flags = {
+        "users with 2 liked": "--split.liked",
+        "rating": "--split.min-rating",
+        "events from": "--split.since",
+        "events before": "--split.until",
+        "users with": "",
+    }
     flag = next((flag for prefix, flag in flags.items() if name.startswith(prefix)), "--split.core, --split.item-core")
     return f"loosen it ({flag}), or use more data" if flag else "use more data: every user needs one event in each part"
 

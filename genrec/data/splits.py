@@ -6,7 +6,7 @@ test begin. Your own split may be simpler: see `genrec.types.Split`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,10 +15,13 @@ from numpy import ndarray
 from pandas import DataFrame
 
 from genrec.data.event_filters import Filters, Repeats, seconds
+from genrec.data.feedback import check_feedback, check_rated, feedback_of, labels_of, last_liked
+from genrec.data.latest_events import start_of_latest
 from genrec.errors import InputError, UsageError
 from genrec.plugin_source import name_with_place
 from genrec.store import NEW_IN_KEY
-from genrec.types import RatedSource, Split, TieOrder, TieOrderingSplit
+from genrec.types import DividingSplit, FeedbackBounds, LabelDividingSplit, Split, TieOrder, TieOrderingSplit
+from genrec.types.data import Histories
 from genrec.types.specification import check_types
 
 Part = Literal["train", "validation", "test"]
@@ -26,13 +29,16 @@ Ties = Literal["file", "random", "random-per-seed"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")  # in temporal order
 BEGIN, VALIDATION, TEST, END = range(4)  # columns of bounds: where a user's events, validation and test begin, and where they end
 MIN_EVENTS = 3  # of a user: one event in each part
-DAY = 86_400  # seconds
 CHUNK = 1 << 22  # events in memory at once
 
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """Leave-one-out: each user's last event is the test, the one before it validation, the others training."""
+    """Leave-one-out: each user's last event is the test, the one before it validation, the others training.
+
+    With `liked`, events are labeled by their ratings, and the targets are the user's last two liked events. What is later than the
+    last one is left out of the data, and so are users without two liked events.
+    """
 
     core: int = 5  # minimum number of events of a user and of an item; 0 keeps all
     item_core: int | None = None  # minimum number of events of an item; None: as for users
@@ -42,15 +48,19 @@ class LeaveOneOut:
     repeats: Repeats = "exact"  # keep all repeats, drop exact ones, or keep the first or last event of a user with an item
     ties: Ties = field(default="file", metadata=NEW_IN_KEY)  # order of equal times: of the rows, random, or random for each seed
     ties_seed: int = field(default=0, metadata=NEW_IN_KEY)  # of a random order; "random-per-seed" adds the experiment's seed
+    liked: float | None = field(default=None, metadata=NEW_IN_KEY)  # events rated so or higher are liked; None: no labels
+    disliked: float | None = field(default=None, metadata=NEW_IN_KEY)  # events rated so or lower are disliked, below `liked`
+    histories: Histories = field(default="all", metadata=NEW_IN_KEY)  # whether disliked events stand in histories
 
     def __post_init__(self) -> None:
         check_types(self, "split")
         self.filters()
         self.tie_order()
+        check_feedback(self.liked, self.disliked, self.histories, self.min_rating)
 
     def check(self, experiment: Any) -> None:
-        """Raise UsageError if `min_rating` is set although the source has no ratings."""
-        _check_ratings(self.min_rating, experiment.source)
+        """Raise UsageError if a bound of ratings is set although the source has no ratings."""
+        check_rated(experiment.source, min_rating=self.min_rating, liked=self.liked, disliked=self.disliked)
 
     def filters(self) -> Filters:
         """Return the filters; every user keeps at least one event for each part."""
@@ -60,9 +70,76 @@ class LeaveOneOut:
         """Return the order of a user's events with equal times."""
         return _tie_order(self.ties, self.ties_seed)
 
+    def feedback(self) -> FeedbackBounds | None:
+        """Return the bounds of the labels; None without `liked`."""
+        if self.liked is None:
+            return None
+        return FeedbackBounds(self.liked, self.disliked, self.histories, min_liked=2, ends_with_liked=True)
+
     def divide(self, begin: ndarray, end: ndarray, time: ndarray) -> ndarray:
         """Return where each user's validation and test begin, int64 [U, 2]; the user's events are begin..end, int64 [U]."""
+        if self.liked is not None:
+            raise UsageError("LeaveOneOut with labels divides by them; call divide_labeled(begin, end, time, label)")
         return np.stack([np.maximum(end - 2, begin), np.maximum(end - 1, begin)], axis=1)
+
+    def divide_labeled(self, begin: ndarray, end: ndarray, time: ndarray, label: ndarray) -> ndarray:
+        """Return the positions of each user's last two liked events, int64 [U, 2]; `end` for a user without two of them."""
+        parts = [last_liked(begin[first:last], end[first:last], label) for first, last in user_chunks(end)]
+        return np.concatenate(parts) if parts else np.zeros((0, 2), dtype=np.int64)
+
+    def assign(self, interactions: DataFrame) -> ndarray:
+        """Return the part of each row, str [rows]; the rows are sorted by user and time."""
+        return assign_parts(self, interactions)
+
+
+@dataclass(frozen=True)
+class HoldOutLast:
+    """Hold out each user's last `n` events: the first half of them is validation, the second half the test.
+
+    With `liked`, events are labeled by their ratings. The target of a half is its first liked event, and the pairs of a liked and a
+    disliked event are judged too. The history is all that came before the half. Users with fewer than n + 1 events are left out.
+    """
+
+    n: int = 10  # events held out of each user, 2 or more; of an odd number the test has one more
+    core: int = 5  # minimum number of events of a user and of an item; 0 keeps all
+    item_core: int | None = None  # minimum number of events of an item; None: as for users
+    min_rating: float | None = None  # drop events with a lower rating or without one; None keeps all
+    since: str | None = None  # drop events before this time, such as "2010-01-31" or "2010-01-31T12:00" (UTC)
+    until: str | None = None  # drop events at or after this time
+    repeats: Repeats = "exact"  # keep all repeats, drop exact ones, or keep the first or last event of a user with an item
+    ties: Ties = "file"  # order of equal times: of the rows, random, or random for each seed
+    ties_seed: int = 0  # of a random order; "random-per-seed" adds the experiment's seed
+    liked: float | None = None  # events rated so or higher are liked; None: no labels
+    disliked: float | None = None  # events rated so or lower are disliked, below `liked`
+    histories: Histories = "all"  # whether disliked events stand in histories
+
+    def __post_init__(self) -> None:
+        check_types(self, "split")
+        if self.n < 2:
+            raise UsageError(f"split.n must be 2 or more, an event for validation and one for the test, got {self.n}")
+        self.filters()
+        self.tie_order()
+        check_feedback(self.liked, self.disliked, self.histories, self.min_rating)
+
+    def check(self, experiment: Any) -> None:
+        """Raise UsageError if a bound of ratings is set although the source has no ratings."""
+        check_rated(experiment.source, min_rating=self.min_rating, liked=self.liked, disliked=self.disliked)
+
+    def filters(self) -> Filters:
+        """Return the filters; every user keeps at least one event for training beside those held out."""
+        return Filters(self.core, self.item_core, self.min_rating, self.since, self.until, self.repeats, self.n + 1)
+
+    def tie_order(self) -> TieOrder:
+        """Return the order of a user's events with equal times."""
+        return _tie_order(self.ties, self.ties_seed)
+
+    def feedback(self) -> FeedbackBounds | None:
+        """Return the bounds of the labels; None without `liked`."""
+        return None if self.liked is None else FeedbackBounds(self.liked, self.disliked, self.histories)
+
+    def divide(self, begin: ndarray, end: ndarray, time: ndarray) -> ndarray:
+        """Return where each user's validation and test begin, int64 [U, 2]; the user's events are begin..end, int64 [U]."""
+        return np.stack([np.maximum(end - self.n, begin), np.maximum(end - (self.n - self.n // 2), begin)], axis=1)
 
     def assign(self, interactions: DataFrame) -> ndarray:
         """Return the part of each row, str [rows]; the rows are sorted by user and time."""
@@ -106,7 +183,7 @@ class GlobalTemporal:
 
     def check(self, experiment: Any) -> None:
         """Raise UsageError if `min_rating` is set although the source has no ratings."""
-        _check_ratings(self.min_rating, experiment.source)
+        check_rated(experiment.source, min_rating=self.min_rating)
 
     def filters(self) -> Filters:
         """Return the filters."""
@@ -147,12 +224,6 @@ class GlobalTemporal:
         return assign_parts(self, interactions)
 
 
-def _check_ratings(min_rating: float | None, source: object) -> None:
-    """Raise UsageError if a source that is known to have no ratings is filtered by rating."""
-    if min_rating is not None and isinstance(source, RatedSource) and not source.has_ratings():
-        raise UsageError(f"split.min_rating = {min_rating} needs ratings, but the source {source!r} has none; set it to None")
-
-
 def _tie_order(ties: Ties, seed: int) -> TieOrder:
     """Return the order of ties that two fields of a split describe. Raise UsageError for a seed that has no use."""
     if seed < 0:
@@ -174,29 +245,29 @@ def tie_order_of(split: Split) -> TieOrder:
     return order
 
 
-def start_of_latest(time: ndarray, share: float) -> int:
-    """Return the earliest moment, in seconds, such that at most this share of the times int64 [E] is at or after it.
+def divide_users(split: DividingSplit, begin: ndarray, end: ndarray, time: ndarray, label: ndarray | None) -> ndarray:
+    """Return where each user's validation and test begin, int64 [U, 2], by the labels int8 [E] if there are any and the split can."""
+    if label is not None and isinstance(split, LabelDividingSplit):
+        return split.divide_labeled(begin, end, time, label)
+    return split.divide(begin, end, time)
 
-    The share allows at least one event. If more events than allowed tie for the last time, no event is at or after the result. The
-    moment is found by day and then within that day, which avoids a sorted copy of all times.
+
+def assign_parts(split: DividingSplit, interactions: DataFrame) -> ndarray:
+    """Return the part of each row, str [rows], from the split's `divide`; the rows are sorted by user and time.
+
+    Labels are the column `label`, or follow from the column `rating`. Raises InputError if labels are needed and both are missing.
     """
-    allowed = max(1, int(share * len(time)))
-    days: ndarray = np.sum(_by_day(time, int(time.max()) // DAY + 1), axis=0)
-    from_day = np.cumsum(days[::-1])[::-1]  # events on each day and after it
-    day = int(np.flatnonzero(from_day > allowed).max(initial=0))
-    after = int(from_day[day + 1]) if day + 1 < len(from_day) else 0
-    on_day = np.concatenate([chunk[chunk // DAY == day] for chunk in _time_chunks(time)])
-    moments, counts = np.unique(on_day, return_counts=True)
-    fitting = np.flatnonzero(after + np.cumsum(counts[::-1])[::-1] <= allowed)
-    return int(moments[fitting[0]]) if len(fitting) else (day + 1) * DAY
-
-
-def assign_parts(split: LeaveOneOut | GlobalTemporal, interactions: DataFrame) -> ndarray:
-    """Return the part of each row, str [rows], from the split's `divide`; the rows are sorted by user and time."""
+    bounds_of_labels, label = feedback_of(split), None
+    if bounds_of_labels is not None:
+        if "label" not in interactions and "rating" not in interactions:
+            raise InputError(f"{type(split).__name__} needs ratings, got the columns {', '.join(map(str, interactions))}")
+        given = "label" in interactions
+        label = interactions["label"].to_numpy() if given else labels_of(interactions["rating"].to_numpy(float), bounds_of_labels)
     user = interactions["user"].to_numpy()
     begin = np.flatnonzero(np.append(True, user[1:] != user[:-1])) if len(user) else np.zeros(0, dtype=np.int64)
     end = np.append(begin[1:], len(user))
-    bounds = np.concatenate([begin[:, None], split.divide(begin, end, interactions["time"].to_numpy()), end[:, None]], axis=1)
+    divided = divide_users(split, begin, end, interactions["time"].to_numpy(), label)
+    bounds = np.concatenate([begin[:, None], divided, end[:, None]], axis=1)
     parts: ndarray = np.array(PARTS)[part_of_events(bounds)]
     return parts
 
@@ -207,69 +278,10 @@ def part_of_events(bounds: ndarray) -> ndarray:
     return parts
 
 
-def events_before(split: Split, parts: Any, users: ndarray, user_ids: ndarray) -> ndarray:
-    """Return each user's number of events before validation and before the test, int64 [U, 2], from what `split.assign` returned.
-
-    `users` int64 [E], sorted, and `user_ids` str [E] are the user of each event. Raises InputError if a row has no part, or if the
-    parts of a user are not in the order train, validation, test.
-    """
-    name, assigned = name_with_place(type(split)), np.asarray(parts, dtype=object)
-    if assigned.shape != (len(users),):
-        raise InputError(f"{name}: assign must return a part for each of {len(users)} rows, got {describe_array(parts)}")
-    known = np.isin(assigned.astype(str), PARTS)
-    if not known.all():
-        row = int(known.argmin())
-        raise InputError(
-            f"{name}: assign must return only {', '.join(PARTS)}, got {assigned[row]!r} for row {row}, an event of user "
-            f"{user_ids[row]!r} ({int((~known).sum())} such rows)"
-        )
-    position = np.select([assigned == "train", assigned == "validation"], [0, 1], 2)
-    backwards = np.flatnonzero((np.diff(users) == 0) & (np.diff(position) < 0))
-    if len(backwards):
-        row = int(backwards[0])
-        raise InputError(
-            f"{name}: assign puts a later event of user {user_ids[row]!r} into an earlier part ({assigned[row]}, then "
-            f"{assigned[row + 1]}, rows {row} and {row + 1}); expected the order train, validation, test"
-        )
-    return np.stack([np.bincount(users[position < part], minlength=users.max() + 1)[1:] for part in (1, 2)], axis=1)
-
-
-def check_divided(split: Split, divided: Any, begin: ndarray, end: ndarray, user_id: Callable[[int], str]) -> None:
-    """Raise InputError unless `divided`, which `split.divide` returned, is int64 [U, 2] between the ends of each user's events.
-
-    `user_id` returns the id of the user with a number, 1..U.
-    """
-    name = name_with_place(type(split))
-    if not isinstance(divided, ndarray) or divided.shape != (len(begin), 2) or divided.dtype.kind not in "iu":
-        raise InputError(f"{name}: divide must return an array int64 [{len(begin)}, 2], got {describe_array(divided)}")
-    wrong = (np.diff(np.concatenate([begin[:, None], divided, end[:, None]], axis=1), axis=1) < 0).any(1)
-    if wrong.any():
-        user = int(wrong.argmax())
-        raise InputError(
-            f"{name}: divide returns {divided[user].tolist()} for user {user_id(user + 1)!r}, with events {begin[user]}..{end[user]}; "
-            "expected begin <= validation <= test <= end"
-        )
-
-
-def describe_array(value: Any) -> str:
-    """Return type and shape of an array or table, or the type of another value."""
-    if isinstance(value, ndarray):
-        return f"{value.dtype} {list(value.shape)}"
-    return f"a {type(value).__name__} of {len(value)}" if hasattr(value, "__len__") else f"{type(value).__name__}"
-
-
 def chunks(bounds: ndarray) -> Iterator[tuple[slice, ndarray]]:
     """Yield slices of whole users' events that fit into memory, and the part of each event as an index of PARTS, int8."""
     for first, last in user_chunks(bounds[:, END]):
         yield slice(int(bounds[first, BEGIN]), int(bounds[last - 1, END])), part_of_events(bounds[first:last])
-
-
-def _time_chunks(time: ndarray) -> list[ndarray]:
-    return [time[begin : begin + CHUNK] for begin in range(0, len(time), CHUNK)]
-
-
-def _by_day(time: ndarray, days: int) -> list[ndarray]:
-    return [np.bincount(chunk // DAY, minlength=days) for chunk in _time_chunks(time)]
 
 
 def user_chunks(end: ndarray) -> list[tuple[int, int]]:

@@ -20,7 +20,7 @@ from genrec.evaluation.scored_lists import lists_of
 from genrec.evaluation.user_metrics import standard_metrics
 from genrec.plugin_source import name_with_place
 from genrec.progress import say
-from genrec.types import Evaluated, EvaluationMetric, Recommender, SequenceBatch
+from genrec.types import Evaluated, EvaluationMetric, HeldOutItems, Recommender, SequenceBatch
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*(@[1-9][0-9]*)?(\[[^\[\]\n]{1,60}\])?")
 
@@ -59,6 +59,15 @@ def measure(evaluated: Evaluated, metrics: Sequence[EvaluationMetric], taken: Se
     return Measured(pd.DataFrame(columns), means, {key: int((~values.isnan()).sum()) for key, values in per_user.items()})
 
 
+def with_users(measured: Measured, user: Tensor, figures: dict[str, Tensor]) -> Measured:
+    """Return the figures of an evaluation with those of further users, int64 [V], float64 [V] each: users without a target."""
+    more = pd.DataFrame({"user": user.numpy()} | {name: values.numpy() for name, values in figures.items()})
+    per_user = pd.concat([measured.per_user, more], ignore_index=True).sort_values("user", ignore_index=True)
+    changed = {name: per_user[name] for name in figures if per_user[name].notna().any()}
+    means = measured.means | {name: float(values.mean()) for name, values in changed.items()}
+    return Measured(per_user, means, measured.counts | {name: int(values.notna().sum()) for name, values in changed.items()})
+
+
 def checked_figures(metric: EvaluationMetric, evaluated: Evaluated) -> dict[str, Tensor]:
     """Return the figures of one metric; raise InputError unless they keep the contract of `EvaluationMetric`."""
     name, users = name_with_place(type(metric)), len(evaluated.user)
@@ -89,6 +98,7 @@ def evaluated_of(
     result: Evaluation, spec: Evaluate, popularity: Tensor, train: Callable[[], DataFrame], catalog: DataFrame,
     recommender: Recommender, batches: Sequence[SequenceBatch], seen: Callable[[Tensor], Tensor],
     shared: Tensor | None = None, greedy: Callable[[Tensor], Tensor] | None = None,
+    held_out: Callable[[Tensor], HeldOutItems] | None = None,
 ) -> Evaluated:  # fmt: skip
     """Return the results of `evaluate` with the data that metrics need; for the arguments see the fields of `Evaluated`.
 
@@ -100,6 +110,7 @@ def evaluated_of(
         **column, items=lists_of(result.ranks, result.recommendations, spec.cutoffs[-1]), ranks=result.ranks, cutoffs=spec.cutoffs,
         history_length=torch.zeros_like(column["user"]), popularity=popularity, train=cache(train), catalog=catalog,
         recommender=recommender, batches=parts, seen=seen, filter_seen=spec.filter_seen, shared=shared, greedy=greedy,
+        held_out=held_out,
     )  # fmt: skip
     return replace(evaluated, history_length=evaluated.by_user(lambda batch: (seen(batch.user.cpu()) > 0).sum(1)))
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from genrec.evaluation import metrics
 from genrec.evaluation.cold_metrics import cold_values
+from genrec.evaluation.feedback_metrics import feedback_values
 from genrec.evaluation.item_groups import (
     NUM_POPULARITY_GROUPS,
     dgu,
@@ -41,13 +42,15 @@ def standard_metrics(evaluated: Evaluated) -> dict[str, Tensor]:
     - `mgu_popularity@m`, `dgu_popularity@m`, `mgu_genres@m`, `dgu_genres@m`: see `item_groups.mgu`; genres if the catalog has them
     - `valid_share`: 1 if unconstrained greedy decoding of the user's history ends in the Semantic ID of a real item, else 0; only for
       policies that generate codes
+    - `pairwise_accuracy`, `disliked@n`: with labels, see `feedback_metrics`
 
     If Semantic IDs are shared, recalls are expectations over the order of the items that share one.
     """
     parts = (_recalls, _novelties, _group_figures, _valid)
     found = {name: values for part in parts for name, values in part(evaluated).items()}
     ranks, cutoffs = evaluated.ranks, evaluated.cutoffs
-    return found | semantic_id_values(ranks, cutoffs) | cold_values(ranks, cutoffs, evaluated.popularity)
+    found |= semantic_id_values(ranks, cutoffs) | cold_values(ranks, cutoffs, evaluated.popularity)
+    return found | feedback_values(evaluated)
 
 
 def novelty(items: Tensor, popularity: Tensor) -> Tensor:

@@ -11,7 +11,9 @@ from pandas import DataFrame
 from genrec.data.corpus import Corpus
 from genrec.data.corpus_builder import prepare
 from genrec.data.event_filters import Filters
-from genrec.data.splits import BEGIN, END, PARTS, LeaveOneOut, check_divided, events_before, part_of_events
+from genrec.data.feedback import feedback_of, labels_of
+from genrec.data.split_contract import check_divided, events_before
+from genrec.data.splits import BEGIN, END, PARTS, LeaveOneOut, divide_users, part_of_events
 from genrec.data.worlds import Shop
 from genrec.errors import InputError, UsageError
 from genrec.store import describe
@@ -29,7 +31,8 @@ def check_split(split: Split, raw: RawTables | None = None) -> None:
 
     - it is a frozen dataclass with a stable description;
     - `assign` gives every row one of 'train', 'validation' and 'test', each user's parts in this order;
-    - `divide`, if there is one, returns int64 [U, 2] between the ends of each user's events, and agrees with `assign`;
+    - `divide` or `divide_labeled`, if there is one, returns int64 [U, 2] between the ends of each user's events, and agrees with
+      `assign`;
     - `filters`, if there is one, returns `genrec.data.event_filters.Filters`;
     - `tie_order`, if there is one, returns `genrec.types.TieOrder`;
     - two calls give the same, and the same data give the same corpus, with an interaction in each part;
@@ -91,9 +94,13 @@ def _check_divide(name: str, split: DividingSplit, frame: DataFrame) -> None:
     user, time = frame["user"].to_numpy(), frame["time"].to_numpy()
     begin = np.flatnonzero(np.append(True, user[1:] != user[:-1]))
     arguments = begin, np.append(begin[1:], len(user)), time
+    feedback = feedback_of(split)
+    label = None if feedback is None else labels_of(frame["rating"].to_numpy(float), feedback)
     copies = [array.copy() for array in arguments]
     with check_no_global_draws(name, "take randomness from a seed that is a field"):
-        first, second = (call_plugin(name, "divide(begin, end, time)", lambda: split.divide(*arguments)) for _ in range(2))
+        first, second = (
+            call_plugin(name, "divide(begin, end, time)", lambda: divide_users(split, *arguments, label)) for _ in range(2)
+        )
     if not all(map(np.array_equal, arguments, copies)):
         raise ContractError(f"{name}: divide modified its arguments; work on a copy")
     user_ids = frame["user_id"].to_numpy()[begin]

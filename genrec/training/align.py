@@ -30,7 +30,7 @@ from genrec.training.early_checks import check_alignment
 from genrec.training.loop import Outcome, UserIds, Validate, train
 from genrec.training.model_selection import Selection
 from genrec.training.recipes import Align
-from genrec.training.validation import select_users
+from genrec.training.user_batches import select_users
 from genrec.types import (
     ExampleSource,
     FrozenPolicy,

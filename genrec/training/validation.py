@@ -1,4 +1,4 @@
-"""Validation during training, and the users that validation and evaluation rank: their batches, samples and seen items."""
+"""Validation during training, and the seen items of users."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from genrec.baselines import ItemKNN, Popularity
 from genrec.data.corpus import Corpus
-from genrec.data.examples import Examples, examples
+from genrec.data.examples import examples
 from genrec.data.splits import BEGIN, TEST, VALIDATION
 from genrec.evaluation.comparison.compared_metric import PER_USER
 from genrec.evaluation.evaluate import Evaluate, evaluate
 from genrec.evaluation.metrics import ndcg, recall
 from genrec.evaluation.shared_id_ties import per_user
-from genrec.randomness import generator
 from genrec.semantic_ids import SemanticIds
 from genrec.training.curves import mean_and_error
 from genrec.training.model_selection import FILTERED, Selection
 from genrec.training.recipes import SFT, Align
-from genrec.types import Baseline, Policy, Recommender, SequenceBatch
+from genrec.training.user_batches import batches, device_of, select_users
+from genrec.training.validation_feedback import ValidationFeedback
+from genrec.types import Baseline, Policy, SequenceBatch
 
 MAX_KNN_ITEMS = 100_000  # largest catalog for which the picture of a training shows ItemKNN
 
@@ -35,8 +36,9 @@ def validation_score(
     The metrics are ndcg@10, recall@1, @10 and @50, and the metric of `Experiment.selection`, which selects the best step. The last
     cutoff of recall is smaller if the policy has fewer beams or the catalog fewer items. Each metric is computed twice: with the
     items that a user has already taken kept in the lists, and, with the suffix `_filter_seen`, with these items left out. NDCG has a
-    further metric with the suffix `_standard_error`, over users. Raises
-    UsageError if the cutoff of the selection exceeds the catalog.
+    further metric with the suffix `_standard_error`, over users. With labels the target is a liked item, and `pairwise_accuracy` and
+    disliked@10 are computed too, see `genrec.evaluation.feedback_metrics`. Raises UsageError if the cutoff of the selection exceeds
+    the catalog.
     """
     selection: Selection = experiment.selection
     selection.check_catalog(semantic_ids.items)
@@ -48,14 +50,16 @@ def validation_score(
     cutoffs = tuple(sorted({n for _, n in metrics.values()}))
     kept = Evaluate(cutoffs=cutoffs, batch_size=experiment.evaluate.batch_size)
     shared, seen = shared_numbers(semantic_ids), seen_items(corpus, "validation")
+    feedback = ValidationFeedback(policy, corpus, experiment, len(entries), recipe.validation.users, shared)
 
     def score() -> dict[str, float]:
         users = batches(validation, kept.batch_size, device_of(policy))
-        found: dict[str, float] = {}
+        found = feedback.pairs(users)
         for spec, suffix in ((kept, ""), (replace(kept, filter_seen=True), FILTERED)):
-            ranks = evaluate(policy, users, spec, seen, shared, corpus.own_ids).ranks
+            result = evaluate(policy, users, spec, seen, shared, corpus.own_ids)
+            found |= {f"{name}{suffix}": value for name, value in feedback.disliked(result, spec, seen).items()}
             for name, (metric, n) in metrics.items():
-                values = mean_and_error(f"{name}{suffix}", per_user(metric, ranks, n))
+                values = mean_and_error(f"{name}{suffix}", per_user(metric, result.ranks, n))
                 found |= values if metric is ndcg else {f"{name}{suffix}": values[f"{name}{suffix}"]}
         return found
 
@@ -99,22 +103,6 @@ def _score(baseline: Baseline, corpus: Corpus, experiment: Any, users: list[Sequ
     return float(per_user(PER_USER[selection.metric], ranks, selection.cutoff).mean())
 
 
-def batches(entries: Examples, size: int, device: torch.device) -> list[SequenceBatch]:
-    """Return all examples in batches on the device, the longest histories first, so that batches hold little padding."""
-    run, place = entries.places(torch.arange(len(entries)))
-    length = (place - entries.begin[run]).clamp(max=entries.history_length)
-    order = length.argsort(descending=True, stable=True)
-    return [SequenceBatch(*(part.to(device) for part in entries.batch(index))) for index in torch.split(order, size)]
-
-
-def select_users(entries: Examples, count: int, part: str) -> Examples:
-    """Return a random sample of `count` users (0 = all). The sample is the same for all seeds, rows and stages."""
-    if not 0 < count < len(entries):
-        return entries
-    chosen = torch.randperm(len(entries), generator=generator(0, f"{part} users"))[:count]
-    return entries.select(chosen.sort().values)
-
-
 def shared_numbers(semantic_ids: SemanticIds) -> Tensor | None:
     """Return the number of each item's Semantic ID, int64 [N + 1], 0 for the padding row 0; None if all Semantic IDs are unique."""
     if not semantic_ids.collided:
@@ -134,13 +122,6 @@ def seen_items(corpus: Corpus, before: Literal["validation", "test"] = "test") -
         return taken.to(users.device)
 
     return seen
-
-
-def device_of(recommender: Recommender) -> torch.device:
-    """Return the device of a policy's weights, or the CPU for a recommender without weights."""
-    if isinstance(recommender, nn.Module):
-        return next(recommender.parameters()).device
-    return torch.device("cpu")
 
 
 def user_ids(corpus: Corpus, users: Tensor) -> list[str]:

@@ -8,8 +8,11 @@ items, not tokens. Protocols have methods only, so `isinstance` can check the co
 from genrec.types.candidate_groups import Advantage, Advantages, CandidateGroups, GroupLogProbs, Surrogate, SurrogateTerms
 from genrec.types.data import (
     DividingSplit,
+    FeedbackBounds,
     FilteringSplit,
     KeepingSplit,
+    LabelDividingSplit,
+    LabelingSplit,
     RatedSource,
     RawStream,
     RawTables,
@@ -19,7 +22,7 @@ from genrec.types.data import (
     TieOrder,
     TieOrderingSplit,
 )
-from genrec.types.evaluation import Evaluated, EvaluationMetric
+from genrec.types.evaluation import Evaluated, EvaluationMetric, HeldOutItems
 from genrec.types.items import (
     NO_TEXT,
     AdaptiveQuantizer,
@@ -35,6 +38,7 @@ from genrec.types.items import (
 from genrec.types.objective import (
     Candidates,
     ExampleSource,
+    Feedback,
     FrozenPolicy,
     Objective,
     ObjectiveContext,
@@ -107,14 +111,19 @@ __all__ = [
     "EvaluationMetric",
     "ExactRecommender",
     "ExampleSource",
+    "Feedback",
+    "FeedbackBounds",
     "FilteringSplit",
     "FittedQuantizer",
     "FrozenPolicy",
     "GroupLogProbs",
+    "HeldOutItems",
     "ItemEncoder",
     "ItemLoss",
     "ItemVectors",
     "KeepingSplit",
+    "LabelDividingSplit",
+    "LabelingSplit",
     "LimitedSampler",
     "ListedCodes",
     "LogProbs",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,6 +53,26 @@ class TieOrder(NamedTuple):
         return TIES_OF_EACH_SEED if self.per_seed else f"a random order (seed {self.seed})"
 
 
+LIKED, NEUTRAL, DISLIKED = 1, 0, -1  # the label of an event, int8
+Histories = Literal["all", "without disliked"]  # whether disliked events stand in histories
+
+
+class FeedbackBounds(NamedTuple):
+    """The ratings that make an event liked or disliked. Every other event, also one without a rating, is neutral."""
+
+    liked: float  # an event with this rating or a higher one is liked
+    disliked: float | None = None  # an event with this rating or a lower one is disliked; None: no event is
+    histories: Histories = "all"  # whether disliked events stand in histories, in training and in evaluation
+    min_liked: int = 0  # users with fewer liked events are left out of the data
+    ends_with_liked: bool = False  # events after a user's last liked one are left out of the data
+
+    @property
+    def words(self) -> str:
+        """The bounds in words."""
+        disliked = "none is disliked" if self.disliked is None else f"disliked: rating of {self.disliked:g} or less"
+        return f"liked: rating of {self.liked:g} or more, {disliked}"
+
+
 @runtime_checkable
 class Source(Protocol):
     """A data set."""
@@ -88,9 +108,10 @@ class Split(Protocol):
         """Return 'train', 'validation' or 'test' for each row, str [rows].
 
         The interactions have the columns `user` and `item` (int64, the numbers 1..U and 1..N in the order of the first event), `time`
-        (int64, seconds since 1970), `rating` (float64, if the source has ratings), and `user_id` and `item_id` (str, the ids of the
-        source, unchanged), for splits that list users or items. They are sorted by user and time; ties keep the source's order,
-        unless the split has another (`TieOrderingSplit`). A user's parts must follow each other in the order train, validation, test.
+        (int64, seconds since 1970), `rating` (float64, if the source has ratings), `label` (int8, of a `LabelingSplit`), and `user_id`
+        and `item_id` (str, the ids of the source, unchanged), for splits that list users or items. They are sorted by user and time;
+        ties keep the source's order, unless the split has another (`TieOrderingSplit`). A user's parts must follow each other in the
+        order train, validation, test.
         """
         ...
 
@@ -122,6 +143,27 @@ class DividingSplit(Split, Protocol):
 
         A user's events are those at begin..end, int64 [U] each, with the times int64 [E] in seconds since 1970, sorted.
         """
+        ...
+
+
+@runtime_checkable
+class LabelingSplit(Split, Protocol):
+    """A split that labels events as liked, neutral or disliked. The targets of validation and test are then liked events.
+
+    The target of a user is the first liked event of the part, and the history is all that came before the part.
+    """
+
+    def feedback(self) -> FeedbackBounds | None:
+        """Return the bounds of the ratings; None: events have no labels."""
+        ...
+
+
+@runtime_checkable
+class LabelDividingSplit(LabelingSplit, Protocol):
+    """A split that needs the labels to divide. If there are labels, the pipeline calls `divide_labeled` instead of `divide`."""
+
+    def divide_labeled(self, begin: ndarray, end: ndarray, time: ndarray, label: ndarray) -> ndarray:
+        """Return where each user's validation and test begin, int64 [U, 2]; `label` is int8 [E], the others as in `divide`."""
         ...
 
 

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from pandas import DataFrame
     from torch import Tensor
 
     from genrec.types.policy import Recommender, SequenceBatch
+
+
+class HeldOutItems(NamedTuple):
+    """The items of the users' events in the part that is evaluated, oldest first, with their labels."""
+
+    items: Tensor  # int64 [B, M]  0 for padding
+    label: Tensor  # int8 [B, M]  1 liked, 0 neutral or padding, -1 disliked
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +42,7 @@ class Evaluated:
     seen: Callable[[Tensor], Tensor]  # users int64 [B] -> items of all their events before the target, int64 [B, E], padded with 0
     filter_seen: bool  # `Evaluate.filter_seen`: seen items were excluded from the lists
     shared: Tensor | None = None  # int64 [N + 1]  number of each item's Semantic ID, 0 for entry 0, if several items share one
+    held_out: Callable[[Tensor], HeldOutItems] | None = None  # users int64 [B] -> their held-out events; None without labels
     greedy: Callable[[Tensor], Tensor] | None = None  # histories int64 [B, T] -> item that unconstrained greedy decoding generates,
     # int64 [B], 0 if it is no real item; None for a recommender that generates no codes
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Targets = Literal["one", "all"]  # one target for each prefix of a sequence, or every target of a window in one pass
 Padding = Literal["zero", "repeat"]  # how a short window is padded on the left: with 0, or with repeats of the sequence
+Feedback = Literal["all", "liked", "not disliked"]  # which events are targets; without labels "all" and "not disliked" are the same
 
 
 class TrainingExamples(Protocol):
@@ -45,12 +46,12 @@ class TrainingExamples(Protocol):
 class ExampleSource(Protocol):
     """The training events of one data set as examples."""
 
-    def prefixes(self) -> TrainingExamples:
-        """Return one example for each event but a user's first: a `SequenceBatch` a batch."""
+    def prefixes(self, feedback: Feedback = "not disliked") -> TrainingExamples:
+        """Return one example for each event that `feedback` makes a target, but a user's first: a `SequenceBatch` a batch."""
         ...
 
-    def windows(self, padding: Padding = "zero") -> TrainingExamples:
-        """Return windows with a target after every item: a `WindowBatch` a batch."""
+    def windows(self, padding: Padding = "zero", feedback: Feedback = "not disliked") -> TrainingExamples:
+        """Return windows with a target after every item that `feedback` makes a target: a `WindowBatch` a batch."""
         ...
 
 

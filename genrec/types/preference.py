@@ -50,7 +50,8 @@ class SamplerContext(NamedTuple):
     """The training data that a negative sampler may read. Tables are indexed by item id; row 0 is padding."""
 
     item_count: int  # N
-    interactions: DataFrame  # training interactions: user, item, time and, if the source has them, rating; user and item as int64
+    # training interactions: user, item, time int64; with ratings `rating` float64; with labels `label` int8: 1 liked, -1 disliked
+    interactions: DataFrame
     popularity: Tensor  # int64 [N + 1]  training events of each item
     vectors: Tensor  # float32 [N + 1, D]  of the item encoder
     semantic_ids: SemanticIds
@@ -72,9 +73,9 @@ class Draw:
     """A draw of negatives for one training set.
 
     `draw(batch, num_negatives, generator)` returns negatives, int64 [B, num_negatives], on the batch's device. The items of a row are
-    in the catalog and distinct. The target and the user's other training items are never drawn; items of the history are drawn only
-    with `offers_history`. A row with too few candidates ends with zeros, which are masked; it is never filled with repeats. All
-    randomness comes from `generator`.
+    in the catalog and distinct. The target and the user's other training items are never drawn, with two exceptions: items of the
+    history with `offers_history`, and items that the user disliked in training with `offers_disliked`. A row with too few candidates
+    ends with zeros, which are masked; it is never filled with repeats. All randomness comes from `generator`.
 
     The draw that `at` returns replaces `draw` alone: the other fields of the draw that `build` returned hold for the whole training.
     """
@@ -82,6 +83,7 @@ class Draw:
     draw: DrawNegatives
     by_example: bool = False  # the negatives of an example do not depend on its batch: the generator is seeded per epoch, not per step
     offers_history: bool = False  # items of the history are drawn on purpose
+    offers_disliked: bool = False  # items that the user disliked in training are drawn on purpose, before or after the target
     refresh: Refresh | None = None  # given if the draw reads `context.policy`
     at: Callable[[float], Draw] | None = None  # returns the draw for a fraction of the training, 0 <= progress < 1; None: this one
 
