@@ -31,6 +31,7 @@ from genrec.preference.losses import DPO, Anchored, SoftmaxDPO
 from genrec.preference.losses.kto import check_mismatched_pairs
 from genrec.preference.range_checks import check_range
 from genrec.preference.rewards import checked_rating
+from genrec.store import NEW_IN_KEY
 from genrec.types import (
     Candidates,
     LogProbs,
@@ -44,7 +45,7 @@ from genrec.types import (
     TrainingStep,
     WindowBatch,
 )
-from genrec.types.objective import Targets
+from genrec.types.objective import Feedback, Targets
 from genrec.types.specification import check_types
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class Preference:
     likelihood: float = 0.0  # weight of the negative log-likelihood beside the preference loss, 0 or more
     weight: float = 1.0  # weight of the preference loss, 0 or more
     targets: Targets = "one"  # one target per prefix, or, for a causal policy, every target of a window
+    feedback: Feedback = field(default="not disliked", metadata=NEW_IN_KEY)  # which events are preferred, by the labels of the split
 
     def __post_init__(self) -> None:
         check_types(self, "Preference")
@@ -111,7 +113,7 @@ class Preference:
     def build_step(self, context: ObjectiveContext) -> TrainingStep:
         """Return the objective for one policy and one training set."""
         check_sequence_policy(self, self.targets, context.policy)
-        examples = examples_of(context.source, self.targets)
+        examples = examples_of(context.source, self.targets, feedback=self.feedback)
         context = context._replace(epoch_steps=-(-len(examples) // context.batch_size))
         proposals = self.candidates.build_proposals(context)
         examples = examples if proposals.examples is None else proposals.examples

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 from genrec.errors import UsageError
 from genrec.plugin_source import name_with_place
 from genrec.randomness import generator
+from genrec.store import NEW_IN_KEY
 from genrec.types import (
     Baseline,
     ExampleSource,
@@ -25,7 +26,7 @@ from genrec.types import (
     TrainingStep,
     WindowBatch,
 )
-from genrec.types.objective import Targets
+from genrec.types.objective import Feedback, Targets
 from genrec.types.specification import check_types
 
 
@@ -39,6 +40,7 @@ class Supervised:
 
     targets: Targets = "one"  # one target per prefix, or, for a causal policy, every target of a window in one pass
     padding: Padding = "zero"  # left padding of a window; "repeat" fills it with copies of the sequence, separated by a 0
+    feedback: Feedback = field(default="all", metadata=NEW_IN_KEY)  # which events are targets, by the labels of the split
 
     def __post_init__(self) -> None:
         check_types(self, "Supervised")
@@ -53,7 +55,7 @@ class Supervised:
 
     def build_step(self, context: ObjectiveContext) -> TrainingStep:
         """Return the objective for one policy and one training set."""
-        examples = examples_of(context.source, self.targets, self.padding)
+        examples = examples_of(context.source, self.targets, self.padding, self.feedback)
         check_sequence_policy(self, self.targets, context.policy)
 
         def loss(batch: SequenceBatch | WindowBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -62,9 +64,11 @@ class Supervised:
         return TrainingStep(examples=examples, loss=loss)
 
 
-def examples_of(source: ExampleSource, targets: Targets, padding: Padding = "zero") -> TrainingExamples:
+def examples_of(
+    source: ExampleSource, targets: Targets, padding: Padding = "zero", feedback: Feedback = "not disliked"
+) -> TrainingExamples:
     """Return the training examples of an objective: prefixes with one target, or windows with a target after every item."""
-    return source.windows(padding) if targets == "all" else source.prefixes()
+    return source.windows(padding, feedback) if targets == "all" else source.prefixes(feedback)
 
 
 def check_causal(objective: object, targets: Targets, experiment: Any) -> None:
