@@ -211,13 +211,19 @@ def windows(corpus: Corpus, history_length: int, padding: Padding = "zero", feed
     rows = (count > 0).nonzero().squeeze(1)
     cumulative = num_windows(count[rows], history_length).cumsum(0)
     found = Windows(items, rows + 1, begin[rows], count[rows], cumulative, history_length, padding, allowed)
-    if allowed is not None and len(rows):
-        parts = torch.split(torch.arange(len(found)), WINDOWS_AT_ONCE)
-        found = replace(found, selected=torch.cat([index[(found.batch(index).target > 0).any(1)] for index in parts]))
+    found = with_targets(found) if len(rows) else found
     if not len(rows) or not len(found):
         label = "" if allowed is None else f", the later one {feedback}"
         raise InputError(f"the part 'train' holds no example: no user has two training events{label}")
     return found
+
+
+def with_targets(found: Windows) -> Windows:
+    """Return the windows with at least one allowed target."""
+    if found.allowed is None:
+        return found
+    parts = torch.split(torch.arange(len(found)), WINDOWS_AT_ONCE)
+    return replace(found, selected=torch.cat([index[(found.batch(index).target > 0).any(1)] for index in parts]))
 
 
 def num_windows(count: Tensor, history_length: int) -> Tensor:

@@ -20,9 +20,14 @@ def allowed_targets(corpus: Corpus, feedback: Feedback) -> Tensor | None:
     "all" is every event, "not disliked" every event but the disliked ones, and "liked" only liked events. Without labels the first
     two are the same, and "liked" raises UsageError.
     """
+    return allowed_by_label(None if corpus.label is None else torch.from_numpy(corpus.label), feedback)
+
+
+def allowed_by_label(label: Tensor | None, feedback: Feedback) -> Tensor | None:
+    """Return which events with labels int8 [E] may be targets of training, as `allowed_targets`: bool [E], None for all."""
     if feedback not in get_args(Feedback):
         raise UsageError(f"feedback is one of {', '.join(map(repr, get_args(Feedback)))}, got {feedback!r}")
-    if corpus.label is None:
+    if label is None:
         if feedback == "liked":
             raise UsageError(
                 "feedback 'liked' needs labels, and the split sets no bounds of ratings; set split.liked, such as 4, or feedback 'all'"
@@ -30,7 +35,6 @@ def allowed_targets(corpus: Corpus, feedback: Feedback) -> Tensor | None:
         return None
     if feedback == "all":
         return None
-    label = torch.from_numpy(corpus.label)
     return label == LIKED if feedback == "liked" else label != DISLIKED
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from genrec.errors import InputError
 from genrec.item_rows import repeated
 from genrec.own_ids import name_item, name_user
+from genrec.preference.disliked_pairs import DislikedPairs
 from genrec.preference.exclusions import Exclusions, on_cpu
 from genrec.types import SamplerContext, SequenceBatch
 
@@ -23,14 +24,17 @@ class DrawContract:
 
     Items are compared by id, and with the target by Semantic ID. `Exclusions`, which samplers use, is stricter where items share a
     Semantic ID. With `offers_history`, items of the history are allowed unless the user takes them more often than the history
-    shows.
+    shows. With `offers_disliked`, training items that the user dislikes are allowed, wherever they stand.
     """
 
-    def __init__(self, context: SamplerContext, offers_history: bool = False, sampler: str = "") -> None:
+    def __init__(
+        self, context: SamplerContext, offers_history: bool = False, sampler: str = "", offers_disliked: bool = False
+    ) -> None:
         self.item_count, self.own_ids = context.item_count, context.own_ids
         self.offers_history = offers_history
         self.prefix = f"{sampler}: " if sampler else ""  # of messages
         self.exclusions = Exclusions(context)
+        self.disliked = DislikedPairs(context, self.exclusions.representative) if offers_disliked else None
 
     def check(self, batch: SequenceBatch, negatives: Tensor, num_negatives: int) -> None:
         """Raise InputError if negatives int64 [B, num_negatives] break a rule. The error names the first user and the first rule."""
@@ -82,21 +86,34 @@ class DrawContract:
             f"has the target's Semantic ID, so the policy cannot tell the two apart; {remedy}",
             self.exclusions.shares_semantic_id(batch, drawn),
         )
+        offered = torch.zeros_like(drawn, dtype=torch.bool) if self.disliked is None else self.disliked.contains(batch.user, drawn)
         if self.offers_history:
             remedy = "to find these items, call Exclusions(context).outside_history(batch, candidates)"
-            outside = self.exclusions.outside_history(batch, drawn) & (drawn > 0)
+            outside = self.exclusions.outside_history(batch, drawn) & (drawn > 0) & ~offered
             yield (
                 f"has the Semantic ID of a training item that the user takes outside the history; {remedy}",
                 outside,
             )
             return
-        in_history = self.exclusions.in_history(batch, drawn)
+        in_history = self.exclusions.in_history(batch, drawn) & ~offered
         yield f"is in the history, which is allowed only for a Draw(offers_history=True); {remedy}", in_history
-        yield f"is a training item of the user, before or after the target; {remedy}", self.exclusions.in_training(batch, drawn)
+        in_training = self.exclusions.in_training(batch, drawn) & ~offered
+        if self.disliked is not None:
+            yield (
+                "is a training item that the user does not dislike; a Draw(offers_disliked=True) may offer dislikes only",
+                in_training,
+            )
+            return
+        yield f"is a training item of the user, before or after the target; {remedy}", in_training
 
 
 def check_draw(
-    batch: SequenceBatch, negatives: Tensor, num_negatives: int, context: SamplerContext, offers_history: bool = False
+    batch: SequenceBatch,
+    negatives: Tensor,
+    num_negatives: int,
+    context: SamplerContext,
+    offers_history: bool = False,
+    offers_disliked: bool = False,
 ) -> None:
     """Check a single draw, for example in a test. For many draws from one training set, reuse a `DrawContract`."""
-    DrawContract(context, offers_history).check(batch, negatives, num_negatives)
+    DrawContract(context, offers_history, offers_disliked=offers_disliked).check(batch, negatives, num_negatives)

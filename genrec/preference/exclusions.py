@@ -35,14 +35,14 @@ class Exclusions:
         """Return the mask of excluded candidates, bool [B, M]. `candidates` is int64 [B, M] in 0..N; 0 is always excluded."""
         ids = self.representative[candidates]
         return (
-            self._always(batch, candidates)
+            self.always(batch, candidates)
             | self._training_ids.contains(batch.user.unsqueeze(1), ids)
             | contains(self.representative[batch.history], ids)
         )
 
     def allowing_history(self, batch: SequenceBatch, candidates: Tensor) -> Tensor:
         """Return the mask of excluded candidates, bool [B, M], for a draw that offers items of the history."""
-        return self._always(batch, candidates) | self.outside_history(batch, candidates)
+        return self.always(batch, candidates) | self.outside_history(batch, candidates)
 
     def outside_history(self, batch: SequenceBatch, candidates: Tensor) -> Tensor:
         """Return whether the user takes a candidate's Semantic ID in training more often than the history shows: bool [B, M].
@@ -73,7 +73,7 @@ class Exclusions:
         """Return whether a candidate, compared by item id, is in the history: bool [B, M]."""
         return contains(batch.history, candidates)
 
-    def _always(self, batch: SequenceBatch, candidates: Tensor) -> Tensor:
+    def always(self, batch: SequenceBatch, candidates: Tensor) -> Tensor:
         """Return the candidates excluded from every draw, bool [B, M]: 0, the target's Semantic ID, and filtered items."""
         excluded = (candidates == 0) | self.shares_semantic_id(batch, candidates)
         for rejects in self._filters:

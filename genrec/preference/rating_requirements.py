@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from genrec.errors import UsageError
-from genrec.types import FilteringSplit, RatedSource
+from genrec.types import FilteringSplit, LabelingSplit, RatedSource
 
 
 def check_has_ratings(component: object, experiment: Any) -> None:
@@ -27,4 +27,14 @@ def check_keeps_ratings(component: object, field: str, experiment: Any) -> None:
             f"{experiment.name}: {name}.{field} = {highest} needs events with a rating of {highest} or less, but split.min_rating = "
             f"{lowest} drops every event with a rating below {lowest}; set split.min_rating to None or at most {highest}, or use "
             "another sampler, such as AlreadySeen()"
+        )
+
+
+def check_has_dislikes(component: object, experiment: Any) -> None:
+    """Raise UsageError if the experiment's split labels no event as disliked."""
+    bounds = experiment.split.feedback() if isinstance(experiment.split, LabelingSplit) else None
+    if bounds is None or bounds.disliked is None:
+        raise UsageError(
+            f"{experiment.name}: {type(component).__name__} needs events that are labeled as disliked, got the split "
+            f"{experiment.split!r}; set split.liked and split.disliked, such as 4 and 2"
         )

@@ -10,18 +10,21 @@ from pandas import DataFrame
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, one_hot
 
-from genrec.data.examples import Examples, Windows, num_windows
+from genrec.data.examples import Examples, Windows, num_windows, select_examples, with_targets
+from genrec.data.feedback import labels_of
+from genrec.data.feedback_targets import allowed_by_label
 from genrec.errors import UsageError
 from genrec.item_rows import contains, keys, ranking
 from genrec.own_ids import OwnIds
 from genrec.semantic_ids import SemanticIds
-from genrec.types import Padding, Ranking, SamplerContext, SequenceBatch
+from genrec.types import Feedback, FeedbackBounds, Padding, Ranking, SamplerContext, SequenceBatch
 
 
 def sampler_context(seed: int = 0, items: int = 60, users: int = 40) -> SamplerContext:
     """Return a small synthetic training set with skewed popularity, vectors that follow the codes, and shared Semantic IDs.
 
-    `items` is at least 20. Each user takes 3 to 12 distinct items and rates them 1 to 5. The policy is a `WorldPolicy`.
+    `items` is at least 20. Each user takes 3 to 12 distinct items and rates them 1 to 5: 4 and 5 are liked, 1 and 2
+    disliked. The policy is a `WorldPolicy`.
     """
     if items < 20:
         raise UsageError(f"sampler_context needs at least 20 items, got {items}")
@@ -40,6 +43,7 @@ def sampler_context(seed: int = 0, items: int = 60, users: int = 40) -> SamplerC
         }
     )
     interactions["rating"] = rng.integers(1, 6, len(interactions)).astype(float)
+    interactions["label"] = labels_of(interactions["rating"].to_numpy(), FeedbackBounds(4.0, 2.0))
     popularity = torch.bincount(torch.from_numpy(interactions["item"].to_numpy(copy=True)), minlength=items + 1)
     vectors_ = torch.from_numpy(vectors).float()
     semantic_ids = SemanticIds(torch.from_numpy(codes), (4, 4, 4))
@@ -110,16 +114,27 @@ def batches_of(context: SamplerContext, size: int = 32, length: int = 20) -> Ite
         yield examples.batch(order[begin : begin + size])
 
 
-def context_examples(context: SamplerContext, length: int) -> Examples:
+def context_examples(context: SamplerContext, length: int, feedback: Feedback = "all") -> Examples:
     """Return one example for each interaction of a context but a user's first, with histories of at most `length` items."""
     item, users, begin, count = _sequences(context)
-    return Examples(item, users, begin, begin + 1, count.cumsum(0), length)
+    examples = Examples(item, users, begin, begin + 1, count.cumsum(0), length)
+    allowed = allowed_by_label(_labels(context), feedback)
+    return select_examples(examples, allowed)
 
 
-def context_windows(context: SamplerContext, length: int, padding: Padding = "zero") -> Windows:
+def context_windows(context: SamplerContext, length: int, padding: Padding = "zero", feedback: Feedback = "all") -> Windows:
     """Return the windows of a context's users, of at most `length` items."""
     item, users, begin, count = _sequences(context)
-    return Windows(item, users, begin, count, num_windows(count, length).cumsum(0), length, padding)
+    allowed = allowed_by_label(_labels(context), feedback)
+    return with_targets(Windows(item, users, begin, count, num_windows(count, length).cumsum(0), length, padding, allowed))
+
+
+def _labels(context: SamplerContext) -> Tensor | None:
+    """Return the label of each interaction by user and time, int8 [E]; None without labels."""
+    table = context.interactions
+    if "label" not in table:
+        return None
+    return torch.from_numpy(table.sort_values(["user", "time"], kind="stable")["label"].to_numpy("int8", copy=True))
 
 
 def _sequences(context: SamplerContext) -> tuple[Tensor, Tensor, Tensor, Tensor]:

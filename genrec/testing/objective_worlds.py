@@ -11,7 +11,7 @@ from torch import nn
 from genrec.data.examples import Examples, Windows
 from genrec.objectives.frozen_policy import FrozenCopy
 from genrec.testing.check_worlds import context_examples, context_windows, sampler_context
-from genrec.types import ObjectiveContext, Padding, SamplerContext, SequenceBatch, WindowBatch
+from genrec.types import Feedback, ObjectiveContext, Padding, SamplerContext, SequenceBatch, WindowBatch
 
 BATCH_SIZE = 16
 STEPS = 20
@@ -24,13 +24,13 @@ class ContextExamples:
 
     context: SamplerContext
 
-    def prefixes(self) -> Examples:
-        """Return one example for each event but a user's first."""
-        return context_examples(self.context, HISTORY_LENGTH)
+    def prefixes(self, feedback: Feedback = "not disliked") -> Examples:
+        """Return one example for each event that `feedback` makes a target, but a user's first."""
+        return context_examples(self.context, HISTORY_LENGTH, feedback)
 
-    def windows(self, padding: Padding = "zero") -> Windows:
-        """Return windows with a target after every item."""
-        return context_windows(self.context, HISTORY_LENGTH, padding)
+    def windows(self, padding: Padding = "zero", feedback: Feedback = "not disliked") -> Windows:
+        """Return windows with a target after every item that `feedback` makes a target."""
+        return context_windows(self.context, HISTORY_LENGTH, padding, feedback)
 
 
 def objective_world(seed: int = 0) -> ObjectiveContext:

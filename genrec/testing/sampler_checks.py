@@ -38,7 +38,7 @@ def check_sampler(sampler: NegativeSampler, context: SamplerContext | None = Non
     - a sampler that holds others in its fields returns them from `inner_samplers()`;
     - negatives are int64 [B, num_negatives], in the catalog and distinct, for one example or many, in any order;
     - they are never the target, an item with its Semantic ID, a training item of the user (past or future), or an item of the
-      history unless the draw has `offers_history`;
+      history unless the draw has `offers_history`; training items that the user dislikes are allowed with `offers_disliked`;
     - users who have taken all items, or all but two, get a shortfall of zeros;
     - equal generators give equal draws, and generators with different seeds different draws;
     - the batch, the context, the mode of the policy and global random state stay unchanged;
@@ -76,7 +76,7 @@ def check_sampler(sampler: NegativeSampler, context: SamplerContext | None = Non
 def _check_draws(sampler: NegativeSampler, context: SamplerContext, batch: SequenceBatch, seeds: int) -> None:
     """Draw for the batch with several counts and seeds, and check the negatives."""
     name, draw = type(sampler).__name__, _build(sampler, context)
-    contract = DrawContract(context, draw.offers_history)
+    contract = DrawContract(context, draw.offers_history, offers_disliked=draw.offers_disliked)
     for count in COUNTS:
         for seed in range(seeds):
             _check_draw(name, contract, draw, batch, count, seed)
@@ -151,7 +151,7 @@ def _check_progress(sampler: NegativeSampler, context: SamplerContext, batch: Se
     """Check that the draws returned by `at` keep the contract, and that the original draw does not change."""
     name, draw = type(sampler).__name__, _build(sampler, context)
     first = _draw(name, draw, batch, max(COUNTS), seed=1)
-    contract = DrawContract(context, draw.offers_history)
+    contract = DrawContract(context, draw.offers_history, offers_disliked=draw.offers_disliked)
     for label, current in _phases(sampler, draw):
         _check_draw(label, contract, current, batch, max(COUNTS), seed=0)
     if not torch.equal(first, _draw(name, draw, batch, max(COUNTS), seed=1)):

@@ -22,7 +22,7 @@ class StepSampler:
         self.sampler, self.num_negatives, self.context = sampler, num_negatives, context
         self.name = name_with_place(type(sampler))
         self.draw = self._build(context.data())
-        self.contract = DrawContract(context.data(), self.draw.offers_history, self.name)
+        self.contract = DrawContract(context.data(), self.draw.offers_history, self.name, self.draw.offers_disliked)
         refresh = Refresh() if self.draw.refresh is None else self.draw.refresh
         self.refresh_every = refresh.every * (context.epoch_steps if refresh.unit == "epochs" else 1)  # steps; 0: never
         self.refreshed: FrozenPolicy | None = None

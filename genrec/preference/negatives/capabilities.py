@@ -39,6 +39,7 @@ def _check_fields(draw: Draw, call: str) -> None:
         "draw": (callable(draw.draw), "a callable draw(batch, num_negatives, generator)", draw.draw),
         "by_example": (isinstance(draw.by_example, bool), "True or False", draw.by_example),
         "offers_history": (isinstance(draw.offers_history, bool), "True or False", draw.offers_history),
+        "offers_disliked": (isinstance(draw.offers_disliked, bool), "True or False", draw.offers_disliked),
         "refresh": (
             draw.refresh is None or _is_valid_refresh(draw.refresh),
             "None, if the draw does not read the policy, or Refresh(every, unit) with an int of 0 or more (0: the reference) and "
@@ -65,13 +66,14 @@ def _is_valid_refresh(refresh: object) -> bool:
 def combine(name: str, parts: Sequence[Draw], draw: DrawNegatives, at: Callable[[float], Draw] | None = None) -> Draw:
     """Return a draw that draws from other draws.
 
-    It is `by_example` if all parts are, offers the history if any part does, and has the refresh of its parts. Raises UsageError if
-    the parts disagree on the refresh, because they read one copy of the policy.
+    It is `by_example` if all parts are, offers the history or dislikes if any part does, and has the refresh of its parts. Raises
+    UsageError if the parts disagree on the refresh, because they read one copy of the policy.
     """
     return Draw(
         draw=draw,
         by_example=all(part.by_example for part in parts),
         offers_history=any(part.offers_history for part in parts),
+        offers_disliked=any(part.offers_disliked for part in parts),
         refresh=_common_refresh(name, [part.refresh for part in parts if part.refresh is not None]),
         at=at,
     )
