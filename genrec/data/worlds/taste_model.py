@@ -7,7 +7,7 @@ a user with the angles a and c values an item of a brand at the angle b and a ca
 
 An event is chosen (probability `chosen`): a cell with a probability proportional to exp(CHOICE_SHARPNESS z). Or it is shown: the
 category follows from the last item's, and the brand is the last item's (`repeated`) or drawn by popularity, whatever the user likes.
-The model is drawn by popularity. The user rates the item 3 + RATING_SLOPE z + noise, rounded and clipped to 1..5.
+The model is drawn by popularity. The user rates the item RATING_MEAN + RATING_SLOPE z + noise, rounded and clipped to 1..5.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ SKEW = 1.0  # Zipf exponent of the popularity of brands and models
 STAY = 0.6  # probability that the shop shows the last item's category again; else the next one
 BRAND_WEIGHT, CATEGORY_WEIGHT = 1.0, 0.5  # of a brand and a category in a user's value of an item
 CHOICE_SHARPNESS = 3.0  # of choices: factor on the value
+RATING_MEAN = 3.0  # rating of an item with the value 0
 RATING_SLOPE = 1.4  # rating points for each unit of value
 
 
@@ -78,7 +79,7 @@ class TasteModel:
 
     def rating_probability(self, lowest: float, highest: float) -> ndarray:
         """Return the probability of a rating from `lowest` to `highest`, float64 [U, cells]."""
-        mean = 3 + RATING_SLOPE * self.value
+        mean = RATING_MEAN + RATING_SLOPE * self.value
         upper = np.inf if highest >= 5 else np.floor(highest) + 0.5
         lower = -np.inf if lowest <= 1 else np.ceil(lowest) - 0.5
         found: ndarray = ndtr((upper - mean) / self.world.rating_noise) - ndtr((lower - mean) / self.world.rating_noise)
@@ -92,7 +93,7 @@ class TasteModel:
             last = _draw(self.next_cell(users, last), random)
             items[:, step] = last + CELLS * _draw(models[last], random)
             noise = self.world.rating_noise * random.standard_normal(len(users))
-            ratings[:, step] = np.clip(np.rint(3 + RATING_SLOPE * self.value[users, last] + noise), 1, 5)
+            ratings[:, step] = np.clip(np.rint(RATING_MEAN + RATING_SLOPE * self.value[users, last] + noise), 1, 5)
         return Events(items, ratings)
 
 
