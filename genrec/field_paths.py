@@ -32,7 +32,7 @@ def place(experiment: Experiment, flag: str, components: Mapping[FieldPath, obje
     path: FieldPath = ()
     names = flag.removeprefix("--").split(".")
     position = 0
-    while (dataclasses.is_dataclass(value) or path == CHAIN) and position < len(names):
+    while (dataclasses.is_dataclass(value) or (isinstance(value, tuple) and path == CHAIN)) and position < len(names):
         name = names[position].replace("-", "_")
         if isinstance(value, tuple):
             if not name.isdecimal() or int(name) >= len(value):

@@ -166,6 +166,7 @@ def test_only_allowed_bases() -> None:
         "Recommender",  # protocols that say more
         "Baseline",
         "Policy",
+        "WindowPolicy",
         "Source",
         "Split",
         "ItemEncoder",

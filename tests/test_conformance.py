@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from genrec.preference.negatives import (
     Uniform,
 )  # fmt: skip
 from genrec.testing import ContractError, Cyclic, Shop, batches_of, check_sampler, sampler_context
-from genrec.types import DrawNegatives, NegativeSampler, SamplerContext, SequenceBatch
+from genrec.types import Draw, NegativeSampler, SamplerContext, SequenceBatch
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class RarelyTaken:
 
     power: float = 0.5
 
-    def build(self, context: SamplerContext) -> DrawNegatives:
+    def build(self, context: SamplerContext) -> Draw:
         weights = 1 / (1 + context.popularity.float()) ** self.power
         exclusions = Exclusions(context)
 
@@ -46,7 +47,7 @@ class RarelyTaken:
             order = arrival.argsort(1)
             return take_first(order, likely.gather(1, order) > 0, num_negatives)
 
-        return draw
+        return Draw(draw=draw)
 
 
 SAMPLERS: list[NegativeSampler] = [
@@ -62,18 +63,19 @@ def test_built_in_samplers_keep_the_contract(sampler: NegativeSampler) -> None:
     check_sampler(sampler, sampler_context(seed=7, items=200, users=15))
 
 
-Draw = Callable[[SequenceBatch, int, Generator], Tensor]
-Break = Callable[[Draw, SamplerContext], Draw]
+DrawFunction = Callable[[SequenceBatch, int, Generator], Tensor]
+Break = Callable[[DrawFunction, SamplerContext], DrawFunction]
 
 
 @dataclass(frozen=True)
 class Broken:
-    """Uniform, with its draw replaced by a broken one."""
+    """Uniform, with its draw replaced by a broken one, and with further fields of the draw."""
 
     breaks: Break
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
-    def build(self, context: SamplerContext) -> DrawNegatives:
-        return self.breaks(Uniform().build(context), context)
+    def build(self, context: SamplerContext) -> Draw:
+        return Draw(draw=self.breaks(Uniform().build(context).draw, context), **self.fields)
 
 
 def after(change: Callable[[Tensor, SequenceBatch, SamplerContext], Tensor]) -> Break:
@@ -84,7 +86,7 @@ def after(change: Callable[[Tensor, SequenceBatch, SamplerContext], Tensor]) -> 
 def around(action: Callable[[SequenceBatch, SamplerContext], object]) -> Break:
     """Run an action before each draw."""
 
-    def wrap(draw: Draw, context: SamplerContext) -> Draw:
+    def wrap(draw: DrawFunction, context: SamplerContext) -> DrawFunction:
         def broken(batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
             action(batch, context)
             return draw(batch, num_negatives, generator)
@@ -124,7 +126,7 @@ def later(negatives: Tensor, batch: SequenceBatch, context: SamplerContext) -> T
     return put_first(negatives, torch.tensor(rows))
 
 
-def by_rows(context: SamplerContext, generator: Generator | None) -> Draw:
+def by_rows(context: SamplerContext, generator: Generator | None) -> DrawFunction:
     """Draw few candidates per row, all at once, from the generator argument or from a generator with a fixed seed."""
     exclusions = Exclusions(context)
 
@@ -136,11 +138,11 @@ def by_rows(context: SamplerContext, generator: Generator | None) -> Draw:
     return draw
 
 
-def fixed_seed(_: Draw, context: SamplerContext) -> Draw:
+def fixed_seed(_: DrawFunction, context: SamplerContext) -> DrawFunction:
     return by_rows(context, torch.Generator())
 
 
-def without_use(draw: Draw, context: SamplerContext) -> Draw:
+def without_use(draw: DrawFunction, context: SamplerContext) -> DrawFunction:
     """Draw a random number and ignore it."""
 
     def broken(batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
@@ -150,7 +152,7 @@ def without_use(draw: Draw, context: SamplerContext) -> Draw:
     return broken
 
 
-def nearest(_: Draw, context: SamplerContext) -> Draw:
+def nearest(_: DrawFunction, context: SamplerContext) -> DrawFunction:
     """Draw the next items by id, without randomness."""
     exclusions = Exclusions(context)
 
@@ -162,7 +164,7 @@ def nearest(_: Draw, context: SamplerContext) -> Draw:
     return draw
 
 
-def half(draw: Draw, _: SamplerContext) -> Draw:
+def half(draw: DrawFunction, _: SamplerContext) -> DrawFunction:
     """Draw nothing for every other row of the batch."""
 
     def broken(batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
@@ -178,8 +180,8 @@ def few_candidates(change: Callable[[Tensor], Tensor]) -> Break:
     return lambda _, context: lambda batch, num_negatives, generator: change(by_rows(context, None)(batch, num_negatives, generator))
 
 
-def undeclared_policy(_: Draw, context: SamplerContext) -> Draw:
-    """Draw from the policy's list without declaring `refresh_every`."""
+def undeclared_policy(_: DrawFunction, context: SamplerContext) -> DrawFunction:
+    """Draw from the policy's list, although the `Draw` has no `refresh`."""
     policy, exclusions = context.policy, Exclusions(context)
 
     def draw(batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
@@ -194,13 +196,13 @@ def trains(_: SequenceBatch, context: SamplerContext) -> None:
     context.policy.train()  # type: ignore[union-attr]
 
 
-def clock_seed(draw: Draw, _: SamplerContext) -> Draw:
+def clock_seed(draw: DrawFunction, _: SamplerContext) -> DrawFunction:
     return lambda batch, num_negatives, generator: draw(
         batch, num_negatives, torch.Generator().manual_seed(time.perf_counter_ns() % 2**40)
     )
 
 
-def stateful(draw: Draw, _: SamplerContext) -> Draw:
+def stateful(draw: DrawFunction, _: SamplerContext) -> DrawFunction:
     drawn: list[Tensor] = []
 
     def broken(batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
@@ -239,7 +241,7 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "half": (half, r"gets \d negatives, and \d in another place of the same batch, like 256 of 256 rows"),
     "repeats of few": (few_candidates(lambda drawn: torch.where(drawn == 0, drawn[:, :1], drawn)), r"user 'user-4\d' .*is repeated"),
     "zeros first of few": (few_candidates(lambda drawn: drawn.flip(1)), r"user 'user-4\d' .*comes after a 0"),
-    "undeclared policy": (undeclared_policy, r"the negatives depend on context.policy; .*attribute refresh_every"),
+    "undeclared policy": (undeclared_policy, r"the negatives depend on context.policy; .*refresh=Refresh\(every, unit\)"),
     "mode": (around(trains), r"context.policy was left in another mode"),
     "clock seed": (clock_seed, r"two draws from generators with the same seed differ"),
     "state": (stateful, r"two draws from generators with the same seed differ.*keep no state"),
@@ -259,7 +261,7 @@ BROKEN: dict[str, tuple[Break, str]] = {
         lambda *_: lambda batch, num_negatives: batch.target,
         r"a draw with num_negatives = 1 for .* raised TypeError.*positional",
     ),
-    "no draw": (lambda *_: None, r"build\(context\) must return a callable draw\(batch, num_negatives, generator\), got None"),  # type: ignore[dict-item, return-value]
+    "no draw": (lambda *_: None, r"Draw.draw must be a callable draw\(batch, num_negatives, generator\), got None"),  # type: ignore[dict-item, return-value]
 }
 
 
@@ -278,13 +280,13 @@ def test_a_draw_without_randomness_passes() -> None:
 
 @dataclass(frozen=True)
 class BuildRaises:
-    def build(self, context: SamplerContext) -> DrawNegatives:
+    def build(self, context: SamplerContext) -> Draw:
         raise KeyError("weights")
 
 
 @dataclass(frozen=True)
 class WithoutContext:
-    def build(self) -> DrawNegatives:
+    def build(self) -> Draw:
         return Uniform().build(sampler_context())
 
 
@@ -302,7 +304,7 @@ def test_a_single_row_is_checked() -> None:
 
 @dataclass
 class NotFrozen:
-    def build(self, context: SamplerContext) -> DrawNegatives:
+    def build(self, context: SamplerContext) -> Draw:
         return Uniform().build(context)
 
 

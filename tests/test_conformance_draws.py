@@ -1,44 +1,28 @@
-"""check_sampler: the optional attributes of a draw, by_example, offers_history, at and refresh_every, are checked."""
+"""check_sampler: the fields of a `Draw` are checked, and what a composition tells about its samplers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import torch
-from test_conformance import Break, Broken, Draw, after, around, later, past, put_first
+from test_conformance import Break, Broken, DrawFunction, after, around, later, past, put_first
 from torch import Generator, Tensor
 
 from genrec.errors import InputError
-from genrec.preference.negatives import Uniform
+from genrec.preference.negatives import InBatch, ModelBeams, Uniform
 from genrec.testing import ContractError, batches_of, check_sampler, sampler_context
-from genrec.types import Policy, SamplerContext, SequenceBatch
+from genrec.types import Draw, NegativeSampler, Policy, Refresh, SamplerContext, SequenceBatch
 from genrec.types.policy import PrefixPolicy, VectorPolicy
 
 
-def with_attributes(**attributes: object) -> Callable[[Break], Break]:
-    """Set attributes on the draw."""
-
-    def decorate(breaks: Break) -> Break:
-        def build(draw: Draw, context: SamplerContext) -> Draw:
-            broken = breaks(draw, context)
-
-            def function(batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
-                return broken(batch, num_negatives, generator)
-
-            function.__dict__.update(attributes)
-            return function
-
-        return build
-
-    return decorate
-
-
-def valid(draw: Draw, _: SamplerContext) -> Draw:
+def valid(draw: DrawFunction, _: SamplerContext) -> DrawFunction:
     return draw
 
 
-def by_batch_size(draw: Draw, _: SamplerContext) -> Draw:
+def by_batch_size(draw: DrawFunction, _: SamplerContext) -> DrawFunction:
     """Seed the draw with the batch size."""
 
     def broken(batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
@@ -47,82 +31,208 @@ def by_batch_size(draw: Draw, _: SamplerContext) -> Draw:
     return broken
 
 
-def changed_by_at(draw: Draw, _: SamplerContext) -> Draw:
-    """`at` changes the draw that it is called on."""
-    offset = [0]
-
-    def broken(batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
-        return draw(batch, num_negatives, torch.Generator().manual_seed(generator.initial_seed() + offset[0]))
-
-    def at(progress: float) -> Draw:
-        offset[0] += 1
-        return broken
-
-    broken.at = at  # type: ignore[attr-defined]
-    return broken
-
-
 def touches_the_policy(_: SequenceBatch, context: SamplerContext) -> None:
     next(context.policy.parameters()).data.add_(1)  # type: ignore[union-attr]
 
 
+def uniform() -> Draw:
+    return Uniform().build(sampler_context())
+
+
+def in_batch() -> Draw:
+    return InBatch().build(sampler_context())
+
+
 def outside_catalog_later(progress: float) -> Draw:
     """Draw items outside the catalog in the second half of the training."""
-    draw = Uniform().build(sampler_context())
-    return draw if progress < 0.5 else lambda *arguments: draw(*arguments) + 60
+    draw = uniform()
+    return draw if progress < 0.5 else Draw(draw=lambda *arguments: draw.draw(*arguments) + 60)
 
 
-BROKEN: dict[str, tuple[Break, str]] = {
+BROKEN: dict[str, tuple[Break, dict[str, Any], str]] = {
     "by example": (
-        with_attributes(by_example=True)(by_batch_size),
-        r"has by_example = True, but the negatives of user 'user-\d+' .*, target 'item-\d+' .* depend on the rest of the batch",
+        by_batch_size,
+        {"by_example": True},
+        r": the draw has by_example = True, but the negatives of user 'user-\d+' .*, target 'item-\d+' .* depend on the rest of the",
     ),
-    "by example as a string": (with_attributes(by_example="yes")(valid), r"the draw's by_example must be True or False, got 'yes'"),
-    "history as a number": (with_attributes(offers_history=1)(valid), r"the draw's offers_history must be True or False, got 1"),
+    "by example at first": (
+        valid,
+        {"by_example": True, "at": lambda progress: in_batch() if progress > 0.5 else uniform()},
+        r"\.at\(0\.99\): the draw has by_example = True, but the negatives of user .* depend on the rest of the batch",
+    ),
+    "by example as a string": (valid, {"by_example": "yes"}, r": build\(context\): Draw.by_example must be True or False, got 'yes'"),
+    "history as a number": (valid, {"offers_history": 1}, r": build\(context\): Draw.offers_history must be True or False, got 1"),
     "history and the future": (
-        with_attributes(offers_history=True)(after(later)),
+        after(later),
+        {"offers_history": True},
         r"has the Semantic ID of a training item that the user takes outside",
     ),
     "history and the target": (
-        with_attributes(offers_history=True)(after(lambda negatives, batch, _: put_first(negatives, batch.target))),
+        after(lambda negatives, batch, _: put_first(negatives, batch.target)),
+        {"offers_history": True},
         r"is the target itself",
     ),
-    "refresh below 0": (with_attributes(refresh_every=-1)(valid), r"the draw's refresh_every must be an int.*got -1 and 'steps'"),
-    "refresh as a bool": (with_attributes(refresh_every=True)(valid), r"the draw's refresh_every must be an int.*got True"),
-    "refresh as a float": (with_attributes(refresh_every=0.5)(valid), r"the draw's refresh_every must be an int.*got 0.5"),
+    "refresh as a number": (valid, {"refresh": 5}, r"Draw.refresh must be None, .* or Refresh\(every, unit\).*got 5"),
+    "refresh as a tuple": (valid, {"refresh": (5, "steps")}, r"Draw.refresh must be .*got \(5, 'steps'\)"),
+    "refresh below 0": (valid, {"refresh": Refresh(-1)}, r"Draw.refresh must be .*an int of 0 or more.*got Refresh\(every=-1"),
+    "refresh as a bool": (valid, {"refresh": Refresh(True)}, r"Draw.refresh must be .*got Refresh\(every=True"),
+    "refresh as a float": (valid, {"refresh": Refresh(0.5)}, r"Draw.refresh must be .*got Refresh\(every=0.5"),  # type: ignore[arg-type]
     "refresh each hour": (
-        with_attributes(refresh_every=1, refresh_unit="hours")(valid),
-        r'refresh_unit "steps" or "epochs"; got 1 and \'hours',
+        valid,
+        {"refresh": Refresh(1, "hours")},  # type: ignore[arg-type]
+        r"Draw.refresh must be .*'steps' or 'epochs', got Refresh\(every=1, unit='hours'\)",
     ),
-    "at returns None": (
-        with_attributes(at=lambda progress: None)(valid),
-        r"at\(0.0\) must return a callable draw\(batch, num_negatives, generator\), got None",
+    "at as a number": (valid, {"at": 0.5}, r": build\(context\): Draw.at must be a callable at\(progress\) or None, got 0.5"),
+    "at returns None": (valid, {"at": lambda progress: None}, r": at\(0.0\) must return a genrec.types.Draw, got None"),
+    "at returns a callable": (
+        valid,
+        {"at": lambda progress: uniform().draw},
+        r": at\(0.0\) must return a genrec.types.Draw, got <.*; return Draw\(draw=\.\.\.\)",
     ),
-    "at raises": (with_attributes(at=lambda progress: [][0])(valid), r"at\(0.0\) raised IndexError"),
-    "at without argument": (with_attributes(at=lambda: valid)(valid), r"at\(0.0\) raised TypeError"),
-    "at breaks the rules": (with_attributes(at=outside_catalog_later)(valid), r"at\(0\.5\): .*is not in the catalog"),
-    "at changes the draw": (changed_by_at, r"at\(progress\) changes the draw that it is called on"),
-    "policy": (around(touches_the_policy), r"context.policy's vectors was modified"),
+    "at raises": (valid, {"at": lambda progress: [][0]}, r": at\(0.0\) raised IndexError"),
+    "at without argument": (valid, {"at": lambda: valid}, r": at\(0.0\) raised TypeError"),
+    "at breaks the rules": (valid, {"at": outside_catalog_later}, r"\.at\(0\.5\): .*is not in the catalog"),
+    "policy": (around(touches_the_policy), {}, r"context.policy's vectors was modified"),
 }
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_attribute_raises_its_message(name: str) -> None:
-    breaks, message = BROKEN[name]
+def test_a_broken_field_raises_its_message(name: str) -> None:
+    breaks, fields, message = BROKEN[name]
     with pytest.raises(ContractError, match=rf"^Broken.*{message}"):
-        check_sampler(Broken(breaks))
+        check_sampler(Broken(breaks, fields))
 
 
-def test_valid_attributes_pass() -> None:
-    """Items of the history with `offers_history`, and true values of `by_example`, `at` and `refresh_every`."""
-    check_sampler(Broken(with_attributes(offers_history=True)(after(past))))
-    check_sampler(Broken(with_attributes(by_example=True, refresh_every=0, at=lambda _: Uniform().build(sampler_context()))(valid)))
-    check_sampler(Broken(with_attributes(refresh_every=3, refresh_unit="epochs")(valid)))
+def test_a_misspelt_field_is_named() -> None:
+    """Python refuses it where the draw is made."""
+    with pytest.raises(ContractError, match=r"^Broken: build\(context\) raised TypeError.*unexpected keyword argument 'by_examples'"):
+        check_sampler(Broken(valid, {"by_examples": True}))
 
 
-def test_refresh_every_needs_a_policy() -> None:
-    with pytest.raises(InputError, match=r"Broken has refresh_every, so it reads context.policy, but this context has no policy"):
-        check_sampler(Broken(with_attributes(refresh_every=0)(valid)), sampler_context()._replace(policy=None))
+def test_valid_fields_pass() -> None:
+    """Items of the history with `offers_history`, and true values of `by_example`, `at` and `refresh`."""
+    check_sampler(Broken(after(past), {"offers_history": True}))
+    check_sampler(Broken(valid, {"by_example": True, "refresh": Refresh(0), "at": lambda _: uniform()}))
+    check_sampler(Broken(valid, {"refresh": Refresh(3, "epochs")}))
+
+
+@dataclass(frozen=True)
+class Changing:
+    """A sampler whose `at` changes the draw that it is called on."""
+
+    def build(self, context: SamplerContext) -> Draw:
+        draw, offset = Uniform().build(context).draw, [0]
+
+        def drifting(batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
+            return draw(batch, num_negatives, torch.Generator().manual_seed(generator.initial_seed() + offset[0]))
+
+        def at(progress: float) -> Draw:
+            offset[0] += 1
+            return Draw(draw=drifting)
+
+        return Draw(draw=drifting, at=at)
+
+
+def test_at_must_not_change_the_draw() -> None:
+    with pytest.raises(ContractError, match=r"^Changing: at\(progress\) changes the draw that it is called on"):
+        check_sampler(Changing())
+
+
+@dataclass(frozen=True)
+class Former:
+    """A sampler as for former versions: `build` returns a callable with optional attributes."""
+
+    attributes: Mapping[str, object] = field(default_factory=dict)
+
+    def build(self, context: SamplerContext) -> Draw:
+        def draw(batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
+            raise AssertionError("nothing is drawn")
+
+        draw.__dict__.update(self.attributes)
+        return draw  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "hint"),
+    [
+        ({}, r"return Draw\(draw=\.\.\.\)$"),
+        ({"by_example": True}, r"the attribute 'by_example' of a Draw is no longer read; it is now a field: .*by_example=True\)"),
+        ({"offers_history": True}, r"'offers_history' .* it is now a field: Draw\(draw=\.\.\., offers_history=True\)"),
+        ({"refresh_every": 5, "refresh_unit": "steps"}, r"'refresh_every' .*refresh=Refresh\(every, unit\)\)"),
+        ({"at": lambda progress: None}, r"'at' .*at=\.\.\.\), which returns a Draw"),
+    ],
+)
+def test_a_callable_with_former_attributes_gets_a_hint(attributes: dict[str, object], hint: str) -> None:
+    with pytest.raises(ContractError, match=rf"^Former: build\(context\) must return a genrec.types.Draw, got <function .*{hint}"):
+        check_sampler(Former(attributes))
+
+
+def test_a_draw_with_a_refresh_needs_a_policy() -> None:
+    without = sampler_context()._replace(policy=None)
+    check_sampler(Broken(valid), without)
+    with pytest.raises(
+        InputError, match=r"Broken: its draw has a refresh, so it reads context.policy, but this context has no policy"
+    ):
+        check_sampler(Broken(valid, {"refresh": Refresh(0)}), without)
+
+
+FIRST = Uniform()
+
+
+@dataclass(frozen=True)
+class Either:
+    """A composition: the first of its samplers. `inside` is what `inner_samplers` returns, None for the right one."""
+
+    samplers: tuple[NegativeSampler, ...] = (FIRST, ModelBeams())
+    inside: Any = None
+    known: Refresh | None = None  # what `policy_refresh` returns
+
+    def inner_samplers(self) -> tuple[NegativeSampler, ...]:
+        inside: tuple[NegativeSampler, ...] = self.samplers if self.inside is None else self.inside
+        return inside
+
+    def policy_refresh(self) -> Refresh | None:
+        return self.known
+
+    def build(self, context: SamplerContext) -> Draw:
+        return self.samplers[0].build(context)
+
+
+@dataclass(frozen=True)
+class Silent:
+    """A composition without `inner_samplers`."""
+
+    sampler: NegativeSampler = FIRST
+
+    def build(self, context: SamplerContext) -> Draw:
+        return self.sampler.build(context)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        (
+            Silent(),
+            r"^Silent: the field sampler holds the sampler Uniform\(\), which inner_samplers\(\) does not return; add a method",
+        ),
+        (
+            Either((FIRST, ModelBeams()), inside=(FIRST,)),
+            r"^Either: the field samplers holds the sampler ModelBeams\(.*\), which inner_samplers\(\)",
+        ),
+        (Either(inside=[Uniform()]), r"^Either: inner_samplers\(\) must return a tuple of samplers, got \[Uniform\(\)\]"),
+        (Either(inside=(Uniform,)), r"^Either: inner_samplers\(\) must return a tuple of samplers, got \(<class"),
+        (
+            Either((Uniform(),), known=Refresh(3)),
+            r"^Either: policy_refresh\(\) .* returns Refresh\(every=3.*its draw has the refresh None",
+        ),
+        (Either(), r"^Either: policy_refresh\(\) of the sampler, or of one inside it, returns Refresh\(every=0.*the refresh None"),
+    ],
+)
+def test_a_composition_names_its_samplers_and_keeps_its_refresh(sampler: NegativeSampler, message: str) -> None:
+    with pytest.raises(ContractError, match=message):
+        check_sampler(sampler)
+    check_sampler(Either((Uniform(),)))
+    check_sampler(Either((ModelBeams(),), known=Refresh(0)))
 
 
 def test_the_policy_of_the_synthetic_context() -> None:

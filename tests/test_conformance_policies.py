@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from genrec.__main__ import main
 from genrec.baselines import GBCE, GRU4Rec, SASRec
 from genrec.errors import UsageError
+from genrec.item_rows import prefixes
 from genrec.model import Gpt, Tiger
 from genrec.preference.negatives import Uniform
 from genrec.semantic_ids import SemanticIds
@@ -64,6 +65,16 @@ class Sequences(LastItem):
         return torch.cat([self.level_log_prob(history[:, : t + 1], targets[:, t : t + 1]) for t in places], 1)
 
 
+class Windows(LastItem):
+    """LastItem as a `WindowPolicy` and, on one level, a `CatalogPolicy`."""
+
+    def place_level_log_prob(self, history: Tensor, places: Tensor, items: Tensor) -> Tensor:
+        return self.level_log_prob(prefixes(history, places), items)
+
+    def catalog_log_prob(self, history: Tensor, places: Tensor) -> Tensor:
+        return self.heads[0](self.states(prefixes(history, places))).log_softmax(-1)
+
+
 class Exact(LastItem):
     def recommend_exactly(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
         return self.recommend(history, n, exclude)
@@ -100,6 +111,18 @@ class Atomic(Made):
         return super().build(semantic_ids)
 
 
+@dataclass(frozen=True)
+class Window(Made):
+    """Builds a `Windows` policy of one level, so that its catalog is a softmax over all items."""
+
+    policy_class: Any = Windows
+
+    def build(self, semantic_ids: SemanticIds) -> Policy:
+        if semantic_ids.levels > 1:
+            raise UsageError("one level only")
+        return super().build(semantic_ids)
+
+
 @pytest.mark.parametrize(
     "specification",
     [
@@ -108,6 +131,7 @@ class Atomic(Made):
         SASRec(d_model=16, d_ff=16), SASRec(d_model=16, d_ff=16, loss=GBCE(num_negatives=4)),
         GRU4Rec(d_model=16, hidden_size=24), GRU4Rec(d_model=16, hidden_size=24, num_layers=2, tied=False),
         Gpt(**SMALL, num_layers=2), Gpt(**SMALL, num_layers=1, recency_positions=0), Made(), MadeCausal(), Made(Exact), Atomic(),
+        Window(),
     ],
     ids=stable_id,
 )  # fmt: skip
@@ -207,6 +231,20 @@ class Pruned(Exact):
         return Ranking(longer.items[:, 1:], longer.scores[:, 1:])
 
 
+def whole_window(policy: Any, original: Method, history: Tensor, places: Tensor, items: Tensor) -> Tensor:
+    """Score after the end of the window instead of after the place."""
+    return policy.level_log_prob(history[places[:, 0]], items)
+
+
+def sorted_places(policy: Any, original: Method, history: Tensor, places: Tensor, items: Tensor) -> Tensor:
+    """Score the places in the order of the windows."""
+    return original(history, places[places[:, 0].argsort(stable=True)], items)
+
+
+def broken_window(**methods: Method) -> Window:
+    return Window(methods=tuple(methods.items()))
+
+
 BROKEN: dict[str, tuple[Any, str]] = {
     "function": (Uniform, "Uniform does not implement PolicySpecification: pass an instance"),
     "not a policy": (Made(lambda ids: nn.Linear(2, 2)), r"build must return a torch.nn.Module with level_log_prob.*got Linear"),
@@ -242,6 +280,22 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "scores": (broken(recommend=lambda p, r, *a: r(*a)._replace(scores=r(*a).scores / 3)), "score of an item must be its log_prob"),
     "short": (broken(recommend=lambda p, r, h, n, e: r(h, n - 1, e)), r"scores float32 \[6, 10\], got torch.int64 \[6, 9\]"),
     "not exact": (Made(Pruned), "recommend_exactly must return the best of all items"),
+    "window": (broken_window(place_level_log_prob=whole_window), "place_level_log_prob is not the score of every prefix"),
+    "order of places": (broken_window(place_level_log_prob=sorted_places), "place_level_log_prob is not the score of every prefix"),
+    "window detached": (
+        broken_window(place_level_log_prob=lambda p, r, *a: r(*a).detach()), "place_level_log_prob has no gradient",
+    ),
+    "window gradient": (
+        broken_window(place_level_log_prob=lambda p, r, *a: 2 * r(*a) - r(*a).detach()), "has other gradients than the scores of",
+    ),
+    "window shape": (
+        broken_window(place_level_log_prob=lambda p, r, *a: r(*a).sum(-1)),
+        r"place_level_log_prob must return float32 \[24, 3, 1\], got float32 \[24, 3\]",
+    ),
+    "catalog": (broken_window(catalog_log_prob=lambda p, r, *a: r(*a).flip(1)), "catalog_log_prob is not the score of every prefix"),
+    "catalog of codes": (
+        Made(Windows), r"catalog_log_prob must return float32 \[24, 40\], got float32 \[24, 4\]",
+    ),
     "causal missing": (Made(Sequences), "give its specification a class variable causal = True"),
     "not causal": (MadeCausal(LastItem), "causal is true, but the policy has no sequence_log_prob"),
     "future": (MadeCausal(methods=(("sequence_log_prob", without_causal_mask),)), "next items as targets is not level_log_prob"),

@@ -13,8 +13,9 @@ from preference_stages import stage
 from genrec import loading, pipeline
 from genrec.baselines import Popularity
 from genrec.errors import UsageError
-from genrec.experiment import SFT, Align, Experiment, Optimization
+from genrec.experiment import Align, Experiment, Optimization
 from genrec.model import Tiger
+from genrec.objectives import Supervised
 from genrec.overrides import override
 from genrec.preference.filters import NearDuplicates
 from genrec.preference.losses import DPO
@@ -94,15 +95,15 @@ def test_what_is_no_experiment(change: dict[str, object], said: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"negatives": "faiss"}, r"align\.negatives must be a sampler, such as Uniform\(\), got 'faiss'"),
-        ({"negatives": Uniform}, r"align\.negatives must be a sampler"),
-        ({"loss": DPO}, r"align\.loss must be a loss, such as DPO\(\), got <class"),
-        ({"loss": 0.5}, r"align\.loss must be a loss"),
+        ({"negatives": "faiss"}, r"Sampled\.negatives must be a sampler, such as Uniform\(\), got 'faiss'"),
+        ({"negatives": Uniform}, r"Sampled\.negatives must be a sampler"),
+        ({"loss": DPO}, r"Preference\.loss must be a loss, such as DPO\(\), .* got <class"),
+        ({"loss": 0.5}, r"Preference\.loss must be a loss"),
     ],
 )
 def test_an_alignment_refuses_components_of_another_type(change: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        Align(**change)  # type: ignore[arg-type]
+        stage(**change)
 
 
 @pytest.mark.parametrize(
@@ -110,8 +111,8 @@ def test_an_alignment_refuses_components_of_another_type(change: dict[str, objec
     [
         (lambda: Align(normalize="code"), r"align\.normalize must be one of 'codes', 'children', got 'code'"),  # type: ignore[arg-type]
         (lambda: Align(keep="first"), r"align\.keep must be one of 'best', 'last'"),  # type: ignore[arg-type]
-        (lambda: SFT(targets="every"), r"sft\.targets must be one of 'one', 'all'"),  # type: ignore[arg-type]
-        (lambda: SFT(padding="repeated"), r"sft\.padding must be one of 'zero', 'repeat'"),  # type: ignore[arg-type]
+        (lambda: Supervised(targets="every"), r"Supervised\.targets must be one of 'one', 'all'"),  # type: ignore[arg-type]
+        (lambda: Supervised(padding="repeated"), r"Supervised\.padding must be one of 'zero', 'repeat'"),  # type: ignore[arg-type]
         (lambda: Tiger(encoder="casual"), r"policy\.encoder must be one of 'bidirectional', 'causal'"),  # type: ignore[arg-type]
         (lambda: Tiger(history="item"), r"policy\.history must be one of 'codes', 'items'"),  # type: ignore[arg-type]
         (
@@ -155,7 +156,7 @@ def test_a_plug_in_refuses_an_experiment_before_any_stage() -> None:
 def test_candidates_are_at_least_the_negatives_asked_for() -> None:
     """In compositions too: the outer one asks the inner one for as many as it chooses from."""
     stage(negatives=BestOf(Uniform(), Popular(), num_candidates=3), num_negatives=3)
-    with pytest.raises(UsageError, match=r"BestOf\.num_candidates must be at least align\.num_negatives = 3"):
+    with pytest.raises(UsageError, match=r"BestOf\.num_candidates must be at least Sampled\.num_negatives = 3"):
         stage(negatives=Filtered(BestOf(Uniform(), Popular(), num_candidates=2), (NearDuplicates(),)), num_negatives=3)
     with pytest.raises(UsageError, match=r"must be at least num_candidates = 9"):
         stage(negatives=BestOf(BestOf(Uniform(), Popular(), num_candidates=8), Popular(), num_candidates=9), num_negatives=3)
@@ -171,7 +172,7 @@ def test_overrides_are_checked_together() -> None:
     """Either of the first two alone is refused, or asks for the other; a value that is wrong by itself is named by itself."""
     quick = loading.load(str(FILES[0].parent / "quickstart.py:sft"))
     (found,) = override(quick, ["--sft.targets", "all", "--policy.encoder", "causal"])
-    assert (found.sft.targets, found.policy.encoder) == ("all", "causal")
+    assert (found.sft.objective, found.policy.encoder) == (Supervised(targets="all"), "causal")
     with pytest.raises(UsageError, match=r"^--sft.targets all: .*needs a causal policy"):
         override(quick, ["--seed", "3", "--sft.targets", "all"])
     with pytest.raises(UsageError, match=r"^--sft.optimization.max-steps -1: "):

@@ -120,6 +120,18 @@ class GRU4RecPolicy(nn.Module):
         """Score the target after every place: history and targets int64 [B, T] (0 = none) -> float32 [B, T, 1]."""
         return item_policy.sequence_log_prob(self, history, targets)
 
+    def place_level_log_prob(self, history: Tensor, places: Tensor, items: Tensor) -> Tensor:
+        """Score candidates int64 [X, M] after places int64 [X, 2] of histories: float32 [X, M, 1]; see `WindowPolicy`."""
+        return item_policy.place_level_log_prob(self, history, places, items)
+
+    def constrained_place_level_log_prob(self, history: Tensor, places: Tensor, items: Tensor) -> Tensor:
+        """Return `place_level_log_prob`, since every code is an item."""
+        return self.place_level_log_prob(history, places, items)
+
+    def catalog_log_prob(self, history: Tensor, places: Tensor) -> Tensor:
+        """Return log p of all items after places int64 [X, 2] of histories: float32 [X, N]; see `genrec.types.CatalogPolicy`."""
+        return item_policy.catalog_log_prob(self, history, places)
+
     def sequence_loss(self, history: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor | None:
         """Return the loss of the specification, a scalar; see `genrec.types.LossPolicy`."""
         return item_policy.sequence_loss(self, self.specification.loss, history, targets, generator)

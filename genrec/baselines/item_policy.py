@@ -76,6 +76,24 @@ def level_log_prob(policy: CausalItemPolicy, history: Tensor, items: Tensor) -> 
     return scores.masked_fill(items == 0, -torch.inf).unsqueeze(-1)
 
 
+def place_level_log_prob(policy: CausalItemPolicy, history: Tensor, places: Tensor, items: Tensor) -> Tensor:
+    """Score candidates int64 [X, M] after places int64 [X, 2] of histories int64 [B, T]: float32 [X, M, 1]; see `WindowPolicy`.
+
+    Places are scored in chunks of at most MAX_LOGITS logits.
+    """
+
+    def log_prob(states: Tensor, items: Tensor) -> Tensor:
+        return _logits(policy, states).log_softmax(-1).gather(1, (items - 1).clamp(min=0))
+
+    scores = _in_chunks(log_prob, len(policy.output_weights()), _states(policy, history, places), items)
+    return scores.masked_fill(items == 0, -torch.inf).unsqueeze(-1)
+
+
+def catalog_log_prob(policy: CausalItemPolicy, history: Tensor, places: Tensor) -> Tensor:
+    """Score all items after places int64 [X, 2] of histories int64 [B, T]: float32 [X, N]; see `genrec.types.CatalogPolicy`."""
+    return _logits(policy, _states(policy, history, places)).log_softmax(-1)
+
+
 def sequence_log_prob(policy: CausalItemPolicy, history: Tensor, targets: Tensor) -> Tensor:
     """Score the target after every place: history and targets int64 [B, T] (0 = none) -> float32 [B, T, 1]; see `SequencePolicy`.
 
@@ -136,13 +154,19 @@ def _logits(policy: CausalItemPolicy, states: Tensor) -> Tensor:
     return (states @ policy.output_weights()[1:].T).float()
 
 
+def _states(policy: CausalItemPolicy, history: Tensor, places: Tensor) -> Tensor:
+    """Return the states of places int64 [X, 2] of histories int64 [B, T]: float32 [X, D]."""
+    row, place = places.unbind(1)
+    return policy.encode(history)[row, place]
+
+
 def _log_prob(policy: CausalItemPolicy, history: Tensor) -> Tensor:
     """Return log p of items 1..N after the last place, float32 [B, N]."""
     return _logits(policy, policy.encode(history)[:, -1]).log_softmax(-1)
 
 
 def _in_chunks(function: Callable[..., Tensor], row_size: int, *tensors: Tensor) -> Tensor:
-    """Apply a function of tensors [C, ...] to all rows, float32 [C], in chunks of at most MAX_LOGITS // row_size rows."""
+    """Apply a function of tensors [C, ...] to all rows, float32 [C, ...], in chunks of at most MAX_LOGITS // row_size rows."""
     count, rows = len(tensors[0]), max(1, MAX_LOGITS // row_size)
     if count <= rows:
         return function(*tensors)

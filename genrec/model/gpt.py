@@ -22,6 +22,7 @@ from torch.nn.functional import pad
 
 from genrec.model import semantic_id_policy
 from genrec.model.catalog_extension import extend_policy
+from genrec.model.row_groups import places_in_row
 from genrec.model.shared_history_layers import CausalLayer, KeysValues
 from genrec.model.t5_layers import MASK_VALUE, Dropout, RelativeBias, RMSNorm, additive_mask, code_log_probs
 from genrec.model.trie import Trie
@@ -135,6 +136,34 @@ class GptPolicy(nn.Module):
         mask = additive_mask(encoded.empty[:, None, :] | (keys >= end[:, None]))
         states, _ = self._encode_branches(self.trie.tokens[targets][..., :-1], encoded, bias + mask[:, None, :, None, :])
         return self._item_log_probs(encoded.states[:, levels - 1 :: levels], states, targets)
+
+    def place_level_log_prob(self, history: Tensor, places: Tensor, items: Tensor) -> Tensor:
+        """Score candidates int64 [X, M] after places int64 [X, 2] of histories int64 [B, T]: float32 [X, M, L]; see `WindowPolicy`.
+
+        One pass over the history, and M branches for each place, which attend to no later place.
+        """
+        return self._place_level_log_prob(history, places, items, constrained=False)
+
+    def constrained_place_level_log_prob(self, history: Tensor, places: Tensor, items: Tensor) -> Tensor:
+        """Return `place_level_log_prob` with each softmax over the children of the candidate's prefix only."""
+        return self._place_level_log_prob(history, places, items, constrained=True)
+
+    def _place_level_log_prob(self, history: Tensor, places: Tensor, items: Tensor, constrained: bool) -> Tensor:
+        levels, encoded, (row, place) = self.semantic_ids.levels, self._encode(history, None), places.unbind(1)
+        slot, (batch, count) = places_in_row(row), items.shape
+        num_slots = int(slot.max()) + 1 if batch else 0
+        place_of_slot = place.new_zeros(len(history), num_slots).index_put((row, slot), place)
+        packed = items.new_zeros(len(history), num_slots, count).index_put((row, slot), items)
+        queries, keys = self._token_positions(encoded, levels - 1)
+        ends = torch.arange(levels, len(keys) + 1, levels, device=keys.device)  # number of tokens up to each place
+        places_queries = ends[:, None] + queries - len(keys)
+        bias = self._bias(places_queries.flatten(), keys).view(-1, *places_queries.shape, len(keys))  # [H, T, Q, S]
+        mask = additive_mask(encoded.empty[:, None, :] | (keys >= ends[place_of_slot].unsqueeze(-1)))
+        history_bias = bias[:, place_of_slot].transpose(0, 1) + mask[:, None, :, None, :]  # [B, H, slots, Q, S]
+        tokens = self.trie.tokens[packed.flatten(1)][..., :-1]
+        states, _ = self._encode_branches(tokens, encoded, history_bias.repeat_interleave(count, 2))
+        states = states.view(len(history), num_slots, count, *states.shape[2:])[row, slot]
+        return self._item_log_probs(encoded.states[row, ends[place] - 1].unsqueeze(1), states, items, constrained)
 
     def decoding(self, history: Tensor) -> GptDecoding:
         """Encode histories int64 [B, T] and return a decoding of them."""

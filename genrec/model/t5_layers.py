@@ -46,6 +46,24 @@ def additive_mask(masked: Tensor) -> Tensor:
     return torch.zeros(masked.shape, device=masked.device).masked_fill(masked, MASK_VALUE)
 
 
+def attention_mask(empty: Tensor, future: Tensor | None = None) -> Tensor | None:
+    """Return an additive mask of padded and future keys, float32 [B or 1, 1, Q or 1, S]; None where (on a CPU) no key is masked.
+
+    `empty` bool [B, S] is true for padded keys, `future` bool [Q, S] for keys after a query. A query without any other key attends to
+    padding, so that an empty history is finite.
+    """
+    if empty.device.type == "cpu" and not empty.any():
+        masked = None if future is None else future[None]
+    elif future is None:
+        masked = (empty & ~empty.all(1, keepdim=True)).unsqueeze(1)
+    else:
+        has_key = (~empty.unsqueeze(1) & ~future).any(-1, keepdim=True)
+        masked = empty.unsqueeze(1) & has_key | future
+    if masked is None:
+        return None
+    return additive_mask(masked).unsqueeze(1)
+
+
 def code_log_probs(states: Tensor, head: nn.Module) -> Tensor:
     """Return the log-probabilities of one level's C codes, float32 [..., C], of states [..., D] and the level's output layer."""
     return kernels.linear(states, cast(nn.Linear, head).weight).float().log_softmax(-1)

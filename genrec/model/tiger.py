@@ -14,10 +14,13 @@ from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding, pad
 
 from genrec.errors import UsageError
+from genrec.item_rows import aligned, prefixes
 from genrec.model import semantic_id_policy
 from genrec.model.catalog_extension import extend_policy
+from genrec.model.row_groups import candidate_groups, length_groups
 from genrec.model.t5_layers import (
     MASK_VALUE,
     DecoderLayer,
@@ -25,7 +28,7 @@ from genrec.model.t5_layers import (
     EncoderLayer,
     RelativeBias,
     RMSNorm,
-    additive_mask,
+    attention_mask,
     code_log_probs,
 )
 from genrec.model.tiger_sizes import Sizes, sizes_for
@@ -33,8 +36,6 @@ from genrec.model.trie import Trie
 from genrec.semantic_ids import SemanticIds
 from genrec.types import Ranking
 from genrec.types.specification import check_at_least, check_choices, check_dropout
-
-GROUP_SIZE = 64  # rows that a CPU encodes at once, of similar length and within its cache
 
 
 @dataclass(frozen=True)
@@ -206,6 +207,37 @@ class TigerPolicy(nn.Module):
         age = encoded.age[None, :] - query_age[:, None]  # int64 [T * L, S]  negative: in the future
         return self._score(targets, encoded, self._age_bias(age), attention_mask(encoded.empty, age < 0))
 
+    def place_level_log_prob(self, history: Tensor, places: Tensor, items: Tensor) -> Tensor:
+        """Score candidates int64 [X, M] after places int64 [X, 2] of histories int64 [B, T]: float32 [X, M, L]; see `WindowPolicy`.
+
+        With a causal encoder the history is encoded once, and the decoder attends to the states up to the place. A bidirectional
+        encoder encodes every prefix separately. On a CPU, zeros at the end of a row of candidates cost little.
+        """
+        return self._place_level_log_prob(history, places, items, constrained=False)
+
+    def constrained_place_level_log_prob(self, history: Tensor, places: Tensor, items: Tensor) -> Tensor:
+        """Return `place_level_log_prob` with each softmax over the children of the candidate's prefix only."""
+        return self._place_level_log_prob(history, places, items, constrained=True)
+
+    def _place_level_log_prob(self, history: Tensor, places: Tensor, items: Tensor, constrained: bool) -> Tensor:
+        prefix = prefixes(history, places)
+        if not self.specification.causal:
+            return self._level_log_prob(prefix, items, constrained)
+        encoded = self.encode(history)
+        tokens_per_item = len(encoded.age) // history.shape[1]
+        states = encoded.states.reshape(history.numel(), -1)  # [B * T, tokens of an item * D]
+        first = places[:, :1] * history.shape[1]
+        shape, parts, groups = items.shape, [], candidate_groups(prefix, items)
+        for rows, longest, width in groups:
+            place = aligned(longest, places[rows, 1])
+            states_of_rows = embedding(first[rows] + place.clamp(min=0), states).reshape(len(rows), longest * tokens_per_item, -1)
+            empty = (prefix[rows, -longest:] == 0).repeat_interleave(tokens_per_item, 1)
+            history_of_rows = EncodedHistory(states_of_rows, empty, encoded.age[-longest * tokens_per_item :])
+            bias, mask = self._age_bias(history_of_rows.age[None, :]), attention_mask(empty)
+            scores = self._score(items[rows, :width], history_of_rows, bias, mask, constrained)
+            parts.append(pad(scores, (0, 0, 0, shape[1] - width), value=-torch.inf))
+        return torch.cat(parts)[torch.cat([rows for rows, _, _ in groups]).argsort()]
+
     def log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """Return log p(item | history), int64 [B, T] and candidates int64 [B, M] -> float32 [B, M]; -inf where the candidate is 0."""
         return self.level_log_prob(history, items).sum(-1)
@@ -233,35 +265,6 @@ class TigerPolicy(nn.Module):
     def extended(self, semantic_ids: SemanticIds) -> TigerPolicy:
         """Return a policy with the same weights over a larger catalog; see `genrec.model.catalog_extension`."""
         return extend_policy(self, self.semantic_ids, semantic_ids, self.specification.build)
-
-
-def attention_mask(empty: Tensor, future: Tensor | None = None) -> Tensor | None:
-    """Return an additive mask of padded and future keys, float32 [B or 1, 1, Q or 1, S]; None where (on a CPU) no key is masked.
-
-    `empty` bool [B, S] is true for padded keys, `future` bool [Q, S] for keys after a query. A query without any other key attends to
-    padding, so that an empty history is finite.
-    """
-    if empty.device.type == "cpu" and not empty.any():
-        masked = None if future is None else future[None]
-    elif future is None:
-        masked = (empty & ~empty.all(1, keepdim=True)).unsqueeze(1)
-    else:
-        has_key = (~empty.unsqueeze(1) & ~future).any(-1, keepdim=True)
-        masked = empty.unsqueeze(1) & has_key | future
-    if masked is None:
-        return None
-    return additive_mask(masked).unsqueeze(1)
-
-
-def length_groups(history: Tensor) -> list[tuple[Tensor, int]]:
-    """Group histories int64 [B, T] by length: rows int64 [<= GROUP_SIZE] and the longest of them; one group except on a CPU."""
-    batch, longest = history.shape
-    if history.device.type != "cpu":
-        return [(torch.arange(batch, device=history.device), longest)]
-    length = longest - (history != 0).int().argmax(1) if longest else torch.zeros(batch, dtype=torch.int64)
-    length = torch.where((history != 0).any(1), length, 1)
-    order = length.argsort(stable=True)
-    return [(rows, int(length[rows[-1]])) for rows in torch.split(order, GROUP_SIZE)]
 
 
 class TigerDecoding:

@@ -1,35 +1,76 @@
-"""The policy in training on the rows of a batch (`genrec.types.RowScores`)."""
+"""The policy in training on the rows of a batch (`genrec.types.RowScores`).
+
+| policy | scores of candidates | `top` and `rank` |
+|---|---|---|
+| `CatalogPolicy` | gathered from the scores of the whole catalog, computed once for a batch | exact, from the same scores, detached |
+| `WindowPolicy`, batch of windows | `place_level_log_prob`: a window is encoded once for all of its rows | beams; no rank |
+| others, and batches of prefixes | `level_log_prob` of each row's history | beams; no rank |
+
+All of them give the same values. Scores are computed in the policy's current mode, so that with dropout the candidates of an exact
+policy and the loss see one forward pass. Beams run in evaluation mode.
+"""
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from genrec.types import ConstrainedPolicy, Policy, Ranking, SequenceBatch, WindowBatch
+from genrec.item_rows import last_places
+from genrec.preference.candidates.policy_scores import CatalogScores, Normalize, beams, prefix_level_log_prob
+from genrec.types import CatalogPolicy, ConstrainedWindowPolicy, Policy, Ranking, SequenceBatch, WindowBatch, WindowPolicy
 
 
-class PrefixScores:
-    """Scores of rows by the policy's own history encoder."""
+class PolicyRowScores:
+    """A `genrec.types.RowScores`. Whether its values have a gradient follows from torch's mode when it is built."""
 
-    def __init__(self, policy: Policy, rows: SequenceBatch, normalize: Literal["codes", "children"]) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        batch: SequenceBatch | WindowBatch,
+        places: Tensor | None,
+        rows: SequenceBatch,
+        normalize: Normalize,
+    ) -> None:
         self.policy, self.rows, self.normalize = policy, rows, normalize
+        self.history = batch.history
+        self.places = places
+        self._has_gradient = torch.is_grad_enabled()
+
+    @cached_property
+    def _catalog(self) -> CatalogScores:
+        """The scores of the whole catalog, computed at the first use; only for a `CatalogPolicy`."""
+        assert isinstance(self.policy, CatalogPolicy)
+        places = last_places(self.history) if self.places is None else self.places
+        with torch.set_grad_enabled(self._has_gradient):
+            return CatalogScores(self.policy.catalog_log_prob(self.history, places))
 
     def level_log_prob(self, items: Tensor) -> Tensor:
-        """Return level log-probabilities float32 [X, M, L]."""
-        if self.normalize == "codes":
-            return self.policy.level_log_prob(self.rows.history, items)
-        return cast(ConstrainedPolicy, self.policy).constrained_level_log_prob(self.rows.history, items)
+        """Return level log-probabilities of items int64 [X, M], float32 [X, M, L]; -inf where an item is 0.
 
-    @torch.no_grad()
+        A `CatalogPolicy` scores an item as one code: L is 1.
+        """
+        policy = self.policy
+        if isinstance(policy, CatalogPolicy):
+            return self._catalog.level_log_prob(items)
+        if self.places is None:
+            return prefix_level_log_prob(policy, self.rows.history, items, self.normalize)
+        if self.normalize == "codes" and isinstance(policy, WindowPolicy):
+            return policy.place_level_log_prob(self.history, self.places, items)
+        if self.normalize == "children" and isinstance(policy, ConstrainedWindowPolicy):
+            return policy.constrained_place_level_log_prob(self.history, self.places, items)
+        return prefix_level_log_prob(policy, self.rows.history, items, self.normalize)
+
     def top(self, n: int, exclude: Tensor | None = None) -> Ranking:
-        """Return the `n` best items of each row by the policy's beams."""
-        return self.policy.recommend(self.rows.history, n, exclude)
+        """Return the `n` best items of each row without a gradient; items of `exclude` int64 [X, E] (0 = none) are left out."""
+        if isinstance(self.policy, CatalogPolicy):
+            return self._catalog.top(n, exclude)
+        return beams(self.policy, self.rows.history, n, exclude)
 
     def rank(self, items: Tensor) -> Tensor | None:
-        """Return None: beams do not know the place of every item."""
-        return None
+        """Return the place (0 is the best) of items int64 [X, M] in the whole catalog, N for item 0; None if only beams are known."""
+        return self._catalog.rank(items) if isinstance(self.policy, CatalogPolicy) else None
 
 
 def scores_of(
@@ -37,7 +78,11 @@ def scores_of(
     batch: SequenceBatch | WindowBatch,
     places: Tensor | None,
     rows: SequenceBatch,
-    normalize: Literal["codes", "children"],
-) -> PrefixScores:
-    """Return the scores of a policy on the rows of a batch; `places` int64 [X, 2] are those of a window batch."""
-    return PrefixScores(policy, rows, normalize)
+    normalize: Normalize,
+) -> PolicyRowScores:
+    """Return the scores of a policy on the rows of a batch.
+
+    All tensors are on the policy's device. `places` int64 [X, 2] holds the (window, place) of each row of a `WindowBatch` and is None
+    for a `SequenceBatch`; `rows` has each row's whole history and target (`genrec.objectives.rows.rows_of`).
+    """
+    return PolicyRowScores(policy, batch, places, rows, normalize)

@@ -29,6 +29,10 @@ DAY = 86_400.0  # seconds
 class LogProbability:
     """`log p(item | history)` under the frozen policy of the context; below 0."""
 
+    def needs_policy(self) -> bool:
+        """Return True: the rating reads the policy."""
+        return True
+
     def rate(self, context: SamplerContext) -> Rating:
         """Return the rating for one training set."""
         policy = context.policy

@@ -17,6 +17,7 @@ from genrec.testing.plugin_watch import call_plugin
 from genrec.testing.ranking_checks import check_rankings
 from genrec.testing.sequence_loss_checks import check_sequence_loss
 from genrec.testing.specification_checks import ContractError, check_specification
+from genrec.testing.window_checks import check_windows
 from genrec.types import LossPolicy, Policy, PolicySpecification, SequencePolicy
 
 NUM_ITEMS, LEVEL_SIZES = 40, (4, 3, 5)  # the catalog that policies are checked on
@@ -43,7 +44,8 @@ def check_policy(specification: PolicySpecification, semantic_ids: SemanticIds |
     - Results do not depend on padding, on the batch or on other candidates; evaluation keeps no state and draws no random numbers.
     - Lists contain real, distinct, allowed items in the order of their scores, which equal `log_prob`.
     - Gradients are finite.
-    - `sequence_log_prob` of a `SequencePolicy` equals `level_log_prob` of every prefix.
+    - `sequence_log_prob` of a `SequencePolicy` equals `level_log_prob` of every prefix, and so do `place_level_log_prob` of a
+      `WindowPolicy`, `constrained_place_level_log_prob` and `catalog_log_prob` of a `CatalogPolicy`, with the same gradients.
     - `sequence_loss` of a `LossPolicy` is a finite scalar with a gradient, or None; see `check_sequence_loss`.
 
     A policy that refuses Semantic IDs of three levels is checked with one level, in which item i has code i - 1.
@@ -58,6 +60,7 @@ def check_policy(specification: PolicySpecification, semantic_ids: SemanticIds |
         _check_independence(trial, levels)
         check_rankings(name, trial.policy, trial.history, levels.sum(-1))
         _check_sequence(trial, specification)
+        check_windows(name, trial.policy, trial.history, trial.semantic_ids.items)
         _check_same(trial, "level_log_prob returns other values when it is called again", levels, _levels(trial))
         _check_weights(trial, specification, levels)
     _check_gradients(trial)

@@ -94,16 +94,20 @@ def _check_inner_samplers(sampler: NegativeSampler) -> None:
     """Check that `inner_samplers` returns the samplers that stand in the sampler's own fields."""
     name = type(sampler).__name__
     inner = call_plugin(name, "inner_samplers()", sampler.inner_samplers) if isinstance(sampler, ComposedSampler) else ()
-    if not isinstance(inner, tuple) or not all(isinstance(each, NegativeSampler) for each in inner):
+    if not isinstance(inner, tuple) or not all(_is_sampler(each) for each in inner):
         raise ContractError(f"{name}: inner_samplers() must return a tuple of samplers, got {inner!r}")
     for field in fields(sampler):  # type: ignore[arg-type]  # `check_specification` has checked that it is a dataclass
         value = getattr(sampler, field.name)
         for held in value if isinstance(value, tuple) else (value,):
-            if isinstance(held, NegativeSampler) and not any(held is each for each in inner):
+            if _is_sampler(held) and not any(held is each for each in inner):
                 raise ContractError(
                     f"{name}: the field {field.name} holds the sampler {held!r}, which inner_samplers() does not return; add a method "
                     "inner_samplers() that returns a tuple of all samplers inside, so that what they need is checked too"
                 )
+
+
+def _is_sampler(value: object) -> bool:
+    return isinstance(value, NegativeSampler) and not isinstance(value, type)
 
 
 def _check_refresh(sampler: NegativeSampler, context: SamplerContext) -> None:
@@ -116,7 +120,7 @@ def _check_refresh(sampler: NegativeSampler, context: SamplerContext) -> None:
         )
     if draw.refresh is not None and context.policy is None:
         raise InputError(
-            f"{name}: its draw has a refresh, so it reads context.policy, but this context has none; pass one with a policy"
+            f"{name}: its draw has a refresh, so it reads context.policy, but this context has no policy; pass one with a policy"
         )
 
 
@@ -150,6 +154,8 @@ def _phases(sampler: NegativeSampler, draw: Draw) -> Iterator[tuple[str, Draw]]:
 def _check_progress(sampler: NegativeSampler, context: SamplerContext, batch: SequenceBatch) -> None:
     """Check that the draws returned by `at` keep the contract, and that the original draw does not change."""
     name, draw = type(sampler).__name__, _build(sampler, context)
+    if draw.at is None:
+        return
     first = _draw(name, draw, batch, max(COUNTS), seed=1)
     contract = DrawContract(context, draw.offers_history, offers_disliked=draw.offers_disliked)
     for label, current in _phases(sampler, draw):

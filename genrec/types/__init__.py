@@ -53,7 +53,9 @@ from genrec.types.objective import (
 )
 from genrec.types.policy import (
     Baseline,
+    CatalogPolicy,
     ConstrainedPolicy,
+    ConstrainedWindowPolicy,
     ExactRecommender,
     ItemLoss,
     LossPolicy,
@@ -69,6 +71,7 @@ from genrec.types.policy import (
     UserRecommender,
     VectorPolicy,
     WindowBatch,
+    WindowPolicy,
 )
 from genrec.types.preference import (
     CandidateFilter,
@@ -100,11 +103,13 @@ __all__ = [
     "CandidateFilter",
     "CandidateGroups",
     "Candidates",
+    "CatalogPolicy",
     "CatalogQuantizer",
     "CheckedContext",
     "CheckedSpecification",
     "ComposedSampler",
     "ConstrainedPolicy",
+    "ConstrainedWindowPolicy",
     "DividingSplit",
     "Draw",
     "Evaluated",
@@ -175,4 +180,5 @@ __all__ = [
     "UserRecommender",
     "VectorPolicy",
     "WindowBatch",
+    "WindowPolicy",
 ]

@@ -65,7 +65,10 @@ def test_the_note_names_each_row() -> None:
 
 def test_negatives_that_the_loss_does_not_use_are_left_out() -> None:
     unused = row("continued", 0.0021)._replace(
-        configuration={"align.loss.class": "genrec.preference.losses.reference_free:ContinuedSFT"}
+        configuration={
+            "align.objective.class": "genrec.objectives.preferences:Preference",
+            "align.objective.loss.class": "genrec.preference.losses.reference_free:ContinuedSFT",
+        }
     )
     assert held_out_notes([unused]) == []
     (note,) = held_out_notes([unused, row("uniform", 0.0017)])

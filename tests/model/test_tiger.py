@@ -10,9 +10,8 @@ from policies import TIGER, build, catalog, histories
 from torch import Tensor
 
 from genrec.errors import UsageError
-from genrec.model import Tiger, TigerPolicy, tiger
-from genrec.model.t5_layers import relative_buckets
-from genrec.model.tiger import attention_mask
+from genrec.model import Tiger, TigerPolicy, row_groups
+from genrec.model.t5_layers import attention_mask, relative_buckets
 from genrec.semantic_ids import SemanticIds
 
 
@@ -162,9 +161,9 @@ def test_rows_are_encoded_in_groups_of_similar_length(monkeypatch: pytest.Monkey
     policy, history = policy_of(), histories(10, 9, 50)
     items = torch.arange(1, 21).view(10, 2)
     whole = policy.level_log_prob(history, items)
-    monkeypatch.setattr(tiger, "GROUP_SIZE", 3)
+    monkeypatch.setattr(row_groups, "GROUP_SIZE", 3)
     torch.testing.assert_close(policy.level_log_prob(history, items), whole, atol=1e-5, rtol=1e-5)
-    groups = tiger.length_groups(history)
+    groups = row_groups.length_groups(history)
     assert sorted(torch.cat([rows for rows, _ in groups]).tolist()) == list(range(10))
     lengths = (history > 0).sum(1)
     assert [longest for _, longest in groups] == [int(lengths[rows].max()) for rows, _ in groups]

@@ -43,7 +43,7 @@ def rows(count: int, history: list[int], target: int) -> SequenceBatch:
 
 
 def draw(sampler: FaissNeighbors, context: SamplerContext, batch: SequenceBatch, count: int, seed: int = 0) -> Tensor:
-    return sampler.build(context)(batch, count, torch.Generator().manual_seed(seed))
+    return sampler.build(context).draw(batch, count, torch.Generator().manual_seed(seed))
 
 
 def pool(sampler: FaissNeighbors, context: SamplerContext, batch: SequenceBatch) -> list[set[int]]:
@@ -175,14 +175,14 @@ def test_draws_do_not_depend_on_the_search_limits(
 def test_a_row_does_not_depend_on_the_batch(of: str, index: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faiss_neighbors, "MAX_EXACT_ITEMS", 0)  # pools are searched per batch
     context = sampler_context()
-    sampler, batch = FaissNeighbors(pool_size=15, of=of, index=index).build(context), next(batches_of(context, 24))
-    assert sampler.by_example
-    together = sampler(batch, 3, torch.Generator().manual_seed(4))
+    built, batch = FaissNeighbors(pool_size=15, of=of, index=index).build(context), next(batches_of(context, 24))
+    assert built.by_example
+    together = built.draw(batch, 3, torch.Generator().manual_seed(4))
     for row in range(24):
         length = int((batch.history[row] > 0).sum())
         alone = SequenceBatch(batch.user[row : row + 1], batch.history[row : row + 1, -length:], batch.target[row : row + 1])
-        assert torch.equal(sampler(alone, 3, torch.Generator().manual_seed(4)), together[row : row + 1])
-    assert not torch.equal(sampler(batch, 3, torch.Generator().manual_seed(5)), together)
+        assert torch.equal(built.draw(alone, 3, torch.Generator().manual_seed(4)), together[row : row + 1])
+    assert not torch.equal(built.draw(batch, 3, torch.Generator().manual_seed(5)), together)
 
 
 @pytest.mark.parametrize("index", ["ivf", "hnsw"])
@@ -192,7 +192,9 @@ def test_approximate_indices_find_most_neighbors(index: str) -> None:
     centers = torch.randn(60, 16, generator=source)
     context = world(centers[torch.randint(60, (3000,), generator=source)] + 0.3 * torch.randn(3000, 16, generator=source))
     batch = SequenceBatch(torch.arange(100), torch.zeros(100, 1, dtype=torch.int64), torch.arange(1, 3001, 30))
-    near, exact = (FaissNeighbors(pool_size=20, index=kind).build(context)(batch, 20, torch.Generator()) for kind in (index, "flat"))
+    near, exact = (
+        FaissNeighbors(pool_size=20, index=kind).build(context).draw(batch, 20, torch.Generator()) for kind in (index, "flat")
+    )
     hits = (exact.unsqueeze(2) == near.unsqueeze(1)).any(2)
     assert float(hits.double().mean()) > 0.9
     assert (near != batch.target.unsqueeze(1)).all()

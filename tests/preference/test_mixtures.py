@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 import pandas as pd
 import pytest
@@ -18,35 +17,47 @@ from torch import Generator, Tensor
 from genrec.errors import InputError, UsageError
 from genrec.preference.draw_contract import check_draw
 from genrec.preference.filters import NearDuplicates
-from genrec.preference.negatives import AlreadySeen, BestOf, Curriculum, Filtered, InBatch, Mix, Popularity, PrefixNeighbors, Uniform
+from genrec.preference.negatives import (
+    AlreadySeen,
+    BestOf,
+    Curriculum,
+    Filtered,
+    InBatch,
+    Mix,
+    ModelBeams,
+    Popularity,
+    PrefixNeighbors,
+    Uniform,
+)
+from genrec.preference.negatives.capabilities import inner_samplers, most_negatives, policy_refreshes
+from genrec.preference.rewards import LogProbability
 from genrec.semantic_ids import SemanticIds
 from genrec.testing import batches_of, check_sampler, sampler_context
-from genrec.types import DrawNegatives, NegativeSampler, Reward, SamplerContext, SequenceBatch
+from genrec.types import (
+    Draw,
+    NegativeSampler,
+    PolicyReward,
+    Rating,
+    Refresh,
+    Reward,
+    SamplerContext,
+    SequenceBatch,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Fixed:
-    """A sampler that always draws these items in this order, with optional refresh attributes."""
+    """A sampler that always draws these items in this order, with an optional refresh."""
 
     items: tuple[int, ...]
-    refresh_every: int | None = None
-    refresh_unit: str = "steps"
+    refresh: Refresh | None = None
 
-    def build(self, context: SamplerContext) -> DrawNegatives:
-        return _Fixed(self)
+    def build(self, context: SamplerContext) -> Draw:
+        def draw(batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
+            row = torch.tensor([*self.items, *[0] * num_negatives])[:num_negatives]
+            return row.repeat(len(batch.target), 1)
 
-
-class _Fixed:
-    by_example = True
-
-    def __init__(self, sampler: Fixed) -> None:
-        self.items = sampler.items
-        if sampler.refresh_every is not None:
-            self.refresh_every, self.refresh_unit = sampler.refresh_every, sampler.refresh_unit
-
-    def __call__(self, batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
-        row = torch.tensor([*self.items, *[0] * num_negatives])[:num_negatives]
-        return row.repeat(len(batch.target), 1)
+        return Draw(draw=draw, by_example=True, refresh=self.refresh)
 
 
 @dataclass(frozen=True)
@@ -55,20 +66,21 @@ class ItemNumber:
 
     table: tuple[float, ...] | None = None
 
-    def rate(self, context: SamplerContext) -> Callable[[SequenceBatch, Tensor], Tensor]:
+    def rate(self, context: SamplerContext) -> Rating:
         table = torch.arange(float(context.item_count + 1)) if self.table is None else torch.tensor(self.table)
-        return lambda _, items: table[items.cpu()]
+        return Rating(rate=lambda _, items: table[items.cpu()])
 
 
 @dataclass(frozen=True)
 class PolicyScore:
     """The log-probability under the policy."""
 
-    reads_policy: ClassVar[bool] = True
+    def rate(self, context: SamplerContext) -> Rating:
+        def rate(batch: SequenceBatch, items: Tensor) -> Tensor:
+            assert context.policy is not None
+            return context.policy.log_prob(batch.history, items)
 
-    def rate(self, context: SamplerContext) -> Callable[[SequenceBatch, Tensor], Tensor]:
-        assert context.policy is not None
-        return lambda batch, items: context.policy.log_prob(batch.history, items)  # type: ignore[union-attr]
+        return Rating(rate=rate, reads_policy=True)
 
 
 def world(items: int) -> SamplerContext:
@@ -81,11 +93,17 @@ def rows(count: int, target: int = 1) -> SequenceBatch:
     return SequenceBatch(torch.arange(count), torch.zeros(count, 1, dtype=torch.int64), torch.full((count,), target))
 
 
-def draw(drawing: DrawNegatives, batch: SequenceBatch, count: int, seed: int = 0) -> Tensor:
-    return drawing(batch, count, torch.Generator().manual_seed(seed))
+def draw(drawing: Draw, batch: SequenceBatch, count: int, seed: int = 0) -> Tensor:
+    return drawing.draw(batch, count, torch.Generator().manual_seed(seed))
 
 
-def counts_of(drawing: DrawNegatives) -> list[int]:
+def at(drawing: Draw, progress: float) -> Draw:
+    """Return the draw at a fraction of the training. It changes over the training."""
+    assert drawing.at is not None
+    return drawing.at(progress)
+
+
+def counts_of(drawing: Draw) -> list[int]:
     """Count items 2, 3 and 4 in the first place of 20,000 rows."""
     return torch.bincount(draw(drawing, rows(20_000), 1)[:, 0], minlength=5)[2:].tolist()
 
@@ -107,7 +125,7 @@ def test_places_are_independent_and_keep_the_order_of_each_sampler() -> None:
 def test_shares_change_with_progress() -> None:
     """From item 2 only to items 3 and 4: at progress 0.6 the shares are 0.4, 0.3, 0.3; the original draw does not change."""
     mix = Mix((Fixed((2,)), Fixed((3,)), Fixed((4,))), (7, 0, 0), final_weights=(0, 2, 2)).build(world(6))
-    then = counts_of(mix.at(0.6))  # type: ignore[attr-defined]
+    then = counts_of(at(mix, 0.6))
     assert chisquare(then, [8000, 6000, 6000]).pvalue > 1e-3
     assert counts_of(mix) == [20_000, 0, 0]
 
@@ -132,7 +150,7 @@ def test_a_mixture_is_short_only_if_all_samplers_are(seed: int, count: int, prog
     """A mixture with `Uniform` draws as many negatives as `Uniform` alone."""
     context = sampler_context(seed)
     batch = next(batches_of(context, 24))
-    mix = Mix((PrefixNeighbors(2), Uniform(), Popularity()), (3, 1, 1), (1, 1, 1)).build(context).at(progress)  # type: ignore[attr-defined]
+    mix = at(Mix((PrefixNeighbors(2), Uniform(), Popularity()), (3, 1, 1), (1, 1, 1)).build(context), progress)
     drawn = draw(mix, batch, count, seed)
     check_draw(batch, drawn, count, context)
     assert torch.equal((drawn > 0).sum(1), (draw(Uniform().build(context), batch, count, seed) > 0).sum(1))
@@ -150,16 +168,16 @@ def test_a_curriculum_uses_one_sampler_after_another() -> None:
         (0.9, 4, 4),
         (0.99, 4, 4),
     ):
-        assert draw(equal.at(progress), rows(1), 1).item() == in_thirds  # type: ignore[attr-defined]
-        assert draw(custom.at(progress), rows(1), 1).item() == in_custom  # type: ignore[attr-defined]
+        assert draw(at(equal, progress), rows(1), 1).item() == in_thirds
+        assert draw(at(custom, progress), rows(1), 1).item() == in_custom
     assert draw(equal, rows(1), 1).item() == 2
-    assert draw(Curriculum(parts[:1]).build(world(6)).at(0.99), rows(1), 1).item() == 2  # type: ignore[attr-defined]
+    assert draw(at(Curriculum(parts[:1]).build(world(6)), 0.99), rows(1), 1).item() == 2
 
 
 def test_progress_within_a_part_goes_from_0_to_1() -> None:
     """The second half of the training is a mixture that goes from 2 to 3: at 0.75, its middle, both are equally likely."""
     mix = Mix((Fixed((2,)), Fixed((3,))), (1, 0), (0, 1))
-    then = Curriculum((Fixed((4,)), mix)).build(world(6)).at(0.75)  # type: ignore[attr-defined]
+    then = at(Curriculum((Fixed((4,)), mix)).build(world(6)), 0.75)
     assert chisquare(counts_of(then)[:2]).pvalue > 1e-3
 
 
@@ -167,7 +185,7 @@ def test_the_default_curriculum_gets_harder() -> None:
     context = sampler_context(items=200)
     batch, drawing = next(batches_of(context, 64)), Curriculum().build(context)
     for progress, depth_at_least in ((0.0, 0), (0.4, 1), (0.7, 2)):
-        drawn = draw(drawing.at(progress), batch, 2)  # type: ignore[attr-defined]
+        drawn = draw(at(drawing, progress), batch, 2)
         depth = context.semantic_ids.prefix_depth(batch.target.unsqueeze(1), drawn)
         assert int(depth[drawn > 0].min()) == depth_at_least
 
@@ -224,24 +242,25 @@ class Even:
         return lambda _, candidates: candidates % 2 == 0
 
 
-def test_attributes_of_parts_are_combined() -> None:
+def test_fields_of_parts_are_combined() -> None:
     context = sampler_context()
-    by_example = Mix((Uniform(), AlreadySeen()), (1, 1)).build(context)
-    assert by_example.by_example is True  # type: ignore[attr-defined]
-    assert by_example.offers_history is True  # type: ignore[attr-defined]
-    assert not hasattr(by_example, "refresh_every")
+    both = Mix((Uniform(), AlreadySeen()), (1, 1)).build(context)
+    assert (both.by_example, both.offers_history, both.refresh) == (True, True, None)
     for sampler in (Mix((Uniform(), InBatch()), (1, 1)), Curriculum((Uniform(), InBatch())), BestOf(InBatch(), ItemNumber())):
         drawing = sampler.build(context)
-        assert (drawing.by_example, drawing.offers_history) == (False, False)  # type: ignore[attr-defined]
-    refreshed = Fixed((2,), 5, "epochs")
+        assert (drawing.by_example, drawing.offers_history) == (False, False)
+    refreshed = Fixed((2,), Refresh(5, "epochs"))
     for sampler in (Mix((Uniform(), refreshed), (1, 1)), Curriculum((refreshed, Uniform())), BestOf(refreshed, ItemNumber())):
         drawing = sampler.build(context)
-        assert (drawing.refresh_every, drawing.refresh_unit) == (5, "epochs")  # type: ignore[attr-defined]
-        assert (drawing.at(0.1).refresh_every, drawing.by_example) == (5, True)  # type: ignore[attr-defined]
-    assert BestOf(Uniform(), PolicyScore(), refresh_every=7).build(context).refresh_every == 7  # type: ignore[attr-defined]
-    assert BestOf(Uniform(), PolicyScore(), refresh_every=7).build(context).by_example is False  # type: ignore[attr-defined]
+        assert (drawing.refresh, drawing.by_example) == (Refresh(5, "epochs"), True)
+    hardest = BestOf(Uniform(), PolicyScore(), refresh_every=7).build(context)
+    assert (hardest.refresh, hardest.by_example, hardest.at) == (Refresh(7), False, None)
+    assert BestOf(Uniform(), PolicyScore()).build(context).refresh == Refresh(0)  # it reads the reference
+    seen = BestOf(Curriculum((AlreadySeen(), InBatch())), ItemNumber()).build(context)
+    assert (seen.offers_history, seen.by_example) == (True, False)
+    assert (at(seen, 0.1).offers_history, at(seen, 0.9).offers_history) == (True, False)  # each part by itself
     with pytest.raises(UsageError, match=r"Mix: its samplers share one copy of the policy.*refreshed every 5 epochs and never"):
-        Mix((refreshed, Fixed((3,), 0)), (1, 1)).build(context)
+        Mix((refreshed, Fixed((3,), Refresh(0))), (1, 1)).build(context)
     with pytest.raises(UsageError, match=r"BestOf: .*every 5 epochs and every 5 steps"):
         BestOf(refreshed, PolicyScore(), refresh_every=5).build(context)
 
@@ -278,7 +297,7 @@ def test_negatives_are_on_the_batch_s_device(sampler: NegativeSampler) -> None:
     batch = next(batches_of(context, 64))
     on_gpu = SequenceBatch(*(tensor.cuda() for tensor in batch))
     drawing = sampler.build(context)
-    if not hasattr(drawing, "refresh_every"):
+    if drawing.refresh is None:
         drawn = draw(drawing, on_gpu, 3)
         assert drawn.is_cuda
         assert torch.equal(drawn.cpu(), draw(drawing, batch, 3))
@@ -306,7 +325,6 @@ def test_negatives_are_on_the_batch_s_device(sampler: NegativeSampler) -> None:
         ),
         (lambda: BestOf(Uniform(), ItemNumber(), num_candidates=0), r"BestOf.num_candidates must be at least 1, got 0"),
         (lambda: BestOf(Uniform(), ItemNumber(), refresh_every=-1), r"BestOf.refresh_every must be 0 \(the reference\) or more"),
-        (lambda: BestOf(Uniform(), ItemNumber(), refresh_every=5), r"BestOf.refresh_every needs a reward that reads the policy"),
         (lambda: Filtered(None, (Even(),)), r"Filtered.sampler must be a sampler"),
         (lambda: Filtered(Uniform(), ()), r"Filtered.filters must be a tuple of filters, such as \(NearDuplicates\(\),\), got \(\)"),
         (lambda: Filtered(Uniform(), Even()), r"Filtered.filters must be a tuple of filters"),
@@ -317,6 +335,75 @@ def test_fields_are_checked(make: Callable[[], object], message: str) -> None:
         make()
 
 
-def test_the_rewards_of_this_file_implement_the_protocol() -> None:
+@dataclass(frozen=True)
+class KnownItemNumber:
+    """The item id, known to read no policy before it is built."""
+
+    def needs_policy(self) -> bool:
+        return False
+
+    def rate(self, context: SamplerContext) -> Rating:
+        return ItemNumber().rate(context)
+
+
+def test_a_refresh_needs_a_reward_that_reads_the_policy() -> None:
+    """What a `PolicyReward` knows is checked when the sampler is made; another reward's rating is read before SFT and in `build`."""
+    message = r"BestOf.refresh_every needs a reward that reads the policy.*got (Known)?ItemNumber\(.*\); use refresh_every = 0"
+    with pytest.raises(UsageError, match=message):
+        BestOf(Uniform(), KnownItemNumber(), refresh_every=5)
+    later = BestOf(Uniform(), ItemNumber(), refresh_every=5)
+    for late in (later.check_context, later.build):
+        with pytest.raises(UsageError, match=message):
+            late(world(6))
+    for valid in (BestOf(Uniform(), PolicyScore(), refresh_every=5), BestOf(Uniform(), LogProbability(), refresh_every=5)):
+        valid.check_context(sampler_context())
+        assert valid.policy_refresh() == Refresh(5)
+    assert BestOf(Uniform(), LogProbability()).policy_refresh() == Refresh(0)
+    assert BestOf(Uniform(), PolicyScore()).policy_refresh() is None  # not known yet
+    with pytest.raises(UsageError, match=r"Mix: its samplers share one copy of the policy.*never and every 5 steps"):
+        Mix((BestOf(Uniform(), LogProbability()), BestOf(Uniform(), PolicyScore(), refresh_every=5)), (1, 1))
+
+
+@dataclass(frozen=True)
+class Former:
+    """A sampler that returns a callable with an attribute, as in former versions."""
+
+    def build(self, context: SamplerContext) -> Draw:
+        drawing = Uniform().build(context)
+
+        def draw(batch: SequenceBatch, num_negatives: int, generator: Generator) -> Tensor:
+            return drawing.draw(batch, num_negatives, generator)
+
+        draw.refresh_every = 3  # type: ignore[attr-defined]
+        return draw  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    "outer",
+    [Mix((Uniform(), Former()), (1, 1)), Curriculum((Former(),)), BestOf(Former(), ItemNumber()), Filtered(Former(), (Even(),))],
+)
+def test_a_sampler_inside_must_return_a_draw(outer: NegativeSampler) -> None:
+    with pytest.raises(
+        InputError,
+        match=r"^Former \(.*test_mixtures.py:\d+\): build\(context\) must return a genrec.types.Draw, got <function .*; return "
+        r"Draw\(draw=...\); the attribute 'refresh_every' of a Draw is no longer read; it is now a field: .*refresh=Refresh\(every",
+    ):
+        outer.build(sampler_context())
+
+
+def test_the_samplers_inside_are_named() -> None:
+    """Innermost limits and refreshes count: a list of 4 beams inside limits a filtered curriculum."""
+    beams = ModelBeams(num_beams=4, refresh_every=2)
+    outer = Filtered(Curriculum((Uniform(), BestOf(beams, ItemNumber()))), (Even(),))
+    assert inner_samplers(outer) == (outer.sampler,)
+    assert inner_samplers(Mix((Uniform(), beams), (1, 1))) == (Uniform(), beams)
+    assert inner_samplers(Uniform()) == ()
+    assert policy_refreshes(outer) == {Refresh(2)}
+    assert most_negatives(outer, None) == 4
+
+
+def test_the_rewards_of_this_file_implement_their_protocols() -> None:
     assert isinstance(ItemNumber(), Reward)
     assert isinstance(PolicyScore(), Reward)
+    assert not isinstance(PolicyScore(), PolicyReward)
+    assert isinstance(LogProbability(), PolicyReward)

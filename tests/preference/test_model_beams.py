@@ -20,7 +20,7 @@ from genrec.preference.exclusions import Exclusions
 from genrec.preference.negatives import ModelBeams, model_beams
 from genrec.semantic_ids import SemanticIds
 from genrec.testing import batches_of, check_sampler, sampler_context
-from genrec.types import Ranking, SamplerContext, SequenceBatch
+from genrec.types import Ranking, Refresh, SamplerContext, SequenceBatch
 
 
 class Table(nn.Module):
@@ -73,7 +73,7 @@ def rows(count: int, history: list[int], target: int) -> SequenceBatch:
 
 
 def draw(sampler: ModelBeams, context: SamplerContext, batch: SequenceBatch, count: int, seed: int = 0) -> Tensor:
-    return sampler.build(context)(batch, count, torch.Generator().manual_seed(seed))
+    return sampler.build(context).draw(batch, count, torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize(
@@ -137,23 +137,18 @@ def test_equal_to_brute_force(locked: int, seen: bool, seed: int, width: int, nu
         assert sum(item > 0 for item in few_drawn) == min(num_negatives, len(expected))
 
 
-def test_attributes_of_the_draw() -> None:
+def test_fields_of_the_draw() -> None:
     plain, other = (
         sampler.build(world()) for sampler in (ModelBeams(), ModelBeams(seen=True, refresh_every=3, refresh_unit="epochs"))
     )
-    assert [getattr(plain, name) for name in ("by_example", "offers_history", "refresh_every", "refresh_unit")] == [
-        True,
-        False,
-        0,
-        "steps",
-    ]
-    assert [getattr(other, name) for name in ("offers_history", "refresh_every", "refresh_unit")] == [True, 3, "epochs"]
+    assert (plain.by_example, plain.offers_history, plain.refresh, plain.at) == (True, False, Refresh(0), None)
+    assert (other.by_example, other.offers_history, other.refresh) == (True, True, Refresh(3, "epochs"))
 
 
 def test_a_draw_uses_the_current_weights() -> None:
     """The weights change in place, as in a refresh: the worst items become the best."""
     context = world()
-    sampler, batch = ModelBeams(num_beams=2).build(context), rows(9, [0, 4], 5)
+    sampler, batch = ModelBeams(num_beams=2).build(context).draw, rows(9, [0, 4], 5)
     before = sampler(batch, 2, torch.Generator().manual_seed(0))
     context.policy.score.data.neg_()
     after = sampler(batch, 2, torch.Generator().manual_seed(0))
@@ -176,7 +171,7 @@ def test_a_row_does_not_depend_on_the_batch(locked: int, monkeypatch: pytest.Mon
     distinct = SemanticIds(torch.stack(torch.unravel_index(torch.randperm(64)[:60], (4, 4, 4)), 1), (4, 4, 4))
     context = context._replace(policy=policy if locked else build(TIGER, distinct), semantic_ids=distinct)
     policy.semantic_ids = distinct
-    sampler, batch = ModelBeams(num_beams=10, locked_levels=locked).build(context), next(batches_of(context, 7))
+    sampler, batch = ModelBeams(num_beams=10, locked_levels=locked).build(context).draw, next(batches_of(context, 7))
     together = sampler(batch, 3, torch.Generator().manual_seed(5))
     monkeypatch.setattr(model_beams, "SEARCH_CHUNK", 2)
     assert torch.equal(sampler(batch, 3, torch.Generator().manual_seed(5)), together)

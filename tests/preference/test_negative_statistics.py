@@ -85,7 +85,7 @@ def test_a_summary_without_negatives() -> None:
 
 def test_batches_add_up_and_totals_hold_the_whole_state() -> None:
     context = sampler_context()
-    draw = Uniform().build(context)
+    draw = Uniform().build(context).draw
     batch = next(batches_of(context, 200))
     negatives = draw(batch, 3, torch.Generator().manual_seed(0))
     parts = NegativeStatistics(context)

@@ -58,7 +58,7 @@ def rows(count: int, target: int = 1, user: int = 0, history: tuple[int, ...] = 
 
 
 def draw(sampler: NegativeSampler, context: SamplerContext, batch: SequenceBatch, count: int, seed: int = 0) -> Tensor:
-    return sampler.build(context)(batch, count, torch.Generator().manual_seed(seed))
+    return sampler.build(context).draw(batch, count, torch.Generator().manual_seed(seed))
 
 
 def ordered_draws(weights: dict[int, float], count: int) -> dict[tuple[int, ...], float]:
@@ -243,7 +243,7 @@ def test_negatives_of_an_example_do_not_depend_on_its_batch(sampler: NegativeSam
     context = sampler_context()
     batch = next(batches_of(context, 64))
     drawn = draw(sampler, context, batch, 3)
-    assert sampler.build(context).by_example  # type: ignore[attr-defined]
+    assert sampler.build(context).by_example
     for order in (torch.tensor([5]), torch.arange(63, -1, -1), torch.tensor([1, 1, 60])):
         assert torch.equal(draw(sampler, context, rows_of(batch, order), 3), drawn[order])
     padded = batch._replace(history=torch.cat([torch.zeros(64, 3, dtype=torch.int64), batch.history], 1))
@@ -252,5 +252,5 @@ def test_negatives_of_an_example_do_not_depend_on_its_batch(sampler: NegativeSam
 
 def test_successive_draws_differ() -> None:
     context, generator = sampler_context(), torch.Generator().manual_seed(0)
-    batch, sampler = next(batches_of(context, 64)), Uniform().build(context)
-    assert not torch.equal(sampler(batch, 3, generator), sampler(batch, 3, generator))
+    batch, draw = next(batches_of(context, 64)), Uniform().build(context).draw
+    assert not torch.equal(draw(batch, 3, generator), draw(batch, 3, generator))

@@ -36,7 +36,7 @@ def rows(history: list[list[int]], target: list[int]) -> SequenceBatch:
 
 
 def draw(sampler: NegativeSampler, context: SamplerContext, batch: SequenceBatch, count: int, seed: int = 0) -> Tensor:
-    return sampler.build(context)(batch, count, torch.Generator().manual_seed(seed))
+    return sampler.build(context).draw(batch, count, torch.Generator().manual_seed(seed))
 
 
 def sets(drawn: Tensor) -> list[set[int]]:

@@ -1,5 +1,14 @@
-"""Proposers: who proposes the candidates of a row. `Sampled` takes the logged item and the negatives of a sampler."""
+"""Proposers: who proposes the candidates of a row.
 
+`Sampled` takes the logged item and the negatives of a sampler, `TopItems` the logged item and the policy's best other items,
+`History` the logged item and items of the history, and `Together` the candidates of several of them. `Rollouts` gives groups of
+candidates by the policy, for rewards to judge.
+"""
+
+from genrec.preference.candidates.history_items import History
+from genrec.preference.candidates.rollouts import Rollouts
 from genrec.preference.candidates.sampled import Sampled
+from genrec.preference.candidates.together import Together
+from genrec.preference.candidates.top_items import TopItems
 
-__all__ = ["Sampled"]
+__all__ = ["History", "Rollouts", "Sampled", "Together", "TopItems"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Generator, Tensor
 
 from genrec import plugin_errors
-from genrec.errors import InputError
 from genrec.plugin_source import name_with_place
 from genrec.preference.draw_contract import DrawContract
+from genrec.preference.negatives.capabilities import build_draw, draw_at
 from genrec.randomness import generator
 from genrec.types import Draw, FrozenPolicy, NegativeSampler, ObjectiveContext, Refresh, SamplerContext, SequenceBatch
 
@@ -32,10 +32,7 @@ class StepSampler:
 
     def _build(self, data: SamplerContext) -> Draw:
         with plugin_errors.attribute_to(self.sampler, "while it was built"):
-            draw = self.sampler.build(data)
-        if not isinstance(draw, Draw):
-            raise InputError(f"{self.name}: build(context) must return a genrec.types.Draw, got {draw!r}; return Draw(draw=...)")
-        return draw
+            return build_draw(self.sampler, data)
 
     @property
     def reads_policy(self) -> bool:
@@ -60,7 +57,6 @@ class StepSampler:
     def _checked(self, batch: SequenceBatch, progress: float, random: Generator, when: str) -> Tensor:
         """Draw at a fraction of the training, and check the negatives. `when` is for the message of an error of the sampler."""
         with plugin_errors.attribute_to(self.sampler, when):
-            current = self.draw if self.draw.at is None else self.draw.at(progress)
-            negatives = current.draw(batch, self.num_negatives, random)
+            negatives = draw_at(self.draw, progress).draw(batch, self.num_negatives, random)
         self.contract.check(batch, negatives, self.num_negatives)
         return negatives

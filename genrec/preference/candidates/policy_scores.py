@@ -1,0 +1,104 @@
+"""Scores of a policy on rows: the whole catalog where the policy scores it exactly, else its beams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from genrec.item_rows import best_items, last_places
+from genrec.types import CatalogPolicy, ConstrainedPolicy, Policy, Ranking, SequenceBatch
+
+MAX_CELLS = 2**22  # scores of the catalog that are compared with an item's at once on a CPU, 16 MB
+
+Normalize = Literal["codes", "children"]
+
+
+class CatalogScores:
+    """The log-probabilities of all items of each row."""
+
+    def __init__(self, log_prob: Tensor) -> None:
+        self.log_prob = log_prob  # float32 [X, N], column i is item i + 1
+
+    def level_log_prob(self, items: Tensor) -> Tensor:
+        """Return the log-probabilities of items int64 [X, M] as one level, float32 [X, M, 1], -inf where an item is 0."""
+        gathered = self.log_prob.gather(1, (items - 1).clamp(min=0))
+        return gathered.masked_fill(items == 0, -torch.inf).unsqueeze(-1)
+
+    @torch.no_grad()
+    def top(self, n: int, exclude: Tensor | None = None) -> Ranking:
+        """Return the `n` best items of each row; equal scores are ordered by item id. `exclude` is as in `Recommender.recommend`."""
+        return best_items(self.log_prob.detach(), n, exclude)
+
+    @torch.no_grad()
+    def rank(self, items: Tensor) -> Tensor:
+        """Return the place (0 is the best) of items int64 [X, M] in the catalog, in the order of `top`: int64 [X, M]; N for item 0."""
+        scores, count = self.log_prob.detach(), self.log_prob.shape[1]
+        ids = torch.arange(1, count + 1, device=items.device)
+        rows = max(1, MAX_CELLS // count) if items.device.type == "cpu" else max(1, len(items))
+        parts = [torch.zeros_like(items[:0])]
+        for part, wanted in zip(torch.split(scores, rows), torch.split(items, rows), strict=True):
+            columns = []
+            for item in wanted.unbind(1):
+                score = part.gather(1, (item - 1).clamp(min=0).unsqueeze(1))
+                before = (part > score).sum(1) + ((part == score) & (ids < item.unsqueeze(1))).sum(1)
+                columns.append(before.masked_fill(item == 0, count))
+            parts.append(torch.stack(columns, 1))
+        return torch.cat(parts)
+
+
+class FrozenScores:
+    """A `genrec.types.RowScores` of a frozen policy, on the whole history of each row."""
+
+    def __init__(self, policy: Policy, rows: SequenceBatch, normalize: Normalize) -> None:
+        self.policy, self.rows, self.normalize = policy, rows, normalize
+        self.catalog: CatalogScores | None = None
+        if isinstance(policy, CatalogPolicy):
+            with torch.no_grad():
+                self.catalog = CatalogScores(policy.catalog_log_prob(rows.history, last_places(rows.history)))
+
+    @torch.no_grad()
+    def level_log_prob(self, items: Tensor) -> Tensor:
+        """Return level log-probabilities without a gradient, float32 [X, M, L], of items int64 [X, M]."""
+        if self.catalog is not None:
+            return self.catalog.level_log_prob(items)
+        return prefix_level_log_prob(self.policy, self.rows.history, items, self.normalize)
+
+    def top(self, n: int, exclude: Tensor | None = None) -> Ranking:
+        """Return the `n` best items of each row: exact where the policy scores the catalog, else beams."""
+        if self.catalog is not None:
+            return self.catalog.top(n, exclude)
+        return beams(self.policy, self.rows.history, n, exclude)
+
+    def rank(self, items: Tensor) -> Tensor | None:
+        """Return the place of items int64 [X, M] in the catalog, or None for beams."""
+        return None if self.catalog is None else self.catalog.rank(items)
+
+
+def prefix_level_log_prob(policy: Policy, history: Tensor, items: Tensor, normalize: Normalize) -> Tensor:
+    """Return level log-probabilities float32 [X, M, L] of items int64 [X, M] after whole histories int64 [X, T]."""
+    if normalize == "codes":
+        return policy.level_log_prob(history, items)
+    return cast(ConstrainedPolicy, policy).constrained_level_log_prob(history, items)
+
+
+@torch.no_grad()
+def beams(policy: Policy, history: Tensor, n: int, exclude: Tensor | None) -> Ranking:
+    """Return `policy.recommend(history, n, exclude)` in evaluation mode; the modes of all modules are restored."""
+    with evaluation_mode(cast(nn.Module, policy)):
+        return policy.recommend(history, n, exclude)
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode, and restore the mode of each of its modules afterwards."""
+    modes = [(each, each.training) for each in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for each, mode in modes:
+            each.training = mode

@@ -1,0 +1,166 @@
+"""The candidates of several proposers in one row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genrec.errors import UsageError
+from genrec.item_rows import repeated
+from genrec.preference.candidates.rollouts import Rollouts
+from genrec.preference.exclusions import representatives
+from genrec.types import (
+    Candidates,
+    CheckedContext,
+    CheckedSpecification,
+    ObjectiveContext,
+    Proposals,
+    Proposer,
+    RowScores,
+    SamplerContext,
+    SequenceBatch,
+)
+
+
+@dataclass(frozen=True)
+class Together:
+    """The logged item, and the other candidates of several proposers that begin with it, such as `TopItems` and `History`.
+
+    Of candidates with one Semantic ID the first is kept and the others are masked. A gate masks the columns of its own proposer only;
+    a row is a preference if a column is left beside the target.
+    """
+
+    proposers: tuple[Proposer, ...]  # two or more
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "proposers", tuple(self.proposers))
+        if len(self.proposers) < 2:
+            raise UsageError(f"Together.proposers needs two or more proposers, got {len(self.proposers)}")
+        for number, proposer in enumerate(self.proposers):
+            if isinstance(proposer, type) or not isinstance(proposer, Proposer):
+                raise UsageError(f"Together.proposers[{number}] must be a proposer, such as TopItems(), got {proposer!r}")
+            if isinstance(proposer, Rollouts):
+                raise UsageError(
+                    f"Together.proposers[{number}] must propose the target first, got {proposer!r}, which does not; use TopItems"
+                )
+
+    def check(self, experiment: Any) -> None:
+        """Check every proposer that has a check."""
+        for proposer in self.proposers:
+            if isinstance(proposer, CheckedSpecification):
+                proposer.check(experiment)
+
+    def check_context(self, context: SamplerContext) -> None:
+        """Check every proposer that checks its data."""
+        for proposer in self.proposers:
+            if isinstance(proposer, CheckedContext):
+                proposer.check_context(context)
+
+    def build_proposals(self, context: ObjectiveContext) -> Proposals:
+        """Return the proposer for one policy and one training set."""
+        parts = [_build(proposer, number, context) for number, proposer in enumerate(self.proposers)]
+        representative, static = representatives(context.data()), all(part.static for part in parts)
+
+        def on_host(rows: SequenceBatch, step: int) -> Candidates:
+            return joined([_on_host(part, rows, step) for part in parts], rows.target, representative)
+
+        def in_step(rows: SequenceBatch, host: SequenceBatch, step: int, scores: RowScores) -> Candidates:
+            device = rows.target.device
+            found = [_in_step(part, rows, host, step, scores) for part in parts]
+            return joined(found, rows.target, representative.to(device))
+
+        proposing = [part.for_validation for part in parts if part.for_validation is not None]
+
+        def for_validation(rows: SequenceBatch) -> Candidates:
+            return joined([propose(rows) for propose in proposing], rows.target, representative)
+
+        begins = [part.begin for part in parts if part.begin is not None]
+        saves = [part.save for part in parts if part.save is not None]
+        reads_policy = any(part.in_step is not None for part in parts)
+        return Proposals(
+            on_host=None if reads_policy else on_host,
+            in_step=in_step if reads_policy else None,
+            static=static,
+            begin=_call_all(begins) if begins else None,
+            state=_States(parts) if any(part.state is not None for part in parts) else None,
+            for_validation=for_validation if proposing else None,
+            save=_save_all(saves) if saves else None,
+        )
+
+
+def joined(parts: list[Candidates], target: Tensor, representative: Tensor) -> Candidates:
+    """Return the target int64 [X] and the other candidates of all parts; of one Semantic ID the first candidate is kept.
+
+    `representative` int64 [N + 1] is the lowest item with the same Semantic ID.
+    """
+    if any(part.behavior is not None or part.codes is not None for part in parts):
+        raise UsageError(
+            "Together joins items of the catalog, got a proposer with behavior log-probabilities or codes; use proposers such as "
+            "TopItems, History and Sampled"
+        )
+    items, masks = [target.unsqueeze(1)], [torch.ones_like(target, dtype=torch.bool).unsqueeze(1)]
+    for part in parts:
+        items.append(part.items[:, 1:])
+        masks.append(part.mask[:, 1:] if part.rows is None else part.mask[:, 1:] & part.rows.unsqueeze(1))
+    every, mask = torch.cat(items, 1), torch.cat(masks, 1)
+    kept = representative[every.masked_fill(~mask, 0)]
+    mask = mask & (kept > 0) & ~repeated(kept)
+    return Candidates(every, mask, mask[:, 1:].any(1))
+
+
+def _build(proposer: Proposer, number: int, context: ObjectiveContext) -> Proposals:
+    """Build a proposer whose frozen copies have names of their own."""
+    part = proposer.build_proposals(context._replace(frozen_copy=lambda name: context.frozen_copy(f"{name} {number}")))
+    if part.examples is not None:
+        raise UsageError(f"Together can't join {proposer!r}, which has examples of its own; use it alone")
+    return part
+
+
+def _on_host(part: Proposals, rows: SequenceBatch, step: int) -> Candidates:
+    assert part.on_host is not None
+    return part.on_host(rows, step)
+
+
+def _in_step(part: Proposals, rows: SequenceBatch, host: SequenceBatch, step: int, scores: RowScores) -> Candidates:
+    """Return the candidates of a part on the device of the rows."""
+    if part.in_step is not None:
+        return part.in_step(rows, host, step, scores)
+    found, device = _on_host(part, host, step), rows.target.device
+    return Candidates(*(each.to(device) if each is not None else None for each in found))  # type: ignore[arg-type]
+
+
+def _call_all(functions: list[Callable[[int], None]]) -> Callable[[int], None]:
+    def call(step: int) -> None:
+        for function in functions:
+            function(step)
+
+    return call
+
+
+def _save_all(functions: list[Callable[[Path], None]]) -> Callable[[Path], None]:
+    def save(folder: Path) -> None:
+        for function in functions:
+            function(folder)
+
+    return save
+
+
+class _States:
+    """The tensors of several proposers; their names begin with the proposer's number."""
+
+    def __init__(self, parts: list[Proposals]) -> None:
+        self.states = {f"{number}.": part.state for number, part in enumerate(parts) if part.state is not None}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors by name."""
+        return {f"{prefix}{name}": value for prefix, state in self.states.items() for name, value in state.tensors().items()}
+
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Take the tensors of a checkpoint."""
+        for prefix, state in self.states.items():
+            state.restore({name.removeprefix(prefix): value for name, value in saved.items() if name.startswith(prefix)})

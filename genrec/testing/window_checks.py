@@ -1,0 +1,98 @@
+"""Checks of policies that score candidates, or the whole catalog, after any place of a history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from genrec.testing.plugin_watch import call_plugin
+from genrec.testing.specification_checks import ContractError
+from genrec.types import CatalogPolicy, ConstrainedPolicy, ConstrainedWindowPolicy, Policy, WindowPolicy
+
+TOLERANCE = 1e-4  # rounding error of a log-probability and, relative to the largest one, of a gradient
+NUM_PLACES, NUM_CANDIDATES = 24, 3  # places and candidates of the check
+
+Score = Callable[[Tensor, Tensor, Tensor], Tensor]  # (history [B, T], places [X, 2], items [X, M]) -> [X, M, L], or [X, M]
+
+
+def check_windows(name: str, policy: Policy, history: Tensor, num_items: int) -> None:
+    """Raise ContractError unless scores after places equal those of prefixes, and have the same gradients.
+
+    `history` int64 [B, T] is left-padded. The places are after items, in random order and with repetitions; some candidates are 0.
+    The policy is in evaluation mode.
+    """
+    places, items = _places_and_items(history, num_items)
+    if isinstance(policy, WindowPolicy):
+        _check(name, "place_level_log_prob", policy, policy.place_level_log_prob, policy.level_log_prob, history, places, items)
+    if isinstance(policy, ConstrainedWindowPolicy) and isinstance(policy, ConstrainedPolicy):
+        _check(
+            name, "constrained_place_level_log_prob", policy, policy.constrained_place_level_log_prob,
+            policy.constrained_level_log_prob, history, places, items,
+        )  # fmt: skip
+    if isinstance(policy, CatalogPolicy):
+        every = torch.arange(1, num_items + 1).expand(len(places), -1)
+        catalog = policy.catalog_log_prob
+        _check(name, "catalog_log_prob", policy, lambda h, p, _: catalog(h, p), policy.log_prob, history, places, every)
+        total = catalog(history, places).exp().sum(1)
+        if bool(((total - 1).abs() > TOLERANCE).any()):
+            raise ContractError(
+                f"{name}: the probabilities of catalog_log_prob add up to {total.min():g}..{total.max():g}, not 1; end in a "
+                "log_softmax over all items"
+            )
+
+
+def _places_and_items(history: Tensor, num_items: int) -> tuple[Tensor, Tensor]:
+    """Return places int64 [X, 2] after items, in random order, and candidates int64 [X, M]."""
+    generator = torch.Generator().manual_seed(3)
+    after_items = history.nonzero()
+    places = after_items[torch.randint(len(after_items), (NUM_PLACES,), generator=generator)]
+    return places, torch.randint(0, num_items + 1, (NUM_PLACES, NUM_CANDIDATES), generator=generator)
+
+
+def _check(
+    name: str, method: str, policy: Policy, score: Score, of_prefix: Callable[[Tensor, Tensor], Tensor], history: Tensor,
+    places: Tensor, items: Tensor,
+) -> None:  # fmt: skip
+    """Compare scores after places with those of every prefix alone, and the gradients of their sums."""
+    with torch.enable_grad():
+        expected = torch.cat(
+            [
+                of_prefix(history[row : row + 1, : place + 1], candidates.unsqueeze(0))
+                for (row, place), candidates in zip(places.tolist(), items, strict=True)
+            ]
+        )
+        copies = history.clone(), places.clone(), items.clone()
+        found = call_plugin(name, method, lambda: score(*copies))
+        if not isinstance(found, Tensor) or found.dtype != torch.float32 or found.shape != expected.shape:
+            got = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise ContractError(f"{name}: {method} must return float32 {list(expected.shape)}, got {got.replace('torch.', '')}")
+        if not all(torch.equal(*pair) for pair in zip(copies, (history, places, items), strict=True)):
+            raise ContractError(f"{name}: {method} modified its input in place; work on a copy")
+        difference = _difference(found.detach(), expected.detach())
+        if not difference <= TOLERANCE:
+            raise ContractError(f"{name}: {method} is not the score of every prefix (they differ by up to {difference:g})")
+        if not found.requires_grad:
+            raise ContractError(f"{name}: {method} has no gradient; remove detach and no_grad")
+        parameters = list(cast(nn.Module, policy).parameters())
+        gradients = [
+            torch.autograd.grad(_finite(each).sum(), parameters, allow_unused=True, materialize_grads=True)
+            for each in (found, expected)
+        ]
+    for mine, theirs in zip(*gradients, strict=True):
+        if not (mine - theirs).abs().max() <= TOLERANCE * max(1.0, float(theirs.abs().max())):
+            raise ContractError(f"{name}: {method} has other gradients than the scores of every prefix")
+
+
+def _finite(log_probs: Tensor) -> Tensor:
+    return log_probs.masked_fill(log_probs == -torch.inf, 0.0)
+
+
+def _difference(first: Tensor, second: Tensor) -> float:
+    """Return the largest difference; infinity where only one of them is -inf."""
+    either = (first == -torch.inf) | (second == -torch.inf)
+    if not torch.equal(first == -torch.inf, second == -torch.inf):
+        return torch.inf
+    return float((first - second).masked_fill(either, 0.0).abs().max())
