@@ -18,7 +18,6 @@ from genrec.data.worlds.taste_oracle import accuracy_of_pairs, first_liked_cell,
 from genrec.errors import UsageError
 from genrec.testing import check_source
 from genrec.types import RatedSource, Source
-from genrec.types.data 
 LABELS = HoldOutLast(n=10, liked=4, disliked=2)
 
 
@@ -98,7 +97,7 @@ def test_few_users_and_items_that_fill_no_grid(users: int, items: int) -> None:
 
 def test_settings_are_checked() -> None:
     for wrong in (
-        {"num_items": 63}, {"num_users": 0}, {"min_length": 2}, {"max_length": 19}, {"chosen": 1.1}, {"repeated": -0.1}, {"seed": -1},
+        {"num_items": 63}, {"num_users": 0}, {"min_length": 2}, {"max_length": 19}, {"chosen": 1.1}, {"chosen": -0.1}, {"seed": -1},
         {"rating_noise": 0.0}, {"rating_noise": math.inf},
     ):  # fmt: skip
         with pytest.raises(UsageError, match=next(iter(wrong))):

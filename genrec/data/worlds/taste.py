@@ -21,20 +21,18 @@ class Taste:
     """A world in which preferences matter: most events are what the shop shows, and only ratings tell whether the user likes them."""
 
     VERSION: ClassVar[int] = 1
-    num_items: int = 320  # number of items, 64 or more: one for each category and brand at least
-    num_users: int = 1500  # number of users, 1 or more
+    num_items: int = 192  # number of items, 64 or more: one for each category and brand at least
+    num_users: int = 1200  # number of users, 1 or more
     seed: int = 0  # seed of all random draws, 0 or more
-    chosen: float = 0.3  # probability that an event is the user's own choice, 0 to 1; the others are shown
-    repeated: float = 0.5  # probability that the shop shows the brand of the last item, 0 to 1; else one by popularity
+    chosen: float = 0.35  # probability that an event is the user's own choice, 0 to 1; the others are shown
     rating_noise: float = 0.6  # standard deviation of a rating before it is rounded, above 0
     min_length: int = 20  # minimum number of events of a user, 3 or more
-    max_length: int = 40  # maximum number of events of a user, `min_length` or more
+    max_length: int = 30  # maximum number of events of a user, `min_length` or more
 
     def __post_init__(self) -> None:
         check_at_least(self, num_items=CELLS, num_users=1, seed=0, min_length=3, max_length=self.min_length)
-        for name in ("chosen", "repeated"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"Taste: {name} must be 0 to 1, got {getattr(self, name)}")
+        if not 0 <= self.chosen <= 1:
+            raise UsageError(f"Taste: chosen must be 0 to 1, got {self.chosen}")
         if not 0 < self.rating_noise < float("inf"):
             raise UsageError(f"Taste: rating_noise must be above 0 and finite, got {self.rating_noise}")
 

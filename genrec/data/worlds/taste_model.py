@@ -6,8 +6,7 @@ a user with the angles a and c values an item of a brand at the angle b and a ca
     z = BRAND_WEIGHT cos(a - b) + CATEGORY_WEIGHT cos(c - d)
 
 An event is chosen (probability `chosen`): a cell with a probability proportional to exp(CHOICE_SHARPNESS z). Or it is shown: the
-category follows from the last item's, and the brand is the last item's (`repeated`) or drawn by popularity, whatever the user likes.
-The model is drawn by popularity. The user rates the item RATING_MEAN + RATING_SLOPE z + noise, rounded and clipped to 1..5.
+category follows from the last item's, and the brand is drawn by popularity, whatever the user likes. The model is drawn by popularity. The user rates the item RATING_MEAN + RATING_SLOPE z + noise, rounded and clipped to 1..5.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ SKEW = 1.0  # Zipf exponent of the popularity of brands and models
 STAY = 0.6  # probability that the shop shows the last item's category again; else the next one
 BRAND_WEIGHT, CATEGORY_WEIGHT = 1.0, 0.5  # of a brand and a category in a user's value of an item
 CHOICE_SHARPNESS = 3.0  # of choices: factor on the value
-RATING_MEAN = 3.0  # rating of an item with the value 0
+RATING_MEAN = 2.5  # rating of an item with the value 0
 RATING_SLOPE = 1.4  # rating points for each unit of value
 
 
@@ -42,7 +41,6 @@ class TasteSettings(Protocol):
     num_users: int
     seed: int
     chosen: float
-    repeated: float
     rating_noise: float
 
 
@@ -60,7 +58,7 @@ class TasteModel:
         self.value = self.value + CATEGORY_WEIGHT * np.cos(likes_category - category_angle[cell % len(CATEGORIES)])
         weights = np.exp(CHOICE_SHARPNESS * self.value)
         self.choice: ndarray = weights / weights.sum(1, keepdims=True)  # float64 [U, cells], rows sum to 1
-        self.shown = _shown(world.repeated)  # float64 [cells, cells]  next cell given the last one
+        self.shown = _shown()  # float64 [cells, cells]  next cell given the last one
         self.models = _models(world.num_items)  # float64 [models, cells]  popularity within the cell, columns sum to 1
 
     @property
@@ -104,12 +102,11 @@ class Events(NamedTuple):
     ratings: ndarray  # float64 [B, steps]
 
 
-def _shown(repeated: float) -> ndarray:
+def _shown() -> ndarray:
     """Return the probability of the next cell that the shop shows, given the last cell, float64 [cells, cells]."""
     categories = len(CATEGORIES)
     category: ndarray = STAY * np.eye(categories) + (1 - STAY) * np.roll(np.eye(categories), 1, axis=1)
-    popularity = zipf(BRANDS)
-    brand = repeated * np.eye(BRANDS) + (1 - repeated) * popularity
+    brand: ndarray = np.tile(_zipf(BRANDS), (BRANDS, 1))
     return np.kron(brand, category)  # a cell is category + categories * brand
 
 
@@ -129,7 +126,7 @@ def _draw(probability: ndarray, random: Generator) -> ndarray:
     return found
 
 
-def zipf(count: int) -> ndarray:
+def _zipf(count: int) -> ndarray:
     """Return the popularity of `count` things, float64 [count], which sums to 1."""
     weights: ndarray = (1.0 + np.arange(count)) ** -SKEW
     return weights / weights.sum()
