@@ -25,12 +25,12 @@ def corpus_of(world: Taste, split: HoldOutLast | LeaveOneOut = LABELS) -> Corpus
     return prepare(world.load(Path()), split)
 
 
-def test_it_is_a_source_with_ratings() -> None:
+def test_it_is_a_source_with_ratings(tmp_path: Path) -> None:
     world = Taste(num_items=64, num_users=20)
     assert isinstance(world, Source)
     assert isinstance(world, RatedSource)
     assert world.has_ratings()
-    check_source(world)
+    check_source(world, tmp_path)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -66,7 +66,7 @@ def test_texts_name_the_category_and_the_brand() -> None:
     items = Taste().load(Path()).items
     assert items["text"].nunique() == len(items) == Taste().num_items
     cell = np.arange(len(items)) % CELLS
-    assert items.groupby(cell)[["brand", "categories"]].nunique().eq(1).all(None)
+    assert items.groupby(cell)[["brand", "categories"]].nunique().eq(1).to_numpy().all()
     assert items["brand"].nunique() == BRANDS
     assert items["categories"].nunique() == len(CATEGORIES)
     assert all(row.brand in row.text and row.categories.split("|")[1] in row.text for row in items.itertuples())
@@ -168,7 +168,7 @@ def test_no_other_ranking_is_better(part: str) -> None:
 
 
 def test_labels_are_needed() -> None:
-    world = Taste(num_users=30)
+    world = Taste(num_users=200)
     with pytest.raises(UsageError, match=r"split\.liked"):
         best_metrics(world, corpus_of(world, LeaveOneOut(core=0)))
     with pytest.raises(UsageError, match="validation or test, got 'train'"):
