@@ -15,12 +15,13 @@ from genrec.data.sources import Frames
 from genrec.errors import UsageError
 from genrec.experiment import Experiment
 from genrec.model import Tiger
+from genrec.plugin_source import components
 from genrec.preference.negatives import Uniform
 from genrec.preference.vectors import Content
 from genrec.testing import ContractError, Shop
 from genrec.testing.component_checks import KINDS, check_component, kind_of
 from genrec.tokenizer import RandomCodes
-from genrec.types import Draw, SamplerContext
+from genrec.types import Draw, Refresh, SamplerContext
 
 FILE = """
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ import torch
 from genrec.errors import UsageError
 from genrec.item_rows import contains, keys, ranking
 from genrec.preference.exclusions import Exclusions
+from genrec.types import Draw
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Former:
         exclusions = Exclusions(context)
         def draw(batch, num_negatives, generator):
             return exclusions.take(batch, torch.ones(len(batch.target), 3, dtype=torch.int64), num_negatives)
-        return draw
+        return Draw(draw=draw)
 """
 
 
@@ -219,15 +221,14 @@ class CrashingSizes:
 
 
 @dataclass(frozen=True)
-class CrashingReward:
-    """A reward with a property that fails outside of its call."""
+class CrashingSampler:
+    """A sampler with an optional method that fails."""
 
-    @property
-    def reads_policy(self) -> bool:
+    def policy_refresh(self) -> Refresh:
         raise OSError("no weights")
 
-    def rate(self, context: SamplerContext) -> object:
-        return lambda batch, items: context.popularity[items].float()
+    def build(self, context: SamplerContext) -> Draw:
+        return Uniform().build(context)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +238,7 @@ class CrashingReward:
         (Crashing("exit"), r"load\(root\) raised SystemExit\(1\) at "),
         (Crashing("fingerprint"), r"fingerprint\(root\) raised KeyError\('fingerprint'\) at "),
         (CrashingSizes(), r"CrashingSizes: level_sizes\(\) raised KeyError\('sizes'\) at "),
-        (CrashingReward(), r"CrashingReward \(.*\) raised OSError\('no weights'\) at .*; its own error:"),
+        (CrashingSampler(), r"CrashingSampler \(.*\) raised OSError\('no weights'\) at .*; its own error:"),
     ],
 )
 def test_a_plug_in_that_raises_in_a_check_is_no_traceback(plugin: object, message: str, tmp_path: Path) -> None:

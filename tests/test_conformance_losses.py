@@ -38,7 +38,7 @@ LOSSES: list[PreferenceLoss] = [
     DPO(), DPO(2.0), SoftmaxDPO(), SoftmaxDPO(0.1), Anchored(SoftmaxDPO()), Anchored(DPO(), alpha=0.2), ContinuedSFT(),
     ConservativeDPO(), ConservativeDPO(label_smoothing=0.4), RobustDPO(), RobustDPO(2.0, 0.4), IPO(), IPO(reduction="mean"), Hinge(),
     Hinge(2.0), DMPO(), KTO(), KTO(2.0, 1.5, 0.5), KTO(paired=False), SimPO(), SimPO(10.0, 0.0), CPO(), CPO(alpha=0.0), ORPO(),
-    ORPO(2.0), RosePO(), RosePO(reward=Popular()), RosePO(label_smoothing=0.49, reward=Popular()), RecPO(), RecPO(0.1, weight=0.0),
+    ORPO(2.0), RosePO(), RosePO(label_smoothing=0.49), RecPO(), RecPO(0.1, weight=0.0),
     Smoothed(DPO()), Smoothed(SimPO(), 0.3), Smoothed(KTO()), Smoothed(RecPO()), Anchored(KTO()), Anchored(Smoothed(CPO(alpha=0.0))),
     Anchored(RecPO()),
 ]  # fmt: skip

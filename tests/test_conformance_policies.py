@@ -286,7 +286,8 @@ BROKEN: dict[str, tuple[Any, str]] = {
         broken_window(place_level_log_prob=lambda p, r, *a: r(*a).detach()), "place_level_log_prob has no gradient",
     ),
     "window gradient": (
-        broken_window(place_level_log_prob=lambda p, r, *a: 2 * r(*a) - r(*a).detach()), "has other gradients than the scores of",
+        broken_window(place_level_log_prob=lambda p, r, *a: r(*a) + (p.heads[0].bias - p.heads[0].bias.detach()).sum()),
+        "place_level_log_prob has other gradients than the scores of every prefix",
     ),
     "window shape": (
         broken_window(place_level_log_prob=lambda p, r, *a: r(*a).sum(-1)),

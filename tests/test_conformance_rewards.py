@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +13,32 @@ import torch
 from stable_ids import stable_id
 from torch import Tensor
 
+from genrec.baselines import BPR, EASE, ItemKNN, Popularity
 from genrec.errors import InputError, UsageError
 from genrec.preference.losses import DPO
-from genrec.preference.rewards import LogProbability, Popular, RatingRecency, Similarity
+from genrec.preference.rewards import (
+    BaselineScore,
+    Hit,
+    LogProbability,
+    Novelty,
+    Popular,
+    PrefixMatch,
+    RankPenalty,
+    Rated,
+    RatingRecency,
+    Similarity,
+    WeightedSum,
+    checked_rating,
+)
 from genrec.testing import ContractError, check_component, check_reward, sampler_context
-from genrec.types import Reward, SamplerContext, SequenceBatch
+from genrec.types import Rating, Reward, SamplerContext, SequenceBatch
 
-REWARDS: list[Reward] = [LogProbability(), Similarity(), RatingRecency(), RatingRecency(2.0, 0.0), Popular(), Popular(-0.5)]
+REWARDS: list[Reward] = [
+    LogProbability(), Similarity(), RatingRecency(), RatingRecency(2.0, 0.0), Popular(), Popular(-0.5), Rated(), Rated(0.0), Novelty(),
+    Hit(), RankPenalty(), PrefixMatch(), PrefixMatch((0, 0.01, 0.1, 1)), BaselineScore(ItemKNN()), BaselineScore(EASE(), "user"),
+    BaselineScore(BPR(epochs=2), "user"), BaselineScore(Popularity()), WeightedSum((Hit(), RankPenalty())),
+    WeightedSum((LogProbability(), Novelty()), (1.0, 0.1)),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("reward", REWARDS, ids=stable_id)
@@ -43,8 +62,8 @@ class MyReward:
         (batch.history.unsqueeze(1) == items.unsqueeze(2)).sum(2) + context.popularity[items]
     ).float()
 
-    def rate(self, context: SamplerContext) -> Callable[[SequenceBatch, Tensor], Tensor]:
-        return lambda batch, items: self.function(context, batch, items)
+    def rate(self, context: SamplerContext) -> Rating:
+        return Rating(rate=lambda batch, items: self.function(context, batch, items))
 
 
 def valid(context: SamplerContext, batch: SequenceBatch, items: Tensor) -> Tensor:
@@ -172,25 +191,93 @@ def test_a_valid_reward_passes_and_is_recognized(tmp_path: Path) -> None:
         check_component(object(), tmp_path)
 
 
-def test_a_reward_is_a_frozen_dataclass_that_returns_a_function() -> None:
-    @dataclass(frozen=True)
-    class Table:
-        def rate(self, context: SamplerContext) -> Tensor:
-            return context.popularity
+@dataclass(frozen=True)
+class Returns:
+    """A reward with the wrong result of `rate(context)`."""
 
-    with pytest.raises(
-        ContractError, match=r"Table: rate\(context\) must return a callable with arguments \(batch, items\), got tensor"
-    ):
-        check_reward(Table())  # type: ignore[arg-type]
+    result: object
+
+    def rate(self, context: SamplerContext) -> object:
+        return self.result
+
+
+def per_item(batch: SequenceBatch, items: Tensor) -> Tensor:
+    return items.float()
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (torch.zeros(2), r"rate\(context\) must return a genrec\.types\.Rating, got tensor.*write return Rating\(rate=FUNCTION\)"),
+        (per_item, r"rate\(context\) returned a function, .* write return Rating\(rate=FUNCTION\), with reads_policy=True if"),
+        (None, r"must return a genrec\.types\.Rating, got None"),
+        (Rating, r"must return a genrec\.types\.Rating, got <class"),
+        (Rating(rate=torch.zeros(3)), r"Rating\.rate must be a function of a batch and items, got tensor"),  # type: ignore[arg-type]
+    ],
+    ids=stable_id,
+)
+def test_rate_returns_a_rating(result: object, message: str) -> None:
+    with pytest.raises(ContractError, match=f"^Returns: {message}"):
+        check_reward(Returns(result))  # type: ignore[arg-type]
+
+
+def test_training_refuses_a_function_with_the_same_remedy() -> None:
+    with pytest.raises(InputError, match=r"^Returns \(.*\): rate\(context\) returned a function, .* write return Rating\("):
+        checked_rating(Returns(per_item), sampler_context())  # type: ignore[arg-type]
+
+
+def test_a_reward_is_a_frozen_dataclass() -> None:
     with pytest.raises(ContractError, match=r"DPO does not implement Reward.*with rate\(context\)"):
         check_reward(DPO())  # type: ignore[arg-type]
 
     class Loose:
-        def rate(self, context: SamplerContext) -> Callable[[SequenceBatch, Tensor], Tensor]:
+        def rate(self, context: SamplerContext) -> Rating:
             return Popular().rate(context)
 
     with pytest.raises(ContractError, match=r"Loose is not a frozen dataclass"):
         check_reward(Loose())
+
+
+@dataclass(frozen=True)
+class Former:
+    reads_policy: bool = True
+
+    def rate(self, context: SamplerContext) -> Rating:
+        return Popular().rate(context)
+
+
+@dataclass(frozen=True)
+class Misspelt:
+    def rate(self, context: SamplerContext) -> Rating:
+        return Popular().rate(context)
+
+    def check_contxt(self, context: SamplerContext) -> None:
+        raise InputError("never called")
+
+
+@dataclass(frozen=True)
+class Undecided:
+    """It declares that it reads the policy, and its rating does not."""
+
+    def needs_policy(self) -> bool:
+        return True
+
+    def rate(self, context: SamplerContext) -> Rating:
+        return Popular().rate(context)
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        (Former(), r"the attribute reads_policy has no effect; return Rating\(rate=\.\.\., reads_policy=True\)"),
+        (Misspelt(), r"the attribute check_contxt has no effect; did you mean 'check_context'\?"),
+        (Undecided(), r"needs_policy\(\) is True, but Rating\.reads_policy is False"),
+    ],
+    ids=stable_id,
+)
+def test_capabilities_that_have_no_effect_are_named(reward: Reward, message: str) -> None:
+    with pytest.raises(ContractError, match=message):
+        check_reward(reward)
 
 
 def test_genrec_errors_of_a_reward_pass_unchanged() -> None:
@@ -205,12 +292,12 @@ def test_genrec_errors_of_a_reward_pass_unchanged() -> None:
 def test_a_reward_that_reads_the_policy_must_declare_it() -> None:
     @dataclass(frozen=True)
     class Undeclared:
-        def rate(self, context: SamplerContext) -> Callable[[SequenceBatch, Tensor], Tensor]:
-            return LogProbability().rate(context)
+        def rate(self, context: SamplerContext) -> Rating:
+            return replace(LogProbability().rate(context), reads_policy=False)
 
     check_reward(LogProbability())
     with pytest.raises(
-        ContractError, match=r"Undeclared: the rewards depend on context\.policy.*reads_policy: ClassVar\[bool\] = True"
+        ContractError, match=r"Undeclared: the rewards depend on context\.policy.*Rating\(rate=\.\.\., reads_policy=True\)"
     ):
         check_reward(Undeclared())
 
@@ -218,7 +305,7 @@ def test_a_reward_that_reads_the_policy_must_declare_it() -> None:
 def test_exceptions_of_rate_are_named() -> None:
     @dataclass(frozen=True)
     class Genre:
-        def rate(self, context: SamplerContext) -> Callable[[SequenceBatch, Tensor], Tensor]:
+        def rate(self, context: SamplerContext) -> Rating:
             raise KeyError("genre")
 
     with pytest.raises(ContractError, match=r"^Genre: rate\(context\) raised KeyError\('genre'\)"):

@@ -104,7 +104,7 @@ def test_the_sampler_draws_next_items_of_other_users(folder: Path) -> None:
 
     log = pd.DataFrame({"user": [0, 0, 1, 1, 2, 2], "item": [1, 2, 1, 3, 4, 5], "time": [0, 1, 0, 1, 0, 1]})
     context = sampler_context()._replace(interactions=log)
-    draw = my_plugins.RoadsNotTaken(tries=20).build(context)
+    draw = my_plugins.RoadsNotTaken(tries=20).build(context).draw
     found = draw(SequenceBatch(torch.tensor([0]), torch.tensor([[0, 1]]), torch.tensor([2])), 3, torch.Generator().manual_seed(0))
     assert found[0, 0] == 3
     assert not {0, 1, 2} & set(found[0].tolist())

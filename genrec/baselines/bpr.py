@@ -28,7 +28,7 @@ from pandas import DataFrame
 from scipy import sparse
 from torch import Tensor
 
-from genrec.baselines.dense_ranking import best, check_items, item_counts, precedence
+from genrec.baselines.dense_ranking import best, check_items, given_scores, item_counts, precedence
 from genrec.baselines.user_items import user_item_matrix
 from genrec.errors import NumericsError, UsageError
 from genrec.progress import track
@@ -88,13 +88,22 @@ class FittedBPR:
 
     def recommend_to(self, user: Tensor, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
         """Return the `n` best items by the vectors of users int64 [B]; the histories int64 [B, T] are not read."""
+        ranking = best(self._scores(user, history), self.precedence, n, exclude)
+        return Ranking(ranking.items.to(history.device), ranking.scores.to(history.device))
+
+    def score_items(self, user: Tensor, history: Tensor, items: Tensor) -> Tensor:
+        """Return the scores of items int64 [B, M] by the vectors of users int64 [B]: float32 [B, M]; the histories are not read."""
+        return given_scores(self._scores(user, history), items)
+
+    def _scores(self, user: Tensor, history: Tensor) -> ndarray:
+        """Return the scores of all items, float32 [B, N]."""
         check_items(history.cpu().numpy(), len(self.items), "history")
         number = user.cpu().numpy()
         inside = (number >= 0) & (number < len(self.users))
         vectors = np.where(inside[:, None], self.users[np.where(inside, number, 0)], 0.0)
-        scores = (vectors @ self.items.T + self.bias).astype(np.float32)  # from float64: a user alone gets the scores of a batch
-        ranking = best(scores, self.precedence, n, exclude)
-        return Ranking(ranking.items.to(history.device), ranking.scores.to(history.device))
+        # From float64: a user alone gets the scores of a batch.
+        scores: ndarray = (vectors @ self.items.T + self.bias).astype(np.float32)
+        return scores
 
 
 def _train(specification: BPR, matrix: sparse.csr_array) -> Factors:

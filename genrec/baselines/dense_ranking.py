@@ -51,6 +51,12 @@ def best(scores: ndarray, precedence: ndarray, n: int, exclude: Tensor | None) -
     return Ranking(pad(place.masked_fill(score == -torch.inf, 0), missing), pad(score, missing, value=-torch.inf))
 
 
+def given_scores(scores: ndarray, items: Tensor) -> Tensor:
+    """Return the scores of items int64 [B, M] from those of the whole catalog, float32 [B, N]: float32 [B, M], -inf for item 0."""
+    check_items(items.cpu().numpy(), scores.shape[1], "items")
+    return pad(torch.from_numpy(scores), (1, 0), value=-torch.inf).gather(1, items.cpu()).to(items.device)
+
+
 def check_items(items: ndarray, item_count: int, argument: str) -> None:
     """Raise InputError unless all items lie in 0..item_count; `argument` names them in the message."""
     if items.size and (items.min() < 0 or items.max() > item_count):

@@ -23,7 +23,7 @@ from scipy import sparse
 from scipy.linalg import lapack
 from torch import Tensor
 
-from genrec.baselines.dense_ranking import best, item_counts, precedence
+from genrec.baselines.dense_ranking import best, given_scores, item_counts, precedence
 from genrec.baselines.user_items import known_items, user_item_matrix
 from genrec.errors import NumericsError, ResourceError, UsageError
 from genrec.store import NOT_IN_KEY
@@ -84,11 +84,19 @@ class FittedEASE:
         """Return the `n` best items by the training items of users int64 [B] and their histories int64 [B, T]."""
         return self._ranking(user, history, n, exclude)
 
+    def score_items(self, user: Tensor, history: Tensor, items: Tensor) -> Tensor:
+        """Return the scores of items int64 [B, M] by the training items of users int64 [B] and their histories: float32 [B, M]."""
+        return given_scores(self._scores(user, history), items)
+
     def _ranking(self, user: Tensor | None, history: Tensor, n: int, exclude: Tensor | None) -> Ranking:
-        # Summed in float64: scores that are equal on paper are then equal in float32, in whatever order they are summed.
-        scores = (known_items(self.matrix, user, history) @ self.weights).astype(np.float32)
-        ranking = best(scores, self.precedence, n, exclude)
+        ranking = best(self._scores(user, history), self.precedence, n, exclude)
         return Ranking(ranking.items.to(history.device), ranking.scores.to(history.device))
+
+    def _scores(self, user: Tensor | None, history: Tensor) -> ndarray:
+        """Return the scores of all items, float32 [B, N]."""
+        # Summed in float64: scores that are equal on paper are then equal in float32, in whatever order they are summed.
+        scores: ndarray = (known_items(self.matrix, user, history) @ self.weights).astype(np.float32)
+        return scores
 
 
 def item_weights(matrix: sparse.csr_array, l2: float) -> ndarray:

@@ -23,7 +23,7 @@ from pandas import DataFrame
 from scipy import sparse
 from torch import Tensor
 
-from genrec.baselines.dense_ranking import best, check_items, item_counts, precedence
+from genrec.baselines.dense_ranking import best, check_items, given_scores, item_counts, precedence
 from genrec.baselines.user_items import user_item_matrix
 from genrec.errors import UsageError
 from genrec.types import Ranking
@@ -64,6 +64,15 @@ class FittedItemKNN:
 
     def recommend(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
         """Return the `n` best items of histories int64 [B, T], left-padded with 0, without the items of `exclude` int64 [B, E]."""
+        ranking = best(self._scores(history), self.precedence, n, exclude)
+        return Ranking(ranking.items.to(history.device), ranking.scores.to(history.device))
+
+    def score_items(self, user: Tensor, history: Tensor, items: Tensor) -> Tensor:
+        """Return the scores of items int64 [B, M] by the histories int64 [B, T]: float32 [B, M]; the users are not read."""
+        return given_scores(self._scores(history), items)
+
+    def _scores(self, history: Tensor) -> ndarray:
+        """Return the scores of all items, float32 [B, N]."""
         recent = history[:, -self.specification.max_history :].cpu().numpy()
         check_items(recent, self.similarities.shape[0], "history")
         user, place = recent.nonzero()
@@ -71,9 +80,8 @@ class FittedItemKNN:
         shape = (len(recent), self.similarities.shape[0])
         weights = sparse.csr_array((weight, (user, recent[user, place] - 1)), shape=shape)
         # Summed in float64: scores that are equal on paper are then equal in float32, in whatever order they are summed.
-        scores = (weights @ self.similarities).toarray().astype(np.float32)
-        ranking = best(scores, self.precedence, n, exclude)
-        return Ranking(ranking.items.to(history.device), ranking.scores.to(history.device))
+        scores: ndarray = (weights @ self.similarities).toarray().astype(np.float32)
+        return scores
 
 
 def cosine(interactions: DataFrame, item_count: int, num_neighbors: int) -> sparse.csr_array:

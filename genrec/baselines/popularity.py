@@ -21,7 +21,7 @@ from numpy import ndarray
 from pandas import DataFrame
 from torch import Tensor
 
-from genrec.baselines.dense_ranking import best, item_counts, precedence
+from genrec.baselines.dense_ranking import best, given_scores, item_counts, precedence
 from genrec.types import Ranking
 from genrec.types.specification import check_types
 
@@ -55,3 +55,7 @@ class FittedPopularity:
         scores = np.tile(self.scores, (len(history), 1))
         ranking = best(scores, self.precedence, n, exclude)
         return Ranking(ranking.items.to(history.device), ranking.scores.to(history.device))
+
+    def score_items(self, user: Tensor, history: Tensor, items: Tensor) -> Tensor:
+        """Return the counts of items int64 [B, M], float32 [B, M]; users and histories are not read."""
+        return given_scores(np.tile(self.scores, (len(items), 1)), items)

@@ -11,7 +11,7 @@ from genrec.types import PreferenceTerms
 def preference_logs(terms: PreferenceTerms, levels: Tensor, reference: Tensor, negatives: Tensor) -> dict[str, Tensor]:
     """Return the logged metrics of a batch as detached scalars, log-probabilities in nats per Semantic ID.
 
-    `chosen` is the positive; `rejected` is the mean over all negatives of the batch.
+    `chosen` is the positive, over the rows that have one; `rejected` is the mean over all negatives of the batch.
 
     - `chosen_reward`, `rejected_reward`: implicit rewards, as the loss defines them.
     - `chosen_drift`, `rejected_drift`: log-ratio to the reference, log p(y) - log p_ref(y).
@@ -23,25 +23,29 @@ def preference_logs(terms: PreferenceTerms, levels: Tensor, reference: Tensor, n
     Arguments: `levels` and `reference` float32 [B, 1 + K, L] are level log-probabilities under the policy and the reference;
     `negatives` int64 [B, K], 0 where masked.
     """
-    valid = negatives > 0
-    pairs, rows = valid.sum().clamp(min=1), valid.any(-1)
+    present, rejections = ~levels[:, 0].isneginf().any(-1), negatives > 0
+    valid = rejections & present.unsqueeze(1)
+    rows = valid.any(-1)
 
-    def over_pairs(values: Tensor) -> Tensor:
-        return torch.where(valid, values, 0.0).sum() / pairs
+    def over_pairs(values: Tensor, counted: Tensor = valid) -> Tensor:
+        return torch.where(counted, values, 0.0).sum() / counted.sum().clamp(min=1)
+
+    def over_positives(values: Tensor) -> Tensor:
+        return torch.where(present, values, 0.0).sum() / present.sum().clamp(min=1)
 
     drift = levels - reference  # NaN where masked; `over_pairs` leaves these out
     chosen, rejected = drift[:, 0], drift[:, 1:]  # [B, L], [B, K, L]
     margin = chosen.unsqueeze(1) - rejected
     better = valid & (margin.sum(-1) > 0)
     logs = {
-        "chosen_reward": terms.chosen_reward.mean(),
-        "rejected_reward": over_pairs(terms.rejected_reward),
-        "chosen_drift": chosen.sum(-1).mean(),
-        "rejected_drift": over_pairs(rejected.sum(-1)),
+        "chosen_reward": over_positives(terms.chosen_reward),
+        "rejected_reward": over_pairs(terms.rejected_reward, rejections & ~terms.rejected_reward.isneginf()),
+        "chosen_drift": over_positives(chosen.sum(-1)),
+        "rejected_drift": over_pairs(rejected.sum(-1), rejections),
         "margin": over_pairs(margin.sum(-1)),
-        "accuracy": better.sum() / pairs,
+        "accuracy": better.sum() / valid.sum().clamp(min=1),
         "accuracy_all": ((better | ~valid).all(-1) & rows).sum() / rows.sum().clamp(min=1),
-        "chosen_log_prob": levels[:, 0].sum(-1).mean(),
-        "rejected_log_prob": over_pairs(levels[:, 1:].sum(-1)),
+        "chosen_log_prob": over_positives(levels[:, 0].sum(-1)),
+        "rejected_log_prob": over_pairs(levels[:, 1:].sum(-1), rejections),
     }
     return logs | {f"margin_level_{level + 1}": over_pairs(margin[..., level]) for level in range(levels.shape[-1])}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from genrec import plugin_errors
-from genrec.errors import UsageError
+from genrec.errors import InputError, UsageError
 from genrec.objectives.curve_warnings import FallingPositives
 from genrec.objectives.preference_logs import preference_logs
 from genrec.objectives.preference_state import PreferenceState
@@ -25,9 +25,10 @@ from genrec.objectives.row_scores import scores_of
 from genrec.objectives.rows import places_of, rows_of
 from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of
 from genrec.objectives.validation_pairs import PairMetrics
+from genrec.own_ids import OwnIds, name_item, name_user
 from genrec.preference.candidates import Sampled
 from genrec.preference.exclusions import Exclusions
-from genrec.preference.losses import DPO, Anchored, SoftmaxDPO
+from genrec.preference.losses import DPO, Anchored, LevelWeighted, SoftmaxDPO
 from genrec.preference.losses.kto import check_mismatched_pairs
 from genrec.preference.range_checks import check_range
 from genrec.preference.rewards import checked_rating
@@ -148,6 +149,8 @@ class _PreferenceStep:
         """Return the input of a step. Runs on the CPU before the step needs it."""
         rows, places = rows_of(batch), places_of(batch) if isinstance(batch, WindowBatch) else None
         candidates = None if self.proposals.on_host is None else self.proposals.on_host(rows, step)
+        if candidates is not None and self.objective.chosen == "first" and self.objective.loss.needs.positive:
+            check_positives(self.objective.loss, rows, candidates, self.context.data().own_ids)
         shift = 1 if places is None else len(places) // 2  # neighboring rows of a window batch have the same user
         mismatched = None if self.exclusions is None else mismatched_items(rows, self.exclusions, shift)
         return PreparedRows(batch, places, rows, candidates, mismatched, HostRows(rows, candidates))
@@ -202,7 +205,7 @@ class _PreferenceStep:
         if counted is not None:
             logs = logs | {"preference_share": counted.float().mean(), "preference_loss": mean.detach()}
         if self.objective.likelihood:
-            likelihood = -chosen.mean()
+            likelihood = -(chosen.mean() if self.objective.loss.needs.positive else mean_of_positives(chosen))
             logs = logs | {"likelihood_loss": likelihood.detach()}
             total = total + self.objective.likelihood * likelihood
         return total, logs
@@ -223,6 +226,26 @@ def log_probs(levels: Tensor, num_rejected: int | None = None, rewards: Tensor |
     count = total.shape[1] - 1 if num_rejected is None else num_rejected
     mismatched = total[:, 1 + count] if total.shape[1] > 1 + count else None
     return LogProbs(total[:, 0], total[:, 1 : 1 + count], levels.shape[-1], mismatched, rewards, levels[:, : 1 + count])
+
+
+def check_positives(loss: PreferenceLoss, rows: SequenceBatch, candidates: Candidates, own_ids: OwnIds | None) -> None:
+    """Raise InputError if a row that takes part has negatives but no positive, for a loss that needs one. All tensors on the CPU."""
+    missing = ~candidates.mask[:, 0] & candidates.mask[:, 1:].any(1)
+    missing = missing if candidates.rows is None else missing & candidates.rows
+    if bool(missing.any()):
+        row = int(missing.nonzero()[0])
+        item = int(candidates.items[row, 1:][candidates.mask[row, 1:]][0])
+        raise InputError(
+            f"{name_user(own_ids, int(rows.user[row]))} has a rejected item, {name_item(own_ids, item)}, and no preferred one, but "
+            f"{type(loss).__name__} compares the two; use KTO(paired=False), which learns from single items, or leave such rows out "
+            "(Candidates.rows)"
+        )
+
+
+def mean_of_positives(chosen: Tensor) -> Tensor:
+    """Return the mean of level log-probabilities float32 [X, L] over the rows with a positive (not -inf); 0 if there is none."""
+    present = ~chosen.isneginf().any(1, keepdim=True)
+    return chosen.masked_fill(~present, 0.0).sum() / (present.sum() * chosen.shape[1]).clamp(min=1)
 
 
 def best_first(candidates: Candidates, rewards: Tensor, min_gap: float) -> tuple[Candidates, Tensor]:
@@ -252,7 +275,7 @@ def mismatched_items(rows: SequenceBatch, exclusions: Exclusions, shift: int = 1
 
 def _check_pairs(loss: PreferenceLoss, candidates: Proposer) -> None:
     """Raise UsageError if the loss is DPO, which compares one pair, and the proposer gives more."""
-    while isinstance(loss, Anchored):
+    while isinstance(loss, Anchored | LevelWeighted):
         loss = loss.loss
     if isinstance(loss, DPO) and isinstance(candidates, SizedProposer) and candidates.most_candidates() > 2:
         raise UsageError(

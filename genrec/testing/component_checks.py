@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,6 +104,8 @@ def kind_of(component: object) -> Kind:
     for kind in KINDS:
         if isinstance(component, kind.protocol) and (kind.protocol is not PolicySpecification or builds_policy(component)):
             return kind
+    if callable(component) and is_dataclass(component):
+        return next(kind for kind in KINDS if kind.protocol is PreferenceLoss)  # a loss without `needs`, which its check explains
     listed = ", ".join(f"{kind.protocol.__name__} ({kind.methods})" for kind in KINDS)
     raise UsageError(
         f"{name_with_place(type(component))} implements none of the protocols that genrec can check. Add the "

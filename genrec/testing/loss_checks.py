@@ -6,100 +6,71 @@ import torch
 from torch import Tensor
 
 from genrec.errors import UsageError
+from genrec.testing.loss_inputs import ROWS, columns, extreme_inputs, masked, random_inputs, with_log_probs
 from genrec.testing.plugin_watch import call_plugin, check_no_global_draws, same
-from genrec.testing.specification_checks import ContractError, check_specification
+from genrec.testing.specification_checks import ContractError, check_names, check_specification
 from genrec.types import LogProbs, LossNeeds, PreferenceLoss, PreferenceTerms
 
-ROWS = 8  # examples per call
+CAPABILITIES = ("needs", "check", "check_context")  # attributes of a loss that genrec reads, besides __call__
+FORMER = {
+    "mismatched": "write needs = LossNeeds(mismatched=True)",
+    "reward": "write needs = LossNeeds(rewards=True), and set the reward at align.objective.reward",
+    "rewards": "write needs = LossNeeds(rewards=True), and set the reward at align.objective.reward",
+}
 
 
 def check_loss(loss: PreferenceLoss) -> None:
     """Raise ContractError if a loss breaks `genrec.types.PreferenceLoss`.
 
     The loss is called with 1 and with 3 negatives; one that raises UsageError for 3 is checked with 1. `LogProbs.mismatched` and
-    `LogProbs.rewards` are set only if the loss needs them. Checked:
+    `LogProbs.rewards` are set only if the loss needs them, `LogProbs.levels` (3 codes) always. Checked:
 
-    - it is a frozen dataclass, and `needs` is a `LossNeeds`;
+    - it is a frozen dataclass, `needs` is a `LossNeeds`, and no attribute looks like a misspelt `needs`;
     - it returns float32 `PreferenceTerms` with one loss per example and detached rewards;
     - loss, rewards and gradients are finite, also for log-ratios of 10,000;
     - the loss of an example has no gradient with respect to another example;
     - where policy and log-ratio prefer the positive, its reward is not below a negative's, and vice versa;
     - a masked negative has no influence, and the order of the negatives does not matter;
+    - with `needs.positive` False, rows without a positive have finite gradients, and their negatives are learned from;
     - at the start, a descent step raises the positive and raises no negative;
     - the inputs, also their masked places, and global random state stay unchanged, and there is no state between calls.
     """
-    check_specification(loss, PreferenceLoss, "__call__(policy, reference) and needs = LossNeeds()")
     _check_needs(loss)
+    check_specification(loss, PreferenceLoss, "__call__(policy, reference) and needs = LossNeeds()")
     try:
-        _call(loss, *_log_probs(loss, 3))
+        _call(loss, *random_inputs(loss, 3))
         counts: tuple[int, ...] = (1, 3)
     except UsageError:
         counts = (1,)
     for count in counts:
-        policy, reference = _log_probs(loss, count)
+        policy, reference = random_inputs(loss, count)
         _check_terms(loss, policy, reference)
-        _check_terms(loss, *_extreme(loss, count))
+        _check_terms(loss, *extreme_inputs(loss, count))
         _check_masked(loss, policy, reference)
+        if not loss.needs.positive:
+            _check_without_positives(loss, policy, reference)
         _check_start(loss, policy)
         _check_sides(loss, policy)
         _check_rows(loss, policy, reference)
         _check_pure(loss, policy, reference)
 
 
-def _check_needs(loss: PreferenceLoss) -> None:
-    """Check the type of `needs`, and that no other attribute looks like it."""
-    name, needs = type(loss).__name__, loss.needs
-    if not isinstance(needs, LossNeeds):
-        raise ContractError(f"{name}: needs must be a genrec.types.LossNeeds, such as LossNeeds(mismatched=True); got {needs!r}")
-    former = [each for each in ("mismatched", "reward") if hasattr(loss, each)]
-    if former:
+def _check_needs(loss: object) -> None:
+    """Check the type of `needs`, and that no other attribute looks like a capability."""
+    name = loss.__name__ if isinstance(loss, type) else type(loss).__name__
+    if not callable(loss) or isinstance(loss, type):
+        return  # no loss at all, which the next check tells
+    check_names(loss, CAPABILITIES, FORMER)
+    needs = getattr(loss, "needs", None)
+    if isinstance(needs, LossNeeds):
+        return
+    if not hasattr(loss, "needs"):
         raise ContractError(
-            f"{name}: the attribute {former[0]} has no effect; write needs = LossNeeds(mismatched=True) or LossNeeds(rewards=True), "
-            "and give the reward to Preference.reward"
+            f"{name} has no attribute needs, which every loss must have; write needs = LossNeeds(), or LossNeeds(rewards=True) for a "
+            "loss that reads LogProbs.rewards"
         )
-
-
-def _log_probs(loss: PreferenceLoss, count: int) -> tuple[LogProbs, LogProbs]:
-    """Return random inputs of 3 codes for policy and reference, with the optional inputs of the loss.
-
-    The last row has no mismatched pair.
-    """
-    source = torch.Generator().manual_seed(count)
-    draws = [-0.1 - 10 * torch.rand(ROWS, 2 + count, generator=source) for _ in range(2)]
-    rewards = 0.5 + 4.5 * torch.rand(ROWS, 1 + count, generator=source) if loss.needs.rewards else None
-    for draw in draws:
-        draw[-1, -1] = -torch.inf
-    mismatched = [draw[:, -1] if loss.needs.mismatched else None for draw in draws]
-    ours, theirs = (LogProbs(draw[:, 0], draw[:, 1:-1], 3, other, rewards) for draw, other in zip(draws, mismatched, strict=True))
-    return ours, theirs
-
-
-def _extreme(loss: PreferenceLoss, count: int) -> tuple[LogProbs, LogProbs]:
-    """Return inputs with log-ratios near +10,000 and -10,000, in all combinations for positive and negatives, and distant rewards."""
-    high = torch.arange(ROWS)
-    chosen, rejected, other = (torch.where(high // half % 2 == 0, -0.01, -1e4) for half in (1, 2, 4))
-    rewards = torch.where(high // 4 % 2 == 0, 1e-2, 1e2).unsqueeze(1).repeat(1, 1 + count) if loss.needs.rewards else None
-    if rewards is not None:
-        rewards[:, 0] = 1.0
-    mismatched = other if loss.needs.mismatched else None
-    ours = LogProbs(chosen, rejected.unsqueeze(1).repeat(1, count), 3, mismatched, rewards)
-    return ours, ours._replace(
-        chosen=-1e4 - chosen, rejected=-1e4 - ours.rejected, mismatched=None if mismatched is None else -1e4 - mismatched
-    )
-
-
-def _columns(part: LogProbs, places: list[int]) -> LogProbs:
-    """Keep the negatives at `places`, in this order."""
-    rewards = None if part.rewards is None else part.rewards[:, [0, *(1 + place for place in places)]]
-    return part._replace(rejected=part.rejected[:, places], rewards=rewards)
-
-
-def _masked(part: LogProbs, mask: Tensor) -> LogProbs:
-    """Mask negatives, and their rewards, where `mask`, bool [B, K], is true."""
-    rewards = None
-    if part.rewards is not None:
-        rewards = torch.cat([part.rewards[:, :1], part.rewards[:, 1:].masked_fill(mask, -torch.inf)], 1)
-    return part._replace(rejected=part.rejected.masked_fill(mask, -torch.inf), rewards=rewards)
+    how = "; write it as an attribute or a property, not as a method" if callable(needs) else ", such as LossNeeds(mismatched=True)"
+    raise ContractError(f"{name}: needs must be a genrec.types.LossNeeds{how}; got {needs!r}")
 
 
 def _call(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
@@ -138,31 +109,43 @@ def _check_form(name: str, terms: PreferenceTerms, policy: LogProbs) -> None:
 
 
 def _gradients(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -> tuple[PreferenceTerms, Tensor, Tensor]:
-    """Return the terms, and the gradients of the summed loss with respect to the policy's chosen [B] and rejected [B, K]."""
+    """Return the terms, and the gradients of the summed loss with respect to the policy's chosen [B] and rejected [B, K].
+
+    Gradients with respect to the levels are added to these.
+    """
     terms, leaves = _with_leaves(loss, policy, reference)
-    by_chosen, by_rejected = torch.autograd.grad(terms.loss.sum(), leaves, allow_unused=True, materialize_grads=True)
-    return terms, by_chosen, by_rejected
+    return terms, *_by_item(terms.loss.sum(), leaves)
+
+
+def _by_item(value: Tensor, leaves: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the gradients of a scalar with respect to chosen [B] and rejected [B, K], with those of their levels added."""
+    by_chosen, by_rejected, by_level = torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True, materialize_grads=True)
+    return by_chosen + by_level[:, 0].sum(1), by_rejected + by_level[:, 1:].sum(2)
 
 
 def _with_leaves(
     loss: PreferenceLoss, policy: LogProbs, reference: LogProbs
-) -> tuple[PreferenceTerms, tuple[Tensor, Tensor]]:  # fmt: skip
-    """Return the terms and the leaf tensors for gradients: the policy's chosen [B] and rejected [B, K]."""
-    chosen, rejected = policy.chosen.clone().requires_grad_(), policy.rejected.clone().requires_grad_()
-    terms = _call(loss, policy._replace(chosen=chosen, rejected=rejected), reference)
+) -> tuple[PreferenceTerms, tuple[Tensor, Tensor, Tensor]]:  # fmt: skip
+    """Return the terms and the leaf tensors for gradients: the policy's chosen [B], rejected [B, K] and levels [B, 1 + K, 3]."""
+    assert policy.levels is not None
+    chosen, rejected, levels = (part.clone().requires_grad_() for part in (policy.chosen, policy.rejected, policy.levels))
+    terms = _call(loss, policy._replace(chosen=chosen, rejected=rejected, levels=levels), reference)
     if not terms.loss.requires_grad:
         raise ContractError(f"{type(loss).__name__}: the loss has no gradient; do not detach the log-probabilities of the policy")
-    return terms, (chosen, rejected)
+    return terms, (chosen, rejected, levels)
 
 
 def _check_terms(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -> None:
-    """Check that loss, gradients and rewards are finite, except the rewards of masked negatives."""
+    """Check that loss, gradients and rewards are finite, except the rewards of masked items."""
     name = type(loss).__name__
     terms, chosen, rejected = _gradients(loss, policy, reference)
-    masked = policy.rejected.isneginf() & reference.rejected.isneginf()
+    rewards = (
+        terms.chosen_reward.masked_fill(policy.chosen.isneginf(), 0.0),
+        terms.rejected_reward.masked_fill(policy.rejected.isneginf(), 0.0),
+    )
     for part, tensor in (
         ("loss", terms.loss), ("gradient of chosen", chosen), ("gradient of rejected", rejected),
-        ("chosen_reward", terms.chosen_reward), ("rejected_reward", terms.rejected_reward.masked_fill(masked, 0.0)),
+        ("chosen_reward", rewards[0]), ("rejected_reward", rewards[1]),
     ):  # fmt: skip
         if not bool(torch.isfinite(tensor).all()):
             row = int((~torch.isfinite(tensor)).nonzero()[0, 0])
@@ -178,7 +161,7 @@ def _check_masked(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -
     name, count = type(loss).__name__, policy.rejected.shape[1]
     mask = torch.zeros(ROWS, count, dtype=torch.bool)
     mask[:, 0] = True
-    ours, theirs = _masked(policy, mask), _masked(reference, mask)
+    ours, theirs = masked(policy, mask), masked(reference, mask)
     _check_terms(loss, ours, theirs)
     terms, _, rejected = _gradients(loss, ours, theirs)
     if bool((rejected[mask] != 0).any()):
@@ -186,13 +169,29 @@ def _check_masked(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -
     if not bool(terms.rejected_reward[mask].isneginf().all()):
         raise ContractError(f"{name}: rejected_reward must be -inf where the negative is masked")
     if count > 1:
-        ours, theirs = (_columns(part, list(range(1, count))) for part in (policy, reference))
+        ours, theirs = (columns(part, list(range(1, count))) for part in (policy, reference))
         _require_equal(terms.loss, _call(loss, ours, theirs).loss, f"{name}: a masked negative must not change the loss")
+
+
+def _check_without_positives(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -> None:
+    """Check rows without a positive, for a loss that learns from them."""
+    name, missing = type(loss).__name__, torch.arange(ROWS) % 2 == 0
+    none = torch.zeros_like(policy.rejected, dtype=torch.bool)
+    ours, theirs = masked(policy, none, missing), masked(reference, none, missing)
+    _check_terms(loss, ours, theirs)
+    terms, chosen, rejected = _gradients(loss, ours, theirs)
+    if bool((chosen[missing] != 0).any()) or not bool(terms.chosen_reward[missing].isneginf().all()):
+        raise ContractError(f"{name}: in a row without a positive (-inf) its gradient must be 0 and chosen_reward -inf")
+    if not bool((rejected[missing] != 0).any()):
+        raise ContractError(
+            f"{name}: rows without a positive have no gradient; write LossNeeds(positive=True), the default, so that alignment "
+            "refuses such rows"
+        )
 
 
 def _check_start(loss: PreferenceLoss, policy: LogProbs) -> None:
     """Check the signs of the gradients where policy and reference are equal and all items are equally likely."""
-    level = policy._replace(rejected=policy.chosen.unsqueeze(1).repeat(1, policy.rejected.shape[1]))
+    level = with_log_probs(policy, policy.chosen, policy.chosen.unsqueeze(1).repeat(1, policy.rejected.shape[1]))
     _, chosen, rejected = _gradients(loss, level, level)
     if bool((chosen >= 0).any()) or bool((rejected < 0).any()):
         raise ContractError(
@@ -204,8 +203,8 @@ def _check_start(loss: PreferenceLoss, policy: LogProbs) -> None:
 def _check_sides(loss: PreferenceLoss, policy: LogProbs) -> None:
     """Check that rewards follow the policy where it and the log-ratios agree on which item is better."""
     high = torch.where(torch.arange(ROWS) % 2 == 0, -1.0, -9.0)
-    side = policy._replace(chosen=high, rejected=(-10 - high).unsqueeze(1).expand_as(policy.rejected).clone())
-    level = policy._replace(chosen=torch.full_like(high, -5.0), rejected=torch.full_like(policy.rejected, -5.0))
+    side = with_log_probs(policy, high, (-10 - high).unsqueeze(1).expand_as(policy.rejected).clone())
+    level = with_log_probs(policy, torch.full_like(high, -5.0), torch.full_like(policy.rejected, -5.0))
     terms = _call(loss, side, level)
     margin = (terms.chosen_reward.unsqueeze(1) - terms.rejected_reward) * torch.where(high > -5, 1.0, -1.0).unsqueeze(1)
     if bool((margin < 0).any()):
@@ -221,9 +220,7 @@ def _check_rows(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -> 
     """Check that the loss of an example has no gradient with respect to another example."""
     terms, leaves = _with_leaves(loss, policy, reference)
     for row in range(ROWS):
-        by_chosen, by_rejected = torch.autograd.grad(
-            terms.loss[row], leaves, retain_graph=True, allow_unused=True, materialize_grads=True
-        )
+        by_chosen, by_rejected = _by_item(terms.loss[row], leaves)
         others = (by_chosen != 0) | (by_rejected != 0).any(1)
         others[row] = False
         if bool(others.any()):
@@ -237,10 +234,10 @@ def _check_pure(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -> 
     """Check that the same inputs give the same loss, in any order of the negatives."""
     name = type(loss).__name__
     first = _call(loss, policy, reference).loss
-    _call(loss, *_extreme(loss, policy.rejected.shape[1]))
+    _call(loss, *extreme_inputs(loss, policy.rejected.shape[1]))
     again = _call(loss, policy, reference).loss
     _require_equal(first, again, f"{name}: a second call with the same inputs gives another loss; keep no state")
-    ours, theirs = (_columns(part, list(reversed(range(policy.rejected.shape[1])))) for part in (policy, reference))
+    ours, theirs = (columns(part, list(reversed(range(policy.rejected.shape[1])))) for part in (policy, reference))
     _require_equal(first, _call(loss, ours, theirs).loss, f"{name}: the order of the negatives must not matter")
 
 

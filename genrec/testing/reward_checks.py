@@ -7,13 +7,18 @@ from torch import Tensor
 
 from genrec.errors import InputError
 from genrec.own_ids import name_item
+from genrec.preference.rewards.reward_tables import not_a_rating
 from genrec.testing.check_worlds import batches_of, sampler_context
 from genrec.testing.plugin_watch import call_plugin, change_weights, check_unchanged, copied
-from genrec.testing.specification_checks import ContractError, check_specification
-from genrec.types import Rating, Reward, SamplerContext, SequenceBatch
+from genrec.testing.specification_checks import ContractError, check_names, check_specification
+from genrec.types import PolicyReward, Rating, Reward, SamplerContext, SequenceBatch
 
 MAX_EXAMPLES = 64  # training examples to check
 ITEMS = 5  # items rated per example
+
+
+CAPABILITIES = ("rate", "needs_policy", "check", "check_context")  # attributes of a reward that genrec reads
+FORMER = {"reads_policy": "return Rating(rate=..., reads_policy=True)", "compares": "return Rating(rate=..., compares=True)"}
 
 
 def check_reward(reward: Reward, context: SamplerContext | None = None) -> None:
@@ -21,14 +26,16 @@ def check_reward(reward: Reward, context: SamplerContext | None = None) -> None:
 
     The reward runs on a small synthetic training set with ratings and a policy, or on your own `context`. Checked:
 
-    - it is a frozen dataclass, and `rate(context)` returns a `Rating`;
+    - it is a frozen dataclass, `rate(context)` returns a `Rating`, and no attribute looks like a misspelt capability;
+    - `needs_policy()`, if it has this method, equals `Rating.reads_policy`;
     - the result is float32 [B, M] on the items' device, detached, and finite for every real item;
     - it is the same on a second call and after a second `rate(context)`;
     - it does not depend on the other rows of the batch, or on the number and order of the other items of a row;
-    - `Rating.reads_policy` is true if the result changes with the policy's weights;
+    - `Rating.reads_policy` is true if the result changes with the policy's weights, and `needs_policy()` returns the same;
     - the inputs, the context, the mode of the policy and global random state stay unchanged.
     """
     check_specification(reward, Reward, "rate(context)")
+    check_names(reward, CAPABILITIES, FORMER)
     context = context if context is not None else sampler_context()
     batch = next(batches_of(context, MAX_EXAMPLES), None)
     if batch is None:
@@ -57,8 +64,13 @@ def _items(context: SamplerContext, batch: SequenceBatch) -> Tensor:
 def _build(reward: Reward, context: SamplerContext) -> Rating:
     rating = call_plugin(type(reward).__name__, "rate(context)", lambda: reward.rate(context))
     if not isinstance(rating, Rating):
+        raise ContractError(f"{type(reward).__name__}: {not_a_rating(rating)}")
+    if not callable(rating.rate):
+        raise ContractError(f"{type(reward).__name__}: Rating.rate must be a function of a batch and items, got {rating.rate!r}")
+    if isinstance(reward, PolicyReward) and reward.needs_policy() != rating.reads_policy:
         raise ContractError(
-            f"{type(reward).__name__}: rate(context) must return a genrec.types.Rating, got {rating!r}; return Rating(rate=...)"
+            f"{type(reward).__name__}: needs_policy() is {reward.needs_policy()}, but Rating.reads_policy is {rating.reads_policy}; "
+            "they must be equal"
         )
     return rating
 
@@ -120,9 +132,14 @@ def _check_independence(
 
 
 def _check_policy(reward: Reward, context: SamplerContext, batch: SequenceBatch, items: Tensor, first: Tensor) -> None:
-    """Check that a reward that changes with the policy's weights has `Rating.reads_policy`."""
-    other = copied(context)
-    if _build(reward, context).reads_policy or other is None:
+    """Check that a reward that changes with the policy's weights has `Rating.reads_policy`, and that `needs_policy` agrees."""
+    other, reads = copied(context), _build(reward, context).reads_policy
+    if isinstance(reward, PolicyReward) and reward.needs_policy() is not reads:
+        raise ContractError(
+            f"{type(reward).__name__}: needs_policy() returns {reward.needs_policy()!r}, but its rating has reads_policy = {reads!r}; "
+            "return the same from both"
+        )
+    if reads or other is None:
         return
     change_weights(other)
     if not _close(first, _rate(reward, _build(reward, other), batch, items), items):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import random
+from collections.abc import Mapping
 from dataclasses import is_dataclass
 
 import numpy as np
 import torch
 
 from genrec.errors import InputError
+
+MISSPELT = 0.8  # similarity of two names (`difflib`) from which one is taken for the other misspelt: `need`, `check_contxt`
 
 
 class ContractError(InputError):
@@ -27,6 +31,24 @@ def check_specification(plugin: object, protocol: type, method: str) -> None:
         raise ContractError(
             f"{name} is not a frozen dataclass, so it cannot be stored or compared: decorate the class with @dataclass(frozen=True)"
         )
+
+
+def check_names(plugin: object, capabilities: tuple[str, ...], former: Mapping[str, str]) -> None:
+    """Raise ContractError if a public attribute of a plug-in has no effect because its name is a former one or misspelt.
+
+    `capabilities` are the optional and required attributes that genrec reads, `former` maps names without effect to their remedy.
+    """
+    name = type(plugin).__name__
+    for attribute in dir(plugin):
+        if attribute.startswith("_") or attribute in capabilities:
+            continue
+        if attribute in former:
+            raise ContractError(f"{name}: the attribute {attribute} has no effect; {former[attribute]}")
+        nearest = difflib.get_close_matches(attribute, capabilities, 1, cutoff=MISSPELT)
+        if nearest and not hasattr(plugin, nearest[0]):
+            raise ContractError(
+                f"{name}: the attribute {attribute} has no effect; did you mean {nearest[0]!r}? Otherwise give it another name"
+            )
 
 
 def random_states() -> dict[str, str]:

@@ -63,6 +63,19 @@ class UserRecommender(Recommender, Protocol):
 
 
 @runtime_checkable
+class ItemScorer(Protocol):
+    """A recommender that scores given items, such as a fitted baseline; `genrec.preference.rewards.BaselineScore` reads it."""
+
+    def score_items(self, user: Tensor, history: Tensor, items: Tensor) -> Tensor:
+        """Return the scores of items int64 [B, M] for users int64 [B] with histories int64 [B, T]: float32 [B, M], on their device.
+
+        They are the scores of `recommend_to`, or of `recommend` if the recommender knows no users. A user without training
+        interactions, such as -1, is scored by the history alone. Item 0 has -inf, and every other item a finite score.
+        """
+        ...
+
+
+@runtime_checkable
 class ExactRecommender(Recommender, Protocol):
     """A recommender that can score the whole catalog, because its `recommend` prunes (beam search)."""
 

@@ -27,22 +27,22 @@ class LogProbs(NamedTuple):
     """Log-probabilities of the positive and the negatives of a batch, and the optional inputs of some losses.
 
     A negative is masked if it is -inf under the policy or under the reference. A masked negative changes neither the loss nor a
-    gradient.
+    gradient. A row has no positive if `chosen` is -inf under one of them; only losses with `LossNeeds(positive=False)` get such rows.
     """
 
-    chosen: Tensor  # float32 [B]  log p(positive | history), summed over the L codes
+    chosen: Tensor  # float32 [B]  log p(positive | history), summed over the L codes; -inf in a row without a positive
     rejected: Tensor  # float32 [B, K]  log p(negative | history), -inf where masked
     length: int = 1  # L, for losses that average over codes
     mismatched: Tensor | None = None  # float32 [B]  of another example's positive, -inf where masked; if the loss needs it
     rewards: Tensor | None = None  # float32 [B, 1 + K]  of the positive and the negatives, by the reward of the alignment
-    levels: Tensor | None = None  # float32 [B, 1 + K, L]  log-probability of each code of the positive and the negatives
+    levels: Tensor | None = None  # float32 [B, 1 + K, L]  log-probability of each code; its sums over L are chosen and rejected
 
 
 class PreferenceTerms(NamedTuple):
     """A preference loss per example and its implicit rewards."""
 
     loss: Tensor  # float32 [B]  not reduced
-    chosen_reward: Tensor  # float32 [B]  detached
+    chosen_reward: Tensor  # float32 [B]  detached, -inf without a positive
     rejected_reward: Tensor  # float32 [B, K]  detached, -inf where masked
 
 
@@ -183,10 +183,11 @@ class ItemVectors(Protocol):
 
 
 class LossNeeds(NamedTuple):
-    """The optional inputs that a loss cannot do without."""
+    """What a loss cannot do without: optional inputs, and a positive in every row."""
 
     mismatched: bool = False  # `LogProbs.mismatched`
     rewards: bool = False  # `LogProbs.rewards`
+    positive: bool = True  # a positive in every row; False: the loss also learns from rows with negatives alone
 
 
 @runtime_checkable
@@ -195,7 +196,7 @@ class PreferenceLoss(Protocol):
 
     @property
     def needs(self) -> LossNeeds:
-        """The optional inputs that the loss reads. A class writes `needs = LossNeeds()`; a loss that wraps another adds its needs."""
+        """What the loss cannot do without. A class writes `needs = LossNeeds()`; a loss that wraps another adds the needs of that."""
         ...
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:

@@ -31,7 +31,6 @@ from genrec.preference.losses.log_ratios import Scores
 from genrec.preference.losses.reference_free import log_odds
 from genrec.preference.losses.smoothing import MAX_SMOOTHING, flip_probability, pair_losses, smooth
 from genrec.preference.losses.softmax import softmax_loss
-from genrec.preference.rewards import Popular
 from genrec.types import LogProbs, PreferenceLoss
 
 D_W, D_L = 1.8, -1.3
@@ -156,7 +155,9 @@ def test_recpo_margins_are_ratios_of_rewards() -> None:
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan"), INFINITY])
 def test_recpo_raises_for_rewards_it_cannot_divide(wrong: float) -> None:
-    with pytest.raises(InputError, match=r"must be above 0 and finite, got .* from RatingRecency.* for negative 1 of row 0"):
+    with pytest.raises(
+        InputError, match=r"must be above 0 and finite, got .* for negative 1 of row 0; use another align.objective.reward"
+    ):
         RecPO()(*rated(pair(D_W, SEVERAL), [4.0, 1.0, wrong, 1.6]))
     with pytest.raises(InputError, match="for the positive of row 0"):
         RecPO()(*rated(pair(D_W, SEVERAL), [wrong, 1.0, 1.0, 1.6]))
@@ -182,7 +183,7 @@ def test_rosepo_smooths_more_where_the_negative_has_the_higher_reward() -> None:
     found = flip_probability(double([1.0]), double([[1.0, 1.0 + math.log(3), 1.0 - math.log(3)]]), 0.1)
     assert found[0].tolist() == pytest.approx([0.1, 0.15, 0.05])
     assert flip_probability(double([0.0]), double([[50.0]]), 0.4).tolist() == [[MAX_SMOOTHING]]
-    loss = RosePO(0.1, 0.1, reward=Popular())
+    loss = RosePO(0.1, 0.1)
     got = loss(*rated(pair(D_W, (D_L,)), [0.0, math.log(3)]))
     assert float(got.loss) == pytest.approx(0.550111886 + 0.15 * 0.31, abs=5e-10)  # identity 6
 
@@ -192,22 +193,25 @@ def test_rosepo_names_a_non_finite_reward(wrong: float) -> None:
     """The second row has it. The reward of a masked negative is ignored."""
     rejected = double([[-7.0, -6.0], [-7.0, -INFINITY]])
     policy, reference = (LogProbs(part.chosen.repeat(2), rejected) for part in pair(D_W, (0.0, 0.0)))
-    loss = RosePO(reward=Popular())
+    loss = RosePO()
     valid = double([[1.0, 2.0, 3.0], [1.0, 2.0, wrong]])
     assert loss(policy._replace(rewards=valid), reference).loss.isfinite().all()
     for place, which in ((0, "the positive"), (1, "negative 0")):
         rewards = valid.clone()
         rewards[1, place] = wrong
-        message = rf"RosePO needs finite rewards, got -?(nan|inf) from Popular\(alpha=1.0\) for {which} of row 1"
+        message = rf"RosePO needs finite rewards, got -?(nan|inf) for {which} of row 1"
         with pytest.raises(InputError, match=message):
             loss(policy._replace(rewards=rewards), reference)
 
 
-@pytest.mark.parametrize("loss", [RosePO(reward=Popular()), RecPO()])
-def test_missing_rewards_and_wrong_shapes_raise(loss: PreferenceLoss) -> None:
-    name = type(loss).__name__
-    with pytest.raises(UsageError, match=rf"{name} needs LogProbs.rewards, got None: rate .* with {name}.reward"):
-        loss(*pair(D_W, SEVERAL))
+def test_recpo_needs_rewards_and_rosepo_does_not() -> None:
+    assert (RecPO().needs.rewards, RosePO().needs.rewards) == (True, False)
+    with pytest.raises(UsageError, match=r"RecPO needs LogProbs.rewards, got None; set align\.objective\.reward, such as Rating"):
+        RecPO()(*pair(D_W, SEVERAL))
+
+
+@pytest.mark.parametrize("loss", [RosePO(), RecPO()])
+def test_rewards_of_a_wrong_shape_raise(loss: PreferenceLoss) -> None:
     with pytest.raises(UsageError, match=r"must be \[B, 1 \+ K\] = \[1, 4\], the positive first, got \[1, 3\]"):
         loss(*rated(pair(D_W, SEVERAL), [1.0, 1.0, 1.0]))
 
@@ -265,7 +269,6 @@ def test_log_odds_are_stable(average: float, kind: torch.dtype) -> None:
         (lambda: RosePO(label_smoothing=None), r"RosePO.label_smoothing must be in \[0, 0.5\), got None"),
         (lambda: Hinge(beta=True), r"Hinge.beta must be above 0 and finite, got True"),
         (lambda: RosePO(reward=3), r"RosePO.reward must be None or a reward such as .*, got 3"),
-        (lambda: RosePO(reward=Popular), r"RosePO.reward must be None or a reward"),
         (lambda: RecPO(reward=None), r"RecPO.reward must be a reward such as .* got None; without one use SoftmaxDPO"),
         (lambda: RecPO(weight=-1.0), r"RecPO.weight must be 0 or more and finite, got -1.0"),
         (lambda: IPO(beta=0.0), r"IPO.beta must be above 0 and finite, got 0.0"),

@@ -16,11 +16,22 @@ from worlds import cyclic
 
 from genrec.errors import UsageError
 from genrec.experiment import Experiment, Optimization
-from genrec.preference.losses import CPO, DPO, KTO, Anchored, ConservativeDPO, RosePO, SimPO, Smoothed, SoftmaxDPO, find_requirement
+from genrec.preference.losses import (
+    CPO,
+    DPO,
+    KTO,
+    Anchored,
+    ConservativeDPO,
+    LevelWeighted,
+    RecPO,
+    RosePO,
+    SimPO,
+    Smoothed,
+    SoftmaxDPO,
+)
 from genrec.preference.losses.kto import check_mismatched_pairs, kto_parts, reference_point
 from genrec.preference.losses.log_ratios import Scores
-from genrec.preference.rewards import Popular, Similarity
-from genrec.types import LogProbs, PreferenceLoss, PreferenceTerms
+from genrec.types import LogProbs, LossNeeds, PreferenceLoss, PreferenceTerms
 
 INFINITY = float("inf")
 
@@ -192,7 +203,7 @@ def test_smoothing_swaps_rewards_with_the_pair() -> None:
     policy = policy._replace(rewards=double([[0.0, math.log(3)]]))
     labeled = 0.85 * math.log1p(math.exp(-0.31)) + 0.15 * math.log1p(math.exp(0.31))
     swapped = 0.95 * math.log1p(math.exp(0.31)) + 0.05 * math.log1p(math.exp(-0.31))
-    found = float(Smoothed(RosePO(0.1, 0.1, Popular()), 0.3)(policy, reference).loss)
+    found = float(Smoothed(RosePO(0.1, 0.1), 0.3)(policy, reference).loss)
     assert found == pytest.approx(0.7 * labeled + 0.3 * swapped)
 
 
@@ -214,42 +225,30 @@ def test_a_composition_keeps_the_rewards_of_its_loss() -> None:
 class NeedsBoth:
     """A loss with both optional inputs."""
 
-    mismatched = True
-    reward = Similarity()
+    needs = LossNeeds(mismatched=True, rewards=True, positive=False)
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         return SoftmaxDPO()(policy, reference)
 
 
 @pytest.mark.parametrize(
-    ("loss", "mismatched", "reward"),
+    ("loss", "needs"),
     [
-        (DPO(), None, None),
-        (KTO(), True, None),
-        (Anchored(KTO()), True, None),
-        (RosePO(), None, None),
-        (RosePO(reward=Popular()), None, Popular()),
-        (Anchored(Smoothed(RosePO(reward=Popular(2.0)))), None, Popular(2.0)),
-        (Anchored(NeedsBoth()), True, Similarity()),
+        (DPO(), LossNeeds()),
+        (KTO(), LossNeeds(mismatched=True)),
+        (KTO(paired=False), LossNeeds(mismatched=True, positive=False)),
+        (RosePO(), LossNeeds()),
+        (RecPO(), LossNeeds(rewards=True)),
+        (Anchored(KTO(paired=False)), LossNeeds(mismatched=True, positive=False)),
+        (Smoothed(KTO(paired=False)), LossNeeds(mismatched=True)),  # without a positive there is no pair
+        (LevelWeighted(RecPO()), LossNeeds(rewards=True)),
+        (Anchored(NeedsBoth()), LossNeeds(mismatched=True, rewards=True, positive=False)),
+        (Anchored(Smoothed(NeedsBoth())), LossNeeds(mismatched=True, rewards=True)),
     ],
     ids=stable_id,
 )
-def test_requirements_are_found_through_compositions(loss: PreferenceLoss, mismatched: object, reward: object) -> None:
-    assert find_requirement(loss, "mismatched") == mismatched
-    assert find_requirement(loss, "reward") == reward
-
-
-def test_unset_requirements_are_skipped() -> None:
-    class Outer:
-        mismatched = False
-        reward = None
-        loss = Anchored(NeedsBoth())
-
-        def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
-            return self.loss(policy, reference)
-
-    assert find_requirement(Outer(), "mismatched") is True
-    assert find_requirement(Outer(), "reward") == Similarity()
+def test_a_composition_needs_what_its_loss_needs(loss: PreferenceLoss, needs: LossNeeds) -> None:
+    assert loss.needs == needs
 
 
 @pytest.mark.parametrize("wrong", [DPO, 1.0])

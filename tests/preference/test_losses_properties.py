@@ -28,12 +28,11 @@ from genrec.preference.losses import (
     SimPO,
     Smoothed,
     SoftmaxDPO,
-    find_requirement,
 )
-from genrec.preference.rewards import Popular
 from genrec.types import LogProbs, PreferenceLoss, PreferenceTerms
 
 INFINITY = float("inf")
+RATED = RosePO(0.3)  # the tests give it rewards, which RosePO can do without
 ONE_NEGATIVE: list[PreferenceLoss] = [DPO(), DPO(2.0), Anchored(DPO())]
 ANY_NEGATIVES: list[PreferenceLoss] = [
     ConservativeDPO(),
@@ -50,7 +49,7 @@ ANY_NEGATIVES: list[PreferenceLoss] = [
     CPO(),
     ORPO(),
     RosePO(),
-    RosePO(reward=Popular()),
+    RATED,
     RecPO(),
     RecPO(0.1),
     ContinuedSFT(),
@@ -66,6 +65,10 @@ LOSSES = ONE_NEGATIVE + ANY_NEGATIVES
 WITH_NLL = (CPO, ORPO, ContinuedSFT, Anchored)
 
 
+def gets_rewards(loss: PreferenceLoss) -> bool:
+    return loss.needs.rewards or loss == RATED
+
+
 def count_of(loss: PreferenceLoss) -> int:
     return 1 if loss in ONE_NEGATIVE else 3
 
@@ -74,13 +77,13 @@ def random_inputs(loss: PreferenceLoss, rows: int = 4, seed: int = 0, dtype: tor
     """Return random policy and reference of 4 codes, with the optional inputs of the loss."""
     source, count = torch.Generator().manual_seed(seed), count_of(loss)
     parts = [-0.1 - 4 * torch.rand(rows, 2 + count, generator=source, dtype=torch.float64) for _ in range(2)]
-    rewards = (0.5 + torch.rand(rows, 1 + count, generator=source)).to(dtype) if find_requirement(loss, "reward") else None
+    rewards = (0.5 + torch.rand(rows, 1 + count, generator=source)).to(dtype) if gets_rewards(loss) else None
     ours, theirs = (
         LogProbs(
             part[:, 0].to(dtype),
             part[:, 1:-1].to(dtype),
             4,
-            part[:, -1].to(dtype) if find_requirement(loss, "mismatched") else None,
+            part[:, -1].to(dtype) if loss.needs.mismatched else None,
             rewards,
         )
         for part in parts
@@ -132,7 +135,7 @@ def test_gradcheck_with_masks(loss: PreferenceLoss) -> None:
 def test_masked_negatives_and_other_rows_have_no_influence(loss: PreferenceLoss, bits: int, seed: int) -> None:
     """Each row alone, without its masked negatives, has the same loss, gradients and rewards. For KTO, z0 = 0."""
     policy, reference = random_inputs(loss, seed=seed)
-    if find_requirement(loss, "mismatched"):
+    if loss.needs.mismatched:
         policy, reference = policy._replace(mismatched=None), reference._replace(mismatched=None)
     mask = mask_of(bits, count_of(loss))
     terms, by_chosen, by_rejected = gradients(loss, masked(policy, mask), masked(reference, mask))
@@ -187,8 +190,8 @@ def test_finite_at_huge_log_ratios(loss: PreferenceLoss, dtype: torch.dtype) -> 
     """Log-ratios of +-10,000 in all combinations of positive, negatives and mismatched pair."""
     count, row = count_of(loss), torch.arange(8)
     chosen, rejected, other = (torch.where(row // half % 2 == 0, 0.0, -1e4).to(dtype) for half in (1, 2, 4))
-    rewards = torch.full((8, 1 + count), 2.0, dtype=dtype) if find_requirement(loss, "reward") else None
-    mismatched = other if find_requirement(loss, "mismatched") else None
+    rewards = torch.full((8, 1 + count), 2.0, dtype=dtype) if gets_rewards(loss) else None
+    mismatched = other if loss.needs.mismatched else None
     policy = LogProbs(chosen, rejected.unsqueeze(1).repeat(1, count), 4, mismatched, rewards)
     reference = policy._replace(
         chosen=-1e4 - chosen, rejected=-1e4 - policy.rejected, mismatched=None if mismatched is None else -1e4 - mismatched
@@ -218,8 +221,8 @@ def test_a_row_without_negatives_has_only_its_nll(loss: PreferenceLoss, count: i
         torch.tensor([-2.0, -3.0]),
         torch.full((2, count), -INFINITY),
         4,
-        torch.tensor([-1.0, -2.0]) if find_requirement(loss, "mismatched") else None,
-        torch.ones(2, 1 + count) if find_requirement(loss, "reward") else None,
+        torch.tensor([-1.0, -2.0]) if loss.needs.mismatched else None,
+        torch.ones(2, 1 + count) if gets_rewards(loss) else None,
     )
     reference = policy._replace(chosen=torch.tensor([-2.5, -2.0]))
     terms, by_chosen, by_rejected = gradients(loss, policy, reference)
@@ -260,11 +263,11 @@ def test_descent_raises_the_margin(loss: PreferenceLoss) -> None:
     source, count = torch.Generator().manual_seed(0), count_of(loss)
     start = 0.3 * torch.randn(6, 8, generator=source)
     logits = start.clone().requires_grad_()
-    rewards = torch.tensor([[3.0] + [1.0] * count] * 6) if find_requirement(loss, "reward") else None
+    rewards = torch.tensor([[3.0] + [1.0] * count] * 6) if gets_rewards(loss) else None
 
     def log_probs(table: Tensor) -> LogProbs:
         scores = table.log_softmax(1)
-        other = scores[:, -1].detach() if find_requirement(loss, "mismatched") else None
+        other = scores[:, -1].detach() if loss.needs.mismatched else None
         return LogProbs(scores[:, 0], scores[:, 1 : 1 + count], 1, other, rewards)
 
     reference, optimizer = log_probs(start), torch.optim.Adam([logits], 0.02)

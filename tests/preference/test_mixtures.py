@@ -32,7 +32,7 @@ from genrec.preference.negatives import (
 from genrec.preference.negatives.capabilities import inner_samplers, most_negatives, policy_refreshes
 from genrec.preference.rewards import LogProbability
 from genrec.semantic_ids import SemanticIds
-from genrec.testing import batches_of, check_sampler, sampler_context
+from genrec.testing import ContractError, batches_of, check_reward, check_sampler, sampler_context
 from genrec.types import (
     Draw,
     NegativeSampler,
@@ -337,10 +337,12 @@ def test_fields_are_checked(make: Callable[[], object], message: str) -> None:
 
 @dataclass(frozen=True)
 class KnownItemNumber:
-    """The item id, known to read no policy before it is built."""
+    """The item id, known to read no policy before it is built, unless `needs` is wrong."""
+
+    needs: bool = False
 
     def needs_policy(self) -> bool:
-        return False
+        return self.needs
 
     def rate(self, context: SamplerContext) -> Rating:
         return ItemNumber().rate(context)
@@ -362,6 +364,16 @@ def test_a_refresh_needs_a_reward_that_reads_the_policy() -> None:
     assert BestOf(Uniform(), PolicyScore()).policy_refresh() is None  # not known yet
     with pytest.raises(UsageError, match=r"Mix: its samplers share one copy of the policy.*never and every 5 steps"):
         Mix((BestOf(Uniform(), LogProbability()), BestOf(Uniform(), PolicyScore(), refresh_every=5)), (1, 1))
+
+
+def test_what_a_reward_knows_must_agree_with_its_rating() -> None:
+    check_reward(KnownItemNumber())
+    check_reward(LogProbability())
+    with pytest.raises(ContractError, match=r"needs_policy\(\) returns True, but its rating has reads_policy = False"):
+        check_reward(KnownItemNumber(needs=True))
+    wrong = BestOf(Uniform(), KnownItemNumber(needs=True), refresh_every=3)
+    with pytest.raises(UsageError, match="needs a reward that reads the policy"):
+        check_sampler(wrong)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pandas import DataFrame
+from stable_ids import stable_id
 from torch import Tensor, nn
 
 from genrec.errors import InputError, UsageError
@@ -19,7 +20,7 @@ from genrec.preference.losses import RecPO, RosePO
 from genrec.preference.rewards import LogProbability, Popular, RatingRecency, Similarity
 from genrec.semantic_ids import SemanticIds
 from genrec.testing import sampler_context
-from genrec.types import LogProbs, Policy, SamplerContext, SequenceBatch
+from genrec.types import LogProbs, Policy, Reward, SamplerContext, SequenceBatch
 
 DAY = 86_400
 NAN = float("nan")
@@ -44,7 +45,7 @@ EVENTS = [(1, 1, 0, 5.0), (1, 2, 3 * DAY, 4.0), (1, 3, 11 * DAY, 2.0), (2, 3, 5 
 
 def test_similarity_is_the_cosine_with_the_mean_of_the_history() -> None:
     """History {1, 2}: mean (0.5, 1), of length sqrt 1.25. Item 1: 0.5 / sqrt 1.25; 2: 1 / sqrt 1.25; 3: -0.5 / sqrt 1.25; 4: zeros."""
-    rate = Similarity().rate(context(EVENTS))
+    rate = Similarity().rate(context(EVENTS)).rate
     found = rate(batch((1, [0, 1, 2], 3), (2, [0, 0, 0], 1)), torch.tensor([[1, 2, 3, 4, 0], [1, 2, 3, 4, 0]]))
     long = math.sqrt(1.25)
     assert found[0].tolist() == pytest.approx([0.5 / long, 1 / long, -0.5 / long, 0, -math.inf])
@@ -54,36 +55,36 @@ def test_similarity_is_the_cosine_with_the_mean_of_the_history() -> None:
 def test_popular_is_a_power_of_one_plus_the_events() -> None:
     """Events 2, 1, 2, 0 give (1 + events)^alpha with bases 3, 2, 3, 1."""
     for alpha, expected in ((1.0, [3, 2, 3, 1]), (0.5, [3**0.5, 2**0.5, 3**0.5, 1]), (-1.0, [1 / 3, 1 / 2, 1 / 3, 1]), (0.0, [1] * 4)):
-        found = Popular(alpha).rate(context(EVENTS))(batch((9, [1], 1)), torch.tensor([[1, 2, 3, 4, 0]]))
+        found = Popular(alpha).rate(context(EVENTS)).rate(batch((9, [1], 1)), torch.tensor([[1, 2, 3, 4, 0]]))
         assert found[0].tolist() == pytest.approx([*expected, -math.inf])
 
 
 def test_rating_recency_by_hand() -> None:
     """User 1 after item 2, on day 3: item 3 follows 8 days later with 2 stars, item 1 was 3 days before with 5, item 2 has delay 0."""
-    rate = RatingRecency(default=1.5, decay=0.5).rate(context(EVENTS))
+    rate = RatingRecency(default=1.5, decay=0.5).rate(context(EVENTS)).rate
     found = rate(batch((1, [1, 2], 3)), torch.tensor([[3, 1, 2, 4, 0]]))
     assert found[0].tolist() == pytest.approx([2 / 3, 5 / 2, 4.0, 1.5, -math.inf])
-    plain = RatingRecency(default=1.5, decay=0.0).rate(context(EVENTS))
+    plain = RatingRecency(default=1.5, decay=0.0).rate(context(EVENTS)).rate
     assert plain(batch((1, [1, 2], 3)), torch.tensor([[3, 1, 2, 4, 0]]))[0].tolist() == pytest.approx([2, 5, 4, 1.5, -math.inf])
 
 
 def test_unrated_items_have_the_default() -> None:
     """User 2 took item 1 without a rating and never items 2 and 4; user 7 took nothing."""
-    rate = RatingRecency(default=2.5).rate(context(EVENTS))
+    rate = RatingRecency(default=2.5).rate(context(EVENTS)).rate
     found = rate(batch((2, [0, 3], 1), (7, [0, 1], 2)), torch.tensor([[1, 2, 3, 4], [1, 2, 3, 4]]))
     assert found.tolist() == [[2.5, 2.5, 3.0, 2.5], [2.5] * 4]
 
 
 def test_without_a_last_event_the_delay_is_0() -> None:
     """The history is empty, or its last item is not in the training events."""
-    rate = RatingRecency().rate(context(EVENTS))
+    rate = RatingRecency().rate(context(EVENTS)).rate
     found = rate(batch((1, [0, 0], 3), (1, [0, 4], 3)), torch.tensor([[1, 3], [1, 3]]))
     assert found.tolist() == [[5.0, 2.0], [5.0, 2.0]]
 
 
 def test_the_last_of_two_events_counts() -> None:
     rows = [(1, 1, 0, 5.0), (1, 2, 9 * DAY, 1.0), (1, 2, 3 * DAY, 4.0)]
-    found = RatingRecency(decay=1.0).rate(context(rows))(batch((1, [1], 2)), torch.tensor([[2]]))
+    found = RatingRecency(decay=1.0).rate(context(rows)).rate(batch((1, [1], 2)), torch.tensor([[2]]))
     assert float(found) == pytest.approx(1.0 / 10)
 
 
@@ -99,7 +100,7 @@ def test_rating_recency_equals_a_loop(rows: list[tuple[int, int, int, float]], d
     source = torch.Generator().manual_seed(seed)
     items, history = (torch.randint(0, 5, (6, 3), generator=source) for _ in range(2))
     users = torch.randint(0, 6, (6,), generator=source)
-    found = RatingRecency(2.0, decay).rate(context(rows))(SequenceBatch(users, history, items[:, 0]), items)
+    found = RatingRecency(2.0, decay).rate(context(rows)).rate(SequenceBatch(users, history, items[:, 0]), items)
     known = {(user, item): (time, rating) for user, item, time, rating in rows}
     for row in range(6):
         last = known.get((int(users[row]), int(history[row, -1])))
@@ -125,7 +126,7 @@ class Fixed(nn.Module):
 
 
 def test_log_probability_is_the_policy_s_and_detached() -> None:
-    rate = LogProbability().rate(context(EVENTS, Fixed()))  # type: ignore[arg-type]
+    rate = LogProbability().rate(context(EVENTS, Fixed())).rate  # type: ignore[arg-type]
     found = rate(batch((1, [0, 2], 3), (1, [0, 3], 3)), torch.tensor([[1, 4, 0], [2, 0, 3]]))
     assert found.tolist() == [[-3.0, -6.0, -math.inf], [-5.0, -math.inf, -6.0]]
     assert not found.requires_grad
@@ -135,7 +136,7 @@ def test_log_probability_of_a_real_policy() -> None:
     made = sampler_context()
     assert made.policy is not None
     history, items = torch.tensor([[0, 3, 5]]), torch.tensor([[1, 2, 60, 0]])
-    found = LogProbability().rate(made)(SequenceBatch(torch.tensor([0]), history, items[:, 0]), items)
+    found = LogProbability().rate(made).rate(SequenceBatch(torch.tensor([0]), history, items[:, 0]), items)
     torch.testing.assert_close(found, made.policy.log_prob(history, items))
     assert found[0, 3] == -math.inf
 
@@ -165,8 +166,12 @@ def test_fields_are_checked(make: object, message: str) -> None:
         make()  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("loss", [RecPO(), RosePO(reward=Similarity()), RosePO(reward=Popular(0.2)), RosePO(reward=LogProbability())])
-def test_losses_accept_the_rewards(loss: RecPO | RosePO) -> None:
+@pytest.mark.parametrize(
+    ("loss", "reward"),
+    [(RecPO(), RatingRecency()), (RosePO(), Similarity()), (RosePO(), Popular(0.2)), (RosePO(), LogProbability())],
+    ids=stable_id,
+)
+def test_losses_accept_the_rewards(loss: RecPO | RosePO, reward: Reward) -> None:
     """As in training: rate the positive and the negatives, then compute the loss."""
     made = sampler_context()
     source = np.random.default_rng(0)
@@ -175,13 +180,13 @@ def test_losses_accept_the_rewards(loss: RecPO | RosePO) -> None:
     histories = torch.from_numpy(source.integers(1, 61, (5, 6)))
     rows = SequenceBatch(torch.arange(5), histories, items[:, 0])
     assert made.policy is not None
-    assert loss.reward is not None
     scores = made.policy.log_prob(histories, items)
-    policy = LogProbs(scores[:, 0], scores[:, 1:], 3, None, loss.reward.rate(made)(rows, items))
+    policy = LogProbs(scores[:, 0], scores[:, 1:], 3, None, reward.rate(made).rate(rows, items))
     assert loss(policy, policy).loss.isfinite().all()
 
 
-def test_importing_losses_imports_no_heavy_library() -> None:
-    """Experiments import losses, and losses import rewards."""
-    code = "import sys, genrec.preference.losses; print([n for n in ('faiss', 'sklearn', 'pandas') if n in sys.modules])"
+@pytest.mark.parametrize("module", ["losses", "rewards"])
+def test_importing_losses_and_rewards_imports_no_heavy_library(module: str) -> None:
+    """Experiments import them."""
+    code = f"import sys, genrec.preference.{module}; print([n for n in ('faiss', 'sklearn', 'pandas') if n in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -9,11 +9,15 @@ Masking. A negative is masked if it is -inf under the policy or under the refere
 negative changes no value and has a gradient of 0. Losses without a reference mask the same negatives. The preference part of a row
 without negatives is 0.
 
+Rows without a positive. Events that are labeled one by one give rows with a disliked item and no liked one: `chosen` is then -inf.
+`KTO(paired=False)` learns from them, alone or in `Anchored`, and has `needs.positive` False. All other losses compare a positive with
+negatives and have `needs.positive` True: a row without a positive has a loss and gradients of 0, and alignment refuses such rows.
+
 K negatives. A loss that its paper defines for one pair is averaged over the K pairs of a row. `DPO` raises UsageError for K > 1; use
 `SoftmaxDPO` (S-DPO).
 """
 
-from genrec.preference.losses.composed_losses import Anchored, Smoothed
+from genrec.preference.losses.composed_losses import Anchored, LevelWeighted, Smoothed
 from genrec.preference.losses.kto import KTO
 from genrec.preference.losses.pairwise import IPO, Hinge
 from genrec.preference.losses.reference_free import CPO, ORPO, ContinuedSFT, SimPO
@@ -32,6 +36,7 @@ __all__ = [
     "ConservativeDPO",
     "ContinuedSFT",
     "Hinge",
+    "LevelWeighted",
     "RecPO",
     "RobustDPO",
     "RosePO",

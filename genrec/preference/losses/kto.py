@@ -35,17 +35,21 @@ class KTO:
     With `paired`, a row's loss is half the positive's plus half the mean over its negatives, which keeps the paper's balance of the
     two kinds (Eq. 9) for every K. A row without a positive or without negatives has loss 0.
 
-    Without `paired`, every item is an example with the same weight, as in the authors' code. A row may have no positive (`chosen` is
-    -inf under policy or reference) or no negatives. Its loss is `B / N * (sum over its examples)`, where N is the number of examples
-    in the batch, so the mean over the B rows is the mean over the N examples. For K = 1 both variants are equal.
+    Without `paired`, every item is an example with the same weight, as in the authors' code. This is the loss for labels of single
+    events: a row may have a liked item alone, or disliked items alone (`chosen` is -inf under policy or reference). Its loss is
+    `B / N * (sum over its examples)`, where N is the number of examples in the batch, so the mean over the B rows is the mean over
+    the N examples. For K = 1 both variants are equal.
     """
-
-    needs = LossNeeds(mismatched=True)  # training also scores mismatched pairs
 
     beta: float = 0.1  # strength of the pull to the reference, above 0
     desirable_weight: float = 1.0  # lambda_D, weight of positives, 0 or more
     undesirable_weight: float = 1.0  # lambda_U, weight of negatives, 0 or more
     paired: bool = True  # True: each kind has half of a row's weight; False: every item has the same weight
+
+    @property
+    def needs(self) -> LossNeeds:
+        """Mismatched pairs, which training also scores, and with `paired` a positive in every row."""
+        return LossNeeds(mismatched=True, positive=self.paired)
 
     def __post_init__(self) -> None:
         check_range(self, "beta", 0, above=True)
@@ -131,5 +135,8 @@ def unpaired_loss(positive: Tensor, negative: Tensor, present: Tensor, valid: Te
 
 
 def _fill_positives(log_probs: LogProbs, present: Tensor) -> LogProbs:
-    """Set the log-probability of missing positives to 0, which gives them a log-ratio of 0."""
-    return log_probs._replace(chosen=log_probs.chosen.masked_fill(~present, 0.0))
+    """Set the log-probabilities of missing positives to 0, which gives them a log-ratio of 0."""
+    levels = log_probs.levels
+    if levels is not None:
+        levels = torch.cat([levels[:, :1].masked_fill(~present.view(-1, 1, 1), 0.0), levels[:, 1:]], 1)
+    return log_probs._replace(chosen=log_probs.chosen.masked_fill(~present, 0.0), levels=levels)

@@ -93,7 +93,7 @@ class ORPO:
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         """Return the loss of each example. The reward is `weight * lp / L`."""
         scores = average_log_probs(policy, reference)
-        odds = Scores(log_odds(scores.chosen), log_odds(scores.rejected), scores.valid)
+        odds = scores._replace(chosen=log_odds(scores.chosen), rejected=log_odds(scores.rejected))
         preference = mean_over_pairs(-logsigmoid(score_differences(odds)), scores.valid)
         return preference_terms(negative_log_likelihood(policy) + self.weight * preference, scores, self.weight)
 
@@ -114,8 +114,8 @@ class ContinuedSFT:
 
 def average_log_probs(policy: LogProbs, reference: LogProbs) -> Scores:
     """Return the average log-probability of a code, `lp / L`."""
-    chosen, rejected, valid = masked_log_probs(policy, reference)
-    return Scores(chosen / policy.length, rejected / policy.length, valid)
+    scores = masked_log_probs(policy, reference)
+    return scores._replace(chosen=scores.chosen / policy.length, rejected=scores.rejected / policy.length)
 
 
 def log_odds(average: Tensor) -> Tensor:

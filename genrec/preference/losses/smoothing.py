@@ -70,7 +70,7 @@ class RosePO:
 
     The smoothing is `e_k = 2 * label_smoothing * s(r_k - r_w)`, at most 0.49: `label_smoothing` where the rewards are equal, less
     where the positive's is higher, and up to twice as much where the negative's is higher. For K negatives, the mean over the pairs.
-    Without rewards (`Preference.reward`) every pair has `label_smoothing`, which is cDPO.
+    Without rewards (`align.objective.reward`) every pair has `label_smoothing`, which is cDPO.
 
     Deviation: the paper trains an oracle that scores labels. Here any `Reward` does, and the formula for the smoothing is ours. With
     `label_smoothing` near 0.5 it is the Bradley-Terry probability of a wrong label.
@@ -132,23 +132,26 @@ def flip_probability(chosen: Tensor, rejected: Tensor, label_smoothing: float) -
 
 def _pairs(log_probs: LogProbs, valid: Tensor) -> LogProbs:
     """Return B * K rows of K = 1, each negative with its positive. Masked negatives get log-probability 0."""
-    count = valid.shape[1]
+    count, levels = valid.shape[1], log_probs.levels
     rejected = log_probs.rejected.masked_fill(~valid, 0.0).reshape(-1, 1)
     mismatched = None if log_probs.mismatched is None else log_probs.mismatched.repeat_interleave(count)
     rewards = None
     if log_probs.rewards is not None:
         positive, negative = split_rewards(log_probs, valid, "a pair")
         rewards = torch.stack([positive.unsqueeze(1).expand_as(negative), negative], 2).reshape(-1, 2)
-    return LogProbs(log_probs.chosen.repeat_interleave(count), rejected, log_probs.length, mismatched, rewards)
+    if levels is not None:
+        negative = levels[:, 1:].masked_fill(~valid.unsqueeze(2), 0.0)
+        levels = torch.stack([levels[:, :1].expand_as(negative), negative], 2).flatten(0, 1)
+    return LogProbs(log_probs.chosen.repeat_interleave(count), rejected, log_probs.length, mismatched, rewards, levels)
 
 
 def _swap(log_probs: LogProbs) -> LogProbs:
     """Exchange the positive and the negative of pairs (K = 1)."""
-    rewards = None if log_probs.rewards is None else log_probs.rewards.flip(1)
-    return log_probs._replace(chosen=log_probs.rejected[:, 0], rejected=log_probs.chosen.unsqueeze(1), rewards=rewards)
+    rewards, levels = (None if part is None else part.flip(1) for part in (log_probs.rewards, log_probs.levels))
+    return log_probs._replace(chosen=log_probs.rejected[:, 0], rejected=log_probs.chosen.unsqueeze(1), rewards=rewards, levels=levels)
 
 
 def _first(log_probs: LogProbs) -> LogProbs:
     """Keep only the first negative, if there is one."""
-    rewards = None if log_probs.rewards is None else log_probs.rewards[:, :2]
-    return log_probs._replace(rejected=log_probs.rejected[:, :1], rewards=rewards)
+    rewards, levels = (None if part is None else part[:, :2] for part in (log_probs.rewards, log_probs.levels))
+    return log_probs._replace(rejected=log_probs.rejected[:, :1], rewards=rewards, levels=levels)

@@ -84,15 +84,14 @@ class RecPO:
     """RecPO: S-DPO with a margin per negative, `log(1 + sum_k exp(gamma_k + beta (D_k - D_w)))`.
 
     Ouyang et al. 2025, arXiv 2506.02261. The margin is `gamma_k = weight * phi_w / phi_k` with phi > 0 from the rewards
-    (`Preference.reward`, such as `RatingRecency`): the better the
-    positive relative to a negative, the larger the margin. Any K. At the start the loss is `log(1 + sum_k exp(gamma_k))`, above
-    ln(1 + K).
+    (`align.objective.reward`, such as `RatingRecency`): the better the positive relative to a negative, the larger the margin. Any K.
+    At the start the loss is `log(1 + sum_k exp(gamma_k))`, above ln(1 + K).
     """
 
     beta: float = 1.0  # strength of the pull to the reference, above 0
     weight: float = 1.0  # weight of the margins, 0 or more; 0 is S-DPO
 
-    needs = LossNeeds(rewards=True)
+    needs = LossNeeds(rewards=True)  # divides them
 
     def __post_init__(self) -> None:
         check_range(self, "beta", 0, above=True)

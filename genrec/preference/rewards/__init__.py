@@ -1,0 +1,33 @@
+"""Rewards: judges of candidates. They rate items for a user, from data, Semantic IDs or another recommender, without training.
+
+`Preference.reward`, policy-gradient objectives and the sampler `BestOf` take a reward. `rate(context)` returns a `Rating`; its
+function maps a batch and items int64 [B, M] to float32 [B, M] on the items' device, detached, with -inf for item 0.
+
+- The logged item: `Hit`, `PrefixMatch`, `RankPenalty`.
+- The user's ratings: `Rated`, `RatingRecency`.
+- The item alone: `Popular`, `Novelty`. The item and the history: `Similarity`.
+- A model: `LogProbability` (the reference), `BaselineScore` (a baseline fitted on the training events).
+- Several of them: `WeightedSum`.
+"""
+
+from genrec.preference.rewards.baseline_score import BaselineScore
+from genrec.preference.rewards.catalog_rewards import LogProbability, Novelty, Popular, Similarity
+from genrec.preference.rewards.logged_item_rewards import Hit, PrefixMatch, RankPenalty
+from genrec.preference.rewards.rated_rewards import Rated, RatingRecency
+from genrec.preference.rewards.reward_tables import checked_rating
+from genrec.preference.rewards.weighted_sum import WeightedSum
+
+__all__ = [
+    "BaselineScore",
+    "Hit",
+    "LogProbability",
+    "Novelty",
+    "Popular",
+    "PrefixMatch",
+    "RankPenalty",
+    "Rated",
+    "RatingRecency",
+    "Similarity",
+    "WeightedSum",
+    "checked_rating",
+]
