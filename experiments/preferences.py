@@ -20,7 +20,8 @@ from dataclasses import replace
 from genrec.data.splits import HoldOutLast
 from genrec.experiment import SFT, Align, Evaluate, Experiment, Optimization, Tokenize, Validation, baselines, seeds
 from genrec.model import Tiger
-from genrec.objectives import PolicyGradient, Preference, Supervised
+from genrec.objectives import Preference, Supervised
+from genrec.objectives.policy_gradient import PolicyGradient
 from genrec.preference.candidates import Rollouts, Sampled, TopItems
 from genrec.preference.losses import DPO, SoftmaxDPO
 from genrec.preference.negatives import DislikedItems
@@ -65,12 +66,12 @@ def aligned(name: str, objective: Objective) -> Experiment:
 
 def dpo() -> Experiment:
     """Return DPO of a liked target over one of the user's dislikes, beside the likelihood of the target."""
-    return aligned("dpo", _liked_over(Sampled(DislikedItems(), 1), DPO(beta=0.5)))
+    return aligned("dpo", _liked_over(Sampled(DislikedItems(), 1), DPO(beta=1.0)))
 
 
 def sdpo() -> Experiment:
     """Return S-DPO of a liked target over up to three of the user's dislikes."""
-    return aligned("sdpo", _liked_over(Sampled(DislikedItems(), 3), SoftmaxDPO(beta=0.5)))
+    return aligned("sdpo", _liked_over(Sampled(DislikedItems(), 3), SoftmaxDPO(beta=1.0)))
 
 
 def gated() -> Experiment:

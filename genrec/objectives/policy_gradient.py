@@ -45,7 +45,7 @@ from genrec.types import (
     TrainingStep,
     WindowBatch,
 )
-from genrec.types.objective import Targets
+from genrec.types.objective import Feedback, Targets
 from genrec.types.specification import check_types
 
 
@@ -90,6 +90,7 @@ class PolicyGradient:
     likelihood: float = 1.0  # weight of the negative log-likelihood of the targets, 0 or more
     weight: float = 1.0  # weight of the surrogate and of k3, 0 or more
     targets: Targets = "one"  # one target per prefix, or, for a causal policy, every target of a window
+    feedback: Feedback = "not disliked"  # which events are targets, by the labels of the split
 
     def __post_init__(self) -> None:
         check_types(self, "PolicyGradient")
@@ -116,7 +117,7 @@ class PolicyGradient:
             raise UsageError(
                 f"PolicyGradient.kl {self.kl:g} needs a reference, which SFT has not; set kl to 0, or use it in an alignment"
             )
-        examples = examples_of(context.source, self.targets)
+        examples = examples_of(context.source, self.targets, feedback=self.feedback)
         context = context._replace(epoch_steps=-(-len(examples) // context.batch_size))
         proposals = self.candidates.build_proposals(context)
         step = _PolicyGradientStep(self, context, proposals)

@@ -6,7 +6,7 @@ a user with the angles a and c values an item of a brand at the angle b and a ca
     z = BRAND_WEIGHT cos(a - b) + CATEGORY_WEIGHT cos(c - d)
 
 An event is chosen (probability `chosen`): a cell with a probability proportional to exp(CHOICE_SHARPNESS z). Or it is shown: the
-category follows from the last item's, and the brand is drawn by popularity, whatever the user likes. The model is drawn by popularity. The user rates the item RATING_MEAN + RATING_SLOPE z + noise, rounded and clipped to 1..5.
+category follows from the last item's or is popular, and the brand is popular, whatever the user likes. The model is drawn by popularity. The user rates the item RATING_MEAN + RATING_SLOPE z + noise, rounded and clipped to 1..5.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy import ndarray
 from numpy.random import Generator
 from scipy.special import ndtr
 
-CATEGORIES = (  # (department, noun); the shop shows the last item's category, or the next one
+CATEGORIES = (  # (department, noun); the shop shows the last item's category, the next one, or a popular one
     *(("camping", noun) for noun in ("tent", "lantern")),
     *(("hiking", noun) for noun in ("backpack", "jacket")),
     *(("audio", noun) for noun in ("headphones", "amplifier")),
@@ -26,11 +26,11 @@ CATEGORIES = (  # (department, noun); the shop shows the last item's category, o
 )
 BRANDS = 8
 CELLS = len(CATEGORIES) * BRANDS  # number of an item = category + len(CATEGORIES) * (brand + BRANDS * model)
-SKEW = 1.0  # Zipf exponent of the popularity of brands and models
-STAY = 0.6  # probability that the shop shows the last item's category again; else the next one
+SKEW = 1.5  # Zipf exponent of the popularity of categories, brands and models
+STAY, FOLLOW = 0.4, 0.2  # probability that the shop shows the last item's category again, or the next one; else one by popularity
 BRAND_WEIGHT, CATEGORY_WEIGHT = 1.0, 0.5  # of a brand and a category in a user's value of an item
 CHOICE_SHARPNESS = 3.0  # of choices: factor on the value
-RATING_MEAN = 2.5  # rating of an item with the value 0
+RATING_MEAN = 2.7  # rating of an item with the value 0
 RATING_SLOPE = 1.4  # rating points for each unit of value
 
 
@@ -105,7 +105,8 @@ class Events(NamedTuple):
 def _shown() -> ndarray:
     """Return the probability of the next cell that the shop shows, given the last cell, float64 [cells, cells]."""
     categories = len(CATEGORIES)
-    category: ndarray = STAY * np.eye(categories) + (1 - STAY) * np.roll(np.eye(categories), 1, axis=1)
+    same: ndarray = np.eye(categories)
+    category = STAY * same + FOLLOW * np.roll(same, 1, axis=1) + (1 - STAY - FOLLOW) * _zipf(categories)
     brand: ndarray = np.tile(_zipf(BRANDS), (BRANDS, 1))
     return np.kron(brand, category)  # a cell is category + categories * brand
 
