@@ -46,37 +46,39 @@ def sft(objective: Objective = ALL, name: str = "sft") -> Experiment:
         history_length=15,
         sft=SFT(
             objective=objective,
-            optimization=Optimization(max_steps=400, batch_size=64, learning_rate=3e-3, warmup_steps=30, weight_decay=0.035),
-            validation=Validation(every=100, patience=4, users=400),
+            optimization=Optimization(max_steps=600, batch_size=64, learning_rate=3e-3, warmup_steps=30, weight_decay=0.035),
+            validation=Validation(every=200, patience=4, users=400),
         ),
         evaluate=Evaluate(cutoffs=(1, 5, 10, 20)),
     )  # fmt: skip
 
 
 def aligned(name: str, objective: Objective) -> Experiment:
-    """Return the SFT policy trained further by this objective, 60 steps on windows for all rows."""
+    """Return the SFT policy trained further by this objective, 100 steps on windows for all rows."""
     align = Align(
         objective=objective,
         keep="last",
-        optimization=Optimization(max_steps=60, batch_size=64, learning_rate=1e-3, warmup_steps=10),
-        validation=Validation(every=60, users=400),
+        optimization=Optimization(max_steps=100, batch_size=64, learning_rate=1e-3, warmup_steps=10),
+        validation=Validation(every=100, users=400),
     )
     return replace(sft(), name=f"taste-{name}", align=align)
 
 
 def dpo() -> Experiment:
     """Return DPO of a liked target over one of the user's dislikes, beside the likelihood of the target."""
-    return aligned("dpo", _liked_over(Sampled(DislikedItems(), 1), DPO(beta=1.0)))
+    return aligned("dpo", _liked_over(Sampled(DislikedItems(), 1), DPO(beta=0.5)))
 
 
 def sdpo() -> Experiment:
     """Return S-DPO of a liked target over up to three of the user's dislikes."""
-    return aligned("sdpo", _liked_over(Sampled(DislikedItems(), 3), SoftmaxDPO(beta=1.0)))
+    return aligned("sdpo", _liked_over(Sampled(DislikedItems(), 3), SoftmaxDPO(beta=0.5)))
 
 
 def gated() -> Experiment:
     """Return S-DPO of a liked target over the policy's own best 15 other items, where the target is among the best 16."""
-    return aligned("gated", _liked_over(TopItems(size=16), SoftmaxDPO(beta=1.0)))
+    return aligned(
+        "gated", Preference(loss=SoftmaxDPO(beta=1.0), candidates=TopItems(size=16), likelihood=1.0, targets="all", feedback="liked")
+    )
 
 
 def grpo() -> Experiment:
@@ -85,7 +87,7 @@ def grpo() -> Experiment:
 
 
 def _liked_over(candidates: Proposer, loss: PreferenceLoss) -> Preference:
-    return Preference(loss=loss, candidates=candidates, likelihood=1.0, targets="all", feedback="liked")
+    return Preference(loss=loss, candidates=candidates, likelihood=0.5, targets="all", feedback="liked")
 
 
 def comparison() -> list[Experiment]:

@@ -18,6 +18,7 @@ from genrec.data.worlds.taste_oracle import accuracy_of_pairs, first_liked_cell,
 from genrec.errors import UsageError
 from genrec.testing import check_source
 from genrec.types import RatedSource, Source
+
 LABELS = HoldOutLast(n=10, liked=4, disliked=2)
 
 

@@ -24,8 +24,8 @@ class Taste:
     num_items: int = 192  # number of items, 64 or more: one for each category and brand at least
     num_users: int = 1200  # number of users, 1 or more
     seed: int = 0  # seed of all random draws, 0 or more
-    chosen: float = 0.3  # probability that an event is the user's own choice, 0 to 1; the others are shown
-    rating_noise: float = 1.1  # standard deviation of a rating before it is rounded, above 0
+    chosen: float = 0.35  # probability that an event is the user's own choice, 0 to 1; the others are shown
+    rating_noise: float = 0.8  # standard deviation of a rating before it is rounded, above 0
     min_length: int = 20  # minimum number of events of a user, 3 or more
     max_length: int = 30  # maximum number of events of a user, `min_length` or more
 

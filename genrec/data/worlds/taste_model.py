@@ -6,7 +6,8 @@ a user with the angles a and c values an item of a brand at the angle b and a ca
     z = BRAND_WEIGHT cos(a - b) + CATEGORY_WEIGHT cos(c - d)
 
 An event is chosen (probability `chosen`): a cell with a probability proportional to exp(CHOICE_SHARPNESS z). Or it is shown: the
-category follows from the last item's or is popular, and the brand is popular, whatever the user likes. The model is drawn by popularity. The user rates the item RATING_MEAN + RATING_SLOPE z + noise, rounded and clipped to 1..5.
+category follows from the last item's or is popular, and the brand is popular, whatever the user likes. The model is drawn by
+popularity. The user rates the item RATING_MEAN + RATING_SLOPE z + noise, rounded and clipped to 1..5.
 """
 
 from __future__ import annotations
@@ -26,22 +27,27 @@ CATEGORIES = (  # (department, noun); the shop shows the last item's category, t
 )
 BRANDS = 8
 CELLS = len(CATEGORIES) * BRANDS  # number of an item = category + len(CATEGORIES) * (brand + BRANDS * model)
-SKEW = 1.5  # Zipf exponent of the popularity of categories, brands and models
+SKEW = 1.3  # Zipf exponent of the popularity of categories, brands and models
 STAY, FOLLOW = 0.4, 0.2  # probability that the shop shows the last item's category again, or the next one; else one by popularity
 BRAND_WEIGHT, CATEGORY_WEIGHT = 1.0, 0.5  # of a brand and a category in a user's value of an item
 CHOICE_SHARPNESS = 3.0  # of choices: factor on the value
-RATING_MEAN = 2.7  # rating of an item with the value 0
-RATING_SLOPE = 1.4  # rating points for each unit of value
+RATING_MEAN = 2.6  # rating of an item with the value 0
+RATING_SLOPE = 1.5  # rating points for each unit of value
 
 
 class TasteSettings(Protocol):
     """The fields of `Taste` that its probabilities depend on."""
 
-    num_items: int
-    num_users: int
-    seed: int
-    chosen: float
-    rating_noise: float
+    @property
+    def num_items(self) -> int: ...
+    @property
+    def num_users(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def chosen(self) -> float: ...
+    @property
+    def rating_noise(self) -> float: ...
 
 
 class TasteModel:

@@ -72,7 +72,8 @@ def best_metrics(world: Taste, corpus: Corpus, part: str = "test", cutoff: int =
     table = np.array(rows).reshape(-1, 4)
     counts = (~np.isnan(table)).sum(0)
     means = np.where(counts > 0, np.nansum(table, 0) / np.maximum(counts, 1), np.nan)
-    return BestMetrics(*means.tolist(), pair_users=int(counts[0]), target_users=int(counts[1]))
+    accuracy, ndcg, likelihood_accuracy, likelihood_ndcg = (float(mean) for mean in means)
+    return BestMetrics(accuracy, ndcg, likelihood_accuracy, likelihood_ndcg, int(counts[0]), int(counts[1]))
 
 
 def first_liked_cell(transitions: ndarray, like: ndarray, steps: int) -> ndarray:
@@ -80,8 +81,8 @@ def first_liked_cell(transitions: ndarray, like: ndarray, steps: int) -> ndarray
 
     `transitions` float64 [cells, cells] has the next cell's probabilities, `like` float64 [cells] that of a liked rating.
     """
-    reached = transitions  # the cell of step k, all events before which are not liked
-    total = reached * like
+    reached: ndarray = transitions  # the cell of step k, all events before which are not liked
+    total: ndarray = reached * like
     for _ in range(steps - 1):
         reached = (reached * (1 - like)) @ transitions
         total = total + reached * like
