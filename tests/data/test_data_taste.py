@@ -13,7 +13,8 @@ from genrec.data.corpus import Corpus
 from genrec.data.corpus_builder import prepare
 from genrec.data.splits import HoldOutLast, LeaveOneOut
 from genrec.data.worlds import Taste, best_metrics
-from genrec.data.worlds.taste_model import BRANDS, CATEGORIES, CELLS, TasteModel
+from genrec.data.worlds.taste import model_of
+from genrec.data.worlds.taste_model import BRANDS, CATEGORIES, CELLS
 from genrec.data.worlds.taste_oracle import accuracy_of_pairs, first_liked_cell, gain
 from genrec.errors import UsageError
 from genrec.testing import check_source
@@ -93,7 +94,7 @@ def test_few_users_and_items_that_fill_no_grid(users: int, items: int) -> None:
     assert found.target_users <= users
     assert found.pair_users <= users
     assert math.isnan(found.pairwise_accuracy) == (found.pair_users == 0)
-    np.testing.assert_allclose(TasteModel(world).models.sum(0), 1)
+    np.testing.assert_allclose(model_of(world).models.sum(0), 1)
 
 
 def test_settings_are_checked() -> None:
@@ -108,7 +109,7 @@ def test_settings_are_checked() -> None:
 def test_probabilities_agree_with_simulated_events() -> None:
     """One user's 200,000 next events: cells, items and ratings have the probabilities that the oracle reads."""
     world = Taste(num_users=3, num_items=150, seed=4)
-    model, draws = TasteModel(world), 200_000
+    model, draws = model_of(world), 200_000
     users, last = np.full(draws, 1), np.full(draws, 5)
     events = model.simulate(users, last, 1, np.random.default_rng(0))
     item, rating = events.items[:, 0], events.ratings[:, 0]
@@ -124,7 +125,7 @@ def test_probabilities_agree_with_simulated_events() -> None:
 def test_the_first_liked_event_agrees_with_simulation() -> None:
     """Of 100,000 continuations of five events, the shares of the cells of the first liked event, and of none."""
     world = Taste(num_users=2, num_items=64, seed=5, chosen=0.2)
-    model, draws = TasteModel(world), 100_000
+    model, draws = model_of(world), 100_000
     events = model.simulate(np.zeros(draws, dtype=int), np.full(draws, 9), 5, np.random.default_rng(1))
     liked = events.ratings >= 4
     first = events.items[np.arange(draws), liked.argmax(1)][liked.any(1)]

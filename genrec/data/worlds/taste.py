@@ -45,10 +45,15 @@ class Taste:
         random = np.random.default_rng([self.seed, 1])
         users = np.arange(self.num_users)
         lengths = random.integers(self.min_length, self.max_length + 1, self.num_users)
-        events = TasteModel(self).simulate(users, random.integers(0, CELLS, self.num_users), self.max_length, random)
+        events = model_of(self).simulate(users, random.integers(0, CELLS, self.num_users), self.max_length, random)
         gaps = 1 + random.exponential(6 * DAY, events.items.shape).astype(np.int64)
         times = BEGIN + random.integers(0, 400 * DAY, (self.num_users, 1)) + gaps.cumsum(1)
         return RawTables(interaction_table(events.items, times, lengths, events.ratings), _catalog(self.num_items))
+
+
+def model_of(world: Taste) -> TasteModel:
+    """Return the latent parameters of a world. They are in none of its tables."""
+    return TasteModel(world.num_items, world.num_users, world.seed, world.chosen, world.rating_noise)
 
 
 def _catalog(items: int) -> DataFrame:

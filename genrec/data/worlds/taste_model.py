@@ -12,7 +12,7 @@ popularity. The user rates the item RATING_MEAN + RATING_SLOPE z + noise, rounde
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy import ndarray
@@ -35,58 +35,44 @@ RATING_MEAN = 2.6  # rating of an item with the value 0
 RATING_SLOPE = 1.5  # rating points for each unit of value
 
 
-class TasteSettings(Protocol):
-    """The fields of `Taste` that its probabilities depend on."""
-
-    @property
-    def num_items(self) -> int: ...
-    @property
-    def num_users(self) -> int: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def chosen(self) -> float: ...
-    @property
-    def rating_noise(self) -> float: ...
-
-
 class TasteModel:
     """The latent parameters of all users and items, and probabilities. Users and items are numbered from 0, cells too."""
 
-    def __init__(self, world: TasteSettings) -> None:
-        random = np.random.default_rng([world.seed, 0])
-        self.world = world
+    def __init__(self, num_items: int, num_users: int, seed: int, chosen: float, rating_noise: float) -> None:
+        random = np.random.default_rng([seed, 0])
+        self.num_items, self.chosen, self.rating_noise = num_items, chosen, rating_noise
         brand_angle = 2 * np.pi * random.permutation(BRANDS) / BRANDS  # popularity says nothing about the place on the circle
         category_angle = 2 * np.pi * random.permutation(len(CATEGORIES)) / len(CATEGORIES)
-        likes_brand, likes_category = 2 * np.pi * random.random((2, world.num_users, 1))
+        likes_brand, likes_category = 2 * np.pi * random.random((2, num_users, 1))
         cell = np.arange(CELLS)
         self.value: ndarray = BRAND_WEIGHT * np.cos(likes_brand - brand_angle[cell // len(CATEGORIES)])  # float64 [U, cells]
         self.value = self.value + CATEGORY_WEIGHT * np.cos(likes_category - category_angle[cell % len(CATEGORIES)])
         weights = np.exp(CHOICE_SHARPNESS * self.value)
         self.choice: ndarray = weights / weights.sum(1, keepdims=True)  # float64 [U, cells], rows sum to 1
         self.shown = _shown()  # float64 [cells, cells]  next cell given the last one
-        self.models = _models(world.num_items)  # float64 [models, cells]  popularity within the cell, columns sum to 1
+        self.models = _models(num_items)  # float64 [models, cells]  popularity within the cell, columns sum to 1
 
     @property
     def item_cell(self) -> ndarray:
         """The cell of every item, int64 [N]."""
-        return np.arange(self.world.num_items) % CELLS
+        return np.arange(self.num_items) % CELLS
 
     @property
     def within_cell(self) -> ndarray:
         """The probability of every item in its cell, float64 [N]."""
-        return self.models.reshape(-1)[: self.world.num_items]
+        return self.models.reshape(-1)[: self.num_items]
 
     def next_cell(self, users: ndarray, last: ndarray) -> ndarray:
         """Return the probability of each next cell, float64 [B, cells], of users int64 [B] with the last cells int64 [B]."""
-        return self.world.chosen * self.choice[users] + (1 - self.world.chosen) * self.shown[last]
+        found: ndarray = self.chosen * self.choice[users] + (1 - self.chosen) * self.shown[last]
+        return found
 
     def rating_probability(self, lowest: float, highest: float) -> ndarray:
         """Return the probability of a rating from `lowest` to `highest`, float64 [U, cells]."""
         mean = RATING_MEAN + RATING_SLOPE * self.value
         upper = np.inf if highest >= 5 else np.floor(highest) + 0.5
         lower = -np.inf if lowest <= 1 else np.ceil(lowest) - 0.5
-        found: ndarray = ndtr((upper - mean) / self.world.rating_noise) - ndtr((lower - mean) / self.world.rating_noise)
+        found: ndarray = ndtr((upper - mean) / self.rating_noise) - ndtr((lower - mean) / self.rating_noise)
         return found
 
     def simulate(self, users: ndarray, last: ndarray, steps: int, random: Generator) -> Events:
@@ -96,7 +82,7 @@ class TasteModel:
         for step in range(steps):
             last = _draw(self.next_cell(users, last), random)
             items[:, step] = last + CELLS * _draw(models[last], random)
-            noise = self.world.rating_noise * random.standard_normal(len(users))
+            noise = self.rating_noise * random.standard_normal(len(users))
             ratings[:, step] = np.clip(np.rint(RATING_MEAN + RATING_SLOPE * self.value[users, last] + noise), 1, 5)
         return Events(items, ratings)
 
@@ -122,8 +108,9 @@ def _models(items: int) -> ndarray:
     rows = -(-items // CELLS)
     weights: ndarray = np.zeros(rows * CELLS)
     weights[:items] = (1.0 + np.arange(items) // CELLS) ** -SKEW
-    table = weights.reshape(rows, CELLS)
-    return table / table.sum(0)
+    table: ndarray = weights.reshape(rows, CELLS)
+    table /= table.sum(0)
+    return table
 
 
 def _draw(probability: ndarray, random: Generator) -> ndarray:
@@ -136,4 +123,5 @@ def _draw(probability: ndarray, random: Generator) -> ndarray:
 def _zipf(count: int) -> ndarray:
     """Return the popularity of `count` things, float64 [count], which sums to 1."""
     weights: ndarray = (1.0 + np.arange(count)) ** -SKEW
-    return weights / weights.sum()
+    weights /= weights.sum()
+    return weights

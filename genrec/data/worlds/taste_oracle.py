@@ -20,8 +20,8 @@ from numpy import ndarray
 
 from genrec.data.corpus import Corpus
 from genrec.data.splits import BEGIN, END, TEST, VALIDATION
-from genrec.data.worlds.taste import Taste
-from genrec.data.worlds.taste_model import CELLS, TasteModel
+from genrec.data.worlds.taste import Taste, model_of
+from genrec.data.worlds.taste_model import CELLS
 from genrec.errors import UsageError
 from genrec.types.data import DISLIKED, LIKED
 
@@ -49,7 +49,7 @@ def best_metrics(world: Taste, corpus: Corpus, part: str = "test", cutoff: int =
     columns = {"validation": (VALIDATION, TEST), "test": (TEST, END)}
     if part not in columns:
         raise UsageError(f"best_metrics: part must be validation or test, got {part!r}")
-    model = TasteModel(world)
+    model = model_of(world)
     like = model.rating_probability(corpus.feedback.liked, HIGHEST)
     number = corpus.items["item_id"].str.removeprefix("item-").to_numpy(dtype=np.int64)  # of each item in the world
     users = np.array([int(user.removeprefix("user-")) for user in corpus.user_ids])
