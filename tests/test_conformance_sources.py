@@ -13,7 +13,7 @@ from pandas import DataFrame
 from stable_ids import stable_id
 
 from genrec.data.sources import Frames, MovieLens
-from genrec.testing import ContractError, Cyclic, Shop, check_source
+from genrec.testing import ContractError, Cyclic, Shop, Taste, check_source
 from genrec.types import RawStream, RawTables
 
 GOOD = DataFrame({"user": ["a", "a", "b"], "item": ["x", "y", "x"], "time": [1, 2, 3]})
@@ -90,7 +90,15 @@ class WrongSetAside(InMemory):
 
 @pytest.mark.parametrize(
     "source",
-    [InMemory(), Streamed(), Streamed(tables=(GOOD[:1], GOOD[1:])), Cyclic(), Shop(num_items=60, num_users=20), Frames(GOOD, ITEMS)],
+    [
+        InMemory(),
+        Streamed(),
+        Streamed(tables=(GOOD[:1], GOOD[1:])),
+        Cyclic(),
+        Shop(num_items=60, num_users=20),
+        Taste(num_items=64, num_users=20),
+        Frames(GOOD, ITEMS),
+    ],
 )
 def test_good_sources_pass(tmp_path: Path, source: InMemory) -> None:
     check_source(source, tmp_path)

@@ -27,7 +27,7 @@ from genrec.types import (
     TrainingStep,
     WindowBatch,
 )
-from genrec.types.objective import Targets
+from genrec.types.objective import Feedback, Targets
 from genrec.types.specification import check_types
 
 
@@ -41,7 +41,7 @@ class Supervised:
 
     targets: Targets = "one"  # one target per prefix, or, for a causal policy, every target of a window in one pass
     padding: Padding = "zero"  # left padding of a window; "repeat" fills it with copies of the sequence, separated by a 0
-    feedback: Feedback = field(default="all", metadata=NEW_IN_KEY)  # the events that are targets, by their labels (`split.liked`)
+    feedback: Feedback = field(default="all", metadata=NEW_IN_KEY)  # which events are targets, by the labels of the split
 
     def __post_init__(self) -> None:
         check_types(self, "Supervised")

@@ -7,7 +7,7 @@ Each check takes an instance of a plug-in and raises `ContractError`, with the b
 check` runs the same checks.
 """
 
-from genrec.data.worlds import Cyclic, Shop
+from genrec.data.worlds import Cyclic, Shop, Taste
 from genrec.testing.baseline_checks import check_baseline
 from genrec.testing.check_worlds import batches_of, sampler_context
 from genrec.testing.component_checks import check_component
@@ -32,6 +32,7 @@ __all__ = [
     "ContractError",
     "Cyclic",
     "Shop",
+    "Taste",
     "batches_of",
     "check_baseline",
     "check_component",
