@@ -27,7 +27,7 @@ from genrec.types import (
     TrainingStep,
     WindowBatch,
 )
-from genrec.types.objective import Feedback, Targets
+from genrec.types.objective import Targets
 from genrec.types.specification import check_types
 
 
