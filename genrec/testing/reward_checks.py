@@ -131,14 +131,9 @@ def _check_independence(
 
 
 def _check_policy(reward: Reward, context: SamplerContext, batch: SequenceBatch, items: Tensor, first: Tensor) -> None:
-    """Check that a reward that changes with the policy's weights has `Rating.reads_policy`, and that `needs_policy` agrees."""
-    other, reads = copied(context), _build(reward, context).reads_policy
-    if isinstance(reward, PolicyReward) and reward.needs_policy() is not reads:
-        raise ContractError(
-            f"{type(reward).__name__}: needs_policy() returns {reward.needs_policy()!r}, but its rating has reads_policy = {reads!r}; "
-            "return the same from both"
-        )
-    if reads or other is None:
+    """Check that a reward that changes with the policy's weights has `Rating.reads_policy`."""
+    other = copied(context)
+    if _build(reward, context).reads_policy or other is None:
         return
     change_weights(other)
     if not _close(first, _rate(reward, _build(reward, other), batch, items), items):
