@@ -1,7 +1,8 @@
 """The `Experiment`: a frozen dataclass with one field per stage. The command line overrides single fields.
 
     def sdpo() -> Experiment:
-        return replace(sft(), name="beauty-sdpo", align=Align(loss=Anchored(SoftmaxDPO(beta=1.0)), negatives=FaissNeighbors()))
+        objective = Preference(loss=SoftmaxDPO(beta=1.0), candidates=Sampled(FaissNeighbors(), 3), likelihood=1.0)
+        return replace(sft(), name="beauty-sdpo", align=Align(objective))
 
 Experiments with equal settings in a stage and in all stages before it share the artifact of that stage.
 """

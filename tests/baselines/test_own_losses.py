@@ -157,7 +157,7 @@ def test_a_resumed_training_gives_the_same_weights(tmp_path: Path, every_target:
     """Interrupted after step 14 and resumed, the weights are those of an uninterrupted training, bit for bit, with dropout."""
     data: Examples | Windows = windows(corpus(), 6) if every_target else examples(corpus(), "train", 6)
     recipe = SFT(
-        objective=Supervised(targets="all") if every_target else "one",
+        objective=Supervised(targets="all" if every_target else "one"),
         optimization=Optimization(max_steps=30, batch_size=7, learning_rate=1e-2),
         validation=Validation(every=10),
     )
