@@ -11,6 +11,9 @@ from genrec.errors import did_you_mean
 FIELDS = {"--seed"}  # options that are fields of the experiment; left to the overrides, argparse takes them for short forms of others
 
 
+STAGES = ("sft", "align", *(f"align-{place}" for place in range(2, 10)))  # with training curves
+
+
 def build() -> argparse.ArgumentParser:
     """Return the parser of all commands. Importing and building it imports nothing heavy."""
     parser = argparse.ArgumentParser(prog="genrec", description="Generative recommendation with Semantic IDs.")
@@ -96,7 +99,9 @@ def build() -> argparse.ArgumentParser:
         "its seeds.",
     )
     curves.add_argument("names", metavar="NAME", nargs="+")
-    curves.add_argument("--stage", metavar="STAGE", help="sft, align, or align-2 of a chain (default: the last that every row has)")
+    curves.add_argument(
+        "--stage", metavar="STAGE", choices=STAGES, help="sft, align, or align-2 of a chain (default: the last that every row has)"
+    )
     curves.add_argument("--picture", metavar="FILE", type=Path, help="file of the plot (default: in reports/ of the data folder)")
     curves.add_argument("--all", action="store_true", help="plot all columns, not only the most important panels of the stage")
     curves.add_argument("--csv", metavar="FILE", type=Path, help="also write all curves as one table with a line per seed and step")

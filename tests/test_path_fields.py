@@ -25,6 +25,7 @@ from genrec.errors import UsageError
 from genrec.store import describe
 from genrec.tokenizer import Imported
 from genrec.tuning_record import Record
+from genrec.types import Proposals, TrainingStep
 
 FILES = {
     "u.data": "1\t7\t4\t881250949\n",
@@ -51,7 +52,7 @@ MAKERS: dict[type, Callable[[Callable[[str], Any]], Any]] = {  # class -> compon
     Imported: lambda at: Imported(at("codes.json"), ids=at("table.tsv")),
     SentenceEncoder: lambda at: SentenceEncoder(at("model")),
 }
-INTERNAL = {UpstreamFile, OwnTable, CategoryFiles, Corpus, Record}  # values inside a reader or a tuning, which no experiment holds
+INTERNAL = {UpstreamFile, OwnTable, CategoryFiles, Corpus, Record, TrainingStep, Proposals}  # values that no experiment holds
 
 
 @pytest.fixture

@@ -72,14 +72,14 @@ class Sequences(NamedTuple):
 
     items: Tensor  # int64 [U, T + 1]
 
-    def prefixes(self) -> Examples:
+    def prefixes(self, feedback: Any = "not disliked") -> Examples:
         """Return one example for every target."""
         users, length = self.items.shape
         begin = torch.arange(users) * length
         number = torch.arange(1, users + 1)
         return Examples(self.items.flatten(), number, begin, begin + 1, number * (length - 1), length - 1)
 
-    def windows(self, padding: Any = "zero") -> Windows:
+    def windows(self, padding: Any = "zero", feedback: Any = "not disliked") -> Windows:
         """Return one window for each sequence."""
         users, length = self.items.shape
         number = torch.arange(1, users + 1)

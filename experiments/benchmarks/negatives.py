@@ -94,7 +94,7 @@ def measure(side: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Build one side and draw negatives for one batch, for every K."""
     context = world(options.items, options.width, 10 * options.batch)
     batch, before, began = batch_of(context, options.batch), memory_gb(), time.perf_counter()
-    draw = sampler_of(side, options).build(context)
+    draw = sampler_of(side, options).build(context).draw
     base: dict[str, Any] = {
         "side": side,
         "items": options.items,

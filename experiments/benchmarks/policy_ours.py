@@ -16,13 +16,13 @@ from torch import Tensor
 from genrec import model
 from genrec.data.examples import Examples
 from genrec.objectives.preferences import log_probs
+from genrec.objectives.supervised import negative_log_likelihood
 from genrec.precision import Resolved
 from genrec.preference.losses import SoftmaxDPO
 from genrec.semantic_ids import SemanticIds
 from genrec.training.lightning_module import adamw
 from genrec.training.loop import train
 from genrec.training.recipes import SFT, Optimization, Validation
-from genrec.training.sft import negative_log_likelihood
 from genrec.types import ExactRecommender, SequenceBatch, SequencePolicy
 
 

@@ -21,7 +21,7 @@ def check_proposer(proposer: Proposer) -> None:
 
     - it is a frozen dataclass, and `build_proposals(context)` returns `Proposals` with one of `on_host`, `in_step` and
       `listed`;
-    - candidates are int64 [X, M] with a mask bool [X, M]; items are in the catalog and 0 where masked; a row has no item twice;
+    - candidates are int64 [X, M] with a mask bool [X, M]; items are in the catalog, or 0 where masked; a row has no item twice;
     - `rows` is bool [X], and a row that takes part has two candidates or more;
     - equal seeds and steps give equal candidates;
     - behavior log-probabilities are float32 [X, M], finite where the mask is true, and at most 0;
@@ -65,9 +65,9 @@ def _check(name: str, kind: str, proposer: Proposer, candidates: Candidates, cou
     items, mask, num_items = candidates.items, candidates.mask, context.data().item_count
     _check_tensor(name, f"items, for a batch of {kind},", items, torch.int64, (count, items.shape[-1]))
     _check_tensor(name, "mask", mask, torch.bool, tuple(items.shape))
-    if bool(((items < 0) | (items > num_items)).any()) or bool((items[~mask] != 0).any() if candidates.codes is None else False):
-        raise ContractError(f"{name}: items must lie in 1..{num_items}, and be 0 where the mask is false")
-    ordered = items.sort(1).values
+    if bool(((items < 0) | (items > num_items)).any()) or (candidates.codes is None and bool((items[mask] == 0).any())):
+        raise ContractError(f"{name}: items must lie in 1..{num_items}, or be 0 where the mask is false")
+    ordered = items.masked_fill(~mask, 0).sort(1).values
     if bool(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0)).any()):
         raise ContractError(f"{name}: a row has the same item twice")
     if candidates.rows is not None:

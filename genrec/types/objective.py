@@ -133,7 +133,7 @@ class Objective(Protocol):
 class Candidates(NamedTuple):
     """Candidates of each row. In a preference the first one is the preferred item, unless a reward chooses it."""
 
-    items: Tensor  # int64 [X, M]; 0 where masked
+    items: Tensor  # int64 [X, M]; any item or 0 where masked
     mask: Tensor  # bool [X, M]; false: the candidate takes no part
     rows: Tensor | None = None  # bool [X]  rows that take part, such as those past a hit gate; None: all
     behavior: Tensor | None = None  # float32 [X, M]  log-probability under the policy that drew them; None: they were not sampled

@@ -129,7 +129,7 @@ def test_both_sides_have_the_settings_of_the_row(driver: ModuleType) -> None:
     assert driver.policy_of(rows["gsasrec"]).loss == GBCE(64, 0.75)
     assert driver.policy_of(rows["sampled"]).loss == SampledSoftmax(64)
     recipe = driver.experiment_of("row", rows["gsasrec"], WORLD, 640).sft
-    assert (recipe.targets, recipe.optimization.max_steps, recipe.validation.every) == ("all", 160, 160)
+    assert (recipe.objective.targets, recipe.optimization.max_steps, recipe.validation.every) == ("all", 160, 160)
     assert driver.settings_of(rows["gsasrec"], 3).items() >= {"seed": 3, "epochs": 16, "negatives": 64, "history": 20}.items()
 
 

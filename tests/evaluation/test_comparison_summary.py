@@ -16,8 +16,14 @@ from genrec.evaluation.comparison.table_cells import p_cell
 from genrec.row_commands import print_table
 
 SFT: dict[str, object] = {"sft.optimization.max_steps": 5}
-CONTROL = SFT | {"align.loss.class": "genrec.preference.losses:ContinuedSFT"}
-DPO = SFT | {"align.loss.class": "genrec.preference.losses:DPO"}
+CONTROL = SFT | {
+    "align.objective.class": "genrec.objectives.preferences:Preference",
+    "align.objective.loss.class": "genrec.preference.losses:ContinuedSFT",
+}
+DPO = SFT | {
+    "align.objective.class": "genrec.objectives.preferences:Preference",
+    "align.objective.loss.class": "genrec.preference.losses:DPO",
+}
 BASELINE: dict[str, object] = {"policy.class": "Popularity"}
 FEW = "five seeds are the default of a comparison, three the least for a claim."
 ONE = f"p is about methods, over users and seeds, and rows are compared over 1 seed: {FEW}"

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from genrec.errors import InputError
 from genrec.objectives.preference_logs import preference_logs
-from genrec.objectives.preferences import check_positives, log_probs, mean_of_positives
+from genrec.objectives.preferences import log_probs
+from genrec.objectives.prepared_rows import check_positives, mean_likelihood
 from genrec.own_ids import OwnIds
 from genrec.preference.losses import (
     CPO,
@@ -178,11 +179,11 @@ def test_a_loss_of_pairs_refuses_rows_without_a_positive() -> None:
 
 def test_the_likelihood_is_a_mean_over_the_positives() -> None:
     levels = double([[-1.0, -2.0], [-INFINITY, -INFINITY], [-3.0, -6.0]]).requires_grad_()
-    found = mean_of_positives(levels)
+    found = mean_likelihood(levels, False, None)
     assert float(found.detach()) == pytest.approx(-3.0)
     (slope,) = torch.autograd.grad(found, levels)
     assert slope.tolist() == [[0.25, 0.25], [0.0, 0.0], [0.25, 0.25]]
-    assert float(mean_of_positives(levels.detach()[1:2])) == 0.0
+    assert float(mean_likelihood(levels.detach()[1:2], False, None)) == 0.0
 
 
 def test_logs_count_the_items_that_there_are() -> None:

@@ -87,7 +87,7 @@ class TopItems:
         items = torch.cat([rows.target.unsqueeze(1), others], 1)
         mask = (items > 0) & counted.unsqueeze(1)
         mask[:, 0] = True
-        return Candidates(items.masked_fill(~mask, 0), mask, counted)
+        return Candidates(items, mask, counted)
 
 
 def _excluded(rows: SequenceBatch, host: SequenceBatch, left_out: LeftOutItems, with_target: bool) -> Tensor | None:
