@@ -22,12 +22,14 @@ from genrec.data.sources import AmazonReviews2014, AmazonReviews2018, AmazonRevi
 from genrec.data.sources.amazon_files import CategoryFiles
 from genrec.embeddings import Precomputed, SentenceEncoder
 from genrec.errors import UsageError
+from genrec.preference.candidates import Pairs
 from genrec.store import describe
 from genrec.tokenizer import Imported
 from genrec.tuning_record import Record
 from genrec.types import Proposals, TrainingStep
 
 FILES = {
+    "pairs.csv": 'history,chosen,rejected\n[""a""],b,c\n',
     "u.data": "1\t7\t4\t881250949\n",
     "u.item": "7|Toy Story (1995)|01-Jan-1995|||1\n",
     "u.genre": "Comedy|0\n",
@@ -50,6 +52,7 @@ MAKERS: dict[type, Callable[[Callable[[str], Any]], Any]] = {  # class -> compon
     Frames: lambda at: Frames(at("events.csv"), at("items.csv")),
     Precomputed: lambda at: Precomputed(at("vectors.npy"), ids=at("ids.txt")),
     Imported: lambda at: Imported(at("codes.json"), ids=at("table.tsv")),
+    Pairs: lambda at: Pairs(at("pairs.csv")),
     SentenceEncoder: lambda at: SentenceEncoder(at("model")),
 }
 INTERNAL = {UpstreamFile, OwnTable, CategoryFiles, Corpus, Record, TrainingStep, Proposals}  # values that no experiment holds
