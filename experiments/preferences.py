@@ -13,10 +13,10 @@ beside it learn from the same ratings by likelihood alone: SFT on liked events f
 many steps on liked events (`control-liked`). World and recipes were chosen with seed 0, whose test figures were seen as well; seeds
 1 and 2 are fresh.
 
-Expected result: DPO, S-DPO and gated S-DPO rank above continued SFT on both metrics; GRPO was run with seed 0 alone. S-DPO ranks likes above dislikes better than
-SFT on liked events does, and pays for it with NDCG: the likelihood of liked events is the best target for NDCG, and it cannot say
-what users dislike. `genrec.data.worlds.best_metrics` gives the best possible values: 0.972 of pairs and an NDCG@10 of 0.282, and
-0.655 and 0.201 for a ranker that knows the true probabilities of all events and no ratings.
+Expected result: DPO, S-DPO and gated S-DPO rank above continued SFT on both metrics; GRPO was run with seed 0 and a shorter SFT
+alone. S-DPO ranks likes above dislikes better than SFT on liked events does, and pays for it with NDCG, for which the likelihood of
+liked events is the best objective. `genrec.data.worlds.best_metrics` gives the best possible values: 0.972 of the pairs and an
+NDCG@10 of 0.282, and 0.655 and 0.201 for a ranker that knows the true probabilities of all events and no ratings.
 """
 
 from __future__ import annotations
