@@ -10,7 +10,13 @@ first liked one of the five.
 Named before the run: the primary endpoint is NDCG@10 of liked targets on test, seen items kept, against continued SFT, which takes
 as many steps on the same windows (`control`). Second: the pairwise accuracy of liked over disliked held-out items. The fair controls
 beside it learn from the same ratings by likelihood alone: SFT on liked events from the start (`sft-liked`), and SFT followed by as
-many steps on liked events (`control-liked`).
+many steps on liked events (`control-liked`). World and recipes were chosen with seed 0, whose test figures were seen as well; seeds
+1 and 2 are fresh.
+
+Expected result: DPO, S-DPO and gated S-DPO rank above continued SFT on both metrics; GRPO was run with seed 0 and a shorter SFT
+alone. S-DPO ranks likes above dislikes better than SFT on liked events does, and pays for it with NDCG, for which the likelihood of
+liked events is the best objective. `genrec.data.worlds.best_metrics` gives the best possible values: 0.972 of the pairs and an
+NDCG@10 of 0.282, and 0.655 and 0.201 for a ranker that knows the true probabilities of all events and no ratings.
 """
 
 from __future__ import annotations
