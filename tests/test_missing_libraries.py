@@ -15,6 +15,7 @@ PROJECT = Path(__file__).parents[1]
 EXPERIMENTS = """
 from dataclasses import replace
 from genrec.experiment import Evaluate, baselines
+from genrec.preference.candidates import Sampled
 from genrec.preference.negatives import FaissNeighbors
 from genrec.testing import Cyclic
 from genrec.tokenizer import RQKMeans
@@ -27,7 +28,8 @@ def rows():
 
 def sampler():
     aligned = rows()[-1]
-    return replace(aligned, name="neighbors", align=replace(aligned.align, negatives=FaissNeighbors()))
+    objective = replace(aligned.align.objective, candidates=Sampled(FaissNeighbors(), 3))
+    return replace(aligned, name="neighbors", align=replace(aligned.align, objective=objective))
 
 def engine():
     row = cyclic(steps=4)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from pandas import DataFrame
+from preference_stages import stage
 from torch import nn
 from worlds import cyclic
 
@@ -20,12 +21,12 @@ from genrec.__main__ import main
 from genrec.data.splits import LeaveOneOut
 from genrec.errors import GenrecError, InputError
 from genrec.evaluation.evaluate import Evaluate
-from genrec.experiment import SFT, Align, Experiment, Optimization, Tokenize, Validation
+from genrec.experiment import SFT, Experiment, Optimization, Tokenize, Validation
 from genrec.plugin_errors import attribute_to
 from genrec.plugin_source import Place, check_command, components, find_failure, name_with_place, own_line, place_of, plugins_in
 from genrec.preference.negatives import FaissNeighbors, Uniform
 from genrec.testing import Cyclic
-from genrec.types import Ranking, RawStream, RawTables
+from genrec.types import Draw, Ranking, RawStream, RawTables
 
 HERE = Path(__file__).name
 ONE_STEP = {"optimization": Optimization(max_steps=1, batch_size=8, learning_rate=1e-3), "validation": Validation(every=1)}
@@ -186,12 +187,12 @@ class OwnVectors:
 class OwnSampler:
     """A sampler that returns the targets themselves."""
 
-    def build(self, context: object) -> object:
-        return lambda batch, num_negatives, generator: batch.target.unsqueeze(1).repeat(1, num_negatives)
+    def build(self, context: object) -> Draw:
+        return Draw(draw=lambda batch, num_negatives, generator: batch.target.unsqueeze(1).repeat(1, num_negatives))
 
 
 def aligned(**change: object) -> Experiment:
-    return replace(cyclic(), sft=SFT(**ONE_STEP), align=Align(**ONE_STEP, **change))  # type: ignore[arg-type]
+    return replace(cyclic(), sft=SFT(**ONE_STEP), align=stage(**ONE_STEP, **change))  # type: ignore[arg-type]
 
 
 CASES: dict[str, tuple[Experiment, str, str]] = {  # experiment, what the message has, the line that it names

@@ -249,7 +249,11 @@ ALL = SFT(
 
 @pytest.mark.parametrize(
     "recipe",
-    [ALL, replace(ALL, padding="repeat"), replace(ALL, targets="one", optimization=replace(ALL.optimization, batch_size=64))],
+    [
+        ALL,
+        replace(ALL, objective=Supervised(targets="all", padding="repeat")),
+        replace(ALL, objective=Supervised(targets="one"), optimization=replace(ALL.optimization, batch_size=64)),
+    ],
     ids=["all", "repeat", "one"],
 )
 @pytest.mark.usefixtures("home")
