@@ -17,6 +17,9 @@ Expected result: DPO, S-DPO and gated S-DPO rank above continued SFT on both met
 alone. S-DPO ranks likes above dislikes better than SFT on liked events does, and pays for it with NDCG, for which the likelihood of
 liked events is the best objective. `genrec.data.worlds.best_metrics` gives the best possible values: 0.972 of the pairs and an
 NDCG@10 of 0.282, and 0.655 and 0.201 for a ranker that knows the true probabilities of all events and no ratings.
+
+Cost: about 13 processor-minutes for three seeds, estimated from runs on a busy machine. Result: S-DPO, DPO and the gated form rank
+liked items above the control, and none of them ranks them above SFT on liked events.
 """
 
 from __future__ import annotations

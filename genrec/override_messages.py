@@ -100,7 +100,8 @@ def _no_such_field(root: object, found: Walk, flag: list[str]) -> str:
     if value is None:
         return f"{where} is None in all of them, so it has no field {name!r}{_instead_of_none(root, found, flag)}"
     if is_component(value):
-        former = _former(root, found, name.replace("-", "_"))
+        is_below = any(path.rpartition(".")[2] == name.replace("_", "-") for path in _paths(value))  # inside a tuple
+        former = None if is_below else _former(root, found, name.replace("-", "_"))
         return f"{flag[0]} is now {former}" if former else _no_field(value, name, found.taken)
     if names_in(value) and not name.isdecimal():
         inside = [f"--{'.'.join([*found.taken, each, name])}" for each in names_in(value) if _has(root, (*found.path, each), name)]

@@ -240,12 +240,15 @@ def test_plugins_of_the_readme_keep_their_contracts(sandbox_folder: Path, capsys
         assert "keeps its contract" in capsys.readouterr().out
     code = """
 from dataclasses import replace
+from genrec.objectives import Preference
+from genrec.preference.candidates import Sampled
 from mine import comparison
 from my_plugins import MarginDPO, SimilarPopularity
 
 def similar():
     sdpo = comparison()[-1]
-    return replace(sdpo, name="mine-similar", align=replace(sdpo.align, loss=MarginDPO(), negatives=SimilarPopularity()))
+    objective = Preference(MarginDPO(), Sampled(SimilarPopularity(), 3))
+    return replace(sdpo, name="mine-similar", align=replace(sdpo.align, objective=objective))
 """
     (sandbox_folder / "similar_experiment.py").write_text(code)
     (found,) = override(loading.load("similar_experiment.py:similar"), ["--align.negatives.window", "20"])

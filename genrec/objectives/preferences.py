@@ -58,7 +58,7 @@ else:
     RewardOrNone = Annotated[object, Reward | None]  # tyro follows the class of the value; it cannot parse a protocol or None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Preference:
     """Prefer the first candidate of a row over the others, by a loss of log-probabilities under policy and reference.
 

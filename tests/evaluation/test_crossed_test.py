@@ -142,7 +142,8 @@ def test_the_order_of_users_and_seeds_does_not_matter(difference: np.ndarray, ra
     other = difference[users][:, seeds]
     pooled, pooled_other = pooled_variance({"row": difference}), pooled_variance({"row": other})
     assert pooled_other[:2] == pytest.approx(pooled[:2], abs=1e-12)
-    assume(np.ptp(difference.mean(1)) > 1e-6 or pooled.seeds > 1e-6)
+    of_seeds = pooled.seeds / difference.shape[1] - pooled.error / difference.size
+    assume(np.ptp(difference.mean(1)) > 1e-6 or of_seeds > 1e-9)  # a variance that is not 0 by rounding alone
     found, same = result_of(difference), result_of(other)
     assert np.hstack(same) == pytest.approx(np.hstack(found), rel=1e-6, abs=1e-9)
 
@@ -165,7 +166,8 @@ def test_a_constant_shifts_difference_and_interval_alone(difference: np.ndarray,
 def test_another_unit_scales_all_but_p_and_degrees_of_freedom(difference: np.ndarray, unit: float) -> None:
     pooled, scaled = pooled_variance({"row": difference}), pooled_variance({"row": unit * difference})
     assert scaled[:2] == pytest.approx([unit**2 * pooled.seeds, unit**2 * pooled.error], rel=1e-9, abs=1e-12)
-    assume(np.ptp(difference.mean(1)) > 1e-6 or pooled.seeds > 1e-6)
+    of_seeds = pooled.seeds / difference.shape[1] - pooled.error / difference.size
+    assume(np.ptp(difference.mean(1)) > 1e-6 or of_seeds > 1e-9)  # a variance that is not 0 by rounding alone
     found, other = result_of(difference), result_of(unit * difference)
     assert other.difference == pytest.approx(unit * found.difference, abs=1e-9)
     assert other.standard_error == pytest.approx(unit * found.standard_error)
