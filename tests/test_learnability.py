@@ -14,6 +14,8 @@ from genrec import pipeline
 from genrec.baselines import ItemKNN, Popularity
 from genrec.experiment import SFT, Align, Experiment, Optimization, Tokenize, Validation
 from genrec.model import Tiger
+from genrec.objectives import Preference, Rounds, Supervised
+from genrec.preference.candidates import Sampled
 from genrec.preference.losses import DPO, Anchored, SoftmaxDPO
 from genrec.preference.negatives import FaissNeighbors, ModelBeams
 from genrec.preference.negatives import Popularity as PopularNegatives
@@ -89,10 +91,10 @@ def test_alignment_improves_an_undertrained_policy(align: Align) -> None:
     assert after["ndcg@10"] > before["ndcg@10"] + 0.02
 
 
-SELF_PLAY = stage(
-    loss=DPO(beta=0.5),
-    negatives=ModelBeams(num_beams=10),
-    num_negatives=1,
+BEAMS = Sampled(negatives=ModelBeams(num_beams=10), num_negatives=1)
+REFRESHED_BEAMS = Sampled(negatives=ModelBeams(num_beams=10, refresh_every=10), num_negatives=3)
+SELF_PLAY = Align(
+    objective=Rounds(objectives=(Supervised(), Preference(loss=DPO(beta=0.5), candidates=BEAMS)), steps=(10, 10)),
     keep="last",
     optimization=Optimization(max_steps=60, batch_size=32, learning_rate=3e-3, warmup_steps=5),
     validation=Validation(every=20),
@@ -102,9 +104,9 @@ SELF_PLAY = stage(
 @pytest.mark.parametrize(
     "align",
     [
-        replace(SELF_PLAY, rounds=3, round_sft_steps=10),
-        replace(SELF_PLAY, loss=Anchored(DPO(beta=0.5)), rounds=3),
-        replace(SELF_PLAY, loss=Anchored(SoftmaxDPO()), negatives=ModelBeams(num_beams=10, refresh_every=10), num_negatives=3),
+        SELF_PLAY,
+        replace(SELF_PLAY, objective=Preference(loss=Anchored(DPO(beta=0.5)), candidates=BEAMS), refresh_reference=20),
+        replace(SELF_PLAY, objective=Preference(loss=Anchored(SoftmaxDPO()), candidates=REFRESHED_BEAMS)),
     ],
     ids=["self-play", "reference refreshed", "beams refreshed"],
 )
