@@ -253,10 +253,11 @@ def similar():
     (sandbox_folder / "similar_experiment.py").write_text(code)
     (found,) = override(loading.load("similar_experiment.py:similar"), ["--align.negatives.window", "20"])
     assert found.align is not None
-    assert vars(found.align.negatives) == {"window": 20}
+    sampler = found.align.objective.candidates.negatives
+    assert vars(sampler) == {"window": 20}
     context = sampler_context()
     for batch in batches_of(context):
-        check_draw(batch, found.align.negatives.build(context)(batch, 3, generator(0)), 3, context)
+        check_draw(batch, sampler.build(context).draw(batch, 3, generator(0)), 3, context)
 
 
 def test_catalog_of_the_guide_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from genrec.semantic_ids import SemanticIds
 from genrec.training.lightning_module import adamw
 from genrec.training.loop import train
 from genrec.training.recipes import SFT, Optimization, Validation
-from genrec.types import ExactRecommender, SequenceBatch, SequencePolicy
+from genrec.types import ExactRecommender, SequenceBatch, SequencePolicy, TrainingStep
 
 
 def tiger(sizes: Sizes, beams: int, **choices: Any) -> Any:
@@ -107,7 +107,8 @@ class Ours:
 
         def step() -> int:
             with tempfile.TemporaryDirectory() as folder:
-                train(self.policy, self._likelihood, examples, recipe, 0, Path(folder) / "last", score.__next__, "loop")
+                objective = TrainingStep(examples=examples, loss=self._likelihood)
+                train(self.policy, objective, recipe, 0, 0, Path(folder) / "last", score.__next__, "loop")
             return steps * batch
 
         return step

@@ -103,7 +103,7 @@ def test_shares_on_movielens_100k(real_data: Path, tmp_path: Path) -> None:
     entries = examples(corpus, "train", 20)
     found = {}
     for sampler in (Uniform(), Popularity()):
-        counts, draw = DrawCounts(corpus.item_count), sampler.build(context)
+        counts, draw = DrawCounts(corpus.item_count), sampler.build(context).draw
         for number, index in enumerate(torch.arange(len(entries)).split(1024)):
             batch = entries.batch(index)
             counts.update(batch.user, draw(batch, 3, generator(0, "negatives", number)))
