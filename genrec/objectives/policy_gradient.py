@@ -19,7 +19,7 @@ from genrec.errors import InputError, UsageError
 from genrec.objectives.group_logs import JudgedGroups, group_logs
 from genrec.objectives.prepared_rows import HostRows, PreparedRows
 from genrec.objectives.row_scores import scores_of
-from genrec.objectives.rows import places_of, rows_of
+from genrec.objectives.rows import with_places
 from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of
 from genrec.plugin_source import name_with_place
 from genrec.preference.candidates import Rollouts
@@ -160,7 +160,7 @@ class _PolicyGradientStep:
 
     def prepare(self, batch: SequenceBatch | WindowBatch, step: int) -> PreparedRows:
         """Return the input of a step. Runs on the CPU before the step needs it."""
-        rows, places = rows_of(batch), places_of(batch) if isinstance(batch, WindowBatch) else None
+        rows, places = with_places(batch)
         candidates = None if self.proposals.on_host is None else self.proposals.on_host(rows, step)
         return PreparedRows(batch, places, rows, candidates, None, HostRows(rows, candidates))
 

@@ -26,7 +26,7 @@ from genrec.objectives.preference_state import PreferenceState
 from genrec.objectives.prepared_rows import HostRows, PreparedRows, check_positives, mean_likelihood, mean_loss
 from genrec.objectives.reference_cache import ReferenceCache
 from genrec.objectives.row_scores import scores_of
-from genrec.objectives.rows import places_of, rows_of
+from genrec.objectives.rows import with_places
 from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of
 from genrec.objectives.validation_pairs import PairMetrics
 from genrec.preference.candidates import Pairs, Sampled
@@ -150,7 +150,7 @@ class _PreferenceStep:
         """Return the input of a step. Runs on the CPU before the step needs it."""
         number = batch.number if isinstance(batch, NumberedBatch) else None
         batch = batch.batch if isinstance(batch, NumberedBatch) else batch
-        rows, places = rows_of(batch), places_of(batch) if isinstance(batch, WindowBatch) else None
+        rows, places = with_places(batch)
         candidates = self._on_host(rows, number, step)
         if candidates is not None and self.objective.chosen == "first" and self.objective.loss.needs.positive:
             check_positives(self.objective.loss, rows, candidates, self.context.data().own_ids)

@@ -6,9 +6,9 @@ windows and of the places in them, so that samplers, rewards and losses are writ
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from genrec.item_rows import prefixes
 from genrec.types import SequenceBatch, WindowBatch
 
 
@@ -17,12 +17,15 @@ def places_of(batch: WindowBatch) -> Tensor:
     return batch.target.nonzero()
 
 
+def with_places(batch: SequenceBatch | WindowBatch) -> tuple[SequenceBatch, Tensor | None]:
+    """Return the rows of a batch, each with the whole history before its target, and their places; None for prefixes."""
+    if isinstance(batch, SequenceBatch):
+        return batch, None
+    places = places_of(batch)
+    window, place = places.unbind(1)
+    return SequenceBatch(batch.user[window], prefixes(batch.history, places), batch.target[window, place]), places
+
+
 def rows_of(batch: SequenceBatch | WindowBatch) -> SequenceBatch:
     """Return the rows of a batch, each with the whole history before its target."""
-    if isinstance(batch, SequenceBatch):
-        return batch
-    window, place = places_of(batch).unbind(1)
-    length = batch.history.shape[1]
-    index = torch.arange(length, device=batch.history.device) - (length - 1 - place).unsqueeze(1)  # [X, T]; negative: padding
-    history = torch.where(index >= 0, batch.history[window.unsqueeze(1), index.clamp(min=0)], 0)
-    return SequenceBatch(batch.user[window], history, batch.target[window, place])
+    return with_places(batch)[0]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from genrec.objectives.row_scores import scores_of
-from genrec.objectives.rows import places_of, rows_of
+from genrec.objectives.rows import rows_of, with_places
 from genrec.plugin_source import name_with_place
 from genrec.testing.objective_worlds import batches_of_kind, objective_world
 from genrec.testing.plugin_watch import call_plugin, same
@@ -48,14 +48,14 @@ def _propose(name: str, proposer: Proposer, context: ObjectiveContext, batch: Se
         raise ContractError(f"{name}: give exactly one of Proposals.on_host, Proposals.in_step and Proposals.listed")
     if proposals.examples is not None:  # the proposer chooses its batches
         batch = proposals.examples.batch(torch.arange(min(16, len(proposals.examples))))
-    rows = rows_of(batch)
+    rows, places = with_places(batch)
     if proposals.begin is not None:
         proposals.begin(step)
     host, in_step = proposals.on_host, proposals.in_step
     if host is not None:
         return call_plugin(name, "on_host(rows, step)", lambda: host(rows, step))
     assert in_step is not None
-    scores = scores_of(context.policy, batch, places_of(batch) if isinstance(batch, WindowBatch) else None, rows, "codes")
+    scores = scores_of(context.policy, batch, places, rows, "codes")
     return call_plugin(name, "in_step(rows, host, step, scores)", lambda: in_step(rows, rows, step, scores))
 
 

@@ -21,7 +21,6 @@ from genrec.objectives.frozen_policy import FrozenCopy, as_module, device_of
 from genrec.objectives.objective_state import FixedTensors
 from genrec.objectives.preferences import log_probs
 from genrec.objectives.row_scores import scores_of
-from genrec.objectives.rows import rows_of
 from genrec.objectives.validation_pairs import MAX_USERS
 from genrec.preference.losses import check_start
 from genrec.randomness import generator, seed_of
@@ -157,7 +156,7 @@ def check_same_start(context: ObjectiveContext, examples: SequenceBatch) -> None
     training = module.training
     module.eval()
     device = device_of(context.policy)
-    rows = rows_of(SequenceBatch(*(each.to(device) for each in examples)))
+    rows = SequenceBatch(*(each.to(device) for each in examples))
     items = torch.stack([rows.target, rows.target.roll(1)], 1)
     both = (context.policy, context.reference.policy)
     ours, theirs = (log_probs(scores_of(each, rows, None, rows, context.normalize).level_log_prob(items)) for each in both)
