@@ -258,6 +258,11 @@ def _check_length(history_length: int) -> None:
         raise UsageError(f"history_length must be 1 or more, got {history_length}")
 
 
+def epoch_steps(examples: int, batch_size: int) -> int:
+    """Return the number of batches that hold every example once."""
+    return -(-examples // batch_size)
+
+
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     """Return a permutation int64 [count] that depends on the seed and the epoch only."""
     return torch.randperm(count, generator=generator(seed, "order", epoch))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from genrec import plugin_errors
+from genrec.data.examples import epoch_steps
 from genrec.errors import InputError, UsageError
 from genrec.objectives.group_logs import JudgedGroups, group_logs
 from genrec.objectives.prepared_rows import HostRows, PreparedRows
@@ -119,7 +120,7 @@ class PolicyGradient:
                 f"PolicyGradient.kl {self.kl:g} needs a reference, which SFT has not; set kl to 0, or use it in an alignment"
             )
         examples = examples_of(context.source, self.targets, feedback=self.feedback)
-        context = context._replace(epoch_steps=-(-len(examples) // context.batch_size))
+        context = context._replace(epoch_steps=epoch_steps(len(examples), context.batch_size))
         proposals = self.candidates.build_proposals(context)
         if proposals.listed is not None:
             raise UsageError(f"PolicyGradient.candidates {self.candidates!r} lists candidates in their order; use Preference")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from genrec import plugin_errors
+from genrec.data.examples import epoch_steps
 from genrec.errors import UsageError
 from genrec.objectives.curve_warnings import FallingPositives
 from genrec.objectives.frozen_policy import device_of
@@ -104,7 +105,7 @@ class Preference:
         """Return the objective for one policy and one training set."""
         check_sequence_policy(self, self.targets, context.policy)
         examples = examples_of(context.source, self.targets, feedback=self.feedback)
-        context = context._replace(epoch_steps=-(-len(examples) // context.batch_size))
+        context = context._replace(epoch_steps=epoch_steps(len(examples), context.batch_size))
         proposals = self.candidates.build_proposals(context)
         own = proposals.examples is not None
         examples = examples if proposals.examples is None else proposals.examples

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from genrec.data.examples import Examples, Windows
+from genrec.data.examples import Examples, Windows, epoch_steps
 from genrec.objectives.frozen_policy import FrozenCopy
 from genrec.testing.check_worlds import context_examples, context_windows, sampler_context
 from genrec.types import Feedback, ObjectiveContext, Padding, SamplerContext, SequenceBatch, WindowBatch
@@ -57,7 +57,7 @@ def objective_world(seed: int = 0) -> ObjectiveContext:
         steps=STEPS,
         batch_size=BATCH_SIZE,
         seed=seed,
-        epoch_steps=-(-len(source.prefixes()) // BATCH_SIZE),
+        epoch_steps=epoch_steps(len(source.prefixes()), BATCH_SIZE),
     )
 
 

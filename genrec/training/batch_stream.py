@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec.data.examples import epoch_order
-from genrec.training.schedule import epoch_steps
+from genrec.data.examples import epoch_order, epoch_steps
 from genrec.types import TrainingExamples
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+from genrec.data.examples import epoch_steps
 from genrec.training.recipes import SFT, Align
 
 EPOCHS = 40  # passes over the training examples
@@ -73,11 +74,6 @@ def schedule(recipe: SFT | Align, examples: int) -> Schedule:
 def default_steps(examples: int, batch_size: int) -> int:
     """Return the number of steps that stands for None."""
     return min(max(EPOCHS * epoch_steps(examples, batch_size), LEAST_STEPS), MOST_STEPS)
-
-
-def epoch_steps(examples: int, batch_size: int) -> int:
-    """Return the number of batches that hold every example once."""
-    return -(-examples // batch_size)
 
 
 def learning_rate(plan: Schedule, step: int) -> float:
