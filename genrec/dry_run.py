@@ -15,7 +15,7 @@ import pandas as pd
 from genrec import pipeline, run_files
 from genrec.environment import environment
 from genrec.errors import NetworkError, counted
-from genrec.experiment import Experiment, kind_of_stage
+from genrec.experiment import Experiment, is_training_stage, kind_of_stage
 from genrec.pipeline import Step
 from genrec.row_settings import flatten
 from genrec.training.schedule import default_steps
@@ -186,7 +186,7 @@ def estimate(step: Step, earlier: Sequence[Earlier], described: Mapping[str, Des
 
 def _scale(step: Step, earlier: Earlier) -> float | None:
     """Return the steps of a planned training as a multiple of an earlier one's, 1 without training, or None if they are unknown."""
-    if not run_files.is_training_stage(step.stage):
+    if not is_training_stage(step.stage):
         return 1.0
     if earlier.training is None:
         return None

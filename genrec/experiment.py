@@ -134,6 +134,11 @@ def kind_of_stage(stage: str) -> str:
     return "align" if stage.startswith("align") else stage
 
 
+def is_training_stage(stage: str) -> bool:
+    """Return whether a stage has training curves."""
+    return kind_of_stage(stage) in ("sft", "align")
+
+
 def place_of(stage: str) -> int:
     """Return the place of a stage of alignment in the chain, from 0: 1 for `align-2`."""
     return int(stage.partition("-")[2] or 1) - 1

@@ -17,7 +17,7 @@ from genrec import artifact_folders, hashed_json, manifests, stages
 from genrec.data.splits import tie_order_of
 from genrec.environment import environment, git_commit, joined, versions
 from genrec.errors import ArtifactError, InputError, UsageError
-from genrec.experiment import Experiment, align_stage, file_names, kind_of_stage, place_of
+from genrec.experiment import Experiment, align_stage, file_names, is_training_stage, kind_of_stage, place_of
 from genrec.hashed_json import Each
 from genrec.plugin_errors import attribute_to
 from genrec.progress import say
@@ -212,11 +212,8 @@ def _run_builder(
     """Run one stage. Raise an error if another process has changed what it reads."""
     parents = {name: artifact.folder for name, artifact in artifacts.items()}
     try:
-        trainer = stages.trainer_of(step.stage)
-        if on_row is not None and trainer is not None:
-            trainer(experiment, parents, folder, on_row)
-        else:
-            stages.builder_of(step.stage)(experiment, parents, folder)
+        watch = (on_row,) if on_row is not None and is_training_stage(step.stage) else ()
+        stages.builder_of(step.stage)(experiment, parents, folder, *watch)
     except FileNotFoundError as error:
         for parent in (artifacts[name] for name in step.parents):
             if not _is_unchanged(parent):

@@ -10,6 +10,7 @@ import pandas as pd
 
 from genrec import run_files
 from genrec.errors import UsageError
+from genrec.experiment import is_training_stage
 from genrec.store import Artifact
 from genrec.workspace import store
 
@@ -28,7 +29,7 @@ def trainings(names: Sequence[str], stage: str | None = None) -> list[Training]:
     contents = {name: run_files.read(name) for name in dict.fromkeys(names)}
     keys = [entry["artifacts"] for content in contents.values() for entry in content["seeds"].values()]
     if stage is None:
-        common = [each for each in keys[0] if run_files.is_training_stage(each) and all(each in seed for seed in keys)]
+        common = [each for each in keys[0] if is_training_stage(each) and all(each in seed for seed in keys)]
         stage = common[-1] if common else "sft"
     artifacts, found = store(), []
     for name, content in contents.items():

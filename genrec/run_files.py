@@ -24,7 +24,7 @@ from genrec.environment import joined
 from genrec.errors import ArtifactError, UsageError
 from genrec.evaluation.compare import Run
 from genrec.evaluation.comparison.compared_metric import read_user_metric
-from genrec.experiment import MAX_NAME, Experiment, is_name, kind_of_stage
+from genrec.experiment import MAX_NAME, Experiment, is_name, is_training_stage
 from genrec.progress import say
 from genrec.row_settings import configuration, planned_configuration, training_hash
 from genrec.storage_errors import check_folder
@@ -38,11 +38,6 @@ _KEEP_OR_REPLACE = (
     "keep both with --name OTHER (a prefix of the names if the list has several rows), or start these rows again, without their "
     "earlier results, with --replace"
 )
-
-
-def is_training_stage(stage: str) -> bool:
-    """Return whether a stage has training curves."""
-    return kind_of_stage(stage) in ("sft", "align")
 
 
 def protocol(experiment: Experiment, artifacts: dict[str, Artifact]) -> dict[str, Any]:

@@ -218,19 +218,12 @@ def _held_out_negatives(corpus: Corpus, parents: Parents) -> dict[str, float]:
     return held_out_negatives(counts, corpus.part("validation"), corpus.part("test"))
 
 
-def builder_of(stage: str) -> Callable[[Experiment, Parents, Path], None]:
-    """Return the function that builds a stage."""
+def builder_of(stage: str) -> Callable[..., None]:
+    """Return the function that builds a stage: (experiment, parents, folder); those of trainings also take a `curves.OnRow`."""
     return BUILDERS[stage] if stage in BUILDERS else partial(build_align, place=place_of(stage))
 
 
-def trainer_of(stage: str) -> Callable[[Experiment, Parents, Path, curves.OnRow], None] | None:
-    """Return the function that builds a stage with training curves and calls a function with their rows; None for other stages."""
-    if stage == "sft":
-        return build_sft
-    return partial(build_align, place=place_of(stage)) if kind_of_stage(stage) == "align" else None
-
-
-BUILDERS: dict[str, Callable[[Experiment, Parents, Path], None]] = {
+BUILDERS: dict[str, Callable[..., None]] = {
     "data": build_data,
     "embed": build_embed,
     "tokenize": build_tokenize,
