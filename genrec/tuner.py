@@ -26,12 +26,12 @@ from genrec.field_paths import plain_value
 from genrec.overrides import override
 from genrec.progress import say
 from genrec.randomness import seed_of
-from genrec.row_settings import planned_configuration
+from genrec.row_settings import planned_configuration, training_hash
 from genrec.store import Artifact
 from genrec.training.curves import VALIDATION, Row, best_step
 from genrec.training.validation import baseline_score
 from genrec.tuning import Choice, Distribution, IntUniform, LogUniform, Tuning
-from genrec.tuning_record import Record, Trial, comparable, opened, setting_of, settings_before_evaluation, tuned_stage
+from genrec.tuning_record import Record, Trial, comparable, opened, setting_of, tuned_stage
 from genrec.workspace import check_writable
 
 NUM_RANDOM = 4  # trials, the first one included, before the search follows the scores, and before trials are pruned
@@ -88,7 +88,7 @@ def _run(tuning: Tuning, trial: Trial, record: Record, known: set[str]) -> None:
     clock = _Clock(trial)
     try:
         experiment = _experiment(tuning, trial)
-        trial.settings = settings_before_evaluation(planned_configuration(pipeline.plan(experiment)))
+        trial.settings = training_hash(planned_configuration(pipeline.plan(experiment)))
         trial.score = _score(tuning, experiment, trial, _watch(tuning, trial, record, clock), known)
         trial.state = "finished"
     except Pruned:

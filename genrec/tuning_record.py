@@ -32,7 +32,7 @@ _TRIAL: dict[str, Shape] = {
     "score": Optional(float),  # of a finished trial
     "seconds": float,  # processor time of all threads, over all sessions
     "message": str,  # why it failed or was refused
-    "settings": Optional(Matching(KEY)),  # `settings_before_evaluation`
+    "settings": Optional(Matching(KEY)),  # `row_settings.training_hash`; a trial has that of the row that it may become
 }
 SHAPE: dict[str, Shape] = {
     "format": int,
@@ -124,17 +124,12 @@ def settings_of(tuning: Tuning) -> str:
     return hash_of({"keys": keys, "space": _described(tuning), "seed": tuning.seed, "prune": tuning.prune})
 
 
-def settings_before_evaluation(configuration: dict[str, Any]) -> str:
-    """Return the hash of a row's settings without those of its evaluation. A trial has the one of the row that it may become."""
-    return training_hash(configuration)
-
-
 def origins(configuration: dict[str, Any]) -> list[str]:
     """Return the tunings of which a row's settings are a trial, in words; for notes below a table. Seeds are left out.
 
     `chosen among 12 trials on validation (experiments/tuning.py:sasrec_100k, seed 1000)`, or which trial it is if not the best.
     """
-    wanted, found = settings_before_evaluation(configuration), []
+    wanted, found = training_hash(configuration), []
     for record in read_all():
         numbers = [trial.number + 1 for trial in record.trials if trial.settings == wanted]
         if _selected(record, wanted):
@@ -146,7 +141,7 @@ def origins(configuration: dict[str, Any]) -> list[str]:
 
 def selections(records: Iterable[Record], configuration: dict[str, Any]) -> tuple[str, ...]:
     """Return the tunings whose best trial has a row's settings: `among 12 trials on validation (..., seed 1000)`."""
-    wanted = settings_before_evaluation(configuration)
+    wanted = training_hash(configuration)
     return tuple(f"among {_source(record)}" for record in records if _selected(record, wanted))
 
 
