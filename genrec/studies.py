@@ -26,13 +26,13 @@ from genrec.storage_errors import check_folder
 from genrec.store import hash_of, locked_file, now, write_json
 from genrec.workspace import home, studies_folder
 
-FORMAT = 1
+FORMAT = 2  # in format 1 the hashes depend on the settings of the evaluation too
 FROM_PYTHON = "Python"  # study of the runs that Python code started, without a FILE.py:FUNCTION
 TUNING = ".tuning.json"  # ending of the record of a tuning, which is no study: its trials see no test data
 ADVICE = "move the file away; the record of what was tried in this study is then lost"
 _ROW: dict[str, Shape] = {
     "name": str,
-    "settings": Matching(KEY),  # `row_settings.settings_hash`
+    "settings": Matching(KEY),  # `row_settings.training_hash`
     "protocol": dict,  # `_protocol`
     "seeds": Each(str, lambda seed: re.fullmatch(SEED_NUMBER, seed) is not None, at_least=1),  # seed -> when it was run first, UTC
 }
@@ -109,6 +109,8 @@ def read(path: Path) -> dict[str, Any]:
     """Return the checked content of a study's file (see `SHAPE`)."""
     content = hashed_json.read_object(path, ADVICE)
     hashed_json.check_format(path, content, FORMAT, ADVICE)
+    if content["format"] < FORMAT:
+        raise ArtifactError(f"{path} was written by an earlier version of genrec; {ADVICE}, unless you run its rows again")
     hashed_json.check_object(path, content, SHAPE, ADVICE)
     if file_of(content["name"]).name != path.name:
         raise ArtifactError(f"{path} holds the study {content['name']!r}: a file was copied or renamed; {ADVICE}")

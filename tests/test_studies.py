@@ -175,9 +175,10 @@ def test_only_a_new_seed_changes_the_file() -> None:
     ("change", "said"),
     [
         (lambda content: content | {"rows": []}, "has changed since it was written"),
-        (lambda content: hashed_json.add_hash({"format": 2, "name": "mine.py:one", "rows": []}), "a newer version of genrec"),
-        (lambda content: hashed_json.add_hash({"format": 1, "name": "mine.py:two", "rows": []}), "a file was copied or renamed"),
-        (lambda content: hashed_json.add_hash({"format": 1, "name": "mine.py:one"}), "has no entry rows"),
+        (lambda content: hashed_json.add_hash({"format": 3, "name": "mine.py:one", "rows": []}), "a newer version of genrec"),
+        (lambda content: hashed_json.add_hash({"format": 1, "name": "mine.py:one", "rows": []}), "an earlier version of genrec"),
+        (lambda content: hashed_json.add_hash({"format": 2, "name": "mine.py:two", "rows": []}), "a file was copied or renamed"),
+        (lambda content: hashed_json.add_hash({"format": 2, "name": "mine.py:one"}), "has no entry rows"),
         (lambda content: [], "expected an object"),
     ],
 )
