@@ -31,6 +31,7 @@ from genrec.evaluation.feedback_metrics import user_counts
 from genrec.evaluation.measurement import evaluated_of, measure, with_users
 from genrec.experiment import Experiment, align_stage, kind_of_stage, place_of
 from genrec.model.unconstrained_sampling import DecodingPolicy, greedy_items
+from genrec.policy_modules import device_of
 from genrec.progress import say
 from genrec.stage_inputs import (
     Parents,
@@ -47,7 +48,7 @@ from genrec.training import curves
 from genrec.training.checkpoint import weights
 from genrec.training.numerics import check_finite
 from genrec.training.tensorboard_log import tensorboard
-from genrec.training.user_batches import batches, device_of, select_users
+from genrec.training.user_batches import batches, select_users
 from genrec.training.validation import baseline_scores, seen_items, user_ids, validation_score
 from genrec.training.validation_feedback import disliked_without_target, users_without_target
 from genrec.types import (

@@ -30,6 +30,7 @@ GROUND = {
     "storage_errors",
     "plugin_errors",
     "plugin_source",
+    "policy_modules",
     "own_ids",
     "input_files",
     "id_matching",

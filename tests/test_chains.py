@@ -25,7 +25,7 @@ from genrec.__main__ import main
 from genrec.errors import UsageError
 from genrec.experiment import Align, Experiment, Optimization, Validation
 from genrec.objectives import Preference, Supervised
-from genrec.objectives.frozen_policy import as_module
+from genrec.policy_modules import as_module
 from genrec.preference.negatives import Uniform
 from genrec.store import Artifact
 from genrec.training import loop

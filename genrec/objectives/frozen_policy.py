@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 from typing import cast
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from genrec.policy_modules import as_module, device_of
 from genrec.types import Policy
 
 
@@ -46,13 +46,3 @@ class FrozenCopy:
     def tensors(self) -> dict[str, Tensor]:
         """Return the weights for the checkpoint, none unless they are kept."""
         return dict(self._copy.state_dict()) if self.kept else {}
-
-
-def as_module(policy: Policy) -> nn.Module:
-    """Return the policy typed as an `nn.Module`, which the protocol `Policy` cannot express."""
-    return cast(nn.Module, policy)
-
-
-def device_of(policy: Policy) -> torch.device:
-    """Return the device of the policy's weights."""
-    return next(as_module(policy).parameters()).device

@@ -20,7 +20,6 @@ from genrec import plugin_errors
 from genrec.data.examples import epoch_steps
 from genrec.errors import UsageError
 from genrec.objectives.curve_warnings import FallingPositives
-from genrec.objectives.frozen_policy import device_of
 from genrec.objectives.numbered_examples import NumberedBatch, NumberedExamples
 from genrec.objectives.preference_logs import preference_logs
 from genrec.objectives.preference_state import PreferenceState
@@ -30,6 +29,7 @@ from genrec.objectives.row_scores import scores_of
 from genrec.objectives.rows import with_places
 from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of
 from genrec.objectives.validation_pairs import PairMetrics
+from genrec.policy_modules import device_of
 from genrec.preference.candidates import Pairs, Sampled
 from genrec.preference.exclusions import Exclusions
 from genrec.preference.losses import DPO, Anchored, LevelWeighted, SoftmaxDPO

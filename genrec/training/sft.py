@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from genrec import plugin_errors
-from genrec.objectives.frozen_policy import FrozenCopy, as_module
+from genrec.objectives.frozen_policy import FrozenCopy
+from genrec.policy_modules import as_module
 from genrec.randomness import seed_of
 from genrec.semantic_ids import SemanticIds
 from genrec.training.curves import OnRow

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from genrec.data.examples import Examples
 from genrec.randomness import generator
-from genrec.types import Recommender, SequenceBatch
+from genrec.types import SequenceBatch
 
 
 def batches(entries: Examples, size: int, device: torch.device) -> list[SequenceBatch]:
@@ -23,10 +22,3 @@ def select_users(entries: Examples, count: int, part: str) -> Examples:
         return entries
     chosen = torch.randperm(len(entries), generator=generator(0, f"{part} users"))[:count]
     return entries.select(chosen.sort().values)
-
-
-def device_of(recommender: Recommender) -> torch.device:
-    """Return the device of a policy's weights, or the CPU for a recommender without weights."""
-    if isinstance(recommender, nn.Module):
-        return next(recommender.parameters()).device
-    return torch.device("cpu")

@@ -17,11 +17,12 @@ from genrec.evaluation.comparison.compared_metric import PER_USER
 from genrec.evaluation.evaluate import Evaluate, evaluate
 from genrec.evaluation.metrics import ndcg, recall
 from genrec.evaluation.shared_id_ties import per_user
+from genrec.policy_modules import device_of
 from genrec.semantic_ids import SemanticIds
 from genrec.training.curves import mean_and_error
 from genrec.training.model_selection import FILTERED, Selection
 from genrec.training.recipes import SFT, Align
-from genrec.training.user_batches import batches, device_of, select_users
+from genrec.training.user_batches import batches, select_users
 from genrec.training.validation_feedback import ValidationFeedback
 from genrec.types import Baseline, Policy, SequenceBatch
 

@@ -17,7 +17,8 @@ from genrec.data.feedback_statistics import HeldOutPart
 from genrec.data.held_out_feedback import disliked_examples, held_out_items
 from genrec.evaluation.evaluate import Evaluate, Evaluation, evaluate
 from genrec.evaluation.feedback_metrics import disliked_of_lists, mean_pairwise_accuracy
-from genrec.training.user_batches import batches, device_of, select_users
+from genrec.policy_modules import device_of
+from genrec.training.user_batches import batches, select_users
 from genrec.types import Policy, Recommender, SequenceBatch
 
 CUTOFF = 10  # of disliked@n in validation

@@ -15,8 +15,8 @@ from torch import Tensor
 from genrec.data.examples import Examples, examples
 from genrec.errors import InputError, Stopped
 from genrec.objectives import Preference, Rounds, Supervised, validation_pairs
-from genrec.objectives.frozen_policy import as_module
 from genrec.objectives.validation_pairs import PairMetrics, pair_metrics
+from genrec.policy_modules import as_module
 from genrec.preference.candidates import Sampled
 from genrec.preference.candidates.step_sampler import StepSampler
 from genrec.preference.exclusions import Exclusions

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import torch
-from torch import nn
 
 from genrec.errors import UsageError
+from genrec.policy_modules import as_module, device_of
 from genrec.preference.candidates.policy_scores import FrozenScores, evaluation_mode
 from genrec.types import Candidates, CatalogPolicy, FrozenPolicy, ObjectiveContext, RowScores, SequenceBatch
 
@@ -48,8 +47,8 @@ class ProposingPolicy:
     def at_start(self, rows: SequenceBatch, propose: Callable[[SequenceBatch, SequenceBatch, RowScores], Candidates]) -> Candidates:
         """Return the candidates of validation users on the CPU, by the reference, or by the policy in training without one."""
         policy = self.context.policy if self.context.reference is None else self.context.reference.policy
-        module = cast(nn.Module, policy)
-        parts, device = [], next(module.parameters()).device
+        module, device = as_module(policy), device_of(policy)
+        parts = []
         for begin in range(0, len(rows.target), VALIDATION_ROWS):
             host = SequenceBatch(*(each[begin : begin + VALIDATION_ROWS] for each in rows))
             moved = SequenceBatch(*(each.to(device) for each in host))

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from genrec.errors import UsageError
+from genrec.policy_modules import device_of
 from genrec.preference.example_randomness import ExampleRandomness
 from genrec.preference.exclusions import Exclusions, on_cpu, take_first
 from genrec.preference.prefix_groups import check_depth
@@ -114,7 +115,7 @@ class _DrawFromBeams:
 
         Items are sorted by id, so a draw does not depend on the order of near ties.
         """
-        device = _device(self.policy)
+        device = device_of(self.policy)
         parts = [torch.empty(0, self.specification.num_beams, dtype=torch.int64)]
         for begin in range(0, len(batch.target), SEARCH_CHUNK):
             part = slice(begin, begin + SEARCH_CHUNK)
@@ -129,8 +130,3 @@ class _DrawFromBeams:
         column = target.unsqueeze(1)
         excluded = column if self.specification.seen else torch.cat([history, column], 1)
         return self.policy.recommend(history, beams, excluded).items
-
-
-def _device(policy: Policy) -> torch.device:
-    """Return the current device of the policy's weights; training may move them after the sampler is built."""
-    return next(cast(nn.Module, policy).parameters()).device
