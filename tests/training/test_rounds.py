@@ -292,3 +292,26 @@ def test_prepared_batches_keep_a_copy_on_the_host() -> None:
     assert isinstance(prepared, PreparedRows)
     assert prepared.candidates is prepared.host.candidates
     assert prepared.candidates is not None
+
+
+@dataclass(frozen=True)
+class CountedBuilds:
+    """A sampler that counts its builds."""
+
+    sampler: NegativeSampler
+    builds: list[int] = field(default_factory=list)
+
+    def inner_samplers(self) -> tuple[NegativeSampler, ...]:
+        return (self.sampler,)
+
+    def build(self, context: SamplerContext) -> Draw:
+        self.builds.append(1)
+        return self.sampler.build(context)
+
+
+@pytest.mark.parametrize("sampler", [Uniform(), ModelBeams(num_beams=10), ModelBeams(num_beams=10, refresh_every=4)])
+def test_a_sampler_that_tells_its_refresh_is_built_once(sampler: NegativeSampler) -> None:
+    """Building may compute neighbors of the whole catalog."""
+    counted = CountedBuilds(sampler)
+    built_step(recipe(negatives=counted))
+    assert len(counted.builds) == 1

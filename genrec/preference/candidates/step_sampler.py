@@ -7,9 +7,9 @@ from torch import Generator, Tensor
 from genrec import plugin_errors
 from genrec.plugin_source import name_with_place
 from genrec.preference.draw_contract import DrawContract
-from genrec.preference.negatives.capabilities import build_draw, draw_at
+from genrec.preference.negatives.capabilities import build_draw, draw_at, policy_refreshes
 from genrec.randomness import generator
-from genrec.types import Draw, FrozenPolicy, NegativeSampler, ObjectiveContext, Refresh, SamplerContext, SequenceBatch
+from genrec.types import Draw, FrozenPolicy, NegativeSampler, ObjectiveContext, Refresh, SequenceBatch
 
 
 class StepSampler:
@@ -21,16 +21,21 @@ class StepSampler:
     def __init__(self, sampler: NegativeSampler, num_negatives: int, context: ObjectiveContext) -> None:
         self.sampler, self.num_negatives, self.context = sampler, num_negatives, context
         self.name = name_with_place(type(sampler))
-        self.draw = self._build(context.data())
-        self.contract = DrawContract(context.data(), self.draw.offers_history, self.name, self.draw.offers_disliked)
-        refresh = Refresh() if self.draw.refresh is None else self.draw.refresh
-        self.refresh_every = refresh.every * (context.epoch_steps if refresh.unit == "epochs" else 1)  # steps; 0: never
         self.refreshed: FrozenPolicy | None = None
-        if self.refresh_every:
-            self.refreshed = context.frozen_copy("sampled")
-            self.draw = self._build(context.data()._replace(policy=self.refreshed.policy))
+        known = max(policy_refreshes(sampler), default=Refresh())  # of all samplers inside; at most one, see `check_one_refresh`
+        self.draw = self._build(bool(known.every))
+        refresh = Refresh() if self.draw.refresh is None else self.draw.refresh
+        if refresh.every and self.refreshed is None:  # a sampler that tells its refresh by its draw alone
+            self.draw = self._build(True)
+        self.contract = DrawContract(context.data(), self.draw.offers_history, self.name, self.draw.offers_disliked)
+        self.refresh_every = refresh.every * (context.epoch_steps if refresh.unit == "epochs" else 1)  # steps; 0: never
 
-    def _build(self, data: SamplerContext) -> Draw:
+    def _build(self, refreshed: bool) -> Draw:
+        """Build the draw, which reads a frozen copy of its own if it is `refreshed`, else the reference."""
+        data = self.context.data()
+        if refreshed:
+            self.refreshed = self.context.frozen_copy("sampled")
+            data = data._replace(policy=self.refreshed.policy)
         with plugin_errors.attribute_to(self.sampler, "while it was built"):
             return build_draw(self.sampler, data)
 
@@ -41,7 +46,7 @@ class StepSampler:
 
     def begin(self, step: int) -> None:
         """Refresh the copy of the policy that the sampler reads, if it is time to."""
-        if self.refreshed is not None and step % self.refresh_every == 0:
+        if self.refreshed is not None and self.refresh_every and step % self.refresh_every == 0:
             self.refreshed.refresh()
 
     def __call__(self, batch: SequenceBatch, step: int) -> Tensor:
