@@ -19,7 +19,7 @@ liked events is the best objective. `genrec.data.worlds.best_metrics` gives the 
 NDCG@10 of 0.282, and 0.655 and 0.201 for a ranker that knows the true probabilities of all events and no ratings.
 
 Cost: about 13 processor-minutes for three seeds, estimated from runs on a busy machine. Result: S-DPO, DPO and the gated form rank
-liked items above the control, and none of them ranks them above SFT on liked events (experiments/results.md will have the table).
+liked items above the control, and none of them ranks them above SFT on liked events. experiments/results.md has no table of it yet.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from genrec.objectives.row_scores import scores_of
 from genrec.objectives.rows import with_places
 from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of
 from genrec.objectives.validation_pairs import PairMetrics
+from genrec.plugin_source import components
 from genrec.policy_modules import device_of
 from genrec.preference.candidates import Pairs, Sampled
 from genrec.preference.exclusions import Exclusions
@@ -98,8 +99,10 @@ class Preference:
             )
 
     def check(self, experiment: Any) -> None:
-        """Raise UsageError if `targets` is "all" and the policy is not causal."""
+        """Raise UsageError if `targets` is "all" and the policy is not causal, or if the objective stands in SFT."""
         check_causal(self, self.targets, experiment)
+        if self in components(experiment.sft):
+            raise UsageError(f"{experiment.name}: Preference needs a reference, which SFT has not; set align=Align(Preference(...))")
 
     def build_step(self, context: ObjectiveContext) -> TrainingStep:
         """Return the objective for one policy and one training set."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -49,7 +50,7 @@ def fine_tune(
         policy=policy,
         reference=None,
         source=source,
-        data=no_data if data is None else data,
+        data=no_data if data is None else cache(data),
         frozen_copy=frozen_copy,
         normalize="codes",
         steps=recipe.optimization.max_steps or 0,

@@ -11,9 +11,11 @@ import pytest
 import torch
 from alignments import align, built_step, constant, parts, recipe, take
 from torch import Tensor, nn
+from trainings import RECIPE, fine_tune
 
 from genrec.errors import InputError, NumericsError, Stopped, UsageError
-from genrec.objectives import Preference, Supervised
+from genrec.experiment import SFT, Experiment
+from genrec.objectives import Preference, Rounds, Supervised
 from genrec.objectives.preferences import best_first
 from genrec.objectives.row_scores import scores_of
 from genrec.objectives.rows import places_of, rows_of
@@ -21,8 +23,8 @@ from genrec.preference.candidates import Sampled, TopItems
 from genrec.preference.losses import DPO, Anchored, RecPO, SoftmaxDPO
 from genrec.preference.negatives import Uniform
 from genrec.preference.rewards import Popular
-from genrec.testing import check_objective, check_proposer, objective_world
-from genrec.types import Candidates, ObjectiveContext, SequenceBatch, TrainingStep, WindowBatch
+from genrec.testing import Cyclic, check_objective, check_proposer, objective_world
+from genrec.types import Candidates, ObjectiveContext, SamplerContext, SequenceBatch, TrainingStep, WindowBatch
 
 
 def test_rows_of_a_window_are_its_places_with_a_target() -> None:
@@ -240,3 +242,32 @@ def test_another_policy_than_the_reference_is_refused_before_any_step(tmp_path: 
     monkeypatch.setattr(type(built), "eval", lambda self: self.train())
     with pytest.raises(NumericsError, match=r"expected ln\(1 \+ K\)"):
         align(built, entries, context, recipe(objective=Supervised()), 0, tmp_path / "last", constant)
+
+
+@pytest.mark.parametrize("objective", [Preference(), Rounds()])
+def test_a_preference_in_sft_is_refused_before_any_stage(objective: Preference | Rounds) -> None:
+    with pytest.raises(UsageError, match=r"odd: Preference needs a reference, which SFT has not; set align=Align\(Preference"):
+        Experiment(name="odd", source=Cyclic(), sft=SFT(objective=objective))
+
+
+def test_an_objective_of_sft_reads_the_training_data_once(tmp_path: Path) -> None:
+    built, entries, context = parts()
+    reads: list[int] = []
+
+    def data() -> SamplerContext:
+        reads.append(1)
+        return context
+
+    fine_tune(built, entries, RECIPE, 0, tmp_path / "last", constant, data=data)
+    assert reads == []  # the likelihood needs none
+    fine_tune(built, entries, replace(RECIPE, objective=ReadsTwice()), 0, tmp_path / "other", constant, data=data)
+    assert reads == [1]
+
+
+@dataclass(frozen=True)
+class ReadsTwice:
+    """The likelihood, after two looks at the training data."""
+
+    def build_step(self, context: ObjectiveContext) -> TrainingStep:
+        assert context.data() is context.data()
+        return Supervised().build_step(context)
