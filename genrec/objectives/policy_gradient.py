@@ -1,4 +1,4 @@
-"""The policy-gradient objective: the policy proposes candidates, a reward judges them, and the likelier ones become the better ones.
+"""The policy-gradient objective: the policy proposes candidates, a reward judges them, and the better ones become more likely.
 
     batch ──► rows ──► candidates ──► rewards ──► advantages ──► surrogate + KL + likelihood ──► step
                        (Proposer)     (Reward)    (Advantage)    (Surrogate)
