@@ -114,7 +114,7 @@ MODULES = {  # modules, and members that moved to another module
     "genrec.training.align.log_probs": "genrec.objectives.preferences.log_probs",
     "genrec.training.align.mismatched_items": "genrec.objectives.preferences.mismatched_items",
     "genrec.training.curve_warnings": "genrec.objectives.curve_warnings",
-    "genrec.training.objective_state": "genrec.objectives.objective_state",
+    "genrec.training.objective_state": "genrec.objective_state",
     "genrec.training.picture": "genrec.training.curve_plots",
     "genrec.training.plugin_errors": "genrec.plugin_errors",
     "genrec.training.plugins": "genrec.plugin_errors",

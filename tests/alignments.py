@@ -20,7 +20,7 @@ from genrec.data.corpus_builder import prepare
 from genrec.data.examples import Examples, examples
 from genrec.data.splits import LeaveOneOut
 from genrec.model import TigerPolicy
-from genrec.objectives.objective_state import FixedTensors
+from genrec.objective_state import FixedTensors
 from genrec.preference.losses import SoftmaxDPO
 from genrec.preference.negative_statistics import Summary
 from genrec.semantic_ids import SemanticIds

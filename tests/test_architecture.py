@@ -28,6 +28,7 @@ GROUND = {
     "manifests",
     "artifact_folders",
     "storage_errors",
+    "objective_state",
     "plugin_errors",
     "plugin_source",
     "policy_modules",

@@ -19,11 +19,11 @@ from genrec.data.examples import epoch_steps
 from genrec.errors import InputError, UsageError
 from genrec.objectives.group_logs import JudgedGroups, group_logs
 from genrec.objectives.prepared_rows import HostRows, PreparedRows
-from genrec.objectives.row_scores import scores_of
 from genrec.objectives.rows import with_places
 from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of
 from genrec.plugin_source import name_with_place
 from genrec.preference.candidates import Rollouts
+from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.losses.log_ratios import at_least_float32
 from genrec.preference.policy_gradient import EarlyClip, GroupAdvantage, k3_estimate, penalized_rewards
 from genrec.preference.policy_gradient.group_masks import distinct_candidates, group_mean

@@ -8,7 +8,7 @@ from typing import cast
 
 from torch import Tensor
 
-from genrec.objectives.objective_state import FixedTensors
+from genrec.objective_state import FixedTensors
 from genrec.preference.draw_counts import DrawCounts
 from genrec.preference.negative_statistics import NegativeStatistics, Summary
 from genrec.progress import say

@@ -25,13 +25,13 @@ from genrec.objectives.preference_logs import preference_logs
 from genrec.objectives.preference_state import PreferenceState
 from genrec.objectives.prepared_rows import HostRows, PreparedRows, check_positives, mean_likelihood, mean_loss
 from genrec.objectives.reference_cache import ReferenceCache
-from genrec.objectives.row_scores import scores_of
 from genrec.objectives.rows import with_places
 from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of
 from genrec.objectives.validation_pairs import PairMetrics
 from genrec.plugin_source import components
 from genrec.policy_modules import device_of
 from genrec.preference.candidates import Pairs, Sampled
+from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.exclusions import Exclusions
 from genrec.preference.losses import DPO, Anchored, LevelWeighted, SoftmaxDPO
 from genrec.preference.losses.kto import check_mismatched_pairs

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from genrec.errors import UsageError
+from genrec.objective_state import JoinedStates
 from genrec.objectives.numbered_examples import NumberedExamples, without_numbers
 from genrec.objectives.preferences import Preference
 from genrec.objectives.supervised import Supervised
@@ -72,7 +73,7 @@ class Rounds:
             loss=built.loss,
             prepare=built.prepare,
             begin=built.begin,
-            state=built,
+            state=JoinedStates({str(number): step.state for number, step in enumerate(steps)}),
             modules=tuple(module for step in steps for module in step.modules),
             measure=built.measure,
             watchers=tuple(watcher for step in steps for watcher in step.watchers),
@@ -88,7 +89,7 @@ class _Part(NamedTuple):
 
 
 class _Rounds:
-    """The built objectives. It is a `genrec.types.ObjectiveState`: the tensors of all parts, by the part's number."""
+    """The built objectives."""
 
     def __init__(self, specification: Rounds, context: ObjectiveContext, steps: Sequence[TrainingStep]) -> None:
         self.specification, self.reference, self.parts = specification, context.reference, steps
@@ -126,22 +127,6 @@ class _Rounds:
         if isinstance(self.specification.objectives[number], Supervised):
             logs = logs | {"sft_loss": loss.detach()}
         return loss, logs
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return all tensors by name."""
-        return {
-            f"{number}.{name}": value
-            for number, part in enumerate(self.parts)
-            if part.state is not None
-            for name, value in part.state.tensors().items()
-        }
-
-    def restore(self, saved: Mapping[str, Tensor]) -> None:
-        """Take the tensors of a checkpoint. Raise ValueError if they do not fit."""
-        for number, part in enumerate(self.parts):
-            if part.state is not None:
-                start = f"{number}."
-                part.state.restore({name.removeprefix(start): value for name, value in saved.items() if name.startswith(start)})
 
     def measure(self) -> dict[str, float]:
         """Return the metrics of all parts."""

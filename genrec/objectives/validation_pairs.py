@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from genrec.objectives.row_scores import scores_of
 from genrec.policy_modules import device_of
+from genrec.preference.candidates.row_scores import scores_of
 from genrec.types import Candidates, ObjectiveContext, Policy, SequenceBatch
 
 MAX_USERS = 512  # validation users with pairs, a sample that is the same for all seeds and rows

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genrec.objectives.row_scores import scores_of
 from genrec.objectives.rows import rows_of, with_places
 from genrec.plugin_source import name_with_place
+from genrec.preference.candidates.row_scores import scores_of
 from genrec.testing.objective_worlds import batches_of_kind, objective_world
 from genrec.testing.plugin_watch import call_plugin, same
 from genrec.testing.specification_checks import ContractError, check_specification

@@ -17,12 +17,12 @@ from torch import Tensor
 from genrec import plugin_errors
 from genrec.data.examples import Examples
 from genrec.model.unconstrained_sampling import unconstrained_statistics
+from genrec.objective_state import FixedTensors
 from genrec.objectives.frozen_policy import FrozenCopy
-from genrec.objectives.objective_state import FixedTensors
 from genrec.objectives.preferences import log_probs
-from genrec.objectives.row_scores import scores_of
 from genrec.objectives.validation_pairs import MAX_USERS
 from genrec.policy_modules import as_module, device_of
+from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.losses import check_start
 from genrec.randomness import generator, seed_of
 from genrec.training.curves import OnRow

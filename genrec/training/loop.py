@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from genrec.errors import ArtifactError, NumericsError, Stopped
-from genrec.objectives.objective_state import FixedTensors, WithModules, check_names
+from genrec.objective_state import FixedTensors, WithModules, check_names
 from genrec.precision import Resolved, resolve
 from genrec.progress import Progress as ProgressBar
 from genrec.progress import say

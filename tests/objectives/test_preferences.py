@@ -17,9 +17,9 @@ from genrec.errors import InputError, NumericsError, Stopped, UsageError
 from genrec.experiment import SFT, Experiment
 from genrec.objectives import Preference, Rounds, Supervised
 from genrec.objectives.preferences import best_first
-from genrec.objectives.row_scores import scores_of
 from genrec.objectives.rows import places_of, rows_of
 from genrec.preference.candidates import Sampled, TopItems
+from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.losses import DPO, Anchored, RecPO, SoftmaxDPO
 from genrec.preference.negatives import Uniform
 from genrec.preference.rewards import Popular

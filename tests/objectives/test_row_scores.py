@@ -13,8 +13,8 @@ from proposals import TablePolicy, random_windows, rows_of, rows_of_windows, sas
 from torch import Tensor
 
 from genrec.item_rows import best_items
-from genrec.objectives.row_scores import scores_of
-from genrec.preference.candidates.policy_scores import CatalogScores, FrozenScores, beams
+from genrec.preference.candidates.policy_scores import CatalogScores, beams
+from genrec.preference.candidates.row_scores import scores_of, scores_without_gradient
 from genrec.types import RowScores, SequenceBatch
 
 ITEMS = 30
@@ -207,7 +207,7 @@ def test_frozen_scores_equal_those_of_the_policy_on_rows_without_a_gradient() ->
     for name in ("tiger", "sasrec"):
         policy, history = policy_of(name), histories(3, 5, ITEMS)
         rows = SequenceBatch(torch.arange(3), history, history[:, -1])
-        frozen, live = FrozenScores(policy, rows, "children"), scores_of(policy, rows, None, rows, "children")
+        frozen, live = scores_without_gradient(policy, rows, "children"), scores_of(policy, rows, None, rows, "children")
         items = torch.tensor([[1, 2], [3, 0], [5, 6]])
         assert torch.equal(frozen.level_log_prob(items), live.level_log_prob(items).detach())
         assert not frozen.level_log_prob(items).requires_grad

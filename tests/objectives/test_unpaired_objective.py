@@ -12,8 +12,8 @@ from torch import Tensor
 from genrec.baselines import ItemKNN
 from genrec.errors import InputError, UsageError
 from genrec.objectives import PolicyGradient, Preference
-from genrec.objectives.row_scores import scores_of
 from genrec.preference.candidates import Rollouts, Sampled
+from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.losses import DPO, KTO, Anchored, LevelWeighted, SoftmaxDPO
 from genrec.preference.losses.kto import reference_point
 from genrec.preference.rewards import BaselineScore, Hit, RankPenalty, WeightedSum

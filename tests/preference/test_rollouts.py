@@ -11,8 +11,8 @@ from policies import TIGER, build, catalog, histories
 from proposals import TablePolicy, context_of, copies_of, data_of, one_level, random_windows, rows_of, rows_of_windows, sasrec
 
 from genrec.errors import UsageError
-from genrec.objectives.row_scores import scores_of
 from genrec.preference.candidates import Rollouts
+from genrec.preference.candidates.row_scores import scores_of
 from genrec.semantic_ids import SemanticIds
 from genrec.types import Candidates, Proposer, SequenceBatch
 

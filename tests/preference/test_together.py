@@ -13,8 +13,8 @@ from proposals import TablePolicy, context_of, copies_of, data_of, one_level, ro
 from torch import Tensor
 
 from genrec.errors import UsageError
-from genrec.objectives.row_scores import scores_of
 from genrec.preference.candidates import History, Rollouts, Together, TopItems
+from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.candidates.together import joined
 from genrec.semantic_ids import SemanticIds
 from genrec.types import Candidates, ObjectiveContext, Proposals, Proposer, SequenceBatch

@@ -14,8 +14,8 @@ from proposals import TablePolicy, context_of, copies_of, data_of, one_level, ra
 from torch import Tensor
 
 from genrec.errors import UsageError
-from genrec.objectives.row_scores import scores_of
 from genrec.preference.candidates import TopItems
+from genrec.preference.candidates.row_scores import scores_of
 from genrec.semantic_ids import SemanticIds
 from genrec.types import Candidates, Proposer, SequenceBatch
 

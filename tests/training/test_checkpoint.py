@@ -17,7 +17,7 @@ from worlds import TINY, cyclic
 from genrec import pipeline
 from genrec.errors import ArtifactError, NumericsError
 from genrec.model import TigerPolicy
-from genrec.objectives.objective_state import FixedTensors
+from genrec.objective_state import FixedTensors
 from genrec.semantic_ids import SemanticIds
 from genrec.store import hash_of
 from genrec.training import checkpoint, loop

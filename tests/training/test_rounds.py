@@ -17,9 +17,9 @@ from genrec.experiment import Experiment
 from genrec.objectives import Preference, Rounds, Supervised
 from genrec.objectives.preferences import mismatched_items
 from genrec.objectives.prepared_rows import PreparedRows
-from genrec.objectives.row_scores import scores_of
 from genrec.policy_modules import as_module
 from genrec.preference.candidates import Sampled
+from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.candidates.step_sampler import StepSampler
 from genrec.preference.exclusions import Exclusions
 from genrec.preference.losses import DPO, KTO, Anchored, SoftmaxDPO

@@ -9,8 +9,8 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from genrec.item_rows import best_items, last_places
-from genrec.types import CatalogPolicy, ConstrainedPolicy, Policy, Ranking, SequenceBatch
+from genrec.item_rows import best_items
+from genrec.types import ConstrainedPolicy, Policy, Ranking
 
 MAX_CELLS = 2**22  # scores of the catalog that are compared with an item's at once on a CPU, 16 MB
 
@@ -48,34 +48,6 @@ class CatalogScores:
                 columns.append(before.masked_fill(item == 0, count))
             parts.append(torch.stack(columns, 1))
         return torch.cat(parts)
-
-
-class FrozenScores:
-    """A `genrec.types.RowScores` of a frozen policy, on the whole history of each row."""
-
-    def __init__(self, policy: Policy, rows: SequenceBatch, normalize: Normalize) -> None:
-        self.policy, self.rows, self.normalize = policy, rows, normalize
-        self.catalog: CatalogScores | None = None
-        if isinstance(policy, CatalogPolicy):
-            with torch.no_grad():
-                self.catalog = CatalogScores(policy.catalog_log_prob(rows.history, last_places(rows.history)))
-
-    @torch.no_grad()
-    def level_log_prob(self, items: Tensor) -> Tensor:
-        """Return level log-probabilities without a gradient, float32 [X, M, L], of items int64 [X, M]."""
-        if self.catalog is not None:
-            return self.catalog.level_log_prob(items)
-        return prefix_level_log_prob(self.policy, self.rows.history, items, self.normalize)
-
-    def top(self, n: int, exclude: Tensor | None = None) -> Ranking:
-        """Return the `n` best items of each row: exact where the policy scores the catalog, else beams."""
-        if self.catalog is not None:
-            return self.catalog.top(n, exclude)
-        return beams(self.policy, self.rows.history, n, exclude)
-
-    def rank(self, items: Tensor) -> Tensor | None:
-        """Return the place of items int64 [X, M] in the catalog, or None for beams."""
-        return None if self.catalog is None else self.catalog.rank(items)
 
 
 def prefix_level_log_prob(policy: Policy, history: Tensor, items: Tensor, normalize: Normalize) -> Tensor:

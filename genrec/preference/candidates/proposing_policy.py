@@ -8,7 +8,8 @@ import torch
 
 from genrec.errors import UsageError
 from genrec.policy_modules import as_module, device_of
-from genrec.preference.candidates.policy_scores import FrozenScores, evaluation_mode
+from genrec.preference.candidates.policy_scores import evaluation_mode
+from genrec.preference.candidates.row_scores import scores_without_gradient
 from genrec.types import Candidates, CatalogPolicy, FrozenPolicy, ObjectiveContext, RowScores, SequenceBatch
 
 VALIDATION_ROWS = 256  # validation users that are scored at once
@@ -42,7 +43,7 @@ class ProposingPolicy:
 
     def scores(self, rows: SequenceBatch, scores: RowScores) -> RowScores:
         """Return the scores that choose the candidates of rows; `scores` are those of the policy in training."""
-        return scores if self.frozen is None else FrozenScores(self.frozen.policy, rows, self.context.normalize)
+        return scores if self.frozen is None else scores_without_gradient(self.frozen.policy, rows, self.context.normalize)
 
     def at_start(self, rows: SequenceBatch, propose: Callable[[SequenceBatch, SequenceBatch, RowScores], Candidates]) -> Candidates:
         """Return the candidates of validation users on the CPU, by the reference, or by the policy in training without one."""
@@ -53,7 +54,7 @@ class ProposingPolicy:
             host = SequenceBatch(*(each[begin : begin + VALIDATION_ROWS] for each in rows))
             moved = SequenceBatch(*(each.to(device) for each in host))
             with evaluation_mode(module):
-                found = propose(moved, host, FrozenScores(policy, moved, self.context.normalize))
+                found = propose(moved, host, scores_without_gradient(policy, moved, self.context.normalize))
             parts.append((found.items.cpu(), found.mask.cpu()))
         items, mask = (torch.cat(each) for each in zip(*parts, strict=True))
         return Candidates(items, mask)

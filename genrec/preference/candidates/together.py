@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from genrec.errors import UsageError
 from genrec.item_rows import repeated
+from genrec.objective_state import JoinedStates
 from genrec.preference.candidates.rollouts import Rollouts
 from genrec.preference.exclusions import representatives
 from genrec.types import (
@@ -87,7 +88,7 @@ class Together:
             in_step=in_step if reads_policy else None,
             static=static,
             begin=_call_all(begins) if begins else None,
-            state=_States(parts) if any(part.state is not None for part in parts) else None,
+            state=JoinedStates({str(number): part.state for number, part in enumerate(parts)}),
             for_validation=for_validation if proposing else None,
             save=_save_all(saves) if saves else None,
         )
@@ -148,19 +149,3 @@ def _save_all(functions: list[Callable[[Path], None]]) -> Callable[[Path], None]
             function(folder)
 
     return save
-
-
-class _States:
-    """The tensors of several proposers; their names begin with the proposer's number."""
-
-    def __init__(self, parts: list[Proposals]) -> None:
-        self.states = {f"{number}.": part.state for number, part in enumerate(parts) if part.state is not None}
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return all tensors by name."""
-        return {f"{prefix}{name}": value for prefix, state in self.states.items() for name, value in state.tensors().items()}
-
-    def restore(self, saved: Mapping[str, Tensor]) -> None:
-        """Take the tensors of a checkpoint."""
-        for prefix, state in self.states.items():
-            state.restore({name.removeprefix(prefix): value for name, value in saved.items() if name.startswith(prefix)})

@@ -51,9 +51,14 @@ class PolicyRowScores:
 
         A `CatalogPolicy` scores an item as one code: L is 1.
         """
-        policy = self.policy
-        if isinstance(policy, CatalogPolicy):
+        if isinstance(self.policy, CatalogPolicy):
             return self._catalog.level_log_prob(items)
+        with torch.set_grad_enabled(self._has_gradient and torch.is_grad_enabled()):
+            return self._level_log_prob(items)
+
+    def _level_log_prob(self, items: Tensor) -> Tensor:
+        """Return `level_log_prob` for a policy that does not score the catalog."""
+        policy = self.policy
         if self.places is None:
             return prefix_level_log_prob(policy, self.rows.history, items, self.normalize)
         if self.normalize == "codes" and isinstance(policy, WindowPolicy):
@@ -86,3 +91,9 @@ def scores_of(
     for a `SequenceBatch`; `rows` has each row's whole history and target (`genrec.objectives.rows.rows_of`).
     """
     return PolicyRowScores(policy, batch, places, rows, normalize)
+
+
+@torch.no_grad()
+def scores_without_gradient(policy: Policy, rows: SequenceBatch, normalize: Normalize) -> PolicyRowScores:
+    """Return the scores of a policy on whole histories, without a gradient."""
+    return PolicyRowScores(policy, rows, None, rows, normalize)

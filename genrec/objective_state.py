@@ -30,6 +30,22 @@ class FixedTensors:
             value.copy_(saved[name])
 
 
+class JoinedStates:
+    """An `ObjectiveState` of several ones. The names of the tensors begin with those of the parts: `PART.NAME`."""
+
+    def __init__(self, parts: Mapping[str, ObjectiveState | None]) -> None:
+        self.parts = {f"{name}.": part for name, part in parts.items() if part is not None}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors by name."""
+        return {f"{start}{name}": value for start, part in self.parts.items() for name, value in part.tensors().items()}
+
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Take the tensors of a checkpoint. Raise ValueError if they do not fit."""
+        for start, part in self.parts.items():
+            part.restore({name.removeprefix(start): value for name, value in saved.items() if name.startswith(start)})
+
+
 class WithModules:
     """An `ObjectiveState` with the weights of an objective's modules beside the tensors of another state."""
 
