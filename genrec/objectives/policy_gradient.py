@@ -24,6 +24,7 @@ from genrec.objectives.supervised import check_causal, check_sequence_policy, ex
 from genrec.plugin_source import name_with_place
 from genrec.preference.candidates import Rollouts
 from genrec.preference.candidates.row_scores import scores_of
+from genrec.preference.exclusions import representatives
 from genrec.preference.losses.log_ratios import at_least_float32
 from genrec.preference.policy_gradient import EarlyClip, GroupAdvantage, k3_estimate, penalized_rewards
 from genrec.preference.policy_gradient.group_masks import distinct_candidates, group_mean
@@ -153,8 +154,7 @@ class _PolicyGradientStep:
         semantic_ids = context.data().semantic_ids
         no_item = torch.full((1, semantic_ids.levels), -1)
         self.codes = torch.cat([no_item, semantic_ids.codes])  # int64 [N + 1, L]
-        numbers = semantic_ids.leaf(torch.arange(1, semantic_ids.items + 1))
-        self.numbers = torch.cat([no_item[0, :1], numbers])  # int64 [N + 1]  number of the item's Semantic ID
+        self.numbers = representatives(context.data())  # int64 [N + 1]  equal for items of one Semantic ID
         with plugin_errors.attribute_to(objective.reward, "while the reward was built"):
             self.rate = checked_rating(objective.reward, context.data()).rate
         self.checked = False

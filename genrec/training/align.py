@@ -22,6 +22,7 @@ from genrec.objectives.frozen_policy import FrozenCopy
 from genrec.objectives.preferences import log_probs
 from genrec.objectives.validation_pairs import MAX_USERS
 from genrec.policy_modules import as_module, device_of
+from genrec.preference.candidates.policy_scores import evaluation_mode
 from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.losses import check_start
 from genrec.randomness import generator, seed_of
@@ -153,16 +154,13 @@ def context_of(policy: Policy, data: AlignmentData, recipe: Align, seed: int, fr
 def check_same_start(context: ObjectiveContext, examples: SequenceBatch) -> None:
     """Raise NumericsError unless policy and reference give the same log-probabilities in evaluation mode, before any step."""
     assert context.reference is not None
-    module = as_module(context.policy)
-    training = module.training
-    module.eval()
     device = device_of(context.policy)
     rows = SequenceBatch(*(each.to(device) for each in examples))
     items = torch.stack([rows.target, rows.target.roll(1)], 1)
     both = (context.policy, context.reference.policy)
-    ours, theirs = (log_probs(scores_of(each, rows, None, rows, context.normalize).level_log_prob(items)) for each in both)
+    with evaluation_mode(as_module(context.policy)):
+        ours, theirs = (log_probs(scores_of(each, rows, None, rows, context.normalize).level_log_prob(items)) for each in both)
     check_start(ours, theirs)
-    module.train(training)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from genrec.errors import UsageError
+from genrec.preference.exclusions import representatives
 from genrec.preference.rewards.reward_tables import DeviceTable, mask_padding
 from genrec.types import Rating, SamplerContext, SequenceBatch
 
@@ -99,8 +100,7 @@ class _Hits:
     """Finds candidates with the Semantic ID of the logged item."""
 
     def __init__(self, context: SamplerContext) -> None:
-        leaf = context.semantic_ids.leaf(torch.arange(1, context.item_count + 1))
-        self.number = DeviceTable(torch.cat([leaf.new_full((1,), -1), leaf]))  # int64 [N + 1]  equal for equal Semantic IDs
+        self.number = DeviceTable(representatives(context))  # int64 [N + 1]  equal for equal Semantic IDs
 
     def find(self, batch: SequenceBatch, items: Tensor) -> Tensor:
         """Return where items int64 [B, M] are hits: bool [B, M]."""
