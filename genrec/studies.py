@@ -1,8 +1,8 @@
 """The record of what was tried: `data/studies/`, one file for each FILE.py:FUNCTION that `genrec run` has run.
 
 A row that was picked from many and is reported alone was tested as often as there were rows. So each run records its trained rows
-before anything is trained: the name, a hash of the settings (other settings under the same name are another row), the protocol, and
-when each seed was run first. Failed and stopped runs count. Remove a file to forget its study.
+before anything is trained: the name, a hash of the settings without those of the evaluation (other settings under the same name are
+another row), the protocol, and when each seed was run first. Failed and stopped runs count. Remove a file to forget its study.
 
 `of_run` gives the comparison the studies in which a seed of a row was run, each with all rows that were ever run in it.
 """
@@ -18,21 +18,22 @@ from typing import Any
 from genrec import hashed_json, pipeline
 from genrec.errors import ArtifactError
 from genrec.evaluation.compare import Study
+from genrec.evaluation.statistics.families import REPLACED
 from genrec.experiment import Experiment
 from genrec.hashed_json import KEY, Each, Listed, Matching, Shape
-from genrec.row_settings import planned_configuration, settings_hash
+from genrec.row_settings import before_alignment, planned_configuration, settings_before_evaluation
 from genrec.run_file_format import SEED_NUMBER
 from genrec.storage_errors import check_folder
 from genrec.store import hash_of, locked_file, now, write_json
 from genrec.workspace import home, studies_folder
 
-FORMAT = 1
+FORMAT = 2  # files of format 1 have hashes that depend on the settings of the evaluation
 FROM_PYTHON = "Python"  # study of the runs that Python code started, without a FILE.py:FUNCTION
 TUNING = ".tuning.json"  # ending of the record of a tuning, which is no study: its trials see no test data
 ADVICE = "move the file away; the record of what was tried in this study is then lost"
 _ROW: dict[str, Shape] = {
     "name": str,
-    "settings": Matching(KEY),  # `row_settings.settings_hash`
+    "settings": Matching(KEY),  # `row_settings.settings_before_evaluation`
     "protocol": dict,  # `_protocol`
     "seeds": Each(str, lambda seed: re.fullmatch(SEED_NUMBER, seed) is not None, at_least=1),  # seed -> when it was run first, UTC
 }
@@ -77,7 +78,7 @@ def record(study: str, experiments: Sequence[Experiment]) -> None:
 def _add(rows: list[dict[str, Any]], experiment: Experiment) -> bool:
     """Add an experiment to the rows of a study. Return whether it was not there."""
     steps = pipeline.plan(experiment)
-    settings = settings_hash(planned_configuration(steps))
+    settings = settings_before_evaluation(planned_configuration(steps))
     wanted = {"name": experiment.name, "settings": settings, "protocol": _protocol(experiment, pipeline.key_for_all_seeds(steps[0]))}
     row = next((row for row in rows if {name: row[name] for name in wanted} == wanted), None)
     if row is None:
@@ -109,6 +110,8 @@ def read(path: Path) -> dict[str, Any]:
     """Return the checked content of a study's file (see `SHAPE`)."""
     content = hashed_json.read_object(path, ADVICE)
     hashed_json.check_format(path, content, FORMAT, ADVICE)
+    if content["format"] < FORMAT:
+        raise ArtifactError(f"{path} was written by an earlier version of genrec; {ADVICE}, unless you run its rows again")
     hashed_json.check_object(path, content, SHAPE, ADVICE)
     if file_of(content["name"]).name != path.name:
         raise ArtifactError(f"{path} holds the study {content['name']!r}: a file was copied or renamed; {ADVICE}")
@@ -131,7 +134,7 @@ def of_run(
     Args:
         records: the studies, from `read_all`.
         name: name of the row.
-        settings: hash of the row's settings (`row_settings.settings_hash`).
+        settings: hash of the row's settings (`row_settings.settings_before_evaluation`).
         seed: the seed.
         current: returns the hash of the settings that the run file of a name has, or None if there is none.
 
@@ -146,6 +149,14 @@ def of_run(
     return tuple(found)
 
 
+def starts_of(records: Iterable[dict[str, Any]], configuration: dict[str, Any]) -> frozenset[str]:
+    """Return the names of the rows with the settings of SFT from which an aligned row continues; empty for a row without alignment."""
+    if configuration.get("align", True) is None:
+        return frozenset()
+    start = settings_before_evaluation(before_alignment(configuration))
+    return frozenset(row["name"] for content in records for row in content["rows"] if row["settings"] == start)
+
+
 def _names(rows: Sequence[dict[str, Any]], current: Callable[[str], str | None]) -> Iterator[str]:
     """Iterate over distinct names of the rows. Without a run file, the settings that were recorded last are the present ones."""
     by_name: dict[str, list[str]] = {}
@@ -155,7 +166,7 @@ def _names(rows: Sequence[dict[str, Any]], current: Callable[[str], str | None])
         present = current(name) or settings[-1]
         others = [each for each in settings if each != present]
         yield from ([name] if present in settings else [])
-        yield from (f"{name} (replaced{f' {place}' if place > 1 else ''})" for place in range(1, len(others) + 1))
+        yield from (f"{name}{REPLACED}{f' {place}' if place > 1 else ''})" for place in range(1, len(others) + 1))
 
 
 def file_of(study: str, ending: str = ".json") -> Path:

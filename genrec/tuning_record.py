@@ -15,7 +15,7 @@ from typing import Any, Literal
 from genrec import hashed_json, pipeline, studies
 from genrec.errors import UsageError, counted
 from genrec.hashed_json import KEY, Each, Listed, Matching, Optional, Shape
-from genrec.row_settings import settings_hash
+from genrec.row_settings import settings_before_evaluation as settings_before_evaluation
 from genrec.storage_errors import check_folder
 from genrec.store import hash_of, locked_file, write_json
 from genrec.tuning import Tuning
@@ -106,11 +106,6 @@ def settings_of(tuning: Tuning) -> str:
     steps = pipeline.plan(dataclasses.replace(tuning.experiment, seed=tuning.seed))
     keys = [step.key for step in steps if step.stage != "evaluate" or tuned_stage(tuning) == "data"]  # a baseline is in evaluate
     return hash_of({"keys": keys, "space": _described(tuning), "seed": tuning.seed, "prune": tuning.prune})
-
-
-def settings_before_evaluation(configuration: dict[str, Any]) -> str:
-    """Return the hash of a row's settings without those of its evaluation. A trial has the one of the row that it may become."""
-    return settings_hash({path: value for path, value in configuration.items() if not path.startswith("evaluate.")})
 
 
 def origins(configuration: dict[str, Any]) -> list[str]:

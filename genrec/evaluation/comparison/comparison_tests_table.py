@@ -132,8 +132,8 @@ def _diagnostic(comparison: Comparison, tested: Sequence[tuple[Row, PairedTest]]
     rows = [[name, _difference(test), interval_cell(only.interval, "+.5f"), p_cell(only.p)] for name, test, only in found]
     note = (
         f"A paired bootstrap over users with {comparison.resamples} resamples, with the seeds fixed. It says something about these "
-        "trained models and nothing about methods: at the 5 % level it rejects true nulls of methods in 10 to 33 % of cases "
-        "(docs/evaluation.md, Statistics)."
+        "trained models and nothing about methods: at the 5 % level it rejects true nulls of methods in 5 to 44 % of the simulated "
+        "tests in experiments/results/significance.md."
     )
     return [Table(DIAGNOSTIC, columns, rows, [note])]
 
