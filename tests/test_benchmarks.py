@@ -262,3 +262,8 @@ def test_the_calibration_prints_a_line_for_each_condition(monkeypatch: pytest.Mo
         if each.family == "branched"
     ]
     assert all(len(row) == 11 for row in cells)
+    monkeypatch.setattr(sys, "argv", ["calibration.py", "--tables", "2", "--few-seeds"])
+    module.main()
+    _, over_users, over_seeds = capsys.readouterr().out.split("\n\n")
+    assert len(over_users.splitlines()) == 2 + 4 * 3 * 2  # families, seeds, deviations
+    assert len(over_seeds.splitlines()) == 2 + 4 * 3

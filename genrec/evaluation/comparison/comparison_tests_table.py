@@ -82,6 +82,11 @@ def _variance(comparison: Comparison) -> list[str]:
             f"Standard deviation over seeds of a difference between trained rows: {pool.deviation:.5f} with {freedom}, {of} "
             f"{enumerated(rows)}."
         )
+        if len(rows) > 1:
+            sentences.append(
+                "These degrees of freedom are S - 1 a row, as for independent rows; run effects of the reference, which are in all "
+                "differences, leave fewer (experiments/results/significance.md)."
+            )
     sentences += [f"Not pooled, with its own deviation: {row} ({reason})." for row, reason in comparison.unpooled.items()]
     if any(not row.trained for row in comparison.rows) and any(row.trained for row in comparison.rows):
         sentences.append("A trained row against a baseline has its own deviation.")
