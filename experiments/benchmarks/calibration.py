@@ -3,7 +3,7 @@
     python experiments/benchmarks/calibration.py                    # all conditions, 4,000 tables each; about 15 minutes on one core
     python experiments/benchmarks/calibration.py --tables 200       # the same with larger errors
     python experiments/benchmarks/calibration.py --families apart --deviations 0.012     # runs with larger effects
-    python experiments/benchmarks/calibration.py --few-seeds        # 2, 3 and 5 seeds, baselines, tests over seeds alone; 4 minutes
+    python experiments/benchmarks/calibration.py --few-seeds        # 2, 3 and 5 seeds, baselines, tests over seeds alone; 2 minutes
 
 A simulated table resembles a table of MovieLens-100K: 943 users, NDCG@10 of 0 or 1 / log2(rank + 1) with mean 0.055. It has a
 reference and `rows` further rows, all trained with the same seeds. The rank of user u in row r at seed s comes from a score
@@ -19,7 +19,7 @@ expected metric, so more or fewer users are hit and no value leaves the range of
 | `branched` | the rows of a seed continue one SFT policy, the reference; each row adds a run effect | 0.86, 0.09, 0.035, 0.015 |
 | `control` | as `branched`, but the reference continues the SFT policy as well, with a run effect of its own | the same |
 | `apart` | every row is trained apart, and so is the reference | 0.82, 0, 0.12, 0.06 |
-| `baseline` | as `apart`, but the reference is a baseline: one result for all seeds, and each row has a variance of its own | the same |
+| `baseline` | as `apart`, but the reference is a baseline with one result, and each row has a variance of its own | the same |
 
 The run effect of the reference, in `control` and `apart`, is in every difference. The run effect of the SFT policy that branched rows
 share is not simulated: it cancels in every difference. The variances were chosen
@@ -29,8 +29,8 @@ standard error over users. Branched: 0.20 and 0.0022, 37 rows of `experiments/re
 
 Printed are the shares of tests with p < 0.05 and of tables with any test that Holm's correction finds, with their standard errors, for
 the crossed test, for the same test with adjusted degrees of freedom (`adjusted_degrees`, which the package does not use), and for the
-t-test over users alone. Where there is no gain, these are false findings. `--few-seeds` also prints the findings of the test over seeds
-alone, for a figure of all lists such as coverage, which varies by run effects only.
+t-test over users alone. Where there is no gain, these are false findings. `--few-seeds` also prints the findings of the test over
+seeds alone, for a figure of all lists such as coverage, which varies by run effects only.
 """
 
 from __future__ import annotations

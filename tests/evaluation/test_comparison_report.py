@@ -427,3 +427,20 @@ def test_targets_that_filter_seen_excludes_are_counted() -> None:
 
 def test_small_p_values_have_an_exponent() -> None:
     assert [p_cell(p) for p in (0.5, 0.0001, 0.00004, 3e-20, None)] == ["0.5000", "0.0001", "4.0e-05", "3.0e-20", "undefined"]
+
+
+def test_few_seeds_have_a_note_with_the_simulated_level() -> None:
+    """Two trained rows and a baseline: the note has the pairs whose level is above 7 % at so few seeds."""
+
+    def note(seeds: int, reference: str, *names: str) -> list[str]:
+        trained = {"sft.optimization.max_steps": 5}
+        runs = [run(name, seed, trained if name != "pop" else {}) for name in names for seed in range(seeds if name != "pop" else 1)]
+        lines = comparison_report.markdown(compare(runs, reference=reference, resamples=10)).splitlines()
+        return [line for line in lines if line.startswith("Few seeds")]
+
+    assert "11 % of tests against a baseline over 2 seeds" in note(2, "pop", "pop", "sft")[0]
+    assert "7.4 % of tests against a baseline over 4 seeds" in note(4, "pop", "pop", "sft")[0]
+    assert note(5, "pop", "pop", "sft", "longer") == []
+    both = "11 % of tests against a baseline over 2 seeds and 7.7 % of tests against a trained reference over 2 seeds"
+    assert both in note(2, "sft", "pop", "sft", "longer")[0]
+    assert note(3, "sft", "sft", "longer") == []
