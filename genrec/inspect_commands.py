@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from genrec import loading, pipeline, row_trainings, run_files
+from genrec import loading, pipeline, row_settings, row_trainings, run_files
 from genrec.errors import ResourceError, UsageError
 from genrec.overrides import override
 from genrec.storage_errors import explain
@@ -72,7 +72,7 @@ def tokenize(options: argparse.Namespace, flags: list[str]) -> int:
         quantizer = artifact.manifest["specification"]["tokenize"]["quantizer"]
         files = artifact.manifest["file_names"].get("tokenize", ())
         data, embed = run_files.artifact_label(artifacts["data"], "source"), run_files.artifact_label(artifacts["embed"], "embed")
-        title = f"{data}, {embed}, {run_files.label(quantizer, files)}"
+        title = f"{data}, {embed}, {row_settings.label(quantizer, files)}"
         print(f"{title}\n{artifact.folder}")
         for line in health_report.lines(figures):
             print(f"  {line}")

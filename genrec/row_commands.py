@@ -47,7 +47,7 @@ def list_rows(options: argparse.Namespace, flags: list[str]) -> int:
 
 def show(options: argparse.Namespace, flags: list[str]) -> int:
     """Print all that is stored about a row (`genrec show`)."""
-    from genrec import row_settings, run_files, studies, tuning_record
+    from genrec import kept_steps, row_settings, run_files, studies, tuning_record
     from genrec.workspace import store
 
     content, tried = run_files.read(options.name), studies.read_all()
@@ -65,6 +65,8 @@ def show(options: argparse.Namespace, flags: list[str]) -> int:
             where = {name: about["environment"].get(name, "?") for name in ("torch", "threads")}
             made = f"{about['created']}, {about['seconds']:.1f} s, commit {about['git']}, torch {where['torch']}"
             print(f"  {stage:9} {store().folder(stage, key)}  made {made}, threads {where['threads']}")
+        for stage, step in kept_steps.kept_steps(entry["artifacts"], store()).items():
+            print(f"  {stage} kept step {step}{kept_steps.BEFORE_TRAINING.get(stage, kept_steps.BEFORE_LATER) if step == 0 else ''}")
         settings = row_settings.training_hash(content["configuration"])
         for study in studies.of_run(tried, content["name"], settings, int(seed), run_files.present_settings):
             print(f"  run in {study.name}, {counted(len(study.rows), 'trained row')} in all: {', '.join(sorted(study.rows))}")

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from genrec import pipeline
+from genrec.evaluation.compare import METRICS
 from genrec.store import Artifact, hash_of
 
 VERSION = "stages."  # prefix of the versions of the stages, which a user does not set
+EVALUATION = "evaluate."  # prefix of the settings of the evaluation
 
 
 def configuration(artifacts: dict[str, Artifact]) -> dict[str, Any]:
@@ -28,8 +30,41 @@ def settings_hash(configuration: dict[str, Any]) -> str:
 
 
 def training_hash(configuration: dict[str, Any]) -> str:
-    """Return a hash of the settings before evaluation: equal for two looks at one trained policy, with other metrics or cut-offs."""
-    return settings_hash({path: value for path, value in configuration.items() if not path.startswith("evaluate.")})
+    """Return the `settings_hash` of a row without the settings of its evaluation: the same for all ways to look at one training."""
+    return settings_hash({path: value for path, value in configuration.items() if not path.startswith(EVALUATION)})
+
+
+def before_alignment(configuration: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that the row of an aligned row's SFT alone has. Without a tokenizer it embeds no items."""
+    left_out = ("align.", "align-") + (("embed.",) if configuration.get("tokenize", True) is None else ())  # `align-2.` of a chain
+    return {path: value for path, value in configuration.items() if not path.startswith(left_out)} | {"align": None}
+
+
+def without_metrics(configuration: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that all seeds of a row share at all times: a row may be evaluated again with other further metrics."""
+    return {path: value for path, value in configuration.items() if path != METRICS}
+
+
+def with_metrics_of(configuration: dict[str, Any], evaluated: Artifact) -> dict[str, Any]:
+    """Return the settings of a row with the further metrics of one seed, given by the artifact of its evaluation."""
+    own = evaluated.manifest["specification"]["evaluate"]
+    return without_metrics(configuration) | ({METRICS: own["metrics"]} if "metrics" in own else {})
+
+
+def label(description: dict[str, Any], files: Sequence[str] = ()) -> str:
+    """Return a described component in words, without its paths: `MovieLens(variant=100k)`, `Frames(events.csv, ...)`."""
+    hidden = ("class", "version", "fingerprint", "source")  # `source` is the hash of a plug-in's code
+    known = {name: value for name, value in description.items() if name not in hidden and value is not None}
+    fields = [f"{name}={label(value) if isinstance(value, dict) and 'class' in value else value}" for name, value in known.items()]
+    values = [*files, *fields]
+    return f"{description['class'].rpartition(':')[2]}({', '.join(values)})"
+
+
+def setting_in_words(value: object) -> str:
+    """Return a setting for a message: `[CandidateHitRate(num_candidates=20, seed=0)]` for a list of components."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(setting_in_words, value))}]"
+    return label(value) if isinstance(value, dict) and "class" in value else repr(value)
 
 
 def flatten(description: object, path: str = "") -> dict[str, object]:

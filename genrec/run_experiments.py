@@ -58,6 +58,8 @@ def run(
             raise
         failed_runs.clear(experiment)
         new |= {each.key: each for each in artifacts.values() if _modified(each.folder) != before[each.key]}
+    for name in dict.fromkeys(experiment.name for experiment in experiments):
+        run_files.say_other_metrics(name)
     if new:
         say(seconds_line(list(new.values())))
 

@@ -22,11 +22,21 @@ from genrec.data.corpus import Corpus
 from genrec.data.corpus_statistics import protocol_of
 from genrec.environment import joined
 from genrec.errors import ArtifactError, UsageError
-from genrec.evaluation.compare import Run
-from genrec.evaluation.comparison.compared_metric import read_user_metric
+from genrec.evaluation.compare import METRICS, Run
+from genrec.evaluation.comparison.compared_metric import read_user_counts, read_user_metric
+from genrec.evaluation.statistics.paired_tests import seeds_in_words
 from genrec.experiment import MAX_NAME, Experiment, is_name, is_training_stage
+from genrec.kept_steps import kept_steps
 from genrec.progress import say
-from genrec.row_settings import configuration, planned_configuration, training_hash
+from genrec.row_settings import (
+    configuration,
+    label,
+    planned_configuration,
+    setting_in_words,
+    training_hash,
+    with_metrics_of,
+    without_metrics,
+)
 from genrec.storage_errors import check_folder
 from genrec.store import Artifact, hash_of, locked_file, now, write_json
 from genrec.target_seeds import check_target_seeds
@@ -64,15 +74,6 @@ def artifact_label(artifact: Artifact, field: str) -> str:
     """Return the component that an artifact was made with in words, with the names of its files when it was made."""
     files = artifact.manifest["file_names"].get(field, ())
     return label(artifact.manifest["specification"][field], files)
-
-
-def label(description: dict[str, Any], files: Sequence[str] = ()) -> str:
-    """Return a described component in words, without its paths: `MovieLens(variant=100k)`, `Frames(events.csv, ...)`."""
-    hidden = ("class", "version", "fingerprint", "source")  # `source` is the hash of a plug-in's code
-    known = {name: value for name, value in description.items() if name not in hidden and value is not None}
-    fields = [f"{name}={label(value) if isinstance(value, dict) and 'class' in value else value}" for name, value in known.items()]
-    values = [*files, *fields]
-    return f"{description['class'].rpartition(':')[2]}({', '.join(values)})"
 
 
 def environment_of(artifacts: dict[str, Artifact]) -> dict[str, str]:
@@ -129,7 +130,7 @@ def _changed(rows: dict[str, dict[str, Any]]) -> dict[str, str]:
     return {
         name: _differences(settings, rows[name], "there", "now")
         for name, settings in old.items()
-        if hash_of(settings) != hash_of(rows[name])
+        if hash_of(without_metrics(settings)) != hash_of(without_metrics(rows[name]))
     }
 
 
@@ -146,7 +147,9 @@ def _differences(one: dict[str, Any], other: dict[str, Any], in_one: str, in_oth
     """Return the first settings that differ, with both values."""
     absent = object()
     paths = [path for path in dict.fromkeys([*one, *other]) if one.get(path, absent) != other.get(path, absent)]
-    first, second = ([repr(settings[path]) if path in settings else "absent" for path in paths] for settings in (one, other))
+    first, second = (
+        [setting_in_words(settings[path]) if path in settings else "absent" for path in paths] for settings in (one, other)
+    )
     shown = [
         f"the data files have changed ({path})"
         if path == "source.fingerprint" and absent not in (one.get(path, absent), other.get(path, absent))
@@ -159,7 +162,8 @@ def _differences(one: dict[str, Any], other: dict[str, Any], in_one: str, in_oth
 def record(experiment: Experiment, artifacts: dict[str, Artifact], replace: bool = False) -> None:
     """Write the result of one seed into the row's run file.
 
-    A row with other settings or another protocol starts again if `replace` is true, else UsageError is raised. After `check_rows`
+    Other `Evaluate.metrics` keep the row. A row with other settings or another protocol starts
+    again if `replace` is true, else UsageError is raised. After `check_rows`
     other settings can only be found if another process has written the row in the meantime. Another protocol with the same settings
     means that the data stage does not give the same data each time.
     """
@@ -169,7 +173,8 @@ def record(experiment: Experiment, artifacts: dict[str, Artifact], replace: bool
         content: dict[str, Any] = {"format": run_file_format.FORMAT, "name": experiment.name, "configuration": settings, "seeds": {}}
         if path.is_file():
             old = run_file_format.read(path)
-            if hash_of([old["configuration"], _figures(old["protocol"])]) == hash_of([settings, _figures(evaluated)]):
+            kept, new = without_metrics(old["configuration"]), without_metrics(settings)
+            if hash_of([kept, _figures(old["protocol"])]) == hash_of([new, _figures(evaluated)]):
                 content["seeds"] = old["seeds"]
             elif replace:
                 say(f"{experiment.name}: the configuration has changed; {path} starts again without its earlier seeds")
@@ -186,6 +191,21 @@ def record(experiment: Experiment, artifacts: dict[str, Artifact], replace: bool
             "metrics": json.loads((artifacts["evaluate"].folder / "metrics.json").read_text(encoding="utf-8")),
         }
         write_json(path, hashed_json.add_hash(content))
+
+
+def say_other_metrics(name: str) -> None:
+    """Log which seeds of a row were evaluated with other further metrics than the seed that was run last."""
+    content, artifacts = read(name), store()
+    settings = content["configuration"]
+    keys = {int(number): entry["artifacts"]["evaluate"] for number, entry in content["seeds"].items()}
+    evaluated = {number: artifacts.get("evaluate", key) for number, key in keys.items() if artifacts.has("evaluate", key)}
+    other = sorted(number for number, each in evaluated.items() if hash_of(with_metrics_of(settings, each)) != hash_of(settings))
+    if other:
+        were, seeds = ("was", "this seed") if len(other) == 1 else ("were", "these seeds")
+        say(
+            f"{name}: {seeds_in_words(other)} {were} evaluated with other {METRICS} than the last run, "
+            f"{setting_in_words(settings.get(METRICS, []))}; run {seeds} again, which trains nothing"
+        )
 
 
 def _figures(protocol: dict[str, Any]) -> dict[str, Any]:
@@ -252,15 +272,18 @@ def outcomes(names: Sequence[str], only_seeds: dict[str, set[int]] | None = None
     for name in dict.fromkeys(names):
         content = read(name)
         selected = tuning_record.selections(tunings, content["configuration"])
+        starts = studies.starts_of(tried, content["configuration"])
         for seed, entry in sorted(content["seeds"].items(), key=lambda item: int(item[0])):
             if only_seeds is not None and int(seed) not in only_seeds[name]:
                 continue
-            folder = artifacts.get("evaluate", entry["artifacts"]["evaluate"]).folder
+            evaluated = artifacts.get("evaluate", entry["artifacts"]["evaluate"])
+            folder, settings = evaluated.folder, with_metrics_of(content["configuration"], evaluated)
             ranks = pd.read_parquet(folder / "ranks.parquet")
-            described = content["protocol"], content["configuration"], entry["environment"]
+            described = content["protocol"], settings, entry["environment"]
             user_metrics = read_user_metric(folder / "user_metrics.parquet", metric)
-            found = studies.of_run(tried, name, training_hash(content["configuration"]), int(seed), current, compared)
-            runs.append(Run(name, int(seed), ranks, entry["metrics"], *described, user_metrics, found, selected))
+            found = studies.of_run(tried, name, training_hash(settings), int(seed), current, compared)
+            stored = kept_steps(entry["artifacts"], artifacts), read_user_counts(folder / "user_counts.json")
+            runs.append(Run(name, int(seed), ranks, entry["metrics"], *described, user_metrics, found, selected, *stored, starts))
     return runs
 
 

@@ -1,8 +1,8 @@
 """The record of what was tried: `data/studies/`, one file for each FILE.py:FUNCTION that `genrec run` has run.
 
 A row that was picked from many and is reported alone was tested as often as there were rows. So each run records its trained rows
-before anything is trained: the name, a hash of the settings (other settings under the same name are another row), the protocol, and
-when each seed was run first. Failed and stopped runs count. Remove a file to forget its study.
+before anything is trained: the name, a hash of the settings without those of the evaluation (other settings under the same name are
+another row), the protocol, and when each seed was run first. Failed and stopped runs count. Remove a file to forget its study.
 
 `of_run` gives the comparison the studies in which a seed of a row was run, each with all rows that were ever run in it.
 """
@@ -18,15 +18,16 @@ from typing import Any
 from genrec import hashed_json, pipeline
 from genrec.errors import ArtifactError
 from genrec.evaluation.compare import Study
+from genrec.evaluation.statistics.families import REPLACED
 from genrec.experiment import Experiment
 from genrec.hashed_json import KEY, Each, Listed, Matching, Shape
-from genrec.row_settings import planned_configuration, training_hash
+from genrec.row_settings import before_alignment, planned_configuration, training_hash
 from genrec.run_file_format import SEED_NUMBER
 from genrec.storage_errors import check_folder
 from genrec.store import hash_of, locked_file, now, write_json
 from genrec.workspace import home, studies_folder
 
-FORMAT = 2  # in format 1 the hashes depend on the settings of the evaluation too
+FORMAT = 2  # files of format 1 have hashes that depend on the settings of the evaluation
 FROM_PYTHON = "Python"  # study of the runs that Python code started, without a FILE.py:FUNCTION
 TUNING = ".tuning.json"  # ending of the record of a tuning, which is no study: its trials see no test data
 ADVICE = "move the file away; the record of what was tried in this study is then lost"
@@ -158,6 +159,14 @@ def of_run(
     return tuple(found)
 
 
+def starts_of(records: Iterable[dict[str, Any]], configuration: dict[str, Any]) -> frozenset[str]:
+    """Return the names of the rows with the settings of SFT from which an aligned row continues; empty for a row without alignment."""
+    if configuration.get("align", True) is None:
+        return frozenset()
+    start = training_hash(before_alignment(configuration))
+    return frozenset(row["name"] for content in records for row in content["rows"] if row["settings"] == start)
+
+
 def _names(rows: Sequence[dict[str, Any]], current: Callable[[str], str | None]) -> Iterator[str]:
     """Iterate over distinct names of the rows. Without a run file, the settings that were recorded last are the present ones."""
     by_name: dict[str, list[str]] = {}
@@ -167,7 +176,7 @@ def _names(rows: Sequence[dict[str, Any]], current: Callable[[str], str | None])
         present = current(name) or settings[-1]
         others = [each for each in settings if each != present]
         yield from ([name] if present in settings else [])
-        yield from (f"{name} (replaced{f' {place}' if place > 1 else ''})" for place in range(1, len(others) + 1))
+        yield from (f"{name}{REPLACED}{f' {place}' if place > 1 else ''})" for place in range(1, len(others) + 1))
 
 
 def file_of(study: str, ending: str = ".json") -> Path:

@@ -35,8 +35,16 @@ def _cells(tuning: Tuning, trial: Trial) -> list[str]:
     """Return the cells of a trial. The score of a trial that did not finish is the best so far, in parentheses."""
     score = f"{trial.score:.4f}" if trial.score is not None else f"({max(trial.curve.values()):.4f})" if trial.curve else "-"
     state = trial.state if trial.number else f"{trial.state}, as it is"
-    step = str(max(trial.curve)) if trial.curve else "-"
+    step = str(_step_of_score(tuning, trial)) if trial.curve else "-"
     return [str(trial.number + 1), score, step, f"{trial.seconds / 60:.1f}", state, *(str(trial.values[key]) for key in tuning.space)]
+
+
+def _step_of_score(tuning: Tuning, trial: Trial) -> int:
+    """Return the step of a trial's score: the first of the best ones, or the last of a finished trial that keeps its last step."""
+    alignments = tuning.experiment.alignments
+    if alignments and alignments[-1].keep == "last" and trial.score is not None:
+        return max(trial.curve)
+    return max(sorted(trial.curve), key=lambda step: trial.curve[step])
 
 
 def _best(tuning: Tuning, record: Record, where: str, flags: Sequence[str]) -> Iterator[str]:

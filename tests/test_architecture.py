@@ -53,6 +53,7 @@ TOP = [
     "target_seeds",
     "run_file_format",
     "row_settings",
+    "kept_steps",
     "studies",
     "tuning_record",
     "run_files",

@@ -14,8 +14,9 @@ from worlds import cyclic
 
 from genrec import hashed_json, run_experiments, run_files, studies
 from genrec.__main__ import main
-from genrec.errors import ArtifactError
-from genrec.evaluation.compare import Study
+from genrec.errors import ArtifactError, UsageError
+from genrec.evaluation import CandidateHitRate
+from genrec.evaluation.compare import Study, compare
 from genrec.experiment import Experiment, baselines
 
 EXPERIMENTS = """
@@ -36,6 +37,11 @@ def grid():
 class Failing:
     def encode(self, items, interactions):
         raise KeyboardInterrupt if items is None else ZeroDivisionError("broken")
+
+def chain():
+    control = replace(cyclic(steps=3, align_steps=2), name="control")
+    longer = replace(control.align, optimization=replace(control.align.optimization, max_steps=3))
+    return seeds([replace(control, name="sft", align=None), control, replace(control, name="dpo", align=longer)], 2)
 
 def failing():
     return replace(one(), name="failing", embed=Failing())
@@ -73,6 +79,17 @@ def test_a_row_knows_all_rows_that_were_run_with_it() -> None:
     assert tried("one", 0) == (grid, alone)
 
 
+def test_the_sft_row_of_a_chain_is_no_attempt_against_the_control() -> None:
+    """genrec compare control dpo --reference control: one test, although the study has the SFT row too; against dpo as well."""
+    assert main(["run", "mine.py:chain"]) == 0
+    assert [run.starts for run in run_files.outcomes(["sft", "control"], {"sft": {0}, "control": {0}})] == [set(), {"sft"}]
+    for reference in ("control", "dpo"):
+        (family,) = compare(run_files.outcomes(["control", "dpo"]), reference=reference, resamples=50).families
+        assert (family.size, family.studies) == (1, ())
+    (family,) = compare(run_files.outcomes(["sft", "dpo"]), reference="sft", resamples=50).families
+    assert (family.rows, family.tried) == (("dpo",), ("control",))
+
+
 def test_show_names_the_studies(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "mine.py:grid"]) == 0
     capsys.readouterr()
@@ -89,6 +106,46 @@ def test_a_replaced_row_counts_as_tried_twice() -> None:
     assert tried("one") == (Study("mine.py:one", rows),)
     assert main([*command, "5"]) == 0
     assert tried("one") == (Study("mine.py:one", rows),)
+
+
+def test_another_evaluation_is_no_further_attempt() -> None:
+    """One training that was evaluated with other cutoffs, and again: one row was tried."""
+    assert main(["run", "mine.py:one", "--replace", "--evaluate.cutoffs", "1", "10"]) == 0
+    assert main(["run", "mine.py:one", "--replace"]) == 0
+    assert tried("one") == (Study("mine.py:one", frozenset({"one"})),)
+    assert len(studies.read(studies.file_of("mine.py:one"))["rows"]) == 1
+
+
+def measured(*metrics: object) -> Experiment:
+    """Seed 0 of the row `cyclic` with these further metrics."""
+    row = cyclic(steps=2)
+    return replace(row, evaluate=replace(row.evaluate, metrics=metrics))
+
+
+def test_a_further_metric_keeps_the_row(capsys: pytest.CaptureFixture[str]) -> None:
+    """The row keeps its seeds without --replace, nothing is trained again, and seed 1 waits until it is evaluated the same way."""
+    rows = [measured(), replace(measured(), seed=1)]
+    run_experiments.run(rows)
+    trained = sorted(os.listdir("data/artifacts/sft"))
+    capsys.readouterr()
+    hit_rate = CandidateHitRate(num_candidates=3)
+    run_experiments.run([measured(hit_rate)])
+    said = "cyclic: seed 1 was evaluated with other evaluate.metrics than the last run, [CandidateHitRate(num_candidates=3, seed=0)]; "
+    assert f"{said}run this seed again, which trains nothing" in capsys.readouterr().err
+    assert sorted(run_files.read("cyclic")["seeds"]) == ["0", "1"]
+    with pytest.raises(
+        ArtifactError, match=r"row cyclic: seeds 0 and 1 were evaluated with different evaluate\.metrics; .*--seeds 0,1"
+    ):
+        compare(run_files.outcomes(["cyclic"]))
+    figure = "hit_rate@1[3 candidates]"
+    assert figure in compare(run_files.outcomes(["cyclic"], {"cyclic": {0}})).rows[0].metrics
+    assert figure not in compare(run_files.outcomes(["cyclic"], {"cyclic": {1}})).rows[0].metrics
+    run_experiments.run([replace(measured(hit_rate), seed=1)])
+    assert "other evaluate.metrics" not in capsys.readouterr().err
+    assert figure in compare(run_files.outcomes(["cyclic"])).rows[0].metrics
+    assert sorted(os.listdir("data/artifacts/sft")) == trained
+    with pytest.raises(UsageError, match="the settings differ from those of rows that exist"):
+        run_experiments.run([replace(measured(), evaluate=replace(measured().evaluate, cutoffs=(1, 5)))])
 
 
 def test_rows_of_other_protocols_are_told_apart() -> None:

@@ -344,6 +344,23 @@ class Picky:
             raise UsageError("dim 5 needs dropout")
 
 
+def test_the_step_in_the_report_is_that_of_the_score() -> None:
+    """The best score is at step 1, twice; a finished trial with keep="last" has the score of step 3."""
+    tuning = Tuning(experiment=cyclic(align_steps=3), space={"align.loss.beta": LogUniform(0.1, 1.0)}, trials=2)
+    assert tuning.experiment.align is not None
+    last = replace(tuning, experiment=replace(tuning.experiment, align=replace(tuning.experiment.align, keep="last")))
+    curve = [0.1, 0.4, 0.4, 0.2]
+    done, stopped = (replace(trial(curve, state), values={"align.loss.beta": 1.0}) for state in ("finished", "pruned"))
+    record = Record(Path("record"), "mine.py:aligned", "0" * 16, "align", 0, {}, [done, replace(stopped, number=1)])
+
+    def steps(tuning: Tuning) -> list[str]:
+        header, *rows = [line.split() for line in tuning_report.lines(tuning, record, "mine.py:aligned")][1:4]
+        return [cells[header.index("step")] for cells in rows]
+
+    assert steps(tuning) == ["1", "1"]
+    assert steps(last) == ["3", "1"]
+
+
 def test_values_that_are_refused_together_are_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = replace(cyclic(), embed=Picky())  # type: ignore[arg-type]
     tuning = Tuning(experiment=experiment, space={"embed.dim": Choice((4, 5)), "policy.dropout": Choice((0.0, 0.1))}, trials=3)

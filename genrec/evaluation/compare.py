@@ -28,14 +28,19 @@ from genrec.evaluation.statistics.paired_tests import PairedTest, is_trained, pa
 from genrec.evaluation.statistics.seed_pairs import SeedPairs, SeedValues, evaluated_otherwise, paired
 from genrec.evaluation.statistics.significance import bootstrap_means, percentile_interval
 
+METRICS = "evaluate.metrics"  # key path of the further metrics, which a row may get after its training
 NOT_RECORDED: Mapping[str, str] = MappingProxyType({})  # environment of a run that records none
+NOT_STORED: Mapping[str, int] = MappingProxyType({})  # kept steps of a run without stored trainings
+NOT_COUNTED: Mapping[str, int] = MappingProxyType({})  # numbers of users of a run that records none
+NO_COUNTS: Mapping[str, tuple[int, int]] = MappingProxyType({})
+NO_SEEDS: Mapping[str, tuple[int, ...]] = MappingProxyType({})
 
 
 class Study(NamedTuple):
     """A list of rows that were run together, or one after the other from one function: the family that a row may be picked from."""
 
     name: str  # such as `experiments/movielens.py:grid_100k`
-    rows: frozenset[str]  # names of all trained rows that were ever run in it, with the protocol of the table
+    rows: frozenset[str]  # names of all trained rows that were ever run in it, with the protocol of the table; `NAME (replaced)`, ...
 
 
 class Run(NamedTuple):
@@ -51,6 +56,9 @@ class Run(NamedTuple):
     user_metrics: DataFrame | None = None  # user, and a column float64 for each further metric with a value per user; NaN: not counted
     studies: tuple[Study, ...] = ()  # the studies in which this seed of the row was run
     tunings: tuple[str, ...] = ()  # tunings that selected these settings: `among 12 trials on validation (...)`
+    kept_steps: Mapping[str, int] = NOT_STORED  # `sft` and `align`: the step that the training kept; 0 is before the first step
+    user_counts: Mapping[str, int] = NOT_COUNTED  # metrics with a value per user: the number of users that are counted
+    starts: frozenset[str] = frozenset()  # names of the rows that this row continues: those with its SFT settings and no alignment
 
 
 class Spread(NamedTuple):
@@ -61,7 +69,7 @@ class Spread(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One row of the table."""
+    """One row of the table: the means of its metrics over seeds, the interval of the tested metric, and its test."""
 
     name: str
     seeds: tuple[int, ...]  # ascending
@@ -72,6 +80,8 @@ class Row(NamedTuple):
     test: PairedTest | None  # None for the reference
     environments: dict[int, Mapping[str, str]]  # seed -> where it was trained, see `Run.environment`
     tunings: tuple[str, ...] = ()  # see `Run.tunings`
+    kept_first: Mapping[str, tuple[int, ...]] = NO_SEEDS  # `sft` or `align` -> the seeds whose training kept step 0
+    user_counts: Mapping[str, tuple[int, int]] = NO_COUNTS  # metric -> least and most users that it counts at a seed
 
     @property
     def trained(self) -> bool:
@@ -127,7 +137,11 @@ def compare(
 
 
 def _unpooled(pairs: Mapping[str, SeedPairs], groups: Mapping[str, Sequence[Run]]) -> dict[str, str]:
-    """Return the trained rows that say nothing about the variance of other trainings: row -> reason."""
+    """Return the trained rows that are left out of the pooled variance over seeds, each with the reason.
+
+    Such a row holds the policies of the reference, so its difference does not vary as that of another training does. Rows that cannot
+    be tested over seeds anyway are not listed.
+    """
     reasons = {}
     for row, pair in pairs.items():
         if pair.trained < 2 or len(pair.seeds) < 2:
@@ -157,9 +171,21 @@ def _row(group: Sequence[Run], values: SeedValues, test: PairedTest | None, test
     interval = percentile_interval(bootstrap_means(mean, resamples, seed)) if tested.per_user and len(mean) > 1 else None
     environments = {run.seed: run.environment for run in group}
     first, value = group[0], _mean_of_counted(by_user)
-    return Row(
-        first.name, tuple(environments), first.configuration, _spreads(group), value, interval, test, environments, first.tunings
-    )
+    about = (first.tunings, _kept_first(group), _user_counts(group))
+    return Row(first.name, tuple(environments), first.configuration, _spreads(group), value, interval, test, environments, *about)
+
+
+def _kept_first(group: Sequence[Run]) -> dict[str, tuple[int, ...]]:
+    """Return the seeds whose training kept step 0, by stage."""
+    found = {stage: tuple(run.seed for run in group if run.kept_steps.get(stage) == 0) for stage in ("sft", "align")}
+    return {stage: seeds for stage, seeds in found.items() if seeds}
+
+
+def _user_counts(group: Sequence[Run]) -> dict[str, tuple[int, int]]:
+    """Return the least and the largest number of users that a metric counts at a seed, for metrics that all runs have."""
+    shared = [key for key in group[0].user_counts if all(key in run.user_counts for run in group)]
+    numbers = {key: [run.user_counts[key] for run in group] for key in shared}
+    return {key: (min(found), max(found)) for key, found in numbers.items()}
 
 
 def _mean_of_counted(by_user: ndarray) -> float:
@@ -183,12 +209,24 @@ def _grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
         for run in group[1:]:
             for key in sorted(group[0].configuration.keys() | run.configuration.keys()):
                 here, there = (entry.configuration.get(key, ABSENT) for entry in (group[0], run))
+                if key == METRICS and here != there:
+                    raise ArtifactError(_different_metrics(group, run))
                 if key != "seed" and here != there:
                     raise ArtifactError(
                         f"row {name}: {key} is {here!r} for seed {group[0].seed} and {there!r} for seed {run.seed}; all seeds of a "
                         "row must have the same configuration; give the other configuration another name"
                     )
     return groups
+
+
+def _different_metrics(group: Sequence[Run], run: Run) -> str:
+    """Return the message about a run with other further metrics than the first run of its row."""
+    seeds = ",".join(str(each.seed) for each in group)
+    return (
+        f"row {run.name}: seeds {group[0].seed} and {run.seed} were evaluated with different {METRICS}; run the row again with all of "
+        f"its seeds, which trains nothing (genrec run ... --seeds {seeds}), or compare some of the seeds (genrec compare ... "
+        "--seeds)"
+    )
 
 
 def _spreads(group: Sequence[Run]) -> dict[str, Spread]:

@@ -88,7 +88,13 @@ def semantic_id_values(ranks: DataFrame, cutoffs: Sequence[int]) -> dict[str, Te
 def per_user(metric: Metric, ranks: DataFrame, n: int) -> Tensor:
     """Return a metric at cut-off n for every row of `ranks`, float64 [U]: its mean over the possible slots of the target.
 
-    Ranks without the columns of shared Semantic IDs have one possible slot each.
+    Args:
+        metric: a function of ranks int64 [B] and n to values [B], such as `genrec.evaluation.metrics.ndcg` (`genrec.types.Metric`).
+        ranks: `Evaluation.ranks`. Without the columns `first` and `ties` the target has one slot, its rank.
+        n: the cut-off, 1 or more.
+
+    Raises InputError if `ties` has a number below 1.
+
     """
     if "ties" not in ranks:
         return metric(_column(ranks, "rank"), n).double()

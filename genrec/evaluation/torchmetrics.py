@@ -3,18 +3,15 @@
 They compute what `genrec.evaluation.metrics` computes, from the same functions. `compute` takes the rows of all processes and all
 batches together: the mean is over users, never over batches or processes.
 
-- `update(rank)`: every row counts.
-- `update(rank, user)`: a user counts once, also where a `DistributedSampler` has padded its shard with repeated users or two processes
-  have ranked one user. A user with several rows has the mean of their values; of several lists, the first process' first list counts.
+`update(rank)` counts every row, `update(rank, user)` a user once, by the mean over its rows or by its first list
+(of the first process): users who are repeated, such as those that pad a shard of a `DistributedSampler`, add nothing.
 
 Ranks are int64 [B], 1-based with 0 for a miss, users int64 [B], 0 or more, and lists int64 [B, m], best item first and 0 for an empty
-slot. The ranking metrics also take lists with their targets: `update(items=lists, target=targets)`. `compute` returns float64 []. All
-rows are kept until `reset`: 16 bytes for each rank, 8 (n + 1) bytes for each list. Where items share a Semantic ID, a rank has ties:
-use `genrec.evaluation.shared_id_ties.per_user`.
+slot. The ranking metrics also take `update(items=lists, target=targets)`. `compute` returns float64 []. All rows are kept until
+`reset`: 16 bytes a rank, 8 (n + 1) bytes a list. Items that share a Semantic ID tie: use `genrec.evaluation.shared_id_ties.per_user`.
 
 Where scores are above 0 and distinct, the results equal those of torchmetrics' `RetrievalHitRate`, `RetrievalNormalizedDCG` and
-`RetrievalMRR` with `top_k`. torchmetrics' MRR, MAP, recall and precision count an item only if its score is above 0 (version 1.9.0),
-which a log-probability never is; its hit rate and NDCG, and ranks, have no such condition. No `genrec` command uses this module.
+`RetrievalMRR` with `top_k`. Its MRR, MAP, recall and precision (version 1.9.0) count no item with a log-probability as its score.
 """
 
 from __future__ import annotations
@@ -36,7 +33,15 @@ NO_USER = -1  # stored as the user of a row that was given without one
 
 
 class Recall(Metric):
-    """Recall@n, with one target per user also the hit rate: `genrec.evaluation.metrics.recall`, mean over users."""
+    """Recall@n, with one target per user also the hit rate: `genrec.evaluation.metrics.recall`, mean over users.
+
+    Example: after `metric = Recall(10)` and `metric.update(torch.tensor([1, 3, 0, 12]))`, `metric.compute()` is 2 / 4.
+
+    Args:
+        n: the cut-off, 1 or more.
+        settings: arguments of `torchmetrics.Metric`, such as `sync_on_compute` or `dist_sync_on_step`.
+
+    """
 
     is_differentiable, higher_is_better, full_state_update = False, True, False
     rank: list[Tensor]
@@ -59,7 +64,15 @@ class Recall(Metric):
 
 
 class NDCG(Metric):
-    """NDCG@n of one target per user: `genrec.evaluation.metrics.ndcg`, mean over users."""
+    """NDCG@n of one target per user: `genrec.evaluation.metrics.ndcg`, mean over users.
+
+    Example: after `metric = NDCG(10)` and `metric.update(torch.tensor([1, 3, 0, 12]))`, `metric.compute()` is (1 + 0.5) / 4.
+
+    Args:
+        n: the cut-off, 1 or more.
+        settings: arguments of `torchmetrics.Metric`, such as `sync_on_compute` or `dist_sync_on_step`.
+
+    """
 
     is_differentiable, higher_is_better, full_state_update = False, True, False
     rank: list[Tensor]
@@ -82,7 +95,15 @@ class NDCG(Metric):
 
 
 class MRR(Metric):
-    """The reciprocal rank with cut-off n: `genrec.evaluation.metrics.mrr`, mean over users."""
+    """The reciprocal rank with cut-off n: `genrec.evaluation.metrics.mrr`, mean over users.
+
+    Example: after `metric = MRR(10)` and `metric.update(torch.tensor([1, 3, 0, 12]))`, `metric.compute()` is (1 + 1/3) / 4.
+
+    Args:
+        n: the cut-off, 1 or more.
+        settings: arguments of `torchmetrics.Metric`, such as `sync_on_compute` or `dist_sync_on_step`.
+
+    """
 
     is_differentiable, higher_is_better, full_state_update = False, True, False
     rank: list[Tensor]
@@ -171,10 +192,7 @@ class AveragePopularity(Metric):
 
 
 def gather_integers(values: Tensor, group: Any = None) -> list[Tensor]:
-    """Gather int64 values of all processes.
-
-    torchmetrics gives a process without a row an empty tensor of another dtype, which would not fit the others.
-    """
+    """Gather int64 values of all processes. One without a row has an empty tensor of another dtype, which torchmetrics cannot join."""
     gathered: list[Tensor] = gather_all_tensors(values.long(), group)
     return gathered
 

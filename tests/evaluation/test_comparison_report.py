@@ -391,6 +391,25 @@ def test_recall_by_group_is_a_table_with_groups_as_columns() -> None:
     assert tables["Results"][:2] == tables_of(comparison_report.markdown(plain))["Results"]
 
 
+def test_columns_have_the_number_of_users() -> None:
+    """Of 50 users a group has 46, another 3 at seed 0 and 4 at seed 1. A metric that counts everybody needs no number."""
+    figures = {"recall@5[history 5-9]": 0.1, "recall@5[history 10-19]": 0.2, "head_recall@5": 0.3, "novelty@5": 4.0}
+    counts = {"recall@5[history 5-9]": 46, "recall@5[history 10-19]": 3, "head_recall@5": 40}
+    runs = [run("one", seed, {}) for seed in (0, 1)]
+    runs = [
+        each._replace(
+            metrics=each.metrics | figures,
+            user_counts=counts | {"recall@5[history 10-19]": 3 + each.seed, "novelty@5": len(each.ranks)},
+        )
+        for each in runs
+    ]
+    text = comparison_report.markdown(compare(runs, "recall@1", resamples=10))
+    tables = tables_of(text)
+    assert tables["Recall@5 by group"][0] == ["Row", "history 5-9 (46)", "history 10-19 (3-4)"]
+    assert {"head_recall@5 (40)", "novelty@5"} <= set(tables["Beyond accuracy"][0])
+    assert text.count("Definitions: docs/evaluation.md, Other metrics.") == 2
+
+
 def test_targets_that_filter_seen_excludes_are_counted() -> None:
     def notes(*counts: float, filter_seen: bool = True) -> list[str]:
         runs = [run(f"row{place}", 0, {}) for place in range(len(counts))]
@@ -408,3 +427,20 @@ def test_targets_that_filter_seen_excludes_are_counted() -> None:
 
 def test_small_p_values_have_an_exponent() -> None:
     assert [p_cell(p) for p in (0.5, 0.0001, 0.00004, 3e-20, None)] == ["0.5000", "0.0001", "4.0e-05", "3.0e-20", "undefined"]
+
+
+def test_few_seeds_have_a_note_with_the_simulated_level() -> None:
+    """Two trained rows and a baseline: the note has the pairs whose level is above 7 % at so few seeds."""
+
+    def note(seeds: int, reference: str, *names: str) -> list[str]:
+        trained = {"sft.optimization.max_steps": 5}
+        runs = [run(name, seed, trained if name != "pop" else {}) for name in names for seed in range(seeds if name != "pop" else 1)]
+        lines = comparison_report.markdown(compare(runs, reference=reference, resamples=10)).splitlines()
+        return [line for line in lines if line.startswith("Few seeds")]
+
+    assert "11 % of tests against a baseline over 2 seeds" in note(2, "pop", "pop", "sft")[0]
+    assert "7.4 % of tests against a baseline over 4 seeds" in note(4, "pop", "pop", "sft")[0]
+    assert note(5, "pop", "pop", "sft", "longer") == []
+    both = "11 % of tests against a baseline over 2 seeds and 7.7 % of tests against a trained reference over 2 seeds"
+    assert both in note(2, "sft", "pop", "sft", "longer")[0]
+    assert note(3, "sft", "sft", "longer") == []

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from genrec.evaluation.statistics.crossed_test import crossed_test, pooled_variance
+from genrec.evaluation.statistics.crossed_test import crossed_test, pooled_variance, seeds_test, variance_over_seeds
 from genrec.evaluation.statistics.significance import holm
 
 BENCHMARKS = Path(__file__).parents[2] / "experiments" / "benchmarks"
@@ -111,6 +111,42 @@ def test_the_simulation_computes_the_test_of_the_package(family: str, rows: int,
         found = [crossed_test(difference, pooled) for difference in table]
         assert p == pytest.approx([each.p for each in found if each is not None], rel=1e-7)
         assert p_users == pytest.approx(stats.ttest_1samp(table.mean(2), 0.0, axis=1).pvalue, rel=1e-7)
+
+
+@pytest.mark.parametrize("seeds", SIMULATION.FEW_SEEDS)
+def test_rows_against_a_baseline_have_a_variance_each(seeds: int) -> None:
+    """The simulated baseline has one result for all seeds, and p is that of the package for the pair alone."""
+    condition = Condition(SIMULATION.BASELINE, 5, seeds, 0.0063)
+    ranks = SIMULATION.simulated_ranks(condition, 4, np.random.default_rng(seeds))
+    assert (ranks[:, 0] == ranks[:, 0, :1]).all()
+    assert (ranks[:, 1] != ranks[:, 1, :1]).any()
+    tables = SIMULATION.differences(ranks)
+    crossed, _, of_users = SIMULATION.p_values_of(condition, tables)
+    for table, p, p_users in zip(tables, crossed, of_users, strict=True):
+        found = [crossed_test(difference, pooled_variance({"row": difference})) for difference in table]
+        assert p == pytest.approx([each.p for each in found if each is not None], rel=1e-7)
+        assert p_users == pytest.approx(stats.ttest_1samp(table.mean(2), 0.0, axis=1).pvalue, rel=1e-7)
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+def test_the_simulation_tests_over_seeds_as_the_package_does(pooled: bool) -> None:
+    difference = np.random.default_rng(3).standard_normal((6, 5, 3))
+    for table, p in zip(difference, SIMULATION.p_over_seeds(difference, pooled), strict=True):
+        rows = {str(row): by_seed for row, by_seed in enumerate(table)}
+        pools = [variance_over_seeds(rows if pooled else {name: by_seed}) for name, by_seed in rows.items()]
+        found = [seeds_test(by_seed, pool.seeds, pool.degrees_of_freedom) for by_seed, pool in zip(table, pools, strict=True)]
+        assert p == pytest.approx([each.p for each in found if each is not None], rel=1e-9)
+
+
+@pytest.mark.parametrize("family", ["branched", SIMULATION.BASELINE])
+def test_over_seeds_alone_independent_rows_keep_the_level(family: str) -> None:
+    """Normal run effects of independent rows: an exact t-test. A shared reference is in all differences and finds too much."""
+    found = [
+        SIMULATION.both_rates(SIMULATION.seeds_p_values(Condition(each, 5, 3, 1.0), 4_000, np.random.default_rng(1)))[0]
+        for each in (family, "apart")
+    ]
+    assert abs(found[0].share - 0.05) < WIDTH * found[0].error
+    assert found[1].share > 0.05 + WIDTH * found[1].error
 
 
 def test_tables_are_counted_as_by_holm() -> None:

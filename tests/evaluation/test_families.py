@@ -69,7 +69,7 @@ def test_a_study_with_rows_outside_the_table_enlarges_the_family() -> None:
     assert found[low][1] == pytest.approx(min(1, 5 * found[low][0]))
     assert found[high][1] == pytest.approx(min(1, max(4 * found[high][0], 5 * found[low][0])))
     text = comparison_report.markdown(comparison)
-    assert "- **Holm's families:** 5 tests of trained rows against sft (a, b); 1 test of baselines against sft (pop)\n" in text
+    assert "- **Holm's families:** 5 tests of trained rows against sft (a, b; also tried: c, d, e); 1 test of baselines " in text
     assert "The study movielens.py:grid has 6 trained rows, 3 of them in this table." in text
     assert "counts all 5 that were tried beside the reference" in text
     assert "movielens.py:table" not in text
@@ -96,3 +96,20 @@ def test_a_row_without_a_p_is_in_no_family() -> None:
     comparison = compare(rows("sft", "a") + rows("one", seeds=(0,)), resamples=50)
     assert [family.rows for family in comparison.families] == [("a",)]
     assert compare(rows("sft", "a", seeds=(0,)), resamples=50).families == ()
+
+
+def test_what_the_reference_continues_is_no_attempt() -> None:
+    """Tried against the control: dpo and kto. Neither its SFT row nor former settings of both are tests; former ones of dpo are."""
+    names = {"sft", "sft (replaced)", "control", "control (replaced 2)", "dpo", "dpo (replaced)", "kto"}
+    runs = [each._replace(starts=frozenset({"sft"})) for each in rows("control", "dpo", studies=(Study("grid", frozenset(names)),))]
+    comparison = compare(runs, reference="control", resamples=50)
+    (family,) = comparison.families
+    assert (family.rows, family.tried, family.size) == (("dpo",), ("dpo (replaced)", "kto"), 3)
+    assert "3 tests of trained rows against control (dpo; also tried: dpo (replaced), kto)\n" in comparison_report.markdown(comparison)
+    only = Study("chain", frozenset({"sft", "control", "dpo"}))
+    chain = [each._replace(studies=(only,)) for each in runs]
+    assert [(each.size, each.studies) for each in compare(chain, reference="control", resamples=50).families] == [(1, ())]
+    shown = compare([*chain, *rows("sft", studies=(only,))], reference="control", resamples=50)  # SFT is tested in this table
+    assert [each.size for each in shown.families] == [2]
+    reversed_ = compare(chain, reference="dpo", resamples=50)  # dpo continues the same SFT row
+    assert [each.size for each in reversed_.families] == [1]

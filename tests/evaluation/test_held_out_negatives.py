@@ -63,6 +63,18 @@ def test_the_note_names_each_row() -> None:
     assert held_out_notes([row("sft", None)]) == []
 
 
+def test_the_note_explains_parts_that_add_up_to_more() -> None:
+    """Of 1,000 draws 3 were of an item that is the test and a validation item, and 2 of another test item: 5, 5 and 3."""
+    both = row("both", 0.005)._replace(
+        metrics={name: Spread(value, None) for name, value in zip(NAMES, (0.005, 0.005, 0.003), strict=True)}
+    )
+    (note,) = held_out_notes([both, row("uniform", 0.0017)])
+    assert "both 0.50 % (0.50 % test, 0.30 % validation)" in note
+    assert "An item that is both a test and a validation item of its user is in both parts and once in the total." in note
+    (note,) = held_out_notes([row("uniform", 0.0017)])
+    assert "in both parts" not in note
+
+
 def test_negatives_that_the_loss_does_not_use_are_left_out() -> None:
     unused = row("continued", 0.0021)._replace(
         configuration={

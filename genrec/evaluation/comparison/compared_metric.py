@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -63,6 +64,11 @@ def read_user_metric(path: Path, name: str | None) -> DataFrame | None:
     if name is None or name == "user" or not path.is_file() or name not in parquet.read_schema(path).names:
         return None
     return pd.read_parquet(path, columns=["user", name])
+
+
+def read_user_counts(path: Path) -> dict[str, int]:
+    """Return the number of users that each metric with a value per user counts; empty without the file."""
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
 def _absent(name: str, runs: Sequence[Run]) -> str:

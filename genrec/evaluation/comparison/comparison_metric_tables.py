@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from genrec.errors import counted
 from genrec.evaluation.cold_metrics import chance
 from genrec.evaluation.compare import ABSENT, Comparison, Row
@@ -13,6 +15,7 @@ FEEDBACK_COUNTS = ("pair_users", "disliked_users")  # numbers of users whom the 
 ELSEWHERE = ("sid_", "cold_", "negatives_", "pairwise_", "disliked@")  # prefixes of metrics that are in a table or a note of their own
 COUNTS = ("users", "invalid", "excluded_targets", "cold_users", "cold_items", *FEEDBACK_COUNTS)  # numbers of users, slots or items
 CUTOFF = 10  # of the metrics beyond accuracy, where it exists; else the last one
+DEFINED = "Definitions: docs/evaluation.md, Other metrics."
 
 
 def metric_tables(comparison: Comparison) -> list[Table]:
@@ -89,8 +92,18 @@ def _beyond_accuracy(comparison: Comparison) -> list[Table]:
     if not shown:
         return []
     cells = [[row.name, *(metric_cell(row, key) for key in shown)] for row in comparison.rows]
-    note = "Means over seeds, and over users where a user has a value of the metric."
-    return [Table("Beyond accuracy", ["Row", *map(title, shown)], cells, [note])]
+    counts = {key: _users_of(key, comparison.rows) for key in shown}
+    columns = [f"{title(key)}{counts[key] if counts[key] != f' ({comparison.users})' else ''}" for key in shown]
+    note = f"Means over seeds, and over users where a user has a value of the metric; a number of users is in parentheses. {DEFINED}"
+    return [Table("Beyond accuracy", ["Row", *columns], cells, [note])]
+
+
+def _users_of(key: str, rows: Sequence[Row]) -> str:
+    """Return the number of users that a metric counts, ' (57)', or ' (55-57)' if rows or seeds differ; empty if it is not recorded."""
+    counts = [number for row in rows for number in row.user_counts.get(key, ())]
+    if not counts:
+        return ""
+    return f" ({min(counts)})" if min(counts) == max(counts) else f" ({min(counts)}-{max(counts)})"
 
 
 def _is_beyond(key: str) -> bool:
@@ -114,6 +127,7 @@ def _groups(rows: tuple[Row, ...]) -> list[Table]:
         cutoff = _cutoff_of(MetricName(stem, None, ""), [name._replace(group="") for name in grouped.values()])
         shown = {key: name.group for key, name in grouped.items() if (name.stem, name.cutoff) == (stem, cutoff)}
         cells = [[row.name, *(metric_cell(row, key) for key in shown)] for row in rows]
-        note = f"Means over the users of each group and over seeds; {ABSENT} for a group without users."
-        tables.append(Table(f"{title(stem)}@{cutoff} by group", ["Row", *shown.values()], cells, [note]))
+        columns = [f"{group}{_users_of(key, rows)}" for key, group in shown.items()]
+        note = f"Means over the users of each group, their number in parentheses, and over seeds; {ABSENT}: no users. {DEFINED}"
+        tables.append(Table(f"{title(stem)}@{cutoff} by group", ["Row", *columns], cells, [note]))
     return tables

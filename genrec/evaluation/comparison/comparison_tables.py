@@ -6,6 +6,7 @@ Names and values come from experiment files. The output functions escape them (`
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 
 from genrec.evaluation.compare import ABSENT, Comparison, Row
 from genrec.evaluation.comparison.comparison_metric_tables import metric_tables
@@ -22,11 +23,12 @@ from genrec.evaluation.comparison.table_cells import (
     ranked_keys,
     title,
 )
-from genrec.evaluation.statistics.paired_tests import enumerated
+from genrec.evaluation.statistics.paired_tests import enumerated, seeds_in_words
 
 MAX_COLUMNS = 8  # rows of results that are shown as columns of the configuration table; more are shown as lines
 HIDDEN = ("version", "source", "fingerprint")  # fields of a component that are shown only if nothing else differs
 SEEDS_WIDTH = 8  # characters in a line of seeds in the narrow table of results
+STEP_ZERO = {"sft": "SFT kept step 0, the untrained policy,", "align": "Alignment kept step 0, the SFT policy,"}
 
 
 def tables(comparison: Comparison) -> list[Table]:
@@ -86,7 +88,21 @@ def _notes(comparison: Comparison) -> list[str]:
             notes.append(f"{row.name}: {invalid:g} {were} empty or repeated an item. {count}")
     for row in comparison.rows:
         notes += [f"{row.name}: settings selected by genrec tune {tuning}." for tuning in row.tunings]
-    return notes + held_out_notes(comparison.rows) + _excluded_targets(comparison)
+    return notes + _untrained(comparison.rows) + held_out_notes(comparison.rows) + _excluded_targets(comparison)
+
+
+def _untrained(rows: Sequence[Row]) -> list[str]:
+    """Return which rows hold the policy from before a training at some seeds, because no step was better on validation."""
+    kept: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    for row in rows:
+        for stage, seeds in row.kept_first.items():
+            kept.setdefault((stage, seeds), []).append(row.name)
+    return [f"{_step_zero(stage)} in {seeds_in_words(seeds)} of {enumerated(names)}." for (stage, seeds), names in kept.items()]
+
+
+def _step_zero(stage: str) -> str:
+    """Return what step 0 of a stage is, in words."""
+    return STEP_ZERO.get(stage, f"The stage {stage} kept step 0, the policy of the stage before,")
 
 
 def _excluded_targets(comparison: Comparison) -> list[str]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TOTAL, TEST, VALIDATION = (f"negatives_{name}_share" for name in ("heldout", "test", "validation"))
 MAX_LISTED = 8  # rows that a note lists; of more it gives the range
+ROUNDING = 1e-9  # of shares
 
 
 def held_out_negatives(drawn: DataFrame, validation: DataFrame, test: DataFrame) -> dict[str, float]:
@@ -50,6 +51,7 @@ def held_out_notes(rows: Sequence[Row]) -> list[str]:
     shares = {row.name: [row.metrics[name].mean for name in (TOTAL, TEST, VALIDATION)] for row in having}
     if not shares:
         return []
+    both = ""
     if len(shares) > MAX_LISTED:
         ordered = sorted(shares, key=lambda name: shares[name][0])
         ends = [f"{_percent(shares[name][0])} ({name})" for name in (ordered[0], ordered[-1])]
@@ -59,9 +61,11 @@ def held_out_notes(rows: Sequence[Row]) -> list[str]:
             f"{name} {_percent(total)} ({_percent(test)} test, {_percent(validation)} validation)"
             for name, (total, test, validation) in shares.items()
         )
+        if any(test + validation > total + ROUNDING for total, test, validation in shares.values()):
+            both = " An item that is both a test and a validation item of its user is in both parts and once in the total."
     return [
-        f"Drawn negatives that were the user's own held-out items: {found}. They are not excluded, because that would reveal them to "
-        "the policy."
+        f"Drawn negatives that were the user's own held-out items: {found}.{both} Held-out items are not excluded, because that would "
+        "reveal them to the policy."
     ]
 
 

@@ -76,9 +76,14 @@ def pooled_variance(differences: Mapping[str, ndarray]) -> SeedVariance:
 
 
 def crossed_test(difference: ndarray, pooled: SeedVariance) -> CrossedTest | None:
-    """Return the test of differences float64 [U, S], U >= 2, or None if their mean is not 0 and varies neither over users nor seeds.
+    """Return the test of the mean difference over users and seeds, with the formulas at the top of this file.
 
-    `pooled` comes from `pooled_variance` and needs at least one degree of freedom.
+    Returns None if the standard error is 0 and the mean difference is not: there is nothing to test it with.
+
+    Args:
+        difference: float64 [U, S], row minus reference of each user at each seed; U is at least 2.
+        pooled: the variances over seeds, from `pooled_variance`, with at least one degree of freedom.
+
     """
     users, seeds = difference.shape
     of_users = float(np.var(difference.mean(1), ddof=1)) / users

@@ -69,7 +69,15 @@ def pooled(pairs: Sequence[SeedPairs], per_user: bool) -> SeedVariance:
 def paired_test(pair: SeedPairs, pool: SeedVariance, per_user: bool, resamples: int, seed: int) -> PairedTest:
     """Return the test of a row against the reference, without Holm's correction.
 
-    A row of `pool` has its variance over seeds, another trained row its own. `per_user` is false for a figure of all lists together.
+    Two baselines are tested over users, all other pairs over users and seeds. `PairedTest.reason` says why a test has no p.
+
+    Args:
+        pair: the differences of the two rows.
+        pool: the pooled variance over seeds. It is used if it names the row; any other row is tested with its own variance.
+        per_user: whether the metric has a value per user. A figure of all lists together is tested over seeds alone.
+        resamples: number of bootstrap samples over users.
+        seed: seed of the bootstrap.
+
     """
     if not pair.seeds:
         return _untested(f"no seed in common with {pair.reference}, which has {seeds_in_words(pair.theirs)}")
