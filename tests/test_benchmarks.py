@@ -262,6 +262,11 @@ def test_the_calibration_prints_a_line_for_each_condition(monkeypatch: pytest.Mo
         if each.family == "branched"
     ]
     assert all(len(row) == 11 for row in cells)
+    monkeypatch.setattr(sys, "argv", ["calibration.py", "--tables", "2", "--few-seeds"])
+    module.main()
+    _, over_users, over_seeds = capsys.readouterr().out.split("\n\n")
+    assert len(over_users.splitlines()) == 2 + 4 * 3 * 2  # families, seeds, deviations
+    assert len(over_seeds.splitlines()) == 2 + 4 * 3
 
 
 ALIGNMENT = FILE.with_name("alignment.py")
@@ -284,8 +289,3 @@ def test_the_alignment_benchmark_measures_every_step_of_both_policies(
         assert sum(line.startswith(row) for line in printed.splitlines()) == 2
     limits = [line.rsplit("|", 2)[1].strip() for line in printed.splitlines() if line.startswith(("| gated", "| grpo"))]
     assert limits == ["1.5", "4.0", "3.0", "4.0"]
-    monkeypatch.setattr(sys, "argv", ["calibration.py", "--tables", "2", "--few-seeds"])
-    module.main()
-    _, over_users, over_seeds = capsys.readouterr().out.split("\n\n")
-    assert len(over_users.splitlines()) == 2 + 4 * 3 * 2  # families, seeds, deviations
-    assert len(over_seeds.splitlines()) == 2 + 4 * 3
