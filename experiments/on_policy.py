@@ -6,8 +6,8 @@
 Named before any run: the primary endpoint is NDCG@10 on test, seen items kept, of `gated` against `continued`, which takes the same
 steps on the same batches. The recipe is fixed: 16 candidates, beta 1, weight 1 beside the likelihood with weight 1, every place of a
 window, dropout on in the policy and off in the reference, AdamW 3e-4 with 20 steps of warm-up, two epochs. Nothing is chosen on test.
-`ungated` prefers the logged item everywhere, `stale` takes the candidates of the SFT policy. Cost and result: see
-experiments/results.md.
+`ungated` prefers the logged item everywhere, `stale` takes the candidates of the SFT policy. Cost and result on MovieLens-100K: see
+experiments/results/on-policy.md.
 """
 
 from __future__ import annotations
