@@ -94,7 +94,7 @@ from genrec.types.preference import (
     Reward,
     SamplerContext,
 )
-from genrec.types.specification import CheckedSpecification, NamesFiles
+from genrec.types.specification import CheckedCatalog, CheckedSpecification, NamesFiles
 
 __all__ = [
     "NO_TEXT",
@@ -107,6 +107,7 @@ __all__ = [
     "Candidates",
     "CatalogPolicy",
     "CatalogQuantizer",
+    "CheckedCatalog",
     "CheckedContext",
     "CheckedHeldOut",
     "CheckedSpecification",

@@ -20,6 +20,15 @@ class CheckedSpecification(Protocol):
 
 
 @runtime_checkable
+class CheckedCatalog(Protocol):
+    """A component of an experiment that checks the number of items, as soon as the data stage has made it known."""
+
+    def check_catalog(self, num_items: int) -> None:
+        """Raise `genrec.errors.UsageError` if the component cannot work with this number of items."""
+        ...
+
+
+@runtime_checkable
 class NamesFiles(Protocol):
     """A component that reads a user's files. Their names stand in labels; the key of an artifact holds their content instead."""
 
