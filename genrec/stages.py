@@ -30,7 +30,7 @@ from genrec.evaluation.evaluate import evaluate, metrics_of
 from genrec.evaluation.feedback_metrics import user_counts
 from genrec.evaluation.measurement import evaluated_of, measure, with_users
 from genrec.experiment import Experiment, align_stage, kind_of_stage, place_of
-from genrec.model.unconstrained_sampling import DecodingPolicy, greedy_items
+from genrec.model.unconstrained_sampling import greedy_items
 from genrec.plugin_source import components
 from genrec.policy_modules import device_of
 from genrec.progress import say
@@ -54,6 +54,7 @@ from genrec.training.validation import baseline_scores, seen_items, user_ids, va
 from genrec.training.validation_feedback import disliked_without_target, users_without_target
 from genrec.types import (
     CheckedCatalog,
+    DecodingPolicy,
     Policy,
     PolicySpecification,
     ResumableEncoder,

@@ -22,6 +22,7 @@ from genrec.types.data import (
     TieOrder,
     TieOrderingSplit,
 )
+from genrec.types.decoding import CodePolicy, Decoding, DecodingPolicy
 from genrec.types.evaluation import Evaluated, EvaluationMetric, HeldOutItems
 from genrec.types.items import (
     NO_TEXT,
@@ -37,6 +38,7 @@ from genrec.types.items import (
 )
 from genrec.types.objective import (
     Candidates,
+    CodeProposer,
     ExampleSource,
     Feedback,
     FrozenPolicy,
@@ -111,9 +113,13 @@ __all__ = [
     "CheckedContext",
     "CheckedHeldOut",
     "CheckedSpecification",
+    "CodePolicy",
+    "CodeProposer",
     "ComposedSampler",
     "ConstrainedPolicy",
     "ConstrainedWindowPolicy",
+    "Decoding",
+    "DecodingPolicy",
     "DividingSplit",
     "Draw",
     "Evaluated",

@@ -67,6 +67,17 @@ class PolicyRowScores:
             return policy.constrained_place_level_log_prob(self.history, self.places, items)
         return prefix_level_log_prob(policy, self.rows.history, items, self.normalize)
 
+    def code_level_log_prob(self, codes: Tensor) -> Tensor:
+        """Return level log-probabilities of code sequences int64 [X, M, L], float32 [X, M, L]; -inf where they are -1.
+
+        Raises UsageError unless the policy is a `CodePolicy` and each level is normalized over all of its codes.
+        """
+        if self.normalize != "codes" or not isinstance(self.policy, CodePolicy):
+            check_scores_codes(self.policy, self.normalize, "a proposer")
+        places = last_places(self.history) if self.places is None else self.places
+        with torch.set_grad_enabled(self._has_gradient and torch.is_grad_enabled()):
+            return cast(CodePolicy, self.policy).code_level_log_prob(self.history, places, codes)
+
     def top(self, n: int, exclude: Tensor | None = None) -> Ranking:
         """Return the `n` best items of each row without a gradient; items of `exclude` int64 [X, E] (0 = none) are left out."""
         if isinstance(self.policy, CatalogPolicy):
