@@ -62,8 +62,8 @@ def _check_codes(name: str, policy: CodePolicy, history: Tensor, places: Tensor,
     total = score(history, places, every).sum(2).exp().sum(1)
     if not bool(((total - 1).abs() <= TOLERANCE).all()):
         raise ContractError(
-            f"{name}: the probabilities of all code sequences by code_level_log_prob add up to {total.min():g}..{total.max():g}, not 1; "
-            "normalize each level over all of its codes"
+            f"{name}: the probabilities of all code sequences by code_level_log_prob add up to {total.min():g}..{total.max():g}, not "
+            "1; normalize each level over all of its codes"
         )
 
 

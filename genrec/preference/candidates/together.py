@@ -122,6 +122,7 @@ def joined(parts: list[Candidates], target: Tensor, representative: Tensor) -> C
         invalid = mask & (codes[..., 0] >= 0)
         distinct = distinct | (invalid & ~repeated_codes(codes, invalid))
     mask = mask & distinct
+    codes = None if codes is None else codes.masked_fill(~mask.unsqueeze(-1), -1)
     return Candidates(every, mask, mask[:, 1:].any(1), codes=codes)
 
 
