@@ -36,11 +36,15 @@ def check_proposer(proposer: Proposer) -> None:
         found = [_propose(name, proposer, objective_world(), batch, step) for step in (0, 0, 7)]
         for candidates in found:
             _check(name, kind, proposer, candidates, len(rows_of(batch).target), objective_world())
-        if not same(found[0].items, found[1].items) or not same(found[0].codes, found[1].codes):
+        if not same(found[0].items, found[1].items) or not _same_codes(found[0].codes, found[1].codes):
             raise ContractError(
                 f"{name}: equal seeds and steps gave other candidates; take all random numbers from "
                 "genrec.randomness.generator(context.seed, purpose, step)"
             )
+
+
+def _same_codes(first: Tensor | None, second: Tensor | None) -> bool:
+    return first is second if first is None or second is None else same(first, second)
 
 
 def _propose(name: str, proposer: Proposer, context: ObjectiveContext, batch: SequenceBatch | WindowBatch, step: int) -> Candidates:
