@@ -54,6 +54,7 @@ from genrec.training.validation import baseline_scores, seen_items, user_ids, va
 from genrec.training.validation_feedback import disliked_without_target, users_without_target
 from genrec.types import (
     CheckedCatalog,
+    CheckedData,
     DecodingPolicy,
     Policy,
     PolicySpecification,
@@ -75,12 +76,15 @@ def build_data(experiment: Experiment, parents: Parents, folder: Path) -> None:
     prepare(raw, experiment.split, folder, experiment.seed)
 
 
-def check_catalog(experiment: Experiment, data: Path) -> None:
-    """Raise if a component of the experiment cannot work with the number of items. `data` is the folder of the data artifact."""
+def check_components(experiment: Experiment, data: Path) -> None:
+    """Raise if a component cannot work with the number of items or with these data. `data` is the folder of the data artifact."""
     checked = [each for each in components(experiment) if isinstance(each, CheckedCatalog) and not isinstance(each, type)]
     num_items = Corpus.load(data).item_count if checked else 0
     for component in checked:
         component.check_catalog(num_items)
+    for component in components(experiment):
+        if isinstance(component, CheckedData) and not isinstance(component, type):
+            component.check_data(data.name)
 
 
 def build_embed(experiment: Experiment, parents: Parents, folder: Path) -> None:

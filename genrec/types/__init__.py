@@ -96,7 +96,7 @@ from genrec.types.preference import (
     Reward,
     SamplerContext,
 )
-from genrec.types.specification import CheckedCatalog, CheckedSpecification, NamesFiles
+from genrec.types.specification import CheckedCatalog, CheckedData, CheckedSpecification, NamesFiles
 
 __all__ = [
     "NO_TEXT",
@@ -111,6 +111,7 @@ __all__ = [
     "CatalogQuantizer",
     "CheckedCatalog",
     "CheckedContext",
+    "CheckedData",
     "CheckedHeldOut",
     "CheckedSpecification",
     "CodePolicy",

@@ -29,6 +29,15 @@ class CheckedCatalog(Protocol):
 
 
 @runtime_checkable
+class CheckedData(Protocol):
+    """A component of an experiment that reads something made from a data artifact, which must be that of the experiment."""
+
+    def check_data(self, key: str) -> None:
+        """Raise a `genrec.errors.GenrecError` if this is not the key of its data. Called when the data stage is complete."""
+        ...
+
+
+@runtime_checkable
 class NamesFiles(Protocol):
     """A component that reads a user's files. Their names stand in labels; the key of an artifact holds their content instead."""
 
