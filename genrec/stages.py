@@ -82,9 +82,9 @@ def check_components(experiment: Experiment, data: Path) -> None:
     num_items = Corpus.load(data).item_count if checked else 0
     for component in checked:
         component.check_catalog(num_items)
-    for component in components(experiment):
-        if isinstance(component, CheckedData) and not isinstance(component, type):
-            component.check_data(data.name)
+    for reader in components(experiment):
+        if isinstance(reader, CheckedData) and not isinstance(reader, type):
+            reader.check_data(data.name)
 
 
 def build_embed(experiment: Experiment, parents: Parents, folder: Path) -> None:
