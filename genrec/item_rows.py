@@ -110,6 +110,13 @@ def ranking(key: Tensor, n: int, has_nan: Tensor) -> Ranking:
     return Ranking(numbers(kept).masked_fill(empty, 0), score)
 
 
+def sample_columns(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """Sample columns int64 [B, S] by inversion, from probabilities float64 [B, S or 1, C] and uniform numbers float64 [B, S]."""
+    cumulative = probabilities.cumsum(-1)
+    target = uniform.reshape(*probabilities.shape[:2], -1) * cumulative[..., -1:]
+    return torch.searchsorted(cumulative, target, right=True).flatten(1).clamp(max=probabilities.shape[-1] - 1)
+
+
 def _sortable(bits: Tensor) -> Tensor:
     """Map the bits of a float32 to an int32 that sorts like its value; the function is its own inverse."""
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)

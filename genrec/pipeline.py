@@ -145,6 +145,8 @@ def run(
         if anew or not existing.is_done(step.stage, step.key):
             _build(experiment, step, artifacts, existing, anew, on_row if step.stage == last else None)
         artifacts[step.stage] = existing.get(step.stage, step.key)
+        if step.stage == "data":
+            stages.check_components(experiment, artifacts["data"].folder)
         if step.stage == "tokenize" and not known:
             say_health(artifacts["tokenize"].folder)
         if on_artifact is not None:

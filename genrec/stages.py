@@ -30,7 +30,8 @@ from genrec.evaluation.evaluate import evaluate, metrics_of
 from genrec.evaluation.feedback_metrics import user_counts
 from genrec.evaluation.measurement import evaluated_of, measure, with_users
 from genrec.experiment import Experiment, align_stage, kind_of_stage, place_of
-from genrec.model.unconstrained_sampling import DecodingPolicy, greedy_items
+from genrec.model.unconstrained_sampling import greedy_items
+from genrec.plugin_source import components
 from genrec.policy_modules import device_of
 from genrec.progress import say
 from genrec.stage_inputs import (
@@ -52,6 +53,9 @@ from genrec.training.user_batches import batches, select_users
 from genrec.training.validation import baseline_scores, seen_items, user_ids, validation_score
 from genrec.training.validation_feedback import disliked_without_target, users_without_target
 from genrec.types import (
+    CheckedCatalog,
+    CheckedData,
+    DecodingPolicy,
     Policy,
     PolicySpecification,
     ResumableEncoder,
@@ -70,6 +74,17 @@ def build_data(experiment: Experiment, parents: Parents, folder: Path) -> None:
     root, source = raw_folder(), experiment.source
     raw = source.stream(root) if isinstance(source, StreamedSource) else source.load(root)
     prepare(raw, experiment.split, folder, experiment.seed)
+
+
+def check_components(experiment: Experiment, data: Path) -> None:
+    """Raise if a component cannot work with the number of items or with these data. `data` is the folder of the data artifact."""
+    checked = [each for each in components(experiment) if isinstance(each, CheckedCatalog) and not isinstance(each, type)]
+    num_items = Corpus.load(data).item_count if checked else 0
+    for component in checked:
+        component.check_catalog(num_items)
+    for reader in components(experiment):
+        if isinstance(reader, CheckedData) and not isinstance(reader, type):
+            reader.check_data(data.name)
 
 
 def build_embed(experiment: Experiment, parents: Parents, folder: Path) -> None:

@@ -17,6 +17,7 @@ from worlds import TINY, cyclic
 
 from genrec import stages
 from genrec.baselines import ItemKNN, SASRec
+from genrec.baselines.item_losses import GBCE, SampledSoftmax
 from genrec.data.sources import Frames
 from genrec.data.splits import GlobalTemporal, LeaveOneOut
 from genrec.errors import GenrecError, InputError, UsageError
@@ -43,7 +44,7 @@ from genrec.preference.rewards import LogProbability, Popular, RatingRecency
 from genrec.preference.vectors import LearnedVectors
 from genrec.testing import Cyclic, Shop
 from genrec.tokenizer import RQKMeans
-from genrec.types import Draw, NegativeSampler, Policy, SamplerContext
+from genrec.types import Draw, ItemLoss, NegativeSampler, Policy, SamplerContext
 
 LIKED = LeaveOneOut(min_rating=4.0)
 DISLIKED = r"Disliked\.max_rating = 2\.0 needs events with a rating of 2\.0 or less, but split\.min_rating = 4\.0 drops"
@@ -386,3 +387,19 @@ def test_valid_settings_are_still_accepted() -> None:
         evaluate=Evaluate(cutoffs=(1, 10), scoring="exact"),
         align=stage(loss=Anchored(SoftmaxDPO()), negatives=Mix((FaissNeighbors(), Disliked()), (2, 1)), normalize="children"),
     )
+
+
+@pytest.mark.parametrize("loss", [GBCE(), SampledSoftmax(in_batch=1.0)])
+def test_losses_with_negatives_refuse_a_catalog_of_one_item_after_the_data_stage(
+    loss: ItemLoss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number of items is known when the data are read; no later stage begins."""
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path))
+    events = DataFrame({"user": ["a"] * 4 + ["b"] * 4, "item": ["only"] * 8, "time": range(8)})
+    source = Frames(events, DataFrame({"item": ["only"], "text": ["the only item"]}))
+    one_item = Experiment(
+        name="one", source=source, split=LeaveOneOut(core=0), tokenize=None, policy=SASRec(loss=loss), align=stage(negatives=Uniform())
+    )
+    with pytest.raises(UsageError, match=r"a catalog of 1 item\(s\) has none; set policy\.loss to None \(--policy\.loss None\)"):
+        run(one_item)
+    assert [path.name for path in (tmp_path / "artifacts").iterdir()] == ["data"]

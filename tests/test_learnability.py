@@ -15,12 +15,13 @@ from genrec.baselines import ItemKNN, Popularity
 from genrec.experiment import SFT, Align, Experiment, Optimization, Tokenize, Validation
 from genrec.model import Tiger
 from genrec.objectives import Preference, Rounds, Supervised
-from genrec.preference.candidates import Sampled
+from genrec.preference.candidates import InvalidIds, Sampled
 from genrec.preference.losses import DPO, Anchored, SoftmaxDPO
 from genrec.preference.negatives import FaissNeighbors, ModelBeams
 from genrec.preference.negatives import Popularity as PopularNegatives
 from genrec.testing import Shop
 from genrec.tokenizer import RQVAE, RQKMeans
+from genrec.types import Objective
 
 LEARNER = Tiger(
     d_model=64, d_ff=128, num_heads=4, d_kv=16, num_encoder_layers=1, num_decoder_layers=1, dropout=0.0, history="items", num_beams=20
@@ -184,3 +185,27 @@ def test_keys_depend_on_the_specification_and_the_parents() -> None:
     assert changed(replace(SHOP, evaluate=replace(SHOP.evaluate, filter_seen=True))) == ["evaluate"]
     assert changed(replace(SHOP, tokenize=replace(SHOP.tokenize, seed=1))) == ["tokenize", "sft", "evaluate"]
     assert changed(replace(SHOP, source=Shop(seed=9))) == ["data", "embed", "tokenize", "sft", "evaluate"]
+
+
+def test_invalid_negatives_teach_valid_semantic_ids() -> None:
+    """After a short SFT, greedy decoding without the trie ends in a real item more often than after as many steps of SFT.
+
+    512 sequences or more stand beside 40 items. The mean share over two seeds rises by more than 0.1 over that of the control.
+    """
+    short = SFT(
+        optimization=Optimization(max_steps=15, batch_size=64, learning_rate=5e-3, warmup_steps=15, weight_decay=0.035),
+        validation=Validation(every=15),
+    )
+    base = replace(cyclic(), tokenize=Tokenize(quantizer=RQKMeans(num_levels=3, codebook_size=8)), sft=short)
+
+    def share(objective: Objective) -> float:
+        align = Align(
+            objective=objective,
+            keep="last",
+            optimization=Optimization(max_steps=40, batch_size=32, learning_rate=3e-4, warmup_steps=5),
+            validation=Validation(every=40),
+        )
+        return sum(metrics(replace(base, align=align, seed=seed))["valid_share"] for seed in (0, 1)) / 2
+
+    invalid = Preference(loss=SoftmaxDPO(beta=0.5), candidates=InvalidIds(by="beams"), likelihood=1.0)
+    assert share(invalid) > share(Supervised()) + 0.1

@@ -46,6 +46,10 @@ class GBCE:
         if not 0 <= self.t <= 1:
             raise UsageError(f"policy.loss.t must lie in [0, 1], got {self.t}")
 
+    def check_catalog(self, num_items: int) -> None:
+        """Raise UsageError if the catalog has no second item."""
+        check_has_negatives(num_items)
+
     def draw_items(self, targets: Tensor, num_items: int, generator: torch.Generator) -> Tensor:
         """Return uniform negatives int64 [C, K] of targets int64 [C]."""
         return uniform_negatives(targets, self.num_negatives, num_items, generator)
@@ -82,6 +86,10 @@ class SampledSoftmax:
         if not 0 <= self.in_batch <= 1:
             raise UsageError(f"policy.loss.in_batch must lie in [0, 1], got {self.in_batch}")
 
+    def check_catalog(self, num_items: int) -> None:
+        """Raise UsageError if the catalog has no second item."""
+        check_has_negatives(num_items)
+
     def draw_items(self, targets: Tensor, num_items: int, generator: torch.Generator) -> Tensor:
         """Return negatives int64 [C, K] of targets int64 [C]; 0 where a target of the batch is the place's own."""
         num_in_batch = int(self.in_batch * self.num_negatives)
@@ -100,7 +108,14 @@ def uniform_negatives(targets: Tensor, num_negatives: int, num_items: int, gener
 
     Raises UsageError if the catalog has no second item.
     """
-    if num_items < 2:
-        raise UsageError(f"policy.loss needs negatives, and a catalog of {num_items} item(s) has none; set policy.loss to None")
+    check_has_negatives(num_items)
     drawn = torch.randint(1, num_items, (len(targets), num_negatives), generator=generator).to(targets.device)
     return drawn + (drawn >= targets.unsqueeze(1))
+
+
+def check_has_negatives(num_items: int) -> None:
+    """Raise UsageError if the catalog has no second item, which could be a negative of the first."""
+    if num_items < 2:
+        raise UsageError(
+            f"policy.loss needs negatives, and a catalog of {num_items} item(s) has none; set policy.loss to None (--policy.loss None)"
+        )

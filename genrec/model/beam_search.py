@@ -13,7 +13,7 @@ and a dense table masks those without a child. Elsewhere the existing children a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,28 +21,12 @@ from torch.nn.functional import pad
 
 from genrec.item_rows import best, keys, scores
 from genrec.model.item_lists import Beams, ExcludedPlaces, LeafItems, parents
+from genrec.types.decoding import Decoding, State
 
 __all__ = ["Beams", "Decoding", "Level", "Prefix", "State", "beam_search"]
 
-State = Any  # a policy's state of the beams so far, opaque to the search
 MAX_CELLS = {"cpu": 2**19}  # candidates that are processed at once; on a CPU they stay in its caches
 DEFAULT_MAX_CELLS = 2**25  # on other devices
-
-
-class Decoding(Protocol):
-    """Step-by-step generation of Semantic IDs, one level at a time, for B users with encoded histories."""
-
-    def start(self) -> tuple[Tensor, State]:
-        """Return the first level's log-probabilities, float32 [B, C1], and the state of one empty beam per user."""
-        ...
-
-    def advance(self, level: int, state: State, beam: Tensor, code: Tensor) -> tuple[Tensor, State]:
-        """Append a code to beams; return the log-probabilities of level `level + 1`, float32 [B, W, C], and the state of the W beams.
-
-        `beam` int64 [B, W] is the beam of `state` that each new beam continues, repeated and in any order; `code` int64 [B, W] is its
-        code of level `level` (from 0). `state` must not be modified: it may be continued again.
-        """
-        ...
 
 
 class Level(NamedTuple):

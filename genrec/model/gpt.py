@@ -92,18 +92,18 @@ class GptPolicy(nn.Module):
         The candidate 0 (none) gets -inf. The history is encoded once: the first level follows from its last token, the other levels
         from the candidate's codes.
         """
-        return self._level_log_prob(history, items, constrained=False)
+        return self._level_log_prob(history, self.trie.tokens[items])
 
     def constrained_level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """Return `level_log_prob` with each softmax over the children of the candidate's prefix only: all items add up to 1."""
-        return self._level_log_prob(history, items, constrained=True)
+        return self._level_log_prob(history, self.trie.tokens[items], items)
 
-    def _level_log_prob(self, history: Tensor, items: Tensor, constrained: bool) -> Tensor:
+    def _level_log_prob(self, history: Tensor, tokens: Tensor, items: Tensor | None = None) -> Tensor:
         encoded = self._encode(history, num_states=1)
         queries, keys = self._token_positions(encoded, self.semantic_ids.levels - 1)
         bias = (self._bias(queries, keys) + additive_mask(encoded.empty)[:, None, None, :]).unsqueeze(2)
-        states, _ = self._encode_branches(self.trie.tokens[items][..., :-1], encoded, bias)
-        return self._item_log_probs(encoded.states, states, items, constrained)
+        states, _ = self._encode_branches(tokens[..., :-1], encoded, bias)
+        return self._token_log_probs(encoded.states, states, tokens, items)
 
     def log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """Return log p(item | history), int64 [B, T] and candidates int64 [B, M] -> float32 [B, M]; -inf where the candidate is 0."""
@@ -124,7 +124,7 @@ class GptPolicy(nn.Module):
         levels = self.semantic_ids.levels
         states = self._encode(torch.cat([history, targets[:, -1:]], 1), None, drop_last=1).states
         states = states[:, levels - 1 :].reshape(*targets.shape, levels, -1)
-        return self._item_log_probs(states[:, :, 0], states[:, :, 1:], targets)
+        return self._token_log_probs(states[:, :, 0], states[:, :, 1:], self.trie.tokens[targets])
 
     def _pass_and_branches(self, history: Tensor, targets: Tensor) -> Tensor:
         """Score any targets: one pass over the history, and a branch at each place that attends to no later place."""
@@ -134,36 +134,40 @@ class GptPolicy(nn.Module):
         queries = end[:, None] + queries - len(keys)
         bias = self._bias(queries.flatten(), keys).view(1, self.specification.num_heads, *queries.shape, len(keys))
         mask = additive_mask(encoded.empty[:, None, :] | (keys >= end[:, None]))
-        states, _ = self._encode_branches(self.trie.tokens[targets][..., :-1], encoded, bias + mask[:, None, :, None, :])
-        return self._item_log_probs(encoded.states[:, levels - 1 :: levels], states, targets)
+        tokens = self.trie.tokens[targets]
+        states, _ = self._encode_branches(tokens[..., :-1], encoded, bias + mask[:, None, :, None, :])
+        return self._token_log_probs(encoded.states[:, levels - 1 :: levels], states, tokens)
 
     def place_level_log_prob(self, history: Tensor, places: Tensor, items: Tensor) -> Tensor:
         """Score candidates int64 [X, M] after places int64 [X, 2] of histories int64 [B, T]: float32 [X, M, L]; see `WindowPolicy`.
 
         One pass over the history, and M branches for each place, which attend to no later place.
         """
-        return self._place_level_log_prob(history, places, items, constrained=False)
+        return self._place_level_log_prob(history, places, self.trie.tokens[items])
 
     def constrained_place_level_log_prob(self, history: Tensor, places: Tensor, items: Tensor) -> Tensor:
         """Return `place_level_log_prob` with each softmax over the children of the candidate's prefix only."""
-        return self._place_level_log_prob(history, places, items, constrained=True)
+        return self._place_level_log_prob(history, places, self.trie.tokens[items], items)
 
-    def _place_level_log_prob(self, history: Tensor, places: Tensor, items: Tensor, constrained: bool) -> Tensor:
+    def code_level_log_prob(self, history: Tensor, places: Tensor, codes: Tensor) -> Tensor:
+        """Score code sequences int64 [X, M, L], -1 for none, whether an item has them or not; see `genrec.types.CodePolicy`."""
+        return self._place_level_log_prob(history, places, self.trie.code_tokens(codes))
+
+    def _place_level_log_prob(self, history: Tensor, places: Tensor, tokens: Tensor, items: Tensor | None = None) -> Tensor:
         levels, encoded, (row, place) = self.semantic_ids.levels, self._encode(history, None), places.unbind(1)
-        slot, (batch, count) = places_in_row(row), items.shape
+        slot, (batch, count) = places_in_row(row), tokens.shape[:2]
         num_slots = int(slot.max()) + 1 if batch else 0
         place_of_slot = place.new_zeros(len(history), num_slots).index_put((row, slot), place)
-        packed = items.new_zeros(len(history), num_slots, count).index_put((row, slot), items)
+        packed = tokens.new_zeros(len(history), num_slots, count, levels).index_put((row, slot), tokens)
         queries, keys = self._token_positions(encoded, levels - 1)
         ends = torch.arange(levels, len(keys) + 1, levels, device=keys.device)  # number of tokens up to each place
         places_queries = ends[:, None] + queries - len(keys)
         bias = self._bias(places_queries.flatten(), keys).view(-1, *places_queries.shape, len(keys))  # [H, T, Q, S]
         mask = additive_mask(encoded.empty[:, None, :] | (keys >= ends[place_of_slot].unsqueeze(-1)))
         history_bias = bias[:, place_of_slot].transpose(0, 1) + mask[:, None, :, None, :]  # [B, H, slots, Q, S]
-        tokens = self.trie.tokens[packed.flatten(1)][..., :-1]
-        states, _ = self._encode_branches(tokens, encoded, history_bias.repeat_interleave(count, 2))
+        states, _ = self._encode_branches(packed.flatten(1, 2)[..., :-1], encoded, history_bias.repeat_interleave(count, 2))
         states = states.view(len(history), num_slots, count, *states.shape[2:])[row, slot]
-        return self._item_log_probs(encoded.states[row, ends[place] - 1].unsqueeze(1), states, items, constrained)
+        return self._token_log_probs(encoded.states[row, ends[place] - 1].unsqueeze(1), states, tokens, items)
 
     def decoding(self, history: Tensor) -> GptDecoding:
         """Encode histories int64 [B, T] and return a decoding of them."""
@@ -242,14 +246,14 @@ class GptPolicy(nn.Module):
         positions = torch.arange(size + count, device=history.empty.device)
         return positions[size:], positions[:size]
 
-    def _item_log_probs(self, first: Tensor, others: Tensor, items: Tensor, constrained: bool = False) -> Tensor:
-        """Score items int64 [B, M]: float32 [B, M, L].
+    def _token_log_probs(self, first: Tensor, others: Tensor, tokens: Tensor, items: Tensor | None = None) -> Tensor:
+        """Score tokens int32 [B, M, L] (see `Trie.token_log_probs`): float32 [B, M, L].
 
         The states before the first level are [B, M or 1, D], those before the other levels [B, M, L - 1, D].
         """
         states = (first, *others.unbind(2))
         levels = (code_log_probs(before, head) for before, head in zip(states, self.heads, strict=True))
-        return self.trie.item_log_probs(levels, items, constrained)
+        return self.trie.token_log_probs(levels, tokens, items)
 
 
 class GptDecoding:

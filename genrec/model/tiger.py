@@ -161,41 +161,38 @@ class TigerPolicy(nn.Module):
         return self.dropout(self.decoder_norm(states)), cache
 
     def _score(
-        self, items: Tensor, history: EncodedHistory, bias: Tensor | None, mask: Tensor | None, constrained: bool = False
+        self, tokens: Tensor, history: EncodedHistory, bias: Tensor | None, mask: Tensor | None, items: Tensor | None = None
     ) -> Tensor:
-        """Score candidates int64 [B, M]: float32 [B, M, L]; `bias` and `mask` are those of the attention to the history."""
-        tokens = self.trie.tokens[items]
+        """Score tokens int32 [B, M, L] (see `Trie.token_log_probs`); `bias` and `mask` are those of the attention to the history."""
         start = torch.zeros_like(tokens[..., :1])
         inputs = torch.cat([start, tokens[..., :-1]], -1)
         states, _ = self._decode(inputs, [history.states] * len(self.decoder), bias, mask)
         levels = (code_log_probs(states[..., level, :], head) for level, head in enumerate(self.heads))
-        return self.trie.item_log_probs(levels, items, constrained)
+        return self.trie.token_log_probs(levels, tokens, items)
 
     def level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """Return log p(code | history, codes before) of every level: int64 [B, T] and candidates int64 [B, M] -> float32 [B, M, L].
 
-        The candidate 0 (none) gets -inf. On a CPU the rows are processed in groups of similar length, so that little time goes into
-        padding.
+        The candidate 0 (none) gets -inf. On a CPU the rows are processed in groups of similar length, which saves padding.
         """
-        return self._level_log_prob(history, items, constrained=False)
+        return self._level_log_prob(history, self.trie.tokens[items])
 
     def constrained_level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """Return `level_log_prob` with each softmax over the children of the candidate's prefix only: all items add up to 1."""
-        return self._level_log_prob(history, items, constrained=True)
+        return self._level_log_prob(history, self.trie.tokens[items], items)
 
-    def _level_log_prob(self, history: Tensor, items: Tensor, constrained: bool) -> Tensor:
+    def _level_log_prob(self, history: Tensor, tokens: Tensor, items: Tensor | None = None) -> Tensor:
         parts, groups = [], length_groups(history)
         for rows, longest in groups:
             encoded = self.encode(history[rows, -longest:])
             bias, mask = self._age_bias(encoded.age[None, :]), attention_mask(encoded.empty)
-            parts.append(self._score(items[rows], encoded, bias, mask, constrained))
+            parts.append(self._score(tokens[rows], encoded, bias, mask, None if items is None else items[rows]))
         return torch.cat(parts)[torch.cat([rows for rows, _ in groups]).argsort()]
 
     def sequence_log_prob(self, history: Tensor, targets: Tensor) -> Tensor:
         """Score the target after every place: history and targets int64 [B, T] (0 = none) -> float32 [B, T, L]; see `SequencePolicy`.
 
-        With a causal encoder the state of a place does not depend on what follows. A target is a candidate that attends to the
-        items up to its place only, by a mask.
+        With a causal encoder no state depends on what follows. A target attends to the items up to its place only, by a mask.
         """
         if not self.specification.causal:
             raise UsageError(
@@ -205,7 +202,7 @@ class TigerPolicy(nn.Module):
         codes = self.semantic_ids.levels
         query_age = torch.arange(history.shape[1] - 1, -1, -1, device=history.device).repeat_interleave(codes)  # of the target's place
         age = encoded.age[None, :] - query_age[:, None]  # int64 [T * L, S]  negative: in the future
-        return self._score(targets, encoded, self._age_bias(age), attention_mask(encoded.empty, age < 0))
+        return self._score(self.trie.tokens[targets], encoded, self._age_bias(age), attention_mask(encoded.empty, age < 0))
 
     def place_level_log_prob(self, history: Tensor, places: Tensor, items: Tensor) -> Tensor:
         """Score candidates int64 [X, M] after places int64 [X, 2] of histories int64 [B, T]: float32 [X, M, L]; see `WindowPolicy`.
@@ -213,29 +210,34 @@ class TigerPolicy(nn.Module):
         With a causal encoder the history is encoded once, and the decoder attends to the states up to the place. A bidirectional
         encoder encodes every prefix separately. On a CPU, zeros at the end of a row of candidates cost little.
         """
-        return self._place_level_log_prob(history, places, items, constrained=False)
+        return self._place_level_log_prob(history, places, self.trie.tokens[items])
 
     def constrained_place_level_log_prob(self, history: Tensor, places: Tensor, items: Tensor) -> Tensor:
         """Return `place_level_log_prob` with each softmax over the children of the candidate's prefix only."""
-        return self._place_level_log_prob(history, places, items, constrained=True)
+        return self._place_level_log_prob(history, places, self.trie.tokens[items], items)
 
-    def _place_level_log_prob(self, history: Tensor, places: Tensor, items: Tensor, constrained: bool) -> Tensor:
+    def code_level_log_prob(self, history: Tensor, places: Tensor, codes: Tensor) -> Tensor:
+        """Score code sequences int64 [X, M, L], -1 for none, whether an item has them or not; see `genrec.types.CodePolicy`."""
+        return self._place_level_log_prob(history, places, self.trie.code_tokens(codes))
+
+    def _place_level_log_prob(self, history: Tensor, places: Tensor, tokens: Tensor, items: Tensor | None = None) -> Tensor:
         prefix = prefixes(history, places)
         if not self.specification.causal:
-            return self._level_log_prob(prefix, items, constrained)
+            return self._level_log_prob(prefix, tokens, items)
         encoded = self.encode(history)
         tokens_per_item = len(encoded.age) // history.shape[1]
         states = encoded.states.reshape(history.numel(), -1)  # [B * T, tokens of an item * D]
         first = places[:, :1] * history.shape[1]
-        shape, parts, groups = items.shape, [], candidate_groups(prefix, items)
+        parts, groups = [], candidate_groups(prefix, tokens[..., 0])
         for rows, longest, width in groups:
             place = aligned(longest, places[rows, 1])
             states_of_rows = embedding(first[rows] + place.clamp(min=0), states).reshape(len(rows), longest * tokens_per_item, -1)
             empty = (prefix[rows, -longest:] == 0).repeat_interleave(tokens_per_item, 1)
             history_of_rows = EncodedHistory(states_of_rows, empty, encoded.age[-longest * tokens_per_item :])
             bias, mask = self._age_bias(history_of_rows.age[None, :]), attention_mask(empty)
-            scores = self._score(items[rows, :width], history_of_rows, bias, mask, constrained)
-            parts.append(pad(scores, (0, 0, 0, shape[1] - width), value=-torch.inf))
+            within = None if items is None else items[rows, :width]
+            scores = self._score(tokens[rows, :width], history_of_rows, bias, mask, within)
+            parts.append(pad(scores, (0, 0, 0, tokens.shape[1] - width), value=-torch.inf))
         return torch.cat(parts)[torch.cat([rows for rows, _, _ in groups]).argsort()]
 
     def log_prob(self, history: Tensor, items: Tensor) -> Tensor:

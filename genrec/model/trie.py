@@ -104,14 +104,26 @@ class Trie(nn.Module):
         that a generator can compute them when they are needed. With `constrained`, each level is normalized over the children of
         the item's prefix only.
         """
-        real = items.clamp(min=1)
-        codes, nodes = self.codes[real], self.nodes(real) if constrained else []
+        return self.token_log_probs(levels, self.tokens[items], items if constrained else None)
+
+    def code_tokens(self, codes: Tensor) -> Tensor:
+        """Return the tokens of code sequences int64 [B, M, L], -1 for none: int32 [B, M, L], 0 for none."""
+        return torch.where(codes < 0, 0, codes + self.first_tokens).int()
+
+    def token_log_probs(self, levels: Iterable[Tensor], tokens: Tensor, items: Tensor | None = None) -> Tensor:
+        """Return the log-probabilities of the codes of tokens int32 [B, M, L], 0 for none: float32 [B, M, L], -inf for none.
+
+        `levels` is as in `item_log_probs`. With the `items` int64 [B, M] that the tokens belong to, each level is normalized over the
+        children of the item's prefix only.
+        """
+        codes = (tokens - self.first_tokens).clamp(min=0).long()
+        nodes = [] if items is None else self.nodes(items.clamp(min=1))
         result = []
         for depth, log_probs in enumerate(levels):
-            expanded = log_probs.expand(*items.shape, -1)
+            expanded = log_probs.expand(*tokens.shape[:-1], -1)
             code = codes[..., depth, None]
-            result.append(self._normalize_over_children(depth, expanded, code, nodes) if constrained else expanded.gather(-1, code))
-        return torch.cat(result, -1).masked_fill((items == 0).unsqueeze(-1), -torch.inf)
+            result.append(expanded.gather(-1, code) if items is None else self._normalize_over_children(depth, expanded, code, nodes))
+        return torch.cat(result, -1).masked_fill(tokens[..., :1] == 0, -torch.inf)
 
     def _normalize_over_children(self, depth: int, log_probs: Tensor, code: Tensor, nodes: list[Tensor]) -> Tensor:
         """Return the log-softmax of the items' codes among the children of their prefixes, float32 [B, M, 1].

@@ -10,29 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, Protocol, cast, runtime_checkable
+from typing import NamedTuple, cast
 
 import torch
 from torch import Generator, Tensor, nn
 
 from genrec.errors import UsageError
-from genrec.model.beam_search import Decoding
-from genrec.semantic_ids import SemanticIds
-from genrec.types import Policy
+from genrec.item_rows import sample_columns
+from genrec.types import DecodingPolicy, Policy
 
 MAX_PREFIXES = 2**13  # sampled prefixes that are decoded at once
 MAX_CELLS = 2**23  # probabilities of codes that are held at once: 64 MB
-
-
-@runtime_checkable
-class DecodingPolicy(Protocol):
-    """A policy that generates Semantic IDs code by code."""
-
-    semantic_ids: SemanticIds
-
-    def decoding(self, history: Tensor) -> Decoding:
-        """Encode histories int64 [B, T] and return a decoding of them."""
-        ...
 
 
 class Samples(NamedTuple):
@@ -122,19 +110,12 @@ def _sample(policy: DecodingPolicy, reference: DecodingPolicy | None, history: T
         p = log_p.exp()
         entropy += torch.special.entr(p).sum(-1).mean(1)
         kl += torch.where(p > 0, p * (log_p - log_q), 0.0).sum(-1).mean(1)
-        codes.append(_sample_codes(p, uniform[..., level]))
+        codes.append(sample_columns(p, uniform[..., level]))
         if level < levels - 1:
             advanced = [decoding.advance(level, state, beam, codes[-1]) for decoding, state in zip(decodings, states, strict=True)]
             log_probs, states = [log_prob for log_prob, _ in advanced], [state for _, state in advanced]
             beam = torch.arange(num_samples, device=history.device).expand(users, -1)
     return Samples(torch.stack(codes, -1), entropy, kl)
-
-
-def _sample_codes(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """Sample codes int64 [B, S] by inversion, from probabilities float64 [B, S or 1, C] and uniform numbers float64 [B, S]."""
-    cumulative = probabilities.cumsum(-1)
-    target = uniform.reshape(*probabilities.shape[:2], -1) * cumulative[..., -1:]
-    return torch.searchsorted(cumulative, target, right=True).flatten(1).clamp(max=probabilities.shape[-1] - 1)
 
 
 @contextmanager

@@ -36,6 +36,7 @@ from genrec.types import (
     Advantages,
     CandidateGroups,
     Candidates,
+    CodeProposer,
     GroupLogProbs,
     ObjectiveContext,
     Proposals,
@@ -108,6 +109,12 @@ class PolicyGradient:
             value = getattr(self, name)
             if isinstance(value, type) or not isinstance(value, kind):
                 raise UsageError(f"PolicyGradient.{name} must be a genrec.types.{kind.__name__}, such as {example}, got {value!r}")
+
+        if isinstance(self.candidates, CodeProposer) and self.candidates.proposes_codes():
+            raise UsageError(
+                f"PolicyGradient.candidates must be items, which rewards judge, got {self.candidates!r}, which proposes code "
+                "sequences that no item has; use Rollouts(), or Preference"
+            )
 
     def check(self, experiment: Any) -> None:
         """Raise UsageError if `targets` is "all" and the policy is not causal."""

@@ -21,7 +21,7 @@ def preference_logs(terms: PreferenceTerms, levels: Tensor, reference: Tensor, n
     - `chosen_log_prob`, `rejected_log_prob`: log-probability under the policy.
 
     Arguments: `levels` and `reference` float32 [B, 1 + K, L] are level log-probabilities under the policy and the reference;
-    `negatives` int64 [B, K], 0 where masked.
+    `negatives` [B, K], items int64 or bool, is 0 where masked.
     """
     present, rejections = ~levels[:, 0].isneginf().any(-1), negatives > 0
     valid = rejections & present.unsqueeze(1)

@@ -33,7 +33,8 @@ class PreferenceState:
         self.gated = self.gated or candidates.rows is not None
         counted = candidates.mask if candidates.rows is None else candidates.mask & candidates.rows.unsqueeze(1)
         rejected = candidates.items.masked_fill(~counted, 0)[:, 1:].cpu()
-        logs = self.statistics.update(rows, rejected)
+        invalid = None if candidates.codes is None else (counted & (candidates.codes[..., 0] >= 0))[:, 1:].cpu()
+        logs = self.statistics.update(rows, rejected, invalid)
         self.draw_counts.update(rows.user, rejected)
         return logs
 

@@ -23,9 +23,10 @@ from genrec.objectives.curve_warnings import FallingPositives
 from genrec.objectives.numbered_examples import NumberedBatch, NumberedExamples
 from genrec.objectives.preference_logs import preference_logs
 from genrec.objectives.preference_state import PreferenceState
-from genrec.objectives.prepared_rows import HostRows, PreparedRows, check_positives, mean_likelihood, mean_loss
+from genrec.objectives.prepared_rows import HostRows, PreparedRows, best_first, check_positives, mean_likelihood, mean_loss
 from genrec.objectives.reference_cache import ReferenceCache
 from genrec.objectives.rows import with_places
+from genrec.objectives.scored_candidates import CandidateCodes, ScoredCandidates
 from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of
 from genrec.objectives.validation_pairs import PairMetrics
 from genrec.plugin_source import components
@@ -40,6 +41,7 @@ from genrec.preference.rewards import checked_rating
 from genrec.store import NEW_IN_KEY
 from genrec.types import (
     Candidates,
+    CodeProposer,
     LogProbs,
     ObjectiveContext,
     PreferenceLoss,
@@ -58,6 +60,10 @@ if TYPE_CHECKING:
     RewardOrNone = Reward | None
 else:
     RewardOrNone = Annotated[object, Reward | None]  # tyro follows the class of the value; it cannot parse a protocol or None
+_UNRATED = (
+    "Preference.reward rates items, but {!r} proposes code sequences that no item has; set reward to None, and take a loss without "
+    "rewards"
+)
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,8 @@ class Preference:
         if self.reward is None and (self.loss.needs.rewards or self.chosen == "best"):
             needing = "chosen='best'" if self.chosen == "best" else type(self.loss).__name__
             raise UsageError(f"{needing} needs rewards; give Preference.reward, such as RatingRecency() or Popular()")
+        if self.reward is not None and isinstance(self.candidates, CodeProposer) and self.candidates.proposes_codes():
+            raise UsageError(_UNRATED.format(self.candidates))
         _check_pairs(self.loss, self.candidates)
         if isinstance(self.candidates, Pairs) and self.targets == "all":
             raise UsageError(
@@ -148,6 +156,7 @@ class _PreferenceStep:
         self.exclusions = Exclusions(context.data()) if objective.loss.needs.mismatched else None
         with plugin_errors.attribute_to(objective.reward, "while the reward was built"):
             self.rate = None if objective.reward is None else checked_rating(objective.reward, context.data()).rate
+        self.codes = CandidateCodes(context.data().semantic_ids)
         self.checked = False
 
     def prepare(self, batch: SequenceBatch | WindowBatch | NumberedBatch, step: int) -> PreparedRows:
@@ -182,29 +191,28 @@ class _PreferenceStep:
         assert on_host is not None
         logs = self.state.update(prepared.host.rows, on_host)
         candidates, rewards = self._judged(rows, candidates, step)
-        items = candidates.items.masked_fill(~candidates.mask, 0)
-        scored = items if prepared.mismatched is None else torch.cat([items, prepared.mismatched.unsqueeze(1)], 1)
-        levels = scores.level_log_prob(scored)
+        count, scored = candidates.items.shape[1], self.codes.scored(candidates, prepared.mismatched)
+        levels = scored.level_log_prob(scores)
         reference_levels = self._reference_levels(prepared, scored)
-        ours, theirs = (log_probs(each, items.shape[1] - 1, rewards) for each in (levels, reference_levels))
+        ours, theirs = (log_probs(each, count - 1, rewards) for each in (levels, reference_levels))
         with plugin_errors.attribute_to(objective.loss, f"in step {step}"):
             terms = objective.loss(ours, theirs)
         if not self.checked:
             plugin_errors.check_terms(objective.loss, terms, ours)
             self.checked = True
-        pair = slice(0, items.shape[1])  # without a mismatched item
-        logs |= preference_logs(terms, levels[:, pair].detach(), reference_levels[:, pair], items[:, 1:])
+        rejected = scored.present(count)[:, 1:]  # without a mismatched item
+        logs |= preference_logs(terms, levels[:, :count].detach(), reference_levels[:, :count], rejected)
         return self._total(terms.loss, candidates, levels[:, 0], logs)
 
     @torch.no_grad()
-    def _reference_levels(self, prepared: PreparedRows, scored: Tensor) -> Tensor:
-        """Return the level log-probabilities of items int64 [X, M] under the reference, float32 [X, M, L]."""
+    def _reference_levels(self, prepared: PreparedRows, scored: ScoredCandidates) -> Tensor:
+        """Return the level log-probabilities of candidates under the reference, float32 [X, M, L]."""
         if self.cache is not None and prepared.number is not None:
-            kept = self.cache.gather(prepared.number, scored.shape[1], self._score_examples)
+            kept = self.cache.gather(prepared.number, scored.items.shape[1], self._score_examples)
             if kept is not None:
                 return kept
         frozen = scores_of(self.reference.policy, prepared.batch, prepared.places, prepared.rows, self.context.normalize)
-        return frozen.level_log_prob(scored)
+        return scored.level_log_prob(frozen)
 
     def _score_examples(self, number: Tensor) -> Tensor:
         """Return the level log-probabilities of all candidates of examples int64 [X] under the reference."""
@@ -212,13 +220,15 @@ class _PreferenceStep:
         host, device = self.cache.examples.examples.batch(number), device_of(self.reference.policy)
         candidates, rows = self._on_host(host, number, 0), SequenceBatch(*(each.to(device) for each in host))
         assert candidates is not None
-        items = candidates.items.masked_fill(~candidates.mask, 0).to(device)
-        return scores_of(self.reference.policy, rows, None, rows, self.context.normalize).level_log_prob(items)
+        scored = self.codes.scored(candidates).to(device)
+        return scored.level_log_prob(scores_of(self.reference.policy, rows, None, rows, self.context.normalize))
 
     def _judged(self, rows: SequenceBatch, candidates: Candidates, step: int) -> tuple[Candidates, Tensor | None]:
         """Return the candidates, the preferred one first, and their rewards float32 [X, M], -inf where masked."""
         if self.rate is None:
             return candidates, None
+        if candidates.codes is not None:
+            raise UsageError(_UNRATED.format(self.objective.candidates))
         with plugin_errors.attribute_to(self.objective.reward, f"while the reward rated items in step {step}"):
             rewards = self.rate(rows, candidates.items.masked_fill(~candidates.mask, 0))
         if self.objective.chosen == "first":
@@ -259,21 +269,6 @@ def log_probs(levels: Tensor, num_rejected: int | None = None, rewards: Tensor |
     count = total.shape[1] - 1 if num_rejected is None else num_rejected
     mismatched = total[:, 1 + count] if total.shape[1] > 1 + count else None
     return LogProbs(total[:, 0], total[:, 1 : 1 + count], levels.shape[-1], mismatched, rewards, levels[:, : 1 + count])
-
-
-def best_first(candidates: Candidates, rewards: Tensor, min_gap: float) -> tuple[Candidates, Tensor]:
-    """Return the candidates with the highest reward first, and their rewards; equal rewards keep their order.
-
-    A candidate is masked unless its reward is lower than the best by more than `min_gap`. Rows without such a candidate, which
-    compare nothing, take no part.
-    """
-    rewards = rewards.masked_fill(~candidates.mask, -torch.inf)
-    rewards, order = rewards.sort(dim=1, descending=True, stable=True)
-    mask = candidates.mask.gather(1, order) & (rewards < rewards[:, :1] - min_gap)
-    counted = mask.any(1)
-    mask[:, 0] = candidates.mask.gather(1, order)[:, 0]
-    counted = counted if candidates.rows is None else counted & candidates.rows
-    return candidates._replace(items=candidates.items.gather(1, order), mask=mask, rows=counted), rewards
 
 
 def mismatched_items(rows: SequenceBatch, exclusions: Exclusions, shift: int = 1) -> Tensor:

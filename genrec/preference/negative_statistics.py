@@ -31,10 +31,11 @@ class NegativeStatistics:
             "depths": torch.zeros(context.semantic_ids.levels + 1, dtype=torch.int64),  # negatives by shared codes, 0..L
         }
 
-    def update(self, batch: SequenceBatch, negatives: Tensor) -> dict[str, Tensor]:
+    def update(self, batch: SequenceBatch, negatives: Tensor, invalid: Tensor | None = None) -> dict[str, Tensor]:
         """Add the negatives of a batch, int64 [B, K], and return its values for the training curves.
 
-        Each value is float32 [], a mean over the batch's negatives, or 0 if there are none.
+        Each value is float32 [], a mean over the batch's negatives, or 0 if there are none. `invalid` bool [B, K] marks negatives that
+        are code sequences of no item, with a 0 in `negatives`: they are no shortfall, and only their share is in a figure.
         """
         target, drawn = on_cpu(batch).target, negatives.cpu()
         row, place = (drawn > 0).nonzero(as_tuple=True)
@@ -42,18 +43,21 @@ class NegativeStatistics:
         similarity = cosine_similarity(self.context.vectors[items], self.context.vectors[positives], dim=1)
         depth = self.context.semantic_ids.prefix_depth(items, positives)
         self.totals["rows"] += len(drawn)
-        self.totals["places"] += drawn.numel()
-        self.totals["empty_rows"] += (drawn == 0).all(1).sum()
-        self.totals["draws"] += torch.bincount(drawn.flatten(), minlength=len(self.totals["draws"]))
+        missing = drawn == 0 if invalid is None else (drawn == 0) & ~invalid
+        places = drawn.numel() if invalid is None else drawn.numel() - int(invalid.sum())
+        self.totals["places"] += places
+        self.totals["empty_rows"] += missing.all(1).sum()
+        self.totals["draws"] += torch.bincount(drawn[(drawn > 0) | missing], minlength=len(self.totals["draws"]))
         self.totals["cosine"] += similarity.double().sum()
         self.totals["depths"] += torch.bincount(depth, minlength=len(self.totals["depths"]))
         count = max(1, len(items))
-        return {
+        logs = {
             "drawn_depth": depth.float().sum() / count,  # codes shared with the positive
             "drawn_popularity": self.percentiles[items].float().sum() / count,  # percentile, 0..1
             "drawn_cosine": similarity.float().sum() / count,  # cosine to the positive, -1..1
-            "drawn_shortfall": (drawn == 0).float().sum() / max(1, drawn.numel()),  # share of requested negatives, 0..1
+            "drawn_shortfall": missing.float().sum() / max(1, drawn.numel()),  # share of requested negatives, 0..1
         }
+        return logs if invalid is None else logs | {"drawn_invalid": invalid.float().sum() / max(1, drawn.numel())}
 
     def summary(self) -> Summary:
         """Return shares and means over all negatives so far, None where there are none. The result is JSON-serializable."""

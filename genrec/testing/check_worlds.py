@@ -14,7 +14,7 @@ from genrec.data.examples import Examples, Windows, num_windows, select_examples
 from genrec.data.feedback import labels_of
 from genrec.data.feedback_targets import allowed_by_label
 from genrec.errors import UsageError
-from genrec.item_rows import contains, keys, ranking
+from genrec.item_rows import contains, keys, prefixes, ranking
 from genrec.own_ids import OwnIds
 from genrec.semantic_ids import SemanticIds
 from genrec.types import Feedback, FeedbackBounds, Padding, Ranking, SamplerContext, SequenceBatch
@@ -68,11 +68,24 @@ class WorldPolicy(nn.Module):
 
     def level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """Return the log-probability of each code of candidates int64 [B, M], float32 [B, M, L]; -inf for candidate 0."""
+        codes = self.semantic_ids.codes.to(items.device)[(items - 1).clamp(min=0)]
+        levels = [table.gather(1, codes[..., i]) for i, table in enumerate(self._tables(history))]
+        return torch.stack(levels, -1).masked_fill((items == 0).unsqueeze(-1), -torch.inf)
+
+    def _tables(self, history: Tensor) -> list[Tensor]:
+        """Return the log-probabilities of each level's codes, float32 [B, size] each."""
         read = (history > 0).unsqueeze(-1)
         state = (self.vectors[history] * read).sum(1) / read.sum(1).clamp(min=1)
-        codes = self.semantic_ids.codes.to(items.device)[(items - 1).clamp(min=0)]
-        levels = [log_softmax((state.unsqueeze(1) * table).sum(-1), 1).gather(1, codes[..., i]) for i, table in enumerate(self.codes)]
-        return torch.stack(levels, -1).masked_fill((items == 0).unsqueeze(-1), -torch.inf)
+        return [log_softmax((state.unsqueeze(1) * table).sum(-1), 1) for table in self.codes]
+
+    def code_level_log_prob(self, history: Tensor, places: Tensor, codes: Tensor) -> Tensor:
+        """Return the log-probability of each code of sequences int64 [X, M, L], -1 for none, after places: float32 [X, M, L]."""
+        levels = [table.gather(1, codes[..., i].clamp(min=0)) for i, table in enumerate(self._tables(prefixes(history, places)))]
+        return torch.stack(levels, -1).masked_fill(codes < 0, -torch.inf)
+
+    def decoding(self, history: Tensor) -> WorldDecoding:
+        """Return a decoding of histories int64 [B, T]."""
+        return WorldDecoding(self._tables(history))
 
     def sequence_log_prob(self, history: Tensor, targets: Tensor) -> Tensor:
         """Return the log-probability of a target after every place, float32 [B, T, L]; targets int64 [B, T], 0 for none."""
@@ -101,6 +114,21 @@ class WorldPolicy(nn.Module):
     def _best(self, history: Tensor, items: Tensor, excluded: Tensor, n: int) -> Ranking:
         score = self.log_prob(history, items).masked_fill(excluded, -torch.inf)
         return ranking(keys(score, items), n, torch.zeros(len(history), dtype=torch.bool, device=history.device))
+
+
+class WorldDecoding:
+    """A `genrec.types.Decoding` of a policy in which earlier codes have no influence. It has no state."""
+
+    def __init__(self, tables: list[Tensor]) -> None:
+        self.tables = tables  # float32 [B, size] each
+
+    def start(self) -> tuple[Tensor, None]:
+        """Return the log-probabilities of the first level."""
+        return self.tables[0], None
+
+    def advance(self, level: int, state: None, beam: Tensor, code: Tensor) -> tuple[Tensor, None]:
+        """Return the log-probabilities of the next level, the same for all beams."""
+        return self.tables[level + 1].unsqueeze(1).expand(-1, beam.shape[1], -1), None
 
 
 def batches_of(context: SamplerContext, size: int = 32, length: int = 20) -> Iterator[SequenceBatch]:

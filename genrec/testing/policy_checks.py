@@ -45,7 +45,8 @@ def check_policy(specification: PolicySpecification, semantic_ids: SemanticIds |
     - Lists contain real, distinct, allowed items in the order of their scores, which equal `log_prob`.
     - Gradients are finite.
     - `sequence_log_prob` of a `SequencePolicy` equals `level_log_prob` of every prefix, and so do `place_level_log_prob` of a
-      `WindowPolicy`, `constrained_place_level_log_prob` and `catalog_log_prob` of a `CatalogPolicy`, with the same gradients.
+      `WindowPolicy`, `constrained_place_level_log_prob`, `catalog_log_prob` of a `CatalogPolicy` and `code_level_log_prob` of a
+      `CodePolicy`, with the same gradients. The probabilities of all items, or of all code sequences, add up to 1.
     - `sequence_loss` of a `LossPolicy` is a finite scalar with a gradient, or None; see `check_sequence_loss`.
 
     A policy that refuses Semantic IDs of three levels is checked with one level, in which item i has code i - 1.
@@ -60,7 +61,7 @@ def check_policy(specification: PolicySpecification, semantic_ids: SemanticIds |
         _check_independence(trial, levels)
         check_rankings(name, trial.policy, trial.history, levels.sum(-1))
         _check_sequence(trial, specification)
-        check_windows(name, trial.policy, trial.history, trial.semantic_ids.items)
+        check_windows(name, trial.policy, trial.history, trial.semantic_ids)
         _check_same(trial, "level_log_prob returns other values when it is called again", levels, _levels(trial))
         _check_weights(trial, specification, levels)
     _check_gradients(trial)

@@ -7,11 +7,12 @@ from torch import Tensor
 
 from genrec.objectives.rows import rows_of, with_places
 from genrec.plugin_source import name_with_place
+from genrec.preference.candidates.invalid_codes import repeated_codes
 from genrec.preference.candidates.row_scores import scores_of
 from genrec.testing.objective_worlds import batches_of_kind, objective_world
 from genrec.testing.plugin_watch import call_plugin, same
 from genrec.testing.specification_checks import ContractError, check_specification
-from genrec.types import Candidates, ObjectiveContext, Proposals, Proposer, SequenceBatch, SizedProposer, WindowBatch
+from genrec.types import Candidates, CodeProposer, ObjectiveContext, Proposals, Proposer, SequenceBatch, SizedProposer, WindowBatch
 
 
 def check_proposer(proposer: Proposer) -> None:
@@ -25,6 +26,8 @@ def check_proposer(proposer: Proposer) -> None:
     - `rows` is bool [X], and a row that takes part has two candidates or more;
     - equal seeds and steps give equal candidates;
     - behavior log-probabilities are float32 [X, M], finite where the mask is true, and at most 0;
+    - codes are int64 [X, M, L], -1 for items and masked candidates; an item has none of the other sequences, no row has one twice, and
+      `proposes_codes()` is true;
     - there are at most `most_candidates()` candidates, if the proposer has this method.
     """
     check_specification(proposer, Proposer, "build_proposals(context)")
@@ -33,11 +36,15 @@ def check_proposer(proposer: Proposer) -> None:
         found = [_propose(name, proposer, objective_world(), batch, step) for step in (0, 0, 7)]
         for candidates in found:
             _check(name, kind, proposer, candidates, len(rows_of(batch).target), objective_world())
-        if not same(found[0].items, found[1].items):
+        if not same(found[0].items, found[1].items) or not _same_codes(found[0].codes, found[1].codes):
             raise ContractError(
                 f"{name}: equal seeds and steps gave other candidates; take all random numbers from "
                 "genrec.randomness.generator(context.seed, purpose, step)"
             )
+
+
+def _same_codes(first: Tensor | None, second: Tensor | None) -> bool:
+    return first is second if first is None or second is None else same(first, second)
 
 
 def _propose(name: str, proposer: Proposer, context: ObjectiveContext, batch: SequenceBatch | WindowBatch, step: int) -> Candidates:
@@ -65,7 +72,8 @@ def _check(name: str, kind: str, proposer: Proposer, candidates: Candidates, cou
     items, mask, num_items = candidates.items, candidates.mask, context.data().item_count
     _check_tensor(name, f"items, for a batch of {kind},", items, torch.int64, (count, items.shape[-1]))
     _check_tensor(name, "mask", mask, torch.bool, tuple(items.shape))
-    if bool(((items < 0) | (items > num_items)).any()) or (candidates.codes is None and bool((items[mask] == 0).any())):
+    coded = torch.zeros_like(mask) if candidates.codes is None else _check_codes(name, proposer, candidates, context)
+    if bool(((items < 0) | (items > num_items)).any()) or bool((items[mask & ~coded] == 0).any()):
         raise ContractError(f"{name}: items must lie in 1..{num_items}, or be 0 where the mask is false")
     ordered = items.masked_fill(~mask, 0).sort(1).values
     if bool(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0)).any()):
@@ -81,6 +89,25 @@ def _check(name: str, kind: str, proposer: Proposer, candidates: Candidates, cou
             raise ContractError(f"{name}: behavior must hold finite log-probabilities of at most 0 where the mask is true")
     if isinstance(proposer, SizedProposer) and items.shape[1] > proposer.most_candidates():
         raise ContractError(f"{name}: a row has {items.shape[1]} candidates, but most_candidates() is {proposer.most_candidates()}")
+
+
+def _check_codes(name: str, proposer: Proposer, candidates: Candidates, context: ObjectiveContext) -> Tensor:
+    """Check the code sequences of candidates that no item has, and return where they are, bool [X, M]."""
+    items, mask, codes, semantic_ids = candidates.items, candidates.mask, candidates.codes, context.data().semantic_ids
+    _check_tensor(name, "codes", codes, torch.int64, (*items.shape, semantic_ids.levels))
+    assert codes is not None
+    if not isinstance(proposer, CodeProposer) or not proposer.proposes_codes():
+        raise ContractError(f"{name}: gives Candidates.codes, so it needs a method proposes_codes() that returns True")
+    coded = (codes >= 0).all(2)
+    if bool(((codes >= 0).any(2) != coded).any()) or bool((codes >= torch.tensor(semantic_ids.level_sizes)).any()):
+        raise ContractError(f"{name}: codes must lie in 0..size - 1 of their levels, {semantic_ids.level_sizes}, or all be -1")
+    if bool((coded & ((items > 0) | ~mask)).any()):
+        raise ContractError(f"{name}: codes must be -1 where a candidate is an item or is masked")
+    if bool((semantic_ids.lookup(codes[coded]) > 0).any()):
+        raise ContractError(f"{name}: a sequence of codes is the Semantic ID of an item; give the item instead")
+    if bool(repeated_codes(codes, coded).any()):
+        raise ContractError(f"{name}: a row has the same sequence of codes twice")
+    return coded
 
 
 def _check_tensor(name: str, what: str, value: object, dtype: torch.dtype, shape: tuple[int, ...]) -> None:

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from genrec.semantic_ids import SemanticIds
 from genrec.testing.plugin_watch import call_plugin
 from genrec.testing.specification_checks import ContractError
-from genrec.types import CatalogPolicy, ConstrainedPolicy, ConstrainedWindowPolicy, Policy, WindowPolicy
+from genrec.types import CatalogPolicy, CodePolicy, ConstrainedPolicy, ConstrainedWindowPolicy, Policy, WindowPolicy
 
 TOLERANCE = 1e-4  # rounding error of a log-probability and, relative to the largest one, of a gradient
+MAX_SEQUENCES = 2**10  # code sequences that are scored at once, at most
 NUM_PLACES, NUM_CANDIDATES = 24, 3  # places and candidates of the check
 
 Score = Callable[[Tensor, Tensor, Tensor], Tensor]  # (history [B, T], places [X, 2], items [X, M]) -> [X, M, L], or [X, M]
 
 
-def check_windows(name: str, policy: Policy, history: Tensor, num_items: int) -> None:
-    """Raise ContractError unless scores after places equal those of prefixes, and have the same gradients.
+def check_windows(name: str, policy: Policy, history: Tensor, semantic_ids: SemanticIds) -> None:
+    """Raise ContractError unless scores after places, of items and of their codes, equal those of prefixes, with the same gradients.
 
     `history` int64 [B, T] is left-padded. The places are after items, in random order and with repetitions; some candidates are 0.
     The policy is in evaluation mode.
     """
+    num_items = semantic_ids.items
     places, items = _places_and_items(history, num_items)
     if isinstance(policy, WindowPolicy):
         _check(name, "place_level_log_prob", policy, policy.place_level_log_prob, policy.level_log_prob, history, places, items)
@@ -32,6 +36,8 @@ def check_windows(name: str, policy: Policy, history: Tensor, num_items: int) ->
             name, "constrained_place_level_log_prob", policy, policy.constrained_place_level_log_prob,
             policy.constrained_level_log_prob, history, places, items,
         )  # fmt: skip
+    if isinstance(policy, CodePolicy):
+        _check_codes(name, policy, history, places, items, semantic_ids)
     if isinstance(policy, CatalogPolicy):
         every = torch.arange(1, num_items + 1).expand(len(places), -1)
         catalog = policy.catalog_log_prob
@@ -42,6 +48,23 @@ def check_windows(name: str, policy: Policy, history: Tensor, num_items: int) ->
                 f"{name}: the probabilities of catalog_log_prob add up to {total.min():g}..{total.max():g}, not 1; end in a "
                 "log_softmax over all items"
             )
+
+
+def _check_codes(name: str, policy: CodePolicy, history: Tensor, places: Tensor, items: Tensor, semantic_ids: SemanticIds) -> None:
+    """Check the scores of the items' codes, and the sum of the probabilities of all code sequences if they are few."""
+    table = torch.cat([torch.full((1, semantic_ids.levels), -1), semantic_ids.codes])
+    score = policy.code_level_log_prob
+    _check(name, "code_level_log_prob", policy, lambda h, p, i: score(h, p, table[i]), policy.level_log_prob, history, places, items)
+    count = math.prod(semantic_ids.level_sizes)
+    if count > MAX_SEQUENCES:
+        return
+    every = torch.stack(torch.unravel_index(torch.arange(count), semantic_ids.level_sizes), 1).expand(len(places), -1, -1)
+    total = score(history, places, every).sum(2).exp().sum(1)
+    if not bool(((total - 1).abs() <= TOLERANCE).all()):
+        raise ContractError(
+            f"{name}: the probabilities of all code sequences by code_level_log_prob add up to {total.min():g}..{total.max():g}, not "
+            "1; normalize each level over all of its codes"
+        )
 
 
 def _places_and_items(history: Tensor, num_items: int) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ def tensorboard(folder: Path) -> Iterator[OnRow | None]:
         nonlocal writer
         step = int(row["step"])
         if writer is None:
+            _wait_for_new_second(folder)
             writer = SummaryWriter(folder, purge_step=step)
         for name, value in row.items():
             if name != "step":
@@ -47,3 +49,13 @@ def tensorboard(folder: Path) -> Iterator[OnRow | None]:
 def tag(name: str) -> str:
     """Return the TensorBoard tag of a curve: `training/loss`, `validation/ndcg@10`."""
     return f"validation/{name.removeprefix(VALIDATION)}" if name.startswith(VALIDATION) else f"training/{name}"
+
+
+def _wait_for_new_second(folder: Path) -> None:
+    """Wait until no event file in the folder was begun in the present second.
+
+    TensorBoard reads files in the order of their names, `events.out.tfevents.SECOND.HOST.PROCESS.NUMBER`. Within one second number 10
+    sorts before 9, and the points that the later file drops would stay.
+    """
+    while any(folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
+        time.sleep(0.02)

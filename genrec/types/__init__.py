@@ -22,6 +22,7 @@ from genrec.types.data import (
     TieOrder,
     TieOrderingSplit,
 )
+from genrec.types.decoding import CodePolicy, Decoding, DecodingPolicy
 from genrec.types.evaluation import Evaluated, EvaluationMetric, HeldOutItems
 from genrec.types.items import (
     NO_TEXT,
@@ -37,6 +38,7 @@ from genrec.types.items import (
 )
 from genrec.types.objective import (
     Candidates,
+    CodeProposer,
     ExampleSource,
     Feedback,
     FrozenPolicy,
@@ -94,7 +96,7 @@ from genrec.types.preference import (
     Reward,
     SamplerContext,
 )
-from genrec.types.specification import CheckedSpecification, NamesFiles
+from genrec.types.specification import CheckedCatalog, CheckedData, CheckedSpecification, NamesFiles
 
 __all__ = [
     "NO_TEXT",
@@ -107,12 +109,18 @@ __all__ = [
     "Candidates",
     "CatalogPolicy",
     "CatalogQuantizer",
+    "CheckedCatalog",
     "CheckedContext",
+    "CheckedData",
     "CheckedHeldOut",
     "CheckedSpecification",
+    "CodePolicy",
+    "CodeProposer",
     "ComposedSampler",
     "ConstrainedPolicy",
     "ConstrainedWindowPolicy",
+    "Decoding",
+    "DecodingPolicy",
     "DividingSplit",
     "Draw",
     "Evaluated",

@@ -133,11 +133,11 @@ class Objective(Protocol):
 class Candidates(NamedTuple):
     """Candidates of each row. In a preference the first one is the preferred item, unless a reward chooses it."""
 
-    items: Tensor  # int64 [X, M]; any item or 0 where masked
+    items: Tensor  # int64 [X, M]; any item or 0 where masked, and 0 where no item has the candidate's codes
     mask: Tensor  # bool [X, M]; false: the candidate takes no part
     rows: Tensor | None = None  # bool [X]  rows that take part, such as those past a hit gate; None: all
     behavior: Tensor | None = None  # float32 [X, M]  log-probability under the policy that drew them; None: they were not sampled
-    codes: Tensor | None = None  # int64 [X, M, L]  codes to score in place of the items', for Semantic IDs that no item has
+    codes: Tensor | None = None  # int64 [X, M, L]  of candidates that no item has, -1 for items and where masked; None: all are items
     weight: Tensor | None = None  # float32 [X]  weight of each row in the mean of the loss, above 0; None: all 1
 
 
@@ -150,6 +150,10 @@ class RowScores(Protocol):
 
     def top(self, n: int, exclude: Tensor | None = None) -> Ranking:
         """Return the `n` best items of each row without a gradient: exact where the policy scores the catalog, else beams."""
+        ...
+
+    def code_level_log_prob(self, codes: Tensor) -> Tensor:
+        """Return those of code sequences int64 [X, M, L], float32 [X, M, L], -inf where they are -1; needs a `CodePolicy`."""
         ...
 
     def rank(self, items: Tensor) -> Tensor | None:
@@ -189,4 +193,16 @@ class SizedProposer(Protocol):
 
     def most_candidates(self) -> int:
         """Return this number, with the preferred item."""
+        ...
+
+
+@runtime_checkable
+class CodeProposer(Protocol):
+    """A proposer that knows from its settings whether it gives code sequences that no item has (`Candidates.codes`).
+
+    Only objectives that score codes take such a proposer, with a policy that is a `genrec.types.CodePolicy`.
+    """
+
+    def proposes_codes(self) -> bool:
+        """Return whether candidates may be code sequences that no item has."""
         ...

@@ -20,6 +20,24 @@ class CheckedSpecification(Protocol):
 
 
 @runtime_checkable
+class CheckedCatalog(Protocol):
+    """A component of an experiment that checks the number of items, as soon as the data stage has made it known."""
+
+    def check_catalog(self, num_items: int) -> None:
+        """Raise `genrec.errors.UsageError` if the component cannot work with this number of items."""
+        ...
+
+
+@runtime_checkable
+class CheckedData(Protocol):
+    """A component of an experiment that reads something made from a data artifact, which must be that of the experiment."""
+
+    def check_data(self, key: str) -> None:
+        """Raise a `genrec.errors.GenrecError` if this is not the key of its data. Called when the data stage is complete."""
+        ...
+
+
+@runtime_checkable
 class NamesFiles(Protocol):
     """A component that reads a user's files. Their names stand in labels; the key of an artifact holds their content instead."""
 

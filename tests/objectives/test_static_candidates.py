@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import alignments
 import pandas as pd
 import pytest
 import torch
@@ -23,8 +24,9 @@ from genrec.objectives import PolicyGradient, Preference, Rounds, Supervised
 from genrec.objectives.prepared_rows import mean_likelihood, mean_loss
 from genrec.objectives.reference_cache import ReferenceCache
 from genrec.pipeline import run
-from genrec.preference.candidates import History, Pairs
+from genrec.preference.candidates import History, InvalidIds, Pairs
 from genrec.preference.losses import SoftmaxDPO
+from genrec.semantic_ids import SemanticIds
 from genrec.types import TrainingStep
 
 
@@ -51,11 +53,14 @@ def changed(change: dict[str, Any]) -> tuple[TrainingStep, Any, Any]:
 
 
 def candidates_of(name: str, folder: Path) -> Any:
+    if name == "corruptions":
+        return InvalidIds(by="corruptions")
     return History(size=4) if name == "history" else Pairs(pair_file(folder / "pairs.jsonl"))
 
 
-@pytest.mark.parametrize("name", ["history", "pairs"])
+@pytest.mark.parametrize("name", ["history", "pairs", "corruptions"])
 def test_kept_scores_give_the_losses_of_scores_in_every_step(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alignments, "IDS", SemanticIds(alignments.IDS.codes, (8, 7)))  # codes 5 and 6 of level 2 are no item's
     change = {"candidates": candidates_of(name, tmp_path), "batch_size": 16, "max_steps": 40}
     step, _, frozen = changed(change)
     found = [take(step, frozen, step.examples.batch(torch.arange(n, n + 8)), n) for n in range(3)]

@@ -11,6 +11,7 @@ from genrec.training.curves import Curves, Row
 from genrec.training.tensorboard_log import tag, tensorboard
 
 EVENTS = "tensorboard.backend.event_processing.event_accumulator"
+WRITER = "tensorboard.summary.writer.event_file_writer"
 
 
 def points(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -21,6 +22,13 @@ def points(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def row(step: int, loss: float) -> Row:
     return {"step": step, "loss": loss, "validation_ndcg@10": step / 64}
+
+
+@pytest.fixture
+def ninth_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the next event files of this process have the numbers 9 and 10, whose names sort the other way around within one second."""
+    writer = pytest.importorskip(WRITER)
+    monkeypatch.setattr(writer, "_global_uid", type(writer._global_uid)(9))
 
 
 def test_rows_are_written_at_once_in_two_groups(tmp_path: Path) -> None:
@@ -34,6 +42,7 @@ def test_rows_are_written_at_once_in_two_groups(tmp_path: Path) -> None:
     assert tag("validation_recall@1") == "validation/recall@1"
 
 
+@pytest.mark.usefixtures("ninth_file")
 def test_a_resumed_run_writes_no_point_twice(tmp_path: Path) -> None:
     """Rows up to step 60 were written and the checkpoint is of step 20: points from step 20 on are dropped and written again."""
     with tensorboard(tmp_path) as write:
@@ -48,6 +57,7 @@ def test_a_resumed_run_writes_no_point_twice(tmp_path: Path) -> None:
     assert [step for step, _ in points(tmp_path)["validation/ndcg@10"]] == [20, 40, 60, 80]
 
 
+@pytest.mark.usefixtures("ninth_file")
 def test_a_new_run_drops_older_points_in_its_folder(tmp_path: Path) -> None:
     for loss in (1.0, 2.0):
         with tensorboard(tmp_path) as write:

@@ -10,7 +10,7 @@ from genrec.errors import UsageError
 from genrec.policy_modules import as_module, device_of
 from genrec.preference.candidates.policy_scores import evaluation_mode
 from genrec.preference.candidates.row_scores import scores_without_gradient
-from genrec.types import Candidates, CatalogPolicy, FrozenPolicy, ObjectiveContext, RowScores, SequenceBatch
+from genrec.types import Candidates, CatalogPolicy, FrozenPolicy, ObjectiveContext, Policy, RowScores, SequenceBatch
 
 VALIDATION_ROWS = 256  # validation users that are scored at once
 
@@ -40,6 +40,11 @@ class ProposingPolicy:
         if step % self.refresh == 0:
             assert self.frozen is not None
             self.frozen.refresh()
+
+    @property
+    def policy(self) -> Policy:
+        """The policy that proposes."""
+        return self.context.policy if self.frozen is None else self.frozen.policy
 
     def scores(self, rows: SequenceBatch, scores: RowScores) -> RowScores:
         """Return the scores that choose the candidates of rows; `scores` are those of the policy in training."""

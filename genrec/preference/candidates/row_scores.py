@@ -17,9 +17,20 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from genrec.errors import UsageError
 from genrec.item_rows import last_places
+from genrec.plugin_source import name_with_place
 from genrec.preference.candidates.policy_scores import CatalogScores, Normalize, beams, prefix_level_log_prob
-from genrec.types import CatalogPolicy, ConstrainedWindowPolicy, Policy, Ranking, SequenceBatch, WindowBatch, WindowPolicy
+from genrec.types import (
+    CatalogPolicy,
+    CodePolicy,
+    ConstrainedWindowPolicy,
+    Policy,
+    Ranking,
+    SequenceBatch,
+    WindowBatch,
+    WindowPolicy,
+)
 
 
 class PolicyRowScores:
@@ -67,6 +78,16 @@ class PolicyRowScores:
             return policy.constrained_place_level_log_prob(self.history, self.places, items)
         return prefix_level_log_prob(policy, self.rows.history, items, self.normalize)
 
+    def code_level_log_prob(self, codes: Tensor) -> Tensor:
+        """Return level log-probabilities of code sequences int64 [X, M, L], float32 [X, M, L]; -inf where they are -1.
+
+        Raises UsageError unless the policy is a `CodePolicy` and each level is normalized over all of its codes.
+        """
+        policy = check_scores_codes(self.policy, self.normalize, "a proposer of codes")
+        places = last_places(self.history) if self.places is None else self.places
+        with torch.set_grad_enabled(self._has_gradient and torch.is_grad_enabled()):
+            return policy.code_level_log_prob(self.history, places, codes)
+
     def top(self, n: int, exclude: Tensor | None = None) -> Ranking:
         """Return the `n` best items of each row without a gradient; items of `exclude` int64 [X, E] (0 = none) are left out."""
         if isinstance(self.policy, CatalogPolicy):
@@ -97,3 +118,18 @@ def scores_of(
 def scores_without_gradient(policy: Policy, rows: SequenceBatch, normalize: Normalize) -> PolicyRowScores:
     """Return the scores of a policy on whole histories, without a gradient."""
     return PolicyRowScores(policy, rows, None, rows, normalize)
+
+
+def check_scores_codes(policy: Policy, normalize: Normalize, proposer: str) -> CodePolicy:
+    """Return the policy. Raise UsageError if it cannot score code sequences that no item has; `proposer` is for the message."""
+    if normalize != "codes":
+        raise UsageError(
+            f"align.normalize '{normalize}' gives code sequences of no item the probability 0, but {proposer} compares theirs; "
+            "set align.normalize codes"
+        )
+    if not isinstance(policy, CodePolicy):
+        raise UsageError(
+            f"{proposer} needs a policy that scores code sequences of no item (code_level_log_prob, genrec.types.CodePolicy), got "
+            f"{name_with_place(type(policy))}; use Tiger or Gpt, or another proposer"
+        )
+    return policy

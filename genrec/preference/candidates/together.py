@@ -13,12 +13,14 @@ from torch import Tensor
 from genrec.errors import UsageError
 from genrec.item_rows import repeated
 from genrec.objective_state import JoinedStates
+from genrec.preference.candidates.invalid_codes import repeated_codes
 from genrec.preference.candidates.rollouts import Rollouts
 from genrec.preference.exclusions import representatives
 from genrec.types import (
     Candidates,
     CheckedContext,
     CheckedSpecification,
+    CodeProposer,
     ObjectiveContext,
     Proposals,
     Proposer,
@@ -62,6 +64,10 @@ class Together:
             if isinstance(proposer, CheckedContext):
                 proposer.check_context(context)
 
+    def proposes_codes(self) -> bool:
+        """Return whether one of the proposers gives code sequences of no item."""
+        return any(isinstance(proposer, CodeProposer) and proposer.proposes_codes() for proposer in self.proposers)
+
     def build_proposals(self, context: ObjectiveContext) -> Proposals:
         """Return the proposer for one policy and one training set."""
         parts = [_build(proposer, number, context) for number, proposer in enumerate(self.proposers)]
@@ -99,10 +105,10 @@ def joined(parts: list[Candidates], target: Tensor, representative: Tensor) -> C
 
     `representative` int64 [N + 1] is the lowest item with the same Semantic ID.
     """
-    if any(part.behavior is not None or part.codes is not None or part.weight is not None for part in parts):
+    if any(part.behavior is not None or part.weight is not None for part in parts):
         raise UsageError(
-            "Together joins items of the catalog, got a proposer with behavior log-probabilities, codes or weights; use proposers "
-            "such as TopItems, History and Sampled"
+            "Together joins candidates without behavior log-probabilities or weights, got a proposer that gives them; use proposers "
+            "such as TopItems, History, Sampled and InvalidIds"
         )
     items, masks = [target.unsqueeze(1)], [torch.ones_like(target, dtype=torch.bool).unsqueeze(1)]
     for part in parts:
@@ -110,8 +116,24 @@ def joined(parts: list[Candidates], target: Tensor, representative: Tensor) -> C
         masks.append(part.mask[:, 1:] if part.rows is None else part.mask[:, 1:] & part.rows.unsqueeze(1))
     every, mask = torch.cat(items, 1), torch.cat(masks, 1)
     kept = representative[every.masked_fill(~mask, 0)]
-    mask = mask & (kept > 0) & ~repeated(kept)
-    return Candidates(every, mask, mask[:, 1:].any(1))
+    codes = _joined_codes(parts)
+    distinct = (kept > 0) & ~repeated(kept)
+    if codes is not None:
+        invalid = mask & (codes[..., 0] >= 0)
+        distinct = distinct | (invalid & ~repeated_codes(codes, invalid))
+    mask = mask & distinct
+    codes = None if codes is None else codes.masked_fill(~mask.unsqueeze(-1), -1)
+    return Candidates(every, mask, mask[:, 1:].any(1), codes=codes)
+
+
+def _joined_codes(parts: list[Candidates]) -> Tensor | None:
+    """Return the codes of no item of all parts, int64 [X, M, L], -1 for items; None if all candidates are items."""
+    given = [part.codes for part in parts if part.codes is not None]
+    if not given:
+        return None
+    none = torch.full_like(given[0][:, :1], -1)
+    every = [none.expand(-1, part.items.shape[1] - 1, -1) if part.codes is None else part.codes[:, 1:] for part in parts]
+    return torch.cat([none, *every], 1)
 
 
 def _build(proposer: Proposer, number: int, context: ObjectiveContext) -> Proposals:

@@ -1,0 +1,51 @@
+"""Candidates as the policy and the reference score them: items, or code sequences where some candidates are no items."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from genrec.preference.rewards.reward_tables import DeviceTable
+from genrec.semantic_ids import SemanticIds
+from genrec.types import Candidates, RowScores
+
+
+class ScoredCandidates(NamedTuple):
+    """Candidates to score."""
+
+    items: Tensor  # int64 [X, M]  0 where masked, and where no item has the codes
+    codes: Tensor | None = None  # int64 [X, M, L]  of all candidates, -1 where masked; None: all candidates are items
+
+    def to(self, device: torch.device) -> ScoredCandidates:
+        """Return the candidates on a device."""
+        return ScoredCandidates(self.items.to(device), None if self.codes is None else self.codes.to(device))
+
+    def level_log_prob(self, scores: RowScores) -> Tensor:
+        """Return level log-probabilities float32 [X, M, L], -inf where masked."""
+        return scores.level_log_prob(self.items) if self.codes is None else scores.code_level_log_prob(self.codes)
+
+    def present(self, count: int) -> Tensor:
+        """Return which of the first `count` candidates are not masked: bool [X, count]."""
+        return (self.items > 0 if self.codes is None else self.codes[..., 0] >= 0)[:, :count]
+
+
+class CandidateCodes:
+    """The codes of candidates, those of items from the Semantic IDs."""
+
+    def __init__(self, semantic_ids: SemanticIds) -> None:
+        none = torch.full((1, semantic_ids.levels), -1)
+        self.table = DeviceTable(torch.cat([none, semantic_ids.codes]))  # int64 [N + 1, L]
+
+    def scored(self, candidates: Candidates, mismatched: Tensor | None = None) -> ScoredCandidates:
+        """Return candidates to score, with a further item int64 [X] (0 = none) at the end of each row if there is one."""
+        items, codes = candidates.items.masked_fill(~candidates.mask, 0), candidates.codes
+        if mismatched is not None:
+            items = torch.cat([items, mismatched.unsqueeze(1)], 1)
+        if codes is None:
+            return ScoredCandidates(items)
+        codes = codes.masked_fill(~candidates.mask.unsqueeze(-1), -1)
+        if mismatched is not None:
+            codes = torch.cat([codes, torch.full_like(codes[:, :1], -1)], 1)
+        return ScoredCandidates(items, torch.where((items > 0).unsqueeze(-1), self.table.on(items.device)[items], codes))
