@@ -23,9 +23,10 @@ from genrec.objectives.curve_warnings import FallingPositives
 from genrec.objectives.numbered_examples import NumberedBatch, NumberedExamples
 from genrec.objectives.preference_logs import preference_logs
 from genrec.objectives.preference_state import PreferenceState
-from genrec.objectives.prepared_rows import HostRows, PreparedRows, check_positives, mean_likelihood, mean_loss
+from genrec.objectives.prepared_rows import HostRows, PreparedRows, best_first, check_positives, mean_likelihood, mean_loss
 from genrec.objectives.reference_cache import ReferenceCache
 from genrec.objectives.rows import with_places
+from genrec.objectives.scheduled_objective import ScheduledObjective
 from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of
 from genrec.objectives.validation_pairs import PairMetrics
 from genrec.plugin_source import components
@@ -37,10 +38,12 @@ from genrec.preference.losses import DPO, Anchored, LevelWeighted, SoftmaxDPO
 from genrec.preference.losses.kto import check_mismatched_pairs
 from genrec.preference.range_checks import check_range
 from genrec.preference.rewards import checked_rating
+from genrec.preference.schedules import check_scheduled, constant
 from genrec.store import NEW_IN_KEY
 from genrec.types import (
     Candidates,
     LogProbs,
+    NumberOrSchedule,
     ObjectiveContext,
     PreferenceLoss,
     Proposals,
@@ -66,7 +69,8 @@ class Preference:
 
     The loss of a step is `weight * (mean of the preference loss) + likelihood * NLL`. The mean is over the rows with a preference:
     all, unless the proposer has a gate. Rows of a file may have weights, which both means use. NLL is
-    the mean of -log p(code) over all rows and levels of the first candidate, the logged item for all proposers but files.
+    the mean of -log p(code) over all rows and levels of the first candidate, the logged item for all proposers but files. Weights, and
+    the settings of the loss that take a schedule (`genrec.preference.schedules`), have their value of the step.
     """
 
     loss: PreferenceLoss = field(default_factory=lambda: Anchored(SoftmaxDPO()))  # how candidates are compared
@@ -74,15 +78,16 @@ class Preference:
     reward: RewardOrNone = None  # who judges them, for losses that need rewards and for chosen="best"
     chosen: Literal["first", "best"] = "first"  # the preferred candidate: the first, or the one with the highest reward
     min_gap: float = 0.0  # with chosen="best": a candidate is rejected if its reward is lower by more than this, 0 or more
-    likelihood: float = 0.0  # weight of the negative log-likelihood beside the preference loss, 0 or more
-    weight: float = 1.0  # weight of the preference loss, 0 or more
+    likelihood: NumberOrSchedule = 0.0  # weight of the negative log-likelihood beside the preference loss, 0 or more
+    weight: NumberOrSchedule = 1.0  # weight of the preference loss, 0 or more
     targets: Targets = "one"  # one target per prefix, or, for a causal policy, every target of a window
     feedback: Literal["liked", "not disliked"] = field(default="not disliked", metadata=NEW_IN_KEY)  # targets, by their labels
 
     def __post_init__(self) -> None:
         check_types(self, "Preference")
-        for name in ("min_gap", "likelihood", "weight"):
-            check_range(self, name, 0)
+        check_range(self, "min_gap", 0)
+        for name in ("likelihood", "weight"):
+            check_scheduled(self, name, 0)
         if isinstance(self.loss, type) or not isinstance(self.loss, PreferenceLoss):
             raise UsageError(f"Preference.loss must be a loss, such as DPO(), with needs = LossNeeds(), got {self.loss!r}")
         if isinstance(self.candidates, type) or not isinstance(self.candidates, Proposer):
@@ -144,6 +149,7 @@ class _PreferenceStep:
     def __init__(self, objective: Preference, context: ObjectiveContext, proposals: Proposals, cache: ReferenceCache | None) -> None:
         assert context.reference is not None
         self.objective, self.context, self.proposals, self.reference = objective, context, proposals, context.reference
+        self.scheduled = ScheduledObjective(objective)
         self.cache, self.state = cache, PreferenceState(context.data(), proposals.state, cache)
         self.exclusions = Exclusions(context.data()) if objective.loss.needs.mismatched else None
         with plugin_errors.attribute_to(objective.reward, "while the reward was built"):
@@ -172,7 +178,7 @@ class _PreferenceStep:
 
     def loss(self, prepared: PreparedRows, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a step and the metrics to log."""
-        objective, rows = self.objective, prepared.rows
+        objective, rows = self.scheduled.at(step), prepared.rows
         scores = scores_of(self.context.policy, prepared.batch, prepared.places, rows, self.context.normalize)
         candidates, on_host = prepared.candidates, prepared.host.candidates
         if candidates is None:
@@ -180,7 +186,7 @@ class _PreferenceStep:
             candidates = self.proposals.in_step(rows, prepared.host.rows, step, scores)
             on_host = candidates
         assert on_host is not None
-        logs = self.state.update(prepared.host.rows, on_host)
+        logs = self.state.update(prepared.host.rows, on_host) | self.scheduled.logs(step, rows.target.device)
         candidates, rewards = self._judged(rows, candidates, step)
         items = candidates.items.masked_fill(~candidates.mask, 0)
         scored = items if prepared.mismatched is None else torch.cat([items, prepared.mismatched.unsqueeze(1)], 1)
@@ -194,7 +200,7 @@ class _PreferenceStep:
             self.checked = True
         pair = slice(0, items.shape[1])  # without a mismatched item
         logs |= preference_logs(terms, levels[:, pair].detach(), reference_levels[:, pair], items[:, 1:])
-        return self._total(terms.loss, candidates, levels[:, 0], logs)
+        return _total(objective, terms.loss, candidates, levels[:, 0], logs)
 
     @torch.no_grad()
     def _reference_levels(self, prepared: PreparedRows, scored: Tensor) -> Tensor:
@@ -225,29 +231,31 @@ class _PreferenceStep:
             return candidates, rewards
         return best_first(candidates, rewards, self.objective.min_gap)
 
-    def _total(
-        self, losses: Tensor, candidates: Candidates, chosen: Tensor, logs: dict[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the weighted sum of the preference loss of rows [X] and the likelihood, and the logs.
-
-        `chosen` float32 [X, L] holds the level log-probabilities of the first candidate.
-        """
-        counted, weight = candidates.rows, candidates.weight
-        mean = mean_loss(losses, counted, weight)
-        total = mean if self.objective.weight == 1 else self.objective.weight * mean
-        if counted is not None:
-            logs = logs | {"preference_share": counted.float().mean(), "preference_loss": mean.detach()}
-        if self.objective.likelihood:
-            likelihood = -mean_likelihood(chosen, self.objective.loss.needs.positive, weight)
-            logs = logs | {"likelihood_loss": likelihood.detach()}
-            total = total + self.objective.likelihood * likelihood
-        return total, logs
-
     def save(self, folder: Path) -> None:
         """Write the statistics and the counts of the rejected candidates."""
         self.state.save(folder)
         if self.proposals.save is not None:
             self.proposals.save(folder)
+
+
+def _total(
+    objective: Preference, losses: Tensor, candidates: Candidates, chosen: Tensor, logs: dict[str, Tensor]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the weighted sum of the preference loss of rows [X] and the likelihood, and the logs.
+
+    `objective` has the values of the step. `chosen` float32 [X, L] holds the level log-probabilities of the first candidate.
+    """
+    counted, weight = candidates.rows, candidates.weight
+    factor, likelihood_factor = constant(objective, "weight"), constant(objective, "likelihood")
+    mean = mean_loss(losses, counted, weight)
+    total = mean if factor == 1 else factor * mean
+    if counted is not None:
+        logs = logs | {"preference_share": counted.float().mean(), "preference_loss": mean.detach()}
+    if likelihood_factor:
+        likelihood = -mean_likelihood(chosen, objective.loss.needs.positive, weight)
+        logs = logs | {"likelihood_loss": likelihood.detach()}
+        total = total + likelihood_factor * likelihood
+    return total, logs
 
 
 def log_probs(levels: Tensor, num_rejected: int | None = None, rewards: Tensor | None = None) -> LogProbs:
@@ -259,21 +267,6 @@ def log_probs(levels: Tensor, num_rejected: int | None = None, rewards: Tensor |
     count = total.shape[1] - 1 if num_rejected is None else num_rejected
     mismatched = total[:, 1 + count] if total.shape[1] > 1 + count else None
     return LogProbs(total[:, 0], total[:, 1 : 1 + count], levels.shape[-1], mismatched, rewards, levels[:, : 1 + count])
-
-
-def best_first(candidates: Candidates, rewards: Tensor, min_gap: float) -> tuple[Candidates, Tensor]:
-    """Return the candidates with the highest reward first, and their rewards; equal rewards keep their order.
-
-    A candidate is masked unless its reward is lower than the best by more than `min_gap`. Rows without such a candidate, which
-    compare nothing, take no part.
-    """
-    rewards = rewards.masked_fill(~candidates.mask, -torch.inf)
-    rewards, order = rewards.sort(dim=1, descending=True, stable=True)
-    mask = candidates.mask.gather(1, order) & (rewards < rewards[:, :1] - min_gap)
-    counted = mask.any(1)
-    mask[:, 0] = candidates.mask.gather(1, order)[:, 0]
-    counted = counted if candidates.rows is None else counted & candidates.rows
-    return candidates._replace(items=candidates.items.gather(1, order), mask=mask, rows=counted), rewards
 
 
 def mismatched_items(rows: SequenceBatch, exclusions: Exclusions, shift: int = 1) -> Tensor:

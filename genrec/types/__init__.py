@@ -95,6 +95,7 @@ from genrec.types.preference import (
     SamplerContext,
 )
 from genrec.types.specification import CheckedSpecification, NamesFiles
+from genrec.types.value_schedule import NumberOrSchedule, ValueSchedule
 
 __all__ = [
     "NO_TEXT",
@@ -141,6 +142,7 @@ __all__ = [
     "Metric",
     "NamesFiles",
     "NegativeSampler",
+    "NumberOrSchedule",
     "Objective",
     "ObjectiveContext",
     "ObjectiveState",
@@ -182,6 +184,7 @@ __all__ = [
     "TrainingExamples",
     "TrainingStep",
     "UserRecommender",
+    "ValueSchedule",
     "VectorPolicy",
     "WindowBatch",
     "WindowPolicy",

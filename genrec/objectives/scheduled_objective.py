@@ -1,0 +1,30 @@
+"""An objective whose specification holds schedules: its constant form at each step, and the values in force for the curves."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from genrec.preference.schedules import at_step, schedules_in
+
+T = TypeVar("T")
+
+SCHEDULED = "scheduled_"  # prefix of the columns of the curves; the key path of the field follows, such as `scheduled_loss.beta`
+
+
+class ScheduledObjective(Generic[T]):
+    """The specification of an objective at each step. Without a schedule it is the same object at all of them, and nothing is logged."""
+
+    def __init__(self, specification: T) -> None:
+        self.specification, self.schedules = specification, schedules_in(specification)
+
+    def at(self, step: int) -> T:
+        """Return the specification with the values in force at a step."""
+        return at_step(self.specification, step) if self.schedules else self.specification
+
+    def logs(self, step: int, device: torch.device) -> dict[str, Tensor]:
+        """Return the value in force of each schedule as a scalar on the device."""
+        values = {path: schedule.value_at(step) for path, schedule in self.schedules.items()}
+        return {f"{SCHEDULED}{path}": torch.full((), value, device=device) for path, value in values.items()}
