@@ -19,7 +19,7 @@ from torch import Tensor
 from genrec import plugin_errors
 from genrec.data.examples import epoch_steps
 from genrec.errors import UsageError
-from genrec.objectives.curve_warnings import FallingPositives
+from genrec.objectives.curve_warnings import FallingPositives, SaturatedLoss
 from genrec.objectives.numbered_examples import NumberedBatch, NumberedExamples
 from genrec.objectives.preference_logs import preference_logs
 from genrec.objectives.preference_state import PreferenceState
@@ -34,7 +34,7 @@ from genrec.policy_modules import device_of
 from genrec.preference.candidates import Pairs, Sampled
 from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.exclusions import Exclusions
-from genrec.preference.losses import DPO, Anchored, LevelWeighted, SoftmaxDPO
+from genrec.preference.losses import DPO, IPO, Anchored, ContinuedSFT, LevelWeighted, Smoothed, SoftmaxDPO
 from genrec.preference.losses.kto import check_mismatched_pairs
 from genrec.preference.range_checks import check_range
 from genrec.preference.rewards import checked_rating
@@ -133,7 +133,7 @@ class Preference:
             begin=proposals.begin,
             state=step.state,
             measure=PairMetrics(context, proposals.for_validation).measure,
-            watchers=(FallingPositives(),),
+            watchers=(FallingPositives(), *((SaturatedLoss(),) if _saturates(self.loss) else ())),
             save=step.save,
         )
 
@@ -277,6 +277,13 @@ def mismatched_items(rows: SequenceBatch, exclusions: Exclusions, shift: int = 1
     other = rows.target.roll(shift)
     same = exclusions.shares_semantic_id(rows, other.unsqueeze(1)).squeeze(1)
     return other.masked_fill(same, 0)
+
+
+def _saturates(loss: PreferenceLoss) -> bool:
+    """Return whether the gradient of a loss vanishes as the rewards grow apart; that of the likelihood and of IPO does not."""
+    while isinstance(loss, Anchored | LevelWeighted | Smoothed):
+        loss = loss.loss
+    return not isinstance(loss, ContinuedSFT | IPO)
 
 
 def _check_pairs(loss: PreferenceLoss, candidates: Proposer) -> None:

@@ -2,9 +2,9 @@
 
     SoftmaxDPO(beta=Linear(start=0.5, end=2.0, steps=300))     Preference(likelihood=Cosine(start=1.0, end=0.1, steps=500))
 
-Steps are those of the stage, counted from 0; each alignment of a chain begins at 0 again. A value is a function of the step alone, so a
-resumed training continues with the right one. Losses and objectives are specifications with constant numbers at every step: `at_step`
-makes the one of a step.
+Steps are those of the stage, counted from 0; each alignment of a chain begins at 0 again. A value is a function of the step alone, so
+a resumed training continues with the right one. Losses and objectives are specifications with constant numbers at every step:
+`at_step` makes the one of a step.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Linear:
 class Cosine:
     """Half a cosine wave, `end + (start - end) (1 + cos(pi min(t / steps, 1))) / 2` at step t.
 
-    The value is `start` at step 0 and `end` from step `steps` on, and changes most slowly near both (Loshchilov and Hutter 2017, arXiv
-    1608.03983, Eq. 5, without restarts).
+    The value is `start` at step 0 and `end` from step `steps` on, and changes most slowly near both (Loshchilov and Hutter 2017,
+    arXiv 1608.03983, Eq. 5, without restarts).
     """
 
     start: float  # value at step 0
