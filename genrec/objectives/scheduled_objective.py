@@ -15,7 +15,7 @@ SCHEDULED = "scheduled_"  # prefix of the columns of the curves; the key path of
 
 
 class ScheduledObjective(Generic[T]):
-    """The specification of an objective at each step. Without a schedule it is the same object at all of them, and nothing is logged."""
+    """The specification of an objective at each step. Without a schedule it is the same object everywhere, and nothing is logged."""
 
     def __init__(self, specification: T) -> None:
         self.specification, self.schedules = specification, schedules_in(specification)

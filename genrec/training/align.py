@@ -75,9 +75,9 @@ class FrozenPolicies:
         return self.copies[name]
 
     def sft_copy(self, weights: Mapping[str, Tensor] | None) -> FrozenCopy:
-        """Return the SFT policy, which never changes. To be called when the objective is built and before the first step.
+        """Return the SFT policy, which never changes. To be called after the objective is built, before any step.
 
-        `weights` are None where the stage begins from the SFT policy. The reference serves if it is this policy and is never refreshed.
+        `weights` are None where the stage begins from the SFT policy. The reference serves if it is this policy and stays.
         """
         if not self.reference.kept and weights is self.weights:
             return self.reference

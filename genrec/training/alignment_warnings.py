@@ -56,8 +56,8 @@ class OverOptimization:
         name, (step, before) = rising[0], self.best
         return (
             f"over-optimization: from step {step} to step {int(row['step'])} {SIGNALS[name]} rose from {self.start[name]:.3f} to "
-            f"{row[name]:.3f}, but {self.selected} on validation users fell from {before:.4f} to {metric:.4f}. The policy learns what the "
-            "objective measures, at the cost of the lists. What to try: fewer steps (align.keep='best' keeps the best one); a smaller "
+            f"{row[name]:.3f}, but {self.selected} on validation users fell from {before:.4f} to {metric:.4f}. The policy learns what "
+            "the objective measures, at the cost of the lists. What to try: fewer steps (align.keep='best' keeps the best); a smaller "
             "learning rate; a larger beta, or kl of a policy gradient; more likelihood beside it, Preference.likelihood or "
             "Anchored(loss, alpha); another reward"
         )
@@ -83,8 +83,8 @@ class NarrowedLists:
             return None
         return (
             f"the lists narrow: by step {int(row['step'])} recall@{cutoffs[0]} rose from {before[0]:.4f} to {now[0]:.4f}, but "
-            f"recall@{cutoffs[-1]} fell from {before[1]:.4f} to {now[1]:.4f} on validation users. The policy sorts the best items better "
-            "and loses targets further down, which a re-ranker would need. What to try: fewer steps; more likelihood; candidates from "
+            f"recall@{cutoffs[-1]} fell from {before[1]:.4f} to {now[1]:.4f} on validation users. The policy sorts the best items "
+            "better and loses targets further down. What to try: fewer steps; more likelihood beside the objective; candidates from "
             "deeper in the list; select the best step by recall, Experiment.selection=Selection('recall', ...)"
         )
 
@@ -105,9 +105,9 @@ class EntropyCollapse:
         if not self.once.reached(now < COLLAPSED * self.start and self.start - now > MIN_LOSS):
             return None
         return (
-            f"entropy collapse: by step {int(row['step'])} the entropy of the policy on validation users fell from {self.start:.2f} to "
-            f"{now:.2f} nats per Semantic ID. Its probability goes to few items, so rollouts repeat and lists lose variety. What to try: "
-            "fewer steps or a smaller learning rate; a larger beta or kl; a likelihood beside the objective"
+            f"entropy collapse: by step {int(row['step'])} the entropy of the policy on validation users fell from {self.start:.2f} "
+            f"to {now:.2f} nats per Semantic ID. Its probability goes to few items, so rollouts repeat and lists lose variety. What "
+            "to try: fewer steps or a smaller learning rate; a larger beta or kl; a likelihood beside the objective"
         )
 
 
@@ -123,9 +123,9 @@ class FarFromSft:
         if now is None or not self.once.reached(now > MAX_KL):
             return None
         return (
-            f"the policy is far from SFT: by step {int(row['step'])} its KL divergence from the SFT policy is {now:.2f} nats per Semantic "
-            f"ID on validation users, above {MAX_KL:g}. A reference that is refreshed, or the policy of the stage before, does not bound "
-            "it. What to try: a larger beta or kl; reference='sft'; refresh the reference less often; fewer steps"
+            f"the policy is far from SFT: by step {int(row['step'])} its KL divergence from the SFT policy is {now:.2f} nats per "
+            f"Semantic ID on validation users, above {MAX_KL:g}. A reference that is refreshed, or the policy of the stage before, "
+            "does not bound it. What to try: a larger beta or kl; reference='sft'; refresh the reference less often; fewer steps"
         )
 
 
@@ -147,9 +147,9 @@ class EmptyGroups:
         else:
             cause = f"only {share:.1%} of the groups have a gradient, because the rewards of the others are equal"
         return (
-            f"hardly any gradient from the candidates: by step {int(row['step'])} {cause}. The others train the policy by the likelihood "
-            "alone, or not at all if it is 0. What to try: more candidates or beams; a longer SFT; a reward that also tells other items "
-            "apart; include_target or history items among the candidates"
+            f"hardly any gradient from the candidates: by step {int(row['step'])} {cause}. The others train the policy by the "
+            "likelihood alone, or not at all if it is 0. What to try: more candidates or beams; a longer SFT; a reward that also "
+            "tells other items apart; include_target or history items among the candidates"
         )
 
 

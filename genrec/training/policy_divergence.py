@@ -1,7 +1,7 @@
 """Entropy of the policy, and its KL divergence from the SFT policy, on validation users at every validation of an alignment.
 
-The SFT policy stays the same for a whole chain of alignments, unlike the reference, which may be refreshed or be the policy of the stage
-before. Both values are in nats per Semantic ID, means over the same users, which are never trained on.
+The SFT policy stays the same for a whole chain of alignments, unlike the reference, which may be refreshed or be the policy of the
+stage before. Both values are in nats per Semantic ID, means over the same users, which are never trained on.
 
 - A `CatalogPolicy`: exact, over the items of the catalog.
 - A `DecodingPolicy`: over all code sequences, from one sampled sequence per user, as the sum over the levels of the exact values given
