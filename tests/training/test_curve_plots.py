@@ -46,8 +46,8 @@ def test_an_alignment_has_its_panels_and_the_rest_on_demand() -> None:
 
     `everything` has every column once, but the standard errors.
     """
-    four = panels(["step", *ALIGNED], "align")
-    assert [each.left for each in four] == [
+    standard = panels(["step", *ALIGNED], "align")
+    assert [each.left for each in standard] == [
         ["validation_ndcg@10", "validation_ndcg@10_filter_seen"],
         ["validation_recall@1"],
         ["validation_user_entropy"],
@@ -55,7 +55,7 @@ def test_an_alignment_has_its_panels_and_the_rest_on_demand() -> None:
         ["chosen_log_prob", "rejected_log_prob", "validation_chosen_log_prob"],
         ["drawn_popularity", "drawn_cosine", "drawn_shortfall"],
     ]
-    assert [each.right for each in four] == [
+    assert [each.right for each in standard] == [
         [],
         ["validation_recall@50"],
         ["validation_kl_to_sft"],
@@ -66,7 +66,7 @@ def test_an_alignment_has_its_panels_and_the_rest_on_demand() -> None:
     everything = panels(["step", *ALIGNED], "align", everything=True)
     names = [name for each in everything for name in each.names]
     assert sorted(names) == sorted(set(ALIGNED) - set(ERRORS))
-    assert everything[: len(four)] == four
+    assert everything[: len(standard)] == standard
     assert everything[-1].left == ["mine"]
 
 
@@ -174,7 +174,7 @@ def test_one_run_and_several_rows_are_plotted(tmp_path: Path) -> None:
     both = (tmp_path / "both.svg").read_text()
     assert "<!-- one (1) -->" in both
     assert "<!-- two (2) -->" in both
-    assert "<!-- recall@50 -->" in both
+    assert "<!-- recall@50 (right axis) -->" in both
     assert "Smallest height of a y axis" in both
 
 
