@@ -20,7 +20,7 @@ from genrec.errors import InputError, UsageError
 from genrec.objectives.group_logs import JudgedGroups, group_logs
 from genrec.objectives.prepared_rows import HostRows, PreparedRows
 from genrec.objectives.rows import with_places
-from genrec.objectives.scheduled_objective import ScheduledObjective
+from genrec.objectives.scheduled_settings import ScheduledSettings
 from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of
 from genrec.plugin_source import name_with_place
 from genrec.preference.candidates import Rollouts
@@ -154,7 +154,7 @@ class _PolicyGradientStep:
     """The built objective."""
 
     def __init__(self, objective: PolicyGradient, context: ObjectiveContext, proposals: Proposals) -> None:
-        self.objective, self.context, self.proposals, self.scheduled = objective, context, proposals, ScheduledObjective(objective)
+        self.objective, self.context, self.proposals, self.scheduled = objective, context, proposals, ScheduledSettings(objective)
         semantic_ids = context.data().semantic_ids
         no_item = torch.full((1, semantic_ids.levels), -1)
         self.codes = torch.cat([no_item, semantic_ids.codes])  # int64 [N + 1, L]
@@ -171,7 +171,7 @@ class _PolicyGradientStep:
 
     def loss(self, prepared: PreparedRows, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a step and the metrics to log."""
-        objective, rows = self.scheduled.at(step), prepared.rows
+        objective, rows = self.scheduled.at(self.objective, step), prepared.rows
         self.codes, self.numbers = (each.to(rows.target.device) for each in (self.codes, self.numbers))
         scores = scores_of(self.context.policy, prepared.batch, prepared.places, rows, self.context.normalize)
         candidates = self._propose(prepared, step, scores)

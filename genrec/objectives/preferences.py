@@ -26,7 +26,7 @@ from genrec.objectives.preference_state import PreferenceState
 from genrec.objectives.prepared_rows import HostRows, PreparedRows, best_first, check_positives, mean_likelihood, mean_loss
 from genrec.objectives.reference_cache import ReferenceCache
 from genrec.objectives.rows import with_places
-from genrec.objectives.scheduled_objective import ScheduledObjective
+from genrec.objectives.scheduled_settings import ScheduledSettings
 from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of
 from genrec.objectives.validation_pairs import PairMetrics
 from genrec.plugin_source import components
@@ -149,7 +149,7 @@ class _PreferenceStep:
     def __init__(self, objective: Preference, context: ObjectiveContext, proposals: Proposals, cache: ReferenceCache | None) -> None:
         assert context.reference is not None
         self.objective, self.context, self.proposals, self.reference = objective, context, proposals, context.reference
-        self.scheduled = ScheduledObjective(objective)
+        self.scheduled = ScheduledSettings(objective)
         self.cache, self.state = cache, PreferenceState(context.data(), proposals.state, cache)
         self.exclusions = Exclusions(context.data()) if objective.loss.needs.mismatched else None
         with plugin_errors.attribute_to(objective.reward, "while the reward was built"):
@@ -178,7 +178,7 @@ class _PreferenceStep:
 
     def loss(self, prepared: PreparedRows, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a step and the metrics to log."""
-        objective, rows = self.scheduled.at(step), prepared.rows
+        objective, rows = self.scheduled.at(self.objective, step), prepared.rows
         scores = scores_of(self.context.policy, prepared.batch, prepared.places, rows, self.context.normalize)
         candidates, on_host = prepared.candidates, prepared.host.candidates
         if candidates is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from genrec.objectives.curve_warnings import OnceAfter
-from genrec.training.curves import VALIDATION, Row, Watcher
+from genrec.training.curves import STANDARD_ERROR, VALIDATION, Row, Watcher
 from genrec.training.policy_divergence import ENTROPY, KL
 
 CHANGE = 0.05  # relative rise or fall that counts as one
@@ -18,7 +18,7 @@ ROWS = 3  # consecutive rows (60 steps) that must show an empty gradient, becaus
 MIN_SHARE = 0.05  # share of groups, or of rows with a preference, below which they hardly train the policy
 COLLAPSED = 0.5  # share of the entropy at step 0 below which it has collapsed
 MIN_LOSS = 0.5  # nats of entropy that must be lost too, so that a policy that was certain from the start gives no warning
-MAX_KL = 5.0  # nats per Semantic ID; a geometric mean of exp(5) = 148 between the probabilities under the two policies
+MAX_KL = 2.0  # nats per Semantic ID: what the policy proposes is on average exp(2) = 7.4 times as likely as under SFT
 
 SIGNALS = {  # columns that an objective raises by itself -> their names in words
     "reward": "the mean reward of the candidates",
@@ -33,7 +33,10 @@ def alignment_watchers(selected: str) -> tuple[Watcher, ...]:
 
 
 class OverOptimization:
-    """Warns when a reward or a preference accuracy rises after the best step, while the validation metric falls."""
+    """Warns when a reward or a preference accuracy rises after the best step, while the validation metric falls.
+
+    A fall exceeds 5 % of the best value and, where the curves have it, the standard error over users.
+    """
 
     def __init__(self, selected: str) -> None:
         self.selected, self.once = selected, OnceAfter(VALIDATIONS)
@@ -51,7 +54,9 @@ class OverOptimization:
         if metric is None or self.best is None:
             return None
         rising = [name for name in SIGNALS if name in row and row[name] - self.start[name] > CHANGE * abs(self.start[name])]
-        if not self.once.reached(bool(rising) and _fell(self.best[1], metric)):
+        error = row.get(f"{VALIDATION}{self.selected}{STANDARD_ERROR}", 0.0)
+        fell = _fell(self.best[1], metric) and self.best[1] - metric > error
+        if not self.once.reached(bool(rising) and fell):
             return None
         name, (step, before) = rising[0], self.best
         return (

@@ -60,6 +60,16 @@ def test_no_over_optimization(values: list[tuple[int, float, float]]) -> None:
     assert told(OverOptimization("ndcg@10"), [validated(step, ndcg, reward=reward) for step, ndcg, reward in values]) == []
 
 
+def test_a_fall_within_the_standard_error_is_no_over_optimization() -> None:
+    """0.20 -> 0.17 exceeds an error of 0.02, but not one of 0.04."""
+    for error, expected in ((0.02, [2]), (0.04, [])):
+        others = {"validation_ndcg@10_standard_error": error}
+        rows = [
+            validated(step, ndcg, reward=reward, **others) for step, ndcg, reward in ((20, 0.2, 0.5), (40, 0.17, 0.6), (60, 0.17, 0.7))
+        ]
+        assert told(OverOptimization("ndcg@10"), rows) == expected
+
+
 def recalls(step: int, first: float, last: float) -> Row:
     return {"step": step, "validation_recall@1": first, "validation_recall@10": 0.5, "validation_recall@50": last}
 
@@ -86,7 +96,7 @@ def test_entropy_collapses_below_half() -> None:
 
 
 def test_a_divergence_from_sft_above_the_bound() -> None:
-    rows: list[Row] = [{"step": 20 * place, "validation_kl_to_sft": value} for place, value in enumerate([0.0, 4.9, 5.1, 9.0])]
+    rows: list[Row] = [{"step": 20 * place, "validation_kl_to_sft": value} for place, value in enumerate([0.0, 1.9, 2.1, 9.0])]
     assert told(FarFromSft(), rows) == [2]
     assert told(FarFromSft(), rows[:2]) == []
 

@@ -1,8 +1,8 @@
-"""An objective whose specification holds schedules: its constant form at each step, and the values in force for the curves."""
+"""The schedules that an objective's specification holds: the specification of each step, and the values in force for the curves."""
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,15 +14,15 @@ T = TypeVar("T")
 SCHEDULED = "scheduled_"  # prefix of the columns of the curves; the key path of the field follows, such as `scheduled_loss.beta`
 
 
-class ScheduledObjective(Generic[T]):
-    """The specification of an objective at each step. Without a schedule it is the same object everywhere, and nothing is logged."""
+class ScheduledSettings:
+    """The schedules of a specification. Without one it is the same object at every step, and nothing is logged."""
 
-    def __init__(self, specification: T) -> None:
-        self.specification, self.schedules = specification, schedules_in(specification)
+    def __init__(self, specification: object) -> None:
+        self.schedules = schedules_in(specification)
 
-    def at(self, step: int) -> T:
+    def at(self, specification: T, step: int) -> T:
         """Return the specification with the values in force at a step."""
-        return at_step(self.specification, step) if self.schedules else self.specification
+        return at_step(specification, step) if self.schedules else specification
 
     def logs(self, step: int, device: torch.device) -> dict[str, Tensor]:
         """Return the value in force of each schedule as a scalar on the device."""
