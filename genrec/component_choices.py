@@ -35,6 +35,7 @@ from genrec.types import (
     Source,
     Split,
     Surrogate,
+    ValueSchedule,
 )
 
 MODULES: dict[type, tuple[str, ...]] = {  # protocol of a field -> the public modules with its classes
@@ -54,6 +55,7 @@ MODULES: dict[type, tuple[str, ...]] = {  # protocol of a field -> the public mo
     CandidateFilter: ("genrec.preference.filters",),
     Reward: ("genrec.preference.rewards",),
     ItemVectors: ("genrec.preference.vectors",),
+    ValueSchedule: ("genrec.preference.schedules",),
     EvaluationMetric: ("genrec.evaluation",),
 }
 
@@ -71,6 +73,11 @@ def kinds_of(component: Any, field: str) -> tuple[type, ...]:
 def is_optional(component: Any, field: str) -> bool:
     """Return whether a field may be None."""
     return type(None) in _types(component, field)
+
+
+def holds_number(component: Any, field: str) -> bool:
+    """Return whether a field may hold a number in place of a component."""
+    return float in _types(component, field)
 
 
 def _types(component: Any, field: str) -> list[Any]:

@@ -8,9 +8,10 @@ second alignment of a chain, `--align.negatives.samplers.1.skip` the second samp
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from genrec.errors import UsageError
 from genrec.experiment import Experiment
 
 FieldPath = tuple[str, ...]  # of a field: ("align", "objective") is experiment.align.objective, ("align", "1") the second of a chain
@@ -23,6 +24,27 @@ class Walk(NamedTuple):
     taken: list[str]  # the names of the flag that were followed, such as align, beta
     left: list[str]  # its other names: the first one is not a name there
     candidates: tuple[FieldPath, ...]  # the full paths of the equally near fields of this name, if they are several
+
+
+def by_flag(arguments: Sequence[str]) -> list[list[str]]:
+    """Group the arguments by flag: ['--a', '1', '--b', '2', '3'] -> [['--a', '1'], ['--b', '2', '3']]."""
+    flags: list[list[str]] = []
+    for argument in arguments:
+        if argument.startswith("--"):
+            flags.append(argument.split("=", 1))
+        elif flags:
+            flags[-1].append(argument)
+        else:
+            raise UsageError(f"expected an override such as --align.num_negatives 3, got {argument!r}")
+    return flags
+
+
+def number_in(text: str) -> float | None:
+    """Return the number that a text is, or None."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def spelled(flag: str) -> str:

@@ -10,8 +10,8 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from genrec import renamed
-from genrec.component_choices import classes_of, kinds_of, replacing, required
-from genrec.errors import UsageError
+from genrec.component_choices import classes_of, holds_number, kinds_of, replacing, required
+from genrec.errors import UsageError, did_you_mean
 from genrec.experiment import Experiment
 from genrec.field_paths import FieldPath, Walk, as_flag, is_component, names_in, nearest_holders, settable_fields, value_at, walk
 
@@ -59,12 +59,22 @@ def _wrong_value(owner: object, value: object, found: Walk, flag: list[str]) -> 
             f"{found.path[-2]} in the experiment's file"
         )
     kinds = kinds_of(owner, found.path[-1])
+    if holds_number(owner, found.path[-1]) and kinds:
+        return number_or_schedule(kinds, got)
     if kinds:
         return f"expected one class name, {', '.join(classes_of(kinds))}, or FILE.py:CLASS, got {got or 'nothing'}"
     if is_component(value):
         fields = ", ".join(f"{flag[0]}.{field.replace('_', '-')}" for field in settable_fields(value))
         return f"{'.'.join(found.taken)} is a component, {type(value).__name__}; set one of its fields: {fields}"
     return wrong_type(get_type_hints(type(owner)).get(found.path[-1], type(value)), flag)
+
+
+def number_or_schedule(kinds: tuple[type, ...], got: str) -> str:
+    """Return a message about a value that is neither a number nor the class of a schedule."""
+    names = classes_of(kinds)
+    close = did_you_mean(got, names)
+    given = repr(got) if got else "nothing"
+    return f"expected a number, got {given}; a schedule is given by its class: {', '.join(names)}, or FILE.py:CLASS{close}"
 
 
 def wrong_type(hint: Any, flag: list[str]) -> str:

@@ -14,12 +14,13 @@ from itertools import compress
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from genrec.component_choices import choose, class_named, is_optional, kinds_of, required
+from genrec.component_choices import choose, class_named, holds_number, is_optional, kinds_of, required
 from genrec.data.sources.frames import TableOrPath
 from genrec.errors import ResourceError, UsageError
 from genrec.experiment import Experiment
-from genrec.field_paths import FieldPath, is_component, names_in, place, settable_fields, spelled, value_at, walk
-from genrec.override_messages import list_fields, refuse, wrong_type
+from genrec.field_paths import FieldPath, by_flag, is_component, names_in, number_in, place, settable_fields, spelled, value_at, walk
+from genrec.override_messages import list_fields, number_or_schedule, refuse, wrong_type
+from genrec.types import NumberOrSchedule, ValueSchedule
 
 
 def override(experiments: Sequence[Experiment], arguments: Sequence[str], where: str = "FILE.py:FUNCTION") -> list[Experiment]:
@@ -34,7 +35,7 @@ def override(experiments: Sequence[Experiment], arguments: Sequence[str], where:
         where: the experiments' place on the command line, for messages.
 
     """
-    flags = _by_flag(arguments)
+    flags = by_flag(arguments)
     reader = _Reader(flags)
     several = len({experiment.name for experiment in experiments}) > 1
     own = [[_prefixed(flag, experiment) if several else flag for flag in flags] for experiment in experiments]
@@ -110,7 +111,11 @@ class _Reader:
         field = path[-1]
         if flag[1:] == ["None"] and is_optional(owner, field):
             return None
+        if holds_number(owner, field) and (number := number_in(flag[1])) is not None:
+            return number
         kinds = kinds_of(owner, field)
+        if holds_number(owner, field) and class_named(kinds, flag[1]) is None:
+            raise _NoSuchComponent(f"{' '.join(flag)}: {number_or_schedule(kinds, flag[1])}")
         key = (kinds, path, *flag)
         if key not in self._components:
             try:
@@ -236,19 +241,6 @@ def print_fields(experiment: Experiment) -> None:
         _cli(Experiment, experiment, ["--help"])
 
 
-def _by_flag(arguments: Sequence[str]) -> list[list[str]]:
-    """Group the arguments by flag: ['--a', '1', '--b', '2', '3'] -> [['--a', '1'], ['--b', '2', '3']]."""
-    flags: list[list[str]] = []
-    for argument in arguments:
-        if argument.startswith("--"):
-            flags.append(argument.split("=", 1))
-        elif flags:
-            flags[-1].append(argument)
-        else:
-            raise UsageError(f"expected an override such as --align.num_negatives 3, got {argument!r}")
-    return flags
-
-
 def _parse(kind: Any, default: Any, arguments: list[str]) -> Any:
     """Return the dataclass with the arguments parsed by tyro, or None if tyro refuses them. Errors of components are raised."""
     try:
@@ -282,6 +274,19 @@ def _cli(kind: Any, default: Any, arguments: list[str]) -> Any:
             instance_from_str=lambda tokens: Path(tokens[0]),
             is_instance=lambda value: value is not None,
             str_from_instance=lambda value: [str(value) if isinstance(value, Path) else "DataFrame"],
+        )
+
+    @registry.primitive_rule
+    def number_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+        """Show a number or schedule as a number. A schedule is chosen by its class, like a component."""
+        if info.type != NumberOrSchedule:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="FLOAT|SCHEDULE",
+            instance_from_str=lambda tokens: float(tokens[0]),
+            is_instance=lambda value: isinstance(value, int | float | ValueSchedule),
+            str_from_instance=lambda value: [str(value)],
         )
 
     config = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)

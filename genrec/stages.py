@@ -156,6 +156,7 @@ def build_align(experiment: Experiment, parents: Parents, folder: Path, watch: c
     policy = load_policy(experiment, semantic_ids, parents["sft" if place == 0 else align_stage(place - 1)])
     held_out = select_users(examples(corpus, "validation", length), recipe.validation.users, "validation")
     data = training_data(corpus, semantic_ids, parents)
+    sft = load_file(parents["sft"] / "policy.safetensors") if place else None  # the policy itself at place 0
     check_held_out(recipe, data, lambda: held_out_events(corpus))
     with _tracked(experiment, align_stage(place), folder) as on_row:
         outcome, step = align(
@@ -170,7 +171,8 @@ def build_align(experiment: Experiment, parents: Parents, folder: Path, watch: c
             partial(user_ids, corpus),
             _key_of(folder),
             place,
-            load_file(parents["sft"] / "policy.safetensors") if place and recipe.reference == "sft" else None,
+            sft if recipe.reference == "sft" else None,
+            sft,
         )
     _save_policy(policy, outcome, step, folder)
     write_json(folder / "baselines.json", baseline_scores(corpus, experiment, recipe))

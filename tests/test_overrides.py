@@ -31,6 +31,7 @@ from genrec.preference.filters import NearDuplicates
 from genrec.preference.losses import DPO, Anchored, Smoothed, SoftmaxDPO
 from genrec.preference.negatives import BestOf, FaissNeighbors, Filtered, Mix, Uniform
 from genrec.preference.rewards import Popular
+from genrec.preference.schedules import Linear
 from genrec.preference.vectors import LearnedVectors
 from genrec.testing import Shop
 from genrec.tokenizer import RQVAE, RQKMeans
@@ -579,3 +580,20 @@ def test_every_public_class_of_a_field_can_be_chosen_or_says_what_it_needs() -> 
         assert all(name[0].isupper() for name in classes)
     assert "Popularity" in classes_of((NegativeSampler,))
     assert classes_of((NegativeSampler,))["Popularity"] is not Popularity
+
+
+def test_a_number_is_replaced_by_a_schedule_and_back() -> None:
+    """A field of a number takes the class of a schedule, with its values, and a number again; messages name both."""
+    row = replace(BASE, name="shop-dpo", align=stage(loss=SoftmaxDPO()))
+    given = ["--align.beta", "Linear", "--align.beta.start", "0.5", "--align.beta.end", "2", "--align.beta.steps", "300"]
+    (scheduled,) = overrides.override([row], [*given, "--align.weight", "2"])
+    assert scheduled.alignments[0].objective.loss == SoftmaxDPO(beta=Linear(start=0.5, end=2.0, steps=300))
+    assert scheduled.alignments[0].objective.weight == 2.0
+    (longer,) = overrides.override([scheduled], ["--align.objective.loss.beta.steps", "400"])
+    assert longer.alignments[0].objective.loss == SoftmaxDPO(beta=Linear(start=0.5, end=2.0, steps=400))
+    (constant,) = overrides.override([scheduled], ["--align.beta", "0.7"])
+    assert constant.alignments[0].objective.loss == SoftmaxDPO(beta=0.7)
+    assert "expected a number, got 'Line'; a schedule is given by its class: Cosine, Linear" in refused([row], "--align.beta", "Line")
+    assert "did you mean 'Linear'?" in refused([row], "--align.beta", "Line")
+    wrong = refused([row], *given[:4], "--align.beta.end", "-1", "--align.beta.steps", "300")
+    assert "SoftmaxDPO.beta must be above 0 and finite, got -1.0 at one end of Linear(start=0.5, end=-1.0, steps=300)" in wrong

@@ -1,4 +1,7 @@
-"""Warnings from training curves: detect that alignment lowers the probability of the positives."""
+"""Warnings from the curves of a preference objective: it lowers the probability of the positives, or its loss is saturated.
+
+Warnings of every alignment are in `genrec.training.alignment_warnings`.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,46 @@ ADVICE = (
     "align.optimization.max_steps; use easier or different negatives. The control align.loss=ContinuedSFT() shows the effect of the "
     "same steps without negatives."
 )
+
+
+MAX_GAP = 5.0  # mean implicit reward of the positives minus that of the negatives: the gradient of a pair is then s(-5) = 0.7 %
+SATURATED_ACCURACY = 0.95  # share of pairs in the right order that a saturated loss has too, so that no few pairs make the mean
+
+
+class OnceAfter:
+    """Tells once that a condition has held for a number of consecutive rows."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows, self.held, self.told = rows, 0, False
+
+    def reached(self, holds: bool) -> bool:
+        """Return whether the condition has now held for the number of rows, for the first time."""
+        self.held = self.held + 1 if holds else 0
+        if self.told or self.held < self.rows:
+            return False
+        self.told = True
+        return True
+
+
+class SaturatedLoss:
+    """Warns when the implicit rewards are so far apart that a logistic or softmax loss has nearly no gradient."""
+
+    def __init__(self) -> None:
+        self.once = OnceAfter(CONSECUTIVE_ROWS)
+
+    def __call__(self, row: Row) -> str | None:
+        """Return a warning for this row of the curves, or None."""
+        if "chosen_reward" not in row or "accuracy" not in row:
+            return None
+        gap = row["chosen_reward"] - row["rejected_reward"]
+        if not self.once.reached(gap > MAX_GAP and row["accuracy"] > SATURATED_ACCURACY):
+            return None
+        return (
+            f"the preference loss is saturated: by step {int(row['step'])} {row['accuracy']:.1%} of the pairs are in the right order, "
+            f"and the mean reward of the positives is {gap:.1f} above that of the negatives. A pair has less than 1 % of the gradient "
+            "that it can have, so further steps hardly learn from these negatives. What to try: harder or refreshed negatives; fewer "
+            "steps; a smaller beta"
+        )
 
 
 class FallingPositives:

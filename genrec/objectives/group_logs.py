@@ -28,18 +28,22 @@ def group_logs(groups: JudgedGroups) -> dict[str, Tensor]:
     - `reward`: mean reward of the candidates.
     - `hit_share`: share of the groups with a hit. With the policy's beams it is Recall@M on training histories.
     - `gradient_share`: share of the groups with a gradient: they take part, and their rewards differ.
+    - `no_hit_gradient`: share of the sum of absolute advantages that groups without a hit have; 0 with a gate, and without a gradient.
     - `advantage_magnitude`: mean absolute advantage of their candidates.
     - `clip_share`: share of their candidates to which a clip applies.
     - `hit_log_prob`: mean log-probability of the hits, in nats per Semantic ID; NaN in a batch without one.
     """
     used = groups.mask & groups.counted.unsqueeze(1)
     advantages = groups.advantages.abs()
+    magnitude = torch.where(used, advantages if advantages.ndim == 2 else advantages.mean(2), 0.0)
+    without_hit = (magnitude.sum(1) * ~groups.hits.any(1)).sum()
     number = used.sum().clamp(min=1)  # a batch without a gradient has a magnitude and a clip share of 0
     return {
         "reward": masked_mean(groups.rewards, groups.mask),
         "hit_share": groups.hits.any(1).float().mean(),
         "gradient_share": groups.counted.float().mean(),
-        "advantage_magnitude": torch.where(used, advantages if advantages.ndim == 2 else advantages.mean(2), 0.0).sum() / number,
+        "no_hit_gradient": without_hit / magnitude.sum().clamp(min=torch.finfo(magnitude.dtype).tiny),
+        "advantage_magnitude": magnitude.sum() / number,
         "clip_share": (groups.clipped & used).sum() / number,
         "hit_log_prob": masked_mean(groups.log_prob, groups.hits),
     }

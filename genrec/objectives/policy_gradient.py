@@ -20,6 +20,7 @@ from genrec.errors import InputError, UsageError
 from genrec.objectives.group_logs import JudgedGroups, group_logs
 from genrec.objectives.prepared_rows import HostRows, PreparedRows
 from genrec.objectives.rows import with_places
+from genrec.objectives.scheduled_settings import ScheduledSettings
 from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of
 from genrec.plugin_source import name_with_place
 from genrec.preference.candidates import Rollouts
@@ -28,8 +29,8 @@ from genrec.preference.exclusions import representatives
 from genrec.preference.losses.log_ratios import at_least_float32
 from genrec.preference.policy_gradient import EarlyClip, GroupAdvantage, k3_estimate, penalized_rewards
 from genrec.preference.policy_gradient.group_masks import distinct_candidates, group_mean
-from genrec.preference.range_checks import check_range
 from genrec.preference.rewards import Hit, checked_rating
+from genrec.preference.schedules import check_scheduled, constant
 from genrec.store import NEW_IN_KEY
 from genrec.types import (
     Advantage,
@@ -38,6 +39,7 @@ from genrec.types import (
     Candidates,
     CodeProposer,
     GroupLogProbs,
+    NumberOrSchedule,
     ObjectiveContext,
     Proposals,
     Proposer,
@@ -82,24 +84,26 @@ class PolicyGradient:
     The behavior log-probability of a candidate is the proposer's if it gives one, else the policy's own, without a gradient: the ratio
     is then 1 and no clip applies. With k3 in the loss, the gradient of the divergence is that of KL(reference || policy); with
     kl_in="reward" it is that of KL(policy || reference), see `genrec.preference.policy_gradient.divergence`.
+
+    Weights may be schedules (`genrec.preference.schedules`), which have their value of the step.
     """
 
     candidates: Proposer = field(default_factory=Rollouts)  # who proposes the candidates
     reward: Reward = field(default_factory=Hit)  # who judges them
     advantage: Advantage = field(default_factory=GroupAdvantage)  # from rewards of a group to advantages
     surrogate: Surrogate = field(default_factory=EarlyClip)  # the loss of a candidate with an advantage
-    kl: float = 0.0  # weight of the divergence from the reference, 0 or more; 0 scores no reference
+    kl: NumberOrSchedule = 0.0  # weight of the divergence from the reference, 0 or more; 0 scores no reference
     kl_in: Literal["loss", "reward"] = "loss"  # add kl * k3 to the loss, or subtract kl * (lp - lr) from the reward of each candidate
     gate: bool = True  # groups without a hit have no gradient, whatever the reward
-    likelihood: float = 1.0  # weight of the negative log-likelihood of the targets, 0 or more
-    weight: float = 1.0  # weight of the surrogate and of k3, 0 or more
+    likelihood: NumberOrSchedule = 1.0  # weight of the negative log-likelihood of the targets, 0 or more
+    weight: NumberOrSchedule = 1.0  # weight of the surrogate and of k3, 0 or more
     targets: Targets = "one"  # one target per prefix, or, for a causal policy, every target of a window
     feedback: Literal["liked", "not disliked"] = field(default="not disliked", metadata=NEW_IN_KEY)  # targets, by their labels
 
     def __post_init__(self) -> None:
         check_types(self, "PolicyGradient")
         for name in ("kl", "likelihood", "weight"):
-            check_range(self, name, 0)
+            check_scheduled(self, name, 0)
         for name, kind, example in (
             ("candidates", Proposer, "Rollouts()"),
             ("reward", Reward, "Hit()"),
@@ -125,7 +129,7 @@ class PolicyGradient:
         check_sequence_policy(self, self.targets, context.policy)
         if self.kl and context.reference is None:
             raise UsageError(
-                f"PolicyGradient.kl {self.kl:g} needs a reference, which SFT has not; set kl to 0, or use it in an alignment"
+                f"PolicyGradient.kl {self.kl} needs a reference, which SFT has not; set kl to 0, or use it in an alignment"
             )
         examples = examples_of(context.source, self.targets, feedback=self.feedback)
         context = context._replace(epoch_steps=epoch_steps(len(examples), context.batch_size))
@@ -157,7 +161,7 @@ class _PolicyGradientStep:
     """The built objective."""
 
     def __init__(self, objective: PolicyGradient, context: ObjectiveContext, proposals: Proposals) -> None:
-        self.objective, self.context, self.proposals = objective, context, proposals
+        self.objective, self.context, self.proposals, self.scheduled = objective, context, proposals, ScheduledSettings(objective)
         semantic_ids = context.data().semantic_ids
         no_item = torch.full((1, semantic_ids.levels), -1)
         self.codes = torch.cat([no_item, semantic_ids.codes])  # int64 [N + 1, L]
@@ -174,7 +178,7 @@ class _PolicyGradientStep:
 
     def loss(self, prepared: PreparedRows, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a step and the metrics to log."""
-        objective, rows = self.objective, prepared.rows
+        objective, rows = self.scheduled.at(self.objective, step), prepared.rows
         self.codes, self.numbers = (each.to(rows.target.device) for each in (self.codes, self.numbers))
         scores = scores_of(self.context.policy, prepared.batch, prepared.places, rows, self.context.normalize)
         candidates = self._propose(prepared, step, scores)
@@ -182,20 +186,20 @@ class _PolicyGradientStep:
         log_prob, mask = scored.levels.sum(2), scored.mask
         rewards = self._judge(rows, scored, step)
         behavior = log_prob.detach() if candidates.behavior is None else candidates.behavior.detach().masked_fill(~mask, 0.0)
-        advantages, terms = self._surrogate(scored, rewards, behavior, step)
+        advantages, terms = self._surrogate(objective, scored, rewards, behavior, step)
         hits = mask & (self.numbers[scored.items] == self.numbers[rows.target].unsqueeze(1))
         taking_part = mask.any(1) if candidates.rows is None else mask.any(1) & candidates.rows
         taking_part = taking_part & hits.any(1) if objective.gate else taking_part
         counted = taking_part & advantages.spread
         logs = group_logs(JudgedGroups(mask, hits, rewards, log_prob.detach(), advantages.values, terms.clipped, counted))
         surrogate, likelihood = group_mean(terms.loss, mask, counted), -scored.targets.mean()
-        logs |= {"policy_loss": surrogate.detach(), "likelihood_loss": likelihood.detach()}
+        logs |= {"policy_loss": surrogate.detach(), "likelihood_loss": likelihood.detach()} | self.scheduled.logs(step, mask.device)
         if scored.reference is not None:
             divergence = group_mean(k3_estimate(log_prob, scored.reference), mask, taking_part)
             logs["kl"] = divergence.detach()
-            surrogate = surrogate + objective.kl * divergence if objective.kl_in == "loss" else surrogate
-        loss = objective.weight * surrogate
-        return (loss + objective.likelihood * likelihood if objective.likelihood else loss), logs
+            surrogate = surrogate + constant(objective, "kl") * divergence if objective.kl_in == "loss" else surrogate
+        loss, likelihood_weight = constant(objective, "weight") * surrogate, constant(objective, "likelihood")
+        return (loss + likelihood_weight * likelihood if likelihood_weight else loss), logs
 
     def _propose(self, prepared: PreparedRows, step: int, scores: RowScores) -> Candidates:
         """Return the candidates of a step, with the mask of those that the policy can tell apart."""
@@ -239,11 +243,12 @@ class _PolicyGradientStep:
             rewards = self.rate(rows, scored.items)
         return at_least_float32(rewards.detach()).masked_fill(~scored.mask, 0.0)
 
-    def _surrogate(self, scored: _ScoredGroups, rewards: Tensor, behavior: Tensor, step: int) -> tuple[Advantages, SurrogateTerms]:
-        """Return the advantages and the surrogate loss of each candidate."""
-        objective = self.objective
+    def _surrogate(
+        self, objective: PolicyGradient, scored: _ScoredGroups, rewards: Tensor, behavior: Tensor, step: int
+    ) -> tuple[Advantages, SurrogateTerms]:
+        """Return the advantages and the surrogate loss of each candidate. `objective` has the values of the step."""
         if scored.reference is not None and objective.kl_in == "reward":
-            rewards = penalized_rewards(rewards, scored.levels.sum(2), scored.reference, objective.kl)
+            rewards = penalized_rewards(rewards, scored.levels.sum(2), scored.reference, constant(objective, "kl"))
         groups = CandidateGroups(rewards, scored.mask, self.codes[scored.items])
         with plugin_errors.attribute_to(objective.advantage, f"in step {step}"):
             advantages = objective.advantage.estimate(groups)

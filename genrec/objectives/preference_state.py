@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
+import torch
 from torch import Tensor
 
 from genrec.objective_state import FixedTensors
@@ -16,6 +17,7 @@ from genrec.store import write_json
 from genrec.types import Candidates, ObjectiveState, SamplerContext, SequenceBatch
 
 MAX_EMPTY_SHARE = 0.5  # warn if a larger share of the examples got no negative
+_GATED = "gated"  # name of the tensor bool [1]
 _PROPOSER = "proposer."  # prefix of the names of a proposer's tensors
 
 
@@ -23,14 +25,15 @@ class PreferenceState:
     """The tensors that a preference objective changes, with those of its proposer and the kept scores of the reference (`cache`)."""
 
     def __init__(self, context: SamplerContext, proposer: ObjectiveState | None = None, cache: ObjectiveState | None = None) -> None:
-        self.gated = False  # whether the proposer leaves out rows on purpose
+        self.gated = torch.zeros(1, dtype=torch.bool)  # whether the proposer leaves out rows on purpose
         self.statistics, self.draw_counts = NegativeStatistics(context), DrawCounts(context.item_count)
         self.proposer: ObjectiveState = FixedTensors() if proposer is None else proposer
         self.cache: ObjectiveState = FixedTensors() if cache is None else cache
 
     def update(self, rows: SequenceBatch, candidates: Candidates) -> dict[str, Tensor]:
         """Add the candidates after the first of a batch, and return the statistics to log. Rows are on the CPU."""
-        self.gated = self.gated or candidates.rows is not None
+        if candidates.rows is not None:
+            self.gated.fill_(True)
         counted = candidates.mask if candidates.rows is None else candidates.mask & candidates.rows.unsqueeze(1)
         rejected = candidates.items.masked_fill(~counted, 0)[:, 1:].cpu()
         invalid = None if candidates.codes is None else (counted & (candidates.codes[..., 0] >= 0))[:, 1:].cpu()
@@ -40,12 +43,12 @@ class PreferenceState:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors by name."""
-        own = self.statistics.totals | self.draw_counts.tensors() | self.cache.tensors()
+        own = self.statistics.totals | self.draw_counts.tensors() | self.cache.tensors() | {_GATED: self.gated}
         return own | {f"{_PROPOSER}{name}": value for name, value in self.proposer.tensors().items()}
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
         """Take the tensors of a checkpoint. Raise ValueError if they do not fit."""
-        FixedTensors(self.statistics.totals).restore(saved)
+        FixedTensors(self.statistics.totals | {_GATED: self.gated}).restore(saved)
         self.draw_counts.restore(saved)
         self.cache.restore(saved)
         names = [name for name in saved if name.startswith(_PROPOSER)]
@@ -56,7 +59,7 @@ class PreferenceState:
         summary = self.statistics.summary()
         write_json(folder / "negatives.json", summary)
         self.draw_counts.table().to_parquet(folder / "drawn_negatives.parquet", index=False)
-        if not self.gated:
+        if not bool(self.gated):
             _warn_if_few_negatives(summary)
 
 

@@ -19,13 +19,14 @@ from torch import Tensor
 from genrec import plugin_errors
 from genrec.data.examples import epoch_steps
 from genrec.errors import UsageError
-from genrec.objectives.curve_warnings import FallingPositives
+from genrec.objectives.curve_warnings import FallingPositives, SaturatedLoss
 from genrec.objectives.numbered_examples import NumberedBatch, NumberedExamples
 from genrec.objectives.preference_logs import preference_logs
 from genrec.objectives.preference_state import PreferenceState
 from genrec.objectives.prepared_rows import HostRows, PreparedRows, best_first, check_positives, mean_likelihood, mean_loss
 from genrec.objectives.reference_cache import ReferenceCache
 from genrec.objectives.rows import with_places
+from genrec.objectives.scheduled_settings import ScheduledSettings
 from genrec.objectives.scored_candidates import CandidateCodes, ScoredCandidates
 from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of
 from genrec.objectives.validation_pairs import PairMetrics
@@ -34,15 +35,17 @@ from genrec.policy_modules import device_of
 from genrec.preference.candidates import Pairs, Sampled
 from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.exclusions import Exclusions
-from genrec.preference.losses import DPO, Anchored, LevelWeighted, SoftmaxDPO
+from genrec.preference.losses import DPO, IPO, Anchored, ContinuedSFT, LevelWeighted, Smoothed, SoftmaxDPO
 from genrec.preference.losses.kto import check_mismatched_pairs
 from genrec.preference.range_checks import check_range
 from genrec.preference.rewards import checked_rating
+from genrec.preference.schedules import check_scheduled, constant
 from genrec.store import NEW_IN_KEY
 from genrec.types import (
     Candidates,
     CodeProposer,
     LogProbs,
+    NumberOrSchedule,
     ObjectiveContext,
     PreferenceLoss,
     Proposals,
@@ -72,7 +75,8 @@ class Preference:
 
     The loss of a step is `weight * (mean of the preference loss) + likelihood * NLL`. The mean is over the rows with a preference:
     all, unless the proposer has a gate. Rows of a file may have weights, which both means use. NLL is
-    the mean of -log p(code) over all rows and levels of the first candidate, the logged item for all proposers but files.
+    the mean of -log p(code) over all rows and levels of the first candidate, the logged item for all proposers but files. Weights, and
+    the settings of the loss that take a schedule (`genrec.preference.schedules`), have their value of the step.
     """
 
     loss: PreferenceLoss = field(default_factory=lambda: Anchored(SoftmaxDPO()))  # how candidates are compared
@@ -80,15 +84,16 @@ class Preference:
     reward: RewardOrNone = None  # who judges them, for losses that need rewards and for chosen="best"
     chosen: Literal["first", "best"] = "first"  # the preferred candidate: the first, or the one with the highest reward
     min_gap: float = 0.0  # with chosen="best": a candidate is rejected if its reward is lower by more than this, 0 or more
-    likelihood: float = 0.0  # weight of the negative log-likelihood beside the preference loss, 0 or more
-    weight: float = 1.0  # weight of the preference loss, 0 or more
+    likelihood: NumberOrSchedule = 0.0  # weight of the negative log-likelihood beside the preference loss, 0 or more
+    weight: NumberOrSchedule = 1.0  # weight of the preference loss, 0 or more
     targets: Targets = "one"  # one target per prefix, or, for a causal policy, every target of a window
     feedback: Literal["liked", "not disliked"] = field(default="not disliked", metadata=NEW_IN_KEY)  # targets, by their labels
 
     def __post_init__(self) -> None:
         check_types(self, "Preference")
-        for name in ("min_gap", "likelihood", "weight"):
-            check_range(self, name, 0)
+        check_range(self, "min_gap", 0)
+        for name in ("likelihood", "weight"):
+            check_scheduled(self, name, 0)
         if isinstance(self.loss, type) or not isinstance(self.loss, PreferenceLoss):
             raise UsageError(f"Preference.loss must be a loss, such as DPO(), with needs = LossNeeds(), got {self.loss!r}")
         if isinstance(self.candidates, type) or not isinstance(self.candidates, Proposer):
@@ -136,7 +141,7 @@ class Preference:
             begin=proposals.begin,
             state=step.state,
             measure=PairMetrics(context, proposals.for_validation).measure,
-            watchers=(FallingPositives(),),
+            watchers=(FallingPositives(), *((SaturatedLoss(),) if _saturates(self.loss) else ())),
             save=step.save,
         )
 
@@ -152,6 +157,7 @@ class _PreferenceStep:
     def __init__(self, objective: Preference, context: ObjectiveContext, proposals: Proposals, cache: ReferenceCache | None) -> None:
         assert context.reference is not None
         self.objective, self.context, self.proposals, self.reference = objective, context, proposals, context.reference
+        self.scheduled = ScheduledSettings(objective)
         self.cache, self.state = cache, PreferenceState(context.data(), proposals.state, cache)
         self.exclusions = Exclusions(context.data()) if objective.loss.needs.mismatched else None
         with plugin_errors.attribute_to(objective.reward, "while the reward was built"):
@@ -181,7 +187,7 @@ class _PreferenceStep:
 
     def loss(self, prepared: PreparedRows, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a step and the metrics to log."""
-        objective, rows = self.objective, prepared.rows
+        objective, rows = self.scheduled.at(self.objective, step), prepared.rows
         scores = scores_of(self.context.policy, prepared.batch, prepared.places, rows, self.context.normalize)
         candidates, on_host = prepared.candidates, prepared.host.candidates
         if candidates is None:
@@ -189,7 +195,7 @@ class _PreferenceStep:
             candidates = self.proposals.in_step(rows, prepared.host.rows, step, scores)
             on_host = candidates
         assert on_host is not None
-        logs = self.state.update(prepared.host.rows, on_host)
+        logs = self.state.update(prepared.host.rows, on_host) | self.scheduled.logs(step, rows.target.device)
         candidates, rewards = self._judged(rows, candidates, step)
         count, scored = candidates.items.shape[1], self.codes.scored(candidates, prepared.mismatched)
         levels = scored.level_log_prob(scores)
@@ -202,7 +208,7 @@ class _PreferenceStep:
             self.checked = True
         rejected = scored.present(count)[:, 1:]  # without a mismatched item
         logs |= preference_logs(terms, levels[:, :count].detach(), reference_levels[:, :count], rejected)
-        return self._total(terms.loss, candidates, levels[:, 0], logs)
+        return _total(objective, terms.loss, candidates, levels[:, 0], logs)
 
     @torch.no_grad()
     def _reference_levels(self, prepared: PreparedRows, scored: ScoredCandidates) -> Tensor:
@@ -235,29 +241,31 @@ class _PreferenceStep:
             return candidates, rewards
         return best_first(candidates, rewards, self.objective.min_gap)
 
-    def _total(
-        self, losses: Tensor, candidates: Candidates, chosen: Tensor, logs: dict[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the weighted sum of the preference loss of rows [X] and the likelihood, and the logs.
-
-        `chosen` float32 [X, L] holds the level log-probabilities of the first candidate.
-        """
-        counted, weight = candidates.rows, candidates.weight
-        mean = mean_loss(losses, counted, weight)
-        total = mean if self.objective.weight == 1 else self.objective.weight * mean
-        if counted is not None:
-            logs = logs | {"preference_share": counted.float().mean(), "preference_loss": mean.detach()}
-        if self.objective.likelihood:
-            likelihood = -mean_likelihood(chosen, self.objective.loss.needs.positive, weight)
-            logs = logs | {"likelihood_loss": likelihood.detach()}
-            total = total + self.objective.likelihood * likelihood
-        return total, logs
-
     def save(self, folder: Path) -> None:
         """Write the statistics and the counts of the rejected candidates."""
         self.state.save(folder)
         if self.proposals.save is not None:
             self.proposals.save(folder)
+
+
+def _total(
+    objective: Preference, losses: Tensor, candidates: Candidates, chosen: Tensor, logs: dict[str, Tensor]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the weighted sum of the preference loss of rows [X] and the likelihood, and the logs.
+
+    `objective` has the values of the step. `chosen` float32 [X, L] holds the level log-probabilities of the first candidate.
+    """
+    counted, weight = candidates.rows, candidates.weight
+    factor, likelihood_factor = constant(objective, "weight"), constant(objective, "likelihood")
+    mean = mean_loss(losses, counted, weight)
+    total = mean if factor == 1 else factor * mean
+    if counted is not None:
+        logs = logs | {"preference_share": counted.float().mean(), "preference_loss": mean.detach()}
+    if likelihood_factor:
+        likelihood = -mean_likelihood(chosen, objective.loss.needs.positive, weight)
+        logs = logs | {"likelihood_loss": likelihood.detach()}
+        total = total + likelihood_factor * likelihood
+    return total, logs
 
 
 def log_probs(levels: Tensor, num_rejected: int | None = None, rewards: Tensor | None = None) -> LogProbs:
@@ -279,6 +287,13 @@ def mismatched_items(rows: SequenceBatch, exclusions: Exclusions, shift: int = 1
     other = rows.target.roll(shift)
     same = exclusions.shares_semantic_id(rows, other.unsqueeze(1)).squeeze(1)
     return other.masked_fill(same, 0)
+
+
+def _saturates(loss: PreferenceLoss) -> bool:
+    """Return whether the gradient of a loss vanishes as the rewards grow apart; that of the likelihood and of IPO does not."""
+    while isinstance(loss, Anchored | LevelWeighted | Smoothed):
+        loss = loss.loss
+    return not isinstance(loss, ContinuedSFT | IPO)
 
 
 def _check_pairs(loss: PreferenceLoss, candidates: Proposer) -> None:

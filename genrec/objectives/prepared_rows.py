@@ -1,4 +1,4 @@
-"""The input of a preference step, its check, and means over its rows."""
+"""The input of a preference step, its check, the order of its candidates, and means over its rows."""
 
 from __future__ import annotations
 
@@ -43,6 +43,21 @@ def check_positives(loss: PreferenceLoss, rows: SequenceBatch, candidates: Candi
             f"{type(loss).__name__} compares the two; use KTO(paired=False), which learns from single items, or leave such rows out "
             "(Candidates.rows)"
         )
+
+
+def best_first(candidates: Candidates, rewards: Tensor, min_gap: float) -> tuple[Candidates, Tensor]:
+    """Return the candidates with the highest reward first, and their rewards; equal rewards keep their order.
+
+    A candidate is masked unless its reward is lower than the best by more than `min_gap`. Rows without such a candidate, which
+    compare nothing, take no part.
+    """
+    rewards = rewards.masked_fill(~candidates.mask, -torch.inf)
+    rewards, order = rewards.sort(dim=1, descending=True, stable=True)
+    mask = candidates.mask.gather(1, order) & (rewards < rewards[:, :1] - min_gap)
+    counted = mask.any(1)
+    mask[:, 0] = candidates.mask.gather(1, order)[:, 0]
+    counted = counted if candidates.rows is None else counted & candidates.rows
+    return candidates._replace(items=candidates.items.gather(1, order), mask=mask, rows=counted), rewards
 
 
 def mean_loss(losses: Tensor, counted: Tensor | None, weight: Tensor | None) -> Tensor:

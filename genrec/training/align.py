@@ -8,6 +8,7 @@ Frozen weights that change during training are part of the checkpoint.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,10 +27,12 @@ from genrec.preference.candidates.policy_scores import evaluation_mode
 from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.losses import check_start
 from genrec.randomness import generator, seed_of
+from genrec.training.alignment_warnings import alignment_watchers
 from genrec.training.curves import OnRow
 from genrec.training.early_checks import check_alignment
 from genrec.training.loop import Outcome, UserIds, Validate, train
 from genrec.training.model_selection import Selection
+from genrec.training.policy_divergence import PolicyDivergence
 from genrec.training.recipes import Align
 from genrec.training.user_batches import select_users
 from genrec.types import (
@@ -59,7 +62,7 @@ class FrozenPolicies:
     """The reference and further frozen copies. It is an `ObjectiveState`: their weights that change, and the objective's tensors."""
 
     def __init__(self, policy: Policy, reference: Mapping[str, Tensor] | None, refreshed_every: int) -> None:
-        self.policy, self.refreshed_every = policy, refreshed_every
+        self.policy, self.weights, self.refreshed_every = policy, reference, refreshed_every
         self.reference = FrozenCopy(policy, None if reference is None else dict(reference), refreshed_every > 0)
         self.copies: dict[str, FrozenCopy] = {"reference": self.reference}
         self.objective: ObjectiveState = FixedTensors()
@@ -70,6 +73,15 @@ class FrozenPolicies:
             name = f"{name}'"
         self.copies[name] = FrozenCopy(self.policy, kept=True)
         return self.copies[name]
+
+    def sft_copy(self, weights: Mapping[str, Tensor] | None) -> FrozenCopy:
+        """Return the SFT policy, which never changes. To be called after the objective is built, before any step.
+
+        `weights` are None where the stage begins from the SFT policy. The reference serves if it is this policy and stays.
+        """
+        if not self.reference.kept and weights is self.weights:
+            return self.reference
+        return FrozenCopy(self.policy, None if weights is None else dict(weights))
 
     def follow_device(self) -> None:
         """Move the copies to the device of the policy in training."""
@@ -99,13 +111,14 @@ class FrozenPolicies:
 def align(
     policy: Policy, data: AlignmentData, recipe: Align, seed: int, folder: Path, validate: Validate, on_row: OnRow | None = None,
     selection: Selection | None = None, user_ids: UserIds | None = None, key: str = "", place: int = 0,
-    reference: Mapping[str, Tensor] | None = None,
+    reference: Mapping[str, Tensor] | None = None, sft: Mapping[str, Tensor] | None = None,
 ) -> tuple[Outcome, TrainingStep]:  # fmt: skip
     """Align a policy in place. Return the outcome and the objective, whose `save` writes its files.
 
     `folder` holds the checkpoint, `validate` returns validation metrics, and `on_row` is called with every row of the curves. For
     `selection`, `user_ids` and `key` see `genrec.training.loop.train`. `place` is that of the stage in a chain of alignments, from 0:
-    later stages have random numbers of their own. `reference` holds the weights of the reference if it is not the policy itself.
+    later stages have random numbers of their own. `reference` holds the weights of the reference if it is not the policy itself, and
+    `sft` those of the SFT policy, from which the divergence is measured.
     """
     check_alignment(policy, data.context, recipe)
     as_module(policy).train(recipe.dropout)
@@ -118,14 +131,16 @@ def align(
     if reference is None:
         check_same_start(context, probed)
     frozen.objective = FixedTensors() if step.state is None else step.state
+    divergence = PolicyDivergence(policy, frozen.sft_copy(reference if sft is None else sft), context.validation)
+    watched = replace(step, watchers=(*step.watchers, *alignment_watchers((selection or Selection()).column)))
 
     def measure() -> dict[str, float]:
         frozen.follow_device()
         own = {} if step.measure is None else step.measure()
-        return {**validate(), **own, **probe_metrics(context, probed, seed)}
+        return {**validate(), **own, **probe_metrics(context, probed, seed), **divergence.measure()}
 
     outcome = train(
-        as_module(policy), step, recipe, seed, context.seed, folder, measure, "alignment", frozen, frozen.begin, on_row, selection,
+        as_module(policy), watched, recipe, seed, context.seed, folder, measure, "alignment", frozen, frozen.begin, on_row, selection,
         user_ids, key,
     )  # fmt: skip
     as_module(policy).eval()

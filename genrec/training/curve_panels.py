@@ -62,6 +62,25 @@ PROBABILITY = Panel(
     "Log-probability of the user's item and of the negatives",
     Axis(NATS, f"(chosen|rejected)_log_prob|{VALIDATION}chosen_log_prob", span=1.0),
 )
+REWARD = Panel(
+    "Reward of the candidates: does it rise while validation falls?",
+    Axis("reward, mean over candidates", "reward", span=0.01),
+)
+RECALL = Panel(
+    "Recall at 1 and further down, on validation users (higher is better)",
+    Axis("recall@1, share of users", VALIDATION + r"recall@1(_\w+)?", span=0.02),
+    Axis("recall at other cut-offs", VALIDATION + r"recall@(?!1(_|$))\d+(_\w+)?", span=0.02),
+)
+SPREAD = Panel(
+    "Spread of the policy, and distance to SFT, on validation users",
+    Axis(f"entropy, {NATS}", VALIDATION + "user_entropy", span=1.0),
+    Axis(f"KL divergence, {NATS}", VALIDATION + "kl_to_sft", span=1.0),
+)
+GROUPS = Panel(
+    "What trains the policy",
+    Axis("share of groups, rows or candidates", "(hit|gradient|clip|preference)_share|no_hit_gradient", range=SHARES),
+)
+SCHEDULES = Panel("Scheduled settings", Axis("value in force", r"scheduled_[\w.]+"))
 NEGATIVES = Panel(
     "What was drawn as negatives",
     Axis("share, percentile or cosine", "drawn_(popularity|cosine|shortfall)", range=SHARES),
@@ -74,22 +93,28 @@ TOKENIZER_ERROR = Panel(
 USAGE = Panel("Codes in use, by level", Axis("share of the codes", r"usage_level_\d+", range=SHARES))
 
 DEFAULT = {  # stage -> the panels of its picture
-    "align": (RANKING, PREFERENCE, PROBABILITY, NEGATIVES),
+    "align": (RANKING, REWARD, RECALL, SPREAD, PREFERENCE, PROBABILITY, GROUPS, NEGATIVES, SCHEDULES),
     "sft": (SFT_LOSS, RANKING),
     "tokenize": (TOKENIZER_LOSS, TOKENIZER_ERROR, USAGE),
 }
 ALL = (
     RANKING,
+    REWARD,
+    RECALL,
+    SPREAD,
     PREFERENCE,
     PROBABILITY,
+    GROUPS,
     NEGATIVES,
+    SCHEDULES,
     LOSS,
-    Panel("Targets found on validation (higher is better)", Axis("recall, share of users", VALIDATION + r"recall@\d+(_\w+)?", 0.02)),
     Panel("Other ranking metrics on validation", Axis("mean over users", VALIDATION + r"mrr@\d+(_\w+)?", span=0.02)),
     Panel("Change of log-probability since the reference", Axis(NATS, "(chosen|rejected)_drift", span=1.0)),
     Panel("Rewards, as the loss defines them", Axis("reward", "(chosen|rejected)_reward", span=0.1)),
     Panel("Margin by level of the Semantic ID", Axis("nats per code", r"margin_level_\d+", span=1.0)),
-    Panel("Spread of the policy, and distance to the reference", Axis(NATS, VALIDATION + "(entropy|kl)", span=1.0)),
+    Panel(
+        "Spread of the policy, and distance to the reference, on training examples", Axis(NATS, VALIDATION + "(entropy|kl)", span=1.0)
+    ),
     Panel("Unconstrained samples that are an item", Axis("share of samples", VALIDATION + "valid_share", range=SHARES)),
     TOKENIZER_ERROR,
     USAGE,
@@ -109,6 +134,13 @@ LABELS = {
     "accuracy_all": "accuracy, training examples with all pairs right",
     f"{VALIDATION}preference_accuracy": "accuracy, validation pairs",
     f"{VALIDATION}likelihood_accuracy": "validation pairs with the user's item more likely",
+    f"{VALIDATION}user_entropy": "entropy",
+    f"{VALIDATION}kl_to_sft": "KL divergence from SFT",
+    "hit_share": "groups with a hit",
+    "gradient_share": "groups with a gradient",
+    "no_hit_gradient": "gradient of groups without a hit",
+    "clip_share": "clipped candidates",
+    "preference_share": "rows with a preference",
     "drawn_popularity": "popularity, percentile",
     "drawn_cosine": "similarity to the user's item, cosine",
     "drawn_shortfall": "negatives that were not found, share",

@@ -82,12 +82,19 @@ def together(*called: OnRow | None) -> OnRow | None:
 def means(steps: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
     """Return the mean of every metric over the steps that logged it, in the order of first logging.
 
-    Each step holds scalar tensors by name, `loss` among them.
+    Each step holds scalar tensors by name, `loss` among them. A step in which a metric is NaN, such as the log-probability of the hits
+    in a batch without one, has not logged it; the mean of no step is NaN.
     """
     names = dict.fromkeys(name for logged in steps for name in logged)
     device = steps[0]["loss"].device  # one transfer for all metrics, because each transfer waits for the device
-    values = [torch.stack([logged[name].float() for logged in steps if name in logged]).mean().to(device) for name in names]
+    values = [_mean(torch.stack([logged[name].float() for logged in steps if name in logged])).to(device) for name in names]
     return dict(zip(names, torch.stack(values).tolist(), strict=True))
+
+
+def _mean(values: Tensor) -> Tensor:
+    """Return the mean of the values [S] that are not NaN, to the digit that of all of them if none is."""
+    mean = values.mean()
+    return torch.where(mean.isnan(), values.nanmean(), mean)
 
 
 def mean_and_error(name: str, values: Tensor) -> dict[str, float]:

@@ -97,6 +97,7 @@ from genrec.types.preference import (
     SamplerContext,
 )
 from genrec.types.specification import CheckedCatalog, CheckedData, CheckedSpecification, NamesFiles
+from genrec.types.value_schedule import NumberOrSchedule, ValueSchedule
 
 __all__ = [
     "NO_TEXT",
@@ -149,6 +150,7 @@ __all__ = [
     "Metric",
     "NamesFiles",
     "NegativeSampler",
+    "NumberOrSchedule",
     "Objective",
     "ObjectiveContext",
     "ObjectiveState",
@@ -190,6 +192,7 @@ __all__ = [
     "TrainingExamples",
     "TrainingStep",
     "UserRecommender",
+    "ValueSchedule",
     "VectorPolicy",
     "WindowBatch",
     "WindowPolicy",

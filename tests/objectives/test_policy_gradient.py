@@ -283,6 +283,7 @@ def test_gradient_by_hand() -> None:
             "reward": 0.25,
             "hit_share": 1,
             "gradient_share": 1,
+            "no_hit_gradient": 0,
             "advantage_magnitude": (0.75 + 3 * 0.25) / 0.5001 / 4,
             "clip_share": 0,
             "hit_log_prob": math.log(1 / 4),

@@ -21,6 +21,7 @@ ALIGNED: Sequence[str] = (
     *("drawn_depth", "drawn_popularity", "drawn_cosine", "drawn_shortfall", "validation_ndcg@10", "validation_recall@1"),
     *("validation_preference_accuracy", "validation_margin", "validation_likelihood_accuracy"),
     *("validation_recall@50", "validation_entropy", "validation_kl", "validation_valid_share", "validation_chosen_log_prob"),
+    *("validation_user_entropy", "validation_kl_to_sft"),
     *("validation_ndcg@10_filter_seen", "validation_ndcg@10_filter_seen_standard_error", "validation_ndcg@10_standard_error", "mine"),
 )
 ERRORS = [name for name in ALIGNED if name.endswith("_standard_error")]
@@ -40,17 +41,24 @@ def drawn(
     return {axes.get_title(): axes for axes in figures[0].axes if axes.get_title()}
 
 
-def test_an_alignment_has_four_panels_and_the_rest_on_demand() -> None:
-    """NDCG; margin with accuracy; log-probabilities; negatives. `everything` has every column once, but the standard errors."""
-    four = panels(["step", *ALIGNED], "align")
-    assert [each.left for each in four] == [
+def test_an_alignment_has_its_panels_and_the_rest_on_demand() -> None:
+    """NDCG; recall at 1 beside 50; entropy beside the divergence from SFT; margin beside accuracy; log-probabilities; negatives.
+
+    `everything` has every column once, but the standard errors.
+    """
+    standard = panels(["step", *ALIGNED], "align")
+    assert [each.left for each in standard] == [
         ["validation_ndcg@10", "validation_ndcg@10_filter_seen"],
+        ["validation_recall@1"],
+        ["validation_user_entropy"],
         ["margin", "validation_margin"],
         ["chosen_log_prob", "rejected_log_prob", "validation_chosen_log_prob"],
         ["drawn_popularity", "drawn_cosine", "drawn_shortfall"],
     ]
-    assert [each.right for each in four] == [
+    assert [each.right for each in standard] == [
         [],
+        ["validation_recall@50"],
+        ["validation_kl_to_sft"],
         ["accuracy", "accuracy_all", "validation_preference_accuracy", "validation_likelihood_accuracy"],
         [],
         ["drawn_depth"],
@@ -58,7 +66,7 @@ def test_an_alignment_has_four_panels_and_the_rest_on_demand() -> None:
     everything = panels(["step", *ALIGNED], "align", everything=True)
     names = [name for each in everything for name in each.names]
     assert sorted(names) == sorted(set(ALIGNED) - set(ERRORS))
-    assert everything[: len(four)] == four
+    assert everything[: len(standard)] == standard
     assert everything[-1].left == ["mine"]
 
 
@@ -75,6 +83,21 @@ def test_the_panels_of_sft_of_a_tokenizer_and_of_an_unknown_stage() -> None:
     ]
     assert [each.names for each in panels(["step", "mine", "loss"])] == [["loss"], ["mine"]]
     assert [each.names for each in panels(["step", "mine"], "sft")] == [["mine"]]
+
+
+def test_a_policy_gradient_has_its_reward_beside_ndcg_its_groups_and_schedules() -> None:
+    """Recall at 1 has an axis of its own, also with seen items filtered; recall at 10 is at another cut-off."""
+    columns = ["step", "loss", "reward", "hit_share", "gradient_share", "no_hit_gradient", "clip_share", "scheduled_kl"]
+    columns += ["scheduled_loss.beta", "validation_ndcg@10", "validation_recall@1", "validation_recall@1_filter_seen"]
+    found = panels([*columns, "validation_recall@10", "validation_recall@50_filter_seen"], "align")
+    assert [each.names for each in found] == [
+        ["validation_ndcg@10"],
+        ["reward"],
+        ["validation_recall@1", "validation_recall@1_filter_seen", "validation_recall@10", "validation_recall@50_filter_seen"],
+        ["hit_share", "gradient_share", "no_hit_gradient", "clip_share"],
+        ["scheduled_kl", "scheduled_loss.beta"],
+    ]
+    assert len(found[2].left) == 2
 
 
 def test_every_panel_has_a_title_in_words_and_labels_with_units() -> None:
@@ -151,7 +174,7 @@ def test_one_run_and_several_rows_are_plotted(tmp_path: Path) -> None:
     both = (tmp_path / "both.svg").read_text()
     assert "<!-- one (1) -->" in both
     assert "<!-- two (2) -->" in both
-    assert "<!-- recall@50 -->" in both
+    assert "<!-- recall@50 (right axis) -->" in both
     assert "Smallest height of a y axis" in both
 
 

@@ -26,6 +26,18 @@ def test_a_row_is_the_mean_over_the_steps_that_logged_a_metric() -> None:
     assert list(found) == ["margin", "loss", "late"]
 
 
+def test_a_mean_leaves_out_the_steps_in_which_a_metric_is_nan() -> None:
+    """hit_log_prob (-4 - 2) / 2 = -3 over the two steps with a hit; none of them has `none`; the loss has no NaN."""
+    steps = [logged(loss=1.0, hit_log_prob=-4.0, none=math.nan), logged(loss=2.0, hit_log_prob=math.nan, none=math.nan)]
+    found = means([*steps, logged(loss=6.0, hit_log_prob=-2.0, none=math.nan)])
+    assert (found["loss"], found["hit_log_prob"], math.isnan(found["none"])) == (3.0, -3.0, True)
+
+
+@given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=40))
+def test_a_mean_without_nan_is_torchs_mean_to_the_digit(values: list[float]) -> None:
+    assert means([logged(loss=value) for value in values])["loss"] == torch.tensor(values).mean().item()
+
+
 def test_a_validation_metric_has_the_standard_error_over_users() -> None:
     """Values 0, 1, 1, 0: mean 0.5, variance 4 * 0.25 / 3 = 1 / 3, standard error sqrt(1 / 3 / 4); one user has none."""
     found = mean_and_error("ndcg@10", torch.tensor([0.0, 1.0, 1.0, 0.0], dtype=torch.float64))

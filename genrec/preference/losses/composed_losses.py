@@ -15,7 +15,8 @@ from genrec.errors import UsageError
 from genrec.preference.losses.log_ratios import at_least_float32, negative_log_likelihood
 from genrec.preference.losses.smoothing import pair_losses, smooth
 from genrec.preference.range_checks import check_range
-from genrec.types import LogProbs, LossNeeds, PreferenceLoss, PreferenceTerms, SamplerContext
+from genrec.preference.schedules import check_scheduled, constant
+from genrec.types import LogProbs, LossNeeds, NumberOrSchedule, PreferenceLoss, PreferenceTerms, SamplerContext
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Anchored:
     """
 
     loss: PreferenceLoss  # the loss to anchor
-    alpha: float = 1.0  # weight of the positive's NLL, 0 or more
+    alpha: NumberOrSchedule = 1.0  # weight of the positive's NLL, 0 or more
 
     @property
     def needs(self) -> LossNeeds:
@@ -36,12 +37,13 @@ class Anchored:
 
     def __post_init__(self) -> None:
         _check_loss(self)
-        check_range(self, "alpha", 0)
+        check_scheduled(self, "alpha", 0)
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         """Return the loss of each example, with the rewards of the anchored loss."""
+        alpha = constant(self, "alpha")
         terms = self.loss(policy, reference)
-        return terms._replace(loss=terms.loss + self.alpha * negative_log_likelihood(policy))
+        return terms._replace(loss=terms.loss + alpha * negative_log_likelihood(policy))
 
 
 @dataclass(frozen=True)

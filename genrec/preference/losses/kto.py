@@ -19,8 +19,9 @@ from genrec.preference.losses.log_ratios import (
     preference_terms,
 )
 from genrec.preference.range_checks import check_range
+from genrec.preference.schedules import check_scheduled, constant
 from genrec.progress import say
-from genrec.types import LogProbs, LossNeeds, PreferenceTerms
+from genrec.types import LogProbs, LossNeeds, NumberOrSchedule, PreferenceTerms
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class KTO:
     the N examples. For K = 1 both variants are equal.
     """
 
-    beta: float = 0.1  # strength of the pull to the reference, above 0
+    beta: NumberOrSchedule = 0.1  # strength of the pull to the reference, above 0
     desirable_weight: float = 1.0  # lambda_D, weight of positives, 0 or more
     undesirable_weight: float = 1.0  # lambda_U, weight of negatives, 0 or more
     paired: bool = True  # True: each kind has half of a row's weight; False: every item has the same weight
@@ -52,7 +53,7 @@ class KTO:
         return LossNeeds(mismatched=True, positive=self.paired)
 
     def __post_init__(self) -> None:
-        check_range(self, "beta", 0, above=True)
+        check_scheduled(self, "beta", 0, above=True)
         check_range(self, "desirable_weight", 0)
         check_range(self, "undesirable_weight", 0)
         if not isinstance(self.paired, bool):
@@ -66,12 +67,13 @@ class KTO:
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         """Return the loss of each example. It depends on the batch through z0 and, without `paired`, through N."""
+        beta = constant(self, "beta")
         present = ~is_masked(policy.chosen, reference.chosen)
         scores = log_ratios(_fill_positives(policy, present), _fill_positives(reference, present))
-        positive, negative = kto_parts(scores, reference_point(policy, reference), self.beta)
+        positive, negative = kto_parts(scores, reference_point(policy, reference), beta)
         positive, negative = self.desirable_weight * positive, self.undesirable_weight * negative
         combine = paired_loss if self.paired else unpaired_loss
-        result = preference_terms(combine(positive, negative, present, scores.valid), scores, self.beta)
+        result = preference_terms(combine(positive, negative, present, scores.valid), scores, beta)
         return result._replace(chosen_reward=result.chosen_reward.masked_fill(~present, -torch.inf))
 
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 from genrec.errors import UsageError
 from genrec.preference.losses.log_ratios import log_ratios, mean_over_pairs, preference_terms, score_differences
-from genrec.preference.range_checks import check_range
-from genrec.types import LogProbs, LossNeeds, PreferenceTerms
+from genrec.preference.schedules import check_scheduled, constant
+from genrec.types import LogProbs, LossNeeds, NumberOrSchedule, PreferenceTerms
 
 
 @dataclass(frozen=True)
@@ -20,22 +20,23 @@ class IPO:
     code, so the total margin is L times as large.
     """
 
-    beta: float = 0.1  # strength of the pull to the reference, above 0
+    beta: NumberOrSchedule = 0.1  # strength of the pull to the reference, above 0
     reduction: Literal["sum", "mean"] = "sum"  # over the L codes of a log-ratio
 
     needs = LossNeeds()  # no optional inputs
 
     def __post_init__(self) -> None:
-        check_range(self, "beta", 0, above=True)
+        check_scheduled(self, "beta", 0, above=True)
         if self.reduction not in ("sum", "mean"):
             raise UsageError(f"IPO.reduction must be 'sum' or 'mean', got {self.reduction!r}")
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         """Return the loss of each example."""
+        beta = constant(self, "beta")
         scores = log_ratios(policy, reference)
         codes = policy.length if self.reduction == "mean" else 1
-        losses = (score_differences(scores) / codes - 1 / (2 * self.beta)).square()
-        return preference_terms(mean_over_pairs(losses, scores.valid), scores, self.beta / codes)
+        losses = (score_differences(scores) / codes - 1 / (2 * beta)).square()
+        return preference_terms(mean_over_pairs(losses, scores.valid), scores, beta / codes)
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,16 @@ class Hinge:
     2023, arXiv 2309.06657), so beta has the same meaning as in DPO.
     """
 
-    beta: float = 0.1  # the margin is 1 / beta nats, above 0
+    beta: NumberOrSchedule = 0.1  # the margin is 1 / beta nats, above 0
 
     needs = LossNeeds()  # no optional inputs
 
     def __post_init__(self) -> None:
-        check_range(self, "beta", 0, above=True)
+        check_scheduled(self, "beta", 0, above=True)
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         """Return the loss of each example."""
+        beta = constant(self, "beta")
         scores = log_ratios(policy, reference)
-        losses = (1 - self.beta * score_differences(scores)).relu()
-        return preference_terms(mean_over_pairs(losses, scores.valid), scores, self.beta)
+        losses = (1 - beta * score_differences(scores)).relu()
+        return preference_terms(mean_over_pairs(losses, scores.valid), scores, beta)

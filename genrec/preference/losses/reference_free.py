@@ -22,7 +22,8 @@ from genrec.preference.losses.log_ratios import (
     score_differences,
 )
 from genrec.preference.range_checks import check_range
-from genrec.types import LogProbs, LossNeeds, PreferenceTerms
+from genrec.preference.schedules import check_scheduled, constant
+from genrec.types import LogProbs, LossNeeds, NumberOrSchedule, PreferenceTerms
 
 MAX_LOG_PROB = -1e-6  # largest average log-probability of a code in ORPO's odds; above it 1 - p vanishes in float32
 
@@ -34,20 +35,21 @@ class SimPO:
     For K negatives, the mean over the pairs.
     """
 
-    beta: float = 2.0  # scale of the average log-probabilities, above 0
+    beta: NumberOrSchedule = 2.0  # scale of the average log-probabilities, above 0
     gamma: float = 1.0  # target margin in the logits of the loss, 0 or more
 
     needs = LossNeeds()  # no optional inputs
 
     def __post_init__(self) -> None:
-        check_range(self, "beta", 0, above=True)
+        check_scheduled(self, "beta", 0, above=True)
         check_range(self, "gamma", 0)
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         """Return the loss of each example. The reward is `beta * lp / L`, Eq. 4 of the paper."""
+        beta = constant(self, "beta")
         scores = average_log_probs(policy, reference)
-        losses = -logsigmoid(self.beta * score_differences(scores) - self.gamma)
-        return preference_terms(mean_over_pairs(losses, scores.valid), scores, self.beta)
+        losses = -logsigmoid(beta * score_differences(scores) - self.gamma)
+        return preference_terms(mean_over_pairs(losses, scores.valid), scores, beta)
 
 
 @dataclass(frozen=True)
@@ -58,20 +60,22 @@ class CPO:
     over them, as in `Anchored`. A row without negatives keeps its NLL.
     """
 
-    beta: float = 0.1  # scale of the log-probabilities, above 0
-    alpha: float = 1.0  # weight of the positive's NLL, 0 or more
+    beta: NumberOrSchedule = 0.1  # scale of the log-probabilities, above 0
+    alpha: NumberOrSchedule = 1.0  # weight of the positive's NLL, 0 or more
 
     needs = LossNeeds()  # no optional inputs
 
     def __post_init__(self) -> None:
-        check_range(self, "beta", 0, above=True)
-        check_range(self, "alpha", 0)
+        check_scheduled(self, "beta", 0, above=True)
+        check_scheduled(self, "alpha", 0)
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         """Return the loss of each example. The reward is `beta * lp`."""
+        alpha = constant(self, "alpha")
+        beta = constant(self, "beta")
         scores = masked_log_probs(policy, reference)
-        preference = mean_over_pairs(-logsigmoid(self.beta * score_differences(scores)), scores.valid)
-        return preference_terms(preference + self.alpha * negative_log_likelihood(policy), scores, self.beta)
+        preference = mean_over_pairs(-logsigmoid(beta * score_differences(scores)), scores.valid)
+        return preference_terms(preference + alpha * negative_log_likelihood(policy), scores, beta)
 
 
 @dataclass(frozen=True)
@@ -83,19 +87,20 @@ class ORPO:
     NLL. Deviation: `a` is clamped to at most -1e-6 in the odds, which are infinite at 0; above it they have no gradient.
     """
 
-    weight: float = 0.1  # weight of the odds ratio relative to the NLL, 0 or more
+    weight: NumberOrSchedule = 0.1  # weight of the odds ratio relative to the NLL, 0 or more
 
     needs = LossNeeds()  # no optional inputs
 
     def __post_init__(self) -> None:
-        check_range(self, "weight", 0)
+        check_scheduled(self, "weight", 0)
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         """Return the loss of each example. The reward is `weight * lp / L`."""
+        weight = constant(self, "weight")
         scores = average_log_probs(policy, reference)
         odds = scores._replace(chosen=log_odds(scores.chosen), rejected=log_odds(scores.rejected))
         preference = mean_over_pairs(-logsigmoid(score_differences(odds)), scores.valid)
-        return preference_terms(negative_log_likelihood(policy) + self.weight * preference, scores, self.weight)
+        return preference_terms(negative_log_likelihood(policy) + weight * preference, scores, weight)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from torch import Tensor
 from genrec.preference.losses.log_ratios import check_rewards, masked_log_probs, mean_over_pairs, split_rewards
 from genrec.preference.losses.softmax import DPO
 from genrec.preference.range_checks import check_range
-from genrec.types import LogProbs, LossNeeds, PreferenceLoss, PreferenceTerms
+from genrec.preference.schedules import check_scheduled, constant
+from genrec.types import LogProbs, LossNeeds, NumberOrSchedule, PreferenceLoss, PreferenceTerms
 
 MAX_SMOOTHING = 0.49  # upper bound of RosePO's smoothing; a pair has no gradient at 0.5 and a reversed one above
 
@@ -28,18 +29,19 @@ class ConservativeDPO:
     where `s(beta D) = 1 - e` and pushes D down above it. For K negatives, the mean over the pairs.
     """
 
-    beta: float = 0.1  # strength of the pull to the reference, above 0
+    beta: NumberOrSchedule = 0.1  # strength of the pull to the reference, above 0
     label_smoothing: float = 0.1  # e, the assumed probability of a wrong label, in [0, 0.5); 0 is DPO
 
     needs = LossNeeds()  # no optional inputs
 
     def __post_init__(self) -> None:
-        check_range(self, "beta", 0, above=True)
+        check_scheduled(self, "beta", 0, above=True)
         check_range(self, "label_smoothing", 0, 0.5)
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         """Return the loss of each example."""
-        return smooth(pair_losses(DPO(self.beta), policy, reference), self.label_smoothing)
+        beta = constant(self, "beta")
+        return smooth(pair_losses(DPO(beta), policy, reference), self.label_smoothing)
 
 
 @dataclass(frozen=True)
@@ -50,18 +52,19 @@ class RobustDPO:
     labels. It is not bounded below. For K negatives, the mean over the pairs.
     """
 
-    beta: float = 0.1  # strength of the pull to the reference, above 0
+    beta: NumberOrSchedule = 0.1  # strength of the pull to the reference, above 0
     label_smoothing: float = 0.1  # e, the assumed probability of a flipped label, in [0, 0.5); 0 is DPO
 
     needs = LossNeeds()  # no optional inputs
 
     def __post_init__(self) -> None:
-        check_range(self, "beta", 0, above=True)
+        check_scheduled(self, "beta", 0, above=True)
         check_range(self, "label_smoothing", 0, 0.5)
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         """Return the loss of each example."""
-        return smooth(pair_losses(DPO(self.beta), policy, reference), -self.label_smoothing / (1 - 2 * self.label_smoothing))
+        beta = constant(self, "beta")
+        return smooth(pair_losses(DPO(beta), policy, reference), -self.label_smoothing / (1 - 2 * self.label_smoothing))
 
 
 @dataclass(frozen=True)
@@ -76,18 +79,19 @@ class RosePO:
     `label_smoothing` near 0.5 it is the Bradley-Terry probability of a wrong label.
     """
 
-    beta: float = 0.1  # strength of the pull to the reference, above 0
+    beta: NumberOrSchedule = 0.1  # strength of the pull to the reference, above 0
     label_smoothing: float = 0.1  # smoothing of a pair with equal rewards, in [0, 0.5)
 
     needs = LossNeeds()  # no optional inputs
 
     def __post_init__(self) -> None:
-        check_range(self, "beta", 0, above=True)
+        check_scheduled(self, "beta", 0, above=True)
         check_range(self, "label_smoothing", 0, 0.5)
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         """Return the loss of each example. With rewards, the check for finite values waits for the GPU."""
-        pairs = pair_losses(DPO(self.beta), policy, reference)
+        beta = constant(self, "beta")
+        pairs = pair_losses(DPO(beta), policy, reference)
         if policy.rewards is None:
             return smooth(pairs, self.label_smoothing)
         chosen, rejected = split_rewards(policy, pairs.valid, "RosePO")

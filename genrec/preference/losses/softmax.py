@@ -10,8 +10,8 @@ from torch.nn.functional import logsigmoid
 
 from genrec.errors import UsageError
 from genrec.preference.losses.log_ratios import Scores, check_rewards, log_ratios, mean_over_pairs, preference_terms, split_rewards
-from genrec.preference.range_checks import check_range
-from genrec.types import LogProbs, LossNeeds, PreferenceTerms
+from genrec.preference.schedules import check_scheduled, constant
+from genrec.types import LogProbs, LossNeeds, NumberOrSchedule, PreferenceTerms
 
 
 @dataclass(frozen=True)
@@ -21,21 +21,22 @@ class DPO:
     K must be 1, because the paper defines no loss for more; `SoftmaxDPO` equals it there.
     """
 
-    beta: float = 0.1  # strength of the pull to the reference, above 0
+    beta: NumberOrSchedule = 0.1  # strength of the pull to the reference, above 0
 
     needs = LossNeeds()  # no optional inputs
 
     def __post_init__(self) -> None:
-        check_range(self, "beta", 0, above=True)
+        check_scheduled(self, "beta", 0, above=True)
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         """Return the loss of each example."""
+        beta = constant(self, "beta")
         if policy.rejected.ndim == 2 and policy.rejected.shape[1] > 1:
             raise UsageError(
                 f"DPO compares the positive with one negative, got K = {policy.rejected.shape[1]}: "
                 "set num_negatives to 1, or use SoftmaxDPO (S-DPO), which takes any number"
             )
-        return SoftmaxDPO(self.beta)(policy, reference)
+        return SoftmaxDPO(beta)(policy, reference)
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,18 @@ class SoftmaxDPO:
     Any K. The paper writes the same loss as `-log s(-log sum_k exp(beta D_k - beta D_w))`.
     """
 
-    beta: float = 1.0  # strength of the pull to the reference, above 0
+    beta: NumberOrSchedule = 1.0  # strength of the pull to the reference, above 0
 
     needs = LossNeeds()  # no optional inputs
 
     def __post_init__(self) -> None:
-        check_range(self, "beta", 0, above=True)
+        check_scheduled(self, "beta", 0, above=True)
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         """Return the loss of each example."""
+        beta = constant(self, "beta")
         scores = log_ratios(policy, reference)
-        return preference_terms(softmax_loss(scores, self.beta), scores, self.beta)
+        return preference_terms(softmax_loss(scores, beta), scores, beta)
 
 
 @dataclass(frozen=True)
@@ -65,18 +67,19 @@ class DMPO:
     Any K. Masked negatives are left out of the mean.
     """
 
-    beta: float = 0.1  # strength of the pull to the reference, above 0
+    beta: NumberOrSchedule = 0.1  # strength of the pull to the reference, above 0
 
     needs = LossNeeds()  # no optional inputs
 
     def __post_init__(self) -> None:
-        check_range(self, "beta", 0, above=True)
+        check_scheduled(self, "beta", 0, above=True)
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         """Return the loss of each example."""
+        beta = constant(self, "beta")
         scores = log_ratios(policy, reference)
-        margin = self.beta * (scores.chosen - mean_over_pairs(scores.rejected, scores.valid))
-        return preference_terms(torch.where(scores.valid.any(1), -logsigmoid(margin), 0.0), scores, self.beta)
+        margin = beta * (scores.chosen - mean_over_pairs(scores.rejected, scores.valid))
+        return preference_terms(torch.where(scores.valid.any(1), -logsigmoid(margin), 0.0), scores, beta)
 
 
 @dataclass(frozen=True)
@@ -88,24 +91,26 @@ class RecPO:
     At the start the loss is `log(1 + sum_k exp(gamma_k))`, above ln(1 + K).
     """
 
-    beta: float = 1.0  # strength of the pull to the reference, above 0
-    weight: float = 1.0  # weight of the margins, 0 or more; 0 is S-DPO
+    beta: NumberOrSchedule = 1.0  # strength of the pull to the reference, above 0
+    weight: NumberOrSchedule = 1.0  # weight of the margins, 0 or more; 0 is S-DPO
 
     needs = LossNeeds(rewards=True)  # divides them
 
     def __post_init__(self) -> None:
-        check_range(self, "beta", 0, above=True)
-        check_range(self, "weight", 0)
+        check_scheduled(self, "beta", 0, above=True)
+        check_scheduled(self, "weight", 0)
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         """Return the loss of each example. The check that phi is above 0 and finite waits for the GPU."""
+        weight = constant(self, "weight")
+        beta = constant(self, "beta")
         scores = log_ratios(policy, reference)
         chosen, rejected = split_rewards(policy, scores.valid, "RecPO")
         both = torch.cat([chosen.unsqueeze(1), rejected], 1)
         wrong = ~((both > 0) & both.isfinite())
         check_rewards(both, wrong, "RecPO divides rewards, which must be above 0 and finite")
-        margins = self.weight * chosen.unsqueeze(1) / rejected
-        return preference_terms(softmax_loss(scores, self.beta, margins), scores, self.beta)
+        margins = weight * chosen.unsqueeze(1) / rejected
+        return preference_terms(softmax_loss(scores, beta, margins), scores, beta)
 
 
 def softmax_loss(scores: Scores, beta: float, margins: Tensor | float = 0.0) -> Tensor:
