@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn.functional import pad
 
 from genrec.model import semantic_id_policy
@@ -27,7 +27,7 @@ from genrec.model.shared_history_layers import CausalLayer, KeysValues
 from genrec.model.t5_layers import MASK_VALUE, Dropout, RelativeBias, RMSNorm, additive_mask, code_log_probs
 from genrec.model.trie import Trie
 from genrec.semantic_ids import SemanticIds
-from genrec.types import Ranking
+from genrec.types import ItemSample, Ranking
 from genrec.types.specification import check_at_least, check_dropout
 
 
@@ -180,6 +180,10 @@ class GptPolicy(nn.Module):
     def recommend_below(self, history: Tensor, items: Tensor, depth: int, n: int) -> Ranking:
         """Return the `n` best items below a prefix by beam search; see `genrec.types.PrefixPolicy`."""
         return semantic_id_policy.recommend_below(self, history, items, depth, n, self.specification.num_beams)
+
+    def sample_items(self, history: Tensor, n: int, exclude: Tensor | None, generator: Generator) -> ItemSample:
+        """Draw `n` distinct items by stochastic beam search; see `genrec.types.SamplingPolicy`."""
+        return semantic_id_policy.sample_items(self, history, n, exclude, generator)
 
     def item_vectors(self) -> Tensor:
         """Return the sum of each item's code embeddings, float32 [N + 1, D], detached; row 0 is zero."""

@@ -1,13 +1,13 @@
 """The policy in training on the rows of a batch (`genrec.types.RowScores`).
 
-| policy | scores of candidates | `top` and `rank` |
+| policy | scores of candidates | `top`, `sample` and `rank` |
 |---|---|---|
 | `CatalogPolicy` | gathered from the scores of the whole catalog, computed once for a batch | exact, from the same scores, detached |
-| `WindowPolicy`, batch of windows | `place_level_log_prob`: a window is encoded once for all of its rows | beams; no rank |
-| others, and batches of prefixes | `level_log_prob` of each row's history | beams; no rank |
+| `WindowPolicy`, batch of windows | `place_level_log_prob`: a window is encoded once for all of its rows | by beams; no rank |
+| others, and batches of prefixes | `level_log_prob` of each row's history | by beams; no rank |
 
 All of them give the same values. Scores are computed in the policy's current mode, so that with dropout the candidates of an exact
-policy and the loss see one forward pass. Beams run in evaluation mode.
+policy and the loss see one forward pass. Beams, and samples by them, run in evaluation mode.
 """
 
 from __future__ import annotations
@@ -15,11 +15,22 @@ from __future__ import annotations
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from genrec.item_rows import last_places
-from genrec.preference.candidates.policy_scores import CatalogScores, Normalize, beams, prefix_level_log_prob
-from genrec.types import CatalogPolicy, ConstrainedWindowPolicy, Policy, Ranking, SequenceBatch, WindowBatch, WindowPolicy
+from genrec.policy_modules import as_module
+from genrec.preference.candidates.policy_scores import CatalogScores, Normalize, beams, evaluation_mode, prefix_level_log_prob, samples
+from genrec.types import (
+    CatalogPolicy,
+    ConstrainedWindowPolicy,
+    ItemSample,
+    Policy,
+    Ranking,
+    SamplingPolicy,
+    SequenceBatch,
+    WindowBatch,
+    WindowPolicy,
+)
 
 
 class PolicyRowScores:
@@ -72,6 +83,24 @@ class PolicyRowScores:
         if isinstance(self.policy, CatalogPolicy):
             return self._catalog.top(n, exclude)
         return beams(self.policy, self.rows.history, n, exclude)
+
+    def sample(self, n: int, exclude: Tensor | None, generator: Generator) -> ItemSample:
+        """Draw `n` distinct items for each row without a gradient, from all items but `exclude`, an int64 [X, E] with 0 for none.
+
+        A `CatalogPolicy` draws from the scores of `level_log_prob`, others, which must be a `SamplingPolicy`, in evaluation mode.
+        """
+        if isinstance(self.policy, CatalogPolicy):
+            return self._catalog.sample(n, exclude, generator)
+        assert isinstance(self.policy, SamplingPolicy)
+        return samples(self.policy, self.rows.history, n, exclude, generator, self.normalize)
+
+    @torch.no_grad()
+    def proposing_log_prob(self, items: Tensor) -> Tensor:
+        """Return the log-probabilities of items int64 [X, M] of the policy as `top` and `sample` see it, float32 [X, M]."""
+        if isinstance(self.policy, CatalogPolicy):
+            return self.level_log_prob(items).detach().sum(-1)
+        with evaluation_mode(as_module(self.policy)):
+            return self.level_log_prob(items).sum(-1)
 
     def rank(self, items: Tensor) -> Tensor | None:
         """Return the place (0 is the best) of items int64 [X, M] in the whole catalog, N for item 0; None if only beams are known."""
