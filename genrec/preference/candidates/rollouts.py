@@ -37,15 +37,16 @@ class Rollouts:
     - `by="top"`: the exact best items; needs a `genrec.types.CatalogPolicy`.
     - `by="samples"`: distinct items drawn without replacement by Gumbel top-k, with their log-probabilities as the behavior's. A
       `CatalogPolicy` draws from its scores (`gumbel_top_k`), a `SamplingPolicy`, such as Tiger, by stochastic beam search in
-      evaluation mode, from its probabilities over the codes of real items only. Random numbers depend on the seed and the step, and
-      on the kind of device.
+      evaluation mode, from its probabilities over the codes of real items only; `size` may exceed its num_beams. The behavior's
+      log-probabilities are normalized like the policy's in the loss (`Align.normalize`), so that without dropout the ratio on policy
+      is 1. Random numbers depend on the seed and the step, and on the kind of device.
 
     The logged item is a candidate where the policy proposes it, or everywhere with `include_target`. Candidates are best first, and
     samples in the order of the draws. The behavior's log-probabilities are given for samples and for `refresh` other than 1.
     """
 
     size: int = 16  # G, candidates of a row, at least 2; beams: at most the policy's num_beams
-    by: Literal["beams", "top", "samples"] = "beams"
+    by: Literal["beams", "top", "samples"] = "beams"  # beams or exact best items; exact best items; samples without replacement
     include_target: bool = False  # where no candidate has the target's Semantic ID, the target takes the last place
     refresh: int = 1  # steps between copies of the policy that proposes; 1: the policy in training itself, 0: the reference
     seen: bool = True  # whether items of the history may be candidates
