@@ -43,7 +43,7 @@ def check_sampling(name: str, policy: Policy, history: Tensor, log_probs: Tensor
 def _draw(name: str, policy: Any, history: Tensor, n: int, exclude: Tensor | None, log_probs: Tensor) -> ItemSample:
     """Return a sample of each history; raise ContractError if it breaks the contract."""
     random = torch.Generator().manual_seed(0)
-    sample = call_plugin(name, f"a sample of {n} items", lambda: policy.sample_items(history, n, exclude, random))
+    sample: ItemSample = call_plugin(name, f"a sample of {n} items", lambda: policy.sample_items(history, n, exclude, random))
     _check_form(name, sample, (len(history), n))
     count, drawn = log_probs.shape[1] - 1, sample.items
     if int(drawn.min()) < 0 or int(drawn.max()) > count:
