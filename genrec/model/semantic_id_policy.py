@@ -24,7 +24,8 @@ encodes the histories and returns a `Decoding`. Its other methods are then one c
             return semantic_id_policy.recommend(self, history, n, exclude, num_beams=50)
 
 `recommend_exactly`, `recommend_below`, `sample_items` and `constrained_level_log_prob` (`constrained=True`) are optional and work
-the same way; they make the policy an `ExactRecommender`, a `PrefixPolicy`, a `SamplingPolicy` and a `ConstrainedPolicy`.
+the same way; they make the policy an `ExactRecommender`, a `PrefixPolicy`, a `SamplingPolicy` and a `ConstrainedPolicy`. A causal
+policy with `decoding_after(history, places)`, `recommend_after` and `sample_items_after` is a `PlaceSearchPolicy`.
 `trie.item_vectors` makes it a `VectorPolicy`, and `catalog_extension.extend_policy` adds items to the catalog of a trained policy.
 tests/model/test_semantic_id_policy.py has a complete policy.
 """
@@ -48,6 +49,14 @@ class SemanticIdPolicy(Protocol):
 
     def decoding(self, history: Tensor) -> Decoding:
         """Encode histories int64 [B, T] and return a decoding of them."""
+        ...
+
+
+class PlaceDecodingPolicy(SemanticIdPolicy, Protocol):
+    """A policy that also decodes after any place of a history, with the history encoded once for all of its places."""
+
+    def decoding_after(self, history: Tensor, places: Tensor) -> Decoding:
+        """Encode histories int64 [B, T] and return a decoding of X rows: the prefixes that end at places int64 [X, 2]."""
         ...
 
 
@@ -79,3 +88,19 @@ def sample_items(policy: SemanticIdPolicy, history: Tensor, n: int, exclude: Ten
     The width of the search follows from `n`, whatever the policy's number of beams is.
     """
     return policy.trie.sample(policy.decoding(history), n, exclude, generator)
+
+
+@torch.no_grad()
+def recommend_after(
+    policy: PlaceDecodingPolicy, history: Tensor, places: Tensor, n: int, exclude: Tensor | None, num_beams: int
+) -> Ranking:
+    """Return the `n` best items after places int64 [X, 2] of histories; see `genrec.types.PlaceSearchPolicy`."""
+    return policy.trie.recommend(policy.decoding_after(history, places), num_beams, n, exclude)
+
+
+@torch.no_grad()
+def sample_items_after(
+    policy: PlaceDecodingPolicy, history: Tensor, places: Tensor, n: int, exclude: Tensor | None, generator: Generator
+) -> ItemSample:
+    """Draw `n` distinct items after each of places int64 [X, 2] of histories; see `genrec.types.PlaceSearchPolicy`."""
+    return policy.trie.sample(policy.decoding_after(history, places), n, exclude, generator)

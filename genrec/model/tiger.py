@@ -31,7 +31,7 @@ from genrec.model.t5_layers import (
     attention_mask,
     code_log_probs,
 )
-from genrec.model.tiger_decoding import EncodedHistory, TigerDecoding
+from genrec.model.tiger_decoding import EncodedHistory, TigerDecoding, decoding_after, decoding_of
 from genrec.model.tiger_sizes import Sizes, sizes_for
 from genrec.model.trie import Trie
 from genrec.semantic_ids import SemanticIds
@@ -237,7 +237,16 @@ class TigerPolicy(nn.Module):
 
     def decoding(self, history: Tensor) -> TigerDecoding:
         """Encode histories int64 [B, T] and return a decoding of them."""
-        return TigerDecoding(self, self.encode(history))
+        return decoding_of(self, self.encode(history))
+
+    def decoding_after(self, history: Tensor, places: Tensor) -> TigerDecoding:
+        """Return a decoding of the next item after places int64 [X, 2] of histories int64 [B, T].
+
+        With a causal encoder the histories are encoded once. A bidirectional encoder encodes every prefix separately.
+        """
+        if not self.specification.causal:
+            return self.decoding(prefixes(history, places))
+        return decoding_after(self, self.encode(history), history, places)
 
     def recommend(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
         """Return the `n` best items by constrained beam search; see `genrec.types.Recommender`."""
@@ -254,6 +263,14 @@ class TigerPolicy(nn.Module):
     def sample_items(self, history: Tensor, n: int, exclude: Tensor | None, generator: Generator) -> ItemSample:
         """Draw `n` distinct items by stochastic beam search; see `genrec.types.SamplingPolicy`."""
         return semantic_id_policy.sample_items(self, history, n, exclude, generator)
+
+    def recommend_after(self, history: Tensor, places: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
+        """Return the `n` best items after places by constrained beam search; see `genrec.types.PlaceSearchPolicy`."""
+        return semantic_id_policy.recommend_after(self, history, places, n, exclude, self.specification.num_beams)
+
+    def sample_items_after(self, history: Tensor, places: Tensor, n: int, exclude: Tensor | None, generator: Generator) -> ItemSample:
+        """Draw `n` distinct items after places; see `genrec.types.PlaceSearchPolicy`."""
+        return semantic_id_policy.sample_items_after(self, history, places, n, exclude, generator)
 
     def item_vectors(self) -> Tensor:
         """Return the sum of each item's code embeddings, float32 [N + 1, D], detached; row 0 is zero."""

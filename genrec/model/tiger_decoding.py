@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from genrec.item_rows import prefixes
+from genrec.model.row_groups import prefix_states
 from genrec.model.t5_layers import DecoderLayer, attention_mask, code_log_probs
 
 if TYPE_CHECKING:
@@ -22,18 +24,38 @@ class EncodedHistory(NamedTuple):
     age: Tensor  # int64 [S]  age of each place's item: 0 for the latest
 
 
+def decoding_of(policy: TigerPolicy, encoded: EncodedHistory) -> TigerDecoding:
+    """Return a decoding of encoded histories."""
+    return TigerDecoding(policy, _keys_values(policy, encoded), encoded.empty, encoded.age)
+
+
+def decoding_after(policy: TigerPolicy, encoded: EncodedHistory, history: Tensor, places: Tensor) -> TigerDecoding:
+    """Return a decoding of the prefixes of histories int64 [B, T] that end at places int64 [X, 2]; the encoder must be causal."""
+    tokens = len(encoded.age) // history.shape[1]
+    keys_values = [
+        (prefix_states(keys, places, tokens), prefix_states(values, places, tokens)) for keys, values in _keys_values(policy, encoded)
+    ]
+    empty = (prefixes(history, places) == 0).repeat_interleave(tokens, 1)
+    return TigerDecoding(policy, keys_values, empty, encoded.age)
+
+
+def _keys_values(policy: TigerPolicy, encoded: EncodedHistory) -> list[tuple[Tensor, Tensor]]:
+    """Return every decoder layer's keys and values of encoded histories, each [B, H, S, head width]."""
+    layers = cast(Iterable[DecoderLayer], policy.decoder)
+    return [layer.history_attention.keys_values(encoded.states) for layer in layers]
+
+
 class TigerDecoding:
     """A `genrec.model.beam_search.Decoding`.
 
     Its state holds the keys and values of every decoder layer, each [B * W, H, codes, head width].
     """
 
-    def __init__(self, policy: TigerPolicy, history: EncodedHistory) -> None:
-        self.policy, self.mask = policy, attention_mask(history.empty)
-        self.batch, self.device = len(history.states), history.states.device
-        self.bias = policy.age_bias(history.age[None, :])
-        layers = cast(Iterable[DecoderLayer], policy.decoder)
-        self.history = [layer.history_attention.keys_values(history.states) for layer in layers]
+    def __init__(self, policy: TigerPolicy, keys_values: list[tuple[Tensor, Tensor]], empty: Tensor, age: Tensor) -> None:
+        """Decode B histories from every decoder layer's keys and values of them; `empty` and `age` are as in `EncodedHistory`."""
+        self.policy, self.history, self.mask = policy, keys_values, attention_mask(empty)
+        self.batch, self.device = len(empty), empty.device
+        self.bias = policy.age_bias(age[None, :])
 
     def start(self) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """Decode the start token."""

@@ -48,6 +48,7 @@ def check_policy(specification: PolicySpecification, semantic_ids: SemanticIds |
     - `sequence_log_prob` of a `SequencePolicy` equals `level_log_prob` of every prefix, and so do `place_level_log_prob` of a
       `WindowPolicy`, `constrained_place_level_log_prob` and `catalog_log_prob` of a `CatalogPolicy`, with the same gradients.
     - `sample_items` of a `SamplingPolicy` draws distinct allowed items by its probabilities; see `check_sampling`.
+    - `recommend_after` and `sample_items_after` of a `PlaceSearchPolicy` equal `recommend` and `sample_items` of every prefix.
     - `sequence_loss` of a `LossPolicy` is a finite scalar with a gradient, or None; see `check_sequence_loss`.
 
     A policy that refuses Semantic IDs of three levels is checked with one level, in which item i has code i - 1.

@@ -226,6 +226,22 @@ class SamplingPolicy(Policy, Protocol):
 
 
 @runtime_checkable
+class PlaceSearchPolicy(SamplingPolicy, Protocol):
+    """A policy that lists and draws items after any place of a history, with the history encoded once where the policy is causal."""
+
+    def recommend_after(self, history: Tensor, places: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
+        """Return `recommend` of the prefixes that end at places int64 [X, 2] of histories int64 [B, T], as in `WindowPolicy`.
+
+        `exclude` is int64 [X, E]. Scores are equal up to rounding.
+        """
+        ...
+
+    def sample_items_after(self, history: Tensor, places: Tensor, n: int, exclude: Tensor | None, generator: Generator) -> ItemSample:
+        """Draw as `sample_items` of these prefixes; rounding aside, with the same draws by the same generator."""
+        ...
+
+
+@runtime_checkable
 class VectorPolicy(Policy, Protocol):
     """A policy that has a learned vector for every item."""
 

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 from genrec.item_rows import best_items
 from genrec.preference.candidates.gumbel_top_k import gumbel_top_k
-from genrec.types import ConstrainedPolicy, ItemSample, Policy, Ranking, SamplingPolicy
+from genrec.types import ConstrainedPolicy, ItemSample, PlaceSearchPolicy, Policy, Ranking, SamplingPolicy
 
 MAX_CELLS = 2**22  # scores of the catalog that are compared with an item's at once on a CPU, 16 MB
 
@@ -71,20 +71,26 @@ def prefix_level_log_prob(policy: Policy, history: Tensor, items: Tensor, normal
 
 
 @torch.no_grad()
-def beams(policy: Policy, history: Tensor, n: int, exclude: Tensor | None) -> Ranking:
-    """Return `policy.recommend(history, n, exclude)` in evaluation mode; the modes of all modules are restored."""
+def beams(policy: Policy, history: Tensor, places: Tensor | None, n: int, exclude: Tensor | None) -> Ranking:
+    """Return the `n` best items in evaluation mode; the modes of all modules are restored.
+
+    They follow histories int64 [B, T], or the places int64 [X, 2] of a `PlaceSearchPolicy`.
+    """
     with evaluation_mode(cast(nn.Module, policy)):
-        return policy.recommend(history, n, exclude)
+        if places is None:
+            return policy.recommend(history, n, exclude)
+        return cast(PlaceSearchPolicy, policy).recommend_after(history, places, n, exclude)
 
 
 @torch.no_grad()
 def samples(
-    policy: SamplingPolicy, history: Tensor, n: int, exclude: Tensor | None, generator: Generator, normalize: Normalize
+    policy: SamplingPolicy, history: Tensor, places: Tensor | None, n: int, exclude: Tensor | None, generator: Generator
 ) -> ItemSample:
-    """Return `policy.sample_items` in evaluation mode, with the log-probabilities of this normalization."""
+    """Draw `n` distinct items in evaluation mode; arguments as in `beams`, `generator` on their device."""
     with evaluation_mode(cast(nn.Module, policy)):
-        drawn = policy.sample_items(history, n, exclude, generator)
-    return drawn._replace(log_prob=drawn.constrained) if normalize == "children" else drawn
+        if places is None:
+            return policy.sample_items(history, n, exclude, generator)
+        return cast(PlaceSearchPolicy, policy).sample_items_after(history, places, n, exclude, generator)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from genrec.types import (
     CatalogPolicy,
     ConstrainedWindowPolicy,
     ItemSample,
+    PlaceSearchPolicy,
     Policy,
     Ranking,
     SamplingPolicy,
@@ -57,6 +58,13 @@ class PolicyRowScores:
         with torch.set_grad_enabled(self._has_gradient):
             return CatalogScores(self.policy.catalog_log_prob(self.history, places))
 
+    @property
+    def _histories(self) -> tuple[Tensor, Tensor | None]:
+        """The histories that a search reads, and places in them, or None for whole histories."""
+        if self.places is not None and isinstance(self.policy, PlaceSearchPolicy):
+            return self.history, self.places
+        return self.rows.history, None
+
     def level_log_prob(self, items: Tensor) -> Tensor:
         """Return level log-probabilities of items int64 [X, M], float32 [X, M, L]; -inf where an item is 0.
 
@@ -82,7 +90,7 @@ class PolicyRowScores:
         """Return the `n` best items of each row without a gradient; items of `exclude` int64 [X, E] (0 = none) are left out."""
         if isinstance(self.policy, CatalogPolicy):
             return self._catalog.top(n, exclude)
-        return beams(self.policy, self.rows.history, n, exclude)
+        return beams(self.policy, *self._histories, n, exclude)
 
     def sample(self, n: int, exclude: Tensor | None, generator: Generator) -> ItemSample:
         """Draw `n` distinct items for each row without a gradient, from all items but `exclude`, an int64 [X, E] with 0 for none.
@@ -92,7 +100,8 @@ class PolicyRowScores:
         if isinstance(self.policy, CatalogPolicy):
             return self._catalog.sample(n, exclude, generator)
         assert isinstance(self.policy, SamplingPolicy)
-        return samples(self.policy, self.rows.history, n, exclude, generator, self.normalize)
+        drawn = samples(self.policy, *self._histories, n, exclude, generator)
+        return drawn._replace(log_prob=drawn.constrained) if self.normalize == "children" else drawn
 
     @torch.no_grad()
     def proposing_log_prob(self, items: Tensor) -> Tensor:
