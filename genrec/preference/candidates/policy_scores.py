@@ -71,7 +71,7 @@ def prefix_level_log_prob(policy: Policy, history: Tensor, items: Tensor, normal
 
 
 @torch.no_grad()
-def beams(policy: Policy, history: Tensor, places: Tensor | None, n: int, exclude: Tensor | None) -> Ranking:
+def beams(policy: Policy, history: Tensor, n: int, exclude: Tensor | None, places: Tensor | None = None) -> Ranking:
     """Return the `n` best items in evaluation mode; the modes of all modules are restored.
 
     They follow histories int64 [B, T], or the places int64 [X, 2] of a `PlaceSearchPolicy`.
@@ -84,7 +84,7 @@ def beams(policy: Policy, history: Tensor, places: Tensor | None, n: int, exclud
 
 @torch.no_grad()
 def samples(
-    policy: SamplingPolicy, history: Tensor, places: Tensor | None, n: int, exclude: Tensor | None, generator: Generator
+    policy: SamplingPolicy, history: Tensor, n: int, exclude: Tensor | None, generator: Generator, places: Tensor | None = None
 ) -> ItemSample:
     """Draw `n` distinct items in evaluation mode; arguments as in `beams`, `generator` on their device."""
     with evaluation_mode(cast(nn.Module, policy)):

@@ -90,7 +90,8 @@ class PolicyRowScores:
         """Return the `n` best items of each row without a gradient; items of `exclude` int64 [X, E] (0 = none) are left out."""
         if isinstance(self.policy, CatalogPolicy):
             return self._catalog.top(n, exclude)
-        return beams(self.policy, *self._histories, n, exclude)
+        history, places = self._histories
+        return beams(self.policy, history, n, exclude, places)
 
     def sample(self, n: int, exclude: Tensor | None, generator: Generator) -> ItemSample:
         """Draw `n` distinct items for each row without a gradient, from all items but `exclude`, an int64 [X, E] with 0 for none.
@@ -100,7 +101,8 @@ class PolicyRowScores:
         if isinstance(self.policy, CatalogPolicy):
             return self._catalog.sample(n, exclude, generator)
         assert isinstance(self.policy, SamplingPolicy)
-        drawn = samples(self.policy, *self._histories, n, exclude, generator)
+        history, places = self._histories
+        drawn = samples(self.policy, history, n, exclude, generator, places)
         return drawn._replace(log_prob=drawn.constrained) if self.normalize == "children" else drawn
 
     @torch.no_grad()
