@@ -8,6 +8,7 @@
 
 All of them give the same values. Scores are computed in the policy's current mode, so that with dropout the candidates of an exact
 policy and the loss see one forward pass. Beams, and samples by them, run in evaluation mode.
+On a batch of windows those of a `PlaceSearchPolicy` begin from the states of the window, which is encoded once.
 """
 
 from __future__ import annotations
