@@ -171,6 +171,8 @@ def test_only_allowed_bases() -> None:
         "Baseline",
         "Policy",
         "WindowPolicy",
+        "SamplingPolicy",
+        "SemanticIdPolicy",
         "Source",
         "Split",
         "LabelingSplit",

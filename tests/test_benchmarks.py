@@ -281,11 +281,11 @@ def test_the_alignment_benchmark_measures_every_step_of_both_policies(
     module.main()
     printed = capsys.readouterr().out
     rows = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
-    steps = ["sdpo", "sdpo windows", "gated windows", "ungated windows", "grpo"]
+    steps = ["sdpo", "sdpo windows", "gated windows", "ungated windows", "grpo", "grpo samples"]
     assert [(row["policy"], row["step"]) for row in rows] == [(policy, step) for policy in ("sasrec", "tiger") for step in steps]
     assert {row["targets"] for row in rows} == {8}  # two windows of four targets
     assert all(row["seconds"][0] > 0 and len(row["seconds"]) == 1 for row in rows)
     for row in ("| sdpo |", "| gated windows |"):
         assert sum(line.startswith(row) for line in printed.splitlines()) == 2
     limits = [line.rsplit("|", 2)[1].strip() for line in printed.splitlines() if line.startswith(("| gated", "| grpo"))]
-    assert limits == ["1.5", "4.0", "3.0", "4.0"]
+    assert limits == ["1.5", "4.0", "4.0", "3.0", "4.0", "4.0"]

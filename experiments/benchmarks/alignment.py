@@ -11,6 +11,7 @@
 | `gated windows` | S-DPO against the policy's top 16, chosen in every step, with the hit gate | windows |
 | `ungated windows` | the same without the gate: as if every row passed it | windows |
 | `grpo` | GRPO over the policy's top 16 with a hit reward and k3 | prefixes |
+| `grpo samples` | the same over 16 samples without replacement | prefixes |
 
 All steps of a policy have the same number of targets: a window has 20 of them, and the prefixes are those of such windows. The
 likelihood stands beside each loss with weight 1. A step is a batch, its candidates, the forward passes of policy and reference, the
@@ -27,6 +28,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -50,20 +52,29 @@ from genrec.training.lightning_module import adamw
 from genrec.types import ObjectiveContext, SamplerContext
 
 GROUP = 16  # candidates of a row
-REFERENCE = {"sdpo windows": "sdpo", "gated windows": "sdpo windows", "ungated windows": "sdpo windows", "grpo": "sdpo"}
-LIMITS = {"sasrec": {"gated windows": 1.5, "grpo": 4.0}, "tiger": {"gated windows": 3.0, "grpo": 4.0}}
+REFERENCE = {
+    "sdpo windows": "sdpo",
+    "gated windows": "sdpo windows",
+    "ungated windows": "sdpo windows",
+    "grpo": "sdpo",
+    "grpo samples": "sdpo",
+}
+GRPO_LIMITS = {"grpo": 4.0, "grpo samples": 4.0}
+LIMITS = {"sasrec": {"gated windows": 1.5} | GRPO_LIMITS, "tiger": {"gated windows": 3.0} | GRPO_LIMITS}
 WINDOWS = {"sasrec": 64, "tiger": 8}  # windows of a step
 
 
 def objectives() -> dict[str, Any]:
     """Return the objective of each step."""
     common = {"loss": SoftmaxDPO(), "likelihood": 1.0}
+    grpo = PolicyGradient(candidates=Rollouts(size=GROUP), surrogate=Clip(), kl=1e-3, likelihood=1.0)
     return {
         "sdpo": Preference(**common, candidates=Sampled(num_negatives=GROUP - 1)),
         "sdpo windows": Preference(**common, candidates=Sampled(num_negatives=GROUP - 1), targets="all"),
         "gated windows": Preference(**common, candidates=TopItems(size=GROUP), targets="all"),
         "ungated windows": Preference(**common, candidates=TopItems(size=GROUP, gate=False), targets="all"),
-        "grpo": PolicyGradient(candidates=Rollouts(size=GROUP), surrogate=Clip(), kl=1e-3, likelihood=1.0),
+        "grpo": grpo,
+        "grpo samples": replace(grpo, candidates=Rollouts(size=GROUP, by="samples")),
     }
 
 

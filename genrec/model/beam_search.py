@@ -12,7 +12,7 @@ and a dense table masks those without a child. Elsewhere the existing children a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -93,18 +93,23 @@ def beam_search(
     for depth, level in enumerate(levels[prefix_length:], prefix_length):
         has_nan = has_nan | log_prob[..., 0].isnan().any(1)  # a softmax with a NaN anywhere is NaN everywhere
         last = depth == len(levels) - 1
-        chunk = max(1, MAX_CELLS.get(node.device.type, DEFAULT_MAX_CELLS) // log_prob[0].numel())
         parts = []
-        for rows in (slice(begin, begin + chunk) for begin in range(0, len(node), chunk)):
-            candidates = (_all_codes if level.dense else _existing_children)(level, node[rows], score[rows], log_prob[rows])
+        for rows in row_chunks(log_prob):
+            candidates = children(level, node[rows], score[rows], log_prob[rows])
             number = _tie_breakers(level, node[rows], candidates, leaves if last else None, shared_root=depth == 0)
             if excluded is not None:
-                number = _mask_excluded(level, node[rows], candidates, number, excluded.rows(rows), depth, last)
-            parts.append(_select(level, node[rows], candidates, number, width, last))
-        node, score, beam, code = _concatenate(parts, len(level.code))
+                number = mask_excluded(level, node[rows], candidates, number, excluded.rows(rows), depth, last)
+            parts.append(select(level, node[rows], candidates, number, width, last))
+        node, score, beam, code = concatenate(parts, len(level.code))
         if not last:
             log_prob, state = decoding.advance(depth, state, beam, code)
     return Beams(node, score.masked_fill(has_nan.unsqueeze(1), torch.nan))
+
+
+def row_chunks(log_prob: Tensor) -> Iterator[slice]:
+    """Return ranges of rows whose candidates are processed at once; `log_prob` is float32 [B, W, C]."""
+    chunk = max(1, MAX_CELLS.get(log_prob.device.type, DEFAULT_MAX_CELLS) // log_prob[0].numel())
+    return (slice(begin, begin + chunk) for begin in range(0, len(log_prob), chunk))
 
 
 def _initial_beams(decoding: Decoding, prefix: Prefix | None, num_levels: int) -> tuple[Tensor, Tensor, Tensor, State]:
@@ -124,6 +129,11 @@ def _initial_beams(decoding: Decoding, prefix: Prefix | None, num_levels: int) -
         if depth < num_levels - 1:
             log_prob, state = decoding.advance(depth, state, node, code)
     return prefix.node.unsqueeze(1), score.masked_fill(~prefix.valid.unsqueeze(1), -torch.inf), log_prob, state
+
+
+def children(level: Level, node: Tensor, score: Tensor, log_prob: Tensor) -> Candidates:
+    """Return the children of beams of nodes int64 [B, W], scores float32 [B, W], -inf: no beam, and log-probabilities [B, W, C]."""
+    return (_all_codes if level.dense else _existing_children)(level, node, score, log_prob)
 
 
 def _all_codes(level: Level, node: Tensor, score: Tensor, log_prob: Tensor) -> Candidates:
@@ -168,7 +178,7 @@ def _tie_breakers(level: Level, node: Tensor, candidates: Candidates, leaves: Le
     return leaves.lowest_item(_beam_and_child(level, node, candidates, place.expand(len(node), -1))[1])
 
 
-def _mask_excluded(
+def mask_excluded(
     level: Level, node: Tensor, candidates: Candidates, number: Tensor, excluded: ExcludedPlaces, depth: int, last: bool
 ) -> Tensor:
     """Set the scores of excluded children to -inf, in place; return the tie-breakers without excluded items."""
@@ -191,7 +201,7 @@ def _find_children(level: Level, node: Tensor, candidates: Candidates, child: Te
     return (candidates.first.gather(1, beam) + offset).masked_fill(~found, 0), found
 
 
-def _select(level: Level, node: Tensor, candidates: Candidates, number: Tensor, width: int, last: bool) -> SelectedBeams:
+def select(level: Level, node: Tensor, candidates: Candidates, number: Tensor, width: int, last: bool) -> SelectedBeams:
     """Return the `width` best candidates."""
     key, place = best(keys(candidates.score, number), width)
     score = scores(key)
@@ -202,7 +212,7 @@ def _select(level: Level, node: Tensor, candidates: Candidates, number: Tensor, 
     return SelectedBeams(child.masked_fill(score == -torch.inf, len(level.code)), score, beam, level.code[child].long())
 
 
-def _concatenate(parts: list[SelectedBeams], no_node: int) -> SelectedBeams:
+def concatenate(parts: list[SelectedBeams], no_node: int) -> SelectedBeams:
     """Concatenate the beams of all users, padded to the widest part; `no_node` fills the nodes."""
     widest = max(part.node.shape[1] for part in parts)
     columns = zip(zip(*parts, strict=True), (no_node, -torch.inf, 0, 0), strict=True)

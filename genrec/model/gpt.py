@@ -14,20 +14,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, cast
+from typing import ClassVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn.functional import pad
 
 from genrec.model import semantic_id_policy
 from genrec.model.catalog_extension import extend_policy
+from genrec.model.gpt_decoding import EncodedHistory, GptDecoding, encoded_prefixes
 from genrec.model.row_groups import places_in_row
 from genrec.model.shared_history_layers import CausalLayer, KeysValues
 from genrec.model.t5_layers import MASK_VALUE, Dropout, RelativeBias, RMSNorm, additive_mask, code_log_probs
 from genrec.model.trie import Trie
 from genrec.semantic_ids import SemanticIds
-from genrec.types import Ranking
+from genrec.types import ItemSample, Ranking
 from genrec.types.specification import check_at_least, check_dropout
 
 
@@ -54,14 +55,6 @@ class Gpt:
     def build(self, semantic_ids: SemanticIds) -> GptPolicy:
         """Return an untrained policy for these Semantic IDs."""
         return GptPolicy(self, semantic_ids)
-
-
-class EncodedHistory(NamedTuple):
-    """The history's states and the cache to which its branches attend."""
-
-    states: Tensor  # float32 [B, states kept, D]  of the last tokens, after the final norm
-    keys_values: list[KeysValues]  # one pair per layer, each [B, H, S, head width]
-    empty: Tensor  # bool [B, S]  true for tokens of padding
 
 
 class GptPolicy(nn.Module):
@@ -100,9 +93,9 @@ class GptPolicy(nn.Module):
 
     def _level_log_prob(self, history: Tensor, tokens: Tensor, items: Tensor | None = None) -> Tensor:
         encoded = self._encode(history, num_states=1)
-        queries, keys = self._token_positions(encoded, self.semantic_ids.levels - 1)
-        bias = (self._bias(queries, keys) + additive_mask(encoded.empty)[:, None, None, :]).unsqueeze(2)
-        states, _ = self._encode_branches(tokens[..., :-1], encoded, bias)
+        queries, keys = self.token_positions(encoded, self.semantic_ids.levels - 1)
+        bias = (self.bias(queries, keys) + additive_mask(encoded.empty)[:, None, None, :]).unsqueeze(2)
+        states, _ = self.encode_branches(tokens[..., :-1], encoded, bias)
         return self._token_log_probs(encoded.states, states, tokens, items)
 
     def log_prob(self, history: Tensor, items: Tensor) -> Tensor:
@@ -129,13 +122,13 @@ class GptPolicy(nn.Module):
     def _pass_and_branches(self, history: Tensor, targets: Tensor) -> Tensor:
         """Score any targets: one pass over the history, and a branch at each place that attends to no later place."""
         levels, encoded = self.semantic_ids.levels, self._encode(history, None)
-        queries, keys = self._token_positions(encoded, levels - 1)
+        queries, keys = self.token_positions(encoded, levels - 1)
         end = torch.arange(levels, len(keys) + 1, levels, device=keys.device)  # number of tokens that each branch attends to
         queries = end[:, None] + queries - len(keys)
-        bias = self._bias(queries.flatten(), keys).view(1, self.specification.num_heads, *queries.shape, len(keys))
+        bias = self.bias(queries.flatten(), keys).view(1, self.specification.num_heads, *queries.shape, len(keys))
         mask = additive_mask(encoded.empty[:, None, :] | (keys >= end[:, None]))
         tokens = self.trie.tokens[targets]
-        states, _ = self._encode_branches(tokens[..., :-1], encoded, bias + mask[:, None, :, None, :])
+        states, _ = self.encode_branches(tokens[..., :-1], encoded, bias + mask[:, None, :, None, :])
         return self._token_log_probs(encoded.states[:, levels - 1 :: levels], states, tokens)
 
     def place_level_log_prob(self, history: Tensor, places: Tensor, items: Tensor) -> Tensor:
@@ -159,19 +152,24 @@ class GptPolicy(nn.Module):
         num_slots = int(slot.max()) + 1 if batch else 0
         place_of_slot = place.new_zeros(len(history), num_slots).index_put((row, slot), place)
         packed = tokens.new_zeros(len(history), num_slots, count, levels).index_put((row, slot), tokens)
-        queries, keys = self._token_positions(encoded, levels - 1)
+        queries, keys = self.token_positions(encoded, levels - 1)
         ends = torch.arange(levels, len(keys) + 1, levels, device=keys.device)  # number of tokens up to each place
         places_queries = ends[:, None] + queries - len(keys)
-        bias = self._bias(places_queries.flatten(), keys).view(-1, *places_queries.shape, len(keys))  # [H, T, Q, S]
+        bias = self.bias(places_queries.flatten(), keys).view(-1, *places_queries.shape, len(keys))  # [H, T, Q, S]
         mask = additive_mask(encoded.empty[:, None, :] | (keys >= ends[place_of_slot].unsqueeze(-1)))
         history_bias = bias[:, place_of_slot].transpose(0, 1) + mask[:, None, :, None, :]  # [B, H, slots, Q, S]
-        states, _ = self._encode_branches(packed.flatten(1, 2)[..., :-1], encoded, history_bias.repeat_interleave(count, 2))
+        states, _ = self.encode_branches(packed.flatten(1, 2)[..., :-1], encoded, history_bias.repeat_interleave(count, 2))
         states = states.view(len(history), num_slots, count, *states.shape[2:])[row, slot]
         return self._token_log_probs(encoded.states[row, ends[place] - 1].unsqueeze(1), states, tokens, items)
 
     def decoding(self, history: Tensor) -> GptDecoding:
         """Encode histories int64 [B, T] and return a decoding of them."""
         return GptDecoding(self, self._encode(history, num_states=1))
+
+    def decoding_after(self, history: Tensor, places: Tensor) -> GptDecoding:
+        """Encode histories int64 [B, T] once, and return a decoding of the next item after places int64 [X, 2]."""
+        encoded = self._encode(history, None)
+        return GptDecoding(self, encoded_prefixes(encoded, history, places, self.semantic_ids.levels))
 
     def recommend(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
         """Return the `n` best items by constrained beam search; see `genrec.types.Recommender`."""
@@ -184,6 +182,18 @@ class GptPolicy(nn.Module):
     def recommend_below(self, history: Tensor, items: Tensor, depth: int, n: int) -> Ranking:
         """Return the `n` best items below a prefix by beam search; see `genrec.types.PrefixPolicy`."""
         return semantic_id_policy.recommend_below(self, history, items, depth, n, self.specification.num_beams)
+
+    def sample_items(self, history: Tensor, n: int, exclude: Tensor | None, generator: Generator) -> ItemSample:
+        """Draw `n` distinct items by stochastic beam search; see `genrec.types.SamplingPolicy`."""
+        return semantic_id_policy.sample_items(self, history, n, exclude, generator)
+
+    def recommend_after(self, history: Tensor, places: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
+        """Return the `n` best items after places by constrained beam search; see `genrec.types.PlaceSearchPolicy`."""
+        return semantic_id_policy.recommend_after(self, history, places, n, exclude, self.specification.num_beams)
+
+    def sample_items_after(self, history: Tensor, places: Tensor, n: int, exclude: Tensor | None, generator: Generator) -> ItemSample:
+        """Draw `n` distinct items after places; see `genrec.types.PlaceSearchPolicy`."""
+        return semantic_id_policy.sample_items_after(self, history, places, n, exclude, generator)
 
     def item_vectors(self) -> Tensor:
         """Return the sum of each item's code embeddings, float32 [N + 1, D], detached; row 0 is zero."""
@@ -203,7 +213,7 @@ class GptPolicy(nn.Module):
         tokens = self.trie.tokens[history].flatten(1)
         tokens = tokens[:, : tokens.shape[1] - drop_last]
         empty, places = tokens == 0, torch.arange(tokens.shape[1], device=tokens.device)
-        bias = self._bias(places, places).masked_fill(places[None, :] > places[:, None], MASK_VALUE)
+        bias = self.bias(places, places).masked_fill(places[None, :] > places[:, None], MASK_VALUE)
         mask: Tensor | None = None
         if empty.device.type != "cpu" or bool(empty.any()):
             mask = additive_mask(empty[:, None, None, :] & (places[None, :] != places[:, None]))
@@ -215,14 +225,14 @@ class GptPolicy(nn.Module):
             cache.append(keys_values)
         return EncodedHistory(self.dropout(self.norm(states)), cache, empty)
 
-    def _encode_branches(
+    def encode_branches(
         self, tokens: Tensor, history: EncodedHistory, history_bias: Tensor, past: list[KeysValues] | None = None
     ) -> tuple[Tensor, list[KeysValues]]:
         """Return the states of branches' tokens int64 [B, M, Q], float32 [B, M, Q, D], and the keys and values of every layer."""
         before = 0 if past is None else past[0][0].shape[3]
         keys = torch.arange(before + tokens.shape[2], device=tokens.device)
         queries = keys[before:]
-        branch_bias = self._bias(queries, keys)[0].masked_fill(keys[None, :] > queries[:, None], MASK_VALUE)
+        branch_bias = self.bias(queries, keys)[0].masked_fill(keys[None, :] > queries[:, None], MASK_VALUE)
         states, cache = self.dropout(self.embedding(tokens)), []
         for depth, layer in enumerate(cast(Iterable[CausalLayer], self.layers)):
             states, keys_values = layer.encode_branches(
@@ -231,7 +241,7 @@ class GptPolicy(nn.Module):
             cache.append(keys_values)
         return self.dropout(self.norm(states)), cache
 
-    def _bias(self, queries: Tensor, keys: Tensor) -> Tensor:
+    def bias(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Return the bias of token positions int64 [Q] and [S], float32 [1, H, Q, S]; items start at multiples of L."""
         bias: Tensor = self.token_bias(queries, keys)
         if self.item_bias is not None:
@@ -240,7 +250,7 @@ class GptPolicy(nn.Module):
             bias = bias + self.item_bias(distance.clamp(0, self.specification.recency_positions - 1)).permute(2, 0, 1)
         return bias
 
-    def _token_positions(self, history: EncodedHistory, count: int) -> tuple[Tensor, Tensor]:
+    def token_positions(self, history: EncodedHistory, count: int) -> tuple[Tensor, Tensor]:
         """Return the positions of the `count` tokens after a history, int64 [count], and of the history's tokens, int64 [S]."""
         size = history.empty.shape[1]
         positions = torch.arange(size + count, device=history.empty.device)
@@ -254,28 +264,6 @@ class GptPolicy(nn.Module):
         states = (first, *others.unbind(2))
         levels = (code_log_probs(before, head) for before, head in zip(states, self.heads, strict=True))
         return self.trie.token_log_probs(levels, tokens, items)
-
-
-class GptDecoding:
-    """A `genrec.model.beam_search.Decoding`; its state holds every layer's keys and values of the beams' codes."""
-
-    def __init__(self, policy: GptPolicy, history: EncodedHistory) -> None:
-        self.policy, self.history = policy, history
-        self.mask = additive_mask(history.empty)[:, None, None, :]
-
-    def start(self) -> tuple[Tensor, list[KeysValues] | None]:
-        """Return the first level from the history's last token; the state is empty."""
-        return code_log_probs(self.history.states[:, 0], self.policy.heads[0]), None
-
-    def advance(self, level: int, state: list[KeysValues] | None, beam: Tensor, code: Tensor) -> tuple[Tensor, list[KeysValues]]:
-        """Decode one more code per beam."""
-        row = torch.arange(len(beam), device=beam.device)[:, None]
-        past = None if state is None else [(keys[row, beam], values[row, beam]) for keys, values in state]
-        queries, keys = self.policy._token_positions(self.history, level + 1)
-        bias = (self.policy._bias(queries[level:], keys) + self.mask).unsqueeze(2)
-        tokens = (code + self.policy.trie.first_token(level)).unsqueeze(-1)
-        states, state = self.policy._encode_branches(tokens, self.history, bias, past)
-        return code_log_probs(states[:, :, 0], self.policy.heads[level + 1]), state
 
 
 def targets_follow_history(history: Tensor, targets: Tensor) -> bool:

@@ -93,6 +93,12 @@ def rank_items(beams: Beams, leaves: LeafItems, excluded: ExcludedPlaces | None,
     return ranking(keys(score, items), n, beams.score.isnan().any(1))
 
 
+def lowest_items(beams: Beams, leaves: LeafItems, excluded: ExcludedPlaces | None) -> Tensor:
+    """Return the lowest allowed item of each beam, int64 [B, W]; 0 where there is no beam."""
+    items, score = _expand_leaves(beams, leaves, None if excluded is None else excluded.places, 1)
+    return items.masked_fill(score == -torch.inf, 0)
+
+
 def _expand_leaves(beams: Beams, leaves: LeafItems, excluded: Tensor | None, n: int) -> tuple[Tensor, Tensor]:
     """Return the items of the beams, int64 [B, W x G], and their scores, -inf where there is no item.
 

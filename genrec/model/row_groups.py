@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from genrec.item_rows import aligned
+
 GROUP_SIZE = 64  # rows of a group
 
 
@@ -37,6 +39,18 @@ def _last_item(rows: Tensor) -> Tensor:
     """Return how many columns of each row of int64 [X, n] reach to its last item that is not 0, at least 1: int64 [X]."""
     number = torch.arange(1, rows.shape[1] + 1)
     return torch.where(rows != 0, number, 1).amax(1)
+
+
+def prefix_states(states: Tensor, places: Tensor, tokens: int) -> Tensor:
+    """Return the states of prefixes, right-aligned: [B, H, S, d] and places int64 [X, 2], (row, place in it) -> [X, H, S, d].
+
+    Each place has `tokens` states. A prefix begins with arbitrary states, which a mask must exclude.
+    """
+    row, place = places.unbind(1)
+    first = aligned(states.shape[2] // tokens, place).clamp(min=0) * tokens
+    index = (first.unsqueeze(2) + torch.arange(tokens, device=states.device)).flatten(1)
+    heads = torch.arange(states.shape[1], device=states.device)
+    return states[row[:, None, None], heads[:, None], index[:, None, :]]
 
 
 def places_in_row(row: Tensor) -> Tensor:

@@ -8,12 +8,12 @@ Source: Rajput et al. 2023, arXiv 2305.05065.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, cast
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn.functional import embedding, pad
 
 from genrec.errors import UsageError
@@ -31,10 +31,11 @@ from genrec.model.t5_layers import (
     attention_mask,
     code_log_probs,
 )
+from genrec.model.tiger_decoding import EncodedHistory, TigerDecoding, decoding_after, decoding_of
 from genrec.model.tiger_sizes import Sizes, sizes_for
 from genrec.model.trie import Trie
 from genrec.semantic_ids import SemanticIds
-from genrec.types import Ranking
+from genrec.types import ItemSample, Ranking
 from genrec.types.specification import check_at_least, check_choices, check_dropout
 
 
@@ -68,14 +69,6 @@ class Tiger:
     def build(self, semantic_ids: SemanticIds) -> TigerPolicy:
         """Return an untrained policy for these Semantic IDs."""
         return TigerPolicy(self, semantic_ids)
-
-
-class EncodedHistory(NamedTuple):
-    """The encoder's output, to which the decoder attends."""
-
-    states: Tensor  # float [B, S, D]
-    empty: Tensor  # bool [B, S]  true where padded
-    age: Tensor  # int64 [S]  age of each place's item: 0 for the latest
 
 
 class TigerPolicy(nn.Module):
@@ -131,14 +124,14 @@ class TigerPolicy(nn.Module):
     def _clamp_age(self, age: Tensor) -> Tensor:
         return age.clamp(0, self.specification.recency_positions - 1)
 
-    def _age_bias(self, age: Tensor) -> Tensor | None:
+    def age_bias(self, age: Tensor) -> Tensor | None:
         """Return a causal policy's attention bias of item ages int64 [Q, S]: float32 [1, H, Q, S]; None if it has none."""
         if self.recency is None or not self.specification.causal:
             return None
         bias: Tensor = self.recency(self._clamp_age(age))
         return bias.permute(2, 0, 1).unsqueeze(0)
 
-    def _decode(
+    def decode(
         self,
         tokens: Tensor,
         history: Sequence[Tensor | tuple[Tensor, Tensor]],
@@ -166,7 +159,7 @@ class TigerPolicy(nn.Module):
         """Score tokens int32 [B, M, L] (see `Trie.token_log_probs`); `bias` and `mask` are those of the attention to the history."""
         start = torch.zeros_like(tokens[..., :1])
         inputs = torch.cat([start, tokens[..., :-1]], -1)
-        states, _ = self._decode(inputs, [history.states] * len(self.decoder), bias, mask)
+        states, _ = self.decode(inputs, [history.states] * len(self.decoder), bias, mask)
         levels = (code_log_probs(states[..., level, :], head) for level, head in enumerate(self.heads))
         return self.trie.token_log_probs(levels, tokens, items)
 
@@ -185,7 +178,7 @@ class TigerPolicy(nn.Module):
         parts, groups = [], length_groups(history)
         for rows, longest in groups:
             encoded = self.encode(history[rows, -longest:])
-            bias, mask = self._age_bias(encoded.age[None, :]), attention_mask(encoded.empty)
+            bias, mask = self.age_bias(encoded.age[None, :]), attention_mask(encoded.empty)
             parts.append(self._score(tokens[rows], encoded, bias, mask, None if items is None else items[rows]))
         return torch.cat(parts)[torch.cat([rows for rows, _ in groups]).argsort()]
 
@@ -202,7 +195,7 @@ class TigerPolicy(nn.Module):
         codes = self.semantic_ids.levels
         query_age = torch.arange(history.shape[1] - 1, -1, -1, device=history.device).repeat_interleave(codes)  # of the target's place
         age = encoded.age[None, :] - query_age[:, None]  # int64 [T * L, S]  negative: in the future
-        return self._score(self.trie.tokens[targets], encoded, self._age_bias(age), attention_mask(encoded.empty, age < 0))
+        return self._score(self.trie.tokens[targets], encoded, self.age_bias(age), attention_mask(encoded.empty, age < 0))
 
     def place_level_log_prob(self, history: Tensor, places: Tensor, items: Tensor) -> Tensor:
         """Score candidates int64 [X, M] after places int64 [X, 2] of histories int64 [B, T]: float32 [X, M, L]; see `WindowPolicy`.
@@ -234,7 +227,7 @@ class TigerPolicy(nn.Module):
             states_of_rows = embedding(first[rows] + place.clamp(min=0), states).reshape(len(rows), longest * tokens_per_item, -1)
             empty = (prefix[rows, -longest:] == 0).repeat_interleave(tokens_per_item, 1)
             history_of_rows = EncodedHistory(states_of_rows, empty, encoded.age[-longest * tokens_per_item :])
-            bias, mask = self._age_bias(history_of_rows.age[None, :]), attention_mask(empty)
+            bias, mask = self.age_bias(history_of_rows.age[None, :]), attention_mask(empty)
             within = None if items is None else items[rows, :width]
             scores = self._score(tokens[rows, :width], history_of_rows, bias, mask, within)
             parts.append(pad(scores, (0, 0, 0, tokens.shape[1] - width), value=-torch.inf))
@@ -246,7 +239,16 @@ class TigerPolicy(nn.Module):
 
     def decoding(self, history: Tensor) -> TigerDecoding:
         """Encode histories int64 [B, T] and return a decoding of them."""
-        return TigerDecoding(self, self.encode(history))
+        return decoding_of(self, self.encode(history))
+
+    def decoding_after(self, history: Tensor, places: Tensor) -> TigerDecoding:
+        """Return a decoding of the next item after places int64 [X, 2] of histories int64 [B, T].
+
+        With a causal encoder the histories are encoded once. A bidirectional encoder encodes every prefix separately.
+        """
+        if not self.specification.causal:
+            return self.decoding(prefixes(history, places))
+        return decoding_after(self, self.encode(history), history, places)
 
     def recommend(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
         """Return the `n` best items by constrained beam search; see `genrec.types.Recommender`."""
@@ -260,6 +262,18 @@ class TigerPolicy(nn.Module):
         """Return the `n` best items below a prefix by beam search; see `genrec.types.PrefixPolicy`."""
         return semantic_id_policy.recommend_below(self, history, items, depth, n, self.specification.num_beams)
 
+    def sample_items(self, history: Tensor, n: int, exclude: Tensor | None, generator: Generator) -> ItemSample:
+        """Draw `n` distinct items by stochastic beam search; see `genrec.types.SamplingPolicy`."""
+        return semantic_id_policy.sample_items(self, history, n, exclude, generator)
+
+    def recommend_after(self, history: Tensor, places: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
+        """Return the `n` best items after places by constrained beam search; see `genrec.types.PlaceSearchPolicy`."""
+        return semantic_id_policy.recommend_after(self, history, places, n, exclude, self.specification.num_beams)
+
+    def sample_items_after(self, history: Tensor, places: Tensor, n: int, exclude: Tensor | None, generator: Generator) -> ItemSample:
+        """Draw `n` distinct items after places; see `genrec.types.PlaceSearchPolicy`."""
+        return semantic_id_policy.sample_items_after(self, history, places, n, exclude, generator)
+
     def item_vectors(self) -> Tensor:
         """Return the sum of each item's code embeddings, float32 [N + 1, D], detached; row 0 is zero."""
         return self.trie.item_vectors(self.embedding.weight)
@@ -267,34 +281,3 @@ class TigerPolicy(nn.Module):
     def extended(self, semantic_ids: SemanticIds) -> TigerPolicy:
         """Return a policy with the same weights over a larger catalog; see `genrec.model.catalog_extension`."""
         return extend_policy(self, self.semantic_ids, semantic_ids, self.specification.build)
-
-
-class TigerDecoding:
-    """A `genrec.model.beam_search.Decoding`.
-
-    Its state holds the keys and values of every decoder layer, each [B * W, H, codes, head width].
-    """
-
-    def __init__(self, policy: TigerPolicy, history: EncodedHistory) -> None:
-        self.policy, self.mask = policy, attention_mask(history.empty)
-        self.batch, self.device = len(history.states), history.states.device
-        self.bias = policy._age_bias(history.age[None, :])
-        layers = cast(Iterable[DecoderLayer], policy.decoder)
-        self.history = [layer.history_attention.keys_values(history.states) for layer in layers]
-
-    def start(self) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """Decode the start token."""
-        token = torch.zeros(self.batch, 1, 1, dtype=torch.int64, device=self.device)
-        states, cache = self.policy._decode(token, self.history, self.bias, self.mask)
-        return code_log_probs(states[:, 0, 0], self.policy.heads[0]), cache
-
-    def advance(
-        self, level: int, state: list[tuple[Tensor, Tensor]], beam: Tensor, code: Tensor
-    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """Decode one more code per beam."""
-        before = state[0][0].shape[0] // self.batch
-        row = (torch.arange(self.batch, device=beam.device)[:, None] * before + beam).flatten()
-        past = [(keys[row], values[row]) for keys, values in state]
-        token = code + self.policy.trie.first_token(level)
-        states, cache = self.policy._decode(token.unsqueeze(-1), self.history, self.bias, self.mask, past)
-        return code_log_probs(states[:, :, 0], self.policy.heads[level + 1]), cache

@@ -1,7 +1,7 @@
 """The trie of real Semantic IDs on a policy's device, shared by all policies: tokens and codes of items, scoring and search.
 
 `Trie` turns the log-probabilities of codes into those of items, over all codes or over the codes that lead to a real item. It turns a
-`Decoding` into a ranking of real items, by constrained beam search (also below a prefix) or exactly.
+`Decoding` into a ranking of real items, by constrained beam search (also below a prefix) or exactly, and into samples of them.
 
 Tables are int32, and nothing is stored that follows from another table: about 40 bytes per item with four levels.
 """
@@ -12,15 +12,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn.functional import embedding_bag
 
 from genrec.errors import UsageError
 from genrec.model.beam_search import Decoding, Level, Prefix, beam_search
 from genrec.model.exact_search import exact_search
-from genrec.model.item_lists import LeafItems, exclude_items, parents, rank_items
+from genrec.model.item_lists import Beams, LeafItems, exclude_items, lowest_items, parents, rank_items
+from genrec.model.stochastic_beam_search import stochastic_beam_search
 from genrec.semantic_ids import PrefixTable, SemanticIds
-from genrec.types import Ranking
+from genrec.types import ItemSample, Ranking
 
 SMALL_TABLE = 2**16  # cells; a dense table up to this size is affordable for any catalog
 MAX_CELLS_PER_CHILD = 4  # of a dense table: to mask a cell costs about a quarter of gathering a child
@@ -175,6 +176,19 @@ class Trie(nn.Module):
         levels, leaves = self.levels, self.leaves
         excluded = exclude_items(leaves, [level.start for level in levels], exclude)
         return exact_search(decoding, levels, leaves, self.semantic_ids, n, None if excluded is None else excluded.places)
+
+    def sample(self, decoding: Decoding, n: int, exclude: Tensor | None, generator: Generator) -> ItemSample:
+        """Draw `n` Semantic IDs of each row without replacement, and return the lowest allowed item of each; `exclude` as above.
+
+        All are drawn if there are no more than `n`. `generator` is on the device of the decoding.
+        """
+        levels, leaves = self.levels, self.leaves
+        excluded = exclude_items(leaves, [level.start for level in levels], exclude)
+        drawn = stochastic_beam_search(decoding, levels, n, generator, excluded)
+        items = lowest_items(Beams(drawn.leaf, drawn.perturbed), leaves, excluded)
+        missing = items == 0
+        log_prob, constrained = (each.masked_fill(missing, -torch.inf) for each in (drawn.log_prob, drawn.constrained))
+        return ItemSample(items, log_prob, constrained, drawn.threshold)
 
 
 def _check_num_beams(n: int, num_beams: int) -> None:

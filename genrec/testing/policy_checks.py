@@ -15,6 +15,7 @@ from genrec.semantic_ids import SemanticIds
 from genrec.store import describe
 from genrec.testing.plugin_watch import call_plugin
 from genrec.testing.ranking_checks import check_rankings
+from genrec.testing.sampling_checks import check_sampling
 from genrec.testing.sequence_loss_checks import check_sequence_loss
 from genrec.testing.specification_checks import ContractError, check_specification
 from genrec.testing.window_checks import check_windows
@@ -47,6 +48,8 @@ def check_policy(specification: PolicySpecification, semantic_ids: SemanticIds |
     - `sequence_log_prob` of a `SequencePolicy` equals `level_log_prob` of every prefix, and so do `place_level_log_prob` of a
       `WindowPolicy`, `constrained_place_level_log_prob`, `catalog_log_prob` of a `CatalogPolicy` and `code_level_log_prob` of a
       `CodePolicy`, with the same gradients. The probabilities of all items, or of all code sequences, add up to 1.
+    - `sample_items` of a `SamplingPolicy` draws distinct allowed items by its probabilities; see `check_sampling`.
+    - `recommend_after` and `sample_items_after` of a `PlaceSearchPolicy` equal `recommend` and `sample_items` of every prefix.
     - `sequence_loss` of a `LossPolicy` is a finite scalar with a gradient, or None; see `check_sequence_loss`.
 
     A policy that refuses Semantic IDs of three levels is checked with one level, in which item i has code i - 1.
@@ -60,6 +63,7 @@ def check_policy(specification: PolicySpecification, semantic_ids: SemanticIds |
         levels = _check_log_probs(trial)
         _check_independence(trial, levels)
         check_rankings(name, trial.policy, trial.history, levels.sum(-1))
+        check_sampling(name, trial.policy, trial.history, levels.sum(-1))
         _check_sequence(trial, specification)
         check_windows(name, trial.policy, trial.history, trial.semantic_ids)
         _check_same(trial, "level_log_prob returns other values when it is called again", levels, _levels(trial))

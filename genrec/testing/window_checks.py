@@ -9,14 +9,24 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from genrec.item_rows import prefixes
 from genrec.semantic_ids import SemanticIds
 from genrec.testing.plugin_watch import call_plugin
 from genrec.testing.specification_checks import ContractError
-from genrec.types import CatalogPolicy, CodePolicy, ConstrainedPolicy, ConstrainedWindowPolicy, Policy, WindowPolicy
+from genrec.types import (
+    CatalogPolicy,
+    CodePolicy,
+    ConstrainedPolicy,
+    ConstrainedWindowPolicy,
+    PlaceSearchPolicy,
+    Policy,
+    WindowPolicy,
+)
 
 TOLERANCE = 1e-4  # rounding error of a log-probability and, relative to the largest one, of a gradient
 MAX_SEQUENCES = 2**10  # code sequences that are scored at once, at most
 NUM_PLACES, NUM_CANDIDATES = 24, 3  # places and candidates of the check
+LIST_LENGTH = 10  # items of a list and of a sample
 
 Score = Callable[[Tensor, Tensor, Tensor], Tensor]  # (history [B, T], places [X, 2], items [X, M]) -> [X, M, L], or [X, M]
 
@@ -38,6 +48,8 @@ def check_windows(name: str, policy: Policy, history: Tensor, semantic_ids: Sema
         )  # fmt: skip
     if isinstance(policy, CodePolicy):
         _check_codes(name, policy, history, places, items, semantic_ids)
+    if isinstance(policy, PlaceSearchPolicy):
+        _check_search(name, policy, history, places)
     if isinstance(policy, CatalogPolicy):
         every = torch.arange(1, num_items + 1).expand(len(places), -1)
         catalog = policy.catalog_log_prob
@@ -107,6 +119,22 @@ def _check(
     for mine, theirs in zip(*gradients, strict=True):
         if not (mine - theirs).abs().max() <= TOLERANCE * max(1.0, float(theirs.abs().max())):
             raise ContractError(f"{name}: {method} has other gradients than the scores of every prefix")
+
+
+def _check_search(name: str, policy: PlaceSearchPolicy, history: Tensor, places: Tensor) -> None:
+    """Compare lists and draws after places with those of the prefixes, in which the items of the history are excluded."""
+    prefix = prefixes(history, places)
+    listed = call_plugin(name, "recommend_after", lambda: policy.recommend_after(history, places, LIST_LENGTH, prefix))
+    expected = policy.recommend(prefix, LIST_LENGTH, prefix)
+    if listed.scores.shape != expected.scores.shape or not _difference(listed.scores, expected.scores) <= TOLERANCE:
+        raise ContractError(f"{name}: recommend_after is not recommend of every prefix, with the same items excluded")
+    generators = (torch.Generator().manual_seed(0) for _ in range(2))
+    drawn = call_plugin(
+        name, "sample_items_after", lambda: policy.sample_items_after(history, places, LIST_LENGTH, prefix, next(generators))
+    )
+    of_prefixes = policy.sample_items(prefix, LIST_LENGTH, prefix, next(generators))
+    if drawn.items.shape != of_prefixes.items.shape or not _difference(drawn.log_prob, of_prefixes.log_prob) <= TOLERANCE:
+        raise ContractError(f"{name}: sample_items_after does not draw as sample_items of every prefix by the same generator")
 
 
 def _finite(log_probs: Tensor) -> Tensor:

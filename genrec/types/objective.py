@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from torch import Tensor, nn
+    from torch import Generator, Tensor, nn
 
-    from genrec.types.policy import Policy, Ranking, SequenceBatch
+    from genrec.types.policy import ItemSample, Policy, Ranking, SequenceBatch
     from genrec.types.preference import SamplerContext
 
     Logs = dict[str, Tensor]  # metrics of a step, detached scalars
@@ -154,6 +154,20 @@ class RowScores(Protocol):
 
     def code_level_log_prob(self, codes: Tensor) -> Tensor:
         """Return those of code sequences int64 [X, M, L], float32 [X, M, L], -inf where they are -1; needs a `CodePolicy`."""
+        ...
+
+    def sample(self, n: int, exclude: Tensor | None, generator: Generator) -> ItemSample:
+        """Draw `n` distinct items for each row without a gradient; `generator` is on the device of the rows.
+
+        Of a policy that does not score the catalog, `ItemSample.log_prob` is normalized like `level_log_prob`.
+        """
+        ...
+
+    def proposing_log_prob(self, items: Tensor) -> Tensor:
+        """Return the log-probabilities of items int64 [X, M] without a gradient, float32 [X, M], of the policy that lists and draws.
+
+        They differ from the sums of `level_log_prob` under dropout, which beams and their samples do without.
+        """
         ...
 
     def rank(self, items: Tensor) -> Tensor | None:

@@ -34,6 +34,15 @@ class Ranking(NamedTuple):
     scores: Tensor  # float32 [B, n]  -inf where there is no item
 
 
+class ItemSample(NamedTuple):
+    """Items drawn without replacement, in the order of the draws. Of the items of one Semantic ID only the lowest one is drawn."""
+
+    items: Tensor  # int64 [B, n]  0 at the end of a row with fewer than n items
+    log_prob: Tensor  # float32 [B, n]  log p(item | history) as `Policy.log_prob` gives it; -inf where there is no item
+    constrained: Tensor  # float32 [B, n]  the same by the probabilities that were sampled: over the codes of real items only
+    threshold: Tensor  # float32 [B]  kappa, the next perturbed log-probability after the last draw; -inf where nothing is left
+
+
 @runtime_checkable
 class Recommender(Protocol):
     """Anything that can be evaluated."""
@@ -200,6 +209,35 @@ class PrefixPolicy(Policy, Protocol):
 
     def recommend_below(self, history: Tensor, items: Tensor, depth: int, n: int) -> Ranking:
         """Return the `n` best items among those that share their first `depth` codes with `items`, int64 [B]: Ranking [B, n]."""
+        ...
+
+
+@runtime_checkable
+class SamplingPolicy(Policy, Protocol):
+    """A policy that can draw items without replacement from its probabilities over the codes of real items only."""
+
+    def sample_items(self, history: Tensor, n: int, exclude: Tensor | None, generator: Generator) -> ItemSample:
+        """Draw `n` distinct items for each history int64 [B, T], without a gradient; all items if there are no more than `n`.
+
+        Items of `exclude`, int64 [B, E] (0 = none), are never drawn: the others keep the ratios of their probabilities. `generator`
+        is on the device of `history`.
+        """
+        ...
+
+
+@runtime_checkable
+class PlaceSearchPolicy(SamplingPolicy, Protocol):
+    """A policy that lists and draws items after any place of a history, with the history encoded once where the policy is causal."""
+
+    def recommend_after(self, history: Tensor, places: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
+        """Return `recommend` of the prefixes that end at places int64 [X, 2] of histories int64 [B, T], as in `WindowPolicy`.
+
+        `exclude` is int64 [X, E]. Scores are equal up to rounding.
+        """
+        ...
+
+    def sample_items_after(self, history: Tensor, places: Tensor, n: int, exclude: Tensor | None, generator: Generator) -> ItemSample:
+        """Draw as `sample_items` of these prefixes; rounding aside, with the same draws by the same generator."""
         ...
 
 

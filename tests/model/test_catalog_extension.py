@@ -65,7 +65,7 @@ def test_a_new_item_with_a_probable_prefix_is_recommended() -> None:
     policy = policy_of(OLD, (3, 3, 2))
     with torch.no_grad():
         tokens = torch.tensor([[[0, *policy.trie.tokens[6, :2].tolist()]]])
-        states = policy._decode(tokens, [policy.encode(HISTORY[:1]).states] * len(policy.decoder), None, None)[0]
+        states = policy.decode(tokens, [policy.encode(HISTORY[:1]).states] * len(policy.decoder), None, None)[0]
         for level, code in ((0, 2), (1, 1)):
             policy.heads[level].weight.zero_()
             policy.heads[level].weight[code] = 10 * states[0, 0, level] / states[0, 0, level].norm()

@@ -101,7 +101,7 @@ def test_targets_follow_history() -> None:
 def test_far_items_share_a_bias() -> None:
     """With 2 distances the item bias is one for the item itself and another for all earlier items."""
     policy = build(replace(GPT, recency_positions=2), catalog(50))
-    bias = policy._bias(torch.tensor([9]), torch.arange(9))[0, :, 0] - policy.token_bias(torch.tensor([9]), torch.arange(9))[0, :, 0]
+    bias = policy.bias(torch.tensor([9]), torch.arange(9))[0, :, 0] - policy.token_bias(torch.tensor([9]), torch.arange(9))[0, :, 0]
     assert torch.allclose(bias[:, :6], policy.item_bias.weight[1][:, None].expand(-1, 6))  # items 0 and 1, seen from item 3
     assert torch.allclose(bias[:, 6:], policy.item_bias.weight[1][:, None].expand(-1, 3))  # item 2
 

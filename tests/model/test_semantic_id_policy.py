@@ -15,7 +15,7 @@ from genrec.model import Trie, semantic_id_policy
 from genrec.model.catalog_extension import extend_policy
 from genrec.semantic_ids import SemanticIds
 from genrec.testing import check_policy
-from genrec.types import ConstrainedPolicy, ExactRecommender, PrefixPolicy, Ranking, VectorPolicy
+from genrec.types import ConstrainedPolicy, ExactRecommender, ItemSample, PrefixPolicy, Ranking, SamplingPolicy, VectorPolicy
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,9 @@ class BigramPolicy(nn.Module):
     def recommend_below(self, history: Tensor, items: Tensor, depth: int, n: int) -> Ranking:
         return semantic_id_policy.recommend_below(self, history, items, depth, n, self.specification.num_beams)
 
+    def sample_items(self, history: Tensor, n: int, exclude: Tensor | None, generator: torch.Generator) -> ItemSample:
+        return semantic_id_policy.sample_items(self, history, n, exclude, generator)
+
     def item_vectors(self) -> Tensor:
         return self.trie.item_vectors(self.embedding.weight)
 
@@ -98,7 +101,7 @@ def bigram_policy(**fields: Any) -> BigramPolicy:
 
 def test_it_keeps_the_contract_of_policies() -> None:
     check_policy(Bigram())
-    for protocol in (ConstrainedPolicy, ExactRecommender, PrefixPolicy, VectorPolicy):
+    for protocol in (ConstrainedPolicy, ExactRecommender, PrefixPolicy, SamplingPolicy, VectorPolicy):
         assert isinstance(bigram_policy(), protocol)
 
 

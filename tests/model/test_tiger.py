@@ -99,7 +99,7 @@ def test_a_t5_with_the_same_weights_gives_the_same_logits_and_log_probs(paper: b
             torch.testing.assert_close(ours[:, place], theirs, atol=1e-4, rtol=1e-4)
             tokens = policy.trie.tokens[candidates].unsqueeze(1)
             inputs = torch.cat([torch.zeros_like(tokens[..., :1]), tokens[..., :-1]], -1)
-            states, _ = policy._decode(inputs, [encoded.states] * len(policy.decoder), None, attention_mask(encoded.empty))
+            states, _ = policy.decode(inputs, [encoded.states] * len(policy.decoder), None, attention_mask(encoded.empty))
             logits = torch.cat([states[:, 0] @ head.weight.T for head in policy.heads], -1)
             torch.testing.assert_close(logits, t5_logits(policy, t5, history, candidates)[..., 1:], atol=1e-4, rtol=1e-4)
 

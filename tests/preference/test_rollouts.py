@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
-from policies import TIGER, build, catalog, histories
+from policies import POLICIES, TIGER, build, catalog, histories
 from proposals import TablePolicy, context_of, copies_of, data_of, one_level, random_windows, rows_of, rows_of_windows, sasrec
+from torch import Tensor
 
 from genrec.errors import UsageError
 from genrec.preference.candidates import Rollouts
+from genrec.preference.candidates.policy_scores import Normalize
 from genrec.preference.candidates.row_scores import scores_of
 from genrec.semantic_ids import SemanticIds
 from genrec.types import Candidates, Proposer, SequenceBatch
@@ -116,15 +118,74 @@ def test_a_frozen_copy_proposes_with_its_own_log_probabilities() -> None:
     assert copies_of(context)["rollouts"].refreshed == 3
 
 
-@pytest.mark.parametrize("by", ["top", "samples"])
-def test_a_policy_without_exact_scores_is_refused_by_name(by: Any) -> None:
+def test_samples_of_beams_leave_out_items_and_have_the_behavior_of_the_normalization() -> None:
+    """With dropout the samples, and their log-probabilities, are those of the evaluation mode; a missing target is added."""
+    policy, history = build(TIGER, catalog(30)).train(), histories(40, 5, 30)
+    rows = SequenceBatch(torch.ones(40, dtype=torch.int64), history, torch.arange(40) % 30 + 1)
+    for normalize, include_target in (("codes", False), ("children", True)):
+        rollouts = Rollouts(size=6, by="samples", seen=False, include_target=include_target)
+        proposals = rollouts.build_proposals(context_of(policy, data_of(catalog(30)), normalize=normalize))
+        assert proposals.in_step is not None
+        found, again, other = (
+            proposals.in_step(rows, rows, step, scores_of(policy, rows, None, rows, cast(Normalize, normalize))) for step in (3, 3, 4)
+        )
+        assert policy.training
+        assert found.mask.all()
+        assert torch.equal(found.items, again.items)
+        assert not torch.equal(found.items, other.items)
+        seen = (found.items[:, :, None] == history[:, None, :]).any(2)
+        assert not (seen & (found.items != rows.target[:, None])).any()
+        assert (found.items == rows.target[:, None]).any(1).all() == include_target
+        score = policy.eval().log_prob if normalize == "codes" else policy.eval().constrained_level_log_prob
+        expected = score(history, found.items).detach()
+        policy.train()
+        assert found.behavior is not None
+        torch.testing.assert_close(found.behavior, expected if normalize == "codes" else expected.sum(-1), atol=1e-5, rtol=1e-5)
+
+
+def test_samples_of_beams_on_windows_are_those_of_the_prefixes() -> None:
+    policy, batch = build(POLICIES["tiger-causal"], catalog(30)), random_windows(30, 2)
+    places, rows = rows_of_windows(batch)
+    proposals = Rollouts(size=5, by="samples").build_proposals(context_of(policy, data_of(catalog(30))))
+    assert proposals.in_step is not None
+    scores = scores_of(policy, batch, places, rows, "codes")
+    candidates, of_rows = (proposals.in_step(rows, rows, 7, each) for each in (scores, scores_of(policy, rows, None, rows, "codes")))
+    assert torch.equal(candidates.items, of_rows.items)
+    assert candidates.behavior is not None
+    levels = scores.level_log_prob(candidates.items)
+    assert levels.requires_grad
+    torch.testing.assert_close(levels.detach().sum(-1), candidates.behavior, atol=1e-5, rtol=1e-5)  # the ratio on policy is 1
+
+
+def test_a_frozen_copy_draws_the_samples() -> None:
+    policy, reference = build(TIGER, catalog(30)), build(TIGER, catalog(30), seed=1)
+    rows = SequenceBatch(torch.ones(4, dtype=torch.int64), histories(4, 5, 30), torch.arange(1, 5))
+    candidates = propose(Rollouts(size=6, by="samples", refresh=0), policy, rows, catalog(30), reference)
+    torch.testing.assert_close(candidates.behavior, reference.log_prob(rows.history, candidates.items).detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_policies_without_exact_scores_or_samples_are_refused_by_name() -> None:
     policy, data = build(TIGER, catalog(30)), data_of(catalog(30))
-    with pytest.raises(UsageError, match=rf'Rollouts\(by="{by}"\) needs a policy that scores the whole catalog exactly.*TigerPolicy'):
-        Rollouts(by=by).build_proposals(context_of(policy, data))
+    with pytest.raises(UsageError, match=r'Rollouts\(by="top"\) needs a policy that scores the whole catalog exactly.*TigerPolicy'):
+        Rollouts(by="top").build_proposals(context_of(policy, data))
     with pytest.raises(UsageError, match="which searches with beams"):
-        Rollouts(by=by).check_context(data._replace(policy=policy))
-    Rollouts().check_context(data._replace(policy=policy))
-    Rollouts(by=by).check_context(data._replace(policy=TablePolicy(S)))
+        Rollouts(by="top").check_context(data._replace(policy=policy))
+    listing: Any = OnlyLists()
+    with pytest.raises(UsageError, match=r'Rollouts\(by="samples"\) needs a policy that draws items.*OnlyLists.*no\s+sample_items'):
+        Rollouts(by="samples").build_proposals(context_of(listing, data))
+    Rollouts().check_context(data._replace(policy=listing))
+    Rollouts(by="samples").check_context(data._replace(policy=policy))
+    for by in ("top", "samples"):
+        Rollouts(by=by).check_context(data._replace(policy=TablePolicy(S)))
+
+
+class OnlyLists(torch.nn.Module):
+    """A `genrec.types.Policy` without a capability."""
+
+    def level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    log_prob = recommend = level_log_prob
 
 
 def test_it_is_a_proposer_that_checks_its_fields_and_its_experiment() -> None:
@@ -136,5 +197,6 @@ def test_it_is_a_proposer_that_checks_its_fields_and_its_experiment() -> None:
         Rollouts(by="beam")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"row: Rollouts\.size must be at most policy\.num_beams = 10, got 16"):
         Rollouts().check(SimpleNamespace(name="row", policy=SimpleNamespace(num_beams=10)))
+    Rollouts(by="samples").check(SimpleNamespace(name="row", policy=SimpleNamespace(num_beams=10)))
     with pytest.raises(UsageError, match=r"Rollouts\.refresh = 0 reads the reference"):
         Rollouts(refresh=0).build_proposals(context_of(TablePolicy(S), data_of(one_level(6))))

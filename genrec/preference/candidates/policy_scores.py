@@ -1,4 +1,4 @@
-"""Scores of a policy on rows: the whole catalog where the policy scores it exactly, else its beams."""
+"""Scores of a policy on rows: the whole catalog where the policy scores it exactly, else its beams and samples."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from typing import Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
+from torch.nn.functional import pad
 
 from genrec.item_rows import best_items
-from genrec.types import ConstrainedPolicy, Policy, Ranking
+from genrec.preference.candidates.gumbel_top_k import gumbel_top_k
+from genrec.types import ConstrainedPolicy, ItemSample, PlaceSearchPolicy, Policy, Ranking, SamplingPolicy
 
 MAX_CELLS = 2**22  # scores of the catalog that are compared with an item's at once on a CPU, 16 MB
 
@@ -32,6 +34,17 @@ class CatalogScores:
     def top(self, n: int, exclude: Tensor | None = None) -> Ranking:
         """Return the `n` best items of each row; equal scores are ordered by item id. `exclude` is as in `Recommender.recommend`."""
         return best_items(self.log_prob.detach(), n, exclude)
+
+    @torch.no_grad()
+    def sample(self, n: int, exclude: Tensor | None, generator: Generator) -> ItemSample:
+        """Draw `n` distinct items of each row by Gumbel top-k; `exclude` is as in `top`, `generator` on the device of the rows."""
+        log_prob = self.log_prob.detach()
+        if exclude is not None:
+            log_prob = pad(log_prob, (1, 0)).scatter(1, exclude, -torch.inf)[:, 1:]
+        drawn = gumbel_top_k(log_prob, n, generator)
+        items = (drawn.columns + 1).masked_fill(~drawn.drawn, 0)
+        of_items = self.level_log_prob(items).detach().squeeze(-1)
+        return ItemSample(items, of_items, of_items, drawn.threshold)
 
     @torch.no_grad()
     def rank(self, items: Tensor) -> Tensor:
@@ -58,10 +71,26 @@ def prefix_level_log_prob(policy: Policy, history: Tensor, items: Tensor, normal
 
 
 @torch.no_grad()
-def beams(policy: Policy, history: Tensor, n: int, exclude: Tensor | None) -> Ranking:
-    """Return `policy.recommend(history, n, exclude)` in evaluation mode; the modes of all modules are restored."""
+def beams(policy: Policy, history: Tensor, n: int, exclude: Tensor | None, places: Tensor | None = None) -> Ranking:
+    """Return the `n` best items in evaluation mode; the modes of all modules are restored.
+
+    They follow histories int64 [B, T], or the places int64 [X, 2] of a `PlaceSearchPolicy`.
+    """
     with evaluation_mode(cast(nn.Module, policy)):
-        return policy.recommend(history, n, exclude)
+        if places is None:
+            return policy.recommend(history, n, exclude)
+        return cast(PlaceSearchPolicy, policy).recommend_after(history, places, n, exclude)
+
+
+@torch.no_grad()
+def samples(
+    policy: SamplingPolicy, history: Tensor, n: int, exclude: Tensor | None, generator: Generator, places: Tensor | None = None
+) -> ItemSample:
+    """Draw `n` distinct items in evaluation mode; arguments as in `beams`, `generator` on their device."""
+    with evaluation_mode(cast(nn.Module, policy)):
+        if places is None:
+            return policy.sample_items(history, n, exclude, generator)
+        return cast(PlaceSearchPolicy, policy).sample_items_after(history, places, n, exclude, generator)
 
 
 @contextmanager

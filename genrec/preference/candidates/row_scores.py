@@ -1,13 +1,14 @@
 """The policy in training on the rows of a batch (`genrec.types.RowScores`).
 
-| policy | scores of candidates | `top` and `rank` |
+| policy | scores of candidates | `top`, `sample` and `rank` |
 |---|---|---|
 | `CatalogPolicy` | gathered from the scores of the whole catalog, computed once for a batch | exact, from the same scores, detached |
-| `WindowPolicy`, batch of windows | `place_level_log_prob`: a window is encoded once for all of its rows | beams; no rank |
-| others, and batches of prefixes | `level_log_prob` of each row's history | beams; no rank |
+| `WindowPolicy`, batch of windows | `place_level_log_prob`: a window is encoded once for all of its rows | by beams; no rank |
+| others, and batches of prefixes | `level_log_prob` of each row's history | by beams; no rank |
 
 All of them give the same values. Scores are computed in the policy's current mode, so that with dropout the candidates of an exact
-policy and the loss see one forward pass. Beams run in evaluation mode.
+policy and the loss see one forward pass. Beams, and samples by them, run in evaluation mode.
+On a batch of windows those of a `PlaceSearchPolicy` begin from the states of the window, which is encoded once.
 """
 
 from __future__ import annotations
@@ -15,18 +16,22 @@ from __future__ import annotations
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from genrec.errors import UsageError
 from genrec.item_rows import last_places
 from genrec.plugin_source import name_with_place
-from genrec.preference.candidates.policy_scores import CatalogScores, Normalize, beams, prefix_level_log_prob
+from genrec.policy_modules import as_module
+from genrec.preference.candidates.policy_scores import CatalogScores, Normalize, beams, evaluation_mode, prefix_level_log_prob, samples
 from genrec.types import (
     CatalogPolicy,
     CodePolicy,
     ConstrainedWindowPolicy,
+    ItemSample,
+    PlaceSearchPolicy,
     Policy,
     Ranking,
+    SamplingPolicy,
     SequenceBatch,
     WindowBatch,
     WindowPolicy,
@@ -56,6 +61,13 @@ class PolicyRowScores:
         places = last_places(self.history) if self.places is None else self.places
         with torch.set_grad_enabled(self._has_gradient):
             return CatalogScores(self.policy.catalog_log_prob(self.history, places))
+
+    @property
+    def _histories(self) -> tuple[Tensor, Tensor | None]:
+        """The histories that a search reads, and places in them, or None for whole histories."""
+        if self.places is not None and isinstance(self.policy, PlaceSearchPolicy):
+            return self.history, self.places
+        return self.rows.history, None
 
     def level_log_prob(self, items: Tensor) -> Tensor:
         """Return level log-probabilities of items int64 [X, M], float32 [X, M, L]; -inf where an item is 0.
@@ -92,7 +104,28 @@ class PolicyRowScores:
         """Return the `n` best items of each row without a gradient; items of `exclude` int64 [X, E] (0 = none) are left out."""
         if isinstance(self.policy, CatalogPolicy):
             return self._catalog.top(n, exclude)
-        return beams(self.policy, self.rows.history, n, exclude)
+        history, places = self._histories
+        return beams(self.policy, history, n, exclude, places)
+
+    def sample(self, n: int, exclude: Tensor | None, generator: Generator) -> ItemSample:
+        """Draw `n` distinct items for each row without a gradient, from all items but `exclude`, an int64 [X, E] with 0 for none.
+
+        A `CatalogPolicy` draws from the scores of `level_log_prob`, others, which must be a `SamplingPolicy`, in evaluation mode.
+        """
+        if isinstance(self.policy, CatalogPolicy):
+            return self._catalog.sample(n, exclude, generator)
+        assert isinstance(self.policy, SamplingPolicy)
+        history, places = self._histories
+        drawn = samples(self.policy, history, n, exclude, generator, places)
+        return drawn._replace(log_prob=drawn.constrained) if self.normalize == "children" else drawn
+
+    @torch.no_grad()
+    def proposing_log_prob(self, items: Tensor) -> Tensor:
+        """Return the log-probabilities of items int64 [X, M] of the policy as `top` and `sample` see it, float32 [X, M]."""
+        if isinstance(self.policy, CatalogPolicy):
+            return self.level_log_prob(items).detach().sum(-1)
+        with evaluation_mode(as_module(self.policy)):
+            return self.level_log_prob(items).sum(-1)
 
     def rank(self, items: Tensor) -> Tensor | None:
         """Return the place (0 is the best) of items int64 [X, M] in the whole catalog, N for item 0; None if only beams are known."""
