@@ -18,7 +18,7 @@ from genrec.testing.ranking_checks import check_rankings
 from genrec.testing.sequence_loss_checks import check_sequence_loss
 from genrec.testing.specification_checks import ContractError, check_specification
 from genrec.testing.window_checks import check_windows
-from genrec.types import LossPolicy, Policy, PolicySpecification, SequencePolicy
+from genrec.types import CatalogPolicy, LossPolicy, Policy, PolicySpecification, SequencePolicy
 
 NUM_ITEMS, LEVEL_SIZES = 40, (4, 3, 5)  # the catalog that policies are checked on
 TOLERANCE = 1e-4  # rounding error of a log-probability
@@ -149,10 +149,15 @@ def _levels(trial: Trial, history: Tensor | None = None, items: Tensor | None = 
     history, items = trial.history if history is None else history, _all_candidates(trial) if items is None else items
     copies = history.clone(), items.clone()
     result = call_plugin(trial.name, "level_log_prob", lambda: trial.policy.level_log_prob(history, items))
-    levels = _check_tensor(trial.name, "level_log_prob", result, (*items.shape, trial.semantic_ids.levels))
+    levels = _check_tensor(trial.name, "level_log_prob", result, (*items.shape, _num_levels(trial)))
     if not torch.equal(history, copies[0]) or not torch.equal(items, copies[1]):
         raise ContractError(f"{trial.name}: level_log_prob modified its input in place; work on a copy")
     return levels
+
+
+def _num_levels(trial: Trial) -> int:
+    """Return the number of levels of log-probabilities: 1 for a policy that scores items as one code."""
+    return 1 if isinstance(trial.policy, CatalogPolicy) else trial.semantic_ids.levels
 
 
 def _check_tensor(name: str, method: str, result: Any, shape: tuple[int, ...]) -> Tensor:
@@ -235,7 +240,7 @@ def _check_sequence(trial: Trial, specification: PolicySpecification) -> None:
     ):
         copies = history.clone(), targets.clone()
         result = call_plugin(name, "sequence_log_prob", lambda: policy.sequence_log_prob(*copies))  # noqa: B023
-        _check_tensor(name, "sequence_log_prob", result, (*history.shape, trial.semantic_ids.levels))
+        _check_tensor(name, "sequence_log_prob", result, (*history.shape, _num_levels(trial)))
         places = range(history.shape[1])
         expected = torch.cat([_levels(trial, history[:, : t + 1], targets[:, t : t + 1]) for t in places], 1)
         _check_same(trial, f"sequence_log_prob of a history {case} is not level_log_prob of every prefix", expected, result)
