@@ -15,7 +15,7 @@ from genrec.__main__ import main
 from genrec.baselines import GBCE, GRU4Rec, SASRec
 from genrec.errors import UsageError
 from genrec.item_rows import prefixes
-from genrec.model import Gpt, Tiger
+from genrec.model import RPG, Gpt, Tiger
 from genrec.preference.negatives import Uniform
 from genrec.semantic_ids import SemanticIds
 from genrec.testing import ContractError, check_policy
@@ -131,7 +131,8 @@ class Window(Made):
         SASRec(d_model=16, d_ff=16), SASRec(d_model=16, d_ff=16, loss=GBCE(num_negatives=4)),
         GRU4Rec(d_model=16, hidden_size=24), GRU4Rec(d_model=16, hidden_size=24, num_layers=2, tied=False),
         Gpt(**SMALL, num_layers=2), Gpt(**SMALL, num_layers=1, recency_positions=0), Made(), MadeCausal(), Made(Exact), Atomic(),
-        Window(),
+        Window(), RPG(**DIGITS), RPG(**DIGITS, item_embedding=True), RPG(**DIGITS, loss=GBCE(num_negatives=4)),
+        RPG(**DIGITS, normalization="digits", temperature=0.3),
     ],
     ids=stable_id,
 )  # fmt: skip

@@ -18,7 +18,7 @@ from genrec.testing.ranking_checks import check_rankings
 from genrec.testing.sequence_loss_checks import check_sequence_loss
 from genrec.testing.specification_checks import ContractError, check_specification
 from genrec.testing.window_checks import check_windows
-from genrec.types import CatalogPolicy, LossPolicy, Policy, PolicySpecification, SequencePolicy
+from genrec.types import CatalogPolicy, LossPolicy, Policy, PolicySpecification, SequencePolicy, WholeItemSpecification
 
 NUM_ITEMS, LEVEL_SIZES = 40, (4, 3, 5)  # the catalog that policies are checked on
 TOLERANCE = 1e-4  # rounding error of a log-probability
@@ -40,7 +40,7 @@ def check_policy(specification: PolicySpecification, semantic_ids: SemanticIds |
 
     - The specification is a frozen dataclass with a stable description for artifact keys.
     - `build` returns an nn.Module with weights that depend on torch's seed only, and a state_dict that restores them.
-    - Log-probabilities are float32 [B, M, L], at most 0, -inf for candidate 0, and the probabilities of all items add up to at most 1.
+    - Log-probabilities are float32 [B, M, L] (L is 1 for a `CatalogPolicy`, whose `scores_whole_items()` is then true), at most 0, -inf for candidate 0, and the probabilities of all items add up to at most 1.
     - Results do not depend on padding, on the batch or on other candidates; evaluation keeps no state and draws no random numbers.
     - Lists contain real, distinct, allowed items in the order of their scores, which equal `log_prob`.
     - Gradients are finite.
@@ -54,6 +54,7 @@ def check_policy(specification: PolicySpecification, semantic_ids: SemanticIds |
     name = type(specification).__name__
     _check_description(name, specification)
     trial = _trial(name, specification, semantic_ids)
+    _check_levels(trial, specification)
     _check_build(trial, specification)
     with torch.no_grad():
         levels = _check_log_probs(trial)
@@ -158,6 +159,17 @@ def _levels(trial: Trial, history: Tensor | None = None, items: Tensor | None = 
 def _num_levels(trial: Trial) -> int:
     """Return the number of levels of log-probabilities: 1 for a policy that scores items as one code."""
     return 1 if isinstance(trial.policy, CatalogPolicy) else trial.semantic_ids.levels
+
+
+def _check_levels(trial: Trial, specification: PolicySpecification) -> None:
+    """Check that the specification names a policy that scores Semantic IDs of several levels as one code."""
+    whole = isinstance(specification, WholeItemSpecification) and specification.scores_whole_items()
+    is_catalog = isinstance(trial.policy, CatalogPolicy)
+    if trial.semantic_ids.levels > 1 and whole != is_catalog:
+        raise ContractError(
+            f"{trial.name}: the policy {'has' if is_catalog else 'has no'} catalog_log_prob, so scores_whole_items() of its specification "
+            f"must return {is_catalog}: components that read the levels of a Semantic ID ask it before any stage runs"
+        )
 
 
 def _check_tensor(name: str, method: str, result: Any, shape: tuple[int, ...]) -> Tensor:

@@ -71,6 +71,7 @@ from genrec.types.policy import (
     SequencePolicy,
     UserRecommender,
     VectorPolicy,
+    WholeItemSpecification,
     WindowBatch,
     WindowPolicy,
 )
@@ -183,6 +184,7 @@ __all__ = [
     "TrainingStep",
     "UserRecommender",
     "VectorPolicy",
+    "WholeItemSpecification",
     "WindowBatch",
     "WindowPolicy",
 ]
