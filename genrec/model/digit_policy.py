@@ -32,7 +32,7 @@ class DigitPolicy(nn.Module):
         return self.level_log_prob(history, items).sum(-1)
 
     def sequence_log_prob(self, history: Tensor, targets: Tensor) -> Tensor:
-        """Score the target after every place: history and targets int64 [B, T] (0 = none) -> float32 [B, T, m]; see `SequencePolicy`."""
+        """Score the target after every place: int64 [B, T] both (0 = none) -> float32 [B, T, m]; see `SequencePolicy`."""
         has_target = targets > 0
         levels = self._level_log_prob(self.network.encode(history)[has_target], targets[has_target].unsqueeze(1))
         empty = levels.new_full((*targets.shape, self.semantic_ids.levels), -torch.inf)
@@ -59,12 +59,12 @@ class DigitPolicy(nn.Module):
         return self.recommend(history, n, exclude)
 
     def _digit_log_prob(self, states: Tensor) -> Tensor:
-        """Return the log-probabilities of all digit values after states [X, D], float32 [X, S], each digit with a softmax of its own."""
+        """Return the log-probabilities of all digit values after states [X, D], float32 [X, S]: a softmax over each digit's values."""
         scores, _ = self.network.scores(states)
-        return torch.cat([part.log_softmax(1) for part in torch.split(scores, self.semantic_ids.level_sizes, 1)], 1)
+        return torch.cat([part.log_softmax(1) for part in torch.split(scores, self.network.digits.level_sizes, 1)], 1)
 
     def _level_log_prob(self, states: Tensor, items: Tensor) -> Tensor:
-        """Return the log-probabilities of the digits of items int64 [X, M] after states [X, D]: float32 [X, M, m], -inf for item 0."""
+        """Return the log-probabilities of the digits of items int64 [X, M] after states [X, D]: float32 [X, M, m], -inf for 0."""
 
         def level_log_prob(states: Tensor, items: Tensor) -> Tensor:
             digits = self.network.digits.of(items)

@@ -49,7 +49,7 @@ class DigitTable(nn.Module):
     def __init__(self, semantic_ids: SemanticIds) -> None:
         super().__init__()
         items, values = semantic_ids.items, semantic_ids.vocabulary - 1
-        self.level_sizes, self.block_size = semantic_ids.level_sizes, ITEMS_OF_BLOCK
+        self.level_sizes, self.block_size = list(semantic_ids.level_sizes), ITEMS_OF_BLOCK
         tokens = semantic_ids.tokens(torch.arange(items + 1))
         by_digit, starts = zip(*(_transposed(part - 1, values) for part in torch.split(tokens[1:], self.block_size)), strict=True)
         self.tokens: Tensor  # int32 [N + 1, m]  1 + the digit values of each item, and 0 in row 0
@@ -161,16 +161,15 @@ class _LogSumExp(Function):
         weights_grad = None if weights is None else torch.zeros_like(weights)
         with torch.autocast(scores.device.type, enabled=False):
             for rows in _places(scores):
-                columns, columns_grad = scores[rows].T.contiguous(), 0.0
+                columns = scores[rows].T.contiguous()
                 for block in ctx.blocks:
                     sums = _all_sums(columns, block, None if states is None else states[rows], weights)
                     share = sums.sub_(total[rows]).exp_().mul_(grad[rows])
-                    columns_grad = columns_grad + _spread(share, block)
+                    scores_grad[rows] += _spread(share, block).T
                     if states_grad is not None and weights_grad is not None:
                         items = _items(block)
                         states_grad[rows].addmm_(share.T, weights[items])
                         weights_grad[items].addmm_(share, states[rows])
-                scores_grad[rows] = columns_grad.T
         return scores_grad, states_grad, weights_grad, None
 
 

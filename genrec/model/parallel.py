@@ -18,8 +18,8 @@ Items that share all of their digits share their score, and metrics treat them a
 Source: Y. Hou et al., "Generating Long Semantic IDs in Parallel for Recommendation" (2025), arXiv 2506.05781. Deviations:
 
 - The paper's likelihood is "digits"; the default is "catalog", which ranks better.
-- The layers are those of `Gpt` (T5's, with relative positions) instead of GPT-2's, so that scores depend on no padding and a history may
-  have any length. Embeddings are scaled by the square root of the width.
+- The layers are those of `Gpt` (T5's, with relative positions) instead of GPT-2's, so that scores depend on no padding and a history
+  may have any length. Item vectors are scaled by the square root of the width.
 - Ranking is exact, in blocks of items (paper: a search on a graph of items, for very large catalogs).
 """
 
@@ -82,11 +82,11 @@ class RPG:
         return self.normalization == "catalog"
 
     def check(self, experiment: Any) -> None:
-        """Raise UsageError unless the experiment has a tokenizer, and distinct Semantic IDs if items have an embedding each."""
+        """Raise UsageError unless the experiment has a tokenizer and, with item embeddings, resolves collisions."""
         if experiment.tokenize is None:
             raise UsageError(
                 f"{experiment.name}: RPG scores the digits of Semantic IDs, and tokenize=None gives every item one digit; set tokenize, "
-                "such as Tokenize(quantizer=ProductQuantizer(num_levels=16)), or choose SASRec"
+                "such as Tokenize(ProductQuantizer(num_levels=16)), or choose SASRec"
             )
         if self.item_embedding and experiment.tokenize.collisions == "keep":
             raise UsageError(
@@ -115,7 +115,7 @@ class ParallelPolicy(nn.Module):
         self.network, self.semantic_ids, self.loss = network, semantic_ids, loss
 
     def level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
-        """Return log p(item | history), int64 [B, T] and candidates int64 [B, M] -> float32 [B, M, 1]; the candidate 0 gets -inf."""
+        """Return log p(item | history), int64 [B, T] and candidates int64 [B, M] -> float32 [B, M, 1]; -inf for candidate 0."""
         return self._log_prob(self.network.encode(history, 1)[:, -1], items).unsqueeze(-1)
 
     def constrained_level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ class ParallelPolicy(nn.Module):
         return self.level_log_prob(history, items).squeeze(-1)
 
     def sequence_log_prob(self, history: Tensor, targets: Tensor) -> Tensor:
-        """Score the target after every place: history and targets int64 [B, T] (0 = none) -> float32 [B, T, 1]; see `SequencePolicy`."""
+        """Score the target after every place: int64 [B, T] both (0 = none) -> float32 [B, T, 1]; see `SequencePolicy`."""
         has_target = targets > 0
         log_probs = self._log_prob(self.network.encode(history)[has_target], targets[has_target].unsqueeze(1))
         empty = log_probs.new_full(targets.shape, -torch.inf)

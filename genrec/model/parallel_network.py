@@ -83,7 +83,7 @@ class ParallelNetwork(nn.Module):
         Head j is h = x + SiLU(W_j x), and the score of value c of digit j is cosine(h, embedding of c) / temperature. With item
         embeddings the last head scores items; its states are normalized and divided by the temperature.
         """
-        branches = silu(kernels.linear(states, self.heads.weight)).unflatten(-1, (-1, states.shape[-1]))
+        branches = silu(kernels.linear(states, self.heads.weight)).view(len(states), -1, states.shape[-1])
         heads = normalize((states.unsqueeze(1) + branches).float(), dim=-1) / self.temperature
         table = normalize(self.embedding.weight[1:].float(), dim=-1)
         levels = zip(heads.unbind(1), torch.split(table, self.digits.level_sizes), strict=False)

@@ -9,7 +9,7 @@ from genrec.types import WholeItemSpecification
 
 
 def check_has_levels(component: object, reads: str, experiment: Any) -> None:
-    """Raise UsageError if the experiment's policy scores an item as one code. `reads` names what the component needs, for the message."""
+    """Raise UsageError if the experiment's policy scores an item as one code. `reads` is what the component needs, for the message."""
     policy = experiment.policy
     if isinstance(policy, WholeItemSpecification) and policy.scores_whole_items():
         name = type(policy).__name__

@@ -40,7 +40,8 @@ def check_policy(specification: PolicySpecification, semantic_ids: SemanticIds |
 
     - The specification is a frozen dataclass with a stable description for artifact keys.
     - `build` returns an nn.Module with weights that depend on torch's seed only, and a state_dict that restores them.
-    - Log-probabilities are float32 [B, M, L] (L is 1 for a `CatalogPolicy`, whose `scores_whole_items()` is then true), at most 0, -inf for candidate 0, and the probabilities of all items add up to at most 1.
+    - Log-probabilities are float32 [B, M, L], at most 0, -inf for candidate 0, and the probabilities of all items add up to at most 1.
+    - A `CatalogPolicy` on several levels has L = 1, and a specification whose `scores_whole_items()` is true.
     - Results do not depend on padding, on the batch or on other candidates; evaluation keeps no state and draws no random numbers.
     - Lists contain real, distinct, allowed items in the order of their scores, which equal `log_prob`.
     - Gradients are finite.
@@ -167,8 +168,8 @@ def _check_levels(trial: Trial, specification: PolicySpecification) -> None:
     is_catalog = isinstance(trial.policy, CatalogPolicy)
     if trial.semantic_ids.levels > 1 and whole != is_catalog:
         raise ContractError(
-            f"{trial.name}: the policy {'has' if is_catalog else 'has no'} catalog_log_prob, so scores_whole_items() of its specification "
-            f"must return {is_catalog}: components that read the levels of a Semantic ID ask it before any stage runs"
+            f"{trial.name}: the policy {'has' if is_catalog else 'has no'} catalog_log_prob, so scores_whole_items() of its "
+            f"specification must return {is_catalog}: components that read the levels of a Semantic ID ask it before any stage runs"
         )
 
 

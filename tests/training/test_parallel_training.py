@@ -1,4 +1,4 @@
-"""RPG in the stages of an experiment: it learns a world with a known solution, and gated on-policy S-DPO goes on from its checkpoint."""
+"""RPG in the stages of an experiment: it learns a world with a known solution, and gated on-policy S-DPO continues it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_cyclic_world_is_solved(name: str) -> None:
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_gated_alignment_starts_at_the_policy_of_sft(name: str) -> None:
-    """Without dropout policy and reference are equal at first, so S-DPO against three items is ln(4) in the first step, which does no harm."""
+    """Without dropout policy and reference are equal at first: S-DPO against three items is ln(4), and one step does no harm."""
     one_step = Optimization(max_steps=1, batch_size=16, learning_rate=1e-4)
     align = Align(GATED, optimization=one_step, validation=Validation(every=1, users=0), keep="last")
     aligned = replace(experiment(name), name=f"cyclic-{name}-gated", align=align)
