@@ -172,6 +172,7 @@ def test_only_allowed_bases() -> None:
         "Baseline",
         "Policy",
         "WindowPolicy",
+        "PolicySpecification",
         "Source",
         "Split",
         "LabelingSplit",

@@ -85,8 +85,8 @@ class RPG:
         """Raise UsageError unless the experiment has a tokenizer and, with item embeddings, resolves collisions."""
         if experiment.tokenize is None:
             raise UsageError(
-                f"{experiment.name}: RPG scores the digits of Semantic IDs, and tokenize=None gives every item one digit; set tokenize, "
-                "such as Tokenize(ProductQuantizer(num_levels=16)), or choose SASRec"
+                f"{experiment.name}: RPG scores the digits of Semantic IDs, and tokenize=None gives every item one digit; set "
+                "tokenize, such as Tokenize(ProductQuantizer(num_levels=16)), or choose SASRec"
             )
         if self.item_embedding and experiment.tokenize.collisions == "keep":
             raise UsageError(

@@ -113,7 +113,7 @@ def test_digits_by_the_vector_of_the_paper() -> None:
 
 
 def test_the_digits_are_independent_and_add_up_to_one() -> None:
-    """Over all 5 x 4 x 6 = 120 tuples the probabilities add up to 1; over 30 items to less, and renormalized they are the catalog's."""
+    """Over all 5 x 4 x 6 = 120 tuples the sum is 1, over 30 items it is less; renormalized, these are the catalog's softmax."""
     whole = build(SPECIFICATIONS["digits"], catalog(120), 0)
     history = histories(4, 6, ITEMS)
     torch.testing.assert_close(whole.log_prob(history, torch.arange(1, 121).expand(4, -1)).exp().sum(1), torch.ones(4))
