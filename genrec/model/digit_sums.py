@@ -48,22 +48,20 @@ class DigitTable(nn.Module):
 
     def __init__(self, semantic_ids: SemanticIds) -> None:
         super().__init__()
-        items, values = semantic_ids.items, semantic_ids.vocabulary - 1
+        values = semantic_ids.vocabulary - 1
         self.level_sizes, self.block_size = list(semantic_ids.level_sizes), ITEMS_OF_BLOCK
-        tokens = semantic_ids.tokens(torch.arange(items + 1))
-        by_digit, starts = zip(*(_transposed(part - 1, values) for part in torch.split(tokens[1:], self.block_size)), strict=True)
-        self.tokens: Tensor  # int32 [N + 1, m]  1 + the digit values of each item, and 0 in row 0
-        self.items: Tensor  # int32 [N m]
+        digits = semantic_ids.codes + semantic_ids.offsets
+        by_digit, starts = zip(*(_transposed(part, values) for part in torch.split(digits, self.block_size)), strict=True)
+        self.digits: Tensor  # int32 [N, m]  the digit values of each item, 0..S - 1
+        self.items: Tensor  # int32 [N m]  the items of each digit value, block by block
         self.starts: Tensor  # int32 [blocks, S]
-        self.digits: Tensor  # int32 [N, m]
-        self.register_buffer("tokens", tokens.int(), persistent=False)
-        self.register_buffer("digits", tokens[1:].int() - 1, persistent=False)
+        self.register_buffer("digits", digits.int(), persistent=False)
         self.register_buffer("items", torch.cat(by_digit), persistent=False)
         self.register_buffer("starts", torch.stack(starts), persistent=False)
 
     def of(self, items: Tensor) -> Tensor:
-        """Return the digit values of items int64 [...], int64 [..., m] in 0..S - 1; those of item 0 are 0."""
-        return (self.tokens[items] - 1).clamp(min=0).long()
+        """Return the digit values of items int64 [...], int64 [..., m] in 0..S - 1; item 0 gets those of item 1."""
+        return self.digits[(items - 1).clamp(min=0)].long()
 
     @property
     def blocks(self) -> list[Block]:
@@ -104,9 +102,10 @@ def log_sum_exp(scores: Tensor, states: Tensor | None, catalog: Catalog) -> Tens
     return result
 
 
-def _places(scores: Tensor) -> Iterator[slice]:
-    """Return ranges of places that are summed at once."""
-    step = PLACES_AT_ONCE if scores.device.type == "cpu" else MAX_CELLS // ITEMS_OF_BLOCK
+def _places(scores: Tensor, weights: Tensor | None = None) -> Iterator[slice]:
+    """Return ranges of places that are summed at once; a dense product with weights is faster for twice as many."""
+    step = PLACES_AT_ONCE if weights is None else 2 * PLACES_AT_ONCE
+    step = step if scores.device.type == "cpu" else MAX_CELLS // ITEMS_OF_BLOCK
     return (slice(begin, begin + step) for begin in range(0, len(scores), step))
 
 
@@ -143,7 +142,7 @@ class _LogSumExp(Function):
     def forward(ctx: Any, scores: Tensor, states: Tensor | None, weights: Tensor | None, blocks: list[Block]) -> Tensor:
         result = scores.new_full((len(scores),), -torch.inf)
         with torch.autocast(scores.device.type, enabled=False):
-            for rows in _places(scores):
+            for rows in _places(scores, weights):
                 columns = scores[rows].T.contiguous()
                 for block in blocks:
                     sums = _all_sums(columns, block, None if states is None else states[rows], weights)
@@ -160,7 +159,7 @@ class _LogSumExp(Function):
         states_grad = None if states is None else torch.zeros_like(states)
         weights_grad = None if weights is None else torch.zeros_like(weights)
         with torch.autocast(scores.device.type, enabled=False):
-            for rows in _places(scores):
+            for rows in _places(scores, weights):
                 columns = scores[rows].T.contiguous()
                 for block in ctx.blocks:
                     sums = _all_sums(columns, block, None if states is None else states[rows], weights)

@@ -53,7 +53,8 @@ class ParallelNetwork(nn.Module):
 
     def embed(self, items: Tensor) -> Tensor:
         """Return the vectors of items int64 [R], float32 [R, D], 0 for item 0: the mean of the digits' embeddings, plus the item's."""
-        vectors = embedding_bag(self.digits.tokens[items], self.embedding.weight, mode="mean", padding_idx=0)
+        tokens = (self.digits.of(items) + 1).masked_fill((items == 0).unsqueeze(1), 0)
+        vectors = embedding_bag(tokens, self.embedding.weight, mode="mean", padding_idx=0)
         return vectors if self.item_embedding is None else vectors + self.item_embedding(items)
 
     def encode(self, history: Tensor, num_states: int | None = None) -> Tensor:
@@ -112,4 +113,5 @@ class ParallelNetwork(nn.Module):
     @torch.no_grad()
     def item_vectors(self) -> Tensor:
         """Return the vectors of all items, float32 [N + 1, D]; row 0 is zero."""
-        return self.embed(torch.arange(len(self.digits.tokens), device=self.digits.tokens.device))
+        digits = self.digits.digits
+        return self.embed(torch.arange(len(digits) + 1, device=digits.device))

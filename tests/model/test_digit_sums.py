@@ -94,6 +94,7 @@ def test_no_block_holds_every_item_of_every_place(monkeypatch: pytest.MonkeyPatc
     torch.testing.assert_close(scores.grad.sum(1), torch.full((9,), 2.0))  # every place gives its probabilities to two digits
 
 
-def test_item_0_has_value_0_and_the_digits_of_items_are_in_the_order_of_their_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_values_of_later_digits_follow_those_of_earlier_ones() -> None:
+    """Digit 1 has the values 0 and 1, digit 2 the values 2 to 4; item 0, which callers mask, gets the digits of item 1."""
     table = DigitTable(SemanticIds(torch.tensor([[1, 0], [0, 2]]), (2, 3)))
-    assert table.of(torch.tensor([[0, 1, 2]])).tolist() == [[[0, 0], [1, 2], [0, 4]]]
+    assert table.of(torch.tensor([[0, 1, 2]])).tolist() == [[[1, 2], [1, 2], [0, 4]]]

@@ -191,6 +191,20 @@ def test_lists_of_small_blocks_are_exact(name: str, seed: int, n: int, block: in
 
 
 @EVERY
+def test_a_catalog_of_many_blocks_is_ranked_like_a_catalog_of_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """3,000 items in one block, and in blocks of 700: the same items and scores, some of which are excluded."""
+    ids, history = catalog(3_000, 0, (16, 16, 16)), histories(3, 5, 3_000)
+    exclude = torch.randint(0, 3_001, (3, 40), generator=torch.Generator().manual_seed(0))
+    whole = build(SPECIFICATIONS[name], ids).recommend(history, 50, exclude)
+    monkeypatch.setattr(digit_sums, "ITEMS_OF_BLOCK", 700)
+    policy = build(SPECIFICATIONS[name], ids)
+    assert len(policy.network.digits.blocks) == 5
+    found = policy.recommend(history, 50, exclude)
+    torch.testing.assert_close(found.scores, whole.scores, atol=1e-5, rtol=1e-5)
+    assert torch.equal(found.items, whole.items)
+
+
+@EVERY
 def test_items_with_equal_digits_have_equal_scores_and_are_ordered_by_item(name: str) -> None:
     ids = SemanticIds(torch.tensor([[1, 0], [0, 1], [1, 0], [2, 2], [1, 0]]), (3, 3))
     spec = SPECIFICATIONS[name]
