@@ -15,13 +15,14 @@ from genrec.__main__ import main
 from genrec.baselines import GBCE, GRU4Rec, SASRec
 from genrec.errors import UsageError
 from genrec.item_rows import prefixes
-from genrec.model import Gpt, Tiger
+from genrec.model import RPG, Gpt, Tiger
 from genrec.preference.negatives import Uniform
 from genrec.semantic_ids import SemanticIds
 from genrec.testing import ContractError, check_policy
 from genrec.testing.component_checks import builds_policy
 from genrec.types import Policy, Ranking, SequencePolicy
 
+DIGITS: dict[str, Any] = {"d_model": 16, "d_ff": 32, "num_heads": 2, "num_layers": 1}
 SMALL = {"d_model": 16, "d_ff": 32, "num_heads": 2, "d_kv": 8}
 
 
@@ -123,6 +124,14 @@ class Window(Made):
         return super().build(semantic_ids)
 
 
+@dataclass(frozen=True)
+class Whole(Made):
+    """Says that its policy scores an item as one code."""
+
+    def scores_whole_items(self) -> bool:
+        return True
+
+
 @pytest.mark.parametrize(
     "specification",
     [
@@ -131,7 +140,8 @@ class Window(Made):
         SASRec(d_model=16, d_ff=16), SASRec(d_model=16, d_ff=16, loss=GBCE(num_negatives=4)),
         GRU4Rec(d_model=16, hidden_size=24), GRU4Rec(d_model=16, hidden_size=24, num_layers=2, tied=False),
         Gpt(**SMALL, num_layers=2), Gpt(**SMALL, num_layers=1, recency_positions=0), Made(), MadeCausal(), Made(Exact), Atomic(),
-        Window(),
+        Window(), RPG(**DIGITS), RPG(**DIGITS, item_embedding=True), RPG(**DIGITS, loss=GBCE(num_negatives=4)),
+        RPG(**DIGITS, normalization="digits", temperature=0.3),
     ],
     ids=stable_id,
 )  # fmt: skip
@@ -295,7 +305,11 @@ BROKEN: dict[str, tuple[Any, str]] = {
     ),
     "catalog": (broken_window(catalog_log_prob=lambda p, r, *a: r(*a).flip(1)), "catalog_log_prob is not the score of every prefix"),
     "catalog of codes": (
-        Made(Windows), r"catalog_log_prob must return float32 \[24, 40\], got float32 \[24, 4\]",
+        Made(Windows), r"the policy has catalog_log_prob, so scores_whole_items\(\) of its specification must return True",
+    ),
+    "no catalog": (Whole(), r"the policy has no catalog_log_prob, so scores_whole_items\(\) of its specification must return False"),
+    "levels of a catalog": (
+        Whole(Windows), r"level_log_prob must return a tensor float32 \[6, 41, 1\], got float32 \[6, 41, 3\]",
     ),
     "causal missing": (Made(Sequences), "give its specification a class variable causal = True"),
     "not causal": (MadeCausal(LastItem), "causal is true, but the policy has no sequence_log_prob"),

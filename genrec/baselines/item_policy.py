@@ -18,16 +18,15 @@ The other methods are one call each too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, pad
-from torch.utils.checkpoint import checkpoint
 
 from genrec.errors import UsageError
 from genrec.item_rows import keys, ranking
+from genrec.row_chunks import in_chunks
 from genrec.semantic_ids import SemanticIds
 from genrec.types import ItemLoss, Ranking
 
@@ -85,7 +84,7 @@ def place_level_log_prob(policy: CausalItemPolicy, history: Tensor, places: Tens
     def log_prob(states: Tensor, items: Tensor) -> Tensor:
         return _logits(policy, states).log_softmax(-1).gather(1, (items - 1).clamp(min=0))
 
-    scores = _in_chunks(log_prob, len(policy.output_weights()), _states(policy, history, places), items)
+    scores = in_chunks(log_prob, MAX_LOGITS // len(policy.output_weights()), _states(policy, history, places), items)
     return scores.masked_fill(items == 0, -torch.inf).unsqueeze(-1)
 
 
@@ -105,7 +104,7 @@ def sequence_log_prob(policy: CausalItemPolicy, history: Tensor, targets: Tensor
     def log_prob(states: Tensor, targets: Tensor) -> Tensor:
         return -nn.functional.cross_entropy(_logits(policy, states), targets - 1, reduction="none")
 
-    log_probs = _in_chunks(log_prob, len(policy.output_weights()), states, scored)
+    log_probs = in_chunks(log_prob, MAX_LOGITS // len(policy.output_weights()), states, scored)
     empty = log_probs.new_full(targets.shape, -torch.inf)
     return empty.masked_scatter(has_target, log_probs).unsqueeze(-1)
 
@@ -129,7 +128,7 @@ def sequence_loss(
         scores = scores.masked_fill(candidates == 0, -torch.inf)
         return loss.item_loss(scores[:, 0], scores[:, 1:], num_items)
 
-    return _in_chunks(losses, (1 + negatives.shape[1]) * states.shape[1], states, scored, negatives).mean()
+    return in_chunks(losses, MAX_LOGITS // ((1 + negatives.shape[1]) * states.shape[1]), states, scored, negatives).mean()
 
 
 @torch.no_grad()
@@ -163,13 +162,3 @@ def _states(policy: CausalItemPolicy, history: Tensor, places: Tensor) -> Tensor
 def _log_prob(policy: CausalItemPolicy, history: Tensor) -> Tensor:
     """Return log p of items 1..N after the last place, float32 [B, N]."""
     return _logits(policy, policy.encode(history)[:, -1]).log_softmax(-1)
-
-
-def _in_chunks(function: Callable[..., Tensor], row_size: int, *tensors: Tensor) -> Tensor:
-    """Apply a function of tensors [C, ...] to all rows, float32 [C, ...], in chunks of at most MAX_LOGITS // row_size rows."""
-    count, rows = len(tensors[0]), max(1, MAX_LOGITS // row_size)
-    if count <= rows:
-        return function(*tensors)
-    chunks = -(-count // rows)
-    parts = zip(*(tensor.chunk(chunks) for tensor in tensors), strict=True)
-    return torch.cat([checkpoint(function, *part, use_reentrant=False) for part in parts])

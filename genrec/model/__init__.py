@@ -1,12 +1,15 @@
-"""Policies that generate the next item's Semantic ID: TIGER (encoder-decoder) and a decoder-only transformer.
+"""Policies over Semantic IDs: TIGER (encoder-decoder) and a decoder alone write them code by code, RPG scores all digits at once.
 
-`Tiger` and `Gpt` are specifications, which build a `TigerPolicy` and a `GptPolicy`. A policy is extended to new items by its method
-`extended`. `Trie`, `Decoding` and the functions of `genrec.model.semantic_id_policy` serve authors of other policies.
+`Tiger`, `Gpt` and `RPG` are specifications, which build a `TigerPolicy`, a `GptPolicy`, and a `ParallelPolicy` or `DigitPolicy`. The
+method `extended` of a TIGER or decoder policy extends it to new items. `Trie`, `Decoding` and the functions of
+`genrec.model.semantic_id_policy` serve authors of other policies.
 """
 
 from genrec.model.beam_search import Decoding
+from genrec.model.digit_policy import DigitPolicy
 from genrec.model.gpt import Gpt, GptPolicy
+from genrec.model.parallel import RPG, ParallelPolicy
 from genrec.model.tiger import Tiger, TigerPolicy
 from genrec.model.trie import Trie
 
-__all__ = ["Decoding", "Gpt", "GptPolicy", "Tiger", "TigerPolicy", "Trie"]
+__all__ = ["RPG", "Decoding", "DigitPolicy", "Gpt", "GptPolicy", "ParallelPolicy", "Tiger", "TigerPolicy", "Trie"]

@@ -80,18 +80,3 @@ def mean_likelihood(chosen: Tensor, has_positives: bool, weight: Tensor | None) 
     if weight is None:
         return rows.sum() / (present.sum() * chosen.shape[1]).clamp(min=1)
     return mean_loss(rows.mean(1), present, weight)
-
-
-def best_first(candidates: Candidates, rewards: Tensor, min_gap: float) -> tuple[Candidates, Tensor]:
-    """Return the candidates with the highest reward first, and their rewards; equal rewards keep their order.
-
-    A candidate is masked unless its reward is lower than the best by more than `min_gap`. Rows without such a candidate, which
-    compare nothing, take no part.
-    """
-    rewards = rewards.masked_fill(~candidates.mask, -torch.inf)
-    rewards, order = rewards.sort(dim=1, descending=True, stable=True)
-    mask = candidates.mask.gather(1, order) & (rewards < rewards[:, :1] - min_gap)
-    counted = mask.any(1)
-    mask[:, 0] = candidates.mask.gather(1, order)[:, 0]
-    counted = counted if candidates.rows is None else counted & candidates.rows
-    return candidates._replace(items=candidates.items.gather(1, order), mask=mask, rows=counted), rewards

@@ -19,7 +19,7 @@ from genrec.testing.sampling_checks import check_sampling
 from genrec.testing.sequence_loss_checks import check_sequence_loss
 from genrec.testing.specification_checks import ContractError, check_specification
 from genrec.testing.window_checks import check_windows
-from genrec.types import LossPolicy, Policy, PolicySpecification, SequencePolicy
+from genrec.types import CatalogPolicy, LossPolicy, Policy, PolicySpecification, SequencePolicy, WholeItemSpecification
 
 NUM_ITEMS, LEVEL_SIZES = 40, (4, 3, 5)  # the catalog that policies are checked on
 TOLERANCE = 1e-4  # rounding error of a log-probability
@@ -42,6 +42,7 @@ def check_policy(specification: PolicySpecification, semantic_ids: SemanticIds |
     - The specification is a frozen dataclass with a stable description for artifact keys.
     - `build` returns an nn.Module with weights that depend on torch's seed only, and a state_dict that restores them.
     - Log-probabilities are float32 [B, M, L], at most 0, -inf for candidate 0, and the probabilities of all items add up to at most 1.
+    - A `CatalogPolicy` on several levels has L = 1, and a specification whose `scores_whole_items()` is true.
     - Results do not depend on padding, on the batch or on other candidates; evaluation keeps no state and draws no random numbers.
     - Lists contain real, distinct, allowed items in the order of their scores, which equal `log_prob`.
     - Gradients are finite.
@@ -58,6 +59,7 @@ def check_policy(specification: PolicySpecification, semantic_ids: SemanticIds |
     name = type(specification).__name__
     _check_description(name, specification)
     trial = _trial(name, specification, semantic_ids)
+    _check_levels(trial, specification)
     _check_build(trial, specification)
     with torch.no_grad():
         levels = _check_log_probs(trial)
@@ -154,10 +156,26 @@ def _levels(trial: Trial, history: Tensor | None = None, items: Tensor | None = 
     history, items = trial.history if history is None else history, _all_candidates(trial) if items is None else items
     copies = history.clone(), items.clone()
     result = call_plugin(trial.name, "level_log_prob", lambda: trial.policy.level_log_prob(history, items))
-    levels = _check_tensor(trial.name, "level_log_prob", result, (*items.shape, trial.semantic_ids.levels))
+    levels = _check_tensor(trial.name, "level_log_prob", result, (*items.shape, _num_levels(trial)))
     if not torch.equal(history, copies[0]) or not torch.equal(items, copies[1]):
         raise ContractError(f"{trial.name}: level_log_prob modified its input in place; work on a copy")
     return levels
+
+
+def _num_levels(trial: Trial) -> int:
+    """Return the number of levels of log-probabilities: 1 for a policy that scores items as one code."""
+    return 1 if isinstance(trial.policy, CatalogPolicy) else trial.semantic_ids.levels
+
+
+def _check_levels(trial: Trial, specification: PolicySpecification) -> None:
+    """Check that the specification names a policy that scores Semantic IDs of several levels as one code."""
+    whole = isinstance(specification, WholeItemSpecification) and specification.scores_whole_items()
+    is_catalog = isinstance(trial.policy, CatalogPolicy)
+    if trial.semantic_ids.levels > 1 and whole != is_catalog:
+        raise ContractError(
+            f"{trial.name}: the policy {'has' if is_catalog else 'has no'} catalog_log_prob, so scores_whole_items() of its "
+            f"specification must return {is_catalog}: components that read the levels of a Semantic ID ask it before any stage runs"
+        )
 
 
 def _check_tensor(name: str, method: str, result: Any, shape: tuple[int, ...]) -> Tensor:
@@ -240,7 +258,7 @@ def _check_sequence(trial: Trial, specification: PolicySpecification) -> None:
     ):
         copies = history.clone(), targets.clone()
         result = call_plugin(name, "sequence_log_prob", lambda: policy.sequence_log_prob(*copies))  # noqa: B023
-        _check_tensor(name, "sequence_log_prob", result, (*history.shape, trial.semantic_ids.levels))
+        _check_tensor(name, "sequence_log_prob", result, (*history.shape, _num_levels(trial)))
         places = range(history.shape[1])
         expected = torch.cat([_levels(trial, history[:, : t + 1], targets[:, t : t + 1]) for t in places], 1)
         _check_same(trial, f"sequence_log_prob of a history {case} is not level_log_prob of every prefix", expected, result)

@@ -76,6 +76,7 @@ from genrec.types.policy import (
     SequencePolicy,
     UserRecommender,
     VectorPolicy,
+    WholeItemSpecification,
     WindowBatch,
     WindowPolicy,
 )
@@ -200,6 +201,7 @@ __all__ = [
     "UserRecommender",
     "ValueSchedule",
     "VectorPolicy",
+    "WholeItemSpecification",
     "WindowBatch",
     "WindowPolicy",
 ]

@@ -101,7 +101,7 @@ class Policy(Recommender, Protocol):
         """Return the log-probability of each code of each candidate, given the history and the codes before it.
 
         `history` is int64 [B, T], `items` int64 [B, M]; the result is float32 [B, M, L], -inf where the candidate is 0. The history is
-        encoded once for all M candidates.
+        encoded once for all M candidates. A `CatalogPolicy` scores an item as one code: L is 1.
         """
         ...
 
@@ -260,6 +260,19 @@ class PolicySpecification(Protocol):
 
     def build(self, semantic_ids: SemanticIds) -> Policy:
         """Return an untrained policy for these Semantic IDs; its initial weights are drawn from torch's global generator."""
+        ...
+
+
+@runtime_checkable
+class WholeItemSpecification(PolicySpecification, Protocol):
+    """The architecture of a policy over Semantic IDs of several levels that may score an item as one code (`CatalogPolicy`).
+
+    Log-probabilities then have one level, whatever the Semantic IDs have. Components that read levels refuse such a policy before any
+    stage runs.
+    """
+
+    def scores_whole_items(self) -> bool:
+        """Return whether `build` returns a `CatalogPolicy`."""
         ...
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from genrec.baselines import GRU4Rec, SASRec
 from genrec.baselines import item_policy as item_policy_module
 from genrec.item_rows import last_places, prefixes
-from genrec.model import row_groups
+from genrec.model import RPG, row_groups
 from genrec.types import CatalogPolicy, ConstrainedWindowPolicy, WindowPolicy
 
 ITEM_POLICIES: dict[str, Any] = {
@@ -23,16 +23,21 @@ ITEM_POLICIES: dict[str, Any] = {
     "gru4rec": GRU4Rec(d_model=16, hidden_size=24),
     "gru4rec-untied": GRU4Rec(d_model=16, hidden_size=24, tied=False),
 }
-NAMES = [*POLICIES, *ITEM_POLICIES]
-CAUSAL = [name for name in NAMES if getattr((POLICIES | ITEM_POLICIES)[name], "causal", False)]
+PARALLEL: dict[str, Any] = {  # softmax over the catalog, on Semantic IDs of several levels
+    "rpg": RPG(d_model=16, d_ff=32, temperature=0.3),
+    "rpg-items": RPG(d_model=16, d_ff=32, temperature=0.3, item_embedding=True),
+}
+CATALOG = [*ITEM_POLICIES, *PARALLEL]
+NAMES = [*POLICIES, *CATALOG]
+CAUSAL = [name for name in NAMES if getattr((POLICIES | ITEM_POLICIES | PARALLEL)[name], "causal", False)]
 EVERY = pytest.mark.parametrize("name", NAMES)
 METHODS = pytest.mark.parametrize("method", ["place_level_log_prob", "constrained_place_level_log_prob"])
 ITEMS = 30
 
 
 def policy_of(name: str, seed: int = 0) -> Any:
-    if name in POLICIES:
-        return build(POLICIES[name], catalog(ITEMS, seed), seed)
+    if name not in ITEM_POLICIES:
+        return build((POLICIES | PARALLEL)[name], catalog(ITEMS, seed), seed)
     return build(ITEM_POLICIES[name], one_level(ITEMS), seed)
 
 
@@ -58,7 +63,7 @@ def test_protocols(name: str) -> None:
     policy = policy_of(name)
     assert isinstance(policy, WindowPolicy)
     assert isinstance(policy, ConstrainedWindowPolicy)
-    assert isinstance(policy, CatalogPolicy) == (name in ITEM_POLICIES)
+    assert isinstance(policy, CatalogPolicy) == (name in CATALOG)
 
 
 @EVERY
@@ -131,7 +136,7 @@ def test_places_in_a_row_count_earlier_entries() -> None:
     assert row_groups.places_in_row(torch.tensor([2, 0, 2, 2, 0])).tolist() == [0, 0, 1, 2, 1]
 
 
-@pytest.mark.parametrize("name", ITEM_POLICIES)
+@pytest.mark.parametrize("name", CATALOG)
 def test_the_catalog_equals_every_item_of_every_prefix(name: str) -> None:
     policy, history = policy_of(name), histories(4, 6, ITEMS)
     places = random_places(history, 12, seed=6)

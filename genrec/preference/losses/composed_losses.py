@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from genrec.errors import UsageError
+from genrec.preference.level_checks import check_has_levels
 from genrec.preference.losses.log_ratios import at_least_float32, negative_log_likelihood
 from genrec.preference.losses.smoothing import pair_losses, smooth
 from genrec.preference.range_checks import check_range
@@ -108,6 +110,10 @@ class LevelWeighted:
                 "LevelWeighted.weights must be a number from 0 to 1, or a tuple of finite numbers of 0 or more, one for each level "
                 f"and not all 0, got {self.weights!r}"
             )
+
+    def check(self, experiment: Any) -> None:
+        """Raise UsageError if the policy scores an item as one code, so that there are no levels to weigh."""
+        check_has_levels(self, "log-probabilities of levels", experiment)
 
     def check_context(self, context: SamplerContext) -> None:
         """Raise UsageError unless there is a weight for each level of the Semantic IDs."""

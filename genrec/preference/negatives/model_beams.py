@@ -16,6 +16,7 @@ from genrec.errors import UsageError
 from genrec.policy_modules import device_of
 from genrec.preference.example_randomness import ExampleRandomness
 from genrec.preference.exclusions import Exclusions, on_cpu, take_first
+from genrec.preference.level_checks import check_has_levels
 from genrec.preference.prefix_groups import check_depth
 from genrec.types import Draw, Policy, PrefixPolicy, Refresh, SamplerContext, SequenceBatch
 from genrec.types.specification import check_types
@@ -52,6 +53,8 @@ class ModelBeams:
                 f"align.negatives: ModelBeams.num_beams must be at most policy.num_beams = {policy_beams}, got {self.num_beams}"
             )
         check_depth(self, self.locked_levels, experiment)
+        if self.locked_levels:
+            check_has_levels(self, f"a search below a prefix (locked_levels = {self.locked_levels})", experiment)
 
     def most_negatives(self, experiment: Any) -> float:
         """Return the length of the list."""

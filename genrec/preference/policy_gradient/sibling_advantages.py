@@ -13,10 +13,12 @@ GRPO's advantage.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from genrec.preference.level_checks import check_has_levels
 from genrec.preference.losses.log_ratios import at_least_float32
 from genrec.preference.range_checks import check_range
 from genrec.types import Advantages, CandidateGroups
@@ -32,6 +34,10 @@ class SiblingAdvantage:
 
     def __post_init__(self) -> None:
         check_range(self, "epsilon", 0)
+
+    def check(self, experiment: Any) -> None:
+        """Raise UsageError if the policy scores an item as one code, which has no siblings below a prefix."""
+        check_has_levels(self, "log-probabilities of levels", experiment)
 
     def estimate(self, groups: CandidateGroups) -> Advantages:
         """Return the advantages, float32 [X, M, L]."""

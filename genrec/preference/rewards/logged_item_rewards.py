@@ -7,12 +7,14 @@ lose most. Items that share a Semantic ID are one candidate to the policy, so th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from genrec.errors import UsageError
 from genrec.preference.exclusions import representatives
+from genrec.preference.level_checks import check_has_levels
 from genrec.preference.rewards.reward_tables import DeviceTable, mask_padding
 from genrec.types import Rating, SamplerContext, SequenceBatch
 
@@ -60,6 +62,10 @@ class PrefixMatch:
     def __post_init__(self) -> None:
         if not isinstance(self.values, tuple) or not all(_is_finite(value) for value in self.values):
             raise UsageError(f"PrefixMatch.values must be a tuple of finite numbers, such as (0, 0.01, 0.1, 1), got {self.values!r}")
+
+    def check(self, experiment: Any) -> None:
+        """Raise UsageError if the policy scores an item as one code: no prefix of its Semantic ID is a decision of the policy."""
+        check_has_levels(self, "a policy that writes an item code by code", experiment)
 
     def check_context(self, context: SamplerContext) -> None:
         """Raise UsageError unless there is a value for each length of a prefix."""

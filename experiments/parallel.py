@@ -1,0 +1,114 @@
+"""A parallel policy (RPG) with a softmax over the catalog on Amazon 2014 Beauty, and on-policy S-DPO after it.
+
+    genrec run experiments/parallel.py:sft        # one seed of supervised fine-tuning
+    genrec run experiments/parallel.py:beauty     # SFT, the control and on-policy S-DPO, five seeds each, beside the baselines
+    genrec run experiments/parallel.py:variants   # what digits, item embeddings, codes and the likelihood are worth
+
+`--source.path` names a folder with `reviews_Beauty_5.json.gz` and `meta_Beauty.json.gz`. Semantic IDs are 16 digits of product
+quantization (OPQ) of TF-IDF vectors beside 64 dimensions of training interactions.
+
+Named before any run: the primary endpoint of `beauty` is NDCG@10 on test, seen items kept, of `gated` against `continued`, which takes
+the same steps on the same batches (the recipe of experiments/on_policy.py). `variants` are compared on validation.
+
+Cost: an epoch of `sft` (190 steps of 128 windows) takes about 70 s of one core of an AMD EPYC, and validation on all users 7 s, so 30
+epochs take 40 minutes; two epochs of `continued` or `gated` take a few minutes. Not run yet: experiments/results.md has no figure of
+these rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import amazon
+import on_policy
+
+from genrec.embeddings import Collaborative, Concatenated, TfidfSvd
+from genrec.experiment import SFT, Experiment, Optimization, Tokenize, Validation
+from genrec.model import RPG
+from genrec.tokenizer import ProductQuantizer, RandomCodes, RQKMeans
+from genrec.types import ItemEncoder, Quantizer
+
+EPOCH = 190  # steps of 128 windows
+
+
+def sft() -> Experiment:
+    """Return RPG with 16 digits and a softmax over the catalog: 30 epochs, the best of them on validation is kept."""
+    recipe = SFT(
+        objective=on_policy.WINDOWS,
+        optimization=Optimization(max_steps=30 * EPOCH, batch_size=128, learning_rate=2e-3),
+        validation=Validation(every=EPOCH, users=0),
+    )
+    return replace(
+        amazon.sft(),
+        name="beauty-rpg-sft",
+        embed=Concatenated((TfidfSvd(dim=256), Collaborative(dim=64))),
+        tokenize=Tokenize(quantizer=ProductQuantizer(num_levels=16, codebook_size=256)),
+        policy=RPG(dropout=0.3),
+        sft=recipe,
+    )
+
+
+def beauty() -> list[Experiment]:
+    """Return the rows on Beauty. Two epochs are 380 steps."""
+    return on_policy.rows(sft(), 2 * EPOCH)
+
+
+def continued() -> Experiment:
+    """Return SFT continued for two epochs: the control of `gated`."""
+    return on_policy.aligned(sft(), "continued", on_policy.WINDOWS, 2 * EPOCH)
+
+
+def gated() -> Experiment:
+    """Return S-DPO against the policy's own best items, where the logged item is among them, beside the likelihood."""
+    return on_policy.aligned(sft(), "gated", on_policy.gated(), 2 * EPOCH)
+
+
+def digits(num_levels: int) -> Experiment:
+    """Return `sft` with another number of digits."""
+    return replace(coded(ProductQuantizer(num_levels=num_levels, codebook_size=256)), name=f"beauty-rpg-{num_levels}-digits")
+
+
+def coded(quantizer: Quantizer) -> Experiment:
+    """Return `sft` with the codes of another quantizer."""
+    return replace(sft(), name=f"beauty-rpg-{type(quantizer).__name__.lower()}", tokenize=Tokenize(quantizer=quantizer))
+
+
+def embedded(name: str, encoder: ItemEncoder) -> Experiment:
+    """Return `sft` with digits of other item vectors."""
+    return replace(sft(), name=f"beauty-rpg-{name}", embed=encoder)
+
+
+def residual() -> Experiment:
+    """Return `sft` with an embedding per item beside its digits, and dropout 0.5."""
+    return replace(sft(), name="beauty-rpg-residual", policy=RPG(dropout=0.5, item_embedding=True))
+
+
+def paper() -> Experiment:
+    """Return the paper's RPG: 32 digits with a softmax each, temperature 0.03, width 448, learning rate 0.01.
+
+    The other numbers are those of `sft`.
+    """
+    recipe = sft().sft
+    return replace(
+        digits(32),
+        name="beauty-rpg-paper",
+        policy=RPG(d_model=448, d_ff=1_024, num_heads=4, dropout=0.5, temperature=0.03, normalization="digits"),
+        sft=replace(recipe, optimization=replace(recipe.optimization, learning_rate=0.01, warmup_steps=1_000)),
+    )
+
+
+def variants() -> list[Experiment]:
+    """Return one seed of each variant: the likelihood, the number of digits, item embeddings, codes and vectors."""
+    own_softmax = replace(sft(), name="beauty-rpg-own-softmax", policy=replace(sft().policy, normalization="digits"))
+    return [
+        sft(),
+        own_softmax,
+        digits(32),
+        digits(64),
+        residual(),
+        coded(RandomCodes(num_levels=16, codebook_size=256)),
+        coded(RQKMeans()),
+        embedded("text", TfidfSvd(dim=256)),
+        embedded("interactions", Collaborative(dim=64)),
+        paper(),
+    ]

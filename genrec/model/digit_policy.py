@@ -1,0 +1,74 @@
+"""A parallel policy with the likelihood of its paper: the digits of an item are independent, each with a softmax over its values."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from genrec.model.catalog_ranking import best_of_blocks
+from genrec.model.digit_sums import item_sums
+from genrec.model.parallel_network import MAX_SCORES, ParallelNetwork
+from genrec.row_chunks import in_chunks
+from genrec.semantic_ids import SemanticIds
+from genrec.types import Ranking
+
+
+class DigitPolicy(nn.Module):
+    """A `genrec.types.SequencePolicy` with one level for each digit: log p(item) is the sum over digits of log p(digit).
+
+    Over all tuples of digits, real items or not, the probabilities add up to 1.
+    """
+
+    def __init__(self, network: ParallelNetwork, semantic_ids: SemanticIds) -> None:
+        super().__init__()
+        self.network, self.semantic_ids = network, semantic_ids
+
+    def level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
+        """Return log p of each digit, int64 [B, T] and candidates int64 [B, M] -> float32 [B, M, m]; the candidate 0 gets -inf."""
+        return self._level_log_prob(self.network.encode(history, 1)[:, -1], items)
+
+    def log_prob(self, history: Tensor, items: Tensor) -> Tensor:
+        """Return log p(item | history), int64 [B, T] and candidates int64 [B, M] -> float32 [B, M]; -inf where the candidate is 0."""
+        return self.level_log_prob(history, items).sum(-1)
+
+    def sequence_log_prob(self, history: Tensor, targets: Tensor) -> Tensor:
+        """Score the target after every place: int64 [B, T] both (0 = none) -> float32 [B, T, m]; see `SequencePolicy`."""
+        has_target = targets > 0
+        levels = self._level_log_prob(self.network.encode(history)[has_target], targets[has_target].unsqueeze(1))
+        empty = levels.new_full((*targets.shape, self.semantic_ids.levels), -torch.inf)
+        return empty.masked_scatter(has_target.unsqueeze(-1), levels)
+
+    def place_level_log_prob(self, history: Tensor, places: Tensor, items: Tensor) -> Tensor:
+        """Score candidates int64 [X, M] after places int64 [X, 2] of histories: float32 [X, M, m]; see `WindowPolicy`."""
+        row, place = places.unbind(1)
+        return self._level_log_prob(self.network.encode(history)[row, place], items)
+
+    def item_vectors(self) -> Tensor:
+        """Return the input vector of every item, float32 [N + 1, D], detached; row 0 is zero."""
+        return self.network.item_vectors()
+
+    @torch.no_grad()
+    def recommend(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
+        """Return the `n` best of all items; see `genrec.types.Recommender`. Memory holds the scores of one block of items."""
+        digits = self._digit_log_prob(self.network.encode(history, 1)[:, -1])
+        blocks = ((block.first, item_sums(digits, block)) for block in self.network.digits.blocks)
+        return best_of_blocks(blocks, n, exclude)
+
+    def recommend_exactly(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
+        """Return `recommend`, which does not prune."""
+        return self.recommend(history, n, exclude)
+
+    def _digit_log_prob(self, states: Tensor) -> Tensor:
+        """Return the log-probabilities of all digit values after states [X, D], float32 [X, S]: a softmax over each digit's values."""
+        scores, _ = self.network.scores(states)
+        return torch.cat([part.log_softmax(1) for part in torch.split(scores, self.network.digits.level_sizes, 1)], 1)
+
+    def _level_log_prob(self, states: Tensor, items: Tensor) -> Tensor:
+        """Return the log-probabilities of the digits of items int64 [X, M] after states [X, D]: float32 [X, M, m], -inf for 0."""
+
+        def level_log_prob(states: Tensor, items: Tensor) -> Tensor:
+            digits = self.network.digits.of(items)
+            found = self._digit_log_prob(states).gather(1, digits.flatten(1)).view(digits.shape)
+            return found.masked_fill((items == 0).unsqueeze(-1), -torch.inf)
+
+        return in_chunks(level_log_prob, MAX_SCORES // self.network.row_size(items.shape[1]), states, items)

@@ -1,0 +1,204 @@
+"""RPG: a policy that scores all digits of the next item's Semantic ID at once, and so every item of the catalog exactly.
+
+A causal transformer reads one vector per item, the mean of the embeddings of its digits. Head j gives a score to every value of digit
+j (see `genrec.model.parallel_network`), and the score of an item is the sum over its digits. One pass over a window scores the items
+after all of its places; candidates, exclusions and the exact ranking of the catalog are gathers from digit scores, without a beam or a
+trie. Digits have no order, so product quantization (`ProductQuantizer`, 4 to 64 digits) is made for it; other Semantic IDs work too.
+
+Two likelihoods:
+
+- `normalization="catalog"` (`ParallelPolicy`): a softmax over all items of the summed scores, log p(item) = s(item) - log sum over
+  items of exp(s). The item is one code; log-probabilities have no levels.
+- `normalization="digits"` (`DigitPolicy`): the paper's. A softmax over the values of each digit, and p(item) is the product over the
+  digits, which are independent given the history. The probabilities of the catalog add up to less than 1.
+
+Items that share all of their digits share their score, and metrics treat them as ties. A level that numbers them
+(`Tokenize.collisions="append"`, the default) is one more digit, which tells them apart: most items have its value 0.
+
+Source: Y. Hou et al., "Generating Long Semantic IDs in Parallel for Recommendation" (2025), arXiv 2506.05781. Deviations:
+
+- The paper's likelihood is "digits"; the default is "catalog", which ranks better.
+- The layers are those of `Gpt` (T5's, with relative positions) instead of GPT-2's, so that scores depend on no padding and a history
+  may have any length. Item vectors are scaled by the square root of the width.
+- Ranking is exact, in blocks of items (paper: a search on a graph of items, for very large catalogs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from genrec.errors import UsageError
+from genrec.model.catalog_ranking import best_of_blocks
+from genrec.model.digit_policy import DigitPolicy
+from genrec.model.digit_sums import block_scores, log_sum_exp
+from genrec.model.parallel_network import MAX_SCORES, ParallelNetwork
+from genrec.row_chunks import in_chunks
+from genrec.semantic_ids import SemanticIds
+from genrec.types import ItemLoss, Ranking
+from genrec.types.specification import check_at_least, check_dropout, check_types
+
+
+@dataclass(frozen=True)
+class RPG:
+    """The architecture of a parallel policy; it needs an experiment with a tokenizer."""
+
+    causal: ClassVar[bool] = True  # the policy is a `genrec.types.SequencePolicy`
+
+    d_model: int = 128  # width of the residual stream and of the embeddings
+    d_ff: int = 512  # width of the feed-forward layers
+    num_layers: int = 2  # blocks of attention and feed-forward
+    num_heads: int = 4  # attention heads, a divisor of d_model
+    dropout: float = 0.1  # rate, in [0, 1)
+    temperature: float = 0.07  # divides the cosine of head and embedding, above 0; 0.03 in the paper
+    normalization: Literal["catalog", "digits"] = "catalog"  # one softmax over all items, or one over the values of each digit
+    item_embedding: bool = False  # an embedding per item beside those of its digits, in input and output; needs "catalog"
+    recency_positions: int = 50  # distances in items with an attention bias each, larger ones share the last
+    loss: ItemLoss | None = None  # of SFT, with sampled negatives, such as SampledSoftmax(); needs "catalog"; None: the likelihood
+
+    def __post_init__(self) -> None:
+        check_types(self, "policy")
+        check_at_least(self, "policy", 1, "d_model", "d_ff", "num_layers", "num_heads", "recency_positions")
+        if self.d_model % self.num_heads:
+            raise UsageError(f"policy.num_heads must divide policy.d_model, got {self.num_heads} and {self.d_model}")
+        check_dropout(self.dropout, "policy")
+        if not 0 < self.temperature < float("inf"):
+            raise UsageError(f"policy.temperature must be above 0 and finite, got {self.temperature}")
+        if self.loss is not None and (isinstance(self.loss, type) or not isinstance(self.loss, ItemLoss)):
+            raise UsageError(f"policy.loss must be None (the likelihood), GBCE(...) or SampledSoftmax(...), got {self.loss!r}")
+        for name in ("item_embedding", "loss"):
+            if self.normalization == "digits" and getattr(self, name):
+                raise UsageError(
+                    f"policy.{name} scores whole items, but policy.normalization 'digits' is a likelihood of digits; set "
+                    "normalization catalog"
+                )
+
+    def scores_whole_items(self) -> bool:
+        """Return whether the policy scores an item as one code; see `genrec.types.WholeItemSpecification`."""
+        return self.normalization == "catalog"
+
+    def check(self, experiment: Any) -> None:
+        """Raise UsageError unless the experiment has a tokenizer and, with item embeddings, resolves collisions."""
+        if experiment.tokenize is None:
+            raise UsageError(
+                f"{experiment.name}: RPG scores the digits of Semantic IDs, and tokenize=None gives every item one digit; set "
+                "tokenize, such as Tokenize(ProductQuantizer(num_levels=16)), or choose SASRec"
+            )
+        if self.item_embedding and experiment.tokenize.collisions == "keep":
+            raise UsageError(
+                f"{experiment.name}: policy.item_embedding tells items apart that share a Semantic ID, but they count as ties; set "
+                "tokenize.collisions append"
+            )
+
+    def build(self, semantic_ids: SemanticIds) -> ParallelPolicy | DigitPolicy:
+        """Return an untrained policy for these Semantic IDs."""
+        if self.item_embedding and semantic_ids.collided:
+            raise UsageError(
+                f"policy.item_embedding needs distinct Semantic IDs, but {semantic_ids.collided} of {semantic_ids.items} items share "
+                "theirs, and count as ties; set tokenize.collisions append"
+            )
+        network = ParallelNetwork(self, semantic_ids)
+        if self.normalization == "digits":
+            return DigitPolicy(network, semantic_ids)
+        return ParallelPolicy(network, semantic_ids, self.loss)
+
+
+class ParallelPolicy(nn.Module):
+    """A `genrec.types.CatalogPolicy`: a softmax over all items of the sums of their digits' scores."""
+
+    def __init__(self, network: ParallelNetwork, semantic_ids: SemanticIds, loss: ItemLoss | None) -> None:
+        super().__init__()
+        self.network, self.semantic_ids, self.loss = network, semantic_ids, loss
+
+    def level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
+        """Return log p(item | history), int64 [B, T] and candidates int64 [B, M] -> float32 [B, M, 1]; -inf for candidate 0."""
+        return self._log_prob(self.network.encode(history, 1)[:, -1], items).unsqueeze(-1)
+
+    def constrained_level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
+        """Return `level_log_prob`, since its softmax is over real items."""
+        return self.level_log_prob(history, items)
+
+    def log_prob(self, history: Tensor, items: Tensor) -> Tensor:
+        """Return log p(item | history), int64 [B, T] and candidates int64 [B, M] -> float32 [B, M]; -inf where the candidate is 0."""
+        return self.level_log_prob(history, items).squeeze(-1)
+
+    def sequence_log_prob(self, history: Tensor, targets: Tensor) -> Tensor:
+        """Score the target after every place: int64 [B, T] both (0 = none) -> float32 [B, T, 1]; see `SequencePolicy`."""
+        has_target = targets > 0
+        log_probs = self._log_prob(self.network.encode(history)[has_target], targets[has_target].unsqueeze(1))
+        empty = log_probs.new_full(targets.shape, -torch.inf)
+        return empty.masked_scatter(has_target, log_probs).unsqueeze(-1)
+
+    def place_level_log_prob(self, history: Tensor, places: Tensor, items: Tensor) -> Tensor:
+        """Score candidates int64 [X, M] after places int64 [X, 2] of histories: float32 [X, M, 1]; see `WindowPolicy`."""
+        return self._log_prob(self._states(history, places), items).unsqueeze(-1)
+
+    def constrained_place_level_log_prob(self, history: Tensor, places: Tensor, items: Tensor) -> Tensor:
+        """Return `place_level_log_prob`, since its softmax is over real items."""
+        return self.place_level_log_prob(history, places, items)
+
+    def catalog_log_prob(self, history: Tensor, places: Tensor) -> Tensor:
+        """Return log p of all items after places int64 [X, 2] of histories: float32 [X, N]; see `genrec.types.CatalogPolicy`."""
+        scores, states = self.network.scores(self._states(history, places))
+        catalog = self.network.catalog()
+        return torch.cat([block_scores(scores, states, catalog, block) for block in catalog.blocks], 1).log_softmax(1)
+
+    def sequence_loss(self, history: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor | None:
+        """Return the loss of the specification, a scalar; None without one. See `genrec.types.LossPolicy`."""
+        loss, num_items, catalog = self.loss, self.semantic_ids.items, self.network.catalog()
+        if loss is None:
+            return None
+        has_target = targets > 0
+        states, scored = self.network.encode(history)[has_target], targets[has_target]
+        negatives = loss.draw_items(scored, num_items, generator)
+
+        def losses(states: Tensor, candidates: Tensor) -> Tensor:
+            scores = self.network.candidate_scores(*self.network.scores(states), catalog, candidates)
+            return loss.item_loss(scores[:, 0], scores[:, 1:], num_items)
+
+        candidates = torch.cat([scored.unsqueeze(1), negatives], 1)
+        return in_chunks(losses, MAX_SCORES // self.network.row_size(candidates.shape[1]), states, candidates).mean()
+
+    def item_vectors(self) -> Tensor:
+        """Return the input vector of every item, float32 [N + 1, D], detached; row 0 is zero."""
+        return self.network.item_vectors()
+
+    @torch.no_grad()
+    def recommend(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
+        """Return the `n` best of all items; see `genrec.types.Recommender`. Memory holds the scores of one block of items."""
+        scores, states = self.network.scores(self.network.encode(history, 1)[:, -1])
+        catalog = self.network.catalog()
+        totals = [scores.new_full((len(scores),), -torch.inf)]
+
+        def blocks() -> Iterator[tuple[int, Tensor]]:
+            for block in catalog.blocks:
+                sums = block_scores(scores, states, catalog, block)
+                totals.append(torch.logaddexp(totals.pop(), sums.logsumexp(1)))
+                yield block.first, sums
+
+        ranking = best_of_blocks(blocks(), n, exclude)
+        return Ranking(ranking.items, ranking.scores - totals[0].unsqueeze(1))
+
+    def recommend_exactly(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
+        """Return `recommend`, which does not prune."""
+        return self.recommend(history, n, exclude)
+
+    def _states(self, history: Tensor, places: Tensor) -> Tensor:
+        """Return the states of places int64 [X, 2] of histories int64 [B, T]: float32 [X, D]."""
+        row, place = places.unbind(1)
+        return self.network.encode(history)[row, place]
+
+    def _log_prob(self, states: Tensor, items: Tensor) -> Tensor:
+        """Return the log-probabilities of items int64 [X, M] after states float32 [X, D]: float32 [X, M], -inf for item 0."""
+        catalog = self.network.catalog()
+
+        def log_prob(states: Tensor, items: Tensor) -> Tensor:
+            scores, dense = self.network.scores(states)
+            found = self.network.candidate_scores(scores, dense, catalog, items)
+            return found - log_sum_exp(scores, dense, catalog).unsqueeze(1)
+
+        return in_chunks(log_prob, MAX_SCORES // self.network.row_size(items.shape[1]), states, items)
