@@ -23,11 +23,19 @@ from genrec.objectives.curve_warnings import FallingPositives, SaturatedLoss
 from genrec.objectives.numbered_examples import NumberedBatch, NumberedExamples
 from genrec.objectives.preference_logs import preference_logs
 from genrec.objectives.preference_state import PreferenceState
-from genrec.objectives.prepared_rows import HostRows, PreparedRows, best_first, check_positives, mean_likelihood, mean_loss
+from genrec.objectives.prepared_rows import (
+    HostRows,
+    PreparedRows,
+    best_first,
+    check_positives,
+    mean_likelihood,
+    mean_loss,
+    mismatched_items,
+)
 from genrec.objectives.reference_cache import ReferenceCache
 from genrec.objectives.rows import with_places
 from genrec.objectives.scheduled_settings import ScheduledSettings
-from genrec.objectives.scored_candidates import CandidateCodes, ScoredCandidates
+from genrec.objectives.scored_candidates import CandidateCodes, ScoredCandidates, log_probs
 from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of
 from genrec.objectives.validation_pairs import PairMetrics
 from genrec.plugin_source import components
@@ -44,7 +52,6 @@ from genrec.store import NEW_IN_KEY
 from genrec.types import (
     Candidates,
     CodeProposer,
-    LogProbs,
     NumberOrSchedule,
     ObjectiveContext,
     PreferenceLoss,
@@ -266,27 +273,6 @@ def _total(
         logs = logs | {"likelihood_loss": likelihood.detach()}
         total = total + likelihood_factor * likelihood
     return total, logs
-
-
-def log_probs(levels: Tensor, num_rejected: int | None = None, rewards: Tensor | None = None) -> LogProbs:
-    """Sum level log-probabilities float32 [X, 1 + K (+ 1), L] of the positive, K negatives (and a mismatched item) over the levels.
-
-    `num_rejected` is K; None means that all candidates but the first are negatives.
-    """
-    total = levels.sum(-1)
-    count = total.shape[1] - 1 if num_rejected is None else num_rejected
-    mismatched = total[:, 1 + count] if total.shape[1] > 1 + count else None
-    return LogProbs(total[:, 0], total[:, 1 : 1 + count], levels.shape[-1], mismatched, rewards, levels[:, : 1 + count])
-
-
-def mismatched_items(rows: SequenceBatch, exclusions: Exclusions, shift: int = 1) -> Tensor:
-    """Return the positive of the row `shift` places before, int64 [X], 0 where both positives share a Semantic ID.
-
-    KTO uses these mismatched pairs as its baseline.
-    """
-    other = rows.target.roll(shift)
-    same = exclusions.shares_semantic_id(rows, other.unsqueeze(1)).squeeze(1)
-    return other.masked_fill(same, 0)
 
 
 def _saturates(loss: PreferenceLoss) -> bool:

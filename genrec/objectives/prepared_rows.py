@@ -9,6 +9,7 @@ from torch import Tensor
 
 from genrec.errors import InputError
 from genrec.own_ids import OwnIds, name_item, name_user
+from genrec.preference.exclusions import Exclusions
 from genrec.types import Candidates, PreferenceLoss, SequenceBatch, WindowBatch
 
 
@@ -80,3 +81,13 @@ def mean_likelihood(chosen: Tensor, has_positives: bool, weight: Tensor | None) 
     if weight is None:
         return rows.sum() / (present.sum() * chosen.shape[1]).clamp(min=1)
     return mean_loss(rows.mean(1), present, weight)
+
+
+def mismatched_items(rows: SequenceBatch, exclusions: Exclusions, shift: int = 1) -> Tensor:
+    """Return the positive of the row `shift` places before, int64 [X], 0 where both positives share a Semantic ID.
+
+    KTO uses these mismatched pairs as its baseline.
+    """
+    other = rows.target.roll(shift)
+    same = exclusions.shares_semantic_id(rows, other.unsqueeze(1)).squeeze(1)
+    return other.masked_fill(same, 0)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from genrec.preference.rewards.reward_tables import DeviceTable
 from genrec.semantic_ids import SemanticIds
-from genrec.types import Candidates, RowScores
+from genrec.types import Candidates, LogProbs, RowScores
 
 
 class ScoredCandidates(NamedTuple):
@@ -49,3 +49,14 @@ class CandidateCodes:
         if mismatched is not None:
             codes = torch.cat([codes, torch.full_like(codes[:, :1], -1)], 1)
         return ScoredCandidates(items, torch.where((items > 0).unsqueeze(-1), self.table.on(items.device)[items], codes))
+
+
+def log_probs(levels: Tensor, num_rejected: int | None = None, rewards: Tensor | None = None) -> LogProbs:
+    """Sum level log-probabilities float32 [X, 1 + K (+ 1), L] of the positive, K negatives (and a mismatched item) over the levels.
+
+    `num_rejected` is K; None means that all candidates but the first are negatives.
+    """
+    total = levels.sum(-1)
+    count = total.shape[1] - 1 if num_rejected is None else num_rejected
+    mismatched = total[:, 1 + count] if total.shape[1] > 1 + count else None
+    return LogProbs(total[:, 0], total[:, 1 : 1 + count], levels.shape[-1], mismatched, rewards, levels[:, : 1 + count])

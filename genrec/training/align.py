@@ -20,7 +20,7 @@ from genrec.data.examples import Examples
 from genrec.model.unconstrained_sampling import unconstrained_statistics
 from genrec.objective_state import FixedTensors
 from genrec.objectives.frozen_policy import FrozenCopy
-from genrec.objectives.preferences import log_probs
+from genrec.objectives.scored_candidates import log_probs
 from genrec.objectives.validation_pairs import MAX_USERS
 from genrec.policy_modules import as_module, device_of
 from genrec.preference.candidates.policy_scores import evaluation_mode

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from genrec.item_rows import last_places
-from genrec.model.unconstrained_sampling import DecodingPolicy, unconstrained_statistics
+from genrec.model.unconstrained_sampling import unconstrained_statistics
 from genrec.objectives.frozen_policy import FrozenCopy
 from genrec.policy_modules import as_module, device_of
 from genrec.preference.candidates.policy_scores import evaluation_mode
 from genrec.randomness import generator
-from genrec.types import CatalogPolicy, Policy, TrainingExamples
+from genrec.types import CatalogPolicy, DecodingPolicy, Policy, TrainingExamples
 
 MAX_USERS = 256  # validation users, a sample that is the same for all seeds and rows
 MAX_CELLS = 2**24  # log-probabilities of items that are held at once, 128 MB in float64

@@ -55,9 +55,7 @@ from genrec.types.objective import (
 )
 from genrec.types.policy import (
     Baseline,
-    CatalogPolicy,
     ConstrainedPolicy,
-    ConstrainedWindowPolicy,
     ExactRecommender,
     ItemLoss,
     ItemSample,
@@ -65,7 +63,6 @@ from genrec.types.policy import (
     LossPolicy,
     Metric,
     PartsBaseline,
-    PlaceSearchPolicy,
     Policy,
     PolicySpecification,
     PrefixPolicy,
@@ -78,7 +75,6 @@ from genrec.types.policy import (
     VectorPolicy,
     WholeItemSpecification,
     WindowBatch,
-    WindowPolicy,
 )
 from genrec.types.preference import (
     CandidateFilter,
@@ -102,6 +98,7 @@ from genrec.types.preference import (
 )
 from genrec.types.specification import CheckedCatalog, CheckedData, CheckedSpecification, NamesFiles
 from genrec.types.value_schedule import NumberOrSchedule, ValueSchedule
+from genrec.types.window_policy import CatalogPolicy, ConstrainedWindowPolicy, PlaceSearchPolicy, WindowPolicy
 
 __all__ = [
     "NO_TEXT",

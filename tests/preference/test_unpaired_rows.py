@@ -13,8 +13,8 @@ from torch import Tensor
 
 from genrec.errors import InputError
 from genrec.objectives.preference_logs import preference_logs
-from genrec.objectives.preferences import log_probs
 from genrec.objectives.prepared_rows import check_positives, mean_likelihood
+from genrec.objectives.scored_candidates import log_probs
 from genrec.own_ids import OwnIds
 from genrec.preference.losses import (
     CPO,

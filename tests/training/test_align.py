@@ -13,7 +13,7 @@ from alignments import align, constant, following, parts, recipe
 
 from genrec.errors import InputError, NumericsError, Stopped
 from genrec.objectives.preference_logs import preference_logs
-from genrec.objectives.preferences import log_probs
+from genrec.objectives.scored_candidates import log_probs
 from genrec.preference.losses import DPO, Anchored, ContinuedSFT, SoftmaxDPO
 from genrec.preference.negatives import Uniform
 from genrec.types import Draw, SamplerContext, SequenceBatch

@@ -15,8 +15,7 @@ from torch import Generator, Tensor
 from genrec.errors import Stopped, UsageError
 from genrec.experiment import Experiment
 from genrec.objectives import Preference, Rounds, Supervised
-from genrec.objectives.preferences import mismatched_items
-from genrec.objectives.prepared_rows import PreparedRows
+from genrec.objectives.prepared_rows import PreparedRows, mismatched_items
 from genrec.policy_modules import as_module
 from genrec.preference.candidates import Sampled
 from genrec.preference.candidates.row_scores import scores_of
