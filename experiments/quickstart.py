@@ -32,7 +32,7 @@ def sft(objective: Objective = ALL, name: str = "sft") -> Experiment:
         name=f"taste-{name}",
         source=Taste(seed=1),
         split=HoldOutLast(n=10, liked=4, disliked=2),
-        tokenize=Tokenize(quantizer=RQKMeans(num_levels=3, codebook_size=16)),
+        tokenize=Tokenize(quantizer=RQKMeans(num_levels=3, codebook_size=16), collisions="reassign"),  # no level is added for collisions
         policy=Tiger(
             d_model=64, d_ff=128, num_heads=4, d_kv=16, num_encoder_layers=1, num_decoder_layers=1, history="items", encoder="causal",
             num_beams=20,

@@ -1,15 +1,14 @@
-"""The quick start: SFT, continued SFT, DPO and S-DPO on a built-in world of 1,000 items, beside popularity and ItemKNN.
+"""Preferences drawn from clicks: SFT, continued SFT, DPO and S-DPO on a built-in shop of 1,000 items, beside two baselines.
 
-    genrec run experiments/quickstart.py:comparison
-    genrec run genrec.quickstart:comparison             # the same, outside a checkout
+    genrec run experiments/shop.py:comparison
 
-Nothing is downloaded. Cost: 5.5 minutes on 2 idle CPU cores. Three seeds are the least for a claim about methods; the other
-comparisons have five (`--seeds 5`).
+Nothing is downloaded. It was the quick start until `experiments/quickstart.py` got a world with ratings. Cost: 5.5 minutes on 2 idle
+CPU cores. Three seeds are the least for a claim about methods; the other comparisons have five (`--seeds 5`).
 
 Expected result: the trained rows rank above popularity and ItemKNN, and DPO and S-DPO do not rank above SFT. Their preferences are
 drawn from the clicks that SFT has learned from, and sampled negatives add no information on users. The control, continued SFT on the
 same histories, shows what more training alone gives. Tables and reasons: experiments/results.md
-(experiments/results/quick-start.md).
+(experiments/results/shop.md).
 """
 
 from __future__ import annotations
