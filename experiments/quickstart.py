@@ -15,12 +15,13 @@ and SFT followed by as many steps on liked events (`control_liked`). Recipes wer
 test figures were partly seen; the users of the quick start's world were not, and its settings were shortened by cost alone.
 
 Expected result: DPO, gated S-DPO and GRPO have a higher NDCG@10 than the control, S-DPO is not distinguishable from it; all four
-order more pairs. None has a higher NDCG@10 than the fair controls: the likelihood of liked events is hard to beat. DPO and S-DPO order
-more pairs than `control_liked`. Tables: experiments/results.md (experiments/results/quick-start.md). `genrec.data.worlds.best_metrics` gives the best possible values: 0.970 of the pairs and an
-NDCG@10 of 0.266, and 0.663 and 0.200 for a ranker that knows the true probabilities of all events and no ratings.
+order more pairs. None has a higher NDCG@10 than the fair controls: the likelihood of liked events is hard to beat. DPO and S-DPO
+order more pairs than `control_liked`. `genrec.data.worlds.best_metrics` gives the best possible values: 0.970 of the pairs and an
+NDCG@10 of 0.266, and 0.663 and 0.200 for a ranker that knows the true probabilities of all events and no ratings. Tables:
+experiments/results.md (experiments/results/quick-start.md).
 
-Cost: 8.1 processor-minutes with one thread, measured on a busy machine; about 6 minutes on 2 idle CPU cores (an estimate). Three seeds are the least for a claim about methods; the other comparisons have five
-(`--seeds 5`).
+Cost: 8.1 processor-minutes with one thread, measured on a busy machine; about 6 minutes on 2 idle CPU cores (an estimate). Three
+seeds are the least for a claim about methods; the other comparisons have five (`--seeds 5`).
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def sft(objective: Objective = ALL, name: str = "sft") -> Experiment:
         name=f"taste-{name}",
         source=Taste(seed=1),
         split=HoldOutLast(n=10, liked=4, disliked=2),
-        tokenize=Tokenize(quantizer=RQKMeans(num_levels=3, codebook_size=16), collisions="reassign"),  # no level is added for collisions
+        tokenize=Tokenize(quantizer=RQKMeans(num_levels=3, codebook_size=16), collisions="reassign"),  # adds no level
         policy=Tiger(
             d_model=64, d_ff=128, num_heads=4, d_kv=16, num_encoder_layers=1, num_decoder_layers=1, history="items", encoder="causal",
             num_beams=20,
