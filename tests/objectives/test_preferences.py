@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -169,6 +170,18 @@ def test_a_row_may_have_one_candidate_and_not_none() -> None:
     check_objective(Preference(loss=KTO(paired=False), candidates=OneByOne()))
     with pytest.raises(ContractError, match=r"a row that takes part has no candidate; set Candidates\.rows to false there"):
         check_proposer(OneByOne(empty=True))
+
+
+def test_the_check_of_an_objective_converts_no_tensor_with_a_gradient() -> None:
+    """PyTorch warns of that, once in a process unless told to warn always; the message named neither the plug-in nor genrec."""
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            check_objective(WithHead())
+    finally:
+        torch.set_warn_always(before)
 
 
 def test_dropout_is_on_in_the_policy_and_off_in_the_reference(tmp_path: Path) -> None:
