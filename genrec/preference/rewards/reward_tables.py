@@ -34,7 +34,8 @@ def mask_padding(rewards: Tensor, items: Tensor) -> Tensor:
 def checked_rating(reward: Reward, context: SamplerContext) -> Rating:
     """Return a reward's rating. Its function gives item 0 the reward -inf, whatever the plug-in gives it.
 
-    The function raises InputError if the reward does not return float [B, M]. Values are not checked, because reading them would make the CPU wait for the GPU.
+    The function raises InputError if the reward does not return float [B, M]. Values are not checked, because reading them would
+    make the CPU wait for the GPU.
     """
     name, rating = name_with_place(type(reward)), reward.rate(context)
     if not isinstance(rating, Rating):
