@@ -143,7 +143,7 @@ class Disliked:
         check_range(self, "max_rating")
 
     def check(self, experiment: Any) -> None:
-        """Raise UsageError if the source has no ratings, or the split drops those that are low enough or labels `max_rating` as liked."""
+        """Raise UsageError if the source has no ratings, or the split drops those or labels them liked."""
         check_has_ratings(self, experiment)
         check_keeps_ratings(self, "max_rating", experiment)
         check_below_liked(self, "max_rating", experiment)
