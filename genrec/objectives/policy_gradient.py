@@ -19,6 +19,7 @@ from genrec.data.examples import epoch_steps
 from genrec.errors import InputError, UsageError
 from genrec.objectives.group_logs import JudgedGroups, group_logs
 from genrec.objectives.prepared_rows import HostRows, PreparedRows
+from genrec.objectives.reward_check import RewardCheck
 from genrec.objectives.rows import with_places
 from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of
 from genrec.plugin_source import name_with_place
@@ -133,6 +134,7 @@ class PolicyGradient:
             begin=proposals.begin,
             state=proposals.state,
             save=proposals.save,
+            fault=step.rewards.fault,
         )
 
 
@@ -157,6 +159,7 @@ class _PolicyGradientStep:
         self.numbers = representatives(context.data())  # int64 [N + 1]  equal for items of one Semantic ID
         with plugin_errors.attribute_to(objective.reward, "while the reward was built"):
             self.rate = checked_rating(objective.reward, context.data()).rate
+        self.rewards = RewardCheck(objective.reward, context.data().own_ids)
         self.checked = False
 
     def prepare(self, batch: SequenceBatch | WindowBatch, step: int) -> PreparedRows:
@@ -230,6 +233,7 @@ class _PolicyGradientStep:
         """Return the rewards float32 [X, M], 0 where masked."""
         with plugin_errors.attribute_to(self.objective.reward, f"while the reward rated items in step {step}"):
             rewards = self.rate(rows, scored.items)
+        self.rewards.add(step, rows, scored.items, rewards)
         return at_least_float32(rewards.detach()).masked_fill(~scored.mask, 0.0)
 
     def _surrogate(self, scored: _ScoredGroups, rewards: Tensor, behavior: Tensor, step: int) -> tuple[Advantages, SurrogateTerms]:

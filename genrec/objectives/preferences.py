@@ -25,6 +25,7 @@ from genrec.objectives.preference_logs import preference_logs
 from genrec.objectives.preference_state import PreferenceState
 from genrec.objectives.prepared_rows import HostRows, PreparedRows, check_positives, mean_likelihood, mean_loss
 from genrec.objectives.reference_cache import ReferenceCache
+from genrec.objectives.reward_check import RewardCheck
 from genrec.objectives.rows import with_places
 from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of
 from genrec.objectives.validation_pairs import PairMetrics
@@ -130,6 +131,7 @@ class Preference:
             measure=PairMetrics(context, proposals.for_validation).measure,
             watchers=(FallingPositives(),),
             save=step.save,
+            fault=step.rewards.fault,
         )
 
     def _is_static(self, proposals: Proposals) -> bool:
@@ -148,6 +150,7 @@ class _PreferenceStep:
         self.exclusions = Exclusions(context.data()) if objective.loss.needs.mismatched else None
         with plugin_errors.attribute_to(objective.reward, "while the reward was built"):
             self.rate = None if objective.reward is None else checked_rating(objective.reward, context.data()).rate
+        self.rewards = RewardCheck(objective.reward, context.data().own_ids)
         self.checked = False
 
     def prepare(self, batch: SequenceBatch | WindowBatch | NumberedBatch, step: int) -> PreparedRows:
@@ -220,7 +223,9 @@ class _PreferenceStep:
         if self.rate is None:
             return candidates, None
         with plugin_errors.attribute_to(self.objective.reward, f"while the reward rated items in step {step}"):
-            rewards = self.rate(rows, candidates.items.masked_fill(~candidates.mask, 0))
+            items = candidates.items.masked_fill(~candidates.mask, 0)
+            rewards = self.rate(rows, items)
+        self.rewards.add(step, rows, items, rewards)
         if self.objective.chosen == "first":
             return candidates, rewards
         return best_first(candidates, rewards, self.objective.min_gap)

@@ -14,7 +14,7 @@ from genrec.objective_state import JoinedStates
 from genrec.objectives.numbered_examples import NumberedExamples, without_numbers
 from genrec.objectives.preferences import Preference
 from genrec.objectives.supervised import Supervised
-from genrec.types import Objective, ObjectiveContext, TrainingStep
+from genrec.types import Objective, ObjectiveContext, StepFault, TrainingStep
 from genrec.types.specification import check_types
 
 
@@ -78,6 +78,7 @@ class Rounds:
             measure=built.measure,
             watchers=tuple(watcher for step in steps for watcher in step.watchers),
             save=built.save,
+            fault=built.fault,
         )
 
 
@@ -132,6 +133,11 @@ class _Rounds:
         """Return the metrics of all parts."""
         calls: list[Callable[[], Mapping[str, float]]] = [part.measure for part in self.parts if part.measure is not None]
         return {name: value for call in calls for name, value in call().items()}
+
+    def fault(self) -> StepFault | None:
+        """Return the first fault of all parts, or None."""
+        faults = [part.fault() for part in self.parts if part.fault is not None]
+        return min((each for each in faults if each is not None), default=None, key=lambda each: each.step)
 
     def save(self, folder: Path) -> None:
         """Write the files of all parts."""

@@ -48,6 +48,7 @@ from genrec.types.objective import (
     Proposer,
     RowScores,
     SizedProposer,
+    StepFault,
     TrainingExamples,
     TrainingStep,
 )
@@ -173,6 +174,7 @@ __all__ = [
     "SizedProposer",
     "Source",
     "Split",
+    "StepFault",
     "StreamedSource",
     "Surrogate",
     "SurrogateTerms",
