@@ -23,6 +23,7 @@ from genrec.objectives.curve_warnings import FallingPositives
 from genrec.objectives.numbered_examples import NumberedBatch, NumberedExamples
 from genrec.objectives.preference_logs import preference_logs
 from genrec.objectives.preference_state import PreferenceState
+from genrec.objectives.preferred_candidates import Dislikes, best_first
 from genrec.objectives.prepared_rows import HostRows, PreparedRows, check_positives, mean_likelihood, mean_loss
 from genrec.objectives.reference_cache import ReferenceCache
 from genrec.objectives.reward_check import RewardCheck
@@ -73,7 +74,7 @@ class Preference:
     loss: PreferenceLoss = field(default_factory=lambda: Anchored(SoftmaxDPO()))  # how candidates are compared
     candidates: Proposer = field(default_factory=Sampled)  # who proposes the candidates
     reward: RewardOrNone = None  # who judges them, for losses that need rewards and for chosen="best"
-    chosen: Literal["first", "best"] = "first"  # the preferred candidate: the first, or the one with the highest reward
+    chosen: Literal["first", "best"] = "first"  # the preferred candidate: the first, or that with the highest reward, never a dislike
     min_gap: float = 0.0  # with chosen="best": a candidate is rejected if its reward is lower by more than this, 0 or more
     likelihood: float = 0.0  # weight of the negative log-likelihood beside the preference loss, 0 or more
     weight: float = 1.0  # weight of the preference loss, 0 or more
@@ -147,6 +148,7 @@ class _PreferenceStep:
         assert context.reference is not None
         self.objective, self.context, self.proposals, self.reference = objective, context, proposals, context.reference
         self.cache, self.state = cache, PreferenceState(context.data(), proposals.state, cache)
+        self.dislikes = Dislikes(context.data()) if objective.chosen == "best" else None
         self.exclusions = Exclusions(context.data()) if objective.loss.needs.mismatched else None
         with plugin_errors.attribute_to(objective.reward, "while the reward was built"):
             self.rate = None if objective.reward is None else checked_rating(objective.reward, context.data()).rate
@@ -226,9 +228,9 @@ class _PreferenceStep:
             items = candidates.items.masked_fill(~candidates.mask, 0)
             rewards = self.rate(rows, items)
         self.rewards.add(step, rows, items, rewards)
-        if self.objective.chosen == "first":
+        if self.dislikes is None:
             return candidates, rewards
-        return best_first(candidates, rewards, self.objective.min_gap)
+        return best_first(candidates, rewards, self.objective.min_gap, self.dislikes.among(rows, items), rows.target)
 
     def _total(
         self, losses: Tensor, candidates: Candidates, chosen: Tensor, logs: dict[str, Tensor]
@@ -264,21 +266,6 @@ def log_probs(levels: Tensor, num_rejected: int | None = None, rewards: Tensor |
     count = total.shape[1] - 1 if num_rejected is None else num_rejected
     mismatched = total[:, 1 + count] if total.shape[1] > 1 + count else None
     return LogProbs(total[:, 0], total[:, 1 : 1 + count], levels.shape[-1], mismatched, rewards, levels[:, : 1 + count])
-
-
-def best_first(candidates: Candidates, rewards: Tensor, min_gap: float) -> tuple[Candidates, Tensor]:
-    """Return the candidates with the highest reward first, and their rewards; equal rewards keep their order.
-
-    A candidate is masked unless its reward is lower than the best by more than `min_gap`. Rows without such a candidate, which
-    compare nothing, take no part.
-    """
-    rewards = rewards.masked_fill(~candidates.mask, -torch.inf)
-    rewards, order = rewards.sort(dim=1, descending=True, stable=True)
-    mask = candidates.mask.gather(1, order) & (rewards < rewards[:, :1] - min_gap)
-    counted = mask.any(1)
-    mask[:, 0] = candidates.mask.gather(1, order)[:, 0]
-    counted = counted if candidates.rows is None else counted & candidates.rows
-    return candidates._replace(items=candidates.items.gather(1, order), mask=mask, rows=counted), rewards
 
 
 def mismatched_items(rows: SequenceBatch, exclusions: Exclusions, shift: int = 1) -> Tensor:
