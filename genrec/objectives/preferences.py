@@ -179,14 +179,18 @@ class _PreferenceStep:
         """Return the loss of a step and the metrics to log."""
         objective, rows = self.objective, prepared.rows
         scores = scores_of(self.context.policy, prepared.batch, prepared.places, rows, self.context.normalize)
-        candidates, on_host = prepared.candidates, prepared.host.candidates
+        candidates, counted = prepared.candidates, prepared.host.candidates
         if candidates is None:
             assert self.proposals.in_step is not None
             candidates = self.proposals.in_step(rows, prepared.host.rows, step, scores)
-            on_host = candidates
-        assert on_host is not None
-        logs = self.state.update(prepared.host.rows, on_host)
+            counted = candidates
+        assert counted is not None
+        self.state.gated = self.state.gated or counted.rows is not None
         candidates, rewards = self._judged(rows, candidates, step)
+        host = prepared.host.rows
+        if objective.chosen == "best":  # the reward decides which candidates are negatives, so a GPU is waited for
+            counted, host = candidates, host._replace(target=candidates.items[:, 0].cpu())
+        logs = self.state.update(host, counted)
         items = candidates.items.masked_fill(~candidates.mask, 0)
         scored = items if prepared.mismatched is None else torch.cat([items, prepared.mismatched.unsqueeze(1)], 1)
         levels = scores.level_log_prob(scored)

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from dataclasses import dataclass
 
 import pytest
 import torch
+from alignments import IDS, built_step, recipe, take
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from genrec.objectives import Preference
+from genrec.objectives.preference_state import PreferenceState
 from genrec.objectives.preferred_candidates import Dislikes, best_first
 from genrec.preference.candidates import History, Sampled
 from genrec.preference.disliked_pairs import DislikedPairs
 from genrec.preference.exclusions import representatives
 from genrec.preference.losses import SoftmaxDPO
-from genrec.preference.negatives import Disliked
+from genrec.preference.negatives import Disliked, Uniform
 from genrec.preference.rewards import Popular
 from genrec.testing import objective_world
-from genrec.types import Candidates, Proposer
+from genrec.types import Candidates, Proposer, Rating, SamplerContext
 
 ITEMS = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8], [1, 2, 0, 0], [5, 6, 7, 8]])
 MASK = ITEMS > 0
@@ -110,3 +114,25 @@ def test_no_preferred_item_of_a_training_is_disliked(proposer: Proposer, monkeyp
         assert not disliked.any()
         compared += int(taken[-1].rows.sum())  # type: ignore[union-attr]
     assert compared > 20
+
+
+@dataclass(frozen=True)
+class LowestItem:
+    """A reward that prefers the item with the lowest number."""
+
+    def rate(self, context: SamplerContext) -> Rating:
+        return Rating(rate=lambda batch, items: torch.where(items > 0, -items.float(), -math.inf))
+
+
+def test_statistics_are_of_the_candidates_that_the_reward_rejects() -> None:
+    """Every row compares all of its candidates, so the counts are those of all but the lowest item, the logged item among them."""
+    step, _, frozen, batch = built_step(recipe(candidates=Sampled(Uniform(), 3), reward=LowestItem(), chosen="best"))
+    assert step.prepare is not None and isinstance(step.state, PreferenceState)
+    items = step.prepare(batch, 0).candidates.items.sort(1).values
+    assert (items[:, 0] != batch.target).any()
+    _, logs = take(step, frozen, batch, 0)
+    expected = Counter((int(user), int(item)) for user, row in zip(batch.user, items, strict=True) for item in row[1:])
+    table = step.state.draw_counts.table()
+    assert Counter(dict(zip(zip(table["user"], table["item"], strict=True), table["count"], strict=True))) == expected
+    depth = IDS.prefix_depth(items[:, 1:].flatten(), items[:, :1].expand(-1, 3).flatten())
+    assert float(logs["drawn_depth"]) == pytest.approx(float(depth.float().mean()), abs=1e-6)
