@@ -32,6 +32,7 @@ from genrec.objectives.supervised import check_causal, check_sequence_policy, ex
 from genrec.objectives.validation_pairs import PairMetrics
 from genrec.plugin_source import components
 from genrec.policy_modules import device_of
+from genrec.preference.candidate_contract import CandidateCheck, checked_proposals
 from genrec.preference.candidates import Pairs, Sampled
 from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.exclusions import Exclusions
@@ -111,7 +112,7 @@ class Preference:
         check_sequence_policy(self, self.targets, context.policy)
         examples = examples_of(context.source, self.targets, feedback=self.feedback)
         context = context._replace(epoch_steps=epoch_steps(len(examples), context.batch_size))
-        proposals = self.candidates.build_proposals(context)
+        proposals = checked_proposals(self.candidates, self.candidates.build_proposals(context))
         own = proposals.examples is not None
         examples = examples if proposals.examples is None else proposals.examples
         cache = None
@@ -153,6 +154,7 @@ class _PreferenceStep:
         with plugin_errors.attribute_to(objective.reward, "while the reward was built"):
             self.rate = None if objective.reward is None else checked_rating(objective.reward, context.data()).rate
         self.rewards = RewardCheck(objective.reward, context.data().own_ids)
+        self.check = CandidateCheck(objective.candidates, context.data().item_count)
         self.checked = False
 
     def prepare(self, batch: SequenceBatch | WindowBatch | NumberedBatch, step: int) -> PreparedRows:
@@ -170,10 +172,14 @@ class _PreferenceStep:
 
     def _on_host(self, rows: SequenceBatch, number: Tensor | None, step: int) -> Candidates | None:
         """Return the candidates of rows on the CPU, the examples `number` int64 [X]; None if they are proposed in the step."""
-        if self.proposals.listed is not None:
-            assert number is not None
-            return self.proposals.listed(number)
-        return None if self.proposals.on_host is None else self.proposals.on_host(rows, step)
+        if self.proposals.in_step is not None:
+            return None
+        with plugin_errors.attribute_to(self.objective.candidates, f"while it proposed candidates for step {step}"):
+            if self.proposals.listed is not None:
+                assert number is not None
+                return self.check(self.proposals.listed(number), rows)
+            assert self.proposals.on_host is not None
+            return self.check(self.proposals.on_host(rows, step), rows)
 
     def loss(self, prepared: PreparedRows, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a step and the metrics to log."""
@@ -182,7 +188,8 @@ class _PreferenceStep:
         candidates, counted = prepared.candidates, prepared.host.candidates
         if candidates is None:
             assert self.proposals.in_step is not None
-            candidates = self.proposals.in_step(rows, prepared.host.rows, step, scores)
+            with plugin_errors.attribute_to(self.objective.candidates, f"while it proposed candidates in step {step}"):
+                candidates = self.check(self.proposals.in_step(rows, prepared.host.rows, step, scores), rows)
             counted = candidates
         assert counted is not None
         self.state.gated = self.state.gated or counted.rows is not None

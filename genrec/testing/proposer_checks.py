@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from genrec.objectives.rows import rows_of, with_places
 from genrec.plugin_source import name_with_place
+from genrec.preference.candidate_contract import candidates_fault, proposals_fault, values_fault
 from genrec.preference.candidates.row_scores import scores_of
 from genrec.testing.objective_worlds import batches_of_kind, objective_world
 from genrec.testing.plugin_watch import call_plugin, same
 from genrec.testing.specification_checks import ContractError, check_specification
-from genrec.types import Candidates, ObjectiveContext, Proposals, Proposer, SequenceBatch, SizedProposer, WindowBatch
+from genrec.types import Candidates, ObjectiveContext, Proposer, SequenceBatch, SizedProposer, WindowBatch
 
 
 def check_proposer(proposer: Proposer) -> None:
@@ -25,6 +25,7 @@ def check_proposer(proposer: Proposer) -> None:
     - `rows` is bool [X], and a row that takes part has two candidates or more;
     - equal seeds and steps give equal candidates;
     - behavior log-probabilities are float32 [X, M], finite where the mask is true, and at most 0;
+    - weights are float32 [X], finite and above 0;
     - there are at most `most_candidates()` candidates, if the proposer has this method.
     """
     check_specification(proposer, Proposer, "build_proposals(context)")
@@ -42,10 +43,9 @@ def check_proposer(proposer: Proposer) -> None:
 
 def _propose(name: str, proposer: Proposer, context: ObjectiveContext, batch: SequenceBatch | WindowBatch, step: int) -> Candidates:
     proposals = call_plugin(name, "build_proposals(context)", lambda: proposer.build_proposals(context))
-    if not isinstance(proposals, Proposals):
-        raise ContractError(f"{name}: build_proposals(context) must return genrec.types.Proposals, got {type(proposals).__name__}")
-    if [proposals.on_host, proposals.in_step, proposals.listed].count(None) != 2:
-        raise ContractError(f"{name}: give exactly one of Proposals.on_host, Proposals.in_step and Proposals.listed")
+    fault = proposals_fault(proposals)
+    if fault is not None:
+        raise ContractError(f"{name}: {fault}")
     if proposals.examples is not None:  # the proposer chooses its batches
         batch = proposals.examples.batch(torch.arange(min(16, len(proposals.examples))))
     rows, places = with_places(batch)
@@ -60,30 +60,12 @@ def _propose(name: str, proposer: Proposer, context: ObjectiveContext, batch: Se
 
 
 def _check(name: str, kind: str, proposer: Proposer, candidates: Candidates, count: int, context: ObjectiveContext) -> None:
-    if not isinstance(candidates, Candidates):
-        raise ContractError(f"{name}: must return genrec.types.Candidates, got {type(candidates).__name__}")
-    items, mask, num_items = candidates.items, candidates.mask, context.data().item_count
-    _check_tensor(name, f"items, for a batch of {kind},", items, torch.int64, (count, items.shape[-1]))
-    _check_tensor(name, "mask", mask, torch.bool, tuple(items.shape))
-    if bool(((items < 0) | (items > num_items)).any()) or (candidates.codes is None and bool((items[mask] == 0).any())):
-        raise ContractError(f"{name}: items must lie in 1..{num_items}, or be 0 where the mask is false")
-    ordered = items.masked_fill(~mask, 0).sort(1).values
-    if bool(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0)).any()):
-        raise ContractError(f"{name}: a row has the same item twice")
-    if candidates.rows is not None:
-        _check_tensor(name, "rows", candidates.rows, torch.bool, (count,))
-        if bool((mask.sum(1)[candidates.rows] < 2).any()):
-            raise ContractError(f"{name}: a row that takes part has fewer than two candidates; set Candidates.rows to false there")
-    if candidates.behavior is not None:
-        _check_tensor(name, "behavior", candidates.behavior, torch.float32, tuple(items.shape))
-        chosen = candidates.behavior[mask]
-        if not bool(chosen.isfinite().all()) or bool((chosen > 1e-4).any()):
-            raise ContractError(f"{name}: behavior must hold finite log-probabilities of at most 0 where the mask is true")
-    if isinstance(proposer, SizedProposer) and items.shape[1] > proposer.most_candidates():
-        raise ContractError(f"{name}: a row has {items.shape[1]} candidates, but most_candidates() is {proposer.most_candidates()}")
-
-
-def _check_tensor(name: str, what: str, value: object, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    if not isinstance(value, Tensor) or value.dtype != dtype or tuple(value.shape) != shape:
-        got = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise ContractError(f"{name}: {what} must be {str(dtype).removeprefix('torch.')} {list(shape)}, got {got}")
+    fault = candidates_fault(candidates, count, f"items, for a batch of {kind},")
+    fault = values_fault(candidates, context.data().item_count) if fault is None else fault
+    if fault is not None:
+        raise ContractError(f"{name}: {fault}")
+    if candidates.rows is not None and bool((candidates.mask.sum(1)[candidates.rows] < 2).any()):
+        raise ContractError(f"{name}: a row that takes part has fewer than two candidates; set Candidates.rows to false there")
+    width = candidates.items.shape[1]
+    if isinstance(proposer, SizedProposer) and width > proposer.most_candidates():
+        raise ContractError(f"{name}: a row has {width} candidates, but most_candidates() is {proposer.most_candidates()}")
