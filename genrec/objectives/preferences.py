@@ -24,7 +24,7 @@ from genrec.objectives.numbered_examples import NumberedBatch, NumberedExamples
 from genrec.objectives.preference_logs import preference_logs
 from genrec.objectives.preference_state import PreferenceState
 from genrec.objectives.preferred_candidates import Dislikes, best_first
-from genrec.objectives.prepared_rows import HostRows, PreparedRows, check_positives, mean_likelihood, mean_loss
+from genrec.objectives.prepared_rows import HostRows, PreparedRows, check_positives, mean_likelihood, mean_loss, mismatched_items
 from genrec.objectives.reference_cache import ReferenceCache
 from genrec.objectives.reward_check import RewardCheck
 from genrec.objectives.rows import with_places
@@ -168,7 +168,7 @@ class _PreferenceStep:
         shift = 1 if places is None else len(places) // 2  # neighboring rows of a window batch have the same user
         mismatched = None if self.exclusions is None else mismatched_items(rows, self.exclusions, shift)
         number = None if self.cache is None else number
-        return PreparedRows(batch, places, rows, candidates, mismatched, HostRows(rows, candidates), number)
+        return PreparedRows(batch, places, rows, candidates, mismatched, HostRows(rows, candidates, number), number)
 
     def _on_host(self, rows: SequenceBatch, number: Tensor | None, step: int) -> Candidates | None:
         """Return the candidates of rows on the CPU, the examples `number` int64 [X]; None if they are proposed in the step."""
@@ -218,18 +218,25 @@ class _PreferenceStep:
         if self.cache is not None and prepared.number is not None:
             kept = self.cache.gather(prepared.number, scored.shape[1], self._score_examples)
             if kept is not None:
+                self.cache.check(*prepared.host.numbered(), lambda index: self._static(index)[1])
                 return kept
         frozen = scores_of(self.reference.policy, prepared.batch, prepared.places, prepared.rows, self.context.normalize)
         return frozen.level_log_prob(scored)
 
     def _score_examples(self, number: Tensor) -> Tensor:
         """Return the level log-probabilities of all candidates of examples int64 [X] under the reference."""
+        host, items = self._static(number)
+        device = device_of(self.reference.policy)
+        rows = SequenceBatch(*(each.to(device) for each in host))
+        return scores_of(self.reference.policy, rows, None, rows, self.context.normalize).level_log_prob(items.to(device))
+
+    def _static(self, number: Tensor) -> tuple[SequenceBatch, Tensor]:
+        """Return the rows of examples int64 [X] and their candidates int64 [X, M], 0 where masked, on the CPU."""
         assert self.cache is not None
-        host, device = self.cache.examples.examples.batch(number), device_of(self.reference.policy)
-        candidates, rows = self._on_host(host, number, 0), SequenceBatch(*(each.to(device) for each in host))
+        host = self.cache.examples.examples.batch(number)
+        candidates = self._on_host(host, number, 0)
         assert candidates is not None
-        items = candidates.items.masked_fill(~candidates.mask, 0).to(device)
-        return scores_of(self.reference.policy, rows, None, rows, self.context.normalize).level_log_prob(items)
+        return host, candidates.items.masked_fill(~candidates.mask, 0)
 
     def _judged(self, rows: SequenceBatch, candidates: Candidates, step: int) -> tuple[Candidates, Tensor | None]:
         """Return the candidates, the preferred one first, and their rewards float32 [X, M], -inf where masked."""
@@ -277,16 +284,6 @@ def log_probs(levels: Tensor, num_rejected: int | None = None, rewards: Tensor |
     count = total.shape[1] - 1 if num_rejected is None else num_rejected
     mismatched = total[:, 1 + count] if total.shape[1] > 1 + count else None
     return LogProbs(total[:, 0], total[:, 1 : 1 + count], levels.shape[-1], mismatched, rewards, levels[:, : 1 + count])
-
-
-def mismatched_items(rows: SequenceBatch, exclusions: Exclusions, shift: int = 1) -> Tensor:
-    """Return the positive of the row `shift` places before, int64 [X], 0 where both positives share a Semantic ID.
-
-    KTO uses these mismatched pairs as its baseline.
-    """
-    other = rows.target.roll(shift)
-    same = exclusions.shares_semantic_id(rows, other.unsqueeze(1)).squeeze(1)
-    return other.masked_fill(same, 0)
 
 
 def _check_pairs(loss: PreferenceLoss, candidates: Proposer) -> None:

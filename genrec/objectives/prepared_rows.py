@@ -9,14 +9,20 @@ from torch import Tensor
 
 from genrec.errors import InputError
 from genrec.own_ids import OwnIds, name_item, name_user
+from genrec.preference.exclusions import Exclusions
 from genrec.types import Candidates, PreferenceLoss, SequenceBatch, WindowBatch
 
 
 class HostRows:
     """The CPU tensors of a step. A plain class, so that Lightning does not move them to the GPU: reading them blocks nothing."""
 
-    def __init__(self, rows: SequenceBatch, candidates: Candidates | None) -> None:
-        self.rows, self.candidates = rows, candidates
+    def __init__(self, rows: SequenceBatch, candidates: Candidates | None, number: Tensor | None = None) -> None:
+        self.rows, self.candidates, self.number = rows, candidates, number
+
+    def numbered(self) -> tuple[Tensor, Tensor]:
+        """Return the numbers of the examples, int64 [X], and their candidates int64 [X, M], 0 where masked."""
+        assert self.number is not None and self.candidates is not None
+        return self.number, self.candidates.items.masked_fill(~self.candidates.mask, 0)
 
 
 class PreparedRows(NamedTuple):
@@ -65,3 +71,13 @@ def mean_likelihood(chosen: Tensor, has_positives: bool, weight: Tensor | None) 
     if weight is None:
         return rows.sum() / (present.sum() * chosen.shape[1]).clamp(min=1)
     return mean_loss(rows.mean(1), present, weight)
+
+
+def mismatched_items(rows: SequenceBatch, exclusions: Exclusions, shift: int = 1) -> Tensor:
+    """Return the positive of the row `shift` places before, int64 [X], 0 where both positives share a Semantic ID.
+
+    KTO uses these mismatched pairs as its baseline.
+    """
+    other = rows.target.roll(shift)
+    same = exclusions.shares_semantic_id(rows, other.unsqueeze(1)).squeeze(1)
+    return other.masked_fill(same, 0)

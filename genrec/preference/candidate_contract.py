@@ -22,14 +22,15 @@ def checked_proposals(proposer: object, found: object) -> Proposals:
 
 
 class CandidateCheck:
-    """The check of the candidates of a training with a catalog of `num_items`. `repeats`: a row may have an item twice.
+    """The check of the candidates of a training with a catalog of `num_items`. `masks`: the objective masks items 0
+    and items that a row has twice itself, so these are allowed.
 
     Types and shapes are checked in every step. On a GPU, where reading a value would make the CPU wait, values are checked only in the
     first step.
     """
 
-    def __init__(self, proposer: object, num_items: int, repeats: bool = False) -> None:
-        self.proposer, self.num_items, self.repeats, self.checked = proposer, num_items, repeats, False
+    def __init__(self, proposer: object, num_items: int, masks: bool = False) -> None:
+        self.proposer, self.num_items, self.masks, self.checked = proposer, num_items, masks, False
 
     def __call__(self, found: object, rows: SequenceBatch) -> Candidates:
         """Return the candidates of rows. Raise InputError if they break the contract."""
@@ -37,7 +38,7 @@ class CandidateCheck:
         if fault is None:
             assert isinstance(found, Candidates)
             if not self.checked or found.items.device.type == "cpu":
-                fault = values_fault(found, self.num_items, self.repeats)
+                fault = values_fault(found, self.num_items, self.masks)
         if fault is not None:
             raise InputError(f"{name_with_place(type(self.proposer))}: {fault}")
         assert isinstance(found, Candidates)
@@ -77,16 +78,16 @@ def candidates_fault(found: object, rows: int, items: str = "items") -> str | No
     return None
 
 
-def values_fault(found: Candidates, num_items: int, repeats: bool = False) -> str | None:
+def values_fault(found: Candidates, num_items: int, masks: bool = False) -> str | None:
     """Return what is wrong with the values of candidates with the right shapes, or None. Waits for the device.
 
-    `repeats`: a row may have an item twice.
+    `masks`: items 0 and items that a row has twice are allowed.
     """
     items, mask = found.items, found.mask
-    if bool(((items < 0) | (items > num_items)).any()) or (found.codes is None and bool((mask & (items == 0)).any())):
+    if bool(((items < 0) | (items > num_items)).any()) or (not masks and found.codes is None and bool((mask & (items == 0)).any())):
         return f"items must lie in 1..{num_items}, or be 0 where the mask is false"
     ordered = items.masked_fill(~mask, 0).sort(1).values
-    if not repeats and bool(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0)).any()):
+    if not masks and bool(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0)).any()):
         return "a row has the same item twice"
     if found.behavior is not None and bool((mask & ~(found.behavior.isfinite() & (found.behavior <= MAX_BEHAVIOR))).any()):
         return "behavior must hold finite log-probabilities of at most 0 where the mask is true"

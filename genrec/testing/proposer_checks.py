@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from genrec.objectives.rows import rows_of, with_places
 from genrec.plugin_source import name_with_place
@@ -11,7 +12,7 @@ from genrec.preference.candidates.row_scores import scores_of
 from genrec.testing.objective_worlds import batches_of_kind, objective_world
 from genrec.testing.plugin_watch import call_plugin, same
 from genrec.testing.specification_checks import ContractError, check_specification
-from genrec.types import Candidates, ObjectiveContext, Proposer, SequenceBatch, SizedProposer, WindowBatch
+from genrec.types import Candidates, ObjectiveContext, Proposals, Proposer, SequenceBatch, SizedProposer, WindowBatch
 
 
 def check_proposer(proposer: Proposer) -> None:
@@ -24,6 +25,7 @@ def check_proposer(proposer: Proposer) -> None:
     - candidates are int64 [X, M] with a mask bool [X, M]; items are in the catalog, or 0 where masked; a row has no item twice;
     - `rows` is bool [X], and a row that takes part has two candidates or more;
     - equal seeds and steps give equal candidates;
+    - with `static`, other steps and other batches of the same rows give equal candidates too;
     - behavior log-probabilities are float32 [X, M], finite where the mask is true, and at most 0;
     - weights are float32 [X], finite and above 0;
     - there are at most `most_candidates()` candidates, if the proposer has this method.
@@ -49,14 +51,40 @@ def _propose(name: str, proposer: Proposer, context: ObjectiveContext, batch: Se
     if proposals.examples is not None:  # the proposer chooses its batches
         batch = proposals.examples.batch(torch.arange(min(16, len(proposals.examples))))
     rows, places = with_places(batch)
+    if proposals.static and proposals.in_step is None:
+        _check_static(name, proposals, rows, step)
     if proposals.begin is not None:
         proposals.begin(step)
     host, in_step = proposals.on_host, proposals.in_step
     if host is not None:
         return call_plugin(name, "on_host(rows, step)", lambda: host(rows, step))
+    if proposals.listed is not None:
+        return proposals.listed(torch.arange(len(rows.target)))
     assert in_step is not None
     scores = scores_of(context.policy, batch, places, rows, "codes")
     return call_plugin(name, "in_step(rows, host, step, scores)", lambda: in_step(rows, rows, step, scores))
+
+
+def _check_static(name: str, proposals: Proposals, rows: SequenceBatch, step: int) -> None:
+    """Raise ContractError if the candidates of rows depend on the step or on the other rows. Two batches of half the rows are compared."""
+
+    def propose(places: Tensor, number: int) -> Tensor:
+        if proposals.listed is not None:
+            found = proposals.listed(places)
+        else:
+            assert proposals.on_host is not None
+            found = proposals.on_host(SequenceBatch(*(each[places] for each in rows)), number)
+        return found.items.masked_fill(~found.mask, 0)
+
+    every = torch.arange(len(rows.target))
+    whole, later = propose(every, step), propose(every, step + 1)
+    halves = [propose(each, step) for each in (every[::2], every[1::2])]
+    for found, other, cause in ((later, whole, "step"), (halves[0], whole[::2], "batch"), (halves[1], whole[1::2], "batch")):
+        if not same(found, other):
+            raise ContractError(
+                f"{name}: Proposals.static is true, but the candidates of a row changed with the {cause}; they must depend on the row "
+                "alone, with one number of candidates for all rows, or static must be False"
+            )
 
 
 def _check(name: str, kind: str, proposer: Proposer, candidates: Candidates, count: int, context: ObjectiveContext) -> None:
