@@ -28,11 +28,11 @@ def best_first(
 ) -> tuple[Candidates, Tensor]:
     """Return the candidates with the preferred one first and the others by falling reward, and their rewards float32 [X, M].
 
-    The candidate with the highest reward is preferred; equal rewards keep their order. A candidate is masked unless its reward is lower
-    by more than `min_gap`. Rows without such a candidate, which compare nothing, take no part.
+    The candidate with the highest reward is preferred; equal rewards keep their order. A candidate is masked unless its reward is
+    lower by more than `min_gap`. Rows without such a candidate, which compare nothing, take no part.
 
-    With `disliked`, bool [X, M], none of these candidates is preferred. A row with no other candidate takes no part, and has its logged
-    item of `target` int64 [X] alone, for the likelihood.
+    With `disliked`, bool [X, M], none of these candidates is preferred. A row with no other candidate takes no part, and has its
+    logged item of `target` int64 [X] alone, for the likelihood.
     """
     rewards = rewards.masked_fill(~candidates.mask, -torch.inf)
     if disliked is None:

@@ -21,7 +21,8 @@ class HostRows:
 
     def numbered(self) -> tuple[Tensor, Tensor]:
         """Return the numbers of the examples, int64 [X], and their candidates int64 [X, M], 0 where masked."""
-        assert self.number is not None and self.candidates is not None
+        assert self.number is not None
+        assert self.candidates is not None
         return self.number, self.candidates.items.masked_fill(~self.candidates.mask, 0)
 
 

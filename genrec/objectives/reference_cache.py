@@ -28,7 +28,9 @@ class ReferenceCache:
         self.examples, self.batch_size, self.reference = examples, batch_size, reference
         self.pays = len(examples) <= batch_size * steps
         self.levels = torch.zeros(0, 0, 0)
-        self.items = torch.zeros(0, 0, dtype=torch.int32)  # [E, M]  the scored candidates, 0 where masked; proposed anew after a resume
+        self.items = torch.zeros(
+            0, 0, dtype=torch.int32
+        )  # [E, M]  the scored candidates, 0 where masked; proposed anew after a resume
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the log-probabilities; none before the first step."""

@@ -14,8 +14,8 @@ from genrec.types import SequenceBatch, StepFault
 class RewardCheck:
     """Finds the first reward of a training that is NaN or infinite.
 
-    On a CPU the step raises NumericsError. On a GPU, where reading a value would make the CPU wait, it is remembered on the device, and
-    `fault` reads it.
+    On a CPU the step raises NumericsError. On a GPU, where reading a value would make the CPU wait, it is remembered on the device,
+    and `fault` reads it.
     """
 
     def __init__(self, reward: object, own_ids: OwnIds | None) -> None:
@@ -49,7 +49,8 @@ class RewardCheck:
         return None if self._place is None or int(self._place[0]) < 0 else self._read()
 
     def _read(self) -> StepFault:
-        assert self._place is not None and self._value is not None
+        assert self._place is not None
+        assert self._value is not None
         step, user, item = self._place.tolist()
         return StepFault(
             step,

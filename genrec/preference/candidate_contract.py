@@ -70,7 +70,9 @@ def candidates_fault(found: object, rows: int, items: str = "items") -> str | No
     for name, value, dtype, shape in expected:
         optional = name in ("rows", "behavior", "weight")
         if not (optional and value is None) and not _is_tensor(value, dtype, shape):
-            got = f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            got = (
+                f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            )
             sizes = ", ".join(map(str, shape))
             return f"{name} must be {str(dtype).removeprefix('torch.')} [{sizes}], got {got}"
     if width == 0:

@@ -66,7 +66,7 @@ def _propose(name: str, proposer: Proposer, context: ObjectiveContext, batch: Se
 
 
 def _check_static(name: str, proposals: Proposals, rows: SequenceBatch, step: int) -> None:
-    """Raise ContractError if the candidates of rows depend on the step or on the other rows. Two batches of half the rows are compared."""
+    """Raise ContractError if the candidates of rows depend on the step or on the other rows, by comparing two halves of the rows."""
 
     def propose(places: Tensor, number: int) -> Tensor:
         if proposals.listed is not None:

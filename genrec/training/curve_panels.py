@@ -56,7 +56,9 @@ RANKING = Panel(
 PREFERENCE = Panel(
     "Is the user's item preferred to the negatives?",
     Axis(f"margin, {NATS}", rf"margin|{VALIDATION}margin(_part_\d+)?", span=1.0),
-    Axis("accuracy, share of pairs or users", rf"accuracy(_all)?|{VALIDATION}(preference|likelihood)_accuracy(_part_\d+)?", range=SHARES),
+    Axis(
+        "accuracy, share of pairs or users", rf"accuracy(_all)?|{VALIDATION}(preference|likelihood)_accuracy(_part_\d+)?", range=SHARES
+    ),
 )
 PROBABILITY = Panel(
     "Log-probability of the user's item and of the negatives",

@@ -42,7 +42,8 @@ def test_a_disliked_candidate_is_not_preferred() -> None:
     found, rewards = best_first(Candidates(ITEMS, MASK), REWARDS, 0.0, DISLIKED, TARGET)
     shown = found.items.masked_fill(~found.mask, 0)
     assert shown.tolist() == [[3, 0, 1, 4], [8, 7, 6, 5], [9, 0, 0, 0], [8, 7, 6, 5]]
-    assert found.rows is not None and found.rows.tolist() == [True, True, False, True]
+    assert found.rows is not None
+    assert found.rows.tolist() == [True, True, False, True]
     assert rewards[:2].tolist() == [[3.0, 9.0, 1.0, 0.0], [4.0, 3.0, 2.0, 1.0]]
 
 
@@ -56,15 +57,17 @@ def test_against_a_loop(seed: int, min_gap: float) -> None:
     assert found.rows is not None
     for row in range(6):
         allowed = [place for place in range(5) if mask[row, place] and not disliked[row, place]]
-        preferred = max(allowed, key=lambda place: float(rewards[row, place]), default=None)  # noqa: B023
+        preferred = max(allowed, key=lambda place: float(rewards[row, place]), default=None)
         limit = -math.inf if preferred is None else float(rewards[row, preferred]) - min_gap
         rejected = {int(items[row, place]) for place in range(5) if mask[row, place] and float(rewards[row, place]) < limit}
         assert set(found.items[row, 1:][found.mask[row, 1:]].tolist()) == rejected
         assert bool(found.rows[row]) == bool(rejected)
         if preferred is not None:
-            assert int(found.items[row, 0]) == int(items[row, preferred]) and bool(found.mask[row, 0])
+            assert int(found.items[row, 0]) == int(items[row, preferred])
+            assert bool(found.mask[row, 0])
         elif bool(mask[row].any()):
-            assert int(found.items[row, 0]) == 10 and bool(found.mask[row, 0])
+            assert int(found.items[row, 0]) == 10
+            assert bool(found.mask[row, 0])
 
 
 def test_without_dislikes_the_order_is_that_without_labels() -> None:
@@ -87,7 +90,8 @@ def test_the_logged_item_is_no_dislike() -> None:
     items = torch.tensor([[event["item"]]])
     assert DislikedPairs(context, representatives(context)).contains(rows.user, items).all()
     found = Dislikes(context).among(rows, items)
-    assert found is not None and not found.any()
+    assert found is not None
+    assert not found.any()
     assert Dislikes(context._replace(interactions=events.drop(columns="label"))).among(rows, items) is None
 
 
@@ -127,7 +131,8 @@ class LowestItem:
 def test_statistics_are_of_the_candidates_that_the_reward_rejects() -> None:
     """Every row compares all of its candidates, so the counts are those of all but the lowest item, the logged item among them."""
     step, _, frozen, batch = built_step(recipe(candidates=Sampled(Uniform(), 3), reward=LowestItem(), chosen="best"))
-    assert step.prepare is not None and isinstance(step.state, PreferenceState)
+    assert step.prepare is not None
+    assert isinstance(step.state, PreferenceState)
     items = step.prepare(batch, 0).candidates.items.sort(1).values
     assert (items[:, 0] != batch.target).any()
     _, logs = take(step, frozen, batch, 0)

@@ -52,7 +52,9 @@ def test_a_reward_that_is_not_finite_stops_the_training(value: float, everywhere
         if kind == "group"
         else Preference(reward=reward, chosen="best")
     )
-    with pytest.raises(NumericsError, match=rf"the reward Broken \(.*\) is {value} for item .* of user .* in step 1, expected a finite"):
+    with pytest.raises(
+        NumericsError, match=rf"the reward Broken \(.*\) is {value} for item .* of user .* in step 1, expected a finite"
+    ):
         align(*parts(), recipe(objective=objective), 0, tmp_path / "a", constant)
 
 
@@ -77,7 +79,8 @@ BAD = torch.tensor([[1.0, 1.0, math.nan], [1.0, -math.inf, math.nan]])  # place 
 def test_the_first_bad_reward_is_remembered() -> None:
     assert remembered((0, GOOD), (1, GOOD)).fault() is None
     fault = remembered((3, GOOD), (4, BAD), (5, torch.full((2, 3), math.nan))).fault()
-    assert fault is not None and fault.step == 4
+    assert fault is not None
+    assert fault.step == 4
     assert "is -inf for item 8 of user 9 in step 5" in fault.message
 
 
@@ -95,9 +98,11 @@ def test_a_remembered_reward_stops_the_training_unless_the_loss_failed_before(
 def test_rounds_report_the_first_fault_of_their_parts() -> None:
     parts = (Preference(reward=Broken(math.nan)), PolicyGradient(reward=Broken(math.nan)))
     step = Rounds(objectives=parts, steps=(1, 1)).build_step(objective_world())
-    assert step.fault is not None and step.fault() is None
+    assert step.fault is not None
+    assert step.fault() is None
     for part, number in ((0, 7), (1, 2)):
         built = step.fault.__self__.parts[part].fault.__self__  # type: ignore[attr-defined]
         built._remember(number, ROWS.user, ITEMS, BAD, (~BAD.isfinite() & (ITEMS > 0)).flatten())
     found = step.fault()
-    assert found is not None and found.step == 2
+    assert found is not None
+    assert found.step == 2

@@ -229,7 +229,9 @@ def test_static_candidates_that_change_are_refused(cause: str, tmp_path: Path) -
         check_proposer(NotStatic(cause))
     step, _, frozen = changed({"candidates": NotStatic(cause), "batch_size": 16})
     take(step, frozen, step.examples.batch(torch.arange(16)), 0)
-    with pytest.raises(UsageError, match=r"a static proposer gave the candidates \[\d+, \d+\] for example \d+ and \[\d+, \d+\] before"):
+    with pytest.raises(
+        UsageError, match=r"a static proposer gave the candidates \[\d+, \d+\] for example \d+ and \[\d+, \d+\] before"
+    ):
         take(step, frozen, step.examples.batch(torch.arange(3, 11)), 1)
 
 

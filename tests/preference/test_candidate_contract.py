@@ -63,7 +63,10 @@ def put(value: int) -> Change:
 
 
 WRONG: list[tuple[Change, str]] = [
-    (lambda found: found._replace(items=found.items[:-1], mask=found.mask[:-1]), r"items.* must be int64 \[\d+, 4\], got int64 \[\d+, 4\]"),
+    (
+        lambda found: found._replace(items=found.items[:-1], mask=found.mask[:-1]),
+        r"items.* must be int64 \[\d+, 4\], got int64 \[\d+, 4\]",
+    ),
     (lambda found: found._replace(items=found.items[:, 0]), r"items.* must be int64 \[\d+, M\], got int64 \[\d+\]"),
     (lambda found: found._replace(mask=found.mask[:, 1:]), r"mask must be bool \[\d+, 4\], got bool \[\d+, 3\]"),
     (lambda found: found._replace(mask=found.mask.float()), r"mask must be bool \[\d+, 4\], got float32"),
@@ -85,7 +88,10 @@ WRONG: list[tuple[Change, str]] = [
 ]
 MASKED = [  # a policy gradient masks these itself
     (put(0), "a row has the same item twice"),
-    (lambda found: found._replace(items=found.items * (torch.arange(4) != 1)), r"items must lie in 1\.\.\d+, or be 0 where the mask is"),
+    (
+        lambda found: found._replace(items=found.items * (torch.arange(4) != 1)),
+        r"items must lie in 1\.\.\d+, or be 0 where the mask is",
+    ),
 ]
 
 

@@ -331,7 +331,9 @@ def test_the_negatives_of_several_preferences_are_counted_together(tmp_path: Pat
 
 def test_metrics_of_one_name_are_told_apart_by_the_part() -> None:
     """A mock measures in place of the validation pairs: parts 1 and 3 have a margin, part 3 alone a share."""
-    step = Rounds(objectives=(Preference(), Supervised(feedback="not disliked"), Preference()), steps=(1, 1, 1)).build_step(objective_world())
+    step = Rounds(objectives=(Preference(), Supervised(feedback="not disliked"), Preference()), steps=(1, 1, 1)).build_step(
+        objective_world()
+    )
     assert step.measure is not None
     built = step.measure.__self__  # type: ignore[attr-defined]
     built.parts = [

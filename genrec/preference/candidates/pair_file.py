@@ -70,7 +70,7 @@ class Pairs:
         read_pairs(self._path, self.format)
 
     def check_context(self, context: SamplerContext) -> None:
-        """Raise InputError for ids that are not in the training data, users without an event before `chosen`, and disliked `chosen`."""
+        """Raise InputError for unknown ids, users without an event before `chosen`, and a `chosen` that the user dislikes."""
         examples, problems = self._resolved(context, None), RowProblems(self._path)
         disliked = DislikedPairs(context, representatives(context)).contains(examples.user, examples.items[:, :1]).squeeze(1)
         for row in (examples.rows[number] for number in disliked.nonzero().flatten().tolist()):
