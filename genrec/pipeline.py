@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,6 +87,8 @@ def _alignment(experiment: Experiment, stage: str, settings: dict[str, Any]) -> 
     """Return the settings of a stage of alignment and the stages that it reads: that before it, and SFT if it is the reference."""
     place = place_of(stage)
     recipe, before = experiment.alignments[place], "sft" if place == 0 else align_stage(place - 1)
+    if place == 0:
+        recipe = replace(recipe, reference="previous")  # "sft" is the same policy there
     with attribute_to((recipe,), "while its settings were described for the key"):
         described = {"align": describe(recipe, raw_folder(), stage)} | settings
     return described, ("data", "embed", "tokenize", before, *(("sft",) if place and recipe.reference == "sft" else ()))

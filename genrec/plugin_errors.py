@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from torch import Tensor
@@ -60,6 +60,34 @@ def _message(error: BaseException, plugins: list[object], when: str) -> str | No
         f"'{check_command(type(plugins[0]))}'; if it keeps its contract, report a bug of genrec; the error:\n"
         f"{''.join(traceback.format_exception(error))}"
     )
+
+
+RESERVED = ("loss", "step", "epoch")  # columns of the curves that the training itself gives
+
+
+def check_step(found: object, step: int) -> None:
+    """Raise InputError unless an objective's loss is a scalar with a gradient, with detached scalars to log. No value is read."""
+    if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[1], Mapping):
+        raise InputError(
+            f"the loss of an objective must return a scalar tensor and a dict of tensors to log, got {_kind(found)} in step {step}"
+        )
+    loss, logs = found
+    if not isinstance(loss, Tensor) or loss.ndim or not loss.requires_grad:
+        raise InputError(f"the loss of an objective must be a scalar tensor with a gradient, got {_kind(loss)} in step {step}")
+    for name, value in logs.items():
+        if not isinstance(value, Tensor) or value.ndim or value.requires_grad:
+            raise InputError(
+                f"the log {name!r} of an objective must be a detached scalar tensor, got {_kind(value)} in step {step}; return "
+                "value.detach(), or torch.tensor(value) of a number"
+            )
+        if name in RESERVED:
+            raise InputError(f"an objective's log has the name {name!r}, which the training itself uses; choose another name")
+
+
+def _kind(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"a tensor {list(value.shape)}{' with a gradient' if value.requires_grad else ''}"
 
 
 def check_terms(loss: object, terms: PreferenceTerms, policy: LogProbs) -> None:

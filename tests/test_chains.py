@@ -121,6 +121,18 @@ class Watched:
         return Supervised().build_step(context)
 
 
+def test_the_first_stage_has_one_key_for_both_references() -> None:
+    """The stage before the first one is SFT. In the second stage the reference changes the key."""
+    last = chained(Align(Supervised(), **LAST))
+    first, second = last.alignments
+    keys = [
+        tuple(step.key for step in pipeline.plan(replace(last, align=(replace(first, reference=one), replace(second, reference=two)))))
+        for one, two in (("previous", "previous"), ("sft", "previous"), ("previous", "sft"))
+    ]
+    assert keys[0] == keys[1]
+    assert [ours == others for ours, others in zip(keys[0], keys[2], strict=True)] == [True] * 5 + [False] * 2
+
+
 @pytest.mark.parametrize(("reference", "expected"), [("previous", "align"), ("sft", "sft")])
 def test_the_reference_of_a_later_stage_is_the_stage_before_or_sft(reference: Any, expected: str) -> None:
     """The policy begins from the stage before in both cases."""

@@ -19,10 +19,12 @@ from genrec.data.examples import epoch_steps
 from genrec.errors import InputError, UsageError
 from genrec.objectives.group_logs import JudgedGroups, group_logs
 from genrec.objectives.prepared_rows import HostRows, PreparedRows
+from genrec.objectives.reward_check import RewardCheck
 from genrec.objectives.rows import with_places
 from genrec.objectives.scheduled_settings import ScheduledSettings
 from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of
 from genrec.plugin_source import name_with_place
+from genrec.preference.candidate_contract import CandidateCheck, checked_proposals
 from genrec.preference.candidates import Rollouts
 from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.exclusions import representatives
@@ -133,7 +135,7 @@ class PolicyGradient:
             )
         examples = examples_of(context.source, self.targets, feedback=self.feedback)
         context = context._replace(epoch_steps=epoch_steps(len(examples), context.batch_size))
-        proposals = self.candidates.build_proposals(context)
+        proposals = checked_proposals(self.candidates, self.candidates.build_proposals(context))
         if proposals.listed is not None:
             raise UsageError(f"PolicyGradient.candidates {self.candidates!r} lists candidates in their order; use Preference")
         step = _PolicyGradientStep(self, context, proposals)
@@ -144,6 +146,7 @@ class PolicyGradient:
             begin=proposals.begin,
             state=proposals.state,
             save=proposals.save,
+            fault=step.rewards.fault,
         )
 
 
@@ -168,12 +171,17 @@ class _PolicyGradientStep:
         self.numbers = representatives(context.data())  # int64 [N + 1]  equal for items of one Semantic ID
         with plugin_errors.attribute_to(objective.reward, "while the reward was built"):
             self.rate = checked_rating(objective.reward, context.data()).rate
+        self.rewards = RewardCheck(objective.reward, context.data().own_ids)
+        self.check = CandidateCheck(objective.candidates, context.data().item_count, masks=True)
         self.checked = False
 
     def prepare(self, batch: SequenceBatch | WindowBatch, step: int) -> PreparedRows:
         """Return the input of a step. Runs on the CPU before the step needs it."""
         rows, places = with_places(batch)
-        candidates = None if self.proposals.on_host is None else self.proposals.on_host(rows, step)
+        candidates = None
+        if self.proposals.on_host is not None:
+            with plugin_errors.attribute_to(self.objective.candidates, f"while it proposed candidates for step {step}"):
+                candidates = self.check(self.proposals.on_host(rows, step), rows)
         return PreparedRows(batch, places, rows, candidates, None, HostRows(rows, candidates))
 
     def loss(self, prepared: PreparedRows, step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -207,7 +215,7 @@ class _PolicyGradientStep:
         if candidates is None:
             assert self.proposals.in_step is not None
             with plugin_errors.attribute_to(self.objective.candidates, f"while it proposed candidates in step {step}"):
-                candidates = self.proposals.in_step(prepared.rows, prepared.host.rows, step, scores)
+                candidates = self.check(self.proposals.in_step(prepared.rows, prepared.host.rows, step, scores), prepared.rows)
         if candidates.codes is not None:
             raise UsageError(
                 f"PolicyGradient takes items as candidates, got codes of no item from {self.objective.candidates!r}; "
@@ -241,6 +249,7 @@ class _PolicyGradientStep:
         """Return the rewards float32 [X, M], 0 where masked."""
         with plugin_errors.attribute_to(self.objective.reward, f"while the reward rated items in step {step}"):
             rewards = self.rate(rows, scored.items)
+        self.rewards.add(step, rows, scored.items, rewards)
         return at_least_float32(rewards.detach()).masked_fill(~scored.mask, 0.0)
 
     def _surrogate(

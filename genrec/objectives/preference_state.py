@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from genrec.objective_state import FixedTensors
+from genrec.objective_state import FixedTensors, JoinedStates
 from genrec.preference.draw_counts import DrawCounts
 from genrec.preference.negative_statistics import NegativeStatistics, Summary
 from genrec.progress import say
@@ -31,9 +31,10 @@ class PreferenceState:
         self.cache: ObjectiveState = FixedTensors() if cache is None else cache
 
     def update(self, rows: SequenceBatch, candidates: Candidates) -> dict[str, Tensor]:
-        """Add the candidates after the first of a batch, and return the statistics to log. Rows are on the CPU."""
-        if candidates.rows is not None:
-            self.gated.fill_(True)
+        """Add the candidates after the first of a batch, and return the statistics to log.
+
+        Rows are on the CPU. Their target is the preferred item, with which the statistics compare the others.
+        """
         counted = candidates.mask if candidates.rows is None else candidates.mask & candidates.rows.unsqueeze(1)
         rejected = candidates.items.masked_fill(~counted, 0)[:, 1:].cpu()
         invalid = None if candidates.codes is None else (counted & (candidates.codes[..., 0] >= 0))[:, 1:].cpu()
@@ -56,11 +57,32 @@ class PreferenceState:
 
     def save(self, folder: Path) -> None:
         """Write `negatives.json` and `drawn_negatives.parquet`. Warn if many examples got no negative."""
-        summary = self.statistics.summary()
-        write_json(folder / "negatives.json", summary)
-        self.draw_counts.table().to_parquet(folder / "drawn_negatives.parquet", index=False)
+        _write(self.statistics, self.draw_counts, folder)
         if not bool(self.gated):
-            _warn_if_few_negatives(summary)
+            _warn_if_few_negatives(self.statistics.summary())
+
+
+def preference_states(state: ObjectiveState | None) -> list[PreferenceState]:
+    """Return the states of preferences in the state of an objective, also those of parts of a `Rounds`."""
+    if isinstance(state, JoinedStates):
+        return [each for part in state.parts.values() for each in preference_states(part)]
+    return [state] if isinstance(state, PreferenceState) else []
+
+
+def save_together(states: Sequence[PreferenceState], folder: Path) -> None:
+    """Write one `negatives.json` and one `drawn_negatives.parquet` of the negatives of all states."""
+    context = states[0].statistics.context
+    statistics, draw_counts = NegativeStatistics(context), DrawCounts(context.item_count)
+    for state in states:
+        for name, total in state.statistics.totals.items():
+            statistics.totals[name] += total
+        draw_counts.add(state.draw_counts)
+    _write(statistics, draw_counts, folder)
+
+
+def _write(statistics: NegativeStatistics, draw_counts: DrawCounts, folder: Path) -> None:
+    write_json(folder / "negatives.json", statistics.summary())
+    draw_counts.table().to_parquet(folder / "drawn_negatives.parquet", index=False)
 
 
 def _warn_if_few_negatives(summary: Summary) -> None:

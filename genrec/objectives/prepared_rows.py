@@ -13,11 +13,22 @@ from genrec.preference.exclusions import Exclusions
 from genrec.types import Candidates, PreferenceLoss, SequenceBatch, WindowBatch
 
 
+def items_of(candidates: Candidates) -> Tensor:
+    """Return the items of candidates, int64 [X, M], 0 where masked."""
+    return candidates.items.masked_fill(~candidates.mask, 0)
+
+
 class HostRows:
     """The CPU tensors of a step. A plain class, so that Lightning does not move them to the GPU: reading them blocks nothing."""
 
-    def __init__(self, rows: SequenceBatch, candidates: Candidates | None) -> None:
-        self.rows, self.candidates = rows, candidates
+    def __init__(self, rows: SequenceBatch, candidates: Candidates | None, number: Tensor | None = None) -> None:
+        self.rows, self.candidates, self.number = rows, candidates, number
+
+    def numbered(self) -> tuple[Tensor, Tensor]:
+        """Return the numbers of the examples, int64 [X], and their candidates int64 [X, M], 0 where masked."""
+        assert self.number is not None
+        assert self.candidates is not None
+        return self.number, items_of(self.candidates)
 
 
 class PreparedRows(NamedTuple):
@@ -44,21 +55,6 @@ def check_positives(loss: PreferenceLoss, rows: SequenceBatch, candidates: Candi
             f"{type(loss).__name__} compares the two; use KTO(paired=False), which learns from single items, or leave such rows out "
             "(Candidates.rows)"
         )
-
-
-def best_first(candidates: Candidates, rewards: Tensor, min_gap: float) -> tuple[Candidates, Tensor]:
-    """Return the candidates with the highest reward first, and their rewards; equal rewards keep their order.
-
-    A candidate is masked unless its reward is lower than the best by more than `min_gap`. Rows without such a candidate, which
-    compare nothing, take no part.
-    """
-    rewards = rewards.masked_fill(~candidates.mask, -torch.inf)
-    rewards, order = rewards.sort(dim=1, descending=True, stable=True)
-    mask = candidates.mask.gather(1, order) & (rewards < rewards[:, :1] - min_gap)
-    counted = mask.any(1)
-    mask[:, 0] = candidates.mask.gather(1, order)[:, 0]
-    counted = counted if candidates.rows is None else counted & candidates.rows
-    return candidates._replace(items=candidates.items.gather(1, order), mask=mask, rows=counted), rewards
 
 
 def mean_loss(losses: Tensor, counted: Tensor | None, weight: Tensor | None) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +13,10 @@ from torch import Tensor
 from genrec.errors import UsageError
 from genrec.objective_state import JoinedStates
 from genrec.objectives.numbered_examples import NumberedExamples, without_numbers
+from genrec.objectives.preference_state import preference_states, save_together
 from genrec.objectives.preferences import Preference
 from genrec.objectives.supervised import Supervised
-from genrec.types import Objective, ObjectiveContext, TrainingStep
+from genrec.types import Objective, ObjectiveContext, StepFault, TrainingStep
 from genrec.types.specification import check_types
 
 
@@ -78,6 +80,7 @@ class Rounds:
             measure=built.measure,
             watchers=tuple(watcher for step in steps for watcher in step.watchers),
             save=built.save,
+            fault=built.fault,
         )
 
 
@@ -129,12 +132,25 @@ class _Rounds:
         return loss, logs
 
     def measure(self) -> dict[str, float]:
-        """Return the metrics of all parts."""
-        calls: list[Callable[[], Mapping[str, float]]] = [part.measure for part in self.parts if part.measure is not None]
-        return {name: value for call in calls for name, value in call().items()}
+        """Return the metrics of all parts. A name that several parts give has the part's number at its end, as `margin_part_2`."""
+        found = {number: part.measure() for number, part in enumerate(self.parts, 1) if part.measure is not None}
+        times = Counter(name for each in found.values() for name in each)
+        return {
+            (name if times[name] == 1 else f"{name}_part_{number}"): value
+            for number, each in found.items()
+            for name, value in each.items()
+        }
+
+    def fault(self) -> StepFault | None:
+        """Return the first fault of all parts, or None."""
+        faults = [part.fault() for part in self.parts if part.fault is not None]
+        return min((each for each in faults if each is not None), default=None, key=lambda each: each.step)
 
     def save(self, folder: Path) -> None:
-        """Write the files of all parts."""
+        """Write the files of all parts. The negatives of several preferences are counted together."""
         for part in self.parts:
             if part.save is not None:
                 part.save(folder)
+        states = [state for part in self.parts for state in preference_states(part.state)]
+        if len(states) > 1:
+            save_together(states, folder)

@@ -35,5 +35,6 @@ class DislikedPairs:
         self._pairs = UserItemPairs(*disliked_events(context, representative), context.item_count)
 
     def contains(self, user: Tensor, items: Tensor) -> Tensor:
-        """Return whether users int64 [B] dislike items int64 [B, M]: bool [B, M]."""
+        """Return whether users int64 [B] dislike items int64 [B, M], on their device: bool [B, M]."""
+        self._pairs.follow(items.device)
         return self._pairs.contains(user.unsqueeze(1), items)

@@ -42,10 +42,19 @@ class DrawCounts:
     def _merge(self) -> None:
         """Sort the waiting draws into the pairs."""
         new, times = torch.unique(torch.cat([self.pairs[:0], *self._waiting]), return_counts=True)
+        self._waiting, self._num_waiting = [], 0
+        self._add(new, times)
+
+    def _add(self, new: Tensor, times: Tensor) -> None:
+        """Add draws to the counts: distinct pairs int64 [P] and how often each was drawn."""
         self.pairs, place = torch.unique(torch.cat([self.pairs, new]), return_inverse=True)
         counts = torch.zeros_like(self.pairs)
         self.counts = counts.index_add_(0, place, torch.cat([self.counts, times]))
-        self._waiting, self._num_waiting = [], 0
+
+    def add(self, other: DrawCounts) -> None:
+        """Add the draws of other counts for the same catalog."""
+        self._merge()
+        self._add(*other.tensors().values())
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the whole state for a checkpoint, int64 [X] each."""

@@ -90,6 +90,11 @@ class UserItemPairs:
         end = torch.tensor([torch.iinfo(torch.int64).max])  # larger than any key, so a search always ends on a key
         self._keys, self._counts = torch.cat([keys, end]), torch.cat([counts, torch.zeros(1, dtype=torch.int64)])
 
+    def follow(self, device: torch.device) -> None:
+        """Move the pairs to a device, once, so that a step on a GPU does not wait for it."""
+        if self._keys.device != device:
+            self._keys, self._counts = self._keys.to(device), self._counts.to(device)
+
     def contains(self, users: Tensor, items: Tensor) -> Tensor:
         """Return whether each pair is in the set: bool, shapes broadcast."""
         return self.count(users, items) > 0

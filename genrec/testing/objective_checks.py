@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from genrec.plugin_errors import RESERVED
 from genrec.plugin_source import name_with_place
 from genrec.randomness import seed_of
 from genrec.testing.objective_worlds import BATCH_SIZE, STEPS, objective_world
@@ -105,6 +106,8 @@ def _loss(name: str, step: TrainingStep, number: int) -> Tensor:
     for key, value in logs.items():
         if not isinstance(value, Tensor) or value.ndim or value.requires_grad:
             raise ContractError(f"{name}: the log {key!r} must be a detached scalar tensor; use value.detach()")
+        if key in RESERVED:
+            raise ContractError(f"{name}: the log {key!r} has a name that the training itself uses; choose another name")
     return loss
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from genrec.objectives.rows import rows_of, with_places
 from genrec.plugin_source import name_with_place
+from genrec.preference.candidate_contract import candidates_fault, proposals_fault, values_fault
 from genrec.preference.candidates.invalid_codes import repeated_codes
 from genrec.preference.candidates.row_scores import scores_of
 from genrec.testing.objective_worlds import batches_of_kind, objective_world
@@ -25,9 +26,11 @@ def check_proposer(proposer: Proposer) -> None:
     - candidates are int64 [X, M] with a mask bool [X, M]; items are in the catalog, or 0 where masked; a row has no item twice;
     - `rows` is bool [X], and a row that takes part has a candidate; a row with one is a single label, for `KTO(paired=False)`;
     - equal seeds and steps give equal candidates;
+    - with `static`, other steps and other batches of the same rows give equal candidates too;
     - behavior log-probabilities are float32 [X, M], finite where the mask is true, and at most 0;
     - codes are int64 [X, M, L], -1 for items and masked candidates; an item has none of the other sequences, no row has one twice, and
       `proposes_codes()` is true;
+    - weights are float32 [X], finite and above 0;
     - there are at most `most_candidates()` candidates, if the proposer has this method.
     """
     check_specification(proposer, Proposer, "build_proposals(context)")
@@ -49,45 +52,59 @@ def _same_codes(first: Tensor | None, second: Tensor | None) -> bool:
 
 def _propose(name: str, proposer: Proposer, context: ObjectiveContext, batch: SequenceBatch | WindowBatch, step: int) -> Candidates:
     proposals = call_plugin(name, "build_proposals(context)", lambda: proposer.build_proposals(context))
-    if not isinstance(proposals, Proposals):
-        raise ContractError(f"{name}: build_proposals(context) must return genrec.types.Proposals, got {type(proposals).__name__}")
-    if [proposals.on_host, proposals.in_step, proposals.listed].count(None) != 2:
-        raise ContractError(f"{name}: give exactly one of Proposals.on_host, Proposals.in_step and Proposals.listed")
+    fault = proposals_fault(proposals)
+    if fault is not None:
+        raise ContractError(f"{name}: {fault}")
     if proposals.examples is not None:  # the proposer chooses its batches
         batch = proposals.examples.batch(torch.arange(min(16, len(proposals.examples))))
     rows, places = with_places(batch)
+    if proposals.static and proposals.in_step is None:
+        _check_static(name, proposals, rows, step)
     if proposals.begin is not None:
         proposals.begin(step)
     host, in_step = proposals.on_host, proposals.in_step
     if host is not None:
         return call_plugin(name, "on_host(rows, step)", lambda: host(rows, step))
+    if proposals.listed is not None:
+        return proposals.listed(torch.arange(len(rows.target)))
     assert in_step is not None
     scores = scores_of(context.policy, batch, places, rows, "codes")
     return call_plugin(name, "in_step(rows, host, step, scores)", lambda: in_step(rows, rows, step, scores))
 
 
+def _check_static(name: str, proposals: Proposals, rows: SequenceBatch, step: int) -> None:
+    """Raise ContractError if the candidates of rows depend on the step or on the other rows, by comparing two halves of the rows."""
+
+    def propose(places: Tensor, number: int) -> Tensor:
+        if proposals.listed is not None:
+            found = proposals.listed(places)
+        else:
+            assert proposals.on_host is not None
+            found = proposals.on_host(SequenceBatch(*(each[places] for each in rows)), number)
+        return found.items.masked_fill(~found.mask, 0)
+
+    every = torch.arange(len(rows.target))
+    whole, later = propose(every, step), propose(every, step + 1)
+    halves = [propose(each, step) for each in (every[::2], every[1::2])]
+    for found, other, cause in ((later, whole, "step"), (halves[0], whole[::2], "batch"), (halves[1], whole[1::2], "batch")):
+        if not same(found, other):
+            raise ContractError(
+                f"{name}: Proposals.static is true, but the candidates of a row changed with the {cause}; they must depend on the row "
+                "alone, with one number of candidates for all rows, or static must be False"
+            )
+
+
 def _check(name: str, kind: str, proposer: Proposer, candidates: Candidates, count: int, context: ObjectiveContext) -> None:
-    if not isinstance(candidates, Candidates):
-        raise ContractError(f"{name}: must return genrec.types.Candidates, got {type(candidates).__name__}")
-    items, mask, num_items = candidates.items, candidates.mask, context.data().item_count
-    _check_tensor(name, f"items, for a batch of {kind},", items, torch.int64, (count, items.shape[-1]))
-    _check_tensor(name, "mask", mask, torch.bool, tuple(items.shape))
-    coded = torch.zeros_like(mask) if candidates.codes is None else _check_codes(name, proposer, candidates, context)
-    if bool(((items < 0) | (items > num_items)).any()) or bool((items[mask & ~coded] == 0).any()):
-        raise ContractError(f"{name}: items must lie in 1..{num_items}, or be 0 where the mask is false")
-    ordered = items.masked_fill(~mask, 0).sort(1).values
-    if bool(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0)).any()):
-        raise ContractError(f"{name}: a row has the same item twice")
-    if candidates.rows is not None:
-        _check_tensor(name, "rows", candidates.rows, torch.bool, (count,))
+    fault = candidates_fault(candidates, count, f"items, for a batch of {kind},")
+    fault = values_fault(candidates, context.data().item_count) if fault is None else fault
+    if fault is not None:
+        raise ContractError(f"{name}: {fault}")
+    items, mask = candidates.items, candidates.mask
+    if candidates.codes is not None and bool((items[mask & ~_check_codes(name, proposer, candidates, context)] == 0).any()):
+        raise ContractError(f"{name}: items must be above 0 where the mask is true and there are no codes")
     taking_part = torch.ones(count, dtype=torch.bool) if candidates.rows is None else candidates.rows
     if not bool(mask.any(1)[taking_part].all()):
         raise ContractError(f"{name}: a row that takes part has no candidate; set Candidates.rows to false there")
-    if candidates.behavior is not None:
-        _check_tensor(name, "behavior", candidates.behavior, torch.float32, tuple(items.shape))
-        chosen = candidates.behavior[mask]
-        if not bool(chosen.isfinite().all()) or bool((chosen > 1e-4).any()):
-            raise ContractError(f"{name}: behavior must hold finite log-probabilities of at most 0 where the mask is true")
     if isinstance(proposer, SizedProposer) and items.shape[1] > proposer.most_candidates():
         raise ContractError(f"{name}: a row has {items.shape[1]} candidates, but most_candidates() is {proposer.most_candidates()}")
 

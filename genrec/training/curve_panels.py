@@ -55,8 +55,10 @@ RANKING = Panel(
 )
 PREFERENCE = Panel(
     "Is the user's item preferred to the negatives?",
-    Axis(f"margin, {NATS}", f"margin|{VALIDATION}margin", span=1.0),
-    Axis("accuracy, share of pairs or users", f"accuracy(_all)?|{VALIDATION}(preference|likelihood)_accuracy", range=SHARES),
+    Axis(f"margin, {NATS}", rf"margin|{VALIDATION}margin(_part_\d+)?", span=1.0),
+    Axis(
+        "accuracy, share of pairs or users", rf"accuracy(_all)?|{VALIDATION}(preference|likelihood)_accuracy(_part_\d+)?", range=SHARES
+    ),
 )
 PROBABILITY = Panel(
     "Log-probability of the user's item and of the negatives",

@@ -9,7 +9,7 @@ import pytorch_lightning as lightning
 import torch
 from torch import Tensor, nn
 
-from genrec.errors import InputError
+from genrec import plugin_errors
 from genrec.randomness import seed_of
 from genrec.training.numerics import FiniteCheck
 from genrec.training.recipes import Optimization
@@ -66,10 +66,9 @@ class Training(lightning.LightningModule):
         for begin in (self.begin, self.objective.begin):
             if begin is not None:
                 begin(self.step)
-        loss, logs = self.objective.loss(batch, self.step)
-        if not isinstance(loss, Tensor) or loss.ndim or not loss.requires_grad:
-            got = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            raise InputError(f"the loss of an objective must be a scalar tensor with a gradient, got {got} in step {self.step}")
+        found = self.objective.loss(batch, self.step)
+        plugin_errors.check_step(found, self.step)
+        loss, logs = found
         self.logged = logs | {"loss": loss.detach()}
         return loss
 

@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -166,7 +167,8 @@ def train(
     """
     examples, path = objective.examples, "sft" if isinstance(recipe, SFT) else "align"
     plan, selection = schedule(recipe, len(examples)), selection or Selection()
-    check = FiniteCheck(description, path, folder, lambda step: _user_names(examples, plan.batch_size, order_seed, step, user_ids))
+    names = partial(_user_names, examples, plan.batch_size, order_seed, user_ids)
+    check = FiniteCheck(description, path, folder, names, objective.fault)
     module = Training(policy, objective, recipe.optimization, plan, order_seed, check, begin)
     objective_state = WithModules(FixedTensors() if objective_state is None else objective_state, objective.modules)
     identity = TrainingId(path, seed, key)
@@ -221,7 +223,7 @@ def _resume(
     return progress, resumed.best
 
 
-def _user_names(examples: TrainingExamples, batch_size: int, seed: int, step: int, user_ids: UserIds | None) -> Sequence[str]:
+def _user_names(examples: TrainingExamples, batch_size: int, seed: int, user_ids: UserIds | None, step: int) -> Sequence[str]:
     """Return the ids of the users in the batch of a step, or their numbers without `user_ids`."""
     users = users_of_step(examples, batch_size, seed, step)
     return [str(number) for number in users.tolist()] if user_ids is None else user_ids(users)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from genrec.errors import NumericsError
+from genrec.types import StepFault
 
 NAMED_USERS = 5  # users of a batch that a message names
 UsersOf = Callable[[int], Sequence[str]]  # step, counted from 0 -> the ids of the users in its batch
@@ -60,10 +61,13 @@ class FiniteCheck:
     - `description`, `path`: the training's name and the key path of its recipe, such as `SFT` and `sft`.
     - `folder`: the folder of its checkpoint.
     - `users_of`: returns the users of a step's batch, for the message.
+    - `fault`: returns the first fault that the objective found itself, such as a reward that is NaN.
     """
 
-    def __init__(self, description: str, path: str, folder: Path, users_of: UsersOf) -> None:
-        self.description, self.path, self.folder, self.users_of = description, path, folder, users_of
+    def __init__(
+        self, description: str, path: str, folder: Path, users_of: UsersOf, fault: Callable[[], StepFault | None] | None = None
+    ) -> None:
+        self.description, self.path, self.folder, self.users_of, self.fault = description, path, folder, users_of, fault
         self.saved_step: int | None = None  # step of the checkpoint on disk, None if there is none
         self.steps = StepRecord()
         self.unchecked: frozenset[str] = frozenset()  # tensors that were not finite before training
@@ -80,8 +84,10 @@ class FiniteCheck:
             raise self._bad_step(BadStep(step, float(loss), float(grad_norm)))
 
     def check_steps(self) -> None:
-        """Raise NumericsError if a recorded step had a non-finite loss or gradient."""
-        bad = self.steps.read()
+        """Raise NumericsError if a recorded step had a non-finite loss or gradient, or a fault that the objective found before."""
+        bad, fault = self.steps.read(), None if self.fault is None else self.fault()
+        if fault is not None and (bad is None or fault.step <= bad.step):
+            raise NumericsError(f"{self.description}: {fault.message}")
         if bad is not None:
             raise self._bad_step(bad)
 

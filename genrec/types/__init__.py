@@ -50,6 +50,7 @@ from genrec.types.objective import (
     Proposer,
     RowScores,
     SizedProposer,
+    StepFault,
     TrainingExamples,
     TrainingStep,
 )
@@ -187,6 +188,7 @@ __all__ = [
     "SizedProposer",
     "Source",
     "Split",
+    "StepFault",
     "StreamedSource",
     "Surrogate",
     "SurrogateTerms",

@@ -106,6 +106,13 @@ class ObjectiveContext(NamedTuple):
     history_length: int | None = None  # most items of a history, for a proposer with examples of its own; None: no limit
 
 
+class StepFault(NamedTuple):
+    """The first step in which an objective met a number that is not finite."""
+
+    step: int  # counted from 0
+    message: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingStep:
     """An objective that is ready to train. Fields after `loss` are for objectives that need them."""
@@ -119,6 +126,7 @@ class TrainingStep:
     measure: Callable[[], Mapping[str, float]] | None = None  # called at each validation, in evaluation mode; metrics for the curves
     watchers: tuple[Callable[[CurveRow], str | None], ...] = ()  # called with each row of the curves; a warning to print, or None
     save: Callable[[Path], None] | None = None  # writes further files into the artifact when training ends
+    fault: Callable[[], StepFault | None] | None = None  # read with the check of the losses; it may wait for the device
 
 
 @runtime_checkable

@@ -17,7 +17,7 @@ from trainings import RECIPE, fine_tune
 from genrec.errors import InputError, NumericsError, Stopped, UsageError
 from genrec.experiment import SFT, Experiment
 from genrec.objectives import Preference, Rounds, Supervised
-from genrec.objectives.prepared_rows import best_first
+from genrec.objectives.preferred_candidates import best_first
 from genrec.objectives.rows import places_of, rows_of
 from genrec.preference.candidates import Sampled, TopItems
 from genrec.preference.candidates.row_scores import scores_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ from genrec.pipeline import run
 from genrec.preference.candidates import History, InvalidIds, Pairs
 from genrec.preference.losses import SoftmaxDPO
 from genrec.semantic_ids import SemanticIds
-from genrec.types import TrainingStep
+from genrec.testing import ContractError, check_proposer
+from genrec.types import Candidates, ObjectiveContext, Proposals, SequenceBatch, TrainingStep
 
 
 def pair_file(path: Path, rows: int = 24) -> Path:
@@ -208,3 +209,50 @@ def test_an_alignment_with_a_file_through_the_pipeline(tmp_path: Path, monkeypat
     pd.DataFrame(rows).to_csv(path, index=False)
     with pytest.raises(InputError, match="chosen is a held-out event of the user"):
         run(replace(experiment(path), seed=1))
+
+
+@dataclass(frozen=True)
+class NotStatic:
+    """A proposer that is declared static, with a rejected item that depends on the step or on the rest of the batch."""
+
+    cause: str
+
+    def build_proposals(self, context: ObjectiveContext) -> Proposals:
+        num_items = context.data().item_count
+
+        def propose(rows: SequenceBatch, step: int) -> Candidates:
+            shift = torch.full_like(rows.target, 1 + step % 5) if self.cause == "step" else 1 + torch.arange(len(rows.target)) % 5
+            items = torch.stack([rows.target, (rows.target + shift - 1) % num_items + 1], 1)
+            return Candidates(items, items > 0)
+
+        return Proposals(on_host=propose, static=True)
+
+
+@pytest.mark.parametrize("cause", ["step", "batch"])
+def test_static_candidates_that_change_are_refused(cause: str, tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match=rf"Proposals\.static is true, but the candidates of a row changed with the {cause}"):
+        check_proposer(NotStatic(cause))
+    step, _, frozen = changed({"candidates": NotStatic(cause), "batch_size": 16})
+    take(step, frozen, step.examples.batch(torch.arange(16)), 0)
+    with pytest.raises(
+        UsageError, match=r"a static proposer gave the candidates \[\d+, \d+\] for example \d+ and \[\d+, \d+\] before"
+    ):
+        take(step, frozen, step.examples.batch(torch.arange(3, 11)), 1)
+
+
+def test_candidates_are_compared_after_a_resume_too() -> None:
+    change = {"candidates": NotStatic("step"), "batch_size": 16}
+    step, _, frozen = changed(change)
+    take(step, frozen, step.examples.batch(torch.arange(16)), 0)
+    assert step.state is not None
+    saved = {name: value.clone() for name, value in step.state.tensors().items()}
+    step, _, frozen = changed(change)
+    assert step.state is not None
+    step.state.restore(saved)
+    take(step, frozen, step.examples.batch(torch.arange(16)), 5)  # as in step 0
+    with pytest.raises(UsageError, match="a static proposer gave the candidates"):
+        take(step, frozen, step.examples.batch(torch.arange(16)), 6)
+
+
+def test_static_proposers_of_the_package_keep_the_contract() -> None:
+    check_proposer(History(size=5))

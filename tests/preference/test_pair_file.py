@@ -143,6 +143,18 @@ def test_a_held_out_event_as_chosen_is_refused(tmp_path: Path) -> None:
         Pairs(path).check_held_out(data(), held_out)
 
 
+def test_a_disliked_item_as_chosen_is_refused(tmp_path: Path) -> None:
+    """User 1 takes 1, 2, 3 and 4 and dislikes 3; user 2 takes 4 and 5 and dislikes 4. Nobody dislikes the 3 of the history's row."""
+    labels = [1, 0, -1, 1, -1, 0]
+    labeled = data()._replace(interactions=data().interactions.assign(label=labels))
+    good = [{"user": "1", "chosen": "4", "rejected": "3"}, {"history": ["4"], "ranked": ["3", "1"]}]
+    Pairs(write(good, tmp_path / "good.jsonl")).check_context(labeled)
+    path = write([*good, {"user": "1", "chosen": "3", "rejected": "5"}], tmp_path / "pairs.jsonl")
+    Pairs(path).check_context(data())
+    with pytest.raises(InputError, match=r"1 of 3 rows .* the user dislikes chosen: line 3 \(user '1', item '3'\)"):
+        Pairs(path).check_context(labeled)
+
+
 def test_damaged_missing_and_empty_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"the pair file .* does not exist"):
         Pairs(tmp_path / "none.csv").check(None)

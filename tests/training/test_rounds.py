@@ -25,7 +25,7 @@ from genrec.preference.losses import DPO, KTO, Anchored, SoftmaxDPO
 from genrec.preference.negative_statistics import Summary
 from genrec.preference.negatives import ModelBeams, Uniform
 from genrec.semantic_ids import SemanticIds
-from genrec.testing import Cyclic
+from genrec.testing import Cyclic, objective_world
 from genrec.types import (
     Draw,
     LogProbs,
@@ -314,3 +314,30 @@ def test_a_sampler_that_tells_its_refresh_is_built_once(sampler: NegativeSampler
     counted = CountedBuilds(sampler)
     built_step(recipe(negatives=counted))
     assert len(counted.builds) == 1
+
+
+def test_the_negatives_of_several_preferences_are_counted_together(tmp_path: Path) -> None:
+    """Rounds of two preferences with 3 and 1 negatives, 20 steps of 30 examples each, also where one is in inner rounds."""
+    three, one = (Preference(loss=SoftmaxDPO(), candidates=Sampled(Uniform(), number)) for number in (3, 1))
+    inner = Rounds(objectives=(Supervised(), one), steps=(1, 1))
+    for name, last, examples, draws in (("flat", one, 40, 20 * 3 + 20), ("nested", inner, 30, 20 * 3 + 10)):
+        objective = Rounds(objectives=(three, last), steps=(2, 2))
+        _, summary, counts = align(*parts(), recipe(objective=objective, batch_size=30), 0, tmp_path / name, constant)
+        assert (summary["examples"], summary["negatives"]) == (30 * examples, 30 * draws)
+        assert counts["count"].sum() == 30 * draws
+        assert not counts.duplicated(["user", "item"]).any()
+
+
+def test_metrics_of_one_name_are_told_apart_by_the_part() -> None:
+    """A mock measures in place of the validation pairs: parts 1 and 3 have a margin, part 3 alone a share."""
+    step = Rounds(objectives=(Preference(), Supervised(feedback="not disliked"), Preference()), steps=(1, 1, 1)).build_step(
+        objective_world()
+    )
+    assert step.measure is not None
+    built = step.measure.__self__  # type: ignore[attr-defined]
+    built.parts = [
+        replace(built.parts[0], measure=lambda: {"margin": 1.0}),
+        built.parts[1],
+        replace(built.parts[2], measure=lambda: {"margin": 2.0, "share": 3.0}),
+    ]
+    assert step.measure() == {"margin_part_1": 1.0, "margin_part_3": 2.0, "share": 3.0}

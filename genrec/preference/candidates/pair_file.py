@@ -18,6 +18,7 @@ from genrec.id_matching import Ids, likely_cause
 from genrec.input_files import normalize_paths
 from genrec.item_rows import repeated
 from genrec.preference.candidates.pair_rows import SUFFIXES, FileFormat, PairRow, RowProblems, read_pairs, read_trl, write_trl
+from genrec.preference.disliked_pairs import DislikedPairs
 from genrec.preference.exclusions import representatives
 from genrec.progress import say
 from genrec.store import Signature, file_hash, signature_of
@@ -69,8 +70,12 @@ class Pairs:
         read_pairs(self._path, self.format)
 
     def check_context(self, context: SamplerContext) -> None:
-        """Raise InputError for ids that are not in the training data, and for users without an event before `chosen`."""
-        self._resolved(context, None)
+        """Raise InputError for unknown ids, users without an event before `chosen`, and a `chosen` that the user dislikes."""
+        examples, problems = self._resolved(context, None), RowProblems(self._path)
+        disliked = DislikedPairs(context, representatives(context)).contains(examples.user, examples.items[:, :1]).squeeze(1)
+        for row in (examples.rows[number] for number in disliked.nonzero().flatten().tolist()):
+            problems.add(row.line, "the user dislikes chosen", f"user {row.user!r}, item {row.chosen!r}")
+        problems.check(len(examples), "remove them: an item that the user dislikes in training is never preferred")
 
     def check_held_out(self, context: SamplerContext, held_out: DataFrame) -> None:
         """Raise InputError if a row prefers an event (user, item) that is held out and not also a training event.

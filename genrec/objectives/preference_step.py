@@ -1,0 +1,191 @@
+"""The built `Preference`: the loss of a step, from candidates and rewards to log-probabilities of policy and reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from genrec import plugin_errors
+from genrec.errors import UsageError
+from genrec.objectives.numbered_examples import NumberedBatch
+from genrec.objectives.preference_logs import preference_logs
+from genrec.objectives.preference_state import PreferenceState
+from genrec.objectives.preferred_candidates import Dislikes, best_first
+from genrec.objectives.prepared_rows import (
+    HostRows,
+    PreparedRows,
+    check_positives,
+    items_of,
+    mean_likelihood,
+    mean_loss,
+    mismatched_items,
+)
+from genrec.objectives.reference_cache import ReferenceCache
+from genrec.objectives.reward_check import RewardCheck
+from genrec.objectives.rows import with_places
+from genrec.objectives.scheduled_settings import ScheduledSettings
+from genrec.objectives.scored_candidates import CandidateCodes, ScoredCandidates, log_probs
+from genrec.policy_modules import device_of
+from genrec.preference.candidate_contract import CandidateCheck
+from genrec.preference.candidates.row_scores import scores_of
+from genrec.preference.exclusions import Exclusions
+from genrec.preference.rewards import checked_rating
+from genrec.preference.schedules import constant
+from genrec.types import (
+    Candidates,
+    ObjectiveContext,
+    Proposals,
+    SequenceBatch,
+    WindowBatch,
+)
+
+if TYPE_CHECKING:
+    from genrec.objectives.preferences import Preference
+
+UNRATED = (
+    "Preference.reward rates items, but {!r} proposes code sequences that no item has; set reward to None, and take a loss without "
+    "rewards"
+)
+
+
+class PreferenceStep:
+    """The built objective. `objective` says what is compared, `proposals` who proposes."""
+
+    def __init__(self, objective: Preference, context: ObjectiveContext, proposals: Proposals, cache: ReferenceCache | None) -> None:
+        assert context.reference is not None
+        self.objective, self.context, self.proposals, self.reference = objective, context, proposals, context.reference
+        self.scheduled = ScheduledSettings(objective)
+        self.cache, self.state = cache, PreferenceState(context.data(), proposals.state, cache)
+        self.dislikes = Dislikes(context.data()) if objective.chosen == "best" else None
+        self.exclusions = Exclusions(context.data()) if objective.loss.needs.mismatched else None
+        with plugin_errors.attribute_to(objective.reward, "while the reward was built"):
+            self.rate = None if objective.reward is None else checked_rating(objective.reward, context.data()).rate
+        self.codes = CandidateCodes(context.data().semantic_ids)
+        self.rewards = RewardCheck(objective.reward, context.data().own_ids)
+        self.check = CandidateCheck(objective.candidates, context.data().item_count)
+        self.checked = False
+
+    def prepare(self, batch: SequenceBatch | WindowBatch | NumberedBatch, step: int) -> PreparedRows:
+        """Return the input of a step. Runs on the CPU before the step needs it."""
+        number = batch.number if isinstance(batch, NumberedBatch) else None
+        batch = batch.batch if isinstance(batch, NumberedBatch) else batch
+        rows, places = with_places(batch)
+        candidates = self._on_host(rows, number, step)
+        if candidates is not None and self.objective.chosen == "first" and self.objective.loss.needs.positive:
+            check_positives(self.objective.loss, rows, candidates, self.context.data().own_ids)
+        shift = 1 if places is None else len(places) // 2  # neighboring rows of a window batch have the same user
+        mismatched = None if self.exclusions is None else mismatched_items(rows, self.exclusions, shift)
+        number = None if self.cache is None else number
+        return PreparedRows(batch, places, rows, candidates, mismatched, HostRows(rows, candidates, number), number)
+
+    def _on_host(self, rows: SequenceBatch, number: Tensor | None, step: int) -> Candidates | None:
+        """Return the candidates of rows on the CPU, the examples `number` int64 [X]; None if they are proposed in the step."""
+        if self.proposals.in_step is not None:
+            return None
+        with plugin_errors.attribute_to(self.objective.candidates, f"while it proposed candidates for step {step}"):
+            if self.proposals.listed is not None:
+                assert number is not None
+                return self.check(self.proposals.listed(number), rows)
+            assert self.proposals.on_host is not None
+            return self.check(self.proposals.on_host(rows, step), rows)
+
+    def loss(self, prepared: PreparedRows, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of a step and the metrics to log."""
+        objective, rows = self.scheduled.at(self.objective, step), prepared.rows
+        scores = scores_of(self.context.policy, prepared.batch, prepared.places, rows, self.context.normalize)
+        candidates, counted = prepared.candidates, prepared.host.candidates
+        if candidates is None:
+            assert self.proposals.in_step is not None
+            with plugin_errors.attribute_to(self.objective.candidates, f"while it proposed candidates in step {step}"):
+                candidates = self.check(self.proposals.in_step(rows, prepared.host.rows, step, scores), rows)
+            counted = candidates
+        assert counted is not None
+        if counted.rows is not None:
+            self.state.gated.fill_(True)
+        candidates, rewards = self._judged(rows, candidates, step)
+        host = prepared.host.rows
+        if objective.chosen == "best":  # the reward decides which candidates are negatives, so a GPU is waited for
+            counted, host = candidates, host._replace(target=candidates.items[:, 0].cpu())
+        logs = self.state.update(host, counted) | self.scheduled.logs(step, rows.target.device)
+        count, scored = candidates.items.shape[1], self.codes.scored(candidates, prepared.mismatched)
+        levels = scored.level_log_prob(scores)
+        reference_levels = self._reference_levels(prepared, scored)
+        ours, theirs = (log_probs(each, count - 1, rewards) for each in (levels, reference_levels))
+        with plugin_errors.attribute_to(objective.loss, f"in step {step}"):
+            terms = objective.loss(ours, theirs)
+        if not self.checked:
+            plugin_errors.check_terms(objective.loss, terms, ours)
+            self.checked = True
+        rejected = scored.present(count)[:, 1:]  # without a mismatched item
+        logs |= preference_logs(terms, levels[:, :count].detach(), reference_levels[:, :count], rejected)
+        return _total(objective, terms.loss, candidates, levels[:, 0], logs)
+
+    @torch.no_grad()
+    def _reference_levels(self, prepared: PreparedRows, scored: ScoredCandidates) -> Tensor:
+        """Return the level log-probabilities of candidates under the reference, float32 [X, M, L]."""
+        if self.cache is not None and prepared.number is not None:
+            kept = self.cache.gather(prepared.number, scored.items.shape[1], self._score_examples)
+            if kept is not None:
+                self.cache.check(*prepared.host.numbered(), lambda index: items_of(self._static(index)[1]))
+                return kept
+        frozen = scores_of(self.reference.policy, prepared.batch, prepared.places, prepared.rows, self.context.normalize)
+        return scored.level_log_prob(frozen)
+
+    def _score_examples(self, number: Tensor) -> Tensor:
+        """Return the level log-probabilities of all candidates of examples int64 [X] under the reference."""
+        host, candidates = self._static(number)
+        device = device_of(self.reference.policy)
+        rows = SequenceBatch(*(each.to(device) for each in host))
+        scores = scores_of(self.reference.policy, rows, None, rows, self.context.normalize)
+        return self.codes.scored(candidates).to(device).level_log_prob(scores)
+
+    def _static(self, number: Tensor) -> tuple[SequenceBatch, Candidates]:
+        """Return the rows of examples int64 [X] and their candidates, on the CPU."""
+        assert self.cache is not None
+        host = self.cache.examples.examples.batch(number)
+        candidates = self._on_host(host, number, 0)
+        assert candidates is not None
+        return host, candidates
+
+    def _judged(self, rows: SequenceBatch, candidates: Candidates, step: int) -> tuple[Candidates, Tensor | None]:
+        """Return the candidates, the preferred one first, and their rewards float32 [X, M], -inf where masked."""
+        if self.rate is None:
+            return candidates, None
+        if candidates.codes is not None:
+            raise UsageError(UNRATED.format(self.objective.candidates))
+        with plugin_errors.attribute_to(self.objective.reward, f"while the reward rated items in step {step}"):
+            items = candidates.items.masked_fill(~candidates.mask, 0)
+            rewards = self.rate(rows, items)
+        self.rewards.add(step, rows, items, rewards)
+        if self.dislikes is None:
+            return candidates, rewards
+        return best_first(candidates, rewards, self.objective.min_gap, self.dislikes.among(rows, items), rows.target)
+
+    def save(self, folder: Path) -> None:
+        """Write the statistics and the counts of the rejected candidates."""
+        self.state.save(folder)
+        if self.proposals.save is not None:
+            self.proposals.save(folder)
+
+
+def _total(
+    objective: Preference, losses: Tensor, candidates: Candidates, chosen: Tensor, logs: dict[str, Tensor]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the weighted sum of the preference loss of rows [X] and the likelihood, and the logs.
+
+    `objective` has the values of the step. `chosen` float32 [X, L] holds the level log-probabilities of the first candidate.
+    """
+    counted, weight = candidates.rows, candidates.weight
+    factor, likelihood_factor = constant(objective, "weight"), constant(objective, "likelihood")
+    mean = mean_loss(losses, counted, weight)
+    total = mean if factor == 1 else factor * mean
+    if counted is not None:
+        logs = logs | {"preference_share": counted.float().mean(), "preference_loss": mean.detach()}
+    if likelihood_factor:
+        likelihood = -mean_likelihood(chosen, objective.loss.needs.positive, weight)
+        logs = logs | {"likelihood_loss": likelihood.detach()}
+        total = total + likelihood_factor * likelihood
+    return total, logs

@@ -1,0 +1,102 @@
+"""The contract of a proposer: what `Proposals` and `Candidates` must hold. Training and `check_proposer` check the same."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from genrec.errors import InputError
+from genrec.plugin_source import name_with_place
+from genrec.types import Candidates, Proposals, SequenceBatch
+
+MAX_BEHAVIOR = 1e-4  # a log-probability is at most 0, but for rounding
+
+
+def checked_proposals(proposer: object, found: object) -> Proposals:
+    """Return what a proposer built. Raise InputError if it is not `Proposals` with one way to propose."""
+    fault = proposals_fault(found)
+    if fault is not None:
+        raise InputError(f"{name_with_place(type(proposer))}: {fault}")
+    assert isinstance(found, Proposals)
+    return found
+
+
+class CandidateCheck:
+    """The check of the candidates of a training with a catalog of `num_items`. `masks`: the objective masks items 0
+    and items that a row has twice itself, so these are allowed.
+
+    Types and shapes are checked in every step. On a GPU, where reading a value would make the CPU wait, values are checked only in the
+    first step.
+    """
+
+    def __init__(self, proposer: object, num_items: int, masks: bool = False) -> None:
+        self.proposer, self.num_items, self.masks, self.checked = proposer, num_items, masks, False
+
+    def __call__(self, found: object, rows: SequenceBatch) -> Candidates:
+        """Return the candidates of rows. Raise InputError if they break the contract."""
+        fault = candidates_fault(found, len(rows.target))
+        if fault is None:
+            assert isinstance(found, Candidates)
+            if not self.checked or found.items.device.type == "cpu":
+                fault = values_fault(found, self.num_items, self.masks)
+        if fault is not None:
+            raise InputError(f"{name_with_place(type(self.proposer))}: {fault}")
+        assert isinstance(found, Candidates)
+        self.checked = True
+        return found
+
+
+def proposals_fault(found: object) -> str | None:
+    """Return what is wrong with the result of `build_proposals(context)`, or None."""
+    if not isinstance(found, Proposals):
+        return f"build_proposals(context) must return genrec.types.Proposals, got {type(found).__name__}"
+    if [found.on_host, found.in_step, found.listed].count(None) != 2:
+        return "give exactly one of Proposals.on_host, Proposals.in_step and Proposals.listed"
+    return None
+
+
+def candidates_fault(found: object, rows: int, items: str = "items") -> str | None:
+    """Return what is wrong with the types and shapes of the candidates of `rows` rows, or None. `items` names the items."""
+    if not isinstance(found, Candidates):
+        return f"must return genrec.types.Candidates, got {type(found).__name__}"
+    width = found.items.shape[1] if isinstance(found.items, Tensor) and found.items.ndim == 2 else "M"
+    expected = (
+        (items, found.items, torch.int64, (rows, width)),
+        ("mask", found.mask, torch.bool, (rows, width)),
+        ("rows", found.rows, torch.bool, (rows,)),
+        ("behavior", found.behavior, torch.float32, (rows, width)),
+        ("weight", found.weight, torch.float32, (rows,)),
+    )
+    for name, value, dtype, shape in expected:
+        optional = name in ("rows", "behavior", "weight")
+        if not (optional and value is None) and not _is_tensor(value, dtype, shape):
+            got = (
+                f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            )
+            sizes = ", ".join(map(str, shape))
+            return f"{name} must be {str(dtype).removeprefix('torch.')} [{sizes}], got {got}"
+    if width == 0:
+        return "a row must have at least one candidate, got none; mask the candidates of a row that has none"
+    return None
+
+
+def values_fault(found: Candidates, num_items: int, masks: bool = False) -> str | None:
+    """Return what is wrong with the values of candidates with the right shapes, or None. Waits for the device.
+
+    `masks`: items 0 and items that a row has twice are allowed.
+    """
+    items, mask = found.items, found.mask
+    if bool(((items < 0) | (items > num_items)).any()) or (not masks and found.codes is None and bool((mask & (items == 0)).any())):
+        return f"items must lie in 1..{num_items}, or be 0 where the mask is false"
+    ordered = items.masked_fill(~mask, 0).sort(1).values
+    if not masks and bool(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0)).any()):
+        return "a row has the same item twice"
+    if found.behavior is not None and bool((mask & ~(found.behavior.isfinite() & (found.behavior <= MAX_BEHAVIOR))).any()):
+        return "behavior must hold finite log-probabilities of at most 0 where the mask is true"
+    if found.weight is not None and not bool((found.weight.isfinite() & (found.weight > 0)).all()):
+        return "weight must hold finite numbers above 0; leave rows out by Candidates.rows"
+    return None
+
+
+def _is_tensor(value: object, dtype: torch.dtype, shape: tuple[int | str, ...]) -> bool:
+    return isinstance(value, Tensor) and value.dtype == dtype and tuple(value.shape) == shape

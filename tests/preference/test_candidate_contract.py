@@ -1,0 +1,187 @@
+"""Proposers that break their contract: training and check_proposer refuse them with the same words. Also losses of own objectives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from alignments import align, constant, parts, recipe
+from torch import Tensor
+
+from genrec.errors import InputError
+from genrec.objectives import PolicyGradient, Preference
+from genrec.preference.candidate_contract import CandidateCheck
+from genrec.preference.losses import SoftmaxDPO
+from genrec.testing import ContractError, check_objective, check_proposer
+from genrec.types import Candidates, ObjectiveContext, Proposals, Proposer, SequenceBatch, TrainingStep
+
+Change = Callable[[Candidates], object]
+
+
+@dataclass(frozen=True)
+class Next:
+    """A proposer of the target and the three items that follow it by number, changed by `change`."""
+
+    change: Change
+    on_host: bool = False
+
+    def build_proposals(self, context: ObjectiveContext) -> Proposals:
+        num_items = context.data().item_count
+
+        def propose(rows: SequenceBatch) -> Any:
+            items = (rows.target.unsqueeze(1) + torch.arange(4) - 1) % num_items + 1
+            return self.change(Candidates(items, items > 0))
+
+        if self.on_host:
+            return Proposals(on_host=lambda rows, step: propose(rows))
+        return Proposals(in_step=lambda rows, host, step, scores: propose(rows))
+
+
+@dataclass(frozen=True)
+class Builds:
+    """A proposer that builds something else."""
+
+    found: Any
+
+    def build_proposals(self, context: ObjectiveContext) -> Proposals:
+        return self.found  # type: ignore[no-any-return]
+
+
+def put(value: int) -> Change:
+    """Return the change that puts an item at the second place of the first row."""
+
+    def change(found: Candidates) -> Candidates:
+        items = found.items.clone()
+        items[0, 1] = value if value else items[0, 0]
+        return found._replace(items=items)
+
+    return change
+
+
+WRONG: list[tuple[Change, str]] = [
+    (
+        lambda found: found._replace(items=found.items[:-1], mask=found.mask[:-1]),
+        r"items.* must be int64 \[\d+, 4\], got int64 \[\d+, 4\]",
+    ),
+    (lambda found: found._replace(items=found.items[:, 0]), r"items.* must be int64 \[\d+, M\], got int64 \[\d+\]"),
+    (lambda found: found._replace(mask=found.mask[:, 1:]), r"mask must be bool \[\d+, 4\], got bool \[\d+, 3\]"),
+    (lambda found: found._replace(mask=found.mask.float()), r"mask must be bool \[\d+, 4\], got float32"),
+    (lambda found: found._replace(items=found.items.float()), r"items.* must be int64 .* got float32"),
+    (lambda found: found._replace(items=found.items.int()), r"items.* must be int64 .* got int32"),
+    (put(10_000), r"items must lie in 1\.\.\d+, or be 0 where the mask is false"),
+    (put(-3), r"items must lie in 1\.\.\d+, or be 0 where the mask is false"),
+    (lambda found: found._replace(items=found.items[:, :0], mask=found.mask[:, :0]), r"a row must have at least one candidate"),
+    (lambda found: found._replace(rows=torch.ones(3, dtype=torch.bool)), r"rows must be bool \[\d+\], got bool \[3\]"),
+    (lambda found: found._replace(rows=torch.ones(len(found.items))), r"rows must be bool \[\d+\], got float32"),
+    (lambda found: found._replace(behavior=torch.zeros(2)), r"behavior must be float32 \[\d+, 4\], got float32 \[2\]"),
+    (lambda found: found._replace(behavior=torch.full((len(found.items), 4), -math.inf)), r"behavior must hold finite log-prob"),
+    (lambda found: found._replace(weight=torch.ones(len(found.items), 1)), r"weight must be float32 \[\d+\], got float32 \[\d+, 1\]"),
+    (lambda found: found._replace(weight=torch.full((len(found.items),), -1.0)), r"weight must hold finite numbers above 0"),
+    (lambda found: found._replace(weight=torch.zeros(len(found.items))), r"weight must hold finite numbers above 0"),
+    (lambda found: found._replace(weight=torch.full((len(found.items),), math.nan)), r"weight must hold finite numbers above 0"),
+    (lambda found: tuple(found), r"must return genrec\.types\.Candidates, got tuple"),
+    (lambda found: None, r"must return genrec\.types\.Candidates, got NoneType"),
+]
+MASKED = [  # a policy gradient masks these itself
+    (put(0), "a row has the same item twice"),
+    (
+        lambda found: found._replace(items=found.items * (torch.arange(4) != 1)),
+        r"items must lie in 1\.\.\d+, or be 0 where the mask is",
+    ),
+]
+
+
+def training(proposer: Proposer, kind: str, folder: Any) -> None:
+    objective = PolicyGradient(candidates=proposer) if kind == "group" else Preference(loss=SoftmaxDPO(), candidates=proposer)
+    align(*parts(), recipe(objective=objective, max_steps=2, every=2), 0, folder / "a", constant)
+
+
+@pytest.mark.parametrize(("change", "message"), [*WRONG, *MASKED])
+@pytest.mark.parametrize("on_host", [False, True])
+def test_a_preference_refuses_wrong_candidates(change: Change, message: str, on_host: bool, tmp_path: Any) -> None:
+    with pytest.raises(InputError, match=rf"^Next \(.*test_candidate_contract\.py:\d+\): {message}"):
+        training(Next(change, on_host), "pairs", tmp_path)
+    with pytest.raises(ContractError, match=message):
+        check_proposer(Next(change, on_host))
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG)
+def test_a_policy_gradient_refuses_wrong_candidates(change: Change, message: str, tmp_path: Any) -> None:
+    with pytest.raises(InputError, match=rf"^Next \(.*test_candidate_contract\.py:\d+\): {message}"):
+        training(Next(change), "group", tmp_path)
+
+
+def test_a_policy_gradient_masks_items_that_repeat(tmp_path: Any) -> None:
+    for number, (change, _) in enumerate(MASKED):
+        training(Next(change), "group", tmp_path / str(number))
+
+
+@pytest.mark.parametrize("kind", ["pairs", "group"])
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (Proposals(), r"give exactly one of Proposals\.on_host, Proposals\.in_step and Proposals\.listed"),
+        (lambda rows, step: None, r"build_proposals\(context\) must return genrec\.types\.Proposals, got function"),
+    ],
+)
+def test_wrong_proposals_are_refused(kind: str, found: Any, message: str, tmp_path: Any) -> None:
+    with pytest.raises(InputError, match=rf"^Builds \(.*\): {message}"):
+        training(Builds(found), kind, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["pairs", "group"])
+@pytest.mark.parametrize("on_host", [False, True])
+def test_an_exception_of_a_proposer_names_it_and_the_step(kind: str, on_host: bool, tmp_path: Any) -> None:
+    def fail(found: Candidates) -> Candidates:
+        raise KeyError("boom")
+
+    with pytest.raises(InputError, match=r"Next \(.*\) raised KeyError\('boom'\) at .* while it proposed candidates (in|for) step 0"):
+        training(Next(fail, on_host), kind, tmp_path)
+
+
+def test_values_of_a_gpu_are_checked_in_the_first_step_alone() -> None:
+    """The meta device has no values, so reading one raises an error there, and types and shapes are checked all the same."""
+    rows = SequenceBatch(*(torch.ones(2, dtype=torch.int64, device="meta"),) * 3)
+    items = torch.ones(2, 3, dtype=torch.int64, device="meta")
+    check = CandidateCheck(Next(lambda found: found), 5)
+    with pytest.raises(RuntimeError, match="meta"):
+        check(Candidates(items, items > 0), rows)
+    check.checked = True
+    check(Candidates(items, items > 0), rows)
+    with pytest.raises(InputError, match=r"mask must be bool \[2, 3\], got bool \[2, 2\]"):
+        check(Candidates(items, items[:, 1:] > 0), rows)
+
+
+@dataclass(frozen=True)
+class Own:
+    """An objective with the likelihood loss, changed by `change`."""
+
+    change: Callable[[Tensor], Any]
+
+    def build_step(self, context: ObjectiveContext) -> TrainingStep:
+        def loss(batch: SequenceBatch, step: int) -> Any:
+            return self.change(-context.policy.level_log_prob(batch.history, batch.target.unsqueeze(1)).mean())
+
+        return TrainingStep(examples=context.source.prefixes(), loss=loss)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda loss: loss, r"must return a scalar tensor and a dict of tensors to log, got a tensor \[\] with a gradient in step 0"),
+        (lambda loss: (loss, [loss]), r"must return a scalar tensor and a dict of tensors to log, got tuple in step 0"),
+        (lambda loss: (loss.detach(), {}), r"must be a scalar tensor with a gradient, got a tensor \[\] in step 0"),
+        (lambda loss: (loss, {"x": 1.0}), r"the log 'x' of an objective must be a detached scalar tensor, got float in step 0"),
+        (lambda loss: (loss, {"x": loss}), r"the log 'x' .* got a tensor \[\] with a gradient in step 0; return value\.detach"),
+        (lambda loss: (loss, {"loss": loss.detach()}), r"log has the name 'loss', which the training itself uses"),
+    ],
+)
+def test_an_objective_with_a_wrong_loss_is_refused(change: Callable[[Tensor], Any], message: str, tmp_path: Any) -> None:
+    with pytest.raises(InputError, match=message):
+        align(*parts(), recipe(objective=Own(change)), 0, tmp_path / "a", constant)
+    with pytest.raises(ContractError):
+        check_objective(Own(change))
