@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -192,6 +193,14 @@ def test_a_valid_reward_passes_and_is_recognized(tmp_path: Path) -> None:
 
 
 @dataclass(frozen=True)
+class NoPadding:
+    """A higher reward for a lower item number, 0 included."""
+
+    def rate(self, context: SamplerContext) -> Rating:
+        return Rating(rate=lambda batch, items: -items.float())
+
+
+@dataclass(frozen=True)
 class Returns:
     """A reward with the wrong result of `rate(context)`."""
 
@@ -219,6 +228,15 @@ def per_item(batch: SequenceBatch, items: Tensor) -> Tensor:
 def test_rate_returns_a_rating(result: object, message: str) -> None:
     with pytest.raises(ContractError, match=f"^Returns: {message}"):
         check_reward(Returns(result))  # type: ignore[arg-type]
+
+
+def test_an_empty_place_has_no_reward_whatever_a_plug_in_gives_it() -> None:
+    """`NoPadding` gives item 0 the highest reward of all, which the contract allows."""
+    context = sampler_context()
+    check_reward(NoPadding())
+    batch = SequenceBatch(torch.tensor([1]), torch.tensor([[2]]), torch.tensor([3]))
+    assert NoPadding().rate(context).rate(batch, torch.tensor([[3, 1, 0]])).tolist() == [[-3.0, -1.0, 0.0]]
+    assert checked_rating(NoPadding(), context).rate(batch, torch.tensor([[3, 1, 0]])).tolist() == [[-3.0, -1.0, -math.inf]]
 
 
 def test_training_refuses_a_function_with_the_same_remedy() -> None:

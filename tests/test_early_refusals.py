@@ -24,7 +24,9 @@ from genrec.errors import GenrecError, InputError, UsageError
 from genrec.evaluation.evaluate import Evaluate
 from genrec.experiment import SFT, Align, Experiment, Optimization, Tokenize, Validation
 from genrec.model import Gpt, Tiger
+from genrec.objectives import Preference
 from genrec.pipeline import run
+from genrec.preference.candidates import Pairs
 from genrec.preference.filters import NearDuplicates
 from genrec.preference.losses import DPO, Anchored, RecPO, RosePO, SoftmaxDPO
 from genrec.preference.negatives import (
@@ -353,6 +355,16 @@ def test_what_the_policy_or_the_data_lack_is_found_before_sft(
         run(experiment, on_artifact=lambda artifact: built.append(artifact.stage))
     assert built == ["data", "embed", "tokenize"]
     assert not list((tmp_path / "artifacts").rglob("*.ckpt"))
+
+
+def test_unknown_ids_of_a_pair_file_are_found_before_sft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path / "home"))
+    (tmp_path / "pairs.csv").write_text('history,chosen,rejected\n"[""nothing""]",none,neither\n')
+    align = Align(Preference(candidates=Pairs(tmp_path / "pairs.csv")), **ONE_STEP)  # type: ignore[arg-type]
+    built: list[str] = []
+    with pytest.raises(InputError, match=r"1 of 1 rows can't be used: unknown item: line 2 .*; unknown history item: line 2"):
+        run(replace(cyclic(), sft=SFT(**ONE_STEP), align=align), on_artifact=lambda each: built.append(each.stage))  # type: ignore[arg-type]
+    assert built == ["data", "embed", "tokenize"]
 
 
 @dataclass(frozen=True)

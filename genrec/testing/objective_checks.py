@@ -75,7 +75,7 @@ def _steps(name: str, context: ObjectiveContext, step: TrainingStep, numbers: ra
             for each in trained:
                 if each.grad is not None:
                     each.sub_(0.01 * each.grad)
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         if policy.training != mode:
             raise ContractError(f"{name}: step {number} left the policy in another mode (train or eval); restore it")
     if not reached:  # a single step may have none, as behind a hit gate
@@ -101,7 +101,7 @@ def _loss(name: str, step: TrainingStep, number: int) -> Tensor:
     if loss.ndim or not loss.requires_grad:
         raise ContractError(f"{name}: the loss must be a scalar with a gradient, got {list(loss.shape)}; do not detach it")
     if not bool(loss.isfinite()):
-        raise ContractError(f"{name}: the loss of step {number} is {float(loss)}")
+        raise ContractError(f"{name}: the loss of step {number} is {float(loss.detach())}")
     for key, value in logs.items():
         if not isinstance(value, Tensor) or value.ndim or value.requires_grad:
             raise ContractError(f"{name}: the log {key!r} must be a detached scalar tensor; use value.detach()")

@@ -23,7 +23,7 @@ def check_proposer(proposer: Proposer) -> None:
     - it is a frozen dataclass, and `build_proposals(context)` returns `Proposals` with one of `on_host`, `in_step` and
       `listed`;
     - candidates are int64 [X, M] with a mask bool [X, M]; items are in the catalog, or 0 where masked; a row has no item twice;
-    - `rows` is bool [X], and a row that takes part has two candidates or more;
+    - `rows` is bool [X], and a row that takes part has a candidate; a row with one is a single label, for `KTO(paired=False)`;
     - equal seeds and steps give equal candidates;
     - behavior log-probabilities are float32 [X, M], finite where the mask is true, and at most 0;
     - codes are int64 [X, M, L], -1 for items and masked candidates; an item has none of the other sequences, no row has one twice, and
@@ -80,8 +80,9 @@ def _check(name: str, kind: str, proposer: Proposer, candidates: Candidates, cou
         raise ContractError(f"{name}: a row has the same item twice")
     if candidates.rows is not None:
         _check_tensor(name, "rows", candidates.rows, torch.bool, (count,))
-        if bool((mask.sum(1)[candidates.rows] < 2).any()):
-            raise ContractError(f"{name}: a row that takes part has fewer than two candidates; set Candidates.rows to false there")
+    taking_part = torch.ones(count, dtype=torch.bool) if candidates.rows is None else candidates.rows
+    if not bool(mask.any(1)[taking_part].all()):
+        raise ContractError(f"{name}: a row that takes part has no candidate; set Candidates.rows to false there")
     if candidates.behavior is not None:
         _check_tensor(name, "behavior", candidates.behavior, torch.float32, tuple(items.shape))
         chosen = candidates.behavior[mask]

@@ -156,7 +156,7 @@ class CandidateFilter(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Rating:
-    """Ratings of items for users: `rate(batch, items)` is deterministic and finite for every item but 0, which gets -inf."""
+    """Ratings of items for users: `rate(batch, items)` is deterministic, and finite for every item but 0, which has no rating."""
 
     rate: RateItems
     reads_policy: bool = False  # whether it reads `context.policy`, so that the values change when the policy is refreshed

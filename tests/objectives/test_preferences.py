@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,11 +21,11 @@ from genrec.objectives.prepared_rows import best_first
 from genrec.objectives.rows import places_of, rows_of
 from genrec.preference.candidates import Sampled, TopItems
 from genrec.preference.candidates.row_scores import scores_of
-from genrec.preference.losses import DPO, Anchored, RecPO, SoftmaxDPO
+from genrec.preference.losses import DPO, KTO, Anchored, RecPO, SoftmaxDPO
 from genrec.preference.negatives import Uniform
 from genrec.preference.rewards import Popular
-from genrec.testing import Cyclic, check_objective, check_proposer, objective_world
-from genrec.types import Candidates, ObjectiveContext, SamplerContext, SequenceBatch, TrainingStep, WindowBatch
+from genrec.testing import Cyclic, ContractError, check_objective, check_proposer, objective_world
+from genrec.types import Candidates, ObjectiveContext, Proposals, SamplerContext, SequenceBatch, TrainingStep, WindowBatch
 
 
 def test_rows_of_a_window_are_its_places_with_a_target() -> None:
@@ -144,6 +145,43 @@ def test_built_in_objectives_keep_the_contract(objective: Supervised | Preferenc
 @pytest.mark.parametrize("proposer", [Sampled(), Sampled(Uniform(), 7), TopItems(size=5), TopItems(size=5, gate=False, refresh=0)])
 def test_built_in_proposers_keep_the_contract(proposer: Sampled | TopItems) -> None:
     check_proposer(proposer)
+
+
+@dataclass(frozen=True)
+class OneByOne:
+    """Labels of single events: the logged item in a first column, a disliked one in a second; every third row has neither."""
+
+    empty: bool = False  # whether the rows with neither take part
+
+    def build_proposals(self, context: ObjectiveContext) -> Proposals:
+        count = context.data().item_count
+
+        def propose(rows: SequenceBatch, step: int) -> Candidates:
+            kind = torch.arange(len(rows.target)) % 3
+            items = torch.stack([rows.target, rows.target % count + 1], 1)
+            mask = torch.stack([kind == 0, kind == 1], 1)
+            return Candidates(items, mask, None if self.empty else mask.any(1))
+
+        return Proposals(on_host=propose)
+
+
+def test_a_row_may_have_one_candidate_and_not_none() -> None:
+    check_proposer(OneByOne())
+    check_objective(Preference(loss=KTO(paired=False), candidates=OneByOne()))
+    with pytest.raises(ContractError, match=r"a row that takes part has no candidate; set Candidates\.rows to false there"):
+        check_proposer(OneByOne(empty=True))
+
+
+def test_the_check_of_an_objective_converts_no_tensor_with_a_gradient() -> None:
+    """PyTorch warns of that, once in a process unless told to warn always; the message named neither the plug-in nor genrec."""
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            check_objective(WithHead())
+    finally:
+        torch.set_warn_always(before)
 
 
 def test_dropout_is_on_in_the_policy_and_off_in_the_reference(tmp_path: Path) -> None:

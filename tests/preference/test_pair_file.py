@@ -173,6 +173,39 @@ def test_keys_follow_the_content(tmp_path: Path) -> None:
     assert describe(one, tmp_path) != before
 
 
+@pytest.mark.parametrize(
+    ("text", "format", "message"),
+    [
+        ("user,chosen,reject\n1,3,5\n", "genrec", r"the column 'reject' .*, expected columns of user, history, chosen, rejected, "
+         r"ranked, weight; rename it to 'rejected'$"),
+        ("user,chosen,rejected,note\n1,3,5,x\n", "genrec", r"the column 'note' .*; rename or remove it$"),
+        ('user;chosen;rejected\n1;3;["5", "6"]\n', "genrec", r"the columns are separated by ';': separate them by commas$"),
+        ("user\tchosen\trejected\n", "genrec", r"the columns are separated by '\\t': separate them by commas$"),
+        ("prompt,chosen,rejected\n", "genrec", r'this is the format of TRL: set Pairs\(format="trl"\) \(--align\.format trl\)$'),
+        ("user,chosen,rejected\n", "trl", r"expected columns of prompt, chosen, rejected; this is the format of genrec: set Pairs"),
+    ],
+)  # fmt: skip
+def test_the_message_of_an_unknown_column_gives_its_cause(text: str, format: Any, message: str, tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        Pairs(tmp_path / "pairs.csv", format=format).check(None)
+
+
+def test_the_conversational_form_of_trl_is_named(tmp_path: Path) -> None:
+    message = [{"role": "user", "content": "1"}]
+    path = write(
+        [{"prompt": message, "chosen": "2", "rejected": "3"}, {"prompt": '["1"]', "chosen": message, "rejected": "3"}],
+        tmp_path / "p.jsonl",
+    )
+    expected = (
+        r"2 of 2 .*: prompt is a list of messages, and TRL's conversational form is not read; .*: line 1; chosen is a list .*: line 2"
+    )
+    with pytest.raises(InputError, match=expected):
+        read_trl(path)
+    with pytest.raises(InputError, match=r'this is the format of TRL: set Pairs\(format="trl"\)'):
+        read_pairs(path)
+
+
 IDS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=4)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +20,7 @@ COLUMNS = ("user", "history", "chosen", "rejected", "ranked", "weight")
 TRL_COLUMNS = ("prompt", "chosen", "rejected")
 SUFFIXES = (".csv", ".parquet", ".jsonl", ".ndjson")
 JSON_LINES = (".jsonl", ".ndjson")
+SEPARATORS = (";", "\t", "|")  # of files that are not separated by commas
 SHOWN = 5  # rows of each reason in a message
 
 
@@ -39,18 +41,19 @@ class RowProblems:
     def __init__(self, path: Path) -> None:
         self.path, self.unit = path, "row" if path.suffix.lower() == ".parquet" else "line"
         self.found: dict[str, list[str]] = {}
+        self.lines: set[int] = set()
 
     def add(self, line: int, reason: str, shown: str = "") -> None:
         """Add a row; `shown` is the value to show."""
+        self.lines.add(line)
         self.found.setdefault(reason, []).append(f"{self.unit} {line}" + (f" ({shown})" if shown else ""))
 
     def check(self, total: int, advice: str = "correct or remove them") -> None:
         """Raise InputError if there is a problem; `total` is the number of rows of the file."""
         if not self.found:
             return
-        count = sum(map(len, self.found.values()))
         reasons = "; ".join(f"{reason}: {_listed(places)}" for reason, places in self.found.items())
-        raise InputError(f"{self.path}: {count} of {total} rows can't be used: {reasons}; {advice}")
+        raise InputError(f"{self.path}: {len(self.lines)} of {total} rows can't be used: {reasons}; {advice}")
 
 
 def read_pairs(path: Path | str, format: FileFormat = "genrec") -> tuple[PairRow, ...]:
@@ -111,28 +114,43 @@ def _read(path: Path, format: FileFormat, signature: Signature) -> tuple[PairRow
 
 def _records(path: Path, format: FileFormat, problems: RowProblems) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
     """Yield the line and the values of each row; None for a row that cannot be parsed, which is added to the problems."""
-    known, suffix = TRL_COLUMNS if format == "trl" else COLUMNS, path.suffix.lower()
-    read = _json_lines if suffix in JSON_LINES else _csv if suffix == ".csv" else _parquet
+    suffix = path.suffix.lower()
+    read = _json_lines if suffix in JSON_LINES else partial(_csv, format=format) if suffix == ".csv" else _parquet
     with reading(path, f"a {suffix} file in UTF-8"):
         for line, record in read(path, problems):
-            _check_columns(path, line, record or {}, known)
+            _check_columns(path, line, record or {}, format)
             yield line, record
 
 
-def _check_columns(path: Path, line: int, names: Iterable[str], known: tuple[str, ...]) -> None:
+def _check_columns(path: Path, line: int, names: Iterable[str], format: FileFormat) -> None:
+    known = TRL_COLUMNS if format == "trl" else COLUMNS
     unknown = [name for name in names if name not in known]
     if unknown:
         raise InputError(
-            f"{path} has the column {unknown[0]!r} (row or line {line}), expected columns of {', '.join(known)}; rename it"
+            f"{path} has the column {unknown[0]!r} (row or line {line}), expected columns of {', '.join(known)}; "
+            + _column_advice(unknown[0], known)
         )
 
 
-def _csv(path: Path, problems: RowProblems) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
+def _column_advice(name: str, known: tuple[str, ...]) -> str:
+    """Return what to do about an unknown column: another separator, another format, or a misspelt name."""
+    found = next((each for each in SEPARATORS if each in name), None)
+    if found is not None:
+        return f"the columns are separated by {found!r}: separate them by commas"
+    if known == COLUMNS and name == "prompt":
+        return 'this is the format of TRL: set Pairs(format="trl") (--align.format trl)'
+    if known == TRL_COLUMNS and name in COLUMNS:
+        return 'this is the format of genrec: set Pairs(format="genrec") (--align.format genrec)'
+    nearest = difflib.get_close_matches(name, known, 1)
+    return f"rename it to {nearest[0]!r}" if nearest else "rename or remove it"
+
+
+def _csv(path: Path, problems: RowProblems, *, format: FileFormat) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
     """Yield the rows of a CSV file; an empty field is a missing value."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
         names = next(reader, [])
-        _check_columns(path, 1, names, TRL_COLUMNS + COLUMNS)
+        _check_columns(path, 1, names, format)
         for fields in reader:
             if not fields:
                 continue
@@ -194,6 +212,8 @@ def _trl_row(record: Mapping[str, Any], line: int) -> PairRow:
     for name in TRL_COLUMNS:
         if record.get(name) is None:
             raise ValueError(f"the row has no {name}")
+        if isinstance(record[name], list) and any(isinstance(each, dict) for each in record[name]):
+            raise ValueError(f"{name} is a list of messages, and TRL's conversational form is not read; give item ids as text")
     history = _array(record["prompt"], "prompt")
     if not history:
         raise ValueError("prompt is empty, and no item can be predicted from it")

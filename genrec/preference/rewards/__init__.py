@@ -1,7 +1,8 @@
 """Rewards: judges of candidates. They rate items for a user, from data, Semantic IDs or another recommender, without training.
 
 `Preference.reward`, policy-gradient objectives and the sampler `BestOf` take a reward. `rate(context)` returns a `Rating`; its
-function maps a batch and items int64 [B, M] to float32 [B, M] on the items' device, detached, with -inf for item 0.
+function maps a batch and items int64 [B, M] to float32 [B, M] on the items' device, detached. Item 0 is an empty place and
+gets -inf.
 
 - The logged item: `Hit`, `PrefixMatch`, `RankPenalty`.
 - The user's ratings: `Rated`, `RatingRecency`.

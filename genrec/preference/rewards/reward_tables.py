@@ -32,9 +32,10 @@ def mask_padding(rewards: Tensor, items: Tensor) -> Tensor:
 
 
 def checked_rating(reward: Reward, context: SamplerContext) -> Rating:
-    """Return a reward's rating. Its function raises InputError if the reward does not return float [B, M].
+    """Return a reward's rating. Its function gives item 0 the reward -inf, whatever the plug-in gives it.
 
-    Values are not checked, because reading them would make the CPU wait for the GPU.
+    The function raises InputError if the reward does not return float [B, M]. Values are not checked, because reading them would
+    make the CPU wait for the GPU.
     """
     name, rating = name_with_place(type(reward)), reward.rate(context)
     if not isinstance(rating, Rating):
@@ -45,7 +46,7 @@ def checked_rating(reward: Reward, context: SamplerContext) -> Rating:
         if not isinstance(rewards, Tensor) or rewards.shape != items.shape or not rewards.is_floating_point():
             got = f"{rewards.dtype} {list(rewards.shape)}" if isinstance(rewards, Tensor) else type(rewards).__name__
             raise InputError(f"{name}: must return float32 {list(items.shape)}, one reward per item; got {got}")
-        return rewards
+        return mask_padding(rewards, items)
 
     return replace(rating, rate=checked)
 
