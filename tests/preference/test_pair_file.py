@@ -14,13 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from proposals import context_of, data_of, one_level, sasrec
 
+from genrec.data.corpus_builder import prepare
+from genrec.data.examples import CorpusExamples
+from genrec.data.splits import LeaveOneOut
 from genrec.errors import InputError, UsageError
 from genrec.objectives import Preference
 from genrec.preference.candidates import Pairs
 from genrec.preference.candidates.pair_file import PairRow, read_pairs, read_trl, write_trl
 from genrec.semantic_ids import SemanticIds
+from genrec.stage_inputs import sampler_context
 from genrec.store import describe
-from genrec.types import SamplerContext
+from genrec.types import RawTables, SamplerContext
 
 ROWS: list[dict[str, Any]] = [
     {"user": "1", "chosen": "3", "rejected": "5"},
@@ -78,6 +82,42 @@ def test_the_last_of_several_events_with_the_chosen_item_ends_the_history(tmp_pa
     examples = Pairs(path).build_proposals(context_of(sasrec(6), data({1: [2, 1, 2, 3]}))).examples
     assert examples is not None
     assert examples.batch(torch.arange(1)).history.tolist() == [[2, 1]]
+
+
+def test_histories_leave_out_what_the_split_leaves_out(tmp_path: Path) -> None:
+    """User 1 takes 1, 2 (disliked), 3, 4; user 2 takes 4 (disliked), 5. Without disliked events 4 follows 1, 3, and 5 nothing."""
+    events = data().interactions.assign(label=[0, -1, 1, 0, -1, 1])
+    labeled = data()._replace(interactions=events, histories="without disliked")
+    rows = [{"user": "1", "chosen": "4", "rejected": "5"}, {"user": "1", "chosen": "6", "rejected": "5"}, ROWS[2]]
+    pairs = Pairs(write(rows, tmp_path / "p.jsonl"))
+    for context, expected in (
+        (labeled, [[0, 1, 3], [1, 3, 4], [0, 4, 2]]),
+        (labeled._replace(histories="all"), [[0, 1, 2, 3], [1, 2, 3, 4], [0, 0, 4, 2]]),
+    ):
+        examples = pairs.build_proposals(context_of(sasrec(6), context)).examples
+        assert examples is not None
+        assert examples.batch(torch.arange(3)).history.tolist() == expected
+    alone = write([{"user": "2", "chosen": "5", "rejected": "6"}], tmp_path / "alone.jsonl")
+    with pytest.raises(InputError, match=r"no training event before chosen that is not disliked: line 1 \(user '2', item '5'\)"):
+        Pairs(alone).check_context(labeled)
+
+
+def test_histories_are_those_of_the_training_examples(tmp_path: Path) -> None:
+    """A pair for each training example of a labeled corpus has its history. User u takes a to f in training, and dislikes b and d."""
+    events = [("u", item, time, rating) for time, (item, rating) in enumerate(zip("abcdefgh", (5, 1, 4, 2, 3, 4, 5, 5), strict=True))]
+    tables = RawTables(
+        pd.DataFrame(events, columns=["user", "item", "time", "rating"]), pd.DataFrame({"item": [], "text": []}, dtype=str)
+    )
+    for histories in ("all", "without disliked"):
+        corpus = prepare(tables, LeaveOneOut(core=0, liked=4, disliked=2, histories=histories))
+        own = CorpusExamples(corpus, 20).prefixes()
+        expected = own.batch(torch.arange(len(own)))
+        names = ["", *corpus.items["item_id"]]
+        rows = [{"user": "u", "chosen": names[target], "rejected": "b"} for target in expected.target.tolist()]
+        context = sampler_context(corpus, torch.zeros(8, 2), one_level(8))
+        examples = Pairs(write(rows, tmp_path / "p.csv")).build_proposals(context_of(sasrec(8), context)).examples
+        assert examples is not None
+        assert torch.equal(examples.batch(torch.arange(len(own))).history, expected.history)
 
 
 def test_one_semantic_id_counts_once(tmp_path: Path) -> None:

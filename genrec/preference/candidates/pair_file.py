@@ -22,6 +22,7 @@ from genrec.preference.exclusions import representatives
 from genrec.progress import say
 from genrec.store import Signature, file_hash, signature_of
 from genrec.types import Candidates, ObjectiveContext, Proposals, SamplerContext, SequenceBatch
+from genrec.types.data import DISLIKED
 from genrec.types.specification import check_types
 
 __all__ = ["PairExamples", "PairRow", "Pairs", "read_pairs", "read_trl", "write_trl"]
@@ -32,7 +33,8 @@ NO_USER = 0  # user number of rows with a history of their own
 class Pairs:
     """Pairs or ranked lists from a CSV, Parquet or JSON lines file: the rows of the file are the training examples.
 
-    Columns: `user` (the history is the user's training events before the last `chosen` among them, all of them if it is not there)
+    Columns: `user` (the history is the user's training events before the last `chosen` among them, all of them if it is not there,
+    without the disliked ones if the split leaves them out of histories)
     or `history` (a JSON array of item ids, oldest first); `chosen` and `rejected` (an id or a JSON array of ids), or `ranked` (a JSON
     array, best first: the first is preferred to each of the others); and `weight` of the row's loss, 1 by default. With
     `format="trl"` the columns are TRL's `prompt`, `chosen`, `rejected`, see `read_trl`.
@@ -141,22 +143,24 @@ def resolve(rows: tuple[PairRow, ...], context: SamplerContext, history_length: 
             problems.add(row.line, f"unknown {kind}", ", ".join(map(repr, missing[:3])))
         return [known.get(each, 0) for each in ids]
 
-    events, bounds = _training_events(context)
+    events, kept, bounds = _training_events(context)
+    stored, before = events[kept], np.concatenate([[0], np.cumsum(kept)])
     items, users, places, own = [], [], [], list[int]()
     for row in rows:
         items.append(torch.tensor(numbers(row, (row.chosen, *row.rejected), item_numbers, "item")))
         if row.user is None:
             history = numbers(row, row.history or (), item_numbers, "history item")
             users.append(NO_USER)
-            places.append((len(events) + len(own), len(events) + len(own) + len(history)))
+            places.append((len(stored) + len(own), len(stored) + len(own) + len(history)))
             own += history
             continue
         users.append(numbers(row, (row.user,), user_numbers, "user")[0])
         begin, end = bounds.get(users[-1], (0, 0))
         taken = np.flatnonzero(events[begin:end] == int(items[-1][0]))
-        places.append((begin, begin + int(taken[-1]) if len(taken) else end))
+        places.append((int(before[begin]), int(before[begin + int(taken[-1]) if len(taken) else end])))
         if users[-1] and places[-1][0] == places[-1][1]:
-            problems.add(row.line, "the user has no training event before chosen", f"user {row.user!r}, item {row.chosen!r}")
+            reason = "the user has no training event before chosen" + ("" if kept.all() else " that is not disliked")
+            problems.add(row.line, reason, f"user {row.user!r}, item {row.chosen!r}")
     problems.check(len(rows), _advice(unknown, item_numbers, user_numbers))
     padded = pad_sequence(items, batch_first=True)
     kept = representatives(context)[padded]
@@ -169,7 +173,7 @@ def resolve(rows: tuple[PairRow, ...], context: SamplerContext, history_length: 
         items=padded.masked_fill(~mask, 0),
         mask=mask,
         weight=torch.tensor([row.weight for row in rows], dtype=torch.float32),
-        events=torch.cat([torch.from_numpy(events), torch.tensor(own, dtype=torch.int64)]),
+        events=torch.cat([torch.from_numpy(stored), torch.tensor(own, dtype=torch.int64)]),
         begin=begins,
         end=begin_end[:, 1],
     )
@@ -186,13 +190,22 @@ def _user_numbers(context: SamplerContext) -> dict[str, int]:
     return {str(user) if context.own_ids is None else context.own_ids.user(user): user for user in users}
 
 
-def _training_events(context: SamplerContext) -> tuple[np.ndarray[Any, Any], dict[int, tuple[int, int]]]:
-    """Return the items of all training events by user and time, int64 [E], and where each user's events begin and end."""
+def _training_events(context: SamplerContext) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], dict[int, tuple[int, int]]]:
+    """Return the items of all training events by user and time, int64 [E], which of them stand in histories, bool [E], and where each
+    user's events begin and end.
+    """
     users, times, items = (context.interactions[name].to_numpy("int64") for name in ("user", "time", "item"))
     order = np.lexsort((times, users))  # stable: events at one time keep the order of the source
     names, begins = np.unique(users[order], return_index=True)
     ends = [*begins.tolist()[1:], len(items)]
-    return items[order].copy(), {user: (begin, end) for user, begin, end in zip(names.tolist(), begins.tolist(), ends, strict=True)}
+    kept = np.ones(len(items), dtype=bool)
+    if context.histories == "without disliked":
+        kept = context.interactions["label"].to_numpy()[order] != DISLIKED
+    return (
+        items[order].copy(),
+        kept,
+        {user: (begin, end) for user, begin, end in zip(names.tolist(), begins.tolist(), ends, strict=True)},
+    )
 
 
 def _advice(unknown: dict[str, list[str]], items: dict[str, int], users: dict[str, int]) -> str:
