@@ -25,6 +25,7 @@ from genrec.objectives.prepared_rows import mean_likelihood, mean_loss
 from genrec.objectives.reference_cache import ReferenceCache
 from genrec.pipeline import run
 from genrec.preference.candidates import History, InvalidIds, Pairs
+from genrec.preference.candidates.pair_rows import MAX_WEIGHT, MIN_WEIGHT
 from genrec.preference.losses import SoftmaxDPO
 from genrec.semantic_ids import SemanticIds
 from genrec.types import TrainingStep
@@ -143,15 +144,16 @@ def test_weights_multiply_the_losses_of_rows() -> None:
 
 
 def test_equal_weights_change_nothing(tmp_path: Path) -> None:
-    path = pair_file(tmp_path / "pairs.jsonl")
-    for weight in (1, 7):
+    """Also the smallest and the largest weight of a file."""
+    path, weights = pair_file(tmp_path / "pairs.jsonl"), (1, 7, MIN_WEIGHT, MAX_WEIGHT)
+    for weight in weights:
         lines = [json.dumps(json.loads(line) | {"weight": weight}) for line in path.read_text().splitlines()]
         (tmp_path / f"{weight}.jsonl").write_text("\n".join(lines))
     losses = []
-    for weight in (1, 7):
+    for weight in weights:
         step, _, frozen = changed({"candidates": Pairs(tmp_path / f"{weight}.jsonl"), "likelihood": 0.5})
         losses.append(take(step, frozen, step.examples.batch(torch.arange(8)), 0)[0].item())
-    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+    assert losses == pytest.approx([losses[0]] * 4, abs=1e-6)
 
 
 def test_objectives_that_cannot_use_a_file_refuse_it(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +147,13 @@ def test_one_semantic_id_counts_once(tmp_path: Path) -> None:
         ({"history": [], "chosen": "4", "rejected": "5"}, "history is empty"),
         ({"history": "1 2", "chosen": "4", "rejected": "5"}, r"history must be a JSON array of item ids: line 1 \('1 2'\)"),
         ({"user": "1", "chosen": 4.5, "rejected": "5"}, "chosen must hold ids, as text or integers"),
-        ({"user": "1", "chosen": "4", "rejected": "5", "weight": 0}, "weight must be a number above 0"),
-        ({"user": "1", "chosen": "4", "rejected": "5", "weight": "much"}, r"weight must be a number above 0: line 1 \('much'\)"),
+        ({"user": "1", "chosen": "4", "rejected": "5", "weight": 0}, "weight must be a number from 1e-30 to 1e"),
+        ({"user": "1", "chosen": "4", "rejected": "5", "weight": -1}, r"weight must be a number .*: line 1 \(-1\)"),
+        ({"user": "1", "chosen": "4", "rejected": "5", "weight": 1e-50}, r"weight must be a number .*: line 1 \(1e-50\)"),
+        ({"user": "1", "chosen": "4", "rejected": "5", "weight": 1e300}, r"weight must be a number .*: line 1 \(1e\+300\)"),
+        ({"user": "1", "chosen": "4", "rejected": "5", "weight": math.nan}, r"weight must be a number .*: line 1 \(nan\)"),
+        ({"user": "1", "chosen": "4", "rejected": "5", "weight": 10**400}, r"weight must be a number .*: line 1 \(1000"),
+        ({"user": "1", "chosen": "4", "rejected": "5", "weight": "much"}, r"weight must be a number .*: line 1 \('much'\)"),
         ({"user": "1", "chosen": "4", "rejected": "5", "wieght": 1}, "the column 'wieght' .*, expected columns of user, history"),
     ],
 )

@@ -22,6 +22,7 @@ SUFFIXES = (".csv", ".parquet", ".jsonl", ".ndjson")
 JSON_LINES = (".jsonl", ".ndjson")
 SEPARATORS = (";", "\t", "|")  # of files that are not separated by commas
 SHOWN = 5  # rows of each reason in a message
+MIN_WEIGHT, MAX_WEIGHT = 1e-30, 1e30  # weights of rows; float32 then holds the sums of a batch
 
 
 class PairRow(NamedTuple):
@@ -31,7 +32,7 @@ class PairRow(NamedTuple):
     rejected: tuple[str, ...]  # at least one, distinct, without `chosen`
     user: str | None = None  # the history is this user's training events before `chosen`
     history: tuple[str, ...] | None = None  # oldest first, not empty; given if there is no user
-    weight: float = 1.0  # of the row's loss, above 0
+    weight: float = 1.0  # of the row's loss, from 1e-30 to 1e30
     line: int = 0  # line of the file, or row of a Parquet file, from 1
 
 
@@ -256,10 +257,10 @@ def _weight(value: object) -> float:
         return 1.0
     try:
         weight = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         weight = math.nan
-    if not (math.isfinite(weight) and weight > 0):
-        raise ValueError("weight must be a number above 0", repr(value)[:80])
+    if not MIN_WEIGHT <= weight <= MAX_WEIGHT:  # false for NaN
+        raise ValueError(f"weight must be a number from {MIN_WEIGHT:g} to {MAX_WEIGHT:g}", repr(value)[:80])
     return weight
 
 
