@@ -210,6 +210,14 @@ def test_damaged_missing_and_empty_files_are_refused(tmp_path: Path) -> None:
         Preference(candidates=Pairs("pairs.csv"), targets="all")
 
 
+def test_a_csv_field_of_any_length_is_read(tmp_path: Path) -> None:
+    """30,000 ids of 7 characters take over 131,072 characters, the limit of the csv module, which stays as it was."""
+    rejected, limit = [f"{number:07}" for number in range(30_000)], csv.field_size_limit()
+    path = write([{"user": "1", "chosen": "3", "rejected": rejected}], tmp_path / "p.csv")
+    assert read_pairs(path)[0].rejected == tuple(rejected)
+    assert csv.field_size_limit() == limit
+
+
 def test_keys_follow_the_content(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     one, two = (Pairs(write(ROWS, tmp_path / name)) for name in ("a.csv", "there/b.csv"))

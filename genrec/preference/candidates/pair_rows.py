@@ -7,6 +7,7 @@ import difflib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -21,6 +22,7 @@ TRL_COLUMNS = ("prompt", "chosen", "rejected")
 SUFFIXES = (".csv", ".parquet", ".jsonl", ".ndjson")
 JSON_LINES = (".jsonl", ".ndjson")
 SEPARATORS = (";", "\t", "|")  # of files that are not separated by commas
+MAX_FIELD = 2**31 - 1  # characters of a CSV field, the largest limit of the csv module on all systems
 SHOWN = 5  # rows of each reason in a message
 MIN_WEIGHT, MAX_WEIGHT = 1e-30, 1e30  # weights of rows; float32 then holds the sums of a batch
 
@@ -148,7 +150,7 @@ def _column_advice(name: str, known: tuple[str, ...]) -> str:
 
 def _csv(path: Path, problems: RowProblems, *, format: FileFormat) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
     """Yield the rows of a CSV file; an empty field is a missing value."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file, _long_fields():
         reader = csv.reader(file, strict=True)
         names = next(reader, [])
         _check_columns(path, 1, names, format)
@@ -160,6 +162,16 @@ def _csv(path: Path, problems: RowProblems, *, format: FileFormat) -> Iterator[t
                 yield reader.line_num, None
             else:
                 yield reader.line_num, {name: field or None for name, field in zip(names, fields, strict=True)}
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """Let the csv module read fields of any length, which long lists need; its limit is one for the whole process."""
+    limit = csv.field_size_limit(MAX_FIELD)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _parquet(path: Path, problems: RowProblems) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
