@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given
@@ -216,6 +218,69 @@ def test_a_csv_field_of_any_length_is_read(tmp_path: Path) -> None:
     path = write([{"user": "1", "chosen": "3", "rejected": rejected}], tmp_path / "p.csv")
     assert read_pairs(path)[0].rejected == tuple(rejected)
     assert csv.field_size_limit() == limit
+
+
+def test_a_repeated_column_or_key_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("user,chosen,rejected,chosen\n1,3,5,4\n")
+    pq.write_table(pa.Table.from_arrays([pa.array(["1"])] * 4, ["user", "chosen", "rejected", "chosen"]), tmp_path / "p.parquet")
+    for name in ("p.csv", "p.parquet"):
+        with pytest.raises(InputError, match=r"has the column 'chosen' twice; remove or rename one of them"):
+            read_pairs(tmp_path / name)
+    (tmp_path / "p.jsonl").write_text('{"user": "1", "chosen": "3", "rejected": "5", "chosen": "4"}\n{"chosen": 1}\n')
+    with pytest.raises(InputError, match=r"2 of 2 rows .* a key occurs twice: line 1 \('chosen'\); a row needs either .*: line 2"):
+        read_pairs(tmp_path / "p.jsonl")
+
+
+def test_a_row_with_several_problems_counts_once(tmp_path: Path) -> None:
+    path = write([{"user": "9", "chosen": "30", "rejected": "4"}], tmp_path / "p.csv")
+    with pytest.raises(InputError, match=r"p\.csv: 1 of 1 rows can't be used: unknown item: line 2 \('30'\); unknown user: line 2"):
+        Pairs(path).check_context(data())
+
+
+def test_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").mkdir()
+    with pytest.raises(InputError, match=r"the pair file .*pairs\.csv is a folder; expected a file"):
+        Pairs(tmp_path / "pairs.csv").check(None)
+
+
+def test_an_id_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    """JSON may escape one half of a surrogate pair, which no encoding can write."""
+    (tmp_path / "p.jsonl").write_text('{"user": "1", "chosen": "3", "rejected": "\\ud800"}\n')
+    with pytest.raises(InputError, match=r"rejected has an id that is no valid Unicode text: line 1 \('\\ud800'\)") as raised:
+        read_pairs(tmp_path / "p.jsonl")
+    str(raised.value).encode()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".jsonl"])
+def test_further_columns_of_a_trl_file_are_not_read(suffix: str, tmp_path: Path) -> None:
+    row = {"prompt": ["1", "2"], "chosen": "3", "rejected": "5", "score_chosen": 0.5}
+    assert read_trl(write([row], tmp_path / f"p{suffix}")) == (
+        PairRow("3", ("5",), None, ("1", "2"), 1.0, 2 if suffix == ".csv" else 1),
+    )
+    path = write([row | {"weight": 2}], tmp_path / f"weight{suffix}")
+    with pytest.raises(InputError, match=r"the column 'weight' .*, expected columns of prompt, chosen, rejected; remove it"):
+        read_trl(path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "write_trl got no rows"),
+        ([PairRow("3", ("5",), None, ())], "row 1: prompt is empty"),
+        ([PairRow("3", (), None, ("1",))], "row 1 has no rejected item"),
+        (
+            [PairRow("3", ("5",), None, ("1",)), PairRow("3", ("5", "3"), None, ("1",))],
+            "row 2: chosen is also rejected: '3'; read_trl",
+        ),
+        ([PairRow("\ud800", ("5",), None, ("1",))], "row 1: chosen has an id that is no valid Unicode text"),
+    ],
+)
+def test_rows_that_read_trl_refuses_are_not_written(rows: list[PairRow], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        write_trl(rows, tmp_path / "p.jsonl")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UsageError, match=r"expected a path that ends in \.jsonl or \.ndjson, got .*p\.csv"):
+        write_trl([PairRow("3", ("5",), None, ("1",))], tmp_path / "p.csv")
 
 
 def test_keys_follow_the_content(tmp_path: Path) -> None:

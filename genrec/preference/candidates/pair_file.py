@@ -17,7 +17,8 @@ from genrec.errors import InputError, UsageError
 from genrec.id_matching import Ids, likely_cause
 from genrec.input_files import normalize_paths
 from genrec.item_rows import repeated
-from genrec.preference.candidates.pair_rows import SUFFIXES, FileFormat, PairRow, RowProblems, read_pairs, read_trl, write_trl
+from genrec.preference.candidates.pair_rows import SUFFIXES, FileFormat, PairRow, RowProblems, read_pairs, read_trl
+from genrec.preference.candidates.trl_files import write_trl
 from genrec.preference.exclusions import representatives
 from genrec.progress import say
 from genrec.store import Signature, file_hash, signature_of
