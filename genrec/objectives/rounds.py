@@ -94,11 +94,10 @@ def _with_one_feedback(objectives: tuple[Objective, ...], context: ObjectiveCont
     found = {each.feedback for each in objectives if isinstance(each, _LABELED)}
     if len(found) < 2:
         return objectives
-    strictest = max(found, key=_STRICTER.index)
+    strictest: Any = max(found, key=_STRICTER.index)
     if "label" in context.data().interactions:
         say(f"Rounds: all objectives train on the same targets, those that are {strictest} (feedback)")
-    changed: list[Any] = [replace(each, feedback=strictest) if isinstance(each, _LABELED) else each for each in objectives]
-    return tuple(changed)
+    return tuple(replace(each, feedback=strictest) if isinstance(each, _LABELED) else each for each in objectives)
 
 
 class _Part(NamedTuple):
