@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from quickstart import sft
+from shop import sft
 
 from genrec.experiment import Align, Experiment, Optimization, Validation, baselines, seeds
 from genrec.objectives import Preference, Rounds, Supervised
@@ -22,7 +22,7 @@ from genrec.types import Objective
 
 
 def aligned(name: str, align: Align) -> Experiment:
-    """Return the SFT policy of the quick start with this alignment."""
+    """Return the SFT policy of the shop with this alignment."""
     return replace(sft(), name=f"shop-{name}", align=align)
 
 

@@ -33,7 +33,7 @@ from genrec.model import Tiger
 from genrec.overrides import override
 from genrec.preference.draw_contract import check_draw
 from genrec.randomness import generator
-from genrec.testing import Cyclic, Shop, batches_of, sampler_context
+from genrec.testing import Cyclic, Shop, Taste, batches_of, sampler_context
 from genrec.tokenizer import RQKMeans
 
 PROJECT = Path(__file__).parents[1]
@@ -156,7 +156,7 @@ class Sandbox:
             raise AssertionError(f"there is no file {file}")
         experiments = built(options.experiment) if file not in self.written else loading.load(options.experiment)
         experiments = override(experiments, flags)
-        local = all(isinstance(experiment.source, Shop | Cyclic | Frames) for experiment in experiments)
+        local = all(isinstance(experiment.source, Shop | Taste | Cyclic | Frames) for experiment in experiments)
         if options.command == "run":
             if local:
                 assert main([*words, *(["--dry-run"] if "--dry-run" not in words and "--fields" not in words else [])]) == 0
@@ -195,7 +195,7 @@ def test_the_confirmation_of_a_tuning_has_the_row_and_its_reference(sandbox_fold
     assert "--dry-run" not in words
     assert main([*words, "--dry-run"]) == 0
     planned = re.findall(r"^(\S+) \(seed (\d+)\)", capsys.readouterr().out, flags=re.MULTILINE)
-    assert planned == [(name, str(seed)) for name in ("shop-sft", "shop-sdpo") for seed in (5, 6, 7, 8, 9)]
+    assert planned == [(name, str(seed)) for name in ("taste-sft", "taste-sdpo") for seed in (5, 6, 7, 8, 9)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -319,7 +319,7 @@ def test_every_page_is_in_the_table_of_contents() -> None:
 
 def test_front_pages_are_short() -> None:
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
-    assert len((PROJECT / "experiments" / "results.md").read_text(encoding="utf-8").splitlines()) <= 120
+    assert len((PROJECT / "experiments" / "results.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -92,6 +92,15 @@ def test_dislikes_that_the_split_keeps_are_accepted() -> None:
         Experiment(name="shop", source=Shop(), split=LeaveOneOut(min_rating=2.0), align=stage(negatives=Disliked(1.9)))
 
 
+def test_dislikes_that_the_split_labels_as_liked_are_refused() -> None:
+    """With liked=4 a rating of 4 is liked and one of 3 is neutral, which may be a negative."""
+    split = LeaveOneOut(liked=4, disliked=2)
+    Experiment(name="shop", source=Shop(), split=split, align=stage(negatives=Disliked(3.0)))
+    message = r"shop: Disliked\.max_rating = 4 makes negatives of items that split\.liked = 4 labels as liked; set .* below 4, such as"
+    with pytest.raises(UsageError, match=message):
+        Experiment(name="shop", source=Shop(), split=split, align=stage(negatives=Mix((Uniform(), Disliked(4.0)), (1, 1))))
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -170,10 +170,10 @@ def test_the_stages_are_fields() -> None:
 
 def test_overrides_are_checked_together() -> None:
     """Either of the first two alone is refused, or asks for the other; a value that is wrong by itself is named by itself."""
-    quick = loading.load(str(FILES[0].parent / "quickstart.py:sft"))
-    (found,) = override(quick, ["--sft.targets", "all", "--policy.encoder", "causal"])
+    shop = loading.load(str(FILES[0].parent / "shop.py:sft"))
+    (found,) = override(shop, ["--sft.targets", "all", "--policy.encoder", "causal"])
     assert (found.sft.objective, found.policy.encoder) == (Supervised(targets="all"), "causal")
     with pytest.raises(UsageError, match=r"^--sft.targets all: .*needs a causal policy"):
-        override(quick, ["--seed", "3", "--sft.targets", "all"])
+        override(shop, ["--seed", "3", "--sft.targets", "all"])
     with pytest.raises(UsageError, match=r"^--sft.optimization.max-steps -1: "):
-        override(quick, ["--sft.targets", "all", "--policy.encoder", "causal", "--sft.optimization.max-steps", "-1"])
+        override(shop, ["--sft.targets", "all", "--policy.encoder", "causal", "--sft.optimization.max-steps", "-1"])

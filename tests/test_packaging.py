@@ -98,7 +98,7 @@ def test_the_wheel_plans_the_quick_start_in_an_empty_folder(tmp_path: Path, orig
     python("-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel), cwd=empty)
     assert python("-c", "import genrec; print(genrec.__file__)", cwd=empty, path=site).strip() == str(site / "genrec" / "__init__.py")
     planned = python("-m", "genrec", "run", "genrec.quickstart:comparison", "--dry-run", cwd=empty, path=site)
-    assert planned.count("evaluate ") == 15  # 2 baselines, 4 rows with 3 seeds each, and the line of the totals
+    assert planned.count("evaluate ") == 27  # 2 baselines, 8 rows with 3 seeds each, and the line of the totals
     assert not any(empty.iterdir())
 
 
@@ -115,7 +115,7 @@ def test_the_quick_start_is_named_as_a_file_or_as_a_module(
         ("genrec.quickstart", "expected FILE.py:FUNCTION or MODULE:FUNCTION, got 'genrec.quickstart'"),
         ("./quickstart:sft", "expected FILE.py:FUNCTION or MODULE:FUNCTION, got './quickstart'"),
         ("genrec.slowstart:sft", "there is no module 'genrec.slowstart'"),
-        ("genrec.quickstart:st", "genrec.quickstart has no 'st'; it has: sft, aligned, control"),
+        ("genrec.quickstart:st", "genrec.quickstart has no 'st'; it has: sft, sft_liked, aligned"),
     ]:
         assert main(["run", wrong]) == 2
         assert message in capsys.readouterr().err

@@ -119,7 +119,8 @@ def test_one_seed_and_several_exclude_each_other(seed: list[str], capsys: pytest
 @pytest.mark.parametrize(
     ("where", "rows", "expected"),
     [
-        ("quickstart.py:comparison", 4, {0, 1, 2}),
+        ("quickstart.py:comparison", 8, {0, 1, 2}),
+        ("shop.py:comparison", 4, {0, 1, 2}),
         ("iterated.py:comparison", 6, {0, 1, 2, 3, 4}),
         ("movielens.py:comparison", 6, {0, 1, 2, 3, 4}),
         ("movielens.py:rivals", 3, {0, 1, 2, 3, 4}),
@@ -132,7 +133,7 @@ def test_one_seed_and_several_exclude_each_other(seed: list[str], capsys: pytest
     ],
 )
 def test_comparisons_of_the_project_have_five_seeds(where: str, rows: int, expected: set[int]) -> None:
-    """The quick start has three, so that it stays short."""
+    """The quick start and the shop have three, so that they stay short."""
     found: dict[str, set[int]] = {}
     for experiment in loading.load(str(PROJECT / "experiments" / where)):
         if "sft" in experiment.stages:

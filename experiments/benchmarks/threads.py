@@ -33,22 +33,23 @@ BATCH = 128
 
 
 def steps_per_second(seconds: float) -> float:
-    """Train the policy of the quick start on random histories for this long, after three steps of warm-up."""
+    """Train the policy of experiments/shop.py on random histories for this long, after three steps of warm-up."""
     import torch
 
-    from genrec.quickstart import sft
+    from genrec.model import Tiger
     from genrec.semantic_ids import SemanticIds
 
     generator = torch.Generator().manual_seed(0)
     codes = torch.cartesian_prod(torch.arange(32), torch.arange(32), torch.arange(32))
     ids = SemanticIds(codes[torch.randperm(len(codes), generator=generator)[:1_000]], (32, 32, 32))
-    policy = sft().policy.build(ids).train()
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3)
+    policy = Tiger(d_model=64, d_ff=256, num_heads=4, d_kv=16, num_encoder_layers=2, num_decoder_layers=2, history="items")
+    trained = policy.build(ids).train()
+    optimizer = torch.optim.AdamW(trained.parameters(), lr=1e-3)
     items = torch.randint(1, 1_001, (BATCH, 21), generator=generator)
 
     def step() -> None:
         optimizer.zero_grad()
-        (-policy.level_log_prob(items[:, :20], items[:, 20:]).mean()).backward()
+        (-trained.level_log_prob(items[:, :20], items[:, 20:]).mean()).backward()
         optimizer.step()
 
     for _ in range(3):

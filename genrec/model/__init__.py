@@ -1,7 +1,7 @@
 """Policies over Semantic IDs: TIGER (encoder-decoder) and a decoder alone write them code by code, RPG scores all digits at once.
 
-`Tiger`, `Gpt` and `RPG` are specifications, which build a `TigerPolicy`, a `GptPolicy`, and a `ParallelPolicy` or `DigitPolicy`. The
-method `extended` of a TIGER or decoder policy extends it to new items. `Trie`, `Decoding` and the functions of
+`Tiger`, `Gpt` and `RPG` are specifications, which build a `TigerPolicy`, a `GptPolicy`, and a `ParallelPolicy` or `DigitPolicy`. A
+policy is extended to new items by its method `extended`. `Trie`, `Decoding` and the functions of
 `genrec.model.semantic_id_policy` serve authors of other policies.
 """
 

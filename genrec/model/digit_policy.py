@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
+from genrec.model.catalog_extension import extend_policy
 from genrec.model.catalog_ranking import best_of_blocks
 from genrec.model.digit_sums import item_sums
-from genrec.model.parallel_network import MAX_SCORES, ParallelNetwork
+from genrec.model.parallel_network import MAX_SCORES, TABLES, ParallelNetwork
 from genrec.row_chunks import in_chunks
 from genrec.semantic_ids import SemanticIds
 from genrec.types import Ranking
+
+if TYPE_CHECKING:
+    from genrec.model.parallel import RPG
 
 
 class DigitPolicy(nn.Module):
@@ -19,9 +25,10 @@ class DigitPolicy(nn.Module):
     Over all tuples of digits, real items or not, the probabilities add up to 1.
     """
 
-    def __init__(self, network: ParallelNetwork, semantic_ids: SemanticIds) -> None:
+    def __init__(self, specification: RPG, semantic_ids: SemanticIds) -> None:
         super().__init__()
-        self.network, self.semantic_ids = network, semantic_ids
+        self.specification, self.semantic_ids = specification, semantic_ids
+        self.network = ParallelNetwork(specification, semantic_ids)
 
     def level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """Return log p of each digit, int64 [B, T] and candidates int64 [B, M] -> float32 [B, M, m]; the candidate 0 gets -inf."""
@@ -57,6 +64,10 @@ class DigitPolicy(nn.Module):
     def recommend_exactly(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
         """Return `recommend`, which does not prune."""
         return self.recommend(history, n, exclude)
+
+    def extended(self, semantic_ids: SemanticIds) -> DigitPolicy:
+        """Return a policy with the same weights over a larger catalog; see `genrec.model.catalog_extension`."""
+        return extend_policy(self, self.semantic_ids, semantic_ids, lambda ids: DigitPolicy(self.specification, ids), TABLES)
 
     def _digit_log_prob(self, states: Tensor) -> Tensor:
         """Return the log-probabilities of all digit values after states [X, D], float32 [X, S]: a softmax over each digit's values."""

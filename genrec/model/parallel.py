@@ -33,10 +33,11 @@ import torch
 from torch import Tensor, nn
 
 from genrec.errors import UsageError
+from genrec.model.catalog_extension import extend_policy
 from genrec.model.catalog_ranking import best_of_blocks
 from genrec.model.digit_policy import DigitPolicy
 from genrec.model.digit_sums import block_scores, log_sum_exp
-from genrec.model.parallel_network import MAX_SCORES, ParallelNetwork
+from genrec.model.parallel_network import MAX_SCORES, TABLES, ParallelNetwork
 from genrec.row_chunks import in_chunks
 from genrec.semantic_ids import SemanticIds
 from genrec.types import ItemLoss, Ranking
@@ -101,18 +102,16 @@ class RPG:
                 f"policy.item_embedding needs distinct Semantic IDs, but {semantic_ids.collided} of {semantic_ids.items} items share "
                 "theirs, and count as ties; set tokenize.collisions append"
             )
-        network = ParallelNetwork(self, semantic_ids)
-        if self.normalization == "digits":
-            return DigitPolicy(network, semantic_ids)
-        return ParallelPolicy(network, semantic_ids, self.loss)
+        return (DigitPolicy if self.normalization == "digits" else ParallelPolicy)(self, semantic_ids)
 
 
 class ParallelPolicy(nn.Module):
     """A `genrec.types.CatalogPolicy`: a softmax over all items of the sums of their digits' scores."""
 
-    def __init__(self, network: ParallelNetwork, semantic_ids: SemanticIds, loss: ItemLoss | None) -> None:
+    def __init__(self, specification: RPG, semantic_ids: SemanticIds) -> None:
         super().__init__()
-        self.network, self.semantic_ids, self.loss = network, semantic_ids, loss
+        self.specification, self.semantic_ids = specification, semantic_ids
+        self.network = ParallelNetwork(specification, semantic_ids)
 
     def level_log_prob(self, history: Tensor, items: Tensor) -> Tensor:
         """Return log p(item | history), int64 [B, T] and candidates int64 [B, M] -> float32 [B, M, 1]; -inf for candidate 0."""
@@ -149,7 +148,7 @@ class ParallelPolicy(nn.Module):
 
     def sequence_loss(self, history: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor | None:
         """Return the loss of the specification, a scalar; None without one. See `genrec.types.LossPolicy`."""
-        loss, num_items, catalog = self.loss, self.semantic_ids.items, self.network.catalog()
+        loss, num_items, catalog = self.specification.loss, self.semantic_ids.items, self.network.catalog()
         if loss is None:
             return None
         has_target = targets > 0
@@ -186,6 +185,16 @@ class ParallelPolicy(nn.Module):
     def recommend_exactly(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
         """Return `recommend`, which does not prune."""
         return self.recommend(history, n, exclude)
+
+    def extended(self, semantic_ids: SemanticIds) -> ParallelPolicy:
+        """Return a policy with the same weights over a larger catalog; see `genrec.model.catalog_extension`.
+
+        The scores of all known items stay, and their probabilities lose the same share. Raises UsageError with item embeddings, which
+        later items have not.
+        """
+        if self.specification.item_embedding:
+            raise UsageError("a policy with policy.item_embedding cannot be extended: later items have no embedding; train it again")
+        return extend_policy(self, self.semantic_ids, semantic_ids, lambda ids: ParallelPolicy(self.specification, ids), TABLES)
 
     def _states(self, history: Tensor, places: Tensor) -> Tensor:
         """Return the states of places int64 [X, 2] of histories int64 [B, T]: float32 [X, D]."""

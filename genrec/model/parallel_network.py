@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 MAX_SCORES = 2**25  # scores of digits and candidates held at once in training, 128 MB; more are computed in chunks of places
 
+TABLES = ("network.embedding.weight",)  # weights of a policy that grow with the codes of the last level
+
 
 class ParallelNetwork(nn.Module):
     """The encoder of histories, one head for each digit, and the embeddings of digits and items."""

@@ -30,6 +30,19 @@ def check_keeps_ratings(component: object, field: str, experiment: Any) -> None:
         )
 
 
+def check_below_liked(component: object, field: str, experiment: Any) -> None:
+    """Raise UsageError if the component's `field`, a highest rating of dislikes, reaches ratings that the split labels as liked."""
+    bounds = experiment.split.feedback() if isinstance(experiment.split, LabelingSplit) else None
+    highest = getattr(component, field)
+    if bounds is not None and highest >= bounds.liked:
+        name = type(component).__name__
+        below = f", such as split.disliked = {bounds.disliked:g}" if bounds.disliked is not None else ""
+        raise UsageError(
+            f"{experiment.name}: {name}.{field} = {highest:g} makes negatives of items that split.liked = {bounds.liked:g} labels as "
+            f"liked; set {name}.{field} below {bounds.liked:g}{below}"
+        )
+
+
 def check_has_dislikes(component: object, experiment: Any) -> None:
     """Raise UsageError if the experiment's split labels no event as disliked."""
     bounds = experiment.split.feedback() if isinstance(experiment.split, LabelingSplit) else None

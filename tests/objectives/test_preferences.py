@@ -24,7 +24,7 @@ from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.losses import DPO, KTO, Anchored, RecPO, SoftmaxDPO
 from genrec.preference.negatives import Uniform
 from genrec.preference.rewards import Popular
-from genrec.testing import Cyclic, ContractError, check_objective, check_proposer, objective_world
+from genrec.testing import ContractError, Cyclic, check_objective, check_proposer, objective_world
 from genrec.types import Candidates, ObjectiveContext, Proposals, SamplerContext, SequenceBatch, TrainingStep, WindowBatch
 
 

@@ -74,7 +74,7 @@ def test_a_training_prints_and_returns_its_schedule(tmp_path: Path, capsys: pyte
 
 
 def test_open_numbers_can_be_set_on_the_command_line_and_given_numbers_opened() -> None:
-    shop = loading.load("experiments/quickstart.py:sft")
+    shop = loading.load("experiments/shop.py:sft")
     (opened,) = override(shop, ["--sft.optimization.max-steps", "None", "--sft.validation.every", "None"])
     assert (opened.sft.optimization.max_steps, opened.sft.validation.every) == (None, None)
     (given,) = override(

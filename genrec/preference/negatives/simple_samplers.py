@@ -18,7 +18,7 @@ from genrec.preference.exclusions import Exclusions, UserItemPairs, on_cpu, take
 from genrec.preference.negatives.without_replacement import Candidates, draw_without_replacement
 from genrec.preference.prefix_groups import check_depth, first_leaves
 from genrec.preference.range_checks import check_range
-from genrec.preference.rating_requirements import check_has_ratings, check_keeps_ratings
+from genrec.preference.rating_requirements import check_below_liked, check_has_ratings, check_keeps_ratings
 from genrec.types import Draw, SamplerContext, SequenceBatch
 from genrec.types.specification import check_types
 
@@ -143,9 +143,10 @@ class Disliked:
         check_range(self, "max_rating")
 
     def check(self, experiment: Any) -> None:
-        """Raise UsageError if the source is known to have no ratings, or if the split drops those that are low enough."""
+        """Raise UsageError if the source has no ratings, or the split drops those or labels them liked."""
         check_has_ratings(self, experiment)
         check_keeps_ratings(self, "max_rating", experiment)
+        check_below_liked(self, "max_rating", experiment)
 
     def check_context(self, context: SamplerContext) -> None:
         """Raise InputError if no last rating of an item by a user is low enough."""
