@@ -65,7 +65,16 @@ def sampler_context(corpus: Corpus, vectors: Tensor, semantic_ids: SemanticIds) 
     """Return the data that a negative sampler may read. Row 0 of each table is padding."""
     padded = torch.cat([torch.zeros(1, vectors.shape[1]), vectors])
     train, popularity = corpus.part("train"), popularity_of(corpus)
-    return SamplerContext(corpus.item_count, train, popularity, padded, semantic_ids, items=corpus.items, own_ids=corpus.own_ids)
+    return SamplerContext(
+        corpus.item_count,
+        train,
+        popularity,
+        padded,
+        semantic_ids,
+        items=corpus.items,
+        own_ids=corpus.own_ids,
+        histories="all" if corpus.feedback is None else corpus.feedback.histories,
+    )
 
 
 def training_data(corpus: Corpus, semantic_ids: SemanticIds, parents: Parents) -> SamplerContext:

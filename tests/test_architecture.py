@@ -17,6 +17,7 @@ GROUND = {
     "progress",
     "randomness",
     "item_rows",
+    "ragged_rows",
     "row_chunks",
     "vector_search",
     "former_modules",

@@ -22,7 +22,7 @@ from genrec.objectives.prepared_rows import HostRows, PreparedRows
 from genrec.objectives.reward_check import RewardCheck
 from genrec.objectives.rows import with_places
 from genrec.objectives.scheduled_settings import ScheduledSettings
-from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of
+from genrec.objectives.supervised import check_causal, check_labels, check_sequence_policy, examples_of
 from genrec.plugin_source import name_with_place
 from genrec.preference.candidate_contract import CandidateCheck, checked_proposals
 from genrec.preference.candidates import Rollouts
@@ -123,8 +123,9 @@ class PolicyGradient:
             )
 
     def check(self, experiment: Any) -> None:
-        """Raise UsageError if `targets` is "all" and the policy is not causal."""
+        """Raise UsageError if `targets` is "all" and the policy is not causal, or if `feedback` needs labels that the split lacks."""
         check_causal(self, self.targets, experiment)
+        check_labels(self, self.feedback, experiment)
 
     def build_step(self, context: ObjectiveContext) -> TrainingStep:
         """Return the objective for one policy and one training set."""

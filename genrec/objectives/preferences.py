@@ -18,7 +18,7 @@ from genrec.objectives.curve_warnings import FallingPositives, SaturatedLoss
 from genrec.objectives.numbered_examples import NumberedExamples
 from genrec.objectives.preference_step import UNRATED, PreferenceStep
 from genrec.objectives.reference_cache import ReferenceCache
-from genrec.objectives.supervised import check_causal, check_sequence_policy, examples_of
+from genrec.objectives.supervised import check_causal, check_labels, check_sequence_policy, examples_of
 from genrec.objectives.validation_pairs import PairMetrics
 from genrec.plugin_source import components
 from genrec.preference.candidate_contract import checked_proposals
@@ -91,8 +91,11 @@ class Preference:
             )
 
     def check(self, experiment: Any) -> None:
-        """Raise UsageError if `targets` is "all" and the policy is not causal, or if the objective stands in SFT."""
+        """Raise UsageError if the experiment has no causal policy for `targets` "all", no labels for `feedback` "liked", or if the
+        objective stands in SFT.
+        """
         check_causal(self, self.targets, experiment)
+        check_labels(self, self.feedback, experiment)
         if self in components(experiment.sft):
             raise UsageError(f"{experiment.name}: Preference needs a reference, which SFT has not; set align=Align(Preference(...))")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,11 +13,16 @@ from torch import Tensor
 from genrec.errors import UsageError
 from genrec.objective_state import JoinedStates
 from genrec.objectives.numbered_examples import NumberedExamples, without_numbers
+from genrec.objectives.policy_gradient import PolicyGradient
 from genrec.objectives.preference_state import preference_states, save_together
 from genrec.objectives.preferences import Preference
 from genrec.objectives.supervised import Supervised
-from genrec.types import Objective, ObjectiveContext, StepFault, TrainingStep
+from genrec.progress import say
+from genrec.types import Feedback, Objective, ObjectiveContext, StepFault, TrainingStep
 from genrec.types.specification import check_types
+
+_STRICTER: tuple[Feedback, ...] = ("all", "not disliked", "liked")  # each has some of the targets of the one before
+_LABELED = (Supervised, Preference, PolicyGradient)  # objectives that choose their targets by labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +30,11 @@ class Rounds:
     """Train by several objectives in turn: `steps[0]` steps of the first, `steps[1]` of the second, and again from the first.
 
     Before each part `refresh_before` the reference becomes a copy of the policy. All parts train on the same batches, so all have one
-    target per prefix or all have every target of a window. With `Rounds(objectives=(Supervised(), Preference(...)), steps=(20, 20))`
-    this is the scheme of SPRec (Gao et al. 2024, arXiv 2412.09243).
+    target per prefix or all have every target of a window. They also have the strictest `feedback` of the parts: with `Supervised()`
+    ("all") and `Preference()` ("not disliked"), no part has a disliked target.
+
+    With `Rounds(objectives=(Supervised(), Preference(...)), steps=(20, 20))` this is the scheme of SPRec (Gao et al. 2024, arXiv
+    2412.09243).
     """
 
     objectives: tuple[Objective, ...] = (Supervised(), Preference())  # at least one
@@ -57,7 +65,7 @@ class Rounds:
 
     def build_step(self, context: ObjectiveContext) -> TrainingStep:
         """Return the objective for one policy and one training set."""
-        steps = [objective.build_step(context) for objective in self.objectives]
+        steps = [objective.build_step(context) for objective in _with_one_feedback(self.objectives, context)]
         for objective, step in zip(self.objectives, steps, strict=True):
             if isinstance(step.examples, NumberedExamples) and step.examples.own:
                 raise UsageError(
@@ -68,7 +76,7 @@ class Rounds:
         lengths = {(type(each), len(each)) for each in examples}
         if len(lengths) > 1:
             found = ", ".join(f"{length:,} {kind.__name__}" for kind, length in sorted(lengths, key=str))
-            raise UsageError(f"Rounds.objectives must train on the same batches, got {found}; give all the same targets")
+            raise UsageError(f"Rounds.objectives must train on the same batches, got {found}; give all the same targets and feedback")
         built = _Rounds(self, context, steps)
         return TrainingStep(
             examples=examples[0],
@@ -82,6 +90,17 @@ class Rounds:
             save=built.save,
             fault=built.fault,
         )
+
+
+def _with_one_feedback(objectives: tuple[Objective, ...], context: ObjectiveContext) -> tuple[Objective, ...]:
+    """Return the objectives with the strictest `feedback` of all, and report it if it changes the targets of one of them."""
+    found = {each.feedback for each in objectives if isinstance(each, _LABELED)}
+    if len(found) < 2:
+        return objectives
+    strictest: Any = max(found, key=_STRICTER.index)
+    if "label" in context.data().interactions:
+        say(f"Rounds: all objectives train on the same targets, those that are {strictest} (feedback)")
+    return tuple(replace(each, feedback=strictest) if isinstance(each, _LABELED) else each for each in objectives)
 
 
 class _Part(NamedTuple):

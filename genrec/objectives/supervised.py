@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from genrec.data.feedback import feedback_of
 from genrec.errors import UsageError
 from genrec.plugin_source import name_with_place
 from genrec.randomness import generator
@@ -51,8 +52,9 @@ class Supervised:
             )
 
     def check(self, experiment: Any) -> None:
-        """Raise UsageError if `targets` is "all" and the policy is not causal."""
+        """Raise UsageError if `targets` is "all" and the policy is not causal, or if `feedback` needs labels that the split lacks."""
         check_causal(self, self.targets, experiment)
+        check_labels(self, self.feedback, experiment)
 
     def build_step(self, context: ObjectiveContext) -> TrainingStep:
         """Return the objective for one policy and one training set."""
@@ -79,6 +81,15 @@ def check_causal(objective: object, targets: Targets, experiment: Any) -> None:
         raise UsageError(
             f"{experiment.name}: {type(objective).__name__}.targets 'all' needs a causal policy, in which each position sees only "
             f"earlier items; {type(policy).__name__} is bidirectional; set targets one or choose a causal policy"
+        )
+
+
+def check_labels(objective: object, feedback: Feedback, experiment: Any) -> None:
+    """Raise UsageError if an objective trains on liked targets and the experiment's split labels no events."""
+    if feedback == "liked" and feedback_of(experiment.split) is None:
+        raise UsageError(
+            f"{experiment.name}: {type(objective).__name__}.feedback 'liked' needs labels, and the split sets no bounds of ratings; "
+            "set split.liked, such as 4, or another feedback"
         )
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from genrec.own_ids import OwnIds
     from genrec.semantic_ids import SemanticIds
+    from genrec.types.data import Histories
     from genrec.types.policy import Policy, SequenceBatch
 
     # (batch, candidates int64 [B, M]) -> bool [B, M], true where a candidate is rejected
@@ -59,6 +60,7 @@ class SamplerContext(NamedTuple):
     items: DataFrame | None = None  # the catalog; row i is item i + 1: item_id, text and further columns of the source
     filters: tuple[RejectCandidates, ...] = ()  # further exclusions, applied by `genrec.preference.exclusions.Exclusions`
     own_ids: OwnIds | None = None  # the users' and items' ids in the source, for messages
+    histories: Histories = "all"  # whether disliked events stand in histories, by the split
 
 
 class Refresh(NamedTuple):

@@ -25,6 +25,7 @@ from genrec.objectives.prepared_rows import mean_likelihood, mean_loss
 from genrec.objectives.reference_cache import ReferenceCache
 from genrec.pipeline import run
 from genrec.preference.candidates import History, InvalidIds, Pairs
+from genrec.preference.candidates.pair_rows import MAX_WEIGHT, MIN_WEIGHT
 from genrec.preference.losses import SoftmaxDPO
 from genrec.semantic_ids import SemanticIds
 from genrec.testing import ContractError, check_proposer
@@ -44,6 +45,17 @@ def pair_file(path: Path, rows: int = 24) -> Path:
     return path
 
 
+def lists(path: Path) -> Path:
+    """Give row n of a file of pairs n % 4 further rejected items, and the last row 12."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for number, row in enumerate(rows):
+        used = {row["chosen"], *row["rejected"]}
+        others = [each for each in map(corpus().own_ids.item, range(1, 41)) if each not in used]
+        row["rejected"] += others[: 12 if row is rows[-1] else number % 4]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
 def changed(change: dict[str, Any]) -> tuple[TrainingStep, Any, Any]:
     """Return a built alignment in which the policy is no longer the reference."""
     step, context, frozen, _ = built_step(recipe(**change))
@@ -56,18 +68,20 @@ def changed(change: dict[str, Any]) -> tuple[TrainingStep, Any, Any]:
 def candidates_of(name: str, folder: Path) -> Any:
     if name == "corruptions":
         return InvalidIds(by="corruptions")
+    if name == "lists":
+        return Pairs(lists(pair_file(folder / "pairs.jsonl")))
     return History(size=4) if name == "history" else Pairs(pair_file(folder / "pairs.jsonl"))
 
 
-@pytest.mark.parametrize("name", ["history", "pairs", "corruptions"])
+@pytest.mark.parametrize("name", ["history", "pairs", "lists", "corruptions"])
 def test_kept_scores_give_the_losses_of_scores_in_every_step(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alignments, "IDS", SemanticIds(alignments.IDS.codes, (8, 7)))  # codes 5 and 6 of level 2 are no item's
     change = {"candidates": candidates_of(name, tmp_path), "batch_size": 16, "max_steps": 40}
     step, _, frozen = changed(change)
     found = [take(step, frozen, step.examples.batch(torch.arange(n, n + 8)), n) for n in range(3)]
     assert step.state is not None
-    assert len(step.state.tensors()["reference_levels"]) == len(step.examples)
-    monkeypatch.setattr(ReferenceCache, "_fill", lambda *_: False)
+    assert len(step.state.tensors()["reference_first"]) == len(step.examples) + 1
+    monkeypatch.setattr(ReferenceCache, "_scored", lambda *_: None)
     step, _, frozen = changed(change)
     for number, (loss, logs) in enumerate(found):
         other, other_logs = take(step, frozen, step.examples.batch(torch.arange(number, number + 8)), number)
@@ -75,6 +89,22 @@ def test_kept_scores_give_the_losses_of_scores_in_every_step(name: str, tmp_path
         assert {key: float(value) for key, value in logs.items()} == pytest.approx(
             {key: float(value) for key, value in other_logs.items()}, abs=1e-5
         )
+
+
+def test_one_long_list_does_not_widen_the_other_rows(tmp_path: Path) -> None:
+    """Of 24 rows, rows 0 to 22 have 3 + n % 4 items, 102 in all, and the last one 15. Each has two levels of log-probabilities."""
+    step, _, frozen = changed({"candidates": candidates_of("lists", tmp_path), "batch_size": 8})
+    assert step.prepare is not None
+    assert step.state is not None
+    for index, width in ((range(8), 6), (range(2), 4), (range(16, 24), 15)):
+        prepared = step.prepare(step.examples.batch(torch.tensor(index)), 0)
+        assert prepared.candidates.items.shape == (len(index), width)
+    take(step, frozen, step.examples.batch(torch.arange(8)), 0)
+    saved = step.state.tensors()
+    assert saved["reference_levels"].shape == (102 + 15, 2)
+    assert saved["reference_first"].diff().tolist() == [3 + number % 4 for number in range(23)] + [15]
+    with pytest.raises(ValueError, match="reference_levels are of 23 examples, expected 24"):
+        step.state.restore(saved | {"reference_first": saved["reference_first"][:-1]})
 
 
 def test_the_reference_scores_each_example_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,8 +137,9 @@ def test_scores_that_change_or_do_not_pay_are_not_kept(change: dict[str, Any], t
     assert step.state.tensors()["reference_levels"].numel() == 0
 
 
-def test_a_resumed_training_does_not_score_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = recipe(candidates=candidates_of("pairs", tmp_path), batch_size=8)
+@pytest.mark.parametrize("name", ["pairs", "lists"])
+def test_a_resumed_training_does_not_score_again(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = recipe(candidates=candidates_of(name, tmp_path), batch_size=8)
 
     def trained(folder: str, stop_at: int = -1) -> dict[str, Tensor]:
         built, entries, context = parts()
@@ -129,7 +160,7 @@ def test_a_resumed_training_does_not_score_again(tmp_path: Path, monkeypatch: py
     def refuse(*_: object) -> bool:
         raise AssertionError("scored again")
 
-    monkeypatch.setattr(ReferenceCache, "_fill", refuse)
+    monkeypatch.setattr(ReferenceCache, "_scored", refuse)
     again = trained("parts")
     assert all(torch.equal(value, whole[name]) for name, value in again.items())
 
@@ -144,15 +175,16 @@ def test_weights_multiply_the_losses_of_rows() -> None:
 
 
 def test_equal_weights_change_nothing(tmp_path: Path) -> None:
-    path = pair_file(tmp_path / "pairs.jsonl")
-    for weight in (1, 7):
+    """Also the smallest and the largest weight of a file."""
+    path, weights = pair_file(tmp_path / "pairs.jsonl"), (1, 7, MIN_WEIGHT, MAX_WEIGHT)
+    for weight in weights:
         lines = [json.dumps(json.loads(line) | {"weight": weight}) for line in path.read_text().splitlines()]
         (tmp_path / f"{weight}.jsonl").write_text("\n".join(lines))
     losses = []
-    for weight in (1, 7):
+    for weight in weights:
         step, _, frozen = changed({"candidates": Pairs(tmp_path / f"{weight}.jsonl"), "likelihood": 0.5})
         losses.append(take(step, frozen, step.examples.batch(torch.arange(8)), 0)[0].item())
-    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+    assert losses == pytest.approx([losses[0]] * 4, abs=1e-6)
 
 
 def test_objectives_that_cannot_use_a_file_refuse_it(tmp_path: Path) -> None:

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from proposals import context_of, data_of, one_level, sasrec
 
+from genrec.data.corpus_builder import prepare
+from genrec.data.examples import CorpusExamples
+from genrec.data.splits import LeaveOneOut
 from genrec.errors import InputError, UsageError
 from genrec.objectives import Preference
 from genrec.preference.candidates import Pairs
 from genrec.preference.candidates.pair_file import PairRow, read_pairs, read_trl, write_trl
 from genrec.semantic_ids import SemanticIds
+from genrec.stage_inputs import sampler_context
 from genrec.store import describe
-from genrec.types import SamplerContext
+from genrec.types import RawTables, SamplerContext
 
 ROWS: list[dict[str, Any]] = [
     {"user": "1", "chosen": "3", "rejected": "5"},
@@ -80,6 +87,42 @@ def test_the_last_of_several_events_with_the_chosen_item_ends_the_history(tmp_pa
     assert examples.batch(torch.arange(1)).history.tolist() == [[2, 1]]
 
 
+def test_histories_leave_out_what_the_split_leaves_out(tmp_path: Path) -> None:
+    """User 1 takes 1, 2 (disliked), 3, 4; user 2 takes 4 (disliked), 5. Without disliked events 4 follows 1, 3, and 5 nothing."""
+    events = data().interactions.assign(label=[0, -1, 1, 0, -1, 1])
+    labeled = data()._replace(interactions=events, histories="without disliked")
+    rows = [{"user": "1", "chosen": "4", "rejected": "5"}, {"user": "1", "chosen": "6", "rejected": "5"}, ROWS[2]]
+    pairs = Pairs(write(rows, tmp_path / "p.jsonl"))
+    for context, expected in (
+        (labeled, [[0, 1, 3], [1, 3, 4], [0, 4, 2]]),
+        (labeled._replace(histories="all"), [[0, 1, 2, 3], [1, 2, 3, 4], [0, 0, 4, 2]]),
+    ):
+        examples = pairs.build_proposals(context_of(sasrec(6), context)).examples
+        assert examples is not None
+        assert examples.batch(torch.arange(3)).history.tolist() == expected
+    alone = write([{"user": "2", "chosen": "5", "rejected": "6"}], tmp_path / "alone.jsonl")
+    with pytest.raises(InputError, match=r"no training event before chosen that is not disliked: line 1 \(user '2', item '5'\)"):
+        Pairs(alone).check_context(labeled)
+
+
+def test_histories_are_those_of_the_training_examples(tmp_path: Path) -> None:
+    """A pair for each training example of a labeled corpus has its history. User u takes a to f in training, and dislikes b and d."""
+    events = [("u", item, time, rating) for time, (item, rating) in enumerate(zip("abcdefgh", (5, 1, 4, 2, 3, 4, 5, 5), strict=True))]
+    tables = RawTables(
+        pd.DataFrame(events, columns=["user", "item", "time", "rating"]), pd.DataFrame({"item": [], "text": []}, dtype=str)
+    )
+    for histories in ("all", "without disliked"):
+        corpus = prepare(tables, LeaveOneOut(core=0, liked=4, disliked=2, histories=histories))
+        own = CorpusExamples(corpus, 20).prefixes()
+        expected = own.batch(torch.arange(len(own)))
+        names = ["", *corpus.items["item_id"]]
+        rows = [{"user": "u", "chosen": names[target], "rejected": "b"} for target in expected.target.tolist()]
+        context = sampler_context(corpus, torch.zeros(8, 2), one_level(8))
+        examples = Pairs(write(rows, tmp_path / "p.csv")).build_proposals(context_of(sasrec(8), context)).examples
+        assert examples is not None
+        assert torch.equal(examples.batch(torch.arange(len(own))).history, expected.history)
+
+
 def test_one_semantic_id_counts_once(tmp_path: Path) -> None:
     """Items 1 and 2 share a Semantic ID, 3 and 4 another: of 2, 3, 4 rejected for 1 only 3 is left, and of 2 alone none."""
     shared = data_of(SemanticIds(torch.tensor([[0, 0], [0, 0], [1, 0], [1, 0], [1, 1]]), (2, 2)), {1: [5]})
@@ -106,8 +149,13 @@ def test_one_semantic_id_counts_once(tmp_path: Path) -> None:
         ({"history": [], "chosen": "4", "rejected": "5"}, "history is empty"),
         ({"history": "1 2", "chosen": "4", "rejected": "5"}, r"history must be a JSON array of item ids: line 1 \('1 2'\)"),
         ({"user": "1", "chosen": 4.5, "rejected": "5"}, "chosen must hold ids, as text or integers"),
-        ({"user": "1", "chosen": "4", "rejected": "5", "weight": 0}, "weight must be a number above 0"),
-        ({"user": "1", "chosen": "4", "rejected": "5", "weight": "much"}, r"weight must be a number above 0: line 1 \('much'\)"),
+        ({"user": "1", "chosen": "4", "rejected": "5", "weight": 0}, "weight must be a number from 1e-30 to 1e"),
+        ({"user": "1", "chosen": "4", "rejected": "5", "weight": -1}, r"weight must be a number .*: line 1 \(-1\)"),
+        ({"user": "1", "chosen": "4", "rejected": "5", "weight": 1e-50}, r"weight must be a number .*: line 1 \(1e-50\)"),
+        ({"user": "1", "chosen": "4", "rejected": "5", "weight": 1e300}, r"weight must be a number .*: line 1 \(1e\+300\)"),
+        ({"user": "1", "chosen": "4", "rejected": "5", "weight": math.nan}, r"weight must be a number .*: line 1 \(nan\)"),
+        ({"user": "1", "chosen": "4", "rejected": "5", "weight": 10**400}, r"weight must be a number .*: line 1 \(1000"),
+        ({"user": "1", "chosen": "4", "rejected": "5", "weight": "much"}, r"weight must be a number .*: line 1 \('much'\)"),
         ({"user": "1", "chosen": "4", "rejected": "5", "wieght": 1}, "the column 'wieght' .*, expected columns of user, history"),
     ],
 )
@@ -174,6 +222,77 @@ def test_damaged_missing_and_empty_files_are_refused(tmp_path: Path) -> None:
         Pairs("pairs.txt")
     with pytest.raises(UsageError, match="Pairs has rows of its own"):
         Preference(candidates=Pairs("pairs.csv"), targets="all")
+
+
+def test_a_csv_field_of_any_length_is_read(tmp_path: Path) -> None:
+    """30,000 ids of 7 characters take over 131,072 characters, the limit of the csv module, which stays as it was."""
+    rejected, limit = [f"{number:07}" for number in range(30_000)], csv.field_size_limit()
+    path = write([{"user": "1", "chosen": "3", "rejected": rejected}], tmp_path / "p.csv")
+    assert read_pairs(path)[0].rejected == tuple(rejected)
+    assert csv.field_size_limit() == limit
+
+
+def test_a_repeated_column_or_key_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("user,chosen,rejected,chosen\n1,3,5,4\n")
+    pq.write_table(pa.Table.from_arrays([pa.array(["1"])] * 4, ["user", "chosen", "rejected", "chosen"]), tmp_path / "p.parquet")
+    for name in ("p.csv", "p.parquet"):
+        with pytest.raises(InputError, match=r"has the column 'chosen' twice; remove or rename one of them"):
+            read_pairs(tmp_path / name)
+    (tmp_path / "p.jsonl").write_text('{"user": "1", "chosen": "3", "rejected": "5", "chosen": "4"}\n{"chosen": 1}\n')
+    with pytest.raises(InputError, match=r"2 of 2 rows .* a key occurs twice: line 1 \('chosen'\); a row needs either .*: line 2"):
+        read_pairs(tmp_path / "p.jsonl")
+
+
+def test_a_row_with_several_problems_counts_once(tmp_path: Path) -> None:
+    path = write([{"user": "9", "chosen": "30", "rejected": "4"}], tmp_path / "p.csv")
+    with pytest.raises(InputError, match=r"p\.csv: 1 of 1 rows can't be used: unknown item: line 2 \('30'\); unknown user: line 2"):
+        Pairs(path).check_context(data())
+
+
+def test_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").mkdir()
+    with pytest.raises(InputError, match=r"the pair file .*pairs\.csv is a folder; expected a file"):
+        Pairs(tmp_path / "pairs.csv").check(None)
+
+
+def test_an_id_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    """JSON may escape one half of a surrogate pair, which no encoding can write."""
+    (tmp_path / "p.jsonl").write_text('{"user": "1", "chosen": "3", "rejected": "\\ud800"}\n')
+    with pytest.raises(InputError, match=r"rejected has an id that is no valid Unicode text: line 1 \('\\ud800'\)") as raised:
+        read_pairs(tmp_path / "p.jsonl")
+    str(raised.value).encode()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".jsonl"])
+def test_further_columns_of_a_trl_file_are_not_read(suffix: str, tmp_path: Path) -> None:
+    row = {"prompt": ["1", "2"], "chosen": "3", "rejected": "5", "score_chosen": 0.5}
+    assert read_trl(write([row], tmp_path / f"p{suffix}")) == (
+        PairRow("3", ("5",), None, ("1", "2"), 1.0, 2 if suffix == ".csv" else 1),
+    )
+    path = write([row | {"weight": 2}], tmp_path / f"weight{suffix}")
+    with pytest.raises(InputError, match=r"the column 'weight' .*, expected columns of prompt, chosen, rejected; remove it"):
+        read_trl(path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "write_trl got no rows"),
+        ([PairRow("3", ("5",), None, ())], "row 1: prompt is empty"),
+        ([PairRow("3", (), None, ("1",))], "row 1 has no rejected item"),
+        (
+            [PairRow("3", ("5",), None, ("1",)), PairRow("3", ("5", "3"), None, ("1",))],
+            "row 2: chosen is also rejected: '3'; read_trl",
+        ),
+        ([PairRow("\ud800", ("5",), None, ("1",))], "row 1: chosen has an id that is no valid Unicode text"),
+    ],
+)
+def test_rows_that_read_trl_refuses_are_not_written(rows: list[PairRow], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        write_trl(rows, tmp_path / "p.jsonl")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UsageError, match=r"expected a path that ends in \.jsonl or \.ndjson, got .*p\.csv"):
+        write_trl([PairRow("3", ("5",), None, ("1",))], tmp_path / "p.csv")
 
 
 def test_keys_follow_the_content(tmp_path: Path) -> None:

@@ -11,18 +11,20 @@ import numpy as np
 import torch
 from pandas import DataFrame
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+from torch.nn.functional import pad
 
 from genrec.errors import InputError, UsageError
 from genrec.id_matching import Ids, likely_cause
 from genrec.input_files import normalize_paths
-from genrec.item_rows import repeated
-from genrec.preference.candidates.pair_rows import SUFFIXES, FileFormat, PairRow, RowProblems, read_pairs, read_trl, write_trl
+from genrec.preference.candidates.pair_rows import SUFFIXES, FileFormat, PairRow, RowProblems, read_pairs, read_trl
+from genrec.preference.candidates.trl_files import write_trl
 from genrec.preference.disliked_pairs import DislikedPairs
 from genrec.preference.exclusions import representatives
 from genrec.progress import say
+from genrec.ragged_rows import RaggedRows
 from genrec.store import Signature, file_hash, signature_of
 from genrec.types import Candidates, ObjectiveContext, Proposals, SamplerContext, SequenceBatch
+from genrec.types.data import DISLIKED
 from genrec.types.specification import check_types
 
 __all__ = ["PairExamples", "PairRow", "Pairs", "read_pairs", "read_trl", "write_trl"]
@@ -33,7 +35,8 @@ NO_USER = 0  # user number of rows with a history of their own
 class Pairs:
     """Pairs or ranked lists from a CSV, Parquet or JSON lines file: the rows of the file are the training examples.
 
-    Columns: `user` (the history is the user's training events before the last `chosen` among them, all of them if it is not there)
+    Columns: `user` (the history is the user's training events before the last `chosen` among them, all of them if it is not there,
+    without the disliked ones if the split leaves them out of histories)
     or `history` (a JSON array of item ids, oldest first); `chosen` and `rejected` (an id or a JSON array of ids), or `ranked` (a JSON
     array, best first: the first is preferred to each of the others); and `weight` of the row's loss, 1 by default. With
     `format="trl"` the columns are TRL's `prompt`, `chosen`, `rejected`, see `read_trl`.
@@ -72,7 +75,8 @@ class Pairs:
     def check_context(self, context: SamplerContext) -> None:
         """Raise InputError for unknown ids, users without an event before `chosen`, and a `chosen` that the user dislikes."""
         examples, problems = self._resolved(context, None), RowProblems(self._path)
-        disliked = DislikedPairs(context, representatives(context)).contains(examples.user, examples.items[:, :1]).squeeze(1)
+        chosen = examples.chosen(torch.arange(len(examples)))
+        disliked = DislikedPairs(context, representatives(context)).contains(examples.user, chosen.unsqueeze(1)).squeeze(1)
         for row in (examples.rows[number] for number in disliked.nonzero().flatten().tolist()):
             problems.add(row.line, "the user dislikes chosen", f"user {row.user!r}, item {row.chosen!r}")
         problems.check(len(examples), "remove them: an item that the user dislikes in training is never preferred")
@@ -85,7 +89,8 @@ class Pairs:
         examples, problems = self._resolved(context, None), RowProblems(self._path)
         trained = set(zip(*(context.interactions[name] for name in ("user", "item")), strict=True))
         forbidden = set(zip(*(held_out[name] for name in ("user", "item")), strict=True)) - trained
-        for row, event in zip(examples.rows, zip(examples.user.tolist(), examples.items[:, 0].tolist(), strict=True), strict=True):
+        preferred = zip(examples.user.tolist(), examples.chosen(torch.arange(len(examples))).tolist(), strict=True)
+        for row, event in zip(examples.rows, preferred, strict=True):
             if event in forbidden:
                 problems.add(row.line, "chosen is a held-out event of the user", f"user {row.user!r}, item {row.chosen!r}")
         problems.check(len(examples), "remove them: a policy that trains on them has seen what it is evaluated on")
@@ -93,7 +98,7 @@ class Pairs:
     def build_proposals(self, context: ObjectiveContext) -> Proposals:
         """Return the proposer, with its own examples."""
         examples = self._resolved(context.data(), context.history_length)
-        left_out = sum(len(row.rejected) + 1 for row in examples.rows) - int(examples.mask.sum())
+        left_out = int((examples.items.values == 0).sum())
         if left_out:
             say(f"{self._path.name}: {left_out} rejected items have the Semantic ID of another item of their row and are left out")
         return Proposals(examples=examples, listed=examples.candidates, static=True)
@@ -108,8 +113,7 @@ class PairExamples:
 
     rows: tuple[PairRow, ...]  # R
     user: Tensor  # int64 [R]  `NO_USER` where the row has a history of its own
-    items: Tensor  # int64 [R, 1 + K]  chosen and rejected items, 0 where masked
-    mask: Tensor  # bool [R, 1 + K]
+    items: RaggedRows  # int64 [V]  chosen and rejected items of each row, 0 where one is left out
     weight: Tensor  # float32 [R]
     events: Tensor  # int64 [E]  items of all histories
     begin: Tensor  # int64 [R]  where the row's history begins in `events`
@@ -123,12 +127,16 @@ class PairExamples:
         begin, end = self.begin[index], self.end[index]
         place = end[:, None] - torch.arange(int((end - begin).max()) if len(index) else 0, 0, -1)
         history = torch.where(place >= begin[:, None], self.events[place.clamp(min=0)], 0)
-        return SequenceBatch(self.user[index], history, self.items[index, 0])
+        return SequenceBatch(self.user[index], history, self.chosen(index))
 
     def candidates(self, index: Tensor) -> Candidates:
-        """Return the candidates of the rows int64 [B]. A row without a rejected item takes no part."""
-        mask = self.mask[index]
-        return Candidates(self.items[index], mask, mask[:, 1:].any(1), weight=self.weight[index])
+        """Return the candidates of the rows int64 [B], padded to the longest of them. A row without a rejected item takes no part."""
+        items = self.items.padded(index, self.items.longest(index), 0)
+        return Candidates(items, items > 0, (items[:, 1:] > 0).any(1), weight=self.weight[index])
+
+    def chosen(self, index: Tensor) -> Tensor:
+        """Return the preferred item of the rows int64 [B]: int64 [B]."""
+        return self.items.values[self.items.first[index]]
 
 
 def resolve(rows: tuple[PairRow, ...], context: SamplerContext, history_length: int | None, path: Path) -> PairExamples:
@@ -146,38 +154,46 @@ def resolve(rows: tuple[PairRow, ...], context: SamplerContext, history_length: 
             problems.add(row.line, f"unknown {kind}", ", ".join(map(repr, missing[:3])))
         return [known.get(each, 0) for each in ids]
 
-    events, bounds = _training_events(context)
-    items, users, places, own = [], [], [], list[int]()
+    events, remembered, bounds = _training_events(context)
+    stored, before = events[remembered], np.concatenate([[0], np.cumsum(remembered)])
+    items, users, places, own = list[int](), [], [], list[int]()
     for row in rows:
-        items.append(torch.tensor(numbers(row, (row.chosen, *row.rejected), item_numbers, "item")))
+        candidates = numbers(row, (row.chosen, *row.rejected), item_numbers, "item")
+        items += candidates
         if row.user is None:
             history = numbers(row, row.history or (), item_numbers, "history item")
             users.append(NO_USER)
-            places.append((len(events) + len(own), len(events) + len(own) + len(history)))
+            places.append((len(stored) + len(own), len(stored) + len(own) + len(history)))
             own += history
             continue
         users.append(numbers(row, (row.user,), user_numbers, "user")[0])
         begin, end = bounds.get(users[-1], (0, 0))
-        taken = np.flatnonzero(events[begin:end] == int(items[-1][0]))
-        places.append((begin, begin + int(taken[-1]) if len(taken) else end))
+        taken = np.flatnonzero(events[begin:end] == candidates[0])
+        places.append((int(before[begin]), int(before[begin + int(taken[-1]) if len(taken) else end])))
         if users[-1] and places[-1][0] == places[-1][1]:
-            problems.add(row.line, "the user has no training event before chosen", f"user {row.user!r}, item {row.chosen!r}")
+            reason = "the user has no training event before chosen" + ("" if remembered.all() else " that is not disliked")
+            problems.add(row.line, reason, f"user {row.user!r}, item {row.chosen!r}")
     problems.check(len(rows), _advice(unknown, item_numbers, user_numbers))
-    padded = pad_sequence(items, batch_first=True)
-    kept = representatives(context)[padded]
-    mask = (kept > 0) & ~repeated(kept)
     begin_end = torch.tensor(places)
     begins = begin_end[:, 0] if history_length is None else torch.maximum(begin_end[:, 0], begin_end[:, 1] - history_length)
     return PairExamples(
         rows=rows,
         user=torch.tensor(users),
-        items=padded.masked_fill(~mask, 0),
-        mask=mask,
+        items=_distinct(rows, torch.tensor(items), representatives(context)),
         weight=torch.tensor([row.weight for row in rows], dtype=torch.float32),
-        events=torch.cat([torch.from_numpy(events), torch.tensor(own, dtype=torch.int64)]),
+        events=torch.cat([torch.from_numpy(stored), torch.tensor(own, dtype=torch.int64)]),
         begin=begins,
         end=begin_end[:, 1],
     )
+
+
+def _distinct(rows: tuple[PairRow, ...], items: Tensor, representative: Tensor) -> RaggedRows:
+    """Return the items int64 [V] of all rows, 0 in place of an item with the Semantic ID of an earlier one of its row."""
+    counts = torch.tensor([1 + len(row.rejected) for row in rows])
+    keys = representative[items] + torch.arange(len(rows)).repeat_interleave(counts) * len(representative)
+    _, first = np.unique(keys.numpy(), return_index=True)  # the first occurrence of each key
+    kept = torch.zeros_like(items).index_fill(0, torch.from_numpy(first), 1)
+    return RaggedRows(items * kept, pad(counts.cumsum(0), (1, 0)))
 
 
 def _item_numbers(context: SamplerContext) -> dict[str, int]:
@@ -191,13 +207,22 @@ def _user_numbers(context: SamplerContext) -> dict[str, int]:
     return {str(user) if context.own_ids is None else context.own_ids.user(user): user for user in users}
 
 
-def _training_events(context: SamplerContext) -> tuple[np.ndarray[Any, Any], dict[int, tuple[int, int]]]:
-    """Return the items of all training events by user and time, int64 [E], and where each user's events begin and end."""
+def _training_events(context: SamplerContext) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], dict[int, tuple[int, int]]]:
+    """Return the items of all training events by user and time, int64 [E], which of them stand in histories, bool [E], and where each
+    user's events begin and end.
+    """
     users, times, items = (context.interactions[name].to_numpy("int64") for name in ("user", "time", "item"))
     order = np.lexsort((times, users))  # stable: events at one time keep the order of the source
     names, begins = np.unique(users[order], return_index=True)
     ends = [*begins.tolist()[1:], len(items)]
-    return items[order].copy(), {user: (begin, end) for user, begin, end in zip(names.tolist(), begins.tolist(), ends, strict=True)}
+    kept = np.ones(len(items), dtype=bool)
+    if context.histories == "without disliked":
+        kept = context.interactions["label"].to_numpy()[order] != DISLIKED
+    return (
+        items[order].copy(),
+        kept,
+        {user: (begin, end) for user, begin, end in zip(names.tolist(), begins.tolist(), ends, strict=True)},
+    )
 
 
 def _advice(unknown: dict[str, list[str]], items: dict[str, int], users: dict[str, int]) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import difflib
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from genrec.errors import InputError, UsageError
+from genrec.errors import InputError
 from genrec.input_files import parse_json, reading
 from genrec.store import Signature, signature_of
 
@@ -21,7 +21,10 @@ TRL_COLUMNS = ("prompt", "chosen", "rejected")
 SUFFIXES = (".csv", ".parquet", ".jsonl", ".ndjson")
 JSON_LINES = (".jsonl", ".ndjson")
 SEPARATORS = (";", "\t", "|")  # of files that are not separated by commas
+MAX_FIELD = 2**31 - 1  # characters of a CSV field, the largest limit of the csv module on all systems
+_INDEX = "__index_level_0__"  # column of a Parquet file that pandas writes for the index
 SHOWN = 5  # rows of each reason in a message
+MIN_WEIGHT, MAX_WEIGHT = 1e-30, 1e30  # weights of rows; float32 then holds the sums of a batch
 
 
 class PairRow(NamedTuple):
@@ -31,7 +34,7 @@ class PairRow(NamedTuple):
     rejected: tuple[str, ...]  # at least one, distinct, without `chosen`
     user: str | None = None  # the history is this user's training events before `chosen`
     history: tuple[str, ...] | None = None  # oldest first, not empty; given if there is no user
-    weight: float = 1.0  # of the row's loss, above 0
+    weight: float = 1.0  # of the row's loss, from 1e-30 to 1e30
     line: int = 0  # line of the file, or row of a Parquet file, from 1
 
 
@@ -63,7 +66,8 @@ def read_pairs(path: Path | str, format: FileFormat = "genrec") -> tuple[PairRow
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"the pair file {path} does not exist; expected a file that ends in {', '.join(SUFFIXES)}; correct the path")
+        found = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError(f"the pair file {path} {found}; expected a file that ends in {', '.join(SUFFIXES)}; correct the path")
     return _read(path.absolute(), format, signature_of(path))
 
 
@@ -71,28 +75,9 @@ def read_trl(path: Path | str) -> tuple[PairRow, ...]:
     """Read a file of TRL's preference format, one object `{"prompt", "chosen", "rejected"}` per line.
 
     `prompt` is the history: a JSON array of item ids, oldest first, as text or as an array. `chosen` and `rejected` are item ids.
+    Further columns, such as `score_chosen`, are not read.
     """
     return read_pairs(path, "trl")
-
-
-def write_trl(rows: Iterable[PairRow], path: Path | str) -> None:
-    """Write a file in TRL's preference format, one line for each rejected item; prompts are texts, as TRL expects (see `read_trl`).
-
-    The format has no users and no weights: raises UsageError for a row without a history or with a weight other than 1.
-    """
-    lines = []
-    for number, row in enumerate(rows, 1):
-        if row.history is None:
-            raise UsageError(
-                f"row {number} has user {row.user!r} and no history, which TRL's format needs as the prompt; give PairRow.history"
-            )
-        if row.weight != 1:
-            raise UsageError(
-                f"row {number} has the weight {row.weight}, which TRL's format cannot hold; write a pair file with `weight`"
-            )
-        prompt = json.dumps(row.history, ensure_ascii=False)
-        lines += [json.dumps({"prompt": prompt, "chosen": row.chosen, "rejected": each}, ensure_ascii=False) for each in row.rejected]
-    Path(path).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 @lru_cache(maxsize=8)
@@ -103,7 +88,7 @@ def _read(path: Path, format: FileFormat, signature: Signature) -> tuple[PairRow
         if record is None:
             continue
         try:
-            rows.append(_trl_row(record, line) if format == "trl" else _row(record, line, path.suffix.lower() not in JSON_LINES))
+            rows.append(trl_row(record, line) if format == "trl" else _row(record, line, path.suffix.lower() not in JSON_LINES))
         except ValueError as error:
             problems.add(line, *error.args)
     problems.check(total)
@@ -115,7 +100,7 @@ def _read(path: Path, format: FileFormat, signature: Signature) -> tuple[PairRow
 def _records(path: Path, format: FileFormat, problems: RowProblems) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
     """Yield the line and the values of each row; None for a row that cannot be parsed, which is added to the problems."""
     suffix = path.suffix.lower()
-    read = _json_lines if suffix in JSON_LINES else partial(_csv, format=format) if suffix == ".csv" else _parquet
+    read = _json_lines if suffix in JSON_LINES else partial(_csv if suffix == ".csv" else _parquet, format=format)
     with reading(path, f"a {suffix} file in UTF-8"):
         for line, record in read(path, problems):
             _check_columns(path, line, record or {}, format)
@@ -123,12 +108,16 @@ def _records(path: Path, format: FileFormat, problems: RowProblems) -> Iterator[
 
 
 def _check_columns(path: Path, line: int, names: Iterable[str], format: FileFormat) -> None:
-    known = TRL_COLUMNS if format == "trl" else COLUMNS
-    unknown = [name for name in names if name not in known]
+    known, names = TRL_COLUMNS if format == "trl" else COLUMNS, list(names)
+    repeats = [name for name in known if names.count(name) > 1]
+    if repeats:
+        raise InputError(f"{path} has the column {repeats[0]!r} twice; remove or rename one of them")
+    whole = format == "trl" and all(name in names for name in known)  # as TRL does, ignore further columns, but none of genrec's
+    unknown = [name for name in names if name not in known and (name in COLUMNS or not whole)]
     if unknown:
         raise InputError(
             f"{path} has the column {unknown[0]!r} (row or line {line}), expected columns of {', '.join(known)}; "
-            + _column_advice(unknown[0], known)
+            + ("remove it" if whole else _column_advice(unknown[0], known))
         )
 
 
@@ -147,7 +136,7 @@ def _column_advice(name: str, known: tuple[str, ...]) -> str:
 
 def _csv(path: Path, problems: RowProblems, *, format: FileFormat) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
     """Yield the rows of a CSV file; an empty field is a missing value."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file, _long_fields():
         reader = csv.reader(file, strict=True)
         names = next(reader, [])
         _check_columns(path, 1, names, format)
@@ -161,15 +150,26 @@ def _csv(path: Path, problems: RowProblems, *, format: FileFormat) -> Iterator[t
                 yield reader.line_num, {name: field or None for name, field in zip(names, fields, strict=True)}
 
 
-def _parquet(path: Path, problems: RowProblems) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """Let the csv module read fields of any length, which long lists need; its limit is one for the whole process."""
+    limit = csv.field_size_limit(MAX_FIELD)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _parquet(path: Path, problems: RowProblems, *, format: FileFormat) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
     from pyarrow import parquet
 
     with parquet.ParquetFile(path) as file:
+        _check_columns(path, 1, [name for name in file.schema_arrow.names if name != _INDEX], format)
         number = 0
         for batch in file.iter_batches():
             for record in batch.to_pylist():
                 number += 1
-                yield number, {name: value for name, value in record.items() if name != "__index_level_0__"}
+                yield number, {name: value for name, value in record.items() if name != _INDEX}
 
 
 def _json_lines(path: Path, problems: RowProblems) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
@@ -177,10 +177,23 @@ def _json_lines(path: Path, problems: RowProblems) -> Iterator[tuple[int, Mappin
         for line, text in enumerate(file, 1):
             if not text.strip():
                 continue
-            record = _parsed(text)
+            repeats: list[str] = []
+            record = _parsed(text, partial(_object, repeats))
             if not isinstance(record, dict):
                 problems.add(line, "the line is not a JSON object")
-            yield line, record if isinstance(record, dict) else None
+            elif repeats:
+                problems.add(line, "a key occurs twice", repr(repeats[0]))
+            yield line, record if isinstance(record, dict) and not repeats else None
+
+
+def _object(repeats: list[str], pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object, and add the keys that occur in it again to `repeats`."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            repeats.append(name)
+        found[name] = value
+    return found
 
 
 def _row(record: Mapping[str, Any], line: int, text_arrays: bool) -> PairRow:
@@ -207,7 +220,7 @@ def _row(record: Mapping[str, Any], line: int, text_arrays: bool) -> PairRow:
     return PairRow(best, others, None if user is None else _id(user, "user"), items, _weight(weight), line)
 
 
-def _trl_row(record: Mapping[str, Any], line: int) -> PairRow:
+def trl_row(record: Mapping[str, Any], line: int) -> PairRow:
     """Return the row of a record of TRL's format. Raises ValueError with the reason and, for messages, the value."""
     for name in TRL_COLUMNS:
         if record.get(name) is None:
@@ -247,7 +260,10 @@ def _array(value: object, name: str) -> tuple[str, ...]:
 
 def _id(value: object, name: str) -> str:
     if isinstance(value, str | int) and not isinstance(value, bool) and str(value):
-        return str(value)
+        text = str(value)
+        if not text.isascii() and any("\ud800" <= each <= "\udfff" for each in text):
+            raise ValueError(f"{name} has an id that is no valid Unicode text", repr(value)[:80])
+        return text
     raise ValueError(f"{name} must hold ids, as text or integers", repr(value)[:80])
 
 
@@ -256,17 +272,17 @@ def _weight(value: object) -> float:
         return 1.0
     try:
         weight = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         weight = math.nan
-    if not (math.isfinite(weight) and weight > 0):
-        raise ValueError("weight must be a number above 0", repr(value)[:80])
+    if not MIN_WEIGHT <= weight <= MAX_WEIGHT:  # false for NaN
+        raise ValueError(f"weight must be a number from {MIN_WEIGHT:g} to {MAX_WEIGHT:g}", repr(value)[:80])
     return weight
 
 
-def _parsed(text: str) -> object:
-    """Return the JSON value of a text, or None if it is not valid JSON."""
+def _parsed(text: str, hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> object:
+    """Return the JSON value of a text, or None if it is not valid JSON. For `hook` see `parse_json`."""
     try:
-        return parse_json(text)
+        return parse_json(text, hook)
     except ValueError:
         return None
 
