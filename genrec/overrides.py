@@ -16,10 +16,12 @@ from typing import Any, get_type_hints
 
 from genrec.component_choices import choose, class_named, is_optional, kinds_of, required
 from genrec.data.sources.frames import TableOrPath
-from genrec.errors import ResourceError, UsageError
+from genrec.errors import InputError, ResourceError, UsageError
 from genrec.experiment import Experiment
 from genrec.field_paths import FieldPath, is_component, names_in, place, settable_fields, spelled, value_at, walk
 from genrec.override_messages import list_fields, refuse, wrong_type
+
+REFUSED = (UsageError, InputError)  # of an experiment with some of the overrides; a pair file is read when its format is checked
 
 
 def override(experiments: Sequence[Experiment], arguments: Sequence[str], where: str = "FILE.py:FUNCTION") -> list[Experiment]:
@@ -195,7 +197,7 @@ def _with_outer(reader: _Reader, experiment: Experiment, flags: list[list[str]],
     """Return the experiment with the components around a flag's field, for messages."""
     try:
         return reader.changed(experiment, _around(reader, experiment, flags, flag)) or experiment
-    except UsageError:
+    except REFUSED:
         return experiment
 
 
@@ -207,7 +209,7 @@ def _fitting(reader: _Reader, experiment: Experiment, flags: list[list[str]]) ->
 def _fits(reader: _Reader, experiment: Experiment, around: list[list[str]], flag: list[str]) -> bool:
     try:
         return reader.changed(experiment, [*around, flag]) is not None
-    except UsageError:
+    except REFUSED:
         return True
 
 
@@ -215,10 +217,10 @@ def _all(reader: _Reader, experiment: Experiment, flags: list[list[str]]) -> Exp
     """Return the experiment with all overrides. An error names the override at fault if leaving out one override helps, else all."""
     try:
         changed = reader.changed(experiment, flags)
-    except UsageError as error:
+    except REFUSED as error:
         at_fault = [flag for flag in flags if _valid(reader, experiment, [other for other in flags if other is not flag])]
         shown = " ".join(token for flag in at_fault[:1] or flags for token in flag)
-        raise UsageError(f"{shown}: {error}") from None
+        raise type(error)(f"{shown}: {error}") from None
     assert changed is not None
     return changed
 
@@ -226,7 +228,7 @@ def _all(reader: _Reader, experiment: Experiment, flags: list[list[str]]) -> Exp
 def _valid(reader: _Reader, experiment: Experiment, flags: list[list[str]]) -> bool:
     try:
         return reader.changed(experiment, flags) is not None
-    except UsageError:
+    except REFUSED:
         return False
 
 

@@ -22,11 +22,11 @@ from genrec.baselines import Popularity, SASRec
 from genrec.component_choices import MODULES, classes_of, kinds_of
 from genrec.data.sources import Frames
 from genrec.embeddings import Collaborative, Precomputed
-from genrec.errors import UsageError
+from genrec.errors import InputError, UsageError
 from genrec.experiment import Align, Experiment, Tokenize, baselines, seeds
 from genrec.field_paths import value_at, walk
 from genrec.objectives import Preference, Rounds, Supervised
-from genrec.preference.candidates import Sampled
+from genrec.preference.candidates import Pairs, Sampled
 from genrec.preference.filters import NearDuplicates
 from genrec.preference.losses import DPO, Anchored, Smoothed, SoftmaxDPO
 from genrec.preference.negatives import BestOf, FaissNeighbors, Filtered, Mix, Uniform
@@ -549,6 +549,20 @@ class TwoLosses:
 )
 def test_a_short_name_that_is_not_unique_or_is_inside_a_tuple_is_explained(row: Experiment, flag: str, said: str) -> None:
     assert said in refused([row], flag, "x")
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_pair_file_and_its_format_are_read_together(tmp_path: Path, order: int) -> None:
+    """A file of TRL is refused without its format, and a file of genrec with the format of TRL."""
+    own, trl = tmp_path / "own.jsonl", tmp_path / "trl.jsonl"
+    own.write_text('{"history": [1, 2], "chosen": 3, "rejected": 4}\n')
+    trl.write_text('{"prompt": "[1, 2]", "chosen": "3", "rejected": "4"}\n')
+    row = replace(BASE, align=Align(Preference(SoftmaxDPO(beta=1.0), Pairs(own))))
+    flags = [["--align.path", str(trl)], ["--align.format", "trl"]][::order]
+    (changed,) = overrides.override([row], [token for flag in flags for token in flag])
+    assert changed == replace(row, align=Align(Preference(SoftmaxDPO(beta=1.0), Pairs(trl, format="trl"))))
+    with pytest.raises(InputError, match=r"^--align.path \S+trl.jsonl: \S+trl.jsonl has the column 'prompt'"):
+        overrides.override([row], ["--align.path", str(trl)])
 
 
 def test_the_fields_of_losses_and_of_all_stages_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
