@@ -25,8 +25,8 @@ from genrec.embeddings import Collaborative, Precomputed
 from genrec.errors import InputError, UsageError
 from genrec.experiment import Align, Experiment, Tokenize, baselines, seeds
 from genrec.field_paths import value_at, walk
-from genrec.objectives import Preference, Rounds, Supervised
-from genrec.preference.candidates import Pairs, Sampled
+from genrec.objectives import PolicyGradient, Preference, Rounds, Supervised
+from genrec.preference.candidates import Pairs, Sampled, TopItems
 from genrec.preference.filters import NearDuplicates
 from genrec.preference.losses import DPO, Anchored, Smoothed, SoftmaxDPO
 from genrec.preference.negatives import BestOf, FaissNeighbors, Filtered, Mix, Uniform
@@ -549,6 +549,39 @@ class TwoLosses:
 )
 def test_a_short_name_that_is_not_unique_or_is_inside_a_tuple_is_explained(row: Experiment, flag: str, said: str) -> None:
     assert said in refused([row], flag, "x")
+
+
+@pytest.mark.parametrize(
+    ("objective", "flag", "lacks"),
+    [
+        (
+            Preference(candidates=TopItems(size=8)),
+            "--align.negatives",
+            "align.objective.candidates is TopItems, which has no field 'negatives'; add --align.objective.candidates Sampled\n",
+        ),
+        (
+            PolicyGradient(),
+            "--align.loss",
+            "align.objective is PolicyGradient, which has no field 'loss'; add --align.objective Preference\n",
+        ),
+        (
+            Supervised(),
+            "--align.negatives",
+            "align.objective is Supervised, which has no field 'candidates'; add --align.objective PolicyGradient or Preference\n",
+        ),
+    ],
+)
+def test_a_field_of_another_class_is_not_called_renamed(objective: Any, flag: str, lacks: str) -> None:
+    message = refused([replace(BASE, align=Align(objective))], flag, "Uniform")
+    assert lacks in message
+    assert "is now" not in message
+
+
+def test_a_class_of_a_file_for_an_experiment_without_alignment_needs_an_alignment_first() -> None:
+    """`mine.py:Focal()` is no Python that one could write."""
+    message = refused([BASE], "--align.objective", "mine.py:Focal")
+    assert "add --align Align: --align Align --align.objective mine.py:Focal\n" in message
+    assert "replace(" not in message
 
 
 @pytest.mark.parametrize("order", [1, -1])
