@@ -10,7 +10,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from genrec import renamed
-from genrec.component_choices import classes_of, kinds_of, replacing, required
+from genrec.component_choices import classes_of, is_optional, kinds_of, replacing, required
 from genrec.errors import UsageError
 from genrec.experiment import Experiment
 from genrec.field_paths import FieldPath, Walk, as_flag, is_component, names_in, nearest_holders, settable_fields, value_at, walk
@@ -28,6 +28,17 @@ WORDS: dict[Any, str] = {
 def list_fields(where: str) -> str:
     """Return the line with the command that lists the fields of an experiment."""
     return f"list all fields: genrec run {where} --fields"
+
+
+def component_lines(value: object, path: FieldPath = ()) -> Iterator[str]:
+    """Iterate over the components below an experiment or component that a class name replaces: the flag, the class, the choices."""
+    for name in names_in(value):
+        inner, here = value_at(value, (name,), {}), (*path, name)
+        kinds = () if isinstance(value, tuple) or isinstance(inner, tuple) else kinds_of(value, name)
+        if kinds:
+            none = ", None" if is_optional(value, name) else ""
+            yield f"{as_flag(here)} {'None' if inner is None else type(inner).__name__}: {', '.join(classes_of(kinds))}{none}"
+        yield from component_lines(inner, here)
 
 
 def refuse(experiments: Sequence[Experiment], flag: list[str], where: str) -> None:

@@ -19,7 +19,7 @@ from genrec.data.sources.frames import TableOrPath
 from genrec.errors import InputError, ResourceError, UsageError
 from genrec.experiment import Experiment
 from genrec.field_paths import FieldPath, is_component, names_in, place, settable_fields, spelled, value_at, walk
-from genrec.override_messages import list_fields, refuse, wrong_type
+from genrec.override_messages import component_lines, list_fields, refuse, wrong_type
 
 REFUSED = (UsageError, InputError)  # of an experiment with some of the overrides; a pair file is read when its format is checked
 
@@ -233,9 +233,12 @@ def _valid(reader: _Reader, experiment: Experiment, flags: list[list[str]]) -> b
 
 
 def print_fields(experiment: Experiment) -> None:
-    """Print every field that can be overridden, with its default."""
+    """Print every field that can be overridden, with its default, and the components with the classes that can replace them."""
     with contextlib.suppress(SystemExit):
         _cli(Experiment, experiment, ["--help"])
+    print("components, with the class of this experiment and the choices (or FILE.py:CLASS):")
+    for line in component_lines(experiment):
+        print(f"  {line}")
 
 
 def _by_flag(arguments: Sequence[str]) -> list[list[str]]:
@@ -286,7 +289,8 @@ def _cli(kind: Any, default: Any, arguments: list[str]) -> Any:
             str_from_instance=lambda value: [str(value) if isinstance(value, Path) else "DataFrame"],
         )
 
-    config = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
+    # without SuppressFixed, --help lists a component that is None as "{fixed}", though a class name sets it
+    config = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff, tyro.conf.SuppressFixed)
     with registry:  # older versions of tyro have no parameter for it
         defaults = {} if default is None else {"default": default}
         return tyro.cli(kind, prog="genrec run", args=arguments, config=config, **defaults)

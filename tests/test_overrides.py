@@ -605,6 +605,21 @@ def test_the_fields_of_losses_and_of_all_stages_are_listed(capsys: pytest.Captur
         assert flag in listed
 
 
+def test_the_components_are_listed_with_their_choices(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also one without fields, Uniform, and one that is None, the reward, which is not "fixed"."""
+    row = replace(BASE, align=dpo(negatives=Uniform()))
+    overrides.print_fields(row)
+    listed = capsys.readouterr().out
+    assert "fixed" not in listed
+    components = dict(line.strip().split(": ") for line in listed.partition("\ncomponents, ")[2].splitlines()[1:])
+    assert "FaissNeighbors" in components["--align.objective.candidates.negatives Uniform"].split(", ")
+    assert components["--align.objective.reward None"].endswith("WeightedSum, None")
+    assert components["--split LeaveOneOut"] == "GlobalTemporal, HoldOutLast, LeaveOneOut"
+    for line, choices in components.items():
+        now = line.partition(" ")[2]
+        assert now in choices.split(", ")
+
+
 def test_the_code_for_a_stage_of_a_chain_is_python() -> None:
     """What the message tells to write is evaluated."""
     message = refused([CHAIN], "--align.1.objective", "Rounds", "--align.0.negatives", "Mix")

@@ -33,8 +33,8 @@ class Rollouts:
     samples in the order of the draws. The behavior's log-probabilities are given for samples and for `refresh` other than 1.
     """
 
-    size: int = 16  # G, candidates of a row, at least 2; at most the policy's num_beams if it searches with beams
-    by: Literal["beams", "top", "samples"] = "beams"
+    size: int = 16  # candidates of a row, at least 2; at most the policy's num_beams if it searches with beams
+    by: Literal["beams", "top", "samples"] = "beams"  # beam search, the exact best items, or samples without replacement
     include_target: bool = False  # where no candidate has the target's Semantic ID, the target takes the last place
     refresh: int = 1  # steps between copies of the policy that proposes; 1: the policy in training itself, 0: the reference
     seen: bool = True  # whether items of the history may be candidates
