@@ -10,7 +10,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from genrec import renamed
-from genrec.component_choices import classes_of, holds_number, kinds_of, replacing, required
+from genrec.component_choices import classes_of, holds_number, is_optional, kinds_of, replacing, required
 from genrec.errors import UsageError, did_you_mean
 from genrec.experiment import Experiment
 from genrec.field_paths import FieldPath, Walk, as_flag, is_component, names_in, nearest_holders, settable_fields, value_at, walk
@@ -28,6 +28,17 @@ WORDS: dict[Any, str] = {
 def list_fields(where: str) -> str:
     """Return the line with the command that lists the fields of an experiment."""
     return f"list all fields: genrec run {where} --fields"
+
+
+def component_lines(value: object, path: FieldPath = ()) -> Iterator[str]:
+    """Iterate over the components below an experiment or component that a class name replaces: the flag, the class, the choices."""
+    for name in names_in(value):
+        inner, here = value_at(value, (name,), {}), (*path, name)
+        kinds = () if isinstance(value, tuple) or isinstance(inner, tuple) else kinds_of(value, name)
+        if kinds:
+            none = ", None" if is_optional(value, name) else ""
+            yield f"{as_flag(here)} {'None' if inner is None else type(inner).__name__}: {', '.join(classes_of(kinds))}{none}"
+        yield from component_lines(inner, here)
 
 
 def refuse(experiments: Sequence[Experiment], flag: list[str], where: str) -> None:
@@ -111,8 +122,10 @@ def _no_such_field(root: object, found: Walk, flag: list[str]) -> str:
         return f"{where} is None in all of them, so it has no field {name!r}{_instead_of_none(root, found, flag)}"
     if is_component(value):
         is_below = any(path.rpartition(".")[2] == name.replace("_", "-") for path in _paths(value))  # inside a tuple
-        former = None if is_below else _former(root, found, name.replace("-", "_"))
-        return f"{flag[0]} is now {former}" if former else _no_field(value, name, found.taken)
+        field = name.replace("-", "_")
+        if is_below or renamed.present_name(type(value).__name__, field) is None:
+            return _no_field(value, name, found.taken)
+        return _lacking(root, found, field) or f"{flag[0]} is now {_former(root, found, field)}"
     if names_in(value) and not name.isdecimal():
         inside = [f"--{'.'.join([*found.taken, each, name])}" for each in names_in(value) if _has(root, (*found.path, each), name)]
         begin = f"--{where}.0"
@@ -122,12 +135,29 @@ def _no_such_field(root: object, found: Walk, flag: list[str]) -> str:
     return f"{where} is {value!r}, which has no fields"
 
 
-def _former(root: object, found: Walk, field: str) -> str | None:
-    """Return the present flag of a former field of the component at the end of a walk, and the code for it; None if it never was."""
+def _lacking(root: object, found: Walk, field: str) -> str | None:
+    """Return which component on the present path of a former field lacks it, and the classes that have it; None if none lacks it.
+
+    `--align.negatives` of `TopItems` needs another proposer first: its name is that of a field of `Sampled` as well.
+    """
+    present = renamed.present_name(type(value_at(root, found.path, {})).__name__, field)
+    inner = walk(root, ".".join([*found.path, present or ""]), {})
+    value = value_at(root, inner.path, {})
+    if not inner.left or not is_component(value) or not inner.path:
+        return None
+    classes = classes_of(kinds_of(value_at(root, inner.path[:-1], {}), inner.path[-1])).items()
+    having = [name for name, kind in classes if inner.left[0] in settable_fields(kind)]
+    if not having:
+        return None
+    lacks = f"{'.'.join(inner.path)} is {type(value).__name__}, which has no field {inner.left[0]!r}"
+    return f"{lacks}; add {as_flag(inner.path)} {' or '.join(having)}"
+
+
+def _former(root: object, found: Walk, field: str) -> str:
+    """Return the present flag of a former field of the component at the end of a walk, and the code for it."""
     kind = type(value_at(root, found.path, {})).__name__
     present = renamed.present_name(kind, field)
-    if present is None:
-        return None
+    assert present is not None, (kind, field)
     if not present[0].isupper():
         return f"{as_flag((*found.taken, present))}{renamed.code_for(kind, field)}"
     owner, _, name = present.partition(".")
@@ -174,8 +204,11 @@ def _below(found: Walk, inner: Walk) -> Walk:
 
 
 def _code(component: Any, path: FieldPath, value: str) -> str | None:
-    """Return the code of a component with another value of the field at a path, or None if it is not a component of defaults."""
-    if required(type(component)) or type(component)() != component:
+    """Return the code of a component with another value of the field at a path.
+
+    None if the component is not one of defaults, or the value is a class of a file (`FILE.py:CLASS`), which the code would import.
+    """
+    if ":" in value or required(type(component)) or type(component)() != component:
         return None
     field, owner = path[0], type(component).__name__
     if len(path) > 1:

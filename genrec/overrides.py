@@ -16,11 +16,13 @@ from typing import Any, get_type_hints
 
 from genrec.component_choices import choose, class_named, holds_number, is_optional, kinds_of, required
 from genrec.data.sources.frames import TableOrPath
-from genrec.errors import ResourceError, UsageError
+from genrec.errors import InputError, ResourceError, UsageError
 from genrec.experiment import Experiment
 from genrec.field_paths import FieldPath, by_flag, is_component, names_in, number_in, place, settable_fields, spelled, value_at, walk
-from genrec.override_messages import list_fields, number_or_schedule, refuse, wrong_type
+from genrec.override_messages import component_lines, list_fields, number_or_schedule, refuse, wrong_type
 from genrec.types import NumberOrSchedule, ValueSchedule
+
+REFUSED = (UsageError, InputError)  # of an experiment with some of the overrides; a pair file is read when its format is checked
 
 
 def override(experiments: Sequence[Experiment], arguments: Sequence[str], where: str = "FILE.py:FUNCTION") -> list[Experiment]:
@@ -200,7 +202,7 @@ def _with_outer(reader: _Reader, experiment: Experiment, flags: list[list[str]],
     """Return the experiment with the components around a flag's field, for messages."""
     try:
         return reader.changed(experiment, _around(reader, experiment, flags, flag)) or experiment
-    except UsageError:
+    except REFUSED:
         return experiment
 
 
@@ -212,7 +214,7 @@ def _fitting(reader: _Reader, experiment: Experiment, flags: list[list[str]]) ->
 def _fits(reader: _Reader, experiment: Experiment, around: list[list[str]], flag: list[str]) -> bool:
     try:
         return reader.changed(experiment, [*around, flag]) is not None
-    except UsageError:
+    except REFUSED:
         return True
 
 
@@ -220,10 +222,10 @@ def _all(reader: _Reader, experiment: Experiment, flags: list[list[str]]) -> Exp
     """Return the experiment with all overrides. An error names the override at fault if leaving out one override helps, else all."""
     try:
         changed = reader.changed(experiment, flags)
-    except UsageError as error:
+    except REFUSED as error:
         at_fault = [flag for flag in flags if _valid(reader, experiment, [other for other in flags if other is not flag])]
         shown = " ".join(token for flag in at_fault[:1] or flags for token in flag)
-        raise UsageError(f"{shown}: {error}") from None
+        raise type(error)(f"{shown}: {error}") from None
     assert changed is not None
     return changed
 
@@ -231,14 +233,16 @@ def _all(reader: _Reader, experiment: Experiment, flags: list[list[str]]) -> Exp
 def _valid(reader: _Reader, experiment: Experiment, flags: list[list[str]]) -> bool:
     try:
         return reader.changed(experiment, flags) is not None
-    except UsageError:
+    except REFUSED:
         return False
 
 
 def print_fields(experiment: Experiment) -> None:
-    """Print every field that can be overridden, with its default."""
+    """Print every field that can be overridden, with its default, and the components with the classes that can replace them."""
     with contextlib.suppress(SystemExit):
         _cli(Experiment, experiment, ["--help"])
+    title = "components, with the class of this experiment and the choices (or FILE.py:CLASS):"
+    print(title, *component_lines(experiment), sep="\n  ")
 
 
 def _parse(kind: Any, default: Any, arguments: list[str]) -> Any:
@@ -289,7 +293,8 @@ def _cli(kind: Any, default: Any, arguments: list[str]) -> Any:
             str_from_instance=lambda value: [str(value)],
         )
 
-    config = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
+    # without SuppressFixed, --help lists a component that is None as "{fixed}", though a class name sets it
+    config = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff, tyro.conf.SuppressFixed)
     with registry:  # older versions of tyro have no parameter for it
         defaults = {} if default is None else {"default": default}
         return tyro.cli(kind, prog="genrec run", args=arguments, config=config, **defaults)

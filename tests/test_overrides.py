@@ -22,11 +22,11 @@ from genrec.baselines import Popularity, SASRec
 from genrec.component_choices import MODULES, classes_of, kinds_of
 from genrec.data.sources import Frames
 from genrec.embeddings import Collaborative, Precomputed
-from genrec.errors import UsageError
+from genrec.errors import InputError, UsageError
 from genrec.experiment import Align, Experiment, Tokenize, baselines, seeds
 from genrec.field_paths import value_at, walk
-from genrec.objectives import Preference, Rounds, Supervised
-from genrec.preference.candidates import Sampled
+from genrec.objectives import PolicyGradient, Preference, Rounds, Supervised
+from genrec.preference.candidates import Pairs, Sampled, TopItems
 from genrec.preference.filters import NearDuplicates
 from genrec.preference.losses import DPO, Anchored, Smoothed, SoftmaxDPO
 from genrec.preference.negatives import BestOf, FaissNeighbors, Filtered, Mix, Uniform
@@ -552,11 +552,73 @@ def test_a_short_name_that_is_not_unique_or_is_inside_a_tuple_is_explained(row: 
     assert said in refused([row], flag, "x")
 
 
+@pytest.mark.parametrize(
+    ("objective", "flag", "lacks"),
+    [
+        (
+            Preference(candidates=TopItems(size=8)),
+            "--align.negatives",
+            "align.objective.candidates is TopItems, which has no field 'negatives'; add --align.objective.candidates Sampled\n",
+        ),
+        (
+            PolicyGradient(),
+            "--align.loss",
+            "align.objective is PolicyGradient, which has no field 'loss'; add --align.objective Preference\n",
+        ),
+        (
+            Supervised(),
+            "--align.negatives",
+            "align.objective is Supervised, which has no field 'candidates'; add --align.objective PolicyGradient or Preference\n",
+        ),
+    ],
+)
+def test_a_field_of_another_class_is_not_called_renamed(objective: Any, flag: str, lacks: str) -> None:
+    message = refused([replace(BASE, align=Align(objective))], flag, "Uniform")
+    assert lacks in message
+    assert "is now" not in message
+
+
+def test_a_class_of_a_file_for_an_experiment_without_alignment_needs_an_alignment_first() -> None:
+    """`mine.py:Focal()` is no Python that one could write."""
+    message = refused([BASE], "--align.objective", "mine.py:Focal")
+    assert "add --align Align: --align Align --align.objective mine.py:Focal\n" in message
+    assert "replace(" not in message
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_pair_file_and_its_format_are_read_together(tmp_path: Path, order: int) -> None:
+    """A file of TRL is refused without its format, and a file of genrec with the format of TRL."""
+    own, trl = tmp_path / "own.jsonl", tmp_path / "trl.jsonl"
+    own.write_text('{"history": [1, 2], "chosen": 3, "rejected": 4}\n')
+    trl.write_text('{"prompt": "[1, 2]", "chosen": "3", "rejected": "4"}\n')
+    row = replace(BASE, align=Align(Preference(SoftmaxDPO(beta=1.0), Pairs(own))))
+    flags = [["--align.path", str(trl)], ["--align.format", "trl"]][::order]
+    (changed,) = overrides.override([row], [token for flag in flags for token in flag])
+    assert changed == replace(row, align=Align(Preference(SoftmaxDPO(beta=1.0), Pairs(trl, format="trl"))))
+    with pytest.raises(InputError, match=r"^--align.path \S+trl.jsonl: \S+trl.jsonl has the column 'prompt'"):
+        overrides.override([row], ["--align.path", str(trl)])
+
+
 def test_the_fields_of_losses_and_of_all_stages_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     overrides.print_fields(CHAIN)
     listed = capsys.readouterr().out
     for flag in ("--align.0.objective.loss.loss.beta", "--align.0.objective.candidates.num-negatives", "--align.1.objective.targets"):
         assert flag in listed
+
+
+def test_the_components_are_listed_with_their_choices(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also one without fields, Uniform, and one that is None, the reward, which is not "fixed"."""
+    row = replace(BASE, align=dpo(negatives=Uniform()))
+    overrides.print_fields(row)
+    listed = capsys.readouterr().out
+    assert "fixed" not in listed
+    components = dict(line.strip().split(": ") for line in listed.partition("\ncomponents, ")[2].splitlines()[1:])
+    assert "FaissNeighbors" in components["--align.objective.candidates.negatives Uniform"].split(", ")
+    assert components["--align.objective.reward None"].endswith("WeightedSum, None")
+    assert components["--split LeaveOneOut"] == "GlobalTemporal, HoldOutLast, LeaveOneOut"
+    for line, choices in components.items():
+        now = line.partition(" ")[2]
+        assert now in choices.split(", ")
 
 
 def test_the_code_for_a_stage_of_a_chain_is_python() -> None:

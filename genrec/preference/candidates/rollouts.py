@@ -45,7 +45,7 @@ class Rollouts:
     samples in the order of the draws. The behavior's log-probabilities are given for samples and for `refresh` other than 1.
     """
 
-    size: int = 16  # G, candidates of a row, at least 2; beams: at most the policy's num_beams
+    size: int = 16  # candidates of a row, at least 2; beams: at most the policy's num_beams
     by: Literal["beams", "top", "samples"] = "beams"  # beams or exact best items; exact best items; samples without replacement
     include_target: bool = False  # where no candidate has the target's Semantic ID, the target takes the last place
     refresh: int = 1  # steps between copies of the policy that proposes; 1: the policy in training itself, 0: the reference

@@ -34,7 +34,7 @@ class TopItems:
     In a row without a preference all candidates but the target are masked: a row that the gate rejects, or without another item.
     """
 
-    size: int = 16  # K, candidates of a row with the target, at least 1; at most the policy's num_beams if it searches with beams
+    size: int = 16  # candidates of a row with the target, at least 1; at most the policy's num_beams if it searches with beams
     gate: bool = True  # only rows whose target is among the K best items are preferences
     refresh: int = 1  # steps between copies of the policy that proposes; 1: the policy in training itself, 0: the reference
     seen: bool = True  # whether items of the history may be candidates; they are common errors where lists keep seen items
