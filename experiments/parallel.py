@@ -11,8 +11,8 @@ Named before any run: the primary endpoint of `beauty` is NDCG@10 on test, seen 
 the same steps on the same batches (the recipe of experiments/on_policy.py). `variants` are compared on validation.
 
 Cost: an epoch of `sft` (190 steps of 128 windows) takes about 70 s of one core of an AMD EPYC, and validation on all users 7 s, so 30
-epochs take 40 minutes; two epochs of `continued` or `gated` take a few minutes. Not run yet: experiments/results.md has no figure of
-these rows.
+epochs take 40 minutes; two epochs of `continued` or `gated` take a few minutes. Result of one seed: see
+experiments/results/parallel.md; `variants` have not been run.
 """
 
 from __future__ import annotations

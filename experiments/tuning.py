@@ -85,7 +85,9 @@ def rpg_beauty() -> Tuning:
     """Return the tuning of RPG on Beauty. Trials have 12 epochs instead of 30 and validate on 4,000 users every two epochs."""
     base = parallel.sft()
     optimization = replace(base.sft.optimization, max_steps=12 * parallel.EPOCH)
-    recipe = replace(base.sft, optimization=optimization, validation=replace(base.sft.validation, every=2 * parallel.EPOCH, users=4_000))
+    recipe = replace(
+        base.sft, optimization=optimization, validation=replace(base.sft.validation, every=2 * parallel.EPOCH, users=4_000)
+    )
     return Tuning(
         experiment=replace(base, sft=recipe),
         space={
