@@ -36,8 +36,9 @@ def component_lines(value: object, path: FieldPath = ()) -> Iterator[str]:
         inner, here = value_at(value, (name,), {}), (*path, name)
         kinds = () if isinstance(value, tuple) or isinstance(inner, tuple) else kinds_of(value, name)
         if kinds:
-            none = ", None" if is_optional(value, name) else ""
-            yield f"{as_flag(here)} {'None' if inner is None else type(inner).__name__}: {', '.join(classes_of(kinds))}{none}"
+            also = [word for word, fits in (("None", is_optional), ("a number", holds_number)) if fits(value, name)]
+            now = type(inner).__name__ if is_component(inner) else inner
+            yield f"{as_flag(here)} {now}: {', '.join([*classes_of(kinds), *also])}"
         yield from component_lines(inner, here)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from genrec import model
 from genrec.data.examples import Examples
-from genrec.objectives.preferences import log_probs
+from genrec.objectives.scored_candidates import log_probs
 from genrec.objectives.supervised import negative_log_likelihood
 from genrec.precision import Resolved
 from genrec.preference.losses import SoftmaxDPO

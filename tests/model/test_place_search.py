@@ -75,13 +75,13 @@ def test_row_scores_of_windows_encode_each_window_once(name: str) -> None:
 
 def test_wrong_searches_after_places_are_found() -> None:
     policy = build(POLICIES["gpt"], catalog(ITEMS))
-    history = torch.tensor([[0, 3, 9, 4], [7, 1, 8, 2]])
-    check_windows("Policy", policy, history, ITEMS)
+    history, semantic_ids = torch.tensor([[0, 3, 9, 4], [7, 1, 8, 2]]), policy.semantic_ids
+    check_windows("Policy", policy, history, semantic_ids)
     right, draw = policy.recommend_after, policy.sample_items_after
     policy.recommend_after = lambda history, places, n, exclude: right(history, places.flip(0), n, exclude)
     with pytest.raises(ContractError, match="recommend_after is not recommend of every prefix"):
-        check_windows("Policy", policy, history, ITEMS)
+        check_windows("Policy", policy, history, semantic_ids)
     policy.recommend_after = right
     policy.sample_items_after = lambda history, places, n, exclude, source: draw(history, places, n, exclude, source.manual_seed(1))
     with pytest.raises(ContractError, match="sample_items_after does not draw as sample_items"):
-        check_windows("Policy", policy, history, ITEMS)
+        check_windows("Policy", policy, history, semantic_ids)

@@ -162,7 +162,7 @@ def test_refusals() -> None:
         Together((Rollouts(), TopItems()))
     with pytest.raises(UsageError, match="which has examples of its own"):
         Together((Fixed({"examples": [1]}), TopItems())).build_proposals(context_of(TablePolicy(S), data_of(one_level(6))))
-    with pytest.raises(UsageError, match="got a proposer with behavior log-probabilities, codes or weights"):
+    with pytest.raises(UsageError, match="without behavior log-probabilities or weights, got a proposer that gives them"):
         joined([Candidates(torch.ones(1, 2), torch.ones(1, 2) > 0, behavior=torch.zeros(1, 2))], torch.ones(1), torch.arange(3))
     with pytest.raises(UsageError, match=r"History\.size must be at least 2, got 1"):
         History(size=1)

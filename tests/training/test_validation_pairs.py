@@ -24,6 +24,7 @@ from genrec.preference.losses import DPO, KTO, Anchored, ContinuedSFT, RosePO, S
 from genrec.preference.negatives import AlreadySeen, BestOf, Curriculum, InBatch, ModelBeams, PrefixNeighbors, Uniform
 from genrec.preference.rewards import LogProbability
 from genrec.training import align as aligning
+from genrec.training.policy_divergence import ENTROPY, KL
 from genrec.training.recipes import Align
 from genrec.types import Candidates, Draw, NegativeSampler, SamplerContext, SequenceBatch
 
@@ -143,7 +144,7 @@ def test_training_is_the_same_with_and_without_pairs(change: dict[str, object], 
         tables.append(draws)
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     assert tables[0].equals(tables[1])
-    names = {f"validation_{name}" for name in COLUMNS}
+    names = {f"validation_{name}" for name in (*COLUMNS, ENTROPY, KL)}
     assert [{name: value for name, value in row.items() if name not in names} for row in rows[1]] == rows[0]
     judged = {row["step"]: row for row in rows[1] if names <= set(row)}
     assert list(judged) == [0, 20, 40]
