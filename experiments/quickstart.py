@@ -8,20 +8,20 @@ popularity. 48 % of the events are liked (rated 4 or 5) and 31 % are disliked (1
 ratings hold what it does not. Each user's last ten events are held out: five for validation, five for the test. The target is the
 first liked one of the five.
 
-Named before the run: the primary endpoint is NDCG@10 of liked targets on test, seen items kept, against continued SFT, which takes
-as many steps on the same windows (`control`, the reference of the table). Second: the pairwise accuracy of liked over disliked
-held-out items. The fair controls learn from the same ratings by likelihood alone: SFT on liked events from the start (`sft_liked`),
-and SFT followed by as many steps on liked events (`control_liked`). Recipes were chosen on another world, `Taste(seed=0)`, whose
-test figures were partly seen; the users of the quick start's world were not, and its settings were shortened by cost alone.
+The primary endpoint is NDCG@10 of liked targets on test, seen items kept, against continued SFT, which takes as many steps on the
+same windows (`control`, the reference of the table). Second: the pairwise accuracy of liked over disliked held-out items. The
+fair controls learn from the same ratings by likelihood alone: SFT on liked events from the start (`sft_liked`), and SFT followed
+by as many steps on liked events (`control_liked`). Recipes were chosen on another world, `Taste(seed=0)`, whose test figures were
+partly seen; the users of the quick start's world were not, and its settings were shortened by cost alone.
 
-Expected result: DPO, gated S-DPO and GRPO have a higher NDCG@10 than the control, S-DPO is not distinguishable from it; all four
+What to expect: DPO, gated S-DPO and GRPO have a higher NDCG@10 than the control, S-DPO is not distinguishable from it; all four
 order more pairs. None has a higher NDCG@10 than the fair controls: the likelihood of liked events is hard to beat. DPO and S-DPO
 order more pairs than `control_liked`. `genrec.data.worlds.best_metrics` gives the best possible values: 0.970 of the pairs and an
 NDCG@10 of 0.266, and 0.663 and 0.200 for a ranker that knows the true probabilities of all events and no ratings. Tables:
 experiments/results.md (experiments/results/quick-start.md).
 
-Cost: 8.1 processor-minutes with one thread, measured on a busy machine; about 6 minutes on 2 idle CPU cores (an estimate). Three
-seeds are the least for a claim about methods; the other comparisons have five (`--seeds 5`).
+Cost: 8.4 processor-minutes; 4.5 minutes on 2 idle CPU cores. Three seeds are the least for a claim about methods; the other
+comparisons have five (`--seeds 5`).
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def gated() -> Experiment:
 
 
 def grpo() -> Experiment:
-    """Return GRPO: of the policy's 8 best beams, the liked target is the rewarded one, beside the likelihood of the target."""
+    """Return GRPO over beams: of the policy's 8 best items the liked target is rewarded, beside the likelihood of the target."""
     return aligned("grpo", PolicyGradient(candidates=Rollouts(size=8), surrogate=Clip(), targets="all", feedback="liked"))
 
 

@@ -2,9 +2,7 @@
 
 With S digit values in all (the sum of the level sizes), scores q float32 [X, S] of X places and m digits an item, the score of item i
 is the sum of q at the m digit values of i. As a matrix product this is q times a sparse matrix [S, N] with m ones a column. On a CPU
-it is computed for a few places at once, so that a column of scores is one vector that stays in the cache: for 1,000 places, 12,101
-items and 16 digits this takes a tenth of the time of gathers by place, half that of a sparse product of the whole, and the backward
-pass a ninth of that of a sparse product (measured on one core of an AMD EPYC).
+it is computed for a few places at once, so that a column of scores is one vector that stays in the cache.
 
 Items are divided into blocks, so that no tensor has a cell for every place and every item unless it is the result.
 """

@@ -17,7 +17,8 @@ Items that share all of their digits share their score, and metrics treat them a
 
 Source: Y. Hou et al., "Generating Long Semantic IDs in Parallel for Recommendation" (2025), arXiv 2506.05781. Deviations:
 
-- The paper's likelihood is "digits"; the default is "catalog", which ranks better.
+- The paper's likelihood is "digits"; the default is "catalog", whose probabilities add up to 1 over the items.
+- The heads have no bias.
 - The layers are those of `Gpt` (T5's, with relative positions) instead of GPT-2's, so that scores depend on no padding and a history
   may have any length. Item vectors are scaled by the square root of the width.
 - Ranking is exact, in blocks of items (paper: a search on a graph of items, for very large catalogs).

@@ -1,10 +1,10 @@
-"""The logged item against the policy's own best items, where the logged item is among them.
+"""The target against the policy's own best items, where the target is among them.
 
 For a history with target y and the scores s of the policy,
 
     gate = 1[#{i != y: s_i > s_y} < K]          candidates = y, then the K - 1 best other items
 
-Only rows past the gate are preferences. In trials the gate decided between a gain and a loss, and stale candidates lost.
+Only rows past the gate are preferences.
 """
 
 from __future__ import annotations
