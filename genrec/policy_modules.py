@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import cast
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
+from genrec.errors import ArtifactError
 from genrec.types import Policy, Recommender
 
 
 def as_module(policy: Policy) -> nn.Module:
     """Return the policy typed as an `nn.Module`."""
     return cast(nn.Module, policy)
+
+
+def load_weights(policy: Policy, path: Path) -> None:
+    """Load the weights of a policy from a file, and put it into evaluation mode. Raise ArtifactError if they do not fit."""
+    module = as_module(policy)
+    try:
+        module.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        raise ArtifactError(f"{path} does not fit the policy: {error}") from None
+    module.eval()
 
 
 def device_of(recommender: Recommender) -> torch.device:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from genrec.baselines.fitted_parts import fitted_parts
 from genrec.data.corpus import Corpus
-from genrec.errors import ArtifactError
 from genrec.experiment import Experiment
+from genrec.policy_modules import load_weights
 from genrec.semantic_ids import SemanticIds
 from genrec.training.validation import shared_numbers
 from genrec.types import Baseline, Policy, Recommender, SamplerContext
@@ -52,12 +52,7 @@ def load_policy(experiment: Experiment, semantic_ids: SemanticIds, folder: Path,
     """Load the trained policy of an sft or align artifact in evaluation mode. `num_beams` replaces the policy's own unless it is 0."""
     specification: Any = experiment.policy
     policy: Policy = (replace(specification, num_beams=num_beams) if num_beams else specification).build(semantic_ids)
-    module = cast(nn.Module, policy)
-    try:
-        module.load_state_dict(load_file(folder / "policy.safetensors"))
-    except RuntimeError as error:
-        raise ArtifactError(f"{folder / 'policy.safetensors'} does not fit the policy: {error}") from None
-    module.eval()
+    load_weights(policy, folder / "policy.safetensors")
     return policy
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from genrec.errors import ArtifactError, UsageError
+from genrec.policy_modules import as_module, load_weights
 from genrec.preference.rewards.reward_tables import mask_padding
 from genrec.semantic_ids import SemanticIds
 from genrec.store import RESERVED, Artifact
@@ -103,8 +103,13 @@ def _rebuilt(description: Any, sft: Artifact) -> Any:
     module, _, name = str(description["class"]).partition(":")
     if module.partition(".")[0] != "genrec":
         raise UsageError(f"PolicyScore loads policies of genrec, but sft/{sft.key} was trained with {module}:{name}, a plug-in")
-    kind = getattr(importlib.import_module(module), name)
-    return kind(**{field: _rebuilt(value, sft) for field, value in description.items() if field not in RESERVED})
+    try:
+        kind = getattr(importlib.import_module(module), name)
+        return kind(**{field: _rebuilt(value, sft) for field, value in description.items() if field not in RESERVED})
+    except (AttributeError, ImportError, TypeError) as error:
+        raise ArtifactError(
+            f"sft/{sft.key} was written by another version of genrec ({error}); train the row of PolicyScore again"
+        ) from None
 
 
 def _load(trained: Artifact, specification: PolicySpecification, num_items: int) -> Policy:
@@ -116,7 +121,6 @@ def _load(trained: Artifact, specification: PolicySpecification, num_items: int)
         semantic_ids = SemanticIds(torch.arange(num_items).unsqueeze(1), (num_items,))
     with torch.random.fork_rng(devices=[]):
         policy = specification.build(semantic_ids)
-    module = cast(nn.Module, policy)
-    module.load_state_dict(load_file(trained.folder / "policy.safetensors"))
-    module.eval().requires_grad_(False)
+    load_weights(policy, trained.folder / "policy.safetensors")
+    as_module(policy).requires_grad_(False)
     return policy
