@@ -26,6 +26,7 @@ from genrec.errors import counted
 from genrec.evaluation.cold_metrics import cold_only_metrics
 from genrec.evaluation.cold_ranking import evaluate_unseen
 from genrec.evaluation.comparison.held_out_negatives import held_out_negatives
+from genrec.evaluation.comparison.preference_shares import preference_share
 from genrec.evaluation.evaluate import evaluate, metrics_of
 from genrec.evaluation.feedback_metrics import user_counts
 from genrec.evaluation.measurement import evaluated_of, measure, with_users
@@ -202,7 +203,7 @@ def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> No
         cold = evaluate_unseen(recommender, test, spec, popularity, seen, shared, corpus.own_ids)
         cold.to_parquet(folder / "cold.parquet", index=False)
         metrics |= cold_only_metrics(cold, spec.cutoffs)
-    metrics |= _held_out_negatives(corpus, parents) | {"excluded_targets": float(result.excluded_targets)}
+    metrics |= _held_out_negatives(corpus, parents) | _preference_share(parents) | {"excluded_targets": float(result.excluded_targets)}
     evaluated = evaluated_of(
         result,
         spec,
@@ -234,6 +235,12 @@ def _held_out_negatives(corpus: Corpus, parents: Parents) -> dict[str, float]:
         return {}
     counts = pd.concat(drawn).groupby(["user", "item"], as_index=False).sum()
     return held_out_negatives(counts, corpus.part("validation"), corpus.part("test"))
+
+
+def _preference_share(parents: Parents) -> dict[str, float]:
+    """Return the share of rows of the last alignment that gave a preference; empty if there is none, or all rows did."""
+    aligned = [stage for stage in parents if kind_of_stage(stage) == "align"]
+    return preference_share(pd.read_parquet(parents[aligned[-1]] / "curves.parquet")) if aligned else {}
 
 
 def builder_of(stage: str) -> Callable[..., None]:

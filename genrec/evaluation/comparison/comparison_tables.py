@@ -12,6 +12,7 @@ from genrec.evaluation.compare import ABSENT, Comparison, Row
 from genrec.evaluation.comparison.comparison_metric_tables import metric_tables
 from genrec.evaluation.comparison.comparison_tests_table import tests_tables
 from genrec.evaluation.comparison.held_out_negatives import held_out_notes
+from genrec.evaluation.comparison.preference_shares import preference_share_notes
 from genrec.evaluation.comparison.table_cells import (
     PREFERRED,
     Table,
@@ -88,7 +89,8 @@ def _notes(comparison: Comparison) -> list[str]:
             notes.append(f"{row.name}: {invalid:g} {were} empty or repeated an item. {count}")
     for row in comparison.rows:
         notes += [f"{row.name}: settings selected by genrec tune {tuning}." for tuning in row.tunings]
-    return notes + _untrained(comparison.rows) + held_out_notes(comparison.rows) + _excluded_targets(comparison)
+    shares = preference_share_notes(comparison.rows) + held_out_notes(comparison.rows)
+    return notes + _untrained(comparison.rows) + shares + _excluded_targets(comparison)
 
 
 def _untrained(rows: Sequence[Row]) -> list[str]:
