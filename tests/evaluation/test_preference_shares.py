@@ -48,6 +48,6 @@ def test_a_gated_row_has_a_share_and_sft_has_none(tmp_path: Path, monkeypatch: p
     base = Experiment(name="base", source=Shop(num_items=60, num_users=80), sft=SFT(optimization=optimization))
     gated = Preference(candidates=TopItems(size=4), likelihood=1.0)
     rows = [base, replace(base, name="gated", align=Align(objective=gated, optimization=optimization))]
-    metrics = [json.loads((run(each).folder / "metrics.json").read_text()) for each in rows]
+    metrics = [json.loads((run(each)["evaluate"].folder / "metrics.json").read_text()) for each in rows]
     assert "preference_share" not in metrics[0]
     assert 0 <= metrics[1]["preference_share"] < 1
