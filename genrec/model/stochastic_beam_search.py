@@ -1,9 +1,9 @@
 """Samples of Semantic IDs without replacement from a policy that generates them code by code: Gumbel top-k over the trie's leaves.
 
-Let the perturbed log-probability of a leaf be its log p plus Gumbel noise of its own. The k largest are a sample without replacement:
+Let the perturbed log-probability of a leaf be its log p plus independent Gumbel noise. The k largest are a sample without replacement:
 the first is a sample of p, the second of p without the first, and so on (`genrec.preference.candidates.gumbel_top_k`). The largest of
 them below a node is again the node's log p plus Gumbel noise. So it can be drawn from the root down, without visiting all leaves:
-given the value T of a node, its children's values are Gumbel numbers G_i, conditioned on their maximum to be T. With Z = max G_i,
+given the value T of a node, its children's values are Gumbel samples G_i, conditioned on their maximum to be T. With Z = max G_i,
 
     v_i = T - G_i + log(1 - exp(G_i - Z))        value of child i = T - max(0, v_i) - log(1 + exp(-|v_i|))
 
@@ -11,7 +11,7 @@ A beam search that keeps the k nodes of the highest values at each level then fi
 
 p is the policy constrained to real Semantic IDs, with each level's softmax over the children of the prefix only, so that a node's
 probability is the sum of its children's. An excluded leaf is passed over, and the search has one more beam for each of them: of the
-other leaves it finds the k largest, as if p was conditioned on them.
+other leaves it finds the k largest, as if p were conditioned on them.
 
 Source: W. Kool, H. van Hoof, M. Welling, "Stochastic Beams and Where to Find Them: The Gumbel-Top-k Trick for Sampling Sequences
 Without Replacement" (2019), arXiv 1903.06059, section 4 and appendix B.3.
@@ -113,13 +113,13 @@ def _perturbed_children(level: Level, nodes: _Nodes, log_prob: Tensor, generator
 
 
 def _gumbel(location: Tensor, generator: Generator) -> Tensor:
-    """Return Gumbel numbers of locations float32 [...]."""
+    """Return Gumbel samples with locations float32 [...]."""
     noise = torch.empty_like(location).exponential_(generator=generator).clamp_(min=torch.finfo(location.dtype).tiny)
-    return location - noise.log_()  # -log of an exponential number is a Gumbel number
+    return location - noise.log_()  # -log of an Exp(1) sample is a Gumbel sample
 
 
 def _conditioned(value: Tensor, highest: Tensor, target: Tensor) -> Tensor:
-    """Return Gumbel numbers, conditioned on their maximum to be `target`, from unconditioned ones with the maximum `highest`.
+    """Return Gumbel samples, conditioned on their maximum to be `target`, from unconditioned ones with the maximum `highest`.
 
     All are float32 [B, X]. The largest number becomes `target` exactly, and the order of the numbers stays.
     """

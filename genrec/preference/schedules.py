@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Linear:
-    """A straight line, `start + (end - start) min(t / steps, 1)` at step t: `start` at step 0, `end` from step `steps` on."""
+    """Linear annealing, `start + (end - start) min(t / steps, 1)` at step t: `start` at step 0, `end` from step `steps` on."""
 
     start: float  # value at step 0
     end: float  # value from step `steps` on
@@ -45,7 +45,7 @@ class Linear:
 
 @dataclass(frozen=True, kw_only=True)
 class Cosine:
-    """Half a cosine wave, `end + (start - end) (1 + cos(pi min(t / steps, 1))) / 2` at step t.
+    """Cosine annealing, `end + (start - end) (1 + cos(pi min(t / steps, 1))) / 2` at step t.
 
     The value is `start` at step 0 and `end` from step `steps` on, and changes most slowly near both (Loshchilov and Hutter 2017,
     arXiv 1608.03983, Eq. 5, without restarts).

@@ -35,7 +35,7 @@ def gumbel_top_k(log_prob: Tensor, k: int, generator: Generator) -> GumbelSample
     """
     tiny = torch.finfo(log_prob.dtype).tiny
     noise = torch.empty_like(log_prob).exponential_(generator=generator).clamp_(min=tiny)
-    perturbed = log_prob - noise.log_()  # -log of an exponential number is a Gumbel number
+    perturbed = log_prob - noise.log_()  # -log of an Exp(1) sample is a Gumbel sample
     values, index = perturbed.topk(min(k + 1, log_prob.shape[1]))
     missing = k + 1 - values.shape[1]
     values = torch.nn.functional.pad(values, (0, missing), value=-torch.inf)
