@@ -10,6 +10,7 @@ import hashlib
 import numpy as np
 import torch
 from numpy import ndarray
+from torch import Tensor
 
 
 def seed_of(*parts: int | str) -> int:
@@ -20,6 +21,12 @@ def seed_of(*parts: int | str) -> int:
 def generator(*parts: int | str) -> torch.Generator:
     """Return a CPU generator seeded with `seed_of(*parts)`."""
     return torch.Generator().manual_seed(seed_of(*parts))
+
+
+def gumbel(location: Tensor, source: torch.Generator) -> Tensor:
+    """Draw independent Gumbel samples with locations float [...]; `source` is on their device."""
+    noise = torch.empty_like(location).exponential_(generator=source).clamp_(min=torch.finfo(location.dtype).tiny)
+    return location - noise.log_()  # -log of an Exp(1) sample is a Gumbel sample
 
 
 def mixed(state: ndarray) -> ndarray:

@@ -47,8 +47,7 @@ class DigitPolicy(nn.Module):
 
     def place_level_log_prob(self, history: Tensor, places: Tensor, items: Tensor) -> Tensor:
         """Score candidates int64 [X, M] after places int64 [X, 2] of histories: float32 [X, M, m]; see `WindowPolicy`."""
-        row, place = places.unbind(1)
-        return self._level_log_prob(self.network.encode(history)[row, place], items)
+        return self._level_log_prob(self.network.states_after(history, places), items)
 
     def item_vectors(self) -> Tensor:
         """Return the input vector of every item, float32 [N + 1, D], detached; row 0 is zero."""

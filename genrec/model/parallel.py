@@ -135,7 +135,7 @@ class ParallelPolicy(nn.Module):
 
     def place_level_log_prob(self, history: Tensor, places: Tensor, items: Tensor) -> Tensor:
         """Score candidates int64 [X, M] after places int64 [X, 2] of histories: float32 [X, M, 1]; see `WindowPolicy`."""
-        return self._log_prob(self._states(history, places), items).unsqueeze(-1)
+        return self._log_prob(self.network.states_after(history, places), items).unsqueeze(-1)
 
     def constrained_place_level_log_prob(self, history: Tensor, places: Tensor, items: Tensor) -> Tensor:
         """Return `place_level_log_prob`, since its softmax is over real items."""
@@ -143,7 +143,7 @@ class ParallelPolicy(nn.Module):
 
     def catalog_log_prob(self, history: Tensor, places: Tensor) -> Tensor:
         """Return log p of all items after places int64 [X, 2] of histories: float32 [X, N]; see `genrec.types.CatalogPolicy`."""
-        scores, states = self.network.scores(self._states(history, places))
+        scores, states = self.network.scores(self.network.states_after(history, places))
         catalog = self.network.catalog()
         return torch.cat([block_scores(scores, states, catalog, block) for block in catalog.blocks], 1).log_softmax(1)
 
@@ -196,11 +196,6 @@ class ParallelPolicy(nn.Module):
         if self.specification.item_embedding:
             raise UsageError("a policy with policy.item_embedding cannot be extended: later items have no embedding; train it again")
         return extend_policy(self, self.semantic_ids, semantic_ids, lambda ids: ParallelPolicy(self.specification, ids), TABLES)
-
-    def _states(self, history: Tensor, places: Tensor) -> Tensor:
-        """Return the states of places int64 [X, 2] of histories int64 [B, T]: float32 [X, D]."""
-        row, place = places.unbind(1)
-        return self.network.encode(history)[row, place]
 
     def _log_prob(self, states: Tensor, items: Tensor) -> Tensor:
         """Return the log-probabilities of items int64 [X, M] after states float32 [X, D]: float32 [X, M], -inf for item 0."""

@@ -80,6 +80,11 @@ class ParallelNetwork(nn.Module):
         result: Tensor = self.norm(states)
         return result
 
+    def states_after(self, history: Tensor, places: Tensor) -> Tensor:
+        """Return the states of places int64 [X, 2] of histories int64 [B, T], encoded once: float32 [X, D]."""
+        row, place = places.unbind(1)
+        return self.encode(history)[row, place]
+
     def scores(self, states: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the scores of all digit values, float32 [X, S], and the states that score items, float32 [X, D], of states [X, D].
 

@@ -38,6 +38,7 @@ from genrec.model.beam_search import (
     select,
 )
 from genrec.model.item_lists import ExcludedPlaces
+from genrec.randomness import gumbel
 
 LOG_HALF = -0.6931472  # log(1 - exp(x)) is computed by expm1 above, by log1p below
 
@@ -71,7 +72,7 @@ def stochastic_beam_search(
     log_prob, state = decoding.start()
     log_prob = log_prob.unsqueeze(1)
     zero = torch.zeros(len(log_prob), 1, device=log_prob.device)
-    nodes = _Nodes(zero.long(), zero, zero, _gumbel(zero, generator))
+    nodes = _Nodes(zero.long(), zero, zero, gumbel(zero, generator))
     has_nan, width = zero.bool().squeeze(1), k + 1  # one more than drawn: its value is the threshold
     for depth, level in enumerate(levels):
         has_nan = has_nan | log_prob[..., 0].isnan().any(1)
@@ -106,16 +107,10 @@ def _perturbed_children(level: Level, nodes: _Nodes, log_prob: Tensor, generator
     candidates = children(level, nodes.node, torch.zeros_like(nodes.perturbed).masked_fill(dead, -torch.inf), log_prob)
     total = torch.zeros_like(nodes.perturbed) if level.full else _log_sum(level, candidates, candidates.score, dead.shape[1])
     location = candidates.score + _of_children(level, candidates, nodes.constrained - total)
-    drawn = _gumbel(location, generator)
+    drawn = gumbel(location, generator)
     highest = _of_children(level, candidates, _maximum(level, candidates, drawn, dead.shape[1]))
     value = _conditioned(drawn, highest, _of_children(level, candidates, nodes.perturbed))
     return candidates._replace(score=value.masked_fill(candidates.score == -torch.inf, -torch.inf)), total
-
-
-def _gumbel(location: Tensor, generator: Generator) -> Tensor:
-    """Return Gumbel samples with locations float32 [...]."""
-    noise = torch.empty_like(location).exponential_(generator=generator).clamp_(min=torch.finfo(location.dtype).tiny)
-    return location - noise.log_()  # -log of an Exp(1) sample is a Gumbel sample
 
 
 def _conditioned(value: Tensor, highest: Tensor, target: Tensor) -> Tensor:

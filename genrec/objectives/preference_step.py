@@ -157,7 +157,7 @@ class PreferenceStep:
         if candidates.codes is not None:
             raise UsageError(UNRATED.format(self.objective.candidates))
         with plugin_errors.attribute_to(self.objective.reward, f"while the reward rated items in step {step}"):
-            items = candidates.items.masked_fill(~candidates.mask, 0)
+            items = items_of(candidates)
             rewards = self.rate(rows, items)
         self.rewards.add(step, rows, items, rewards)
         if self.dislikes is None:

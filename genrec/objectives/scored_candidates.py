@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from genrec.objectives.prepared_rows import items_of
 from genrec.preference.rewards.reward_tables import DeviceTable
 from genrec.semantic_ids import SemanticIds
 from genrec.types import Candidates, LogProbs, RowScores
@@ -40,7 +41,7 @@ class CandidateCodes:
 
     def scored(self, candidates: Candidates, mismatched: Tensor | None = None) -> ScoredCandidates:
         """Return candidates to score, with a further item int64 [X] (0 = none) at the end of each row if there is one."""
-        items, codes = candidates.items.masked_fill(~candidates.mask, 0), candidates.codes
+        items, codes = items_of(candidates), candidates.codes
         if mismatched is not None:
             items = torch.cat([items, mismatched.unsqueeze(1)], 1)
         if codes is None:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from genrec.objectives.prepared_rows import items_of
 from genrec.policy_modules import device_of
 from genrec.preference.candidates.row_scores import scores_of
 from genrec.types import Candidates, ObjectiveContext, Policy, SequenceBatch
@@ -36,7 +37,7 @@ class PairMetrics:
         if context.validation is not None and propose is not None:
             batch = context.validation.batch(torch.arange(len(context.validation)))
             candidates = propose(batch)
-            self.pairs = ValidationPairs(batch, candidates.items.masked_fill(~candidates.mask, 0)[:, 1:])
+            self.pairs = ValidationPairs(batch, items_of(candidates)[:, 1:])
 
     @torch.no_grad()
     def measure(self) -> Mapping[str, float]:

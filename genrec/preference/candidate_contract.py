@@ -69,12 +69,9 @@ def candidates_fault(found: object, rows: int, items: str = "items") -> str | No
     )
     for name, value, dtype, shape in expected:
         optional = name in ("rows", "behavior", "weight")
-        if not (optional and value is None) and not _is_tensor(value, dtype, shape):
-            got = (
-                f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            )
-            sizes = ", ".join(map(str, shape))
-            return f"{name} must be {str(dtype).removeprefix('torch.')} [{sizes}], got {got}"
+        fault = None if optional and value is None else tensor_fault(name, value, dtype, shape)
+        if fault is not None:
+            return fault
     if width == 0:
         return "a row must have at least one candidate, got none; mask the candidates of a row that has none"
     return None
@@ -98,5 +95,9 @@ def values_fault(found: Candidates, num_items: int, masks: bool = False) -> str 
     return None
 
 
-def _is_tensor(value: object, dtype: torch.dtype, shape: tuple[int | str, ...]) -> bool:
-    return isinstance(value, Tensor) and value.dtype == dtype and tuple(value.shape) == shape
+def tensor_fault(name: str, value: object, dtype: torch.dtype, shape: tuple[int | str, ...]) -> str | None:
+    """Return what is wrong with a tensor that must have this type and shape, or None. No tensor has a letter in its shape."""
+    if isinstance(value, Tensor) and value.dtype == dtype and tuple(value.shape) == shape:
+        return None
+    got = f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    return f"{name} must be {str(dtype).removeprefix('torch.')} [{', '.join(map(str, shape))}], got {got}"

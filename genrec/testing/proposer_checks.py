@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from genrec.objectives.prepared_rows import items_of
 from genrec.objectives.rows import rows_of, with_places
 from genrec.plugin_source import name_with_place
-from genrec.preference.candidate_contract import candidates_fault, proposals_fault, values_fault
+from genrec.preference.candidate_contract import candidates_fault, proposals_fault, tensor_fault, values_fault
 from genrec.preference.candidates.invalid_codes import repeated_codes
 from genrec.preference.candidates.row_scores import scores_of
 from genrec.testing.objective_worlds import batches_of_kind, objective_world
@@ -82,7 +83,7 @@ def _check_static(name: str, proposals: Proposals, rows: SequenceBatch, step: in
         else:
             assert proposals.on_host is not None
             found = proposals.on_host(SequenceBatch(*(each[places] for each in rows)), number)
-        return found.items.masked_fill(~found.mask, 0)
+        return items_of(found)
 
     every = torch.arange(len(rows.target))
     whole, later = propose(every, step), propose(every, step + 1)
@@ -114,7 +115,9 @@ def _check(name: str, kind: str, proposer: Proposer, candidates: Candidates, cou
 def _check_codes(name: str, proposer: Proposer, candidates: Candidates, context: ObjectiveContext) -> Tensor:
     """Check the code sequences of candidates that no item has, and return where they are, bool [X, M]."""
     items, mask, codes, semantic_ids = candidates.items, candidates.mask, candidates.codes, context.data().semantic_ids
-    _check_tensor(name, "codes", codes, torch.int64, (*items.shape, semantic_ids.levels))
+    fault = tensor_fault("codes", codes, torch.int64, (*items.shape, semantic_ids.levels))
+    if fault is not None:
+        raise ContractError(f"{name}: {fault}")
     assert codes is not None
     if not isinstance(proposer, CodeProposer) or not proposer.proposes_codes():
         raise ContractError(f"{name}: gives Candidates.codes, so it needs a method proposes_codes() that returns True")
@@ -128,9 +131,3 @@ def _check_codes(name: str, proposer: Proposer, candidates: Candidates, context:
     if bool(repeated_codes(codes, coded).any()):
         raise ContractError(f"{name}: a row has the same sequence of codes twice")
     return coded
-
-
-def _check_tensor(name: str, what: str, value: object, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    if not isinstance(value, Tensor) or value.dtype != dtype or tuple(value.shape) != shape:
-        got = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise ContractError(f"{name}: {what} must be {str(dtype).removeprefix('torch.')} {list(shape)}, got {got}")

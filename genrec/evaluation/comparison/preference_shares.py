@@ -1,7 +1,7 @@
 """How many rows of an alignment's training gave a preference, and the note below a table.
 
 A hit gate, or groups without a difference in reward, leave rows without a preference; these train by the likelihood alone, or not at
-all. An alignment with few preferences is close to continued SFT.
+all. The loss is a mean over the rows with a preference, whatever their share.
 """
 
 from __future__ import annotations

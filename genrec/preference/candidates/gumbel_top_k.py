@@ -19,6 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from genrec.randomness import gumbel
+
 
 class GumbelSample(NamedTuple):
     """A sample without replacement of each row, in the order of the draws."""
@@ -33,10 +35,7 @@ def gumbel_top_k(log_prob: Tensor, k: int, generator: Generator) -> GumbelSample
 
     Rows need not be normalized. `generator` is on the device of `log_prob`.
     """
-    tiny = torch.finfo(log_prob.dtype).tiny
-    noise = torch.empty_like(log_prob).exponential_(generator=generator).clamp_(min=tiny)
-    perturbed = log_prob - noise.log_()  # -log of an Exp(1) sample is a Gumbel sample
-    values, index = perturbed.topk(min(k + 1, log_prob.shape[1]))
+    values, index = gumbel(log_prob, generator).topk(min(k + 1, log_prob.shape[1]))
     missing = k + 1 - values.shape[1]
     values = torch.nn.functional.pad(values, (0, missing), value=-torch.inf)
     index = torch.nn.functional.pad(index, (0, missing))
