@@ -72,7 +72,7 @@ def windows() -> Experiment:
         sft=SFT(
             objective=Supervised(targets="all"),
             optimization=Optimization(max_steps=10_000, batch_size=256, learning_rate=1e-3, warmup_steps=200, weight_decay=0.035),
-            validation=Validation(every=1_000, users=0),
+            validation=Validation(every=1_000),
         ),
     )
 
