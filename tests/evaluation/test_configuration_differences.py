@@ -58,3 +58,25 @@ def test_a_row_without_the_component_has_no_default() -> None:
 )
 def test_other_classes_have_no_defaults(name: object) -> None:
     assert unrecorded_defaults({"policy.class": name}) == {}
+
+
+def test_the_second_stage_of_a_chain_shows_its_objective_and_no_settings_without_alternative() -> None:
+    """Only the chain has `align-2`: its objective and proposer are named, `Optimization` is no difference."""
+    alone = {"align.class": "genrec.experiment:Align", "align.objective.class": "genrec.objectives.preferences:Preference"}
+    second = {
+        "align-2.class": "genrec.experiment:Align",
+        "align-2.optimization.class": "genrec.experiment:Optimization",
+        "align-2.objective.class": "genrec.objectives.policy_gradient:PolicyGradient",
+        "align-2.objective.candidates.class": "genrec.preference.candidates.rollouts:Rollouts",
+    }
+    comparison = compared(alone=alone, chain={**alone, **second})
+    shown = {key: value["alone"] for key, value in comparison.differences.items()}
+    assert shown == dict.fromkeys(["align-2.class", "align-2.objective.class", "align-2.objective.candidates.class"], ABSENT)
+    assert "| align-2.objective.candidates | - | Rollouts |" in markdown(comparison)
+
+
+def test_the_fingerprint_of_a_file_is_short_unless_that_hides_the_difference() -> None:
+    key = "align.objective.candidates.fingerprint"
+    assert f"| {key} | 0123456a | 0123456b |" in markdown(compared(a={key: "0123456a" + "0" * 56}, b={key: "0123456b" + "0" * 56}))
+    same = "0" * 63
+    assert f"| {key} | {same}1 | {same}2 |" in markdown(compared(a={key: f"{same}1"}, b={key: f"{same}2"}))

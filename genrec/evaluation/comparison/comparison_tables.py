@@ -28,6 +28,7 @@ from genrec.evaluation.statistics.paired_tests import enumerated, seeds_in_words
 
 MAX_COLUMNS = 8  # rows of results that are shown as columns of the configuration table; more are shown as lines
 HIDDEN = ("version", "source", "fingerprint")  # fields of a component that are shown only if nothing else differs
+FINGERPRINT_DIGITS = 8  # of a file's hash that are shown, all of them if these are the same
 SEEDS_WIDTH = 8  # characters in a line of seeds in the narrow table of results
 STEP_ZERO = {"sft": "SFT kept step 0, the untrained policy,", "align": "Alignment kept step 0, the SFT policy,"}
 
@@ -159,6 +160,8 @@ def _line_of(key: str, values: list[object]) -> list[str]:
     if key.endswith(".class"):
         return [_value(value).rpartition(":")[2] for value in values]
     texts = [_text(value) for value in values]
+    if key.endswith(".fingerprint"):
+        texts = [text[:FINGERPRINT_DIGITS] for text in texts]
     distinct = len(set(texts)) == len(set(map(repr, values)))
     return texts if distinct else [_text(value, hidden=()) for value in values]
 

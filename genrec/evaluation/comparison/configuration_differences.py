@@ -19,14 +19,16 @@ if TYPE_CHECKING:
     from genrec.evaluation.compare import Row
 
 CLASS = ".class"  # ending of the key path of a component's class
+NO_CHOICE = "genrec.experiment:"  # module of the classes that have no alternative, such as Optimization
 
 
 def differences(rows: Sequence[Row]) -> dict[str, dict[str, object]]:
     """Return the configuration keys with different values across rows, except the seed: key path -> row -> value.
 
-    The class of a component, and a list of components, is compared among the rows that have the component or stage that holds it: a
-    baseline has no `sft`, and SFT alone has no `align.optimization`. Any other key is compared among the rows that have it, because
-    the fields of a component that only one row has add nothing to its class. A field that is not recorded has its default.
+    The class of a component is compared among the rows with its stage: a baseline has no `sft`, and SFT alone has no objective of an
+    alignment. A class of `genrec.experiment`, such as `Optimization`, and a list of components are compared among the rows with the
+    component that holds them, since they are no choice without it. Any other key is compared among the rows that have it: the fields
+    of a component that only one row has are left out. A field that is not recorded has its default.
     """
     defaults = {row.name: unrecorded_defaults(row.configuration) for row in rows}
 
@@ -77,13 +79,16 @@ def _holds_components(value: object) -> bool:
 
 
 def _rows_with_holder(rows: Sequence[Row], key: str) -> list[Row]:
-    """Return the rows with the component that holds another one (`align` holds `align.loss.class`), else those with its stage.
+    """Return the rows with the stage of a class that is chosen, or else the rows with the component that holds it.
 
     A row with `align`, also without an alignment, can be compared in `align-2`.
     """
     holder = key.removesuffix(CLASS).rpartition(".")[0]
     holding = [row for row in rows if f"{holder}{CLASS}" in row.configuration]
-    return holding or [row for row in rows if any(_kind_of_stage(other) == _kind_of_stage(key) for other in row.configuration)]
+    chosen = key.endswith(CLASS) and not any(str(row.configuration.get(key, "")).startswith(NO_CHOICE) for row in rows)
+    return (not chosen and holding) or [
+        row for row in rows if any(_kind_of_stage(other) == _kind_of_stage(key) for other in row.configuration)
+    ]
 
 
 def _kind_of_stage(key: str) -> str:
