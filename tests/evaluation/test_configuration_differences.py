@@ -65,7 +65,7 @@ def test_the_second_stage_of_a_chain_shows_its_objective_and_no_settings_without
     alone = {"align.class": "genrec.experiment:Align", "align.objective.class": "genrec.objectives.preferences:Preference"}
     second = {
         "align-2.class": "genrec.experiment:Align",
-        "align-2.optimization.class": "genrec.experiment:Optimization",
+        "align-2.optimization.class": "genrec.training.recipes:Optimization",
         "align-2.objective.class": "genrec.objectives.policy_gradient:PolicyGradient",
         "align-2.objective.candidates.class": "genrec.preference.candidates.rollouts:Rollouts",
     }

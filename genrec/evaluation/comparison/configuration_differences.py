@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from genrec.evaluation.compare import Row
 
 CLASS = ".class"  # ending of the key path of a component's class
-NO_CHOICE = "genrec.experiment:"  # module of the classes that have no alternative, such as Optimization
+NO_CHOICE = ("genrec.training.recipes:", "genrec.experiment:")  # modules of classes without an alternative: Optimization, Align
 
 
 def differences(rows: Sequence[Row]) -> dict[str, dict[str, object]]:
     """Return the configuration keys with different values across rows, except the seed: key path -> row -> value.
 
-    The class of a component is compared among the rows with its stage: a baseline has no `sft`, and SFT alone has no objective of an
-    alignment. A class of `genrec.experiment`, such as `Optimization`, and a list of components are compared among the rows with the
+    The class of a component is compared among the rows with its stage: a baseline has no `sft`; SFT alone is a row with `align`, which
+    is None. A class of `NO_CHOICE`, such as `Optimization`, and a list of components are compared among the rows with the
     component that holds them, since they are no choice without it. Any other key is compared among the rows that have it: the fields
     of a component that only one row has are left out. A field that is not recorded has its default.
     """
