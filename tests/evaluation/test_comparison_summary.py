@@ -221,3 +221,9 @@ def test_the_meaning_is_printed_after_a_run_and_not_by_compare(
     compared = capsys.readouterr().out
     assert after_run.startswith(compared)
     assert "Next:" not in compared
+
+
+def test_rows_without_a_hit_have_no_best_row() -> None:
+    found = summary(compare([run("sft", 0, SFT), run("dpo", 0, DPO)], resamples=10))
+    assert found.reading == ["All 2 rows have NDCG@10 0.0000: no row is the best. Train longer, or test more users."]
+    assert "highest" in summary(compare([run("sft", 0, SFT), run("dpo", 1, DPO)], resamples=10)).reading[0]
