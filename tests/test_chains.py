@@ -276,7 +276,7 @@ def test_a_run_that_is_killed_in_the_second_alignment_goes_on_to_the_same_weight
     capsys.readouterr()
     assert main(command) == 0
     said = capsys.readouterr().err
-    assert "alignment: resuming from step 8" in said
+    assert "alignment (align-2): resuming from step 8" in said
     assert said.count("resuming") == 1
     assert same(weights(whole), weights(pipeline.run(_chain_of_file())["align-2"]))
 

@@ -139,8 +139,9 @@ def align(
         own = {} if step.measure is None else step.measure()
         return {**validate(), **own, **probe_metrics(context, probed, seed), **divergence.measure()}
 
+    title = "alignment" if place == 0 else f"alignment (align-{place + 1})"  # the name of the stage, as everywhere on the screen
     outcome = train(
-        as_module(policy), watched, recipe, seed, context.seed, folder, measure, "alignment", frozen, frozen.begin, on_row, selection,
+        as_module(policy), watched, recipe, seed, context.seed, folder, measure, title, frozen, frozen.begin, on_row, selection,
         user_ids, key,
     )  # fmt: skip
     as_module(policy).eval()

@@ -48,7 +48,8 @@ def _reading(comparison: Comparison) -> list[str]:
         return [f"{row.name} has {metric} {row.value:.4f}. Compare it with another row, at best with a baseline."]
     best = max(comparison.rows, key=lambda row: (row.value, row.name == comparison.reference))
     if best.value == 0:
-        return [f"All {len(comparison.rows)} rows have {metric} {best.value:.4f}: no row is the best. Train longer, or test more users."]
+        about = f"All {len(comparison.rows)} rows have {metric} {best.value:.4f}: no row is the best."
+        return [f"{about} Train longer, or test more users."]
     about = f"Of {len(comparison.rows)} rows {best.name} has the highest {metric} ({best.value:.4f})"
     if best.test is not None:
         first = f"{about}; {_verdict('it', best.test, best, comparison)}."
