@@ -1,9 +1,10 @@
 """Benchmark of policies: training, alignment and decoding, compared with a T5 from transformers (the peer).
 
-    python experiments/benchmarks/policy.py                              # train, align and decode, float32 and bfloat16 python
-    experiments/benchmarks/policy.py train decode --rounds 5 --precision float32 python experiments/benchmarks/policy.py all
-    --device cuda python experiments/benchmarks/policy.py decode --lengths beauty      # history lengths as in Amazon Beauty instead
-    of always 20 items
+    python experiments/benchmarks/policy.py                              # train, align and decode, float32 and bfloat16
+    python experiments/benchmarks/policy.py train decode --rounds 5 --precision float32
+    python experiments/benchmarks/policy.py all --device cuda
+    python experiments/benchmarks/policy.py --threads 1                  # one thread in each process
+    python experiments/benchmarks/policy.py decode --lengths beauty      # history lengths as in Amazon Beauty, not always 20 items
 
 | part | measurement | compared with |
 |---|---|---|
@@ -11,6 +12,10 @@
 | `targets` | causal encoder, every target of a window in one pass: targets/s | the peer, the same prefixes one by one |
 | `align` | S-DPO with K = 3: histories/s | the peer, with 1 + K copies of a history |
 | `decode` | 20 beams, 20 items: users/s | the peer, `generate` over a dictionary trie |
+| `small` | `train` and `align` with 8 histories per step | the peer |
+| `kept` | `align` with the reference's log-probabilities kept: histories/s | the peer, which computes them |
+| `parallel` | RPG and SASRec: training and S-DPO (K = 15) on windows, ranking of all items | a causal Tiger, decoding by beams |
+| `million` | RPG: exact ranking of 1e4, 1e5, 1e6 items, seconds per 100 users | Tiger by beams, and 1e4 items |
 | `loop` | `train` by genrec's training loop, with data loading and Lightning: examples/s | the training steps only |
 | `history` | genrec with an encoder of items instead of codes: training, decoding | genrec with an encoder of codes |
 | `policies` | Tiger (codes, items, causal) and Gpt: training, alignment, decoding | Tiger (codes) |
@@ -22,8 +27,9 @@
 | `floor` | computed operations per unit of work, divided by the measured peak of a matrix product | |
 | `profile` | torch's profile of one training step of genrec | |
 
-Both sides run in one process and alternate; warm-up is not counted; rates are medians over the rounds. The script prints a JSON
-line per measurement and a table per part. README.md in this folder explains the columns and has the results.
+Each side runs in a process of its own, which tells its peak memory. The sides alternate and never run at the same time; warm-up is
+not counted; rates are medians over the rounds. The script prints a JSON line per measurement and a table per part. README.md in this
+folder explains the columns.
 """
 
 from __future__ import annotations
@@ -33,22 +39,44 @@ import json
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import policy_floor as floor
 import torch
 from policy_ours import Ours, gpt, tiger
+from policy_parallel import million, parallel
 from policy_peer import Peer
-from policy_shapes import TINY, Case, Sizes, Step, examples, measure, prefixes, semantic_ids, table, timed, users, windows
+from policy_processes import alone, measure
+from policy_shapes import (
+    BEAMS,
+    Case,
+    Options,
+    Pairs,
+    Sizes,
+    Step,
+    examples,
+    prefixes,
+    semantic_ids,
+    sizes_of,
+    table,
+    timed,
+    users,
+    windows,
+)
+from torch import Tensor
 
-from genrec.semantic_ids import SemanticIds
-
-Options = argparse.Namespace
-BEAMS = 20
+FEW = 8  # histories per step in the part `small`
 
 
-def sizes_of(options: Options) -> Sizes:
-    """Return TIGER's sizes, or toy sizes with `--tiny`."""
-    return TINY if options.tiny else Sizes()
+def ours(options: Options, sizes: Sizes, precision: str, beams: int = BEAMS, **choices: Any) -> Ours:
+    """Return genrec's Tiger; `choices` are further fields of the specification."""
+    return Ours(tiger(sizes, beams, **choices), semantic_ids(sizes), options.device, precision)
+
+
+def peer(options: Options, sizes: Sizes, precision: str) -> Peer:
+    """Return the peer's T5."""
+    return Peer(sizes, semantic_ids(sizes), options.device, precision)
 
 
 def train(options: Options) -> Iterator[Case]:
@@ -59,26 +87,30 @@ def train(options: Options) -> Iterator[Case]:
 
 def training_cases(options: Options, sizes: Sizes, batch: int, task: str = "", setting: str = "") -> Iterator[Case]:
     """Compare fine-tuning with the peer's."""
-    ids, pairs = semantic_ids(sizes), examples(options.lengths, sizes, batch)
+
+    def pairs() -> Pairs:
+        return examples(options.lengths, sizes, batch)
+
     for precision in options.precision:
         sides: dict[str, Callable[[], Step]] = {
-            "ours": lambda p=precision: Ours(tiger(sizes, BEAMS), ids, options.device, p).training(pairs),
-            "peer": lambda p=precision: Peer(sizes, ids, options.device, p).training(pairs),
+            "ours": lambda p=precision: ours(options, sizes, p).training(pairs()),
+            "peer": lambda p=precision: peer(options, sizes, p).training(pairs()),
         }
         yield Case("examples", precision, sides, task, setting, {"batch": batch})
 
 
 def loop(options: Options) -> Iterator[Case]:
     """Measure the overhead of the training loop; all histories have full length."""
-    sizes, batch = sizes_of(options), options.batch
-    ids, pairs, steps = semantic_ids(sizes), examples("full", sizes, batch), 300 if options.device == "cuda" else 4
-    history, target = (torch.cat(column) for column in zip(*pairs, strict=True))
+    sizes, batch, steps = sizes_of(options), options.batch, 300 if options.device == "cuda" else 4
+
+    def the_loop(precision: str) -> Step:
+        history, target = (torch.cat(column) for column in zip(*examples("full", sizes, batch), strict=True))
+        return ours(options, sizes, precision).whole_loop(history, target, batch, steps)
+
     for precision in options.precision:
         sides: dict[str, Callable[[], Step]] = {
-            "the loop": lambda p=precision: Ours(tiger(sizes, BEAMS), ids, options.device, p).whole_loop(
-                history, target, batch, steps
-            ),
-            "bare steps": lambda p=precision: Ours(tiger(sizes, BEAMS), ids, options.device, p).training(pairs),
+            "the loop": lambda p=precision: the_loop(p),
+            "bare steps": lambda p=precision: ours(options, sizes, p).training(examples("full", sizes, batch)),
         }
         yield Case("examples", precision, sides, about={"batch": batch, "steps": steps})
 
@@ -86,13 +118,18 @@ def loop(options: Options) -> Iterator[Case]:
 def targets(options: Options) -> Iterator[Case]:
     """Compare all targets of a window in one pass with one target at a time."""
     sizes, count = sizes_of(options), max(1, options.batch // 4)
-    ids, pairs = semantic_ids(sizes), windows(options.lengths, sizes, count)
-    single = prefixes(pairs, options.batch)
+
+    def pairs() -> Pairs:
+        return windows(options.lengths, sizes, count)
+
+    def single() -> Pairs:
+        return prefixes(pairs(), options.batch)
+
     for precision in options.precision:
         sides: dict[str, Callable[[], Step]] = {
-            "ours, causal": lambda p=precision: Ours(tiger(sizes, BEAMS, encoder="causal"), ids, options.device, p).windows(pairs),
-            "ours, one target a prefix": lambda p=precision: Ours(tiger(sizes, BEAMS), ids, options.device, p).training(single),
-            "peer": lambda p=precision: Peer(sizes, ids, options.device, p).training(single),
+            "ours, causal": lambda p=precision: ours(options, sizes, p, encoder="causal").windows(pairs()),
+            "ours, one target a prefix": lambda p=precision: ours(options, sizes, p).training(single()),
+            "peer": lambda p=precision: peer(options, sizes, p).training(single()),
         }
         yield Case("targets", precision, sides, about={"windows": count, "batch": options.batch})
 
@@ -108,40 +145,59 @@ def candidates(options: Options) -> Iterator[Case]:
         yield from alignment_cases(options, max(1, options.batch // 8), count, f"K = {count}")
 
 
-def alignment_cases(options: Options, batch: int, count: int, setting: str = "") -> Iterator[Case]:
-    """Compare alignment with the peer's."""
+def small(options: Options) -> Iterator[Case]:
+    """Compare fine-tuning and S-DPO with few histories per step."""
+    batch = 2 if options.tiny else FEW
+    yield from training_cases(options, sizes_of(options), batch, "training")
+    yield from alignment_cases(options, batch, 3, task="S-DPO, K = 3")
+
+
+def kept(options: Options) -> Iterator[Case]:
+    """Compare S-DPO with kept log-probabilities of the reference: candidates that never change, scored once."""
+    yield from alignment_cases(options, max(1, options.batch // 2), 3, keeps=True)
+
+
+def alignment_cases(
+    options: Options, batch: int, count: int, setting: str = "", task: str = "", keeps: bool = False
+) -> Iterator[Case]:
+    """Compare alignment with the peer's; with `keeps` also alignment with kept log-probabilities of the reference."""
     sizes = sizes_of(options)
-    ids, pairs = semantic_ids(sizes), examples(options.lengths, sizes, batch, 1 + count)
+
+    def pairs() -> Pairs:
+        return examples(options.lengths, sizes, batch, 1 + count)
+
     for precision in options.precision:
         sides: dict[str, Callable[[], Step]] = {
-            "ours": lambda p=precision: Ours(tiger(sizes, BEAMS), ids, options.device, p).alignment(pairs),
-            "peer": lambda p=precision: Peer(sizes, ids, options.device, p).alignment(pairs),
+            "ours": lambda p=precision: ours(options, sizes, p).alignment(pairs()),
+            "peer": lambda p=precision: peer(options, sizes, p).alignment(pairs()),
         }
-        yield Case("histories", precision, sides, setting=setting, about={"batch": batch, "negatives": count})
+        if keeps:
+            sides = {"ours, kept": lambda p=precision: ours(options, sizes, p).kept_alignment(pairs())} | sides
+        yield Case("histories", precision, sides, task, setting, {"batch": batch, "negatives": count})
 
 
 def decode(options: Options) -> Iterator[Case]:
     """Compare beam search, with as many items as beams."""
-    sizes = sizes_of(options)
-    yield from decoding_cases(options, sizes, semantic_ids(sizes), max(1, options.batch // 2), BEAMS)
+    yield from decoding_cases(options, sizes_of(options), max(1, options.batch // 2), BEAMS)
 
 
 def beams(options: Options) -> Iterator[Case]:
     """Compare beam search with an increasing number of beams."""
     sizes = sizes_of(options)
     for width in (5, 8) if options.tiny else (10, 20, 50, 100, 200):
-        yield from decoding_cases(options, sizes, semantic_ids(sizes), max(1, options.batch // 8), width, setting=f"{width} beams")
+        yield from decoding_cases(options, sizes, max(1, options.batch // 8), width, setting=f"{width} beams")
 
 
-def decoding_cases(
-    options: Options, sizes: Sizes, ids: SemanticIds, batch: int, width: int, task: str = "", setting: str = ""
-) -> Iterator[Case]:
+def decoding_cases(options: Options, sizes: Sizes, batch: int, width: int, task: str = "", setting: str = "") -> Iterator[Case]:
     """Compare decoding with the peer's."""
-    histories = users(options.lengths, sizes, batch)
+
+    def histories() -> list[Tensor]:
+        return users(options.lengths, sizes, batch)
+
     for precision in options.precision:
         sides: dict[str, Callable[[], Step]] = {
-            "ours": lambda p=precision: Ours(tiger(sizes, width), ids, options.device, p).decoding(histories, width),
-            "peer": lambda p=precision: Peer(sizes, ids, options.device, p).decoding(histories, width),
+            "ours": lambda p=precision: ours(options, sizes, p, width).decoding(histories(), width),
+            "peer": lambda p=precision: peer(options, sizes, p).decoding(histories(), width),
         }
         yield Case("users", precision, sides, task, setting, {"batch": batch, "beams": width})
 
@@ -151,17 +207,16 @@ def catalog(options: Options) -> Iterator[Case]:
     batch = max(1, options.batch // 2)
     for items in (300, 600) if options.tiny else (10_000, 100_000, 1_000_000):
         sizes = replace(sizes_of(options), items=items)
-        ids = semantic_ids(sizes, items)
-        for case in decoding_cases(options, sizes, ids, batch, BEAMS, setting=f"{items:,} items"):
-            about = case.about | {"of": "ours"}
+        for case in decoding_cases(options, sizes, batch, BEAMS, setting=f"{items:,} items"):
+            about = dict(case.about)
 
-            def measured(case: Case = case, about: dict[str, object] = about, ids: SemanticIds = ids, sizes: Sizes = sizes) -> Step:
-                ours = Ours(tiger(sizes, BEAMS), ids, options.device, case.precision)
-                step = ours.decoding(users(options.lengths, sizes, batch), BEAMS)
-                about["table_mb"] = sum(each.numel() * each.element_size() for each in ours.policy.trie.buffers()) / 1e6
+            def measured(case: Case = case, about: dict[str, object] = about, sizes: Sizes = sizes) -> Step:
+                side = ours(options, sizes, case.precision)
+                step = side.decoding(users(options.lengths, sizes, batch), BEAMS)
+                about["table_mb"] = sum(each.numel() * each.element_size() for each in side.policy.trie.buffers()) / 1e6
                 step()
                 with torch.no_grad():
-                    steps = (step, *floor.search_steps(ours.policy, batch, BEAMS, sizes, options.device))
+                    steps = (step, *floor.search_steps(side.policy, batch, BEAMS, sizes, options.device))
                     for each in steps[1:]:
                         each()
                     tries = range(
@@ -181,19 +236,21 @@ def lengths(options: Options) -> Iterator[Case]:
     for sizes in several:
         yield from training_cases(options, sizes, batch, "training", f"{sizes.history} items")
     for sizes in several:
-        yield from decoding_cases(options, sizes, semantic_ids(sizes), batch, BEAMS, "decoding", f"{sizes.history} items")
+        yield from decoding_cases(options, sizes, batch, BEAMS, "decoding", f"{sizes.history} items")
 
 
 def policy_makers(options: Options, sizes: Sizes, names: list[str], precision: str) -> dict[str, Callable[[], Ours]]:
     """Return functions that build genrec's policies, in reverse order, so that the first name is the reference of the comparison."""
-    ids = semantic_ids(sizes)
     specifications = {
         "Tiger, codes": lambda: tiger(sizes, BEAMS),
         "Tiger, items": lambda: tiger(sizes, BEAMS, history="items"),
         "Tiger, causal": lambda: tiger(sizes, BEAMS, encoder="causal"),
         "Gpt": lambda: gpt(sizes, BEAMS),
     }
-    return {name: lambda make=specifications[name]: Ours(make(), ids, options.device, precision) for name in reversed(names)}
+    return {
+        name: lambda make=specifications[name]: Ours(make(), semantic_ids(sizes), options.device, precision)
+        for name in reversed(names)
+    }
 
 
 def history(options: Options) -> Iterator[Case]:
@@ -227,13 +284,14 @@ def side_by_side(options: Options, names: list[str], task_names: tuple[str, ...]
 def exact(options: Options) -> Iterator[Case]:
     """Compare the ranking of the whole catalog over the trie with scoring item by item, for a few users."""
     sizes, batch = sizes_of(options), max(1, options.batch // 32)
-    ids, histories = semantic_ids(sizes), users(options.lengths, sizes, batch)
+
+    def histories() -> list[Tensor]:
+        return users(options.lengths, sizes, batch)
+
     for precision in options.precision:
         sides: dict[str, Callable[[], Step]] = {
-            "over the trie": lambda p=precision: Ours(tiger(sizes, BEAMS), ids, options.device, p).exact(histories, BEAMS),
-            "item by item": lambda p=precision: Ours(tiger(sizes, BEAMS), ids, options.device, p).item_by_item(
-                histories, sizes.items, BEAMS
-            ),
+            "over the trie": lambda p=precision: ours(options, sizes, p).exact(histories(), BEAMS),
+            "item by item": lambda p=precision: ours(options, sizes, p).item_by_item(histories(), sizes.items, BEAMS),
         }
         yield Case("users", precision, sides, about={"batch": batch})
 
@@ -262,14 +320,31 @@ def print_profile(options: Options) -> None:
     """Print the profile of one training step of genrec."""
     sizes = sizes_of(options)
     for precision in options.precision:
-        ours = Ours(tiger(sizes, BEAMS), semantic_ids(sizes), options.device, precision)
+        step = ours(options, sizes, precision).training(examples(options.lengths, sizes, options.batch))
         print(f"profile of a training step, batch {options.batch}, {precision}")
-        print(floor.profile(ours.training(examples(options.lengths, sizes, options.batch)), options.device), flush=True)
+        print(floor.profile(step, options.device), flush=True)
 
 
 COMPARED: dict[str, Callable[[Options], Iterator[Case]]] = {
     each.__name__: each
-    for each in (train, loop, targets, align, decode, history, policies, exact, candidates, beams, catalog, lengths)
+    for each in (
+        train,
+        targets,
+        align,
+        decode,
+        small,
+        kept,
+        parallel,
+        million,
+        loop,
+        history,
+        policies,
+        exact,
+        candidates,
+        beams,
+        catalog,
+        lengths,
+    )
 }
 PRINTED: dict[str, Callable[[Options], None]] = {"floor": print_floor, "profile": print_profile}
 PARTS = [*COMPARED, *PRINTED]
@@ -279,7 +354,7 @@ def compared(part: str, options: Options) -> None:
     """Measure the cases of a part, then print their table."""
     rows = []
     for case in COMPARED[part](options):
-        for side, rates in measure(case, options.rounds, options.seconds, options.device).items():
+        for side, measured in measure(case, options.rounds, options.seconds, options.device, options.threads).items():
             row = {
                 "part": part,
                 "task": case.task,
@@ -288,10 +363,11 @@ def compared(part: str, options: Options) -> None:
                 "side": side,
                 "unit": case.unit,
             }
-            row |= {"rate": statistics.median(rates), "rates": rates, "device": options.device, "threads": torch.get_num_threads()}
-            row |= {"lengths": options.lengths, "reference": list(case.sides)[-1], **case.about}
-            if case.about.get("of", side) != side:  # values of the other side only
-                row = {name: value for name, value in row.items() if name not in ("table_mb", "search_share", "masks_share")}
+            rate = statistics.median(measured.rates)
+            row |= {"rate": rate, "rates": measured.rates, "device": options.device}
+            if case.seconds_of:
+                row[f"seconds_per_{case.seconds_of}"] = case.seconds_of / rate
+            row |= {"lengths": options.lengths, "reference": list(case.sides)[-1], **measured.about}
             rows.append(row)
             print(json.dumps(row), flush=True)
     if rows:
@@ -317,11 +393,14 @@ def main() -> None:
     parser.add_argument(
         "--lengths", choices=("full", "beauty"), default="full", help="length of histories: always 20 items, or as in Amazon Beauty"
     )
+    parser.add_argument("--threads", type=int, help="threads of each process (default: torch's, one for each core)")
     parser.add_argument("--tiny", action="store_true", help="toy sizes and one round: a test run without meaningful timings")
     options = parser.parse_args()
     parts = PARTS if options.parts == ["all"] else options.parts or ["train", "align", "decode"]
     if unknown := [part for part in parts if part not in PARTS]:
         parser.error(f"unknown part {unknown[0]!r}; expected {', '.join(PARTS)}, or all")
+    if options.threads is not None and options.threads < 1:
+        parser.error(f"--threads must be at least 1, got {options.threads}")
     if options.batch is None:
         options.batch = 8 if options.tiny else 256 if options.device == "cuda" else 64
     if options.tiny:
@@ -330,7 +409,7 @@ def main() -> None:
         if part in COMPARED:
             compared(part, options)
         else:
-            PRINTED[part](options)
+            alone(partial(PRINTED[part], options), options.threads)
 
 
 if __name__ == "__main__":

@@ -15,15 +15,20 @@ from torch import Tensor
 
 from genrec import model
 from genrec.data.examples import Examples
+from genrec.objectives.frozen_policy import FrozenCopy
+from genrec.objectives.numbered_examples import NumberedExamples
+from genrec.objectives.reference_cache import ReferenceCache
+from genrec.objectives.rows import with_places
 from genrec.objectives.scored_candidates import log_probs
 from genrec.objectives.supervised import negative_log_likelihood
 from genrec.precision import Resolved
+from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.losses import SoftmaxDPO
 from genrec.semantic_ids import SemanticIds
 from genrec.training.lightning_module import adamw
 from genrec.training.loop import train
 from genrec.training.recipes import SFT, Optimization, Validation
-from genrec.types import ExactRecommender, SequenceBatch, SequencePolicy, TrainingStep
+from genrec.types import ExactRecommender, SequenceBatch, SequencePolicy, TrainingStep, WindowBatch
 
 
 def tiger(sizes: Sizes, beams: int, **choices: Any) -> Any:
@@ -150,6 +155,61 @@ class Ours:
                 loss = loss_of(ours, theirs).loss.mean()
             self.update(loss, optimizer)
             return len(history)
+
+        return step
+
+    def kept_alignment(self, batches: list[tuple[Tensor, Tensor]]) -> Step:
+        """Return the step of `alignment` with the reference's log-probabilities kept, as in training with fixed candidates.
+
+        They are scored before the first step. A step gathers them and compares its candidates with those that were scored.
+        """
+        loss_of, optimizer, size = SoftmaxDPO(beta=1.0), self.optimizer(), len(batches[0][0])
+        self.policy.eval()
+        numbers = torch.arange(size * len(batches)).split(size)
+        on_device = [number.to(self.device) for number in numbers]
+        turns = cycle(zip(numbers, on_device, [items for _, items in batches], strict=True))
+        ready, frozen = self.ready(batches), FrozenCopy(self.policy)
+        cache = ReferenceCache(NumberedExamples(range(size * len(batches)), True), size, len(batches), frozen)
+
+        def score(number: Tensor) -> Tensor:
+            history, candidates = batches[int(number[0]) // size]
+            return frozen.policy.level_log_prob(history.to(self.device), candidates.to(self.device))
+
+        def step() -> int:
+            history, candidates = next(ready)
+            number, number_on_device, items = next(turns)
+            with autocast(self.device, self.precision):
+                ours = log_probs(self.policy.level_log_prob(history, candidates))
+                kept = cache.gather(number_on_device, candidates.shape[1], score)
+                assert kept is not None
+                cache.check(number, items, lambda index: batches[int(index[0]) // size][1])
+                loss = loss_of(ours, log_probs(kept)).loss.mean()
+            self.update(loss, optimizer)
+            return len(history)
+
+        return step
+
+    def window_alignment(self, batches: list[tuple[Tensor, Tensor, Tensor]]) -> Step:
+        """Return an S-DPO step on (history [B, T], targets [B, T], candidates [X, 1 + K]), the X targets of the windows first."""
+        optimizer, loss_of = self.optimizer(), SoftmaxDPO(beta=1.0)
+        self.policy.eval()
+        reference = FrozenCopy(self.policy).policy
+        ready = []
+        for history, targets, candidates in batches:
+            batch = WindowBatch(*(each.to(self.device) for each in (targets[:, 0], history, targets)))  # users are not used
+            rows, places = with_places(batch)
+            ready.append((batch, places, rows, candidates.to(self.device)))
+        turns = cycle(ready)
+
+        def step() -> int:
+            batch, places, rows, candidates = next(turns)
+            with autocast(self.device, self.precision):
+                ours = log_probs(scores_of(self.policy, batch, places, rows, "codes").level_log_prob(candidates))
+                with torch.no_grad():
+                    theirs = log_probs(scores_of(reference, batch, places, rows, "codes").level_log_prob(candidates))
+                loss = loss_of(ours, theirs).loss.mean()
+            self.update(loss, optimizer)
+            return len(candidates)
 
         return step
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -14,9 +15,12 @@ from torch import Tensor
 
 from genrec.semantic_ids import SemanticIds
 
+Options = argparse.Namespace
 Pairs = list[tuple[Tensor, Tensor]]
 Step = Callable[[], int]  # does one unit of work; returns its number of examples, histories, targets or users
 BATCHES = 4  # distinct batches, repeated forever
+BEAMS = 20
+EXTRA = ("table_mb", "search_share", "masks_share")  # further columns of parts with a growing size, where a row has them
 
 # Beauty's 5-core, 22,363 users, 198,502 events: the number of histories, of 1,000, that are 1, 2, ... 19, and 20 or more items long.
 BEAUTY = {
@@ -58,18 +62,28 @@ class Case:
     sides: dict[str, Callable[[], Step]]  # functions that prepare each side's step; the last side is the reference
     task: str = ""  # in a part with several tasks: training, decoding
     setting: str = ""  # in a part with a growing size: K = 3
-    about: dict[str, Any] = field(default_factory=dict)  # further fields of the JSON lines; a side may add to it while it runs
+    about: dict[str, Any] = field(default_factory=dict)  # further fields of the JSON lines; a side may add to it while it is prepared
+    seconds_of: int = 0  # units of a column of seconds: 100 for seconds per 100 users; 0: no such column
+
+
+def sizes_of(options: Options) -> Sizes:
+    """Return TIGER's sizes, or toy sizes with `--tiny`."""
+    return TINY if options.tiny else Sizes()
 
 
 def semantic_ids(sizes: Sizes, items: int | None = None) -> SemanticIds:
     """Return random distinct Semantic IDs."""
     count = sizes.items if items is None else items
-    generator = torch.Generator().manual_seed(0)
+    generator, level_sizes = torch.Generator().manual_seed(0), (sizes.codes,) * sizes.levels
+    if sizes.codes**sizes.levels > 2**62:  # so many that random ones are distinct
+        result = SemanticIds(torch.randint(sizes.codes, (count, sizes.levels), generator=generator), level_sizes)
+        assert result.collided == 0, f"{result.collided} of {count} random Semantic IDs collide"
+        return result
     numbers = torch.randint(sizes.codes**sizes.levels, (2 * count,), generator=generator).unique()
     numbers = numbers[torch.randperm(len(numbers), generator=generator)[:count]]
     assert len(numbers) == count, f"{sizes.codes}^{sizes.levels} codes are too few for {count} items"
     places = sizes.codes ** torch.arange(sizes.levels - 1, -1, -1)
-    return SemanticIds(numbers[:, None] // places % sizes.codes, (sizes.codes,) * sizes.levels)
+    return SemanticIds(numbers[:, None] // places % sizes.codes, level_sizes)
 
 
 def histories(count: int, length: int, items: int, kind: str, lengths: str, seed: int) -> Tensor:
@@ -115,6 +129,15 @@ def windows(lengths: str, sizes: Sizes, batch: int) -> Pairs:
     return result
 
 
+def candidates_after(pairs: Pairs, items: int, negatives: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Add candidates to windows: int64 [X, 1 + K] for the X targets in the order of windows and places, the target first."""
+    result = []
+    for seed, (history, targets) in enumerate(pairs):
+        target = targets[targets > 0].unsqueeze(1)
+        result.append((history, targets, torch.cat([target, random_items((len(target), negatives), items, 2_000 + seed)], 1)))
+    return result
+
+
 def prefixes(pairs: Pairs, batch: int) -> Pairs:
     """Split windows into one example per prefix: shuffled, in batches padded to their longest prefix."""
     rows, targets = [], []
@@ -155,32 +178,6 @@ def timed(step: Step, times: int, device: str) -> float:
     return count / (time.perf_counter() - began)
 
 
-def measure(case: Case, rounds: int, seconds: float, device: str) -> dict[str, list[float]]:
-    """Return the rates of each side, one per round; the sides alternate.
-
-    One step (three on a GPU) warms up and is not counted. A round repeats the step for about `seconds`.
-    """
-    steps, times = {}, {}
-    where = ", ".join(filter(None, (case.task, case.setting, case.precision)))
-    for side, make in case.sides.items():
-        try:
-            step = make()
-        except Missing as reason:
-            print(f"{where}: {side} is left out, {reason}", flush=True)
-            continue
-        for _ in range(3 if device == "cuda" else 1):
-            wait(device)
-            began = time.perf_counter()
-            step()
-            wait(device)
-        steps[side], times[side] = step, max(1, round(seconds / (time.perf_counter() - began)))
-    rates: dict[str, list[float]] = {side: [] for side in steps}
-    for _ in range(rounds):
-        for side, step in steps.items():
-            rates[side].append(timed(step, times[side], device))
-    return rates
-
-
 def table(title: str, rows: list[dict[str, Any]]) -> Iterator[str]:
     """Return the lines of a table with medians over the rounds.
 
@@ -189,9 +186,11 @@ def table(title: str, rows: list[dict[str, Any]]) -> Iterator[str]:
     """
     reference, units = rows[0]["reference"], {row["unit"] for row in rows}
     grows = any(row["setting"] for row in rows)
-    extra = [name for name in ("table_mb", "search_share", "masks_share") if any(name in row for row in rows)]
+    extra = [name for name in EXTRA if any(name in row for row in rows)] if grows else []
+    extra += [name for name in rows[0] if name.startswith("seconds_per_")] + ["peak_mb"]
+    extra += ["device_peak_mb"] if any("device_peak_mb" in row for row in rows) else []
     columns = [title, "task", "precision", f"{units.pop()}/s" if len(units) == 1 else "1/s", f"/ {reference}"]
-    columns += ["cost / first", *(name.replace("_", " ") for name in extra)] if grows else []
+    columns += [*(["cost / first"] if grows else []), *(name.replace("_", " ") for name in extra)]
     yield f"| {' | '.join(columns)} |"
     yield "| --- | --- | --- |" + " ---: |" * (len(columns) - 3)
     for row in rows:
@@ -202,5 +201,13 @@ def table(title: str, rows: list[dict[str, Any]]) -> Iterator[str]:
             f"{statistics.median(a / b for a, b in zip(row['rates'], other[0]['rates'], strict=True)):.2f}" if other else "left out"
         )
         values = [row["side"], ", ".join(filter(None, (row["task"], row["setting"]))), row["precision"], f"{row['rate']:.4g}", ratio]
-        values += [f"{first / row['rate']:.2f}", *(f"{row[name]:.3g}" if name in row else "" for name in extra)] if grows else []
+        values += [f"{first / row['rate']:.2f}"] if grows else []
+        values += [_figure(name, row) for name in extra]
         yield f"| {' | '.join(values)} |"
+
+
+def _figure(name: str, row: dict[str, Any]) -> str:
+    """Return a figure of a row, empty if the row does not have it."""
+    if name not in row:
+        return ""
+    return f"{row[name]:,.0f}" if name.endswith("peak_mb") else f"{row[name]:.3g}"
