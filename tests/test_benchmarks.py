@@ -6,7 +6,11 @@ import argparse
 import importlib
 import importlib.util
 import json
+import os
+import subprocess
 import sys
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -97,8 +101,8 @@ def test_the_tokenizer_benchmarks_quality_of_beauty(real_data: Path, tmp_path: P
 
 POLICY = FILE.with_name("policy.py")
 COMPARED = {  # part -> the reference of its ratios
-    "train": "peer", "loop": "bare steps", "targets": "peer", "align": "peer", "decode": "peer", "history": "Tiger, codes",
-    "policies": "Tiger, codes",
+    "train": "peer", "targets": "peer", "align": "peer", "decode": "peer", "small": "peer", "kept": "peer", "parallel": "Tiger",
+    "million": "Tiger", "loop": "bare steps", "history": "Tiger, codes", "policies": "Tiger, codes",
     "exact": "item by item", "candidates": "peer", "beams": "peer", "catalog": "peer", "lengths": "peer",
 }  # fmt: skip
 
@@ -111,15 +115,12 @@ def beside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("beside")
 @pytest.mark.parametrize("lengths", ["full", "beauty"])
-def test_every_part_of_the_policy_benchmark_runs_and_prints_its_table(
-    lengths: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_part_of_the_policy_benchmark_runs_and_prints_its_table(lengths: str) -> None:
+    """In a process of its own, since the benchmark makes copies of its process, in which OpenMP must be unused."""
     pytest.importorskip("transformers")
-    module = load(POLICY)
-    assert {*COMPARED, "floor", "profile"} == set(module.PARTS)
-    monkeypatch.setattr(sys, "argv", ["policy.py", "all", "--tiny", "--lengths", lengths])
-    module.main()
-    printed = capsys.readouterr().out
+    assert {*COMPARED, "floor", "profile"} == set(load(POLICY).PARTS)
+    command = [sys.executable, str(POLICY), "all", "--tiny", "--lengths", lengths, "--threads", "1"]
+    printed = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "2"}, stdout=subprocess.PIPE, text=True, check=True).stdout
     rows = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     for part, reference in COMPARED.items():
         header = next(line for line in printed.splitlines() if line.startswith(f"| {part} |"))
@@ -128,11 +129,18 @@ def test_every_part_of_the_policy_benchmark_runs_and_prints_its_table(
         assert {row["precision"] for row in mine} == {"float32", "bfloat16"}
         assert reference in {row["side"] for row in mine}
         assert all(len(row["rates"]) == 1 and row["rate"] > 0 for row in mine)
+        assert all(row["threads"] == 1 and 0 < row["start_mb"] <= row["prepared_mb"] <= row["peak_mb"] for row in mine)
+        assert "| peak mb |" in header
         ratios = [line for line in printed.splitlines() if line.startswith(f"| {reference} |") and "| 1.00 |" in line]
         assert ratios  # the reference relative to itself
-    for part in ("train", "align", "decode", "candidates", "beams", "catalog", "lengths"):
-        assert {row["side"] for row in rows if row["part"] == part} == {"ours", "peer"}
-    for part, settings in {"candidates": 2, "beams": 2, "catalog": 2, "lengths": 2}.items():
+    sides = {part: {"ours", "peer"} for part in ("train", "align", "decode", "small", "candidates", "beams", "catalog", "lengths")}
+    sides |= {"kept": {"ours, kept", "ours", "peer"}, "parallel": {"RPG", "SASRec", "Tiger"}, "million": {"RPG", "Tiger"}}
+    for part, expected in sides.items():
+        assert {row["side"] for row in rows if row["part"] == part} == expected
+    for part, tasks in {"small": 2, "parallel": 3}.items():
+        assert [*Counter(row["task"] for row in rows if row["part"] == part).values()] == [2 * len(sides[part])] * tasks
+    assert all(row["seconds_per_100"] == 100 / row["rate"] for row in rows if row["part"] == "million")
+    for part, settings in {"candidates": 2, "beams": 2, "catalog": 2, "lengths": 2, "million": 2}.items():
         assert len({row["setting"] for row in rows if row["part"] == part}) == settings
     tables = [row for row in rows if row["part"] == "catalog" and row["side"] == "ours"]
     assert all(row["table_mb"] > 0 and 0 <= row["masks_share"] <= row["search_share"] for row in tables)
@@ -146,17 +154,101 @@ def test_the_policy_benchmarks_ratios_are_medians_of_rounds() -> None:
     shapes = importlib.import_module("policy_shapes")
     common = {"task": "", "precision": "float32", "unit": "users", "reference": "peer"}
     rows = [
-        {"side": "ours", "setting": "K = 1", "rate": 20.0, "rates": [30.0, 3.0, 20.0], **common},
-        {"side": "peer", "setting": "K = 1", "rate": 10.0, "rates": [10.0, 1.0, 10.0], **common},
-        {"side": "ours", "setting": "K = 3", "rate": 8.0, "rates": [8.0, 8.0, 8.0], **common},
+        {"side": "ours", "setting": "K = 1", "rate": 20.0, "rates": [30.0, 3.0, 20.0], "peak_mb": 1_234.4, **common},
+        {"side": "peer", "setting": "K = 1", "rate": 10.0, "rates": [10.0, 1.0, 10.0], "peak_mb": 1_500.6, **common},
+        {"side": "ours", "setting": "K = 3", "rate": 8.0, "rates": [8.0, 8.0, 8.0], "peak_mb": 900.0, **common},
     ]
     lines = list(shapes.table("beams", rows))
-    assert lines[0] == "| beams | task | precision | users/s | / peer | cost / first |"
+    assert lines[0] == "| beams | task | precision | users/s | / peer | cost / first | peak mb |"
     assert lines[2:] == [
-        "| ours | K = 1 | float32 | 20 | 3.00 | 1.00 |",
-        "| peer | K = 1 | float32 | 10 | 1.00 | 1.00 |",
-        "| ours | K = 3 | float32 | 8 | left out | 2.50 |",
+        "| ours | K = 1 | float32 | 20 | 3.00 | 1.00 | 1,234 |",
+        "| peer | K = 1 | float32 | 10 | 1.00 | 1.00 | 1,501 |",
+        "| ours | K = 3 | float32 | 8 | left out | 2.50 | 900 |",
     ]
+
+
+@pytest.mark.usefixtures("beside")
+def test_the_policy_benchmarks_sides_alternate_and_their_peak_memory_is_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A side with 400 MB, in another process, does not count for the side that runs after it."""
+    shapes, processes = (importlib.import_module(f"policy_{name}") for name in ("shapes", "processes"))
+    turns = tmp_path / "turns"
+
+    def make(side: str, megabytes: int) -> Callable[[], int]:
+        held = bytearray(b"1" * 1_000_000 * megabytes)
+
+        def step() -> int:
+            with turns.open("a", encoding="utf-8") as file:
+                file.write(f"{side} ")
+            return min(len(held), 7)
+
+        return step
+
+    def missing() -> Callable[[], int]:
+        raise shapes.Missing("its library is not installed")
+
+    sides = {"large": lambda: make("large", 400), "missing": missing, "small": lambda: make("small", 1)}
+    case = shapes.Case("users", "float32", sides, "decoding", about={"batch": 7})
+    found = processes.measure(case, 2, 0.0, "cpu", threads=3)
+    assert list(found) == ["large", "small"]
+    assert turns.read_text(encoding="utf-8").split() == ["large", "small"] * 3  # one warm-up and two rounds
+    assert "decoding, float32: missing is left out, its library is not installed" in capsys.readouterr().out
+    large, small = (found[side].about for side in ("large", "small"))
+    assert large["batch"] == small["batch"] == 7
+    assert large["threads"] == small["threads"] == 3
+    assert large["peak_mb"] - large["start_mb"] > 390
+    assert small["peak_mb"] - small["start_mb"] < 100
+
+
+@pytest.mark.usefixtures("beside")
+def test_a_side_of_the_policy_benchmark_that_fails_ends_the_run() -> None:
+    shapes, processes = (importlib.import_module(f"policy_{name}") for name in ("shapes", "processes"))
+
+    def fail() -> None:
+        raise ValueError("a fault of the side")
+
+    with pytest.raises(RuntimeError, match="the process of 'broken' ended before its measurement"):
+        processes.measure(shapes.Case("users", "float32", {"broken": fail}), 1, 0.0, "cpu")
+    with pytest.raises(RuntimeError, match="exit code 1"):
+        processes.alone(fail)
+
+
+@pytest.mark.usefixtures("beside")
+def test_the_policy_benchmark_trains_alike_with_a_kept_reference() -> None:
+    """After five steps, which repeat a batch, the weights are those of the steps that score the reference each time."""
+    shapes, ours = (importlib.import_module(f"policy_{name}") for name in ("shapes", "ours"))
+    pairs = shapes.examples("beauty", shapes.TINY, 3, 4)
+    sides = [ours.Ours(ours.tiger(shapes.TINY, 4), shapes.semantic_ids(shapes.TINY), "cpu", "float32") for _ in range(3)]
+    before = flat_weights(sides[2].policy)
+    steps = sides[0].alignment(pairs), sides[1].kept_alignment(pairs)
+    for _ in range(5):
+        assert [step() for step in steps] == [3, 3]
+    one, other = (flat_weights(side.policy) for side in sides[:2])
+    torch.testing.assert_close(one, other)
+    assert float((one - before).abs().max()) > 1e-4
+
+
+@pytest.mark.usefixtures("beside")
+@pytest.mark.parametrize("name", ["RPG", "SASRec", "Tiger"])
+def test_the_policy_benchmark_aligns_windows_like_their_prefixes(name: str) -> None:
+    """One step of S-DPO on two windows of four targets moves the weights like one on the eight prefixes with the same candidates."""
+    shapes, parallel = (importlib.import_module(f"policy_{name}") for name in ("shapes", "parallel"))
+    ((history, targets, candidates), *_) = shapes.candidates_after(shapes.windows("full", shapes.TINY, 2), shapes.TINY.items, 3)
+    assert candidates[:, 0].tolist() == targets.flatten().tolist()
+    sides = [parallel.MAKERS[name](shapes.TINY, "cpu", "float32") for _ in range(2)]
+    before = flat_weights(sides[0].policy)
+    assert sides[0].window_alignment([(history, targets, candidates)])() == 8
+    prefixes = torch.stack([torch.cat([row.new_zeros(3 - place), row[: place + 1]]) for row in history for place in range(4)])
+    assert sides[1].alignment([(prefixes, candidates)])() == 8
+    one, other = (flat_weights(side.policy) for side in sides)
+    assert float((one - before).abs().max()) > 1e-4
+    torch.testing.assert_close(one, other)
+
+
+def flat_weights(policy: torch.nn.Module) -> torch.Tensor:
+    """Return a copy of all weights in one row."""
+    return torch.cat([each.detach().flatten() for each in policy.parameters()])
 
 
 @pytest.mark.usefixtures("beside")

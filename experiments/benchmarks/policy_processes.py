@@ -25,7 +25,7 @@ class Measurement(NamedTuple):
     """The figures of one side."""
 
     rates: list[float]  # units per second, one for each round
-    about: dict[str, Any]  # fields of the case and of the process: threads, start_mb, peak_mb, on a GPU device_peak_mb
+    about: dict[str, Any]  # fields of the case and of the process, see `_serve`
 
 
 def peak_mb() -> float:
@@ -70,7 +70,11 @@ def measure(case: Case, rounds: int, seconds: float, device: str, threads: int |
 
 
 def _serve(connection: Connection, case: Case, side: str, seconds: float, device: str, threads: int | None) -> None:
-    """Prepare and warm up the step of one side, send the reason if it is missing, and a rate for each request until the last one."""
+    """Prepare and warm up the step of one side, and send a rate for each request; if the side is missing, send the reason instead.
+
+    The last message has the fields of the case, the number of threads, and the peak memory in MB at the start (libraries only), when
+    the step was prepared (data and model), and at the end; on a GPU also that of the tensors on it.
+    """
     _set_threads(threads)
     start = peak_mb()
     try:
@@ -78,6 +82,7 @@ def _serve(connection: Connection, case: Case, side: str, seconds: float, device
     except Missing as reason:
         connection.send(str(reason))
         return
+    prepared = peak_mb()
     for _ in range(3 if device == "cuda" else 1):
         wait(device)
         began = time.perf_counter()
@@ -87,7 +92,7 @@ def _serve(connection: Connection, case: Case, side: str, seconds: float, device
     connection.send("")
     while connection.recv():
         connection.send(timed(step, times, device))
-    about = {"threads": torch.get_num_threads(), "start_mb": start, "peak_mb": peak_mb()}
+    about = {"threads": torch.get_num_threads(), "start_mb": start, "prepared_mb": prepared, "peak_mb": peak_mb()}
     if device == "cuda":
         about["device_peak_mb"] = torch.cuda.max_memory_allocated() / 1e6
     connection.send(case.about | about)
