@@ -20,6 +20,7 @@ from genrec.errors import UsageError
 from genrec.item_rows import aligned, prefixes
 from genrec.model import semantic_id_policy
 from genrec.model.catalog_extension import extend_policy
+from genrec.model.packed_windows import packed_sequence_log_prob, packs
 from genrec.model.row_groups import candidate_groups, length_groups
 from genrec.model.t5_layers import (
     MASK_VALUE,
@@ -191,6 +192,8 @@ class TigerPolicy(nn.Module):
             raise UsageError(
                 'sequence_log_prob needs Tiger(encoder="causal"), got encoder="bidirectional", which encodes every prefix separately'
             )
+        if packs(history, targets):
+            return packed_sequence_log_prob(self, history, targets)
         encoded = self.encode(history)
         codes = self.semantic_ids.levels
         query_age = torch.arange(history.shape[1] - 1, -1, -1, device=history.device).repeat_interleave(codes)  # of the target's place
