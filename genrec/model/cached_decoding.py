@@ -50,7 +50,9 @@ def folded(attention: Attention, keys: Tensor, values: Tensor) -> FoldedHistory:
 class CachedDecoding:
     """A `genrec.model.beam_search.Decoding` of a policy in evaluation mode. Its state holds each layer's `Past`."""
 
-    def __init__(self, policy: TigerPolicy, keys_values: list[tuple[Tensor, Tensor]], bias: Tensor | None, mask: Tensor | None) -> None:
+    def __init__(
+        self, policy: TigerPolicy, keys_values: list[tuple[Tensor, Tensor]], bias: Tensor | None, mask: Tensor | None
+    ) -> None:
         """Decode B histories from every decoder layer's keys and values; `bias` [1, H, 1, S], `mask` [B, 1, 1, S] of their attention."""
         self.policy, self.bias, self.mask = policy, bias, mask
         self.layers = list(cast(Iterable[DecoderLayer], policy.decoder))

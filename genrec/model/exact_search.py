@@ -28,9 +28,7 @@ MAX_PREFIXES = 2**13  # prefixes of all users that are decoded at once
 MAX_CELLS = 2**23  # log-probabilities of all users that a depth holds at once: 32 MB
 
 
-def exact_search(
-    decoding: Decoding, levels: Sequence[Level], leaves: LeafItems, n: int, excluded: ExcludedPlaces | None
-) -> Ranking:
+def exact_search(decoding: Decoding, levels: Sequence[Level], leaves: LeafItems, n: int, excluded: ExcludedPlaces | None) -> Ranking:
     """Return the `n` best of all items, ordered by score; equal scores are ordered by item id. Items of `excluded` are left out."""
     log_prob, state = decoding.start()
     with Progress("exact scoring", len(levels[0].code)) as progress:

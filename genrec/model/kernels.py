@@ -25,7 +25,7 @@ ONEDNN_DILATION = (2, 1)  # no effect on a 1x1 kernel, but without it a single t
 class Rows(NamedTuple):
     """The rows of a padded tensor that are computed, in any order. Dropout draws for all of them, so that draws do not depend on it."""
 
-    index: Tensor  # int64 [R]  the place of each row in the padded tensor
+    place: Tensor  # int64 [R]  the place of each row in the padded tensor
     total: int  # the number of rows of the padded tensor
 
 
@@ -144,7 +144,7 @@ def _keep_mask(states: Tensor, rate: float, rows: Rows | None = None) -> Tensor:
     """
     numel = states.numel() if rows is None or not len(states) else states[0].numel() * rows.total
     bits = torch.empty((numel + 7) // 8, dtype=torch.int64).random_(-(2**63), None).view(torch.int8)[:numel]
-    bits = bits if rows is None else bits.view(rows.total, -1).index_select(0, rows.index)
+    bits = bits if rows is None else bits.view(rows.total, -1).index_select(0, rows.place)
     below = bits.to(torch.int16).sub_(128 - _dropped_of_256(rate))  # negative where kept; fits 9 bits
     return below.bitwise_right_shift_(8).view(states.shape)
 

@@ -51,7 +51,7 @@ class PackedWindows(NamedTuple):
 
 
 def packs(history: Tensor, targets: Tensor) -> bool:
-    """Return whether to pack windows and targets int64 [B, T]: on a CPU, if some place has no target and no target an empty history."""
+    """Return whether to pack int64 [B, T]: on a CPU, if some place has no target, and no target has an empty history."""
     if history.device.type != "cpu" or not (targets == 0).any():
         return False
     has_target = targets != 0
@@ -60,11 +60,11 @@ def packs(history: Tensor, targets: Tensor) -> bool:
 
 
 def packed_sequence_log_prob(policy: TigerPolicy, history: Tensor, targets: Tensor) -> Tensor:
-    """Return `TigerPolicy.sequence_log_prob`, up to rounding: history and targets int64 [B, T], which `packs`, -> float32 [B, T, L]."""
+    """Return `TigerPolicy.sequence_log_prob` up to rounding, for history and targets int64 [B, T] that `packs`: float32 [B, T, L]."""
     codes = policy.semantic_ids.levels
     windows = _pack(history, targets, 1 if policy.specification.history == "items" else codes)
     memory = _encode(policy, history, windows)
-    tokens = policy.trie.tokens[targets.flatten()[windows.targets.index]]  # int32 [X, L]
+    tokens = policy.trie.tokens[targets.flatten()[windows.targets.place]]  # int32 [X, L]
     start = torch.zeros_like(tokens[:, :1])
     states = policy.dropout(policy.embedding(torch.cat([start, tokens[:, :-1]], 1)), windows.targets)
     positions = torch.arange(codes)
@@ -77,7 +77,7 @@ def packed_sequence_log_prob(policy: TigerPolicy, history: Tensor, targets: Tens
     states = policy.dropout(policy.decoder_norm(states), windows.targets)
     levels = (code_log_probs(each, head) for each, head in zip(states.unbind(1), policy.heads, strict=True))
     scores = policy.trie.token_log_probs(levels, tokens)
-    result = scores.new_full((windows.targets.total, codes), -torch.inf).index_copy(0, windows.targets.index, scores)
+    result = scores.new_full((windows.targets.total, codes), -torch.inf).index_copy(0, windows.targets.place, scores)
     return result.view(*targets.shape, codes)
 
 
@@ -94,9 +94,7 @@ def _pack(history: Tensor, targets: Tensor, tokens: int) -> PackedWindows:
         own_mask = attention_mask(empty, age[None, :] < age[:, None])
         target_mask = attention_mask(empty, age[None, :] < codes_age[-longest:, None])
         groups.append(Group(_places(~empty), _places(wanted), own_mask, target_mask))
-    return PackedWindows(
-        Rows(torch.cat(items), history.numel() * tokens), Rows(torch.cat(places), history.numel()), groups
-    )
+    return PackedWindows(Rows(torch.cat(items), history.numel() * tokens), Rows(torch.cat(places), history.numel()), groups)
 
 
 def _places(wanted: Tensor) -> Places:
@@ -106,7 +104,7 @@ def _places(wanted: Tensor) -> Places:
 def _encode(policy: TigerPolicy, history: Tensor, windows: PackedWindows) -> Tensor:
     """Return the encoder's output of all tokens of items, float32 [R, D]; see `TigerPolicy.encode`."""
     tokens = windows.items.total // history.numel()
-    own_tokens = policy.trie.tokens[history.flatten()].view(windows.items.total, -1)[windows.items.index]
+    own_tokens = policy.trie.tokens[history.flatten()].view(windows.items.total, -1)[windows.items.place]
     states = policy.dropout(policy.embedding(own_tokens).sum(1), windows.items)
     positions = torch.arange(history.shape[1] * tokens)
     bias = policy.encoder_bias(positions, positions)

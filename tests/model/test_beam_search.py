@@ -172,16 +172,16 @@ def test_ties_ignore_excluded_items_of_a_shared_leaf() -> None:
 
 
 def test_every_prefix_is_decoded_once_in_exact_scoring() -> None:
-    """Four first codes and ten pairs, in chunks of at most 7 prefixes of all users (3 per user, 2 users); none is decoded twice.
+    """Four first codes and ten pairs, in chunks of at most 7 prefixes; none is decoded twice.
 
     The list has all items, so that no prefix is left out.
     """
     codes = torch.tensor([[a, b, c] for a in range(4) for b in range(a + 1) for c in range(2)])
-    decoding = Coarse((4, 4, 2), 2)
+    decoding = Coarse((4, 4, 2), 1)
     Trie(SemanticIds(codes)).recommend_exactly(decoding, len(codes), None)
     assert sum(beams for level, beams in decoding.decoded if level == 0) == 4
     assert sum(beams for level, beams in decoding.decoded if level == 1) == 10
-    assert max(beams for _, beams in decoding.decoded) <= 3
+    assert max(beams for _, beams in decoding.decoded) <= 7
 
 
 class Peaked(Coarse):
