@@ -35,7 +35,8 @@ class FoldedHistory(NamedTuple):
 def folds(policy: TigerPolicy, length: int) -> bool:
     """Return whether folding saves arithmetic: 2 S D operations per head and beam instead of 2 D d + 2 S d, with head width d."""
     sizes = policy.specification
-    assert sizes.d_model is not None and sizes.d_kv is not None
+    assert sizes.d_model is not None
+    assert sizes.d_kv is not None
     return length * sizes.d_model <= sizes.d_kv * (sizes.d_model + length)
 
 
@@ -53,7 +54,7 @@ class CachedDecoding:
     def __init__(
         self, policy: TigerPolicy, keys_values: list[tuple[Tensor, Tensor]], bias: Tensor | None, mask: Tensor | None
     ) -> None:
-        """Decode B histories from every decoder layer's keys and values; `bias` [1, H, 1, S], `mask` [B, 1, 1, S] of their attention."""
+        """Decode B histories from every decoder layer's keys and values; `bias` [1, H, 1, S] and `mask` [B, 1, 1, S] are theirs."""
         self.policy, self.bias, self.mask = policy, bias, mask
         self.layers = list(cast(Iterable[DecoderLayer], policy.decoder))
         self.batch = len(keys_values[0][0])

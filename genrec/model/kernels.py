@@ -23,7 +23,7 @@ ONEDNN_DILATION = (2, 1)  # no effect on a 1x1 kernel, but without it a single t
 
 
 class Rows(NamedTuple):
-    """The rows of a padded tensor that are computed, in any order. Dropout draws for all of them, so that draws do not depend on it."""
+    """The rows of a padded tensor that are computed, in any order. Dropout draws for the whole tensor, so that no draw changes."""
 
     place: Tensor  # int64 [R]  the place of each row in the padded tensor
     total: int  # the number of rows of the padded tensor
