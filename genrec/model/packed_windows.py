@@ -1,9 +1,9 @@
 """All targets of a batch of windows in one pass of a causal TIGER on a CPU, without the padding.
 
 A batch of short sequences is mostly padding: of Beauty's windows, padded to 20 items, 30 % of the places hold an item. Here the rows
-of all items, and those of all targets, lie one after another ("packed"), and only attention sees padded blocks, one per group of windows
-of similar length. Dropout draws the random bytes of the padded tensors and uses those of the packed rows, so that a seed gives the same
-masks, and the same results up to rounding, as `TigerPolicy.encode` and `TigerPolicy.decode`.
+of all items, and those of all targets, lie one after another ("packed"). Only attention sees padded blocks, one per group of windows
+of similar length. Dropout draws the random bytes of the padded tensors and uses those of the packed rows, so that a seed gives the
+same masks, and the same results up to rounding, as `TigerPolicy.encode` and `TigerPolicy.decode`.
 """
 
 from __future__ import annotations
