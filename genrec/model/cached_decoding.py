@@ -123,11 +123,12 @@ def _queries_keys_values(layer: DecoderLayer, states: Tensor) -> Tensor:
 def _attend(queries: Tensor, past: Past, bias: Tensor) -> Tensor:
     """Attend from one query per beam [B, W, H * d] to as many positions as `bias` [H, P] has: [B, W, H * d]."""
     heads = len(bias)
-    query = queries.unflatten(-1, (heads, -1))
-    keys_values = [each.unflatten(-1, (2, heads, -1)) for each in past]
+    query = queries.view(*queries.shape[:2], heads, -1)
+    keys_values = [each.view(*each.shape[:2], 2, heads, -1) for each in past]
     scores = torch.stack([(query * each[..., 0, :, :]).sum(-1) for each in keys_values], -1)
     weights = torch.softmax(scores + bias, -1).to(queries.dtype)
     mixed = weights[..., :1] * keys_values[0][..., 1, :, :]
     for position, each in enumerate(keys_values[1:], 1):
         mixed = torch.addcmul(mixed, weights[..., position, None], each[..., 1, :, :])
-    return mixed.flatten(2)
+    attended: Tensor = mixed.flatten(2)
+    return attended

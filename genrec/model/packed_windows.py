@@ -110,7 +110,8 @@ def _encode(policy: TigerPolicy, history: Tensor, windows: PackedWindows) -> Ten
     bias = policy.encoder_bias(positions, positions)
     for layer in policy.encoder:
         states = _encoder_layer(layer, states, bias, windows)  # type: ignore[arg-type]
-    return policy.dropout(policy.encoder_norm(states), windows.items)
+    encoded: Tensor = policy.dropout(policy.encoder_norm(states), windows.items)
+    return encoded
 
 
 def _encoder_layer(layer: EncoderLayer, states: Tensor, bias: Tensor, windows: PackedWindows) -> Tensor:
@@ -168,7 +169,7 @@ def _history_attention(
 
 def _split(rows: Tensor, places: Sequence[Places], groups: Sequence[Group]) -> list[tuple[Group, Tensor]]:
     """Return the packed rows [R, W] of each group."""
-    return list(zip(groups, rows.split([len(each.place) for each in places]), strict=True))
+    return list(zip(groups, torch.split(rows, [len(each.place) for each in places]), strict=True))
 
 
 def _spread(rows: Tensor, places: Places) -> Tensor:
