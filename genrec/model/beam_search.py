@@ -96,7 +96,7 @@ def beam_search(
         parts = []
         for rows in row_chunks(log_prob):
             candidates = children(level, node[rows], score[rows], log_prob[rows])
-            number = _tie_breakers(level, node[rows], candidates, leaves if last else None, shared_root=depth == 0)
+            number = tie_breakers(level, node[rows], candidates, leaves if last else None, shared_root=depth == 0)
             if excluded is not None:
                 number = mask_excluded(level, node[rows], candidates, number, excluded.rows(rows), depth, last)
             parts.append(select(level, node[rows], candidates, number, width, last))
@@ -159,7 +159,7 @@ def _existing_children(level: Level, node: Tensor, score: Tensor, log_prob: Tens
     return Candidates(total.masked_fill_(place >= until[:, -1:], -torch.inf), first, beam, child)
 
 
-def _beam_and_child(level: Level, node: Tensor, candidates: Candidates, place: Tensor) -> tuple[Tensor, Tensor]:
+def beam_and_child(level: Level, node: Tensor, candidates: Candidates, place: Tensor) -> tuple[Tensor, Tensor]:
     """Return the beam that the candidates at `place` int64 [B, X] continue, and their nodes, int64 [B, X] each."""
     if candidates.beam is not None and candidates.child is not None:
         return candidates.beam.gather(1, place), candidates.child.gather(1, place)
@@ -168,14 +168,14 @@ def _beam_and_child(level: Level, node: Tensor, candidates: Candidates, place: T
     return beam, parent * level.num_codes + code if level.child is None else level.child[parent, code].long().clamp(min=0)
 
 
-def _tie_breakers(level: Level, node: Tensor, candidates: Candidates, leaves: LeafItems | None, shared_root: bool) -> Tensor:
+def tie_breakers(level: Level, node: Tensor, candidates: Candidates, leaves: LeafItems | None, shared_root: bool) -> Tensor:
     """Return the numbers that order candidates of equal score, int64 [B or 1, X]: their place, or with `leaves` their lowest item."""
     place = torch.arange(candidates.score.shape[1], device=node.device).unsqueeze(0)
     if leaves is None:
         return place
     if shared_root and candidates.child is None:  # all users are at the root
         node = node[:1]
-    return leaves.lowest_item(_beam_and_child(level, node, candidates, place.expand(len(node), -1))[1])
+    return leaves.lowest_item(beam_and_child(level, node, candidates, place.expand(len(node), -1))[1])
 
 
 def mask_excluded(
@@ -208,7 +208,7 @@ def select(level: Level, node: Tensor, candidates: Candidates, number: Tensor, w
     if not last:
         place, order = place.masked_fill(score == -torch.inf, candidates.score.shape[1]).sort(1)
         place, score = place.clamp(max=candidates.score.shape[1] - 1), score.gather(1, order)
-    beam, child = _beam_and_child(level, node, candidates, place)
+    beam, child = beam_and_child(level, node, candidates, place)
     return SelectedBeams(child.masked_fill(score == -torch.inf, len(level.code)), score, beam, level.code[child].long())
 
 

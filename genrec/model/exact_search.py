@@ -1,111 +1,114 @@
-"""Exact scoring: rank the whole catalog by traversing the trie of real Semantic IDs, instead of scoring item by item.
+"""Exact scoring: the best items of the whole catalog, by traversing the trie of real Semantic IDs instead of scoring item by item.
 
-The input is a `Decoding` and the trie; the output is the `n` best items of each user, without pruning. It is the reference for beam
-search. Each prefix is decoded once per user, however many items share it.
+The input is a `Decoding` and the trie; the output is the `n` best items of each user. It is the reference for beam search. A prefix is
+decoded at most once per user, however many items share it.
 
-The traversal is depth first, in chunks. Children of consecutive nodes are consecutive, so that a chunk is a range of nodes, the
-same for all users. A chunk is decoded as a whole, its children are visited chunk by chunk, and it is freed before the next one.
+The traversal is depth first, in chunks, the best prefixes first (branch and bound). A log-probability is at most 0, so that no item
+below a prefix scores higher than the prefix. Once `n` Semantic IDs are found, prefixes that score lower than the last of them are left
+out, which changes no list. Of a trained policy a few per cent of the prefixes remain; of an untrained one, nearly all.
+
 Memory holds one chunk per depth, and the best `n` leaves so far.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from genrec.item_rows import best, keys, ranking
-from genrec.model.beam_search import Decoding, Level, State
-from genrec.model.item_lists import LeafItems, parents
+from genrec.item_rows import best, keys, scores
+from genrec.model.beam_search import Decoding, Level, State, beam_and_child, children, mask_excluded, row_chunks, tie_breakers
+from genrec.model.item_lists import Beams, ExcludedPlaces, LeafItems, rank_items
 from genrec.progress import Progress
-from genrec.semantic_ids import SemanticIds
 from genrec.types import Ranking
 
 MAX_PREFIXES = 2**13  # prefixes of all users that are decoded at once
-MAX_CELLS = 2**23  # log-probabilities, or scores of leaves, of all users that a depth holds at once: 32 MB
+MAX_CELLS = 2**23  # log-probabilities of all users that a depth holds at once: 32 MB
 
 
-def exact_search(
-    decoding: Decoding,
-    levels: Sequence[Level],
-    leaves: LeafItems,
-    semantic_ids: SemanticIds,
-    n: int,
-    excluded: Tensor | None,
-) -> Ranking:
-    """Return the `n` best of all items, ordered by score; equal scores are ordered by item id.
-
-    `excluded` int64 [B, E] holds the places of excluded items, see `item_lists.ExcludedPlaces`.
-    """
+def exact_search(decoding: Decoding, levels: Sequence[Level], leaves: LeafItems, n: int, excluded: ExcludedPlaces | None) -> Ranking:
+    """Return the `n` best of all items, ordered by score; equal scores are ordered by item id. Items of `excluded` are left out."""
     log_prob, state = decoding.start()
-    with Progress("exact scoring", semantic_ids.distinct) as progress:
-        return _Search(decoding, levels, leaves, semantic_ids, n, excluded, progress).run(log_prob.unsqueeze(1), state)
+    with Progress("exact scoring", len(levels[0].code)) as progress:
+        return _Search(decoding, levels, leaves, n, excluded, progress).run(log_prob.unsqueeze(1), state)
 
 
 @dataclass
 class _Search:
-    """The state of one traversal: the arguments of `exact_search`, and the best items so far."""
+    """The state of one traversal: the arguments of `exact_search`, and the best leaves so far."""
 
     decoding: Decoding
     levels: Sequence[Level]
     leaves: LeafItems
-    semantic_ids: SemanticIds  # chunks are computed from its tables, which are on the CPU
     n: int
-    excluded: Tensor | None
+    excluded: ExcludedPlaces | None
     progress: Progress
 
     def run(self, log_prob: Tensor, state: State) -> Ranking:
         """Traverse the trie from the root's log-probabilities float32 [B, 1, C] and state; return the ranking."""
-        users, device = len(log_prob), log_prob.device
-        self.best_keys = torch.empty(users, 0, dtype=torch.int64, device=device)
-        self.has_nan = torch.zeros(users, dtype=torch.bool, device=device)
-        self._visit(0, 0, torch.zeros(users, 1, device=device), log_prob, state)
-        return ranking(self.best_keys, self.n, self.has_nan)
+        root = torch.zeros(len(log_prob), 1, dtype=torch.int64, device=log_prob.device)
+        self.keys, self.leaf = root[:, :0], root[:, :0]  # int64 [B, <= n]  of the best leaves so far, best first
+        self.bound = torch.full_like(log_prob[:, 0, :1], -torch.inf)  # float32 [B, 1]  the score of the n-th of them
+        self.has_nan = torch.zeros(len(log_prob), dtype=torch.bool, device=log_prob.device)
+        self._visit(0, root, torch.zeros_like(self.bound), log_prob, state)
+        ranking = rank_items(Beams(self.leaf, scores(self.keys)), self.leaves, self.excluded, self.n)
+        return Ranking(ranking.items, ranking.scores.masked_fill(self.has_nan.unsqueeze(1), torch.nan))
 
-    def _visit(self, depth: int, node: int, score: Tensor, log_prob: Tensor, state: State) -> None:
-        """Visit the M nodes of one depth from `node` on: scores float32 [B, M], log-probabilities float32 [B, M, C], and state."""
-        level, start = self.levels[depth], self.semantic_ids.tables[depth].start
+    def _visit(self, depth: int, node: Tensor, score: Tensor, log_prob: Tensor, state: State) -> None:
+        """Visit nodes of one depth, int64 [B, W], ascending: scores float32 [B, W], log-probabilities float32 [B, W, C], and state.
+
+        A node with the score -inf is none.
+        """
+        level, last = self.levels[depth], depth == len(self.levels) - 1
         self.has_nan = self.has_nan | log_prob[..., 0].isnan().any(1)
-        last = depth == len(self.levels) - 1
-        for begin, end in self._chunks(depth, int(start[node]), int(start[node + score.shape[1]]), len(score)):
-            parent = parents(torch.arange(begin, end, device=score.device), level.start) - node
-            code = level.code[begin:end].long()
-            total = score[:, parent] + log_prob[:, parent, code]
-            if last:
-                self._update_best(total, begin, end)
-                continue
-            beam_and_code = (column.expand(len(score), -1) for column in (parent, code))
-            self._visit(depth + 1, begin, total, *self.decoding.advance(depth, state, *beam_and_code))
+        if last:
+            parts = [self._best_leaves(node[rows], score[rows], log_prob[rows], rows) for rows in row_chunks(log_prob)]
+            self._update([_padded(column) for column in zip(*parts, strict=True)])
+            return
+        candidates = children(level, node, score, log_prob)
+        value = candidates.score.nan_to_num(-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        value, place = value.topk(max(1, self._alive(value)))
+        limit = max(1, min(MAX_PREFIXES, MAX_CELLS // self.levels[depth + 1].num_codes) // len(node))
+        for begin in range(0, value.shape[1], limit):
+            end = min(begin + limit, self._alive(value))
+            if begin >= end:
+                break
+            found = value[:, begin:end]
+            found = found.masked_fill(found < self.bound, -torch.inf)
+            ordered, order = place[:, begin:end].masked_fill(found == -torch.inf, candidates.score.shape[1]).sort(1)
+            found = found.gather(1, order)
+            beam, child = beam_and_child(level, node, candidates, ordered.clamp(max=candidates.score.shape[1] - 1))
+            next_node = child.masked_fill(found == -torch.inf, len(level.code))
+            self._visit(depth + 1, next_node, found, *self.decoding.advance(depth, state, beam, level.code[child].long()))
+            if depth == 0:
+                self.progress.advance(end - begin)
 
-    def _chunks(self, depth: int, begin: int, end: int, users: int) -> Iterator[tuple[int, int]]:
-        """Return ranges of about equal size that cover the children `begin` .. `end` - 1 of one depth, within the memory limits."""
-        cells, prefixes = MAX_CELLS // users, MAX_PREFIXES // users
-        limit = cells if depth == len(self.levels) - 1 else min(prefixes, cells // self.levels[depth + 1].num_codes)
-        count = -(-(end - begin) // max(1, limit))
-        bounds = [begin + (end - begin) * index // count for index in range(count + 1)]
-        return pairwise(bounds)
+    def _alive(self, score: Tensor) -> int:
+        """Return the largest number of candidates of a user that may have one of the best leaves below them."""
+        return int(((score >= self.bound) & (score > -torch.inf)).sum(1).max())
 
-    def _update_best(self, score: Tensor, begin: int, end: int) -> None:
-        """Merge the items of leaves `begin` .. `end` - 1, with scores float32 [B, M], into the best items so far."""
-        leaf_start, _ = self.semantic_ids.items_by_leaf()
-        first, until = int(leaf_start[begin]), int(leaf_start[end])
-        if until - first > end - begin:  # some leaves are shared: repeat their score for each of their items
-            score = score[:, parents(torch.arange(first, until, device=score.device), self.leaves.start) - begin]
+    def _best_leaves(self, node: Tensor, score: Tensor, log_prob: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        """Return the keys and numbers of the `n` best leaves below nodes of the last depth, int64 [rows, <= n] each."""
+        level, depth = self.levels[-1], len(self.levels) - 1
+        candidates = children(level, node, score, log_prob)
+        number = tie_breakers(level, node, candidates, self.leaves, shared_root=depth == 0)
         if self.excluded is not None:
-            score = _mask_excluded(score, self.excluded, first, until)
-        key = keys(score, self.leaves.items[first:until].long())
-        self.best_keys = best(torch.cat([self.best_keys, key], 1), self.n)[0]
-        self.progress.advance(end - begin)
+            number = mask_excluded(level, node, candidates, number, self.excluded.rows(rows), depth, last=True)
+        key, place = best(keys(candidates.score, number), self.n)
+        return key, beam_and_child(level, node, candidates, place)[1]
+
+    def _update(self, found: Sequence[Tensor]) -> None:
+        """Merge the keys and numbers of leaves, int64 [B, X] each, into the best leaves so far."""
+        self.keys, place = best(torch.cat([self.keys, found[0]], 1), self.n)
+        self.leaf = torch.cat([self.leaf, found[1]], 1).gather(1, place)
+        if self.keys.shape[1] == self.n:
+            self.bound = scores(self.keys[:, -1:])
 
 
-def _mask_excluded(score: Tensor, excluded: Tensor, first: int, until: int) -> Tensor:
-    """Return scores float32 [B, X] of places `first` .. `until` - 1, with -inf at the places in `excluded` int64 [B, E], ascending."""
-    low = torch.searchsorted(excluded, torch.full((len(excluded), 1), first, device=excluded.device))
-    window = low + torch.arange(min(excluded.shape[1], until - first), device=excluded.device)
-    place = excluded.gather(1, window.clamp(max=excluded.shape[1] - 1))
-    inside = (place >= first) & (place < until)
-    slot = (place - first).masked_fill(~inside, 0)
-    return score.scatter_reduce(1, slot, torch.where(inside, -torch.inf, torch.inf), "amin")
+def _padded(parts: Sequence[Tensor]) -> Tensor:
+    """Concatenate rows of keys or leaves, padded with the lowest key to the widest part."""
+    widest = max(part.shape[1] for part in parts)
+    fill = torch.iinfo(torch.int64).max
+    return torch.cat([torch.nn.functional.pad(part, (0, widest - part.shape[1]), value=fill) for part in parts])

@@ -8,7 +8,7 @@ computed step by step, because the fused CPU kernel is slower at these sizes and
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,18 +22,28 @@ INTEGER_TYPES = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes per
 ONEDNN_DILATION = (2, 1)  # no effect on a 1x1 kernel, but without it a single thread would get the slower implementation, too
 
 
+class Rows(NamedTuple):
+    """The rows of a padded tensor that are computed, in any order. Dropout draws for the whole tensor, so that no draw changes."""
+
+    place: Tensor  # int64 [R]  the place of each row in the padded tensor
+    total: int  # the number of rows of the padded tensor
+
+
 def linear(states: Tensor, weight: Tensor) -> Tensor:
     """Return `states @ weight.T` of float [..., in] and [out, in]: [..., out], in autocast's precision if autocast is on."""
     return functional.linear(states, weight) if states.device.type != "cpu" else _apply(_Linear, states, weight)
 
 
-def feed_forward(states: Tensor, inner: Tensor, outer: Tensor, rate: float, training: bool) -> Tensor:
-    """Return `dropout(relu(states @ inner.T)) @ outer.T`; on a CPU every dropout rate of this module is rounded to 1/256."""
+def feed_forward(states: Tensor, inner: Tensor, outer: Tensor, rate: float, training: bool, rows: Rows | None = None) -> Tensor:
+    """Return `dropout(relu(states @ inner.T)) @ outer.T`; on a CPU every dropout rate of this module is rounded to 1/256.
+
+    With `rows` (on a CPU), the states are those rows of a padded tensor, as in `dropout` and `add_dropout`.
+    """
     rate = rate if training else 0.0
     if states.device.type != "cpu":
         hidden = functional.dropout(functional.relu(functional.linear(states, inner)), rate)
         return functional.linear(hidden, outer)
-    return _apply(_FeedForward, states, inner, outer * _scale(rate) if rate else outer, rate)
+    return _apply(_FeedForward, states, inner, outer * _scale(rate) if rate else outer, rate, rows)
 
 
 def _apply(function: type[Function], *arguments: object) -> Tensor:
@@ -95,24 +105,25 @@ class _FeedForward(Function):
     """ReLU and dropout (without its scale) store no masks: both passed an element through where the hidden state is above 0."""
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, inner: Tensor, outer: Tensor, rate: float) -> Tensor:
+    def forward(ctx: Any, states: Tensor, inner: Tensor, outer: Tensor, rate: float, rows: Rows | None) -> Tensor:
         dtype = _compute_dtype(states)
         states, inner, outer = states.to(dtype), inner.to(dtype), outer.to(dtype)
         hidden = _product(states, inner).clamp_min_(0)
         if rate:
-            _apply_mask_(hidden, _keep_mask(hidden, rate))
+            _apply_mask_(hidden, _keep_mask(hidden, rate, rows))
         ctx.save_for_backward(states, inner, outer, hidden)
         return _product(hidden, outer)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         states, inner, outer, hidden = ctx.saved_tensors
         hidden_grad = torch.ops.aten.threshold_backward(_product(grad, outer.t()), hidden, 0)
         return (
             _product(hidden_grad, inner.t()),
             _weight_gradient(hidden_grad, states),
             _weight_gradient(grad, hidden),
+            None,
             None,
         )
 
@@ -126,13 +137,15 @@ def _scale(rate: float) -> float:
     return 256 / (256 - _dropped_of_256(rate))
 
 
-def _keep_mask(states: Tensor, rate: float) -> Tensor:
+def _keep_mask(states: Tensor, rate: float, rows: Rows | None = None) -> Tensor:
     """Return an int16 mask shaped like `states`: all bits set with probability 1 - rate, rounded to 1/256, else none.
 
-    Each element takes one byte of a 64-bit draw. Masking with integers is many times faster than with bool.
+    Each element, also of padded rows, takes one byte of a 64-bit draw. Masking with integers is many times faster than with bool.
     """
-    bits = torch.empty((states.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None).view(torch.int8)
-    below = bits[: states.numel()].to(torch.int16).sub_(128 - _dropped_of_256(rate))  # negative where kept; fits 9 bits
+    numel = states.numel() if rows is None or not len(states) else states[0].numel() * rows.total
+    bits = torch.empty((numel + 7) // 8, dtype=torch.int64).random_(-(2**63), None).view(torch.int8)[:numel]
+    bits = bits if rows is None else bits.view(rows.total, -1).index_select(0, rows.place)
+    below = bits.to(torch.int16).sub_(128 - _dropped_of_256(rate))  # negative where kept; fits 9 bits
     return below.bitwise_right_shift_(8).view(states.shape)
 
 
@@ -145,50 +158,50 @@ def _apply_mask_(states: Tensor, mask: Tensor) -> Tensor:
 
 class _AddDropout(Function):
     @staticmethod
-    def forward(ctx: Any, states: Tensor, branch: Tensor, rate: float) -> Tensor:
-        mask = _keep_mask(branch, rate)
+    def forward(ctx: Any, states: Tensor, branch: Tensor, rate: float, rows: Rows | None) -> Tensor:
+        mask = _keep_mask(branch, rate, rows)
         ctx.save_for_backward(mask)
         ctx.rate, ctx.dtype = rate, branch.dtype
         return torch.add(states, _apply_mask_(branch.clone(), mask), alpha=_scale(rate))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         (mask,) = ctx.saved_tensors
-        return grad, _apply_mask_((grad * _scale(ctx.rate)).to(ctx.dtype), mask), None
+        return grad, _apply_mask_((grad * _scale(ctx.rate)).to(ctx.dtype), mask), None, None
 
 
-def add_dropout(states: Tensor, branch: Tensor, rate: float, training: bool) -> Tensor:
+def add_dropout(states: Tensor, branch: Tensor, rate: float, training: bool, rows: Rows | None = None) -> Tensor:
     """Return `states + dropout(branch)`."""
     if not training or rate == 0:
         return states + branch
     if states.device.type != "cpu":
         return states + functional.dropout(branch, rate)
-    return _apply(_AddDropout, states, branch, rate)
+    return _apply(_AddDropout, states, branch, rate, rows)
 
 
 class _Dropout(Function):
     @staticmethod
-    def forward(ctx: Any, states: Tensor, rate: float) -> Tensor:
-        mask = _keep_mask(states, rate)
+    def forward(ctx: Any, states: Tensor, rate: float, rows: Rows | None) -> Tensor:
+        mask = _keep_mask(states, rate, rows)
         ctx.save_for_backward(mask)
         ctx.rate = rate
         return _apply_mask_(states * _scale(rate), mask)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (mask,) = ctx.saved_tensors
-        return _apply_mask_(grad * _scale(ctx.rate), mask), None
+        return _apply_mask_(grad * _scale(ctx.rate), mask), None, None
 
 
-def dropout(states: Tensor, rate: float, training: bool) -> Tensor:
+def dropout(states: Tensor, rate: float, training: bool, rows: Rows | None = None) -> Tensor:
     """Return `states` after dropout with probability `rate`."""
     if not training or rate == 0:
         return states
     if states.device.type != "cpu":
         return functional.dropout(states, rate)
-    return _apply(_Dropout, states, rate)
+    return _apply(_Dropout, states, rate, rows)
 
 
 class _RMSNorm(Function):

@@ -102,13 +102,13 @@ class Dropout(nn.Module):
         super().__init__()
         self.rate = rate
 
-    def forward(self, states: Tensor) -> Tensor:
+    def forward(self, states: Tensor, rows: kernels.Rows | None = None) -> Tensor:
         """Apply dropout in training mode."""
-        return kernels.dropout(states, self.rate, self.training)
+        return kernels.dropout(states, self.rate, self.training, rows)
 
-    def add(self, states: Tensor, branch: Tensor) -> Tensor:
+    def add(self, states: Tensor, branch: Tensor, rows: kernels.Rows | None = None) -> Tensor:
         """Return `states + dropout(branch)`."""
-        return kernels.add_dropout(states, branch, self.rate, self.training)
+        return kernels.add_dropout(states, branch, self.rate, self.training, rows)
 
 
 class Attention(nn.Module):
@@ -185,9 +185,9 @@ class FeedForward(nn.Module):
         nn.init.normal_(self.inner.weight, std=width**-0.5)
         nn.init.normal_(self.output.weight, std=inner**-0.5)
 
-    def forward(self, states: Tensor) -> Tensor:
+    def forward(self, states: Tensor, rows: kernels.Rows | None = None) -> Tensor:
         """Apply the layers to states float [..., D]."""
-        return kernels.feed_forward(states, self.inner.weight, self.output.weight, self.dropout, self.training)
+        return kernels.feed_forward(states, self.inner.weight, self.output.weight, self.dropout, self.training, rows)
 
 
 class Residual(nn.Module):

@@ -20,6 +20,7 @@ from genrec.errors import UsageError
 from genrec.item_rows import aligned, prefixes
 from genrec.model import semantic_id_policy
 from genrec.model.catalog_extension import extend_policy
+from genrec.model.packed_windows import packed_sequence_log_prob, packs
 from genrec.model.row_groups import candidate_groups, length_groups
 from genrec.model.t5_layers import (
     MASK_VALUE,
@@ -31,11 +32,12 @@ from genrec.model.t5_layers import (
     attention_mask,
     code_log_probs,
 )
-from genrec.model.tiger_decoding import EncodedHistory, TigerDecoding, decoding_after, decoding_of
+from genrec.model.tiger_decoding import EncodedHistory, decoding_after, decoding_of
 from genrec.model.tiger_sizes import Sizes, sizes_for
 from genrec.model.trie import Trie
 from genrec.semantic_ids import SemanticIds
 from genrec.types import ItemSample, Ranking
+from genrec.types.decoding import Decoding
 from genrec.types.specification import check_at_least, check_choices, check_dropout
 
 
@@ -191,6 +193,8 @@ class TigerPolicy(nn.Module):
             raise UsageError(
                 'sequence_log_prob needs Tiger(encoder="causal"), got encoder="bidirectional", which encodes every prefix separately'
             )
+        if packs(history, targets):
+            return packed_sequence_log_prob(self, history, targets)
         encoded = self.encode(history)
         codes = self.semantic_ids.levels
         query_age = torch.arange(history.shape[1] - 1, -1, -1, device=history.device).repeat_interleave(codes)  # of the target's place
@@ -237,11 +241,11 @@ class TigerPolicy(nn.Module):
         """Return log p(item | history), int64 [B, T] and candidates int64 [B, M] -> float32 [B, M]; -inf where the candidate is 0."""
         return self.level_log_prob(history, items).sum(-1)
 
-    def decoding(self, history: Tensor) -> TigerDecoding:
+    def decoding(self, history: Tensor) -> Decoding:
         """Encode histories int64 [B, T] and return a decoding of them."""
         return decoding_of(self, self.encode(history))
 
-    def decoding_after(self, history: Tensor, places: Tensor) -> TigerDecoding:
+    def decoding_after(self, history: Tensor, places: Tensor) -> Decoding:
         """Return a decoding of the next item after places int64 [X, 2] of histories int64 [B, T].
 
         With a causal encoder the histories are encoded once. A bidirectional encoder encodes every prefix separately.

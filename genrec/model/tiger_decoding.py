@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from genrec.item_rows import prefixes
+from genrec.model.cached_decoding import CachedDecoding
 from genrec.model.row_groups import prefix_states
 from genrec.model.t5_layers import DecoderLayer, attention_mask, code_log_probs
+from genrec.types.decoding import Decoding
 
 if TYPE_CHECKING:
     from genrec.model.tiger import TigerPolicy
@@ -24,19 +26,25 @@ class EncodedHistory(NamedTuple):
     age: Tensor  # int64 [S]  age of each place's item: 0 for the latest
 
 
-def decoding_of(policy: TigerPolicy, encoded: EncodedHistory) -> TigerDecoding:
+def decoding_of(policy: TigerPolicy, encoded: EncodedHistory) -> Decoding:
     """Return a decoding of encoded histories."""
-    return TigerDecoding(policy, _keys_values(policy, encoded), encoded.empty, encoded.age)
+    return _decoding(policy, _keys_values(policy, encoded), encoded.empty, encoded.age)
 
 
-def decoding_after(policy: TigerPolicy, encoded: EncodedHistory, history: Tensor, places: Tensor) -> TigerDecoding:
+def _decoding(policy: TigerPolicy, keys_values: list[tuple[Tensor, Tensor]], empty: Tensor, age: Tensor) -> Decoding:
+    if empty.device.type == "cpu" and not policy.training:
+        return CachedDecoding(policy, keys_values, policy.age_bias(age[None, :]), attention_mask(empty))
+    return TigerDecoding(policy, keys_values, empty, age)
+
+
+def decoding_after(policy: TigerPolicy, encoded: EncodedHistory, history: Tensor, places: Tensor) -> Decoding:
     """Return a decoding of the prefixes of histories int64 [B, T] that end at places int64 [X, 2]; the encoder must be causal."""
     tokens = len(encoded.age) // history.shape[1]
     keys_values = [
         (prefix_states(keys, places, tokens), prefix_states(values, places, tokens)) for keys, values in _keys_values(policy, encoded)
     ]
     empty = (prefixes(history, places) == 0).repeat_interleave(tokens, 1)
-    return TigerDecoding(policy, keys_values, empty, encoded.age)
+    return _decoding(policy, keys_values, empty, encoded.age)
 
 
 def _keys_values(policy: TigerPolicy, encoded: EncodedHistory) -> list[tuple[Tensor, Tensor]]:
@@ -46,7 +54,7 @@ def _keys_values(policy: TigerPolicy, encoded: EncodedHistory) -> list[tuple[Ten
 
 
 class TigerDecoding:
-    """A `genrec.model.beam_search.Decoding`.
+    """A `genrec.model.beam_search.Decoding` on any device, also in training mode; on a CPU, `CachedDecoding` is faster in evaluation.
 
     Its state holds the keys and values of every decoder layer, each [B * W, H, codes, head width].
     """

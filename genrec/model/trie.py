@@ -175,7 +175,7 @@ class Trie(nn.Module):
         """Return the `n` best of all items, without pruning: by score, equal scores by item id; `exclude` as in `recommend`."""
         levels, leaves = self.levels, self.leaves
         excluded = exclude_items(leaves, [level.start for level in levels], exclude)
-        return exact_search(decoding, levels, leaves, self.semantic_ids, n, None if excluded is None else excluded.places)
+        return exact_search(decoding, levels, leaves, n, excluded)
 
     def sample(self, decoding: Decoding, n: int, exclude: Tensor | None, generator: Generator) -> ItemSample:
         """Draw `n` Semantic IDs of each row without replacement, and return the lowest allowed item of each; `exclude` as above.

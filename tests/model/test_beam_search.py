@@ -172,13 +172,40 @@ def test_ties_ignore_excluded_items_of_a_shared_leaf() -> None:
 
 
 def test_every_prefix_is_decoded_once_in_exact_scoring() -> None:
-    """Four first codes and ten pairs, in chunks of at most 7 prefixes of all users (3 per user, 2 users); none is decoded twice."""
+    """Four first codes and ten pairs, in chunks of at most 7 prefixes; none is decoded twice.
+
+    The list has all items, so that no prefix is left out.
+    """
     codes = torch.tensor([[a, b, c] for a in range(4) for b in range(a + 1) for c in range(2)])
-    decoding = Coarse((4, 4, 2), 2)
-    Trie(SemanticIds(codes)).recommend_exactly(decoding, 5, None)
+    decoding = Coarse((4, 4, 2), 1)
+    Trie(SemanticIds(codes)).recommend_exactly(decoding, len(codes), None)
     assert sum(beams for level, beams in decoding.decoded if level == 0) == 4
     assert sum(beams for level, beams in decoding.decoded if level == 1) == 10
-    assert max(beams for _, beams in decoding.decoded) <= 3
+    assert max(beams for _, beams in decoding.decoded) <= 7
+
+
+class Peaked(Coarse):
+    """Code 0 scores -1 and every other code -10, on every level."""
+
+    def log_prob(self, level: int, path: Tensor) -> Tensor:
+        found = torch.full((*path.shape, self.sizes[level]), -10.0)
+        found[..., 0] = -1.0
+        return found
+
+
+def test_exact_scoring_leaves_out_prefixes_below_the_list() -> None:
+    """Three levels of four codes, one prefix decoded at a time. The best items are (0, 0, 0), -3, and (0, 0, 1), -12.
+
+    After (0) and (0, 0) the list of two is full. (0, 1) scores -11, above -12, so that it is decoded, as are the other pairs after 0
+    and the first codes, -10; their pairs (a, 0), -11, are decoded as well, but no (a, b), -20.
+    """
+    codes = torch.cartesian_prod(*(torch.arange(4) for _ in range(3)))
+    decoding = Peaked((4, 4, 4), 1)
+    with mock.patch.object(exact_search, "MAX_PREFIXES", 1):
+        found = Trie(SemanticIds(codes)).recommend_exactly(decoding, 2, None)
+    assert found.items.tolist() == [[1, 2]]
+    assert found.scores.tolist() == [[-3.0, -12.0]]
+    assert [sum(level == each for level, _ in decoding.decoded) for each in (0, 1)] == [4, 4 + 3]  # of 4 and 16
 
 
 def test_nan_log_probabilities_give_nan_scores() -> None:
