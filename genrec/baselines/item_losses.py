@@ -4,14 +4,14 @@ A loss is a frozen dataclass, `genrec.types.ItemLoss`: it draws the negatives of
 costs O(C (1 + K) D) for C targets, K negatives and states of width D, where the softmax over all items costs O(C N D). That pays for
 large catalogs; below some ten thousand items the full softmax (`loss=None`) is as fast and is the likelihood itself.
 
-**The softmax of the scores, which is the policy's p(item | history), is what SFT fitted only with `SampledSoftmax(log_q=True)`.** Let p be
-the true probability of an item after a history, and let every score be allowed.
+**The softmax of the scores, which is the policy's p(item | history), is what SFT fitted only with `SampledSoftmax(log_q=True)`.**
+Let p be the true probability of an item after a history, and let every score be allowed.
 
 - `GBCE` is least at the score log(p / (1 - p)) plus a constant, since an item is a negative where it is not the target. The
   ranking is that of p, but the softmax of these scores is larger than p for likely items.
-- `SampledSoftmax` without log_q is least near log p minus the logarithm of the item's frequency among negatives: with `in_batch`, likely
-  items get too little. Uniform negatives have one frequency, and the softmax is near p as long as K is far below the number of items; more
-  of them repeat items, and likely items get too much.
+- `SampledSoftmax` without log_q is least near log p minus the logarithm of the item's frequency among negatives: with `in_batch`,
+  popular items get too little. Uniform negatives have one frequency, and the softmax is near p as long as K is far below the number of
+  items; more of them repeat items, and likely items get too much.
 - With log_q it is least at log p, up to the dependence of one draw on another, for uniform and mixed negatives and for any K.
 
 A policy that is aligned afterwards starts from these values.
@@ -95,9 +95,7 @@ class SampledSoftmax:
 
     num_negatives: int = 256  # K, negatives of each target, drawn with replacement, at least 1
     in_batch: float = 0.0  # share of the negatives that are targets of the batch, rounded down to whole negatives, in [0, 1]
-    log_q: bool = field(
-        default=False, metadata=NEW_IN_KEY
-    )  # correct scores for the probability of being drawn; needs uniform negatives
+    log_q: bool = field(default=False, metadata=NEW_IN_KEY)  # correct scores for the sampling; needs uniform negatives
 
     def __post_init__(self) -> None:
         check_types(self, "policy.loss")
@@ -106,8 +104,8 @@ class SampledSoftmax:
             raise UsageError(f"policy.loss.in_batch must lie in [0, 1], got {self.in_batch}")
         if self.log_q and self.num_in_batch == self.num_negatives:
             raise UsageError(
-                f"policy.loss.log_q needs a uniform negative, but in_batch {self.in_batch} makes all {self.num_negatives} negatives targets "
-                "of the batch, and items outside the batch are never drawn; set policy.loss.in_batch below 1, such as 0.5, or log_q False"
+                f"policy.loss.log_q needs a uniform negative, but in_batch {self.in_batch} makes all {self.num_negatives} negatives "
+                "targets of the batch, and other items are never drawn; set policy.loss.in_batch below 1, such as 0.5, or log_q False"
             )
 
     @property

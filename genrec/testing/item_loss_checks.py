@@ -35,8 +35,8 @@ def check_item_loss(loss: ItemLoss) -> None:
     - It draws nothing and keeps no state, and the loss of a target has no gradient with respect to the scores of another.
     - At equal scores a descent step raises the target and no negative, and a negative of none (-inf) has a gradient of 0.
     - The inputs are not modified.
-    - `log_inclusion` of a `genrec.types.SamplingCorrection` returns None or float32 [C, M], finite, at most 0, the same in every call, and
-      agrees with how often 400 draws hold each item.
+    - `log_inclusion` of a `genrec.types.SamplingCorrection` returns None or float32 [C, M], finite, at most 0, the same in every
+      call, and agrees with how often 400 draws hold each item.
     """
     check_specification(loss, ItemLoss, f"{_DRAW} and {_LOSS}")
     name = type(loss).__name__
@@ -174,7 +174,8 @@ def _check_correction(name: str, loss: ItemLoss, correction: SamplingCorrection,
     log_pi = _log_inclusion(name, correction, targets, every)
     if log_pi is None:
         return
-    if not same(log_pi, _log_inclusion(name, correction, targets, every)):
+    again = _log_inclusion(name, correction, targets, every)
+    if again is None or not same(log_pi, again):
         raise ContractError(f"{name}: a second call of log_inclusion with the same items gives other values; keep no state")
     other = (every > 0) & (every != targets.unsqueeze(1))
     pi = log_pi.double().exp() * other
@@ -185,8 +186,8 @@ def _check_correction(name: str, loss: ItemLoss, correction: SamplingCorrection,
         item = int(excess.argmax())
         raise ContractError(
             f"{name}: {NUM_DRAWS} draws of {len(targets)} targets hold item {item} at {counts.mean(0)[item]:.3g} places, but the "
-            f"probabilities of log_inclusion add up to {pi.sum(0)[item]:.3g}; return the logarithm of the probability that draw_items draws "
-            "an item at least once for a place with another target"
+            f"probabilities of log_inclusion add up to {pi.sum(0)[item]:.3g}; return the logarithm of the probability that draw_items "
+            "draws an item at least once for a place with another target"
         )
 
 
@@ -204,8 +205,8 @@ def _log_inclusion(name: str, loss: SamplingCorrection, targets: Tensor, items: 
         raise ContractError(f"{name}: log_inclusion must return None or float32 {list(items.shape)}, got {got}".replace("torch.", ""))
     if not bool(found.isfinite().all()) or bool((found > TOLERANCE).any()):
         raise ContractError(
-            f"{name}: log_inclusion returned values from {found.min():g} to {found.max():g}; logarithms of probabilities are finite and at "
-            "most 0, so every item must have a chance to be drawn, and item 0, which is none, gets any such value"
+            f"{name}: log_inclusion returned values from {found.min():g} to {found.max():g}; logarithms of probabilities are finite "
+            "and at most 0, so every item must have a chance to be drawn, and item 0, which is none, gets any such value"
         )
     return found
 
