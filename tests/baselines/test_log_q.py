@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from genrec.sampled_item_loss import mean_item_loss, sampled_candidates
 from genrec.semantic_ids import SemanticIds
 from genrec.store import describe
 from genrec.training.sft import build_policy
+from genrec.types import ItemLoss
 
 HISTORY, TARGET = torch.tensor([[0, 3, 4, 5], [7, 8, 9, 1]]), torch.tensor([[0, 0, 5, 6], [8, 9, 1, 2]])
 ITEMS = SemanticIds(torch.arange(40).unsqueeze(1), (40,))
@@ -136,7 +137,7 @@ def test_probabilities_are_those_of_the_definition(num_items: int, count: int, i
     torch.testing.assert_close(inclusion(loss, targets, num_items)[0].double()[1:], expected[1:], atol=1e-6, rtol=1e-5)
 
 
-def trained(loss: SampledSoftmax, log_p: Tensor) -> float:
+def trained(loss: ItemLoss, log_p: Tensor) -> float:
     """Train a free score for every item of every history, and return the mean KL divergence in nats of the softmax from p."""
     histories, num_items = log_p.shape
     random, table = seeded(1), torch.zeros(histories, num_items, requires_grad=True)
@@ -157,15 +158,40 @@ def trained(loss: SampledSoftmax, log_p: Tensor) -> float:
     return (log_p.exp() * (log_p - table.detach().log_softmax(1))).sum(1).mean().item()
 
 
-@pytest.mark.parametrize(
-    ("num_negatives", "in_batch", "without"), [(16, 0.5, 0.08), (96, 0.0, 0.015), (4, 0.0, 0.0)], ids=["mixed", "many", "few"]
-)
+def skewed() -> Tensor:
+    """Return log p of forty items of skewed popularity after two histories, float32 [2, 40]."""
+    return (-torch.arange(1, 41).float().log() + 2 * torch.randn(2, 40, generator=seeded(3))).log_softmax(1)
+
+
+@pytest.mark.parametrize(("num_negatives", "in_batch", "without"), [(16, 0.5, 0.08), (96, 0.0, 0.015)], ids=["mixed", "many"])
 def test_the_softmax_of_trained_scores_is_p(num_negatives: int, in_batch: float, without: float) -> None:
-    """Forty items of skewed popularity after two histories. Without log_q mixed and many negatives give another softmax."""
-    scores = -torch.arange(1, 41).float().log() + 2 * torch.randn(2, 40, generator=seeded(3))
-    log_p, loss = scores.log_softmax(1), SampledSoftmax(num_negatives, in_batch)
-    assert trained(replace(loss, log_q=True), log_p) < 0.01
-    assert trained(loss, log_p) > without
+    """Without log_q mixed negatives, and more negatives than items, give another softmax."""
+    loss = SampledSoftmax(num_negatives, in_batch)
+    assert trained(replace(loss, log_q=True), skewed()) < 0.01
+    assert trained(loss, skewed()) > without
+
+
+@dataclass(frozen=True)
+class TargetAlone:
+    """Four uniform negatives, with the correction of their scores but not of the target's."""
+
+    loss: SampledSoftmax = SampledSoftmax(4, log_q=True)
+
+    def draw_items(self, targets: Tensor, num_items: int, generator: torch.Generator) -> Tensor:
+        return self.loss.draw_items(targets, num_items, generator)
+
+    def item_loss(self, positive: Tensor, negatives: Tensor, num_items: int) -> Tensor:
+        return self.loss.item_loss(positive, negatives, num_items)
+
+    def log_inclusion(self, targets: Tensor, items: Tensor, num_items: int) -> Tensor | None:
+        found = self.loss.log_inclusion(targets, items, num_items)
+        return None if found is None else found.masked_fill(items == targets.unsqueeze(1), 0.0)
+
+
+def test_the_target_must_be_corrected_too() -> None:
+    """With few negatives the sum over all items is estimated so badly that its logarithm is far too low on average."""
+    assert trained(SampledSoftmax(4, log_q=True), skewed()) < 0.01
+    assert trained(TargetAlone(), skewed()) > 0.1
 
 
 def test_the_key_of_a_loss_without_log_q_stays() -> None:
@@ -179,7 +205,7 @@ def test_the_key_of_a_loss_without_log_q_stays() -> None:
     [
         (
             lambda: SampledSoftmax(8, 1.0, True),
-            r"log_q needs a uniform negative, but in_batch 1\.0 makes all 8 .* in_batch below 1, such",
+            r"log_q needs a uniform negative, but in_batch 1\.0 makes all 8 .*in_batch below 1, such",
         ),
         (lambda: SampledSoftmax(log_q="no"), r"policy\.loss\.log_q must be True or False, got 'no'"),  # type: ignore[arg-type]
     ],
