@@ -1,8 +1,8 @@
 """The mean loss of targets among sampled negatives, in chunks, with the correction of scores for the sampling (logQ).
 
 Let S be the set of a target and its distinct negatives, and pi(i) the probability that item i is drawn as a negative. If items are
-drawn independently, p(target is i | S) is proportional to p(i) / pi(i) for every i in S. So a softmax over S of s(i) - log pi(i) has
-its least loss where s is log p plus a constant, with any number of negatives. If every item is drawn, it is the softmax over all items.
+drawn independently, p(target is i | S) is proportional to p(i) / pi(i) for every i in S. So a softmax over S of s(i) - log pi(i)
+has its minimum where s is log p plus a constant, for any number of negatives. If all items are drawn, it is the full softmax.
 The target's score is corrected too: with its score left alone, few negatives and a large catalog make likely items far too likely.
 
 Source: S. Jean et al., "On Using Very Large Target Vocabulary for Neural Machine Translation" (2015), arXiv 1412.2007, which corrects
