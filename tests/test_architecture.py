@@ -19,6 +19,7 @@ GROUND = {
     "item_rows",
     "ragged_rows",
     "row_chunks",
+    "sampled_item_loss",
     "vector_search",
     "former_modules",
     "renamed",

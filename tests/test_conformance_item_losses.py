@@ -54,7 +54,7 @@ def described(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -
 @pytest.mark.parametrize(
     "loss",
     [GBCE(), GBCE(num_negatives=3, t=0.0), GBCE(num_negatives=300, t=1.0), SampledSoftmax(), SampledSoftmax(8, in_batch=0.5),
-     SampledSoftmax(8, in_batch=1.0), Mine()],
+     SampledSoftmax(8, in_batch=1.0), SampledSoftmax(8, log_q=True), SampledSoftmax(60, in_batch=0.9, log_q=True), Mine()],
     ids=stable_id,
 )  # fmt: skip
 def test_correct_losses_pass(loss: ItemLoss) -> None:
@@ -173,10 +173,67 @@ def test_a_broken_loss_raises(name: str) -> None:
         check_item_loss(loss)
 
 
+@dataclass(frozen=True)
+class Corrected(Mine):
+    """A loss with a correction of its scores: 4 uniform negatives, and by default their probability."""
+
+    inclusion: Any = lambda targets, items, num_items: SampledSoftmax(4, log_q=True).log_inclusion(targets, items, num_items)
+
+    def log_inclusion(self, targets: Tensor, items: Tensor, num_items: int) -> Tensor | None:
+        return self.inclusion(targets, items, num_items)
+
+
+def shifted(targets: Tensor, items: Tensor, num_items: int) -> Tensor:
+    targets += 1
+    return torch.zeros(items.shape)
+
+
+def random_inclusion(targets: Tensor, items: Tensor, num_items: int) -> Tensor:
+    return -torch.rand(items.shape)
+
+
+def changing() -> Callable[..., Tensor]:
+    """Return a correction that depends on the number of calls."""
+    calls: list[int] = []
+
+    def inclusion(targets: Tensor, items: Tensor, num_items: int) -> Tensor:
+        calls.append(0)
+        return torch.full(items.shape, -2.2 - 0.01 * len(calls))
+
+    return inclusion
+
+
+def test_correct_corrections_pass() -> None:
+    check_item_loss(Corrected())
+    check_item_loss(Corrected(inclusion=lambda targets, items, num_items: None))
+
+
+@pytest.mark.parametrize(
+    ("inclusion", "message"),
+    [
+        (shifted, "log_inclusion modified its input in place"),
+        (random_inclusion, "log_inclusion must be pure: draw in draw_items"),
+        (changing(), "a second call of log_inclusion with the same items gives other values"),
+        (lambda t, i, n: torch.zeros(i.shape).double(), r"must return None or float32 \[24, 41\], got float64 \[24, 41\]"),
+        (lambda t, i, n: torch.zeros(len(t)), r"must return None or float32 \[24, 41\], got float32 \[24\]"),
+        (lambda t, i, n: torch.zeros(i.shape).masked_fill(i == 0, -torch.inf), "returned values from -inf to 0; logarithms of prob"),
+        (lambda t, i, n: torch.ones(i.shape), "returned values from 1 to 1; logarithms of probabilities are finite and at most 0"),
+        (lambda t, i, n: torch.full(i.shape, -2.0), r"hold item \d+ at 2\.\d+ places, but .* add up to 3\.\d+; return the logarithm"),
+        (lambda t, i, n: 1 / 0, "log_inclusion.* raised ZeroDivisionError"),
+    ],
+    ids=["modified", "draws", "state", "double", "shape", "infinite", "positive", "wrong", "raises"],
+)
+def test_a_broken_correction_raises(inclusion: Any, message: str) -> None:
+    with pytest.raises(ContractError, match=message):
+        check_item_loss(Corrected(inclusion=inclusion))
+
+
 def test_the_command_checks_item_losses(capsys: pytest.CaptureFixture[str], tmp_path: Any) -> None:
     assert main(["check", "genrec.baselines:GBCE"]) == 0
     assert "GBCE(num_negatives=256, t=0.75) keeps its contract" in capsys.readouterr().out
-    assert check_command.check(SampledSoftmax(), tmp_path) == ["SampledSoftmax(num_negatives=256, in_batch=0.0) keeps its contract"]
+    assert check_command.check(SampledSoftmax(), tmp_path) == [
+        "SampledSoftmax(num_negatives=256, in_batch=0.0, log_q=False) keeps its contract"
+    ]
 
 
 # --- sequence_loss of a policy ---------------------------------------------------------------------------------------------------

@@ -4,22 +4,31 @@ A loss is a frozen dataclass, `genrec.types.ItemLoss`: it draws the negatives of
 costs O(C (1 + K) D) for C targets, K negatives and states of width D, where the softmax over all items costs O(C N D). That pays for
 large catalogs; below some ten thousand items the full softmax (`loss=None`) is as fast and is the likelihood itself.
 
-**The softmax of the scores, which is the policy's p(item | history), is then not what SFT fitted.** Let p be the true probability of
-an item after a history. Uniform negatives other than the target meet an item in proportion to 1 - p, so both losses are least, for
-many negatives and with any score allowed, at the score log(p / (1 - p)) plus a constant. The ranking is the same, but the softmax
-of these scores is larger than p for likely items. A policy that is aligned afterwards starts from these uncalibrated values.
+**The softmax of the scores, which is the policy's p(item | history), is what SFT fitted only with `SampledSoftmax(log_q=True)`.**
+Let p be the true probability of an item after a history, and let every score be allowed.
+
+- `GBCE` is least at the score log(p / (1 - p)) plus a constant, since an item is a negative where it is not the target. The
+  ranking is that of p, but the softmax of these scores is larger than p for likely items.
+- `SampledSoftmax` without log_q is least near log p minus the logarithm of the item's frequency among negatives: with `in_batch`,
+  popular items get too little. Uniform negatives have one frequency, and the softmax is near p as long as K is far below the number of
+  items; more of them repeat items, and likely items get too much.
+- With log_q it is least at log p, up to the dependence of one draw on another, for uniform and mixed negatives and for any K.
+
+A policy that is aligned afterwards starts from these values.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import log1p
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from genrec.errors import UsageError
-from genrec.types.specification import check_at_least
+from genrec.store import NEW_IN_KEY
+from genrec.types.specification import check_at_least, check_types
 
 
 @dataclass(frozen=True)
@@ -71,20 +80,38 @@ class SampledSoftmax:
         loss = -log(exp(s+) / (exp(s+) + sum over negatives i of exp(s_i)))
 
     With `in_batch` above 0 the negatives are mixed: this share of them are targets of other places of the batch, so that popular items
-    are drawn more often. The score of an item is then lower by the logarithm of its frequency among negatives: rare items rise.
+    are drawn more often. Without `log_q` the score of an item is then lower by the logarithm of its frequency among negatives: rare
+    items rise. `log_q` makes this loss a consistent estimate of the softmax over all items: an item counts once, and s - log pi takes
+    the place of s, also for the target. pi is the probability that the item is drawn (c targets of the batch's C are the item):
+
+        pi = 1 - (1 - 1 / (N - 1))^(uniform negatives) (1 - c / C)^(negatives of the batch)
+
+    It is a `genrec.types.SamplingCorrection`; see `genrec.sampled_item_loss` for the reason and the sources.
 
     Source: D. Tikhonovich et al., "eSASRec: Enhancing Transformer-based Recommendations in a Modular Fashion" (2025),
     arXiv 2508.06450, whose Beauty run has 256 uniform negatives. Deviations: eSASRec's LiGR layers are not part of this loss; a
-    negative is never the target; the scores of mixed negatives are not corrected for their frequency (logQ).
+    negative is never the target.
     """
 
     num_negatives: int = 256  # K, negatives of each target, drawn with replacement, at least 1
     in_batch: float = 0.0  # share of the negatives that are targets of the batch, rounded down to whole negatives, in [0, 1]
+    log_q: bool = field(default=False, metadata=NEW_IN_KEY)  # correct scores for the sampling; needs uniform negatives
 
     def __post_init__(self) -> None:
+        check_types(self, "policy.loss")
         check_at_least(self, "policy.loss", 1, "num_negatives")
         if not 0 <= self.in_batch <= 1:
             raise UsageError(f"policy.loss.in_batch must lie in [0, 1], got {self.in_batch}")
+        if self.log_q and self.num_in_batch == self.num_negatives:
+            raise UsageError(
+                f"policy.loss.log_q needs a uniform negative, but in_batch {self.in_batch} makes all {self.num_negatives} negatives "
+                "targets of the batch, and other items are never drawn; set policy.loss.in_batch below 1, such as 0.5, or log_q False"
+            )
+
+    @property
+    def num_in_batch(self) -> int:
+        """Return the number of negatives that are targets of the batch."""
+        return int(self.in_batch * self.num_negatives)
 
     def check_catalog(self, num_items: int) -> None:
         """Raise UsageError if the catalog has no second item."""
@@ -92,11 +119,24 @@ class SampledSoftmax:
 
     def draw_items(self, targets: Tensor, num_items: int, generator: torch.Generator) -> Tensor:
         """Return negatives int64 [C, K] of targets int64 [C]; 0 where a target of the batch is the place's own."""
-        num_in_batch = int(self.in_batch * self.num_negatives)
-        uniform = uniform_negatives(targets, self.num_negatives - num_in_batch, num_items, generator)
-        places = torch.randint(len(targets), (len(targets), num_in_batch), generator=generator).to(targets.device)
+        uniform = uniform_negatives(targets, self.num_negatives - self.num_in_batch, num_items, generator)
+        places = torch.randint(len(targets), (len(targets), self.num_in_batch), generator=generator).to(targets.device)
         others = targets[places]
         return torch.cat([uniform, others.masked_fill(others == targets.unsqueeze(1), 0)], 1)
+
+    def log_inclusion(self, targets: Tensor, items: Tensor, num_items: int) -> Tensor | None:
+        """Return log pi of items int64 [C, M] for targets int64 [C], float32 [C, M]; None without `log_q`."""
+        if not self.log_q:
+            return None
+        missed = torch.zeros(num_items + 1, device=targets.device)  # log probability that no draw is the item, by item
+        if self.num_in_batch:
+            share = missed.index_add(0, targets, torch.ones_like(targets, dtype=missed.dtype)) / len(targets)
+            missed = self.num_in_batch * torch.log1p(-share)
+        if num_items > 2:
+            missed = missed + (self.num_negatives - self.num_in_batch) * log1p(-1 / (num_items - 1))
+        else:
+            missed = torch.full_like(missed, -torch.inf)  # the one other item is drawn always
+        return torch.log(-torch.expm1(missed))[items]
 
     def item_loss(self, positive: Tensor, negatives: Tensor, num_items: int) -> Tensor:
         """Return the loss of each target, float32 [C], of scores float32 [C] and [C, K]."""

@@ -27,6 +27,7 @@ from torch.nn.functional import embedding, pad
 from genrec.errors import UsageError
 from genrec.item_rows import keys, ranking
 from genrec.row_chunks import in_chunks
+from genrec.sampled_item_loss import mean_item_loss
 from genrec.semantic_ids import SemanticIds
 from genrec.types import ItemLoss, Ranking
 
@@ -120,15 +121,15 @@ def sequence_loss(
         return None
     has_target, num_items = targets > 0, len(policy.output_weights()) - 1
     states, scored = policy.encode(history)[has_target], targets[has_target]
-    negatives = loss.draw_items(scored, num_items, generator)
 
-    def losses(states: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
-        candidates = torch.cat([targets.unsqueeze(1), negatives], 1)
+    def score(states: Tensor, candidates: Tensor) -> Tensor:
         scores = torch.bmm(embedding(candidates, policy.output_weights()), states.unsqueeze(-1)).squeeze(-1).float()
-        scores = scores.masked_fill(candidates == 0, -torch.inf)
-        return loss.item_loss(scores[:, 0], scores[:, 1:], num_items)
+        return scores.masked_fill(candidates == 0, -torch.inf)
 
-    return in_chunks(losses, MAX_LOGITS // ((1 + negatives.shape[1]) * states.shape[1]), states, scored, negatives).mean()
+    def rows(num_candidates: int) -> int:
+        return MAX_LOGITS // (num_candidates * states.shape[1])
+
+    return mean_item_loss(loss, score, rows, states, scored, num_items, generator)
 
 
 @torch.no_grad()

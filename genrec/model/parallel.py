@@ -40,6 +40,7 @@ from genrec.model.digit_policy import DigitPolicy
 from genrec.model.digit_sums import block_scores, log_sum_exp
 from genrec.model.parallel_network import MAX_SCORES, TABLES, ParallelNetwork
 from genrec.row_chunks import in_chunks
+from genrec.sampled_item_loss import mean_item_loss
 from genrec.semantic_ids import SemanticIds
 from genrec.types import ItemLoss, Ranking
 from genrec.types.specification import check_at_least, check_dropout, check_types
@@ -154,14 +155,14 @@ class ParallelPolicy(nn.Module):
             return None
         has_target = targets > 0
         states, scored = self.network.encode(history)[has_target], targets[has_target]
-        negatives = loss.draw_items(scored, num_items, generator)
 
-        def losses(states: Tensor, candidates: Tensor) -> Tensor:
-            scores = self.network.candidate_scores(*self.network.scores(states), catalog, candidates)
-            return loss.item_loss(scores[:, 0], scores[:, 1:], num_items)
+        def score(states: Tensor, candidates: Tensor) -> Tensor:
+            return self.network.candidate_scores(*self.network.scores(states), catalog, candidates)
 
-        candidates = torch.cat([scored.unsqueeze(1), negatives], 1)
-        return in_chunks(losses, MAX_SCORES // self.network.row_size(candidates.shape[1]), states, candidates).mean()
+        def rows(num_candidates: int) -> int:
+            return MAX_SCORES // self.network.row_size(num_candidates)
+
+        return mean_item_loss(loss, score, rows, states, scored, num_items, generator)
 
     def item_vectors(self) -> Tensor:
         """Return the input vector of every item, float32 [N + 1, D], detached; row 0 is zero."""

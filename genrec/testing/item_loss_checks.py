@@ -11,13 +11,16 @@ from genrec.errors import UsageError
 from genrec.store import describe
 from genrec.testing.plugin_watch import call_plugin, check_no_global_draws, same
 from genrec.testing.specification_checks import ContractError, check_specification
-from genrec.types import ItemLoss
+from genrec.types import ItemLoss, SamplingCorrection
 
 NUM_ITEMS, NUM_TARGETS = 40, 24  # the catalog and the batch that losses are checked on
 LARGE = 1e4  # a score far from those of a trained policy
 TOLERANCE = 1e-5  # rounding error of a loss, absolute and relative
 _DRAW = "draw_items(targets, num_items, generator)"
 _LOSS = "item_loss(positive, negatives, num_items)"
+_INCLUSION = "log_inclusion(targets, items, num_items)"
+NUM_DRAWS = 400  # of the whole batch, to compare log_inclusion with
+DEVIATIONS = 6  # standard deviations of a number of draws that are not an error
 
 
 def check_item_loss(loss: ItemLoss) -> None:
@@ -32,6 +35,8 @@ def check_item_loss(loss: ItemLoss) -> None:
     - It draws nothing and keeps no state, and the loss of a target has no gradient with respect to the scores of another.
     - At equal scores a descent step raises the target and no negative, and a negative of none (-inf) has a gradient of 0.
     - The inputs are not modified.
+    - `log_inclusion` of a `genrec.types.SamplingCorrection` returns None or float32 [C, M], finite, at most 0, the same in every
+      call, and agrees with how often 400 draws hold each item.
     """
     check_specification(loss, ItemLoss, f"{_DRAW} and {_LOSS}")
     name = type(loss).__name__
@@ -57,6 +62,8 @@ def check_item_loss(loss: ItemLoss) -> None:
     _check_pure(name, loss, positive, drawn)
     _check_rows(name, loss, positive, drawn)
     _check_signs(name, loss, torch.zeros_like(drawn).masked_fill(drawn.isneginf(), -torch.inf))
+    if isinstance(loss, SamplingCorrection):
+        _check_correction(name, loss, loss, targets)
 
 
 def _check_draws(name: str, loss: ItemLoss, targets: Tensor) -> Tensor:
@@ -159,3 +166,58 @@ def _check_signs(name: str, loss: ItemLoss, negatives: Tensor) -> None:
             f"{name}: at equal scores a descent step must raise the target and no negative; got gradients "
             f"{float(by_positive.max()):g} (target) and {float(by_negatives.min()):g} (negative): check the sign of the loss"
         )
+
+
+def _check_correction(name: str, loss: ItemLoss, correction: SamplingCorrection, targets: Tensor) -> None:
+    """Check the probabilities of being drawn against the draws of the loss, which is the correction too."""
+    every = torch.arange(NUM_ITEMS + 1).expand(len(targets), -1)
+    log_pi = _log_inclusion(name, correction, targets, every)
+    if log_pi is None:
+        return
+    again = _log_inclusion(name, correction, targets, every)
+    if again is None or not same(log_pi, again):
+        raise ContractError(f"{name}: a second call of log_inclusion with the same items gives other values; keep no state")
+    other = (every > 0) & (every != targets.unsqueeze(1))
+    pi = log_pi.double().exp() * other
+    counts = _times_drawn(name, loss, targets)
+    deviation = torch.maximum(counts.std(0), (pi * (1 - pi)).sum(0).sqrt()) / NUM_DRAWS**0.5
+    excess = (counts.mean(0) - pi.sum(0)).abs() - DEVIATIONS * deviation - TOLERANCE
+    if bool((excess > 0).any()):
+        item = int(excess.argmax())
+        raise ContractError(
+            f"{name}: {NUM_DRAWS} draws of {len(targets)} targets hold item {item} at {counts.mean(0)[item]:.3g} places, but the "
+            f"probabilities of log_inclusion add up to {pi.sum(0)[item]:.3g}; return the logarithm of the probability that draw_items "
+            "draws an item at least once for a place with another target"
+        )
+
+
+def _log_inclusion(name: str, loss: SamplingCorrection, targets: Tensor, items: Tensor) -> Tensor | None:
+    """Return log_inclusion of items int64 [C, M]; check its form and that nothing else has changed."""
+    copies = targets.clone(), items.clone()
+    with check_no_global_draws(name, "log_inclusion must be pure: draw in draw_items"):
+        found = call_plugin(name, _INCLUSION, lambda: loss.log_inclusion(*copies, NUM_ITEMS))
+    if not same(copies[0], targets) or not same(copies[1], items):
+        raise ContractError(f"{name}: log_inclusion modified its input in place; work on a copy")
+    if found is None:
+        return None
+    if not isinstance(found, Tensor) or found.dtype != torch.float32 or found.shape != items.shape:
+        got = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise ContractError(f"{name}: log_inclusion must return None or float32 {list(items.shape)}, got {got}".replace("torch.", ""))
+    if not bool(found.isfinite().all()) or bool((found > TOLERANCE).any()):
+        raise ContractError(
+            f"{name}: log_inclusion returned values from {found.min():g} to {found.max():g}; logarithms of probabilities are finite "
+            "and at most 0, so every item must have a chance to be drawn, and item 0, which is none, gets any such value"
+        )
+    return found
+
+
+def _times_drawn(name: str, loss: ItemLoss, targets: Tensor) -> Tensor:
+    """Return at how many places of each draw every item is a negative, float64 [NUM_DRAWS, NUM_ITEMS + 1]; 0 for item 0."""
+    counts = torch.zeros(NUM_DRAWS, NUM_ITEMS + 1, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(7)
+    for row in counts:
+        found = call_plugin(name, _DRAW, lambda: loss.draw_items(targets, NUM_ITEMS, generator))
+        places = torch.zeros(len(targets), NUM_ITEMS + 1, dtype=torch.float64)
+        row += places.scatter(1, found, 1.0).sum(0)
+    counts[:, 0] = 0
+    return counts

@@ -156,6 +156,23 @@ class ItemLoss(Protocol):
 
 
 @runtime_checkable
+class SamplingCorrection(Protocol):
+    """A part of an `ItemLoss`: scores are corrected for the probability that an item is drawn as a negative (logQ).
+
+    Callers then keep one of the equal negatives of a place, and subtract `log_inclusion` from the scores of the target and of
+    the negatives before `item_loss`. See `genrec.sampled_item_loss`.
+    """
+
+    def log_inclusion(self, targets: Tensor, items: Tensor, num_items: int) -> Tensor | None:
+        """Return log pi of candidates int64 [C, M] of targets int64 [C] of a batch, float32 [C, M], finite; None: no correction.
+
+        pi is the probability, given the batch, that `draw_items` draws the item at least once for a place with another target. For
+        item 0, which is none, any finite value.
+        """
+        ...
+
+
+@runtime_checkable
 class ConstrainedPolicy(Policy, Protocol):
     """A policy that can normalize over the codes of real items only, so that the probabilities of all items add up to 1."""
 
