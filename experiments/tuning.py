@@ -92,7 +92,7 @@ def rpg_beauty() -> Tuning:
         experiment=replace(base, sft=recipe),
         space={
             "sft.optimization.learning_rate": LogUniform(5e-4, 1e-2),
-            "policy.dropout": Uniform(0.0, 0.5),
+            "policy.dropout": Uniform(0.2, 0.6),
             "policy.temperature": LogUniform(0.03, 0.2),
             "tokenize.quantizer.num_levels": Choice((16, 32)),
         },
