@@ -30,6 +30,7 @@ from genrec.kept_steps import kept_steps
 from genrec.progress import say
 from genrec.row_settings import (
     configuration,
+    file_names,
     label,
     planned_configuration,
     setting_in_words,
@@ -282,8 +283,9 @@ def outcomes(names: Sequence[str], only_seeds: dict[str, set[int]] | None = None
             described = content["protocol"], settings, entry["environment"]
             user_metrics = read_user_metric(folder / "user_metrics.parquet", metric)
             found = studies.of_run(tried, name, training_hash(settings), int(seed), current, compared)
-            stored = kept_steps(entry["artifacts"], artifacts), read_user_counts(folder / "user_counts.json")
-            runs.append(Run(name, int(seed), ranks, entry["metrics"], *described, user_metrics, found, selected, *stored, starts))
+            keys, counts = entry["artifacts"], read_user_counts(folder / "user_counts.json")
+            stored = kept_steps(keys, artifacts), counts, starts, file_names(keys, artifacts)
+            runs.append(Run(name, int(seed), ranks, entry["metrics"], *described, user_metrics, found, selected, *stored))
     return runs
 
 

@@ -227,7 +227,13 @@ def test_the_command_line_runs_shows_and_compares_chains(project: Path, capsys: 
     assert main(["compare", "cyclic-sdpo", "cyclic-chain"]) == 0
     compared = capsys.readouterr().out
     settings = compared.partition("Configuration differences\n")[2].partition("\n\n")[0].splitlines()
-    assert [line.split() for line in settings[2:]] == [["align-2", "-", "Align"], ["align-2.objective", "-", "Supervised"]]
+    own = {
+        "align-2": "Align",
+        "align-2.objective": "Supervised",
+        "align-2.objective.targets": "one",
+        "align-2.objective.padding": "zero",
+    }
+    assert [line.split() for line in settings[2:]] == [[path, "-", value] for path, value in own.items()]
 
 
 def test_a_later_stage_alone_is_refreshed(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
