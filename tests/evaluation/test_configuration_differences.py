@@ -17,6 +17,7 @@ SASREC = {"policy.class": "genrec.baselines.sasrec:SASRec"}
 EVALUATE = {"evaluate.class": "genrec.evaluation.evaluate:Evaluate"}
 SPLIT = {"split.class": "genrec.data.splits:LeaveOneOut"}
 GBCE = {"policy.loss.class": "genrec.baselines.item_losses:GBCE", "policy.loss.t": 0.75}
+METRICS_OF_A_RUN = {"ndcg@10": 0.5, "recall@10": 0.5}
 METRICS = [{"class": "genrec.evaluation.list_metrics:ListOverlap", "name": "overlap"}]
 
 
@@ -110,7 +111,7 @@ def test_fields_of_a_trained_policy_are_not_compared_with_a_baseline() -> None:
     ranks = pd.DataFrame({"user": [1, 2], "target": [11, 12], "rank": [1, 0]})
     popularity = {"policy.class": "genrec.baselines.popularity:Popularity", "policy.count_validation": True}
     tiger = {"sft.seed": 0, "policy.class": "genrec.model.tiger:Tiger", "policy.d_model": 64}
-    runs = [Run(name, 0, ranks, {"ndcg@10": 0.5}, {}, found) for name, found in (("popularity", popularity), ("tiger", tiger))]
+    runs = [Run(name, 0, ranks, METRICS_OF_A_RUN, {}, found) for name, found in (("popularity", popularity), ("tiger", tiger))]
     assert list(compare(runs).differences) == ["policy.class"]
 
 
@@ -118,10 +119,10 @@ def test_a_pair_file_is_shown_by_name() -> None:
     """The name stands before the fingerprint; a row without a file has none."""
     ranks, key = pd.DataFrame({"user": [1, 2], "target": [11, 12], "rank": [1, 0]}), "align-2.objective.candidates"
     runs = [
-        Run(name, 0, ranks, {"ndcg@10": 0.5}, {}, {f"{key}.class": "mine:Pairs", f"{key}.fingerprint": digit * 64}, file_names=names)
+        Run(name, 0, ranks, METRICS_OF_A_RUN, {}, {f"{key}.class": "mine:Pairs", f"{key}.fingerprint": digit * 64}, file_names=names)
         for name, digit, names in (("a", "1", {"align-2": ("liked.csv",)}), ("b", "2", {"align": ("other.csv",)}))
     ]
-    other = Run("c", 0, ranks, {"ndcg@10": 0.5}, {}, {f"{key}.class": "mine:Top", f"{key}.size": 8})
+    other = Run("c", 0, ranks, METRICS_OF_A_RUN, {}, {f"{key}.class": "mine:Top", f"{key}.size": 8})
     shown = markdown(compare([*runs, other]))
     assert f"| {key}.fingerprint | liked.csv (11111111) | 22222222 | - |" in shown
 
