@@ -354,6 +354,22 @@ def test_nobody_with_two_liked_events_is_an_error() -> None:
         prepare(raw(HAND), LeaveOneOut(core=0, liked=5.5))
 
 
+def test_a_bound_that_no_rating_reaches_is_refused_when_the_labels_are_read() -> None:
+    """The highest rating of the events that are left is 5; a bound of 5 labels events, one of 5.5 none."""
+    assert prepare(raw(HAND), HoldOutLast(n=4, core=0, liked=5)).statistics["feedback"]["liked"] == 5
+    with pytest.raises(
+        InputError, match=r"^split.liked = 5.5 labels no event as liked, .*: the highest rating is 5; set split.liked to 5"
+    ):
+        prepare(raw(HAND), HoldOutLast(n=4, core=0, liked=5.5))
+    with pytest.raises(
+        InputError, match=r"^split.liked = 4 labels no event as liked, but targets are liked events: no event has a rating$"
+    ):
+        prepare(raw([(user, item, time, None) for user, item, time, _ in HAND]), HALVES)
+    tables = raw([(user, item, time, min(rating or 1, 3)) for user, item, time, rating in HAND])
+    with pytest.raises(InputError, match=r"set split.liked to 3 or less"):
+        prepare(tables, Evens())
+
+
 @pytest.mark.parametrize("split", [LABELED, HALVES, HoldOutLast(), LeaveOneOut(liked=3)])
 def test_the_splits_keep_their_contract(split: LeaveOneOut | HoldOutLast) -> None:
     check_split(split)
