@@ -267,8 +267,7 @@ def outcomes(names: Sequence[str], only_seeds: dict[str, set[int]] | None = None
 
     Of `user_metrics.parquet` the column `metric` is read, if it is there.
     """
-    artifacts, runs, tried, current = store(), [], studies.read_all(), cache(present_settings)
-    tunings = tuning_record.read_all()
+    artifacts, runs, current, (tried, tunings) = store(), [], cache(present_settings), (studies.read_all(), tuning_record.read_all())
     compared = {training_hash(read(name)["configuration"]): name for name in dict.fromkeys(names)}
     for name in dict.fromkeys(names):
         content = read(name)
@@ -283,9 +282,9 @@ def outcomes(names: Sequence[str], only_seeds: dict[str, set[int]] | None = None
             described = content["protocol"], settings, entry["environment"]
             user_metrics = read_user_metric(folder / "user_metrics.parquet", metric)
             found = studies.of_run(tried, name, training_hash(settings), int(seed), current, compared)
-            keys, counts = entry["artifacts"], read_user_counts(folder / "user_counts.json")
-            stored = kept_steps(keys, artifacts), counts, starts, file_names(keys, artifacts)
-            runs.append(Run(name, int(seed), ranks, entry["metrics"], *described, user_metrics, found, selected, *stored))
+            stored = kept_steps(entry["artifacts"], artifacts), read_user_counts(folder / "user_counts.json")
+            run = Run(name, int(seed), ranks, entry["metrics"], *described, user_metrics, found, selected, *stored, starts)
+            runs.append(run._replace(file_names=file_names(entry["artifacts"], artifacts)))
     return runs
 
 
