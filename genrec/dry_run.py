@@ -15,7 +15,7 @@ import pandas as pd
 from genrec import pipeline, run_files
 from genrec.environment import environment
 from genrec.errors import NetworkError, counted
-from genrec.experiment import Experiment, is_training_stage, kind_of_stage
+from genrec.experiment import Experiment, flags_in_words, is_training_stage, kind_of_stage
 from genrec.pipeline import Step
 from genrec.row_settings import flatten
 from genrec.training.schedule import default_steps
@@ -78,7 +78,7 @@ def lines(experiments: Sequence[Experiment], replace: bool = False) -> Iterator[
                 state = "to run, shared" if step.key in to_build else "to run"
                 artifacts.check_writable(step.stage, step.key)
                 to_build.setdefault(step.key, step)
-            yield f"  {step.stage:9} {step.key}  {state}"
+            yield f"  {step.stage:9} {step.key}  {state}{flags_in_words(experiment, step.stage)}"
     yield f"total: {counted(len(experiments), 'experiment')}; {counted(len(to_build), 'artifact')} to build, {len(done)} done"
     if to_build:
         yield from _time_lines(list(to_build.values()))

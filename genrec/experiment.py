@@ -144,6 +144,12 @@ def place_of(stage: str) -> int:
     return int(stage.partition("-")[2] or 1) - 1
 
 
+def flags_in_words(experiment: Experiment, stage: str) -> str:
+    """Return the flags of a stage in a chain of alignments, such as ' (flags: --align.1.FIELD)' for align-2; of other stages ''."""
+    in_chain = kind_of_stage(stage) == "align" and len(experiment.alignments) > 1
+    return f" (flags: --align.{place_of(stage)}.FIELD)" if in_chain else ""
+
+
 def is_name(name: object) -> bool:
     """Return whether this can be the name of a row, and so of its files."""
     return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None and len(name) <= MAX_NAME

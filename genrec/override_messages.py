@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from genrec import renamed
 from genrec.component_choices import classes_of, holds_number, is_optional, kinds_of, replacing, required
 from genrec.errors import UsageError, did_you_mean
-from genrec.experiment import Experiment
+from genrec.experiment import Experiment, flags_in_words, place_of
 from genrec.field_paths import FieldPath, Walk, as_flag, is_component, names_in, nearest_holders, settable_fields, value_at, walk
 
 WORDS: dict[Any, str] = {
@@ -40,6 +40,11 @@ def component_lines(value: object, path: FieldPath = ()) -> Iterator[str]:
             now = type(inner).__name__ if is_component(inner) else inner
             yield f"{as_flag(here)} {now}: {', '.join([*classes_of(kinds), *also])}"
         yield from component_lines(inner, here)
+
+
+def stage_lines(experiment: Experiment) -> list[str]:
+    """Return a line for each stage of a chain of alignments, with its flags."""
+    return [f"stage {stage}{flags}" for stage in experiment.stages if (flags := flags_in_words(experiment, stage))]
 
 
 def refuse(experiments: Sequence[Experiment], flag: list[str], where: str) -> None:
@@ -121,6 +126,8 @@ def _no_such_field(root: object, found: Walk, flag: list[str]) -> str:
         return f"{name!r} is short for several fields; name one: {several}"
     if value is None:
         return f"{where} is None in all of them, so it has no field {name!r}{_instead_of_none(root, found, flag)}"
+    if isinstance(value, Experiment) and name in value.stages and flags_in_words(value, name):
+        return f"{name} is a stage of a chain; write {as_flag(('align', str(place_of(name)), *found.left[1:]))}"
     if is_component(value):
         is_below = any(path.rpartition(".")[2] == name.replace("_", "-") for path in _paths(value))  # inside a tuple
         field = name.replace("-", "_")

@@ -19,7 +19,7 @@ from genrec.data.sources.frames import TableOrPath
 from genrec.errors import InputError, ResourceError, UsageError
 from genrec.experiment import Experiment
 from genrec.field_paths import FieldPath, by_flag, is_component, names_in, number_in, place, settable_fields, spelled, value_at, walk
-from genrec.override_messages import component_lines, list_fields, number_or_schedule, refuse, wrong_type
+from genrec.override_messages import component_lines, list_fields, number_or_schedule, refuse, stage_lines, wrong_type
 from genrec.types import NumberOrSchedule, ValueSchedule
 
 REFUSED = (UsageError, InputError)  # of an experiment with some of the overrides; a pair file is read when its format is checked
@@ -242,7 +242,7 @@ def print_fields(experiment: Experiment) -> None:
     with contextlib.suppress(SystemExit):
         _cli(Experiment, experiment, ["--help"])
     title = "components, with the class of this experiment and the choices (or FILE.py:CLASS):"
-    print(title, *component_lines(experiment), sep="\n  ")
+    print(title, *component_lines(experiment), *stage_lines(experiment), sep="\n  ")
 
 
 def _parse(kind: Any, default: Any, arguments: list[str]) -> Any:

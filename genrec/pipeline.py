@@ -18,7 +18,7 @@ from genrec import artifact_folders, hashed_json, manifests, stages
 from genrec.data.splits import tie_order_of
 from genrec.environment import environment, git_commit, joined, versions
 from genrec.errors import ArtifactError, InputError, UsageError
-from genrec.experiment import Experiment, align_stage, file_names, is_training_stage, kind_of_stage, place_of
+from genrec.experiment import Experiment, align_stage, file_names, flags_in_words, is_training_stage, kind_of_stage, place_of
 from genrec.hashed_json import Each
 from genrec.plugin_errors import attribute_to
 from genrec.progress import say
@@ -185,7 +185,7 @@ def _build(
     }
     start = time.monotonic()
     title = f"{experiment.name} (seed {experiment.seed}): {step.stage} {step.key}"
-    say(f"{title} ...")
+    say(f"{title}{flags_in_words(experiment, step.stage)} ...")
     used = tuple(getattr(experiment, name) for name in USED[kind_of_stage(step.stage)])
     attempts, checkpoint = _attempts(existing, step), existing.folder(step.stage, f".{step.key}.partial") / "checkpoint"
     try:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from genrec import pipeline
 from genrec.evaluation.compare import METRICS
-from genrec.store import Artifact, hash_of
+from genrec.experiment import is_training_stage
+from genrec.store import Artifact, Store, hash_of
 
 VERSION = "stages."  # prefix of the versions of the stages, which a user does not set
 EVALUATION = "evaluate."  # prefix of the settings of the evaluation
@@ -22,6 +23,15 @@ def configuration(artifacts: dict[str, Artifact]) -> dict[str, Any]:
 def planned_configuration(steps: Sequence[pipeline.Step]) -> dict[str, Any]:
     """Return the `configuration` that the artifacts of an experiment's steps will have."""
     return _merged({step.stage: (step.specification, pipeline.version_of(step.stage)) for step in steps})
+
+
+def file_names(keys: Mapping[str, str], artifacts: Store) -> dict[str, tuple[str, ...]]:
+    """Return the names of the files that the trainings of a seed read, by stage. `keys` holds the key of each stage.
+
+    Trainings that are no longer stored are left out.
+    """
+    stored = [artifacts.get(stage, key) for stage, key in keys.items() if is_training_stage(stage) and artifacts.has(stage, key)]
+    return {each.stage: tuple(name for names in each.manifest["file_names"].values() for name in names) for each in stored}
 
 
 def settings_hash(configuration: dict[str, Any]) -> str:

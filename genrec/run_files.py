@@ -30,6 +30,7 @@ from genrec.kept_steps import kept_steps
 from genrec.progress import say
 from genrec.row_settings import (
     configuration,
+    file_names,
     label,
     planned_configuration,
     setting_in_words,
@@ -266,8 +267,7 @@ def outcomes(names: Sequence[str], only_seeds: dict[str, set[int]] | None = None
 
     Of `user_metrics.parquet` the column `metric` is read, if it is there.
     """
-    artifacts, runs, tried, current = store(), [], studies.read_all(), cache(present_settings)
-    tunings = tuning_record.read_all()
+    artifacts, runs, current, (tried, tunings) = store(), [], cache(present_settings), (studies.read_all(), tuning_record.read_all())
     compared = {training_hash(read(name)["configuration"]): name for name in dict.fromkeys(names)}
     for name in dict.fromkeys(names):
         content = read(name)
@@ -283,7 +283,8 @@ def outcomes(names: Sequence[str], only_seeds: dict[str, set[int]] | None = None
             user_metrics = read_user_metric(folder / "user_metrics.parquet", metric)
             found = studies.of_run(tried, name, training_hash(settings), int(seed), current, compared)
             stored = kept_steps(entry["artifacts"], artifacts), read_user_counts(folder / "user_counts.json")
-            runs.append(Run(name, int(seed), ranks, entry["metrics"], *described, user_metrics, found, selected, *stored, starts))
+            run = Run(name, int(seed), ranks, entry["metrics"], *described, user_metrics, found, selected, *stored, starts)
+            runs.append(run._replace(file_names=file_names(entry["artifacts"], artifacts)))
     return runs
 
 

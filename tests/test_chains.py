@@ -203,9 +203,11 @@ def test_the_command_line_runs_shows_and_compares_chains(project: Path, capsys: 
     capsys.readouterr()
     assert main(["run", "mine.py:chain", "--dry-run"]) == 0
     planned = capsys.readouterr().out
-    assert "align-2" in planned
+    assert [line.partition("(flags: ")[2] for line in planned.splitlines() if "(flags: " in line] == [
+        "--align.0.FIELD)", "--align.1.FIELD)",
+    ]  # fmt: skip
     assert main(["run", "mine.py:chain"]) == 0
-    capsys.readouterr()
+    assert "(flags: --align.1.FIELD) ..." in capsys.readouterr().err
     content = json.loads((project / "data" / "runs" / "cyclic-chain.json").read_text())
     assert tuple(content["seeds"]["0"]["artifacts"]) == STAGES
     configuration = content["configuration"]
@@ -227,7 +229,13 @@ def test_the_command_line_runs_shows_and_compares_chains(project: Path, capsys: 
     assert main(["compare", "cyclic-sdpo", "cyclic-chain"]) == 0
     compared = capsys.readouterr().out
     settings = compared.partition("Configuration differences\n")[2].partition("\n\n")[0].splitlines()
-    assert [line.split() for line in settings[2:]] == [["align-2", "-", "Align"], ["align-2.objective", "-", "Supervised"]]
+    own = {
+        "align-2": "Align",
+        "align-2.objective": "Supervised",
+        "align-2.objective.targets": "one",
+        "align-2.objective.padding": "zero",
+    }
+    assert [line.split() for line in settings[2:]] == [[path, "-", value] for path, value in own.items()]
 
 
 def test_a_later_stage_alone_is_refreshed(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

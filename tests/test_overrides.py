@@ -534,6 +534,7 @@ class TwoLosses:
             "--align.max-steps",
             "align has 2 entries; name one by its place, from 0: --align.0.max-steps, --align.1.max-steps\n",
         ),
+        (CHAIN, "--align-2.max-steps", "align-2 is a stage of a chain; write --align.1.max-steps\n"),
         (CHAIN, "--align.beta", "align has 2 entries; name one by its place, from 0: --align.0.beta\n"),
         (CHAIN, "--align.bta", "align has 2 entries; name one by its place, from 0: --align.0.FIELD\n"),
         (CHAIN, "--align.2.beta", "align has no position '2'; it has 2 entries, counted from 0\n"),
@@ -604,6 +605,9 @@ def test_the_fields_of_losses_and_of_all_stages_are_listed(capsys: pytest.Captur
     listed = capsys.readouterr().out
     for flag in ("--align.0.objective.loss.loss.beta", "--align.0.objective.candidates.num-negatives", "--align.1.objective.targets"):
         assert flag in listed
+    assert "\n  stage align (flags: --align.0.FIELD)\n  stage align-2 (flags: --align.1.FIELD)\n" in listed
+    overrides.print_fields(BASE)
+    assert "flags: --align" not in capsys.readouterr().out
 
 
 def test_the_components_are_listed_with_their_choices(capsys: pytest.CaptureFixture[str]) -> None:

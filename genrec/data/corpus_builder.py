@@ -43,7 +43,7 @@ from genrec.data.catalog import write_catalog
 from genrec.data.corpus import Corpus
 from genrec.data.corpus_statistics import statistics_of
 from genrec.data.event_log import EventLog
-from genrec.data.feedback import feedback_of, labels_of
+from genrec.data.feedback import check_labels, feedback_of, labels_of
 from genrec.data.feedback_statistics import events_after_liked, feedback_statistics
 from genrec.data.filtering import apply_filters
 from genrec.data.k_core import EventCounts
@@ -105,6 +105,8 @@ def _build(raw: RawTables | RawStream, split: Split, folder: Path, work: Path, s
         log.assign_numbers(*filtered.events.first_rows())
         counts = filtered.events.counts
         ends = _write_events(log, folder, counts, ties_seed, feedback)
+        if feedback is not None:
+            check_labels(open_array(folder / "event_label.npy"), open_array(folder / "event_rating.npy"), feedback)
         bounds = _write_bounds(ends, split, folder, log)
         catalog_counts = write_catalog(log, _tables(raw.items), folder / "items.parquet")
         _write_user_ids(log, folder / "users.parquet")

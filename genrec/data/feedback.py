@@ -23,6 +23,16 @@ def labels_of(rating: ndarray, bounds: FeedbackBounds) -> ndarray:
     return labels
 
 
+def check_labels(label: ndarray, rating: ndarray, bounds: FeedbackBounds) -> None:
+    """Raise InputError if no event is liked, so that nobody has a target. `label` is int8 [E], `rating` float64 [E], not empty."""
+    if label.max() == LIKED:
+        return
+    highest = np.fmax.reduce(rating)  # NaN only if all are
+    found = "no event has a rating" if np.isnan(highest) else f"the highest rating is {highest:g}"
+    advice = "" if np.isnan(highest) else f"; set split.liked to {highest:g} or less"
+    raise InputError(f"split.liked = {bounds.liked:g} labels no event as liked, but targets are liked events: {found}{advice}")
+
+
 def feedback_of(split: Split) -> FeedbackBounds | None:
     """Return the bounds of a split's labels; None if its events have none."""
     bounds = split.feedback() if isinstance(split, LabelingSplit) else None

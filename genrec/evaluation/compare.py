@@ -33,6 +33,7 @@ NOT_RECORDED: Mapping[str, str] = MappingProxyType({})  # environment of a run t
 NOT_STORED: Mapping[str, int] = MappingProxyType({})  # kept steps of a run without stored trainings
 NOT_COUNTED: Mapping[str, int] = MappingProxyType({})  # numbers of users of a run that records none
 NO_COUNTS: Mapping[str, tuple[int, int]] = MappingProxyType({})
+NO_FILES: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 NO_SEEDS: Mapping[str, tuple[int, ...]] = MappingProxyType({})
 
 
@@ -59,6 +60,7 @@ class Run(NamedTuple):
     kept_steps: Mapping[str, int] = NOT_STORED  # `sft` and `align`: the step that the training kept; 0 is before the first step
     user_counts: Mapping[str, int] = NOT_COUNTED  # metrics with a value per user: the number of users that are counted
     starts: frozenset[str] = frozenset()  # names of the rows that this row continues: those with its SFT settings and no alignment
+    file_names: Mapping[str, tuple[str, ...]] = NO_FILES  # stage -> names of the files that it read, without folders
 
 
 class Spread(NamedTuple):
@@ -82,6 +84,7 @@ class Row(NamedTuple):
     tunings: tuple[str, ...] = ()  # see `Run.tunings`
     kept_first: Mapping[str, tuple[int, ...]] = NO_SEEDS  # `sft` or `align` -> the seeds whose training kept step 0
     user_counts: Mapping[str, tuple[int, int]] = NO_COUNTS  # metric -> least and most users that it counts at a seed
+    file_names: Mapping[str, tuple[str, ...]] = NO_FILES  # see `Run.file_names`; those of the first seed
 
     @property
     def trained(self) -> bool:
@@ -171,7 +174,7 @@ def _row(group: Sequence[Run], values: SeedValues, test: PairedTest | None, test
     interval = percentile_interval(bootstrap_means(mean, resamples, seed)) if tested.per_user and len(mean) > 1 else None
     environments = {run.seed: run.environment for run in group}
     first, value = group[0], _mean_of_counted(by_user)
-    about = (first.tunings, _kept_first(group), _user_counts(group))
+    about = (first.tunings, _kept_first(group), _user_counts(group), first.file_names)
     return Row(first.name, tuple(environments), first.configuration, _spreads(group), value, interval, test, environments, *about)
 
 

@@ -18,6 +18,7 @@ from genrec.objectives.prepared_rows import (
     HostRows,
     PreparedRows,
     check_positives,
+    identities_of,
     items_of,
     mean_likelihood,
     mean_loss,
@@ -129,7 +130,7 @@ class PreferenceStep:
         if self.cache is not None and prepared.number is not None:
             kept = self.cache.gather(prepared.number, scored.items.shape[1], self._score_examples)
             if kept is not None:
-                self.cache.check(*prepared.host.numbered(), lambda index: items_of(self._static(index)[1]))
+                self.cache.check(*prepared.host.numbered(), lambda index: identities_of(self._static(index)[1]))
                 return kept
         frozen = scores_of(self.reference.policy, prepared.batch, prepared.places, prepared.rows, self.context.normalize)
         return scored.level_log_prob(frozen)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from genrec.errors import InputError
 from genrec.own_ids import OwnIds, name_item, name_user
@@ -18,6 +19,30 @@ def items_of(candidates: Candidates) -> Tensor:
     return candidates.items.masked_fill(~candidates.mask, 0)
 
 
+def identities_of(candidates: Candidates) -> Tensor:
+    """Return what tells candidates apart, int64 [X, M, 1 + L]: the item, 0 for codes that no item has, and these codes plus 1.
+
+    All are 0 where masked. Without such codes it is the item alone, [X, M, 1].
+    """
+    items = items_of(candidates).unsqueeze(2)
+    if candidates.codes is None:
+        return items
+    return torch.cat([items, (candidates.codes + 1).masked_fill(~candidates.mask.unsqueeze(2), 0)], 2)
+
+
+def equal_identities(first: Tensor, second: Tensor) -> Tensor:
+    """Return where rows of `identities_of`, [X, M, E] each with an M and E of its own, have equal candidates, bool [X]."""
+    width, entries = (max(first.shape[axis], second.shape[axis]) for axis in (1, 2))
+    padded = [pad(each, (0, entries - each.shape[2], 0, width - each.shape[1])) for each in (first, second)]
+    return (padded[0] == padded[1]).flatten(1).all(1)
+
+
+def in_words(identities: Tensor) -> str:
+    """Return the candidates of a row, int64 [M, E] of `identities_of`, as a list of items and of tuples of codes."""
+    shown = (row[0] or tuple(code - 1 for code in row[1:] if code) or 0 for row in identities.tolist())
+    return str(list(shown))
+
+
 class HostRows:
     """The CPU tensors of a step. A plain class, so that Lightning does not move them to the GPU: reading them blocks nothing."""
 
@@ -25,10 +50,10 @@ class HostRows:
         self.rows, self.candidates, self.number = rows, candidates, number
 
     def numbered(self) -> tuple[Tensor, Tensor]:
-        """Return the numbers of the examples, int64 [X], and their candidates int64 [X, M], 0 where masked."""
+        """Return the numbers of the examples, int64 [X], and the `identities_of` their candidates, int64 [X, M, E]."""
         assert self.number is not None
         assert self.candidates is not None
-        return self.number, items_of(self.candidates)
+        return self.number, identities_of(self.candidates)
 
 
 class PreparedRows(NamedTuple):

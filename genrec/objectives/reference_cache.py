@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 
 from genrec.errors import UsageError
 from genrec.objectives.numbered_examples import NumberedExamples
+from genrec.objectives.prepared_rows import equal_identities, in_words
 from genrec.ragged_rows import RaggedRows, joined, ragged
 from genrec.types import FrozenPolicy
 
@@ -31,7 +32,7 @@ class ReferenceCache:
         self.examples, self.batch_size, self.reference = examples, batch_size, reference
         self.pays = len(examples) <= batch_size * steps
         self.levels: RaggedRows | None = None  # E rows of float32 [L]
-        self.items: RaggedRows | None = None  # E rows of the scored candidates, 0 where masked; proposed anew after a resume
+        self.identities: RaggedRows | None = None  # E rows with the identities of the scored candidates; proposed anew after a resume
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the log-probabilities; none before the first step."""
@@ -63,24 +64,24 @@ class ReferenceCache:
             self.levels = self.levels.to(number.device)
         return self.levels.padded(number, width, -torch.inf)
 
-    def check(self, number: Tensor, items: Tensor, propose: Callable[[Tensor], Tensor]) -> None:
-        """Raise UsageError if examples int64 [B] have other candidates than before, int64 [B, M], 0 where masked. All on the CPU.
+    def check(self, number: Tensor, found: Tensor, propose: Callable[[Tensor], Tensor]) -> None:
+        """Raise UsageError if examples int64 [B] have other candidates than before. All tensors are on the CPU.
 
-        `propose` returns the candidates of examples. At the first call it proposes those of all examples.
+        `found` int64 [B, M, E] are the `identities_of` the candidates: items and code sequences. `propose` returns those of examples.
+        At the first call it proposes those of all examples.
         """
         if self.levels is None:
             return
-        if self.items is None:
+        if self.identities is None:
             index = torch.split(torch.arange(len(self.examples)), self.batch_size)
-            self.items = joined([ragged(propose(each).int(), 0) for each in index])
-        width = max(items.shape[1], self.items.longest(number))
-        before = self.items.padded(number, width, 0)
-        changed = (before != pad(items, (0, width - items.shape[1]))).any(1)
+            self.identities = joined(_of_one_size([ragged(propose(each).int(), 0) for each in index]))
+        before = self.identities.padded(number, max(found.shape[1], self.identities.longest(number)), 0)
+        changed = ~equal_identities(before, found)
         if bool(changed.any()):
             place = int(changed.nonzero()[0])
             raise UsageError(
-                f"a static proposer gave the candidates {items[place].tolist()} for example {int(number[place])} and "
-                f"{before[place].tolist()} before; candidates must depend on the example alone, not on the step or on the "
+                f"a static proposer gave the candidates {in_words(found[place])} for example {int(number[place])} and "
+                f"{in_words(before[place])} before; candidates must depend on the example alone, not on the step or on the "
                 "rest of the batch: set Proposals.static to False"
             )
 
@@ -96,3 +97,9 @@ class ReferenceCache:
                 self.pays = False
                 return None
         return joined(scored)
+
+
+def _of_one_size(parts: Sequence[RaggedRows]) -> list[RaggedRows]:
+    """Return rows of entries [V, E] with the largest E: batches without code sequences have entries of the item alone."""
+    size = max(part.values.shape[1] for part in parts)
+    return [RaggedRows(pad(part.values, (0, size - part.values.shape[1])), part.first) for part in parts]

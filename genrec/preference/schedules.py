@@ -106,6 +106,21 @@ def schedules_in(specification: object) -> dict[str, ValueSchedule]:
     return {path: each for path, each in found if isinstance(each, ValueSchedule) and not isinstance(each, type)}
 
 
+def check_length(stage: str, objective: object, max_steps: int) -> None:
+    """Raise UsageError if a `Linear` or `Cosine` of an objective has more steps than its stage, so that it would not reach its end.
+
+    `stage` is the key path of the stage's recipe, such as `align` or `align.1`. Other schedules have no length.
+    """
+    for path, schedule in schedules_in(objective).items():
+        if isinstance(schedule, Linear | Cosine) and schedule.steps > max_steps:
+            field = f"{stage}.objective.{path}"
+            flag = f"--{field}.steps".replace("_", "-")
+            raise UsageError(
+                f"{field} changes over {schedule.steps} steps, but its stage has {max_steps}, so it would not reach its end "
+                f"{schedule.end}; set {flag} to {max_steps} or fewer, or --{stage}.optimization.max-steps to {schedule.steps} or more"
+            )
+
+
 def at_step(specification: T, step: int) -> T:
     """Return the specification with the value of the step in place of every schedule; the same object if it holds none."""
     changed: Any = _at_step(specification, step)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from genrec.objectives.prepared_rows import items_of
+from genrec.objectives.prepared_rows import equal_identities, identities_of
 from genrec.objectives.rows import rows_of, with_places
 from genrec.plugin_source import name_with_place
 from genrec.preference.candidate_contract import candidates_fault, proposals_fault, tensor_fault, values_fault
@@ -28,7 +27,7 @@ def check_proposer(proposer: Proposer) -> None:
     - candidates are int64 [X, M] with a mask bool [X, M]; items are in the catalog, or 0 where masked; a row has no item twice;
     - `rows` is bool [X], and a row that takes part has a candidate; a row with one is a single label, for `KTO(paired=False)`;
     - equal seeds and steps give equal candidates;
-    - with `static`, other steps and other batches of the same rows give equal candidates too;
+    - with `static`, other steps and other batches of the same rows give equal candidates too, items and codes;
     - behavior log-probabilities are float32 [X, M], finite where the mask is true, and at most 0;
     - codes are int64 [X, M, L], -1 for items and masked candidates; an item has none of the other sequences, no row has one twice, and
       `proposes_codes()` is true;
@@ -83,14 +82,13 @@ def _check_static(name: str, proposals: Proposals, rows: SequenceBatch, step: in
         else:
             assert proposals.on_host is not None
             found = proposals.on_host(SequenceBatch(*(each[places] for each in rows)), number)
-        return items_of(found)
+        return identities_of(found)
 
     every = torch.arange(len(rows.target))
     whole, later = propose(every, step), propose(every, step + 1)
     halves = [propose(each, step) for each in (every[::2], every[1::2])]
     for found, other, cause in ((later, whole, "step"), (halves[0], whole[::2], "batch"), (halves[1], whole[1::2], "batch")):
-        width = max(found.shape[1], other.shape[1])  # rows may be padded to the longest of their batch
-        if not same(*(pad(each, (0, width - each.shape[1])) for each in (found, other))):
+        if not bool(equal_identities(found, other).all()):  # rows may be padded to the longest of their batch
             raise ContractError(
                 f"{name}: Proposals.static is true, but the candidates of a row changed with the {cause}; they must depend on the row "
                 "alone, or static must be False"

@@ -13,6 +13,7 @@ from genrec.training.curves import STANDARD_ERROR, VALIDATION, Row, Watcher
 from genrec.training.policy_divergence import ENTROPY, KL
 
 CHANGE = 0.05  # relative rise or fall that counts as one
+GAINED = 0.2  # share of the way to 1 by which an accuracy must rise: from 0.5 to 0.6, four standard errors of 512 pairs
 VALIDATIONS = 2  # consecutive validations that must show a change, because validation users are a sample
 ROWS = 3  # consecutive rows (60 steps) that must show an empty gradient, because each row averages over different examples
 MIN_SHARE = 0.05  # share of groups, or of rows with a preference, below which they hardly train the policy
@@ -20,8 +21,9 @@ COLLAPSED = 0.5  # share of the entropy at step 0 below which it has collapsed
 MIN_LOSS = 0.5  # nats of entropy that must be lost too, so that a policy that was certain from the start gives no warning
 MAX_KL = 2.0  # nats per Semantic ID: what the policy proposes is on average exp(2) = 7.4 times as likely as under SFT
 
+REWARD = "reward"
 SIGNALS = {  # columns that an objective raises by itself -> their names in words
-    "reward": "the mean reward of the candidates",
+    REWARD: "the mean reward of the candidates",
     f"{VALIDATION}preference_accuracy": "the preference accuracy on validation pairs",
     "accuracy": "the preference accuracy in training",
 }
@@ -35,7 +37,9 @@ def alignment_watchers(selected: str) -> tuple[Watcher, ...]:
 class OverOptimization:
     """Warns when a reward or a preference accuracy rises after the best step, while the validation metric falls.
 
-    A fall exceeds 5 % of the best value and, where the curves have it, the standard error over users.
+    A fall exceeds 5 % of the best value and, where the curves have it, the standard error over users. A reward rises by more than
+    5 %. An accuracy is 0.5 where policy and reference are equal, so every alignment raises it at first, and it is at most 1: it rises
+    by more than `GAINED` of the way to 1.
     """
 
     def __init__(self, selected: str) -> None:
@@ -53,7 +57,7 @@ class OverOptimization:
                 self.start.setdefault(name, row[name])
         if metric is None or self.best is None:
             return None
-        rising = [name for name in SIGNALS if name in row and row[name] - self.start[name] > CHANGE * abs(self.start[name])]
+        rising = [name for name in SIGNALS if name in row and _rose(name, self.start[name], row[name])]
         error = row.get(f"{VALIDATION}{self.selected}{STANDARD_ERROR}", 0.0)
         fell = _fell(self.best[1], metric) and self.best[1] - metric > error
         if not self.once.reached(bool(rising) and fell):
@@ -156,6 +160,11 @@ class EmptyGroups:
             "likelihood alone, or not at all if it is 0. What to try: more candidates or beams; a longer SFT; a reward that also "
             "tells other items apart; include_target or history items among the candidates"
         )
+
+
+def _rose(signal: str, before: float, now: float) -> bool:
+    """Return whether a reward has risen by 5 %, or an accuracy by a fifth of the way to 1."""
+    return now - before > (CHANGE * abs(before) if signal == REWARD else GAINED * (1 - before))
 
 
 def _fell(before: float, now: float) -> bool:

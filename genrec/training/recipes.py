@@ -6,11 +6,12 @@ This module does not import Lightning, so that importing an experiment is fast.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from genrec.errors import UsageError
 from genrec.objectives import Preference, Supervised
 from genrec.precision import Precision
+from genrec.preference.schedules import check_length
 from genrec.types import Objective
 from genrec.types.specification import check_at_least, check_is, check_types
 
@@ -78,6 +79,11 @@ class SFT:
         check_is("sft.validation", self.validation, Validation)
         _check_objective("sft.objective", self.objective)
 
+    def check(self, experiment: Any) -> None:
+        """Raise UsageError if a schedule of the objective is longer than SFT. Open steps are known when it begins."""
+        if self.optimization.max_steps is not None:
+            check_length("sft", self.objective, self.optimization.max_steps)
+
 
 @dataclass(frozen=True)
 class Align:
@@ -109,6 +115,11 @@ class Align:
                 "align.optimization.learning_rate must be a number, such as 1e-4, got None; only SFT chooses it by itself"
             )
         _ = self.steps
+
+    def check(self, experiment: Any) -> None:
+        """Raise UsageError if a schedule of the objective is longer than this stage of the experiment."""
+        place = experiment.alignments.index(self)
+        check_length("align" if len(experiment.alignments) == 1 else f"align.{place}", self.objective, self.steps)
 
     @property
     def steps(self) -> int:

@@ -19,6 +19,7 @@ import math
 from typing import Any, NamedTuple
 
 from genrec.data.examples import epoch_steps
+from genrec.preference.schedules import check_length
 from genrec.training.recipes import SFT, Align
 
 EPOCHS = 40  # passes over the training examples
@@ -55,11 +56,15 @@ class Schedule(NamedTuple):
 
 
 def schedule(recipe: SFT | Align, examples: int) -> Schedule:
-    """Return the schedule of a recipe for a number of training examples."""
+    """Return the schedule of a recipe for a number of training examples.
+
+    Raises UsageError if open steps turn out to be fewer than those of a schedule of the objective (`check_length`).
+    """
     optimization, validation = recipe.optimization, recipe.validation
     steps = optimization.max_steps
-    if steps is None:
+    if steps is None:  # of SFT alone
         steps = default_steps(examples, optimization.batch_size)
+        check_length("sft", recipe.objective, steps)
     warmup, rate, every = optimization.warmup_steps, optimization.learning_rate, validation.every
     return Schedule(
         max_steps=steps,

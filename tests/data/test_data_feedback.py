@@ -19,7 +19,7 @@ from genrec.data.corpus import Corpus
 from genrec.data.corpus_builder import prepare
 from genrec.data.corpus_statistics import protocol_of
 from genrec.data.examples import CorpusExamples, examples, windows
-from genrec.data.feedback import labels_of
+from genrec.data.feedback import check_labels, labels_of
 from genrec.data.held_out_feedback import disliked_examples, held_out_items
 from genrec.data.sources import MovieLens
 from genrec.data.splits import GlobalTemporal, HoldOutLast, LeaveOneOut
@@ -210,6 +210,10 @@ def test_hold_out_last_equals_plain_loops(events: list[tuple[Any, ...]], n: int,
         with pytest.raises(InputError, match="nothing is left after the filter"):
             prepare(raw(events), split)
         return
+    if not any(rating >= 4 for rows, *_ in users.values() for _, rating in rows):
+        with pytest.raises(InputError, match="labels no event as liked"):
+            prepare(raw(events), split)
+        return
     corpus = prepare(raw(events), split)
     check_against_loops(corpus, expected_examples(users, feedback, histories), feedback)
     for part, begin, end in (("validation", 1, 2), ("test", 2, 3)):
@@ -352,6 +356,20 @@ def test_a_source_without_ratings_is_refused(split: LeaveOneOut | HoldOutLast) -
 def test_nobody_with_two_liked_events_is_an_error() -> None:
     with pytest.raises(InputError, match=r"nothing is left after the filter 'users with 2 liked events or more'.*--split.liked"):
         prepare(raw(HAND), LeaveOneOut(core=0, liked=5.5))
+
+
+def test_a_bound_that_no_rating_reaches_is_refused_when_the_labels_are_read() -> None:
+    """The highest rating of the events that are left is 5; a bound of 5 labels events, one of 5.5 none."""
+    assert prepare(raw(HAND), HoldOutLast(n=4, core=0, liked=5)).statistics["feedback"]["liked"] == 5
+    with pytest.raises(
+        InputError, match=r"^split.liked = 5.5 labels no event as liked, .*: the highest rating is 5; set split.liked to 5"
+    ):
+        prepare(raw(HAND), HoldOutLast(n=4, core=0, liked=5.5))
+    with pytest.raises(InputError, match=r"^split.liked = 4 labels no event as liked, .*: no event has a rating$"):
+        check_labels(np.zeros(2, dtype=np.int8), np.full(2, np.nan), FeedbackBounds(4, 2))
+    tables = raw([(user, item, time, min(rating or 1, 3)) for user, item, time, rating in HAND])
+    with pytest.raises(InputError, match=r"set split.liked to 3 or less"):
+        prepare(tables, Evens())
 
 
 @pytest.mark.parametrize("split", [LABELED, HALVES, HoldOutLast(), LeaveOneOut(liked=3)])

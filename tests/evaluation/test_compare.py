@@ -318,12 +318,14 @@ def test_differences_in_the_configuration() -> None:
     assert compare(runs).differences == {
         "policy.class": {"sft": "Tiger", "dpo": "Tiger", "sdpo": "Tiger", "pop": "Popularity"},
         "align.loss.class": {"sft": ABSENT, "dpo": "m:DPO", "sdpo": "m:SoftmaxDPO", "pop": ABSENT},
+        "align.loss.beta": {"sft": ABSENT, "dpo": 0.1, "sdpo": ABSENT, "pop": ABSENT},
+        "align.loss.alpha": {"sft": ABSENT, "dpo": ABSENT, "sdpo": 1, "pop": ABSENT},
         "align.num_negatives": {"sft": ABSENT, "dpo": 1, "sdpo": 3, "pop": ABSENT},
     }
 
 
 def test_a_list_of_components_differs_from_no_list() -> None:
-    """Like a class it is compared among the rows that use its stage. A list of numbers is an ordinary field."""
+    """Like a class it is compared among the rows that use its stage."""
     odd, near = ({"class": f"m:{name}", "source": "1f"} for name in ("OddOnly", "Near"))
     plain = {"align.negatives.class": "m:Uniform", "align.num_negatives": 1}
     filtered = {"align.negatives.class": "m:Filtered", "align.negatives.filters": [odd], "align.negatives.weights": [1.0, 2.0]}
@@ -335,6 +337,7 @@ def test_a_list_of_components_differs_from_no_list() -> None:
     assert found(a={**plain}, b={**filtered}, pop={"policy.class": "m:Popularity"}) == {
         "align.negatives.class": {"a": "m:Uniform", "b": "m:Filtered", "pop": ABSENT},
         "align.negatives.filters": {"a": ABSENT, "b": [odd], "pop": ABSENT},
+        "align.negatives.weights": {"a": ABSENT, "b": [1.0, 2.0], "pop": ABSENT},
     }
     assert found(b={**filtered}, c={**other}) == {"align.negatives.filters": {"b": [odd], "c": [odd, near]}}
     assert found(b={**filtered}, again={**filtered}, pop={"policy.class": "m:Popularity"}) == {}

@@ -11,7 +11,7 @@ from pandas import DataFrame
 from genrec import run_files
 from genrec.evaluation.compare import Comparison, Run, compare
 from genrec.evaluation.comparison import comparison_report
-from genrec.evaluation.comparison.comparison_summary import summary
+from genrec.evaluation.comparison.comparison_summary import NO_CONTROL, summary
 from genrec.evaluation.comparison.table_cells import p_cell
 from genrec.row_commands import print_table
 
@@ -90,7 +90,7 @@ def test_a_figure_of_all_lists_differs_over_seeds() -> None:
     text = f"it is above the reference sft beyond chance over seeds {figures(comparison, 'dpo')}."
     assert summary(comparison).reading == [
         f"Of 2 rows dpo has the highest Coverage@10 (0.4100); {text}",
-        "Of the rows with a preference loss (dpo) dpo is above sft beyond chance over seeds.",
+        f"Of the rows with a preference loss (dpo) dpo is above sft beyond chance over seeds. {NO_CONTROL}",
     ]
 
 
@@ -148,23 +148,26 @@ def test_rows_with_preferences_are_compared_with_the_control() -> None:
         "genrec compare more dpo s-dpo --reference more", "genrec curves more dpo s-dpo", "genrec show more",
     ]  # fmt: skip
     gain = summary(compare([*rows[1:4], *seeded("dpo", [80, 82, 81], DPO)], resamples=10))
-    assert gain.reading[1] == "Of the rows with a preference loss (dpo) dpo is above sft beyond chance over users and seeds."
+    assert (
+        gain.reading[1]
+        == f"Of the rows with a preference loss (dpo) dpo is above sft beyond chance over users and seeds. {NO_CONTROL}"
+    )
 
 
 def test_no_finding_is_stated_without_a_test() -> None:
     """`al` is higher, but it has no seed in common with sft: no sentence that none is above, no command for the same in reverse."""
     rows = [*seeded("sft", [10, 11], SFT), run("al", 60, DPO, 2)]
     found = summary(compare(rows, resamples=10))
-    assert found.reading[1:] == ["al has a preference loss, but no test against sft."]
+    assert found.reading[1:] == [f"al has a preference loss, but no test against sft. {NO_CONTROL}"]
     assert found.commands == ["genrec curves al", "genrec show al"]
     found = summary(compare([*rows, *seeded("other", [70, 72], DPO)], resamples=10))
     assert found.reading[1] == (
         "Of the rows with a preference loss (other) other is above sft beyond chance over users and seeds. "
-        "al has a preference loss, but no test against sft."
+        f"al has a preference loss, but no test against sft. {NO_CONTROL}"
     )
-    assert found.commands[0] == "genrec compare sft al other --reference other"
+    assert found.commands[0] == "genrec curves al other"
     with_control = summary(compare([*rows, run("more", 5, CONTROL)], resamples=10))  # no seed in common with al
-    assert with_control.commands[0] == "genrec compare sft al more --reference more"
+    assert with_control.commands[0] == "genrec curves al more"
 
 
 def test_rows_with_different_seeds_are_named() -> None:
@@ -184,8 +187,10 @@ def test_rows_with_different_seeds_are_named() -> None:
 def test_commands_of_tables_without_a_control() -> None:
     rows = [run("popularity", 1, BASELINE), run("my sft", 40, SFT), run("dpo", 20, DPO)]
     assert summary(compare(rows, reference="my sft", resamples=10)).commands == [
-        "genrec compare popularity 'my sft' dpo --reference dpo", "genrec curves dpo", "genrec show 'my sft'",
+        "genrec curves dpo", "genrec show 'my sft'",
     ]  # fmt: skip
+    assert summary(compare(rows, resamples=10)).commands[0] == "genrec compare popularity 'my sft' dpo --reference 'my sft'"
+    assert summary(compare(rows[:2], resamples=10)).commands[0] == "genrec compare popularity 'my sft' --reference 'my sft'"
     alone = summary(compare(rows[1:2], resamples=10))
     assert alone.reading == ["my sft has NDCG@10 0.4000. Compare it with another row, at best with a baseline."]
     assert alone.commands == ["genrec compare 'my sft' NAME_OF_ANOTHER_ROW", "genrec curves 'my sft'", "genrec show 'my sft'"]
@@ -227,3 +232,33 @@ def test_rows_without_a_hit_have_no_best_row() -> None:
     found = summary(compare([run("sft", 0, SFT), run("dpo", 0, DPO)], resamples=10))
     assert found.reading == ["All 2 rows have NDCG@10 0.0000: no row is the best. Train longer, or test more users."]
     assert "highest" in summary(compare([run("sft", 0, SFT), run("dpo", 1, DPO)], resamples=10)).reading[0]
+
+
+def test_a_control_has_the_base_and_the_steps_of_an_aligned_row() -> None:
+    """A row of more steps, or of another SFT, is no control. Of two controls the first has the targets of the aligned row."""
+
+    def aligned(base: dict[str, object], steps: int, feedback: str) -> dict[str, object]:
+        return base | {"align.optimization.max_steps": steps, "align.objective.feedback": feedback}
+
+    rows = [run("sft", 10, SFT), run("dpo", 30, aligned(DPO, 200, "liked"))]
+    longer, other = aligned(CONTROL, 400, "liked"), aligned(CONTROL, 200, "liked") | {"sft.optimization.max_steps": 9}
+    found = summary(compare([*rows, run("longer", 35, longer), run("other", 40, other)], resamples=10))
+    assert found.reading[1].endswith(NO_CONTROL)
+    assert found.commands[0].startswith("genrec curves")
+    rows += [run("all", 20, aligned(CONTROL, 200, "all")), run("liked", 25, aligned(CONTROL, 200, "liked")), run("longer", 35, longer)]
+    found = summary(compare(rows, resamples=10))
+    assert "liked is the control" in found.reading[1]
+    assert found.commands[0] == "genrec compare dpo all liked longer --reference liked"
+    as_reference = summary(compare(rows, reference="all", resamples=10))
+    assert "all is the control" in as_reference.reading[1]
+    assert as_reference.commands[0] == found.commands[0]
+    own = summary(compare(rows, reference="liked", resamples=10))
+    assert own.commands[0] == "genrec compare sft dpo all liked longer --reference sft"
+
+
+def test_the_steps_of_a_chain_are_added() -> None:
+    """200 and 100 steps of a chain have a control of 300 steps."""
+    second = {f"align-2.{key.removeprefix('align.')}": value for key, value in DPO.items() if key.startswith("align.")}
+    chain = DPO | second | {"align.optimization.max_steps": 200, "align-2.optimization.max_steps": 100}
+    rows = [run("chain", 30, chain), run("more", 20, CONTROL | {"align.optimization.max_steps": 300})]
+    assert "more is the control" in summary(compare(rows, resamples=10, reference="more")).reading[1]

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from worlds import cyclic
 
 from genrec.errors import UsageError
+from genrec.experiment import SFT, Align, Experiment, Optimization
 from genrec.objectives import PolicyGradient, Preference
 from genrec.preference.losses import (
     CPO,
@@ -30,6 +32,7 @@ from genrec.preference.losses import (
 )
 from genrec.preference.schedules import Cosine, Linear, at_step, constant, schedules_in
 from genrec.store import describe
+from genrec.training.schedule import schedule
 from genrec.types import PreferenceLoss, ValueSchedule
 
 UP = Linear(start=0.5, end=1.5, steps=4)
@@ -136,3 +139,44 @@ def test_the_weights_of_objectives_are_checked_at_both_ends(field: str) -> None:
             kind(**{field: True})
     with pytest.raises(UsageError, match=r"PolicyGradient.kl must be 0 or more and finite, got -0.5 at one end"):
         PolicyGradient(kl=wrong)
+
+
+def test_a_schedule_is_no_longer_than_its_alignment() -> None:
+    """8 steps of an alignment of 8 are accepted, also where another schedule has no length; 9 name the field of the stage."""
+    row = cyclic(align_steps=8)
+
+    def aligned(steps: int, *before: Align) -> Experiment:
+        loss = Anchored(SoftmaxDPO(beta=Linear(start=0.5, end=2.0, steps=steps)))
+        last = Align(Preference(loss, weight=Steps()), optimization=Optimization(max_steps=8, batch_size=4, learning_rate=1e-4))
+        return replace(row, align=(*before, last) if before else last)
+
+    assert aligned(8).alignments[0].steps == 8
+    with pytest.raises(UsageError) as raised:
+        aligned(9)
+    assert str(raised.value) == (
+        "align.objective.loss.loss.beta changes over 9 steps, but its stage has 8, so it would not reach its end 2.0; "
+        "set --align.objective.loss.loss.beta.steps to 8 or fewer, or --align.optimization.max-steps to 9 or more"
+    )
+    with pytest.raises(
+        UsageError, match=r"^align\.1\.objective\.loss\.loss\.beta .* or --align\.1\.optimization\.max-steps to 9 or more"
+    ):
+        aligned(9, *row.alignments)
+
+
+@pytest.mark.parametrize(("max_steps", "examples", "allowed"), [(20, None, 20), (None, 40, 500), (None, 4000, 2520)])
+def test_a_schedule_is_no_longer_than_sft(max_steps: int | None, examples: int | None, allowed: int) -> None:
+    """Open steps are known by the number of examples: 40 epochs, at least 500 steps; 4,000 of 64 a step are 63 steps an epoch."""
+
+    def recipe(steps: int) -> SFT:
+        objective = Preference(likelihood=Cosine(start=1.0, end=0.0, steps=steps))
+        return SFT(Optimization(max_steps=max_steps, batch_size=64), objective=objective)
+
+    def check(steps: int) -> None:
+        if examples is None:
+            recipe(steps).check(None)
+        else:
+            schedule(recipe(steps), examples)
+
+    check(allowed)  # no error
+    with pytest.raises(UsageError, match=rf"^sft\.objective\.likelihood changes over {allowed + 21} steps, but its stage has"):
+        check(allowed + 21)

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from alignments import align, constant, following, parts, recipe
+from torch import Tensor
 
 from genrec.errors import InputError, NumericsError, Stopped
 from genrec.objectives.preference_logs import preference_logs
 from genrec.objectives.scored_candidates import log_probs
+from genrec.objectives.validation_pairs import pair_metrics
 from genrec.preference.losses import DPO, Anchored, ContinuedSFT, SoftmaxDPO
 from genrec.preference.negatives import Uniform
 from genrec.types import Draw, SamplerContext, SequenceBatch
@@ -44,6 +46,24 @@ def test_logs_by_hand() -> None:
         "margin": 1.2, "margin_level_1": 0.3, "margin_level_2": 0.9,
         "accuracy": 1.0, "accuracy_all": 1.0, "chosen_log_prob": -2.0, "rejected_log_prob": -2.2,
     }  # fmt: skip
+
+
+def test_a_tie_is_half_a_pair_in_training_and_validation() -> None:
+    """Margins 0.5, 0 and -0.5, and a masked negative: (1 + 1/2 + 0) / 3. The row has a pair in the wrong order."""
+    reference = torch.full((1, 5, 1), -2.0)
+    policy, negatives = reference.clone(), torch.tensor([[4, 5, 6, 0]])
+    policy[0, :, 0] += torch.tensor([0.5, 0.0, 0.5, 1.0, 0.0])
+    policy[:, 4] = reference[:, 4] = -torch.inf
+
+    def both(levels: Tensor) -> tuple[float, float]:
+        terms = SoftmaxDPO()(log_probs(levels, 4), log_probs(reference, 4))
+        logs, validation = preference_logs(terms, levels, reference, negatives), pair_metrics(levels, reference, negatives)
+        return logs["accuracy"].item(), validation["preference_accuracy"]
+
+    assert both(policy) == pytest.approx((0.5, 0.5))
+    policy[0, 0] += 0.25  # margins 0.75, 0.25 and -0.25
+    assert both(policy) == pytest.approx((2 / 3, 2 / 3))
+    assert both(reference) == (0.5, 0.5)
 
 
 def test_logs_of_a_batch_without_negatives_are_finite() -> None:

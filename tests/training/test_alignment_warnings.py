@@ -29,15 +29,26 @@ def validated(step: int, ndcg: float, **others: float) -> Row:
 
 @pytest.mark.parametrize("signal", ["reward", "accuracy", "validation_preference_accuracy"])
 def test_a_rising_signal_with_a_falling_metric_is_over_optimization(signal: str) -> None:
-    """The best is 0.20 at step 20, 5 % below it is 0.19. Steps 60 and 80 are below, with a signal of 0.5 -> 0.6, a rise of 20 %."""
-    values = [(20, 0.20, 0.5), (40, 0.195, 0.55), (60, 0.18, 0.6), (80, 0.17, 0.6), (100, 0.1, 0.9)]
+    """The best is 0.20 at step 20, 5 % below it is 0.19. Steps 60 and 80 are below, with a signal of 0.5 -> 0.65, a rise of 30 %."""
+    values = [(20, 0.20, 0.5), (40, 0.195, 0.55), (60, 0.18, 0.65), (80, 0.17, 0.65), (100, 0.1, 0.9)]
     rows = [validated(0, 0.15), *(validated(step, ndcg, **{signal: value}) for step, ndcg, value in values)]
     assert told(OverOptimization("ndcg@10"), rows) == [4]
     watcher = OverOptimization("ndcg@10")
     message = [watcher(row) for row in rows][4]
     assert message is not None
     assert "from step 20 to step 80" in message
-    assert "rose from 0.500 to 0.600, but ndcg@10 on validation users fell from 0.2000 to 0.1700" in message
+    assert "rose from 0.500 to 0.650, but ndcg@10 on validation users fell from 0.2000 to 0.1700" in message
+
+
+@pytest.mark.parametrize("signal", ["accuracy", "validation_preference_accuracy"])
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [(0.5, 0.59, []), (0.5, 0.61, [2]), (0.9, 0.91, []), (0.9, 0.93, [2]), (0.3, 0.43, []), (0.3, 0.45, [2])],
+)
+def test_an_accuracy_rises_by_a_fifth_of_the_way_to_1(signal: str, before: float, after: float, expected: list[int]) -> None:
+    """Half of the pairs are right by chance: 0.5 -> 0.525 is no preference. The limits are 0.5 + 0.1, 0.9 + 0.02 and 0.3 + 0.14."""
+    rows = [validated(step, ndcg, **{signal: value}) for step, ndcg, value in ((0, 0.2, before), (20, 0.1, after), (40, 0.1, after))]
+    assert told(OverOptimization("ndcg@10"), rows) == expected
 
 
 def test_after_a_best_step_of_0_the_signal_begins_with_the_first_row_that_has_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from typing import NamedTuple
 
@@ -19,6 +20,12 @@ from genrec.evaluation.statistics.paired_tests import (
 )
 
 LEVEL = 0.05  # a corrected p below it is a difference beyond chance
+FEEDBACK = "align.objective.feedback"
+STEPS = re.compile(r"align(-\d+)?\.optimization\.max_steps")
+NO_CONTROL = (
+    "A control is missing: a row on the same SFT with the same steps and the objective Supervised. Without it a gain over SFT may "
+    "come from more training."
+)
 WORDS = {3: "three", 5: "five"}
 
 
@@ -104,8 +111,8 @@ def _over(comparison: Comparison, trained: bool) -> str:
 
 def _on_preferences(comparison: Comparison) -> list[str]:
     """Return a paragraph on the rows with a preference loss: which are above the reference, which have no test, the control."""
-    control, aligned = _control(comparison), [row for row in comparison.rows if _loss(row) not in ("", CONTROL)]
-    aligned = [row for row in aligned if row.name != comparison.reference]
+    controls, aligned = _controls(comparison), [row for row in _preferring(comparison) if row.name != comparison.reference]
+    control = next((row for row in controls if row.name == comparison.reference), controls[0] if controls else None)
     tested = [row for row in aligned if row.test is not None and row.test.p_holm is not None]
     untested = [row.name for row in aligned if row not in tested]
     sentences = []
@@ -124,6 +131,8 @@ def _on_preferences(comparison: Comparison) -> list[str]:
         sentences.append(
             f"{control.name} is the control, trained further without preferences: a gain that it has too comes from more training."
         )
+    elif aligned:
+        sentences.append(NO_CONTROL)
     return [" ".join(sentences)] if sentences else []
 
 
@@ -136,8 +145,35 @@ def _loss(row: Row) -> str:
     return loss_of(row.configuration)
 
 
-def _control(comparison: Comparison) -> Row | None:
-    return next((row for row in comparison.rows if _loss(row) == CONTROL), None)
+def _preferring(comparison: Comparison) -> list[Row]:
+    """Return the rows with a preference loss."""
+    return [row for row in comparison.rows if _loss(row) not in ("", CONTROL)]
+
+
+def _controls(comparison: Comparison) -> list[Row]:
+    """Return the controls: rows trained without preferences on the base, and for the steps, of a row with a preference loss.
+
+    The first is the control of the most such rows, if possible with the same events as targets.
+    """
+    preferring = _preferring(comparison)
+
+    def fitting(row: Row) -> tuple[int, int]:
+        fit = [other for other in preferring if _base_and_steps(other) == _base_and_steps(row)]
+        return sum(other.configuration.get(FEEDBACK) == row.configuration.get(FEEDBACK) for other in fit), len(fit)
+
+    having = [row for row in comparison.rows if _loss(row) == CONTROL and fitting(row)[1]]
+    return sorted(having, key=fitting, reverse=True)
+
+
+def _base(row: Row) -> dict[str, object]:
+    """Return the settings of a row before its alignment, without those of evaluation and the versions of stages."""
+    return {key: value for key, value in row.configuration.items() if not key.startswith(("align", "evaluate.", "stages."))}
+
+
+def _base_and_steps(row: Row) -> tuple[dict[str, object], int]:
+    """Return the settings before alignment and the number of steps of all alignments."""
+    steps = [value for key, value in row.configuration.items() if STEPS.fullmatch(key)]
+    return _base(row), sum(value for value in steps if isinstance(value, int))
 
 
 def _commands(comparison: Comparison) -> list[str]:
@@ -149,23 +185,34 @@ def _commands(comparison: Comparison) -> list[str]:
         commands.append(_command("compare", best.name) + " NAME_OF_ANOTHER_ROW")
     elif (control := _control_to_compare(comparison)) is not None:
         commands.append(_command("compare", *aligned, "--reference", control))
-    else:  # a row without a test against the reference would have none as the reference either
-        tested = [row for row in comparison.rows if row.test is not None and row.test.difference is not None]
-        other = max(tested, key=lambda row: row.value, default=None)
-        if other is not None:
-            commands.append(_command("compare", *(row.name for row in comparison.rows), "--reference", other.name))
+    elif (other := _other_reference(comparison)) is not None:
+        commands.append(_command("compare", *(row.name for row in comparison.rows), "--reference", other))
     if trained:
         commands.append(_command("curves", *(aligned or trained)))
     return [*commands, _command("show", best.name)]
 
 
 def _control_to_compare(comparison: Comparison) -> str | None:
-    """Return the name of the control if it is not the reference and an aligned row has a seed in common with it, else None."""
-    control = _control(comparison)
+    """Return the name of the first control if it is not the reference and an aligned row has a seed in common with it, else None."""
+    control = next(iter(_controls(comparison)), None)
     if control is None or control.name == comparison.reference:
         return None
     aligned = [row for row in comparison.rows if _loss(row) and row is not control]
     return control.name if any(set(row.seeds) & set(control.seeds) for row in aligned) else None
+
+
+def _other_reference(comparison: Comparison) -> str | None:
+    """Return the SFT of an aligned row, or without aligned rows the best row, if it has a test against the reference; else None.
+
+    A row without a test against the reference would have none as the reference either.
+    """
+    tested = [row for row in comparison.rows if row.test is not None and row.test.difference is not None]
+    preferring = _preferring(comparison)
+    if preferring:
+        bases = [_base(row) for row in preferring]
+        return next((row.name for row in tested if row.trained and not _loss(row) and _base(row) in bases), None)
+    other = max(tested, key=lambda row: row.value, default=None)
+    return None if other is None else other.name
 
 
 def _command(*words: str) -> str:

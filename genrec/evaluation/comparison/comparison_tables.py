@@ -125,7 +125,7 @@ def _differences(comparison: Comparison) -> Table:
     """Return the table of differing settings: a line per setting and a column per row, or transposed if there are many rows."""
     names, name = [row.name for row in comparison.rows], "Configuration differences"
     keys = [key.removesuffix(".class") for key in comparison.differences]
-    lines = [_line_of(key, [values[row] for row in names]) for key, values in comparison.differences.items()]
+    lines = [_line_of(key, [values[row] for row in names], comparison.rows) for key, values in comparison.differences.items()]
     listing = tuple(_listed(key, names, line) for key, line in zip(keys, lines, strict=True))
     if len(names) > max(len(keys), MAX_COLUMNS):
         rows = [[row, *column] for row, *column in zip(names, *lines, strict=True)]
@@ -155,15 +155,25 @@ def _value(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _line_of(key: str, values: list[object]) -> list[str]:
+def _line_of(key: str, values: list[object], rows: Sequence[Row]) -> list[str]:
     """Return the values of a key as text, with different text for different values. A class path 'module:Name' becomes 'Name'."""
     if key.endswith(".class"):
         return [_value(value).rpartition(":")[2] for value in values]
-    texts = [_text(value) for value in values]
     if key.endswith(".fingerprint"):
-        texts = [text[:FINGERPRINT_DIGITS] for text in texts]
+        return _files(key, [str(value) for value in values], rows)
+    texts = [_text(value) for value in values]
     distinct = len(set(texts)) == len(set(map(repr, values)))
     return texts if distinct else [_text(value, hidden=()) for value in values]
+
+
+def _files(key: str, fingerprints: list[str], rows: Sequence[Row]) -> list[str]:
+    """Return fingerprints of files as 'pairs.csv (0123abcd)', with the names of the files that the part of the experiment read."""
+    digits = FINGERPRINT_DIGITS if len({text[:FINGERPRINT_DIGITS] for text in fingerprints}) == len(set(fingerprints)) else None
+    names = [", ".join(row.file_names.get(key.partition(".")[0], ())) for row in rows]
+    return [
+        text if text == ABSENT else f"{files} ({text[:digits]})" if files else text[:digits]
+        for files, text in zip(names, fingerprints, strict=True)
+    ]
 
 
 def _text(value: object, hidden: tuple[str, ...] = HIDDEN) -> str:

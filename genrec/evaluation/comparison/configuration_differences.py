@@ -13,6 +13,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from genrec.evaluation.comparison.comparable import ABSENT
+from genrec.evaluation.statistics.paired_tests import is_trained
 from genrec.store import NEW_IN_KEY
 
 if TYPE_CHECKING:
@@ -20,15 +21,20 @@ if TYPE_CHECKING:
 
 CLASS = ".class"  # ending of the key path of a component's class
 NO_CHOICE = ("genrec.training.recipes:", "genrec.experiment:")  # modules of classes without an alternative: Optimization, Align
+OF_THE_CODE = ("version", "source")  # fields that are no settings: the version of a class, and the hash of a plug-in's code
 
 
 def differences(rows: Sequence[Row]) -> dict[str, dict[str, object]]:
     """Return the configuration keys with different values across rows, except the seed: key path -> row -> value.
 
-    The class of a component is compared among the rows with its stage: a baseline has no `sft`; SFT alone is a row with `align`, which
-    is None. A class of `NO_CHOICE`, such as `Optimization`, and a list of components are compared among the rows with the
-    component that holds them, since they are no choice without it. Any other key is compared among the rows that have it: the fields
-    of a component that only one row has are left out. A field that is not recorded has its default.
+    - The class of a component is compared among the rows with its stage: a baseline has no `sft`; SFT alone is a row with `align`,
+      which is None.
+    - The other fields of a component are compared among the same rows, so fields of a class that only one row has are there too. A
+      trained row and a baseline are not compared in them, and a field that is None in all rows that have it is left out.
+    - A class of `NO_CHOICE`, such as `Optimization`, and its fields are compared among the rows with the component that holds them,
+      since they are no choice without it. So is a list of components.
+
+    A field that is not recorded has its default.
     """
     defaults = {row.name: unrecorded_defaults(row.configuration) for row in rows}
 
@@ -37,13 +43,25 @@ def differences(rows: Sequence[Row]) -> dict[str, dict[str, object]]:
 
     result: dict[str, dict[str, object]] = {}
     for key in dict.fromkeys(key for row in rows for key in row.configuration):
-        having = [row for row in rows if key in row.configuration]
-        names_component = key.endswith(CLASS) or any(_holds_components(row.configuration[key]) for row in having)
-        compared = _rows_with_holder(rows, key) if names_component else [row for row in rows if value(row, key) != ABSENT]
-        values = [value(row, key) for row in compared]
+        names_component = key.endswith(CLASS) or any(_holds_components(row.configuration.get(key)) for row in rows)
+        having = [row for row in rows if value(row, key) != ABSENT]
+        values = [
+            value(row, key) for row in (_rows_with_holder(rows, key) if names_component else _rows_with_field(rows, key, having))
+        ]
         if key != "seed" and any(other != values[0] for other in values):
             result[key] = {row.name: value(row, key) for row in rows}
     return result
+
+
+def _rows_with_field(rows: Sequence[Row], key: str, having: Sequence[Row]) -> Sequence[Row]:
+    """Return the rows that are compared in a field that is no class; `having` are those with a value."""
+    holder, _, field = key.rpartition(".")
+    component = f"{holder}{CLASS}"
+    is_chosen = any(component in row.configuration for row in rows) and not _has_no_choice(rows, component)
+    if not is_chosen or field in OF_THE_CODE or all(row.configuration.get(key) is None for row in having):
+        return having
+    kinds = {is_trained(row.configuration) for row in having}
+    return [row for row in _rows_with_holder(rows, component) if is_trained(row.configuration) in kinds]
 
 
 def unrecorded_defaults(configuration: Mapping[str, object]) -> dict[str, object]:
@@ -85,10 +103,15 @@ def _rows_with_holder(rows: Sequence[Row], key: str) -> list[Row]:
     """
     holder = key.removesuffix(CLASS).rpartition(".")[0]
     holding = [row for row in rows if f"{holder}{CLASS}" in row.configuration]
-    chosen = key.endswith(CLASS) and not any(str(row.configuration.get(key, "")).startswith(NO_CHOICE) for row in rows)
+    chosen = key.endswith(CLASS) and not _has_no_choice(rows, key)
     return (not chosen and holding) or [
         row for row in rows if any(_kind_of_stage(other) == _kind_of_stage(key) for other in row.configuration)
     ]
+
+
+def _has_no_choice(rows: Sequence[Row], key: str) -> bool:
+    """Return whether the class at a key path is one without an alternative in some row."""
+    return any(str(row.configuration.get(key, "")).startswith(NO_CHOICE) for row in rows)
 
 
 def _kind_of_stage(key: str) -> str:
