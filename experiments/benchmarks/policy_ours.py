@@ -167,7 +167,8 @@ class Ours:
         self.policy.eval()
         numbers = torch.arange(size * len(batches)).split(size)
         on_device = [number.to(self.device) for number in numbers]
-        turns = cycle(zip(numbers, on_device, [items for _, items in batches], strict=True))
+        identities = [items.unsqueeze(2) for _, items in batches]  # candidates without codes are told apart by their items
+        turns = cycle(zip(numbers, on_device, identities, strict=True))
         ready, frozen = self.ready(batches), FrozenCopy(self.policy)
         cache = ReferenceCache(NumberedExamples(range(size * len(batches)), True), size, len(batches), frozen)
 
@@ -177,12 +178,12 @@ class Ours:
 
         def step() -> int:
             history, candidates = next(ready)
-            number, number_on_device, items = next(turns)
+            number, number_on_device, found = next(turns)
             with autocast(self.device, self.precision):
                 ours = log_probs(self.policy.level_log_prob(history, candidates))
                 kept = cache.gather(number_on_device, candidates.shape[1], score)
                 assert kept is not None
-                cache.check(number, items, lambda index: batches[int(index[0]) // size][1])
+                cache.check(number, found, lambda index: identities[int(index[0]) // size])
                 loss = loss_of(ours, log_probs(kept)).loss.mean()
             self.update(loss, optimizer)
             return len(history)
