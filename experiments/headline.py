@@ -14,8 +14,8 @@ policies are those of experiments/parallel.py. One recipe for all alignments, ch
 and tuned for no row: windows of the SFT stage, the likelihood beside each preference loss with weight 1, dropout on in the policy and
 off in the reference, AdamW 3e-4 (`-long`: six epochs, 5e-4), 20 steps of warm-up, the last step kept.
 
-Cost: on one core of an AMD EPYC, SFT takes about 17 minutes a seed, a row of two epochs 2 to 5 minutes and a row of six 6 to 15; all rows
-of `beauty` take about 8 hours. No row of these tables has its five seeds yet; what has been run stands in experiments/results.md.
+Cost: on one core of an AMD EPYC, SFT takes about 17 minutes a seed, a row of two epochs 2 to 5 minutes and a row of six 6 to 15; all
+rows of `beauty` take about 8 hours. No row of these tables has its five seeds yet; what has been run stands in experiments/results.md.
 """
 
 from __future__ import annotations
