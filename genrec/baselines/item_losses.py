@@ -82,7 +82,7 @@ class SampledSoftmax:
     With `in_batch` above 0 the negatives are mixed: this share of them are targets of other places of the batch, so that popular items
     are drawn more often. Without `log_q` the score of an item is then lower by the logarithm of its frequency among negatives: rare
     items rise. `log_q` makes this loss a consistent estimate of the softmax over all items: an item counts once, and s - log pi takes
-    the place of s, also for the target. pi is the probability that the item is drawn (c targets of the batch's C are the item):
+    the place of s, also for the target. pi is the probability that the item is drawn (it is the target of c other places of the C):
 
         pi = 1 - (1 - 1 / (N - 1))^(uniform negatives) (1 - c / C)^(negatives of the batch)
 
@@ -128,15 +128,17 @@ class SampledSoftmax:
         """Return log pi of items int64 [C, M] for targets int64 [C], float32 [C, M]; None without `log_q`."""
         if not self.log_q:
             return None
-        missed = torch.zeros(num_items + 1, device=targets.device)  # log probability that no draw is the item, by item
+        if num_items == 2:
+            return torch.zeros(items.shape, device=items.device)  # the one other item is drawn always
+        missed = torch.zeros(items.shape, device=items.device)  # log probability that no draw is the item
         if self.num_in_batch:
-            share = missed.index_add(0, targets, torch.ones_like(targets, dtype=missed.dtype)) / len(targets)
-            missed = self.num_in_batch * torch.log1p(-share)
-        if num_items > 2:
-            missed = missed + (self.num_negatives - self.num_in_batch) * log1p(-1 / (num_items - 1))
-        else:
-            missed = torch.full_like(missed, -torch.inf)  # the one other item is drawn always
-        return torch.log(-torch.expm1(missed))[items]
+            count = torch.zeros(num_items + 1, device=targets.device).index_add(
+                0, targets, torch.ones(len(targets), device=targets.device)
+            )
+            others = count[items] - (items == targets.unsqueeze(1)).float()
+            missed = self.num_in_batch * torch.log1p(-others / len(targets))
+        missed = missed + (self.num_negatives - self.num_in_batch) * log1p(-1 / (num_items - 1))
+        return torch.log(-torch.expm1(missed))
 
     def item_loss(self, positive: Tensor, negatives: Tensor, num_items: int) -> Tensor:
         """Return the loss of each target, float32 [C], of scores float32 [C] and [C, K]."""

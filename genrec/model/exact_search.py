@@ -5,7 +5,8 @@ decoded at most once per user, however many items share it.
 
 The traversal is depth first, in chunks, the best prefixes first (branch and bound). A log-probability is at most 0, so that no item
 below a prefix scores higher than the prefix. Once `n` Semantic IDs are found, prefixes that score lower than the last of them are left
-out, which changes no list. Of a trained policy a few per cent of the prefixes remain; of an untrained one, nearly all.
+out, which changes no list; a NaN below such a prefix is not seen, as in beam search. Of a trained policy a few per cent of the
+prefixes remain; of an untrained one, nearly all.
 
 Memory holds one chunk per depth, and the best `n` leaves so far.
 """
@@ -65,7 +66,7 @@ class _Search:
         self.has_nan = self.has_nan | log_prob[..., 0].isnan().any(1)
         if last:
             parts = [self._best_leaves(node[rows], score[rows], log_prob[rows], rows) for rows in row_chunks(log_prob)]
-            self._update([_padded(column) for column in zip(*parts, strict=True)])
+            self._update(join_rows(list(zip(*parts, strict=True))))
             return
         candidates = children(level, node, score, log_prob)
         value = candidates.score.nan_to_num(-torch.inf, posinf=torch.inf, neginf=-torch.inf)
@@ -107,8 +108,11 @@ class _Search:
             self.bound = scores(self.keys[:, -1:])
 
 
-def _padded(parts: Sequence[Tensor]) -> Tensor:
-    """Concatenate rows of keys or leaves, padded with the lowest key to the widest part."""
-    widest = max(part.shape[1] for part in parts)
-    fill = torch.iinfo(torch.int64).max
-    return torch.cat([torch.nn.functional.pad(part, (0, widest - part.shape[1]), value=fill) for part in parts])
+def join_rows(columns: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """Concatenate rows of keys and of leaves, each padded to the widest part: by the key of the score -inf, and by leaf 0."""
+    widest = max(part.shape[1] for part in columns[0])
+    empty = int(keys(torch.tensor(-torch.inf), torch.tensor(0)))
+    return [
+        torch.cat([torch.cat([part, part.new_full((len(part), widest - part.shape[1]), fill)], 1) for part in parts])
+        for parts, fill in zip(columns, (empty, 0), strict=True)
+    ]

@@ -166,8 +166,8 @@ class SamplingCorrection(Protocol):
     def log_inclusion(self, targets: Tensor, items: Tensor, num_items: int) -> Tensor | None:
         """Return log pi of candidates int64 [C, M] of targets int64 [C] of a batch, float32 [C, M], finite; None: no correction.
 
-        pi is the probability, given the batch, that `draw_items` draws the item at least once for a place with another target. For
-        item 0, which is none, any finite value.
+        pi is the probability, given the targets of the other places, that `draw_items` draws the item at least once if the place has
+        another target. For item 0, which is none, any finite value.
         """
         ...
 

@@ -109,13 +109,13 @@ def test_beams_are_those_of_the_reference(
 
 
 @relaxed
-@given(worlds(), st.integers(1, 35), st.sampled_from([1, 2, 5]), st.booleans(), st.integers(1, 40))
+@given(worlds(), st.integers(1, 35), st.sampled_from([1, 2, 5]), st.booleans(), st.integers(1, 40), st.sampled_from([1, 20, 2**19]))
 def test_exact_scoring_is_the_reference_without_pruning(
-    world: tuple[Tensor, tuple[int, ...], Tensor], n: int, grid: int, filtered: bool, cells: int
+    world: tuple[Tensor, tuple[int, ...], Tensor], n: int, grid: int, filtered: bool, cells: int, row_cells: int
 ) -> None:
     codes, sizes, exclude = world
     decoding = Coarse(sizes, 3, grid)
-    with mock.patch.object(exact_search, "MAX_CELLS", cells):
+    with mock.patch.object(exact_search, "MAX_CELLS", cells), mock.patch.dict(beam_search.MAX_CELLS, cpu=row_cells):
         found = Trie(SemanticIds(codes, sizes)).recommend_exactly(decoding, n, exclude if filtered else None)
     for user in range(3):
         items, values = reference(decoding, codes, user, None, n, set(exclude[user].tolist()) if filtered else set())
