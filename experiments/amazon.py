@@ -8,8 +8,8 @@
     genrec run experiments/amazon.py:rivals     # popularity, ItemKNN, EASE (1.2 GB of memory), BPR and SASRec
 
 The two files are downloaded; `--source.path` names a folder with `reviews_Beauty_5.json.gz` and `meta_Beauty.json.gz`. Cost and result
-of the small runs: see experiments/results.md; EASE and BPR: experiments/results/parallel.md. The full recipe
-and SASRec have not been run.
+of the small runs and of `windows`: see experiments/results.md; EASE and BPR: experiments/results/parallel.md. The full recipe has not
+been run, and SASRec's with its five seeds neither.
 """
 
 from __future__ import annotations

@@ -4,18 +4,31 @@
     genrec run experiments/headline.py:primary  # the rows of the primary endpoint alone
     genrec run experiments/headline.py:toys     # Amazon 2014 Toys and Games, six rows, five seeds
 
-`--source.path` names a local copy of the data. Rows that are finished are not run again, and an interrupted run is resumed, so that a
-table may be run in parts.
+`--source.path` names a local copy of the data. Rows that are finished are not run again, and an interrupted run is resumed, so that
+a table may be run in parts. The tests of the endpoint and of the other rows (kept; `--evaluate.filter-seen True` gives filtered
+rows):
 
-Named before any test figure of these rows: the primary endpoint is NDCG@10 on test, seen items kept, of `gated-long` against
-`continued-long`, which takes the same steps on the same batches; Holm over all rows of the table. Second: the same with seen items
-filtered, and R@50 not significantly below. All other rows take `steps` (two epochs) and are compared with `continued`. The SFT
-policies are those of experiments/parallel.py. One recipe for all alignments, chosen for the gated form on validation of other runs
-and tuned for no row: windows of the SFT stage, the likelihood beside each preference loss with weight 1, dropout on in the policy and
-off in the reference, AdamW 3e-4 (`-long`: six epochs, 5e-4), 20 steps of warm-up, the last step kept.
+    genrec compare beauty-rpg-continued-long beauty-rpg-gated-long --reference beauty-rpg-continued-long
+    genrec compare beauty-rpg-continued beauty-rpg-dpo ... --reference beauty-rpg-continued
 
-Cost: on one core of an AMD EPYC, SFT takes about 17 minutes a seed, a row of two epochs 2 to 5 minutes and a row of six 6 to 15; all
-rows of `beauty` take about 8 hours. No row of these tables has its five seeds yet; what has been run stands in experiments/results.md.
+The primary endpoint, named before any test figure of these rows, is NDCG@10 on test, seen items kept, five seeds, of `gated-long`
+against `continued-long`, which takes the same steps on the same batches (a family of one, fixed after seed 0 had been seen: the
+test needs seeds other than 0). Second: each row of two epochs against `continued`, Holm over all of them. Known before: one seed of
+`gated` with an earlier recipe of SFT (experiments/results/parallel.md). For 43.5 % of Beauty's users the last two events have one
+date, and the order of the file decides which is the target.
+
+One recipe for all alignments, taken from trials of the gated form outside of this project: windows of the SFT stage, the likelihood
+beside each loss with weight 1, dropout on in the policy and off in the reference, AdamW 3e-4 (`-long`: six epochs, 5e-4), 20 steps
+of warm-up, the last step kept. **No row is tuned, and the scales of the losses are not matched**: per row, the gradient at the
+target's log-probability is 2 for IPO, 0.75 to 1 for S-DPO, 0.25 for DPO and 0.06 for KTO, and nearly 0 for SimPO where the target
+is much likelier than its negative. Rows differ from the papers that their losses come from by the likelihood term. `ecpo-top` and
+`leave-one-out-top` are contrasts within the policy's 16 best items, not the sampled methods ECPO and RLOO; `self-play` alternates
+SFT and S-DPO against the policy's own best items, as SPRec does with DPO. Uniform, popular and neighboring negatives are no
+training items of the user; the policy's best items and the whole catalog may be.
+
+Cost: on one core of an AMD EPYC, SFT takes about 17 minutes a seed, a row of two epochs 2 to 5 minutes and a row of six 6 to 15;
+all rows of `beauty` take about 8 hours. No row of these tables has its five seeds yet; what has been run stands in
+experiments/results.md.
 """
 
 from __future__ import annotations
@@ -62,12 +75,12 @@ def objectives(items: int, steps: int) -> dict[str, Objective]:
         "sdpo-popular": sdpo(Sampled(Popularity(), 15)),
         "sdpo-faiss": sdpo(Sampled(FaissNeighbors(pool_size=200), 15)),
         "sdpo-history": sdpo(History()),
-        "sprec": Rounds(objectives=(on_policy.WINDOWS, sdpo(TopItems(gate=False, refresh=0))), steps=(steps // 10, steps // 10)),
+        "self-play": Rounds(objectives=(on_policy.WINDOWS, sdpo(TopItems(gate=False, refresh=0))), steps=(steps // 10, steps // 10)),
         "ungated": on_policy.gated(gate=False),
         "stale": on_policy.gated(refresh=0),
         "gated": on_policy.gated(),
-        "grpo": PolicyGradient(candidates=own, weight=0.1, targets="all"),
-        "rloo": PolicyGradient(candidates=own, advantage=LeaveOneOutAdvantage(), surrogate=Reinforce(), weight=0.1, targets="all"),
+        "ecpo-top": PolicyGradient(candidates=own, targets="all"),
+        "leave-one-out-top": PolicyGradient(candidates=own, advantage=LeaveOneOutAdvantage(), surrogate=Reinforce(), targets="all"),
     }
 
 
@@ -104,10 +117,10 @@ def primary() -> list[Experiment]:
 
 
 def toys_sft() -> Experiment:
-    """Return the SFT policy of Beauty on Toys, its recipe unchanged."""
+    """Return the SFT policy of Beauty on Toys, its recipe unchanged: as many steps, which are 23 epochs of 164 steps."""
     return replace(parallel.sft(), name="toys-rpg-sft", source=AmazonReviews2014("Toys_and_Games"))
 
 
 def toys() -> list[Experiment]:
-    """Return six rows on Toys: SFT, the two controls, S-DPO with uniform negatives and the gated form with fewer and more steps."""
-    return table(toys_sft(), 11_924, 380, "continued", "sdpo-15", "gated")
+    """Return six rows on Toys: SFT, the two controls, S-DPO with uniform negatives and both gated rows. Two epochs are 328 steps."""
+    return table(toys_sft(), 11_924, 328, "continued", "sdpo-15", "gated")

@@ -10,7 +10,7 @@ import pandas as pd
 
 from genrec import failed_runs, pipeline, row_trainings, run_files, studies
 from genrec.errors import counted
-from genrec.experiment import Experiment
+from genrec.experiment import Experiment, kind_of_stage
 from genrec.progress import say
 from genrec.store import Artifact
 from genrec.workspace import check_writable, reports_folder, store
@@ -99,7 +99,8 @@ def _modified(folder: Path) -> int | None:
 def seconds_line(artifacts: Sequence[Artifact]) -> str:
     """Return one line with the seconds of each stage, summed over rows and seeds."""
     parts = []
-    for stage in pipeline.VERSIONS:
+    order = list(pipeline.VERSIONS)
+    for stage in sorted({artifact.stage for artifact in artifacts}, key=lambda stage: (order.index(kind_of_stage(stage)), stage)):
         seconds = [artifact.manifest["seconds"] for artifact in artifacts if artifact.stage == stage]
         if seconds:
             parts.append(f"{stage} {sum(seconds):.1f}" + (f" ({len(seconds)} artifacts)" if len(seconds) > 1 else ""))

@@ -36,3 +36,9 @@ def test_seconds_of_a_stage_are_summed() -> None:
         [("evaluate", 0.5), ("sft", 1.26), ("sft", 2.0)]
     )]  # fmt: skip
     assert run_experiments.seconds_line(made) == "seconds per stage: sft 3.3 (2 artifacts), evaluate 0.5"
+
+
+def test_all_alignments_of_a_chain_are_counted() -> None:
+    stages = ["evaluate", "align-2", "align", "sft"]
+    made = [Artifact(stage, str(key), Path(), {"seconds": 1.0}) for key, stage in enumerate(stages)]
+    assert run_experiments.seconds_line(made) == "seconds per stage: sft 1.0, align 1.0, align-2 1.0, evaluate 1.0"
