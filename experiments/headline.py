@@ -87,15 +87,9 @@ def objectives(items: int, steps: int) -> dict[str, Objective]:
 def longer(base: Experiment, steps: int) -> list[Experiment]:
     """Return the rows of the primary endpoint: the control and gated S-DPO with three times the steps."""
     return [
-        with_rate(on_policy.aligned(base, "continued-long", on_policy.WINDOWS, 3 * steps), 5e-4),
-        with_rate(on_policy.aligned(base, "gated-long", on_policy.gated(), 3 * steps), 5e-4),
+        on_policy.aligned(base, "continued-long", on_policy.WINDOWS, 3 * steps, 5e-4),
+        on_policy.aligned(base, "gated-long", on_policy.gated(), 3 * steps, 5e-4),
     ]
-
-
-def with_rate(experiment: Experiment, learning_rate: float) -> Experiment:
-    """Return the experiment with another learning rate of its alignment."""
-    align = experiment.alignments[0]
-    return replace(experiment, align=replace(align, optimization=replace(align.optimization, learning_rate=learning_rate)))
 
 
 def table(base: Experiment, items: int, steps: int, *names: str) -> list[Experiment]:

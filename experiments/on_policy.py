@@ -32,13 +32,13 @@ def gated(gate: bool = True, refresh: int = 1) -> Preference:
     return Preference(loss=SoftmaxDPO(beta=1.0), candidates=candidates, likelihood=1.0, targets="all")
 
 
-def aligned(base: Experiment, name: str, objective: Objective, steps: int) -> Experiment:
+def aligned(base: Experiment, name: str, objective: Objective, steps: int, learning_rate: float = 3e-4) -> Experiment:
     """Return the SFT policy trained further by an objective."""
     align = Align(
         objective=objective,
         dropout=True,
         keep="last",
-        optimization=Optimization(max_steps=steps, batch_size=128, learning_rate=3e-4, warmup_steps=20),
+        optimization=Optimization(max_steps=steps, batch_size=128, learning_rate=learning_rate, warmup_steps=20),
         validation=Validation(every=steps),
     )
     return replace(base, name=base.name.replace("-sft", f"-{name}"), align=align)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from genrec.types import Ranking
 
@@ -97,13 +96,18 @@ def best(key: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return lowest.values, lowest.indices
 
 
+def padded_keys(key: Tensor, count: int) -> Tensor:
+    """Return keys int64 [B, X] with `count` columns, at least X: the further ones are keys of number 0 with the score -inf."""
+    none = keys(torch.tensor(-torch.inf, device=key.device), key.new_zeros(()))
+    return torch.cat([key, none.expand(len(key), count - key.shape[1])], 1)
+
+
 def ranking(key: Tensor, n: int, has_nan: Tensor) -> Ranking:
     """Return the `n` best items of each row of keys int64 [B, X].
 
     Lists with fewer items end in item 0 with score -inf. All scores of a row are NaN where `has_nan`, bool [B], is true.
     """
-    kept, _ = best(key, n)
-    kept = pad(kept, (0, n - kept.shape[1]), value=torch.iinfo(torch.int64).max)
+    kept = padded_keys(best(key, n)[0], n)
     score = scores(kept)
     empty = ~(score > -torch.inf)
     score = score.masked_fill(empty, -torch.inf).masked_fill(has_nan.unsqueeze(1), torch.nan)

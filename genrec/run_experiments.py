@@ -10,7 +10,7 @@ import pandas as pd
 
 from genrec import failed_runs, pipeline, row_trainings, run_files, studies
 from genrec.errors import counted
-from genrec.experiment import Experiment, kind_of_stage
+from genrec.experiment import Experiment, kind_of_stage, place_of
 from genrec.progress import say
 from genrec.store import Artifact
 from genrec.workspace import check_writable, reports_folder, store
@@ -100,10 +100,10 @@ def seconds_line(artifacts: Sequence[Artifact]) -> str:
     """Return one line with the seconds of each stage, summed over rows and seeds."""
     parts = []
     order = list(pipeline.VERSIONS)
-    for stage in sorted({artifact.stage for artifact in artifacts}, key=lambda stage: (order.index(kind_of_stage(stage)), stage)):
+    made = {artifact.stage for artifact in artifacts}
+    for stage in sorted(made, key=lambda stage: (order.index(kind_of_stage(stage)), place_of(stage))):
         seconds = [artifact.manifest["seconds"] for artifact in artifacts if artifact.stage == stage]
-        if seconds:
-            parts.append(f"{stage} {sum(seconds):.1f}" + (f" ({len(seconds)} artifacts)" if len(seconds) > 1 else ""))
+        parts.append(f"{stage} {sum(seconds):.1f}" + (f" ({len(seconds)} artifacts)" if len(seconds) > 1 else ""))
     return f"seconds per stage: {', '.join(parts)}"
 
 

@@ -130,14 +130,13 @@ class SampledSoftmax:
             return None
         if num_items == 2:
             return torch.zeros(items.shape, device=items.device)  # the one other item is drawn always
-        missed = torch.zeros(items.shape, device=items.device)  # log probability that no draw is the item
+        uniform = (self.num_negatives - self.num_in_batch) * log1p(-1 / (num_items - 1))
+        missed = torch.full(items.shape, uniform, device=items.device)  # log probability that no draw is the item
         if self.num_in_batch:
-            count = torch.zeros(num_items + 1, device=targets.device).index_add(
-                0, targets, torch.ones(len(targets), device=targets.device)
-            )
+            ones = torch.ones(len(targets), device=targets.device)
+            count = torch.zeros(num_items + 1, device=targets.device).index_add(0, targets, ones)
             others = count[items] - (items == targets.unsqueeze(1)).float()
-            missed = self.num_in_batch * torch.log1p(-others / len(targets))
-        missed = missed + (self.num_negatives - self.num_in_batch) * log1p(-1 / (num_items - 1))
+            missed += self.num_in_batch * torch.log1p(-others / len(targets))
         return torch.log(-torch.expm1(missed))
 
     def item_loss(self, positive: Tensor, negatives: Tensor, num_items: int) -> Tensor:

@@ -115,9 +115,8 @@ def _continued(past: Tensor, row: Tensor, beams: int) -> Tensor:
 
 
 def _queries_keys_values(layer: DecoderLayer, states: Tensor) -> Tensor:
-    """Return the self-attention's queries, keys and values of states [..., D], side by side: [..., 3 * H * head width]."""
-    weight = torch.cat([layer.attention.query.weight, layer.attention.key_value.weight])
-    return kernels.linear(layer.around_attention.norm(states), weight)
+    """Return the self-attention's queries, keys and values of states [..., D]: [..., 3 * H * head width]."""
+    return layer.attention.queries_keys_values(layer.around_attention.norm(states))
 
 
 def _attend(queries: Tensor, past: Past, bias: Tensor) -> Tensor:

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from genrec.item_rows import best, keys, scores
+from genrec.item_rows import best, keys, padded_keys, scores
 from genrec.model.beam_search import Decoding, Level, State, beam_and_child, children, mask_excluded, row_chunks, tie_breakers
 from genrec.model.item_lists import Beams, ExcludedPlaces, LeafItems, rank_items
 from genrec.progress import Progress
@@ -66,7 +67,7 @@ class _Search:
         self.has_nan = self.has_nan | log_prob[..., 0].isnan().any(1)
         if last:
             parts = [self._best_leaves(node[rows], score[rows], log_prob[rows], rows) for rows in row_chunks(log_prob)]
-            self._update(join_rows(list(zip(*parts, strict=True))))
+            self._update(*join_rows(*zip(*parts, strict=True)))
             return
         candidates = children(level, node, score, log_prob)
         value = candidates.score.nan_to_num(-torch.inf, posinf=torch.inf, neginf=-torch.inf)
@@ -100,19 +101,16 @@ class _Search:
         key, place = best(keys(candidates.score, number), self.n)
         return key, beam_and_child(level, node, candidates, place)[1]
 
-    def _update(self, found: Sequence[Tensor]) -> None:
+    def _update(self, key: Tensor, leaf: Tensor) -> None:
         """Merge the keys and numbers of leaves, int64 [B, X] each, into the best leaves so far."""
-        self.keys, place = best(torch.cat([self.keys, found[0]], 1), self.n)
-        self.leaf = torch.cat([self.leaf, found[1]], 1).gather(1, place)
+        self.keys, place = best(torch.cat([self.keys, key], 1), self.n)
+        self.leaf = torch.cat([self.leaf, leaf], 1).gather(1, place)
         if self.keys.shape[1] == self.n:
             self.bound = scores(self.keys[:, -1:])
 
 
-def join_rows(columns: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """Concatenate rows of keys and of leaves, each padded to the widest part: by the key of the score -inf, and by leaf 0."""
-    widest = max(part.shape[1] for part in columns[0])
-    empty = int(keys(torch.tensor(-torch.inf), torch.tensor(0)))
-    return [
-        torch.cat([torch.cat([part, part.new_full((len(part), widest - part.shape[1]), fill)], 1) for part in parts])
-        for parts, fill in zip(columns, (empty, 0), strict=True)
-    ]
+def join_rows(key: Sequence[Tensor], leaf: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Concatenate rows of keys and of leaves, padded to the widest part by keys of the score -inf and by leaf 0."""
+    widest = max(part.shape[1] for part in key)
+    leaves = [pad(part, (0, widest - part.shape[1])) for part in leaf]
+    return torch.cat([padded_keys(part, widest) for part in key]), torch.cat(leaves)

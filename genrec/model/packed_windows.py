@@ -117,8 +117,7 @@ def _encode(policy: TigerPolicy, history: Tensor, windows: PackedWindows) -> Ten
 def _encoder_layer(layer: EncoderLayer, states: Tensor, bias: Tensor, windows: PackedWindows) -> Tensor:
     """Apply the layer to the rows of items, float32 [R, D]; `bias` is float32 [1, H, S, S]."""
     attention, rows = layer.attention, windows.items
-    weight = torch.cat([attention.query.weight, attention.key_value.weight])
-    packed = kernels.linear(layer.around_attention.norm(states), weight)
+    packed = attention.queries_keys_values(layer.around_attention.norm(states))
     mixed = []
     for group, part in _split(packed, [group.items for group in windows.groups], windows.groups):
         length = group.items.length

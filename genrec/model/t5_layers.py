@@ -136,9 +136,12 @@ class Attention(nn.Module):
 
     def self_attention(self, states: Tensor, bias: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return `forward` of states [B, S, D] over themselves, with one product for queries, keys and values."""
-        weight = torch.cat([self.query.weight, self.key_value.weight])
-        packed = kernels.linear(states, weight).view(*states.shape[:2], 3, self.heads, -1)
+        packed = self.queries_keys_values(states).view(*states.shape[:2], 3, self.heads, -1)
         return self.merge_heads(kernels.self_attention(packed, bias, mask))
+
+    def queries_keys_values(self, states: Tensor) -> Tensor:
+        """Return queries, keys and values of states float [..., D], by one product: [..., 3 * H * head width]."""
+        return kernels.linear(states, torch.cat([self.query.weight, self.key_value.weight]))
 
     def merge_heads(self, mixed: Tensor) -> Tensor:
         """Return the output projection of the heads' results [B, H, Q, head width]: [B, Q, D]."""

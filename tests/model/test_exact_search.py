@@ -142,7 +142,7 @@ def test_one_level_of_many_codes_has_no_dense_table() -> None:
 def test_rows_of_narrower_parts_end_in_keys_that_lose_to_every_leaf() -> None:
     """Two users' leaves beside one user's: the padding has the score -inf, so that it is no leaf and no bound."""
     wide, narrow = keys(torch.tensor([[-1.0, -2.0]]), torch.tensor([[3, 4]])), keys(torch.tensor([[-1e30]]), torch.tensor([[7]]))
-    key, leaf = exact_search.join_rows([(wide, narrow), (torch.tensor([[3, 4]]), torch.tensor([[7]]))])
+    key, leaf = exact_search.join_rows([wide, narrow], [torch.tensor([[3, 4]]), torch.tensor([[7]])])
     assert scores(key).tolist() == [[-1.0, -2.0], [pytest.approx(-1e30), -torch.inf]]
     assert leaf.tolist() == [[3, 4], [7, 0]]
     assert key[1, 0] < key[1, 1]
