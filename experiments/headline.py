@@ -26,9 +26,9 @@ is much likelier than its negative. Rows differ from the papers that their losse
 SFT and S-DPO against the policy's own best items, as SPRec does with DPO. Uniform, popular and neighboring negatives are no
 training items of the user; the policy's best items and the whole catalog may be.
 
-Cost: on one core of an AMD EPYC, SFT takes about 17 minutes a seed, a row of two epochs 2 to 5 minutes and a row of six 6 to 15;
-all rows of `beauty` take about 8 hours. No row of these tables has its five seeds yet; what has been run stands in
-experiments/results.md.
+Cost: one seed on one core of a loaded AMD EPYC took 44 minutes for SFT, 8 for `continued-long` and 12 for `gated-long`. Rows of two
+epochs should take a third of that, and all rows of `beauty` about 10 hours; these have not been run. No row has its five seeds yet:
+see experiments/results.md.
 """
 
 from __future__ import annotations

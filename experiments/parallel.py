@@ -69,19 +69,22 @@ def beauty() -> list[Experiment]:
 
 def continued() -> Experiment:
     """Return SFT continued for two epochs: the control of `gated`."""
-    return on_policy.aligned(sft(), "continued", on_policy.WINDOWS, 2 * EPOCH)
+    return two_epochs(sft())[0]
 
 
 def gated() -> Experiment:
     """Return S-DPO against the policy's own best items, where the logged item is among them, beside the likelihood."""
-    return on_policy.aligned(sft(), "gated", on_policy.gated(), 2 * EPOCH)
+    return two_epochs(sft())[1]
 
 
 def without_item_embeddings() -> list[Experiment]:
     """Return `digits_only`, and its control and gated row of two epochs."""
-    base = digits_only()
+    return [digits_only(), *two_epochs(digits_only())]
+
+
+def two_epochs(base: Experiment) -> list[Experiment]:
+    """Return the control and the gated row of two epochs after `base`."""
     return [
-        base,
         on_policy.aligned(base, "continued", on_policy.WINDOWS, 2 * EPOCH),
         on_policy.aligned(base, "gated", on_policy.gated(), 2 * EPOCH),
     ]

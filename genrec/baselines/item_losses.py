@@ -12,7 +12,7 @@ Let p be the true probability of an item after a history, and let every score be
 - `SampledSoftmax` without log_q is least near log p minus the logarithm of the item's frequency among negatives: with `in_batch`,
   popular items get too little. Uniform negatives have one frequency, and the softmax is near p as long as K is far below the number of
   items; more of them repeat items, and likely items get too much.
-- With log_q it is least at log p, up to the dependence of one draw on another, for uniform and mixed negatives and for any K.
+- With log_q it is least near log p for any K: at log p itself if the items were drawn independently of each other.
 
 A policy that is aligned afterwards starts from these values.
 """
