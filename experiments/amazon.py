@@ -5,6 +5,7 @@
     genrec run experiments/amazon.py:beam_loss  # 50 and 20 beams against exact scoring; minutes
     genrec run experiments/amazon.py:sdpo       # the full recipe: hours, use a GPU
     genrec run experiments/amazon.py:windows    # TIGER with a causal encoder, all targets of a window in one pass
+    genrec run experiments/amazon.py:long_windows    # the same with 14,000 steps instead of 6,000
     genrec run experiments/amazon.py:rivals     # popularity, ItemKNN, EASE (1.2 GB of memory), BPR and SASRec
 
 The two files are downloaded; `--source.path` names a folder with `reviews_Beauty_5.json.gz` and `meta_Beauty.json.gz`. Cost and result
@@ -84,6 +85,19 @@ def windows() -> Experiment:
             ),
             validation=Validation(every=1_000),
         ),
+    )
+
+
+def long_windows() -> Experiment:
+    """Return `windows` with 14,000 steps, which are 147 epochs, and a validation on all users every 2,000 steps.
+
+    Nothing else is changed: after 6,000 steps the validation metric and the loss of training were still improving (seed 0).
+    """
+    recipe = windows().sft
+    return replace(
+        windows(),
+        name="beauty-tiger-long-windows",
+        sft=replace(recipe, optimization=replace(recipe.optimization, max_steps=14_000), validation=Validation(every=2_000, users=0)),
     )
 
 

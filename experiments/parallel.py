@@ -2,6 +2,7 @@
 
     genrec run experiments/parallel.py:sft        # one seed of supervised fine-tuning
     genrec run experiments/parallel.py:beauty     # SFT, the control and on-policy S-DPO, five seeds each, beside the baselines
+    genrec run experiments/parallel.py:more_digits # 32 digits, with and without item embeddings
     genrec run experiments/parallel.py:variants   # what digits, item embeddings, codes and the likelihood are worth
 
 `--source.path` names a folder with `reviews_Beauty_5.json.gz` and `meta_Beauty.json.gz`. Semantic IDs are 16 digits of product
@@ -88,6 +89,13 @@ def two_epochs(base: Experiment) -> list[Experiment]:
         on_policy.aligned(base, "continued", on_policy.WINDOWS, 2 * EPOCH),
         on_policy.aligned(base, "gated", on_policy.gated(), 2 * EPOCH),
     ]
+
+
+def more_digits() -> list[Experiment]:
+    """Return 32 digits: `sft`, and the policy without item embeddings with dropout 0.2 and 24 epochs."""
+    plain = trained(24, RPG(dropout=0.2))
+    codes = digits(32).tokenize
+    return [digits(32), replace(plain, name="beauty-rpg-32-digits-only-sft", tokenize=codes)]
 
 
 def digits(num_levels: int) -> Experiment:
