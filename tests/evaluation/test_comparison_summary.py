@@ -248,12 +248,27 @@ def test_a_control_has_the_base_and_the_steps_of_an_aligned_row() -> None:
     rows += [run("all", 20, aligned(CONTROL, 200, "all")), run("liked", 25, aligned(CONTROL, 200, "liked")), run("longer", 35, longer)]
     found = summary(compare(rows, resamples=10))
     assert "liked is the control" in found.reading[1]
-    assert found.commands[0] == "genrec compare dpo all liked longer --reference liked"
+    assert found.commands[0] == "genrec compare dpo all liked --reference liked"
     as_reference = summary(compare(rows, reference="all", resamples=10))
     assert "all is the control" in as_reference.reading[1]
     assert as_reference.commands[0] == found.commands[0]
     own = summary(compare(rows, reference="liked", resamples=10))
     assert own.commands[0] == "genrec compare sft dpo all liked longer --reference sft"
+
+
+def test_each_control_is_compared_with_the_rows_of_its_length_and_learning_rate() -> None:
+    def aligned(base: dict[str, object], steps: int, rate: float) -> dict[str, object]:
+        return base | {"align.optimization.max_steps": steps, "align.optimization.learning_rate": rate}
+
+    short, long, fast = (200, 3e-4), (600, 3e-4), (200, 1e-3)
+    rows = [run("sft", 10, SFT), run("short", 20, aligned(CONTROL, *short)), run("long", 21, aligned(CONTROL, *long))]
+    rows += [run("fast", 22, aligned(CONTROL, *fast)), run("dpo", 30, aligned(DPO, *short)), run("dpo long", 31, aligned(DPO, *long))]
+    rows += [run("dpo fast", 32, aligned(DPO, *fast)), run("kto", 33, aligned(DPO, *short))]
+    assert summary(compare(rows, reference="sft", resamples=10)).commands[:3] == [
+        "genrec compare short fast dpo kto --reference short",
+        "genrec compare short fast 'dpo fast' --reference fast",
+        "genrec compare long 'dpo long' --reference long",
+    ]
 
 
 def test_the_steps_of_a_chain_are_added() -> None:

@@ -21,6 +21,7 @@ from genrec.evaluation.statistics.paired_tests import (
 
 LEVEL = 0.05  # a corrected p below it is a difference beyond chance
 FEEDBACK = "align.objective.feedback"
+LEARNING_RATE = "align.optimization.learning_rate"
 STEPS = re.compile(r"align(-\d+)?\.optimization\.max_steps")
 NO_CONTROL = (
     "A control is missing: a row on the same SFT with the same steps and the objective Supervised. Without it a gain over SFT may "
@@ -177,14 +178,14 @@ def _base_and_steps(row: Row) -> tuple[dict[str, object], int]:
 
 
 def _commands(comparison: Comparison) -> list[str]:
-    """Return commands: a comparison with another reference, the training curves, and one row in full."""
+    """Return commands: a comparison with each control or with another reference, the training curves, and one row in full."""
     best = max(comparison.rows, key=lambda row: row.value)
     aligned, trained = ([row.name for row in comparison.rows if has(row)] for has in (_loss, lambda row: row.trained))
     commands = []
     if len(comparison.rows) == 1:
         commands.append(_command("compare", best.name) + " NAME_OF_ANOTHER_ROW")
-    elif (control := _control_to_compare(comparison)) is not None:
-        commands.append(_command("compare", *aligned, "--reference", control))
+    elif with_controls := _compared_with_controls(comparison):
+        commands += [_command("compare", *names, "--reference", control) for control, names in with_controls.items()]
     elif (other := _other_reference(comparison)) is not None:
         commands.append(_command("compare", *(row.name for row in comparison.rows), "--reference", other))
     if trained:
@@ -192,13 +193,32 @@ def _commands(comparison: Comparison) -> list[str]:
     return [*commands, _command("show", best.name)]
 
 
-def _control_to_compare(comparison: Comparison) -> str | None:
-    """Return the name of the first control if it is not the reference and an aligned row has a seed in common with it, else None."""
-    control = next(iter(_controls(comparison)), None)
-    if control is None or control.name == comparison.reference:
-        return None
-    aligned = [row for row in comparison.rows if _loss(row) and row is not control]
-    return control.name if any(set(row.seeds) & set(control.seeds) for row in aligned) else None
+def _compared_with_controls(comparison: Comparison) -> dict[str, list[str]]:
+    """Return the names of the aligned rows to compare with each control that is not the reference.
+
+    A row with a preference loss belongs to one control: of its base and steps, if possible with its targets and learning rates. The
+    other controls with these steps are compared too. A control needs a seed in common with one of its rows.
+    """
+    controls = _controls(comparison)
+    found: dict[str, list[str]] = {}
+    own = {row.name: _own_control(row, controls) for row in _preferring(comparison)}
+    for control in controls:
+        rows = [row for row in comparison.rows if own.get(row.name) is control]
+        if control.name == comparison.reference or not any(set(row.seeds) & set(control.seeds) for row in rows):
+            continue
+        alike = [row for row in controls if _base_and_steps(row) == _base_and_steps(control)]
+        found[control.name] = [row.name for row in comparison.rows if row in rows or row in alike]
+    return found
+
+
+def _own_control(row: Row, controls: list[Row]) -> Row | None:
+    """Return the control of a row with a preference loss; of equals the first."""
+    fitting = [control for control in controls if _base_and_steps(control) == _base_and_steps(row)]
+
+    def alike(control: Row) -> int:
+        return sum(control.configuration.get(key) == row.configuration.get(key) for key in (FEEDBACK, LEARNING_RATE))
+
+    return max(fitting, key=alike, default=None)
 
 
 def _other_reference(comparison: Comparison) -> str | None:
