@@ -280,7 +280,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "detached": (with_log_prob(lambda p, r, *a: r(*a).detach()), "log-probabilities have no gradient"),
     "NaN gradient": (with_log_prob(nan_gradient), "the gradient of last.weight is not finite in a row with a candidate 0"),
     "tuple": (broken(recommend=lambda p, r, *a: tuple(r(*a))), "recommend must return a genrec.types.Ranking .*got tuple"),
-    "list type": (broken(recommend=with_items(Tensor.int)), "recommend must return a genrec.types.Ranking .*got torch.int32"),
+    "list type": (broken(recommend=with_items(Tensor.int)), "recommend must return a genrec.types.Ranking .*got int32"),
     "unreal": (broken(recommend=with_items(lambda i: i + 40)), r"recommend returned items \d+..\d+; items are 1..40"),
     "twice": (broken(recommend=with_items(lambda i: i[:, :1].expand(-1, 10))), "returned an item twice in one list"),
     "unsorted": (
@@ -288,7 +288,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
     ),
     "excluded": (broken(recommend=without_exclude), r"returned item \d+, which `exclude` contains"),
     "scores": (broken(recommend=lambda p, r, *a: r(*a)._replace(scores=r(*a).scores / 3)), "score of an item must be its log_prob"),
-    "short": (broken(recommend=lambda p, r, h, n, e: r(h, n - 1, e)), r"scores float32 \[6, 10\], got torch.int64 \[6, 9\]"),
+    "short": (broken(recommend=lambda p, r, h, n, e: r(h, n - 1, e)), r"scores float32 \[6, 10\], got int64 \[6, 9\]"),
     "not exact": (Made(Pruned), "recommend_exactly must return the best of all items"),
     "window": (broken_window(place_level_log_prob=whole_window), "place_level_log_prob is not the score of every prefix"),
     "order of places": (broken_window(place_level_log_prob=sorted_places), "place_level_log_prob is not the score of every prefix"),

@@ -19,6 +19,7 @@ from genrec.testing.encoder_checks import encoder_world
 from genrec.testing.plugin_watch import call_plugin, check_no_global_draws
 from genrec.testing.ranking_checks import LIST_LENGTH, NUM_ALLOWED, checked_lists
 from genrec.testing.specification_checks import ContractError, check_specification
+from genrec.testing.value_forms import form_of
 from genrec.types import Baseline, ItemScorer, Ranking, Recommender, UserRecommender
 
 HISTORY_LENGTH, MAX_USERS = 5, 16  # of the histories that lists are made for
@@ -125,8 +126,9 @@ def _check_scores(name: str, scorer: ItemScorer, method: _Method, user: Tensor, 
     ranking = method.lists(user, history)
     found = call_plugin(name, "score_items(user, history, items)", lambda: scorer.score_items(user, history, ranking.items.clone()))
     if not isinstance(found, Tensor) or found.dtype != torch.float32 or found.shape != ranking.scores.shape:
-        got = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-        raise ContractError(f"{name}: score_items must return float32 {list(ranking.items.shape)}, a score for each item; got {got}")
+        raise ContractError(
+            f"{name}: score_items must return float32 {list(ranking.items.shape)}, a score for each item; got {form_of(found)}"
+        )
     empty = scorer.score_items(user, history, torch.zeros_like(ranking.items))
     if not bool(empty.isneginf().all()):
         raise ContractError(f"{name}: score_items must return -inf for item 0, which is padding")

@@ -19,6 +19,7 @@ from genrec.progress import say
 from genrec.store import describe
 from genrec.testing.plugin_watch import call_plugin, check_no_global_draws
 from genrec.testing.specification_checks import ContractError, check_specification
+from genrec.testing.value_forms import form_of
 from genrec.types import NO_TEXT, ItemEncoder, ResumableEncoder
 
 GROUPS = {
@@ -96,8 +97,9 @@ def _vectors(
         action = f"encoding {len(items)} items with {len(interactions)} events"
         vectors = call_plugin(name, action, lambda: encode(items, interactions, *folder))
     if not isinstance(vectors, ndarray) or vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(items):
-        got = f"{vectors.dtype} {list(vectors.shape)}" if isinstance(vectors, ndarray) else type(vectors).__name__
-        raise ContractError(f"{name}: must return a NumPy array float32 [{len(items)}, D], one row per item, got {got}")
+        raise ContractError(
+            f"{name}: must return a NumPy array float32 [{len(items)}, D], one row per item, got {form_of(vectors, ndarray)}"
+        )
     try:
         check_vectors(vectors, items["item_id"].tolist())
     except InputError as error:

@@ -13,6 +13,7 @@ from genrec.preference.exclusions import rows_of
 from genrec.testing.check_worlds import batches_of, sampler_context
 from genrec.testing.plugin_watch import call_plugin, check_unchanged
 from genrec.testing.specification_checks import ContractError, check_specification
+from genrec.testing.value_forms import form_of
 from genrec.types import CandidateFilter, SamplerContext, SequenceBatch
 
 if TYPE_CHECKING:
@@ -77,12 +78,9 @@ def _call(name: str, rejects: RejectCandidates, batch: SequenceBatch, candidates
     inputs = SequenceBatch(*(tensor.clone() for tensor in batch)), candidates.clone()
     result = call_plugin(name, f"a call with candidates {list(candidates.shape)}", lambda: rejects(*inputs))
     if not isinstance(result, Tensor) or result.dtype != torch.bool or result.shape != candidates.shape:
-        got = (
-            f"{str(result.dtype).removeprefix('torch.')} {list(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
-        )
         raise ContractError(
             f"{name}: for candidates {list(candidates.shape)} the result must be bool {list(candidates.shape)}, true where a "
-            f"candidate is rejected; got {got}"
+            f"candidate is rejected; got {form_of(result)}"
         )
     if not torch.equal(inputs[1], candidates) or not all(map(torch.equal, inputs[0], batch)):
         raise ContractError(f"{name}: the batch or the candidates were modified, but other components read them too; work on a copy")

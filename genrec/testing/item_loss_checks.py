@@ -11,6 +11,7 @@ from genrec.errors import UsageError
 from genrec.store import describe
 from genrec.testing.plugin_watch import call_plugin, check_no_global_draws, same
 from genrec.testing.specification_checks import ContractError, check_specification
+from genrec.testing.value_forms import form_of
 from genrec.types import ItemLoss, SamplingCorrection
 
 NUM_ITEMS, NUM_TARGETS = 40, 24  # the catalog and the batch that losses are checked on
@@ -83,7 +84,7 @@ def _draw(name: str, loss: ItemLoss, targets: Tensor) -> Tensor:
     if not same(copy, targets):
         raise ContractError(f"{name}: draw_items modified the targets in place; work on a copy")
     if not isinstance(found, Tensor) or found.dtype != torch.int64 or found.dim() != 2 or len(found) != len(targets):
-        raise ContractError(f"{name}: draw_items must return int64 [{len(targets)}, K], got {_form(found)}")
+        raise ContractError(f"{name}: draw_items must return int64 [{len(targets)}, K], got {form_of(found)}")
     if not found.shape[1]:
         raise ContractError(f"{name}: draw_items returned no negatives, int64 {list(found.shape)}; draw at least one for each target")
     if bool(((found < 0) | (found > NUM_ITEMS)).any()):
@@ -97,11 +98,6 @@ def _draw(name: str, loss: ItemLoss, targets: Tensor) -> Tensor:
     return found
 
 
-def _form(found: object) -> str:
-    """Return the type and shape of a tensor, such as 'float32 [24, 3]', or the class of another result."""
-    return f"{found.dtype} {list(found.shape)}".removeprefix("torch.") if isinstance(found, Tensor) else type(found).__name__
-
-
 def _losses(name: str, loss: ItemLoss, positive: Tensor, negatives: Tensor) -> Tensor:
     """Return the losses float32 [C] of scores float32 [C] and [C, K]; check their form and that nothing else has changed."""
     copies, inputs = (positive.detach().clone(), negatives.detach().clone()), (positive, negatives)
@@ -111,7 +107,7 @@ def _losses(name: str, loss: ItemLoss, positive: Tensor, negatives: Tensor) -> T
         raise ContractError(f"{name}: item_loss modified the scores; use no in-place operation on them")
     if not isinstance(found, Tensor) or found.dtype != torch.float32 or found.shape != positive.shape:
         raise ContractError(
-            f"{name}: item_loss must return float32 {list(positive.shape)}, one loss per target, not reduced; got {_form(found)}"
+            f"{name}: item_loss must return float32 {list(positive.shape)}, one loss per target, not reduced; got {form_of(found)}"
         )
     return found
 
@@ -202,7 +198,7 @@ def _log_inclusion(name: str, loss: SamplingCorrection, targets: Tensor, items: 
     if found is None:
         return None
     if not isinstance(found, Tensor) or found.dtype != torch.float32 or found.shape != items.shape:
-        raise ContractError(f"{name}: log_inclusion must return None or float32 {list(items.shape)}, got {_form(found)}")
+        raise ContractError(f"{name}: log_inclusion must return None or float32 {list(items.shape)}, got {form_of(found)}")
     if not bool(found.isfinite().all()) or bool((found > TOLERANCE).any()):
         raise ContractError(
             f"{name}: log_inclusion returned values from {found.min():g} to {found.max():g}; logarithms of probabilities are finite "

@@ -18,6 +18,7 @@ from genrec.testing.ranking_checks import check_rankings
 from genrec.testing.sampling_checks import check_sampling
 from genrec.testing.sequence_loss_checks import check_sequence_loss
 from genrec.testing.specification_checks import ContractError, check_specification
+from genrec.testing.value_forms import form_of
 from genrec.testing.window_checks import check_windows
 from genrec.types import CatalogPolicy, LossPolicy, Policy, PolicySpecification, SequencePolicy, WholeItemSpecification
 
@@ -180,8 +181,7 @@ def _check_levels(trial: Trial, specification: PolicySpecification) -> None:
 
 def _check_tensor(name: str, method: str, result: Any, shape: tuple[int, ...]) -> Tensor:
     if not isinstance(result, Tensor) or result.dtype != torch.float32 or tuple(result.shape) != shape:
-        got = f"{result.dtype} {list(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
-        raise ContractError(f"{name}: {method} must return a tensor float32 {list(shape)}, got {got}".replace("torch.", ""))
+        raise ContractError(f"{name}: {method} must return a tensor float32 {list(shape)}, got {form_of(result)}")
     return result
 
 

@@ -13,6 +13,7 @@ from numpy import ndarray
 from genrec.errors import InputError, UsageError
 from genrec.testing.plugin_watch import call_plugin, check_no_global_draws
 from genrec.testing.specification_checks import ContractError, check_specification
+from genrec.testing.value_forms import form_of
 from genrec.types import AdaptiveQuantizer, CatalogQuantizer, FittedQuantizer, ListedCodes, PricedCodes, Quantizer
 
 TIES = 0.02  # share of rows whose codes may change with the batch, because rounding moves rows at the border of two cells
@@ -99,8 +100,7 @@ def _check_codes(name: str, codes: ndarray, count: int, sizes: tuple[int, ...], 
     """Check type, shape and range of the codes that a method returned."""
     expected = f"int64 [{count}, {len(sizes)}], a column for each of level_sizes"
     if not isinstance(codes, ndarray) or codes.dtype != np.int64 or codes.shape != (count, len(sizes)):
-        got = f"{codes.dtype} {list(codes.shape)}" if isinstance(codes, ndarray) else type(codes).__name__
-        raise ContractError(f"{name}: {method} must return a NumPy array {expected}; got {got}")
+        raise ContractError(f"{name}: {method} must return a NumPy array {expected}; got {form_of(codes, ndarray)}")
     wrong = (codes < 0) | (codes >= np.array(sizes))
     if wrong.any():
         row, level = (int(place) for place in np.argwhere(wrong)[0])
@@ -132,10 +132,8 @@ def _check_reconstruction(name: str, fitted: FittedQuantizer, vectors: ndarray, 
     """Check type, shape and values of the reconstructed vectors."""
     found = call_plugin(name, "reconstruct", lambda: fitted.reconstruct(codes))
     if not isinstance(found, ndarray) or found.dtype != np.float32 or found.shape != vectors.shape:
-        got = f"{found.dtype} {list(found.shape)}" if isinstance(found, ndarray) else type(found).__name__
-        raise ContractError(
-            f"{name}: reconstruct must return a NumPy array float32 {list(vectors.shape)}, one vector per row; got {got}"
-        )
+        expected = f"a NumPy array float32 {list(vectors.shape)}, one vector per row"
+        raise ContractError(f"{name}: reconstruct must return {expected}; got {form_of(found, ndarray)}")
     if not np.isfinite(found).all():
         raise ContractError(f"{name}: reconstruct returns {int((~np.isfinite(found)).any(1).sum())} non-finite vectors")
     if not np.allclose(
@@ -155,7 +153,7 @@ def _check_extras(name: str, fitted: FittedQuantizer, vectors: ndarray, codes: n
         if costs.dtype != np.float32 or len(costs.shape) != 2 or len(costs) != shape[0] or not shape[1] <= costs.shape[1] <= sizes[-1]:
             raise ContractError(
                 f"{name}: last_level_costs must return float32 [{shape[0]}, C], C from {shape[1]} (codes in use) to {sizes[-1]} "
-                f"(level_sizes); got {costs.dtype} {list(costs.shape)}"
+                f"(level_sizes); got {form_of(costs, ndarray)}"
             )
         if not np.isfinite(costs).all() or costs.min() < 0:
             raise ContractError(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from genrec.testing.plugin_watch import call_plugin
 from genrec.testing.specification_checks import ContractError
+from genrec.testing.value_forms import form_of
 from genrec.types import ExactRecommender, Policy, Ranking
 
 LIST_LENGTH = 10  # items of a list
@@ -87,8 +88,7 @@ def _check_form(name: str, ranking: Any, shape: tuple[int, int]) -> None:
         raise ContractError(f"{name} must return a {expected}, got {type(ranking).__name__}")
     for part, dtype in zip(ranking, (torch.int64, torch.float32), strict=True):
         if not isinstance(part, Tensor) or tuple(part.shape) != shape or part.dtype != dtype:
-            got = f"{part.dtype} {list(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
-            raise ContractError(f"{name} must return a {expected}, got {got}")
+            raise ContractError(f"{name} must return a {expected}, got {form_of(part)}")
 
 
 def _check_row(name: str, items: list[int], exclude: Tensor | None) -> None:

@@ -11,6 +11,7 @@ from genrec.preference.rewards.reward_tables import not_a_rating
 from genrec.testing.check_worlds import batches_of, sampler_context
 from genrec.testing.plugin_watch import call_plugin, change_weights, check_unchanged, copied
 from genrec.testing.specification_checks import ContractError, check_names, check_specification
+from genrec.testing.value_forms import form_of
 from genrec.types import PolicyReward, Rating, Reward, SamplerContext, SequenceBatch
 
 MAX_EXAMPLES = 64  # training examples to check
@@ -86,8 +87,7 @@ def _check_form(reward: Reward, rewards: Tensor, items: Tensor, context: Sampler
     if not isinstance(rewards, Tensor):
         raise ContractError(f"{name}: must return {expected}; got {type(rewards).__name__}")
     if rewards.shape != items.shape or rewards.dtype != torch.float32 or rewards.device != items.device:
-        got = f"{str(rewards.dtype).removeprefix('torch.')} {list(rewards.shape)} on {rewards.device}"
-        raise ContractError(f"{name}: must return {expected}; got {got}")
+        raise ContractError(f"{name}: must return {expected}; got {form_of(rewards)} on {rewards.device}")
     if rewards.requires_grad:
         raise ContractError(f"{name}: rewards must be detached, because losses do not train through them; use torch.no_grad()")
     wrong = ~rewards.isfinite() & (items > 0)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from genrec.testing.plugin_watch import call_plugin
 from genrec.testing.specification_checks import ContractError
+from genrec.testing.value_forms import form_of
 from genrec.types import ConstrainedPolicy, ItemSample, Policy, SamplingPolicy
 
 SAMPLE_SIZE = 8  # items of a sample
@@ -72,9 +73,7 @@ def _check_form(name: str, sample: object, shape: tuple[int, int]) -> None:
         tensor = getattr(sample, field)
         if tensor.dtype != dtype or tuple(tensor.shape) != size:
             raise ContractError(
-                f"{name}: ItemSample.{field} must be {dtype} {list(size)}, got {tensor.dtype} {list(tensor.shape)}".replace(
-                    "torch.", ""
-                )
+                f"{name}: ItemSample.{field} must be {dtype} {list(size)}, got {form_of(tensor)}".replace("torch.", "")
             )
 
 

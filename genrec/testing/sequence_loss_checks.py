@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 
 from genrec.testing.plugin_watch import call_plugin, check_no_global_draws, same
 from genrec.testing.specification_checks import ContractError
+from genrec.testing.value_forms import form_of
 from genrec.types import LossPolicy, SequencePolicy
 
 TOLERANCE = 1e-4  # rounding error of a loss
@@ -65,9 +66,8 @@ def _loss(name: str, policy: LossPolicy, history: Tensor, targets: Tensor, kind:
 
 def _check_form(name: str, loss: Tensor, kind: str) -> None:
     if not isinstance(loss, Tensor) or loss.dtype != torch.float32 or loss.dim():
-        got = f"{loss.dtype} {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        message = f"{name}: sequence_loss must return a scalar float32 [], the mean over the targets, or None; got {got} with {kind}"
-        raise ContractError(message.replace("torch.", ""))
+        expected = "a scalar float32 [], the mean over the targets, or None"
+        raise ContractError(f"{name}: sequence_loss must return {expected}; got {form_of(loss)} with {kind}")
     if not bool(loss.isfinite()):
         raise ContractError(f"{name}: sequence_loss returned {float(loss.detach()):g} with {kind}; leave out places with the target 0")
 

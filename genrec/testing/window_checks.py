@@ -13,6 +13,7 @@ from genrec.item_rows import prefixes
 from genrec.semantic_ids import SemanticIds
 from genrec.testing.plugin_watch import call_plugin
 from genrec.testing.specification_checks import ContractError
+from genrec.testing.value_forms import form_of
 from genrec.types import (
     CatalogPolicy,
     CodePolicy,
@@ -102,8 +103,7 @@ def _check(
         copies = history.clone(), places.clone(), items.clone()
         found = call_plugin(name, method, lambda: score(*copies))
         if not isinstance(found, Tensor) or found.dtype != torch.float32 or found.shape != expected.shape:
-            got = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-            raise ContractError(f"{name}: {method} must return float32 {list(expected.shape)}, got {got.replace('torch.', '')}")
+            raise ContractError(f"{name}: {method} must return float32 {list(expected.shape)}, got {form_of(found)}")
         if not all(torch.equal(*pair) for pair in zip(copies, (history, places, items), strict=True)):
             raise ContractError(f"{name}: {method} modified its input in place; work on a copy")
         difference = _difference(found.detach(), expected.detach())
