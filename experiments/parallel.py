@@ -2,7 +2,7 @@
 
     genrec run experiments/parallel.py:sft        # one seed of supervised fine-tuning
     genrec run experiments/parallel.py:beauty     # SFT, the control and on-policy S-DPO, five seeds each, beside the baselines
-    genrec run experiments/parallel.py:more_digits # 32 digits, with and without item embeddings
+    genrec run experiments/parallel.py:more_digits  # 32 digits, with and without item embeddings
     genrec run experiments/parallel.py:variants   # what digits, item embeddings, codes and the likelihood are worth
 
 `--source.path` names a folder with `reviews_Beauty_5.json.gz` and `meta_Beauty.json.gz`. Semantic IDs are 16 digits of product
@@ -28,6 +28,7 @@ from dataclasses import replace
 import amazon
 import on_policy
 
+from genrec.baselines import SampledSoftmax
 from genrec.embeddings import Collaborative, Concatenated, TfidfSvd
 from genrec.experiment import SFT, Experiment, Optimization, Tokenize, Validation
 from genrec.model import RPG
@@ -127,6 +128,13 @@ def paper() -> Experiment:
     )
 
 
+def sampled() -> Experiment:
+    """Return `sft` with a loss of 1,024 sampled items, corrected for their probability (logQ), as for very large catalogs."""
+    return replace(
+        sft(), name="beauty-rpg-sampled", policy=replace(sft().policy, loss=SampledSoftmax(num_negatives=1_024, log_q=True))
+    )
+
+
 def variants() -> list[Experiment]:
     """Return one seed of each variant: the likelihood, the number of digits, item embeddings, codes and vectors."""
     own_softmax = replace(digits_only(), name="beauty-rpg-own-softmax", policy=replace(digits_only().policy, normalization="digits"))
@@ -134,6 +142,7 @@ def variants() -> list[Experiment]:
         sft(),
         digits_only(),
         own_softmax,
+        sampled(),
         digits(32),
         digits(64),
         coded(RandomCodes(num_levels=16, codebook_size=256)),

@@ -73,6 +73,9 @@ def build() -> argparse.ArgumentParser:
     tune.add_argument("--hours", metavar="H", type=float, help="processor-hours after which no trial starts (default: the tuning's)")
     tune.add_argument("--seed", metavar="N", type=int, help="seed of the trials and of the search (default: the tuning's)")
     tune.add_argument("--replace", action="store_true", help="start again if the settings have changed; earlier trials stay recorded")
+    tune.add_argument(
+        "--dry-run", action="store_true", help="print the budget, the space and the first trial's stages, and run nothing"
+    )
     tune.add_argument("--offline", action="store_true", help="download nothing (also GENREC_OFFLINE=1)")
     tune.set_defaults(call=experiment_commands.tune)
 

@@ -53,15 +53,16 @@ class Estimate(NamedTuple):
     is_limit: bool  # they are trainings with far fewer steps, so that their start and validations make `seconds` too large
 
 
-def lines(experiments: Sequence[Experiment], replace: bool = False) -> Iterator[str]:
+def lines(experiments: Sequence[Experiment], replace: bool = False, last: str | None = None) -> Iterator[str]:
     """Iterate over the lines of a dry run: each experiment's stages, totals, an estimate of the time, and the output folders.
 
-    With `replace`, the rows follow that the run would start again. Nothing is written or downloaded: raises NetworkError if the data
+    With `replace`, the rows follow that the run would start again. `last` is the last stage to build, for a trial of a tuning, which
+    has no row; None: all stages. Nothing is written or downloaded: raises NetworkError if the data
     set's files are missing. Raises UsageError where the run would, at the start if the data folder or a run file can't be used, at
     the end for other reasons (`run_files.check_rows`).
     """
     check_writable(list(pipeline.VERSIONS), write=False)
-    for name in dict.fromkeys(experiment.name for experiment in experiments):
+    for name in dict.fromkeys(experiment.name for experiment in experiments if last is None):
         run_files.check_extendable(name, write=False)
     to_build: dict[str, Step] = {}  # by key; stages that experiments share are counted once
     done: set[str] = set()
@@ -70,7 +71,7 @@ def lines(experiments: Sequence[Experiment], replace: bool = False) -> Iterator[
         yield f"{experiment.name} (seed {experiment.seed})"
         with _offline():
             steps = pipeline.plan(experiment)
-        for step in steps:
+        for step in steps if last is None else steps[: experiment.stages.index(last) + 1]:
             if artifacts.is_done(step.stage, step.key):
                 state = "done"
                 done.add(step.key)
@@ -82,6 +83,9 @@ def lines(experiments: Sequence[Experiment], replace: bool = False) -> Iterator[
     yield f"total: {counted(len(experiments), 'experiment')}; {counted(len(to_build), 'artifact')} to build, {len(done)} done"
     if to_build:
         yield from _time_lines(list(to_build.values()))
+    if last is not None:
+        yield f"outputs: {home() / 'artifacts'}, the trials in {home() / 'studies'}; nothing was written"
+        return
     yield f"outputs: {home() / 'artifacts'}, the rows in {home() / 'runs'}, pictures in {home() / 'reports'}; nothing was written"
     with _offline():
         run_files.check_rows(experiments, replace)

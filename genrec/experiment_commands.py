@@ -69,6 +69,10 @@ def tune(options: argparse.Namespace, flags: list[str]) -> int:
     tuning = loading.load_tuning(options.experiment)
     given = {name: getattr(options, name) for name in ("trials", "hours", "seed") if getattr(options, name) is not None}
     tuning = replace(tuning, experiment=override([tuning.experiment], flags, options.experiment)[0], **given)
+    if options.dry_run:
+        tuner.check(tuning, options.experiment)
+        print("\n".join(tuning_report.planned(tuning)))
+        return 0
     record = tuner.tune(tuning, studies.study_name(options.experiment), options.replace, options.experiment)
     for line in tuning_report.lines(tuning, record, options.experiment, flags):
         print(line)

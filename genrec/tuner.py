@@ -52,8 +52,7 @@ def tune(tuning: Tuning, name: str, start_again: bool = False, where: str = "FIL
     tried. A trial that was interrupted is resumed first. Raises UsageError if a value of the space fits no experiment, or the record
     has trials of other settings unless `start_again`, and ResourceError if Optuna is missing.
     """
-    _optuna()
-    _check_space(tuning, where)
+    check(tuning, where)
     check_writable(list(pipeline.VERSIONS))
     known: set[str] = set()
     with opened(name, tuning, start_again) as record:
@@ -61,6 +60,12 @@ def tune(tuning: Tuning, name: str, start_again: bool = False, where: str = "FIL
             record.save()
             _run(tuning, trial, record, known)
     return record
+
+
+def check(tuning: Tuning, where: str) -> None:
+    """Raise UsageError if a value of the space fits no experiment, and ResourceError if Optuna is missing."""
+    _optuna()
+    _check_space(tuning, where)
 
 
 def flags_of(trial: Trial) -> list[str]:

@@ -1,15 +1,17 @@
-"""The table of a tuning's trials, and the command that confirms the best one."""
+"""What a tuning would do, the table of its trials, and the command that confirms the best one."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
+from genrec import dry_run
 from genrec.errors import counted
 from genrec.experiment import uses_seed
 from genrec.tuner import flags_of, is_exhausted
 from genrec.tuning import Tuning
-from genrec.tuning_record import Record, Trial, counted_trials
+from genrec.tuning_record import Record, Trial, counted_trials, objective_of, tuned_stage
 
 NUM_SEEDS = 5  # of the command that confirms
 
@@ -29,6 +31,15 @@ def lines(tuning: Tuning, record: Record, where: str, flags: Sequence[str] = ())
     if is_exhausted(tuning, record.trials):
         yield "all settings of the space were tried, so the tuning has ended"
     yield from _best(tuning, record, where, flags)
+
+
+def planned(tuning: Tuning) -> Iterator[str]:
+    """Iterate over what a tuning would do: budget, objective, space, and the stages of the first trial. Nothing is written."""
+    yield f"{counted(tuning.trials, 'trial')} at most, none starts after {tuning.hours:g} processor-hours"
+    yield f"maximized on validation: {objective_of(tuning)}"
+    yield from (f"  --{key.replace('_', '-')}: {distribution}" for key, distribution in tuning.space.items())
+    yield "the first trial, the experiment as it is:"
+    yield from dry_run.lines([replace(tuning.experiment, seed=tuning.seed)], last=tuned_stage(tuning))
 
 
 def _cells(tuning: Tuning, trial: Trial) -> list[str]:

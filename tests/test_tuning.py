@@ -138,6 +138,19 @@ def test_trials_are_trained_scored_and_printed(capsys: pytest.CaptureFixture[str
     assert "finished in" not in again.err
 
 
+def test_a_dry_run_prints_the_first_trial_and_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tune", "mine.py:sft", "--dry-run", "--trials", "2"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "2 trials at most, none starts after 4 processor-hours"
+    assert "  --policy.dropout: Choice(values=(0.0, 0.1))" in printed
+    assert [line.split()[0] for line in printed if line.endswith("  to run")] == ["data", "embed", "tokenize", "sft"]  # no evaluate
+    assert not Path("data/studies").exists() and not Path("data/artifacts").exists()
+    assert main(["tune", "mine.py:sft", "--trials", "1"]) == 0
+    capsys.readouterr()
+    main(["tune", "mine.py:sft", "--dry-run"])
+    assert "0 artifacts to build, 4 done" in capsys.readouterr().out
+
+
 def test_the_test_items_do_not_matter(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tuning of a log with other test items, and of the first one, have the same trials to the last digit."""
     for name, last in (("one", "(user * 3 + 7) % 9"), ("other", "(user * 5 + 1) % 9")):
