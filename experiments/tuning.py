@@ -10,9 +10,8 @@
 `--source.path` names a local copy of the data. A tuning prints the command that runs its best settings with five fresh seeds. Compare
 methods after each of them was tuned. Cost: at most 4 processor-hours a tuning, and the trial that runs when they are used up.
 
-Run to their end, seed 0, one thread: `sasrec_100k`, in which no trial beat the recipe of experiments/movielens.py (NDCG@10 0.0714 on
-validation), and `sdpo_100k`, whose best of 12 trials has 0.0645 where SFT itself has 0.0639. No recipe of the other files comes from a
-tuning yet. Results of the recipes without a tuning: see experiments/results.md.
+Run to their end, seed 0, one thread: `sasrec_100k` and `sdpo_100k` (experiments/results.md). No recipe of the other files comes from a
+tuning yet.
 """
 
 from __future__ import annotations

@@ -144,7 +144,8 @@ def test_a_dry_run_prints_the_first_trial_and_writes_nothing(capsys: pytest.Capt
     assert printed[0] == "2 trials at most, none starts after 4 processor-hours"
     assert "  --policy.dropout: Choice(values=(0.0, 0.1))" in printed
     assert [line.split()[0] for line in printed if line.endswith("  to run")] == ["data", "embed", "tokenize", "sft"]  # no evaluate
-    assert not Path("data/studies").exists() and not Path("data/artifacts").exists()
+    assert not Path("data/studies").exists()
+    assert not Path("data/artifacts").exists()
     assert main(["tune", "mine.py:sft", "--trials", "1"]) == 0
     capsys.readouterr()
     main(["tune", "mine.py:sft", "--dry-run"])
