@@ -46,7 +46,7 @@ class Failure(NamedTuple):
     command: str
     versions: dict[str, str]
     data: str = ""
-    artifacts: Mapping[str, str] = {}  # noqa: RUF012 - it is never changed
+    artifacts: Mapping[str, str] = {}
 
 
 def record(

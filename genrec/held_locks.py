@@ -25,7 +25,7 @@ def is_held(path: Path) -> bool:
 
 
 def holder(path: Path) -> int | None:
-    """Return the process that holds the lock file at `path`, or None if that is unknown: only Linux lists the locks of this machine."""
+    """Return the process that holds the lock file at `path`, or None if that is unknown: only Linux lists the locks."""
     try:
         status, listed = path.stat(), Path("/proc/locks").read_text(encoding="ascii").splitlines()
     except OSError:

@@ -138,7 +138,9 @@ class Progress:
 
         if self._bar is None:
             texts = [TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[text]}")]
-            self._bar = Bar(texts[0], BarColumn(bar_width=24), MofNCompleteColumn(), texts[1], console=Console(stderr=True), transient=True)
+            self._bar = Bar(
+                texts[0], BarColumn(bar_width=24), MofNCompleteColumn(), texts[1], console=Console(stderr=True), transient=True
+            )
             self._bar.start()
             self._task = self._bar.add_task(self.description, total=self.total, text="")
         assert isinstance(self._bar, Bar)

@@ -73,8 +73,8 @@ class TrackingThread:
         if not self.error:
             self.error = why
             say(
-                f"{self.title} no longer tracks {self.row.name} (seed {self.row.seed}) and what follows it: {why}; the training goes on, "
-                "and its curves are stored as always"
+                f"{self.title} no longer tracks {self.row.name} (seed {self.row.seed}) and what follows it: {why}; the training goes "
+                "on, and its curves are stored as always"
             )
 
     def _start(self, tracker: Tracker) -> None:

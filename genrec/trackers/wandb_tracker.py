@@ -26,7 +26,8 @@ class WandB:
         online = os.environ.get("WANDB_MODE", "online") in ("online", "shared")
         if online and not wandb.login(prompt=False, verify=False):
             raise UsageError(
-                "--track wandb found no login of W&B; run 'wandb login', set WANDB_API_KEY, or track without a network by WANDB_MODE=offline"
+                "--track wandb found no login of W&B; run 'wandb login', set WANDB_API_KEY, or track without a network by "
+                "WANDB_MODE=offline"
             )
 
     def start(self, row: TrackedRow, identifier: str | None) -> TrackedRun:

@@ -197,6 +197,9 @@ __all__ = [
     "SurrogateTerms",
     "TieOrder",
     "TieOrderingSplit",
+    "TrackedRow",
+    "TrackedRun",
+    "Tracker",
     "TrainedQuantizer",
     "TrainingExamples",
     "TrainingStep",
@@ -206,7 +209,4 @@ __all__ = [
     "WholeItemSpecification",
     "WindowBatch",
     "WindowPolicy",
-    "TrackedRow",
-    "TrackedRun",
-    "Tracker",
 ]
