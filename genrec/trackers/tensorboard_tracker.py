@@ -64,8 +64,8 @@ class _Run:
         for path, entry in self.row.configuration.items():
             settings[path] = entry if isinstance(entry, bool | int | float | str) else json.dumps(entry)
         assert self.writer.file_writer is not None
-        for summary in hparams(settings, {f"test/{name}": value for name, value in metrics.items()}):  # type: ignore[no-untyped-call]
-            self.writer.file_writer.add_summary(summary)  # type: ignore[no-untyped-call]
+        for summary in hparams(settings, {f"test/{name}": value for name, value in metrics.items()}):
+            self.writer.file_writer.add_summary(summary)
         self.writer.flush()
 
     def close(self) -> None:
