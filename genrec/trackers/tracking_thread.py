@@ -33,7 +33,7 @@ class TrackingThread:
 
     def __init__(self, tracker: Tracker, title: str, row: TrackedRow, keys: Mapping[str, str], state: Path, anew: bool) -> None:
         self.title, self.row, self.state_file, self.error = title, row, state, ""
-        self._state: dict[str, Any] = {"keys": dict(keys), "run": None, "steps": {}, "metrics": ""}
+        self._state: dict[str, Any] = {"keys": dict(keys), "run": None, "steps": {}, "points": 0, "metrics": ""}
         self._anew = anew
         self._run: TrackedRun | None = None
         self._calls: SimpleQueue[Call | None] = SimpleQueue()
@@ -81,9 +81,9 @@ class TrackingThread:
         before = None if self._anew else self._read()
         if before is not None:
             self._state = before
-        self._run = tracker.start(self.row, self._state["run"])
+        self._run = tracker.start(self.row._replace(points=self._state["points"]), self._state["run"])
         if self._run.identifier() != self._state["run"]:  # a new run, also where the tracker has lost the earlier one
-            self._state |= {"run": self._run.identifier(), "steps": {}, "metrics": ""}
+            self._state |= {"run": self._run.identifier(), "steps": {}, "points": 0, "metrics": ""}
         self._save()
 
     def _log(self, stage: str, step: int, values: Mapping[str, float]) -> None:
@@ -91,6 +91,7 @@ class TrackingThread:
         if values and step > self._state["steps"].get(stage, -1):
             self._run.log(stage, step, values)
             self._state["steps"][stage] = step
+            self._state["points"] += 1
             self._save()
 
     def _finish(self, metrics: Mapping[str, float]) -> None:
@@ -114,7 +115,7 @@ class TrackingThread:
         try:
             found = json.loads(self.state_file.read_text(encoding="utf-8"))
             fits = found["keys"] == self._state["keys"] and isinstance(found["run"], str) and isinstance(found["metrics"], str)
-            fits = fits and all(isinstance(step, int) for step in found["steps"].values())
+            fits = fits and all(isinstance(step, int) for step in (found["points"], *found["steps"].values()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
         return found if fits else None

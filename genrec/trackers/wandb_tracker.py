@@ -47,12 +47,12 @@ class WandB:
                 console="off", init_timeout=START_SECONDS, finish_timeout=FINISH_SECONDS, finish_timeout_raises=True
             ),
         )
-        return _Run(run)
+        return _Run(run, row.points)
 
 
 class _Run:
-    def __init__(self, run: Any) -> None:
-        self.run = run
+    def __init__(self, run: Any, points: int) -> None:
+        self.run, self.points = run, points  # W&B's own count of points, which a session without a network would begin at 0
         self._stages: set[str] = set()
 
     def identifier(self) -> str:
@@ -63,7 +63,8 @@ class _Run:
         if stage not in self._stages:
             self._stages.add(stage)
             self.run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
-        self.run.log({f"{stage}/step": step, **{f"{stage}/{name}": value for name, value in values.items()}})
+        self.run.log({f"{stage}/step": step, **{f"{stage}/{name}": value for name, value in values.items()}}, step=self.points)
+        self.points += 1
 
     def finish(self, metrics: Mapping[str, float]) -> None:
         self.run.summary.update({f"test/{name}": value for name, value in metrics.items()})

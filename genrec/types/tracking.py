@@ -14,6 +14,7 @@ class TrackedRow(NamedTuple):
     seed: int
     configuration: Mapping[str, object]  # key path -> value: text, number, boolean, None, or a list of them
     folder: Path  # the data folder, below which a tracker may write
+    points: int = 0  # calls of `TrackedRun.log` in earlier sessions of the run
 
 
 @runtime_checkable
