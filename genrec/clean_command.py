@@ -133,7 +133,7 @@ def _remove_folder(each: Stored) -> str:
     """Remove a folder of the store, or return why it is kept: a row or a run has begun to use it since it was listed."""
     try:
         with FileLock(lock_of(*each.id), timeout=0):
-            users = uses().of(each.id)
+            users = uses(with_builds=False).of(each.id)  # this process itself holds the lock
             if users and each.kind != HALF_REMOVED:
                 return f"{', '.join(users)} uses it"
             artifact_folders.discard(each.path)

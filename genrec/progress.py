@@ -59,7 +59,8 @@ def pace(rate: float | None, seconds_left: float | None) -> str:
     """Return the rate and the time left in words, `2.5/s, about 7 min left` or `4.1 s each, about 2 h left`; '' without a rate."""
     if not rate:
         return ""
-    each = f"{rate:.3g}/s" if rate >= 1 else f"{duration(1 / rate)} each"
+    number = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+    each = f"{number}/s" if rate >= 1 else f"{duration(1 / rate)} each"
     return f"{each}, about {duration(seconds_left)} left" if seconds_left else each
 
 

@@ -86,8 +86,11 @@ def size_of(path: Path) -> int:
         return 0
 
 
-def uses() -> Uses:
-    """Return who uses which artifacts. Raises ArtifactError if a run file or a record can't be read: its artifacts are unknown."""
+def uses(with_builds: bool = True) -> Uses:
+    """Return who uses which artifacts, with the builds that have no record unless `with_builds` is false.
+
+    Raises ArtifactError if a run file or a record can't be read: its artifacts are unknown.
+    """
     rows = {name: _of_row(run_files.read(name)) for name in run_files.names_of_rows()}
     failures, damaged_failures = failed_runs.read_all()
     live, damaged_live = live_runs.read_all()
@@ -106,7 +109,7 @@ def uses() -> Uses:
         if not run.is_alive:
             ended.setdefault(run.name, []).append(label)
     running = [run for run in live if run.is_alive]
-    for build in unrecorded_builds(running):
+    for build in unrecorded_builds(running) if with_builds else ():
         runs.setdefault(str(build), set()).add((build.stage, build.key))
     return Uses(rows, runs, running, ended)
 

@@ -1,4 +1,4 @@
-"""Trackers: one that fails or hangs stops nothing, a row that is resumed goes on in its run, and the real libraries without a network."""
+"""Trackers: one that fails or hangs stops nothing, a resumed row goes on in its run, and the real libraries work offline."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ class Fake:
     fails: str = ""
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     waits: threading.Event | None = None
+    reached: threading.Event = field(default_factory=threading.Event)
 
     def check(self) -> None:
         self._call("check")
@@ -46,6 +47,7 @@ class Fake:
 
     def log(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         if self.waits is not None:
+            self.reached.set()
             self.waits.wait()
         self._call("log", stage, step, dict(values))
 
@@ -140,6 +142,7 @@ def test_a_tracker_that_hangs_is_not_waited_for(tmp_path: Path, capsys: pytest.C
     session = thread(tracker, tmp_path)
     for point in points(20, 40):
         session.log("sft", point)
+    tracker.reached.wait()
     session.close(seconds=0.01)
     assert session.error == "it has not finished in 0 s"
     assert capsys.readouterr().err.count("no longer tracks") == 1
