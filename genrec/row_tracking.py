@@ -22,7 +22,7 @@ TRACKERS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "wandb": WandB
 
 
 def trackers_of(names: Sequence[str]) -> dict[str, Tracker]:
-    """Return the trackers of `--track` by name: `tensorboard`, `wandb`, `mlflow`, or `FILE.py:CLASS` of one's own."""
+    """Return the trackers of `--track` by name: `tensorboard`, `wandb`, `mlflow`, or `FILE.py:CLASS`."""
     found: dict[str, Tracker] = {}
     for name in names:
         if name not in TRACKERS and ":" not in name:
