@@ -74,3 +74,13 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder of the store: rename it first, so that an interruption leaves no artifact without some of its files."""
+    key = folder.name.removeprefix(".").partition(".")[0]
+    removed = folder.with_name(f".{key}.removed")
+    if folder != removed:
+        remove(removed)
+        folder.rename(removed)
+    remove(removed)

@@ -39,6 +39,14 @@ def build() -> argparse.ArgumentParser:
     run.add_argument("--refresh", metavar="STAGE", help="rebuild this stage and all later stages")
     run.add_argument("--replace", action="store_true", help="start rows again whose settings differ from those in data/runs/")
     run.add_argument("--fields", action="store_true", help="list all fields with their defaults")
+    run.add_argument(
+        "--track",
+        metavar="TRACKER",
+        action="append",
+        default=[],
+        help="also log curves, settings and metrics to tensorboard, wandb, mlflow or FILE.py:CLASS; may be repeated. A tracker that "
+        "fails stops no training",
+    )
     run.add_argument("--offline", action="store_true", help="download nothing (also GENREC_OFFLINE=1)")
     run.set_defaults(call=experiment_commands.run)
 
@@ -81,7 +89,23 @@ def build() -> argparse.ArgumentParser:
 
     listing = commands.add_parser("list", help="list the rows with their seeds and results, and the runs that failed")
     listing.add_argument("--data", metavar="TEXT", help="only rows with this text in the name of their data set")
+    listing.add_argument("--disk", action="store_true", help="list the disk space of rows and artifacts instead")
     listing.set_defaults(call=row_commands.list_rows)
+
+    status = commands.add_parser("status", help="show the runs that are going on, and those that failed with the command to resume")
+    status.set_defaults(call=row_commands.status)
+
+    clean = commands.add_parser(
+        "clean",
+        help="remove rows, or the artifacts that no row uses",
+        description="Show what would be removed, with sizes, and ask. Artifacts that another row or a running, failed or killed run "
+        "uses are kept.",
+    )
+    clean.add_argument("names", metavar="ROW", nargs="*", help="rows to remove, with the artifacts that no other row uses")
+    clean.add_argument("--unused", action="store_true", help="remove the artifacts that no row uses, and what interrupted runs left")
+    clean.add_argument("--dry-run", action="store_true", help="only show what would be removed")
+    clean.add_argument("--yes", action="store_true", help="remove without a question")
+    clean.set_defaults(call=row_commands.clean)
 
     show = commands.add_parser("show", help="print the stages, artifacts, settings and metrics of a row")
     show.add_argument("name", metavar="NAME")

@@ -13,7 +13,7 @@ from genrec.row_commands import listed_seeds, print_table
 
 def run(options: argparse.Namespace, flags: list[str]) -> int:
     """Run experiments and print their table (`genrec run`)."""
-    from genrec import dry_run, loading, pipeline, run_experiments, run_files, studies
+    from genrec import dry_run, loading, pipeline, row_tracking, run_experiments, run_files, studies
     from genrec.experiment import with_seeds
     from genrec.overrides import override, print_fields
     from genrec.progress import say
@@ -36,7 +36,8 @@ def run(options: argparse.Namespace, flags: list[str]) -> int:
         for line in dry_run.lines(experiments, options.replace):
             print(line)
         return 0
-    run_experiments.run(experiments, options.refresh, options.replace, studies.study_name(options.experiment))
+    trackers = row_tracking.trackers_of(options.track)
+    run_experiments.run(experiments, options.refresh, options.replace, studies.study_name(options.experiment), trackers)
     seeds = {name: {entry.seed for entry in experiments if entry.name == name} for name in (entry.name for entry in experiments)}
     trained = {entry.name for entry in experiments if "sft" in entry.stages}
     for names in run_files.by_protocol(list(seeds)):

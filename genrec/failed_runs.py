@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from genrec import hashed_json
 from genrec.environment import versions
 from genrec.errors import ArtifactError, Stopped
 from genrec.experiment import Experiment
-from genrec.hashed_json import Each, Optional, Shape
+from genrec.hashed_json import KEY, Each, Matching, Optional, Shape
 from genrec.progress import say
 from genrec.store import now, write_json
 from genrec.workspace import failed_folder
@@ -29,6 +29,7 @@ SHAPE: dict[str, Shape] = {
     "command": str,  # resumes the run; empty if it was not started on the command line
     "versions": Each(str),
     "data": Optional(str),  # the source in words, such as Frames(events.csv); records of earlier versions have none
+    "artifacts": Optional(Each(Matching(KEY))),  # stage -> key of all stages, which `genrec clean` keeps; as for `data`
 }
 
 
@@ -45,11 +46,19 @@ class Failure(NamedTuple):
     command: str
     versions: dict[str, str]
     data: str = ""
+    artifacts: Mapping[str, str] = {}
 
 
-def record(experiment: Experiment, done: Sequence[str], error: BaseException, keep_refresh: bool = False) -> None:
+def record(
+    experiment: Experiment,
+    done: Sequence[str],
+    error: BaseException,
+    keep_refresh: bool = False,
+    artifacts: Mapping[str, str] | None = None,
+) -> None:
     """Record why a run of one seed ended after the stages `done`. If the record can't be written, log this.
 
+    `artifacts` holds the key of each stage of the row and seed; None if they could not be planned.
     `keep_refresh` keeps --refresh in the recorded command, for a stage whose earlier artifact is intact: without it nothing would run.
     """
     stage = next((stage for stage in experiment.stages if stage not in done), "")
@@ -66,8 +75,9 @@ def record(experiment: Experiment, done: Sequence[str], error: BaseException, ke
         resuming(sys.argv, keep_refresh),
         versions(),
         _source(experiment.source),
+        dict(artifacts or {}),
     )
-    path = _path(experiment)
+    path = _path(experiment.name, experiment.seed)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, hashed_json.add_hash(failure._asdict()))
@@ -77,7 +87,12 @@ def record(experiment: Experiment, done: Sequence[str], error: BaseException, ke
 
 def clear(experiment: Experiment) -> None:
     """Remove the record of this row and seed, if there is one."""
-    _path(experiment).unlink(missing_ok=True)
+    _path(experiment.name, experiment.seed).unlink(missing_ok=True)
+
+
+def remove(failure: Failure) -> None:
+    """Remove a record."""
+    _path(failure.name, failure.seed).unlink(missing_ok=True)
 
 
 def read_all() -> tuple[list[Failure], list[str]]:
@@ -97,14 +112,14 @@ def read_all() -> tuple[list[Failure], list[str]]:
 
 
 def resuming(arguments: Sequence[str], keep_refresh: bool = False) -> str:
-    """Return the command line that resumes a run. Empty if it is none of genrec's.
+    """Return the command line that resumes a run or a tuning. Empty if it is none of genrec's.
 
     It is without --refresh, which would begin again, unless `keep_refresh` is true.
     """
     program = Path(arguments[0]).name if arguments else ""
     if program == "__main__.py":
         program = "genrec"
-    if program != "genrec" or arguments[1:2] != ["run"]:
+    if program != "genrec" or arguments[1:2] not in (["run"], ["tune"]):
         return ""
     kept, skips = [], False
     for argument in arguments[1:]:
@@ -116,8 +131,8 @@ def resuming(arguments: Sequence[str], keep_refresh: bool = False) -> str:
     return shlex.join([program, *kept])
 
 
-def _path(experiment: Experiment) -> Path:
-    return failed_folder() / f"{experiment.name}-seed-{experiment.seed}.json"
+def _path(name: str, seed: int) -> Path:
+    return failed_folder() / f"{name}-seed-{seed}.json"
 
 
 def _source(source: Any) -> str:

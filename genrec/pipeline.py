@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from genrec.plugin_errors import attribute_to
 from genrec.progress import say
 from genrec.store import Artifact, Store, describe, key_of, now, write_json
 from genrec.tokenizer.health_report import say_health
-from genrec.training.curves import OnRow
+from genrec.training.curves import OnRow, Row, together
 from genrec.workspace import raw_folder, store
 
 VERSIONS = {"data": 4, "embed": 2, "tokenize": 2, "sft": 3, "align": 5, "evaluate": 3}  # of each stage; raised when results change
@@ -118,6 +119,7 @@ def run(
     last: str | None = None,
     on_artifact: Callable[[Artifact], None] | None = None,
     on_row: OnRow | None = None,
+    on_stage_row: Callable[[str, Row], None] | None = None,
 ) -> dict[str, Artifact]:
     """Build the missing artifacts of an experiment and return all of its artifacts by stage.
 
@@ -128,6 +130,7 @@ def run(
         last: stop after this stage.
         on_artifact: called with each artifact as soon as it exists, before the next stage runs.
         on_row: called with each row of the training curves of the stage `last` while it trains. An exception of it ends the training.
+        on_stage_row: called with the stage and each row of the training curves of every stage that trains.
 
     """
     steps, existing = plan(experiment), store()
@@ -146,7 +149,8 @@ def run(
         refreshed.add(step.key)
         anew = rebuild and not known
         if anew or not existing.is_done(step.stage, step.key):
-            _build(experiment, step, artifacts, existing, anew, on_row if step.stage == last else None)
+            follow = None if on_stage_row is None else partial(on_stage_row, step.stage)
+            _build(experiment, step, artifacts, existing, anew, together(on_row if step.stage == last else None, follow))
         artifacts[step.stage] = existing.get(step.stage, step.key)
         if step.stage == "data":
             stages.check_components(experiment, artifacts["data"].folder)

@@ -1,16 +1,67 @@
-"""Progress of long work: a progress bar on a terminal, and a plain line every `LINE_INTERVAL` seconds in logs and CI."""
+"""Progress of long work: a progress bar on a terminal, and a plain line every `LINE_INTERVAL` seconds in logs and CI.
+
+The state of the outermost work is also passed on to the functions of `watched`, on a terminal or not.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from typing import NamedTuple, TypeVar
 
 Item = TypeVar("Item")
 LINE_INTERVAL = 15.0  # seconds between plain lines
 BAR_DELAY = 2.0  # seconds before a bar appears
 TIMED_STEPS, TIMED_SHARE = 10, 0.05  # steps after the first, or their share of the total, before an estimate of the time left
+
+
+class State(NamedTuple):
+    """How far the outermost work has come."""
+
+    description: str
+    done: int  # steps
+    total: int | None  # steps; None if unknown
+    rate: float | None  # steps per second; None before it is timed (`TIMED_STEPS`)
+    seconds_left: float | None  # None without a rate or a total
+    note: str
+
+
+Watcher = Callable[[State], None]
+_watchers: list[Watcher] = []
+
+
+@contextmanager
+def watched(watcher: Watcher) -> Iterator[None]:
+    """Call `watcher` with each `State` of the outermost work within this context."""
+    _watchers.append(watcher)
+    try:
+        yield
+    finally:
+        _watchers.remove(watcher)
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words: `0.3 s`, `45 s`, `7 min`, `6 h 40 min`, `3 d 4 h`."""
+    if seconds < 90:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def pace(rate: float | None, seconds_left: float | None) -> str:
+    """Return the rate and the time left in words, `2.5/s, about 7 min left` or `4.1 s each, about 2 h left`; '' without a rate."""
+    if not rate:
+        return ""
+    number = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+    each = f"{number}/s" if rate >= 1 else f"{duration(1 / rate)} each"
+    return f"{each}, about {duration(seconds_left)} left" if seconds_left else each
 
 
 def say(message: str) -> None:
@@ -50,39 +101,52 @@ class Progress:
             self._first = now, self.done
         if self._nested:
             return
+        for watcher in _watchers:
+            watcher(self._state(note, now))
         if sys.stderr is not None and sys.stderr.isatty():
             if now - self._started > BAR_DELAY:
-                self._draw(note)
+                self._draw(self._state(note, now))
         elif now - self._last_line > LINE_INTERVAL:
             self._last_line = now
-            say(self._line(note, now))
+            say(self._line(self._state(note, now), now))
 
-    def _line(self, note: str, now: float) -> str:
+    def _state(self, note: str, now: float) -> State:
+        """Return the state of this work."""
+        rate = self._rate(now)
+        left = (self.total - self.done) / rate if rate and self.total else None
+        return State(self.description, self.done, self.total, rate, left, note)
+
+    def _line(self, state: State, now: float) -> str:
         """Return the plain line."""
         count = f"{self.done}/{self.total}" if self.total else f"{self.done}"
-        return f"{self.description}: {count} ({now - self._started:.0f} s{self._left(now)}) {note}".rstrip()
+        times = ", ".join(filter(None, [f"{now - self._started:.0f} s", pace(state.rate, state.seconds_left)]))
+        return f"{self.description}: {count} ({times}) {state.note}".rstrip()
 
-    def _left(self, now: float) -> str:
-        """Return the estimated remaining time in words: nothing before `TIMED_STEPS` steps or `TIMED_SHARE` of the total are timed."""
-        if not self.total or self._first is None:
-            return ""
+    def _rate(self, now: float) -> float | None:
+        """Return the steps per second, or None before `TIMED_STEPS` steps or `TIMED_SHARE` of the total are timed."""
+        if self._first is None:
+            return None
         began, before = self._first
         timed = self.done - before
-        if timed < 1 or timed < min(TIMED_STEPS, TIMED_SHARE * self.total):
-            return ""
-        return f", about {(now - began) * (self.total - self.done) / timed:.0f} s left"
+        needed = min(TIMED_STEPS, TIMED_SHARE * self.total) if self.total else TIMED_STEPS
+        return timed / (now - began) if timed >= max(1, needed) and now > began else None
 
-    def _draw(self, note: str) -> None:
-        """Show or update the bar."""
+    def _draw(self, state: State) -> None:
+        """Show or update the bar, with the rate, the time left and the note."""
         from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
         from rich.progress import Progress as Bar
 
         if self._bar is None:
-            self._bar = Bar(console=Console(stderr=True), transient=True)
+            texts = [TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[text]}")]
+            self._bar = Bar(
+                texts[0], BarColumn(bar_width=24), MofNCompleteColumn(), texts[1], console=Console(stderr=True), transient=True
+            )
             self._bar.start()
-            self._task = self._bar.add_task(self.description, total=self.total)
+            self._task = self._bar.add_task(self.description, total=self.total, text="")
         assert isinstance(self._bar, Bar)
-        self._bar.update(self._task, completed=self.done, description=f"{self.description} {note}".rstrip())
+        text = "  ".join(filter(None, [pace(state.rate, state.seconds_left), state.note]))
+        self._bar.update(self._task, completed=self.done, text=text)
 
     def __exit__(self, *_: object) -> None:
         Progress._depth -= 1

@@ -38,11 +38,26 @@ def print_table(
 
 
 def list_rows(options: argparse.Namespace, flags: list[str]) -> int:
-    """List the rows and the failed runs (`genrec list`)."""
-    from genrec import run_list
+    """List the rows and the failed runs, or their disk space (`genrec list`)."""
+    from genrec import disk_usage, run_list
 
-    print("\n".join(run_list.lines(options.data)))
+    print("\n".join(disk_usage.lines(options.data) if options.disk else run_list.lines(options.data)))
     return 0
+
+
+def status(options: argparse.Namespace, flags: list[str]) -> int:
+    """Show what runs and what failed (`genrec status`)."""
+    from genrec import run_status
+
+    print("\n".join(run_status.lines()))
+    return 0
+
+
+def clean(options: argparse.Namespace, flags: list[str]) -> int:
+    """Remove rows, or what no row uses (`genrec clean`)."""
+    from genrec import clean_command
+
+    return clean_command.clean(options.names, options.unused, options.dry_run, options.yes)
 
 
 def show(options: argparse.Namespace, flags: list[str]) -> int:

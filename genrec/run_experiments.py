@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from genrec import failed_runs, pipeline, row_trainings, run_files, studies
+from genrec import failed_runs, live_runs, pipeline, row_tracking, row_trainings, run_files, studies
 from genrec.errors import counted
 from genrec.experiment import Experiment, kind_of_stage, place_of
 from genrec.progress import say
+from genrec.row_tracking import Tracking
 from genrec.store import Artifact
+from genrec.types import Tracker
 from genrec.workspace import check_writable, reports_folder, store
 
 SHOWN_ROWS = 10  # rows that a message lists
 
 
 def run(
-    experiments: Sequence[Experiment], refresh: str | None = None, replace: bool = False, study: str = studies.FROM_PYTHON
+    experiments: Sequence[Experiment],
+    refresh: str | None = None,
+    replace: bool = False,
+    study: str = studies.FROM_PYTHON,
+    trackers: Mapping[str, Tracker] | None = None,
 ) -> None:
     """Run the missing stages of each experiment and record the results. Log the seconds of all new artifacts at the end.
 
@@ -32,8 +38,10 @@ def run(
         refresh: rebuild this stage and all later ones.
         replace: start a row again if its run file has other settings; otherwise this raises UsageError before any stage runs.
         study: name of the list in the record of what was tried (`studies.study_name`).
+        trackers: by name, what follows the trainings (`row_tracking.trackers_of`). One that fails stops nothing.
 
     """
+    tracking = Tracking({} if trackers is None else dict(trackers))
     check_writable(list(pipeline.VERSIONS))
     for name in dict.fromkeys(experiment.name for experiment in experiments):
         run_files.check_extendable(name)
@@ -41,32 +49,46 @@ def run(
     studies.record(study, experiments)
     refreshed: set[str] = set()
     new: dict[str, Artifact] = {}
-    for number, experiment in enumerate(experiments):
-        done: list[str] = []
-        steps: list[pipeline.Step] = []
-        try:
-            steps = pipeline.plan(experiment)
-            before = {step.key: _modified(store().folder(step.stage, step.key)) for step in steps}
-            artifacts = pipeline.run(experiment, refresh, refreshed, on_artifact=partial(_finish_stage, experiment, done))
-            run_files.record(experiment, artifacts, replace)
-        except BaseException as error:
-            next_step = steps[len(done)] if len(done) < len(steps) else None
-            is_intact = next_step is not None and store().is_done(next_step.stage, next_step.key)  # it was not built again
-            failed_runs.record(experiment, done, error, keep_refresh=is_intact)
-            if len(experiments) > 1:
-                say(unfinished_line(experiments, number, refresh))
-            raise
-        failed_runs.clear(experiment)
-        new |= {each.key: each for each in artifacts.values() if _modified(each.folder) != before[each.key]}
+    with live_runs.recorded() as recorder:
+        for number, experiment in enumerate(experiments):
+            done: list[str] = []
+            steps: list[pipeline.Step] = []
+            try:
+                steps = pipeline.plan(experiment)
+                recorder.row(number + 1, len(experiments), experiment.name, experiment.seed, keys_of(steps))
+                before = {step.key: _modified(store().folder(step.stage, step.key)) for step in steps}
+                with tracking.row(experiment, steps, anew=refresh is not None) as log:
+                    finish = partial(_finish_stage, experiment, done, recorder, log)
+                    artifacts = pipeline.run(experiment, refresh, refreshed, on_artifact=finish, on_stage_row=log.on_row)
+                run_files.record(experiment, artifacts, replace)
+            except BaseException as error:
+                next_step = steps[len(done)] if len(done) < len(steps) else None
+                is_intact = next_step is not None and store().is_done(next_step.stage, next_step.key)  # it was not built again
+                failed_runs.record(experiment, done, error, keep_refresh=is_intact, artifacts=keys_of(steps))
+                if len(experiments) > 1:
+                    say(unfinished_line(experiments, number, refresh))
+                raise
+            failed_runs.clear(experiment)
+            new |= {each.key: each for each in artifacts.values() if _modified(each.folder) != before[each.key]}
     for name in dict.fromkeys(experiment.name for experiment in experiments):
         run_files.say_other_metrics(name)
     if new:
         say(seconds_line(list(new.values())))
 
 
-def _finish_stage(experiment: Experiment, done: list[str], artifact: Artifact) -> None:
-    """Note that a stage is done, and draw its curves."""
+def keys_of(steps: Sequence[pipeline.Step]) -> dict[str, str]:
+    """Return the key of each stage."""
+    return {step.stage: step.key for step in steps}
+
+
+def _finish_stage(
+    experiment: Experiment, done: list[str], recorder: live_runs.Recorder, log: row_tracking.RowLog, artifact: Artifact
+) -> None:
+    """Note that a stage is done and the next one begins, pass its curves or metrics on to trackers, and draw its curves."""
     done.append(artifact.stage)
+    if len(done) < len(experiment.stages):
+        recorder.stage(experiment.stages[len(done)])
+    log.on_artifact(artifact)
     _draw_curves(experiment, artifact)
 
 

@@ -43,7 +43,7 @@ def lines(data: str | None = None) -> list[str]:
     result += ["", *tried] if tried else []
     for failure in failures:
         if _is_of(data, failure.data):
-            result += ["", *_failure_lines(failure, width)]
+            result += ["", *failure_lines(failure, width)]
     result += [line for message in (*damaged, *damaged_studies, *damaged_records) for line in ("", f"unreadable: {message}")]
     if not rows:
         where = f"{runs_folder()} has no rows" + (f" on data with {data!r} in the name" if data is not None else "")
@@ -120,7 +120,7 @@ def _room(places: Sequence[int], widths: Sequence[int], width: int) -> int:
     return width - sum(widths[place] + 2 for place in places[:-1])
 
 
-def _failure_lines(failure: Failure, width: int) -> list[str]:
+def failure_lines(failure: Failure, width: int) -> list[str]:
     """Return what happened, in lines that fit into the terminal, and the command that goes on, in one line."""
     state = "stopped" if failure.stopped else "failed"
     where = f" in {failure.stage}" if failure.stage else " after the last stage"

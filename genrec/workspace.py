@@ -30,7 +30,10 @@ def check_writable(stages: Sequence[str], write: bool = True) -> None:
     are read, of the nearest folder that exists if there is no data folder.
     """
     root = home()
-    below = [raw_folder(), runs_folder(), failed_folder(), studies_folder(), store().root, reports_folder(), tensorboard_folder()]
+    below = [
+        raw_folder(), runs_folder(), failed_folder(), running_folder(), studies_folder(), store().root, reports_folder(),
+        tensorboard_folder(), tracking_folder(),
+    ]  # fmt: skip
     try:
         check_folder(root)
         if write:
@@ -79,6 +82,11 @@ def failed_folder() -> Path:
     return runs_folder() / "failed"
 
 
+def running_folder() -> Path:
+    """Return the folder with the records of running processes."""
+    return runs_folder() / "running"
+
+
 def studies_folder() -> Path:
     """Return the folder with the records of what was tried."""
     return home() / "studies"
@@ -92,6 +100,11 @@ def reports_folder() -> Path:
 def tensorboard_folder() -> Path:
     """Return the folder of TensorBoard's event files."""
     return home() / "tensorboard"
+
+
+def tracking_folder() -> Path:
+    """Return the folder with what trackers have received of each row (`genrec run --track`)."""
+    return home() / "tracking"
 
 
 def store() -> Store:

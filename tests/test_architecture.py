@@ -30,6 +30,7 @@ GROUND = {
     "hashed_json",
     "manifests",
     "artifact_folders",
+    "held_locks",
     "storage_errors",
     "objective_state",
     "plugin_errors",
@@ -39,7 +40,7 @@ GROUND = {
     "input_files",
     "id_matching",
 }  # import nothing above them
-FOLDERS = {"data", "embeddings", "tokenizer", "model", "preference", "evaluation", "baselines"}
+FOLDERS = {"data", "embeddings", "tokenizer", "model", "preference", "evaluation", "baselines", "trackers"}
 TOP = [
     "renamed",
     "environment",
@@ -62,10 +63,16 @@ TOP = [
     "run_files",
     "row_trainings",
     "failed_runs",
+    "live_runs",
     "run_list",
+    "stored_artifacts",
+    "run_status",
+    "disk_usage",
+    "clean_command",
+    "loading",
+    "row_tracking",
     "run_experiments",
     "dry_run",
-    "loading",
     "component_choices",
     "field_paths",
     "override_messages",
@@ -134,6 +141,8 @@ def test_each_heavy_library_has_one_place() -> None:
         "urllib.request",
         "http",
         "requests",
+        "wandb",
+        "mlflow",
     )
     where = {library: set() for library in libraries}
     for path in PACKAGE.rglob("*.py"):
@@ -150,6 +159,8 @@ def test_each_heavy_library_has_one_place() -> None:
     assert {Path(path).name for path in where["matplotlib"]} == {"data_plots.py", "semantic_id_plots.py", "curve_plots.py"}
     assert where["urllib.request"] | where["http"] == {"data/download/http_download.py"}
     assert not where["requests"]
+    assert where["wandb"] == {"trackers/wandb_tracker.py"}
+    assert where["mlflow"] == {"trackers/mlflow_tracker.py"}
 
 
 def test_no_command_imports_the_torchmetrics_classes() -> None:

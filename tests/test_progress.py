@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from genrec import progress
-from genrec.progress import Progress, track
+from genrec.progress import Progress, State, pace, track, watched
 
 
 class Terminal(io.StringIO):
@@ -27,8 +27,8 @@ def test_lines_in_a_log(clock: None, capsys: pytest.CaptureFixture[str]) -> None
     """10 s per step and a line after more than 15 s: the first line is at 20 s, after step 2 of 4, with 20 s left."""
     assert list(track(range(4), "counting")) == [0, 1, 2, 3]
     assert capsys.readouterr().err.splitlines() == [
-        "counting: 2/4 (20 s, about 20 s left)",
-        "counting: 4/4 (40 s, about 0 s left)",
+        "counting: 2/4 (20 s, 10 s each, about 20 s left)",
+        "counting: 4/4 (40 s, 10 s each)",
     ]
 
 
@@ -38,7 +38,7 @@ def test_no_time_is_estimated_from_few_steps(clock: None, capsys: pytest.Capture
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "SFT: 2/500 (20 s)"
     assert lines[4] == "SFT: 10/500 (100 s)"
-    assert lines[5] == "SFT: 12/500 (120 s, about 4880 s left)"  # 488 steps of 10 s
+    assert lines[5] == "SFT: 12/500 (120 s, 10 s each, about 1 h 21 min left)"  # 488 steps of 10 s
 
 
 def test_the_estimate_leaves_out_a_slow_first_step(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,7 +46,8 @@ def test_the_estimate_leaves_out_a_slow_first_step(monkeypatch: pytest.MonkeyPat
     now = iter([0.0, *(100.0 + 10 * step for step in range(20))])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
     list(track(range(20), "slow start"))
-    assert capsys.readouterr().err.splitlines()[:2] == ["slow start: 1/20 (100 s)", "slow start: 3/20 (120 s, about 170 s left)"]
+    first, second = capsys.readouterr().err.splitlines()[:2]
+    assert (first, second) == ("slow start: 1/20 (100 s)", "slow start: 3/20 (120 s, 10 s each, about 3 min left)")
 
 
 def test_the_estimate_leaves_out_the_steps_before_a_resume(clock: None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,7 +56,7 @@ def test_the_estimate_leaves_out_the_steps_before_a_resume(clock: None, capsys: 
         bar.done = 96
         for _ in range(12):
             bar.advance()
-    assert capsys.readouterr().err.splitlines()[-1] == "SFT: 108/200 (120 s, about 920 s left)"
+    assert capsys.readouterr().err.splitlines()[-1] == "SFT: 108/200 (120 s, 10 s each, about 15 min left)"
 
 
 def test_without_a_total(clock: None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,3 +89,45 @@ def test_a_closed_standard_error_is_ignored(clock: None, monkeypatch: pytest.Mon
     assert list(track(range(4), "counting")) == [0, 1, 2, 3]
     progress.say("hello")
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("rate", "left", "words"),
+    [
+        (None, None, ""),
+        (2.5, 420.0, "2.5/s, about 7 min left"),
+        (1234.5, 3.0, "1,234/s, about 3 s left"),
+        (0.25, 7200.0, "4 s each, about 2 h left"),
+        (2.5, None, "2.5/s"),
+        (2.5, 0.0, "2.5/s"),
+    ],
+)
+def test_rate_and_time_left_in_words(rate: float | None, left: float | None, words: str) -> None:
+    assert pace(rate, left) == words
+
+
+def test_watchers_get_the_state_of_the_outermost_work(clock: None) -> None:
+    """The step after the first is timed at step 2, and 18 of 20 are left."""
+    states: list[State] = []
+    with watched(states.append), Progress("SFT", 20) as bar:
+        bar.advance(note="loss 3")
+        list(track(range(3), "validation"))
+        bar.advance()
+    list(track(range(3), "later"))
+    assert states[0] == State("SFT", 1, 20, None, None, "loss 3")
+    assert [state.description for state in states] == ["SFT", "SFT"]
+    assert states[1].rate is not None
+    assert states[1].seconds_left == 18 / states[1].rate
+    assert progress._watchers == []
+
+
+def test_the_bar_shows_rate_and_note_without_markup(clock: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("COLUMNS", "200")
+    with Progress("SFT [red]", 30) as bar:
+        for _ in range(20):
+            bar.advance(note="loss [bold]3.2")
+        bar._bar.refresh()  # type: ignore[union-attr]
+    shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
+    for text in ("SFT [red]", "20/30", "10 s each, about 2 min left", "loss [bold]3.2"):  # 100 s
+        assert text in shown

@@ -69,6 +69,7 @@ class TrainingCallback(lightning.Callback):
         self.plan, self.patience, self.validate, self.bar, self.curves = plan, patience, validate, bar, curves
         self.selection, self.check, self.estimate, self.identity = selection, check, estimate, identity
         self.saved = time.monotonic()
+        self.loss, self.score = _latest(progress.curves, selection.column)
         self.signal: int | None = None
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -105,16 +106,22 @@ class TrainingCallback(lightning.Callback):
             self._validate(pl_module)
             trainer.should_stop = _out_of_patience(self.progress, self.patience)
         self._emit_rows()
-        self.bar.advance(note=f"{self.selection.column} {self.progress.best_score:.4f} at step {self.progress.best_step}")
+        self.bar.advance(note=self._note())
         if not self.curves.pending and (self.signal is not None or time.monotonic() - self.saved > CHECKPOINT_SECONDS):
             self._save(pl_module.policy, trainer.optimizers[0])
         if self.signal is not None:
             raise Stopped(self.signal, f"stopped at step {pl_module.step}, checkpoint saved; run the same command to resume")
 
+    def _note(self) -> str:
+        """Return the last loss, the last validation score and the best one in words."""
+        loss = [] if self.loss is None else [f"loss {self.loss:.4g}"]
+        best = f"best {self.progress.best_score:.4f} at step {self.progress.best_step}"
+        return ", ".join(loss if self.score is None else [*loss, f"{self.selection.column} {self.score:.4f} ({best})"])
+
     def _flush(self) -> None:
         """Add a row to the curves. Raise NumericsError if a step since the last row was not finite; the last checkpoint stays."""
         self.check.check_steps()
-        self.curves.flush(self.progress.step)
+        self.loss = self.curves.flush(self.progress.step)["loss"]
 
     def _save(self, policy: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Save a checkpoint, unless the policy has non-finite weights."""
@@ -141,6 +148,7 @@ class TrainingCallback(lightning.Callback):
         self.estimate.validated(synchronized_clock() - began)
         self.curves.add_validation(step, found)
         self.check.check_score(column, found[column], step)
+        self.score = found[column]
         if found[column] > self.progress.best_score:
             self.best = checkpoint.weights(policy)
             self.progress = self.progress._replace(best_step=step, best_score=found[column], stale=0)
@@ -221,6 +229,12 @@ def _resume(
     kept = f" in {progress.precision}, the precision of the checkpoint" if recipe.optimization.precision == "auto" else ""
     say(f"{description}: resuming from step {progress.step}{kept}")
     return progress, resumed.best
+
+
+def _latest(rows: Sequence[Row], column: str) -> tuple[float | None, float | None]:
+    """Return the last loss and the last score on validation of a checkpoint's curves, None where there is none."""
+    losses, found = [row["loss"] for row in rows if "loss" in row], list(scores(rows, column).values())
+    return losses[-1] if losses else None, found[-1] if found else None
 
 
 def _user_names(examples: TrainingExamples, batch_size: int, seed: int, user_ids: UserIds | None, step: int) -> Sequence[str]:

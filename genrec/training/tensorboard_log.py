@@ -1,13 +1,14 @@
-"""TensorBoard logging of training curves. Does nothing if TensorBoard is not installed."""
+"""TensorBoard logging of training curves. Does nothing if TensorBoard is not installed; an error ends the logging alone."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from genrec.progress import say
 from genrec.training.curves import VALIDATION, OnRow, Row
 
 if TYPE_CHECKING:
@@ -27,8 +28,18 @@ def tensorboard(folder: Path) -> Iterator[OnRow | None]:
         yield None
         return
     writer: SummaryWriter | None = None
+    failed = False
 
     def write(row: Row) -> None:
+        nonlocal failed
+        if not failed:
+            try:
+                add(row)
+            except Exception as error:  # such as a full disk
+                failed = True
+                say(f"TensorBoard files in {folder} end here ({type(error).__name__}: {error}); the training goes on")
+
+    def add(row: Row) -> None:
         nonlocal writer
         step = int(row["step"])
         if writer is None:
@@ -43,7 +54,8 @@ def tensorboard(folder: Path) -> Iterator[OnRow | None]:
         yield write
     finally:
         if writer is not None:
-            writer.close()
+            with suppress(Exception) if failed else nullcontext():
+                writer.close()
 
 
 def tag(name: str) -> str:

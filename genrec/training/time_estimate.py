@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 from genrec.errors import counted
+from genrec.progress import duration
 from genrec.training.schedule import Schedule
 
 UNTIMED_STEPS = 1  # the first step is slower than the others
@@ -80,16 +81,3 @@ def device() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return counted(torch.get_num_threads(), "thread")
-
-
-def duration(seconds: float) -> str:
-    """Return a time in words: `0.3 s`, `45 s`, `7 min`, `6 h 40 min`, `3 d 4 h`."""
-    if seconds < 90:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-    return f"{hours // 24} d {hours % 24} h"

@@ -99,6 +99,7 @@ from genrec.types.preference import (
     SamplerContext,
 )
 from genrec.types.specification import CheckedCatalog, CheckedData, CheckedSpecification, NamesFiles
+from genrec.types.tracking import TrackedRow, TrackedRun, Tracker
 from genrec.types.value_schedule import NumberOrSchedule, ValueSchedule
 from genrec.types.window_policy import CatalogPolicy, ConstrainedWindowPolicy, PlaceSearchPolicy, WindowPolicy
 
@@ -196,6 +197,9 @@ __all__ = [
     "SurrogateTerms",
     "TieOrder",
     "TieOrderingSplit",
+    "TrackedRow",
+    "TrackedRun",
+    "Tracker",
     "TrainedQuantizer",
     "TrainingExamples",
     "TrainingStep",

@@ -1,0 +1,152 @@
+"""Records of running processes: `data/runs/running/PROCESS-NUMBER.json`, for `genrec status` and `genrec clean`.
+
+A process holds the lock beside its record for as long as it runs, and removes both when it ends, with or without an error. A record
+without a held lock is that of a process that was killed. Records are written at the start of each stage and then every few seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from genrec import hashed_json, progress
+from genrec.errors import ArtifactError
+from genrec.failed_runs import resuming
+from genrec.hashed_json import KEY, Each, Matching, Optional, Shape
+from genrec.held_locks import is_held
+from genrec.progress import say
+from genrec.store import locked, now, write_json
+from genrec.workspace import running_folder
+
+WRITE_SECONDS = 5.0  # time between two records within a stage
+SHAPE: dict[str, Shape] = {
+    "process": int,
+    "host": str,
+    "command": str,  # resumes the run; empty if it was not started by `genrec run`
+    "started": str,  # UTC, ISO 8601
+    "updated": str,  # UTC, ISO 8601
+    "row": int,  # place of the row and seed in the list of the command, from 1
+    "rows": int,  # length of the list
+    "name": str,  # of the row
+    "seed": int,
+    "stage": str,  # that is built now
+    "artifacts": Each(Matching(KEY)),  # stage -> key of all stages of the row and seed
+    "work": str,  # description of the work within the stage
+    "done": int,  # steps
+    "total": Optional(int),
+    "rate": Optional(float),  # steps per second
+    "seconds_left": Optional(float),
+    "note": str,  # loss and validation metric of a training
+}
+
+
+class LiveRun(NamedTuple):
+    """A process that runs, or was killed; see `SHAPE`."""
+
+    path: Path
+    is_alive: bool
+    content: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The name of the row."""
+        return str(self.content["name"])
+
+    @property
+    def seed(self) -> int:
+        """The seed of the row."""
+        return int(self.content["seed"])
+
+
+class Recorder:
+    """Writes the record of this process. A record that can't be written is logged once, and the run goes on."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self.path, self.clock = path, clock
+        command = resuming(sys.argv)
+        self.content: dict[str, Any] = {"process": os.getpid(), "host": socket.gethostname(), "command": command, "started": now()}
+        self._written: float | None = None
+        self._fails = False
+
+    def row(self, place: int, rows: int, name: str, seed: int, artifacts: Mapping[str, str]) -> None:
+        """Note that a row and seed begin, the one at `place` from 1. Remove the records of killed processes that had it before."""
+        for before in read_all()[0]:
+            if not before.is_alive and (before.name, before.seed) == (name, seed):
+                remove(before)
+        self.content |= {"row": place, "rows": rows, "name": name, "seed": seed, "artifacts": dict(artifacts)}
+        self.stage(next(iter(artifacts)))
+
+    def stage(self, stage: str) -> None:
+        """Note that a stage begins."""
+        self.content |= {"stage": stage, "work": "", "done": 0, "note": ""}
+        for name in ("total", "rate", "seconds_left"):
+            self.content.pop(name, None)
+        self._write()
+
+    def watch(self, state: progress.State) -> None:
+        """Note how far the work within the stage has come."""
+        if "stage" not in self.content or (self._written is not None and self.clock() - self._written < WRITE_SECONDS):
+            return
+        self.content |= {"work": state.description, "done": state.done, "note": state.note}
+        optional = {"total": state.total, "rate": state.rate, "seconds_left": state.seconds_left}
+        self.content |= {name: value for name, value in optional.items() if value is not None}
+        self._write()
+
+    def _write(self) -> None:
+        self._written = self.clock()
+        try:
+            write_json(self.path, hashed_json.add_hash({**self.content, "updated": now()}))
+        except OSError as error:
+            if not self._fails:
+                say(f"'genrec status' cannot follow this run, which goes on: {self.path} could not be written ({error})")
+            self._fails = True
+
+
+@contextmanager
+def recorded() -> Iterator[Recorder]:
+    """Yield the recorder of this process; hold the lock of its record meanwhile, and remove both at the end."""
+    folder = running_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{os.getpid()}-{secrets.token_hex(4)}.json"
+    recorder = Recorder(path)
+    with locked(_lock(path)), progress.watched(recorder.watch):
+        try:
+            yield recorder
+        finally:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+                _lock(path).unlink(missing_ok=True)
+
+
+def read_all() -> tuple[list[LiveRun], list[str]]:
+    """Return the processes on record, in the order of their start, and the messages for records that are damaged."""
+    found, damaged = [], []
+    for path in sorted(running_folder().glob("[!.]*.json")):
+        alive = is_held(_lock(path))
+        try:
+            content = hashed_json.read_object(path, "remove it")
+            hashed_json.check_object(path, content, SHAPE, "remove it")
+        except FileNotFoundError:  # the process has ended in the meantime
+            continue
+        except (ArtifactError, OSError) as error:
+            damaged.append(str(error))
+            continue
+        found.append(LiveRun(path, alive, content))
+    return sorted(found, key=lambda run: str(run.content["started"])), damaged
+
+
+def remove(run: LiveRun) -> None:
+    """Remove the record of a killed process."""
+    run.path.unlink(missing_ok=True)
+    _lock(run.path).unlink(missing_ok=True)
+
+
+def _lock(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")

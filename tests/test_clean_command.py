@@ -1,0 +1,238 @@
+"""`genrec list --disk` and `genrec clean`: sizes, what is shared, what may be removed, and a removal that is interrupted."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from test_run_files import baseline
+
+from genrec import artifact_folders, clean_command, disk_usage, failed_runs, run_experiments, run_files, store
+from genrec.__main__ import main
+from genrec.errors import ArtifactError, NumericsError
+from genrec.live_runs import recorded
+from genrec.stored_artifacts import lock_of, size_of, stored, uses
+from genrec.workspace import home
+
+SHORT = replace(baseline("short"), history_length=3)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with two rows that share their data, as data and evaluation alone."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GENREC_HOME", str(folder))
+        run_experiments.run([baseline(), SHORT])
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def data(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the data folder."""
+    shutil.copytree(made, tmp_path / "home")
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def keys(name: str) -> dict[str, str]:
+    found: dict[str, str] = run_files.read(name)["seeds"]["0"]["artifacts"]
+    return found
+
+
+def folder(stage: str, key: str) -> Path:
+    return home() / "artifacts" / stage / key
+
+
+def names() -> set[str]:
+    return {str(each) for each in stored()}
+
+
+def test_sizes_in_words() -> None:
+    sizes = (0, 999, 1_000, 999_949, 999_950, 12_345_678, 1_500_000_000, 7 * 10**15)
+    assert [disk_usage.in_words(size) for size in sizes] == [
+        "0 B", "999 B", "1.0 kB", "999.9 kB", "1.0 MB", "12.3 MB", "1.5 GB", "7000.0 TB",
+    ]  # fmt: skip
+
+
+def test_list_disk_counts_every_byte_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """Data of 3,000 bytes are shared; the evaluations have 2,000 and 500 bytes of their own, and nothing uses 100."""
+    shared, long, short = keys("short")["data"], keys("cyclic-popularity")["evaluate"], keys("short")["evaluate"]
+    for stage, key, size in (("data", shared, 3000), ("evaluate", long, 2000), ("evaluate", short, 500), ("sft", "f" * 16, 100)):
+        shutil.rmtree(folder(stage, key), ignore_errors=True)
+        folder(stage, key).mkdir(parents=True)
+        (folder(stage, key) / "file").write_bytes(b"." * size)
+    assert main(["list", "--disk"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in printed[:3]] == [
+        ["row", "size", "alone", "shared"],
+        ["cyclic-popularity", "5.0", "kB", "2.0", "kB", "3.0", "kB"],
+        ["short", "3.5", "kB", "500", "B", "3.0", "kB"],
+    ]
+    assert printed[5].split() == [f"data/{shared}", "3.0", "kB", "cyclic-popularity,", "short"]
+    assert printed[8].split() == [f"sft/{'f' * 16}", "100", "B", "-"]
+    assert printed[10] == "artifacts: 5.6 kB; used by rows 5.5 kB, by unfinished runs alone 0 B, by nothing 100 B"
+    assert main(["list", "--disk", "--data", "zzz"]) == 0
+    assert capsys.readouterr().out.startswith(f"{home()} has no rows\n")
+
+
+def test_a_row_goes_with_what_it_alone_uses(capsys: pytest.CaptureFixture[str]) -> None:
+    own, shared = keys("short")["evaluate"], keys("short")["data"]
+    size = disk_usage.in_words(size_of(folder("evaluate", own)))
+    assert main(["clean", "short", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.splitlines() == [
+        f"row short: {home() / 'runs' / 'short.json'}",
+        f"evaluate/{own}  {size}",
+        f"to remove: 1 folder, {size}",
+    ]
+    assert folder("evaluate", own).is_dir()
+    assert main(["clean", "short", "--yes"]) == 0
+    assert capsys.readouterr().out == f"{shown}removed {size}\n"
+    assert run_files.names_of_rows() == ["cyclic-popularity"]
+    assert names() == {f"data/{shared}", f"evaluate/{keys('cyclic-popularity')['evaluate']}"}
+    for stage, key in keys("cyclic-popularity").items():
+        store.Store(home() / "artifacts").get(stage, key)
+    run_experiments.run([SHORT])  # the row can be made again
+    assert folder("evaluate", own).is_dir()
+
+
+def test_the_question(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for answer, left in (("\n", True), ("", True), ("no\n", True), ("y\n", False)):
+        monkeypatch.setattr("sys.stdin", Terminal(answer))
+        assert main(["clean", "short"]) == 0
+        assert capsys.readouterr().out.rstrip().endswith("nothing was removed") is left
+        assert ("short" in run_files.names_of_rows()) is left
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert main(["clean", "cyclic-popularity"]) == 2
+    assert "there is no terminal to ask on; add --yes" in capsys.readouterr().err
+    assert run_files.names_of_rows() == ["cyclic-popularity"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["short", "--unused"]])
+def test_either_rows_or_unused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["clean", *arguments]) == 2
+    assert "name the rows to remove, such as 'genrec clean ROW', or give --unused" in capsys.readouterr().err
+
+
+def test_an_unknown_row_is_named_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["clean", "shor", "--yes"]) == 2
+    assert "did you mean 'short'?" in capsys.readouterr().err
+
+
+def partial(stage: str, key: str) -> Path:
+    path = home() / "artifacts" / stage / f".{key}.partial"
+    (path / "checkpoint" / "last").mkdir(parents=True)
+    (path / "checkpoint" / "last" / "progress.json").write_text("{}")
+    return path
+
+
+def test_unused_removes_what_no_row_and_no_run_uses(capsys: pytest.CaptureFixture[str]) -> None:
+    """A failed run keeps the stages that it has finished and its checkpoint, so that it can be resumed; `clean ROW` removes them."""
+    before = names()
+    folder("sft", "f" * 16).mkdir(parents=True)
+    loose, kept = partial("sft", "e" * 16), partial("align", "d" * 16)
+    artifacts = {"data": keys("short")["data"], "sft": "c" * 16, "align": "d" * 16}
+    folder("sft", "c" * 16).mkdir()
+    failed_runs.record(baseline("fails"), [], NumericsError("nan"), artifacts=artifacts)
+    assert main(["clean", "--unused", "--yes"]) == 0
+    assert kept.is_dir()
+    assert not loose.exists()
+    assert names() == before | {f"sft/{'c' * 16}", f"align/{'d' * 16} (unfinished)"}
+    assert main(["clean", "fails", "--yes"]) == 0
+    assert names() == before
+    assert failed_runs.read_all() == ([], [])
+    capsys.readouterr()
+    assert main(["clean", "--unused"]) == 0
+    assert capsys.readouterr().out == f"nothing to remove in {home()}\n"
+
+
+def test_a_running_row_is_refused_and_its_artifacts_stay(capsys: pytest.CaptureFixture[str]) -> None:
+    folder("sft", "f" * 16).mkdir(parents=True)
+    with recorded() as recorder:
+        recorder.row(1, 1, "short", 0, {**keys("short"), "sft": "f" * 16})
+        assert main(["clean", "short", "--yes"]) == 2
+        assert "short runs in process" in capsys.readouterr().err
+        assert main(["clean", "--unused", "--yes"]) == 0
+        assert folder("sft", "f" * 16).is_dir()
+        recorder.row(1, 1, "other", 0, keys("short"))
+        assert main(["clean", "short", "--yes"]) == 0
+        assert folder("evaluate", keys_of_running()["evaluate"]).is_dir()
+
+
+def keys_of_running() -> dict[str, str]:
+    (run,) = uses().running
+    found: dict[str, str] = run.content["artifacts"]
+    return found
+
+
+def test_a_build_without_a_record_stops_clean(capsys: pytest.CaptureFixture[str]) -> None:
+    partial("sft", "e" * 16)
+    with FileLock(lock_of("sft", "e" * 16)):
+        for arguments in (["--unused"], ["short"]):
+            assert main(["clean", *arguments, "--yes"]) == 2
+            assert f"builds sft/{'e' * 16} and keeps no record of the artifacts that it reads" in capsys.readouterr().err
+    assert main(["clean", "--unused", "--yes"]) == 0  # a stale lock stops nothing
+    assert not list((home() / "artifacts" / "sft").glob(".*.partial"))
+
+
+def test_an_artifact_that_is_used_meanwhile_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    """A row begins to use one artifact after the list was shown, and a process builds another."""
+    folder("sft", "f" * 16).mkdir(parents=True)
+    folder("sft", "e" * 16).mkdir(parents=True)
+    found = clean_command.plan([], uses())
+    with recorded() as recorder, FileLock(lock_of("sft", "e" * 16)):
+        recorder.row(1, 1, "late", 0, {"data": keys("short")["data"], "sft": "f" * 16})
+        freed, kept = clean_command.remove(found)
+    assert freed == 0
+    assert sorted(line.partition(":")[0] for line in kept) == [f"kept sft/{'e' * 16}", f"kept sft/{'f' * 16}"]
+    assert folder("sft", "f" * 16).is_dir()
+    assert folder("sft", "e" * 16).is_dir()
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_an_interrupted_removal_leaves_a_store_that_works(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The removal of both rows is killed at its first, second or third deletion, after the first file of the folder is gone."""
+    count = 0
+
+    def interrupted(path: Path) -> None:
+        nonlocal count
+        if path.is_dir():
+            count += 1
+            if count == step:
+                next(each for each in path.rglob("*") if each.is_file()).unlink()
+                raise KeyboardInterrupt
+            shutil.rmtree(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artifact_folders, "remove", interrupted)
+        assert main(["clean", "short", "cyclic-popularity", "--yes"]) == 130
+    artifacts = store.Store(home() / "artifacts")
+    for each in stored():
+        if each.kind == "artifact":
+            artifacts.get(*each.id)
+            for parent in artifacts.get(*each.id).manifest["parents"].items():
+                artifacts.get(*parent)  # what an artifact was made from outlives it
+    assert run_files.names_of_rows() == []
+    assert main(["list"]) == 0
+    assert main(["list", "--disk"]) == 0
+    if step == 2:
+        run_experiments.run([SHORT])
+        assert run_files.names_of_rows() == ["short"]
+    assert main(["clean", "--unused", "--yes"]) == 0
+    assert len(stored()) == (2 if step == 2 else 0)
+
+
+def test_a_run_file_that_cannot_be_read_stops_clean() -> None:
+    (home() / "runs" / "short.json").write_text("{")
+    with pytest.raises(ArtifactError):
+        uses()
+    assert main(["clean", "--unused", "--yes"]) == 4

@@ -1,0 +1,169 @@
+"""Records of running processes and `genrec status`: alive, killed, failed, without a record, damaged; and nothing that stops a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from test_run_files import baseline
+
+from genrec import failed_runs, live_runs, progress, run_experiments, run_status, store
+from genrec.errors import NumericsError
+from genrec.held_locks import command_of, holder, is_held
+from genrec.live_runs import Recorder, recorded
+from genrec.workspace import running_folder
+
+KEYS = {"data": "0" * 16, "sft": "1" * 16}
+STATE = progress.State("SFT", 600, 2000, 2.5, 560.0, "loss 3.2, ndcg@10 0.0312 (best 0.0330 at step 400)")
+KILLED = """
+import os, signal, sys
+from genrec.live_runs import recorded
+sys.argv = ["genrec", "run", "mine.py:row", "--refresh", "sft"]
+with recorded() as recorder:
+    recorder.row(2, 3, "row", 4, {"data": "0" * 16, "sft": "1" * 16})
+    recorder.stage("sft")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that a recorder reads."""
+    seconds = [0.0]
+    monkeypatch.setattr(live_runs, "Recorder", lambda path: Recorder(path, lambda: seconds[0]))
+    return seconds
+
+
+def test_a_run_is_shown_while_it_runs_and_its_record_goes_with_it(home: Path, clock: list[float]) -> None:
+    with recorded() as recorder:
+        recorder.row(2, 3, "row", 4, KEYS)
+        first, _, second = run_status.lines()[:3]
+        assert first == f"1 running in {home}"
+        assert second.startswith(f"row (seed 4): data, row 2 of 3, process {os.getpid()} on ")
+        recorder.stage("sft")
+        recorder.watch(STATE)  # at once after the last record
+        assert "SFT" not in "\n".join(run_status.lines())
+        clock[0] = live_runs.WRITE_SECONDS
+        recorder.watch(STATE)
+        line = run_status.lines()[3]
+        assert line.startswith("  SFT: 600 of 2,000, 2.5/s, about 9 min left, loss 3.2, ndcg@10 0.0312 (best 0.0330 at step 400) (")
+    assert run_status.lines() == [f"nothing runs in {home}"]
+    assert not list(running_folder().iterdir())
+
+
+def test_the_progress_of_a_stage_is_recorded(clock: list[float]) -> None:
+    with recorded() as recorder:
+        recorder.row(1, 1, "row", 0, KEYS)
+        clock[0] = live_runs.WRITE_SECONDS
+        assert list(progress.track(range(3), "reading")) == [0, 1, 2]
+        (run,), _ = live_runs.read_all()
+    assert (run.content["work"], run.content["done"], run.content["total"]) == ("reading", 1, 3)  # the others came too soon
+    assert progress._watchers == []
+
+
+def test_a_killed_run_is_recognized_by_its_free_lock_and_can_be_resumed() -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    assert killed.returncode == -9
+    (lock,) = running_folder().glob(".*.lock")
+    assert not is_held(lock)
+    assert run_status.lines()[0].startswith("nothing runs in ")
+    assert run_status.lines()[2] == "1 not finished"
+    text = "\n".join(run_status.lines())
+    assert "row (seed 4) was killed in sft, after " in text
+    assert text.endswith("  resume: genrec run mine.py:row")  # without --refresh, which would begin again
+    with recorded() as recorder:
+        recorder.row(1, 1, "row", 5, KEYS)
+        assert "was killed" in "\n".join(run_status.lines())  # another seed
+        recorder.row(1, 1, "row", 4, KEYS)
+        assert "was killed" not in "\n".join(run_status.lines())
+    assert not list(running_folder().iterdir())
+
+
+def test_a_failed_run_leaves_its_keys_and_no_record_of_a_running_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        assert live_runs.read_all()[0][0].is_alive
+        raise NumericsError("the loss is nan")
+
+    monkeypatch.setattr(run_experiments.pipeline, "run", fail)
+    with pytest.raises(NumericsError):
+        run_experiments.run([baseline()])
+    assert live_runs.read_all() == ([], [])
+    (failure,), _ = failed_runs.read_all()
+    assert list(failure.artifacts) == ["data", "evaluate"]
+    assert "cyclic-popularity (seed 0) failed in data" in "\n".join(run_status.lines())
+
+
+def test_a_record_that_cannot_be_written_is_said_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(path: Path, value: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(live_runs, "write_json", full)
+    with recorded() as recorder:
+        recorder.row(1, 1, "row", 0, KEYS)
+        recorder.stage("sft")
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == 1
+    assert printed[0].startswith("'genrec status' cannot follow this run, which goes on: ")
+
+
+def test_damaged_records_are_named() -> None:
+    running_folder().mkdir(parents=True)
+    (running_folder() / "1-a.json").write_text("{")
+    assert run_status.lines()[-1].startswith(f"unreadable: {running_folder() / '1-a.json'} is damaged")
+
+
+def checkpoint(home: Path, key: str) -> Path:
+    """Write the progress of an interrupted training and return its lock."""
+    last = home / "artifacts" / "sft" / f".{key}.partial" / "checkpoint" / "last"
+    last.mkdir(parents=True)
+    curves = [{"step": 20, "loss": 2.5}, {"step": 20, "validation_ndcg@10": 0.25}]
+    (last / "progress.json").write_text(json.dumps({"step": 40, "best_step": 20, "best_score": 0.25, "curves": curves}))
+    return home / "artifacts" / "sft" / f".{key}.lock"
+
+
+@pytest.fixture
+def held(home: Path) -> Iterator[str]:
+    """The key of a training that this process holds without a record."""
+    lock = FileLock(checkpoint(home, "a" * 16))
+    with lock:
+        yield "a" * 16
+
+
+def test_a_training_without_a_record_is_found_by_its_lock(home: Path, held: str) -> None:
+    """Earlier versions keep no record. TensorBoard's folder names the row; the lock names the process."""
+    (home / "tensorboard" / "old-row" / f"seed-3-sft-{held}").mkdir(parents=True)
+    lines = run_status.lines()
+    assert lines[0] == f"1 running in {home}"
+    process = holder(home / "artifacts" / "sft" / f".{held}.lock")
+    assert process in (None, os.getpid())
+    assert lines[2].startswith(f"old-row (seed 3): sft {held}, {'process' if process else 'a process'}")
+    assert lines[3] == "  checkpoint of step 40, loss 2.5, best validation score 0.2500 at step 20"
+
+
+def test_a_checkpoint_that_nobody_holds_is_not_running(home: Path) -> None:
+    checkpoint(home, "b" * 16).touch()  # a stale lock
+    assert run_status.lines()[:3] == [f"nothing runs in {home}", "", "1 not finished"]
+    assert run_status.lines()[4].startswith(f"an unnamed run has left sft {'b' * 16} unfinished: checkpoint of step 40")
+
+
+def test_a_lock_is_held_or_stale(tmp_path: Path) -> None:
+    path = tmp_path / "a.lock"
+    assert not is_held(path)
+    with store.locked(path):
+        assert is_held(path)
+    path.touch()
+    assert not is_held(path)
+    assert "python" in command_of(os.getpid()) or not Path("/proc").is_dir()
+    assert command_of(2**30) == ""
