@@ -139,6 +139,13 @@ def curves(options: argparse.Namespace, flags: list[str]) -> int:
     return inspect_commands.curves(options)
 
 
+def recommend(options: argparse.Namespace, flags: list[str]) -> int:
+    """Recommend items to histories and users (`genrec recommend`)."""
+    from genrec.serving import recommend_command
+
+    return recommend_command.recommend(options)
+
+
 def doctor(options: argparse.Namespace, flags: list[str]) -> int:
     """Describe the installation (`genrec doctor`)."""
     from genrec import doctor
