@@ -64,8 +64,10 @@ TOP = [
     "failed_runs",
     "run_list",
     "run_experiments",
+    "results",
     "dry_run",
     "loading",
+    "serving",
     "component_choices",
     "field_paths",
     "override_messages",
@@ -79,6 +81,7 @@ TOP = [
     "experiment_commands",
     "command_parser",
     "__main__",
+    "__init__",
 ]
 
 

@@ -33,7 +33,7 @@ class NamedHistory(NamedTuple):
 
 
 def users_of(row: TrainedRow, users: Iterable[str] | None, exclude: bool, before: Before | None) -> Iterator[NamedHistory]:
-    """Iterate over these users of the data, or over all with a history. Raises InputError for an unknown user, or one without history."""
+    """Iterate over these users of the data, or over all with a history. Raises InputError for an unknown user."""
     if users is None:
         for number, user in enumerate(row.corpus.user_ids, start=1):
             history = row.user_history(number, exclude, before)
@@ -104,5 +104,7 @@ def left_out_in_words(left_out: Counter[str]) -> str:
     """Return what was left out of a file, such as '2 unknown users, 5 unknown items'; "" for nothing."""
     plurals = {EMPTY: "users without a history"}
     return ", ".join(
-        f"{count:,} {plurals[what]}" if what in plurals and count > 1 else counted(count, what) for what, count in left_out.items() if count
+        f"{count:,} {plurals[what]}" if what in plurals and count > 1 else counted(count, what)
+        for what, count in left_out.items()
+        if count
     )

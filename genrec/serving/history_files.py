@@ -82,7 +82,7 @@ def _distinct(requests: Iterable[Requested]) -> Iterator[Requested]:
     for request in requests:
         if request.user_id in users:
             raise InputError(
-                f"{request.place}: user {request.user_id!r} occurs again; give each user once, and the rows of a user one after the other"
+                f"{request.place}: user {request.user_id!r} occurs again; give each user once, and the rows of a user together"
             )
         users.add(request.user_id)
         yield request

@@ -85,8 +85,8 @@ class ItemRecommender(NamedTuple):
             raise UsageError(f"n, the number of items of a list, must be an integer of 1 or more, got {n!r}")
         if self.num_beams and min(n, len(self.catalog)) > self.num_beams:
             raise UsageError(
-                f"{self.name}: a list of {n} items needs at least {n} beams, and the row was loaded with {self.num_beams}; load it with "
-                f"genrec.load({self.name!r}, num_beams={n})"
+                f"{self.name}: a list of {n} items needs at least {n} beams, and the row was loaded with {self.num_beams}; load it "
+                f"with genrec.load({self.name!r}, num_beams={n})"
             )
 
     def _check_histories(self, histories: Sequence[History]) -> None:

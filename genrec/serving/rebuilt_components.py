@@ -44,8 +44,8 @@ def component_of(settings: Mapping[str, Any], path: str, row: str) -> Any:
     changed = _changed(description, describe(component, raw_folder(), path), path)
     if changed:
         raise ArtifactError(
-            f"{row}: {changed} has changed since the row was trained; load the row with the code that trained it, or run the experiment "
-            "again"
+            f"{row}: {changed} has changed since the row was trained; load the row with the code that trained it, or run the "
+            "experiment again"
         )
     return component
 
@@ -61,15 +61,15 @@ def _rebuild(description: Any, path: str, row: str) -> Any:
     kind = _class_of(description, path, row)
     if "fingerprint" in description:
         raise UsageError(
-            f"{row}: {path} is a {kind.__qualname__}, which reads files of its own; a run file holds their fingerprint alone, so the row "
-            "cannot be loaded without its experiment"
+            f"{row}: {path} is a {kind.__qualname__}, which reads files of its own; a run file holds their fingerprint alone, so "
+            "the row cannot be loaded without its experiment"
         )
     values = {key: value for key, value in description.items() if key not in RESERVED}
     unknown = sorted(values.keys() - {field.name for field in fields(kind)})
     if unknown:
         raise ArtifactError(
-            f"{row}: {path} has the setting {unknown[0]!r}, which {kind.__qualname__} now lacks; load the row with the code that trained "
-            "it, or run the experiment again"
+            f"{row}: {path} has the setting {unknown[0]!r}, which {kind.__qualname__} now lacks; load the row with the code that "
+            "trained it, or run the experiment again"
         )
     return kind(**{key: _rebuild(value, f"{path}.{key}", row) for key, value in values.items()})
 

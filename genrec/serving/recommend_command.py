@@ -48,7 +48,13 @@ def _check(options: argparse.Namespace) -> None:
     if options.n < 1:
         raise UsageError(f"--n must be 1 or more, got {options.n}")
     bulk = options.file is not None or options.all_users
-    sources = (options.history is not None, options.user is not None, bulk, options.search is not None, options.semantic_ids is not None)
+    sources = (
+        options.history is not None,
+        options.user is not None,
+        bulk,
+        options.search is not None,
+        options.semantic_ids is not None,
+    )
     if not any(sources):
         raise UsageError(
             "nothing to recommend to: give --history ITEM ITEM ..., --user ID, --file FILE or --all-users; --search TEXT finds items by title"
@@ -85,7 +91,9 @@ def _recommend_one(row: TrainedRow, options: argparse.Namespace) -> None:
     print(f"{row.name}, seed {row.seed}: {counted(len(found), 'item')} for {shortened(whose, 0)}")
     print(_about_history(row, history))
     _print(taken.tail(SHOWN_HISTORY), options)
-    print(f"\nrecommended, {'without what was taken before' if exclude else 'also what was taken before (--exclude-seen leaves it out)'}:")
+    print(
+        f"\nrecommended, {'without what was taken before' if exclude else 'also what was taken before (--exclude-seen leaves it out)'}:"
+    )
     _print(found, options)
 
 

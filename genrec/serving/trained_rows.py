@@ -91,7 +91,9 @@ class TrainedRow:
         if user is not None:
             found = self.user_history(self.user_number(user), exclude, before)
             if not found.items and not isinstance(self.items.specification, Baseline):
-                raise InputError(f"{self.name}: user {user!r} has no item in the history{f' before {before}' if before else ''}; {NEEDS_ITEM}")
+                raise InputError(
+                    f"{self.name}: user {user!r} has no item in the history{f' before {before}' if before else ''}; {NEEDS_ITEM}"
+                )
             return found
         if before is not None:
             raise UsageError(f"before={before!r} ends the history of a user of the data; it has no meaning for a list of items")
