@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import pandas as pd
 import torch
@@ -38,7 +38,7 @@ class ItemRecommender(NamedTuple):
     catalog: CatalogItems
     semantic_ids: SemanticIds | None  # None: the row has no tokenizer
     history_length: int  # most recent items of a history that are read
-    scoring: Literal["beam", "exact"]
+    exactly: bool  # rank by the scores of all items (`ExactRecommender`), not by `recommend`
     num_beams: int  # length of the longest list; 0: any length
 
     def rank(self, histories: Sequence[History], n: int) -> Ranking:
@@ -105,7 +105,7 @@ class ItemRecommender(NamedTuple):
         user = torch.tensor([each.user for each in histories], device=device)
         excluded = _padded([each.exclude for each in histories]).to(device) if any(len(each.exclude) for each in histories) else None
         batch = SequenceBatch(user, history, torch.zeros_like(user))
-        if self.scoring == "exact":
+        if self.exactly:
             ranking = cast(ExactRecommender, self.recommender).recommend_exactly(history, n, excluded)
         elif all(each.user for each in histories):
             ranking = recommend_batch(self.recommender, batch, n, excluded)

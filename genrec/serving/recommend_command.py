@@ -57,7 +57,8 @@ def _check(options: argparse.Namespace) -> None:
     )
     if not any(sources):
         raise UsageError(
-            "nothing to recommend to: give --history ITEM ITEM ..., --user ID, --file FILE or --all-users; --search TEXT finds items by title"
+            "nothing to recommend to: give --history ITEM ITEM ..., --user ID, --file FILE or --all-users; --search TEXT finds "
+            "items by title"
         )
     if bulk and options.out is None:
         what = "--all-users" if options.all_users else "--file"
@@ -91,9 +92,7 @@ def _recommend_one(row: TrainedRow, options: argparse.Namespace) -> None:
     print(f"{row.name}, seed {row.seed}: {counted(len(found), 'item')} for {shortened(whose, 0)}")
     print(_about_history(row, history))
     _print(taken.tail(SHOWN_HISTORY), options)
-    print(
-        f"\nrecommended, {'without what was taken before' if exclude else 'also what was taken before (--exclude-seen leaves it out)'}:"
-    )
+    print(f"\nrecommended, {'without what was taken before' if exclude else 'also what was taken (--exclude-seen leaves it out)'}:")
     _print(found, options)
 
 

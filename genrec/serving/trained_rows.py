@@ -3,7 +3,7 @@
     row = genrec.load("beauty-tiger")
     row.recommend(["B004OHQR1Q", "B00KAL5JAU"], n=10)
 
-The experiment's Python file is not needed: the settings of the policy or the baseline are in the run file. Ids are those of the data set.
+The experiment's Python file is not needed: the settings of the policy or the baseline are in the run file. Ids are those of the data.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from genrec.serving.item_recommender import History, ItemRecommender
 from genrec.serving.rebuilt_components import component_of
 from genrec.stage_inputs import build_trained, fitted_baseline, load_semantic_ids, on_device
 from genrec.store import Artifact
-from genrec.types import Baseline
+from genrec.types import Baseline, Recommender
 from genrec.workspace import store
 
 Before = Literal["validation", "test"]  # the part before which the histories of users end
@@ -193,8 +193,8 @@ def load(name: str, seed: int | None = None, code: str | None = None, num_beams:
         code: FILE.py or MODULE of a policy or baseline of your own, which the run file only names.
         num_beams: least number of beams of a beam search; lists can have as many items. 0 keeps that of the evaluation.
 
-    Raises UsageError if there is no such row or seed, with the command that resumes a run that failed, and ArtifactError if an artifact
-    is missing or damaged.
+    Raises UsageError if there is no such row or seed, with the command that resumes a run that failed, and ArtifactError if an
+    artifact is missing or damaged.
 
     """
     content = _content(name)
@@ -213,10 +213,10 @@ def load(name: str, seed: int | None = None, code: str | None = None, num_beams:
     beams = max(settings.get("evaluate.num_beams") or settings["policy.num_beams"], num_beams) if "policy.num_beams" in settings else 0
     semantic_ids = load_semantic_ids(corpus, {stage: artifact.folder for stage, artifact in artifacts.items()})
     if isinstance(specification, Baseline):
-        recommender, scoring, beams = fitted_baseline(specification, corpus), "beam", 0
+        recommender: Recommender = fitted_baseline(specification, corpus)
     else:
         recommender = on_device(build_trained(specification, semantic_ids, artifacts[trainings[-1]].folder, beams))
-        scoring = settings["evaluate.scoring"]
+    exactly = settings["evaluate.scoring"] == "exact" and bool(trainings)  # a baseline prunes nothing
     items = ItemRecommender(
         name,
         specification,
@@ -224,8 +224,8 @@ def load(name: str, seed: int | None = None, code: str | None = None, num_beams:
         _catalog(corpus),
         semantic_ids if "tokenize" in artifacts else None,
         settings["history_length"],
-        scoring,
-        beams if scoring == "beam" else 0,
+        exactly,
+        0 if exactly else beams,
     )
     return TrainedRow(name, chosen, seeds, items, corpus, settings["evaluate.filter_seen"])
 
@@ -270,8 +270,8 @@ def _artifact(content: dict[str, Any], seed: int, stage: str, key: str) -> Artif
     existing = store()
     if not existing.has(stage, key):
         raise ArtifactError(
-            f"{content['name']} (seed {seed}) needs the artifact {stage}/{key}, which is no longer in {existing.root}; build it again with "
-            f"{_command(content, seed, seed)}"
+            f"{content['name']} (seed {seed}) needs the artifact {stage}/{key}, which is no longer in {existing.root}; build it again "
+            f"with {_command(content, seed, seed)}"
         )
     return existing.get(stage, key)
 
