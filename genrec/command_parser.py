@@ -126,8 +126,8 @@ def _add_recommend(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     recommend = commands.add_parser(
         "recommend",
         help="recommend items to a history or a user; write lists of many users to a file",
-        description="Load a trained row and recommend items to a history, a user of the data or all users of a file. Items are given by "
-        "id or by words of their title. The experiment's Python file is not needed.",
+        description="Load a trained row and recommend items to a history, a user of the data or all users of a file. Items are "
+        "given by id or by words of their title. The experiment's Python file is not needed.",
     )
     recommend.add_argument("name", metavar="NAME")
     to = recommend.add_mutually_exclusive_group()

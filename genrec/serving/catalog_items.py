@@ -108,14 +108,18 @@ class CatalogItems:
 
     def _unknown(self, text: str) -> str:
         """Return the message about a text that is neither an id nor in a title."""
-        near = self.nearest(text)
+        near = [] if self._cause(text) else self.nearest(text)
         if not near:
             return self._no_id(text)
         listed = "".join(f"\n  {self.described(number)}" for number in near)
         return f"no item has the id {text!r}, and no title has these words; the nearest titles are:{listed}"
 
+    def _cause(self, item: str) -> str | None:
+        """Return the likely cause of an unknown id, such as missing leading zeros, or None."""
+        return likely_cause(Ids("your items", [item]), Ids("the data", self.ids))
+
     def _no_id(self, item: str) -> str:
-        cause = likely_cause(Ids("your items", [item]), Ids("the data", self.ids))
+        cause = self._cause(item)
         near = difflib.get_close_matches(item, self.ids[:MAX_COMPARED], 1)
         hint = cause or (f"the nearest id is {near[0]!r}" if near else "search a title with 'genrec recommend NAME --search TEXT'")
         return f"no item has the id {item!r} among the {counted(len(self), 'item')} that the data keep after their filters; {hint}"

@@ -244,7 +244,9 @@ def _content(name: str) -> dict[str, Any]:
         return run_files.read(name)
     except UsageError as error:
         failure = _failure(name, None)
-        raise UsageError(f"{name} has no result yet: {failure}") from None if failure else error
+        if not failure:
+            raise
+        raise UsageError(f"{name} has no result yet: {failure}") from error
 
 
 def _no_seed(content: dict[str, Any], seed: int, seeds: Sequence[int]) -> str:
