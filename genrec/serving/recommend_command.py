@@ -92,7 +92,9 @@ def _recommend_one(row: TrainedRow, options: argparse.Namespace) -> None:
     print(f"{row.name}, seed {row.seed}: {counted(len(found), 'item')} for {shortened(whose, 0)}")
     print(_about_history(row, history))
     _print(taken.tail(SHOWN_HISTORY), options)
-    print(f"\nrecommended, {'without' if exclude else 'with'} items of the history{'' if exclude else ' (--exclude-seen leaves them out)'}:")
+    print(
+        f"\nrecommended, {'without' if exclude else 'with'} items of the history{'' if exclude else ' (--exclude-seen leaves them out)'}:"
+    )
     _print(found, options)
 
 
