@@ -92,9 +92,8 @@ def _recommend_one(row: TrainedRow, options: argparse.Namespace) -> None:
     print(f"{row.name}, seed {row.seed}: {counted(len(found), 'item')} for {shortened(whose, 0)}")
     print(_about_history(row, history))
     _print(taken.tail(SHOWN_HISTORY), options)
-    print(
-        f"\nrecommended, {'without' if exclude else 'with'} items of the history{'' if exclude else ' (--exclude-seen leaves them out)'}:"
-    )
+    title = "without items of the history" if exclude else "also items of the history (--exclude-seen leaves them out)"
+    print(f"\nrecommended, {title}:")
     _print(found, options)
 
 

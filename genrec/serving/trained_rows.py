@@ -40,7 +40,7 @@ NEEDS_ITEM = "a trained policy needs at least one; give a history, or recommend 
 LIMITS = {"validation": VALIDATION, "test": TEST, None: END}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TrainedRow:
     """One seed of a row, ready to recommend. Histories and lists hold the ids of the data set."""
 
@@ -50,6 +50,10 @@ class TrainedRow:
     items: ItemRecommender
     corpus: Corpus
     filter_seen: bool  # whether the row's evaluation left out what a user has taken, the default of `exclude_seen`
+
+    def __repr__(self) -> str:
+        about = f"{type(self.items.specification).__name__}, {len(self.items.catalog):,} items, {self.corpus.user_count:,} users"
+        return f"TrainedRow({self.name}, seed {self.seed} of {', '.join(map(str, self.seeds))}: {about})"
 
     def recommend(
         self,
