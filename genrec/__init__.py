@@ -1,3 +1,51 @@
-"""genrec: generative recommendation with Semantic IDs, from raw interactions to a table that compares SFT with DPO and S-DPO."""
+"""genrec: generative recommendation with Semantic IDs, from raw interactions to a table that compares SFT with DPO and S-DPO.
+
+The functions below are what `genrec run`, `genrec compare` and `genrec recommend` call. Importing genrec imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from genrec.experiment import Experiment
+    from genrec.results import Results
+    from genrec.serving.trained_rows import TrainedRow
 
 __version__ = "0.1.0"
+__all__ = ["compare", "load", "run"]
+
+
+def run(
+    experiments: Experiment | Sequence[Experiment],
+    seeds: int | Sequence[int] | None = None,
+    *,
+    refresh: str | None = None,
+    replace: bool = False,
+    track: Sequence[str] = (),
+) -> Results:
+    """Run an experiment or a list of experiments, record the rows and return their table; see `genrec.results.run`.
+
+    `track` names trackers as `genrec run --track` does: tensorboard, wandb, mlflow or FILE.py:CLASS.
+    """
+    from genrec import results, row_tracking
+
+    return results.run(experiments, seeds, refresh=refresh, replace=replace, trackers=row_tracking.trackers_of(track))
+
+
+def compare(
+    names: str | Sequence[str], metric: str = "ndcg@10", reference: str | None = None, seeds: int | Sequence[int] | None = None
+) -> Results:
+    """Compare stored rows and return their table; see `genrec.results.compare`."""
+    from genrec import results
+
+    return results.compare(names, metric, reference, seeds)
+
+
+def load(name: str, seed: int | None = None, code: str | None = None, num_beams: int = 0) -> TrainedRow:
+    """Load a trained row, which recommends items to histories and users; see `genrec.serving.load`."""
+    from genrec import serving
+
+    return serving.load(name, seed, code, num_beams)

@@ -134,6 +134,8 @@ def build() -> argparse.ArgumentParser:
     curves.add_argument("--csv", metavar="FILE", type=Path, help="also write all curves as one table with a line per seed and step")
     curves.set_defaults(call=row_commands.curves)
 
+    _add_recommend(commands)
+
     check = commands.add_parser(
         "check",
         help="check that a plug-in of any kind (sampler, loss, source, split, policy, ...) keeps its contract",
@@ -144,6 +146,35 @@ def build() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="print versions, devices, threads and free disk space for a bug report")
     doctor.set_defaults(call=row_commands.doctor)
     return parser
+
+
+def _add_recommend(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command `genrec recommend`."""
+    recommend = commands.add_parser(
+        "recommend",
+        help="recommend items to a history or a user; write lists of many users to a file",
+        description="Load a trained row and recommend items to a history, a user of the data or all users of a file. Items are "
+        "given by id or by words of their title. The experiment's Python file is not needed.",
+    )
+    recommend.add_argument("name", metavar="NAME")
+    to = recommend.add_mutually_exclusive_group()
+    to.add_argument("--history", metavar="ITEM", nargs="*", help="items, oldest first: ids, or words of titles ('title:...' is no id)")
+    to.add_argument("--user", metavar="ID", help="a user of the data, with all interactions")
+    to.add_argument("--file", metavar="FILE", type=Path, help="users or histories: Parquet, CSV or JSON lines; needs --out")
+    to.add_argument("--all-users", action="store_true", help="all users of the data with a history; needs --out")
+    to.add_argument("--search", metavar="TEXT", help="list the items with these words in their title")
+    recommend.add_argument("--n", "-n", metavar="N", type=int, default=10, help="items of a list (default: 10)")
+    recommend.add_argument(
+        "--exclude-seen", action=argparse.BooleanOptionalAction, help="leave out the items of the history (default: as evaluated)"
+    )
+    recommend.add_argument("--before", choices=("validation", "test"), help="end the histories of users before this part of the data")
+    recommend.add_argument("--seed", metavar="N", type=int, help="seed of the row (default: its lowest)")
+    recommend.add_argument("--json", action="store_true", help="print the list as JSON")
+    recommend.add_argument("--out", metavar="FILE", type=Path, help="write the lists to a file: .parquet, .csv or .jsonl")
+    recommend.add_argument("--semantic-ids", metavar="FILE", type=Path, help="also write the Semantic IDs of all items to a file")
+    recommend.add_argument("--skip-unknown", action="store_true", help="leave out users and items of --file that the data do not have")
+    recommend.add_argument("--code", metavar="FILE.py", help="file or module of a policy or baseline of your own")
+    recommend.set_defaults(call=row_commands.recommend)
 
 
 def _add_experiment(parser: argparse.ArgumentParser) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 
 from genrec.errors import UsageError
-from genrec.row_commands import listed_seeds, print_table
+from genrec.row_commands import listed_seeds, print_comparison
 
 
 def run(options: argparse.Namespace, flags: list[str]) -> int:
     """Run experiments and print their table (`genrec run`)."""
-    from genrec import dry_run, loading, pipeline, row_tracking, run_experiments, run_files, studies
+    from genrec import dry_run, loading, pipeline, results, row_tracking, run_experiments, studies
     from genrec.experiment import with_seeds
     from genrec.overrides import override, print_fields
     from genrec.progress import say
@@ -23,26 +23,23 @@ def run(options: argparse.Namespace, flags: list[str]) -> int:
         raise UsageError(f"--seed {options.seed} and --seeds {options.seeds} exclude each other; give one of them")
     numbers = None if options.seeds is None else listed_seeds(options.seeds)
     flags = flags if options.seed is None else [*flags, "--seed", options.seed]
-    found = loading.load(options.experiment)
-    experiments = override(found, flags, options.experiment)
+    loaded = loading.load(options.experiment)
+    experiments = override(loaded, flags, options.experiment)
     if options.fields:
         print_fields(experiments[-1])
         return 0
-    if len(experiments) < len(found):
-        say(run_experiments.collapsed_line(len(found), experiments))
+    if len(experiments) < len(loaded):
+        say(run_experiments.collapsed_line(len(loaded), experiments))
     if numbers is not None:
         experiments = with_seeds(experiments, numbers)
     if options.dry_run:
         for line in dry_run.lines(experiments, options.replace):
             print(line)
         return 0
-    trackers = row_tracking.trackers_of(options.track)
-    run_experiments.run(experiments, options.refresh, options.replace, studies.study_name(options.experiment), trackers)
-    seeds = {name: {entry.seed for entry in experiments if entry.name == name} for name in (entry.name for entry in experiments)}
-    trained = {entry.name for entry in experiments if "sft" in entry.stages}
-    for names in run_files.by_protocol(list(seeds)):
-        cutoff = min(10, max(run_files.read(names[0])["protocol"]["cutoffs"]))
-        print_table(names, f"ndcg@{cutoff}", next((name for name in names if name in trained), names[0]), None, seeds, after_run=True)
+    trackers, study = row_tracking.trackers_of(options.track), studies.study_name(options.experiment)
+    found = results.run(experiments, refresh=options.refresh, replace=options.replace, study=study, trackers=trackers)
+    for comparison in found.comparisons:
+        print_comparison(comparison, after_run=True)
     return 0
 
 

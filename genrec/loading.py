@@ -97,9 +97,14 @@ def _component_module(where: str, reuse: bool) -> ModuleType:
         raise UsageError(f"expected FILE.py:CLASS or MODULE:CLASS, got {where!r}, a file without a class; {classes}")
     if not module or not name:
         raise UsageError(f"expected FILE.py:CLASS or MODULE:CLASS, got {where!r}")
-    path = Path(module).resolve()
-    before = sys.modules.get(_module_name(path)) if reuse and module.endswith(".py") else None
-    return before if before is not None and before.__file__ == str(path) else _module(module)
+    return import_once(module) if reuse else _module(module)
+
+
+def import_once(file: str) -> ModuleType:
+    """Return the module of FILE.py or MODULE as it was imported before in this process, or import it."""
+    path = Path(file).resolve()
+    before = sys.modules.get(_module_name(path)) if file.endswith(".py") else None
+    return before if before is not None and before.__file__ == str(path) else _module(file)
 
 
 def _module(file: str) -> ModuleType:

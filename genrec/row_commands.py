@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from genrec.errors import UsageError, counted
 
-NUM_SHOWN = 5  # seeds that a message names at most
+if TYPE_CHECKING:
+    from genrec.evaluation.compare import Comparison
 
 
 def print_table(
@@ -24,12 +25,16 @@ def print_table(
     after_run: bool = False,
 ) -> None:
     """Print a table of all seeds, or of those given for each row. After a run, also print its meaning and what to do next."""
-    from genrec import run_files
-    from genrec.evaluation.compare import compare
+    from genrec import results
+
+    print_comparison(results.comparison_of(names, metric, reference, seeds), file, after_run)
+
+
+def print_comparison(comparison: Comparison, file: Path | None = None, after_run: bool = False) -> None:
+    """Print a comparison, after a run also its meaning and what to do next, and write it as Markdown to a file."""
     from genrec.evaluation.comparison import comparison_report
     from genrec.workspace import reports_folder
 
-    comparison = compare(run_files.outcomes(names, seeds, metric), metric, reference)
     comparison_report.terminal(comparison)
     if after_run:
         comparison_report.after_run(comparison, reports_folder())
@@ -96,8 +101,11 @@ def compare(options: argparse.Namespace, flags: list[str]) -> int:
     """Compare stored rows (`genrec compare`)."""
     if options.reference is not None and options.reference not in options.names:
         raise UsageError(f"--reference {options.reference} is not among the rows {', '.join(options.names)}")
-    seeds = None if options.seeds is None else _at_seeds(options.names, listed_seeds(options.seeds))
-    print_table(options.names, options.metric, options.reference, options.markdown, seeds)
+    from genrec import results
+
+    seeds = None if options.seeds is None else listed_seeds(options.seeds)
+    found = results.compare(options.names, options.metric, options.reference, seeds)
+    print_comparison(found.comparisons[0], options.markdown)
     return 0
 
 
@@ -112,46 +120,18 @@ def listed_seeds(text: str) -> Sequence[int]:
     return seed_numbers(int(parts[0]) if len(parts) == 1 else [int(part) for part in listed])
 
 
-def _at_seeds(names: list[str], numbers: Sequence[int]) -> dict[str, set[int]]:
-    """Return the seeds at which each row is compared: those of `numbers` that it has. A baseline without them keeps its own.
-
-    Raises UsageError if a trained row has none of them. A row that lacks some is named in a line.
-    """
-    from genrec import run_files
-    from genrec.evaluation.statistics.paired_tests import is_trained, seeds_in_words
-    from genrec.progress import say
-
-    found: dict[str, set[int]] = {}
-    for name in dict.fromkeys(names):
-        content = run_files.read(name)
-        own = {int(seed) for seed in content["seeds"]}
-        common = {seed for seed in own if seed in numbers}
-        if not is_trained(content["configuration"]):
-            common = common or own
-        elif not common:
-            raise UsageError(
-                f"{name} has none of {_first_seeds(numbers, set())}; it has {seeds_in_words(sorted(own))}; run the missing ones"
-            )
-        elif len(common) < len(numbers):
-            say(f"{name} has no {_first_seeds(numbers, common)}; it is compared at {seeds_in_words(sorted(common))}")
-        found[name] = common
-    return found
-
-
-def _first_seeds(numbers: Sequence[int], without: set[int]) -> str:
-    """Return seeds but those of `without` in words: 'seed 0', 'seeds 0, 1 and 2', or the first five and the number of the others."""
-    from genrec.evaluation.statistics.paired_tests import enumerated, seeds_in_words
-
-    first = [*islice((number for number in numbers if number not in without), NUM_SHOWN)]
-    others = len(numbers) - len(without) - len(first)
-    return f"seeds {enumerated([*first, f'{others:,} more'])}" if others else seeds_in_words(first)
-
-
 def curves(options: argparse.Namespace, flags: list[str]) -> int:
     """Print and plot training curves (`genrec curves`)."""
     from genrec import inspect_commands
 
     return inspect_commands.curves(options)
+
+
+def recommend(options: argparse.Namespace, flags: list[str]) -> int:
+    """Recommend items to histories and users (`genrec recommend`)."""
+    from genrec.serving import recommend_command
+
+    return recommend_command.recommend(options)
 
 
 def doctor(options: argparse.Namespace, flags: list[str]) -> int:

@@ -32,11 +32,16 @@ def load_semantic_ids(corpus: Corpus, parents: Parents) -> SemanticIds:
 def load_recommender(experiment: Experiment, corpus: Corpus, parents: Parents) -> tuple[Recommender, Tensor | None]:
     """Return the fitted baseline or the trained policy, and the numbers of shared Semantic IDs (see `shared_numbers`)."""
     if isinstance(experiment.policy, Baseline):
-        return experiment.policy.fit(_interactions_of(experiment.policy, corpus), corpus.item_count), None
+        return fitted_baseline(experiment.policy, corpus), None
     semantic_ids = load_semantic_ids(corpus, parents)
     trained = parents[experiment.stages[-2]]  # the stage before evaluation
     policy = load_policy(experiment, semantic_ids, trained, experiment.evaluate.num_beams)
     return on_device(policy), shared_numbers(semantic_ids)
+
+
+def fitted_baseline(baseline: Baseline, corpus: Corpus) -> Recommender:
+    """Return a baseline that is fitted on its parts of the corpus."""
+    return baseline.fit(_interactions_of(baseline, corpus), corpus.item_count)
 
 
 def _interactions_of(baseline: Baseline, corpus: Corpus) -> DataFrame:
@@ -50,7 +55,11 @@ def _interactions_of(baseline: Baseline, corpus: Corpus) -> DataFrame:
 
 def load_policy(experiment: Experiment, semantic_ids: SemanticIds, folder: Path, num_beams: int = 0) -> Policy:
     """Load the trained policy of an sft or align artifact in evaluation mode. `num_beams` replaces the policy's own unless it is 0."""
-    specification: Any = experiment.policy
+    return build_trained(experiment.policy, semantic_ids, folder, num_beams)
+
+
+def build_trained(specification: Any, semantic_ids: SemanticIds, folder: Path, num_beams: int = 0) -> Policy:
+    """Build a policy with the weights of an sft or align artifact in evaluation mode; see `load_policy`."""
     policy: Policy = (replace(specification, num_beams=num_beams) if num_beams else specification).build(semantic_ids)
     load_weights(policy, folder / "policy.safetensors")
     return policy

@@ -72,7 +72,9 @@ TOP = [
     "loading",
     "row_tracking",
     "run_experiments",
+    "results",
     "dry_run",
+    "serving",
     "component_choices",
     "field_paths",
     "override_messages",
@@ -86,6 +88,7 @@ TOP = [
     "experiment_commands",
     "command_parser",
     "__main__",
+    "__init__",
 ]
 
 

@@ -1,0 +1,123 @@
+"""Lists of items for histories: a trained policy or a fitted baseline with its catalog, independent of the data of its training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+import pandas as pd
+import torch
+from pandas import DataFrame
+from torch import Tensor
+
+from genrec.errors import InputError, UsageError
+from genrec.evaluation.scored_lists import naming, recommend_batch, score_lists
+from genrec.own_ids import OwnIds
+from genrec.policy_modules import device_of
+from genrec.semantic_ids import SemanticIds
+from genrec.serving.catalog_items import CatalogItems
+from genrec.types import Baseline, ExactRecommender, PolicySpecification, Ranking, Recommender, SequenceBatch
+
+BATCH_SIZE = 256  # histories that are ranked at once
+
+
+class History(NamedTuple):
+    """What a list is made for."""
+
+    items: Sequence[int]  # item numbers, oldest first; the policy reads the most recent ones
+    exclude: Sequence[int] = ()  # item numbers that the list must not hold
+    user: int = 0  # number of the user in the data; 0: the list depends on the items alone
+
+
+class ItemRecommender(NamedTuple):
+    """A recommender and what it needs to be used: the catalog, Semantic IDs and the settings of its evaluation."""
+
+    name: str  # of the row, for messages
+    specification: PolicySpecification | Baseline  # the settings that the recommender was made with
+    recommender: Recommender
+    catalog: CatalogItems
+    semantic_ids: SemanticIds | None  # None: the row has no tokenizer
+    history_length: int  # most recent items of a history that are read
+    exactly: bool  # rank by the scores of all items (`ExactRecommender`), not by `recommend`
+    num_beams: int  # length of the longest list; 0: any length
+
+    def rank(self, histories: Sequence[History], n: int) -> Ranking:
+        """Return the `n` best items of each history, best first, on the CPU: item 0 where a list has no further item.
+
+        Lists are at most as long as the catalog. Raises UsageError if `n` is out of range, InputError for an empty history that a
+        trained policy would have to read.
+        """
+        self.check_length(n)
+        self._check_histories(histories)
+        length = min(n, len(self.catalog))
+        parts = [self._rank_batch(histories[at : at + BATCH_SIZE], length) for at in range(0, len(histories), BATCH_SIZE)]
+        if not parts:
+            return Ranking(torch.zeros(0, length, dtype=torch.int64), torch.zeros(0, length))
+        return Ranking(torch.cat([part.items for part in parts]), torch.cat([part.scores for part in parts]))
+
+    def table(self, history: History, n: int) -> DataFrame:
+        """Return the list of one history: position, item_id, title, score, semantic_id with a tokenizer, cold.
+
+        The score is log p(item | history) of a policy, and a score of its own of a baseline. A cold item has no training interaction.
+        """
+        ranking = self.rank([history], n)
+        scores = ranking.scores[0][ranking.items[0] > 0].tolist()
+        items = [number for number in ranking.items[0].tolist() if number]
+        columns: dict[str, object] = {
+            "position": range(1, len(items) + 1),
+            "item_id": pd.Series([self.catalog.ids[number - 1] for number in items], dtype=str),
+            "title": pd.Series([self.catalog.titles[number - 1] for number in items], dtype=str),
+            "score": scores,
+        }
+        if self.semantic_ids is not None:
+            columns["semantic_id"] = pd.Series([self.semantic_id(number) for number in items], dtype=str)
+        return DataFrame(columns | {"cold": [self.catalog.is_cold(number) for number in items]})
+
+    def semantic_id(self, number: int) -> str:
+        """Return the codes of an item as text, such as `12-5-200-0`."""
+        if self.semantic_ids is None:
+            raise UsageError(f"{self.name} has no Semantic IDs: it was trained without a tokenizer; choose a row with one")
+        return "-".join(map(str, self.semantic_ids.codes[number - 1].tolist()))
+
+    def check_length(self, n: int) -> None:
+        """Raise UsageError unless lists can have `n` items."""
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise UsageError(f"n, the number of items of a list, must be an integer of 1 or more, got {n!r}")
+        if self.num_beams and min(n, len(self.catalog)) > self.num_beams:
+            raise UsageError(
+                f"{self.name}: a list of {n} items needs at least {n} beams, and the row was loaded with {self.num_beams}; load it "
+                f"with genrec.load({self.name!r}, num_beams={n})"
+            )
+
+    def _check_histories(self, histories: Sequence[History]) -> None:
+        for history in histories:
+            if not len(history.items) and not isinstance(self.specification, Baseline):
+                raise InputError(
+                    f"{self.name}: the history is empty, and a trained policy needs at least one item; give one, or recommend from a "
+                    "popularity row"
+                )
+
+    @torch.no_grad()
+    def _rank_batch(self, histories: Sequence[History], n: int) -> Ranking:
+        """Return the lists of a batch, checked as evaluation checks them."""
+        device = device_of(self.recommender)
+        history = _padded([each.items[-self.history_length :] for each in histories]).to(device)
+        user = torch.tensor([each.user for each in histories], device=device)
+        excluded = _padded([each.exclude for each in histories]).to(device) if any(len(each.exclude) for each in histories) else None
+        batch = SequenceBatch(user, history, torch.zeros_like(user))
+        if self.exactly:
+            ranking = cast(ExactRecommender, self.recommender).recommend_exactly(history, n, excluded)
+        elif all(each.user for each in histories):
+            ranking = recommend_batch(self.recommender, batch, n, excluded)
+        else:
+            ranking = self.recommender.recommend(history, n, excluded)
+        ids = OwnIds(lambda number: f"(number {number} of the data)", lambda number: self.catalog.ids[number - 1])
+        with naming(self.recommender):
+            checked = score_lists(batch, ranking, n, excluded, None, ids)
+        return Ranking(checked.items, checked.scores)
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Return rows of item numbers as int64 [B, T], padded on the left with 0; T is at least 1."""
+    width = max([1, *map(len, rows)])
+    return torch.tensor([[0] * (width - len(row)) + list(row) for row in rows], dtype=torch.int64)

@@ -1,0 +1,344 @@
+"""`genrec recommend` and `genrec.load`: lists equal those of the evaluation, in the user's ids, and wrong input is explained."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from worlds import cyclic
+
+import genrec
+from genrec import failed_runs, loading, run_experiments, run_files
+from genrec.__main__ import main
+from genrec.baselines import Popularity, SASRec
+from genrec.errors import ArtifactError, GenrecError, InputError, UsageError
+from genrec.experiment import Experiment
+from genrec.serving import TrainedRow, bulk_lists, item_recommender, table_files
+from genrec.serving.history_files import read_requests
+from genrec.workspace import store
+
+PLUGIN = """
+from dataclasses import dataclass
+from genrec.baselines import ItemKNN
+
+@dataclass(frozen=True)
+class Mine:
+    neighbors: int = 5
+
+    def fit(self, interactions, item_count):
+        return ItemKNN(num_neighbors=self.neighbors).fit(interactions, item_count)
+"""
+ROWS = ("cyclic", "cyclic-sasrec", "cyclic-popularity")
+
+
+def sasrec() -> Experiment:
+    return replace(cyclic(steps=10), name="cyclic-sasrec", tokenize=None, policy=SASRec(d_model=16, d_ff=16))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with rows of TIGER at two seeds, SASRec, popularity and a baseline of the user's own file."""
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "mine.py").write_text(PLUGIN)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GENREC_HOME", str(folder))
+        mine = loading.component(f"{folder / 'mine.py'}:Mine")
+        baselines = [
+            replace(cyclic(), name=f"cyclic-{name}", policy=policy) for name, policy in (("popularity", Popularity()), ("mine", mine))
+        ]
+        run_experiments.run([cyclic(steps=15), cyclic(steps=15, seed=1), sasrec(), *baselines])
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _in_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENREC_HOME", str(home))
+
+
+@pytest.fixture(scope="module")
+def tiger(home: Path) -> TrainedRow:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GENREC_HOME", str(home))
+        return genrec.load("cyclic")
+
+
+def evaluated(name: str, row: TrainedRow) -> pd.DataFrame:
+    """Return the lists of the evaluation in the ids of the data."""
+    key = run_files.read(name)["seeds"][str(row.seed)]["artifacts"]["evaluate"]
+    table = pd.read_parquet(store().folder("evaluate", key) / "recommendations.parquet")
+    ids = row.items.catalog.ids
+    users, items = [str(row.corpus.user_ids[user - 1]) for user in table["user"]], [ids[item - 1] for item in table["item"]]
+    return pd.DataFrame({"user_id": users, "position": table["position"], "item_id": items, "score": table["score"]})
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_lists_are_those_of_the_evaluation(name: str) -> None:
+    row = genrec.load(name)
+    expected = evaluated(name, row)
+    found = row.recommend_users(list(dict.fromkeys(expected["user_id"])), n=10, before="test")
+    assert found[["user_id", "position", "item_id"]].values.tolist() == expected[["user_id", "position", "item_id"]].values.tolist()
+    assert found["score"].tolist() == pytest.approx(expected["score"].tolist(), abs=1e-5)
+
+
+def test_a_history_gives_the_list_of_the_user_who_has_it(tiger: TrainedRow) -> None:
+    user = str(tiger.corpus.user_ids[3])
+    history = tiger.history(user=user)
+    ids = [tiger.items.catalog.ids[number - 1] for number in history.items]
+    titles = [tiger.items.catalog.titles[number - 1] for number in history.items]
+    pd.testing.assert_frame_equal(tiger.recommend(ids, n=5), tiger.recommend(user=user, n=5))
+    pd.testing.assert_frame_equal(tiger.recommend(titles, n=5), tiger.recommend(user=user, n=5))
+
+
+def test_the_score_is_the_log_probability(tiger: TrainedRow) -> None:
+    found = tiger.recommend(["item-3", "item-7"], n=4)
+    numbers = torch.tensor([[tiger.items.catalog.numbers[item] for item in found["item_id"]]])
+    history = torch.tensor([[tiger.items.catalog.numbers[item] for item in ("item-3", "item-7")]])
+    log_prob = tiger.items.recommender.log_prob(history, numbers)  # type: ignore[attr-defined]
+    assert found["score"].tolist() == pytest.approx(log_prob[0].tolist(), abs=1e-5)
+    assert list(found["position"]) == [1, 2, 3, 4]
+    assert found["score"].is_monotonic_decreasing
+    semantic_ids = tiger.semantic_ids().set_index("item_id")["semantic_id"]
+    assert list(found["semantic_id"]) == list(semantic_ids[found["item_id"]])
+
+
+def test_taken_items_are_left_out_also_beyond_the_history_length(tiger: TrainedRow) -> None:
+    """The policy reads 5 items; 12 are given, and none of them is recommended."""
+    history = [f"item-{number}" for number in range(12)]
+    every = tiger.recommend(history, n=20)
+    kept = tiger.recommend(history, n=20, exclude_seen=True)
+    assert set(every["item_id"]) & set(history)
+    assert not set(kept["item_id"]) & set(history)
+    pd.testing.assert_frame_equal(tiger.recommend(history[-5:], n=20), every)
+
+
+def test_a_list_is_no_longer_than_the_beams_or_the_catalog(tiger: TrainedRow) -> None:
+    with pytest.raises(UsageError, match=r"needs at least 30 beams.*genrec.load\('cyclic', num_beams=30\)"):
+        tiger.recommend(["item-1"], n=30)
+    assert len(genrec.load("cyclic", num_beams=100).recommend(["item-1"], n=100)) == 40
+    assert len(genrec.load("cyclic-popularity").recommend(["item-1"], n=100)) == 40
+
+
+def test_seeds(tiger: TrainedRow, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (tiger.seed, tiger.seeds) == (0, (0, 1))
+    assert repr(tiger) == "TrainedRow(cyclic, seed 0 of 0, 1: Tiger, 40 items, 100 users)"
+    other = genrec.load("cyclic", seed=1)
+    assert other.recommend(["item-1"])["score"].tolist() != tiger.recommend(["item-1"])["score"].tolist()
+    with pytest.raises(UsageError, match=r"cyclic has no result of seed 7, only of seeds 0 and 1; train it with"):
+        genrec.load("cyclic", seed=7)
+    assert main(["recommend", "cyclic", "--search", "item"]) == 0
+    assert "has the seeds 0, 1; this is seed 0" in capsys.readouterr().err
+
+
+def test_a_plugin_needs_its_file_as_it_was(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "mine")
+    with pytest.raises(UsageError, match=r"policy is Mine, a plug-in of your own in the module mine.*--code FILE.py"):
+        genrec.load("cyclic-mine")
+    row = genrec.load("cyclic-mine", code=str(home / "mine.py"))
+    assert len(row.recommend(["item-1"], n=3)) == 3
+    (tmp_path / "mine.py").write_text(PLUGIN.replace("num_neighbors=self.neighbors", "num_neighbors=0"))
+    with pytest.raises(ArtifactError, match="the code of mine:Mine has changed since the row was trained"):
+        genrec.load("cyclic-mine", code=str(tmp_path / "mine.py"))
+
+
+def test_a_removed_artifact_is_named_with_the_command_that_builds_it(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(home, tmp_path / "copy")
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path / "copy"))
+    shutil.rmtree(tmp_path / "copy" / "artifacts" / "evaluate")
+    assert len(genrec.load("cyclic").recommend(["item-1"])) == 10  # an evaluation is not needed
+    shutil.rmtree(tmp_path / "copy" / "artifacts" / "sft")
+    with pytest.raises(ArtifactError, match=r"cyclic \(seed 0\) needs the artifact sft/\w{16}, which is no longer in .*genrec run"):
+        genrec.load("cyclic")
+
+
+def test_a_failed_run_is_named_with_the_command_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["genrec", "run", "mine.py:sft"])
+    failed_runs.record(cyclic(), ["data"], ValueError("no"))
+    with pytest.raises(UsageError, match=r"cyclic has no result yet: seed 0 failed in embed; go on with: genrec run mine.py:sft"):
+        genrec.load("cyclic")
+    with pytest.raises(UsageError, match="there is no run 'cyclik'"):
+        genrec.load("cyclik")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "nothing to recommend to: give --history"),
+        (["--history"], 3, "the history is empty, and a trained policy needs at least one item"),
+        (["--history", "item-99"], 3, "no item has the id 'item-99'"),
+        (["--history", "ITEM-3"], 3, "use the same capital letters in both"),
+        (["--user", "nobody-at-all"], 3, "cyclic has no user 'nobody-at-all' among the 100 users"),
+        (["--user", "user-3", "-n", "0"], 2, "--n must be 1 or more, got 0"),
+        (["--history", "item-3", "--before", "test"], 2, "--before ends the history of a user of the data"),
+        (["--all-users"], 2, "name the file for them with --out lists.parquet"),
+        (["--file", "users.csv", "--out", "lists.xlsx"], 2, "--out must end in .parquet, .csv, .jsonl, got 'lists.xlsx'"),
+        (["--file", "absent.csv", "--out", "lists.csv"], 3, "there is no file absent.csv"),
+        (["--user", "user-3", "--skip-unknown"], 2, "--skip-unknown leaves out unknown users and items of a --file"),
+        (["--all-users", "--out", "absent/lists.csv"], 2, "absent/lists.csv cannot be written"),
+    ],
+)
+def test_wrong_input_is_explained(
+    arguments: list[str], code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["recommend", "cyclic", *arguments]) == code
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_history_gets_the_list_of_a_baseline() -> None:
+    row = genrec.load("cyclic-popularity")
+    assert list(row.recommend([], n=3)["item_id"]) == list(row.recommend(["item-1"], n=3)["item_id"])
+
+
+def test_json_and_text_hold_the_list(tiger: TrainedRow, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recommend", "cyclic", "--history", "item-3", "--n", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    expected = tiger.recommend(["item-3"], n=2)
+    assert found["recommendations"] == expected.to_dict("records")
+    assert [item["item_id"] for item in found["history"]] == ["item-3"]
+    assert main(["recommend", "cyclic", "--history", "item-3", "--n", "2"]) == 0
+    text = capsys.readouterr().out
+    lines = [line.split() for line in text.splitlines()[-2:]]
+    assert [line[1] for line in lines] == list(expected["item_id"])
+    assert [" ".join(line[2:4]) for line in lines] == list(expected["title"])
+    assert [line[-1] for line in lines] == list(expected["semantic_id"])
+
+
+def requests(folder: Path, ending: str) -> Path:
+    """Write two histories in a format; one user's id has leading zeros."""
+    path, users, lists = folder / f"asked{ending}", ["007", "b"], [["item-3", "item-7"], ["item-1"]]
+    if ending == ".csv":
+        lines = [f"{user},{item}\n" for user, items in zip(users, lists, strict=True) for item in items]
+        path.write_text("user_id,item_id\n" + "".join(lines))
+    elif ending == ".parquet":
+        pq.write_table(pa.table({"user_id": users, "history": lists}), path)
+    else:
+        path.write_text("".join(f"{json.dumps({'user_id': u, 'history': h})}\n" for u, h in zip(users, lists, strict=True)))
+    return path
+
+
+def read(path: Path) -> pd.DataFrame:
+    """Return a written table with ids as text."""
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path)
+    ids = {"user_id": str, "item_id": str}
+    return pd.read_csv(path, dtype=ids) if path.suffix == ".csv" else pd.read_json(path, lines=True, dtype=ids)
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".csv", ".jsonl"])
+def test_histories_of_a_file(ending: str, tiger: TrainedRow, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / f"lists{ending}"
+    assert main(["recommend", "cyclic", "--file", str(requests(tmp_path, ending)), "--out", str(out), "--n", "3"]) == 0
+    found = read(out)
+    assert list(found.columns) == ["user_id", "position", "item_id", "score"]
+    assert list(found["user_id"]) == ["007"] * 3 + ["b"] * 3
+    alone = [*tiger.recommend(["item-3", "item-7"], n=3)["item_id"], *tiger.recommend(["item-1"], n=3)["item_id"]]
+    assert list(found["item_id"]) == alone
+    assert "6 lines written" in capsys.readouterr().err
+
+
+def test_all_users_are_written_in_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 users of 4 items in batches of 8: a row group is written as soon as 60 lines wait, which are two batches of 32."""
+    monkeypatch.setattr(bulk_lists, "BATCH_SIZE", 8)
+    monkeypatch.setattr(item_recommender, "BATCH_SIZE", 8)
+    monkeypatch.setattr(table_files, "ROW_GROUP", 60)
+    out = tmp_path / "lists.parquet"
+    assert main(["recommend", "cyclic-popularity", "--all-users", "--out", str(out), "-n", "4"]) == 0
+    about = pq.ParquetFile(out).metadata
+    assert (about.num_rows, about.num_row_groups, about.row_group(0).num_rows) == (400, 7, 64)
+    row = genrec.load("cyclic-popularity")
+    pd.testing.assert_frame_equal(pd.read_parquet(out), row.recommend_users(n=4))
+
+
+def test_unknown_users_and_items_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = tmp_path / "asked.csv", tmp_path / "lists.csv"
+    path.write_text("user_id,item_id\na,item-3\na,item-99\nb,item-98\n")
+    out.write_text("earlier")
+    command = ["recommend", "cyclic", "--file", str(path), "--out", str(out), "--n", "2"]
+    assert main(command) == 3
+    assert f"{path}, row 2: user 'a': no item has the id 'item-99'" in capsys.readouterr().err
+    assert out.read_text() == "earlier"
+    assert main([*command, "--skip-unknown"]) == 0
+    assert "left out: 2 unknown items, 1 user without a history" in capsys.readouterr().err
+    assert list(read(out)["user_id"]) == ["a", "a"]
+    path.write_text("user_id\nnobody\n")
+    assert main(command) == 3
+    assert f"{path}, row 2: cyclic has no user 'nobody'" in capsys.readouterr().err
+    assert main([*command, "--skip-unknown"]) == 3
+    assert "no user with a history to recommend to" in capsys.readouterr().err
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["asked.csv", "lists.csv"]
+
+
+def test_users_of_a_file_have_the_history_of_the_data(tiger: TrainedRow, tmp_path: Path) -> None:
+    path, out = tmp_path / "users.jsonl", tmp_path / "lists.jsonl"
+    users = [str(user) for user in tiger.corpus.user_ids[:2]]
+    path.write_text("".join(f"{json.dumps({'user_id': user})}\n" for user in users))
+    assert main(["recommend", "cyclic", "--file", str(path), "--out", str(out), "--before", "test"]) == 0
+    assert list(read(out)["item_id"]) == list(tiger.recommend_users(users, before="test")["item_id"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "user,item\n1,2\n", "has the columns user, item; expected user_id alone"),
+        ("a.csv", "user_id,history\n1,item-3\n", "CSV has no lists; give user_id and item_id"),
+        ("a.csv", "user_id,item_id\na,item-3\nb,item-3\na,item-4\n", "row 4: user 'a' occurs again"),
+        ("a.csv", "", "can't be read"),
+        ("a.parquet", "no Parquet", "can't be read"),
+        ("a.jsonl", "", "is empty"),
+        ("a.jsonl", '{"user_id": "a", "history": "item-3"}\n', "line 1: history must be a list of items, got 'item-3'"),
+        ("a.jsonl", '{"user_id": "a", "history": ["item-3"]}\n{"user_id": "b"}\n', "line 2: history is missing"),
+        ("a.jsonl", '{"user_id": "a"}\n[1]\n', "line 2 holds list"),
+        ("a.jsonl", '{"user_id": 1.5}\n', "user_id must be text or an integer, got 1.5"),
+        ("a.txt", "a\n", "must end in .parquet, .csv, .jsonl"),
+    ],
+)
+def test_damaged_files_are_explained(name: str, content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(GenrecError) as raised:
+        list(read_requests(tmp_path / name))
+    assert message in str(raised.value)
+
+
+def test_integers_of_a_file_are_ids(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"user_id": 7, "history": [1, "02"]}\n')
+    assert [request[:2] for request in read_requests(tmp_path / "a.jsonl")] == [("7", ["1", "02"])]
+    pq.write_table(pa.table({"user_id": [7, 7], "item_id": [1, 2]}), tmp_path / "a.parquet")
+    assert [request[:2] for request in read_requests(tmp_path / "a.parquet")] == [("7", ["1", "2"])]
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".csv"])
+def test_semantic_ids_are_written_in_the_ids_of_the_data(ending: str, tiger: TrainedRow, tmp_path: Path) -> None:
+    path = tmp_path / f"semantic_ids{ending}"
+    assert main(["recommend", "cyclic", "--semantic-ids", str(path)]) == 0
+    found = read(path)
+    assert tiger.items.semantic_ids is not None
+    levels = tiger.items.semantic_ids.levels
+    assert found[[f"code_{level}" for level in range(1, levels + 1)]].to_numpy().tolist() == tiger.items.semantic_ids.codes.tolist()
+    assert list(found["item_id"]) == list(tiger.items.catalog.ids)
+    assert main(["recommend", "cyclic-sasrec", "--semantic-ids", str(path)]) == 2
+
+
+def test_wrong_arguments_from_python(tiger: TrainedRow) -> None:
+    for arguments in ({}, {"history": ["item-1"], "user": "user-1"}):
+        with pytest.raises(UsageError, match="either a history, a list of items, or user=ID"):
+            tiger.recommend(**arguments)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"history must be a list of items, got the text 'item-1'"):
+        tiger.recommend("item-1")
+    with pytest.raises(UsageError, match="before must be 'validation', 'test' or None, got 'train'"):
+        tiger.recommend(user=str(tiger.corpus.user_ids[0]), before="train")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="must be an integer of 1 or more, got 0"):
+        tiger.recommend(["item-1"], n=0)
+    with pytest.raises(InputError, match="is in the titles of"):
+        tiger.recommend(["title:a"])

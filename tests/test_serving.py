@@ -1,0 +1,106 @@
+"""Parts of `genrec.serving`: components rebuilt from their settings, the search in titles, safe texts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genrec.baselines import BPR, EASE, GBCE, GRU4Rec, ItemKNN, Popularity, SASRec
+from genrec.errors import ArtifactError, InputError, UsageError
+from genrec.model import RPG, Gpt, Tiger
+from genrec.row_settings import flatten
+from genrec.serving.catalog_items import CatalogItems, shortened
+from genrec.serving.rebuilt_components import component_of, nested
+from genrec.serving.table_files import safe_for_spreadsheets
+from genrec.store import describe
+from genrec.workspace import raw_folder
+
+SPECIFICATIONS = [
+    Tiger(d_model=32, num_beams=20), Gpt(), RPG(), SASRec(), SASRec(loss=GBCE()), GRU4Rec(), BPR(), EASE(), ItemKNN(decay=0.5),
+    Popularity(count_validation=True),
+]  # fmt: skip
+
+
+def settings_of(specification: object) -> dict[str, object]:
+    return flatten({"policy": describe(specification, raw_folder(), "policy")})
+
+
+@pytest.mark.parametrize("specification", SPECIFICATIONS, ids=lambda each: type(each).__name__)
+def test_a_specification_is_rebuilt_from_its_settings(specification: object) -> None:
+    assert component_of(settings_of(specification), "policy", "row") == specification
+
+
+@given(st.recursive(st.integers(), lambda below: st.dictionaries(st.text("abc", min_size=1), below, min_size=1), max_leaves=10))
+def test_nested_is_the_inverse_of_flatten(description: object) -> None:
+    assert nested(flatten({"policy": description}), "policy") == description
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"policy.depth": 3}, ArtifactError, "policy has the setting 'depth', which ItemKNN now lacks"),
+        ({"policy.class": "genrec.baselines.itemknn:Nothing"}, ArtifactError, "genrec.baselines.itemknn:Nothing, which this version"),
+        ({"policy.class": "genrec.baselines.itemknn:cosine"}, ArtifactError, "expected a dataclass"),
+        ({"policy.class": "mine_that_is_absent:Mine"}, UsageError, "a plug-in of your own in the module mine_that_is_absent"),
+        ({"policy.fingerprint": "abc"}, UsageError, "which reads files of its own"),
+        ({"policy.version": 7}, ArtifactError, "the code of genrec.baselines.itemknn:ItemKNN has changed"),
+    ],
+)
+def test_settings_that_cannot_be_rebuilt(change: dict[str, object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        component_of(settings_of(ItemKNN()) | change, "policy", "row")
+
+
+def test_a_setting_that_is_newer_than_the_row_has_its_default() -> None:
+    older = {key: value for key, value in settings_of(ItemKNN(decay=0.5)).items() if key != "policy.max_history"}
+    assert component_of(older, "policy", "row") == ItemKNN(decay=0.5)
+
+
+CATALOG = CatalogItems(
+    ("1", "02", "Alien", "4", "5"),
+    ("Alien", "Alien: Resurrection", "Casablanca (1942)", "The Lion King", "=HYPERLINK(1)\x1b[31m"),
+    np.array([3, 9, 1, 0, 2]),
+)
+
+
+def test_an_id_comes_before_a_title_and_a_whole_title_before_its_words() -> None:
+    assert CATALOG.number_of("02") == 2
+    assert CATALOG.number_of("Alien") == 3  # an id
+    assert CATALOG.number_of("title:Alien") == 1  # the whole title
+    assert CATALOG.number_of("king lion") == 4
+    assert CATALOG.search("ALIEN") == [1]
+    assert CATALOG.search("a") == [2, 1, 3]  # 9, 3 and 1 training interactions
+    assert CATALOG.search("  ") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("title:li", r"'li' is in the titles of 4 items; give the id of one of them:\n  02  Alien: Resurrection\n  1  Alien"),
+        ("casablnca", r"the nearest titles are:\n  Alien  Casablanca \(1942\)$"),
+        ("2", "your items have '2', the data have '02': write the ids as text in both"),
+        ("zzzz", "no item has the id 'zzzz' among the 5 items"),
+    ],
+)
+def test_texts_that_name_no_single_item(text: str, message: str) -> None:
+    catalog = CATALOG if text != "2" else CatalogItems(("02", "x"), ("one", "two"), np.array([1, 1]))
+    with pytest.raises(InputError, match=message):
+        catalog.number_of(text)
+
+
+def test_cold_items_have_no_training_interaction() -> None:
+    assert [CATALOG.is_cold(number) for number in range(1, 6)] == [False, False, False, True, False]
+
+
+@given(st.text(), st.integers(4, 20))
+def test_a_shortened_text_is_one_printable_line(text: str, length: int) -> None:
+    found = shortened(text, length)
+    assert len(found) <= length
+    assert found.isprintable()
+    assert shortened(text, 0).isprintable()
+
+
+def test_titles_are_no_formulas_in_csv() -> None:
+    assert [safe_for_spreadsheets(text) for text in ("=1+1", "+1", "-1", "@a", "a=b", "")] == ["'=1+1", "'+1", "'-1", "'@a", "a=b", ""]
