@@ -6,11 +6,16 @@ Each command imports what it needs, so that `genrec --help` starts at once.
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from genrec.errors import UsageError, counted
+from genrec.errors import ResourceError, UsageError, counted
+
+if TYPE_CHECKING:
+    from genrec.evaluation.compare import Comparison
 
 NUM_SHOWN = 5  # seeds that a message names at most
 
@@ -22,7 +27,7 @@ def print_table(
     file: Path | None,
     seeds: dict[str, set[int]] | None = None,
     after_run: bool = False,
-) -> None:
+) -> Comparison:
     """Print a table of all seeds, or of those given for each row. After a run, also print its meaning and what to do next."""
     from genrec import run_files
     from genrec.evaluation.compare import compare
@@ -34,7 +39,8 @@ def print_table(
     if after_run:
         comparison_report.after_run(comparison, reports_folder())
     if file is not None:
-        file.write_text(comparison_report.markdown(comparison), encoding="utf-8")
+        _write(file, comparison_report.markdown(comparison), "--markdown")
+    return comparison
 
 
 def list_rows(options: argparse.Namespace, flags: list[str]) -> int:
@@ -79,11 +85,51 @@ def show(options: argparse.Namespace, flags: list[str]) -> int:
 
 def compare(options: argparse.Namespace, flags: list[str]) -> int:
     """Compare stored rows (`genrec compare`)."""
+    from genrec.evaluation.comparison.comparison_csv import comparison_csv
+    from genrec.evaluation.comparison.comparison_latex import latex
+
     if options.reference is not None and options.reference not in options.names:
         raise UsageError(f"--reference {options.reference} is not among the rows {', '.join(options.names)}")
+    if options.html is not None:
+        from genrec.reports import report_page
+
+        report_page.check_libraries()
+        if options.html_users < 1:
+            raise UsageError(f"--html-users must be at least 1, got {options.html_users}")
     seeds = None if options.seeds is None else _at_seeds(options.names, listed_seeds(options.seeds))
-    print_table(options.names, options.metric, options.reference, options.markdown, seeds)
+    comparison = print_table(options.names, options.metric, options.reference, options.markdown, seeds)
+    for file, written, option in ((options.latex, latex, "--latex"), (options.csv, comparison_csv, "--csv")):
+        if file is not None:
+            _write(file, written(comparison), option)
+    if options.html is not None:
+        _write_report(comparison, options, seeds)
     return 0
+
+
+def _write_report(comparison: Comparison, options: argparse.Namespace, seeds: dict[str, set[int]] | None) -> None:
+    """Write the report of a comparison as one HTML file (`--html`)."""
+    from genrec import run_files
+    from genrec.reports import report_content, report_page
+
+    words = ["genrec", "compare", *options.names, "--metric", options.metric, "--reference", comparison.reference]
+    words += [] if options.seeds is None else ["--seeds", options.seeds]
+    words += ["--html", options.html.name, "--html-users", str(options.html_users), "--html-seed", str(options.html_seed)]
+    chosen = report_content.ReportOptions(options.html_users, options.html_seed, shlex.join(words))
+    runs = run_files.outcomes(options.names, seeds, options.metric)
+    _write(options.html, report_page.page(report_content.content(comparison, runs, chosen)), "--html")
+    print(f"report: {options.html}")
+
+
+def _write(path: Path, text: str, option: str) -> None:
+    """Write a file that an option names."""
+    from genrec.storage_errors import explain
+
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        if isinstance(explain(error), ResourceError):
+            raise
+        raise UsageError(f"the file {path} cannot be written ({error}); choose another with {option}") from error
 
 
 def listed_seeds(text: str) -> Sequence[int]:

@@ -75,6 +75,7 @@ TOP = [
     "inspect_commands",
     "check_command",
     "doctor",
+    "reports",
     "row_commands",
     "experiment_commands",
     "command_parser",
