@@ -17,7 +17,7 @@
   };
   const swatch = (row) => {
     const parsed = new DOMParser().parseFromString(
-      `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16" fill="var(--r${row})">${SHAPES[row % SHAPES.length]}</svg>`, "image/svg+xml");
+      `<svg class="swatch" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16" fill="var(--r${row})">${SHAPES[row % SHAPES.length]}</svg>`, "image/svg+xml");
     return document.importNode(parsed.documentElement, true);
   };
 
@@ -61,9 +61,14 @@
   // Charts
   const drawCharts = async () => {
     const options = { actions: false, renderer: "svg", ast: true, mode: "vega-lite" };
+    const views = [];
     for (const place of document.querySelectorAll(".chart")) {
-      await vegaEmbed(place, content.charts[Number(place.dataset.chart)], options);
+      const drawn = await vegaEmbed(place, content.charts[Number(place.dataset.chart)], options);
+      views.push({ place, view: drawn.view });
     }
+    // On paper a chart is as wide as its column, so that its text keeps its size.
+    addEventListener("beforeprint", () => views.forEach(({ view, place }) => view.width(place.closest(".single") ? 520 : 340).run()));
+    addEventListener("afterprint", () => views.forEach(({ view, place }) => view.width(place.clientWidth).run()));
     document.querySelectorAll(".save").forEach((button) => {
       button.hidden = false;
       button.addEventListener("click", () => save(Number(button.dataset.chart)));
@@ -128,8 +133,9 @@
     const lists = element("div", undefined, "lists");
     lists.tabIndex = 0;
     const cut = user.length > user.history.length ? `, last ${user.history.length} of ${user.length}` : "";
-    lists.append(list(`History${cut}, latest first`, [...user.history].reverse().map((item) => entry(item, 0, first))));
-    lists.append(list("Target", [entry(user.target, 0, first)]));
+    const about = list("Target", [entry(user.target, 0, first)]);
+    about.append(...list(`History${cut}, latest first`, [...user.history].reverse().map((item) => entry(item, 0, first))).childNodes);
+    lists.append(about);
     content.rows.forEach((row, place) => {
       const own = user.lists[row.name];
       if (!own || !slots.has(place)) return;

@@ -40,7 +40,7 @@ class RowScale:
         """Return the color channel. `others` are further series with colors of their own, which get a legend."""
         more = dict(others or {})
         domain, colors = [*self.names, *more], [*(f"var(--r{place})" for place in range(len(self.names))), *more.values()]
-        legend = {"values": list(more), "title": None, "symbolType": "stroke"} if more else None
+        legend = {"values": list(more), "title": None, "symbolType": "stroke", "symbolDash": [6, 4]} if more else None
         return {"field": "row", "type": "nominal", "scale": {"domain": domain, "range": colors}, "legend": legend}
 
     def shape(self) -> Record:
@@ -49,7 +49,7 @@ class RowScale:
         return {"field": "row", "type": "nominal", "scale": {"domain": self.names, "range": shapes}, "legend": None}
 
 
-def chart(layers: Sequence[Record], values: Sequence[Record], height: object = HEIGHT) -> Record:
+def chart(layers: Sequence[Record], values: Sequence[Record], height: int = HEIGHT) -> Record:
     """Return layers over the same data as a chart that is as wide as its place on the page."""
     size = {"width": "container", "height": height, "autosize": {"type": "fit-x", "contains": "padding"}}
     return {**size, "config": CONFIG, "data": {"values": list(values)}, "layer": list(layers)}
@@ -65,7 +65,7 @@ def differences(scale: RowScale, tests: Sequence[Record], seeds: Sequence[Record
         "labelAlign": "left", "labelPadding": -4, "labelOffset": -12, "labelLimit": 330, "labelColor": TEXT, "ticks": False,
         "domain": False, "title": None, "offset": 0,
     }  # fmt: skip
-    y: Record = {"field": "row", "type": "nominal", "scale": {"domain": names}, "axis": axis}
+    y: Record = {"field": "row", "type": "nominal", "scale": {"domain": names, "paddingOuter": 0.5}, "axis": axis}
     x = quantitative("difference", f"difference in {metric}, row minus reference")
     tip = _tooltip(row="row", difference="difference", low="95 % interval from", high="to", p="p (Holm)")
     fill = {"condition": {**scale.color(), "test": "datum.significant"}, "value": PAPER}
@@ -87,7 +87,7 @@ def differences(scale: RowScale, tests: Sequence[Record], seeds: Sequence[Record
             },
         ],
         tests,
-        {"step": ROW_HEIGHT},
+        ROW_HEIGHT * len(tests),
     )  # fmt: skip
 
 
@@ -102,7 +102,7 @@ def by_cutoff(scale: RowScale, values: Sequence[Record], cutoffs: Sequence[int],
 
 def by_group(scale: RowScale, values: Sequence[Record], groups: Sequence[str], label: str, others: Mapping[str, str]) -> Record:
     """Return a figure by group, a line for each row and for each of `others`. `values` has row, group, value."""
-    axis = {"title": None, "labelAngle": 0, "labelLimit": 90, "grid": False, "labelOverlap": False}
+    axis = {"title": None, "labelAngle": 0, "labelLimit": 110, "grid": False, "labelOverlap": True}
     x = {"field": "group", "type": "ordinal", "scale": {"domain": list(groups), "padding": 0.3}, "axis": axis}
     tip = _tooltip(row="row", group="group", value=label)
     encoding = {"x": x, "y": quantitative("value", label, zero=True), "color": scale.color(others), "tooltip": tip}

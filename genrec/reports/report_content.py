@@ -28,7 +28,9 @@ from genrec.reports.report_charts import RowScale
 from genrec.reports.report_parts import Chart, Record, Section, StoredRow, short, stored_rows
 from genrec.workspace import store
 
+READING = "Large marks are means, filled if significant after Holm's correction; lines are 95 % intervals; small dots are seeds."
 NUM_HIGHLIGHTED = 8  # rows with a color of their own at first
+BOLD = (3, 5, 6)  # columns of the headline that are bold if the difference is significant: difference, p (Holm), result
 DIFFERENCES = "Configuration differences"  # title of the table of `comparison_tables`
 
 
@@ -96,15 +98,15 @@ def headline(comparison: Comparison) -> dict[str, Any]:
     """Return the table of the first page. The difference and its p are bold if p (Holm) is below 0.05, and nothing else is."""
     metric = comparison.metric
     further = [key for key in _headline_metrics(comparison) if key != metric]
-    columns = ["Row", "Seeds", title(metric), "95 % interval over users", "Difference", "95 % interval", "p (Holm)", "Result"]
+    columns = ["Row", "Seeds", title(metric), "Difference", "95 % interval of the difference", "p (Holm)", "Result"]
     lines = []
     for row in comparison.rows:
-        own = [row.name, str(len(row.seeds)), metric_cell(row, metric, metric), interval_cell(row.interval, ".4f")]
-        cells = [*own, *_test_cells(row), *(metric_cell(row, key) for key in further)]
-        lines.append({"cells": cells, "bold": [4, 6, 7] if is_significant(row) else [], "reference": row.name == comparison.reference})
+        value = metric_cell(row, metric, metric) + (f"\n{interval_cell(row.interval, '.4f')}" if row.interval is not None else "")
+        cells = [row.name, str(len(row.seeds)), value, *_test_cells(row), *(metric_cell(row, key) for key in further)]
+        lines.append({"cells": cells, "bold": BOLD if is_significant(row) else [], "reference": row.name == comparison.reference})
     note = (
-        f"Differences are row minus {comparison.reference}, ± their standard deviation over seeds. Bold: p (Holm) below {LEVEL}. "
-        "No other figure was tested, so none is bold."
+        f"In brackets below {title(metric)}: its 95 % interval over users. Differences are row minus {comparison.reference}, ± their "
+        f"standard deviation over seeds. Bold: p (Holm) below {LEVEL}. The other metrics were not tested, so none is bold."
     )
     return {"columns": [*columns, *map(title, further)], "rows": lines, "note": note}
 
@@ -131,36 +133,51 @@ def _test_cells(row: Row) -> list[str]:
         result = "above" if test.difference is not None and test.difference > 0 else "below"
     else:
         result = "no test" if test.p_holm is None else "not distinguishable"
-    return [difference_cell(test).replace("\n", " "), interval_cell(test.interval, "+.5f"), p_cell(test.p_holm), result]
+    return [difference_cell(test), interval_cell(test.interval, "+.5f"), p_cell(test.p_holm), result]
 
 
 def differences_section(comparison: Comparison, scale: RowScale) -> Section:
     """Return the differences from the reference with their intervals and the difference at each seed."""
-    tests: list[Record] = []
-    seeds: list[Record] = []
-    notes = []
-    for row in comparison.rows:
-        if row.test is None:
-            continue
-        if row.test.difference is None:
-            notes.append(f"{row.name} has no difference: {row.test.reason}")
-            continue
-        low, high = row.test.interval or (row.test.difference, row.test.difference)
-        if row.test.interval is None:
-            notes.append(f"{row.name} has no interval: {row.test.reason}")
-        numbers = {"difference": row.test.difference, "low": low, "high": high, "p": row.test.p_holm}
-        tests.append(
-            {"row": row.name, **{name: short(value) for name, value in numbers.items()}, "significant": is_significant(row)}
-        )
-        by_seed = zip(row.test.seeds, row.test.by_seed, strict=False)
-        seeds += [{"row": row.name, "seed": seed, "difference": short(value)} for seed, value in by_seed]
-    if not tests:
+    kinds, notes, charts = {True: "trained rows", False: "baselines"}, [], []
+    metric = title(comparison.metric)
+    for kind, what in kinds.items():
+        rows = [row for row in comparison.rows if row.trained == kind and row.test is not None]
+        tests, seeds = _tests(rows), _seeds(rows)
+        if tests:
+            name = f"{metric}, {what} minus {comparison.reference}"
+            charts.append(Chart(name, READING, report_charts.differences(scale, tests, seeds, metric)))
+        notes += [f"{row.name} has no difference: {row.test.reason}" for row in rows if row.test and row.test.difference is None]
+        notes += [
+            f"{row.name} has a difference without an interval: {row.test.reason}"
+            for row in rows
+            if row.test and row.test.difference is not None and row.test.interval is None
+        ]
+    if len(comparison.rows) == 1:
         notes.append("There is no second row to compare with the reference.")
-    metric, name = title(comparison.metric), "Differences from the reference"
-    spec = report_charts.differences(scale, tests, seeds, metric)
-    about = "Large marks are means, filled if significant after Holm's correction; lines are 95 % intervals; dots below are seeds."
-    charts = [Chart(f"{metric}, row minus {comparison.reference}", about, spec)] if tests else []
-    return Section("differences", name, "", charts, notes)
+    return Section("differences", "Differences from the reference", "", charts, notes)
+
+
+def _tests(rows: Sequence[Row]) -> list[Record]:
+    """Return difference, interval and p (Holm) of the rows with a difference. Without an interval it begins and ends at the mean."""
+    found = []
+    for row in rows:
+        test = row.test
+        if test is not None and test.difference is not None:
+            low, high = test.interval or (test.difference, test.difference)
+            numbers = {"difference": test.difference, "low": low, "high": high, "p": test.p_holm}
+            record = {"row": row.name, "significant": is_significant(row)}
+            found.append(record | {name: short(value) for name, value in numbers.items()})
+    return found
+
+
+def _seeds(rows: Sequence[Row]) -> list[Record]:
+    """Return the difference at each seed."""
+    return [
+        {"row": row.name, "seed": seed, "difference": short(value)}
+        for row in rows
+        if row.test is not None and row.test.by_seed
+        for seed, value in zip(row.test.seeds, row.test.by_seed, strict=True)
+    ]
 
 
 def _cutoffs(comparison: Comparison, stem: str) -> list[int]:
@@ -177,19 +194,42 @@ def _ends(comparison: Comparison) -> list[int]:
 
 def ranking_section(comparison: Comparison, scale: RowScale) -> Section:
     """Return Recall and NDCG against the length of the list."""
-    charts = []
+    charts, compared = [], []
     for stem in ("recall", "ndcg"):
-        cutoffs = _cutoffs(comparison, stem)
-        values = [
-            {"row": row.name, "n": n, "value": short(spread.mean), "deviation": short(spread.deviation)}
-            for row in comparison.rows
-            for n in cutoffs
-            if (spread := row.metrics.get(f"{stem}@{n}")) is not None
-        ]
-        if len(cutoffs) > 1:
-            charts.append(Chart(f"{title(stem)}@n", "", report_charts.by_cutoff(scale, values, cutoffs, f"{title(stem)}@n")))
+        cutoffs, name = _cutoffs(comparison, stem), f"{title(stem)}@n"
+        if len(cutoffs) < 2:
+            continue
+        charts.append(Chart(name, "", report_charts.by_cutoff(scale, _by_cutoff(comparison.rows, stem, cutoffs), cutoffs, name)))
+        against = _minus_reference(comparison, stem, cutoffs)
+        if against:
+            label = f"{name} minus that of {comparison.reference}"
+            spec = report_charts.by_cutoff(scale, against, cutoffs, f"difference in {name}")
+            compared.append(Chart(label, "Means over seeds without intervals; not tested.", spec))
+    charts += compared
     notes = [] if charts else ["The rows were evaluated at one cut-off, so there is no curve over n."]
     return Section("ranking", "Recall and NDCG by length of the list", "Means over users and seeds; n is on a log axis.", charts, notes)
+
+
+def _by_cutoff(rows: Sequence[Row], stem: str, cutoffs: Sequence[int]) -> list[Record]:
+    """Return a metric at each cut-off that a row has."""
+    return [
+        {"row": row.name, "n": n, "value": short(spread.mean), "deviation": short(spread.deviation)}
+        for row in rows
+        for n in cutoffs
+        if (spread := row.metrics.get(f"{stem}@{n}")) is not None
+    ]
+
+
+def _minus_reference(comparison: Comparison, stem: str, cutoffs: Sequence[int]) -> list[Record]:
+    """Return a metric minus that of the reference, for rows that are trained as the reference is, at the seeds of the reference."""
+    reference = next(row for row in comparison.rows if row.name == comparison.reference)
+    rows = [row for row in comparison.rows if row.trained == reference.trained and row.seeds == reference.seeds]
+    return [
+        {"row": row.name, "n": n, "value": short(row.metrics[key].mean - reference.metrics[key].mean)}
+        for row in rows
+        for n in cutoffs
+        if len(rows) > 1 and (key := f"{stem}@{n}") in row.metrics and key in reference.metrics
+    ]
 
 
 def trade_off_section(comparison: Comparison, runs: Sequence[Run], scale: RowScale) -> Section:
@@ -210,7 +250,14 @@ def trade_off_section(comparison: Comparison, runs: Sequence[Run], scale: RowSca
         if x in run.metrics and y in run.metrics
     ]
     lead = "A row to the right and below another is better on the first place and worse further down. Small dots are seeds."
-    return Section("trade-off", name, lead, [Chart(f"{title(x)} against {title(y)}", "", report_charts.against(scale, means, seeds, title(x), title(y)))])
+    trained = {row.name for row in comparison.rows if row.trained}
+    charts = []
+    for what, chosen in (("all rows", {row.name for row in comparison.rows}), ("trained rows", trained)):
+        if chosen and (what == "all rows" or len(chosen) < len(comparison.rows)):
+            points = ([each for each in values if each["row"] in chosen] for values in (means, seeds))
+            spec = report_charts.against(scale, *points, title(x), title(y))
+            charts.append(Chart(f"{title(y)} against {title(x)}, {what}", "", spec))
+    return Section("trade-off", name, lead, charts)
 
 
 def commands(comparison: Comparison, runs: Sequence[Run], options: ReportOptions) -> list[dict[str, str]]:

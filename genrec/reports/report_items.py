@@ -71,7 +71,7 @@ def group_shares(items: ndarray, group: ndarray) -> ndarray:
 
 def _group_names() -> list[tuple[str, int]]:
     names = [f"{place + 1}" for place in range(NUM_POPULARITY_GROUPS)]
-    names[0], names[-1] = "1, most popular", f"{NUM_POPULARITY_GROUPS}, least popular"
+    names[0], names[-1] = "1 (most)", f"{NUM_POPULARITY_GROUPS} (least)"
     return [(name, place) for place, name in enumerate(names)]
 
 
@@ -85,18 +85,24 @@ def group_section(comparison: Comparison, scale: RowScale) -> Section:
     grouped = {key: name for key, name in names.items() if name.stem == "recall" and name.group}
     charts = []
     for kind, keys in _kinds(grouped).items():
+        groups = {key: grouped[key].group.removeprefix(f"{kind} ") + _users_of(comparison, key) for key in keys}
         values = [
-            {"row": row.name, "group": grouped[key].group.removeprefix(f"{kind} "), "value": short(row.metrics[key].mean)}
+            {"row": row.name, "group": groups[key], "value": short(row.metrics[key].mean)}
             for row in comparison.rows
             for key in keys
             if key in row.metrics
         ]
-        groups, cutoff = [grouped[key].group.removeprefix(f"{kind} ") for key in keys], grouped[keys[0]].cutoff
-        spec = report_charts.by_group(scale, values, groups, title(f"recall@{cutoff}"), {})
+        spec = report_charts.by_group(scale, values, list(groups.values()), title(f"recall@{grouped[keys[0]].cutoff}"), {})
         what = {"history": "length of the user's history, events", "popularity": "popularity of the target, the most popular first"}
         charts.append(Chart(f"By {what.get(kind, kind)}", "", spec))
     notes = [] if charts else ["No row was evaluated by group."]
-    return Section("groups", "Recall by group", "Means over the users of a group and over seeds.", charts, notes)
+    return Section("groups", "Recall by group", "Means over the users of a group, their number in parentheses, and over seeds.", charts, notes)
+
+
+def _users_of(comparison: Comparison, key: str) -> str:
+    """Return the number of users in a group, ' (57)', or ' (55-57)' if rows or seeds differ; empty if it is not recorded."""
+    counts = [number for row in comparison.rows for number in row.user_counts.get(key, ())]
+    return f" ({min(counts)}{f'-{max(counts)}' if max(counts) > min(counts) else ''})" if counts else ""
 
 
 def _kinds(grouped: Mapping[str, MetricName]) -> dict[str, list[str]]:
