@@ -135,6 +135,8 @@ def test_each_heavy_library_has_one_place() -> None:
         "urllib.request",
         "http",
         "requests",
+        "vl_convert",
+        "jinja2",
     )
     where = {library: set() for library in libraries}
     for path in PACKAGE.rglob("*.py"):
@@ -151,6 +153,7 @@ def test_each_heavy_library_has_one_place() -> None:
     assert {Path(path).name for path in where["matplotlib"]} == {"data_plots.py", "semantic_id_plots.py", "curve_plots.py"}
     assert where["urllib.request"] | where["http"] == {"data/download/http_download.py"}
     assert not where["requests"]
+    assert where["vl_convert"] == where["jinja2"] == {"reports/report_page.py"}
 
 
 def test_no_command_imports_the_torchmetrics_classes() -> None:

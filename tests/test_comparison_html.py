@@ -1,4 +1,4 @@
-"""The report of a comparison: its figures are those of `compare`, hostile texts stay text, nothing is loaded, and parts may be missing."""
+"""The report of a comparison: the figures of `compare`, hostile texts stay text, nothing is loaded, parts may be missing."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from markupsafe import escape
 from pandas import DataFrame
 from worlds import cyclic
 
@@ -46,7 +47,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     items = DataFrame({"item": range(40), "title": [*HOSTILE, *(f"Item {item}" for item in range(3, 40))]})
     source = Frames(interactions=DataFrame(events, columns=["user", "item", "time"]), items=items)
     aligned = replace(cyclic(steps=4, align_steps=2), name="aligned", source=source)
-    rows = [replace(aligned, name="pop", policy=Popularity())]
+    rows = [replace(aligned, name="pop", policy=Popularity(), align=None)]
     rows += [replace(each, seed=seed) for seed in (0, 1) for each in (replace(aligned, name="sft", align=None), aligned)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GENREC_HOME", str(folder))
@@ -88,8 +89,8 @@ class Page(HTMLParser):
             self.raw[tag].append("")
 
     def handle_data(self, data: str) -> None:
-        if self.tags and self.tags[-1][0] in self.raw:
-            self.raw[self.tags[-1][0]][-1] += data
+        if self.lasttag in self.raw and self.cdata_elem == self.lasttag:
+            self.raw[self.lasttag][-1] += data
 
 
 def test_the_figures_are_those_of_compare(data: Path) -> None:
@@ -176,14 +177,26 @@ def test_json_in_a_script_element_holds_no_markup(value: object) -> None:
     assert json.loads(text) == value
 
 
+def hostile(found: dict[str, Any]) -> dict[str, Any]:
+    """Return a content in which texts of users and files hold markup: titles, ids, settings, notes and the protocol."""
+    for item, about in found["users"]["items"].items():
+        about["title"] = HOSTILE[int(item) % len(HOSTILE)]
+    for text in HOSTILE:
+        found["protocol"].append({"label": text, "text": text})
+        found["reading"].append(text)
+        found["tables"].append({"title": text, "columns": [text], "rows": [[text]], "notes": [text]})
+    return found
+
+
 def test_hostile_texts_stay_text(data: Path) -> None:
-    found = made()
+    found = hostile(made())
     page = Page(text := report_page.page(found))
     assert [attributes.get("type") for tag, attributes in page.tags if tag == "script"] == ["application/json", None, None]
     assert not [tag for tag, _ in page.tags if tag in ("img", "b")]
     assert "genrec compare &lt;a&gt;" in text
     titles = {each["title"] for each in json.loads(page.raw["script"][0])["users"]["items"].values()}
-    assert set(HOSTILE) <= titles
+    assert titles == set(HOSTILE)
+    assert text.count(str(escape(HOSTILE[0]))) == 8
 
 
 def test_the_page_loads_nothing(data: Path) -> None:
@@ -268,7 +281,9 @@ def test_the_command_writes_all_formats(data: Path, tmp_path: Path, capsys: pyte
     assert main(["compare", *NAMES, "--html", str(tmp_path / "report.html"), "--html-users", "0"]) == 2
 
 
-def test_a_missing_library_is_named(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_library_is_named(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(sys.modules, "vl_convert", None)
     assert main(["compare", *NAMES, "--html", str(tmp_path / "report.html")]) == 5
     assert "needs vl-convert-python, which is not installed: pip install 'genrec[report]'" in capsys.readouterr().err
@@ -297,7 +312,7 @@ addEventListener("load", () => {
 @pytest.mark.parametrize("rows", [3, 50])
 def test_chromium_draws_the_page_on_the_width_of_a_phone(data: Path, tmp_path: Path, rows: int) -> None:
     """All charts are drawn, no script is refused or fails, no hostile text acts, and the page does not scroll to the side."""
-    found = made(NAMES if rows == 3 else ("sft", *many(data, 49)))
+    found = hostile(made(NAMES if rows == 3 else ("sft", *many(data, 49))))
     text = report_page.page(found)
     digest = base64.b64encode(hashlib.sha256(PROBE.encode()).digest()).decode()
     text = text.replace("script-src ", f"script-src 'sha256-{digest}' ", 1).replace("<style>", f"<script>{PROBE}</script><style>", 1)

@@ -67,6 +67,7 @@ def differences(scale: RowScale, tests: Sequence[Record], seeds: Sequence[Record
     }  # fmt: skip
     y: Record = {"field": "row", "type": "nominal", "scale": {"domain": names, "paddingOuter": 0.5}, "axis": axis}
     x = quantitative("difference", f"difference in {metric}, row minus reference")
+    by_seed = _tooltip(row="row", seed="seed", difference="difference")
     tip = _tooltip(row="row", difference="difference", low="95 % interval from", high="to", p="p (Holm)")
     fill = {"condition": {**scale.color(), "test": "datum.significant"}, "value": PAPER}
     return chart(
@@ -79,7 +80,7 @@ def differences(scale: RowScale, tests: Sequence[Record], seeds: Sequence[Record
             {
                 "data": {"values": list(seeds)},
                 "mark": {"type": "point", "size": 22, "filled": True, "opacity": 0.75, "yOffset": 14},
-                "encoding": {"y": y, "x": x, "color": scale.color(), "tooltip": _tooltip(row="row", seed="seed", difference="difference")},
+                "encoding": {"y": y, "x": x, "color": scale.color(), "tooltip": by_seed},
             },
             {
                 "mark": {"type": "point", "size": 110, "strokeWidth": 2, "opacity": 1, "yOffset": 6},
@@ -136,8 +137,9 @@ def curves(
     y = quantitative("value", label)
     if domain is not None:
         y["scale"] |= {"domain": list(domain)}
+    dashes = [list(DASHES[place % len(DASHES)]) for place in range(len(columns))]
     dash: Record = {
-        "field": "column", "type": "nominal", "scale": {"domain": columns, "range": [list(DASHES[i % len(DASHES)]) for i in range(len(columns))]},
+        "field": "column", "type": "nominal", "scale": {"domain": columns, "range": dashes},
         "legend": {"title": None, "symbolType": "stroke"} if len(columns) > 1 else None,
     }  # fmt: skip
     shared = {"x": x, "color": scale.color(), "detail": {"field": "column"}}

@@ -79,7 +79,9 @@ def content(comparison: Comparison, runs: Sequence[Run], options: ReportOptions)
 def _corpus(comparison: Comparison, rows: Sequence[StoredRow]) -> tuple[Corpus | None, Section]:
     """Return the data set of the reference, or None with the section that says that it is missing."""
     keys = next(row.first for row in rows if row.name == comparison.reference)
-    missing = Section("popularity", "Popularity of what is recommended", "", [], ["The data set is no longer stored, so it is left out."])
+    missing = Section(
+        "popularity", "Popularity of what is recommended", "", [], ["The data set is no longer stored, so it is left out."]
+    )
     return (Corpus.load(store().get("data", keys["data"]).folder) if store().has("data", keys["data"]) else None), missing
 
 
@@ -207,7 +209,9 @@ def ranking_section(comparison: Comparison, scale: RowScale) -> Section:
             compared.append(Chart(label, "Means over seeds without intervals; not tested.", spec))
     charts += compared
     notes = [] if charts else ["The rows were evaluated at one cut-off, so there is no curve over n."]
-    return Section("ranking", "Recall and NDCG by length of the list", "Means over users and seeds; n is on a log axis.", charts, notes)
+    return Section(
+        "ranking", "Recall and NDCG by length of the list", "Means over users and seeds; n is on a log axis.", charts, notes
+    )
 
 
 def _by_cutoff(rows: Sequence[Row], stem: str, cutoffs: Sequence[int]) -> list[Record]:
@@ -268,10 +272,9 @@ def commands(comparison: Comparison, runs: Sequence[Run], options: ReportOptions
             if run.name in study.rows and run.name not in functions.setdefault(study.name, []):
                 functions[study.name].append(run.name)
     found = [{"about": "This report:", "command": options.command}] if options.command else []
-    found += [
-        {"about": f"Rows {enumerated(names)}; overrides of the command line are in the settings:", "command": shlex.join(["genrec", "run", name])}
-        for name, names in functions.items()
-    ]
+    for name, names in functions.items():
+        about = f"Rows {enumerated(names)}; overrides of the command line are in the settings:"
+        found.append({"about": about, "command": shlex.join(["genrec", "run", name])})
     known = {name for names in functions.values() for name in names}
     unknown = [row.name for row in comparison.rows if row.name not in known]
     if unknown:

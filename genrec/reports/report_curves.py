@@ -71,8 +71,9 @@ def _missing(stage: str, rows: Sequence[StoredRow], having: Sequence[StoredRow])
     """Return which rows have no curves of a stage, and why."""
     untrained = [row.name for row in rows if stage not in row.first]
     removed = [row.name for row in rows if stage in row.first and row not in having]
-    have = "have" if len(untrained) > 1 else "has"
-    notes = [f"{enumerated(untrained)} {have} no stage {stage}, so {'they are' if len(untrained) > 1 else 'it is'} not drawn."] if untrained else []
+    several = len(untrained) > 1
+    words = f"{'have' if several else 'has'} no stage {stage}, so {'they are' if several else 'it is'} not drawn."
+    notes = [f"{enumerated(untrained)} {words}"] if untrained else []
     return notes + ([f"The trainings of {enumerated(removed)} are no longer stored, so their curves are left out."] if removed else [])
 
 

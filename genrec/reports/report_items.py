@@ -25,6 +25,7 @@ from genrec.workspace import store
 TOP = 10  # items of a list that are counted
 HISTORIES, TARGETS = "histories of the test users", "their targets"
 MAX_LEVELS = 6  # prefix lengths that are drawn
+POPULARITY = "Popularity of what is recommended"
 CODES = "Code usage and prefix groups of Semantic IDs"
 
 
@@ -48,7 +49,7 @@ def popularity_section(rows: Sequence[StoredRow], corpus: Corpus, ranks: DataFra
     )
     missing = [row.name for row in rows if not is_stored("evaluate", row.artifacts.values())]
     notes = [f"The lists of {enumerated(missing)} are no longer stored, so they are left out."] if missing else []
-    return Section("popularity", "Popularity of what is recommended", lead, [Chart("Lists against histories", "", spec)], notes)
+    return Section("popularity", POPULARITY, lead, [Chart("Lists against histories", "", spec)], notes)
 
 
 def lists_of(keys: Mapping[str, str]) -> ndarray:
@@ -96,7 +97,9 @@ def group_section(comparison: Comparison, scale: RowScale) -> Section:
         what = {"history": "length of the user's history, events", "popularity": "popularity of the target, the most popular first"}
         charts.append(Chart(f"By {what.get(kind, kind)}", "", spec))
     notes = [] if charts else ["No row was evaluated by group."]
-    return Section("groups", "Recall by group", "Means over the users of a group, their number in parentheses, and over seeds.", charts, notes)
+    return Section(
+        "groups", "Recall by group", "Means over the users of a group, their number in parentheses, and over seeds.", charts, notes
+    )
 
 
 def _users_of(comparison: Comparison, key: str) -> str:

@@ -66,9 +66,10 @@ def test_every_line_has_the_columns_of_its_table(comparison: Comparison) -> None
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex, which this machine lacks")
 def test_latex_compiles(comparison: Comparison, tmp_path: Path) -> None:
-    text = rf"\documentclass{{article}}\usepackage[T1]{{fontenc}}\usepackage{{booktabs,graphicx,textcomp}}\begin{{document}}{latex(comparison)}\end{{document}}"
-    (tmp_path / "table.tex").write_text(text)
-    subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"], cwd=tmp_path, check=True, capture_output=True)
+    head = r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{booktabs,graphicx,textcomp}\begin{document}"
+    (tmp_path / "table.tex").write_text(head + latex(comparison) + r"\end{document}")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
 
 
 def test_csv_has_full_precision(comparison: Comparison) -> None:

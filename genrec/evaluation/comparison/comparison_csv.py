@@ -7,7 +7,9 @@ import io
 
 from genrec.evaluation.compare import Comparison, Row
 
-TEST = ("difference", "difference_low", "difference_high", "difference_deviation", "p", "p_holm", "detectable", "wins", "ties", "losses")
+TEST = (
+    "difference", "difference_low", "difference_high", "difference_deviation", "p", "p_holm", "detectable", "wins", "ties", "losses",
+)  # fmt: skip
 
 
 def comparison_csv(comparison: Comparison) -> str:
@@ -39,4 +41,4 @@ def _test(row: Row) -> list[object]:
 
 def _metrics(row: Row, metrics: list[str]) -> list[object]:
     """Return mean and standard deviation of each metric; None for a metric that the row lacks."""
-    return [value for key in metrics for value in (row.metrics[key] if key in row.metrics else (None, None))]
+    return [value for key in metrics for value in row.metrics.get(key, (None, None))]
