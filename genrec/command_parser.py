@@ -95,7 +95,9 @@ def build() -> argparse.ArgumentParser:
     compare.add_argument(
         "--html", metavar="FILE", type=Path, help="also write a report with charts, one file (needs pip install 'genrec[report]')"
     )
-    compare.add_argument("--html-users", metavar="N", type=int, default=30, help="test users that the report shows (default: 30)")
+    compare.add_argument(
+        "--html-users", metavar="N", type=int, default=30, help="test users that the report shows (default: 30; 0: none)"
+    )
     compare.add_argument("--html-seed", metavar="N", type=int, default=0, help="seed of the sample of these users (default: 0)")
     compare.set_defaults(call=row_commands.compare)
 

@@ -94,19 +94,39 @@ def compare(options: argparse.Namespace, flags: list[str]) -> int:
         from genrec.reports import report_page
 
         report_page.check_libraries()
-        if options.html_users < 1:
-            raise UsageError(f"--html-users must be at least 1, got {options.html_users}")
-    seeds = None if options.seeds is None else _at_seeds(options.names, listed_seeds(options.seeds))
-    comparison = print_table(options.names, options.metric, options.reference, options.markdown, seeds)
+        if options.html_users < 0:
+            raise UsageError(f"--html-users must be 0 (none) or more, got {options.html_users}")
+    names, left_out = _of_one_protocol(options.names, options.reference) if options.html is not None else (options.names, [])
+    seeds = None if options.seeds is None else _at_seeds(names, listed_seeds(options.seeds))
+    comparison = print_table(names, options.metric, options.reference, options.markdown, seeds)
     for file, written, option in ((options.latex, latex, "--latex"), (options.csv, comparison_csv, "--csv")):
         if file is not None:
             _write(file, written(comparison), option)
     if options.html is not None:
-        _write_report(comparison, options, seeds)
+        _write_report(comparison, options, seeds, left_out)
     return 0
 
 
-def _write_report(comparison: Comparison, options: argparse.Namespace, seeds: dict[str, set[int]] | None) -> None:
+def _of_one_protocol(names: list[str], reference: str | None) -> tuple[list[str], list[str]]:
+    """Return the rows with the protocol of the reference, and a sentence for each other row, which is also logged."""
+    from genrec import run_files
+    from genrec.progress import say
+
+    first = reference or names[0]
+    kept = next(group for group in run_files.by_protocol(list(dict.fromkeys(names))) if first in group)
+    expected, left_out = run_files.read(first)["protocol"], []
+    for name in dict.fromkeys(names):
+        found = run_files.read(name)["protocol"]
+        differing = [key for key in dict.fromkeys([*expected, *found]) if expected.get(key) != found.get(key)]
+        if name not in kept:
+            left_out.append(f"{name} is left out: it and {first} have different protocols ({', '.join(differing)}).")
+            say(left_out[-1])
+    return kept, left_out
+
+
+def _write_report(
+    comparison: Comparison, options: argparse.Namespace, seeds: dict[str, set[int]] | None, left_out: Sequence[str]
+) -> None:
     """Write the report of a comparison as one HTML file (`--html`)."""
     from genrec import run_files
     from genrec.reports import report_content, report_page
@@ -114,8 +134,8 @@ def _write_report(comparison: Comparison, options: argparse.Namespace, seeds: di
     words = ["genrec", "compare", *options.names, "--metric", options.metric, "--reference", comparison.reference]
     words += [] if options.seeds is None else ["--seeds", options.seeds]
     words += ["--html", options.html.name, "--html-users", str(options.html_users), "--html-seed", str(options.html_seed)]
-    chosen = report_content.ReportOptions(options.html_users, options.html_seed, shlex.join(words))
-    runs = run_files.outcomes(options.names, seeds, options.metric)
+    chosen = report_content.ReportOptions(options.html_users, options.html_seed, shlex.join(words), tuple(left_out))
+    runs = run_files.outcomes([row.name for row in comparison.rows], seeds, options.metric)
     _write(options.html, report_page.page(report_content.content(comparison, runs, chosen)), "--html")
     print(f"report: {options.html}")
 

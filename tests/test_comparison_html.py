@@ -278,7 +278,23 @@ def test_the_command_writes_all_formats(data: Path, tmp_path: Path, capsys: pyte
     assert pd.read_csv(files["csv"])["row"].tolist() == list(NAMES)
     assert main(["compare", *NAMES, "--html", str(tmp_path / "none" / "report.html")]) == 2
     assert "choose another with --html" in capsys.readouterr().err
-    assert main(["compare", *NAMES, "--html", str(tmp_path / "report.html"), "--html-users", "0"]) == 2
+    assert main(["compare", *NAMES, "--html", str(tmp_path / "report.html"), "--html-users", "-1"]) == 2
+
+
+def test_a_row_with_another_protocol_is_left_out(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = {key: value for key, value in json.loads((data / "runs" / "pop.json").read_text()).items() if key != "sha256"}
+    other = kept | {"name": "other", "protocol": kept["protocol"] | {"data": "Shop()", "users": 7}}
+    (data / "runs" / "other.json").write_text(json.dumps(hashed_json.add_hash(other)))
+    path = tmp_path / "report.html"
+    assert main(["compare", "sft", "other", "pop", "--html", str(path), "--html-users", "0"]) == 0
+    sentence = "other is left out: it and sft have different protocols (data, users)."
+    assert sentence in capsys.readouterr().err
+    text = path.read_text(encoding="utf-8")
+    assert sentence in text
+    assert "This report was made without users (--html-users 0)." in text
+    assert "&lt;b&gt;" not in text
+    assert "\\u003cb" not in text
+    assert main(["compare", "sft", "other", "pop"]) == 4  # without a report nothing is left out
 
 
 def test_a_missing_library_is_named(

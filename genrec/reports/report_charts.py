@@ -150,10 +150,11 @@ def curves(
         {"mark": {"type": "point", "opacity": 0, "size": 60}, "encoding": {**shared, "y": y, "tooltip": tip}},
     ]
     for name, value in lines.items():
-        level: Record = {"data": {"values": [{"name": name, "value": value}]}, "encoding": {"y": y}}
-        layers.append({**level, "mark": {"type": "rule", "color": MUTED, "strokeDash": [2, 3]}})
+        level: Record = {"values": [{"name": name, "value": value}]}
+        rule = {"type": "rule", "color": MUTED, "strokeDash": [2, 3]}
+        layers.append({"data": level, "mark": rule, "encoding": {"y": y}})
         text = {"type": "text", "align": "left", "baseline": "bottom", "dx": 3, "dy": -2, "color": MUTED, "x": 0}
-        layers.append({**level, "mark": text, "encoding": {"y": y, "text": {"field": "name"}}})
+        layers.append({"data": level, "mark": text, "encoding": {"y": y, "text": {"field": "name"}}})
     return chart(layers, values)
 
 

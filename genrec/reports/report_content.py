@@ -37,9 +37,10 @@ DIFFERENCES = "Configuration differences"  # title of the table of `comparison_t
 class ReportOptions(NamedTuple):
     """What the user of a report chooses."""
 
-    users: int = 30  # test users in the browser
+    users: int = 30  # test users in the browser; 0 leaves it out
     seed: int = 0  # of the sample of users
     command: str = ""  # that makes this report
+    left_out: tuple[str, ...] = ()  # sentences on rows that cannot be compared with the reference
 
 
 def content(comparison: Comparison, runs: Sequence[Run], options: ReportOptions) -> dict[str, Any]:
@@ -62,13 +63,15 @@ def content(comparison: Comparison, runs: Sequence[Run], options: ReportOptions)
     return {
         "title": f"{title(comparison.metric)} of {enumerated(scale.names) if len(scale.names) < 4 else f'{len(scale.names)} rows'}",
         "data": str(comparison.protocol.get("data", "")),
-        "reading": summary(comparison).reading,
+        "reading": [*summary(comparison).reading, *options.left_out],
         "rows": [{"name": row.name, "reference": row.name == comparison.reference, "trained": row.trained} for row in comparison.rows],
         "highlighted": highlighted(comparison),
         "headline": headline(comparison),
         "sections": [section._asdict() | {"charts": [each._asdict() for each in section.charts]} for section in sections],
-        "users": None if corpus is None else report_users.browser(rows, corpus, ranks, options.users, options.seed),
-        "without_users": "" if corpus is not None else missing.notes[0],
+        "users": report_users.browser(rows, corpus, ranks, options.users, options.seed)
+        if corpus is not None and options.users
+        else None,
+        "without_users": missing.notes[0] if corpus is None else "This report was made without users (--html-users 0).",
         "configuration": configuration,
         "tables": [_table(each) for each in found if each.title != DIFFERENCES],
         "protocol": [line._asdict() for line in protocol_lines(comparison)],
@@ -258,8 +261,8 @@ def trade_off_section(comparison: Comparison, runs: Sequence[Run], scale: RowSca
     charts = []
     for what, chosen in (("all rows", {row.name for row in comparison.rows}), ("trained rows", trained)):
         if chosen and (what == "all rows" or len(chosen) < len(comparison.rows)):
-            points = ([each for each in values if each["row"] in chosen] for values in (means, seeds))
-            spec = report_charts.against(scale, *points, title(x), title(y))
+            large, small = ([each for each in values if each["row"] in chosen] for values in (means, seeds))
+            spec = report_charts.against(scale, large, small, title(x), title(y))
             charts.append(Chart(f"{title(y)} against {title(x)}, {what}", "", spec))
     return Section("trade-off", name, lead, charts)
 
