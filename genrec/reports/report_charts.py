@@ -116,7 +116,7 @@ def by_group(scale: RowScale, values: Sequence[Record], groups: Sequence[str], l
 
 def against(scale: RowScale, means: Sequence[Record], seeds: Sequence[Record], x: str, y: str) -> Record:
     """Return one metric against another: a large point for the mean of a row, small ones for its seeds. Both have row, x, y."""
-    encoding = {"x": quantitative("x", x), "y": quantitative("y", y), "color": scale.color()}
+    encoding: Record = {"x": quantitative("x", x), "y": quantitative("y", y), "color": scale.color()}
     encoding["tooltip"] = _tooltip(row="row", seed="seed", x=x, y=y)
     small = {"type": "point", "filled": True, "size": 20, "opacity": 0.6}
     large = {"type": "point", "filled": True, "size": 130, "opacity": 1, "stroke": PAPER, "strokeWidth": 1}
