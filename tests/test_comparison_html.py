@@ -139,6 +139,12 @@ def test_code_usage_and_prefix_groups() -> None:
     assert report_items.prefix_groups(semantic_ids) == pytest.approx([5 / 3, 1.0])
 
 
+def test_levels_stand_in_their_order(data: Path) -> None:
+    """Not sorted as text, where level 10 comes before level 2."""
+    charts = section(made(), "codes")["charts"]
+    assert [layer["encoding"]["x"]["sort"] for chart in charts for layer in chart["spec"]["layer"]] == [None] * 4
+
+
 def test_popularity_counts_lists_histories_and_targets(data: Path) -> None:
     found = section(made(), "popularity")["charts"][0]["spec"]["data"]["values"]
     for name in (*NAMES, report_items.HISTORIES, report_items.TARGETS):

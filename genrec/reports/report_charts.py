@@ -166,7 +166,7 @@ def by_level(scale: RowScale, values: Sequence[Record], label: str, logarithmic:
         y["scale"] = {"type": "log"}
         axis["title"] = "codes of the prefix"
     encoding = {
-        "x": {"field": "level", "type": "ordinal", "axis": axis}, "y": y, "color": scale.color(),
+        "x": {"field": "level", "type": "ordinal", "sort": None, "axis": axis}, "y": y, "color": scale.color(),
         "tooltip": _tooltip(row="Semantic IDs of", level="level", value=label),
     }  # fmt: skip
     return chart(_line_and_points(encoding, scale), values)

@@ -142,7 +142,8 @@ def codes_section(rows: Sequence[StoredRow], scale: RowScale) -> Section:
     ]
     notes = [f"{enumerated(names)} share their Semantic IDs, drawn as {names[0]}." for names in shared.values() if len(names) > 1]
     without = [row.name for row in rows if not any(row.name in names for names in shared.values())]
-    notes += [f"Without Semantic IDs of their own, so not drawn: {enumerated(without)}."] if without else []
+    have = "have no Semantic IDs of their own, so they are" if len(without) > 1 else "has no Semantic IDs of its own, so it is"
+    notes += [f"{enumerated(without)} {have} not drawn."] if without else []
     return Section("codes", CODES, lead, charts, notes)
 
 
