@@ -117,6 +117,15 @@ def build() -> argparse.ArgumentParser:
     compare.add_argument("--reference", metavar="NAME", help="the row that all others are tested against (default: the first)")
     compare.add_argument("--seeds", metavar="N", help="compare at these seeds only: 5 stands for seeds 0 to 4; 3,4,5 lists them")
     compare.add_argument("--markdown", metavar="FILE", type=Path, help="also write the tables as Markdown")
+    compare.add_argument("--latex", metavar="FILE", type=Path, help="also write the tables as LaTeX (booktabs)")
+    compare.add_argument("--csv", metavar="FILE", type=Path, help="also write all metrics and tests as CSV, a line for each row")
+    compare.add_argument(
+        "--html", metavar="FILE", type=Path, help="also write a report with charts, one file (needs pip install 'genrec[report]')"
+    )
+    compare.add_argument(
+        "--html-users", metavar="N", type=int, default=30, help="test users that the report shows (default: 30; 0: none)"
+    )
+    compare.add_argument("--html-seed", metavar="N", type=int, default=0, help="seed of the sample of these users (default: 0)")
     compare.set_defaults(call=row_commands.compare)
 
     curves = commands.add_parser(

@@ -1,4 +1,4 @@
-"""The commands that read stored rows, `genrec list`, `show`, `compare` and `curves`, and `genrec doctor`.
+"""The commands that read stored rows, such as `genrec list`, `compare` and `recommend`, and `genrec doctor`.
 
 Each command imports what it needs, so that `genrec --help` starts at once.
 """
@@ -6,11 +6,12 @@ Each command imports what it needs, so that `genrec --help` starts at once.
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genrec.errors import UsageError, counted
+from genrec.errors import ResourceError, UsageError, counted
 
 if TYPE_CHECKING:
     from genrec.evaluation.compare import Comparison
@@ -23,11 +24,13 @@ def print_table(
     file: Path | None,
     seeds: dict[str, set[int]] | None = None,
     after_run: bool = False,
-) -> None:
+) -> Comparison:
     """Print a table of all seeds, or of those given for each row. After a run, also print its meaning and what to do next."""
     from genrec import results
 
-    print_comparison(results.comparison_of(names, metric, reference, seeds), file, after_run)
+    comparison = results.comparison_of(names, metric, reference, seeds)
+    print_comparison(comparison, file, after_run)
+    return comparison
 
 
 def print_comparison(comparison: Comparison, file: Path | None = None, after_run: bool = False) -> None:
@@ -39,7 +42,7 @@ def print_comparison(comparison: Comparison, file: Path | None = None, after_run
     if after_run:
         comparison_report.after_run(comparison, reports_folder())
     if file is not None:
-        file.write_text(comparison_report.markdown(comparison), encoding="utf-8")
+        _write(file, comparison_report.markdown(comparison), "--markdown")
 
 
 def list_rows(options: argparse.Namespace, flags: list[str]) -> int:
@@ -99,14 +102,72 @@ def show(options: argparse.Namespace, flags: list[str]) -> int:
 
 def compare(options: argparse.Namespace, flags: list[str]) -> int:
     """Compare stored rows (`genrec compare`)."""
+    from genrec import results
+    from genrec.evaluation.comparison.comparison_csv import comparison_csv
+    from genrec.evaluation.comparison.comparison_latex import latex
+
     if options.reference is not None and options.reference not in options.names:
         raise UsageError(f"--reference {options.reference} is not among the rows {', '.join(options.names)}")
-    from genrec import results
+    if options.html is not None:
+        from genrec.reports import report_page
 
-    seeds = None if options.seeds is None else listed_seeds(options.seeds)
-    found = results.compare(options.names, options.metric, options.reference, seeds)
-    print_comparison(found.comparisons[0], options.markdown)
+        report_page.check_libraries()
+        if options.html_users < 0:
+            raise UsageError(f"--html-users must be 0 (none) or more, got {options.html_users}")
+    names, left_out = _of_one_protocol(options.names, options.reference) if options.html is not None else (options.names, [])
+    seeds = None if options.seeds is None else results.at_seeds(names, listed_seeds(options.seeds))
+    comparison = print_table(names, options.metric, options.reference, options.markdown, seeds)
+    for file, written, option in ((options.latex, latex, "--latex"), (options.csv, comparison_csv, "--csv")):
+        if file is not None:
+            _write(file, written(comparison), option)
+    if options.html is not None:
+        _write_report(comparison, options, seeds, left_out)
     return 0
+
+
+def _of_one_protocol(names: list[str], reference: str | None) -> tuple[list[str], list[str]]:
+    """Return the rows with the protocol of the reference, and a sentence for each other row, which is also logged."""
+    from genrec import run_files
+    from genrec.progress import say
+
+    first = reference or names[0]
+    kept = next(group for group in run_files.by_protocol(list(dict.fromkeys(names))) if first in group)
+    expected, left_out = run_files.read(first)["protocol"], []
+    for name in dict.fromkeys(names):
+        found = run_files.read(name)["protocol"]
+        differing = [key for key in dict.fromkeys([*expected, *found]) if expected.get(key) != found.get(key)]
+        if name not in kept:
+            left_out.append(f"{name} is left out: it and {first} have different protocols ({', '.join(differing)}).")
+            say(left_out[-1])
+    return kept, left_out
+
+
+def _write_report(
+    comparison: Comparison, options: argparse.Namespace, seeds: dict[str, set[int]] | None, left_out: Sequence[str]
+) -> None:
+    """Write the report of a comparison as one HTML file (`--html`)."""
+    from genrec import run_files
+    from genrec.reports import report_content, report_page
+
+    words = ["genrec", "compare", *options.names, "--metric", options.metric, "--reference", comparison.reference]
+    words += [] if options.seeds is None else ["--seeds", options.seeds]
+    words += ["--html", options.html.name, "--html-users", str(options.html_users), "--html-seed", str(options.html_seed)]
+    chosen = report_content.ReportOptions(options.html_users, options.html_seed, shlex.join(words), tuple(left_out))
+    runs = run_files.outcomes([row.name for row in comparison.rows], seeds, options.metric)
+    _write(options.html, report_page.page(report_content.content(comparison, runs, chosen)), "--html")
+    print(f"report: {options.html}")
+
+
+def _write(path: Path, text: str, option: str) -> None:
+    """Write a file that an option names."""
+    from genrec.storage_errors import explain
+
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        if isinstance(explain(error), ResourceError):
+            raise
+        raise UsageError(f"the file {path} cannot be written ({error}); choose another with {option}") from error
 
 
 def listed_seeds(text: str) -> Sequence[int]:

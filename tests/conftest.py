@@ -22,6 +22,7 @@ LIBRARIES = (
     "duckdb",
     "tyro",
     "optuna",
+    "vl_convert",
 )  # a machine with a GPU may lack them; `skip_without_library` skips the tests that need one
 COLLECTED = pytest.StashKey[list[str]]()
 

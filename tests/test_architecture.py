@@ -84,6 +84,7 @@ TOP = [
     "inspect_commands",
     "check_command",
     "doctor",
+    "reports",
     "row_commands",
     "experiment_commands",
     "command_parser",
@@ -146,6 +147,8 @@ def test_each_heavy_library_has_one_place() -> None:
         "requests",
         "wandb",
         "mlflow",
+        "vl_convert",
+        "jinja2",
     )
     where = {library: set() for library in libraries}
     for path in PACKAGE.rglob("*.py"):
@@ -164,6 +167,7 @@ def test_each_heavy_library_has_one_place() -> None:
     assert not where["requests"]
     assert where["wandb"] == {"trackers/wandb_tracker.py"}
     assert where["mlflow"] == {"trackers/mlflow_tracker.py"}
+    assert where["vl_convert"] == where["jinja2"] == {"reports/report_page.py"}
 
 
 def test_no_command_imports_the_torchmetrics_classes() -> None:

@@ -1,0 +1,360 @@
+"""The report of a comparison: the figures of `compare`, hostile texts stay text, nothing is loaded, parts may be missing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from markupsafe import escape
+from pandas import DataFrame
+from worlds import cyclic
+
+from genrec import hashed_json, run_experiments, run_files
+from genrec.__main__ import main
+from genrec.baselines import Popularity
+from genrec.data.sources import Frames
+from genrec.evaluation.compare import Comparison, Run, compare
+from genrec.evaluation.comparison.table_cells import difference_cell, metric_cell, p_cell
+from genrec.reports import report_charts, report_curves, report_items, report_page, report_parts, report_users
+from genrec.reports.report_charts import RowScale
+from genrec.reports.report_content import ReportOptions, content
+from genrec.semantic_ids import SemanticIds
+
+HOSTILE = ("</script><script>alert(1)</script>", '<img src=x onerror="alert(1)">', "{{ 7 * 7 }} ' \" & <!-- \u2028 é 猫")
+NAMES = ("pop", "sft", "aligned")
+CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with a baseline and two trained rows at two seeds. Three items have titles with markup, and so have all users."""
+    folder = tmp_path_factory.mktemp("home")
+    events = [(f"<b>{user}</b>", (user + place) % 40, place) for user in range(60) for place in range(8)]
+    items = DataFrame({"item": range(40), "title": [*HOSTILE, *(f"Item {item}" for item in range(3, 40))]})
+    source = Frames(interactions=DataFrame(events, columns=["user", "item", "time"]), items=items)
+    aligned = replace(cyclic(steps=4, align_steps=2), name="aligned", source=source)
+    rows = [replace(aligned, name="pop", policy=Popularity(), align=None)]
+    rows += [replace(each, seed=seed) for seed in (0, 1) for each in (replace(aligned, name="sft", align=None), aligned)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GENREC_HOME", str(folder))
+        run_experiments.run(rows)
+    return folder
+
+
+@pytest.fixture
+def data(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GENREC_HOME", str(home))
+    return home
+
+
+def compared(names: tuple[str, ...] = NAMES, reference: str = "sft") -> tuple[Comparison, list[Run]]:
+    runs = run_files.outcomes(names, None, "ndcg@10")
+    return compare(runs, "ndcg@10", reference, resamples=200), runs
+
+
+def made(names: tuple[str, ...] = NAMES, reference: str = "sft") -> dict[str, Any]:
+    return content(*compared(names, reference), ReportOptions(users=20, command="genrec compare <a>"))
+
+
+def section(found: dict[str, Any], anchor: str) -> dict[str, Any]:
+    return next(each for each in found["sections"] if each["anchor"] == anchor)
+
+
+class Page(HTMLParser):
+    """The elements of a page: tags with their attributes, and the text of scripts and styles."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.raw: dict[str, list[str]] = {"script": [], "style": []}
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag in self.raw:
+            self.raw[tag].append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.lasttag in self.raw and self.cdata_elem == self.lasttag:
+            self.raw[self.lasttag][-1] += data
+
+
+def test_the_figures_are_those_of_compare(data: Path) -> None:
+    comparison, runs = compared()
+    found = content(comparison, runs, ReportOptions())
+    for row, line in zip(comparison.rows, found["headline"]["rows"], strict=True):
+        cells = dict(zip(found["headline"]["columns"], line["cells"], strict=True))
+        assert cells["NDCG@10"].split("\n")[0] == metric_cell(row, "ndcg@10")
+        assert cells["Recall@10"] == metric_cell(row, "recall@10")
+        assert cells["Result"] == "reference" if row.test is None else cells["Difference"] == difference_cell(row.test)
+        assert row.test is None or cells["p (Holm)"] == p_cell(row.test.p_holm)
+        assert bool(line["bold"]) == (row.test is not None and row.test.p_holm is not None and row.test.p_holm < 0.05)
+    drawn = section(found, "differences")["charts"]
+    points = {each["row"]: each for chart in drawn for each in chart["spec"]["data"]["values"]}
+    seeds = [each for chart in drawn for layer in chart["spec"]["layer"] for each in layer.get("data", {}).get("values", [])]
+    by_name = {row.name: row for row in comparison.rows}
+    assert points.keys() == {"pop", "aligned"}
+    for name, point in points.items():
+        test = by_name[name].test
+        assert test is not None
+        assert test.interval is not None
+        assert (point["difference"], point["low"], point["high"]) == pytest.approx((test.difference, *test.interval), rel=1e-5)
+        assert [each["difference"] for each in seeds if each["row"] == name] == pytest.approx(list(test.by_seed), rel=1e-5)
+    for stem, chart in zip(("recall", "ndcg"), section(found, "ranking")["charts"], strict=False):
+        values = chart["spec"]["data"]["values"]
+        assert {each["n"] for each in values} == {1, 5, 10}
+        for each in values:
+            assert each["value"] == pytest.approx(by_name[each["row"]].metrics[f"{stem}@{each['n']}"].mean, rel=1e-5)
+
+
+def test_curves_are_means_of_the_seeds() -> None:
+    """Two seeds with 1 and 3 at step 20: 2 between 1 and 3. A step without a value is left out, and a long curve is thinned."""
+    one, other = (DataFrame({"step": [0, 20], "loss": [float("nan"), value]}) for value in (1.0, 3.0))
+    assert report_curves.curve_values({"row": [one, other]}, ["loss"]) == [
+        {"row": "row", "column": "loss", "step": 20, "value": 2.0, "low": 1.0, "high": 3.0}
+    ]
+    long = report_curves.curve_values({"row": [DataFrame({"step": range(1000), "loss": 0.5})]}, ["loss"])
+    assert len(long) == report_curves.MAX_POINTS
+    assert (long[0]["step"], long[-1]["step"]) == (0, 999)
+
+
+def test_code_usage_and_prefix_groups() -> None:
+    """Codes (0 0), (0 1), (1 0) of 2 x 4: all first codes, half of the second ones; groups of 2, 2, 1 and then 1, 1, 1 items."""
+    semantic_ids = SemanticIds(torch.tensor([[0, 0], [0, 1], [1, 0]]), [2, 4])
+    assert report_items.code_usage(semantic_ids) == [1.0, 0.5]
+    assert report_items.prefix_groups(semantic_ids) == pytest.approx([5 / 3, 1.0])
+
+
+def test_levels_stand_in_their_order(data: Path) -> None:
+    """Not sorted as text, where level 10 comes before level 2."""
+    charts = section(made(), "codes")["charts"]
+    assert [layer["encoding"]["x"]["sort"] for chart in charts for layer in chart["spec"]["layer"]] == [None] * 4
+
+
+def test_popularity_counts_lists_histories_and_targets(data: Path) -> None:
+    found = section(made(), "popularity")["charts"][0]["spec"]["data"]["values"]
+    for name in (*NAMES, report_items.HISTORIES, report_items.TARGETS):
+        assert sum(each["value"] for each in found if each["row"] == name) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_browser_shows_lists_of_the_artifacts(data: Path) -> None:
+    _, runs = compared()
+    found = made()["users"]
+    keys = json.loads((data / "runs" / "aligned.json").read_text())["seeds"]["0"]["artifacts"]
+    table = pd.read_parquet(data / "artifacts" / "evaluate" / keys["evaluate"] / "recommendations.parquet")
+    ids = pd.read_parquet(data / "artifacts" / "data" / keys["data"] / "users.parquet")["user_id"].tolist()
+    codes = SemanticIds.load(data / "artifacts" / "tokenize" / keys["tokenize"] / "codes.safetensors").codes
+    targets = runs[0].ranks.set_index("user")["target"]
+    assert len(found["users"]) == 20
+    for user in found["users"]:
+        number = ids.index(user["id"]) + 1
+        assert user["target"] == targets[number]
+        assert user["lists"]["aligned"] == table[table["user"] == number].sort_values("position")["item"].tolist()[:10]
+    for item, about in found["items"].items():
+        assert about["codes"] == [codes[int(item) - 1].tolist()]
+
+
+def test_the_sample_of_users_depends_on_its_seed_alone() -> None:
+    users = DataFrame({"user": range(1, 101)})["user"].to_numpy()
+    first = report_users.sampled_users(users, 10, seed=0)
+    assert first == report_users.sampled_users(users, 10, seed=0) == sorted(set(first))
+    assert first != report_users.sampled_users(users, 10, seed=1)
+    assert report_users.sampled_users(users, 1000, seed=0) == list(range(1, 101))
+
+
+@given(st.recursive(st.text() | st.sampled_from(HOSTILE), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+def test_json_in_a_script_element_holds_no_markup(value: object) -> None:
+    text = report_page.json_in_html(value)
+    assert not re.search(r"[<>&\u2028\u2029]", text)
+    assert json.loads(text) == value
+
+
+def hostile(found: dict[str, Any]) -> dict[str, Any]:
+    """Return a content in which texts of users and files hold markup: titles, ids, settings, notes and the protocol."""
+    for item, about in found["users"]["items"].items():
+        about["title"] = HOSTILE[int(item) % len(HOSTILE)]
+    for text in HOSTILE:
+        found["protocol"].append({"label": text, "text": text})
+        found["reading"].append(text)
+        found["tables"].append({"title": text, "columns": [text], "rows": [[text]], "notes": [text]})
+    return found
+
+
+def test_hostile_texts_stay_text(data: Path) -> None:
+    found = hostile(made())
+    page = Page(text := report_page.page(found))
+    assert [attributes.get("type") for tag, attributes in page.tags if tag == "script"] == ["application/json", None, None]
+    assert not [tag for tag, _ in page.tags if tag in ("img", "b")]
+    assert "genrec compare &lt;a&gt;" in text
+    titles = {each["title"] for each in json.loads(page.raw["script"][0])["users"]["items"].values()}
+    assert titles == set(HOSTILE)
+    assert text.count(str(escape(HOSTILE[0]))) == 8
+
+
+def test_the_page_loads_nothing(data: Path) -> None:
+    """No attribute names another file, no style imports one, and the policy of the page forbids requests and unknown scripts."""
+    page = Page(report_page.page(made()))
+    for _, attributes in page.tags:
+        assert not attributes.keys() & {"src", "srcset", "data", "action", "onload", "onerror", "onclick"}
+        assert str(attributes.get("href", "#")).startswith("#")
+    assert "link" not in {tag for tag, _ in page.tags}
+    assert not re.search(r"@import|url\(", "".join(page.raw["style"]))
+    policy = next(str(each["content"]) for tag, each in page.tags if tag == "meta" and "http-equiv" in each)
+    hashes = [base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in page.raw["script"][1:]]
+    allowed = " ".join(f"'sha256-{each}'" for each in hashes)
+    assert policy.startswith(f"default-src 'none'; script-src {allowed}; ")
+
+
+def test_a_baseline_alone_lacks_most_parts(data: Path) -> None:
+    found = made(("pop",), "pop")
+    assert section(found, "curves")["notes"] == ["No row is trained, so there are no training curves."]
+    assert section(found, "codes")["notes"] == ["No row has Semantic IDs of its own, so there are no codes to show."]
+    assert section(found, "differences")["notes"] == ["There is no second row to compare with the reference."]
+    assert "No row is trained" in report_page.page(found)
+
+
+def test_removed_artifacts_are_named(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the data set there are no users and no popularity; without a training there is no curve of it."""
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    monkeypatch.setenv("GENREC_HOME", str(copy))
+    keys = json.loads((copy / "runs" / "aligned.json").read_text())["seeds"]["0"]["artifacts"]
+    shutil.rmtree(copy / "artifacts" / "align" / keys["align"])
+    found = made()
+    assert section(found, "curves-align")["notes"] == [
+        "pop and sft have no stage align, so they are not drawn.",
+        "The trainings of aligned are no longer stored, so their curves are left out.",
+    ]
+    shutil.rmtree(copy / "artifacts" / "data" / keys["data"])
+    found = made()
+    assert found["users"] is None
+    assert "The data set is no longer stored, so it is left out." in report_page.page(found)
+
+
+def test_one_seed_has_no_interval(data: Path) -> None:
+    runs = [run for run in run_files.outcomes(NAMES, None, "ndcg@10") if run.seed == 0]
+    found = content(compare(runs, "ndcg@10", "sft", resamples=200), runs, ReportOptions())
+    assert any(note.startswith("aligned has a difference without an interval: ") for note in section(found, "differences")["notes"])
+
+
+def many(data: Path, count: int) -> tuple[str, ...]:
+    """Write copies of the row `aligned` under other names."""
+    kept = {key: value for key, value in json.loads((data / "runs" / "aligned.json").read_text()).items() if key != "sha256"}
+    names = tuple(f"row-{number}" for number in range(count))
+    for name in names:
+        (data / "runs" / f"{name}.json").write_text(json.dumps(hashed_json.add_hash(kept | {"name": name})))
+    return names
+
+
+def test_fifty_rows(data: Path) -> None:
+    """Eight rows have a color at first, among them the reference; every row is in the table and in the charts."""
+    names = ("sft", *many(data, 49))
+    found = made(names)
+    assert len(found["headline"]["rows"]) == 50
+    assert len(found["highlighted"]) == 8
+    assert 0 in found["highlighted"]
+    drawn = {each["row"] for each in section(found, "ranking")["charts"][0]["spec"]["data"]["values"]}
+    assert drawn == set(names)
+    assert report_page.page(found).count("data-row=") == 50
+
+
+def test_the_command_writes_all_formats(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = {name: tmp_path / f"report.{name}" for name in ("html", "latex", "csv", "markdown")}
+    flags = [word for name, path in files.items() for word in (f"--{name}", str(path))]
+    assert main(["compare", *NAMES, "--reference", "sft", "--html-users", "5", "--html-seed", "3", *flags]) == 0
+    assert f"report: {files['html']}" in capsys.readouterr().out
+    text = files["html"].read_text(encoding="utf-8")
+    assert "5 of the 60 test users, drawn at random with seed 3" in text
+    assert "--reference sft --html report.html --html-users 5 --html-seed 3" in text
+    assert files["latex"].read_text().count(r"\toprule") == files["markdown"].read_text().count("| --- |")
+    assert pd.read_csv(files["csv"])["row"].tolist() == list(NAMES)
+    assert main(["compare", *NAMES, "--html", str(tmp_path / "none" / "report.html")]) == 2
+    assert "choose another with --html" in capsys.readouterr().err
+    assert main(["compare", *NAMES, "--html", str(tmp_path / "report.html"), "--html-users", "-1"]) == 2
+
+
+def test_a_row_with_another_protocol_is_left_out(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = {key: value for key, value in json.loads((data / "runs" / "pop.json").read_text()).items() if key != "sha256"}
+    other = kept | {"name": "other", "protocol": kept["protocol"] | {"data": "Shop()", "users": 7}}
+    (data / "runs" / "other.json").write_text(json.dumps(hashed_json.add_hash(other)))
+    path = tmp_path / "report.html"
+    assert main(["compare", "sft", "other", "pop", "--html", str(path), "--html-users", "0"]) == 0
+    sentence = "other is left out: it and sft have different protocols (data, users)."
+    assert sentence in capsys.readouterr().err
+    text = path.read_text(encoding="utf-8")
+    assert sentence in text
+    assert "This report was made without users (--html-users 0)." in text
+    assert "&lt;b&gt;" not in text
+    assert "\\u003cb" not in text
+    assert main(["compare", "sft", "other", "pop"]) == 4  # without a report nothing is left out
+
+
+def test_a_missing_library_is_named(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "vl_convert", None)
+    assert main(["compare", *NAMES, "--html", str(tmp_path / "report.html")]) == 5
+    assert "needs vl-convert-python, which is not installed: pip install 'genrec[report]'" in capsys.readouterr().err
+
+
+PROBE = """
+const faults = [];
+addEventListener("securitypolicyviolation", (event) => faults.push(event.violatedDirective));
+addEventListener("error", (event) => faults.push(event.message));
+window.alert = () => faults.push("alert");
+addEventListener("load", () => {
+  const report = () => {
+    const drawn = document.querySelectorAll(".chart svg").length;
+    if (document.body.dataset.ready !== "true") return setTimeout(report, 50);
+    const own = document.documentElement;
+    const titles = document.querySelector("#browser").textContent.length;
+    document.body.dataset.found = JSON.stringify({
+      drawn, faults, titles, width: own.scrollWidth, room: own.clientWidth, images: document.images.length });
+  };
+  report();
+});
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, which this machine lacks")
+@pytest.mark.parametrize("rows", [3, 50])
+def test_chromium_draws_the_page_on_the_width_of_a_phone(data: Path, tmp_path: Path, rows: int) -> None:
+    """All charts are drawn, no script is refused or fails, no hostile text acts, and the page does not scroll to the side."""
+    found = hostile(made(NAMES if rows == 3 else ("sft", *many(data, 49))))
+    text = report_page.page(found)
+    digest = base64.b64encode(hashlib.sha256(PROBE.encode()).digest()).decode()
+    text = text.replace("script-src ", f"script-src 'sha256-{digest}' ", 1).replace("<style>", f"<script>{PROBE}</script><style>", 1)
+    path = tmp_path / "report.html"
+    path.write_text(text, encoding="utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--window-size=390,844"]
+    command = [str(CHROMIUM), *flags, "--virtual-time-budget=60000", "--dump-dom", path.as_uri()]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    attribute = next(attributes["data-found"] for tag, attributes in Page(printed).tags if tag == "body")
+    seen = json.loads(str(attribute))
+    assert seen["faults"] == []
+    assert seen["drawn"] == sum(len(each["charts"]) for each in found["sections"])
+    assert seen["width"] <= seen["room"] <= 500
+    assert seen["images"] == 0
+    assert seen["titles"] > 0
+
+
+def test_charts_have_a_color_and_a_shape_for_each_row() -> None:
+    scale = RowScale([f"row-{number}" for number in range(50)])
+    assert len(set(scale.color()["scale"]["range"])) == 50
+    assert scale.shape()["scale"]["range"][:8] == list(report_charts.SHAPES)
+    assert report_parts.short(float("nan")) is None
+    assert report_parts.short(1 / 3) == 0.333333
