@@ -1,4 +1,4 @@
-"""The commands that read stored rows, `genrec list`, `show`, `compare` and `curves`, and `genrec doctor`.
+"""The commands that read stored rows, `genrec list`, `show`, `compare`, `keep` and `curves`, and `genrec doctor`.
 
 Each command imports what it needs, so that `genrec --help` starts at once.
 """
@@ -6,11 +6,16 @@ Each command imports what it needs, so that `genrec --help` starts at once.
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from genrec.errors import UsageError, counted
+
+if TYPE_CHECKING:
+    from genrec.kept_rows import Rows
 
 NUM_SHOWN = 5  # seeds that a message names at most
 
@@ -22,19 +27,29 @@ def print_table(
     file: Path | None,
     seeds: dict[str, set[int]] | None = None,
     after_run: bool = False,
+    folder: Path | None = None,
 ) -> None:
-    """Print a table of all seeds, or of those given for each row. After a run, also print its meaning and what to do next."""
-    from genrec import run_files
+    """Print a table of all seeds, or of those given for each row. After a run, also print its meaning and what to do next.
+
+    `folder` holds kept rows; by default the rows are those of the data folder.
+    """
     from genrec.evaluation.compare import compare
     from genrec.evaluation.comparison import comparison_report
     from genrec.workspace import reports_folder
 
-    comparison = compare(run_files.outcomes(names, seeds, metric), metric, reference)
+    comparison = compare(_rows(folder).outcomes(names, seeds, metric), metric, reference)
     comparison_report.terminal(comparison)
     if after_run:
         comparison_report.after_run(comparison, reports_folder())
     if file is not None:
         file.write_text(comparison_report.markdown(comparison), encoding="utf-8")
+
+
+def _rows(folder: Path | None) -> Rows:
+    """Return the rows that are kept in a folder, by default those of the data folder."""
+    from genrec import kept_rows, run_files
+
+    return run_files if folder is None else kept_rows.KeptRows(folder)
 
 
 def list_rows(options: argparse.Namespace, flags: list[str]) -> int:
@@ -81,8 +96,23 @@ def compare(options: argparse.Namespace, flags: list[str]) -> int:
     """Compare stored rows (`genrec compare`)."""
     if options.reference is not None and options.reference not in options.names:
         raise UsageError(f"--reference {options.reference} is not among the rows {', '.join(options.names)}")
-    seeds = None if options.seeds is None else _at_seeds(options.names, listed_seeds(options.seeds))
-    print_table(options.names, options.metric, options.reference, options.markdown, seeds)
+    seeds = None if options.seeds is None else _at_seeds(options.names, listed_seeds(options.seeds), options.folder)
+    print_table(options.names, options.metric, options.reference, options.markdown, seeds, folder=options.folder)
+    return 0
+
+
+def keep(options: argparse.Namespace, flags: list[str]) -> int:
+    """Keep the results of stored rows in a small folder (`genrec keep`)."""
+    from genrec import kept_rows, run_files
+
+    rows = kept_rows.keep(options.names, options.folder, options.metrics, options.replace)
+    kept = run_files.names_of_rows(options.folder / "runs")
+    for name in dict.fromkeys(options.names):
+        size = sum(path.stat().st_size for kind in kept_rows.KINDS if (path := rows.file(kind, name)).is_file())
+        print(f"{name}: {counted(len(rows.read(name)['seeds']), 'seed')}, {size / 1e3:,.0f} kB")
+    size = sum(path.stat().st_size for path in options.folder.rglob("*") if path.is_file())
+    print(f"{options.folder} holds {counted(len(kept), 'row')}, {size / 1e6:.2f} MB; compare them with")
+    print(f"  genrec compare {' '.join(map(shlex.quote, dict.fromkeys(options.names)))} --from {shlex.quote(str(options.folder))}")
     return 0
 
 
@@ -97,18 +127,17 @@ def listed_seeds(text: str) -> Sequence[int]:
     return seed_numbers(int(parts[0]) if len(parts) == 1 else [int(part) for part in listed])
 
 
-def _at_seeds(names: list[str], numbers: Sequence[int]) -> dict[str, set[int]]:
+def _at_seeds(names: list[str], numbers: Sequence[int], folder: Path | None) -> dict[str, set[int]]:
     """Return the seeds at which each row is compared: those of `numbers` that it has. A baseline without them keeps its own.
 
     Raises UsageError if a trained row has none of them. A row that lacks some is named in a line.
     """
-    from genrec import run_files
     from genrec.evaluation.statistics.paired_tests import is_trained, seeds_in_words
     from genrec.progress import say
 
     found: dict[str, set[int]] = {}
     for name in dict.fromkeys(names):
-        content = run_files.read(name)
+        content = _rows(folder).read(name)
         own = {int(seed) for seed in content["seeds"]}
         common = {seed for seed in own if seed in numbers}
         if not is_trained(content["configuration"]):
