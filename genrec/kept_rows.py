@@ -30,7 +30,7 @@ from genrec.row_results import Records, SeedResult
 from genrec.row_settings import before_alignment, training_hash, without_metrics
 from genrec.run_file_format import SEED_NUMBER
 from genrec.storage_errors import check_folder
-from genrec.store import file_hash, hash_of, write_json
+from genrec.store import Store, file_hash, hash_of, write_json
 from genrec.workspace import store
 
 FORMAT = 1
@@ -202,15 +202,16 @@ def _write(rows: KeptRows, content: Mapping[str, Any], metrics: Sequence[str]) -
     else:
         rows.file("user_metrics", name).unlink(missing_ok=True)
     write_json(rows.file("runs", name), content)
+    fields = ("settings", "kept_steps", "user_counts", "file_names")
     seeds = {
-        seed: {
-            **{kind: getattr(result, kind) for kind in ("settings", "kept_steps", "user_counts", "file_names")},
-            "commits": {
-                stage: artifacts.get(stage, key).manifest["git"] for stage, key in keys[seed].items() if artifacts.has(stage, key)
-            },
-        }
+        seed: {**{kind: getattr(result, kind) for kind in fields}, "commits": _commits(keys[seed], artifacts)}
         for seed, result in found.items()
     }
     hashes = {kind: file_hash(rows.file(kind, name)) for kind in kinds}
     about = {"format": FORMAT, "name": name, "run": content["sha256"], **hashes, "seeds": seeds}
     write_json(rows.file("results", name), hashed_json.add_hash(json.loads(json.dumps(about))))
+
+
+def _commits(keys: Mapping[str, str], artifacts: Store) -> dict[str, str]:
+    """Return the commit of the code that built each stage of a seed, for the stages that are stored."""
+    return {stage: artifacts.get(stage, key).manifest["git"] for stage, key in keys.items() if artifacts.has(stage, key)}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
 from genrec import hashed_json, studies, tuning_record
 from genrec.store import write_json
+from genrec.tuning_record import Trial
 
 _ROW = ("name", "settings", "protocol")  # what tells the rows of a study apart
 
@@ -26,11 +27,13 @@ def keep(settings: Collection[str], folder: Path) -> None:
     for record in tuning_record.read_all():
         if any(trial.settings in settings for trial in record.trials):
             name = portable_name(record.name)
-            trials, replaced = (
-                [dataclasses.replace(trial, message="") for trial in each] for each in (record.trials, record.replaced)
-            )
+            trials, replaced = _without_messages(record.trials), _without_messages(record.replaced)
             path = studies.file_of(name, studies.TUNING, place)
             dataclasses.replace(record, path=path, name=name, trials=trials, replaced=replaced).save()
+
+
+def _without_messages(trials: Sequence[Trial]) -> list[Trial]:
+    return [dataclasses.replace(trial, message="") for trial in trials]
 
 
 def portable_name(study: str) -> str:

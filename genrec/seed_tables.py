@@ -44,7 +44,7 @@ def write(path: Path, tables: Mapping[int, DataFrame]) -> None:
         compression="zstd",
         compression_level=19,
         use_dictionary=few,
-        column_encoding={name: "DELTA_BINARY_PACKED" for name in many},
+        column_encoding=dict.fromkeys(many, "DELTA_BINARY_PACKED"),
         write_statistics=False,
     )
 
