@@ -57,7 +57,8 @@ def read(path: Path, seed: int) -> DataFrame:
     if set(mine.values()) != expected:
         raise ArtifactError(f"{path} has no {', '.join(sorted(expected - set(mine.values())))} of seed {seed}; keep the row again")
     table = parquet.read_table(path, columns=list(mine)).to_pandas().rename(columns=mine)
-    return table.astype({name: np.int64 for name in table.columns if table[name].dtype.kind in "iu"})
+    result: DataFrame = table.astype({name: np.int64 for name in table.columns if table[name].dtype.kind in "iu"})
+    return result
 
 
 def columns(path: Path) -> list[str]:
