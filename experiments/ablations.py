@@ -85,7 +85,7 @@ def digits() -> list[Experiment]:
     return varied(movielens_tables.rpg(), "digits", {name: {"tokenize": Tokenize(quantizer=each)} for name, each in chosen.items()})
 
 
-def encoders() -> dict[str, dict[str, object]]:
+def _encoders() -> dict[str, dict[str, object]]:
     """Return item vectors of both kinds, of text and of interactions."""
     text, interactions = TfidfSvd(dim=256), Collaborative(dim=64)
     chosen: dict[str, ItemEncoder] = {
@@ -98,15 +98,15 @@ def encoders() -> dict[str, dict[str, object]]:
 
 def vectors() -> list[Experiment]:
     """Return RPG with digits of vectors of text and interactions, of text alone, and of interactions alone."""
-    return varied(movielens_tables.rpg(), "vectors", encoders())
+    return varied(movielens_tables.rpg(), "vectors", _encoders())
 
 
 def beauty_vectors() -> list[Experiment]:
     """Return `vectors` on Beauty."""
-    return varied(parallel.sft(), "vectors", encoders())
+    return varied(parallel.sft(), "vectors", _encoders())
 
 
-def kinds() -> dict[str, Objective]:
+def _kinds() -> dict[str, Objective]:
     """Return S-DPO with up to 15 negatives of each kind."""
     return {
         "uniform": headline.sdpo(Sampled(Uniform(), 15)),
@@ -119,12 +119,12 @@ def kinds() -> dict[str, Objective]:
 
 def negatives() -> list[Experiment]:
     """Return S-DPO with 15 negatives: uniform, popular, neighbors, items of the history, the policy's own best items."""
-    return aligned(movielens_tables.rpg(), "negatives", movielens_tables.STEPS, kinds())
+    return aligned(movielens_tables.rpg(), "negatives", movielens_tables.STEPS, _kinds())
 
 
 def beauty_negatives() -> list[Experiment]:
     """Return `negatives` on Beauty."""
-    return aligned(parallel.sft(), "negatives", BEAUTY_STEPS, kinds())
+    return aligned(parallel.sft(), "negatives", BEAUTY_STEPS, _kinds())
 
 
 def counts(items: int) -> dict[str, Objective]:
@@ -143,34 +143,34 @@ def beauty_num_negatives() -> list[Experiment]:
     return aligned(parallel.sft(), "num-negatives", BEAUTY_STEPS, counts(BEAUTY_ITEMS))
 
 
-def betas() -> dict[str, Objective]:
+def _betas() -> dict[str, Objective]:
     """Return gated S-DPO with other values of beta."""
     return {f"{beta:g}": replace(on_policy.gated(), loss=SoftmaxDPO(beta=beta)) for beta in (1.0, 0.1, 0.3, 3.0)}
 
 
 def beta() -> list[Experiment]:
     """Return gated S-DPO with beta 1, 0.1, 0.3 and 3."""
-    return aligned(movielens_tables.rpg(), "beta", movielens_tables.STEPS, betas())
+    return aligned(movielens_tables.rpg(), "beta", movielens_tables.STEPS, _betas())
 
 
 def beauty_beta() -> list[Experiment]:
     """Return `beta` on Beauty."""
-    return aligned(parallel.sft(), "beta", BEAUTY_STEPS, betas())
+    return aligned(parallel.sft(), "beta", BEAUTY_STEPS, _betas())
 
 
-def anchors() -> dict[str, Objective]:
+def _anchors() -> dict[str, Objective]:
     """Return gated S-DPO with other weights of the likelihood."""
     return {f"{weight:g}": replace(on_policy.gated(), likelihood=weight) for weight in (1.0, 0.0, 0.1, 0.3, 3.0)}
 
 
 def anchor() -> list[Experiment]:
     """Return gated S-DPO with the likelihood's weight 1, 0, 0.1, 0.3 and 3."""
-    return aligned(movielens_tables.rpg(), "anchor", movielens_tables.STEPS, anchors())
+    return aligned(movielens_tables.rpg(), "anchor", movielens_tables.STEPS, _anchors())
 
 
 def beauty_anchor() -> list[Experiment]:
     """Return `anchor` on Beauty."""
-    return aligned(parallel.sft(), "anchor", BEAUTY_STEPS, anchors())
+    return aligned(parallel.sft(), "anchor", BEAUTY_STEPS, _anchors())
 
 
 def gates(steps: int) -> dict[str, Objective]:

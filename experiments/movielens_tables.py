@@ -118,7 +118,7 @@ def liked_over(loss: PreferenceLoss, candidates: Proposer) -> Preference:
     return Preference(loss=loss, candidates=candidates, likelihood=1.0, targets="all", feedback="liked")
 
 
-def with_ratings() -> dict[str, Objective]:
+def _with_ratings() -> dict[str, Objective]:
     """Return the objectives that read ratings: the fair control, and preferences of liked events."""
     return {
         "continued-liked": LIKED,
@@ -131,7 +131,7 @@ def with_ratings() -> dict[str, Objective]:
 
 def trained(base: Experiment, steps: int, *names: str) -> list[Experiment]:
     """Return SFT, SFT on liked events and the aligned rows; `names` chooses among them, all without one."""
-    chosen = headline.objectives(ITEMS, steps) | with_ratings()
+    chosen = headline.objectives(ITEMS, steps) | _with_ratings()
     return [base, sft_liked(base), *(on_policy.aligned(base, name, chosen[name], steps) for name in names or chosen)]
 
 
@@ -143,7 +143,7 @@ def both(rows: list[Experiment]) -> list[Experiment]:
 def movielens_100k() -> list[Experiment]:
     """Return all rows on MovieLens-100K: baselines, then RPG, then TIGER; five seeds each."""
     own, small = rpg(), tiger()
-    names = [name for name in headline.objectives(ITEMS, STEPS) | with_ratings() if name not in ("sdpo-1000", "sdpo-catalog")]
+    names = [name for name in headline.objectives(ITEMS, STEPS) | _with_ratings() if name not in ("sdpo-1000", "sdpo-catalog")]
     policy_rows = [*trained(own, STEPS), *headline.longer(own, STEPS), *tiger_rows(small, names), *headline.longer(small, STEPS)]
     return both([*headline.untrained(own), *seeds([sasrec(own), *policy_rows])])
 
@@ -158,7 +158,7 @@ def tiger_rows(base: Experiment, names: list[str]) -> list[Experiment]:
 def movielens_100k_last() -> list[Experiment]:
     """Return RPG with the last ten events of MovieLens-100K held out: likelihood on all and on liked events, and preferences."""
     base = rpg("last")
-    rows = trained(base, STEPS, "continued", *with_ratings(), "sdpo-history", "gated")
+    rows = trained(base, STEPS, "continued", *_with_ratings(), "sdpo-history", "gated")
     return both([*headline.untrained(base), *seeds([sasrec(base), *rows])])
 
 
