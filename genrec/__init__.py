@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from genrec.experiment import Experiment
     from genrec.results import Results
@@ -36,12 +37,17 @@ def run(
 
 
 def compare(
-    names: str | Sequence[str], metric: str = "ndcg@10", reference: str | None = None, seeds: int | Sequence[int] | None = None
+    names: str | Sequence[str],
+    metric: str = "ndcg@10",
+    reference: str | None = None,
+    seeds: int | Sequence[int] | None = None,
+    *,
+    folder: Path | str | None = None,
 ) -> Results:
-    """Compare stored rows and return their table; see `genrec.results.compare`."""
+    """Compare stored rows, or those that `genrec keep` wrote to a folder, and return their table; see `genrec.results.compare`."""
     from genrec import results
 
-    return results.compare(names, metric, reference, seeds)
+    return results.compare(names, metric, reference, seeds, folder=folder)
 
 
 def load(name: str, seed: int | None = None, code: str | None = None, num_beams: int = 0) -> TrainedRow:

@@ -126,7 +126,22 @@ def build() -> argparse.ArgumentParser:
         "--html-users", metavar="N", type=int, default=30, help="test users that the report shows (default: 30; 0: none)"
     )
     compare.add_argument("--html-seed", metavar="N", type=int, default=0, help="seed of the sample of these users (default: 0)")
+    compare.add_argument("--from", dest="folder", metavar="FOLDER", type=Path, help="compare rows that 'genrec keep' wrote to FOLDER")
     compare.set_defaults(call=row_commands.compare)
+
+    keep = commands.add_parser(
+        "keep",
+        help="keep the results of rows in a small folder, from which anyone compares them without training",
+        description="Write the run files, the rank of every user and the record of what was tried to a folder, about 0.1 MB a row. "
+        "'genrec compare NAME ... --from FOLDER' prints the same table and tests from it.",
+    )
+    keep.add_argument("names", metavar="NAME", nargs="+")
+    keep.add_argument("--to", dest="folder", metavar="FOLDER", type=Path, required=True, help="the folder; it may hold other rows")
+    keep.add_argument(
+        "--metrics", metavar="METRIC", nargs="+", default=[], help="also keep these metrics of each user, such as tail_recall@10"
+    )
+    keep.add_argument("--replace", action="store_true", help="replace kept rows that have other settings or further seeds")
+    keep.set_defaults(call=row_commands.keep)
 
     curves = commands.add_parser(
         "curves",

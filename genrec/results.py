@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import islice
+from pathlib import Path
 
 from pandas import DataFrame
 
@@ -23,6 +24,7 @@ from genrec.evaluation.comparison import comparison_report
 from genrec.evaluation.comparison.comparison_tables import tables
 from genrec.evaluation.statistics.paired_tests import enumerated, is_trained, seeds_in_words
 from genrec.experiment import Experiment, seed_numbers, with_seeds
+from genrec.kept_rows import KeptRows, Rows
 from genrec.progress import say
 from genrec.types import Tracker
 
@@ -100,7 +102,12 @@ def run(
 
 
 def compare(
-    names: str | Sequence[str], metric: str = "ndcg@10", reference: str | None = None, seeds: int | Sequence[int] | None = None
+    names: str | Sequence[str],
+    metric: str = "ndcg@10",
+    reference: str | None = None,
+    seeds: int | Sequence[int] | None = None,
+    *,
+    folder: Path | str | None = None,
 ) -> Results:
     """Compare stored rows: means over seeds, intervals, paired tests, different settings (`genrec compare`).
 
@@ -109,15 +116,19 @@ def compare(
         metric: the metric to test, such as `recall@10`.
         reference: the row that all others are tested against; None: the first.
         seeds: compare at these seeds only: 5 stands for seeds 0 to 4, (5, 6, 7) lists them.
+        folder: compare rows that `genrec keep` wrote to this folder; None: rows of the data folder.
 
     """
-    rows = [names] if isinstance(names, str) else list(names)
-    return Results((comparison_of(rows, metric, reference, None if seeds is None else at_seeds(rows, seed_numbers(seeds))),))
+    listed, rows = [names] if isinstance(names, str) else list(names), None if folder is None else KeptRows(Path(folder))
+    numbers = None if seeds is None else at_seeds(listed, seed_numbers(seeds), rows)
+    return Results((comparison_of(listed, metric, reference, numbers, rows),))
 
 
-def comparison_of(names: list[str], metric: str, reference: str | None, seeds: dict[str, set[int]] | None) -> Comparison:
-    """Return the comparison of stored rows at all seeds, or at those given for each row."""
-    return comparing.compare(run_files.outcomes(names, seeds, metric), metric, reference)
+def comparison_of(
+    names: list[str], metric: str, reference: str | None, seeds: dict[str, set[int]] | None, rows: Rows | None = None
+) -> Comparison:
+    """Return the comparison of stored rows at all seeds, or at those given for each row; `rows`: None is the data folder."""
+    return comparing.compare((rows or run_files).outcomes(names, seeds, metric), metric, reference)
 
 
 def _line(row: Row, comparison: Comparison) -> Mapping[str, object]:
@@ -133,14 +144,14 @@ def _line(row: Row, comparison: Comparison) -> Mapping[str, object]:
     return {"row": row.name, "seeds": ", ".join(map(str, row.seeds)), **tested, **means}
 
 
-def at_seeds(names: Sequence[str], numbers: Sequence[int]) -> dict[str, set[int]]:
+def at_seeds(names: Sequence[str], numbers: Sequence[int], rows: Rows | None = None) -> dict[str, set[int]]:
     """Return the seeds at which each row is compared: those of `numbers` that it has. A baseline without them keeps its own.
 
     Raises UsageError if a trained row has none of them. A row that lacks some is named in a line.
     """
     found: dict[str, set[int]] = {}
     for name in dict.fromkeys(names):
-        content = run_files.read(name)
+        content = (rows or run_files).read(name)
         own = {int(seed) for seed in content["seeds"]}
         common = {seed for seed in own if seed in numbers}
         if not is_trained(content["configuration"]):

@@ -15,6 +15,7 @@ from genrec.errors import ResourceError, UsageError, counted
 
 if TYPE_CHECKING:
     from genrec.evaluation.compare import Comparison
+    from genrec.kept_rows import Rows
 
 
 def print_table(
@@ -24,11 +25,15 @@ def print_table(
     file: Path | None,
     seeds: dict[str, set[int]] | None = None,
     after_run: bool = False,
+    rows: Rows | None = None,
 ) -> Comparison:
-    """Print a table of all seeds, or of those given for each row. After a run, also print its meaning and what to do next."""
+    """Print a table of all seeds, or of those given for each row. After a run, also print its meaning and what to do next.
+
+    `rows` are where they are stored; None: in the data folder.
+    """
     from genrec import results
 
-    comparison = results.comparison_of(names, metric, reference, seeds)
+    comparison = results.comparison_of(names, metric, reference, seeds, rows)
     print_comparison(comparison, file, after_run)
     return comparison
 
@@ -102,7 +107,7 @@ def show(options: argparse.Namespace, flags: list[str]) -> int:
 
 def compare(options: argparse.Namespace, flags: list[str]) -> int:
     """Compare stored rows (`genrec compare`)."""
-    from genrec import results
+    from genrec import kept_rows, results
     from genrec.evaluation.comparison.comparison_csv import comparison_csv
     from genrec.evaluation.comparison.comparison_latex import latex
 
@@ -112,16 +117,34 @@ def compare(options: argparse.Namespace, flags: list[str]) -> int:
         from genrec.reports import report_page
 
         report_page.check_libraries()
+        if options.folder is not None:
+            raise UsageError(f"--html shows training curves and lists, which the kept rows of {options.folder} lack; leave out --html")
         if options.html_users < 0:
             raise UsageError(f"--html-users must be 0 (none) or more, got {options.html_users}")
+    rows = None if options.folder is None else kept_rows.KeptRows(options.folder)
     names, left_out = _of_one_protocol(options.names, options.reference) if options.html is not None else (options.names, [])
-    seeds = None if options.seeds is None else results.at_seeds(names, listed_seeds(options.seeds))
-    comparison = print_table(names, options.metric, options.reference, options.markdown, seeds)
+    seeds = None if options.seeds is None else results.at_seeds(names, listed_seeds(options.seeds), rows)
+    comparison = print_table(names, options.metric, options.reference, options.markdown, seeds, rows=rows)
     for file, written, option in ((options.latex, latex, "--latex"), (options.csv, comparison_csv, "--csv")):
         if file is not None:
             _write(file, written(comparison), option)
     if options.html is not None:
         _write_report(comparison, options, seeds, left_out)
+    return 0
+
+
+def keep(options: argparse.Namespace, flags: list[str]) -> int:
+    """Keep the results of stored rows in a small folder (`genrec keep`)."""
+    from genrec import kept_rows, run_files
+
+    rows = kept_rows.keep(options.names, options.folder, options.metrics, options.replace)
+    kept = run_files.names_of_rows(options.folder / "runs")
+    for name in dict.fromkeys(options.names):
+        size = sum(path.stat().st_size for kind in kept_rows.KINDS if (path := rows.file(kind, name)).is_file())
+        print(f"{name}: {counted(len(rows.read(name)['seeds']), 'seed')}, {size / 1e3:,.0f} kB")
+    size = sum(path.stat().st_size for path in options.folder.rglob("*") if path.is_file())
+    print(f"{options.folder} holds {counted(len(kept), 'row')}, {size / 1e6:.2f} MB; compare them with")
+    print(f"  genrec compare {' '.join(map(shlex.quote, dict.fromkeys(options.names)))} --from {shlex.quote(str(options.folder))}")
     return 0
 
 

@@ -57,8 +57,13 @@ def without_metrics(configuration: dict[str, Any]) -> dict[str, Any]:
 
 def with_metrics_of(configuration: dict[str, Any], evaluated: Artifact) -> dict[str, Any]:
     """Return the settings of a row with the further metrics of one seed, given by the artifact of its evaluation."""
+    return without_metrics(configuration) | metrics_of(evaluated)
+
+
+def metrics_of(evaluated: Artifact) -> dict[str, Any]:
+    """Return the further metrics of an evaluation as settings of a row; empty if there are none."""
     own = evaluated.manifest["specification"]["evaluate"]
-    return without_metrics(configuration) | ({METRICS: own["metrics"]} if "metrics" in own else {})
+    return {METRICS: own["metrics"]} if "metrics" in own else {}
 
 
 def label(description: dict[str, Any], files: Sequence[str] = ()) -> str:

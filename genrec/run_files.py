@@ -15,22 +15,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from genrec import hashed_json, pipeline, run_file_format, studies, tuning_record
 from genrec.data.corpus import Corpus
 from genrec.data.corpus_statistics import protocol_of
 from genrec.environment import joined
 from genrec.errors import ArtifactError, UsageError
 from genrec.evaluation.compare import METRICS, Run
-from genrec.evaluation.comparison.compared_metric import read_user_counts, read_user_metric
 from genrec.evaluation.statistics.paired_tests import seeds_in_words
 from genrec.experiment import MAX_NAME, Experiment, is_name, is_training_stage
-from genrec.kept_steps import kept_steps
 from genrec.progress import say
+from genrec.row_results import Records, SeedResult, runs_of, stored
 from genrec.row_settings import (
     configuration,
-    file_names,
     label,
     planned_configuration,
     setting_in_words,
@@ -214,20 +210,25 @@ def _figures(protocol: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in protocol.items() if name not in ("data", "split")}
 
 
-def read(name: str) -> dict[str, Any]:
-    """Return a run file (see `run_file_format.SHAPE`). Raises UsageError if there is none, ArtifactError if it is damaged."""
-    if not is_name(name) or not _path(name).is_file():
-        known = names_of_rows()
+def read(name: str, folder: Path | None = None) -> dict[str, Any]:
+    """Return a run file (see `run_file_format.SHAPE`). Raises UsageError if there is none, ArtifactError if it is damaged.
+
+    `folder` holds the run files; by default it is that of the data folder.
+    """
+    if not is_name(name) or not _path(name, folder).is_file():
+        known = names_of_rows(folder)
         close = difflib.get_close_matches(name, known, 1)
         nearest = f"did you mean {close[0]!r}? " if close else ""
-        raise UsageError(f"there is no run {name[:MAX_NAME]!r} in {runs_folder()}; {nearest}there are: {', '.join(known) or 'none'}")
-    return run_file_format.read(_path(name))
+        where = runs_folder() if folder is None else folder
+        raise UsageError(f"there is no run {name[:MAX_NAME]!r} in {where}; {nearest}there are: {', '.join(known) or 'none'}")
+    return run_file_format.read(_path(name, folder))
 
 
-def names_of_rows() -> list[str]:
+def names_of_rows(folder: Path | None = None) -> list[str]:
     """Return the names of all rows that have a run file. Raises UsageError if a file is in the place of the folder."""
-    check_folder(runs_folder())
-    return sorted(path.stem for path in runs_folder().glob("[!.]*.json") if is_name(path.stem) and path.is_file())
+    folder = runs_folder() if folder is None else folder
+    check_folder(folder)
+    return sorted(path.stem for path in folder.glob("[!.]*.json") if is_name(path.stem) and path.is_file())
 
 
 def odd_files() -> list[str]:
@@ -267,34 +268,22 @@ def outcomes(names: Sequence[str], only_seeds: dict[str, set[int]] | None = None
 
     Of `user_metrics.parquet` the column `metric` is read, if it is there.
     """
-    artifacts, runs, current, (tried, tunings) = store(), [], cache(present_settings), (studies.read_all(), tuning_record.read_all())
-    compared = {training_hash(read(name)["configuration"]): name for name in dict.fromkeys(names)}
-    for name in dict.fromkeys(names):
-        content = read(name)
-        selected = tuning_record.selections(tunings, content["configuration"])
-        starts = studies.starts_of(tried, content["configuration"])
-        for seed, entry in sorted(content["seeds"].items(), key=lambda item: int(item[0])):
-            if only_seeds is not None and int(seed) not in only_seeds[name]:
-                continue
-            evaluated = artifacts.get("evaluate", entry["artifacts"]["evaluate"])
-            folder, settings = evaluated.folder, with_metrics_of(content["configuration"], evaluated)
-            ranks = pd.read_parquet(folder / "ranks.parquet")
-            described = content["protocol"], settings, entry["environment"]
-            user_metrics = read_user_metric(folder / "user_metrics.parquet", metric)
-            found = studies.of_run(tried, name, training_hash(settings), int(seed), current, compared)
-            stored = kept_steps(entry["artifacts"], artifacts), read_user_counts(folder / "user_counts.json")
-            run = Run(name, int(seed), ranks, entry["metrics"], *described, user_metrics, found, selected, *stored, starts)
-            runs.append(run._replace(file_names=file_names(entry["artifacts"], artifacts)))
-    return runs
+    artifacts, records = store(), Records(studies.read_all(), tuning_record.read_all(), cache(present_settings))
+
+    def result(content: dict[str, Any], seed: str) -> SeedResult:
+        return stored(content["seeds"][seed]["artifacts"], artifacts, metric)
+
+    return runs_of({name: read(name) for name in dict.fromkeys(names)}, result, records, only_seeds)
 
 
-def present_settings(name: str) -> str | None:
+def present_settings(name: str, folder: Path | None = None) -> str | None:
     """Return the hash of a row's settings (`training_hash`), or None if it has no run file that can be read."""
+    path = _path(name, folder)
     try:
-        return training_hash(run_file_format.read(_path(name))["configuration"]) if _path(name).is_file() else None
+        return training_hash(run_file_format.read(path)["configuration"]) if path.is_file() else None
     except ArtifactError:
         return None
 
 
-def _path(name: str) -> Path:
-    return runs_folder() / f"{name}.json"
+def _path(name: str, folder: Path | None = None) -> Path:
+    return (runs_folder() if folder is None else folder) / f"{name}.json"

@@ -118,10 +118,11 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_all() -> list[dict[str, Any]]:
-    """Return the content of all studies, by the name of the file."""
-    check_folder(studies_folder())
-    return [read(path) for path in sorted(studies_folder().glob("[!.]*.json")) if not path.name.endswith(TUNING)]
+def read_all(folder: Path | None = None) -> list[dict[str, Any]]:
+    """Return the content of all studies, by the name of the file. `folder` is by default that of the data folder."""
+    folder = studies_folder() if folder is None else folder
+    check_folder(folder)
+    return [read(path) for path in sorted(folder.glob("[!.]*.json")) if not path.name.endswith(TUNING)]
 
 
 def of_run(
@@ -179,7 +180,7 @@ def _names(rows: Sequence[dict[str, Any]], current: Callable[[str], str | None])
         yield from (f"{name}{REPLACED}{f' {place}' if place > 1 else ''})" for place in range(1, len(others) + 1))
 
 
-def file_of(study: str, ending: str = ".json") -> Path:
-    """Return the file of a study: a readable form of its name and a hash."""
+def file_of(study: str, ending: str = ".json", folder: Path | None = None) -> Path:
+    """Return the file of a study: a readable form of its name and a hash. `folder` is by default that of the data folder."""
     readable = re.sub(r"[^A-Za-z0-9.]+", "-", study).strip("-.")[-80:]
-    return studies_folder() / f"{readable}-{hash_of(study)[:8]}{ending}"
+    return (studies_folder() if folder is None else folder) / f"{readable}-{hash_of(study)[:8]}{ending}"

@@ -182,10 +182,14 @@ def opened(name: str, tuning: Tuning, replace: bool = False) -> Iterator[Record]
         yield record
 
 
-def read_all() -> list[Record]:
-    """Return the records of all tunings, by the name of the file. Raises ArtifactError if one is damaged."""
-    check_folder(studies_folder())
-    return [read(path) for path in sorted(studies_folder().glob(f"[!.]*{studies.TUNING}"))]
+def read_all(folder: Path | None = None) -> list[Record]:
+    """Return the records of all tunings, by the name of the file. Raises ArtifactError if one is damaged.
+
+    `folder` is by default that of the data folder.
+    """
+    folder = studies_folder() if folder is None else folder
+    check_folder(folder)
+    return [read(path) for path in sorted(folder.glob(f"[!.]*{studies.TUNING}"))]
 
 
 def read(path: Path) -> Record:

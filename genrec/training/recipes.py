@@ -12,6 +12,7 @@ from genrec.errors import UsageError
 from genrec.objectives import Preference, Supervised
 from genrec.precision import Precision
 from genrec.preference.schedules import check_length
+from genrec.store import NEW_IN_KEY
 from genrec.types import Objective
 from genrec.types.specification import check_at_least, check_is, check_types
 
@@ -20,7 +21,8 @@ from genrec.types.specification import check_at_least, check_is, check_types
 class Optimization:
     """AdamW with linear warm-up, cosine decay to 0 and gradient clipping.
 
-    A field that is None is chosen by the number of training examples: see `genrec.training.schedule`.
+    A field that is None is chosen by the number of training examples: see `genrec.training.schedule`. With `decay_steps` a training
+    stops at `max_steps` before the learning rate is 0: its weights are those of the longer training at this step.
     """
 
     max_steps: int | None = None  # optimizer steps, at least 1; None: 40 epochs, at least 500 and at most 20,000 steps
@@ -30,10 +32,16 @@ class Optimization:
     weight_decay: float = 0.0  # AdamW's decoupled weight decay, at least 0
     max_grad_norm: float = 1.0  # gradients are clipped to this L2 norm, above 0
     precision: Precision = "32-true"  # Lightning's precision flag; auto: bf16-mixed where the hardware has it, else 32-true
+    decay_steps: int | None = field(default=None, metadata=NEW_IN_KEY)  # step with a rate of 0, at least max_steps; None: max_steps
 
     def __post_init__(self) -> None:
         check_types(self, "optimization")
         check_at_least(self, "optimization", 1, *_chosen(self, "max_steps"), "batch_size")
+        if self.decay_steps is not None and (self.max_steps is None or self.decay_steps < self.max_steps):
+            raise UsageError(
+                f"optimization.decay_steps must be at least optimization.max_steps = {self.max_steps}, the step at which training "
+                f"stops, got {self.decay_steps}; set max_steps to a smaller number, or decay_steps to None"
+            )
         for name in (*_chosen(self, "learning_rate"), "max_grad_norm"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise UsageError(f"optimization.{name} must be above 0 and finite, got {getattr(self, name)}")

@@ -38,6 +38,7 @@ class Schedule(NamedTuple):
     every: int  # steps between validations
     batch_size: int  # examples per step
     examples: int  # number of training examples
+    decay_steps: int | None = None  # step at which the learning rate is 0; None: max_steps
 
     @property
     def epochs(self) -> float:
@@ -46,7 +47,8 @@ class Schedule(NamedTuple):
 
     def resolved(self) -> dict[str, Any]:
         """Return the numbers by name, for `recipe.json`."""
-        return {**self._asdict(), "epochs": round(self.epochs, 3)}
+        known = {name: value for name, value in self._asdict().items() if value is not None}
+        return {**known, "epochs": round(self.epochs, 3)}
 
     def __str__(self) -> str:
         return (
@@ -73,6 +75,7 @@ def schedule(recipe: SFT | Align, examples: int) -> Schedule:
         every=-(-steps // VALIDATIONS) if every is None else every,
         batch_size=optimization.batch_size,
         examples=examples,
+        decay_steps=optimization.decay_steps,
     )
 
 
@@ -82,8 +85,9 @@ def default_steps(examples: int, batch_size: int) -> int:
 
 
 def learning_rate(plan: Schedule, step: int) -> float:
-    """Return the learning rate of a step: linear warm-up, then cosine decay to 0 at `max_steps`."""
+    """Return the learning rate of a step: linear warm-up, then cosine decay to 0 at `decay_steps`."""
     if step < plan.warmup_steps:
         return plan.learning_rate * (step + 1) / plan.warmup_steps
-    done = (step - plan.warmup_steps) / max(1, plan.max_steps - plan.warmup_steps)
+    last = plan.max_steps if plan.decay_steps is None else plan.decay_steps
+    done = (step - plan.warmup_steps) / max(1, last - plan.warmup_steps)
     return plan.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

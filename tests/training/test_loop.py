@@ -24,6 +24,7 @@ from genrec.model import TigerPolicy
 from genrec.objectives.supervised import negative_log_likelihood
 from genrec.preference.losses import DPO, Anchored
 from genrec.semantic_ids import SemanticIds
+from genrec.store import describe
 from genrec.testing import Cyclic
 from genrec.training import checkpoint, loop
 from genrec.training.batch_stream import BatchStream
@@ -61,6 +62,29 @@ def test_learning_rate_by_hand() -> None:
     assert learning_rate(plan, 10) == pytest.approx(1e-3)
     assert learning_rate(plan, 30) == pytest.approx(5e-4)
     assert learning_rate(plan, 50) == pytest.approx(0)
+
+
+def test_a_stopped_training_has_the_learning_rates_of_the_longer_one() -> None:
+    """A cosine to step 50 that stops at step 20: the same rates as in 50 steps, and 1e-3 * (1 + cos(pi / 4)) / 2 at step 20."""
+    longer = schedule(RECIPE, examples=100)
+    stopped = schedule(replace(RECIPE, optimization=replace(RECIPE.optimization, max_steps=20, decay_steps=50)), examples=100)
+    assert stopped.max_steps == 20
+    assert [learning_rate(stopped, step) for step in range(21)] == [learning_rate(longer, step) for step in range(21)]
+    assert learning_rate(stopped, 20) == pytest.approx(8.5355339e-4)
+    assert stopped.resolved()["decay_steps"] == 50
+    assert "decay_steps" not in longer.resolved()  # recipe.json of a training without the field stays as it was
+
+
+@pytest.mark.parametrize("max_steps", [51, None])
+def test_the_learning_rate_is_not_0_before_the_end(max_steps: int | None) -> None:
+    with pytest.raises(UsageError, match=f"decay_steps must be at least optimization.max_steps = {max_steps}, .* got 50"):
+        Optimization(max_steps=max_steps, batch_size=16, decay_steps=50)
+
+
+def test_the_default_of_decay_steps_keeps_the_keys_of_artifacts() -> None:
+    assert "decay_steps" not in describe(RECIPE, Path())["optimization"]
+    longer = replace(RECIPE.optimization, decay_steps=50)
+    assert describe(longer, Path())["decay_steps"] == 50
 
 
 def test_batches_are_a_function_of_the_step(corpus_examples: Examples) -> None:

@@ -1,0 +1,217 @@
+"""Kept rows: the results of rows in a small folder, from which `genrec compare --from FOLDER` makes the same table and tests.
+
+    runs/NAME.json          the row's run file, unchanged
+    results/NAME.json       what the comparison reads of the row's artifacts beside ranks, and the hashes of its other files
+    ranks/NAME.parquet      the rank of every user at every seed
+    user_metrics/NAME.parquet   further metrics with a value per user, where some were asked for
+    studies/                the studies and tunings of these rows
+
+Policies, lists and curves are not kept, so a kept row can be compared, but not shown, plotted or trained further.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+
+from genrec import hashed_json, kept_studies, row_results, run_file_format, run_files, seed_tables, studies, tuning_record
+from genrec.errors import ArtifactError, UsageError, did_you_mean
+from genrec.evaluation.compare import Run
+from genrec.evaluation.statistics.paired_tests import seeds_in_words
+from genrec.hashed_json import SHA256, Each, Listed, Matching, Optional, Shape
+from genrec.row_results import Records, SeedResult
+from genrec.row_settings import before_alignment, training_hash, without_metrics
+from genrec.run_file_format import SEED_NUMBER
+from genrec.storage_errors import check_folder
+from genrec.store import Store, file_hash, hash_of, write_json
+from genrec.workspace import store
+
+FORMAT = 1
+KINDS = ("runs", "results", "ranks", "user_metrics")  # folders with a file for each row
+AGAIN = "keep the row again: genrec keep NAME --to FOLDER --replace"
+_SEED: dict[str, Shape] = {
+    "settings": dict,  # the fields of `SeedResult`
+    "kept_steps": Each(int),
+    "user_counts": Each(int),
+    "file_names": Each(Listed(str)),
+    "commits": Each(str),  # stage -> commit of the code that built it
+}
+SHAPE: dict[str, Shape] = {
+    "format": int,
+    "name": str,
+    "run": Matching(SHA256),  # `sha256` of the run file
+    "ranks": Matching(SHA256),  # of the file
+    "user_metrics": Optional(Matching(SHA256)),
+    "seeds": Each(_SEED, lambda seed: re.fullmatch(SEED_NUMBER, seed) is not None, at_least=1),
+}
+
+
+class Rows(Protocol):
+    """Rows that can be compared: those of the data folder (the module `genrec.run_files`) or `KeptRows`."""
+
+    def read(self, name: str, /) -> dict[str, Any]:
+        """Return the content of a run file."""
+        ...
+
+    def outcomes(self, names: Sequence[str], only_seeds: dict[str, set[int]] | None, metric: str | None, /) -> list[Run]:
+        """Return the runs of rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class KeptRows:
+    """The rows that are kept in a folder."""
+
+    folder: Path
+
+    def file(self, kind: str, name: str) -> Path:
+        """Return the file of a row: `kind` is one of `KINDS`."""
+        return self.folder / kind / f"{name}.{'json' if kind in ('runs', 'results') else 'parquet'}"
+
+    def read(self, name: str) -> dict[str, Any]:
+        """Return the content of a row's run file. Raises UsageError if the row is not kept."""
+        return run_files.read(name, self.folder / "runs")
+
+    def outcomes(self, names: Sequence[str], only_seeds: dict[str, set[int]] | None = None, metric: str | None = None) -> list[Run]:
+        """Return the runs of these rows: all seeds, or those given for each name. See `run_files.outcomes`."""
+        kept = {name: _results(self, name) for name in dict.fromkeys(names)}
+        return row_results.runs_of(
+            {name: self.read(name) for name in kept},
+            lambda content, seed: _result(self, kept[content["name"]], seed, metric),
+            self.records,
+            only_seeds,
+        )
+
+    @cached_property
+    def records(self) -> Records:
+        """The kept studies and tunings."""
+        current = partial(run_files.present_settings, folder=self.folder / "runs")
+        return Records(studies.read_all(self.folder / "studies"), tuning_record.read_all(self.folder / "studies"), current)
+
+
+def _results(rows: KeptRows, name: str) -> dict[str, Any]:
+    """Return the content of a row's results after checking all of its files. Raises ArtifactError if one is missing or has changed."""
+    run, path = rows.read(name), rows.file("results", name)
+    try:
+        content = hashed_json.read_object(path, AGAIN)
+    except FileNotFoundError:
+        raise ArtifactError(f"there is no {path}; {AGAIN}") from None
+    hashed_json.check_format(path, content, FORMAT, AGAIN)
+    hashed_json.check_object(path, content, SHAPE, AGAIN)
+    if (content["name"], content["run"]) != (name, run["sha256"]) or content["seeds"].keys() != run["seeds"].keys():
+        raise ArtifactError(f"{path} does not belong to {rows.file('runs', name)}; {AGAIN}")
+    for kind in ("ranks", "user_metrics"):
+        file = rows.file(kind, name)
+        if kind in content and not (file.is_file() and file_hash(file) == content[kind]):
+            raise ArtifactError(f"{file} is missing or has changed since it was written (sha256 {content[kind]}); {AGAIN}")
+    return content
+
+
+def _result(rows: KeptRows, content: Mapping[str, Any], seed: str, metric: str | None) -> SeedResult:
+    """Return the result of a seed. Raises UsageError if `metric` has values per user that were not kept."""
+    name, entry = content["name"], content["seeds"][seed]
+    user_metrics: pd.DataFrame | None = None
+    if "user_metrics" in content:
+        table = seed_tables.read(rows.file("user_metrics", name), int(seed))
+        user_metrics = table[["user", metric]] if metric in table and metric != "user" else None
+    if user_metrics is None and metric in entry["user_counts"]:
+        raise UsageError(
+            f"the values per user of {metric} are not kept for {name} in {rows.folder}; compare by a metric of the ranks, such as "
+            f"ndcg@10, or keep the row again with them: genrec keep {name} --to {rows.folder} --metrics {metric}"
+        )
+    described = {kind: entry[kind] for kind in ("settings", "kept_steps", "user_counts")}
+    names = {stage: tuple(files) for stage, files in entry["file_names"].items()}
+    return SeedResult(seed_tables.read(rows.file("ranks", name), int(seed)), user_metrics, **described, file_names=names)
+
+
+def keep(names: Sequence[str], folder: Path, metrics: Sequence[str] = (), replace: bool = False) -> KeptRows:
+    """Keep rows of the data folder, with all of their seeds, in a folder; return all rows that are kept there.
+
+    Args:
+        names: names of the rows.
+        folder: the folder; it may hold other rows.
+        metrics: further metrics with a value per user, such as `tail_recall@10`, that can then be tested.
+        replace: whether to replace a kept row that has other settings, or seeds that the row of the data folder has not.
+
+    Raises UsageError before anything is written if a row is unknown, lacks a metric or would be replaced.
+
+    """
+    rows = KeptRows(folder)
+    contents = {name: run_files.read(name) for name in dict.fromkeys(names)}
+    for name, content in contents.items():
+        _check_metrics(content, metrics)
+        if not replace and rows.file("runs", name).is_file():
+            _refuse_loss(rows, content)
+    for kind in (*KINDS, "studies"):
+        check_folder(folder / kind)
+        if kind != "user_metrics" or metrics:
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+    for content in contents.values():
+        _write(rows, content, metrics)
+    settings = [content["configuration"] for content in contents.values()]
+    kept_studies.keep(
+        {training_hash(each) for each in settings} | {training_hash(before_alignment(each)) for each in settings}, folder
+    )
+    return rows
+
+
+def _check_metrics(content: Mapping[str, Any], metrics: Collection[str]) -> None:
+    """Raise UsageError if a seed of the row has no values per user of a metric."""
+    for seed, entry in content["seeds"].items():
+        path = store().get("evaluate", entry["artifacts"]["evaluate"]).folder / row_results.USER_METRICS
+        known = seed_tables.columns(path)[1:] if path.is_file() else []
+        for metric in metrics:
+            if metric not in known:
+                raise UsageError(
+                    f"--metrics {metric}: {content['name']} (seed {seed}) has no values per user of it; it has "
+                    f"{', '.join(known) or 'none'}{did_you_mean(metric, known)}"
+                )
+
+
+def _refuse_loss(rows: KeptRows, content: Mapping[str, Any]) -> None:
+    """Raise UsageError if a kept row has other settings, or further seeds, than the row of the data folder."""
+    path, name = rows.file("runs", content["name"]), content["name"]
+    kept = run_file_format.read(path)
+    lost = sorted(int(seed) for seed in kept["seeds"].keys() - content["seeds"].keys())
+    same = hash_of(without_metrics(kept["configuration"])) == hash_of(without_metrics(content["configuration"]))
+    if lost or not same:
+        found = f"{seeds_in_words(lost)}, which the data folder has not" if same else "other settings than in the data folder"
+        raise UsageError(f"{path} holds {name} with {found}; keep it in another folder, or replace it with --replace")
+
+
+def _write(rows: KeptRows, content: Mapping[str, Any], metrics: Sequence[str]) -> None:
+    """Write the files of a row, its results last."""
+    name, artifacts = content["name"], store()
+    keys = {seed: entry["artifacts"] for seed, entry in content["seeds"].items()}
+    found = {seed: row_results.stored(each, artifacts, None) for seed, each in keys.items()}
+    evaluated = {seed: artifacts.get("evaluate", each["evaluate"]).folder for seed, each in keys.items()}
+    seed_tables.write(rows.file("ranks", name), {int(seed): result.ranks for seed, result in found.items()})
+    kinds = ["ranks"]
+    if metrics:
+        kept = ["user", *dict.fromkeys(metrics)]
+        read = {int(seed): pd.read_parquet(each / row_results.USER_METRICS, columns=kept) for seed, each in evaluated.items()}
+        seed_tables.write(rows.file("user_metrics", name), read)
+        kinds.append("user_metrics")
+    else:
+        rows.file("user_metrics", name).unlink(missing_ok=True)
+    write_json(rows.file("runs", name), content)
+    fields = ("settings", "kept_steps", "user_counts", "file_names")
+    seeds = {
+        seed: {**{kind: getattr(result, kind) for kind in fields}, "commits": _commits(keys[seed], artifacts)}
+        for seed, result in found.items()
+    }
+    hashes = {kind: file_hash(rows.file(kind, name)) for kind in kinds}
+    about = {"format": FORMAT, "name": name, "run": content["sha256"], **hashes, "seeds": seeds}
+    write_json(rows.file("results", name), hashed_json.add_hash(json.loads(json.dumps(about))))
+
+
+def _commits(keys: Mapping[str, str], artifacts: Store) -> dict[str, str]:
+    """Return the commit of the code that built each stage of a seed, for the stages that are stored."""
+    return {stage: artifacts.get(stage, key).manifest["git"] for stage, key in keys.items() if artifacts.has(stage, key)}
