@@ -22,6 +22,7 @@ from genrec.data.sources import AmazonReviews2014, AmazonReviews2018, AmazonRevi
 from genrec.data.sources.amazon_files import CategoryFiles
 from genrec.embeddings import Precomputed, SentenceEncoder
 from genrec.errors import UsageError
+from genrec.kept_rows import KeptRows
 from genrec.preference.candidates import Pairs
 from genrec.store import describe
 from genrec.tokenizer import Imported
@@ -55,7 +56,16 @@ MAKERS: dict[type, Callable[[Callable[[str], Any]], Any]] = {  # class -> compon
     Pairs: lambda at: Pairs(at("pairs.csv")),
     SentenceEncoder: lambda at: SentenceEncoder(at("model")),
 }
-INTERNAL = {UpstreamFile, OwnTable, CategoryFiles, Corpus, Record, TrainingStep, Proposals}  # values that no experiment holds
+INTERNAL = {
+    UpstreamFile,
+    OwnTable,
+    CategoryFiles,
+    Corpus,
+    Record,
+    TrainingStep,
+    Proposals,
+    KeptRows,
+}  # values that no experiment holds
 
 
 @pytest.fixture
