@@ -174,7 +174,7 @@ def test_every_field_of_every_experiment_is_set_as_tyro_sets_it() -> None:
         tokens = [flag.replace("_", "-"), *another(value)]
         if flag.startswith("--policy.loss."):  # a value of the protocol ItemLoss: tyro sees no fields
             found = fast([experiment], [tokens])
-            assert "policy.loss.in_batch must lie in" in found if isinstance(found, str) else plain_value(found[0], flag) != value
+            assert "policy.loss." in found if isinstance(found, str) else plain_value(found[0], flag) != value
             continue
         check_same([experiment], [tokens])
         changed += slow([experiment], [tokens]) != [experiment]
