@@ -172,6 +172,18 @@ def build() -> argparse.ArgumentParser:
     export.add_argument("--code", metavar="FILE.py", help="file or module of a policy of your own, which the export does not hold")
     export.set_defaults(call=row_commands.export)
 
+    serve = commands.add_parser(
+        "serve",
+        help="serve rows or exports over HTTP, with a page to try them",
+        description="Search items by title, build a history and see the lists of one row or several side by side. Needs FastAPI and "
+        "uvicorn: pip install 'genrec[serve]'. It asks for no password; keep it on this machine or behind a server that does.",
+    )
+    serve.add_argument("names", metavar="FOLDER", nargs="+", help="folders of exports, or rows")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine alone)")
+    serve.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000; 0: any free one)")
+    serve.add_argument("--code", metavar="FILE.py", help="file or module of a policy or baseline of your own")
+    serve.set_defaults(call=row_commands.serve)
+
     check = commands.add_parser(
         "check",
         help="check that a plug-in of any kind (sampler, loss, source, split, policy, ...) keeps its contract",

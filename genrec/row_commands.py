@@ -231,6 +231,13 @@ def export(options: argparse.Namespace, flags: list[str]) -> int:
     return 0
 
 
+def serve(options: argparse.Namespace, flags: list[str]) -> int:
+    """Serve rows and exports over HTTP (`genrec serve`)."""
+    from genrec.serving import serve_command
+
+    return serve_command.serve(options)
+
+
 def doctor(options: argparse.Namespace, flags: list[str]) -> int:
     """Describe the installation (`genrec doctor`)."""
     from genrec import doctor
