@@ -12,9 +12,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import uvicorn
@@ -205,16 +207,35 @@ def address(rows: list[TrainedRow]) -> Iterator[str]:
         thread.join()
 
 
+def test_four_clients_at_once_get_the_lists_of_one(address: str, client: TestClient) -> None:
+    """The lists of several requests wait for each other, so none of them fails or mixes with another."""
+    requests = [{"history": [f"item-{number}"], "n": 5} for number in range(12)]
+
+    def scores(answer: httpx.Response) -> list[tuple[str, float]]:
+        assert answer.status_code == 200
+        return [(item["item_id"], item["score"]) for found in answer.json()["lists"] for item in found["items"]]
+
+    expected = [scores(client.post("/recommend", json=each)) for each in requests]
+    with ThreadPoolExecutor(4) as clients:
+        found = list(clients.map(lambda each: scores(httpx.post(f"{address}recommend", json=each)), requests))
+    assert found == expected
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_chromium_shows_hostile_titles_as_text(address: str, tmp_path: Path) -> None:
+def test_chromium_shows_hostile_titles_as_text(address: str, client: TestClient, tmp_path: Path) -> None:
     """The page opens with a search and a history in its address, as a link to a result does."""
+    history = [f"item-{number}" for number in range(10)]
+    lists = client.post("/recommend", json={"history": history}).json()["lists"]
+    shared = sum(item["shared_prefix"] for item in lists[0]["items"])
+    assert shared
     assert CHROMIUM is not None
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--virtual-time-budget=8000"]
-    link = f"{address}#search=robust&history=item-3&history=item-7"
+    link = f"{address}#search=robust&{'&'.join(f'history={item}' for item in history)}"
     done = subprocess.run([*command, "--dump-dom", link], capture_output=True, text=True, check=True)
     assert "<title>genrec serve</title>" in done.stdout
     assert "40 items match" in done.stdout
     assert done.stdout.count("<tr>") == 2 * 11
+    assert done.stdout.count("<b>") == shared  # codes of shared prefixes; the other row has no Semantic IDs
     assert "cyclic, seed 0" in done.stdout
     assert "&lt;script&gt;document.title" in done.stdout
     assert "<script>document" not in done.stdout
