@@ -50,8 +50,8 @@ def compare(
     return results.compare(names, metric, reference, seeds, folder=folder)
 
 
-def load(name: str, seed: int | None = None, code: str | None = None, num_beams: int = 0) -> TrainedRow:
-    """Load a trained row, which recommends items to histories and users; see `genrec.serving.load`."""
+def load(name: str | Path, seed: int | None = None, code: str | None = None, num_beams: int = 0) -> TrainedRow:
+    """Load a trained row, or the folder of an export; it recommends items to histories and users. See `genrec.serving.load`."""
     from genrec import serving
 
     return serving.load(name, seed, code, num_beams)

@@ -160,6 +160,30 @@ def build() -> argparse.ArgumentParser:
 
     _add_recommend(commands)
 
+    export = commands.add_parser(
+        "export",
+        help="write a trained row to a folder that recommends without the data",
+        description="Write weights, settings, Semantic IDs, items and a model card to a folder. 'genrec recommend FOLDER' and "
+        "genrec.load(FOLDER) use it without the data; the Hugging Face Hub takes it as it is. Nothing is uploaded.",
+    )
+    export.add_argument("name", metavar="NAME")
+    export.add_argument("folder", metavar="FOLDER", type=Path, help="a new or empty folder")
+    export.add_argument("--seed", metavar="N", type=int, help="seed of the row (default: its lowest)")
+    export.add_argument("--code", metavar="FILE.py", help="file or module of a policy of your own, which the export does not hold")
+    export.set_defaults(call=row_commands.export)
+
+    serve = commands.add_parser(
+        "serve",
+        help="serve rows or exports over HTTP, with a page to try them",
+        description="Search items by title, build a history and see the lists of one row or several side by side. Needs FastAPI and "
+        "uvicorn: pip install 'genrec[serve]'. It asks for no password; keep it on this machine or behind a server that does.",
+    )
+    serve.add_argument("names", metavar="FOLDER", nargs="+", help="folders of exports, or rows")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine alone)")
+    serve.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000; 0: any free one)")
+    serve.add_argument("--code", metavar="FILE.py", help="file or module of a policy or baseline of your own")
+    serve.set_defaults(call=row_commands.serve)
+
     check = commands.add_parser(
         "check",
         help="check that a plug-in of any kind (sampler, loss, source, split, policy, ...) keeps its contract",
@@ -180,7 +204,7 @@ def _add_recommend(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         description="Load a trained row and recommend items to a history, a user of the data or all users of a file. Items are "
         "given by id or by words of their title. The experiment's Python file is not needed.",
     )
-    recommend.add_argument("name", metavar="NAME")
+    recommend.add_argument("name", metavar="NAME", help="a row, or the folder of an export")
     to = recommend.add_mutually_exclusive_group()
     to.add_argument("--history", metavar="ITEM", nargs="*", help="items, oldest first: ids, or words of titles ('title:...' is no id)")
     to.add_argument("--user", metavar="ID", help="a user of the data, with all interactions")

@@ -1,4 +1,4 @@
-"""The commands that read stored rows, such as `genrec list`, `compare` and `recommend`, and `genrec doctor`.
+"""The commands that read stored rows, such as `genrec list`, `compare`, `recommend` and `export`, and `genrec doctor`.
 
 Each command imports what it needs, so that `genrec --help` starts at once.
 """
@@ -216,6 +216,26 @@ def recommend(options: argparse.Namespace, flags: list[str]) -> int:
     from genrec.serving import recommend_command
 
     return recommend_command.recommend(options)
+
+
+def export(options: argparse.Namespace, flags: list[str]) -> int:
+    """Write a trained row to a folder that recommends without the data (`genrec export`)."""
+    from genrec.serving import row_export
+    from genrec.serving.export_files import folder_name
+
+    written = row_export.export(options.name, options.folder, options.seed, options.code)
+    size = sum(path.stat().st_size for path in written)
+    print(f"{options.folder}: {', '.join(sorted(path.name for path in written))}, {size / 1e6:.2f} MB; try it with")
+    print(f"  genrec recommend {shlex.quote(folder_name(options.folder))} --search TEXT")
+    print("README.md is the model card; read its section on the license of the data before you publish the folder")
+    return 0
+
+
+def serve(options: argparse.Namespace, flags: list[str]) -> int:
+    """Serve rows and exports over HTTP (`genrec serve`)."""
+    from genrec.serving import serve_command
+
+    return serve_command.serve(options)
 
 
 def doctor(options: argparse.Namespace, flags: list[str]) -> int:

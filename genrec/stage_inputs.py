@@ -55,13 +55,13 @@ def _interactions_of(baseline: Baseline, corpus: Corpus) -> DataFrame:
 
 def load_policy(experiment: Experiment, semantic_ids: SemanticIds, folder: Path, num_beams: int = 0) -> Policy:
     """Load the trained policy of an sft or align artifact in evaluation mode. `num_beams` replaces the policy's own unless it is 0."""
-    return build_trained(experiment.policy, semantic_ids, folder, num_beams)
+    return build_trained(experiment.policy, semantic_ids, folder / "policy.safetensors", num_beams)
 
 
-def build_trained(specification: Any, semantic_ids: SemanticIds, folder: Path, num_beams: int = 0) -> Policy:
-    """Build a policy with the weights of an sft or align artifact in evaluation mode; see `load_policy`."""
+def build_trained(specification: Any, semantic_ids: SemanticIds, weights: Path, num_beams: int = 0) -> Policy:
+    """Build a policy with the weights of a safetensors file in evaluation mode; see `load_policy`."""
     policy: Policy = (replace(specification, num_beams=num_beams) if num_beams else specification).build(semantic_ids)
-    load_weights(policy, folder / "policy.safetensors")
+    load_weights(policy, weights)
     return policy
 
 

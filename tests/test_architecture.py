@@ -153,6 +153,8 @@ def test_each_heavy_library_has_one_place() -> None:
         "mlflow",
         "vl_convert",
         "jinja2",
+        "fastapi",
+        "uvicorn",
     )
     where = {library: set() for library in libraries}
     for path in PACKAGE.rglob("*.py"):
@@ -171,6 +173,8 @@ def test_each_heavy_library_has_one_place() -> None:
     assert not where["requests"]
     assert where["wandb"] == {"trackers/wandb_tracker.py"}
     assert where["mlflow"] == {"trackers/mlflow_tracker.py"}
+    assert where["fastapi"] == {"serving/service_app.py"}
+    assert where["uvicorn"] == {"serving/serve_command.py"}
     assert where["vl_convert"] == where["jinja2"] == {"reports/report_page.py"}
 
 

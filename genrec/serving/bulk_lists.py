@@ -35,7 +35,7 @@ class NamedHistory(NamedTuple):
 def users_of(row: TrainedRow, users: Iterable[str] | None, exclude: bool, before: Before | None) -> Iterator[NamedHistory]:
     """Iterate over these users of the data, or over all with a history. Raises InputError for an unknown user."""
     if users is None:
-        for number, user in enumerate(row.corpus.user_ids, start=1):
+        for number, user in enumerate(row.user_data.user_ids, start=1):
             history = row.user_history(number, exclude, before)
             if history.items:
                 yield NamedHistory(str(user), history)

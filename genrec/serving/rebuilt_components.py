@@ -98,7 +98,7 @@ def _class_of(description: dict[str, Any], path: str, row: str) -> Any:
         raise ArtifactError(f"{row}: {what}; load the row with the code that trained it, or run the experiment again") from None
     except KeyError:
         raise UsageError(
-            f"{row}: {path} is {name}, a plug-in of your own in the module {module}, which the run file only names; give its file: "
+            f"{row}: {path} is {name}, a plug-in of your own in the module {module}, which the settings only name; give its file: "
             f"--code FILE.py, or genrec.load({row!r}, code='FILE.py')"
         ) from None
     if not isinstance(found, type) or not is_dataclass(found):

@@ -18,8 +18,9 @@ from genrec.serving.bulk_lists import NamedHistory, left_out_in_words, requested
 from genrec.serving.catalog_items import shortened
 from genrec.serving.history_files import read_requests
 from genrec.serving.item_recommender import History
+from genrec.serving.row_loading import load
 from genrec.serving.table_files import check_format, safe_for_spreadsheets, write_table
-from genrec.serving.trained_rows import TrainedRow, load
+from genrec.serving.trained_rows import TrainedRow
 
 SHOWN_HISTORY = 10  # most recent items of a history that are printed
 MIN_TITLE = 20  # characters of a title where the terminal is narrow

@@ -1,10 +1,4 @@
-"""A trained row, loaded from its run file and artifacts: `genrec.load`.
-
-    row = genrec.load("beauty-tiger")
-    row.recommend(["B004OHQR1Q", "B00KAL5JAU"], n=10)
-
-The experiment's Python file is not needed: the settings of the policy or the baseline are in the run file. Ids are those of the data.
-"""
+"""A trained row that recommends items to histories and users, in the ids of the data."""
 
 from __future__ import annotations
 
@@ -12,28 +6,20 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from pandas import DataFrame
 
-from genrec import failed_runs, loading, run_files, studies
 from genrec.data.corpus import Corpus
 from genrec.data.feedback_targets import KeptEvents, kept_events
 from genrec.data.splits import BEGIN, END, TEST, VALIDATION
-from genrec.errors import ArtifactError, InputError, UsageError, counted
-from genrec.evaluation.statistics.paired_tests import seeds_in_words
-from genrec.experiment import is_training_stage, kind_of_stage, place_of
+from genrec.errors import InputError, UsageError, counted
 from genrec.id_matching import Ids, likely_cause
-from genrec.row_settings import training_hash
-from genrec.serving.catalog_items import MAX_COMPARED, CatalogItems
+from genrec.serving.catalog_items import MAX_COMPARED
 from genrec.serving.item_recommender import History, ItemRecommender
-from genrec.serving.rebuilt_components import component_of
-from genrec.stage_inputs import build_trained, fitted_baseline, load_semantic_ids, on_device
-from genrec.store import Artifact
-from genrec.types import Baseline, Recommender
-from genrec.workspace import store
+from genrec.types import Baseline
 
 Before = Literal["validation", "test"]  # the part before which the histories of users end
 NEEDS_ITEM = "a trained policy needs at least one; give a history, or recommend from a popularity row"
@@ -48,12 +34,23 @@ class TrainedRow:
     seed: int
     seeds: tuple[int, ...]  # all seeds of the row
     items: ItemRecommender
-    corpus: Corpus
+    corpus: Corpus | None  # the data, for the histories of users; None: an export, which has items alone
     filter_seen: bool  # whether the row's evaluation left out what a user has taken, the default of `exclude_seen`
 
     def __repr__(self) -> str:
-        about = f"{type(self.items.specification).__name__}, {len(self.items.catalog):,} items, {self.corpus.user_count:,} users"
+        users = "an export without users" if self.corpus is None else f"{self.corpus.user_count:,} users"
+        about = f"{type(self.items.specification).__name__}, {len(self.items.catalog):,} items, {users}"
         return f"TrainedRow({self.name}, seed {self.seed} of {', '.join(map(str, self.seeds))}: {about})"
+
+    @property
+    def user_data(self) -> Corpus:
+        """The data with the users. Raises UsageError for an export, which has none."""
+        if self.corpus is None:
+            raise UsageError(
+                f"{self.items.name} is an export, which holds items and weights but no users; give a history of items, or use the row "
+                f"{self.name!r} where it was trained"
+            )
+        return self.corpus
 
     def recommend(
         self,
@@ -108,8 +105,8 @@ class TrainedRow:
         """Return the history of a user by number, as training and evaluation read it, with all taken items excluded on request."""
         if before not in LIMITS:
             raise UsageError(f"before must be 'validation', 'test' or None, got {before!r}")
-        begin, end = (int(self.corpus.bounds[number - 1, column]) for column in (BEGIN, LIMITS[before]))
-        taken: list[int] = self.corpus.item[begin:end].tolist()
+        begin, end = (int(self.user_data.bounds[number - 1, column]) for column in (BEGIN, LIMITS[before]))
+        taken: list[int] = self.user_data.item[begin:end].tolist()
         kept = self._kept
         read = taken if kept is None else kept.items[int(kept.before[begin]) : int(kept.before[end])].tolist()
         return History(read, taken if exclude else (), number)
@@ -118,7 +115,7 @@ class TrainedRow:
         """Return the number of a user. Raises InputError if the data have no user with this id."""
         found = self._user_numbers.get(user)
         if found is None:
-            ids = self.corpus.user_ids
+            ids = self.user_data.user_ids
             near = difflib.get_close_matches(user, ids[:MAX_COMPARED].tolist(), 1)
             cause = likely_cause(Ids("you", [user]), Ids("the data", ids.tolist()))
             hint = cause or (f"the nearest id is {near[0]!r}" if near else "give the items of the user as a history instead")
@@ -171,11 +168,11 @@ class TrainedRow:
 
     @cached_property
     def _kept(self) -> KeptEvents | None:
-        return kept_events(self.corpus)
+        return kept_events(self.user_data)
 
     @cached_property
     def _user_numbers(self) -> dict[str, int]:
-        return {str(user): place + 1 for place, user in enumerate(self.corpus.user_ids)}
+        return {str(user): place + 1 for place, user in enumerate(self.user_data.user_ids)}
 
     def _item_table(self, numbers: Iterable[int]) -> DataFrame:
         places, catalog = np.array(list(numbers), dtype=np.int64) - 1, self.items.catalog
@@ -186,105 +183,3 @@ class TrainedRow:
                 "interactions": catalog.num_interactions[places],
             }
         )
-
-
-def load(name: str, seed: int | None = None, code: str | None = None, num_beams: int = 0) -> TrainedRow:
-    """Load a row from its run file and artifacts.
-
-    Args:
-        name: name of the row.
-        seed: one of its seeds; None takes the lowest.
-        code: FILE.py or MODULE of a policy or baseline of your own, which the run file only names.
-        num_beams: least number of beams of a beam search; lists can have as many items. 0 keeps that of the evaluation.
-
-    Raises UsageError if there is no such row or seed, with the command that resumes a run that failed, and ArtifactError if an
-    artifact is missing or damaged.
-
-    """
-    content = _content(name)
-    seeds = tuple(sorted(map(int, content["seeds"])))
-    chosen = seeds[0] if seed is None else seed
-    if chosen not in seeds:
-        raise UsageError(_no_seed(content, chosen, seeds))
-    if code is not None:
-        loading.import_once(code)
-    settings, keys = content["configuration"], content["seeds"][str(chosen)]["artifacts"]
-    specification = component_of(settings, "policy", name)
-    trainings = sorted(filter(is_training_stage, keys), key=lambda stage: (kind_of_stage(stage) == "align", place_of(stage)))
-    needed = ["data", *(["tokenize"] if "tokenize" in keys else []), *trainings[-1:]]
-    artifacts = {stage: _artifact(content, chosen, stage, keys[stage]) for stage in needed}
-    corpus = Corpus.load(artifacts["data"].folder)
-    beams = max(settings.get("evaluate.num_beams") or settings["policy.num_beams"], num_beams) if "policy.num_beams" in settings else 0
-    semantic_ids = load_semantic_ids(corpus, {stage: artifact.folder for stage, artifact in artifacts.items()})
-    if isinstance(specification, Baseline):
-        recommender: Recommender = fitted_baseline(specification, corpus)
-    else:
-        recommender = on_device(build_trained(specification, semantic_ids, artifacts[trainings[-1]].folder, beams))
-    exactly = settings["evaluate.scoring"] == "exact" and bool(trainings)  # a baseline prunes nothing
-    items = ItemRecommender(
-        name,
-        specification,
-        recommender,
-        _catalog(corpus),
-        semantic_ids if "tokenize" in artifacts else None,
-        settings["history_length"],
-        exactly,
-        0 if exactly else beams,
-    )
-    return TrainedRow(name, chosen, seeds, items, corpus, settings["evaluate.filter_seen"])
-
-
-def _catalog(corpus: Corpus) -> CatalogItems:
-    """Return the catalog of a corpus. An item without a title has its text for a title."""
-    table = corpus.items
-    texts = table["text"].astype(str)
-    titles = texts if "title" not in table else table["title"].astype(str).where(table["title"] != "", texts)
-    return CatalogItems(tuple(table["item_id"].astype(str)), tuple(titles), corpus.popularity("train")[1:])
-
-
-def _content(name: str) -> dict[str, Any]:
-    """Return the run file of a row. Raises UsageError if there is none, with the command that resumes a failed run."""
-    try:
-        return run_files.read(name)
-    except UsageError as error:
-        failure = _failure(name, None)
-        if not failure:
-            raise
-        raise UsageError(f"{name} has no result yet: {failure}") from error
-
-
-def _no_seed(content: dict[str, Any], seed: int, seeds: Sequence[int]) -> str:
-    """Return the message about a seed that a row does not have."""
-    name = content["name"]
-    failure = _failure(name, seed)
-    how = failure or f"train it with {_command(content, seeds[0], seed)}, or choose one of those"
-    return f"{name} has no result of seed {seed}, only of {seeds_in_words(list(seeds))}; {how}"
-
-
-def _failure(name: str, seed: int | None) -> str:
-    """Return where the last run of a row failed or was stopped and the command that goes on, or ""."""
-    found = [each for each in failed_runs.read_all()[0] if each.name == name and seed in (None, each.seed)]
-    if not found:
-        return ""
-    last = found[-1]
-    where = f"in {last.stage}" if last.stage else "after its last stage"
-    return f"seed {last.seed} {'was stopped' if last.stopped else 'failed'} {where}; go on with: {last.command or 'the same run'}"
-
-
-def _artifact(content: dict[str, Any], seed: int, stage: str, key: str) -> Artifact:
-    """Return an artifact of a row. Raises ArtifactError if it was removed, with the command that builds it again."""
-    existing = store()
-    if not existing.has(stage, key):
-        raise ArtifactError(
-            f"{content['name']} (seed {seed}) needs the artifact {stage}/{key}, which is no longer in {existing.root}; build it again "
-            f"with {_command(content, seed, seed)}"
-        )
-    return existing.get(stage, key)
-
-
-def _command(content: dict[str, Any], known: int, seed: int) -> str:
-    """Return the command that runs a row with a seed, by the study in which the seed `known` was run."""
-    settings = training_hash(content["configuration"])
-    found = studies.of_run(studies.read_all(), content["name"], settings, known, run_files.present_settings)
-    where = next((study.name for study in found if ":" in study.name), "FILE.py:FUNCTION")
-    return f"'genrec run {where} --seeds {seed},'"

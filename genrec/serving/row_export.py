@@ -1,0 +1,114 @@
+"""`genrec export`: a trained row as a folder that recommends without the data of its training."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.torch import save_file
+
+from genrec import __version__, run_files
+from genrec.errors import UsageError
+from genrec.hashed_json import add_hash
+from genrec.policy_modules import as_module
+from genrec.serving.export_files import CARD, FORMAT, ITEMS, MODEL, SEMANTIC_IDS, SETTINGS, sha256_of
+from genrec.serving.exported_rows import probe
+from genrec.serving.item_recommender import History
+from genrec.serving.model_card import Figures, model_card
+from genrec.serving.stored_rows import command_of, load_stored
+from genrec.serving.trained_rows import TrainedRow
+from genrec.store import write_json
+from genrec.training.checkpoint import weights
+from genrec.types import Baseline, Policy
+
+UNFINISHED = ".unfinished"  # folder inside the export while it is written
+PROBE = 5  # items of the probe, of the most popular ones as a history, and of the list that it gets
+
+
+def export(name: str, folder: Path, seed: int | None = None, code: str | None = None) -> list[Path]:
+    """Write a trained row to an empty or new folder and return its files; `genrec.load(folder)` loads it without the data.
+
+    Args:
+        name: name of the row.
+        folder: the folder; one that holds files is refused.
+        seed: one of the row's seeds; None takes the lowest.
+        code: FILE.py or MODULE of a policy of your own. The export does not hold it, and asks for it when it is loaded.
+
+    Raises UsageError for a folder with files and for a baseline, and what `genrec.load` raises.
+
+    """
+    folder = folder.expanduser()
+    _check_empty(folder)
+    row = load_stored(name, seed, code)
+    if isinstance(row.items.specification, Baseline):
+        raise UsageError(
+            f"{name} is the baseline {type(row.items.specification).__name__}, which has no weights: it is fitted on the interactions "
+            f"of users, which an export does not hold; export a row that was trained, or use 'genrec recommend {name}' here"
+        )
+    existed = folder.is_dir()
+    unfinished = folder / UNFINISHED
+    try:
+        unfinished.mkdir(parents=True)
+        _write(row, run_files.read(name), unfinished)
+        written = [path.rename(folder / path.name) for path in sorted(unfinished.iterdir(), key=lambda path: path.name == SETTINGS)]
+        unfinished.rmdir()
+    except BaseException:
+        shutil.rmtree(unfinished if existed else folder, ignore_errors=True)
+        raise
+    return written
+
+
+def _check_empty(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; name a new or empty folder for the export")
+    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if found:
+        raise UsageError(
+            f"the folder {folder} is not empty, it holds {', '.join(found[:3])}{' ...' if len(found) > 3 else ''}; name a new or "
+            "empty folder, or remove this one first"
+        )
+
+
+def _write(row: TrainedRow, content: dict[str, Any], folder: Path) -> None:
+    """Write the files of the export."""
+    items = row.items
+    save_file(weights(as_module(cast(Policy, items.recommender))), folder / MODEL)
+    if items.semantic_ids is not None:
+        items.semantic_ids.save(folder / SEMANTIC_IDS)
+    catalog = items.catalog
+    columns = {
+        "item_id": pa.array(catalog.ids, pa.string()),
+        "title": pa.array(catalog.titles, pa.string()),
+        "interactions": pa.array(catalog.num_interactions, pa.int64()),
+    }
+    pq.write_table(pa.table(columns), folder / ITEMS)
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(folder.iterdir())}
+    entry = content["seeds"][str(row.seed)]
+    about = {
+        "format": FORMAT,
+        "genrec": __version__,
+        "row": row.name,
+        "seed": row.seed,
+        "seeds": list(row.seeds),
+        "configuration": content["configuration"],
+        "protocol": content["protocol"],
+        "metrics": entry["metrics"],
+        "command": command_of(content, row.seed, row.seed).strip("'"),
+        "probe": _probe(row),
+        "files": files,
+    }
+    write_json(folder / SETTINGS, add_hash(about))
+    figures = Figures(row.seed, {int(seed): each["metrics"] for seed, each in content["seeds"].items()}, entry["environment"])
+    (folder / CARD).write_text(model_card(about, figures, catalog, type(items.specification).__name__), encoding="utf-8")
+
+
+def _probe(row: TrainedRow) -> dict[str, list[Any]]:
+    """Return a history of popular items, the list that it gets, and the log-probabilities of the list."""
+    items = row.items
+    history = (items.catalog.num_interactions.argsort(kind="stable")[::-1][:PROBE] + 1).tolist()[-items.history_length :]
+    length = min(PROBE, len(items.catalog), items.num_beams or PROBE)
+    listed = [number for number in items.rank([History(history)], length).items[0].tolist() if number]
+    return {"history": history, "items": listed, "log_prob": probe(cast(Policy, items.recommender), history, listed)}
