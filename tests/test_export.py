@@ -56,7 +56,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("GENREC_HOME", str(folder))
         own = replace(sasrec, name="own", policy=loading.component(f"{folder / 'own_policy.py'}:Mine"))
         popularity = replace(cyclic(), name="popularity", policy=Popularity())
-        run_experiments.run([cyclic(steps=10), cyclic(steps=10, seed=1), exact, rpg, sasrec, own, popularity])
+        rows = [cyclic(steps=10), cyclic(steps=10, seed=1), exact, rpg, sasrec, own, popularity]
+        run_experiments.run(rows, study="/home/someone/lab/experiments/tiny.py:rows")
     return folder
 
 
@@ -269,7 +270,8 @@ def test_the_model_card_has_the_figures_of_show(exported: Path, capsys: pytest.C
         assert f"  {name} = {values[name]}\n" in shown
     for name, value in run_files.read("cyclic")["protocol"].items():
         assert values[name].replace("\\", "") == str(value)
-    assert "--seeds 0," in card
+    assert "genrec run experiments/tiny.py:rows --seeds 0," in card
+    assert "/home/someone" not in card + (exported / "genrec.json").read_text()
     assert "mean of 2 seeds" in card
     assert "## License and data" in card
 

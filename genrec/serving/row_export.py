@@ -96,7 +96,7 @@ def _write(row: TrainedRow, content: dict[str, Any], folder: Path) -> None:
         "configuration": content["configuration"],
         "protocol": content["protocol"],
         "metrics": entry["metrics"],
-        "command": command_of(content, row.seed, row.seed).strip("'"),
+        "command": command_of(content, row.seed, row.seed, portable=True).strip("'"),
         "probe": _probe(row),
         "files": files,
     }

@@ -16,6 +16,7 @@ from genrec.data.corpus import Corpus
 from genrec.errors import ArtifactError, UsageError
 from genrec.evaluation.statistics.paired_tests import seeds_in_words
 from genrec.experiment import is_training_stage, kind_of_stage, place_of
+from genrec.kept_studies import portable_name
 from genrec.row_settings import training_hash
 from genrec.serving.catalog_items import CatalogItems
 from genrec.serving.item_recommender import ItemRecommender
@@ -130,9 +131,12 @@ def _artifact(content: dict[str, Any], seed: int, stage: str, key: str) -> Artif
     return existing.get(stage, key)
 
 
-def command_of(content: dict[str, Any], known: int, seed: int) -> str:
-    """Return the command that runs a row with a seed, by the study in which the seed `known` was run."""
+def command_of(content: dict[str, Any], known: int, seed: int, portable: bool = False) -> str:
+    """Return the command that runs a row with a seed, by the study in which the seed `known` was run.
+
+    With `portable`, the experiment's file is named without the folders of this machine.
+    """
     settings = training_hash(content["configuration"])
     found = studies.of_run(studies.read_all(), content["name"], settings, known, run_files.present_settings)
     where = next((study.name for study in found if ":" in study.name), "FILE.py:FUNCTION")
-    return f"'genrec run {where} --seeds {seed},'"
+    return f"'genrec run {portable_name(where) if portable else where} --seeds {seed},'"
