@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pandas as pd
 
 from genrec import loading, pipeline
-from genrec.errors import UsageError
+from genrec.errors import GenrecError, UsageError
 from genrec.experiment import Experiment, is_training_stage
 from genrec.row_settings import planned_configuration
 from genrec.store import Artifact
@@ -60,8 +60,16 @@ class Tracking:
     """The trackers of one command. One that fails is left out from the next row on."""
 
     def __init__(self, trackers: dict[str, Tracker]) -> None:
-        for tracker in trackers.values():
-            tracker.check()
+        for name, tracker in trackers.items():
+            try:
+                tracker.check()
+            except GenrecError:
+                raise
+            except Exception as error:
+                why = f"{type(error).__name__}: {error}"
+                raise UsageError(
+                    f"the tracker {name} can't be used: its method check raised {why}; leave out --track {name}"
+                ) from error
         self.trackers = dict(trackers)
 
     @contextmanager

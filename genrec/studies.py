@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,8 @@ def of_run(
         compared: settings -> present name of all rows that are compared; by default this row alone.
 
     """
-    found, names = [], {settings: name} | dict(compared or {})
+    records = list(records)
+    found, names, others_of = [], {settings: name} | dict(compared or {}), _names(records, current)
     for content in records:
         rows = content["rows"]
         matching = [row for row in rows if row["settings"] == settings and str(seed) in row["seeds"]]
@@ -156,7 +157,7 @@ def of_run(
             family = [row for row in rows if row["protocol"] == matching[-1]["protocol"]]
             others = list({row["settings"]: row for row in reversed(family) if row["settings"] not in names}.values())[::-1]
             same = {names[row["settings"]] for row in family if row["settings"] in names}
-            found.append(Study(content["name"], frozenset(same.union(_names(others, current)))))
+            found.append(Study(content["name"], frozenset(same.union(others_of[row["name"], row["settings"]] for row in others))))
     return tuple(found)
 
 
@@ -168,16 +169,21 @@ def starts_of(records: Iterable[dict[str, Any]], configuration: dict[str, Any]) 
     return frozenset(row["name"] for content in records for row in content["rows"] if row["settings"] == start)
 
 
-def _names(rows: Sequence[dict[str, Any]], current: Callable[[str], str | None]) -> Iterator[str]:
-    """Iterate over distinct names of the rows. Without a run file, the settings that were recorded last are the present ones."""
+def _names(records: Sequence[dict[str, Any]], current: Callable[[str], str | None]) -> dict[tuple[str, str], str]:
+    """Return a distinct name for each name and settings in any study, so that no two of them count as one test.
+
+    Without a run file, the settings that were recorded last are the present ones.
+    """
     by_name: dict[str, list[str]] = {}
-    for row in rows:
+    for row in (row for content in records for row in content["rows"]):
         by_name.setdefault(row["name"], []).append(row["settings"])
+    found = {}
     for name, settings in by_name.items():
         present = current(name) or settings[-1]
-        others = [each for each in settings if each != present]
-        yield from ([name] if present in settings else [])
-        yield from (f"{name}{REPLACED}{f' {place}' if place > 1 else ''})" for place in range(1, len(others) + 1))
+        found[name, present] = name
+        others = [each for each in dict.fromkeys(settings) if each != present]
+        found |= {(name, each): f"{name}{REPLACED}{f' {place}' if place > 1 else ''})" for place, each in enumerate(others, start=1)}
+    return found
 
 
 def file_of(study: str, ending: str = ".json", folder: Path | None = None) -> Path:

@@ -259,6 +259,8 @@ def test_all_users_are_written_in_row_groups(tmp_path: Path, monkeypatch: pytest
     assert (about.num_rows, about.num_row_groups, about.row_group(0).num_rows) == (400, 7, 64)
     row = genrec.load("cyclic-popularity")
     pd.testing.assert_frame_equal(pd.read_parquet(out), row.recommend_users(n=4))
+    with pytest.raises(UsageError, match=r"recommend_users needs a list of user ids, got the text '10'"):
+        row.recommend_users("10")
 
 
 def test_unknown_users_and_items_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -299,6 +301,7 @@ def test_users_of_a_file_have_the_history_of_the_data(tiger: TrainedRow, tmp_pat
         ("a.jsonl", "", "is empty"),
         ("a.jsonl", '{"user_id": "a", "history": "item-3"}\n', "line 1: history must be a list of items, got 'item-3'"),
         ("a.jsonl", '{"user_id": "a", "history": ["item-3"]}\n{"user_id": "b"}\n', "line 2: history is missing"),
+        ("a.jsonl", '{"user_id": "a"}\n{"user_id": "b", "history": ["item-3"]}\n', "line 2: the first line has no history"),
         ("a.jsonl", '{"user_id": "a"}\n[1]\n', "line 2 holds list"),
         ("a.jsonl", '{"user_id": 1.5}\n', "user_id must be text or an integer, got 1.5"),
         ("a.txt", "a\n", "must end in .parquet, .csv, .jsonl"),

@@ -180,6 +180,11 @@ def test_a_tracker_that_cannot_be_used_is_refused_before_the_run(tmp_path: Path,
     assert not (tmp_path / "artifacts").exists()
 
 
+def test_a_check_that_raises_another_error_is_refused_too() -> None:
+    with pytest.raises(UsageError, match=r"the tracker mine can't be used: its method check raised .*leave out --track mine"):
+        run_experiments.run([baseline()], trackers={"mine": Fake(fails="check")})
+
+
 def test_trackers_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.py").write_text("from test_row_tracking import Fake\nclass Other:\n    pass\n")
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])

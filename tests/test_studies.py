@@ -108,6 +108,19 @@ def test_a_replaced_row_counts_as_tried_twice() -> None:
     assert tried("one") == (Study("mine.py:one", rows),)
 
 
+def test_settings_of_two_studies_are_two_attempts_without_a_run_file() -> None:
+    """`c` was tried with other settings in each study. Without its run file (removed, or not kept) it still counts twice."""
+
+    def row(name: str, settings: str) -> dict[str, Any]:
+        return {"name": name, "settings": settings, "protocol": "p", "seeds": ["0"]}
+
+    records = [{"name": "one", "rows": [row("a", "1"), row("c", "2")]}, {"name": "two", "rows": [row("a", "1"), row("c", "3")]}]
+    for current, former in (({"c": "3"}, "one"), ({"c": "2"}, "two"), ({}, "one")):
+        rows = {study.name: study.rows for study in studies.of_run(records, "a", "1", 0, current.get)}
+        assert rows.pop(former) == {"a", "c (replaced)"}
+        assert [*rows.values()] == [{"a", "c"}]
+
+
 def test_another_evaluation_is_no_further_attempt() -> None:
     """One training that was evaluated with other cutoffs, and again: one row was tried."""
     assert main(["run", "mine.py:one", "--replace", "--evaluate.cutoffs", "1", "10"]) == 0

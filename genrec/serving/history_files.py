@@ -146,6 +146,9 @@ def _json_rows(path: Path, columns: list[str]) -> Iterator[_Line]:
         absent = [each for each in columns if found.get(each) is None]
         if absent:
             raise InputError(f"{place}: {absent[0]} is missing; the first line has it, and all lines must have the same keys")
+        further = [each for each in ("item_id", "history") if each not in columns and found.get(each) is not None]
+        if further:
+            raise InputError(f"{place}: the first line has no {further[0]}, and all lines must have the same keys")
         yield _Line(_text(found["user_id"], "user_id", place), None if name is None else found[name], place)
 
 

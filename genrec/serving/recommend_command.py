@@ -73,6 +73,8 @@ def _check(options: argparse.Namespace) -> None:
     for path, option in ((options.out, "--out"), (options.semantic_ids, "--semantic-ids")):
         if path is not None:
             check_format(path, option)
+    if options.out is not None and options.semantic_ids is not None and options.out.absolute() == options.semantic_ids.absolute():
+        raise UsageError(f"--out and --semantic-ids both name {options.out}; name two files")
 
 
 def _recommend_one(row: TrainedRow, options: argparse.Namespace) -> None:

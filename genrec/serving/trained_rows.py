@@ -162,6 +162,8 @@ class TrainedRow:
         """
         from genrec.serving.bulk_lists import lists_of, users_of
 
+        if isinstance(users, str):
+            raise UsageError(f"recommend_users needs a list of user ids, got the text {users!r}; write [{users!r}]")
         exclude = self.filter_seen if exclude_seen is None else exclude_seen
         parts = [part.to_pandas() for part in lists_of(self, users_of(self, users, exclude, before), n)]
         return pd.concat(parts, ignore_index=True) if parts else DataFrame()

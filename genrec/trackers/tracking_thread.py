@@ -66,7 +66,7 @@ class TrackingThread:
                 continue
             try:
                 call()
-            except Exception as error:
+            except BaseException as error:  # SystemExit of a tracker would end its thread without a word
                 self._fail(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
     def _fail(self, why: str) -> None:
