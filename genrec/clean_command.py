@@ -38,12 +38,21 @@ def clean(names: Sequence[str], unused: bool, dry_run: bool, yes: bool) -> int:
     print("\n".join(lines(found)))
     if not any(found) or dry_run:
         return 0
+    shown = _contents(found)
     if not yes and not _confirmed():
         print("nothing was removed")
         return 0
+    found = plan(names, uses())  # raises if a row has begun to run while the question was open
+    if _contents(found) != shown:
+        raise UsageError("a row has changed while the question was open, and nothing was removed; run the command again")
     freed, kept = remove(found)
     print("\n".join([*kept, f"removed {in_words(freed)}"]))
     return 0
+
+
+def _contents(found: Removal) -> dict[str, str]:
+    """Return the text of the run file of each row to remove."""
+    return {name: (runs_folder() / f"{name}.json").read_text(encoding="utf-8") for name in found.rows}
 
 
 def plan(names: Sequence[str], known: Uses) -> Removal:

@@ -117,6 +117,24 @@ def test_the_question(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     assert run_files.names_of_rows() == ["cyclic-popularity"]
 
 
+def test_a_row_that_changes_while_the_question_is_open_stays(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another process records the row again, as `genrec run` does for a further seed."""
+    path = home() / "runs" / "short.json"
+
+    def answered() -> bool:
+        path.write_text(f"{path.read_text()}\n")
+        return True
+
+    monkeypatch.setattr(clean_command, "_confirmed", answered)
+    before = names()
+    assert main(["clean", "short"]) == 2
+    assert "a row has changed while the question was open, and nothing was removed" in capsys.readouterr().err
+    assert path.is_file()
+    assert names() == before
+
+
 @pytest.mark.parametrize("arguments", [[], ["short", "--unused"]])
 def test_either_rows_or_unused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["clean", *arguments]) == 2
