@@ -314,6 +314,13 @@ def test_damaged_files_are_explained(name: str, content: str, message: str, tmp_
     assert message in str(raised.value)
 
 
+def test_a_column_that_is_not_read_may_hold_anything(tmp_path: Path) -> None:
+    """The type of `note` changes far beyond the first block of the file."""
+    lines = [f"{user},item-3,1" for user in range(120_000)]
+    (tmp_path / "a.csv").write_text("\n".join(["user_id,item_id,note", *lines, "last,item-3,hello", ""]))
+    assert [*read_requests(tmp_path / "a.csv")][-1][:2] == ("last", ["item-3"])
+
+
 def test_integers_of_a_file_are_ids(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"user_id": 7, "history": [1, "02"]}\n')
     assert [request[:2] for request in read_requests(tmp_path / "a.jsonl")] == [("7", ["1", "02"])]

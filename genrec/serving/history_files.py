@@ -103,10 +103,13 @@ def _parquet(path: Path) -> tuple[list[str], Iterator[_Line]]:
 
 
 def _csv(path: Path) -> tuple[list[str], Iterator[_Line]]:
-    texts = pa_csv.ConvertOptions(column_types={name: pa.string() for name in COLUMNS}, strings_can_be_null=False)
     with reading(path, "a CSV file with a header"):
+        names = pa_csv.open_csv(path).schema.names
+        used = [name for name in names if name in COLUMNS]
+        texts = pa_csv.ConvertOptions(
+            column_types={name: pa.string() for name in COLUMNS}, include_columns=used, strings_can_be_null=False
+        )
         reader = pa_csv.open_csv(path, convert_options=texts)
-        names = reader.schema.names
     if "history" in names:
         raise InputError(f"{path} has a column history, and CSV has no lists; give user_id and item_id, one row per item")
     return names, _lines(reader, path, 2)
