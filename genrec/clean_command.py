@@ -16,9 +16,9 @@ from genrec import artifact_folders, failed_runs, live_runs, run_files
 from genrec.disk_usage import in_words, table
 from genrec.errors import UsageError, counted
 from genrec.experiment import kind_of_stage, place_of
-from genrec.pipeline import VERSIONS
+from genrec.pipeline import VERSIONS, attempts_file
 from genrec.store import locked_file
-from genrec.stored_artifacts import HALF_REMOVED, ArtifactId, Stored, Uses, lock_of, stored, trained_row, unrecorded_builds, uses
+from genrec.stored_artifacts import HALF_REMOVED, ArtifactId, Stored, Uses, stored, trained_row, unrecorded_builds, uses
 from genrec.workspace import home, runs_folder, store
 
 
@@ -141,7 +141,7 @@ def remove(found: Removal) -> tuple[int, list[str]]:
 def _remove_folder(each: Stored) -> str:
     """Remove a folder of the store, or return why it is kept: a row or a run has begun to use it since it was listed."""
     try:
-        with FileLock(lock_of(*each.id), timeout=0):
+        with FileLock(store().lock(*each.id), timeout=0):
             users = uses(with_builds=False).of(each.id)  # this process itself holds the lock
             if users and each.kind != HALF_REMOVED:
                 return f"{', '.join(users)} uses it"
@@ -149,7 +149,7 @@ def _remove_folder(each: Stored) -> str:
     except Timeout:
         return "a process builds it"
     if each.kind == "unfinished":
-        (store().root / each.stage / f".{each.key}.attempts.json").unlink(missing_ok=True)
+        attempts_file(*each.id).unlink(missing_ok=True)
     return ""
 
 

@@ -22,7 +22,7 @@ from genrec.failed_runs import resuming
 from genrec.hashed_json import KEY, Each, Matching, Optional, Shape
 from genrec.held_locks import is_held
 from genrec.progress import say
-from genrec.store import locked, now, write_json
+from genrec.store import lock_beside, locked, now, write_json
 from genrec.workspace import running_folder
 
 WRITE_SECONDS = 5.0  # time between two records within a stage
@@ -116,20 +116,20 @@ def recorded() -> Iterator[Recorder]:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{os.getpid()}-{secrets.token_hex(4)}.json"
     recorder = Recorder(path)
-    with locked(_lock(path)), progress.watched(recorder.watch):
+    with locked(lock_beside(path)), progress.watched(recorder.watch):
         try:
             yield recorder
         finally:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
-                _lock(path).unlink(missing_ok=True)
+                lock_beside(path).unlink(missing_ok=True)
 
 
 def read_all() -> tuple[list[LiveRun], list[str]]:
     """Return the processes on record, in the order of their start, and the messages for records that are damaged."""
     found, damaged = [], []
     for path in sorted(running_folder().glob("[!.]*.json")):
-        alive = is_held(_lock(path))
+        alive = is_held(lock_beside(path))
         try:
             content = hashed_json.read_object(path, "remove it")
             hashed_json.check_object(path, content, SHAPE, "remove it")
@@ -145,8 +145,4 @@ def read_all() -> tuple[list[LiveRun], list[str]]:
 def remove(run: LiveRun) -> None:
     """Remove the record of a killed process."""
     run.path.unlink(missing_ok=True)
-    _lock(run.path).unlink(missing_ok=True)
-
-
-def _lock(path: Path) -> Path:
-    return path.with_name(f".{path.name}.lock")
+    lock_beside(run.path).unlink(missing_ok=True)

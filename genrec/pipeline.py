@@ -191,7 +191,7 @@ def _build(
     title = f"{experiment.name} (seed {experiment.seed}): {step.stage} {step.key}"
     say(f"{title}{flags_in_words(experiment, step.stage)} ...")
     used = tuple(getattr(experiment, name) for name in USED[kind_of_stage(step.stage)])
-    attempts, checkpoint = _attempts(existing, step), existing.folder(step.stage, f".{step.key}.partial") / "checkpoint"
+    attempts, checkpoint = attempts_file(step.stage, step.key), existing.folder(step.stage, f".{step.key}.partial") / "checkpoint"
     try:
         with existing.create(step.stage, step.key, about, replace=anew) as folder, attribute_to(used, f"in stage {step.stage}"):
             if folder is not None:
@@ -207,12 +207,12 @@ def discard(experiment: Experiment, stage: str) -> None:
     """Remove the checkpoint and the other files of an unfinished stage of this experiment. Its artifact stays if there is one."""
     step = next(step for step in plan(experiment) if step.stage == stage)
     store().discard(step.stage, step.key)
-    _attempts(store(), step).unlink(missing_ok=True)
+    attempts_file(step.stage, step.key).unlink(missing_ok=True)
 
 
-def _attempts(existing: Store, step: Step) -> Path:
+def attempts_file(stage: str, key: str) -> Path:
     """Return the file with the environments of the attempts at a stage."""
-    return existing.folder(step.stage, f".{step.key}.attempts.json")
+    return store().folder(stage, f".{key}.attempts.json")
 
 
 def _run_builder(

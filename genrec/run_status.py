@@ -9,7 +9,7 @@ from genrec.held_locks import is_held
 from genrec.live_runs import LiveRun
 from genrec.progress import duration, pace
 from genrec.run_list import failure_lines, local_time
-from genrec.stored_artifacts import Build, checkpoint_in_words, lock_of, trained_row, unrecorded_builds
+from genrec.stored_artifacts import Build, checkpoint_in_words, trained_row, unrecorded_builds
 from genrec.workspace import home, store
 
 AGAIN = "run the experiment again"
@@ -71,7 +71,7 @@ def _left(known: set[tuple[str, int]], live: list[LiveRun]) -> list[list[str]]:
     for path in sorted(store().root.glob("*/.*.partial/checkpoint")):
         stage, key = path.parents[1].name, path.parent.name.removeprefix(".").removesuffix(".partial")
         row = trained_row(stage, key)
-        if len(key) != 16 or (stage, key) in recorded or row in known or is_held(lock_of(stage, key)):
+        if len(key) != 16 or (stage, key) in recorded or row in known or is_held(store().lock(stage, key)):
             continue
         name = "an unnamed run" if row is None else f"{row[0]} (seed {row[1]})"
         about = checkpoint_in_words(stage, key) or "a checkpoint"

@@ -226,10 +226,14 @@ class Store:
         if os.path.lexists(lock) and not (lock.is_file() and os.access(lock, os.W_OK)):
             raise UsageError(f"{lock} is not a file that can be written; remove it and run the same command again")
 
+    def lock(self, stage: str, key: str) -> Path:
+        """Return the lock of an artifact, which a process holds while it builds it."""
+        return self._paths(stage, key)[2]
+
     def _paths(self, stage: str, key: str) -> tuple[Path, Path, Path]:
         """Return the artifact's folder, the folder of its unfinished files, and its lock."""
         final = self.folder(stage, key)
-        return final, final.with_name(f".{key}.partial"), final.with_name(f".{key}.lock")
+        return final, final.with_name(f".{key}.partial"), lock_beside(final)
 
 
 @contextmanager
@@ -250,8 +254,13 @@ def locked(path: Path) -> Iterator[None]:
 def locked_file(path: Path) -> Iterator[None]:
     """Hold the lock of a file that need not exist, `.NAME.lock` beside it; create its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path.with_name(f".{path.name}.lock")):
+    with locked(lock_beside(path)):
         yield
+
+
+def lock_beside(path: Path) -> Path:
+    """Return the lock of a file: `.NAME.lock` beside it."""
+    return path.with_name(f".{path.name}.lock")
 
 
 def now() -> str:

@@ -118,11 +118,6 @@ def _of_row(content: dict[str, Any]) -> set[ArtifactId]:
     return {(stage, key) for entry in content["seeds"].values() for stage, key in entry["artifacts"].items()}
 
 
-def lock_of(stage: str, key: str) -> Path:
-    """Return the lock of an artifact."""
-    return store().root / stage / f".{key}.lock"
-
-
 def unrecorded_builds(running: list[LiveRun]) -> list[Build]:
     """Return the stages that are built by processes without a record: of an earlier version, or of `genrec data` and `tokenize`."""
     known = {artifact for run in running for artifact in run.content["artifacts"].items()}

@@ -15,7 +15,7 @@ from genrec import artifact_folders, clean_command, disk_usage, failed_runs, run
 from genrec.__main__ import main
 from genrec.errors import ArtifactError, NumericsError
 from genrec.live_runs import recorded
-from genrec.stored_artifacts import lock_of, size_of, stored, uses
+from genrec.stored_artifacts import size_of, stored, uses
 from genrec.workspace import home
 
 SHORT = replace(baseline("short"), history_length=3)
@@ -194,7 +194,7 @@ def keys_of_running() -> dict[str, str]:
 
 def test_a_build_without_a_record_stops_clean(capsys: pytest.CaptureFixture[str]) -> None:
     partial("sft", "e" * 16)
-    with FileLock(lock_of("sft", "e" * 16)):
+    with FileLock(store.Store(home() / "artifacts").lock("sft", "e" * 16)):
         for arguments in (["--unused"], ["short"]):
             assert main(["clean", *arguments, "--yes"]) == 2
             assert f"builds sft/{'e' * 16} and keeps no record of the artifacts that it reads" in capsys.readouterr().err
@@ -207,7 +207,7 @@ def test_an_artifact_that_is_used_meanwhile_is_kept(capsys: pytest.CaptureFixtur
     folder("sft", "f" * 16).mkdir(parents=True)
     folder("sft", "e" * 16).mkdir(parents=True)
     found = clean_command.plan([], uses())
-    with recorded() as recorder, FileLock(lock_of("sft", "e" * 16)):
+    with recorded() as recorder, FileLock(store.Store(home() / "artifacts").lock("sft", "e" * 16)):
         recorder.row(1, 1, "late", 0, {"data": keys("short")["data"], "sft": "f" * 16})
         freed, kept = clean_command.remove(found)
     assert freed == 0

@@ -11,7 +11,6 @@ Nothing is pickled. Files are checked before they are read.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 from genrec.errors import ArtifactError, UsageError
 from genrec.hashed_json import SHA256, Each, Listed, Matching, Optional, Shape, check_format, check_object, read_object
 from genrec.serving.catalog_items import CatalogItems
+from genrec.store import file_hash
 
 FORMAT = 1
 SETTINGS, MODEL, SEMANTIC_IDS, ITEMS, CARD = (
@@ -83,7 +83,7 @@ def check_files(folder: Path, content: dict[str, Any]) -> None:
         size = path.stat().st_size
         if size != expected["bytes"]:
             raise ArtifactError(f"{path} has {size:,} bytes, expected {expected['bytes']:,}{_pointer(path)}; {ADVICE}")
-        if (found := sha256_of(path)) != expected["sha256"]:
+        if (found := file_hash(path)) != expected["sha256"]:
             raise ArtifactError(
                 f"{path} has changed since the export (its sha256 is {found}, expected {expected['sha256']}); {ADVICE}"
             )
@@ -93,12 +93,6 @@ def _pointer(path: Path) -> str:
     """Return a hint if a repository was cloned without Git LFS, which leaves a small text in place of the file."""
     with path.open("rb") as file:
         return " (it is a pointer of Git LFS; run 'git lfs pull')" if file.read(23) == b"version https://git-lfs" else ""
-
-
-def sha256_of(path: Path) -> str:
-    """Return the hash of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_items(path: Path) -> CatalogItems:

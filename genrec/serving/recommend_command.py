@@ -79,7 +79,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _recommend_one(row: TrainedRow, options: argparse.Namespace) -> None:
     """Print the list of one history, or write it to a file."""
-    exclude = row.filter_seen if options.exclude_seen is None else options.exclude_seen
+    exclude = row.excludes_seen(options.exclude_seen)
     history = row.history(options.history, user=options.user, exclude_seen=exclude, before=options.before)
     if options.out is not None:
         lines = write_lists(row, [NamedHistory(options.user or "", history)], options.n, options.out)
@@ -110,7 +110,7 @@ def _about_history(row: TrainedRow, history: History) -> str:
 
 def _write_lists(row: TrainedRow, options: argparse.Namespace) -> None:
     """Write the lists of many users to a file."""
-    exclude = row.filter_seen if options.exclude_seen is None else options.exclude_seen
+    exclude = row.excludes_seen(options.exclude_seen)
     left_out: Counter[str] = Counter()
     if options.all_users:
         entries = users_of(row, None, exclude, options.before)

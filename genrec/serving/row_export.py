@@ -14,13 +14,13 @@ from genrec import __version__, run_files
 from genrec.errors import UsageError
 from genrec.hashed_json import add_hash
 from genrec.policy_modules import as_module
-from genrec.serving.export_files import CARD, FORMAT, ITEMS, MODEL, SEMANTIC_IDS, SETTINGS, sha256_of
+from genrec.serving.export_files import CARD, FORMAT, ITEMS, MODEL, SEMANTIC_IDS, SETTINGS
 from genrec.serving.exported_rows import probe
 from genrec.serving.item_recommender import History
 from genrec.serving.model_card import Figures, model_card
-from genrec.serving.stored_rows import command_of, load_stored
+from genrec.serving.stored_rows import load_stored, run_command
 from genrec.serving.trained_rows import TrainedRow
-from genrec.store import write_json
+from genrec.store import file_hash, write_json
 from genrec.training.checkpoint import weights
 from genrec.types import Baseline, Policy
 
@@ -85,7 +85,7 @@ def _write(row: TrainedRow, content: dict[str, Any], folder: Path) -> None:
         "interactions": pa.array(catalog.num_interactions, pa.int64()),
     }
     pq.write_table(pa.table(columns), folder / ITEMS)
-    files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(folder.iterdir())}
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": file_hash(path)} for path in sorted(folder.iterdir())}
     entry = content["seeds"][str(row.seed)]
     about = {
         "format": FORMAT,
@@ -96,7 +96,7 @@ def _write(row: TrainedRow, content: dict[str, Any], folder: Path) -> None:
         "configuration": content["configuration"],
         "protocol": content["protocol"],
         "metrics": entry["metrics"],
-        "command": command_of(content, row.seed, row.seed, portable=True).strip("'"),
+        "command": run_command(content, row.seed, row.seed, portable=True),
         "probe": _probe(row),
         "files": files,
     }

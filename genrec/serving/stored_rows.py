@@ -106,7 +106,7 @@ def _no_seed(content: dict[str, Any], seed: int, seeds: Sequence[int]) -> str:
     """Return the message about a seed that a row does not have."""
     name = content["name"]
     failure = _failure(name, seed)
-    how = failure or f"train it with {command_of(content, seeds[0], seed)}, or choose one of those"
+    how = failure or f"train it with '{run_command(content, seeds[0], seed)}', or choose one of those"
     return f"{name} has no result of seed {seed}, only of {seeds_in_words(list(seeds))}; {how}"
 
 
@@ -126,12 +126,12 @@ def _artifact(content: dict[str, Any], seed: int, stage: str, key: str) -> Artif
     if not existing.has(stage, key):
         raise ArtifactError(
             f"{content['name']} (seed {seed}) needs the artifact {stage}/{key}, which is no longer in {existing.root}; build it again "
-            f"with {command_of(content, seed, seed)}"
+            f"with '{run_command(content, seed, seed)}'"
         )
     return existing.get(stage, key)
 
 
-def command_of(content: dict[str, Any], known: int, seed: int, portable: bool = False) -> str:
+def run_command(content: dict[str, Any], known: int, seed: int, portable: bool = False) -> str:
     """Return the command that runs a row with a seed, by the study in which the seed `known` was run.
 
     With `portable`, the experiment's file is named without the folders of this machine.
@@ -139,4 +139,4 @@ def command_of(content: dict[str, Any], known: int, seed: int, portable: bool = 
     settings = training_hash(content["configuration"])
     found = studies.of_run(studies.read_all(), content["name"], settings, known, run_files.present_settings)
     where = next((study.name for study in found if ":" in study.name), "FILE.py:FUNCTION")
-    return f"'genrec run {portable_name(where) if portable else where} --seeds {seed},'"
+    return f"genrec run {portable_name(where) if portable else where} --seeds {seed},"

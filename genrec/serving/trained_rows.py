@@ -52,6 +52,10 @@ class TrainedRow:
             )
         return self.corpus
 
+    def excludes_seen(self, chosen: bool | None) -> bool:
+        """Return the choice, or if it is None that of the row's evaluation."""
+        return self.filter_seen if chosen is None else chosen
+
     def recommend(
         self,
         history: Sequence[str] | None = None,
@@ -88,7 +92,7 @@ class TrainedRow:
             raise UsageError("recommend needs either a history, a list of items, or user=ID; got both or neither")
         if isinstance(history, str):
             raise UsageError(f"history must be a list of items, got the text {history!r}; write [{history!r}]")
-        exclude = self.filter_seen if exclude_seen is None else exclude_seen
+        exclude = self.excludes_seen(exclude_seen)
         if user is not None:
             found = self.user_history(self.user_number(user), exclude, before)
             if not found.items and not isinstance(self.items.specification, Baseline):
@@ -164,7 +168,7 @@ class TrainedRow:
 
         if isinstance(users, str):
             raise UsageError(f"recommend_users needs a list of user ids, got the text {users!r}; write [{users!r}]")
-        exclude = self.filter_seen if exclude_seen is None else exclude_seen
+        exclude = self.excludes_seen(exclude_seen)
         parts = [part.to_pandas() for part in lists_of(self, users_of(self, users, exclude, before), n)]
         return pd.concat(parts, ignore_index=True) if parts else DataFrame()
 
