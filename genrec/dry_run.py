@@ -57,9 +57,9 @@ def lines(experiments: Sequence[Experiment], replace: bool = False, last: str | 
     """Iterate over the lines of a dry run: each experiment's stages, totals, an estimate of the time, and the output folders.
 
     With `replace`, the rows follow that the run would start again. `last` is the last stage to build, for a trial of a tuning, which
-    has no row; None: all stages. Nothing is written or downloaded: raises NetworkError if the data
-    set's files are missing. Raises UsageError where the run would, at the start if the data folder or a run file can't be used, at
-    the end for other reasons (`run_files.check_rows`).
+    has no row; None: all stages. Nothing is written or downloaded: raises NetworkError if the data set's files are missing. Raises
+    UsageError where the run would, at the start if the data folder or a run file can't be used, at the end for other reasons
+    (`run_files.check_rows`).
     """
     check_writable(list(pipeline.VERSIONS), write=False)
     for name in dict.fromkeys(experiment.name for experiment in experiments if last is None):

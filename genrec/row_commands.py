@@ -14,28 +14,7 @@ from typing import TYPE_CHECKING
 from genrec.errors import ResourceError, UsageError, counted
 
 if TYPE_CHECKING:
-    from genrec.evaluation.compare import Comparison
-    from genrec.kept_rows import Rows
-
-
-def print_table(
-    names: list[str],
-    metric: str,
-    reference: str | None,
-    file: Path | None,
-    seeds: dict[str, set[int]] | None = None,
-    after_run: bool = False,
-    rows: Rows | None = None,
-) -> Comparison:
-    """Print a table of all seeds, or of those given for each row. After a run, also print its meaning and what to do next.
-
-    `rows` are where they are stored; None: in the data folder.
-    """
-    from genrec import results
-
-    comparison = results.comparison_of(names, metric, reference, seeds, rows)
-    print_comparison(comparison, file, after_run)
-    return comparison
+    from genrec.evaluation.compare import Comparison, Run
 
 
 def print_comparison(comparison: Comparison, file: Path | None = None, after_run: bool = False) -> None:
@@ -107,7 +86,8 @@ def show(options: argparse.Namespace, flags: list[str]) -> int:
 
 def compare(options: argparse.Namespace, flags: list[str]) -> int:
     """Compare stored rows (`genrec compare`)."""
-    from genrec import kept_rows, results
+    from genrec import kept_rows, results, run_files
+    from genrec.evaluation.compare import compare as compare_runs
     from genrec.evaluation.comparison.comparison_csv import comparison_csv
     from genrec.evaluation.comparison.comparison_latex import latex
 
@@ -124,12 +104,14 @@ def compare(options: argparse.Namespace, flags: list[str]) -> int:
     rows = None if options.folder is None else kept_rows.KeptRows(options.folder)
     names, left_out = _of_one_protocol(options.names, options.reference) if options.html is not None else (options.names, [])
     seeds = None if options.seeds is None else results.at_seeds(names, listed_seeds(options.seeds), rows)
-    comparison = print_table(names, options.metric, options.reference, options.markdown, seeds, rows=rows)
+    runs = (rows or run_files).outcomes(names, seeds, options.metric)
+    comparison = compare_runs(runs, options.metric, options.reference)
+    print_comparison(comparison, options.markdown)
     for file, written, option in ((options.latex, latex, "--latex"), (options.csv, comparison_csv, "--csv")):
         if file is not None:
             _write(file, written(comparison), option)
     if options.html is not None:
-        _write_report(comparison, options, seeds, left_out)
+        _write_report(comparison, runs, options, left_out)
     return 0
 
 
@@ -165,18 +147,14 @@ def _of_one_protocol(names: list[str], reference: str | None) -> tuple[list[str]
     return kept, left_out
 
 
-def _write_report(
-    comparison: Comparison, options: argparse.Namespace, seeds: dict[str, set[int]] | None, left_out: Sequence[str]
-) -> None:
-    """Write the report of a comparison as one HTML file (`--html`)."""
-    from genrec import run_files
+def _write_report(comparison: Comparison, runs: Sequence[Run], options: argparse.Namespace, left_out: Sequence[str]) -> None:
+    """Write the report of a comparison and its runs as one HTML file (`--html`)."""
     from genrec.reports import report_content, report_page
 
     words = ["genrec", "compare", *options.names, "--metric", options.metric, "--reference", comparison.reference]
     words += [] if options.seeds is None else ["--seeds", options.seeds]
     words += ["--html", options.html.name, "--html-users", str(options.html_users), "--html-seed", str(options.html_seed)]
     chosen = report_content.ReportOptions(options.html_users, options.html_seed, shlex.join(words), tuple(left_out))
-    runs = run_files.outcomes([row.name for row in comparison.rows], seeds, options.metric)
     _write(options.html, report_page.page(report_content.content(comparison, runs, chosen)), "--html")
     print(f"report: {options.html}")
 

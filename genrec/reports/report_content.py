@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from genrec.data.corpus import Corpus
 from genrec.evaluation.compare import Comparison, Row, Run
 from genrec.evaluation.comparison.comparison_protocol import protocol_lines
-from genrec.evaluation.comparison.comparison_summary import LEVEL, summary
+from genrec.evaluation.comparison.comparison_summary import LEVEL, is_significant, summary
 from genrec.evaluation.comparison.comparison_tables import tables
 from genrec.evaluation.comparison.table_cells import (
     difference_cell,
@@ -122,11 +122,6 @@ def _headline_metrics(comparison: Comparison) -> list[str]:
     ends = _ends(comparison)
     wanted = ["ndcg@10", *(f"recall@{n}" for n in dict.fromkeys([*ends[:1], 10, *ends[1:]])), "coverage@10"]
     return [key for key in wanted if key in known]
-
-
-def is_significant(row: Row) -> bool:
-    """Return whether a row differs from the reference after Holm's correction."""
-    return row.test is not None and row.test.p_holm is not None and row.test.p_holm < LEVEL
 
 
 def _test_cells(row: Row) -> list[str]:

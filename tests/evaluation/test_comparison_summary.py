@@ -13,7 +13,8 @@ from genrec.evaluation.compare import Comparison, Run, compare
 from genrec.evaluation.comparison import comparison_report
 from genrec.evaluation.comparison.comparison_summary import NO_CONTROL, summary
 from genrec.evaluation.comparison.table_cells import p_cell
-from genrec.row_commands import print_table
+from genrec.results import comparison_of
+from genrec.row_commands import print_comparison
 
 SFT: dict[str, object] = {"sft.optimization.max_steps": 5}
 CONTROL = SFT | {
@@ -218,11 +219,11 @@ def test_the_meaning_is_printed_after_a_run_and_not_by_compare(
 ) -> None:
     monkeypatch.setenv("GENREC_HOME", "elsewhere")
     monkeypatch.setattr(run_files, "outcomes", lambda names, seeds, metric: [run(name, 40, SFT) for name in names])
-    print_table(["sft", "dpo"], "ndcg@10", "sft", None, {"sft": {0}, "dpo": {0}}, after_run=True)
+    print_comparison(comparison_of(["sft", "dpo"], "ndcg@10", "sft", {"sft": {0}, "dpo": {0}}), after_run=True)
     after_run = capsys.readouterr().out
     assert "Pictures of the training curves: elsewhere/reports" in after_run
     assert ONE in " ".join(after_run.split())
-    print_table(["sft", "dpo"], "ndcg@10", "sft", None)
+    print_comparison(comparison_of(["sft", "dpo"], "ndcg@10", "sft", None))
     compared = capsys.readouterr().out
     assert after_run.startswith(compared)
     assert "Next:" not in compared

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 
 from genrec.evaluation.compare import Comparison
 from genrec.evaluation.comparison.comparison_protocol import TITLE, protocol_lines
-from genrec.evaluation.comparison.comparison_summary import LEVEL
+from genrec.evaluation.comparison.comparison_summary import is_significant
 from genrec.evaluation.comparison.comparison_tables import tables
-from genrec.evaluation.comparison.table_cells import Table
+from genrec.evaluation.comparison.table_cells import Table, printable
 
 HEAD = "% Needs \\usepackage{booktabs} and \\usepackage{graphicx}; written by genrec compare --latex."
 BOLD = ("Difference", "p", "p (Holm)")  # cells that are bold where p (Holm) is below the level
@@ -24,23 +24,15 @@ SPECIAL = {
 
 def latex(comparison: Comparison) -> str:
     """Return all tables of a comparison as LaTeX, and the protocol as comments."""
-    significant = {row.name for row in comparison.rows if row.test is not None and _below(row.test.p_holm)}
+    significant = {row.name for row in comparison.rows if is_significant(row)}
     parts = [HEAD, *(_table(each, significant) for each in tables(comparison))]
     protocol = [f"% {label}: {text}" for label, text in protocol_lines(comparison)]
-    return "\n\n".join([*parts, "\n".join([f"% {TITLE}", *map(_plain, protocol)])]) + "\n"
+    return "\n\n".join([*parts, "\n".join([f"% {TITLE}", *map(printable, protocol)])]) + "\n"
 
 
 def escaped(text: str) -> str:
     """Escape plain text so that LaTeX shows it unchanged; non-printable characters become spaces."""
-    return "".join(SPECIAL.get(character, character) for character in _plain(text))
-
-
-def _plain(text: str) -> str:
-    return "".join(character if character.isprintable() else " " for character in text)
-
-
-def _below(p: float | None) -> bool:
-    return p is not None and p < LEVEL
+    return "".join(SPECIAL.get(character, character) for character in printable(text))
 
 
 def _table(table: Table, significant: set[str]) -> str:
@@ -62,7 +54,7 @@ def _table(table: Table, significant: set[str]) -> str:
             *(f"    {line}" for line in lines),
             r"    \bottomrule",
             r"  \end{tabular}}",
-            *(f"  % {_plain(note)}" for note in table.notes),
+            *(f"  % {printable(note)}" for note in table.notes),
             r"\end{table}",
         ]
     )

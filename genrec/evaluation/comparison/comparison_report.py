@@ -14,7 +14,7 @@ from genrec.evaluation.compare import Comparison
 from genrec.evaluation.comparison.comparison_protocol import TITLE, protocol_lines
 from genrec.evaluation.comparison.comparison_summary import summary
 from genrec.evaluation.comparison.comparison_tables import tables
-from genrec.evaluation.comparison.table_cells import Table
+from genrec.evaluation.comparison.table_cells import Table, printable
 from genrec.evaluation.comparison.terminal_table import fitted
 
 PIPE_WIDTH = 220  # width in characters of the text between tables in output that is not a terminal
@@ -59,7 +59,7 @@ def terminal(comparison: Comparison) -> None:
         _print_text(f"Not shown in {columns} columns: {'; '.join(left_out)}. {how}", columns)
     _print_text(TITLE, columns, style="italic")
     for label, text in protocol_lines(comparison):
-        _print_text(f"{_plain(label)}: {_plain(text)}", columns, indent="  ")
+        _print_text(f"{printable(label)}: {printable(text)}", columns, indent="  ")
 
 
 def after_run(comparison: Comparison, reports: Path) -> None:
@@ -68,12 +68,12 @@ def after_run(comparison: Comparison, reports: Path) -> None:
     found = summary(comparison)
     print()
     for paragraph in found.reading:
-        _print_text(_plain(paragraph), columns)
+        _print_text(printable(paragraph), columns)
     if found.trained:
         _print_text(f"Pictures of the training curves: {reports}", columns)
     print("Next:")
     for command in found.commands:
-        print(f"  {_plain(command)}")
+        print(f"  {printable(command)}")
 
 
 def _print_text(text: str, columns: int, style: str = "", indent: str = "") -> None:
@@ -92,22 +92,17 @@ def _print_text(text: str, columns: int, style: str = "", indent: str = "") -> N
 def _cleaned(table: Table) -> Table:
     """Return a table for the terminal, without non-printable characters; line feeds in its cells stay, except in names."""
     return table._replace(
-        title=_plain(table.title),
-        columns=list(map(_plain, table.columns)),
-        rows=[[_plain(name), *("\n".join(map(_plain, cell.split("\n"))) for cell in cells)] for name, *cells in table.rows],
-        notes=list(map(_plain, table.notes)),
-        first=tuple(map(_plain, table.first)),
+        title=printable(table.title),
+        columns=list(map(printable, table.columns)),
+        rows=[[printable(name), *("\n".join(map(printable, cell.split("\n"))) for cell in cells)] for name, *cells in table.rows],
+        notes=list(map(printable, table.notes)),
+        first=tuple(map(printable, table.first)),
         narrow=None if table.narrow is None else _cleaned(table.narrow),
-        listing=tuple(map(_plain, table.listing)),
+        listing=tuple(map(printable, table.listing)),
     )
-
-
-def _plain(text: str) -> str:
-    """Replace all non-printable characters (control characters, line feeds, escape sequences) by spaces."""
-    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _escaped(text: str) -> str:
     """Escape plain text so that Markdown shows it unchanged, also in a table cell."""
-    text = _plain(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*|$~]|(?<!\w)_|_(?!\w)|(?<=\])\()", r"\\\1", text)

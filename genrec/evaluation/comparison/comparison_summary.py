@@ -118,7 +118,7 @@ def _on_preferences(comparison: Comparison) -> list[str]:
     untested = [row.name for row in aligned if row not in tested]
     sentences = []
     if tested:
-        above = [row.name for row in tested if row.test is not None and _is_above(row.test)]
+        above = [row.name for row in tested if _is_above(row)]
         names = enumerated(row.name for row in tested)
         found = f"{enumerated(above)} {'are' if len(above) > 1 else 'is'}" if above else "none is"
         sentences.append(
@@ -137,8 +137,13 @@ def _on_preferences(comparison: Comparison) -> list[str]:
     return [" ".join(sentences)] if sentences else []
 
 
-def _is_above(test: PairedTest) -> bool:
-    return test.difference is not None and test.difference > 0 and test.p_holm is not None and test.p_holm < LEVEL
+def is_significant(row: Row) -> bool:
+    """Return whether a row differs from the reference after Holm's correction."""
+    return row.test is not None and row.test.p_holm is not None and row.test.p_holm < LEVEL
+
+
+def _is_above(row: Row) -> bool:
+    return is_significant(row) and row.test is not None and row.test.difference is not None and row.test.difference > 0
 
 
 def _loss(row: Row) -> str:
