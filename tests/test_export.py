@@ -69,7 +69,7 @@ def _in_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def exported(home: Path, tmp_path: Path) -> Path:
     """A fresh export of the row of TIGER."""
-    export("cyclic", tmp_path / "out")
+    export("cyclic", str(tmp_path / "out"))  # text and Path alike
     return tmp_path / "out"
 
 

@@ -90,6 +90,12 @@ def test_texts_that_name_no_single_item(text: str, message: str) -> None:
         catalog.number_of(text)
 
 
+def test_a_mistyped_title_that_ends_like_an_id_gets_the_nearest_titles() -> None:
+    catalog = CatalogItems(("item-1", "item-2"), ("Toy Story 1", "Toy Story 2"), np.array([5, 1]))
+    with pytest.raises(InputError, match=r"the nearest titles are:\n  item-2  Toy Story 2$"):
+        catalog.number_of("Toi Story 2")
+
+
 def test_cold_items_have_no_training_interaction() -> None:
     assert [CATALOG.is_cold(number) for number in range(1, 6)] == [False, False, False, True, False]
 

@@ -108,7 +108,8 @@ class CatalogItems:
 
     def _unknown(self, text: str) -> str:
         """Return the message about a text that is neither an id nor in a title."""
-        near = [] if self._cause(text) else self.nearest(text)
+        is_title = len(text.split()) > 1  # several words are meant as a title, though they may end like an id
+        near = self.nearest(text) if is_title or not self._cause(text) else []
         if not near:
             return self._no_id(text)
         listed = "".join(f"\n  {self.described(number)}" for number in near)

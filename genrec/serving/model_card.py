@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from genrec.serving.catalog_items import CatalogItems
 
 LICENSE = "see-data-set"  # the license of the data decides; genrec does not know it
+OVERRIDES = "The path is that of the author, and the command lacks settings that were changed on the command line: see Settings below."
 MAIN = ("recall", "ndcg", "mrr")  # metrics that the front matter lists; the tables of the card have all of them
 _PLAIN = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -82,7 +83,7 @@ def _results(figures: Figures, command: str) -> str:
     for name, value in figures.metrics[figures.seed].items():
         values = [figures.metrics[seed][name] for seed in seeds if name in figures.metrics[seed]]
         rows.append((name, f"{value:.6g}", *([f"{fmean(values):.6g}"] if len(seeds) > 1 else [])))
-    return f"## Results\n\nOn the test part of the data, by\n\n```\n{command}\n```\n\n" + _table(heads, rows)
+    return f"## Results\n\nOn the test part of the data, by\n\n```\n{command}\n```\n\n{OVERRIDES}\n\n" + _table(heads, rows)
 
 
 def _license(data: str) -> str:

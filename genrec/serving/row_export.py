@@ -28,7 +28,7 @@ UNFINISHED = ".unfinished"  # folder inside the export while it is written
 PROBE = 5  # items of the probe, of the most popular ones as a history, and of the list that it gets
 
 
-def export(name: str, folder: Path, seed: int | None = None, code: str | None = None) -> list[Path]:
+def export(name: str, folder: Path | str, seed: int | None = None, code: str | None = None) -> list[Path]:
     """Write a trained row to an empty or new folder and return its files; `genrec.load(folder)` loads it without the data.
 
     Args:
@@ -40,7 +40,7 @@ def export(name: str, folder: Path, seed: int | None = None, code: str | None = 
     Raises UsageError for a folder with files and for a baseline, and what `genrec.load` raises.
 
     """
-    folder = folder.expanduser()
+    folder = Path(folder).expanduser()
     _check_empty(folder)
     row = load_stored(name, seed, code)
     if isinstance(row.items.specification, Baseline):
