@@ -93,10 +93,13 @@ def two_epochs(base: Experiment) -> list[Experiment]:
 
 
 def more_digits() -> list[Experiment]:
-    """Return 32 digits: `sft`, and the policy without item embeddings with dropout 0.2 and 24 epochs."""
-    plain = trained(24, RPG(dropout=0.2))
-    codes = digits(32).tokenize
-    return [digits(32), replace(plain, name="beauty-rpg-32-digits-only-sft", tokenize=codes)]
+    """Return 32 digits: `sft`, and the policy without item embeddings."""
+    return [digits(32), plain_digits()]
+
+
+def plain_digits() -> Experiment:
+    """Return RPG with 32 digits without item embeddings, with dropout 0.2 and 24 epochs."""
+    return replace(trained(24, RPG(dropout=0.2)), name="beauty-rpg-32-digits-only-sft", tokenize=digits(32).tokenize)
 
 
 def digits(num_levels: int) -> Experiment:
