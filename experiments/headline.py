@@ -28,7 +28,7 @@ For 43.5 % of Beauty's users the last two events have one date, and the order of
 
 Endpoint of `tiger_beauty`, named before its aligned rows were run: NDCG@10 on test, seen items kept, of `gated` against `continued`;
 second `sdpo` and SFT. Its SFT is experiments/amazon.py:long_windows, of which one seed was seen before (N@10 0.0350). SASRec, the
-baseline row of each table, is experiments/amazon.py:sasrec with its recipe unchanged, on Toys too.
+baseline row of each table, is experiments/amazon.py:sasrec, tuned on Beauty (experiments/tuning.py); Toys inherits its recipe.
 
 One recipe for all alignments, taken from trials of the gated form outside of this project: windows of the SFT stage, the likelihood
 beside each loss with weight 1, dropout on in the policy and off in the reference, AdamW 3e-4 (`-long`: six epochs, 5e-4), 20 steps

@@ -18,11 +18,12 @@ Endpoints, named before any of these rows was run. Leave-one-out: NDCG@10 on tes
 `sdpo-disliked` against the stronger of `sft-liked` and `continued-liked`, with NDCG@10 of liked not below it. Known before: a trial
 outside this project on MovieLens-1M, in which SFT on liked events was above all preferences.
 
-Recipes are fixed here and not tuned. RPG has 16 digits of 64 codes of interaction vectors, and 40 epochs of 72 steps (MovieLens-1M:
-8,640 steps), of which the best step on validation is kept. TIGER has the size of experiments/movielens.py with a causal encoder,
-trained as `ml100k-causal` of experiments/policies.py. SASRec is that of experiments/movielens.py (MovieLens-1M: 8,000 steps).
-Alignment is that of experiments/headline.py: 140 steps of 128 windows, about two epochs (1,400 on MovieLens-1M), AdamW 3e-4, the
-last step kept. TIGER has no row with 1,000 negatives or the whole catalog, and takes its own best items from its beams.
+Recipes are fixed here and not tuned, except SASRec. RPG has 16 digits of 64 codes of interaction vectors, and 40 epochs of 72 steps
+(MovieLens-1M: 8,640 steps), of which the best step on validation is kept. TIGER has the size of experiments/movielens.py with a
+causal encoder, trained as `ml100k-causal` of experiments/policies.py. SASRec is that of experiments/movielens.py, tuned on
+MovieLens-100K (experiments/tuning.py); MovieLens-1M inherits its recipe, with 8,000 steps. Alignment is that of
+experiments/headline.py: 140 steps of 128 windows, about two epochs (1,400 on MovieLens-1M), AdamW 3e-4, the last step kept. TIGER has
+no row with 1,000 negatives or the whole catalog, and takes its own best items from its beams.
 
 Cost: not run yet. Results will stand in experiments/results.md.
 """
