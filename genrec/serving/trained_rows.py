@@ -61,7 +61,7 @@ class TrainedRow:
         history: Sequence[str] | None = None,
         n: int = 10,
         *,
-        user: str | None = None,
+        user: str | int | None = None,
         exclude_seen: bool | None = None,
         before: Before | None = None,
     ) -> DataFrame:
@@ -70,7 +70,7 @@ class TrainedRow:
         Args:
             history: items, oldest first, by id or by words of the title that no other item has.
             n: number of items.
-            user: id of a user of the data, in place of a history.
+            user: id of a user of the data, in place of a history; an integer stands for its digits.
             exclude_seen: leave out the items of the history, all of it; by default as in the evaluation of the row.
             before: end the user's history before validation or test, as in training and evaluation; None takes all interactions.
 
@@ -83,7 +83,7 @@ class TrainedRow:
         self,
         history: Sequence[str] | None = None,
         *,
-        user: str | None = None,
+        user: str | int | None = None,
         exclude_seen: bool | None = None,
         before: Before | None = None,
     ) -> History:
@@ -115,8 +115,9 @@ class TrainedRow:
         read = taken if kept is None else kept.items[int(kept.before[begin]) : int(kept.before[end])].tolist()
         return History(read, taken if exclude else (), number)
 
-    def user_number(self, user: str) -> int:
-        """Return the number of a user. Raises InputError if the data have no user with this id."""
+    def user_number(self, user: str | int) -> int:
+        """Return the number of a user; an integer stands for its digits. Raises InputError if the data have no user with this id."""
+        user = str(user)
         found = self._user_numbers.get(user)
         if found is None:
             ids = self.user_data.user_ids

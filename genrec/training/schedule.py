@@ -51,9 +51,15 @@ class Schedule(NamedTuple):
         return {**known, "epochs": round(self.epochs, 3)}
 
     def __str__(self) -> str:
-        return (
+        text = (
             f"{self.max_steps:,} steps of {self.batch_size:,} examples ({self.epochs:.3g} epochs of {self.examples:,} examples), "
             f"warm-up {self.warmup_steps:,} steps, learning rate {self.learning_rate:.3g}, validation every {self.every:,} steps"
+        )
+        if self.warmup_steps < self.max_steps:
+            return text
+        return (
+            f"{text}; warning: the warm-up takes all steps, so the learning rate only rises; lower optimization.warmup_steps, or "
+            "set it to None for 5 % of the steps"
         )
 
 

@@ -12,7 +12,7 @@ from genrec import loading
 from genrec.errors import UsageError
 from genrec.experiment import SFT, Align, Optimization, Validation
 from genrec.overrides import override
-from genrec.training.schedule import Schedule, schedule
+from genrec.training.schedule import Schedule, learning_rate, schedule
 
 
 @pytest.mark.parametrize("examples", [127_745, 128_000, 10_000_000])
@@ -81,3 +81,11 @@ def test_open_numbers_can_be_set_on_the_command_line_and_given_numbers_opened() 
         [replace(shop[0], sft=SFT())], ["--sft.optimization.max-steps", "30", "--sft.optimization.learning-rate", "0.1"]
     )
     assert (given.sft.optimization.max_steps, given.sft.optimization.learning_rate) == (30, 0.1)
+
+
+def test_a_warm_up_of_all_steps_is_remarked() -> None:
+    """With 50 steps of warm-up a training of 50 steps never lowers its learning rate; one of 51 steps does."""
+    plan = Schedule(max_steps=50, warmup_steps=50, learning_rate=1e-3, every=10, batch_size=8, examples=80)
+    assert "the warm-up takes all steps" in str(plan)
+    assert learning_rate(plan, 49) == plan.learning_rate
+    assert "warning" not in str(plan._replace(max_steps=51))
