@@ -1,7 +1,7 @@
 """Kept rows: the results of rows in a small folder, from which `genrec compare --from FOLDER` makes the same table and tests.
 
     runs/NAME.json          the row's run file, unchanged
-    results/NAME.json       what the comparison reads of the row's artifacts beside ranks, and the hashes of its other files
+    results/NAME.json       what the comparison reads of the row's artifacts beside ranks, the hashes of its other files, and its studies
     ranks/NAME.parquet      the rank of every user at every seed
     user_metrics/NAME.parquet   further metrics with a value per user, where some were asked for
     studies/                the studies and tunings of these rows
@@ -33,7 +33,7 @@ from genrec.storage_errors import check_folder
 from genrec.store import Store, file_hash, hash_of, write_json
 from genrec.workspace import store
 
-FORMAT = 1
+FORMAT = 2  # files of format 1 do not name the studies of the row
 KINDS = ("runs", "results", "ranks", "user_metrics")  # folders with a file for each row
 AGAIN = "keep the row again: genrec keep NAME --to FOLDER --replace"
 _SEED: dict[str, Shape] = {
@@ -50,6 +50,7 @@ SHAPE: dict[str, Shape] = {
     "ranks": Matching(SHA256),  # of the file
     "user_metrics": Optional(Matching(SHA256)),
     "seeds": Each(_SEED, lambda seed: re.fullmatch(SEED_NUMBER, seed) is not None, at_least=1),
+    **kept_studies.NAMED,
 }
 
 
@@ -104,6 +105,11 @@ def _results(rows: KeptRows, name: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise ArtifactError(f"there is no {path}; {AGAIN}") from None
     hashed_json.check_format(path, content, FORMAT, AGAIN)
+    if content["format"] < FORMAT:
+        raise ArtifactError(
+            f"{path} was kept by an earlier version of genrec, which did not name the files in {rows.folder / 'studies'} that p "
+            f"(Holm) needs, so a missing one would not be noticed; {AGAIN}"
+        )
     hashed_json.check_object(path, content, SHAPE, AGAIN)
     if (content["name"], content["run"]) != (name, run["sha256"]) or content["seeds"].keys() != run["seeds"].keys():
         raise ArtifactError(f"{path} does not belong to {rows.file('runs', name)}; {AGAIN}")
@@ -111,6 +117,7 @@ def _results(rows: KeptRows, name: str) -> dict[str, Any]:
         file = rows.file(kind, name)
         if kind in content and not (file.is_file() and file_hash(file) == content[kind]):
             raise ArtifactError(f"{file} is missing or has changed since it was written (sha256 {content[kind]}); {AGAIN}")
+    kept_studies.check(name, content, rows.folder, AGAIN)
     return content
 
 
@@ -153,13 +160,16 @@ def keep(names: Sequence[str], folder: Path, metrics: Sequence[str] = (), replac
         check_folder(folder / kind)
         if kind != "user_metrics" or metrics:
             (folder / kind).mkdir(parents=True, exist_ok=True)
+    kept_studies.keep(set().union(*map(_settings, contents.values())), folder)
     for content in contents.values():
         _write(rows, content, metrics)
-    settings = [content["configuration"] for content in contents.values()]
-    kept_studies.keep(
-        {training_hash(each) for each in settings} | {training_hash(before_alignment(each)) for each in settings}, folder
-    )
     return rows
+
+
+def _settings(content: Mapping[str, Any]) -> set[str]:
+    """Return the hashes of a row's settings and of those of the SFT that it continues, which name its studies."""
+    configuration = content["configuration"]
+    return {training_hash(configuration), training_hash(before_alignment(configuration))}
 
 
 def _check_metrics(content: Mapping[str, Any], metrics: Collection[str]) -> None:
@@ -209,6 +219,7 @@ def _write(rows: KeptRows, content: Mapping[str, Any], metrics: Sequence[str]) -
     }
     hashes = {kind: file_hash(rows.file(kind, name)) for kind in kinds}
     about = {"format": FORMAT, "name": name, "run": content["sha256"], **hashes, "seeds": seeds}
+    about |= kept_studies.named(_settings(content), rows.folder)
     write_json(rows.file("results", name), hashed_json.add_hash(json.loads(json.dumps(about))))
 
 
