@@ -25,11 +25,20 @@ NAMED: dict[str, Shape] = {
 }
 
 
+AGAIN = "restore the file, or remove it and keep its rows again: genrec keep NAME ... --to FOLDER --replace"
+
+
+def read_all(folder: Path) -> tuple[list[dict[str, Any]], list[tuning_record.Record]]:
+    """Return the studies and the tunings of a folder of kept rows. Raises ArtifactError if a file is damaged."""
+    place = folder / "studies"
+    return studies.read_all(place, AGAIN), tuning_record.read_all(place, AGAIN)
+
+
 def keep(settings: Collection[str], folder: Path) -> None:
     """Write the studies and tunings of rows into the folder `studies` of a folder of kept rows.
 
     `settings` holds the hashes of the rows' settings (`row_settings.training_hash`). A study that is kept already gets further rows
-    and seeds, and loses none; likewise a tuning its trials. A tuning is written without the messages of its failed trials, which may name folders.
+    and seeds, and loses none; likewise a tuning its trials, which are written without their messages, since those may name folders.
     """
     place = folder / "studies"
     for content in studies.read_all():
@@ -40,7 +49,7 @@ def keep(settings: Collection[str], folder: Path) -> None:
             name = portable_name(record.name)
             trials, replaced = _without_messages(record.trials), _without_messages(record.replaced)
             path = studies.file_of(name, studies.TUNING, place)
-            kept = tuning_record.read(path) if path.is_file() else None
+            kept = tuning_record.read(path, AGAIN) if path.is_file() else None
             known = {(trial.number, trial.settings) for trial in (*trials, *replaced)}
             earlier = [] if kept is None else (*kept.trials, *kept.replaced)
             replaced += [trial for trial in earlier if (trial.number, trial.settings) not in known]
@@ -49,12 +58,13 @@ def keep(settings: Collection[str], folder: Path) -> None:
 
 def named(settings: Collection[str], folder: Path) -> dict[str, Any]:
     """Return the kept studies and tunings of a row and what they hold, in the shape `NAMED`; arguments as in `keep`."""
-    place = folder / "studies"
-    found = [content for content in studies.read_all(place) if any(row["settings"] in settings for row in content["rows"])]
-    tunings = [each for each in tuning_record.read_all(place) if any(trial.settings in settings for trial in each.trials)]
+    found, tunings = read_all(folder)
+    of_row = [content for content in found if any(row["settings"] in settings for row in content["rows"])]
     return {
-        "studies": {studies.file_of(content["name"]).name: _seeds_by_row(content) for content in found},
-        "tunings": {record.path.name: _num_trials(record) for record in tunings},
+        "studies": {studies.file_of(content["name"]).name: _seeds_by_row(content) for content in of_row},
+        "tunings": {
+            record.path.name: _num_trials(record) for record in tunings if any(trial.settings in settings for trial in record.trials)
+        },
     }
 
 
@@ -71,7 +81,7 @@ def check(name: str, content: Mapping[str, Any], folder: Path, advice: str) -> N
                 f"tests; restore the file, or {advice}"
             )
     for file, expected in content["studies"].items():
-        rows = _seeds_by_row(studies.read(place / file))
+        rows = _seeds_by_row(studies.read(place / file, advice))
         lost = [row for row, seeds in expected.items() if not set(seeds) <= set(rows.get(row, []))]
         if lost:
             raise ArtifactError(
@@ -79,7 +89,7 @@ def check(name: str, content: Mapping[str, Any], folder: Path, advice: str) -> N
                 f"count too few tests; restore the file, or {advice}"
             )
     for file, trials in content["tunings"].items():
-        found = _num_trials(tuning_record.read(place / file))
+        found = _num_trials(tuning_record.read(place / file, advice))
         if found < trials:
             raise ArtifactError(
                 f"{place / file} holds {counted(found, 'trial')}, and {trials} when {name} was kept; restore the file, or {advice}"
@@ -109,7 +119,7 @@ def _add(content: dict[str, Any], folder: Path) -> None:
     """Add the rows of a study and their seeds to the file of the kept study."""
     name = portable_name(content["name"])
     path = studies.file_of(name, folder=folder)
-    rows = studies.read(path)["rows"] if path.is_file() else []
+    rows = studies.read(path, AGAIN)["rows"] if path.is_file() else []
     for row in content["rows"]:
         known = next((other for other in rows if all(other[key] == row[key] for key in _ROW)), None)
         if known is None:

@@ -120,6 +120,8 @@ def test_an_unknown_row_is_named(kept: Path, capsys: pytest.CaptureFixture[str])
 def damage(path: Path, how: str) -> None:
     if how == "remove":
         path.unlink()
+    elif how == "cut":
+        path.write_bytes(path.read_bytes()[:200])
     elif how == "change":
         path.write_bytes(path.read_bytes()[:-1] + b"?")
     else:
@@ -133,8 +135,11 @@ def damage(path: Path, how: str) -> None:
     [
         ("ranks/sft.parquet", "change", "ranks/sft.parquet is missing or has changed since it was written"),
         ("user_metrics/sft.parquet", "remove", "user_metrics/sft.parquet is missing or has changed"),
-        ("results/sft.json", "change", "results/sft.json is damaged"),
+        ("results/sft.json", "change", "results/sft.json is damaged (it is incomplete: "),
         ("results/sft.json", "remove", "there is no "),
+        ("results/sft.json", "cut", "results/sft.json is damaged (it is incomplete: "),
+        ("runs/sft.json", "cut", "runs/sft.json is damaged (it is incomplete: "),
+        ("runs/sft.json", "change", "runs/sft.json is damaged (it is incomplete: "),
         ("runs/sft.json", "rewrite", "results/sft.json does not belong to "),
     ],
 )
@@ -143,7 +148,21 @@ def test_damage_is_found(kept: Path, capsys: pytest.CaptureFixture[str], file: s
     assert main(["compare", "sft", "control", "--from", str(kept)]) == 4
     printed = capsys.readouterr().err
     assert said in printed
-    assert "genrec keep NAME --to FOLDER --replace" in printed
+    assert f"keep the row again: genrec keep sft --to {kept} --replace" in printed
+    assert "run the experiment again" not in printed
+
+
+@pytest.mark.parametrize("command", [["compare", "sft", "--from"], ["keep", "sft", "--replace", "--to"]])
+def test_a_cut_study_is_not_moved_away(kept: Path, data: Path, capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    """The advice of the data folder, to lose the record, would shrink Holm's family."""
+    path = studies.file_of("project/mine.py:rows", folder=kept / "studies")
+    damage(path, "cut")
+    assert main([*command, str(kept)]) == 4
+    printed = capsys.readouterr().err
+    assert f"{path} is damaged (it is incomplete: " in printed
+    assert "lost" not in printed
+    path.unlink()
+    assert main(["keep", "sft", "longer", "--replace", "--to", str(kept)]) == 0
 
 
 TUNED = "project-mine.py-rows-*.tuning.json"
@@ -181,7 +200,7 @@ def test_rows_that_were_kept_without_the_names_of_their_studies_are_refused(kept
     assert main(["compare", "sft", "--from", str(kept)]) == 4
     printed = capsys.readouterr().err
     assert "kept by an earlier version of genrec, which did not name the files in" in printed
-    assert "genrec keep NAME --to FOLDER --replace" in printed
+    assert f"genrec keep sft --to {kept} --replace" in printed
 
 
 def test_the_kept_rows_of_this_project_name_their_studies() -> None:
