@@ -36,6 +36,7 @@ class TrainedRow:
     items: ItemRecommender
     corpus: Corpus | None  # the data, for the histories of users; None: an export, which has items alone
     filter_seen: bool  # whether the row's evaluation left out what a user has taken, the default of `exclude_seen`
+    warning: str = ""  # that no step of a training is kept, in words
 
     def __repr__(self) -> str:
         users = "an export without users" if self.corpus is None else f"{self.corpus.user_count:,} users"
