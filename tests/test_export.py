@@ -264,9 +264,7 @@ def test_a_baseline_and_a_policy_are_served_side_by_side(exported: Path, tmp_pat
 
 def test_a_baseline_that_needs_its_users_is_refused(tmp_path: Path) -> None:
     """BPR ranks by a vector of each user; without the user it would recommend the same items to every history."""
-    with pytest.raises(
-        UsageError, match="bpr is the baseline BPR, which cannot be exported: it recommends by the interactions of each"
-    ):
+    with pytest.raises(UsageError, match="bpr is the baseline BPR, which cannot be exported: it recommends by"):
         export("bpr", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
