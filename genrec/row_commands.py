@@ -27,7 +27,6 @@ def print_comparison(comparison: Comparison, file: Path | None = None, after_run
         comparison_report.after_run(comparison, reports_folder())
     if file is not None:
         _write(file, comparison_report.markdown(comparison), "--markdown")
-        print(f"--markdown: {file}")
 
 
 def list_rows(options: argparse.Namespace, flags: list[str]) -> int:
@@ -112,7 +111,6 @@ def compare(options: argparse.Namespace, flags: list[str]) -> int:
     for file, written, option in ((options.latex, latex, "--latex"), (options.csv, comparison_csv, "--csv")):
         if file is not None:
             _write(file, written(comparison), option)
-            print(f"{option}: {file}")
     if options.html is not None:
         _write_report(comparison, runs, options, left_out)
     return 0
@@ -172,11 +170,11 @@ def _write_report(comparison: Comparison, runs: Sequence[Run], options: argparse
     words += ["--html", options.html.name, "--html-users", str(options.html_users), "--html-seed", str(options.html_seed)]
     chosen = report_content.ReportOptions(options.html_users, options.html_seed, shlex.join(words), tuple(left_out))
     _write(options.html, report_page.page(report_content.content(comparison, runs, chosen)), "--html")
-    print(f"--html: {options.html}")
 
 
 def _write(path: Path, text: str, option: str) -> None:
-    """Write a file that an option names."""
+    """Write a file that an option names, and say so."""
+    from genrec.progress import say
     from genrec.storage_errors import explain
 
     try:
@@ -185,6 +183,7 @@ def _write(path: Path, text: str, option: str) -> None:
         if isinstance(explain(error), ResourceError):
             raise
         raise UsageError(f"the file {path} cannot be written ({error}); choose another with {option}") from error
+    say(f"{option}: written to {path}")
 
 
 def listed_seeds(text: str) -> Sequence[int]:

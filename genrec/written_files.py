@@ -7,7 +7,7 @@ from pathlib import Path
 
 from genrec.errors import UsageError
 
-READ = 65_536  # bytes at the beginning of a file that show what wrote it
+READ = 1_000_000  # bytes at the beginning of a file that show what wrote it
 
 
 def check_replaceable(path: Path | None, option: str, is_own: Callable[[str], bool], replace: bool) -> None:

@@ -75,8 +75,8 @@ def _check(options: argparse.Namespace) -> None:
     for path, option in ((options.out, "--out"), (options.semantic_ids, "--semantic-ids")):
         if path is not None:
             check_format(path, option)
-            columns = SCHEMA.names if option == "--out" else ID_COLUMNS
-            check_replaceable(path, option, lambda _, path=path, columns=columns: has_columns(path, columns), options.replace)
+    check_replaceable(options.out, "--out", lambda _: has_columns(options.out, SCHEMA.names), options.replace)
+    check_replaceable(options.semantic_ids, "--semantic-ids", lambda _: has_columns(options.semantic_ids, ID_COLUMNS), options.replace)
     if options.out is not None and options.semantic_ids is not None and options.out.absolute() == options.semantic_ids.absolute():
         raise UsageError(f"--out and --semantic-ids both name {options.out}; name two files")
 
