@@ -62,7 +62,7 @@ class TrainedRow:
         history: Sequence[str] | None = None,
         n: int = 10,
         *,
-        user: str | None = None,
+        user: str | int | None = None,
         exclude_seen: bool | None = None,
         before: Before | None = None,
     ) -> DataFrame:
@@ -71,7 +71,7 @@ class TrainedRow:
         Args:
             history: items, oldest first, by id or by words of the title that no other item has.
             n: number of items.
-            user: id of a user of the data, in place of a history.
+            user: id of a user of the data, in place of a history; an integer stands for its digits.
             exclude_seen: leave out the items of the history, all of it; by default as in the evaluation of the row.
             before: end the user's history before validation or test, as in training and evaluation; None takes all interactions.
 
@@ -84,7 +84,7 @@ class TrainedRow:
         self,
         history: Sequence[str] | None = None,
         *,
-        user: str | None = None,
+        user: str | int | None = None,
         exclude_seen: bool | None = None,
         before: Before | None = None,
     ) -> History:
@@ -93,6 +93,10 @@ class TrainedRow:
             raise UsageError("recommend needs either a history, a list of items, or user=ID; got both or neither")
         if isinstance(history, str):
             raise UsageError(f"history must be a list of items, got the text {history!r}; write [{history!r}]")
+        if isinstance(user, int) and not isinstance(user, bool):
+            user = str(user)  # ids of the data are text
+        if user is not None and not isinstance(user, str):
+            raise UsageError(f"user must be the id of a user, a text or an integer, got {user!r}")
         exclude = self.excludes_seen(exclude_seen)
         if user is not None:
             found = self.user_history(self.user_number(user), exclude, before)
