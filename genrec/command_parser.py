@@ -127,6 +127,7 @@ def build() -> argparse.ArgumentParser:
     )
     compare.add_argument("--html-seed", metavar="N", type=int, default=0, help="seed of the sample of these users (default: 0)")
     compare.add_argument("--from", dest="folder", metavar="FOLDER", type=Path, help="compare rows that 'genrec keep' wrote to FOLDER")
+    compare.add_argument("--replace", action="store_true", help="replace files that genrec did not write")
     compare.set_defaults(call=row_commands.compare)
 
     keep = commands.add_parser(
@@ -220,6 +221,7 @@ def _add_recommend(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     recommend.add_argument("--json", action="store_true", help="print the list as JSON")
     recommend.add_argument("--out", metavar="FILE", type=Path, help="write the lists to a file: .parquet, .csv or .jsonl")
     recommend.add_argument("--semantic-ids", metavar="FILE", type=Path, help="also write the Semantic IDs of all items to a file")
+    recommend.add_argument("--replace", action="store_true", help="replace files that genrec did not write")
     recommend.add_argument("--skip-unknown", action="store_true", help="leave out users and items of --file that the data do not have")
     recommend.add_argument("--code", metavar="FILE.py", help="file or module of a policy or baseline of your own")
     recommend.set_defaults(call=row_commands.recommend)

@@ -64,11 +64,13 @@ def add_hash(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_object(path: Path, advice: str) -> dict[str, Any]:
-    """Return the JSON object in a file, unchecked. Raises ArtifactError with `advice` if there is none."""
+    """Return the JSON object in a file, unchecked. Raises ArtifactError with `advice` if there is none, or only its beginning."""
+    written = path.read_bytes()
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(written.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path} is damaged ({error}); {advice}") from None
+        is_cut = written.startswith(b"{") and not written.rstrip().endswith(b"}")
+        raise ArtifactError(f"{path} is damaged ({'it is incomplete: ' if is_cut else ''}{error}); {advice}") from None
     check_shape(path, content, dict, advice)
     found: dict[str, Any] = content
     return found

@@ -1,7 +1,7 @@
 """Kept rows: the results of rows in a small folder, from which `genrec compare --from FOLDER` makes the same table and tests.
 
     runs/NAME.json          the row's run file, unchanged
-    results/NAME.json       what the comparison reads of the row's artifacts beside ranks, and the hashes of its other files
+    results/NAME.json       what the comparison reads of artifacts beside ranks, the hashes of the other files, the row's studies
     ranks/NAME.parquet      the rank of every user at every seed
     user_metrics/NAME.parquet   further metrics with a value per user, where some were asked for
     studies/                the studies and tunings of these rows
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -21,7 +22,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from genrec import hashed_json, kept_studies, row_results, run_file_format, run_files, seed_tables, studies, tuning_record
+from genrec import hashed_json, kept_studies, row_results, run_files, seed_tables
 from genrec.errors import ArtifactError, UsageError, did_you_mean
 from genrec.evaluation.compare import Run
 from genrec.evaluation.statistics.paired_tests import seeds_in_words
@@ -33,9 +34,8 @@ from genrec.storage_errors import check_folder
 from genrec.store import Store, file_hash, hash_of, write_json
 from genrec.workspace import store
 
-FORMAT = 1
+FORMAT = 2  # files of format 1 do not name the studies of the row
 KINDS = ("runs", "results", "ranks", "user_metrics")  # folders with a file for each row
-AGAIN = "keep the row again: genrec keep NAME --to FOLDER --replace"
 _SEED: dict[str, Shape] = {
     "settings": dict,  # the fields of `SeedResult`
     "kept_steps": Each(int),
@@ -50,6 +50,7 @@ SHAPE: dict[str, Shape] = {
     "ranks": Matching(SHA256),  # of the file
     "user_metrics": Optional(Matching(SHA256)),
     "seeds": Each(_SEED, lambda seed: re.fullmatch(SEED_NUMBER, seed) is not None, at_least=1),
+    **kept_studies.NAMED,
 }
 
 
@@ -77,7 +78,11 @@ class KeptRows:
 
     def read(self, name: str) -> dict[str, Any]:
         """Return the content of a row's run file. Raises UsageError if the row is not kept."""
-        return run_files.read(name, self.folder / "runs")
+        return run_files.read(name, self.folder / "runs", self.again(name))
+
+    def again(self, name: str) -> str:
+        """Return what to do about a file of a row that is missing or damaged."""
+        return f"keep the row again: genrec keep {name} --to {shlex.quote(str(self.folder))} --replace"
 
     def outcomes(self, names: Sequence[str], only_seeds: dict[str, set[int]] | None = None, metric: str | None = None) -> list[Run]:
         """Return the runs of these rows: all seeds, or those given for each name. See `run_files.outcomes`."""
@@ -93,24 +98,30 @@ class KeptRows:
     def records(self) -> Records:
         """The kept studies and tunings."""
         current = partial(run_files.present_settings, folder=self.folder / "runs")
-        return Records(studies.read_all(self.folder / "studies"), tuning_record.read_all(self.folder / "studies"), current)
+        return Records(*kept_studies.read_all(self.folder), current)
 
 
 def _results(rows: KeptRows, name: str) -> dict[str, Any]:
     """Return the content of a row's results after checking all of its files. Raises ArtifactError if one is missing or has changed."""
-    run, path = rows.read(name), rows.file("results", name)
+    run, path, again = rows.read(name), rows.file("results", name), rows.again(name)
     try:
-        content = hashed_json.read_object(path, AGAIN)
+        content = hashed_json.read_object(path, again)
     except FileNotFoundError:
-        raise ArtifactError(f"there is no {path}; {AGAIN}") from None
-    hashed_json.check_format(path, content, FORMAT, AGAIN)
-    hashed_json.check_object(path, content, SHAPE, AGAIN)
+        raise ArtifactError(f"there is no {path}; {again}") from None
+    hashed_json.check_format(path, content, FORMAT, again)
+    if content["format"] < FORMAT:
+        raise ArtifactError(
+            f"{path} was kept by an earlier version of genrec, which did not name the files in {rows.folder / 'studies'} that p "
+            f"(Holm) needs, so a missing one would not be noticed; {again}"
+        )
+    hashed_json.check_object(path, content, SHAPE, again)
     if (content["name"], content["run"]) != (name, run["sha256"]) or content["seeds"].keys() != run["seeds"].keys():
-        raise ArtifactError(f"{path} does not belong to {rows.file('runs', name)}; {AGAIN}")
+        raise ArtifactError(f"{path} does not belong to {rows.file('runs', name)}; {again}")
     for kind in ("ranks", "user_metrics"):
         file = rows.file(kind, name)
         if kind in content and not (file.is_file() and file_hash(file) == content[kind]):
-            raise ArtifactError(f"{file} is missing or has changed since it was written (sha256 {content[kind]}); {AGAIN}")
+            raise ArtifactError(f"{file} is missing or has changed since it was written (sha256 {content[kind]}); {again}")
+    kept_studies.check(name, content, rows.folder, again)
     return content
 
 
@@ -153,13 +164,16 @@ def keep(names: Sequence[str], folder: Path, metrics: Sequence[str] = (), replac
         check_folder(folder / kind)
         if kind != "user_metrics" or metrics:
             (folder / kind).mkdir(parents=True, exist_ok=True)
+    kept_studies.keep(set().union(*map(_settings, contents.values())), folder)
     for content in contents.values():
         _write(rows, content, metrics)
-    settings = [content["configuration"] for content in contents.values()]
-    kept_studies.keep(
-        {training_hash(each) for each in settings} | {training_hash(before_alignment(each)) for each in settings}, folder
-    )
     return rows
+
+
+def _settings(content: Mapping[str, Any]) -> set[str]:
+    """Return the hashes of a row's settings and of those of the SFT that it continues, which name its studies."""
+    configuration = content["configuration"]
+    return {training_hash(configuration), training_hash(before_alignment(configuration))}
 
 
 def _check_metrics(content: Mapping[str, Any], metrics: Collection[str]) -> None:
@@ -178,7 +192,7 @@ def _check_metrics(content: Mapping[str, Any], metrics: Collection[str]) -> None
 def _refuse_loss(rows: KeptRows, content: Mapping[str, Any]) -> None:
     """Raise UsageError if a kept row has other settings, or further seeds, than the row of the data folder."""
     path, name = rows.file("runs", content["name"]), content["name"]
-    kept = run_file_format.read(path)
+    kept = rows.read(name)
     lost = sorted(int(seed) for seed in kept["seeds"].keys() - content["seeds"].keys())
     same = hash_of(without_metrics(kept["configuration"])) == hash_of(without_metrics(content["configuration"]))
     if lost or not same:
@@ -209,6 +223,7 @@ def _write(rows: KeptRows, content: Mapping[str, Any], metrics: Sequence[str]) -
     }
     hashes = {kind: file_hash(rows.file(kind, name)) for kind in kinds}
     about = {"format": FORMAT, "name": name, "run": content["sha256"], **hashes, "seeds": seeds}
+    about |= kept_studies.named(_settings(content), rows.folder)
     write_json(rows.file("results", name), hashed_json.add_hash(json.loads(json.dumps(about))))
 
 

@@ -32,3 +32,21 @@ def kept_step(artifact: Artifact) -> int:
     if kind_of_stage(artifact.stage) == "align" and specification["align"]["keep"] == "last":
         return int(curves["step"].max())
     return best_step(curves, selection_of(specification).column)[0]
+
+
+def start_in_words(keys: Mapping[str, str], artifacts: Store) -> str:
+    """Return a warning if the last training of a seed has kept step 0, so that it changed nothing; else "".
+
+    `keys` holds the key of each training, in order.
+    """
+    at_start: list[str] = []
+    for stage in reversed(list(keys)):
+        if not artifacts.has(stage, keys[stage]) or kept_step(artifacts.get(stage, keys[stage])) > 0:
+            break
+        at_start.append(stage)
+    if not at_start:
+        return ""
+    if kind_of_stage(at_start[-1]) == "sft":
+        return "the policy is untrained: step 0 was the best on validation, so its lists are those of random weights"
+    what = BEFORE_TRAINING.get(at_start[-1], BEFORE_LATER).removeprefix(", ")
+    return f"{' and '.join(reversed(at_start))} changed nothing: step 0 was the best on validation, so this is {what}"

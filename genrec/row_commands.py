@@ -93,6 +93,7 @@ def compare(options: argparse.Namespace, flags: list[str]) -> int:
 
     if options.reference is not None and options.reference not in options.names:
         raise UsageError(f"--reference {options.reference} is not among the rows {', '.join(options.names)}")
+    _check_written(options)
     if options.html is not None:
         from genrec.reports import report_page
 
@@ -113,6 +114,19 @@ def compare(options: argparse.Namespace, flags: list[str]) -> int:
     if options.html is not None:
         _write_report(comparison, runs, options, left_out)
     return 0
+
+
+def _check_written(options: argparse.Namespace) -> None:
+    """Raise UsageError if an option of `genrec compare` names a file that genrec did not write, unless it may be replaced."""
+    from genrec.evaluation.comparison.comparison_csv import FIRST
+    from genrec.evaluation.comparison.comparison_latex import HEAD
+    from genrec.evaluation.comparison.comparison_protocol import TITLE
+    from genrec.written_files import check_replaceable
+
+    check_replaceable(options.markdown, "--markdown", lambda text: f"**{TITLE}**" in text, options.replace)
+    check_replaceable(options.latex, "--latex", lambda text: text.startswith(HEAD), options.replace)
+    check_replaceable(options.csv, "--csv", lambda text: text.startswith(",".join(FIRST)), options.replace)
+    check_replaceable(options.html, "--html", lambda text: 'name="generator" content="genrec' in text[:2000], options.replace)
 
 
 def keep(options: argparse.Namespace, flags: list[str]) -> int:
@@ -156,11 +170,11 @@ def _write_report(comparison: Comparison, runs: Sequence[Run], options: argparse
     words += ["--html", options.html.name, "--html-users", str(options.html_users), "--html-seed", str(options.html_seed)]
     chosen = report_content.ReportOptions(options.html_users, options.html_seed, shlex.join(words), tuple(left_out))
     _write(options.html, report_page.page(report_content.content(comparison, runs, chosen)), "--html")
-    print(f"report: {options.html}")
 
 
 def _write(path: Path, text: str, option: str) -> None:
-    """Write a file that an option names."""
+    """Write a file that an option names, and say so."""
+    from genrec.progress import say
     from genrec.storage_errors import explain
 
     try:
@@ -169,6 +183,7 @@ def _write(path: Path, text: str, option: str) -> None:
         if isinstance(explain(error), ResourceError):
             raise
         raise UsageError(f"the file {path} cannot be written ({error}); choose another with {option}") from error
+    say(f"{option}: written to {path}")
 
 
 def listed_seeds(text: str) -> Sequence[int]:

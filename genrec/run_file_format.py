@@ -30,21 +30,24 @@ SHAPE: dict[str, Shape] = {
 }
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Return the checked content of a run file. Raises ArtifactError if it is damaged, of another format, or that of another row."""
-    content = hashed_json.read_object(path, AGAIN)
+def read(path: Path, advice: str = AGAIN) -> dict[str, Any]:
+    """Return the checked content of a run file. Raises ArtifactError if it is damaged, of another format, or that of another row.
+
+    `advice` says in the message what to do about such a file.
+    """
+    content = hashed_json.read_object(path, advice)
     if "format" not in content and isinstance(content.get("configuration"), dict):
         content = {"format": 1, **content}
-    hashed_json.check_format(path, content, FORMAT, AGAIN)
+    hashed_json.check_format(path, content, FORMAT, advice)
     if content["format"] == 2:
-        raise ArtifactError(f"{path} was written by an earlier version of genrec, without a hash of its content; {AGAIN}")
+        raise ArtifactError(f"{path} was written by an earlier version of genrec, without a hash of its content; {advice}")
     if content["format"] < FORMAT:
-        hashed_json.check_shape(path, content, {"configuration": dict}, AGAIN)
+        hashed_json.check_shape(path, content, {"configuration": dict}, advice)
         raise ArtifactError(
             f"{path} was written by an earlier version of genrec with other field names{renamed.examples(content['configuration'])}; "
-            f"{AGAIN}, or read it with the commit that wrote it"
+            f"{advice}, or read it with the commit that wrote it"
         )
-    hashed_json.check_object(path, content, SHAPE, AGAIN)
+    hashed_json.check_object(path, content, SHAPE, advice)
     if content["name"] != path.stem:
         raise ArtifactError(
             f"{path} holds the row {content['name']!r}, expected {path.stem!r}: a file was copied or renamed; move it away, and give "

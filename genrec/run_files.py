@@ -210,10 +210,10 @@ def _figures(protocol: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in protocol.items() if name not in ("data", "split")}
 
 
-def read(name: str, folder: Path | None = None) -> dict[str, Any]:
+def read(name: str, folder: Path | None = None, advice: str = run_file_format.AGAIN) -> dict[str, Any]:
     """Return a run file (see `run_file_format.SHAPE`). Raises UsageError if there is none, ArtifactError if it is damaged.
 
-    `folder` holds the run files; by default it is that of the data folder.
+    `folder` holds the run files; by default it is that of the data folder. `advice` says what to do about a damaged file.
     """
     if not is_name(name) or not _path(name, folder).is_file():
         known = names_of_rows(folder)
@@ -221,7 +221,7 @@ def read(name: str, folder: Path | None = None) -> dict[str, Any]:
         nearest = f"did you mean {close[0]!r}? " if close else ""
         where = runs_folder() if folder is None else folder
         raise UsageError(f"there is no run {name[:MAX_NAME]!r} in {where}; {nearest}there are: {', '.join(known) or 'none'}")
-    return run_file_format.read(_path(name, folder))
+    return run_file_format.read(_path(name, folder), advice)
 
 
 def names_of_rows(folder: Path | None = None) -> list[str]:

@@ -106,23 +106,23 @@ def _protocol(experiment: Experiment, data: str) -> dict[str, Any]:
     }
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path, advice: str = ADVICE) -> dict[str, Any]:
     """Return the checked content of a study's file (see `SHAPE`)."""
-    content = hashed_json.read_object(path, ADVICE)
-    hashed_json.check_format(path, content, FORMAT, ADVICE)
+    content = hashed_json.read_object(path, advice)
+    hashed_json.check_format(path, content, FORMAT, advice)
     if content["format"] < FORMAT:
-        raise ArtifactError(f"{path} was written by an earlier version of genrec; {ADVICE}, unless you run its rows again")
-    hashed_json.check_object(path, content, SHAPE, ADVICE)
+        raise ArtifactError(f"{path} was written by an earlier version of genrec; {advice}, unless you run its rows again")
+    hashed_json.check_object(path, content, SHAPE, advice)
     if file_of(content["name"]).name != path.name:
-        raise ArtifactError(f"{path} holds the study {content['name']!r}: a file was copied or renamed; {ADVICE}")
+        raise ArtifactError(f"{path} holds the study {content['name']!r}: a file was copied or renamed; {advice}")
     return content
 
 
-def read_all(folder: Path | None = None) -> list[dict[str, Any]]:
+def read_all(folder: Path | None = None, advice: str = ADVICE) -> list[dict[str, Any]]:
     """Return the content of all studies, by the name of the file. `folder` is by default that of the data folder."""
     folder = studies_folder() if folder is None else folder
     check_folder(folder)
-    return [read(path) for path in sorted(folder.glob("[!.]*.json")) if not path.name.endswith(TUNING)]
+    return [read(path, advice) for path in sorted(folder.glob("[!.]*.json")) if not path.name.endswith(TUNING)]
 
 
 def of_run(

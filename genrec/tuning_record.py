@@ -182,21 +182,21 @@ def opened(name: str, tuning: Tuning, replace: bool = False) -> Iterator[Record]
         yield record
 
 
-def read_all(folder: Path | None = None) -> list[Record]:
+def read_all(folder: Path | None = None, advice: str = ADVICE) -> list[Record]:
     """Return the records of all tunings, by the name of the file. Raises ArtifactError if one is damaged.
 
     `folder` is by default that of the data folder.
     """
     folder = studies_folder() if folder is None else folder
     check_folder(folder)
-    return [read(path) for path in sorted(folder.glob(f"[!.]*{studies.TUNING}"))]
+    return [read(path, advice) for path in sorted(folder.glob(f"[!.]*{studies.TUNING}"))]
 
 
-def read(path: Path) -> Record:
+def read(path: Path, advice: str = ADVICE) -> Record:
     """Return a record. Raises ArtifactError if it is damaged, or of a newer version."""
-    content = hashed_json.read_object(path, ADVICE)
-    hashed_json.check_format(path, content, FORMAT, ADVICE)
-    hashed_json.check_object(path, content, SHAPE, ADVICE)
+    content = hashed_json.read_object(path, advice)
+    hashed_json.check_format(path, content, FORMAT, advice)
+    hashed_json.check_object(path, content, SHAPE, advice)
     kept = {name: content[name] for name in ("name", "settings", "objective", "seed", "space")}
     return Record(path, **kept, trials=[*map(_trial, content["trials"])], replaced=[*map(_trial, content["replaced"])])
 

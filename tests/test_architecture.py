@@ -26,6 +26,7 @@ GROUND = {
     "precision",
     "cpu_info",
     "workspace",
+    "written_files",
     "source_hash",
     "hashed_json",
     "manifests",

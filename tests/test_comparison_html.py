@@ -276,7 +276,7 @@ def test_the_command_writes_all_formats(data: Path, tmp_path: Path, capsys: pyte
     files = {name: tmp_path / f"report.{name}" for name in ("html", "latex", "csv", "markdown")}
     flags = [word for name, path in files.items() for word in (f"--{name}", str(path))]
     assert main(["compare", *NAMES, "--reference", "sft", "--html-users", "5", "--html-seed", "3", *flags]) == 0
-    assert f"report: {files['html']}" in capsys.readouterr().out
+    assert f"--html: written to {files['html']}" in capsys.readouterr().err
     text = files["html"].read_text(encoding="utf-8")
     assert "5 of the 60 test users, drawn at random with seed 3" in text
     assert "--reference sft --html report.html --html-users 5 --html-seed 3" in text

@@ -16,9 +16,9 @@ from huggingface_hub import ModelCard
 from worlds import cyclic
 
 import genrec
-from genrec import loading, run_experiments, run_files
+from genrec import kept_steps, loading, run_experiments, run_files
 from genrec.__main__ import main
-from genrec.baselines import Popularity, SASRec
+from genrec.baselines import BPR, EASE, ItemKNN, Popularity, SASRec
 from genrec.errors import ArtifactError, UsageError
 from genrec.experiment import Evaluate
 from genrec.hashed_json import add_hash
@@ -39,12 +39,13 @@ class Mine:
         return SASRec(d_model=self.width, d_ff=16).build(semantic_ids)
 """
 NAMES = ("cyclic", "exact", "rpg", "sasrec")
+BASELINES = {"popularity": Popularity(), "itemknn": ItemKNN(num_neighbors=5), "ease": EASE(l2=10.0)}
 HISTORIES = (["item-3"], ["item-30", "item-31", "item-7"], [f"item-{number}" for number in range(12)])
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with rows of TIGER (two seeds; and aligned, ranked exactly), RPG, SASRec, a plug-in and popularity."""
+    """A data folder with rows of TIGER (two seeds; and aligned, ranked exactly), RPG, SASRec, a plug-in and baselines."""
     folder = tmp_path_factory.mktemp("home")
     (folder / "own_policy.py").write_text(PLUGIN)
     exact = replace(
@@ -55,8 +56,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GENREC_HOME", str(folder))
         own = replace(sasrec, name="own", policy=loading.component(f"{folder / 'own_policy.py'}:Mine"))
-        popularity = replace(cyclic(), name="popularity", policy=Popularity())
-        rows = [cyclic(steps=10), cyclic(steps=10, seed=1), exact, rpg, sasrec, own, popularity]
+        fitted = [replace(cyclic(), name=name, policy=policy) for name, policy in (BASELINES | {"bpr": BPR(epochs=1)}).items()]
+        rows = [cyclic(steps=10), cyclic(steps=10, seed=1), exact, rpg, sasrec, own, *fitted]
         run_experiments.run(rows, study="/home/someone/lab/experiments/tiny.py:rows")
     return folder
 
@@ -218,7 +219,7 @@ def test_a_version_that_computes_other_scores_is_refused(exported: Path) -> None
     rewritten(exported, genrec="0.0.9")
     assert genrec.load(exported).name == "cyclic"
     rewritten(exported, probe=before | {"log_prob": [value + 0.002 for value in before["log_prob"]]})
-    with pytest.raises(ArtifactError, match=r"was written by genrec 0.0.9, and genrec .* computes other log-probabilities .*0.002"):
+    with pytest.raises(ArtifactError, match=r"was written by genrec 0.0.9, and genrec .* computes other scores .*0.002"):
         genrec.load(exported)
 
 
@@ -238,12 +239,57 @@ def test_a_folder_with_files_is_refused_and_a_failure_leaves_it_empty(tmp_path: 
     assert list((tmp_path / "empty").iterdir()) == []
 
 
-def test_a_baseline_has_no_weights(tmp_path: Path) -> None:
-    with pytest.raises(
-        UsageError, match=r"popularity is the baseline Popularity, which has no weights.*'genrec recommend popularity'"
-    ):
-        export("popularity", tmp_path / "out")
+@pytest.mark.parametrize("name", BASELINES)
+def test_an_exported_baseline_gives_the_lists_of_its_row(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = genrec.load(name)
+    histories = ([], *HISTORIES)  # a baseline recommends to an empty history, too
+    expected = [row.recommend(history, n=5, exclude_seen=True) for history in histories]
+    export(name, tmp_path / "out")
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path / "absent"))
+    found = genrec.load(tmp_path / "out")
+    for history, table in zip(histories, expected, strict=True):
+        pd.testing.assert_frame_equal(found.recommend(history, n=5, exclude_seen=True), table, check_exact=True)
+    assert type(found.items.specification) is type(BASELINES[name])
+    assert not (tmp_path / "absent").exists()
+
+
+def test_a_baseline_and_a_policy_are_served_side_by_side(exported: Path, tmp_path: Path) -> None:
+    from genrec.serving.service_app import recommended
+
+    export("itemknn", tmp_path / "knn")
+    wanted = {"history": ["item-3"], "n": 4}
+    lists = [recommended(genrec.load(folder), wanted, 10) for folder in (exported, tmp_path / "knn")]
+    assert [(each["row"], len(each["items"])) for each in lists] == [("cyclic", 4), ("itemknn", 4)]
+
+
+def test_a_baseline_that_needs_its_users_is_refused(tmp_path: Path) -> None:
+    """BPR ranks by a vector of each user; without the user it would recommend the same items to every history."""
+    with pytest.raises(UsageError, match="bpr is the baseline BPR, which cannot be exported: it recommends by"):
+        export("bpr", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_untrained_row_is_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """By `recommend`, `export`, the model card and the export itself; a row that has learned is not."""
+    assert main(["recommend", "cyclic", "--history", "item-3"]) == 0
+    assert "warning" not in capsys.readouterr().err
+    monkeypatch.setattr(kept_steps, "kept_step", lambda artifact: 0)
+    said = "warning: cyclic, seed 0: the policy is untrained: step 0 was the best on validation, so its lists are those of random"
+    assert main(["recommend", "cyclic", "--history", "item-3"]) == 0
+    assert said in capsys.readouterr().err
+    assert main(["export", "cyclic", str(tmp_path / "out")]) == 0
+    assert said in capsys.readouterr().err
+    assert "> **Warning:** the policy is untrained: step 0 was the best" in (tmp_path / "out" / "README.md").read_text()
+    monkeypatch.undo()
+    assert main(["recommend", str(tmp_path / "out"), "--history", "item-3"]) == 0
+    assert said in capsys.readouterr().err
+
+
+def test_an_alignment_that_changed_nothing_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_steps, "kept_step", lambda artifact: 0 if artifact.stage == "align" else 10)
+    assert genrec.load("exact").warning == "align changed nothing: step 0 was the best on validation, so this is the SFT policy"
+    monkeypatch.setattr(kept_steps, "kept_step", lambda artifact: 0)
+    assert genrec.load("exact").warning.startswith("the policy is untrained")
 
 
 def test_a_policy_of_ones_own_needs_its_code(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,6 +120,8 @@ def test_an_unknown_row_is_named(kept: Path, capsys: pytest.CaptureFixture[str])
 def damage(path: Path, how: str) -> None:
     if how == "remove":
         path.unlink()
+    elif how == "cut":
+        path.write_bytes(path.read_bytes()[:200])
     elif how == "change":
         path.write_bytes(path.read_bytes()[:-1] + b"?")
     else:
@@ -133,8 +135,11 @@ def damage(path: Path, how: str) -> None:
     [
         ("ranks/sft.parquet", "change", "ranks/sft.parquet is missing or has changed since it was written"),
         ("user_metrics/sft.parquet", "remove", "user_metrics/sft.parquet is missing or has changed"),
-        ("results/sft.json", "change", "results/sft.json is damaged"),
+        ("results/sft.json", "change", "results/sft.json is damaged (it is incomplete: "),
         ("results/sft.json", "remove", "there is no "),
+        ("results/sft.json", "cut", "results/sft.json is damaged (it is incomplete: "),
+        ("runs/sft.json", "cut", "runs/sft.json is damaged (it is incomplete: "),
+        ("runs/sft.json", "change", "runs/sft.json is damaged (it is incomplete: "),
         ("runs/sft.json", "rewrite", "results/sft.json does not belong to "),
     ],
 )
@@ -143,7 +148,71 @@ def test_damage_is_found(kept: Path, capsys: pytest.CaptureFixture[str], file: s
     assert main(["compare", "sft", "control", "--from", str(kept)]) == 4
     printed = capsys.readouterr().err
     assert said in printed
-    assert "genrec keep NAME --to FOLDER --replace" in printed
+    assert f"keep the row again: genrec keep sft --to {kept} --replace" in printed
+    assert "run the experiment again" not in printed
+
+
+@pytest.mark.parametrize("command", [["compare", "sft", "--from"], ["keep", "sft", "--replace", "--to"]])
+def test_a_cut_study_is_not_moved_away(kept: Path, data: Path, capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    """The advice of the data folder, to lose the record, would shrink Holm's family."""
+    path = studies.file_of("project/mine.py:rows", folder=kept / "studies")
+    damage(path, "cut")
+    assert main([*command, str(kept)]) == 4
+    printed = capsys.readouterr().err
+    assert f"{path} is damaged (it is incomplete: " in printed
+    assert "lost" not in printed
+    path.unlink()
+    assert main(["keep", "sft", "longer", "--replace", "--to", str(kept)]) == 0
+
+
+TUNED = "project-mine.py-rows-*.tuning.json"
+
+
+@pytest.mark.parametrize("file", ["project-mine.py-rows-????????.json", TUNED])
+def test_a_missing_study_or_tuning_is_named(kept: Path, capsys: pytest.CaptureFixture[str], file: str) -> None:
+    """Without it Holm's family would be smaller; only the rows that were in it are refused."""
+    (path,) = (kept / "studies").glob(file)
+    path.unlink()
+    assert main(["compare", "longer", "control", "--from", str(kept)]) == 4
+    assert f"{path} is missing, the record of what was tried beside longer: without it p (Holm)" in capsys.readouterr().err
+    assert main(["compare", "cyclic-popularity", "--from", str(kept)]) == 0  # a baseline is in no study
+
+
+def test_a_study_that_holds_less_is_found(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An older file has one row and one seed less. A file with one row and one seed more is fine."""
+    path = studies.file_of("project/mine.py:rows", folder=kept / "studies")
+    content = {name: value for name, value in studies.read(path).items() if name != "sha256"}
+    first, second, third = content["rows"]
+    seeds = dict(list(first["seeds"].items())[1:])
+    for rows, lost in (([first, second], "1 row"), ([first | {"seeds": seeds}, second], "2 rows")):
+        path.write_text(json.dumps(hashed_json.add_hash(content | {"rows": rows})))
+        assert main(["compare", "longer", "--from", str(kept)]) == 4
+        assert f"{path} lacks {lost} with all seeds that it had when longer was kept" in capsys.readouterr().err
+    more = [first | {"seeds": first["seeds"] | {"7": "now"}}, second, third, third | {"name": "another"}]
+    path.write_text(json.dumps(hashed_json.add_hash(content | {"rows": more})))
+    assert main(["compare", "longer", "--from", str(kept)]) == 0
+
+
+def test_rows_that_were_kept_without_the_names_of_their_studies_are_refused(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = kept / "results" / "sft.json"
+    content = {name: value for name, value in json.loads(path.read_text()).items() if name not in ("sha256", "studies", "tunings")}
+    path.write_text(json.dumps(hashed_json.add_hash(content | {"format": 1})))
+    assert main(["compare", "sft", "--from", str(kept)]) == 4
+    printed = capsys.readouterr().err
+    assert "kept by an earlier version of genrec, which did not name the files in" in printed
+    assert f"genrec keep sft --to {kept} --replace" in printed
+
+
+def test_the_kept_rows_of_this_project_name_their_studies() -> None:
+    """All can be compared; each trained row was in a study."""
+    rows = KeptRows(Path(__file__).parents[1] / "experiments" / "results" / "kept")
+    names = run_files.names_of_rows(rows.folder / "runs")
+    assert len(names) >= 19
+    assert {run.name for run in rows.outcomes(names)} == set(names)
+    for name in names:
+        named = json.loads(rows.file("results", name).read_text())["studies"]
+        trained = "sft" in next(iter(rows.read(name)["seeds"].values()))["artifacts"]
+        assert bool(named) == trained, name
 
 
 @pytest.fixture
@@ -192,6 +261,18 @@ def test_a_kept_study_loses_no_row(kept: Path, data: Path) -> None:
     assert main(["keep", "sft", "--to", str(kept)]) == 0
     assert studies.read(path)["rows"] == before["rows"]
     assert len(before["rows"]) == 3
+    assert main(["compare", "longer", "sft", "--from", str(kept)]) == 0
+
+
+def test_a_kept_tuning_loses_no_trial(kept: Path, data: Path) -> None:
+    """The tuning was started anew in the data folder: the earlier trials count among those of other settings."""
+    record = tuning_record.read(studies.file_of(STUDY, studies.TUNING))
+    record.trials[:] = [replace(record.trials[0], number=5)]
+    record.save()
+    assert main(["keep", "longer", "--to", str(kept), "--replace"]) == 0
+    (kept_record,) = tuning_record.read_all(kept / "studies")
+    assert ([trial.number for trial in kept_record.trials], [trial.number for trial in kept_record.replaced]) == ([5], [0, 1])
+    assert main(["compare", "longer", "sft", "--from", str(kept)]) == 0
 
 
 VALUES = st.sampled_from([0, 1, 2, 50, -1, 2**31, -(2**40)])

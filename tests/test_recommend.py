@@ -352,3 +352,11 @@ def test_wrong_arguments_from_python(tiger: TrainedRow) -> None:
         tiger.recommend(["item-1"], n=0)
     with pytest.raises(InputError, match="is in the titles of"):
         tiger.recommend(["title:a"])
+
+
+def test_a_user_may_be_an_integer(tiger: TrainedRow) -> None:
+    """Ids of the data are text: an integer stands for its digits, and anything else is refused with a reason."""
+    with pytest.raises(InputError, match="has no user '7'"):
+        tiger.recommend(user=7)
+    with pytest.raises(UsageError, match=r"user must be the id of a user, a text or an integer, got 7\.5"):
+        tiger.recommend(user=7.5)  # type: ignore[arg-type]

@@ -14,9 +14,11 @@ Source: H. Steck, "Embarrassingly Shallow Autoencoders for Sparse Data" (WWW 201
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from numpy import ndarray
 from pandas import DataFrame
 from scipy import sparse
@@ -68,6 +70,15 @@ class EASE:
             return FittedEASE(item_weights(matrix, self.l2), matrix, precedence(counts))
         except MemoryError as error:
             raise ResourceError(f"{size}, which this machine does not have; use ItemKNN instead (--policy ItemKNN)") from error
+
+    def tensors(self, fitted: FittedEASE) -> dict[str, Tensor]:
+        """Return the weights, float64 [N, N], and the precedence, int64 [N]; the items of the users stay behind."""
+        return {"weights": torch.from_numpy(fitted.weights), "precedence": torch.from_numpy(fitted.precedence)}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> FittedEASE:
+        """Return the recommender of these tensors, which knows no user."""
+        weights = tensors["weights"].numpy()
+        return FittedEASE(weights, sparse.csr_array((0, len(weights))), tensors["precedence"].numpy())
 
 
 class FittedEASE:

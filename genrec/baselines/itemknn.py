@@ -15,9 +15,11 @@ Source: Sarwar et al. 2001 (item-based collaborative filtering, cosine), with we
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy import ndarray
 from pandas import DataFrame
 from scipy import sparse
@@ -28,6 +30,7 @@ from genrec.baselines.user_items import user_item_matrix
 from genrec.errors import UsageError
 from genrec.types import Ranking
 
+CSR = ("data", "indices", "indptr")  # arrays of a sparse matrix by rows
 BLOCK = 1024  # items that are compared with all others at once
 
 
@@ -54,6 +57,17 @@ class ItemKNN:
         """Return a recommender of items 1..item_count, fitted on training interactions (user, item)."""
         counts = item_counts(interactions, item_count)
         return FittedItemKNN(self, cosine(interactions, item_count, self.num_neighbors), precedence(counts))
+
+    def tensors(self, fitted: FittedItemKNN) -> dict[str, Tensor]:
+        """Return the similarities, float64 and int64 by rows (CSR), and the precedence, int64 [N]."""
+        parts = {name: torch.from_numpy(getattr(fitted.similarities, name)) for name in CSR}
+        return {**parts, "precedence": torch.from_numpy(fitted.precedence)}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> FittedItemKNN:
+        """Return the recommender of these tensors."""
+        count = len(tensors["precedence"])
+        similarities = sparse.csr_array(tuple(tensors[name].numpy() for name in CSR), shape=(count, count))
+        return FittedItemKNN(self, similarities, tensors["precedence"].numpy())
 
 
 class FittedItemKNN:

@@ -13,10 +13,12 @@ counting the validation interactions too, and its N@10 does not.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy import ndarray
 from pandas import DataFrame
 from torch import Tensor
@@ -41,14 +43,23 @@ class Popularity:
 
     def fit(self, interactions: DataFrame, item_count: int) -> FittedPopularity:
         """Return a recommender of items 1..item_count; items without interactions come last."""
-        return FittedPopularity(item_counts(interactions, item_count))
+        counts = item_counts(interactions, item_count)
+        return FittedPopularity(counts.astype(np.float32), precedence(counts))
+
+    def tensors(self, fitted: FittedPopularity) -> dict[str, Tensor]:
+        """Return the counts, float32 [N], and the precedence, int64 [N]."""
+        return {"counts": torch.from_numpy(fitted.scores), "precedence": torch.from_numpy(fitted.precedence)}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> FittedPopularity:
+        """Return the recommender of these tensors."""
+        return FittedPopularity(tensors["counts"].numpy(), tensors["precedence"].numpy())
 
 
 class FittedPopularity:
-    """A `genrec.types.Recommender` built from counts int64 [N]."""
+    """A `genrec.types.Recommender` built from the counts, float32 [N], and the precedence of equal ones, int64 [N]."""
 
-    def __init__(self, counts: ndarray) -> None:
-        self.scores, self.precedence = counts.astype(np.float32), precedence(counts)
+    def __init__(self, scores: ndarray, precedence: ndarray) -> None:
+        self.scores, self.precedence = scores, precedence
 
     def recommend(self, history: Tensor, n: int, exclude: Tensor | None = None) -> Ranking:
         """Return the same `n` items for every user, except for the items of `exclude` int64 [B, E]."""

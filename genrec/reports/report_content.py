@@ -23,6 +23,7 @@ from genrec.evaluation.comparison.table_cells import (
     title,
 )
 from genrec.evaluation.statistics.paired_tests import enumerated
+from genrec.kept_studies import portable_name
 from genrec.reports import report_charts, report_curves, report_items, report_users
 from genrec.reports.report_charts import RowScale
 from genrec.reports.report_parts import Chart, Record, Section, StoredRow, short, stored_rows
@@ -272,7 +273,7 @@ def commands(comparison: Comparison, runs: Sequence[Run], options: ReportOptions
     found = [{"about": "This report:", "command": options.command}] if options.command else []
     for name, names in functions.items():
         about = f"Rows {enumerated(names)}; overrides of the command line are in the settings:"
-        found.append({"about": about, "command": shlex.join(["genrec", "run", name])})
+        found.append({"about": about, "command": shlex.join(["genrec", "run", portable_name(name)])})
     known = {name for names in functions.values() for name in names}
     unknown = [row.name for row in comparison.rows if row.name not in known]
     if unknown:

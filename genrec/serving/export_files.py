@@ -1,7 +1,7 @@
 """The files of an export, a folder that holds all that a trained row needs to recommend.
 
     genrec.json                  settings, protocol, metrics, a probe, and size and sha256 of the files below
-    model.safetensors            weights of the policy
+    model.safetensors            weights of the policy, or the fitted tensors of a baseline
     semantic_ids.safetensors     codes int64 [N, L] and level sizes; only of a row with a tokenizer
     items.parquet                item_id, title and interactions (in training) of items 1..N, in this order
     README.md                    the model card, which may be edited
@@ -47,7 +47,8 @@ SHAPE: Mapping[str, Shape] = {
     "protocol": dict,
     "metrics": Each(float),  # of this seed
     "command": str,  # that trains and evaluates the row
-    "probe": {"history": Listed(int), "items": Listed(int), "log_prob": Listed(float)},  # item numbers, log p(item | history)
+    "warning": Optional(str),  # that no step of a training is kept
+    "probe": {"history": Listed(int), "items": Listed(int), "log_prob": Listed(float)},  # item numbers, scores of the items
     "files": {MODEL: _FILE, ITEMS: _FILE, SEMANTIC_IDS: Optional(_FILE)},
 }
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import pandas as pd
 import torch
@@ -40,6 +40,22 @@ class ItemRecommender(NamedTuple):
     history_length: int  # most recent items of a history that are read
     exactly: bool  # rank by the scores of all items (`ExactRecommender`), not by `recommend`
     num_beams: int  # length of the longest list; 0: any length
+
+    @classmethod
+    def of_row(
+        cls,
+        name: str,
+        specification: PolicySpecification | Baseline,
+        recommender: Recommender,
+        catalog: CatalogItems,
+        semantic_ids: SemanticIds | None,
+        settings: Mapping[str, Any],
+        beams: int,
+    ) -> ItemRecommender:
+        """Return a recommender with the settings of its row's evaluation. A baseline prunes nothing, so it is asked for its list."""
+        exactly = settings["evaluate.scoring"] == "exact" and not isinstance(specification, Baseline)
+        length = settings["history_length"]
+        return cls(name, specification, recommender, catalog, semantic_ids, length, exactly, 0 if exactly else beams)
 
     def rank(self, histories: Sequence[History], n: int) -> Ranking:
         """Return the `n` best items of each history, best first, on the CPU: item 0 where a list has no further item.

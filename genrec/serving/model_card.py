@@ -33,7 +33,8 @@ def model_card(about: Mapping[str, Any], figures: Figures, catalog: CatalogItems
     parts = [
         _front_matter(about, figures.metrics[figures.seed], data),
         f"# {about['row']}\n\n{policy}, seed {about['seed']}, trained with genrec {about['genrec']} on {data}: {len(catalog):,} "
-        "items. It recommends items to a history of items.",
+        "items. It recommends items to a history of items."
+        + (f"\n\n> **Warning:** {about['warning']}." if "warning" in about else ""),
         _use(catalog, not about["configuration"]["policy.class"].startswith("genrec.")),
         _results(figures, about["command"]),
         "## Protocol\n\n" + _table(("setting", "value"), protocol.items()),

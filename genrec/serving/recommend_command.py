@@ -14,16 +14,18 @@ from pandas import DataFrame
 
 from genrec.errors import UsageError, counted
 from genrec.progress import say
-from genrec.serving.bulk_lists import NamedHistory, left_out_in_words, requested_histories, users_of, write_lists
+from genrec.serving.bulk_lists import SCHEMA, NamedHistory, left_out_in_words, requested_histories, users_of, write_lists
 from genrec.serving.catalog_items import shortened
 from genrec.serving.history_files import read_requests
 from genrec.serving.item_recommender import History
 from genrec.serving.row_loading import load
-from genrec.serving.table_files import check_format, safe_for_spreadsheets, write_table
+from genrec.serving.table_files import check_format, has_columns, safe_for_spreadsheets, write_table
 from genrec.serving.trained_rows import TrainedRow
+from genrec.written_files import check_replaceable
 
 SHOWN_HISTORY = 10  # most recent items of a history that are printed
 MIN_TITLE = 20  # characters of a title where the terminal is narrow
+ID_COLUMNS = ["item_id", "title", "interactions", "semantic_id"]  # the first columns of `TrainedRow.semantic_ids`
 MAX_CODES = 40  # characters of a Semantic ID on the screen
 
 
@@ -73,6 +75,8 @@ def _check(options: argparse.Namespace) -> None:
     for path, option in ((options.out, "--out"), (options.semantic_ids, "--semantic-ids")):
         if path is not None:
             check_format(path, option)
+    check_replaceable(options.out, "--out", lambda _: has_columns(options.out, SCHEMA.names), options.replace)
+    check_replaceable(options.semantic_ids, "--semantic-ids", lambda _: has_columns(options.semantic_ids, ID_COLUMNS), options.replace)
     if options.out is not None and options.semantic_ids is not None and options.out.absolute() == options.semantic_ids.absolute():
         raise UsageError(f"--out and --semantic-ids both name {options.out}; name two files")
 

@@ -14,6 +14,7 @@ from genrec import __version__, run_files
 from genrec.errors import UsageError
 from genrec.hashed_json import add_hash
 from genrec.policy_modules import as_module
+from genrec.progress import say
 from genrec.serving.export_files import CARD, FORMAT, ITEMS, MODEL, SEMANTIC_IDS, SETTINGS
 from genrec.serving.exported_rows import probe
 from genrec.serving.item_recommender import History
@@ -22,7 +23,7 @@ from genrec.serving.stored_rows import load_stored, run_command
 from genrec.serving.trained_rows import TrainedRow
 from genrec.store import file_hash, write_json
 from genrec.training.checkpoint import weights
-from genrec.types import Baseline, Policy
+from genrec.types import Baseline, Policy, RestorableBaseline
 
 UNFINISHED = ".unfinished"  # folder inside the export while it is written
 PROBE = 5  # items of the probe, of the most popular ones as a history, and of the list that it gets
@@ -37,17 +38,21 @@ def export(name: str, folder: Path | str, seed: int | None = None, code: str | N
         seed: one of the row's seeds; None takes the lowest.
         code: FILE.py or MODULE of a policy of your own. The export does not hold it, and asks for it when it is loaded.
 
-    Raises UsageError for a folder with files and for a baseline, and what `genrec.load` raises.
+    Raises UsageError for a folder with files and for a baseline that needs users, and what `genrec.load` raises.
 
     """
     folder = Path(folder).expanduser()
     _check_empty(folder)
     row = load_stored(name, seed, code)
-    if isinstance(row.items.specification, Baseline):
+    specification = row.items.specification
+    if isinstance(specification, Baseline) and not isinstance(specification, RestorableBaseline):
         raise UsageError(
-            f"{name} is the baseline {type(row.items.specification).__name__}, which has no weights: it is fitted on the interactions "
-            f"of users, which an export does not hold; export a row that was trained, or use 'genrec recommend {name}' here"
+            f"{name} is the baseline {type(specification).__name__}, which cannot be exported: it recommends by the interactions of "
+            "each user, which an export does not hold (a genrec.types.RestorableBaseline has what a history needs); export another "
+            f"row, or use 'genrec recommend {name}' here"
         )
+    if row.warning:
+        say(f"warning: {name}, seed {row.seed}: {row.warning}")
     existed = folder.is_dir()
     unfinished = folder / UNFINISHED
     try:
@@ -75,7 +80,11 @@ def _check_empty(folder: Path) -> None:
 def _write(row: TrainedRow, content: dict[str, Any], folder: Path) -> None:
     """Write the files of the export."""
     items = row.items
-    save_file(weights(as_module(cast(Policy, items.recommender))), folder / MODEL)
+    if isinstance(items.specification, RestorableBaseline):
+        saved = {key: each.contiguous() for key, each in items.specification.tensors(items.recommender).items()}
+    else:
+        saved = weights(as_module(cast(Policy, items.recommender)))
+    save_file(saved, folder / MODEL)
     if items.semantic_ids is not None:
         items.semantic_ids.save(folder / SEMANTIC_IDS)
     catalog = items.catalog
@@ -97,6 +106,7 @@ def _write(row: TrainedRow, content: dict[str, Any], folder: Path) -> None:
         "protocol": content["protocol"],
         "metrics": entry["metrics"],
         "command": run_command(content, row.seed, row.seed, portable=True),
+        **({"warning": row.warning} if row.warning else {}),
         "probe": _probe(row),
         "files": files,
     }
@@ -106,9 +116,9 @@ def _write(row: TrainedRow, content: dict[str, Any], folder: Path) -> None:
 
 
 def _probe(row: TrainedRow) -> dict[str, list[Any]]:
-    """Return a history of popular items, the list that it gets, and the log-probabilities of the list."""
+    """Return a history of popular items, the list that it gets, and the scores of the list."""
     items = row.items
     history = (items.catalog.num_interactions.argsort(kind="stable")[::-1][:PROBE] + 1).tolist()[-items.history_length :]
     length = min(PROBE, len(items.catalog), items.num_beams or PROBE)
     listed = [number for number in items.rank([History(history)], length).items[0].tolist() if number]
-    return {"history": history, "items": listed, "log_prob": probe(cast(Policy, items.recommender), history, listed)}
+    return {"history": history, "items": listed, "log_prob": probe(items.recommender, history, listed)}

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from genrec import run_files
+from genrec.progress import say
 from genrec.serving.export_files import is_export
 from genrec.serving.exported_rows import load_export
 from genrec.serving.stored_rows import load_stored
@@ -21,13 +22,17 @@ def load(name: str | Path, seed: int | None = None, code: str | None = None, num
         code: FILE.py or MODULE of a policy or baseline of your own, which the settings only name.
         num_beams: least number of beams of a beam search; lists can have as many items. 0 keeps that of the evaluation.
 
-    Raises UsageError if there is no such row, folder or seed, with the command that resumes a run that failed, and ArtifactError if
-    an artifact or a file is missing or damaged.
+    A line warns if the last training has kept step 0. Raises UsageError if there is no such row, folder or seed, with the command that
+    resumes a run that failed, and ArtifactError if an artifact or a file is missing or damaged.
 
     """
     if _is_folder(name):
-        return load_export(Path(name).expanduser(), seed, code, num_beams)
-    return load_stored(str(name), seed, code, num_beams)
+        row = load_export(Path(name).expanduser(), seed, code, num_beams)
+    else:
+        row = load_stored(str(name), seed, code, num_beams)
+    if row.warning:
+        say(f"warning: {row.name}, seed {row.seed}: {row.warning}")
+    return row
 
 
 def _is_folder(name: str | Path) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from genrec import failed_runs, loading, run_files, studies
+from genrec import failed_runs, kept_steps, loading, run_files, studies
 from genrec.data.corpus import Corpus
 from genrec.errors import ArtifactError, UsageError
 from genrec.evaluation.statistics.paired_tests import seeds_in_words
@@ -62,18 +62,10 @@ def load_stored(name: str, seed: int | None = None, code: str | None = None, num
         recommender = on_device(
             build_trained(specification, semantic_ids, artifacts[trainings[-1]].folder / "policy.safetensors", beams)
         )
-    exactly = settings["evaluate.scoring"] == "exact" and bool(trainings)  # a baseline prunes nothing
-    items = ItemRecommender(
-        name,
-        specification,
-        recommender,
-        _catalog(corpus),
-        semantic_ids if "tokenize" in artifacts else None,
-        settings["history_length"],
-        exactly,
-        0 if exactly else beams,
-    )
-    return TrainedRow(name, chosen, seeds, items, corpus, settings["evaluate.filter_seen"])
+    own_ids = semantic_ids if "tokenize" in artifacts else None
+    items = ItemRecommender.of_row(name, specification, recommender, _catalog(corpus), own_ids, settings, beams)
+    warning = kept_steps.start_in_words({stage: keys[stage] for stage in trainings}, store())
+    return TrainedRow(name, chosen, seeds, items, corpus, settings["evaluate.filter_seen"], warning)
 
 
 def beams_of(settings: Mapping[str, Any], least: int) -> int:

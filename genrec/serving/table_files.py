@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +24,20 @@ def check_format(path: Path, option: str) -> None:
     """Raise UsageError unless the file's ending names a format; `option` is the flag that names it."""
     if path.suffix not in FORMATS:
         raise UsageError(f"{option} must end in {', '.join(FORMATS)}, got {str(path)!r}")
+
+
+def has_columns(path: Path, columns: Sequence[str]) -> bool:
+    """Return whether a file that exists is a table of its format with these columns first."""
+    try:
+        if path.suffix == ".parquet":
+            found = pq.read_schema(path).names
+        else:
+            with path.open(encoding="utf-8") as file:
+                line = file.readline()
+            found = list(json.loads(line)) if path.suffix == ".jsonl" else next(csv.reader([line]))
+    except (OSError, ValueError, TypeError, csv.Error, pa.ArrowException):
+        return False
+    return list(found[: len(columns)]) == list(columns)
 
 
 @contextmanager

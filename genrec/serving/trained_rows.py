@@ -36,6 +36,7 @@ class TrainedRow:
     items: ItemRecommender
     corpus: Corpus | None  # the data, for the histories of users; None: an export, which has items alone
     filter_seen: bool  # whether the row's evaluation left out what a user has taken, the default of `exclude_seen`
+    warning: str = ""  # that no step of a training is kept, in words
 
     def __repr__(self) -> str:
         users = "an export without users" if self.corpus is None else f"{self.corpus.user_count:,} users"
@@ -92,6 +93,10 @@ class TrainedRow:
             raise UsageError("recommend needs either a history, a list of items, or user=ID; got both or neither")
         if isinstance(history, str):
             raise UsageError(f"history must be a list of items, got the text {history!r}; write [{history!r}]")
+        if isinstance(user, int) and not isinstance(user, bool):
+            user = str(user)  # ids of the data are text
+        if user is not None and not isinstance(user, str):
+            raise UsageError(f"user must be the id of a user, a text or an integer, got {user!r}")
         exclude = self.excludes_seen(exclude_seen)
         if user is not None:
             found = self.user_history(self.user_number(user), exclude, before)

@@ -21,6 +21,7 @@ from genrec.model.unconstrained_sampling import unconstrained_statistics
 from genrec.objective_state import FixedTensors
 from genrec.objectives.frozen_policy import FrozenCopy
 from genrec.objectives.scored_candidates import log_probs
+from genrec.objectives.supervised import Supervised
 from genrec.objectives.validation_pairs import MAX_USERS
 from genrec.policy_modules import as_module, device_of
 from genrec.preference.candidates.policy_scores import evaluation_mode
@@ -132,7 +133,8 @@ def align(
         check_same_start(context, probed)
     frozen.objective = FixedTensors() if step.state is None else step.state
     divergence = PolicyDivergence(policy, frozen.sft_copy(reference if sft is None else sft), context.validation)
-    watched = replace(step, watchers=(*step.watchers, *alignment_watchers((selection or Selection()).column)))
+    bounded = not isinstance(recipe.objective, Supervised)
+    watched = replace(step, watchers=(*step.watchers, *alignment_watchers((selection or Selection()).column, bounded)))
 
     def measure() -> dict[str, float]:
         frozen.follow_device()

@@ -7,6 +7,7 @@ warning about falling positives is in `genrec.objectives.curve_warnings`.
 from __future__ import annotations
 
 import re
+from typing import cast
 
 from genrec.objectives.curve_warnings import OnceAfter
 from genrec.training.curves import STANDARD_ERROR, VALIDATION, Row, Watcher
@@ -29,9 +30,15 @@ SIGNALS = {  # columns that an objective raises by itself -> their names in word
 }
 
 
-def alignment_watchers(selected: str) -> tuple[Watcher, ...]:
-    """Return new watchers of one alignment. `selected` is the validation metric that selects the best step, such as ndcg@10."""
-    return OverOptimization(selected), NarrowedLists(), EntropyCollapse(), FarFromSft(), EmptyGroups()
+def alignment_watchers(selected: str, has_reference: bool = True) -> tuple[Watcher, ...]:
+    """Return new watchers of one alignment.
+
+    Args:
+        selected: the validation metric that selects the best step, such as ndcg@10.
+        has_reference: whether a beta or kl of the objective can hold the policy near its reference; not so for the likelihood alone.
+
+    """
+    return OverOptimization(selected), NarrowedLists(), EntropyCollapse(has_reference), FarFromSft(has_reference), EmptyGroups()
 
 
 class OverOptimization:
@@ -101,8 +108,8 @@ class NarrowedLists:
 class EntropyCollapse:
     """Warns when the entropy of the policy on validation users has fallen below half of that at step 0."""
 
-    def __init__(self) -> None:
-        self.start: float | None = None
+    def __init__(self, has_reference: bool = True) -> None:
+        self.has_reference, self.start = has_reference, cast(float | None, None)
         self.once = OnceAfter(1)
 
     def __call__(self, row: Row) -> str | None:
@@ -116,15 +123,16 @@ class EntropyCollapse:
         return (
             f"entropy collapse: by step {int(row['step'])} the entropy of the policy on validation users fell from {self.start:.2f} "
             f"to {now:.2f} nats per Semantic ID. Its probability goes to few items, so rollouts repeat and lists lose variety. What "
-            "to try: fewer steps or a smaller learning rate; a larger beta or kl; a likelihood beside the objective"
+            "to try: fewer steps or a smaller learning rate"
+            f"{'; a larger beta or kl; a likelihood beside the objective' if self.has_reference else ''}"
         )
 
 
 class FarFromSft:
     """Warns when the KL divergence from the SFT policy exceeds `MAX_KL`."""
 
-    def __init__(self) -> None:
-        self.once = OnceAfter(1)
+    def __init__(self, has_reference: bool = True) -> None:
+        self.has_reference, self.once = has_reference, OnceAfter(1)
 
     def __call__(self, row: Row) -> str | None:
         """Return a warning for this row of the curves, or None."""
@@ -133,8 +141,15 @@ class FarFromSft:
             return None
         return (
             f"the policy is far from SFT: by step {int(row['step'])} its KL divergence from the SFT policy is {now:.2f} nats per "
-            f"Semantic ID on validation users, above {MAX_KL:g}. A reference that is refreshed, or the policy of the stage before, "
-            "does not bound it. What to try: a larger beta or kl; reference='sft'; refresh the reference less often; fewer steps"
+            f"Semantic ID on validation users, above {MAX_KL:g}. {self._advice()}"
+        )
+
+    def _advice(self) -> str:
+        if not self.has_reference:
+            return "The likelihood alone is bound to no reference. What to try: a smaller learning rate or fewer steps"
+        return (
+            "A reference that is refreshed, or the policy of the stage before, does not bound it. What to try: a larger beta or kl; "
+            "reference='sft'; refresh the reference less often; fewer steps"
         )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pandas import DataFrame
     from torch import Generator, Tensor
 
@@ -256,6 +258,19 @@ class PartsBaseline(Baseline, Protocol):
 
     def parts(self) -> tuple[Literal["train", "validation"], ...]:
         """Return the parts of the interactions that `fit` gets for the test: ("train",) or ("train", "validation")."""
+        ...
+
+
+@runtime_checkable
+class RestorableBaseline(Baseline, Protocol):
+    """A baseline that `genrec export` can write: lists for a history need only tensors of what was fitted, and no users."""
+
+    def tensors(self, fitted: Any) -> dict[str, Tensor]:
+        """Return what `restore` needs of a recommender that `fit` has returned. No tensor describes a single user."""
+        ...
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> Recommender:
+        """Return a recommender with the lists and scores (`score_items`) of a user without training interactions."""
         ...
 
 

@@ -147,6 +147,7 @@ def test_rows_with_preferences_are_compared_with_the_control() -> None:
     )
     assert found.commands == [
         "genrec compare more dpo s-dpo --reference more", "genrec curves more dpo s-dpo", "genrec show more",
+        "genrec recommend more --search TEXT", "genrec export more FOLDER", "genrec keep popularity sft more dpo s-dpo --to FOLDER",
     ]  # fmt: skip
     gain = summary(compare([*rows[1:4], *seeded("dpo", [80, 82, 81], DPO)], resamples=10))
     assert (
@@ -160,7 +161,10 @@ def test_no_finding_is_stated_without_a_test() -> None:
     rows = [*seeded("sft", [10, 11], SFT), run("al", 60, DPO, 2)]
     found = summary(compare(rows, resamples=10))
     assert found.reading[1:] == [f"al has a preference loss, but no test against sft. {NO_CONTROL}"]
-    assert found.commands == ["genrec curves al", "genrec show al"]
+    assert found.commands == [
+        "genrec curves al", "genrec show al",
+        "genrec recommend al --search TEXT", "genrec export al FOLDER", "genrec keep sft al --to FOLDER",
+    ]  # fmt: skip
     found = summary(compare([*rows, *seeded("other", [70, 72], DPO)], resamples=10))
     assert found.reading[1] == (
         "Of the rows with a preference loss (other) other is above sft beyond chance over users and seeds. "
@@ -189,13 +193,14 @@ def test_commands_of_tables_without_a_control() -> None:
     rows = [run("popularity", 1, BASELINE), run("my sft", 40, SFT), run("dpo", 20, DPO)]
     assert summary(compare(rows, reference="my sft", resamples=10)).commands == [
         "genrec curves dpo", "genrec show 'my sft'",
+        "genrec recommend 'my sft' --search TEXT", "genrec export 'my sft' FOLDER", "genrec keep popularity 'my sft' dpo --to FOLDER",
     ]  # fmt: skip
     assert summary(compare(rows, resamples=10)).commands[0] == "genrec compare popularity 'my sft' dpo --reference 'my sft'"
     assert summary(compare(rows[:2], resamples=10)).commands[0] == "genrec compare popularity 'my sft' --reference 'my sft'"
     alone = summary(compare(rows[1:2], resamples=10))
     assert alone.reading == ["my sft has NDCG@10 0.4000. Compare it with another row, at best with a baseline."]
-    assert alone.commands == ["genrec compare 'my sft' NAME_OF_ANOTHER_ROW", "genrec curves 'my sft'", "genrec show 'my sft'"]
-    assert summary(compare(rows[:1], resamples=10)).commands[1:] == ["genrec show popularity"]
+    assert alone.commands[:3] == ["genrec compare 'my sft' NAME_OF_ANOTHER_ROW", "genrec curves 'my sft'", "genrec show 'my sft'"]
+    assert summary(compare(rows[:1], resamples=10)).commands[1:] == ["genrec show popularity", "genrec keep popularity --to FOLDER"]
 
 
 def test_after_a_run_the_pictures_and_commands_are_printed(

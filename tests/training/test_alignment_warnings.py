@@ -15,7 +15,8 @@ from genrec.training.alignment_warnings import (
     OverOptimization,
     alignment_watchers,
 )
-from genrec.training.curves import Row, Watcher
+from genrec.training.curves import VALIDATION, Row, Watcher
+from genrec.training.policy_divergence import KL
 
 
 def told(watcher: Watcher, rows: Sequence[Row]) -> list[int]:
@@ -148,3 +149,14 @@ def test_every_alignment_has_all_watchers_and_they_skip_rows_of_other_metrics() 
     watchers = alignment_watchers("ndcg@10")
     assert {type(each) for each in watchers} == {OverOptimization, NarrowedLists, EntropyCollapse, FarFromSft, EmptyGroups}
     assert [watcher({"step": 20, "loss": 1.0, "hit_log_prob": float("nan")}) for watcher in watchers] == [None] * 5
+
+
+def test_the_advice_fits_the_objective() -> None:
+    """A control, which continues the likelihood, has neither beta nor reference."""
+    row = {"step": 10, f"{VALIDATION}{KL}": 3.0}
+    bound, free = (alignment_watchers("ndcg@10", has)[3](row) for has in (True, False))
+    assert bound is not None
+    assert free is not None
+    assert "a larger beta or kl" in bound
+    assert "beta" not in free
+    assert free.endswith("What to try: a smaller learning rate or fewer steps")

@@ -12,6 +12,9 @@ TEST = (
 )  # fmt: skip
 
 
+FIRST = ["row", "seeds", "metric", "reference", "value", "low", "high", *TEST]  # columns before those of the metrics
+
+
 def comparison_csv(comparison: Comparison) -> str:
     """Return the rows of a comparison as CSV.
 
@@ -23,7 +26,7 @@ def comparison_csv(comparison: Comparison) -> str:
     further = [name for key in metrics for name in (key, f"{key} deviation")]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "seeds", "metric", "reference", "value", "low", "high", *TEST, *further])
+    writer.writerow([*FIRST, *further])
     for row in comparison.rows:
         about = [row.name, " ".join(map(str, row.seeds)), comparison.metric, comparison.reference, row.value]
         writer.writerow([*about, *(row.interval or (None, None)), *_test(row), *_metrics(row, metrics)])

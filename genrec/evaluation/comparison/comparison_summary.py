@@ -183,7 +183,7 @@ def _base_and_steps(row: Row) -> tuple[dict[str, object], int]:
 
 
 def _commands(comparison: Comparison) -> list[str]:
-    """Return commands: a comparison with each control or with another reference, the training curves, and one row in full."""
+    """Return commands: a comparison with each control or with another reference, the training curves, one row in full, and its use."""
     best = max(comparison.rows, key=lambda row: row.value)
     aligned, trained = ([row.name for row in comparison.rows if has(row)] for has in (_loss, lambda row: row.trained))
     commands = []
@@ -195,7 +195,10 @@ def _commands(comparison: Comparison) -> list[str]:
         commands.append(_command("compare", *(row.name for row in comparison.rows), "--reference", other))
     if trained:
         commands.append(_command("curves", *(aligned or trained)))
-    return [*commands, _command("show", best.name)]
+    commands.append(_command("show", best.name))
+    if best.trained:
+        commands += [_command("recommend", best.name, "--search", "TEXT"), _command("export", best.name, "FOLDER")]
+    return [*commands, _command("keep", *(row.name for row in comparison.rows), "--to", "FOLDER")]
 
 
 def _compared_with_controls(comparison: Comparison) -> dict[str, list[str]]:
