@@ -120,9 +120,8 @@ class TrainedRow:
         read = taken if kept is None else kept.items[int(kept.before[begin]) : int(kept.before[end])].tolist()
         return History(read, taken if exclude else (), number)
 
-    def user_number(self, user: str | int) -> int:
-        """Return the number of a user; an integer stands for its digits. Raises InputError if the data have no user with this id."""
-        user = str(user)
+    def user_number(self, user: str) -> int:
+        """Return the number of a user. Raises InputError if the data have no user with this id."""
         found = self._user_numbers.get(user)
         if found is None:
             ids = self.user_data.user_ids
