@@ -7,7 +7,9 @@ a user with the angles a and c values an item of a brand at the angle b and a ca
 
 An event is chosen (probability `chosen`): a cell with a probability proportional to exp(CHOICE_SHARPNESS z). Or it is shown: the
 category follows from the last item's or is popular, and the brand is popular, whatever the user likes. The model is drawn by
-popularity. The user rates the item RATING_MEAN + RATING_SLOPE z + noise, rounded and clipped to 1..5.
+popularity. The user rates the item RATING_MEAN + RATING_SLOPE z + noise, rounded and clipped to 1..5. The events of a
+randomized period (`Taste.randomized`) are neither chosen nor shown: every item of the catalog has the same probability. Ratings follow
+the same rule.
 """
 
 from __future__ import annotations
@@ -82,9 +84,20 @@ class TasteModel:
         for step in range(steps):
             last = _draw(self.next_cell(users, last), random)
             items[:, step] = last + CELLS * _draw(models[last], random)
-            noise = self.rating_noise * random.standard_normal(len(users))
-            ratings[:, step] = np.clip(np.rint(RATING_MEAN + RATING_SLOPE * self.value[users, last] + noise), 1, 5)
+            ratings[:, step] = self.rate(users, last, random)
         return Events(items, ratings)
+
+    def randomize(self, events: Events, where: ndarray, random: Generator) -> None:
+        """Replace the events at bool [U, steps], in place, by items that are drawn uniformly from the catalog, and rate them."""
+        users = np.nonzero(where)[0]
+        events.items[where] = random.integers(0, self.num_items, len(users))
+        events.ratings[where] = self.rate(users, self.item_cell[events.items[where]], random)
+
+    def rate(self, users: ndarray, cells: ndarray, random: Generator) -> ndarray:
+        """Draw the ratings, float64 [B], that users int64 [B] give to items of the cells int64 [B]."""
+        noise = self.rating_noise * random.standard_normal(len(users))
+        found: ndarray = np.clip(np.rint(RATING_MEAN + RATING_SLOPE * self.value[users, cells] + noise), 1, 5)
+        return found
 
 
 class Events(NamedTuple):

@@ -9,10 +9,15 @@ Nothing here is in the tables of the world: a recommender cannot read it. A tabl
       sum_k (T diag(1 - l))^k T diag(l) [i, j],  k = 0 .. held-out events - 1
 
   times the item's probability within its cell. NDCG with one target is largest in expectation for the ranking by this probability.
+  Events of a randomized period (`Taste.randomized`) have other T: all items are equally probable, whatever came before. If the whole
+  part is randomized, the best ranking is by the probability l alone.
+- Likelihood: rankings by what the likelihood of training events can learn at best, where the shop shows as it does in training. That
+  of all events ranks by T, that of liked events by the sum above.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +26,7 @@ from numpy import ndarray
 from genrec.data.corpus import Corpus
 from genrec.data.splits import BEGIN, END, TEST, VALIDATION
 from genrec.data.worlds.taste import Taste, model_of
-from genrec.data.worlds.taste_model import CELLS
+from genrec.data.worlds.taste_model import CELLS, TasteModel
 from genrec.errors import UsageError
 from genrec.types.data import DISLIKED, LIKED
 
@@ -29,14 +34,23 @@ HIGHEST = 5  # rating
 
 
 class BestMetrics(NamedTuple):
-    """The values that the best rankings reach on the held-out events of a corpus, and the best ones that ignore ratings."""
+    """The values that the best rankings reach on the held-out events of a corpus, and those of the likelihood of training events."""
 
     pairwise_accuracy: float  # mean over the users with a pair of a liked and a disliked event; NaN without such users
     ndcg: float  # NDCG@cutoff of the first liked events, seen items kept; NaN without such events
-    likelihood_pairwise_accuracy: float  # the same two of the true probabilities of the next event, which the likelihood can learn
+    likelihood_pairwise_accuracy: float  # the same two of the true probabilities of the next event as the shop shows, liked or not
     likelihood_ndcg: float
+    liked_likelihood_pairwise_accuracy: float  # the same two of the true probabilities of the next liked event as the shop shows
+    liked_likelihood_ndcg: float  # equals `ndcg` unless the held-out events are randomized
     pair_users: int  # users with a pair
     target_users: int  # users with a liked event
+
+
+class Exposure(NamedTuple):
+    """How the next event is drawn."""
+
+    transitions: ndarray  # float64 [cells, cells]  probability of the next cell (column) after the last one (row)
+    within_cell: ndarray  # float64 [N]  probability of every item in its cell
 
 
 def best_metrics(world: Taste, corpus: Corpus, part: str = "test", cutoff: int = 10) -> BestMetrics:
@@ -53,40 +67,62 @@ def best_metrics(world: Taste, corpus: Corpus, part: str = "test", cutoff: int =
     like = model.rating_probability(corpus.feedback.liked, HIGHEST)
     number = corpus.items["item_id"].str.removeprefix("item-").to_numpy(dtype=np.int64)  # of each item in the world
     users = np.array([int(user.removeprefix("user-")) for user in corpus.user_ids])
+    uniform = uniform_exposure(model)
     rows = []
     for user, bounds in zip(users, corpus.bounds, strict=True):
         begin, end = (int(bounds[column]) for column in columns[part])
         if begin == end or begin == bounds[BEGIN]:
             continue  # no event to judge, or no history
         item, label = corpus.item[begin:end] - 1, corpus.label[begin:end]
-        last = model.item_cell[number[corpus.item[begin - 1] - 1]]
-        transitions = model.next_cell(np.full(CELLS, user), np.arange(CELLS))
-        target, following = (
-            (cells[last][model.item_cell] * model.within_cell)[number]
-            for cells in (first_liked_cell(transitions, like[user], end - begin), transitions)
+        last = int(model.item_cell[number[corpus.item[begin - 1] - 1]])
+        shop = Exposure(model.next_cell(np.full(CELLS, user), np.arange(CELLS)), model.within_cell)
+        drawn = [uniform if int(bounds[END]) - place <= world.randomized else shop for place in range(begin, end)]
+        likes, target, following, liked_following = (
+            scores[number]
+            for scores in (
+                model.value[user, model.item_cell],
+                first_liked_item(drawn, like[user], last, model.item_cell),
+                shop.transitions[last, model.item_cell] * shop.within_cell,
+                first_liked_item([shop] * len(drawn), like[user], last, model.item_cell),
+            )
         )
         liked = item[label == LIKED]
-        gains = [gain(scores, int(liked[0]), cutoff) if len(liked) else np.nan for scores in (target, following)]
-        value = model.value[user, model.item_cell[number]]
-        rows.append([accuracy_of_pairs(value[item], label), gains[0], accuracy_of_pairs(following[item], label), gains[1]])
-    table = np.array(rows).reshape(-1, 4)
+        ranked = ((likes, target), (following, following), (liked_following, liked_following))
+        rows.append(
+            [
+                figure
+                for of_pairs, of_targets in ranked
+                for figure in (
+                    accuracy_of_pairs(of_pairs[item], label),
+                    gain(of_targets, int(liked[0]), cutoff) if len(liked) else np.nan,
+                )
+            ]
+        )
+    table = np.array(rows).reshape(-1, 6)
     counts = (~np.isnan(table)).sum(0)
     means = np.where(counts > 0, np.nansum(table, 0) / np.maximum(counts, 1), np.nan)
-    accuracy, ndcg, likelihood_accuracy, likelihood_ndcg = (float(mean) for mean in means)
-    return BestMetrics(accuracy, ndcg, likelihood_accuracy, likelihood_ndcg, int(counts[0]), int(counts[1]))
+    return BestMetrics(*(float(mean) for mean in means), pair_users=int(counts[0]), target_users=int(counts[1]))
 
 
-def first_liked_cell(transitions: ndarray, like: ndarray, steps: int) -> ndarray:
-    """Return the probability that the first liked event within `steps` events is in each cell, float64 [cells, cells].
+def uniform_exposure(model: TasteModel) -> Exposure:
+    """Return the exposure of a randomized period: every item has the same probability."""
+    count = np.bincount(model.item_cell, minlength=CELLS)
+    return Exposure(np.tile(count / model.num_items, (CELLS, 1)), 1 / count[model.item_cell])
 
-    `transitions` float64 [cells, cells] has the next cell's probabilities, `like` float64 [cells] that of a liked rating.
+
+def first_liked_item(exposures: Sequence[Exposure], like: ndarray, last: int, item_cell: ndarray) -> ndarray:
+    """Return the probability of every item to be the first liked one of the next events, float64 [N].
+
+    Events have one exposure each. `like` float64 [cells] is the probability of a liked rating, `last` the cell of the last event, and
+    `item_cell` int64 [N] the cell of every item.
     """
-    reached: ndarray = transitions  # the cell of step k, all events before which are not liked
-    total: ndarray = reached * like
-    for _ in range(steps - 1):
-        reached = (reached * (1 - like)) @ transitions
-        total = total + reached * like
-    return total
+    reached: ndarray = np.eye(len(like))[last]  # of each cell, where no event before is liked
+    found: ndarray = np.zeros(len(item_cell))
+    for exposure in exposures:
+        reached = reached @ exposure.transitions
+        found += (reached * like)[item_cell] * exposure.within_cell
+        reached = reached * (1 - like)
+    return found
 
 
 def accuracy_of_pairs(scores: ndarray, label: ndarray) -> float:
@@ -98,6 +134,7 @@ def accuracy_of_pairs(scores: ndarray, label: ndarray) -> float:
 
 
 def gain(scores: ndarray, target: int, cutoff: int) -> float:
-    """Return NDCG@cutoff of one target in the ranking by scores float64 [N]; a tie counts half."""
-    rank = 1 + (scores > scores[target]).sum() + ((scores == scores[target]).sum() - 1) / 2
-    return float(1 / np.log2(1 + rank)) if rank <= cutoff else 0.0
+    """Return NDCG@cutoff of one target in the ranking by scores float64 [N]; among ties the mean over their orders."""
+    first = 1 + int((scores > scores[target]).sum())
+    ranks = np.arange(first, first + int((scores == scores[target]).sum()))
+    return float(np.where(ranks <= cutoff, 1 / np.log2(1 + ranks), 0.0).mean())
