@@ -16,9 +16,14 @@ Named before the run: the primary endpoint is NDCG@10 of liked targets on test, 
 likelihood controls that take the same windows: continued SFT on all events that the user does not dislike (`control`, the reference
 of the table), SFT on liked events from the start (`sft_liked`), and SFT continued on liked events (`control_liked`). Second: the
 pairwise accuracy of liked over disliked held-out items, against the same three. Losses, beta and candidates of DPO and S-DPO were
-chosen on validation of `Taste(seed=0)` with training seed 0; the world here, seed 4, was not looked at. Tables:
-experiments/results.md (experiments/results/quick-start.md). Three seeds are the least for a claim about methods; the other
-comparisons have five (`--seeds 5`).
+chosen on validation of `Taste(seed=0)` with training seed 0; the world here, seed 5, was not looked at.
+
+What to expect: `sdpo` has a higher NDCG@10 and pairwise accuracy than each likelihood control (0.0957 against 0.0720, 0.0803 and
+0.0829; 0.859 against 0.752, 0.785 and 0.797), also in a second world; `dpo`, `gated` and `grpo` have a higher one than `control`.
+`genrec.data.worlds.best_metrics` gives the best possible values, 0.207 and 0.964. With held-out events under the training's exposure
+no preference was above SFT on liked events. Tables: experiments/results.md (experiments/results/quick-start.md).
+
+Cost: QUICKCOST Three seeds are the least for a claim about methods; the other comparisons have five (`--seeds 5`).
 """
 
 from __future__ import annotations
@@ -45,7 +50,7 @@ def sft(objective: Objective = NOT_DISLIKED, name: str = "sft") -> Experiment:
     """Return a small policy with a causal encoder, trained by SFT on every target of a window that is not disliked."""
     return Experiment(
         name=f"taste-{name}",
-        source=Taste(num_items=128, num_users=2400, seed=4, chosen=0.0, min_length=40, max_length=50, randomized=20),
+        source=Taste(num_items=128, num_users=2400, seed=5, chosen=0.0, min_length=40, max_length=50, randomized=20),
         split=HoldOutLast(n=20, liked=5, disliked=3, histories="without disliked"),
         tokenize=Tokenize(quantizer=RQKMeans(num_levels=3, codebook_size=16), collisions="reassign"),  # adds no level
         policy=Tiger(

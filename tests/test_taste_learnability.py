@@ -1,13 +1,17 @@
-"""On the world `Taste` a preference of liked over disliked items teaches what the likelihood of all events does not."""
+"""On the world `Taste` a preference of liked over disliked items teaches what the likelihood of events does not.
+
+With held-out events under the shop's exposure that is the likelihood of all events, in a randomized period that of liked events too.
+"""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from genrec import pipeline
+from genrec import pipeline, quickstart
 from genrec.data.corpus import Corpus
 from genrec.data.splits import HoldOutLast
 from genrec.data.worlds import Taste, best_metrics
@@ -67,3 +71,21 @@ def test_a_preference_beats_continued_sft(shared_folder: Path, monkeypatch: pyte
     assert best.pairwise_accuracy > found[1]["pairwise_accuracy"]
     assert best.ndcg > found[1]["ndcg@10"]
     assert best.pair_users == found[0]["pair_users"]
+
+
+@pytest.mark.slow
+def test_a_preference_beats_the_likelihood_of_liked_events_in_a_randomized_period(
+    shared_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S-DPO of the quick start against SFT on liked events, from the start and continued, in a world with other users and items."""
+    monkeypatch.setenv("GENREC_HOME", str(shared_folder / "randomized"))
+    world = replace(quickstart.sft().source, seed=0)
+    found = []
+    for experiment in (quickstart.sft_liked(), quickstart.control_liked(), quickstart.sdpo()):
+        artifacts = pipeline.run(replace(experiment, source=world))
+        found.append(json.loads((artifacts["evaluate"].folder / "metrics.json").read_text()))
+    *controls, preferred = found
+    best = best_metrics(world, Corpus.load(artifacts["data"].folder))
+    for metric, least, bound in (("ndcg@10", 0.005, best.ndcg), ("pairwise_accuracy", 0.01, best.pairwise_accuracy)):
+        assert preferred[metric] > max(control[metric] for control in controls) + least
+        assert bound > preferred[metric]
