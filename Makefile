@@ -20,7 +20,7 @@ help:  ## list the targets
 
 install: $(VENV)/installed  ## create .venv and install genrec with the pinned versions
 
-quickstart: $(VENV)/installed  ## install, run the quick start and print its table (5.5 minutes on 2 CPU cores)
+quickstart: $(VENV)/installed  ## install, run the quick start and print its table (about 7 minutes on 2 CPU cores)
 	$(BIN)/genrec run experiments/quickstart.py:comparison
 
 test: $(VENV)/installed-test  ## run the fast tests (about 9 minutes on 2 CPU cores)
