@@ -13,7 +13,7 @@ TORCH := $(shell sed -n 's/^torch==//p' requirements.lock)
 ELAPSED = echo "done in $$(($$(date +%s) - began)) s"
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow lint format hooks docs wheel clean
+.PHONY: help install quickstart test test-slow lint format notebooks hooks docs wheel clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*  ## /\1@/p' Makefile | awk -F@ '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -38,6 +38,9 @@ lint: $(VENV)/installed-test  ## check style, formatting and types
 format: $(VENV)/installed-test  ## fix style and formatting where ruff can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+notebooks: $(VENV)/installed-test  ## execute all notebooks in place and keep their outputs (about 4 minutes of processor time)
+	$(BIN)/python notebooks/execute.py
 
 hooks: $(VENV)/installed-dev  ## run the lint checks at every commit (pre-commit)
 	$(BIN)/pre-commit install

@@ -1,8 +1,10 @@
-"""The notebook runs in order as a plain script, without Jupyter, and its prose matches the results."""
+"""The notebooks keep the outputs of a run in order; plugins.ipynb also runs as a plain script, and its prose matches the results."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import platform
 import re
 import shutil
 import sys
@@ -16,6 +18,7 @@ from genrec.preference.negatives import BestOf
 from genrec.testing import check_loss, check_reward, check_sampler, sampler_context
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+BOOKS = sorted(NOTEBOOKS.glob("*.ipynb"))
 FILES = ("my_plugins.py", "my_experiment.py", "plugins.ipynb")
 
 
@@ -37,17 +40,70 @@ def read() -> dict[str, Any]:
     return content
 
 
-def test_it_is_a_notebook_without_outputs() -> None:
-    """The file follows notebook format 4.5 and keeps no outputs."""
-    content = read()
+@pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
+def test_a_notebook_keeps_the_outputs_of_one_run_in_order(path: Path) -> None:
+    """The file follows notebook format 4.5, its cells compile, and a run from the first cell to the last has left no error."""
+    content = json.loads(path.read_text(encoding="utf-8"))
     assert (content["nbformat"], content["nbformat_minor"]) == (4, 5)
     names = [cell["id"] for cell in content["cells"]]
     assert len(set(names)) == len(names)
+    assert {cell["cell_type"] for cell in content["cells"]} == {"markdown", "code"}
+    cells = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == [*range(1, len(cells) + 1)]
+    for cell in cells:
+        compile("".join(cell["source"]), cell["id"], "exec")
+        assert all(output["output_type"] != "error" and output.get("name") != "stderr" for output in cell["outputs"])
+    assert any(cell["outputs"] for cell in cells)
+    assert path.stat().st_size < 300_000  # bytes, pictures included
+
+
+@pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
+def test_outputs_of_a_notebook_hold_no_path_and_no_machine(path: Path) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
     for cell in content["cells"]:
-        assert cell["cell_type"] in ("markdown", "code")
-        assert isinstance(cell["source"], list)
-        if cell["cell_type"] == "code":
-            assert (cell["outputs"], cell["execution_count"]) == ([], None)
+        shown = " ".join(texts(cell.get("outputs", [])))
+        found = re.search(r"(?<![\w.<])/(?:home|root|work|tmp|usr|Users)/|[A-Z]:\\|0x[0-9a-f]{6,}", shown)
+        assert found is None, f"{path.name}, cell {cell['id']}: {found}"
+        assert platform.node() not in shown.split()
+        assert "\r" not in shown  # of a progress bar
+
+
+@pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
+def test_a_notebook_imports_no_experiment_of_the_repository(path: Path) -> None:
+    """It says all of its settings itself, so a change of the quick start or of a study does not change it."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    source = "\n".join("".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == "code")
+    assert re.findall(r"^(?:from|import) (?:experiments|quickstart|genrec\.quickstart)\b", source, re.MULTILINE) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_again_with_the_same_outputs(path: Path) -> None:
+    """Cells with the tag `exact` print the same text on every machine. Others, of trainings, have outputs of the same kinds."""
+    pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    specification = importlib.util.spec_from_file_location("execute_notebooks", NOTEBOOKS / "execute.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    before = json.loads(path.read_text(encoding="utf-8"))
+    after = module.execute(path)
+    for old, new in zip(before["cells"], after["cells"], strict=True):
+        assert [kind(output) for output in old.get("outputs", [])] == [kind(output) for output in new.get("outputs", [])], old["id"]
+        if "exact" in old["metadata"].get("tags", ()):
+            assert texts(old["outputs"]) == texts(new["outputs"]), old["id"]
+
+
+def texts(outputs: list[dict[str, Any]]) -> list[str]:
+    """Return the plain text and the HTML of outputs; lines may be a list, as in a file, or one text."""
+    parts = [output.get("text") for output in outputs]
+    parts += [output.get("data", {}).get(name) for output in outputs for name in ("text/plain", "text/html")]
+    return ["".join(part) for part in parts if part is not None]
+
+
+def kind(output: dict[str, Any]) -> tuple[str, ...]:
+    return (output["output_type"], *sorted(output.get("data", {})))
 
 
 def test_the_cells_run_and_the_prose_matches_the_results(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -257,7 +257,9 @@ def _connect(work: Path) -> duckdb.DuckDBPyConnection:
             connection = duckdb.connect(":memory:", config=settings)
         except duckdb.ParserException as error:
             raise UsageError(f"GENREC_MEMORY must be a size such as 512MB or 4GB, got {limit!r} ({error})") from None
-        connection.execute("SET enable_progress_bar = false").fetchall()
+        shown = connection.execute("SELECT current_setting('enable_progress_bar')").fetchall()[0][0]
+        if shown:  # in Jupyter without ipywidgets there is no bar, and switching it off is an error
+            connection.execute("SET enable_progress_bar = false").fetchall()
     return connection
 
 
