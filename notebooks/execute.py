@@ -3,8 +3,8 @@
     python notebooks/execute.py                        # all notebooks of this folder
     python notebooks/execute.py notebooks/NAME.ipynb
 
-Each notebook runs in a new kernel, in its folder, with one thread and an empty data folder. Lines of progress, which go to standard
-error, are not kept.
+Each notebook runs in a new kernel, in its folder, with one thread and an empty data folder, which its outputs call `data`. Lines of
+progress, which go to standard error, are not kept.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def execute(path: Path) -> NotebookNode:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
-    return notebook
+    return nbformat.reads(nbformat.writes(notebook).replace(data, "data"), as_version=4)
 
 
 def main(names: list[str]) -> None:
