@@ -266,11 +266,12 @@ def test_all_users_are_written_in_row_groups(tmp_path: Path, monkeypatch: pytest
 def test_unknown_users_and_items_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, out = tmp_path / "asked.csv", tmp_path / "lists.csv"
     path.write_text("user_id,item_id\na,item-3\na,item-99\nb,item-98\n")
-    out.write_text("earlier")
+    earlier = "user_id,position,item_id,score\n"  # a file of genrec, which may be replaced
+    out.write_text(earlier)
     command = ["recommend", "cyclic", "--file", str(path), "--out", str(out), "--n", "2"]
     assert main(command) == 3
     assert f"{path}, row 2: user 'a': no item has the id 'item-99'" in capsys.readouterr().err
-    assert out.read_text() == "earlier"
+    assert out.read_text() == earlier
     assert main([*command, "--skip-unknown"]) == 0
     assert "left out: 2 unknown items, 1 user without a history" in capsys.readouterr().err
     assert list(read(out)["user_id"]) == ["a", "a"]
