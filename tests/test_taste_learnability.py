@@ -77,7 +77,7 @@ def test_a_preference_beats_continued_sft(shared_folder: Path, monkeypatch: pyte
 def test_a_preference_beats_the_likelihood_of_liked_events_in_a_randomized_period(
     shared_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S-DPO of the quick start against SFT on liked events, from the start and continued, in a world with other users and items."""
+    """S-DPO of the quick start against SFT on liked events, from the start and continued, in the world of its choice."""
     monkeypatch.setenv("GENREC_HOME", str(shared_folder / "randomized"))
     world = replace(quickstart.sft().source, seed=0)
     found = []

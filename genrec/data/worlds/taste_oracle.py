@@ -101,7 +101,8 @@ def best_metrics(world: Taste, corpus: Corpus, part: str = "test", cutoff: int =
     table = np.array(rows).reshape(-1, 6)
     counts = (~np.isnan(table)).sum(0)
     means = np.where(counts > 0, np.nansum(table, 0) / np.maximum(counts, 1), np.nan)
-    return BestMetrics(*(float(mean) for mean in means), pair_users=int(counts[0]), target_users=int(counts[1]))
+    accuracy, ndcg, all_accuracy, all_ndcg, liked_accuracy, liked_ndcg = (float(mean) for mean in means)
+    return BestMetrics(accuracy, ndcg, all_accuracy, all_ndcg, liked_accuracy, liked_ndcg, int(counts[0]), int(counts[1]))
 
 
 def uniform_exposure(model: TasteModel) -> Exposure:
