@@ -34,8 +34,21 @@ def execute(path: Path) -> NotebookNode:
     notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"], "language_info": {"name": "python"}}
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = kept_outputs(cell.outputs)
     return nbformat.reads(nbformat.writes(notebook).replace(data, "data"), as_version=4)
+
+
+def kept_outputs(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Return the outputs without standard error, and standard output joined: the kernel sends it in pieces that depend on the time."""
+    kept: list[NotebookNode] = []
+    for output in outputs:
+        if output.output_type == "stream" and output.name == "stderr":
+            continue
+        if output.output_type == "stream" and kept and kept[-1].output_type == "stream":
+            kept[-1].text += output.text
+        else:
+            kept.append(output)
+    return kept
 
 
 def main(names: list[str]) -> None:

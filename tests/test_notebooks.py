@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -76,23 +77,40 @@ def test_a_notebook_imports_no_experiment_of_the_repository(path: Path) -> None:
     assert re.findall(r"^(?:from|import) (?:experiments|quickstart|genrec\.quickstart)\b", source, re.MULTILINE) == []
 
 
+def test_pieces_of_standard_output_are_joined() -> None:
+    """Progress between two prints is dropped, and the prints are one output; a table between them stays between them."""
+    nbformat = pytest.importorskip("nbformat")
+    pytest.importorskip("nbclient")
+    stream, result = (nbformat.v4.new_output(kind) for kind in ("stream", "display_data"))
+    out, err = ({**stream, "name": name, "text": f"{name} "} for name in ("stdout", "stderr"))
+    pieces = [nbformat.from_dict(each) for each in (err, out, err, out, result, out)]
+    kept = execute_script().kept_outputs(pieces)
+    assert [each.get("text", "table") for each in kept] == ["stdout stdout ", "table", "stdout "]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_again_with_the_same_outputs(path: Path) -> None:
     """Cells with the tag `exact` print the same text on every machine. Others, of trainings, have outputs of the same kinds."""
     pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
-    specification = importlib.util.spec_from_file_location("execute_notebooks", NOTEBOOKS / "execute.py")
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
+    module = execute_script()
     before = json.loads(path.read_text(encoding="utf-8"))
     after = module.execute(path)
     for old, new in zip(before["cells"], after["cells"], strict=True):
         assert [kind(output) for output in old.get("outputs", [])] == [kind(output) for output in new.get("outputs", [])], old["id"]
         if "exact" in old["metadata"].get("tags", ()):
             assert texts(old["outputs"]) == texts(new["outputs"]), old["id"]
+
+
+def execute_script() -> ModuleType:
+    """Return `notebooks/execute.py` as a module."""
+    specification = importlib.util.spec_from_file_location("execute_notebooks", NOTEBOOKS / "execute.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
 
 
 def texts(outputs: list[dict[str, Any]]) -> list[str]:

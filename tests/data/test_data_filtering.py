@@ -277,3 +277,26 @@ def test_an_empty_log_leaves_no_file(tmp_path: Path) -> None:
 def test_errors_of_the_log_are_translated(raised: Exception, expected: type[BaseException]) -> None:
     with pytest.raises(expected), translated_errors():
         raise raised
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_an_event_log_opens_where_no_progress_bar_can_be_set(shown: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In Jupyter without ipywidgets DuckDB has no bar, and refuses to switch it off; elsewhere a bar that is on is switched off."""
+    duckdb = pytest.importorskip("duckdb")
+    connect, asked = duckdb.connect, []
+
+    class Connection:
+        def __init__(self, *arguments: object, **options: object) -> None:
+            self.real = connect(*arguments, **options)
+
+        def execute(self, query: str) -> object:
+            if "enable_progress_bar" not in query:
+                return self.real.execute(query)
+            asked.append(query)
+            if query.startswith("SET") and not shown:
+                raise duckdb.InvalidInputException("Could not change the progress bar setting")
+            return self.real.execute(f"SELECT {shown}")
+
+    monkeypatch.setattr(duckdb, "connect", Connection)
+    assert EventLog(tmp_path).connection.execute("SELECT 1").fetchall() == [(1,)]
+    assert [query.startswith("SET") for query in asked] == [False, True][: 1 + shown]
