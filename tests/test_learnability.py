@@ -190,7 +190,7 @@ def test_keys_depend_on_the_specification_and_the_parents() -> None:
 def test_invalid_negatives_teach_valid_semantic_ids() -> None:
     """After a short SFT, greedy decoding without the trie ends in a real item more often than after as many steps of SFT.
 
-    512 sequences or more stand beside 40 items. The mean share over two seeds rises by more than 0.05 over that of the control.
+    512 sequences or more stand beside 40 items. The mean share over two seeds rises by more than 0.1 over that of the control.
     """
     short = SFT(
         optimization=Optimization(max_steps=15, batch_size=64, learning_rate=5e-3, warmup_steps=15, weight_decay=0.035),
@@ -202,10 +202,10 @@ def test_invalid_negatives_teach_valid_semantic_ids() -> None:
         align = Align(
             objective=objective,
             keep="last",
-            optimization=Optimization(max_steps=40, batch_size=32, learning_rate=3e-4, warmup_steps=5),
-            validation=Validation(every=40),
+            optimization=Optimization(max_steps=80, batch_size=32, learning_rate=3e-4, warmup_steps=5),
+            validation=Validation(every=80),
         )
         return sum(metrics(replace(base, align=align, seed=seed))["valid_share"] for seed in (0, 1)) / 2
 
     invalid = Preference(loss=SoftmaxDPO(beta=0.5), candidates=InvalidIds(by="beams"), likelihood=1.0)
-    assert share(invalid) > share(Supervised()) + 0.05
+    assert share(invalid) > share(Supervised()) + 0.1

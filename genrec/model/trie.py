@@ -186,7 +186,7 @@ class Trie(nn.Module):
         excluded = exclude_items(leaves, [level.start for level in levels], exclude)
         drawn = stochastic_beam_search(decoding, levels, n, generator, excluded)
         items = lowest_items(Beams(drawn.leaf, drawn.perturbed), leaves, excluded)
-        missing = items == 0
+        missing = (items == 0) & ~drawn.log_prob.isnan()  # a row of NaN stays so: which of its leaves are found depends on the sort
         log_prob, constrained = (each.masked_fill(missing, -torch.inf) for each in (drawn.log_prob, drawn.constrained))
         return ItemSample(items, log_prob, constrained, drawn.threshold)
 
