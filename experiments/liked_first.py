@@ -14,39 +14,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import quickstart
+from quickstart import LIKED
+
 from genrec.data.splits import HoldOutLast
-from genrec.experiment import SFT, Align, Evaluate, Experiment, Optimization, Tokenize, Validation, seeds
-from genrec.model import Tiger
-from genrec.objectives import Preference, Supervised
+from genrec.experiment import Align, Experiment, Optimization, Validation, seeds
+from genrec.objectives import Preference
 from genrec.preference.candidates import Sampled, Together, TopItems
 from genrec.preference.losses import SoftmaxDPO
 from genrec.preference.negatives import DislikedItems
 from genrec.testing import Taste
-from genrec.tokenizer import RQKMeans
 from genrec.types import Objective
-
-LIKED = Supervised(targets="all", feedback="liked")
 
 
 def sft() -> Experiment:
-    """Return SFT on liked events from the start; disliked and neutral events stay in the histories."""
-    return Experiment(
-        name="liked-sft",
-        source=Taste(seed=2),
-        split=HoldOutLast(n=10, liked=4, disliked=2),
-        tokenize=Tokenize(quantizer=RQKMeans(num_levels=3, codebook_size=16), collisions="reassign"),
-        policy=Tiger(
-            d_model=64, d_ff=128, num_heads=4, d_kv=16, num_encoder_layers=1, num_decoder_layers=1, history="items", encoder="causal",
-            num_beams=20,
-        ),
-        history_length=15,
-        sft=SFT(
-            objective=LIKED,
-            optimization=Optimization(max_steps=400, batch_size=64, learning_rate=3e-3, warmup_steps=30, weight_decay=0.035),
-            validation=Validation(every=200, users=400),
-        ),
-        evaluate=Evaluate(cutoffs=(1, 5, 10, 20)),
-    )  # fmt: skip
+    """Return SFT of the quick start on liked events from the start; disliked and neutral events stay in the histories."""
+    return replace(quickstart.sft_liked(), name="liked-sft", source=Taste(seed=2), split=HoldOutLast(n=10, liked=4, disliked=2))
 
 
 def aligned(name: str, objective: Objective) -> Experiment:

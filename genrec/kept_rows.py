@@ -165,8 +165,9 @@ def keep(names: Sequence[str], folder: Path, metrics: Sequence[str] = (), replac
         if kind != "user_metrics" or metrics:
             (folder / kind).mkdir(parents=True, exist_ok=True)
     kept_studies.keep(set().union(*map(_settings, contents.values())), folder)
+    kept = kept_studies.read_all(folder)
     for content in contents.values():
-        _write(rows, content, metrics)
+        _write(rows, content, metrics, kept_studies.named(_settings(content), *kept))
     return rows
 
 
@@ -200,8 +201,8 @@ def _refuse_loss(rows: KeptRows, content: Mapping[str, Any]) -> None:
         raise UsageError(f"{path} holds {name} with {found}; keep it in another folder, or replace it with --replace")
 
 
-def _write(rows: KeptRows, content: Mapping[str, Any], metrics: Sequence[str]) -> None:
-    """Write the files of a row, its results last."""
+def _write(rows: KeptRows, content: Mapping[str, Any], metrics: Sequence[str], named: Mapping[str, Any]) -> None:
+    """Write the files of a row, its results last; `named` is what they say of its studies and tunings."""
     name, artifacts = content["name"], store()
     keys = {seed: entry["artifacts"] for seed, entry in content["seeds"].items()}
     found = {seed: row_results.stored(each, artifacts, None) for seed, each in keys.items()}
@@ -222,8 +223,7 @@ def _write(rows: KeptRows, content: Mapping[str, Any], metrics: Sequence[str]) -
         for seed, result in found.items()
     }
     hashes = {kind: file_hash(rows.file(kind, name)) for kind in kinds}
-    about = {"format": FORMAT, "name": name, "run": content["sha256"], **hashes, "seeds": seeds}
-    about |= kept_studies.named(_settings(content), rows.folder)
+    about = {"format": FORMAT, "name": name, "run": content["sha256"], **hashes, "seeds": seeds, **named}
     write_json(rows.file("results", name), hashed_json.add_hash(json.loads(json.dumps(about))))
 
 

@@ -24,7 +24,6 @@ NAMED: dict[str, Shape] = {
     "tunings": Each(int),  # file -> number of trials, with those of other settings
 }
 
-
 AGAIN = "restore the file, or remove it and keep its rows again: genrec keep NAME ... --to FOLDER --replace"
 
 
@@ -56,10 +55,12 @@ def keep(settings: Collection[str], folder: Path) -> None:
             dataclasses.replace(record, path=path, name=name, trials=trials, replaced=replaced).save()
 
 
-def named(settings: Collection[str], folder: Path) -> dict[str, Any]:
-    """Return the kept studies and tunings of a row and what they hold, in the shape `NAMED`; arguments as in `keep`."""
-    found, tunings = read_all(folder)
-    of_row = [content for content in found if any(row["settings"] in settings for row in content["rows"])]
+def named(settings: Collection[str], kept: Sequence[dict[str, Any]], tunings: Sequence[tuning_record.Record]) -> dict[str, Any]:
+    """Return the kept studies and tunings of a row and what they hold, in the shape `NAMED`.
+
+    `settings` are the hashes of its settings as in `keep`, `kept` and `tunings` what `read_all` returns.
+    """
+    of_row = [content for content in kept if any(row["settings"] in settings for row in content["rows"])]
     return {
         "studies": {studies.file_of(content["name"]).name: _seeds_by_row(content) for content in of_row},
         "tunings": {

@@ -7,7 +7,6 @@ warning about falling positives is in `genrec.objectives.curve_warnings`.
 from __future__ import annotations
 
 import re
-from typing import cast
 
 from genrec.objectives.curve_warnings import OnceAfter
 from genrec.training.curves import STANDARD_ERROR, VALIDATION, Row, Watcher
@@ -109,8 +108,8 @@ class EntropyCollapse:
     """Warns when the entropy of the policy on validation users has fallen below half of that at step 0."""
 
     def __init__(self, has_reference: bool = True) -> None:
-        self.has_reference, self.start = has_reference, cast(float | None, None)
-        self.once = OnceAfter(1)
+        self.has_reference, self.once = has_reference, OnceAfter(1)
+        self.start: float | None = None  # the first entropy
 
     def __call__(self, row: Row) -> str | None:
         """Return a warning for this row of the curves, or None."""

@@ -77,27 +77,16 @@ def best_metrics(world: Taste, corpus: Corpus, part: str = "test", cutoff: int =
         last = int(model.item_cell[number[corpus.item[begin - 1] - 1]])
         shop = Exposure(model.next_cell(np.full(CELLS, user), np.arange(CELLS)), model.within_cell)
         drawn = [uniform if int(bounds[END]) - place <= world.randomized else shop for place in range(begin, end)]
-        likes, target, following, liked_following = (
-            scores[number]
-            for scores in (
-                model.value[user, model.item_cell],
-                first_liked_item(drawn, like[user], last, model.item_cell),
-                shop.transitions[last, model.item_cell] * shop.within_cell,
-                first_liked_item([shop] * len(drawn), like[user], last, model.item_cell),
-            )
-        )
+        value = model.value[user, model.item_cell][number]
+        target = first_liked_item(drawn, like[user], last, model.item_cell)[number]
+        following = (shop.transitions[last, model.item_cell] * shop.within_cell)[number]
+        following_liked = first_liked_item([shop] * len(drawn), like[user], last, model.item_cell)[number]
         liked = item[label == LIKED]
-        ranked = ((likes, target), (following, following), (liked_following, liked_following))
-        rows.append(
-            [
-                figure
-                for of_pairs, of_targets in ranked
-                for figure in (
-                    accuracy_of_pairs(of_pairs[item], label),
-                    gain(of_targets, int(liked[0]), cutoff) if len(liked) else np.nan,
-                )
-            ]
-        )
+        rows.append([
+            accuracy_of_pairs(value[item], label), first_gain(target, liked, cutoff),
+            accuracy_of_pairs(following[item], label), first_gain(following, liked, cutoff),
+            accuracy_of_pairs(following_liked[item], label), first_gain(following_liked, liked, cutoff),
+        ])  # fmt: skip
     table = np.array(rows).reshape(-1, 6)
     counts = (~np.isnan(table)).sum(0)
     means = np.where(counts > 0, np.nansum(table, 0) / np.maximum(counts, 1), np.nan)
@@ -132,6 +121,11 @@ def accuracy_of_pairs(scores: ndarray, label: ndarray) -> float:
     if not liked.size or not disliked.size:
         return float("nan")
     return float(((liked > disliked) + (liked == disliked) / 2).mean())
+
+
+def first_gain(scores: ndarray, liked: ndarray, cutoff: int) -> float:
+    """Return NDCG@cutoff of the first of the liked items; NaN without one."""
+    return gain(scores, int(liked[0]), cutoff) if len(liked) else float("nan")
 
 
 def gain(scores: ndarray, target: int, cutoff: int) -> float:
