@@ -94,7 +94,7 @@ def log_sum_exp(scores: Tensor, states: Tensor | None, catalog: Catalog) -> Tens
     """Return the log of the sum over all items of exp(score): [X].
 
     The score of an item is the sum of the `scores`, [X, S], of its digits, plus the product of `states` [X, D] and the item's
-    weights, if the catalog has weights. The sums are not kept: the backward pass computes them again.
+    weights, if the catalog has weights. The sums are not kept.
     """
     result: Tensor = _LogSumExp.apply(scores, states, catalog.weights, catalog.blocks)  # type: ignore[no-untyped-call]
     return result
@@ -136,38 +136,64 @@ class _ItemSums(Function):
 
 
 class _LogSumExp(Function):
+    """With weights the backward pass computes the sums again. Without them the forward pass computes the gradient, up to a factor."""
+
     @staticmethod
     def forward(ctx: Any, scores: Tensor, states: Tensor | None, weights: Tensor | None, blocks: list[Block]) -> Tensor:
-        result = scores.new_full((len(scores),), -torch.inf)
+        ctx.blocks, ctx.with_weights = blocks, weights is not None
         with torch.autocast(scores.device.type, enabled=False):
+            if weights is None and ctx.needs_input_grad[0]:
+                result, shares = _sum_and_shares(scores, blocks)
+                ctx.save_for_backward(shares)
+                return result
+            result = scores.new_full((len(scores),), -torch.inf)
             for rows in _places(scores, weights):
                 columns = scores[rows].T.contiguous()
                 for block in blocks:
                     sums = _all_sums(columns, block, None if states is None else states[rows], weights)
                     result[rows] = torch.logaddexp(result[rows], sums.logsumexp(0))
         ctx.save_for_backward(scores, states, weights, result)
-        ctx.blocks = blocks
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
+        if not ctx.with_weights:
+            (shares,) = ctx.saved_tensors
+            return shares * grad.unsqueeze(1), None, None, None
         scores, states, weights, total = ctx.saved_tensors
-        scores_grad = torch.zeros_like(scores)
-        states_grad = None if states is None else torch.zeros_like(states)
-        weights_grad = None if weights is None else torch.zeros_like(weights)
+        scores_grad, states_grad, weights_grad = map(torch.zeros_like, (scores, states, weights))
         with torch.autocast(scores.device.type, enabled=False):
             for rows in _places(scores, weights):
                 columns = scores[rows].T.contiguous()
                 for block in ctx.blocks:
-                    sums = _all_sums(columns, block, None if states is None else states[rows], weights)
-                    share = sums.sub_(total[rows]).exp_().mul_(grad[rows])
+                    share = _all_sums(columns, block, states[rows], weights).sub_(total[rows]).exp_().mul_(grad[rows])
                     scores_grad[rows] += _spread(share, block).T
-                    if states_grad is not None and weights_grad is not None:
-                        items = _items(block)
-                        states_grad[rows].addmm_(share.T, weights[items])
-                        weights_grad[items].addmm_(share, states[rows])
+                    items = _items(block)
+                    states_grad[rows].addmm_(share.T, weights[items])
+                    weights_grad[items].addmm_(share, states[rows])
         return scores_grad, states_grad, weights_grad, None
+
+
+def _sum_and_shares(scores: Tensor, blocks: list[Block]) -> tuple[Tensor, Tensor]:
+    """Return the log-sum-exp of scores [X, S], [X], and its derivative by each of them, [X, S].
+
+    The derivative by a digit value's score is the sum of the probabilities of its items. Numbers are relative to the highest score
+    so far, and change their base where a later block has a higher one.
+    """
+    result, shares = scores.new_empty(len(scores)), torch.empty_like(scores)
+    for rows in _places(scores):
+        columns = scores[rows].T.contiguous()
+        highest = columns.new_full(columns.shape[1:], -torch.inf)
+        total, spread = torch.zeros_like(highest), torch.zeros_like(columns)
+        for block in blocks:
+            sums = _sums(columns, block)
+            before, highest = highest, torch.maximum(highest, sums.amax(0))
+            base, parts = (before - highest).exp(), sums.sub_(highest).exp_()
+            total = total * base + parts.sum(0)
+            spread = _spread(parts, block) if len(blocks) == 1 else spread.mul_(base).add_(_spread(parts, block))
+        result[rows], shares[rows] = total.log() + highest, (spread / total).T
+    return result, shares
 
 
 def _items(block: Block) -> slice:

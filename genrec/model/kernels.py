@@ -1,9 +1,10 @@
 """Functional forms of the transformer layers, written for few passes over memory within what autograd in Python allows.
 
 Every function computes the textbook formula, up to rounding. On a GPU all of them are plain PyTorch. On a CPU three things differ,
-each because profiling showed a gain (see `experiments/benchmarks/README.md`): float32 matrix products run as a convolution, which
-oneDNN computes at up to twice the rate of `linear` on some processors; dropout uses eight random bits per element; attention is
-computed step by step, because the fused CPU kernel is slower at these sizes and gives a learned bias no gradient.
+each because profiling showed a gain (see `experiments/benchmarks/README.md`): with AVX-512, float32 matrix products run as a
+convolution, which oneDNN computes at up to twice the rate of `linear` (with AVX2 `linear` is faster); dropout uses eight random bits
+per element; attention is computed step by step, because the fused CPU kernel is slower at these sizes and gives a learned bias no
+gradient.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from torch.nn import functional
 from torch.nn.grad import conv2d_weight
 
 MAX_DIRECT_SIZE = 20_480  # elements; up to this size PyTorch gives a convolution to a slower implementation
+CONVOLUTION_IS_FASTER = (
+    torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX512")  # type: ignore[no-untyped-call]
+)
 INTEGER_TYPES = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes per element
 ONEDNN_DILATION = (2, 1)  # no effect on a 1x1 kernel, but without it a single thread would get the slower implementation, too
 
@@ -64,7 +68,7 @@ def _as_image(rows: Tensor) -> Tensor:
 
 
 def _by_convolution(rows: Tensor) -> bool:
-    return rows.numel() > MAX_DIRECT_SIZE and rows.dtype == torch.float32 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return CONVOLUTION_IS_FASTER and rows.numel() > MAX_DIRECT_SIZE and rows.dtype == torch.float32
 
 
 def _product(rows: Tensor, weight: Tensor) -> Tensor:

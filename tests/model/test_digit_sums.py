@@ -62,13 +62,40 @@ def inputs(places: int, values: int, items: int, width: int = 4) -> list[Tensor]
 
 
 def test_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three blocks of 13 items, places in pairs and one alone, and values that no item of a block has."""
+    """Three blocks of 13 items or one, places in pairs and one alone, and values that no item of a block has."""
+    single = table_of(13, (4, 5, 4), 0, monkeypatch, block=13)
     table = table_of(13, (4, 5, 4), 0, monkeypatch)
     scores, states, weights = inputs(5, 13, 13)
+    assert torch.autograd.gradcheck(lambda each: log_sum_exp(each, None, Catalog(single.blocks)), (scores,))
     assert [len(block.digits) for block in table.blocks] == [5, 5, 3]
     assert torch.autograd.gradcheck(lambda each: item_sums(each, table.blocks[2]), (scores,))
     assert torch.autograd.gradcheck(lambda each: log_sum_exp(each, None, Catalog(table.blocks)), (scores,))
     assert torch.autograd.gradcheck(lambda q, h, w: log_sum_exp(q, h, Catalog(table.blocks, w)), (scores, states, weights))
+
+
+@pytest.mark.parametrize("block", [5, 13])
+def test_large_scores_neither_overflow_nor_vanish(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last block has an item whose score is 1,000 above all others: its digits get the whole gradient."""
+    table = table_of(13, (4, 5, 4), 0, monkeypatch, block=block)
+    scores = torch.full((3, 13), -400.0)
+    scores[:, table.digits[-1].long()] = 600.0
+    scores.requires_grad_()
+    total = log_sum_exp(scores, None, Catalog(table.blocks))
+    total.sum().backward()
+    torch.testing.assert_close(total, torch.full((3,), 1800.0))
+    expected = torch.zeros(3, 13)
+    expected[:, table.digits[-1].long()] = 1.0
+    torch.testing.assert_close(scores.grad, expected)
+
+
+def test_a_gradient_may_be_computed_twice() -> None:
+    table = DigitTable(SemanticIds(torch.tensor([[0, 0], [1, 2], [2, 1], [1, 0]]), (3, 3)))
+    scores = torch.randn(2, 6, requires_grad=True)
+    total = log_sum_exp(scores, None, Catalog(table.blocks))
+    weight = torch.tensor([1.0, 3.0])
+    first, second = (torch.autograd.grad((weight * total).sum(), scores, retain_graph=True)[0] for _ in range(2))
+    torch.testing.assert_close(first, second)
+    torch.testing.assert_close(first.sum(1), torch.tensor([2.0, 6.0]))
 
 
 def test_the_dense_part_is_a_product_of_states_and_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +116,7 @@ def test_no_block_holds_every_item_of_every_place(monkeypatch: pytest.MonkeyPatc
     original = digit_sums._sums
     monkeypatch.setattr(digit_sums, "_sums", lambda *a: (sizes.append(original(*a).numel()), original(*a))[1])
     log_sum_exp(scores, None, Catalog(table.blocks)).sum().backward()
-    assert len(sizes) == 2 * 5 * 11  # passes x groups of places x blocks
+    assert len(sizes) == 5 * 11  # groups of places x blocks; the forward pass computes the gradient too
     assert max(sizes) == 20
     torch.testing.assert_close(scores.grad.sum(1), torch.full((9,), 2.0))  # every place gives its probabilities to two digits
 

@@ -34,10 +34,14 @@ def assert_same(ours, theirs, *inputs: Tensor, tolerance: float = 2e-4) -> None:
         torch.testing.assert_close(ours_grad, theirs_grad, atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize("rows", [3, 700])  # few rows are multiplied directly, many by a convolution
+@pytest.mark.parametrize("rows", [3, 700])  # few rows are multiplied directly, many by a convolution where that is faster
 @pytest.mark.parametrize("sizes", [(32, 96), (96, 32)])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_linear_equals_pytorchs(rows: int, sizes: tuple[int, int], threads: int) -> None:
+@pytest.mark.parametrize("convolution", [True, False])
+def test_linear_equals_pytorchs(
+    rows: int, sizes: tuple[int, int], threads: int, convolution: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "CONVOLUTION_IS_FASTER", convolution)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
