@@ -92,6 +92,7 @@ TOP = [
     "reports",
     "row_commands",
     "experiment_commands",
+    "dashed_values",
     "command_parser",
     "__main__",
     "__init__",

@@ -16,7 +16,7 @@ import torch
 from worlds import cyclic
 
 import genrec
-from genrec import failed_runs, loading, run_experiments, run_files
+from genrec import command_parser, failed_runs, loading, run_experiments, run_files
 from genrec.__main__ import main
 from genrec.baselines import Popularity, SASRec
 from genrec.errors import ArtifactError, GenrecError, InputError, UsageError
@@ -194,6 +194,46 @@ def test_wrong_input_is_explained(
     assert main(["recommend", "cyclic", *arguments]) == code
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("--history -abc B", {"history": ["-abc", "B"]}),
+        ("--history A -7 -n3Fab -hello --json", {"history": ["A", "-7", "-n3Fab", "-hello"], "json": True}),
+        ("--hist -abc -n5 --exclude-seen", {"history": ["-abc"], "n": 5, "exclude_seen": True}),
+        ("--history B --history=-n5 --history=--json", {"history": ["B", "-n5", "--json"], "n": 10, "json": False}),
+        ("--history -- -n5 --json", {"history": ["-n5", "--json"], "n": 10, "json": False}),
+        ("--user -7", {"user": "-7"}),
+        ("--user -abc -n 5", {"user": "-abc", "n": 5}),
+        ("--user=--json", {"user": "--json", "json": False}),
+        ("--search -abc", {"search": "-abc"}),
+    ],
+)
+def test_ids_may_begin_with_a_dash(arguments: str, expected: dict[str, object]) -> None:
+    options, _ = command_parser.parse(command_parser.build(), ["recommend", "cyclic", *arguments.split()])
+    assert {name: getattr(options, name) for name in expected} == expected
+    assert options.name == "cyclic"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--history A --abc", "there is no option --abc; did you mean '--search'? If it is an id or a text, write --history=--abc"),
+        ("--user --qqqqq", "there is no option --qqqqq. If it is an id or a text, write --user=--qqqqq"),
+        ("--history=-abc B", "unrecognized arguments: B; --history=ITEM takes one item, repeat it for each item"),
+        ("--user -abc -xyz", "unrecognized arguments: -xyz"),
+    ],
+)
+def test_an_id_that_reads_as_an_option_is_explained(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["recommend", "cyclic", *arguments.split()])
+    assert message in capsys.readouterr().err
+
+
+def test_a_dashed_id_reaches_the_lookup(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recommend", "cyclic", "--history", "-abc", "item-3"]) == 3
+    assert "no item has the id '-abc'" in capsys.readouterr().err
 
 
 def test_an_empty_history_gets_the_list_of_a_baseline() -> None:
