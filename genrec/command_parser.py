@@ -158,6 +158,7 @@ def build() -> argparse.ArgumentParser:
     curves.add_argument("--picture", metavar="FILE", type=Path, help="file of the plot (default: in reports/ of the data folder)")
     curves.add_argument("--all", action="store_true", help="plot all columns, not only the most important panels of the stage")
     curves.add_argument("--csv", metavar="FILE", type=Path, help="also write all curves as one table with a line per seed and step")
+    curves.add_argument("--replace", action="store_true", help="replace files that genrec did not write")
     curves.set_defaults(call=row_commands.curves)
 
     _add_recommend(commands)
@@ -244,6 +245,7 @@ def _add_experiment(parser: argparse.ArgumentParser) -> None:
 def _add_inspect_options(parser: argparse.ArgumentParser, stages: list[str], refresh: str) -> None:
     """Add the options of a command that builds these stages and describes the last one."""
     parser.add_argument("--picture", metavar="FILE", type=Path, help="file of the plot (default: in reports/ of the data folder)")
+    parser.add_argument("--replace", action="store_true", help="replace a picture that genrec did not write")
     parser.add_argument("--refresh", nargs="?", const=stages[-1], choices=stages, help=refresh)
     parser.add_argument("--offline", action="store_true", help="download nothing (also GENREC_OFFLINE=1)")
 
