@@ -145,7 +145,8 @@ def _write_csv(found: Sequence[row_trainings.Training], path: Path) -> None:
     tables = []
     for each in found:
         table = each.curves.copy()
-        for place, (column, value) in enumerate(zip(CSV_FIRST, (each.name, each.seed, each.artifact.stage), strict=True)):
+        about: tuple[str | int, ...] = (each.name, each.seed, each.artifact.stage)
+        for place, (column, value) in enumerate(zip(CSV_FIRST, about, strict=True)):
             table.insert(place, column, value)
         tables.append(table)
     try:
