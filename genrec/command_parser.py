@@ -7,12 +7,13 @@ from pathlib import Path
 
 from genrec import __version__, dashed_values, experiment_commands, row_commands
 from genrec.errors import did_you_mean
+from genrec.stage_names import align_stage
 
 FIELDS = {"--seed"}  # options that are fields of the experiment; left to the overrides, argparse takes them for short forms of others
 
 
 IDS = ("--history", "--user", "--search")  # options of `genrec recommend` with ids and titles, which may begin with a dash
-STAGES = ("sft", "align", *(f"align-{place}" for place in range(2, 10)))  # with training curves
+STAGES = ("sft", *map(align_stage, range(9)))  # with training curves
 
 
 def build() -> argparse.ArgumentParser:

@@ -40,6 +40,7 @@ GROUND = {
     "own_ids",
     "input_files",
     "id_matching",
+    "stage_names",
 }  # import nothing above them
 FOLDERS = {"data", "embeddings", "tokenizer", "model", "preference", "evaluation", "baselines", "trackers"}
 TOP = [
