@@ -21,7 +21,7 @@ from genrec.__main__ import main
 from genrec.baselines import Popularity, SASRec
 from genrec.errors import ArtifactError, GenrecError, InputError, UsageError
 from genrec.experiment import Experiment
-from genrec.serving import TrainedRow, bulk_lists, item_recommender, table_files
+from genrec.serving import CatalogItems, TrainedRow, bulk_lists, item_recommender, recommend_command, table_files
 from genrec.serving.history_files import read_requests
 from genrec.workspace import store
 
@@ -253,6 +253,25 @@ def test_json_and_text_hold_the_list(tiger: TrainedRow, capsys: pytest.CaptureFi
     assert [line[1] for line in lines] == list(expected["item_id"])
     assert [" ".join(line[2:4]) for line in lines] == list(expected["title"])
     assert [line[-1] for line in lines] == list(expected["semantic_id"])
+
+
+def test_a_pipe_gets_whole_titles_and_a_terminal_lines_that_fit(
+    tiger: TrainedRow, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A title of 300 characters in the list and in the history; the terminal has 70 columns."""
+    catalog, title = tiger.items.catalog, " ".join(["kettle"] * 43)[:300]
+    long = replace(tiger, items=tiger.items._replace(catalog=CatalogItems(catalog.ids, (title,) * 40, catalog.num_interactions)))
+    monkeypatch.setattr(recommend_command, "load", lambda *_: long)
+    monkeypatch.setenv("COLUMNS", "70")
+    command = ["recommend", "cyclic", "--history", "item-3", "--n", "2"]
+    assert main(command) == 0
+    assert capsys.readouterr().out.count(title) == 3
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert main(command) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "kettle" in line]
+    assert len(lines) == 3
+    assert max(map(len, lines)) < 70
+    assert all("..." in line for line in lines)
 
 
 def requests(folder: Path, ending: str) -> Path:
