@@ -15,10 +15,10 @@ from filelock import FileLock, Timeout
 from genrec import artifact_folders, failed_runs, live_runs, run_files
 from genrec.disk_usage import in_words, table
 from genrec.errors import UsageError, counted
-from genrec.experiment import kind_of_stage, place_of
 from genrec.pipeline import VERSIONS, attempts_file
+from genrec.stage_names import kind_of_stage, place_of
 from genrec.store import locked_file
-from genrec.stored_artifacts import HALF_REMOVED, ArtifactId, Stored, Uses, stored, trained_row, unrecorded_builds, uses
+from genrec.stored_artifacts import HALF_REMOVED, ArtifactId, RowUses, Stored, Uses, stored, trained_row, unrecorded_builds, uses
 from genrec.workspace import home, runs_folder, store
 
 
@@ -129,20 +129,20 @@ def remove(found: Removal) -> tuple[int, list[str]]:
     for run in live_runs.read_all()[0]:
         if run.name in found.ended and not run.is_alive:
             live_runs.remove(run)
-    freed, kept = 0, []
+    freed, kept, row_uses = 0, [], RowUses()
     for each in found.folders:
-        if reason := _remove_folder(each):
+        if reason := _remove_folder(each, row_uses):
             kept.append(f"kept {each}: {reason}")
         else:
             freed += each.size
     return freed, kept
 
 
-def _remove_folder(each: Stored) -> str:
+def _remove_folder(each: Stored, row_uses: RowUses) -> str:
     """Remove a folder of the store, or return why it is kept: a row or a run has begun to use it since it was listed."""
     try:
         with FileLock(store().lock(*each.id), timeout=0):
-            users = uses(with_builds=False).of(each.id)  # this process itself holds the lock
+            users = uses(with_builds=False, row_uses=row_uses).of(each.id)  # this process itself holds the lock
             if users and each.kind != HALF_REMOVED:
                 return f"{', '.join(users)} uses it"
             artifact_folders.discard(each.path)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from genrec import __version__, experiment_commands, row_commands
+from genrec import __version__, dashed_values, experiment_commands, row_commands
 from genrec.errors import did_you_mean
+from genrec.stage_names import align_stage
 
 FIELDS = {"--seed"}  # options that are fields of the experiment; left to the overrides, argparse takes them for short forms of others
 
 
-STAGES = ("sft", "align", *(f"align-{place}" for place in range(2, 10)))  # with training curves
+IDS = ("--history", "--user", "--search")  # options of `genrec recommend` with ids and titles, which may begin with a dash
+STAGES = ("sft", *map(align_stage, range(9)))  # with training curves
 
 
 def build() -> argparse.ArgumentParser:
@@ -157,6 +159,7 @@ def build() -> argparse.ArgumentParser:
     curves.add_argument("--picture", metavar="FILE", type=Path, help="file of the plot (default: in reports/ of the data folder)")
     curves.add_argument("--all", action="store_true", help="plot all columns, not only the most important panels of the stage")
     curves.add_argument("--csv", metavar="FILE", type=Path, help="also write all curves as one table with a line per seed and step")
+    curves.add_argument("--replace", action="store_true", help="replace files that genrec did not write")
     curves.set_defaults(call=row_commands.curves)
 
     _add_recommend(commands)
@@ -207,8 +210,15 @@ def _add_recommend(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     )
     recommend.add_argument("name", metavar="NAME", help="a row, or the folder of an export")
     to = recommend.add_mutually_exclusive_group()
-    to.add_argument("--history", metavar="ITEM", nargs="*", help="items, oldest first: ids, or words of titles ('title:...' is no id)")
-    to.add_argument("--user", metavar="ID", help="a user of the data, with all interactions")
+    to.add_argument(
+        "--history",
+        metavar="ITEM",
+        nargs="*",
+        action="extend",
+        help="items, oldest first: ids, or words of titles ('title:...' is no id). An id that reads as an option, such as -n5 or "
+        "--json, is written --history=-n5; --history may be repeated",
+    )
+    to.add_argument("--user", metavar="ID", help="a user of the data, with all interactions (--user=-n5 for an id such as -n5)")
     to.add_argument("--file", metavar="FILE", type=Path, help="users or histories: Parquet, CSV or JSON lines; needs --out")
     to.add_argument("--all-users", action="store_true", help="all users of the data with a history; needs --out")
     to.add_argument("--search", metavar="TEXT", help="list the items with these words in their title")
@@ -236,6 +246,7 @@ def _add_experiment(parser: argparse.ArgumentParser) -> None:
 def _add_inspect_options(parser: argparse.ArgumentParser, stages: list[str], refresh: str) -> None:
     """Add the options of a command that builds these stages and describes the last one."""
     parser.add_argument("--picture", metavar="FILE", type=Path, help="file of the plot (default: in reports/ of the data folder)")
+    parser.add_argument("--replace", action="store_true", help="replace a picture that genrec did not write")
     parser.add_argument("--refresh", nargs="?", const=stages[-1], choices=stages, help=refresh)
     parser.add_argument("--offline", action="store_true", help="download nothing (also GENREC_OFFLINE=1)")
 
@@ -246,7 +257,9 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[argpar
     if arguments and arguments[0][:1] != "-" and arguments[0] not in commands:
         known = f"the commands are {', '.join(commands)}"
         parser.error(f"there is no command {arguments[0]!r}; {known}{did_you_mean(arguments[0], commands)}")
-    options, flags = parser.parse_known_args(arguments)
+    marked = dashed_values.mark(commands["recommend"], arguments, IDS) if arguments[:1] == ["recommend"] else arguments
+    options, flags = parser.parse_known_args(marked)
+    dashed_values.unmark(options)
     overrides = options.command in ("run", "data", "tokenize", "tune")
     for flag in (flag.partition("=")[0] for flag in flags if flag.startswith("--") and "." not in flag):
         names = {
@@ -256,7 +269,12 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[argpar
         if nearest and not (overrides and did_you_mean(flag, names | _field_flags()) != nearest):
             commands[options.command].error(f"there is no option {flag}{nearest}")
     if flags and not overrides:
-        commands[options.command].error(f"unrecognized arguments: {' '.join(flags)}; see genrec {options.command} --help")
+        one = (
+            "; --history=ITEM takes one item, repeat it for each item"
+            if any(each.startswith("--history=") for each in arguments)
+            else ""
+        )
+        commands[options.command].error(f"unrecognized arguments: {' '.join(flags)}{one}; see genrec {options.command} --help")
     return options, flags
 
 

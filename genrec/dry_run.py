@@ -15,9 +15,11 @@ import pandas as pd
 from genrec import pipeline, run_files
 from genrec.environment import environment
 from genrec.errors import NetworkError, counted
-from genrec.experiment import Experiment, flags_in_words, is_training_stage, kind_of_stage
+from genrec.experiment import Experiment, flags_in_words
 from genrec.pipeline import Step
+from genrec.progress import duration
 from genrec.row_settings import flatten
+from genrec.stage_names import is_training_stage, kind_of_stage
 from genrec.training.schedule import default_steps
 from genrec.workspace import check_writable, home, store
 
@@ -153,7 +155,9 @@ def _time_lines(steps: Sequence[Step]) -> Iterator[str]:
 
 def _sum(found: Sequence[Estimate]) -> str:
     """Return the sum of estimates in words."""
-    return f"{'at most ' if any(each.is_limit for each in found) else ''}about {duration(sum(each.seconds for each in found))}"
+    return (
+        f"{'at most ' if any(each.is_limit for each in found) else ''}about {duration(max(1.0, sum(each.seconds for each in found)))}"
+    )
 
 
 def _basis(found: Sequence[Estimate]) -> str:
@@ -237,10 +241,3 @@ def _training(folder: Path) -> Trained | None:
         return None
     examples = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))["examples"]
     return Trained(int(pd.read_parquet(folder / "curves.parquet", columns=["step"])["step"].max()), examples)
-
-
-def duration(seconds: float) -> str:
-    """Return a duration in words: '45 s', '12 min', '3.5 h'."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

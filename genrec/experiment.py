@@ -23,6 +23,7 @@ from genrec.evaluation import CandidateHitRate, IntraListDistance, ListOverlap
 from genrec.evaluation.evaluate import Evaluate
 from genrec.model import Tiger
 from genrec.plugin_source import components, find_failure, is_plugin_class, name_with_place, named_components
+from genrec.stage_names import align_stage, kind_of_stage, place_of
 from genrec.tokenizer import Tokenize
 from genrec.training.model_selection import Selection
 from genrec.training.recipes import SFT, Align, Optimization, Validation
@@ -122,26 +123,6 @@ class Experiment:
         embed = ("embed",) if self.tokenize is not None or self.alignments else ()
         tokenize = ("tokenize",) if self.tokenize is not None else ()
         return ("data", *embed, *tokenize, "sft", *map(align_stage, range(len(self.alignments))), "evaluate")
-
-
-def align_stage(place: int) -> str:
-    """Return the name of a stage of alignment by its place in the chain, from 0: align, align-2, align-3."""
-    return "align" if place == 0 else f"align-{place + 1}"
-
-
-def kind_of_stage(stage: str) -> str:
-    """Return the kind of a stage: `align` of `align-2`. Stages of one kind run the same code and have one version."""
-    return "align" if stage.startswith("align") else stage
-
-
-def is_training_stage(stage: str) -> bool:
-    """Return whether a stage has training curves."""
-    return kind_of_stage(stage) in ("sft", "align")
-
-
-def place_of(stage: str) -> int:
-    """Return the place of a stage of alignment in the chain, from 0: 1 for `align-2`."""
-    return int(stage.partition("-")[2] or 1) - 1
 
 
 def flags_in_words(experiment: Experiment, stage: str) -> str:

@@ -17,7 +17,8 @@ from typing import Any, TypeAlias
 
 from genrec.errors import ArtifactError
 
-KEY = r"[0-9a-f]{16}"  # key of an artifact
+KEY_DIGITS = 16  # hexadecimal digits of the key of an artifact, see `genrec.store.hash_of`
+KEY = rf"[0-9a-f]{{{KEY_DIGITS}}}"
 SHA256 = r"[0-9a-f]{64}"
 _NAMES = {str: "a text", int: "an integer", float: "a number", dict: "an object", list: "a list", bool: "true or false"}
 

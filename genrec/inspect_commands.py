@@ -17,8 +17,10 @@ from genrec.overrides import override
 from genrec.storage_errors import explain
 from genrec.store import hash_of
 from genrec.workspace import reports_folder
+from genrec.written_files import check_replaceable, is_own_picture
 
 PICTURES = (".png", ".pdf", ".svg")
+CSV_FIRST = ("name", "seed", "stage")  # first columns of `genrec curves --csv`, before those of the curves
 
 
 def data(options: argparse.Namespace, flags: list[str]) -> int:
@@ -26,7 +28,7 @@ def data(options: argparse.Namespace, flags: list[str]) -> int:
     from genrec.data import data_plots, data_report
     from genrec.data.corpus import Corpus
 
-    _check_picture(options.picture)
+    _check_picture(options)
     known: set[str] = set()
     done: set[str] = set()
     for experiment in override(loading.load(options.experiment), flags, options.experiment):
@@ -52,7 +54,7 @@ def tokenize(options: argparse.Namespace, flags: list[str]) -> int:
     from genrec.tokenizer.tokenized_files import read_health
     from genrec.training import curve_plots
 
-    _check_picture(options.picture)
+    _check_picture(options)
     found = [each for each in override(loading.load(options.experiment), flags, options.experiment) if "tokenize" in each.stages]
     if not found:
         raise UsageError(
@@ -89,7 +91,8 @@ def curves(options: argparse.Namespace) -> int:
     """Print and plot the training curves of rows (`genrec curves`)."""
     from genrec.training import curve_plots
 
-    _check_picture(options.picture)
+    _check_picture(options)
+    check_replaceable(options.csv, "--csv", lambda text: text.startswith(",".join(CSV_FIRST)), options.replace)
     found = row_trainings.trainings(options.names, options.stage)
     stage = found[0].artifact.stage
     if options.stage is None and stage == "sft" and (without := row_trainings.rows_without("align", options.names)) != options.names:
@@ -142,9 +145,9 @@ def _write_csv(found: Sequence[row_trainings.Training], path: Path) -> None:
     tables = []
     for each in found:
         table = each.curves.copy()
-        table.insert(0, "name", each.name)
-        table.insert(1, "seed", each.seed)
-        table.insert(2, "stage", each.artifact.stage)
+        about: tuple[str | int, ...] = (each.name, each.seed, each.artifact.stage)
+        for place, (column, value) in enumerate(zip(CSV_FIRST, about, strict=True)):
+            table.insert(place, column, value)
         tables.append(table)
     try:
         pd.concat(tables, ignore_index=True).to_csv(path, index=False)
@@ -155,9 +158,12 @@ def _write_csv(found: Sequence[row_trainings.Training], path: Path) -> None:
     print(f"  table: {path}")
 
 
-def _check_picture(path: Path | None) -> None:
+def _check_picture(options: argparse.Namespace) -> None:
+    """Raise UsageError unless `--picture` names a picture that may be written."""
+    path = options.picture
     if path is not None and path.suffix not in PICTURES:
         raise UsageError(f"--picture must end in {', '.join(PICTURES)}, got {path}")
+    check_replaceable(path, "--picture", lambda _: is_own_picture(path), options.replace)
 
 
 def _draw(draw: Callable[[Path], None], wanted: Path | None, name: str, key: str, first: bool) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from genrec.experiment import is_training_stage, kind_of_stage
+from genrec.stage_names import is_training_stage, kind_of_stage
 from genrec.store import Artifact, Store
 
 BEFORE_TRAINING = {"sft": ", the untrained policy", "align": ", the SFT policy"}  # step 0 by stage, in words

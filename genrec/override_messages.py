@@ -12,8 +12,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from genrec import renamed
 from genrec.component_choices import classes_of, holds_number, is_optional, kinds_of, replacing, required
 from genrec.errors import UsageError, did_you_mean
-from genrec.experiment import Experiment, flags_in_words, place_of
+from genrec.experiment import Experiment, flags_in_words
 from genrec.field_paths import FieldPath, Walk, as_flag, is_component, names_in, nearest_holders, settable_fields, value_at, walk
+from genrec.stage_names import place_of
 
 WORDS: dict[Any, str] = {
     int: "an integer",

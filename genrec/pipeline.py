@@ -19,10 +19,11 @@ from genrec import artifact_folders, hashed_json, manifests, stages
 from genrec.data.splits import tie_order_of
 from genrec.environment import environment, git_commit, joined, versions
 from genrec.errors import ArtifactError, InputError, UsageError
-from genrec.experiment import Experiment, align_stage, file_names, flags_in_words, is_training_stage, kind_of_stage, place_of
+from genrec.experiment import Experiment, file_names, flags_in_words
 from genrec.hashed_json import Each
 from genrec.plugin_errors import attribute_to
 from genrec.progress import say
+from genrec.stage_names import align_stage, is_training_stage, kind_of_stage, place_of
 from genrec.store import Artifact, Store, describe, key_of, now, write_json
 from genrec.tokenizer.health_report import say_health
 from genrec.training.curves import OnRow, Row, together

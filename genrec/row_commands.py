@@ -132,14 +132,15 @@ def _check_written(options: argparse.Namespace) -> None:
 def keep(options: argparse.Namespace, flags: list[str]) -> int:
     """Keep the results of stored rows in a small folder (`genrec keep`)."""
     from genrec import kept_rows, run_files
+    from genrec.disk_usage import in_words
 
     rows = kept_rows.keep(options.names, options.folder, options.metrics, options.replace)
     kept = run_files.names_of_rows(options.folder / "runs")
     for name in dict.fromkeys(options.names):
         size = sum(path.stat().st_size for kind in kept_rows.KINDS if (path := rows.file(kind, name)).is_file())
-        print(f"{name}: {counted(len(rows.read(name)['seeds']), 'seed')}, {size / 1e3:,.0f} kB")
+        print(f"{name}: {counted(len(rows.read(name)['seeds']), 'seed')}, {in_words(size)}")
     size = sum(path.stat().st_size for path in options.folder.rglob("*") if path.is_file())
-    print(f"{options.folder} holds {counted(len(kept), 'row')}, {size / 1e6:.2f} MB; compare them with")
+    print(f"{options.folder} holds {counted(len(kept), 'row')}, {in_words(size)}; compare them with")
     print(f"  genrec compare {' '.join(map(shlex.quote, dict.fromkeys(options.names)))} --from {shlex.quote(str(options.folder))}")
     return 0
 
@@ -213,12 +214,13 @@ def recommend(options: argparse.Namespace, flags: list[str]) -> int:
 
 def export(options: argparse.Namespace, flags: list[str]) -> int:
     """Write a trained row to a folder that recommends without the data (`genrec export`)."""
+    from genrec.disk_usage import in_words
     from genrec.serving import row_export
     from genrec.serving.export_files import folder_name
 
     written = row_export.export(options.name, options.folder, options.seed, options.code)
     size = sum(path.stat().st_size for path in written)
-    print(f"{options.folder}: {', '.join(sorted(path.name for path in written))}, {size / 1e6:.2f} MB; try it with")
+    print(f"{options.folder}: {', '.join(sorted(path.name for path in written))}, {in_words(size)}; try it with")
     print(f"  genrec recommend {shlex.quote(folder_name(options.folder))} --search TEXT")
     print("README.md is the model card; read its section on the license of the data before you publish the folder")
     return 0

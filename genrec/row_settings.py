@@ -7,7 +7,7 @@ from typing import Any
 
 from genrec import pipeline
 from genrec.evaluation.compare import METRICS
-from genrec.experiment import is_training_stage
+from genrec.stage_names import is_training_stage
 from genrec.store import Artifact, Store, hash_of
 
 VERSION = "stages."  # prefix of the versions of the stages, which a user does not set

@@ -10,8 +10,9 @@ import pandas as pd
 
 from genrec import loading, pipeline
 from genrec.errors import GenrecError, UsageError
-from genrec.experiment import Experiment, is_training_stage
+from genrec.experiment import Experiment
 from genrec.row_settings import planned_configuration
+from genrec.stage_names import is_training_stage
 from genrec.store import Artifact
 from genrec.trackers import MLflow, TensorBoard, TrackingThread, WandB
 from genrec.training.curves import Row

@@ -10,7 +10,7 @@ import pandas as pd
 
 from genrec import run_files
 from genrec.errors import UsageError
-from genrec.experiment import is_training_stage
+from genrec.stage_names import is_training_stage
 from genrec.store import Artifact
 from genrec.workspace import store
 

@@ -10,9 +10,10 @@ import pandas as pd
 
 from genrec import failed_runs, live_runs, pipeline, row_tracking, row_trainings, run_files, studies
 from genrec.errors import counted
-from genrec.experiment import Experiment, kind_of_stage, place_of
+from genrec.experiment import Experiment
 from genrec.progress import say
 from genrec.row_tracking import Tracking
+from genrec.stage_names import kind_of_stage, place_of
 from genrec.store import Artifact
 from genrec.types import Tracker
 from genrec.workspace import check_writable, reports_folder, store

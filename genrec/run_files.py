@@ -22,7 +22,7 @@ from genrec.environment import joined
 from genrec.errors import ArtifactError, UsageError
 from genrec.evaluation.compare import METRICS, Run
 from genrec.evaluation.statistics.paired_tests import seeds_in_words
-from genrec.experiment import MAX_NAME, Experiment, is_name, is_training_stage
+from genrec.experiment import MAX_NAME, Experiment, is_name
 from genrec.progress import say
 from genrec.row_results import Records, SeedResult, runs_of, stored
 from genrec.row_settings import (
@@ -34,6 +34,7 @@ from genrec.row_settings import (
     with_metrics_of,
     without_metrics,
 )
+from genrec.stage_names import is_training_stage
 from genrec.storage_errors import check_folder
 from genrec.store import Artifact, hash_of, locked_file, now, write_json
 from genrec.target_seeds import check_target_seeds

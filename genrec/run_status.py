@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 
 from genrec import failed_runs, live_runs
+from genrec.hashed_json import KEY
 from genrec.held_locks import is_held
 from genrec.live_runs import LiveRun
 from genrec.progress import duration, pace
@@ -71,7 +73,7 @@ def _left(known: set[tuple[str, int]], live: list[LiveRun]) -> list[list[str]]:
     for path in sorted(store().root.glob("*/.*.partial/checkpoint")):
         stage, key = path.parents[1].name, path.parent.name.removeprefix(".").removesuffix(".partial")
         row = trained_row(stage, key)
-        if len(key) != 16 or (stage, key) in recorded or row in known or is_held(store().lock(stage, key)):
+        if re.fullmatch(KEY, key) is None or (stage, key) in recorded or row in known or is_held(store().lock(stage, key)):
             continue
         name = "an unnamed run" if row is None else f"{row[0]} (seed {row[1]})"
         about = checkpoint_in_words(stage, key) or "a checkpoint"

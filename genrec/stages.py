@@ -30,7 +30,7 @@ from genrec.evaluation.comparison.preference_shares import preference_share
 from genrec.evaluation.evaluate import evaluate, metrics_of
 from genrec.evaluation.feedback_metrics import user_counts
 from genrec.evaluation.measurement import evaluated_of, measure, with_users
-from genrec.experiment import Experiment, align_stage, kind_of_stage, place_of
+from genrec.experiment import Experiment
 from genrec.model.unconstrained_sampling import greedy_items
 from genrec.plugin_source import components
 from genrec.policy_modules import device_of
@@ -44,6 +44,7 @@ from genrec.stage_inputs import (
     popularity_of,
     training_data,
 )
+from genrec.stage_names import align_stage, kind_of_stage, place_of
 from genrec.store import write_json
 from genrec.tokenizer import save_tokenized, tokenize
 from genrec.training import curves

@@ -22,6 +22,7 @@ from filelock import FileLock
 
 from genrec import artifact_folders, manifests
 from genrec.errors import ArtifactError, ResourceError, UsageError
+from genrec.hashed_json import KEY_DIGITS
 from genrec.source_hash import source_hash
 from genrec.storage_errors import check_folder
 
@@ -37,7 +38,7 @@ class Artifact(NamedTuple):
     """The result of a finished stage."""
 
     stage: str  # name of the stage
-    key: str  # 16 hexadecimal digits
+    key: str  # `KEY_DIGITS` hexadecimal digits
     folder: Path  # the folder that holds the files
     manifest: dict[str, Any]  # the content of manifest.json
 
@@ -95,9 +96,9 @@ def _is_in_key(field: dataclasses.Field[Any], entry: object) -> bool:
 
 
 def hash_of(description: object) -> str:
-    """Return a hash of a JSON value, 16 hexadecimal digits."""
+    """Return a hash of a JSON value, `KEY_DIGITS` hexadecimal digits."""
     text = json.dumps(description, sort_keys=True, separators=(",", ":"), allow_nan=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
 
 
 def key_of(stage: str, version: int, specification: dict[str, Any], parents: dict[str, str]) -> str:

@@ -13,7 +13,8 @@ from genrec.errors import ArtifactError
 from genrec.hashed_json import KEY
 from genrec.held_locks import command_of, holder, is_held
 from genrec.live_runs import LiveRun
-from genrec.workspace import store, tensorboard_folder
+from genrec.store import Signature, signature_of
+from genrec.workspace import runs_folder, store, tensorboard_folder
 
 ArtifactId = tuple[str, str]  # stage, key
 _NAME = re.compile(rf"(?P<key>{KEY})|\.(?P<other>{KEY})\.(?P<kind>partial|old|removed)")
@@ -86,12 +87,30 @@ def size_of(path: Path) -> int:
         return 0
 
 
-def uses(with_builds: bool = True) -> Uses:
+class RowUses:
+    """The artifacts of the rows. A run file is read again only if it has changed."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[Signature, set[ArtifactId]]] = {}
+
+    def read(self) -> dict[str, set[ArtifactId]]:
+        """Return the artifacts of all seeds by the name of each row with a run file. Raises ArtifactError for a damaged file."""
+        found = {}
+        for name in run_files.names_of_rows():
+            signature = signature_of(runs_folder() / f"{name}.json")  # taken before the file is read
+            known = self._known.get(name)
+            found[name] = known if known is not None and known[0] == signature else (signature, _of_row(run_files.read(name)))
+        self._known = found
+        return {name: artifacts for name, (_, artifacts) in found.items()}
+
+
+def uses(with_builds: bool = True, row_uses: RowUses | None = None) -> Uses:
     """Return who uses which artifacts, with the builds that have no record unless `with_builds` is false.
 
-    Raises ArtifactError if a run file or a record can't be read: its artifacts are unknown.
+    `row_uses` holds the run files that an earlier call has read. Raises ArtifactError if a run file or a record can't be read: its
+    artifacts are unknown.
     """
-    rows = {name: _of_row(run_files.read(name)) for name in run_files.names_of_rows()}
+    rows = (row_uses or RowUses()).read()
     failures, damaged_failures = failed_runs.read_all()
     live, damaged_live = live_runs.read_all()
     if damaged_failures or damaged_live:

@@ -21,12 +21,13 @@ import pandas as pd
 from genrec import pipeline
 from genrec.data.corpus import Corpus
 from genrec.errors import GenrecError, NumericsError, ResourceError, UsageError
-from genrec.experiment import Experiment, kind_of_stage, place_of
+from genrec.experiment import Experiment
 from genrec.field_paths import plain_value
 from genrec.overrides import override
 from genrec.progress import say
 from genrec.randomness import seed_of
 from genrec.row_settings import planned_configuration, training_hash
+from genrec.stage_names import kind_of_stage, place_of
 from genrec.store import Artifact
 from genrec.training.curves import VALIDATION, Row, best_step
 from genrec.training.validation import baseline_score

@@ -8,6 +8,8 @@ from pathlib import Path
 from genrec.errors import UsageError
 
 READ = 1_000_000  # bytes at the beginning of a file that show what wrote it
+PICTURE_METADATA = {"Creator": "genrec"}  # of every picture, for `savefig`
+PICTURE_MARKS = (b"Creator\0genrec", b"/Creator (genrec)", b"<dc:title>genrec</dc:title>")  # this metadata in PNG, PDF and SVG
 
 
 def check_replaceable(path: Path | None, option: str, is_own: Callable[[str], bool], replace: bool) -> None:
@@ -29,3 +31,12 @@ def check_replaceable(path: Path | None, option: str, is_own: Callable[[str], bo
             f"{option} {path}: the file exists and was not written by genrec with {option}; name another file, or replace it with "
             "--replace"
         )
+
+
+def is_own_picture(path: Path) -> bool:
+    """Return whether a PNG, PDF or SVG file has `PICTURE_METADATA`, which PDF files have at their end."""
+    with path.open("rb") as file:
+        content = file.read(READ)
+        file.seek(max(len(content), path.stat().st_size - READ))
+        content += file.read()
+    return any(mark in content for mark in PICTURE_MARKS)

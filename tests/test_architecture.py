@@ -40,6 +40,7 @@ GROUND = {
     "own_ids",
     "input_files",
     "id_matching",
+    "stage_names",
 }  # import nothing above them
 FOLDERS = {"data", "embeddings", "tokenizer", "model", "preference", "evaluation", "baselines", "trackers"}
 TOP = [
@@ -92,6 +93,7 @@ TOP = [
     "reports",
     "row_commands",
     "experiment_commands",
+    "dashed_values",
     "command_parser",
     "__main__",
     "__init__",

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from worlds import cyclic
 
-from genrec import pipeline
+from genrec import pipeline, stage_names
 from genrec.__main__ import main
 from genrec.errors import UsageError
 from genrec.experiment import Align, Experiment, Optimization, Validation
@@ -270,6 +270,13 @@ def killed(plan, step):
 lightning_module.learning_rate = killed
 main()
 """
+
+
+def test_the_names_of_the_stages_of_a_chain() -> None:
+    names = [stage_names.align_stage(place) for place in range(11)]
+    assert [*names[:3], names[10]] == ["align", "align-2", "align-3", "align-11"]
+    assert [stage_names.place_of(name) for name in names] == list(range(11))
+    assert {stage_names.kind_of_stage(name) for name in names} == {"align"}
 
 
 def test_a_run_that_is_killed_in_the_second_alignment_goes_on_to_the_same_weights(

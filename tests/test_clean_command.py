@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
 from test_run_files import baseline
 
-from genrec import artifact_folders, clean_command, disk_usage, failed_runs, run_experiments, run_files, store
+from genrec import artifact_folders, clean_command, disk_usage, failed_runs, hashed_json, run_experiments, run_files, store
 from genrec.__main__ import main
 from genrec.errors import ArtifactError, NumericsError
 from genrec.live_runs import recorded
@@ -214,6 +216,38 @@ def test_an_artifact_that_is_used_meanwhile_is_kept(capsys: pytest.CaptureFixtur
     assert sorted(line.partition(":")[0] for line in kept) == [f"kept sft/{'e' * 16}", f"kept sft/{'f' * 16}"]
     assert folder("sft", "f" * 16).is_dir()
     assert folder("sft", "e" * 16).is_dir()
+
+
+def test_run_files_are_read_again_only_if_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows and three folders: two run files are read for the first folder, and one more after a row was recorded meanwhile.
+
+    The row `cyclic-popularity` begins to use the third folder when the first one is removed.
+    """
+    for digit in "abc":
+        folder("sft", digit * 16).mkdir(parents=True)
+    found = clean_command.plan([], uses())
+    taken = found.folders[2]
+    read: list[str] = []
+    of_file, discard = run_files.read, artifact_folders.discard
+
+    def counted(name: str) -> dict[str, Any]:
+        read.append(name)
+        return of_file(name)
+
+    def recorded_meanwhile(path: Path) -> None:
+        if path == found.folders[0].path:
+            file = home() / "runs" / "cyclic-popularity.json"
+            content = {name: value for name, value in json.loads(file.read_text()).items() if name != "sha256"}
+            content["seeds"]["0"]["artifacts"]["sft"] = taken.key
+            store.write_json(file, hashed_json.add_hash(content))
+        discard(path)
+
+    monkeypatch.setattr(run_files, "read", counted)
+    monkeypatch.setattr(artifact_folders, "discard", recorded_meanwhile)
+    _, kept = clean_command.remove(found)
+    assert kept == [f"kept sft/{taken.key}: cyclic-popularity uses it"]
+    assert [each.path.exists() for each in found.folders] == [False, False, True]
+    assert sorted(read) == ["cyclic-popularity", "cyclic-popularity", "short"]
 
 
 @pytest.mark.parametrize("step", [1, 2, 3])

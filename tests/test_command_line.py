@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from genrec.__main__ import main
 from genrec.training import lightning_module, loop
 from genrec.training.schedule import Schedule
+from genrec.written_files import is_own_picture
 
 PROJECT = Path(__file__).parents[1]
 EXPERIMENTS = """
@@ -403,6 +404,7 @@ def test_tokenize_prints_and_draws_the_semantic_ids(project: Path, capsys: pytes
     assert figures["items"] == 40
     assert f"perplexity {figures['levels'][0]['perplexity']:.1f}" in printed
     assert "<svg" in (project / "ids.svg").read_text()
+    assert is_own_picture(project / "ids.svg")
 
 
 def test_tokenize_overrides_refreshes_and_refuses(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -447,6 +449,7 @@ def test_curves_prints_draws_and_writes_trainings(project: Path, capsys: pytest.
     assert printed.startswith("cyclic-sdpo, align\n  seed 0: 20 steps, best on validation: step ")
     assert "last values, seeds 0, 1" in printed
     assert "picture: curves.svg" in printed
+    assert is_own_picture(project / "curves.svg")
     picture = (project / "curves.svg").read_text()
     assert "<!-- Log-probability of the user's item and of the negatives -->" in picture
     assert "<!-- 95 % interval over users -->" in picture

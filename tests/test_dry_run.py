@@ -46,7 +46,12 @@ def test_an_estimate_is_the_median_and_follows_the_steps() -> None:
     assert estimate(wanted, "sft", earlier, [before]) == Estimate(24.0, 3, False)
     assert estimate(wanted, "sft", [made(before, "sft", 10.0, steps=30)], [before]) == Estimate(40.0, 1, False)
     assert estimate(wanted, "sft", []) is None
-    assert [dry_run.duration(seconds) for seconds in (0.2, 89, 120, 7_200)] == ["1 s", "89 s", "2 min", "2.0 h"]
+
+
+def test_an_estimate_is_a_duration_in_the_words_of_progress() -> None:
+    """3 h and 30 min of two artifacts; an estimate is at least a second."""
+    assert dry_run._sum([Estimate(3_600.0, 1, False), Estimate(9_000.0, 2, False)]) == "about 3 h 30 min"
+    assert dry_run._sum([Estimate(0.2, 1, True)]) == "at most about 1 s"
 
 
 def test_the_default_number_of_steps_is_resolved_by_the_examples() -> None:

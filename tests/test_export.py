@@ -19,6 +19,7 @@ import genrec
 from genrec import kept_steps, loading, run_experiments, run_files
 from genrec.__main__ import main
 from genrec.baselines import BPR, EASE, ItemKNN, Popularity, SASRec
+from genrec.disk_usage import in_words
 from genrec.errors import ArtifactError, UsageError
 from genrec.experiment import Evaluate
 from genrec.hashed_json import add_hash
@@ -344,7 +345,8 @@ def test_the_command_prints_the_files(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     assert main(["export", "sasrec", "out"]) == 0
     said = capsys.readouterr().out
-    assert "out: README.md, genrec.json, items.parquet, model.safetensors, 0.0" in said
+    size = sum(path.stat().st_size for path in Path("out").iterdir())
+    assert f"out: README.md, genrec.json, items.parquet, model.safetensors, {in_words(size)}; try it with" in said
     assert "genrec recommend ./out --search TEXT" in said
     assert main(["recommend", "./out", "--search", "robust"]) == 0
     assert main(["export", "sasrec", "out"]) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from pandas import DataFrame
 from pandas.testing import assert_frame_equal
 from worlds import cyclic
 
-from genrec import hashed_json, kept_studies, run_experiments, run_files, seed_tables, studies, tuning_record
+from genrec import disk_usage, hashed_json, kept_studies, run_experiments, run_files, seed_tables, studies, tuning_record
 from genrec.__main__ import main
 from genrec.errors import ArtifactError
 from genrec.experiment import Experiment, baselines, seeds
@@ -163,6 +164,10 @@ def test_a_cut_study_is_not_moved_away(kept: Path, data: Path, capsys: pytest.Ca
     assert "lost" not in printed
     path.unlink()
     assert main(["keep", "sft", "longer", "--replace", "--to", str(kept)]) == 0
+    printed = capsys.readouterr().out
+    sizes = [sum(file.stat().st_size for file in kept.glob(pattern) if file.is_file()) for pattern in ("*/longer.*", "**/*")]
+    assert re.search(rf"^longer: \d seeds?, {disk_usage.in_words(sizes[0])}$", printed, re.MULTILINE)
+    assert f" rows, {disk_usage.in_words(sizes[1])}; compare them with" in printed
 
 
 TUNED = "project-mine.py-rows-*.tuning.json"

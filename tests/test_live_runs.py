@@ -154,6 +154,8 @@ def test_a_training_without_a_record_is_found_by_its_lock(home: Path, held: str)
 
 def test_a_checkpoint_that_nobody_holds_is_not_running(home: Path) -> None:
     checkpoint(home, "b" * 16).touch()  # a stale lock
+    for name in ("b" * 15, "z" * 16):
+        checkpoint(home, name)  # no key of an artifact
     assert run_status.lines()[:3] == [f"nothing runs in {home}", "", "1 not finished"]
     assert run_status.lines()[4].startswith(f"an unnamed run has left sft {'b' * 16} unfinished: checkpoint of step 40")
 

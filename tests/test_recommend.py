@@ -16,12 +16,12 @@ import torch
 from worlds import cyclic
 
 import genrec
-from genrec import failed_runs, loading, run_experiments, run_files
+from genrec import command_parser, failed_runs, loading, run_experiments, run_files
 from genrec.__main__ import main
 from genrec.baselines import Popularity, SASRec
 from genrec.errors import ArtifactError, GenrecError, InputError, UsageError
 from genrec.experiment import Experiment
-from genrec.serving import TrainedRow, bulk_lists, item_recommender, table_files
+from genrec.serving import CatalogItems, TrainedRow, bulk_lists, item_recommender, recommend_command, table_files
 from genrec.serving.history_files import read_requests
 from genrec.workspace import store
 
@@ -196,6 +196,46 @@ def test_wrong_input_is_explained(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("--history -abc B", {"history": ["-abc", "B"]}),
+        ("--history A -7 -n3Fab -hello --json", {"history": ["A", "-7", "-n3Fab", "-hello"], "json": True}),
+        ("--hist -abc -n5 --exclude-seen", {"history": ["-abc"], "n": 5, "exclude_seen": True}),
+        ("--history B --history=-n5 --history=--json", {"history": ["B", "-n5", "--json"], "n": 10, "json": False}),
+        ("--history -- -n5 --json", {"history": ["-n5", "--json"], "n": 10, "json": False}),
+        ("--user -7", {"user": "-7"}),
+        ("--user -abc -n 5", {"user": "-abc", "n": 5}),
+        ("--user=--json", {"user": "--json", "json": False}),
+        ("--search -abc", {"search": "-abc"}),
+    ],
+)
+def test_ids_may_begin_with_a_dash(arguments: str, expected: dict[str, object]) -> None:
+    options, _ = command_parser.parse(command_parser.build(), ["recommend", "cyclic", *arguments.split()])
+    assert {name: getattr(options, name) for name in expected} == expected
+    assert options.name == "cyclic"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--history A --abc", "there is no option --abc; did you mean '--search'? If it is an id or a text, write --history=--abc"),
+        ("--user --qqqqq", "there is no option --qqqqq. If it is an id or a text, write --user=--qqqqq"),
+        ("--history=-abc B", "unrecognized arguments: B; --history=ITEM takes one item, repeat it for each item"),
+        ("--user -abc -xyz", "unrecognized arguments: -xyz"),
+    ],
+)
+def test_an_id_that_reads_as_an_option_is_explained(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["recommend", "cyclic", *arguments.split()])
+    assert message in capsys.readouterr().err
+
+
+def test_a_dashed_id_reaches_the_lookup(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recommend", "cyclic", "--history", "-abc", "item-3"]) == 3
+    assert "no item has the id '-abc'" in capsys.readouterr().err
+
+
 def test_an_empty_history_gets_the_list_of_a_baseline() -> None:
     row = genrec.load("cyclic-popularity")
     assert list(row.recommend([], n=3)["item_id"]) == list(row.recommend(["item-1"], n=3)["item_id"])
@@ -213,6 +253,25 @@ def test_json_and_text_hold_the_list(tiger: TrainedRow, capsys: pytest.CaptureFi
     assert [line[1] for line in lines] == list(expected["item_id"])
     assert [" ".join(line[2:4]) for line in lines] == list(expected["title"])
     assert [line[-1] for line in lines] == list(expected["semantic_id"])
+
+
+def test_a_pipe_gets_whole_titles_and_a_terminal_lines_that_fit(
+    tiger: TrainedRow, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A title of 300 characters in the list and in the history; the terminal has 70 columns."""
+    catalog, title = tiger.items.catalog, " ".join(["kettle"] * 43)[:300]
+    long = replace(tiger, items=tiger.items._replace(catalog=CatalogItems(catalog.ids, (title,) * 40, catalog.num_interactions)))
+    monkeypatch.setattr(recommend_command, "load", lambda *_: long)
+    monkeypatch.setenv("COLUMNS", "70")
+    command = ["recommend", "cyclic", "--history", "item-3", "--n", "2"]
+    assert main(command) == 0
+    assert capsys.readouterr().out.count(title) == 3
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert main(command) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "kettle" in line]
+    assert len(lines) == 3
+    assert max(map(len, lines)) < 70
+    assert all("..." in line for line in lines)
 
 
 def requests(folder: Path, ending: str) -> Path:

@@ -150,6 +150,19 @@ def test_the_page_needs_no_other_server(client: TestClient) -> None:
     assert "unsafe" not in policy
 
 
+def test_the_page_warns_of_a_policy_that_was_not_trained(rows: list[TrainedRow], client: TestClient) -> None:
+    """The sentence of `genrec recommend`, as text; rows without a warning have none."""
+    assert "Warning" not in client.get("/").text
+    hostile = replace(rows[0], name=HOSTILE, warning="align changed nothing: step 0 was the best & /*script*/")
+    service = TestClient(create_app([hostile, rows[1]]))
+    page = service.get("/").text
+    assert page.count('<p class="warning">') == 1
+    assert "&amp; &#x27;\u2028, seed 0: align changed nothing: step 0 was the best &amp; /*script*/.</p>" in page
+    assert "Warning: &lt;script&gt;document.title" in page
+    assert "<script>document" not in page
+    assert [row["warning"] for row in service.get("/rows").json()["rows"]] == [hostile.warning, ""]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

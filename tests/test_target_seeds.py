@@ -22,6 +22,7 @@ from genrec.evaluation.compare import compare
 from genrec.experiment import Experiment, baselines, seeds, with_seeds
 from genrec.testing import Cyclic
 from genrec.types import RawTables
+from genrec.written_files import is_own_picture
 
 PER_SEED = LeaveOneOut(ties="random-per-seed")
 
@@ -176,8 +177,9 @@ def test_genrec_data_prints_the_order(home: Path, tmp_path: Path, capsys: pytest
         "from genrec.experiment import Experiment\nfrom genrec.testing import Shop\n\n\n"
         "def rows():\n    return Experiment(name='shop-sft', source=Shop(num_items=60, num_users=40))\n"
     )
-    picture = str(tmp_path / "data.svg")
-    assert main(["data", f"{path}:rows", "--split.ties", "random-per-seed", "--seed", "3", "--picture", picture]) == 0
+    picture = tmp_path / "data.svg"
+    assert main(["data", f"{path}:rows", "--split.ties", "random-per-seed", "--seed", "3", "--picture", str(picture)]) == 0
+    assert is_own_picture(picture)
     printed = capsys.readouterr().out
     assert "ties=random-per-seed" in printed
     assert "ties in time: a random order of each seed, here that of seed 3; they decide the target of " in printed

@@ -7,22 +7,25 @@ from pathlib import Path
 import pytest
 from worlds import cyclic
 
-from genrec import run_experiments
+from genrec import inspect_commands, run_experiments
 from genrec.__main__ import main
 from genrec.baselines import Popularity
+from genrec.inspect_commands import PICTURES
+from genrec.written_files import PICTURE_METADATA, READ, is_own_picture
 
 OWN = "user,item,time\na,b,1\n"
+WORLD = f"{Path(__file__).parent / 'worlds.py'}:cyclic"
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with a row of popularity."""
+    """A data folder with a row of popularity and one with training curves."""
     from dataclasses import replace
 
     folder = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GENREC_HOME", str(folder))
-        run_experiments.run([replace(cyclic(), name="popularity", policy=Popularity())])
+        run_experiments.run([replace(cyclic(), name="popularity", policy=Popularity()), cyclic(steps=2)])
     return folder
 
 
@@ -55,3 +58,39 @@ def test_only_files_of_genrec_are_replaced(
         assert f"written to {path}" in capsys.readouterr().err
     path.write_text("")  # nothing is lost
     assert main([*command, option, str(path)]) == 0
+
+
+@pytest.mark.parametrize("command", [["curves", "cyclic"], ["data", WORLD], ["tokenize", WORLD]], ids=lambda words: words[0])
+def test_files_of_the_inspecting_commands(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    """Each file is refused before anything is drawn, replaced on request, and then genrec's own; the drawing itself is slow."""
+    monkeypatch.setenv("GENREC_HOME", str(home))
+    monkeypatch.setattr(inspect_commands, "_draw", lambda _, path, *args, **more: _plot(path))
+    for option, ending in (("--picture", ".png"), *((("--csv", ".csv"),) if command[0] == "curves" else ())):
+        path = tmp_path / f"events{ending}"
+        path.write_text(OWN)
+        assert main([*command, option, str(path)]) == 2
+        assert f"{option} {path}: the file exists and was not written by genrec with {option}; name another" in capsys.readouterr().err
+        assert path.read_text() == OWN
+        for more in (["--replace"], []):
+            assert main([*command, option, str(path), *more]) == 0
+            assert path.read_bytes() != OWN.encode()
+
+
+def _plot(path: Path | None) -> None:
+    """Write a small picture with the mark of genrec."""
+    if path is not None:
+        pytest.importorskip("matplotlib.figure").Figure(figsize=(1, 1)).savefig(path, metadata=PICTURE_METADATA)
+
+
+@pytest.mark.parametrize("ending", PICTURES)
+def test_pictures_of_genrec_are_known_by_their_mark(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"picture{ending}"
+    _plot(path)
+    assert is_own_picture(path)
+    pytest.importorskip("matplotlib.figure").Figure(figsize=(1, 1)).savefig(path)  # without the mark
+    assert not is_own_picture(path)
+    for end in (b"/Creator (genrec)", b""):  # PDF files have it at their end
+        path.write_bytes(b"%PDF" + b" " * 3 * READ + end)
+        assert is_own_picture(path) == bool(end)

@@ -13,6 +13,7 @@ from genrec.data.data_report import date, events_of_items, head_share
 from genrec.data.splits import BEGIN, END, PARTS
 from genrec.errors import counted
 from genrec.types import NO_TEXT
+from genrec.written_files import PICTURE_METADATA
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +42,7 @@ def draw(corpus: Corpus, title: str, path: Path) -> None:
     _texts(axes[1, 1], corpus)
     _removed(axes[1, 2], corpus)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, metadata=PICTURE_METADATA)
 
 
 def _histogram(axes: Axes, counts: ndarray, name: str, unit: str) -> None:

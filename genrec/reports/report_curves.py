@@ -10,10 +10,10 @@ import pandas as pd
 from pandas import DataFrame
 
 from genrec.evaluation.statistics.paired_tests import enumerated
-from genrec.experiment import is_training_stage
 from genrec.reports import report_charts
 from genrec.reports.report_charts import RowScale
 from genrec.reports.report_parts import Chart, Record, Section, StoredRow, is_stored, short
+from genrec.stage_names import is_training_stage
 from genrec.training.curve_panels import RANKING, Axis, label, panels
 from genrec.workspace import store
 

@@ -1,7 +1,7 @@
 """The HTTP service of `genrec serve`: search items, recommend to a history, and a page that does both.
 
     GET /                      the page; it loads nothing from elsewhere
-    GET /rows                  the rows that are served, and the limits
+    GET /rows                  the rows that are served, with the warning of an untrained policy, and the limits
     GET /items?search=WORDS    items with all of these words in their title, the most popular first
     POST /recommend            {"history": [ids, oldest first], "n": 10, "exclude_seen": false} -> a list of every row
 
@@ -13,7 +13,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
+from html import escape
 from importlib import resources
 from threading import Lock
 from typing import Any
@@ -40,7 +42,7 @@ REQUEST: Mapping[str, Shape] = {"history": Listed(str), "n": Optional(int), "exc
 def create_app(rows: Sequence[TrainedRow]) -> FastAPI:
     """Return the service for one row or several, whose lists are shown side by side. Items are searched in the first row."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)  # their pages load scripts from elsewhere
-    html, policy = _page()
+    html, policy = _page(rows)
     computing = Lock()  # a list uses all threads of torch; lists wait for each other
 
     @app.get("/")
@@ -139,7 +141,8 @@ def _item(row: TrainedRow, number: int) -> dict[str, Any]:
 
 def _described(row: TrainedRow) -> dict[str, Any]:
     policy, catalog = type(row.items.specification).__name__, row.items.catalog
-    return {"row": row.name, "seed": row.seed, "policy": policy, "items": len(catalog), "exclude_seen": row.filter_seen}
+    about = {"row": row.name, "seed": row.seed, "policy": policy, "items": len(catalog), "exclude_seen": row.filter_seen}
+    return about | {"warning": row.warning}
 
 
 async def _body(request: Request) -> bytes:
@@ -153,14 +156,17 @@ async def _body(request: Request) -> bytes:
     return b"".join(parts)
 
 
-def _page() -> tuple[str, str]:
-    """Return the page and the policy that allows its own script and style alone, by their hashes."""
+def _page(rows: Sequence[TrainedRow]) -> tuple[str, str]:
+    """Return the page, with the warnings of the rows, and the policy that allows its own script and style alone, by their hashes."""
     style, script, html = (_file(f"service.{ending}") for ending in ("css", "js", "html"))
     policy = (
         f"default-src 'none'; connect-src 'self'; script-src 'sha256-{_hash(script)}'; style-src 'sha256-{_hash(style)}'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
-    return html.replace("/*style*/", style).replace("/*script*/", script), policy
+    sentences = [f"Warning: {row.name}, seed {row.seed}: {row.warning}." for row in rows if row.warning]
+    warnings = "\n".join(f'<p class="warning">{escape(sentence)}</p>' for sentence in sentences)
+    parts = {"/*style*/": style, "/*script*/": script, "<!--warnings-->": warnings}
+    return re.sub("|".join(map(re.escape, parts)), lambda found: parts[found[0]], html), policy
 
 
 def _file(name: str) -> str:

@@ -15,7 +15,6 @@ from genrec import failed_runs, kept_steps, loading, run_files, studies
 from genrec.data.corpus import Corpus
 from genrec.errors import ArtifactError, UsageError
 from genrec.evaluation.statistics.paired_tests import seeds_in_words
-from genrec.experiment import is_training_stage, kind_of_stage, place_of
 from genrec.kept_studies import portable_name
 from genrec.row_settings import training_hash
 from genrec.serving.catalog_items import CatalogItems
@@ -23,6 +22,7 @@ from genrec.serving.item_recommender import ItemRecommender
 from genrec.serving.rebuilt_components import component_of
 from genrec.serving.trained_rows import TrainedRow
 from genrec.stage_inputs import build_trained, fitted_baseline, load_semantic_ids, on_device
+from genrec.stage_names import is_training_stage, kind_of_stage, place_of
 from genrec.store import Artifact
 from genrec.types import Baseline, Recommender
 from genrec.workspace import store

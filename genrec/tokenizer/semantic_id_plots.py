@@ -19,6 +19,7 @@ from genrec.semantic_ids import SemanticIds
 from genrec.tokenizer.collisions import prefix_groups
 from genrec.tokenizer.health_report import summary
 from genrec.tokenizer.prefix_examples import MEDIUM, Example, examples
+from genrec.written_files import PICTURE_METADATA
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,7 +57,7 @@ def draw(semantic_ids: SemanticIds, figures: dict[str, Any], items: DataFrame | 
         if place < len(chosen):
             _example(axes[1, place], chosen[place], printable)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, metadata=PICTURE_METADATA)
 
 
 def _usage(axes: Axes, semantic_ids: SemanticIds, figures: dict[str, Any]) -> None:

@@ -1,6 +1,9 @@
 """TensorBoard: `data/tensorboard/NAME/seed-S`, the curves of all stages, the configuration and the test's metrics of a row and seed.
 
-The curves of a training alone, which are written wherever TensorBoard is installed, are in `genrec.training.tensorboard_log`.
+The curves of a training alone, which are written wherever TensorBoard is installed, are in `genrec.training.tensorboard_log`. That
+writer belongs to an artifact, resumes by dropping points, and does nothing without TensorBoard. This one belongs to a row, resumes
+after the last step that `TrackingThread` has recorded, and is refused without TensorBoard. They have the call of `add_scalar` alone in
+common.
 """
 
 from __future__ import annotations

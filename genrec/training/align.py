@@ -28,6 +28,7 @@ from genrec.preference.candidates.policy_scores import evaluation_mode
 from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.losses import check_start
 from genrec.randomness import generator, seed_of
+from genrec.stage_names import align_stage
 from genrec.training.alignment_warnings import alignment_watchers
 from genrec.training.curves import OnRow
 from genrec.training.early_checks import check_alignment
@@ -141,7 +142,7 @@ def align(
         own = {} if step.measure is None else step.measure()
         return {**validate(), **own, **probe_metrics(context, probed, seed), **divergence.measure()}
 
-    title = "alignment" if place == 0 else f"alignment (align-{place + 1})"  # the name of the stage, as everywhere on the screen
+    title = "alignment" if place == 0 else f"alignment ({align_stage(place)})"  # the name of the stage, as everywhere on the screen
     outcome = train(
         as_module(policy), watched, recipe, seed, context.seed, folder, measure, title, frozen, frozen.begin, on_row, selection,
         user_ids, key,

@@ -13,6 +13,7 @@ from pandas import DataFrame
 
 from genrec.training.curve_panels import RANKING, Axis, Shown, label, panels
 from genrec.training.curves import STANDARD_ERROR
+from genrec.written_files import PICTURE_METADATA
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -72,7 +73,7 @@ def draw(
     else:
         figure.supxlabel(note, fontsize=7, color=GRAY)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, metadata=PICTURE_METADATA)
 
 
 def _panel(axes: Axes, shown: Shown, runs: Runs) -> None:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pandas import DataFrame
 
 from genrec.evaluation.compare import Comparison, Run, compare
 from genrec.evaluation.comparison.comparison_csv import comparison_csv
 from genrec.evaluation.comparison.comparison_latex import SPECIAL, escaped, latex
+from genrec.evaluation.comparison.table_cells import printable
 
 PROTOCOL: dict[str, object] = {"data": "A & B", "cutoffs": [10]}
 
@@ -38,6 +41,134 @@ def comparison() -> Comparison:
 def test_escaping_by_hand() -> None:
     assert escaped("a_b & 50 % \\x {y} ±1") == r"a\_b \& 50 \% \textbackslash{}x \{y\} $\pm$1"
     assert escaped("line\nfeed") == "line feed"
+
+
+class Tabular(NamedTuple):
+    """A `tabular` that is read."""
+
+    columns: int
+    depth: int  # open braces around its cells
+    lines: list[list[str]]  # the cells as LaTeX shows them; the last line is open
+
+
+COMMANDS = {
+    "textbackslash": "\\", "textasciitilde": "~", "textasciicircum": "^", "textless": "<", "textgreater": ">", "textbar": "|",
+    "textquotedbl": '"', "textasciigrave": "`", "textquotesingle": "'", "pm": "±",
+}  # fmt: skip
+RULES = ("toprule", "midrule", "bottomrule")  # of booktabs
+SILENT = {"centering", "caption", "resizebox", "ifdim", "width", "linewidth", "else", "fi", "textbf", *RULES}
+LIGATURES = {"--": "–", "---": "—", ",,": "„", "``": "“", "''": "”", "<<": "«", ">>": "»", "?`": "¿", "!`": "¡"}
+TOKEN = re.compile(r"\\(begin|end)\{(\w+)\}(?:\{(\w+)\})?|\\([A-Za-z]+) *|\\(.)|%[^\n]*\n\s*|(\s+)|(-+|,,|``|''|<<|>>|[?!]`|.)")
+
+
+def read_latex(source: str) -> tuple[str, list[Tabular]]:
+    """Return the text of a LaTeX source as it is shown, and its tabulars. Fails for a source that LaTeX would not read.
+
+    It reads the part of the language that tables use, by the rules of TeX rather than those of the writer: comments, groups,
+    environments, mathematics, alignment characters, the optional arguments of a line's end, and ligatures.
+    """
+    shown, tabulars = "", []
+    opened: list[tuple[str, str]] = []  # kind and name of groups, environments and mathematics
+    cell = 0  # where the text of the present cell begins
+    taken: tuple[str, ...] = ()  # what a line's end or a rule before it would take as its own star or argument
+    place = 0
+    while place < len(source):
+        match = TOKEN.match(source, place)
+        assert match is not None, source[place:]
+        place = match.end()
+        verb, environment, columns, command, symbol, space, text = match.groups()
+        tabular = tabulars[-1] if opened[-1:] == [("environment", "tabular")] else None
+        if space or match[0].startswith("%"):
+            shown += " " if space else ""
+            continue
+        assert text not in taken, source[place - 20 : place]
+        taken = ("[",) if command in RULES else ()
+        if verb == "begin":
+            opened.append(("environment", environment))
+            if environment == "tabular":
+                tabulars.append(Tabular(len(columns), len(opened), [[]]))
+                cell = len(shown)
+        elif verb == "end":
+            assert opened.pop() == ("environment", environment)
+        elif command:
+            assert command in COMMANDS or command in SILENT, command
+            shown += COMMANDS.get(command, "")
+        elif symbol == "\\" or text == "&":
+            assert tabular is not None, source[place - 20 : place]
+            tabular.lines[-1].append(" ".join(shown[cell:].split()))
+            cell = len(shown)
+            if symbol:
+                assert len(tabular.lines[-1]) == tabular.columns
+                tabular.lines.append([])
+                taken = ("*", "[")
+        elif symbol:
+            assert symbol in "&%$#_{}", symbol
+            shown += symbol
+        elif text == "{":
+            opened.append(("group", ""))
+        elif text == "}":
+            assert opened.pop() == ("group", "")
+        elif text == "$":
+            if opened[-1:] == [("mathematics", "")]:
+                opened.pop()
+            else:
+                opened.append(("mathematics", ""))
+        else:
+            assert text not in ("#", "_", "^", "~"), source[place - 20 : place]
+            shown += LIGATURES.get(text, text)
+    assert not opened
+    return shown, tabulars
+
+
+PIECES = [*"&%$#_{}~^\\[]*-,'`<>|\"±?! \n", "ab", "1", "--", ",,", "``", "\\\\", "% ", "\\end{tabular}"]
+HOSTILE = st.lists(st.sampled_from(PIECES) | st.characters(categories=["L", "N", "P", "S", "Cc"]), max_size=8).map("".join)
+
+
+@given(HOSTILE)
+@example("a--b,,c---d''``<<?`")
+def test_escaped_text_is_shown_unchanged(text: str) -> None:
+    shown, _ = read_latex(escaped(text))
+    assert shown.split() == printable(text).split()
+
+
+@pytest.mark.parametrize("source", ["a & b", "a_b", "50 % of {x", r"\foo", "{a}}", "$a", "a#1", "a~b", r"\begin{table}"])
+def test_the_reader_refuses_what_latex_refuses(source: str) -> None:
+    with pytest.raises((AssertionError, IndexError)):
+        read_latex(source)
+
+
+def test_the_reader_knows_the_rules_of_a_line() -> None:
+    table = r"\begin{tabular}{lr} a & b \\ %s \\ \end{tabular}"
+    assert read_latex(table % r"c\& & \textbf{d}")[1][0].lines[:2] == [["a", "b"], ["c&", "d"]]
+    assert read_latex("a--b,,c-{}-d")[0] == "a–b„c--d"
+    for line in ("c", "c & d & e", "*c & d", "[c] & d"):
+        with pytest.raises(AssertionError):
+            read_latex(table % line)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    names=st.lists(HOSTILE.filter(str.strip), min_size=2, max_size=3, unique_by=lambda name: tuple(printable(name).split())),
+    other=HOSTILE,
+)
+@example(names=["[a", "*b", "[c--d]"], other="--")
+def test_tables_with_hostile_names_are_latex(names: list[str], other: str) -> None:
+    """Names of rows and metrics, settings and the protocol hold any characters; the first table shows every row's name."""
+    runs = [run(name, seed, hits) for name, hits in zip(names, (0.2, 0.8, 0.5), strict=False) for seed in (0, 1)]
+    protocol = PROTOCOL | {"data": other, other: "x"}
+    hostile = [
+        each._replace(
+            metrics=each.metrics | {f"{other}@10": 0.5, f"recall@10[{other}]": 0.25},
+            configuration={"sft.class": other, "policy.class": f"own:{each.name}", other: each.name},
+            protocol=protocol,
+        )
+        for each in runs
+    ]
+    _, tabulars = read_latex(latex(compare(hostile, resamples=20)))
+    assert tabulars
+    for name in names:
+        expected = " ".join(printable(name).split())
+        assert any(line and line[0] == expected for line in tabulars[0].lines), (expected, tabulars[0].lines)
 
 
 @given(st.text())

@@ -5,6 +5,7 @@ Names and values come from experiment files, so all characters that LaTeX treats
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from genrec.evaluation.compare import Comparison
@@ -19,7 +20,9 @@ SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
     '"': r"\textquotedbl{}", "±": r"$\pm$", "`": r"\textasciigrave{}", "'": r"\textquotesingle{}", "[": "{[}", "]": "{]}",
+    "*": "{*}",
 }  # fmt: skip
+LIGATURE = re.compile(r"([-,])(?=\1)")  # two hyphens are shown as a dash, two commas as a quotation mark
 
 
 def latex(comparison: Comparison) -> str:
@@ -32,7 +35,7 @@ def latex(comparison: Comparison) -> str:
 
 def escaped(text: str) -> str:
     """Escape plain text so that LaTeX shows it unchanged; non-printable characters become spaces."""
-    return "".join(SPECIAL.get(character, character) for character in printable(text))
+    return LIGATURE.sub(r"\1{}", "".join(SPECIAL.get(character, character) for character in printable(text)))
 
 
 def _table(table: Table, significant: set[str]) -> str:
