@@ -253,6 +253,20 @@ def test_a_value_is_read_once_for_a_list_of_any_length(monkeypatch: pytest.Monke
     assert len(read) == 5
 
 
+def test_each_row_is_built_once_however_many_flags_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a flag fits a row is seen from the value alone. Five rows are built 5 times with three flags, not 20 times."""
+    built: list[Experiment] = []
+    build = Experiment.__post_init__
+
+    def counted(experiment: Experiment) -> None:
+        built.append(experiment)
+        build(experiment)
+
+    monkeypatch.setattr(Experiment, "__post_init__", counted)
+    overrides.override(ROWS, ["--seed", "7", "--sft.optimization.max-steps", "9", "--evaluate.cutoffs", "1", "5"])
+    assert len(built) == len(ROWS)
+
+
 @dataclasses.dataclass(frozen=True)
 class Foreign:
     """Another's item encoder, which refuses with Python's own error."""
