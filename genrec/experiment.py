@@ -22,7 +22,7 @@ from genrec.errors import GenrecError, UsageError
 from genrec.evaluation import CandidateHitRate, IntraListDistance, ListOverlap
 from genrec.evaluation.evaluate import Evaluate
 from genrec.model import Tiger
-from genrec.plugin_source import components, find_failure, is_plugin_class, name_with_place, named_components
+from genrec.plugin_source import components, find_failure, is_plugin_class, name_with_place, named_objects
 from genrec.stage_names import align_stage, kind_of_stage, place_of
 from genrec.tokenizer import Tokenize
 from genrec.training.model_selection import Selection
@@ -90,10 +90,11 @@ class Experiment:
                 raise UsageError(f"{name} must be an integer of {least} or more, got {getattr(self, name)!r}")
         if self.seed >= MAX_SEED:
             raise UsageError(f"seed must be below 2**63, got a number of {len(f'{self.seed:b}')} bits")
-        for path, component in named_components(self):
+        held = list(named_objects(self))
+        for path, component in held:
             if is_dataclass(component) and not isinstance(component, type) and not is_plugin_class(type(component)):
                 check_types(component, path)
-        for component in components(self):
+        for _, component in held:
             if isinstance(component, CheckedSpecification) and not isinstance(component, type):
                 _check_component(component, self)
 

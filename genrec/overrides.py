@@ -70,6 +70,17 @@ class _Reader:
 
     def changed(self, experiment: Experiment, flags: list[list[str]]) -> Experiment | None:
         """Return the experiment with the overrides, or None if one does not fit. Errors of components are raised."""
+        values = self.values(experiment, flags)
+        if values is None:
+            return None
+        try:
+            changed: Experiment = _rebuilt(experiment, values)
+        except ValueError as error:  # from a plug-in
+            raise UsageError(str(error)) from error
+        return changed
+
+    def values(self, experiment: Experiment, flags: list[list[str]]) -> dict[FieldPath, object] | None:
+        """Return the values that the overrides give, by path, or None if one does not fit. No component checks them yet."""
         components, choices = self.chosen(experiment, flags)
         values = dict(components)
         tokens: dict[FieldPath, list[str]] = {}
@@ -84,11 +95,7 @@ class _Reader:
             if holder is None:
                 return None
             values[path] = getattr(holder, path[-1])
-        try:
-            changed: Experiment = _rebuilt(experiment, values)
-        except ValueError as error:  # from a plug-in
-            raise UsageError(str(error)) from error
-        return changed
+        return values
 
     def chosen(
         self, experiment: Experiment, flags: list[list[str]]
@@ -213,7 +220,7 @@ def _fitting(reader: _Reader, experiment: Experiment, flags: list[list[str]]) ->
 
 def _fits(reader: _Reader, experiment: Experiment, around: list[list[str]], flag: list[str]) -> bool:
     try:
-        return reader.changed(experiment, [*around, flag]) is not None
+        return reader.values(experiment, [*around, flag]) is not None
     except REFUSED:
         return True
 

@@ -6,11 +6,13 @@ import ast
 import contextlib
 import dataclasses
 import functools
+import inspect
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import example, given, settings
@@ -63,9 +65,10 @@ def full(flag: str) -> str:
 
 
 def whole(experiment: Experiment, flags: Sequence[Sequence[str]]) -> Experiment | None:
-    """What tyro makes of the experiment as a whole; None where it refuses."""
+    """What tyro makes of the experiment as a whole; None where it refuses. It reads no source: the comments are for --help alone."""
+    unread = patch.object(inspect, "getsource", side_effect=OSError)
     try:
-        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()), unread:
             arguments = [token for flag in flags for token in flag]
             return overrides._cli(Experiment, experiment, arguments)
     except SystemExit:
@@ -135,8 +138,8 @@ def another(value: object) -> list[str]:
     return [str(value)]
 
 
-def leaves(value: Any, path: str = "-") -> Iterator[tuple[str, object]]:
-    """Every field that holds no dataclass, as a flag; what tuples hold is followed."""
+def leaves(value: Any, path: str = "-") -> Iterator[tuple[Any, str, object]]:
+    """Every field that holds no dataclass: its owner, its flag, its value; what tuples hold is followed."""
     places = (
         enumerate(value)
         if isinstance(value, tuple)
@@ -147,7 +150,7 @@ def leaves(value: Any, path: str = "-") -> Iterator[tuple[str, object]]:
         if dataclasses.is_dataclass(inner) or (isinstance(inner, tuple) and any(map(dataclasses.is_dataclass, inner))):
             yield from leaves(inner, flag)
         else:
-            yield flag, inner
+            yield value, flag, inner
 
 
 def every_field() -> list[tuple[Experiment, str, object]]:
@@ -157,11 +160,14 @@ def every_field() -> list[tuple[Experiment, str, object]]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name[0] != "_" and not node.args.args]
         for experiment in [*ROWS, *(each for name in names for each in loading.load(f"{path}:{name}"))]:
-            for flag, value in leaves(experiment):
-                owner = value_at(experiment, walk(experiment, flag, {}).path[:-1], {})
+            for owner, flag, value in leaves(experiment):
+                key = (flag.rpartition(".")[2], type(owner), type(value))
+                if key in found:
+                    continue
+                assert owner is value_at(experiment, walk(experiment, flag, {}).path[:-1], {})
                 if dataclasses.is_dataclass(owner) and kinds_of(owner, flag.rpartition(".")[2].lstrip("-")):
                     continue  # chosen by class name, not parsed by tyro
-                found.setdefault((flag.rpartition(".")[2], type(owner), type(value)), (experiment, flag, value))
+                found[key] = (experiment, flag, value)
     return list(found.values())
 
 
@@ -251,6 +257,20 @@ def test_a_value_is_read_once_for_a_list_of_any_length(monkeypatch: pytest.Monke
     assert sorted(read) == [["--align.num-negatives", "0"], *[["--num_negatives", "0"]] * 3]
     assert str(fast(grid, [["--align.cuont", "1"]])).startswith("the override --align.cuont 1 fits no experiment: Align has no field")
     assert len(read) == 5
+
+
+def test_each_row_is_built_once_however_many_flags_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a flag fits a row is seen from the value alone. Five rows are built 5 times with three flags, not 20 times."""
+    built: list[Experiment] = []
+    build = Experiment.__post_init__
+
+    def counted(experiment: Experiment) -> None:
+        built.append(experiment)
+        build(experiment)
+
+    monkeypatch.setattr(Experiment, "__post_init__", counted)
+    overrides.override(ROWS, ["--seed", "7", "--sft.optimization.max-steps", "9", "--evaluate.cutoffs", "1", "5"])
+    assert len(built) == len(ROWS)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from genrec.errors import UsageError
-from genrec.plugin_source import named_components
+from genrec.plugin_source import named_objects
 from genrec.preference.range_checks import INFINITY, check_number, check_range
 from genrec.types import ValueSchedule
 from genrec.types.specification import check_at_least, check_types
@@ -102,7 +102,7 @@ def constant(specification: object, name: str) -> float:
 
 def schedules_in(specification: object) -> dict[str, ValueSchedule]:
     """Return the schedules that a specification holds, however deep, by key path, such as `loss.beta`."""
-    found = named_components(specification)
+    found = named_objects(specification)
     return {path: each for path, each in found if isinstance(each, ValueSchedule) and not isinstance(each, type)}
 
 
