@@ -58,7 +58,7 @@ def check_at_least(specification: object, path: str, least: int, *fields: str) -
 
 def check_choices(specification: object, path: str) -> None:
     """Raise UsageError unless every field that is annotated with a `Literal` holds one of its values."""
-    for field, hint in _plain_hints(type(specification)).items():
+    for field, hint in _plain_hints_of(specification).items():
         if get_origin(hint) is Literal and getattr(specification, field) not in get_args(hint):
             listed = ", ".join(repr(choice) for choice in get_args(hint))
             raise UsageError(f"{path}.{field} must be one of {listed}, got {getattr(specification, field)!r}")
@@ -71,13 +71,19 @@ def check_types(specification: object, path: str) -> None:
     an int nor a float. A list may stand for a tuple. Fields of other types, such as components and paths, are not checked.
     """
     check_choices(specification, path)
-    for field, hint in _plain_hints(type(specification)).items():
+    for field, hint in _plain_hints_of(specification).items():
         value = getattr(specification, field)
         if not _matches(value, hint):
             raise UsageError(f"{path}.{field} must be {_expected(hint)}, got {value!r} ({type(value).__name__})")
 
 
 PLAIN = {int: "an integer", float: "a number", bool: "True or False", str: "text", NoneType: "None"}
+
+
+def _plain_hints_of(specification: object) -> dict[str, Any]:
+    """Return the type of each field of a specification with a plain type."""
+    kind: Any = type(specification)
+    return _plain_hints(kind)
 
 
 @cache  # annotations are text and slow to evaluate; long lists of experiments build the same classes again and again
