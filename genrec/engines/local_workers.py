@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -38,7 +39,7 @@ class LocalEngine:
 
     def start(self) -> LocalPool:
         """Return the pool. A process starts with its first task."""
-        if multiprocessing.parent_process() is not None:  # the worker imports the script that started it
+        if "--multiprocessing-fork" in sys.orig_argv:  # a worker imports the script that started it
             raise UsageError(f"a worker process can't start further workers; {GUARD}")
         return LocalPool(self.workers, threads.shared_by(self.workers))
 
