@@ -177,7 +177,8 @@ class _Planned:
         live_runs.remove_killed(experiment.name, experiment.seed)
         record_failure(experiment, steps, done, error)
         stage = next((step.stage for step in steps if step.stage not in done), "its last step")
-        say(f"{experiment.name} (seed {experiment.seed}) ended in {stage}: {str(error) or 'interrupted'}")
+        why = str(error).partition("\n")[0] or "interrupted"  # the record has all lines
+        say(f"{experiment.name} (seed {experiment.seed}) ended in {stage}: {why}")
 
     def say_unfinished(self) -> None:
         """Log which rows are not finished, if there are some."""
