@@ -158,6 +158,9 @@ def test_each_heavy_library_has_one_place() -> None:
         "jinja2",
         "fastapi",
         "uvicorn",
+        "ray",
+        "submitit",
+        "multiprocessing",
     )
     where = {library: set() for library in libraries}
     for path in PACKAGE.rglob("*.py"):
@@ -178,6 +181,9 @@ def test_each_heavy_library_has_one_place() -> None:
     assert where["mlflow"] == {"trackers/mlflow_tracker.py"}
     assert where["fastapi"] == {"serving/service_app.py"}
     assert where["uvicorn"] == {"serving/serve_command.py"}
+    assert where["ray"] == {"engines/ray_workers.py"}
+    assert where["submitit"] == {"engines/slurm_jobs.py"}
+    assert where["multiprocessing"] == {"engines/local_workers.py"}
     assert where["vl_convert"] == where["jinja2"] == {"reports/report_page.py"}
 
 

@@ -17,8 +17,10 @@ import pytest
 from genrec import threads
 from genrec.engines import Future, Report, engine_of
 from genrec.engines.local_workers import LocalEngine, LocalPool
+from genrec.engines.ray_workers import RayEngine
+from genrec.engines.slurm_jobs import SlurmEngine
 from genrec.engines.task_reports import perform
-from genrec.errors import NumericsError, Stopped, UsageError, WorkerError
+from genrec.errors import NumericsError, ResourceError, Stopped, UsageError, WorkerError
 
 PROJECT = Path(__file__).parents[1]
 
@@ -73,6 +75,18 @@ def pool() -> Iterator[LocalPool]:
 
 def test_an_engine_is_named() -> None:
     assert engine_of("local:3") == LocalEngine(3)
+    assert engine_of("ray") == RayEngine("")
+    assert engine_of("ray:10.0.0.1:6379") == RayEngine("10.0.0.1:6379")
+    assert engine_of("slurm") == SlurmEngine()
+    options = "slurm:partition=gpu,hours=0.5,mem_gb=32,gpus=1,cpus=4"
+    assert engine_of(options) == SlurmEngine(partition="gpu", hours=0.5, mem_gb=32.0, gpus=1, cpus=4)
+
+
+@pytest.mark.parametrize(("text", "library"), [("ray", "ray"), ("slurm", "submitit")])
+def test_a_missing_library_is_named_with_its_extra(text: str, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ResourceError, match=rf"--on {text} needs .* pip install 'genrec\[{text}\]'"):
+        engine_of(text).start()
 
 
 @pytest.mark.parametrize(
@@ -82,6 +96,15 @@ def test_an_engine_is_named() -> None:
         ("local:0", "such as local:2, got 'local:0'"),
         ("local:two", "such as local:2, got 'local:two'"),
         ("slurn", r"--on must be local:N .* got 'slurn'; did you mean 'slurm'\?"),
+        ("ray:", r"--on must be local:N .* got 'ray:'"),
+        (
+            "slurm:partitio=gpu",
+            r"--on slurm takes NAME=VALUE of partition, account, .* got 'partitio=gpu'; did you mean 'partition'\?",
+        ),
+        ("slurm:hours", "--on slurm takes NAME=VALUE of .* got 'hours'"),
+        ("slurm:gpus=one", "--on slurm: gpus must be a number, got 'one'"),
+        ("slurm:hours=0", r"--on slurm: hours must be above 0, got 0\.0"),
+        ("slurm:cpus=0", "--on slurm: cpus must be 1 or more, got 0"),
     ],
 )
 def test_a_text_that_names_no_engine_is_refused(text: str, message: str) -> None:
