@@ -26,14 +26,16 @@ def run(
     refresh: str | None = None,
     replace: bool = False,
     track: Sequence[str] = (),
+    on: str | None = None,
 ) -> Results:
     """Run an experiment or a list of experiments, record the rows and return their table; see `genrec.results.run`.
 
-    `track` names trackers as `genrec run --track` does: tensorboard, wandb, mlflow or FILE.py:CLASS.
+    `track` names trackers as `genrec run --track` does: tensorboard, wandb, mlflow or FILE.py:CLASS. `on` runs the stages in other
+    processes as `genrec run --on` does: "local:2", "ray" or "slurm".
     """
     from genrec import results, row_tracking
 
-    return results.run(experiments, seeds, refresh=refresh, replace=replace, trackers=row_tracking.trackers_of(track))
+    return results.run(experiments, seeds, refresh=refresh, replace=replace, trackers=row_tracking.trackers_of(track), on=on)
 
 
 def compare(

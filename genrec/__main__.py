@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import warnings
 
 from genrec import command_parser, completion, threads
 from genrec.errors import GenrecError, UsageError
-from genrec.storage_errors import explain
+from genrec.storage_errors import explain, out_of_memory
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,16 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (MemoryError, RuntimeError) as error:  # torch raises RuntimeError when memory runs out
-        if isinstance(error, RuntimeError) and not re.search("out of memory|can't allocate memory", str(error), re.IGNORECASE):
-            raise
-        print(
-            f"genrec: out of memory ({error}); try half the batch: --sft.optimization.batch_size or --align.optimization.batch_size",
-            file=sys.stderr,
-        )
-        return 5
-    except OSError as error:
-        explained = explain(error)
+    except (MemoryError, RuntimeError, OSError) as error:
+        explained = explain(error) if isinstance(error, OSError) else out_of_memory(error)
         if explained is None:
             raise
         print(f"genrec: {explained}", file=sys.stderr)

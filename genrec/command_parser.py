@@ -49,6 +49,12 @@ def build() -> argparse.ArgumentParser:
         help="also log curves, settings and metrics to tensorboard, wandb, mlflow or FILE.py:CLASS; may be repeated. A tracker that "
         "fails stops no training",
     )
+    run.add_argument(
+        "--on",
+        metavar="ENGINE",
+        help="run stages side by side in other processes: local:N, ray, ray:ADDRESS, slurm or slurm:partition=NAME,hours=8. Stages "
+        "that rows share are built once; a row that fails does not end the others",
+    )
     run.add_argument("--offline", action="store_true", help="download nothing (also GENREC_OFFLINE=1)")
     run.set_defaults(call=experiment_commands.run)
 

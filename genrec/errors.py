@@ -51,6 +51,10 @@ class NetworkError(GenrecError):
     exit_code = 7
 
 
+class WorkerError(GenrecError):
+    """A worker process was killed, could not start, or raised an error that is a bug (`genrec.engines`)."""
+
+
 class Stopped(GenrecError):
     """The run was stopped by a signal after its work was saved. `exit_code` is 128 plus the signal number."""
 

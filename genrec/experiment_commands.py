@@ -6,38 +6,85 @@ Each command imports what it needs, so that `genrec --help` starts at once.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
 
 from genrec.errors import UsageError
 from genrec.row_commands import listed_seeds, print_comparison
 
+if TYPE_CHECKING:
+    from genrec.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class ListedExperiments:
+    """The experiments of a command line, which a worker process loads in the same way."""
+
+    where: str  # FILE.py:FUNCTION or MODULE:FUNCTION
+    flags: tuple[str, ...]  # overrides
+    seeds: str | None  # value of --seeds
+
+    def __call__(self) -> Sequence[Experiment]:
+        """Return the experiments. A process loads them once, so that each class of the file exists once."""
+        return _loaded(self)
+
+    def overridden(self, experiments: Sequence[Experiment]) -> list[Experiment]:
+        """Return the loaded experiments with the overrides."""
+        from genrec.overrides import override
+
+        return override(experiments, list(self.flags), self.where)
+
+    def seeded(self, experiments: list[Experiment]) -> list[Experiment]:
+        """Return the experiments with the seeds in place of their own, if there are some."""
+        from genrec.experiment import with_seeds
+
+        return experiments if self.seeds is None else with_seeds(experiments, listed_seeds(self.seeds))
+
+
+@cache
+def _loaded(listed: ListedExperiments) -> Sequence[Experiment]:
+    from genrec import loading
+
+    return listed.seeded(listed.overridden(loading.load(listed.where)))
+
 
 def run(options: argparse.Namespace, flags: list[str]) -> int:
     """Run experiments and print their table (`genrec run`)."""
-    from genrec import dry_run, loading, pipeline, results, row_tracking, run_experiments, studies
-    from genrec.experiment import with_seeds
-    from genrec.overrides import override, print_fields
+    from genrec import dry_run, engines, loading, pipeline, results, row_tracking, run_experiments, studies
+    from genrec.overrides import print_fields
     from genrec.progress import say
 
     pipeline.check_stage(options.refresh)
     if options.seed is not None and options.seeds is not None:
         raise UsageError(f"--seed {options.seed} and --seeds {options.seeds} exclude each other; give one of them")
-    numbers = None if options.seeds is None else listed_seeds(options.seeds)
+    if options.on is not None:
+        engines.engine_of(options.on)  # its errors come before anything is loaded
     flags = flags if options.seed is None else [*flags, "--seed", options.seed]
     loaded = loading.load(options.experiment)
-    experiments = override(loaded, flags, options.experiment)
+    listed = ListedExperiments(options.experiment, tuple(flags), options.seeds)
+    experiments = listed.overridden(loaded)
     if options.fields:
         print_fields(experiments[-1])
         return 0
     if len(experiments) < len(loaded):
         say(run_experiments.collapsed_line(len(loaded), experiments))
-    if numbers is not None:
-        experiments = with_seeds(experiments, numbers)
+    experiments = listed.seeded(experiments)
     if options.dry_run:
         for line in dry_run.lines(experiments, options.replace):
             print(line)
         return 0
     trackers, study = row_tracking.trackers_of(options.track), studies.study_name(options.experiment)
-    found = results.run(experiments, refresh=options.refresh, replace=options.replace, study=study, trackers=trackers)
+    found = results.run(
+        experiments,
+        refresh=options.refresh,
+        replace=options.replace,
+        study=study,
+        trackers=trackers,
+        on=options.on,
+        origin=listed,
+    )
     for comparison in found.comparisons:
         print_comparison(comparison, after_run=True)
     return 0

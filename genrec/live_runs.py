@@ -68,20 +68,21 @@ class LiveRun(NamedTuple):
 class Recorder:
     """Writes the record of this process. A record that can't be written is logged once, and the run goes on."""
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic, command: str | None = None) -> None:
         self.path, self.clock = path, clock
-        command = resuming(sys.argv)
+        command = resuming(sys.argv) if command is None else command
         self.content: dict[str, Any] = {"process": os.getpid(), "host": socket.gethostname(), "command": command, "started": now()}
         self._written: float | None = None
         self._fails = False
 
-    def row(self, place: int, rows: int, name: str, seed: int, artifacts: Mapping[str, str]) -> None:
-        """Note that a row and seed begin, the one at `place` from 1. Remove the records of killed processes that had it before."""
-        for before in read_all()[0]:
-            if not before.is_alive and (before.name, before.seed) == (name, seed):
-                remove(before)
+    def row(self, place: int, rows: int, name: str, seed: int, artifacts: Mapping[str, str], stage: str | None = None) -> None:
+        """Note that a row and seed begin, the one at `place` from 1, with `stage` or its first one.
+
+        Remove the records of killed processes that had it before.
+        """
+        remove_killed(name, seed)
         self.content |= {"row": place, "rows": rows, "name": name, "seed": seed, "artifacts": dict(artifacts)}
-        self.stage(next(iter(artifacts)))
+        self.stage(stage or next(iter(artifacts)))
 
     def stage(self, stage: str) -> None:
         """Note that a stage begins."""
@@ -110,12 +111,15 @@ class Recorder:
 
 
 @contextmanager
-def recorded() -> Iterator[Recorder]:
-    """Yield the recorder of this process; hold the lock of its record meanwhile, and remove both at the end."""
+def recorded(command: str | None = None) -> Iterator[Recorder]:
+    """Yield the recorder of this process; hold the lock of its record meanwhile, and remove both at the end.
+
+    `command` resumes the run; None: that of this process.
+    """
     folder = running_folder()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{os.getpid()}-{secrets.token_hex(4)}.json"
-    recorder = Recorder(path)
+    recorder = Recorder(path) if command is None else Recorder(path, command=command)
     with locked(lock_beside(path)), progress.watched(recorder.watch):
         try:
             yield recorder
@@ -140,6 +144,13 @@ def read_all() -> tuple[list[LiveRun], list[str]]:
             continue
         found.append(LiveRun(path, alive, content))
     return sorted(found, key=lambda run: str(run.content["started"])), damaged
+
+
+def remove_killed(name: str, seed: int) -> None:
+    """Remove the records of killed processes that had this row and seed."""
+    for run in read_all()[0]:
+        if not run.is_alive and (run.name, run.seed) == (name, seed):
+            remove(run)
 
 
 def remove(run: LiveRun) -> None:

@@ -1,15 +1,14 @@
 """The pipeline of one experiment: data -> embed -> tokenize -> sft -> align -> evaluate.
 
 `plan` returns the stages of an experiment with their keys, without running anything; `run` builds the artifacts that are missing.
-An experiment without a tokenizer has no tokenize stage and embeds items only for alignment. A baseline has the stages data and
-evaluate.
+An experiment without a tokenizer has no tokenize stage and embeds items only for alignment. A baseline has data and evaluate.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -121,6 +120,7 @@ def run(
     on_artifact: Callable[[Artifact], None] | None = None,
     on_row: OnRow | None = None,
     on_stage_row: Callable[[str, Row], None] | None = None,
+    alone: bool = False,
 ) -> dict[str, Artifact]:
     """Build the missing artifacts of an experiment and return all of its artifacts by stage.
 
@@ -132,18 +132,20 @@ def run(
         on_artifact: called with each artifact as soon as it exists, before the next stage runs.
         on_row: called with each row of the training curves of the stage `last` while it trains. An exception of it ends the training.
         on_stage_row: called with the stage and each row of the training curves of every stage that trains.
+        alone: build the stage `last` and what it reads, but not the other stages before it; the caller has checked the components.
 
     """
     steps, existing = plan(experiment), store()
     artifacts: dict[str, Artifact] = {}
-    refreshed = set() if refreshed is None else refreshed
+    rebuild, refreshed = False, set() if refreshed is None else refreshed
     check_stage(refresh)
     if last is not None and last not in experiment.stages:
         raise UsageError(f"{experiment.name} has no stage {last!r}, only {', '.join(experiment.stages)}")
+    if alone:
+        steps = with_read_by(steps, last)
     for step in steps:
         if refresh is not None or not existing.is_done(step.stage, step.key):
             existing.check_writable(step.stage, step.key)
-    rebuild = False
     for step in steps:
         rebuild = rebuild or step.stage == refresh
         known = step.key in refreshed
@@ -153,7 +155,7 @@ def run(
             follow = None if on_stage_row is None else partial(on_stage_row, step.stage)
             _build(experiment, step, artifacts, existing, anew, together(on_row if step.stage == last else None, follow))
         artifacts[step.stage] = existing.get(step.stage, step.key)
-        if step.stage == "data":
+        if step.stage == "data" and not alone:
             stages.check_components(experiment, artifacts["data"].folder)
         if step.stage == "tokenize" and not known:
             say_health(artifacts["tokenize"].folder)
@@ -162,6 +164,15 @@ def run(
         if step.stage == last:
             break
     return artifacts
+
+
+def with_read_by(steps: Sequence[Step], stage: str | None) -> list[Step]:
+    """Return the step of a stage, and those of the stages that it reads and that they read in turn."""
+    found: list[Step] = []
+    for step in reversed(steps):
+        if step.stage == stage or any(step.stage in later.parents for later in found):
+            found.insert(0, step)
+    return found
 
 
 def check_stage(name: str | None) -> None:

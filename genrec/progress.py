@@ -30,6 +30,7 @@ class State(NamedTuple):
 
 Watcher = Callable[[State], None]
 _watchers: list[Watcher] = []
+_labels: list[str] = []
 
 
 @contextmanager
@@ -40,6 +41,16 @@ def watched(watcher: Watcher) -> Iterator[None]:
         yield
     finally:
         _watchers.remove(watcher)
+
+
+@contextmanager
+def labeled(label: str) -> Iterator[None]:
+    """Write plain lines that begin with `label` within this context, also on a terminal, which other processes write to as well."""
+    _labels.append(label)
+    try:
+        yield
+    finally:
+        _labels.pop()
 
 
 def duration(seconds: float) -> str:
@@ -103,7 +114,7 @@ class Progress:
             return
         for watcher in _watchers:
             watcher(self._state(note, now))
-        if sys.stderr is not None and sys.stderr.isatty():
+        if sys.stderr is not None and sys.stderr.isatty() and not _labels:
             if now - self._started > BAR_DELAY:
                 self._draw(self._state(note, now))
         elif now - self._last_line > LINE_INTERVAL:
@@ -120,7 +131,7 @@ class Progress:
         """Return the plain line."""
         count = f"{self.done}/{self.total}" if self.total else f"{self.done}"
         times = ", ".join(filter(None, [f"{now - self._started:.0f} s", pace(state.rate, state.seconds_left)]))
-        return f"{self.description}: {count} ({times}) {state.note}".rstrip()
+        return ": ".join([*_labels, self.description, f"{count} ({times}) {state.note}".rstrip()])
 
     def _rate(self, now: float) -> float | None:
         """Return the steps per second, or None before `TIMED_STEPS` steps or `TIMED_SHARE` of the total are timed."""

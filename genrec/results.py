@@ -17,6 +17,7 @@ from pathlib import Path
 from pandas import DataFrame
 
 from genrec import run_experiments, run_files, studies
+from genrec.engines import engine_of
 from genrec.errors import UsageError
 from genrec.evaluation import compare as comparing
 from genrec.evaluation.compare import Comparison, Row
@@ -26,6 +27,8 @@ from genrec.evaluation.statistics.paired_tests import enumerated, is_trained, se
 from genrec.experiment import Experiment, seed_numbers, with_seeds
 from genrec.kept_rows import KeptRows, Rows
 from genrec.progress import say
+from genrec.stage_tasks import Origin
+from genrec.sweeps import Sweep, given
 from genrec.types import Tracker
 
 NUM_SHOWN = 5  # seeds that a message names at most
@@ -73,6 +76,8 @@ def run(
     replace: bool = False,
     study: str = studies.FROM_PYTHON,
     trackers: Mapping[str, Tracker] | None = None,
+    on: str | None = None,
+    origin: Origin | None = None,
 ) -> Results:
     """Run the missing stages of an experiment or of a list of them, record the rows, and return their table (`genrec run`).
 
@@ -82,7 +87,10 @@ def run(
         refresh: rebuild this stage and all later ones.
         replace: start rows again whose settings differ from those of their run file.
         study: name of the list in the record of what was tried.
-        trackers: by name, what follows the trainings, such as {"mine": MyTracker()} (`genrec.types.Tracker`).
+        trackers: by name, what follows the trainings, such as {"mine": MyTracker()} (`genrec.types.Tracker`). With `on` they receive
+            the curves of a row when all of its stages are done.
+        on: where the stages run, such as "local:2" (`genrec.engines.engine_of`); None: in this process.
+        origin: makes the same list of experiments in a worker process; None: the experiments are sent there.
 
     """
     listed = [experiments] if isinstance(experiments, Experiment) else list(experiments)
@@ -90,7 +98,8 @@ def run(
         raise UsageError(f"run needs an Experiment or a list of them, got {listed or 'an empty list'!r}")
     if seeds is not None:
         listed = with_seeds(listed, seed_numbers(seeds))
-    run_experiments.run(listed, refresh, replace, study, trackers)
+    sweep = None if on is None else Sweep(engine_of(on), given(listed) if origin is None else origin)
+    run_experiments.run(listed, refresh, replace, study, trackers, sweep)
     numbers = {name: {each.seed for each in listed if each.name == name} for name in (each.name for each in listed)}
     trained = {each.name for each in listed if "sft" in each.stages}
     found = []

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -21,12 +22,25 @@ from genrec.workspace import check_writable, reports_folder, store
 SHOWN_ROWS = 10  # rows that a message lists
 
 
+class Rows(NamedTuple):
+    """The rows and seeds of one command, and what they share."""
+
+    experiments: Sequence[Experiment]
+    refresh: str | None  # the stage from which on all are rebuilt
+    replace: bool  # start rows again that have other settings
+    tracking: Tracking
+    refreshed: set[str]  # keys of the stages that were handled before
+    before: dict[str, int | None]  # key -> when the artifact was finished before this command, in nanoseconds
+    new: dict[str, Artifact]  # key -> artifact that this command has made
+
+
 def run(
     experiments: Sequence[Experiment],
     refresh: str | None = None,
     replace: bool = False,
     study: str = studies.FROM_PYTHON,
     trackers: Mapping[str, Tracker] | None = None,
+    sweep: Callable[[Rows], None] | None = None,
 ) -> None:
     """Run the missing stages of each experiment and record the results. Log the seconds of all new artifacts at the end.
 
@@ -40,6 +54,7 @@ def run(
         replace: start a row again if its run file has other settings; otherwise this raises UsageError before any stage runs.
         study: name of the list in the record of what was tried (`studies.study_name`).
         trackers: by name, what follows the trainings (`row_tracking.trackers_of`). One that fails stops nothing.
+        sweep: runs the rows in other processes (`genrec.sweeps`); None: one after the other in this process.
 
     """
     tracking = Tracking({} if trackers is None else dict(trackers))
@@ -48,33 +63,55 @@ def run(
         run_files.check_extendable(name)
     run_files.check_rows(experiments, replace)
     studies.record(study, experiments)
-    refreshed: set[str] = set()
-    new: dict[str, Artifact] = {}
-    with live_runs.recorded() as recorder:
-        for number, experiment in enumerate(experiments):
-            done: list[str] = []
-            steps: list[pipeline.Step] = []
-            try:
-                steps = pipeline.plan(experiment)
-                recorder.row(number + 1, len(experiments), experiment.name, experiment.seed, keys_of(steps))
-                before = {step.key: _modified(store().folder(step.stage, step.key)) for step in steps}
-                with tracking.row(experiment, steps, anew=refresh is not None) as log:
-                    finish = partial(_finish_stage, experiment, done, recorder, log)
-                    artifacts = pipeline.run(experiment, refresh, refreshed, on_artifact=finish, on_stage_row=log.on_row)
-                run_files.record(experiment, artifacts, replace)
-            except BaseException as error:
-                next_step = steps[len(done)] if len(done) < len(steps) else None
-                is_intact = next_step is not None and store().is_done(next_step.stage, next_step.key)  # it was not built again
-                failed_runs.record(experiment, done, error, keep_refresh=is_intact, artifacts=keys_of(steps))
-                if len(experiments) > 1:
-                    say(unfinished_line(experiments, number, refresh))
-                raise
-            failed_runs.clear(experiment)
-            new |= {each.key: each for each in artifacts.values() if _modified(each.folder) != before[each.key]}
+    rows = Rows(experiments, refresh, replace, tracking, set(), {}, {})
+    (sweep or _one_by_one)(rows)
     for name in dict.fromkeys(experiment.name for experiment in experiments):
         run_files.say_other_metrics(name)
-    if new:
-        say(seconds_line(list(new.values())))
+    if rows.new:
+        say(seconds_line(list(rows.new.values())))
+
+
+def _one_by_one(rows: Rows) -> None:
+    """Run the rows in this process. The first error ends the list."""
+    with live_runs.recorded() as recorder:
+        for number in range(len(rows.experiments)):
+            try:
+                run_row(rows, number, recorder)
+            except BaseException:
+                if len(rows.experiments) > 1:
+                    say(unfinished_line(rows.experiments, range(number), [number], rows.refresh))
+                raise
+
+
+def run_row(rows: Rows, number: int, recorder: live_runs.Recorder) -> None:
+    """Run the missing stages of one row and seed, and record the result, or the failure."""
+    experiment, done, steps = rows.experiments[number], list[str](), list[pipeline.Step]()
+    try:
+        steps = pipeline.plan(experiment)
+        recorder.row(number + 1, len(rows.experiments), experiment.name, experiment.seed, keys_of(steps))
+        note_before(rows, steps)
+        with rows.tracking.row(experiment, steps, anew=rows.refresh is not None) as log:
+            finish = partial(_finish_stage, experiment, done, recorder, log)
+            artifacts = pipeline.run(experiment, rows.refresh, rows.refreshed, on_artifact=finish, on_stage_row=log.on_row)
+        run_files.record(experiment, artifacts, rows.replace)
+    except BaseException as error:
+        record_failure(experiment, steps, done, error)
+        raise
+    failed_runs.clear(experiment)
+    rows.new.update({each.key: each for each in artifacts.values() if _modified(each.folder) != rows.before[each.key]})
+
+
+def note_before(rows: Rows, steps: Sequence[pipeline.Step]) -> None:
+    """Note when the artifacts were finished, unless this was noted before."""
+    for step in steps:
+        rows.before.setdefault(step.key, _modified(store().folder(step.stage, step.key)))
+
+
+def record_failure(experiment: Experiment, steps: Sequence[pipeline.Step], done: Sequence[str], error: BaseException) -> None:
+    """Record why a row and seed ended after the stages `done`."""
+    next_step = next((step for step in steps if step.stage not in done), None)
+    is_intact = next_step is not None and store().is_done(next_step.stage, next_step.key)  # it was not built again
+    failed_runs.record(experiment, done, error, keep_refresh=is_intact, artifacts=keys_of(steps))
 
 
 def keys_of(steps: Sequence[pipeline.Step]) -> dict[str, str]:
@@ -130,13 +167,15 @@ def seconds_line(artifacts: Sequence[Artifact]) -> str:
     return f"seconds per stage: {', '.join(parts)}"
 
 
-def unfinished_line(experiments: Sequence[Experiment], finished: int, refresh: str | None = None) -> str:
-    """Return a line with the experiments of a list that are finished, the first `finished` ones, and how to run the others."""
-    done = f" ({_rows(experiments[:finished])})" if finished else ""
+def unfinished_line(
+    experiments: Sequence[Experiment], finished: Sequence[int], failed: Sequence[int], refresh: str | None = None
+) -> str:
+    """Return a line with the experiments of a list that are finished and those that failed, by their places, and how to run them."""
+    done = f" ({_rows([experiments[number] for number in finished])})" if finished else ""
     without = " without --refresh" if refresh else ""
     return (
-        f"{finished} of {len(experiments)} experiments finished{done}; {_rows(experiments[finished : finished + 1])} did not; run the "
-        f"same command again{without} to go on: what is finished is kept"
+        f"{len(finished)} of {len(experiments)} experiments finished{done}; {_rows([experiments[number] for number in failed])} did "
+        f"not; run the same command again{without} to go on: what is finished is kept"
     )
 
 

@@ -1,4 +1,4 @@
-"""Messages for errors of the file system: the path, the reason, and what to do next."""
+"""Messages for errors of the file system and of memory: the path, the reason, and what to do next."""
 
 from __future__ import annotations
 
@@ -23,6 +23,16 @@ _RESOURCES = {  # code -> what is missing, and what to do
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _IN_THE_WAY = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP)
 _SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # NumPy, without a code
+
+
+def out_of_memory(error: BaseException) -> ResourceError | None:
+    """Return the error for the user if memory ran out, None for any other error. torch raises RuntimeError when it runs out."""
+    is_text_of_it = isinstance(error, RuntimeError) and re.search("out of memory|can't allocate memory", str(error), re.IGNORECASE)
+    if not isinstance(error, MemoryError) and not is_text_of_it:
+        return None
+    return ResourceError(
+        f"out of memory ({error}); try half the batch: --sft.optimization.batch_size or --align.optimization.batch_size"
+    )
 
 
 def explain(error: BaseException, folder: Path | None = None) -> GenrecError | None:

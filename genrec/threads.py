@@ -1,6 +1,7 @@
 """OpenMP settings of the command line: idle threads soon sleep, and a CPU quota limits the number of threads.
 
 OpenMP reads these variables when torch is imported. `import genrec` changes nothing; `genrec.__main__.main` calls `configure` first.
+Worker processes of one machine share its threads (`shared_by`).
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 
 WAITING = {"GOMP_SPINCOUNT": "10000"}  # loops of a waiting thread before it sleeps; GNU OpenMP's default is 300,000 or endless
@@ -32,6 +33,21 @@ def configure(environment: MutableMapping[str, str] = os.environ) -> None:
     quota = cpu_quota()
     if NUMBER not in environment and quota is not None and math.ceil(quota) < cores():
         environment[NUMBER] = str(max(1, math.ceil(quota)))
+
+
+def shared_by(workers: int, environment: Mapping[str, str] = os.environ) -> int:
+    """Return the threads of each of several workers: an equal part of OMP_NUM_THREADS, or of the cores, and at least 1."""
+    number = environment.get(NUMBER, "").partition(",")[0]  # a list has one number for each level of nesting
+    return max(1, (int(number) if number.isdecimal() else cores()) // workers)
+
+
+def limit(number: int) -> None:
+    """Let this process use this number of threads, also if torch is already imported."""
+    os.environ[NUMBER] = str(number)
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(number)
 
 
 def cores(topology: Path = Path("/sys/devices/system/cpu")) -> int:

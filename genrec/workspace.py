@@ -107,6 +107,11 @@ def tracking_folder() -> Path:
     return home() / "tracking"
 
 
+def jobs_folder() -> Path:
+    """Return the folder of the scripts and logs of SLURM jobs (`genrec run --on slurm`)."""
+    return home() / "jobs"
+
+
 def store() -> Store:
     """Return the store of artifacts."""
     return Store(home() / "artifacts")

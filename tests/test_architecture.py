@@ -48,8 +48,7 @@ TOP = [
     "renamed",
     "environment",
     "threads",
-    "workspace",
-    "threads",
+    "engines",
     "completion",
     "experiment",
     "tuning",
@@ -79,6 +78,9 @@ TOP = [
     "loading",
     "row_tracking",
     "run_experiments",
+    "task_graph",
+    "stage_tasks",
+    "sweeps",
     "results",
     "dry_run",
     "serving",
@@ -160,6 +162,9 @@ def test_each_heavy_library_has_one_place() -> None:
         "jinja2",
         "fastapi",
         "uvicorn",
+        "ray",
+        "submitit",
+        "multiprocessing",
     )
     where = {library: set() for library in libraries}
     for path in PACKAGE.rglob("*.py"):
@@ -180,6 +185,9 @@ def test_each_heavy_library_has_one_place() -> None:
     assert where["mlflow"] == {"trackers/mlflow_tracker.py"}
     assert where["fastapi"] == {"serving/service_app.py"}
     assert where["uvicorn"] == {"serving/serve_command.py"}
+    assert where["ray"] == {"engines/ray_workers.py"}
+    assert where["submitit"] == {"engines/slurm_jobs.py"}
+    assert where["multiprocessing"] == {"engines/local_workers.py"}
     assert where["vl_convert"] == where["jinja2"] == {"reports/report_page.py"}
 
 
