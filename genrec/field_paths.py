@@ -136,6 +136,19 @@ def _part(value: object, name: str) -> object:
     return value[int(name)] if isinstance(value, tuple) else getattr(value, name)
 
 
+def rebuilt(value: Any, changes: dict[FieldPath, object]) -> Any:
+    """Return the dataclass or tuple with the values at these paths. Inner components are rebuilt first; each one checks its fields."""
+    new: dict[str, object] = {}
+    for name in names_in(value):
+        inner = {path[1:]: change for path, change in changes.items() if path[0] == name}
+        if inner:
+            base = inner.pop((), value[int(name)] if isinstance(value, tuple) else getattr(value, name))
+            new[name] = rebuilt(base, inner) if inner and names_in(base) else base
+    if isinstance(value, tuple):
+        return tuple(new.get(str(number), each) for number, each in enumerate(value))
+    return dataclasses.replace(value, **new)
+
+
 def plain_value(experiment: Experiment, flag: str) -> Any:
     """Return the value of a field that exists, as the command line takes it: that of a component is the name of its class."""
     found = walk(experiment, flag, {})

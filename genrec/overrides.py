@@ -18,7 +18,7 @@ from genrec.component_choices import choose, class_named, holds_number, is_optio
 from genrec.data.sources.frames import TableOrPath
 from genrec.errors import InputError, ResourceError, UsageError
 from genrec.experiment import Experiment
-from genrec.field_paths import FieldPath, by_flag, is_component, names_in, number_in, place, settable_fields, spelled, value_at, walk
+from genrec.field_paths import FieldPath, by_flag, is_component, number_in, place, rebuilt, settable_fields, spelled, value_at, walk
 from genrec.override_messages import component_lines, list_fields, number_or_schedule, refuse, stage_lines, wrong_type
 from genrec.types import NumberOrSchedule, ValueSchedule
 
@@ -74,7 +74,7 @@ class _Reader:
         if values is None:
             return None
         try:
-            changed: Experiment = _rebuilt(experiment, values)
+            changed: Experiment = rebuilt(experiment, values)
         except ValueError as error:  # from a plug-in
             raise UsageError(str(error)) from error
         return changed
@@ -165,19 +165,6 @@ class _Reader:
             single = dataclasses.make_dataclass("Single", [(name, get_type_hints(type(owner), include_extras=True)[name])])
             self._read[key] = _parse(single, single(default), tokens)
         return self._read[key]
-
-
-def _rebuilt(value: Any, changes: dict[FieldPath, object]) -> Any:
-    """Return the dataclass or tuple with the values at these paths. Inner components are rebuilt first; each one checks its fields."""
-    new: dict[str, object] = {}
-    for name in names_in(value):
-        inner = {path[1:]: change for path, change in changes.items() if path[0] == name}
-        if inner:
-            base = inner.pop((), value[int(name)] if isinstance(value, tuple) else getattr(value, name))
-            new[name] = _rebuilt(base, inner) if inner and names_in(base) else base
-    if isinstance(value, tuple):
-        return tuple(new.get(str(number), each) for number, each in enumerate(value))
-    return dataclasses.replace(value, **new)
 
 
 def _prefixed(flag: list[str], experiment: Experiment) -> list[str]:

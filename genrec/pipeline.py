@@ -141,8 +141,7 @@ def run(
     check_stage(refresh)
     if last is not None and last not in experiment.stages:
         raise UsageError(f"{experiment.name} has no stage {last!r}, only {', '.join(experiment.stages)}")
-    if alone:
-        steps = with_read_by(steps, last)
+    steps = with_read_by(steps, last) if alone else steps
     for step in steps:
         if refresh is not None or not existing.is_done(step.stage, step.key):
             existing.check_writable(step.stage, step.key)
