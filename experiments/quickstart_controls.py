@@ -3,7 +3,7 @@
     genrec run experiments/quickstart_controls.py:comparison
 
 The quick start leaves two questions open: its likelihood rows had not converged, and no control read the dislikes or corrected the
-exposure. Here SFT on liked events takes 800 steps at a learning rate of 1e-3 and keeps its best step on validation, the best of nine
+exposure. Here SFT on liked events takes 800 steps at a learning rate of 1e-3 and keeps its best step on validation, the best of ten
 recipes tried; continuing it lowers NDCG@10 on validation. Each aligned row takes 100 further steps from it. `unlikelihood` lowers the
 probability of dislikes without comparing two items (`Unlikelihood`). `weighted` weighs each liked target by the inverse of its item's
 exposure (`InverseExposure`); `sft-weighted` does so from the start, and `weighted-continued` and `weighted-sdpo` go on from there.
