@@ -9,8 +9,8 @@
 
 MovieLens: see experiments/movielens_tables.py. `--source.path` names a local copy of the data; of Toys it may be your own tables:
 `--source Frames --source.interactions FILE --source.items FILE`. Rows that are finished are not run again, and an interrupted run is
-resumed, so that a table may be run in parts. The tests of the endpoint and of the other rows (`toys_filtered` and
-`tiger_beauty_filtered` exist too; names of filtered rows end in `-filtered`):
+resumed, so that a table may be run in parts. The tests of the endpoint and of the other rows (`toys_filtered`,
+`digits_only_filtered` and `tiger_beauty_filtered` exist too; names of filtered rows end in `-filtered`):
 
     genrec compare beauty-rpg-continued-long beauty-rpg-gated-long --reference beauty-rpg-continued-long
     genrec compare beauty-rpg-continued beauty-rpg-dpo ... --reference beauty-rpg-continued
@@ -170,6 +170,11 @@ def tiger_beauty() -> list[Experiment]:
 def beauty_filtered() -> list[Experiment]:
     """Return the rows of `beauty` with seen items filtered."""
     return filtered(beauty())
+
+
+def digits_only_filtered() -> list[Experiment]:
+    """Return the rows of `digits_only` with seen items filtered."""
+    return filtered(digits_only())
 
 
 def toys_filtered() -> list[Experiment]:
