@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 # Other work on the machine must not fail a test: no deadlines, and no limit on the seconds that examples take to generate.
 settings.register_profile("genrec", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("genrec")
+os.environ["NUMBA_DISABLE_JIT"] = "1"  # ranx, an oracle, would compile for a minute to read short lists; only ranx uses numba
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets it in workers; without it a table in a pipe has all columns
 
 REAL_DATA = Path(os.environ.get("GENREC_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -61,7 +61,6 @@ def test_bad_input(metric: Metric) -> None:
         metric(torch.tensor([1.0]), 5)
 
 
-@pytest.mark.filterwarnings("ignore:unsafe cast")  # ranx, compiling
 @pytest.mark.parametrize(("metric", "name"), [(recall, "recall"), (ndcg, "ndcg"), (mrr, "mrr")])
 @pytest.mark.parametrize("n", [1, 5, 10])
 def test_against_ranx(metric: Metric, name: str, n: int) -> None:
