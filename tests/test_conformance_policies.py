@@ -338,11 +338,17 @@ def test_the_unbroken_policies_fill_their_protocols() -> None:
 
 
 def test_the_command_line_checks_policies(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", "genrec.model:Gpt"]) == 0
-    assert "Gpt(d_model=128, " in capsys.readouterr().out
     assert main(["check", "genrec.model:Tiger"]) == 0
+    assert "Tiger(d_model=None, " in capsys.readouterr().out
     assert main(["check", "genrec.experiment:Evaluate"]) == 2
     assert "implements none of the protocols that genrec can check" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_line_checks_the_default_size_of_gpt(capsys: pytest.CaptureFixture[str]) -> None:
+    """A small one is checked in `test_correct_policies_pass`."""
+    assert main(["check", "genrec.model:Gpt"]) == 0
+    assert "Gpt(d_model=128, " in capsys.readouterr().out
 
 
 def test_builds_policy_distinguishes_policies_from_samplers() -> None:
