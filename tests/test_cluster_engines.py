@@ -123,9 +123,12 @@ def cluster() -> Iterator[RayPool]:
     """A pool on a Ray cluster of this process with two workers."""
     ray = pytest.importorskip("ray")
     environment = {"PYTHONPATH": os.pathsep.join([str(PROJECT), str(PROJECT / "tests"), os.environ.get("PYTHONPATH", "")])}
-    ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": environment})
-    yield RayEngine().start()
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # writes no token to the user's folder
+        patch.setenv("RAY_enable_worker_prestart", "0")
+        ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, runtime_env={"env_vars": environment})
+        yield RayEngine().start()
+        ray.shutdown()
 
 
 @pytest.mark.slow
