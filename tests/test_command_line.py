@@ -150,9 +150,9 @@ def test_a_dry_run_counts_shared_stages_once_and_estimates_the_time(project: Pat
     assert "total: 6 experiments; 8 artifacts to build, 5 done" in printed  # data, embed, tokenize, 2 baselines
     assert printed.count("to run, shared") == 2
     assert re.search(
-        r"^  sft       2 to build, about \d+ s \(from 2 earlier artifacts of this stage on this machine\)$", printed, re.M
+        r"^  sft       2 to build, about [\d.]+ s \(from 2 earlier artifacts of this stage on this machine\)$", printed, re.M
     )
-    assert re.search(r"^estimated time: about \d+ s$", printed, re.M)
+    assert re.search(r"^estimated time: about [\d.]+ s$", printed, re.M)
     assert artifacts(project) == before
     assert main(["run", "mine.py:comparison", "--dry-run"]) == 0
     printed = capsys.readouterr().out
