@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from genrec.engines.task_reports import perform
 from genrec.errors import NumericsError, ResourceError, Stopped, UsageError, WorkerError
 
 PROJECT = Path(__file__).parents[1]
+NEVER, POLL = threading.Event(), 0.02  # an event that is never set, and seconds between two looks
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ def kill_itself() -> None:
 
 def wait_for_interrupt(begun: Path) -> None:
     begun.touch()
-    signal.pause()
+    while True:  # Ray interrupts a task without a signal, between two operations of Python
+        NEVER.wait(POLL)
 
 
 def process_and_threads() -> tuple[int, str]:
@@ -57,13 +60,13 @@ def process_and_threads() -> tuple[int, str]:
 def report_of(future: Future) -> Report:
     """Return the report of a task, after it has ended."""
     while not future.done():
-        os.sched_yield()
+        NEVER.wait(POLL)
     return future.report()
 
 
 def wait_for(path: Path) -> None:
     while not path.exists():
-        os.sched_yield()
+        NEVER.wait(POLL)
 
 
 @pytest.fixture

@@ -260,7 +260,7 @@ from genrec.experiment import baselines
 from genrec.training import lightning_module, loop
 from worlds import cyclic
 
-learning_rate, loop.CHECKPOINT_SECONDS, loop.LOG_EVERY = lightning_module.learning_rate, -1.0, 1
+learning_rate, loop.CHECKPOINT_SECONDS, loop.LOG_EVERY = lightning_module.learning_rate, -1.0, 1  # a checkpoint at each step
 
 def stopped(plan, step):
     '''The learning rate; the first training of the data folder that comes to step 3 gets the signal of the file.'''
