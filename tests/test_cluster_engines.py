@@ -6,16 +6,23 @@ import os
 import signal
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from test_engines import Call, held, kill_itself, process_and_threads, raise_again, report_of, wait_for
+from test_sweeps import popularity
+from worlds import cyclic
 
-from genrec.engines import Future, engine_of
+from genrec import run_experiments
+from genrec.engines import Engine, Future, engine_of
 from genrec.engines.ray_workers import RayEngine, RayPool
 from genrec.engines.slurm_jobs import SlurmEngine
 from genrec.errors import NumericsError, ResourceError, WorkerError
+from genrec.stage_tasks import Given
+from genrec.sweeps import Sweep
 from genrec.workspace import jobs_folder
 
 PROJECT = Path(__file__).parents[1]
@@ -153,3 +160,35 @@ def test_a_killed_ray_worker_fails_its_own_task_alone(cluster: RayPool, tmp_path
     running.cancel()
     assert isinstance(report_of(running).error, KeyboardInterrupt)
     wait_for(tmp_path / "saved")
+
+
+def sweep(engine: Engine | None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """Run a baseline and a trained row on a data folder, and return the weights and the metrics by their paths."""
+    monkeypatch.setenv("GENREC_HOME", str(folder))
+    rows = [popularity(), cyclic(steps=2), replace(cyclic(steps=2), seed=1)]
+    run_experiments.run(rows, sweep=None if engine is None else Sweep(engine, Given(tuple(rows))))
+    paths = [*folder.glob("artifacts/*/[!.]*/policy.safetensors"), *folder.glob("artifacts/*/[!.]*/metrics.json")]
+    assert len(paths) == 5
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["slurm", "ray"])
+def test_a_sweep_on_a_cluster_repeats_a_plain_run(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """All with one thread: Ray's workers have one for each core of a task."""
+    if kind == "slurm":
+        pytest.importorskip("submitit")
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        engine: Engine = SlurmEngine(cluster="local")
+    else:
+        request.getfixturevalue("cluster")
+        engine = RayEngine()
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        plain = sweep(None, tmp_path / "plain", monkeypatch)
+    finally:
+        torch.set_num_threads(threads)
+    assert sweep(engine, tmp_path / "cluster", monkeypatch) == plain

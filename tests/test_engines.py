@@ -115,6 +115,26 @@ def test_a_text_that_names_no_engine_is_refused(text: str, message: str) -> None
         engine_of(text)
 
 
+class NoCluster:
+    """Ray, as far as it is used before a cluster is found."""
+
+    @staticmethod
+    def is_initialized() -> bool:
+        return False
+
+    @staticmethod
+    def init(address: str | None) -> None:
+        raise Exception(f"no node at {address}")
+
+
+def test_a_ray_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", NoCluster)
+    with pytest.raises(
+        ResourceError, match=r"the Ray cluster 10\.0\.0\.1:6379 can't be reached or started \(no node at 10\.0\.0\.1:6379\)"
+    ):
+        RayEngine("10.0.0.1:6379").start()
+
+
 def test_workers_share_the_threads() -> None:
     """8 threads are 4 for each of 2 workers and 2 for each of 3; each has at least 1; without a number the cores count."""
     assert [threads.shared_by(workers, {"OMP_NUM_THREADS": "8"}) for workers in (1, 2, 3, 9)] == [8, 4, 2, 1]

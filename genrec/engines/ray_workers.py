@@ -24,9 +24,11 @@ class RayEngine:
         if is_own:
             try:
                 ray.init(address=self.address or None)
-            except (ConnectionError, RuntimeError, ValueError) as error:
+            except Exception as error:  # Ray raises a plain Exception if a cluster does not start in time
                 where = f"the Ray cluster {self.address}" if self.address else "a Ray cluster"
-                raise ResourceError(f"{where} can't be reached ({error}); start it with 'ray start --head'") from error
+                raise ResourceError(
+                    f"{where} can't be reached or started ({error}); start it with 'ray start --head' and run again"
+                ) from error
         return RayPool(ray, is_own)
 
 
