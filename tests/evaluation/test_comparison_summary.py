@@ -11,7 +11,8 @@ from pandas import DataFrame
 from genrec import run_files
 from genrec.evaluation.compare import Comparison, Run, compare
 from genrec.evaluation.comparison import comparison_report
-from genrec.evaluation.comparison.comparison_summary import NO_CONTROL, summary
+from genrec.evaluation.comparison.comparison_controls import NO_CONTROL
+from genrec.evaluation.comparison.comparison_summary import summary
 from genrec.evaluation.comparison.table_cells import p_cell
 from genrec.results import comparison_of
 from genrec.row_commands import print_comparison
@@ -256,7 +257,8 @@ def test_a_control_has_the_base_and_the_steps_of_an_aligned_row() -> None:
     assert "liked is the control" in found.reading[1]
     assert found.commands[0] == "genrec compare dpo all liked --reference liked"
     as_reference = summary(compare(rows, reference="all", resamples=10))
-    assert "all is the control" in as_reference.reading[1]
+    difference = "align.objective.feedback (all instead of liked)"
+    assert f"all is no fair control of dpo, because it differs in {difference}. Compare it with liked." in as_reference.reading[1]
     assert as_reference.commands[0] == found.commands[0]
     own = summary(compare(rows, reference="liked", resamples=10))
     assert own.commands[0] == "genrec compare sft dpo all liked longer --reference sft"
@@ -283,3 +285,45 @@ def test_the_steps_of_a_chain_are_added() -> None:
     chain = DPO | second | {"align.optimization.max_steps": 200, "align-2.optimization.max_steps": 100}
     rows = [run("chain", 30, chain), run("more", 20, CONTROL | {"align.optimization.max_steps": 300})]
     assert "more is the control" in summary(compare(rows, resamples=10, reference="more")).reading[1]
+
+
+def with_settings(base: dict[str, object], **settings: object) -> dict[str, object]:
+    """Return the configuration of an alignment of 20 steps with these settings."""
+    paths = {
+        "rate": "align.optimization.learning_rate",
+        "batch": "align.optimization.batch_size",
+        "targets": "align.objective.targets",
+    }
+    return base | {"align.optimization.max_steps": 20} | {paths[name]: value for name, value in settings.items()}
+
+
+@pytest.mark.parametrize(
+    ("other", "difference"),
+    [
+        ({"rate": 1e-2, "batch": 8, "targets": "one"}, "align.optimization.learning_rate (0.01 instead of 0.001)"),
+        ({"rate": 1e-3, "batch": 64, "targets": "one"}, "align.optimization.batch_size (64 instead of 8)"),
+        ({"rate": 1e-3, "batch": 8, "targets": "all"}, "align.objective.targets (all instead of one)"),
+    ],
+)
+def test_a_control_with_other_settings_is_not_called_fair(other: dict[str, object], difference: str) -> None:
+    """The sentence names the setting, and the fair control if the table has one."""
+    aligned = run("dpo", 30, with_settings(DPO, rate=1e-3, batch=8, targets="one"))
+    unfair = run("more", 20, with_settings(CONTROL, **other))
+    alone = summary(compare([unfair, aligned], resamples=10)).reading[1]
+    assert f"more is no fair control of dpo, because it differs in {difference}. Add a row with the objective Supervised" in alone
+    assert "is the control" not in alone
+    fair = run("fair", 21, with_settings(CONTROL, rate=1e-3, batch=8, targets="one"))
+    both = summary(compare([unfair, aligned, fair], reference="more", resamples=10)).reading[1]
+    assert f"more is no fair control of dpo, because it differs in {difference}. Compare it with fair." in both
+    assert "fair is the control, trained further" in summary(compare([fair, aligned, unfair], resamples=10)).reading[1]
+
+
+def test_a_control_is_fair_to_some_rows_alone() -> None:
+    """Of two rows one has another number of steps, and a third another SFT."""
+    rows = [run("more", 20, with_settings(CONTROL, rate=1e-3)), run("dpo", 30, with_settings(DPO, rate=1e-3))]
+    rows += [run("longer", 31, with_settings(DPO, rate=1e-3) | {"align.optimization.max_steps": 40})]
+    rows += [run("another", 32, with_settings(DPO, rate=1e-3) | {"sft.optimization.max_steps": 9})]
+    text = summary(compare(rows, resamples=10)).reading[1]
+    assert "more is the control of dpo, trained further without preferences" in text
+    assert "more is no fair control of longer, because it differs in align.optimization.max_steps (20 instead of 40)." in text
+    assert "more is no fair control of another, because it differs in SFT. Add a row" in text

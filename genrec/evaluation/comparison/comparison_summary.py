@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from typing import NamedTuple
 
 from genrec.evaluation.compare import Comparison, Row
+from genrec.evaluation.comparison.comparison_controls import (
+    base_settings,
+    control_in_words,
+    controls_of,
+    has_base_and_steps_of,
+    loss_name,
+    own_control,
+    rows_with_preferences,
+)
 from genrec.evaluation.comparison.comparison_tests_table import seeds_differ
 from genrec.evaluation.comparison.table_cells import p_cell, title
 from genrec.evaluation.statistics.paired_tests import (
-    CONTROL,
     DEFAULT_SEEDS,
     LEAST_SEEDS,
     PairedTest,
     enumerated,
-    loss_of,
     seeds_in_words,
 )
 
 LEVEL = 0.05  # a corrected p below it is a difference beyond chance
-FEEDBACK = "align.objective.feedback"
-LEARNING_RATE = "align.optimization.learning_rate"
-STEPS = re.compile(r"align(-\d+)?\.optimization\.max_steps")
-NO_CONTROL = (
-    "A control is missing: a row on the same SFT with the same steps and the objective Supervised. Without it a gain over SFT may "
-    "come from more training."
-)
 WORDS = {3: "three", 5: "five"}
 
 
@@ -112,7 +111,7 @@ def _over(comparison: Comparison, trained: bool) -> str:
 
 def _on_preferences(comparison: Comparison) -> list[str]:
     """Return a paragraph on the rows with a preference loss: which are above the reference, which have no test, the control."""
-    controls, aligned = _controls(comparison), [row for row in _preferring(comparison) if row.name != comparison.reference]
+    controls, aligned = controls_of(comparison), [row for row in rows_with_preferences(comparison) if row.name != comparison.reference]
     control = next((row for row in controls if row.name == comparison.reference), controls[0] if controls else None)
     tested = [row for row in aligned if row.test is not None and row.test.p_holm is not None]
     untested = [row.name for row in aligned if row not in tested]
@@ -128,12 +127,8 @@ def _on_preferences(comparison: Comparison) -> list[str]:
     if untested:
         have = "have" if len(untested) > 1 else "has"
         sentences.append(f"{enumerated(untested)} {have} a preference loss, but no test against {comparison.reference}.")
-    if aligned and control is not None:
-        sentences.append(
-            f"{control.name} is the control, trained further without preferences: a gain that it has too comes from more training."
-        )
-    elif aligned:
-        sentences.append(NO_CONTROL)
+    if aligned:
+        sentences.append(control_in_words(control, aligned, controls))
     return [" ".join(sentences)] if sentences else []
 
 
@@ -146,46 +141,10 @@ def _is_above(row: Row) -> bool:
     return is_significant(row) and row.test is not None and row.test.difference is not None and row.test.difference > 0
 
 
-def _loss(row: Row) -> str:
-    """Return the class name of a row's alignment loss; empty if the row is not aligned."""
-    return loss_of(row.configuration)
-
-
-def _preferring(comparison: Comparison) -> list[Row]:
-    """Return the rows with a preference loss."""
-    return [row for row in comparison.rows if _loss(row) not in ("", CONTROL)]
-
-
-def _controls(comparison: Comparison) -> list[Row]:
-    """Return the controls: rows trained without preferences on the base, and for the steps, of a row with a preference loss.
-
-    The first is the control of the most such rows, if possible with the same events as targets.
-    """
-    preferring = _preferring(comparison)
-
-    def fitting(row: Row) -> tuple[int, int]:
-        fit = [other for other in preferring if _base_and_steps(other) == _base_and_steps(row)]
-        return sum(other.configuration.get(FEEDBACK) == row.configuration.get(FEEDBACK) for other in fit), len(fit)
-
-    having = [row for row in comparison.rows if _loss(row) == CONTROL and fitting(row)[1]]
-    return sorted(having, key=fitting, reverse=True)
-
-
-def _base(row: Row) -> dict[str, object]:
-    """Return the settings of a row before its alignment, without those of evaluation and the versions of stages."""
-    return {key: value for key, value in row.configuration.items() if not key.startswith(("align", "evaluate.", "stages."))}
-
-
-def _base_and_steps(row: Row) -> tuple[dict[str, object], int]:
-    """Return the settings before alignment and the number of steps of all alignments."""
-    steps = [value for key, value in row.configuration.items() if STEPS.fullmatch(key)]
-    return _base(row), sum(value for value in steps if isinstance(value, int))
-
-
 def _commands(comparison: Comparison) -> list[str]:
     """Return commands: a comparison with each control or with another reference, the training curves, one row in full, and its use."""
     best = max(comparison.rows, key=lambda row: row.value)
-    aligned, trained = ([row.name for row in comparison.rows if has(row)] for has in (_loss, lambda row: row.trained))
+    aligned, trained = ([row.name for row in comparison.rows if has(row)] for has in (loss_name, lambda row: row.trained))
     commands = []
     if len(comparison.rows) == 1:
         commands.append(_command("compare", best.name) + " NAME_OF_ANOTHER_ROW")
@@ -204,29 +163,19 @@ def _commands(comparison: Comparison) -> list[str]:
 def _compared_with_controls(comparison: Comparison) -> dict[str, list[str]]:
     """Return the names of the aligned rows to compare with each control that is not the reference.
 
-    A row with a preference loss belongs to one control: of its base and steps, if possible with its targets and learning rates. The
-    other controls with these steps are compared too. A control needs a seed in common with one of its rows.
+    A row with a preference loss belongs to one control: of its base and steps, and with the fewest other differences. The other
+    controls with these steps are compared too. A control needs a seed in common with one of its rows.
     """
-    controls = _controls(comparison)
+    controls = controls_of(comparison)
     found: dict[str, list[str]] = {}
-    own = {row.name: _own_control(row, controls) for row in _preferring(comparison)}
+    own = {row.name: own_control(row, controls) for row in rows_with_preferences(comparison)}
     for control in controls:
         rows = [row for row in comparison.rows if own.get(row.name) is control]
         if control.name == comparison.reference or not any(set(row.seeds) & set(control.seeds) for row in rows):
             continue
-        alike = [row for row in controls if _base_and_steps(row) == _base_and_steps(control)]
+        alike = [row for row in controls if has_base_and_steps_of(row, control)]
         found[control.name] = [row.name for row in comparison.rows if row in rows or row in alike]
     return found
-
-
-def _own_control(row: Row, controls: list[Row]) -> Row | None:
-    """Return the control of a row with a preference loss; of equals the first."""
-    fitting = [control for control in controls if _base_and_steps(control) == _base_and_steps(row)]
-
-    def alike(control: Row) -> int:
-        return sum(control.configuration.get(key) == row.configuration.get(key) for key in (FEEDBACK, LEARNING_RATE))
-
-    return max(fitting, key=alike, default=None)
 
 
 def _other_reference(comparison: Comparison) -> str | None:
@@ -235,10 +184,10 @@ def _other_reference(comparison: Comparison) -> str | None:
     A row without a test against the reference would have none as the reference either.
     """
     tested = [row for row in comparison.rows if row.test is not None and row.test.difference is not None]
-    preferring = _preferring(comparison)
+    preferring = rows_with_preferences(comparison)
     if preferring:
-        bases = [_base(row) for row in preferring]
-        return next((row.name for row in tested if row.trained and not _loss(row) and _base(row) in bases), None)
+        bases = [base_settings(row) for row in preferring]
+        return next((row.name for row in tested if row.trained and not loss_name(row) and base_settings(row) in bases), None)
     other = max(tested, key=lambda row: row.value, default=None)
     return None if other is None else other.name
 
