@@ -183,8 +183,9 @@ def _total(
     factor, likelihood_factor = constant(objective, "weight"), constant(objective, "likelihood")
     mean = mean_loss(losses, counted, weight)
     total = mean if factor == 1 else factor * mean
+    logs = logs | {"preference_loss": mean.detach()}
     if counted is not None:
-        logs = logs | {"preference_share": counted.float().mean(), "preference_loss": mean.detach()}
+        logs = logs | {"preference_share": counted.float().mean()}
     if likelihood_factor:
         likelihood = -mean_likelihood(chosen, objective.loss.needs.positive, weight)
         logs = logs | {"likelihood_loss": likelihood.detach()}

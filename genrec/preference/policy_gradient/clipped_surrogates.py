@@ -12,6 +12,10 @@ With one update a draw the ratio is 1 (but for dropout): the value is -mean(A) =
 The behavior log-probability is known for items alone. With an advantage for each code, the ratio of code t therefore is the item's
 ratio with the gradient of this code, `sg(rho_i) pi_t / sg(pi_t)`, and the losses of the codes are added up: equal advantages of all
 codes then give the gradient of the item's.
+
+Deviation from GRPO and DAPO: their ratio, clip and k3 are those of a token, averaged over the tokens of an output (GRPO) or of all
+outputs (DAPO). Here the ratio and k3 are those of the item, the sum over its codes. All items have L codes, so on policy the
+gradient is L times the papers'; the optimizer's step does not depend on this factor, but its ratio to a likelihood beside it does.
 """
 
 from __future__ import annotations
@@ -30,7 +34,10 @@ _MAX_LOG_RATIO = 20.0  # a larger log-ratio has no gradient: exp would overflow
 
 @dataclass(frozen=True)
 class Clip:
-    """GRPO's clipped surrogate (arXiv 2402.03300), which is PPO's; with high 0.28 that of DAPO (arXiv 2503.14476)."""
+    """GRPO's clipped surrogate (arXiv 2402.03300), which is PPO's; with high 0.28 that of DAPO (arXiv 2503.14476).
+
+    Deviation: one ratio for each item in place of one for each token, and a sum over the codes in place of their mean.
+    """
 
     low: float = 0.2  # a candidate with A < 0 has no gradient below a ratio of 1 - low; in [0, 1)
     high: float = 0.2  # a candidate with A > 0 has no gradient above a ratio of 1 + high; 0 or more
@@ -71,7 +78,7 @@ class EarlyClip:
 class SequenceClip:
     """GSPO's surrogate (arXiv 2507.18071): GRPO's with the geometric mean of the codes' ratios, one ratio for a candidate.
 
-    Its gradient on policy is GRPO's divided by the number of codes.
+    Its gradient on policy is that of `Clip` divided by the number of codes, as the mean over tokens of GRPO's paper has it.
     """
 
     low: float = 3e-4  # a candidate with A < 0 has no gradient below a ratio of 1 - low; in [0, 1)
