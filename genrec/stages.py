@@ -235,7 +235,7 @@ def _held_out_negatives(corpus: Corpus, parents: Parents) -> dict[str, float]:
     if not drawn:
         return {}
     counts = pd.concat(drawn).groupby(["user", "item"], as_index=False).sum()
-    return held_out_negatives(counts, corpus.part("validation"), corpus.part("test"))
+    return held_out_negatives(counts, *(corpus.part(part) for part in ("train", "validation", "test")), corpus.item_count)
 
 
 def _preference_share(parents: Parents) -> dict[str, float]:

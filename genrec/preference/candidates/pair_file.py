@@ -24,11 +24,10 @@ from genrec.progress import say
 from genrec.ragged_rows import RaggedRows
 from genrec.store import Signature, file_hash, signature_of
 from genrec.types import Candidates, ObjectiveContext, Proposals, SamplerContext, SequenceBatch
-from genrec.types.data import DISLIKED
+from genrec.types.data import DISLIKED, NO_USER
 from genrec.types.specification import check_types
 
 __all__ = ["PairExamples", "PairRow", "Pairs", "read_pairs", "read_trl", "write_trl"]
-NO_USER = 0  # user number of rows with a history of their own
 
 
 @dataclass(frozen=True)
