@@ -9,7 +9,7 @@ The reference runs without dropout.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from genrec.data.examples import epoch_steps
@@ -92,12 +92,14 @@ class Preference:
 
     def check(self, experiment: Any) -> None:
         """Raise UsageError if the experiment has no causal policy for `targets` "all", no labels for `feedback` "liked", or if the
-        objective stands in SFT.
+        objective stands in SFT. Raise InputError if the loss is DPO and a row of a pair file has more than one rejected item.
         """
         check_causal(self, self.targets, experiment)
         check_labels(self, self.feedback, experiment)
         if self in components(experiment.sft):
             raise UsageError(f"{experiment.name}: Preference needs a reference, which SFT has not; set align=Align(Preference(...))")
+        if isinstance(self.candidates, Pairs) and _takes_one_negative(self.loss):
+            self.candidates.check_one_rejected()
 
     def build_step(self, context: ObjectiveContext) -> TrainingStep:
         """Return the objective for one policy and one training set."""
@@ -141,12 +143,22 @@ def _saturates(loss: PreferenceLoss) -> bool:
     return not isinstance(loss, ContinuedSFT | IPO)
 
 
-def _check_pairs(loss: PreferenceLoss, candidates: Proposer) -> None:
-    """Raise UsageError if the loss is DPO, which compares one pair, and the proposer gives more."""
+def _takes_one_negative(loss: PreferenceLoss) -> bool:
+    """Return whether the loss is DPO, which compares one pair."""
     while isinstance(loss, Anchored | LevelWeighted):
         loss = loss.loss
-    if isinstance(loss, DPO) and isinstance(candidates, SizedProposer) and candidates.most_candidates() > 2:
+    return isinstance(loss, DPO)
+
+
+def _check_pairs(loss: PreferenceLoss, candidates: Proposer) -> None:
+    """Raise UsageError if the loss is DPO, which compares one pair, and the proposer gives more."""
+    if _takes_one_negative(loss) and isinstance(candidates, SizedProposer) and candidates.most_candidates() > 2:
+        names = {field.name for field in fields(candidates)} if is_dataclass(candidates) else set()
+        advice = "let it give one"
+        if "num_negatives" in names:
+            advice = "set num_negatives to 1 (--align.num-negatives 1)"
+        elif "size" in names:
+            advice = "set size to 2 (--align.size 2)"
         raise UsageError(
-            f"DPO takes one negative, got {candidates.most_candidates() - 1} from {candidates!r}; set num_negatives to 1 "
-            "(--align.num-negatives 1), or use SoftmaxDPO (S-DPO)"
+            f"DPO takes one negative, got {candidates.most_candidates() - 1} from {candidates!r}; {advice}, or use SoftmaxDPO (S-DPO)"
         )

@@ -71,6 +71,16 @@ class Pairs:
         """Raise InputError if the file is missing or has rows that are not of the format."""
         read_pairs(self._path, self.format)
 
+    def check_one_rejected(self) -> None:
+        """Raise InputError if a row has more than one rejected item, for DPO, which compares one pair."""
+        rows, problems = read_pairs(self._path, self.format), RowProblems(self._path)
+        for row in rows:
+            if len(row.rejected) > 1:
+                problems.add(row.line, "more than one rejected item", f"{len(row.rejected)} items")
+        problems.check(
+            len(rows), "DPO compares one pair: use SoftmaxDPO (S-DPO), which takes any number, or write a row for each rejected item"
+        )
+
     def check_context(self, context: SamplerContext) -> None:
         """Raise InputError for unknown ids, users without an event before `chosen`, and a `chosen` that the user dislikes."""
         examples, problems = self._resolved(context, None), RowProblems(self._path)
