@@ -21,6 +21,7 @@ from genrec.data.corpus import Corpus
 from genrec.data.corpus_builder import prepare
 from genrec.data.examples import CorpusExamples, examples
 from genrec.data.held_out_feedback import held_out_items
+from genrec.data.splits import PARTS
 from genrec.embeddings.vector_checks import check_vectors
 from genrec.errors import counted
 from genrec.evaluation.cold_metrics import cold_only_metrics
@@ -235,7 +236,8 @@ def _held_out_negatives(corpus: Corpus, parents: Parents) -> dict[str, float]:
     if not drawn:
         return {}
     counts = pd.concat(drawn).groupby(["user", "item"], as_index=False).sum()
-    return held_out_negatives(counts, *(corpus.part(part) for part in ("train", "validation", "test")), corpus.item_count)
+    train, validation, test = (corpus.part(part) for part in PARTS)
+    return held_out_negatives(counts, train, validation, test, corpus.item_count)
 
 
 def _preference_share(parents: Parents) -> dict[str, float]:

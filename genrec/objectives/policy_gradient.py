@@ -16,7 +16,7 @@ from torch import Tensor
 
 from genrec import plugin_errors
 from genrec.data.examples import epoch_steps
-from genrec.errors import InputError, UsageError
+from genrec.errors import InputError, UsageError, given
 from genrec.objectives.group_logs import JudgedGroups, group_logs
 from genrec.objectives.prepared_rows import HostRows, PreparedRows
 from genrec.objectives.reward_check import RewardCheck
@@ -25,7 +25,7 @@ from genrec.objectives.scheduled_settings import ScheduledSettings
 from genrec.objectives.supervised import check_causal, check_labels, check_sequence_policy, examples_of
 from genrec.plugin_source import name_with_place
 from genrec.preference.candidate_contract import CandidateCheck, checked_proposals
-from genrec.preference.candidates import Rollouts
+from genrec.preference.candidates import Pairs, Rollouts
 from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.exclusions import representatives
 from genrec.preference.losses.log_ratios import at_least_float32
@@ -114,8 +114,14 @@ class PolicyGradient:
         ):
             value = getattr(self, name)
             if isinstance(value, type) or not isinstance(value, kind):
-                raise UsageError(f"PolicyGradient.{name} must be a genrec.types.{kind.__name__}, such as {example}, got {value!r}")
-
+                raise UsageError(
+                    f"PolicyGradient.{name} must be a genrec.types.{kind.__name__}, such as {example}, got {given(value)}"
+                )
+        if isinstance(self.candidates, Pairs):
+            raise UsageError(
+                f"PolicyGradient.candidates must be proposed for rewards to judge, got {self.candidates!r}, which lists them in an "
+                "order of preference; use Preference(candidates=Pairs(...))"
+            )
         if isinstance(self.candidates, CodeProposer) and self.candidates.proposes_codes():
             raise UsageError(
                 f"PolicyGradient.candidates must be items, which rewards judge, got {self.candidates!r}, which proposes code "

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from genrec.data.examples import epoch_steps
-from genrec.errors import UsageError
+from genrec.errors import UsageError, given
 from genrec.objectives.curve_warnings import FallingPositives, SaturatedLoss
 from genrec.objectives.numbered_examples import NumberedExamples
 from genrec.objectives.preference_step import UNRATED, PreferenceStep
@@ -74,11 +74,11 @@ class Preference:
         for name in ("likelihood", "weight"):
             check_scheduled(self, name, 0)
         if isinstance(self.loss, type) or not isinstance(self.loss, PreferenceLoss):
-            raise UsageError(f"Preference.loss must be a loss, such as DPO(), with needs = LossNeeds(), got {self.loss!r}")
+            raise UsageError(f"Preference.loss must be a loss, such as DPO(), with needs = LossNeeds(), got {given(self.loss)}")
         if isinstance(self.candidates, type) or not isinstance(self.candidates, Proposer):
-            raise UsageError(f"Preference.candidates must be a proposer, such as Sampled(), got {self.candidates!r}")
+            raise UsageError(f"Preference.candidates must be a proposer, such as Sampled(), got {given(self.candidates)}")
         if self.reward is not None and (isinstance(self.reward, type) or not isinstance(self.reward, Reward)):
-            raise UsageError(f"Preference.reward must be a genrec.types.Reward, got {self.reward!r}")
+            raise UsageError(f"Preference.reward must be a genrec.types.Reward, got {given(self.reward)}")
         if self.reward is None and (self.loss.needs.rewards or self.chosen == "best"):
             needing = "chosen='best'" if self.chosen == "best" else type(self.loss).__name__
             raise UsageError(f"{needing} needs rewards; give Preference.reward, such as RatingRecency() or Popular()")
@@ -153,7 +153,7 @@ def _takes_one_negative(loss: PreferenceLoss) -> bool:
 def _check_pairs(loss: PreferenceLoss, candidates: Proposer) -> None:
     """Raise UsageError if the loss is DPO, which compares one pair, and the proposer gives more."""
     if _takes_one_negative(loss) and isinstance(candidates, SizedProposer) and candidates.most_candidates() > 2:
-        names = {field.name for field in fields(candidates)} if is_dataclass(candidates) else set()
+        names = {each.name for each in fields(candidates)} if is_dataclass(candidates) else set[str]()
         advice = "let it give one"
         if "num_negatives" in names:
             advice = "set num_negatives to 1 (--align.num-negatives 1)"
