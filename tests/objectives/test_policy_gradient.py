@@ -16,6 +16,7 @@ from genrec.errors import InputError, UsageError
 from genrec.experiment import Align, Experiment
 from genrec.model import Tiger
 from genrec.objectives.frozen_policy import FrozenCopy
+from genrec.objectives.group_logs import JudgedGroups, group_logs
 from genrec.objectives.policy_gradient import PolicyGradient
 from genrec.preference.candidates import Pairs, Rollouts
 from genrec.preference.policy_gradient import (
@@ -502,3 +503,20 @@ def test_wrong_results_of_plug_ins_are_refused(fields: dict[str, Any], message: 
 def test_wrong_fields_are_refused(build: Callable[[], object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         build()
+
+
+def test_a_candidate_with_an_advantage_of_0_is_not_counted_among_those_with_a_gradient() -> None:
+    """Advantages 2, 0, -1 in the first group, the second has no gradient: |2| and |-1| are averaged, and one of the two is clipped."""
+    advantages = torch.tensor([[2.0, 0.0, -1.0], [1.0, 1.0, 1.0]])
+    mask, clipped = torch.ones(2, 3, dtype=torch.bool), torch.tensor([[True, True, False], [True, True, True]])
+    counted = torch.tensor([True, False])
+
+    def logs(values: Tensor) -> dict[str, Tensor]:
+        return group_logs(JudgedGroups(mask, mask, values, values, values, clipped, counted))
+
+    found = logs(advantages)
+    assert (found["advantage_magnitude"], found["clip_share"]) == (1.5, 0.5)
+    levels = torch.stack([advantages, torch.zeros_like(advantages)], 2)  # one advantage for each of two codes
+    found = group_logs(JudgedGroups(mask, mask, advantages, advantages, levels, clipped, counted))
+    assert (found["advantage_magnitude"], found["clip_share"]) == (0.75, 0.5)
+    assert logs(torch.zeros(2, 3))["advantage_magnitude"] == 0
