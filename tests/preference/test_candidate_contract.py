@@ -218,3 +218,12 @@ def test_a_proposer_without_the_target_is_told_once(on_host: bool, capsys: pytes
     assert line.startswith("alignment: in 100.0% of the rows (16 of 16) the first candidate is not the target, by Next (")
     assert told(candidates=Next(lambda found: found, on_host)) == ""
     assert told(candidates=Next(without_target, on_host), reward=Popular(), chosen="best") == ""
+
+
+def test_the_check_tells_of_a_proposer_without_the_target(capsys: pytest.CaptureFixture[str]) -> None:
+    check_proposer(Next(without_target))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "in 100.0% of the rows (" in line
+    assert "Preference prefers the first candidate, whatever the user took" in line
+    check_proposer(Next(lambda found: found))
+    assert capsys.readouterr().err == ""
