@@ -141,6 +141,7 @@ def build_sft(experiment: Experiment, parents: Parents, folder: Path, watch: cur
             partial(user_ids, corpus),
             _key_of(folder),
             lambda: training_data(corpus, semantic_ids, parents),
+            lambda: held_out_events(corpus),
         )
     _save_policy(policy, outcome, step, folder)
     write_json(folder / "baselines.json", baseline_scores(corpus, experiment, recipe))
@@ -164,7 +165,7 @@ def build_align(experiment: Experiment, parents: Parents, folder: Path, watch: c
     with _tracked(experiment, align_stage(place), folder) as on_row:
         outcome, step = align(
             policy,
-            AlignmentData(CorpusExamples(corpus, length), data, held_out, length),
+            AlignmentData(CorpusExamples(corpus, length), data, held_out, length, lambda: held_out_events(corpus)),
             recipe,
             experiment.seed,
             folder / "checkpoint" / "last",

@@ -402,9 +402,7 @@ def test_divergence_is_k3_over_the_candidates() -> None:
 
 
 def test_a_file_of_pairs_is_refused_when_the_objective_is_made() -> None:
-    with pytest.raises(
-        UsageError, match=r"got Pairs\(.*, which lists them in an order of preference; use Preference\(candidates=Pairs"
-    ):
+    with pytest.raises(UsageError, match=r"PolicyGradient\.candidates Pairs\(.*\) lists candidates in their order; use Preference"):
         PolicyGradient(candidates=Pairs("pairs.csv"))
 
 
