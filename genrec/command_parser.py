@@ -272,7 +272,7 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[argpar
             option for action in commands[options.command]._actions for option in action.option_strings if option[1] == "-"
         } - FIELDS
         nearest = did_you_mean(flag, names)
-        if nearest and not (overrides and did_you_mean(flag, names | _field_flags()) != nearest):
+        if nearest and not (overrides and (_names_a_field(flag) or did_you_mean(flag, names | _field_flags()) != nearest)):
             commands[options.command].error(f"there is no option {flag}{nearest}")
     if flags and not overrides:
         one = (
@@ -291,3 +291,10 @@ def _field_flags() -> set[str]:
     from genrec.experiment import Experiment
 
     return {f"--{field.name.replace('_', '-')}" for field in fields(Experiment)}
+
+
+def _names_a_field(flag: str) -> bool:
+    """Return whether a flag is the name of a field of some component, without the path to it: --beta."""
+    from genrec.component_choices import public_fields
+
+    return flag.removeprefix("--").replace("-", "_") in public_fields()

@@ -59,6 +59,15 @@ MODULES: dict[type, tuple[str, ...]] = {  # protocol of a field -> the public mo
     EvaluationMetric: ("genrec.evaluation",),
 }
 
+NAMES_IN_PAPERS = {  # in lower case without hyphens -> the public class
+    "sdpo": "SoftmaxDPO",
+    "cdpo": "ConservativeDPO",
+    "rdpo": "RobustDPO",
+    "slic": "Hinge",
+    "slichf": "Hinge",
+    **dict.fromkeys(("ecpo", "grpo", "dapo", "gspo", "rloo"), "PolicyGradient"),
+}
+
 
 def kinds_of(component: Any, field: str) -> tuple[type, ...]:
     """Return the protocols of the components that a field may hold, or () if its value is not chosen by class name.
@@ -127,6 +136,11 @@ def class_named(kinds: tuple[type, ...], name: str) -> Any:
     return loading.component_class(name) if ":" in name else classes_of(kinds).get(name)
 
 
+def public_fields() -> set[str]:
+    """Return the names of the fields of all public classes, for messages; this imports all of them."""
+    return {field.name for kind in MODULES for each in classes_of((kind,)).values() for field in fields(each)}
+
+
 def required(maker: Any) -> list[str]:
     """Return the fields without a default of a dataclass; [] for a function or None."""
     return [field.name for field in fields(maker) if _is_required(field)] if isinstance(maker, type) and is_dataclass(maker) else []
@@ -151,9 +165,9 @@ def choose(kinds: tuple[type, ...], name: str, path: str, given: Mapping[str, ob
         if inner:
             raise UsageError(f"{name} is no {wanted} but a component of one; did you mean {inner[0].replace('_', '-')} {name}?")
         former = f"{name} is now {renamed.CLASSES[name]}; " if name in renamed.CLASSES else ""
-        raise UsageError(
-            f"{former}there is no {wanted} {name!r}; the choices: {', '.join(classes)}, or FILE.py:CLASS{did_you_mean(name, classes)}"
-        )
+        meant = NAMES_IN_PAPERS.get(name.lower().replace("-", ""))
+        near = f"; did you mean {meant!r}?" if meant in classes else did_you_mean(name, classes)
+        raise UsageError(f"{former}there is no {wanted} {name!r}; the choices: {', '.join(classes)}, or FILE.py:CLASS{near}")
     needed = required(maker)
     if set(needed) - set(given):
         raise UsageError(_needs(name, maker, path))

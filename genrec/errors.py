@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import MISSING, fields, is_dataclass
 
 
 class GenrecError(Exception):
@@ -67,6 +68,18 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     """Return the end of a message with the nearest of the names, '; did you mean 'run'?', or '' if none is near."""
     nearest = difflib.get_close_matches(name, list(names), 1)
     return f"; did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def given(value: object) -> str:
+    """Return a value for a message, of a class that stands where an instance should how to make one: 'the class DPO; write DPO()'."""
+    if not isinstance(value, type):
+        return repr(value)
+    needed = any(
+        each.default is MISSING and each.default_factory is MISSING
+        for each in (fields(value) if is_dataclass(value) else ())
+        if each.init
+    )
+    return f"the class {value.__name__}; write {value.__name__}({'...' if needed else ''})"
 
 
 def counted(count: int, noun: str) -> str:

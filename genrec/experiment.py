@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 from genrec.baselines import ItemKNN, Popularity
 from genrec.data.splits import LeaveOneOut, tie_order_of
 from genrec.embeddings import TextOrInteractions
-from genrec.errors import GenrecError, UsageError
+from genrec.errors import GenrecError, UsageError, given
 from genrec.evaluation import CandidateHitRate, IntraListDistance, ListOverlap
 from genrec.evaluation.evaluate import Evaluate
 from genrec.model import Tiger
@@ -73,7 +73,7 @@ class Experiment:
             raise UsageError(f"name must be letters, digits, '-', '_' or '.', at most {MAX_NAME} of them, got {self.name!r}")
         for name, protocol in (("source", Source), ("split", Split), ("embed", ItemEncoder)):
             if not isinstance(getattr(self, name), protocol) or isinstance(getattr(self, name), str | type):  # a text has `encode`
-                raise UsageError(f"{name} must be an instance of a genrec.types.{protocol.__name__}, got {getattr(self, name)!r}")
+                raise UsageError(f"{name} must be an instance of a genrec.types.{protocol.__name__}, got {given(getattr(self, name))}")
         self._accept_objectives()
         kinds = {"tokenize": Tokenize, "sft": SFT, "selection": Selection, "evaluate": Evaluate}
         for name, kind in kinds.items():
@@ -82,7 +82,7 @@ class Experiment:
         for place, alignment in enumerate(self.alignments):
             check_is("align" if len(self.alignments) == 1 else f"align.{place}", alignment, Align)
         if not isinstance(self.policy, PolicySpecification | Baseline) or isinstance(self.policy, type):
-            raise UsageError(f"policy must be an instance of a genrec.types.PolicySpecification or Baseline, got {self.policy!r}")
+            raise UsageError(f"policy must be an instance of a genrec.types.PolicySpecification or Baseline, got {given(self.policy)}")
         if isinstance(self.policy, Baseline) and self.alignments:
             raise UsageError(f"{self.name}: a baseline cannot be aligned; set align=None")
         for name, least in (("history_length", 1), ("seed", 0)):

@@ -17,9 +17,9 @@ from types import ModuleType
 from typing import Any
 
 from genrec import renamed
-from genrec.errors import GenrecError, UsageError, did_you_mean
+from genrec.errors import GenrecError, InputError, UsageError, did_you_mean
 from genrec.experiment import Experiment
-from genrec.plugin_source import own_traceback
+from genrec.plugin_source import own_line, own_traceback
 from genrec.tuning import Tuning
 
 
@@ -90,6 +90,12 @@ def explain_exit(error: SystemExit, file: str = "") -> str:
     )
 
 
+def with_line(error: UsageError | InputError) -> UsageError | InputError:
+    """Return an error of a specification with the user's line that made it, which is that of a row in a long list."""
+    line = own_line(error)
+    return error if line is None or str(line) in str(error) else type(error)(f"{error} (at {line})")
+
+
 def _component_module(where: str, reuse: bool) -> ModuleType:
     module, _, name = where.rpartition(":")
     if not module and where.endswith(".py"):
@@ -148,6 +154,8 @@ def _import_file(path: Path, file: str) -> ModuleType:
             sys.modules[name] = before
         if isinstance(error, SystemExit):
             raise UsageError(explain_exit(error, file)) from None
+        if isinstance(error, UsageError | InputError):
+            raise with_line(error) from None
         if isinstance(error, GenrecError) or not isinstance(error, Exception):
             raise
         raise UsageError(_own_error(f"{file} cannot be imported", error, path.parent)) from None
@@ -190,6 +198,8 @@ def _call(module: ModuleType, file: str, name: str) -> list[Any]:
         )
     try:
         made = maker()
+    except (UsageError, InputError) as error:
+        raise with_line(error) from None
     except GenrecError:
         raise
     except SystemExit as error:

@@ -62,10 +62,11 @@ def refuse(experiments: Sequence[Experiment], flag: list[str], where: str) -> No
     raise UsageError(f"{reason}\n{list_fields(where)}")
 
 
-def _how_far(followed: tuple[Experiment, Walk]) -> tuple[int, bool, int, int]:
-    """Return how much of a flag's path an experiment has, to be compared."""
+def _how_far(followed: tuple[Experiment, Walk]) -> tuple[int, bool, int, bool, int]:
+    """Return how much of a flag's path an experiment has, to be compared; the fourth number: whether a field elsewhere fits."""
     experiment, found = followed
-    return -len(found.left), bool(found.candidates), len(found.path), len(experiment.stages)
+    elsewhere = bool(found.left) and bool(_ending_in(found.left[-1].replace("_", "-"), experiment))
+    return -len(found.left), bool(found.candidates), len(found.path), elsewhere, len(experiment.stages)
 
 
 def _wrong_value(owner: object, value: object, found: Walk, flag: list[str]) -> str:
@@ -249,6 +250,9 @@ def _no_field(value: object, name: str, path: list[str]) -> str:
 
 def _nearest(name: str, value: object) -> list[str]:
     """Return the key paths below a component, as flags, that are spelled most like a name: as a whole, or in one of their words."""
+    exact = _ending_in(name, value)
+    if exact:
+        return exact[:3]
     words: dict[str, list[str]] = {}
     for path in sorted(_paths(value), key=lambda each: each.count(".")):
         last = path.rpartition(".")[2]
@@ -256,6 +260,11 @@ def _nearest(name: str, value: object) -> list[str]:
             words.setdefault(word, []).append(path)
     matches = difflib.get_close_matches(name, words)
     return list(dict.fromkeys(path for word in matches for path in words[word]))[:3]
+
+
+def _ending_in(name: str, value: object) -> list[str]:
+    """Return the key paths below a component, as flags, whose last part is a name; the shortest first."""
+    return sorted((path for path in _paths(value) if path.rpartition(".")[2] == name), key=lambda path: path.count("."))
 
 
 def _paths(value: object) -> Iterator[str]:

@@ -21,6 +21,7 @@ from genrec.data.corpus import Corpus
 from genrec.data.corpus_builder import prepare
 from genrec.data.examples import CorpusExamples, examples
 from genrec.data.held_out_feedback import held_out_items
+from genrec.data.splits import PARTS
 from genrec.embeddings.vector_checks import check_vectors
 from genrec.errors import counted
 from genrec.evaluation.cold_metrics import cold_only_metrics
@@ -140,6 +141,7 @@ def build_sft(experiment: Experiment, parents: Parents, folder: Path, watch: cur
             partial(user_ids, corpus),
             _key_of(folder),
             lambda: training_data(corpus, semantic_ids, parents),
+            lambda: held_out_events(corpus),
         )
     _save_policy(policy, outcome, step, folder)
     write_json(folder / "baselines.json", baseline_scores(corpus, experiment, recipe))
@@ -163,7 +165,7 @@ def build_align(experiment: Experiment, parents: Parents, folder: Path, watch: c
     with _tracked(experiment, align_stage(place), folder) as on_row:
         outcome, step = align(
             policy,
-            AlignmentData(CorpusExamples(corpus, length), data, held_out, length),
+            AlignmentData(CorpusExamples(corpus, length), data, held_out, length, lambda: held_out_events(corpus)),
             recipe,
             experiment.seed,
             folder / "checkpoint" / "last",
@@ -235,7 +237,8 @@ def _held_out_negatives(corpus: Corpus, parents: Parents) -> dict[str, float]:
     if not drawn:
         return {}
     counts = pd.concat(drawn).groupby(["user", "item"], as_index=False).sum()
-    return held_out_negatives(counts, corpus.part("validation"), corpus.part("test"))
+    train, validation, test = (corpus.part(part) for part in PARTS)
+    return held_out_negatives(counts, train, validation, test, corpus.item_count)
 
 
 def _preference_share(parents: Parents) -> dict[str, float]:

@@ -328,6 +328,7 @@ def test_what_is_refused(project: Path, arguments: list[str], code: int, said: s
         (["rnu", "mine.py:sft"], "there is no command 'rnu'; the commands are run, data, "),
         (["rnu", "mine.py:sft"], "; did you mean 'run'?"),
         (["run", "mine.py:sft", "--dryrun"], "there is no option --dryrun; did you mean '--dry-run'?"),
+        (["run", "mine.py:sft", "--trak", "wandb"], "there is no option --trak; did you mean '--track'?"),
         (["data", "mine.py:sft", "--refesh"], "did you mean '--refresh'?"),
         (["compare", "a", "b", "--metrc", "ndcg@10"], "there is no option --metrc; did you mean '--metric'?"),
         (["compare", "a", "b", "--zzz"], "unrecognized arguments: --zzz; see genrec compare --help"),

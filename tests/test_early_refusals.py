@@ -46,7 +46,7 @@ from genrec.preference.rewards import LogProbability, Popular, RatingRecency
 from genrec.preference.vectors import LearnedVectors
 from genrec.testing import Cyclic, Shop
 from genrec.tokenizer import RQKMeans
-from genrec.types import Draw, ItemLoss, NegativeSampler, Policy, SamplerContext
+from genrec.types import Draw, ItemLoss, NegativeSampler, Policy, PreferenceLoss, SamplerContext
 
 LIKED = LeaveOneOut(min_rating=4.0)
 DISLIKED = r"Disliked\.max_rating = 2\.0 needs events with a rating of 2\.0 or less, but split\.min_rating = 4\.0 drops"
@@ -374,6 +374,23 @@ def test_unknown_ids_of_a_pair_file_are_found_before_sft(tmp_path: Path, monkeyp
     with pytest.raises(InputError, match=r"1 of 1 rows can't be used: unknown item: line 2 .*; unknown history item: line 2"):
         run(replace(cyclic(), sft=SFT(**ONE_STEP), align=align), on_artifact=lambda each: built.append(each.stage))  # type: ignore[arg-type]
     assert built == ["data", "embed", "tokenize"]
+
+
+@pytest.mark.parametrize("loss", [DPO(), Anchored(DPO())])
+def test_dpo_on_a_pair_file_with_several_rejected_items_is_refused_when_the_experiment_is_made(
+    loss: PreferenceLoss, tmp_path: Path
+) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(
+        '{"history": ["1"], "chosen": "2", "rejected": "3"}\n{"history": ["1"], "ranked": ["2", "4", "5", "6"]}\n', encoding="utf-8"
+    )
+    with pytest.raises(
+        InputError, match=r"1 of 2 rows .*: more than one rejected item: line 2 \(3 items\); DPO compares one pair: use S"
+    ):
+        replace(cyclic(), align=Align(Preference(loss, Pairs(path))))
+    replace(cyclic(), align=Align(Preference(SoftmaxDPO(), Pairs(path))))  # S-DPO takes any number
+    path.write_text('{"history": ["1"], "chosen": "2", "rejected": ["3"]}\n', encoding="utf-8")
+    replace(cyclic(), align=Align(Preference(loss, Pairs(path))))
 
 
 @dataclass(frozen=True)

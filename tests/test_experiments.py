@@ -97,7 +97,7 @@ def test_what_is_no_experiment(change: dict[str, object], said: str) -> None:
     [
         ({"negatives": "faiss"}, r"Sampled\.negatives must be a sampler, such as Uniform\(\), got 'faiss'"),
         ({"negatives": Uniform}, r"Sampled\.negatives must be a sampler"),
-        ({"loss": DPO}, r"Preference\.loss must be a loss, such as DPO\(\), .* got <class"),
+        ({"loss": DPO}, r"Preference\.loss must be a loss, such as DPO\(\), .* got the class "),
         ({"loss": 0.5}, r"Preference\.loss must be a loss"),
     ],
 )

@@ -212,3 +212,29 @@ def test_a_traceback_starts_in_the_users_file(code: str, start: str, tmp_path: P
     file = tmp_path / "raises_here.py"
     file.write_text(code)
     assert refused(f"{file}:row").partition("its own error:\n")[2].startswith(start.format(file=file))
+
+
+ROWS = """
+from genrec.experiment import Align, Experiment
+from genrec.objectives import Preference
+from genrec.preference.losses import DPO, LevelWeighted
+from genrec.testing import Shop
+
+def rows():
+    first = Experiment(name="first", source=Shop())
+    return [first, Experiment(name="second", source=Shop(), align=Align(Preference(DPO)))]
+
+def weighted():
+    return Experiment(name="weighted", source=Shop(), align=Align(Preference(LevelWeighted)))
+
+def unknown():
+    return Experiment(name="un known", source=Shop())
+"""
+
+
+def test_a_class_in_place_of_a_value_is_refused_with_the_line(tmp_path: Path) -> None:
+    file = tmp_path / "several.py"
+    file.write_text(ROWS)
+    assert refused(f"{file}:rows").endswith(f"got the class DPO; write DPO() (at {file}:9)")
+    assert refused(f"{file}:weighted").endswith(f"got the class LevelWeighted; write LevelWeighted(...) (at {file}:12)")
+    assert refused(f"{file}:unknown").endswith(f"got 'un known' (at {file}:15)")

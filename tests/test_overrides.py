@@ -19,9 +19,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from preference_stages import stage
 
-from genrec import loading, overrides
+from genrec import command_parser, loading, overrides
 from genrec.baselines import Popularity, SASRec
-from genrec.component_choices import MODULES, classes_of, kinds_of
+from genrec.component_choices import MODULES, NAMES_IN_PAPERS, classes_of, kinds_of
 from genrec.data.sources import Frames
 from genrec.embeddings import Collaborative, Precomputed
 from genrec.errors import InputError, UsageError
@@ -37,7 +37,7 @@ from genrec.preference.schedules import Linear
 from genrec.preference.vectors import LearnedVectors
 from genrec.testing import Shop
 from genrec.tokenizer import RQVAE, RQKMeans
-from genrec.types import NegativeSampler
+from genrec.types import NegativeSampler, Objective, PreferenceLoss
 
 FILES = sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))
 BASE = Experiment(name="shop-sft", source=Shop())
@@ -303,6 +303,10 @@ def test_what_another_component_refuses_is_named() -> None:
         ("--align.stpes", "Align has no field 'stpes'; the nearest: --align.optimization.max-steps, --align.optimization.warm"),
         ("--source.color", "Shop has no field 'color'; it has num-items, num-users, seed"),
         ("--seed.x", "seed is 0, which has no fields"),
+        (
+            "--pool-size",
+            "Experiment has no field 'pool-size'; the nearest: --align.objective.candidates.negatives.samplers.1.pool-size",
+        ),
     ],
 )
 def test_what_is_said_of_a_field_that_is_not_there(flag: str, said: str) -> None:
@@ -687,3 +691,19 @@ def test_a_number_is_replaced_by_a_schedule_and_back() -> None:
     assert "did you mean 'Linear'?" in refused([row], "--align.beta", "Line")
     wrong = refused([row], *given[:4], "--align.beta.end", "-1", "--align.beta.steps", "300")
     assert "SoftmaxDPO.beta must be above 0 and finite, got -1.0 at one end of Linear(start=0.5, end=-1.0, steps=300)" in wrong
+
+
+def test_a_name_that_papers_use_is_explained() -> None:
+    """`SDPO` is spelled more like `DPO`, another loss, than like `SoftmaxDPO`."""
+    assert "did you mean 'SoftmaxDPO'?" in refused([ALIGNED], "--align.loss", "SDPO")
+    assert "did you mean 'ConservativeDPO'?" in refused([ALIGNED], "--align.loss", "cDPO")
+    assert "did you mean 'PolicyGradient'?" in refused([ALIGNED], "--align.objective", "GRPO")
+    assert set(NAMES_IN_PAPERS.values()) <= {*classes_of((PreferenceLoss,)), *classes_of((Objective,))}
+
+
+def test_the_name_of_a_field_alone_is_answered_with_its_flag() -> None:
+    """Of a list the row that has the field answers, and the option --track is not meant though it is spelled like --beta."""
+    rows = [replace(BASE, name="control", align=Align(Supervised())), replace(BASE, name="dpo", align=dpo(loss=SoftmaxDPO()))]
+    assert "the nearest: --align.objective.loss.beta\n" in refused(rows, "--beta", "0.3")
+    options, flags = command_parser.parse(command_parser.build(), ["run", "mine.py:rows", "--beta", "0.3"])
+    assert (options.track, flags) == ([], ["--beta", "0.3"])

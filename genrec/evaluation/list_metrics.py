@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from genrec.errors import InputError, UsageError
+from genrec.errors import InputError, UsageError, given
 from genrec.evaluation.scored_lists import recommend_batch
 from genrec.evaluation.user_metrics import shown_cutoff
 from genrec.item_rows import contains, repeated
@@ -39,7 +39,7 @@ class IntraListDistance:
 
     def __post_init__(self) -> None:
         if isinstance(self.encoder, str | type) or not isinstance(self.encoder, ItemEncoder):  # a text has `encode` too
-            raise UsageError(f"IntraListDistance.encoder must be a genrec.types.ItemEncoder, got {self.encoder!r}")
+            raise UsageError(f"IntraListDistance.encoder must be a genrec.types.ItemEncoder, got {given(self.encoder)}")
 
     def check(self, experiment: Any) -> None:
         """Raise UsageError if lists have no pair of items."""
@@ -80,7 +80,7 @@ class ListOverlap:
 
     def __post_init__(self) -> None:
         if isinstance(self.baseline, type) or not isinstance(self.baseline, Baseline):
-            raise UsageError(f"ListOverlap.baseline must be a genrec.types.Baseline, such as ItemKNN(), got {self.baseline!r}")
+            raise UsageError(f"ListOverlap.baseline must be a genrec.types.Baseline, such as ItemKNN(), got {given(self.baseline)}")
         if re.fullmatch("[A-Za-z][A-Za-z0-9_]*", self.name) is None:
             raise UsageError(f"ListOverlap.name must be letters, digits and '_', and begin with a letter, got {self.name!r}")
 

@@ -33,7 +33,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from genrec.errors import UsageError
+from genrec.errors import UsageError, given
 from genrec.model.catalog_extension import extend_policy
 from genrec.model.catalog_ranking import best_of_blocks
 from genrec.model.digit_policy import DigitPolicy
@@ -72,7 +72,7 @@ class RPG:
         if not 0 < self.temperature < float("inf"):
             raise UsageError(f"policy.temperature must be above 0 and finite, got {self.temperature}")
         if self.loss is not None and (isinstance(self.loss, type) or not isinstance(self.loss, ItemLoss)):
-            raise UsageError(f"policy.loss must be None (the likelihood), GBCE(...) or SampledSoftmax(...), got {self.loss!r}")
+            raise UsageError(f"policy.loss must be None (the likelihood), GBCE(...) or SampledSoftmax(...), got {given(self.loss)}")
         for name in ("item_embedding", "loss"):
             if self.normalization == "digits" and getattr(self, name):
                 raise UsageError(

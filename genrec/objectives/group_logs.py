@@ -29,13 +29,15 @@ def group_logs(groups: JudgedGroups) -> dict[str, Tensor]:
     - `hit_share`: share of the groups with a hit. With the policy's beams it is Recall@M on training histories.
     - `gradient_share`: share of the groups with a gradient: they take part, and their rewards differ.
     - `no_hit_gradient`: share of the sum of absolute advantages that groups without a hit have; 0 with a gate, and without a gradient.
-    - `advantage_magnitude`: mean absolute advantage of their candidates.
-    - `clip_share`: share of their candidates to which a clip applies.
+    - `advantage_magnitude`: mean absolute advantage of the candidates with a gradient, those of such groups with an advantage other
+      than 0.
+    - `clip_share`: share of these candidates to which a clip applies.
     - `hit_log_prob`: mean log-probability of the hits, in nats per Semantic ID; NaN in a batch without one.
     """
-    used = groups.mask & groups.counted.unsqueeze(1)
     advantages = groups.advantages.abs()
-    magnitude = torch.where(used, advantages if advantages.ndim == 2 else advantages.mean(2), 0.0)
+    magnitude = advantages if advantages.ndim == 2 else advantages.mean(2)
+    used = groups.mask & groups.counted.unsqueeze(1) & (magnitude > 0)
+    magnitude = torch.where(used, magnitude, 0.0)
     without_hit = (magnitude.sum(1) * ~groups.hits.any(1)).sum()
     number = used.sum().clamp(min=1)  # a batch without a gradient has a magnitude and a clip share of 0
     return {

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from genrec import plugin_errors
 from genrec.data.examples import epoch_steps
-from genrec.errors import InputError, UsageError
+from genrec.errors import InputError, UsageError, given
 from genrec.objectives.group_logs import JudgedGroups, group_logs
 from genrec.objectives.prepared_rows import HostRows, PreparedRows
 from genrec.objectives.reward_check import RewardCheck
@@ -25,7 +25,7 @@ from genrec.objectives.scheduled_settings import ScheduledSettings
 from genrec.objectives.supervised import check_causal, check_labels, check_sequence_policy, examples_of
 from genrec.plugin_source import name_with_place
 from genrec.preference.candidate_contract import CandidateCheck, checked_proposals
-from genrec.preference.candidates import Rollouts
+from genrec.preference.candidates import Pairs, Rollouts
 from genrec.preference.candidates.row_scores import scores_of
 from genrec.preference.exclusions import representatives
 from genrec.preference.losses.log_ratios import at_least_float32
@@ -55,6 +55,8 @@ from genrec.types import (
 )
 from genrec.types.objective import Targets
 from genrec.types.specification import check_types
+
+LISTED = "PolicyGradient.candidates {!r} lists candidates in their order; use Preference(candidates=...)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,10 +114,11 @@ class PolicyGradient:
             ("advantage", Advantage, "GroupAdvantage()"),
             ("surrogate", Surrogate, "EarlyClip()"),
         ):
-            value = getattr(self, name)
+            value, expected = getattr(self, name), f"a genrec.types.{kind.__name__}, such as {example}"
             if isinstance(value, type) or not isinstance(value, kind):
-                raise UsageError(f"PolicyGradient.{name} must be a genrec.types.{kind.__name__}, such as {example}, got {value!r}")
-
+                raise UsageError(f"PolicyGradient.{name} must be {expected}, got {given(value)}")
+        if isinstance(self.candidates, Pairs):
+            raise UsageError(LISTED.format(self.candidates))
         if isinstance(self.candidates, CodeProposer) and self.candidates.proposes_codes():
             raise UsageError(
                 f"PolicyGradient.candidates must be items, which rewards judge, got {self.candidates!r}, which proposes code "
@@ -138,7 +141,7 @@ class PolicyGradient:
         context = context._replace(epoch_steps=epoch_steps(len(examples), context.batch_size))
         proposals = checked_proposals(self.candidates, self.candidates.build_proposals(context))
         if proposals.listed is not None:
-            raise UsageError(f"PolicyGradient.candidates {self.candidates!r} lists candidates in their order; use Preference")
+            raise UsageError(LISTED.format(self.candidates))
         step = _PolicyGradientStep(self, context, proposals)
         return TrainingStep(
             examples=examples if proposals.examples is None else proposals.examples,
@@ -167,8 +170,7 @@ class _PolicyGradientStep:
     def __init__(self, objective: PolicyGradient, context: ObjectiveContext, proposals: Proposals) -> None:
         self.objective, self.context, self.proposals, self.scheduled = objective, context, proposals, ScheduledSettings(objective)
         semantic_ids = context.data().semantic_ids
-        no_item = torch.full((1, semantic_ids.levels), -1)
-        self.codes = torch.cat([no_item, semantic_ids.codes])  # int64 [N + 1, L]
+        self.codes = torch.cat([torch.full((1, semantic_ids.levels), -1), semantic_ids.codes])  # int64 [N + 1, L]
         self.numbers = representatives(context.data())  # int64 [N + 1]  equal for items of one Semantic ID
         with plugin_errors.attribute_to(objective.reward, "while the reward was built"):
             self.rate = checked_rating(objective.reward, context.data()).rate

@@ -29,12 +29,14 @@ from genrec.objectives.reward_check import RewardCheck
 from genrec.objectives.rows import with_places
 from genrec.objectives.scheduled_settings import ScheduledSettings
 from genrec.objectives.scored_candidates import CandidateCodes, ScoredCandidates, log_probs
+from genrec.plugin_source import name_with_place
 from genrec.policy_modules import device_of
-from genrec.preference.candidate_contract import CandidateCheck
+from genrec.preference.candidate_contract import CandidateCheck, without_target_first
 from genrec.preference.candidates.row_scores import scores_of
-from genrec.preference.exclusions import Exclusions
+from genrec.preference.exclusions import Exclusions, representatives
 from genrec.preference.rewards import checked_rating
 from genrec.preference.schedules import constant
+from genrec.progress import say
 from genrec.types import (
     Candidates,
     ObjectiveContext,
@@ -119,10 +121,22 @@ class PreferenceStep:
             terms = objective.loss(ours, theirs)
         if not self.checked:
             plugin_errors.check_terms(objective.loss, terms, ours)
+            self._tell_of_other_targets(prepared.host.rows, counted)
             self.checked = True
         rejected = scored.present(count)[:, 1:]  # without a mismatched item
         logs |= preference_logs(terms, levels[:, :count].detach(), reference_levels[:, :count], rejected)
         return _total(objective, terms.loss, candidates, levels[:, 0], logs)
+
+    def _tell_of_other_targets(self, rows: SequenceBatch, candidates: Candidates) -> None:
+        """Print in how many rows of the first batch the proposer prefers another item than the target, rows int64 [X] on the CPU."""
+        representative = representatives(self.context.data())
+        found = without_target_first(candidates, rows, representative) if self.objective.chosen == "first" else None
+        if found is not None:
+            proposer = name_with_place(type(self.objective.candidates))
+            say(
+                f"alignment: {found}, by {proposer}: Preference prefers the first candidate to the others, whatever the user took; "
+                "put rows.target first if the target is to be preferred"
+            )
 
     @torch.no_grad()
     def _reference_levels(self, prepared: PreparedRows, scored: ScoredCandidates) -> Tensor:

@@ -9,11 +9,11 @@ The reference runs without dropout.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from genrec.data.examples import epoch_steps
-from genrec.errors import UsageError
+from genrec.errors import UsageError, given
 from genrec.objectives.curve_warnings import FallingPositives, SaturatedLoss
 from genrec.objectives.numbered_examples import NumberedExamples
 from genrec.objectives.preference_step import UNRATED, PreferenceStep
@@ -74,11 +74,11 @@ class Preference:
         for name in ("likelihood", "weight"):
             check_scheduled(self, name, 0)
         if isinstance(self.loss, type) or not isinstance(self.loss, PreferenceLoss):
-            raise UsageError(f"Preference.loss must be a loss, such as DPO(), with needs = LossNeeds(), got {self.loss!r}")
+            raise UsageError(f"Preference.loss must be a loss, such as DPO(), with needs = LossNeeds(), got {given(self.loss)}")
         if isinstance(self.candidates, type) or not isinstance(self.candidates, Proposer):
-            raise UsageError(f"Preference.candidates must be a proposer, such as Sampled(), got {self.candidates!r}")
+            raise UsageError(f"Preference.candidates must be a proposer, such as Sampled(), got {given(self.candidates)}")
         if self.reward is not None and (isinstance(self.reward, type) or not isinstance(self.reward, Reward)):
-            raise UsageError(f"Preference.reward must be a genrec.types.Reward, got {self.reward!r}")
+            raise UsageError(f"Preference.reward must be a genrec.types.Reward, got {given(self.reward)}")
         if self.reward is None and (self.loss.needs.rewards or self.chosen == "best"):
             needing = "chosen='best'" if self.chosen == "best" else type(self.loss).__name__
             raise UsageError(f"{needing} needs rewards; give Preference.reward, such as RatingRecency() or Popular()")
@@ -92,12 +92,14 @@ class Preference:
 
     def check(self, experiment: Any) -> None:
         """Raise UsageError if the experiment has no causal policy for `targets` "all", no labels for `feedback` "liked", or if the
-        objective stands in SFT.
+        objective stands in SFT. Raise InputError if the loss is DPO and a row of a pair file has more than one rejected item.
         """
         check_causal(self, self.targets, experiment)
         check_labels(self, self.feedback, experiment)
         if self in components(experiment.sft):
             raise UsageError(f"{experiment.name}: Preference needs a reference, which SFT has not; set align=Align(Preference(...))")
+        if isinstance(self.candidates, Pairs) and _takes_one_negative(self.loss):
+            self.candidates.check_one_rejected()
 
     def build_step(self, context: ObjectiveContext) -> TrainingStep:
         """Return the objective for one policy and one training set."""
@@ -141,12 +143,22 @@ def _saturates(loss: PreferenceLoss) -> bool:
     return not isinstance(loss, ContinuedSFT | IPO)
 
 
-def _check_pairs(loss: PreferenceLoss, candidates: Proposer) -> None:
-    """Raise UsageError if the loss is DPO, which compares one pair, and the proposer gives more."""
+def _takes_one_negative(loss: PreferenceLoss) -> bool:
+    """Return whether the loss is DPO, which compares one pair."""
     while isinstance(loss, Anchored | LevelWeighted):
         loss = loss.loss
-    if isinstance(loss, DPO) and isinstance(candidates, SizedProposer) and candidates.most_candidates() > 2:
+    return isinstance(loss, DPO)
+
+
+def _check_pairs(loss: PreferenceLoss, candidates: Proposer) -> None:
+    """Raise UsageError if the loss is DPO, which compares one pair, and the proposer gives more."""
+    if _takes_one_negative(loss) and isinstance(candidates, SizedProposer) and candidates.most_candidates() > 2:
+        names = {each.name for each in fields(candidates)} if is_dataclass(candidates) else set[str]()
+        advice = "let it give one"
+        if "num_negatives" in names:
+            advice = "set num_negatives to 1 (--align.num-negatives 1)"
+        elif "size" in names:
+            advice = "set size to 2 (--align.size 2)"
         raise UsageError(
-            f"DPO takes one negative, got {candidates.most_candidates() - 1} from {candidates!r}; set num_negatives to 1 "
-            "(--align.num-negatives 1), or use SoftmaxDPO (S-DPO)"
+            f"DPO takes one negative, got {candidates.most_candidates() - 1} from {candidates!r}; {advice}, or use SoftmaxDPO (S-DPO)"
         )

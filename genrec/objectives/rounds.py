@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from genrec.errors import UsageError
+from genrec.errors import UsageError, given
 from genrec.objective_state import JoinedStates
 from genrec.objectives.numbered_examples import NumberedExamples, without_numbers
 from genrec.objectives.policy_gradient import PolicyGradient
@@ -45,7 +45,7 @@ class Rounds:
         check_types(self, "Rounds")
         for place, objective in enumerate(self.objectives):
             if isinstance(objective, type) or not isinstance(objective, Objective):
-                raise UsageError(f"Rounds.objectives[{place}] must be an objective, such as Preference(), got {objective!r}")
+                raise UsageError(f"Rounds.objectives[{place}] must be an objective, such as Preference(), got {given(objective)}")
         if not self.objectives or len(self.steps) != len(self.objectives) or min(self.steps) < 1:
             raise UsageError(
                 f"Rounds.steps must have a number of 1 or more for each of the {len(self.objectives)} objectives, got {self.steps}"

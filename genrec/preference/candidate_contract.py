@@ -46,6 +46,19 @@ class CandidateCheck:
         return found
 
 
+def without_target_first(candidates: Candidates, rows: SequenceBatch, representative: Tensor) -> str | None:
+    """Return in words in how many rows the first candidate is not the target, None if in none. Waits for the device.
+
+    Rows that take part and have a first candidate count. An item with the target's Semantic ID is the target. `representative` int64
+    [N + 1] is the lowest item with the same Semantic ID.
+    """
+    counted = candidates.mask[:, 0] if candidates.rows is None else candidates.mask[:, 0] & candidates.rows
+    first, target = (representative[each.cpu()] for each in (candidates.items[:, 0], rows.target))
+    counted = counted.cpu()
+    others, total = int((counted & (first != target)).sum()), int(counted.sum())
+    return f"in {others / total:.1%} of the rows ({others} of {total}) the first candidate is not the target" if others else None
+
+
 def proposals_fault(found: object) -> str | None:
     """Return what is wrong with the result of `build_proposals(context)`, or None."""
     if not isinstance(found, Proposals):

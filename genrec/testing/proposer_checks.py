@@ -8,9 +8,11 @@ from torch import Tensor
 from genrec.objectives.prepared_rows import equal_identities, identities_of
 from genrec.objectives.rows import rows_of, with_places
 from genrec.plugin_source import name_with_place
-from genrec.preference.candidate_contract import candidates_fault, proposals_fault, tensor_fault, values_fault
+from genrec.preference.candidate_contract import candidates_fault, proposals_fault, tensor_fault, values_fault, without_target_first
 from genrec.preference.candidates.invalid_codes import repeated_codes
 from genrec.preference.candidates.row_scores import scores_of
+from genrec.preference.exclusions import representatives
+from genrec.progress import say
 from genrec.testing.objective_worlds import batches_of_kind, objective_world
 from genrec.testing.plugin_watch import call_plugin, same
 from genrec.testing.specification_checks import ContractError, check_specification
@@ -33,6 +35,8 @@ def check_proposer(proposer: Proposer) -> None:
       `proposes_codes()` is true;
     - weights are float32 [X], finite and above 0;
     - there are at most `most_candidates()` candidates, if the proposer has this method.
+
+    Printed, because it is no violation: in how many rows the first candidate, which `Preference` prefers, is not the target.
     """
     check_specification(proposer, Proposer, "build_proposals(context)")
     name = name_with_place(type(proposer))
@@ -45,6 +49,19 @@ def check_proposer(proposer: Proposer) -> None:
                 f"{name}: equal seeds and steps gave other candidates; take all random numbers from "
                 "genrec.randomness.generator(context.seed, purpose, step)"
             )
+    _tell_of_other_targets(name, proposer)
+
+
+def _tell_of_other_targets(name: str, proposer: Proposer) -> None:
+    """Print in how many rows of prefixes the first candidate is not the target. A proposer with own examples chooses the targets."""
+    context = objective_world()
+    if proposer.build_proposals(context).examples is not None:
+        return
+    batch = batches_of_kind(context)["prefixes"]
+    candidates = _propose(name, proposer, context, batch, 0)
+    found = without_target_first(candidates, rows_of(batch), representatives(context.data()))
+    if found is not None:
+        say(f"{name}: {found}; Preference prefers the first candidate, whatever the user took; PolicyGradient takes them in any order")
 
 
 def _same_codes(first: Tensor | None, second: Tensor | None) -> bool:

@@ -7,12 +7,13 @@ Frozen weights that change during training are part of the checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from pandas import DataFrame
 from torch import Tensor
 
 from genrec import plugin_errors
@@ -20,6 +21,7 @@ from genrec.data.examples import Examples
 from genrec.model.unconstrained_sampling import unconstrained_statistics
 from genrec.objective_state import FixedTensors
 from genrec.objectives.frozen_policy import FrozenCopy
+from genrec.objectives.held_out_examples import check_not_held_out
 from genrec.objectives.scored_candidates import log_probs
 from genrec.objectives.supervised import Supervised
 from genrec.objectives.validation_pairs import MAX_USERS
@@ -58,6 +60,7 @@ class AlignmentData(NamedTuple):
     context: SamplerContext  # training data for samplers and rewards, without a policy
     held_out: Examples | None = None  # validation users, for measuring alone
     history_length: int | None = None  # most items of a history; None: no limit
+    held_out_events: Callable[[], DataFrame] | None = None  # events of validation and test, to refuse a training on them
 
 
 class FrozenPolicies:
@@ -128,6 +131,7 @@ def align(
     context = context_of(policy, data, recipe, seed if place == 0 else seed_of(seed, "alignment", place), frozen)
     with plugin_errors.attribute_to(recipe.objective, "while the objective was built"):
         step = recipe.objective.build_step(context)
+    check_not_held_out(recipe.objective, step, context, data.held_out_events)
     prefixes = data.source.prefixes()
     probed = prefixes.batch(torch.randperm(len(prefixes), generator=generator(0, "probed examples"))[:NUM_PROBE_EXAMPLES])
     if reference is None:

@@ -183,6 +183,8 @@ def train(
     progress, best = _resume(module, folder, identity, objective_state, recipe, description)
     patience = recipe.validation.patience
     say(f"{description}: {plan}, {progress.precision}")
+    for warning in plan.warnings(path):
+        say(f"{description}: warning: {warning}")
     with ProgressBar(description, plan.max_steps) as bar:
         bar.done = progress.step
         curves = Curves(progress.curves, on_row, objective.watchers, selection.column)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from genrec.errors import UsageError
+from genrec.errors import UsageError, given
 from genrec.objectives import Preference, Supervised
 from genrec.precision import Precision
 from genrec.preference.schedules import check_length
@@ -140,4 +140,4 @@ class Align:
 def _check_objective(path: str, objective: object) -> None:
     """Raise UsageError unless this is an instance of an objective's specification."""
     if isinstance(objective, type) or not isinstance(objective, Objective):
-        raise UsageError(f"{path} must be an objective, such as Supervised() or Preference(), got {objective!r}")
+        raise UsageError(f"{path} must be an objective, such as Supervised() or Preference(), got {given(objective)}")

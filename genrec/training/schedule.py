@@ -51,16 +51,25 @@ class Schedule(NamedTuple):
         return {**known, "epochs": round(self.epochs, 3)}
 
     def __str__(self) -> str:
-        text = (
+        return (
             f"{self.max_steps:,} steps of {self.batch_size:,} examples ({self.epochs:.3g} epochs of {self.examples:,} examples), "
             f"warm-up {self.warmup_steps:,} steps, learning rate {self.learning_rate:.3g}, validation every {self.every:,} steps"
         )
-        if self.warmup_steps < self.max_steps:
-            return text
-        return (
-            f"{text}; warning: the warm-up takes all steps, so the learning rate only rises; lower optimization.warmup_steps, or "
-            "set it to None for 5 % of the steps"
-        )
+
+    def warnings(self, path: str) -> list[str]:
+        """Return what is unusual about the numbers; `path` is that of the recipe on the command line, such as align."""
+        found = []
+        if self.warmup_steps >= self.max_steps:
+            found.append(
+                f"the warm-up takes all {self.max_steps:,} steps, so the learning rate only rises; lower "
+                f"{path}.optimization.warmup_steps, or set it to None for 5 % of the steps"
+            )
+        if self.every > self.max_steps:
+            found.append(
+                f"{path}.validation.every is {self.every:,}, more than the {self.max_steps:,} steps, so the policy is validated at "
+                f"step 0 and at the end alone; lower it, or set it to None for {VALIDATIONS} validations"
+            )
+        return found
 
 
 def schedule(recipe: SFT | Align, examples: int) -> Schedule:

@@ -7,9 +7,11 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from pandas import DataFrame
 
 from genrec import plugin_errors
 from genrec.objectives.frozen_policy import FrozenCopy
+from genrec.objectives.held_out_examples import check_not_held_out
 from genrec.policy_modules import as_module
 from genrec.randomness import seed_of
 from genrec.semantic_ids import SemanticIds
@@ -30,12 +32,13 @@ def build_policy(specification: PolicySpecification, semantic_ids: SemanticIds, 
 def fine_tune(
     policy: Policy, source: ExampleSource, recipe: SFT, seed: int, folder: Path, validate: Validate, on_row: OnRow | None = None,
     selection: Selection | None = None, user_ids: UserIds | None = None, key: str = "",
-    data: Callable[[], SamplerContext] | None = None,
+    data: Callable[[], SamplerContext] | None = None, held_out_events: Callable[[], DataFrame] | None = None,
 ) -> tuple[Outcome, TrainingStep]:  # fmt: skip
     """Train the policy in place and leave it with the weights of the best step on validation. Return the outcome and the objective.
 
     `folder` holds the checkpoint, `validate` returns validation metrics, and `on_row` is called with every row of the curves. For
-    `selection`, `user_ids` and `key` see `genrec.training.loop.train`. `data` reads the training data for objectives that need them.
+    `selection`, `user_ids` and `key` see `genrec.training.loop.train`. `data` reads the training data for objectives that need them,
+    `held_out_events` the events of validation and test, on which an objective may not train.
     """
 
     def no_data() -> SamplerContext:
@@ -59,6 +62,7 @@ def fine_tune(
     )
     with plugin_errors.attribute_to(recipe.objective, "while the objective was built"):
         step = recipe.objective.build_step(context)
+    check_not_held_out(recipe.objective, step, context, None if data is None else held_out_events)
 
     def measure() -> dict[str, float]:
         return {**validate(), **({} if step.measure is None else step.measure())}

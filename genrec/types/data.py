@@ -54,6 +54,7 @@ class TieOrder(NamedTuple):
 
 
 LIKED, NEUTRAL, DISLIKED = 1, 0, -1  # the label of an event, int8
+NO_USER = 0  # user number of a row of a pair file that has a history and names no user; users count from 1
 Histories = Literal["all", "without disliked"]  # whether disliked events stand in histories
 
 

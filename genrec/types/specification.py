@@ -7,7 +7,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints, runtime_checkable
 
-from genrec.errors import UsageError
+from genrec.errors import UsageError, given
 
 
 @runtime_checkable
@@ -140,4 +140,4 @@ def check_dropout(dropout: float, path: str) -> None:
 def check_is(path: str, value: object, kind: type) -> None:
     """Raise UsageError unless the value is an instance of the class."""
     if not isinstance(value, kind):
-        raise UsageError(f"{path} must be {kind.__name__}(...), got {value!r}")
+        raise UsageError(f"{path} must be {kind.__name__}(...), got {given(value)}")

@@ -128,7 +128,7 @@ def test_a_baseline_overlaps_with_itself(baseline: object, filter_seen: bool) ->
 def test_metrics_refuse_other_components() -> None:
     with pytest.raises(UsageError, match=r"IntraListDistance\.encoder must be a genrec\.types\.ItemEncoder, got 'TfidfSvd'"):
         IntraListDistance("TfidfSvd")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=r"ListOverlap\.baseline must be .*got <class"):
+    with pytest.raises(UsageError, match=r"ListOverlap\.baseline must be .*got the class "):
         ListOverlap(ItemKNN)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"ListOverlap\.name must be letters, digits and '_'.*got 'over lap'"):
         ListOverlap(ItemKNN(), name="over lap")

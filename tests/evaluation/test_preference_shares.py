@@ -51,3 +51,10 @@ def test_a_gated_row_has_a_share_and_sft_has_none(tmp_path: Path, monkeypatch: p
     metrics = [json.loads((run(each)["evaluate"].folder / "metrics.json").read_text()) for each in rows]
     assert "preference_share" not in metrics[0]
     assert 0 <= metrics[1]["preference_share"] < 1
+
+
+def test_nothing_is_said_of_other_rows_where_all_gave_a_preference() -> None:
+    (note,) = preference_share_notes([row("all", 1.0), row("nearly all", 0.9996)])
+    assert note == "Rows of the alignment that gave a preference: nearly all 100.0 %; all 100.0 %."
+    (note,) = preference_share_notes([row("all", 1.0), row("most", 0.99)])
+    assert "The others train by the likelihood alone" in note

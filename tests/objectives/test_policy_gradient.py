@@ -13,8 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from genrec.errors import InputError, UsageError
+from genrec.experiment import Align, Experiment
+from genrec.model import Tiger
 from genrec.objectives.frozen_policy import FrozenCopy
+from genrec.objectives.group_logs import JudgedGroups, group_logs
 from genrec.objectives.policy_gradient import PolicyGradient
+from genrec.preference.candidates import Pairs, Rollouts
 from genrec.preference.policy_gradient import (
     BoundedGradient,
     Clip,
@@ -29,6 +33,7 @@ from genrec.preference.policy_gradient import (
 from genrec.preference.rewards import Popular
 from genrec.randomness import generator
 from genrec.semantic_ids import SemanticIds
+from genrec.testing import Shop
 from genrec.testing.objective_checks import check_objective
 from genrec.types import (
     Advantages,
@@ -396,6 +401,16 @@ def test_divergence_is_k3_over_the_candidates() -> None:
     assert loss == pytest.approx(0.3 * float(expected) + logs["policy_loss"], rel=1e-5)
 
 
+def test_a_file_of_pairs_is_refused_when_the_objective_is_made() -> None:
+    with pytest.raises(UsageError, match=r"PolicyGradient\.candidates Pairs\(.*\) lists candidates in their order; use Preference"):
+        PolicyGradient(candidates=Pairs("pairs.csv"))
+
+
+def test_a_list_longer_than_the_beams_is_refused_with_its_flag() -> None:
+    with pytest.raises(UsageError, match=r"Rollouts\.size must be at most .* = 5, got 9: lower it \(--align\.size 5\), or raise"):
+        Experiment(name="long", source=Shop(), policy=Tiger(num_beams=5), align=Align(PolicyGradient(candidates=Rollouts(size=9))))
+
+
 def test_reference_is_scored_only_for_the_divergence() -> None:
     for kl, calls in ((0.0, 0), (0.1, 1)):
         context = context_of(Tabular(CODES))
@@ -479,10 +494,27 @@ def test_wrong_results_of_plug_ins_are_refused(fields: dict[str, Any], message: 
         (lambda: PolicyGradient(targets="some"), "PolicyGradient.targets must be one of 'one', 'all'"),  # type: ignore[arg-type]
         (lambda: PolicyGradient(surrogate=GroupAdvantage()), r"PolicyGradient.surrogate must be .*Surrogate, such as EarlyClip\(\)"),  # type: ignore[arg-type]
         (lambda: PolicyGradient(advantage=Clip()), r"PolicyGradient.advantage must be .*Advantage, such as GroupAdvantage\(\)"),  # type: ignore[arg-type]
-        (lambda: PolicyGradient(reward=Values), r"PolicyGradient.reward must be .*Reward, such as Hit\(\), got <class"),  # type: ignore[arg-type]
+        (lambda: PolicyGradient(reward=Values), r"PolicyGradient.reward must be .*Reward, such as Hit\(\), got the class "),  # type: ignore[arg-type]
         (lambda: PolicyGradient(candidates=Values()), r"PolicyGradient.candidates must be .*Proposer, such as Rollouts\(\)"),  # type: ignore[arg-type]
     ],
 )
 def test_wrong_fields_are_refused(build: Callable[[], object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         build()
+
+
+def test_a_candidate_with_an_advantage_of_0_is_not_counted_among_those_with_a_gradient() -> None:
+    """Advantages 2, 0, -1 in the first group, the second has no gradient: |2| and |-1| are averaged, and one of the two is clipped."""
+    advantages = torch.tensor([[2.0, 0.0, -1.0], [1.0, 1.0, 1.0]])
+    mask, clipped = torch.ones(2, 3, dtype=torch.bool), torch.tensor([[True, True, False], [True, True, True]])
+    counted = torch.tensor([True, False])
+
+    def logs(values: Tensor) -> dict[str, Tensor]:
+        return group_logs(JudgedGroups(mask, mask, values, values, values, clipped, counted))
+
+    found = logs(advantages)
+    assert (found["advantage_magnitude"], found["clip_share"]) == (1.5, 0.5)
+    levels = torch.stack([advantages, torch.zeros_like(advantages)], 2)  # one advantage for each of two codes
+    found = group_logs(JudgedGroups(mask, mask, advantages, advantages, levels, clipped, counted))
+    assert (found["advantage_magnitude"], found["clip_share"]) == (0.75, 0.5)
+    assert logs(torch.zeros(2, 3))["advantage_magnitude"] == 0

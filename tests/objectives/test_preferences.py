@@ -123,7 +123,7 @@ def test_a_reward_chooses_in_training() -> None:
         ({"loss": RecPO()}, r"RecPO needs rewards; give Preference\.reward"),
         ({"chosen": "best"}, r"chosen='best' needs rewards"),
         ({"likelihood": -1.0}, r"Preference\.likelihood must be 0 or more"),
-        ({"loss": DPO(), "candidates": TopItems(size=16)}, r"DPO takes one negative, got 15 from TopItems\("),
+        ({"loss": DPO(), "candidates": TopItems(size=16)}, r"DPO takes one negative, got 15 from TopItems\(.*; set size to 2 \("),
         ({"candidates": Uniform()}, r"Preference\.candidates must be a proposer, such as Sampled\(\)"),
         ({"targets": "some"}, r"Preference\.targets must be one of 'one', 'all'"),
     ],

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from alignments import align, constant, parts, recipe
+from alignments import align, built_step, constant, parts, recipe, take
 from torch import Tensor
 
 from genrec.errors import InputError
 from genrec.objectives import PolicyGradient, Preference
-from genrec.preference.candidate_contract import CandidateCheck
+from genrec.preference.candidate_contract import CandidateCheck, without_target_first
 from genrec.preference.losses import SoftmaxDPO
+from genrec.preference.rewards import Popular
 from genrec.testing import ContractError, check_objective, check_proposer
 from genrec.types import Candidates, ObjectiveContext, Proposals, Proposer, SequenceBatch, TrainingStep
 
@@ -185,3 +186,44 @@ def test_an_objective_with_a_wrong_loss_is_refused(change: Callable[[Tensor], An
         align(*parts(), recipe(objective=Own(change)), 0, tmp_path / "a", constant)
     with pytest.raises(ContractError):
         check_objective(Own(change))
+
+
+def test_the_share_of_rows_without_the_target_first_by_hand() -> None:
+    """Five rows with the target 1. First candidates: 1; 2, which shares the Semantic ID of 1; 3; 3 without taking part; 4, masked."""
+    items, ids = torch.tensor([[1, 5], [2, 5], [3, 1], [3, 5], [4, 5]]), torch.tensor([0, 1, 1, 3, 4, 5])
+    mask = torch.ones(5, 2, dtype=torch.bool)
+    mask[4, 0] = False
+    rows = SequenceBatch(torch.ones(5, dtype=torch.int64), torch.ones(5, 1, dtype=torch.int64), torch.ones(5, dtype=torch.int64))
+    taking_part = torch.tensor([True, True, True, False, True])
+    found = without_target_first(Candidates(items, mask, taking_part), rows, ids)
+    assert found == "in 33.3% of the rows (1 of 3) the first candidate is not the target"
+    assert without_target_first(Candidates(items[:2], mask[:2]), SequenceBatch(*(each[:2] for each in rows)), ids) is None
+
+
+def without_target(found: Candidates) -> Candidates:
+    return found._replace(items=found.items[:, 1:], mask=found.mask[:, 1:])
+
+
+@pytest.mark.parametrize("on_host", [True, False])
+def test_a_proposer_without_the_target_is_told_once(on_host: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its first negative becomes the preferred item. With the target first nothing is told, nor where a reward chooses."""
+
+    def told(**change: object) -> str:
+        step, _, frozen, batch = built_step(recipe(objective=Preference(SoftmaxDPO(), **change)))  # type: ignore[arg-type]
+        for number in range(2):
+            take(step, frozen, batch, number)
+        return capsys.readouterr().err
+
+    (line,) = told(candidates=Next(without_target, on_host)).splitlines()
+    assert line.startswith("alignment: in 100.0% of the rows (16 of 16) the first candidate is not the target, by Next (")
+    assert told(candidates=Next(lambda found: found, on_host)) == ""
+    assert told(candidates=Next(without_target, on_host), reward=Popular(), chosen="best") == ""
+
+
+def test_the_check_tells_of_a_proposer_without_the_target(capsys: pytest.CaptureFixture[str]) -> None:
+    check_proposer(Next(without_target))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "in 100.0% of the rows (" in line
+    assert "Preference prefers the first candidate, whatever the user took" in line
+    check_proposer(Next(lambda found: found))
+    assert capsys.readouterr().err == ""

@@ -285,7 +285,7 @@ def test_order_of_groups_and_dtype(advantage: Advantage) -> None:
         (lambda: WindowedAdvantage(size=0.0), "WindowedAdvantage.size must be above 0 and finite"),
         (lambda: WindowedAdvantage(place=-1), "WindowedAdvantage.place must be 0 or more"),
         (lambda: WindowedAdvantage(place=1.5), "WindowedAdvantage.place must be an integer"),  # type: ignore[arg-type]
-        (lambda: WindowedAdvantage(advantage=GroupAdvantage), "such as GroupAdvantage\\(\\), got <class"),  # type: ignore[arg-type]
+        (lambda: WindowedAdvantage(advantage=GroupAdvantage), "such as GroupAdvantage\\(\\), got the class "),  # type: ignore[arg-type]
     ],
 )
 def test_wrong_fields_are_refused(build: object, message: str) -> None:

@@ -310,7 +310,7 @@ def test_negatives_are_on_the_batch_s_device(sampler: NegativeSampler) -> None:
     ("make", "message"),
     [
         (lambda: Mix((), ()), r"Mix.samplers must be a tuple of samplers, got \(\)"),
-        (lambda: Mix((Uniform, Uniform()), (1, 1)), r"Mix.samplers\[0\] must be a sampler, such as Uniform\(\), got <class"),
+        (lambda: Mix((Uniform, Uniform()), (1, 1)), r"Mix.samplers\[0\] must be a sampler, such as Uniform\(\), got the class "),
         (lambda: Mix((Uniform(),), (1, 1)), r"Mix.weights must have one weight for each of the 1 samplers, got \(1, 1\)"),
         (lambda: Mix((Uniform(),), (0,)), r"Mix.weights must be 0 or more and finite, not all 0, got \(0,\)"),
         (lambda: Mix((Uniform(),), (1,), (-1,)), r"Mix.final_weights must be 0 or more"),

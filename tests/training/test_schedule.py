@@ -86,6 +86,17 @@ def test_open_numbers_can_be_set_on_the_command_line_and_given_numbers_opened() 
 def test_a_warm_up_of_all_steps_is_remarked() -> None:
     """With 50 steps of warm-up a training of 50 steps never lowers its learning rate; one of 51 steps does."""
     plan = Schedule(max_steps=50, warmup_steps=50, learning_rate=1e-3, every=10, batch_size=8, examples=80)
-    assert "the warm-up takes all steps" in str(plan)
+    (warning,) = plan.warnings("align")
+    assert warning.startswith("the warm-up takes all 50 steps, so the learning rate only rises; lower align.optimization.warmup_steps")
+    assert "warm-up takes" not in str(plan), "a warning is a line of its own"
     assert learning_rate(plan, 49) == plan.learning_rate
-    assert "warning" not in str(plan._replace(max_steps=51))
+    assert plan._replace(max_steps=51).warnings("align") == []
+
+
+def test_a_validation_that_never_comes_before_the_end_is_remarked() -> None:
+    plan = Schedule(max_steps=50, warmup_steps=5, learning_rate=1e-3, every=51, batch_size=8, examples=80)
+    (warning,) = plan.warnings("sft")
+    assert warning.startswith(
+        "sft.validation.every is 51, more than the 50 steps, so the policy is validated at step 0 and at the end"
+    )
+    assert plan._replace(every=50).warnings("sft") == []

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 SHARE = "preference_share"
 COLUMNS = (SHARE, "gradient_share")  # of the curves: of preferences, and of groups of a policy gradient
+ALL = 0.9995  # a share that is shown as 100.0 %
 MAX_LISTED = 8  # rows that the note lists; of more it lists those with the lowest shares
 
 
@@ -34,6 +35,5 @@ def preference_share_notes(rows: Sequence[Row]) -> list[str]:
         return []
     listed = "; ".join(f"{name} {100 * share:.1f} %" for share, name in shares[:MAX_LISTED])
     more = "" if len(shares) <= MAX_LISTED else f"; {len(shares) - MAX_LISTED} more rows have a larger share"
-    return [
-        f"Rows of the alignment that gave a preference: {listed}{more}. The others train by the likelihood alone, if it has a weight."
-    ]
+    others = "" if shares[0][0] >= ALL else " The others train by the likelihood alone, if it has a weight."
+    return [f"Rows of the alignment that gave a preference: {listed}{more}.{others}"]

@@ -24,11 +24,10 @@ from genrec.progress import say
 from genrec.ragged_rows import RaggedRows
 from genrec.store import Signature, file_hash, signature_of
 from genrec.types import Candidates, ObjectiveContext, Proposals, SamplerContext, SequenceBatch
-from genrec.types.data import DISLIKED
+from genrec.types.data import DISLIKED, NO_USER
 from genrec.types.specification import check_types
 
 __all__ = ["PairExamples", "PairRow", "Pairs", "read_pairs", "read_trl", "write_trl"]
-NO_USER = 0  # user number of rows with a history of their own
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,16 @@ class Pairs:
     def check(self, experiment: Any) -> None:
         """Raise InputError if the file is missing or has rows that are not of the format."""
         read_pairs(self._path, self.format)
+
+    def check_one_rejected(self) -> None:
+        """Raise InputError if a row has more than one rejected item, for DPO, which compares one pair."""
+        rows, problems = read_pairs(self._path, self.format), RowProblems(self._path)
+        for row in rows:
+            if len(row.rejected) > 1:
+                problems.add(row.line, "more than one rejected item", f"{len(row.rejected)} items")
+        problems.check(
+            len(rows), "DPO compares one pair: use SoftmaxDPO (S-DPO), which takes any number, or write a row for each rejected item"
+        )
 
     def check_context(self, context: SamplerContext) -> None:
         """Raise InputError for unknown ids, users without an event before `chosen`, and a `chosen` that the user dislikes."""

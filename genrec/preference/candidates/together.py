@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec.errors import UsageError
+from genrec.errors import UsageError, given
 from genrec.item_rows import repeated
 from genrec.objective_state import JoinedStates
 from genrec.preference.candidates.invalid_codes import repeated_codes
@@ -46,7 +46,7 @@ class Together:
             raise UsageError(f"Together.proposers needs two or more proposers, got {len(self.proposers)}")
         for number, proposer in enumerate(self.proposers):
             if isinstance(proposer, type) or not isinstance(proposer, Proposer):
-                raise UsageError(f"Together.proposers[{number}] must be a proposer, such as TopItems(), got {proposer!r}")
+                raise UsageError(f"Together.proposers[{number}] must be a proposer, such as TopItems(), got {given(proposer)}")
             if isinstance(proposer, Rollouts):
                 raise UsageError(
                     f"Together.proposers[{number}] must propose the target first, got {proposer!r}, which does not; use TopItems"

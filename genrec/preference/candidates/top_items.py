@@ -114,6 +114,6 @@ def check_beams(proposer: object, size: int, experiment: Any) -> None:
     num_beams = getattr(experiment.policy, "num_beams", None)
     if num_beams is not None and size > num_beams:
         raise UsageError(
-            f"{experiment.name}: {type(proposer).__name__}.size must be at most policy.num_beams = {num_beams}, got {size}: lower it, "
-            "or raise policy.num_beams"
+            f"{experiment.name}: {type(proposer).__name__}.size must be at most policy.num_beams = {num_beams}, got {size}: lower it "
+            f"(--align.size {num_beams}), or raise policy.num_beams (--policy.num-beams {size})"
         )

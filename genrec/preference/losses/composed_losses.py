@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec.errors import UsageError
+from genrec.errors import UsageError, given
 from genrec.preference.level_checks import check_has_levels
 from genrec.preference.losses.log_ratios import at_least_float32, negative_log_likelihood
 from genrec.preference.losses.smoothing import pair_losses, smooth
@@ -162,4 +162,6 @@ def _is_number(value: object, largest: float) -> bool:
 
 def _check_loss(composition: Anchored | Smoothed | LevelWeighted) -> None:
     if isinstance(composition.loss, type) or not isinstance(composition.loss, PreferenceLoss):
-        raise UsageError(f"{type(composition).__name__}.loss must be a preference loss such as SoftmaxDPO(), got {composition.loss!r}")
+        raise UsageError(
+            f"{type(composition).__name__}.loss must be a preference loss such as SoftmaxDPO(), got {given(composition.loss)}"
+        )

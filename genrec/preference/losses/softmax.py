@@ -34,7 +34,7 @@ class DPO:
         if policy.rejected.ndim == 2 and policy.rejected.shape[1] > 1:
             raise UsageError(
                 f"DPO compares the positive with one negative, got K = {policy.rejected.shape[1]}: "
-                "set num_negatives to 1, or use SoftmaxDPO (S-DPO), which takes any number"
+                "let the proposer give one, such as Sampled(num_negatives=1), or use SoftmaxDPO (S-DPO), which takes any number"
             )
         return SoftmaxDPO(beta)(policy, reference)
 

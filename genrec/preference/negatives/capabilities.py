@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from genrec.errors import InputError, UsageError
+from genrec.errors import InputError, UsageError, given
 from genrec.plugin_source import name_with_place
 from genrec.renamed import former_attribute
 from genrec.types import ComposedSampler, Draw, LimitedSampler, NegativeSampler, Refresh, RefreshingSampler, SamplerContext
@@ -128,4 +128,4 @@ def check_samplers(name: str, samplers: Sequence[NegativeSampler]) -> None:
 def check_is_sampler(name: str, sampler: object) -> None:
     """Raise UsageError unless `sampler` is an instance of a sampler's specification."""
     if isinstance(sampler, type) or not isinstance(sampler, NegativeSampler):
-        raise UsageError(f"{name} must be a sampler, such as Uniform(), got {sampler!r}")
+        raise UsageError(f"{name} must be a sampler, such as Uniform(), got {given(sampler)}")

@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import normalize
 
-from genrec.errors import InputError, UsageError
+from genrec.errors import InputError, UsageError, given
 from genrec.preference.example_randomness import ExampleRandomness
 from genrec.preference.exclusions import Exclusions, on_cpu, rows_of
 from genrec.preference.vectors import Content, checked_vectors
@@ -68,7 +68,7 @@ class FaissNeighbors:
             raise UsageError(f"FaissNeighbors.margin must be None or in 0..1, got {self.margin}")
         if isinstance(self.vectors, type) or not isinstance(self.vectors, ItemVectors):
             raise UsageError(
-                f"FaissNeighbors.vectors must be item vectors such as Content() (genrec.types.ItemVectors), got {self.vectors!r}"
+                f"FaissNeighbors.vectors must be item vectors such as Content() (genrec.types.ItemVectors), got {given(self.vectors)}"
             )
 
     def most_negatives(self, experiment: Any) -> float:

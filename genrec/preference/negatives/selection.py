@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Generator, Tensor
 
-from genrec.errors import InputError, UsageError
+from genrec.errors import InputError, UsageError, given
 from genrec.own_ids import OwnIds, name_item, name_user
 from genrec.plugin_source import name_with_place
 from genrec.preference.negatives.capabilities import (
@@ -55,7 +55,7 @@ class BestOf:
         check_is_sampler("BestOf.sampler", self.sampler)
         check_types(self, "BestOf")
         if isinstance(self.reward, type) or not isinstance(self.reward, Reward):
-            raise UsageError(f"BestOf.reward must be a reward with rate(context), such as Popular(), got {self.reward!r}")
+            raise UsageError(f"BestOf.reward must be a reward with rate(context), such as Popular(), got {given(self.reward)}")
         if self.num_candidates < 1:
             raise UsageError(f"BestOf.num_candidates must be at least 1, got {self.num_candidates}")
         if self.refresh_every < 0:

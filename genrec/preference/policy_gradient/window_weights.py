@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from genrec.errors import UsageError
+from genrec.errors import UsageError, given
 from genrec.preference.policy_gradient.group_advantages import GroupAdvantage
 from genrec.preference.range_checks import check_range
 from genrec.types import Advantage, Advantages, CandidateGroups
@@ -40,7 +40,9 @@ class WindowedAdvantage:
         for name in ("size", "temperature"):
             check_range(self, name, 0, above=True)
         if isinstance(self.advantage, type) or not isinstance(self.advantage, Advantage):
-            raise UsageError(f"WindowedAdvantage.advantage must be an advantage, such as GroupAdvantage(), got {self.advantage!r}")
+            raise UsageError(
+                f"WindowedAdvantage.advantage must be an advantage, such as GroupAdvantage(), got {given(self.advantage)}"
+            )
 
     def estimate(self, groups: CandidateGroups) -> Advantages:
         """Return the weighted advantages. Each code has its own weights where there is one advantage for each code."""

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from genrec.errors import InputError, UsageError
+from genrec.errors import InputError, UsageError, given
 from genrec.plugin_source import name_with_place
 from genrec.preference.rewards.reward_tables import mask_padding
 from genrec.types import Baseline, ItemScorer, PartsBaseline, Rating, SamplerContext, SequenceBatch
@@ -31,7 +31,7 @@ class BaselineScore:
     def __post_init__(self) -> None:
         check_choices(self, "BaselineScore")
         if isinstance(self.baseline, type) or not isinstance(self.baseline, Baseline):
-            raise UsageError(f"BaselineScore.baseline must be a baseline, such as ItemKNN(), got {self.baseline!r}")
+            raise UsageError(f"BaselineScore.baseline must be a baseline, such as ItemKNN(), got {given(self.baseline)}")
         if isinstance(self.baseline, PartsBaseline) and self.baseline.parts() != ("train",):
             raise UsageError(
                 f"BaselineScore fits its baseline on training events alone, but {self.baseline!r} is fitted on others too"
