@@ -87,6 +87,72 @@ def test_splits_baselines_and_item_vectors_are_checked_from_a_file(
     assert f"{name}() keeps its contract" in capsys.readouterr().out
 
 
+SEVERAL = (
+    FILE
+    + """
+
+class Undecorated:
+    def vectors(self, context):
+        return context.vectors
+
+
+@dataclass(frozen=True)
+class Misspelt:
+    def vector(self, context):
+        return context.vectors
+
+
+@dataclass(frozen=True)
+class Settings:
+    width: int = 3
+
+
+class _Helper(Whole):
+    pass
+"""
+)
+
+
+def test_all_plug_ins_of_a_file_are_checked_with_a_line_for_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "own_several.py"
+    file.write_text(SEVERAL, encoding="utf-8")
+    assert main(["check", str(file)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    begins = [
+        "LastTested() keeps its contract",
+        f"FAILED Names ({file}:",
+        "First() keeps its contract",
+        "Whole() keeps its contract",
+        "FAILED Former: ",
+        "FAILED Undecorated is not a frozen dataclass",
+        f"FAILED Misspelt ({file}:",
+        f"{file}:Settings: not checked, because it has the methods of no protocol",
+        "3 of 7 plug-ins keep their contract; failed: Names, Former, Undecorated, Misspelt",
+    ]
+    assert len(lines) == len(begins)
+    assert all(line.startswith(begin) for line, begin in zip(lines, begins, strict=True))
+    assert "Did you mean vectors of ItemVectors, in place of vector?" in lines[6]
+
+
+def test_several_named_plug_ins_are_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "own_named.py"
+    file.write_text(SEVERAL, encoding="utf-8")
+    assert main(["check", f"{file}:First", f"{file}:Whole"]) == 0
+    assert capsys.readouterr().out.endswith("Whole() keeps its contract\n2 of 2 plug-ins keep their contract\n")
+    assert main(["check", f"{file}:First", f"{file}:Absent"]) == 1
+    out = capsys.readouterr().out
+    assert "FAILED " in out
+    assert "has no 'Absent'" in out
+    assert "1 of 2 plug-ins keep their contract; failed: Absent" in out
+
+
+def test_a_file_without_plug_ins_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "own_nothing.py"
+    file.write_text("VALUE = 3\n", encoding="utf-8")
+    assert main(["check", str(file)]) == 2
+    assert "no class has the methods of a protocol of plug-ins" in capsys.readouterr().err
+
+
 def test_a_violation_names_the_line_of_the_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "own_names.py"
     file.write_text(FILE, encoding="utf-8")

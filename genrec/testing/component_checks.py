@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from dataclasses import is_dataclass
 from inspect import signature
@@ -25,7 +26,7 @@ from genrec.testing.quantizer_checks import check_quantizer
 from genrec.testing.reward_checks import check_reward
 from genrec.testing.sampler_checks import check_sampler
 from genrec.testing.source_checks import check_source
-from genrec.testing.specification_checks import ContractError
+from genrec.testing.specification_checks import MISSPELT, ContractError
 from genrec.testing.split_checks import check_split
 from genrec.types import (
     Baseline,
@@ -107,10 +108,24 @@ def kind_of(component: object) -> Kind:
     if callable(component) and is_dataclass(component):
         return next(kind for kind in KINDS if kind.protocol is PreferenceLoss)  # a loss without `needs`, which its check explains
     listed = ", ".join(f"{kind.protocol.__name__} ({kind.methods})" for kind in KINDS)
+    misspelt = misspelt_method(type(component))
+    hint = "" if misspelt is None else f"Did you mean {misspelt[1]} of {misspelt[2]}, in place of {misspelt[0]}? "
     raise UsageError(
-        f"{name_with_place(type(component))} implements none of the protocols that genrec can check. Add the "
+        f"{name_with_place(type(component))} implements none of the protocols that genrec can check. {hint}Add the "
         f"methods of one: {listed}; see genrec.types"
     )
+
+
+def misspelt_method(kind: type) -> tuple[str, str, str] | None:
+    """Return a public method of a class that looks like a misspelt one of a protocol, the method meant and the protocol's name."""
+    own = [name for name, value in vars(kind).items() if not name.startswith("_") and callable(value)]
+    for each in KINDS:
+        meant = [name for name, value in vars(each.protocol).items() if not name.startswith("_") and callable(value)]
+        for name in own:
+            nearest = difflib.get_close_matches(name, meant, 1, cutoff=MISSPELT)
+            if nearest and name != nearest[0]:
+                return name, nearest[0], each.protocol.__name__
+    return None
 
 
 def builds_policy(component: Any) -> bool:
