@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from genrec.objectives.built_steps import step_fault
 from genrec.plugin_errors import RESERVED
 from genrec.plugin_source import name_with_place
 from genrec.randomness import seed_of
@@ -45,10 +46,9 @@ def check_objective(objective: Objective) -> None:
 
 def _build(name: str, objective: Objective, context: ObjectiveContext) -> TrainingStep:
     step = call_plugin(name, "build_step(context)", lambda: objective.build_step(context))
-    if not isinstance(step, TrainingStep):
-        raise ContractError(f"{name}: build_step(context) must return a genrec.types.TrainingStep, got {type(step).__name__}")
-    if len(step.examples) < 1:
-        raise ContractError(f"{name}: TrainingStep.examples holds no example")
+    fault = step_fault(step)
+    if fault is not None:
+        raise ContractError(f"{name}: {fault}")
     return step
 
 

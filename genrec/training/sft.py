@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from genrec import plugin_errors
+from genrec.objectives.built_steps import build_step
 from genrec.objectives.frozen_policy import FrozenCopy
 from genrec.policy_modules import as_module
 from genrec.randomness import seed_of
@@ -57,8 +57,7 @@ def fine_tune(
         batch_size=recipe.optimization.batch_size,
         seed=seed,
     )
-    with plugin_errors.attribute_to(recipe.objective, "while the objective was built"):
-        step = recipe.objective.build_step(context)
+    step = build_step(recipe.objective, context)
 
     def measure() -> dict[str, float]:
         return {**validate(), **({} if step.measure is None else step.measure())}
