@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,11 @@ from genrec.testing.plugin_watch import call_plugin, same
 from genrec.testing.specification_checks import ContractError, check_specification
 from genrec.types import Objective, ObjectiveContext, TrainingStep
 
+HELD_OUT = (
+    "they are for measuring alone, because training would learn the items that it is tested on; use context.source.prefixes() or "
+    "context.source.windows(), the training events"
+)
+
 
 def check_objective(objective: Objective) -> None:
     """Raise ContractError if an objective breaks `genrec.types.Objective`.
@@ -25,7 +30,8 @@ def check_objective(objective: Objective) -> None:
 
     - it is a frozen dataclass, and `build_step(context)` returns a `TrainingStep` with examples;
     - the loss is a finite scalar with a gradient for the policy, and the logs are detached scalars;
-    - the modules of the objective get a gradient;
+    - the modules of the objective get a gradient, and no parameter outside of them and of the policy does;
+    - nothing is trained on the held-out items of `context.validation`;
     - equal seeds and steps give equal losses: random numbers come from the seed and the step;
     - the mode of the policy stays unchanged;
     - the tensors of the state have the same names after each step, and a restored state gives the same losses;
@@ -34,8 +40,11 @@ def check_objective(objective: Objective) -> None:
     check_specification(objective, Objective, "build_step(context)")
     name = name_with_place(type(objective))
     losses, step = _train(name, objective, STEPS // 4)
-    again, _ = _train(name, objective, STEPS // 4)
-    if losses != again:
+    other, _ = _train(name, objective, STEPS // 4, held_out=1)
+    if losses != other:
+        again, _ = _train(name, objective, STEPS // 4)
+        if losses == again:
+            raise ContractError(f"{name}: the losses change with the held-out items of context.validation; {HELD_OUT}")
         raise ContractError(
             f"{name}: two trainings with equal seeds gave the losses {losses[:3]} and {again[:3]}; take all random numbers from "
             "genrec.randomness.generator(context.seed, purpose, step)"
@@ -49,12 +58,14 @@ def _build(name: str, objective: Objective, context: ObjectiveContext) -> Traini
     fault = step_fault(step)
     if fault is not None:
         raise ContractError(f"{name}: {fault}")
+    if step.examples is context.validation:
+        raise ContractError(f"{name}: TrainingStep.examples is context.validation, which holds held-out items; {HELD_OUT}")
     return step
 
 
-def _train(name: str, objective: Objective, steps: int) -> tuple[list[float], TrainingStep]:
-    """Take steps with a plain gradient descent. Return the losses and the built objective."""
-    context = objective_world()
+def _train(name: str, objective: Objective, steps: int, held_out: int = 0) -> tuple[list[float], TrainingStep]:
+    """Take steps with a plain gradient descent. Return the losses and the built objective. `held_out` seeds the held-out items."""
+    context = objective_world(held_out=held_out)
     step = _build(name, objective, context)
     return _steps(name, context, step, range(steps)), step
 
@@ -69,6 +80,7 @@ def _steps(name: str, context: ObjectiveContext, step: TrainingStep, numbers: ra
         loss = _loss(name, step, number)
         for each in trained:
             each.grad = None
+        _check_leaves(name, loss, trained)
         loss.backward()  # type: ignore[no-untyped-call]
         reached |= _has_gradient(policy)
         _check_modules(name, step)
@@ -119,6 +131,24 @@ def _check_modules(name: str, step: TrainingStep) -> None:
     for module in step.modules:
         if not any(each.grad is not None for each in module.parameters()):
             raise ContractError(f"{name}: the loss has no gradient for {type(module).__name__}, one of TrainingStep.modules")
+
+
+def _check_leaves(name: str, loss: Tensor, trained: Sequence[Tensor]) -> None:
+    """Raise ContractError if the loss has a gradient for a parameter that the optimizer does not get."""
+    known, seen, open_nodes = {id(each) for each in trained}, set(), [loss.grad_fn]
+    while open_nodes:
+        node = open_nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        open_nodes += [following for following, _ in node.next_functions]
+        leaf = getattr(node, "variable", None)  # of the nodes that accumulate the gradient of a leaf
+        if isinstance(leaf, nn.Parameter) and id(leaf) not in known:
+            raise ContractError(
+                f"{name}: the loss has a gradient for a parameter {list(leaf.shape)} that belongs neither to context.policy nor to "
+                "TrainingStep.modules, so it would be neither trained nor saved; hold it in a torch.nn.Module and return "
+                "TrainingStep(..., modules=(module,))"
+            )
 
 
 def _check_resume(name: str, objective: Objective) -> None:

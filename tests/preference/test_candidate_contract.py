@@ -264,3 +264,36 @@ def test_an_objective_with_a_wrong_loss_is_refused(change: Callable[[Tensor], An
         align(*parts(), recipe(objective=Own(change)), 0, tmp_path / "a", constant)
     with pytest.raises(ContractError):
         check_objective(Own(change))
+
+
+@dataclass(frozen=True)
+class SideInput:
+    """An objective that trains on `kind`: held-out examples, held-out targets of its batches, or a parameter that it forgets."""
+
+    kind: str
+
+    def build_step(self, context: ObjectiveContext) -> TrainingStep:
+        scale = torch.nn.Parameter(torch.tensor(0.5))
+
+        def loss(batch: SequenceBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+            target = held_out_item(context, batch, 1) + 1 if self.kind == "targets" else batch.target
+            total = -context.policy.level_log_prob(batch.history, target.unsqueeze(1)).mean()
+            return (total + (scale - 1).square() if self.kind == "parameter" else total), {}
+
+        examples = context.validation if self.kind == "examples" else context.source.prefixes()
+        assert examples is not None
+        return TrainingStep(examples=examples, loss=loss)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("examples", r"TrainingStep\.examples is context\.validation, which holds held-out items; .* use context\.source\.prefixes"),
+        ("targets", r"the losses change with the held-out items of context\.validation; .* use context\.source\.prefixes"),
+        ("parameter", r"a gradient for a parameter \[\] that belongs neither to context\.policy nor to TrainingStep\.modules"),
+    ],
+)
+def test_an_objective_with_side_inputs_breaks_its_contract(kind: str, message: str) -> None:
+    check_objective(SideInput("nothing"))
+    with pytest.raises(ContractError, match=message):
+        check_objective(SideInput(kind))
