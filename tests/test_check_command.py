@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from pandas import DataFrame
+from torch import Tensor
 
 from genrec import check_command, renamed
 from genrec.__main__ import main
@@ -21,7 +22,7 @@ from genrec.preference.vectors import Content
 from genrec.testing import ContractError, Shop
 from genrec.testing.component_checks import KINDS, check_component, kind_of
 from genrec.tokenizer import RandomCodes
-from genrec.types import Draw, LogProbs, LossNeeds, PreferenceTerms, SamplerContext
+from genrec.types import Draw, Evaluated, LogProbs, LossNeeds, ObjectiveContext, PreferenceTerms, Proposals, Rating, SamplerContext
 
 FILE = """
 from dataclasses import dataclass
@@ -329,3 +330,64 @@ def test_what_is_checked_is_shown_at_a_bounded_length(tmp_path: Path) -> None:
     assert len(line) < 400
     assert line.endswith("keeps its contract")
     assert "\n" not in line
+
+
+@dataclass(frozen=True)
+class MisspeltFlag(Checked):
+    def offers_histroy(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class MisspeltReward:
+    read_policy = True
+
+    def rate(self, context: SamplerContext) -> Rating:
+        popularity = context.popularity.float()
+        return Rating(rate=lambda batch, items: popularity[items])
+
+
+@dataclass(frozen=True)
+class MisspeltSize:
+    """A proposer with a misspelt `most_candidates`, and with a field that only resembles `check`."""
+
+    checks: int = 3
+
+    def build_proposals(self, context: ObjectiveContext) -> Proposals:
+        raise AssertionError("the method is found first")
+
+    def most_candidate(self) -> int:
+        return 2
+
+
+@dataclass(frozen=True)
+class Counts:
+    """A metric with the name `name`."""
+
+    name: str = "found"
+
+    def measure(self, evaluated: Evaluated) -> dict[str, Tensor]:
+        return {self.name: (evaluated.rank > 0).double()}
+
+
+@pytest.mark.parametrize(
+    ("plugin", "message"),
+    [
+        (
+            MisspeltFlag(),
+            r"offers_histroy has no effect; did you mean 'offers_history'\? Then give offers_history",
+        ),
+        (
+            MisspeltReward(),
+            r"read_policy has no effect; did you mean 'reads_policy'\? Then return Rating\(",
+        ),
+        (MisspeltSize(), r"the method most_candidate has no effect; did you mean 'most_candidates' of a Proposer\?"),
+        (Counts("ndcg@10"), r"measure returned 'ndcg@10', the name of a metric of every evaluation"),
+        (Counts("recall@7"), r"measure returned 'recall@7', the name of a metric of every evaluation"),
+    ],
+)
+def test_names_that_have_no_effect_or_are_taken_are_reported(plugin: object, message: str, tmp_path: Path) -> None:
+    check_component(Counts(), tmp_path)
+    check_component(Checked(), tmp_path)
+    with pytest.raises(ContractError, match=message):
+        check_component(plugin, tmp_path)

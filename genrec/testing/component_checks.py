@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Callable
 from dataclasses import is_dataclass
-from inspect import signature
+from inspect import isfunction, signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,21 +30,43 @@ from genrec.testing.source_checks import check_source
 from genrec.testing.specification_checks import MISSPELT, ContractError
 from genrec.testing.split_checks import check_split
 from genrec.types import (
+    AdaptiveQuantizer,
     Baseline,
     CandidateFilter,
+    CatalogQuantizer,
+    CheckedCatalog,
+    CheckedContext,
+    CheckedData,
+    CheckedHeldOut,
+    CheckedSpecification,
+    CodeProposer,
+    DividingSplit,
     EvaluationMetric,
+    FilteringSplit,
     ItemEncoder,
     ItemLoss,
     ItemVectors,
+    KeepingSplit,
+    LabelDividingSplit,
+    LabelingSplit,
     NegativeSampler,
     Objective,
+    PartsBaseline,
     PolicySpecification,
     PreferenceLoss,
     Proposer,
     Quantizer,
+    RatedSource,
+    RestorableBaseline,
+    ResumableEncoder,
     Reward,
+    SamplingCorrection,
+    SizedProposer,
     Source,
     Split,
+    StreamedSource,
+    TieOrderingSplit,
+    WholeItemSpecification,
 )
 
 WORLD_IDS = re.compile(r"'(item|user)-\d+' \(number")  # of `sampler_context`
@@ -78,6 +100,21 @@ KINDS = (  # the first that fits; a quantizer has `fit` like a baseline
 )
 
 
+OPTIONAL: dict[str, tuple[type, ...]] = {  # protocol -> the protocols that its plug-ins may implement too
+    "PolicySpecification": (WholeItemSpecification,),
+    "Objective": (),
+    "Proposer": (SizedProposer, CodeProposer),
+    "Source": (StreamedSource, RatedSource),
+    "Split": (KeepingSplit, FilteringSplit, DividingSplit, LabelingSplit, LabelDividingSplit, TieOrderingSplit),
+    "Quantizer": (AdaptiveQuantizer, CatalogQuantizer),
+    "Baseline": (PartsBaseline, RestorableBaseline),
+    "ItemEncoder": (ResumableEncoder,),
+    "ItemLoss": (SamplingCorrection,),
+    "EvaluationMetric": (),
+}
+ANY_KIND = (CheckedSpecification, CheckedCatalog, CheckedData, CheckedContext, CheckedHeldOut)
+
+
 def check_component(component: object, raw: Path) -> None:
     """Run the checks of the protocol that `component` implements. Raises ContractError, with the place of the class, if one fails.
 
@@ -88,6 +125,7 @@ def check_component(component: object, raw: Path) -> None:
         former = former_attribute(kind.protocol.__name__, component)
         if former is not None:
             raise ContractError(f"{type(component).__name__}: {former}")
+        _check_method_names(kind, component)
         kind.check(component, raw)
     except GenrecError as error:
         if not isinstance(error, ContractError):
@@ -122,13 +160,33 @@ def kind_of(component: object) -> Kind:
     )
 
 
+def _check_method_names(kind: Kind, component: object) -> None:
+    """Raise ContractError if a method of a component looks like a misspelt one of its protocol, or of one that it may implement too.
+
+    Losses, rewards and samplers, which have further attributes, are checked by their own checks.
+    """
+    optional = OPTIONAL.get(kind.protocol.__name__)
+    meant = _methods(kind.protocol, *ANY_KIND, *(() if optional is None else optional))
+    for name in () if optional is None else _methods(type(component)):
+        nearest = difflib.get_close_matches(name, meant, 1, cutoff=MISSPELT)
+        if name not in meant and nearest and not hasattr(component, nearest[0]):
+            raise ContractError(
+                f"{type(component).__name__}: the method {name} has no effect; did you mean {nearest[0]!r} of a "
+                f"{kind.protocol.__name__}? Otherwise give it another name"
+            )
+
+
+def _methods(*kinds: type) -> list[str]:
+    """Return the public methods that classes and their bases define."""
+    members = [vars(each) for kind in kinds for each in kind.__mro__]
+    return [name for found in members for name, value in found.items() if not name.startswith("_") and isfunction(value)]
+
+
 def misspelt_method(kind: type) -> tuple[str, str, str] | None:
     """Return a public method of a class that looks like a misspelt one of a protocol, the method meant and the protocol's name."""
-    own = [name for name, value in vars(kind).items() if not name.startswith("_") and callable(value)]
     for each in KINDS:
-        meant = [name for name, value in vars(each.protocol).items() if not name.startswith("_") and callable(value)]
-        for name in own:
-            nearest = difflib.get_close_matches(name, meant, 1, cutoff=MISSPELT)
+        for name in _methods(kind):
+            nearest = difflib.get_close_matches(name, _methods(each.protocol), 1, cutoff=MISSPELT)
             if nearest and name != nearest[0]:
                 return name, nearest[0], each.protocol.__name__
     return None
