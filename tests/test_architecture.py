@@ -37,6 +37,7 @@ GROUND = {
     "objective_state",
     "plugin_errors",
     "plugin_source",
+    "non_finite_source",
     "policy_modules",
     "own_ids",
     "input_files",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from genrec.non_finite_source import find_source, named_tensors
 from genrec.objectives.built_steps import step_fault
 from genrec.plugin_errors import RESERVED
 from genrec.plugin_source import name_with_place
@@ -77,11 +78,13 @@ def _steps(name: str, context: ObjectiveContext, step: TrainingStep, numbers: ra
     mode = policy.training
     for number in numbers:
         torch.manual_seed(seed_of(0, "check of an objective", number))
-        loss = _loss(name, step, number)
+        loss, source = _loss(name, step, number)
         for each in trained:
             each.grad = None
         _check_leaves(name, loss, trained)
         loss.backward()  # type: ignore[no-untyped-call]
+        if any(each.grad is not None and not bool(each.grad.isfinite().all()) for each in trained):
+            raise ContractError(f"{name}: the gradient of the loss of step {number} is not finite{source()}")
         reached |= _has_gradient(policy)
         _check_modules(name, step)
         with torch.no_grad():
@@ -96,8 +99,8 @@ def _steps(name: str, context: ObjectiveContext, step: TrainingStep, numbers: ra
     return losses
 
 
-def _loss(name: str, step: TrainingStep, number: int) -> Tensor:
-    """Return the loss of one step. Check it, and the logs."""
+def _loss(name: str, step: TrainingStep, number: int) -> tuple[Tensor, Callable[[], str]]:
+    """Return the loss of one step, and a function that names the source of a value that is not finite. Check it, and the logs."""
     begin = number * BATCH_SIZE % max(1, len(step.examples) - BATCH_SIZE)
     batch = step.examples.batch(torch.arange(begin, min(begin + BATCH_SIZE, len(step.examples))))
     prepared = batch
@@ -111,16 +114,21 @@ def _loss(name: str, step: TrainingStep, number: int) -> Tensor:
     if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[0], Tensor) or not isinstance(found[1], Mapping):
         raise ContractError(f"{name}: loss(batch, step) must return a scalar tensor and a dict of tensors, got {found!r}")
     loss, logs = found
+
+    def source() -> str:
+        told = find_source(lambda: step.loss(prepared, number)[0], named_tensors(batch) | named_tensors(prepared))
+        return "" if told is None else f"; {told}"
+
     if loss.ndim or not loss.requires_grad:
         raise ContractError(f"{name}: the loss must be a scalar with a gradient, got {list(loss.shape)}; do not detach it")
     if not bool(loss.isfinite()):
-        raise ContractError(f"{name}: the loss of step {number} is {float(loss.detach())}")
+        raise ContractError(f"{name}: the loss of step {number} is {float(loss.detach())}{source()}")
     for key, value in logs.items():
         if not isinstance(value, Tensor) or value.ndim or value.requires_grad:
             raise ContractError(f"{name}: the log {key!r} must be a detached scalar tensor; use value.detach()")
         if key in RESERVED:
             raise ContractError(f"{name}: the log {key!r} has a name that the training itself uses; choose another name")
-    return loss
+    return loss, source
 
 
 def _has_gradient(policy: nn.Module) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,14 +13,14 @@ import torch
 from alignments import align, constant, parts, recipe
 from torch import Tensor
 
-from genrec.errors import InputError
+from genrec.errors import InputError, NumericsError
 from genrec.objectives import PolicyGradient, Preference
 from genrec.own_ids import OwnIds
 from genrec.preference.candidate_contract import CandidateCheck
 from genrec.preference.losses import SoftmaxDPO
 from genrec.testing import ContractError, check_objective, check_proposer
 from genrec.testing.component_checks import check_component
-from genrec.types import Candidates, ObjectiveContext, Proposals, Proposer, SequenceBatch, TrainingStep
+from genrec.types import Candidates, ObjectiveContext, Proposals, Proposer, SequenceBatch, TrainingStep, WindowBatch
 
 Change = Callable[[Candidates], object]
 
@@ -260,7 +261,7 @@ class Own:
     ],
 )
 def test_an_objective_with_a_wrong_loss_is_refused(change: Callable[[Tensor], Any], message: str, tmp_path: Any) -> None:
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=rf"^Own \(.*test_candidate_contract\.py:\d+\): .*{message}"):
         align(*parts(), recipe(objective=Own(change)), 0, tmp_path / "a", constant)
     with pytest.raises(ContractError):
         check_objective(Own(change))
@@ -297,3 +298,54 @@ def test_an_objective_with_side_inputs_breaks_its_contract(kind: str, message: s
     check_objective(SideInput("nothing"))
     with pytest.raises(ContractError, match=message):
         check_objective(SideInput(kind))
+
+
+@dataclass(frozen=True)
+class Windows:
+    """An objective on windows; `total` gets the log-probabilities float32 [B, T], which are -inf at places without a target."""
+
+    total: Callable[[Tensor, Tensor], Tensor]
+
+    def build_step(self, context: ObjectiveContext) -> TrainingStep:
+        policy: Any = context.policy
+
+        def loss(batch: WindowBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+            return self.total(policy.sequence_log_prob(batch.history, batch.target).sum(-1), batch.target), {}
+
+        return TrainingStep(examples=context.source.windows(), loss=loss)
+
+
+def masked_mean(scores: Tensor, target: Tensor) -> Tensor:
+    return -scores.masked_fill(target == 0, 0.0).sum() / (target > 0).sum()
+
+
+@pytest.mark.parametrize(
+    ("total", "message"),
+    [
+        (
+            lambda scores, target: -scores.mean(),
+            r"the loss of step 0 is inf; mean at .*:\d+ .* are the places where batch\.target is 0",
+        ),
+        (
+            lambda scores, target: -(scores * (target > 0)).sum() / (target > 0).sum(),
+            r"the loss of step 0 is nan; mul at .*:\d+ .* are the places where batch\.target is 0 \(none\); 0 times infinity is NaN",
+        ),
+        (
+            lambda scores, target: masked_mean(scores, target) + (scores - scores).masked_fill(target == 0, 0.0).abs().sum().sqrt(),
+            r"the gradient of the loss of step 0 is not finite; the gradient of sqrt at .*:\d+",
+        ),
+    ],
+    ids=["no mask", "times mask", "root"],
+)
+def test_a_loss_that_is_not_finite_is_reported_with_its_line_and_the_masked_places(total: Any, message: str) -> None:
+    check_objective(Windows(masked_mean))
+    with pytest.raises(ContractError, match=message):
+        check_objective(Windows(total))
+
+
+def test_a_training_names_the_class_behind_a_first_step_that_is_not_finite(tmp_path: Path) -> None:
+    with pytest.raises(
+        NumericsError, match=r"the loss of Own \(.*test_candidate_contract\.py:\d+\) is .* in step 1,.* log at .*:\d+ "
+    ) as error:
+        align(*parts(), recipe(objective=Own(lambda loss: (loss + (loss - loss).log(), {}))), 0, tmp_path / "a", constant)
+    assert "no weight has changed yet, so the learning rate is not the cause" in str(error.value)
