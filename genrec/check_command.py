@@ -1,13 +1,18 @@
-"""The command `genrec check`: the contract of a plug-in, and its check of an experiment that holds it."""
+"""The command `genrec check`: the contract of plug-ins, and their checks of an experiment that holds them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import is_dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from torch import nn
+
+from genrec import loading
 from genrec.baselines import SASRec
-from genrec.errors import UsageError
+from genrec.errors import GenrecError, UsageError
 from genrec.experiment import Align, Evaluate, Experiment
 from genrec.objectives import Preference
 from genrec.plugin_source import name_with_place, short
@@ -15,7 +20,7 @@ from genrec.preference.candidates import Sampled
 from genrec.preference.negatives import FaissNeighbors, Filtered, Uniform
 from genrec.preference.rewards import Popular
 from genrec.testing import ContractError, Shop, check_component
-from genrec.testing.component_checks import kind_of
+from genrec.testing.component_checks import KINDS, kind_of, misspelt_method
 from genrec.tokenizer import Tokenize
 from genrec.types import PreferenceLoss
 
@@ -44,6 +49,78 @@ HOLDERS: dict[str, Callable[[Any], dict[str, Any]]] = {  # protocol -> the field
     "ItemVectors": lambda vectors: {"align": Align(Preference(candidates=Sampled(FaissNeighbors(vectors=vectors))))},
     "EvaluationMetric": lambda metric: {"evaluate": Evaluate(metrics=(metric,))},
 }
+
+
+NO_PLUGINS = (nn.Module, tuple, BaseException)  # base classes of helpers in the file of a plug-in
+
+
+class Named(NamedTuple):
+    """A name on the command line, `FILE.py:CLASS`, with the function that returns its component."""
+
+    where: str
+    build: Callable[[], object]
+
+
+class Skipped(NamedTuple):
+    """A class of a file that is no plug-in."""
+
+    where: str
+
+
+def run(names: Sequence[str], raw: Path, say: Callable[[str], None] = print) -> int:
+    """Check the plug-ins that `names` list and say a line for each as soon as it is known. Return the exit code.
+
+    A name is `FILE.py:CLASS`, or `FILE.py` for all plug-ins that the file defines; a module may stand for the file. The error of
+    a single `FILE.py:CLASS` is raised. Of several plug-ins all are checked, and the exit code is 1 if one fails.
+    """
+    if len(names) == 1 and _has_class(names[0]):
+        say("\n".join(check(loading.component(names[0]), raw)))
+        return 0
+    kept, failed = 0, []
+    for each in _listed(names):
+        if isinstance(each, Skipped):
+            say(f"{each.where}: not checked, because it has the methods of no protocol of plug-ins")
+            continue
+        try:
+            say("\n".join(check(each.build(), raw)))
+            kept += 1
+        except GenrecError as error:
+            say(f"FAILED {error}")
+            failed.append(each.where.rpartition(":")[2])
+    if not kept and not failed:
+        raise UsageError(f"{' and '.join(names)}: no class has the methods of a protocol of plug-ins; see docs/plugins.md")
+    names_of_failed = f"; failed: {', '.join(failed)}" if failed else ""
+    say(f"{kept} of {kept + len(failed)} plug-ins keep their contract{names_of_failed}")
+    return 1 if failed else 0
+
+
+def _has_class(name: str) -> bool:
+    return ":" in name
+
+
+def _listed(names: Sequence[str]) -> Iterator[Named | Skipped]:
+    """Iterate over the components that `names` list. A file is imported once, so that all components share its classes."""
+    imported: set[str] = set()
+    for name in names:
+        file = name.rpartition(":")[0] if _has_class(name) else name
+        if _has_class(name):
+            yield Named(name, partial(loading.component, name, reuse=file in imported))
+        else:
+            for own, kind in loading.own_classes(file).items():
+                where = f"{file}:{own}"
+                if issubclass(kind, NO_PLUGINS) or not _may_be_plugin(kind):
+                    if is_dataclass(kind):
+                        yield Skipped(where)
+                    continue
+                yield Named(where, partial(loading.component, where, reuse=True))
+        imported.add(file)
+
+
+def _may_be_plugin(kind: type) -> bool:
+    """Return whether a class has the methods of a protocol, maybe misspelt. It need not be a dataclass, which its check tells."""
+    if any(issubclass(kind, each.protocol) for each in KINDS):
+        return True
+    return is_dataclass(kind) and (any("__call__" in vars(each) for each in kind.__mro__) or misspelt_method(kind) is not None)
 
 
 def check(component: object, raw: Path) -> list[str]:

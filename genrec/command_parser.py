@@ -196,9 +196,16 @@ def build() -> argparse.ArgumentParser:
 
     check = commands.add_parser(
         "check",
-        help="check that a plug-in of any kind (sampler, loss, source, split, policy, ...) keeps its contract",
+        help="check that plug-ins of any kind (sampler, loss, source, split, policy, ...) keep their contracts",
+        description=(
+            "Check one plug-in, several, or all plug-ins that a file defines, each built without arguments. A line for each says "
+            "whether it keeps its contract. Exit code 1 if one of several fails; a single one that breaks its contract ends in code 3."
+        ),
     )
-    check.add_argument("component", metavar="FILE.py:CLASS")
+    check.add_argument(
+        "components", metavar="FILE.py[:CLASS]", nargs="+",
+        help="a class, a function that returns a plug-in, or an instance; without it, all public plug-in classes of the file",
+    )  # fmt: skip
     check.set_defaults(call=experiment_commands.check)
 
     doctor = commands.add_parser("doctor", help="print versions, devices, threads and free disk space for a bug report")

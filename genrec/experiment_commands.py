@@ -125,9 +125,8 @@ def tune(options: argparse.Namespace, flags: list[str]) -> int:
 
 
 def check(options: argparse.Namespace, flags: list[str]) -> int:
-    """Check a plug-in (`genrec check`)."""
-    from genrec import check_command, loading
+    """Check plug-ins (`genrec check`)."""
+    from genrec import check_command
     from genrec.workspace import raw_folder
 
-    print("\n".join(check_command.check(loading.component(options.component), raw_folder())))
-    return 0
+    return check_command.run(options.components, raw_folder())

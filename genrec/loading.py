@@ -73,6 +73,11 @@ def component(where: str, reuse: bool = False) -> object:
     return made[0]
 
 
+def own_classes(file: str) -> dict[str, type]:
+    """Return the public classes that `FILE.py` or `MODULE` defines, by name, in the order of the file. The file is imported again."""
+    return {name: value for name, value in _own(_module(file)).items() if isinstance(value, type)}
+
+
 def component_class(where: str) -> Any:
     """Return the class, or the function that makes a component, of `FILE.py:NAME` or `MODULE:NAME`; see `component` with `reuse`."""
     module, _, name = where.rpartition(":")

@@ -21,3 +21,8 @@ def name_user(ids: OwnIds | None, number: int) -> str:
 def name_item(ids: OwnIds | None, number: int) -> str:
     """Return `'B7' (number 7)`, or `7` if the ids are not known."""
     return str(number) if ids is None else f"{ids.item(number)!r} (number {number})"
+
+
+def name_row(ids: OwnIds | None, user: int, target: int) -> str:
+    """Return `user 'A1' (number 71), target 'B7' (number 7)`, the history and the target of an example."""
+    return f"{name_user(ids, user)}, target {name_item(ids, target)}"

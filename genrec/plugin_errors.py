@@ -54,7 +54,7 @@ def _message(error: BaseException, plugins: list[object], when: str) -> str | No
         )
     if not plugins or isinstance(error, OSError | SystemExit):
         return None
-    names = " or ".join(dict.fromkeys(name_with_place(type(plugin)) for plugin in plugins))
+    names = names_of_plugins(tuple(plugins))
     return (
         f"{short(error)} was raised {when} by code that uses the result of {names}; test it alone with "
         f"'{check_command(type(plugins[0]))}'; if it keeps its contract, report a bug of genrec; the error:\n"
@@ -65,23 +65,30 @@ def _message(error: BaseException, plugins: list[object], when: str) -> str | No
 RESERVED = ("loss", "step", "epoch")  # columns of the curves that the training itself gives
 
 
-def check_step(found: object, step: int) -> None:
+def check_step(found: object, step: int, objective: object) -> None:
     """Raise InputError unless an objective's loss is a scalar with a gradient, with detached scalars to log. No value is read."""
+    own = f"{names_of_plugins(objective)}: " if plugins_in(objective) else ""
     if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[1], Mapping):
         raise InputError(
-            f"the loss of an objective must return a scalar tensor and a dict of tensors to log, got {_kind(found)} in step {step}"
+            f"{own}the loss of an objective must return a scalar tensor and a dict of tensors to log, got {_kind(found)} in step "
+            f"{step}"
         )
     loss, logs = found
     if not isinstance(loss, Tensor) or loss.ndim or not loss.requires_grad:
-        raise InputError(f"the loss of an objective must be a scalar tensor with a gradient, got {_kind(loss)} in step {step}")
+        raise InputError(f"{own}the loss of an objective must be a scalar tensor with a gradient, got {_kind(loss)} in step {step}")
     for name, value in logs.items():
         if not isinstance(value, Tensor) or value.ndim or value.requires_grad:
             raise InputError(
-                f"the log {name!r} of an objective must be a detached scalar tensor, got {_kind(value)} in step {step}; return "
+                f"{own}the log {name!r} of an objective must be a detached scalar tensor, got {_kind(value)} in step {step}; return "
                 "value.detach(), or torch.tensor(value) of a number"
             )
         if name in RESERVED:
-            raise InputError(f"an objective's log has the name {name!r}, which the training itself uses; choose another name")
+            raise InputError(f"{own}an objective's log has the name {name!r}, which the training itself uses; choose another name")
+
+
+def names_of_plugins(component: object) -> str:
+    """Return the plug-ins among a component and its parts, each with its file and line; '' if there is none."""
+    return " or ".join(dict.fromkeys(name_with_place(type(plugin)) for plugin in plugins_in(component)))
 
 
 def _kind(value: object) -> str:

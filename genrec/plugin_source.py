@@ -152,9 +152,14 @@ def _files_of(kind: type) -> set[str]:
     return cells if place is None else cells | {place.path}
 
 
-def _is_own(frame: FrameType) -> bool:
-    path = Path(frame.f_code.co_filename)
+def is_own_file(name: str) -> bool:
+    """Return whether a file of Python code is neither of this package nor of Python or an installed library."""
+    path = Path(name)
     return path.is_file() and not _is_installed(path)
+
+
+def _is_own(frame: FrameType) -> bool:
+    return is_own_file(frame.f_code.co_filename)
 
 
 def _file(frame: FrameType) -> str:

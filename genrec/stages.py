@@ -114,6 +114,7 @@ def build_tokenize(experiment: Experiment, parents: Parents, folder: Path) -> No
 
 def build_sft(experiment: Experiment, parents: Parents, folder: Path, watch: curves.OnRow | None = None) -> None:
     """Train a policy by SFT on the corpus and write its weights and training curves. `watch` is called with each row of the curves."""
+    from genrec.training.align import AlignmentData, try_objectives
     from genrec.training.early_checks import check_before_training
     from genrec.training.sft import build_policy, fine_tune
 
@@ -127,6 +128,13 @@ def build_sft(experiment: Experiment, parents: Parents, folder: Path, watch: cur
         alignments,
         lambda: training_data(corpus, semantic_ids, parents),
         lambda: held_out_events(corpus),
+    )
+    validation = examples(corpus, "validation", length)
+    try_objectives(
+        policy,
+        lambda: AlignmentData(CorpusExamples(corpus, length), training_data(corpus, semantic_ids, parents), validation, length),
+        alignments,
+        experiment.seed,
     )
     with _tracked(experiment, "sft", folder) as on_row:
         outcome, step = fine_tune(

@@ -37,6 +37,7 @@ GROUND = {
     "objective_state",
     "plugin_errors",
     "plugin_source",
+    "non_finite_source",
     "policy_modules",
     "own_ids",
     "input_files",
@@ -205,6 +206,7 @@ def test_only_allowed_bases() -> None:
         "LightningModule",
         "Callback",
         "Metric",  # of torchmetrics
+        "TorchFunctionMode",  # of torch: sees each operation of a loss
         "Protocol",
         "NamedTuple",
         "Exception",

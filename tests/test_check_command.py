@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from pandas import DataFrame
+from torch import Tensor
 
 from genrec import check_command, renamed
 from genrec.__main__ import main
@@ -21,7 +22,7 @@ from genrec.preference.vectors import Content
 from genrec.testing import ContractError, Shop
 from genrec.testing.component_checks import KINDS, check_component, kind_of
 from genrec.tokenizer import RandomCodes
-from genrec.types import Draw, LogProbs, LossNeeds, PreferenceTerms, SamplerContext
+from genrec.types import Draw, Evaluated, LogProbs, LossNeeds, ObjectiveContext, PreferenceTerms, Proposals, Rating, SamplerContext
 
 FILE = """
 from dataclasses import dataclass
@@ -85,6 +86,72 @@ def test_splits_baselines_and_item_vectors_are_checked_from_a_file(
     (tmp_path / "own_parts.py").write_text(FILE, encoding="utf-8")
     assert main(["check", f"{tmp_path / 'own_parts.py'}:{name}"]) == 0
     assert f"{name}() keeps its contract" in capsys.readouterr().out
+
+
+SEVERAL = (
+    FILE
+    + """
+
+class Undecorated:
+    def vectors(self, context):
+        return context.vectors
+
+
+@dataclass(frozen=True)
+class Misspelt:
+    def vector(self, context):
+        return context.vectors
+
+
+@dataclass(frozen=True)
+class Settings:
+    width: int = 3
+
+
+class _Helper(Whole):
+    pass
+"""
+)
+
+
+def test_all_plug_ins_of_a_file_are_checked_with_a_line_for_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "own_several.py"
+    file.write_text(SEVERAL, encoding="utf-8")
+    assert main(["check", str(file)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    begins = [
+        "LastTested() keeps its contract",
+        f"FAILED Names ({file}:",
+        "First() keeps its contract",
+        "Whole() keeps its contract",
+        "FAILED Former: ",
+        "FAILED Undecorated is not a frozen dataclass",
+        f"FAILED Misspelt ({file}:",
+        f"{file}:Settings: not checked, because it has the methods of no protocol",
+        "3 of 7 plug-ins keep their contract; failed: Names, Former, Undecorated, Misspelt",
+    ]
+    assert len(lines) == len(begins)
+    assert all(line.startswith(begin) for line, begin in zip(lines, begins, strict=True))
+    assert "Did you mean vectors of ItemVectors, in place of vector?" in lines[6]
+
+
+def test_several_named_plug_ins_are_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "own_named.py"
+    file.write_text(SEVERAL, encoding="utf-8")
+    assert main(["check", f"{file}:First", f"{file}:Whole"]) == 0
+    assert capsys.readouterr().out.endswith("Whole() keeps its contract\n2 of 2 plug-ins keep their contract\n")
+    assert main(["check", f"{file}:First", f"{file}:Absent"]) == 1
+    out = capsys.readouterr().out
+    assert "FAILED " in out
+    assert "has no 'Absent'" in out
+    assert "1 of 2 plug-ins keep their contract; failed: Absent" in out
+
+
+def test_a_file_without_plug_ins_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "own_nothing.py"
+    file.write_text("VALUE = 3\n", encoding="utf-8")
+    assert main(["check", str(file)]) == 2
+    assert "no class has the methods of a protocol of plug-ins" in capsys.readouterr().err
 
 
 def test_a_violation_names_the_line_of_the_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -263,3 +330,64 @@ def test_what_is_checked_is_shown_at_a_bounded_length(tmp_path: Path) -> None:
     assert len(line) < 400
     assert line.endswith("keeps its contract")
     assert "\n" not in line
+
+
+@dataclass(frozen=True)
+class MisspeltFlag(Checked):
+    def offers_histroy(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class MisspeltReward:
+    read_policy = True
+
+    def rate(self, context: SamplerContext) -> Rating:
+        popularity = context.popularity.float()
+        return Rating(rate=lambda batch, items: popularity[items])
+
+
+@dataclass(frozen=True)
+class MisspeltSize:
+    """A proposer with a misspelt `most_candidates`, and with a field that only resembles `check`."""
+
+    checks: int = 3
+
+    def build_proposals(self, context: ObjectiveContext) -> Proposals:
+        raise AssertionError("the method is found first")
+
+    def most_candidate(self) -> int:
+        return 2
+
+
+@dataclass(frozen=True)
+class Counts:
+    """A metric with the name `name`."""
+
+    name: str = "found"
+
+    def measure(self, evaluated: Evaluated) -> dict[str, Tensor]:
+        return {self.name: (evaluated.rank > 0).double()}
+
+
+@pytest.mark.parametrize(
+    ("plugin", "message"),
+    [
+        (
+            MisspeltFlag(),
+            r"offers_histroy has no effect; did you mean 'offers_history'\? Then give offers_history",
+        ),
+        (
+            MisspeltReward(),
+            r"read_policy has no effect; did you mean 'reads_policy'\? Then return Rating\(",
+        ),
+        (MisspeltSize(), r"the method most_candidate has no effect; did you mean 'most_candidates' of a Proposer\?"),
+        (Counts("ndcg@10"), r"measure returned 'ndcg@10', the name of a metric of every evaluation"),
+        (Counts("recall@7"), r"measure returned 'recall@7', the name of a metric of every evaluation"),
+    ],
+)
+def test_names_that_have_no_effect_or_are_taken_are_reported(plugin: object, message: str, tmp_path: Path) -> None:
+    check_component(Counts(), tmp_path)
+    check_component(Checked(), tmp_path)
+    with pytest.raises(ContractError, match=message):
+        check_component(plugin, tmp_path)

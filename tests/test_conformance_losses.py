@@ -176,8 +176,8 @@ BROKEN_LOSSES: dict[str, tuple[LossFunction, str]] = {
     "detached": (lambda p, r: rewards(p, r, loss=VALID(p, r).loss.detach()), r"the loss has no gradient"),
     "reward shape": (lambda p, r: rewards(p, r, chosen_reward=torch.zeros(1)), r"chosen_reward must be \[8\]; got \[1\]"),
     "reward attached": (lambda p, r: rewards(p, r, chosen_reward=p.chosen - r.chosen), r"chosen_reward must be detached"),
-    "overflow": (naive, r"is not finite at log-ratios -?9999.98 \(positive\) and -?9999.98 \(negative\); use logsumexp"),
-    "masked NaN": (careless, r"is not finite at log-ratios .* nan \(negative\).*before subtracting"),
+    "overflow": (naive, r"is not finite at log-ratios -?9999.98 \(positive\) and -?9999.98 \(negative\); exp at .*use softplus, log"),
+    "masked NaN": (careless, r"is not finite at log-ratios .* a masked negative \(-inf\); sub at .*before subtracting"),
     "masked counts": (mean_over_all, r"a masked negative must not change the loss; got .* in example \d of 8"),
     "masked reward": (
         lambda p, r: rewards(p, r, rejected_reward=VALID(p, r).rejected_reward.nan_to_num(neginf=0.0)),

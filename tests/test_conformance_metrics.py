@@ -27,10 +27,10 @@ from genrec.types import Evaluated, EvaluationMetric
 
 @dataclass(frozen=True)
 class Standard:
-    """The metrics of every evaluation as one metric."""
+    """The metrics of every evaluation as one metric, under names of its own."""
 
     def measure(self, evaluated: Evaluated) -> dict[str, Tensor]:
-        return standard_metrics(evaluated)
+        return {f"own_{name}": values for name, values in standard_metrics(evaluated).items()}
 
 
 METRICS: list[EvaluationMetric] = [

@@ -141,7 +141,7 @@ class Sandbox:
             return
         options, flags = command_parser.build().parse_known_args(words)
         if options.command == "check":
-            file = options.component.partition(":")[0]
+            file = options.components[0].partition(":")[0]
             if not file.endswith(".py") or (self.folder / file).exists():
                 assert main(words) == 0
             return

@@ -24,7 +24,8 @@ from genrec.errors import GenrecError, InputError, UsageError
 from genrec.evaluation.evaluate import Evaluate
 from genrec.experiment import SFT, Align, Experiment, Optimization, Tokenize, Validation
 from genrec.model import Gpt, Tiger
-from genrec.objectives import Preference
+from genrec.objectives import Preference, Rounds
+from genrec.objectives.built_steps import build_step
 from genrec.pipeline import run
 from genrec.preference.candidates import Pairs
 from genrec.preference.filters import NearDuplicates
@@ -44,9 +45,19 @@ from genrec.preference.negatives import (
 )
 from genrec.preference.rewards import LogProbability, Popular, RatingRecency
 from genrec.preference.vectors import LearnedVectors
-from genrec.testing import Cyclic, Shop
+from genrec.testing import ContractError, Cyclic, Shop, check_objective, objective_world
 from genrec.tokenizer import RQKMeans
-from genrec.types import Draw, ItemLoss, NegativeSampler, Policy, PreferenceLoss, SamplerContext
+from genrec.types import (
+    Draw,
+    ItemLoss,
+    NegativeSampler,
+    ObjectiveContext,
+    Policy,
+    PreferenceLoss,
+    SamplerContext,
+    SequenceBatch,
+    TrainingStep,
+)  # fmt: skip
 
 LIKED = LeaveOneOut(min_rating=4.0)
 DISLIKED = r"Disliked\.max_rating = 2\.0 needs events with a rating of 2\.0 or less, but split\.min_rating = 4\.0 drops"
@@ -403,6 +414,59 @@ class NeedsDevice:
     def check_context(self, context: SamplerContext) -> None:
         if "device" not in context.interactions:
             raise InputError("NeedsDevice needs a column device")
+
+
+@dataclass(frozen=True)
+class Builds:
+    """An objective whose `TrainingStep` has other values in the fields of `change`."""
+
+    change: tuple[tuple[str, object], ...]
+
+    def build_step(self, context: ObjectiveContext) -> TrainingStep:
+        def loss(batch: SequenceBatch, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            return -context.policy.log_prob(batch.history, batch.target.unsqueeze(1)).mean(), {}
+
+        return TrainingStep(**{"examples": context.source.prefixes(), "loss": loss} | dict(self.change))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("modules", nn.Linear(1, 1), r"must be a tuple of torch\.nn\.Module, got one Linear; write modules=\(module,\), with a comma"),
+        (
+            "modules",
+            (nn.Parameter(torch.zeros(1)),),
+            r"must be a tuple of torch\.nn\.Module, got a torch\.nn\.Parameter at place 0",
+        ),
+        ("modules", [nn.Linear(1, 1)], r"must be a tuple of torch\.nn\.Module, got a list"),
+        ("modules", (nn.Linear(1, 1), 3), r"must be a tuple of torch\.nn\.Module, got a int at place 1"),
+        ("examples", None, r"must have len\(\) and batch\(index\), such as context\.source\.prefixes\(\), got None"),
+        ("loss", 3, r"must be a function of a batch and a step, got a int"),
+        ("measure", {}, r"must be a function or None, got a dict"),
+        ("watchers", (3,), r"must be a tuple of functions, got a tuple"),
+        ("state", {}, r"must have tensors\(\) and restore\(saved\), or be None, got a dict"),
+    ],
+)
+def test_a_wrong_field_of_a_training_step_is_named_with_the_class_of_the_objective(
+    field: str, value: object, message: str, tmp_path: Path
+) -> None:
+    objective = Builds(((field, value),))
+    named = rf"^Builds \(.*test_early_refusals\.py:\d+\): TrainingStep\.{field} {message}"
+    with pytest.raises(InputError, match=rf"{named}.*; test it alone with 'genrec check "):
+        build_step(objective, objective_world())
+    with pytest.raises(ContractError, match=named):
+        check_objective(objective)
+    with pytest.raises(InputError, match=named):
+        build_step(Rounds(objectives=(objective, Builds(())), steps=(1, 1)), objective_world())
+
+
+def test_an_objective_is_built_before_sft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path))
+    align = Align(Builds((("modules", "margin"),)), **ONE_STEP)  # type: ignore[arg-type]
+    built: list[str] = []
+    with pytest.raises(InputError, match=r"Builds \(.*\): TrainingStep\.modules must be a tuple"):
+        run(replace(cyclic(), sft=SFT(**ONE_STEP), align=align), on_artifact=lambda each: built.append(each.stage))  # type: ignore[arg-type]
+    assert built == ["data", "embed", "tokenize"]
 
 
 def test_a_plug_in_checks_the_data_before_sft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,7 +175,7 @@ class _PolicyGradientStep:
         with plugin_errors.attribute_to(objective.reward, "while the reward was built"):
             self.rate = checked_rating(objective.reward, context.data()).rate
         self.rewards = RewardCheck(objective.reward, context.data().own_ids)
-        self.check = CandidateCheck(objective.candidates, context.data().item_count, masks=True)
+        self.check = CandidateCheck(objective.candidates, context.data().item_count, context.data().own_ids, masks=True)
         self.checked = False
 
     def prepare(self, batch: SequenceBatch | WindowBatch, step: int) -> PreparedRows:

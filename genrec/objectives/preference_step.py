@@ -68,7 +68,7 @@ class PreferenceStep:
             self.rate = None if objective.reward is None else checked_rating(objective.reward, context.data()).rate
         self.codes = CandidateCodes(context.data().semantic_ids)
         self.rewards = RewardCheck(objective.reward, context.data().own_ids)
-        self.check = CandidateCheck(objective.candidates, context.data().item_count)
+        self.check = CandidateCheck(objective.candidates, context.data().item_count, context.data().own_ids)
         self.checked = False
 
     def prepare(self, batch: SequenceBatch | WindowBatch | NumberedBatch, step: int) -> PreparedRows:

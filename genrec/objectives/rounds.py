@@ -12,6 +12,7 @@ from torch import Tensor
 
 from genrec.errors import UsageError, given
 from genrec.objective_state import JoinedStates
+from genrec.objectives.built_steps import build_step
 from genrec.objectives.numbered_examples import NumberedExamples, without_numbers
 from genrec.objectives.policy_gradient import PolicyGradient
 from genrec.objectives.preference_state import preference_states, save_together
@@ -65,7 +66,7 @@ class Rounds:
 
     def build_step(self, context: ObjectiveContext) -> TrainingStep:
         """Return the objective for one policy and one training set."""
-        steps = [objective.build_step(context) for objective in _with_one_feedback(self.objectives, context)]
+        steps = [build_step(objective, context) for objective in _with_one_feedback(self.objectives, context)]
         for objective, step in zip(self.objectives, steps, strict=True):
             if isinstance(step.examples, NumberedExamples) and step.examples.own:
                 raise UsageError(

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from genrec.errors import InputError
+from genrec.item_rows import repeated
+from genrec.own_ids import OwnIds, name_item, name_row
 from genrec.plugin_source import name_with_place
 from genrec.types import Candidates, Proposals, SequenceBatch
 
@@ -22,15 +24,17 @@ def checked_proposals(proposer: object, found: object) -> Proposals:
 
 
 class CandidateCheck:
-    """The check of the candidates of a training with a catalog of `num_items`. `masks`: the objective masks items 0
-    and items that a row has twice itself, so these are allowed.
+    """The check of the candidates of a training with a catalog of `num_items`.
+
+    `own_ids` name users and items in messages. `masks`: the objective masks items 0 and items that a row has twice itself, so these
+    are allowed.
 
     Types and shapes are checked in every step. On a GPU, where reading a value would make the CPU wait, values are checked only in the
     first step.
     """
 
-    def __init__(self, proposer: object, num_items: int, masks: bool = False) -> None:
-        self.proposer, self.num_items, self.masks, self.checked = proposer, num_items, masks, False
+    def __init__(self, proposer: object, num_items: int, own_ids: OwnIds | None, masks: bool = False) -> None:
+        self.proposer, self.num_items, self.own_ids, self.masks, self.checked = proposer, num_items, own_ids, masks, False
 
     def __call__(self, found: object, rows: SequenceBatch) -> Candidates:
         """Return the candidates of rows. Raise InputError if they break the contract."""
@@ -38,7 +42,7 @@ class CandidateCheck:
         if fault is None:
             assert isinstance(found, Candidates)
             if not self.checked or found.items.device.type == "cpu":
-                fault = values_fault(found, self.num_items, self.masks)
+                fault = values_fault(found, rows, self.num_items, self.own_ids, self.masks)
         if fault is not None:
             raise InputError(f"{name_with_place(type(self.proposer))}: {fault}")
         assert isinstance(found, Candidates)
@@ -90,22 +94,43 @@ def candidates_fault(found: object, rows: int, items: str = "items") -> str | No
     return None
 
 
-def values_fault(found: Candidates, num_items: int, masks: bool = False) -> str | None:
+def values_fault(
+    found: Candidates, rows: SequenceBatch, num_items: int, own_ids: OwnIds | None, masks: bool = False
+) -> str | None:  # fmt: skip
     """Return what is wrong with the values of candidates with the right shapes, or None. Waits for the device.
 
-    `masks`: items 0 and items that a row has twice are allowed.
+    The fault names the first row and candidate. `masks`: items 0 and items that a row has twice are allowed.
     """
     items, mask = found.items, found.mask
-    if bool(((items < 0) | (items > num_items)).any()) or (not masks and found.codes is None and bool((mask & (items == 0)).any())):
-        return f"items must lie in 1..{num_items}, or be 0 where the mask is false"
-    ordered = items.masked_fill(~mask, 0).sort(1).values
-    if not masks and bool(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0)).any()):
-        return "a row has the same item twice"
-    if found.behavior is not None and bool((mask & ~(found.behavior.isfinite() & (found.behavior <= MAX_BEHAVIOR))).any()):
-        return "behavior must hold finite log-probabilities of at most 0 where the mask is true"
-    if found.weight is not None and not bool((found.weight.isfinite() & (found.weight > 0)).all()):
-        return "weight must hold finite numbers above 0; leave rows out by Candidates.rows"
+    outside = (items < 0) | (items > num_items)
+    if not masks and found.codes is None:
+        outside |= mask & (items == 0)
+    twice = mask & (items > 0) & repeated(items.masked_fill(~mask, 0))
+    behavior = found.behavior
+    wrong_behavior = None if behavior is None else mask & ~(behavior.isfinite() & (behavior <= MAX_BEHAVIOR))
+    weight = None if found.weight is None else ~(found.weight.isfinite() & (found.weight > 0))
+    for fault, broken in (
+        (f"items must lie in 1..{num_items}, or be 0 where the mask is false", outside),
+        ("a row has the same item twice", None if masks else twice),
+        ("behavior must hold finite log-probabilities of at most 0 where the mask is true", wrong_behavior),
+        ("weight must hold finite numbers above 0; leave rows out by Candidates.rows", weight),
+    ):
+        if broken is not None and bool(broken.any()):
+            return f"{fault}; {name_candidate(found, rows, num_items, own_ids, broken)}"
     return None
+
+
+def name_candidate(
+    found: Candidates, rows: SequenceBatch, num_items: int, own_ids: OwnIds | None, broken: Tensor
+) -> str:  # fmt: skip
+    """Return the row of the first true place of `broken`, bool [X] or [X, M], and the candidate there, in the ids of the data."""
+    row, *place = broken.nonzero()[0].tolist()
+    named = name_row(own_ids, int(rows.user[row]), int(rows.target[row]))
+    if not place:
+        return f"the first such row is of {named}"
+    item = int(found.items[row, place[0]])
+    shown = name_item(own_ids if 1 <= item <= num_items else None, item)
+    return f"the first such candidate is {shown} (place {place[0] + 1} of {broken.shape[1]}) of {named}"
 
 
 def tensor_fault(name: str, value: object, dtype: torch.dtype, shape: tuple[int | str, ...]) -> str | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from genrec.errors import InputError
 from genrec.item_rows import repeated
-from genrec.own_ids import name_item, name_user
+from genrec.own_ids import name_item, name_row, name_user
 from genrec.preference.disliked_pairs import DislikedPairs
 from genrec.preference.exclusions import Exclusions, on_cpu
 from genrec.types import SamplerContext, SequenceBatch
@@ -43,10 +43,10 @@ class DrawContract:
         for rule, broken in self._rules(cpu_batch, drawn):
             if bool(broken.any()):
                 row, place = broken.nonzero()[0].tolist()
+                named = name_row(self.own_ids, int(cpu_batch.user[row]), int(cpu_batch.target[row]))
                 raise InputError(
-                    f"{self.prefix}{name_user(self.own_ids, int(cpu_batch.user[row]))}, target "
-                    f"{name_item(self.own_ids, int(cpu_batch.target[row]))}: negative {self._name_negative(int(drawn[row, place]))} "
-                    f"(place {place + 1} of {num_negatives}) {rule}"
+                    f"{self.prefix}{named}: negative {self._name_negative(int(drawn[row, place]))} (place {place + 1} of "
+                    f"{num_negatives}) {rule}"
                 )
 
     def _name_negative(self, item: int) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Callable
 from dataclasses import is_dataclass
-from inspect import signature
+from inspect import isfunction, signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,25 +27,50 @@ from genrec.testing.quantizer_checks import check_quantizer
 from genrec.testing.reward_checks import check_reward
 from genrec.testing.sampler_checks import check_sampler
 from genrec.testing.source_checks import check_source
-from genrec.testing.specification_checks import ContractError
+from genrec.testing.specification_checks import MISSPELT, ContractError
 from genrec.testing.split_checks import check_split
 from genrec.types import (
+    AdaptiveQuantizer,
     Baseline,
     CandidateFilter,
+    CatalogQuantizer,
+    CheckedCatalog,
+    CheckedContext,
+    CheckedData,
+    CheckedHeldOut,
+    CheckedSpecification,
+    CodeProposer,
+    DividingSplit,
     EvaluationMetric,
+    FilteringSplit,
     ItemEncoder,
     ItemLoss,
     ItemVectors,
+    KeepingSplit,
+    LabelDividingSplit,
+    LabelingSplit,
     NegativeSampler,
     Objective,
+    PartsBaseline,
     PolicySpecification,
     PreferenceLoss,
     Proposer,
     Quantizer,
+    RatedSource,
+    RestorableBaseline,
+    ResumableEncoder,
     Reward,
+    SamplingCorrection,
+    SizedProposer,
     Source,
     Split,
+    StreamedSource,
+    TieOrderingSplit,
+    WholeItemSpecification,
 )
+
+WORLD_IDS = re.compile(r"'(item|user)-\d+' \(number")  # of `sampler_context`
+SYNTHETIC = " (these users and items are of the check's synthetic data, genrec.testing.sampler_context, not of yours)"
 
 
 class Kind(NamedTuple):
@@ -73,6 +100,21 @@ KINDS = (  # the first that fits; a quantizer has `fit` like a baseline
 )
 
 
+OPTIONAL: dict[str, tuple[type, ...]] = {  # protocol -> the protocols that its plug-ins may implement too
+    "PolicySpecification": (WholeItemSpecification,),
+    "Objective": (),
+    "Proposer": (SizedProposer, CodeProposer),
+    "Source": (StreamedSource, RatedSource),
+    "Split": (KeepingSplit, FilteringSplit, DividingSplit, LabelingSplit, LabelDividingSplit, TieOrderingSplit),
+    "Quantizer": (AdaptiveQuantizer, CatalogQuantizer),
+    "Baseline": (PartsBaseline, RestorableBaseline),
+    "ItemEncoder": (ResumableEncoder,),
+    "ItemLoss": (SamplingCorrection,),
+    "EvaluationMetric": (),
+}
+ANY_KIND = (CheckedSpecification, CheckedCatalog, CheckedData, CheckedContext, CheckedHeldOut)
+
+
 def check_component(component: object, raw: Path) -> None:
     """Run the checks of the protocol that `component` implements. Raises ContractError, with the place of the class, if one fails.
 
@@ -83,14 +125,17 @@ def check_component(component: object, raw: Path) -> None:
         former = former_attribute(kind.protocol.__name__, component)
         if former is not None:
             raise ContractError(f"{type(component).__name__}: {former}")
+        _check_method_names(kind, component)
         kind.check(component, raw)
     except GenrecError as error:
         if not isinstance(error, ContractError):
             raise
         place = place_of(type(component)) if is_plugin_class(type(component)) else None
-        if place is None or str(place) in str(error):
+        defined = "" if place is None or str(place) in str(error) else f" ({type(component).__name__} is defined at {place})"
+        synthetic = SYNTHETIC if WORLD_IDS.search(str(error)) else ""
+        if not defined and not synthetic:
             raise
-        raise ContractError(f"{error} ({type(component).__name__} is defined at {place})") from error.__cause__
+        raise ContractError(f"{error}{defined}{synthetic}") from error.__cause__
     except (Exception, SystemExit) as error:
         failure = find_failure(error, [component])
         if failure is None:
@@ -107,10 +152,44 @@ def kind_of(component: object) -> Kind:
     if callable(component) and is_dataclass(component):
         return next(kind for kind in KINDS if kind.protocol is PreferenceLoss)  # a loss without `needs`, which its check explains
     listed = ", ".join(f"{kind.protocol.__name__} ({kind.methods})" for kind in KINDS)
+    misspelt = misspelt_method(type(component))
+    hint = "" if misspelt is None else f"Did you mean {misspelt[1]} of {misspelt[2]}, in place of {misspelt[0]}? "
     raise UsageError(
-        f"{name_with_place(type(component))} implements none of the protocols that genrec can check. Add the "
+        f"{name_with_place(type(component))} implements none of the protocols that genrec can check. {hint}Add the "
         f"methods of one: {listed}; see genrec.types"
     )
+
+
+def _check_method_names(kind: Kind, component: object) -> None:
+    """Raise ContractError if a method of a component looks like a misspelt one of its protocol, or of one that it may implement too.
+
+    Losses, rewards and samplers, which have further attributes, are checked by their own checks.
+    """
+    optional = OPTIONAL.get(kind.protocol.__name__)
+    meant = _methods(kind.protocol, *ANY_KIND, *(() if optional is None else optional))
+    for name in () if optional is None else _methods(type(component)):
+        nearest = difflib.get_close_matches(name, meant, 1, cutoff=MISSPELT)
+        if name not in meant and nearest and not hasattr(component, nearest[0]):
+            raise ContractError(
+                f"{type(component).__name__}: the method {name} has no effect; did you mean {nearest[0]!r} of a "
+                f"{kind.protocol.__name__}? Otherwise give it another name"
+            )
+
+
+def _methods(*kinds: type) -> list[str]:
+    """Return the public methods that classes and their bases define."""
+    members = [vars(each) for kind in kinds for each in kind.__mro__]
+    return [name for found in members for name, value in found.items() if not name.startswith("_") and isfunction(value)]
+
+
+def misspelt_method(kind: type) -> tuple[str, str, str] | None:
+    """Return a public method of a class that looks like a misspelt one of a protocol, the method meant and the protocol's name."""
+    for each in KINDS:
+        for name in _methods(kind):
+            nearest = difflib.get_close_matches(name, _methods(each.protocol), 1, cutoff=MISSPELT)
+            if nearest and name != nearest[0]:
+                return name, nearest[0], each.protocol.__name__
+    return None
 
 
 def builds_policy(component: Any) -> bool:

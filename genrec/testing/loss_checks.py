@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import is_dataclass
 
 import torch
 from torch import Tensor
 
 from genrec.errors import UsageError
+from genrec.non_finite_source import find_source
 from genrec.testing.loss_inputs import ROWS, columns, extreme_inputs, masked, random_inputs, with_log_probs
 from genrec.testing.plugin_watch import call_plugin, check_no_global_draws, same
 from genrec.testing.specification_checks import ContractError, check_names, check_specification
@@ -51,9 +53,9 @@ def check_loss(loss: PreferenceLoss) -> None:
         _check_masked(loss, policy, reference)
         if not loss.needs.positive:
             _check_without_positives(loss, policy, reference)
+        _check_rows(loss, policy, reference)  # before the signs, which a mean over the batch changes
         _check_start(loss, policy)
         _check_sides(loss, policy)
-        _check_rows(loss, policy, reference)
         _check_pure(loss, policy, reference)
 
 
@@ -139,7 +141,7 @@ def _with_leaves(
 
 def _check_terms(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -> None:
     """Check that loss, gradients and rewards are finite, except the rewards of masked items."""
-    name = type(loss).__name__
+    name, named = type(loss).__name__, {"policy.chosen": policy.chosen, "policy.rejected": policy.rejected}
     terms, chosen, rejected = _gradients(loss, policy, reference)
     rewards = (
         terms.chosen_reward.masked_fill(policy.chosen.isneginf(), 0.0),
@@ -152,10 +154,13 @@ def _check_terms(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) ->
         if not bool(torch.isfinite(tensor).all()):
             row = int((~torch.isfinite(tensor)).nonzero()[0, 0])
             ratio = float(policy.chosen[row] - reference.chosen[row]), float(policy.rejected[row, 0] - reference.rejected[row, 0])
-            raise ContractError(
-                f"{name}: the {part} is not finite at log-ratios {ratio[0]:g} (positive) and {ratio[1]:g} (negative); use logsumexp, "
-                "logsigmoid or log_softmax, and set masked places to 0 before subtracting (-inf minus -inf is NaN)"
+            negative = f"{ratio[1]:g} (negative)" if math.isfinite(ratio[1]) else "a masked negative (-inf)"
+            of_loss = part not in ("chosen_reward", "rejected_reward")
+            found = find_source(lambda: _with_leaves(loss, policy, reference)[0].loss, named) if of_loss else None
+            remedy = found or (
+                "use logsumexp, logsigmoid or log_softmax, and set masked places to 0 before subtracting (-inf minus -inf is NaN)"
             )
+            raise ContractError(f"{name}: the {part} is not finite at log-ratios {ratio[0]:g} (positive) and {negative}; {remedy}")
 
 
 def _check_masked(loss: PreferenceLoss, policy: LogProbs, reference: LogProbs) -> None:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from genrec.errors import InputError, UsageError
-from genrec.evaluation.evaluate import Evaluate, evaluate
+from genrec.evaluation.evaluate import Evaluate, evaluate, metrics_of
 from genrec.evaluation.measurement import checked_figures, evaluated_of
+from genrec.evaluation.user_metrics import standard_metrics
 from genrec.store import describe
 from genrec.testing.check_worlds import sampler_context
 from genrec.testing.plugin_watch import call_plugin, check_no_global_draws, same
@@ -32,6 +33,7 @@ def check_metric(metric: EvaluationMetric, evaluated: Evaluated | None = None) -
 
     - it is a frozen dataclass with a stable description;
     - `measure` returns figures with valid names, float64 [U] or float64 [], finite or, for single users, NaN;
+    - no figure has the name of a metric of every evaluation, at any cut-off;
     - a second call gives the same, and so do the same users in other batches;
     - the lists, the tables, the recommender and global random state stay unchanged.
     """
@@ -45,6 +47,7 @@ def check_metric(metric: EvaluationMetric, evaluated: Evaluated | None = None) -
         first = _measure(metric, each, check_random=False)  # imports may draw
         if not first:
             raise ContractError(f"{name}: measure returned no figure, so nothing was checked; pass data that it measures something on")
+        _check_names(name, first, each)
         _check_same(
             name, first, _measure(metric, each), "a second call gives", "draw from a generator seeded by a field, keep no state"
         )
@@ -91,6 +94,23 @@ def _other_batches(evaluated: Evaluated) -> list[SequenceBatch]:
     longest = max(batch.history.shape[1] for batch in evaluated.batches)
     padded = [batch._replace(history=pad(batch.history, (longest - batch.history.shape[1], 0))) for batch in evaluated.batches]
     return _cut(SequenceBatch(*(torch.cat(column).flip(0) for column in zip(*padded, strict=True))), OTHER_BATCH_SIZE)
+
+
+def _check_names(name: str, figures: dict[str, Tensor], evaluated: Evaluated) -> None:
+    """Raise ContractError if a figure has a name that every evaluation uses."""
+    rows, width = evaluated.items.shape
+    listed = DataFrame(
+        {
+            "user": evaluated.user.repeat_interleave(width),
+            "position": torch.arange(1, width + 1).repeat(rows),
+            "item": evaluated.items.flatten(),
+        }
+    )
+    item_count = len(evaluated.popularity) - 1
+    taken = {*standard_metrics(evaluated), *metrics_of(evaluated.ranks, listed, evaluated.cutoffs, item_count, evaluated.popularity)}
+    for key in figures:
+        if key in taken or (key.partition("@")[0] in {each.partition("@")[0] for each in taken if "@" in each}):
+            raise ContractError(f"{name}: measure returned {key!r}, the name of a metric of every evaluation; give it another name")
 
 
 def _measure(metric: EvaluationMetric, evaluated: Evaluated, check_random: bool = True) -> dict[str, Tensor]:

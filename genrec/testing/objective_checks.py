@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from genrec.non_finite_source import find_source, named_tensors
+from genrec.objectives.built_steps import step_fault
 from genrec.plugin_errors import RESERVED
 from genrec.plugin_source import name_with_place
 from genrec.randomness import seed_of
@@ -15,6 +17,11 @@ from genrec.testing.objective_worlds import BATCH_SIZE, STEPS, objective_world
 from genrec.testing.plugin_watch import call_plugin, same
 from genrec.testing.specification_checks import ContractError, check_specification
 from genrec.types import Objective, ObjectiveContext, TrainingStep
+
+HELD_OUT = (
+    "they are for measuring alone, because training would learn the items that it is tested on; use context.source.prefixes() or "
+    "context.source.windows(), the training events"
+)
 
 
 def check_objective(objective: Objective) -> None:
@@ -24,7 +31,8 @@ def check_objective(objective: Objective) -> None:
 
     - it is a frozen dataclass, and `build_step(context)` returns a `TrainingStep` with examples;
     - the loss is a finite scalar with a gradient for the policy, and the logs are detached scalars;
-    - the modules of the objective get a gradient;
+    - the modules of the objective get a gradient, and no parameter outside of them and of the policy does;
+    - nothing is trained on the held-out items of `context.validation`;
     - equal seeds and steps give equal losses: random numbers come from the seed and the step;
     - the mode of the policy stays unchanged;
     - the tensors of the state have the same names after each step, and a restored state gives the same losses;
@@ -33,8 +41,11 @@ def check_objective(objective: Objective) -> None:
     check_specification(objective, Objective, "build_step(context)")
     name = name_with_place(type(objective))
     losses, step = _train(name, objective, STEPS // 4)
-    again, _ = _train(name, objective, STEPS // 4)
-    if losses != again:
+    other, _ = _train(name, objective, STEPS // 4, held_out=1)
+    if losses != other:
+        again, _ = _train(name, objective, STEPS // 4)
+        if losses == again:
+            raise ContractError(f"{name}: the losses change with the held-out items of context.validation; {HELD_OUT}")
         raise ContractError(
             f"{name}: two trainings with equal seeds gave the losses {losses[:3]} and {again[:3]}; take all random numbers from "
             "genrec.randomness.generator(context.seed, purpose, step)"
@@ -45,16 +56,17 @@ def check_objective(objective: Objective) -> None:
 
 def _build(name: str, objective: Objective, context: ObjectiveContext) -> TrainingStep:
     step = call_plugin(name, "build_step(context)", lambda: objective.build_step(context))
-    if not isinstance(step, TrainingStep):
-        raise ContractError(f"{name}: build_step(context) must return a genrec.types.TrainingStep, got {type(step).__name__}")
-    if len(step.examples) < 1:
-        raise ContractError(f"{name}: TrainingStep.examples holds no example")
+    fault = step_fault(step)
+    if fault is not None:
+        raise ContractError(f"{name}: {fault}")
+    if step.examples is context.validation:
+        raise ContractError(f"{name}: TrainingStep.examples is context.validation, which holds held-out items; {HELD_OUT}")
     return step
 
 
-def _train(name: str, objective: Objective, steps: int) -> tuple[list[float], TrainingStep]:
-    """Take steps with a plain gradient descent. Return the losses and the built objective."""
-    context = objective_world()
+def _train(name: str, objective: Objective, steps: int, held_out: int = 0) -> tuple[list[float], TrainingStep]:
+    """Take steps with a plain gradient descent. Return the losses and the built objective. `held_out` seeds the held-out items."""
+    context = objective_world(held_out=held_out)
     step = _build(name, objective, context)
     return _steps(name, context, step, range(steps)), step
 
@@ -66,10 +78,13 @@ def _steps(name: str, context: ObjectiveContext, step: TrainingStep, numbers: ra
     mode = policy.training
     for number in numbers:
         torch.manual_seed(seed_of(0, "check of an objective", number))
-        loss = _loss(name, step, number)
+        loss, source = _loss(name, step, number)
         for each in trained:
             each.grad = None
+        _check_leaves(name, loss, trained)
         loss.backward()  # type: ignore[no-untyped-call]
+        if any(each.grad is not None and not bool(each.grad.isfinite().all()) for each in trained):
+            raise ContractError(f"{name}: the gradient of the loss of step {number} is not finite{source()}")
         reached |= _has_gradient(policy)
         _check_modules(name, step)
         with torch.no_grad():
@@ -84,8 +99,8 @@ def _steps(name: str, context: ObjectiveContext, step: TrainingStep, numbers: ra
     return losses
 
 
-def _loss(name: str, step: TrainingStep, number: int) -> Tensor:
-    """Return the loss of one step. Check it, and the logs."""
+def _loss(name: str, step: TrainingStep, number: int) -> tuple[Tensor, Callable[[], str]]:
+    """Return the loss of one step, and a function that names the source of a value that is not finite. Check it, and the logs."""
     begin = number * BATCH_SIZE % max(1, len(step.examples) - BATCH_SIZE)
     batch = step.examples.batch(torch.arange(begin, min(begin + BATCH_SIZE, len(step.examples))))
     prepared = batch
@@ -99,16 +114,21 @@ def _loss(name: str, step: TrainingStep, number: int) -> Tensor:
     if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[0], Tensor) or not isinstance(found[1], Mapping):
         raise ContractError(f"{name}: loss(batch, step) must return a scalar tensor and a dict of tensors, got {found!r}")
     loss, logs = found
+
+    def source() -> str:
+        told = find_source(lambda: step.loss(prepared, number)[0], named_tensors(batch) | named_tensors(prepared))
+        return "" if told is None else f"; {told}"
+
     if loss.ndim or not loss.requires_grad:
         raise ContractError(f"{name}: the loss must be a scalar with a gradient, got {list(loss.shape)}; do not detach it")
     if not bool(loss.isfinite()):
-        raise ContractError(f"{name}: the loss of step {number} is {float(loss.detach())}")
+        raise ContractError(f"{name}: the loss of step {number} is {float(loss.detach())}{source()}")
     for key, value in logs.items():
         if not isinstance(value, Tensor) or value.ndim or value.requires_grad:
             raise ContractError(f"{name}: the log {key!r} must be a detached scalar tensor; use value.detach()")
         if key in RESERVED:
             raise ContractError(f"{name}: the log {key!r} has a name that the training itself uses; choose another name")
-    return loss
+    return loss, source
 
 
 def _has_gradient(policy: nn.Module) -> bool:
@@ -119,6 +139,24 @@ def _check_modules(name: str, step: TrainingStep) -> None:
     for module in step.modules:
         if not any(each.grad is not None for each in module.parameters()):
             raise ContractError(f"{name}: the loss has no gradient for {type(module).__name__}, one of TrainingStep.modules")
+
+
+def _check_leaves(name: str, loss: Tensor, trained: Sequence[Tensor]) -> None:
+    """Raise ContractError if the loss has a gradient for a parameter that the optimizer does not get."""
+    known, seen, open_nodes = {id(each) for each in trained}, set(), [loss.grad_fn]
+    while open_nodes:
+        node = open_nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        open_nodes += [following for following, _ in node.next_functions]
+        leaf = getattr(node, "variable", None)  # of the nodes that accumulate the gradient of a leaf
+        if isinstance(leaf, nn.Parameter) and id(leaf) not in known:
+            raise ContractError(
+                f"{name}: the loss has a gradient for a parameter {list(leaf.shape)} that belongs neither to context.policy nor to "
+                "TrainingStep.modules, so it would be neither trained nor saved; hold it in a torch.nn.Module and return "
+                "TrainingStep(..., modules=(module,))"
+            )
 
 
 def _check_resume(name: str, objective: Objective) -> None:

@@ -6,7 +6,7 @@ import copy
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from genrec.data.examples import Examples, Windows, epoch_steps
 from genrec.objectives.frozen_policy import FrozenCopy
@@ -33,10 +33,11 @@ class ContextExamples:
         return context_windows(self.context, HISTORY_LENGTH, padding, feedback)
 
 
-def objective_world(seed: int = 0) -> ObjectiveContext:
+def objective_world(seed: int = 0, held_out: int = 0) -> ObjectiveContext:
     """Return what an objective is built from, on the world of `genrec.testing.sampler_context`.
 
-    The policy is trainable and differs from the reference. It reads a history causally, so it can train on windows.
+    The policy is trainable and differs from the reference. It reads a history causally, so it can train on windows. `held_out` seeds
+    the held-out items of the validation users (`held_out_examples`) and changes nothing else.
     """
     data = sampler_context(seed)
     assert isinstance(data.policy, nn.Module)
@@ -58,7 +59,23 @@ def objective_world(seed: int = 0) -> ObjectiveContext:
         batch_size=BATCH_SIZE,
         seed=seed,
         epoch_steps=epoch_steps(len(source.prefixes()), BATCH_SIZE),
+        validation=held_out_examples(data, held_out),
     )
+
+
+def held_out_examples(context: SamplerContext, seed: int) -> Examples:
+    """Return an example for each user, with all training items as the history and a random item that the user did not take."""
+    generator = torch.Generator().manual_seed(seed)
+    items: list[Tensor] = []
+    users = []
+    for user, rows in context.interactions.sort_values(["user", "time"], kind="stable").groupby("user")["item"]:
+        taken = torch.from_numpy(rows.to_numpy("int64", copy=True))
+        others = torch.ones(context.item_count + 1).index_fill(0, torch.cat([torch.zeros(1, dtype=torch.int64), taken]), 0.0)
+        users.append(int(str(user)))
+        items.append(torch.cat([taken, torch.multinomial(others, 1, generator=generator)]))
+    lengths = torch.tensor([len(each) for each in items])
+    begin = lengths.cumsum(0) - lengths
+    return Examples(torch.cat(items), torch.tensor(users), begin, begin + lengths - 1, torch.arange(1, len(items) + 1), HISTORY_LENGTH)
 
 
 def batches_of_kind(context: ObjectiveContext) -> dict[str, SequenceBatch | WindowBatch]:

@@ -28,6 +28,7 @@ MAX_EXAMPLES = 256  # training examples to check
 SINGLE_ROWS = 8  # examples drawn for one at a time
 PROGRESS = (0.0, 0.5, 0.99)  # fractions of the training
 METHODS = ("build", "inner_samplers", "most_negatives", "policy_refresh", "check", "check_context")  # that genrec calls
+DRAW_FIELDS = ("by_example", "offers_history", "offers_disliked")  # flags of a `Draw`
 
 
 def check_sampler(sampler: NegativeSampler, context: SamplerContext | None = None) -> None:
@@ -53,7 +54,7 @@ def check_sampler(sampler: NegativeSampler, context: SamplerContext | None = Non
     because only the sampler knows its pool.
     """
     check_specification(sampler, NegativeSampler, "build(context)")
-    check_names(sampler, METHODS, {})
+    check_names(sampler, METHODS, {}, DRAW_FIELDS)
     context = context if context is not None else sampler_context()
     batch = next(batches_of(context, MAX_EXAMPLES), None)
     if batch is None or context.item_count < 4:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import is_dataclass
 
 import numpy as np
@@ -33,21 +33,29 @@ def check_specification(plugin: object, protocol: type, method: str) -> None:
         )
 
 
-def check_names(plugin: object, capabilities: tuple[str, ...], former: Mapping[str, str]) -> None:
+def check_names(plugin: object, capabilities: Iterable[str], former: Mapping[str, str], elsewhere: Iterable[str] = ()) -> None:
     """Raise ContractError if a public attribute of a plug-in has no effect because its name is a former one or misspelt.
 
-    `capabilities` are the optional and required attributes that genrec reads, `former` maps names without effect to their remedy.
+    `capabilities` are the optional and required attributes that genrec reads, `former` maps names without effect to their remedy, and
+    `elsewhere` are fields of the value that the plug-in builds, of which an attribute may be a misspelt copy.
     """
-    name = type(plugin).__name__
+    name, known = type(plugin).__name__, list(capabilities)
     for attribute in dir(plugin):
-        if attribute.startswith("_") or attribute in capabilities:
+        if attribute.startswith("_") or attribute in known:
             continue
         if attribute in former:
             raise ContractError(f"{name}: the attribute {attribute} has no effect; {former[attribute]}")
-        nearest = difflib.get_close_matches(attribute, capabilities, 1, cutoff=MISSPELT)
+        nearest = difflib.get_close_matches(attribute, known, 1, cutoff=MISSPELT)
         if nearest and not hasattr(plugin, nearest[0]):
             raise ContractError(
                 f"{name}: the attribute {attribute} has no effect; did you mean {nearest[0]!r}? Otherwise give it another name"
+            )
+        copied = [] if attribute in elsewhere else difflib.get_close_matches(attribute, [*former, *elsewhere], 1, cutoff=MISSPELT)
+        if copied and not nearest and not hasattr(plugin, copied[0]):
+            remedy = former.get(copied[0], f"give {copied[0]}=... to the value that the plug-in builds")
+            raise ContractError(
+                f"{name}: the attribute {attribute} has no effect; did you mean {copied[0]!r}? Then {remedy}; otherwise give it "
+                "another name"
             )
 
 

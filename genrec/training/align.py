@@ -7,7 +7,7 @@ Frozen weights that change during training are part of the checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -16,15 +16,16 @@ import torch
 from pandas import DataFrame
 from torch import Tensor
 
-from genrec import plugin_errors
 from genrec.data.examples import Examples
 from genrec.model.unconstrained_sampling import unconstrained_statistics
 from genrec.objective_state import FixedTensors
+from genrec.objectives.built_steps import build_step
 from genrec.objectives.frozen_policy import FrozenCopy
 from genrec.objectives.held_out_examples import check_not_held_out
 from genrec.objectives.scored_candidates import log_probs
 from genrec.objectives.supervised import Supervised
 from genrec.objectives.validation_pairs import MAX_USERS
+from genrec.plugin_source import plugins_in
 from genrec.policy_modules import as_module, device_of
 from genrec.preference.candidates.policy_scores import evaluation_mode
 from genrec.preference.candidates.row_scores import scores_of
@@ -42,6 +43,7 @@ from genrec.training.user_batches import select_users
 from genrec.types import (
     ExampleSource,
     FrozenPolicy,
+    Objective,
     ObjectiveContext,
     ObjectiveState,
     Policy,
@@ -129,8 +131,7 @@ def align(
     as_module(policy).train(recipe.dropout)
     frozen = FrozenPolicies(policy, reference, recipe.refresh_reference)
     context = context_of(policy, data, recipe, seed if place == 0 else seed_of(seed, "alignment", place), frozen)
-    with plugin_errors.attribute_to(recipe.objective, "while the objective was built"):
-        step = recipe.objective.build_step(context)
+    step = build_step(recipe.objective, context)
     check_not_held_out(recipe.objective, step, context, data.held_out_events)
     prefixes = data.source.prefixes()
     probed = prefixes.batch(torch.randperm(len(prefixes), generator=generator(0, "probed examples"))[:NUM_PROBE_EXAMPLES])
@@ -153,6 +154,27 @@ def align(
     )  # fmt: skip
     as_module(policy).eval()
     return outcome, step
+
+
+def try_objectives(policy: Policy, data: Callable[[], AlignmentData], recipes: Sequence[Align], seed: int) -> None:
+    """Build the objectives of the user's own with an untrained policy, before any training, and drop what they build.
+
+    What an objective gets wrong when it is built is then found before SFT. `data` is called only if there is one. The objectives of
+    genrec check themselves without it. Torch's global generator is left unchanged. For the errors see `build_step`.
+    """
+    own = [each for each in recipes if _has_own_objective(each)]
+    if not own:
+        return
+    found = data()
+    with torch.random.fork_rng(devices=[]):
+        for recipe in own:
+            build_step(
+                recipe.objective, context_of(policy, found, recipe, seed, FrozenPolicies(policy, None, recipe.refresh_reference))
+            )
+
+
+def _has_own_objective(recipe: Align) -> bool:
+    return any(isinstance(each, Objective) for each in plugins_in(recipe.objective))
 
 
 def context_of(policy: Policy, data: AlignmentData, recipe: Align, seed: int, frozen: FrozenPolicies) -> ObjectiveContext:

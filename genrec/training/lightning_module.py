@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from genrec import plugin_errors
+from genrec.non_finite_source import find_source, named_tensors
 from genrec.randomness import seed_of
 from genrec.training.numerics import FiniteCheck
 from genrec.training.recipes import Optimization
@@ -29,10 +30,12 @@ class Training(lightning.LightningModule):
         seed: int,
         check: FiniteCheck,
         begin: Callable[[int], None] | None = None,
+        specification: object = None,
     ) -> None:
         super().__init__()
         self.policy, self.objective, self.optimization, self.plan, self.seed = policy, objective, optimization, plan, seed
-        self.check, self.begin = check, begin
+        self.check, self.begin, self.specification = check, begin, specification  # that of the objective, for messages
+        self.batch: Any = None  # of the step
         self.objective_modules = nn.ModuleList(objective.modules)  # Lightning moves them to the policy's device
         self.step = 0
         self.optimizer_state: dict[int, dict[str, Tensor]] = {}
@@ -59,18 +62,28 @@ class Training(lightning.LightningModule):
         Lightning does not clip those of a fused optimizer under autocast, although bf16 uses no scaler.
         """
         norm = torch.nn.utils.clip_grad_norm_(self.trained_parameters(), self.optimization.max_grad_norm)
-        self.check.add(self.step, self.logged["loss"], norm)
+        self.check.add(self.step, self.logged["loss"], norm, self._find_source)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
         for begin in (self.begin, self.objective.begin):
             if begin is not None:
                 begin(self.step)
+        self.batch = batch
         found = self.objective.loss(batch, self.step)
-        plugin_errors.check_step(found, self.step)
+        plugin_errors.check_step(found, self.step, self.specification)
         loss, logs = found
         self.logged = logs | {"loss": loss.detach()}
         return loss
+
+    def _find_source(self) -> str | None:
+        """Return the operation behind the loss or gradient of this step, which is not finite. The weights are those of the step."""
+
+        def again() -> Tensor:
+            torch.manual_seed(seed_of(self.seed, "dropout", self.step))
+            return self.objective.loss(self.batch, self.step)[0]
+
+        return find_source(again, named_tensors(self.batch))
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the policy and of the objective's modules that need a gradient."""

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from genrec.errors import ArtifactError, NumericsError, Stopped
 from genrec.objective_state import FixedTensors, WithModules, check_names
+from genrec.plugin_errors import names_of_plugins
 from genrec.precision import Resolved, resolve
 from genrec.progress import Progress as ProgressBar
 from genrec.progress import say
@@ -176,8 +177,8 @@ def train(
     examples, path = objective.examples, "sft" if isinstance(recipe, SFT) else "align"
     plan, selection = schedule(recipe, len(examples)), selection or Selection()
     names = partial(_user_names, examples, plan.batch_size, order_seed, user_ids)
-    check = FiniteCheck(description, path, folder, names, objective.fault)
-    module = Training(policy, objective, recipe.optimization, plan, order_seed, check, begin)
+    check = FiniteCheck(description, path, folder, names, objective.fault, names_of_plugins(recipe.objective))
+    module = Training(policy, objective, recipe.optimization, plan, order_seed, check, begin, recipe.objective)
     objective_state = WithModules(FixedTensors() if objective_state is None else objective_state, objective.modules)
     identity = TrainingId(path, seed, key)
     progress, best = _resume(module, folder, identity, objective_state, recipe, description)

@@ -19,6 +19,10 @@ from genrec.errors import NumericsError
 from genrec.types import StepFault
 
 NAMED_USERS = 5  # users of a batch that a message names
+FIRST_STEP = (
+    "the learning rate is not the cause; look for log or sqrt of 0, 0 / 0, and masked places, where a log-probability is -inf: set "
+    "the places of a target or candidate 0 to a finite number by masked_fill before any arithmetic"
+)
 UsersOf = Callable[[int], Sequence[str]]  # step, counted from 0 -> the ids of the users in its batch
 
 
@@ -62,11 +66,14 @@ class FiniteCheck:
     - `folder`: the folder of its checkpoint.
     - `users_of`: returns the users of a step's batch, for the message.
     - `fault`: returns the first fault that the objective found itself, such as a reward that is NaN.
+    - `plugins`: the user's own classes in the objective, with file and line, for messages; '' if there is none.
     """
 
     def __init__(
-        self, description: str, path: str, folder: Path, users_of: UsersOf, fault: Callable[[], StepFault | None] | None = None
-    ) -> None:
+        self, description: str, path: str, folder: Path, users_of: UsersOf, fault: Callable[[], StepFault | None] | None = None,
+        plugins: str = "",
+    ) -> None:  # fmt: skip
+        self.plugins = plugins
         self.description, self.path, self.folder, self.users_of, self.fault = description, path, folder, users_of, fault
         self.saved_step: int | None = None  # step of the checkpoint on disk, None if there is none
         self.steps = StepRecord()
@@ -76,12 +83,16 @@ class FiniteCheck:
         """Note what is not finite before training, such as the constant mask of an attention: later checks leave it out."""
         self.unchecked = frozenset(non_finite(_untrained(policy)))
 
-    def add(self, step: int, loss: Tensor, grad_norm: Tensor) -> None:
-        """Record a step, counted from 0. On a CPU, raise NumericsError at once if its loss or gradient is not finite."""
+    def add(self, step: int, loss: Tensor, grad_norm: Tensor, find_source: Callable[[], str | None] | None = None) -> None:
+        """Record a step, counted from 0. On a CPU, raise NumericsError at once if its loss or gradient is not finite.
+
+        `find_source` then names the operation behind it. On a GPU the weights have changed by then, so it is not called.
+        """
         if loss.device.type != "cpu":
             self.steps.add(step, loss, grad_norm)
         elif not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise self._bad_step(BadStep(step, float(loss), float(grad_norm)))
+            source = None if find_source is None else find_source()
+            raise self._bad_step(BadStep(step, float(loss), float(grad_norm)), source)
 
     def check_steps(self) -> None:
         """Raise NumericsError if a recorded step had a non-finite loss or gradient, or a fault that the objective found before."""
@@ -91,10 +102,13 @@ class FiniteCheck:
         if bad is not None:
             raise self._bad_step(bad)
 
-    def _bad_step(self, bad: BadStep) -> NumericsError:
+    def _bad_step(self, bad: BadStep, source: str | None = None) -> NumericsError:
+        own = f" of {self.plugins}" if self.plugins else ""
+        found = "" if source is None else f"; {source}"
+        advice = self._advice() if bad.step else f"no weight has changed yet, so {FIRST_STEP}"
         return NumericsError(
-            f"{self.description}: the loss is {bad.loss:g} and the norm of the gradient {bad.grad_norm:g} in step {bad.step + 1}, "
-            f"expected finite numbers; {self._batch(bad.step)}; {self._advice()}"
+            f"{self.description}: the loss{own} is {bad.loss:g} and the norm of the gradient {bad.grad_norm:g} in step "
+            f"{bad.step + 1}, expected finite numbers{found}; {self._batch(bad.step)}; {advice}"
         )
 
     def check_weights(self, policy: nn.Module, step: int) -> None:

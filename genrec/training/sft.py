@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from pandas import DataFrame
 
-from genrec import plugin_errors
+from genrec.objectives.built_steps import build_step
 from genrec.objectives.frozen_policy import FrozenCopy
 from genrec.objectives.held_out_examples import check_not_held_out
 from genrec.policy_modules import as_module
@@ -60,8 +60,7 @@ def fine_tune(
         batch_size=recipe.optimization.batch_size,
         seed=seed,
     )
-    with plugin_errors.attribute_to(recipe.objective, "while the objective was built"):
-        step = recipe.objective.build_step(context)
+    step = build_step(recipe.objective, context)
     check_not_held_out(recipe.objective, step, context, None if data is None else held_out_events)
 
     def measure() -> dict[str, float]:

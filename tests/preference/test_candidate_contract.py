@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,13 +13,15 @@ import torch
 from alignments import align, built_step, constant, parts, recipe, take
 from torch import Tensor
 
-from genrec.errors import InputError
+from genrec.errors import InputError, NumericsError
 from genrec.objectives import PolicyGradient, Preference
+from genrec.own_ids import OwnIds
 from genrec.preference.candidate_contract import CandidateCheck, without_target_first
 from genrec.preference.losses import SoftmaxDPO
 from genrec.preference.rewards import Popular
 from genrec.testing import ContractError, check_objective, check_proposer
-from genrec.types import Candidates, ObjectiveContext, Proposals, Proposer, SequenceBatch, TrainingStep
+from genrec.testing.component_checks import check_component
+from genrec.types import Candidates, ObjectiveContext, Proposals, Proposer, SequenceBatch, TrainingStep, WindowBatch
 
 Change = Callable[[Candidates], object]
 
@@ -148,13 +151,90 @@ def test_values_of_a_gpu_are_checked_in_the_first_step_alone() -> None:
     """The meta device has no values, so reading one raises an error there, and types and shapes are checked all the same."""
     rows = SequenceBatch(*(torch.ones(2, dtype=torch.int64, device="meta"),) * 3)
     items = torch.ones(2, 3, dtype=torch.int64, device="meta")
-    check = CandidateCheck(Next(lambda found: found), 5)
+    check = CandidateCheck(Next(lambda found: found), 5, None)
     with pytest.raises(RuntimeError, match="meta"):
         check(Candidates(items, items > 0), rows)
     check.checked = True
     check(Candidates(items, items > 0), rows)
     with pytest.raises(InputError, match=r"mask must be bool \[2, 3\], got bool \[2, 2\]"):
         check(Candidates(items, items[:, 1:] > 0), rows)
+
+
+def test_a_violation_names_the_user_and_the_item_in_their_own_ids(tmp_path: Any) -> None:
+    """Row 0 of the check's first batch is user-0 with the target item-1: the items are 1, 2, 3 and 4."""
+    named = r"; the first such candidate is 'item-1' \(number 1\) \(place 2 of 4\) of user 'user-0' \(number 0\), target 'item-1' \(n"
+    with pytest.raises(ContractError, match=f"a row has the same item twice{named}"):
+        check_proposer(Next(put(0)))
+    with pytest.raises(ContractError, match=r"in 1\.\.60, .*; the first such candidate is 10000 \(place 2 of 4\) of user 'user-0'"):
+        check_proposer(Next(put(10_000)))
+    with pytest.raises(ContractError, match=r"\(these users and items are of the check's synthetic data, .* not of yours\)$"):
+        check_component(Next(put(0)), tmp_path)
+    without = Next(lambda found: found._replace(mask=found.mask & (torch.arange(len(found.mask)) != 1).unsqueeze(1)))
+    with pytest.raises(ContractError, match=r"a row that takes part has no candidate; .*; the first such row is of user 'user-\d+'"):
+        check_proposer(without)
+
+
+def test_a_violation_in_training_names_the_user_and_the_item_in_their_own_ids() -> None:
+    rows = SequenceBatch(torch.tensor([3, 4]), torch.zeros(2, 1, dtype=torch.int64), torch.tensor([1, 2]))
+    check = CandidateCheck(Next(lambda found: found), 5, OwnIds(lambda user: f"u{user}", lambda item: f"i{item}"))
+    with pytest.raises(
+        InputError, match=r"twice; the first such candidate is 'i5' \(number 5\) \(place 3 of 3\) of user 'u4' \(number 4\)"
+    ):
+        check(Candidates(torch.tensor([[1, 2, 3], [2, 5, 5]]), torch.ones(2, 3, dtype=torch.bool)), rows)
+
+
+@dataclass(frozen=True)
+class Proposes:
+    """A proposer of the target and the next item by number, whose `propose` gets the context, the rows and the number of calls."""
+
+    propose: Callable[[ObjectiveContext, SequenceBatch, int], Tensor]
+
+    def build_proposals(self, context: ObjectiveContext) -> Proposals:
+        calls: list[int] = []
+
+        def on_host(rows: SequenceBatch, step: int) -> Candidates:
+            calls.append(step)
+            other = self.propose(context, rows, len(calls)) % context.data().item_count + 1
+            items = torch.stack([rows.target, other], 1)
+            return Candidates(items, (items > 0) & (torch.tensor([True, False]) | (other != rows.target).unsqueeze(1)))
+
+        return Proposals(on_host=on_host)
+
+
+def next_item(context: ObjectiveContext, rows: SequenceBatch, calls: int) -> Tensor:
+    return rows.target
+
+
+def erase_history(context: ObjectiveContext, rows: SequenceBatch, calls: int) -> Tensor:
+    rows.history[:, -1] = 0
+    return rows.target
+
+
+def count_calls(context: ObjectiveContext, rows: SequenceBatch, calls: int) -> Tensor:
+    return rows.target + calls
+
+
+def held_out_item(context: ObjectiveContext, rows: SequenceBatch, calls: int) -> Tensor:
+    assert context.validation is not None
+    users = context.validation.batch(torch.arange(len(context.validation)))
+    return users.target[torch.searchsorted(users.user, rows.user)] - 1
+
+
+@pytest.mark.parametrize(
+    ("propose", "message"),
+    [
+        (
+            erase_history,
+            r"on_host\(rows, step\) modified rows\.history in place, .*; work on a copy, such as rows\.history\.clone\(\)",
+        ),
+        (count_calls, "the candidates of step 7 differ between a training from step 0 on and one that resumes at step 7"),
+        (held_out_item, r"the candidates change with the held-out items of context\.validation"),
+    ],
+)
+def test_a_proposer_with_side_inputs_breaks_its_contract(propose: Any, message: str) -> None:
+    check_proposer(Proposes(next_item))
+    with pytest.raises(ContractError, match=message):
+        check_proposer(Proposes(propose))
 
 
 @dataclass(frozen=True)
@@ -182,7 +262,7 @@ class Own:
     ],
 )
 def test_an_objective_with_a_wrong_loss_is_refused(change: Callable[[Tensor], Any], message: str, tmp_path: Any) -> None:
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=rf"^Own \(.*test_candidate_contract\.py:\d+\): .*{message}"):
         align(*parts(), recipe(objective=Own(change)), 0, tmp_path / "a", constant)
     with pytest.raises(ContractError):
         check_objective(Own(change))
@@ -227,3 +307,87 @@ def test_the_check_tells_of_a_proposer_without_the_target(capsys: pytest.Capture
     assert "Preference prefers the first candidate, whatever the user took" in line
     check_proposer(Next(lambda found: found))
     assert capsys.readouterr().err == ""
+
+
+@dataclass(frozen=True)
+class SideInput:
+    """An objective that trains on `kind`: held-out examples, held-out targets of its batches, or a parameter that it forgets."""
+
+    kind: str
+
+    def build_step(self, context: ObjectiveContext) -> TrainingStep:
+        scale = torch.nn.Parameter(torch.tensor(0.5))
+
+        def loss(batch: SequenceBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+            target = held_out_item(context, batch, 1) + 1 if self.kind == "targets" else batch.target
+            total = -context.policy.level_log_prob(batch.history, target.unsqueeze(1)).mean()
+            return (total + (scale - 1).square() if self.kind == "parameter" else total), {}
+
+        examples = context.validation if self.kind == "examples" else context.source.prefixes()
+        assert examples is not None
+        return TrainingStep(examples=examples, loss=loss)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("examples", r"TrainingStep\.examples is context\.validation, which holds held-out items; .* use context\.source\.prefixes"),
+        ("targets", r"the losses change with the held-out items of context\.validation; .* use context\.source\.prefixes"),
+        ("parameter", r"a gradient for a parameter \[\] that belongs neither to context\.policy nor to TrainingStep\.modules"),
+    ],
+)
+def test_an_objective_with_side_inputs_breaks_its_contract(kind: str, message: str) -> None:
+    check_objective(SideInput("nothing"))
+    with pytest.raises(ContractError, match=message):
+        check_objective(SideInput(kind))
+
+
+@dataclass(frozen=True)
+class Windows:
+    """An objective on windows; `total` gets the log-probabilities float32 [B, T], which are -inf at places without a target."""
+
+    total: Callable[[Tensor, Tensor], Tensor]
+
+    def build_step(self, context: ObjectiveContext) -> TrainingStep:
+        policy: Any = context.policy
+
+        def loss(batch: WindowBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+            return self.total(policy.sequence_log_prob(batch.history, batch.target).sum(-1), batch.target), {}
+
+        return TrainingStep(examples=context.source.windows(), loss=loss)
+
+
+def masked_mean(scores: Tensor, target: Tensor) -> Tensor:
+    return -scores.masked_fill(target == 0, 0.0).sum() / (target > 0).sum()
+
+
+@pytest.mark.parametrize(
+    ("total", "message"),
+    [
+        (
+            lambda scores, target: -scores.mean(),
+            r"the loss of step 0 is inf; mean at .*:\d+ .* are the places where batch\.target is 0",
+        ),
+        (
+            lambda scores, target: -(scores * (target > 0)).sum() / (target > 0).sum(),
+            r"the loss of step 0 is nan; mul at .*:\d+ .* are the places where batch\.target is 0 \(none\); 0 times infinity is NaN",
+        ),
+        (
+            lambda scores, target: masked_mean(scores, target) + (scores - scores).masked_fill(target == 0, 0.0).abs().sum().sqrt(),
+            r"the gradient of the loss of step 0 is not finite; the gradient of sqrt at .*:\d+",
+        ),
+    ],
+    ids=["no mask", "times mask", "root"],
+)
+def test_a_loss_that_is_not_finite_is_reported_with_its_line_and_the_masked_places(total: Any, message: str) -> None:
+    check_objective(Windows(masked_mean))
+    with pytest.raises(ContractError, match=message):
+        check_objective(Windows(total))
+
+
+def test_a_training_names_the_class_behind_a_first_step_that_is_not_finite(tmp_path: Path) -> None:
+    with pytest.raises(
+        NumericsError, match=r"the loss of Own \(.*test_candidate_contract\.py:\d+\) is .* in step 1,.* log at .*:\d+ "
+    ) as error:
+        align(*parts(), recipe(objective=Own(lambda loss: (loss + (loss - loss).log(), {}))), 0, tmp_path / "a", constant)
+    assert "no weight has changed yet, so the learning rate is not the cause" in str(error.value)

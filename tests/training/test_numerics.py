@@ -18,6 +18,7 @@ from genrec import pipeline
 from genrec.data.corpus import Corpus
 from genrec.errors import NumericsError
 from genrec.model import TigerPolicy
+from genrec.non_finite_source import find_source
 from genrec.objectives.supervised import negative_log_likelihood
 from genrec.overrides import override
 from genrec.training import checkpoint, loop
@@ -84,6 +85,44 @@ def test_a_bad_step_is_refused_and_the_training_goes_on_from_the_last_good_check
     run(repaired, tmp_path / "parts", likelihood(repaired))
     run(whole, tmp_path / "whole", likelihood(whole))
     assert all(torch.equal(value, repaired.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("change", "source"),
+    [
+        (
+            finite_loss_with_a_bad_gradient,
+            r"the gradient of sqrt at .*test_numerics\.py:\d+ is the first that is not finite; the slope of",
+        ),
+        (
+            lambda loss: loss + (loss - loss).log(),
+            r"log at .*test_numerics\.py:\d+ is the first that is not finite; the logarithm of 0",
+        ),
+    ],
+)
+def test_a_bad_first_step_names_the_line_and_not_the_learning_rate(
+    tmp_path: Path, change: Callable[[Tensor], Tensor], source: str
+) -> None:
+    built = policy()
+    with pytest.raises(NumericsError, match=source) as failure:
+        run(built, tmp_path, failing(built, 1, change))
+    assert "no weight has changed yet, so the learning rate is not the cause" in str(failure.value)
+    assert "smaller" not in str(failure.value)
+
+
+def test_the_masked_places_behind_a_loss_are_named() -> None:
+    """Two of six places have no target: their log-probability -inf makes the mean infinite."""
+    target = torch.tensor([[0, 4, 5], [0, 6, 7]])
+    weight = torch.ones(2, 3, requires_grad=True)
+    told = find_source(lambda: -(weight.log().masked_fill(target == 0, -math.inf)).mean(), {"batch.target": target})
+    assert told is not None
+    assert re.fullmatch(
+        r"mean at .*test_numerics\.py:\d+ is the first that is not finite; its input \[2, 3\] is -inf at 2 of 6 places, first at "
+        r"\[0, 0\], which are the places where batch\.target is 0 \(none\); masked places are -inf; set them to 0 .*",
+        told,
+    )
+    assert find_source(lambda: weight.sum(), {}) is None
+    assert weight.grad is None
 
 
 def test_no_checkpoint_is_named_where_there_is_none(tmp_path: Path) -> None:
