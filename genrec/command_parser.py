@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 
 from genrec import __version__, dashed_values, experiment_commands, row_commands
@@ -10,8 +11,6 @@ from genrec.errors import did_you_mean
 from genrec.stage_names import align_stage
 
 FIELDS = {"--seed"}  # options that are fields of the experiment; left to the overrides, argparse takes them for short forms of others
-
-
 IDS = ("--history", "--user", "--search")  # options of `genrec recommend` with ids and titles, which may begin with a dash
 STAGES = ("sft", *map(align_stage, range(9)))  # with training curves
 
@@ -279,29 +278,19 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[argpar
             option for action in commands[options.command]._actions for option in action.option_strings if option[1] == "-"
         } - FIELDS
         nearest = did_you_mean(flag, names)
-        if nearest and not (overrides and (_names_a_field(flag) or did_you_mean(flag, names | _field_flags()) != nearest)):
+        if nearest and not (overrides and _is_override(flag, nearest, names)):
             commands[options.command].error(f"there is no option {flag}{nearest}")
     if flags and not overrides:
-        one = (
-            "; --history=ITEM takes one item, repeat it for each item"
-            if any(each.startswith("--history=") for each in arguments)
-            else ""
-        )
+        history = any(each.startswith("--history=") for each in arguments)
+        one = "; --history=ITEM takes one item, repeat it for each item" if history else ""
         commands[options.command].error(f"unrecognized arguments: {' '.join(flags)}{one}; see genrec {options.command} --help")
     return options, flags
 
 
-def _field_flags() -> set[str]:
-    """Return the flags that override the fields of the experiment itself."""
-    from dataclasses import fields
-
+def _is_override(flag: str, nearest: str, options: set[str]) -> bool:
+    """Return whether a flag names a field of a component, or is nearer to one of the experiment than to the nearest option."""
+    from genrec.component_choices import public_fields
     from genrec.experiment import Experiment
 
-    return {f"--{field.name.replace('_', '-')}" for field in fields(Experiment)}
-
-
-def _names_a_field(flag: str) -> bool:
-    """Return whether a flag is the name of a field of some component, without the path to it: --beta."""
-    from genrec.component_choices import public_fields
-
-    return flag.removeprefix("--").replace("-", "_") in public_fields()
+    own = {f"--{field.name.replace('_', '-')}" for field in fields(Experiment)}
+    return flag[2:].replace("-", "_") in public_fields() or did_you_mean(flag, options | own) != nearest
