@@ -17,7 +17,7 @@ def answer(parser: argparse.ArgumentParser) -> None:
         import argcomplete
     except ImportError:
         sys.exit("genrec: completion needs argcomplete: pip install 'genrec[completion]'")
-    completers = {"experiment": functions, "component": classes, "name": runs, "names": runs, "reference": runs}
+    completers = {"experiment": functions, "components": classes, "name": runs, "names": runs, "reference": runs}
     for commands in (action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)):
         for command in commands.values():
             for action in command._actions:
