@@ -217,7 +217,7 @@ def test_continued_sft_ignores_negatives_and_reference() -> None:
 
 
 def test_dpo_raises_for_several_negatives() -> None:
-    with pytest.raises(UsageError, match=r"got K = 3: let the proposer give one, such as Sampled\(num_negatives=1\), or use SoftmaxDPO"):
+    with pytest.raises(UsageError, match=r"K = 3: let the proposer give one, .* or use SoftmaxDPO"):
         DPO()(*pair(D_W, SEVERAL))
 
 
