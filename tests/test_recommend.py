@@ -97,6 +97,20 @@ def test_a_history_gives_the_list_of_the_user_who_has_it(tiger: TrainedRow) -> N
     pd.testing.assert_frame_equal(tiger.recommend(titles, n=5), tiger.recommend(user=user, n=5))
 
 
+def test_what_is_no_text_is_never_a_word_of_a_title(tiger: TrainedRow) -> None:
+    """Titles end with a number ('Item 3'), so an integer that is no id must not find one. A Series of ids is a history."""
+    catalog = tiger.items.catalog
+    word = catalog.titles[2].split()[-1]
+    assert catalog.search(word)
+    with pytest.raises(InputError, match=r"history\[1\]: no item has the id '3'"):
+        tiger.recommend(["item-3", 3])
+    for wrong in (None, float("nan"), True, 3.0):
+        with pytest.raises(UsageError, match=r"history\[0\] must be the id or the title of an item, a text or an integer, got "):
+            tiger.recommend([wrong])  # type: ignore[list-item]
+    ids = ["item-3", "item-7"]
+    pd.testing.assert_frame_equal(tiger.recommend(pd.Series(ids), n=5), tiger.recommend(ids, n=5))  # type: ignore[arg-type]
+
+
 def test_the_score_is_the_log_probability(tiger: TrainedRow) -> None:
     found = tiger.recommend(["item-3", "item-7"], n=4)
     numbers = torch.tensor([[tiger.items.catalog.numbers[item] for item in found["item_id"]]])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, SupportsIndex
 
 import numpy as np
 import pandas as pd
@@ -59,7 +60,7 @@ class TrainedRow:
 
     def recommend(
         self,
-        history: Sequence[str] | None = None,
+        history: Sequence[str | int] | None = None,
         n: int = 10,
         *,
         user: str | int | None = None,
@@ -69,7 +70,7 @@ class TrainedRow:
         """Return a list of `n` items: position, item_id, title, score, semantic_id (with a tokenizer), cold.
 
         Args:
-            history: items, oldest first, by id or by words of the title that no other item has.
+            history: items, oldest first, by id or by words of the title that no other item has; an integer is an id.
             n: number of items.
             user: id of a user of the data, in place of a history; an integer stands for its digits.
             exclude_seen: leave out the items of the history, all of it; by default as in the evaluation of the row.
@@ -82,7 +83,7 @@ class TrainedRow:
 
     def history(
         self,
-        history: Sequence[str] | None = None,
+        history: Sequence[str | int] | None = None,
         *,
         user: str | int | None = None,
         exclude_seen: bool | None = None,
@@ -107,8 +108,16 @@ class TrainedRow:
             return found
         if before is not None:
             raise UsageError(f"before={before!r} ends the history of a user of the data; it has no meaning for a list of items")
-        numbers = [self.items.catalog.number_of(str(item)) for item in history or ()]
+        numbers = [self._item_number(item, place) for place, item in enumerate(() if history is None else history)]
         return History(numbers, numbers if exclude else ())
+
+    def _item_number(self, item: object, place: int) -> int:
+        """Return the number of an item of a history, given by its id or title; an integer is an id, never a word of a title."""
+        if isinstance(item, str):
+            return self.items.catalog.number_of(item)
+        if isinstance(item, bool) or not isinstance(item, SupportsIndex):
+            raise UsageError(f"history[{place}] must be the id or the title of an item, a text or an integer, got {item!r}")
+        return self.items.catalog.number_of_id(str(operator.index(item)), f"history[{place}]")
 
     def user_history(self, number: int, exclude: bool, before: Before | None = None) -> History:
         """Return the history of a user by number, as training and evaluation read it, with all taken items excluded on request."""
