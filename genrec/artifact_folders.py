@@ -19,6 +19,14 @@ def clear(partial: Path) -> None:
             remove(path)
 
 
+def set_modes(folder: Path) -> None:
+    """Let the files of a folder be read by those who may read the folder. safetensors writes files for their owner alone."""
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.iterdir():
+        if path.is_file() and path.stat().st_mode & 0o777 == 0o600:
+            path.chmod(mode)
+
+
 def put_in_place(partial: Path, final: Path) -> None:
     """Rename a complete folder to its final name. If there is a folder of this name, it is removed afterwards."""
     old = _old(final)

@@ -206,6 +206,7 @@ class Store:
             began = time.monotonic()
             with artifact_folders.tidy(partial, has_artifact=self.has(stage, key)):
                 yield partial
+                artifact_folders.set_modes(partial)
                 seconds = round(time.monotonic() - began, 3)
                 manifest = {"stage": stage, "key": key, **about, "files": _files(partial), "seconds": seconds}
                 write_json(partial / manifests.NAME, manifests.complete(manifest))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -97,6 +98,15 @@ def test_an_export_gives_the_lists_of_its_row_without_the_data(name: str, tmp_pa
     assert (found.name, found.seed, found.filter_seen, found.items.exactly) == (name, 0, name == "exact", name == "exact")
     assert not (tmp_path / "absent").exists()
     assert ("semantic_ids.safetensors" in {path.name for path in written}) == (name != "sasrec")
+
+
+def test_all_files_have_the_permissions_of_the_process(exported: Path, home: Path) -> None:
+    """safetensors writes files that their owner alone may read; an export is handed on, and artifacts may be shared."""
+    umask = os.umask(0)
+    os.umask(umask)
+    weights = next((home / "artifacts").glob("*/[!.]*/policy.safetensors"))
+    modes = {path.name: path.stat().st_mode & 0o777 for path in [*exported.iterdir(), weights]}
+    assert modes == dict.fromkeys(modes, 0o666 & ~umask)
 
 
 def test_a_process_without_the_data_prints_the_list(exported: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from safetensors.torch import save_file
 
 from genrec import __version__, run_files
+from genrec.artifact_folders import set_modes
 from genrec.errors import UsageError
 from genrec.hashed_json import add_hash
 from genrec.policy_modules import as_module
@@ -94,6 +95,7 @@ def _write(row: TrainedRow, content: dict[str, Any], folder: Path) -> None:
         "interactions": pa.array(catalog.num_interactions, pa.int64()),
     }
     pq.write_table(pa.table(columns), folder / ITEMS)
+    set_modes(folder)
     files = {path.name: {"bytes": path.stat().st_size, "sha256": file_hash(path)} for path in sorted(folder.iterdir())}
     entry = content["seeds"][str(row.seed)]
     about = {
