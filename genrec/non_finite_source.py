@@ -44,7 +44,7 @@ def find_source(compute: Callable[[], Tensor], inputs: Mapping[str, Tensor]) -> 
         with watch, torch.enable_grad():
             loss = compute().sum()
             if bool(loss.isfinite()):  # a value that is masked later does no harm
-                torch.autograd.grad(loss, _leaves(loss), allow_unused=True)
+                torch.autograd.grad(loss, leaves_of(loss), allow_unused=True)
                 return watch.in_backward or watch.in_forward
     except Exception:  # the error at hand is reported, not one of its diagnosis
         return None
@@ -95,7 +95,8 @@ class _Watch(TorchFunctionMode):
         return _told(operation, _own_place(sys._getframe()), where)
 
 
-def _leaves(loss: Tensor) -> list[Tensor]:
+def leaves_of(loss: Tensor) -> list[Tensor]:
+    """Return the tensors that a loss has a gradient for: the parameters, and other leaves of its graph."""
     found, seen, open_nodes = [], set(), [loss.grad_fn]
     while open_nodes:
         node = open_nodes.pop()
@@ -103,7 +104,7 @@ def _leaves(loss: Tensor) -> list[Tensor]:
             continue
         seen.add(node)
         open_nodes += [following for following, _ in node.next_functions]
-        if hasattr(node, "variable"):
+        if hasattr(node, "variable"):  # a node that accumulates the gradient of a leaf
             found.append(node.variable)
     return found
 

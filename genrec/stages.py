@@ -122,20 +122,13 @@ def build_sft(experiment: Experiment, parents: Parents, folder: Path, watch: cur
     semantic_ids = load_semantic_ids(corpus, parents)
     policy = build_policy(cast(PolicySpecification, experiment.policy), semantic_ids, experiment.seed)
     alignments = experiment.alignments
-    check_before_training(
-        policy,
-        experiment.evaluate,
-        alignments,
-        lambda: training_data(corpus, semantic_ids, parents),
-        lambda: held_out_events(corpus),
-    )
-    validation = examples(corpus, "validation", length)
-    try_objectives(
-        policy,
-        lambda: AlignmentData(CorpusExamples(corpus, length), training_data(corpus, semantic_ids, parents), validation, length),
-        alignments,
-        experiment.seed,
-    )
+    data, held_out = partial(training_data, corpus, semantic_ids, parents), partial(held_out_events, corpus)
+    check_before_training(policy, experiment.evaluate, alignments, data, held_out)
+
+    def alignment_data() -> AlignmentData:
+        return AlignmentData(CorpusExamples(corpus, length), data(), examples(corpus, "validation", length), length)
+
+    try_objectives(policy, alignment_data, alignments, experiment.seed)
     with _tracked(experiment, "sft", folder) as on_row:
         outcome, step = fine_tune(
             policy,
@@ -148,8 +141,8 @@ def build_sft(experiment: Experiment, parents: Parents, folder: Path, watch: cur
             experiment.selection,
             partial(user_ids, corpus),
             _key_of(folder),
-            lambda: training_data(corpus, semantic_ids, parents),
-            lambda: held_out_events(corpus),
+            data,
+            held_out,
         )
     _save_policy(policy, outcome, step, folder)
     write_json(folder / "baselines.json", baseline_scores(corpus, experiment, recipe))

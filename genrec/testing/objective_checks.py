@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from genrec.non_finite_source import find_source, named_tensors
+from genrec.non_finite_source import find_source, leaves_of, named_tensors
 from genrec.objectives.built_steps import step_fault
 from genrec.plugin_errors import RESERVED
 from genrec.plugin_source import name_with_place
@@ -143,14 +143,8 @@ def _check_modules(name: str, step: TrainingStep) -> None:
 
 def _check_leaves(name: str, loss: Tensor, trained: Sequence[Tensor]) -> None:
     """Raise ContractError if the loss has a gradient for a parameter that the optimizer does not get."""
-    known, seen, open_nodes = {id(each) for each in trained}, set(), [loss.grad_fn]
-    while open_nodes:
-        node = open_nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        open_nodes += [following for following, _ in node.next_functions]
-        leaf = getattr(node, "variable", None)  # of the nodes that accumulate the gradient of a leaf
+    known = {id(each) for each in trained}
+    for leaf in leaves_of(loss):
         if isinstance(leaf, nn.Parameter) and id(leaf) not in known:
             raise ContractError(
                 f"{name}: the loss has a gradient for a parameter {list(leaf.shape)} that belongs neither to context.policy nor to "
