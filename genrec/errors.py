@@ -71,7 +71,7 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def given(value: object) -> str:
-    """Return a value for a message, of a class that stands where an instance should how to make one: 'the class DPO; write DPO()'."""
+    """Return a value as messages show it; for a class in place of an instance, how to make one: 'the class DPO; write DPO()'."""
     if not isinstance(value, type):
         return repr(value)
     needed = any(

@@ -96,7 +96,7 @@ def explain_exit(error: SystemExit, file: str = "") -> str:
 
 
 def with_line(error: UsageError | InputError) -> UsageError | InputError:
-    """Return an error of a specification with the user's line that made it, which is that of a row in a long list."""
+    """Return an error of a specification with the line of the user's file that raised it, which tells the rows of a list apart."""
     line = own_line(error)
     return error if line is None or str(line) in str(error) else type(error)(f"{error} (at {line})")
 

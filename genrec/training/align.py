@@ -157,10 +157,9 @@ def align(
 
 
 def try_objectives(policy: Policy, data: Callable[[], AlignmentData], recipes: Sequence[Align], seed: int) -> None:
-    """Build the objectives of the user's own with an untrained policy, before any training, and drop what they build.
+    """Build the user's own objectives with an untrained policy, to find their errors before SFT. What they build is dropped.
 
-    What an objective gets wrong when it is built is then found before SFT. `data` is called only if there is one. The objectives of
-    genrec check themselves without it. Torch's global generator is left unchanged. For the errors see `build_step`.
+    `data` is called only if there is such an objective; those of genrec need no trial. Torch's global generator is left unchanged. For the errors see `build_step`.
     """
     own = [each for each in recipes if _has_own_objective(each)]
     if not own:
