@@ -159,7 +159,9 @@ def align(
 def try_objectives(policy: Policy, data: Callable[[], AlignmentData], recipes: Sequence[Align], seed: int) -> None:
     """Build the user's own objectives with an untrained policy, to find their errors before SFT. What they build is dropped.
 
-    `data` is called only if there is such an objective; those of genrec need no trial. Torch's global generator is left unchanged. For the errors see `build_step`.
+    `data` is called only if there is such an objective; those of genrec need no trial. Torch's global generator is left unchanged. For
+    the errors see `build_step`.
+
     """
     own = [each for each in recipes if _has_own_objective(each)]
     if not own:
