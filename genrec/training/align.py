@@ -161,7 +161,6 @@ def try_objectives(policy: Policy, data: Callable[[], AlignmentData], recipes: S
 
     `data` is called only if there is such an objective; those of genrec need no trial. Torch's global generator is left unchanged. For
     the errors see `build_step`.
-
     """
     own = [each for each in recipes if _has_own_objective(each)]
     if not own:
