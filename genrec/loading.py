@@ -11,7 +11,7 @@ import inspect
 import sys
 import traceback
 from dataclasses import is_dataclass
-from importlib.machinery import PathFinder
+from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -141,18 +141,22 @@ def _module(file: str) -> ModuleType:
 
 
 def _import_file(path: Path, file: str) -> ModuleType:
-    """Import a file under the name of its stem, or under another name if a library has that name."""
+    """Import a file under the name of its stem, or under another name if a library has that name.
+
+    The source is compiled each time. Python's own cache tells two versions of a file apart by size and whole seconds alone, so a quick
+    edit could run the old code under the key of the new one.
+    """
     name = _module_name(path)
     specification = importlib.util.spec_from_file_location(name, path)
     assert specification is not None
-    assert specification.loader is not None
+    assert isinstance(specification.loader, SourceFileLoader)
     module = importlib.util.module_from_spec(specification)
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
     before = sys.modules.get(name)
     sys.modules[name] = module
     try:
-        specification.loader.exec_module(module)
+        exec(specification.loader.source_to_code(path.read_bytes(), str(path)), module.__dict__)
     except BaseException as error:
         del sys.modules[name]
         if before is not None:

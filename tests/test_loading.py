@@ -67,6 +67,16 @@ def test_the_current_folder_takes_no_place_of_a_library(tmp_path: Path) -> None:
     assert done.stdout.startswith("row (seed 0)")
 
 
+def test_a_quick_edit_of_the_same_size_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's cache of compiled files compares sizes and whole seconds, which such an edit leaves as they are."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    file = tmp_path / "quick.py"
+    for name in ("one", "two"):
+        file.write_text(ROW.replace('name="row"', f'name="{name}"'))
+        os.utime(file, (1_700_000_000, 1_700_000_000))
+        assert [each.name for each in loading.load(f"{file}:row")] == [name]
+
+
 def test_a_plug_in_beside_the_experiment_is_imported(tmp_path: Path) -> None:
     (tmp_path / "plugin_beside.py").write_text("NAME = 'beside'")
     (tmp_path / "uses_plugin.py").write_text(ROW.replace('"row"', "NAME") + "\nfrom plugin_beside import NAME\n")
