@@ -13,8 +13,28 @@ from numpy import ndarray
 from torch import Tensor
 
 
+class PartOfStep(int):
+    """The number of a training step, which also knows the part of the step's batch (`Optimization.accumulate`).
+
+    It is the number in all arithmetic, so that a schedule depends on the step alone. Random numbers that are drawn for it by
+    `seed_of` and `generator` depend on the part too: parts of one batch have draws of their own.
+    """
+
+    part: int  # from 0
+
+    def __new__(cls, step: int, part: int = 0) -> PartOfStep:
+        """Return the number `step` with its part."""
+        made = super().__new__(cls, step)
+        made.part = part
+        return made
+
+
 def seed_of(*parts: int | str) -> int:
-    """Return a seed in 0 .. 2**63 - 1 from the run's seed and the purpose of the draw, as in `seed_of(seed, "order", epoch)`."""
+    """Return a seed in 0 .. 2**63 - 1 from the run's seed and the purpose of the draw, as in `seed_of(seed, "order", epoch)`.
+
+    Of a `PartOfStep` after the first, its part counts too.
+    """
+    parts = tuple(f"{int(each)} part {each.part}" if isinstance(each, PartOfStep) and each.part else each for each in parts)
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little") >> 1
 
 

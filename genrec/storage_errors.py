@@ -31,7 +31,7 @@ def out_of_memory(error: BaseException) -> ResourceError | None:
     if not isinstance(error, MemoryError) and not is_text_of_it:
         return None
     return ResourceError(
-        f"out of memory ({error}); try half the batch: --sft.optimization.batch_size or --align.optimization.batch_size"
+        f"out of memory ({error}); compute a step in parts: --sft.optimization.accumulate 2 or --align.optimization.accumulate 2"
     )
 
 

@@ -114,9 +114,9 @@ class Preference:
             examples = NumberedExamples(examples, own)
             assert context.reference is not None
             if self._is_static(proposals):
-                cache = ReferenceCache(examples, context.batch_size, context.steps, context.reference)
+                cache = ReferenceCache(examples, context.part_size, context.batch_size * context.steps, context.reference)
         if self.loss.needs.mismatched:
-            check_mismatched_pairs(len(examples), context.batch_size, context.steps)
+            check_mismatched_pairs(len(examples), context.batch_size, context.steps, context.parts)
         step = PreferenceStep(self, context, proposals, cache)
         return TrainingStep(
             examples=examples,

@@ -18,19 +18,20 @@ MAX_VALUES = 1 << 28  # log-probabilities that are kept at most, 1 GiB
 
 
 class ReferenceCache:
-    """Level log-probabilities float32 [L] of all candidates, scored in batches at the first step and kept in the checkpoint.
+    """Level log-probabilities float32 [L] of all candidates, scored at the first step and kept in the checkpoint.
 
-    They are kept only if this saves work and fits: the training takes at least `len(examples)` examples, the reference never changes,
-    and there are at most `MAX_VALUES` values. Else every step scores its own candidates, with the same result up to rounding: a
-    policy's sums depend on the examples that are scored together in the last digits. Rows keep their own number of candidates, without
-    masked ones at the end, so that one long row does not widen the others.
+    They are scored in batches of `part_size` examples. They are kept only if this saves work and fits: the training takes at least as
+    many examples (`trained`) as there are, the reference never changes, and there are at most `MAX_VALUES` values. Else every step
+    scores its own candidates, with the same result up to rounding: a policy's sums depend on the examples that are scored together in
+    the last digits. Rows keep their own number of candidates, without masked ones at the end, so that one long row does not widen the
+    others.
 
     Each step compares its candidates with those that were scored, on the CPU, and raises UsageError if they changed.
     """
 
-    def __init__(self, examples: NumberedExamples, batch_size: int, steps: int, reference: FrozenPolicy) -> None:
-        self.examples, self.batch_size, self.reference = examples, batch_size, reference
-        self.pays = len(examples) <= batch_size * steps
+    def __init__(self, examples: NumberedExamples, part_size: int, trained: int, reference: FrozenPolicy) -> None:
+        self.examples, self.part_size, self.reference = examples, part_size, reference
+        self.pays = len(examples) <= trained
         self.levels: RaggedRows | None = None  # E rows of float32 [L]
         self.identities: RaggedRows | None = None  # E rows with the identities of the scored candidates; proposed anew after a resume
 
@@ -73,7 +74,7 @@ class ReferenceCache:
         if self.levels is None:
             return
         if self.identities is None:
-            index = torch.split(torch.arange(len(self.examples)), self.batch_size)
+            index = torch.split(torch.arange(len(self.examples)), self.part_size)
             self.identities = joined(_of_one_size([ragged(propose(each).int(), 0) for each in index]))
         before = self.identities.padded(number, max(found.shape[1], self.identities.longest(number)), 0)
         changed = ~equal_identities(before, found)
@@ -90,7 +91,7 @@ class ReferenceCache:
         if not self.pays or self.reference.kept:
             return None
         scored, total = [], 0
-        for index in torch.split(torch.arange(len(self.examples)), self.batch_size):
+        for index in torch.split(torch.arange(len(self.examples)), self.part_size):
             scored.append(ragged(score(index), -torch.inf))
             total += scored[-1].values.numel()
             if total > MAX_VALUES:

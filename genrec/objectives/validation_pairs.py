@@ -42,7 +42,7 @@ class PairMetrics:
     @torch.no_grad()
     def measure(self) -> Mapping[str, float]:
         """Return the metrics of `pair_metrics`, in batches as in training; empty without validation users."""
-        pairs, reference, size = self.pairs, self.context.reference, self.context.batch_size
+        pairs, reference, size = self.pairs, self.context.reference, self.context.part_size
         if pairs is None or reference is None:
             return {}
         items, scored = torch.cat([pairs.batch.target.unsqueeze(1), pairs.negatives], 1), []

@@ -189,6 +189,7 @@ def context_of(policy: Policy, data: AlignmentData, recipe: Align, seed: int, fr
         normalize=recipe.normalize,
         steps=recipe.steps,
         batch_size=recipe.optimization.batch_size,
+        parts=recipe.optimization.accumulate,
         seed=seed,
         validation=None if held_out is None else select_users(held_out, MAX_USERS, "validation"),
         history_length=data.history_length,

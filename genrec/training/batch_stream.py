@@ -3,38 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from genrec.data.examples import epoch_order, epoch_steps
-from genrec.types import TrainingExamples
+from genrec.objectives.numbered_examples import NumberedBatch
+from genrec.randomness import PartOfStep
+from genrec.types import TrainingExamples, WindowBatch
+
+
+class Part(NamedTuple):
+    """A part of a step's batch."""
+
+    batch: Any  # the input of the objective
+    targets: int  # its targets: places of windows that have one, else examples
+    number: int  # from 0
 
 
 class BatchStream:
-    """An endless iterable of batches, starting at step `start`. Batch i is a function of (seed, i) alone.
+    """An endless iterable of batches in parts, starting at step `start`. Batch i is a function of (seed, i) alone.
 
-    `prepare(batch, step)` turns a batch into the input of the objective, on the CPU and before the step needs it. On a machine with a
-    GPU the tensors are in pinned memory, so that the transfer to the GPU does not block.
+    A batch is cut into `parts` parts of consecutive examples; a small last batch of an epoch may have fewer.
+
+    `prepare(batch, step)` turns a part of a batch into the input of the objective, on the CPU and before the step needs it. On a
+    machine with a GPU the tensors are in pinned memory, so that the transfer to the GPU does not block.
     """
 
     def __init__(
-        self, examples: TrainingExamples, batch_size: int, seed: int, start: int, prepare: Callable[[Any, int], Any] | None = None
-    ) -> None:
-        self.examples, self.batch_size, self.seed, self.start, self.prepare = examples, batch_size, seed, start, prepare
+        self, examples: TrainingExamples, batch_size: int, seed: int, start: int,
+        prepare: Callable[[Any, int], Any] | None = None, parts: int = 1,
+    ) -> None:  # fmt: skip
+        self.examples, self.batch_size, self.seed, self.start = examples, batch_size, seed, start
+        self.prepare, self.parts = prepare, parts
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[tuple[Part, ...]]:
         steps = epoch_steps(len(self.examples), self.batch_size)
         epoch, first = divmod(self.start, steps)
         while True:
             order = epoch_order(len(self.examples), self.seed, epoch)
             for index in range(first, steps):
-                batch = self.examples.batch(order[index * self.batch_size : (index + 1) * self.batch_size])
-                if self.prepare is not None:
-                    batch = self.prepare(batch, epoch * steps + index)
-                yield pin_memory(batch) if torch.cuda.is_available() else batch
+                examples = order[index * self.batch_size : (index + 1) * self.batch_size]
+                cut = [each for each in torch.tensor_split(examples, self.parts) if len(each)]
+                yield tuple(self._part(each, PartOfStep(epoch * steps + index, number)) for number, each in enumerate(cut))
             epoch, first = epoch + 1, 0
+
+    def _part(self, index: Tensor, step: PartOfStep) -> Part:
+        batch = self.examples.batch(index)
+        targets = targets_in(batch)
+        if self.prepare is not None:
+            batch = self.prepare(batch, step)
+        return Part(pin_memory(batch) if torch.cuda.is_available() else batch, targets, step.part)
+
+
+def targets_in(batch: Any) -> int:
+    """Return the number of targets in a batch of `TrainingExamples`: places of windows that have one, else examples."""
+    batch = batch.batch if isinstance(batch, NumberedBatch) else batch
+    return int((batch.target > 0).sum()) if isinstance(batch, WindowBatch) else len(batch.user)
 
 
 def users_of_step(examples: TrainingExamples, batch_size: int, seed: int, step: int) -> Tensor:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as lightning
 import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from genrec import plugin_errors
 from genrec.non_finite_source import find_source, named_tensors
-from genrec.randomness import seed_of
+from genrec.randomness import PartOfStep, seed_of
+from genrec.training.batch_stream import Part
 from genrec.training.numerics import FiniteCheck
 from genrec.training.recipes import Optimization
 from genrec.training.schedule import Schedule, learning_rate
@@ -20,6 +23,8 @@ from genrec.types import TrainingStep
 
 class Training(lightning.LightningModule):
     """A policy with its objective and optimizer. `step` continues after a resume, unlike the trainer's own count."""
+
+    automatic_optimization = False  # the gradients of the parts of a step are added up here
 
     def __init__(
         self,
@@ -48,46 +53,74 @@ class Training(lightning.LightningModule):
             optimizer.load_state_dict({**optimizer.state_dict(), "state": self.optimizer_state})
         return optimizer
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Set the learning rate and the seed of dropout, both functions of the step."""
-        for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = learning_rate(self.plan, self.step)
-        torch.manual_seed(seed_of(self.seed, "dropout", self.step))
+    def training_step(self, parts: tuple[Part, ...], batch_idx: int) -> None:
+        """Take a step of the optimizer with the gradients of all parts, each weighted by its share of the targets.
 
-    def configure_gradient_clipping(
-        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
-    ) -> None:
-        """Clip the gradients and check their norm before the optimizer applies them.
-
-        Lightning does not clip those of a fused optimizer under autocast, although bf16 uses no scaler.
+        The learning rate and the seed of dropout are functions of the step. Gradients are clipped and their norm is checked before the
+        optimizer applies them.
         """
-        norm = torch.nn.utils.clip_grad_norm_(self.trained_parameters(), self.optimization.max_grad_norm)
-        self.check.add(self.step, self.logged["loss"], norm, self._find_source)
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Return the loss of one batch."""
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(self.plan, self.step)
         for begin in (self.begin, self.objective.begin):
             if begin is not None:
                 begin(self.step)
-        self.batch = batch
-        found = self.objective.loss(batch, self.step)
+        optimizer.zero_grad()
+        self.parts = with_shares(parts)
+        logs = [self._backward(part, share) for part, share in self.parts]
+        self.logged = mean_logs(logs, [share for _, share in self.parts])
+        norm = torch.nn.utils.clip_grad_norm_(self.trained_parameters(), self.optimization.max_grad_norm)
+        self.check.add(self.step, self.logged["loss"], norm, self._find_source)
+        optimizer.step()
+
+    def _loss(self, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return what the objective returns for a part: its loss and the metrics to log."""
+        step = PartOfStep(self.step, part.number)
+        torch.manual_seed(seed_of(self.seed, "dropout", step))
+        return self.objective.loss(part.batch, step)
+
+    def _backward(self, part: Part, share: float) -> dict[str, Tensor]:
+        """Add the gradient of a part's loss, and return the metrics to log."""
+        found = self._loss(part)
         plugin_errors.check_step(found, self.step, self.specification)
         loss, logs = found
-        self.logged = logs | {"loss": loss.detach()}
-        return loss
+        with torch.autocast(loss.device.type, enabled=False):
+            self.manual_backward(loss if share == 1 else share * loss)
+        return logs | {"loss": loss.detach()}
 
     def _find_source(self) -> str | None:
         """Return the operation behind the loss or gradient of this step, which is not finite. The weights are those of the step."""
 
-        def again() -> Tensor:
-            torch.manual_seed(seed_of(self.seed, "dropout", self.step))
-            return self.objective.loss(self.batch, self.step)[0]
+        def again(part: Part) -> Tensor:
+            return self._loss(part)[0]
 
-        return find_source(again, named_tensors(self.batch))
+        sources = (find_source(partial(again, part), named_tensors(part.batch)) for part, _ in self.parts)
+        return next(filter(None, sources), None)
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the policy and of the objective's modules that need a gradient."""
         return [each for module in (self.policy, self.objective_modules) for each in module.parameters() if each.requires_grad]
+
+
+def with_shares(parts: Sequence[Part]) -> list[tuple[Part, float]]:
+    """Return the parts that have targets, each with its share of the step's targets; all parts alike where none has."""
+    total = sum(part.targets for part in parts)
+    return [(part, part.targets / total) for part in parts if part.targets] if total else [(part, 1 / len(parts)) for part in parts]
+
+
+def mean_logs(logs: Sequence[dict[str, Tensor]], shares: Sequence[float]) -> dict[str, Tensor]:
+    """Return the means of the metrics of a step's parts, weighted by their shares, over the parts where a metric is not NaN."""
+    if len(logs) == 1:
+        return logs[0]
+    return {name: _mean([(each[name], share) for each, share in zip(logs, shares, strict=True) if name in each]) for name in logs[0]}
+
+
+def _mean(weighted: Sequence[tuple[Tensor, float]]) -> Tensor:
+    values = torch.stack([value.float() for value, _ in weighted])
+    known = ~values.isnan()
+    weight = known * torch.tensor([share for _, share in weighted], device=values.device)
+    return (values.nan_to_num() * weight).sum() / weight.sum()
 
 
 def adamw(parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:

@@ -197,7 +197,12 @@ def train(
         if progress.step < plan.max_steps and not _out_of_patience(progress, patience):
             trainer = _quiet_trainer(progress.precision, plan.max_steps - progress.step, callback)
             with _restored_signal_handlers():
-                trainer.fit(module, BatchStream(examples, plan.batch_size, order_seed, progress.step, objective.prepare))
+                trainer.fit(
+                    module,
+                    BatchStream(
+                        examples, plan.batch_size, order_seed, progress.step, objective.prepare, recipe.optimization.accumulate
+                    ),
+                )
     if isinstance(recipe, SFT) or recipe.keep == "best":
         policy.load_state_dict(callback.best)
         if callback.progress.best_step == 0:

@@ -23,10 +23,16 @@ class Optimization:
 
     A field that is None is chosen by the number of training examples: see `genrec.training.schedule`. With `decay_steps` a training
     stops at `max_steps` before the learning rate is 0: its weights are those of the longer training at this step.
+
+    With `accumulate` above 1 the batch of a step is cut into so many parts, one after the other, and their gradients are added up,
+    so that a step takes the memory of a part. Each part's loss counts by its number of targets. Where the loss of a batch is a mean
+    over its targets, the sum is the gradient of the whole batch. What compares examples does so within a part: in-batch negatives, the
+    reference point of `KTO`, the mean over the rows that pass a gate.
     """
 
     max_steps: int | None = None  # optimizer steps, at least 1; None: 40 epochs, at least 500 and at most 20,000 steps
     batch_size: int  # examples per step, at least 1
+    accumulate: int = field(default=1, metadata=NEW_IN_KEY)  # parts of a step, 1 to batch_size; their gradients are added up
     learning_rate: float | None = None  # peak learning rate, reached at the end of the warm-up; None: by the number of steps
     warmup_steps: int | None = 0  # steps of linear warm-up, at least 0; None: 5 % of the steps, at most 1,000
     weight_decay: float = 0.0  # AdamW's decoupled weight decay, at least 0
@@ -36,7 +42,12 @@ class Optimization:
 
     def __post_init__(self) -> None:
         check_types(self, "optimization")
-        check_at_least(self, "optimization", 1, *_chosen(self, "max_steps"), "batch_size")
+        check_at_least(self, "optimization", 1, *_chosen(self, "max_steps"), "batch_size", "accumulate")
+        if self.accumulate > self.batch_size:
+            raise UsageError(
+                f"optimization.accumulate must be at most optimization.batch_size = {self.batch_size}, so that each part has an example, "
+                f"got {self.accumulate}"
+            )
         if self.decay_steps is not None and (self.max_steps is None or self.decay_steps < self.max_steps):
             raise UsageError(
                 f"optimization.decay_steps must be at least optimization.max_steps = {self.max_steps}, the step at which training "
@@ -46,6 +57,11 @@ class Optimization:
             if not 0 < getattr(self, name) < float("inf"):
                 raise UsageError(f"optimization.{name} must be above 0 and finite, got {getattr(self, name)}")
         check_at_least(self, "optimization", 0, *_chosen(self, "warmup_steps"), "weight_decay")
+
+    @property
+    def part_size(self) -> int:
+        """Examples of the largest part of a step; the smallest part of a full batch has at most one less."""
+        return -(-self.batch_size // self.accumulate)
 
 
 @dataclass(frozen=True, kw_only=True)

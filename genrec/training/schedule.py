@@ -39,6 +39,7 @@ class Schedule(NamedTuple):
     batch_size: int  # examples per step
     examples: int  # number of training examples
     decay_steps: int | None = None  # step at which the learning rate is 0; None: max_steps
+    parts: int | None = None  # parts of a step, if there are several: `Optimization.accumulate`
 
     @property
     def epochs(self) -> float:
@@ -51,8 +52,9 @@ class Schedule(NamedTuple):
         return {**known, "epochs": round(self.epochs, 3)}
 
     def __str__(self) -> str:
+        examples = f"{self.batch_size:,} examples{'' if self.parts is None else f' in {self.parts} parts'}"
         return (
-            f"{self.max_steps:,} steps of {self.batch_size:,} examples ({self.epochs:.3g} epochs of {self.examples:,} examples), "
+            f"{self.max_steps:,} steps of {examples} ({self.epochs:.3g} epochs of {self.examples:,} examples), "
             f"warm-up {self.warmup_steps:,} steps, learning rate {self.learning_rate:.3g}, validation every {self.every:,} steps"
         )
 
@@ -91,6 +93,7 @@ def schedule(recipe: SFT | Align, examples: int) -> Schedule:
         batch_size=optimization.batch_size,
         examples=examples,
         decay_steps=optimization.decay_steps,
+        parts=None if optimization.accumulate == 1 else optimization.accumulate,
     )
 
 

@@ -58,6 +58,7 @@ def fine_tune(
         normalize="codes",
         steps=recipe.optimization.max_steps or 0,
         batch_size=recipe.optimization.batch_size,
+        parts=recipe.optimization.accumulate,
         seed=seed,
     )
     step = build_step(recipe.objective, context)

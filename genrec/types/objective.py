@@ -99,11 +99,17 @@ class ObjectiveContext(NamedTuple):
     frozen_copy: Callable[[str], FrozenPolicy]  # a further frozen copy, part of the checkpoint; its name labels the weights there
     normalize: Literal["codes", "children"]  # softmax of each level, see `genrec.experiment.Align.normalize`
     steps: int  # optimizer steps of the stage; 0 in an SFT whose steps follow from the number of its examples
-    batch_size: int  # examples of a step
+    batch_size: int  # examples of a step, in `parts` parts
     seed: int  # the random numbers of a step depend on it, see `genrec.randomness.generator`
     epoch_steps: int = 0  # steps of an epoch over the objective's examples; the objective sets it for its proposer
     validation: TrainingExamples | None = None  # validation users with their held-out item, as a `SequenceBatch`; never trained on
     history_length: int | None = None  # most items of a history, for a proposer with examples of its own; None: no limit
+    parts: int = 1  # parts of a step (`genrec.experiment.Optimization.accumulate`): `loss` and `prepare` get one part at a time
+
+    @property
+    def part_size(self) -> int:
+        """Examples that `loss` gets at once, at most."""
+        return -(-self.batch_size // self.parts)
 
 
 class StepFault(NamedTuple):
@@ -118,7 +124,9 @@ class TrainingStep:
     """An objective that is ready to train. Fields after `loss` are for objectives that need them."""
 
     examples: TrainingExamples  # the batches of the stage
-    loss: Callable[[Any, int], tuple[Tensor, Logs]]  # (prepared batch on the device, step) -> scalar loss, further metrics to log
+    # (prepared batch on the device, step) -> scalar loss, further metrics to log. Of a step in parts it is called for each part, and
+    # random numbers of `genrec.randomness` drawn for this `step` differ between the parts
+    loss: Callable[[Any, int], tuple[Tensor, Logs]]
     prepare: Callable[[Any, int], Any] | None = None  # (batch on the CPU, step) -> input of `loss`; runs before the step needs it
     begin: Callable[[int], None] | None = None  # called with each step before its loss, for example to refresh a frozen copy
     state: ObjectiveState | None = None  # tensors for the checkpoint

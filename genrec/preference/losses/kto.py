@@ -63,7 +63,10 @@ class KTO:
         """Raise UsageError if the batches of the alignment have one example, which leaves no mismatched pair for z0."""
         for alignment in experiment.alignments:
             if self in components(alignment):
-                _check_batch(alignment.optimization.batch_size, "align.optimization.batch_size")
+                optimization = alignment.optimization
+                _check_batch(
+                    optimization.batch_size // optimization.accumulate, _origin(optimization.batch_size, optimization.accumulate)
+                )
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         """Return the loss of each example. It depends on the batch through z0 and, without `paired`, through N."""
@@ -77,17 +80,24 @@ class KTO:
         return result._replace(chosen_reward=result.chosen_reward.masked_fill(~present, -torch.inf))
 
 
-def check_mismatched_pairs(examples: int, batch_size: int, steps: int) -> None:
-    """Raise UsageError if every batch has one example; warn if the last batch of an epoch has one and training reaches it.
+def check_mismatched_pairs(examples: int, batch_size: int, steps: int, parts: int = 1) -> None:
+    """Raise UsageError if a part of every batch has one example; warn if one of an epoch's last batch has, and training reaches it.
 
-    Batches are consecutive parts of a shuffled epoch, so the last one holds the remainder of `examples` / `batch_size`.
+    Batches are consecutive parts of a shuffled epoch, so the last one holds the remainder of `examples` / `batch_size`. Each is cut
+    into `parts` parts (`Optimization.accumulate`).
     """
-    _check_batch(min(examples, batch_size), f"batches of {examples} training examples (align.optimization.batch_size {batch_size})")
-    if examples % batch_size == 1 and steps > examples // batch_size:
+    whole, last = min(examples, batch_size) // parts, examples % batch_size
+    _check_batch(whole, f"batches of {examples} training examples ({_origin(batch_size, parts)})")
+    if last and last // parts < 2 and steps > examples // batch_size:
+        place = "the last batch of each epoch" if parts == 1 else "a part of the last batch of each epoch"
         say(
-            f"alignment: the last batch of each epoch has 1 of the {examples} examples and so no mismatched pair: the reference point "
-            f"z0 (arXiv 2402.01306, Eq. 8) is 0 in that step; an align.optimization.batch_size other than {batch_size} avoids it"
+            f"alignment: {place} has 1 of the {examples} examples and so no mismatched pair: the reference point "
+            f"z0 (arXiv 2402.01306, Eq. 8) is 0 there; an align.optimization.batch_size other than {batch_size} avoids it"
         )
+
+
+def _origin(batch_size: int, parts: int) -> str:
+    return f"align.optimization.batch_size {batch_size}{'' if parts == 1 else f', align.optimization.accumulate {parts}'}"
 
 
 def _check_batch(size: int, name: str) -> None:

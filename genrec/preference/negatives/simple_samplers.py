@@ -31,8 +31,8 @@ class InBatch:
     """
 
     def most_negatives(self, experiment: Any) -> float:
-        """Return the number of targets in the rest of a batch."""
-        return float(min(each.optimization.batch_size for each in experiment.alignments if self in components(each)) - 1)
+        """Return the number of targets in the rest of a batch, or of its part with `Optimization.accumulate`."""
+        return float(min(each.optimization.part_size for each in experiment.alignments if self in components(each)) - 1)
 
     def build(self, context: SamplerContext) -> Draw:
         """Build the draw."""
