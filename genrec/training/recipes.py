@@ -45,8 +45,8 @@ class Optimization:
         check_at_least(self, "optimization", 1, *_chosen(self, "max_steps"), "batch_size", "accumulate")
         if self.accumulate > self.batch_size:
             raise UsageError(
-                f"optimization.accumulate must be at most optimization.batch_size = {self.batch_size}, because a part has at least one "
-                f"example, got {self.accumulate}"
+                f"optimization.accumulate must be at most optimization.batch_size = {self.batch_size}, because each part has at least "
+                f"one example, got {self.accumulate}"
             )
         if self.decay_steps is not None and (self.max_steps is None or self.decay_steps < self.max_steps):
             raise UsageError(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +14,15 @@ from alignments import align, corpus, parts
 from alignments import recipe as alignment
 from hypothesis import given
 from hypothesis import strategies as st
+from pandas import DataFrame
+from pandas.testing import assert_frame_equal
 from torch import Tensor
 from trainings import RECIPE, constant, fine_tune, likelihood, policy, train, training_examples
 
 from genrec.data.examples import windows
-from genrec.errors import UsageError
-from genrec.preference.losses import DPO, KTO, SoftmaxDPO, check_mismatched_pairs
+from genrec.errors import Stopped, UsageError
+from genrec.preference.losses import DPO, KTO, SoftmaxDPO
+from genrec.preference.losses.kto import check_mismatched_pairs
 from genrec.randomness import PartOfStep, generator, seed_of
 from genrec.store import describe
 from genrec.training.batch_stream import BatchStream, Part, targets_in
@@ -89,38 +95,40 @@ def test_targets_of_windows_are_their_places() -> None:
     assert targets_in(training_examples().batch(torch.arange(5))) == 5
 
 
-def test_negatives_of_parts_are_their_own_and_statistics_count_all(tmp_path: Path) -> None:
-    """Two parts of a batch do not get the same draws; the counts of drawn negatives are those of all parts."""
-    seen: list[Tensor] = []
+def test_negatives_drawn_by_example_do_not_depend_on_the_parts(tmp_path: Path) -> None:
+    """The draws of all parts are counted, and each example has those that it has in one batch."""
 
-    def draws(accumulate: int) -> int:
+    def counts(accumulate: int) -> DataFrame:
         settings = alignment(accumulate=accumulate, max_steps=2, every=2, num_negatives=2)
-        _, _, counts = align(*parts(), settings, 0, tmp_path / str(accumulate), constant)
-        seen.append(torch.tensor(counts[["user", "item"]].to_numpy()))
-        return int(counts["count"].sum())
+        return align(*parts(), settings, 0, tmp_path / str(accumulate), constant)[2]
 
-    assert draws(1) == draws(2) == 2 * 32 * 2
-    assert seen[0].shape != seen[1].shape or not torch.equal(seen[0], seen[1])
+    whole = counts(1)
+    assert whole["count"].sum() == 2 * 32 * 2
+    assert_frame_equal(counts(2), whole)
 
 
 def test_an_alignment_in_parts_resumes(tmp_path: Path) -> None:
-    whole, stopped = parts(), parts()
+    """Stopped at a validation, with dropout and draws of its own in each part, it ends with the same weights."""
     settings = alignment(accumulate=2, max_steps=6, every=3)
-    align(*whole, settings, 0, tmp_path / "whole", constant)
-    short = replace(settings, optimization=replace(settings.optimization, decay_steps=6, max_steps=6))
-    calls = iter(range(9))
 
-    def interrupted() -> dict[str, float]:
-        if next(calls) == 1:
-            raise KeyboardInterrupt
+    def weights(folder: Path, validate: Callable[[], dict[str, float]]) -> dict[str, Tensor]:
+        built, *others = parts()
+        align(built, *others, settings, 0, tmp_path / folder, validate)
+        return built.state_dict()
+
+    calls: list[int] = []
+
+    def terminated() -> dict[str, float]:
+        calls.append(0)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
         return constant()
 
-    with pytest.raises(KeyboardInterrupt):
-        align(*stopped, short, 0, tmp_path / "stopped", interrupted)
-    again = parts()
-    align(*again, short, 0, tmp_path / "stopped", constant)
-    for name, value in whole[0].state_dict().items():
-        assert torch.equal(again[0].state_dict()[name], value)
+    with pytest.raises(Stopped, match=r"stopped at step [34], checkpoint saved"):
+        weights(Path("cut"), terminated)
+    whole, resumed = weights(Path("whole"), constant), weights(Path("cut"), constant)
+    for name, value in whole.items():
+        assert torch.equal(resumed[name], value)
 
 
 def test_the_default_keeps_the_keys_of_artifacts() -> None:

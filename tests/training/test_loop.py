@@ -96,7 +96,9 @@ def test_batches_are_a_function_of_the_step(corpus_examples: Examples) -> None:
         torch.testing.assert_close(next(iter(BatchStream(corpus_examples, 100, seed=1, start=start))), batches[start])
     for epoch in (batches[:epoch_steps], batches[epoch_steps:]):  # every example once per epoch
         assert sum(len(part.batch.user) for parts in epoch for part in parts) == len(corpus_examples)
-    first, second = (torch.cat([batch.target for batch in epoch]) for epoch in (batches[:epoch_steps], batches[epoch_steps:]))
+    first, second = (
+        torch.cat([part.batch.target for parts in epoch for part in parts]) for epoch in (batches[:epoch_steps], batches[epoch_steps:])
+    )
     assert not torch.equal(first, second)
     assert torch.equal(first.sort().values, second.sort().values)
 

@@ -244,7 +244,8 @@ def test_users_of_a_step_are_those_of_its_batch() -> None:
     """Also in the second epoch: 420 examples in batches of 100 are 5 steps."""
     stream = iter(BatchStream(training_examples(), 100, seed=1, start=0))
     for step in range(8):
-        assert torch.equal(users_of_step(training_examples(), 100, 1, step), next(stream).user)
+        (part,) = next(stream)
+        assert torch.equal(users_of_step(training_examples(), 100, 1, step), part.batch.user)
 
 
 def test_an_artifact_holds_finite_weights_only() -> None:
