@@ -15,7 +15,8 @@ from filelock import FileLock, Timeout
 from genrec import artifact_folders, failed_runs, live_runs, run_files
 from genrec.disk_usage import in_words, table
 from genrec.errors import UsageError, counted
-from genrec.pipeline import VERSIONS, attempts_file
+from genrec.pipeline import VERSIONS
+from genrec.stage_attempts import attempts_file
 from genrec.stage_names import kind_of_stage, place_of
 from genrec.store import locked_file
 from genrec.stored_artifacts import HALF_REMOVED, ArtifactId, RowUses, Stored, Uses, stored, trained_row, unrecorded_builds, uses

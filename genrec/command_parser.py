@@ -54,6 +54,15 @@ def build() -> argparse.ArgumentParser:
         help="run stages side by side in other processes: local:N, ray, ray:ADDRESS, slurm or slurm:partition=NAME,hours=8. Stages "
         "that rows share are built once; a row that fails does not end the others",
     )
+    run.add_argument(
+        "--trainer.devices",
+        dest="devices",
+        metavar="N",
+        type=int,
+        default=1,
+        help="train each policy with N processes, a GPU for each where there are GPUs; steps are computed in at least N parts "
+        "(--sft.optimization.accumulate)",
+    )
     run.add_argument("--offline", action="store_true", help="download nothing (also GENREC_OFFLINE=1)")
     run.set_defaults(call=experiment_commands.run)
 

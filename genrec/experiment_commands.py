@@ -55,6 +55,7 @@ def run(options: argparse.Namespace, flags: list[str]) -> int:
     from genrec import dry_run, engines, loading, pipeline, results, row_tracking, run_experiments, studies
     from genrec.overrides import print_fields
     from genrec.progress import say
+    from genrec.training_processes import in_parts
 
     pipeline.check_stage(options.refresh)
     if options.seed is not None and options.seeds is not None:
@@ -72,7 +73,7 @@ def run(options: argparse.Namespace, flags: list[str]) -> int:
         say(run_experiments.collapsed_line(len(loaded), experiments))
     experiments = listed.seeded(experiments)
     if options.dry_run:
-        for line in dry_run.lines(experiments, options.replace):
+        for line in dry_run.lines([in_parts(each, options.devices) for each in experiments], options.replace):
             print(line)
         return 0
     trackers, study = row_tracking.trackers_of(options.track), studies.study_name(options.experiment)
@@ -83,6 +84,7 @@ def run(options: argparse.Namespace, flags: list[str]) -> int:
         study=study,
         trackers=trackers,
         on=options.on,
+        devices=options.devices,
         origin=listed,
     )
     for comparison in found.comparisons:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,16 +17,17 @@ from typing import Any, NamedTuple
 
 from genrec import artifact_folders, hashed_json, manifests, stages
 from genrec.data.splits import tie_order_of
-from genrec.environment import environment, git_commit, joined, versions
+from genrec.environment import environment, git_commit, versions
 from genrec.errors import ArtifactError, InputError, UsageError
 from genrec.experiment import Experiment, file_names, flags_in_words
-from genrec.hashed_json import Each
 from genrec.plugin_errors import attribute_to
 from genrec.progress import say
+from genrec.stage_attempts import attempts_file, of_all_attempts
 from genrec.stage_names import align_stage, is_training_stage, kind_of_stage, place_of
-from genrec.store import Artifact, Store, describe, key_of, now, write_json
+from genrec.store import Artifact, Store, describe, key_of, now
 from genrec.tokenizer.health_report import say_health
-from genrec.training.curves import OnRow, Row, together
+from genrec.training.curves import OnRow, Row
+from genrec.training.curves import together as joined_rows
 from genrec.workspace import raw_folder, store
 
 VERSIONS = {"data": 4, "embed": 2, "tokenize": 2, "sft": 3, "align": 5, "evaluate": 3}  # of each stage; raised when results change
@@ -37,6 +39,8 @@ USED = {  # the fields of an experiment whose components run in each stage
     "align": ("policy", "align"),
     "evaluate": ("policy", "evaluate"),
 }
+
+Together = Callable[[str, str, Path], AbstractContextManager[None]]
 
 
 class Step(NamedTuple):
@@ -121,6 +125,7 @@ def run(
     on_row: OnRow | None = None,
     on_stage_row: Callable[[str, Row], None] | None = None,
     alone: bool = False,
+    together: Together | None = None,
 ) -> dict[str, Artifact]:
     """Build the missing artifacts of an experiment and return all of its artifacts by stage.
 
@@ -132,6 +137,7 @@ def run(
         on_artifact: called with each artifact as soon as it exists, before the next stage runs.
         on_row: called with each row of the training curves of the stage `last` while it trains. An exception of it ends the training.
         on_stage_row: called with the stage and each row of the training curves of every stage that trains.
+        together: called with stage, key and folder of each training, it returns a context in which other processes take part.
         alone: build the stage `last` and what it reads, but not the other stages before it; the caller has checked the components.
 
     """
@@ -152,7 +158,7 @@ def run(
         anew = rebuild and not known
         if anew or not existing.is_done(step.stage, step.key):
             follow = None if on_stage_row is None else partial(on_stage_row, step.stage)
-            _build(experiment, step, artifacts, existing, anew, together(on_row if step.stage == last else None, follow))
+            _build(experiment, step, artifacts, existing, anew, joined_rows(on_row if step.stage == last else None, follow), together)
         artifacts[step.stage] = existing.get(step.stage, step.key)
         if step.stage == "data" and not alone:
             stages.check_components(experiment, artifacts["data"].folder)
@@ -186,8 +192,9 @@ def is_stage(name: str) -> bool:
 
 
 def _build(
-    experiment: Experiment, step: Step, artifacts: dict[str, Artifact], existing: Store, anew: bool, on_row: OnRow | None
-) -> None:
+    experiment: Experiment, step: Step, artifacts: dict[str, Artifact], existing: Store, anew: bool, on_row: OnRow | None,
+    together: Together | None,
+) -> None:  # fmt: skip
     """Run one stage and store its artifact. With `anew`, nothing is resumed, and the artifact takes the place of one that exists."""
     about: dict[str, Any] = {
         "version": version_of(step.stage),
@@ -206,8 +213,8 @@ def _build(
     try:
         with existing.create(step.stage, step.key, about, replace=anew) as folder, attribute_to(used, f"in stage {step.stage}"):
             if folder is not None:
-                about["environment"] = _of_all_attempts(attempts, checkpoint, environment(), title)
-                _run_builder(experiment, step, artifacts, folder, on_row)
+                about["environment"] = of_all_attempts(attempts, checkpoint, environment(), title)
+                _run_builder(experiment, step, artifacts, folder, on_row, together)
     finally:
         if not checkpoint.is_dir():  # nothing to resume from
             attempts.unlink(missing_ok=True)
@@ -221,19 +228,15 @@ def discard(experiment: Experiment, stage: str) -> None:
     attempts_file(step.stage, step.key).unlink(missing_ok=True)
 
 
-def attempts_file(stage: str, key: str) -> Path:
-    """Return the file with the environments of the attempts at a stage."""
-    return store().folder(stage, f".{key}.attempts.json")
-
-
 def _run_builder(
-    experiment: Experiment, step: Step, artifacts: dict[str, Artifact], folder: Path, on_row: OnRow | None = None
+    experiment: Experiment, step: Step, artifacts: dict[str, Artifact], folder: Path, on_row: OnRow | None, together: Together | None
 ) -> None:
     """Run one stage. Raise an error if another process has changed what it reads."""
     parents = {name: artifact.folder for name, artifact in artifacts.items()}
     try:
-        watch = (on_row,) if on_row is not None and is_training_stage(step.stage) else ()
-        stages.builder_of(step.stage)(experiment, parents, folder, *watch)
+        trains = is_training_stage(step.stage)
+        with together(step.stage, step.key, folder) if together is not None and trains else nullcontext():
+            stages.builder_of(step.stage)(experiment, parents, folder, *((on_row,) if on_row is not None and trains else ()))
     except FileNotFoundError as error:
         for parent in (artifacts[name] for name in step.parents):
             if not _is_unchanged(parent):
@@ -279,22 +282,3 @@ def _fingerprints(description: object) -> list[object]:
         return []
     own = [description["fingerprint"]] if "fingerprint" in description else []
     return own + [each for entry in description.values() for each in _fingerprints(entry)]
-
-
-def _of_all_attempts(path: Path, checkpoint: Path, now: dict[str, str], title: str) -> dict[str, str]:
-    """Return the environments of all attempts at a stage, joined, and keep them in a file beside the unfinished artifact.
-
-    Logs what has changed since the checkpoint that the stage resumes from was begun.
-    """
-    environments = [now]
-    if checkpoint.is_dir() and path.is_file():
-        advice = "remove it and run the same command again"
-        before = hashed_json.read_object(path, advice)
-        hashed_json.check_shape(path, before, Each(str), advice)
-        environments.insert(0, before)
-    together = joined(environments)
-    changes = [f"{name} {value}" for name, value in together.items() if value != now.get(name)]
-    if changes:
-        say(f"{title}: resumed in another environment ({'; '.join(changes)}); the result can differ from an uninterrupted run's")
-    write_json(path, together)
-    return together

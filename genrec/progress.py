@@ -31,6 +31,7 @@ class State(NamedTuple):
 Watcher = Callable[[State], None]
 _watchers: list[Watcher] = []
 _labels: list[str] = []
+_silenced: list[bool] = []
 
 
 @contextmanager
@@ -75,9 +76,19 @@ def pace(rate: float | None, seconds_left: float | None) -> str:
     return f"{each}, about {duration(seconds_left)} left" if seconds_left else each
 
 
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Print nothing within this context: another process prints the same."""
+    _silenced.append(True)
+    try:
+        yield
+    finally:
+        _silenced.pop()
+
+
 def say(message: str) -> None:
     """Print a line to standard error, so that standard output holds the result only."""
-    if sys.stderr is not None:  # None if the parent process closed it
+    if sys.stderr is not None and not _silenced:  # None if the parent process closed it
         print(message, file=sys.stderr, flush=True)
 
 
@@ -110,7 +121,7 @@ class Progress:
         now = time.monotonic()
         if self._first is None:
             self._first = now, self.done
-        if self._nested:
+        if self._nested or _silenced:
             return
         for watcher in _watchers:
             watcher(self._state(note, now))

@@ -29,6 +29,7 @@ from genrec.kept_rows import KeptRows, Rows
 from genrec.progress import say
 from genrec.stage_tasks import Origin
 from genrec.sweeps import Sweep, given
+from genrec.training_processes import train_together
 from genrec.types import Tracker
 
 NUM_SHOWN = 5  # seeds that a message names at most
@@ -77,6 +78,7 @@ def run(
     study: str = studies.FROM_PYTHON,
     trackers: Mapping[str, Tracker] | None = None,
     on: str | None = None,
+    devices: int = 1,
     origin: Origin | None = None,
 ) -> Results:
     """Run the missing stages of an experiment or of a list of them, record the rows, and return their table (`genrec run`).
@@ -90,6 +92,8 @@ def run(
         trackers: by name, what follows the trainings, such as {"mine": MyTracker()} (`genrec.types.Tracker`). With `on` they receive
             the curves of a row when all of its stages are done.
         on: where the stages run, such as "local:2" (`genrec.engines.engine_of`); None: in this process.
+        devices: processes that train each policy together, a GPU for each where there are GPUs (`genrec.training_processes`). Steps
+            are then computed in at least as many parts (`Optimization.accumulate`).
         origin: makes the same list of experiments in a worker process; None: the experiments are sent there.
 
     """
@@ -98,8 +102,12 @@ def run(
         raise UsageError(f"run needs an Experiment or a list of them, got {listed or 'an empty list'!r}")
     if seeds is not None:
         listed = with_seeds(listed, seed_numbers(seeds))
-    sweep = None if on is None else Sweep(engine_of(on), given(listed) if origin is None else origin)
-    run_experiments.run(listed, refresh, replace, study, trackers, sweep)
+    sweep, together = None, None
+    if devices != 1:
+        listed, together = train_together(listed, origin, devices, on)
+    if on is not None:
+        sweep = Sweep(engine_of(on), given(listed) if origin is None else origin)
+    run_experiments.run(listed, refresh, replace, study, trackers, sweep, together)
     numbers = {name: {each.seed for each in listed if each.name == name} for name in (each.name for each in listed)}
     trained = {each.name for each in listed if "sft" in each.stages}
     found = []

@@ -32,6 +32,7 @@ class Rows(NamedTuple):
     refreshed: set[str]  # keys of the stages that were handled before
     before: dict[str, int | None]  # key -> when the artifact was finished before this command, in nanoseconds
     new: dict[str, Artifact]  # key -> artifact that this command has made
+    together: Callable[[int], pipeline.Together] | None = None  # what starts further processes for the trainings of the row at a place
 
 
 def run(
@@ -41,6 +42,7 @@ def run(
     study: str = studies.FROM_PYTHON,
     trackers: Mapping[str, Tracker] | None = None,
     sweep: Callable[[Rows], None] | None = None,
+    together: Callable[[int], pipeline.Together] | None = None,
 ) -> None:
     """Run the missing stages of each experiment and record the results. Log the seconds of all new artifacts at the end.
 
@@ -55,6 +57,8 @@ def run(
         study: name of the list in the record of what was tried (`studies.study_name`).
         trackers: by name, what follows the trainings (`row_tracking.trackers_of`). One that fails stops nothing.
         sweep: runs the rows in other processes (`genrec.sweeps`); None: one after the other in this process.
+        together: called with the place of a row in the list, it returns what starts further processes for its trainings
+            (`genrec.training_processes`); None: this process trains alone.
 
     """
     tracking = Tracking({} if trackers is None else dict(trackers))
@@ -63,7 +67,7 @@ def run(
         run_files.check_extendable(name)
     run_files.check_rows(experiments, replace)
     studies.record(study, experiments)
-    rows = Rows(experiments, refresh, replace, tracking, set(), {}, {})
+    rows = Rows(experiments, refresh, replace, tracking, set(), {}, {}, together)
     (sweep or _one_by_one)(rows)
     for name in dict.fromkeys(experiment.name for experiment in experiments):
         run_files.say_other_metrics(name)
@@ -92,7 +96,10 @@ def run_row(rows: Rows, number: int, recorder: live_runs.Recorder) -> None:
         note_before(rows, steps)
         with rows.tracking.row(experiment, steps, anew=rows.refresh is not None) as log:
             finish = partial(_finish_stage, experiment, done, recorder, log)
-            artifacts = pipeline.run(experiment, rows.refresh, rows.refreshed, on_artifact=finish, on_stage_row=log.on_row)
+            others = None if rows.together is None else rows.together(number)
+            artifacts = pipeline.run(
+                experiment, rows.refresh, rows.refreshed, on_artifact=finish, on_stage_row=log.on_row, together=others
+            )
         run_files.record(experiment, artifacts, rows.replace)
     except BaseException as error:
         record_failure(experiment, steps, done, error)

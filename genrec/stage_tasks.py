@@ -75,14 +75,20 @@ class StageTask:
         self.surroundings.enter()
         experiment = self.origin()[self.number]
         steps = pipeline.plan(experiment)
+        check_key(experiment, steps, self.stage, self.key)
         keys = {step.stage: step.key for step in steps}
-        if keys.get(self.stage) != self.key:
-            raise InputError(
-                f"the settings or files of {experiment.name} (seed {experiment.seed}) are not those of the command on "
-                f"{socket.gethostname()}: {self.stage} has the key {keys.get(self.stage)}, expected {self.key}; run the same command "
-                "again if its files have changed, and give all machines the same files and the same version of genrec"
-            )
         refresh, known = self.stage if self.anew else None, set(keys.values()) - {self.key}
         with live_runs.recorded(self.command) as recorder, progress.labeled(f"{self.name} (seed {self.seed})"):
             recorder.row(*self.place, self.name, self.seed, keys, self.stage)
             pipeline.run(experiment, refresh, known, last=self.stage, alone=True)
+
+
+def check_key(experiment: Experiment, steps: Sequence[pipeline.Step], stage: str, key: str) -> None:
+    """Raise InputError if the stage of an experiment has another key in this process than in that of the command."""
+    found = next((step.key for step in steps if step.stage == stage), None)
+    if found != key:
+        raise InputError(
+            f"the settings or files of {experiment.name} (seed {experiment.seed}) are not those of the command on "
+            f"{socket.gethostname()}: {stage} has the key {found}, expected {key}; run the same command "
+            "again if its files have changed, and give all machines the same files and the same version of genrec"
+        )

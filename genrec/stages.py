@@ -6,7 +6,7 @@ The order of the stages and the keys of their artifacts are in `genrec.pipeline`
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from genrec import process_group
 from genrec.data.corpus import Corpus
 from genrec.data.corpus_builder import prepare
 from genrec.data.examples import CorpusExamples, examples
@@ -144,8 +145,9 @@ def build_sft(experiment: Experiment, parents: Parents, folder: Path, watch: cur
             data,
             held_out,
         )
-    _save_policy(policy, outcome, step, folder)
-    write_json(folder / "baselines.json", baseline_scores(corpus, experiment, recipe))
+    if process_group.leads():
+        _save_policy(policy, outcome, step, folder)
+        write_json(folder / "baselines.json", baseline_scores(corpus, experiment, recipe))
 
 
 def build_align(experiment: Experiment, parents: Parents, folder: Path, watch: curves.OnRow | None = None, place: int = 0) -> None:
@@ -179,8 +181,9 @@ def build_align(experiment: Experiment, parents: Parents, folder: Path, watch: c
             sft if recipe.reference == "sft" else None,
             sft,
         )
-    _save_policy(policy, outcome, step, folder)
-    write_json(folder / "baselines.json", baseline_scores(corpus, experiment, recipe))
+    if process_group.leads():
+        _save_policy(policy, outcome, step, folder)
+        write_json(folder / "baselines.json", baseline_scores(corpus, experiment, recipe))
 
 
 def build_evaluate(experiment: Experiment, parents: Parents, folder: Path) -> None:
@@ -275,6 +278,8 @@ def _save_policy(policy: Policy, outcome: Outcome, step: TrainingStep, folder: P
 
 def _tracked(experiment: Experiment, stage: str, folder: Path) -> AbstractContextManager[curves.OnRow | None]:
     """Return a context that writes training curves for TensorBoard. Its files lie outside the artifacts, since they are no result."""
+    if not process_group.leads():
+        return nullcontext()
     return tensorboard(tensorboard_folder() / experiment.name / f"seed-{experiment.seed}-{stage}-{_key_of(folder)}")
 
 

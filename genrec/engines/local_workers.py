@@ -36,12 +36,13 @@ class LocalEngine:
     """Worker processes of this machine."""
 
     workers: int  # number of processes, 1 or more
+    num_threads: int | None = None  # of each process; None: its share
 
     def start(self) -> LocalPool:
         """Return the pool. A process starts with its first task."""
         if "--multiprocessing-fork" in sys.orig_argv:  # a worker imports the script that started it
             raise UsageError(f"a worker process can't start further workers; {GUARD}")
-        return LocalPool(self.workers, threads.shared_by(self.workers))
+        return LocalPool(self.workers, self.num_threads or threads.shared_by(self.workers))
 
 
 class LocalFuture:

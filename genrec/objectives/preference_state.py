@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from genrec import process_group
 from genrec.objective_state import FixedTensors, JoinedStates
 from genrec.preference.draw_counts import DrawCounts
 from genrec.preference.negative_statistics import NegativeStatistics, Summary
@@ -18,6 +19,9 @@ from genrec.types import Candidates, ObjectiveState, SamplerContext, SequenceBat
 
 MAX_EMPTY_SHARE = 0.5  # warn if a larger share of the examples got no negative
 _GATED = "gated"  # name of the tensor bool [1]
+COUNTED = frozenset(
+    {"rows", "places", "empty_rows", "draws", "cosine", "depths", "drawn_pairs", "drawn_counts", _GATED}
+)  # own tensors
 _PROPOSER = "proposer."  # prefix of the names of a proposer's tensors
 
 
@@ -54,6 +58,28 @@ class PreferenceState:
         self.cache.restore(saved)
         names = [name for name in saved if name.startswith(_PROPOSER)]
         self.proposer.restore({name.removeprefix(_PROPOSER): saved[name] for name in names})
+
+    def collect(self) -> None:
+        """Move the counts of all processes that train together to the first one."""
+        totals, drawn = process_group.of_all(self.statistics.totals), process_group.of_all(self.draw_counts.tensors())
+        is_gated = any(process_group.of_all(bool(self.gated)))
+        self.gated.fill_(is_gated)
+        if not process_group.leads():
+            self.clear()
+            return
+        for others in totals[1:]:
+            for name, total in others.items():
+                self.statistics.totals[name] += total
+        for tensors in drawn[1:]:
+            other = DrawCounts(self.draw_counts.width - 1)
+            other.restore(tensors)
+            self.draw_counts.add(other)
+
+    def clear(self) -> None:
+        """Forget all counts."""
+        for total in self.statistics.totals.values():
+            total.zero_()
+        self.draw_counts.restore({name: value[:0] for name, value in self.draw_counts.tensors().items()})
 
     def save(self, folder: Path) -> None:
         """Write `negatives.json` and `drawn_negatives.parquet`. Warn if many examples got no negative."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from genrec import process_group
 from genrec.data.examples import epoch_order, epoch_steps
 from genrec.objectives.numbered_examples import NumberedBatch
 from genrec.randomness import PartOfStep
@@ -17,7 +18,7 @@ from genrec.types import TrainingExamples, WindowBatch
 class Part(NamedTuple):
     """A part of a step's batch."""
 
-    batch: Any  # the input of the objective
+    batch: Any  # the input of the objective; None if another process computes the part
     targets: int  # its targets: places of windows that have one, else examples
     number: int  # from 0
 
@@ -25,7 +26,8 @@ class Part(NamedTuple):
 class BatchStream:
     """An endless iterable of batches in parts, starting at step `start`. Batch i is a function of (seed, i) alone.
 
-    A batch is cut into `parts` parts of consecutive examples; a small last batch of an epoch may have fewer.
+    A batch is cut into `parts` parts of consecutive examples; a small last batch of an epoch may have fewer. Processes that train
+    together take turns: part p is for the process of rank p modulo their number.
 
     `prepare(batch, step)` turns a part of a batch into the input of the objective, on the CPU and before the step needs it. On a
     machine with a GPU the tensors are in pinned memory, so that the transfer to the GPU does not block.
@@ -52,6 +54,8 @@ class BatchStream:
     def _part(self, index: Tensor, step: PartOfStep) -> Part:
         batch = self.examples.batch(index)
         targets = targets_in(batch)
+        if step.part % process_group.size() != process_group.rank():
+            return Part(None, targets, step.part)
         if self.prepare is not None:
             batch = self.prepare(batch, step)
         return Part(pin_memory(batch) if torch.cuda.is_available() else batch, targets, step.part)

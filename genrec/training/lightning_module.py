@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
-from genrec import plugin_errors
+from genrec import plugin_errors, process_group
 from genrec.non_finite_source import find_source, named_tensors
 from genrec.randomness import PartOfStep, seed_of
 from genrec.training.batch_stream import Part
@@ -44,7 +44,7 @@ class Training(lightning.LightningModule):
         self.objective_modules = nn.ModuleList(objective.modules)  # Lightning moves them to the policy's device
         self.step = 0
         self.optimizer_state: dict[int, dict[str, Tensor]] = {}
-        self.logged: dict[str, Tensor] = {}
+        self.logged: list[PartLog] = []  # of the last step
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return AdamW over the policy's parameters, with the moments of the checkpoint after a resume."""
@@ -55,6 +55,8 @@ class Training(lightning.LightningModule):
 
     def training_step(self, parts: tuple[Part, ...], batch_idx: int) -> None:
         """Take a step of the optimizer with the gradients of all parts, each weighted by its share of the targets.
+
+        This process computes the parts that have a batch; gradients are added up over the processes.
 
         The learning rate and the seed of dropout are functions of the step. Gradients are clipped and their norm is checked before the
         optimizer applies them.
@@ -67,11 +69,13 @@ class Training(lightning.LightningModule):
             if begin is not None:
                 begin(self.step)
         optimizer.zero_grad()
-        self.parts = with_shares(parts)
-        logs = [self._backward(part, share) for part, share in self.parts]
-        self.logged = mean_logs(logs, [share for _, share in self.parts])
-        norm = torch.nn.utils.clip_grad_norm_(self.trained_parameters(), self.optimization.max_grad_norm)
-        self.check.add(self.step, self.logged["loss"], norm, self._find_source)
+        self.parts = [(part, share) for part, share in with_shares(parts) if part.batch is not None]
+        self.logged = [PartLog(part.number, share, self._backward(part, share)) for part, share in self.parts]
+        trained = self.trained_parameters()
+        process_group.add_up_gradients(trained)
+        norm = torch.nn.utils.clip_grad_norm_(trained, self.optimization.max_grad_norm)
+        loss = mean_logs(self.logged)["loss"] if self.logged else torch.zeros_like(norm)  # 0: other processes have all the parts
+        self.check.add(self.step, loss, norm, self._find_source)
         optimizer.step()
 
     def _loss(self, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
@@ -103,17 +107,39 @@ class Training(lightning.LightningModule):
         return [each for module in (self.policy, self.objective_modules) for each in module.parameters() if each.requires_grad]
 
 
+class PartLog(NamedTuple):
+    """What a part of a step has logged."""
+
+    number: int  # of the part, from 0
+    share: float  # of the step's targets
+    metrics: dict[str, Any]  # scalars by name; tensors, or numbers on the way to another process
+
+
 def with_shares(parts: Sequence[Part]) -> list[tuple[Part, float]]:
     """Return the parts that have targets, each with its share of the step's targets; all parts alike where none has."""
     total = sum(part.targets for part in parts)
     return [(part, part.targets / total) for part in parts if part.targets] if total else [(part, 1 / len(parts)) for part in parts]
 
 
-def mean_logs(logs: Sequence[dict[str, Tensor]], shares: Sequence[float]) -> dict[str, Tensor]:
+def mean_logs(parts: Sequence[PartLog]) -> dict[str, Tensor]:
     """Return the means of the metrics of a step's parts, weighted by their shares, over the parts where a metric is not NaN."""
-    if len(logs) == 1:
-        return logs[0]
-    return {name: _mean([(each[name], share) for each, share in zip(logs, shares, strict=True) if name in each]) for name in logs[0]}
+    if len(parts) == 1:
+        return parts[0].metrics
+    names = dict.fromkeys(name for each in parts for name in each.metrics)
+    return {name: _mean([(each.metrics[name], each.share) for each in parts if name in each.metrics]) for name in names}
+
+
+def of_all_processes(steps: Sequence[Sequence[PartLog]]) -> Sequence[Sequence[PartLog]]:
+    """Return the logs of all parts of each step, in order, with those that other processes have computed."""
+    if process_group.size() == 1:
+        return steps
+    plain = [[each._replace(metrics={name: float(value) for name, value in each.metrics.items()}) for each in step] for step in steps]
+    found = process_group.of_all(plain)
+    joined = [sorted((each for part in parts for each in part), key=lambda each: each.number) for parts in zip(*found, strict=True)]
+    return [
+        [each._replace(metrics={name: torch.tensor(value) for name, value in each.metrics.items()}) for each in step]
+        for step in joined
+    ]
 
 
 def _mean(weighted: Sequence[tuple[Tensor, float]]) -> Tensor:

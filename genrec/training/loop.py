@@ -6,13 +6,10 @@ Data order, learning rate and dropout are functions of (seed, step), so a resume
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -22,21 +19,24 @@ import pytorch_lightning as lightning
 import torch
 from torch import Tensor, nn
 
+from genrec import process_group
 from genrec.errors import ArtifactError, NumericsError, Stopped
 from genrec.objective_state import FixedTensors, WithModules, check_names
 from genrec.plugin_errors import names_of_plugins
-from genrec.precision import Resolved, resolve
+from genrec.precision import resolve
 from genrec.progress import Progress as ProgressBar
 from genrec.progress import say
 from genrec.training import checkpoint
 from genrec.training.batch_stream import BatchStream, users_of_step
 from genrec.training.checkpoint import TrainingId, TrainingProgress
 from genrec.training.curves import Curves, OnRow, Row, scores
-from genrec.training.lightning_module import Training
+from genrec.training.lightning_module import PartLog, Training, mean_logs, of_all_processes
 from genrec.training.model_selection import Selection
 from genrec.training.numerics import FiniteCheck
+from genrec.training.quiet_trainer import quiet_trainer, restored_signal_handlers
 from genrec.training.recipes import SFT, Align
 from genrec.training.schedule import Schedule, schedule
+from genrec.training.shared_state import check_equal, clear_counts, collect_counts
 from genrec.training.time_estimate import TimeEstimate, synchronized_clock
 from genrec.types import ObjectiveState, TrainingExamples, TrainingStep
 
@@ -64,14 +64,16 @@ class TrainingCallback(lightning.Callback):
     def __init__(
         self, progress: TrainingProgress, best: dict[str, Tensor], objective_state: ObjectiveState, folder: Path,
         identity: TrainingId, plan: Schedule, patience: int | None, validate: Validate, bar: ProgressBar, curves: Curves,
-        selection: Selection, check: FiniteCheck, estimate: TimeEstimate,
+        selection: Selection, check: FiniteCheck, estimate: TimeEstimate, state: ObjectiveState | None,
     ) -> None:  # fmt: skip
+        self.state = state  # the objective's own part of `objective_state`
         self.progress, self.best, self.objective_state, self.folder = progress, best, objective_state, folder
         self.plan, self.patience, self.validate, self.bar, self.curves = plan, patience, validate, bar, curves
         self.selection, self.check, self.estimate, self.identity = selection, check, estimate, identity
         self.saved = time.monotonic()
         self.loss, self.score = _latest(progress.curves, selection.column)
         self.signal: int | None = None
+        self.logged: list[Sequence[PartLog]] = []  # of the steps since the last row
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Handle SIGINT and SIGTERM by finishing and saving the current step. Validate before the first step."""
@@ -96,11 +98,12 @@ class TrainingCallback(lightning.Callback):
         assert isinstance(pl_module, Training)
         pl_module.step += 1
         self.progress = self.progress._replace(step=pl_module.step)
-        self.curves.pending.append(pl_module.logged)
+        self.logged.append(pl_module.logged)
         estimated = self.estimate.step_done(pl_module.step)
         if estimated is not None:
             say(estimated)
         validates = pl_module.step % self.plan.every == 0 or pl_module.step == self.plan.max_steps
+        self.signal, is_time = process_group.from_first((self.signal, time.monotonic() - self.saved > CHECKPOINT_SECONDS))
         if validates or self.signal is not None or pl_module.step % LOG_EVERY == 0:
             self._flush()
         if validates:
@@ -108,7 +111,7 @@ class TrainingCallback(lightning.Callback):
             trainer.should_stop = _out_of_patience(self.progress, self.patience)
         self._emit_rows()
         self.bar.advance(note=self._note())
-        if not self.curves.pending and (self.signal is not None or time.monotonic() - self.saved > CHECKPOINT_SECONDS):
+        if not self.logged and (self.signal is not None or is_time):
             self._save(pl_module.policy, trainer.optimizers[0])
         if self.signal is not None:
             raise Stopped(self.signal, f"stopped at step {pl_module.step}, checkpoint saved; run the same command to resume")
@@ -122,13 +125,22 @@ class TrainingCallback(lightning.Callback):
     def _flush(self) -> None:
         """Add a row to the curves. Raise NumericsError if a step since the last row was not finite; the last checkpoint stays."""
         self.check.check_steps()
+        self.curves.pending += [mean_logs(parts) for parts in of_all_processes(self.logged)]
+        self.logged = []
         self.loss = self.curves.flush(self.progress.step)["loss"]
 
     def _save(self, policy: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Save a checkpoint, unless the policy has non-finite weights."""
         self.check.check_weights(policy, self.progress.step)
-        checkpoint.save(self.folder, self.identity, policy, optimizer, self.best, self.objective_state.tensors(), self.progress)
+        self.collect(policy)
+        if process_group.leads():
+            checkpoint.save(self.folder, self.identity, policy, optimizer, self.best, self.objective_state.tensors(), self.progress)
         self.check.saved_step, self.saved = self.progress.step, time.monotonic()
+
+    def collect(self, policy: nn.Module) -> None:
+        """Bring the counts of all processes to the first one, and check that all hold the same tensors."""
+        check_equal({**policy.state_dict(), **self.objective_state.tensors()})
+        collect_counts(self.state)
 
     def _emit_rows(self) -> None:
         for message in self.curves.emit():
@@ -142,7 +154,7 @@ class TrainingCallback(lightning.Callback):
         training, began = policy.training, synchronized_clock()
         policy.eval()
         try:
-            found = self.validate()
+            found = process_group.from_first(self.validate() if process_group.leads() else {})
         except NumericsError as error:
             raise self.check.at_validation(error, step) from error
         policy.train(training)
@@ -182,6 +194,8 @@ def train(
     objective_state = WithModules(FixedTensors() if objective_state is None else objective_state, objective.modules)
     identity = TrainingId(path, seed, key)
     progress, best = _resume(module, folder, identity, objective_state, recipe, description)
+    clear_counts(objective.state)
+    process_group.from_first(None)  # no process writes a checkpoint before all have read the old one
     patience = recipe.validation.patience
     say(f"{description}: {plan}, {progress.precision}")
     for warning in plan.warnings(path):
@@ -192,17 +206,19 @@ def train(
         flag = f"--{path}.optimization.max-steps"
         estimate = TimeEstimate(description, flag, plan, progress.step, patience is not None)
         callback = TrainingCallback(
-            progress, best, objective_state, folder, identity, plan, patience, validate, bar, curves, selection, check, estimate
+            progress, best, objective_state, folder, identity, plan, patience, validate, bar, curves, selection, check, estimate,
+            objective.state,
         )  # fmt: skip
         if progress.step < plan.max_steps and not _out_of_patience(progress, patience):
-            trainer = _quiet_trainer(progress.precision, plan.max_steps - progress.step, callback)
-            with _restored_signal_handlers():
+            trainer = quiet_trainer(progress.precision, plan.max_steps - progress.step, callback)
+            with restored_signal_handlers():
                 trainer.fit(
                     module,
                     BatchStream(
                         examples, plan.batch_size, order_seed, progress.step, objective.prepare, recipe.optimization.accumulate
                     ),
                 )
+            callback.collect(policy)
     if isinstance(recipe, SFT) or recipe.keep == "best":
         policy.load_state_dict(callback.best)
         if callback.progress.best_step == 0:
@@ -266,31 +282,3 @@ def _warn_if_worse(description: str, progress: TrainingProgress, selection: Sele
             f"{description} lowered {selection.title} on validation from {before:.4f} at step 0 to {after:.4f} at step {last}; the "
             f"last step is kept because of keep='last'; keep='best' would keep {best}"
         )
-
-
-@contextmanager
-def _restored_signal_handlers() -> Iterator[None]:
-    """Restore the handlers of SIGINT and SIGTERM on exit. Lightning may leave its own behind."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def _quiet_trainer(precision: Resolved, steps: int, callback: TrainingCallback) -> lightning.Trainer:
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
-    return lightning.Trainer(
-        max_steps=steps,
-        accelerator="auto",
-        devices=1,
-        precision=precision,
-        callbacks=[callback],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )

@@ -1,0 +1,123 @@
+"""The processes that train one policy together: their number, and what they add up and share.
+
+Outside of `joined` a process is alone: its rank is 0, the size is 1, and nothing is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from genrec.errors import UsageError
+
+Value = TypeVar("Value")
+HOST = "127.0.0.1"
+TIMEOUT = timedelta(hours=6)  # a validation of the first process, for which the others wait, may take long
+
+
+def rank() -> int:
+    """Return the number of this process, from 0."""
+    return dist.get_rank() if _is_joined() else 0
+
+
+def size() -> int:
+    """Return the number of processes that train together."""
+    return dist.get_world_size() if _is_joined() else 1
+
+
+def leads() -> bool:
+    """Return whether this process validates, prints and writes files."""
+    return rank() == 0
+
+
+class Meeting(NamedTuple):
+    """A place on this machine where the processes meet."""
+
+    store: Any  # torch.distributed.TCPStore
+    port: int
+
+    def all_are_ready(self, others: int) -> bool:
+        """Return whether all other processes are about to join."""
+        return bool(self.store.check([_ready(number) for number in range(1, others + 1)]))
+
+
+def meeting(port: int | None = None) -> Meeting:
+    """Return the place at a port; None: open one at a free port."""
+    is_new = port is None
+    store = dist.TCPStore(HOST, port or 0, is_master=is_new, wait_for_workers=False)  # type: ignore[attr-defined]
+    return Meeting(store, store.port)
+
+
+def _ready(number: int) -> str:
+    return f"process {number} is ready"
+
+
+@contextmanager
+def joined(place: Meeting, number: int, count: int) -> Iterator[None]:
+    """Be process `number` of `count` within this context, on a machine with GPUs at the GPU of this number."""
+    place.store.set(_ready(number), "")
+    has_gpu = torch.cuda.is_available()
+    if has_gpu:
+        torch.cuda.set_device(number)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if has_gpu else "gloo", store=place.store, rank=number, world_size=count, timeout=TIMEOUT
+    )
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def check_count(count: int) -> None:
+    """Raise UsageError if the machine has GPUs, but fewer than processes."""
+    found = torch.cuda.device_count() if torch.cuda.is_available() else count
+    if count > found:
+        raise UsageError(f"this machine has {found} GPUs, one for each process, got --trainer.devices {count}")
+
+
+def add_up_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Replace the gradient of each parameter by its sum over the processes.
+
+    A process without a gradient for a parameter adds 0. A parameter that has none anywhere keeps none, so that the optimizer skips it.
+    """
+    if size() == 1:
+        return
+    is_given = torch.tensor([each.grad is not None for each in parameters], dtype=torch.int32)
+    dist.all_reduce(is_given, dist.ReduceOp.MAX)
+    summed = [each for each, given in zip(parameters, is_given.tolist(), strict=True) if given]
+    gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in summed]
+    if not gradients:
+        return
+    flat = torch.cat([each.reshape(-1) for each in gradients])
+    dist.all_reduce(flat)
+    for each, value in zip(summed, torch.split(flat, [each.numel() for each in summed]), strict=True):
+        each.grad = value.view_as(each)
+
+
+def from_first(value: Value) -> Value:
+    """Return the first process's value. It is sent by pickling."""
+    if size() == 1:
+        return value
+    shared: list[Any] = [value]
+    dist.broadcast_object_list(shared, src=0)
+    found: Value = shared[0]
+    return found
+
+
+def of_all(value: Value) -> list[Value]:
+    """Return the values of all processes, in order of their ranks."""
+    if size() == 1:
+        return [value]
+    found: list[Any] = [None] * size()
+    dist.all_gather_object(found, value)
+    return found
+
+
+def _is_joined() -> bool:
+    return dist.is_available() and dist.is_initialized()

@@ -1,0 +1,185 @@
+"""`genrec run --trainer.devices N`: processes of this machine that train one policy together.
+
+The first process is that of the command: it builds every stage, writes all files and validates. For a stage that trains, it starts the
+others, which build the same stage from the same artifacts up to the end of the training: each computes its parts of every step
+(`Optimization.accumulate`), and the gradients are added up. If one of them ends, all end, and the same command goes on from the last
+checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from genrec import pipeline, process_group, progress, stages, threads
+from genrec.engines import Future
+from genrec.engines.local_workers import LocalEngine
+from genrec.errors import UsageError, WorkerError
+from genrec.experiment import Experiment
+from genrec.process_group import Meeting
+from genrec.progress import say
+from genrec.stage_tasks import Origin, Surroundings, check_key
+from genrec.sweeps import given
+from genrec.workspace import store
+
+LOOK_SECONDS = 0.1  # between two looks at the other processes
+GRACE_SECONDS = 30.0  # for this process to notice that another one has ended
+
+
+@dataclass(frozen=True)
+class InParts:
+    """The experiments of an origin, whose steps have at least as many parts as there are processes."""
+
+    origin: Origin
+    count: int  # processes
+
+    def __call__(self) -> Sequence[Experiment]:
+        """Return the experiments."""
+        return [in_parts(each, self.count) for each in self.origin()]
+
+
+def in_parts(experiment: Experiment, count: int) -> Experiment:
+    """Return an experiment whose trainings cut each step into at least `count` parts; a baseline as it is."""
+    if "sft" not in experiment.stages:
+        return experiment
+
+    def cut(recipe: object, name: str) -> object:
+        optimization = recipe.optimization  # type: ignore[attr-defined]
+        if optimization.batch_size < count:
+            raise UsageError(
+                f"{name}.optimization.batch_size of {experiment.name} is {optimization.batch_size}, but each of the {count} processes "
+                f"needs an example of every step; set it to {count} or more, or give a smaller --trainer.devices"
+            )
+        return replace(recipe, optimization=replace(optimization, accumulate=max(optimization.accumulate, count)))  # type: ignore[type-var]
+
+    aligned = tuple(cut(each, "align") for each in experiment.alignments)
+    align = aligned if isinstance(experiment.align, tuple) else (aligned[0] if aligned else None)
+    return replace(experiment, sft=cut(experiment.sft, "sft"), align=align)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class JoinTask:
+    """Takes part in the training of one stage. All stages that it reads are done."""
+
+    origin: Origin
+    number: int  # place of the experiment among those of the origin, from 0
+    stage: str
+    key: str  # of the artifact
+    folder: str  # of its unfinished files, which the first process writes
+    rank: int  # of the process, from 1
+    count: int  # processes
+    port: int  # where they meet
+    surroundings: Surroundings
+
+    @property
+    def title(self) -> str:
+        """The work in words."""
+        return f"the {self.stage} stage, as process {self.rank + 1} of {self.count}"
+
+    def __call__(self) -> None:
+        """Train. Raises InputError if the experiment's key of the stage is another one in this process."""
+        self.surroundings.enter()
+        experiment = self.origin()[self.number]
+        steps = pipeline.plan(experiment)
+        check_key(experiment, steps, self.stage, self.key)
+        before = [step for step in pipeline.with_read_by(steps, self.stage) if step.stage != self.stage]
+        parents = {step.stage: store().folder(step.stage, step.key) for step in before}
+        with progress.silenced(), process_group.joined(process_group.meeting(self.port), self.rank, self.count):
+            stages.builder_of(self.stage)(experiment, parents, Path(self.folder))
+
+
+@dataclass(frozen=True)
+class Together:
+    """Starts the other processes for each stage of one experiment that trains."""
+
+    origin: Origin
+    number: int  # place of the experiment among those of the origin, from 0
+    count: int  # processes
+
+    @contextmanager
+    def __call__(self, stage: str, key: str, folder: Path) -> Iterator[None]:
+        """Join the others within this context. Raises the error of the first of them that fails."""
+        meeting, surroundings = process_group.meeting(), Surroundings.here()
+        tasks = [
+            JoinTask(self.origin, self.number, stage, key, str(folder.absolute()), rank, self.count, meeting.port, surroundings)
+            for rank in range(1, self.count)
+        ]
+        pool = LocalEngine(self.count - 1, threads.shared_by(self.count)).start()
+        done = threading.Event()
+        try:
+            futures = pool.submit(tasks)
+            _wait_until_started(futures, meeting)
+            threading.Thread(target=_end_with, args=(futures, done), daemon=True).start()
+            try:
+                with process_group.joined(meeting, 0, self.count):
+                    yield
+            except RuntimeError as error:
+                raise _first_error(futures) or error from error
+            _wait_for_end(futures)
+        finally:
+            done.set()
+            pool.close()
+
+
+def _wait_until_started(futures: Sequence[Future], meeting: Meeting) -> None:
+    """Wait until all processes are about to join."""
+    while not meeting.all_are_ready(len(futures)):
+        _raise_first(futures)
+        time.sleep(LOOK_SECONDS)
+
+
+def _wait_for_end(futures: Sequence[Future]) -> None:
+    while not all(each.done() for each in futures):
+        _raise_first(futures)
+        time.sleep(LOOK_SECONDS)
+
+
+def _raise_first(futures: Sequence[Future]) -> None:
+    for each in futures:
+        error = each.report().error if each.done() else None
+        if error is not None:
+            raise error
+
+
+def _first_error(futures: Sequence[Future]) -> BaseException | None:
+    """Return the error of a process that has ended, or ends within a moment."""
+    ends = time.monotonic() + GRACE_SECONDS
+    while time.monotonic() < ends:
+        for each in futures:
+            if each.done() and each.report().error is not None:
+                return each.report().error
+        time.sleep(LOOK_SECONDS)
+    return None
+
+
+def _end_with(futures: Sequence[Future], done: threading.Event) -> None:
+    """End this process if another one fails and this one does not notice, because it waits for it on a GPU."""
+    while not done.wait(LOOK_SECONDS):
+        failed = next((each.report().error for each in futures if each.done() and each.report().error is not None), None)
+        if failed is not None:
+            if not done.wait(2 * GRACE_SECONDS):
+                say(f"{failed}")
+                os._exit(WorkerError.exit_code)
+            return
+
+
+def train_together(
+    experiments: Sequence[Experiment], origin: Origin | None, count: int, engine: str | None
+) -> tuple[list[Experiment], Callable[[int], Together]]:
+    """Return the experiments with steps in parts, and what starts the processes for the experiment at a place of the list.
+
+    `origin` makes the same list in another process; None: the experiments are sent there. Raises UsageError for a number of processes
+    that does not fit the machine or the batches, or together with an engine for sweeps.
+    """
+    if count < 1:
+        raise UsageError(f"--trainer.devices must be at least 1, got {count}")
+    if engine is not None:
+        raise UsageError(f"--trainer.devices {count} and --on {engine} exclude each other; give one of them")
+    process_group.check_count(count)
+    cut = InParts(given(list(experiments)) if origin is None else origin, count)
+    return [in_parts(each, count) for each in experiments], lambda number: Together(cut, number, count)
