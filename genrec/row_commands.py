@@ -220,8 +220,9 @@ def export(options: argparse.Namespace, flags: list[str]) -> int:
 
     written = row_export.export(options.name, options.folder, options.seed, options.code)
     size = sum(path.stat().st_size for path in written)
-    print(f"{options.folder}: {', '.join(sorted(path.name for path in written))}, {in_words(size)}; try it with")
-    print(f"  genrec recommend {shlex.quote(folder_name(options.folder))} --search TEXT")
+    folder = Path(options.folder)
+    print(f"{folder}: {', '.join(sorted(path.name for path in written))}, {in_words(size)}; try it with")
+    print(f"  genrec recommend {shlex.quote(folder_name(folder))} --search TEXT")
     print("README.md is the model card; read its section on the license of the data before you publish the folder")
     return 0
 

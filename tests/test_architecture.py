@@ -98,6 +98,7 @@ TOP = [
     "row_commands",
     "experiment_commands",
     "dashed_values",
+    "serving_parser",
     "command_parser",
     "__main__",
     "__init__",

@@ -234,6 +234,16 @@ def test_a_version_that_computes_other_scores_is_refused(exported: Path) -> None
         genrec.load(exported)
 
 
+def test_an_empty_text_is_no_folder_and_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for arguments, what in ((["cyclic", ""], "folder of the export"), (["", "out"], "name of the row")):
+        assert main(["export", *arguments]) == 2
+        assert f"the {what} is an empty text; give the row and a new or empty folder" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_with_files_is_refused_and_a_failure_leaves_it_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "mine.txt").write_text("kept")
