@@ -15,6 +15,7 @@ GROUND = {
     "store",
     "semantic_ids",
     "errors",
+    "command_lines",
     "progress",
     "randomness",
     "item_rows",

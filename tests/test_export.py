@@ -129,7 +129,7 @@ def test_a_row_comes_before_a_folder_of_its_name(tmp_path: Path, monkeypatch: py
     assert genrec.load("./cyclic").name == "rpg"
     with pytest.raises(UsageError, match="there is no run 'nothing'"):
         genrec.load("nothing")
-    with pytest.raises(UsageError, match=r"the folder nothing does not exist; write one with 'genrec export NAME ./nothing'"):
+    with pytest.raises(UsageError, match=r"the folder nothing does not exist; write one with: genrec export NAME ./nothing"):
         genrec.load("./nothing")
 
 
