@@ -20,22 +20,26 @@ __all__ = ["compare", "load", "run"]
 
 
 def run(
-    experiments: Experiment | Sequence[Experiment],
+    experiments: Experiment | Sequence[Experiment] | str,
     seeds: int | Sequence[int] | None = None,
     *,
     refresh: str | None = None,
     replace: bool = False,
-    track: Sequence[str] = (),
+    track: str | Sequence[str] = (),
     on: str | None = None,
 ) -> Results:
     """Run an experiment or a list of experiments, record the rows and return their table; see `genrec.results.run`.
 
-    `track` names trackers as `genrec run --track` does: tensorboard, wandb, mlflow or FILE.py:CLASS. `on` runs the stages in other
-    processes as `genrec run --on` does: "local:2", "ray" or "slurm".
+    `experiments` may also be the text FILE.py:FUNCTION or MODULE:FUNCTION, as on the command line. `track` names trackers as
+    `genrec run --track` does: tensorboard, wandb, mlflow or FILE.py:CLASS. `on` runs the stages in other processes as
+    `genrec run --on` does: "local:2", "ray" or "slurm".
     """
-    from genrec import results, row_tracking
+    from genrec import experiment_commands, results, row_tracking
 
-    return results.run(experiments, seeds, refresh=refresh, replace=replace, trackers=row_tracking.trackers_of(track), on=on)
+    trackers = row_tracking.trackers_of([track] if isinstance(track, str) else track)
+    if isinstance(experiments, str):
+        return experiment_commands.run_named(experiments, seeds, refresh=refresh, replace=replace, trackers=trackers, on=on)
+    return results.run(experiments, seeds, refresh=refresh, replace=replace, trackers=trackers, on=on)
 
 
 def compare(

@@ -1,5 +1,7 @@
 """`genrec clean`: removes rows with the artifacts that only they use, or all artifacts that no row and no run uses.
 
+A run file that can't be read does not tell its artifacts. It can be removed, and until it is, no artifact is.
+
 Rows are removed before their artifacts, and an artifact is renamed before its files are deleted, so an interruption leaves a store in
 which every artifact is whole and every row has all of its artifacts; `genrec clean --unused` removes the remainder.
 """
@@ -29,6 +31,14 @@ class Removal(NamedTuple):
     rows: list[str]  # with a run file
     ended: list[str]  # rows with records of runs that failed, were stopped or killed
     folders: list[Stored]  # in the order of removal: what was made from others first
+    damaged: dict[str, str]  # those of `rows` with a run file that can't be read -> why
+    held: list[Stored]  # stay because of `unknown`, and would be removed otherwise
+    unknown: list[str]  # why the artifacts of other rows and runs are not known
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is removed."""
+        return not (self.rows or self.ended or self.folders)
 
 
 def clean(names: Sequence[str], unused: bool, dry_run: bool, yes: bool) -> int:
@@ -37,7 +47,7 @@ def clean(names: Sequence[str], unused: bool, dry_run: bool, yes: bool) -> int:
         raise UsageError("name the rows to remove, such as 'genrec clean ROW', or give --unused for what no row uses, not both")
     found = plan(names, uses())
     print("\n".join(lines(found)))
-    if not any(found) or dry_run:
+    if found.is_empty or dry_run:
         return 0
     shown = _contents(found)
     if not yes and not _confirmed():
@@ -51,9 +61,9 @@ def clean(names: Sequence[str], unused: bool, dry_run: bool, yes: bool) -> int:
     return 0
 
 
-def _contents(found: Removal) -> dict[str, str]:
-    """Return the text of the run file of each row to remove."""
-    return {name: (runs_folder() / f"{name}.json").read_text(encoding="utf-8") for name in found.rows}
+def _contents(found: Removal) -> dict[str, bytes]:
+    """Return the run file of each row to remove."""
+    return {name: (runs_folder() / f"{name}.json").read_bytes() for name in found.rows}
 
 
 def plan(names: Sequence[str], known: Uses) -> Removal:
@@ -72,21 +82,24 @@ def plan(names: Sequence[str], known: Uses) -> Removal:
                 raise UsageError(
                     f"{name} runs in process {run.content['process']}; stop it with Ctrl-C, or wait until it has finished"
                 )
-        if name not in known.rows and name not in known.ended:
+        if name not in known.rows and name not in known.damaged and name not in known.ended:
             run_files.read(name)  # raises with the nearest name
-    rows = [name for name in dict.fromkeys(names) if name in known.rows]
+    rows = [name for name in dict.fromkeys(names) if name in known.rows or name in known.damaged]
     ended = [name for name in dict.fromkeys(names) if name in known.ended]
     wanted = _wanted(rows, ended, known) if names else None
     kept = _kept(rows, ended, known)
     folders = [
         each for each in stored() if (each.kind == HALF_REMOVED or each.id not in kept) and (wanted is None or each.id in wanted)
     ]
-    return Removal(rows, ended, sorted(folders, key=_made_last))
+    damaged = {name: known.damaged[name] for name in rows if name in known.damaged}
+    unknown = known.unknown(rows)
+    held = [each for each in folders if unknown and each.kind != HALF_REMOVED]
+    return Removal(rows, ended, sorted((each for each in folders if each not in held), key=_made_last), damaged, held, unknown)
 
 
 def _wanted(rows: Sequence[str], ended: Sequence[str], known: Uses) -> set[ArtifactId]:
-    """Return the artifacts of these rows and of their runs that ended without a result."""
-    used = [known.rows[name] for name in rows] + [known.runs[label] for name in ended for label in known.ended[name]]
+    """Return the artifacts of these rows, as far as they are known, and of their runs that ended without a result."""
+    used = [known.rows.get(name, set()) for name in rows] + [known.runs[label] for name in ended for label in known.ended[name]]
     return set().union(*used)
 
 
@@ -106,16 +119,36 @@ def _made_last(each: Stored) -> tuple[int, int, str]:
 
 def lines(found: Removal) -> list[str]:
     """Return what would be removed, with sizes."""
-    if not any(found):
-        return [f"nothing to remove in {home()}"]
-    result = [f"row {name}: {runs_folder() / f'{name}.json'}" for name in found.rows]
+    if found.is_empty:
+        return [f"nothing to remove in {home()}", *_held_lines(found)]
+    result = [f"row {name}: {runs_folder() / f'{name}.json'}{_unreadable(name, found)}" for name in found.rows]
     result += [f"row {name}: records of runs that did not finish" for name in found.ended]
     entries = []
     for each in found.folders:
         row = trained_row(each.stage, each.key)
         entries.append((str(each), in_words(each.size), "" if row is None else f"trained by {row[0]} (seed {row[1]})"))
     total = in_words(sum(each.size for each in found.folders))
-    return [*result, *(table(entries, "lrl") if entries else []), f"to remove: {counted(len(entries), 'folder')}, {total}"]
+    listed = [*result, *(table(entries, "lrl") if entries else []), f"to remove: {counted(len(entries), 'folder')}, {total}"]
+    return [*listed, *_held_lines(found)]
+
+
+def _unreadable(name: str, found: Removal) -> str:
+    """Return the end of the line of a row with a run file that can't be read, or ""."""
+    if name not in found.damaged:
+        return ""
+    return ", which can't be read; its artifacts are not known and stay: 'genrec clean --unused' removes those that no row uses"
+
+
+def _held_lines(found: Removal) -> list[str]:
+    """Return which folders stay because other rows or runs may use them, and what to do about it."""
+    if not found.held:
+        return []
+    total = in_words(sum(each.size for each in found.held))
+    return [
+        f"kept: {counted(len(found.held), 'folder')}, {total}, which these unreadable files may use:",
+        *(f"  {why}" for why in found.unknown),
+        "remove them ('genrec clean ROW' removes the run file of a row), then run 'genrec clean --unused'",
+    ]
 
 
 def remove(found: Removal) -> tuple[int, list[str]]:
@@ -143,9 +176,12 @@ def _remove_folder(each: Stored, row_uses: RowUses) -> str:
     """Remove a folder of the store, or return why it is kept: a row or a run has begun to use it since it was listed."""
     try:
         with FileLock(store().lock(*each.id), timeout=0):
-            users = uses(with_builds=False, row_uses=row_uses).of(each.id)  # this process itself holds the lock
+            known = uses(with_builds=False, row_uses=row_uses)  # this process itself holds the lock
+            users = known.of(each.id)
             if users and each.kind != HALF_REMOVED:
                 return f"{', '.join(users)} uses it"
+            if known.unknown() and each.kind != HALF_REMOVED:
+                return f"it may be used by an unreadable file: {known.unknown()[0]}"
             artifact_folders.discard(each.path)
     except Timeout:
         return "a process builds it"

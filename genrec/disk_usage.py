@@ -12,7 +12,7 @@ from genrec.workspace import home, store
 def lines(data: str | None = None) -> list[str]:
     """Return a table of the rows, one of the artifacts, and the totals; with `data` the rows with this text in their data's name.
 
-    Raises ArtifactError if a run file can't be read.
+    Run files and records that can't be read are named at the end.
     """
     known, folders = uses(), stored()
     sizes: dict[ArtifactId, int] = {}
@@ -24,7 +24,7 @@ def lines(data: str | None = None) -> list[str]:
     listed = [each for each in folders if data is None or any(each.id in known.rows[name] for name in names)]
     entries = [(str(each), in_words(each.size), ", ".join(known.of(each.id)) or "-") for each in sorted(listed, key=_by_size)]
     result += ["", *table([("artifact", "size", "used by"), *entries], "lrl")] if entries else []
-    return [*result, "", *_totals(folders, known)]
+    return [*result, "", *_totals(folders, known), *(line for why in known.unknown() for line in ("", f"unreadable: {why}"))]
 
 
 def _row(name: str, known: Uses, sizes: dict[ArtifactId, int]) -> tuple[str, ...]:
@@ -46,6 +46,8 @@ def _totals(folders: Sequence[Stored], known: Uses) -> list[str]:
     shares = ", by ".join(f"{who} {in_words(size)}" for who, size in parts.items())
     total = f"artifacts: {in_words(sum(parts.values()))}; used by {shares}"
     hint = ["'genrec clean --unused' removes what nothing uses"] if parts["nothing"] else []
+    if hint and known.unknown():
+        hint = ["the unreadable files below may use what nothing else uses, so 'genrec clean' keeps it until they are removed"]
     others = sorted(path for path in home().glob("[!.]*") if path.is_dir() and path != store().root)
     return [total, *hint, "other folders: " + (", ".join(f"{path.name} {in_words(size_of(path))}" for path in others) or "none")]
 

@@ -6,8 +6,10 @@ A message states the value that was found, where, the value that was expected, a
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Iterable
 from dataclasses import MISSING, fields, is_dataclass
+from typing import SupportsIndex
 
 
 class GenrecError(Exception):
@@ -80,6 +82,22 @@ def given(value: object) -> str:
         if each.init
     )
     return f"the class {value.__name__}; write {value.__name__}({'...' if needed else ''})"
+
+
+def plain_integer(value: object) -> int | None:
+    """Return an integer, also of NumPy, as int, and None for any other value: a bool, a float, a text, an array."""
+    try:
+        return operator.index(value) if isinstance(value, SupportsIndex) and not isinstance(value, bool) else None
+    except TypeError:  # an array of several numbers has the method, too
+        return None
+
+
+def whole_number(value: object, name: str, least: int) -> int:
+    """Return an integer, also of NumPy, as int. Raises UsageError, with the name, for another value and one below `least`."""
+    found = plain_integer(value)
+    if found is None or found < least:
+        raise UsageError(f"{name} must be an integer of {least} or more, got {value!r}")
+    return found
 
 
 def counted(count: int, noun: str) -> str:

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 from genrec.baselines import ItemKNN, Popularity
 from genrec.data.splits import LeaveOneOut, tie_order_of
 from genrec.embeddings import TextOrInteractions
-from genrec.errors import GenrecError, UsageError, given
+from genrec.errors import GenrecError, UsageError, given, plain_integer
 from genrec.evaluation import CandidateHitRate, IntraListDistance, ListOverlap
 from genrec.evaluation.evaluate import Evaluate
 from genrec.model import Tiger
@@ -196,12 +196,22 @@ def uses_seed(experiment: Experiment) -> bool:
 
 def seed_numbers(numbers: int | Sequence[int]) -> Sequence[int]:
     """Return seeds 0 to n - 1 of a number n, as a range, or the given seeds. Raises UsageError if there is none, or one twice."""
-    found: Sequence[int] = range(numbers) if isinstance(numbers, int) else tuple(numbers)
+    number = plain_integer(numbers)
+    numbers = numbers if number is None else number
+    if not isinstance(numbers, int | Iterable) or isinstance(numbers, bool | str):
+        raise UsageError(f"seeds must be a number of seeds, such as 5, or a list of seeds, such as (5, 6, 7), got {numbers!r}")
     if isinstance(numbers, int) and numbers >= MAX_SEED:
         raise UsageError(f"seeds must be below 2**63, got a number of seeds of {len(f'{numbers:b}')} bits")
+    found: Sequence[int] = range(numbers) if isinstance(numbers, int) else tuple(map(_plain, numbers))
     if not found or (not isinstance(found, range) and len(set(found)) < len(found)):
         raise UsageError(f"seeds must be a number of seeds of 1 or more, or different seeds such as (5, 6, 7), got {numbers!r}")
     return found
+
+
+def _plain(seed: int) -> int:
+    """Return an integer of NumPy as int, and any other value as it is: the experiment refuses what is no seed."""
+    number = plain_integer(seed)
+    return seed if number is None else number
 
 
 def _stem(experiment: Experiment) -> str:

@@ -6,7 +6,7 @@ Each command imports what it needs, so that `genrec --help` starts at once.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -16,6 +16,8 @@ from genrec.row_commands import listed_seeds, print_comparison
 
 if TYPE_CHECKING:
     from genrec.experiment import Experiment
+    from genrec.results import Results
+    from genrec.types import Tracker
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,25 @@ def _loaded(listed: ListedExperiments) -> Sequence[Experiment]:
     from genrec import loading
 
     return listed.seeded(listed.overridden(loading.load(listed.where)))
+
+
+def run_named(
+    where: str,
+    seeds: int | Sequence[int] | None = None,
+    *,
+    refresh: str | None = None,
+    replace: bool = False,
+    trackers: Mapping[str, Tracker] | None = None,
+    on: str | None = None,
+) -> Results:
+    """Run the experiments of FILE.py:FUNCTION or MODULE:FUNCTION from Python; arguments as in `genrec.results.run`."""
+    from genrec import loading, results, studies
+    from genrec.experiment import seed_numbers
+
+    listed = ListedExperiments(where, (), None if seeds is None else f"{','.join(map(str, seed_numbers(seeds)))},")
+    experiments = listed.seeded(listed.overridden(loading.load(where)))  # read anew: in a notebook the file may have changed
+    study = studies.study_name(where)
+    return results.run(experiments, refresh=refresh, replace=replace, study=study, trackers=trackers, on=on, origin=listed)
 
 
 def run(options: argparse.Namespace, flags: list[str]) -> int:

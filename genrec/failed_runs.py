@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from genrec import hashed_json
+from genrec.command_lines import command_line
 from genrec.environment import versions
 from genrec.errors import ArtifactError, Stopped
 from genrec.experiment import Experiment
@@ -128,7 +128,7 @@ def resuming(arguments: Sequence[str], keep_refresh: bool = False) -> str:
         if not skips and not is_refresh:
             kept.append(argument)
         skips = is_refresh and not value
-    return shlex.join([program, *kept])
+    return command_line(*kept)
 
 
 def _path(name: str, seed: int) -> Path:

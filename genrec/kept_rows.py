@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -23,6 +22,7 @@ from typing import Any, Protocol
 import pandas as pd
 
 from genrec import hashed_json, kept_studies, row_results, run_files, seed_tables
+from genrec.command_lines import command_line
 from genrec.errors import ArtifactError, UsageError, did_you_mean
 from genrec.evaluation.compare import Run
 from genrec.evaluation.statistics.paired_tests import seeds_in_words
@@ -82,7 +82,7 @@ class KeptRows:
 
     def again(self, name: str) -> str:
         """Return what to do about a file of a row that is missing or damaged."""
-        return f"keep the row again: genrec keep {name} --to {shlex.quote(str(self.folder))} --replace"
+        return f"keep the row again: {command_line('keep', name, '--to', self.folder, '--replace')}"
 
     def outcomes(self, names: Sequence[str], only_seeds: dict[str, set[int]] | None = None, metric: str | None = None) -> list[Run]:
         """Return the runs of these rows: all seeds, or those given for each name. See `run_files.outcomes`."""
@@ -135,7 +135,7 @@ def _result(rows: KeptRows, content: Mapping[str, Any], seed: str, metric: str |
     if user_metrics is None and metric in entry["user_counts"]:
         raise UsageError(
             f"the values per user of {metric} are not kept for {name} in {rows.folder}; compare by a metric of the ranks, such as "
-            f"ndcg@10, or keep the row again with them: genrec keep {name} --to {rows.folder} --metrics {metric}"
+            f"ndcg@10, or keep the row again with them: {command_line('keep', name, '--to', rows.folder, '--metrics', metric)}"
         )
     described = {kind: entry[kind] for kind in ("settings", "kept_steps", "user_counts")}
     names = {stage: tuple(files) for stage, files in entry["file_names"].items()}

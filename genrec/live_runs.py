@@ -1,7 +1,8 @@
 """Records of running processes: `data/runs/running/PROCESS-NUMBER.json`, for `genrec status` and `genrec clean`.
 
 A process holds the lock beside its record for as long as it runs, and removes both when it ends, with or without an error. A record
-without a held lock is that of a process that was killed. Records are written at the start of each stage and then every few seconds.
+without a held lock is that of a process that was killed. Records are written at the start of a stage and of its work, then every few
+seconds.
 """
 
 from __future__ import annotations
@@ -92,8 +93,10 @@ class Recorder:
         self._write()
 
     def watch(self, state: progress.State) -> None:
-        """Note how far the work within the stage has come."""
-        if "stage" not in self.content or (self._written is not None and self.clock() - self._written < WRITE_SECONDS):
+        """Note how far the work within the stage has come. The first note of a stage, with its steps in all, is written at once."""
+        if "stage" not in self.content:
+            return
+        if self.content["work"] and self._written is not None and self.clock() - self._written < WRITE_SECONDS:
             return
         self.content |= {"work": state.description, "done": state.done, "note": state.note}
         optional = {"total": state.total, "rate": state.rate, "seconds_left": state.seconds_left}

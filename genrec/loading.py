@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from genrec import renamed
+from genrec.command_lines import command_line
 from genrec.errors import GenrecError, InputError, UsageError, did_you_mean
 from genrec.experiment import Experiment
 from genrec.plugin_source import own_line, own_traceback
@@ -234,7 +235,7 @@ def _list_functions(module: ModuleType, file: str) -> str:
     found = {name: value for name, value in _own(module).items() if inspect.isfunction(value) and _may_return_experiments(value)}
     if not found:
         return f"{file} has no public function without required parameters that returns an Experiment or a list of them"
-    return f"its functions are:{_with_documentation(found)}\nfor example: genrec run {file}:{next(iter(found))}"
+    return f"its functions are:{_with_documentation(found)}\nfor example: {command_line('run', f'{file}:{next(iter(found))}')}"
 
 
 def _list_classes(module: ModuleType, file: str) -> str:
@@ -242,7 +243,7 @@ def _list_classes(module: ModuleType, file: str) -> str:
     found = {name: value for name, value in _own(module).items() if isinstance(value, type) and is_dataclass(value)}
     if not found:
         return f"{file} has no public dataclass"
-    return f"its classes are:{_with_documentation(found)}\nfor example: genrec check {file}:{next(iter(found))}"
+    return f"its classes are:{_with_documentation(found)}\nfor example: {command_line('check', f'{file}:{next(iter(found))}')}"
 
 
 def _own(module: ModuleType) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from genrec import renamed
+from genrec.command_lines import command_line
 from genrec.component_choices import classes_of, holds_number, is_optional, kinds_of, replacing, required
 from genrec.errors import UsageError, did_you_mean
 from genrec.experiment import Experiment, flags_in_words
@@ -28,7 +29,7 @@ WORDS: dict[Any, str] = {
 
 def list_fields(where: str) -> str:
     """Return the line with the command that lists the fields of an experiment."""
-    return f"list all fields: genrec run {where} --fields"
+    return f"list all fields: {command_line('run', where, '--fields')}"
 
 
 def component_lines(value: object, path: FieldPath = ()) -> Iterator[str]:

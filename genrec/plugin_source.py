@@ -13,6 +13,8 @@ from pathlib import Path
 from types import CodeType, FrameType, FunctionType, NoneType
 from typing import NamedTuple
 
+from genrec.command_lines import command_line
+
 PACKAGE = Path(__file__).resolve().parent
 NO_OBJECTS = frozenset({bool, int, float, str, NoneType, tuple, list})
 MAX_ERROR_LENGTH = 300  # characters of an error's text, or of a component, in the first line of a message
@@ -92,7 +94,7 @@ def name_with_place(kind: type) -> str:
 def check_command(kind: type) -> str:
     """Return the command that checks a plug-in's class on its own."""
     place = place_of(kind)
-    return f"genrec check {'FILE.py' if place is None else str(place).rpartition(':')[0]}:{kind.__qualname__}"
+    return command_line("check", f"{'FILE.py' if place is None else str(place).rpartition(':')[0]}:{kind.__qualname__}")
 
 
 def short(value: object) -> str:

@@ -115,6 +115,13 @@ class Progress:
         Progress._depth += 1
         return self
 
+    def begin(self, done: int) -> None:
+        """Begin at `done` steps, those of a run that is resumed, and pass this on before the first step, which may take long."""
+        self.done = done
+        if not self._nested:
+            for watcher in _watchers:
+                watcher(self._state("", time.monotonic()))
+
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Advance by `steps` and show `note` after the count."""
         self.done += steps

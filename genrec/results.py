@@ -8,9 +8,10 @@ Both return `Results`, which a notebook shows as tables.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from inspect import isfunction
 from itertools import islice
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from pandas import DataFrame
 from genrec import run_experiments, run_files, studies
 from genrec.engines import engine_of
 from genrec.errors import UsageError
+from genrec.errors import given as shown
 from genrec.evaluation import compare as comparing
 from genrec.evaluation.compare import Comparison, Row
 from genrec.evaluation.comparison import comparison_report
@@ -97,9 +99,7 @@ def run(
         origin: makes the same list of experiments in a worker process; None: the experiments are sent there.
 
     """
-    listed = [experiments] if isinstance(experiments, Experiment) else list(experiments)
-    if not listed or not all(isinstance(each, Experiment) for each in listed):
-        raise UsageError(f"run needs an Experiment or a list of them, got {listed or 'an empty list'!r}")
+    listed = _listed(experiments)
     if seeds is not None:
         listed = with_seeds(listed, seed_numbers(seeds))
     sweep, together = None, None
@@ -116,6 +116,21 @@ def run(
         reference = next((name for name in names if name in trained), names[0])
         found.append(comparison_of(names, f"ndcg@{cutoff}", reference, numbers))
     return Results(tuple(found))
+
+
+def _listed(experiments: Experiment | Sequence[Experiment]) -> list[Experiment]:
+    """Return the experiments as a list. Raises UsageError for anything else, such as the function that returns them."""
+    if isinstance(experiments, Experiment):
+        return [experiments]
+    given_list = list(experiments) if isinstance(experiments, Iterable) and not isinstance(experiments, str) else [experiments]
+    wrong = [each for each in given_list if not isinstance(each, Experiment)]
+    if wrong and isfunction(wrong[0]):
+        name = wrong[0].__name__
+        raise UsageError(f"run needs an Experiment or a list of them, got the function {name}; call it: genrec.run({name}())")
+    if wrong or not given_list:
+        got = shown(wrong[0]) if wrong else "an empty list"
+        raise UsageError(f"run needs an Experiment, a list of them or 'FILE.py:FUNCTION', got {got}")
+    return given_list
 
 
 def compare(
@@ -136,6 +151,10 @@ def compare(
         folder: compare rows that `genrec keep` wrote to this folder; None: rows of the data folder.
 
     """
+    if not isinstance(names, str | Iterable) or not all(isinstance(name, str) for name in names):
+        raise UsageError(f"compare needs the name of a row or a list of names, got {names!r}; 'genrec list' prints the rows")
+    if not isinstance(metric, str):
+        raise UsageError(f"metric must be the name of a metric, such as 'recall@10', got {metric!r}")
     listed, rows = [names] if isinstance(names, str) else list(names), None if folder is None else KeptRows(Path(folder))
     numbers = None if seeds is None else at_seeds(listed, seed_numbers(seeds), rows)
     return Results((comparison_of(listed, metric, reference, numbers, rows),))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from genrec.command_lines import command_line
 from genrec.errors import ResourceError, UsageError, counted
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def keep(options: argparse.Namespace, flags: list[str]) -> int:
         print(f"{name}: {counted(len(rows.read(name)['seeds']), 'seed')}, {in_words(size)}")
     size = sum(path.stat().st_size for path in options.folder.rglob("*") if path.is_file())
     print(f"{options.folder} holds {counted(len(kept), 'row')}, {in_words(size)}; compare them with")
-    print(f"  genrec compare {' '.join(map(shlex.quote, dict.fromkeys(options.names)))} --from {shlex.quote(str(options.folder))}")
+    print(f"  {command_line('compare', *dict.fromkeys(options.names), '--from', options.folder)}")
     return 0
 
 
@@ -220,8 +221,9 @@ def export(options: argparse.Namespace, flags: list[str]) -> int:
 
     written = row_export.export(options.name, options.folder, options.seed, options.code)
     size = sum(path.stat().st_size for path in written)
-    print(f"{options.folder}: {', '.join(sorted(path.name for path in written))}, {in_words(size)}; try it with")
-    print(f"  genrec recommend {shlex.quote(folder_name(options.folder))} --search TEXT")
+    folder = Path(options.folder)
+    print(f"{folder}: {', '.join(sorted(path.name for path in written))}, {in_words(size)}; try it with")
+    print(f"  {command_line('recommend', folder_name(folder), '--search', 'TEXT')}")
     print("README.md is the model card; read its section on the license of the data before you publish the folder")
     return 0
 

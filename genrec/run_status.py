@@ -1,13 +1,16 @@
-"""`genrec status`: the runs that go on, those that failed, were stopped or killed, and how to resume them."""
+"""`genrec status`: the runs that go on or wait, those that failed, were stopped or killed, and how to resume them."""
 
 from __future__ import annotations
 
 import re
+import socket
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from genrec import failed_runs, live_runs
+from genrec import failed_runs, live_runs, run_files
+from genrec.errors import ArtifactError, UsageError
 from genrec.hashed_json import KEY
-from genrec.held_locks import is_held
+from genrec.held_locks import holder, is_held
 from genrec.live_runs import LiveRun
 from genrec.progress import duration, pace
 from genrec.run_list import failure_lines, local_time
@@ -21,11 +24,18 @@ def lines() -> list[str]:
     """Return what runs and what ended without a result. Reads files alone, and takes no lock."""
     live, damaged = live_runs.read_all()
     failures, damaged_failures = failed_runs.read_all()
-    running, killed = [run for run in live if run.is_alive], [run for run in live if not run.is_alive]
-    found = [_running(run) for run in running] + [_build(build) for build in unrecorded_builds(running)]
-    ended = [_killed(run) for run in killed] + [failure_lines(failure, 0) for failure in failures]
+    running = [run for run in live if run.is_alive]
+    waiting = {run.path: reason for run in running if (reason := _waits_for(run, running))}
+    found = [_running(run, waiting.get(run.path, "")) for run in sorted(running, key=lambda run: run.path in waiting)]
+    found += [_build(build) for build in unrecorded_builds(running)]
+    killed = [run for run in live if not run.is_alive and not _goes_on(run, running) and not _is_finished(run)]
+    latest = {(run.name, run.seed): run for run in sorted(killed, key=lambda run: (bool(run.content["work"]), run.content["updated"]))}
+    ended = [_killed(run) for run in killed if latest[run.name, run.seed] is run]  # not those that waited for it
+    resumed = {(run.name, run.seed) for run in running}
+    ended += [failure_lines(failure, 0) for failure in failures if (failure.name, failure.seed) not in resumed]
     ended += _left({(run.name, run.seed) for run in live} | {(each.name, each.seed) for each in failures}, live)
-    result = [f"{len(found)} running in {home()}" if found else f"nothing runs in {home()}"]
+    waits = f", {len(waiting)} waiting" if waiting else ""
+    result = [f"{len(found) - len(waiting)} running{waits} in {home()}" if found else f"nothing runs in {home()}"]
     for entry in found:
         result += ["", *entry]
     if ended:
@@ -35,18 +45,56 @@ def lines() -> list[str]:
     return result + [line for message in (*damaged, *damaged_failures) for line in ("", f"unreadable: {message}")]
 
 
-def _running(run: LiveRun) -> list[str]:
+def _waits_for(run: LiveRun, running: Sequence[LiveRun]) -> str:
+    """Return what a run waits for: the process that builds its artifact, by the lock that it holds; "" if it builds this itself.
+
+    Where the holder of a lock is unknown, it is the run of the same artifact that has made progress.
+    """
+    stage, key = run.content["stage"], run.content["artifacts"].get(run.content["stage"], "")
+    if not key or run.content["work"] or not is_held(store().lock(stage, key)):
+        return ""
+    process = holder(store().lock(stage, key)) if run.content["host"] == socket.gethostname() else None
+    if process is None or process <= 0:  # 0 and -1 are processes of another container
+        others = [each for each in running if each.path != run.path and each.content["artifacts"].get(stage) == key]
+        process = next((each.content["process"] for each in others if each.content["stage"] == stage and each.content["work"]), None)
+    return "" if process in (None, run.content["process"]) else f"waits for process {process}, which builds {stage} {key}"
+
+
+def _goes_on(killed: LiveRun, running: Sequence[LiveRun]) -> bool:
+    """Return whether a process has taken up the row and seed of a killed run, or its command, which will reach them."""
+    command = killed.content["command"]
+    return any(
+        (run.name, run.seed) == (killed.name, killed.seed)
+        or (command and run.content["command"] == command and run.content["started"] >= killed.content["started"])
+        for run in running
+    )
+
+
+def _is_finished(killed: LiveRun) -> bool:
+    """Return whether the row and seed of a killed run have got their result since, from the same artifacts."""
+    try:
+        entry = run_files.read(killed.name)["seeds"].get(str(killed.seed))
+    except (ArtifactError, UsageError, OSError):  # there is no result that can be read
+        return False
+    return entry is not None and entry["artifacts"] == killed.content["artifacts"] and entry["recorded"] >= killed.content["updated"]
+
+
+def _running(run: LiveRun, waits: str) -> list[str]:
+    """Return the lines of a run: the row and stage, what it waits for or its last progress, and its command."""
     about = run.content
     place = f", row {about['row']} of {about['rows']}" if about["rows"] > 1 else ""
     where = f"process {about['process']} on {about['host']} since {local_time(about['started'])}"
     result = [f"{run.name} (seed {run.seed}): {about['stage']}{place}, {where}"]
     ago = f"{duration(_seconds_since(about['updated']))} ago"
-    if about["work"]:
+    if waits:
+        result.append(f"  {waits}")
+    elif about["work"]:
         count = f"{about['done']:,}" + (f" of {about['total']:,}" if about.get("total") else "")
         parts = [count, pace(about.get("rate"), about.get("seconds_left")), about["note"]]
-        result.append(f"  {about['work']}: {', '.join(filter(None, parts))} ({ago})")
+        result.append(f"  {about['work']}: {', '.join(filter(None, parts))} (last progress {ago})")
     else:
-        result.append(f"  {about['stage']} began {ago}")
+        checkpoint = checkpoint_in_words(about["stage"], about["artifacts"].get(about["stage"], ""))
+        result.append(f"  {about['stage']} began {ago}{f'; {checkpoint}' if checkpoint else ''}")
     return [*result, *([f"  {about['command']}"] if about["command"] else [])]
 
 
@@ -63,7 +111,8 @@ def _killed(run: LiveRun) -> list[str]:
     about = run.content
     progress = f" at {about['done']:,} of {about['total']:,}" if about.get("total") else ""
     result = f"{run.name} (seed {run.seed}) was killed in {about['stage']}{progress}, after {local_time(about['updated'])}"
-    return [result, f"  resume: {about['command'] or AGAIN}"]
+    checkpoint = checkpoint_in_words(about["stage"], about["artifacts"].get(about["stage"], ""))
+    return [result, *([f"  {checkpoint}"] if checkpoint else []), f"  resume: {about['command'] or AGAIN}"]
 
 
 def _left(known: set[tuple[str, int]], live: list[LiveRun]) -> list[list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,10 +60,16 @@ class Uses(NamedTuple):
     runs: dict[str, set[ArtifactId]]  # the run in words -> artifacts; a row and seed has all of its stages
     running: list[LiveRun]
     ended: dict[str, list[str]]  # name of a row -> entries of `runs` that failed, were stopped or killed
+    damaged: dict[str, str]  # name of a row with a run file that can't be read -> why; any artifact may be one of its own
+    unreadable: list[str]  # why records of runs can't be read; any artifact may be used by these runs
 
     def of(self, artifact: ArtifactId) -> list[str]:
         """Return the rows and runs that use an artifact, in words."""
         return [name for users in (self.rows, self.runs) for name, used in users.items() if artifact in used]
+
+    def unknown(self, without: Collection[str] = ()) -> list[str]:
+        """Return why the artifacts of some rows and runs are not known, without those of the rows `without`."""
+        return [why for name, why in self.damaged.items() if name not in without] + self.unreadable
 
 
 def stored() -> list[Stored]:
@@ -88,33 +95,36 @@ def size_of(path: Path) -> int:
 
 
 class RowUses:
-    """The artifacts of the rows. A run file is read again only if it has changed."""
+    """The artifacts of the rows. A run file is read again only if it has changed, or if it could not be read."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[Signature, set[ArtifactId]]] = {}
 
-    def read(self) -> dict[str, set[ArtifactId]]:
-        """Return the artifacts of all seeds by the name of each row with a run file. Raises ArtifactError for a damaged file."""
-        found = {}
+    def read(self) -> tuple[dict[str, set[ArtifactId]], dict[str, str]]:
+        """Return the artifacts of all seeds by the name of each row, and for each run file that can't be read the reason."""
+        found, damaged = {}, {}
         for name in run_files.names_of_rows():
-            signature = signature_of(runs_folder() / f"{name}.json")  # taken before the file is read
-            known = self._known.get(name)
-            found[name] = known if known is not None and known[0] == signature else (signature, _of_row(run_files.read(name)))
+            try:
+                signature = signature_of(runs_folder() / f"{name}.json")  # taken before the file is read
+                known = self._known.get(name)
+                found[name] = known if known is not None and known[0] == signature else (signature, _of_row(run_files.read(name)))
+            except FileNotFoundError:  # the row was removed in the meantime
+                continue
+            except (ArtifactError, OSError) as error:
+                damaged[name] = str(error)
         self._known = found
-        return {name: artifacts for name, (_, artifacts) in found.items()}
+        return {name: artifacts for name, (_, artifacts) in found.items()}, damaged
 
 
 def uses(with_builds: bool = True, row_uses: RowUses | None = None) -> Uses:
     """Return who uses which artifacts, with the builds that have no record unless `with_builds` is false.
 
-    `row_uses` holds the run files that an earlier call has read. Raises ArtifactError if a run file or a record can't be read: its
-    artifacts are unknown.
+    `row_uses` holds the run files that an earlier call has read. A run file or a record that can't be read is named in the result
+    (`Uses.unknown`).
     """
-    rows = (row_uses or RowUses()).read()
+    rows, damaged = (row_uses or RowUses()).read()
     failures, damaged_failures = failed_runs.read_all()
     live, damaged_live = live_runs.read_all()
-    if damaged_failures or damaged_live:
-        raise ArtifactError((damaged_failures + damaged_live)[0])
     runs: dict[str, set[ArtifactId]] = {}
     ended: dict[str, list[str]] = {}
     for failure in failures:
@@ -130,7 +140,7 @@ def uses(with_builds: bool = True, row_uses: RowUses | None = None) -> Uses:
     running = [run for run in live if run.is_alive]
     for build in unrecorded_builds(running) if with_builds else ():
         runs.setdefault(str(build), set()).add((build.stage, build.key))
-    return Uses(rows, runs, running, ended)
+    return Uses(rows, runs, running, ended, damaged, damaged_failures + damaged_live)
 
 
 def _of_row(content: dict[str, Any]) -> set[ArtifactId]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from genrec import dry_run
+from genrec.command_lines import command_line
 from genrec.errors import counted
 from genrec.experiment import uses_seed
 from genrec.tuner import flags_of, is_exhausted
@@ -68,11 +69,11 @@ def _best(tuning: Tuning, record: Record, where: str, flags: Sequence[str]) -> I
     yield f"best: trial {best.number + 1}, {best.score:.4f} on validation"
     yield f"settings: {shlex.join(settings) or 'the experiment as it is'}"
     name = ["--name", f"{tuning.experiment.name}-tuned"] if settings else []
-    command = ["genrec", "run", where, *flags, *settings, *name]
+    command = ["run", where, *flags, *settings, *name]
     if uses_seed(tuning.experiment):
-        yield f"confirm it on fresh seeds: {shlex.join([*command, '--seeds', _fresh(tuning.seed)])}"
+        yield f"confirm it on fresh seeds: {command_line(*command, '--seeds', _fresh(tuning.seed))}"
     else:
-        yield f"evaluate it: {shlex.join(command)}"
+        yield f"evaluate it: {command_line(*command)}"
     yield (
         f"The score is the best of {counted_trials(record)} on validation, so it is too high and no result: report the "
         "test of that run."

@@ -15,7 +15,7 @@ from test_run_files import baseline
 
 from genrec import artifact_folders, clean_command, disk_usage, failed_runs, hashed_json, run_experiments, run_files, store
 from genrec.__main__ import main
-from genrec.errors import ArtifactError, NumericsError
+from genrec.errors import NumericsError
 from genrec.live_runs import recorded
 from genrec.stored_artifacts import size_of, stored, uses
 from genrec.workspace import home
@@ -283,8 +283,71 @@ def test_an_interrupted_removal_leaves_a_store_that_works(step: int, monkeypatch
     assert len(stored()) == (2 if step == 2 else 0)
 
 
-def test_a_run_file_that_cannot_be_read_stops_clean() -> None:
+@pytest.mark.parametrize(
+    "content", [b'{"format": 3, "name": "short"', b"\xff\xfe\x00", b'{"format": 9}'], ids=["cut", "bytes", "newer"]
+)
+def test_a_run_file_that_cannot_be_read_keeps_what_it_may_use(content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of `short` only the file is known. So the other row goes, and all artifacts stay until the file has been removed as well."""
+    path, before = home() / "runs" / "short.json", names()
+    total, keys_alone = disk_usage.in_words(sum(each.size for each in stored())), keys("cyclic-popularity")
+    path.write_bytes(content)
+    assert main(["list", "--disk"]) == 0
+    listed = capsys.readouterr().out
+    assert listed.splitlines()[1].startswith("cyclic-popularity ")
+    assert f"unreadable: {path} " in listed
+    assert "the unreadable files below may use what nothing else uses" in listed
+    (home() / "artifacts" / "sft" / f".{'e' * 16}.removed").mkdir(parents=True)
+    assert main(["clean", "--unused", "--dry-run"]) == 0
+    assert f"sft/{'e' * 16} (half removed)" in capsys.readouterr().out
+    assert main(["clean", "--unused", "--yes"]) == 0
+    assert names() == before
+    assert main(["clean", "cyclic-popularity", "--yes"]) == 0
+    shown = capsys.readouterr().out
+    assert "to remove: 0 folders, 0 B\n" in shown
+    assert f"kept: {len(keys_alone)} folders" in shown
+    assert f"  {path} " in shown
+    assert "'genrec clean ROW' removes the run file of a row), then run 'genrec clean --unused'" in shown
+    assert run_files.names_of_rows() == ["short"]
+    assert names() == before
+    assert main(["clean", "short", "--yes"]) == 0
+    assert "short.json, which can't be read; its artifacts are not known and stay" in capsys.readouterr().out
+    assert run_files.names_of_rows() == []
+    assert names() == before
+    assert main(["clean", "--unused", "--yes"]) == 0
+    assert capsys.readouterr().out.endswith(f"removed {total}\n")
+    assert stored() == []
+
+
+def test_a_damaged_row_goes_with_another_one_in_one_command() -> None:
+    """Without the damaged file no other row can use the artifacts of the readable one."""
+    shared, own = keys("short")["data"], keys("short")["evaluate"]
     (home() / "runs" / "short.json").write_text("{")
-    with pytest.raises(ArtifactError):
-        uses()
-    assert main(["clean", "--unused", "--yes"]) == 4
+    assert main(["clean", "short", "cyclic-popularity", "--yes"]) == 0
+    assert names() == {f"evaluate/{own}"}
+    assert not folder("data", shared).exists()
+
+
+def test_a_damaged_record_of_a_failed_run_keeps_what_it_may_use(capsys: pytest.CaptureFixture[str]) -> None:
+    before = names()
+    folder("sft", "f" * 16).mkdir(parents=True)
+    failed_runs.record(baseline("fails"), [], NumericsError("nan"), artifacts={"sft": "f" * 16})
+    (record,) = (home() / "runs" / "failed").glob("*.json")
+    record.write_text("{")
+    assert main(["list", "--disk"]) == 0
+    assert f"unreadable: {record} is damaged" in capsys.readouterr().out
+    assert main(["clean", "--unused", "--yes"]) == 0
+    assert f"  {record} is damaged" in capsys.readouterr().out
+    assert names() == before | {f"sft/{'f' * 16}"}
+    record.unlink()
+    assert main(["clean", "--unused", "--yes"]) == 0
+    assert names() == before
+
+
+def test_a_run_file_that_is_damaged_during_a_removal_keeps_the_remaining_artifacts() -> None:
+    folder("sft", "f" * 16).mkdir(parents=True)
+    found = clean_command.plan([], uses())
+    (home() / "runs" / "short.json").write_text("{")
+    freed, kept = clean_command.remove(found)
+    assert freed == 0
+    assert kept[0].startswith(f"kept sft/{'f' * 16}: it may be used by an unreadable file: ")
+    assert folder("sft", "f" * 16).is_dir()

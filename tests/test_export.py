@@ -129,7 +129,7 @@ def test_a_row_comes_before_a_folder_of_its_name(tmp_path: Path, monkeypatch: py
     assert genrec.load("./cyclic").name == "rpg"
     with pytest.raises(UsageError, match="there is no run 'nothing'"):
         genrec.load("nothing")
-    with pytest.raises(UsageError, match=r"the folder nothing does not exist; write one with 'genrec export NAME ./nothing'"):
+    with pytest.raises(UsageError, match=r"the folder nothing does not exist; write one with: genrec export NAME ./nothing"):
         genrec.load("./nothing")
 
 
@@ -232,6 +232,16 @@ def test_a_version_that_computes_other_scores_is_refused(exported: Path) -> None
     rewritten(exported, probe=before | {"log_prob": [value + 0.002 for value in before["log_prob"]]})
     with pytest.raises(ArtifactError, match=r"was written by genrec 0.0.9, and genrec .* computes other scores .*0.002"):
         genrec.load(exported)
+
+
+def test_an_empty_text_is_no_folder_and_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for arguments, what in ((["cyclic", ""], "folder of the export"), (["", "out"], "name of the row")):
+        assert main(["export", *arguments]) == 2
+        assert f"the {what} is an empty text; give the row and a new or empty folder" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_with_files_is_refused_and_a_failure_leaves_it_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

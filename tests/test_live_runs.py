@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 from test_run_files import baseline
 
-from genrec import failed_runs, live_runs, progress, run_experiments, run_status, store
+from genrec import failed_runs, hashed_json, live_runs, progress, run_experiments, run_files, run_status, store
 from genrec.errors import NumericsError
 from genrec.held_locks import command_of, holder, is_held
 from genrec.live_runs import Recorder, recorded
@@ -53,12 +53,15 @@ def test_a_run_is_shown_while_it_runs_and_its_record_goes_with_it(home: Path, cl
         assert first == f"1 running in {home}"
         assert second.startswith(f"row (seed 4): data, row 2 of 3, process {os.getpid()} on ")
         recorder.stage("sft")
+        recorder.watch(STATE._replace(done=0, rate=None, seconds_left=None, note=""))
+        assert run_status.lines()[3].startswith("  SFT: 0 of 2,000 (last progress ")  # the steps in all, from the start
         recorder.watch(STATE)  # at once after the last record
-        assert "SFT" not in "\n".join(run_status.lines())
+        assert "SFT: 0 of 2,000" in "\n".join(run_status.lines())
         clock[0] = live_runs.WRITE_SECONDS
         recorder.watch(STATE)
         line = run_status.lines()[3]
-        assert line.startswith("  SFT: 600 of 2,000, 2.5/s, about 9 min left, loss 3.2, ndcg@10 0.0312 (best 0.0330 at step 400) (")
+        expected = "  SFT: 600 of 2,000, 2.5/s, about 9 min left, loss 3.2, ndcg@10 0.0312 (best 0.0330 at step 400) (last progress "
+        assert line.startswith(expected)
     assert run_status.lines() == [f"nothing runs in {home}"]
     assert not list(running_folder().iterdir())
 
@@ -71,6 +74,94 @@ def test_the_progress_of_a_stage_is_recorded(clock: list[float]) -> None:
         (run,), _ = live_runs.read_all()
     assert (run.content["work"], run.content["done"], run.content["total"]) == ("reading", 1, 3)  # the others came too soon
     assert progress._watchers == []
+
+
+def test_a_training_is_followed_from_before_its_first_step(clock: list[float]) -> None:
+    """A resumed training may validate for minutes before it makes a step."""
+    with recorded() as recorder:
+        recorder.row(1, 1, "row", 0, KEYS)
+        with progress.Progress("SFT", 2000) as bar:
+            bar.begin(400)
+            with progress.Progress("validation", 5) as inner:
+                inner.begin(3)
+            assert run_status.lines()[3].startswith("  SFT: 400 of 2,000 (last progress ")
+            bar.advance()
+        assert bar.done == 401
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["holder", "progress"])
+def test_a_process_that_waits_for_the_lock_of_another_is_not_running(
+    known: bool, home: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Process 7 holds the lock of the training; this process wants the same artifact. Not every system names the holder."""
+    monkeypatch.setattr(run_status, "holder", lambda path: 7 if known else None)
+    lock = store.Store(home / "artifacts").lock("sft", KEYS["sft"])
+    lock.parent.mkdir(parents=True)
+    with recorded() as first, recorded() as second, FileLock(lock):
+        first.content["process"] = 7
+        for recorder in (second, first):
+            recorder.row(1, 1, "row", 0, KEYS, "sft")
+        first.watch(STATE)
+        lines = run_status.lines()
+        assert lines[0] == f"1 running, 1 waiting in {home}"
+        assert lines[2].startswith("row (seed 0): sft, process 7 on ")
+        assert lines[3].startswith("  SFT: 600 of 2,000")
+        assert lines[5].startswith(f"row (seed 0): sft, process {os.getpid()} on ")
+        assert lines[6] == f"  waits for process 7, which builds sft {KEYS['sft']}"
+        second.watch(STATE)  # it has got the lock
+        assert run_status.lines()[0] == f"2 running in {home}"
+
+
+def test_a_killed_run_that_goes_on_or_has_finished_is_not_listed(home: Path, clock: list[float]) -> None:
+    """Its row and seed, its command, or its result is there; a result of other artifacts is not that of the run."""
+
+    def state() -> str:
+        return "\n".join(run_status.lines())
+
+    run_experiments.run([baseline()])
+    keys = run_files.read("cyclic-popularity")["seeds"]["0"]["artifacts"]
+    killed = {
+        "process": 1,
+        "host": "here",
+        "command": "genrec run mine.py:rows",
+        "started": "2020-01-01T00:00:00Z",
+        "row": 2,
+        "rows": 3,
+    }
+    killed |= {"name": "cyclic-popularity", "seed": 0, "stage": "evaluate", "artifacts": keys, "work": "", "done": 0, "note": ""}
+    running_folder().mkdir(parents=True, exist_ok=True)
+
+    def write(**changes: object) -> None:
+        store.write_json(running_folder() / "1-a.json", hashed_json.add_hash({**killed, "updated": "2020-01-01T00:00:01Z"} | changes))
+
+    write()
+    assert "was killed" not in state()  # the row has its result since
+    for changes in ({"updated": "2999-01-01T00:00:00Z"}, {"seed": 1}, {"artifacts": keys | {"data": "0" * 16}}):
+        write(**changes)
+        assert "cyclic-popularity (seed" in state()
+        assert "was killed in evaluate" in state()
+    write(seed=1)
+    waited = hashed_json.add_hash(
+        {**killed, "seed": 1, "updated": "2020-01-01T00:00:09Z", "process": 2, "command": "genrec run b.py:row"}
+    )
+    store.write_json(running_folder() / "2-b.json", waited)
+    assert "1 not finished" in state()  # two processes of one row, of which one has waited for the other
+    (running_folder() / "2-b.json").unlink()
+    with recorded() as recorder:
+        recorder.content["command"] = "genrec run mine.py:other"
+        recorder.row(1, 3, "before", 0, KEYS)
+        assert "was killed" in state()
+        recorder.content["command"] = "genrec run mine.py:rows"
+        recorder.row(1, 3, "before", 0, KEYS)
+        assert "was killed" not in state()  # the list will reach the row
+
+
+def test_a_failed_run_that_is_run_again_is_only_running() -> None:
+    failed_runs.record(baseline(), [], NumericsError("nan"))
+    assert "failed in data" in "\n".join(run_status.lines())
+    with recorded() as recorder:
+        recorder.row(1, 1, "cyclic-popularity", 0, KEYS)
+        assert "failed in data" not in "\n".join(run_status.lines())
 
 
 def test_a_killed_run_is_recognized_by_its_free_lock_and_can_be_resumed() -> None:

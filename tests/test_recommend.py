@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -109,6 +111,49 @@ def test_what_is_no_text_is_never_a_word_of_a_title(tiger: TrainedRow) -> None:
             tiger.recommend([wrong])  # type: ignore[list-item]
     ids = ["item-3", "item-7"]
     pd.testing.assert_frame_equal(tiger.recommend(pd.Series(ids), n=5), tiger.recommend(ids, n=5))  # type: ignore[arg-type]
+
+
+def test_integers_of_numpy_are_integers(tiger: TrainedRow, tmp_path: Path) -> None:
+    history = ["item-3"]
+    pd.testing.assert_frame_equal(tiger.recommend(history, n=np.int64(4)), tiger.recommend(history, n=4))  # type: ignore[arg-type]
+    assert len(genrec.load("cyclic", seed=np.int64(1), num_beams=np.int32(30)).recommend(history, n=30)) == 30  # type: ignore[arg-type]
+    for user in (7, np.int64(7)):
+        with pytest.raises(InputError, match=r"cyclic has no user '7' among"):
+            tiger.recommend(user=user)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match=r"cyclic has no user '7' among"):
+            tiger.recommend_users([user])  # type: ignore[list-item]
+
+
+def test_lists_of_no_user_and_of_a_user_twice(tiger: TrainedRow) -> None:
+    user = str(tiger.corpus.user_ids[0])
+    found, empty = tiger.recommend_users([user], n=3), tiger.recommend_users([], n=3)
+    assert (len(empty), list(empty.columns), list(empty.dtypes)) == (0, list(found.columns), list(found.dtypes))
+    with pytest.raises(UsageError, match=f"recommend_users got the user '{user}' twice; give each user once"):
+        tiger.recommend_users([user, "user-1", user])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda row: genrec.load(None), "load needs the name of a row or the folder of an export, got None"),
+        (lambda row: genrec.load(""), "load needs the name of a row or the folder of an export, got ''"),
+        (lambda row: genrec.load("cyclic", seed="1"), "seed must be an integer of 0 or more, got '1'"),
+        (lambda row: genrec.load("cyclic", num_beams="60"), "num_beams, the least number of beams .*, got '60'"),
+        (lambda row: genrec.load("cyclic", num_beams=-1), "num_beams, the least number of beams .*, got -1"),
+        (lambda row: genrec.load("cyclic", code=3), "code must be FILE.py or MODULE, got 3"),
+        (lambda row: genrec.serving.export(None, "out"), "the name of the row must be a text or a path, got None"),
+        (lambda row: row.recommend(7), r"history must be a list of items, got 7; write \[7\]"),
+        (lambda row: row.recommend(["item-3"], n=np.array([1, 2])), "n, the number of items of a list, must be an integer of 1"),
+        (lambda row: row.recommend(["item-3"], exclude_seen="no"), "exclude_seen must be True, False or None"),
+        (lambda row: row.recommend_users(7), r"recommend_users needs a list of user ids, got 7; write \[7\]"),
+        (lambda row: row.recommend_users([None]), r"users\[0\] must be the id of a user, a text or an integer, got None"),
+        (lambda row: row.recommend_users([], n=0), "n, the number of items of a list, must be an integer of 1 or more, got 0"),
+        (lambda row: row.search(3), "search needs words of a title, a text, got 3"),
+    ],
+)
+def test_arguments_of_another_type_are_explained(call: Callable[[TrainedRow], object], message: str, tiger: TrainedRow) -> None:
+    with pytest.raises(UsageError, match=message):
+        call(tiger)
 
 
 def test_the_score_is_the_log_probability(tiger: TrainedRow) -> None:
@@ -332,7 +377,7 @@ def test_all_users_are_written_in_row_groups(tmp_path: Path, monkeypatch: pytest
     assert (about.num_rows, about.num_row_groups, about.row_group(0).num_rows) == (400, 7, 64)
     row = genrec.load("cyclic-popularity")
     pd.testing.assert_frame_equal(pd.read_parquet(out), row.recommend_users(n=4))
-    with pytest.raises(UsageError, match=r"recommend_users needs a list of user ids, got the text '10'"):
+    with pytest.raises(UsageError, match=r"recommend_users needs a list of user ids, got '10'; write"):
         row.recommend_users("10")
 
 
@@ -418,7 +463,7 @@ def test_wrong_arguments_from_python(tiger: TrainedRow) -> None:
     for arguments in ({}, {"history": ["item-1"], "user": "user-1"}):
         with pytest.raises(UsageError, match="either a history, a list of items, or user=ID"):
             tiger.recommend(**arguments)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=r"history must be a list of items, got the text 'item-1'"):
+    with pytest.raises(UsageError, match=r"history must be a list of items, got 'item-1'; write"):
         tiger.recommend("item-1")
     with pytest.raises(UsageError, match="before must be 'validation', 'test' or None, got 'train'"):
         tiger.recommend(user=str(tiger.corpus.user_ids[0]), before="train")  # type: ignore[arg-type]

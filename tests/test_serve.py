@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -21,12 +22,14 @@ import numpy as np
 import pytest
 import uvicorn
 from fastapi.testclient import TestClient
+from starlette.types import ASGIApp, Message
 from worlds import cyclic
 
 import genrec
 from genrec import run_experiments
 from genrec.__main__ import main
 from genrec.baselines import SASRec
+from genrec.errors import InputError
 from genrec.serving import CatalogItems, TrainedRow, export
 from genrec.serving.serve_command import listening
 from genrec.serving.service_app import MAX_BODY, MAX_HISTORY, create_app
@@ -111,7 +114,7 @@ def test_items_are_searched_by_title(client: TestClient, rows: list[TrainedRow])
         (b'{"history": ["item-3"], "n": 21}', "n must lie in 1..20, got 21"),
         (b'{"history": ["item-3"], "user": 1}', "the body has the unknown entries 'user'"),
         (b'{"history": ["item-3", "\\ud800"]}', "history[1]: cyclic has no item '\\ud800'"),
-        (b'{"history": []}', "the history is empty, and a trained policy needs at least one item"),
+        (b'{"history": []}', "cyclic: the history is empty, and a trained policy needs at least one item"),
         (json.dumps({"history": ["item-3"] * (MAX_HISTORY + 1)}).encode(), "history has 501 items, expected at most 500"),
     ],
     ids=str,
@@ -163,9 +166,95 @@ def test_the_page_warns_of_a_policy_that_was_not_trained(rows: list[TrainedRow],
     assert [row["warning"] for row in service.get("/rows").json()["rows"]] == [hostile.warning, ""]
 
 
+def test_the_items_of_a_link_are_those_that_every_row_has(rows: list[TrainedRow]) -> None:
+    """In order, with repetitions; the ids that a row lacks are named once each."""
+    fewer = CatalogItems(("item-7", *(f"other-{number}" for number in range(39))), ("one",) * 40, np.ones(40, dtype=np.int64))
+    client = TestClient(create_app([rows[0], replace(rows[1], items=rows[1].items._replace(catalog=fewer))]))
+    found = client.post("/items", json={"ids": ["item-7", "<b>", "item-3", "item-7", "<b>"]}).json()
+    assert [item["item_id"] for item in found["items"]] == ["item-7", "item-7"]
+    assert found["items"][0]["title"] == rows[0].items.catalog.titles[rows[0].items.catalog.numbers["item-7"] - 1]
+    assert found["unknown"] == ["<b>", "item-3"]
+    for body, message in (({"ids": "a"}, "ids is 'a', expected a list; expected ids"), ({"ids": ["a"] * 501}, "ids has 501 items")):
+        answer = client.post("/items", json=body)
+        assert answer.status_code == 400
+        assert message in answer.json()["error"]
+
+
+def test_an_error_of_genrec_names_no_file_of_this_machine(
+    rows: list[TrainedRow], folders: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message of an error may have the folder of the export, or a file of the user's own code."""
+
+    def fail(*_: object) -> None:
+        raise InputError(f"{folders[0]} is damaged")
+
+    monkeypatch.setattr("genrec.serving.item_recommender.ItemRecommender.rank", fail)
+    answer = TestClient(create_app(rows), raise_server_exceptions=False).post("/recommend", json={"history": ["item-3"]})
+    assert (answer.status_code, answer.json()) == (500, {"error": "the service failed; its log on the terminal names the cause"})
+
+
+def answers(app: ASGIApp, messages: list[dict[str, object]]) -> list[Message]:
+    """Return what the application sends to a client that sends these messages and then nothing."""
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        if not messages:
+            await asyncio.Event().wait()  # for ever
+        return messages.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/recommend", "query_string": b"", "headers": [], "server": ("127.0.0.1", 1)}
+    asyncio.run(app(scope, receive, send))
+    return sent
+
+
+def test_a_client_that_closes_its_connection_raises_nothing(rows: list[TrainedRow]) -> None:
+    """An error would be a traceback in the log of the service, for every client that gives up."""
+    first = {"type": "http.request", "body": b'{"history": ', "more_body": True}
+    assert answers(create_app(rows), [first, {"type": "http.disconnect"}])[0]["status"] == 400
+
+
+def test_a_slow_body_gets_408_and_the_connection_is_closed(rows: list[TrainedRow]) -> None:
+    start, body = answers(create_app(rows, body_seconds=0.01), [{"type": "http.request", "body": b"{", "more_body": True}])
+    assert start["status"] == 408
+    assert (b"connection", b"close") in start["headers"]
+    message = "the body did not arrive within 0.01 s; send the request again, all of it at once"
+    assert json.loads(body["body"]) == {"error": message}
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed"),
+    [
+        ("127.0.0.1:8000", True),
+        ("LOCALHOST", True),
+        ("[::1]:8000", True),
+        ("localhost.:80", True),
+        ("10.0.0.7:8000", True),  # the address of the connection
+        ("lists.example", True),  # --allow-host
+        ("lists.example.evil.example", False),
+        ("evil.example:8000", False),
+        ("10.0.0.8", False),
+        ("localhost:8000.evil.example", False),
+        ("", False),
+    ],
+)
+def test_requests_under_other_names_are_refused(host: str, allowed: bool, rows: list[TrainedRow]) -> None:
+    """A page of another site that gives its own name this machine's address (DNS rebinding) sends that name."""
+    client = TestClient(create_app(rows, ["Lists.Example"]), base_url="http://10.0.0.7:8000")
+    for answer in (client.get("/rows", headers={"Host": host}), client.post("/recommend", headers={"Host": host}, content=b"")):
+        assert ("this service does not have the name" not in answer.text) is allowed
+    assert client.get("/", headers={"Host": host}).status_code == (200 if allowed else 400)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
+        (["--body-seconds", "nan"], 2, "--body-seconds must be a number of seconds above 0, got nan"),
+        (["--body-seconds", "0"], 2, "--body-seconds must be a number of seconds above 0, got 0.0"),
+        (["--allow-host", "https://lists.example"], 2, "--allow-host must be a name or an address without a port"),
+        (["--allow-host", "lists.example:80"], 2, "--allow-host must be a name or an address without a port"),
         (["absent/folder"], 2, "the folder absent/folder does not exist"),
         (["--port", "70000"], 2, "--port must lie in 0..65535"),
         (["--host", "256.1.1.1"], 2, "cannot listen on 256.1.1.1, port"),
@@ -234,6 +323,28 @@ def test_four_clients_at_once_get_the_lists_of_one(address: str, client: TestCli
     assert found == expected
 
 
+def opened(link: str, folder: Path) -> str:
+    """Return the page as Chromium shows it after it has loaded a link."""
+    assert CHROMIUM is not None
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}", "--virtual-time-budget=8000"]
+    return subprocess.run([*command, "--dump-dom", link], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_chromium_opens_a_link_with_all_of_its_settings(address: str, client: TestClient, tmp_path: Path) -> None:
+    """Known items stay beside unknown ones, which are named; the length and the choice of `exclude_seen` are those of the link."""
+    dom = opened(f"{address}#history=item-3&history=%3Cb%3E&history=item-7&n=6&exclude_seen=true", tmp_path / "one")
+    lists = client.post("/recommend", json={"history": ["item-3", "item-7"], "n": 6, "exclude_seen": True}).json()["lists"]
+    assert dom.count("<tr>") == 2 * 7
+    for found in lists:
+        for item in found["items"]:
+            assert f"({item['item_id']})" in dom
+    assert "items that are not known here: &lt;b&gt;." in dom
+    dom = opened(f"{address}#history=item-3&n=600", tmp_path / "two")
+    assert "The link asks for lists of 600 items; they have 1 to 20." in dom
+    assert dom.count("<tr>") == 2 * 11
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_chromium_shows_hostile_titles_as_text(address: str, client: TestClient, tmp_path: Path) -> None:
     """The page opens with a search and a history in its address, as a link to a result does."""
@@ -241,14 +352,11 @@ def test_chromium_shows_hostile_titles_as_text(address: str, client: TestClient,
     lists = client.post("/recommend", json={"history": history}).json()["lists"]
     shared = sum(item["shared_prefix"] for item in lists[0]["items"])
     assert shared
-    assert CHROMIUM is not None
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--virtual-time-budget=8000"]
-    link = f"{address}#search=robust&{'&'.join(f'history={item}' for item in history)}"
-    done = subprocess.run([*command, "--dump-dom", link], capture_output=True, text=True, check=True)
-    assert "<title>genrec serve</title>" in done.stdout
-    assert "40 items match" in done.stdout
-    assert done.stdout.count("<tr>") == 2 * 11
-    assert done.stdout.count("<b>") == shared  # codes of shared prefixes; the other row has no Semantic IDs
-    assert "cyclic, seed 0" in done.stdout
-    assert "&lt;script&gt;document.title" in done.stdout
-    assert "<script>document" not in done.stdout
+    dom = opened(f"{address}#search=robust&{'&'.join(f'history={item}' for item in history)}", tmp_path)
+    assert "<title>genrec serve</title>" in dom
+    assert "40 items match" in dom
+    assert dom.count("<tr>") == 2 * 11
+    assert dom.count("<b>") == shared  # codes of shared prefixes; the other row has no Semantic IDs
+    assert "cyclic, seed 0" in dom
+    assert "&lt;script&gt;document.title" in dom
+    assert "<script>document" not in dom

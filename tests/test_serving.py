@@ -75,6 +75,28 @@ def test_an_id_comes_before_a_title_and_a_whole_title_before_its_words() -> None
     assert CATALOG.search("  ") == []
 
 
+@given(st.lists(st.text("abdeilt:", min_size=1), min_size=1, max_size=12, unique=True))
+def test_every_item_can_be_named_by_its_id(ids: list[str]) -> None:
+    """`id:` comes before any id, also one that begins with `title:` or `id:` itself."""
+    catalog = CatalogItems(
+        (*ids, "title:foo", "id:title:foo", "id:5"), ("one",) * (len(ids) + 3), np.zeros(len(ids) + 3, dtype=np.int64)
+    )
+    for number, item in enumerate(catalog.ids, start=1):
+        assert catalog.number_of(f"id:{item}") == number
+    assert catalog.number_of("id:5") == len(ids) + 3  # there is no item 5
+
+
+def test_an_id_that_begins_with_title_is_told_apart_from_a_search() -> None:
+    catalog = CatalogItems(("title:foo", "a", "b"), ("bar", "foo one", "foo two"), np.array([1, 1, 1]))
+    assert catalog.number_of("id:title:foo") == 1
+    with pytest.raises(
+        InputError, match=r"'foo' is in the titles of 2 items[^$]*the item with the id 'title:foo' is named 'id:title:foo'"
+    ):
+        catalog.number_of("title:foo")
+    with pytest.raises(InputError, match=r"^id:foo: no item has the id 'foo' among the 3 items"):
+        catalog.number_of("id:foo")  # a word of titles
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

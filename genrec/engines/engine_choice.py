@@ -17,6 +17,8 @@ SLURM = {field.name: str(field.type).partition(" ")[0] for field in fields(Slurm
 
 def engine_of(text: str) -> Engine:
     """Return the engine. Raises UsageError if the text names none."""
+    if not isinstance(text, str):
+        raise UsageError(f"on must be {FORMS}, got {text!r}")
     kind, colon, rest = text.partition(":")
     if kind == "local":
         return _local(rest)

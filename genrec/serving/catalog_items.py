@@ -15,6 +15,7 @@ from genrec.errors import InputError, counted
 from genrec.id_matching import Ids, likely_cause
 
 TITLE = "title:"  # prefix of a text that is searched in titles only, also if it is an item's id
+ID = "id:"  # prefix of a text that is an id and no title, such as id:title:7 for the item with the id title:7
 SHOWN = 10  # candidates that a message lists
 SHOWN_TITLE = 80  # characters of a title in a message
 MAX_COMPARED = 100_000  # ids that are compared with a misspelt one
@@ -39,19 +40,24 @@ class CatalogItems:
     def number_of(self, text: str) -> int:
         """Return the number of the item with this id, or of the only item with this title, or with all of these words in its title.
 
-        Raises InputError if there is none, with the nearest titles, or if several titles match, with their ids.
+        `title:TEXT` is only searched in titles, and `id:TEXT` is only an id. Raises InputError if there is none, with the nearest
+        titles, or if several titles match, with their ids.
         """
+        if text.startswith(ID):
+            plain = text.removeprefix(ID)
+            return self.numbers[text] if plain not in self.numbers and text in self.numbers else self.number_of_id(plain, text)
         if not text.startswith(TITLE) and text in self.numbers:
             return self.numbers[text]
         wanted = text.removeprefix(TITLE).strip()
         found = self.search(wanted)
         if len(found) == 1:
             return found[0]
+        also = f"\n  the item with the id {text!r} is named {ID + text!r}" if text in self.numbers else ""
         if found:
             more = f"\n  and {len(found) - SHOWN:,} more; give more words" if len(found) > SHOWN else ""
             listed = "".join(f"\n  {self.described(number)}" for number in found[:SHOWN])
-            raise InputError(f"{wanted!r} is in the titles of {len(found):,} items; give the id of one of them:{listed}{more}")
-        raise InputError(self._unknown(wanted))
+            raise InputError(f"{wanted!r} is in the titles of {len(found):,} items; give the id of one of them:{listed}{more}{also}")
+        raise InputError(f"{self._unknown(wanted)}{also}")
 
     def number_of_id(self, item: str, owner: str) -> int:
         """Return the number of the item with this id. Raises InputError if there is none; `owner` says where the id stands."""

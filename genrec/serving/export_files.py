@@ -17,6 +17,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from genrec.command_lines import command_line
 from genrec.errors import ArtifactError, UsageError
 from genrec.hashed_json import SHA256, Each, Listed, Matching, Optional, Shape, check_format, check_object, read_object
 from genrec.serving.catalog_items import CatalogItems
@@ -67,7 +68,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """Return the content of genrec.json. Raises UsageError for a folder that is no export, ArtifactError for one that is damaged."""
     if not is_export(folder):
         what = "holds no genrec.json, so it is no export" if folder.is_dir() else "does not exist"
-        raise UsageError(f"the folder {folder} {what}; write one with 'genrec export NAME {folder_name(folder)}'")
+        raise UsageError(f"the folder {folder} {what}; write one with: {command_line('export', 'NAME', folder_name(folder))}")
     path = folder / SETTINGS
     content = read_object(path, ADVICE)
     check_format(path, content, FORMAT, ADVICE)

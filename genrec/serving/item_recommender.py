@@ -10,7 +10,7 @@ import torch
 from pandas import DataFrame
 from torch import Tensor
 
-from genrec.errors import InputError, UsageError
+from genrec.errors import InputError, UsageError, whole_number
 from genrec.evaluation.scored_lists import naming, recommend_batch, score_lists
 from genrec.own_ids import OwnIds
 from genrec.policy_modules import device_of
@@ -63,7 +63,7 @@ class ItemRecommender(NamedTuple):
         Lists are at most as long as the catalog. Raises UsageError if `n` is out of range, InputError for an empty history that a
         trained policy would have to read.
         """
-        self.check_length(n)
+        n = self.checked_length(n)
         self._check_histories(histories)
         length = min(n, len(self.catalog))
         parts = [self._rank_batch(histories[at : at + BATCH_SIZE], length) for at in range(0, len(histories), BATCH_SIZE)]
@@ -95,15 +95,15 @@ class ItemRecommender(NamedTuple):
             raise UsageError(f"{self.name} has no Semantic IDs: it was trained without a tokenizer; choose a row with one")
         return "-".join(map(str, self.semantic_ids.codes[number - 1].tolist()))
 
-    def check_length(self, n: int) -> None:
-        """Raise UsageError unless lists can have `n` items."""
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise UsageError(f"n, the number of items of a list, must be an integer of 1 or more, got {n!r}")
+    def checked_length(self, n: int) -> int:
+        """Return the length of a list as int. Raises UsageError unless lists can have `n` items."""
+        n = whole_number(n, "n, the number of items of a list,", 1)
         if self.num_beams and min(n, len(self.catalog)) > self.num_beams:
             raise UsageError(
                 f"{self.name}: a list of {n} items needs at least {n} beams, and the row was loaded with {self.num_beams}; load it "
                 f"with genrec.load({self.name!r}, num_beams={n})"
             )
+        return n
 
     def _check_histories(self, histories: Sequence[History]) -> None:
         for history in histories:

@@ -42,6 +42,12 @@ def export(name: str, folder: Path | str, seed: int | None = None, code: str | N
     Raises UsageError for a folder with files and for a baseline that needs users, and what `genrec.load` raises.
 
     """
+    for value, what in ((name, "the name of the row"), (folder, "the folder of the export")):
+        if not isinstance(value, str | Path):
+            raise UsageError(f"{what} must be a text or a path, got {value!r}; for example export('NAME', 'FOLDER')")
+    if not str(folder) or not name:
+        what = "name of the row" if not name else "folder of the export"
+        raise UsageError(f"the {what} is an empty text; give the row and a new or empty folder: genrec export NAME FOLDER")
     folder = Path(folder).expanduser()
     _check_empty(folder)
     row = load_stored(name, seed, code)

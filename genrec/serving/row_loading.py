@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from genrec import run_files
+from genrec.errors import UsageError, whole_number
 from genrec.progress import say
 from genrec.serving.export_files import is_export
 from genrec.serving.exported_rows import load_export
@@ -26,6 +27,12 @@ def load(name: str | Path, seed: int | None = None, code: str | None = None, num
     resumes a run that failed, and ArtifactError if an artifact or a file is missing or damaged.
 
     """
+    if not isinstance(name, str | Path) or not str(name):
+        raise UsageError(f"load needs the name of a row or the folder of an export, got {name!r}; 'genrec list' prints the rows")
+    if code is not None and not isinstance(code, str | Path):
+        raise UsageError(f"code must be FILE.py or MODULE, got {code!r}")
+    seed, code = None if seed is None else whole_number(seed, "seed", 0), None if code is None else str(code)
+    num_beams = whole_number(num_beams, "num_beams, the least number of beams (0: that of the evaluation),", 0)
     if _is_folder(name):
         row = load_export(Path(name).expanduser(), seed, code, num_beams)
     else:

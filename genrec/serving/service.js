@@ -72,19 +72,25 @@ function showHistory() {
   recommend();
 }
 
-function request(ids) {
-  const wanted = { history: ids, n: Number(element("n").value), exclude_seen: element("exclude").checked };
-  return { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(wanted) };
+function posted(content) {
+  return { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(content) };
+}
+
+function keepInAddress(ids) {
+  const link = new URLSearchParams(ids.map((id) => ["history", id]));
+  link.append("n", element("n").value);
+  link.append("exclude_seen", element("exclude").checked);
+  history.replaceState(null, "", "#" + link);
 }
 
 async function recommend() {
   const number = ++requests;
   element("error").textContent = "";
-  if (!history_.length) { element("lists").replaceChildren(); history.replaceState(null, "", "#"); return; }
   const ids = history_.map((item) => item.item_id);
-  history.replaceState(null, "", "#" + new URLSearchParams(ids.map((id) => ["history", id])));
+  keepInAddress(ids);
+  if (!ids.length) { element("lists").replaceChildren(); return; }
   try {
-    const found = await ask("recommend", request(ids));
+    const found = await ask("recommend", posted({ history: ids, n: Number(element("n").value), exclude_seen: element("exclude").checked }));
     if (number === requests) element("lists").replaceChildren(...found.lists.map(table));
   } catch (error) { if (number === requests) fail(error); }
 }
@@ -102,6 +108,15 @@ function table(list) {
   return box;
 }
 
+function restore(link, most) {
+  const n = link.get("n"), exclude = link.get("exclude_seen");
+  if (exclude !== null) element("exclude").checked = exclude === "true";
+  if (n === null) return [];
+  if (!/^[0-9]+$/.test(n) || Number(n) < 1 || Number(n) > most) return [`The link asks for lists of ${n} items; they have 1 to ${most}.`];
+  element("n").value = n;
+  return [];
+}
+
 async function start() {
   try {
     const about = await ask("rows");
@@ -113,11 +128,14 @@ async function start() {
     const link = new URLSearchParams(location.hash.slice(1)), linked = link.getAll("history");
     element("search").value = link.get("search") || "";
     if (element("search").value) search();
+    const notes = restore(link, about.max_n);
     if (linked.length) {
-      const found = await ask("recommend", request(linked));
-      history_.push(...found.lists[0].history);
-      showHistory();
+      const found = await ask("items", posted({ ids: linked }));
+      history_.push(...found.items);
+      if (found.unknown.length) notes.push(`The history of the link is shown without the items that are not known here: ${found.unknown.join(", ")}.`);
     }
+    element("linked").textContent = notes.join(" ");
+    if (linked.length) showHistory();
   } catch (error) { fail(error); }
 }
 

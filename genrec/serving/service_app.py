@@ -3,18 +3,23 @@
     GET /                      the page; it loads nothing from elsewhere
     GET /rows                  the rows that are served, with the warning of an untrained policy, and the limits
     GET /items?search=WORDS    items with all of these words in their title, the most popular first
+    POST /items                {"ids": [ids]} -> the items that every row has, in this order, and the ids that are unknown
     POST /recommend            {"history": [ids, oldest first], "n": 10, "exclude_seen": false} -> a list of every row
 
-Errors are JSON, {"error": text}: 400 for wrong input, 413 for a body that is too large. The service keeps nothing of a request.
+Errors are JSON, {"error": text}: 400 for wrong input, 408 for a body that arrives too slowly, 413 for one that is too large, and 500
+for an error of the service, with no detail: errors of genrec may name files of this machine. A `Host` header that names another host
+than this one gets 400, because a page of another site could otherwise reach the service under a name of its own (DNS rebinding). The
+service keeps nothing of a request.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from importlib import resources
 from threading import Lock
@@ -24,24 +29,38 @@ import torch
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from genrec.errors import GenrecError, InputError
 from genrec.hashed_json import Listed, Optional, Shape, find_mismatch
 from genrec.serving.item_recommender import History
 from genrec.serving.trained_rows import TrainedRow
+from genrec.types import Baseline
 
 MAX_BODY = 65_536  # bytes of a request
+BODY_SECONDS = 10.0  # in which a body must arrive
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MAX_HISTORY = 500  # items
 MAX_N = 100  # items of a list
 MAX_SEARCH = 200  # characters
 FOUND = 20  # items of a search
 REQUEST: Mapping[str, Shape] = {"history": Listed(str), "n": Optional(int), "exclude_seen": Optional(bool)}
+IDS: Mapping[str, Shape] = {"ids": Listed(str)}
 
 
-def create_app(rows: Sequence[TrainedRow]) -> FastAPI:
-    """Return the service for one row or several, whose lists are shown side by side. Items are searched in the first row."""
+def create_app(rows: Sequence[TrainedRow], hosts: Collection[str] = (), body_seconds: float = BODY_SECONDS) -> FastAPI:
+    """Return the service for one row or several, whose lists are shown side by side. Items are searched in the first row.
+
+    Args:
+        rows: the rows.
+        hosts: names and addresses of this machine that a `Host` header may have, beside `LOOPBACK` and the address of the connection.
+        body_seconds: time in which the body of a request must arrive.
+
+    """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)  # their pages load scripts from elsewhere
+    app.add_middleware(_checking_host, hosts=frozenset(map(host_name, (*LOOPBACK, *hosts))))
     html, policy = _page(rows)
     computing = Lock()  # a list uses all threads of torch; lists wait for each other
 
@@ -56,15 +75,20 @@ def create_app(rows: Sequence[TrainedRow]) -> FastAPI:
     @app.get("/items")
     def items(search: str = "") -> dict[str, Any]:
         if not search.strip() or len(search) > MAX_SEARCH:
-            raise InputError(f"search must have 1 to {MAX_SEARCH} characters, got {len(search)}; write /items?search=WORDS")
+            raise _wrong(f"search must have 1 to {MAX_SEARCH} characters, got {len(search)}; write /items?search=WORDS")
         catalog = rows[0].items.catalog
         numbers = catalog.search(search)
         found = [_item(rows[0], number) for number in numbers[:FOUND]]
         return {"items": found, "matches": len(numbers)}
 
+    @app.post("/items")
+    async def items_of(request: Request) -> dict[str, Any]:
+        ids = parsed(await _body(request, body_seconds), IDS, "ids")["ids"]
+        return await run_in_threadpool(known_items, rows, ids)
+
     @app.post("/recommend")
     async def recommend(request: Request) -> dict[str, Any]:
-        wanted = parsed(await _body(request))
+        wanted = parsed(await _body(request, body_seconds), REQUEST, "history")
 
         def lists() -> dict[str, Any]:
             with computing:
@@ -72,15 +96,11 @@ def create_app(rows: Sequence[TrainedRow]) -> FastAPI:
 
         return await run_in_threadpool(lists)
 
-    @app.exception_handler(GenrecError)
-    def explain(request: Request, error: GenrecError) -> JSONResponse:
-        return JSONResponse({"error": str(error)}, 400)
-
     @app.exception_handler(HTTPException)
     def refuse(request: Request, error: HTTPException) -> JSONResponse:
-        known = "there are GET /, GET /rows, GET /items?search=WORDS and POST /recommend"
+        known = "there are GET /, GET /rows, GET /items?search=WORDS, POST /items and POST /recommend"
         what = {404: f"there is no such page; {known}", 405: f"the method does not fit the page; {known}"}
-        return JSONResponse({"error": what.get(error.status_code, str(error.detail))}, error.status_code)
+        return JSONResponse({"error": what.get(error.status_code, str(error.detail))}, error.status_code, error.headers)
 
     @app.exception_handler(Exception)
     def fail(request: Request, error: Exception) -> JSONResponse:
@@ -94,32 +114,46 @@ def longest(rows: Sequence[TrainedRow]) -> int:
     return min([MAX_N, *(min(len(row.items.catalog), row.items.num_beams or MAX_N) for row in rows)])
 
 
-def parsed(body: bytes) -> dict[str, Any]:
-    """Return the content of a request for a list. Raises InputError for another form."""
+def parsed(body: bytes, shape: Mapping[str, Shape], items: str) -> dict[str, Any]:
+    """Return the content of a request of this shape; its entry `items` lists ids. Raises HTTPException 400 for another form."""
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):
-        raise InputError('the body must be JSON, such as {"history": ["ID", "ID"], "n": 10}') from None
-    mismatch = find_mismatch(content, REQUEST, "the body")
-    unknown = "" if mismatch else ", ".join(sorted(map(repr, content.keys() - REQUEST.keys()))[:3])
+        more = ', "n": 10' if "n" in shape else ""
+        raise _wrong(f'the body must be JSON, such as {{"{items}": ["ID", "ID"]{more}}}') from None
+    mismatch = find_mismatch(content, shape, "the body")
+    unknown = "" if mismatch else ", ".join(sorted(map(repr, content.keys() - shape.keys()))[:3])
     if mismatch or unknown:
-        raise InputError(f"{mismatch or f'the body has the unknown entries {unknown}'}; expected history, n and exclude_seen")
-    if len(content["history"]) > MAX_HISTORY:
-        raise InputError(f"history has {len(content['history']):,} items, expected at most {MAX_HISTORY}; send the most recent ones")
+        *first, last = shape
+        expected = f"{', '.join(first)} and {last}" if first else last
+        raise _wrong(f"{mismatch or f'the body has the unknown entries {unknown}'}; expected {expected}")
+    if len(content[items]) > MAX_HISTORY:
+        raise _wrong(f"{items} has {len(content[items]):,} items, expected at most {MAX_HISTORY}; send the most recent ones")
     found: dict[str, Any] = content
     return found
+
+
+def known_items(rows: Sequence[TrainedRow], ids: Sequence[str]) -> dict[str, Any]:
+    """Return the items with these ids that every row has, in this order, and the ids that some row lacks."""
+    known = [item for item in ids if all(item in row.items.catalog.numbers for row in rows)]
+    items = [_item(rows[0], rows[0].items.catalog.numbers[item]) for item in known]
+    return {"items": items, "unknown": [item for item in dict.fromkeys(ids) if item not in known]}
 
 
 def recommended(row: TrainedRow, wanted: dict[str, Any], most: int) -> dict[str, Any]:
     """Return the list of a row for a parsed request; `shared_prefix` is the longest prefix that an item shares with the history."""
     n = wanted.get("n", min(10, most))
     if not 1 <= n <= most:
-        raise InputError(f"n must lie in 1..{most}, got {n}")
+        raise _wrong(f"n must lie in 1..{most}, got {n}")
     numbers = []
     for place, item in enumerate(wanted["history"]):
         if item not in row.items.catalog.numbers:
-            raise InputError(f"history[{place}]: {row.name} has no item {item[:80]!r}; find ids with /items?search=WORDS")
+            raise _wrong(f"history[{place}]: {row.name} has no item {item[:80]!r}; find ids with /items?search=WORDS")
         numbers.append(row.items.catalog.numbers[item])
+    if not numbers and not isinstance(row.items.specification, Baseline):
+        raise _wrong(
+            f"{row.name}: the history is empty, and a trained policy needs at least one item; find ids with /items?search=WORDS"
+        )
     exclude = wanted.get("exclude_seen", row.filter_seen)
     ranking = row.items.rank([History(numbers, numbers if exclude else ())], n)
     listed = [(number, score) for number, score in zip(ranking.items[0].tolist(), ranking.scores[0].tolist(), strict=True) if number]
@@ -145,15 +179,51 @@ def _described(row: TrainedRow) -> dict[str, Any]:
     return about | {"warning": row.warning}
 
 
-async def _body(request: Request) -> bytes:
-    """Return the body, read up to its limit. Raises HTTPException 413 if it is larger, before the rest arrives."""
+def _wrong(why: str) -> HTTPException:
+    """Return the error of a wrong request."""
+    return HTTPException(400, why)
+
+
+async def _body(request: Request, seconds: float) -> bytes:
+    """Return the body, read to its limit. Raises HTTPException 413 if it is larger, before the rest arrives; 408 if it is late."""
     parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > MAX_BODY:
-            raise HTTPException(413, f"the body is larger than {MAX_BODY:,} bytes; send a shorter history")
-        parts.append(part)
+    try:
+        async with asyncio.timeout(seconds):
+            async for part in request.stream():
+                size += len(part)
+                if size > MAX_BODY:
+                    raise HTTPException(413, f"the body is larger than {MAX_BODY:,} bytes; send a shorter history")
+                parts.append(part)
+    except TimeoutError:
+        late = f"the body did not arrive within {seconds:g} s; send the request again, all of it at once"
+        raise HTTPException(408, late, {"Connection": "close"}) from None
+    except ClientDisconnect:  # nobody reads the answer
+        raise _wrong("the client closed the connection before the body had arrived") from None
     return b"".join(parts)
+
+
+def _checking_host(app: ASGIApp, hosts: Collection[str]) -> ASGIApp:
+    """Return the application for requests to these hosts, to the address of the connection, or without a `Host`, as HTTP/1.0 has.
+
+    Other requests get 400. `TrustedHostMiddleware` of Starlette does not know the address of the connection.
+    """
+
+    async def checked(scope: Scope, receive: Receive, send: Send) -> None:
+        wanted = Headers(scope=scope).get("host") if scope["type"] == "http" else None
+        if wanted is None or host_name(wanted) in (*hosts, host_name(str((scope.get("server") or ("",))[0]))):
+            await app(scope, receive, send)
+            return
+        why = f"this service does not have the name {wanted[:80]!r}; use its address, or start it with --allow-host NAME"
+        await JSONResponse({"error": why}, 400)(scope, receive, send)
+
+    return checked
+
+
+def host_name(text: str) -> str:
+    """Return the name or address of a `Host` header, without its port, in small letters; text of another form as it is."""
+    plain = text.strip().lower()
+    found = re.fullmatch(r"(?:\[(?P<address>[^\]]+)\]|(?P<name>[^:]*))(?::[0-9]*)?", plain)
+    return (found["address"] or found["name"]).rstrip(".") if found else plain
 
 
 def _page(rows: Sequence[TrainedRow]) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from genrec import failed_runs, kept_steps, loading, run_files, studies
+from genrec.command_lines import command_line
 from genrec.data.corpus import Corpus
 from genrec.errors import ArtifactError, UsageError
 from genrec.evaluation.statistics.paired_tests import seeds_in_words
@@ -98,7 +99,7 @@ def _no_seed(content: dict[str, Any], seed: int, seeds: Sequence[int]) -> str:
     """Return the message about a seed that a row does not have."""
     name = content["name"]
     failure = _failure(name, seed)
-    how = failure or f"train it with '{run_command(content, seeds[0], seed)}', or choose one of those"
+    how = failure or f"train it with: {run_command(content, seeds[0], seed)} (or choose one of those)"
     return f"{name} has no result of seed {seed}, only of {seeds_in_words(list(seeds))}; {how}"
 
 
@@ -118,7 +119,7 @@ def _artifact(content: dict[str, Any], seed: int, stage: str, key: str) -> Artif
     if not existing.has(stage, key):
         raise ArtifactError(
             f"{content['name']} (seed {seed}) needs the artifact {stage}/{key}, which is no longer in {existing.root}; build it again "
-            f"with '{run_command(content, seed, seed)}'"
+            f"with: {run_command(content, seed, seed)}"
         )
     return existing.get(stage, key)
 
@@ -131,4 +132,4 @@ def run_command(content: dict[str, Any], known: int, seed: int, portable: bool =
     settings = training_hash(content["configuration"])
     found = studies.of_run(studies.read_all(), content["name"], settings, known, run_files.present_settings)
     where = next((study.name for study in found if ":" in study.name), "FILE.py:FUNCTION")
-    return f"genrec run {portable_name(where) if portable else where} --seeds {seed},"
+    return command_line("run", portable_name(where) if portable else where, "--seeds", f"{seed},")

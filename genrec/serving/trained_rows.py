@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import difflib
-import operator
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, SupportsIndex
+from typing import Literal, cast
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from pandas import DataFrame
 
 from genrec.data.corpus import Corpus
 from genrec.data.feedback_targets import KeptEvents, kept_events
 from genrec.data.splits import BEGIN, END, TEST, VALIDATION
-from genrec.errors import InputError, UsageError, counted
+from genrec.errors import InputError, UsageError, counted, plain_integer, whole_number
 from genrec.id_matching import Ids, likely_cause
 from genrec.serving.catalog_items import MAX_COMPARED
 from genrec.serving.item_recommender import History, ItemRecommender
@@ -56,7 +57,9 @@ class TrainedRow:
 
     def excludes_seen(self, chosen: bool | None) -> bool:
         """Return the choice, or if it is None that of the row's evaluation."""
-        return self.filter_seen if chosen is None else chosen
+        if chosen is not None and not isinstance(chosen, bool | np.bool_):
+            raise UsageError(f"exclude_seen must be True, False or None (as in the evaluation of the row), got {chosen!r}")
+        return self.filter_seen if chosen is None else bool(chosen)
 
     def recommend(
         self,
@@ -92,14 +95,11 @@ class TrainedRow:
         """Return the history of a user, or of items by id or title; arguments as in `recommend`."""
         if (history is None) == (user is None):
             raise UsageError("recommend needs either a history, a list of items, or user=ID; got both or neither")
-        if isinstance(history, str):
-            raise UsageError(f"history must be a list of items, got the text {history!r}; write [{history!r}]")
-        if isinstance(user, int) and not isinstance(user, bool):
-            user = str(user)  # ids of the data are text
-        if user is not None and not isinstance(user, str):
-            raise UsageError(f"user must be the id of a user, a text or an integer, got {user!r}")
+        if history is not None and (isinstance(history, str) or not isinstance(history, Iterable)):
+            raise UsageError(f"history must be a list of items, got {history!r}; write [{history!r}]")
         exclude = self.excludes_seen(exclude_seen)
         if user is not None:
+            user = user_id(user, "user")
             found = self.user_history(self.user_number(user), exclude, before)
             if not found.items and not isinstance(self.items.specification, Baseline):
                 raise InputError(
@@ -115,9 +115,10 @@ class TrainedRow:
         """Return the number of an item of a history, given by its id or title; an integer is an id, never a word of a title."""
         if isinstance(item, str):
             return self.items.catalog.number_of(item)
-        if isinstance(item, bool) or not isinstance(item, SupportsIndex):
+        number = plain_integer(item)
+        if number is None:
             raise UsageError(f"history[{place}] must be the id or the title of an item, a text or an integer, got {item!r}")
-        return self.items.catalog.number_of_id(str(operator.index(item)), f"history[{place}]")
+        return self.items.catalog.number_of_id(str(number), f"history[{place}]")
 
     def user_history(self, number: int, exclude: bool, before: Before | None = None) -> History:
         """Return the history of a user by number, as training and evaluation read it, with all taken items excluded on request."""
@@ -149,6 +150,9 @@ class TrainedRow:
 
         If there are none, return those with similar words.
         """
+        if not isinstance(text, str):
+            raise UsageError(f"search needs words of a title, a text, got {text!r}")
+        count = whole_number(count, "count, the number of items,", 0)
         catalog = self.items.catalog
         return self._item_table((catalog.search(text) or catalog.nearest(text, count))[:count])
 
@@ -168,7 +172,7 @@ class TrainedRow:
 
     def recommend_users(
         self,
-        users: Iterable[str] | None = None,
+        users: Iterable[str | int] | None = None,
         n: int = 10,
         *,
         exclude_seen: bool | None = None,
@@ -176,15 +180,20 @@ class TrainedRow:
     ) -> DataFrame:
         """Return the lists of many users, by default of all with a history: user_id, position, item_id, score.
 
+        Users are in the order given, and an integer stands for its digits. Raises UsageError for a user who occurs twice.
         `genrec recommend --all-users --out FILE` writes them in bounded memory.
         """
-        from genrec.serving.bulk_lists import lists_of, users_of
+        from genrec.serving.bulk_lists import SCHEMA, lists_of, users_of
 
-        if isinstance(users, str):
-            raise UsageError(f"recommend_users needs a list of user ids, got the text {users!r}; write [{users!r}]")
-        exclude = self.excludes_seen(exclude_seen)
-        parts = [part.to_pandas() for part in lists_of(self, users_of(self, users, exclude, before), n)]
-        return pd.concat(parts, ignore_index=True) if parts else DataFrame()
+        if users is not None and (isinstance(users, str) or not isinstance(users, Iterable)):
+            raise UsageError(f"recommend_users needs a list of user ids, got {users!r}; write [{users!r}]")
+        wanted = None if users is None else [user_id(user, f"users[{place}]") for place, user in enumerate(users)]
+        twice = [user for user, count in Counter(wanted or ()).items() if count > 1]
+        if twice:
+            raise UsageError(f"recommend_users got the user {twice[0]!r} twice; give each user once: list(dict.fromkeys(users))")
+        exclude, length = self.excludes_seen(exclude_seen), self.items.checked_length(n)
+        parts = [SCHEMA.empty_table(), *lists_of(self, users_of(self, wanted, exclude, before), length)]
+        return cast(DataFrame, pa.concat_tables(parts).to_pandas())
 
     @cached_property
     def _kept(self) -> KeptEvents | None:
@@ -203,3 +212,13 @@ class TrainedRow:
                 "interactions": catalog.num_interactions[places],
             }
         )
+
+
+def user_id(user: object, name: str) -> str:
+    """Return the id of a user as text; an integer, also of NumPy, stands for its digits. `name` is that of the argument."""
+    if isinstance(user, str):
+        return str(user)
+    number = plain_integer(user)
+    if number is None:
+        raise UsageError(f"{name} must be the id of a user, a text or an integer, got {user!r}")
+    return str(number)  # ids of the data are text

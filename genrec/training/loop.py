@@ -201,7 +201,7 @@ def train(
     for warning in plan.warnings(path):
         say(f"{description}: warning: {warning}")
     with ProgressBar(description, plan.max_steps) as bar:
-        bar.done = progress.step
+        bar.begin(progress.step)
         curves = Curves(progress.curves, on_row, objective.watchers, selection.column)
         flag = f"--{path}.optimization.max-steps"
         estimate = TimeEstimate(description, flag, plan, progress.step, patience is not None)

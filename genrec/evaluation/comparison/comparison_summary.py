@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import NamedTuple
 
+from genrec.command_lines import command_line
 from genrec.evaluation.compare import Comparison, Row
 from genrec.evaluation.comparison.comparison_controls import (
     base_settings,
@@ -147,17 +147,17 @@ def _commands(comparison: Comparison) -> list[str]:
     aligned, trained = ([row.name for row in comparison.rows if has(row)] for has in (loss_name, lambda row: row.trained))
     commands = []
     if len(comparison.rows) == 1:
-        commands.append(_command("compare", best.name) + " NAME_OF_ANOTHER_ROW")
+        commands.append(command_line("compare", best.name) + " NAME_OF_ANOTHER_ROW")
     elif with_controls := _compared_with_controls(comparison):
-        commands += [_command("compare", *names, "--reference", control) for control, names in with_controls.items()]
+        commands += [command_line("compare", *names, "--reference", control) for control, names in with_controls.items()]
     elif (other := _other_reference(comparison)) is not None:
-        commands.append(_command("compare", *(row.name for row in comparison.rows), "--reference", other))
+        commands.append(command_line("compare", *(row.name for row in comparison.rows), "--reference", other))
     if trained:
-        commands.append(_command("curves", *(aligned or trained)))
-    commands.append(_command("show", best.name))
+        commands.append(command_line("curves", *(aligned or trained)))
+    commands.append(command_line("show", best.name))
     if best.trained:
-        commands += [_command("recommend", best.name, "--search", "TEXT"), _command("export", best.name, "FOLDER")]
-    return [*commands, _command("keep", *(row.name for row in comparison.rows), "--to", "FOLDER")]
+        commands += [command_line("recommend", best.name, "--search", "TEXT"), command_line("export", best.name, "FOLDER")]
+    return [*commands, command_line("keep", *(row.name for row in comparison.rows), "--to", "FOLDER")]
 
 
 def _compared_with_controls(comparison: Comparison) -> dict[str, list[str]]:
@@ -190,7 +190,3 @@ def _other_reference(comparison: Comparison) -> str | None:
         return next((row.name for row in tested if row.trained and not loss_name(row) and base_settings(row) in bases), None)
     other = max(tested, key=lambda row: row.value, default=None)
     return None if other is None else other.name
-
-
-def _command(*words: str) -> str:
-    return shlex.join(["genrec", *words])
