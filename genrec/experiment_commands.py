@@ -60,6 +60,7 @@ def run_named(
     replace: bool = False,
     trackers: Mapping[str, Tracker] | None = None,
     on: str | None = None,
+    devices: int = 1,
 ) -> Results:
     """Run the experiments of FILE.py:FUNCTION or MODULE:FUNCTION from Python; arguments as in `genrec.results.run`."""
     from genrec import loading, results, studies
@@ -68,7 +69,9 @@ def run_named(
     listed = ListedExperiments(where, (), None if seeds is None else f"{','.join(map(str, seed_numbers(seeds)))},")
     experiments = listed.seeded(listed.overridden(loading.load(where)))  # read anew: in a notebook the file may have changed
     study = studies.study_name(where)
-    return results.run(experiments, refresh=refresh, replace=replace, study=study, trackers=trackers, on=on, origin=listed)
+    return results.run(
+        experiments, refresh=refresh, replace=replace, study=study, trackers=trackers, on=on, devices=devices, origin=listed
+    )
 
 
 def run(options: argparse.Namespace, flags: list[str]) -> int:

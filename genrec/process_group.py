@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from genrec.errors import UsageError
+from genrec.errors import UsageError, counted
 
 Value = TypeVar("Value")
 HOST = "127.0.0.1"
@@ -74,11 +74,18 @@ def joined(place: Meeting, number: int, count: int) -> Iterator[None]:
         dist.destroy_process_group()
 
 
+def is_lost(error: BaseException) -> bool:
+    """Return whether an error says that another process can't be reached."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
 def check_count(count: int) -> None:
-    """Raise UsageError if the machine has GPUs, but fewer than processes."""
+    """Raise UsageError if the machine has GPUs, but fewer than processes, or GPUs between which PyTorch can't add up."""
+    if torch.backends.mps.is_available():
+        raise UsageError(f"--trainer.devices {count} needs CPUs or CUDA devices; PyTorch can't add up gradients over Apple GPUs")
     found = torch.cuda.device_count() if torch.cuda.is_available() else count
     if count > found:
-        raise UsageError(f"this machine has {found} GPUs, one for each process, got --trainer.devices {count}")
+        raise UsageError(f"this machine has {counted(found, 'GPU')}, and each process needs one, got --trainer.devices {count}")
 
 
 def add_up_gradients(parameters: Sequence[nn.Parameter]) -> None:

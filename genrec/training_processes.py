@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from genrec import pipeline, process_group, progress, stages, threads
 from genrec.engines import Future
 from genrec.engines.local_workers import LocalEngine
@@ -57,9 +59,10 @@ def in_parts(experiment: Experiment, count: int) -> Experiment:
             )
         return replace(recipe, optimization=replace(optimization, accumulate=max(optimization.accumulate, count)))  # type: ignore[type-var]
 
+    sft = cut(experiment.sft, "sft")
     aligned = tuple(cut(each, "align") for each in experiment.alignments)
     align = aligned if isinstance(experiment.align, tuple) else (aligned[0] if aligned else None)
-    return replace(experiment, sft=cut(experiment.sft, "sft"), align=align)  # type: ignore[arg-type]
+    return replace(experiment, sft=sft, align=align)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -109,8 +112,9 @@ class Together:
             JoinTask(self.origin, self.number, stage, key, str(folder.absolute()), rank, self.count, meeting.port, surroundings)
             for rank in range(1, self.count)
         ]
-        pool = LocalEngine(self.count - 1, threads.shared_by(self.count)).start()
-        done = threading.Event()
+        before, own = torch.get_num_threads(), threads.shared_by(self.count)
+        pool, done = LocalEngine(self.count - 1, own).start(), threading.Event()
+        torch.set_num_threads(min(own, before))
         try:
             futures = pool.submit(tasks)
             _wait_until_started(futures, meeting)
@@ -119,11 +123,12 @@ class Together:
                 with process_group.joined(meeting, 0, self.count):
                     yield
             except RuntimeError as error:
-                raise _first_error(futures) or error from error
+                raise (_first_error(futures) if process_group.is_lost(error) else None) or error from error
             _wait_for_end(futures)
         finally:
             done.set()
             pool.close()
+            torch.set_num_threads(before)
 
 
 def _wait_until_started(futures: Sequence[Future], meeting: Meeting) -> None:
@@ -147,14 +152,18 @@ def _raise_first(futures: Sequence[Future]) -> None:
 
 
 def _first_error(futures: Sequence[Future]) -> BaseException | None:
-    """Return the error of a process that has ended, or ends within a moment."""
-    ends = time.monotonic() + GRACE_SECONDS
+    """Return the error of the process that ended first, or ends within a moment. One that lost another did not end first."""
+    ends, lost = time.monotonic() + GRACE_SECONDS, None
     while time.monotonic() < ends:
         for each in futures:
-            if each.done() and each.report().error is not None:
-                return each.report().error
+            error = each.report().error if each.done() else None
+            if error is not None and "gloo" not in str(error):
+                return error
+            lost = lost or error
+        if lost is not None and all(each.done() for each in futures):
+            break
         time.sleep(LOOK_SECONDS)
-    return None
+    return lost
 
 
 def _end_with(futures: Sequence[Future], done: threading.Event) -> None:
