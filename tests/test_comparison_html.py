@@ -27,7 +27,8 @@ from genrec import hashed_json, run_experiments, run_files
 from genrec.__main__ import main
 from genrec.baselines import Popularity
 from genrec.data.sources import Frames
-from genrec.evaluation.compare import Comparison, Run, compare
+from genrec.evaluation.compare import Comparison, Run, Spread, compare
+from genrec.evaluation.comparison import comparison_report
 from genrec.evaluation.comparison.table_cells import difference_cell, metric_cell, p_cell
 from genrec.reports import report_charts, report_curves, report_items, report_page, report_parts, report_users
 from genrec.reports.report_charts import RowScale
@@ -203,6 +204,36 @@ def test_hostile_texts_stay_text(data: Path) -> None:
     titles = {each["title"] for each in json.loads(page.raw["script"][0])["users"]["items"].values()}
     assert titles == set(HOSTILE)
     assert text.count(str(escape(HOSTILE[0]))) == 8
+
+
+def visible_head(text: str) -> str:
+    """Return the header of a page, which has no closed part."""
+    head = text[text.index("<header>") : text.index("</header>")]
+    assert "<details" not in head
+    return head
+
+
+def test_warnings_stand_in_the_head_of_the_page_as_on_the_terminal(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An alignment that kept step 0, negatives that were held-out items and a note on few seeds; a share of 0 is no warning."""
+    comparison, runs = compared()
+    share = Spread(0.25, None)
+    zero = {"negatives_heldout_share": share._replace(mean=0.0), "negatives_test_share": share, "negatives_validation_share": share}
+    for metrics, is_warning in ((zero | {"negatives_heldout_share": share}, True), (zero, False)):
+        rows = [
+            row._replace(metrics=row.metrics | metrics, kept_first={"align": (0, 1)}) if row.name == "aligned" else row
+            for row in comparison.rows
+        ]
+        found = content(comparison._replace(rows=tuple(rows)), runs, ReportOptions(users=0))
+        comparison_report.terminal(comparison._replace(rows=tuple(rows)))
+        terminal = " ".join(capsys.readouterr().out.split())
+        assert all(warning in terminal for warning in found["warnings"])
+        head = visible_head(report_page.page(found))
+        assert all(str(escape(warning)) in head for warning in found["warnings"])
+        assert "Alignment kept step 0, the SFT policy, in seeds 0 and 1 of aligned." in found["warnings"]
+        assert any(warning.startswith("Few seeds: ") for warning in found["warnings"])
+        held_out = "Drawn negatives that were the user's own held-out items: aligned"
+        assert any(warning.startswith(held_out) for warning in found["warnings"]) == is_warning
+        assert held_out in terminal
 
 
 def test_the_page_loads_nothing(data: Path) -> None:

@@ -60,11 +60,13 @@ def content(comparison: Comparison, runs: Sequence[Run], options: ReportOptions)
         report_items.group_section(comparison, scale),
     ]
     found = tables(comparison)
+    reading = [*summary(comparison).reading, *options.left_out]
     configuration = [_table(each) for each in found if each.title == DIFFERENCES]
     return {
         "title": f"{title(comparison.metric)} of {enumerated(scale.names) if len(scale.names) < 4 else f'{len(scale.names)} rows'}",
         "data": str(comparison.protocol.get("data", "")),
-        "reading": [*summary(comparison).reading, *options.left_out],
+        "reading": reading,
+        "warnings": [text for table in found for text in table.warnings if not any(text in paragraph for paragraph in reading)],
         "rows": [{"name": row.name, "reference": row.name == comparison.reference, "trained": row.trained} for row in comparison.rows],
         "highlighted": highlighted(comparison),
         "headline": headline(comparison),
