@@ -32,8 +32,9 @@ from genrec.evaluation.comparison import comparison_report
 from genrec.evaluation.comparison.table_cells import difference_cell, metric_cell, p_cell
 from genrec.reports import report_charts, report_curves, report_items, report_page, report_parts, report_users
 from genrec.reports.report_charts import RowScale
-from genrec.reports.report_content import ReportOptions, content
+from genrec.reports.report_content import ReportOptions, content, highlighted
 from genrec.semantic_ids import SemanticIds
+from genrec.types import NO_TEXT
 
 HOSTILE = ("</script><script>alert(1)</script>", '<img src=x onerror="alert(1)">', "{{ 7 * 7 }} ' \" & <!-- \u2028 é 猫")
 NAMES = ("pop", "sft", "aligned")
@@ -133,6 +134,20 @@ def test_curves_are_means_of_the_seeds() -> None:
     assert (long[0]["step"], long[-1]["step"]) == (0, 999)
 
 
+def test_a_curve_with_one_step_is_a_mark() -> None:
+    """Row a has one step and row b two: the mark of a is visible, those of b show on the pointer alone."""
+    steps = {"a": [20], "b": [0, 20]}
+    tables = {row: [DataFrame({"step": found, "validation_ndcg@10": 0.5})] for row, found in steps.items()}
+    (chart,) = report_curves._charts("sft", tables, {}, RowScale(["a", "b"]))
+    assert [(each["row"], each["single"]) for each in chart.spec["data"]["values"]] == [("a", True), ("b", False), ("b", False)]
+    (mark,) = [layer for layer in chart.spec["layer"] if layer["mark"]["type"] == "point"]
+    assert mark["encoding"]["opacity"] == {"condition": {"test": "datum.single", "value": 1}, "value": 0}
+    assert "opacity" not in mark["mark"]
+    assert report_curves.SINGLE in chart.about
+    (lines,) = report_curves._charts("sft", {"b": tables["b"]}, {}, RowScale(["b"]))
+    assert report_curves.SINGLE not in lines.about
+
+
 def test_code_usage_and_prefix_groups() -> None:
     """Codes (0 0), (0 1), (1 0) of 2 x 4: all first codes, half of the second ones; groups of 2, 2, 1 and then 1, 1, 1 items."""
     semantic_ids = SemanticIds(torch.tensor([[0, 0], [0, 1], [1, 0]]), [2, 4])
@@ -167,6 +182,15 @@ def test_the_browser_shows_lists_of_the_artifacts(data: Path) -> None:
         assert user["lists"]["aligned"] == table[table["user"] == number].sort_values("position")["item"].tolist()[:10]
     for item, about in found["items"].items():
         assert about["codes"] == [codes[int(item) - 1].tolist()]
+
+
+def test_items_have_their_ids_and_a_stand_in_is_no_title(data: Path) -> None:
+    """The titles of two items hold markup alone, so they are empty; the ids are those of the data."""
+    items = made()["users"]["items"].values()
+    found = {about["id"]: about["title"] for about in items}
+    assert found["7"] == "Item 7"
+    assert {name: title for name, title in found.items() if not title}.keys() <= {"0", "1"}
+    assert NO_TEXT not in found.values()
 
 
 def test_the_sample_of_users_depends_on_its_seed_alone() -> None:
@@ -303,6 +327,15 @@ def test_fifty_rows(data: Path) -> None:
     assert report_page.page(found).count("data-row=") == 50
 
 
+def test_trained_rows_have_a_color_before_baselines(data: Path) -> None:
+    """Of 16 rows 12 are baselines, all better than the four trained rows, of which one is the reference: 4 baselines have a color."""
+    comparison, _ = compared()
+    by_name = {row.name: row for row in comparison.rows}
+    trained = [by_name["sft"], *(by_name["aligned"]._replace(name=f"aligned-{place}", value=0.1) for place in range(3))]
+    best = [by_name["pop"]._replace(name=f"pop-{place}", value=0.9 - place / 100) for place in range(12)]
+    assert highlighted(comparison._replace(rows=tuple(best + trained))) == [0, 1, 2, 3, 12, 13, 14, 15]
+
+
 def test_the_command_writes_all_formats(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = {name: tmp_path / f"report.{name}" for name in ("html", "latex", "csv", "markdown")}
     flags = [word for name, path in files.items() for word in (f"--{name}", str(path))]
@@ -353,8 +386,11 @@ addEventListener("load", () => {
     if (document.body.dataset.ready !== "true") return setTimeout(report, 50);
     const own = document.documentElement;
     const titles = document.querySelector("#browser").textContent.length;
+    const entries = [...document.querySelectorAll("#browser li")].filter((entry) => entry.textContent);
+    const named = entries.every((entry) => entry.querySelector(".id").textContent);
+    const shown = document.querySelector(".warnings").checkVisibility();
     document.body.dataset.found = JSON.stringify({
-      drawn, faults, titles, width: own.scrollWidth, room: own.clientWidth, images: document.images.length });
+      drawn, faults, titles, named, shown, width: own.scrollWidth, room: own.clientWidth, images: document.images.length });
   };
   report();
 });
@@ -381,6 +417,8 @@ def test_chromium_draws_the_page_on_the_width_of_a_phone(data: Path, tmp_path: P
     assert seen["width"] <= seen["room"] <= 500
     assert seen["images"] == 0
     assert seen["titles"] > 0
+    assert seen["named"] is True
+    assert seen["shown"] is True
 
 
 def test_charts_have_a_color_and_a_shape_for_each_row() -> None:

@@ -92,10 +92,10 @@ def _corpus(comparison: Comparison, rows: Sequence[StoredRow]) -> tuple[Corpus |
 
 
 def highlighted(comparison: Comparison) -> list[int]:
-    """Return the places of the rows that have a color at first: the reference and the rows with the highest metric."""
-    places = range(len(comparison.rows))
-    best = sorted(places, key=lambda at: (comparison.rows[at].name != comparison.reference, -_number(comparison.rows[at].value)))
-    return sorted(best[:NUM_HIGHLIGHTED])
+    """Return the places of the rows that have a color at first: the reference, the best trained rows, then the best baselines."""
+    rows = comparison.rows
+    order = sorted(range(len(rows)), key=lambda at: (rows[at].name != comparison.reference, not rows[at].trained, -_number(rows[at].value)))
+    return sorted(order[:NUM_HIGHLIGHTED])
 
 
 def _number(value: float) -> float:

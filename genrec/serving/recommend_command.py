@@ -15,7 +15,7 @@ from pandas import DataFrame
 from genrec.errors import UsageError, counted
 from genrec.progress import say
 from genrec.serving.bulk_lists import SCHEMA, NamedHistory, left_out_in_words, requested_histories, users_of, write_lists
-from genrec.serving.catalog_items import shortened
+from genrec.serving.catalog_items import NO_TITLE, shortened
 from genrec.serving.history_files import read_requests
 from genrec.serving.item_recommender import History
 from genrec.serving.row_loading import load
@@ -161,4 +161,6 @@ def _cell(name: str, value: Any) -> str:
         return f"{value:.4g}"
     if name == "cold":
         return "cold" if value else ""
+    if name == "title" and not value:
+        return NO_TITLE
     return shortened(str(value), MAX_CODES if name == "semantic_id" else 0)
