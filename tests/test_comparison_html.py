@@ -23,7 +23,8 @@ from markupsafe import escape
 from pandas import DataFrame
 from worlds import cyclic
 
-from genrec import hashed_json, run_experiments, run_files
+import genrec
+from genrec import hashed_json, run_experiments, run_files, studies
 from genrec.__main__ import main
 from genrec.baselines import Popularity
 from genrec.data.sources import Frames
@@ -32,7 +33,8 @@ from genrec.evaluation.comparison import comparison_report
 from genrec.evaluation.comparison.table_cells import difference_cell, metric_cell, p_cell
 from genrec.reports import report_charts, report_curves, report_items, report_page, report_parts, report_users
 from genrec.reports.report_charts import RowScale
-from genrec.reports.report_content import ReportOptions, content, highlighted
+from genrec.reports.report_content import ReportOptions, commands, content, highlighted
+from genrec.row_settings import training_hash
 from genrec.semantic_ids import SemanticIds
 from genrec.types import NO_TEXT
 
@@ -346,9 +348,55 @@ def test_the_command_writes_all_formats(data: Path, tmp_path: Path, capsys: pyte
     assert "--reference sft --html report.html --html-users 5 --html-seed 3" in text
     assert files["latex"].read_text().count(r"\toprule") == files["markdown"].read_text().count("| --- |")
     assert pd.read_csv(files["csv"])["row"].tolist() == list(NAMES)
-    assert main(["compare", *NAMES, "--html", str(tmp_path / "none" / "report.html")]) == 2
-    assert "choose another with --html" in capsys.readouterr().err
     assert main(["compare", *NAMES, "--html", str(tmp_path / "report.html"), "--html-users", "-1"]) == 2
+
+
+@pytest.mark.parametrize("option", ["html", "latex", "csv", "markdown"])
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_computed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    monkeypatch.setattr(run_files, "outcomes", lambda *_: pytest.fail("the rows were read"))
+    for path in (tmp_path / "none" / "report", tmp_path, tmp_path / ("n" * 300)):
+        assert main(["compare", *NAMES, f"--{option}", str(path)]) == 2
+        assert f"the file {path} cannot be written (" in (shown := capsys.readouterr().err)
+        assert f"choose another with --{option}" in shown
+    (tmp_path / "mine").write_text("my notes")
+    assert main(["compare", *NAMES, f"--{option}", str(tmp_path / "mine")]) == 2
+    assert "was not written by genrec" in capsys.readouterr().err
+    assert main(["compare", *NAMES, f"--{option}", str(tmp_path / "new"), "--reference", "absent"]) == 2
+    assert [each.name for each in tmp_path.iterdir()] == ["mine"]
+    assert (tmp_path / "mine").read_text() == "my notes"
+
+
+def test_a_row_that_is_named_twice_is_compared_once(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "sft", "pop", "sft"]) == 0
+    shown = capsys.readouterr()
+    assert "sft is named more than once; a row is not compared with itself" in shown.err
+    once = genrec.compare(["sft", "pop"])
+    assert capsys.readouterr().err == ""
+    assert genrec.compare(["sft", "pop", "sft"]).markdown() == once.markdown()
+    assert "sft is named more than once" in capsys.readouterr().err
+
+
+def test_the_commands_name_the_function_of_baselines(data: Path) -> None:
+    """A study that recorded its baselines names their function, an earlier one does not; runs from Python have no function."""
+    comparison, runs = compared()
+    (kept,) = [run for run in runs if run.name == "pop"]
+    shows = "genrec show pop\ngenrec show sft\ngenrec show aligned"
+    assert [each["command"] for each in commands(comparison, runs, ReportOptions())] == [shows]
+    rows = [each for each in studies.read_all()[0]["rows"] if each["name"] == "sft"]
+    content = {"format": studies.FORMAT, "name": "mine.py:rows", "rows": rows, "baselines": {"pop": [training_hash(kept.configuration)]}}
+    path = studies.file_of("mine.py:rows")
+    try:
+        for baselines, expected in ((True, "Rows pop and sft;"), (False, "Rows sft;")):
+            shown = {key: value for key, value in content.items() if baselines or key != "baselines"}
+            path.write_text(json.dumps(hashed_json.add_hash(shown)))
+            found = commands(*compared(), ReportOptions())
+            assert found[0]["command"] == "genrec run mine.py:rows"
+            assert found[0]["about"].startswith(expected)
+            assert found[1]["command"] == ("genrec show aligned" if baselines else "genrec show pop\ngenrec show aligned")
+    finally:
+        path.unlink()
 
 
 def test_a_row_with_another_protocol_is_left_out(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
