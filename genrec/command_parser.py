@@ -35,7 +35,8 @@ def build() -> argparse.ArgumentParser:
         "--seeds",
         metavar="COUNT|N,N,...",
         help="run every trained experiment with these seeds in place of its own: a single number counts them, 7 stands for seeds 0 to "
-        "6; with a comma they are listed, as in 5,6,7, and 7, is seed 7 alone. A baseline is run once, and with all of these seeds where ties have an order for each",
+        "6; with a comma they are listed, as in 5,6,7, and 7, is seed 7 alone. A baseline is run once, and with all of these seeds "
+        "where ties have an order for each",
     )
     run.add_argument("--refresh", metavar="STAGE", help="rebuild this stage and all later stages")
     run.add_argument("--replace", action="store_true", help="start rows again whose settings differ from those in data/runs/")

@@ -103,9 +103,8 @@ def compare(options: argparse.Namespace, flags: list[str]) -> int:
         if options.html_users < 0:
             raise UsageError(f"--html-users must be 0 (none) or more, got {options.html_users}")
     rows = None if options.folder is None else kept_rows.KeptRows(options.folder)
-    names, left_out = results.named_once(options.names), []
-    if options.html is not None:
-        names, left_out = _of_one_protocol(names, options.reference)
+    named = results.named_once(options.names)
+    names, left_out = _of_one_protocol(named, options.reference) if options.html is not None else (named, [])
     seeds = None if options.seeds is None else results.at_seeds(names, listed_seeds(options.seeds), rows)
     runs = (rows or run_files).outcomes(names, seeds, options.metric)
     comparison = compare_runs(runs, options.metric, options.reference)

@@ -385,7 +385,12 @@ def test_the_commands_name_the_function_of_baselines(data: Path) -> None:
     shows = "genrec show pop\ngenrec show sft\ngenrec show aligned"
     assert [each["command"] for each in commands(comparison, runs, ReportOptions())] == [shows]
     rows = [each for each in studies.read_all()[0]["rows"] if each["name"] == "sft"]
-    content = {"format": studies.FORMAT, "name": "mine.py:rows", "rows": rows, "baselines": {"pop": [training_hash(kept.configuration)]}}
+    content = {
+        "format": studies.FORMAT,
+        "name": "mine.py:rows",
+        "rows": rows,
+        "baselines": {"pop": [training_hash(kept.configuration)]},
+    }
     path = studies.file_of("mine.py:rows")
     try:
         for baselines, expected in ((True, "Rows pop and sft;"), (False, "Rows sft;")):

@@ -96,7 +96,9 @@ def _corpus(comparison: Comparison, rows: Sequence[StoredRow]) -> tuple[Corpus |
 def highlighted(comparison: Comparison) -> list[int]:
     """Return the places of the rows that have a color at first: the reference, the best trained rows, then the best baselines."""
     rows = comparison.rows
-    order = sorted(range(len(rows)), key=lambda at: (rows[at].name != comparison.reference, not rows[at].trained, -_number(rows[at].value)))
+    order = sorted(
+        range(len(rows)), key=lambda at: (rows[at].name != comparison.reference, not rows[at].trained, -_number(rows[at].value))
+    )
     return sorted(order[:NUM_HIGHLIGHTED])
 
 

@@ -91,10 +91,9 @@ class LostTitles:
     def report(self) -> None:
         """Print the number of these titles, if there are any."""
         if self.number:
-            say(
-                f"warning: {counted(self.number, 'title')} of {self.file} {'holds' if self.number == 1 else 'hold'} nothing but markup "
-                f"(first in line {self.first}), so {'its item has' if self.number == 1 else 'their items have'} no title"
-            )
+            hold, items = ("holds", "its item has") if self.number == 1 else ("hold", "their items have")
+            titles = f"{counted(self.number, 'title')} of {self.file} {hold} nothing but markup (first in line {self.first})"
+            say(f"warning: {titles}, so {items} no title")
 
 
 def sentences(*fields: tuple[str, str]) -> str:
