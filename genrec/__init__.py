@@ -40,7 +40,9 @@ def run(
 
     trackers = row_tracking.trackers_of([track] if isinstance(track, str) else track)
     if isinstance(experiments, str):
-        return experiment_commands.run_named(experiments, seeds, refresh=refresh, replace=replace, trackers=trackers, on=on, devices=devices)
+        return experiment_commands.run_named(
+            experiments, seeds, refresh=refresh, replace=replace, trackers=trackers, on=on, devices=devices
+        )
     return results.run(experiments, seeds, refresh=refresh, replace=replace, trackers=trackers, on=on, devices=devices)
 
 

@@ -33,9 +33,10 @@ def build() -> argparse.ArgumentParser:
     run.add_argument("--seed", metavar="N", help="run every experiment with this seed alone; an override like those of other fields")
     run.add_argument(
         "--seeds",
-        metavar="N",
-        help="run every trained experiment with these seeds in place of its own: 5 stands for seeds 0 to 4; 5,6,7 lists them, and 5, "
-        "is seed 5 alone. A baseline is run once, and with all of these seeds where ties have an order for each",
+        metavar="COUNT|N,N,...",
+        help="run every trained experiment with these seeds in place of its own: a single number counts them, 7 stands for seeds 0 to "
+        "6; with a comma they are listed, as in 5,6,7, and 7, is seed 7 alone. A baseline is run once, and with all of these seeds "
+        "where ties have an order for each",
     )
     run.add_argument("--refresh", metavar="STAGE", help="rebuild this stage and all later stages")
     run.add_argument("--replace", action="store_true", help="start rows again whose settings differ from those in data/runs/")
@@ -131,7 +132,7 @@ def build() -> argparse.ArgumentParser:
     compare.add_argument("names", metavar="NAME", nargs="+")
     compare.add_argument("--metric", default="ndcg@10", help="the metric to test (default: ndcg@10)")
     compare.add_argument("--reference", metavar="NAME", help="the row that all others are tested against (default: the first)")
-    compare.add_argument("--seeds", metavar="N", help="compare at these seeds only: 5 stands for seeds 0 to 4; 3,4,5 lists them")
+    compare.add_argument("--seeds", metavar="COUNT|N,N,...", help="compare at these seeds only: 5 is seeds 0 to 4; 3,4,5 lists them")
     compare.add_argument("--markdown", metavar="FILE", type=Path, help="also write the tables as Markdown")
     compare.add_argument("--latex", metavar="FILE", type=Path, help="also write the tables as LaTeX (booktabs)")
     compare.add_argument("--csv", metavar="FILE", type=Path, help="also write all metrics and tests as CSV, a line for each row")

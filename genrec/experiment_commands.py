@@ -96,6 +96,10 @@ def run(options: argparse.Namespace, flags: list[str]) -> int:
     if len(experiments) < len(loaded):
         say(run_experiments.collapsed_line(len(loaded), experiments))
     experiments = listed.seeded(experiments)
+    if options.seeds is not None and options.seeds.strip().isdecimal():
+        count = int(options.seeds)
+        counted = f"seeds 0 to {count - 1}" if count > 1 else "seed 0"
+        say(f"--seeds {count} is a number of seeds: {counted}; '--seeds {count},' is seed {count} alone")
     if options.dry_run:
         for line in dry_run.lines([in_parts(each, options.devices) for each in experiments], options.replace):
             print(line)

@@ -17,7 +17,7 @@ from genrec.overrides import override
 from genrec.storage_errors import explain
 from genrec.store import hash_of
 from genrec.workspace import reports_folder
-from genrec.written_files import check_replaceable, is_own_picture
+from genrec.written_files import check_replaceable, check_writable, is_own_picture
 
 PICTURES = (".png", ".pdf", ".svg")
 CSV_FIRST = ("name", "seed", "stage")  # first columns of `genrec curves --csv`, before those of the curves
@@ -92,6 +92,7 @@ def curves(options: argparse.Namespace) -> int:
     from genrec.training import curve_plots
 
     _check_picture(options)
+    check_writable(options.csv, "--csv")
     check_replaceable(options.csv, "--csv", lambda text: text.startswith(",".join(CSV_FIRST)), options.replace)
     found = row_trainings.trainings(options.names, options.stage)
     stage = found[0].artifact.stage

@@ -155,9 +155,19 @@ def compare(
         raise UsageError(f"compare needs the name of a row or a list of names, got {names!r}; 'genrec list' prints the rows")
     if not isinstance(metric, str):
         raise UsageError(f"metric must be the name of a metric, such as 'recall@10', got {metric!r}")
-    listed, rows = [names] if isinstance(names, str) else list(names), None if folder is None else KeptRows(Path(folder))
+    listed = named_once([names] if isinstance(names, str) else names)
+    rows = None if folder is None else KeptRows(Path(folder))
     numbers = None if seeds is None else at_seeds(listed, seed_numbers(seeds), rows)
     return Results((comparison_of(listed, metric, reference, numbers, rows),))
+
+
+def named_once(names: Sequence[str]) -> list[str]:
+    """Return the names of rows without repetitions, in order. A line names those that are repeated."""
+    found = list(dict.fromkeys(names))
+    repeated = [name for name in found if list(names).count(name) > 1]
+    if repeated:
+        say(f"{enumerated(repeated)} {'is' if len(repeated) == 1 else 'are'} named more than once; a row is not compared with itself")
+    return found
 
 
 def comparison_of(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genrec.command_lines import command_line
-from genrec.errors import ResourceError, UsageError, counted
+from genrec.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from genrec.evaluation.compare import Comparison, Run
@@ -104,7 +104,8 @@ def compare(options: argparse.Namespace, flags: list[str]) -> int:
         if options.html_users < 0:
             raise UsageError(f"--html-users must be 0 (none) or more, got {options.html_users}")
     rows = None if options.folder is None else kept_rows.KeptRows(options.folder)
-    names, left_out = _of_one_protocol(options.names, options.reference) if options.html is not None else (options.names, [])
+    named = results.named_once(options.names)
+    names, left_out = _of_one_protocol(named, options.reference) if options.html is not None else (named, [])
     seeds = None if options.seeds is None else results.at_seeds(names, listed_seeds(options.seeds), rows)
     runs = (rows or run_files).outcomes(names, seeds, options.metric)
     comparison = compare_runs(runs, options.metric, options.reference)
@@ -118,12 +119,14 @@ def compare(options: argparse.Namespace, flags: list[str]) -> int:
 
 
 def _check_written(options: argparse.Namespace) -> None:
-    """Raise UsageError if an option of `genrec compare` names a file that genrec did not write, unless it may be replaced."""
+    """Raise UsageError if an option of `genrec compare` names a file that cannot be written, or one of others without `--replace`."""
     from genrec.evaluation.comparison.comparison_csv import FIRST
     from genrec.evaluation.comparison.comparison_latex import HEAD
     from genrec.evaluation.comparison.comparison_protocol import TITLE
-    from genrec.written_files import check_replaceable
+    from genrec.written_files import check_replaceable, check_writable
 
+    for option in ("markdown", "latex", "csv", "html"):
+        check_writable(getattr(options, option), f"--{option}")
     check_replaceable(options.markdown, "--markdown", lambda text: f"**{TITLE}**" in text, options.replace)
     check_replaceable(options.latex, "--latex", lambda text: text.startswith(HEAD), options.replace)
     check_replaceable(options.csv, "--csv", lambda text: text.startswith(",".join(FIRST)), options.replace)
@@ -152,9 +155,9 @@ def _of_one_protocol(names: list[str], reference: str | None) -> tuple[list[str]
     from genrec.progress import say
 
     first = reference or names[0]
-    kept = next(group for group in run_files.by_protocol(list(dict.fromkeys(names))) if first in group)
+    kept = next(group for group in run_files.by_protocol(names) if first in group)
     expected, left_out = run_files.read(first)["protocol"], []
-    for name in dict.fromkeys(names):
+    for name in names:
         found = run_files.read(name)["protocol"]
         differing = [key for key in dict.fromkeys([*expected, *found]) if expected.get(key) != found.get(key)]
         if name not in kept:
@@ -167,7 +170,7 @@ def _write_report(comparison: Comparison, runs: Sequence[Run], options: argparse
     """Write the report of a comparison and its runs as one HTML file (`--html`)."""
     from genrec.reports import report_content, report_page
 
-    words = ["genrec", "compare", *options.names, "--metric", options.metric, "--reference", comparison.reference]
+    words = ["genrec", "compare", *dict.fromkeys(options.names), "--metric", options.metric, "--reference", comparison.reference]
     words += [] if options.seeds is None else ["--seeds", options.seeds]
     words += ["--html", options.html.name, "--html-users", str(options.html_users), "--html-seed", str(options.html_seed)]
     chosen = report_content.ReportOptions(options.html_users, options.html_seed, shlex.join(words), tuple(left_out))
@@ -177,14 +180,12 @@ def _write_report(comparison: Comparison, runs: Sequence[Run], options: argparse
 def _write(path: Path, text: str, option: str) -> None:
     """Write a file that an option names, and say so."""
     from genrec.progress import say
-    from genrec.storage_errors import explain
+    from genrec.written_files import not_writable
 
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        if isinstance(explain(error), ResourceError):
-            raise
-        raise UsageError(f"the file {path} cannot be written ({error}); choose another with {option}") from error
+        raise not_writable(path, option, error) from error
     say(f"{option}: written to {path}")
 
 

@@ -33,7 +33,7 @@ def add_recommend(commands: Commands) -> None:
     to.add_argument("--file", metavar="FILE", type=Path, help="users or histories: Parquet, CSV or JSON lines; needs --out")
     to.add_argument("--all-users", action="store_true", help="all users of the data with a history; needs --out")
     to.add_argument("--search", metavar="TEXT", help="list the items with these words in their title")
-    recommend.add_argument("--n", "-n", metavar="N", type=int, default=10, help="items of a list (default: 10)")
+    recommend.add_argument("--n", "-n", metavar="N", type=int, default=10, help="items of a list, and of a search (default: 10)")
     recommend.add_argument(
         "--exclude-seen", action=argparse.BooleanOptionalAction, help="leave out the items of the history (default: as evaluated)"
     )
@@ -41,7 +41,10 @@ def add_recommend(commands: Commands) -> None:
     recommend.add_argument("--seed", metavar="N", type=int, help="seed of the row (default: its lowest)")
     recommend.add_argument("--json", action="store_true", help="print the list as JSON")
     recommend.add_argument("--out", metavar="FILE", type=Path, help="write the lists to a file: .parquet, .csv or .jsonl")
-    recommend.add_argument("--semantic-ids", metavar="FILE", type=Path, help="also write the Semantic IDs of all items to a file")
+    recommend.add_argument(
+        "--semantic-ids", metavar="FILE", type=Path,
+        help="also write the Semantic IDs of all items to a file; in .csv a title that begins with = + - @ gets a leading apostrophe",
+    )  # fmt: skip
     recommend.add_argument("--replace", action="store_true", help="replace files that genrec did not write")
     recommend.add_argument("--skip-unknown", action="store_true", help="leave out users and items of --file that the data do not have")
     recommend.add_argument("--code", metavar="FILE.py", help="file or module of a policy or baseline of your own")

@@ -20,7 +20,7 @@ from genrec.errors import ArtifactError
 from genrec.evaluation.compare import Study
 from genrec.evaluation.statistics.families import REPLACED
 from genrec.experiment import Experiment
-from genrec.hashed_json import KEY, Each, Listed, Matching, Shape
+from genrec.hashed_json import KEY, Each, Listed, Matching, Optional, Shape
 from genrec.row_settings import before_alignment, planned_configuration, training_hash
 from genrec.run_file_format import SEED_NUMBER
 from genrec.storage_errors import check_folder
@@ -37,7 +37,12 @@ _ROW: dict[str, Shape] = {
     "protocol": dict,  # `_protocol`
     "seeds": Each(str, lambda seed: re.fullmatch(SEED_NUMBER, seed) is not None, at_least=1),  # seed -> when it was run first, UTC
 }
-SHAPE: dict[str, Shape] = {"format": int, "name": str, "rows": Listed(_ROW)}
+SHAPE: dict[str, Shape] = {
+    "format": int,
+    "name": str,
+    "rows": Listed(_ROW),
+    "baselines": Optional(Each(Listed(Matching(KEY)))),  # name -> hashes of its settings; they count in no family of tests
+}
 
 
 def study_name(where: str) -> str:
@@ -60,25 +65,29 @@ def study_name(where: str) -> str:
 
 
 def record(study: str, experiments: Sequence[Experiment]) -> None:
-    """Add the trained rows of these experiments and their seeds to a study. Call it before anything is trained.
+    """Add the trained rows of these experiments and their seeds, and the baselines, to a study. Call it before anything is trained.
 
     Raises ArtifactError if the study's file is damaged or was written by a newer version.
     """
-    trained = [experiment for experiment in experiments if "sft" in experiment.stages]
-    if not trained:
+    if not experiments:
         return
     path = file_of(study)
     check_folder(path.parent)
     with locked_file(path):
         content: dict[str, Any] = read(path) if path.is_file() else {"format": FORMAT, "name": study, "rows": []}
-        if sum(_add(content["rows"], experiment) for experiment in trained):
+        if sum([_add(content, experiment) for experiment in experiments]):
             write_json(path, hashed_json.add_hash({name: value for name, value in content.items() if name != "sha256"}))
 
 
-def _add(rows: list[dict[str, Any]], experiment: Experiment) -> bool:
-    """Add an experiment to the rows of a study. Return whether it was not there."""
-    steps = pipeline.plan(experiment)
+def _add(content: dict[str, Any], experiment: Experiment) -> bool:
+    """Add an experiment to the rows or baselines of a study. Return whether it was not there."""
+    steps, rows = pipeline.plan(experiment), content["rows"]
     settings = training_hash(planned_configuration(steps))
+    if "sft" not in experiment.stages:
+        known = content.setdefault("baselines", {}).setdefault(experiment.name, [])
+        is_new = settings not in known
+        known += [settings] if is_new else []
+        return is_new
     wanted = {"name": experiment.name, "settings": settings, "protocol": _protocol(experiment, pipeline.key_for_all_seeds(steps[0]))}
     row = next((row for row in rows if {name: row[name] for name in wanted} == wanted), None)
     if row is None:
@@ -159,6 +168,11 @@ def of_run(
             same = {names[row["settings"]] for row in family if row["settings"] in names}
             found.append(Study(content["name"], frozenset(same.union(others_of[row["name"], row["settings"]] for row in others))))
     return tuple(found)
+
+
+def of_baseline(records: Iterable[dict[str, Any]], name: str, settings: str) -> list[str]:
+    """Return the names of the studies in which a baseline was run; earlier versions did not record baselines."""
+    return [content["name"] for content in records if settings in content.get("baselines", {}).get(name, ())]
 
 
 def starts_of(records: Iterable[dict[str, Any]], configuration: dict[str, Any]) -> frozenset[str]:

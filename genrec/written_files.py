@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
-from genrec.errors import UsageError
+from genrec.errors import GenrecError, ResourceError, UsageError
+from genrec.storage_errors import explain
 
 READ = 1_000_000  # bytes at the beginning of a file that show what wrote it
 PICTURE_METADATA = {"Creator": "genrec"}  # of every picture, for `savefig`
@@ -31,6 +33,34 @@ def check_replaceable(path: Path | None, option: str, is_own: Callable[[str], bo
             f"{option} {path}: the file exists and was not written by genrec with {option}; name another file, or replace it with "
             "--replace"
         )
+
+
+def check_writable(path: Path | None, option: str) -> None:
+    """Raise UsageError unless a file can be written; call it before anything is computed, and before `check_replaceable`.
+
+    A file that does not exist is made and removed, since only the file system knows whether that is possible. `path` is None if the
+    option is not used.
+    """
+    if path is None:
+        return
+    try:
+        existed = os.path.lexists(path)
+        if existed and not (path.is_file() or path.is_dir()):
+            return  # a pipe or a device, which may wait for a reader, or a link to a file that does not exist
+        with path.open("ab"):
+            pass
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        raise not_writable(path, option, error) from error
+
+
+def not_writable(path: Path, option: str, error: OSError) -> GenrecError:
+    """Return the error about a file that cannot be written; `option` is the option that names it."""
+    explained = explain(error)
+    if isinstance(explained, ResourceError):
+        return explained
+    return UsageError(f"the file {path} cannot be written ({error}); choose another with {option}")
 
 
 def is_own_picture(path: Path) -> bool:

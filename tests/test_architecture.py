@@ -19,6 +19,7 @@ GROUND = {
     "progress",
     "randomness",
     "item_rows",
+    "item_titles",
     "ragged_rows",
     "row_chunks",
     "sampled_item_loss",

@@ -23,16 +23,20 @@ from markupsafe import escape
 from pandas import DataFrame
 from worlds import cyclic
 
-from genrec import hashed_json, run_experiments, run_files
+import genrec
+from genrec import hashed_json, run_experiments, run_files, studies
 from genrec.__main__ import main
 from genrec.baselines import Popularity
 from genrec.data.sources import Frames
-from genrec.evaluation.compare import Comparison, Run, compare
+from genrec.evaluation.compare import Comparison, Run, Spread, compare
+from genrec.evaluation.comparison import comparison_report
 from genrec.evaluation.comparison.table_cells import difference_cell, metric_cell, p_cell
 from genrec.reports import report_charts, report_curves, report_items, report_page, report_parts, report_users
 from genrec.reports.report_charts import RowScale
-from genrec.reports.report_content import ReportOptions, content
+from genrec.reports.report_content import ReportOptions, commands, content, highlighted
+from genrec.row_settings import training_hash
 from genrec.semantic_ids import SemanticIds
+from genrec.types import NO_TEXT
 
 HOSTILE = ("</script><script>alert(1)</script>", '<img src=x onerror="alert(1)">', "{{ 7 * 7 }} ' \" & <!-- \u2028 é 猫")
 NAMES = ("pop", "sft", "aligned")
@@ -132,6 +136,20 @@ def test_curves_are_means_of_the_seeds() -> None:
     assert (long[0]["step"], long[-1]["step"]) == (0, 999)
 
 
+def test_a_curve_with_one_step_is_a_mark() -> None:
+    """Row a has one step and row b two: the mark of a is visible, those of b show on the pointer alone."""
+    steps = {"a": [20], "b": [0, 20]}
+    tables = {row: [DataFrame({"step": found, "validation_ndcg@10": 0.5})] for row, found in steps.items()}
+    (chart,) = report_curves._charts("sft", tables, {}, RowScale(["a", "b"]))
+    assert [(each["row"], each["single"]) for each in chart.spec["data"]["values"]] == [("a", True), ("b", False), ("b", False)]
+    (mark,) = [layer for layer in chart.spec["layer"] if layer["mark"]["type"] == "point"]
+    assert mark["encoding"]["opacity"] == {"condition": {"test": "datum.single", "value": 1}, "value": 0}
+    assert "opacity" not in mark["mark"]
+    assert report_curves.SINGLE in chart.about
+    (lines,) = report_curves._charts("sft", {"b": tables["b"]}, {}, RowScale(["b"]))
+    assert report_curves.SINGLE not in lines.about
+
+
 def test_code_usage_and_prefix_groups() -> None:
     """Codes (0 0), (0 1), (1 0) of 2 x 4: all first codes, half of the second ones; groups of 2, 2, 1 and then 1, 1, 1 items."""
     semantic_ids = SemanticIds(torch.tensor([[0, 0], [0, 1], [1, 0]]), [2, 4])
@@ -166,6 +184,15 @@ def test_the_browser_shows_lists_of_the_artifacts(data: Path) -> None:
         assert user["lists"]["aligned"] == table[table["user"] == number].sort_values("position")["item"].tolist()[:10]
     for item, about in found["items"].items():
         assert about["codes"] == [codes[int(item) - 1].tolist()]
+
+
+def test_items_have_their_ids_and_a_stand_in_is_no_title(data: Path) -> None:
+    """The titles of two items hold markup alone, so they are empty; the ids are those of the data."""
+    items = made()["users"]["items"].values()
+    found = {about["id"]: about["title"] for about in items}
+    assert found["7"] == "Item 7"
+    assert {name: title for name, title in found.items() if not title}.keys() <= {"0", "1"}
+    assert NO_TEXT not in found.values()
 
 
 def test_the_sample_of_users_depends_on_its_seed_alone() -> None:
@@ -203,6 +230,36 @@ def test_hostile_texts_stay_text(data: Path) -> None:
     titles = {each["title"] for each in json.loads(page.raw["script"][0])["users"]["items"].values()}
     assert titles == set(HOSTILE)
     assert text.count(str(escape(HOSTILE[0]))) == 8
+
+
+def visible_head(text: str) -> str:
+    """Return the header of a page, which has no closed part."""
+    head = text[text.index("<header>") : text.index("</header>")]
+    assert "<details" not in head
+    return head
+
+
+def test_warnings_stand_in_the_head_of_the_page_as_on_the_terminal(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An alignment that kept step 0, negatives that were held-out items and a note on few seeds; a share of 0 is no warning."""
+    comparison, runs = compared()
+    share = Spread(0.25, None)
+    zero = {"negatives_heldout_share": share._replace(mean=0.0), "negatives_test_share": share, "negatives_validation_share": share}
+    for metrics, is_warning in ((zero | {"negatives_heldout_share": share}, True), (zero, False)):
+        rows = [
+            row._replace(metrics=row.metrics | metrics, kept_first={"align": (0, 1)}) if row.name == "aligned" else row
+            for row in comparison.rows
+        ]
+        found = content(comparison._replace(rows=tuple(rows)), runs, ReportOptions(users=0))
+        comparison_report.terminal(comparison._replace(rows=tuple(rows)))
+        terminal = " ".join(capsys.readouterr().out.split())
+        assert all(warning in terminal for warning in found["warnings"])
+        head = visible_head(report_page.page(found))
+        assert all(str(escape(warning)) in head for warning in found["warnings"])
+        assert "Alignment kept step 0, the SFT policy, in seeds 0 and 1 of aligned." in found["warnings"]
+        assert any(warning.startswith("Few seeds: ") for warning in found["warnings"])
+        held_out = "Drawn negatives that were the user's own held-out items: aligned"
+        assert any(warning.startswith(held_out) for warning in found["warnings"]) == is_warning
+        assert held_out in terminal
 
 
 def test_the_page_loads_nothing(data: Path) -> None:
@@ -272,6 +329,15 @@ def test_fifty_rows(data: Path) -> None:
     assert report_page.page(found).count("data-row=") == 50
 
 
+def test_trained_rows_have_a_color_before_baselines(data: Path) -> None:
+    """Of 16 rows 12 are baselines, all better than the four trained rows, of which one is the reference: 4 baselines have a color."""
+    comparison, _ = compared()
+    by_name = {row.name: row for row in comparison.rows}
+    trained = [by_name["sft"], *(by_name["aligned"]._replace(name=f"aligned-{place}", value=0.1) for place in range(3))]
+    best = [by_name["pop"]._replace(name=f"pop-{place}", value=0.9 - place / 100) for place in range(12)]
+    assert highlighted(comparison._replace(rows=tuple(best + trained))) == [0, 1, 2, 3, 12, 13, 14, 15]
+
+
 def test_the_command_writes_all_formats(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = {name: tmp_path / f"report.{name}" for name in ("html", "latex", "csv", "markdown")}
     flags = [word for name, path in files.items() for word in (f"--{name}", str(path))]
@@ -282,9 +348,60 @@ def test_the_command_writes_all_formats(data: Path, tmp_path: Path, capsys: pyte
     assert "--reference sft --html report.html --html-users 5 --html-seed 3" in text
     assert files["latex"].read_text().count(r"\toprule") == files["markdown"].read_text().count("| --- |")
     assert pd.read_csv(files["csv"])["row"].tolist() == list(NAMES)
-    assert main(["compare", *NAMES, "--html", str(tmp_path / "none" / "report.html")]) == 2
-    assert "choose another with --html" in capsys.readouterr().err
     assert main(["compare", *NAMES, "--html", str(tmp_path / "report.html"), "--html-users", "-1"]) == 2
+
+
+@pytest.mark.parametrize("option", ["html", "latex", "csv", "markdown"])
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_computed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    monkeypatch.setattr(run_files, "outcomes", lambda *_: pytest.fail("the rows were read"))
+    for path in (tmp_path / "none" / "report", tmp_path, tmp_path / ("n" * 300)):
+        assert main(["compare", *NAMES, f"--{option}", str(path)]) == 2
+        assert f"the file {path} cannot be written (" in (shown := capsys.readouterr().err)
+        assert f"choose another with --{option}" in shown
+    (tmp_path / "mine").write_text("my notes")
+    assert main(["compare", *NAMES, f"--{option}", str(tmp_path / "mine")]) == 2
+    assert "was not written by genrec" in capsys.readouterr().err
+    assert main(["compare", *NAMES, f"--{option}", str(tmp_path / "new"), "--reference", "absent"]) == 2
+    assert [each.name for each in tmp_path.iterdir()] == ["mine"]
+    assert (tmp_path / "mine").read_text() == "my notes"
+
+
+def test_a_row_that_is_named_twice_is_compared_once(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "sft", "pop", "sft"]) == 0
+    shown = capsys.readouterr()
+    assert "sft is named more than once; a row is not compared with itself" in shown.err
+    once = genrec.compare(["sft", "pop"])
+    assert capsys.readouterr().err == ""
+    assert genrec.compare(["sft", "pop", "sft"]).markdown() == once.markdown()
+    assert "sft is named more than once" in capsys.readouterr().err
+
+
+def test_the_commands_name_the_function_of_baselines(data: Path) -> None:
+    """A study that recorded its baselines names their function, an earlier one does not; runs from Python have no function."""
+    comparison, runs = compared()
+    (kept,) = [run for run in runs if run.name == "pop"]
+    shows = "genrec show pop\ngenrec show sft\ngenrec show aligned"
+    assert [each["command"] for each in commands(comparison, runs, ReportOptions())] == [shows]
+    rows = [each for each in studies.read_all()[0]["rows"] if each["name"] == "sft"]
+    content = {
+        "format": studies.FORMAT,
+        "name": "mine.py:rows",
+        "rows": rows,
+        "baselines": {"pop": [training_hash(kept.configuration)]},
+    }
+    path = studies.file_of("mine.py:rows")
+    try:
+        for baselines, expected in ((True, "Rows pop and sft;"), (False, "Rows sft;")):
+            shown = {key: value for key, value in content.items() if baselines or key != "baselines"}
+            path.write_text(json.dumps(hashed_json.add_hash(shown)))
+            found = commands(*compared(), ReportOptions())
+            assert found[0]["command"] == "genrec run mine.py:rows"
+            assert found[0]["about"].startswith(expected)
+            assert found[1]["command"] == ("genrec show aligned" if baselines else "genrec show pop\ngenrec show aligned")
+    finally:
+        path.unlink()
 
 
 def test_a_row_with_another_protocol_is_left_out(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -322,8 +439,11 @@ addEventListener("load", () => {
     if (document.body.dataset.ready !== "true") return setTimeout(report, 50);
     const own = document.documentElement;
     const titles = document.querySelector("#browser").textContent.length;
+    const entries = [...document.querySelectorAll("#browser li")].filter((entry) => entry.textContent);
+    const named = entries.every((entry) => entry.querySelector(".id").textContent);
+    const shown = document.querySelector(".warnings").checkVisibility();
     document.body.dataset.found = JSON.stringify({
-      drawn, faults, titles, width: own.scrollWidth, room: own.clientWidth, images: document.images.length });
+      drawn, faults, titles, named, shown, width: own.scrollWidth, room: own.clientWidth, images: document.images.length });
   };
   report();
 });
@@ -350,6 +470,8 @@ def test_chromium_draws_the_page_on_the_width_of_a_phone(data: Path, tmp_path: P
     assert seen["width"] <= seen["room"] <= 500
     assert seen["images"] == 0
     assert seen["titles"] > 0
+    assert seen["named"] is True
+    assert seen["shown"] is True
 
 
 def test_charts_have_a_color_and_a_shape_for_each_row() -> None:

@@ -188,12 +188,28 @@ def test_a_list_is_no_longer_than_the_beams_or_the_catalog(tiger: TrainedRow) ->
 def test_seeds(tiger: TrainedRow, capsys: pytest.CaptureFixture[str]) -> None:
     assert (tiger.seed, tiger.seeds) == (0, (0, 1))
     assert repr(tiger) == "TrainedRow(cyclic, seed 0 of 0, 1: Tiger, 40 items, 100 users)"
+    html = replace(tiger, name="<b>", warning="untrained & more")._repr_html_()
+    cells = ("<th>row</th><td>&lt;b&gt;</td>", "<td>0 of 0, 1</td>", "<td>40</td>", "<td>100</td>", "<td>untrained &amp; more</td>")
+    assert all(cell in html for cell in cells)
+    assert "warning" not in replace(tiger, warning="")._repr_html_()
     other = genrec.load("cyclic", seed=1)
     assert other.recommend(["item-1"])["score"].tolist() != tiger.recommend(["item-1"])["score"].tolist()
     with pytest.raises(UsageError, match=r"cyclic has no result of seed 7, only of seeds 0 and 1; train it with"):
         genrec.load("cyclic", seed=7)
     assert main(["recommend", "cyclic", "--search", "item"]) == 0
     assert "has the seeds 0, 1; this is seed 0" in capsys.readouterr().err
+
+
+def test_a_search_lists_n_items(tiger: TrainedRow, capsys: pytest.CaptureFixture[str]) -> None:
+    """Titles with the letter 'a', of which there are more than three and fewer than 100."""
+    matches = sum("a" in title.casefold() for title in tiger.items.catalog.titles)
+    assert 3 < matches < 100
+    for n, count in ((3, 3), (100, matches)):
+        assert main(["recommend", "cyclic", "--search", "a", "--n", str(n), "--json"]) == 0
+        shown = capsys.readouterr()
+        assert len(found := json.loads(shown.out)) == count
+        assert found == tiger.search("a", count).to_dict("records")
+        assert (f"{matches} items match, and these are the 3 most popular ones; --n {matches} lists all" in shown.err) == (n == 3)
 
 
 def test_a_plugin_needs_its_file_as_it_was(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,6 +260,7 @@ def test_a_failed_run_is_named_with_the_command_that_goes_on(tmp_path: Path, mon
         (["--file", "absent.csv", "--out", "lists.csv"], 3, "there is no file absent.csv"),
         (["--user", "user-3", "--skip-unknown"], 2, "--skip-unknown leaves out unknown users and items of a --file"),
         (["--all-users", "--out", "absent/lists.csv"], 2, "absent/lists.csv cannot be written"),
+        (["--semantic-ids", "absent/ids.csv"], 2, "absent/ids.csv cannot be written"),
     ],
 )
 def test_wrong_input_is_explained(
@@ -457,6 +474,21 @@ def test_semantic_ids_are_written_in_the_ids_of_the_data(ending: str, tiger: Tra
     assert found[[f"code_{level}" for level in range(1, levels + 1)]].to_numpy().tolist() == tiger.items.semantic_ids.codes.tolist()
     assert list(found["item_id"]) == list(tiger.items.catalog.ids)
     assert main(["recommend", "cyclic-sasrec", "--semantic-ids", str(path)]) == 2
+
+
+def test_titles_that_begin_like_formulas_are_marked_in_csv_as_the_help_says(
+    tiger: TrainedRow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    catalog = tiger.items.catalog
+    formulas = replace(tiger, items=tiger.items._replace(catalog=replace(catalog, titles=("=1+1",) * 40)))
+    monkeypatch.setattr(recommend_command, "load", lambda *_: formulas)
+    for ending, expected in ((".csv", "'=1+1"), (".parquet", "=1+1")):
+        path = tmp_path / f"semantic_ids{ending}"
+        assert main(["recommend", "cyclic", "--semantic-ids", str(path)]) == 0
+        assert set(read(path)["title"]) == {expected}
+    with pytest.raises(SystemExit):
+        main(["recommend", "--help"])
+    assert "in .csv a title that begins with = + - @ gets a leading apostrophe" in " ".join(capsys.readouterr().out.split())
 
 
 def test_wrong_arguments_from_python(tiger: TrainedRow) -> None:

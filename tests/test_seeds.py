@@ -108,6 +108,25 @@ def test_a_run_and_a_comparison_at_given_seeds(capsys: pytest.CaptureFixture[str
     assert "first has none of seeds 8, 9, 10, 11, 12 and 1 more; it has seeds 3, 4 and 7" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("seeds", "line"),
+    [
+        ("7", "--seeds 7 is a number of seeds: seeds 0 to 6; '--seeds 7,' is seed 7 alone\n"),
+        ("1", "--seeds 1 is a number of seeds: seed 0; '--seeds 1,' is seed 1 alone\n"),
+        ("7,", ""),
+        ("1,2", ""),
+    ],
+)
+def test_a_single_number_is_said_to_be_a_count(seeds: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "mine.py:rows", "--seeds", seeds, "--dry-run"]) == 0
+    said = capsys.readouterr().err
+    assert line in said
+    assert ("is a number of seeds" in said) == bool(line)
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    assert "7 stands for seeds 0 to 6; with a comma they are listed" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize("seed", [["--seed", "1"], ["--seed=1"]])
 def test_one_seed_and_several_exclude_each_other(seed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "mine.py:rows", "--seeds", "5", *seed, "--dry-run"]) == 2

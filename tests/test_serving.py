@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from genrec.baselines import BPR, EASE, GBCE, GRU4Rec, ItemKNN, Popularity, SASRec
 from genrec.errors import ArtifactError, InputError, UsageError
+from genrec.item_titles import item_titles
 from genrec.model import RPG, Gpt, Tiger
 from genrec.row_settings import flatten
 from genrec.serving.catalog_items import CatalogItems, shortened
+from genrec.serving.export_files import read_items
 from genrec.serving.rebuilt_components import component_of, nested
 from genrec.serving.table_files import safe_for_spreadsheets
 from genrec.store import describe
+from genrec.types import NO_TEXT
 from genrec.workspace import raw_folder
 
 SPECIFICATIONS = [
@@ -116,6 +124,19 @@ def test_a_mistyped_title_that_ends_like_an_id_gets_the_nearest_titles() -> None
     catalog = CatalogItems(("item-1", "item-2"), ("Toy Story 1", "Toy Story 2"), np.array([5, 1]))
     with pytest.raises(InputError, match=r"the nearest titles are:\n  item-2  Toy Story 2$"):
         catalog.number_of("Toi Story 2")
+
+
+def test_a_missing_title_is_never_found(tmp_path: Path) -> None:
+    """The stand-in for a missing text holds 'script', and no item has such a word in its title."""
+    items = pd.DataFrame({"item_id": list("abcd"), "text": [NO_TEXT, "a text", NO_TEXT, "red kettle"], "title": ["", "", "Pan", " "]})
+    titles = item_titles(items)
+    assert titles == ["", "a text", "Pan", "red kettle"]
+    assert item_titles(items[["item_id", "text"]]) == ["", "a text", "", "red kettle"]
+    catalog = CatalogItems(tuple(items["item_id"]), tuple(titles), np.ones(4, dtype=np.int64))
+    assert catalog.search("script") == catalog.nearest("script") == catalog.search(NO_TEXT) == []
+    assert catalog.described(1) == "a  (no title)"
+    pq.write_table(pa.table({"item_id": ["a", "b"], "title": [NO_TEXT, "Pan"], "interactions": [1, 2]}), tmp_path / "items.parquet")
+    assert read_items(tmp_path / "items.parquet").titles == ("", "Pan")
 
 
 def test_cold_items_have_no_training_interaction() -> None:

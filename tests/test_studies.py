@@ -75,6 +75,9 @@ def test_a_row_knows_all_rows_that_were_run_with_it() -> None:
     assert [(run.seed, run.studies) for run in run_files.outcomes(["one"])] == [(0, (grid,)), (1, (grid,)), (2, (alone,))]
     assert tried("two", 1) == (grid,)
     assert tried("one-popularity") == ()
+    settings = studies.training_hash(run_files.read("one-popularity")["configuration"])
+    assert studies.of_baseline(studies.read_all(), "one-popularity", settings) == ["mine.py:grid"]
+    assert studies.of_baseline(studies.read_all(), "one-popularity", "0" * 16) == []
     assert main(["run", "mine.py:one"]) == 0  # seed 0 was run in both now
     assert tried("one", 0) == (grid, alone)
 

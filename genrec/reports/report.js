@@ -106,9 +106,14 @@
     shown.append(cut.slice(shared).join(" ") + (codes.length > cut.length ? ` … (${codes.length} codes)` : ""));
     return shown;
   };
+  const nameOf = (item) => {
+    const { id, title } = content.users.items[item];
+    return title && title !== id ? `${title}, ${id}` : id;
+  };
   const entry = (item, place, tokenizer, user) => {
     const line = element("li");
-    line.append(element("span", place ? `${place}. ` : "", "place"), content.users.items[item].title);
+    const { id, title } = content.users.items[item];
+    line.append(element("span", place ? `${place}. ` : "", "place"), title && title !== id ? `${title} ` : "", element("span", id, "id"));
     if (user && item === user.target) {
       line.className = "hit";
       line.append(element("span", " ✓ the target", "tag"));
@@ -150,7 +155,7 @@
     if (!select) return;
     content.users.users.forEach((user, number) => {
       const found = Object.values(user.lists).filter((own) => own.includes(user.target)).length;
-      const about = `user ${user.id}, target ${content.users.items[user.target].title} (found by ${found} of ${Object.keys(user.lists).length} rows)`;
+      const about = `user ${user.id}, target ${nameOf(user.target)} (found by ${found} of ${Object.keys(user.lists).length} rows)`;
       const option = element("option", about);
       option.value = String(number);
       select.append(option);

@@ -6,6 +6,7 @@ and any choice of highlighted rows. A row has a shape as well as a color. Specif
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -129,8 +130,10 @@ def curves(
 ) -> Record:
     """Return curves over steps: the mean over seeds, a band from the lowest to the highest seed, and horizontal lines.
 
-    `values` has row, column (its label), step, value, low, high.
+    `values` has row, column (its label), step, value, low, high. A curve of a single step is a mark, since it has no line.
     """
+    length = Counter((each["row"], each["column"]) for each in values)
+    values = [each | {"single": length[each["row"], each["column"]] == 1} for each in values]
     columns = list(dict.fromkeys(each["column"] for each in values))
     x = quantitative("step", "step")
     x["axis"] |= {"format": "~s", "tickCount": 5, "grid": False}
@@ -144,10 +147,13 @@ def curves(
     }  # fmt: skip
     shared = {"x": x, "color": scale.color(), "detail": {"field": "column"}}
     tip = _tooltip(row="row", column="column", step="step", value="mean over seeds", low="lowest seed", high="highest seed")
+    mark = {"opacity": {"condition": {"test": "datum.single", "value": 1}, "value": 0}, "shape": scale.shape()}
+    span = {**shared, "y": {**y, "field": "low"}, "y2": {"field": "high"}}
     layers: list[Record] = [
-        {"mark": {"type": "area", "opacity": 0.15}, "encoding": {**shared, "y": {**y, "field": "low"}, "y2": {"field": "high"}}},
+        {"mark": {"type": "area", "opacity": 0.15}, "encoding": span},
+        {"transform": [{"filter": "datum.single"}], "mark": {"type": "rule", "opacity": 0.4, "strokeWidth": 2}, "encoding": span},
         {"mark": {"type": "line", "strokeWidth": 2}, "encoding": {**shared, "y": y, "strokeDash": dash}},
-        {"mark": {"type": "point", "opacity": 0, "size": 60}, "encoding": {**shared, "y": y, "tooltip": tip}},
+        {"mark": {"type": "point", "filled": True, "size": 60}, "encoding": {**shared, "y": y, **mark, "tooltip": tip}},
     ]
     for name, value in lines.items():
         level: Record = {"values": [{"name": name, "value": value}]}

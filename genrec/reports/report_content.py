@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from genrec import studies
 from genrec.data.corpus import Corpus
 from genrec.evaluation.compare import Comparison, Row, Run
 from genrec.evaluation.comparison.comparison_protocol import protocol_lines
@@ -27,6 +28,7 @@ from genrec.kept_studies import portable_name
 from genrec.reports import report_charts, report_curves, report_items, report_users
 from genrec.reports.report_charts import RowScale
 from genrec.reports.report_parts import Chart, Record, Section, StoredRow, short, stored_rows
+from genrec.row_settings import training_hash
 from genrec.workspace import store
 
 READING = "Large marks are means, filled if significant after Holm's correction; lines are 95 % intervals; small dots are seeds."
@@ -60,11 +62,13 @@ def content(comparison: Comparison, runs: Sequence[Run], options: ReportOptions)
         report_items.group_section(comparison, scale),
     ]
     found = tables(comparison)
+    reading = [*summary(comparison).reading, *options.left_out]
     configuration = [_table(each) for each in found if each.title == DIFFERENCES]
     return {
         "title": f"{title(comparison.metric)} of {enumerated(scale.names) if len(scale.names) < 4 else f'{len(scale.names)} rows'}",
         "data": str(comparison.protocol.get("data", "")),
-        "reading": [*summary(comparison).reading, *options.left_out],
+        "reading": reading,
+        "warnings": [text for table in found for text in table.warnings if not any(text in paragraph for paragraph in reading)],
         "rows": [{"name": row.name, "reference": row.name == comparison.reference, "trained": row.trained} for row in comparison.rows],
         "highlighted": highlighted(comparison),
         "headline": headline(comparison),
@@ -90,10 +94,12 @@ def _corpus(comparison: Comparison, rows: Sequence[StoredRow]) -> tuple[Corpus |
 
 
 def highlighted(comparison: Comparison) -> list[int]:
-    """Return the places of the rows that have a color at first: the reference and the rows with the highest metric."""
-    places = range(len(comparison.rows))
-    best = sorted(places, key=lambda at: (comparison.rows[at].name != comparison.reference, -_number(comparison.rows[at].value)))
-    return sorted(best[:NUM_HIGHLIGHTED])
+    """Return the places of the rows that have a color at first: the reference, the best trained rows, then the best baselines."""
+    rows = comparison.rows
+    order = sorted(
+        range(len(rows)), key=lambda at: (rows[at].name != comparison.reference, not rows[at].trained, -_number(rows[at].value))
+    )
+    return sorted(order[:NUM_HIGHLIGHTED])
 
 
 def _number(value: float) -> float:
@@ -264,12 +270,13 @@ def trade_off_section(comparison: Comparison, runs: Sequence[Run], scale: RowSca
 
 
 def commands(comparison: Comparison, runs: Sequence[Run], options: ReportOptions) -> list[dict[str, str]]:
-    """Return what to type to make the report and the rows again, each with a sentence."""
-    functions: dict[str, list[str]] = {}
+    """Return what to type to make the report and all of its rows again, baselines too, each with a sentence."""
+    records, functions = studies.read_all(), dict[str, list[str]]()
     for run in runs:
-        for study in run.studies:
-            if run.name in study.rows and run.name not in functions.setdefault(study.name, []):
-                functions[study.name].append(run.name)
+        names = [study.name for study in run.studies if run.name in study.rows]
+        for name in names or studies.of_baseline(records, run.name, training_hash(run.configuration)):
+            if ":" in name and run.name not in functions.setdefault(name, []):  # Python code has no function to name
+                functions[name].append(run.name)
     found = [{"about": "This report:", "command": options.command}] if options.command else []
     for name, names in functions.items():
         about = f"Rows {enumerated(names)}; overrides of the command line are in the settings:"
@@ -277,8 +284,8 @@ def commands(comparison: Comparison, runs: Sequence[Run], options: ReportOptions
     known = {name for names in functions.values() for name in names}
     unknown = [row.name for row in comparison.rows if row.name not in known]
     if unknown:
-        about = f"The function that {enumerated(unknown)} came from is not recorded; all settings of a row:"
-        found.append({"about": about, "command": shlex.join(["genrec", "show", unknown[0]])})
+        about = f"No function is recorded for {enumerated(unknown)}; all settings of a row:"
+        found.append({"about": about, "command": "\n".join(shlex.join(["genrec", "show", name]) for name in unknown)})
     return found
 
 

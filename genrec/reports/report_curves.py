@@ -17,6 +17,8 @@ from genrec.stage_names import is_training_stage
 from genrec.training.curve_panels import RANKING, Axis, label, panels
 from genrec.workspace import store
 
+LEVELS = "Dotted lines are baselines on the same validation users."
+SINGLE = "A single mark is a curve with one step."
 MAX_POINTS = 120  # of a curve; more are thinned out evenly
 Tables = Mapping[str, Sequence[DataFrame]]  # row -> the curves of its seeds
 
@@ -87,7 +89,8 @@ def _charts(stage: str, tables: Tables, lines: Mapping[str, float], scale: RowSc
                 continue
             levels = {name: value for name, value in lines.items() if short(value) is not None} if shown.panel == RANKING else {}
             spec = report_charts.curves(scale, values, levels, axis.label, _domain(axis, values, levels))
-            yield Chart(shown.panel.title, "Dotted lines are baselines on the same validation users." if levels else "", spec)
+            single = any(each["single"] for each in spec["data"]["values"])
+            yield Chart(shown.panel.title, " ".join([*([LEVELS] if levels else []), *([SINGLE] if single else [])]), spec)
 
 
 def _domain(axis: Axis, values: Sequence[Record], lines: Mapping[str, float]) -> tuple[float, float] | None:

@@ -13,6 +13,7 @@ from pandas import DataFrame
 from genrec import randomness
 from genrec.data.corpus import Corpus
 from genrec.data.splits import BEGIN, TEST
+from genrec.item_titles import item_titles
 from genrec.reports.report_parts import StoredRow, is_stored
 from genrec.semantic_ids import SemanticIds
 from genrec.workspace import store
@@ -33,6 +34,7 @@ def browser(rows: Sequence[StoredRow], corpus: Corpus, ranks: DataFrame, count: 
     sample = sampled_users(ranks["user"].to_numpy(), count, seed)
     targets = ranks.set_index("user")["target"]
     lists = {row.name: _lists(row, sample) for row in rows if is_stored("evaluate", [row.first])}
+    titles = item_titles(corpus.items)
     users, used = [], set()
     for user in sample:
         begin, end = (int(corpus.bounds[user - 1, place]) for place in (BEGIN, TEST))
@@ -48,7 +50,7 @@ def browser(rows: Sequence[StoredRow], corpus: Corpus, ranks: DataFrame, count: 
         "users": users,
         "tested": len(ranks),
         "sample_seed": seed,
-        "items": {str(item): _item(corpus, item, codes) for item in sorted(used)},
+        "items": {str(item): _item(corpus, item, titles[item - 1], codes) for item in sorted(used)},
         "tokenizers": {row.name: keys.index(row.first["tokenize"]) for row in rows if row.first.get("tokenize") in keys},
         "seeds": {row.name: next(iter(row.artifacts)) for row in rows if row.name in lists},
         "left_out": [row.name for row in rows if row.name not in lists],
@@ -70,9 +72,7 @@ def _lists(row: StoredRow, users: Sequence[int]) -> Mapping[int, list[int]]:
     return {int(str(user)): [int(item) for item in group] for user, group in table.groupby("user")["item"]}
 
 
-def _item(corpus: Corpus, item: int, codes: Sequence[torch.Tensor]) -> dict[str, Any]:
-    """Return the id, title and Semantic IDs of an item. The text stands for a title where the catalog has none."""
-    entry = corpus.items.iloc[item - 1]
-    title = str(entry.get("title") or entry["text"] or entry["item_id"])
+def _item(corpus: Corpus, item: int, title: str, codes: Sequence[torch.Tensor]) -> dict[str, Any]:
+    """Return the id, title and Semantic IDs of an item; the title is "" if there is none."""
     cut = title if len(title) <= TITLE_LENGTH else f"{title[: TITLE_LENGTH - 1]}…"
-    return {"id": str(entry["item_id"]), "title": cut, "codes": [each[item - 1].tolist() for each in codes]}
+    return {"id": str(corpus.items["item_id"].iloc[item - 1]), "title": cut, "codes": [each[item - 1].tolist() for each in codes]}

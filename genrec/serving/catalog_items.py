@@ -16,6 +16,7 @@ from genrec.id_matching import Ids, likely_cause
 
 TITLE = "title:"  # prefix of a text that is searched in titles only, also if it is an item's id
 ID = "id:"  # prefix of a text that is an id and no title, such as id:title:7 for the item with the id title:7
+NO_TITLE = "(no title)"  # on the screen
 SHOWN = 10  # candidates that a message lists
 SHOWN_TITLE = 80  # characters of a title in a message
 MAX_COMPARED = 100_000  # ids that are compared with a misspelt one
@@ -26,7 +27,7 @@ class CatalogItems:
     """The items 1..N of a data set by number, entry i - 1 is item i."""
 
     ids: tuple[str, ...]  # ids in the source
-    titles: tuple[str, ...]  # titles, or the texts of a catalog without titles
+    titles: tuple[str, ...]  # titles, or texts where there is no title; "" where there is neither, which no search finds
     num_interactions: ndarray  # int64 [N], in training; 0 is a cold item
 
     def __len__(self) -> int:
@@ -94,7 +95,7 @@ class CatalogItems:
 
     def described(self, number: int) -> str:
         """Return an item's id and title in one line, for messages."""
-        return f"{self.ids[number - 1]}  {shortened(self.titles[number - 1], SHOWN_TITLE)}"
+        return f"{self.ids[number - 1]}  {shortened(self.titles[number - 1], SHOWN_TITLE) or NO_TITLE}"
 
     def is_cold(self, number: int) -> bool:
         """Return whether an item has no training interaction."""

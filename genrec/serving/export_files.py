@@ -22,6 +22,7 @@ from genrec.errors import ArtifactError, UsageError
 from genrec.hashed_json import SHA256, Each, Listed, Matching, Optional, Shape, check_format, check_object, read_object
 from genrec.serving.catalog_items import CatalogItems
 from genrec.store import file_hash
+from genrec.types import NO_TEXT
 
 FORMAT = 1
 SETTINGS, MODEL, SEMANTIC_IDS, ITEMS, CARD = (
@@ -98,7 +99,7 @@ def _pointer(path: Path) -> str:
 
 
 def read_items(path: Path) -> CatalogItems:
-    """Return the catalog of a checked file."""
+    """Return the catalog of a checked file. Earlier versions wrote `NO_TEXT` for a missing title."""
     table = pq.read_table(path)
-    ids, titles = (tuple(table[column].to_pylist()) for column in ("item_id", "title"))
-    return CatalogItems(ids, titles, table["interactions"].to_numpy())
+    ids, titles = (table[column].to_pylist() for column in ("item_id", "title"))
+    return CatalogItems(tuple(ids), tuple("" if title == NO_TEXT else title for title in titles), table["interactions"].to_numpy())

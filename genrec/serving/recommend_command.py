@@ -15,13 +15,13 @@ from pandas import DataFrame
 from genrec.errors import UsageError, counted
 from genrec.progress import say
 from genrec.serving.bulk_lists import SCHEMA, NamedHistory, left_out_in_words, requested_histories, users_of, write_lists
-from genrec.serving.catalog_items import shortened
+from genrec.serving.catalog_items import NO_TITLE, shortened
 from genrec.serving.history_files import read_requests
 from genrec.serving.item_recommender import History
 from genrec.serving.row_loading import load
 from genrec.serving.table_files import check_format, has_columns, safe_for_spreadsheets, write_table
 from genrec.serving.trained_rows import TrainedRow
-from genrec.written_files import check_replaceable
+from genrec.written_files import check_replaceable, check_writable
 
 SHOWN_HISTORY = 10  # most recent items of a history that are printed
 MIN_TITLE = 20  # characters of a title where the terminal is narrow
@@ -32,11 +32,12 @@ MAX_CODES = 40  # characters of a Semantic ID on the screen
 def recommend(options: argparse.Namespace) -> int:
     """Run the command."""
     _check(options)
-    row = load(options.name, options.seed, options.code, options.n)
+    lists = options.history is not None or options.user is not None or options.file is not None or options.all_users
+    row = load(options.name, options.seed, options.code, options.n if lists else 0)  # a search needs no beams
     if options.seed is None and len(row.seeds) > 1:
         say(f"{row.name} has the seeds {', '.join(map(str, row.seeds))}; this is seed {row.seed}, --seed N takes another")
     if options.search is not None:
-        _print(row.search(options.search), options)
+        _search(row, options)
     if options.semantic_ids is not None:
         _write_semantic_ids(row, options)
     if options.file is not None or options.all_users:
@@ -44,6 +45,14 @@ def recommend(options: argparse.Namespace) -> int:
     elif options.history is not None or options.user is not None:
         _recommend_one(row, options)
     return 0
+
+
+def _search(row: TrainedRow, options: argparse.Namespace) -> None:
+    """Print the first `--n` items of a search in titles, and how many there are if these are more."""
+    _print(row.search(options.search, options.n), options)
+    matches = len(row.items.catalog.search(options.search))
+    if matches > options.n:
+        say(f"{matches:,} items match, and these are the {counted(options.n, 'most popular one')}; --n {matches} lists all")
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -75,6 +84,7 @@ def _check(options: argparse.Namespace) -> None:
     for path, option in ((options.out, "--out"), (options.semantic_ids, "--semantic-ids")):
         if path is not None:
             check_format(path, option)
+            check_writable(path, option)
     check_replaceable(options.out, "--out", lambda _: has_columns(options.out, SCHEMA.names), options.replace)
     check_replaceable(options.semantic_ids, "--semantic-ids", lambda _: has_columns(options.semantic_ids, ID_COLUMNS), options.replace)
     if options.out is not None and options.semantic_ids is not None and options.out.absolute() == options.semantic_ids.absolute():
@@ -161,4 +171,6 @@ def _cell(name: str, value: Any) -> str:
         return f"{value:.4g}"
     if name == "cold":
         return "cold" if value else ""
+    if name == "title" and not value:
+        return NO_TITLE
     return shortened(str(value), MAX_CODES if name == "semantic_id" else 0)

@@ -37,7 +37,7 @@ function button(text, label, act) {
 }
 
 function described(item) {
-  return `${item.title} (${item.item_id})${item.cold ? ", cold" : ""} `;
+  return `${item.title ? `${item.title} (${item.item_id})` : item.item_id}${item.cold ? ", cold" : ""} `;
 }
 
 async function search() {
@@ -50,7 +50,7 @@ async function search() {
     element("matches").textContent = `${found.matches} items match` + (found.matches > found.items.length ? `, the ${found.items.length} most popular ones are shown` : "");
     element("found").replaceChildren(...found.items.map((item) => {
       const line = document.createElement("li");
-      line.append(button("Add", `Add ${item.title}`, () => { add(item); }), described(item), codes(item, 0));
+      line.append(button("Add", `Add ${item.title || item.item_id}`, () => { add(item); }), described(item), codes(item, 0));
       return line;
     }));
   } catch (error) { fail(error); }
@@ -66,7 +66,7 @@ function showHistory() {
   element("empty").hidden = history_.length > 0;
   element("history").replaceChildren(...history_.map((item, place) => {
     const line = document.createElement("li");
-    line.append(button("Remove", `Remove ${item.title}`, () => { history_.splice(place, 1); showHistory(); }), described(item), codes(item, 0));
+    line.append(button("Remove", `Remove ${item.title || item.item_id}`, () => { history_.splice(place, 1); showHistory(); }), described(item), codes(item, 0));
     return line;
   }));
   recommend();

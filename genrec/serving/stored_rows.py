@@ -16,6 +16,7 @@ from genrec.command_lines import command_line
 from genrec.data.corpus import Corpus
 from genrec.errors import ArtifactError, UsageError
 from genrec.evaluation.statistics.paired_tests import seeds_in_words
+from genrec.item_titles import item_titles
 from genrec.kept_studies import portable_name
 from genrec.row_settings import training_hash
 from genrec.serving.catalog_items import CatalogItems
@@ -77,11 +78,9 @@ def beams_of(settings: Mapping[str, Any], least: int) -> int:
 
 
 def _catalog(corpus: Corpus) -> CatalogItems:
-    """Return the catalog of a corpus. An item without a title has its text for a title."""
-    table = corpus.items
-    texts = table["text"].astype(str)
-    titles = texts if "title" not in table else table["title"].astype(str).where(table["title"] != "", texts)
-    return CatalogItems(tuple(table["item_id"].astype(str)), tuple(titles), corpus.popularity("train")[1:])
+    """Return the catalog of a corpus."""
+    ids = tuple(corpus.items["item_id"].astype(str))
+    return CatalogItems(ids, tuple(item_titles(corpus.items)), corpus.popularity("train")[1:])
 
 
 def _content(name: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from typing import Literal, cast
 
 import numpy as np
@@ -44,6 +45,21 @@ class TrainedRow:
         users = "an export without users" if self.corpus is None else f"{self.corpus.user_count:,} users"
         about = f"{type(self.items.specification).__name__}, {len(self.items.catalog):,} items, {users}"
         return f"TrainedRow({self.name}, seed {self.seed} of {', '.join(map(str, self.seeds))}: {about})"
+
+    def _repr_html_(self) -> str:
+        """Return the row as a table for a notebook."""
+        users = "none, it is an export" if self.corpus is None else f"{self.corpus.user_count:,}"
+        about = {
+            "row": self.name,
+            "seed": f"{self.seed} of {', '.join(map(str, self.seeds))}",
+            "policy": repr(self.items.specification),
+            "items": f"{len(self.items.catalog):,}",
+            "users": users,
+            "lists": "without items of the history" if self.filter_seen else "also with items of the history",
+            **({"warning": self.warning} if self.warning else {}),
+        }
+        cells = "".join(f"<tr><th>{name}</th><td>{escape(text)}</td></tr>" for name, text in about.items())
+        return f"<table>{cells}</table>"
 
     @property
     def user_data(self) -> Corpus:

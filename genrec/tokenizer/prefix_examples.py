@@ -15,6 +15,7 @@ import numpy as np
 from numpy import ndarray
 from pandas import DataFrame
 
+from genrec.item_titles import item_titles
 from genrec.semantic_ids import SemanticIds
 from genrec.tokenizer.purity import Labels, dominant, labels_of
 
@@ -35,7 +36,7 @@ class Example(NamedTuple):
 
 def examples(semantic_ids: SemanticIds, groups: Sequence[ndarray], items: DataFrame | None, count: int) -> list[Example]:
     """Return at most four groups with up to `count` titles each. `groups` holds int64 [N] for each prefix length 1, 2, ..."""
-    labels = labels_of(items)
+    labels, names = labels_of(items), None if items is None else _names(items)
     known = None if isinstance(labels, str) else labels
     best_length = _readable_length(groups)
     largest = int(np.bincount(groups[0]).argmax())
@@ -44,7 +45,7 @@ def examples(semantic_ids: SemanticIds, groups: Sequence[ndarray], items: DataFr
     chosen = [("Largest group with one code", 1, largest)]
     chosen += [(f"{reason} {suffix}", best_length, group) for reason, group in _medium(groups[best_length - 1], known, excluded)]
     return [
-        _example(reason, semantic_ids, np.flatnonzero(groups[length - 1] == group), length, items, known, count)
+        _example(reason, semantic_ids, np.flatnonzero(groups[length - 1] == group), length, names, known, count)
         for reason, length, group in chosen
     ]
 
@@ -79,7 +80,7 @@ def _medium(group: ndarray, labels: Labels | None, excluded: int) -> Iterator[tu
 
 
 def _example(
-    reason: str, semantic_ids: SemanticIds, rows: ndarray, length: int, items: DataFrame | None, labels: Labels | None, count: int
+    reason: str, semantic_ids: SemanticIds, rows: ndarray, length: int, names: Sequence[str] | None, labels: Labels | None, count: int
 ) -> Example:
     """Build the example of the group with these rows."""
     codes = semantic_ids.codes.numpy()[rows]
@@ -90,13 +91,16 @@ def _example(
     if labels is not None and len(inside):
         counts = np.bincount(labels.label[np.isin(labels.item, inside)], minlength=len(labels.names))
         label, share = labels.names[int(counts.argmax())], float(counts.max() / len(inside))
-    titles = [(tuple(codes[place, length:].tolist()), _title(int(rows[place]), items)) for place in picked]
+    titles = [(tuple(codes[place, length:].tolist()), _name(int(rows[place]), names)) for place in picked]
     return Example(reason, tuple(codes[0, :length].tolist()), len(rows), label, share, titles)
 
 
-def _title(row: int, items: DataFrame | None) -> str:
-    """Return an item's title, or its text, or its number."""
-    for column in ("title", "text"):
-        if items is not None and column in items and isinstance(items[column].iloc[row], str) and items[column].iloc[row].strip():
-            return str(items[column].iloc[row])
-    return f"item {row + 1}"
+def _names(items: DataFrame) -> list[str]:
+    """Return the title or text of each item, or its id; "" for an item without any."""
+    ids = items["item_id"].astype(str) if "item_id" in items else [""] * len(items)
+    return [title or name for title, name in zip(item_titles(items), ids, strict=True)]
+
+
+def _name(row: int, names: Sequence[str] | None) -> str:
+    """Return the name of an item, or its number."""
+    return (names[row] if names else "") or f"item {row + 1}"

@@ -147,6 +147,21 @@ def test_without_a_text_column_the_other_columns_are_the_text(tmp_path: Path) ->
     assert loaded["tags"].tolist() == ["hot|drink", ""]
 
 
+def test_titles_of_markup_alone_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A tag, a script and a space of HTML are lost; a blank title and an inequality are not."""
+    titles = ["Pan", "<b></b>", "<script>a()</script>", "&nbsp;", "  ", "3 < 4", None]
+    items = DataFrame({"item": [f"i{place}" for place in range(7)], "title": titles})
+    items.to_csv(tmp_path / "items.csv", index=False)
+    events = DataFrame({"user": ["a"], "item": ["i0"], "time": [1]})
+    for source, name, line in ((tmp_path / "items.csv", "items.csv", 3), (items, "items (DataFrame)", 2)):
+        found = Frames(interactions=events, items=source).load(tmp_path).items
+        assert found["title"].tolist() == ["Pan", "", "", "", "", "3 < 4", ""]
+        warning = f"warning: 3 titles of {name} hold nothing but markup (first in line {line}), so their items have no title"
+        assert capsys.readouterr().err.count(warning) == 1
+    Frames(interactions=events, items=items[:1]).load(tmp_path)
+    assert "markup" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -10,6 +10,9 @@ import math
 import re
 from collections.abc import Iterator
 
+from genrec.errors import counted
+from genrec.progress import say
+
 MAX_CHARACTERS = 20_000  # of one field; more than any item encoder reads, and a bound on the work for hostile input
 
 _CODE = re.compile(r"<(script|style)\b.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
@@ -71,6 +74,26 @@ def _leaves(value: object) -> Iterator[str]:
 def flat_text(value: object, separator: str = " ") -> str:
     """Return a field as one text: its `text_parts`, joined."""
     return separator.join(text_parts(value))
+
+
+class LostTitles:
+    """A count of the titles of one file that are not empty and have no text: tags, entities of white space or control characters."""
+
+    def __init__(self, file: str) -> None:
+        self.file, self.number, self.first = file, 0, 0
+
+    def count(self, line: int, value: object, title: str) -> None:
+        """Count a title, given as it is in the file and as it was cleaned."""
+        if not title and any(text.strip() for text in _leaves(value)):
+            self.number += 1
+            self.first = self.first or line
+
+    def report(self) -> None:
+        """Print the number of these titles, if there are any."""
+        if self.number:
+            hold, items = ("holds", "its item has") if self.number == 1 else ("hold", "their items have")
+            titles = f"{counted(self.number, 'title')} of {self.file} {hold} nothing but markup (first in line {self.first})"
+            say(f"warning: {titles}, so {items} no title")
 
 
 def sentences(*fields: tuple[str, str]) -> str:

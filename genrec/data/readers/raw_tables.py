@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy import ndarray
 
 from genrec.data.readers.bad_rows import BadRows
-from genrec.data.readers.item_text import flat_text
+from genrec.data.readers.item_text import LostTitles, flat_text
 from genrec.data.readers.line_rows import Row
 from genrec.data.readers.time_texts import NEGATIVE_TIME, TimeTexts, numbers_of
 
@@ -130,14 +130,18 @@ def item_tables_from_plain_rows(
 ) -> Iterator[pa.Table]:
     """Yield item tables from rows with a column `item`; the other columns become text.
 
-    Without a column `text`, it is made of the other columns.
+    Without a column `text`, it is made of the other columns. A warning counts the titles that hold nothing but markup, which are lost.
     """
-    item_place = list(columns).index("item")
+    item_place, title_place = list(columns).index("item"), columns.index("title") if "title" in columns else None
+    lost = LostTitles(bad_rows.file)
 
     def item_rows() -> Iterator[ItemRow]:
         for line, fields in rows:
             texts = {name: flat_text(value, "|") for name, value in zip(columns, fields, strict=True) if name != "item"}
+            if title_place is not None:
+                lost.count(line, fields[title_place], texts["title"])
             yield line, fields[item_place], {"text": ". ".join(text for text in texts.values() if text), **texts}
 
     names = ["text", *(name for name in columns if name not in ("item", "text"))]
-    return item_tables_from_rows(item_rows(), names, bad_rows, max_bad_rows)
+    yield from item_tables_from_rows(item_rows(), names, bad_rows, max_bad_rows)
+    lost.report()

@@ -99,6 +99,7 @@ def _cleaned(table: Table) -> Table:
         first=tuple(map(printable, table.first)),
         narrow=None if table.narrow is None else _cleaned(table.narrow),
         listing=tuple(map(printable, table.listing)),
+        warnings=tuple(map(printable, table.warnings)),
     )
 
 

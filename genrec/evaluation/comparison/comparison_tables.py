@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from genrec.evaluation.compare import ABSENT, Comparison, Row
 from genrec.evaluation.comparison.comparison_metric_tables import metric_tables
 from genrec.evaluation.comparison.comparison_tests_table import tests_tables
-from genrec.evaluation.comparison.held_out_negatives import held_out_notes
+from genrec.evaluation.comparison.held_out_negatives import TOTAL, UNKNOWN, held_out_notes
 from genrec.evaluation.comparison.preference_shares import preference_share_notes
 from genrec.evaluation.comparison.table_cells import (
     PREFERRED,
@@ -29,6 +29,7 @@ from genrec.evaluation.statistics.paired_tests import enumerated, seeds_in_words
 MAX_COLUMNS = 8  # rows of results that are shown as columns of the configuration table; more are shown as lines
 HIDDEN = ("version", "source", "fingerprint")  # fields of a component that are shown only if nothing else differs
 FINGERPRINT_DIGITS = 8  # of a file's hash that are shown, all of them if these are the same
+EXCLUDED = "excluded_targets"  # users whose target is not ranked, because they had taken it
 SEEDS_WIDTH = 8  # characters in a line of seeds in the narrow table of results
 STEP_ZERO = {"sft": "SFT kept step 0, the untrained policy,", "align": "Alignment kept step 0, the SFT policy,"}
 
@@ -63,35 +64,53 @@ def _results(comparison: Comparison) -> Table:
         more = [line + _test_cells(row) for line, row in zip(narrow.rows, comparison.rows, strict=True)]
         narrow = narrow._replace(columns=[*columns, *tests], rows=more)
     first = tuple(dict.fromkeys(name for name in [tested, interval, *tests, recall, "Seeds"] if name in narrow.columns))
-    notes = _notes(comparison)
-    return Table("Results", columns, rows, notes, first, narrow._replace(notes=notes, first=first))
+    notes, warnings = _notes(comparison)
+    narrow = narrow._replace(notes=notes, first=first)
+    return Table("Results", columns, rows, notes, first, narrow, warnings=tuple(warnings))
 
 
 def _test_cells(row: Row) -> list[str]:
     return ["reference", ABSENT] if row.test is None else [difference_cell(row.test), p_cell(row.test.p_holm, ABSENT)]
 
 
-def _notes(comparison: Comparison) -> list[str]:
-    """Return what the figures are means of, and the users and slots that count as misses."""
+def _notes(comparison: Comparison) -> tuple[list[str], list[str]]:
+    """Return all notes, and those of them that are warnings: a share or number of users that is 0 is none."""
+    rows, held_out, excluded = comparison.rows, held_out_notes(comparison.rows), _excluded_targets(comparison)
+    warnings = [*_misses(comparison), *_untrained(rows)]
+    warnings += held_out if _is_positive(rows, TOTAL, UNKNOWN) else []
+    warnings += excluded if _is_positive(rows, EXCLUDED) else []
+    return list(dict.fromkeys([*_about_means(comparison), *warnings, *held_out, *excluded])), warnings
+
+
+def _is_positive(rows: Sequence[Row], *metrics: str) -> bool:
+    """Return whether a row has a positive mean of one of these metrics."""
+    return any(row.metrics[name].mean > 0 for row in rows for name in metrics if name in row.metrics)
+
+
+def _about_means(comparison: Comparison) -> list[str]:
+    """Return what the figures are means of, which settings were selected by tuning, and the shares of rows with a preference."""
     means = "Metrics are means over all users and seeds."
     if comparison.per_user:
         means += (
             f" The 95 % interval is a bootstrap interval over users alone with {comparison.resamples} resamples. "
             "Rows are compared in the table of tests."
         )
-    notes = [means]
+    tuned = [f"{row.name}: settings selected by genrec tune {tuning}." for row in comparison.rows for tuning in row.tunings]
+    return [means, *tuned, *preference_share_notes(comparison.rows)]
+
+
+def _misses(comparison: Comparison) -> list[str]:
+    """Return that an interval is undefined, and the slots of lists that count as misses."""
+    warnings = []
     if comparison.per_user and any(row.interval is None for row in comparison.rows):
-        notes.append("The interval is undefined: one user.")
+        warnings.append("The interval is undefined: one user.")
     for row in comparison.rows:
         invalid = row.metrics["invalid"].mean if "invalid" in row.metrics else 0.0
         if invalid > 0:
             were = "slot of its lists was" if invalid == 1 else "slots of its lists were"
             count = "It counts as a miss." if invalid == 1 else "They count as misses."
-            notes.append(f"{row.name}: {invalid:g} {were} empty or repeated an item. {count}")
-    for row in comparison.rows:
-        notes += [f"{row.name}: settings selected by genrec tune {tuning}." for tuning in row.tunings]
-    shares = preference_share_notes(comparison.rows) + held_out_notes(comparison.rows)
-    return notes + _untrained(comparison.rows) + shares + _excluded_targets(comparison)
+            warnings.append(f"{row.name}: {invalid:g} {were} empty or repeated an item. {count}")
+    return warnings
 
 
 def _untrained(rows: Sequence[Row]) -> list[str]:
@@ -112,8 +131,8 @@ def _excluded_targets(comparison: Comparison) -> list[str]:
     """Return how many users had taken their target before, which `filter_seen` turns into a miss; a line per number."""
     rows: dict[float, list[str]] = {}
     for row in comparison.rows:
-        if "excluded_targets" in row.metrics:
-            rows.setdefault(row.metrics["excluded_targets"].mean, []).append(row.name)
+        if EXCLUDED in row.metrics:
+            rows.setdefault(row.metrics[EXCLUDED].mean, []).append(row.name)
     if not any(rows) and not comparison.protocol.get("filter_seen"):
         return []
     everywhere = len(rows) == 1 and len(next(iter(rows.values()))) == len(comparison.rows)

@@ -34,15 +34,9 @@ def _tests(comparison: Comparison, tested: Sequence[tuple[Row, PairedTest]]) -> 
     at = columns.index("By seed")
     narrow = [[*cells[:at], textwrap.fill(cells[at], SEEDS_WIDTH), *cells[at + 1 :]] for cells in rows]
     name = f"{title(comparison.metric)} compared with {comparison.reference}"
-    notes = [
-        *_about_the_test(comparison, tested),
-        *_variance(comparison),
-        *_few_seeds(comparison, tested),
-        *_studies(comparison),
-        *_about_rows(comparison, tested),
-        *seeds,
-    ]
-    table = Table(name, columns, rows, notes, tuple(first))
+    warnings = [*_few_seeds(comparison, tested), *_about_rows(comparison, tested), *seeds]
+    notes = [*_about_the_test(comparison, tested), *_variance(comparison), *_studies(comparison), *warnings]
+    table = Table(name, columns, rows, notes, tuple(first), warnings=tuple(warnings))
     return table._replace(narrow=table._replace(rows=narrow))
 
 

@@ -26,6 +26,7 @@ class Table(NamedTuple):
     first: tuple[str, ...] = ()  # columns that are shown first where the width is not enough for all
     narrow: Table | None = None  # the table to choose columns from where this one is too wide; None: this one
     listing: tuple[str, ...] = ()  # lines that replace a table that is too wide; empty: columns are left out
+    warnings: tuple[str, ...] = ()  # those of `notes` that a reader must not miss
 
 
 class LabeledLine(NamedTuple):
