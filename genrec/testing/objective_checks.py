@@ -8,20 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from genrec.errors import InputError
 from genrec.non_finite_source import find_source, leaves_of, named_tensors
 from genrec.objectives.built_steps import step_fault
-from genrec.plugin_errors import RESERVED
+from genrec.objectives.held_out_examples import ADVICE
+from genrec.plugin_errors import check_step
 from genrec.plugin_source import name_with_place
 from genrec.randomness import seed_of
 from genrec.testing.objective_worlds import BATCH_SIZE, STEPS, objective_world
 from genrec.testing.plugin_watch import call_plugin, same
 from genrec.testing.specification_checks import ContractError, check_specification
 from genrec.types import Objective, ObjectiveContext, TrainingStep
-
-HELD_OUT = (
-    "they are for measuring alone, because training would learn the items that it is tested on; use context.source.prefixes() or "
-    "context.source.windows(), the training events"
-)
 
 
 def check_objective(objective: Objective) -> None:
@@ -45,7 +42,7 @@ def check_objective(objective: Objective) -> None:
     if losses != other:
         again, _ = _train(name, objective, STEPS // 4)
         if losses == again:
-            raise ContractError(f"{name}: the losses change with the held-out items of context.validation; {HELD_OUT}")
+            raise ContractError(f"{name}: the losses change with the held-out items of context.validation; {ADVICE}")
         raise ContractError(
             f"{name}: two trainings with equal seeds gave the losses {losses[:3]} and {again[:3]}; take all random numbers from "
             "genrec.randomness.generator(context.seed, purpose, step)"
@@ -60,7 +57,7 @@ def _build(name: str, objective: Objective, context: ObjectiveContext) -> Traini
     if fault is not None:
         raise ContractError(f"{name}: {fault}")
     if step.examples is context.validation:
-        raise ContractError(f"{name}: TrainingStep.examples is context.validation, which holds held-out items; {HELD_OUT}")
+        raise ContractError(f"{name}: TrainingStep.examples is context.validation, which holds held-out items; {ADVICE}")
     return step
 
 
@@ -111,23 +108,18 @@ def _loss(name: str, step: TrainingStep, number: int) -> tuple[Tensor, Callable[
         start = step.begin
         call_plugin(name, "begin(step)", lambda: start(number))
     found = call_plugin(name, "loss(batch, step)", lambda: step.loss(prepared, number))
-    if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[0], Tensor) or not isinstance(found[1], Mapping):
-        raise ContractError(f"{name}: loss(batch, step) must return a scalar tensor and a dict of tensors, got {found!r}")
-    loss, logs = found
+    try:
+        check_step(found, number, None)
+    except InputError as error:
+        raise ContractError(f"{name}: {error}") from None
+    loss, _ = found
 
     def source() -> str:
         told = find_source(lambda: step.loss(prepared, number)[0], named_tensors(batch) | named_tensors(prepared))
         return "" if told is None else f"; {told}"
 
-    if loss.ndim or not loss.requires_grad:
-        raise ContractError(f"{name}: the loss must be a scalar with a gradient, got {list(loss.shape)}; do not detach it")
     if not bool(loss.isfinite()):
         raise ContractError(f"{name}: the loss of step {number} is {float(loss.detach())}{source()}")
-    for key, value in logs.items():
-        if not isinstance(value, Tensor) or value.ndim or value.requires_grad:
-            raise ContractError(f"{name}: the log {key!r} must be a detached scalar tensor; use value.detach()")
-        if key in RESERVED:
-            raise ContractError(f"{name}: the log {key!r} has a name that the training itself uses; choose another name")
     return loss, source
 
 

@@ -268,7 +268,7 @@ class Unreduced:
 
 @pytest.mark.parametrize("objective", [Detached(), Unreduced()], ids=["detached", "unreduced"])
 def test_a_wrong_loss_is_refused_by_the_check_and_in_training(objective: Detached | Unreduced, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="must be a scalar with a gradient"):
+    with pytest.raises(InputError, match="must be a scalar tensor with a gradient"):
         check_objective(objective)
     built, entries, context = parts()
     with pytest.raises(InputError, match="the loss of an objective must be a scalar tensor with a gradient"):

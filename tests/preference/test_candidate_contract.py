@@ -331,8 +331,8 @@ class SideInput:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("examples", r"TrainingStep\.examples is context\.validation, which holds held-out items; .* use context\.source\.prefixes"),
-        ("targets", r"the losses change with the held-out items of context\.validation; .* use context\.source\.prefixes"),
+        ("examples", r"TrainingStep\.examples is context\.validation, which holds held-out items; train on context\.source\.prefixes"),
+        ("targets", r"the losses change with the held-out items of context\.validation; train on context\.source\.prefixes"),
         ("parameter", r"a gradient for a parameter \[\] that belongs neither to context\.policy nor to TrainingStep\.modules"),
     ],
 )
