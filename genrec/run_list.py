@@ -70,7 +70,8 @@ def _studies(names: set[str] | None) -> tuple[list[str], list[str]]:
         except (ArtifactError, OSError) as error:
             damaged.append(str(error))
             continue
-        if names is None or names & {row["name"] for row in content["rows"]}:
+        trained = {row["name"] for row in content["rows"]}  # baselines are not tried: nothing of them is chosen
+        if trained and (names is None or names & trained):
             lines.append(f"study {content['name']}: {counted(len(content['rows']), 'trained row')} tried")
     return lines, damaged
 

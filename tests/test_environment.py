@@ -260,7 +260,8 @@ def test_a_limit_of_file_sizes_ends_a_run_with_exit_code_5(tmp_path: Path, limit
         r"genrec: a file has reached the size limit of this process \(.*; finished artifacts", done.stderr.splitlines()[-1]
     )
     assert [path.name for path in home.rglob("*.partial")] == []
-    assert [path.name for path in home.rglob("*.json")] == (["cyclic-seed-0.json"] if limit else [])
+    assert [path.name for path in (home / "runs").rglob("*.json")] == (["cyclic-seed-0.json"] if limit else [])
+    assert len(list((home / "studies").glob("*.json"))) == (1 if limit else 0)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")

@@ -170,7 +170,7 @@ class Ours:
         identities = [items.unsqueeze(2) for _, items in batches]  # candidates without codes are told apart by their items
         turns = cycle(zip(numbers, on_device, identities, strict=True))
         ready, frozen = self.ready(batches), FrozenCopy(self.policy)
-        cache = ReferenceCache(NumberedExamples(range(size * len(batches)), True), size, len(batches), frozen)
+        cache = ReferenceCache(NumberedExamples(range(size * len(batches)), True), size, size * len(batches), frozen)
 
         def score(number: Tensor) -> Tensor:
             history, candidates = batches[int(number[0]) // size]

@@ -26,7 +26,7 @@ from genrec.preference.losses.kto import check_mismatched_pairs
 from genrec.randomness import PartOfStep, generator, seed_of
 from genrec.store import describe
 from genrec.training.batch_stream import BatchStream, Part, targets_in
-from genrec.training.lightning_module import mean_logs, with_shares
+from genrec.training.lightning_module import PartLog, mean_logs, with_shares
 from genrec.training.recipes import SFT, Optimization
 from genrec.types import SequenceBatch
 
@@ -83,10 +83,13 @@ def test_shares_and_logs_by_hand() -> None:
     shared = with_shares([Part(None, 1, 0), Part(None, 0, 1), Part(None, 3, 2)])
     assert [(part.number, share) for part, share in shared] == [(0, 0.25), (2, 0.75)]
     assert [share for _, share in with_shares([Part(None, 0, 0), Part(None, 0, 1)])] == [0.5, 0.5]
-    logs = [{"loss": torch.tensor(1.0), "hit": torch.tensor(torch.nan)}, {"loss": torch.tensor(3.0), "hit": torch.tensor(5.0)}]
-    found = mean_logs(logs, [0.25, 0.75])
+    logs = [
+        PartLog(0, 0.25, {"loss": torch.tensor(1.0), "hit": torch.tensor(torch.nan)}),
+        PartLog(2, 0.75, {"loss": torch.tensor(3.0), "hit": torch.tensor(5.0)}),
+    ]
+    found = mean_logs(logs)
     assert {name: float(value) for name, value in found.items()} == {"loss": 2.5, "hit": 5.0}
-    assert mean_logs(logs[:1], [1.0]) is logs[0]
+    assert mean_logs(logs[:1]) is logs[0].metrics
 
 
 def test_targets_of_windows_are_their_places() -> None:

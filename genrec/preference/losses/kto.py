@@ -63,10 +63,8 @@ class KTO:
         """Raise UsageError if the batches of the alignment have one example, which leaves no mismatched pair for z0."""
         for alignment in experiment.alignments:
             if self in components(alignment):
-                optimization = alignment.optimization
-                _check_batch(
-                    optimization.batch_size // optimization.accumulate, _origin(optimization.batch_size, optimization.accumulate)
-                )
+                size, parts = alignment.optimization.batch_size, alignment.optimization.accumulate
+                _check_batch(size // parts, "align.optimization.batch_size" if parts == 1 else _origin(size, parts))
 
     def __call__(self, policy: LogProbs, reference: LogProbs) -> PreferenceTerms:
         """Return the loss of each example. It depends on the batch through z0 and, without `paired`, through N."""
