@@ -431,6 +431,7 @@ def test_users_of_a_file_have_the_history_of_the_data(tiger: TrainedRow, tmp_pat
     [
         ("a.csv", "user,item\n1,2\n", "has the columns user, item; expected user_id alone"),
         ("a.csv", "user_id,history\n1,item-3\n", "CSV has no lists; give user_id and item_id"),
+        ("a.csv", "user_id,user_id\n1,2\n", "has two columns user_id; remove one of them"),
         ("a.csv", "user_id,item_id\na,item-3\nb,item-3\na,item-4\n", "row 4: user 'a' occurs again"),
         ("a.csv", "", "can't be read"),
         ("a.parquet", "no Parquet", "can't be read"),

@@ -106,6 +106,9 @@ def _csv(path: Path) -> tuple[list[str], Iterator[_Line]]:
     with reading(path, "a CSV file with a header"):
         names = pa_csv.open_csv(path).schema.names
         used = [name for name in names if name in COLUMNS]
+        twice = sorted({name for name in used if used.count(name) > 1})
+        if twice:
+            raise InputError(f"{path} has two columns {twice[0]}; remove one of them")
         texts = pa_csv.ConvertOptions(
             column_types={name: pa.string() for name in COLUMNS}, include_columns=used, strings_can_be_null=False
         )
