@@ -26,8 +26,7 @@ from genrec.stage_attempts import attempts_file, of_all_attempts
 from genrec.stage_names import align_stage, is_training_stage, kind_of_stage, place_of
 from genrec.store import Artifact, Store, describe, key_of, now
 from genrec.tokenizer.health_report import say_health
-from genrec.training.curves import OnRow, Row
-from genrec.training.curves import together as joined_rows
+from genrec.training.curves import OnRow, Row, together
 from genrec.workspace import raw_folder, store
 
 VERSIONS = {"data": 4, "embed": 2, "tokenize": 2, "sft": 3, "align": 5, "evaluate": 3}  # of each stage; raised when results change
@@ -40,7 +39,7 @@ USED = {  # the fields of an experiment whose components run in each stage
     "evaluate": ("policy", "evaluate"),
 }
 
-Together = Callable[[str, str, Path], AbstractContextManager[None]]
+Helpers = Callable[[str, str, Path], AbstractContextManager[None]]  # (stage, key, folder of its unfinished files)
 
 
 class Step(NamedTuple):
@@ -125,7 +124,7 @@ def run(
     on_row: OnRow | None = None,
     on_stage_row: Callable[[str, Row], None] | None = None,
     alone: bool = False,
-    together: Together | None = None,
+    helpers: Helpers | None = None,
 ) -> dict[str, Artifact]:
     """Build the missing artifacts of an experiment and return all of its artifacts by stage.
 
@@ -137,7 +136,7 @@ def run(
         on_artifact: called with each artifact as soon as it exists, before the next stage runs.
         on_row: called with each row of the training curves of the stage `last` while it trains. An exception of it ends the training.
         on_stage_row: called with the stage and each row of the training curves of every stage that trains.
-        together: called with stage, key and folder of each training, it returns a context in which other processes take part.
+        helpers: called for each training, it returns a context within which other processes take part.
         alone: build the stage `last` and what it reads, but not the other stages before it; the caller has checked the components.
 
     """
@@ -158,7 +157,7 @@ def run(
         anew = rebuild and not known
         if anew or not existing.is_done(step.stage, step.key):
             follow = None if on_stage_row is None else partial(on_stage_row, step.stage)
-            _build(experiment, step, artifacts, existing, anew, joined_rows(on_row if step.stage == last else None, follow), together)
+            _build(experiment, step, artifacts, existing, anew, together(on_row if step.stage == last else None, follow), helpers)
         artifacts[step.stage] = existing.get(step.stage, step.key)
         if step.stage == "data" and not alone:
             stages.check_components(experiment, artifacts["data"].folder)
@@ -193,7 +192,7 @@ def is_stage(name: str) -> bool:
 
 def _build(
     experiment: Experiment, step: Step, artifacts: dict[str, Artifact], existing: Store, anew: bool, on_row: OnRow | None,
-    together: Together | None,
+    helpers: Helpers | None,
 ) -> None:  # fmt: skip
     """Run one stage and store its artifact. With `anew`, nothing is resumed, and the artifact takes the place of one that exists."""
     about: dict[str, Any] = {
@@ -214,7 +213,7 @@ def _build(
         with existing.create(step.stage, step.key, about, replace=anew) as folder, attribute_to(used, f"in stage {step.stage}"):
             if folder is not None:
                 about["environment"] = of_all_attempts(attempts, checkpoint, environment(), title)
-                _run_builder(experiment, step, artifacts, folder, on_row, together)
+                _run_builder(experiment, step, artifacts, folder, on_row, helpers)
     finally:
         if not checkpoint.is_dir():  # nothing to resume from
             attempts.unlink(missing_ok=True)
@@ -229,13 +228,13 @@ def discard(experiment: Experiment, stage: str) -> None:
 
 
 def _run_builder(
-    experiment: Experiment, step: Step, artifacts: dict[str, Artifact], folder: Path, on_row: OnRow | None, together: Together | None
+    experiment: Experiment, step: Step, artifacts: dict[str, Artifact], folder: Path, on_row: OnRow | None, helpers: Helpers | None
 ) -> None:
     """Run one stage. Raise an error if another process has changed what it reads."""
     parents = {name: artifact.folder for name, artifact in artifacts.items()}
     try:
         trains = is_training_stage(step.stage)
-        with together(step.stage, step.key, folder) if together is not None and trains else nullcontext():
+        with helpers(step.stage, step.key, folder) if helpers is not None and trains else nullcontext():
             stages.builder_of(step.stage)(experiment, parents, folder, *((on_row,) if on_row is not None and trains else ()))
     except FileNotFoundError as error:
         for parent in (artifacts[name] for name in step.parents):

@@ -48,7 +48,7 @@ class Meeting(NamedTuple):
 
 
 def meeting(port: int | None = None) -> Meeting:
-    """Return the place at a port; None: open one at a free port."""
+    """Return the meeting at a port that another process has opened. Without a port, open one at a free port."""
     is_new = port is None
     store = dist.TCPStore(HOST, port or 0, is_master=is_new, wait_for_workers=False)  # type: ignore[attr-defined]
     return Meeting(store, store.port)
@@ -60,7 +60,7 @@ def _ready(number: int) -> str:
 
 @contextmanager
 def joined(place: Meeting, number: int, count: int) -> Iterator[None]:
-    """Be process `number` of `count` within this context, on a machine with GPUs at the GPU of this number."""
+    """Join the others as process `number` of `count` within this context. Where there are GPUs, use the GPU of this number."""
     place.store.set(_ready(number), "")
     has_gpu = torch.cuda.is_available()
     if has_gpu:
@@ -76,7 +76,12 @@ def joined(place: Meeting, number: int, count: int) -> Iterator[None]:
 
 def is_lost(error: BaseException) -> bool:
     """Return whether an error says that another process can't be reached."""
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and says_lost(str(error)))
+
+
+def says_lost(message: str) -> bool:
+    """Return whether the message of an error is one of gloo, which has no class of its own for a connection that is closed."""
+    return "gloo" in message
 
 
 def check_count(count: int) -> None:

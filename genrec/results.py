@@ -102,12 +102,12 @@ def run(
     listed = _listed(experiments)
     if seeds is not None:
         listed = with_seeds(listed, seed_numbers(seeds))
-    sweep, together = None, None
+    sweep, helpers = None, None
     if devices != 1:
-        listed, together = train_together(listed, origin, devices, on)
+        listed, helpers = train_together(listed, origin, devices, on)
     if on is not None:
         sweep = Sweep(engine_of(on), given(listed) if origin is None else origin)
-    run_experiments.run(listed, refresh, replace, study, trackers, sweep, together)
+    run_experiments.run(listed, refresh, replace, study, trackers, sweep, helpers)
     numbers = {name: {each.seed for each in listed if each.name == name} for name in (each.name for each in listed)}
     trained = {each.name for each in listed if "sft" in each.stages}
     found = []

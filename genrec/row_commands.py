@@ -6,7 +6,6 @@ Each command imports what it needs, so that `genrec --help` starts at once.
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,7 +113,7 @@ def compare(options: argparse.Namespace, flags: list[str]) -> int:
         if file is not None:
             _write(file, written(comparison), option)
     if options.html is not None:
-        _write_report(comparison, runs, options, left_out)
+        _write_report(comparison, runs, options, named, left_out)
     return 0
 
 
@@ -166,14 +165,16 @@ def _of_one_protocol(names: list[str], reference: str | None) -> tuple[list[str]
     return kept, left_out
 
 
-def _write_report(comparison: Comparison, runs: Sequence[Run], options: argparse.Namespace, left_out: Sequence[str]) -> None:
-    """Write the report of a comparison and its runs as one HTML file (`--html`)."""
+def _write_report(
+    comparison: Comparison, runs: Sequence[Run], options: argparse.Namespace, named: Sequence[str], left_out: Sequence[str]
+) -> None:
+    """Write the report of a comparison and its runs as one HTML file (`--html`); `named` are the rows of the command."""
     from genrec.reports import report_content, report_page
 
-    words = ["genrec", "compare", *dict.fromkeys(options.names), "--metric", options.metric, "--reference", comparison.reference]
+    words = ["compare", *named, "--metric", options.metric, "--reference", comparison.reference]
     words += [] if options.seeds is None else ["--seeds", options.seeds]
-    words += ["--html", options.html.name, "--html-users", str(options.html_users), "--html-seed", str(options.html_seed)]
-    chosen = report_content.ReportOptions(options.html_users, options.html_seed, shlex.join(words), tuple(left_out))
+    words += ["--html", options.html.name, "--html-users", options.html_users, "--html-seed", options.html_seed]
+    chosen = report_content.ReportOptions(options.html_users, options.html_seed, command_line(*words), tuple(left_out))
     _write(options.html, report_page.page(report_content.content(comparison, runs, chosen)), "--html")
 
 

@@ -32,7 +32,7 @@ class Rows(NamedTuple):
     refreshed: set[str]  # keys of the stages that were handled before
     before: dict[str, int | None]  # key -> when the artifact was finished before this command, in nanoseconds
     new: dict[str, Artifact]  # key -> artifact that this command has made
-    together: Callable[[int], pipeline.Together] | None = None  # what starts further processes for the trainings of the row at a place
+    helpers: Callable[[int], pipeline.Helpers] | None = None  # place of a row -> starts the processes that train with this one
 
 
 def run(
@@ -42,7 +42,7 @@ def run(
     study: str = studies.FROM_PYTHON,
     trackers: Mapping[str, Tracker] | None = None,
     sweep: Callable[[Rows], None] | None = None,
-    together: Callable[[int], pipeline.Together] | None = None,
+    helpers: Callable[[int], pipeline.Helpers] | None = None,
 ) -> None:
     """Run the missing stages of each experiment and record the results. Log the seconds of all new artifacts at the end.
 
@@ -57,7 +57,7 @@ def run(
         study: name of the list in the record of what was tried (`studies.study_name`).
         trackers: by name, what follows the trainings (`row_tracking.trackers_of`). One that fails stops nothing.
         sweep: runs the rows in other processes (`genrec.sweeps`); None: one after the other in this process.
-        together: called with the place of a row in the list, it returns what starts further processes for its trainings
+        helpers: returns what starts the processes that train the row at a place of the list together with this one
             (`genrec.training_processes`); None: this process trains alone.
 
     """
@@ -67,7 +67,7 @@ def run(
         run_files.check_extendable(name)
     run_files.check_rows(experiments, replace)
     studies.record(study, experiments)
-    rows = Rows(experiments, refresh, replace, tracking, set(), {}, {}, together)
+    rows = Rows(experiments, refresh, replace, tracking, set(), {}, {}, helpers)
     (sweep or _one_by_one)(rows)
     for name in dict.fromkeys(experiment.name for experiment in experiments):
         run_files.say_other_metrics(name)
@@ -96,9 +96,9 @@ def run_row(rows: Rows, number: int, recorder: live_runs.Recorder) -> None:
         note_before(rows, steps)
         with rows.tracking.row(experiment, steps, anew=rows.refresh is not None) as log:
             finish = partial(_finish_stage, experiment, done, recorder, log)
-            others = None if rows.together is None else rows.together(number)
+            helpers = None if rows.helpers is None else rows.helpers(number)
             artifacts = pipeline.run(
-                experiment, rows.refresh, rows.refreshed, on_artifact=finish, on_stage_row=log.on_row, together=others
+                experiment, rows.refresh, rows.refreshed, on_artifact=finish, on_stage_row=log.on_row, helpers=helpers
             )
         run_files.record(experiment, artifacts, rows.replace)
     except BaseException as error:

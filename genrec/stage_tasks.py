@@ -72,10 +72,7 @@ class StageTask:
 
     def __call__(self) -> None:
         """Build the artifact. Raises InputError if the experiment's key of the stage is another one in this process."""
-        self.surroundings.enter()
-        experiment = self.origin()[self.number]
-        steps = pipeline.plan(experiment)
-        check_key(experiment, steps, self.stage, self.key)
+        experiment, steps = planned_here(self.surroundings, self.origin, self.number, self.stage, self.key)
         keys = {step.stage: step.key for step in steps}
         refresh, known = self.stage if self.anew else None, set(keys.values()) - {self.key}
         with live_runs.recorded(self.command) as recorder, progress.labeled(f"{self.name} (seed {self.seed})"):
@@ -83,8 +80,16 @@ class StageTask:
             pipeline.run(experiment, refresh, known, last=self.stage, alone=True)
 
 
-def check_key(experiment: Experiment, steps: Sequence[pipeline.Step], stage: str, key: str) -> None:
-    """Raise InputError if the stage of an experiment has another key in this process than in that of the command."""
+def planned_here(
+    surroundings: Surroundings, origin: Origin, number: int, stage: str, key: str
+) -> tuple[Experiment, list[pipeline.Step]]:
+    """Enter the surroundings of a task about a stage, and return its experiment, `number` of the origin, with the experiment's stages.
+
+    Raises InputError if the stage has another key in this process than in that of the command.
+    """
+    surroundings.enter()
+    experiment = origin()[number]
+    steps = pipeline.plan(experiment)
     found = next((step.key for step in steps if step.stage == stage), None)
     if found != key:
         raise InputError(
@@ -92,3 +97,4 @@ def check_key(experiment: Experiment, steps: Sequence[pipeline.Step], stage: str
             f"{socket.gethostname()}: {stage} has the key {found}, expected {key}; run the same command "
             "again if its files have changed, and give all machines the same files and the same version of genrec"
         )
+    return experiment, steps

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -22,12 +23,13 @@ from genrec import pipeline, process_group, progress, stages, threads
 from genrec.engines import Future
 from genrec.engines.local_workers import LocalEngine
 from genrec.errors import UsageError, WorkerError
-from genrec.experiment import Experiment
-from genrec.process_group import Meeting
+from genrec.experiment import SFT, Align, Experiment
 from genrec.progress import say
-from genrec.stage_tasks import Origin, Surroundings, check_key
+from genrec.stage_tasks import Origin, Surroundings, planned_here
 from genrec.sweeps import given
 from genrec.workspace import store
+
+Recipe = TypeVar("Recipe", SFT, Align)
 
 LOOK_SECONDS = 0.1  # between two looks at the other processes
 GRACE_SECONDS = 30.0  # for this process to notice that another one has ended
@@ -50,19 +52,21 @@ def in_parts(experiment: Experiment, count: int) -> Experiment:
     if "sft" not in experiment.stages:
         return experiment
 
-    def cut(recipe: object, name: str) -> object:
-        optimization = recipe.optimization  # type: ignore[attr-defined]
-        if optimization.batch_size < count:
-            raise UsageError(
-                f"{name}.optimization.batch_size of {experiment.name} is {optimization.batch_size}, but each of the {count} processes "
-                f"needs an example of every step; set it to {count} or more, or give a smaller --trainer.devices"
-            )
-        return replace(recipe, optimization=replace(optimization, accumulate=max(optimization.accumulate, count)))  # type: ignore[type-var]
+    sft = _cut(experiment.sft, "sft", experiment.name, count)
+    aligned = tuple(_cut(each, "align", experiment.name, count) for each in experiment.alignments)
+    align = aligned if isinstance(experiment.align, tuple) or not aligned else aligned[0]
+    return replace(experiment, sft=sft, align=align or None)
 
-    sft = cut(experiment.sft, "sft")
-    aligned = tuple(cut(each, "align") for each in experiment.alignments)
-    align = aligned if isinstance(experiment.align, tuple) else (aligned[0] if aligned else None)
-    return replace(experiment, sft=sft, align=align)  # type: ignore[arg-type]
+
+def _cut(recipe: Recipe, stage: str, name: str, count: int) -> Recipe:
+    """Return the recipe of a stage of the row `name` with at least `count` parts of a step."""
+    optimization = recipe.optimization
+    if optimization.batch_size < count:
+        raise UsageError(
+            f"{stage}.optimization.batch_size of {name} is {optimization.batch_size}, but each of the {count} processes "
+            f"needs an example of every step; set it to {count} or more, or give a smaller --trainer.devices"
+        )
+    return replace(recipe, optimization=replace(optimization, accumulate=max(optimization.accumulate, count)))
 
 
 @dataclass(frozen=True)
@@ -86,10 +90,7 @@ class JoinTask:
 
     def __call__(self) -> None:
         """Train. Raises InputError if the experiment's key of the stage is another one in this process."""
-        self.surroundings.enter()
-        experiment = self.origin()[self.number]
-        steps = pipeline.plan(experiment)
-        check_key(experiment, steps, self.stage, self.key)
+        experiment, steps = planned_here(self.surroundings, self.origin, self.number, self.stage, self.key)
         before = [step for step in pipeline.with_read_by(steps, self.stage) if step.stage != self.stage]
         parents = {step.stage: store().folder(step.stage, step.key) for step in before}
         with progress.silenced(), process_group.joined(process_group.meeting(self.port), self.rank, self.count):
@@ -97,7 +98,7 @@ class JoinTask:
 
 
 @dataclass(frozen=True)
-class Together:
+class LocalHelpers:
     """Starts the other processes for each stage of one experiment that trains."""
 
     origin: Origin
@@ -117,69 +118,60 @@ class Together:
         torch.set_num_threads(min(own, before))
         try:
             futures = pool.submit(tasks)
-            _wait_until_started(futures, meeting)
+            _wait_until(lambda: meeting.all_are_ready(len(futures)), futures)
             threading.Thread(target=_end_with, args=(futures, done), daemon=True).start()
             try:
                 with process_group.joined(meeting, 0, self.count):
                     yield
             except RuntimeError as error:
                 raise (_first_error(futures) if process_group.is_lost(error) else None) or error from error
-            _wait_for_end(futures)
+            _wait_until(lambda: all(each.done() for each in futures), futures)
+            for failure in _errors(futures):
+                raise failure
         finally:
             done.set()
             pool.close()
             torch.set_num_threads(before)
 
 
-def _wait_until_started(futures: Sequence[Future], meeting: Meeting) -> None:
-    """Wait until all processes are about to join."""
-    while not meeting.all_are_ready(len(futures)):
-        _raise_first(futures)
-        time.sleep(LOOK_SECONDS)
+def _errors(futures: Sequence[Future]) -> list[BaseException]:
+    """Return the errors of the processes that have ended with one."""
+    return [error for each in futures if each.done() and (error := each.report().error) is not None]
 
 
-def _wait_for_end(futures: Sequence[Future]) -> None:
-    while not all(each.done() for each in futures):
-        _raise_first(futures)
-        time.sleep(LOOK_SECONDS)
-
-
-def _raise_first(futures: Sequence[Future]) -> None:
-    for each in futures:
-        error = each.report().error if each.done() else None
-        if error is not None:
+def _wait_until(is_so: Callable[[], bool], futures: Sequence[Future]) -> None:
+    """Wait until something is so. Raises the error of a process that ends with one before."""
+    while not is_so():
+        for error in _errors(futures):
             raise error
+        time.sleep(LOOK_SECONDS)
 
 
 def _first_error(futures: Sequence[Future]) -> BaseException | None:
     """Return the error of the process that ended first, or ends within a moment. One that lost another did not end first."""
-    ends, lost = time.monotonic() + GRACE_SECONDS, None
-    while time.monotonic() < ends:
-        for each in futures:
-            error = each.report().error if each.done() else None
-            if error is not None and "gloo" not in str(error):
-                return error
-            lost = lost or error
-        if lost is not None and all(each.done() for each in futures):
-            break
+    ends = time.monotonic() + GRACE_SECONDS
+    while True:
+        errors = _errors(futures)
+        first = next((error for error in errors if not process_group.says_lost(str(error))), None)
+        is_over = all(each.done() for each in futures) or time.monotonic() > ends
+        if first is not None or is_over:
+            return first or next(iter(errors), None)
         time.sleep(LOOK_SECONDS)
-    return lost
 
 
 def _end_with(futures: Sequence[Future], done: threading.Event) -> None:
     """End this process if another one fails and this one does not notice, because it waits for it on a GPU."""
     while not done.wait(LOOK_SECONDS):
-        failed = next((each.report().error for each in futures if each.done() and each.report().error is not None), None)
-        if failed is not None:
+        for error in _errors(futures):
             if not done.wait(2 * GRACE_SECONDS):
-                say(f"{failed}")
+                say(str(error))
                 os._exit(WorkerError.exit_code)
             return
 
 
 def train_together(
     experiments: Sequence[Experiment], origin: Origin | None, count: int, engine: str | None
-) -> tuple[list[Experiment], Callable[[int], Together]]:
+) -> tuple[list[Experiment], Callable[[int], LocalHelpers]]:
     """Return the experiments with steps in parts, and what starts the processes for the experiment at a place of the list.
 
     `origin` makes the same list in another process; None: the experiments are sent there. Raises UsageError for a number of processes
@@ -191,4 +183,4 @@ def train_together(
         raise UsageError(f"--trainer.devices {count} and --on {engine} exclude each other; give one of them")
     process_group.check_count(count)
     cut = InParts(given(list(experiments)) if origin is None else origin, count)
-    return [in_parts(each, count) for each in experiments], lambda number: Together(cut, number, count)
+    return [in_parts(each, count) for each in experiments], lambda number: LocalHelpers(cut, number, count)

@@ -109,7 +109,9 @@ def test_parts_go_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_logs_of_a_step_are_joined_in_the_order_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """By hand: parts 0 and 2 here, 1 in the other process; (.5 * 1 + .25 * 2 + .25 * 3) = 1.75."""
     here = [PartLog(0, 0.5, {"loss": torch.tensor(1.0)}), PartLog(2, 0.25, {"loss": torch.tensor(3.0)})]
-    of_two(monkeypatch, 0, lambda value: [[PartLog(1, 0.25, {"loss": 2.0})], [PartLog(0, 1.0, {"loss": 4.0})]])
+    of_two(
+        monkeypatch, 0, lambda value: [[PartLog(1, 0.25, {"loss": torch.tensor(2.0)})], [PartLog(0, 1.0, {"loss": torch.tensor(4.0)})]]
+    )
     first, second = of_all_processes([here, []])
     assert [each.number for each in first] == [0, 1, 2]
     assert (float(mean_logs(first)["loss"]), float(mean_logs(second)["loss"])) == (1.75, 4.0)

@@ -5,11 +5,11 @@ Nothing here draws. A part that the rows lack is left out, and a sentence says w
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from genrec import studies
+from genrec.command_lines import command_line
 from genrec.data.corpus import Corpus
 from genrec.evaluation.compare import Comparison, Row, Run
 from genrec.evaluation.comparison.comparison_protocol import protocol_lines
@@ -280,12 +280,12 @@ def commands(comparison: Comparison, runs: Sequence[Run], options: ReportOptions
     found = [{"about": "This report:", "command": options.command}] if options.command else []
     for name, names in functions.items():
         about = f"Rows {enumerated(names)}; overrides of the command line are in the settings:"
-        found.append({"about": about, "command": shlex.join(["genrec", "run", portable_name(name)])})
+        found.append({"about": about, "command": command_line("run", portable_name(name))})
     known = {name for names in functions.values() for name in names}
     unknown = [row.name for row in comparison.rows if row.name not in known]
     if unknown:
         about = f"No function is recorded for {enumerated(unknown)}; all settings of a row:"
-        found.append({"about": about, "command": "\n".join(shlex.join(["genrec", "show", name]) for name in unknown)})
+        found.append({"about": about, "command": "\n".join(command_line("show", name) for name in unknown)})
     return found
 
 

@@ -74,7 +74,7 @@ class Training(lightning.LightningModule):
         trained = self.trained_parameters()
         process_group.add_up_gradients(trained)
         norm = torch.nn.utils.clip_grad_norm_(trained, self.optimization.max_grad_norm)
-        loss = mean_logs(self.logged)["loss"] if self.logged else torch.zeros_like(norm)  # 0: other processes have all the parts
+        loss = mean_of(self.logged, "loss") if self.logged else torch.zeros_like(norm)  # 0: other processes have all the parts
         self.check.add(self.step, loss, norm, self._find_source)
         optimizer.step()
 
@@ -112,7 +112,7 @@ class PartLog(NamedTuple):
 
     number: int  # of the part, from 0
     share: float  # of the step's targets
-    metrics: dict[str, Any]  # scalars by name; tensors, or numbers on the way to another process
+    metrics: dict[str, Tensor]  # scalars by name
 
 
 def with_shares(parts: Sequence[Part]) -> list[tuple[Part, float]]:
@@ -125,28 +125,32 @@ def mean_logs(parts: Sequence[PartLog]) -> dict[str, Tensor]:
     """Return the means of the metrics of a step's parts, weighted by their shares, over the parts where a metric is not NaN."""
     if len(parts) == 1:
         return parts[0].metrics
-    names = dict.fromkeys(name for each in parts for name in each.metrics)
-    return {name: _mean([(each.metrics[name], each.share) for each in parts if name in each.metrics]) for name in names}
+    return {name: mean_of(parts, name) for name in dict.fromkeys(name for each in parts for name in each.metrics)}
+
+
+def mean_of(parts: Sequence[PartLog], name: str) -> Tensor:
+    """Return the mean of one metric of a step's parts, as in `mean_logs`."""
+    logged = [each for each in parts if name in each.metrics]
+    if len(parts) == 1:
+        return logged[0].metrics[name]
+    values = torch.stack([each.metrics[name].float() for each in logged])
+    known = ~values.isnan()
+    weight = known * torch.tensor([each.share for each in logged], device=values.device)
+    return (values.nan_to_num() * weight).sum() / weight.sum()
 
 
 def of_all_processes(steps: Sequence[Sequence[PartLog]]) -> Sequence[Sequence[PartLog]]:
     """Return the logs of all parts of each step, in order, with those that other processes have computed."""
     if process_group.size() == 1:
         return steps
-    plain = [[each._replace(metrics={name: float(value) for name, value in each.metrics.items()}) for each in step] for step in steps]
-    found = process_group.of_all(plain)
-    joined = [sorted((each for part in parts for each in part), key=lambda each: each.number) for parts in zip(*found, strict=True)]
-    return [
-        [each._replace(metrics={name: torch.tensor(value) for name, value in each.metrics.items()}) for each in step]
-        for step in joined
-    ]
+    own = [[each._replace(metrics=_on_cpu(each.metrics)) for each in step] for step in steps]
+    found = zip(*process_group.of_all(own), strict=True)  # for each step, the parts of each process
+    return [sorted((each for parts in step for each in parts), key=lambda each: each.number) for step in found]
 
 
-def _mean(weighted: Sequence[tuple[Tensor, float]]) -> Tensor:
-    values = torch.stack([value.float() for value, _ in weighted])
-    known = ~values.isnan()
-    weight = known * torch.tensor([share for _, share in weighted], device=values.device)
-    return (values.nan_to_num() * weight).sum() / weight.sum()
+def _on_cpu(metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return metrics as float32 on the CPU, in one transfer from the device."""
+    return dict(zip(metrics, torch.stack([value.float() for value in metrics.values()]).cpu(), strict=True))
 
 
 def adamw(parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:

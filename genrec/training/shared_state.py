@@ -43,4 +43,4 @@ def check_equal(tensors: Mapping[str, Tensor]) -> None:
 
 
 def _hash(value: Tensor) -> str:
-    return hashlib.sha256(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+    return hashlib.sha256(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data).hexdigest()
