@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,6 +109,11 @@ def read_all() -> tuple[list[Failure], list[str]]:
         except (ArtifactError, OSError) as error:
             damaged.append(str(error))
     return sorted(failures, key=lambda failure: failure.time), damaged
+
+
+def not_resumed(failures: Sequence[Failure], running: Collection[tuple[str, int]]) -> list[Failure]:
+    """Return the failures without those of the rows and seeds that a process has taken up again."""
+    return [failure for failure in failures if (failure.name, failure.seed) not in running]
 
 
 def resuming(arguments: Sequence[str], keep_refresh: bool = False) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from genrec import failed_runs, run_files, studies, tuning_record
+from genrec import failed_runs, live_runs, run_files, studies, tuning_record
 from genrec.errors import ArtifactError, counted
 from genrec.failed_runs import Failure
 from genrec.storage_errors import check_folder
@@ -23,7 +23,7 @@ MIN_DATA_WIDTH = 16  # characters of the last column, below which columns are le
 
 def lines(data: str | None = None) -> list[str]:
     """Return a table of all rows, or of those with this text in the name of their data set, the last run first; then the
-    studies with the number of trained rows that were tried, and what failed.
+    studies with the number of trained rows that were tried, how many runs go on, and what failed.
 
     Tables and texts fit into the terminal, or have any width in a pipe; commands are in one line.
     """
@@ -37,11 +37,14 @@ def lines(data: str | None = None) -> list[str]:
         if _is_of(data, str(content["protocol"].get("data", ""))):
             rows.append((_last_run(content), name, content))
     failures, damaged_records = failed_runs.read_all()
+    running = {(run.name, run.seed) for run in live_runs.read_all()[0] if run.is_alive}
     rows.sort(key=lambda row: row[0], reverse=True)
     result = _table([COLUMNS, *(_cells(name, content) for _, name, content in rows)], width) if rows else []
     tried, damaged_studies = _studies(None if data is None else {name for _, name, _ in rows})
     result += ["", *tried] if tried else []
-    for failure in failures:
+    if running:
+        result += ["", f"{counted(len(running), 'run')} in progress; 'genrec status' shows the progress"]
+    for failure in failed_runs.not_resumed(failures, running):
         if _is_of(data, failure.data):
             result += ["", *failure_lines(failure, width)]
     result += [line for message in (*damaged, *damaged_studies, *damaged_records) for line in ("", f"unreadable: {message}")]

@@ -32,7 +32,7 @@ def lines() -> list[str]:
     latest = {(run.name, run.seed): run for run in sorted(killed, key=lambda run: (bool(run.content["work"]), run.content["updated"]))}
     ended = [_killed(run) for run in killed if latest[run.name, run.seed] is run]  # not those that waited for it
     resumed = {(run.name, run.seed) for run in running}
-    ended += [failure_lines(failure, 0) for failure in failures if (failure.name, failure.seed) not in resumed]
+    ended += [failure_lines(failure, 0) for failure in failed_runs.not_resumed(failures, resumed)]
     ended += _left({(run.name, run.seed) for run in live} | {(each.name, each.seed) for each in failures}, live)
     waits = f", {len(waiting)} waiting" if waiting else ""
     result = [f"{len(found) - len(waiting)} running{waits} in {home()}" if found else f"nothing runs in {home()}"]

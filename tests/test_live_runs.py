@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 from test_run_files import baseline
 
-from genrec import failed_runs, hashed_json, live_runs, progress, run_experiments, run_files, run_status, store
+from genrec import failed_runs, hashed_json, live_runs, progress, run_experiments, run_files, run_list, run_status, store
 from genrec.errors import NumericsError
 from genrec.held_locks import command_of, holder, is_held
 from genrec.live_runs import Recorder, recorded
@@ -159,9 +159,12 @@ def test_a_killed_run_that_goes_on_or_has_finished_is_not_listed(home: Path, clo
 def test_a_failed_run_that_is_run_again_is_only_running() -> None:
     failed_runs.record(baseline(), [], NumericsError("nan"))
     assert "failed in data" in "\n".join(run_status.lines())
+    assert "failed in data" in "\n".join(run_list.lines())
     with recorded() as recorder:
         recorder.row(1, 1, "cyclic-popularity", 0, KEYS)
         assert "failed in data" not in "\n".join(run_status.lines())
+        assert "failed in data" not in "\n".join(run_list.lines())
+        assert run_list.lines()[-1] == "1 run in progress; 'genrec status' shows the progress"
 
 
 def test_a_killed_run_is_recognized_by_its_free_lock_and_can_be_resumed() -> None:
