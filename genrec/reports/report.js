@@ -137,7 +137,9 @@
   const entry = (item, place, tokenizer, user) => {
     const line = element("li");
     const { id, title } = content.users.items[item];
-    line.append(element("span", place ? `${place}. ` : "", "place"), title && title !== id ? `${title} ` : "", element("span", id, "id"));
+    line.append(element("span", place ? `${place}. ` : "", "place"));
+    if (title && title !== id) line.append(element("span", title, "title"), " ");
+    line.append(element("span", id, "id"));
     if (user && item === user.target) {
       line.className = "hit";
       line.append(element("span", " ✓ the target", "tag"));
