@@ -74,7 +74,7 @@
       views.push({ place, view: drawn.view });
     }
     // On paper a chart is as wide as its column, so that its text keeps its size.
-    addEventListener("beforeprint", () => views.forEach(({ view, place }) => view.width(place.closest(".single") ? 520 : 340).run()));
+    addEventListener("beforeprint", () => views.forEach(({ view, place }) => view.width(place.closest(".single") && !place.closest(".beside") ? 520 : 340).run()));
     addEventListener("afterprint", () => views.forEach(({ view, place }) => view.width(place.clientWidth).run()));
     document.querySelectorAll(".save").forEach((button) => {
       button.hidden = false;
@@ -95,6 +95,7 @@
     const drawn = drawnRows(number);
     const names = content.rows.filter((row, place) => slots.has(place) && drawn.has(row.name)).map((row) => row.name);
     spec.width = 640;
+    spec.config.legend.layout = { bottom: { direction: "vertical", anchor: "start" } };
     spec.title = { text: title, anchor: "start", color: "var(--text)", fontSize: 14, fontWeight: "normal", offset: 12 };
     const named = document.querySelector(`.chart[data-chart="${number}"]`).closest("section").querySelector(".legend");
     for (const { encoding } of named ? spec.layer : []) {
