@@ -15,6 +15,7 @@ from genrec.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from genrec.evaluation.compare import Comparison, Run
+    from genrec.kept_rows import KeptRows, Rows
 
 
 def print_comparison(comparison: Comparison, file: Path | None = None, after_run: bool = False) -> None:
@@ -98,13 +99,11 @@ def compare(options: argparse.Namespace, flags: list[str]) -> int:
         from genrec.reports import report_page
 
         report_page.check_libraries()
-        if options.folder is not None:
-            raise UsageError(f"--html shows training curves and lists, which the kept rows of {options.folder} lack; leave out --html")
         if options.html_users < 0:
             raise UsageError(f"--html-users must be 0 (none) or more, got {options.html_users}")
     rows = None if options.folder is None else kept_rows.KeptRows(options.folder)
     named = results.named_once(options.names)
-    names, left_out = _of_one_protocol(named, options.reference) if options.html is not None else (named, [])
+    names, left_out = _of_one_protocol(named, options.reference, rows or run_files) if options.html is not None else (named, [])
     seeds = None if options.seeds is None else results.at_seeds(names, listed_seeds(options.seeds), rows)
     runs = (rows or run_files).outcomes(names, seeds, options.metric)
     comparison = compare_runs(runs, options.metric, options.reference)
@@ -113,7 +112,7 @@ def compare(options: argparse.Namespace, flags: list[str]) -> int:
         if file is not None:
             _write(file, written(comparison), option)
     if options.html is not None:
-        _write_report(comparison, runs, options, named, left_out)
+        _write_report(comparison, runs, options, named, left_out, rows)
     return 0
 
 
@@ -148,33 +147,39 @@ def keep(options: argparse.Namespace, flags: list[str]) -> int:
     return 0
 
 
-def _of_one_protocol(names: list[str], reference: str | None) -> tuple[list[str], list[str]]:
+def _of_one_protocol(names: list[str], reference: str | None, rows: Rows) -> tuple[list[str], list[str]]:
     """Return the rows with the protocol of the reference, and a sentence for each other row, which is also logged."""
-    from genrec import run_files
     from genrec.progress import say
 
     first = reference or names[0]
-    kept = next(group for group in run_files.by_protocol(names) if first in group)
-    expected, left_out = run_files.read(first)["protocol"], []
+    expected, kept, left_out = rows.read(first)["protocol"], [], []
     for name in names:
-        found = run_files.read(name)["protocol"]
+        found = rows.read(name)["protocol"]
         differing = [key for key in dict.fromkeys([*expected, *found]) if expected.get(key) != found.get(key)]
-        if name not in kept:
+        if not differing:
+            kept.append(name)
+        else:
             left_out.append(f"{name} is left out: it and {first} have different protocols ({', '.join(differing)}).")
             say(left_out[-1])
     return kept, left_out
 
 
 def _write_report(
-    comparison: Comparison, runs: Sequence[Run], options: argparse.Namespace, named: Sequence[str], left_out: Sequence[str]
+    comparison: Comparison,
+    runs: Sequence[Run],
+    options: argparse.Namespace,
+    named: Sequence[str],
+    left_out: Sequence[str],
+    rows: KeptRows | None,
 ) -> None:
     """Write the report of a comparison and its runs as one HTML file (`--html`); `named` are the rows of the command."""
     from genrec.reports import report_content, report_page
 
     words = ["compare", *named, "--metric", options.metric, "--reference", comparison.reference]
     words += [] if options.seeds is None else ["--seeds", options.seeds]
+    words += [] if rows is None else ["--from", options.folder.name if options.folder.is_absolute() else options.folder]
     words += ["--html", options.html.name, "--html-users", options.html_users, "--html-seed", options.html_seed]
-    chosen = report_content.ReportOptions(options.html_users, options.html_seed, command_line(*words), tuple(left_out))
+    chosen = report_content.ReportOptions(options.html_users, options.html_seed, command_line(*words), tuple(left_out), rows)
     _write(options.html, report_page.page(report_content.content(comparison, runs, chosen)), "--html")
 
 

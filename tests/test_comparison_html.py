@@ -30,12 +30,14 @@ from genrec.baselines import Popularity
 from genrec.data.sources import Frames
 from genrec.evaluation.compare import Comparison, Run, Spread, compare
 from genrec.evaluation.comparison import comparison_report
-from genrec.evaluation.comparison.table_cells import difference_cell, metric_cell, p_cell
+from genrec.evaluation.comparison.table_cells import difference_cell, interval_cell, metric_cell, p_cell
+from genrec.kept_rows import KeptRows
 from genrec.reports import report_charts, report_curves, report_items, report_page, report_parts, report_users
 from genrec.reports.report_charts import RowScale
 from genrec.reports.report_content import ReportOptions, commands, content, highlighted
 from genrec.row_settings import training_hash
 from genrec.semantic_ids import SemanticIds
+from genrec.training.curve_panels import Axis
 from genrec.types import NO_TEXT
 
 HOSTILE = ("</script><script>alert(1)</script>", '<img src=x onerror="alert(1)">', "{{ 7 * 7 }} ' \" & <!-- \u2028 é 猫")
@@ -104,7 +106,9 @@ def test_the_figures_are_those_of_compare(data: Path) -> None:
         cells = dict(zip(found["headline"]["columns"], line["cells"], strict=True))
         assert cells["NDCG@10"].split("\n")[0] == metric_cell(row, "ndcg@10")
         assert cells["Recall@10"] == metric_cell(row, "recall@10")
-        assert cells["Result"] == "reference" if row.test is None else cells["Difference"] == difference_cell(row.test)
+        assert (row.test is None) == (cells["Result"] == "reference")
+        assert row.test is None or cells["Difference"].split("\n")[0] == difference_cell(row.test).replace("\n", " ")
+        assert row.test is None or cells["Difference"].split("\n")[1] == interval_cell(row.test.interval, "+.5f")
         assert row.test is None or cells["p (Holm)"] == p_cell(row.test.p_holm)
         assert bool(line["bold"]) == (row.test is not None and row.test.p_holm is not None and row.test.p_holm < 0.05)
     drawn = section(found, "differences")["charts"]
@@ -137,13 +141,14 @@ def test_curves_are_means_of_the_seeds() -> None:
 
 
 def test_a_curve_with_one_step_is_a_mark() -> None:
-    """Row a has one step and row b two: the mark of a is visible, those of b show on the pointer alone."""
+    """Row a has one step and row b two: the last mark of each is visible, the first one of b shows on the pointer alone."""
     steps = {"a": [20], "b": [0, 20]}
     tables = {row: [DataFrame({"step": found, "validation_ndcg@10": 0.5})] for row, found in steps.items()}
     (chart,) = report_curves._charts("sft", tables, {}, RowScale(["a", "b"]))
     assert [(each["row"], each["single"]) for each in chart.spec["data"]["values"]] == [("a", True), ("b", False), ("b", False)]
     (mark,) = [layer for layer in chart.spec["layer"] if layer["mark"]["type"] == "point"]
-    assert mark["encoding"]["opacity"] == {"condition": {"test": "datum.single", "value": 1}, "value": 0}
+    assert mark["encoding"]["opacity"] == {"condition": {"test": "datum.last", "value": 1}, "value": 0}
+    assert [each["last"] for each in chart.spec["data"]["values"]] == [True, False, True]
     assert "opacity" not in mark["mark"]
     assert report_curves.SINGLE in chart.about
     (lines,) = report_curves._charts("sft", {"b": tables["b"]}, {}, RowScale(["b"]))
@@ -294,12 +299,53 @@ def test_removed_artifacts_are_named(data: Path, tmp_path: Path, monkeypatch: py
     found = made()
     assert section(found, "curves-align")["notes"] == [
         "pop and sft have no stage align, so they are not drawn.",
-        "The trainings of aligned are no longer stored, so their curves are left out.",
+        "The trainings of aligned are not in the data folder, so their curves are left out.",
     ]
     shutil.rmtree(copy / "artifacts" / "data" / keys["data"])
     found = made()
     assert found["users"] is None
-    assert "The data set is no longer stored, so it is left out." in report_page.page(found)
+    assert "The data set is not in the data folder, so this part is left out." in report_page.page(found)
+
+
+def test_a_report_of_kept_rows_has_what_was_kept(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a machine with an empty data folder: the figures of the rows, and a sentence for each part that needs the artifacts."""
+    full, path = made(), tmp_path / "report.html"
+    assert main(["keep", *NAMES, "--to", str(tmp_path / "kept")]) == 0
+    monkeypatch.setenv("GENREC_HOME", str(tmp_path / "empty"))
+    assert main(["compare", *NAMES, "--reference", "sft", "--from", str(tmp_path / "kept"), "--html", str(path)]) == 0
+    kept = KeptRows(tmp_path / "kept")
+    runs = kept.outcomes(NAMES, None, "ndcg@10")
+    found = content(compare(runs, "ndcg@10", "sft", resamples=200), runs, ReportOptions(kept=kept))
+    assert found["headline"] == full["headline"]
+    for anchor in ("differences", "ranking", "trade-off"):
+        assert section(found, anchor)["charts"] == section(full, anchor)["charts"]
+    gone = "The trainings of sft and aligned are not in the data folder, so their curves are left out."
+    assert gone in section(found, "curves-sft")["notes"]
+    assert section(found, "codes")["notes"] == [
+        "The Semantic IDs of sft and aligned are not in the data folder, so they are left out."
+    ]
+    assert found["users"] is None
+    assert found["commands"][-1]["command"] == "runs/pop.json\nruns/sft.json\nruns/aligned.json"
+    text = path.read_text(encoding="utf-8")
+    assert "The data set is not in the data folder" in text
+    assert "--from kept --html report.html" in text
+
+
+def test_an_axis_of_what_cannot_be_negative_begins_at_zero() -> None:
+    """Values 0 to 0.2 on an axis that is at least 1 high: 0 to 1. Values around 0 have the missing 0.8 on both sides."""
+    axis = Axis("KL divergence", "kl", span=1.0)
+    assert report_curves._domain(axis, [{"low": 0.0, "high": 0.2}], {}) == pytest.approx((0.0, 1.0))
+    assert report_curves._domain(axis, [{"low": -0.1, "high": 0.1}], {}) == pytest.approx((-0.5, 0.5))
+    assert report_curves._domain(axis, [{"low": 4.0, "high": 4.4}], {}) == pytest.approx((3.7, 4.7))
+
+
+def test_long_names_stand_outside_the_title(data: Path) -> None:
+    assert made()["title"] == "NDCG@10 of pop, sft and aligned"
+    names = ("sft", *many(data, 10))
+    assert made(names)["title"] == "NDCG@10 of 11 rows"
+    assert [made(rows)["beside"] for rows in (NAMES, ("sft",), names)] == [True, False, False]
 
 
 def test_one_seed_has_no_interval(data: Path) -> None:
@@ -393,7 +439,7 @@ def test_the_commands_name_the_function_of_baselines(data: Path) -> None:
     }
     path = studies.file_of("mine.py:rows")
     try:
-        for baselines, expected in ((True, "Rows pop and sft;"), (False, "Rows sft;")):
+        for baselines, expected in ((True, "Rows pop and sft;"), (False, "Row sft;")):
             shown = {key: value for key, value in content.items() if baselines or key != "baselines"}
             path.write_text(json.dumps(hashed_json.add_hash(shown)))
             found = commands(*compared(), ReportOptions())
@@ -433,6 +479,7 @@ const faults = [];
 addEventListener("securitypolicyviolation", (event) => faults.push(event.violatedDirective));
 addEventListener("error", (event) => faults.push(event.message));
 window.alert = () => faults.push("alert");
+console.warn = console.error = (...texts) => faults.push(texts.join(" "));
 addEventListener("load", () => {
   const report = () => {
     const drawn = document.querySelectorAll(".chart svg").length;
@@ -475,8 +522,11 @@ def test_chromium_draws_the_page_on_the_width_of_a_phone(data: Path, tmp_path: P
 
 
 def test_charts_have_a_color_and_a_shape_for_each_row() -> None:
-    scale = RowScale([f"row-{number}" for number in range(50)])
+    first = [0, 8, 16, 24, 32, 40, 41, 42]
+    scale = RowScale([f"row-{number}" for number in range(50)], first)
     assert len(set(scale.color()["scale"]["range"])) == 50
-    assert scale.shape()["scale"]["range"][:8] == list(report_charts.SHAPES)
+    shapes = scale.shape()["scale"]["range"]
+    assert [shapes[place] for place in first] == list(report_charts.SHAPES)
+    assert len(shapes) == 50
     assert report_parts.short(float("nan")) is None
     assert report_parts.short(1 / 3) == 0.333333

@@ -338,8 +338,11 @@ def test_chromium_opens_a_link_with_all_of_its_settings(address: str, client: Te
     assert dom.count("<tr>") == 2 * 7
     for found in lists:
         for item in found["items"]:
-            assert f"({item['item_id']})" in dom
+            assert f">{item['item_id']}<" in dom
     assert "items that are not known here: &lt;b&gt;." in dom
+    places = [{item["item_id"]: item["position"] for item in found["items"]} for found in lists]
+    shown = re.findall(r'<td class="number">(\d+|–)</td></tr>', dom)
+    assert shown == [str(other.get(item, "–")) for own, other in (places, places[::-1]) for item in own]
     dom = opened(f"{address}#history=item-3&n=600", tmp_path / "two")
     assert "The link asks for lists of 600 items; they have 1 to 20." in dom
     assert dom.count("<tr>") == 2 * 11

@@ -2,6 +2,7 @@
 (() => {
   const content = JSON.parse(document.getElementById("content").textContent);
   const COLORS = 8;
+  const OPTIONS = { actions: false, renderer: "svg", ast: true, mode: "vega-lite" };
   const SHAPES = [
     '<circle cx="8" cy="8" r="6"/>', '<path d="M2.5 2.5h11v11h-11z"/>', '<path d="M8 2l7 12H1z"/>', '<path d="M8 1l6 7-6 7-6-7z"/>',
     '<path d="M6 1.5h4V6h4.5v4H10v4.5H6V10H1.5V6H6z"/>', '<path d="M1 2h14L8 14z"/>', '<path d="M2 1l12 7-12 7z"/>',
@@ -17,16 +18,23 @@
   };
   const swatch = (row) => {
     const parsed = new DOMParser().parseFromString(
-      `<svg class="swatch" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16" fill="var(--r${row})">${SHAPES[row % SHAPES.length]}</svg>`, "image/svg+xml");
+      `<svg class="swatch" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16" fill="var(--r${row})">${SHAPES[content.rows[row].shape]}</svg>`, "image/svg+xml");
     return document.importNode(parsed.documentElement, true);
+  };
+
+  // The names of the rows in a chart.
+  const drawnRows = (number) => {
+    const { spec } = content.charts[number];
+    return new Set([spec, ...spec.layer].flatMap((each) => (each.data ? each.data.values : [])).map((each) => each.row));
   };
 
   // Colors: a row's variable is that of its slot, or gray; no chart is drawn again.
   const paint = () => {
     content.rows.forEach((_, row) => root.setProperty(`--r${row}`, slots.has(row) ? `var(--p${slots.get(row)})` : "var(--other)"));
     document.querySelectorAll(".legend").forEach((legend) => {
+      const charts = [...legend.parentElement.querySelectorAll(".chart")].map((place) => drawnRows(Number(place.dataset.chart)));
       legend.replaceChildren(...content.rows.flatMap((row, place) => {
-        if (!slots.has(place)) return [];
+        if (!slots.has(place) || !charts.some((drawn) => drawn.has(row.name))) return [];
         const entry = element("span");
         entry.append(swatch(place), ` ${row.name}`);
         return [entry];
@@ -60,35 +68,52 @@
 
   // Charts
   const drawCharts = async () => {
-    const options = { actions: false, renderer: "svg", ast: true, mode: "vega-lite" };
     const views = [];
     for (const place of document.querySelectorAll(".chart")) {
-      const drawn = await vegaEmbed(place, content.charts[Number(place.dataset.chart)], options);
+      const drawn = await vegaEmbed(place, content.charts[Number(place.dataset.chart)].spec, OPTIONS);
       views.push({ place, view: drawn.view });
     }
     // On paper a chart is as wide as its column, so that its text keeps its size.
-    addEventListener("beforeprint", () => views.forEach(({ view, place }) => view.width(place.closest(".single") ? 520 : 340).run()));
+    addEventListener("beforeprint", () => views.forEach(({ view, place }) => view.width(place.closest(".single") && !place.closest(".beside") ? 520 : 340).run()));
     addEventListener("afterprint", () => views.forEach(({ view, place }) => view.width(place.clientWidth).run()));
     document.querySelectorAll(".save").forEach((button) => {
       button.hidden = false;
       button.addEventListener("click", () => save(Number(button.dataset.chart)));
     });
+    // On paper all tables are open.
+    let closed = [];
+    addEventListener("beforeprint", () => {
+      closed = [...document.querySelectorAll("details")].filter((each) => !each.open);
+      closed.forEach((each) => { each.open = true; });
+    });
+    addEventListener("afterprint", () => closed.forEach((each) => { each.open = false; }));
     document.body.dataset.ready = "true";
   };
-  const save = (number) => {
-    const drawn = document.querySelector(`.chart[data-chart="${number}"] svg`).cloneNode(true);
+  // A saved chart stands alone: it has a title, and a legend of the rows with a color.
+  const save = async (number) => {
+    const { title, spec } = structuredClone(content.charts[number]);
+    const drawn = drawnRows(number);
+    const names = content.rows.filter((row, place) => slots.has(place) && drawn.has(row.name)).map((row) => row.name);
+    spec.width = 640;
+    spec.config.legend.layout = { bottom: { direction: "vertical", anchor: "start" } };
+    spec.title = { text: title, anchor: "start", color: "var(--text)", fontSize: 14, fontWeight: "normal", offset: 12 };
+    const named = document.querySelector(`.chart[data-chart="${number}"]`).closest("section").querySelector(".legend");
+    for (const { encoding } of named ? spec.layer : []) {
+      const others = encoding.color?.legend?.values ?? [];
+      const legend = { title: null, orient: "bottom", columns: 2, symbolSize: 90, symbolOpacity: 1, values: [...names, ...others] };
+      if (encoding.color?.field === "row") encoding.color.legend = legend;
+      if (encoding.shape?.field === "row" && !others.length) encoding.shape.legend = legend;
+    }
+    const { view } = await vegaEmbed(element("div"), spec, OPTIONS);
     const style = getComputedStyle(document.documentElement);
-    const resolved = (text) => {
-      let value = text;
-      for (let left = 4; left && value.includes("var("); left -= 1) {
-        value = value.replace(/var\((--\w+)\)/g, (_, name) => style.getPropertyValue(name).trim());
-      }
-      return value;
-    };
+    let text = await view.toSVG();
+    view.finalize();
+    for (let left = 4; left && text.includes("var("); left -= 1) {
+      text = text.replace(/var\((--\w+)\)/g, (_, name) => style.getPropertyValue(name).trim());
+    }
     const link = element("a");
-    const text = resolved(new XMLSerializer().serializeToString(drawn));
     link.href = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`;
-    link.download = `chart-${number + 1}.svg`;
+    link.download = `${title.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "").slice(0, 60)}.svg`;
     link.click();
   };
 
@@ -113,7 +138,9 @@
   const entry = (item, place, tokenizer, user) => {
     const line = element("li");
     const { id, title } = content.users.items[item];
-    line.append(element("span", place ? `${place}. ` : "", "place"), title && title !== id ? `${title} ` : "", element("span", id, "id"));
+    line.append(element("span", place ? `${place}. ` : "", "place"));
+    if (title && title !== id) line.append(element("span", title, "title"), " ");
+    line.append(element("span", id, "id"));
     if (user && item === user.target) {
       line.className = "hit";
       line.append(element("span", " ✓ the target", "tag"));

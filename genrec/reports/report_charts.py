@@ -32,10 +32,12 @@ CONFIG: Record = {
 
 
 class RowScale:
-    """The colors and shapes of the rows, by name."""
+    """The colors and shapes of the rows, by name. The rows at the places `first` have shapes of their own, up to eight."""
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], first: Sequence[int] = ()) -> None:
         self.names = list(names)
+        order = [*first, *(place for place in range(len(self.names)) if place not in first)]
+        self.shapes = [order.index(place) % len(SHAPES) for place in range(len(self.names))]  # places in `SHAPES`
 
     def color(self, others: Mapping[str, str] | None = None) -> Record:
         """Return the color channel. `others` are further series with colors of their own, which get a legend."""
@@ -46,7 +48,7 @@ class RowScale:
 
     def shape(self) -> Record:
         """Return the shape channel."""
-        shapes = [SHAPES[place % len(SHAPES)] for place in range(len(self.names))]
+        shapes = [SHAPES[number] for number in self.shapes]
         return {"field": "row", "type": "nominal", "scale": {"domain": self.names, "range": shapes}, "legend": None}
 
 
@@ -62,11 +64,9 @@ def differences(scale: RowScale, tests: Sequence[Record], seeds: Sequence[Record
     `tests` has row, difference, low, high, significant, p; `seeds` has row, seed, difference.
     """
     names = [each["row"] for each in tests]
-    axis = {
-        "labelAlign": "left", "labelPadding": -4, "labelOffset": -12, "labelLimit": 330, "labelColor": TEXT, "ticks": False,
-        "domain": False, "title": None, "offset": 0,
-    }  # fmt: skip
-    y: Record = {"field": "row", "type": "nominal", "scale": {"domain": names, "paddingOuter": 0.5}, "axis": axis}
+    y: Record = {"field": "row", "type": "nominal", "scale": {"type": "point", "domain": names, "padding": 0.5}, "axis": None}
+    name = {"type": "text", "align": "left", "x": 2, "yOffset": -11, "fontSize": 12, "limit": 330}
+    named = {"y": y, "text": {"field": "row"}}
     x = quantitative("difference", f"difference in {metric}, row minus reference")
     by_seed = _tooltip(row="row", seed="seed", difference="difference")
     tip = _tooltip(row="row", difference="difference", low="95 % interval from", high="to", p="p (Holm)")
@@ -87,6 +87,8 @@ def differences(scale: RowScale, tests: Sequence[Record], seeds: Sequence[Record
                 "mark": {"type": "point", "size": 110, "strokeWidth": 2, "opacity": 1, "yOffset": 6},
                 "encoding": {"y": y, "x": x, "stroke": scale.color(), "fill": fill, "shape": scale.shape(), "tooltip": tip},
             },
+            {"mark": {**name, "stroke": PAPER, "strokeWidth": 5, "strokeJoin": "round"}, "encoding": named},  # a gap in the lines
+            {"mark": {**name, "color": TEXT}, "encoding": named},
         ],
         tests,
         ROW_HEIGHT * len(tests),
@@ -130,13 +132,18 @@ def curves(
 ) -> Record:
     """Return curves over steps: the mean over seeds, a band from the lowest to the highest seed, and horizontal lines.
 
-    `values` has row, column (its label), step, value, low, high. A curve of a single step is a mark, since it has no line.
+    `values` has row, column (its label), step, value, low, high. A curve ends in the mark of its row.
     """
     length = Counter((each["row"], each["column"]) for each in values)
-    values = [each | {"single": length[each["row"], each["column"]] == 1} for each in values]
+    last = {(each["row"], each["column"]): each["step"] for each in values}
+    values = [
+        each | {"single": length[curve] == 1, "last": each["step"] == last[curve]}
+        for each in values
+        for curve in [(each["row"], each["column"])]
+    ]
     columns = list(dict.fromkeys(each["column"] for each in values))
     x = quantitative("step", "step")
-    x["axis"] |= {"format": "~s", "tickCount": 5, "grid": False}
+    x["axis"] |= {"format": ",~f", "tickCount": 5, "grid": False, "labelOverlap": True, "labelSeparation": 6}
     y = quantitative("value", label)
     if domain is not None:
         y["scale"] |= {"domain": list(domain)}
@@ -147,18 +154,18 @@ def curves(
     }  # fmt: skip
     shared = {"x": x, "color": scale.color(), "detail": {"field": "column"}}
     tip = _tooltip(row="row", column="column", step="step", value="mean over seeds", low="lowest seed", high="highest seed")
-    mark = {"opacity": {"condition": {"test": "datum.single", "value": 1}, "value": 0}, "shape": scale.shape()}
+    mark = {"opacity": {"condition": {"test": "datum.last", "value": 1}, "value": 0}, "shape": scale.shape()}
     span = {**shared, "y": {**y, "field": "low"}, "y2": {"field": "high"}}
+    rule = {"transform": [{"filter": "datum.single"}], "mark": {"type": "rule", "opacity": 0.4, "strokeWidth": 2}, "encoding": span}
     layers: list[Record] = [
         {"mark": {"type": "area", "opacity": 0.15}, "encoding": span},
-        {"transform": [{"filter": "datum.single"}], "mark": {"type": "rule", "opacity": 0.4, "strokeWidth": 2}, "encoding": span},
+        *([rule] if any(each["single"] for each in values) else []),  # Vega warns of a layer without data
         {"mark": {"type": "line", "strokeWidth": 2}, "encoding": {**shared, "y": y, "strokeDash": dash}},
         {"mark": {"type": "point", "filled": True, "size": 60}, "encoding": {**shared, "y": y, **mark, "tooltip": tip}},
     ]
     for name, value in lines.items():
         level: Record = {"values": [{"name": name, "value": value}]}
-        rule = {"type": "rule", "color": MUTED, "strokeDash": [2, 3]}
-        layers.append({"data": level, "mark": rule, "encoding": {"y": y}})
+        layers.append({"data": level, "mark": {"type": "rule", "color": MUTED, "strokeDash": [2, 3]}, "encoding": {"y": y}})
         text = {"type": "text", "align": "left", "baseline": "bottom", "dx": 3, "dy": -2, "color": MUTED, "x": 0}
         layers.append({"data": level, "mark": text, "encoding": {"y": y, "text": {"field": "name"}}})
     return chart(layers, values)
@@ -166,7 +173,7 @@ def curves(
 
 def by_level(scale: RowScale, values: Sequence[Record], label: str, logarithmic: bool = False) -> Record:
     """Return a figure of Semantic IDs by level or prefix length. `values` has row, level, value."""
-    axis = {"title": "level", "labelAngle": 0, "grid": False, "labelOverlap": True}
+    axis = {"title": "level", "labelAngle": 0, "grid": False, "labelOverlap": True, "labelSeparation": 6}
     y = quantitative("value", label, zero=not logarithmic)
     if logarithmic:
         y["scale"] = {"type": "log"}

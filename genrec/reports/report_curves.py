@@ -76,7 +76,9 @@ def _missing(stage: str, rows: Sequence[StoredRow], having: Sequence[StoredRow])
     several = len(untrained) > 1
     words = f"{'have' if several else 'has'} no stage {stage}, so {'they are' if several else 'it is'} not drawn."
     notes = [f"{enumerated(untrained)} {words}"] if untrained else []
-    return notes + ([f"The trainings of {enumerated(removed)} are no longer stored, so their curves are left out."] if removed else [])
+    return notes + (
+        [f"The trainings of {enumerated(removed)} are not in the data folder, so their curves are left out."] if removed else []
+    )
 
 
 def _charts(stage: str, tables: Tables, lines: Mapping[str, float], scale: RowScale) -> Iterator[Chart]:
@@ -90,17 +92,26 @@ def _charts(stage: str, tables: Tables, lines: Mapping[str, float], scale: RowSc
             levels = {name: value for name, value in lines.items() if short(value) is not None} if shown.panel == RANKING else {}
             spec = report_charts.curves(scale, values, levels, axis.label, _domain(axis, values, levels))
             single = any(each["single"] for each in spec["data"]["values"])
-            yield Chart(shown.panel.title, " ".join([*([LEVELS] if levels else []), *([SINGLE] if single else [])]), spec)
+            both = shown.left and shown.right  # two charts, each with the name of its axis
+            title = axis.label[0].upper() + axis.label[1:] if both else shown.panel.title
+            about = [shown.panel.title + ("" if shown.panel.title.endswith("?") else ".")] if both else []
+            yield Chart(title, " ".join([*about, *([LEVELS] if levels else []), *([SINGLE] if single else [])]), spec)
 
 
 def _domain(axis: Axis, values: Sequence[Record], lines: Mapping[str, float]) -> tuple[float, float] | None:
-    """Return the range of an axis: that of the values, at least its `span` high, and with its `range`."""
+    """Return the range of an axis: that of the values, at least its `span` high, and with its `range`.
+
+    The room that `span` adds does not cross 0, so that a figure that cannot be negative has no axis below 0.
+    """
     numbers = [each[name] for each in values for name in ("low", "high") if each[name] is not None] + list(lines.values())
     if not numbers:
         return None
     low, high = min(numbers), max(numbers)
     missing = max(0.0, axis.span - (high - low)) / 2
-    low, high = low - missing, high + missing
+    if low >= 0:
+        low, high = max(0.0, low - missing), max(high + missing, axis.span)
+    else:
+        low, high = low - missing, high + missing
     if axis.range is not None:
         low, high = min(low, axis.range[0]), max(high, axis.range[1])
     return (low, high) if high > low else None

@@ -48,7 +48,7 @@ def popularity_section(rows: Sequence[StoredRow], corpus: Corpus, ranks: DataFra
         "line of the histories recommends the group more often than users take it."
     )
     missing = [row.name for row in rows if not is_stored("evaluate", row.artifacts.values())]
-    notes = [f"The lists of {enumerated(missing)} are no longer stored, so they are left out."] if missing else []
+    notes = [f"The lists of {enumerated(missing)} are not in the data folder, so they are left out."] if missing else []
     return Section("popularity", POPULARITY, lead, [Chart("Lists against histories", "", spec)], notes)
 
 
@@ -124,8 +124,10 @@ def codes_section(rows: Sequence[StoredRow], scale: RowScale) -> Section:
     for row in rows:
         if is_stored("tokenize", [row.first]):
             shared.setdefault(row.first["tokenize"], []).append(row.name)
+    removed = [row.name for row in rows if "tokenize" in row.first and not is_stored("tokenize", [row.first])]
+    gone = [f"The Semantic IDs of {enumerated(removed)} are not in the data folder, so they are left out."] if removed else []
     if not shared:
-        return Section("codes", CODES, "", [], ["No row has Semantic IDs of its own, so there are no codes to show."])
+        return Section("codes", CODES, "", [], gone or ["No row has Semantic IDs of its own, so there are no codes to show."])
     usage, groups = [], []
     for key, names in shared.items():
         semantic_ids = SemanticIds.load(store().folder("tokenize", key) / "codes.safetensors")
@@ -141,10 +143,10 @@ def codes_section(rows: Sequence[StoredRow], scale: RowScale) -> Section:
         Chart("Items with the same prefix", "", report_charts.by_level(scale, groups, "items in the group of an item, mean", True)),
     ]
     notes = [f"{enumerated(names)} share their Semantic IDs, drawn as {names[0]}." for names in shared.values() if len(names) > 1]
-    without = [row.name for row in rows if not any(row.name in names for names in shared.values())]
+    without = [row.name for row in rows if "tokenize" not in row.first]
     have = "have no Semantic IDs of their own, so they are" if len(without) > 1 else "has no Semantic IDs of its own, so it is"
     notes += [f"{enumerated(without)} {have} not drawn."] if without else []
-    return Section("codes", CODES, lead, charts, notes)
+    return Section("codes", CODES, lead, charts, notes + gone)
 
 
 def code_usage(semantic_ids: SemanticIds) -> list[float]:

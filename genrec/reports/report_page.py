@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 from functools import cache
 from importlib import resources
@@ -24,10 +25,12 @@ def page(content: dict[str, Any]) -> str:
     library, script = vega(), _file("report.js")
     policy = " ".join(f"'sha256-{_hash(text)}'" for text in (library, script))
     template = _environment().from_string(_file("report.html.jinja"))
+    number = itertools.count()
+    sections = [each | {"charts": [chart | {"number": next(number)} for chart in each["charts"]]} for each in content["sections"]]
     shown = {name: content[name] for name in ("rows", "highlighted", "users")}
-    shown["charts"] = [chart["spec"] for section in content["sections"] for chart in section["charts"]]
+    shown["charts"] = [{name: chart[name] for name in ("title", "spec")} for each in sections for chart in each["charts"]]
     parts = {"style": _file("report.css"), "library": library, "script": script, "policy": policy, "version": __version__}
-    html: str = template.render(**content, **parts, json=json_in_html(shown))
+    html: str = template.render(**content | parts | {"sections": sections}, json=json_in_html(shown))
     return html
 
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from genrec import run_files
 from genrec.evaluation.compare import Comparison
+from genrec.kept_rows import Rows
 from genrec.workspace import store
 
 Record = dict[str, Any]  # a row of the data of a chart
@@ -42,13 +42,14 @@ class Section(NamedTuple):
     lead: str
     charts: Sequence[Chart]
     notes: Sequence[str] = ()
+    legend: bool = True  # False if the charts name their rows
 
 
-def stored_rows(comparison: Comparison) -> list[StoredRow]:
+def stored_rows(comparison: Comparison, rows: Rows) -> list[StoredRow]:
     """Return the rows of a comparison, in its order, with the artifacts of the compared seeds."""
     found = []
     for row in comparison.rows:
-        seeds = run_files.read(row.name)["seeds"]
+        seeds = rows.read(row.name)["seeds"]
         found.append(StoredRow(row.name, {seed: seeds[str(seed)]["artifacts"] for seed in row.seeds}))
     return found
 

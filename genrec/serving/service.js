@@ -19,12 +19,19 @@ async function ask(path, options) {
 
 function fail(error) { element("error").textContent = error.message; }
 
+// The first codes of a Semantic ID, and all that are shared, which are bold; the pointer shows the rest.
+const SHOWN_CODES = 6;
+
 function codes(item, shared) {
-  const cell = make("span", "", "codes");
-  (item.codes || []).forEach((code, level) => {
+  const all = item.codes || [], shown = all.slice(0, SHOWN_CODES), cell = make("span", "", "codes");
+  shown.forEach((code, level) => {
     if (level) cell.append("-");
     cell.append(level < shared ? make("b", code) : String(code));
   });
+  if (all.length > shown.length) {
+    cell.append(shared > shown.length ? `… (${all.length} codes, the first ${shared} shared)` : `… (${all.length} codes)`);
+    cell.title = all.join("-");
+  }
   return cell;
 }
 
@@ -36,8 +43,13 @@ function button(text, label, act) {
   return made;
 }
 
-function described(item) {
-  return `${item.title ? `${item.title} (${item.item_id})` : item.item_id}${item.cold ? ", cold" : ""} `;
+function described(item, shared, tags) {
+  const text = document.createElement("span");
+  if (item.title) text.append(make("span", item.title, "title"), " ");
+  text.append(make("span", item.item_id, "id"));
+  [...(item.cold ? ["cold: no training interaction"] : []), ...tags].forEach((tag) => text.append(make("span", ` · ${tag}`, "tag")));
+  if (item.codes) text.append(codes(item, shared));
+  return text;
 }
 
 async function search() {
@@ -47,10 +59,11 @@ async function search() {
   try {
     const found = await ask("items?search=" + encodeURIComponent(text));
     if (number !== searches) return;
-    element("matches").textContent = `${found.matches} items match` + (found.matches > found.items.length ? `, the ${found.items.length} most popular ones are shown` : "");
+    const cut = found.matches > found.items.length ? `, the ${found.items.length} most popular ones are shown` : "";
+    element("matches").textContent = found.matches ? `${found.matches.toLocaleString("en")} ${found.matches === 1 ? "item matches" : "items match"}${cut}` : "No title has all of these words.";
     element("found").replaceChildren(...found.items.map((item) => {
       const line = document.createElement("li");
-      line.append(button("Add", `Add ${item.title || item.item_id}`, () => { add(item); }), described(item), codes(item, 0));
+      line.append(button("Add", `Add ${item.title || item.item_id}`, () => { add(item); }), described(item, 0, []));
       return line;
     }));
   } catch (error) { fail(error); }
@@ -62,11 +75,18 @@ function add(item) {
   showHistory();
 }
 
+function remove(place) {
+  history_.splice(place, 1);
+  showHistory();
+  const left = element("history").querySelectorAll("button"); // the keyboard stays at this place
+  (left[Math.min(place, left.length - 1)] || element("search")).focus();
+}
+
 function showHistory() {
-  element("empty").hidden = history_.length > 0;
+  element("empty").textContent = history_.length ? `${history_.length} ${history_.length === 1 ? "item" : "items"}` : "Empty. Add items from the search above.";
   element("history").replaceChildren(...history_.map((item, place) => {
     const line = document.createElement("li");
-    line.append(button("Remove", `Remove ${item.title || item.item_id}`, () => { history_.splice(place, 1); showHistory(); }), described(item), codes(item, 0));
+    line.append(button("Remove", `Remove ${item.title || item.item_id}`, () => { remove(place); }), described(item, 0, []));
     return line;
   }));
   recommend();
@@ -88,23 +108,40 @@ async function recommend() {
   element("error").textContent = "";
   const ids = history_.map((item) => item.item_id);
   keepInAddress(ids);
-  if (!ids.length) { element("lists").replaceChildren(); return; }
+  element("waiting").hidden = ids.length > 0;
+  if (!ids.length) { element("lists").replaceChildren(); element("about-codes").hidden = element("about-other").hidden = true; element("lists").setAttribute("aria-busy", "false"); return; }
+  element("lists").setAttribute("aria-busy", "true");
   try {
     const found = await ask("recommend", posted({ history: ids, n: Number(element("n").value), exclude_seen: element("exclude").checked }));
-    if (number === requests) element("lists").replaceChildren(...found.lists.map(table));
-  } catch (error) { if (number === requests) fail(error); }
+    if (number !== requests) return;
+    element("lists").replaceChildren(...found.lists.map((list) => table(list, found.lists.filter((other) => other !== list))));
+    element("about-codes").hidden = !found.lists.some((list) => list.items.some((item) => item.codes));
+    element("about-other").hidden = found.lists.length !== 2;
+  } catch (error) { if (number === requests) { fail(error); element("lists").replaceChildren(); } }
+  if (number === requests) element("lists").setAttribute("aria-busy", "false");
 }
 
-function table(list) {
-  const box = document.createElement("div"), made = document.createElement("table"), head = document.createElement("tr");
-  head.append(make("th", "#", "number"), make("th", "item"), make("th", "Semantic ID"), make("th", "score", "number"));
-  made.append(head, ...list.items.map((item) => {
-    const row = document.createElement("tr"), ids = document.createElement("td");
-    ids.append(codes(item, item.shared_prefix || 0));
-    row.append(make("td", item.position, "number"), make("td", described(item)), ids, make("td", item.score.toPrecision(4), "number"));
+function head(text, kind) {
+  const made = make("th", text, kind);
+  made.scope = "col";
+  return made;
+}
+
+// A list of a row. Beside one other list it has the place of each item in that one.
+function table(list, others) {
+  const box = document.createElement("div"), made = document.createElement("table"), heads = document.createElement("tr");
+  const other = others.length === 1 ? new Map(others[0].items.map((item) => [item.item_id, item.position])) : null;
+  const history = new Set(history_.map((item) => item.item_id)), title = `${list.row}, seed ${list.seed}`;
+  heads.append(head("#", "number"), head("Item"), head("Score", "number"), ...(other ? [head("Other list", "number")] : []));
+  made.append(heads, ...list.items.map((item) => {
+    const row = document.createElement("tr"), about = document.createElement("td");
+    about.append(described(item, item.shared_prefix || 0, history.has(item.item_id) ? ["in the history"] : []));
+    row.append(make("td", item.position, "number"), about, make("td", item.score.toPrecision(4), "number"));
+    if (other) row.append(make("td", other.get(item.item_id) ?? "–", "number"));
     return row;
   }));
-  box.append(make("h3", `${list.row}, seed ${list.seed}`), made);
+  made.setAttribute("aria-label", title);
+  box.append(make("h3", title), made);
   return box;
 }
 
@@ -120,7 +157,7 @@ function restore(link, most) {
 async function start() {
   try {
     const about = await ask("rows");
-    element("about").textContent = about.rows.map((row) => `${row.row}: ${row.policy}, seed ${row.seed}, ${row.items.toLocaleString()} items`).join("; ");
+    element("about").textContent = about.rows.map((row) => `${row.row}: ${row.policy}, seed ${row.seed}, ${row.items.toLocaleString("en")} items`).join("; ");
     element("n").max = about.max_n;
     element("n").value = Math.min(10, about.max_n);
     element("exclude").checked = about.rows[0].exclude_seen;

@@ -92,7 +92,7 @@ def test_a_figure_of_all_lists_differs_over_seeds() -> None:
     text = f"it is above the reference sft beyond chance over seeds {figures(comparison, 'dpo')}."
     assert summary(comparison).reading == [
         f"Of 2 rows dpo has the highest Coverage@10 (0.4100); {text}",
-        f"Of the rows with a preference loss (dpo) dpo is above sft beyond chance over seeds. {NO_CONTROL}",
+        f"dpo has a preference loss and is above sft beyond chance over seeds. {NO_CONTROL}",
     ]
 
 
@@ -144,17 +144,17 @@ def test_rows_with_preferences_are_compared_with_the_control() -> None:
     found = summary(compare(rows, reference="sft", resamples=10))
     assert found.reading[1] == (
         "Of the rows with a preference loss (dpo and s-dpo) none is above sft beyond chance over users and seeds. more is the "
-        "control, trained further without preferences: a gain that it has too comes from more training."
+        "control, trained further without preferences: a gain that it shares comes from more training."
     )
     assert found.commands == [
         "genrec compare more dpo s-dpo --reference more", "genrec curves more dpo s-dpo", "genrec show more",
         "genrec recommend more --search TEXT", "genrec export more FOLDER", "genrec keep popularity sft more dpo s-dpo --to FOLDER",
     ]  # fmt: skip
     gain = summary(compare([*rows[1:4], *seeded("dpo", [80, 82, 81], DPO)], resamples=10))
-    assert (
-        gain.reading[1]
-        == f"Of the rows with a preference loss (dpo) dpo is above sft beyond chance over users and seeds. {NO_CONTROL}"
-    )
+    assert gain.reading[1] == f"dpo has a preference loss and is above sft beyond chance over users and seeds. {NO_CONTROL}"
+    many = [each for number in range(7) for each in seeded(f"dpo-{number}", [80, 82, 81 + number], DPO)]
+    counted = summary(compare([*rows[1:4], *many, *seeded("low", [1, 2, 1], DPO)], resamples=10))
+    assert counted.reading[1].startswith("Of the 8 rows with a preference loss 7 are above sft beyond chance over users and seeds. ")
 
 
 def test_no_finding_is_stated_without_a_test() -> None:
@@ -168,7 +168,7 @@ def test_no_finding_is_stated_without_a_test() -> None:
     ]  # fmt: skip
     found = summary(compare([*rows, *seeded("other", [70, 72], DPO)], resamples=10))
     assert found.reading[1] == (
-        "Of the rows with a preference loss (other) other is above sft beyond chance over users and seeds. "
+        "other has a preference loss and is above sft beyond chance over users and seeds. "
         f"al has a preference loss, but no test against sft. {NO_CONTROL}"
     )
     assert found.commands[0] == "genrec curves al other"

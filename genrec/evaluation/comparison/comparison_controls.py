@@ -86,7 +86,7 @@ def control_in_words(control: Row | None, aligned: Sequence[Row], controls: Sequ
         fair = by_difference.pop("")
         of = f" of {enumerated(row.name for row in fair)}" if by_difference else ""
         sentences.append(
-            f"{control.name} is the control{of}, trained further without preferences: a gain that it has too comes from more training."
+            f"{control.name} is the control{of}, trained further without preferences: a gain that it shares comes from more training."
         )
     for difference, rows in by_difference.items():
         names = enumerated(row.name for row in rows)

@@ -26,6 +26,7 @@ from genrec.evaluation.statistics.paired_tests import (
 )
 
 LEVEL = 0.05  # a corrected p below it is a difference beyond chance
+MAX_NAMED = 6  # rows with a preference loss whose names are in the sentence on them; of more their number
 WORDS = {3: "three", 5: "five"}
 
 
@@ -118,12 +119,16 @@ def _on_preferences(comparison: Comparison) -> list[str]:
     sentences = []
     if tested:
         above = [row.name for row in tested if _is_above(row)]
-        names = enumerated(row.name for row in tested)
-        found = f"{enumerated(above)} {'are' if len(above) > 1 else 'is'}" if above else "none is"
-        sentences.append(
-            f"Of the rows with a preference loss ({names}) {found} above {comparison.reference} beyond chance over "
-            f"{_over(comparison, True)}."
-        )
+        where = f"above {comparison.reference} beyond chance over {_over(comparison, True)}."
+        if len(tested) == 1:
+            sentences.append(f"{tested[0].name} has a preference loss and is {'' if above else 'not '}{where}")
+        elif len(tested) > MAX_NAMED:
+            count = "none is" if not above else f"{len(above)} {'are' if len(above) > 1 else 'is'}"
+            sentences.append(f"Of the {len(tested)} rows with a preference loss {count} {where}")
+        else:
+            names = enumerated(row.name for row in tested)
+            found = f"{enumerated(above)} {'are' if len(above) > 1 else 'is'}" if above else "none is"
+            sentences.append(f"Of the rows with a preference loss ({names}) {found} {where}")
     if untested:
         have = "have" if len(untested) > 1 else "has"
         sentences.append(f"{enumerated(untested)} {have} a preference loss, but no test against {comparison.reference}.")
