@@ -82,5 +82,9 @@ def add_serve(commands: Commands) -> None:
         help="a further name under which clients reach this machine, such as that of a proxy; may be repeated",
     )  # fmt: skip
     serve.add_argument("--body-seconds", metavar="S", type=float, help="time in which the body of a request must arrive (default: 10)")
+    serve.add_argument(
+        "--idle-seconds", metavar="S", type=float,
+        help="time after which a connection is closed if its client sends no header of a request, or reads no answer (default: 5)",
+    )  # fmt: skip
     serve.add_argument("--code", metavar="FILE.py", help="file or module of a policy or baseline of your own")
     serve.set_defaults(call=row_commands.serve)
