@@ -440,7 +440,12 @@ def test_users_of_a_file_have_the_history_of_the_data(tiger: TrainedRow, tmp_pat
         ("a.jsonl", '{"user_id": "a", "history": ["item-3"]}\n{"user_id": "b"}\n', "line 2: history is missing"),
         ("a.jsonl", '{"user_id": "a"}\n{"user_id": "b", "history": ["item-3"]}\n', "line 2: the first line has no history"),
         ("a.jsonl", '{"user_id": "a"}\n[1]\n', "line 2 holds list"),
-        ("a.jsonl", '{"user_id": 1.5}\n', "user_id must be text or an integer, got 1.5"),
+        ("a.jsonl", '{"user_id": 1.5}\n', "user_id must be text or an integer and not empty, got 1.5"),
+        ("a.csv", "user_id,item_id\na,item-3\n,item-3\n", "a.csv, row 3: user_id must be text or an integer and not empty, got ''"),
+        ("a.csv", "user_id,item_id\na,\n", "a.csv, row 2: item_id must be text or an integer and not empty, got ''"),
+        ("a.csv", 'user_id\n""\n', "a.csv, row 2: user_id must be text or an integer and not empty, got ''"),
+        ("a.jsonl", '{"user_id": ""}\n', "a.jsonl, line 1: user_id must be text or an integer and not empty, got ''"),
+        ("a.jsonl", '{"user_id": "\\ud800"}\n', "line 1: user_id must be text or an integer and not empty"),
         ("a.txt", "a\n", "must end in .parquet, .csv, .jsonl"),
     ],
 )

@@ -4,7 +4,7 @@
     user_id, item_id        one row per item, the rows of a user together and oldest first
     user_id, history        a list of items, oldest first (Parquet and JSON lines)
 
-Ids are text, unchanged: leading zeros stay. Integers of Parquet and JSON become text.
+Ids are text, unchanged and not empty: leading zeros stay. Integers of Parquet and JSON become text.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from genrec.data.readers.raw_tables import id_text
 from genrec.errors import InputError, UsageError
 from genrec.input_files import parse_json, reading
 from genrec.serving.table_files import FORMATS
@@ -89,10 +90,11 @@ def _distinct(requests: Iterable[Requested]) -> Iterator[Requested]:
 
 
 def _text(value: object, column: str, place: str) -> str:
-    """Return an id as text. Raises InputError for anything but text and integers."""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise InputError(f"{place}: {column} must be text or an integer, got {value!r}")
-    return str(value)
+    """Return an id as text, by the rule of the data (`id_text`). Raises InputError for anything else, also for an empty text."""
+    found = id_text(value)
+    if found is None:
+        raise InputError(f"{place}: {column} must be text or an integer and not empty, got {value!r}")
+    return found
 
 
 def _parquet(path: Path) -> tuple[list[str], Iterator[_Line]]:
