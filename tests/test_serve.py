@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -36,7 +36,7 @@ from genrec.baselines import SASRec
 from genrec.errors import InputError
 from genrec.serving import CatalogItems, TrainedRow, export
 from genrec.serving.connection_limits import Connections
-from genrec.serving.serve_command import listening, server
+from genrec.serving.serve_command import check_common_items, listening, server
 from genrec.serving.service_app import MAX_BODY, MAX_HISTORY, create_app
 
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
@@ -271,6 +271,41 @@ def test_wrong_options(arguments: list[str], code: int, message: str, folders: l
     port = [] if "--port" in arguments else ["--port", "0"]
     assert main(["serve", *names, *arguments, *port]) == code
     assert message in capsys.readouterr().err
+
+
+def with_ids(row: TrainedRow, name: str, ids: Iterable[str]) -> TrainedRow:
+    """Return a row with another name and other items."""
+    names = tuple(ids)
+    catalog = CatalogItems(names, names, np.ones(len(names), dtype=np.int64))
+    return replace(row, items=row.items._replace(name=name, catalog=catalog))
+
+
+def test_rows_without_common_items_are_refused(rows: list[TrainedRow], capsys: pytest.CaptureFixture[str]) -> None:
+    """10 items are half of 20, and 9 are fewer. Three rows need items that all of them have."""
+    first = with_ids(rows[0], "first", [f"a{number}" for number in range(10)])
+    half = with_ids(rows[0], "half", [f"a{number}" for number in range(20)])
+    fewer = with_ids(rows[0], "fewer", [f"a{number}" for number in range(1, 20)])
+    check_common_items([first, half])
+    assert capsys.readouterr().err == ""
+    check_common_items([first, fewer])
+    assert capsys.readouterr().err == "warning: first and fewer have 9 of up to 19 items in common; a history can only hold these\n"
+    other = with_ids(rows[0], "other", ["A1", "A2", "a12"])
+    with pytest.raises(
+        InputError, match=r"first and other have 0 items in common \(of 10 and 3 items\).*the items of other have 'A1'"
+    ):
+        check_common_items([first, other])
+    check_common_items([half, other])
+    with pytest.raises(InputError, match=r"half, other and first have 0 items in common \(of 1 and 10 items\)"):
+        check_common_items([half, other, first])
+
+
+def test_the_command_refuses_rows_without_common_items(
+    folders: list[str], rows: list[TrainedRow], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = iter([rows[0], with_ids(rows[1], "other", ["x"])])
+    monkeypatch.setattr("genrec.serving.serve_command.load", lambda *_, **__: next(loaded))
+    assert main(["serve", *folders, "--port", "0"]) == InputError.exit_code
+    assert "and other have 0 items in common (of 40 and 1 items)" in capsys.readouterr().err
 
 
 def test_a_taken_port_is_named(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import math
 import socket
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from genrec.errors import ResourceError, UsageError
+from genrec.evaluation.statistics.paired_tests import enumerated
+from genrec.id_matching import FEW, Ids, no_overlap
 from genrec.progress import say
 from genrec.serving.row_loading import load
+from genrec.serving.trained_rows import TrainedRow
 
 if TYPE_CHECKING:
     import uvicorn
@@ -37,6 +41,7 @@ def serve(options: argparse.Namespace) -> int:
     bound = listening(options.host, options.port)
     with bound:
         rows = [load(name, code=options.code) for name in options.names]
+        check_common_items(rows)
         host, port = bound.getsockname()[:2]
         if options.host not in LOOPBACK:
             say(
@@ -47,6 +52,29 @@ def serve(options: argparse.Namespace) -> int:
         print(f"http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl+C stops it)", flush=True)
         server(app, idle_seconds).run(sockets=[bound])
     return 0
+
+
+def check_common_items(rows: Sequence[TrainedRow]) -> None:
+    """Raise InputError if the rows have no item in common, and warn if these are fewer than half of a row's items.
+
+    The lists of all rows are made for one history, so it can only hold items that every row has.
+    """
+    common, names = list(rows[0].items.catalog.ids), [rows[0].items.name]
+    for row in rows[1:]:
+        known, before = row.items.catalog.numbers, names
+        shared, names = [item for item in common if item in known], [*before, row.items.name]
+        if not shared:
+            what = (
+                f"{enumerated(names)} have 0 items in common (of {len(common):,} and {len(known):,} items), so no history has a list "
+                "of each; serve rows of one catalog, or each with a --port of its own"
+            )
+            raise no_overlap(
+                Ids(f"the items of {enumerated(before)}", common), Ids(f"the items of {row.items.name}", list(known)), what
+            )
+        common = shared
+    most = max(len(row.items.catalog) for row in rows)
+    if len(common) < FEW * most:
+        say(f"warning: {enumerated(names)} have {len(common):,} of up to {most:,} items in common; a history can only hold these")
 
 
 def server(app: ASGIApp, idle_seconds: float = IDLE_SECONDS, most: int = MAX_CONNECTIONS) -> uvicorn.Server:
