@@ -279,8 +279,10 @@ def commands(comparison: Comparison, runs: Sequence[Run], options: ReportOptions
                 functions[name].append(run.name)
     found = [{"about": "This report:", "command": options.command}] if options.command else []
     for name, names in functions.items():
-        about = f"Rows {enumerated(names)}; overrides of the command line are in the settings:"
-        found.append({"about": about, "command": command_line("run", portable_name(name))})
+        short_name = portable_name(name)
+        outside = "" if short_name == name else "; the file lay outside the project, so only the last part of its path is given"
+        about = f"Rows {enumerated(names)}; overrides of the command line are in the settings{outside}:"
+        found.append({"about": about, "command": command_line("run", short_name)})
     known = {name for names in functions.values() for name in names}
     unknown = [row.name for row in comparison.rows if row.name not in known]
     if unknown:
