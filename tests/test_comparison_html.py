@@ -401,6 +401,8 @@ def test_the_commands_name_the_function_of_baselines(data: Path) -> None:
             assert found[0]["command"] == "genrec run mine.py:rows"
             assert found[0]["about"] == expected
             assert found[1]["command"] == ("genrec show aligned" if baselines else "genrec show pop\ngenrec show aligned")
+        path.unlink()
+        path = studies.file_of("/elsewhere/study/mine.py:rows")
         path.write_text(json.dumps(hashed_json.add_hash(content | {"name": "/elsewhere/study/mine.py:rows"})))
         (moved, _) = commands(*compared(), ReportOptions())
         outside = "the file lay outside the project, so only the last part of its path is given"
