@@ -13,6 +13,7 @@ from numpy import ndarray
 
 from genrec.errors import InputError, counted
 from genrec.id_matching import Ids, likely_cause
+from genrec.terminal_text import printable
 
 TITLE = "title:"  # prefix of a text that is searched in titles only, also if it is an item's id
 ID = "id:"  # prefix of a text that is an id and no title, such as id:title:7 for the item with the id title:7
@@ -135,7 +136,7 @@ class CatalogItems:
 
 def shortened(text: str, length: int) -> str:
     """Return a text in one line without characters that a terminal would act on, cut to a length; 0 keeps all of it."""
-    plain = "".join(character if character.isprintable() else " " for character in text)
+    plain = printable(text)
     return plain if not length or len(plain) <= length else f"{plain[: max(0, length - 3)]}..."
 
 
