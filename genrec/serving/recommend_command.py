@@ -13,6 +13,7 @@ import pyarrow as pa
 from pandas import DataFrame
 
 from genrec.errors import UsageError, counted
+from genrec.input_files import file_suffix
 from genrec.progress import say
 from genrec.serving.bulk_lists import SCHEMA, NamedHistory, left_out_in_words, requested_histories, users_of, write_lists
 from genrec.serving.catalog_items import NO_TITLE, shortened
@@ -139,7 +140,7 @@ def _write_lists(row: TrainedRow, options: argparse.Namespace) -> None:
 def _write_semantic_ids(row: TrainedRow, options: argparse.Namespace) -> None:
     """Write the Semantic IDs of all items to a file."""
     table = row.semantic_ids()
-    if options.semantic_ids.suffix == ".csv":
+    if file_suffix(options.semantic_ids) == ".csv":
         table["title"] = table["title"].map(safe_for_spreadsheets)
     write_table(options.semantic_ids, pa.Table.from_pandas(table, preserve_index=False))
     say(f"the Semantic IDs of {counted(len(table), 'item')} written to {options.semantic_ids}")
