@@ -26,8 +26,8 @@ def add_recommend(commands: Commands) -> None:
         metavar="ITEM",
         nargs="*",
         action="extend",
-        help="items, oldest first: ids, or words of titles ('title:...' is no id, 'id:...' nothing else). An id that reads as an "
-        "option, such as -n5 or --json, is written --history=-n5; --history may be repeated",
+        help="items, oldest first: ids, or whole words of titles ('title:...' is no id; 'id:...' and a number are nothing else). An "
+        "id that reads as an option, such as -n5 or --json, is written --history=-n5; --history may be repeated",
     )
     to.add_argument("--user", metavar="ID", help="a user of the data, with all interactions (--user=-n5 for an id such as -n5)")
     to.add_argument("--file", metavar="FILE", type=Path, help="users or histories: Parquet, CSV or JSON lines; needs --out")

@@ -37,6 +37,8 @@ def recommend(options: argparse.Namespace) -> int:
     row = load(options.name, options.seed, options.code, options.n if lists else 0)  # a search needs no beams
     if options.seed is None and len(row.seeds) > 1:
         say(f"{row.name} has the seeds {', '.join(map(str, row.seeds))}; this is seed {row.seed}, --seed N takes another")
+    if lists and options.n > len(row.items.catalog):
+        say(f"--n {options.n}: {row.name} has {counted(len(row.items.catalog), 'item')}, so no list is longer")
     if options.search is not None:
         _search(row, options)
     if options.semantic_ids is not None:
@@ -49,17 +51,24 @@ def recommend(options: argparse.Namespace) -> int:
 
 
 def _search(row: TrainedRow, options: argparse.Namespace) -> None:
-    """Print the first `--n` items of a search in titles, and how many there are if these are more."""
-    _print(row.search(options.search, options.n), options)
-    matches = len(row.items.catalog.search(options.search))
-    if matches > options.n:
-        say(f"{matches:,} items match, and these are the {counted(options.n, 'most popular one')}; --n {matches} lists all")
+    """Print the first `--n` items of a search in titles, and how many there are if these are more; or those with similar words."""
+    catalog = row.items.catalog
+    found = catalog.search(options.search)
+    shown = found[: options.n] or catalog.nearest(options.search, options.n)
+    if shown or options.json:
+        _print(row.item_table(shown), options)
+    if len(found) > options.n:
+        say(f"{len(found):,} items match, and these are the {counted(options.n, 'most popular one')}; --n {len(found)} lists all")
+    if not found:
+        say(f"no title has these words{', and these have similar ones' if shown else ' or similar ones'}")
 
 
 def _check(options: argparse.Namespace) -> None:
     """Raise UsageError for options that do not fit each other, before anything is loaded."""
     if options.n < 1:
         raise UsageError(f"--n must be 1 or more, got {options.n}")
+    if options.search is not None and not options.search.strip():
+        raise UsageError(f"--search needs words of a title, got {options.search!r}")
     bulk = options.file is not None or options.all_users
     sources = (
         options.history is not None,
