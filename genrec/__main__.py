@@ -9,6 +9,7 @@ import warnings
 from genrec import command_parser, completion, threads
 from genrec.errors import GenrecError, UsageError
 from genrec.storage_errors import explain, out_of_memory
+from genrec.terminal_text import LINES, printable
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,13 +22,13 @@ def main(arguments: list[str] | None = None) -> int:
         os.environ["GENREC_OFFLINE"] = "1"
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: print(f"genrec: warning: {message}", file=sys.stderr)
+            warnings.showwarning = lambda message, *_: _print(f"warning: {message}")
             code: int = options.call(options, flags)
         if sys.stdout is not None:  # None if the parent process closed it
             sys.stdout.flush()
         return code
     except GenrecError as error:
-        print(f"genrec: {error}", file=sys.stderr)
+        _print(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         return _interrupted()
@@ -36,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
             return _interrupted()
         from genrec.loading import explain_exit
 
-        print(f"genrec: {explain_exit(error)}", file=sys.stderr)  # of a plug-in
+        _print(explain_exit(error))  # of a plug-in
         return UsageError.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -45,14 +46,19 @@ def main(arguments: list[str] | None = None) -> int:
         explained = explain(error) if isinstance(error, OSError) else out_of_memory(error)
         if explained is None:
             raise
-        print(f"genrec: {explained}", file=sys.stderr)
+        _print(str(explained))
         return explained.exit_code
 
 
 def _interrupted() -> int:
     """Print how to go on after Ctrl-C and return the exit code."""
-    print("genrec: interrupted; run the same command again to resume from the last finished stage or checkpoint", file=sys.stderr)
+    _print("interrupted; run the same command again to resume from the last finished stage or checkpoint")
     return 130
+
+
+def _print(message: str) -> None:
+    """Print a message to standard error. Control characters, as in the error of a library or a plug-in, become spaces."""
+    print(f"genrec: {printable(message, LINES)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from genrec.stage_attempts import attempts_file
 from genrec.stage_names import kind_of_stage, place_of
 from genrec.store import locked_file
 from genrec.stored_artifacts import HALF_REMOVED, ArtifactId, RowUses, Stored, Uses, stored, trained_row, unrecorded_builds, uses
+from genrec.terminal_text import print_lines
 from genrec.workspace import home, runs_folder, store
 
 
@@ -46,7 +47,7 @@ def clean(names: Sequence[str], unused: bool, dry_run: bool, yes: bool) -> int:
     if bool(names) == unused:
         raise UsageError("name the rows to remove, such as 'genrec clean ROW', or give --unused for what no row uses, not both")
     found = plan(names, uses())
-    print("\n".join(lines(found)))
+    print_lines(lines(found))
     if found.is_empty or dry_run:
         return 0
     shown = _contents(found)
@@ -57,7 +58,7 @@ def clean(names: Sequence[str], unused: bool, dry_run: bool, yes: bool) -> int:
     if _contents(found) != shown:
         raise UsageError("a row has changed while the question was open, and nothing was removed; run the command again")
     freed, kept = remove(found)
-    print("\n".join([*kept, f"removed {in_words(freed)}"]))
+    print_lines([*kept, f"removed {in_words(freed)}"])
     return 0
 
 

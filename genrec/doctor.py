@@ -14,6 +14,7 @@ from pathlib import Path
 from genrec import environment, threads
 from genrec.errors import GenrecError
 from genrec.storage_errors import explain
+from genrec.terminal_text import print_lines
 from genrec.workspace import home
 
 VARIABLES = ("GENREC_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "ONEDNN_", "DNNL_", "ATEN_", "CUDA_", "CUBLAS_", "NVIDIA_")
@@ -30,8 +31,7 @@ def report() -> int:
     for name, value in (entries | {"variables": variables}).items():
         print(f"{name:21} {value}")
     faults = _faults(openmp) + ([disk_fault] if disk_fault else [])
-    for fault in faults:
-        print(f"WRONG: {fault}")
+    print_lines(f"WRONG: {fault}" for fault in faults)
     return 1 if faults else 0
 
 

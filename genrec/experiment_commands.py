@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from genrec.errors import UsageError
 from genrec.row_commands import listed_seeds, print_comparison
+from genrec.terminal_text import print_lines
 
 if TYPE_CHECKING:
     from genrec.experiment import Experiment
@@ -101,8 +102,7 @@ def run(options: argparse.Namespace, flags: list[str]) -> int:
         counted = f"seeds 0 to {count - 1}" if count > 1 else "seed 0"
         say(f"--seeds {count} is a number of seeds: {counted}; '--seeds {count},' is seed {count} alone")
     if options.dry_run:
-        for line in dry_run.lines([in_parts(each, options.devices) for each in experiments], options.replace):
-            print(line)
+        print_lines(dry_run.lines([in_parts(each, options.devices) for each in experiments], options.replace))
         return 0
     trackers, study = row_tracking.trackers_of(options.track), studies.study_name(options.experiment)
     found = results.run(
@@ -146,11 +146,10 @@ def tune(options: argparse.Namespace, flags: list[str]) -> int:
     tuning = replace(tuning, experiment=override([tuning.experiment], flags, options.experiment)[0], **given)
     if options.dry_run:
         tuner.check(tuning, options.experiment)
-        print("\n".join(tuning_report.planned(tuning)))
+        print_lines(tuning_report.planned(tuning))
         return 0
     record = tuner.tune(tuning, studies.study_name(options.experiment), options.replace, options.experiment)
-    for line in tuning_report.lines(tuning, record, options.experiment, flags):
-        print(line)
+    print_lines(tuning_report.lines(tuning, record, options.experiment, flags))
     return 0
 
 

@@ -44,6 +44,11 @@ def as_path(value: object, field: str) -> Path:
         return Path(value)
 
 
+def file_suffix(path: Path) -> str:
+    """Return the last suffix of a file in lower case, by which its format is known: `.csv` of `DATA.CSV`; "" if it has none."""
+    return path.suffix.lower()
+
+
 def optional_path(value: Path | str | None) -> Path | None:
     """Return the normalized path of a field that may be None."""
     return None if value is None else Path(value)

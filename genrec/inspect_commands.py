@@ -13,6 +13,7 @@ import pandas as pd
 
 from genrec import loading, pipeline, row_settings, row_trainings, run_files
 from genrec.errors import ResourceError, UsageError
+from genrec.input_files import file_suffix
 from genrec.overrides import override
 from genrec.storage_errors import explain
 from genrec.store import hash_of
@@ -162,7 +163,7 @@ def _write_csv(found: Sequence[row_trainings.Training], path: Path) -> None:
 def _check_picture(options: argparse.Namespace) -> None:
     """Raise UsageError unless `--picture` names a picture that may be written."""
     path = options.picture
-    if path is not None and path.suffix not in PICTURES:
+    if path is not None and file_suffix(path) not in PICTURES:
         raise UsageError(f"--picture must end in {', '.join(PICTURES)}, got {path}")
     check_replaceable(path, "--picture", lambda _: is_own_picture(path), options.replace)
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
+from genrec.terminal_text import LINES, printable
+
 Item = TypeVar("Item")
 LINE_INTERVAL = 15.0  # seconds between plain lines
 BAR_DELAY = 2.0  # seconds before a bar appears
@@ -87,9 +89,9 @@ def silenced() -> Iterator[None]:
 
 
 def say(message: str) -> None:
-    """Print a line to standard error, so that standard output holds the result only."""
+    """Print a line to standard error, so that standard output holds the result only. Control characters become spaces."""
     if sys.stderr is not None and not _silenced:  # None if the parent process closed it
-        print(message, file=sys.stderr, flush=True)
+        print(printable(message, LINES), file=sys.stderr, flush=True)
 
 
 class Progress:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from genrec.command_lines import command_line
 from genrec.errors import UsageError, counted
+from genrec.terminal_text import print_lines
 
 if TYPE_CHECKING:
     from genrec.evaluation.compare import Comparison, Run
@@ -34,7 +35,7 @@ def list_rows(options: argparse.Namespace, flags: list[str]) -> int:
     """List the rows and the failed runs, or their disk space (`genrec list`)."""
     from genrec import disk_usage, run_list
 
-    print("\n".join(disk_usage.lines(options.data) if options.disk else run_list.lines(options.data)))
+    print_lines(disk_usage.lines(options.data) if options.disk else run_list.lines(options.data))
     return 0
 
 
@@ -42,7 +43,7 @@ def status(options: argparse.Namespace, flags: list[str]) -> int:
     """Show what runs and what failed (`genrec status`)."""
     from genrec import run_status
 
-    print("\n".join(run_status.lines()))
+    print_lines(run_status.lines())
     return 0
 
 

@@ -26,8 +26,8 @@ def add_recommend(commands: Commands) -> None:
         metavar="ITEM",
         nargs="*",
         action="extend",
-        help="items, oldest first: ids, or words of titles ('title:...' is no id, 'id:...' nothing else). An id that reads as an "
-        "option, such as -n5 or --json, is written --history=-n5; --history may be repeated",
+        help="items, oldest first: ids, or whole words of titles ('title:...' is no id; 'id:...' and a number are nothing else). An "
+        "id that reads as an option, such as -n5 or --json, is written --history=-n5; --history may be repeated",
     )
     to.add_argument("--user", metavar="ID", help="a user of the data, with all interactions (--user=-n5 for an id such as -n5)")
     to.add_argument("--file", metavar="FILE", type=Path, help="users or histories: Parquet, CSV or JSON lines; needs --out")
@@ -82,5 +82,9 @@ def add_serve(commands: Commands) -> None:
         help="a further name under which clients reach this machine, such as that of a proxy; may be repeated",
     )  # fmt: skip
     serve.add_argument("--body-seconds", metavar="S", type=float, help="time in which the body of a request must arrive (default: 10)")
+    serve.add_argument(
+        "--idle-seconds", metavar="S", type=float,
+        help="time after which a connection is closed if its client sends no header of a request, or reads no answer (default: 5)",
+    )  # fmt: skip
     serve.add_argument("--code", metavar="FILE.py", help="file or module of a policy or baseline of your own")
     serve.set_defaults(call=row_commands.serve)

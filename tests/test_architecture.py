@@ -37,6 +37,7 @@ GROUND = {
     "held_locks",
     "process_group",
     "storage_errors",
+    "terminal_text",
     "objective_state",
     "plugin_errors",
     "plugin_source",

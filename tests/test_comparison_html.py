@@ -438,14 +438,21 @@ def test_the_commands_name_the_function_of_baselines(data: Path) -> None:
         "baselines": {"pop": [training_hash(kept.configuration)]},
     }
     path = studies.file_of("mine.py:rows")
+    ends = "further options of the command are among the settings above"
     try:
-        for baselines, expected in ((True, "Rows pop and sft;"), (False, "Row sft;")):
+        for baselines, expected in ((True, f"Rows pop and sft; {ends}:"), (False, f"Row sft; {ends}:")):
             shown = {key: value for key, value in content.items() if baselines or key != "baselines"}
             path.write_text(json.dumps(hashed_json.add_hash(shown)))
             found = commands(*compared(), ReportOptions())
             assert found[0]["command"] == "genrec run mine.py:rows"
-            assert found[0]["about"].startswith(expected)
+            assert found[0]["about"] == expected
             assert found[1]["command"] == ("genrec show aligned" if baselines else "genrec show pop\ngenrec show aligned")
+        path.unlink()
+        path = studies.file_of("/elsewhere/study/mine.py:rows")
+        path.write_text(json.dumps(hashed_json.add_hash(content | {"name": "/elsewhere/study/mine.py:rows"})))
+        (moved, _) = commands(*compared(), ReportOptions())
+        outside = "of a file outside the project only the last part of its path is given"
+        assert moved == {"about": f"Rows pop and sft; {ends}; {outside}:", "command": "genrec run study/mine.py:rows"}
     finally:
         path.unlink()
 

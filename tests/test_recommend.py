@@ -143,6 +143,10 @@ def test_lists_of_no_user_and_of_a_user_twice(tiger: TrainedRow) -> None:
         (lambda row: genrec.load("cyclic", code=3), "code must be FILE.py or MODULE, got 3"),
         (lambda row: genrec.serving.export(None, "out"), "the name of the row must be a text or a path, got None"),
         (lambda row: row.recommend(7), r"history must be a list of items, got 7; write \[7\]"),
+        (lambda row: row.recommend({"item-3", "item-7"}), "history must be a list of items, oldest first; a set has no such order"),
+        (lambda row: row.recommend(frozenset()), "history must be a list of items, oldest first; a frozenset has no such order"),
+        (lambda row: row.recommend({"item-3": 1}), "history must be a list of items, oldest first; a dict has no such order, got {"),
+        (lambda row: row.search(" "), "search needs words of a title, a text, got ' '"),
         (lambda row: row.recommend(["item-3"], n=np.array([1, 2])), "n, the number of items of a list, must be an integer of 1"),
         (lambda row: row.recommend(["item-3"], exclude_seen="no"), "exclude_seen must be True, False or None"),
         (lambda row: row.recommend_users(7), r"recommend_users needs a list of user ids, got 7; write \[7\]"),
@@ -212,6 +216,31 @@ def test_a_search_lists_n_items(tiger: TrainedRow, capsys: pytest.CaptureFixture
         assert (f"{matches} items match, and these are the 3 most popular ones; --n {matches} lists all" in shown.err) == (n == 3)
 
 
+def test_a_search_reads_the_titles_once_and_says_what_it_lists(
+    tiger: TrainedRow, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    searched, plain = [], CatalogItems.search
+    monkeypatch.setattr(CatalogItems, "search", lambda *arguments: searched.append(arguments[1]) or plain(*arguments))
+    for text, shown, message in (("light", True, ""), ("lihgt", True, "have similar ones"), ("zzzz", False, "or similar ones")):
+        searched.clear()
+        assert main(["recommend", "cyclic", "--search", text, "--n", "50"]) == 0
+        assert searched == [text]
+        found = capsys.readouterr()
+        assert (" light" in found.out, bool(found.out)) == (shown, shown)
+        assert ("no title has these words" in found.err) == bool(message)
+        assert message in found.err
+    assert main(["recommend", "cyclic", "--search", "zzzz", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_a_list_longer_than_the_catalog_is_announced_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--history", "item-3"], ["--all-users", "--out", str(tmp_path / "lists.csv")]):
+        for n in (40, 41):
+            assert main(["recommend", "cyclic-popularity", *arguments, "--n", str(n)]) == 0
+            announced = capsys.readouterr().err.count("--n 41: cyclic-popularity has 40 items, so no list is longer")
+            assert announced == (n == 41)
+
+
 def test_a_plugin_needs_its_file_as_it_was(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "mine")
     with pytest.raises(UsageError, match=r"policy is Mine, a plug-in of your own in the module mine.*--code FILE.py"):
@@ -249,6 +278,9 @@ def test_a_failed_run_is_named_with_the_command_that_goes_on(tmp_path: Path, mon
     ("arguments", "code", "message"),
     [
         ([], 2, "nothing to recommend to: give --history"),
+        (["--search", ""], 2, "--search needs words of a title, got ''"),
+        (["--search", " "], 2, "--search needs words of a title, got ' '"),
+        (["--history", "3"], 3, "a number is not searched in titles, write 'title:3' for that"),
         (["--history"], 3, "the history is empty, and a trained policy needs at least one item"),
         (["--history", "item-99"], 3, "no item has the id 'item-99'"),
         (["--history", "ITEM-3"], 3, "use the same capital letters in both"),
@@ -440,7 +472,12 @@ def test_users_of_a_file_have_the_history_of_the_data(tiger: TrainedRow, tmp_pat
         ("a.jsonl", '{"user_id": "a", "history": ["item-3"]}\n{"user_id": "b"}\n', "line 2: history is missing"),
         ("a.jsonl", '{"user_id": "a"}\n{"user_id": "b", "history": ["item-3"]}\n', "line 2: the first line has no history"),
         ("a.jsonl", '{"user_id": "a"}\n[1]\n', "line 2 holds list"),
-        ("a.jsonl", '{"user_id": 1.5}\n', "user_id must be text or an integer, got 1.5"),
+        ("a.jsonl", '{"user_id": 1.5}\n', "user_id must be text or an integer and not empty, got 1.5"),
+        ("a.csv", "user_id,item_id\na,item-3\n,item-3\n", "a.csv, row 3: user_id must be text or an integer and not empty, got ''"),
+        ("a.csv", "user_id,item_id\na,\n", "a.csv, row 2: item_id must be text or an integer and not empty, got ''"),
+        ("a.csv", 'user_id\n""\n', "a.csv, row 2: user_id must be text or an integer and not empty, got ''"),
+        ("a.jsonl", '{"user_id": ""}\n', "a.jsonl, line 1: user_id must be text or an integer and not empty, got ''"),
+        ("a.jsonl", '{"user_id": "\\ud800"}\n', "line 1: user_id must be text or an integer and not empty"),
         ("a.txt", "a\n", "must end in .parquet, .csv, .jsonl"),
     ],
 )
@@ -503,7 +540,7 @@ def test_wrong_arguments_from_python(tiger: TrainedRow) -> None:
     with pytest.raises(UsageError, match="must be an integer of 1 or more, got 0"):
         tiger.recommend(["item-1"], n=0)
     with pytest.raises(InputError, match="is in the titles of"):
-        tiger.recommend(["title:a"])
+        tiger.recommend(["title:light"])
 
 
 def test_a_user_may_be_an_integer(tiger: TrainedRow) -> None:

@@ -30,6 +30,7 @@ class Fake:
     """A tracker that keeps what it receives; `fails` names the call that raises an error."""
 
     fails: str = ""
+    message: str = "No space left on device"
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     waits: threading.Event | None = None
     reached: threading.Event = field(default_factory=threading.Event)
@@ -59,7 +60,7 @@ class Fake:
 
     def _call(self, name: str, *arguments: Any) -> None:
         if name == self.fails:
-            raise OSError(28, "No space left on device")
+            raise OSError(28, self.message)
         self.calls.append((name, *arguments))
 
 
@@ -135,6 +136,11 @@ def test_a_tracker_that_fails_warns_once_and_gets_no_more_calls(
     assert line.startswith("fake no longer tracks row (seed 0) and what follows it: OSError: [Errno 28] No space left on device; the ")
     names = [call[0] for call in tracker.calls]
     assert names == ["start", "log", "log", "finish", "close"][: {"start": 0, "log": 1, "finish": 3, "close": 4}[fails]]
+
+
+def test_an_error_of_a_tracker_reaches_the_terminal_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    track(Fake(fails="log", message="\x1b[2J\x1b]0;title\x07 full"), tmp_path, (20,))
+    assert "OSError: [Errno 28]  [2J ]0;title  full; the training goes on" in capsys.readouterr().err
 
 
 def test_a_tracker_that_hangs_is_not_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,16 +12,20 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import httpx
 import numpy as np
 import pytest
 import uvicorn
 from fastapi.testclient import TestClient
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message
 from worlds import cyclic
 
@@ -31,7 +35,8 @@ from genrec.__main__ import main
 from genrec.baselines import SASRec
 from genrec.errors import InputError
 from genrec.serving import CatalogItems, TrainedRow, export
-from genrec.serving.serve_command import listening
+from genrec.serving.connection_limits import Connections
+from genrec.serving.serve_command import check_common_items, listening, server
 from genrec.serving.service_app import MAX_BODY, MAX_HISTORY, create_app
 
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
@@ -253,6 +258,7 @@ def test_requests_under_other_names_are_refused(host: str, allowed: bool, rows: 
     [
         (["--body-seconds", "nan"], 2, "--body-seconds must be a number of seconds above 0, got nan"),
         (["--body-seconds", "0"], 2, "--body-seconds must be a number of seconds above 0, got 0.0"),
+        (["--idle-seconds", "-1"], 2, "--idle-seconds must be a number of seconds above 0, got -1.0"),
         (["--allow-host", "https://lists.example"], 2, "--allow-host must be a name or an address without a port"),
         (["--allow-host", "lists.example:80"], 2, "--allow-host must be a name or an address without a port"),
         (["absent/folder"], 2, "the folder absent/folder does not exist"),
@@ -265,6 +271,41 @@ def test_wrong_options(arguments: list[str], code: int, message: str, folders: l
     port = [] if "--port" in arguments else ["--port", "0"]
     assert main(["serve", *names, *arguments, *port]) == code
     assert message in capsys.readouterr().err
+
+
+def with_ids(row: TrainedRow, name: str, ids: Iterable[str]) -> TrainedRow:
+    """Return a row with another name and other items."""
+    names = tuple(ids)
+    catalog = CatalogItems(names, names, np.ones(len(names), dtype=np.int64))
+    return replace(row, items=row.items._replace(name=name, catalog=catalog))
+
+
+def test_rows_without_common_items_are_refused(rows: list[TrainedRow], capsys: pytest.CaptureFixture[str]) -> None:
+    """10 items are half of 20, and 9 are fewer. Three rows need items that all of them have."""
+    first = with_ids(rows[0], "first", [f"a{number}" for number in range(10)])
+    half = with_ids(rows[0], "half", [f"a{number}" for number in range(20)])
+    fewer = with_ids(rows[0], "fewer", [f"a{number}" for number in range(1, 20)])
+    check_common_items([first, half])
+    assert capsys.readouterr().err == ""
+    check_common_items([first, fewer])
+    assert capsys.readouterr().err == "warning: first and fewer have 9 of up to 19 items in common; a history can only hold these\n"
+    other = with_ids(rows[0], "other", ["A1", "A2", "a12"])
+    with pytest.raises(
+        InputError, match=r"first and other have 0 items in common \(of 10 and 3 items\).*the items of other have 'A1'"
+    ):
+        check_common_items([first, other])
+    check_common_items([half, other])
+    with pytest.raises(InputError, match=r"half, other and first have 0 items in common \(of 1 and 10 items\)"):
+        check_common_items([half, other, first])
+
+
+def test_the_command_refuses_rows_without_common_items(
+    folders: list[str], rows: list[TrainedRow], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = iter([rows[0], with_ids(rows[1], "other", ["x"])])
+    monkeypatch.setattr("genrec.serving.serve_command.load", lambda *_, **__: next(loaded))
+    assert main(["serve", *folders, "--port", "0"]) == InputError.exit_code
+    assert "and other have 0 items in common (of 40 and 1 items)" in capsys.readouterr().err
 
 
 def test_a_taken_port_is_named(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -295,18 +336,161 @@ def test_the_command_serves_until_it_is_interrupted(folders: list[str], tmp_path
     assert b'"row":"cyclic"' in answer
 
 
+@contextmanager
+def running(service: uvicorn.Server) -> Iterator[tuple[str, int]]:
+    """Run a server and yield its address."""
+    with listening("127.0.0.1", 0) as bound:
+        thread = threading.Thread(target=service.run, kwargs={"sockets": [bound]})
+        thread.start()
+        try:
+            yield bound.getsockname()
+        finally:
+            service.should_exit = True
+            thread.join()
+
+
+GET_ROWS = b"GET /rows HTTP/1.1\r\nHost: localhost\r\n\r\n"
+FOREVER = 3600.0  # seconds of a deadline that does not end in a test
+
+
+def answer_of(connection: socket.socket) -> bytes:
+    """Read one answer with a Content-Length, or what arrives before the connection is closed."""
+    found = b""
+    while not (whole := re.search(rb"(?s)content-length: (\d+)\r\n.*?\r\n\r\n", found)) or len(found) < whole.end() + int(whole[1]):
+        if not (part := connection.recv(65_536)):
+            break
+        found += part
+    return found
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /rows HTTP/1.1\r\nHost: loc"])
+def test_a_connection_without_a_whole_header_is_closed(sent: bytes, rows: list[TrainedRow]) -> None:
+    """Without the deadline, the end of the connection would never be read."""
+    with running(server(create_app(rows), 0.05)) as place, socket.create_connection(place) as connection:
+        connection.sendall(sent)
+        assert answer_of(connection) == b""
+
+
+def test_a_header_that_arrives_byte_by_byte_has_one_deadline(rows: list[TrainedRow]) -> None:
+    """A deadline that began anew with each byte would not end before the last of 1,000 bytes."""
+    with (
+        running(server(create_app(rows), 0.1)) as place,
+        socket.create_connection(place) as connection,
+        pytest.raises(ConnectionError),  # by a byte that is sent after the end of the connection
+    ):
+        for _ in range(1000):
+            connection.sendall(b"A")
+            time.sleep(0.01)
+
+
+def test_an_idle_connection_is_closed_after_its_answer(rows: list[TrainedRow]) -> None:
+    with running(server(create_app(rows), 0.1)) as place:
+        answered = False
+        while not answered:  # a machine may be too busy to send a request in time
+            with socket.create_connection(place) as connection:
+                connection.sendall(GET_ROWS)
+                answered = answer_of(connection).startswith(b"HTTP/1.1 200 OK")
+                assert connection.recv(1) == b""
+
+
+def test_silent_connections_keep_nobody_out(rows: list[TrainedRow]) -> None:
+    """8 connections may be open: of 100 silent ones and 5 with half a body, the earliest are closed, and others are served."""
+    half = b"POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"
+    service = server(create_app(rows, body_seconds=FOREVER), FOREVER, most=8)
+    with running(service) as place, ExitStack() as silent:
+        connections = [silent.enter_context(socket.create_connection(place)) for _ in range(105)]
+        for connection in connections[-5:]:
+            connection.sendall(half)
+        for _ in range(10):
+            with socket.create_connection(place) as other:
+                other.sendall(GET_ROWS)
+                assert answer_of(other).startswith(b"HTTP/1.1 200 OK")
+        assert len(service.server_state.connections) <= 8
+        for connection in connections[:90]:
+            assert connection.recv(1) == b""
+        for connection in connections:
+            connection.close()
+
+
+def test_a_client_that_does_not_read_its_answer_is_closed() -> None:
+    """An answer of 50 MB is more than the buffers of the system hold. The second answer waits until the first is read."""
+    service = server(Response(bytes(50_000_000)), 0.1)
+    with running(service) as place:
+        while not service.server_state.total_requests:  # a machine may be too busy to send a request in time
+            with socket.create_connection(place) as connection:
+                connection.sendall(GET_ROWS * 2)
+                while not service.server_state.connections:
+                    time.sleep(0.01)
+                while service.server_state.connections:
+                    time.sleep(0.01)
+
+
+def test_a_client_that_reads_slowly_is_not_closed() -> None:
+    """Of 90 bytes that are not read at the end of a request, 50 and then 20 are left at the deadlines, and 20 at the third one."""
+    left = [90, 50, 20, 20]
+
+    async def read() -> int:
+        transport = Mock(get_write_buffer_size=lambda: left.pop(0))
+        connection = Connections(Mock, 0.001, most=1).make()
+        connection.connection_made(transport)
+        while not transport.abort.called:
+            await asyncio.sleep(0)
+        return len(left)
+
+    assert asyncio.run(read()) == 0
+
+
+def test_requests_of_one_connection_may_be_sent_at_once(rows: list[TrainedRow]) -> None:
+    last = GET_ROWS.replace(b"Host", b"Connection: close\r\nHost")
+    with running(server(create_app(rows), FOREVER)) as place, socket.create_connection(place) as connection:
+        connection.sendall(GET_ROWS * 3 + last)
+        assert b"".join(iter(lambda: connection.recv(65_536), b"")).count(b"HTTP/1.1 200 OK") == 4
+
+
+def test_malformed_and_huge_headers_are_refused(rows: list[TrainedRow], capfd: pytest.CaptureFixture[str]) -> None:
+    """They are no lines of the log, which many of them would fill. A request to change to WebSocket is answered as any other."""
+    upgrade = GET_ROWS.replace(b"Host", b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: a\r\nHost")
+    cases = [(b"\x16\x03\x01\r\n\r\n", 400), (b"GET / HTTP/1.1\r\nA: " + b"a" * 20_000, 400), (upgrade, 200)]
+    with running(server(create_app(rows), FOREVER)) as place:
+        for sent, status in cases:
+            with socket.create_connection(place) as connection:
+                connection.sendall(sent)
+                assert connection.recv(65_536).startswith(f"HTTP/1.1 {status} ".encode())
+    assert capfd.readouterr().err == ""
+
+
+def test_further_requests_get_503_and_slow_bodies_do_not_count(rows: list[TrainedRow], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One request may wait for its answer. The first body arrives slowly, the second is answered late, the third gets 503."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def slow(*_: object) -> dict[str, object]:
+        begun.set()
+        ended.wait()
+        return {}
+
+    monkeypatch.setattr("genrec.serving.service_app.MAX_REQUESTS", 1)
+    monkeypatch.setattr("genrec.serving.service_app.recommended", slow)
+    with running(server(create_app(rows, body_seconds=FOREVER), FOREVER)) as place, ThreadPoolExecutor(1) as clients:
+        url = f"http://127.0.0.1:{place[1]}"
+        with socket.create_connection(place) as connection:
+            connection.sendall(b"POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
+            second = clients.submit(httpx.post, f"{url}/recommend", json={"history": ["item-3"]}, timeout=None)
+            begun.wait()
+            third = httpx.get(f"{url}/rows", timeout=None)
+            ended.set()
+        assert (third.status_code, third.headers["retry-after"]) == (503, "1")
+        assert third.json() == {"error": "1 requests wait for their answers; send the request again later"}
+        assert second.result().json() == {"lists": [{}, {}]}
+        assert httpx.get(f"{url}/rows", timeout=None).status_code == 200
+
+
 @pytest.fixture
 def address(rows: list[TrainedRow]) -> Iterator[str]:
     """Serve rows of which every item has a hostile title."""
     catalog = CatalogItems(rows[0].items.catalog.ids, (HOSTILE,) * 40, np.ones(40, dtype=np.int64))
     hostile = [replace(row, items=row.items._replace(catalog=catalog)) for row in rows]
-    with listening("127.0.0.1", 0) as bound:
-        server = uvicorn.Server(uvicorn.Config(create_app(hostile), log_level="error"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
-        thread.start()
-        yield f"http://127.0.0.1:{bound.getsockname()[1]}/"
-        server.should_exit = True
-        thread.join()
+    with running(server(create_app(hostile))) as place:
+        yield f"http://127.0.0.1:{place[1]}/"
 
 
 def test_four_clients_at_once_get_the_lists_of_one(address: str, client: TestClient) -> None:

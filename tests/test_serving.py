@@ -67,9 +67,9 @@ def test_a_setting_that_is_newer_than_the_row_has_its_default() -> None:
 
 
 CATALOG = CatalogItems(
-    ("1", "02", "Alien", "4", "5"),
-    ("Alien", "Alien: Resurrection", "Casablanca (1942)", "The Lion King", "=HYPERLINK(1)\x1b[31m"),
-    np.array([3, 9, 1, 0, 2]),
+    ("1", "02", "Alien", "4", "5", "6"),
+    ("Alien", "Alien: Resurrection", "Casablanca (1942)", "The Lion King", "=HYPERLINK(1)\x1b[31m", "The Lion"),
+    np.array([3, 9, 1, 0, 2, 1]),
 )
 
 
@@ -78,9 +78,23 @@ def test_an_id_comes_before_a_title_and_a_whole_title_before_its_words() -> None
     assert CATALOG.number_of("Alien") == 3  # an id
     assert CATALOG.number_of("title:Alien") == 1  # the whole title
     assert CATALOG.number_of("king lion") == 4
+    assert CATALOG.number_of("title:the lion") == 6  # the whole title
+    assert CATALOG.number_of("title:1942") == CATALOG.number_of("(1942)") == 3
     assert CATALOG.search("ALIEN") == [1]
     assert CATALOG.search("a") == [2, 1, 3]  # 9, 3 and 1 training interactions
     assert CATALOG.search("  ") == []
+
+
+def test_words_of_an_item_are_whole_words() -> None:
+    """'1' is in 'Number 10', and 'item-1' in 'item-10', as a part of a word; a search finds both."""
+    catalog = CatalogItems(("a", "b", "c"), ("Number 10", "my item-10", "Was ist das?"), np.array([2, 1, 1]))
+    for text, found in (("1", [1, 2]), ("item-1", [2])):
+        assert catalog.search(text) == found
+        assert catalog.search(text, whole_words=True) == []
+        with pytest.raises(InputError):
+            catalog.number_of(text)
+    for text, number in (("title:10 number", 1), ("item-10", 2), ("das?", 3), ("das ist", 3), ("?", 3)):
+        assert catalog.number_of(text) == number
 
 
 @given(st.lists(st.text("abdeilt:", min_size=1), min_size=1, max_size=12, unique=True))
@@ -108,10 +122,12 @@ def test_an_id_that_begins_with_title_is_told_apart_from_a_search() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("title:li", r"'li' is in the titles of 4 items; give the id of one of them:\n  02  Alien: Resurrection\n  1  Alien"),
+        ("title:the", r"'the' is in the titles of 2 items; give the id of one of them:\n  6  The Lion\n  4  The Lion King"),
+        ("li", r"no item has the id 'li', and no title has these words; the nearest titles are:\n  02  Alien: R.*\n  1  Alien\n"),
+        ("1942", r"no item has the id '1942'.*; a number is not searched in titles, write 'title:1942' for that"),
         ("casablnca", r"the nearest titles are:\n  Alien  Casablanca \(1942\)$"),
         ("2", "your items have '2', the data have '02': write the ids as text in both"),
-        ("zzzz", "no item has the id 'zzzz' among the 5 items"),
+        ("zzzz", "no item has the id 'zzzz' among the 6 items"),
     ],
 )
 def test_texts_that_name_no_single_item(text: str, message: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from genrec.errors import InputError
-from genrec.input_files import parse_json, reading
+from genrec.input_files import file_suffix, parse_json, reading
 
 NPY = b"\x93NUMPY"  # first bytes of a .npy file
 SHOWN = 5  # maximum number of ids in a message
@@ -22,7 +22,7 @@ SHOWN = 5  # maximum number of ids in a message
 def read_ids(path: Path, column: str) -> list[str]:
     """Read the ids in a file, by its suffix. `column` is the column of ids in a table."""
     with reading(path, f"a valid {path.suffix} file of ids in UTF-8"):
-        return checked_ids(READERS[path.suffix.lower()](path, column), path)
+        return checked_ids(READERS[file_suffix(path)](path, column), path)
 
 
 def checked_ids(values: Iterable[Any], path: Path) -> list[str]:

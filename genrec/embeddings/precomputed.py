@@ -15,7 +15,7 @@ from genrec.embeddings.mean_fill import fill_with_mean
 from genrec.embeddings.vector_files import BY_POSITION, READERS, open_vectors, readable_blocks
 from genrec.errors import InputError, UsageError
 from genrec.id_matching import Ids, no_overlap, overlap_warning
-from genrec.input_files import normalize_paths, optional_path
+from genrec.input_files import file_suffix, normalize_paths, optional_path
 from genrec.progress import Progress, say
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ class Precomputed:
         normalize_paths(self, "path", "ids")  # `fingerprint` is in the key instead of a path
         object.__setattr__(self, "columns", (self.columns,) if isinstance(self.columns, str) else tuple(self.columns))
         for name, file, known in (("path", self._path, READERS), ("ids", self._ids, ID_FILES)):
-            if file is not None and file.suffix.lower() not in known:
+            if file is not None and file_suffix(file) not in known:
                 raise UsageError(f"Precomputed.{name} must end in {', '.join(known)}, got {file}")
-        if self._path.suffix.lower() == ".npy" and self.ids is None:
+        if file_suffix(self._path) == ".npy" and self.ids is None:
             raise UsageError(f"Precomputed.path: {self.path} {BY_POSITION}")
         if self.missing not in ("refuse", "mean"):
             raise UsageError(f"Precomputed.missing must be refuse or mean, got {self.missing!r}")

@@ -11,7 +11,7 @@ from numpy import ndarray
 
 from genrec.embeddings.id_files import checked_ids, id_column, preview, read_ids
 from genrec.errors import InputError, UsageError
-from genrec.input_files import parse_json, reading
+from genrec.input_files import file_suffix, parse_json, reading
 
 BLOCK = 1 << 14  # rows read at once
 BY_POSITION = (
@@ -34,7 +34,7 @@ def open_vectors(path: Path, ids: Path | None, id_column: str, columns: tuple[st
     `ids` is a file of ids, `id_column` the column of ids in a table, and `columns` the columns of vectors in a .parquet file.
     """
     with reading(path, f"a complete {path.suffix} file"):
-        stored = READERS[path.suffix.lower()](path, ids, id_column, columns)
+        stored = READERS[file_suffix(path)](path, ids, id_column, columns)
     if not stored.ids or stored.width == 0:
         raise InputError(
             f"{path} holds vectors of shape [{len(stored.ids)}, {stored.width}]; expected at least one row and one column"

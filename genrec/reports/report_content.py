@@ -166,10 +166,12 @@ def commands(comparison: Comparison, runs: Sequence[Run], options: ReportOptions
                 functions[name].append(run.name)
     found = [{"about": "This report:", "command": options.command}] if options.command else []
     for rows in dict.fromkeys(tuple(names) for names in functions.values()):
-        of_rows = [command_line("run", portable_name(name)) for name, names in functions.items() if tuple(names) == rows]
-        several = ", by any of these functions" if len(of_rows) > 1 else ""
-        about = f"{_rows(rows)}{several}; further options of the command are among the settings above:"
-        found.append({"about": about, "command": "\n".join(of_rows)})
+        named = {name: portable_name(name) for name, names in functions.items() if tuple(names) == rows}
+        several = ", by any of these functions" if len(named) > 1 else ""
+        cut = any(short_name != name for name, short_name in named.items())
+        outside = "; of a file outside the project only the last part of its path is given" if cut else ""
+        about = f"{_rows(rows)}{several}; further options of the command are among the settings above{outside}:"
+        found.append({"about": about, "command": "\n".join(command_line("run", short_name) for short_name in named.values())})
     known = {name for names in functions.values() for name in names}
     unknown = [row.name for row in comparison.rows if row.name not in known]
     if unknown and options.kept is None:

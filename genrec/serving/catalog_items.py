@@ -13,6 +13,7 @@ from numpy import ndarray
 
 from genrec.errors import InputError, counted
 from genrec.id_matching import Ids, likely_cause
+from genrec.terminal_text import printable
 
 TITLE = "title:"  # prefix of a text that is searched in titles only, also if it is an item's id
 ID = "id:"  # prefix of a text that is an id and no title, such as id:title:7 for the item with the id title:7
@@ -41,16 +42,18 @@ class CatalogItems:
     def number_of(self, text: str) -> int:
         """Return the number of the item with this id, or of the only item with this title, or with all of these words in its title.
 
-        `title:TEXT` is only searched in titles, and `id:TEXT` is only an id. Raises InputError if there is none, with the nearest
-        titles, or if several titles match, with their ids.
+        A number, such as `12`, is only an id, and so is `id:TEXT`; `title:TEXT` is only searched in titles. Raises InputError if there
+        is none, with the nearest titles, or if several titles match, with their ids.
         """
         if text.startswith(ID):
             plain = text.removeprefix(ID)
             return self.numbers[text] if plain not in self.numbers and text in self.numbers else self.number_of_id(plain, text)
         if not text.startswith(TITLE) and text in self.numbers:
             return self.numbers[text]
+        if text.strip().isdecimal():
+            raise InputError(f"{self._no_id(text)}; a number is not searched in titles, write '{TITLE}{text}' for that")
         wanted = text.removeprefix(TITLE).strip()
-        found = self.search(wanted)
+        found = self.search(wanted, whole_words=True)
         if len(found) == 1:
             return found[0]
         also = f"\n  the item with the id {text!r} is named {ID + text!r}" if text in self.numbers else ""
@@ -66,10 +69,10 @@ class CatalogItems:
             raise InputError(f"{owner}: {self._no_id(item)}")
         return self.numbers[item]
 
-    def search(self, text: str) -> list[int]:
+    def search(self, text: str, whole_words: bool = False) -> list[int]:
         """Return the numbers of the items with this title, or else with all words of the text in their title, in any case of letters.
 
-        The items with the most training interactions come first.
+        A word may be a part of one in the title, unless `whole_words` is set. Items with the most training interactions come first.
         """
         wanted = _plain(text)
         if not wanted:
@@ -77,6 +80,9 @@ class CatalogItems:
         exact = [place for place, title in enumerate(self._plain_titles) if title == wanted]
         words = wanted.split()
         found = exact or [place for place, title in enumerate(self._plain_titles) if all(word in title for word in words)]
+        if whole_words and not exact:
+            whole = [re.compile(rf"(?:(?<!\w)|(?!\w)){re.escape(word)}(?:(?!\w)|(?<!\w))") for word in words]  # (1942) begins anywhere
+            found = [place for place in found if all(word.search(self._plain_titles[place]) for word in whole)]
         return [place + 1 for place in self._most_popular(found)]
 
     def nearest(self, text: str, count: int = SHOWN) -> list[int]:
@@ -116,7 +122,7 @@ class CatalogItems:
     def _unknown(self, text: str) -> str:
         """Return the message about a text that is neither an id nor in a title."""
         is_title = len(text.split()) > 1  # several words are meant as a title, though they may end like an id
-        near = self.nearest(text) if is_title or not self._cause(text) else []
+        near = (self.search(text) or self.nearest(text))[:SHOWN] if is_title or not self._cause(text) else []
         if not near:
             return self._no_id(text)
         listed = "".join(f"\n  {self.described(number)}" for number in near)
@@ -135,7 +141,7 @@ class CatalogItems:
 
 def shortened(text: str, length: int) -> str:
     """Return a text in one line without characters that a terminal would act on, cut to a length; 0 keeps all of it."""
-    plain = "".join(character if character.isprintable() else " " for character in text)
+    plain = printable(text)
     return plain if not length or len(plain) <= length else f"{plain[: max(0, length - 3)]}..."
 
 

@@ -4,7 +4,7 @@
     user_id, item_id        one row per item, the rows of a user together and oldest first
     user_id, history        a list of items, oldest first (Parquet and JSON lines)
 
-Ids are text, unchanged: leading zeros stay. Integers of Parquet and JSON become text.
+Ids are text, unchanged and not empty: leading zeros stay. Integers of Parquet and JSON become text.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from genrec.data.readers.raw_tables import id_text
 from genrec.errors import InputError, UsageError
-from genrec.input_files import parse_json, reading
+from genrec.input_files import file_suffix, parse_json, reading
 from genrec.serving.table_files import FORMATS
 
 COLUMNS = ("user_id", "item_id", "history")
@@ -41,11 +42,11 @@ class _Line(NamedTuple):
 
 def read_requests(path: Path) -> Iterator[Requested]:
     """Iterate over the requests of a file. Raises InputError for a damaged file, a missing column or a user who occurs twice."""
-    if path.suffix not in FORMATS:
+    if file_suffix(path) not in FORMATS:
         raise UsageError(f"the file of users or histories must end in {', '.join(FORMATS)}, got {str(path)!r}")
     if not path.is_file():
         raise InputError(f"there is no file {path}")
-    columns, lines = _READERS[path.suffix](path)
+    columns, lines = _READERS[file_suffix(path)](path)
     if "user_id" not in columns or {"item_id", "history"} <= set(columns):
         raise InputError(f"{path} has the columns {', '.join(columns) or '(none)'}; expected {EXPECTED}")
     merged = _merged(lines) if "item_id" in columns else (_request(line) for line in lines)
@@ -89,10 +90,11 @@ def _distinct(requests: Iterable[Requested]) -> Iterator[Requested]:
 
 
 def _text(value: object, column: str, place: str) -> str:
-    """Return an id as text. Raises InputError for anything but text and integers."""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise InputError(f"{place}: {column} must be text or an integer, got {value!r}")
-    return str(value)
+    """Return an id as text, by the rule of the data (`id_text`). Raises InputError for anything else, also for an empty text."""
+    found = id_text(value)
+    if found is None:
+        raise InputError(f"{place}: {column} must be text or an integer and not empty, got {value!r}")
+    return found
 
 
 def _parquet(path: Path) -> tuple[list[str], Iterator[_Line]]:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from pandas import DataFrame
 
 from genrec.errors import UsageError, counted
+from genrec.input_files import file_suffix
 from genrec.progress import say
 from genrec.serving.bulk_lists import SCHEMA, NamedHistory, left_out_in_words, requested_histories, users_of, write_lists
 from genrec.serving.catalog_items import NO_TITLE, shortened
@@ -36,6 +37,8 @@ def recommend(options: argparse.Namespace) -> int:
     row = load(options.name, options.seed, options.code, options.n if lists else 0)  # a search needs no beams
     if options.seed is None and len(row.seeds) > 1:
         say(f"{row.name} has the seeds {', '.join(map(str, row.seeds))}; this is seed {row.seed}, --seed N takes another")
+    if lists and options.n > len(row.items.catalog):
+        say(f"--n {options.n}: {row.name} has {counted(len(row.items.catalog), 'item')}, so no list is longer")
     if options.search is not None:
         _search(row, options)
     if options.semantic_ids is not None:
@@ -48,17 +51,24 @@ def recommend(options: argparse.Namespace) -> int:
 
 
 def _search(row: TrainedRow, options: argparse.Namespace) -> None:
-    """Print the first `--n` items of a search in titles, and how many there are if these are more."""
-    _print(row.search(options.search, options.n), options)
-    matches = len(row.items.catalog.search(options.search))
-    if matches > options.n:
-        say(f"{matches:,} items match, and these are the {counted(options.n, 'most popular one')}; --n {matches} lists all")
+    """Print the first `--n` items of a search in titles, and how many there are if these are more; or those with similar words."""
+    catalog = row.items.catalog
+    found = catalog.search(options.search)
+    shown = found[: options.n] or catalog.nearest(options.search, options.n)
+    if shown or options.json:
+        _print(row.item_table(shown), options)
+    if len(found) > options.n:
+        say(f"{len(found):,} items match, and these are the {counted(options.n, 'most popular one')}; --n {len(found)} lists all")
+    if not found:
+        say(f"no title has these words{', and these have similar ones' if shown else ' or similar ones'}")
 
 
 def _check(options: argparse.Namespace) -> None:
     """Raise UsageError for options that do not fit each other, before anything is loaded."""
     if options.n < 1:
         raise UsageError(f"--n must be 1 or more, got {options.n}")
+    if options.search is not None and not options.search.strip():
+        raise UsageError(f"--search needs words of a title, got {options.search!r}")
     bulk = options.file is not None or options.all_users
     sources = (
         options.history is not None,
@@ -139,7 +149,7 @@ def _write_lists(row: TrainedRow, options: argparse.Namespace) -> None:
 def _write_semantic_ids(row: TrainedRow, options: argparse.Namespace) -> None:
     """Write the Semantic IDs of all items to a file."""
     table = row.semantic_ids()
-    if options.semantic_ids.suffix == ".csv":
+    if file_suffix(options.semantic_ids) == ".csv":
         table["title"] = table["title"].map(safe_for_spreadsheets)
     write_table(options.semantic_ids, pa.Table.from_pandas(table, preserve_index=False))
     say(f"the Semantic IDs of {counted(len(table), 'item')} written to {options.semantic_ids}")

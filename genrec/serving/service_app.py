@@ -6,10 +6,10 @@
     POST /items                {"ids": [ids]} -> the items that every row has, in this order, and the ids that are unknown
     POST /recommend            {"history": [ids, oldest first], "n": 10, "exclude_seen": false} -> a list of every row
 
-Errors are JSON, {"error": text}: 400 for wrong input, 408 for a body that arrives too slowly, 413 for one that is too large, and 500
-for an error of the service, with no detail: errors of genrec may name files of this machine. A `Host` header that names another host
-than this one gets 400, because a page of another site could otherwise reach the service under a name of its own (DNS rebinding). The
-service keeps nothing of a request.
+Errors are JSON, {"error": text}: 400 for wrong input, 408 for a body that arrives too slowly, 413 for one that is too large, 503 if
+too many requests wait for their answers, and 500 for an error of the service, with no detail: errors of genrec may name files of this
+machine. A `Host` header that names another host than this one gets 400, because a page of another site could otherwise reach the
+service under a name of its own (DNS rebinding). The service keeps nothing of a request.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from genrec.hashed_json import Listed, Optional, Shape, find_mismatch
 from genrec.serving.item_recommender import History
@@ -41,6 +41,7 @@ from genrec.types import Baseline
 
 MAX_BODY = 65_536  # bytes of a request
 BODY_SECONDS = 10.0  # in which a body must arrive
+MAX_REQUESTS = 64  # that wait for their answers; a request is one of them when its body has arrived
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MAX_HISTORY = 500  # items
 MAX_N = 100  # items of a list
@@ -60,6 +61,7 @@ def create_app(rows: Sequence[TrainedRow], hosts: Collection[str] = (), body_sec
 
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)  # their pages load scripts from elsewhere
+    app.add_middleware(_with_whole_bodies, seconds=body_seconds, most=MAX_REQUESTS)
     app.add_middleware(_checking_host, hosts=frozenset(map(host_name, (*LOOPBACK, *hosts))))
     html, policy = _page(rows)
     computing = Lock()  # a list uses all threads of torch; lists wait for each other
@@ -83,12 +85,12 @@ def create_app(rows: Sequence[TrainedRow], hosts: Collection[str] = (), body_sec
 
     @app.post("/items")
     async def items_of(request: Request) -> dict[str, Any]:
-        ids = parsed(await _body(request, body_seconds), IDS, "ids")["ids"]
+        ids = parsed(await request.body(), IDS, "ids")["ids"]
         return await run_in_threadpool(known_items, rows, ids)
 
     @app.post("/recommend")
     async def recommend(request: Request) -> dict[str, Any]:
-        wanted = parsed(await _body(request, body_seconds), REQUEST, "history")
+        wanted = parsed(await request.body(), REQUEST, "history")
 
         def lists() -> dict[str, Any]:
             with computing:
@@ -100,7 +102,7 @@ def create_app(rows: Sequence[TrainedRow], hosts: Collection[str] = (), body_sec
     def refuse(request: Request, error: HTTPException) -> JSONResponse:
         known = "there are GET /, GET /rows, GET /items?search=WORDS, POST /items and POST /recommend"
         what = {404: f"there is no such page; {known}", 405: f"the method does not fit the page; {known}"}
-        return JSONResponse({"error": what.get(error.status_code, str(error.detail))}, error.status_code, error.headers)
+        return _refusal(error, what.get(error.status_code, ""))
 
     @app.exception_handler(Exception)
     def fail(request: Request, error: Exception) -> JSONResponse:
@@ -182,6 +184,50 @@ def _described(row: TrainedRow) -> dict[str, Any]:
 def _wrong(why: str) -> HTTPException:
     """Return the error of a wrong request."""
     return HTTPException(400, why)
+
+
+def _refusal(error: HTTPException, why: str = "") -> JSONResponse:
+    """Return the answer to a request that is refused."""
+    return JSONResponse({"error": why or str(error.detail)}, error.status_code, error.headers)
+
+
+def _with_whole_bodies(app: ASGIApp, seconds: float, most: int) -> ASGIApp:
+    """Return the application for requests with a whole body, of which it works on `most` at once; further ones get 503.
+
+    A request counts from the arrival of its whole body to its answer, so slow clients keep nobody out.
+    """
+    working = 0
+
+    async def limited(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal working
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        try:
+            body = await _body(Request(scope, receive), seconds)
+            if working >= most:
+                raise HTTPException(503, f"{most} requests wait for their answers; send the request again later", {"Retry-After": "1"})
+        except HTTPException as error:
+            await _refusal(error)(scope, receive, send)
+            return
+        waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+        answer: list[Message] = []
+
+        async def received() -> Message:
+            return waiting.pop() if waiting else await receive()
+
+        async def keep(message: Message) -> None:
+            answer.append(message)
+
+        working += 1
+        try:
+            await app(scope, received, keep)
+        finally:
+            working -= 1
+        for message in answer:
+            await send(message)
+
+    return limited
 
 
 async def _body(request: Request, seconds: float) -> bytes:

@@ -13,6 +13,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from genrec.errors import ResourceError, UsageError
+from genrec.input_files import file_suffix
 from genrec.storage_errors import explain
 
 ROW_GROUP = 65_536  # least number of rows of a row group but the last
@@ -22,19 +23,19 @@ Write = Callable[[pa.Table], None]
 
 def check_format(path: Path, option: str) -> None:
     """Raise UsageError unless the file's ending names a format; `option` is the flag that names it."""
-    if path.suffix not in FORMATS:
+    if file_suffix(path) not in FORMATS:
         raise UsageError(f"{option} must end in {', '.join(FORMATS)}, got {str(path)!r}")
 
 
 def has_columns(path: Path, columns: Sequence[str]) -> bool:
     """Return whether a file that exists is a table of its format with these columns first."""
     try:
-        if path.suffix == ".parquet":
+        if file_suffix(path) == ".parquet":
             found = pq.read_schema(path).names
         else:
             with path.open(encoding="utf-8") as file:
                 line = file.readline()
-            found = list(json.loads(line)) if path.suffix == ".jsonl" else next(csv.reader([line]))
+            found = list(json.loads(line)) if file_suffix(path) == ".jsonl" else next(csv.reader([line]))
     except (OSError, ValueError, TypeError, csv.Error, pa.ArrowException):
         return False
     return list(found[: len(columns)]) == list(columns)
@@ -48,7 +49,7 @@ def table_writer(path: Path, schema: pa.Schema) -> Iterator[Write]:
     """
     check_format(path, "the file")
     partial = path.with_name(f".{path.name}.partial")
-    opened = {".parquet": _parquet, ".csv": _csv, ".jsonl": _json_lines}[path.suffix]
+    opened = {".parquet": _parquet, ".csv": _csv, ".jsonl": _json_lines}[file_suffix(path)]
     try:
         with opened(partial, schema) as write:
             yield write

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -89,9 +89,10 @@ class TrainedRow:
         """Return a list of `n` items: position, item_id, title, score, semantic_id (with a tokenizer), cold.
 
         Args:
-            history: items, oldest first, by id or by words of the title that no other item has; an integer is an id.
-            n: number of items.
-            user: id of a user of the data, in place of a history; an integer stands for its digits.
+            history: a list of items, oldest first, by id or by words of the title that no other item has; an integer, also of NumPy,
+                is an id.
+            n: number of items; a list has at most the whole catalog.
+            user: id of a user of the data, in place of a history; an integer, also of NumPy, stands for its digits.
             exclude_seen: leave out the items of the history, all of it; by default as in the evaluation of the row.
             before: end the user's history before validation or test, as in training and evaluation; None takes all interactions.
 
@@ -111,6 +112,10 @@ class TrainedRow:
         """Return the history of a user, or of items by id or title; arguments as in `recommend`."""
         if (history is None) == (user is None):
             raise UsageError("recommend needs either a history, a list of items, or user=ID; got both or neither")
+        if isinstance(history, Set | Mapping):
+            raise UsageError(
+                f"history must be a list of items, oldest first; a {type(history).__name__} has no such order, got {history!r}"
+            )
         if history is not None and (isinstance(history, str) or not isinstance(history, Iterable)):
             raise UsageError(f"history must be a list of items, got {history!r}; write [{history!r}]")
         exclude = self.excludes_seen(exclude_seen)
@@ -164,23 +169,23 @@ class TrainedRow:
     def search(self, text: str, count: int = 20) -> DataFrame:
         """Return the items with all words of the text in their title, the most popular first: item_id, title, interactions.
 
-        If there are none, return those with similar words.
+        A word may be a part of one in the title. If there are no such items, return those with similar words.
         """
-        if not isinstance(text, str):
+        if not isinstance(text, str) or not text.strip():
             raise UsageError(f"search needs words of a title, a text, got {text!r}")
         count = whole_number(count, "count, the number of items,", 0)
         catalog = self.items.catalog
-        return self._item_table((catalog.search(text) or catalog.nearest(text, count))[:count])
+        return self.item_table((catalog.search(text) or catalog.nearest(text, count))[:count])
 
     def history_table(self, history: History) -> DataFrame:
         """Return the items of a history, oldest first: item_id, title, interactions."""
-        return self._item_table(history.items)
+        return self.item_table(history.items)
 
     def semantic_ids(self) -> DataFrame:
         """Return the Semantic IDs of all items: item_id, title, interactions (in training), semantic_id, code_1, ..., code_L."""
         first = self.items.semantic_id(1)  # raises UsageError without a tokenizer
         assert self.items.semantic_ids is not None, first
-        table = self._item_table(range(1, len(self.items.catalog) + 1))
+        table = self.item_table(range(1, len(self.items.catalog) + 1))
         codes = self.items.semantic_ids.codes.numpy()
         table["semantic_id"] = pd.Series(["-".join(map(str, row)) for row in codes.tolist()], dtype=str)
         levels = DataFrame(codes, columns=[f"code_{level}" for level in range(1, codes.shape[1] + 1)])
@@ -219,7 +224,8 @@ class TrainedRow:
     def _user_numbers(self) -> dict[str, int]:
         return {str(user): place + 1 for place, user in enumerate(self.user_data.user_ids)}
 
-    def _item_table(self, numbers: Iterable[int]) -> DataFrame:
+    def item_table(self, numbers: Iterable[int]) -> DataFrame:
+        """Return items by number: item_id, title, interactions."""
         places, catalog = np.array(list(numbers), dtype=np.int64) - 1, self.items.catalog
         return DataFrame(
             {

@@ -24,6 +24,7 @@ from genrec.data.readers.raw_tables import DECIMAL_COMMA, FLOAT_IDS, item_tables
 from genrec.data.readers.time_texts import NOT_IN_FORMAT, UNREADABLE, TimeTexts
 from genrec.data.readers.upstream_files import NUL_BYTE, Block, UpstreamFile, lines_of
 from genrec.errors import InputError, UsageError
+from genrec.input_files import file_suffix
 from genrec.progress import say
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".item": "\t"}  # .inter and .item are RecBole's
@@ -174,7 +175,7 @@ def existing(path: Path) -> Path:
 
 def suffix_of(path: Path) -> str:
     """Return the last suffix of a file in lower case, without .gz, "" if it has none."""
-    return next(iter([suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"][-1:]), "")
+    return file_suffix(path.with_suffix("") if file_suffix(path) == ".gz" else path)
 
 
 def is_text(table: object) -> bool:

@@ -22,7 +22,7 @@ from genrec.data.download import Archive, digest, download
 from genrec.data.download.file_records import check_expansion, check_members, read_record
 from genrec.data.readers.bad_rows import BadRows
 from genrec.errors import InputError
-from genrec.input_files import DAMAGE, RESTORE, describe_error
+from genrec.input_files import DAMAGE, RESTORE, describe_error, file_suffix
 from genrec.progress import Progress
 from genrec.store import Signature, signature_of
 
@@ -76,7 +76,7 @@ class UpstreamFile:
         if self.member:
             with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as stream:
                 yield cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, stream), buffer))
-        elif self.path.suffix == ".gz":
+        elif file_suffix(self.path) == ".gz":
             with gzip.open(self.path) as stream:
                 yield cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, stream), buffer))
         else:
@@ -92,7 +92,7 @@ class UpstreamFile:
                 data = stream.read(max(size, len(_BYTE_ORDER_MARK)))
                 content = data.removeprefix(_BYTE_ORDER_MARK)
                 while data:
-                    if self.path.suffix == ".gz":  # the members of zip archives are checked by `find_file`
+                    if file_suffix(self.path) == ".gz":  # the members of zip archives are checked by `find_file`
                         unpacked += len(data)
                         check_expansion(self.name, "the whole file", packed, unpacked)
                     before = cutter.line

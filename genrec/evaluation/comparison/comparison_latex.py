@@ -12,7 +12,8 @@ from genrec.evaluation.compare import Comparison
 from genrec.evaluation.comparison.comparison_protocol import TITLE, protocol_lines
 from genrec.evaluation.comparison.comparison_summary import is_significant
 from genrec.evaluation.comparison.comparison_tables import tables
-from genrec.evaluation.comparison.table_cells import Table, printable
+from genrec.evaluation.comparison.table_cells import Table
+from genrec.terminal_text import printable
 
 HEAD = "% Needs \\usepackage{booktabs} and \\usepackage{graphicx}; written by genrec compare --latex."
 BOLD = ("Difference", "p", "p (Holm)")  # cells that are bold where p (Holm) is below the level

@@ -14,8 +14,9 @@ from genrec.evaluation.compare import Comparison
 from genrec.evaluation.comparison.comparison_protocol import TITLE, protocol_lines
 from genrec.evaluation.comparison.comparison_summary import summary
 from genrec.evaluation.comparison.comparison_tables import tables
-from genrec.evaluation.comparison.table_cells import Table, printable
+from genrec.evaluation.comparison.table_cells import Table
 from genrec.evaluation.comparison.terminal_table import fitted
+from genrec.terminal_text import printable
 
 PIPE_WIDTH = 220  # width in characters of the text between tables in output that is not a terminal
 

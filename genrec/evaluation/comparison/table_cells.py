@@ -84,8 +84,3 @@ def difference_cell(test: PairedTest) -> str:
     if test.difference is None:
         return UNDEFINED
     return f"{test.difference:+.5f}" + ("" if test.deviation is None else f"\n±{test.deviation:.5f}")
-
-
-def printable(text: str) -> str:
-    """Replace all non-printable characters (control characters, line feeds, escape sequences) by spaces."""
-    return "".join(character if character.isprintable() else " " for character in text)

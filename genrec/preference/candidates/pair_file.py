@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from genrec.errors import InputError, UsageError
 from genrec.id_matching import Ids, likely_cause
-from genrec.input_files import normalize_paths
+from genrec.input_files import file_suffix, normalize_paths
 from genrec.preference.candidates.pair_rows import SUFFIXES, FileFormat, PairRow, RowProblems, read_pairs, read_trl
 from genrec.preference.candidates.trl_files import write_trl
 from genrec.preference.disliked_pairs import DislikedPairs
@@ -49,7 +49,7 @@ class Pairs:
     def __post_init__(self) -> None:
         normalize_paths(self, "path")  # `fingerprint` is in the key instead of a path
         check_types(self, "Pairs")
-        if self._path.suffix.lower() not in SUFFIXES:
+        if file_suffix(self._path) not in SUFFIXES:
             raise UsageError(f"Pairs.path must end in {', '.join(SUFFIXES)}, got {self._path}")
 
     @property

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from genrec.errors import InputError
-from genrec.input_files import parse_json, reading
+from genrec.input_files import file_suffix, parse_json, reading
 from genrec.store import Signature, signature_of
 
 FileFormat = Literal["genrec", "trl"]
@@ -42,7 +42,7 @@ class RowProblems:
     """The rows of a file that cannot be used, by reason."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.unit = path, "row" if path.suffix.lower() == ".parquet" else "line"
+        self.path, self.unit = path, "row" if file_suffix(path) == ".parquet" else "line"
         self.found: dict[str, list[str]] = {}
         self.lines: set[int] = set()
 
@@ -88,7 +88,7 @@ def _read(path: Path, format: FileFormat, signature: Signature) -> tuple[PairRow
         if record is None:
             continue
         try:
-            rows.append(trl_row(record, line) if format == "trl" else _row(record, line, path.suffix.lower() not in JSON_LINES))
+            rows.append(trl_row(record, line) if format == "trl" else _row(record, line, file_suffix(path) not in JSON_LINES))
         except ValueError as error:
             problems.add(line, *error.args)
     problems.check(total)
@@ -99,7 +99,7 @@ def _read(path: Path, format: FileFormat, signature: Signature) -> tuple[PairRow
 
 def _records(path: Path, format: FileFormat, problems: RowProblems) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
     """Yield the line and the values of each row; None for a row that cannot be parsed, which is added to the problems."""
-    suffix = path.suffix.lower()
+    suffix = file_suffix(path)
     read = _json_lines if suffix in JSON_LINES else partial(_csv if suffix == ".csv" else _parquet, format=format)
     with reading(path, f"a {suffix} file in UTF-8"):
         for line, record in read(path, problems):

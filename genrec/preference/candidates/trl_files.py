@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from genrec.errors import UsageError
+from genrec.input_files import file_suffix
 from genrec.preference.candidates.pair_rows import JSON_LINES, PairRow, trl_row
 
 
@@ -16,7 +17,7 @@ def write_trl(rows: Iterable[PairRow], path: Path | str) -> None:
     The format has no users and no weights: raises UsageError for a row without a history or with a weight other than 1, for any other
     row that `read_trl` refuses, and for a file name that does not end in `.jsonl` or `.ndjson`.
     """
-    if Path(path).suffix.lower() not in JSON_LINES:
+    if file_suffix(Path(path)) not in JSON_LINES:
         raise UsageError(f"write_trl writes JSON lines, expected a path that ends in {' or '.join(JSON_LINES)}, got {path}")
     lines = [line for number, row in enumerate(rows, 1) for line in _lines(row, number)]
     if not lines:
