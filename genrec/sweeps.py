@@ -38,7 +38,7 @@ class Sweep:
     def __call__(self, rows: Rows) -> None:
         """Run the rows. Raises the error of the first row that failed, when all others are finished."""
         found = _Planned(rows, self.origin)
-        with _stopped_by_sigterm():
+        with stopped_by_sigterm():
             pool = self.engine.start()
             try:
                 found.begin()
@@ -188,7 +188,7 @@ class _Planned:
 
 
 @contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
+def stopped_by_sigterm() -> Iterator[None]:
     """Let SIGTERM interrupt the workers as Ctrl-C does."""
 
     def stop(number: int, frame: FrameType | None) -> None:
