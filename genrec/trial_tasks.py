@@ -8,7 +8,7 @@ the trials that need it; they stay "running" in the record, so that the same com
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from genrec import live_runs, pipeline, progress, task_graph
@@ -64,11 +64,14 @@ class Round:
         self.tasks: dict[str, StageTask | TrialTask] = {}
         self.needs: dict[str, set[str]] = {}  # key of a task -> keys of the tasks before it
         self.trials: dict[str, Trial] = {}  # key of a task -> the first trial that needs it
+        self.rows: list[live_runs.QueuedRow] = []  # the trials with their artifacts
+        self.take_out: Callable[[str, int], None] = lambda name, seed: None  # takes a trial out of the record of the queue
         self.failed: list[BaseException] = []
         command, surroundings = resuming(sys.argv), Surroundings.here()
         for trial in trials:
             origin = origin_of(tuning, trial, base)
             steps = up_to(pipeline.plan(origin()[0]), stage)
+            self.rows.append(live_runs.QueuedRow(title_of(trial, record.name), tuning.seed, keys_of(steps)))
             for step in steps[:-1]:
                 if store().is_done(step.stage, step.key) or step.key in self.tasks:
                     continue
@@ -88,7 +91,8 @@ class Round:
         """Run the trials. Raises the first error of a worker when all others have ended."""
         for trial in dict.fromkeys(trial.number for trial in self.trials.values()):
             say_begin(self.record.trials[trial], self.number_of_trials)
-        task_graph.run(pool, self.needs, self.tasks.__getitem__, self.on_end)
+        with live_runs.queued(self.rows) as self.take_out:
+            task_graph.run(pool, self.needs, self.tasks.__getitem__, self.on_end)
         if self.failed:
             raise self.failed[0]
 
@@ -101,6 +105,7 @@ class Round:
             return False
         if isinstance(report.value, Trial):
             self.record.trials[report.value.number] = report.value
+            self.take_out(key, self.record.seed)
             say_end(report.value)
         else:  # the time of a stage is that of the first trial that needs it
             first = self.record.trials[self.trials[key].number]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_sweeps import Inline
+from test_sweeps import Inline, Unused
 from worlds import cyclic
 
 from genrec import live_runs, studies, trial_search, trials, tuner, tuning_record
@@ -83,6 +83,14 @@ def test_the_order_in_which_trials_end_changes_nothing(monkeypatch: pytest.Monke
     there, back = tuner.tune(sft(trials=9, round_size=3), "a", engine=Inline()), Backwards()
     assert summary(tuner.tune(sft(trials=9, round_size=3), "b", engine=back)) == summary(there)
     assert titles(back)[:3] == [f"sft of trial {number} of b" for number in (3, 2, 1)]
+
+
+def test_artifacts_of_waiting_trials_are_used() -> None:
+    """Those of trials that are finished are not: a tuning keeps their scores."""
+    engine = Unused(Inline(), [])
+    tuner.tune(sft(trials=2), "own", engine=engine)
+    assert len(engine.pool.titles) == 5
+    assert engine.seen == []
 
 
 def test_a_lost_worker_leaves_its_trial_to_the_same_command(home: Path) -> None:
