@@ -87,6 +87,7 @@ TOP = [
     "stage_tasks",
     "sweeps",
     "training_processes",
+    "launched_processes",
     "results",
     "dry_run",
     "serving",
